@@ -1,0 +1,1 @@
+//! pinpipe-e2e

@@ -1,0 +1,2 @@
+//! pinpipe-operator
+fn main() {}

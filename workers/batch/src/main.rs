@@ -1,0 +1,2 @@
+//! pinpipe-batch
+fn main() {}

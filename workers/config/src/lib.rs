@@ -1,0 +1,340 @@
+//! The workers' configuration: the operator writes it into a `ConfigMap`, a worker reads it once, at its start.
+//!
+//! Types alone, so that neither side depends on the other's code. Every document carries a [`CONFIG_VERSION`]; a worker takes
+//! its own version and the one before, so operator and workers may be one release apart during an upgrade.
+//! Credentials never stand here: a field that ends in `file` or `dir` is a path at which the operator mounts a Secret.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+/// The version of these types. Raised by one when a field changes its meaning or an older worker could not do without it.
+pub const CONFIG_VERSION: u32 = 1;
+
+/// The name of the one key of a worker's `ConfigMap`.
+pub const CONFIG_KEY: &str = "config.yaml";
+
+/// The folder the operator mounts a worker's `ConfigMap` at.
+pub const CONFIG_DIR: &str = "/etc/pinpipe/config";
+
+/// The folder under which each Secret a worker needs is mounted, in a folder of its own.
+pub const SECRETS_DIR: &str = "/etc/pinpipe/secrets";
+
+/// The port on which ingest takes records.
+pub const HTTP_PORT: u16 = 8080;
+
+/// The port of every worker's `/healthz`, `/readyz` and `/metrics`, and of the archive's `POST /flush`.
+pub const ADMIN_PORT: u16 = 9090;
+
+/// A worker's whole configuration: one of [`Ingest`], [`Stream`], [`Batch`], [`Emulator`].
+pub trait WorkerConfig: Serialize + DeserializeOwned {
+    /// The version of the document.
+    fn config_version(&self) -> u32;
+}
+
+/// Why a configuration can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It isn't YAML, or not of this worker's type.
+    #[error("the configuration can't be read: {0}")]
+    Unreadable(#[from] serde_yaml::Error),
+    /// It was written by an operator too new or too old.
+    #[error(
+        "the configuration has configVersion {found}, this worker understands {} and {CONFIG_VERSION}: \
+         use an operator and workers at most one release apart (spec.image.tag)",
+        CONFIG_VERSION - 1
+    )]
+    Version {
+        /// The version the document names.
+        found: u32,
+    },
+}
+
+/// Reads a configuration from YAML and checks its version.
+pub fn parse<T: WorkerConfig>(yaml: &str) -> Result<T, ConfigError> {
+    /// The version alone: looked at first, since a document of another version may well not fit the type.
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Version {
+        config_version: u32,
+    }
+    let found = serde_yaml::from_str::<Version>(yaml)?.config_version;
+    if found != CONFIG_VERSION && found + 1 != CONFIG_VERSION {
+        return Err(ConfigError::Version { found });
+    }
+    Ok(serde_yaml::from_str(yaml)?)
+}
+
+macro_rules! worker_config {
+    ($($name:ident),*) => {$(
+        impl WorkerConfig for $name {
+            fn config_version(&self) -> u32 {
+                self.config_version
+            }
+        }
+    )*};
+}
+worker_config!(Ingest, Stream, Batch, Emulator);
+
+/// Which pipeline a worker belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Pipeline {
+    /// The resource's namespace.
+    pub namespace: String,
+    /// The resource's name.
+    pub name: String,
+    /// The resource's UID: a pipeline deleted and created again under its name is another one.
+    pub uid: String,
+}
+
+/// How to reach the Kafka cluster. `PLAINTEXT` alone so far.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Kafka {
+    /// `host:port`, several with commas between them.
+    pub bootstrap_servers: String,
+}
+
+/// One kind of record's topic, and where its rejected records go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Topic {
+    /// The topic of raw records.
+    pub name: String,
+    /// The dead-letter topic.
+    pub dead_letter: String,
+}
+
+/// The topics of the three kinds of record.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Topics {
+    /// Pins.
+    pub pin: Topic,
+    /// Where a pin was posted.
+    pub geo: Topic,
+    /// Who posted it.
+    pub user: Topic,
+}
+
+/// An S3 endpoint and who we are there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct S3 {
+    /// `http://host:port` of a server other than AWS (addressed by path, not by virtual host); absent: AWS itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// The region, `us-east-1` for most servers other than AWS.
+    pub region: String,
+    /// A folder with the files `accessKeyId` and `secretAccessKey`.
+    pub credentials_dir: PathBuf,
+}
+
+/// When the archive closes an object: at the first of the three.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Rotate {
+    /// Bytes of raw records.
+    pub bytes: u64,
+    /// Records.
+    pub records: u64,
+    /// Seconds on the wall clock since the object's first record came.
+    pub interval_seconds: u64,
+}
+
+/// Where the raw zone is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RawZone {
+    /// The bucket; created when absent.
+    pub bucket: String,
+    /// The key prefix of raw objects, without a slash at either end: `topics`.
+    pub prefix: String,
+    /// The store.
+    pub s3: S3,
+}
+
+/// The REST service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ingest {
+    /// See [`CONFIG_VERSION`].
+    pub config_version: u32,
+    /// Whose it is.
+    pub pipeline: Pipeline,
+    /// The broker.
+    pub kafka: Kafka,
+    /// Where records go.
+    pub topics: Topics,
+    /// The size limit of one record, bytes.
+    pub max_record_bytes: u32,
+    /// The size limit of one request's body, bytes.
+    pub max_request_bytes: u32,
+}
+
+/// A stream worker: consumes the three topics into one sink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Stream {
+    /// See [`CONFIG_VERSION`].
+    pub config_version: u32,
+    /// Whose it is.
+    pub pipeline: Pipeline,
+    /// The broker.
+    pub kafka: Kafka,
+    /// Where records come from.
+    pub topics: Topics,
+    /// The consumer group.
+    pub group: String,
+    /// Records over this many bytes are rejected.
+    pub max_record_bytes: u32,
+    /// Whether this worker writes the dead letters: one worker of a pipeline does, the others count and pass.
+    pub writes_dead_letters: bool,
+    /// Where records go.
+    pub sink: StreamSink,
+}
+
+/// The sink of a stream worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StreamSink {
+    /// Live tables.
+    Postgres(Postgres),
+    /// Raw objects.
+    Archive(Archive),
+}
+
+/// Where a sink without a position begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum StartFrom {
+    /// The first record the broker still has.
+    Earliest,
+    /// The end of the log when the sink first ran.
+    Latest,
+}
+
+/// The PostgreSQL sink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Postgres {
+    /// The sink's name in the resource, part of its positions' identity.
+    pub name: String,
+    /// A file that holds `postgresql://user:password@host:port/database`.
+    pub url_file: PathBuf,
+    /// The schema of the tables; created when absent.
+    pub schema: String,
+    /// Where the sink begins.
+    pub start_from: StartFrom,
+}
+
+/// The raw archive. It begins at the earliest record, always.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Archive {
+    /// Where objects go.
+    pub zone: RawZone,
+    /// When an object is closed.
+    pub rotate: Rotate,
+}
+
+/// The batch worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Batch {
+    /// See [`CONFIG_VERSION`].
+    pub config_version: u32,
+    /// Whose it is.
+    pub pipeline: Pipeline,
+    /// The broker, asked for the topics' end offsets and the archive's committed ones.
+    pub kafka: Kafka,
+    /// The topics.
+    pub topics: Topics,
+    /// Records over this many bytes are rejected.
+    pub max_record_bytes: u32,
+    /// Where the raw objects are; manifests and reports go to the same bucket.
+    pub zone: RawZone,
+    /// The archive's consumer group.
+    pub archive_group: String,
+    /// `host:port` of the archive's `POST /flush`; the name resolves to every pod of the archive.
+    pub archive_admin: String,
+    /// How long the archive may take to reach the topics' end, seconds.
+    pub barrier_timeout_seconds: u64,
+    /// The Lease, in the pipeline's namespace, held during a run.
+    pub lease: String,
+    /// Where clean tables and answers go; at least one.
+    pub sinks: Vec<BatchSink>,
+}
+
+/// A sink of the batch worker.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BatchSink {
+    /// The sink's name in the resource.
+    pub name: String,
+    /// A Cassandra cluster.
+    pub cassandra: Cassandra,
+}
+
+/// A Cassandra cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Cassandra {
+    /// `host:port` each.
+    pub contact_points: Vec<String>,
+    /// The keyspace; created when absent.
+    pub keyspace: String,
+    /// The replication factor a new keyspace is created with.
+    pub replication_factor: u32,
+    /// A folder with the files `username` and `password`; absent: no authentication.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials_dir: Option<PathBuf>,
+}
+
+/// The emulator.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Emulator {
+    /// See [`CONFIG_VERSION`].
+    pub config_version: u32,
+    /// Whose it is.
+    pub pipeline: Pipeline,
+    /// The base URL of ingest: `http://pinterest-ingest.data.svc:8080`.
+    pub target: String,
+    /// Records a second, all three kinds together.
+    pub records_per_second: u32,
+    /// The seed of the synthetic users; the same seed gives the same records.
+    pub seed: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn yaml(version: u32) -> String {
+        format!(
+            "configVersion: {version}\npipeline: {{namespace: n, name: p, uid: u}}\ntarget: http://x\nrecordsPerSecond: 1\nseed: 7\n"
+        )
+    }
+
+    #[test]
+    fn takes_its_own_version_and_the_one_before() {
+        for version in [CONFIG_VERSION - 1, CONFIG_VERSION] {
+            assert_eq!(parse::<Emulator>(&yaml(version)).unwrap().config_version(), version);
+        }
+    }
+
+    #[test]
+    fn refuses_a_version_it_does_not_know_even_where_the_fields_differ() {
+        let newer = format!("configVersion: {}\nsomethingNew: true\n", CONFIG_VERSION + 1);
+        let message = parse::<Emulator>(&newer).unwrap_err().to_string();
+        assert!(message.contains("configVersion 2") && message.contains("spec.image.tag"), "{message}");
+    }
+
+    #[test]
+    fn names_an_unknown_field() {
+        let message = parse::<Emulator>(&(yaml(CONFIG_VERSION) + "sede: 7\n")).unwrap_err().to_string();
+        assert!(message.contains("sede"), "{message}");
+    }
+}

@@ -1,0 +1,2 @@
+//! pinpipe-emulator
+fn main() {}

@@ -1,0 +1,2 @@
+//! pinpipe-ingest
+fn main() {}

@@ -1,0 +1,2 @@
+//! pinpipe-stream
+fn main() {}
