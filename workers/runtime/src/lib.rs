@@ -1,1 +1,12 @@
-//! pinpipe-runtime
+//! What every worker shares: its command line, configuration, telemetry, health and shutdown, and clients of the broker and
+//! the object store.
+//!
+//! Nothing here knows a record. `unsafe` code is allowed in one place, `kafka::describe`.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod kafka;
+pub mod s3;
+pub mod shutdown;
+pub mod telemetry;

@@ -1,0 +1,107 @@
+//! Every worker's admin server: `/healthz`, `/readyz` and `/metrics`, and what a worker adds.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use anyhow::{Context, Result};
+use axum::{
+    Router,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use prometheus_client::{encoding::text::encode, registry::Registry};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// The media type of `/metrics`.
+const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Whether a worker is ready, and if not, why. Clones share one state.
+#[derive(Clone, Debug)]
+pub struct Readiness(Arc<Mutex<Result<(), String>>>);
+
+impl Readiness {
+    /// Ready (`Ok`), or not and why, in a sentence for the user.
+    pub fn set(&self, state: Result<(), String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// What was set last; at first: starting, so not ready.
+    pub fn get(&self) -> Result<(), String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The admin server before it serves: where metrics are registered.
+#[derive(Debug)]
+pub struct Admin {
+    registry: Registry,
+    readiness: Readiness,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Admin {
+    /// Not ready yet, and without a metric.
+    #[must_use]
+    pub fn new() -> Self {
+        Self {
+            registry: Registry::with_prefix("pinpipe"),
+            readiness: Readiness(Arc::new(Mutex::new(Err("starting".to_owned())))),
+        }
+    }
+
+    /// Where to register metrics; their names get the prefix `pinpipe_`.
+    pub fn registry(&mut self) -> &mut Registry {
+        &mut self.registry
+    }
+
+    /// What `/readyz` answers by.
+    #[must_use]
+    pub fn readiness(&self) -> Readiness {
+        self.readiness.clone()
+    }
+
+    /// The routes: `/healthz` (200 while the process can answer), `/readyz` (200, or 503 and the reason), `/metrics`
+    /// (OpenMetrics text), and those of `extra`.
+    pub fn router(self, extra: Router) -> Router {
+        let Self { registry, readiness } = self;
+        let registry = Arc::new(registry);
+        Router::new()
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(move || async move { ready(&readiness) }))
+            .route("/metrics", get(move || async move { metrics(&registry) }))
+            .merge(extra)
+    }
+
+    /// Serves on all addresses of the pod until `stop`. An error: the port can't be had.
+    pub async fn serve(self, port: u16, extra: Router, stop: CancellationToken) -> Result<()> {
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
+        let listener =
+            TcpListener::bind(address).await.with_context(|| format!("the admin port {port} can't be listened at"))?;
+        axum::serve(listener, self.router(extra)).with_graceful_shutdown(stop.cancelled_owned()).await?;
+        Ok(())
+    }
+}
+
+fn ready(readiness: &Readiness) -> Response {
+    match readiness.get() {
+        Ok(()) => "ready\n".into_response(),
+        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+    }
+}
+
+fn metrics(registry: &Registry) -> Response {
+    let mut text = String::new();
+    match encode(&mut text, registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}

@@ -1,0 +1,27 @@
+//! When to stop.
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+/// A token cancelled by the first SIGTERM (Kubernetes stops the pod) or SIGINT (Ctrl-C). To be called inside the runtime, once.
+#[must_use]
+pub fn on_signal() -> CancellationToken {
+    let stop = CancellationToken::new();
+    for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
+        match signal(kind) {
+            Ok(mut signals) => {
+                let stop = stop.clone();
+                tokio::spawn(async move {
+                    if signals.recv().await.is_some() {
+                        tracing::info!(signal = name, "stopping");
+                        stop.cancel();
+                    }
+                });
+            }
+            Err(error) => {
+                tracing::error!(%error, signal = name, "the signal can't be heard: only a kill will stop this process")
+            }
+        }
+    }
+    stop
+}
