@@ -1,0 +1,92 @@
+//! What cleaning reports: the raw fields made null though they were not missing.
+
+use crate::Kind;
+
+/// Why a field's value became null.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RepairReason {
+    /// It is no value of the field's type, such as a date of `yesterday`.
+    Unreadable,
+    /// It can be read and lies outside the field's bounds, such as an age of 200.
+    OutOfRange,
+}
+
+impl RepairReason {
+    /// Both reasons.
+    pub const ALL: [Self; 2] = [Self::Unreadable, Self::OutOfRange];
+
+    /// The reason in metrics and reports: `unreadable` or `out-of-range`.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreadable => "unreadable",
+            Self::OutOfRange => "out-of-range",
+        }
+    }
+}
+
+/// One field made null.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Repair {
+    /// The field's raw name, such as `first_name`.
+    pub field: &'static str,
+    /// Why its value could not stay.
+    pub reason: RepairReason,
+}
+
+/// The repairs of one record: a set, at most one per field, held in a few bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Repairs {
+    fields: &'static [&'static str],
+    /// Bit `n` stands for `fields[n]`; one mask per reason.
+    unreadable: u16,
+    out_of_range: u16,
+}
+
+impl Repairs {
+    /// No repairs yet, of a record whose raw fields are `fields` (16 at most).
+    pub(crate) const fn none(fields: &'static [&'static str]) -> Self {
+        Self { fields, unreadable: 0, out_of_range: 0 }
+    }
+
+    /// Notes that the field at `slot` became null.
+    pub(crate) const fn add(&mut self, slot: usize, reason: RepairReason) {
+        match reason {
+            RepairReason::Unreadable => self.unreadable |= 1 << slot,
+            RepairReason::OutOfRange => self.out_of_range |= 1 << slot,
+        }
+    }
+
+    /// Whether every field was readable or missing.
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
+        self.unreadable | self.out_of_range == 0
+    }
+
+    /// How many fields became null.
+    #[must_use]
+    pub const fn len(&self) -> usize {
+        (self.unreadable.count_ones() + self.out_of_range.count_ones()) as usize
+    }
+
+    /// The repairs, in the order of the raw fields.
+    pub fn iter(&self) -> impl Iterator<Item = Repair> + use<> {
+        let Self { fields, unreadable, out_of_range } = *self;
+        fields.iter().enumerate().filter_map(move |(slot, field)| {
+            let reason = if unreadable >> slot & 1 == 1 {
+                RepairReason::Unreadable
+            } else if out_of_range >> slot & 1 == 1 {
+                RepairReason::OutOfRange
+            } else {
+                return None;
+            };
+            Some(Repair { field, reason })
+        })
+    }
+}
+
+/// The raw fields of a kind that cleaning can report, for metrics that want their series from the start.
+#[must_use]
+pub const fn repairable_fields(kind: Kind) -> &'static [&'static str] {
+    crate::clean::fields(kind)
+}
