@@ -5,14 +5,18 @@
 
 mod clean;
 pub mod columns;
+mod json;
 mod line;
+mod number;
 pub mod questions;
 mod record;
 mod rejection;
 mod repair;
+mod text;
+mod time;
 
 pub use clean::{clean, record_key};
 pub use line::single_line;
 pub use record::{Cleaned, Geo, Kind, Order, Pin, Record, UnknownKind, User};
 pub use rejection::Rejection;
-pub use repair::{Repair, RepairReason, Repairs, repairable_fields};
+pub use repair::{Repair, RepairReason, Repairs};

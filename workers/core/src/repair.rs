@@ -1,7 +1,5 @@
 //! What cleaning reports: the raw fields made null though they were not missing.
 
-use crate::Kind;
-
 /// Why a field's value became null.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RepairReason {
@@ -12,9 +10,6 @@ pub enum RepairReason {
 }
 
 impl RepairReason {
-    /// Both reasons.
-    pub const ALL: [Self; 2] = [Self::Unreadable, Self::OutOfRange];
-
     /// The reason in metrics and reports: `unreadable` or `out-of-range`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -83,10 +78,4 @@ impl Repairs {
             Some(Repair { field, reason })
         })
     }
-}
-
-/// The raw fields of a kind that cleaning can report, for metrics that want their series from the start.
-#[must_use]
-pub const fn repairable_fields(kind: Kind) -> &'static [&'static str] {
-    crate::clean::fields(kind)
 }

@@ -1,0 +1,115 @@
+//! A record half-way: its raw values by slot, and the repairs noted so far.
+
+use std::borrow::Cow;
+
+use crate::{
+    Rejection, RepairReason, Repairs,
+    json::{Raw, read_object},
+    number,
+    text::{Value, text},
+    time,
+};
+
+/// The raw fields of a kind: a constant per slot, their names in `FIELDS`, and `slot` from name to slot.
+macro_rules! raw_fields {
+    ($($slot:ident = $name:literal,)*) => {
+        /// The raw fields' names, by slot.
+        pub(super) const FIELDS: &[&str; [$($name),*].len()] = &[$($name),*];
+
+        #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
+        enum Slot { $($slot),* }
+        $(const $slot: usize = Slot::$slot as usize;)*
+
+        #[inline]
+        fn slot(name: &str) -> Option<usize> {
+            match name {
+                $($name => Some($slot),)*
+                _ => None,
+            }
+        }
+    };
+}
+pub(super) use raw_fields;
+
+/// The values of a record's `N` raw fields, to be taken out one by one.
+pub(super) struct Draft<'a, const N: usize> {
+    fields: &'static [&'static str; N],
+    raw: [Raw<'a>; N],
+    pub(super) repairs: Repairs,
+}
+
+impl<'a, const N: usize> Draft<'a, N> {
+    /// Reads the object; every name that `slot` knows has a value afterwards.
+    #[inline]
+    pub(super) fn read(
+        json: &'a str,
+        fields: &'static [&'static str; N],
+        slot: impl Fn(&str) -> Option<usize>,
+    ) -> Result<Self, Rejection> {
+        Ok(Self { fields, raw: read_object(json, slot)?, repairs: Repairs::none(fields) })
+    }
+
+    /// A key field's value, read by `read` from its text.
+    #[inline]
+    pub(super) fn key<T>(
+        &self,
+        slot: usize,
+        read: impl FnOnce(Cow<'a, str>) -> Result<T, RepairReason>,
+    ) -> Result<T, Rejection> {
+        let field = self.fields[slot];
+        match text(self.raw[slot]) {
+            Ok(Some(text)) => read(text).map_err(|_| Rejection::KeyUnreadable { field }),
+            Ok(None) => Err(Rejection::KeyMissing { field }),
+            Err(_) => Err(Rejection::KeyUnreadable { field }),
+        }
+    }
+
+    /// A number that joins records.
+    #[inline]
+    pub(super) fn key_number(&self, slot: usize) -> Result<i64, Rejection> {
+        self.key(slot, |text| number::integer(&text))
+    }
+
+    /// A text, unless it is one of those that mean missing.
+    #[inline]
+    pub(super) fn text(&mut self, slot: usize, missing: &[&str]) -> Option<Cow<'a, str>> {
+        let text = text(self.raw[slot]);
+        self.noted(slot, text).filter(|text| !missing.contains(&text.as_ref()))
+    }
+
+    /// A value that `read` makes of the field's text, unless that is one of those that mean missing.
+    #[inline]
+    pub(super) fn value<T>(
+        &mut self,
+        slot: usize,
+        missing: &[&str],
+        read: impl FnOnce(&str) -> Result<T, RepairReason>,
+    ) -> Option<T> {
+        let text = self.text(slot, missing)?;
+        let value = read(&text).map(Some);
+        self.noted(slot, value)
+    }
+
+    /// A timestamp, microseconds since the epoch.
+    #[inline]
+    pub(super) fn timestamp(&mut self, slot: usize) -> Option<i64> {
+        self.value(slot, &[], |text| time::timestamp(text).ok_or(RepairReason::Unreadable))
+    }
+
+    /// Whether the field holds JSON's `true` or `false`.
+    #[inline]
+    pub(super) fn boolean(&self, slot: usize) -> Option<bool> {
+        match self.raw[slot] {
+            Raw::Bool(boolean) => Some(boolean),
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn noted<T>(&mut self, slot: usize, value: Value<T>) -> Option<T> {
+        value.unwrap_or_else(|reason| {
+            self.repairs.add(slot, reason);
+            None
+        })
+    }
+}

@@ -1,0 +1,254 @@
+//! Numbers written as text: integers, decimals, follower counts. All arithmetic is exact or refused.
+
+use crate::RepairReason::{self, OutOfRange, Unreadable};
+
+/// Reads `[+-]?\d+(\.0+)?`, a JSON number or the text of one; no exponents. Over 64 bits is out of range.
+#[inline]
+pub(crate) fn integer(text: &str) -> Result<i64, RepairReason> {
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let (digits, rest) = split_digits(unsigned);
+    let zeros = rest.strip_prefix('.');
+    if digits.is_empty() || zeros.map_or(!rest.is_empty(), |zeros| zeros.is_empty() || zeros.bytes().any(|b| b != b'0'))
+    {
+        return Err(Unreadable);
+    }
+    let sign = if text.starts_with('-') { -1 } else { 1 };
+    fold_digits(0, digits, sign)
+}
+
+/// Reads an integer within bounds.
+#[inline]
+pub(crate) fn integer_within(text: &str, bounds: std::ops::RangeInclusive<i64>) -> Result<i64, RepairReason> {
+    let number = integer(text)?;
+    if bounds.contains(&number) { Ok(number) } else { Err(OutOfRange) }
+}
+
+/// Reads `[+-]?\d+(\.\d+)?([eE][+-]?\d+)?`, a JSON number or the text of one, within ±`bound`.
+#[inline]
+pub(crate) fn decimal_within(text: &str, bound: f64) -> Result<f64, RepairReason> {
+    let (digits, mut rest) = split_digits(text.strip_prefix(['+', '-']).unwrap_or(text));
+    let mut well_formed = !digits.is_empty();
+    if let Some(fraction) = rest.strip_prefix('.') {
+        let (digits, behind) = split_digits(fraction);
+        well_formed &= !digits.is_empty();
+        rest = behind;
+    }
+    if let Some(exponent) = rest.strip_prefix(['e', 'E']) {
+        let (digits, behind) = split_digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent));
+        well_formed &= !digits.is_empty();
+        rest = behind;
+    }
+    if !well_formed || !rest.is_empty() {
+        return Err(Unreadable);
+    }
+    let number: f64 = text.parse().map_err(|_| Unreadable)?;
+    if number.abs() <= bound { Ok(number) } else { Err(OutOfRange) }
+}
+
+/// Reads a count of followers: `512`, `1,234`, `124k`, `1.2M`, `2B`; what is left of a fraction is cut off.
+///
+/// Digits come first; commas stand only where they group all digits by three; the letter, of either case, follows at once.
+/// A negative count is out of range like one over 64 bits.
+#[inline]
+pub(crate) fn follower_count(text: &str) -> Result<i64, RepairReason> {
+    if let Some(positive) = text.strip_prefix('-') {
+        return Err(count(positive).err().unwrap_or(OutOfRange));
+    }
+    count(text)
+}
+
+fn count(text: &str) -> Result<i64, RepairReason> {
+    let (number, exponent) = match text.as_bytes().last() {
+        Some(b'k' | b'K') => (text.split_at(text.len() - 1).0, 3),
+        Some(b'm' | b'M') => (text.split_at(text.len() - 1).0, 6),
+        Some(b'b' | b'B') => (text.split_at(text.len() - 1).0, 9),
+        _ => (text, 0),
+    };
+    let (whole, fraction) = match number.split_once('.') {
+        None => (number, ""),
+        Some((_, "")) => return Err(Unreadable),
+        Some(parts) => parts,
+    };
+    if !is_grouped(whole) || !fraction.bytes().all(|b| b.is_ascii_digit()) {
+        return Err(Unreadable);
+    }
+    let mut count = 0;
+    for digits in whole.split(',') {
+        count = fold_digits(count, digits, 1)?;
+    }
+    let kept = fraction.get(..exponent).unwrap_or(fraction);
+    count = fold_digits(count, kept, 1)?;
+    for _ in kept.len()..exponent {
+        count = count.checked_mul(10).ok_or(OutOfRange)?;
+    }
+    Ok(count)
+}
+
+/// Whether `whole` is digits alone, or one to three of them and then groups of three behind commas.
+fn is_grouped(whole: &str) -> bool {
+    let mut groups = whole.split(',');
+    let first = groups.next().unwrap_or_default();
+    let are_digits = |group: &str| !group.is_empty() && group.bytes().all(|b| b.is_ascii_digit());
+    are_digits(first)
+        && (first.len() == whole.len()
+            || (first.len() <= 3 && groups.all(|group| group.len() == 3 && are_digits(group))))
+}
+
+/// Parts a text behind its leading ASCII digits.
+#[inline]
+fn split_digits(text: &str) -> (&str, &str) {
+    let end = text.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
+    text.split_at(end)
+}
+
+/// Appends `digits` to the decimal digits of `number`; `sign` is 1 or −1, so that both ends of the range are met exactly.
+#[inline]
+fn fold_digits(number: i64, digits: &str, sign: i64) -> Result<i64, RepairReason> {
+    digits
+        .bytes()
+        .try_fold(number, |number, digit| number.checked_mul(10)?.checked_add(sign * i64::from(digit - b'0')))
+        .ok_or(OutOfRange)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn integers_have_no_fraction_and_no_exponent() {
+        for (text, number) in [
+            ("7528", Ok(7528)),
+            ("+7528", Ok(7528)),
+            ("-7528", Ok(-7528)),
+            ("7528.0", Ok(7528)),
+            ("7528.000", Ok(7528)),
+            ("007528", Ok(7528)),
+            ("-0", Ok(0)),
+            ("9223372036854775807", Ok(i64::MAX)),
+            ("-9223372036854775808", Ok(i64::MIN)),
+            ("00000000000000000000000001", Ok(1)),
+            ("9223372036854775808", Err(OutOfRange)),
+            ("-9223372036854775809", Err(OutOfRange)),
+            ("99999999999999999999999", Err(OutOfRange)),
+            ("7.528e3", Err(Unreadable)),
+            ("7528e0", Err(Unreadable)),
+            ("7528.", Err(Unreadable)),
+            ("7528.5", Err(Unreadable)),
+            ("7528.0.0", Err(Unreadable)),
+            (".0", Err(Unreadable)),
+            ("7 528", Err(Unreadable)),
+            ("7,528", Err(Unreadable)),
+            ("--1", Err(Unreadable)),
+            ("+-1", Err(Unreadable)),
+            ("- 1", Err(Unreadable)),
+            ("0x10", Err(Unreadable)),
+            ("٣", Err(Unreadable)),
+            ("-", Err(Unreadable)),
+            ("", Err(Unreadable)),
+            ("true", Err(Unreadable)),
+        ] {
+            assert_eq!(integer(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn bounds_belong_to_the_range() {
+        for (text, number) in [("0", Ok(0)), ("150", Ok(150)), ("151", Err(OutOfRange)), ("-1", Err(OutOfRange))] {
+            assert_eq!(integer_within(text, 0..=150), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn decimals_are_json_numbers_or_their_texts() {
+        for (text, number) in [
+            ("-89.9787", Ok(-89.9787)),
+            ("+12.5", Ok(12.5)),
+            ("90", Ok(90.0)),
+            ("-90.0", Ok(-90.0)),
+            ("9e1", Ok(90.0)),
+            ("0.9E+2", Ok(90.0)),
+            ("900e-1", Ok(90.0)),
+            ("007.5", Ok(7.5)),
+            ("90.0000001", Err(OutOfRange)),
+            ("-91", Err(OutOfRange)),
+            ("1e999", Err(OutOfRange)),
+            ("-1e999", Err(OutOfRange)),
+            (".5", Err(Unreadable)),
+            ("5.", Err(Unreadable)),
+            ("5e", Err(Unreadable)),
+            ("5e+", Err(Unreadable)),
+            ("5,5", Err(Unreadable)),
+            ("52°N", Err(Unreadable)),
+            ("NaN", Err(Unreadable)),
+            ("inf", Err(Unreadable)),
+            ("-Infinity", Err(Unreadable)),
+            ("0x5", Err(Unreadable)),
+            ("", Err(Unreadable)),
+            ("-", Err(Unreadable)),
+        ] {
+            assert_eq!(decimal_within(text, 90.0), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn follower_counts_are_exact() {
+        for (text, number) in [
+            ("124k", Ok(124_000)),
+            ("124K", Ok(124_000)),
+            ("1M", Ok(1_000_000)),
+            ("1m", Ok(1_000_000)),
+            ("2B", Ok(2_000_000_000)),
+            ("2b", Ok(2_000_000_000)),
+            ("1.2M", Ok(1_200_000)),
+            ("512", Ok(512)),
+            ("1,234", Ok(1_234)),
+            ("1,234,567", Ok(1_234_567)),
+            ("12,345.6k", Ok(12_345_600)),
+            ("1.2345k", Ok(1_234)),
+            ("1.9999", Ok(1)),
+            ("0.0005k", Ok(0)),
+            ("512.0", Ok(512)),
+            ("0.1B", Ok(100_000_000)),
+            ("1.123456789123B", Ok(1_123_456_789)),
+            ("0", Ok(0)),
+            ("0512", Ok(512)),
+            ("9223372036854775807", Ok(i64::MAX)),
+            ("9223372036.854775807B", Ok(i64::MAX)),
+            ("9223372036854775.8079k", Ok(i64::MAX)),
+            ("9223372036854775808", Err(OutOfRange)),
+            ("9223372036.854775808B", Err(OutOfRange)),
+            ("9223372037B", Err(OutOfRange)),
+            ("99999999999999999999999999", Err(OutOfRange)),
+            ("-5", Err(OutOfRange)),
+            ("-1.5k", Err(OutOfRange)),
+            ("-0", Err(OutOfRange)),
+            ("-99999999999999999999", Err(OutOfRange)),
+            ("-lots", Err(Unreadable)),
+            ("--5", Err(Unreadable)),
+            ("lots", Err(Unreadable)),
+            ("k", Err(Unreadable)),
+            (".5k", Err(Unreadable)),
+            ("5.k", Err(Unreadable)),
+            ("5.", Err(Unreadable)),
+            ("1 k", Err(Unreadable)),
+            ("1kk", Err(Unreadable)),
+            ("1.2.3M", Err(Unreadable)),
+            ("1T", Err(Unreadable)),
+            ("+5", Err(Unreadable)),
+            ("1e3", Err(Unreadable)),
+            ("12,34", Err(Unreadable)),
+            ("1234,567", Err(Unreadable)),
+            ("1,2M", Err(Unreadable)),
+            (",123", Err(Unreadable)),
+            ("1,,234", Err(Unreadable)),
+            ("1,234,", Err(Unreadable)),
+            ("1.234,567", Err(Unreadable)),
+            ("1k,234", Err(Unreadable)),
+            ("٣k", Err(Unreadable)),
+            ("5é", Err(Unreadable)),
+            ("true", Err(Unreadable)),
+        ] {
+            assert_eq!(follower_count(text), number, "{text}");
+        }
+    }
+}

@@ -1,0 +1,10 @@
+, counts AS (
+    SELECT country, category, count(*) AS category_count
+    FROM pin JOIN geos ON pin.index_id = geos.ind
+    WHERE country IS NOT NULL AND category IS NOT NULL
+    GROUP BY country, category
+),
+places AS (
+    SELECT *, row_number() OVER (PARTITION BY country ORDER BY category_count DESC, category) AS place FROM counts
+)
+SELECT country, category, category_count FROM places WHERE place = 1 ORDER BY country

@@ -1,0 +1,10 @@
+, counts AS (
+    SELECT post_year, category, count(*) AS category_count
+    FROM pin JOIN geos ON pin.index_id = geos.ind
+    WHERE post_year BETWEEN 2018 AND 2022 AND category IS NOT NULL
+    GROUP BY post_year, category
+),
+places AS (
+    SELECT *, row_number() OVER (PARTITION BY post_year ORDER BY category_count DESC, category) AS place FROM counts
+)
+SELECT post_year, category, category_count FROM places WHERE place = 1 ORDER BY post_year
