@@ -1,0 +1,141 @@
+{{/* Labels of a server's objects. Takes a list: the root context and the server's name. */}}
+{{- define "devstack.labels" -}}
+{{- $root := index . 0 -}}
+{{ include "devstack.selector" . }}
+app.kubernetes.io/part-of: devstack
+app.kubernetes.io/managed-by: {{ $root.Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version }}
+{{- end }}
+
+{{- define "devstack.selector" -}}
+{{- $root := index . 0 -}}
+app.kubernetes.io/name: {{ index . 1 }}
+app.kubernetes.io/instance: {{ $root.Release.Name }}
+{{- end }}
+
+{{/* The image of a server, or what to do when it is not set. */}}
+{{- define "devstack.image" -}}
+{{- $name := index . 1 -}}
+{{- required (printf "images.%s is not set: build the images with `cargo xtask images` and name them in images.*" $name) (index (index . 0).Values.images $name) -}}
+{{- end }}
+
+{{/*
+A server: its Services and a StatefulSet of one pod. Takes a dict: root, name, port, dataPath, and optionally externalPort (when
+clients outside use another one), config (a volume source) and its configPath, checksum (of what is read at start only), env (a
+list) and probe (the command of the readiness probe).
+*/}}
+{{- define "devstack.server" -}}
+{{- $values := index .root.Values .name -}}
+{{- $id := list .root .name -}}
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ .name }}
+  labels: {{- include "devstack.labels" $id | nindent 4 }}
+spec:
+  selector: {{- include "devstack.selector" $id | nindent 4 }}
+  ports:
+    - {name: {{ .name }}, port: {{ .port }}, targetPort: server}
+{{- if .root.Values.nodePorts.enabled }}
+---
+apiVersion: v1
+kind: Service
+metadata:
+  name: {{ .name }}-external
+  labels: {{- include "devstack.labels" $id | nindent 4 }}
+spec:
+  type: NodePort
+  selector: {{- include "devstack.selector" $id | nindent 4 }}
+  ports:
+    - {name: {{ .name }}, port: {{ .port }}, targetPort: {{ ternary "external" "server" (hasKey . "externalPort") }}, nodePort: {{ index .root.Values.nodePorts .name }}}
+{{- end }}
+---
+apiVersion: apps/v1
+kind: StatefulSet
+metadata:
+  name: {{ .name }}
+  labels: {{- include "devstack.labels" $id | nindent 4 }}
+spec:
+  serviceName: {{ .name }}
+  replicas: 1
+  selector:
+    matchLabels: {{- include "devstack.selector" $id | nindent 6 }}
+  template:
+    metadata:
+      labels: {{- include "devstack.labels" $id | nindent 8 }}
+      {{- with .checksum }}
+      annotations:
+        checksum/config: {{ . }}
+      {{- end }}
+    spec:
+      enableServiceLinks: false
+      automountServiceAccountToken: false
+      terminationGracePeriodSeconds: 30
+      securityContext:
+        runAsNonRoot: true
+        runAsUser: 10001
+        runAsGroup: 10001
+        fsGroup: 10001
+        seccompProfile: {type: RuntimeDefault}
+      {{- if .root.Values.volumeOwnership }}
+      initContainers:
+        - name: own-volume
+          image: {{ include "devstack.image" $id }}
+          imagePullPolicy: {{ .root.Values.images.pullPolicy }}
+          command: [chown, "10001:10001", {{ .dataPath }}]
+          securityContext:
+            runAsNonRoot: false
+            runAsUser: 0
+            allowPrivilegeEscalation: false
+            capabilities: {drop: [ALL], add: [CHOWN]}
+          volumeMounts:
+            - {name: data, mountPath: {{ .dataPath }}}
+      {{- end }}
+      containers:
+        - name: {{ .name }}
+          image: {{ include "devstack.image" $id }}
+          imagePullPolicy: {{ .root.Values.images.pullPolicy }}
+          {{- with .env }}
+          env: {{- toYaml . | nindent 12 }}
+          {{- end }}
+          ports:
+            - {name: server, containerPort: {{ .port }}}
+            {{- if .externalPort }}
+            - {name: external, containerPort: {{ .externalPort }}}
+            {{- end }}
+          readinessProbe:
+            exec:
+              command: {{ toJson .probe }}
+            periodSeconds: 2
+            timeoutSeconds: 5
+            failureThreshold: 5
+          resources: {{- toYaml $values.resources | nindent 12 }}
+          securityContext:
+            allowPrivilegeEscalation: false
+            capabilities: {drop: [ALL]}
+            readOnlyRootFilesystem: true
+          volumeMounts:
+            - {name: data, mountPath: {{ .dataPath }}}
+            - {name: tmp, mountPath: /tmp}
+            {{- if .config }}
+            - {name: config, mountPath: {{ .configPath }}, readOnly: true}
+            {{- end }}
+      volumes:
+        - name: tmp
+          emptyDir: {}
+        {{- if .config }}
+        - name: config
+          {{- toYaml .config | nindent 10 }}
+        {{- end }}
+  volumeClaimTemplates:
+    - metadata:
+        name: data
+      spec:
+        accessModes: [ReadWriteOnce]
+        {{- with .root.Values.storageClassName }}
+        storageClassName: {{ . }}
+        {{- end }}
+        resources:
+          requests:
+            storage: {{ $values.storage }}
+{{- end }}
