@@ -5,7 +5,6 @@ use crate::{Geo, Pin, Record, RepairReason, User};
 
 const LIMIT: usize = 1 << 20;
 
-/// What one field came to: the clean record's debug text of it, and the repair noted for it.
 fn cleaned(kind: Kind, json: &str) -> Cleaned<'_> {
     clean(kind, json.as_bytes(), LIMIT).unwrap_or_else(|rejection| panic!("{json}: {rejection}"))
 }
