@@ -1,0 +1,88 @@
+//! Batch runs.
+
+use kube::KubeSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Resources, SecretRef, schema::HOST_PORT};
+
+/// The scheduled run that cleans all raw records, loads them and answers the eight questions.
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Batch {
+    /// When runs start: minute, hour, day of the month, month, day of the week. Missed runs are not made up for, and two never overlap.
+    #[schemars(length(min = 6, max = 100))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^(@(hourly|daily|midnight|weekly|monthly|yearly|annually)|[0-9A-Za-z*,/?-]+( [0-9A-Za-z*,/?-]+){4})$')")
+            .message("batch.schedule must have five fields, minute hour day-of-month month day-of-week, such as \"0 10 * * *\", or be @daily or the like")
+    )]
+    pub schedule: String,
+
+    /// The schedule's time zone. `Etc/UTC` unless set.
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$')")
+            .message("batch.timeZone must be a name of the IANA time zone database, such as Etc/UTC or Europe/London")
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_zone: Option<String>,
+
+    /// What a run's pod asks for and may use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<Resources>,
+
+    /// Where clean tables and answers go.
+    #[schemars(length(min = 1, max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub sinks: Vec<BatchSink>,
+}
+
+/// Where a batch run puts clean tables and answers.
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.cassandra)").message("a batch sink must hold exactly one kind of sink: set cassandra"))]
+pub struct BatchSink {
+    /// The sink's name.
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$')").message(
+            "a sink's name must consist of lowercase letters, digits and '-', begin with a letter and end with a letter or digit"
+        )
+    )]
+    pub name: String,
+
+    /// Tables in a Cassandra cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cassandra: Option<Cassandra>,
+}
+
+/// Tables in a Cassandra cluster.
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Cassandra {
+    /// `host:port` of one or more nodes; the others are found from there.
+    #[schemars(length(min = 1, max = 16), inner(length(min = 3, max = 260)))]
+    #[x_kube(
+        validation = Rule::new(format!("self.all(point, point.matches('^{HOST_PORT}$'))"))
+            .message("each of cassandra.contactPoints must be host:port, such as cassandra.example:9042")
+    )]
+    pub contact_points: Vec<String>,
+
+    /// The keyspace, created when absent. `pinterest_data` unless set.
+    #[schemars(length(min = 1, max = 48))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z][a-z0-9_]*$') && !self.startsWith('system')").message(
+            "cassandra.keyspace must consist of lowercase letters, digits and '_', begin with a letter, and not begin with system"
+        )
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keyspace: Option<String>,
+
+    /// The replication factor a new keyspace is created with. 1 unless set.
+    #[schemars(range(min = 1, max = 10))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication_factor: Option<i32>,
+
+    /// A Secret with the keys `username` and `password`; absent: no authentication.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+}

@@ -1,0 +1,162 @@
+//! The definition is the committed one, and each of its rules refuses what it is for.
+
+use std::{collections::BTreeSet, fs, path::Path};
+
+use pinpipe_crds::{check_rules, crd};
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+
+fn committed(path: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+}
+
+fn schema() -> Value {
+    let crd = crd();
+    serde_json::to_value(crd.spec.versions[0].schema.as_ref().unwrap().open_api_v3_schema.as_ref().unwrap()).unwrap()
+}
+
+/// Calls `visit` with the path and the schema of every node.
+fn walk(path: &str, node: &Value, visit: &mut impl FnMut(&str, &Value)) {
+    visit(path, node);
+    if let Some(properties) = node["properties"].as_object() {
+        properties.iter().for_each(|(name, property)| walk(&format!("{path}.{name}"), property, visit));
+    }
+    for (key, suffix) in [("items", "[]"), ("additionalProperties", "{}")] {
+        if node[key].is_object() {
+            walk(&format!("{path}{suffix}"), &node[key], visit);
+        }
+    }
+}
+
+struct Example {
+    name: String,
+    expect: String,
+    refused_by_schema: bool,
+    documents: Vec<Value>,
+}
+
+fn invalid_examples() -> Vec<Example> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/invalid");
+    let mut examples: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| {
+            let path = entry.unwrap().path();
+            let text = fs::read_to_string(&path).unwrap();
+            Example {
+                name: path.file_stem().unwrap().to_string_lossy().into_owned(),
+                expect: text.lines().next().unwrap().strip_prefix("# expect: ").unwrap().to_owned(),
+                refused_by_schema: text.lines().nth(1) == Some("# refused-by: schema"),
+                documents: serde_yaml::Deserializer::from_str(&text).map(|d| Value::deserialize(d).unwrap()).collect(),
+            }
+        })
+        .collect();
+    examples.sort_by(|a, b| a.name.cmp(&b.name));
+    examples
+}
+
+#[test]
+fn committed_definitions_are_what_crdgen_prints() {
+    let yaml = pinpipe_crds::yaml().unwrap();
+    for copy in ["pinterestpipelines.yaml", "../charts/pinpipe/files/pinterestpipelines.yaml"] {
+        assert_eq!(yaml, committed(copy), "{copy} is out of date: cargo run -p pinpipe-crds --bin crdgen -- --write");
+    }
+}
+
+#[test]
+fn each_invalid_example_is_refused_with_its_message_alone() {
+    for example in invalid_examples().iter().filter(|example| !example.refused_by_schema) {
+        let (refused, stored) = match example.documents.as_slice() {
+            [only] => (only, None),
+            [stored, change] => {
+                assert_eq!(check_rules(stored, None), Ok(()), "{}: the stored document is valid", example.name);
+                (change, Some(stored))
+            }
+            _ => panic!("{}: one document, or two for a change", example.name),
+        };
+        let messages = check_rules(refused, stored).expect_err(&example.name);
+        assert_eq!(messages.len(), 1, "{}: {messages:?}", example.name);
+        assert!(messages[0].contains(&example.expect), "{}: {messages:?}", example.name);
+    }
+}
+
+#[test]
+fn every_rule_has_an_invalid_example() {
+    let examples = invalid_examples();
+    let mut unproven = BTreeSet::new();
+    walk("", &schema(), &mut |_, node| {
+        for rule in node["x-kubernetes-validations"].as_array().into_iter().flatten() {
+            let message = rule["message"].as_str().expect("every rule has a message");
+            if !examples.iter().any(|example| message.contains(&example.expect)) {
+                unproven.insert(message.to_owned());
+            }
+        }
+    });
+    assert!(unproven.is_empty(), "no example in tests/invalid is refused by: {unproven:#?}");
+}
+
+#[test]
+fn every_field_is_described_and_bounded() {
+    walk("", &schema(), &mut |path, node| {
+        assert!(
+            node["description"].is_string() || path.ends_with("[]") || path.ends_with("{}"),
+            "{path} has no description"
+        );
+        let bound = match node["type"].as_str() {
+            Some("array") => "maxItems",
+            Some("object") if node["additionalProperties"].is_object() => "maxProperties",
+            Some("string") if node["enum"].is_null() && node["format"].is_null() => "maxLength",
+            Some("integer") if path.starts_with(".spec") => "maximum",
+            _ => return,
+        };
+        assert!(!node[bound].is_null(), "{path} has no {bound}");
+    });
+}
+
+#[test]
+fn no_default_stands_in_the_schema() {
+    walk("", &schema(), &mut |path, node| assert!(node["default"].is_null(), "{path} has a default"));
+}
+
+#[test]
+fn shipped_examples_keep_the_rules() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+    let mut pipelines = 0;
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        for document in serde_yaml::Deserializer::from_str(&fs::read_to_string(&path).unwrap()) {
+            let document = Value::deserialize(document).unwrap();
+            if document["kind"] == json!("PinterestPipeline") {
+                assert_eq!(check_rules(&document, None), Ok(()), "{}", path.display());
+                serde_json::from_value::<pinpipe_crds::PinterestPipeline>(document).unwrap();
+                pipelines += 1;
+            }
+        }
+    }
+    assert!(pipelines > 0);
+}
+
+#[test]
+fn a_change_of_what_can_change_is_accepted() {
+    let before = json!({"apiVersion": "pinpipe.dev/v1alpha1", "kind": "PinterestPipeline", "metadata": {"name": "p"},
+        "spec": {"broker": {"kafka": {"bootstrapServers": "k:9092", "topics": {"overrides": {"pin": {"name": "pins"}}}}},
+            "archive": {"bucket": "data", "prefix": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}}}});
+    let mut after = before.clone();
+    after["spec"]["broker"]["kafka"]["bootstrapServers"] = json!("other:9092");
+    after["spec"]["broker"]["kafka"]["topics"]["overrides"]["pin"]["partitions"] = json!(6);
+    after["spec"]["archive"]["rotate"] = json!({"interval": "1h30m"});
+    assert_eq!(check_rules(&after, Some(&before)), Ok(()));
+}
+
+#[test]
+fn quantities_may_be_integers_or_text() {
+    for (cpu, limit) in [(json!(1), json!("1")), (json!("0.5"), json!("500m")), (json!("250m"), json!(1))] {
+        let resource = json!({"apiVersion": "pinpipe.dev/v1alpha1", "kind": "PinterestPipeline", "metadata": {"name": "p"},
+            "spec": {"broker": {"kafka": {"bootstrapServers": "k:9092"}},
+                "ingest": {"resources": {"requests": {"cpu": cpu}, "limits": {"cpu": limit}}}}});
+        assert_eq!(check_rules(&resource, None), Ok(()), "{cpu} {limit}");
+        serde_json::from_value::<pinpipe_crds::PinterestPipeline>(resource).unwrap();
+    }
+}
