@@ -1,0 +1,109 @@
+//! One value of an Arrow table, as Cassandra and the report take it.
+
+use arrow::{
+    array::{Array, AsArray, RecordBatch},
+    datatypes::{DataType, Float64Type, Int32Type, Int64Type, TimeUnit, TimestampMicrosecondType},
+};
+use scylla::{
+    cluster::metadata::ColumnType,
+    serialize::{
+        SerializationError,
+        value::SerializeValue,
+        writers::{CellWriter, WrittenCellProof},
+    },
+    value::CqlTimestamp,
+};
+
+/// One value. The types of the clean tables and the answers, and no others.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Cell<'a> {
+    /// Missing.
+    Null,
+    /// Text.
+    Text(&'a str),
+    /// A 32-bit integer.
+    Int(i32),
+    /// A 64-bit integer.
+    BigInt(i64),
+    /// A 64-bit float.
+    Double(f64),
+    /// A list of 64-bit floats without nulls.
+    Doubles(Vec<f64>),
+    /// A time, microseconds since the epoch, UTC.
+    Time(i64),
+}
+
+/// An Arrow type that has no place in a clean table or an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("a column of type {0} can't be stored")]
+pub struct UnsupportedType(DataType);
+
+/// Cassandra's name of the type an Arrow column is stored as.
+pub fn cql_type(data_type: &DataType) -> Result<&'static str, UnsupportedType> {
+    match data_type {
+        DataType::Utf8 => Ok("text"),
+        DataType::Int32 => Ok("int"),
+        DataType::Int64 => Ok("bigint"),
+        DataType::Float64 => Ok("double"),
+        DataType::List(item) if *item.data_type() == DataType::Float64 => Ok("list<double>"),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => Ok("timestamp"),
+        other => Err(UnsupportedType(other.clone())),
+    }
+}
+
+/// The values of row number `row`, in column order.
+pub fn row(batch: &RecordBatch, row: usize) -> Result<Vec<Cell<'_>>, UnsupportedType> {
+    batch.columns().iter().map(|column| cell(column.as_ref(), row)).collect()
+}
+
+fn cell(array: &dyn Array, row: usize) -> Result<Cell<'_>, UnsupportedType> {
+    if array.is_null(row) {
+        return Ok(Cell::Null);
+    }
+    Ok(match array.data_type() {
+        DataType::Utf8 => Cell::Text(array.as_string::<i32>().value(row)),
+        DataType::Int32 => Cell::Int(array.as_primitive::<Int32Type>().value(row)),
+        DataType::Int64 => Cell::BigInt(array.as_primitive::<Int64Type>().value(row)),
+        DataType::Float64 => Cell::Double(array.as_primitive::<Float64Type>().value(row)),
+        DataType::List(item) if *item.data_type() == DataType::Float64 => {
+            Cell::Doubles(array.as_list::<i32>().value(row).as_primitive::<Float64Type>().values().to_vec())
+        }
+        DataType::Timestamp(TimeUnit::Microsecond, _) => {
+            Cell::Time(array.as_primitive::<TimestampMicrosecondType>().value(row))
+        }
+        other => return Err(UnsupportedType(other.clone())),
+    })
+}
+
+impl Cell<'_> {
+    /// The value as JSON. Times as microseconds, which no answer has.
+    pub fn to_json(&self) -> serde_json::Value {
+        match self {
+            Cell::Null => serde_json::Value::Null,
+            Cell::Text(value) => (*value).into(),
+            Cell::Int(value) => (*value).into(),
+            Cell::BigInt(value) | Cell::Time(value) => (*value).into(),
+            Cell::Double(value) => (*value).into(),
+            Cell::Doubles(values) => values.as_slice().into(),
+        }
+    }
+}
+
+impl SerializeValue for Cell<'_> {
+    fn serialize<'b>(
+        &self,
+        typ: &ColumnType,
+        writer: CellWriter<'b>,
+    ) -> Result<WrittenCellProof<'b>, SerializationError> {
+        match self {
+            Cell::Null => Ok(writer.set_null()),
+            Cell::Text(value) => value.serialize(typ, writer),
+            Cell::Int(value) => value.serialize(typ, writer),
+            Cell::BigInt(value) => value.serialize(typ, writer),
+            Cell::Double(value) => value.serialize(typ, writer),
+            Cell::Doubles(values) => values.serialize(typ, writer),
+            // Cassandra's timestamps are milliseconds; the microseconds before 1970 round down too.
+            Cell::Time(micros) => CqlTimestamp(micros.div_euclid(1000)).serialize(typ, writer),
+        }
+    }
+}
