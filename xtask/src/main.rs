@@ -1,2 +1,88 @@
-//! xtask
-fn main() {}
+//! `cargo xtask …`: the one entry point for people and CI.
+//!
+//! What it makes is kept under `~/.cache/pinpipe` (`PINPIPE_CACHE`), keyed by a hash of what it was made from, and made again when
+//! it is not there. Nothing found there decides a result.
+
+mod base;
+mod cluster;
+mod context;
+mod debian;
+mod demo;
+mod devstack;
+mod engine;
+mod fingerprint;
+mod go;
+mod host_network;
+mod images;
+mod node_image;
+mod operator;
+mod process;
+mod stack;
+mod step;
+mod test;
+mod workers;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::context::Context;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Builds, tries and tests pinpipe")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Shows the main job end to end on a kind cluster
+    Demo,
+    /// Runs every check and test, the end-to-end tests on a kind cluster among them
+    Test,
+    /// The kind cluster that demo and test use
+    Cluster {
+        #[command(subcommand)]
+        action: ClusterAction,
+    },
+    /// Builds the images of the workers and of the dev servers, and prints their names
+    Images,
+    /// Brings up the cluster with the workers' images in it and the dev servers running
+    Stack,
+}
+
+#[derive(Subcommand)]
+enum ClusterAction {
+    /// Makes the cluster, and whatever it needs, unless it is there
+    Up,
+    /// Removes the cluster, and the Docker Engine and network interfaces that were started for it
+    Down,
+    /// Prints what is there and how to use it
+    Status,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    let context = Context::new()?;
+    match arguments.task {
+        Task::Cluster { action: ClusterAction::Status } => {
+            print!("{}", cluster::status(&context)?);
+            Ok(())
+        }
+        task => {
+            let _alone = context.run_alone()?;
+            match task {
+                Task::Demo => demo::run(&context),
+                Task::Test => test::run(&context),
+                Task::Images => images::build_and_print(&context),
+                Task::Stack => stack::up(&context).map(drop),
+                Task::Cluster { action: ClusterAction::Down } => cluster::down(&context),
+                Task::Cluster { .. } => {
+                    cluster::up(&context)?;
+                    print!("{}", cluster::status(&context)?);
+                    Ok(())
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Processes, by their ids: what a killed run left behind, and whether one still does something. Linux only; elsewhere these find
+//! nothing and do nothing.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+/// One line of /proc/PID/stat.
+#[derive(Clone, Copy)]
+struct Stat {
+    parent: u32,
+    /// User and system time, in clock ticks.
+    cpu: u64,
+    /// Clock ticks after boot. With the id it names a process for good, since ids are used again.
+    started: u64,
+    zombie: bool,
+}
+
+/// Field positions are those of proc(5), counted behind the program's name, which may hold anything.
+fn parse_stat(line: &str) -> Option<Stat> {
+    let fields: Vec<&str> = line.get(line.rfind(')')? + 1..)?.split_whitespace().collect();
+    let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
+    Some(Stat {
+        zombie: *fields.first()? == "Z",
+        parent: u32::try_from(number(1)?).ok()?,
+        cpu: number(11)? + number(12)?,
+        started: number(19)?,
+    })
+}
+
+fn stat(pid: u32) -> Option<Stat> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+fn all() -> HashMap<u32, Stat> {
+    let Ok(entries) = fs::read_dir("/proc") else { return HashMap::new() };
+    entries
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter_map(|pid| Some((pid, stat(pid)?)))
+        .collect()
+}
+
+/// A process and all that descend from it.
+fn tree(root: u32, processes: &HashMap<u32, Stat>) -> BTreeSet<u32> {
+    let mut found = BTreeSet::from([root]);
+    loop {
+        let before = found.len();
+        found.extend(
+            processes.iter().filter(|(_, stat)| found.contains(&stat.parent)).map(|(pid, _)| *pid).collect::<Vec<_>>(),
+        );
+        if found.len() == before {
+            return found;
+        }
+    }
+}
+
+/// Processor time used so far by a process and its descendants, in clock ticks.
+pub fn cpu_of_tree(root: u32) -> u64 {
+    let processes = all();
+    tree(root, &processes).iter().filter_map(|pid| processes.get(pid)).map(|stat| stat.cpu).sum()
+}
+
+pub fn is_alive(pid: u32) -> bool {
+    stat(pid).is_some_and(|stat| !stat.zombie)
+}
+
+/// The arguments of a process, the program first; none when there is no such process.
+fn arguments(pid: u32) -> Vec<String> {
+    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    bytes.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
+}
+
+/// Living processes of these programs that were given an argument with this text, such as a path in our cache.
+pub fn of_programs(programs: &[&str], text: &str) -> Vec<u32> {
+    let is_one = |pid: u32| {
+        let arguments = arguments(pid);
+        let program = arguments.first().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+        programs.contains(&program) && arguments.iter().any(|argument| argument.contains(text))
+    };
+    all().into_iter().filter(|(pid, stat)| !stat.zombie && is_one(*pid)).map(|(pid, _)| pid).collect()
+}
+
+/// What a command printed on standard output, unless it takes longer than the time, which ends it.
+pub fn output_within(command: &mut Command, time: Duration) -> Option<Output> {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let start = Instant::now();
+    while child.try_wait().ok()?.is_none() {
+        if start.elapsed() > time {
+            let _ = child.kill();
+            break;
+        }
+        sleep(Duration::from_millis(20));
+    }
+    child.wait_with_output().ok()
+}
+
+fn signal(name: &str, pids: &[u32]) {
+    if !pids.is_empty() {
+        let pids: Vec<String> = pids.iter().map(ToString::to_string).collect();
+        let script = format!("kill -{name} {} 2>/dev/null", pids.join(" "));
+        let _ = Command::new("sh").args(["-c", &script]).status();
+    }
+}
+
+/// Asks processes to stop, and ends those that have not within the time.
+pub fn stop(pids: &[u32], patience: Duration) {
+    signal("TERM", pids);
+    let start = Instant::now();
+    while start.elapsed() < patience && pids.iter().any(|pid| is_alive(*pid)) {
+        sleep(Duration::from_millis(100));
+    }
+    let stubborn: Vec<u32> = pids.iter().copied().filter(|pid| is_alive(*pid)).collect();
+    signal("KILL", &stubborn);
+}
+
+/// Ends a process and its descendants at once.
+pub fn kill_tree(root: u32) {
+    let pids: Vec<u32> = tree(root, &all()).into_iter().collect();
+    signal("KILL", &pids);
+}
+
+/// Writes down a process that this run has started.
+pub fn remember(file: &Path, pid: u32) {
+    if let Some(stat) = stat(pid)
+        && let Ok(mut file) = OpenOptions::new().create(true).append(true).open(file)
+    {
+        // A line that could not be written costs a process left running after a kill, nothing else.
+        let _ = writeln!(file, "{pid} {}", stat.started);
+    }
+}
+
+/// Ends the remembered processes that still run, with their descendants, and forgets them all. Returns how many trees there were.
+pub fn end_left_behind(file: &Path) -> usize {
+    let remembered = fs::read_to_string(file).unwrap_or_default();
+    let left: Vec<u32> = remembered
+        .lines()
+        .filter_map(|line| {
+            let (pid, started) = line.split_once(' ')?;
+            let pid = pid.parse().ok()?;
+            (stat(pid)?.started == started.parse::<u64>().ok()?).then_some(pid)
+        })
+        .collect();
+    for pid in &left {
+        kill_tree(*pid);
+    }
+    let _ = fs::remove_file(file);
+    left.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stat_is_read_behind_a_name_with_spaces_and_brackets() {
+        let line = "4711 (a (b) c) S 12 4711 4711 0 -1 4194304 1 2 3 4 50 7 0 0 20 0 1 0 987654 1000 100";
+        let stat = parse_stat(line).unwrap();
+        assert_eq!((stat.parent, stat.cpu, stat.started, stat.zombie), (12, 57, 987_654, false));
+    }
+
+    #[test]
+    fn a_tree_holds_grandchildren_and_no_one_else() {
+        let stat = |parent| Stat { parent, cpu: 0, started: 0, zombie: false };
+        let processes = HashMap::from([(2, stat(1)), (3, stat(2)), (4, stat(3)), (5, stat(1))]);
+        assert_eq!(tree(2, &processes), BTreeSet::from([2, 3, 4]));
+    }
+}

@@ -1,0 +1,100 @@
+//! The images of the operator and the workers, FROM scratch, with binaries of the dev profile.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+
+use crate::context::Context;
+use crate::engine;
+use crate::fingerprint::Fingerprint;
+use crate::step::{Log, step};
+
+/// The registry part of the images' names. No such registry exists: the images are loaded into the cluster.
+const REGISTRY: &str = "pinpipe.local";
+/// The images' names; the binaries are named `pinpipe-` and this.
+const WORKERS: [&str; 5] = ["operator", "ingest", "stream", "batch", "emulator"];
+/// What TLS clients trust; an image FROM scratch has none of its own.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// The five images: their names have these two in common.
+pub struct WorkerImages {
+    pub registry: &'static str,
+    /// A hash of all five binaries.
+    pub tag: String,
+    /// Where cargo put those, and the workspace's other binaries.
+    pub folder: PathBuf,
+}
+
+impl WorkerImages {
+    /// In the order of [`WORKERS`].
+    pub fn names(&self) -> Vec<String> {
+        WORKERS.iter().map(|worker| format!("{}/{worker}:{}", self.registry, self.tag)).collect()
+    }
+
+    /// Arguments for helm that make charts/pinpipe use these images, for the operator and all it creates.
+    pub fn helm_arguments(&self) -> [String; 4] {
+        let set = || "--set-string".to_owned();
+        [set(), format!("image.registry={}", self.registry), set(), format!("image.tag={}", self.tag)]
+    }
+}
+
+/// Builds the binaries, then images of those that changed.
+pub fn build(context: &Context) -> Result<WorkerImages> {
+    let binaries =
+        step(context, "cargo build of the workers", "mend what the compiler found", |log| compile(context, log))?;
+    let recipe = context.root.join("e2e/images/worker");
+    let mut key = Fingerprint::default().path(&recipe)?.path(Path::new(CERTIFICATES))?;
+    for (name, binary) in &binaries {
+        key = key.text(name).path(binary)?;
+    }
+    let folder = binaries.first().and_then(|(_, binary)| binary.parent()).context("cargo built no binaries")?;
+    let images = WorkerImages { registry: REGISTRY, tag: key.finish(), folder: folder.to_path_buf() };
+    if images.names().iter().all(|image| engine::has_image(context, image)) {
+        return Ok(images);
+    }
+    step(context, "images of the workers", "read the log", |log| {
+        for ((name, binary), image) in binaries.iter().zip(images.names()) {
+            let folder = context.temporary_folder(name)?;
+            fs::copy(recipe.join("Dockerfile"), folder.join("Dockerfile"))?;
+            fs::copy(CERTIFICATES, folder.join("ca-certificates.crt"))?;
+            log.run(context.command("strip").arg("--strip-all").arg("-o").arg(folder.join("worker")).arg(binary))?;
+            log.run(engine::build_command(context).args(["--tag", image.as_str()]).arg(&folder))?;
+            remove_older(context, log, name, &images.tag)?;
+        }
+        Ok(())
+    })?;
+    Ok(images)
+}
+
+/// One cargo command, so that features are unified once. Returns the binaries in the order of [`WORKERS`].
+fn compile(context: &Context, log: &Log) -> Result<Vec<(&'static str, PathBuf)>> {
+    let mut cargo = context.cargo();
+    cargo.args(["build", "--workspace", "--bins", "--message-format", "json-render-diagnostics"]);
+    let messages = log.output(&mut cargo)?;
+    let executables: BTreeMap<String, PathBuf> = messages
+        .lines()
+        .filter_map(|line| {
+            let message: serde_json::Value = serde_json::from_str(line).ok()?;
+            Some((message["target"]["name"].as_str()?.to_owned(), PathBuf::from(message["executable"].as_str()?)))
+        })
+        .collect();
+    WORKERS
+        .iter()
+        .map(|worker| {
+            let binary = executables.get(&format!("pinpipe-{worker}"));
+            Ok((*worker, binary.with_context(|| format!("cargo built no binary pinpipe-{worker}"))?.clone()))
+        })
+        .collect()
+}
+
+/// Names of earlier builds only keep disk space; the cluster has what it runs in a store of its own.
+fn remove_older(context: &Context, log: &Log, worker: &str, tag: &str) -> Result<()> {
+    let repository = format!("{REGISTRY}/{worker}");
+    let tags = log.output(context.command("docker").args(["images", "--format", "{{.Tag}}", &repository]))?;
+    for old in tags.lines().filter(|old| *old != tag) {
+        log.run(context.command("docker").args(["rmi", &format!("{repository}:{old}")]))?;
+    }
+    Ok(())
+}
