@@ -11,10 +11,10 @@
 //! partition whole, and the next object's `<first>` is its `next_offset`. Names are compared as numbers: ten digits are a
 //! minimum, so a list in the store's own order is not in the log's order.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, str::FromStr};
 
 use anyhow::Context;
-use aws_sdk_s3::Client;
+use aws_sdk_s3::{Client, operation::head_object::HeadObjectError};
 use serde::{Deserialize, Serialize};
 
 /// One partition of a topic, as raw objects name it.
@@ -113,20 +113,24 @@ impl Facts {
 
     /// Out of an object's metadata.
     pub fn from_metadata(metadata: &HashMap<String, String>) -> Result<Self, FactsError> {
-        let text = |name| metadata.get(name).cloned().ok_or(FactsError { name, problem: "has no" });
-        fn number<T: std::str::FromStr>(name: &'static str, text: &str) -> Result<T, FactsError> {
-            text.parse().map_err(|_| FactsError { name, problem: "has no readable" })
-        }
         Ok(Self {
-            next_offset: number("next-offset", &text("next-offset")?)?,
-            record_count: number("record-count", &text("record-count")?)?,
-            min_time: number("min-time", &text("min-time")?)?,
-            max_time: number("max-time", &text("max-time")?)?,
-            cluster_id: text("cluster-id")?,
-            topic_id: text("topic-id")?,
-            index: text("index")?,
+            next_offset: number(metadata, "next-offset")?,
+            record_count: number(metadata, "record-count")?,
+            min_time: number(metadata, "min-time")?,
+            max_time: number(metadata, "max-time")?,
+            cluster_id: text(metadata, "cluster-id")?.to_owned(),
+            topic_id: text(metadata, "topic-id")?.to_owned(),
+            index: text(metadata, "index")?.to_owned(),
         })
     }
+}
+
+fn text<'a>(metadata: &'a HashMap<String, String>, name: &'static str) -> Result<&'a str, FactsError> {
+    metadata.get(name).map(String::as_str).ok_or(FactsError { name, problem: "has no" })
+}
+
+fn number<T: FromStr>(metadata: &HashMap<String, String>, name: &'static str) -> Result<T, FactsError> {
+    text(metadata, name)?.parse().map_err(|_| FactsError { name, problem: "has no readable" })
 }
 
 /// An index object: one entry per line of its raw object, in the same order.
@@ -197,7 +201,7 @@ pub async fn facts(client: &Client, bucket: &str, key: &str) -> anyhow::Result<O
             let facts = Facts::from_metadata(head.metadata().unwrap_or(&none));
             Ok(Some(facts.with_context(|| format!("s3://{bucket}/{key} can't be used"))?))
         }
-        Err(error) if error.as_service_error().is_some_and(|error| error.is_not_found()) => Ok(None),
+        Err(error) if error.as_service_error().is_some_and(HeadObjectError::is_not_found) => Ok(None),
         Err(error) => Err(error).with_context(|| format!("can't read the metadata of s3://{bucket}/{key}")),
     }
 }

@@ -10,6 +10,8 @@ use aws_sdk_s3::{
         retry::RetryConfig, timeout::TimeoutConfig,
     },
     error::DisplayErrorContext,
+    operation::{create_bucket::CreateBucketError, head_bucket::HeadBucketError},
+    types::{BucketLocationConstraint, CreateBucketConfiguration},
 };
 use aws_smithy_http_client::{
     Builder,
@@ -38,8 +40,8 @@ pub fn client(s3: &S3) -> Result<Client> {
         .timeout_config(
             TimeoutConfig::builder()
                 .connect_timeout(Duration::from_secs(5))
-                .operation_attempt_timeout(Duration::from_secs(60))
-                .operation_timeout(Duration::from_secs(180))
+                .operation_attempt_timeout(Duration::from_mins(1))
+                .operation_timeout(Duration::from_mins(3))
                 .build(),
         );
     if let Some(endpoint) = &s3.endpoint {
@@ -54,27 +56,22 @@ pub fn client(s3: &S3) -> Result<Client> {
 
 /// Makes the bucket where it is absent. Two workers may do so at once: what counts is that it is there in the end.
 pub async fn ensure_bucket(client: &Client, bucket: &str) -> Result<()> {
-    let missing = match client.head_bucket().bucket(bucket).send().await {
-        Ok(_) => return Ok(()),
-        Err(error) => error,
-    };
-    if !missing.as_service_error().is_some_and(aws_sdk_s3::operation::head_bucket::HeadBucketError::is_not_found) {
+    let Err(missing) = client.head_bucket().bucket(bucket).send().await else { return Ok(()) };
+    if !missing.as_service_error().is_some_and(HeadBucketError::is_not_found) {
         return Err(anyhow::anyhow!("{}", DisplayErrorContext(&missing))).with_context(|| {
             format!("bucket {bucket}: the store can't tell whether it is there; check endpoint and credentials")
         });
     }
     let region = client.config().region().map(Region::as_ref).filter(|region| *region != DEFAULT_REGION);
     let place = region.map(|region| {
-        aws_sdk_s3::types::CreateBucketConfiguration::builder()
-            .location_constraint(aws_sdk_s3::types::BucketLocationConstraint::from(region))
-            .build()
+        CreateBucketConfiguration::builder().location_constraint(BucketLocationConstraint::from(region)).build()
     });
     match client.create_bucket().bucket(bucket).set_create_bucket_configuration(place).send().await {
         Ok(_) => {
             tracing::info!(bucket, "bucket created");
             Ok(())
         }
-        Err(error) if error.as_service_error().is_some_and(|e| e.is_bucket_already_owned_by_you()) => Ok(()),
+        Err(error) if error.as_service_error().is_some_and(CreateBucketError::is_bucket_already_owned_by_you) => Ok(()),
         Err(error) => match client.head_bucket().bucket(bucket).send().await {
             Ok(_) => Ok(()),
             Err(_) => Err(anyhow::anyhow!("{}", DisplayErrorContext(&error)))

@@ -19,7 +19,7 @@ pub fn on_signal() -> CancellationToken {
                 });
             }
             Err(error) => {
-                tracing::error!(%error, signal = name, "the signal can't be heard: only a kill will stop this process")
+                tracing::error!(%error, signal = name, "the signal can't be heard: only a kill will stop this process");
             }
         }
     }
