@@ -10,6 +10,8 @@ set -euo pipefail
 recipe=$(cd "$(dirname "$0")/node" && pwd)
 work=$(mktemp -d)
 container=
+# What a killed run left behind.
+docker ps --all --quiet --filter label=pinpipe.dev/build=node-image | xargs --no-run-if-empty docker rm --force --volumes
 trap 'rm -rf "$work"; [ -z "$container" ] || docker rm --force --volumes "$container" >/dev/null' EXIT
 
 echo "== the images kubeadm asks for"
@@ -40,7 +42,7 @@ for component in etcd coredns pause; do
 done
 
 echo "== preload them"
-container=$(docker run --detach --privileged --entrypoint sleep "$NODE_IMAGE-without-images" infinity)
+container=$(docker run --detach --label pinpipe.dev/build=node-image --privileged --entrypoint sleep "$NODE_IMAGE-without-images" infinity)
 docker exec --detach "$container" sh -c 'echo $$ >/run/containerd.pid; exec containerd >/run/containerd.log 2>&1'
 for _ in {1..60}; do docker exec "$container" ctr version >/dev/null 2>&1 && break; sleep 0.5; done
 # shellcheck disable=SC2086 # one word per image

@@ -112,11 +112,12 @@ impl Context {
         variables
     }
 
-    /// A command in the checkout, with that environment. Programs under the cache's `bin` come before the machine's.
+    /// A command in the checkout, with that environment and its temporary files where a later run clears them away. Programs
+    /// under the cache's `bin` come before the machine's.
     pub fn command(&self, program: &str) -> Command {
         let own = self.bin(program);
         let mut command = if own.is_file() { Command::new(own) } else { Command::new(program) };
-        command.current_dir(&self.root).envs(self.environment());
+        command.current_dir(&self.root).envs(self.environment()).env("TMPDIR", self.cache.join("tmp"));
         command
     }
 

@@ -54,6 +54,7 @@ impl<'a> Own<'a> {
         host_network::make_bridge(context, log)?;
 
         let mut daemon = context.command("setsid");
+        daemon.env_remove("TMPDIR");
         daemon.arg("dockerd").arg("--host").arg(self.host());
         for (option, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "docker.pid")] {
             daemon.arg(option).arg(self.folder.join(name));
@@ -209,11 +210,12 @@ pub fn has_image(context: &Context, image: &str) -> bool {
 
 /// Pulls an image from its registry. No registry answering within 20 seconds is not an error: other ways are gone then.
 pub fn pull(context: &Context, image: &str) -> Result<bool> {
-    step(context, &format!("pull {image}"), "look at the Docker Engine", |log| {
+    let name = image.split_once('@').map_or(image, |(name, _digest)| name);
+    step(context, &format!("look for {name} in its registry"), "look at the Docker Engine", |log| {
         let pulled = log.run_unless_stuck(context.command("docker").args(["pull", image]), Duration::from_secs(20));
         if let Err(error) = &pulled {
             log.line(&format!("{error:#}"));
-            println!("   {image} cannot be pulled; it is built instead");
+            println!("   {name} cannot be pulled and is built instead");
         }
         Ok(pulled.is_ok())
     })

@@ -9,21 +9,27 @@ use crate::context::{Context, on_path};
 use crate::fingerprint::Fingerprint;
 use crate::step::step;
 
-/// Package paths whose variables hold the version that Kubernetes programs report.
-const VERSION_VARIABLES: [&str; 2] = ["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"];
-
 /// What to build: a package, named as in its module under e2e/kind.
 struct Program {
     name: &'static str,
     module: &'static str,
     package: &'static str,
+    /// Packages whose variables hold the version it reports, Kubernetes' own.
+    version_variables: &'static [&'static str],
 }
 
-const KIND: Program = Program { name: "kind", module: "tools", package: "sigs.k8s.io/kind" };
-const HELM: Program = Program { name: "helm", module: "tools", package: "helm.sh/helm/v4/cmd/helm" };
-const ETCD: Program = Program { name: "etcd", module: "etcd", package: "." };
-const COREDNS: Program = Program { name: "coredns", module: "coredns", package: "." };
-const HYPERKUBE: Program = Program { name: "hyperkube", module: "kubernetes", package: "." };
+const fn program(name: &'static str, module: &'static str, package: &'static str) -> Program {
+    Program { name, module, package, version_variables: &[] }
+}
+
+const KIND: Program = program("kind", "tools", "sigs.k8s.io/kind");
+const HELM: Program = program("helm", "tools", "helm.sh/helm/v4/cmd/helm");
+const ETCD: Program = program("etcd", "etcd", ".");
+const COREDNS: Program = program("coredns", "coredns", ".");
+const HYPERKUBE: Program = Program {
+    version_variables: &["k8s.io/component-base/version", "k8s.io/client-go/pkg/version"],
+    ..program("hyperkube", "kubernetes", ".")
+};
 
 /// kind and helm: the machine's own, or built.
 pub fn tools(context: &Context) -> Result<()> {
@@ -84,7 +90,7 @@ fn require_go() -> Result<()> {
 fn build(context: &Context, program: &Program) -> Result<()> {
     require_go()?;
     let folder = module_folder(context, program.module);
-    let linked = linker_flags(&kubernetes_version(context)?);
+    let linked = linker_flags(program, &kubernetes_version(context)?);
     let key = Fingerprint::default().path(&folder)?.text(program.package).text(&linked).finish();
     let (binary, stamp) = (context.bin(program.name), context.cache.join("bin").join(format!(".{}.key", program.name)));
     if binary.is_file() && fs::read_to_string(&stamp).is_ok_and(|made| made == key) {
@@ -95,8 +101,15 @@ fn build(context: &Context, program: &Program) -> Result<()> {
         let finished = context.temporary_folder(program.name)?.join(program.name);
         log.download(|| {
             let mut go = context.command("go");
-            // A static binary that is the same wherever the sources lie.
-            go.current_dir(&folder).env("CGO_ENABLED", "0").args(["build", "-trimpath", "-ldflags", &linked, "-o"]);
+            // A static binary that is the same wherever the sources lie; -v names what is compiled, which shows progress.
+            go.current_dir(&folder).env("CGO_ENABLED", "0").args([
+                "build",
+                "-v",
+                "-trimpath",
+                "-ldflags",
+                &linked,
+                "-o",
+            ]);
             go.arg(&finished).arg(program.package);
             go
         })?;
@@ -105,11 +118,13 @@ fn build(context: &Context, program: &Program) -> Result<()> {
     })
 }
 
-fn linker_flags(version: &str) -> String {
+/// Leaves out debug information, and sets the version that Kubernetes programs report.
+fn linker_flags(program: &Program, version: &str) -> String {
     let numbers: Vec<&str> = version.trim_start_matches('v').split('.').collect();
     let minor = numbers.get(1).copied().unwrap_or("0");
     let values = [("gitVersion", version), ("gitMajor", numbers[0]), ("gitMinor", minor)];
-    let settings = VERSION_VARIABLES
+    let settings = program
+        .version_variables
         .iter()
         .flat_map(|package| values.map(|(variable, value)| format!("-X {package}.{variable}={value}")));
     let flags: Vec<String> = ["-s", "-w"].map(str::to_owned).into_iter().chain(settings).collect();

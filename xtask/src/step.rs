@@ -133,10 +133,11 @@ impl Log {
         Ok(())
     }
 
-    /// Runs a command, but ends it when neither its log nor its processor time has grown for `patience`.
+    /// Runs a command, but ends it when it gets stuck, or has said nothing at all for `patience`.
     pub fn run_unless_stuck(&self, command: &mut Command, patience: Duration) -> Result<()> {
         let mut child = self.spawn(command, None)?;
-        let mut seen = (0, 0);
+        let quiet = fs::metadata(&self.path)?.len();
+        let mut seen = (quiet, 0);
         let mut since = Instant::now();
         loop {
             if let Some(status) = child.try_wait()? {
@@ -146,6 +147,7 @@ impl Log {
                 bail!("`{}` ended with {status}", shown(command));
             }
             let now = (fs::metadata(&self.path)?.len(), process::cpu_of_tree(child.id()));
+            let patience = if now.0 == quiet { patience } else { STUCK_AFTER };
             if now != seen {
                 (seen, since) = (now, Instant::now());
             } else if since.elapsed() > patience {
@@ -166,7 +168,8 @@ impl Log {
 
     fn last_line(&self) -> String {
         let text = read_end(&self.path, 1 << 10).unwrap_or_default();
-        let line = text.split(['\n', '\r']).map(str::trim).rfind(|line| !line.is_empty()).unwrap_or("no output yet");
+        let line = text.split(['\n', '\r']).map(str::trim).rfind(|line| !line.is_empty() && !line.starts_with("$ "));
+        let line = line.unwrap_or("no output yet");
         line.chars().filter(|c| !c.is_control()).take(110).collect()
     }
 }

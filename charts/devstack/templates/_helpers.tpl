@@ -13,10 +13,11 @@ app.kubernetes.io/name: {{ index . 1 }}
 app.kubernetes.io/instance: {{ $root.Release.Name }}
 {{- end }}
 
-{{/* The image of a server, or what to do when it is not set. */}}
+{{/* The image of a server. */}}
 {{- define "devstack.image" -}}
+{{- $root := index . 0 -}}
 {{- $name := index . 1 -}}
-{{- required (printf "images.%s is not set: build the images with `cargo xtask images` and name them in images.*" $name) (index (index . 0).Values.images $name) -}}
+{{- index $root.Values.images $name | default (printf "%s/devstack-%s:%s" $root.Values.images.registry $name $root.Chart.AppVersion) -}}
 {{- end }}
 
 {{/*
