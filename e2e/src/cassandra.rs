@@ -1,0 +1,67 @@
+//! Batch tables and answers in Cassandra, read from the outside.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use chrono::NaiveDateTime;
+use futures::TryStreamExt;
+use scylla::client::{session::Session, session_builder::SessionBuilder};
+use serde_json::{Value, json};
+
+use crate::{Kind, cluster, postgres::Row};
+
+async fn connect() -> Result<Session> {
+    SessionBuilder::new().known_node(cluster::CASSANDRA).build().await.context("Cassandra")
+}
+
+/// The rows of a table, each as a JSON object.
+pub async fn objects(keyspace: &str, table: &str) -> Result<Vec<Value>> {
+    let rows = connect().await?.query_iter(format!("SELECT JSON * FROM {keyspace}.{table}"), &[]).await?;
+    let mut rows = rows.rows_stream::<(String,)>()?;
+    let mut objects = Vec::new();
+    while let Some((row,)) = rows.try_next().await? {
+        objects.push(serde_json::from_str(&row)?);
+    }
+    Ok(objects)
+}
+
+/// A batch table by key: the clean columns in the contract's order, and no others; timestamps are milliseconds.
+pub async fn batch_table(keyspace: &str, kind: Kind) -> Result<BTreeMap<String, Row>> {
+    let table = kind.batch_table();
+    let mut rows = BTreeMap::new();
+    for object in objects(keyspace, table).await? {
+        let Value::Object(mut columns) = object else { continue };
+        let row: Row = kind
+            .columns()
+            .iter()
+            .enumerate()
+            .map(|(n, name)| {
+                let value = columns.remove(*name).with_context(|| format!("{table} has no column {name}"))?;
+                if kind.time_column() == Some(n) { milliseconds(&value) } else { Ok(value) }
+            })
+            .collect::<Result<_>>()?;
+        ensure!(columns.is_empty(), "{table} has columns beside the clean ones: {columns:?}");
+        rows.insert(crate::postgres::key(&row), row);
+    }
+    Ok(rows)
+}
+
+fn milliseconds(value: &Value) -> Result<Value> {
+    let Some(text) = value.as_str() else { return Ok(value.clone()) };
+    let time = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.fZ")
+        .with_context(|| format!("{text} is no timestamp of Cassandra's"))?;
+    Ok(json!(time.and_utc().timestamp_millis()))
+}
+
+/// How many rows a table has.
+pub async fn count(keyspace: &str, table: &str) -> Result<u64> {
+    let rows = connect().await?.query_unpaged(format!("SELECT count(*) FROM {keyspace}.{table}"), &[]).await?;
+    let (count,) = rows.into_rows_result()?.single_row::<(i64,)>()?;
+    Ok(u64::try_from(count)?)
+}
+
+/// Drops a test's keyspace.
+pub async fn drop_keyspace(keyspace: &str) -> Result<()> {
+    connect().await?.query_unpaged(format!("DROP KEYSPACE IF EXISTS {keyspace}"), &[]).await?;
+    Ok(())
+}

@@ -1,0 +1,100 @@
+//! What is done on a node itself, past Kubernetes: killing a process, reading the API server's audit log.
+//!
+//! A node of kind is a container; its Docker Engine is the one `DOCKER_HOST` names, or the harness' own, or the machine's.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use crate::cluster;
+
+/// The node with the API server.
+const CONTROL_PLANE: &str = "pinpipe-control-plane";
+
+fn docker() -> Result<Command> {
+    let mut docker = Command::new("docker");
+    let own = cluster::cache()?.join("docker/docker.sock");
+    if std::env::var_os("DOCKER_HOST").is_none() && own.exists() {
+        docker.env("DOCKER_HOST", format!("unix://{}", own.display()));
+    }
+    Ok(docker)
+}
+
+async fn exec(node: &str, script: String, arguments: Vec<String>) -> Result<String> {
+    let node = node.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let output = docker()?
+            .args(["exec", &node, "sh", "-c", &script, "sh"])
+            .args(arguments)
+            .output()
+            .context("docker can't be run")?;
+        ensure!(
+            output.status.success(),
+            "docker exec {node} {script}: {}, {}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    })
+    .await?
+}
+
+/// Sends SIGKILL to a container's process. `id` is the container's id as in the pod's status.
+pub async fn kill(node: &str, id: &str) -> Result<()> {
+    let id = id.rsplit('/').next().unwrap_or(id).to_owned();
+    exec(node, r#"exec ctr -n k8s.io tasks kill --signal SIGKILL "$1""#.to_owned(), vec![id]).await.map(drop)
+}
+
+/// A request that changed something, or tried to.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Write {
+    /// `create`, `update`, `patch`, `delete`, …
+    pub verb: String,
+    /// Who asked.
+    pub user: User,
+    /// What it was about.
+    pub object_ref: Option<Object>,
+    /// When it came.
+    pub request_received_timestamp: DateTime<Utc>,
+    stage: String,
+}
+
+/// Who asked.
+#[derive(Clone, Debug, Deserialize)]
+pub struct User {
+    /// `system:serviceaccount:<namespace>:<name>` for pods.
+    pub username: String,
+}
+
+/// What a request is about.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Object {
+    /// `configmaps` …
+    pub resource: Option<String>,
+    /// The namespace.
+    pub namespace: Option<String>,
+    /// The name.
+    pub name: Option<String>,
+    /// `status` …
+    pub subresource: Option<String>,
+}
+
+/// The requests in the audit log that changed something in a namespace since `since`.
+pub async fn writes(namespace: &str, since: DateTime<Utc>) -> Result<Vec<Write>> {
+    let script = r#"cat /var/log/kubernetes/audit*.log | grep -F "\"namespace\":\"$1\"" || true"#;
+    let log = exec(CONTROL_PLANE, script.to_owned(), vec![namespace.to_owned()]).await?;
+    let mut writes = Vec::new();
+    for line in log.lines() {
+        let event: Write = serde_json::from_str(line).with_context(|| format!("no audit event: {line}"))?;
+        if event.stage == "ResponseComplete"
+            && event.request_received_timestamp >= since
+            && !matches!(event.verb.as_str(), "get" | "list" | "watch")
+        {
+            writes.push(event);
+        }
+    }
+    Ok(writes)
+}

@@ -1,0 +1,314 @@
+//! A `PinterestPipeline` on the cluster and what belongs to it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    batch::v1::{CronJob, Job},
+    core::v1::Pod,
+};
+use kube::{
+    Api, ResourceExt,
+    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use crate::{Kind, Space, Spec, eventually, node};
+
+/// How long a pipeline may take until it is ready.
+pub const READY_WITHIN: Duration = Duration::from_secs(150);
+/// How long a batch run may take.
+pub const RUN_WITHIN: Duration = Duration::from_mins(4);
+
+/// The kinds of children a pipeline has.
+const CHILDREN: [(&str, &str, &str); 8] = [
+    ("apps", "v1", "Deployment"),
+    ("batch", "v1", "CronJob"),
+    ("", "v1", "Service"),
+    ("", "v1", "ConfigMap"),
+    ("", "v1", "ServiceAccount"),
+    ("rbac.authorization.k8s.io", "v1", "Role"),
+    ("rbac.authorization.k8s.io", "v1", "RoleBinding"),
+    ("coordination.k8s.io", "v1", "Lease"),
+];
+
+/// A pipeline by name.
+#[derive(Clone)]
+pub struct Pipeline {
+    /// Where it is.
+    pub space: Space,
+    /// Its name.
+    pub name: String,
+}
+
+/// An object the operator made for a pipeline, as it was when listed.
+#[derive(Clone, Debug)]
+pub struct Child {
+    /// The whole object.
+    pub object: DynamicObject,
+    resource: ApiResource,
+}
+
+impl Child {
+    /// `<kind>/<name>`.
+    #[must_use]
+    pub fn id(&self) -> String {
+        format!("{}/{}", self.resource.kind, self.object.name_any())
+    }
+
+    /// The UID: another one after the object was deleted and made again.
+    #[must_use]
+    pub fn uid(&self) -> String {
+        self.object.uid().unwrap_or_default()
+    }
+}
+
+impl Pipeline {
+    /// `<namespace>.<name>`, the prefix of topics, groups and runs.
+    #[must_use]
+    pub fn full_name(&self) -> String {
+        format!("{}.{}", self.space.namespace, self.name)
+    }
+
+    /// The topic of a kind.
+    #[must_use]
+    pub fn topic(&self, kind: Kind) -> String {
+        format!("{}.{kind}", self.full_name())
+    }
+
+    fn api(&self) -> Api<DynamicObject> {
+        self.space.cluster.pipelines(&self.space.namespace)
+    }
+
+    fn manifest(&self, spec: &Spec) -> Value {
+        json!({
+            "apiVersion": "pinpipe.dev/v1alpha1",
+            "kind": "PinterestPipeline",
+            "metadata": {"name": self.name, "namespace": self.space.namespace},
+            "spec": spec.0,
+        })
+    }
+
+    /// Creates it, or changes it to this spec.
+    pub async fn apply(&self, spec: &Spec) -> Result<()> {
+        let apply = PatchParams::apply("e2e").force();
+        self.api().patch(&self.name, &apply, &Patch::Apply(self.manifest(spec))).await?;
+        Ok(())
+    }
+
+    /// Changes parts of the spec, by a JSON merge patch.
+    pub async fn change(&self, spec: Value) -> Result<()> {
+        self.api().patch(&self.name, &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await?;
+        Ok(())
+    }
+
+    /// Deletes it.
+    pub async fn delete(&self) -> Result<()> {
+        self.api().delete(&self.name, &DeleteParams::default()).await?;
+        Ok(())
+    }
+
+    /// It as it is now.
+    pub async fn get(&self) -> Result<DynamicObject> {
+        Ok(self.api().get(&self.name).await?)
+    }
+
+    /// Its conditions by type, once they are about the current spec.
+    pub async fn conditions(&self) -> Result<BTreeMap<String, Value>> {
+        let object = self.get().await?;
+        let status = &object.data["status"];
+        ensure!(
+            status["observedGeneration"].as_i64() == object.metadata.generation,
+            "generation {:?} of the spec has not been seen yet: {status}",
+            object.metadata.generation
+        );
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        Ok(conditions.into_iter().map(|c| (c["type"].as_str().unwrap_or_default().to_owned(), c)).collect())
+    }
+
+    /// Waits until it is ready.
+    pub async fn ready(&self) -> Result<()> {
+        eventually(READY_WITHIN, &format!("{} ready", self.name), async || {
+            let conditions = self.conditions().await?;
+            ensure!(conditions.get("Ready").is_some_and(|c| c["status"] == "True"), "{conditions:#?}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Waits until a condition has this status and its message contains every one of `words`.
+    pub async fn says(&self, condition: &str, status: &str, words: &[&str]) -> Result<()> {
+        eventually(READY_WITHIN, &format!("{}: {condition}={status} naming {words:?}", self.name), async || {
+            let conditions = self.conditions().await?;
+            let found = conditions.get(condition).with_context(|| format!("no {condition} in {conditions:?}"))?;
+            let message = found["message"].as_str().unwrap_or_default();
+            ensure!(found["status"] == status && words.iter().all(|word| message.contains(word)), "{found}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// What the operator made for it, by `<kind>/<name>`.
+    pub async fn children(&self) -> Result<BTreeMap<String, Child>> {
+        let client = self.space.cluster.client();
+        let mut children = BTreeMap::new();
+        for (group, version, kind) in CHILDREN {
+            let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
+            let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &self.space.namespace, &resource);
+            for object in api.list(&ListParams::default()).await? {
+                let owned =
+                    object.owner_references().iter().any(|o| o.kind == "PinterestPipeline" && o.name == self.name);
+                if owned {
+                    let child = Child { object, resource: resource.clone() };
+                    children.insert(child.id(), child);
+                }
+            }
+        }
+        Ok(children)
+    }
+
+    /// The children a worker needs: all but the `ConfigMap`s of earlier specs.
+    pub async fn needed_children(&self) -> Result<BTreeMap<String, Child>> {
+        let mut children = self.children().await?;
+        let specs: Vec<String> = children.values().map(|child| child.object.data["spec"].to_string()).collect();
+        children.retain(|_, child| {
+            let name = format!("\"{}\"", child.object.name_any());
+            child.resource.kind != "ConfigMap" || specs.iter().any(|spec| spec.contains(&name))
+        });
+        Ok(children)
+    }
+
+    /// Deletes a child.
+    pub async fn delete_child(&self, child: &Child) -> Result<()> {
+        let client = self.space.cluster.client();
+        let api: Api<DynamicObject> = Api::namespaced_with(client, &self.space.namespace, &child.resource);
+        api.delete(&child.object.name_any(), &DeleteParams::background()).await?;
+        Ok(())
+    }
+
+    /// The running pods of a component (`stream-live`, `archive`, `batch`) that have a started container.
+    pub async fn pods(&self, component: &str) -> Result<Vec<Pod>> {
+        let selector = format!("app.kubernetes.io/instance={},app.kubernetes.io/component={component}", self.name);
+        let pods =
+            self.space.cluster.api::<Pod>(&self.space.namespace).list(&ListParams::default().labels(&selector)).await?;
+        Ok(pods.items)
+    }
+
+    /// Kills the worker of a component with SIGKILL, as soon as one runs. Gives its container's id.
+    pub async fn kill(&self, component: &str) -> Result<String> {
+        eventually(READY_WITHIN, &format!("SIGKILL to {component}"), async || {
+            let pods = self.pods(component).await?;
+            let running = pods.iter().find_map(|pod| {
+                let container = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
+                container.state.as_ref()?.running.as_ref()?;
+                Some((pod.spec.as_ref()?.node_name.clone()?, container.container_id.clone()?))
+            });
+            let (node, id) = running.with_context(|| format!("none of {} pods runs", pods.len()))?;
+            node::kill(&node, &id).await?;
+            Ok(id)
+        })
+        .await
+    }
+
+    /// Waits until a component's worker is another one than the container killed, and ready.
+    pub async fn back(&self, component: &str, killed: &str) -> Result<()> {
+        eventually(READY_WITHIN, &format!("{component} back"), async || {
+            for pod in self.pods(component).await? {
+                let containers = pod.status.unwrap_or_default().container_statuses.unwrap_or_default();
+                if containers.iter().any(|c| c.ready && c.container_id.as_deref() != Some(killed)) {
+                    return Ok(());
+                }
+            }
+            bail!("no ready container")
+        })
+        .await
+    }
+
+    /// Replaces a component's pods at once, without the grace of a clean stop.
+    pub async fn replace_pods(&self, component: &str) -> Result<()> {
+        let pods = self.space.cluster.api::<Pod>(&self.space.namespace);
+        for pod in self.pods(component).await? {
+            pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await?;
+        }
+        Ok(())
+    }
+
+    /// Starts a batch run, as `kubectl create job --from=cronjob/…` does.
+    pub async fn start_run(&self, run: &str) -> Result<()> {
+        let name = format!("{}-batch", self.name);
+        let cron: CronJob = self.space.cluster.api::<CronJob>(&self.space.namespace).get(&name).await?;
+        let template = cron.spec.as_ref().map(|spec| spec.job_template.clone()).unwrap_or_default();
+        let mut metadata = template.metadata.unwrap_or_default();
+        metadata.name = Some(format!("{name}-{run}"));
+        metadata
+            .annotations
+            .get_or_insert_default()
+            .insert("cronjob.kubernetes.io/instantiate".to_owned(), "manual".to_owned());
+        metadata.owner_references = Some(vec![serde_json::from_value(json!({
+            "apiVersion": "batch/v1", "kind": "CronJob", "name": name, "uid": cron.metadata.uid, "controller": true,
+        }))?]);
+        let job = Job { metadata, spec: template.spec, ..Job::default() };
+        self.space.cluster.api::<Job>(&self.space.namespace).create(&PostParams::default(), &job).await?;
+        Ok(())
+    }
+
+    /// Waits for a run's end; fails when the run does.
+    pub async fn run_ends(&self, run: &str) -> Result<()> {
+        let name = format!("{}-batch-{run}", self.name);
+        let jobs = self.space.cluster.api::<Job>(&self.space.namespace);
+        let failed = eventually(RUN_WITHIN, &format!("run {name} ended"), async || {
+            let status = jobs.get(&name).await?.status.unwrap_or_default();
+            let is = |kind: &str| {
+                status
+                    .conditions
+                    .iter()
+                    .flatten()
+                    .find(|c| c.type_ == kind && c.status == "True")
+                    .map(|c| c.message.clone())
+            };
+            if let Some(message) = is("Failed") {
+                return Ok(Some(message.unwrap_or_default()));
+            }
+            is("Complete").with_context(|| format!("{status:?}"))?;
+            Ok(None)
+        })
+        .await?;
+        failed.map_or(Ok(()), |message| bail!("run {name} failed: {message}"))
+    }
+
+    /// The replicas its Deployments ask for and have, by component.
+    pub async fn replicas(&self) -> Result<BTreeMap<String, (i32, i32)>> {
+        let selector = ListParams::default().labels(&format!("app.kubernetes.io/instance={}", self.name));
+        let deployments = self.space.cluster.api::<Deployment>(&self.space.namespace).list(&selector).await?;
+        Ok(deployments
+            .into_iter()
+            .map(|d| {
+                let wanted = d.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+                let there = d.status.as_ref().and_then(|status| status.replicas).unwrap_or(0);
+                (d.name_any(), (wanted, there))
+            })
+            .collect())
+    }
+
+    /// What a change rolls: the children whose spec (or data) is another one than in `before`. A `ConfigMap` is named by its
+    /// content; it counts as `ConfigMap/<child>`.
+    pub async fn changed_since(&self, before: &BTreeMap<String, Child>) -> Result<BTreeSet<String>> {
+        let now = self.children().await?;
+        let content = |child: &Child| {
+            let data = &child.object.data;
+            json!([data["spec"], data["data"], data["rules"], data["roleRef"], data["subjects"]])
+        };
+        let changed = now.iter().filter(|(id, child)| before.get(*id).is_none_or(|old| content(old) != content(child)));
+        // A ConfigMap that no ReplicaSet needs any more goes when the operator finds it, which is nobody's roll.
+        let gone = before.iter().filter(|(id, child)| child.resource.kind != "ConfigMap" && !now.contains_key(*id));
+        let name = |(id, child): (&String, &Child)| match child.resource.kind.as_str() {
+            "ConfigMap" => id.rsplit_once('-').map_or_else(|| id.clone(), |(child, _)| child.to_owned()),
+            _ => id.clone(),
+        };
+        Ok(changed.map(name).chain(gone.map(name)).collect())
+    }
+}

@@ -1,0 +1,69 @@
+//! Live tables, read from the outside.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use tokio_postgres::{Client, NoTls};
+
+use crate::{Kind, cluster};
+
+/// A row's clean columns in the contract's order; timestamps are microseconds since the epoch.
+pub type Row = Vec<Value>;
+
+/// Connects.
+pub async fn connect() -> Result<Client> {
+    let (client, connection) = tokio_postgres::connect(cluster::POSTGRES, NoTls).await.context("PostgreSQL")?;
+    tokio::spawn(connection);
+    client.batch_execute("SET TIME ZONE 'UTC'").await?;
+    Ok(client)
+}
+
+/// A live table by key, each row with where it comes from.
+pub async fn live_table(schema: &str, kind: Kind) -> Result<BTreeMap<String, Row>> {
+    let columns: Vec<String> = kind
+        .columns()
+        .iter()
+        .map(|column| match *column {
+            // A number of microseconds, whichever way PostgreSQL writes timestamps.
+            "timestamp" | "date_joined" => format!("(extract(epoch FROM \"{column}\") * 1000000)::bigint"),
+            "downloaded" => "downloaded::int".to_owned(),
+            column => format!("\"{column}\""),
+        })
+        .collect();
+    let sql = format!("SELECT json_build_array({})::text FROM {schema}.{}", columns.join(", "), kind.live_table());
+    let rows = connect().await?.query(&sql, &[]).await?;
+    rows.iter()
+        .map(|row| {
+            let row: Row = serde_json::from_str(row.try_get(0)?)?;
+            Ok((key(&row), row))
+        })
+        .collect()
+}
+
+/// The key of a row as text.
+#[must_use]
+pub fn key(row: &[Value]) -> String {
+    match row.first() {
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => other.to_string(),
+        None => String::new(),
+    }
+}
+
+/// How many rows a live table has.
+pub async fn count(schema: &str, kind: Kind) -> Result<i64> {
+    let sql = format!("SELECT count(*) FROM {schema}.{}", kind.live_table());
+    Ok(connect().await?.query_one(&sql, &[]).await?.try_get(0)?)
+}
+
+/// The rows a query gives, each as a JSON object.
+pub async fn objects(sql: &str) -> Result<Vec<Value>> {
+    let rows = connect().await?.query(&format!("SELECT row_to_json(q)::text FROM ({sql}) q"), &[]).await?;
+    rows.iter().map(|row| Ok(serde_json::from_str(row.try_get(0)?)?)).collect()
+}
+
+/// Drops a test's schema.
+pub async fn drop_schema(schema: &str) -> Result<()> {
+    Ok(connect().await?.batch_execute(&format!("DROP SCHEMA IF EXISTS {schema} CASCADE")).await?)
+}

@@ -1,0 +1,112 @@
+//! What the API server refuses, and what it takes: nothing here reaches the operator's workers.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, Result, ensure};
+use http::Request;
+use kube::{
+    ResourceExt,
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective},
+};
+use pinpipe_e2e::{Space, shared::in_space};
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+
+#[test]
+fn an_invalid_pipeline_is_refused_with_the_message_of_its_rule() -> Result<()> {
+    in_space("refused", async |space| {
+        let files = files("crds/tests/invalid")?;
+        ensure!(files.len() >= 30, "only {} files", files.len());
+        let mut wrong = BTreeMap::new();
+        for (name, text) in files {
+            let expect = text.lines().next().and_then(|line| line.strip_prefix("# expect: "));
+            let expect = expect.with_context(|| format!("{name} does not say what it expects"))?;
+            let said = match documents(&text)?.as_slice() {
+                [only] => create(space, only, true).await,
+                [stored, change] => {
+                    create(space, stored, false).await.with_context(|| format!("{name}: the stored document"))?;
+                    let pipelines = space.cluster.pipelines(&space.namespace);
+                    let stored: DynamicObject = serde_json::from_value(stored.clone())?;
+                    let said = update(space, &stored.name_any(), change).await;
+                    pipelines.delete(&stored.name_any(), &DeleteParams::default()).await?;
+                    said
+                }
+                more => Err(anyhow::anyhow!("{} documents", more.len())),
+            };
+            let said = said.map_or_else(|error| format!("{error:#}"), |()| "accepted".to_owned());
+            if !said.contains(expect) {
+                wrong.insert(name, format!("expected {expect:?}, but {said}"));
+            }
+        }
+        ensure!(wrong.is_empty(), "{wrong:#?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn the_shipped_examples_are_accepted() -> Result<()> {
+    in_space("accepted", async |space| {
+        let mut accepted = 0;
+        for (name, text) in files("examples")? {
+            for document in documents(&text)?.iter().filter(|document| document["kind"] == "PinterestPipeline") {
+                create(space, document, true).await.with_context(|| name.clone())?;
+                accepted += 1;
+            }
+        }
+        ensure!(accepted > 0, "no example");
+        Ok(())
+    })
+}
+
+/// The YAML files of a folder of the repository, by name.
+fn files(folder: &str) -> Result<BTreeMap<String, String>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
+    let paths: Vec<PathBuf> = fs::read_dir(&folder)
+        .with_context(|| folder.display().to_string())?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<std::io::Result<_>>()?;
+    let yaml = paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    yaml.map(|path| {
+        Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), fs::read_to_string(path)?))
+    })
+    .collect()
+}
+
+fn documents(yaml: &str) -> Result<Vec<Value>> {
+    Ok(serde_yaml::Deserializer::from_str(yaml).map(Value::deserialize).collect::<Result<_, _>>()?)
+}
+
+/// Creates a pipeline as `kubectl create` does: fields the schema doesn't know are errors. In earnest, it is suspended.
+async fn create(space: &Space, document: &Value, dry_run: bool) -> Result<()> {
+    let mut document = document.clone();
+    document["metadata"]["namespace"] = json!(space.namespace);
+    if !dry_run {
+        document["spec"]["suspend"] = json!(true);
+        let object: DynamicObject = serde_json::from_value(document)?;
+        space.cluster.pipelines(&space.namespace).create(&PostParams::default(), &object).await?;
+        return Ok(());
+    }
+    let request = Request::post(format!(
+        "/apis/pinpipe.dev/v1alpha1/namespaces/{}/pinterestpipelines?dryRun=All&fieldValidation=Strict",
+        space.namespace
+    ))
+    .header("content-type", "application/json")
+    .body(serde_json::to_vec(&document)?)?;
+    space.cluster.client().request_text(request).await?;
+    Ok(())
+}
+
+async fn update(space: &Space, name: &str, document: &Value) -> Result<()> {
+    let patch =
+        PatchParams { dry_run: true, field_validation: Some(ValidationDirective::Strict), ..PatchParams::default() };
+    space
+        .cluster
+        .pipelines(&space.namespace)
+        .patch(name, &patch, &Patch::Merge(json!({"spec": document["spec"]})))
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! What the operator does with a pipeline: children that come back, changes that roll what they concern, no write while nothing
+//! changes, sentences about what is wrong, and what stays when a pipeline goes.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use chrono::{DateTime, TimeDelta, Utc};
+use pinpipe_e2e::{
+    Kind, Pipeline, Shared, Space, Spec, cluster, eventually,
+    flow::Flow,
+    kafka, node,
+    pipeline::READY_WITHIN,
+    postgres,
+    samples::Samples,
+    shared::{Scenario, in_space},
+};
+use serde_json::json;
+use tokio::sync::OnceCell;
+
+/// How long a settled pipeline is watched.
+const WATCHED: TimeDelta = TimeDelta::minutes(2);
+
+/// A pipeline with every section, into which its emulator posts.
+struct Settled {
+    pipeline: Pipeline,
+    /// Since when nothing has been asked of it.
+    since: DateTime<Utc>,
+    /// Rows when the watch began.
+    rows: i64,
+    watched: OnceCell<()>,
+}
+
+static SETTLED: Shared<Settled> = Shared::new(7);
+
+impl Scenario for Settled {
+    const NAME: &'static str = "settled";
+
+    async fn set_up(space: Space) -> Result<Self> {
+        let spec = Spec::new().live(&space).archive(&space, 1_000).batch(&space).emulator(30);
+        let pipeline = space.apply("flow", &spec).await?;
+        pipeline.ready().await?;
+        let rows = eventually(Duration::from_mins(1), "the emulator's first rows", async || {
+            let rows = postgres::count(&space.schema(), Kind::Pin).await?;
+            ensure!(rows > 0, "no row");
+            Ok(rows)
+        })
+        .await?;
+        Ok(Self { pipeline, since: Utc::now(), rows, watched: OnceCell::new() })
+    }
+}
+
+impl Settled {
+    /// Lets the two minutes pass, once: only then may a test change anything.
+    async fn watched(&self) -> Result<()> {
+        self.watched
+            .get_or_try_init(async || {
+                eventually((WATCHED + TimeDelta::seconds(30)).to_std()?, "two minutes of quiet", async || {
+                    let passed = Utc::now() - self.since;
+                    ensure!(passed >= WATCHED, "{passed}");
+                    Ok(())
+                })
+                .await?;
+                let namespace = &self.pipeline.space.namespace;
+                let workers = format!("system:serviceaccount:{namespace}:");
+                let writes = node::writes(namespace, self.since).await?;
+                let writes: Vec<_> = writes
+                    .iter()
+                    .filter(|w| {
+                        w.user.username.starts_with("system:serviceaccount:pinpipe-system:")
+                            || w.user.username.starts_with(&workers)
+                    })
+                    .collect();
+                ensure!(
+                    writes.is_empty(),
+                    "{} writes in {WATCHED}: {:#?}",
+                    writes.len(),
+                    &writes[..writes.len().min(5)]
+                );
+                let rows = postgres::count(&self.pipeline.space.schema(), Kind::Pin).await?;
+                ensure!(rows > self.rows + 300, "records did not flow: {} rows, then {rows}", self.rows);
+                Ok(())
+            })
+            .await
+            .copied()
+    }
+}
+
+// The first three need a few quiet minutes of their own, which are the settled pipeline's too: they start it first.
+
+#[test]
+fn a_broker_that_is_not_there_is_named_in_a_sentence() -> Result<()> {
+    SETTLED.test(async |_| {
+        Space::with("broker", async |space| {
+            let mut spec = Spec::new();
+            spec.0["broker"]["kafka"]["bootstrapServers"] = json!("nowhere.invalid:9092");
+            let pipeline = space.apply("flow", &spec).await?;
+            pipeline.says("TopicsReady", "False", &["nowhere.invalid:9092"]).await?;
+            pipeline.says("Ready", "False", &["nowhere.invalid:9092"]).await
+        })
+        .await
+    })
+}
+
+#[test]
+fn a_missing_secret_is_named_in_a_sentence_and_found_once_it_is_there() -> Result<()> {
+    SETTLED.test(async |_| {
+        Space::with("secret", async |space| {
+            let mut spec = Spec::new().live(space);
+            spec.0["stream"]["sinks"][0]["postgres"]["urlSecretRef"]["name"] = json!("forgotten");
+            let pipeline = space.apply("flow", &spec).await?;
+            pipeline.says("StreamReady", "False", &["forgotten"]).await?;
+            pipeline.says("Ready", "False", &["forgotten"]).await?;
+            space.secret("forgotten", json!({"url": cluster::POSTGRES_IN_CLUSTER})).await?;
+            pipeline.ready().await
+        })
+        .await
+    })
+}
+
+#[test]
+fn an_image_that_cannot_be_pulled_is_named_in_a_sentence() -> Result<()> {
+    SETTLED.test(async |_| {
+        Space::with("image", async |space| {
+            let mut spec = Spec::new();
+            spec.0["image"] = json!({"registry": "registry.invalid/pinpipe", "tag": "none"});
+            let pipeline = space.apply("flow", &spec).await?;
+            pipeline.says("IngestReady", "False", &["registry.invalid/pinpipe/ingest:none"]).await?;
+            pipeline.says("Ready", "False", &["registry.invalid/pinpipe/ingest:none"]).await
+        })
+        .await
+    })
+}
+
+#[test]
+fn a_settled_pipeline_causes_no_write_while_records_flow() -> Result<()> {
+    SETTLED.test(async |settled| settled.watched().await)
+}
+
+#[test]
+fn each_child_deleted_comes_back() -> Result<()> {
+    SETTLED.test(async |settled| {
+        settled.watched().await?;
+        let pipeline = &settled.pipeline;
+        let before = pipeline.needed_children().await?;
+        ensure!(before.len() >= 10, "too few children: {:?}", before.keys());
+        for child in before.values() {
+            pipeline.delete_child(child).await?;
+        }
+        eventually(READY_WITHIN, "every child back", async || {
+            let now = pipeline.children().await?;
+            let missing: Vec<_> = before
+                .iter()
+                .filter(|(id, old)| now.get(*id).is_none_or(|new| new.uid() == old.uid()))
+                .map(|(id, _)| id)
+                .collect();
+            ensure!(missing.is_empty(), "not back: {missing:?}");
+            Ok(())
+        })
+        .await?;
+        pipeline.ready().await
+    })
+}
+
+#[test]
+fn one_changed_field_rolls_its_component_and_nothing_else() -> Result<()> {
+    SETTLED.test(async |settled| {
+        settled.watched().await?;
+        let pipeline = &settled.pipeline;
+        for (change, concerned) in [
+            (
+                json!({"emulator": {"recordsPerSecond": 31}}),
+                &["Deployment/flow-emulator", "ConfigMap/flow-emulator"][..],
+            ),
+            (json!({"archive": {"rotate": {"records": 999}}}), &["Deployment/flow-archive", "ConfigMap/flow-archive"]),
+            (json!({"ingest": {"replicas": 2}}), &["Deployment/flow-ingest"]),
+            (json!({"batch": {"schedule": "5 10 1 1 *"}}), &["CronJob/flow-batch"]),
+        ] {
+            pipeline.ready().await?;
+            let before = pipeline.children().await?;
+            pipeline.change(change.clone()).await?;
+            // Ready about the changed spec: the operator has sent what it had to.
+            pipeline.ready().await?;
+            let changed = pipeline.changed_since(&before).await?;
+            let concerned: BTreeSet<_> = concerned.iter().map(|id| (*id).to_owned()).collect();
+            ensure!(changed == concerned, "{change} changed {changed:?}, not {concerned:?}");
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn suspend_scales_every_worker_to_zero_and_back() -> Result<()> {
+    SETTLED.test(async |settled| {
+        settled.watched().await?;
+        let pipeline = &settled.pipeline;
+        pipeline.change(json!({"suspend": true})).await?;
+        eventually(READY_WITHIN, "every worker gone", async || {
+            let replicas = pipeline.replicas().await?;
+            ensure!(replicas.len() == 4 && replicas.values().all(|r| *r == (0, 0)), "{replicas:?}");
+            Ok(())
+        })
+        .await?;
+        let ready = pipeline.conditions().await?.remove("Ready").context("no Ready")?;
+        ensure!(ready["status"] == "True" && ready["reason"] == "Suspended", "{ready}");
+        let cron = pipeline.children().await?.remove("CronJob/flow-batch").context("no CronJob")?;
+        ensure!(cron.object.data["spec"]["suspend"] == true, "{}", cron.object.data["spec"]);
+        pipeline.change(json!({"suspend": false})).await?;
+        eventually(READY_WITHIN, "workers back", async || {
+            let replicas = pipeline.replicas().await?;
+            ensure!(replicas.values().all(|(_, there)| *there > 0), "{replicas:?}");
+            Ok(())
+        })
+        .await?;
+        pipeline.ready().await
+    })
+}
+
+#[test]
+fn a_deleted_pipeline_takes_its_children_along_and_keeps_topics_and_data() -> Result<()> {
+    in_space("deleted", async |space| {
+        let pipeline = space.apply("flow", &Spec::new().live(space).archive(space, 100)).await?;
+        pipeline.ready().await?;
+        let mut flow = Flow::new(&pipeline);
+        let samples = Samples::new(5).batch(Kind::User, 0..100, 0);
+        flow.send(Kind::User, samples, 100).await?;
+        flow.live_table_is_right(Kind::User).await?;
+        flow.raw_objects_are_right(Kind::User).await?;
+        pipeline.delete().await?;
+        eventually(READY_WITHIN, "children and pods gone", async || {
+            let children = pipeline.children().await?;
+            ensure!(children.is_empty(), "{:?}", children.keys());
+            for component in ["ingest", "stream-live", "archive"] {
+                let pods = pipeline.pods(component).await?.len();
+                ensure!(pods == 0, "{pods} pods of {component}");
+            }
+            Ok(())
+        })
+        .await?;
+        // The log itself says that the topic and its records are there.
+        flow.live_table_is_right(Kind::User).await?;
+        flow.raw_objects_are_right(Kind::User).await?;
+        let log = flow.log(Kind::User).await?;
+        ensure!(log.good.len() == 100, "{} records in the topic", log.good.len());
+        kafka::ends(&format!("{}.dlq", pipeline.topic(Kind::User))).await.map(drop)
+    })
+}
