@@ -1,0 +1,148 @@
+//! A batch of raw records, one a line, and where each came from.
+
+use bytes::{Bytes, BytesMut};
+use pinpipe_core::{Order, Rejection, single_line};
+use pinpipe_runtime::raw_zone::Index;
+
+use crate::sink::{Batch, Consumed};
+
+/// Raw records of one partition.
+#[derive(Debug, Default)]
+pub struct Lines {
+    /// While the batch is open.
+    gathered: BytesMut,
+    /// Once it is closed.
+    text: Bytes,
+    lines: Vec<Line>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Line {
+    order: Order,
+    /// Where it begins in the text.
+    start: usize,
+}
+
+/// What of a batch is still to be written: its lines from some offset on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// The lines, each with a line break at its end.
+    pub text: Bytes,
+    /// Offset and time of each.
+    pub index: Index,
+}
+
+impl Part {
+    /// Lines.
+    pub fn records(&self) -> usize {
+        self.index.offsets.len()
+    }
+
+    /// The earliest and the latest of the records' times, milliseconds since the epoch; zeros without a record.
+    pub fn times(&self) -> (i64, i64) {
+        let times = &self.index.times;
+        (times.iter().copied().min().unwrap_or(0), times.iter().copied().max().unwrap_or(0))
+    }
+}
+
+impl Lines {
+    /// The lines at `from` and behind. Of a closed batch.
+    #[must_use]
+    pub fn part(&self, from: i64) -> Part {
+        let skipped = self.lines.partition_point(|line| line.order.offset < from);
+        let kept = &self.lines[skipped..];
+        let start = kept.first().map_or(self.text.len(), |line| line.start);
+        Part {
+            text: self.text.slice(start..),
+            index: Index {
+                offsets: kept.iter().map(|line| line.order.offset).collect(),
+                times: kept.iter().map(|line| line.order.time).collect(),
+            },
+        }
+    }
+}
+
+/// Whether a record belongs into the raw zone: all that is JSON, also where no key can be read. What is not JSON, and what is too
+/// large to be looked at, is in the dead letters only.
+const fn is_kept(rejection: Option<&Rejection>) -> bool {
+    match rejection {
+        None | Some(Rejection::NotAnObject | Rejection::KeyMissing { .. } | Rejection::KeyUnreadable { .. }) => true,
+        Some(Rejection::TooLarge { .. } | Rejection::NotUtf8 | Rejection::NotJson) => false,
+    }
+}
+
+impl Batch for Lines {
+    fn push(&mut self, record: Consumed<'_>) {
+        if is_kept(record.cleaned.as_ref().err()) {
+            self.lines.push(Line { order: record.order, start: self.gathered.len() });
+            self.gathered.extend_from_slice(&single_line(record.raw));
+            self.gathered.extend_from_slice(b"\n");
+        }
+    }
+
+    fn close(&mut self) {
+        self.text = self.gathered.split().freeze();
+    }
+
+    fn records(&self) -> usize {
+        self.lines.len()
+    }
+
+    fn bytes(&self) -> usize {
+        self.gathered.len() + self.text.len() + self.lines.len() * size_of::<Line>()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pinpipe_core::Kind;
+
+    use super::*;
+
+    fn lines(records: &[(i64, &str)]) -> Lines {
+        let mut lines = Lines::default();
+        for (offset, raw) in records {
+            let cleaned = pinpipe_core::clean(Kind::Geo, raw.as_bytes(), 60);
+            let order = Order { time: 100 - offset, partition: 0, offset: *offset };
+            lines.push(Consumed { raw: raw.as_bytes(), order, cleaned: &cleaned });
+        }
+        lines.close();
+        lines
+    }
+
+    #[test]
+    fn what_is_json_is_kept_on_one_line() {
+        let long = format!("{{\"ind\": 1, \"country\": \"{}\"}}", "x".repeat(60));
+        let lines = lines(&[
+            (0, "{\"ind\": 1}"),
+            (1, "not json"),
+            (2, "{\n \"ind\":\n 2}"),
+            (3, "{\"country\": \"A\"}"),
+            (4, "[1]"),
+            (5, ""),
+            (6, &long),
+        ]);
+        let part = lines.part(0);
+        assert_eq!(part.index.offsets, [0, 2, 3, 4]);
+        assert_eq!(part.index.times, [100, 98, 97, 96]);
+        assert_eq!(part.times(), (96, 100));
+        let text = String::from_utf8(part.text.to_vec()).unwrap();
+        assert_eq!(text.lines().count(), 4, "{text}");
+        assert!(text.ends_with('\n'));
+    }
+
+    #[test]
+    fn a_part_begins_at_the_first_line_not_before_the_offset() {
+        let lines = lines(&[(10, "{\"ind\":1}"), (12, "{\"ind\":2}"), (15, "{\"ind\":3}")]);
+        for (from, offsets, text) in [
+            (10, vec![10, 12, 15], "{\"ind\":1}\n{\"ind\":2}\n{\"ind\":3}\n"),
+            (11, vec![12, 15], "{\"ind\":2}\n{\"ind\":3}\n"),
+            (13, vec![15], "{\"ind\":3}\n"),
+            (16, vec![], ""),
+        ] {
+            let part = lines.part(from);
+            assert_eq!(part.index.offsets, offsets);
+            assert_eq!(part.text, text);
+        }
+    }
+}

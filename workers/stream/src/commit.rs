@@ -1,0 +1,117 @@
+//! One batch's way into the sink: letters first, then the commit, tried until it is decided.
+
+use std::{
+    sync::Mutex,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    backoff::Backoff,
+    lane::Sealed,
+    metrics::Metrics,
+    sink::{Batch, Halt, Sink, SinkError, Source},
+};
+
+/// How often a sink that stays away is written of in the log.
+const REMINDER: Duration = Duration::from_secs(30);
+
+/// How a commit ended.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Stored; the sink's position is `stored` now.
+    Committed {
+        /// The end of the batch.
+        to: i64,
+        /// The sink's position.
+        stored: i64,
+    },
+    /// Another worker was there first.
+    Moved,
+    /// The sink must stop.
+    Halted(Halt),
+}
+
+/// Whether the sink answers: metric and log for all who talk to it.
+#[derive(Debug)]
+pub struct SinkHealth {
+    metrics: Metrics,
+    away: Mutex<Option<Away>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Away {
+    since: Instant,
+    reminded: Instant,
+}
+
+impl SinkHealth {
+    /// Not known yet.
+    pub const fn new(metrics: Metrics) -> Self {
+        Self { metrics, away: Mutex::new(None) }
+    }
+
+    /// It answered.
+    pub fn up(&self) {
+        self.metrics.sink_up.set(1);
+        if let Some(away) = self.away.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+            tracing::info!(away_for = ?away.since.elapsed(), "the sink is back");
+        }
+    }
+
+    /// It did not, or refused.
+    pub fn down(&self, error: &anyhow::Error) {
+        self.metrics.sink_up.set(0);
+        let now = Instant::now();
+        let mut state = self.away.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        match state.as_mut() {
+            Some(away) if now.duration_since(away.reminded) < REMINDER => {
+                tracing::debug!(error = format!("{error:#}"), "the sink is away")
+            }
+            Some(away) => {
+                away.reminded = now;
+                tracing::warn!(error = format!("{error:#}"), away_for = ?away.since.elapsed(), "the sink is still away: trying on");
+            }
+            None => {
+                *state = Some(Away { since: now, reminded: now });
+                tracing::warn!(
+                    error = format!("{error:#}"),
+                    "the sink is away: trying again until it is back, nothing is lost meanwhile"
+                );
+            }
+        }
+    }
+}
+
+/// Stores a batch. Ends when it is decided; may be dropped at any time, since positions and data move together or not at all.
+pub async fn commit<S: Sink>(
+    sink: &S,
+    health: &SinkHealth,
+    metrics: &Metrics,
+    source: &Source,
+    mut sealed: Sealed<S::Batch>,
+    from: i64,
+) -> Outcome {
+    for letter in &mut sealed.letters {
+        letter.acknowledged().await;
+    }
+    let mut backoff = Backoff::default();
+    loop {
+        let begun = Instant::now();
+        match sink.commit(source, &sealed.batch, from, sealed.to).await {
+            Ok(stored) => {
+                health.up();
+                if sealed.batch.records() > 0 {
+                    metrics.committed(sealed.batch.records(), begun.elapsed());
+                }
+                tracing::debug!(%source, from, to = sealed.to, records = sealed.batch.records(), "committed");
+                return Outcome::Committed { to: sealed.to, stored };
+            }
+            Err(SinkError::Moved) => return Outcome::Moved,
+            Err(SinkError::Halt(halt)) => return Outcome::Halted(halt),
+            Err(SinkError::Away(error)) => {
+                health.down(&error);
+                tokio::time::sleep(backoff.next()).await;
+            }
+        }
+    }
+}
