@@ -1,7 +1,7 @@
 //! The Docker Engine: the machine's own where one answers, otherwise one started here on a private socket, with its data in the cache.
 
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -37,8 +37,11 @@ impl<'a> Own<'a> {
 
     /// The daemon, its containerd and the shims of its containers: all are told this folder.
     fn processes(&self) -> Vec<u32> {
-        let folder = self.folder.display().to_string();
-        process::of_programs(&["dockerd", "containerd", "containerd-shim", "containerd-shim-runc-v2"], &folder)
+        self.of_programs(&["dockerd", "containerd", "containerd-shim", "containerd-shim-runc-v2"])
+    }
+
+    fn of_programs(&self, programs: &[&str]) -> Vec<u32> {
+        process::of_programs(programs, &self.folder.display().to_string())
     }
 
     fn start(&self, log: &Log) -> Result<()> {
@@ -109,14 +112,29 @@ impl<'a> Own<'a> {
     }
 
     fn stop(&self, log: &Log) -> Result<()> {
-        let daemon = fs::read_to_string(self.folder.join("docker.pid")).ok().and_then(|text| text.trim().parse().ok());
-        let of_ours = self.processes();
         // The daemon first: it ends its containers and its own children in order.
-        process::stop(&daemon.into_iter().filter(|pid| of_ours.contains(pid)).collect::<Vec<_>>(), STOP_WITHIN);
+        process::stop(&self.of_programs(&["dockerd"]), STOP_WITHIN);
         self.processes().into_iter().for_each(process::kill_tree);
         self.unmount(log)?;
+        remove_empty_cgroups();
         host_network::restore(self.context, log, &self.folder.join("host-before"))
     }
+}
+
+/// The engine's control groups of containers that are gone. One that is in use cannot be removed, whoever's it is.
+fn remove_empty_cgroups() {
+    fn remove(folder: &Path) {
+        for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                remove(&entry.path());
+            }
+        }
+        let _ = fs::remove_dir(folder);
+    }
+    for controller in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        remove(&controller.path().join("docker"));
+    }
+    remove(Path::new("/sys/fs/cgroup/docker"));
 }
 
 /// Whether the engine at a host, or the machine's own, answers.
@@ -141,7 +159,7 @@ pub fn find(context: &Context) -> bool {
     let own = Own::new(context);
     let start = Instant::now();
     // One that was just started, or is busy, gets the time it needs.
-    while own.folder.join("docker.sock").exists() && !own.processes().is_empty() && start.elapsed() < START_WITHIN {
+    while !own.of_programs(&["dockerd"]).is_empty() && start.elapsed() < START_WITHIN {
         if answers(context, Some(&own.host())) {
             context.use_engine(own.host());
             return true;

@@ -46,7 +46,7 @@ pub fn remember(context: &Context, log: &Log, file: &Path) -> Result<()> {
     if let Some(policy) = rules.lines().find_map(|line| line.strip_prefix("-P FORWARD ")) {
         writeln!(text, "policy {policy}")?;
     }
-    if rules.contains("DOCKER") {
+    if rules.contains("DOCKER") && !rules.contains(ENGINE_BRIDGE) {
         writeln!(text, "other-engine yes")?;
     }
     fs::write(file, text)?;

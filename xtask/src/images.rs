@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result};
 
 use crate::base;
 use crate::cluster;
+use crate::compile;
 use crate::context::{CLUSTER, Context, NODE};
 use crate::debian::{self, need};
 use crate::engine;
@@ -136,7 +137,7 @@ pub fn load(context: &Context, images: &[String]) -> Result<()> {
 pub fn build_and_print(context: &Context) -> Result<()> {
     engine::ensure(context)?;
     let servers = servers(context)?;
-    let workers = workers::build(context)?;
+    let workers = workers::build(context, &compile::workspace(context)?)?;
     let images: Vec<String> = servers.iter().map(|server| server.image.clone()).chain(workers.names()).collect();
     if cluster::is_running(context) {
         load(context, &images)?;

@@ -5,6 +5,7 @@
 
 mod base;
 mod cluster;
+mod compile;
 mod context;
 mod debian;
 mod demo;
@@ -21,6 +22,8 @@ mod stack;
 mod step;
 mod test;
 mod workers;
+
+use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -61,8 +64,17 @@ enum ClusterAction {
     Status,
 }
 
-fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+fn main() -> ExitCode {
+    match run(Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
     let context = Context::new()?;
     match arguments.task {
         Task::Cluster { action: ClusterAction::Status } => {

@@ -5,6 +5,7 @@ use std::thread;
 use anyhow::Result;
 
 use crate::cluster;
+use crate::compile;
 use crate::context::Context;
 use crate::devstack;
 use crate::engine;
@@ -29,7 +30,7 @@ pub fn servers(context: &Context) -> Result<()> {
 pub fn up(context: &Context) -> Result<WorkerImages> {
     let built = thread::scope(|scope| {
         let servers = scope.spawn(|| servers(context));
-        let built = workers::build(context);
+        let built = compile::workspace(context).and_then(|executables| workers::build(context, &executables));
         servers.join().expect("the thread that brings up the servers does not panic")?;
         built
     })?;

@@ -1,11 +1,11 @@
 //! The images of the operator and the workers, FROM scratch, with binaries of the dev profile.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 
+use crate::compile::Executable;
 use crate::context::Context;
 use crate::engine;
 use crate::fingerprint::Fingerprint;
@@ -40,10 +40,9 @@ impl WorkerImages {
     }
 }
 
-/// Builds the binaries, then images of those that changed.
-pub fn build(context: &Context) -> Result<WorkerImages> {
-    let binaries =
-        step(context, "cargo build of the workers", "mend what the compiler found", |log| compile(context, log))?;
+/// Builds images of those binaries that changed.
+pub fn build(context: &Context, executables: &[Executable]) -> Result<WorkerImages> {
+    let binaries = binaries(executables)?;
     let recipe = context.root.join("e2e/images/worker");
     let mut key = Fingerprint::default().path(&recipe)?.path(Path::new(CERTIFICATES))?;
     for (name, binary) in &binaries {
@@ -68,25 +67,14 @@ pub fn build(context: &Context) -> Result<WorkerImages> {
     Ok(images)
 }
 
-/// One cargo command, so that features are unified once. Returns the binaries in the order of [`WORKERS`].
-fn compile(context: &Context, log: &Log) -> Result<Vec<(&'static str, PathBuf)>> {
-    let mut cargo = context.cargo();
-    cargo.args(["build", "--workspace", "--bins", "--message-format", "json-render-diagnostics"]);
-    let messages = log.output(&mut cargo)?;
-    let executables: BTreeMap<String, PathBuf> = messages
-        .lines()
-        .filter_map(|line| {
-            let message: serde_json::Value = serde_json::from_str(line).ok()?;
-            Some((message["target"]["name"].as_str()?.to_owned(), PathBuf::from(message["executable"].as_str()?)))
-        })
-        .collect();
-    WORKERS
-        .iter()
-        .map(|worker| {
-            let binary = executables.get(&format!("pinpipe-{worker}"));
-            Ok((*worker, binary.with_context(|| format!("cargo built no binary pinpipe-{worker}"))?.clone()))
-        })
-        .collect()
+/// The binaries in the order of [`WORKERS`].
+fn binaries(executables: &[Executable]) -> Result<Vec<(&'static str, &Path)>> {
+    let find = |worker: &'static str| {
+        let name = format!("pinpipe-{worker}");
+        let binary = executables.iter().find(|executable| !executable.is_test && executable.name == name);
+        Ok((worker, binary.with_context(|| format!("cargo built no binary {name}"))?.path.as_path()))
+    };
+    WORKERS.into_iter().map(find).collect()
 }
 
 /// Names of earlier builds only keep disk space; the cluster has what it runs in a store of its own.

@@ -1,0 +1,30 @@
+//! The operator on the cluster, by its chart.
+
+use anyhow::Result;
+
+use crate::context::Context;
+use crate::step::step;
+use crate::workers::WorkerImages;
+
+/// The operator's namespace.
+pub const NAMESPACE: &str = "pinpipe-system";
+
+/// Installs the operator, or upgrades it to these images, and waits until it is ready.
+pub fn install(context: &Context, images: &WorkerImages) -> Result<()> {
+    let hint = format!(
+        "kubectl --namespace {NAMESPACE} describe pods; `cargo xtask cluster status` says how to reach the cluster"
+    );
+    step(context, "install the operator", &hint, |log| {
+        let mut helm = context.command("helm");
+        helm.args([
+            "upgrade",
+            "--install",
+            "pinpipe",
+            "charts/pinpipe",
+            "--namespace",
+            NAMESPACE,
+            "--create-namespace",
+        ]);
+        log.run(helm.args(images.helm_arguments()).args(["--wait", "--timeout", "180s"]))
+    })
+}

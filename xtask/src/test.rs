@@ -1,0 +1,160 @@
+//! `cargo xtask test`: everything CI runs. A failed check doesn't stop the others; the last line counts them all.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::compile::Executable;
+use crate::context::Context;
+use crate::step::{Log, step};
+use crate::{compile, images, operator, stack, workers};
+
+/// The folder of the crate whose tests need the cluster.
+const END_TO_END: &str = "e2e";
+/// How much of a failed test program's output is shown.
+const LINES_OF_FAILURES: usize = 300;
+
+/// Checks and tests so far.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+}
+
+impl Tally {
+    fn check(&mut self, context: &Context, title: &str, hint: &str, work: impl FnOnce(&Log) -> Result<()>) -> bool {
+        let passed = step(context, title, hint, work).is_ok();
+        self.passed += usize::from(passed);
+        self.failed += usize::from(!passed);
+        passed
+    }
+}
+
+pub fn run(context: &Context) -> Result<()> {
+    let mut tally = Tally::default();
+    let (servers, built) = thread::scope(|scope| {
+        // Mostly waiting, so it goes on beside the compiler.
+        let servers = scope.spawn(|| stack::servers(context));
+        static_checks(context, &mut tally);
+        let built = compile::workspace(context);
+        for program in built.iter().flatten().filter(|executable| executable.is_test && !is_end_to_end(executable)) {
+            run_program(context, program, &mut tally);
+        }
+        (servers.join().unwrap_or_else(|_| bail!("the thread that brought up the servers panicked")), built)
+    });
+    let started = servers.and(built).and_then(|built| {
+        check_charts(context, &mut tally);
+        let images = workers::build(context, &built)?;
+        images::load(context, &images.names())?;
+        operator::install(context, &images)?;
+        Ok(built)
+    });
+    match started {
+        Ok(built) => {
+            for program in built.iter().filter(|executable| executable.is_test && is_end_to_end(executable)) {
+                run_program(context, program, &mut tally);
+            }
+        }
+        Err(error) => {
+            eprintln!("FAILED end-to-end tests: they could not be started: {error:#}");
+            tally.failed += 1;
+        }
+    }
+    println!("{} passed, {} failed", tally.passed, tally.failed);
+    ensure!(tally.failed == 0, "not everything passed: see above");
+    Ok(())
+}
+
+/// Whether it needs the cluster.
+fn is_end_to_end(executable: &Executable) -> bool {
+    executable.folder == Path::new(END_TO_END)
+}
+
+fn static_checks(context: &Context, tally: &mut Tally) {
+    tally.check(context, "format", "cargo fmt --all", |log| log.run(context.cargo().args(["fmt", "--all", "--check"])));
+    tally.check(context, "clippy", "mend what it says; `cargo clippy --workspace --all-targets` shows it all", |log| {
+        log.run(context.cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
+    });
+}
+
+/// Runs the tests of one program, one at a time where they share the cluster.
+fn run_program(context: &Context, program: &Executable, tally: &mut Tally) {
+    let mut counted = (0, 0);
+    let title = format!("tests of {}: {}", program.folder.display(), program.name);
+    let result = step(context, &title, "run it again by hand: the command is in the log", |log| {
+        let folder = context.root.join(&program.folder);
+        let mut command = Command::new(&program.path);
+        command.envs(context.environment()).env("CARGO_MANIFEST_DIR", &folder).current_dir(folder);
+        if is_end_to_end(program) {
+            command.arg("--test-threads=1");
+        }
+        let result = log.run(&mut command);
+        let output = log.text()?;
+        counted = results(&output);
+        if result.is_err() {
+            let failures: Vec<&str> = output.lines().skip_while(|line| *line != "failures:").collect();
+            let shown = failures.len().min(LINES_OF_FAILURES);
+            eprintln!("{}", failures[..shown].join("\n"));
+        }
+        result
+    });
+    tally.passed += counted.0;
+    // A program that ends badly without counting anything has failed all the same.
+    tally.failed += counted.1.max(usize::from(result.is_err()));
+}
+
+/// Tests passed and failed, by the summaries in the output.
+fn results(output: &str) -> (usize, usize) {
+    let count = |line: &str, what: &str| -> usize {
+        let words: Vec<&str> = line.split([' ', ';']).collect();
+        words.windows(2).find(|pair| pair[1] == what).and_then(|pair| pair[0].parse().ok()).unwrap_or(0)
+    };
+    let summaries = output.lines().filter(|line| line.starts_with("test result:"));
+    summaries.fold((0, 0), |sum, line| (sum.0 + count(line, "passed"), sum.1 + count(line, "failed")))
+}
+
+/// Both charts, by helm's rules and by the API server's.
+fn check_charts(context: &Context, tally: &mut Tally) {
+    for chart in ["charts/pinpipe", "charts/devstack"] {
+        tally.check(context, &format!("lint {chart}"), "mend the chart", |log| {
+            log.run(context.command("helm").args(["lint", "--strict", chart]))
+        });
+        tally.check(
+            context,
+            &format!("dry run of {chart}"),
+            "mend the chart: the log has what the API server said",
+            |log| {
+                let rendered =
+                    log.output(context.command("helm").args(["template", "dry-run", chart, "--namespace", "default"]))?;
+                let file = context.temporary_folder("dry-run")?.join("rendered.yaml");
+                fs::write(&file, rendered).context("writing what helm rendered")?;
+                // Under a field manager of its own: beside helm's, each field would be a conflict.
+                let arguments =
+                    ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--namespace", "default"];
+                log.run(
+                    context
+                        .command("kubectl")
+                        .args(arguments)
+                        .args(["--field-manager", "xtask", "--filename"])
+                        .arg(&file),
+                )
+            },
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_summaries_are_added() {
+        let output = "test a ... ok\ntest result: ok. 12 passed; 0 failed; 1 ignored; 0 measured\n\
+                      test result: FAILED. 3 passed; 2 failed; 0 ignored\n";
+        assert_eq!(results(output), (15, 2));
+        assert_eq!(results("thread panicked"), (0, 0));
+    }
+}
