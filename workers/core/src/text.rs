@@ -15,7 +15,7 @@ pub(crate) type Value<T> = Result<Option<T>, RepairReason>;
 pub(crate) fn text(raw: Raw<'_>) -> Value<Cow<'_, str>> {
     let text = match raw {
         Raw::Absent | Raw::Null => return Ok(None),
-        Raw::Text(text) => Cow::Borrowed(text.trim()),
+        Raw::Text(text) => Cow::Borrowed(trim(text)),
         Raw::Number(number) => Cow::Borrowed(number),
         Raw::Bool(true) => Cow::Borrowed("true"),
         Raw::Bool(false) => Cow::Borrowed("false"),
@@ -23,6 +23,15 @@ pub(crate) fn text(raw: Raw<'_>) -> Value<Cow<'_, str>> {
         Raw::Composite => return Err(RepairReason::Unreadable),
     };
     Ok(if text.is_empty() { None } else { Some(text) })
+}
+
+/// `str::trim`, at once for a text that both begins and ends with a visible ASCII character, as nearly all do.
+#[inline]
+fn trim(text: &str) -> &str {
+    match text.as_bytes() {
+        [b'!'..=b'~'] | [b'!'..=b'~', .., b'!'..=b'~'] => text,
+        _ => text.trim(),
+    }
 }
 
 /// U+0000 can only come from an escape: JSON has no raw control characters.
