@@ -28,6 +28,7 @@ pub fn servers(context: &Context) -> Result<()> {
 
 /// The same, with the workers' images built meanwhile and loaded.
 pub fn up(context: &Context) -> Result<WorkerImages> {
+    engine::ensure(context)?;
     let built = thread::scope(|scope| {
         let servers = scope.spawn(|| servers(context));
         let built = compile::workspace(context).and_then(|executables| workers::build(context, &executables));
