@@ -146,6 +146,9 @@ pub async fn delete_topics(prefix: &str) -> Result<()> {
         anyhow::Ok(names.filter(|name| name.starts_with(&prefix)).collect::<Vec<_>>())
     })
     .await??;
+    if topics.is_empty() {
+        return Ok(());
+    }
     let admin: AdminClient<DefaultClientContext> = config().create()?;
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
     for outcome in admin.delete_topics(&names, &AdminOptions::new().request_timeout(Some(TIMEOUT))).await? {

@@ -200,8 +200,7 @@ fn suspend_scales_every_worker_to_zero_and_back() -> Result<()> {
             Ok(())
         })
         .await?;
-        let ready = pipeline.conditions().await?.remove("Ready").context("no Ready")?;
-        ensure!(ready["status"] == "True" && ready["reason"] == "Suspended", "{ready}");
+        pipeline.says("Ready", "True", &["suspended"]).await?;
         let cron = pipeline.children().await?.remove("CronJob/flow-batch").context("no CronJob")?;
         ensure!(cron.object.data["spec"]["suspend"] == true, "{}", cron.object.data["spec"]);
         pipeline.change(json!({"suspend": false})).await?;
