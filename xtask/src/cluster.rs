@@ -29,8 +29,8 @@ pub fn up(context: &Context) -> Result<()> {
         .text(&image)
         .finish();
     let key_file = context.cache.join("run/cluster.key");
-    let same = fs::read_to_string(&key_file).is_ok_and(|made| made == key);
-    if same && is_running(context) && ensure_kubectl(context).is_ok() && answers_within(context, ANSWER_WITHIN) {
+    let same = fs::read_to_string(&key_file).is_ok_and(|made| Some(made) == keyed_start(context, &key));
+    if same && ensure_kubectl(context).is_ok() && answers_within(context, ANSWER_WITHIN) {
         println!("ok the cluster is there");
         return Ok(());
     }
@@ -54,7 +54,7 @@ pub fn up(context: &Context) -> Result<()> {
         ]);
         log.run(kind.arg(context.kubeconfig()))?;
         ensure_kubectl(context)?;
-        Ok(fs::write(&key_file, &key)?)
+        Ok(fs::write(&key_file, keyed_start(context, &key).context("the node stopped at once")?)?)
     })
 }
 
@@ -88,6 +88,15 @@ fn delete(context: &Context, log: &Log) -> Result<()> {
 pub fn is_running(context: &Context) -> bool {
     let state = context.command("docker").args(["inspect", "--format", "{{.State.Running}}", NODE]).output();
     state.is_ok_and(|output| output.stdout.trim_ascii() == b"true")
+}
+
+/// What a cluster was made from, and the start of its node. One that was started again has lost its volumes, which are in memory, and
+/// with them the servers' data, while the API server still knows what relied on those.
+fn keyed_start(context: &Context, key: &str) -> Option<String> {
+    let format = "{{.State.Running}} {{.Id}} {{.State.StartedAt}}";
+    let output = context.command("docker").args(["inspect", "--format", format, NODE]).output().ok()?;
+    let state = String::from_utf8(output.stdout).ok()?;
+    Some(format!("{key} {}", state.trim().strip_prefix("true ")?))
 }
 
 fn answers_within(context: &Context, time: Duration) -> bool {
