@@ -216,3 +216,136 @@ impl<B: Batch> Lane<B> {
         self.told = offset;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use pinpipe_core::Kind;
+
+    use super::*;
+    use crate::sink::{Consumed, Topic};
+
+    /// A batch that only knows its size.
+    #[derive(Debug, Default)]
+    struct Sized {
+        records: usize,
+        closed: bool,
+    }
+
+    impl Batch for Sized {
+        fn push(&mut self, _: Consumed<'_>) {
+            self.records += 1;
+        }
+        fn close(&mut self) {
+            self.closed = true;
+        }
+        fn records(&self) -> usize {
+            self.records
+        }
+        fn bytes(&self) -> usize {
+            self.records * 10
+        }
+    }
+
+    const LIMITS: Limits = Limits { records: 3, bytes: 1000, age: Duration::from_secs(1) };
+
+    fn lane(stored: i64, fetch: i64) -> Lane<Sized> {
+        let topic = Topic { kind: Kind::Pin, name: "t".into(), cluster_id: "c".into(), topic_id: "i".into() };
+        Lane::new(Source { topic: Arc::new(topic), partition: 0 }, stored, fetch, None)
+    }
+
+    fn empty(_: &Source) -> Sized {
+        Sized::default()
+    }
+
+    /// Takes records that are kept.
+    fn take(lane: &mut Lane<Sized>, now: Instant, offsets: impl IntoIterator<Item = i64>) {
+        for offset in offsets {
+            assert!(lane.wants(offset));
+            lane.take(offset, now, empty).records += 1;
+        }
+    }
+
+    fn commit(lane: &mut Lane<Sized>) -> (i64, i64, usize) {
+        let (sealed, from) = lane.start().unwrap();
+        assert!(sealed.batch.closed);
+        assert!(lane.start().is_none(), "only one commit at a time");
+        assert!(!lane.committed(sealed.to, sealed.to));
+        (from, sealed.to, sealed.batch.records)
+    }
+
+    #[test]
+    fn batches_follow_each_other_without_a_gap_between_their_positions() {
+        let (now, mut lane) = (Instant::now(), lane(5, 5));
+        take(&mut lane, now, [5, 6]);
+        assert!(!lane.is_full(&LIMITS));
+        take(&mut lane, now, [9]);
+        assert!(lane.is_full(&LIMITS));
+        lane.seal(empty);
+        take(&mut lane, now, [10]);
+        lane.seal(empty);
+        assert_eq!(lane.bytes(), 40);
+        assert_eq!(commit(&mut lane), (5, 10, 3));
+        assert_eq!(commit(&mut lane), (10, 11, 1));
+        assert!(lane.is_empty());
+        assert_eq!((lane.done(), lane.bytes()), (11, 0));
+    }
+
+    #[test]
+    fn records_seen_before_are_not_wanted() {
+        let (now, mut lane) = (Instant::now(), lane(5, 5));
+        take(&mut lane, now, [5, 6]);
+        assert!(!lane.wants(4) && !lane.wants(6) && lane.wants(7));
+        lane.drain();
+        assert!(!lane.wants(7));
+    }
+
+    #[test]
+    fn a_gap_is_committed_at_once_and_records_when_they_are_old_enough() {
+        let (now, mut lane) = (Instant::now(), lane(5, 5));
+        assert!(!lane.is_due(now, LIMITS.age));
+        lane.advance(7);
+        assert!(lane.is_due(now, LIMITS.age));
+        lane.seal(empty);
+        assert!(!lane.is_due(now, LIMITS.age), "the gap is sealed");
+        assert_eq!(commit(&mut lane), (5, 7, 0));
+        take(&mut lane, now, [7]);
+        assert!(!lane.is_due(now, LIMITS.age));
+        assert!(lane.is_due(now + LIMITS.age, LIMITS.age));
+    }
+
+    #[test]
+    fn a_batch_of_rejected_records_alone_is_due_at_once() {
+        let (now, mut lane) = (Instant::now(), lane(5, 5));
+        lane.take(5, now, empty);
+        assert!(lane.is_due(now, LIMITS.age));
+    }
+
+    #[test]
+    fn a_sink_without_positions_of_its_own_stays_behind_what_is_dealt_with() {
+        let (now, mut lane) = (Instant::now(), lane(5, 5));
+        lane.advance(9);
+        lane.seal(empty);
+        let (sealed, from) = lane.start().unwrap();
+        assert!(!lane.committed(sealed.to, from));
+        assert_eq!((lane.done(), lane.to_tell()), (9, Some(9)));
+        lane.told(Some(9));
+        assert_eq!(lane.to_tell(), None);
+        take(&mut lane, now, [9]);
+        lane.seal(empty);
+        assert_eq!(commit(&mut lane), (5, 10, 1), "the next batch expects the sink's position");
+    }
+
+    #[test]
+    fn another_worker_s_progress_replaces_what_was_gathered() {
+        let (now, mut lane) = (Instant::now(), lane(5, 5));
+        take(&mut lane, now, [5]);
+        lane.seal(empty);
+        take(&mut lane, now, [6]);
+        let (sealed, _) = lane.start().unwrap();
+        assert!(lane.committed(sealed.to, 20));
+        assert!(lane.is_empty());
+        assert_eq!((lane.next(), lane.done()), (20, 20));
+    }
+}

@@ -187,12 +187,10 @@ impl<S: Sink> Session<'_, S> {
                 received = consumer.recv(), if self.polls() => {
                     self.on_received(received)?;
                     for _ in 0..RUN {
-                        if !self.polls() {
-                            break;
-                        }
                         let Some(received) = consumer.recv().now_or_never() else { break };
                         self.on_received(received)?;
                     }
+                    self.keep_budget();
                 }
             }
         }
@@ -239,7 +237,6 @@ impl<S: Sink> Session<'_, S> {
         if lane.is_full(&self.worker.sink.limits()) {
             self.seal(key);
         }
-        self.keep_budget();
     }
 
     fn seal(&mut self, key: Key) {
