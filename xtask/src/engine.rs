@@ -239,6 +239,18 @@ pub fn pull(context: &Context, image: &str) -> Result<bool> {
     })
 }
 
+/// Images of the same repository but other tags only keep disk space, unless a container still uses one.
+pub fn remove_older_images(context: &Context, log: &Log, image: &str) -> Result<()> {
+    let (repository, tag) = image.rsplit_once(':').context("an image of ours has a tag")?;
+    let tags = log.output(context.command("docker").args(["images", "--format", "{{.Tag}}", repository]))?;
+    for old in tags.lines().filter(|old| !old.starts_with(tag)) {
+        if let Err(error) = log.run(context.command("docker").args(["rmi", &format!("{repository}:{old}")])) {
+            log.line(&format!("{error:#}"));
+        }
+    }
+    Ok(())
+}
+
 /// A `docker build` that works with and without the buildx plug-in.
 pub fn build_command(context: &Context) -> Command {
     let mut command = context.command("docker");

@@ -57,7 +57,8 @@ fn server(context: &Context, name: &'static str, source: Source) -> Result<Serve
                 let mut build = engine::build_command(context);
                 build.args(["--build-arg", &format!("BASE={base}"), "--tag", &image]).arg(&folder);
                 build
-            })
+            })?;
+            engine::remove_older_images(context, log, &image)
         })?;
     }
     Ok(Server { name, image })

@@ -64,7 +64,8 @@ fn build(context: &Context, image: String) -> Result<String> {
                 script.envs(value.map(|value| (name, value)));
             }
             script
-        })
+        })?;
+        engine::remove_older_images(context, log, &image)
     })?;
     Ok(image)
 }

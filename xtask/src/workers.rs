@@ -9,7 +9,7 @@ use crate::compile::Executable;
 use crate::context::Context;
 use crate::engine;
 use crate::fingerprint::Fingerprint;
-use crate::step::{Log, step};
+use crate::step::step;
 
 /// The registry part of the images' names. No such registry exists: the images are loaded into the cluster.
 const REGISTRY: &str = "pinpipe.local";
@@ -60,7 +60,7 @@ pub fn build(context: &Context, executables: &[Executable]) -> Result<WorkerImag
             fs::copy(CERTIFICATES, folder.join("ca-certificates.crt"))?;
             log.run(context.command("strip").arg("--strip-all").arg("-o").arg(folder.join("worker")).arg(binary))?;
             log.run(engine::build_command(context).args(["--tag", image.as_str()]).arg(&folder))?;
-            remove_older(context, log, name, &images.tag)?;
+            engine::remove_older_images(context, log, &image)?;
         }
         Ok(())
     })?;
@@ -75,14 +75,4 @@ fn binaries(executables: &[Executable]) -> Result<Vec<(&'static str, &Path)>> {
         Ok((worker, binary.with_context(|| format!("cargo built no binary {name}"))?.path.as_path()))
     };
     WORKERS.into_iter().map(find).collect()
-}
-
-/// Names of earlier builds only keep disk space; the cluster has what it runs in a store of its own.
-fn remove_older(context: &Context, log: &Log, worker: &str, tag: &str) -> Result<()> {
-    let repository = format!("{REGISTRY}/{worker}");
-    let tags = log.output(context.command("docker").args(["images", "--format", "{{.Tag}}", &repository]))?;
-    for old in tags.lines().filter(|old| *old != tag) {
-        log.run(context.command("docker").args(["rmi", &format!("{repository}:{old}")]))?;
-    }
-    Ok(())
 }
