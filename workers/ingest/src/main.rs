@@ -22,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 /// How long a record may take to be confirmed.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long requests in work may take to end once the worker was told to stop; less than the pod's grace period of 30 s.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long requests in work may take to end once the worker was told to stop, and what is queued for the broker after them:
+/// with the pod's pre-stop pause, less than its grace period of 30 s.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The memory of all requests together, and of the queue to the broker: at least this, bytes.
 const IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
@@ -83,7 +85,7 @@ async fn main() -> Result<()> {
     } else {
         tracing::warn!("requests were still open after {} s and get no answer", DRAIN_TIMEOUT.as_secs());
     }
-    tokio::task::spawn_blocking(move || producer.flush(DELIVERY_TIMEOUT)).await??;
+    tokio::task::spawn_blocking(move || producer.flush(FLUSH_TIMEOUT)).await??;
     stop_admin.cancel();
     admin.await??;
     if died {

@@ -195,7 +195,8 @@ impl ClientContext for Listener {
                 tracing::error!(reason, "the producer can't go on");
                 self.dead.cancel();
             }
-            _ => tracing::warn!(%error, reason, "broker"),
+            // librdkafka logs it too, and once only.
+            _ => tracing::debug!(%error, reason, "broker"),
         }
     }
 }
@@ -230,6 +231,8 @@ impl Producer {
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "5")
             .set("batch.num.messages", "10000")
+            // A topic that isn't there is told as such before the delivery timeout.
+            .set("topic.metadata.propagation.max.ms", "5000")
             .set("message.max.bytes", (settings.max_record_bytes.saturating_add(MESSAGE_OVERHEAD)).to_string())
             .set("message.timeout.ms", settings.delivery_timeout.as_millis().to_string())
             .set("queue.buffering.max.messages", "1000000")

@@ -105,3 +105,39 @@ fn metrics(registry: &Registry) -> Response {
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn not_ready_says_why() {
+        let mut admin = Admin::new();
+        let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
+        admin.registry().register("things", "Things", counter.clone());
+        counter.inc();
+        let readiness = admin.readiness();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let stop = CancellationToken::new();
+        let app = admin.router(Router::new());
+        let server = tokio::spawn(
+            axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future(),
+        );
+        let get = async |path: &str| {
+            let response = reqwest::get(format!("{url}{path}")).await.unwrap();
+            (response.status().as_u16(), response.text().await.unwrap())
+        };
+
+        assert_eq!(get("/healthz").await, (200, "ok\n".to_owned()));
+        assert_eq!(get("/readyz").await, (503, "not ready: starting\n".to_owned()));
+        readiness.set(Ok(()));
+        assert_eq!(get("/readyz").await, (200, "ready\n".to_owned()));
+        readiness.set(Err("the broker is away".to_owned()));
+        assert_eq!(get("/readyz").await, (503, "not ready: the broker is away\n".to_owned()));
+        let (status, metrics) = get("/metrics").await;
+        assert_eq!((status, metrics.contains("pinpipe_things_total 1\n")), (200, true), "{metrics}");
+        stop.cancel();
+        server.await.unwrap().unwrap();
+    }
+}

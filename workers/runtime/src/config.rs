@@ -24,3 +24,45 @@ pub fn secret_file(path: &Path) -> Result<String> {
     ensure!(!secret.is_empty(), "the secret file {} is empty: set the Secret's key to a value", path.display());
     Ok(secret)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use pinpipe_config::Emulator;
+
+    use super::*;
+
+    /// A file of its own for each test.
+    fn file(name: &str, content: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("pinpipe-runtime-{}-{name}", std::process::id()));
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_read_is_named_with_its_field() {
+        let head = "configVersion: 1\npipeline: {namespace: n, name: p, uid: u}\ntarget: http://x\nseed: 7\n";
+        for (name, content, says) in [
+            ("missing-field.yaml", head.to_owned(), "recordsPerSecond"),
+            ("wrong-type.yaml", format!("{head}recordsPerSecond: many\n"), "recordsPerSecond"),
+            ("nested.yaml", head.replace("uid: u", "uuid: u"), "pipeline: unknown field `uuid`"),
+        ] {
+            let path = file(name, &content);
+            let message = format!("{:#}", load::<Emulator>(&path).unwrap_err());
+            assert!(message.contains(name) && message.contains(says), "{message}");
+            fs::remove_file(path).unwrap();
+        }
+        let message = format!("{:#}", load::<Emulator>(Path::new("/nowhere/config.yaml")).unwrap_err());
+        assert!(message.contains("/nowhere/config.yaml") && message.contains("--config"), "{message}");
+    }
+
+    #[test]
+    fn a_secret_loses_the_white_space_an_editor_leaves() {
+        let path = file("secret", " pass word \r\n");
+        assert_eq!(secret_file(&path).unwrap(), " pass word");
+        fs::write(&path, "\n").unwrap();
+        assert!(secret_file(&path).unwrap_err().to_string().contains("is empty"));
+        fs::remove_file(path).unwrap();
+    }
+}

@@ -1,6 +1,10 @@
 //! Log lines on standard error, as JSON for machines or plain for people.
 
-use std::{fmt, str::FromStr};
+use std::{
+    fmt,
+    io::{self, IsTerminal},
+    str::FromStr,
+};
 
 use tracing_subscriber::EnvFilter;
 
@@ -39,10 +43,10 @@ impl fmt::Display for LogFormat {
 /// Standard output stays free for a worker's result. A second call changes nothing.
 pub fn init(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
     let result = match format {
         LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
-        LogFormat::Plain => lines.try_init(),
+        LogFormat::Plain => lines.with_ansi(io::stderr().is_terminal()).try_init(),
     };
     if let Err(error) = result {
         tracing::debug!(%error, "log lines had been set up before");
