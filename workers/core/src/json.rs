@@ -3,6 +3,8 @@
 //! The whole text is checked against RFC 8259; of the top-level object the values of known fields are kept, as slices of the
 //! text and not yet decoded. The last value of a name counts. Nothing is recursive, so no depth of nesting can exhaust the stack.
 
+#![expect(clippy::inline_always, reason = "measured: a call per text and name costs a third of the time")]
+
 use crate::{Rejection, text::unescape};
 
 /// A field's value as it stands in the JSON text.
@@ -27,76 +29,63 @@ pub(crate) enum Raw<'a> {
 
 /// Reads one JSON object; `slot` tells where in the result the value of a name belongs, if anywhere.
 pub(crate) fn read_object<const N: usize>(
-    json: &str,
+    text: &str,
     slot: impl Fn(&str) -> Option<usize>,
 ) -> Result<[Raw<'_>; N], Rejection> {
     let mut found = [Raw::Absent; N];
-    let mut scanner = Scanner { json, at: 0 };
-    scanner.space();
-    let is_object = scanner.eat(b'{');
-    let read = if is_object {
-        scanner.object(|name, value| {
+    let json = Json(text);
+    let start = json.space(0);
+    let is_object = json.byte(start) == Some(b'{');
+    let end = if is_object {
+        json.object(start + 1, |name, value| {
             if let Some(place) = slot(name).and_then(|slot| found.get_mut(slot)) {
                 *place = value;
             }
         })
     } else {
-        scanner.value().map(|_| ())
+        json.value(start).map(|(_, end)| end)
     };
-    scanner.space();
-    match read {
-        Some(()) if scanner.at == json.len() => {
-            if is_object {
-                Ok(found)
-            } else {
-                Err(Rejection::NotAnObject)
-            }
-        }
+    match end {
+        Some(end) if json.space(end) == text.len() && is_object => Ok(found),
+        Some(end) if json.space(end) == text.len() => Err(Rejection::NotAnObject),
         _ => Err(Rejection::NotJson),
     }
 }
 
-/// A place in a JSON text. Its methods step over what they are named after and give `None` where something else stands.
-struct Scanner<'a> {
-    json: &'a str,
-    at: usize,
-}
+/// A JSON text. Its methods read what they are named after at a place, and give the place behind it, or `None` where something
+/// else stands. Places go by value, so that they stay in registers.
+#[derive(Clone, Copy)]
+struct Json<'a>(&'a str);
 
-impl<'a> Scanner<'a> {
+impl<'a> Json<'a> {
     #[inline]
-    fn peek(&self) -> Option<u8> {
-        self.json.as_bytes().get(self.at).copied()
+    fn byte(self, at: usize) -> Option<u8> {
+        self.0.as_bytes().get(at).copied()
     }
 
     #[inline]
-    fn eat(&mut self, byte: u8) -> bool {
-        let there = self.peek() == Some(byte);
-        self.at += usize::from(there);
-        there
+    fn expect(self, at: usize, byte: u8) -> Option<usize> {
+        (self.byte(at) == Some(byte)).then_some(at + 1)
     }
 
     #[inline]
-    fn expect(&mut self, byte: u8) -> Option<()> {
-        self.eat(byte).then_some(())
-    }
-
-    #[inline]
-    fn space(&mut self) {
-        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.peek() {
-            self.at += 1;
+    fn space(self, mut at: usize) -> usize {
+        while let Some(b' ' | b'\n' | b'\r' | b'\t') = self.byte(at) {
+            at += 1;
         }
+        at
     }
 
     /// The rest of an object, behind its `{`.
     #[inline]
-    fn object(&mut self, mut field: impl FnMut(&str, Raw<'a>)) -> Option<()> {
-        self.space();
-        if self.eat(b'}') {
-            return Some(());
+    fn object(self, at: usize, mut field: impl FnMut(&str, Raw<'a>)) -> Option<usize> {
+        let mut at = self.space(at);
+        if let Some(end) = self.expect(at, b'}') {
+            return Some(end);
         }
         loop {
-            let name = self.name()?;
-            let value = self.value()?;
+            let (name, behind) = self.name(at)?;
+            let (value, behind) = self.value(behind)?;
             match name {
                 Raw::Text(name) => field(name, value),
                 // A name that is no text (a lone surrogate) is the name of no field.
@@ -107,171 +96,167 @@ impl<'a> Scanner<'a> {
                 }
                 _ => return None,
             }
-            self.space();
-            if self.eat(b',') {
-                self.space();
-            } else {
-                return self.expect(b'}');
+            at = self.space(behind);
+            match self.expect(at, b',') {
+                Some(behind) => at = self.space(behind),
+                None => return self.expect(at, b'}'),
             }
         }
     }
 
     /// A field's name with the colon and the space behind it.
-    #[inline]
-    fn name(&mut self) -> Option<Raw<'a>> {
-        self.expect(b'"')?;
-        let name = self.text()?;
-        self.space();
-        self.expect(b':')?;
-        self.space();
-        Some(name)
+    #[inline(always)]
+    fn name(self, at: usize) -> Option<(Raw<'a>, usize)> {
+        let (name, at) = self.text(self.expect(at, b'"')?)?;
+        let at = self.expect(self.space(at), b':')?;
+        Some((name, self.space(at)))
     }
 
-    #[inline]
-    fn value(&mut self) -> Option<Raw<'a>> {
-        match self.peek()? {
-            b'"' => {
-                self.at += 1;
-                self.text()
+    #[inline(always)]
+    fn value(self, at: usize) -> Option<(Raw<'a>, usize)> {
+        match self.expect(at, b'"') {
+            Some(at) => self.text(at),
+            None => self.other_value(at),
+        }
+    }
+
+    /// Any value but a text.
+    fn other_value(self, at: usize) -> Option<(Raw<'a>, usize)> {
+        match self.byte(at)? {
+            b'-' | b'0'..=b'9' => {
+                let end = self.number(at)?;
+                Some((Raw::Number(self.0.get(at..end)?), end))
             }
-            b'-' | b'0'..=b'9' => self.number(),
-            b'n' => self.word("null", Raw::Null),
-            b't' => self.word("true", Raw::Bool(true)),
-            b'f' => self.word("false", Raw::Bool(false)),
-            b'{' | b'[' => self.composite().map(|()| Raw::Composite),
+            b'n' => Some((Raw::Null, self.word(at, "null")?)),
+            b't' => Some((Raw::Bool(true), self.word(at, "true")?)),
+            b'f' => Some((Raw::Bool(false), self.word(at, "false")?)),
+            b'{' | b'[' => Some((Raw::Composite, self.composite(at)?)),
             _ => None,
         }
     }
 
-    #[inline]
-    fn word(&mut self, word: &str, meaning: Raw<'a>) -> Option<Raw<'a>> {
-        self.json.as_bytes().get(self.at..)?.starts_with(word.as_bytes()).then(|| {
-            self.at += word.len();
-            meaning
-        })
+    fn word(self, at: usize, word: &str) -> Option<usize> {
+        self.0.get(at..)?.starts_with(word).then_some(at + word.len())
     }
 
     /// The rest of a text, behind its opening quote.
-    #[inline]
-    fn text(&mut self) -> Option<Raw<'a>> {
-        let from = self.at;
-        let mut escaped = false;
-        loop {
-            let rest = self.json.as_bytes().get(self.at..)?;
-            let run = plain_run(rest);
-            self.at += run;
-            match rest.get(run)? {
-                b'"' => {
-                    let text = self.json.get(from..self.at)?;
-                    self.at += 1;
-                    return Some(if escaped { Raw::Escaped(text) } else { Raw::Text(text) });
-                }
-                b'\\' => {
-                    escaped = true;
-                    self.at += escape_len(rest.get(run + 1..)?)?;
-                }
-                _ => return None,
-            }
+    #[inline(always)]
+    fn text(self, from: usize) -> Option<(Raw<'a>, usize)> {
+        let end = from + plain_run(self.0.as_bytes().get(from..)?);
+        match self.byte(end)? {
+            b'"' => Some((Raw::Text(self.0.get(from..end)?), end + 1)),
+            _ => self.escaped_text(from, end),
         }
     }
 
-    fn number(&mut self) -> Option<Raw<'a>> {
-        let from = self.at;
-        self.eat(b'-');
-        if !self.eat(b'0') {
-            self.digits()?;
+    /// The rest of a text that begins at `from`, when no quote stands at `at`.
+    #[cold]
+    fn escaped_text(self, from: usize, mut at: usize) -> Option<(Raw<'a>, usize)> {
+        loop {
+            if self.byte(at)? == b'"' {
+                return Some((Raw::Escaped(self.0.get(from..at)?), at + 1));
+            }
+            at = self.expect(at, b'\\')?;
+            at += escape_len(self.0.as_bytes().get(at..)?)?;
+            at += plain_run(self.0.as_bytes().get(at..)?);
         }
-        if self.eat(b'.') {
-            self.digits()?;
+    }
+
+    #[inline]
+    fn number(self, at: usize) -> Option<usize> {
+        let at = self.expect(at, b'-').unwrap_or(at);
+        let mut at = match self.expect(at, b'0') {
+            Some(at) => at,
+            None => self.digits(at)?,
+        };
+        if let Some(fraction) = self.expect(at, b'.') {
+            at = self.digits(fraction)?;
         }
-        if self.eat(b'e') || self.eat(b'E') {
-            let _ = self.eat(b'+') || self.eat(b'-');
-            self.digits()?;
+        if let Some(b'e' | b'E') = self.byte(at) {
+            at += 1;
+            if let Some(b'+' | b'-') = self.byte(at) {
+                at += 1;
+            }
+            at = self.digits(at)?;
         }
-        self.json.get(from..self.at).map(Raw::Number)
+        Some(at)
     }
 
     /// One digit or more.
     #[inline]
-    fn digits(&mut self) -> Option<()> {
-        let from = self.at;
-        while let Some(b'0'..=b'9') = self.peek() {
-            self.at += 1;
+    fn digits(self, from: usize) -> Option<usize> {
+        let mut at = from;
+        while let Some(b'0'..=b'9') = self.byte(at) {
+            at += 1;
         }
-        (self.at > from).then_some(())
+        (at > from).then_some(at)
     }
 
     /// An object or list with all it holds.
-    fn composite(&mut self) -> Option<()> {
+    fn composite(self, mut at: usize) -> Option<usize> {
         // What closes each object or list that is open, the innermost last.
         let mut open: Vec<u8> = Vec::new();
         loop {
-            match self.peek()? {
+            match self.byte(at)? {
                 bracket @ (b'{' | b'[') => {
                     let close = if bracket == b'{' { b'}' } else { b']' };
-                    self.at += 1;
-                    self.space();
-                    if !self.eat(close) {
+                    at = self.space(at + 1);
+                    if let Some(end) = self.expect(at, close) {
+                        at = end;
+                    } else {
                         open.push(close);
                         if close == b'}' {
-                            self.name()?;
+                            at = self.name(at)?.1;
                         }
                         continue;
                     }
                 }
-                _ => {
-                    self.value()?;
-                }
+                _ => at = self.value(at)?.1,
             }
             // Behind a value: close what ends here, then go on with the next one.
             loop {
-                let Some(&close) = open.last() else { return Some(()) };
-                self.space();
-                if self.eat(b',') {
-                    self.space();
+                let Some(&close) = open.last() else { return Some(at) };
+                at = self.space(at);
+                if let Some(behind) = self.expect(at, b',') {
+                    at = self.space(behind);
                     if close == b'}' {
-                        self.name()?;
+                        at = self.name(at)?.1;
                     }
                     break;
                 }
-                self.expect(close)?;
+                at = self.expect(at, close)?;
                 open.pop();
             }
         }
     }
 }
 
-/// How many bytes an escape has with its backslash; `rest` begins behind that.
+/// How many bytes an escape has behind its backslash, where `rest` begins.
 fn escape_len(rest: &[u8]) -> Option<usize> {
     match rest.first()? {
-        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(2),
-        b'u' => rest.get(1..5)?.iter().all(u8::is_ascii_hexdigit).then_some(6),
+        b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(1),
+        b'u' => rest.get(1..5)?.iter().all(u8::is_ascii_hexdigit).then_some(5),
         _ => None,
     }
 }
 
 /// How many bytes stand before the first quote, backslash or control character, or in all of `bytes` when there is none.
-#[inline]
+#[inline(always)]
 fn plain_run(bytes: &[u8]) -> usize {
-    // Long texts go by in blocks, which the compiler turns into vector instructions; the place within one is found by words.
-    let blocks =
-        bytes.as_chunks::<32>().0.iter().take_while(|block| !block.iter().fold(false, |any, &b| any | is_special(b)));
-    let from = blocks.count() * 32;
-    let (words, rest) = bytes[from..].as_chunks::<8>();
+    let (words, rest) = bytes.as_chunks::<8>();
     for (at, word) in words.iter().enumerate() {
         let special = special_bytes(u64::from_le_bytes(*word));
         if special != 0 {
-            return from + at * 8 + special.trailing_zeros() as usize / 8;
+            return at * 8 + special.trailing_zeros() as usize / 8;
         }
     }
-    let end = rest.iter().position(|&byte| is_special(byte)).unwrap_or(rest.len());
-    from + words.len() * 8 + end
+    words.len() * 8 + short_plain_run(rest)
 }
 
-/// Whether a byte ends a run of plain text.
-#[inline]
-fn is_special(byte: u8) -> bool {
-    (byte == b'"') | (byte == b'\\') | (byte < 0x20)
+/// [`plain_run`] in the last few bytes of a record, too few for a word.
+#[cold]
+fn short_plain_run(bytes: &[u8]) -> usize {
+    bytes.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(bytes.len())
 }
 
 /// Sets the high bit of the lowest byte of `word` that is a quote, a backslash or a control character, perhaps of bytes above

@@ -109,6 +109,9 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
     (record(), prop::collection::vec(edit, 0..4)).prop_map(|((_, json), edits)| {
         let mut bytes = json.into_bytes();
         for (at, edit, byte) in edits {
+            if bytes.is_empty() {
+                break;
+            }
             let at = at.index(bytes.len());
             match edit {
                 0 => bytes[at] = byte,
