@@ -43,7 +43,7 @@ const REQUESTS: usize = 32;
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a schema change may take until every node has it.
-const AGREEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+const AGREEMENT_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often the log says how far writing is.
 const TELL_EVERY: Duration = Duration::from_secs(5);
 

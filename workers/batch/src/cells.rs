@@ -39,13 +39,16 @@ pub enum Cell<'a> {
 pub struct UnsupportedType(DataType);
 
 /// Cassandra's name of the type an Arrow column is stored as.
+///
+/// Lists are frozen, one cell: the elements of any other list are cells of their own under random names, so that writing it twice
+/// with one timestamp, as a repeated run or request does, would double it.
 pub fn cql_type(data_type: &DataType) -> Result<&'static str, UnsupportedType> {
     match data_type {
         DataType::Utf8 => Ok("text"),
         DataType::Int32 => Ok("int"),
         DataType::Int64 => Ok("bigint"),
         DataType::Float64 => Ok("double"),
-        DataType::List(item) if *item.data_type() == DataType::Float64 => Ok("list<double>"),
+        DataType::List(item) if *item.data_type() == DataType::Float64 => Ok("frozen<list<double>>"),
         DataType::Timestamp(TimeUnit::Microsecond, _) => Ok("timestamp"),
         other => Err(UnsupportedType(other.clone())),
     }

@@ -1,7 +1,7 @@
 //! The three clean tables in Arrow: schemas and builders.
 //!
 //! Columns stand in the contract's order. Coordinates are a list of two floats and times are UTC microseconds: Delta's own
-//! types, and what Cassandra's `list<double>` and `timestamp` are made from. `downloaded` and `age` need no more than 32 bits.
+//! types, and what Cassandra's lists and timestamps are made from. `downloaded` and `age` need no more than 32 bits.
 
 use std::{mem, sync::Arc};
 

@@ -100,7 +100,7 @@ pub async fn acquire(api: Api<Lease>, name: &str, identity: &str) -> Result<Held
     loop {
         let renewed = Instant::now();
         let problem = match attempt(&api, name, identity, &mut watched).await {
-            Ok(Attempt::Got(lease)) => return Ok(Held::new(api, name, State { lease, renewed }, identity)),
+            Ok(Attempt::Got(lease)) => return Ok(Held::new(api, name, State { lease: *lease, renewed }, identity)),
             Ok(Attempt::HeldBy(holder)) => {
                 if !told {
                     info!(lease = name, %holder, "another run holds the Lease, waiting");
@@ -128,7 +128,7 @@ fn is_refusal(error: &LeaseError) -> bool {
 }
 
 enum Attempt {
-    Got(Lease),
+    Got(Box<Lease>),
     HeldBy(String),
     Raced,
 }
@@ -152,7 +152,7 @@ async fn attempt(api: &Api<Lease>, name: &str, identity: &str, watched: &mut Wat
         }
     };
     match write {
-        Ok(lease) => Ok(Attempt::Got(lease)),
+        Ok(lease) => Ok(Attempt::Got(Box::new(lease))),
         Err(error) if is_conflict(&error) => Ok(Attempt::Raced),
         Err(error) => Err(error),
     }
@@ -238,6 +238,9 @@ impl Held {
         self.renewal.abort();
         // An aborted renewal may have written a moment ago: then this write meets another version and the Lease runs out.
         let _ = self.renewal.await;
+        if self.lost.is_cancelled() {
+            return;
+        }
         let mut lease = lock(&self.state).lease.clone();
         if let Some(spec) = &mut lease.spec {
             spec.holder_identity = Some(String::new());

@@ -6,7 +6,7 @@ use anyhow::Result;
 use tracing::{info, warn};
 
 /// How long a server may be away before the run ends.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_mins(3);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -25,7 +25,8 @@ where
     let mut pause = FIRST_PAUSE;
     let mut tries = 1_u32;
     loop {
-        match attempt().await {
+        // Boxed: a request of the S3 client is a future of many kilobytes.
+        match Box::pin(attempt()).await {
             Ok(value) => {
                 if tries > 1 {
                     info!(what, tries, "worked at last");

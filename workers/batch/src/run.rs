@@ -15,10 +15,11 @@ use crate::{
     barrier,
     cassandra::Serving,
     columns,
+    counts::Counts,
     latest::latest,
     lease::{self, Held},
     manifest::{self, Manifest, Positions, Runs, Step},
-    read,
+    read::{self, Read},
     report::{self, KindReport, Phases, Summary},
     store::Store,
     table::Table,
@@ -76,13 +77,11 @@ async fn under_lease(config: &Batch, name: &str, held: &Held) -> Result<Summary>
         last = Some(manifest.run_time);
         summary = Some(finish(config, &store, &runs, &manifest, phases, held).await?);
     }
-    match summary {
-        Some(summary) => Ok(summary),
-        None => {
-            info!(run = name, "this run is done already");
-            store.get_json(&runs.report(name)).await
-        }
+    if let Some(summary) = summary {
+        return Ok(summary);
     }
+    info!(run = name, "this run is done already");
+    store.get_json(&runs.report(name)).await
 }
 
 /// Fixes what the run covers.
@@ -114,15 +113,11 @@ async fn finish(
     held: &Held,
 ) -> Result<Summary> {
     let reading = read::read(store, &config.topics, config.max_record_bytes, manifest);
-    let (mut tables, mut kinds) = (Tables::new(), BTreeMap::new());
-    for (kind, read) in phases.time("read and clean", reading).await? {
-        let chunks = read.chunks;
-        let selecting = async { Ok(tokio::task::spawn_blocking(move || latest(kind, &chunks)).await??) };
-        let batches = phases.time("latest per key", selecting).await?;
-        let keys = batches.iter().map(|batch| batch.num_rows() as u64).sum();
-        tables.insert(kind, batches);
-        kinds.insert(kind, KindReport { counts: read.counts, keys });
-    }
+    let read = phases.time("read and clean", reading).await?;
+    let counts: BTreeMap<Kind, Counts> = read.iter().map(|(kind, read)| (*kind, read.counts.clone())).collect();
+    // A long computation, kept off the threads that renew the Lease.
+    let selecting = async { tokio::task::spawn_blocking(move || latest_of_all(read)).await? };
+    let tables = phases.time("latest per key", selecting).await?;
     let answers = phases.time("questions", answers::ask(&tables)).await?;
     for sink in &config.sinks {
         phases
@@ -130,6 +125,8 @@ async fn finish(
             .await
             .with_context(|| format!("sink {}", sink.name))?;
     }
+    let keys = |kind: Kind| tables.get(&kind).into_iter().flatten().map(|batch| batch.num_rows() as u64).sum();
+    let kinds = counts.into_iter().map(|(kind, counts)| (kind, KindReport { keys: keys(kind), counts })).collect();
     let report = report::report(manifest, kinds, &answers, &phases)?;
     held.check()?;
     store.put_json(&runs.report(&manifest.run), &report).await?;
@@ -138,6 +135,10 @@ async fn finish(
     let Summary { run, read, clean, repaired, rejected, seconds, .. } = &report.summary;
     info!(run, read, clean, repaired, rejected, seconds, "the run is done and published");
     Ok(report.summary)
+}
+
+fn latest_of_all(read: BTreeMap<Kind, Read>) -> Result<Tables> {
+    read.into_iter().map(|(kind, read)| Ok((kind, latest(kind, &read.chunks)?))).collect()
 }
 
 /// Writes clean tables and answers to one sink.

@@ -75,7 +75,7 @@ mod tests {
         assert_eq!(
             table.create(),
             "CREATE TABLE IF NOT EXISTS \"pinterest_data\".\"geo_batch\" (\"ind\" bigint, \"country\" text, \
-             \"coordinates\" list<double>, \"timestamp\" timestamp, PRIMARY KEY (\"ind\"))"
+             \"coordinates\" frozen<list<double>>, \"timestamp\" timestamp, PRIMARY KEY (\"ind\"))"
         );
         assert_eq!(
             table.insert(),
