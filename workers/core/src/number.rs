@@ -26,23 +26,18 @@ pub(crate) fn integer_within(text: &str, bounds: std::ops::RangeInclusive<i64>) 
 /// Reads `[+-]?\d+(\.\d+)?([eE][+-]?\d+)?`, a JSON number or the text of one, within ±`bound`.
 #[inline]
 pub(crate) fn decimal_within(text: &str, bound: f64) -> Result<f64, RepairReason> {
-    let (digits, mut rest) = split_digits(text.strip_prefix(['+', '-']).unwrap_or(text));
-    let mut well_formed = !digits.is_empty();
-    if let Some(fraction) = rest.strip_prefix('.') {
-        let (digits, behind) = split_digits(fraction);
-        well_formed &= !digits.is_empty();
-        rest = behind;
-    }
-    if let Some(exponent) = rest.strip_prefix(['e', 'E']) {
-        let (digits, behind) = split_digits(exponent.strip_prefix(['+', '-']).unwrap_or(exponent));
-        well_formed &= !digits.is_empty();
-        rest = behind;
-    }
-    if !well_formed || !rest.is_empty() {
+    // Of what Rust reads besides, `inf`, `nan` and `.5` begin with no digit, and `5.` has none behind its point.
+    let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
+    let fraction = unsigned.split_once('.').map_or("0", |(_, fraction)| fraction);
+    if !unsigned.starts_with(is_digit) || !fraction.starts_with(is_digit) {
         return Err(Unreadable);
     }
     let number: f64 = text.parse().map_err(|_| Unreadable)?;
     if number.abs() <= bound { Ok(number) } else { Err(OutOfRange) }
+}
+
+fn is_digit(c: char) -> bool {
+    c.is_ascii_digit()
 }
 
 /// Reads a count of followers: `512`, `1,234`, `124k`, `1.2M`, `2B`; what is left of a fraction is cut off.
@@ -174,7 +169,12 @@ mod tests {
             ("1e999", Err(OutOfRange)),
             ("-1e999", Err(OutOfRange)),
             (".5", Err(Unreadable)),
+            ("-.5", Err(Unreadable)),
             ("5.", Err(Unreadable)),
+            ("5.e1", Err(Unreadable)),
+            ("5..1", Err(Unreadable)),
+            ("5.1.1", Err(Unreadable)),
+            ("+-5", Err(Unreadable)),
             ("5e", Err(Unreadable)),
             ("5e+", Err(Unreadable)),
             ("5,5", Err(Unreadable)),
