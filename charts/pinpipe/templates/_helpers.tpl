@@ -1,0 +1,29 @@
+{{/* The name of everything in this release. */}}
+{{- define "pinpipe.name" -}}
+{{- if contains "pinpipe" .Release.Name -}}
+{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-pinpipe" .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- end -}}
+{{- end }}
+
+{{- define "pinpipe.serviceAccount" -}}
+{{- .Values.serviceAccount.name | default (include "pinpipe.name" .) -}}
+{{- end }}
+
+{{- define "pinpipe.tag" -}}
+{{- .Values.image.tag | default .Chart.AppVersion -}}
+{{- end }}
+
+{{- define "pinpipe.selector" -}}
+app.kubernetes.io/name: pinpipe-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "pinpipe.labels" -}}
+{{ include "pinpipe.selector" . }}
+app.kubernetes.io/version: {{ include "pinpipe.tag" . | trunc 63 | quote }}
+app.kubernetes.io/part-of: pinpipe
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
+{{- end }}

@@ -1,0 +1,250 @@
+//! Phase 4: brings the cluster to the desired objects.
+//!
+//! Objects are written by server-side apply under one field manager, each after those it depends on. A write is skipped when the live object
+//! already holds every field we send ([`subset`]) and we own no field beyond ([`managed`]), so a settled pipeline is only read.
+//! An object of a child's name that isn't ours is left alone. What is ours and no longer desired is deleted.
+
+pub mod managed;
+pub mod subset;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::try_join_all;
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::{Deployment, ReplicaSet},
+        batch::v1::{CronJob, Job},
+        coordination::v1::Lease,
+        core::v1::{ConfigMap, Service, ServiceAccount},
+        rbac::v1::{Role, RoleBinding},
+    },
+};
+use kube::{
+    Api, Client, Resource,
+    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions},
+};
+use serde_json::Value;
+
+use crate::{MANAGER, build, build::Object, metrics::Metrics};
+
+/// The kinds of children there are.
+#[must_use]
+pub fn child_kinds() -> [ApiResource; 8] {
+    fn kind<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>() -> ApiResource {
+        ApiResource::erase::<K>(&())
+    }
+    [
+        kind::<ServiceAccount>(),
+        kind::<Lease>(),
+        kind::<Role>(),
+        kind::<RoleBinding>(),
+        kind::<ConfigMap>(),
+        kind::<Service>(),
+        kind::<Deployment>(),
+        kind::<CronJob>(),
+    ]
+}
+
+/// Kind and name of a child.
+pub type Key = (String, String);
+
+/// A child that could not be written. The others were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Something that isn't ours has its name.
+    Foreign,
+    /// The API server refuses it, and says this.
+    Refused(String),
+}
+
+/// What a pipeline has in the cluster.
+#[derive(Clone, Debug, Default)]
+pub struct Live(BTreeMap<Key, Value>);
+
+impl Live {
+    /// A child by kind and name.
+    #[must_use]
+    pub fn get(&self, kind: &str, name: &str) -> Option<&Value> {
+        self.0.get(&(kind.to_owned(), name.to_owned()))
+    }
+
+    /// All children.
+    pub fn objects(&self) -> impl Iterator<Item = &Value> {
+        self.0.values()
+    }
+}
+
+/// The API server, for the children of one pipeline.
+pub struct Applier<'a> {
+    /// The client.
+    pub client: &'a Client,
+    /// What is counted.
+    pub metrics: &'a Metrics,
+    /// The pipeline's namespace.
+    pub namespace: &'a str,
+    /// The pipeline's name.
+    pub pipeline: &'a str,
+    /// The pipeline's UID.
+    pub uid: &'a str,
+}
+
+impl Applier<'_> {
+    fn api(&self, resource: &ApiResource) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), self.namespace, resource)
+    }
+
+    /// Reads everything that is ours.
+    pub async fn live(&self) -> kube::Result<Live> {
+        let params = ListParams::default().labels(&build::selector(self.pipeline, None));
+        let lists = try_join_all(child_kinds().map(|resource| {
+            let params = params.clone();
+            async move { Ok::<_, kube::Error>((self.api(&resource).list(&params).await?, resource)) }
+        }))
+        .await?;
+        let mut live = Live::default();
+        for (list, resource) in lists {
+            for object in list.items {
+                let object = value(&object);
+                if owned(&object, self.uid) {
+                    live.0.insert((resource.kind.clone(), name(&object)), object);
+                }
+            }
+        }
+        Ok(live)
+    }
+
+    /// Writes what differs. `live` is what was read before, and afterwards what is there. Gives the children that could not be written.
+    pub async fn write(&self, desired: &[Object], live: &mut Live) -> kube::Result<Vec<(Key, Obstacle)>> {
+        let mut obstacles = Vec::new();
+        for object in desired {
+            let key = (object.resource.kind.clone(), object.name.clone());
+            if !live.0.contains_key(&key)
+                && let Some(found) = self.api(&object.resource).get_opt(&object.name).await?
+            {
+                // Ours without its labels, or somebody else's.
+                let found = value(&found);
+                if !owned(&found, self.uid) {
+                    obstacles.push((key, Obstacle::Foreign));
+                    continue;
+                }
+                live.0.insert(key.clone(), found);
+            }
+            let settled = live.0.get(&key).is_some_and(|found| {
+                subset::holds(found, &object.body) && !managed::owns_more(found, &object.body, MANAGER)
+            });
+            if settled {
+                continue;
+            }
+            match self.apply(object).await {
+                Ok(written) => {
+                    live.0.insert(key, written);
+                }
+                // What is sent won't get better by being sent again: the user is to know.
+                Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
+                    obstacles.push((key, Obstacle::Refused(status.message)));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(obstacles)
+    }
+
+    async fn apply(&self, object: &Object) -> kube::Result<Value> {
+        let params = PatchParams::apply(MANAGER).force();
+        let mut body = object.body.clone();
+        body["apiVersion"] = Value::String(object.resource.api_version.clone());
+        body["kind"] = Value::String(object.resource.kind.clone());
+        let written = self.api(&object.resource).patch(&object.name, &params, &Patch::Apply(&body)).await?;
+        self.metrics.wrote("apply", &object.resource.plural);
+        tracing::info!(kind = object.resource.kind, name = object.name, "applied");
+        Ok(value(&written))
+    }
+
+    /// Deletes what is ours and no longer desired, except a `ConfigMap` that pods may still be started with.
+    pub async fn prune(&self, desired: &[Object], live: &mut Live) -> kube::Result<()> {
+        let wanted: BTreeSet<Key> = desired.iter().map(|o| (o.resource.kind.clone(), o.name.clone())).collect();
+        let mut orphans: Vec<Key> = live.0.keys().filter(|key| !wanted.contains(*key)).cloned().collect();
+        if orphans.iter().any(|(kind, _)| kind == "ConfigMap") {
+            let referred = self.referred_config_maps(live).await?;
+            orphans.retain(|(kind, name)| kind != "ConfigMap" || !referred.contains(name));
+        }
+        let kinds = child_kinds();
+        for key in orphans {
+            let Some(resource) = kinds.iter().find(|resource| resource.kind == key.0) else { continue };
+            let uid = live.0.get(&key).and_then(|object| object["metadata"]["uid"].as_str()).map(ToOwned::to_owned);
+            let params = DeleteParams {
+                preconditions: Some(Preconditions { uid, resource_version: None }),
+                ..DeleteParams::background()
+            };
+            match self.api(resource).delete(&key.1, &params).await {
+                Ok(_) => {
+                    self.metrics.wrote("delete", &resource.plural);
+                    tracing::info!(kind = key.0, name = key.1, "deleted: no longer wanted");
+                }
+                // Gone already, or another one has its name by now.
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                Err(error) => return Err(error),
+            }
+            live.0.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// The `ConfigMap`s that pod templates of Deployments, `ReplicaSet`s, `CronJob`s and Jobs name.
+    async fn referred_config_maps(&self, live: &Live) -> kube::Result<BTreeSet<String>> {
+        let params = ListParams::default().labels(&build::selector(self.pipeline, None));
+        let (sets, jobs) = (ApiResource::erase::<ReplicaSet>(&()), ApiResource::erase::<Job>(&()));
+        let (sets, jobs) = (self.api(&sets), self.api(&jobs));
+        let (sets, jobs) = futures::try_join!(sets.list(&params), jobs.list(&params))?;
+        let runners = sets.items.iter().chain(&jobs.items).map(value);
+        Ok(runners.chain(live.objects().cloned()).flat_map(|object| config_maps(&object)).collect())
+    }
+}
+
+/// The `ConfigMap`s a workload's pods mount.
+fn config_maps(workload: &Value) -> Vec<String> {
+    let spec = &workload["spec"];
+    let template =
+        if spec["jobTemplate"].is_object() { &spec["jobTemplate"]["spec"]["template"] } else { &spec["template"] };
+    let volumes = template["spec"]["volumes"].as_array();
+    volumes.into_iter().flatten().filter_map(|v| v["configMap"]["name"].as_str().map(ToOwned::to_owned)).collect()
+}
+
+fn owned(object: &Value, uid: &str) -> bool {
+    let owners = object["metadata"]["ownerReferences"].as_array();
+    owners.into_iter().flatten().any(|owner| owner["uid"] == uid)
+}
+
+fn name(object: &Value) -> String {
+    object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
+}
+
+/// An object as it came. Its keys are texts, so it always is JSON.
+fn value(object: &DynamicObject) -> Value {
+    serde_json::to_value(object).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn config_maps_of_deployments_and_cron_jobs_are_found() {
+        let template =
+            json!({"spec": {"volumes": [{"name": "a", "configMap": {"name": "x"}}, {"name": "b", "secret": {}}]}});
+        assert_eq!(config_maps(&json!({"spec": {"template": template}})), ["x"]);
+        assert_eq!(config_maps(&json!({"spec": {"jobTemplate": {"spec": {"template": template}}}})), ["x"]);
+        assert!(config_maps(&json!({"data": {}})).is_empty());
+    }
+
+    #[test]
+    fn an_object_is_ours_by_its_owners_uid_alone() {
+        let object = json!({"metadata": {"ownerReferences": [{"name": "p", "uid": "1"}]}});
+        assert!(owned(&object, "1"));
+        assert!(!owned(&object, "2"));
+        assert!(!owned(&json!({"metadata": {"name": "p-ingest"}}), "1"));
+    }
+}

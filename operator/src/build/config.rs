@@ -1,0 +1,176 @@
+//! The workers' configurations.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use pinpipe_config::{self as config, CONFIG_KEY, CONFIG_VERSION, SECRETS_DIR, WorkerConfig};
+use pinpipe_crds::StartFrom;
+
+use super::{Object, dead_letter, hash, ingest_url, meta, object};
+use crate::validate::{Archive, Batch, Emulator, Sink, ValidatedPipeline};
+
+/// How large a request may be: this many records of the size limit, within the bounds.
+const RECORDS_PER_REQUEST: u32 = 64;
+/// Bounds of a request's size, bytes.
+const REQUEST_BYTES: (u32, u32) = (1024 * 1024, 16 * 1024 * 1024);
+/// How long a batch run waits for the archive to reach the topics' end, seconds.
+const BARRIER_TIMEOUT_SECONDS: u64 = 600;
+
+/// A worker's `ConfigMap`, and the hash of what it holds.
+pub(super) struct Config {
+    pub(super) name: String,
+    pub(super) hash: String,
+}
+
+/// Adds the `ConfigMap` of a child. It is immutable and named by its content, so a running pod's never changes under it.
+pub(super) fn config_map(
+    pipeline: &ValidatedPipeline,
+    component: &str,
+    config: &impl WorkerConfig,
+    objects: &mut Vec<Object>,
+) -> Config {
+    // The types of workers/config have text keys alone, so they always are YAML.
+    let yaml = serde_yaml::to_string(config).unwrap_or_default();
+    let hash = hash(&yaml);
+    let name = format!("{}-{}", pipeline.child(component), &hash[..10]);
+    objects.push(object(&ConfigMap {
+        metadata: meta::metadata(pipeline, component, name.clone()),
+        data: Some(BTreeMap::from([(CONFIG_KEY.to_owned(), yaml)])),
+        immutable: Some(true),
+        ..ConfigMap::default()
+    }));
+    Config { name, hash }
+}
+
+pub(super) fn ingest(pipeline: &ValidatedPipeline) -> config::Ingest {
+    let max_record_bytes = pipeline.ingest.max_record_bytes;
+    config::Ingest {
+        config_version: CONFIG_VERSION,
+        pipeline: identity(pipeline),
+        kafka: kafka(pipeline),
+        topics: topics(pipeline),
+        max_record_bytes,
+        max_request_bytes: max_record_bytes.saturating_mul(RECORDS_PER_REQUEST).clamp(REQUEST_BYTES.0, REQUEST_BYTES.1),
+    }
+}
+
+pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Stream {
+    // One worker writes the dead letters: the archive's, or without one the first sink's by name.
+    let first = pipeline.sinks.iter().map(|sink| &sink.name).min();
+    let writes_dead_letters = pipeline.archive.is_none() && first == Some(&sink.name);
+    let postgres = config::StreamSink::Postgres(config::Postgres {
+        name: sink.name.clone(),
+        url_file: secrets_dir("postgres").join("url"),
+        schema: sink.schema.clone(),
+        start_from: match sink.start_from {
+            StartFrom::Earliest => config::StartFrom::Earliest,
+            StartFrom::Latest => config::StartFrom::Latest,
+        },
+    });
+    consumer(pipeline, &sink.name, writes_dead_letters, postgres)
+}
+
+pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive) -> config::Stream {
+    let sink = config::StreamSink::Archive(config::Archive {
+        zone: raw_zone(archive),
+        rotate: config::Rotate {
+            bytes: archive.rotate_bytes,
+            records: archive.rotate_records,
+            interval_seconds: archive.rotate_seconds,
+        },
+    });
+    consumer(pipeline, "archive", true, sink)
+}
+
+pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Batch) -> config::Batch {
+    config::Batch {
+        config_version: CONFIG_VERSION,
+        pipeline: identity(pipeline),
+        kafka: kafka(pipeline),
+        topics: topics(pipeline),
+        max_record_bytes: pipeline.ingest.max_record_bytes,
+        zone: raw_zone(archive),
+        archive_group: group(pipeline, "archive"),
+        archive_admin: format!("{}.{}.svc:{}", pipeline.child("archive"), pipeline.namespace, config::ADMIN_PORT),
+        barrier_timeout_seconds: BARRIER_TIMEOUT_SECONDS,
+        lease: pipeline.child("batch"),
+        sinks: batch
+            .sinks
+            .iter()
+            .map(|sink| config::BatchSink {
+                name: sink.name.clone(),
+                cassandra: config::Cassandra {
+                    contact_points: sink.contact_points.clone(),
+                    keyspace: sink.keyspace.clone(),
+                    replication_factor: sink.replication_factor,
+                    credentials_dir: sink.credentials.then(|| secrets_dir(&format!("cassandra-{}", sink.name))),
+                },
+            })
+            .collect(),
+    }
+}
+
+pub(super) fn emulator(pipeline: &ValidatedPipeline, emulator: &Emulator) -> config::Emulator {
+    config::Emulator {
+        config_version: CONFIG_VERSION,
+        pipeline: identity(pipeline),
+        target: ingest_url(pipeline),
+        records_per_second: emulator.records_per_second,
+        seed: emulator.seed,
+    }
+}
+
+fn consumer(
+    pipeline: &ValidatedPipeline,
+    sink_name: &str,
+    writes_dead_letters: bool,
+    sink: config::StreamSink,
+) -> config::Stream {
+    config::Stream {
+        config_version: CONFIG_VERSION,
+        pipeline: identity(pipeline),
+        kafka: kafka(pipeline),
+        topics: topics(pipeline),
+        group: group(pipeline, sink_name),
+        max_record_bytes: pipeline.ingest.max_record_bytes,
+        writes_dead_letters,
+        sink,
+    }
+}
+
+fn identity(pipeline: &ValidatedPipeline) -> config::Pipeline {
+    config::Pipeline { namespace: pipeline.namespace.clone(), name: pipeline.name.clone(), uid: pipeline.uid.clone() }
+}
+
+fn kafka(pipeline: &ValidatedPipeline) -> config::Kafka {
+    config::Kafka { bootstrap_servers: pipeline.bootstrap_servers.clone() }
+}
+
+fn topics(pipeline: &ValidatedPipeline) -> config::Topics {
+    let [pin, geo, user] = pipeline
+        .topics
+        .each_ref()
+        .map(|topic| config::Topic { name: topic.name.clone(), dead_letter: dead_letter(&topic.name) });
+    config::Topics { pin, geo, user }
+}
+
+fn group(pipeline: &ValidatedPipeline, sink: &str) -> String {
+    format!("{}.{}.{sink}", pipeline.namespace, pipeline.name)
+}
+
+fn raw_zone(archive: &Archive) -> config::RawZone {
+    config::RawZone {
+        bucket: archive.bucket.clone(),
+        prefix: archive.prefix.clone(),
+        s3: config::S3 {
+            endpoint: archive.endpoint.clone(),
+            region: archive.region.clone(),
+            credentials_dir: secrets_dir("s3"),
+        },
+    }
+}
+
+/// Where a Secret is mounted.
+pub(super) fn secrets_dir(purpose: &str) -> PathBuf {
+    PathBuf::from(SECRETS_DIR).join(purpose)
+}

@@ -1,0 +1,279 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::validate::tests::{all_there, images, pipeline, validated, whole};
+use crate::validate::validate;
+
+fn ids(objects: &[Object]) -> Vec<String> {
+    objects.iter().map(|object| format!("{}/{}", object.resource.kind, object.name)).collect()
+}
+
+fn find<'a>(objects: &'a [Object], kind: &str, name: &str) -> &'a Value {
+    &objects.iter().find(|object| object.resource.kind == kind && object.name == name).unwrap().body
+}
+
+/// The kinds and names of what differs, configuration by the child it is for.
+fn changed(before: &[Object], after: &[Object]) -> Vec<String> {
+    let mut changed: Vec<String> = before
+        .iter()
+        .filter(|object| !after.contains(object))
+        .chain(after.iter().filter(|object| !before.contains(object)))
+        .map(|object| match object.resource.kind.as_str() {
+            "ConfigMap" => format!("ConfigMap/{}", &object.name[..object.name.len() - 11]),
+            kind => format!("{kind}/{}", object.name),
+        })
+        .collect();
+    changed.sort();
+    changed.dedup();
+    changed
+}
+
+/// Where `mutate` of the whole spec leads.
+fn with(mutate: impl FnOnce(&mut Value)) -> Vec<Object> {
+    let mut spec = whole();
+    mutate(&mut spec);
+    objects(&validated(spec))
+}
+
+#[test]
+fn each_section_deploys_what_it_names() {
+    let config = |child: &str, objects: &[Object]| {
+        let prefix = format!("ConfigMap/{child}-");
+        ids(objects).iter().any(|id| id.strip_prefix(&prefix).is_some_and(|hash| hash.len() == 10))
+    };
+    let least = objects(&validated(json!({})));
+    assert_eq!(least.len(), 3);
+    for id in ["Service/pinterest-ingest", "Deployment/pinterest-ingest"] {
+        assert!(ids(&least).contains(&id.to_owned()), "{id}");
+    }
+    let all = with(|_| ());
+    for id in [
+        "Service/pinterest-ingest",
+        "Deployment/pinterest-ingest",
+        "Deployment/pinterest-stream-live",
+        "Service/pinterest-archive",
+        "Deployment/pinterest-archive",
+        "ServiceAccount/pinterest-batch",
+        "Lease/pinterest-batch",
+        "Role/pinterest-batch",
+        "RoleBinding/pinterest-batch",
+        "CronJob/pinterest-batch",
+        "Deployment/pinterest-emulator",
+    ] {
+        assert!(ids(&all).contains(&id.to_owned()), "{id}");
+    }
+    for child in
+        ["pinterest-ingest", "pinterest-stream-live", "pinterest-archive", "pinterest-batch", "pinterest-emulator"]
+    {
+        assert!(config(child, &all), "{child}");
+    }
+    assert_eq!(all.len(), 16);
+}
+
+type Change = fn(&mut Value);
+
+#[test]
+fn a_child_comes_after_what_it_needs() {
+    let ids = ids(&with(|_| ()));
+    let at = |prefix: &str| ids.iter().position(|id| id.starts_with(prefix)).unwrap();
+    assert!(at("ConfigMap/pinterest-ingest") < at("Deployment/pinterest-ingest"));
+    assert!(at("ServiceAccount/") < at("CronJob/") && at("RoleBinding/") < at("CronJob/"));
+}
+
+#[test]
+fn the_same_pipeline_gives_the_same_bytes() {
+    let bytes =
+        |objects: Vec<Object>| serde_json::to_string(&objects.iter().map(|o| &o.body).collect::<Vec<_>>()).unwrap();
+    assert_eq!(bytes(with(|_| ())), bytes(with(|_| ())));
+}
+
+/// A change → what it concerns; and back again → what was before.
+#[test]
+fn a_change_concerns_its_component_and_nothing_else() {
+    let before = with(|_| ());
+    let cases: [(Change, &[&str]); 9] = [
+        (|s| s["ingest"] = json!({"replicas": 3}), &["Deployment/pinterest-ingest"]),
+        (|s| s["emulator"] = json!({"seed": 9}), &["ConfigMap/pinterest-emulator", "Deployment/pinterest-emulator"]),
+        (
+            |s| s["stream"]["sinks"][0]["postgres"]["schema"] = json!("live"),
+            &["ConfigMap/pinterest-stream-live", "Deployment/pinterest-stream-live"],
+        ),
+        (
+            |s| s["archive"]["rotate"] = json!({"records": 5}),
+            &["ConfigMap/pinterest-archive", "Deployment/pinterest-archive"],
+        ),
+        (|s| s["batch"]["schedule"] = json!("@hourly"), &["CronJob/pinterest-batch"]),
+        (
+            |s| s["batch"]["sinks"][0]["cassandra"]["keyspace"] = json!("k"),
+            &["ConfigMap/pinterest-batch", "CronJob/pinterest-batch"],
+        ),
+        (
+            |s| s["stream"]["sinks"][0]["resources"] = json!({"limits": {"memory": "1Gi"}}),
+            &["Deployment/pinterest-stream-live"],
+        ),
+        (
+            |s| s["suspend"] = json!(true),
+            &[
+                "CronJob/pinterest-batch",
+                "Deployment/pinterest-archive",
+                "Deployment/pinterest-emulator",
+                "Deployment/pinterest-ingest",
+                "Deployment/pinterest-stream-live",
+            ],
+        ),
+        (|s| s["broker"] = json!({"kafka": {"bootstrapServers": "kafka:9092", "topics": {"partitions": 9}}}), &[]),
+    ];
+    for (number, (change, concerned)) in cases.into_iter().enumerate() {
+        let after = with(change);
+        assert_eq!(changed(&before, &after), concerned, "case {number}");
+    }
+    assert_eq!(changed(&before, &with(|_| ())), [""; 0]);
+}
+
+#[test]
+fn a_secret_rolls_those_that_use_it() {
+    let pipeline = pipeline(whole());
+    let before = objects(&validate(&pipeline, &all_there(&pipeline), &images()).unwrap());
+    for (secret, key, concerned) in [
+        ("warehouse", "uri", &["Deployment/pinterest-stream-live"][..]),
+        ("s3", "accessKeyId", &["CronJob/pinterest-batch", "Deployment/pinterest-archive"][..]),
+        ("cassandra", "password", &["CronJob/pinterest-batch"][..]),
+    ] {
+        let mut found = all_there(&pipeline);
+        found.secrets.insert((secret.into(), key.into()), crate::dereference::SecretKey::Digest("rotated".into()));
+        let after = objects(&validate(&pipeline, &found, &images()).unwrap());
+        assert_eq!(changed(&before, &after), concerned, "{secret}");
+    }
+}
+
+#[test]
+fn a_missing_secret_holds_back_pods_that_never_ran_and_leaves_those_that_do() {
+    let pipeline = pipeline(whole());
+    let before = objects(&validate(&pipeline, &all_there(&pipeline), &images()).unwrap());
+    let mut found = all_there(&pipeline);
+    found.secrets.retain(|(name, _), _| name != "s3");
+    let without = objects(&validate(&pipeline, &found, &images()).unwrap());
+    assert_eq!(changed(&before, &without), ["CronJob/pinterest-batch", "Deployment/pinterest-archive"]);
+
+    found.previous = crate::dereference::previous(before.iter().map(|object| &object.body));
+    let kept = objects(&validate(&pipeline, &found, &images()).unwrap());
+    assert_eq!(changed(&before, &kept), [""; 0]);
+}
+
+#[test]
+fn pods_keep_to_the_restricted_profile() {
+    for object in with(|_| ()) {
+        let spec = &object.body["spec"];
+        let pod = match object.resource.kind.as_str() {
+            "Deployment" => &spec["template"]["spec"],
+            "CronJob" => &spec["jobTemplate"]["spec"]["template"]["spec"],
+            _ => continue,
+        };
+        let name = &object.name;
+        assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{name}");
+        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{name}");
+        assert_eq!(pod["automountServiceAccountToken"], name == "pinterest-batch", "{name}");
+        let container = &pod["containers"][0];
+        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false, "{name}");
+        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true, "{name}");
+        assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]), "{name}");
+        assert!(container["resources"]["requests"].is_object(), "{name}");
+    }
+}
+
+#[test]
+fn selectors_hold_instance_and_component_alone() {
+    for object in with(|_| ()) {
+        let selector = match object.resource.kind.as_str() {
+            "Deployment" => &object.body["spec"]["selector"]["matchLabels"],
+            "Service" => &object.body["spec"]["selector"],
+            _ => continue,
+        };
+        let mut keys: Vec<_> = selector.as_object().unwrap().keys().collect();
+        keys.sort();
+        assert_eq!(keys, ["app.kubernetes.io/component", "app.kubernetes.io/instance"], "{}", object.name);
+    }
+}
+
+#[test]
+fn every_object_is_labelled_and_owned() {
+    for object in with(|_| ()) {
+        let metadata = &object.body["metadata"];
+        assert_eq!(metadata["labels"][MANAGED_BY_LABEL], crate::MANAGER, "{}", object.name);
+        assert_eq!(metadata["labels"][INSTANCE_LABEL], "pinterest", "{}", object.name);
+        assert_eq!(metadata["ownerReferences"][0]["uid"], "0001", "{}", object.name);
+        assert!(object.name.len() <= 63, "{}", object.name);
+    }
+}
+
+#[test]
+fn workers_can_read_their_configurations() {
+    for object in with(|_| ()).iter().filter(|object| object.resource.kind == "ConfigMap") {
+        assert_eq!(object.body["immutable"], true);
+        let yaml = object.body["data"][pinpipe_config::CONFIG_KEY].as_str().unwrap();
+        let read = match object.body["metadata"]["labels"]["app.kubernetes.io/component"].as_str().unwrap() {
+            "ingest" => pinpipe_config::parse::<pinpipe_config::Ingest>(yaml).map(drop),
+            "batch" => pinpipe_config::parse::<pinpipe_config::Batch>(yaml).map(drop),
+            "emulator" => pinpipe_config::parse::<pinpipe_config::Emulator>(yaml).map(drop),
+            _ => pinpipe_config::parse::<pinpipe_config::Stream>(yaml).map(drop),
+        };
+        read.unwrap();
+    }
+}
+
+#[test]
+fn one_worker_writes_the_dead_letters() {
+    let writers = |spec: Value| -> Vec<String> {
+        objects(&validated(spec))
+            .iter()
+            .filter(|object| {
+                let yaml = object.body["data"][pinpipe_config::CONFIG_KEY].as_str().unwrap_or_default();
+                yaml.contains("writesDeadLetters: true")
+            })
+            .map(|object| object.name[..object.name.len() - 11].to_owned())
+            .collect()
+    };
+    assert_eq!(writers(whole()), ["pinterest-archive"]);
+    let sink = |name: &str| json!({"name": name, "postgres": {"urlSecretRef": {"name": "w", "key": "url"}}});
+    assert_eq!(writers(json!({"stream": {"sinks": [sink("b"), sink("a")]}})), ["pinterest-stream-a"]);
+}
+
+#[test]
+fn the_batch_worker_may_hold_its_lease_and_nothing_else() {
+    let all = with(|_| ());
+    assert_eq!(
+        find(&all, "Role", "pinterest-batch")["rules"],
+        json!([
+            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "update"], "resourceNames": ["pinterest-batch"]},
+            {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["create"]},
+        ])
+    );
+    let cron = &find(&all, "CronJob", "pinterest-batch")["spec"];
+    assert_eq!((&cron["concurrencyPolicy"], &cron["timeZone"]), (&json!("Forbid"), &json!("Etc/UTC")));
+}
+
+#[test]
+fn topics_are_stamped_by_the_broker_and_dead_letters_have_room() {
+    let wishes = topics(&validated(json!({"broker": {"kafka": {"bootstrapServers": "k:1", "topics": {
+        "partitions": 4, "config": {"retention.ms": "5", "max.message.bytes": "2000000"}}}}})));
+    let names: Vec<_> = wishes.iter().map(|wish| (wish.name.as_str(), wish.partitions)).collect();
+    assert_eq!(
+        names,
+        [
+            ("data.pinterest.pin", 4),
+            ("data.pinterest.pin.dlq", 1),
+            ("data.pinterest.geo", 4),
+            ("data.pinterest.geo.dlq", 1),
+            ("data.pinterest.user", 4),
+            ("data.pinterest.user.dlq", 1),
+        ]
+    );
+    let config =
+        |wish: &TopicWish, key: &str| wish.config.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone());
+    for wish in &wishes {
+        assert_eq!(config(wish, "message.timestamp.type").as_deref(), Some("LogAppendTime"));
+        assert_eq!(config(wish, "retention.ms").as_deref(), Some("5"));
+    }
+    assert_eq!(config(&wishes[0], "max.message.bytes").as_deref(), Some("2000000"));
+    assert_eq!(config(&wishes[1], "max.message.bytes").as_deref(), Some("2065536"));
+}

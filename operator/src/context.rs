@@ -1,0 +1,29 @@
+//! What every pass has at hand.
+
+use std::{collections::HashMap, sync::Mutex};
+
+use kube::Client;
+
+use crate::{metrics::Metrics, topics::TopicsCache, validate::Images};
+
+/// What every pass has at hand.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// Where workers' images come from unless a pipeline says otherwise.
+    pub images: Images,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// What brokers said a moment ago.
+    pub topics: TopicsCache,
+    /// How often the pass over a pipeline, by UID, failed in a row.
+    pub failures: Mutex<HashMap<String, u32>>,
+}
+
+impl Context {
+    /// With nothing remembered.
+    #[must_use]
+    pub fn new(client: Client, images: Images, metrics: Metrics) -> Self {
+        Self { client, images, metrics, topics: TopicsCache::default(), failures: Mutex::default() }
+    }
+}

@@ -1,0 +1,177 @@
+//! Runs a pass for every pipeline that changed, whose children changed, or whose time has come.
+
+use std::{
+    sync::{Arc, PoisonError},
+    time::{Duration, Instant},
+};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    batch::v1::CronJob,
+    core::v1::{ConfigMap, Service, ServiceAccount},
+    rbac::v1::{Role, RoleBinding},
+};
+use kube::{
+    Api, ResourceExt as _,
+    core::DeserializeGuard,
+    runtime::{
+        Controller,
+        controller::{Action, Config, Error as ControllerError},
+        watcher,
+    },
+};
+use pinpipe_crds::PinterestPipeline;
+use pinpipe_runtime::admin::Readiness;
+use rand::Rng as _;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    MANAGER, build,
+    context::Context,
+    pass::{self, Error, Passed},
+};
+
+/// A resource that may not be of its type: one that can't be read must not stop the others.
+type Guarded = DeserializeGuard<PinterestPipeline>;
+
+/// After how long a pipeline that is ready is looked at again: Secrets are got, not watched, and a broker tells nothing by itself.
+const READY_AGAIN: Duration = Duration::from_mins(1);
+/// The same for one that isn't ready.
+const NOT_READY_AGAIN: Duration = Duration::from_secs(10);
+/// The same for one that can't be done or read: a change of it is an event.
+const INVALID_AGAIN: Duration = Duration::from_mins(5);
+/// How long one pass may take. A client retries by itself for much longer.
+const PASS_TIMEOUT: Duration = Duration::from_secs(90);
+/// The first and the longest wait after a pass failed.
+const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(5));
+/// Events that come together make one pass.
+const DEBOUNCE: Duration = Duration::from_millis(300);
+
+/// Runs until `stop`, and then until passes under way have ended.
+pub async fn run(context: Arc<Context>, concurrency: u16, readiness: Readiness, stop: CancellationToken) {
+    let client = &context.client;
+    let children = watcher::Config::default().labels(&format!("{}={MANAGER}", build::MANAGED_BY_LABEL));
+    let controller = Controller::new(Api::<Guarded>::all(client.clone()), watcher::Config::default())
+        .with_config(Config::default().concurrency(concurrency).debounce(DEBOUNCE))
+        .owns(Api::<Deployment>::all(client.clone()), children.clone())
+        .owns(Api::<CronJob>::all(client.clone()), children.clone())
+        .owns(Api::<Service>::all(client.clone()), children.clone())
+        .owns(Api::<ConfigMap>::all(client.clone()), children.clone())
+        .owns(Api::<ServiceAccount>::all(client.clone()), children.clone())
+        .owns(Api::<Role>::all(client.clone()), children.clone())
+        .owns(Api::<RoleBinding>::all(client.clone()), children)
+        .graceful_shutdown_on(stop.clone().cancelled_owned());
+
+    readiness.set(Err("the PinterestPipelines have not been listed yet: is the CRD installed?".to_owned()));
+    let store = controller.store();
+    tokio::spawn(async move {
+        if store.wait_until_ready().await.is_ok() {
+            tracing::info!("the PinterestPipelines are listed");
+            readiness.set(Ok(()));
+        }
+    });
+
+    controller
+        .run(reconcile, on_error, context)
+        .for_each(|result| async {
+            match result {
+                Ok(_) | Err(ControllerError::ObjectNotFound(_) | ControllerError::ReconcilerFailed(..)) => {}
+                Err(error) => tracing::warn!(%error, "watching failed, trying again"),
+            }
+        })
+        .await;
+}
+
+async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
+    let (namespace, name) = (resource.namespace().unwrap_or_default(), resource.name_any());
+    if let Err(invalid) = &resource.0 {
+        tracing::error!(
+            namespace,
+            name,
+            error = invalid.error,
+            "this PinterestPipeline can't be read; it is left as it is"
+        );
+        context.metrics.passed("invalid", Duration::ZERO);
+        return Ok(Action::requeue(INVALID_AGAIN));
+    }
+    let _running = context.metrics.pass();
+    let begun = Instant::now();
+    let passed = match tokio::time::timeout(PASS_TIMEOUT, pass::run(&context, &namespace, &name)).await {
+        Ok(passed) => passed,
+        Err(_) => Err(Error::Timeout(PASS_TIMEOUT)),
+    };
+    let outcome = match &passed {
+        Ok(Passed::Ready) => "ready",
+        Ok(Passed::NotReady) => "not_ready",
+        Ok(Passed::Invalid) => "invalid",
+        Ok(Passed::Gone) => "gone",
+        Err(_) => "error",
+    };
+    context.metrics.passed(outcome, begun.elapsed());
+    tracing::debug!(namespace, name, outcome, took = ?begun.elapsed(), "pass ended");
+    let again = match passed? {
+        Passed::Ready => READY_AGAIN,
+        Passed::NotReady => NOT_READY_AGAIN,
+        Passed::Invalid => INVALID_AGAIN,
+        Passed::Gone => {
+            forget(&context, &resource);
+            return Ok(Action::await_change());
+        }
+    };
+    forget(&context, &resource);
+    Ok(Action::requeue(jittered(again)))
+}
+
+/// Forgets that passes failed.
+fn forget(context: &Context, resource: &Guarded) {
+    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    failures.remove(&resource.uid().unwrap_or_default());
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]
+fn on_error(resource: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
+    context.metrics.failed(error.kind());
+    let failed = {
+        let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = failures.entry(resource.uid().unwrap_or_default()).or_default();
+        *count = count.saturating_add(1);
+        *count
+    };
+    let wait = jittered(back_off(failed));
+    let (namespace, name) = (resource.namespace().unwrap_or_default(), resource.name_any());
+    tracing::warn!(namespace, name, %error, failed, ?wait, "the pass failed, trying again");
+    Action::requeue(wait)
+}
+
+/// The wait after so many failures in a row.
+fn back_off(failed: u32) -> Duration {
+    let factor = 2_u32.saturating_pow(failed.saturating_sub(1));
+    BACK_OFF.0.saturating_mul(factor).min(BACK_OFF.1)
+}
+
+/// Up to a fifth longer, so that pipelines don't come in step.
+fn jittered(wait: Duration) -> Duration {
+    wait.mul_f64(rand::rng().random_range(1.0..1.2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_double_up_to_a_bound() {
+        assert_eq!(back_off(1), BACK_OFF.0);
+        assert_eq!(back_off(2), BACK_OFF.0 * 2);
+        assert_eq!(back_off(3), BACK_OFF.0 * 4);
+        assert_eq!(back_off(u32::MAX), BACK_OFF.1);
+    }
+
+    #[test]
+    fn jitter_only_lengthens() {
+        for _ in 0..100 {
+            let wait = jittered(READY_AGAIN);
+            assert!(wait >= READY_AGAIN && wait < READY_AGAIN * 6 / 5 + Duration::from_millis(1));
+        }
+    }
+}

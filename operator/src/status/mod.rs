@@ -1,0 +1,209 @@
+//! What the status says, and when a condition's transition time moves.
+//!
+//! Nothing said here moves by itself: no counts of restarts, no ages. So a pipeline at rest has one status, and it is written once.
+
+pub mod batch;
+pub mod health;
+pub mod reasons;
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use pinpipe_crds::condition_types;
+
+/// How something stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// Whether it is well.
+    pub ok: bool,
+    /// One of [`reasons`].
+    pub reason: &'static str,
+    /// What is the matter and what to do, in a sentence.
+    pub message: String,
+}
+
+impl Finding {
+    /// It is well.
+    #[must_use]
+    pub fn good(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { ok: true, reason, message: message.into() }
+    }
+
+    /// It isn't.
+    #[must_use]
+    pub fn bad(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { ok: false, reason, message: message.into() }
+    }
+
+    /// The first that isn't well, else the first; `None` of none.
+    #[must_use]
+    pub fn worst(findings: Vec<Self>) -> Option<Self> {
+        let at = findings.iter().position(|finding| !finding.ok).unwrap_or(0);
+        findings.into_iter().nth(at)
+    }
+}
+
+/// How each part of a pipeline stands. None: the part isn't deployed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Findings {
+    /// The topics.
+    pub topics: Finding,
+    /// Ingest.
+    pub ingest: Finding,
+    /// The live sinks together.
+    pub stream: Option<Finding>,
+    /// The archive.
+    pub archive: Option<Finding>,
+    /// Batch runs.
+    pub batch: Option<Finding>,
+    /// The emulator, which has no condition of its own.
+    pub emulator: Option<Finding>,
+}
+
+impl Findings {
+    /// By condition type, `Ready` first.
+    #[must_use]
+    pub fn conditions(self, suspended: bool) -> Vec<(&'static str, Finding)> {
+        let parts = [
+            (condition_types::TOPICS_READY, "topics", Some(self.topics)),
+            (condition_types::INGEST_READY, "ingest", Some(self.ingest)),
+            (condition_types::STREAM_READY, "stream", self.stream),
+            (condition_types::ARCHIVE_READY, "archive", self.archive),
+            (condition_types::BATCH_READY, "batch", self.batch),
+            ("", "emulator", self.emulator),
+        ];
+        // While nothing runs, a broker that is away hurts nobody.
+        let matters = |type_: &str| !(suspended && type_ == condition_types::TOPICS_READY);
+        let bad: Vec<_> = parts
+            .iter()
+            .filter(|(type_, _, _)| matters(type_))
+            .filter_map(|(_, part, finding)| finding.as_ref().filter(|f| !f.ok).map(|f| (*part, f)))
+            .collect();
+        let ready = match bad.as_slice() {
+            [] if suspended => Finding::good(reasons::SUSPENDED, "suspended: set spec.suspend to false to resume"),
+            [] => Finding::good(reasons::READY, "everything works"),
+            [(part, first), rest @ ..] => {
+                let others: Vec<_> = rest.iter().map(|(part, _)| *part).collect();
+                let more =
+                    if others.is_empty() { String::new() } else { format!(" (also not ready: {})", others.join(", ")) };
+                Finding::bad(first.reason, format!("{part}: {}{more}", first.message))
+            }
+        };
+        let parts = parts.into_iter().filter_map(|(type_, _, finding)| finding.map(|finding| (type_, finding)));
+        [(condition_types::READY, ready)].into_iter().chain(parts).filter(|(type_, _)| !type_.is_empty()).collect()
+    }
+}
+
+/// The conditions to be written. One whose status is as before keeps its transition time.
+#[must_use]
+pub fn conditions(
+    before: &[Condition],
+    findings: Vec<(&'static str, Finding)>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
+    findings
+        .into_iter()
+        .map(|(type_, finding)| {
+            let status = if finding.ok { "True" } else { "False" };
+            let kept = before.iter().find(|old| old.type_ == type_ && old.status == status);
+            Condition {
+                type_: type_.to_owned(),
+                status: status.to_owned(),
+                reason: finding.reason.to_owned(),
+                message: shorten(&finding.message),
+                observed_generation: generation,
+                last_transition_time: kept.map_or(Time(seconds(now)), |old| old.last_transition_time.clone()),
+            }
+        })
+        .collect()
+}
+
+/// Kubernetes' times have whole seconds.
+fn seconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_second(time.as_second()).unwrap_or(time)
+}
+
+/// At most what the schema lets through, and what a person reads.
+fn shorten(message: &str) -> String {
+    const MOST: usize = 1024;
+    if message.len() <= MOST {
+        return message.to_owned();
+    }
+    format!("{}…", &message[..message.floor_char_boundary(MOST)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn good() -> Finding {
+        Finding::good(reasons::AVAILABLE, "fine")
+    }
+
+    fn findings() -> Findings {
+        Findings { topics: good(), ingest: good(), stream: Some(good()), archive: None, batch: None, emulator: None }
+    }
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    #[test]
+    fn ready_is_all_of_them_and_names_the_first_that_is_not() {
+        let conditions = findings().conditions(false);
+        let types: Vec<_> = conditions.iter().map(|(type_, _)| *type_).collect();
+        assert_eq!(types, ["Ready", "TopicsReady", "IngestReady", "StreamReady"]);
+        assert_eq!(conditions[0].1, Finding::good(reasons::READY, "everything works"));
+
+        let bad = Findings {
+            ingest: Finding::bad(reasons::IMAGE_NOT_PULLABLE, "no image"),
+            emulator: Some(Finding::bad(reasons::CRASHING, "crash")),
+            ..findings()
+        };
+        let ready = bad.conditions(false).remove(0).1;
+        assert_eq!(ready, Finding::bad(reasons::IMAGE_NOT_PULLABLE, "ingest: no image (also not ready: emulator)"));
+    }
+
+    #[test]
+    fn a_suspended_pipeline_is_ready_without_its_broker() {
+        let away = Findings { topics: Finding::bad(reasons::BROKER_UNREACHABLE, "away"), ..findings() };
+        assert_eq!(away.clone().conditions(true)[0].1.reason, reasons::SUSPENDED);
+        assert!(!away.conditions(false)[0].1.ok);
+    }
+
+    #[test]
+    fn transition_times_move_with_the_status_alone() {
+        let first = conditions(&[], findings().conditions(false), Some(1), at(100));
+        assert!(first.iter().all(|c| c.last_transition_time == Time(at(100))));
+
+        let again = conditions(&first, findings().conditions(false), Some(1), at(200));
+        assert_eq!(again, first, "the same findings give the same conditions");
+
+        let other_words = Findings { ingest: Finding::good(reasons::AVAILABLE, "still fine"), ..findings() };
+        let reworded = conditions(&first, other_words.conditions(false), Some(2), at(200));
+        assert!(reworded.iter().all(|c| c.last_transition_time == Time(at(100)) && c.observed_generation == Some(2)));
+
+        let worse = Findings { ingest: Finding::bad(reasons::CRASHING, "crash"), ..findings() };
+        let fallen = conditions(&first, worse.conditions(false), Some(1), at(300));
+        for condition in &fallen {
+            let moved = matches!(condition.type_.as_str(), "Ready" | "IngestReady");
+            assert_eq!(condition.last_transition_time, Time(at(if moved { 300 } else { 100 })), "{}", condition.type_);
+        }
+    }
+
+    #[test]
+    fn a_part_taken_out_loses_its_condition() {
+        let first = conditions(&[], findings().conditions(false), Some(1), at(100));
+        let without = Findings { stream: None, ..findings() };
+        let then = conditions(&first, without.conditions(false), Some(2), at(200));
+        assert!(then.iter().all(|c| c.type_ != "StreamReady"));
+    }
+
+    #[test]
+    fn long_messages_are_cut_between_characters() {
+        assert!(shorten(&"ü".repeat(2000)).len() <= 1024 + '…'.len_utf8());
+        assert_eq!(shorten("short"), "short");
+    }
+}

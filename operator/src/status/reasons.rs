@@ -1,0 +1,53 @@
+//! The reasons conditions give. Scripts match on them, so none changes its meaning.
+
+/// `Ready`: everything works.
+pub const READY: &str = "Ready";
+/// `spec.suspend` is set and every worker is at zero.
+pub const SUSPENDED: &str = "Suspended";
+/// `spec.suspend` is set and workers are still stopping.
+pub const SUSPENDING: &str = "Suspending";
+/// The spec holds something that can't be done; nothing was changed.
+pub const INVALID_SPEC: &str = "InvalidSpec";
+/// An object with a child's name belongs to somebody else; it was left alone.
+pub const CHILD_CONFLICT: &str = "ChildConflict";
+/// The API server refuses a child.
+pub const CHILD_REFUSED: &str = "ChildRefused";
+
+/// Every topic is there.
+pub const TOPICS_READY: &str = "TopicsReady";
+/// Topics were created and the broker doesn't show all of them yet.
+pub const TOPICS_PENDING: &str = "TopicsPending";
+/// No broker answers.
+pub const BROKER_UNREACHABLE: &str = "BrokerUnreachable";
+/// The broker answers with an error.
+pub const BROKER_FAILED: &str = "BrokerFailed";
+/// The broker refuses to create a topic.
+pub const TOPIC_REFUSED: &str = "TopicRefused";
+/// A topic was deleted by somebody else.
+pub const TOPIC_MISSING: &str = "TopicMissing";
+/// A topic was deleted and created again by somebody else.
+pub const TOPIC_REPLACED: &str = "TopicReplaced";
+/// An existing topic has a setting the pipeline can't work with.
+pub const TOPIC_UNSUITABLE: &str = "TopicUnsuitable";
+
+/// All pods are there and ready.
+pub const AVAILABLE: &str = "Available";
+/// Pods are on their way.
+pub const PROGRESSING: &str = "Progressing";
+/// A Secret, or a key of it, is missing.
+pub const SECRET_MISSING: &str = "SecretMissing";
+/// The image can't be pulled.
+pub const IMAGE_NOT_PULLABLE: &str = "ImageNotPullable";
+/// The worker stops again and again.
+pub const CRASHING: &str = "Crashing";
+/// No node has room, or fits.
+pub const UNSCHEDULABLE: &str = "Unschedulable";
+/// The cluster refuses to make the pods (a quota, a policy).
+pub const PODS_REFUSED: &str = "PodsRefused";
+/// The container can't be made as its pod says.
+pub const CONTAINER_REFUSED: &str = "ContainerRefused";
+
+/// Batch runs are scheduled, and the last one, if any, succeeded.
+pub const SCHEDULED: &str = "Scheduled";
+/// The last batch run failed.
+pub const RUN_FAILED: &str = "RunFailed";

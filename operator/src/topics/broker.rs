@@ -1,0 +1,174 @@
+//! Kafka's admin API. Every call has a time-out.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use pinpipe_config::Kafka;
+use pinpipe_runtime::kafka;
+use rdkafka::{
+    admin::{AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication},
+    client::DefaultClientContext,
+    error::KafkaError,
+    types::RDKafkaErrorCode,
+};
+
+use super::Seen;
+use crate::{
+    MANAGER,
+    build::TopicWish,
+    status::{Finding, reasons},
+};
+
+/// How long a broker may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(8);
+
+/// Why the broker didn't do what was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokerError {
+    /// No broker answered.
+    #[error(
+        "the Kafka brokers at {bootstrap_servers} do not answer: check that they run and are reachable from the cluster, and spec.broker.kafka.bootstrapServers"
+    )]
+    Unreachable {
+        /// Where they should be.
+        bootstrap_servers: String,
+    },
+    /// A topic could not be created.
+    #[error("topic {topic} can't be created: {message}: check replicationFactor, config and the broker's permissions")]
+    Refused {
+        /// The topic.
+        topic: String,
+        /// What the broker said.
+        message: String,
+    },
+    /// The broker answered something else.
+    #[error("the Kafka brokers can't be asked about topics: {0}")]
+    Failed(String),
+}
+
+impl BrokerError {
+    /// As the condition says it.
+    #[must_use]
+    pub fn finding(&self) -> Finding {
+        let reason = match self {
+            Self::Unreachable { .. } => reasons::BROKER_UNREACHABLE,
+            Self::Refused { .. } => reasons::TOPIC_REFUSED,
+            Self::Failed(_) => reasons::BROKER_FAILED,
+        };
+        Finding::bad(reason, self.to_string())
+    }
+}
+
+/// A connection to a Kafka cluster.
+pub struct Broker {
+    bootstrap_servers: String,
+    client: Arc<AdminClient<DefaultClientContext>>,
+    options: AdminOptions,
+}
+
+impl Broker {
+    /// Nothing is connected yet.
+    pub fn new(bootstrap_servers: &str) -> Result<Self, BrokerError> {
+        let config = Kafka { bootstrap_servers: bootstrap_servers.to_owned() };
+        let client =
+            kafka::client_config(&config, MANAGER).create().map_err(|error| BrokerError::Failed(error.to_string()))?;
+        Ok(Self {
+            bootstrap_servers: bootstrap_servers.to_owned(),
+            client: Arc::new(client),
+            options: AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT)),
+        })
+    }
+
+    /// What the broker has of these topics.
+    pub async fn see(&self, names: Vec<String>) -> Result<BTreeMap<String, Seen>, BrokerError> {
+        let (client, bootstrap_servers) = (Arc::clone(&self.client), self.bootstrap_servers.clone());
+        let mut seen = tokio::task::spawn_blocking(move || see(&client, &bootstrap_servers, &names))
+            .await
+            .map_err(|error| BrokerError::Failed(error.to_string()))??;
+        if seen.is_empty() {
+            return Ok(seen);
+        }
+        let resources: Vec<_> = seen.keys().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let described = self.client.describe_configs(&resources, &self.options).await.map_err(|e| self.failed(&e))?;
+        for resource in described.into_iter().flatten() {
+            if let OwnedResourceSpecifier::Topic(name) = &resource.specifier
+                && let Some(topic) = seen.get_mut(name)
+            {
+                topic.config =
+                    resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect();
+            }
+        }
+        Ok(seen)
+    }
+
+    /// Creates topics. One that is there by now is as good.
+    pub async fn create(&self, wishes: &[TopicWish]) -> Result<(), BrokerError> {
+        let topics: Vec<_> = wishes.iter().map(new_topic).collect();
+        let results = self.client.create_topics(&topics, &self.options).await.map_err(|error| self.failed(&error))?;
+        for result in results {
+            match result {
+                Ok(topic) => tracing::info!(topic, "topic created"),
+                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
+                Err((topic, code)) => return Err(BrokerError::Refused { topic, message: code.to_string() }),
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: &KafkaError) -> BrokerError {
+        failed(error, &self.bootstrap_servers)
+    }
+}
+
+fn new_topic(wish: &TopicWish) -> NewTopic<'_> {
+    let topic = NewTopic::new(&wish.name, wish.partitions, TopicReplication::Fixed(wish.replication_factor));
+    wish.config.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
+}
+
+/// Blocks. All topics are listed rather than these asked for: asking for a topic may create it, with the wrong settings.
+fn see(
+    client: &AdminClient<DefaultClientContext>,
+    bootstrap_servers: &str,
+    names: &[String],
+) -> Result<BTreeMap<String, Seen>, BrokerError> {
+    let metadata = client.inner().fetch_metadata(None, TIMEOUT).map_err(|error| failed(&error, bootstrap_servers))?;
+    let mut seen: BTreeMap<String, Seen> = metadata
+        .topics()
+        .iter()
+        .filter(|topic| names.iter().any(|name| name == topic.name()))
+        .map(|topic| {
+            let partitions = i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX);
+            (topic.name().to_owned(), Seen { partitions, ..Seen::default() })
+        })
+        .collect();
+    if seen.is_empty() {
+        return Ok(seen);
+    }
+    let found: Vec<String> = seen.keys().cloned().collect();
+    let found: Vec<&str> = found.iter().map(String::as_str).collect();
+    let identity = kafka::identity(client.inner(), &found, TIMEOUT).map_err(|error| match error {
+        kafka::IdentityError::NoAnswer(_) => {
+            BrokerError::Unreachable { bootstrap_servers: bootstrap_servers.to_owned() }
+        }
+        other => BrokerError::Failed(other.to_string()),
+    })?;
+    for (name, id) in identity.topic_ids {
+        if let Some(topic) = seen.get_mut(&name) {
+            topic.id = id;
+        }
+    }
+    Ok(seen)
+}
+
+fn failed(error: &KafkaError, bootstrap_servers: &str) -> BrokerError {
+    match error.rdkafka_error_code() {
+        Some(
+            RDKafkaErrorCode::BrokerTransportFailure
+            | RDKafkaErrorCode::AllBrokersDown
+            | RDKafkaErrorCode::OperationTimedOut
+            | RDKafkaErrorCode::RequestTimedOut
+            | RDKafkaErrorCode::MessageTimedOut
+            | RDKafkaErrorCode::Resolve,
+        ) => BrokerError::Unreachable { bootstrap_servers: bootstrap_servers.to_owned() },
+        _ => BrokerError::Failed(error.to_string()),
+    }
+}

@@ -1,0 +1,194 @@
+//! What is to be done about topics, and what to say. Pure.
+
+use std::collections::BTreeMap;
+
+use pinpipe_crds::TopicStatus;
+
+use super::Outcome;
+use crate::{
+    build::TopicWish,
+    status::{Finding, reasons},
+};
+
+/// A topic as the broker has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Its identity.
+    pub id: String,
+    /// Its partitions.
+    pub partitions: i32,
+    /// Its settings, defaults among them.
+    pub config: BTreeMap<String, String>,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// Topics to be created.
+    pub create: Vec<TopicWish>,
+    /// The status as it must be written before they are.
+    pub intent: Vec<TopicStatus>,
+    /// How topics stand, apart from those to be created.
+    pub outcome: Outcome,
+}
+
+/// `known` is the status as it is, `seen` what the broker has of the topics wished for.
+#[must_use]
+pub fn plan(wishes: &[TopicWish], known: &[TopicStatus], seen: &BTreeMap<String, Seen>) -> Plan {
+    let (mut create, mut intent, mut topics) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut problems, mut notes) = (Vec::new(), Vec::new());
+    for wish in wishes {
+        let name = &wish.name;
+        let before = known.iter().find(|topic| topic.name == *name);
+        let ours = before.is_some_and(|topic| topic.created_by_us);
+        let known_id = before.and_then(|topic| topic.id.as_deref());
+        match (seen.get(name), known_id) {
+            (Some(found), _) if known_id.is_none_or(|id| id == found.id) => {
+                topics.push(TopicStatus {
+                    name: name.clone(),
+                    id: Some(found.id.clone()),
+                    partitions: found.partitions,
+                    created_by_us: ours,
+                });
+                compare(wish, found, &mut problems, &mut notes);
+            }
+            (Some(_), _) => {
+                topics.extend(before.cloned());
+                problems.push((
+                    reasons::TOPIC_REPLACED,
+                    format!(
+                        "topic {name} was deleted and created again by somebody else; sinks with a position in the old one stop: \
+                         restore it, or delete this pipeline and create one with other topic names"
+                    ),
+                ));
+            }
+            (None, Some(_)) => {
+                topics.extend(before.cloned());
+                problems.push((
+                    reasons::TOPIC_MISSING,
+                    format!(
+                        "topic {name} was deleted by somebody else, and is not created again, since sinks have positions in it: restore it, \
+                         or delete this pipeline and create one with other topic names"
+                    ),
+                ));
+            }
+            (None, None) => {
+                topics.push(TopicStatus {
+                    name: name.clone(),
+                    id: None,
+                    partitions: wish.partitions,
+                    created_by_us: true,
+                });
+                create.push(wish.clone());
+            }
+        }
+    }
+    intent.extend(topics.iter().cloned());
+    Plan { create, intent, outcome: Outcome { topics, finding: finding(problems, &notes, wishes.len()) } }
+}
+
+/// What of an existing topic isn't as wished. It is left so.
+fn compare(wish: &TopicWish, found: &Seen, problems: &mut Vec<(&'static str, String)>, notes: &mut Vec<String>) {
+    let name = &wish.name;
+    let stamped = found.config.get("message.timestamp.type").map_or("LogAppendTime", String::as_str);
+    if stamped != "LogAppendTime" && !wish.dead_letters {
+        problems.push((
+            reasons::TOPIC_UNSUITABLE,
+            format!(
+                "topic {name} has message.timestamp.type={stamped}, so later records can't be told from earlier ones: \
+                 set it to LogAppendTime (kafka-configs --alter --topic {name})"
+            ),
+        ));
+    }
+    if wish.dead_letters {
+        return;
+    }
+    if found.partitions != wish.partitions {
+        notes.push(format!("topic {name} keeps its {} partitions, not {}", found.partitions, wish.partitions));
+    }
+    for (key, wished) in wish.config.iter().filter(|(key, _)| key != "message.timestamp.type") {
+        if let Some(value) = found.config.get(key)
+            && value != wished
+        {
+            notes.push(format!("topic {name} keeps its {key}={value}, not {wished}"));
+        }
+    }
+}
+
+fn finding(problems: Vec<(&'static str, String)>, notes: &[String], topics: usize) -> Finding {
+    let more = problems.len().saturating_sub(1);
+    match problems.into_iter().next() {
+        Some((reason, message)) if more > 0 => Finding::bad(reason, format!("{message} (and {more} more)")),
+        Some((reason, message)) => Finding::bad(reason, message),
+        None if notes.is_empty() => Finding::good(reasons::TOPICS_READY, format!("all {topics} topics are there")),
+        None => Finding::good(
+            reasons::TOPICS_READY,
+            format!("all {topics} topics are there; existing topics are not altered: {}", notes.join("; ")),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wish(name: &str, partitions: i32) -> TopicWish {
+        let config = vec![
+            ("message.timestamp.type".to_owned(), "LogAppendTime".to_owned()),
+            ("retention.ms".to_owned(), "1000".to_owned()),
+        ];
+        TopicWish { name: name.to_owned(), partitions, replication_factor: -1, config, dead_letters: false }
+    }
+
+    fn seen(id: &str, partitions: i32, config: &[(&str, &str)]) -> Seen {
+        let config = config.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        Seen { id: id.to_owned(), partitions, config }
+    }
+
+    fn status(id: Option<&str>, created_by_us: bool) -> TopicStatus {
+        TopicStatus { name: "t".to_owned(), id: id.map(ToOwned::to_owned), partitions: 3, created_by_us }
+    }
+
+    /// Known, seen → created?, id and `createdByUs` in the status, reason.
+    #[test]
+    fn what_is_done_about_a_topic() {
+        let stamped = [("message.timestamp.type", "LogAppendTime"), ("retention.ms", "1000")];
+        let ready = reasons::TOPICS_READY;
+        for (case, known, found, created, id, ours, reason) in [
+            ("absent", None, None, true, None, true, ready),
+            ("there before us", None, Some("a"), false, Some("a"), false, ready),
+            ("meant, not created: we died between", Some(status(None, true)), None, true, None, true, ready),
+            ("meant and created: we died after", Some(status(None, true)), Some("a"), false, Some("a"), true, ready),
+            ("settled", Some(status(Some("a"), true)), Some("a"), false, Some("a"), true, ready),
+            ("gone", Some(status(Some("a"), true)), None, false, Some("a"), true, reasons::TOPIC_MISSING),
+            ("gone, not ours", Some(status(Some("a"), false)), None, false, Some("a"), false, reasons::TOPIC_MISSING),
+            ("replaced", Some(status(Some("a"), true)), Some("b"), false, Some("a"), true, reasons::TOPIC_REPLACED),
+        ] {
+            let seen = found.map(|id| ("t".to_owned(), seen(id, 3, &stamped))).into_iter().collect();
+            let plan = plan(&[wish("t", 3)], known.as_slice(), &seen);
+            assert_eq!(plan.create.len() == 1, created, "{case}");
+            let topic = &plan.outcome.topics[0];
+            assert_eq!((topic.id.as_deref(), topic.created_by_us), (id, ours), "{case}");
+            assert_eq!(plan.outcome.finding.reason, reason, "{case}");
+            assert_eq!(plan.intent, plan.outcome.topics, "{case}");
+        }
+    }
+
+    #[test]
+    fn differences_are_told_and_left() {
+        let found = seen("a", 3, &[("message.timestamp.type", "LogAppendTime"), ("retention.ms", "2000")]);
+        let plan = plan(&[wish("t", 6)], &[], &BTreeMap::from([("t".to_owned(), found)]));
+        assert!(plan.create.is_empty() && plan.outcome.finding.ok);
+        assert_eq!(plan.outcome.topics[0].partitions, 3);
+        for told in ["keeps its 3 partitions, not 6", "keeps its retention.ms=2000, not 1000"] {
+            assert!(plan.outcome.finding.message.contains(told), "{:?}", plan.outcome.finding);
+        }
+    }
+
+    #[test]
+    fn a_topic_stamped_by_its_producers_is_no_good() {
+        let found = seen("a", 3, &[("message.timestamp.type", "CreateTime")]);
+        let plan = plan(&[wish("t", 3)], &[], &BTreeMap::from([("t".to_owned(), found)]));
+        assert_eq!(plan.outcome.finding.reason, reasons::TOPIC_UNSUITABLE);
+    }
+}

@@ -1,0 +1,471 @@
+//! Phase 2: plain data in, a [`ValidatedPipeline`] or a list of problems out.
+//!
+//! Every default stands here and nowhere else. They are frozen for `v1alpha1` by the golden test: changing one would change
+//! pipelines that nobody touched.
+
+use std::{collections::BTreeMap, fmt};
+
+use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
+use pinpipe_crds::{
+    Amounts, BatchSink, PinterestPipeline, PullPolicy, Resources, S3, StartFrom, StreamSink, TopicOverride,
+};
+use serde::Serialize;
+
+use crate::dereference::{CASSANDRA_KEYS, Dereferenced, S3_KEYS, SecretKey};
+
+/// Where workers' images come from unless a pipeline says otherwise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Images {
+    /// `ghcr.io/pinpipe`.
+    pub registry: String,
+    /// `0.1.0`.
+    pub tag: String,
+}
+
+/// Something in a resource that can't be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// The field, `spec.archive.rotate.interval`.
+    pub field: &'static str,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// A resource in which everything is said.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ValidatedPipeline {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its UID.
+    pub uid: String,
+    /// Whether workers are to be at zero.
+    pub suspend: bool,
+    /// `host:port,…`.
+    pub bootstrap_servers: String,
+    /// The topics of pins, geos and users.
+    pub topics: [Topic; 3],
+    /// The REST service.
+    pub ingest: Ingest,
+    /// The live sinks, by name.
+    pub sinks: Vec<Sink>,
+    /// The archive.
+    pub archive: Option<Archive>,
+    /// Batch runs; only where there is an archive.
+    pub batch: Option<Batch>,
+    /// The emulator.
+    pub emulator: Option<Emulator>,
+    /// Where images come from.
+    pub image: Image,
+}
+
+/// A topic to be created where it is absent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// Partitions it is created with.
+    pub partitions: i32,
+    /// Replicas of each; -1: the broker's default.
+    pub replication_factor: i32,
+    /// Settings it is created with, besides those the operator sets.
+    pub config: BTreeMap<String, String>,
+}
+
+/// The REST service.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ingest {
+    /// Pods.
+    pub replicas: i32,
+    /// Bytes.
+    pub max_record_bytes: u32,
+    /// Per pod.
+    pub resources: ResourceRequirements,
+}
+
+/// A live sink.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sink {
+    /// Its name.
+    pub name: String,
+    /// Where it begins.
+    pub start_from: StartFrom,
+    /// Pods.
+    pub replicas: i32,
+    /// Per pod.
+    pub resources: ResourceRequirements,
+    /// The schema of its PostgreSQL tables.
+    pub schema: String,
+    /// What it needs of Secrets.
+    pub secrets: Secrets,
+}
+
+/// The archive.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Archive {
+    /// Its bucket.
+    pub bucket: String,
+    /// Its key prefix.
+    pub prefix: String,
+    /// Bytes of an object.
+    pub rotate_bytes: u64,
+    /// Records of an object.
+    pub rotate_records: u64,
+    /// Seconds an object stays open.
+    pub rotate_seconds: u64,
+    /// `http://host:port`, or AWS.
+    pub endpoint: Option<String>,
+    /// The region.
+    pub region: String,
+    /// Per pod.
+    pub resources: ResourceRequirements,
+    /// What it needs of Secrets.
+    pub secrets: Secrets,
+}
+
+/// Batch runs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Batch {
+    /// Five fields.
+    pub schedule: String,
+    /// A name of the IANA database.
+    pub time_zone: String,
+    /// Per pod.
+    pub resources: ResourceRequirements,
+    /// Where tables go.
+    pub sinks: Vec<CassandraSink>,
+    /// What it needs of Secrets: the object store's and the sinks'.
+    pub secrets: Secrets,
+}
+
+/// A Cassandra cluster.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CassandraSink {
+    /// The sink's name.
+    pub name: String,
+    /// `host:port` each.
+    pub contact_points: Vec<String>,
+    /// The keyspace.
+    pub keyspace: String,
+    /// Of a new keyspace.
+    pub replication_factor: u32,
+    /// Whether there are credentials.
+    pub credentials: bool,
+}
+
+/// The emulator.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Emulator {
+    /// Records a second.
+    pub records_per_second: u32,
+    /// The seed.
+    pub seed: u64,
+    /// Per pod.
+    pub resources: ResourceRequirements,
+}
+
+/// Where images come from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Image {
+    /// `ghcr.io/pinpipe`.
+    pub registry: String,
+    /// `0.1.0`.
+    pub tag: String,
+    /// When they are pulled.
+    pub pull_policy: PullPolicy,
+    /// Secrets with the registry's credentials.
+    pub pull_secrets: Vec<String>,
+}
+
+/// A Secret mounted into a component's pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Mount {
+    /// The folder's name below [`pinpipe_config::SECRETS_DIR`].
+    pub purpose: String,
+    /// The Secret.
+    pub secret: String,
+    /// Keys and the files they become.
+    pub files: Vec<(String, String)>,
+}
+
+/// What a component needs of Secrets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Secrets {
+    /// What is mounted.
+    pub mounts: Vec<Mount>,
+    /// Tells changed contents from the same. None: something is missing and was never there, so pods can't start.
+    pub digest: Option<String>,
+    /// What is missing, a sentence each.
+    pub missing: Vec<String>,
+}
+
+impl Secrets {
+    fn of(child: &str, mounts: Vec<Mount>, found: &Dereferenced) -> Self {
+        let (mut digest, mut missing) = (String::new(), Vec::new());
+        for mount in &mounts {
+            for (key, _) in &mount.files {
+                match found.secrets.get(&(mount.secret.clone(), key.clone())) {
+                    Some(SecretKey::Digest(one)) => digest.push_str(one),
+                    Some(SecretKey::NoKey) => {
+                        missing.push(format!("Secret {} has no key {key}: add it", mount.secret));
+                    }
+                    Some(SecretKey::NoSecret) | None => {
+                        missing.push(format!("Secret {} is missing: create it with the key {key}", mount.secret));
+                    }
+                }
+            }
+        }
+        let digest =
+            if missing.is_empty() { Some(crate::build::hash(&digest)) } else { found.previous.get(child).cloned() };
+        Self { mounts, digest, missing }
+    }
+}
+
+/// Names of children.
+impl ValidatedPipeline {
+    /// `<pipeline>-<component>`.
+    #[must_use]
+    pub fn child(&self, component: &str) -> String {
+        child(&self.name, component)
+    }
+}
+
+fn child(pipeline: &str, component: &str) -> String {
+    format!("{pipeline}-{component}")
+}
+
+/// Fills in defaults, and finds what the schema can't.
+pub fn validate(
+    pipeline: &PinterestPipeline,
+    found: &Dereferenced,
+    images: &Images,
+) -> Result<ValidatedPipeline, Vec<Problem>> {
+    let (metadata, spec) = (&pipeline.metadata, &pipeline.spec);
+    let name = metadata.name.clone().unwrap_or_default();
+    let namespace = metadata.namespace.clone().unwrap_or_default();
+    let mut problems = Vec::new();
+
+    let ingest = spec.ingest.clone().unwrap_or_default();
+    let image = spec.image.clone().unwrap_or_default();
+    let validated = ValidatedPipeline {
+        suspend: spec.suspend.unwrap_or(false),
+        bootstrap_servers: spec.broker.kafka.bootstrap_servers.clone(),
+        topics: topics(&namespace, &name, pipeline, &mut problems),
+        ingest: Ingest {
+            replicas: ingest.replicas.unwrap_or(2),
+            max_record_bytes: unsigned(ingest.max_record_bytes, 65_536),
+            resources: resources(ingest.resources.as_ref(), ["50m", "64Mi", "256Mi"]),
+        },
+        sinks: spec
+            .stream
+            .iter()
+            .flat_map(|stream| &stream.sinks)
+            .filter_map(|sink| stream_sink(&name, sink, found, &mut problems))
+            .collect(),
+        archive: spec.archive.as_ref().map(|archive| {
+            let rotate = archive.rotate.clone().unwrap_or_default();
+            let interval = rotate.interval.as_deref().unwrap_or("5m");
+            let rotate_seconds = seconds(interval).unwrap_or_else(|| {
+                problems.push(Problem {
+                    field: "spec.archive.rotate.interval",
+                    message: format!(
+                        "`{interval}` is not a duration: write hours, minutes and seconds, such as 90s or 1h30m"
+                    ),
+                });
+                0
+            });
+            Archive {
+                bucket: archive.bucket.clone(),
+                prefix: archive.prefix.clone().unwrap_or_else(|| "topics".to_owned()),
+                rotate_bytes: unsigned(rotate.bytes, 134_217_728),
+                rotate_records: unsigned(rotate.records, 100_000),
+                rotate_seconds,
+                endpoint: archive.s3.endpoint.as_deref().map(|url| url.trim_end_matches('/').to_owned()),
+                region: archive.s3.region.clone().unwrap_or_else(|| "us-east-1".to_owned()),
+                resources: resources(archive.resources.as_ref(), ["50m", "128Mi", "768Mi"]),
+                secrets: Secrets::of(&child(&name, "archive"), vec![s3_mount(&archive.s3)], found),
+            }
+        }),
+        batch: spec.batch.as_ref().and_then(|batch| {
+            let Some(archive) = &spec.archive else {
+                problems.push(Problem {
+                    field: "spec.batch",
+                    message: "a batch run reads the archive's raw objects: add spec.archive or remove spec.batch"
+                        .to_owned(),
+                });
+                return None;
+            };
+            let mut mounts = vec![s3_mount(&archive.s3)];
+            let sinks =
+                batch.sinks.iter().filter_map(|sink| cassandra_sink(sink, &mut mounts, &mut problems)).collect();
+            Some(Batch {
+                schedule: batch.schedule.clone(),
+                time_zone: batch.time_zone.clone().unwrap_or_else(|| "Etc/UTC".to_owned()),
+                resources: resources(batch.resources.as_ref(), ["100m", "256Mi", "2Gi"]),
+                sinks,
+                secrets: Secrets::of(&child(&name, "batch"), mounts, found),
+            })
+        }),
+        emulator: spec.emulator.as_ref().map(|emulator| Emulator {
+            records_per_second: unsigned(emulator.records_per_second, 100),
+            seed: unsigned(emulator.seed, 1),
+            resources: resources(emulator.resources.as_ref(), ["20m", "32Mi", "128Mi"]),
+        }),
+        image: Image {
+            registry: image.registry.unwrap_or_else(|| images.registry.clone()),
+            tag: image.tag.filter(|tag| !tag.is_empty()).unwrap_or_else(|| images.tag.clone()),
+            pull_policy: image.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
+            pull_secrets: image.pull_secrets.unwrap_or_default().into_iter().map(|secret| secret.name).collect(),
+        },
+        uid: metadata.uid.clone().unwrap_or_default(),
+        namespace,
+        name,
+    };
+    if problems.is_empty() { Ok(validated) } else { Err(problems) }
+}
+
+fn topics(namespace: &str, name: &str, pipeline: &PinterestPipeline, problems: &mut Vec<Problem>) -> [Topic; 3] {
+    let wishes = pipeline.spec.broker.kafka.topics.clone().unwrap_or_default();
+    let overrides = wishes.overrides.unwrap_or_default();
+    let topic = |kind: &str, own: Option<TopicOverride>| {
+        let own = own.unwrap_or_default();
+        Topic {
+            name: own.name.unwrap_or_else(|| format!("{namespace}.{name}.{kind}")),
+            partitions: own.partitions.or(wishes.partitions).unwrap_or(3),
+            replication_factor: wishes.replication_factor.unwrap_or(-1),
+            config: wishes.config.clone().unwrap_or_default(),
+        }
+    };
+    let topics = [topic("pin", overrides.pin), topic("geo", overrides.geo), topic("user", overrides.user)];
+    let [pin, geo, user] = &topics;
+    if pin.name == geo.name || geo.name == user.name || user.name == pin.name {
+        problems.push(Problem {
+            field: "spec.broker.kafka.topics.overrides",
+            message: "two kinds of record share a topic: give each its own name".to_owned(),
+        });
+    }
+    topics
+}
+
+fn stream_sink(pipeline: &str, sink: &StreamSink, found: &Dereferenced, problems: &mut Vec<Problem>) -> Option<Sink> {
+    let Some(postgres) = &sink.postgres else {
+        problems.push(Problem {
+            field: "spec.stream.sinks",
+            message: format!(
+                "the sink {} holds no kind this operator knows: set postgres, or upgrade the operator",
+                sink.name
+            ),
+        });
+        return None;
+    };
+    let secret = &postgres.url_secret_ref;
+    let mounts = vec![Mount {
+        purpose: "postgres".to_owned(),
+        secret: secret.name.clone(),
+        files: vec![(secret.key.clone(), "url".to_owned())],
+    }];
+    Some(Sink {
+        name: sink.name.clone(),
+        start_from: sink.start_from.unwrap_or_default(),
+        replicas: sink.replicas.unwrap_or(1),
+        resources: resources(sink.resources.as_ref(), ["50m", "64Mi", "512Mi"]),
+        schema: postgres.schema.clone().unwrap_or_else(|| "public".to_owned()),
+        secrets: Secrets::of(&child(pipeline, &format!("stream-{}", sink.name)), mounts, found),
+    })
+}
+
+fn cassandra_sink(sink: &BatchSink, mounts: &mut Vec<Mount>, problems: &mut Vec<Problem>) -> Option<CassandraSink> {
+    let Some(cassandra) = &sink.cassandra else {
+        problems.push(Problem {
+            field: "spec.batch.sinks",
+            message: format!(
+                "the sink {} holds no kind this operator knows: set cassandra, or upgrade the operator",
+                sink.name
+            ),
+        });
+        return None;
+    };
+    if let Some(secret) = &cassandra.credentials_secret_ref {
+        mounts.push(Mount {
+            purpose: format!("cassandra-{}", sink.name),
+            secret: secret.name.clone(),
+            files: same_names(CASSANDRA_KEYS),
+        });
+    }
+    Some(CassandraSink {
+        name: sink.name.clone(),
+        contact_points: cassandra.contact_points.clone(),
+        keyspace: cassandra.keyspace.clone().unwrap_or_else(|| "pinterest_data".to_owned()),
+        replication_factor: unsigned(cassandra.replication_factor, 1),
+        credentials: cassandra.credentials_secret_ref.is_some(),
+    })
+}
+
+fn s3_mount(s3: &S3) -> Mount {
+    Mount { purpose: "s3".to_owned(), secret: s3.credentials_secret_ref.name.clone(), files: same_names(S3_KEYS) }
+}
+
+fn same_names(keys: [&str; 2]) -> Vec<(String, String)> {
+    keys.map(|key| (key.to_owned(), key.to_owned())).into()
+}
+
+/// A number the schema holds to be positive.
+fn unsigned<S, U: TryFrom<S>>(value: Option<S>, default: U) -> U {
+    value.and_then(|value| U::try_from(value).ok()).unwrap_or(default)
+}
+
+/// What is set, or requests of CPU and memory and a limit of memory. No limit of CPU: it would slow down a pod on an idle node.
+fn resources(set: Option<&Resources>, [cpu, memory, limit]: [&str; 3]) -> ResourceRequirements {
+    let amounts = |amounts: &Amounts| {
+        let named = [("cpu", &amounts.cpu), ("memory", &amounts.memory)];
+        named
+            .into_iter()
+            .filter_map(|(name, amount)| Some((name.to_owned(), Quantity(amount.as_ref()?.0.clone()))))
+            .collect()
+    };
+    let default = |named: &[(&str, &str)]| {
+        Some(named.iter().map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned()))).collect())
+    };
+    match set {
+        Some(set) => ResourceRequirements {
+            requests: set.requests.as_ref().map(amounts),
+            limits: set.limits.as_ref().map(amounts),
+            claims: None,
+        },
+        None => ResourceRequirements {
+            requests: default(&[("cpu", cpu), ("memory", memory)]),
+            limits: default(&[("memory", limit)]),
+            claims: None,
+        },
+    }
+}
+
+/// Reads `1h30m`, `5m`, `90s` as seconds.
+fn seconds(interval: &str) -> Option<u64> {
+    let (mut total, mut digits) = (0_u64, String::new());
+    for c in interval.chars() {
+        let unit = match c {
+            '0'..='9' => {
+                digits.push(c);
+                continue;
+            }
+            'h' => 3600,
+            'm' => 60,
+            's' => 1,
+            _ => return None,
+        };
+        total = total.checked_add(digits.parse::<u64>().ok()?.checked_mul(unit)?)?;
+        digits.clear();
+    }
+    (digits.is_empty() && total > 0).then_some(total)
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,152 @@
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::*;
+
+pub(crate) fn images() -> Images {
+    Images { registry: "ghcr.io/pinpipe".into(), tag: "0.1.0".into() }
+}
+
+/// A pipeline `pinterest` in `data` with this spec, the broker apart.
+pub(crate) fn pipeline(mut spec: Value) -> PinterestPipeline {
+    if spec["broker"].is_null() {
+        spec["broker"] = json!({"kafka": {"bootstrapServers": "kafka:9092"}});
+    }
+    serde_json::from_value(json!({
+        "apiVersion": "pinpipe.dev/v1alpha1",
+        "kind": "PinterestPipeline",
+        "metadata": {"name": "pinterest", "namespace": "data", "uid": "0001", "generation": 1},
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+/// Everything there is, with no more said than must be.
+pub(crate) fn whole() -> Value {
+    json!({
+        "stream": {"sinks": [{"name": "live", "postgres": {"urlSecretRef": {"name": "warehouse", "key": "uri"}}}]},
+        "archive": {"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}},
+        "batch": {"schedule": "0 10 * * *", "sinks": [
+            {"name": "serving", "cassandra": {"contactPoints": ["c:9042"], "credentialsSecretRef": {"name": "cassandra"}}}]},
+        "emulator": {},
+    })
+}
+
+/// All Secrets that a pipeline refers to, there.
+pub(crate) fn all_there(pipeline: &PinterestPipeline) -> Dereferenced {
+    let keys = crate::dereference::references(&pipeline.spec).into_iter().flat_map(|(name, keys)| {
+        keys.into_iter().map(move |key| ((name.clone(), key.clone()), SecretKey::Digest(format!("{name}/{key}"))))
+    });
+    Dereferenced { secrets: keys.collect(), previous: BTreeMap::new() }
+}
+
+pub(crate) fn validated(spec: Value) -> ValidatedPipeline {
+    let pipeline = pipeline(spec);
+    validate(&pipeline, &all_there(&pipeline), &images()).unwrap()
+}
+
+/// The defaults of v1alpha1 are frozen: a change of this file would change pipelines that nobody touched.
+#[test]
+fn defaults_are_those_of_the_golden_file() {
+    let golden = include_str!("defaults.yaml");
+    let yaml = serde_yaml::to_string(&validated(whole())).unwrap();
+    assert_eq!(yaml, golden, "\n{yaml}");
+}
+
+#[test]
+fn what_is_said_stands() {
+    let validated = validated(json!({
+        "suspend": true,
+        "broker": {"kafka": {"bootstrapServers": "k:1", "topics": {"partitions": 5, "replicationFactor": 3,
+            "config": {"retention.ms": "1"}, "overrides": {"geo": {"name": "places", "partitions": 7}}}}},
+        "ingest": {"replicas": 4, "maxRecordBytes": 1000, "resources": {"limits": {"cpu": 1}}},
+        "archive": {"bucket": "b", "prefix": "raw/zone", "rotate": {"bytes": 2048, "records": 10, "interval": "1h1m1s"},
+            "s3": {"endpoint": "http://s3:9000/", "region": "eu-west-1", "credentialsSecretRef": {"name": "s3"}}},
+        "image": {"registry": "r/p", "tag": "", "pullPolicy": "Always", "pullSecrets": [{"name": "a"}]},
+    }));
+    assert!(validated.suspend);
+    let [pin, geo, _] = &validated.topics;
+    assert_eq!((pin.name.as_str(), pin.partitions, pin.replication_factor), ("data.pinterest.pin", 5, 3));
+    assert_eq!((geo.name.as_str(), geo.partitions), ("places", 7));
+    assert_eq!((validated.ingest.replicas, validated.ingest.max_record_bytes), (4, 1000));
+    assert_eq!(validated.ingest.resources.requests, None, "nothing of the defaults is added to what is set");
+    let archive = validated.archive.unwrap();
+    assert_eq!((archive.rotate_bytes, archive.rotate_records, archive.rotate_seconds), (2048, 10, 3661));
+    assert_eq!((archive.prefix.as_str(), archive.endpoint.as_deref()), ("raw/zone", Some("http://s3:9000")));
+    assert_eq!((validated.image.tag.as_str(), validated.image.pull_policy), ("0.1.0", PullPolicy::Always));
+}
+
+#[test]
+fn problems_name_their_field() {
+    let mut wrong = whole();
+    wrong["archive"]["rotate"] = json!({"interval": "soon"});
+    wrong["stream"]["sinks"][0].as_object_mut().unwrap().remove("postgres");
+    wrong["batch"]["sinks"][0].as_object_mut().unwrap().remove("cassandra");
+    wrong["broker"] =
+        json!({"kafka": {"bootstrapServers": "k:1", "topics": {"overrides": {"pin": {"name": "data.pinterest.geo"}}}}});
+    let wrong = pipeline(wrong);
+    let problems = validate(&wrong, &all_there(&wrong), &images()).unwrap_err();
+    let mut fields: Vec<_> = problems.iter().map(|problem| problem.field).collect();
+    fields.sort_unstable();
+    assert_eq!(
+        fields,
+        ["spec.archive.rotate.interval", "spec.batch.sinks", "spec.broker.kafka.topics.overrides", "spec.stream.sinks"]
+    );
+
+    let alone = pipeline(json!({"batch": whole()["batch"]}));
+    let problems = validate(&alone, &all_there(&alone), &images()).unwrap_err();
+    assert!(problems[0].to_string().starts_with("spec.batch: "), "{problems:?}");
+}
+
+#[test]
+fn a_missing_secret_is_named_and_pods_that_run_keep_their_digest() {
+    let pipeline = pipeline(whole());
+    let mut found = all_there(&pipeline);
+    found.secrets.insert(("s3".into(), "accessKeyId".into()), SecretKey::NoKey);
+    found.secrets.insert(("warehouse".into(), "uri".into()), SecretKey::NoSecret);
+    found.previous.insert("pinterest-archive".into(), "before".into());
+    let validated = validate(&pipeline, &found, &images()).unwrap();
+
+    let live = &validated.sinks[0].secrets;
+    assert_eq!(
+        (live.digest.as_deref(), live.missing.as_slice()),
+        (None, &["Secret warehouse is missing: create it with the key uri".to_owned()][..])
+    );
+    let archive = validated.archive.unwrap().secrets;
+    assert_eq!(
+        (archive.digest.as_deref(), archive.missing[0].as_str()),
+        (Some("before"), "Secret s3 has no key accessKeyId: add it")
+    );
+}
+
+#[test]
+fn everything_mounted_was_read() {
+    let pipeline = pipeline(whole());
+    let references = crate::dereference::references(&pipeline.spec);
+    let validated = validate(&pipeline, &all_there(&pipeline), &images()).unwrap();
+    let mounts: Vec<_> = crate::build::secrets(&validated).flat_map(|(_, secrets)| secrets.mounts.clone()).collect();
+    assert_eq!(mounts.len(), 4);
+    for mount in mounts {
+        for (key, _) in mount.files {
+            assert!(references[&mount.secret].contains(&key), "{} {key}", mount.secret);
+        }
+    }
+}
+
+#[test]
+fn intervals_are_read_as_seconds() {
+    for (text, expected) in [
+        ("90s", Some(90)),
+        ("5m", Some(300)),
+        ("1h30m", Some(5400)),
+        ("24h", Some(86400)),
+        ("", None),
+        ("5", None),
+        ("0s", None),
+        ("1d", None),
+        ("m", None),
+    ] {
+        assert_eq!(seconds(text), expected, "{text}");
+    }
+}
