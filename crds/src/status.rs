@@ -79,7 +79,7 @@ pub struct IngestStatus {
 }
 
 /// Batch runs.
-#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(JsonSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BatchStatus {
     /// When a run was last started by the schedule.
