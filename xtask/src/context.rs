@@ -124,6 +124,12 @@ impl Context {
     /// Cargo, building into a folder that outlives the checkout unless the caller named one.
     pub fn cargo(&self) -> Command {
         let mut command = self.command("cargo");
+        // What `cargo run` says of xtask to us would reach build scripts too, and those of ring run again when it changes.
+        for (name, _) in env::vars_os() {
+            if name.to_str().is_some_and(|name| name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")) {
+                command.env_remove(name);
+            }
+        }
         if env::var_os("CARGO_TARGET_DIR").is_none() {
             command.env("CARGO_TARGET_DIR", self.cache.join("target"));
         }
