@@ -13,7 +13,8 @@ use k8s_openapi::api::{
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{
-    Api, ResourceExt as _,
+    Api, Client, ResourceExt as _,
+    api::ListParams,
     core::DeserializeGuard,
     runtime::{
         Controller,
@@ -45,6 +46,8 @@ const INVALID_AGAIN: Duration = Duration::from_mins(5);
 const PASS_TIMEOUT: Duration = Duration::from_secs(90);
 /// The first and the longest wait after a pass failed.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(5));
+/// After how long a list that failed is tried again.
+const LIST_AGAIN: Duration = Duration::from_secs(3);
 /// Events that come together make one pass.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 
@@ -63,14 +66,7 @@ pub async fn run(context: Arc<Context>, concurrency: u16, readiness: Readiness, 
         .owns(Api::<RoleBinding>::all(client.clone()), children)
         .graceful_shutdown_on(stop.clone().cancelled_owned());
 
-    readiness.set(Err("the PinterestPipelines have not been listed yet: is the CRD installed?".to_owned()));
-    let store = controller.store();
-    tokio::spawn(async move {
-        if store.wait_until_ready().await.is_ok() {
-            tracing::info!("the PinterestPipelines are listed");
-            readiness.set(Ok(()));
-        }
-    });
+    tokio::spawn(tell_ready(client.clone(), readiness));
 
     controller
         .run(reconcile, on_error, context)
@@ -81,6 +77,21 @@ pub async fn run(context: Arc<Context>, concurrency: u16, readiness: Readiness, 
             }
         })
         .await;
+}
+
+/// Ready means that pipelines can be listed. The controller's own store can't be asked: its `wait_until_ready` wakes only whoever asked
+/// last, and the controller itself waits there (kube-runtime 5.0, `DelayedInit`), so a second one may wait for ever or make it do so.
+async fn tell_ready(client: Client, readiness: Readiness) {
+    let api = Api::<Guarded>::all(client);
+    while let Err(error) = api.list_metadata(&ListParams::default().limit(1)).await {
+        let message = format!(
+            "the PinterestPipelines can't be listed: {error}: is the CRD installed, and may this account list them?"
+        );
+        tracing::warn!(message);
+        readiness.set(Err(message));
+        tokio::time::sleep(LIST_AGAIN).await;
+    }
+    readiness.set(Ok(()));
 }
 
 async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
