@@ -17,7 +17,7 @@ pub struct Batch {
     )]
     pub schedule: String,
 
-    /// The schedule's time zone. `Etc/UTC` unless set.
+    /// The schedule's time zone. `UTC` unless set.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(
         validation = Rule::new("self.matches('^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$')")

@@ -307,7 +307,7 @@ pub fn validate(
                 batch.sinks.iter().filter_map(|sink| cassandra_sink(sink, &mut mounts, &mut problems)).collect();
             Some(Batch {
                 schedule: batch.schedule.clone(),
-                time_zone: batch.time_zone.clone().unwrap_or_else(|| "Etc/UTC".to_owned()),
+                time_zone: batch.time_zone.clone().unwrap_or_else(|| "UTC".to_owned()),
                 resources: resources(batch.resources.as_ref(), ["100m", "256Mi", "2Gi"]),
                 sinks,
                 secrets: Secrets::of(&child(&name, "batch"), mounts, found),
