@@ -70,3 +70,5 @@ fn schema(question: &Question) -> SchemaRef {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod world;

@@ -303,7 +303,7 @@ mod tests {
         let (mut watched, start) = (Watched::default(), Instant::now());
         let held = Some("other".to_owned());
         assert_eq!(watched.holder(&lease("other", "1"), "me", start), held);
-        let almost = DURATION - Duration::from_millis(1);
+        let almost = DURATION.saturating_sub(Duration::from_millis(1));
         assert_eq!(watched.holder(&lease("other", "1"), "me", start + almost), held);
         assert_eq!(watched.holder(&lease("other", "2"), "me", start + almost), held, "renewed: it counts from anew");
         assert_eq!(watched.holder(&lease("other", "2"), "me", start + almost + almost), held);

@@ -20,10 +20,10 @@ fn micros(time: &str) -> i64 {
     chrono::DateTime::parse_from_rfc3339(time).unwrap().timestamp_micros()
 }
 
-fn table(kind: Kind, records: Vec<Record<'static>>) -> (Kind, Vec<RecordBatch>) {
+fn table(kind: Kind, records: impl Iterator<Item = Record<'static>>) -> (Kind, Vec<RecordBatch>) {
     let mut table = TableBuilder::new(kind);
-    for record in &records {
-        table.push(record);
+    for record in records {
+        table.push(&record);
     }
     (kind, vec![table.finish().unwrap()])
 }
@@ -52,9 +52,9 @@ async fn answer_to(name: &str, pins: &[PinRow], geos: &[GeoRow], users: &[UserRo
     let user =
         |&(ind, age, time): &UserRow| Record::User(User { ind, user_name: None, age, date_joined: time.map(micros) });
     let tables = BTreeMap::from([
-        table(Kind::Pin, pins.iter().enumerate().map(pin).collect()),
-        table(Kind::Geo, geos.iter().map(geo).collect()),
-        table(Kind::User, users.iter().map(user).collect()),
+        table(Kind::Pin, pins.iter().enumerate().map(pin)),
+        table(Kind::Geo, geos.iter().map(geo)),
+        table(Kind::User, users.iter().map(user)),
     ]);
     let answers = ask(&tables).await.unwrap();
     let answer = answers.iter().find(|answer| answer.question.name == name).unwrap();
