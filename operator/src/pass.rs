@@ -1,6 +1,6 @@
 //! One pass over one pipeline: the four phases in order.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, pin::pin, time::Duration};
 
 use k8s_openapi::{
     api::{
@@ -31,6 +31,9 @@ use crate::{
     validate::{self, ValidatedPipeline},
 };
 
+/// How long workers wait for their topics.
+const TOPICS_FIRST: Duration = Duration::from_secs(2);
+
 /// Why a pass was broken off.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -44,7 +47,7 @@ pub enum Error {
     },
     /// The pass took too long.
     #[error("the pass took longer than {0:?}")]
-    Timeout(std::time::Duration),
+    Timeout(Duration),
 }
 
 impl Error {
@@ -107,10 +110,11 @@ pub async fn run(context: &Context, namespace: &str, name: &str) -> Result<Passe
 
 impl Pass<'_> {
     async fn run(mut self) -> Result<Passed, Error> {
+        let context = self.context;
         let (namespace, name, uid) = (self.namespace.clone(), self.name.clone(), self.uid.clone());
         let applier = Applier {
-            client: &self.context.client,
-            metrics: &self.context.metrics,
+            client: &context.client,
+            metrics: &context.metrics,
             namespace: &namespace,
             pipeline: &name,
             uid: &uid,
@@ -130,12 +134,20 @@ impl Pass<'_> {
             }
         };
 
-        // Topics come before the workers that use them, so that no broker makes them up with settings of its own. A broker that is away
-        // keeps nothing else from being done.
-        let topics = self.topics(&pipeline).await?;
         let objects = build::objects(&pipeline);
-        let obstacles = applier.write(&objects, &mut live).await.trying("writing children")?;
-        applier.prune(&objects, &mut live).await.trying("deleting children")?;
+        // Topics come before the workers that use them, so that no broker makes them up with settings of its own; but a broker that is away
+        // must not keep workers from being looked after.
+        let (topics, obstacles) = {
+            let mut topics = pin!(self.topics(&pipeline));
+            let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
+            let obstacles = applier.write(&objects, &mut live).await.trying("writing children")?;
+            applier.prune(&objects, &mut live).await.trying("deleting children")?;
+            let topics = match early {
+                Ok(topics) => topics?,
+                Err(_) => topics.await?,
+            };
+            (topics, obstacles)
+        };
 
         let (batch_status, batch) = self.batch(&pipeline, &live).await?;
         let mut findings = self.findings(&pipeline, &live, topics.finding, batch).await?;
