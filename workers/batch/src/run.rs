@@ -141,13 +141,22 @@ fn latest_of_all(read: BTreeMap<Kind, Read>) -> Result<Tables> {
     read.into_iter().map(|(kind, read)| Ok((kind, latest(kind, &read.chunks)?))).collect()
 }
 
+/// The table of a kind's clean rows.
+const fn clean_table(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Pin => "pinterest_batch",
+        Kind::Geo => "geo_batch",
+        Kind::User => "user_batch",
+    }
+}
+
 /// Writes clean tables and answers to one sink.
 async fn load(sink: &BatchSink, manifest: &Manifest, tables: &Tables, answers: &[Answer]) -> Result<()> {
     let serving = Serving::connect(&sink.cassandra).await?;
     let table = |name: &str, schema: &Schema, key: &[&str]| Table::new(serving.keyspace(), name, schema, key);
     let mut clean = Vec::new();
     for (kind, batches) in tables {
-        clean.push((table(&format!("{kind}_batch"), &columns::schema(*kind), &[key(*kind)])?, batches));
+        clean.push((table(clean_table(*kind), &columns::schema(*kind), &[key(*kind)])?, batches));
     }
     let mut answered = Vec::new();
     for Answer { question, rows } in answers {
