@@ -51,15 +51,15 @@ impl<S: Scenario> Shared<S> {
                 .made
                 .get_or_try_init(async || {
                     let space = Space::begin(S::NAME).await?;
-                    let made = S::set_up(space.clone()).await.map_err(|e| format!("{e:?}"));
-                    anyhow::Ok((space, made))
+                    let made = S::set_up(space.clone()).await;
+                    if made.is_err() {
+                        println!("{}", space.diagnosis().await);
+                    }
+                    anyhow::Ok((space, made.map_err(|e| format!("{e:#}"))))
                 })
                 .await?;
-            let outcome = match scenario {
-                Ok(scenario) => test(scenario).await,
-                Err(error) => Err(anyhow!("setting up: {error}")),
-            };
-            match outcome {
+            let scenario = scenario.as_ref().map_err(|error| anyhow!("setting up: {error}"))?;
+            match test(scenario).await {
                 Ok(()) if self.left.fetch_sub(1, SeqCst) == 1 => space.end().await,
                 Ok(()) => Ok(()),
                 Err(error) => {

@@ -141,11 +141,11 @@ impl Space {
                 message.unwrap_or_default()
             )?;
         }
-        self.logs(&self.namespace, text).await?;
-        self.logs("pinpipe-system", text).await
+        self.logs(&self.namespace, 30, |_| true, text).await?;
+        self.logs("pinpipe-system", 300, |line| line.contains(&self.namespace), text).await
     }
 
-    async fn logs(&self, namespace: &str, text: &mut String) -> Result<()> {
+    async fn logs(&self, namespace: &str, lines: i64, says: impl Fn(&str) -> bool, text: &mut String) -> Result<()> {
         let pods = self.cluster.api::<Pod>(namespace);
         for pod in pods.list(&ListParams::default()).await? {
             let name = pod.name_any();
@@ -158,9 +158,11 @@ impl Space {
                     if previous && container.restart_count == 0 {
                         continue;
                     }
-                    let last = LogParams { tail_lines: Some(30), previous, ..LogParams::default() };
+                    let last = LogParams { tail_lines: Some(lines), previous, ..LogParams::default() };
                     match pods.logs(&name, &last).await {
-                        Ok(lines) => lines.lines().try_for_each(|line| writeln!(text, "    {line}"))?,
+                        Ok(log) => {
+                            log.lines().filter(|line| says(line)).try_for_each(|line| writeln!(text, "    {line}"))?;
+                        }
                         Err(error) => writeln!(text, "    no log: {error}")?,
                     }
                 }
