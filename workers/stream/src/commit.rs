@@ -12,8 +12,8 @@ use crate::{
     sink::{Batch, Halt, Sink, SinkError, Source},
 };
 
-/// How often a sink that stays away is written of in the log.
-const REMINDER: Duration = Duration::from_secs(30);
+/// How often what stays wrong is written of in the log.
+pub const REMINDER: Duration = Duration::from_secs(30);
 
 /// How a commit ended.
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl SinkHealth {
         let mut state = self.away.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match state.as_mut() {
             Some(away) if now.duration_since(away.reminded) < REMINDER => {
-                tracing::debug!(error = format!("{error:#}"), "the sink is away")
+                tracing::debug!(error = format!("{error:#}"), "the sink is away");
             }
             Some(away) => {
                 away.reminded = now;

@@ -95,7 +95,7 @@ fn headers(source: &Source, order: Order, rejection: &Rejection) -> OwnedHeaders
     }
     add("pinpipe.message", &rejection.to_string());
     add("pinpipe.cluster-id", &topic.cluster_id);
-    add("pinpipe.topic-id", &topic.topic_id);
+    add("pinpipe.topic-id", &topic.id);
     add("pinpipe.worker-version", env!("CARGO_PKG_VERSION"));
     headers
 }

@@ -224,7 +224,7 @@ mod tests {
     use pinpipe_core::Kind;
 
     use super::*;
-    use crate::sink::{Consumed, Topic};
+    use crate::sink::{Consumed, Topic, Unstorable};
 
     /// A batch that only knows its size.
     #[derive(Debug, Default)]
@@ -234,8 +234,9 @@ mod tests {
     }
 
     impl Batch for Sized {
-        fn push(&mut self, _: Consumed<'_>) {
+        fn push(&mut self, _: Consumed<'_>) -> Result<(), Unstorable> {
             self.records += 1;
+            Ok(())
         }
         fn close(&mut self) {
             self.closed = true;
@@ -251,7 +252,7 @@ mod tests {
     const LIMITS: Limits = Limits { records: 3, bytes: 1000, age: Duration::from_secs(1) };
 
     fn lane(stored: i64, fetch: i64) -> Lane<Sized> {
-        let topic = Topic { kind: Kind::Pin, name: "t".into(), cluster_id: "c".into(), topic_id: "i".into() };
+        let topic = Topic { kind: Kind::Pin, name: "t".into(), cluster_id: "c".into(), id: "i".into() };
         Lane::new(Source { topic: Arc::new(topic), partition: 0 }, stored, fetch, None)
     }
 

@@ -98,15 +98,15 @@ async fn serve<S: Sink>(config: Stream, sink: S, port: u16, stop: CancellationTo
     readiness.set(Ok(()));
     // The admin server outlives the work: a worker that drains still answers its probes.
     let served = CancellationToken::new();
-    let server = tokio::spawn(admin.serve(port, routes, served.clone()));
+    let admin_server = tokio::spawn(admin.serve(port, routes, served.clone()));
     let work = async {
         work(&worker, &readiness, &stop).await;
         served.cancel();
     };
-    tokio::pin!(server);
+    tokio::pin!(admin_server);
     tokio::select! {
-        answered = &mut server => answered?,
-        () = work => server.await?,
+        answered = &mut admin_server => answered?,
+        () = work => admin_server.await?,
     }
 }
 

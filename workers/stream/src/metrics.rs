@@ -36,6 +36,12 @@ pub struct Rejected {
     reason: &'static str,
 }
 
+/// A kind.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct OfKind {
+    kind: &'static str,
+}
+
 /// A partition.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Partition {
@@ -55,6 +61,7 @@ pub struct Metrics {
     records: Family<Outcome, Counter>,
     repairs: Family<RepairedField, Counter>,
     rejections: Family<Rejected, Counter>,
+    unstorable: Family<OfKind, Counter>,
     committed_records: Counter,
     lag: Family<Partition, Gauge>,
     commit_seconds: Histogram,
@@ -78,6 +85,7 @@ impl Metrics {
             records: Family::default(),
             repairs: Family::default(),
             rejections: Family::default(),
+            unstorable: Family::default(),
             committed_records: Counter::default(),
             lag: Family::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
@@ -97,6 +105,7 @@ impl Metrics {
         );
         registry.register("stream_repairs", "Fields made null, by the reason", m.repairs.clone());
         registry.register("stream_rejections", "Records rejected, by the reason", m.rejections.clone());
+        registry.register("stream_unstorable_records", "Clean records this sink can't hold", m.unstorable.clone());
         registry.register("stream_committed_records", "Records stored in the sink", m.committed_records.clone());
         registry.register("stream_lag_records", "Offsets between the log's end and what is dealt with", m.lag.clone());
         registry.register("stream_commit_seconds", "Duration of a sink's commit", m.commit_seconds.clone());
@@ -141,6 +150,11 @@ impl Metrics {
             }
         };
         self.records.get_or_create(&Outcome { kind, outcome }).inc();
+    }
+
+    /// Counts a clean record the sink can't hold.
+    pub fn unstorable(&self, kind: Kind) {
+        self.unstorable.get_or_create(&OfKind { kind: kind.as_str() }).inc();
     }
 
     /// Counts a batch that is stored.

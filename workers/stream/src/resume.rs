@@ -1,15 +1,19 @@
 //! Where to read on: the sink's position held against the log.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, anyhow};
 use pinpipe_config::StartFrom;
 use pinpipe_core::Kind;
-use rdkafka::{Offset, TopicPartitionList, consumer::Consumer as _};
+use rdkafka::{Offset, TopicPartitionList, consumer::Consumer as _, metadata::MetadataPartition};
 
 use crate::{
     backoff::Backoff,
-    commit::SinkHealth,
+    commit::{REMINDER, SinkHealth},
     consumer::Consumer,
     sink::{First, Halt, Position, Sink, SinkError, Source, Topic},
 };
@@ -109,14 +113,21 @@ impl<S: Sink> Resume<S> {
     pub async fn run(self, assigned: Assigned) -> Result<Vec<Start>, Halt> {
         let mut starts = Vec::new();
         for ((kind, name), partitions) in assigned {
-            let mut backoff = Backoff::default();
+            let (mut backoff, mut told) = (Backoff::default(), None);
             let found = loop {
                 match self.topic(kind, &name, &partitions).await {
                     Ok(found) => break found,
                     Err(SinkError::Halt(halt)) => return Err(halt),
                     Err(error) => {
                         let wait = backoff.next();
-                        tracing::warn!(topic = name, error = format!("{error:#}"), retry_in = ?wait, "where to resume isn't known yet");
+                        if told.is_none_or(|told: Instant| told.elapsed() > REMINDER) {
+                            told = Some(Instant::now());
+                            tracing::warn!(
+                                topic = name,
+                                error = format!("{error:#}"),
+                                "where to resume isn't known yet: trying on"
+                            );
+                        }
                         tokio::time::sleep(wait).await;
                     }
                 }
@@ -170,21 +181,20 @@ impl<S: Sink> Resume<S> {
                 Ok(pinpipe_runtime::kafka::identity(consumer.client(), &[&topic], BROKER_TIMEOUT)?)
             })
             .await?;
-        let topic_id = identity.topic_ids.remove(name).with_context(|| format!("topic {name} has no id"))?;
-        Ok(Topic { kind, name: name.to_owned(), cluster_id: identity.cluster_id, topic_id })
+        let id = identity.topic_ids.remove(name).with_context(|| format!("topic {name} has no id"))?;
+        Ok(Topic { kind, name: name.to_owned(), cluster_id: identity.cluster_id, id })
     }
 
     /// What the logs of some partitions, or of all, hold.
     async fn logs(&self, name: &str, partitions: Option<Vec<i32>>) -> anyhow::Result<BTreeMap<i32, Log>> {
         let name = name.to_owned();
         self.blocking(move |consumer| {
-            let partitions = match partitions {
-                Some(partitions) => partitions,
-                None => {
-                    let metadata = consumer.fetch_metadata(Some(&name), BROKER_TIMEOUT)?;
-                    let topic = metadata.topics().iter().find(|topic| topic.name() == name);
-                    topic.map_or_else(Vec::new, |topic| topic.partitions().iter().map(|found| found.id()).collect())
-                }
+            let partitions = if let Some(partitions) = partitions {
+                partitions
+            } else {
+                let metadata = consumer.fetch_metadata(Some(&name), BROKER_TIMEOUT)?;
+                let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+                topic.map_or_else(Vec::new, |topic| topic.partitions().iter().map(MetadataPartition::id).collect())
             };
             partitions
                 .into_iter()
@@ -229,9 +239,9 @@ impl<S: Sink> Resume<S> {
 pub fn is_same(consumer: &Consumer, topics: &[Arc<Topic>]) -> anyhow::Result<bool> {
     let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
     let identity = pinpipe_runtime::kafka::identity(consumer.client(), &names, BROKER_TIMEOUT)?;
-    Ok(topics.iter().all(|topic| {
-        identity.cluster_id == topic.cluster_id && identity.topic_ids.get(&topic.name) == Some(&topic.topic_id)
-    }))
+    Ok(topics
+        .iter()
+        .all(|topic| identity.cluster_id == topic.cluster_id && identity.topic_ids.get(&topic.name) == Some(&topic.id)))
 }
 
 #[cfg(test)]
@@ -239,7 +249,7 @@ mod tests {
     use super::*;
 
     fn source() -> Source {
-        let topic = Topic { kind: Kind::Pin, name: "t".into(), cluster_id: "cluster".into(), topic_id: "topic".into() };
+        let topic = Topic { kind: Kind::Pin, name: "t".into(), cluster_id: "cluster".into(), id: "topic".into() };
         Source { topic: Arc::new(topic), partition: 1 }
     }
 

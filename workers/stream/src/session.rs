@@ -27,7 +27,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    commit::{Outcome, SinkHealth, commit},
+    commit::{Outcome, REMINDER, SinkHealth, commit},
     consumer::{Connected, Consumer, Event, TopicPartition, connect},
     dead_letter::DeadLetters,
     lane::Lane,
@@ -98,6 +98,7 @@ struct Session<'a, S: Sink> {
     checks: JoinSet<anyhow::Result<bool>>,
     full_since: Option<Instant>,
     paused: bool,
+    missing_told: Option<Instant>,
 }
 
 /// What came of the question where to resume.
@@ -121,6 +122,7 @@ pub async fn run<S: Sink>(worker: &Worker<S>, stop: &CancellationToken, resumed:
         checks: JoinSet::new(),
         full_since: None,
         paused: false,
+        missing_told: None,
     };
     let ended = session.work(events, stop).await;
     if ended.is_ok() {
@@ -211,7 +213,11 @@ impl<S: Sink> Session<'_, S> {
                 return Err(anyhow!("the consumer can't go on: {code}").into());
             }
             Err(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)) => {
-                tracing::info!("a topic is not there yet: waiting for it");
+                // Reported for every partition at every look at the cluster.
+                if self.missing_told.is_none_or(|told| told.elapsed() > REMINDER) {
+                    self.missing_told = Some(Instant::now());
+                    tracing::warn!("a topic is not there: waiting until it is created");
+                }
             }
             Err(error) => tracing::debug!(%error, "the consumer reports"),
         }
@@ -228,7 +234,10 @@ impl<S: Sink> Session<'_, S> {
         let cleaned = pinpipe_core::clean(kind, raw, self.worker.config.max_record_bytes as usize);
         self.worker.metrics.read(kind, &cleaned);
         let batch = lane.take(message.offset(), Instant::now(), |source| self.worker.sink.batch(source));
-        batch.push(Consumed { raw, order, cleaned: &cleaned });
+        if let Err(why) = batch.push(Consumed { raw, order, cleaned: &cleaned }) {
+            self.worker.metrics.unstorable(kind);
+            tracing::warn!(source = %lane.source(), offset = order.offset, %why, "a record is left out of this sink");
+        }
         if let (Err(rejection), Some(letters)) = (&cleaned, &self.worker.dead_letters) {
             let record = (message.key(), message.payload());
             let letter = letters.send(&topic.dead_letter, lane.source(), order, record, rejection);

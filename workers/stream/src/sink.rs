@@ -19,7 +19,7 @@ pub struct Topic {
     /// Its cluster.
     pub cluster_id: String,
     /// Its id: a topic deleted and created again has another one.
-    pub topic_id: String,
+    pub id: String,
 }
 
 /// A partition to read from.
@@ -59,10 +59,24 @@ pub struct Consumed<'a> {
     pub cleaned: &'a Result<Cleaned<'a>, Rejection>,
 }
 
+/// A clean record that a sink can't hold. It is counted and logged, and must not stop those behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unstorable {
+    /// Its key is too long to be indexed.
+    #[error("its key has {bytes} bytes, the sink can index {limit}")]
+    KeyTooLong {
+        /// The key's size, bytes.
+        bytes: usize,
+        /// The limit, bytes.
+        limit: usize,
+    },
+}
+
 /// Records of one partition, in the form the sink will store them.
 pub trait Batch: Send + Sync + 'static {
-    /// Adds a record, or leaves it out where the sink doesn't keep such records. They come in the order of their offsets.
-    fn push(&mut self, record: Consumed<'_>);
+    /// Adds a record, or leaves it out where the sink doesn't keep such records. They come in the order of their offsets. An error:
+    /// the sink would keep it and never can.
+    fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable>;
     /// No more records come: what is left is what will be sent. Called once, before the batch is committed.
     fn close(&mut self);
     /// Records pushed and kept.
@@ -148,12 +162,12 @@ impl Halt {
     /// Checks that a stored position is of the topic that is there now.
     pub fn unless_same(source: &Source, stored_cluster: &str, stored_topic: &str) -> Result<(), Self> {
         let topic = &source.topic;
-        if topic.cluster_id == stored_cluster && topic.topic_id == stored_topic {
+        if topic.cluster_id == stored_cluster && topic.id == stored_topic {
             return Ok(());
         }
         Err(Self::TopicReplaced {
             source_name: source.to_string(),
-            found: topic.topic_id.clone(),
+            found: topic.id.clone(),
             found_cluster: topic.cluster_id.clone(),
             stored: stored_topic.to_owned(),
             stored_cluster: stored_cluster.to_owned(),

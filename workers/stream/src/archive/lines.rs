@@ -4,7 +4,7 @@ use bytes::{Bytes, BytesMut};
 use pinpipe_core::{Order, Rejection, single_line};
 use pinpipe_runtime::raw_zone::Index;
 
-use crate::sink::{Batch, Consumed};
+use crate::sink::{Batch, Consumed, Unstorable};
 
 /// Raw records of one partition.
 #[derive(Debug, Default)]
@@ -13,7 +13,7 @@ pub struct Lines {
     gathered: BytesMut,
     /// Once it is closed.
     text: Bytes,
-    lines: Vec<Line>,
+    places: Vec<Line>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -49,8 +49,8 @@ impl Lines {
     /// The lines at `from` and behind. Of a closed batch.
     #[must_use]
     pub fn part(&self, from: i64) -> Part {
-        let skipped = self.lines.partition_point(|line| line.order.offset < from);
-        let kept = &self.lines[skipped..];
+        let skipped = self.places.partition_point(|line| line.order.offset < from);
+        let kept = &self.places[skipped..];
         let start = kept.first().map_or(self.text.len(), |line| line.start);
         Part {
             text: self.text.slice(start..),
@@ -72,12 +72,13 @@ const fn is_kept(rejection: Option<&Rejection>) -> bool {
 }
 
 impl Batch for Lines {
-    fn push(&mut self, record: Consumed<'_>) {
+    fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable> {
         if is_kept(record.cleaned.as_ref().err()) {
-            self.lines.push(Line { order: record.order, start: self.gathered.len() });
+            self.places.push(Line { order: record.order, start: self.gathered.len() });
             self.gathered.extend_from_slice(&single_line(record.raw));
             self.gathered.extend_from_slice(b"\n");
         }
+        Ok(())
     }
 
     fn close(&mut self) {
@@ -85,11 +86,11 @@ impl Batch for Lines {
     }
 
     fn records(&self) -> usize {
-        self.lines.len()
+        self.places.len()
     }
 
     fn bytes(&self) -> usize {
-        self.gathered.len() + self.text.len() + self.lines.len() * size_of::<Line>()
+        self.gathered.len() + self.text.len() + self.places.len() * size_of::<Line>()
     }
 }
 
@@ -104,7 +105,7 @@ mod tests {
         for (offset, raw) in records {
             let cleaned = pinpipe_core::clean(Kind::Geo, raw.as_bytes(), 60);
             let order = Order { time: 100 - offset, partition: 0, offset: *offset };
-            lines.push(Consumed { raw: raw.as_bytes(), order, cleaned: &cleaned });
+            lines.push(Consumed { raw: raw.as_bytes(), order, cleaned: &cleaned }).unwrap();
         }
         lines.close();
         lines

@@ -8,8 +8,8 @@ mod lines;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use anyhow::{Context, anyhow};
-use aws_sdk_s3::{Client, error::DisplayErrorContext, primitives::ByteStream};
+use anyhow::Context;
+use aws_sdk_s3::{Client, primitives::ByteStream};
 use bytes::Bytes;
 use pinpipe_runtime::{
     raw_zone::{self, Facts, RawPartition},
@@ -57,7 +57,7 @@ impl Archive {
     /// The metadata of the object `key`; none: no such object.
     async fn facts(&self, client: &Client, key: &str) -> Result<Option<Facts>, SinkError> {
         raw_zone::facts(client, &self.config.zone.bucket, key).await.map_err(|error| {
-            if error.chain().any(|cause| cause.is::<raw_zone::FactsError>()) {
+            if error.chain().any(<dyn std::error::Error>::is::<raw_zone::FactsError>) {
                 Halt::PositionUnreadable(format!("{error:#}. Move it out of the archive's prefix to go on")).into()
             } else {
                 SinkError::Away(error)
@@ -82,7 +82,6 @@ impl Archive {
         put.body(body.into())
             .send()
             .await
-            .map_err(|error| anyhow!("{}", DisplayErrorContext(&error)))
             .with_context(|| format!("can't write the index object s3://{}/{key}", self.config.zone.bucket))?;
         Ok(())
     }
@@ -108,8 +107,7 @@ impl Archive {
                     if self.facts(client, key).await?.is_some() {
                         return Ok(Put::Taken);
                     }
-                    let error = anyhow!("{}", DisplayErrorContext(&error));
-                    return Err(error.context(format!("can't write s3://{bucket}/{key}")).into());
+                    return Err(anyhow::Error::new(error).context(format!("can't write s3://{bucket}/{key}")).into());
                 }
             }
         }
@@ -172,7 +170,7 @@ impl Sink for Archive {
                 min_time,
                 max_time,
                 cluster_id: source.topic.cluster_id.clone(),
-                topic_id: source.topic.topic_id.clone(),
+                topic_id: source.topic.id.clone(),
                 index: index.clone(),
             };
             let key = raw.object_key(prefix, from);

@@ -25,7 +25,7 @@ const ALLOWED_LATENCY: Duration = Duration::from_millis(500);
 const MAX_RECORDS: usize = 10_000;
 const MAX_BYTES: usize = 8 << 20;
 /// How long anything may take before the connection is given up.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// A worker that is stopped in mid-transaction must not keep the position's row from its successor.
 const SESSION: &str =
     "SET lock_timeout = '20s'; SET idle_in_transaction_session_timeout = '20s'; SET client_min_messages = warning";
@@ -217,7 +217,7 @@ impl Sink for Postgres {
                 transaction
                     .execute(
                         &self.sql.remember(),
-                        &[&self.owner, &topic.name, partition, &topic.cluster_id, &topic.topic_id, next],
+                        &[&self.owner, &topic.name, partition, &topic.cluster_id, &topic.id, next],
                     )
                     .await
                     .map_err(failed)?;

@@ -7,10 +7,13 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use pinpipe_core::{Geo, Kind, Order, Pin, Record, User, columns};
 
-use crate::sink::{Batch, Consumed};
+use crate::sink::{Batch, Consumed, Unstorable};
 
 /// Microseconds between 1970-01-01, the records' epoch, and 2000-01-01, PostgreSQL's.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
+
+/// The longest key, bytes: an entry of a B-tree takes a third of an 8 KiB page, 2704 bytes with its header, at most.
+const MAX_KEY: usize = 2600;
 
 /// The object id of `double precision` in `pg_type`.
 const FLOAT8: i32 = 701;
@@ -20,7 +23,7 @@ const FLOAT8: i32 = 701;
 pub struct Rows {
     kind: Kind,
     encoded: BytesMut,
-    rows: Vec<Row>,
+    places: Vec<Row>,
     records: usize,
     copy_data: Bytes,
 }
@@ -36,7 +39,7 @@ impl Rows {
     /// None yet.
     #[must_use]
     pub fn new(kind: Kind) -> Self {
-        Self { kind, encoded: BytesMut::new(), rows: Vec::new(), records: 0, copy_data: Bytes::new() }
+        Self { kind, encoded: BytesMut::new(), places: Vec::new(), records: 0, copy_data: Bytes::new() }
     }
 
     /// The kind.
@@ -52,11 +55,11 @@ impl Rows {
     }
 
     fn latest(&self) -> Bytes {
-        let mut rows = self.rows.clone();
+        let mut rows = self.places.clone();
         match self.kind {
             Kind::Pin => rows.sort_unstable_by(|a, b| self.key(a).cmp(self.key(b)).then(b.order.cmp(&a.order))),
             Kind::Geo | Kind::User => {
-                rows.sort_unstable_by_key(|row| (self.integer_key(row), std::cmp::Reverse(row.order)))
+                rows.sort_unstable_by_key(|row| (self.integer_key(row), std::cmp::Reverse(row.order)));
             }
         }
         rows.dedup_by(|later, first| self.key(later) == self.key(first));
@@ -97,22 +100,27 @@ impl Rows {
         put_time(out, Some(order.time.saturating_mul(1000)));
         put_int(out, Some(order.partition));
         put_bigint(out, Some(order.offset));
-        self.rows.push(Row { order, start, end: self.encoded.len() });
+        self.places.push(Row { order, start, end: self.encoded.len() });
         self.records += 1;
     }
 }
 
 impl Batch for Rows {
-    fn push(&mut self, record: Consumed<'_>) {
-        if let Ok(cleaned) = record.cleaned {
-            self.add(&cleaned.record, record.order);
+    fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable> {
+        let Ok(cleaned) = record.cleaned else { return Ok(()) };
+        if let Record::Pin(pin) = &cleaned.record
+            && pin.unique_id.len() > MAX_KEY
+        {
+            return Err(Unstorable::KeyTooLong { bytes: pin.unique_id.len(), limit: MAX_KEY });
         }
+        self.add(&cleaned.record, record.order);
+        Ok(())
     }
 
     fn close(&mut self) {
         self.copy_data = self.latest();
         self.encoded = BytesMut::new();
-        self.rows = Vec::new();
+        self.places = Vec::new();
     }
 
     fn records(&self) -> usize {
@@ -120,7 +128,7 @@ impl Batch for Rows {
     }
 
     fn bytes(&self) -> usize {
-        self.encoded.len() + self.rows.len() * size_of::<Row>() + self.copy_data.len()
+        self.encoded.len() + self.places.len() * size_of::<Row>() + self.copy_data.len()
     }
 }
 
@@ -274,7 +282,7 @@ mod tests {
             let raw = format!("{{\"unique_id\":\"{id}\",\"index\":1,\"follower_count\":\"1k\",\"downloaded\":true}}");
             let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 1000);
             let order = order(1, i64::try_from(offset).unwrap());
-            rows.push(Consumed { raw: raw.as_bytes(), order, cleaned: &cleaned });
+            rows.push(Consumed { raw: raw.as_bytes(), order, cleaned: &cleaned }).unwrap();
         }
         rows.close();
         let sent = fields(&rows.copy_data());
@@ -289,9 +297,21 @@ mod tests {
     fn rejected_records_make_no_row() {
         let mut rows = Rows::new(Kind::Geo);
         let cleaned = pinpipe_core::clean(Kind::Geo, b"{}", 1000);
-        rows.push(Consumed { raw: b"{}", order: order(1, 1), cleaned: &cleaned });
+        rows.push(Consumed { raw: b"{}", order: order(1, 1), cleaned: &cleaned }).unwrap();
         rows.close();
         assert_eq!(rows.records(), 0);
         assert!(fields(&rows.copy_data()).is_empty());
+    }
+
+    #[test]
+    fn a_key_no_index_takes_is_left_out() {
+        let mut rows = Rows::new(Kind::Pin);
+        for (length, stored) in [(MAX_KEY, true), (MAX_KEY + 1, false)] {
+            let raw = format!("{{\"unique_id\":\"{}\",\"index\":1}}", "k".repeat(length));
+            let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 10_000);
+            let pushed = rows.push(Consumed { raw: raw.as_bytes(), order: order(1, 1), cleaned: &cleaned });
+            assert_eq!(pushed.is_ok(), stored);
+        }
+        assert_eq!(rows.records(), 1);
     }
 }
