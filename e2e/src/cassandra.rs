@@ -1,17 +1,34 @@
 //! Batch tables and answers in Cassandra, read from the outside.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 use anyhow::{Context, Result, ensure};
+use async_trait::async_trait;
 use chrono::NaiveDateTime;
 use futures::TryStreamExt;
-use scylla::client::{session::Session, session_builder::SessionBuilder};
+use scylla::{
+    client::{session::Session, session_builder::SessionBuilder},
+    errors::TranslationError,
+    policies::address_translator::{AddressTranslator, UntranslatedPeer},
+};
 use serde_json::{Value, json};
 
 use crate::{Kind, cluster, postgres::Row};
 
+/// The one node tells its pod's address, which only pods reach: from here it is at the host's port.
+struct HostPort(SocketAddr);
+
+#[async_trait]
+impl AddressTranslator for HostPort {
+    async fn translate_address(&self, _: &UntranslatedPeer) -> Result<SocketAddr, TranslationError> {
+        Ok(self.0)
+    }
+}
+
 async fn connect() -> Result<Session> {
-    SessionBuilder::new().known_node(cluster::CASSANDRA).build().await.context("Cassandra")
+    let address = cluster::CASSANDRA.parse().context("the address of Cassandra")?;
+    let session = SessionBuilder::new().known_node_addr(address).address_translator(Arc::new(HostPort(address)));
+    session.build().await.context("Cassandra")
 }
 
 /// The rows of a table, each as a JSON object.
