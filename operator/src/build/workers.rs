@@ -100,7 +100,7 @@ pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive, objects: 
             ports: vec![pod::admin_port()],
             env: Vec::new(),
             tmp: false,
-            grace_seconds: 120,
+            grace_seconds: 60,
         },
     );
     // One writer a partition: two would be safe, but only in each other's way. So the old pod goes before the new one comes.

@@ -202,6 +202,16 @@ mod tests {
     }
 
     #[test]
+    fn every_reason_is_documented() {
+        let documented = include_str!("../../../docs/operator.md");
+        let constants =
+            include_str!("reasons.rs").lines().filter_map(|line| line.strip_prefix("pub const ")?.split('"').nth(1));
+        for reason in constants {
+            assert!(documented.contains(&format!("`{reason}`")), "docs/operator.md says nothing of {reason}");
+        }
+    }
+
+    #[test]
     fn long_messages_are_cut_between_characters() {
         assert!(shorten(&"ü".repeat(2000)).len() <= 1024 + '…'.len_utf8());
         assert_eq!(shorten("short"), "short");
