@@ -51,8 +51,8 @@ struct Args {
 async fn main() -> Result<()> {
     let args = Args::parse();
     telemetry::init(args.worker.log_format);
-    let config: Ingest = config::load(&args.worker.config)?;
     let stop = shutdown::on_signal();
+    let config: Ingest = config::load(&args.worker.config)?;
 
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());

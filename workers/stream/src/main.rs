@@ -56,8 +56,8 @@ struct Args {
 async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     telemetry::init(args.worker.log_format);
-    let config: Stream = config::load(&args.worker.config)?;
     let stop = shutdown::on_signal();
+    let config: Stream = config::load(&args.worker.config)?;
     match config.sink.clone() {
         StreamSink::Postgres(postgres) => {
             let sink = Postgres::new(postgres, config.group.clone());
