@@ -4,6 +4,9 @@
 //! and come back as results. Consumption stops while the byte budget is used up: for a moment by not polling, for longer by pausing
 //! the partitions, since a consumer that doesn't poll is thrown out of its group.
 
+mod rebalance;
+mod upkeep;
+
 use std::{
     collections::HashMap,
     sync::{Arc, atomic::Ordering},
@@ -14,7 +17,7 @@ use anyhow::anyhow;
 use futures::FutureExt;
 use pinpipe_core::{Kind, Order};
 use rdkafka::{
-    Message, Offset, Statistics, TopicPartitionList,
+    Message, Offset,
     consumer::{CommitMode, Consumer as _},
     error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
@@ -32,8 +35,8 @@ use crate::{
     dead_letter::DeadLetters,
     lane::Lane,
     metrics::Metrics,
-    resume::{Assigned, Resume, Start, is_same},
-    sink::{Batch, Consumed, Halt, Sink, Source, Topic},
+    resume::Start,
+    sink::{Batch, Consumed, Halt, Sink},
 };
 
 /// How often ages are looked at.
@@ -42,8 +45,6 @@ const TICK: Duration = Duration::from_millis(100);
 const BOOKKEEPING: Duration = Duration::from_millis(500);
 /// How often the topics' ids are compared.
 const IDENTITY_CHECK: Duration = Duration::from_secs(2);
-/// How long full buffers may keep us from polling before the partitions are paused.
-const UNPOLLED: Duration = Duration::from_secs(2);
 /// How long what is gathered may take to be stored when partitions are taken from us, or the worker is stopped.
 const DRAIN: Duration = Duration::from_secs(15);
 /// How long leaving the group may take.
@@ -181,7 +182,7 @@ impl<S: Sink> Session<'_, S> {
                 Some(done) = self.commits.join_next_with_id() => self.on_commit(done)?,
                 Some(found) = self.assignments.join_next() => self.on_assigned(found)?,
                 Some(found) = self.moves.join_next() => self.on_moved(found)?,
-                Some(check) = self.checks.join_next() => on_identity(check)?,
+                Some(check) = self.checks.join_next() => upkeep::on_identity(check)?,
                 () = self.worker.flush.notified() => self.flush(),
                 _ = tick.tick() => self.on_tick(),
                 _ = bookkeeping.tick() => self.bookkeeping(),
@@ -311,255 +312,6 @@ impl<S: Sink> Session<'_, S> {
         Ok(())
     }
 
-    fn resume(&self) -> Resume<S> {
-        Resume { consumer: self.consumer.clone(), sink: self.worker.sink.clone(), health: self.worker.health.clone() }
-    }
-
-    fn on_assigned(&mut self, found: Resumed) -> Result<(), End> {
-        let Some(starts) = starts(found)? else { return Ok(()) };
-        let offsets =
-            starts.iter().map(|start| (start.source.topic.name.as_str(), start.source.partition, start.fetch));
-        let list = list(offsets);
-        self.consumer.incremental_assign(&list).map_err(|error| anyhow!(error).context("an assignment was refused"))?;
-        if self.paused {
-            self.consumer.pause(&list).map_err(anyhow::Error::new)?;
-        }
-        for start in starts {
-            self.take_up(start);
-        }
-        (self.resumed)();
-        Ok(())
-    }
-
-    fn on_moved(&mut self, found: Resumed) -> Result<(), End> {
-        for start in starts(found)?.unwrap_or_default() {
-            let key = (start.source.topic.kind, start.source.partition);
-            // It may have been revoked meanwhile.
-            if self.lanes.contains_key(&key) && !self.is_revoked(&start.source) {
-                self.take_up(start);
-                self.seek(key)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn take_up(&mut self, start: Start) {
-        tracing::info!(source = %start.source, stored = start.stored, next = start.fetch, "resuming");
-        let key = (start.source.topic.kind, start.source.partition);
-        self.lanes.insert(key, Lane::new(start.source, start.stored, start.fetch, start.committed));
-    }
-
-    fn is_revoked(&self, source: &Source) -> bool {
-        self.revoking.as_ref().is_some_and(|(partitions, _)| {
-            partitions.iter().any(|(topic, partition)| *topic == source.topic.name && *partition == source.partition)
-        })
-    }
-
-    fn on_event(&mut self, event: Event) -> Result<(), End> {
-        match event {
-            Event::Assign(partitions) => {
-                let mut assigned = Assigned::new();
-                for (topic, partition) in partitions {
-                    if let Some((kind, _)) = self.worker.topic(&topic) {
-                        assigned.entry((kind, topic)).or_default().push(partition);
-                    }
-                }
-                let resume = self.resume();
-                self.assignments.spawn(resume.run(assigned));
-            }
-            Event::Revoke { partitions, lost: true } => {
-                tracing::warn!(
-                    ?partitions,
-                    "partitions were lost: what was gathered of them is dropped and read again by another worker"
-                );
-                self.give_up(&partitions)?;
-            }
-            Event::Revoke { partitions, lost: false } => {
-                for key in partitions.iter().filter_map(|partition| self.worker.key(partition)) {
-                    self.seal(key);
-                    if let Some(lane) = self.lanes.get_mut(&key) {
-                        lane.drain();
-                    }
-                }
-                self.revoking = Some((partitions, Instant::now() + DRAIN));
-                self.finish_revoking();
-            }
-            Event::CommitFailed(error) => {
-                tracing::debug!(%error, "offsets were not committed to the group: trying again");
-                self.lanes.values_mut().for_each(|lane| lane.told(None));
-            }
-            Event::Statistics(statistics) => self.on_statistics(&statistics),
-        }
-        Ok(())
-    }
-
-    /// Gives revoked partitions up when nothing of them is under way any more, or when it took too long.
-    fn finish_revoking(&mut self) {
-        let Some((partitions, deadline)) = &self.revoking else { return };
-        let drained = partitions
-            .iter()
-            .filter_map(|partition| self.worker.key(partition))
-            .all(|key| self.lanes.get(&key).is_none_or(Lane::is_empty));
-        if !drained && Instant::now() < *deadline {
-            return;
-        }
-        if !drained {
-            tracing::warn!(
-                "what was gathered of revoked partitions could not be stored in time: it is dropped and read again by another worker"
-            );
-        }
-        self.tell_group(CommitMode::Async);
-        if let Some((partitions, _)) = self.revoking.take()
-            && let Err(error) = self.give_up(&partitions)
-        {
-            tracing::warn!(%error, "partitions could not be given up");
-        }
-    }
-
-    /// Drops lanes, and answers the group.
-    fn give_up(&mut self, partitions: &[TopicPartition]) -> anyhow::Result<()> {
-        // An assignment that is not answered yet is void: the group has changed its mind.
-        self.assignments.abort_all();
-        for key in partitions.iter().filter_map(|partition| self.worker.key(partition)) {
-            self.forget(key);
-        }
-        let list = list(partitions.iter().map(|(topic, partition)| (topic.as_str(), *partition, -1)));
-        self.consumer.incremental_unassign(&list)?;
-        Ok(())
-    }
-
-    fn forget(&mut self, key: Key) {
-        if let Some(handle) = self.under_way.remove(&key) {
-            handle.abort();
-        }
-        if let Some(lane) = self.lanes.remove(&key) {
-            self.worker.metrics.forget(&lane.source().topic.name, lane.source().partition);
-        }
-    }
-
-    fn forget_all(&mut self) {
-        for key in self.lanes.keys().copied().collect::<Vec<_>>() {
-            self.forget(key);
-        }
-        self.worker.metrics.buffered_bytes.set(0);
-    }
-
-    fn flush(&mut self) {
-        self.advance();
-        for key in self.lanes.keys().copied().collect::<Vec<_>>() {
-            self.seal(key);
-        }
-    }
-
-    fn on_tick(&mut self) {
-        let (now, age) = (Instant::now(), self.worker.sink.limits().age);
-        let due: Vec<Key> = self.lanes.iter().filter(|(_, lane)| lane.is_due(now, age)).map(|(key, _)| *key).collect();
-        for key in due {
-            self.seal(key);
-        }
-        self.keep_budget();
-        self.finish_revoking();
-    }
-
-    fn bookkeeping(&mut self) {
-        self.advance();
-        self.tell_group(CommitMode::Async);
-    }
-
-    /// Takes gaps in the log into account: control records of transactions move the consumer's position without a record.
-    fn advance(&mut self) {
-        let Ok(positions) = self.consumer.position() else { return };
-        for element in positions.elements() {
-            if let (Some((kind, _)), Offset::Offset(position)) = (self.worker.topic(element.topic()), element.offset())
-                && let Some(lane) = self.lanes.get_mut(&(kind, element.partition()))
-            {
-                lane.advance(position);
-            }
-        }
-    }
-
-    /// Commits to the group what is dealt with: for lag displays, and for the batch worker, which waits for the archive's offsets.
-    fn tell_group(&mut self, mode: CommitMode) {
-        let offsets: Vec<(Key, i64)> =
-            self.lanes.iter().filter_map(|(key, lane)| Some((*key, lane.to_tell()?))).collect();
-        if offsets.is_empty() {
-            return;
-        }
-        let list =
-            list(self.lanes.values().filter_map(|lane| {
-                Some((lane.source().topic.name.as_str(), lane.source().partition, lane.to_tell()?))
-            }));
-        match self.consumer.commit(&list, mode) {
-            Ok(()) => {
-                for (key, offset) in offsets {
-                    if let Some(lane) = self.lanes.get_mut(&key) {
-                        lane.told(Some(offset));
-                    }
-                }
-            }
-            Err(error) => tracing::debug!(%error, "offsets can't be committed to the group yet"),
-        }
-    }
-
-    /// Keeps all batches within the budget: the biggest open one is closed first, then consumption waits.
-    fn keep_budget(&mut self) {
-        let bytes: usize = self.lanes.values().map(Lane::bytes).sum();
-        self.worker.metrics.buffered_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
-        if bytes < self.worker.budget {
-            self.full_since = None;
-            self.pause(false);
-            return;
-        }
-        if self.full_since.is_none() {
-            self.full_since = Some(Instant::now());
-            let biggest = self.lanes.iter().max_by_key(|(_, lane)| lane.open_bytes()).map(|(key, _)| *key);
-            if let Some(key) = biggest {
-                self.seal(key);
-            }
-        }
-        if self.full_since.is_some_and(|since| since.elapsed() > UNPOLLED) {
-            self.pause(true);
-        }
-    }
-
-    fn pause(&mut self, pause: bool) {
-        if self.paused == pause {
-            return;
-        }
-        self.paused = pause;
-        self.worker.metrics.paused.set(i64::from(pause));
-        let Ok(assignment) = self.consumer.assignment() else { return };
-        let done = if pause { self.consumer.pause(&assignment) } else { self.consumer.resume(&assignment) };
-        match done {
-            Ok(()) if pause => tracing::info!("consumption waits until the sink has taken what is gathered"),
-            Ok(()) => tracing::info!("consumption goes on"),
-            Err(error) => tracing::warn!(%error, pause, "partitions could not be paused or resumed"),
-        }
-    }
-
-    fn check_identity(&mut self) {
-        if !self.checks.is_empty() || self.lanes.is_empty() {
-            return;
-        }
-        let mut topics: Vec<Arc<Topic>> = self.lanes.values().map(|lane| lane.source().topic.clone()).collect();
-        topics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
-        topics.dedup();
-        let consumer = self.consumer.clone();
-        self.checks.spawn_blocking(move || is_same(&consumer, &topics));
-    }
-
-    fn on_statistics(&self, statistics: &Statistics) {
-        let connected = statistics.brokers.values().any(|broker| broker.state == "UP" && broker.nodeid >= 0);
-        self.worker.metrics.broker_up.set(i64::from(connected));
-        for lane in self.lanes.values() {
-            let (topic, partition) = (&lane.source().topic.name, lane.source().partition);
-            let figures = statistics.topics.get(topic).and_then(|figures| figures.partitions.get(&partition));
-            if let Some(figures) = figures.filter(|figures| figures.ls_offset >= 0) {
-                self.worker.metrics.lag(topic, partition, (figures.ls_offset - lane.done()).max(0));
-            }
-        }
-    }
-
     /// Stores what is gathered before the worker stops.
     async fn drain(&mut self) {
         self.flush();
@@ -576,38 +328,4 @@ impl<S: Sink> Session<'_, S> {
         // Bounded by librdkafka's request time-out when the broker is away; what isn't committed here costs a lag display some offsets.
         self.tell_group(CommitMode::Async);
     }
-}
-
-/// Where to resume, unless the question was taken back.
-fn starts(found: Resumed) -> Result<Option<Vec<Start>>, End> {
-    match found {
-        Ok(starts) => Ok(Some(starts?)),
-        Err(error) if error.is_cancelled() => Ok(None),
-        Err(error) => Err(anyhow!(error).context("where to resume was not found").into()),
-    }
-}
-
-fn on_identity(check: Result<anyhow::Result<bool>, JoinError>) -> Result<(), End> {
-    match check {
-        Ok(Ok(false)) => Err(anyhow!("a topic is not the one it was: looking at all positions again").into()),
-        Ok(Err(error)) => {
-            tracing::debug!(error = format!("{error:#}"), "the topics' ids can't be compared now");
-            Ok(())
-        }
-        _ => Ok(()),
-    }
-}
-
-/// A list of partitions and offsets; a negative offset means none.
-fn list<'a>(partitions: impl Iterator<Item = (&'a str, i32, i64)>) -> TopicPartitionList {
-    let mut list = TopicPartitionList::new();
-    for (topic, partition, offset) in partitions {
-        let mut element = list.add_partition(topic, partition);
-        if offset >= 0
-            && let Err(error) = element.set_offset(Offset::Offset(offset))
-        {
-            tracing::error!(%error, topic, partition, offset, "librdkafka refuses an offset");
-        }
-    }
-    list
 }
