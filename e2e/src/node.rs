@@ -82,17 +82,14 @@ pub struct Object {
     pub subresource: Option<String>,
 }
 
-/// The requests in the audit log that changed something in a namespace since `since`.
-pub async fn writes(namespace: &str, since: DateTime<Utc>) -> Result<Vec<Write>> {
+/// The requests in the audit log that changed something in a namespace.
+pub async fn writes(namespace: &str) -> Result<Vec<Write>> {
     let script = r#"cat /var/log/kubernetes/audit*.log | grep -F "\"namespace\":\"$1\"" || true"#;
     let log = exec(CONTROL_PLANE, script.to_owned(), vec![namespace.to_owned()]).await?;
     let mut writes = Vec::new();
     for line in log.lines() {
         let event: Write = serde_json::from_str(line).with_context(|| format!("no audit event: {line}"))?;
-        if event.stage == "ResponseComplete"
-            && event.request_received_timestamp >= since
-            && !matches!(event.verb.as_str(), "get" | "list" | "watch")
-        {
+        if event.stage == "ResponseComplete" && !matches!(event.verb.as_str(), "get" | "list" | "watch") {
             writes.push(event);
         }
     }

@@ -35,10 +35,18 @@ pub async fn live_table(schema: &str, kind: Kind) -> Result<BTreeMap<String, Row
     let rows = connect().await?.query(&sql, &[]).await?;
     rows.iter()
         .map(|row| {
-            let row: Row = serde_json::from_str(row.try_get(0)?)?;
+            let mut row: Row = serde_json::from_str(row.try_get(0)?)?;
+            row.iter_mut().for_each(coordinates_as_floats);
             Ok((key(&row), row))
         })
         .collect()
+}
+
+/// PostgreSQL writes the float -158.0 as `-158` in JSON.
+fn coordinates_as_floats(value: &mut Value) {
+    for number in value.as_array_mut().into_iter().flatten() {
+        *number = number.as_f64().into();
+    }
 }
 
 /// The key of a row as text.

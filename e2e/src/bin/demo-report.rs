@@ -55,7 +55,7 @@ fn main() -> Result<()> {
             lines.extend(rows.iter().take(ROWS).map(|row| row.as_array().into_iter().flatten().map(text).collect()));
             println!("{}", table(&lines));
             if rows.len() > ROWS {
-                println!("… {} more", rows.len() - ROWS);
+                println!("  … {} more", rows.len() - ROWS);
             }
         }
         Ok(())
@@ -134,14 +134,19 @@ fn grouped(number: u64) -> String {
     text
 }
 
+/// A value as a person reads it: long numbers in groups, and no `.0`.
 fn text(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        Value::Number(number) => {
-            number.as_u64().map_or_else(|| number.to_string(), |n| if n > 9_999 { grouped(n) } else { n.to_string() })
-        }
-        other => other.to_string(),
-    }
+    let Value::Number(number) = value else {
+        return value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+    };
+    let digits = number.to_string();
+    let (whole, fraction) = digits.split_once('.').unwrap_or((&digits, "0"));
+    let whole = match whole.parse::<u64>() {
+        // Years are among the short ones.
+        Ok(count) if count > 9_999 => grouped(count),
+        _ => whole.to_owned(),
+    };
+    if fraction == "0" { whole } else { format!("{whole}.{fraction}") }
 }
 
 /// Lines with aligned columns, the first one as a heading: texts to the left, numbers to the right.
