@@ -86,9 +86,8 @@ fn kubeconfig() -> Result<PathBuf> {
 
 /// The harness' folder.
 pub(crate) fn cache() -> Result<PathBuf> {
-    let base = match std::env::var_os("XDG_CACHE_HOME") {
-        Some(dir) => PathBuf::from(dir),
-        None => PathBuf::from(std::env::var_os("HOME").context("HOME is not set")?).join(".cache"),
-    };
-    Ok(base.join("pinpipe"))
+    if let Some(path) = std::env::var_os("PINPIPE_CACHE") {
+        return Ok(PathBuf::from(path));
+    }
+    Ok(PathBuf::from(std::env::var_os("HOME").context("set HOME or PINPIPE_CACHE")?).join(".cache/pinpipe"))
 }

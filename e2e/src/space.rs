@@ -102,7 +102,7 @@ impl Space {
     pub async fn end(&self) -> Result<()> {
         let pipelines = self.cluster.pipelines(&self.namespace);
         for pipeline in pipelines.list(&ListParams::default()).await? {
-            pipelines.delete(&pipeline.name_any(), &DeleteParams::default()).await?;
+            deleted(pipelines.delete(&pipeline.name_any(), &DeleteParams::default()).await)?;
         }
         // Workers that still run would only write errors; and the operator must not make the topics again.
         eventually(Duration::from_mins(1), "workers gone", async || {
@@ -111,7 +111,7 @@ impl Space {
         })
         .await?;
         let namespaces: Api<Namespace> = Api::all(self.cluster.client());
-        namespaces.delete(&self.namespace, &DeleteParams::background()).await?;
+        deleted(namespaces.delete(&self.namespace, &DeleteParams::background()).await)?;
         kafka::delete_topics(&format!("{}.", self.namespace)).await?;
         postgres::drop_schema(&self.schema()).await?;
         cassandra::drop_keyspace(&self.keyspace()).await
@@ -169,5 +169,13 @@ impl Space {
             }
         }
         Ok(())
+    }
+}
+
+/// What a deletion came to; what was gone already is deleted.
+fn deleted<T>(result: kube::Result<T>) -> Result<()> {
+    match result {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => Ok(other.map(drop)?),
     }
 }
