@@ -164,10 +164,6 @@ pub fn status(context: &Context) -> Result<String> {
             String::from_utf8_lossy(&output.stderr).trim_end()
         )?;
     }
-    writeln!(text, "To use it:")?;
-    for (name, value) in context.environment() {
-        let value = if name == "PATH" { format!("{}:$PATH", context.cache.join("bin").display()) } else { value };
-        writeln!(text, "  export {name}={value}")?;
-    }
+    writeln!(text, "To use it:\n{}", context.exports())?;
     Ok(text)
 }

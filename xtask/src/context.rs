@@ -112,6 +112,15 @@ impl Context {
         variables
     }
 
+    /// That environment as lines for a person's shell.
+    pub fn exports(&self) -> String {
+        let line = |(name, value): (&str, String)| {
+            let value = if name == "PATH" { format!("{}:$PATH", self.cache.join("bin").display()) } else { value };
+            format!("  export {name}={value}")
+        };
+        self.environment().into_iter().map(line).collect::<Vec<_>>().join("\n")
+    }
+
     /// A command in the checkout, with that environment and its temporary files where a later run clears them away. Programs
     /// under the cache's `bin` come before the machine's.
     pub fn command(&self, program: &str) -> Command {

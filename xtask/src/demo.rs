@@ -153,11 +153,7 @@ fn report(context: &Context, images: &WorkerImages, acknowledged: &[u64; 3]) -> 
 }
 
 fn look_further(context: &Context) {
-    println!("\nTo look further");
-    for (name, value) in context.environment() {
-        let value = if name == "PATH" { format!("{}:$PATH", context.cache.join("bin").display()) } else { value };
-        println!("  export {name}={value}");
-    }
+    println!("\nTo look further\n{}", context.exports());
     println!(
         "  kubectl --namespace {NAMESPACE} get pinterestpipelines,pods
   kubectl --namespace {NAMESPACE} describe pinterestpipeline {PIPELINE}
