@@ -16,6 +16,9 @@ const REQUEST_BYTES: (u32, u32) = (1024 * 1024, 16 * 1024 * 1024);
 /// How long a batch run waits for the archive to reach the topics' end, seconds.
 const BARRIER_TIMEOUT_SECONDS: u64 = 600;
 
+/// Where a batch run spills to: in the pod's own volume of temporary files.
+const SCRATCH_DIR: &str = "/tmp/run";
+
 /// A worker's `ConfigMap`, and the hash of what it holds.
 pub(super) struct Config {
     pub(super) name: String,
@@ -66,6 +69,7 @@ pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Strea
             StartFrom::Earliest => config::StartFrom::Earliest,
             StartFrom::Latest => config::StartFrom::Latest,
         },
+        write_mode: config::WriteMode::Upsert,
     });
     consumer(pipeline, &sink.name, writes_dead_letters, postgres)
 }
@@ -78,6 +82,7 @@ pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive) -> config
             records: archive.rotate_records,
             interval_seconds: archive.rotate_seconds,
         },
+        compression: config::Compression::None,
     });
     consumer(pipeline, "archive", true, sink)
 }
@@ -107,6 +112,8 @@ pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Bat
                 },
             })
             .collect(),
+        quality: config::Quality::default(),
+        scratch_dir: PathBuf::from(SCRATCH_DIR),
     }
 }
 
@@ -134,6 +141,8 @@ fn consumer(
         group: group(pipeline, sink_name),
         max_record_bytes: pipeline.ingest.max_record_bytes,
         writes_dead_letters,
+        dead_letter_mode: config::DeadLetterMode::Reject,
+        reset: None,
         sink,
     }
 }

@@ -4,7 +4,7 @@
 //! its own version and the one before, so operator and workers may be one release apart during an upgrade.
 //! Credentials never stand here: a field that ends in `file` or `dir` is a path at which the operator mounts a Secret.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -191,8 +191,55 @@ pub struct Stream {
     pub max_record_bytes: u32,
     /// Whether this worker writes the dead letters: one worker of a pipeline does, the others count and pass.
     pub writes_dead_letters: bool,
+    /// What becomes of records that are rejected or repaired.
+    pub dead_letter_mode: DeadLetterMode,
+    /// A change of this sink's positions that a user asks for, carried out once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reset: Option<Reset>,
     /// Where records go.
     pub sink: StreamSink,
+}
+
+/// What becomes of records that are rejected or repaired.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum DeadLetterMode {
+    /// A rejected record goes to the dead-letter topic; what is behind it goes on.
+    Reject,
+    /// The same, and a copy of each repaired record with the fields and reasons goes there too.
+    RejectAndLogRepairs,
+    /// Every sink stops at the first rejected record.
+    Fail,
+}
+
+/// Positions a sink is to have instead of its own.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Reset {
+    /// Which request this is: the sink remembers the ones it has carried out.
+    pub id: String,
+    /// The topic; absent: all three.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// The partition; absent: all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub partition: Option<i32>,
+    /// Where to read on.
+    pub to: ResetTo,
+}
+
+/// Where a sink that is reset reads on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ResetTo {
+    /// The first record the broker still has.
+    Earliest,
+    /// The end of the log when the reset is carried out.
+    Latest,
+    /// This offset.
+    Offset(i64),
+    /// The first record not before this time, milliseconds since the epoch.
+    Time(i64),
 }
 
 /// The sink of a stream worker.
@@ -227,6 +274,18 @@ pub struct Postgres {
     pub schema: String,
     /// Where the sink begins.
     pub start_from: StartFrom,
+    /// What a row is.
+    pub write_mode: WriteMode,
+}
+
+/// What a row of a live table is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum WriteMode {
+    /// The latest record of its key.
+    Upsert,
+    /// A record: the key is topic, partition and offset.
+    Append,
 }
 
 /// The raw archive. It begins at the earliest record, always.
@@ -237,10 +296,24 @@ pub struct Archive {
     pub zone: RawZone,
     /// When an object is closed.
     pub rotate: Rotate,
+    /// How objects are written.
+    pub compression: Compression,
+}
+
+/// How raw objects are compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Compression {
+    /// Not at all: `.json`.
+    None,
+    /// `.json.gz`.
+    Gzip,
+    /// `.json.zst`.
+    Zstd,
 }
 
 /// The batch worker.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Batch {
     /// See [`CONFIG_VERSION`].
@@ -265,6 +338,23 @@ pub struct Batch {
     pub lease: String,
     /// Where clean tables and answers go; at least one.
     pub sinks: Vec<BatchSink>,
+    /// What a run must not exceed to be published.
+    #[serde(default)]
+    pub quality: Quality,
+    /// A folder on disk for what does not fit into memory; emptied by every run.
+    pub scratch_dir: PathBuf,
+}
+
+/// Limits of data quality: a run that exceeds one fails before it publishes anything. Ratios are of the records the run read.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Quality {
+    /// Rejected records, 0 to 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_rejected_ratio: Option<f64>,
+    /// Repaired records by raw field (`follower_count`), 0 to 1, of the records of the kind that has the field.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub max_repaired_ratio: BTreeMap<String, f64>,
 }
 
 /// A sink of the batch worker.
