@@ -14,7 +14,7 @@ use crate::{
     Kind, Pipeline,
     broken::Broken,
     cassandra, ensure_same, eventually,
-    ingest::{self, Ack, Form},
+    ingest::{self, Ack, Answer, Form},
     kafka::{self, Message},
     objects,
     postgres::{self, Row},
@@ -83,6 +83,22 @@ impl Flow {
         let acks = ingest::send(&self.pipeline, kind, samples, form).await?;
         self.acknowledged.extend(acks.into_iter().zip(samples.iter().map(|sample| sample.raw.clone())));
         Ok(())
+    }
+
+    /// Posts samples of a kind in one request, which may be refused, whole or in part. Gives the answer.
+    pub async fn offer(&mut self, kind: Kind, samples: &[Sample]) -> Result<Answer> {
+        self.sent.extend(samples.iter().map(|sample| (squeezed(&sample.raw), sample.clone())));
+        let answer = ingest::offer(&self.pipeline, kind, samples, Form::Array).await?;
+        // Whoever answers in ingest's place (a proxy that reaches no pod) acknowledges nothing.
+        let records = answer.json().ok().and_then(|mut body| body.get_mut("records").map(serde_json::Value::take));
+        for (record, sample) in
+            records.as_ref().and_then(|records| records.as_array()).into_iter().flatten().zip(samples)
+        {
+            if let Ok(ack) = serde_json::from_value(record.clone()) {
+                self.acknowledged.push((ack, sample.raw.clone()));
+            }
+        }
+        Ok(answer)
     }
 
     /// Writes broken records to the topic, past ingest.

@@ -30,8 +30,26 @@ pub struct Ack {
     pub offset: i64,
 }
 
-/// The answer to a request: HTTP status and JSON body.
-pub async fn post(pipeline: &Pipeline, path: &str, content_type: &str, body: String) -> Result<(u16, Value)> {
+/// The answer to a request.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The HTTP status.
+    pub status: u16,
+    /// After how long to come again, if it says so.
+    pub retry_after: Option<String>,
+    /// The body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The body as JSON.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_str(&self.body).with_context(|| format!("not JSON: {self:?}"))
+    }
+}
+
+/// Posts a body.
+pub async fn post(pipeline: &Pipeline, path: &str, content_type: &str, body: String) -> Result<Answer> {
     let namespace = &pipeline.space.namespace;
     let service = format!("{}-ingest:8080", pipeline.name);
     let request = Request::builder()
@@ -41,27 +59,31 @@ pub async fn post(pipeline: &Pipeline, path: &str, content_type: &str, body: Str
         .body(Body::from(body.into_bytes()))?;
     let response = pipeline.space.cluster.client().send(request).await?;
     let status = response.status().as_u16();
-    let body = response.into_body().collect_bytes().await?;
-    let json = serde_json::from_slice(&body)
-        .with_context(|| format!("{status}, not JSON: {}", String::from_utf8_lossy(&body)))?;
-    Ok((status, json))
+    let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let body = String::from_utf8(response.into_body().collect_bytes().await?.to_vec())?;
+    Ok(Answer { status, retry_after, body })
 }
 
-/// Posts records, all of which have to be acknowledged.
-pub async fn send(pipeline: &Pipeline, kind: Kind, samples: &[Sample], form: Form) -> Result<Vec<Ack>> {
-    #[derive(Deserialize)]
-    struct Answer {
-        records: Vec<Ack>,
-    }
+/// Posts records as they are.
+pub async fn offer(pipeline: &Pipeline, kind: Kind, samples: &[Sample], form: Form) -> Result<Answer> {
     let raw: Vec<&str> = samples.iter().map(|sample| sample.raw.as_str()).collect();
     let (content_type, body) = match form {
         Form::Object => ("application/json", raw.concat()),
         Form::Array => ("application/json", format!("[{}]", raw.join(",\n "))),
         Form::Lines => ("application/x-ndjson", raw.join("\n") + "\n"),
     };
-    let (status, answer) = post(pipeline, kind.name(), content_type, body).await?;
-    ensure!(status == 202, "posting {} {kind} records: {status} {answer}", samples.len());
-    let answer: Answer = serde_json::from_value(answer)?;
+    post(pipeline, kind.name(), content_type, body).await
+}
+
+/// Posts records, all of which have to be acknowledged.
+pub async fn send(pipeline: &Pipeline, kind: Kind, samples: &[Sample], form: Form) -> Result<Vec<Ack>> {
+    #[derive(Deserialize)]
+    struct Acknowledged {
+        records: Vec<Ack>,
+    }
+    let answer = offer(pipeline, kind, samples, form).await?;
+    ensure!(answer.status == 202, "posting {} {kind} records: {answer:?}", samples.len());
+    let answer: Acknowledged = serde_json::from_value(answer.json()?)?;
     ensure!(answer.records.len() == samples.len(), "{} of {} acknowledged", answer.records.len(), samples.len());
     Ok(answer.records)
 }

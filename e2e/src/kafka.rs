@@ -1,6 +1,9 @@
 //! Topics, read and written past the product.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use rdkafka::{
@@ -158,4 +161,29 @@ pub async fn delete_topics(prefix: &str) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Deletes all but the last quarter of each partition's records, as retention would.
+pub async fn delete_old(topic: &str) -> Result<()> {
+    let mut before = TopicPartitionList::new();
+    for (partition, (start, end)) in ends(topic).await? {
+        before.add_partition_offset(topic, partition, Offset::Offset(end - (end - start) / 4))?;
+    }
+    let admin: AdminClient<DefaultClientContext> = config().create()?;
+    let deleted = admin.delete_records(&before, &AdminOptions::new().request_timeout(Some(TIMEOUT))).await?;
+    for element in deleted.elements() {
+        element.error()?;
+    }
+    Ok(())
+}
+
+/// The ids of a consumer group's members.
+pub async fn members(group: &str) -> Result<BTreeSet<String>> {
+    let group = group.to_owned();
+    tokio::task::spawn_blocking(move || {
+        let list = consumer()?.fetch_group_list(Some(&group), TIMEOUT)?;
+        let members = list.groups().iter().flat_map(|found| found.members()).map(|member| member.id().to_owned());
+        Ok(members.collect())
+    })
+    .await?
 }

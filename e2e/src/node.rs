@@ -1,4 +1,4 @@
-//! What is done on a node itself, past Kubernetes: killing a process, reading the API server's audit log.
+//! What is done on a node itself, past Kubernetes: signals to a process, reading the API server's audit log.
 //!
 //! A node of kind is a container; its Docker Engine is the one `DOCKER_HOST` names, or the harness' own, or the machine's.
 
@@ -41,10 +41,27 @@ async fn exec(node: &str, script: String, arguments: Vec<String>) -> Result<Stri
     .await?
 }
 
-/// Sends SIGKILL to a container's process. `id` is the container's id as in the pod's status.
-pub async fn kill(node: &str, id: &str) -> Result<()> {
+/// What a process can be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// It ends at once.
+    Kill,
+    /// It stands still.
+    Stop,
+    /// It goes on.
+    Continue,
+}
+
+/// Sends a signal to a container's process. `id` is the container's id as in the pod's status.
+pub async fn signal(node: &str, id: &str, signal: Signal) -> Result<()> {
     let id = id.rsplit('/').next().unwrap_or(id).to_owned();
-    exec(node, r#"exec ctr -n k8s.io tasks kill --signal SIGKILL "$1""#.to_owned(), vec![id]).await.map(drop)
+    let name = match signal {
+        Signal::Kill => "SIGKILL",
+        Signal::Stop => "SIGSTOP",
+        Signal::Continue => "SIGCONT",
+    };
+    let script = r#"exec ctr -n k8s.io tasks kill --signal "$2" "$1""#.to_owned();
+    exec(node, script, vec![id, name.to_owned()]).await.map(drop)
 }
 
 /// A request that changed something, or tried to.

@@ -17,7 +17,10 @@ use kube::{
 };
 use serde_json::{Value, json};
 
-use crate::{Kind, Space, Spec, eventually, node};
+use crate::{
+    Kind, Space, Spec, eventually,
+    node::{self, Signal},
+};
 
 /// How long a pipeline may take until it is ready.
 pub const READY_WITHIN: Duration = Duration::from_secs(150);
@@ -51,6 +54,22 @@ pub struct Child {
     /// The whole object.
     pub object: DynamicObject,
     resource: ApiResource,
+}
+
+/// A container that runs a worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Worker {
+    /// Its pod.
+    pub pod: String,
+    node: String,
+    container: String,
+}
+
+impl Worker {
+    /// Sends its process a signal.
+    pub async fn send(&self, signal: Signal) -> Result<()> {
+        node::signal(&self.node, &self.container, signal).await
+    }
 }
 
 impl Child {
@@ -106,6 +125,13 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Sets an annotation.
+    pub async fn annotate(&self, name: &str, value: &str) -> Result<()> {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": {name: value}}}));
+        self.api().patch(&self.name, &PatchParams::default(), &patch).await?;
+        Ok(())
+    }
+
     /// Deletes it.
     pub async fn delete(&self) -> Result<()> {
         self.api().delete(&self.name, &DeleteParams::default()).await?;
@@ -140,13 +166,13 @@ impl Pipeline {
         .await
     }
 
-    /// Waits until a condition has this status and its message contains every one of `words`.
+    /// Waits until a condition has this status and its reason or message contains every one of `words`.
     pub async fn says(&self, condition: &str, status: &str, words: &[&str]) -> Result<()> {
         eventually(READY_WITHIN, &format!("{}: {condition}={status} naming {words:?}", self.name), async || {
             let conditions = self.conditions().await?;
             let found = conditions.get(condition).with_context(|| format!("no {condition} in {conditions:?}"))?;
-            let message = found["message"].as_str().unwrap_or_default();
-            ensure!(found["status"] == status && words.iter().all(|word| message.contains(word)), "{found}");
+            let said = format!("{} {}", found["reason"], found["message"]);
+            ensure!(found["status"] == status && words.iter().all(|word| said.contains(word)), "{found}");
             Ok(())
         })
         .await
@@ -198,28 +224,36 @@ impl Pipeline {
         Ok(pods.items)
     }
 
-    /// Kills the worker of a component with SIGKILL, as soon as one runs. Gives its container's id.
-    pub async fn kill(&self, component: &str) -> Result<String> {
+    /// The workers of a component that run now.
+    pub async fn workers(&self, component: &str) -> Result<Vec<Worker>> {
+        let running = |pod: Pod| {
+            let container = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
+            container.state.as_ref()?.running.as_ref()?;
+            Some(Worker {
+                pod: pod.name_any(),
+                node: pod.spec.as_ref()?.node_name.clone()?,
+                container: container.container_id.clone()?,
+            })
+        };
+        Ok(self.pods(component).await?.into_iter().filter_map(running).collect())
+    }
+
+    /// Kills a worker of a component with SIGKILL, as soon as one runs.
+    pub async fn kill(&self, component: &str) -> Result<Worker> {
         eventually(READY_WITHIN, &format!("SIGKILL to {component}"), async || {
-            let pods = self.pods(component).await?;
-            let running = pods.iter().find_map(|pod| {
-                let container = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
-                container.state.as_ref()?.running.as_ref()?;
-                Some((pod.spec.as_ref()?.node_name.clone()?, container.container_id.clone()?))
-            });
-            let (node, id) = running.with_context(|| format!("none of {} pods runs", pods.len()))?;
-            node::kill(&node, &id).await?;
-            Ok(id)
+            let worker = self.workers(component).await?.into_iter().next().context("none runs")?;
+            worker.send(Signal::Kill).await?;
+            Ok(worker)
         })
         .await
     }
 
     /// Waits until a component's worker is another one than the container killed, and ready.
-    pub async fn back(&self, component: &str, killed: &str) -> Result<()> {
+    pub async fn back(&self, component: &str, killed: &Worker) -> Result<()> {
         eventually(READY_WITHIN, &format!("{component} back"), async || {
             for pod in self.pods(component).await? {
                 let containers = pod.status.unwrap_or_default().container_statuses.unwrap_or_default();
-                if containers.iter().any(|c| c.ready && c.container_id.as_deref() != Some(killed)) {
+                if containers.iter().any(|c| c.ready && c.container_id.as_deref() != Some(&killed.container)) {
                     return Ok(());
                 }
             }
@@ -228,13 +262,13 @@ impl Pipeline {
         .await
     }
 
-    /// Replaces a component's pods at once, without the grace of a clean stop.
-    pub async fn replace_pods(&self, component: &str) -> Result<()> {
+    /// Replaces a worker's pod at once, without the grace of a clean stop.
+    pub async fn replace(&self, worker: &Worker) -> Result<()> {
         let pods = self.space.cluster.api::<Pod>(&self.space.namespace);
-        for pod in self.pods(component).await? {
-            pods.delete(&pod.name_any(), &DeleteParams::default().grace_period(0)).await?;
+        match pods.delete(&worker.pod, &DeleteParams::default().grace_period(0)).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            other => Ok(other.map(drop)?),
         }
-        Ok(())
     }
 
     /// Starts a batch run, as `kubectl create job --from=cronjob/…` does.

@@ -18,6 +18,7 @@ mod images;
 mod node_image;
 mod operator;
 mod process;
+mod soak;
 mod stack;
 mod step;
 mod test;
@@ -43,6 +44,8 @@ enum Task {
     Demo,
     /// Runs every check and test, the end-to-end tests on a kind cluster among them
     Test,
+    /// Kills and freezes workers and takes servers away, many times, while records flow; then compares every store row by row
+    Soak(soak::Options),
     /// The kind cluster that demo and test use
     Cluster {
         #[command(subcommand)]
@@ -86,6 +89,7 @@ fn run(arguments: Arguments) -> Result<()> {
             match task {
                 Task::Demo => demo::run(&context),
                 Task::Test => test::run(&context),
+                Task::Soak(options) => soak::run(&context, &options),
                 Task::Images => images::build_and_print(&context),
                 Task::Stack => stack::up(&context).map(drop),
                 Task::Cluster { action: ClusterAction::Down } => cluster::down(&context),

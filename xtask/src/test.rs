@@ -31,6 +31,13 @@ impl Tally {
         self.failed += usize::from(!passed);
         passed
     }
+
+    /// Says how it went.
+    fn finish(&self) -> Result<()> {
+        println!("{} passed, {} failed", self.passed, self.failed);
+        ensure!(self.failed == 0, "not everything passed: see above");
+        Ok(())
+    }
 }
 
 pub fn run(context: &Context) -> Result<()> {
@@ -41,7 +48,7 @@ pub fn run(context: &Context) -> Result<()> {
         static_checks(context, &mut tally);
         let built = compile::workspace(context);
         for program in built.iter().flatten().filter(|executable| executable.is_test && !is_end_to_end(executable)) {
-            run_program(context, program, &mut tally);
+            run_program(context, program, &[], &mut tally);
         }
         (servers.join().unwrap_or_else(|_| bail!("the thread that brought up the servers panicked")), built)
     });
@@ -55,7 +62,7 @@ pub fn run(context: &Context) -> Result<()> {
     match started {
         Ok(built) => {
             for program in built.iter().filter(|executable| executable.is_test && is_end_to_end(executable)) {
-                run_program(context, program, &mut tally);
+                run_program(context, program, &[], &mut tally);
             }
         }
         Err(error) => {
@@ -63,9 +70,22 @@ pub fn run(context: &Context) -> Result<()> {
             tally.failed += 1;
         }
     }
-    println!("{} passed, {} failed", tally.passed, tally.failed);
-    ensure!(tally.failed == 0, "not everything passed: see above");
-    Ok(())
+    tally.finish()
+}
+
+/// Runs the end-to-end test programs of these names on the cluster, which is brought up with the operator, with `settings` in
+/// their environment.
+pub fn end_to_end(context: &Context, names: &[&str], settings: &[(&str, String)]) -> Result<()> {
+    let images = stack::up(context)?;
+    operator::install(context, &images)?;
+    let mut tally = Tally::default();
+    let built = compile::workspace(context)?;
+    for name in names {
+        let program = built.iter().find(|program| program.is_test && is_end_to_end(program) && program.name == *name);
+        let program = program.with_context(|| format!("no end-to-end test program {name}"))?;
+        run_program(context, program, settings, &mut tally);
+    }
+    tally.finish()
 }
 
 /// Whether it needs the cluster.
@@ -81,13 +101,14 @@ fn static_checks(context: &Context, tally: &mut Tally) {
 }
 
 /// Runs the tests of one program, one at a time where they share the cluster.
-fn run_program(context: &Context, program: &Executable, tally: &mut Tally) {
+fn run_program(context: &Context, program: &Executable, settings: &[(&str, String)], tally: &mut Tally) {
     let mut counted = (0, 0);
     let title = format!("tests of {}: {}", program.folder.display(), program.name);
     let result = step(context, &title, "run it again by hand: the command is in the log", |log| {
         let folder = context.root.join(&program.folder);
         let mut command = Command::new(&program.path);
         command.envs(context.environment()).env("CARGO_MANIFEST_DIR", &folder).current_dir(folder);
+        command.envs(settings.iter().map(|(name, value)| (name, value)));
         if is_end_to_end(program) {
             command.arg("--test-threads=1");
         }

@@ -1,0 +1,156 @@
+//! Broker, PostgreSQL, S3 and Cassandra away while records flow: nothing acknowledged is lost, what doesn't need the server goes on,
+//! conditions say what is wrong, and all is well again by itself.
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, ensure};
+use pinpipe_e2e::{
+    Kind, Pipeline, Spec, eventually, flow::Flow, load, objects, outage::without, pipeline::READY_WITHIN, postgres,
+    shared::in_space,
+};
+
+/// The environment's name for how long each server is away, and how long in the short form, seconds.
+const OUTAGE: (&str, u64) = ("PINPIPE_SOAK_OUTAGE", 20);
+
+#[test]
+fn a_server_that_is_away_costs_no_record_and_holds_up_nothing_else() -> Result<()> {
+    in_space("outages", async |space| {
+        let spec = Spec::new().live(space).archive(space, 100).batch(space);
+        let pipeline = space.apply("flow", &spec).await?;
+        pipeline.ready().await?;
+        let mut flow = Flow::new(&pipeline);
+        let over = AtomicBool::new(false);
+        let (sent, survived) = futures::join!(load::until(&over, &mut flow, 13), async {
+            let survived = outages(&pipeline).await;
+            over.store(true, Relaxed);
+            survived
+        });
+        survived?;
+        let load = sent?;
+        println!("{} records acknowledged; answers by status: {:?}", flow.acknowledged(), load.answers);
+        ensure!(load.answers.contains_key(&503), "ingest never said that the broker was away: {load:?}");
+        ensure!(load.without_hint == 0, "{} answers 503 without Retry-After", load.without_hint);
+        batch_without_cassandra(&pipeline).await?;
+        for kind in Kind::ALL {
+            flow.live_table_is_right(kind).await?;
+            flow.raw_objects_are_right(kind).await?;
+            flow.batch_table_is_right(kind).await?;
+        }
+        let restarts = restarts(&pipeline).await?;
+        ensure!(restarts.values().all(|count| *count == 0), "workers were restarted: {restarts:?}");
+        Ok(())
+    })
+}
+
+fn outage() -> Result<Duration> {
+    let seconds = match std::env::var(OUTAGE.0) {
+        Ok(text) => text.parse().with_context(|| format!("{} is {text:?}, not a number of seconds", OUTAGE.0))?,
+        Err(_) => OUTAGE.1,
+    };
+    Ok(Duration::from_secs(seconds))
+}
+
+async fn outages(pipeline: &Pipeline) -> Result<()> {
+    let cluster = &pipeline.space.cluster;
+    flows(pipeline, &[live, raw]).await?;
+
+    without(cluster, "postgres", async || {
+        let begun = Instant::now();
+        pipeline.says("StreamReady", "False", &["sink live"]).await?;
+        lasts(begun, pipeline, &[raw]).await
+    })
+    .await?;
+    pipeline.ready().await?;
+    flows(pipeline, &[live, raw]).await?;
+
+    without(cluster, "s3", async || {
+        let begun = Instant::now();
+        pipeline.says("ArchiveReady", "False", &[]).await?;
+        lasts(begun, pipeline, &[live]).await
+    })
+    .await?;
+    pipeline.ready().await?;
+    flows(pipeline, &[live, raw]).await?;
+
+    without(cluster, "kafka", async || {
+        let begun = Instant::now();
+        pipeline.says("Ready", "False", &[]).await?;
+        lasts(begun, pipeline, &[]).await
+    })
+    .await?;
+    pipeline.ready().await?;
+    flows(pipeline, &[live, raw]).await
+}
+
+/// How much a place holds: it grows while records flow.
+type Measure = for<'a> fn(&'a Pipeline) -> futures::future::BoxFuture<'a, Result<i64>>;
+
+fn live(pipeline: &Pipeline) -> futures::future::BoxFuture<'_, Result<i64>> {
+    Box::pin(async { postgres::count(&pipeline.space.schema(), Kind::Geo).await })
+}
+
+fn raw(pipeline: &Pipeline) -> futures::future::BoxFuture<'_, Result<i64>> {
+    Box::pin(async {
+        let folder = format!("topics/{}/", pipeline.topic(Kind::Geo));
+        Ok(i64::try_from(objects::keys(&objects::client(), pipeline.space.bucket(), &folder).await?.len())?)
+    })
+}
+
+/// Waits until all of these grow.
+async fn flows(pipeline: &Pipeline, measures: &[Measure]) -> Result<()> {
+    for (n, measure) in measures.iter().enumerate() {
+        let mut before = None;
+        eventually(Duration::from_mins(2), &format!("growth of measure {n}"), async || {
+            let now = measure(pipeline).await?;
+            let before = *before.get_or_insert(now);
+            ensure!(now > before, "{now}, as before");
+            Ok(())
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+/// Keeps the outage up for as long as it shall last; what doesn't need the server must go on the whole time.
+async fn lasts(begun: Instant, pipeline: &Pipeline, measures: &[Measure]) -> Result<()> {
+    let length = outage()?;
+    eventually(length + Duration::from_mins(2), "the outage over", async || {
+        flows(pipeline, measures).await?;
+        ensure!(begun.elapsed() >= length, "{:?} of {length:?}", begun.elapsed());
+        Ok(())
+    })
+    .await
+}
+
+/// Starts a run without Cassandra; it waits for it.
+async fn batch_without_cassandra(pipeline: &Pipeline) -> Result<()> {
+    without(&pipeline.space.cluster, "cassandra", async || {
+        pipeline.start_run("patient").await?;
+        let folder = format!("runs/{}/", pipeline.full_name());
+        eventually(READY_WITHIN, "the run's manifest", async || {
+            let keys = objects::keys(&objects::client(), pipeline.space.bucket(), &folder).await?;
+            ensure!(keys.iter().any(|key| key.ends_with("/manifest.json")), "{keys:?}");
+            Ok(())
+        })
+        .await
+    })
+    .await?;
+    pipeline.run_ends("patient").await
+}
+
+/// How often each pod's container was restarted. One that used more memory than it may would have been.
+async fn restarts(pipeline: &Pipeline) -> Result<BTreeMap<String, i32>> {
+    let mut restarts = BTreeMap::new();
+    for component in ["ingest", "stream-live", "archive"] {
+        for pod in pipeline.pods(component).await? {
+            let statuses = pod.status.unwrap_or_default().container_statuses.unwrap_or_default();
+            let count = statuses.iter().map(|status| status.restart_count).sum();
+            restarts.insert(pod.metadata.name.unwrap_or_default(), count);
+        }
+    }
+    Ok(restarts)
+}

@@ -1,0 +1,58 @@
+//! A sink that stopped because records were deleted before it read them says so, and goes on where its user tells it to.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use pinpipe_e2e::{
+    Kind, Spec, ensure_same, eventually, flow::Flow, kafka, postgres, samples::Samples, shared::in_space,
+};
+use serde_json::json;
+
+/// Records before the workers stop, and after.
+const SEEN: i64 = 300;
+const UNSEEN: i64 = 300;
+
+#[test]
+fn a_sink_whose_records_are_gone_stops_and_is_reset_by_an_annotation() -> Result<()> {
+    in_space("resets", async |space| {
+        let pipeline = space.apply("flow", &Spec::new().live(space)).await?;
+        pipeline.ready().await?;
+        let mut flow = Flow::new(&pipeline);
+        let mut make = Samples::new(17);
+        flow.send(Kind::Geo, make.batch(Kind::Geo, 0..SEEN, 0), 100).await?;
+        flow.live_table_is_right(Kind::Geo).await?;
+        let mut expected = flow.log(Kind::Geo).await?.latest();
+
+        pipeline.change(json!({"suspend": true})).await?;
+        eventually(Duration::from_mins(1), "no workers", async || {
+            let workers = pipeline.workers("stream-live").await?;
+            ensure!(workers.is_empty(), "{workers:?}");
+            Ok(())
+        })
+        .await?;
+        let topic = pipeline.topic(Kind::Geo);
+        let unseen = make.batch(Kind::Geo, SEEN..SEEN + UNSEEN, 0);
+        let records: Vec<_> =
+            unseen.iter().map(|s| (Some(s.key.clone().into_bytes()), s.raw.clone().into_bytes())).collect();
+        kafka::write(&topic, &records).await?;
+        kafka::delete_old(&topic).await?;
+
+        pipeline.change(json!({"suspend": false})).await?;
+        pipeline.says("StreamReady", "False", &["OffsetOutOfRange", &topic, "pinpipe.dev/reset-sink"]).await?;
+        pipeline.annotate("pinpipe.dev/reset-sink", "live=earliest").await?;
+        pipeline.ready().await?;
+        // What was stored stays; what is left in the log joins it; what was deleted is lost, and the user knows.
+        let left = kafka::read(&topic).await?;
+        for sample in &unseen {
+            if left.iter().any(|message| message.key.as_deref() == Some(sample.key.as_bytes())) {
+                expected.insert(sample.key.clone(), sample.row.clone());
+            }
+        }
+        ensure!(expected.len() > usize::try_from(SEEN)?, "nothing unseen is left: the test proves nothing");
+        eventually(Duration::from_mins(1), "the rest in the live table", async || {
+            ensure_same("geo", &expected, &postgres::live_table(&space.schema(), Kind::Geo).await?)
+        })
+        .await?;
+        space.has_event("SinkReset").await
+    })
+}
