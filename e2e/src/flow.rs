@@ -92,7 +92,7 @@ impl Flow {
         // Whoever answers in ingest's place (a proxy that reaches no pod) acknowledges nothing.
         let records = answer.json().ok().and_then(|mut body| body.get_mut("records").map(serde_json::Value::take));
         for (record, sample) in
-            records.as_ref().and_then(|records| records.as_array()).into_iter().flatten().zip(samples)
+            records.as_ref().and_then(serde_json::Value::as_array).into_iter().flatten().zip(samples)
         {
             if let Ok(ack) = serde_json::from_value(record.clone()) {
                 self.acknowledged.push((ack, sample.raw.clone()));

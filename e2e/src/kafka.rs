@@ -12,6 +12,7 @@ use rdkafka::{
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::RDKafkaErrorCode,
+    groups::GroupInfo,
     message::Headers as _,
     producer::{FutureProducer, FutureRecord},
 };
@@ -182,7 +183,7 @@ pub async fn members(group: &str) -> Result<BTreeSet<String>> {
     let group = group.to_owned();
     tokio::task::spawn_blocking(move || {
         let list = consumer()?.fetch_group_list(Some(&group), TIMEOUT)?;
-        let members = list.groups().iter().flat_map(|found| found.members()).map(|member| member.id().to_owned());
+        let members = list.groups().iter().flat_map(GroupInfo::members).map(|member| member.id().to_owned());
         Ok(members.collect())
     })
     .await?
