@@ -1,9 +1,13 @@
 //! The raw archive.
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Resources, S3, schema::unchanged};
+use crate::{
+    Resources, S3,
+    schema::{unchanged, unchanged_or},
+};
 
 /// The worker that writes raw records to an object store.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -16,6 +20,10 @@ use crate::{Resources, S3, schema::unchanged};
     validation = Rule::new(unchanged("prefix")).message(
         "spec.archive.prefix can't be changed, since the archive's positions are its objects there: create another pipeline with the new \
          prefix; this one's objects stay when it is deleted"
+    ),
+    validation = Rule::new(unchanged_or("compression", "None")).message(
+        "spec.archive.compression can't be changed, since an object's name tells how it is written and the archive's positions are \
+         those names: create another pipeline with the new compression; this one's objects stay when it is deleted"
     )
 )]
 pub struct Archive {
@@ -40,6 +48,10 @@ pub struct Archive {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
 
+    /// How objects are compressed; `None` unless set: `.json`. Can't be changed later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Compression>,
+
     /// When an object is closed: at the first limit that is reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotate: Option<Rotate>,
@@ -52,11 +64,23 @@ pub struct Archive {
     pub resources: Option<Resources>,
 }
 
+/// How raw objects are compressed.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub enum Compression {
+    /// Not at all: `.json`.
+    #[default]
+    None,
+    /// By gzip: `.json.gz`.
+    Gzip,
+    /// By Zstandard: `.json.zst`.
+    Zstd,
+}
+
 /// When an object is closed.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rotate {
-    /// Bytes of raw records. 134217728 (128 MiB) unless set.
+    /// Bytes of raw records, before compression. 134217728 (128 MiB) unless set.
     #[schemars(range(min = 1024, max = 1_073_741_824))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<i64>,

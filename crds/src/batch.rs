@@ -1,9 +1,11 @@
 //! Batch runs.
 
+use std::collections::BTreeMap;
+
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Resources, SecretRef, schema::HOST_PORT};
+use crate::{Amount, Resources, SecretRef, schema::HOST_PORT};
 
 /// The scheduled run that cleans all raw records, loads them and answers the eight questions.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -30,10 +32,68 @@ pub struct Batch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
+    /// Disk a run may take for what doesn't fit into its memory, bytes: `20Gi`. 16Gi unless set.
+    #[schemars(schema_with = "crate::schema::quantity")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scratch_size: Option<Amount>,
+
+    /// What a run must not exceed: one that does fails before it publishes anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
+
     /// Where clean tables and answers go.
     #[schemars(length(min = 1, max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub sinks: Vec<BatchSink>,
+}
+
+/// The raw fields cleaning can make null: all but those that key a record, which is rejected without them.
+pub const REPAIRABLE_FIELDS: [&str; 18] = [
+    "title",
+    "category",
+    "description",
+    "poster_name",
+    "follower_count",
+    "tag_list",
+    "is_image_or_video",
+    "image_src",
+    "downloaded",
+    "save_location",
+    "timestamp",
+    "latitude",
+    "longitude",
+    "country",
+    "first_name",
+    "last_name",
+    "age",
+    "date_joined",
+];
+
+fn repairable_alone() -> String {
+    format!(
+        "batch.quality.maxRepairedRatio: its keys must be raw fields that cleaning can repair: {}",
+        REPAIRABLE_FIELDS.join(", ")
+    )
+}
+
+/// What a run must not exceed. Ratios are of the records the run read, 0 to 1.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Quality {
+    /// Rejected records of all records read, 0 to 1: `0.01` is one in a hundred. No limit unless set.
+    #[schemars(range(min = 0.0, max = 1.0))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rejected_ratio: Option<f64>,
+
+    /// By raw field (`follower_count`), the records in which it couldn't be read or was out of range, of the records of the kind
+    /// that has it, 0 to 1. No limit for a field that isn't named.
+    #[schemars(schema_with = "crate::schema::ratios")]
+    #[x_kube(
+        validation = Rule::new(format!("self.all(field, field in ['{}'])", REPAIRABLE_FIELDS.join("', '")))
+            .message(repairable_alone().as_str())
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_repaired_ratio: Option<BTreeMap<String, f64>>,
 }
 
 /// Where a batch run puts clean tables and answers.

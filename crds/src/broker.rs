@@ -46,7 +46,8 @@ pub struct Kafka {
     )]
     pub bootstrap_servers: String,
 
-    /// How the pipeline's topics are created. Topics that are there already are left as they are.
+    /// How the pipeline's topics are created. Of topics that are there already only partitions are changed: raised, where this pipeline
+    /// created them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topics: Option<Topics>,
 }
@@ -55,7 +56,8 @@ pub struct Kafka {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Topics {
-    /// Partitions of each topic of records. 3 unless set. An existing topic keeps what it has.
+    /// Partitions of each topic of records. 3 unless set. May be raised later; a topic never loses partitions, and one that this pipeline
+    /// did not create keeps what it has.
     #[schemars(range(min = 1, max = 1000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<i32>,
@@ -122,7 +124,7 @@ pub struct TopicOverride {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
 
-    /// Partitions of this topic.
+    /// Partitions of this topic. May be raised later.
     #[schemars(range(min = 1, max = 1000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<i32>,

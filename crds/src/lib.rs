@@ -11,6 +11,7 @@ mod archive;
 mod batch;
 mod broker;
 mod common;
+mod dead_letters;
 mod schema;
 mod sinks;
 mod status;
@@ -18,12 +19,13 @@ mod status;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-pub use archive::{Archive, Rotate};
-pub use batch::{Batch, BatchSink, Cassandra};
+pub use archive::{Archive, Compression, Rotate};
+pub use batch::{Batch, BatchSink, Cassandra, Quality, REPAIRABLE_FIELDS};
 pub use broker::{Broker, Kafka, TopicOverride, TopicOverrides, Topics};
 pub use common::{Amount, Amounts, Image, PullPolicy, Resources, S3, SecretKeyRef, SecretRef};
+pub use dead_letters::{DeadLetterMode, DeadLetters};
 pub use schema::{check_rules, crd, yaml};
-pub use sinks::{Postgres, StartFrom, Stream, StreamSink};
+pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};
 pub use status::{
     BatchStatus, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, TopicStatus, condition_types,
     parse_run_report,
@@ -117,6 +119,10 @@ pub struct PinterestPipelineSpec {
     /// The REST service that takes records. Always deployed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingest: Option<Ingest>,
+
+    /// What becomes of records that are rejected or repaired on their way into sinks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dead_letters: Option<DeadLetters>,
 
     /// Workers that keep live tables up to date.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -77,7 +77,12 @@ pub(crate) fn or_else(root: &str, path: &str, other: &str) -> String {
 
 /// A CEL rule: the text at `path` is what it was.
 pub(crate) fn unchanged(path: &str) -> String {
-    format!("({}) == ({})", or_else("self", path, ""), or_else("oldSelf", path, ""))
+    unchanged_or(path, "")
+}
+
+/// A CEL rule: the text at `path` is what it was, where absent says the same as `default`, so that this may be written down later.
+pub(crate) fn unchanged_or(path: &str, default: &str) -> String {
+    format!("({}) == ({})", or_else("self", path, default), or_else("oldSelf", path, default))
 }
 
 /// A quantity, as in Kubernetes' own definitions.
@@ -96,6 +101,15 @@ pub(crate) fn config_map(_: &mut SchemaGenerator) -> Schema {
         "type": "object",
         "maxProperties": 32,
         "additionalProperties": {"type": "string", "maxLength": 256}
+    })
+}
+
+/// Shares of records, by raw field.
+pub(crate) fn ratios(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {"type": "number", "minimum": 0.0, "maximum": 1.0}
     })
 }
 

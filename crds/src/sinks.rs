@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Resources, SecretKeyRef};
+use crate::{Resources, SecretKeyRef, schema::unchanged_or};
 
 /// Workers that keep live tables up to date.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -45,7 +45,7 @@ pub struct StreamSink {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// Live tables in PostgreSQL: `pin`, `geo` and `user_profile`, one row a key.
+    /// Live tables in PostgreSQL: `pin`, `geo` and `user_profile`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub postgres: Option<Postgres>,
 }
@@ -64,6 +64,12 @@ pub enum StartFrom {
 /// Live tables in PostgreSQL.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new(unchanged_or("writeMode", "Upsert")).message(
+        "a sink's postgres.writeMode can't be changed, since its tables have another key: add a sink with another name and another \
+         postgres.schema, and remove this one once the new one has caught up"
+    )
+)]
 pub struct Postgres {
     /// A Secret's key that holds `postgresql://user:password@host:port/database`.
     pub url_secret_ref: SecretKeyRef,
@@ -77,4 +83,18 @@ pub struct Postgres {
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<String>,
+
+    /// What a row is: the latest record of its key (`Upsert`, unless set), or one record (`Append`). Can't be changed later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_mode: Option<WriteMode>,
+}
+
+/// What a row of a live table is.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub enum WriteMode {
+    /// The latest record of its key.
+    #[default]
+    Upsert,
+    /// A record, keyed by topic, partition and offset: every version of a key stays.
+    Append,
 }

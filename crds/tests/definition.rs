@@ -3,7 +3,8 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use pinpipe_crds::{check_rules, crd};
+use pinpipe_core::{Kind, clean};
+use pinpipe_crds::{REPAIRABLE_FIELDS, check_rules, crd};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -106,7 +107,7 @@ fn every_field_is_described_and_bounded() {
             Some("array") => "maxItems",
             Some("object") if node["additionalProperties"].is_object() => "maxProperties",
             Some("string") if node["enum"].is_null() && node["format"].is_null() => "maxLength",
-            Some("integer") if path.starts_with(".spec") => "maximum",
+            Some("integer" | "number") if path.starts_with(".spec") || path.ends_with("{}") => "maximum",
             _ => return,
         };
         assert!(!node[bound].is_null(), "{path} has no {bound}");
@@ -149,6 +150,41 @@ fn a_change_of_what_can_change_is_accepted() {
     after["spec"]["broker"]["kafka"]["topics"]["overrides"]["pin"]["partitions"] = json!(6);
     after["spec"]["archive"]["rotate"] = json!({"interval": "1h30m"});
     assert_eq!(check_rules(&after, Some(&before)), Ok(()));
+}
+
+#[test]
+fn writing_down_what_holds_anyway_is_no_change() {
+    let before = json!({"apiVersion": "pinpipe.dev/v1alpha1", "kind": "PinterestPipeline", "metadata": {"name": "p"},
+        "spec": {"broker": {"kafka": {"bootstrapServers": "k:9092"}},
+            "stream": {"sinks": [{"name": "live", "postgres": {"urlSecretRef": {"name": "w", "key": "url"}}}]},
+            "archive": {"bucket": "data", "s3": {"credentialsSecretRef": {"name": "s3"}}}}});
+    let mut after = before.clone();
+    after["spec"]["stream"]["sinks"][0]["postgres"]["writeMode"] = json!("Upsert");
+    after["spec"]["archive"]["compression"] = json!("None");
+    assert_eq!(check_rules(&after, Some(&before)), Ok(()));
+    assert_eq!(check_rules(&before, Some(&after)), Ok(()));
+}
+
+/// The contract's raw records, each field with a value that no rule can read.
+#[test]
+fn repairable_fields_are_those_that_cleaning_repairs() {
+    let pin = json!({"unique_id": "u", "index": 1, "title": {}, "description": {}, "poster_name": {}, "follower_count": {}, "tag_list": {},
+        "is_image_or_video": {}, "image_src": {}, "downloaded": {}, "save_location": {}, "category": {}});
+    let geo = json!({"ind": 1, "timestamp": {}, "latitude": {}, "longitude": {}, "country": {}});
+    let user = json!({"ind": 1, "first_name": {}, "last_name": {}, "age": {}, "date_joined": {}});
+    let repaired: BTreeSet<_> = [(Kind::Pin, pin), (Kind::Geo, geo), (Kind::User, user)]
+        .into_iter()
+        .flat_map(|(kind, record)| {
+            let raw = record.to_string();
+            clean(kind, raw.as_bytes(), raw.len())
+                .unwrap()
+                .repairs
+                .iter()
+                .map(|repair| repair.field)
+                .collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(repaired, REPAIRABLE_FIELDS.into());
 }
 
 #[test]

@@ -2,14 +2,18 @@
 
 use std::{collections::HashMap, sync::Mutex};
 
-use kube::Client;
+use kube::{Client, runtime::events::Recorder};
 
-use crate::{metrics::Metrics, topics::TopicsCache, validate::Images};
+use crate::{MANAGER, metrics::Metrics, topics::TopicsCache, validate::Images};
 
 /// What every pass has at hand.
 pub struct Context {
     /// The API server.
     pub client: Client,
+    /// Where events are written.
+    pub recorder: Recorder,
+    /// The workers' pods.
+    pub pods: reqwest::Client,
     /// Where workers' images come from unless a pipeline says otherwise.
     pub images: Images,
     /// What is counted.
@@ -23,7 +27,8 @@ pub struct Context {
 impl Context {
     /// With nothing remembered.
     #[must_use]
-    pub fn new(client: Client, images: Images, metrics: Metrics) -> Self {
-        Self { client, images, metrics, topics: TopicsCache::default(), failures: Mutex::default() }
+    pub fn new(client: Client, pods: reqwest::Client, images: Images, metrics: Metrics) -> Self {
+        let recorder = Recorder::new(client.clone(), MANAGER.into());
+        Self { client, recorder, pods, images, metrics, topics: TopicsCache::default(), failures: Mutex::default() }
     }
 }

@@ -5,6 +5,7 @@
 //! 3. [`build`] makes the desired objects and topics of that. No client, no clock: same input, same bytes.
 //! 4. [`apply`] brings the cluster there, [`topics`] the broker, and [`status`] says how it stands.
 //!
+//! [`said`] asks running workers how they are.
 //! [`controller`] runs the four for every resource, one pass at a time. A pass over a settled pipeline writes nothing.
 
 pub mod apply;
@@ -15,6 +16,7 @@ pub mod controller;
 pub mod dereference;
 pub mod metrics;
 pub mod pass;
+pub mod said;
 pub mod status;
 pub mod topics;
 pub mod validate;

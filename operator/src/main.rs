@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use pinpipe_operator::{args::Args, context::Context, controller, metrics::Metrics};
+use pinpipe_operator::{args::Args, context::Context, controller, metrics::Metrics, said};
 use pinpipe_runtime::{admin::Admin, shutdown, telemetry};
 
 #[tokio::main]
@@ -19,7 +19,8 @@ async fn main() -> anyhow::Result<()> {
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());
     let readiness = admin.readiness();
-    let context = Arc::new(Context::new(client, args.images(), metrics));
+    let pods = said::client().context("no HTTP client can be made to ask workers with")?;
+    let context = Arc::new(Context::new(client, pods, args.images(), metrics));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         registry = context.images.registry,

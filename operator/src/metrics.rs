@@ -30,7 +30,7 @@ pub struct ErrorLabels {
 /// A write to the API server or the broker.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct WriteLabels {
-    /// `apply`, `delete` or `create`.
+    /// `apply`, `delete`, `create`, or `raise` for a topic's partitions.
     pub verb: &'static str,
     /// The plural of the kind (`deployments`), or `topics`.
     pub resource: String,

@@ -3,15 +3,21 @@
 //! Every default stands here and nowhere else. They are frozen for `v1alpha1` by the golden test: changing one would change
 //! pipelines that nobody touched.
 
-use std::{collections::BTreeMap, fmt};
+mod pipeline;
+mod reset;
+
+use std::fmt;
 
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
-use pinpipe_crds::{
-    Amounts, BatchSink, PinterestPipeline, PullPolicy, Resources, S3, StartFrom, StreamSink, TopicOverride,
-};
-use serde::Serialize;
+use pinpipe_config::Quality;
+use pinpipe_crds::{Amounts, BatchSink, PinterestPipeline, PullPolicy, Resources, S3, StreamSink, TopicOverride};
 
 use crate::dereference::{CASSANDRA_KEYS, Dereferenced, S3_KEYS, SecretKey};
+
+pub use pipeline::{
+    Archive, Batch, CassandraSink, Emulator, Image, Ingest, Mount, Secrets, Sink, Topic, ValidatedPipeline,
+};
+pub use reset::{RESET_ANNOTATION, RESET_FORMS, SinkReset};
 
 /// Where workers' images come from unless a pipeline says otherwise.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,175 +43,6 @@ impl fmt::Display for Problem {
     }
 }
 
-/// A resource in which everything is said.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ValidatedPipeline {
-    /// Its namespace.
-    pub namespace: String,
-    /// Its name.
-    pub name: String,
-    /// Its UID.
-    pub uid: String,
-    /// Whether workers are to be at zero.
-    pub suspend: bool,
-    /// `host:port,…`.
-    pub bootstrap_servers: String,
-    /// The topics of pins, geos and users.
-    pub topics: [Topic; 3],
-    /// The REST service.
-    pub ingest: Ingest,
-    /// The live sinks, by name.
-    pub sinks: Vec<Sink>,
-    /// The archive.
-    pub archive: Option<Archive>,
-    /// Batch runs; only where there is an archive.
-    pub batch: Option<Batch>,
-    /// The emulator.
-    pub emulator: Option<Emulator>,
-    /// Where images come from.
-    pub image: Image,
-}
-
-/// A topic to be created where it is absent.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Topic {
-    /// Its name.
-    pub name: String,
-    /// Partitions it is created with.
-    pub partitions: i32,
-    /// Replicas of each; -1: the broker's default.
-    pub replication_factor: i32,
-    /// Settings it is created with, besides those the operator sets.
-    pub config: BTreeMap<String, String>,
-}
-
-/// The REST service.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Ingest {
-    /// Pods.
-    pub replicas: i32,
-    /// Bytes.
-    pub max_record_bytes: u32,
-    /// Per pod.
-    pub resources: ResourceRequirements,
-}
-
-/// A live sink.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Sink {
-    /// Its name.
-    pub name: String,
-    /// Where it begins.
-    pub start_from: StartFrom,
-    /// Pods.
-    pub replicas: i32,
-    /// Per pod.
-    pub resources: ResourceRequirements,
-    /// The schema of its PostgreSQL tables.
-    pub schema: String,
-    /// What it needs of Secrets.
-    pub secrets: Secrets,
-}
-
-/// The archive.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Archive {
-    /// Its bucket.
-    pub bucket: String,
-    /// Its key prefix.
-    pub prefix: String,
-    /// Bytes of an object.
-    pub rotate_bytes: u64,
-    /// Records of an object.
-    pub rotate_records: u64,
-    /// Seconds an object stays open.
-    pub rotate_seconds: u64,
-    /// `http://host:port`, or AWS.
-    pub endpoint: Option<String>,
-    /// The region.
-    pub region: String,
-    /// Per pod.
-    pub resources: ResourceRequirements,
-    /// What it needs of Secrets.
-    pub secrets: Secrets,
-}
-
-/// Batch runs.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Batch {
-    /// Five fields.
-    pub schedule: String,
-    /// A name of the IANA database.
-    pub time_zone: String,
-    /// Per pod.
-    pub resources: ResourceRequirements,
-    /// Where tables go.
-    pub sinks: Vec<CassandraSink>,
-    /// What it needs of Secrets: the object store's and the sinks'.
-    pub secrets: Secrets,
-}
-
-/// A Cassandra cluster.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct CassandraSink {
-    /// The sink's name.
-    pub name: String,
-    /// `host:port` each.
-    pub contact_points: Vec<String>,
-    /// The keyspace.
-    pub keyspace: String,
-    /// Of a new keyspace.
-    pub replication_factor: u32,
-    /// Whether there are credentials.
-    pub credentials: bool,
-}
-
-/// The emulator.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Emulator {
-    /// Records a second.
-    pub records_per_second: u32,
-    /// The seed.
-    pub seed: u64,
-    /// Per pod.
-    pub resources: ResourceRequirements,
-}
-
-/// Where images come from.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Image {
-    /// `ghcr.io/pinpipe`.
-    pub registry: String,
-    /// `0.1.0`.
-    pub tag: String,
-    /// When they are pulled.
-    pub pull_policy: PullPolicy,
-    /// Secrets with the registry's credentials.
-    pub pull_secrets: Vec<String>,
-}
-
-/// A Secret mounted into a component's pods.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Mount {
-    /// The folder's name below [`pinpipe_config::SECRETS_DIR`].
-    pub purpose: String,
-    /// The Secret.
-    pub secret: String,
-    /// Keys and the files they become.
-    pub files: Vec<(String, String)>,
-}
-
-/// What a component needs of Secrets.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Secrets {
-    /// What is mounted.
-    pub mounts: Vec<Mount>,
-    /// Tells changed contents from the same. None: something is missing and was never there, so pods can't start.
-    pub digest: Option<String>,
-    /// What is missing, a sentence each.
-    pub missing: Vec<String>,
-}
-
 impl Secrets {
     fn of(child: &str, mounts: Vec<Mount>, found: &Dereferenced) -> Self {
         let (mut digest, mut missing) = (String::new(), Vec::new());
@@ -228,15 +65,6 @@ impl Secrets {
     }
 }
 
-/// Names of children.
-impl ValidatedPipeline {
-    /// `<pipeline>-<component>`.
-    #[must_use]
-    pub fn child(&self, component: &str) -> String {
-        child(&self.name, component)
-    }
-}
-
 fn child(pipeline: &str, component: &str) -> String {
     format!("{pipeline}-{component}")
 }
@@ -252,12 +80,15 @@ pub fn validate(
     let namespace = metadata.namespace.clone().unwrap_or_default();
     let mut problems = Vec::new();
 
+    let topics = topics(&namespace, &name, pipeline, &mut problems);
+    let mut resets = reset::read(pipeline, &topics);
     let ingest = spec.ingest.clone().unwrap_or_default();
     let image = spec.image.clone().unwrap_or_default();
     let validated = ValidatedPipeline {
         suspend: spec.suspend.unwrap_or(false),
         bootstrap_servers: spec.broker.kafka.bootstrap_servers.clone(),
-        topics: topics(&namespace, &name, pipeline, &mut problems),
+        topics,
+        dead_letters: spec.dead_letters.clone().unwrap_or_default().mode.unwrap_or_default(),
         ingest: Ingest {
             replicas: ingest.replicas.unwrap_or(2),
             max_record_bytes: unsigned(ingest.max_record_bytes, 65_536),
@@ -267,7 +98,10 @@ pub fn validate(
             .stream
             .iter()
             .flat_map(|stream| &stream.sinks)
-            .filter_map(|sink| stream_sink(&name, sink, found, &mut problems))
+            .filter_map(|sink| {
+                let reset = resets.by_sink.remove(&sink.name);
+                stream_sink(&name, sink, reset, found, &mut problems)
+            })
             .collect(),
         archive: spec.archive.as_ref().map(|archive| {
             let rotate = archive.rotate.clone().unwrap_or_default();
@@ -284,11 +118,13 @@ pub fn validate(
             Archive {
                 bucket: archive.bucket.clone(),
                 prefix: archive.prefix.clone().unwrap_or_else(|| "topics".to_owned()),
+                compression: archive.compression.unwrap_or_default(),
                 rotate_bytes: unsigned(rotate.bytes, 134_217_728),
                 rotate_records: unsigned(rotate.records, 100_000),
                 rotate_seconds,
                 endpoint: archive.s3.endpoint.as_deref().map(|url| url.trim_end_matches('/').to_owned()),
                 region: archive.s3.region.clone().unwrap_or_else(|| "us-east-1".to_owned()),
+                reset: resets.by_sink.remove(reset::ARCHIVE),
                 resources: resources(archive.resources.as_ref(), ["50m", "128Mi", "768Mi"]),
                 secrets: Secrets::of(&child(&name, "archive"), vec![s3_mount(&archive.s3)], found),
             }
@@ -303,12 +139,20 @@ pub fn validate(
                 return None;
             };
             let mut mounts = vec![s3_mount(&archive.s3)];
+            let quality = batch.quality.clone().unwrap_or_default();
             let sinks =
                 batch.sinks.iter().filter_map(|sink| cassandra_sink(sink, &mut mounts, &mut problems)).collect();
             Some(Batch {
                 schedule: batch.schedule.clone(),
                 time_zone: batch.time_zone.clone().unwrap_or_else(|| "UTC".to_owned()),
                 resources: resources(batch.resources.as_ref(), ["100m", "256Mi", "2Gi"]),
+                scratch_size: Quantity(
+                    batch.scratch_size.as_ref().map_or_else(|| "16Gi".to_owned(), |size| size.0.clone()),
+                ),
+                quality: Quality {
+                    max_rejected_ratio: quality.max_rejected_ratio,
+                    max_repaired_ratio: quality.max_repaired_ratio.unwrap_or_default(),
+                },
                 sinks,
                 secrets: Secrets::of(&child(&name, "batch"), mounts, found),
             })
@@ -324,6 +168,7 @@ pub fn validate(
             pull_policy: image.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
             pull_secrets: image.pull_secrets.unwrap_or_default().into_iter().map(|secret| secret.name).collect(),
         },
+        reset_problems: resets.problems,
         uid: metadata.uid.clone().unwrap_or_default(),
         namespace,
         name,
@@ -354,7 +199,13 @@ fn topics(namespace: &str, name: &str, pipeline: &PinterestPipeline, problems: &
     topics
 }
 
-fn stream_sink(pipeline: &str, sink: &StreamSink, found: &Dereferenced, problems: &mut Vec<Problem>) -> Option<Sink> {
+fn stream_sink(
+    pipeline: &str,
+    sink: &StreamSink,
+    reset: Option<SinkReset>,
+    found: &Dereferenced,
+    problems: &mut Vec<Problem>,
+) -> Option<Sink> {
     let Some(postgres) = &sink.postgres else {
         problems.push(Problem {
             field: "spec.stream.sinks",
@@ -377,6 +228,8 @@ fn stream_sink(pipeline: &str, sink: &StreamSink, found: &Dereferenced, problems
         replicas: sink.replicas.unwrap_or(1),
         resources: resources(sink.resources.as_ref(), ["50m", "64Mi", "512Mi"]),
         schema: postgres.schema.clone().unwrap_or_else(|| "public".to_owned()),
+        write_mode: postgres.write_mode.unwrap_or_default(),
+        reset,
         secrets: Secrets::of(&child(pipeline, &format!("stream-{}", sink.name)), mounts, found),
     })
 }

@@ -137,8 +137,14 @@ fn results(output: &str) -> (usize, usize) {
     summaries.fold((0, 0), |sum, line| (sum.0 + count(line, "passed"), sum.1 + count(line, "failed")))
 }
 
-/// Both charts, by helm's rules and by the API server's.
+/// The charts, by helm's rules; and those that need nothing of a cluster to be rendered, by the API server's, too.
 fn check_charts(context: &Context, tally: &mut Tally) {
+    for command in ["run", "full", "backfill,from=2026-01-01T00:00:00Z", "import,prefix=topics", "redrive,topic=pin"] {
+        tally.check(context, &format!("lint charts/pinpipe-job, command={command}"), "mend the chart", |log| {
+            let values = format!("pipeline=pinterest,command={command}");
+            log.run(context.command("helm").args(["lint", "--strict", "charts/pinpipe-job", "--set", &values]))
+        });
+    }
     for chart in ["charts/pinpipe", "charts/devstack"] {
         tally.check(context, &format!("lint {chart}"), "mend the chart", |log| {
             log.run(context.command("helm").args(["lint", "--strict", chart]))

@@ -63,6 +63,11 @@ pub enum Obstacle {
 pub struct Live(BTreeMap<Key, Value>);
 
 impl Live {
+    /// These objects, each with its kind.
+    pub fn of(objects: impl IntoIterator<Item = (String, Value)>) -> Self {
+        Self(objects.into_iter().map(|(kind, object)| ((kind, name(&object)), object)).collect())
+    }
+
     /// A child by kind and name.
     #[must_use]
     pub fn get(&self, kind: &str, name: &str) -> Option<&Value> {
@@ -102,16 +107,10 @@ impl Applier<'_> {
             async move { Ok::<_, kube::Error>((self.api(&resource).list(&params).await?, resource)) }
         }))
         .await?;
-        let mut live = Live::default();
-        for (list, resource) in lists {
-            for object in list.items {
-                let object = value(&object);
-                if owned(&object, self.uid) {
-                    live.0.insert((resource.kind.clone(), name(&object)), object);
-                }
-            }
-        }
-        Ok(live)
+        Ok(Live::of(lists.into_iter().flat_map(|(list, resource)| {
+            let objects = list.items.into_iter().map(|object| value(&object));
+            objects.filter(|object| owned(object, self.uid)).map(move |object| (resource.kind.clone(), object))
+        })))
     }
 
     /// Writes what differs. `live` is what was read before, and afterwards what is there. Gives the children that could not be written.
@@ -193,10 +192,11 @@ impl Applier<'_> {
 
     /// The `ConfigMap`s that pod templates of Deployments, `ReplicaSet`s, `CronJob`s and Jobs name.
     async fn referred_config_maps(&self, live: &Live) -> kube::Result<BTreeSet<String>> {
-        let params = ListParams::default().labels(&build::selector(self.pipeline, None));
+        let sets_of = ListParams::default().labels(&build::selector(self.pipeline, None));
+        let jobs_of = ListParams::default().labels(&build::jobs_selector(self.pipeline));
         let (sets, jobs) = (ApiResource::erase::<ReplicaSet>(&()), ApiResource::erase::<Job>(&()));
         let (sets, jobs) = (self.api(&sets), self.api(&jobs));
-        let (sets, jobs) = futures::try_join!(sets.list(&params), jobs.list(&params))?;
+        let (sets, jobs) = futures::try_join!(sets.list(&sets_of), jobs.list(&jobs_of))?;
         let runners = sets.items.iter().chain(&jobs.items).map(value);
         Ok(runners.chain(live.objects().cloned()).flat_map(|object| config_maps(&object)).collect())
     }

@@ -61,7 +61,7 @@ pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Bat
             resources: &batch.resources,
             ports: Vec::new(),
             env: vec![run_name()],
-            tmp: true,
+            tmp: Some(&batch.scratch_size),
             grace_seconds: 30,
         },
     );

@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use pinpipe_config::{self as config, CONFIG_KEY, CONFIG_VERSION, SECRETS_DIR, WorkerConfig};
-use pinpipe_crds::StartFrom;
+use pinpipe_crds::{Compression, DeadLetterMode, StartFrom, WriteMode};
 
 use super::{Object, dead_letter, hash, ingest_url, meta, object};
-use crate::validate::{Archive, Batch, Emulator, Sink, ValidatedPipeline};
+use crate::validate::{Archive, Batch, Emulator, Sink, SinkReset, ValidatedPipeline};
 
 /// How large a request may be: this many records of the size limit, within the bounds.
 const RECORDS_PER_REQUEST: u32 = 64;
@@ -16,8 +16,8 @@ const REQUEST_BYTES: (u32, u32) = (1024 * 1024, 16 * 1024 * 1024);
 /// How long a batch run waits for the archive to reach the topics' end, seconds.
 const BARRIER_TIMEOUT_SECONDS: u64 = 600;
 
-/// Where a batch run spills to: in the pod's own volume of temporary files.
-const SCRATCH_DIR: &str = "/tmp/run";
+/// Where a batch run spills to, in a folder of its own: the pod's volume of temporary files.
+const SCRATCH_DIR: &str = "/tmp";
 
 /// A worker's `ConfigMap`, and the hash of what it holds.
 pub(super) struct Config {
@@ -69,9 +69,12 @@ pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Strea
             StartFrom::Earliest => config::StartFrom::Earliest,
             StartFrom::Latest => config::StartFrom::Latest,
         },
-        write_mode: config::WriteMode::Upsert,
+        write_mode: match sink.write_mode {
+            WriteMode::Upsert => config::WriteMode::Upsert,
+            WriteMode::Append => config::WriteMode::Append,
+        },
     });
-    consumer(pipeline, &sink.name, writes_dead_letters, postgres)
+    consumer(pipeline, &sink.name, writes_dead_letters, sink.reset.as_ref(), postgres)
 }
 
 pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive) -> config::Stream {
@@ -82,9 +85,13 @@ pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive) -> config
             records: archive.rotate_records,
             interval_seconds: archive.rotate_seconds,
         },
-        compression: config::Compression::None,
+        compression: match archive.compression {
+            Compression::None => config::Compression::None,
+            Compression::Gzip => config::Compression::Gzip,
+            Compression::Zstd => config::Compression::Zstd,
+        },
     });
-    consumer(pipeline, "archive", true, sink)
+    consumer(pipeline, "archive", true, archive.reset.as_ref(), sink)
 }
 
 pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Batch) -> config::Batch {
@@ -112,7 +119,7 @@ pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Bat
                 },
             })
             .collect(),
-        quality: config::Quality::default(),
+        quality: batch.quality.clone(),
         scratch_dir: PathBuf::from(SCRATCH_DIR),
     }
 }
@@ -131,6 +138,7 @@ fn consumer(
     pipeline: &ValidatedPipeline,
     sink_name: &str,
     writes_dead_letters: bool,
+    reset: Option<&SinkReset>,
     sink: config::StreamSink,
 ) -> config::Stream {
     config::Stream {
@@ -141,8 +149,12 @@ fn consumer(
         group: group(pipeline, sink_name),
         max_record_bytes: pipeline.ingest.max_record_bytes,
         writes_dead_letters,
-        dead_letter_mode: config::DeadLetterMode::Reject,
-        reset: None,
+        dead_letter_mode: match pipeline.dead_letters {
+            DeadLetterMode::Reject => config::DeadLetterMode::Reject,
+            DeadLetterMode::RejectAndLogRepairs => config::DeadLetterMode::RejectAndLogRepairs,
+            DeadLetterMode::Fail => config::DeadLetterMode::Fail,
+        },
+        reset: reset.map(|asked| asked.reset.clone()),
         sink,
     }
 }

@@ -12,13 +12,29 @@ use crate::{MANAGER, validate::ValidatedPipeline};
 pub const INSTANCE_LABEL: &str = "app.kubernetes.io/instance";
 /// The label of everything the operator made.
 pub const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
-const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+/// The label that names the component: `ingest`, `stream-live`.
+pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+/// The label of what belongs to pinpipe.
+const NAME_LABEL: (&str, &str) = ("app.kubernetes.io/name", "pinpipe");
 
 /// Selects everything made for a pipeline, and of that only one component where one is named.
 #[must_use]
 pub fn selector(pipeline: &str, component: Option<&str>) -> String {
     let all = format!("{INSTANCE_LABEL}={pipeline},{MANAGED_BY_LABEL}={MANAGER}");
     component.map_or(all.clone(), |component| format!("{all},{COMPONENT_LABEL}={component}"))
+}
+
+/// Selects a pipeline's Jobs, whoever made them of the `CronJob`'s template: whatever installs one may have labelled it as its own.
+#[must_use]
+pub fn jobs_selector(pipeline: &str) -> String {
+    let (key, name) = NAME_LABEL;
+    format!("{key}={name},{INSTANCE_LABEL}={pipeline}")
+}
+
+/// [`jobs_selector`], of batch runs alone: other work on the same data isn't one.
+#[must_use]
+pub fn runs_selector(pipeline: &str) -> String {
+    format!("{},{COMPONENT_LABEL}=batch", jobs_selector(pipeline))
 }
 
 /// What selects a component's pods. A selector can't be changed later, so it holds no more than must be.
@@ -36,7 +52,7 @@ pub(super) fn label_selector(pipeline: &ValidatedPipeline, component: &str) -> L
 /// The labels of objects and pods.
 pub(super) fn labels(pipeline: &ValidatedPipeline, component: &str) -> BTreeMap<String, String> {
     let mut labels = pod_selector(pipeline, component);
-    for (key, value) in [("app.kubernetes.io/name", "pinpipe"), (MANAGED_BY_LABEL, MANAGER)] {
+    for (key, value) in [NAME_LABEL, (MANAGED_BY_LABEL, MANAGER)] {
         labels.insert(key.to_owned(), value.to_owned());
     }
     labels

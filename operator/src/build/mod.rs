@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::validate::{Secrets, ValidatedPipeline};
 
-pub use meta::{INSTANCE_LABEL, MANAGED_BY_LABEL, selector};
+pub use meta::{COMPONENT_LABEL, INSTANCE_LABEL, MANAGED_BY_LABEL, jobs_selector, runs_selector, selector};
 
 /// A pod's annotation: what its worker's configuration is. A change of it rolls the pods.
 pub const CONFIG_ANNOTATION: &str = "pinpipe.dev/config-hash";

@@ -22,8 +22,6 @@ use crate::validate::{Image, Secrets, ValidatedPipeline};
 
 /// The user and group workers run as; that of their images too.
 const USER: i64 = 65532;
-/// What may be written below `/tmp`.
-const TMP_BYTES: &str = "2Gi";
 
 /// What differs between workers' pods.
 pub(super) struct Worker<'a> {
@@ -37,7 +35,8 @@ pub(super) struct Worker<'a> {
     /// Ports besides the admin port.
     pub(super) ports: Vec<ContainerPort>,
     pub(super) env: Vec<EnvVar>,
-    pub(super) tmp: bool,
+    /// What may be written below `/tmp`. None: nothing.
+    pub(super) tmp: Option<&'a Quantity>,
     pub(super) grace_seconds: i64,
 }
 
@@ -172,11 +171,11 @@ fn volumes(worker: &Worker<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
             ..Volume::default()
         });
     }
-    if worker.tmp {
+    if let Some(size) = worker.tmp {
         mounts.push(mount("tmp", "/tmp", false));
         volumes.push(Volume {
             name: "tmp".to_owned(),
-            empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(Quantity(TMP_BYTES.to_owned())), medium: None }),
+            empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(size.clone()), medium: None }),
             ..Volume::default()
         });
     }

@@ -91,7 +91,7 @@ fn the_same_pipeline_gives_the_same_bytes() {
 #[test]
 fn a_change_concerns_its_component_and_nothing_else() {
     let before = with(|_| ());
-    let cases: [(Change, &[&str]); 9] = [
+    let cases: [(Change, &[&str]); 14] = [
         (|s| s["ingest"] = json!({"replicas": 3}), &["Deployment/pinterest-ingest"]),
         (|s| s["emulator"] = json!({"seed": 9}), &["ConfigMap/pinterest-emulator", "Deployment/pinterest-emulator"]),
         (
@@ -102,6 +102,28 @@ fn a_change_concerns_its_component_and_nothing_else() {
             |s| s["archive"]["rotate"] = json!({"records": 5}),
             &["ConfigMap/pinterest-archive", "Deployment/pinterest-archive"],
         ),
+        (
+            |s| s["stream"]["sinks"][0]["postgres"]["writeMode"] = json!("Append"),
+            &["ConfigMap/pinterest-stream-live", "Deployment/pinterest-stream-live"],
+        ),
+        (
+            |s| s["archive"]["compression"] = json!("Zstd"),
+            &["ConfigMap/pinterest-archive", "Deployment/pinterest-archive"],
+        ),
+        (
+            |s| s["deadLetters"] = json!({"mode": "Fail"}),
+            &[
+                "ConfigMap/pinterest-archive",
+                "ConfigMap/pinterest-stream-live",
+                "Deployment/pinterest-archive",
+                "Deployment/pinterest-stream-live",
+            ],
+        ),
+        (
+            |s| s["batch"]["quality"] = json!({"maxRepairedRatio": {"age": 0.5}}),
+            &["ConfigMap/pinterest-batch", "CronJob/pinterest-batch"],
+        ),
+        (|s| s["batch"]["scratchSize"] = json!("20Gi"), &["CronJob/pinterest-batch"]),
         (|s| s["batch"]["schedule"] = json!("@hourly"), &["CronJob/pinterest-batch"]),
         (
             |s| s["batch"]["sinks"][0]["cassandra"]["keyspace"] = json!("k"),
@@ -128,6 +150,21 @@ fn a_change_concerns_its_component_and_nothing_else() {
         assert_eq!(changed(&before, &after), concerned, "case {number}");
     }
     assert_eq!(changed(&before, &with(|_| ())), [""; 0]);
+}
+
+#[test]
+fn a_reset_rolls_the_worker_of_its_sink_and_nothing_else() {
+    let before = with(|_| ());
+    for (annotation, component) in [("live/pin=earliest", "stream-live"), ("archive=latest", "archive")] {
+        let mut pipeline = pipeline(whole());
+        pipeline.metadata.annotations =
+            Some([(crate::validate::RESET_ANNOTATION.to_owned(), format!("{annotation},lake=earliest"))].into());
+        let validated = validate(&pipeline, &all_there(&pipeline), &images()).unwrap();
+        assert_eq!(validated.reset_problems.len(), 1, "the other request names no sink, and holds nothing up");
+        let after = objects(&validated);
+        let concerned = ["ConfigMap", "Deployment"].map(|kind| format!("{kind}/pinterest-{component}"));
+        assert_eq!(changed(&before, &after), concerned);
+    }
 }
 
 #[test]

@@ -35,7 +35,7 @@ pub(super) fn ingest(pipeline: &ValidatedPipeline, objects: &mut Vec<Object>) {
             resources: &pipeline.ingest.resources,
             ports: vec![pod::port("http", HTTP_PORT), pod::admin_port()],
             env: Vec::new(),
-            tmp: false,
+            tmp: None,
             grace_seconds: 30,
         },
     );
@@ -67,7 +67,7 @@ pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink, objects: &mut Ve
             resources: &sink.resources,
             ports: vec![pod::admin_port()],
             env: Vec::new(),
-            tmp: false,
+            tmp: None,
             grace_seconds: 60,
         },
     );
@@ -99,7 +99,7 @@ pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive, objects: 
             resources: &archive.resources,
             ports: vec![pod::admin_port()],
             env: Vec::new(),
-            tmp: false,
+            tmp: None,
             grace_seconds: 60,
         },
     );
@@ -120,7 +120,7 @@ pub(super) fn emulator(pipeline: &ValidatedPipeline, emulator: &Emulator, object
             resources: &emulator.resources,
             ports: vec![pod::admin_port()],
             env: Vec::new(),
-            tmp: false,
+            tmp: None,
             grace_seconds: 10,
         },
     );

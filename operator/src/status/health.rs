@@ -43,14 +43,17 @@ pub fn rollout(deployment: &Deployment) -> Rollout {
     Rollout::Incomplete { available, wanted, refused }
 }
 
-/// How a component stands. `place` names it for a person: `-n data -l app.kubernetes.io/instance=…`.
+/// How a component stands. `said` is what its workers say is the matter; `place` names the component for a person:
+/// `-n data -l app.kubernetes.io/instance=…`.
 #[must_use]
-pub fn finding(rollout: &Rollout, pods: &[Pod], suspended: bool, place: &str) -> Finding {
+pub fn finding(rollout: &Rollout, pods: &[&Pod], said: Option<&Finding>, suspended: bool, place: &str) -> Finding {
     let (available, wanted, refused) = match rollout {
         Rollout::Complete if suspended => {
             return Finding::good(reasons::SUSPENDED, "no pods, since spec.suspend is set");
         }
-        Rollout::Complete => return Finding::good(reasons::AVAILABLE, "all pods are ready"),
+        Rollout::Complete => {
+            return said.cloned().unwrap_or_else(|| Finding::good(reasons::AVAILABLE, "all pods are ready"));
+        }
         Rollout::Incomplete { .. } if suspended => {
             return Finding::bad(reasons::SUSPENDING, "pods are stopping, since spec.suspend is set");
         }
@@ -58,6 +61,9 @@ pub fn finding(rollout: &Rollout, pods: &[Pod], suspended: bool, place: &str) ->
     };
     if let Some(found) = Finding::worst(pods.iter().filter_map(|pod| pod_problem(pod, place)).collect()) {
         return found;
+    }
+    if let Some(said) = said {
+        return said.clone();
     }
     match refused {
         Some(message) => {
@@ -213,7 +219,7 @@ mod tests {
                 "0/1 nodes",
             ),
         ] {
-            let found = finding(&incomplete, &[pod(&status)], false, "-n data");
+            let found = finding(&incomplete, &[&pod(&status)], None, false, "-n data");
             assert!(!found.ok && found.reason == reason && found.message.contains(words), "{status}: {found:?}");
         }
     }
@@ -221,12 +227,23 @@ mod tests {
     #[test]
     fn a_refusal_of_the_cluster_is_told_and_a_pod_that_goes_is_not_asked() {
         let refused = Rollout::Incomplete { available: 0, wanted: 1, refused: Some("exceeded quota".into()) };
-        assert_eq!(finding(&refused, &[], false, "").reason, reasons::PODS_REFUSED);
+        assert_eq!(finding(&refused, &[], None, false, "").reason, reasons::PODS_REFUSED);
 
         let mut going = pod(&container(&json!({"waiting": {"reason": "ErrImagePull"}}), &json!({})));
         going.metadata.deletion_timestamp = Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
         let incomplete = Rollout::Incomplete { available: 0, wanted: 1, refused: None };
-        assert_eq!(finding(&incomplete, &[going], false, "").reason, reasons::PROGRESSING);
+        assert_eq!(finding(&incomplete, &[&going], None, false, "").reason, reasons::PROGRESSING);
+    }
+
+    #[test]
+    fn what_workers_say_counts_after_what_keeps_them_from_running() {
+        let said = Finding::bad(reasons::SINK_UNAVAILABLE, "PostgreSQL refuses");
+        let incomplete = Rollout::Incomplete { available: 0, wanted: 1, refused: None };
+        assert_eq!(finding(&Rollout::Complete, &[], Some(&said), false, ""), said);
+        assert_eq!(finding(&incomplete, &[], Some(&said), false, ""), said);
+        let unpullable = pod(&container(&json!({"waiting": {"reason": "ErrImagePull"}}), &json!({})));
+        assert_eq!(finding(&incomplete, &[&unpullable], Some(&said), false, "").reason, reasons::IMAGE_NOT_PULLABLE);
+        assert_eq!(finding(&incomplete, &[], Some(&said), true, "").reason, reasons::SUSPENDING);
     }
 
     #[test]

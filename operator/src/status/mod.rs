@@ -47,6 +47,8 @@ impl Finding {
 /// How each part of a pipeline stands. None: the part isn't deployed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Findings {
+    /// What of the resets asked for can't be done, which has no condition of its own. None: nothing.
+    pub resets: Option<Finding>,
     /// The topics.
     pub topics: Finding,
     /// Ingest.
@@ -66,6 +68,7 @@ impl Findings {
     #[must_use]
     pub fn conditions(self, suspended: bool) -> Vec<(&'static str, Finding)> {
         let parts = [
+            ("", "reset", self.resets),
             (condition_types::TOPICS_READY, "topics", Some(self.topics)),
             (condition_types::INGEST_READY, "ingest", Some(self.ingest)),
             (condition_types::STREAM_READY, "stream", self.stream),
@@ -108,16 +111,28 @@ pub fn conditions(
         .map(|(type_, finding)| {
             let status = if finding.ok { "True" } else { "False" };
             let kept = before.iter().find(|old| old.type_ == type_ && old.status == status);
+            let message = shorten(&finding.message);
+            let message = kept
+                .filter(|old| old.reason == finding.reason && reasons::FROM_WORKERS.contains(&finding.reason))
+                .map(|old| &old.message)
+                .filter(|old| without_figures(old) == without_figures(&message))
+                .cloned()
+                .unwrap_or(message);
             Condition {
                 type_: type_.to_owned(),
                 status: status.to_owned(),
                 reason: finding.reason.to_owned(),
-                message: shorten(&finding.message),
+                message,
                 observed_generation: generation,
                 last_transition_time: kept.map_or(Time(seconds(now)), |old| old.last_transition_time.clone()),
             }
         })
         .collect()
+}
+
+/// A sentence without its numbers. The log's end, say, moves all the time while a sink stands still before it, and isn't told anew each time.
+fn without_figures(message: &str) -> String {
+    message.split(|c: char| c.is_ascii_digit()).filter(|words| !words.is_empty()).collect::<Vec<_>>().join("#")
 }
 
 /// Kubernetes' times have whole seconds.
@@ -143,7 +158,8 @@ mod tests {
     }
 
     fn findings() -> Findings {
-        Findings { topics: good(), ingest: good(), stream: Some(good()), archive: None, batch: None, emulator: None }
+        let (topics, ingest) = (good(), good());
+        Findings { resets: None, topics, ingest, stream: Some(good()), archive: None, batch: None, emulator: None }
     }
 
     fn at(second: i64) -> Timestamp {
@@ -191,6 +207,32 @@ mod tests {
             let moved = matches!(condition.type_.as_str(), "Ready" | "IngestReady");
             assert_eq!(condition.last_transition_time, Time(at(if moved { 300 } else { 100 })), "{}", condition.type_);
         }
+    }
+
+    #[test]
+    fn a_reset_that_cannot_be_done_is_told_and_touches_no_other_condition() {
+        let asked = Findings { resets: Some(Finding::bad(reasons::INVALID_RESET, "no sink")), ..findings() };
+        let conditions = asked.conditions(false);
+        assert_eq!(conditions[0].1, Finding::bad(reasons::INVALID_RESET, "reset: no sink"));
+        assert!(conditions.len() == 4 && conditions[1..].iter().all(|(_, finding)| finding.ok));
+    }
+
+    #[test]
+    fn a_sentence_of_a_worker_is_written_once_while_only_its_figures_move() {
+        let stopped = |message: &str| Findings {
+            stream: Some(Finding::bad(reasons::OFFSET_OUT_OF_RANGE, message)),
+            ..findings()
+        };
+        let first =
+            conditions(&[], stopped("position 5 of t[0], the log holds 9 to 99").conditions(false), Some(1), at(100));
+        let moved = stopped("position 5 of t[0], the log holds 10 to 1204").conditions(false);
+        assert_eq!(conditions(&first, moved, Some(1), at(200)), first);
+        let other = stopped("position 5 of u[0], the log holds 10 to 1204").conditions(false);
+        assert_ne!(conditions(&first, other, Some(1), at(200)), first);
+        // Another's figures are what changed.
+        let progress = |message: &str| Findings { ingest: Finding::bad(reasons::PROGRESSING, message), ..findings() };
+        let first = conditions(&[], progress("0 of 2 pods").conditions(false), Some(1), at(100));
+        assert_ne!(conditions(&first, progress("1 of 2 pods").conditions(false), Some(1), at(100)), first);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The reasons conditions give. Scripts match on them, so none changes its meaning.
+//! The reasons conditions and events give. Scripts match on them, so none changes its meaning.
 
 /// `Ready`: everything works.
 pub const READY: &str = "Ready";
@@ -6,6 +6,8 @@ pub const READY: &str = "Ready";
 pub const SUSPENDED: &str = "Suspended";
 /// `spec.suspend` is set and workers are still stopping.
 pub const SUSPENDING: &str = "Suspending";
+/// An annotation asks for a reset that can't be done; everything else goes on.
+pub const INVALID_RESET: &str = "InvalidReset";
 /// The spec holds something that can't be done; nothing was changed.
 pub const INVALID_SPEC: &str = "InvalidSpec";
 /// An object with a child's name belongs to somebody else; it was left alone.
@@ -23,9 +25,11 @@ pub const BROKER_UNREACHABLE: &str = "BrokerUnreachable";
 pub const BROKER_FAILED: &str = "BrokerFailed";
 /// The broker refuses to create a topic.
 pub const TOPIC_REFUSED: &str = "TopicRefused";
+/// The broker refuses to give a topic more partitions.
+pub const PARTITIONS_REFUSED: &str = "PartitionsRefused";
 /// A topic was deleted by somebody else.
 pub const TOPIC_MISSING: &str = "TopicMissing";
-/// A topic was deleted and created again by somebody else.
+/// A topic was deleted and created again by somebody else; in a sink's condition, its positions are of another topic.
 pub const TOPIC_REPLACED: &str = "TopicReplaced";
 /// An existing topic has a setting the pipeline can't work with.
 pub const TOPIC_UNSUITABLE: &str = "TopicUnsuitable";
@@ -47,7 +51,33 @@ pub const PODS_REFUSED: &str = "PodsRefused";
 /// The container can't be made as its pod says.
 pub const CONTAINER_REFUSED: &str = "ContainerRefused";
 
+/// A sink's position is outside its topic's log.
+pub const OFFSET_OUT_OF_RANGE: &str = "OffsetOutOfRange";
+/// A sink stopped at a rejected record, as `deadLetters.mode: Fail` asks.
+pub const RECORD_REJECTED: &str = "RecordRejected";
+/// A sink's store can't do what the sink needs.
+pub const STORE_UNSUITABLE: &str = "StoreUnsuitable";
+/// A sink's position can't be understood.
+pub const POSITION_UNREADABLE: &str = "PositionUnreadable";
+/// A sink's store doesn't answer, or refuses: its worker tries on.
+pub const SINK_UNAVAILABLE: &str = "SinkUnavailable";
+/// A worker finds no broker: it tries on.
+pub const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
+/// What workers say of themselves, in these words.
+pub const FROM_WORKERS: [&str; 7] = [
+    TOPIC_REPLACED,
+    OFFSET_OUT_OF_RANGE,
+    RECORD_REJECTED,
+    STORE_UNSUITABLE,
+    POSITION_UNREADABLE,
+    SINK_UNAVAILABLE,
+    BROKER_UNAVAILABLE,
+];
+
 /// Batch runs are scheduled, and the last one, if any, succeeded.
 pub const SCHEDULED: &str = "Scheduled";
 /// The last batch run failed.
 pub const RUN_FAILED: &str = "RunFailed";
+
+/// An event: a sink's worker is told to change its positions, as an annotation asks.
+pub const SINK_RESET: &str = "SinkReset";

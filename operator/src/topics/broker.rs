@@ -5,13 +5,15 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use pinpipe_config::Kafka;
 use pinpipe_runtime::kafka;
 use rdkafka::{
-    admin::{AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication},
+    admin::{
+        AdminClient, AdminOptions, NewPartitions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+    },
     client::DefaultClientContext,
     error::KafkaError,
     types::RDKafkaErrorCode,
 };
 
-use super::Seen;
+use super::{Raise, Seen};
 use crate::{
     MANAGER,
     build::TopicWish,
@@ -40,6 +42,18 @@ pub enum BrokerError {
         /// What the broker said.
         message: String,
     },
+    /// A topic could not be given more partitions.
+    #[error(
+        "topic {topic} can't be given {partitions} partitions: {message}: check the broker's permissions and limits"
+    )]
+    NotRaised {
+        /// The topic.
+        topic: String,
+        /// As many as were wished for.
+        partitions: i32,
+        /// What the broker said.
+        message: String,
+    },
     /// The broker answered something else.
     #[error("the Kafka brokers can't be asked about topics: {0}")]
     Failed(String),
@@ -52,6 +66,7 @@ impl BrokerError {
         let reason = match self {
             Self::Unreachable { .. } => reasons::BROKER_UNREACHABLE,
             Self::Refused { .. } => reasons::TOPIC_REFUSED,
+            Self::NotRaised { .. } => reasons::PARTITIONS_REFUSED,
             Self::Failed(_) => reasons::BROKER_FAILED,
         };
         Finding::bad(reason, self.to_string())
@@ -109,6 +124,26 @@ impl Broker {
                 Ok(topic) => tracing::info!(topic, "topic created"),
                 Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
                 Err((topic, code)) => return Err(BrokerError::Refused { topic, message: code.to_string() }),
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives topics more partitions. One that has as many by now is as good.
+    pub async fn raise(&self, topics: &[Raise]) -> Result<(), BrokerError> {
+        let partitions: Vec<_> = topics
+            .iter()
+            .map(|topic| NewPartitions::new(&topic.name, usize::try_from(topic.partitions).unwrap_or_default()))
+            .collect();
+        let answer = self.client.create_partitions(&partitions, &self.options).await;
+        for result in answer.map_err(|error| self.failed(&error))? {
+            match result {
+                Ok(topic) => tracing::info!(topic, "topic given more partitions"),
+                Err((_, RDKafkaErrorCode::InvalidPartitions)) => {}
+                Err((name, code)) => {
+                    let wished = topics.iter().find(|topic| topic.name == name).map_or(0, |topic| topic.partitions);
+                    return Err(BrokerError::NotRaised { topic: name, partitions: wished, message: code.to_string() });
+                }
             }
         }
         Ok(())

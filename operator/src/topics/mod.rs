@@ -1,6 +1,6 @@
-//! The broker: topics that are absent are created, once, and existing ones are left as they are.
+//! The broker: topics that are absent are created, once, and those we created are given more partitions when more are wished for.
 //!
-//! A topic is never lowered, never altered, never re-created. Before one is created the status says so; a topic of the status that has an id there
+//! Nothing else of an existing topic is changed, and none is re-created. Before one is created the status says so; a topic of the status that has an id there
 //! but is gone from the broker was deleted by somebody, and is reported.
 
 mod broker;
@@ -18,7 +18,7 @@ use pinpipe_crds::TopicStatus;
 use crate::{build::TopicWish, status::Finding};
 
 pub use broker::{Broker, BrokerError};
-pub use plan::{Plan, Seen, plan};
+pub use plan::{Plan, Raise, Seen, plan};
 
 /// How topics stand.
 #[derive(Clone, Debug, PartialEq)]

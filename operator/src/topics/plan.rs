@@ -10,6 +10,10 @@ use crate::{
     status::{Finding, reasons},
 };
 
+/// The setting that says whose time a record bears.
+const STAMP: &str = "message.timestamp.type";
+const STAMPED_BY_BROKER: &str = "LogAppendTime";
+
 /// A topic as the broker has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
@@ -21,21 +25,47 @@ pub struct Seen {
     pub config: BTreeMap<String, String>,
 }
 
+/// A topic that is to have more partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Raise {
+    /// Its name.
+    pub name: String,
+    /// Partitions it is to have in all.
+    pub partitions: i32,
+}
+
 /// What to do.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// Topics to be created.
     pub create: Vec<TopicWish>,
+    /// Topics of ours to be given more partitions.
+    pub raise: Vec<Raise>,
     /// The status as it must be written before they are.
     pub intent: Vec<TopicStatus>,
-    /// How topics stand, apart from those to be created.
+    /// How topics stand, apart from those to be created or raised.
     pub outcome: Outcome,
+}
+
+impl Plan {
+    /// What is still to be done, in a sentence: after it was done, the broker doesn't show it yet.
+    #[must_use]
+    pub fn pending(&self) -> Option<String> {
+        let created = self.create.first().map(|topic| format!("topic {}, which was just created", topic.name));
+        let raised = self.raise.first();
+        let pending = created.or_else(|| {
+            raised.map(|topic| {
+                format!("the {} partitions of topic {}, which was just given more", topic.partitions, topic.name)
+            })
+        })?;
+        Some(format!("the broker does not show {pending} yet"))
+    }
 }
 
 /// `known` is the status as it is, `seen` what the broker has of the topics wished for.
 #[must_use]
 pub fn plan(wishes: &[TopicWish], known: &[TopicStatus], seen: &BTreeMap<String, Seen>) -> Plan {
-    let (mut create, mut intent, mut topics) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut create, mut raise, mut topics) = (Vec::new(), Vec::new(), Vec::new());
     let (mut problems, mut notes) = (Vec::new(), Vec::new());
     for wish in wishes {
         let name = &wish.name;
@@ -51,6 +81,11 @@ pub fn plan(wishes: &[TopicWish], known: &[TopicStatus], seen: &BTreeMap<String,
                     created_by_us: ours,
                 });
                 compare(wish, found, &mut problems, &mut notes);
+                match partitions(wish, found, ours) {
+                    Partitions::Right => {}
+                    Partitions::Raise(raised) => raise.push(raised),
+                    Partitions::Kept(note) => notes.push(note),
+                }
             }
             (Some(_), _) => {
                 topics.extend(before.cloned());
@@ -83,15 +118,43 @@ pub fn plan(wishes: &[TopicWish], known: &[TopicStatus], seen: &BTreeMap<String,
             }
         }
     }
-    intent.extend(topics.iter().cloned());
-    Plan { create, intent, outcome: Outcome { topics, finding: finding(problems, &notes, wishes.len()) } }
+    let intent = topics.clone();
+    Plan { create, raise, intent, outcome: Outcome { topics, finding: finding(problems, &notes, wishes.len()) } }
 }
 
-/// What of an existing topic isn't as wished. It is left so.
+/// What is to be done about a topic's partitions.
+enum Partitions {
+    Right,
+    Raise(Raise),
+    /// Nothing, and why.
+    Kept(String),
+}
+
+/// More partitions move keys to other partitions. Sinks tell later records by `LogAppendTime` first, so that is harmless where the broker stamps
+/// records, and nowhere else. Fewer there can't be.
+fn partitions(wish: &TopicWish, found: &Seen, ours: bool) -> Partitions {
+    let (name, there, wished) = (&wish.name, found.partitions, wish.partitions);
+    let kept = |why: &str| Partitions::Kept(format!("topic {name} keeps its {there} partitions, not {wished}: {why}"));
+    if wish.dead_letters || there == wished {
+        Partitions::Right
+    } else if there > wished {
+        kept("a topic can't lose partitions")
+    } else if !ours {
+        kept("this pipeline did not create it, so raise them yourself (kafka-topics --alter --partitions)")
+    } else if found.config.get(STAMP).is_none_or(|stamped| stamped != STAMPED_BY_BROKER) {
+        kept(
+            "raised they are once the topic's message.timestamp.type is LogAppendTime, by which later records are told from earlier ones",
+        )
+    } else {
+        Partitions::Raise(Raise { name: name.clone(), partitions: wished })
+    }
+}
+
+/// What of an existing topic's settings isn't as wished. It is left so.
 fn compare(wish: &TopicWish, found: &Seen, problems: &mut Vec<(&'static str, String)>, notes: &mut Vec<String>) {
     let name = &wish.name;
-    let stamped = found.config.get("message.timestamp.type").map_or("LogAppendTime", String::as_str);
-    if stamped != "LogAppendTime" && !wish.dead_letters {
+    let stamped = found.config.get(STAMP).map_or(STAMPED_BY_BROKER, String::as_str);
+    if stamped != STAMPED_BY_BROKER && !wish.dead_letters {
         problems.push((
             reasons::TOPIC_UNSUITABLE,
             format!(
@@ -103,10 +166,7 @@ fn compare(wish: &TopicWish, found: &Seen, problems: &mut Vec<(&'static str, Str
     if wish.dead_letters {
         return;
     }
-    if found.partitions != wish.partitions {
-        notes.push(format!("topic {name} keeps its {} partitions, not {}", found.partitions, wish.partitions));
-    }
-    for (key, wished) in wish.config.iter().filter(|(key, _)| key != "message.timestamp.type") {
+    for (key, wished) in wish.config.iter().filter(|(key, _)| key != STAMP) {
         if let Some(value) = found.config.get(key)
             && value != wished
         {
@@ -123,7 +183,7 @@ fn finding(problems: Vec<(&'static str, String)>, notes: &[String], topics: usiz
         None if notes.is_empty() => Finding::good(reasons::TOPICS_READY, format!("all {topics} topics are there")),
         None => Finding::good(
             reasons::TOPICS_READY,
-            format!("all {topics} topics are there; existing topics are not altered: {}", notes.join("; ")),
+            format!("all {topics} topics are there; not all is as wished: {}", notes.join("; ")),
         ),
     }
 }
@@ -178,11 +238,37 @@ mod tests {
     fn differences_are_told_and_left() {
         let found = seen("a", 3, &[("message.timestamp.type", "LogAppendTime"), ("retention.ms", "2000")]);
         let plan = plan(&[wish("t", 6)], &[], &BTreeMap::from([("t".to_owned(), found)]));
-        assert!(plan.create.is_empty() && plan.outcome.finding.ok);
+        assert!(plan.create.is_empty() && plan.raise.is_empty() && plan.outcome.finding.ok);
         assert_eq!(plan.outcome.topics[0].partitions, 3);
         for told in ["keeps its 3 partitions, not 6", "keeps its retention.ms=2000, not 1000"] {
             assert!(plan.outcome.finding.message.contains(told), "{:?}", plan.outcome.finding);
         }
+    }
+
+    /// Partitions there, ours, stamp → raised to 6, and what is told.
+    #[test]
+    fn partitions_are_raised_where_that_is_safe_and_ours_to_do() {
+        let broker = Some("LogAppendTime");
+        for (there, ours, stamp, raised, told) in [
+            (3, true, broker, true, ""),
+            (6, true, broker, false, ""),
+            (7, true, broker, false, "can't lose partitions"),
+            (3, false, broker, false, "did not create it"),
+            (3, true, None, false, "once the topic's message.timestamp.type is LogAppendTime"),
+            (3, true, Some("CreateTime"), false, "set it to LogAppendTime"),
+        ] {
+            let config: Vec<_> = stamp.map(|stamp| ("message.timestamp.type", stamp)).into_iter().collect();
+            let seen = BTreeMap::from([("t".to_owned(), seen("a", there, &config))]);
+            let plan = plan(&[wish("t", 6)], &[status(Some("a"), ours)], &seen);
+            let raise: Vec<_> = plan.raise.iter().map(|raise| (raise.name.as_str(), raise.partitions)).collect();
+            assert_eq!(raise, if raised { vec![("t", 6)] } else { vec![] }, "{there} {ours} {stamp:?}");
+            assert!(plan.outcome.finding.message.contains(told), "{:?}", plan.outcome.finding);
+            assert_eq!(plan.outcome.topics[0].partitions, there);
+        }
+        let letters = TopicWish { dead_letters: true, ..wish("t", 1) };
+        let seen = BTreeMap::from([("t".to_owned(), seen("a", 3, &[("message.timestamp.type", "LogAppendTime")]))]);
+        let plan = plan(&[letters], &[status(Some("a"), true)], &seen);
+        assert!(plan.raise.is_empty() && !plan.outcome.finding.message.contains("partitions"), "{plan:?}");
     }
 
     #[test]

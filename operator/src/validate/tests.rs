@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 
+use pinpipe_crds::{Compression, DeadLetterMode, WriteMode};
 use serde_json::{Value, json};
 
 use super::*;
@@ -58,10 +59,13 @@ fn defaults_are_those_of_the_golden_file() {
 fn what_is_said_stands() {
     let validated = validated(json!({
         "suspend": true,
+        "deadLetters": {"mode": "RejectAndLogRepairs"},
         "broker": {"kafka": {"bootstrapServers": "k:1", "topics": {"partitions": 5, "replicationFactor": 3,
             "config": {"retention.ms": "1"}, "overrides": {"geo": {"name": "places", "partitions": 7}}}}},
         "ingest": {"replicas": 4, "maxRecordBytes": 1000, "resources": {"limits": {"cpu": 1}}},
-        "archive": {"bucket": "b", "prefix": "raw/zone", "rotate": {"bytes": 2048, "records": 10, "interval": "1h1m1s"},
+        "stream": {"sinks": [{"name": "log", "postgres": {"urlSecretRef": {"name": "w", "key": "u"}, "writeMode": "Append"}}]},
+        "batch": {"schedule": "@daily", "sinks": [], "quality": {"maxRejectedRatio": 0.01, "maxRepairedRatio": {"age": 0.5}}},
+        "archive": {"bucket": "b", "prefix": "raw/zone", "compression": "Gzip", "rotate": {"bytes": 2048, "records": 10, "interval": "1h1m1s"},
             "s3": {"endpoint": "http://s3:9000/", "region": "eu-west-1", "credentialsSecretRef": {"name": "s3"}}},
         "image": {"registry": "r/p", "tag": "", "pullPolicy": "Always", "pullSecrets": [{"name": "a"}]},
     }));
@@ -71,7 +75,15 @@ fn what_is_said_stands() {
     assert_eq!((geo.name.as_str(), geo.partitions), ("places", 7));
     assert_eq!((validated.ingest.replicas, validated.ingest.max_record_bytes), (4, 1000));
     assert_eq!(validated.ingest.resources.requests, None, "nothing of the defaults is added to what is set");
+    assert_eq!(validated.dead_letters, DeadLetterMode::RejectAndLogRepairs);
+    assert_eq!(validated.sinks[0].write_mode, WriteMode::Append);
+    let quality = validated.batch.unwrap().quality;
+    assert_eq!(
+        (quality.max_rejected_ratio, quality.max_repaired_ratio),
+        (Some(0.01), BTreeMap::from([("age".to_owned(), 0.5)]))
+    );
     let archive = validated.archive.unwrap();
+    assert_eq!(archive.compression, Compression::Gzip);
     assert_eq!((archive.rotate_bytes, archive.rotate_records, archive.rotate_seconds), (2048, 10, 3661));
     assert_eq!((archive.prefix.as_str(), archive.endpoint.as_deref()), ("raw/zone", Some("http://s3:9000")));
     assert_eq!((validated.image.tag.as_str(), validated.image.pull_policy), ("0.1.0", PullPolicy::Always));

@@ -15,7 +15,7 @@ use pinpipe_ingest::{
     metrics::Metrics,
     producer::{Producer, Settings},
 };
-use pinpipe_runtime::{admin::Admin, cli::WorkerArgs, config, shutdown, telemetry};
+use pinpipe_runtime::{admin::Admin, cli::WorkerArgs, config, outage::Outage, shutdown, telemetry};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +57,7 @@ async fn main() -> Result<()> {
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());
     let readiness = admin.readiness();
-    let producer = producer(&config, &metrics)?;
+    let producer = producer(&config, &metrics, Outage::new(readiness.clone(), "BrokerUnavailable"))?;
     let service = service(&config, producer.clone(), metrics);
 
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, args.port));
@@ -95,13 +95,13 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-fn producer(config: &Ingest, metrics: &Metrics) -> Result<Producer> {
+fn producer(config: &Ingest, metrics: &Metrics, outage: Outage) -> Result<Producer> {
     let settings = Settings {
         max_record_bytes: config.max_record_bytes,
         delivery_timeout: DELIVERY_TIMEOUT,
         queue_bytes: in_flight_bytes(config),
     };
-    Producer::new(&config.kafka, settings, metrics.broker_up.clone())
+    Producer::new(&config.kafka, settings, metrics.broker_up.clone(), outage)
 }
 
 fn service(config: &Ingest, producer: Producer, metrics: Metrics) -> Service {

@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use pinpipe_config::Kafka;
+use pinpipe_runtime::outage::Outage;
 use prometheus_client::metrics::gauge::Gauge;
 use rdkafka::{
     ClientContext, Message, Statistics,
@@ -166,6 +167,7 @@ impl Batch {
 /// Hears of deliveries, of brokers coming and going, and of the error after which librdkafka sends no more.
 struct Listener {
     broker_up: Gauge,
+    outage: Outage,
     was_up: AtomicBool,
     dead: CancellationToken,
 }
@@ -173,6 +175,12 @@ struct Listener {
 impl Listener {
     fn set_up(&self, up: bool) {
         self.broker_up.set(i64::from(up));
+        if up {
+            self.outage.up();
+        } else {
+            self.outage
+                .down(|| "no broker can be reached: records are answered with 503 until one is there".to_owned());
+        }
         if self.was_up.swap(up, Ordering::Relaxed) != up {
             if up {
                 tracing::info!("the broker is there");
@@ -221,7 +229,7 @@ pub struct Producer {
 
 impl Producer {
     /// Sets the producer up. The broker need not be there yet.
-    pub fn new(kafka: &Kafka, settings: Settings, broker_up: Gauge) -> Result<Self> {
+    pub fn new(kafka: &Kafka, settings: Settings, broker_up: Gauge, outage: Outage) -> Result<Self> {
         let mut config = pinpipe_runtime::kafka::client_config(kafka, "pinpipe-ingest");
         config
             .set("enable.idempotence", "true")
@@ -239,7 +247,7 @@ impl Producer {
             .set("queue.buffering.max.kbytes", (settings.queue_bytes / 1024).max(1).to_string())
             .set("statistics.interval.ms", "5000");
         let dead = CancellationToken::new();
-        let listener = Listener { broker_up, was_up: AtomicBool::new(false), dead: dead.clone() };
+        let listener = Listener { broker_up, outage, was_up: AtomicBool::new(false), dead: dead.clone() };
         let producer = ThreadedProducer::from_config_and_context(&config, listener)
             .context("the Kafka producer can't be set up: check kafka.bootstrapServers")?;
         Ok(Self { producer, dead })

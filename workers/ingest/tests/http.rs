@@ -13,7 +13,7 @@ use pinpipe_ingest::{
     metrics::Metrics,
     producer::{Producer, Settings},
 };
-use pinpipe_runtime::admin::Admin;
+use pinpipe_runtime::{admin::Admin, outage::Outage};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -30,12 +30,13 @@ async fn serve(in_flight_bytes: usize) -> (String, String) {
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());
     let settings = Settings { max_record_bytes: 1000, delivery_timeout: DELIVERY_TIMEOUT, queue_bytes: 1024 * 1024 };
+    let outage = Outage::new(admin.readiness(), "BrokerUnavailable");
     let topic = |kind: &str| Topic { name: format!("t.{kind}"), dead_letter: format!("t.{kind}.dlq") };
     let service = Service {
         topics: Topics { pin: topic("pin"), geo: topic("geo"), user: topic("user") },
         limits: Limits { record_bytes: RECORD_BYTES, request_bytes: REQUEST_BYTES, request_records: 50 },
         budget: Budget::new(in_flight_bytes, metrics.in_flight_bytes.clone()),
-        producer: Producer::new(&kafka, settings, metrics.broker_up.clone()).unwrap(),
+        producer: Producer::new(&kafka, settings, metrics.broker_up.clone(), outage).unwrap(),
         metrics,
     };
     let mut urls = Vec::new();

@@ -1,8 +1,9 @@
 //! Every worker's admin server: `/healthz`, `/readyz` and `/metrics`, and what a worker adds.
 
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::{Context, Result};
@@ -19,19 +20,46 @@ use tokio_util::sync::CancellationToken;
 /// The media type of `/metrics`.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Whether a worker is ready, and if not, why. Clones share one state.
+/// Whether a worker is ready, and if not, why; and what else is the matter. Clones share one state.
 #[derive(Clone, Debug)]
-pub struct Readiness(Arc<Mutex<Result<(), String>>>);
+pub struct Readiness(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    ready: Result<(), String>,
+    /// By reason, a sentence each.
+    degraded: BTreeMap<&'static str, String>,
+}
 
 impl Readiness {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Ready (`Ok`), or not and why, in a sentence for the user.
     pub fn set(&self, state: Result<(), String>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.state().ready = state;
     }
 
     /// What was set last; at first: starting, so not ready.
     pub fn get(&self) -> Result<(), String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.state().ready.clone()
+    }
+
+    /// What is the matter though the worker may be ready, the first by name: `SinkUnavailable: PostgreSQL refuses …`.
+    #[must_use]
+    pub fn degradation(&self) -> Option<String> {
+        self.state().degraded.first_key_value().map(|(reason, message)| format!("{reason}: {message}"))
+    }
+
+    /// Something is the matter that another pod would do no better about, such as `SinkUnavailable`, and what, in a sentence for the
+    /// user; or no longer (`None`). The worker stays as ready as it is.
+    pub fn degraded(&self, reason: &'static str, message: Option<String>) {
+        let mut state = self.state();
+        match message {
+            Some(message) => _ = state.degraded.insert(reason, message),
+            None => _ = state.degraded.remove(reason),
+        }
     }
 }
 
@@ -54,7 +82,10 @@ impl Admin {
     pub fn new() -> Self {
         Self {
             registry: Registry::with_prefix("pinpipe"),
-            readiness: Readiness(Arc::new(Mutex::new(Err("starting".to_owned())))),
+            readiness: Readiness(Arc::new(Mutex::new(State {
+                ready: Err("starting".to_owned()),
+                degraded: BTreeMap::new(),
+            }))),
         }
     }
 
@@ -69,8 +100,8 @@ impl Admin {
         self.readiness.clone()
     }
 
-    /// The routes: `/healthz` (200 while the process can answer), `/readyz` (200, or 503 and the reason), `/metrics`
-    /// (OpenMetrics text), and those of `extra`.
+    /// The routes: `/healthz` (200 while the process can answer), `/readyz` (200, `ready` or `degraded: ` and why; or 503, `not ready: `
+    /// and why), `/metrics` (OpenMetrics text), and those of `extra`.
     pub fn router(self, extra: Router) -> Router {
         let Self { registry, readiness } = self;
         let registry = Arc::new(registry);
@@ -92,9 +123,10 @@ impl Admin {
 }
 
 fn ready(readiness: &Readiness) -> Response {
-    match readiness.get() {
-        Ok(()) => "ready\n".into_response(),
-        Err(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+    match (readiness.get(), readiness.degradation()) {
+        (Ok(()), None) => "ready\n".into_response(),
+        (Ok(()), Some(why)) => format!("degraded: {why}\n").into_response(),
+        (Err(reason), _) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
     }
 }
 
@@ -133,8 +165,13 @@ mod tests {
         assert_eq!(get("/readyz").await, (503, "not ready: starting\n".to_owned()));
         readiness.set(Ok(()));
         assert_eq!(get("/readyz").await, (200, "ready\n".to_owned()));
+        readiness.degraded("SinkUnavailable", Some("PostgreSQL refuses".to_owned()));
+        assert_eq!(get("/readyz").await, (200, "degraded: SinkUnavailable: PostgreSQL refuses\n".to_owned()));
         readiness.set(Err("the broker is away".to_owned()));
         assert_eq!(get("/readyz").await, (503, "not ready: the broker is away\n".to_owned()));
+        readiness.degraded("SinkUnavailable", None);
+        readiness.set(Ok(()));
+        assert_eq!(get("/readyz").await, (200, "ready\n".to_owned()));
         let (status, metrics) = get("/metrics").await;
         assert_eq!((status, metrics.contains("pinpipe_things_total 1\n")), (200, true), "{metrics}");
         stop.cancel();

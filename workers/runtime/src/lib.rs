@@ -7,6 +7,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod kafka;
+pub mod outage;
 pub mod raw_zone;
 pub mod s3;
 pub mod shutdown;

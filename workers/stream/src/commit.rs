@@ -5,6 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pinpipe_runtime::outage::Outage;
+
 use crate::{
     backoff::Backoff,
     lane::Sealed,
@@ -31,10 +33,11 @@ pub enum Outcome {
     Halted(Halt),
 }
 
-/// Whether the sink answers: metric and log for all who talk to it.
+/// Whether the sink answers: metric, log and readiness for all who talk to it.
 #[derive(Debug)]
 pub struct SinkHealth {
     metrics: Metrics,
+    outage: Outage,
     away: Mutex<Option<Away>>,
 }
 
@@ -46,13 +49,14 @@ struct Away {
 
 impl SinkHealth {
     /// Not known yet.
-    pub const fn new(metrics: Metrics) -> Self {
-        Self { metrics, away: Mutex::new(None) }
+    pub const fn new(metrics: Metrics, outage: Outage) -> Self {
+        Self { metrics, outage, away: Mutex::new(None) }
     }
 
     /// It answered.
     pub fn up(&self) {
         self.metrics.sink_up.set(1);
+        self.outage.up();
         if let Some(away) = self.away.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
             tracing::info!(away_for = ?away.since.elapsed(), "the sink is back");
         }
@@ -61,6 +65,7 @@ impl SinkHealth {
     /// It did not, or refused.
     pub fn down(&self, error: &anyhow::Error) {
         self.metrics.sink_up.set(0);
+        self.outage.down(|| format!("{error:#}"));
         let now = Instant::now();
         let mut state = self.away.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match state.as_mut() {

@@ -21,7 +21,9 @@ use pinpipe_config::{ADMIN_PORT, Stream, StreamSink};
 use pinpipe_runtime::{
     admin::{Admin, Readiness},
     cli::WorkerArgs,
-    config, shutdown, telemetry,
+    config,
+    outage::Outage,
+    shutdown, telemetry,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -87,7 +89,7 @@ async fn serve<S: Sink>(config: Stream, sink: S, port: u16, stop: CancellationTo
         config.writes_dead_letters.then(|| DeadLetters::new(&config.kafka, &config.group)).transpose()?;
     let worker = Worker {
         sink: Arc::new(sink),
-        health: Arc::new(SinkHealth::new(metrics.clone())),
+        health: Arc::new(SinkHealth::new(metrics.clone(), Outage::new(readiness.clone(), "SinkUnavailable"))),
         dead_letters,
         metrics,
         budget: budget::bytes(),
