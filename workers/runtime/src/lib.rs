@@ -6,6 +6,7 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod dead_letter;
 pub mod kafka;
 pub mod raw_zone;
 pub mod s3;
