@@ -14,6 +14,7 @@ mod latest;
 mod lease;
 mod manifest;
 mod read;
+mod redrive;
 mod report;
 mod retry;
 mod run;
@@ -57,6 +58,8 @@ struct Args {
 enum Command {
     /// Runs one batch: what happens without a command, too.
     Run(RunArgs),
+    /// Puts dead letters back into the pipeline, each once.
+    Redrive(redrive::Args),
 }
 
 /// What one run is told.
@@ -77,6 +80,7 @@ fn main() -> ExitCode {
     match args.command {
         None => run_batch(&args.worker, args.run),
         Some(Command::Run(run)) => run_batch(&args.worker, run),
+        Some(Command::Redrive(redrive)) => redrive::run(&args.worker, &redrive),
     }
 }
 
