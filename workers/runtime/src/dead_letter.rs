@@ -28,6 +28,9 @@ const ORDER_TIME: &str = "pinpipe.order-time";
 const ORDER_PARTITION: &str = "pinpipe.order-partition";
 const ORDER_OFFSET: &str = "pinpipe.order-offset";
 
+/// A longer key stands in the letter's own key alone, bytes: a letter without its value must not be too large for any topic.
+const KEY_BYTES: usize = 4096;
+
 /// Names a letter, once and for all: what a crash repeats has the same.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct LetterId {
@@ -183,7 +186,7 @@ impl Letter {
         if !fields.is_empty() {
             headers = put(headers, FIELD, &fields.join(","));
         }
-        if let Some(key) = key {
+        if let Some(key) = key.filter(|key| key.len() <= KEY_BYTES) {
             headers = headers.insert(Header { key: KEY, value: Some(key) });
         }
         match self.redriven {
