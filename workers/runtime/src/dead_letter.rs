@@ -249,7 +249,7 @@ pub enum UnusableOrder {
     #[error("{ORDER_TIME}, {ORDER_PARTITION} and {ORDER_OFFSET} are not all there as numbers")]
     Unreadable,
     /// It is later than the record itself, which can't be: nothing could ever replace its row.
-    #[error("{ORDER_TIME} is later than the record itself")]
+    #[error("{ORDER_TIME}, {ORDER_PARTITION} and {ORDER_OFFSET} are later than the record itself")]
     Later,
 }
 
@@ -257,7 +257,7 @@ impl Redriven {
     /// Out of the headers of a record that stands at `place`; `None`: it was never re-driven.
     pub fn read(headers: &impl Headers, place: Order) -> Result<Option<Self>, UnusableOrder> {
         let Some(order) = order(headers)? else { return Ok(None) };
-        if order.time > place.time {
+        if order > place {
             return Err(UnusableOrder::Later);
         }
         Ok(Some(Self { order, attempt: number(headers, ATTEMPT).unwrap_or(1) }))
@@ -404,6 +404,6 @@ mod tests {
             assert_eq!(with(at, value), Err(UnusableOrder::Unreadable), "{value}");
         }
         assert_eq!(Redriven::read(&plain(&whole[..2]), PLACE), Err(UnusableOrder::Unreadable));
-        assert_eq!(with(0, "1001"), Err(UnusableOrder::Later), "it would win for ever");
+        assert_eq!(with(0, "1001"), Err(UnusableOrder::Later), "it could win for ever");
     }
 }
