@@ -19,7 +19,7 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 use clap::builder::FalseyValueParser;
 use pinpipe_config::{Batch, Topic};
-use pinpipe_core::{Kind, clean};
+use pinpipe_core::{Cleaned, Kind, Rejection, clean};
 use pinpipe_runtime::{
     cli::WorkerArgs,
     config,
@@ -253,34 +253,31 @@ impl Drive<'_> {
             self.report.without_value += 1;
             return;
         };
-        if let Some(key) = self.key(&letter, message.key(), value) {
-            if self.left == 0 {
-                self.report.left += 1;
-                return;
-            }
-            self.left -= 1;
-            self.bytes += value.len();
-            self.gathered.push(Item { letter, key, value: value.to_vec() });
+        let cleaned = clean(self.kind, value, self.max_bytes);
+        if !self.force && self.comes_back(&letter, &cleaned) {
+            return;
         }
+        if self.left == 0 {
+            self.report.left += 1;
+            return;
+        }
+        self.left -= 1;
+        self.bytes += value.len();
+        let key = match &cleaned {
+            Ok(cleaned) => Some(cleaned.record.key().as_bytes().to_vec()),
+            Err(_) => message.key().map(<[u8]>::to_vec),
+        };
+        self.gathered.push(Item { letter, key, value: value.to_vec() });
     }
 
-    /// The key a letter's record goes back with: of the clean record, else the one it had. `None`: it would come to the same end.
-    fn key(&mut self, letter: &Letter, old: Option<&[u8]>, value: &[u8]) -> Option<Option<Vec<u8>>> {
-        match clean(self.kind, value, self.max_bytes) {
-            Ok(cleaned) => {
-                let again = letter.verdict.outcome == Outcome::Repaired && !cleaned.repairs.is_empty();
-                if again && !self.force {
-                    self.report.still_repaired += 1;
-                    return None;
-                }
-                Some(Some(cleaned.record.key().as_bytes().to_vec()))
-            }
-            Err(_) if self.force => Some(old.map(<[u8]>::to_vec)),
-            Err(rejection) => {
-                *self.report.still_rejected.entry(rejection.reason()).or_default() += 1;
-                None
-            }
+    /// Counts a record that would come to the same end again.
+    fn comes_back(&mut self, letter: &Letter, cleaned: &Result<Cleaned<'_>, Rejection>) -> bool {
+        match (cleaned, letter.verdict.outcome) {
+            (Err(rejection), _) => *self.report.still_rejected.entry(rejection.reason()).or_default() += 1,
+            (Ok(cleaned), Outcome::Repaired) if !cleaned.repairs.is_empty() => self.report.still_repaired += 1,
+            (Ok(_), _) => return false,
         }
+        true
     }
 
     async fn put_back(&mut self) -> Result<()> {

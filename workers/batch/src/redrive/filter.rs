@@ -69,7 +69,7 @@ mod tests {
     }
 
     fn matches(options: &[&str], raw: &str) -> bool {
-        let cli = Cli::parse_from([&["redrive"], options].concat());
+        let cli = Cli::parse_from([&["redrive"][..], options].concat());
         Filter::new(&cli.args).matches(&letter(raw))
     }
 
