@@ -2,7 +2,7 @@
 
 use bytes::{Bytes, BytesMut};
 use pinpipe_core::{Order, Rejection, single_line};
-use pinpipe_runtime::raw_zone::Index;
+use pinpipe_runtime::raw_zone::{Index, LineOrder};
 
 use crate::sink::{Batch, Consumed, Unstorable};
 
@@ -14,11 +14,13 @@ pub struct Lines {
     /// Once it is closed.
     text: Bytes,
     places: Vec<Line>,
+    /// The orders of re-driven records, by the number of their line.
+    orders: Vec<(usize, Order)>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Line {
-    order: Order,
+    place: Order,
     /// Where it begins in the text.
     start: usize,
 }
@@ -49,17 +51,26 @@ impl Lines {
     /// The lines at `from` and behind. Of a closed batch.
     #[must_use]
     pub fn part(&self, from: i64) -> Part {
-        let skipped = self.places.partition_point(|line| line.order.offset < from);
+        let skipped = self.places.partition_point(|line| line.place.offset < from);
         let kept = &self.places[skipped..];
         let start = kept.first().map_or(self.text.len(), |line| line.start);
         Part {
             text: self.text.slice(start..),
             index: Index {
-                offsets: kept.iter().map(|line| line.order.offset).collect(),
-                times: kept.iter().map(|line| line.order.time).collect(),
+                offsets: kept.iter().map(|line| line.place.offset).collect(),
+                times: kept.iter().map(|line| line.place.time).collect(),
+                orders: self
+                    .orders
+                    .iter()
+                    .filter_map(|(line, order)| Some(line_order(line.checked_sub(skipped)?, *order)))
+                    .collect(),
             },
         }
     }
+}
+
+const fn line_order(line: usize, Order { time, partition, offset }: Order) -> LineOrder {
+    LineOrder { line, time, partition, offset }
 }
 
 /// Whether a record belongs into the raw zone: all that is JSON, also where no key can be read. What is not JSON, and what is too
@@ -74,7 +85,10 @@ const fn is_kept(rejection: Option<&Rejection>) -> bool {
 impl Batch for Lines {
     fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable> {
         if is_kept(record.cleaned.as_ref().err()) {
-            self.places.push(Line { order: record.order, start: self.gathered.len() });
+            if record.order != record.place {
+                self.orders.push((self.places.len(), record.order));
+            }
+            self.places.push(Line { place: record.place, start: self.gathered.len() });
             self.gathered.extend_from_slice(&single_line(record.raw));
             self.gathered.extend_from_slice(b"\n");
         }
@@ -90,7 +104,10 @@ impl Batch for Lines {
     }
 
     fn bytes(&self) -> usize {
-        self.gathered.len() + self.text.len() + self.places.len() * size_of::<Line>()
+        self.gathered.len()
+            + self.text.len()
+            + self.places.len() * size_of::<Line>()
+            + self.orders.len() * size_of::<(usize, Order)>()
     }
 }
 
@@ -104,8 +121,8 @@ mod tests {
         let mut lines = Lines::default();
         for (offset, raw) in records {
             let cleaned = pinpipe_core::clean(Kind::Geo, raw.as_bytes(), 60);
-            let order = Order { time: 100 - offset, partition: 0, offset: *offset };
-            lines.push(Consumed { raw: raw.as_bytes(), order, cleaned: &cleaned }).unwrap();
+            let place = Order { time: 100 - offset, partition: 0, offset: *offset };
+            lines.push(Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned }).unwrap();
         }
         lines.close();
         lines
@@ -130,6 +147,27 @@ mod tests {
         let text = String::from_utf8(part.text.to_vec()).unwrap();
         assert_eq!(text.lines().count(), 4, "{text}");
         assert!(text.ends_with('\n'));
+    }
+
+    #[test]
+    fn a_re_driven_record_keeps_its_order_in_whichever_part_it_stands() {
+        let mut lines = Lines::default();
+        let raw = b"{\"ind\":1}";
+        let cleaned = pinpipe_core::clean(Kind::Geo, raw, 60);
+        let first = Order { time: 3, partition: 2, offset: 4 };
+        for (offset, redriven) in [(10, None), (11, Some(first)), (12, None)] {
+            let place = Order { time: 100, partition: 0, offset };
+            lines.push(Consumed { raw, place, order: redriven.unwrap_or(place), cleaned: &cleaned }).unwrap();
+        }
+        lines.close();
+        for (from, line) in [(10, Some(1)), (11, Some(0)), (12, None)] {
+            let index = lines.part(from).index;
+            assert_eq!(index.orders.first().map(|order| order.line), line);
+            assert_eq!(index.offsets.first(), Some(&from));
+            if let Some(line) = line {
+                assert_eq!(index.order(line, 0), Some(first));
+            }
+        }
     }
 
     #[test]

@@ -281,8 +281,8 @@ mod tests {
         for (offset, id) in ["b", "a", "Z", "ä"].into_iter().enumerate() {
             let raw = format!("{{\"unique_id\":\"{id}\",\"index\":1,\"follower_count\":\"1k\",\"downloaded\":true}}");
             let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 1000);
-            let order = order(1, i64::try_from(offset).unwrap());
-            rows.push(Consumed { raw: raw.as_bytes(), order, cleaned: &cleaned }).unwrap();
+            let place = order(1, i64::try_from(offset).unwrap());
+            rows.push(Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned }).unwrap();
         }
         rows.close();
         let sent = fields(&rows.copy_data());
@@ -297,7 +297,7 @@ mod tests {
     fn rejected_records_make_no_row() {
         let mut rows = Rows::new(Kind::Geo);
         let cleaned = pinpipe_core::clean(Kind::Geo, b"{}", 1000);
-        rows.push(Consumed { raw: b"{}", order: order(1, 1), cleaned: &cleaned }).unwrap();
+        rows.push(Consumed { raw: b"{}", place: order(1, 1), order: order(1, 1), cleaned: &cleaned }).unwrap();
         rows.close();
         assert_eq!(rows.records(), 0);
         assert!(fields(&rows.copy_data()).is_empty());
@@ -309,7 +309,8 @@ mod tests {
         for (length, stored) in [(MAX_KEY, true), (MAX_KEY + 1, false)] {
             let raw = format!("{{\"unique_id\":\"{}\",\"index\":1}}", "k".repeat(length));
             let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 10_000);
-            let pushed = rows.push(Consumed { raw: raw.as_bytes(), order: order(1, 1), cleaned: &cleaned });
+            let place = order(1, 1);
+            let pushed = rows.push(Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned });
             assert_eq!(pushed.is_ok(), stored);
         }
         assert_eq!(rows.records(), 1);
