@@ -5,6 +5,7 @@
 
 pub mod admin;
 pub mod cli;
+pub mod compressed;
 pub mod config;
 pub mod kafka;
 pub mod raw_zone;
