@@ -92,7 +92,7 @@ impl Serving {
     }
 
     /// Makes those of `tables` that are absent.
-    pub async fn make_tables(&self, tables: &[Table]) -> Result<()> {
+    pub async fn make_tables(&self, tables: &[&Table]) -> Result<()> {
         let there = self.names("SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?").await?;
         for table in tables.iter().filter(|table| !there.contains(&table.name)) {
             self.change_schema(&table.create())
@@ -156,27 +156,32 @@ impl Serving {
         }
     }
 
-    /// Writes rows with `run_time` as their timestamp; gives their number.
-    pub async fn write(&self, table: &Table, rows: &[RecordBatch], run_time: DateTime<Utc>) -> Result<usize> {
+    /// Writes `total` rows with `run_time` as their timestamp; gives their number.
+    pub async fn write(
+        &self,
+        table: &Table,
+        total: u64,
+        mut rows: impl Iterator<Item = Result<RecordBatch>> + Send,
+        run_time: DateTime<Utc>,
+    ) -> Result<u64> {
         let mut insert = self.prepare(&table.insert()).await?;
         insert.set_timestamp(Some(run_time.timestamp_micros()));
         let insert = Arc::new(insert);
-        let total: usize = rows.iter().map(RecordBatch::num_rows).sum();
-        let mut waiting = rows.iter();
         let mut writers = JoinSet::new();
-        let mut start = |writers: &mut JoinSet<_>| {
-            if let Some(batch) = waiting.next().cloned() {
+        let mut start = |writers: &mut JoinSet<_>| -> Result<()> {
+            if let Some(batch) = rows.next().transpose()? {
                 let (serving, insert) = (self.clone(), Arc::clone(&insert));
                 writers.spawn(async move { serving.write_batch(&insert, &batch).await });
             }
+            Ok(())
         };
         for _ in 0..WRITERS {
-            start(&mut writers);
+            start(&mut writers)?;
         }
         let (mut written, mut told) = (0, Instant::now());
         while let Some(writer) = writers.join_next().await {
             written += writer?.with_context(|| format!("writing to {}", table.name))?;
-            start(&mut writers);
+            start(&mut writers)?;
             if told.elapsed() >= TELL_EVERY {
                 info!(table = table.name, rows = written, of = total, "writing");
                 told = Instant::now();
@@ -185,14 +190,14 @@ impl Serving {
         Ok(written)
     }
 
-    async fn write_batch(&self, insert: &PreparedStatement, batch: &RecordBatch) -> Result<usize> {
+    async fn write_batch(&self, insert: &PreparedStatement, batch: &RecordBatch) -> Result<u64> {
         let rows = batch.num_rows();
         let requests = stream::iter((0..rows).map(anyhow::Ok)).try_for_each_concurrent(REQUESTS, |row| async move {
             self.execute(insert, &cells::row(batch, row)?).await?;
             Ok(())
         });
         requests.await?;
-        Ok(rows)
+        Ok(rows as u64)
     }
 
     /// Deletes the rows of an answer's table that this run, which has written its own before, did not write. The deletion is

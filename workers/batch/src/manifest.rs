@@ -342,8 +342,11 @@ mod tests {
     }
 
     fn listed(objects: &[(&str, i64)]) -> Vec<Run> {
-        let object =
-            |(key, modified): &(&str, i64)| Listed { key: format!("runs/data.pins/{key}"), modified: *modified, bytes: 1 };
+        let object = |(key, modified): &(&str, i64)| Listed {
+            key: format!("runs/data.pins/{key}"),
+            modified: *modified,
+            bytes: 1,
+        };
         runs().runs(&objects.iter().map(object).collect::<Vec<_>>())
     }
 
@@ -387,12 +390,9 @@ mod tests {
         let positions = |offset| Positions::from([("t.pin".to_owned(), BTreeMap::from([(0, offset), (10, 5)]))]);
         let object = |form| RawObject { kind: Kind::Pin, partition: 0, key: "topics/t.pin/x".into(), form };
         let time = |micros| DateTime::from_timestamp_micros(micros).unwrap();
-        for kind in [
-            RunKind::Incremental,
-            RunKind::Full,
-            RunKind::Backfill { from: time(0), to: time(5_000) },
-            RunKind::Import,
-        ] {
+        for kind in
+            [RunKind::Incremental, RunKind::Full, RunKind::Backfill { from: time(0), to: time(5_000) }, RunKind::Import]
+        {
             let manifest = Manifest {
                 run: "r".into(),
                 run_time: time(1_795_000_000_123_456),

@@ -288,7 +288,8 @@ mod tests {
             (9, Some("behind all"), at(2, 0, 0)),
         ]);
         let out = merged(Kind::User, &kept.rows, &[read]);
-        let changed = [row(0, "before all"), row(3, "the same again"), row(4, "between"), (5, None), row(9, "behind all")];
+        let changed =
+            [row(0, "before all"), row(3, "the same again"), row(4, "between"), (5, None), row(9, "behind all")];
         assert_eq!(names(&out.changed), changed);
         let mut all = changed.to_vec();
         all.insert(1, row(1, "a"));

@@ -7,10 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use arrow::{array::RecordBatch, datatypes::SchemaRef, ipc::reader::StreamReader, ipc::writer::StreamEncoder};
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use arrow_ipc::{
     CompressionType,
-    writer::{IpcWriteOptions, StreamWriter},
+    reader::StreamReader,
+    writer::{IpcWriteOptions, StreamEncoder, StreamWriter},
 };
 
 /// A run's folder.
@@ -26,7 +27,10 @@ impl Scratch {
             _ => fs::create_dir_all(&own),
         };
         cleared.with_context(|| {
-            format!("the scratch folder {} can't be emptied: it has to be on a disk this pod may write to", own.display())
+            format!(
+                "the scratch folder {} can't be emptied: it has to be on a disk this pod may write to",
+                own.display()
+            )
         })?;
         Ok(Self(own))
     }
@@ -89,13 +93,12 @@ impl Writer {
 
     /// Ends the stream.
     pub fn finish(mut self) -> Result<Stream> {
-        self.out.finish().and_then(|()| Ok(self.out.flush()?)).with_context(|| full(&self.path))?;
+        self.out.finish().and_then(|()| self.out.flush()).with_context(|| full(&self.path))?;
         Ok(Stream { path: self.path, rows: self.rows })
     }
 }
 
 /// A stream that grows bit by bit and holds no open file meanwhile: there may be hundreds of them.
-#[derive(Debug)]
 pub struct Growing {
     encoder: StreamEncoder,
     stream: Stream,
@@ -140,6 +143,15 @@ impl Stream {
     /// Its batches, one after the other.
     pub fn read(&self) -> Result<StreamReader<BufReader<File>>> {
         read(&self.path)
+    }
+
+    /// The same, with an error to open it as the first of them.
+    pub fn batches(&self) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
+        let (batches, failed) = match self.read() {
+            Ok(batches) => (Some(batches), None),
+            Err(error) => (None, Some(Err(error))),
+        };
+        failed.into_iter().chain(batches.into_iter().flatten().map(|batch| Ok(batch?)))
     }
 }
 

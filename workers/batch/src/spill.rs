@@ -9,14 +9,16 @@ use anyhow::Result;
 use arrow::{
     array::{Array, AsArray, RecordBatch, UInt32Array},
     compute::{concat_batches, take_record_batch},
-    datatypes::{DataType, Int64Type, SchemaRef},
+    datatypes::{Int64Type, SchemaRef},
 };
 
 use crate::scratch::{Growing, Stream};
 
 /// The bucket of `bytes` out of `buckets`, a power of two. Of twice as many buckets, `b` is split into `b` and `b + buckets`.
 fn bucket(bytes: &[u8], buckets: u32) -> u32 {
-    let fnv = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    let fnv = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
     // The upper half is the better one: it is folded into the lower.
     let folded = (fnv ^ (fnv >> 32)) & u64::from(u32::MAX);
     u32::try_from(folded).unwrap_or_default() & (buckets - 1)
@@ -24,20 +26,14 @@ fn bucket(bytes: &[u8], buckets: u32) -> u32 {
 
 /// The bucket of each row by a column of numbers or of texts without nulls.
 pub fn buckets_of(column: &dyn Array, buckets: u32) -> Vec<u32> {
-    match column.data_type() {
-        DataType::Int64 => {
-            let numbers = column.as_primitive::<Int64Type>().values();
-            numbers.iter().map(|number| bucket(&number.to_le_bytes(), buckets)).collect()
-        }
-        _ => {
-            let texts = column.as_string::<i32>();
-            (0..texts.len()).map(|row| bucket(texts.value(row).as_bytes(), buckets)).collect()
-        }
+    if let Some(numbers) = column.as_primitive_opt::<Int64Type>() {
+        return numbers.values().iter().map(|number| bucket(&number.to_le_bytes(), buckets)).collect();
     }
+    let texts = column.as_string::<i32>();
+    (0..texts.len()).map(|row| bucket(texts.value(row).as_bytes(), buckets)).collect()
 }
 
 /// Rows on their way to the disk.
-#[derive(Debug)]
 pub struct Spill {
     /// Paths of the buckets' files, without their number.
     stem: PathBuf,
@@ -48,7 +44,7 @@ pub struct Spill {
     budget: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 struct Bucket {
     waiting: Vec<RecordBatch>,
     file: Option<Growing>,
@@ -118,7 +114,7 @@ mod tests {
 
     use arrow::{
         array::{Int64Array, StringArray},
-        datatypes::{Field, Schema},
+        datatypes::{DataType, Field, Schema},
     };
 
     use super::*;
@@ -154,7 +150,9 @@ mod tests {
             for begin in (0..1000).step_by(100) {
                 let numbers = Int64Array::from_iter_values(begin..begin + 100);
                 let buckets = buckets_of(&numbers, 8);
-                spill.push(&RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(numbers)]).unwrap(), &buckets).unwrap();
+                spill
+                    .push(&RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(numbers)]).unwrap(), &buckets)
+                    .unwrap();
             }
             let mut found = BTreeSet::new();
             for (bucket, spilled) in (0..).zip(spill.finish().unwrap()) {

@@ -9,7 +9,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
 use pinpipe_config::Pipeline;
 use pinpipe_core::Kind;
 use serde::{Deserialize, Serialize};
@@ -113,7 +112,9 @@ impl States {
         match unused.await {
             Ok(0) => {}
             Ok(objects) => info!(objects, "state of earlier runs deleted"),
-            Err(error) => warn!(error = format!("{error:#}"), "state of earlier runs is left to the next run to delete"),
+            Err(error) => {
+                warn!(error = format!("{error:#}"), "state of earlier runs is left to the next run to delete");
+            }
         }
     }
 }

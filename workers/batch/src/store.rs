@@ -49,6 +49,11 @@ impl Store {
         Ok(Self { client, bucket: zone.bucket.clone(), prefix: zone.prefix.clone() })
     }
 
+    /// The prefix of the archive's raw objects.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// All objects under `prefix`, in the store's order.
     pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
         patiently(PATIENCE, "listing", || async {
@@ -154,7 +159,8 @@ impl Store {
     /// Deletes objects; those that are not there are no error.
     pub async fn delete(&self, keys: &[String]) -> Result<()> {
         for keys in keys.chunks(MOST_DELETED) {
-            let ids = keys.iter().map(|key| ObjectIdentifier::builder().key(key).build()).collect::<Result<Vec<_>, _>>()?;
+            let ids =
+                keys.iter().map(|key| ObjectIdentifier::builder().key(key).build()).collect::<Result<Vec<_>, _>>()?;
             let all = Delete::builder().set_objects(Some(ids)).quiet(true).build()?;
             let deleted = self.client.delete_objects().bucket(&self.bucket).delete(all).send().await;
             deleted.map_err(|error| self.failed("can't be deleted", &keys[0], &error))?;
@@ -164,7 +170,8 @@ impl Store {
 
     /// What the metadata of a raw object says.
     pub async fn raw_facts(&self, key: &str) -> Result<Option<Facts>> {
-        patiently(PATIENCE, "reading a raw object's metadata", || raw_zone::facts(&self.client, &self.bucket, key)).await
+        patiently(PATIENCE, "reading a raw object's metadata", || raw_zone::facts(&self.client, &self.bucket, key))
+            .await
     }
 
     fn failed<E: std::error::Error + 'static>(&self, what: &str, key: &str, error: &SdkError<E>) -> anyhow::Error {

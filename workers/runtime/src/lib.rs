@@ -8,6 +8,7 @@ pub mod cli;
 pub mod compressed;
 pub mod config;
 pub mod kafka;
+pub mod memory;
 pub mod raw_zone;
 pub mod s3;
 pub mod shutdown;
