@@ -151,7 +151,9 @@ async fn fold_bucket(
         return Ok((job.kept, None));
     }
     let worker = Arc::clone(shared);
-    let written = tokio::task::spawn_blocking(move || rewrite(kind, bucket, job.read.as_ref(), kept.as_deref(), &worker)).await??;
+    let written =
+        tokio::task::spawn_blocking(move || rewrite(kind, bucket, job.read.as_ref(), kept.as_deref(), &worker))
+            .await??;
     let (state, changed) = written;
     let Some(state) = state else { return Ok((None, None)) };
     let key = states.object(kind, bucket, &shared.run);

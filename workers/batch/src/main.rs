@@ -21,6 +21,7 @@ mod merge;
 mod plan;
 mod quality;
 mod read;
+mod redrive;
 mod report;
 mod retry;
 mod rows;
@@ -74,6 +75,8 @@ struct Args {
 enum Command {
     /// Runs one batch: what happens without a command, too.
     Run(RunArgs),
+    /// Puts dead letters back into the pipeline, each once.
+    Redrive(redrive::Args),
 }
 
 /// What one run is told.
@@ -133,6 +136,7 @@ fn main() -> ExitCode {
     match args.command {
         None => run_batch(&args.worker, &args.run),
         Some(Command::Run(run)) => run_batch(&args.worker, &run),
+        Some(Command::Redrive(redrive)) => redrive::run(&args.worker, &redrive),
     }
 }
 

@@ -7,6 +7,7 @@ pub mod admin;
 pub mod cli;
 pub mod compressed;
 pub mod config;
+pub mod dead_letter;
 pub mod kafka;
 pub mod memory;
 pub mod raw_zone;
