@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
-use pinpipe_config::{Batch, Compression, Topic, Topics};
+use pinpipe_config::{Batch, Compression, Topics};
 use pinpipe_core::Kind;
 use pinpipe_runtime::{
     compressed,
@@ -15,6 +15,7 @@ use tracing::info;
 use crate::{
     barrier,
     manifest::{Form, Manifest, Pointer, Positions, RawObject, RunKind, Runs, run_time},
+    read::topic,
     state::{self, State},
     store::{Listed, Store},
 };
@@ -43,15 +44,6 @@ pub enum Request {
         /// The prefixes of objects that are one record each.
         single: Vec<(Kind, String)>,
     },
-}
-
-/// The topic of one kind.
-pub fn topic(topics: &Topics, kind: Kind) -> &Topic {
-    match kind {
-        Kind::Pin => &topics.pin,
-        Kind::Geo => &topics.geo,
-        Kind::User => &topics.user,
-    }
 }
 
 /// Fixes what a new run covers, on top of the last one.

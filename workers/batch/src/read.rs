@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use pinpipe_config::Batch;
+use pinpipe_config::{Batch, Topic, Topics};
 use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::{
     compressed::Decompressor,
@@ -24,7 +24,6 @@ use tracing::info;
 use crate::{
     decode::{Cleaner, Lines, Places, Seen},
     manifest::{Form, Manifest, RawObject, Window},
-    plan::topic,
     retry::{Hopeless, PATIENCE, patiently},
     rows::{self, Chunk},
     spill::{Spill, Spilled, buckets_of},
@@ -46,6 +45,15 @@ pub struct Read {
     pub rows: BTreeMap<Kind, Vec<Option<Spilled>>>,
     /// What was seen, by kind.
     pub seen: BTreeMap<Kind, Seen>,
+}
+
+/// The topic of one kind.
+pub fn topic(topics: &Topics, kind: Kind) -> &Topic {
+    match kind {
+        Kind::Pin => &topics.pin,
+        Kind::Geo => &topics.geo,
+        Kind::User => &topics.user,
+    }
 }
 
 /// Where chunks go.
