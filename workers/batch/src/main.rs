@@ -55,6 +55,11 @@ use tracing::{error, warn};
 
 /// How long requests under way may hold up the end.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
+/// Behind every record.
+const END_OF_TIME: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
+    Some(time) => time,
+    None => DateTime::UNIX_EPOCH,
+};
 
 /// Works over the raw objects of a pipeline: a batch run, unless a command says otherwise.
 #[derive(Debug, Parser)]
@@ -90,12 +95,13 @@ struct RunArgs {
     #[arg(long, env = "PINPIPE_FULL", conflicts_with_all = ["from", "to", "import", "import_events"])]
     full: bool,
 
-    /// Reads the records once more that came to Kafka from this moment on (RFC 3339), to clean them by today's rules.
-    #[arg(long, env = "PINPIPE_FROM", value_name = "TIME", requires = "to", conflicts_with_all = ["import", "import_events"])]
+    /// Reads the records once more that came to Kafka from this moment on (RFC 3339), to clean them by today's rules. Left out: from
+    /// the first one on.
+    #[arg(long, env = "PINPIPE_FROM", value_name = "TIME", conflicts_with_all = ["import", "import_events"])]
     from: Option<DateTime<Utc>>,
 
-    /// The first moment behind them.
-    #[arg(long, env = "PINPIPE_TO", value_name = "TIME", requires = "from")]
+    /// The first moment behind them. Left out: to the last one that was read.
+    #[arg(long, env = "PINPIPE_TO", value_name = "TIME", conflicts_with_all = ["import", "import_events"])]
     to: Option<DateTime<Utc>>,
 
     /// Reads an S3 sink connector's objects, plain or compressed: PREFIX/<topic>/partition=<p>/<topic>+<p>+<first offset>.json[.gz].
@@ -118,14 +124,15 @@ fn kind_and_prefix(text: &str) -> Result<(Kind, String)> {
 
 impl RunArgs {
     fn request(&self) -> Result<Request> {
+        let (from, to) = (self.from.unwrap_or(DateTime::UNIX_EPOCH), self.to.unwrap_or(END_OF_TIME));
         Ok(match (self.full, self.from, self.to) {
             (true, ..) => Request::Full,
-            (_, Some(from), Some(to)) if from < to => Request::Backfill { from, to },
-            (_, Some(from), Some(to)) => bail!("--from {from} is not before --to {to}"),
-            _ => match (self.import.clone().filter(|prefix| !prefix.is_empty()), self.import_events.clone()) {
+            (_, None, None) => match (self.import.clone().filter(|prefix| !prefix.is_empty()), self.import_events.clone()) {
                 (None, single) if single.is_empty() => Request::Incremental,
                 (connector, single) => Request::Import { connector, single },
             },
+            _ if from < to => Request::Backfill { from, to },
+            _ => bail!("--from {from} is not before --to {to}"),
         })
     }
 }

@@ -62,10 +62,7 @@ pub async fn manifest(
         Request::Backfill { .. } | Request::Import { .. } if base.is_none() && last.is_some() => {
             bail!("the last run left no state to build on: run once with --full (PINPIPE_FULL=true), then this again")
         }
-        Request::Backfill { from, to } => {
-            ensure!(from < to, "--from {from} is not before --to {to}");
-            (RunKind::Backfill { from: *from, to: *to }, base)
-        }
+        Request::Backfill { from, to } => (RunKind::Backfill { from: *from, to: *to }, base),
         Request::Import { .. } => (RunKind::Import, base),
     };
     let loaded = match base {
