@@ -65,62 +65,7 @@ pub struct Serving {
 
 impl Serving {
     /// Connects, waiting for a cluster that is away, and makes the keyspace where it is absent.
-    pub /// Inserts into one table, by the number of rows a request has.
-struct Inserts {
-    one: PreparedStatement,
-    batches: Vec<Batch>,
-}
-
-/// The rows of one request.
-type Rows<'a> = Vec<Vec<Cell<'a>>>;
-
-impl Inserts {
-    fn new(one: PreparedStatement, run_time: DateTime<Utc>) -> Self {
-        let batch = |rows| {
-            let statements = vec![BatchStatement::from(one.clone()); rows];
-            let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
-            batch.set_timestamp(Some(run_time.timestamp_micros()));
-            batch.set_is_idempotent(true);
-            batch
-        };
-        Self { batches: (0..=REQUEST_ROWS).map(batch).collect(), one }
-    }
-
-    /// The request for so many rows.
-    fn of(&self, rows: usize) -> &Batch {
-        &self.batches[rows]
-    }
-
-    /// Cuts rows into requests, in the order of the ring.
-    fn requests<'a>(&self, batch: &'a RecordBatch) -> Result<Vec<Rows<'a>>> {
-        let mut rows = Vec::with_capacity(batch.num_rows());
-        for row in 0..batch.num_rows() {
-            let cells = cells::row(batch, row)?;
-            rows.push((self.one.calculate_token(&cells)?.map(|token| token.value()), cells));
-        }
-        rows.sort_unstable_by_key(|(token, _)| *token);
-        Ok(cut(rows.into_iter().map(|(_, cells)| cells)))
-    }
-}
-
-fn cut<'a>(rows: impl Iterator<Item = Vec<Cell<'a>>>) -> Vec<Rows<'a>> {
-    let (mut requests, mut request, mut bytes) = (Vec::new(), Vec::new(), 0);
-    for row in rows {
-        let row_bytes: usize = row.iter().map(Cell::bytes).sum();
-        if request.len() == REQUEST_ROWS || (bytes + row_bytes > REQUEST_BYTES && !request.is_empty()) {
-            requests.push(std::mem::take(&mut request));
-            bytes = 0;
-        }
-        bytes += row_bytes;
-        request.push(row);
-    }
-    if !request.is_empty() {
-        requests.push(request);
-    }
-    requests
-}
-
-async fn connect(config: &Cassandra) -> Result<Self> {
+    pub async fn connect(config: &Cassandra) -> Result<Self> {
         let session = patiently(PATIENCE, "connecting to Cassandra", || connect(config)).await.with_context(|| {
             format!("Cassandra at {}: is it up, and are its credentials right?", config.contact_points.join(", "))
         })?;
@@ -296,6 +241,61 @@ async fn connect(config: &Cassandra) -> Result<Self> {
         }
         Ok(keys)
     }
+}
+
+/// Inserts into one table, by the number of rows a request has.
+struct Inserts {
+    one: PreparedStatement,
+    batches: Vec<Batch>,
+}
+
+/// The rows of one request.
+type Rows<'a> = Vec<Vec<Cell<'a>>>;
+
+impl Inserts {
+    fn new(one: PreparedStatement, run_time: DateTime<Utc>) -> Self {
+        let batch = |rows| {
+            let statements = vec![BatchStatement::from(one.clone()); rows];
+            let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
+            batch.set_timestamp(Some(run_time.timestamp_micros()));
+            batch.set_is_idempotent(true);
+            batch
+        };
+        Self { batches: (0..=REQUEST_ROWS).map(batch).collect(), one }
+    }
+
+    /// The request for so many rows.
+    fn of(&self, rows: usize) -> &Batch {
+        &self.batches[rows]
+    }
+
+    /// Cuts rows into requests, in the order of the ring.
+    fn requests<'a>(&self, batch: &'a RecordBatch) -> Result<Vec<Rows<'a>>> {
+        let mut rows = Vec::with_capacity(batch.num_rows());
+        for row in 0..batch.num_rows() {
+            let cells = cells::row(batch, row)?;
+            rows.push((self.one.calculate_token(&cells)?.map(|token| token.value()), cells));
+        }
+        rows.sort_unstable_by_key(|(token, _)| *token);
+        Ok(cut(rows.into_iter().map(|(_, cells)| cells)))
+    }
+}
+
+fn cut<'a>(rows: impl Iterator<Item = Vec<Cell<'a>>>) -> Vec<Rows<'a>> {
+    let (mut requests, mut request, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for row in rows {
+        let row_bytes: usize = row.iter().map(Cell::bytes).sum();
+        if request.len() == REQUEST_ROWS || (bytes + row_bytes > REQUEST_BYTES && !request.is_empty()) {
+            requests.push(std::mem::take(&mut request));
+            bytes = 0;
+        }
+        bytes += row_bytes;
+        request.push(row);
+    }
+    if !request.is_empty() {
+        requests.push(request);
+    }
+    requests
 }
 
 async fn connect(config: &Cassandra) -> Result<Session> {

@@ -127,10 +127,12 @@ impl RunArgs {
         let (from, to) = (self.from.unwrap_or(DateTime::UNIX_EPOCH), self.to.unwrap_or(END_OF_TIME));
         Ok(match (self.full, self.from, self.to) {
             (true, ..) => Request::Full,
-            (_, None, None) => match (self.import.clone().filter(|prefix| !prefix.is_empty()), self.import_events.clone()) {
-                (None, single) if single.is_empty() => Request::Incremental,
-                (connector, single) => Request::Import { connector, single },
-            },
+            (_, None, None) => {
+                match (self.import.clone().filter(|prefix| !prefix.is_empty()), self.import_events.clone()) {
+                    (None, single) if single.is_empty() => Request::Incremental,
+                    (connector, single) => Request::Import { connector, single },
+                }
+            }
             _ if from < to => Request::Backfill { from, to },
             _ => bail!("--from {from} is not before --to {to}"),
         })
@@ -181,4 +183,49 @@ fn work(path: &Path, run: &str, request: &Request) -> Result<Summary> {
     });
     runtime.shutdown_timeout(END_TIMEOUT);
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(options: &[&str]) -> Result<Request> {
+        Args::try_parse_from(["pinpipe-batch"].iter().chain(options))?.run.request()
+    }
+
+    #[test]
+    fn options_say_what_a_run_reads() {
+        let time = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().to_utc();
+        let first = "2026-01-01T00:00:00Z";
+        let last = "2026-02-01T00:00:00+01:00";
+        for (options, expected) in [
+            (&[][..], Request::Incremental),
+            (&["--full"], Request::Full),
+            (&["--from", first, "--to", last], Request::Backfill { from: time(first), to: time(last) }),
+            (&["--from", first], Request::Backfill { from: time(first), to: END_OF_TIME }),
+            (&["--to", first], Request::Backfill { from: DateTime::UNIX_EPOCH, to: time(first) }),
+            (&["--import", "old"], Request::Import { connector: Some("old".into()), single: Vec::new() }),
+            (
+                &["--import-events", "pin=a/b,geo=c"],
+                Request::Import { connector: None, single: vec![(Kind::Pin, "a/b".into()), (Kind::Geo, "c".into())] },
+            ),
+        ] {
+            assert_eq!(request(options).unwrap(), expected, "{options:?}");
+        }
+    }
+
+    #[test]
+    fn options_that_contradict_each_other_are_refused() {
+        for options in [
+            &["--full", "--from", "2026-01-01T00:00:00Z"][..],
+            &["--full", "--import", "x"],
+            &["--to", "2026-01-01T00:00:00Z", "--import", "x"],
+            &["--from", "2026-01-02T00:00:00Z", "--to", "2026-01-01T00:00:00Z"],
+            &["--from", "yesterday"],
+            &["--import-events", "pins=a"],
+            &["--import-events", "events"],
+        ] {
+            assert!(request(options).is_err(), "{options:?}");
+        }
+    }
 }
