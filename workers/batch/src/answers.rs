@@ -1,6 +1,6 @@
-//! The eight questions, asked of the clean tables in memory.
+//! The eight questions, asked of the join on disk, within a bound of memory: what doesn't fit goes to the scratch folder.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{path::Path, sync::Arc, thread};
 
 use anyhow::{Context, Result};
 use arrow::{
@@ -8,13 +8,29 @@ use arrow::{
     compute::{cast, concat_batches},
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
-use datafusion::{datasource::MemTable, prelude::SessionContext};
+use datafusion::{
+    catalog::streaming::StreamingTable,
+    common::DataFusionError,
+    execution::{SendableRecordBatchStream, TaskContext, memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder},
+    physical_plan::{stream::RecordBatchReceiverStreamBuilder, streaming::PartitionStream},
+    prelude::{SessionConfig, SessionContext},
+};
 use pinpipe_core::{
     Kind,
     questions::{ColumnType, QUESTIONS, Question},
 };
 
-use crate::columns;
+use crate::{
+    facts::{Facts, facts_schema, joined_schema},
+    scratch::Stream,
+};
+
+/// Steps of a query that run side by side at most: each has a share of the memory.
+const MOST_PARTITIONS: usize = 4;
+/// The part of the memory that sorting keeps for merging what is on disk.
+const SPILL_RESERVE: usize = 8;
+/// Batches read ahead of a query.
+const READ_AHEAD: usize = 2;
 
 /// A question and its answer's rows, in the order of their key.
 #[derive(Debug)]
@@ -25,14 +41,20 @@ pub struct Answer {
     pub rows: RecordBatch,
 }
 
-/// Asks all questions. `tables` holds the latest row of each key.
-pub async fn ask(tables: &BTreeMap<Kind, Vec<RecordBatch>>) -> Result<Vec<Answer>> {
-    let session = SessionContext::new();
-    for kind in Kind::ALL {
-        let batches = tables.get(&kind).cloned().unwrap_or_default();
-        let table = MemTable::try_new(columns::schema(kind), vec![batches])?;
-        session.register_table(kind.as_str(), Arc::new(table))?;
-    }
+/// Asks all questions. Queries hold up to `budget` bytes; what is more goes to files in `folder`.
+pub async fn ask(facts: &Facts, folder: &Path, budget: usize) -> Result<Vec<Answer>> {
+    let partitions = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(MOST_PARTITIONS));
+    let config = SessionConfig::new()
+        .with_target_partitions(partitions)
+        .with_sort_spill_reservation_bytes(budget / SPILL_RESERVE / partitions);
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_pool(Arc::new(FairSpillPool::new(budget)))
+        .with_temp_file_path(folder)
+        .with_max_temp_directory_size(u64::MAX)
+        .build_arc()?;
+    let session = SessionContext::new_with_config_rt(config, runtime);
+    session.register_table("facts", table(facts_schema(), vec![facts.joined.clone()])?)?;
+    session.register_table(Kind::User.as_str(), table(joined_schema(Kind::User), facts.users.clone())?)?;
     let mut answers = Vec::with_capacity(QUESTIONS.len());
     for question in QUESTIONS {
         let rows = answer(&session, &question).await.with_context(|| format!("the question {}", question.name))?;
@@ -40,6 +62,42 @@ pub async fn ask(tables: &BTreeMap<Kind, Vec<RecordBatch>>) -> Result<Vec<Answer
         answers.push(Answer { question, rows });
     }
     Ok(answers)
+}
+
+/// Streams on disk as a table.
+fn table(schema: SchemaRef, streams: Vec<Stream>) -> Result<Arc<StreamingTable>> {
+    let files = Arc::new(Files { schema: Arc::clone(&schema), streams });
+    Ok(Arc::new(StreamingTable::try_new(schema, vec![files])?))
+}
+
+/// Streams that are read one after the other.
+#[derive(Debug)]
+struct Files {
+    schema: SchemaRef,
+    streams: Vec<Stream>,
+}
+
+impl PartitionStream for Files {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), READ_AHEAD);
+        let (sender, streams) = (builder.tx(), self.streams.clone());
+        builder.spawn_blocking(move || {
+            for stream in streams {
+                for batch in stream.read().map_err(|error| DataFusionError::External(error.into()))? {
+                    // Nobody listens any more: the query has ended early.
+                    if sender.blocking_send(batch.map_err(DataFusionError::from)).is_err() {
+                        return Ok(());
+                    }
+                }
+            }
+            Ok(())
+        });
+        builder.build()
+    }
 }
 
 async fn answer(session: &SessionContext, question: &Question) -> Result<RecordBatch> {

@@ -1,8 +1,8 @@
 //! The Cassandra sink: keyspace and tables made where absent, rows written with the run's time as their timestamp.
 //!
 //! So a run that is repeated writes the same cells, and one that comes late, after another has taken its place, changes nothing.
-//! A row is always written whole, nulls included. Each row is its own request, since each is its own partition: a batch over
-//! partitions would only make the coordinator do what the driver does.
+//! A row is always written whole, nulls included. A request takes a few rows that are neighbours in the ring, so that nearly always
+//! one replica has them all, in an unlogged batch below the sizes at which Cassandra warns: fewer requests, no coordination.
 
 use std::{
     collections::HashSet,
@@ -16,7 +16,7 @@ use std::{
 use anyhow::{Context, Result, anyhow};
 use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
-use futures::{TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use pinpipe_config::Cassandra;
 use pinpipe_runtime::config::secret_file;
 use scylla::{
@@ -24,14 +24,17 @@ use scylla::{
     errors::{DbError, ExecutionError, PrepareError, RequestAttemptError},
     response::query_result::QueryResult,
     serialize::row::SerializeRow,
-    statement::prepared::PreparedStatement,
+    statement::{
+        batch::{Batch, BatchStatement, BatchType},
+        prepared::PreparedStatement,
+    },
     value::{CqlValue, Row},
 };
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::{
-    cells,
+    cells::{self, Cell},
     retry::{Hopeless, PATIENCE, patiently},
     table::{Table, quoted},
 };
@@ -40,6 +43,10 @@ use crate::{
 const WRITERS: usize = 4;
 /// Requests of one writer under way.
 const REQUESTS: usize = 32;
+/// Rows of one request: Cassandra warns of more partitions in an unlogged batch (`unlogged_batch_across_partitions_warn_threshold`).
+const REQUEST_ROWS: usize = 10;
+/// Bytes of one request's rows, about: Cassandra warns of 5 KiB (`batch_size_warn_threshold`).
+const REQUEST_BYTES: usize = 4 << 10;
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a schema change may take until every node has it.
@@ -92,7 +99,7 @@ impl Serving {
     }
 
     /// Makes those of `tables` that are absent.
-    pub async fn make_tables(&self, tables: &[Table]) -> Result<()> {
+    pub async fn make_tables(&self, tables: &[&Table]) -> Result<()> {
         let there = self.names("SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?").await?;
         for table in tables.iter().filter(|table| !there.contains(&table.name)) {
             self.change_schema(&table.create())
@@ -131,12 +138,20 @@ impl Serving {
         Ok(statement)
     }
 
-    /// One request, sent again while the cluster is away.
+    /// One statement, sent again while the cluster is away.
     async fn execute(&self, statement: &PreparedStatement, values: &(impl SerializeRow + Sync)) -> Result<QueryResult> {
+        self.send(|| self.session.execute_unpaged(statement, values)).await
+    }
+
+    /// One request, sent again while the cluster is away.
+    async fn send<F>(&self, request: impl Fn() -> F) -> Result<QueryResult>
+    where
+        F: Future<Output = Result<QueryResult, ExecutionError>>,
+    {
         let begun = Instant::now();
         let mut pause = Duration::from_millis(100);
         loop {
-            let error = match self.session.execute_unpaged(statement, values).await {
+            let error = match request().await {
                 Ok(result) => {
                     if self.away.swap(false, Ordering::Relaxed) {
                         info!("Cassandra answers again");
@@ -156,27 +171,30 @@ impl Serving {
         }
     }
 
-    /// Writes rows with `run_time` as their timestamp; gives their number.
-    pub async fn write(&self, table: &Table, rows: &[RecordBatch], run_time: DateTime<Utc>) -> Result<usize> {
-        let mut insert = self.prepare(&table.insert()).await?;
-        insert.set_timestamp(Some(run_time.timestamp_micros()));
-        let insert = Arc::new(insert);
-        let total: usize = rows.iter().map(RecordBatch::num_rows).sum();
-        let mut waiting = rows.iter();
+    /// Writes `total` rows with `run_time` as their timestamp; gives their number.
+    pub async fn write(
+        &self,
+        table: &Table,
+        total: u64,
+        mut rows: impl Iterator<Item = Result<RecordBatch>> + Send,
+        run_time: DateTime<Utc>,
+    ) -> Result<u64> {
+        let insert = Arc::new(Inserts::new(self.prepare(&table.insert()).await?, run_time));
         let mut writers = JoinSet::new();
-        let mut start = |writers: &mut JoinSet<_>| {
-            if let Some(batch) = waiting.next().cloned() {
+        let mut start = |writers: &mut JoinSet<_>| -> Result<()> {
+            if let Some(batch) = rows.next().transpose()? {
                 let (serving, insert) = (self.clone(), Arc::clone(&insert));
                 writers.spawn(async move { serving.write_batch(&insert, &batch).await });
             }
+            Ok(())
         };
         for _ in 0..WRITERS {
-            start(&mut writers);
+            start(&mut writers)?;
         }
         let (mut written, mut told) = (0, Instant::now());
         while let Some(writer) = writers.join_next().await {
             written += writer?.with_context(|| format!("writing to {}", table.name))?;
-            start(&mut writers);
+            start(&mut writers)?;
             if told.elapsed() >= TELL_EVERY {
                 info!(table = table.name, rows = written, of = total, "writing");
                 told = Instant::now();
@@ -185,14 +203,14 @@ impl Serving {
         Ok(written)
     }
 
-    async fn write_batch(&self, insert: &PreparedStatement, batch: &RecordBatch) -> Result<usize> {
-        let rows = batch.num_rows();
-        let requests = stream::iter((0..rows).map(anyhow::Ok)).try_for_each_concurrent(REQUESTS, |row| async move {
-            self.execute(insert, &cells::row(batch, row)?).await?;
-            Ok(())
-        });
-        requests.await?;
-        Ok(rows)
+    async fn write_batch(&self, inserts: &Inserts, batch: &RecordBatch) -> Result<u64> {
+        let requests = stream::iter(inserts.requests(batch)?).map(Ok);
+        requests
+            .try_for_each_concurrent(REQUESTS, |rows| async move {
+                self.send(|| self.session.batch(inserts.of(rows.len()), &rows)).await.map(drop)
+            })
+            .await?;
+        Ok(batch.num_rows() as u64)
     }
 
     /// Deletes the rows of an answer's table that this run, which has written its own before, did not write. The deletion is
@@ -223,6 +241,61 @@ impl Serving {
         }
         Ok(keys)
     }
+}
+
+/// Inserts into one table, by the number of rows a request has.
+struct Inserts {
+    one: PreparedStatement,
+    batches: Vec<Batch>,
+}
+
+/// The rows of one request.
+type Rows<'a> = Vec<Vec<Cell<'a>>>;
+
+impl Inserts {
+    fn new(one: PreparedStatement, run_time: DateTime<Utc>) -> Self {
+        let batch = |rows| {
+            let statements = vec![BatchStatement::from(one.clone()); rows];
+            let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
+            batch.set_timestamp(Some(run_time.timestamp_micros()));
+            batch.set_is_idempotent(true);
+            batch
+        };
+        Self { batches: (0..=REQUEST_ROWS).map(batch).collect(), one }
+    }
+
+    /// The request for so many rows.
+    fn of(&self, rows: usize) -> &Batch {
+        &self.batches[rows]
+    }
+
+    /// Cuts rows into requests, in the order of the ring.
+    fn requests<'a>(&self, batch: &'a RecordBatch) -> Result<Vec<Rows<'a>>> {
+        let mut rows = Vec::with_capacity(batch.num_rows());
+        for row in 0..batch.num_rows() {
+            let cells = cells::row(batch, row)?;
+            rows.push((self.one.calculate_token(&cells)?.map(|token| token.value()), cells));
+        }
+        rows.sort_unstable_by_key(|(token, _)| *token);
+        Ok(cut(rows.into_iter().map(|(_, cells)| cells)))
+    }
+}
+
+fn cut<'a>(rows: impl Iterator<Item = Vec<Cell<'a>>>) -> Vec<Rows<'a>> {
+    let (mut requests, mut request, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for row in rows {
+        let row_bytes: usize = row.iter().map(Cell::bytes).sum();
+        if request.len() == REQUEST_ROWS || (bytes + row_bytes > REQUEST_BYTES && !request.is_empty()) {
+            requests.push(std::mem::take(&mut request));
+            bytes = 0;
+        }
+        bytes += row_bytes;
+        request.push(row);
+    }
+    if !request.is_empty() {
+        requests.push(request);
+    }
+    requests
 }
 
 async fn connect(config: &Cassandra) -> Result<Session> {
@@ -263,5 +336,24 @@ fn refused(attempt: &RequestAttemptError) -> bool {
                 | DbError::AuthenticationError
         ),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_stays_below_what_cassandra_warns_of() {
+        let row = |bytes| vec![Cell::BigInt(1), Cell::Text(&TEXT[..bytes])];
+        const TEXT: &str = match str::from_utf8(&[b'x'; 10_000]) {
+            Ok(text) => text,
+            Err(_) => "",
+        };
+        let sizes = |rows: &[usize]| cut(rows.iter().map(|bytes| row(*bytes))).iter().map(Vec::len).collect::<Vec<_>>();
+        assert_eq!(sizes(&[]), [0; 0]);
+        assert_eq!(sizes(&[1; 25]), [10, 10, 5]);
+        assert_eq!(sizes(&[1000, 1000, 1000, 1000, 1000]), [3, 2], "by bytes");
+        assert_eq!(sizes(&[10, 9000, 10]), [1, 1, 1], "a row that is larger goes alone");
     }
 }

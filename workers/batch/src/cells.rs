@@ -79,6 +79,17 @@ fn cell(array: &dyn Array, row: usize) -> Result<Cell<'_>, UnsupportedType> {
 }
 
 impl Cell<'_> {
+    /// Its size in a request, about.
+    pub const fn bytes(&self) -> usize {
+        4 + match self {
+            Cell::Null => 0,
+            Cell::Text(text) => text.len(),
+            Cell::Int(_) => 4,
+            Cell::BigInt(_) | Cell::Double(_) | Cell::Time(_) => 8,
+            Cell::Doubles(values) => 4 + values.len() * 12,
+        }
+    }
+
     /// The value as JSON. Times as microseconds, which no answer has.
     pub fn to_json(&self) -> serde_json::Value {
         match self {

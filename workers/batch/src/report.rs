@@ -1,6 +1,9 @@
 //! What a run tells: a report in the bucket, and a few figures as its pod's termination message.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use arrow::array::RecordBatch;
@@ -14,7 +17,9 @@ use crate::{
     answers::Answer,
     cells::{self, UnsupportedType},
     counts::Counts,
+    facts::Orphans,
     manifest::{Manifest, Positions},
+    memory,
 };
 
 /// How a run ended.
@@ -44,6 +49,9 @@ pub struct Summary {
     pub rejected: u64,
     /// How long it took.
     pub seconds: f64,
+    /// Which records it was to read: `incremental`, `full`, `backfill` or `import`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
@@ -58,12 +66,17 @@ pub struct Report {
     pub summary: Summary,
     /// The time its rows carry.
     pub run_time: DateTime<Utc>,
+    /// The run whose rows it builds on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub builds_on: Option<String>,
     /// Figures of each kind of record.
     pub kinds: BTreeMap<Kind, KindReport>,
     /// Fields repaired, by kind and raw name (`pin.follower_count`) and reason.
     pub repaired_by_field: BTreeMap<String, BTreeMap<&'static str, u64>>,
     /// Records rejected, by reason.
     pub rejected_by_reason: BTreeMap<&'static str, u64>,
+    /// Rows that found no partner in the joins of the questions.
+    pub orphans: Orphans,
     /// The eight answers, by the questions' names.
     pub answers: BTreeMap<&'static str, Table>,
     /// The first record of each partition the run covers.
@@ -72,6 +85,11 @@ pub struct Report {
     pub to: Positions,
     /// Raw objects read.
     pub objects: usize,
+    /// Their bytes, as they are stored.
+    pub bytes: u64,
+    /// The most memory the process had.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peak_memory_bytes: Option<u64>,
     /// How long each phase took, seconds.
     pub phases: BTreeMap<&'static str, f64>,
 }
@@ -84,6 +102,30 @@ pub struct KindReport {
     pub counts: Counts,
     /// Distinct keys: rows of the clean table.
     pub keys: u64,
+    /// Rows of it this run has written.
+    pub changed: u64,
+    /// How fresh it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub freshness: Option<Freshness>,
+}
+
+/// How fresh a clean table is.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Freshness {
+    /// When its latest record came to Kafka.
+    pub latest_record: DateTime<Utc>,
+    /// How long that was before the run began.
+    pub seconds: f64,
+}
+
+impl Freshness {
+    /// Of a table whose latest record is of `latest`, milliseconds since the epoch, in a run of `run_time`.
+    pub fn new(latest: i64, run_time: DateTime<Utc>) -> Option<Self> {
+        let latest_record = DateTime::from_timestamp_millis(latest)?;
+        let age = (run_time - latest_record).to_std().unwrap_or(Duration::ZERO);
+        Some(Self { latest_record, seconds: rounded(age.as_secs_f64()) })
+    }
 }
 
 /// A small table in JSON.
@@ -133,6 +175,8 @@ fn rounded(seconds: f64) -> f64 {
 pub fn report(
     manifest: &Manifest,
     kinds: BTreeMap<Kind, KindReport>,
+    bytes: u64,
+    orphans: Orphans,
     answers: &[Answer],
     phases: &Phases,
 ) -> Result<Report, UnsupportedType> {
@@ -154,16 +198,21 @@ pub fn report(
             repaired: all.repaired,
             rejected: all.rejected,
             seconds: phases.total(),
+            kind: Some(manifest.kind.as_str().to_owned()),
             message: None,
         },
         run_time: manifest.run_time,
+        builds_on: manifest.state.clone(),
         kinds,
         repaired_by_field,
         rejected_by_reason: all.rejected_by_reason,
+        orphans,
         answers: answers.collect::<Result<_, UnsupportedType>>()?,
         from: manifest.from.clone(),
         to: manifest.to.clone(),
         objects: manifest.objects.len(),
+        bytes,
+        peak_memory_bytes: memory::peak(),
         phases: phases.seconds.clone(),
     })
 }
@@ -178,27 +227,52 @@ fn rows(batch: &RecordBatch) -> Result<Vec<Vec<Value>>, UnsupportedType> {
 }
 
 impl Summary {
-    /// The summary of a run that ended early.
-    pub fn failed(run: &str, seconds: f64, message: &str) -> Self {
+    /// The summary of a run that ended early, having read `counts`.
+    pub fn failed(run: &str, seconds: f64, counts: &Counts, message: &str) -> Self {
         Self {
             run: run.to_owned(),
             outcome: Outcome::Failed,
-            read: 0,
-            clean: 0,
-            repaired: 0,
-            rejected: 0,
+            read: counts.read,
+            clean: counts.clean,
+            repaired: counts.repaired,
+            rejected: counts.rejected,
             seconds: rounded(seconds),
+            kind: None,
             message: Some(message.to_owned()),
         }
     }
 
     /// As a termination message. Kubernetes cuts one at 4096 bytes, which would leave broken JSON: a long message is cut before.
     pub fn termination_message(&self) -> String {
-        const MESSAGE_BYTES: usize = 2000;
+        // Half of the 4096, since JSON may write a character as two; names are short.
+        const MESSAGE_BYTES: usize = 1700;
         let mut short = self.clone();
         if let Some(message) = &mut short.message {
             message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
         }
         serde_json::to_string(&short).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_termination_message_stays_json_within_what_kubernetes_keeps() {
+        let summary = Summary::failed("r", 1.5, &Counts::default(), &"\"ä\n".repeat(5000));
+        let message = summary.termination_message();
+        assert!(message.len() < 4096, "{}", message.len());
+        assert_eq!(serde_json::from_str::<Summary>(&message).unwrap().outcome, Outcome::Failed);
+    }
+
+    #[test]
+    fn freshness_is_how_old_the_latest_record_was() {
+        let run_time = DateTime::from_timestamp_millis(10_000).unwrap();
+        assert!((Freshness::new(7_500, run_time).unwrap().seconds - 2.5).abs() < f64::EPSILON);
+        assert!(
+            Freshness::new(12_000, run_time).unwrap().seconds.abs() < f64::EPSILON,
+            "a broker's clock that is ahead"
+        );
     }
 }

@@ -1,36 +1,32 @@
-//! One run: barrier, manifest, clean tables, answers, report.
+//! One run: barrier, manifest, state, answers, sinks, report.
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail};
-use arrow::{array::RecordBatch, datatypes::Schema};
-use chrono::{DateTime, Utc};
-use pinpipe_config::{Batch, BatchSink};
-use pinpipe_core::{Kind, columns::key};
+use anyhow::{Context, Result, bail, ensure};
+use pinpipe_config::Batch;
+use pinpipe_core::Kind;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    answers::{self, Answer},
-    barrier,
-    cassandra::Serving,
-    columns,
-    counts::Counts,
-    latest::latest,
+    answers, facts,
+    fold::{Folded, fold},
     lease::{self, Held},
-    manifest::{self, Manifest, Positions, Runs, Step},
+    load::load,
+    manifest::{self, Manifest, Pointer, Run, Runs, Step},
+    memory::Memory,
+    plan::{self, Request},
+    quality,
     read::{self, Read},
-    report::{self, KindReport, Phases, Summary},
+    report::{self, Freshness, KindReport, Phases, Summary},
+    scratch::Scratch,
+    state::{State, States},
     store::Store,
-    table::Table,
 };
-
-/// The latest row of each key, per kind.
-type Tables = BTreeMap<Kind, Vec<RecordBatch>>;
 
 /// Does what the run `name` asks for while holding the Lease, runs that died first. Ends early, with nothing published, when `stop`
 /// is cancelled or the Lease is lost.
-pub async fn execute(config: &Batch, name: &str, stop: &CancellationToken) -> Result<Summary> {
+pub async fn execute(config: &Batch, name: &str, request: &Request, stop: &CancellationToken) -> Result<Summary> {
     manifest::check_name(name)?;
     let held = tokio::select! {
         held = take_lease(config) => held?,
@@ -40,7 +36,7 @@ pub async fn execute(config: &Batch, name: &str, stop: &CancellationToken) -> Re
         biased;
         () = stop.cancelled() => Err(anyhow::anyhow!("stopped in mid-run, nothing was published: the next run takes this one up")),
         error = held.lost() => Err(error.into()),
-        result = under_lease(config, name, &held) => result,
+        result = under_lease(config, name, request, &held) => result,
     };
     held.release().await;
     result
@@ -56,7 +52,7 @@ async fn take_lease(config: &Batch) -> Result<Held> {
     Ok(lease::acquire(api, &config.lease, &identity).await?)
 }
 
-async fn under_lease(config: &Batch, name: &str, held: &Held) -> Result<Summary> {
+async fn under_lease(config: &Batch, name: &str, request: &Request, held: &Held) -> Result<Summary> {
     let store = Store::open(&config.zone).await?;
     let runs = Runs::new(&config.pipeline);
     let known = runs.list(&store).await?;
@@ -70,12 +66,15 @@ async fn under_lease(config: &Batch, name: &str, held: &Held) -> Result<Summary>
                 runs.read(&store, &run).await?
             }
             Step::Begin(run) => {
-                let to = phases.time("barrier", barrier::wait(config)).await?;
-                phases.time("manifest", begin(config, &store, &runs, run, to, last)).await?
+                let planned = plan::manifest(config, &store, &runs, run, request, last.as_ref());
+                let planned = phases.time("barrier and manifest", planned).await?;
+                runs.begin(&store, planned).await?
             }
         };
-        last = Some(manifest.run_time);
-        summary = Some(finish(config, &store, &runs, &manifest, phases, held).await?);
+        let session = Session { config, store: &store, runs: &runs, known: &known, last: last.as_ref(), held };
+        let done = session.finish(&manifest, phases).await?;
+        last = Some(done.0);
+        summary = Some(done.1);
     }
     if let Some(summary) = summary {
         return Ok(summary);
@@ -84,95 +83,91 @@ async fn under_lease(config: &Batch, name: &str, held: &Held) -> Result<Summary>
     store.get_json(&runs.report(name)).await
 }
 
-/// Fixes what the run covers.
-async fn begin(
-    config: &Batch,
-    store: &Store,
-    runs: &Runs,
-    run: String,
-    to: Positions,
-    last: Option<DateTime<Utc>>,
-) -> Result<Manifest> {
-    let objects = read::objects(store, &config.topics, &to).await?;
-    // Every run reads everything there is.
-    let from = |partitions: &BTreeMap<i32, i64>| partitions.keys().map(|partition| (*partition, 0)).collect();
-    let from = to.iter().map(|(topic, partitions)| (topic.clone(), from(partitions))).collect();
-    let manifest = Manifest { run, run_time: manifest::run_time(Utc::now(), last), from, to, objects };
-    let manifest = runs.begin(store, manifest).await?;
-    info!(run = manifest.run, run_time = %manifest.run_time, objects = manifest.objects.len(), "the run is fixed");
-    Ok(manifest)
+/// What a run is done with.
+struct Session<'a> {
+    config: &'a Batch,
+    store: &'a Store,
+    runs: &'a Runs,
+    known: &'a [Run],
+    last: Option<&'a Pointer>,
+    held: &'a Held,
 }
 
-/// Everything from the manifest on. Done twice, it gives the same rows.
-async fn finish(
-    config: &Batch,
-    store: &Store,
-    runs: &Runs,
-    manifest: &Manifest,
-    mut phases: Phases,
-    held: &Held,
-) -> Result<Summary> {
-    let reading = read::read(store, &config.topics, config.max_record_bytes, manifest);
-    let read = phases.time("read and clean", reading).await?;
-    let counts: BTreeMap<Kind, Counts> = read.iter().map(|(kind, read)| (*kind, read.counts.clone())).collect();
-    // A long computation, kept off the threads that renew the Lease.
-    let selecting = async { tokio::task::spawn_blocking(move || latest_of_all(read)).await? };
-    let tables = phases.time("latest per key", selecting).await?;
-    let answers = phases.time("questions", answers::ask(&tables)).await?;
-    for sink in &config.sinks {
-        phases
-            .time("load", load(sink, manifest, &tables, &answers))
-            .await
-            .with_context(|| format!("sink {}", sink.name))?;
+impl Session<'_> {
+    /// Everything from the manifest on. Done twice, it gives the same rows.
+    async fn finish(&self, manifest: &Manifest, mut phases: Phases) -> Result<(Pointer, Summary)> {
+        let Self { config, store, runs, .. } = *self;
+        let base = self.base(manifest).await?;
+        let memory = Memory::here();
+        let scratch = Scratch::open(&config.scratch_dir)?;
+        let reading = read::read(config, store, manifest, scratch.folder(), memory.waiting);
+        let read = phases.time("read and clean", reading).await?;
+        let Counted { counts, bytes } = Counted::of(&read);
+        quality::check(&config.quality, &counts)?;
+        let states = States::new(&config.pipeline);
+        let folding = fold(store, &states, manifest, base.as_ref(), read, &scratch, &memory);
+        let Folded { state, changed, sides } = phases.time("latest per key", folding).await?;
+        store.put_json(&runs.state(&manifest.run), &state).await?;
+        let file = scratch.file("facts.arrow");
+        // A long computation, kept off the threads that renew the Lease.
+        let joining = async { tokio::task::spawn_blocking(move || facts::join(sides, file)).await? };
+        let facts = phases.time("join", joining).await?;
+        let asking = answers::ask(&facts, scratch.folder(), memory.questions);
+        let answers = phases.time("questions", asking).await?;
+        for sink in &config.sinks {
+            let loading = load(sink, manifest.run_time, &changed, &answers);
+            phases.time("load", loading).await.with_context(|| format!("sink {}", sink.name))?;
+        }
+        let kind = |(kind, counts)| {
+            let changed = changed.get(&kind).into_iter().flatten().map(|stream| stream.rows).sum();
+            let freshness = state.latest.get(&kind).and_then(|latest| Freshness::new(*latest, manifest.run_time));
+            (kind, KindReport { counts, keys: state.rows(kind), changed, freshness })
+        };
+        let kinds = counts.into_iter().map(kind).collect();
+        let report = report::report(manifest, kinds, bytes, facts.orphans, &answers, &phases)?;
+        self.held.check()?;
+        store.put_json(&runs.report(&manifest.run), &report).await?;
+        self.held.check()?;
+        let pointer = runs.point_to(store, manifest, true).await?;
+        let Summary { run, read, clean, repaired, rejected, seconds, .. } = &report.summary;
+        info!(run, read, clean, repaired, rejected, seconds, "the run is done and published");
+        let open = self.known.iter().filter(|run| run.is_open() && run.name != manifest.run);
+        let open: Vec<&str> = open.map(|run| run.name.as_str()).collect();
+        let before = match (base, self.last.and_then(|last| last.state.as_deref())) {
+            (None, Some(before)) => store.find_json(before).await?,
+            (base, _) => base,
+        };
+        let kept: Vec<&State> = std::iter::once(&state).chain(&before).collect();
+        states.tidy(store, &kept, &open).await;
+        Ok((pointer, report.summary))
     }
-    let keys = |kind: Kind| tables.get(&kind).into_iter().flatten().map(|batch| batch.num_rows() as u64).sum();
-    let kinds = counts.into_iter().map(|(kind, counts)| (kind, KindReport { keys: keys(kind), counts })).collect();
-    let report = report::report(manifest, kinds, &answers, &phases)?;
-    held.check()?;
-    store.put_json(&runs.report(&manifest.run), &report).await?;
-    held.check()?;
-    runs.point_to(store, manifest).await?;
-    let Summary { run, read, clean, repaired, rejected, seconds, .. } = &report.summary;
-    info!(run, read, clean, repaired, rejected, seconds, "the run is done and published");
-    Ok(report.summary)
+
+    /// The state a run builds on: that of the last run done, or of none.
+    async fn base(&self, manifest: &Manifest) -> Result<Option<State>> {
+        let Some(base) = &manifest.state else { return Ok(None) };
+        let last = self.last.map(|last| last.run.as_str());
+        ensure!(
+            last == Some(base),
+            "the run {} builds on the state of {base}, but the last run done is {}: delete {} and start anew",
+            manifest.run,
+            last.unwrap_or("none"),
+            self.runs.manifest(&manifest.run)
+        );
+        self.store.get_json(&self.runs.state(base)).await.map(Some)
+    }
 }
 
-fn latest_of_all(read: BTreeMap<Kind, Read>) -> Result<Tables> {
-    read.into_iter().map(|(kind, read)| Ok((kind, latest(kind, &read.chunks)?))).collect()
+/// What was read, without the rows.
+struct Counted {
+    counts: BTreeMap<Kind, crate::counts::Counts>,
+    bytes: u64,
 }
 
-/// The table of a kind's clean rows.
-const fn clean_table(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Pin => "pinterest_batch",
-        Kind::Geo => "geo_batch",
-        Kind::User => "user_batch",
+impl Counted {
+    fn of(read: &Read) -> Self {
+        Self {
+            counts: read.seen.iter().map(|(kind, seen)| (*kind, seen.counts.clone())).collect(),
+            bytes: read.seen.values().map(|seen| seen.bytes).sum(),
+        }
     }
-}
-
-/// Writes clean tables and answers to one sink.
-async fn load(sink: &BatchSink, manifest: &Manifest, tables: &Tables, answers: &[Answer]) -> Result<()> {
-    let serving = Serving::connect(&sink.cassandra).await?;
-    let table = |name: &str, schema: &Schema, key: &[&str]| Table::new(serving.keyspace(), name, schema, key);
-    let mut clean = Vec::new();
-    for (kind, batches) in tables {
-        clean.push((table(clean_table(*kind), &columns::schema(*kind), &[key(*kind)])?, batches));
-    }
-    let mut answered = Vec::new();
-    for Answer { question, rows } in answers {
-        answered.push((table(question.name, &rows.schema(), question.key)?, rows));
-    }
-    let all: Vec<Table> =
-        clean.iter().map(|(table, _)| table.clone()).chain(answered.iter().map(|(table, _)| table.clone())).collect();
-    serving.make_tables(&all).await?;
-    for (table, batches) in clean {
-        let rows = serving.write(&table, batches, manifest.run_time).await?;
-        info!(sink = sink.name, table = table.name, rows, "table written");
-    }
-    for (table, rows) in answered {
-        let written = serving.write(&table, std::slice::from_ref(rows), manifest.run_time).await?;
-        let vanished = serving.delete_vanished(&table, manifest.run_time).await?;
-        info!(sink = sink.name, table = table.name, rows = written, vanished, "answer written");
-    }
-    Ok(())
 }

@@ -1,6 +1,8 @@
-//! The bucket: JSON documents and listings. What runs share stands under `runs/<namespace>.<pipeline>/`.
+//! The bucket: JSON documents, files and listings. What runs share stands under `runs/<namespace>.<pipeline>/`.
 //!
 //! Each call waits for a store that is away, for a bounded time. All of them may be repeated.
+
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use aws_sdk_s3::{
@@ -8,12 +10,17 @@ use aws_sdk_s3::{
     error::{DisplayErrorContext, SdkError},
     operation::get_object::GetObjectOutput,
     primitives::ByteStream,
+    types::{Delete, ObjectIdentifier},
 };
 use pinpipe_config::RawZone;
-use pinpipe_runtime::raw_zone::{self, RawPartition};
+use pinpipe_runtime::raw_zone::{self, Facts, RawPartition};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::retry::{Hopeless, PATIENCE, patiently};
+
+/// Objects deleted by one request.
+const MOST_DELETED: usize = 1000;
 
 /// The bucket of a pipeline's raw zone.
 #[derive(Clone, Debug)]
@@ -30,6 +37,8 @@ pub struct Listed {
     pub key: String,
     /// When it was written, milliseconds since the epoch by the store's clock.
     pub modified: i64,
+    /// Its size.
+    pub bytes: u64,
 }
 
 impl Store {
@@ -38,6 +47,11 @@ impl Store {
         let client = pinpipe_runtime::s3::client(&zone.s3)?;
         pinpipe_runtime::s3::ensure_bucket(&client, &zone.bucket).await?;
         Ok(Self { client, bucket: zone.bucket.clone(), prefix: zone.prefix.clone() })
+    }
+
+    /// The prefix of the archive's raw objects.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
     }
 
     /// All objects under `prefix`, in the store's order.
@@ -49,7 +63,8 @@ impl Store {
                 let page = page.map_err(|error| self.failed("can't be listed", prefix, &error))?;
                 found.extend(page.contents.unwrap_or_default().into_iter().filter_map(|object| {
                     let modified = object.last_modified.and_then(|time| time.to_millis().ok()).unwrap_or_default();
-                    Some(Listed { key: object.key?, modified })
+                    let bytes = object.size.and_then(|size| u64::try_from(size).ok()).unwrap_or_default();
+                    Some(Listed { key: object.key?, modified, bytes })
                 }));
             }
             Ok(found)
@@ -115,6 +130,48 @@ impl Store {
             }
         })
         .await
+    }
+
+    /// Writes a file as an object, over what may be there; gives its size.
+    pub async fn put_file(&self, key: &str, path: &Path) -> Result<u64> {
+        patiently(PATIENCE, "writing an object", || async {
+            let bytes = tokio::fs::metadata(path).await?.len();
+            let body = ByteStream::from_path(path).await?;
+            let put = self.client.put_object().bucket(&self.bucket).key(key).body(body).send().await;
+            put.map_err(|error| self.failed("can't be written", key, &error))?;
+            Ok(bytes)
+        })
+        .await
+    }
+
+    /// Reads an object into a file.
+    pub async fn get_file(&self, key: &str, path: &Path) -> Result<()> {
+        patiently(PATIENCE, "reading an object", || async {
+            let mut body = self.get_once(key).await?.body.into_async_read();
+            let mut file = tokio::fs::File::create(path).await?;
+            tokio::io::copy(&mut body, &mut file).await?;
+            file.flush().await?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Deletes objects; those that are not there are no error.
+    pub async fn delete(&self, keys: &[String]) -> Result<()> {
+        for keys in keys.chunks(MOST_DELETED) {
+            let ids =
+                keys.iter().map(|key| ObjectIdentifier::builder().key(key).build()).collect::<Result<Vec<_>, _>>()?;
+            let all = Delete::builder().set_objects(Some(ids)).quiet(true).build()?;
+            let deleted = self.client.delete_objects().bucket(&self.bucket).delete(all).send().await;
+            deleted.map_err(|error| self.failed("can't be deleted", &keys[0], &error))?;
+        }
+        Ok(())
+    }
+
+    /// What the metadata of a raw object says.
+    pub async fn raw_facts(&self, key: &str) -> Result<Option<Facts>> {
+        patiently(PATIENCE, "reading a raw object's metadata", || raw_zone::facts(&self.client, &self.bucket, key))
+            .await
     }
 
     fn failed<E: std::error::Error + 'static>(&self, what: &str, key: &str, error: &SdkError<E>) -> anyhow::Error {

@@ -1,12 +1,18 @@
 //! The eight questions every batch run asks, as SQL for `DataFusion`.
 //!
-//! The tables are `pin`, `geo` and `user`, latest row per key, with the clean columns ([`crate::columns`]); `timestamp` and
-//! `date_joined` are timestamps in microseconds, UTC. `coordinates` is not asked for and may be left out.
+//! They are asked of two tables, each with the latest row per key:
 //!
-//! - Joins are inner, on the shared number; geo and user are unique by it, pins are not, and each pin counts.
+//! - `facts`: `pin LEFT JOIN geo ON index_id = geo.ind LEFT JOIN "user" ON index_id = "user".ind`, with the columns `category`,
+//!   `poster_name`, `follower_count`, `country`, `timestamp`, `age` and `date_joined`. geo and user are unique by the number, pins
+//!   are not, and each pin counts. Each question leaves out nulls of what it groups by, so that its join is an inner one.
+//! - `user`, of which `date_joined` is enough.
+//!
+//! Columns are those of [`crate::columns`]; `timestamp` and `date_joined` are timestamps in microseconds, UTC. One join for all
+//! questions, and none of them needs memory for more than its groups and distinct follower counts: those of large data can spill.
+//!
 //! - Nulls take no part: a group with nothing left stays out.
 //! - Ties go to the first text in UTF-8 byte order, which is how Arrow compares texts.
-//! - Medians are taken of 64-bit floats, so that the mean of two middle values keeps its half.
+//! - Medians are exact and taken of 64-bit floats, so that the mean of two middle values keeps its half.
 //! - Answers come ordered by their key columns.
 
 /// One question.

@@ -5,9 +5,11 @@
 
 pub mod admin;
 pub mod cli;
+pub mod compressed;
 pub mod config;
 pub mod dead_letter;
 pub mod kafka;
+pub mod memory;
 pub mod outage;
 pub mod raw_zone;
 pub mod s3;

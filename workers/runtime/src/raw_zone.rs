@@ -3,20 +3,24 @@
 //! The archive writes it, the batch worker reads it; this module is the one place where both learn the layout.
 //!
 //! ```text
-//! <prefix>/<topic>/partition=<p>/<topic>+<p>+<first>.json                  raw records, one a line
+//! <prefix>/<topic>/partition=<p>/<topic>+<p>+<first>.json[.gz|.zst]        raw records, one a line
 //! <prefix>/_index/<topic>/partition=<p>/<topic>+<p>+<first>+<next>.json    each line's offset and timestamp
 //! ```
 //! `<first>` is the position the archive resumed from, not the offset of the first line: records without a line (a transaction's
 //! markers, what is in the dead letters only) leave no trace in it. An object holds the offsets `first..next_offset` of its
 //! partition whole, and the next object's `<first>` is its `next_offset`. Names are compared as numbers: ten digits are a
-//! minimum, so a list in the store's own order is not in the log's order.
+//! minimum, so a list in the store's own order is not in the log's order. An object without lines is a gap: offsets the archive was
+//! told to pass over.
 
 use std::{collections::HashMap, str::FromStr};
 
 use anyhow::Context;
 use aws_sdk_s3::{Client, operation::head_object::HeadObjectError};
+use pinpipe_config::Compression;
 use pinpipe_core::Order;
 use serde::{Deserialize, Serialize};
+
+use crate::compressed;
 
 /// One partition of a topic, as raw objects name it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,25 +40,28 @@ impl RawPartition {
 
     /// The key of the raw object that begins at `first`.
     #[must_use]
-    pub fn object_key(&self, prefix: &str, first: i64) -> String {
-        format!("{}{}+{}+{first:010}.json", self.folder(prefix), self.topic, self.partition)
+    pub fn object_key(&self, prefix: &str, first: i64, compression: Compression) -> String {
+        let suffix = compressed::suffix(compression);
+        format!("{}{}+{}+{first:010}{suffix}", self.folder(prefix), self.topic, self.partition)
     }
 
     /// The key of the index object for the offsets `first..next`.
     #[must_use]
     pub fn index_key(&self, prefix: &str, first: i64, next: i64) -> String {
-        let Self { topic, partition } = self;
-        let folder = topic_folder(&joined(prefix, "_index"), topic);
-        format!("{folder}partition={partition}/{topic}+{partition}+{first:010}+{next:010}.json")
+        format!("{}{}+{}+{first:010}+{next:010}.json", self.index_folder(prefix), self.topic, self.partition)
     }
 
-    /// The `<first>` in the key of one of its raw objects; `None` for any other key.
+    /// The folder of its index objects below `prefix`, with a slash at its end.
+    #[must_use]
+    pub fn index_folder(&self, prefix: &str) -> String {
+        self.folder(&joined(prefix, "_index"))
+    }
+
+    /// The `<first>` in the key of one of its raw objects, however it is compressed; `None` for any other key.
     #[must_use]
     pub fn first_offset(&self, prefix: &str, key: &str) -> Option<i64> {
-        let digits = key
-            .strip_prefix(&self.folder(prefix))?
-            .strip_prefix(&format!("{}+{}+", self.topic, self.partition))?
-            .strip_suffix(".json")?;
+        let (name, _) = compressed::split(key.strip_prefix(&self.folder(prefix))?)?;
+        let digits = name.strip_prefix(&format!("{}+{}+", self.topic, self.partition))?;
         (digits.len() >= 10 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
     }
 }
@@ -204,7 +211,7 @@ pub async fn list(
             }
         }
     }
-    objects.sort_unstable_by_key(|object| object.first);
+    objects.sort_unstable_by(|a, b| (a.first, &a.key).cmp(&(b.first, &b.key)));
     Ok(objects)
 }
 
@@ -255,13 +262,19 @@ mod tests {
 
     #[test]
     fn names_are_those_of_the_contract() {
-        for (prefix, first, key) in [
-            ("topics", 0, "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000000.json"),
-            ("a/b", 12_345_678_901, "a/b/data.pinterest.pin/partition=2/data.pinterest.pin+2+12345678901.json"),
-            ("", 7, "data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000007.json"),
+        use Compression::{Gzip, None, Zstd};
+        for (prefix, first, compression, key) in [
+            ("topics", 0, None, "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000000.json"),
+            (
+                "a/b",
+                12_345_678_901,
+                Gzip,
+                "a/b/data.pinterest.pin/partition=2/data.pinterest.pin+2+12345678901.json.gz",
+            ),
+            ("", 7, Zstd, "data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000007.json.zst"),
         ] {
-            assert_eq!(partition().object_key(prefix, first), key);
-            assert_eq!(partition().first_offset(prefix, key), Some(first));
+            assert_eq!(partition().object_key(prefix, first, compression), key);
+            assert_eq!(partition().first_offset(prefix, key), Some(first), "{key}");
         }
         assert_eq!(
             partition().index_key("topics", 7, 19),
@@ -275,7 +288,8 @@ mod tests {
             "topics/data.pinterest.pin/partition=2/data.pinterest.pin+1+0000000000.json",
             "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+000000000.json",
             "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+00000000x0.json",
-            "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000000.json.gz",
+            "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000000.json.bz2",
+            "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000000",
             "topics/data.pinterest.pin/partition=2/",
             "topics/_index/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000000+0000000001.json",
         ] {

@@ -7,7 +7,12 @@ use super::*;
 use crate::{
     cells::{self, Cell},
     columns::TableBuilder,
+    facts::{Orphans, Sides, join},
+    testing::Folder,
 };
+
+/// What the questions may hold.
+const BUDGET: usize = 64 << 20;
 
 /// Index, category, poster, followers.
 type PinRow = (i64, Option<&'static str>, Option<&'static str>, Option<i64>);
@@ -18,6 +23,15 @@ type UserRow = (i64, Option<i64>, Option<&'static str>);
 
 fn micros(time: &str) -> i64 {
     chrono::DateTime::parse_from_rfc3339(time).unwrap().timestamp_micros()
+}
+
+/// The join of a few rows, through the same files as that of many.
+fn joined(folder: &Folder, tables: &[(Kind, Vec<RecordBatch>)]) -> Facts {
+    let sides = Sides::new(folder.path(), 8, 1000);
+    for (kind, batches) in tables {
+        batches.iter().for_each(|batch| sides.push(*kind, batch).unwrap());
+    }
+    join(sides.finish().unwrap(), folder.file("facts.arrow")).unwrap()
 }
 
 fn table(kind: Kind, records: impl Iterator<Item = Record<'static>>) -> (Kind, Vec<RecordBatch>) {
@@ -51,12 +65,13 @@ async fn answer_to(name: &str, pins: &[PinRow], geos: &[GeoRow], users: &[UserRo
     };
     let user =
         |&(ind, age, time): &UserRow| Record::User(User { ind, user_name: None, age, date_joined: time.map(micros) });
-    let tables = BTreeMap::from([
+    let tables = [
         table(Kind::Pin, pins.iter().enumerate().map(pin)),
         table(Kind::Geo, geos.iter().map(geo)),
         table(Kind::User, users.iter().map(user)),
-    ]);
-    let answers = ask(&tables).await.unwrap();
+    ];
+    let folder = Folder::new();
+    let answers = ask(&joined(&folder, &tables), folder.path(), BUDGET).await.unwrap();
     let answer = answers.iter().find(|answer| answer.question.name == name).unwrap();
     let row = |row| cells::row(&answer.rows, row).unwrap().iter().map(Cell::to_json).collect::<Vec<_>>();
     (0..answer.rows.num_rows()).map(row).collect()
@@ -74,7 +89,8 @@ const POSTED: Option<&str> = Some("2020-06-01T00:00:00Z");
 
 #[tokio::test]
 async fn nothing_gives_eight_empty_answers() {
-    let answers = ask(&BTreeMap::new()).await.unwrap();
+    let folder = Folder::new();
+    let answers = ask(&joined(&folder, &[]), folder.path(), BUDGET).await.unwrap();
     assert_eq!(answers.len(), 8);
     for answer in answers {
         assert_eq!(answer.rows.num_rows(), 0, "{}", answer.question.name);
@@ -211,4 +227,75 @@ async fn medians_by_join_year_take_every_age_and_those_by_both_only_known_groups
     assert_eq!(by_year, json!([[2015, 20.5], [2020, 5.0]]));
     let by_both = answer_to("median_followers_by_join_year_and_age_group", &pins, &[], &users).await;
     assert_eq!(by_both, json!([[2015, "18-24", 20.5], [2015, "50+", 30.0], [2020, "18-24", 5.0]]));
+}
+
+#[test]
+fn what_finds_no_partner_is_counted_on_each_side_of_each_join() {
+    let pin = |index_id: i64| {
+        Record::Pin(Pin {
+            unique_id: index_id.to_string().into(),
+            index_id,
+            title: None,
+            category: None,
+            description: None,
+            poster_name: None,
+            follower_count: None,
+            tag_list: None,
+            is_image_or_video: None,
+            image_src: None,
+            downloaded: None,
+            save_location: None,
+        })
+    };
+    let geo = |ind| Record::Geo(Geo { ind, country: None, coordinates: None, timestamp: None });
+    let user = |ind| Record::User(User { ind, user_name: None, age: None, date_joined: None });
+    let tables = [
+        table(Kind::Pin, (0..100).map(pin)),
+        table(Kind::Geo, (30..110).map(geo)),
+        table(Kind::User, (1..140).map(user)),
+    ];
+    let facts = joined(&Folder::new(), &tables);
+    let expected = Orphans { pins_without_geo: 30, geos_without_pin: 10, pins_without_user: 1, users_without_pin: 40 };
+    assert_eq!((facts.orphans, facts.joined.rows), (expected, 100));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_into_memory_gives_the_same_answers() {
+    let pins = (0..60_000).map(|i: i64| {
+        Record::Pin(Pin {
+            unique_id: i.to_string().into(),
+            index_id: i % 30_000,
+            title: None,
+            category: Some(format!("category {}", i % 7).into()),
+            description: None,
+            poster_name: Some(format!("poster {i}").into()),
+            follower_count: Some(i * 7919 % 1_000_003),
+            tag_list: None,
+            is_image_or_video: None,
+            image_src: None,
+            downloaded: None,
+            save_location: None,
+        })
+    });
+    let geos = (0..30_000).map(|ind| {
+        Record::Geo(Geo {
+            ind,
+            country: Some(format!("country {}", ind % 200).into()),
+            coordinates: None,
+            timestamp: Some((48 + ind % 6) * 31_557_600_000_000),
+        })
+    });
+    let users = (0..30_000).map(|ind| {
+        let date_joined = Some((45 + ind % 7) * 31_557_600_000_000);
+        Record::User(User { ind, user_name: None, age: Some(15 + ind % 50), date_joined })
+    });
+    let tables = [table(Kind::Pin, pins), table(Kind::Geo, geos), table(Kind::User, users)];
+    let folder = Folder::new();
+    let facts = joined(&folder, &tables);
+    let plenty = ask(&facts, folder.path(), 1 << 30).await.unwrap();
+    let little = ask(&facts, folder.path(), 4 << 20).await.unwrap();
+    for (plenty, little) in plenty.iter().zip(little) {
+        assert!(plenty.rows.num_rows() > 0, "{}", plenty.question.name);
+        assert_eq!(plenty.rows, little.rows, "{}", plenty.question.name);
+    }
 }

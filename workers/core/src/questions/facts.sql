@@ -1,11 +1,9 @@
--- What every question starts from: where, when and by whom. Years are those of the UTC timestamps; 50+ means 51 and over, and
--- younger or unknown ages have no group.
-WITH geos AS (
-    SELECT ind, country, CAST(date_part('year', "timestamp") AS INT) AS post_year FROM geo
-),
-users AS (
+-- What every question starts from: each pin with where, when and by whom it was posted. Years are those of the UTC timestamps; 50+
+-- means 51 and over, and younger or unknown ages have no group.
+WITH posts AS (
     SELECT
-        ind,
+        category, poster_name, follower_count, country,
+        CAST(date_part('year', "timestamp") AS INT) AS post_year,
         CAST(date_part('year', date_joined) AS INT) AS join_year,
         CASE
             WHEN age BETWEEN 18 AND 24 THEN '18-24'
@@ -13,5 +11,5 @@ users AS (
             WHEN age BETWEEN 36 AND 50 THEN '36-50'
             WHEN age >= 51 THEN '50+'
         END AS age_group
-    FROM "user"
+    FROM facts
 )

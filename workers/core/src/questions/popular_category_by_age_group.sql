@@ -1,6 +1,6 @@
 , counts AS (
     SELECT age_group, category, count(*) AS category_count
-    FROM pin JOIN users ON pin.index_id = users.ind
+    FROM posts
     WHERE age_group IS NOT NULL AND category IS NOT NULL
     GROUP BY age_group, category
 ),

@@ -1,6 +1,6 @@
 , counts AS (
     SELECT country, category, count(*) AS category_count
-    FROM pin JOIN geos ON pin.index_id = geos.ind
+    FROM posts
     WHERE country IS NOT NULL AND category IS NOT NULL
     GROUP BY country, category
 ),

@@ -1,6 +1,6 @@
 , counts AS (
     SELECT post_year, category, count(*) AS category_count
-    FROM pin JOIN geos ON pin.index_id = geos.ind
+    FROM posts
     WHERE post_year BETWEEN 2018 AND 2022 AND category IS NOT NULL
     GROUP BY post_year, category
 ),

@@ -1,8 +1,12 @@
-, places AS (
-    SELECT
-        country, poster_name, follower_count,
-        row_number() OVER (PARTITION BY country ORDER BY follower_count DESC, poster_name) AS place
-    FROM pin JOIN geos ON pin.index_id = geos.ind
+, posters AS (
+    SELECT country, poster_name, follower_count
+    FROM posts
     WHERE country IS NOT NULL AND poster_name IS NOT NULL AND follower_count IS NOT NULL
+),
+tops AS (
+    SELECT country, max(follower_count) AS follower_count FROM posters GROUP BY country
 )
-SELECT country, poster_name, follower_count FROM places WHERE place = 1 ORDER BY country
+SELECT tops.country, min(posters.poster_name) AS poster_name, tops.follower_count
+FROM tops JOIN posters ON posters.country = tops.country AND posters.follower_count = tops.follower_count
+GROUP BY tops.country, tops.follower_count
+ORDER BY country

@@ -11,6 +11,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use anyhow::Context;
 use aws_sdk_s3::{Client, primitives::ByteStream};
 use bytes::Bytes;
+use pinpipe_config::Compression;
 use pinpipe_runtime::{
     raw_zone::{self, Facts, RawPartition},
     s3,
@@ -173,7 +174,7 @@ impl Sink for Archive {
                 topic_id: source.topic.id.clone(),
                 index: index.clone(),
             };
-            let key = raw.object_key(prefix, from);
+            let key = raw.object_key(prefix, from, Compression::None);
             self.put_index(client, &index, &part).await?;
             match self.put(client, &key, part.text, &facts).await? {
                 Put::Written => return Ok(to),

@@ -1,0 +1,110 @@
+//! Clean rows with what decides which of two is the later one.
+//!
+//! Two schemas beside the clean one: *state* rows have their record's order behind the clean columns, and rows *read* in this run
+//! also the record's own place in the log, which differs where a record was re-driven.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch},
+    datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef},
+    error::ArrowError,
+};
+use pinpipe_core::{Kind, Order};
+
+use crate::columns;
+
+const ORDER: [&str; 3] = ["_time", "_partition", "_offset"];
+const PLACE: [&str; 3] = ["_read_time", "_read_partition", "_read_offset"];
+
+/// Rows of a clean table, and where each is from.
+#[derive(Debug)]
+pub struct Chunk {
+    /// The clean rows.
+    pub batch: RecordBatch,
+    /// What "later" goes by, one per row.
+    pub orders: Vec<Order>,
+    /// Where the record stands in the log, one per row: it decides between equal orders.
+    pub places: Vec<Order>,
+}
+
+fn with(kind: Kind, names: &[[&str; 3]]) -> SchemaRef {
+    let mut fields: Vec<Arc<Field>> = columns::schema(kind).fields().iter().cloned().collect();
+    let types = [DataType::Int64, DataType::Int32, DataType::Int64];
+    for (name, data_type) in names.iter().flat_map(|names| names.iter().zip(&types)) {
+        fields.push(Arc::new(Field::new(*name, data_type.clone(), false)));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// The schema of state rows.
+pub fn state_schema(kind: Kind) -> SchemaRef {
+    with(kind, &[ORDER])
+}
+
+/// The schema of rows read in this run.
+pub fn read_schema(kind: Kind) -> SchemaRef {
+    with(kind, &[ORDER, PLACE])
+}
+
+fn order_columns(orders: &[Order]) -> [ArrayRef; 3] {
+    [
+        Arc::new(Int64Array::from_iter_values(orders.iter().map(|order| order.time))),
+        Arc::new(Int32Array::from_iter_values(orders.iter().map(|order| order.partition))),
+        Arc::new(Int64Array::from_iter_values(orders.iter().map(|order| order.offset))),
+    ]
+}
+
+impl Chunk {
+    /// As rows of [`read_schema`].
+    pub fn to_rows(&self, kind: Kind) -> Result<RecordBatch, ArrowError> {
+        let mut arrays = self.batch.columns().to_vec();
+        arrays.extend(order_columns(&self.orders));
+        arrays.extend(order_columns(&self.places));
+        RecordBatch::try_new(read_schema(kind), arrays)
+    }
+}
+
+/// The clean columns alone.
+pub fn clean(kind: Kind, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    RecordBatch::try_new(columns::schema(kind), rows.columns()[..columns::schema(kind).fields().len()].to_vec())
+}
+
+/// The columns of state rows alone.
+pub fn state(kind: Kind, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let schema = state_schema(kind);
+    let columns = rows.columns()[..schema.fields().len()].to_vec();
+    RecordBatch::try_new(schema, columns)
+}
+
+/// Three columns that make up an [`Order`].
+pub struct Orders<'a> {
+    times: &'a Int64Array,
+    partitions: &'a Int32Array,
+    offsets: &'a Int64Array,
+}
+
+impl<'a> Orders<'a> {
+    /// The orders of rows of either schema.
+    pub fn of(kind: Kind, rows: &'a RecordBatch) -> Self {
+        Self::at(rows, columns::schema(kind).fields().len())
+    }
+
+    /// The places of rows read in this run.
+    pub fn places(kind: Kind, rows: &'a RecordBatch) -> Self {
+        Self::at(rows, columns::schema(kind).fields().len() + ORDER.len())
+    }
+
+    fn at(rows: &'a RecordBatch, first: usize) -> Self {
+        Self {
+            times: rows.column(first).as_primitive::<Int64Type>(),
+            partitions: rows.column(first + 1).as_primitive::<Int32Type>(),
+            offsets: rows.column(first + 2).as_primitive::<Int64Type>(),
+        }
+    }
+
+    /// That of a row.
+    pub fn get(&self, row: usize) -> Order {
+        Order { time: self.times.value(row), partition: self.partitions.value(row), offset: self.offsets.value(row) }
+    }
+}

@@ -1,0 +1,240 @@
+//! How raw objects are compressed: the suffix of the key tells, and nothing else.
+//!
+//! No `Content-Encoding` is set: with it some clients would give the text and others the bytes, and the suffix would lie to one
+//! of the two.
+
+use std::io::{self, Write};
+
+use flate2::{Decompress, FlushDecompress, Status, write::GzEncoder};
+use pinpipe_config::Compression;
+use zstd::stream::{
+    raw::{Decoder, Operation},
+    write::Encoder,
+};
+
+/// Bytes of text handed on at once.
+const PIECE: usize = 64 << 10;
+/// The window of any gzip stream, as a power of two.
+const GZIP_WINDOW: u8 = 15;
+
+/// The suffixes of raw objects, the longer ones first.
+const SUFFIXES: [(&str, Compression); 3] =
+    [(".json.gz", Compression::Gzip), (".json.zst", Compression::Zstd), (".json", Compression::None)];
+
+/// The suffix of an object's key.
+#[must_use]
+pub const fn suffix(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => ".json",
+        Compression::Gzip => ".json.gz",
+        Compression::Zstd => ".json.zst",
+    }
+}
+
+/// The `Content-Type` of an object.
+#[must_use]
+pub const fn content_type(compression: Compression) -> &'static str {
+    match compression {
+        Compression::None => "application/x-ndjson",
+        Compression::Gzip => "application/gzip",
+        Compression::Zstd => "application/zstd",
+    }
+}
+
+/// A key without the suffix of raw objects, and how such an object is compressed; `None`: it has no such suffix.
+#[must_use]
+pub fn split(key: &str) -> Option<(&str, Compression)> {
+    SUFFIXES.iter().find_map(|(suffix, compression)| Some((key.strip_suffix(suffix)?, *compression)))
+}
+
+/// Compresses a whole object. Takes a while: call it where blocking is allowed.
+pub fn compress(compression: Compression, text: &[u8]) -> io::Result<Vec<u8>> {
+    match compression {
+        Compression::None => Ok(text.to_vec()),
+        Compression::Gzip => {
+            let mut encoder = GzEncoder::new(Vec::new(), flate2::Compression::default());
+            encoder.write_all(text)?;
+            encoder.finish()
+        }
+        Compression::Zstd => {
+            let mut encoder = Encoder::new(Vec::new(), zstd::DEFAULT_COMPRESSION_LEVEL)?;
+            encoder.include_checksum(true)?;
+            encoder.set_pledged_src_size(Some(text.len() as u64))?;
+            encoder.write_all(text)?;
+            encoder.finish()
+        }
+    }
+}
+
+/// Turns the bytes of one raw object, in pieces of any size, into its text. Memory is bounded whatever the text expands to.
+pub struct Decompressor {
+    stream: Stream,
+    /// Where the stream, as far as it came, may end.
+    ended: bool,
+    text: Vec<u8>,
+}
+
+enum Stream {
+    Plain,
+    Gzip(Decompress),
+    Zstd(Decoder<'static>),
+}
+
+/// What one step made of its input.
+struct Step {
+    read: usize,
+    written: usize,
+    ended: bool,
+}
+
+impl Decompressor {
+    /// For the object `key`; an error: it has no suffix of raw objects.
+    pub fn for_key(key: &str) -> io::Result<Self> {
+        let (_, compression) =
+            split(key).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{key} is no raw object")))?;
+        Self::new(compression)
+    }
+
+    fn new(compression: Compression) -> io::Result<Self> {
+        let (stream, text) = match compression {
+            Compression::None => (Stream::Plain, Vec::new()),
+            Compression::Gzip => (Stream::Gzip(Decompress::new_gzip(GZIP_WINDOW)), vec![0; PIECE]),
+            Compression::Zstd => (Stream::Zstd(Decoder::new()?), vec![0; PIECE]),
+        };
+        Ok(Self { stream, ended: compression == Compression::None, text })
+    }
+
+    /// Takes the next bytes of the object and hands the text in them on, in pieces of 64 KiB at most where it was compressed.
+    /// An error: the bytes are not what the suffix says, or `take` gave it.
+    pub fn push<E: From<io::Error>>(
+        &mut self,
+        mut bytes: &[u8],
+        mut take: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        if matches!(self.stream, Stream::Plain) {
+            return take(bytes);
+        }
+        // A full piece may have more behind it, also when all bytes are read.
+        let mut full = false;
+        while !bytes.is_empty() || full {
+            if self.ended && bytes.is_empty() {
+                break;
+            }
+            let step = self.step(bytes)?;
+            bytes = &bytes[step.read..];
+            (self.ended, full) = (step.ended, step.written == self.text.len());
+            if step.written > 0 {
+                take(&self.text[..step.written])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn step(&mut self, bytes: &[u8]) -> io::Result<Step> {
+        match &mut self.stream {
+            Stream::Plain => Ok(Step { read: bytes.len(), written: 0, ended: true }),
+            Stream::Gzip(stream) => {
+                if self.ended {
+                    // What `gzip` and other archives make by joining files: a stream behind the stream.
+                    *stream = Decompress::new_gzip(GZIP_WINDOW);
+                }
+                let before = (stream.total_in(), stream.total_out());
+                let status = stream.decompress(bytes, &mut self.text, FlushDecompress::None)?;
+                let step = Step {
+                    read: usize::try_from(stream.total_in() - before.0).unwrap_or(bytes.len()),
+                    written: usize::try_from(stream.total_out() - before.1).unwrap_or(0),
+                    ended: status == Status::StreamEnd,
+                };
+                if step.read == 0 && step.written == 0 && !bytes.is_empty() {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the gzip stream is broken"));
+                }
+                Ok(step)
+            }
+            Stream::Zstd(stream) => {
+                let status = stream.run_on_buffers(bytes, &mut self.text)?;
+                Ok(Step { read: status.bytes_read, written: status.bytes_written, ended: status.remaining == 0 })
+            }
+        }
+    }
+
+    /// All bytes were pushed; an error: the stream is cut short.
+    pub fn finish(self) -> io::Result<()> {
+        if self.ended {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the compressed object is cut short"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: [Compression; 3] = [Compression::None, Compression::Gzip, Compression::Zstd];
+
+    fn key(compression: Compression) -> String {
+        format!("topics/t/partition=0/t+0+0000000000{}", suffix(compression))
+    }
+
+    /// The text of an object that comes in pieces of `size` bytes.
+    fn text(key: &str, object: &[u8], size: usize) -> io::Result<Vec<u8>> {
+        let (mut decompressor, mut text) = (Decompressor::for_key(key)?, Vec::new());
+        for bytes in object.chunks(size) {
+            decompressor.push(bytes, |piece| {
+                text.extend_from_slice(piece);
+                io::Result::Ok(())
+            })?;
+        }
+        decompressor.finish()?;
+        Ok(text)
+    }
+
+    fn lines() -> Vec<u8> {
+        (0..20_000).flat_map(|ind| format!("{{\"ind\":{ind}}}\n").into_bytes()).collect()
+    }
+
+    #[test]
+    fn what_was_compressed_comes_back_in_pieces_of_any_size() {
+        // The second expands more than a thousandfold: one byte of input may fill many pieces of text.
+        for original in [lines(), vec![b'x'; 3 * PIECE], Vec::new()] {
+            for compression in ALL {
+                let object = compress(compression, &original).unwrap();
+                for size in [1, 7, 4096, usize::MAX] {
+                    let back = text(&key(compression), &object, size).unwrap();
+                    assert!(back == original, "{compression:?} in pieces of {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn joined_streams_are_read_to_their_end() {
+        for compression in ALL {
+            let object = [compress(compression, b"a\n").unwrap(), compress(compression, b"b\n").unwrap()].concat();
+            for size in [1, object.len()] {
+                assert_eq!(text(&key(compression), &object, size).unwrap(), b"a\nb\n", "{compression:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_object_cut_short_or_broken_is_an_error() {
+        for compression in [Compression::Gzip, Compression::Zstd] {
+            let mut object = compress(compression, &lines()).unwrap();
+            for length in [0, 1, object.len() / 2, object.len() - 1] {
+                assert!(text(&key(compression), &object[..length], 100).is_err(), "{compression:?} {length}");
+            }
+            let middle = object.len() / 2;
+            object[middle] ^= 0xff;
+            assert!(text(&key(compression), &object, 100).is_err(), "{compression:?} broken");
+            assert!(text(&key(compression), b"{\"ind\":1}\n", 100).is_err(), "{compression:?} plain");
+        }
+    }
+
+    #[test]
+    fn only_raw_objects_have_a_decompressor() {
+        for key in ["a", "a.gz", "a.json.bz2", ""] {
+            assert!(Decompressor::for_key(key).is_err(), "{key}");
+        }
+    }
+}
