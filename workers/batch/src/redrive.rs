@@ -286,15 +286,11 @@ impl Drive<'_> {
         if gathered.is_empty() {
             return Ok(());
         }
-        let too_large = match self.transactions {
-            Some(transactions) => {
-                transactions.put_back(self.topic, &gathered, |done| self.report.redriven += done).await?
-            }
-            None => {
-                self.report.redriven += gathered.len() as u64;
-                0
-            }
+        let Some(transactions) = self.transactions else {
+            self.report.redriven += gathered.len() as u64;
+            return Ok(());
         };
+        let too_large = transactions.put_back(self.topic, &gathered, |done| self.report.redriven += done).await?;
         self.report.too_large += too_large;
         Ok(())
     }
