@@ -345,11 +345,8 @@ mod tests {
 
     #[test]
     fn a_request_stays_below_what_cassandra_warns_of() {
-        let row = |bytes| vec![Cell::BigInt(1), Cell::Text(&TEXT[..bytes])];
-        const TEXT: &str = match str::from_utf8(&[b'x'; 10_000]) {
-            Ok(text) => text,
-            Err(_) => "",
-        };
+        let text = "x".repeat(10_000);
+        let row = |bytes| vec![Cell::BigInt(1), Cell::Text(&text[..bytes])];
         let sizes = |rows: &[usize]| cut(rows.iter().map(|bytes| row(*bytes))).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(sizes(&[]), [0; 0]);
         assert_eq!(sizes(&[1; 25]), [10, 10, 5]);

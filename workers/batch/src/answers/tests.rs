@@ -29,7 +29,9 @@ fn micros(time: &str) -> i64 {
 fn joined(folder: &Folder, tables: &[(Kind, Vec<RecordBatch>)]) -> Facts {
     let sides = Sides::new(folder.path(), 8, 1000);
     for (kind, batches) in tables {
-        batches.iter().for_each(|batch| sides.push(*kind, batch).unwrap());
+        for batch in batches {
+            sides.push(*kind, batch).unwrap();
+        }
     }
     join(sides.finish().unwrap(), folder.file("facts.arrow")).unwrap()
 }
