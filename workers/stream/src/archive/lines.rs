@@ -1,19 +1,28 @@
 //! A batch of raw records, one a line, and where each came from.
 
+use anyhow::Context;
 use bytes::{Bytes, BytesMut};
+use pinpipe_config::Compression;
 use pinpipe_core::{Order, Rejection, single_line};
-use pinpipe_runtime::raw_zone::Index;
+use pinpipe_runtime::{compressed, raw_zone::Index};
+use tokio::{sync::OnceCell, task::spawn_blocking};
 
 use crate::sink::{Batch, Consumed, Unstorable};
 
+/// What the compressed text is reckoned with before it is there: JSON comes down to less than this share.
+const COMPRESSED: usize = 2;
+
 /// Raw records of one partition.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lines {
+    compression: Compression,
     /// While the batch is open.
     gathered: BytesMut,
     /// Once it is closed.
     text: Bytes,
     places: Vec<Line>,
+    /// All of the text, compressed once however often it is sent.
+    compressed: OnceCell<Bytes>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -46,6 +55,29 @@ impl Part {
 }
 
 impl Lines {
+    /// None yet.
+    #[must_use]
+    pub fn new(compression: Compression) -> Self {
+        Self {
+            compression,
+            gathered: BytesMut::new(),
+            text: Bytes::new(),
+            places: Vec::new(),
+            compressed: OnceCell::new(),
+        }
+    }
+
+    /// A part as its object holds it.
+    pub async fn body(&self, part: &Part) -> anyhow::Result<Bytes> {
+        if self.compression == Compression::None {
+            return Ok(part.text.clone());
+        }
+        if part.text.len() < self.text.len() {
+            return compress(self.compression, part.text.clone()).await;
+        }
+        self.compressed.get_or_try_init(|| compress(self.compression, part.text.clone())).await.cloned()
+    }
+
     /// The lines at `from` and behind. Of a closed batch.
     #[must_use]
     pub fn part(&self, from: i64) -> Part {
@@ -60,6 +92,12 @@ impl Lines {
             },
         }
     }
+}
+
+/// Compresses a text on a thread where that holds up nobody.
+pub async fn compress(compression: Compression, text: Bytes) -> anyhow::Result<Bytes> {
+    let compressed = spawn_blocking(move || compressed::compress(compression, &text)).await?;
+    Ok(compressed.context("records can't be compressed")?.into())
 }
 
 /// Whether a record belongs into the raw zone: all that is JSON, also where no key can be read. What is not JSON, and what is too
@@ -90,7 +128,8 @@ impl Batch for Lines {
     }
 
     fn bytes(&self) -> usize {
-        self.gathered.len() + self.text.len() + self.places.len() * size_of::<Line>()
+        let compressed = if self.compression == Compression::None { 0 } else { self.text.len() / COMPRESSED };
+        self.gathered.len() + self.text.len() + compressed + self.places.len() * size_of::<Line>()
     }
 }
 
@@ -101,7 +140,7 @@ mod tests {
     use super::*;
 
     fn lines(records: &[(i64, &str)]) -> Lines {
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(Compression::None);
         for (offset, raw) in records {
             let cleaned = pinpipe_core::clean(Kind::Geo, raw.as_bytes(), 60);
             let order = Order { time: 100 - offset, partition: 0, offset: *offset };
