@@ -14,6 +14,7 @@ mod latest;
 mod lease;
 mod manifest;
 mod read;
+mod redrive;
 mod report;
 mod retry;
 mod run;
@@ -29,7 +30,7 @@ use std::{
 
 use anyhow::Result;
 use chrono::Utc;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use pinpipe_config::Batch;
 use pinpipe_runtime::{cli::WorkerArgs, config, shutdown, telemetry};
 use report::Summary;
@@ -38,13 +39,32 @@ use tracing::{error, warn};
 /// How long requests under way may hold up the end.
 const END_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// Runs one batch over the raw objects of a pipeline.
+/// Works over the raw objects of a pipeline: a batch run, unless a command says otherwise.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
     #[command(flatten)]
     worker: WorkerArgs,
 
+    #[command(subcommand)]
+    command: Option<Command>,
+
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs one batch: what happens without a command, too.
+    Run(RunArgs),
+    /// Puts dead letters back into the pipeline, each once.
+    Redrive(redrive::Args),
+}
+
+/// What one run is told.
+#[derive(Debug, clap::Args)]
+struct RunArgs {
     /// The run's name. A name that was used before takes that run up again, or finds it done. Unless set: the time.
     #[arg(long, env = "PINPIPE_RUN", value_name = "NAME")]
     run: Option<String>,
@@ -57,10 +77,18 @@ struct Args {
 fn main() -> ExitCode {
     let args = Args::parse();
     telemetry::init(args.worker.log_format);
+    match args.command {
+        None => run_batch(&args.worker, args.run),
+        Some(Command::Run(run)) => run_batch(&args.worker, run),
+        Some(Command::Redrive(redrive)) => redrive::run(&args.worker, &redrive),
+    }
+}
+
+fn run_batch(worker: &WorkerArgs, args: RunArgs) -> ExitCode {
     let begun = Instant::now();
     let named = args.run.filter(|run| !run.is_empty());
     let run = named.unwrap_or_else(|| Utc::now().format("%Y%m%dT%H%M%SZ").to_string());
-    let (summary, code) = match work(&args.worker.config, &run) {
+    let (summary, code) = match work(&worker.config, &run) {
         Ok(summary) => (summary, ExitCode::SUCCESS),
         Err(problem) => {
             let message = format!("{problem:#}");

@@ -237,7 +237,11 @@ mod tests {
 
     fn decoder(lines: i64, end: i64) -> Decoder {
         let object = RawObject { kind: Kind::User, partition: 3, key: "k".into() };
-        let index = Index { offsets: (10..10 + lines).collect(), times: (0..lines).map(|i| 1000 + i).collect() };
+        let index = Index {
+            offsets: (10..10 + lines).collect(),
+            times: (0..lines).map(|i| 1000 + i).collect(),
+            ..Index::default()
+        };
         Decoder::new(&object, end, 1000, index).unwrap()
     }
 

@@ -1,12 +1,13 @@
 //! What every worker shares: its command line, configuration, telemetry, health and shutdown, and clients of the broker and
 //! the object store.
 //!
-//! Nothing here knows a record. `unsafe` code is allowed in one place, `kafka::describe`.
+//! Nothing here knows what stands in a record. `unsafe` code is allowed in one place, `kafka::describe`.
 
 pub mod admin;
 pub mod cli;
 pub mod compressed;
 pub mod config;
+pub mod dead_letter;
 pub mod kafka;
 pub mod raw_zone;
 pub mod s3;

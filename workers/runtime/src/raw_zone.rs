@@ -17,6 +17,7 @@ use std::{collections::HashMap, str::FromStr};
 use anyhow::Context;
 use aws_sdk_s3::{Client, operation::head_object::HeadObjectError};
 use pinpipe_config::Compression;
+use pinpipe_core::Order;
 use serde::{Deserialize, Serialize};
 
 use crate::compressed;
@@ -149,6 +150,36 @@ pub struct Index {
     pub offsets: Vec<i64>,
     /// Each record's timestamp, milliseconds since the epoch.
     pub times: Vec<i64>,
+    /// The lines whose record was re-driven, by rising number: what "later" means for these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orders: Vec<LineOrder>,
+}
+
+/// The order of a re-driven record: that of the record it first was, not of where it stands in the log now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LineOrder {
+    /// The line's number in the raw object, from 0.
+    pub line: usize,
+    /// Milliseconds since the epoch.
+    pub time: i64,
+    /// The partition it first stood in.
+    pub partition: i32,
+    /// Its first offset there.
+    pub offset: i64,
+}
+
+impl Index {
+    /// What decides which of two records of one key is later, for the record of a line; `partition` is the raw object's. `None`:
+    /// there is no such line.
+    #[must_use]
+    pub fn order(&self, line: usize, partition: i32) -> Option<Order> {
+        let (&offset, &time) = (self.offsets.get(line)?, self.times.get(line)?);
+        let place = Order { time, partition, offset };
+        Some(self.orders.binary_search_by_key(&line, |order| order.line).map_or(place, |found| {
+            let LineOrder { time, partition, offset, .. } = self.orders[found];
+            Order { time, partition, offset }
+        }))
+    }
 }
 
 /// A raw object as a listing shows it.
@@ -266,6 +297,23 @@ mod tests {
         ] {
             assert_eq!(partition().first_offset("topics", key), None, "{key}");
         }
+    }
+
+    #[test]
+    fn a_re_driven_line_keeps_the_order_it_first_had() {
+        let redriven = LineOrder { line: 1, time: 5, partition: 0, offset: 3 };
+        let index = Index { offsets: vec![70, 72, 73], times: vec![900, 901, 902], orders: vec![redriven] };
+        let order = |time, partition, offset| Some(Order { time, partition, offset });
+        let orders: Vec<_> = (0..4).map(|line| index.order(line, 2)).collect();
+        assert_eq!(orders, [order(900, 2, 70), order(5, 0, 3), order(902, 2, 73), None]);
+        assert_eq!(serde_json::from_str::<Index>(&serde_json::to_string(&index).unwrap()).unwrap(), index);
+    }
+
+    #[test]
+    fn an_index_without_re_driven_lines_is_what_it_always_was() {
+        let before = r#"{"offsets":[7],"times":[1]}"#;
+        let index: Index = serde_json::from_str(before).unwrap();
+        assert_eq!(serde_json::to_string(&index).unwrap(), before);
     }
 
     #[test]

@@ -1,12 +1,14 @@
-//! Dead letters: rejected records, on a topic of their own, with headers that say where each came from and why.
+//! Dead letters: rejected records, and copies of repaired ones where the pipeline wants them, on a topic of their own, with headers
+//! that say where each came from and why ([`pinpipe_runtime::dead_letter`]).
 //!
 //! At least once: a position moves only after the letters before it are acknowledged by all replicas. A letter is named by (topic
 //! id, partition, offset), so that readers can drop the repeats a crash leaves.
 
-use pinpipe_core::{Order, Rejection};
+use pinpipe_core::Order;
+use pinpipe_runtime::dead_letter::{Letter, LetterId, Redriven, Verdict};
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
-    message::{Header, OwnedHeaders},
+    message::OwnedHeaders,
     producer::{FutureProducer, FutureRecord},
     util::Timeout,
 };
@@ -38,7 +40,7 @@ impl Drop for Pending {
     }
 }
 
-struct Letter {
+struct Outgoing {
     topic: String,
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
@@ -59,49 +61,37 @@ impl DeadLetters {
         Ok(Self { producer })
     }
 
-    /// Sends a rejected record on its way.
+    /// Sends the letter of the record at `place` on its way.
     #[must_use]
     pub fn send(
         &self,
         topic: &str,
         source: &Source,
-        order: Order,
+        place: Order,
         (key, value): (Option<&[u8]>, Option<&[u8]>),
-        rejection: &Rejection,
+        (verdict, redriven): (Verdict, Option<Redriven>),
     ) -> Pending {
+        let Order { time, partition, offset } = place;
         let letter = Letter {
+            id: LetterId { topic_id: source.topic.id.clone(), partition, offset },
+            cluster_id: source.topic.cluster_id.clone(),
+            topic: source.topic.name.clone(),
+            time,
+            verdict,
+            redriven,
+        };
+        let outgoing = Outgoing {
             topic: topic.to_owned(),
             key: key.map(<[u8]>::to_vec),
             value: value.map(<[u8]>::to_vec),
-            headers: headers(source, order, rejection),
+            headers: letter.headers(key),
         };
-        Pending(tokio::spawn(deliver(self.producer.clone(), letter, source.clone(), order.offset)))
+        Pending(tokio::spawn(deliver(self.producer.clone(), outgoing, source.clone(), offset)))
     }
-}
-
-fn headers(source: &Source, order: Order, rejection: &Rejection) -> OwnedHeaders {
-    let Source { topic, partition } = source;
-    let mut headers = OwnedHeaders::new_with_capacity(10);
-    let mut add = |key: &str, value: &str| {
-        headers = std::mem::take(&mut headers).insert(Header { key, value: Some(value) });
-    };
-    add("pinpipe.topic", &topic.name);
-    add("pinpipe.partition", &partition.to_string());
-    add("pinpipe.offset", &order.offset.to_string());
-    add("pinpipe.timestamp", &order.time.to_string());
-    add("pinpipe.reason", rejection.reason());
-    if let Some(field) = rejection.field() {
-        add("pinpipe.field", field);
-    }
-    add("pinpipe.message", &rejection.to_string());
-    add("pinpipe.cluster-id", &topic.cluster_id);
-    add("pinpipe.topic-id", &topic.id);
-    add("pinpipe.worker-version", env!("CARGO_PKG_VERSION"));
-    headers
 }
 
 /// Tries until the broker has the letter: the position behind it must not move before.
-async fn deliver(producer: FutureProducer, mut letter: Letter, source: Source, offset: i64) {
+async fn deliver(producer: FutureProducer, mut letter: Outgoing, source: Source, offset: i64) {
     let mut backoff = Backoff::default();
     loop {
         let record = FutureRecord {
@@ -117,7 +107,7 @@ async fn deliver(producer: FutureProducer, mut letter: Letter, source: Source, o
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _))
                 if letter.value.is_some() =>
             {
-                tracing::warn!(%source, offset, "a rejected record is too large for the dead-letter topic: its headers alone go there");
+                tracing::warn!(%source, offset, "a record is too large for the dead-letter topic: its headers alone go there");
                 letter.value = None;
             }
             Err((error, _)) => {

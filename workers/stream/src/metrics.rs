@@ -3,6 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pinpipe_core::{Cleaned, Kind, Rejection};
+use pinpipe_runtime::dead_letter::{Redriven, UnusableOrder};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -36,6 +37,13 @@ pub struct Rejected {
     reason: &'static str,
 }
 
+/// A kind, and whether a record's first order could be used.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RedrivenRecord {
+    kind: &'static str,
+    order: &'static str,
+}
+
 /// A kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OfKind {
@@ -62,6 +70,7 @@ pub struct Metrics {
     repairs: Family<RepairedField, Counter>,
     rejections: Family<Rejected, Counter>,
     unstorable: Family<OfKind, Counter>,
+    redriven: Family<RedrivenRecord, Counter>,
     committed_records: Counter,
     lag: Family<Partition, Gauge>,
     commit_seconds: Histogram,
@@ -86,6 +95,7 @@ impl Metrics {
             repairs: Family::default(),
             rejections: Family::default(),
             unstorable: Family::default(),
+            redriven: Family::default(),
             committed_records: Counter::default(),
             lag: Family::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
@@ -106,6 +116,11 @@ impl Metrics {
         registry.register("stream_repairs", "Fields made null, by the reason", m.repairs.clone());
         registry.register("stream_rejections", "Records rejected, by the reason", m.rejections.clone());
         registry.register("stream_unstorable_records", "Clean records this sink can't hold", m.unstorable.clone());
+        registry.register(
+            "stream_redriven_records",
+            "Records re-driven out of the dead letters, by whether their first order could be used: used, unusable",
+            m.redriven.clone(),
+        );
         registry.register("stream_committed_records", "Records stored in the sink", m.committed_records.clone());
         registry.register("stream_lag_records", "Offsets between the log's end and what is dealt with", m.lag.clone());
         registry.register("stream_commit_seconds", "Duration of a sink's commit", m.commit_seconds.clone());
@@ -155,6 +170,16 @@ impl Metrics {
     /// Counts a clean record the sink can't hold.
     pub fn unstorable(&self, kind: Kind) {
         self.unstorable.get_or_create(&OfKind { kind: kind.as_str() }).inc();
+    }
+
+    /// Counts a record by what its headers say of an earlier order.
+    pub fn redriven(&self, kind: Kind, redriven: &Result<Option<Redriven>, UnusableOrder>) {
+        let order = match redriven {
+            Ok(None) => return,
+            Ok(Some(_)) => "used",
+            Err(_) => "unusable",
+        };
+        self.redriven.get_or_create(&RedrivenRecord { kind: kind.as_str(), order }).inc();
     }
 
     /// Counts a batch that is stored.

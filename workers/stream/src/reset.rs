@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use pinpipe_config::{Reset, ResetTo, Stream, StreamSink};
+use pinpipe_runtime::raw_zone;
 
 use crate::{resume::Log, sink::Halt};
 
@@ -40,30 +41,39 @@ pub fn no_such_partition(topic: &str, partition: i32, logs: &BTreeMap<i32, Log>)
 
 /// Why a sink is stopped, and what its user can do.
 pub fn explained(halt: &Halt, config: &Stream) -> String {
-    let (Halt::TopicReplaced { source_name: source, .. } | Halt::OffsetOutOfRange { source_name: source, .. }) = halt
+    let (Halt::TopicReplaced { source_name: source, .. }
+    | Halt::OffsetOutOfRange { source_name: source, .. }
+    | Halt::RecordRejected { source_name: source, .. }) = halt
     else {
         return halt.to_string();
     };
-    let topic = source.rsplit_once('[').map_or(source.as_str(), |(topic, _)| topic);
-    let sink = match (&config.sink, halt) {
-        (StreamSink::Archive(archive), Halt::TopicReplaced { .. }) => {
-            let place =
-                format!("s3://{}", pinpipe_runtime::raw_zone::joined(&archive.zone.bucket, &archive.zone.prefix));
-            return format!(
-                "{halt}. The new topic's objects would have the names of the old one's: move {place}/{topic}/ and \
-                 {place}/_index/{topic}/ out of the archive's prefix, and it begins at the earliest record of the new topic"
-            );
-        }
-        (StreamSink::Archive(_), _) => "archive",
-        (StreamSink::Postgres(postgres), _) => postgres.name.as_str(),
+    let (topic, partition) = source.trim_end_matches(']').rsplit_once('[').unwrap_or((source, "0"));
+    let sink = match &config.sink {
+        StreamSink::Archive(_) => "archive",
+        StreamSink::Postgres(postgres) => postgres.name.as_str(),
     };
     let pipeline = &config.pipeline;
-    format!(
-        "{halt}. To go on at the earliest record there is: kubectl annotate -n {} pp {} --overwrite \
-         pinpipe.dev/reset-sink='{sink}=earliest' (or latest, offset:<n>, time:<RFC 3339>; '{sink}/{topic}/<partition>=…' for one \
-         partition)",
-        pipeline.namespace, pipeline.name
-    )
+    let command = |what: &str| {
+        let (namespace, name) = (&pipeline.namespace, &pipeline.name);
+        format!("kubectl annotate -n {namespace} pp {name} --overwrite pinpipe.dev/reset-sink='{what}'")
+    };
+    match (halt, &config.sink) {
+        (Halt::RecordRejected { offset, .. }, _) => {
+            format!("{halt}: {}", command(&format!("{sink}/{topic}/{partition}=offset:{}", offset + 1)))
+        }
+        (Halt::TopicReplaced { .. }, StreamSink::Archive(archive)) => {
+            let place = format!("s3://{}", raw_zone::joined(&archive.zone.bucket, &archive.zone.prefix));
+            format!(
+                "{halt}. The new topic's objects would have the names of the old one's: move {place}/{topic}/ and \
+                 {place}/_index/{topic}/ out of the archive's prefix, and it begins at the earliest record of the new topic"
+            )
+        }
+        _ => format!(
+            "{halt}. To go on at the earliest record there is: {} (or latest, offset:<n>, time:<RFC 3339>; \
+             '{sink}/{topic}/{partition}=…' for this partition alone)",
+            command(&format!("{sink}=earliest"))
+        ),
+    }
 }
 
 #[cfg(test)]
@@ -112,13 +122,16 @@ mod tests {
             stored: String::new(),
             stored_cluster: String::new(),
         };
+        let rejected =
+            Halt::RecordRejected { source_name: "p[2]".into(), offset: 41, reason: "not-json", problem: String::new() };
         for (halt, sink, told) in [
+            (&rejected, postgres, "pinpipe.dev/reset-sink='live/p/2=offset:42'"),
             (
                 &gone,
                 postgres,
                 "kubectl annotate -n data pp pinterest --overwrite pinpipe.dev/reset-sink='live=earliest'",
             ),
-            (&replaced, postgres, "'live/p/<partition>=…'"),
+            (&replaced, postgres, "'live/p/2=…'"),
             (&gone, archive, "pinpipe.dev/reset-sink='archive=earliest'"),
             (&replaced, archive, "move s3://b/topics/p/ and s3://b/topics/_index/p/ out"),
         ] {

@@ -15,7 +15,9 @@ use std::{
 
 use anyhow::anyhow;
 use futures::FutureExt;
-use pinpipe_core::{Kind, Order};
+use pinpipe_config::DeadLetterMode;
+use pinpipe_core::{Cleaned, Kind, Order, Rejection};
+use pinpipe_runtime::dead_letter::{Redriven, Verdict};
 use rdkafka::{
     Message, Offset,
     consumer::{CommitMode, Consumer as _},
@@ -49,6 +51,9 @@ const IDENTITY_CHECK: Duration = Duration::from_secs(2);
 const DRAIN: Duration = Duration::from_secs(15);
 /// How long leaving the group may take.
 const LEAVE: Duration = Duration::from_secs(5);
+/// How long a worker that was stopped has to go on before it counts as going on: one that stops at a record gets that far every time
+/// it looks again.
+const PROBATION: Duration = Duration::from_secs(5);
 /// Records taken before the loop looks at anything else.
 const RUN: usize = 256;
 
@@ -86,6 +91,8 @@ type Key = (Kind, i32);
 struct Session<'a, S: Sink> {
     worker: &'a Worker<S>,
     resumed: &'a dyn Fn(),
+    /// When to call `resumed`.
+    resumes_at: Option<Instant>,
     consumer: Arc<Consumer>,
     lanes: HashMap<Key, Lane<S::Batch>>,
     commits: JoinSet<(Key, Outcome)>,
@@ -105,7 +112,7 @@ struct Session<'a, S: Sink> {
 /// What came of the question where to resume.
 type Resumed = Result<Result<Vec<Start>, Halt>, JoinError>;
 
-/// Runs one membership until `stop`. `resumed` is called whenever partitions were taken up where the sink left off.
+/// Runs one membership until `stop`. `resumed` is called whenever partitions were taken up where the sink left off, and kept.
 pub async fn run<S: Sink>(worker: &Worker<S>, stop: &CancellationToken, resumed: &dyn Fn()) -> Result<(), End> {
     let topics = worker.topics().map(|(_, topic)| topic.name.as_str());
     let Connected { consumer, events, closing } =
@@ -113,6 +120,7 @@ pub async fn run<S: Sink>(worker: &Worker<S>, stop: &CancellationToken, resumed:
     let mut session = Session {
         worker,
         resumed,
+        resumes_at: None,
         consumer: consumer.clone(),
         lanes: HashMap::new(),
         commits: JoinSet::new(),
@@ -126,7 +134,7 @@ pub async fn run<S: Sink>(worker: &Worker<S>, stop: &CancellationToken, resumed:
         missing_told: None,
     };
     let ended = session.work(events, stop).await;
-    if ended.is_ok() {
+    if matches!(ended, Ok(()) | Err(End::Halt(Halt::RecordRejected { .. }))) {
         session.drain().await;
     }
     session.forget_all();
@@ -162,6 +170,28 @@ impl<S: Sink> Worker<S> {
 
     fn key(&self, (topic, partition): &TopicPartition) -> Option<Key> {
         self.topic(topic).map(|(kind, _)| (kind, *partition))
+    }
+
+    /// What a re-driven record brings along. Whoever may write to the topics may claim anything here; what is no order is not used.
+    fn redriven(&self, kind: Kind, message: &BorrowedMessage<'_>, place: Order) -> Option<Redriven> {
+        let redriven = Redriven::read(message.headers()?, place);
+        self.metrics.redriven(kind, &redriven);
+        redriven.unwrap_or_else(|why| {
+            let (topic, partition, offset) = (message.topic(), place.partition, place.offset);
+            tracing::warn!(topic, partition, offset, %why, "a record's order is not used: its place in the log counts");
+            None
+        })
+    }
+
+    /// What a letter is to say of a record, if it gets one.
+    fn verdict(&self, cleaned: &Result<Cleaned<'_>, Rejection>) -> Option<Verdict> {
+        match cleaned {
+            Err(rejection) => Some(rejection.into()),
+            Ok(cleaned) => {
+                let logs_repairs = self.config.dead_letter_mode == DeadLetterMode::RejectAndLogRepairs;
+                (logs_repairs && !cleaned.repairs.is_empty()).then(|| (&cleaned.repairs).into())
+            }
+        }
     }
 }
 
@@ -206,7 +236,7 @@ impl<S: Sink> Session<'_, S> {
 
     fn on_received(&mut self, received: Result<BorrowedMessage<'_>, KafkaError>) -> Result<(), End> {
         match received {
-            Ok(message) => self.on_message(&message),
+            Ok(message) => self.on_message(&message)?,
             Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)) => {
                 return Err(anyhow!("a position is not within the log: looking at all positions again").into());
             }
@@ -225,28 +255,42 @@ impl<S: Sink> Session<'_, S> {
         Ok(())
     }
 
-    fn on_message(&mut self, message: &BorrowedMessage<'_>) {
-        let Some((kind, topic)) = self.worker.topic(message.topic()) else { return };
+    fn on_message(&mut self, message: &BorrowedMessage<'_>) -> Result<(), Halt> {
+        let worker = self.worker;
+        let Some((kind, topic)) = worker.topic(message.topic()) else { return Ok(()) };
         let key = (kind, message.partition());
-        let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.wants(message.offset())) else { return };
+        let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.wants(message.offset())) else { return Ok(()) };
         let raw = message.payload().unwrap_or_default();
         let time = message.timestamp().to_millis().unwrap_or(0);
-        let order = Order { time, partition: message.partition(), offset: message.offset() };
-        let cleaned = pinpipe_core::clean(kind, raw, self.worker.config.max_record_bytes as usize);
-        self.worker.metrics.read(kind, &cleaned);
-        let batch = lane.take(message.offset(), Instant::now(), |source| self.worker.sink.batch(source));
-        if let Err(why) = batch.push(Consumed { raw, order, cleaned: &cleaned }) {
-            self.worker.metrics.unstorable(kind);
-            tracing::warn!(source = %lane.source(), offset = order.offset, %why, "a record is left out of this sink");
+        let place = Order { time, partition: message.partition(), offset: message.offset() };
+        let redriven = worker.redriven(kind, message, place);
+        let order = redriven.map_or(place, |redriven| redriven.order);
+        let cleaned = pinpipe_core::clean(kind, raw, worker.config.max_record_bytes as usize);
+        worker.metrics.read(kind, &cleaned);
+        if let (Err(rejection), DeadLetterMode::Fail) = (&cleaned, worker.config.dead_letter_mode) {
+            // Its position stays before the record, wherever the consumer has got to.
+            lane.drain();
+            return Err(Halt::RecordRejected {
+                source_name: lane.source().to_string(),
+                offset: place.offset,
+                reason: rejection.reason(),
+                problem: rejection.to_string(),
+            });
         }
-        if let (Err(rejection), Some(letters)) = (&cleaned, &self.worker.dead_letters) {
+        let batch = lane.take(place.offset, Instant::now(), |source| worker.sink.batch(source));
+        if let Err(why) = batch.push(Consumed { raw, place, order, cleaned: &cleaned }) {
+            worker.metrics.unstorable(kind);
+            tracing::warn!(source = %lane.source(), offset = place.offset, %why, "a record is left out of this sink");
+        }
+        if let (Some(verdict), Some(letters)) = (worker.verdict(&cleaned), &worker.dead_letters) {
             let record = (message.key(), message.payload());
-            let letter = letters.send(&topic.dead_letter, lane.source(), order, record, rejection);
+            let letter = letters.send(&topic.dead_letter, lane.source(), place, record, (verdict, redriven));
             lane.add_letter(letter, raw.len());
         }
-        if lane.is_full(&self.worker.sink.limits()) {
+        if lane.is_full(&worker.sink.limits()) {
             self.seal(key);
         }
+        Ok(())
     }
 
     fn seal(&mut self, key: Key) {

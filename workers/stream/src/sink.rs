@@ -53,7 +53,9 @@ pub struct Position {
 pub struct Consumed<'a> {
     /// The record as it was posted.
     pub raw: &'a [u8],
-    /// Where it stands in the log.
+    /// Where it stands in the log: positions, and rows named by their place, go by this.
+    pub place: Order,
+    /// What decides which of two records of one key is later: the place, or for a re-driven record the place it first had.
     pub order: Order,
     /// What cleaning made of it.
     pub cleaned: &'a Result<Cleaned<'a>, Rejection>,
@@ -153,6 +155,22 @@ pub enum Halt {
     /// A reset that was asked for can't be carried out.
     #[error("ResetImpossible: {0}")]
     ResetImpossible(String),
+    /// A record is rejected, and the pipeline is to stop at such.
+    #[error(
+        "RecordRejected: the record at offset {offset} of {source_name} is rejected ({reason}: {problem}) and \
+         spec.deadLetters.mode is Fail. Correct what produced it, then set spec.deadLetters.mode to Reject, or reset this sink \
+         to offset {} (annotation pinpipe.dev/reset-sink) to go on behind it", offset + 1
+    )]
+    RecordRejected {
+        /// The partition.
+        source_name: String,
+        /// The record's offset.
+        offset: i64,
+        /// The reason's name.
+        reason: &'static str,
+        /// The reason as a sentence.
+        problem: String,
+    },
 }
 
 impl Halt {
@@ -166,6 +184,7 @@ impl Halt {
             Self::StoreUnsuitable(_) => "StoreUnsuitable",
             Self::TableUnsuitable(_) => "TableUnsuitable",
             Self::ResetImpossible(_) => "ResetImpossible",
+            Self::RecordRejected { .. } => "RecordRejected",
         }
     }
 

@@ -4,7 +4,10 @@ use anyhow::Context;
 use bytes::{Bytes, BytesMut};
 use pinpipe_config::Compression;
 use pinpipe_core::{Order, Rejection, single_line};
-use pinpipe_runtime::{compressed, raw_zone::Index};
+use pinpipe_runtime::{
+    compressed,
+    raw_zone::{Index, LineOrder},
+};
 use tokio::{sync::OnceCell, task::spawn_blocking};
 
 use crate::sink::{Batch, Consumed, Unstorable};
@@ -21,13 +24,15 @@ pub struct Lines {
     /// Once it is closed.
     text: Bytes,
     places: Vec<Line>,
+    /// The orders of re-driven records, by the number of their line.
+    orders: Vec<(usize, Order)>,
     /// All of the text, compressed once however often it is sent.
     compressed: OnceCell<Bytes>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Line {
-    order: Order,
+    place: Order,
     /// Where it begins in the text.
     start: usize,
 }
@@ -63,6 +68,7 @@ impl Lines {
             gathered: BytesMut::new(),
             text: Bytes::new(),
             places: Vec::new(),
+            orders: Vec::new(),
             compressed: OnceCell::new(),
         }
     }
@@ -81,17 +87,26 @@ impl Lines {
     /// The lines at `from` and behind. Of a closed batch.
     #[must_use]
     pub fn part(&self, from: i64) -> Part {
-        let skipped = self.places.partition_point(|line| line.order.offset < from);
+        let skipped = self.places.partition_point(|line| line.place.offset < from);
         let kept = &self.places[skipped..];
         let start = kept.first().map_or(self.text.len(), |line| line.start);
         Part {
             text: self.text.slice(start..),
             index: Index {
-                offsets: kept.iter().map(|line| line.order.offset).collect(),
-                times: kept.iter().map(|line| line.order.time).collect(),
+                offsets: kept.iter().map(|line| line.place.offset).collect(),
+                times: kept.iter().map(|line| line.place.time).collect(),
+                orders: self
+                    .orders
+                    .iter()
+                    .filter_map(|(line, order)| Some(line_order(line.checked_sub(skipped)?, *order)))
+                    .collect(),
             },
         }
     }
+}
+
+const fn line_order(line: usize, Order { time, partition, offset }: Order) -> LineOrder {
+    LineOrder { line, time, partition, offset }
 }
 
 /// Compresses a text on a thread where that holds up nobody.
@@ -112,7 +127,10 @@ const fn is_kept(rejection: Option<&Rejection>) -> bool {
 impl Batch for Lines {
     fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable> {
         if is_kept(record.cleaned.as_ref().err()) {
-            self.places.push(Line { order: record.order, start: self.gathered.len() });
+            if record.order != record.place {
+                self.orders.push((self.places.len(), record.order));
+            }
+            self.places.push(Line { place: record.place, start: self.gathered.len() });
             self.gathered.extend_from_slice(&single_line(record.raw));
             self.gathered.extend_from_slice(b"\n");
         }
@@ -129,7 +147,11 @@ impl Batch for Lines {
 
     fn bytes(&self) -> usize {
         let compressed = if self.compression == Compression::None { 0 } else { self.text.len() / COMPRESSED };
-        self.gathered.len() + self.text.len() + compressed + self.places.len() * size_of::<Line>()
+        self.gathered.len()
+            + self.text.len()
+            + compressed
+            + self.places.len() * size_of::<Line>()
+            + self.orders.len() * size_of::<(usize, Order)>()
     }
 }
 
@@ -143,8 +165,8 @@ mod tests {
         let mut lines = Lines::new(Compression::None);
         for (offset, raw) in records {
             let cleaned = pinpipe_core::clean(Kind::Geo, raw.as_bytes(), 60);
-            let order = Order { time: 100 - offset, partition: 0, offset: *offset };
-            lines.push(Consumed { raw: raw.as_bytes(), order, cleaned: &cleaned }).unwrap();
+            let place = Order { time: 100 - offset, partition: 0, offset: *offset };
+            lines.push(Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned }).unwrap();
         }
         lines.close();
         lines
@@ -172,6 +194,27 @@ mod tests {
     }
 
     #[test]
+    fn a_re_driven_record_keeps_its_order_in_whichever_part_it_stands() {
+        let mut lines = Lines::new(Compression::None);
+        let raw = b"{\"ind\":1}";
+        let cleaned = pinpipe_core::clean(Kind::Geo, raw, 60);
+        let first = Order { time: 3, partition: 2, offset: 4 };
+        for (offset, redriven) in [(10, None), (11, Some(first)), (12, None)] {
+            let place = Order { time: 100, partition: 0, offset };
+            lines.push(Consumed { raw, place, order: redriven.unwrap_or(place), cleaned: &cleaned }).unwrap();
+        }
+        lines.close();
+        for (from, line) in [(10, Some(1)), (11, Some(0)), (12, None)] {
+            let index = lines.part(from).index;
+            assert_eq!(index.orders.first().map(|order| order.line), line);
+            assert_eq!(index.offsets.first(), Some(&from));
+            if let Some(line) = line {
+                assert_eq!(index.order(line, 0), Some(first));
+            }
+        }
+    }
+
+    #[test]
     fn a_part_begins_at_the_first_line_not_before_the_offset() {
         let lines = lines(&[(10, "{\"ind\":1}"), (12, "{\"ind\":2}"), (15, "{\"ind\":3}")]);
         for (from, offsets, text) in [
@@ -183,6 +226,31 @@ mod tests {
             let part = lines.part(from);
             assert_eq!(part.index.offsets, offsets);
             assert_eq!(part.text, text);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_compressed_object_holds_its_part_and_no_more() {
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let mut lines = Lines::new(compression);
+            let cleaned = pinpipe_core::clean(Kind::Geo, b"{\"ind\":1}", 60);
+            for offset in 10..13 {
+                let place = Order { time: 100, partition: 0, offset };
+                let raw = format!("{{\"ind\":{offset}}}");
+                lines.push(Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned }).unwrap();
+            }
+            lines.close();
+            for (from, expected) in [(10, "{\"ind\":10}\n{\"ind\":11}\n{\"ind\":12}\n"), (12, "{\"ind\":12}\n")] {
+                let body = lines.body(&lines.part(from)).await.unwrap();
+                let (mut text, key) = (Vec::new(), format!("k{}", compressed::suffix(compression)));
+                let mut decompressor = compressed::Decompressor::for_key(&key).unwrap();
+                let pushed = decompressor.push(&body, |piece| -> std::io::Result<()> {
+                    text.extend_from_slice(piece);
+                    Ok(())
+                });
+                pushed.and_then(|()| decompressor.finish()).unwrap();
+                assert_eq!(String::from_utf8(text).unwrap(), expected, "{compression:?}");
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use futures::SinkExt;
 use pinpipe_config::WriteMode;
 use pinpipe_core::Kind;
 use tokio::{sync::Mutex, time::timeout};
-use tokio_postgres::{CopyInSink, Transaction, types::ToSql};
+use tokio_postgres::{CopyInSink, Transaction, error::SqlState, types::ToSql};
 
 use self::{connect::Connection, rows::Rows, sql::Sql};
 use crate::sink::{Batch, First, Halt, Limits, Position, Sink, SinkError, Source, Topic};
@@ -159,7 +159,15 @@ impl Postgres {
         let transaction = connection.client.transaction().await.map_err(failed)?;
         if !made {
             transaction.execute(CREATION_LOCK, &[]).await.map_err(failed)?;
-            transaction.batch_execute(&self.sql.create_resets()).await.map_err(failed)?;
+            let statement = self.sql.create_resets();
+            transaction.batch_execute(&statement).await.map_err(|error| match error.code() {
+                Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Halt::ResetImpossible(format!(
+                    "the URL's user may not make the table in which resets are noted. Let the schema's owner run: {statement}, and grant \
+                     SELECT and INSERT on it"
+                ))
+                .into(),
+                _ => failed(error),
+            })?;
         }
         let noted =
             transaction.execute(&self.sql.note_reset(), &[&self.owner, &topic.name, &id]).await.map_err(failed)?;

@@ -123,7 +123,11 @@ impl Batch for Rows {
         {
             return Err(Unstorable::KeyTooLong { bytes: pin.unique_id.len(), limit: MAX_KEY });
         }
-        self.add(&cleaned.record, record.order);
+        let order = match self.mode {
+            WriteMode::Upsert => record.order,
+            WriteMode::Append => record.place,
+        };
+        self.add(&cleaned.record, order);
         Ok(())
     }
 
@@ -294,8 +298,8 @@ mod tests {
         for (offset, id) in ["b", "a", "Z", "ä"].into_iter().enumerate() {
             let raw = format!("{{\"unique_id\":\"{id}\",\"index\":1,\"follower_count\":\"1k\",\"downloaded\":true}}");
             let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 1000);
-            let order = order(1, i64::try_from(offset).unwrap());
-            rows.push(Consumed { raw: raw.as_bytes(), order, cleaned: &cleaned }).unwrap();
+            let place = order(1, i64::try_from(offset).unwrap());
+            rows.push(Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned }).unwrap();
         }
         rows.close();
         let sent = fields(&rows.copy_data());
@@ -310,7 +314,7 @@ mod tests {
     fn rejected_records_make_no_row() {
         let mut rows = Rows::new(Kind::Geo, WriteMode::Upsert);
         let cleaned = pinpipe_core::clean(Kind::Geo, b"{}", 1000);
-        rows.push(Consumed { raw: b"{}", order: order(1, 1), cleaned: &cleaned }).unwrap();
+        rows.push(Consumed { raw: b"{}", place: order(1, 1), order: order(1, 1), cleaned: &cleaned }).unwrap();
         rows.close();
         assert_eq!(rows.records(), 0);
         assert!(fields(&rows.copy_data()).is_empty());
@@ -326,7 +330,8 @@ mod tests {
             let mut rows = Rows::new(Kind::Pin, mode);
             let raw = format!("{{\"unique_id\":\"{}\",\"index\":1}}", "k".repeat(length));
             let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 10_000);
-            let pushed = rows.push(Consumed { raw: raw.as_bytes(), order: order(1, 1), cleaned: &cleaned });
+            let place = order(1, 1);
+            let pushed = rows.push(Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned });
             assert_eq!((pushed.is_ok(), rows.records()), (stored, usize::from(stored)), "{mode:?} {length}");
         }
     }

@@ -173,8 +173,9 @@ impl Sql {
         }
     }
 
-    /// A later record replaces the whole row, nulls included. Rows are locked in the order of their keys, always the same, so that
-    /// two of these can wait for each other but never in a circle.
+    /// A later record replaces the whole row, nulls included. One of the same order is the same record, re-driven perhaps because it
+    /// is cleaned better now. Rows are locked in the order of their keys, always the same, so that two of these can wait for each
+    /// other but never in a circle.
     fn upsert(&self, kind: Kind) -> String {
         let key = quoted(columns::key(kind));
         let all = names(kind);
@@ -187,7 +188,7 @@ impl Sql {
         let later = |of: &str| ORDER.map(|name| format!("{of}.{}", quoted(name))).join(", ");
         format!(
             "INSERT INTO {live} AS live ({all}) SELECT {all} FROM {stage} ORDER BY {order} ON CONFLICT ({key}) DO UPDATE SET {set} \
-             WHERE ({excluded}) > ({current})",
+             WHERE ({excluded}) >= ({current})",
             live = self.live(kind),
             all = all.join(", "),
             stage = Self::stage(kind),
@@ -312,7 +313,7 @@ mod tests {
              pg_temp.pinpipe_stage_geo ORDER BY \"ind\" ON CONFLICT (\"ind\") DO UPDATE SET \"country\" = excluded.\"country\", \
              \"coordinates\" = excluded.\"coordinates\", \"timestamp\" = excluded.\"timestamp\", \"_time\" = excluded.\"_time\", \
              \"_partition\" = excluded.\"_partition\", \"_offset\" = excluded.\"_offset\" WHERE (excluded.\"_time\", \
-             excluded.\"_partition\", excluded.\"_offset\") > (live.\"_time\", live.\"_partition\", live.\"_offset\")"
+             excluded.\"_partition\", excluded.\"_offset\") >= (live.\"_time\", live.\"_partition\", live.\"_offset\")"
         );
     }
 

@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::anyhow;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 
-use super::{DRAIN, End, Key, Resumed, Session, upkeep::list};
+use super::{DRAIN, End, Key, PROBATION, Resumed, Session, upkeep::list};
 use crate::{
     consumer::{Event, TopicPartition},
     lane::Lane,
@@ -64,7 +64,7 @@ impl<S: Sink> Session<'_, S> {
         for start in starts {
             self.take_up(start);
         }
-        (self.resumed)();
+        self.resumes_at = Some(Instant::now() + PROBATION);
         Ok(())
     }
 

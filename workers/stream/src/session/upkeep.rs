@@ -31,6 +31,9 @@ impl<S: Sink> Session<'_, S> {
         }
         self.keep_budget();
         self.finish_revoking();
+        if self.resumes_at.take_if(|at| *at <= now).is_some() {
+            (self.resumed)();
+        }
     }
 
     pub(super) fn flush(&mut self) {

@@ -1,0 +1,108 @@
+//! Which letters are to be re-driven.
+
+use pinpipe_runtime::dead_letter::{Letter, Outcome};
+
+use super::Args;
+
+/// What a letter has to be like. An empty list asks for nothing.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    reasons: Vec<String>,
+    fields: Vec<String>,
+    /// Milliseconds since the epoch; the record's own time.
+    since: i64,
+    /// Behind the last one.
+    until: i64,
+    outcome: Outcome,
+}
+
+impl Filter {
+    /// As the command line asks.
+    pub fn new(args: &Args) -> Self {
+        let named = |names: &[String]| names.iter().filter(|name| !name.is_empty()).cloned().collect();
+        Self {
+            reasons: named(&args.reason),
+            fields: named(&args.field),
+            since: args.since.map_or(i64::MIN, |time| time.timestamp_millis()),
+            until: args.until.map_or(i64::MAX, |time| time.timestamp_millis()),
+            outcome: args.outcome,
+        }
+    }
+
+    /// Whether a letter is like that: reason and field have to meet in one of its faults.
+    pub fn matches(&self, letter: &Letter) -> bool {
+        let among = |names: &[String], name: Option<&str>| {
+            names.is_empty() || name.is_some_and(|name| names.iter().any(|wanted| wanted == name))
+        };
+        letter.verdict.outcome == self.outcome
+            && (self.since..self.until).contains(&letter.time)
+            && letter
+                .verdict
+                .faults
+                .iter()
+                .any(|fault| among(&self.reasons, Some(&fault.reason)) && among(&self.fields, fault.field.as_deref()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use pinpipe_core::{Kind, clean};
+    use pinpipe_runtime::dead_letter::LetterId;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    fn letter(raw: &str) -> Letter {
+        let verdict = match clean(Kind::User, raw.as_bytes(), 100) {
+            Ok(cleaned) => (&cleaned.repairs).into(),
+            Err(rejection) => (&rejection).into(),
+        };
+        let id = LetterId { topic_id: "t".into(), partition: 0, offset: 0 };
+        let time = 1_767_225_600_000; // 2026-01-01T00:00:00Z
+        Letter { id, cluster_id: String::new(), topic: String::new(), time, verdict, redriven: None }
+    }
+
+    fn matches(options: &[&str], raw: &str) -> bool {
+        let cli = Cli::parse_from([&["redrive"][..], options].concat());
+        Filter::new(&cli.args).matches(&letter(raw))
+    }
+
+    #[test]
+    fn letters_are_chosen_by_reason_field_time_and_outcome() {
+        let (no_key, no_json) = ("{}", "x");
+        let repaired = r#"{"ind":1,"age":200,"date_joined":"x"}"#;
+        for (options, raw, expected) in [
+            (&[][..], no_key, true),
+            (&[], repaired, false),
+            (&["--reason", "not-json,key-missing"], no_key, true),
+            (&["--reason", "not-json"], no_key, false),
+            (&["--field", "ind"], no_key, true),
+            (&["--field", "ind"], no_json, false),
+            (&["--since", "2026-01-01T00:00:00Z"], no_key, true),
+            (&["--until", "2026-01-01T00:00:00Z"], no_key, false),
+            (&["--until", "2026-01-01T01:00:00.001+01:00"], no_key, true),
+            (&["--outcome", "repaired"], repaired, true),
+            (&["--outcome", "repaired"], no_key, false),
+            (&["--outcome", "repaired", "--reason", "unreadable", "--field", "date_joined"], repaired, true),
+            (&["--outcome", "repaired", "--reason", "unreadable", "--field", "age"], repaired, false),
+        ] {
+            assert_eq!(matches(options, raw), expected, "{options:?} {raw}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_time_kind_or_outcome_is_refused_with_what_is() {
+        for (option, value, says) in
+            [("--since", "yesterday", "2026-01-31"), ("--outcome", "lost", "repaired"), ("--topic", "Pin", "Pin")]
+        {
+            let message = Cli::try_parse_from(["redrive", option, value]).unwrap_err().to_string();
+            assert!(message.contains(says), "{message}");
+        }
+    }
+}
