@@ -71,8 +71,17 @@ pub fn explained(halt: &Halt, config: &Stream) -> String {
         _ => format!(
             "{halt}. To go on at the earliest record there is: {} (or latest, offset:<n>, time:<RFC 3339>; \
              '{sink}/{topic}/{partition}=…' for this partition alone)",
-            command(&format!("{sink}=earliest"))
+            command(&format!("{sink}=earliest#{}", occasion(halt)))
         ),
+    }
+}
+
+/// What sets this stop apart from earlier ones: the same request is carried out only once.
+fn occasion(halt: &Halt) -> String {
+    match halt {
+        Halt::TopicReplaced { found, .. } => found.clone(),
+        Halt::OffsetOutOfRange { position, .. } => position.to_string(),
+        _ => String::new(),
     }
 }
 
@@ -117,7 +126,7 @@ mod tests {
         let gone = Halt::OffsetOutOfRange { source_name: "p[2]".into(), position: 1, low: 5, high: 9 };
         let replaced = Halt::TopicReplaced {
             source_name: "p[2]".into(),
-            found: String::new(),
+            found: "new".into(),
             found_cluster: String::new(),
             stored: String::new(),
             stored_cluster: String::new(),
@@ -129,10 +138,11 @@ mod tests {
             (
                 &gone,
                 postgres,
-                "kubectl annotate -n data pp pinterest --overwrite pinpipe.dev/reset-sink='live=earliest'",
+                "kubectl annotate -n data pp pinterest --overwrite pinpipe.dev/reset-sink='live=earliest#1'",
             ),
+            (&replaced, postgres, "'live=earliest#new' (or latest"),
             (&replaced, postgres, "'live/p/2=…'"),
-            (&gone, archive, "pinpipe.dev/reset-sink='archive=earliest'"),
+            (&gone, archive, "pinpipe.dev/reset-sink='archive=earliest#1'"),
             (&replaced, archive, "move s3://b/topics/p/ and s3://b/topics/_index/p/ out"),
         ] {
             let message = explained(halt, &config(sink));
