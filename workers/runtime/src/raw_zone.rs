@@ -66,7 +66,9 @@ impl RawPartition {
     }
 }
 
-fn joined(prefix: &str, name: &str) -> String {
+/// `name` below `prefix`.
+#[must_use]
+pub fn joined(prefix: &str, name: &str) -> String {
     if prefix.is_empty() { name.to_owned() } else { format!("{prefix}/{name}") }
 }
 

@@ -9,6 +9,7 @@ mod dead_letter;
 mod lane;
 mod metrics;
 mod postgres;
+mod reset;
 mod resume;
 mod session;
 mod sink;
@@ -65,7 +66,10 @@ async fn main() -> anyhow::Result<()> {
             let sink = Postgres::new(postgres, config.group.clone());
             serve(config, sink, args.admin_port, stop).await
         }
-        StreamSink::Archive(archive) => serve(config, Archive::new(archive), args.admin_port, stop).await,
+        StreamSink::Archive(archive) => {
+            let sink = Archive::new(archive, config.group.clone());
+            serve(config, sink, args.admin_port, stop).await
+        }
     }
 }
 
@@ -123,9 +127,10 @@ async fn work<S: Sink>(worker: &Worker<S>, readiness: &Readiness, stop: &Cancell
         let wait = match session::run(worker, stop, &resumed).await {
             Ok(()) => return tracing::info!("the stream worker ends"),
             Err(End::Halt(halt)) => {
-                tracing::error!(reason = halt.reason(), "{halt}");
+                let why = reset::explained(&halt, &worker.config);
+                tracing::error!(reason = halt.reason(), "{why}");
                 worker.metrics.halted(Some(halt.reason()));
-                readiness.set(Err(halt.to_string()));
+                readiness.set(Err(why));
                 HALTED
             }
             Err(End::Again(error)) => {

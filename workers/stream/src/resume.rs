@@ -7,14 +7,19 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use pinpipe_config::StartFrom;
+use pinpipe_config::{Reset, ResetTo, StartFrom};
 use pinpipe_core::Kind;
-use rdkafka::{Offset, TopicPartitionList, consumer::Consumer as _, metadata::MetadataPartition};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{CommitMode, Consumer as _},
+    metadata::MetadataPartition,
+};
 
 use crate::{
     backoff::Backoff,
     commit::{REMINDER, SinkHealth},
     consumer::Consumer,
+    reset,
     sink::{First, Halt, Position, Sink, SinkError, Source, Topic},
 };
 
@@ -36,13 +41,16 @@ pub struct Start {
 
 /// The offsets a partition's log holds: `low..high`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Log {
-    low: i64,
-    high: i64,
+pub struct Log {
+    /// The first offset.
+    pub low: i64,
+    /// The end.
+    pub high: i64,
 }
 
 impl Log {
-    fn holds(self, position: i64) -> bool {
+    /// Whether reading can go on at `position`.
+    pub fn holds(self, position: i64) -> bool {
         (self.low..=self.high).contains(&position)
     }
 }
@@ -97,12 +105,8 @@ pub struct Resume<S> {
     pub sink: Arc<S>,
     /// Told whether the sink answers.
     pub health: Arc<SinkHealth>,
-}
-
-impl<S> Clone for Resume<S> {
-    fn clone(&self) -> Self {
-        Self { consumer: self.consumer.clone(), sink: self.sink.clone(), health: self.health.clone() }
-    }
+    /// Positions a user asks for in place of the sink's.
+    pub reset: Option<Reset>,
 }
 
 /// Partitions by topic.
@@ -139,6 +143,9 @@ impl<S: Sink> Resume<S> {
 
     async fn topic(&self, kind: Kind, name: &str, partitions: &[i32]) -> Result<Vec<Start>, SinkError> {
         let topic = Arc::new(self.identify(kind, name).await?);
+        if let Some(reset) = self.reset.as_ref().filter(|reset| reset::concerns(reset, name)) {
+            self.carry_out(reset, &topic, partitions).await?;
+        }
         let mut stored = self.positions(&topic, partitions).await?;
         if let First::Remembered(from) = self.sink.first()
             && partitions.iter().any(|partition| !stored.contains_key(partition))
@@ -164,14 +171,53 @@ impl<S: Sink> Resume<S> {
         Ok(starts)
     }
 
+    /// Carries a reset out unless somebody has. A sink with positions of its own takes those of all the topic's partitions at once,
+    /// whoever comes first; one without takes each where it is assigned.
+    async fn carry_out(&self, reset: &Reset, topic: &Arc<Topic>, assigned: &[i32]) -> Result<(), SinkError> {
+        let at_once = self.sink.first() != First::Committed;
+        let wanted: Vec<i32> = match reset.partition {
+            Some(partition) if at_once => vec![partition],
+            named => {
+                assigned.iter().copied().filter(|partition| named.is_none_or(|named| named == *partition)).collect()
+            }
+        };
+        let pending = self.observed(self.sink.reset_pending(topic, &reset.id, &wanted).await)?;
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let mut logs = self.logs(&topic.name, None).await?;
+        if let Some(partition) = reset.partition.filter(|partition| !logs.contains_key(partition)) {
+            return Err(reset::no_such_partition(&topic.name, partition, &logs).into());
+        }
+        if !at_once || reset.partition.is_some() {
+            logs.retain(|partition, _| pending.contains(partition));
+        }
+        let at = match reset.to {
+            ResetTo::Time(time) => self.offsets_at(&topic.name, logs.keys().copied().collect(), time).await?,
+            _ => BTreeMap::new(),
+        };
+        let targets = reset::targets(&topic.name, reset.to, &logs, &at)?;
+        if !at_once {
+            let stored = self.positions(topic, &pending).await?;
+            let without = targets.iter().filter(|(partition, _)| !stored.contains_key(partition));
+            self.tell_group(&topic.name, without.map(|(partition, to)| (*partition, *to)).collect()).await?;
+        }
+        tracing::warn!(topic = topic.name, id = reset.id, ?targets, "resetting positions as asked");
+        self.observed(self.sink.reset(topic, &reset.id, &targets).await)
+    }
+
     async fn positions(&self, topic: &Arc<Topic>, partitions: &[i32]) -> Result<BTreeMap<i32, Position>, SinkError> {
-        let positions = self.sink.positions(topic, partitions).await;
-        match &positions {
+        self.observed(self.sink.positions(topic, partitions).await)
+    }
+
+    /// Notes whether the sink has answered.
+    fn observed<T>(&self, answer: Result<T, SinkError>) -> Result<T, SinkError> {
+        match &answer {
             Ok(_) => self.health.up(),
             Err(SinkError::Away(error)) => self.health.down(error),
             Err(_) => {}
         }
-        positions
+        answer
     }
 
     async fn identify(&self, kind: Kind, name: &str) -> anyhow::Result<Topic> {
@@ -221,6 +267,38 @@ impl<S: Sink> Resume<S> {
             Ok(offsets.collect())
         })
         .await
+    }
+
+    /// The first offsets not before a time, milliseconds since the epoch, of the partitions that have such records.
+    async fn offsets_at(&self, name: &str, partitions: Vec<i32>, time: i64) -> anyhow::Result<BTreeMap<i32, i64>> {
+        let mut list = TopicPartitionList::new();
+        for partition in partitions {
+            list.add_partition_offset(name, partition, Offset::Offset(time))?;
+        }
+        self.blocking(move |consumer| {
+            let found = consumer.offsets_for_times(list, BROKER_TIMEOUT)?;
+            let mut offsets = BTreeMap::new();
+            for element in found.elements() {
+                element.error().with_context(|| format!("{}[{}]", element.topic(), element.partition()))?;
+                if let Offset::Offset(offset) = element.offset() {
+                    offsets.insert(element.partition(), offset);
+                }
+            }
+            Ok(offsets)
+        })
+        .await
+    }
+
+    /// Commits offsets to the group, and waits until they are.
+    async fn tell_group(&self, name: &str, offsets: BTreeMap<i32, i64>) -> anyhow::Result<()> {
+        if offsets.is_empty() {
+            return Ok(());
+        }
+        let mut list = TopicPartitionList::new();
+        for (partition, offset) in offsets {
+            list.add_partition_offset(name, partition, Offset::Offset(offset))?;
+        }
+        self.blocking(move |consumer| Ok(consumer.commit(&list, CommitMode::Sync)?)).await
     }
 
     async fn blocking<T: Send + 'static>(

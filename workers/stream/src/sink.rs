@@ -114,8 +114,7 @@ pub enum Halt {
     /// The stored position is of another topic or cluster.
     #[error(
         "TopicReplaced: {source_name} has id {found} in cluster {found_cluster}, the stored position is of id {stored} in cluster \
-         {stored_cluster}. The topic was created again or the broker was swapped: remove this sink's stored position of the \
-         topic to start anew, or bring the old topic back"
+         {stored_cluster}. The topic was created again or the broker was swapped"
     )]
     TopicReplaced {
         /// The partition.
@@ -132,8 +131,7 @@ pub enum Halt {
     /// The stored position is not within the log any more.
     #[error(
         "OffsetOutOfRange: the stored position {position} of {source_name} is outside the log, which holds {low} to {high}: records \
-         were deleted before they were read, or the log was cut. Remove this sink's stored position of the partition to go on \
-         without them"
+         were deleted before they were read, or the log was cut"
     )]
     OffsetOutOfRange {
         /// The partition.
@@ -148,6 +146,15 @@ pub enum Halt {
     /// What is stored can't be understood.
     #[error("PositionUnreadable: {0}")]
     PositionUnreadable(String),
+    /// The store does not do what the sink relies on.
+    #[error("StoreUnsuitable: {0}")]
+    StoreUnsuitable(String),
+    /// A table that is there already can't be written to.
+    #[error("TableUnsuitable: {0}")]
+    TableUnsuitable(String),
+    /// A reset that was asked for can't be carried out.
+    #[error("ResetImpossible: {0}")]
+    ResetImpossible(String),
     /// A record is rejected, and the pipeline is to stop at such.
     #[error(
         "RecordRejected: the record at offset {offset} of {source_name} is rejected ({reason}: {problem}) and \
@@ -174,6 +181,9 @@ impl Halt {
             Self::TopicReplaced { .. } => "TopicReplaced",
             Self::OffsetOutOfRange { .. } => "OffsetOutOfRange",
             Self::PositionUnreadable(_) => "PositionUnreadable",
+            Self::StoreUnsuitable(_) => "StoreUnsuitable",
+            Self::TableUnsuitable(_) => "TableUnsuitable",
+            Self::ResetImpossible(_) => "ResetImpossible",
             Self::RecordRejected { .. } => "RecordRejected",
         }
     }
@@ -234,6 +244,24 @@ pub trait Sink: Send + Sync + 'static {
         &self,
         topic: &Arc<Topic>,
         first: &BTreeMap<i32, i64>,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send;
+
+    /// Those of `partitions` in which the reset `id` has not been carried out, by anybody.
+    fn reset_pending(
+        &self,
+        topic: &Arc<Topic>,
+        id: &str,
+        partitions: &[i32],
+    ) -> impl Future<Output = Result<Vec<i32>, SinkError>> + Send;
+
+    /// Makes `to` the positions of partitions, whatever they were and of whichever topic of the name, and remembers that the reset
+    /// `id` is carried out: both or neither, or so that calling it again ends it. A sink that keeps no position without records
+    /// leaves partitions it has nothing of to the group's committed offset.
+    fn reset(
+        &self,
+        topic: &Arc<Topic>,
+        id: &str,
+        to: &BTreeMap<i32, i64>,
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
 
     /// Stores a batch and moves the position from `from` to `to` in one step. Gives the position that is stored now: `to`, or

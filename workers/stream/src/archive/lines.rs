@@ -1,14 +1,24 @@
 //! A batch of raw records, one a line, and where each came from.
 
+use anyhow::Context;
 use bytes::{Bytes, BytesMut};
+use pinpipe_config::Compression;
 use pinpipe_core::{Order, Rejection, single_line};
-use pinpipe_runtime::raw_zone::{Index, LineOrder};
+use pinpipe_runtime::{
+    compressed,
+    raw_zone::{Index, LineOrder},
+};
+use tokio::{sync::OnceCell, task::spawn_blocking};
 
 use crate::sink::{Batch, Consumed, Unstorable};
 
+/// What the compressed text is reckoned with before it is there: JSON comes down to less than this share.
+const COMPRESSED: usize = 2;
+
 /// Raw records of one partition.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Lines {
+    compression: Compression,
     /// While the batch is open.
     gathered: BytesMut,
     /// Once it is closed.
@@ -16,6 +26,8 @@ pub struct Lines {
     places: Vec<Line>,
     /// The orders of re-driven records, by the number of their line.
     orders: Vec<(usize, Order)>,
+    /// All of the text, compressed once however often it is sent.
+    compressed: OnceCell<Bytes>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +60,30 @@ impl Part {
 }
 
 impl Lines {
+    /// None yet.
+    #[must_use]
+    pub fn new(compression: Compression) -> Self {
+        Self {
+            compression,
+            gathered: BytesMut::new(),
+            text: Bytes::new(),
+            places: Vec::new(),
+            orders: Vec::new(),
+            compressed: OnceCell::new(),
+        }
+    }
+
+    /// A part as its object holds it.
+    pub async fn body(&self, part: &Part) -> anyhow::Result<Bytes> {
+        if self.compression == Compression::None {
+            return Ok(part.text.clone());
+        }
+        if part.text.len() < self.text.len() {
+            return compress(self.compression, part.text.clone()).await;
+        }
+        self.compressed.get_or_try_init(|| compress(self.compression, part.text.clone())).await.cloned()
+    }
+
     /// The lines at `from` and behind. Of a closed batch.
     #[must_use]
     pub fn part(&self, from: i64) -> Part {
@@ -71,6 +107,12 @@ impl Lines {
 
 const fn line_order(line: usize, Order { time, partition, offset }: Order) -> LineOrder {
     LineOrder { line, time, partition, offset }
+}
+
+/// Compresses a text on a thread where that holds up nobody.
+pub async fn compress(compression: Compression, text: Bytes) -> anyhow::Result<Bytes> {
+    let compressed = spawn_blocking(move || compressed::compress(compression, &text)).await?;
+    Ok(compressed.context("records can't be compressed")?.into())
 }
 
 /// Whether a record belongs into the raw zone: all that is JSON, also where no key can be read. What is not JSON, and what is too
@@ -104,8 +146,10 @@ impl Batch for Lines {
     }
 
     fn bytes(&self) -> usize {
+        let compressed = if self.compression == Compression::None { 0 } else { self.text.len() / COMPRESSED };
         self.gathered.len()
             + self.text.len()
+            + compressed
             + self.places.len() * size_of::<Line>()
             + self.orders.len() * size_of::<(usize, Order)>()
     }
@@ -118,7 +162,7 @@ mod tests {
     use super::*;
 
     fn lines(records: &[(i64, &str)]) -> Lines {
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(Compression::None);
         for (offset, raw) in records {
             let cleaned = pinpipe_core::clean(Kind::Geo, raw.as_bytes(), 60);
             let place = Order { time: 100 - offset, partition: 0, offset: *offset };
@@ -151,7 +195,7 @@ mod tests {
 
     #[test]
     fn a_re_driven_record_keeps_its_order_in_whichever_part_it_stands() {
-        let mut lines = Lines::default();
+        let mut lines = Lines::new(Compression::None);
         let raw = b"{\"ind\":1}";
         let cleaned = pinpipe_core::clean(Kind::Geo, raw, 60);
         let first = Order { time: 3, partition: 2, offset: 4 };
@@ -182,6 +226,31 @@ mod tests {
             let part = lines.part(from);
             assert_eq!(part.index.offsets, offsets);
             assert_eq!(part.text, text);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_compressed_object_holds_its_part_and_no_more() {
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let mut lines = Lines::new(compression);
+            let cleaned = pinpipe_core::clean(Kind::Geo, b"{\"ind\":1}", 60);
+            for offset in 10..13 {
+                let place = Order { time: 100, partition: 0, offset };
+                let raw = format!("{{\"ind\":{offset}}}");
+                lines.push(Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned }).unwrap();
+            }
+            lines.close();
+            for (from, expected) in [(10, "{\"ind\":10}\n{\"ind\":11}\n{\"ind\":12}\n"), (12, "{\"ind\":12}\n")] {
+                let body = lines.body(&lines.part(from)).await.unwrap();
+                let (mut text, key) = (Vec::new(), format!("k{}", compressed::suffix(compression)));
+                let mut decompressor = compressed::Decompressor::for_key(&key).unwrap();
+                let pushed = decompressor.push(&body, |piece| -> std::io::Result<()> {
+                    text.extend_from_slice(piece);
+                    Ok(())
+                });
+                pushed.and_then(|()| decompressor.finish()).unwrap();
+                assert_eq!(String::from_utf8(text).unwrap(), expected, "{compression:?}");
+            }
         }
     }
 }

@@ -5,113 +5,101 @@
 //! `docs/architecture.md`; the layout in [`pinpipe_runtime::raw_zone`].
 
 mod lines;
+mod reset;
+mod store;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
-use aws_sdk_s3::{Client, primitives::ByteStream};
 use bytes::Bytes;
-use pinpipe_config::Compression;
 use pinpipe_runtime::{
-    raw_zone::{self, Facts, RawPartition},
-    s3,
+    compressed,
+    raw_zone::{Facts, Index, RawPartition},
 };
 use tokio::sync::OnceCell;
 
-use self::lines::{Lines, Part};
+use self::{
+    lines::Lines,
+    store::{Object, Put, Store},
+};
 use crate::sink::{First, Halt, Limits, Position, Sink, SinkError, Source, Topic};
 
 /// The sink.
 #[derive(Debug)]
 pub struct Archive {
     config: pinpipe_config::Archive,
-    /// Made at first need; the bucket is there then.
-    client: OnceCell<Client>,
+    /// Whose archive: the consumer group.
+    owner: String,
+    /// Opened at first need.
+    store: OnceCell<Store>,
 }
 
-/// What became of a conditional PUT.
-enum Put {
-    /// It is there.
-    Written,
-    /// Something of that key is there already: another worker's, or ours whose answer was lost.
-    Taken,
+/// What an object holds.
+struct Content<'a> {
+    body: Bytes,
+    index: &'a Index,
+    /// The earliest and the latest of its records' times.
+    times: (i64, i64),
 }
 
 impl Archive {
     /// An archive that goes to the store when it is first needed.
     #[must_use]
-    pub const fn new(config: pinpipe_config::Archive) -> Self {
-        Self { config, client: OnceCell::const_new() }
+    pub const fn new(config: pinpipe_config::Archive, owner: String) -> Self {
+        Self { config, owner, store: OnceCell::const_new() }
     }
 
-    async fn client(&self) -> anyhow::Result<&Client> {
-        let zone = &self.config.zone;
-        self.client
-            .get_or_try_init(|| async {
-                let client = s3::client(&zone.s3)?;
-                s3::ensure_bucket(&client, &zone.bucket).await?;
-                Ok(client)
-            })
-            .await
-    }
-
-    /// The metadata of the object `key`; none: no such object.
-    async fn facts(&self, client: &Client, key: &str) -> Result<Option<Facts>, SinkError> {
-        raw_zone::facts(client, &self.config.zone.bucket, key).await.map_err(|error| {
-            if error.chain().any(<dyn std::error::Error>::is::<raw_zone::FactsError>) {
-                Halt::PositionUnreadable(format!("{error:#}. Move it out of the archive's prefix to go on")).into()
-            } else {
-                SinkError::Away(error)
-            }
-        })
+    async fn store(&self) -> Result<&Store, SinkError> {
+        self.store.get_or_try_init(|| Store::open(&self.config.zone, &self.owner)).await
     }
 
     /// Where the archive of a partition ends: the highest key by number, and what its metadata says.
-    async fn position(&self, client: &Client, raw: &RawPartition) -> Result<Option<Position>, SinkError> {
-        let zone = &self.config.zone;
-        let objects = raw_zone::list(client, &zone.bucket, &zone.prefix, raw).await?;
+    async fn position(&self, store: &Store, raw: &RawPartition) -> Result<Option<Position>, SinkError> {
+        let objects = store.list(&self.config.zone.prefix, raw).await?;
         let Some(last) = objects.last() else { return Ok(None) };
-        let facts = self.facts(client, &last.key).await?;
+        let facts = store.facts(&last.key).await?;
         // Gone since it was listed: somebody is tidying up, so ask again.
         let facts = facts.with_context(|| format!("{} was listed and is gone", last.key))?;
         Ok(Some(Position { cluster_id: facts.cluster_id, topic_id: facts.topic_id, next: facts.next_offset }))
     }
 
-    async fn put_index(&self, client: &Client, key: &str, part: &Part) -> anyhow::Result<()> {
-        let body = serde_json::to_vec(&part.index)?;
-        let put = client.put_object().bucket(&self.config.zone.bucket).key(key).content_type("application/json");
-        put.body(body.into())
-            .send()
-            .await
-            .with_context(|| format!("can't write the index object s3://{}/{key}", self.config.zone.bucket))?;
-        Ok(())
-    }
-
-    async fn put(&self, client: &Client, key: &str, text: Bytes, facts: &Facts) -> Result<Put, SinkError> {
-        let bucket = &self.config.zone.bucket;
-        loop {
-            let put = client
-                .put_object()
-                .bucket(bucket)
-                .key(key)
-                .if_none_match("*")
-                .content_type("application/x-ndjson")
-                .set_metadata(Some(facts.to_metadata()))
-                .body(ByteStream::from(text.clone()));
-            let Err(error) = put.send().await else { return Ok(Put::Written) };
-            match error.raw_response().map(|response| response.status().as_u16()) {
-                Some(412) => return Ok(Put::Taken),
-                // Another conditional PUT of this key is under way: it decides.
-                Some(409) => tokio::time::sleep(Duration::from_millis(100)).await,
-                _ => {
-                    // The answer may be lost and the object there.
-                    if self.facts(client, key).await?.is_some() {
-                        return Ok(Put::Taken);
-                    }
-                    return Err(anyhow::Error::new(error).context(format!("can't write s3://{bucket}/{key}")).into());
-                }
-            }
+    /// Writes the object that accounts for `from..to`, its index object before it. Taken: what the object there says.
+    async fn write(
+        &self,
+        store: &Store,
+        source: &Source,
+        content: Content<'_>,
+        from: i64,
+        to: i64,
+    ) -> Result<Option<Facts>, SinkError> {
+        let raw = raw_partition(&source.topic, source.partition);
+        let (prefix, compression) = (&self.config.zone.prefix, self.config.compression);
+        let facts = Facts {
+            next_offset: to,
+            record_count: content.index.offsets.len() as u64,
+            min_time: content.times.0,
+            max_time: content.times.1,
+            cluster_id: source.topic.cluster_id.clone(),
+            topic_id: source.topic.id.clone(),
+            index: raw.index_key(prefix, from, to),
+        };
+        store.put_json(&facts.index, content.index).await?;
+        let object = Object {
+            body: content.body,
+            content_type: compressed::content_type(compression),
+            metadata: facts.to_metadata(),
+        };
+        let key = raw.object_key(prefix, from, compression);
+        if store.create(&key, &object).await? == Put::Written {
+            return Ok(None);
         }
+        let there = store.facts(&key).await?.with_context(|| format!("{} is there and is not", store.url(&key)))?;
+        Halt::unless_same(source, &there.cluster_id, &there.topic_id)?;
+        if there.next_offset <= from {
+            let what = format!("{} ends at {}, before it begins", store.url(&key), there.next_offset);
+            return Err(Halt::PositionUnreadable(what).into());
+        }
+        Ok(Some(there))
     }
 }
 
@@ -136,14 +124,14 @@ impl Sink for Archive {
     }
 
     fn batch(&self, _: &Source) -> Lines {
-        Lines::default()
+        Lines::new(self.config.compression)
     }
 
     async fn positions(&self, topic: &Arc<Topic>, partitions: &[i32]) -> Result<BTreeMap<i32, Position>, SinkError> {
-        let client = self.client().await?;
+        let store = self.store().await?;
         let mut positions = BTreeMap::new();
         for &partition in partitions {
-            if let Some(position) = self.position(client, &raw_partition(topic, partition)).await? {
+            if let Some(position) = self.position(store, &raw_partition(topic, partition)).await? {
                 positions.insert(partition, position);
             }
         }
@@ -154,46 +142,30 @@ impl Sink for Archive {
         Ok(())
     }
 
+    async fn reset_pending(&self, topic: &Arc<Topic>, id: &str, partitions: &[i32]) -> Result<Vec<i32>, SinkError> {
+        self.not_reset(topic, id, partitions).await
+    }
+
+    async fn reset(&self, topic: &Arc<Topic>, id: &str, to: &BTreeMap<i32, i64>) -> Result<(), SinkError> {
+        for (&partition, &to) in to {
+            self.reset_partition(&Source { topic: topic.clone(), partition }, id, to).await?;
+        }
+        Ok(())
+    }
+
     async fn commit(&self, source: &Source, lines: &Lines, mut from: i64, to: i64) -> Result<i64, SinkError> {
-        let client = self.client().await?;
-        let raw = raw_partition(&source.topic, source.partition);
-        let prefix = &self.config.zone.prefix;
+        let store = self.store().await?;
         loop {
             let part = lines.part(from);
             if part.records() == 0 {
                 return Ok(from);
             }
-            let (min_time, max_time) = part.times();
-            let index = raw.index_key(prefix, from, to);
-            let facts = Facts {
-                next_offset: to,
-                record_count: part.records() as u64,
-                min_time,
-                max_time,
-                cluster_id: source.topic.cluster_id.clone(),
-                topic_id: source.topic.id.clone(),
-                index: index.clone(),
-            };
-            let key = raw.object_key(prefix, from, Compression::None);
-            self.put_index(client, &index, &part).await?;
-            match self.put(client, &key, part.text, &facts).await? {
-                Put::Written => return Ok(to),
-                Put::Taken => {
-                    let there = self.facts(client, &key).await?;
-                    let there =
-                        there.with_context(|| format!("s3://{}/{key} is there and is not", self.config.zone.bucket))?;
-                    Halt::unless_same(source, &there.cluster_id, &there.topic_id)?;
-                    if there.next_offset <= from {
-                        let what = format!(
-                            "s3://{}/{key} ends at {}, before it begins",
-                            self.config.zone.bucket, there.next_offset
-                        );
-                        return Err(Halt::PositionUnreadable(what).into());
-                    }
-                    if there.next_offset >= to {
-                        return Ok(there.next_offset);
-                    }
-                    tracing::info!(key, next = there.next_offset, "the object is there already: going on behind it");
+            let content = Content { body: lines.body(&part).await?, index: &part.index, times: part.times() };
+            match self.write(store, source, content, from, to).await? {
+                None => return Ok(to),
+                Some(there) if there.next_offset >= to => return Ok(there.next_offset),
+                Some(there) => {
+                    tracing::info!(%source, from, next = there.next_offset, "the object is there already: going on behind it");
                     from = there.next_offset;
                 }
             }

@@ -1,22 +1,25 @@
 //! The PostgreSQL sink: live tables, and the positions in a table beside them.
 //!
 //! A batch is one transaction: lock the position's row and see that it is the expected one; COPY into a temporary table; INSERT …
-//! ON CONFLICT … WHERE later; move the position. Whoever finds another position has been overtaken and rolls back.
+//! ON CONFLICT … WHERE later, or DO NOTHING where rows are appended; move the position. Whoever finds another position has been
+//! overtaken and rolls back.
 
+mod connect;
 mod rows;
 mod sql;
+mod table;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use bytes::Bytes;
 use futures::SinkExt;
+use pinpipe_config::WriteMode;
 use pinpipe_core::Kind;
-use pinpipe_runtime::config::secret_file;
 use tokio::{sync::Mutex, time::timeout};
-use tokio_postgres::{Client, CopyInSink, NoTls, Statement, error::SqlState};
+use tokio_postgres::{CopyInSink, Transaction, error::SqlState, types::ToSql};
 
-use self::{rows::Rows, sql::Sql};
+use self::{connect::Connection, rows::Rows, sql::Sql};
 use crate::sink::{Batch, First, Halt, Limits, Position, Sink, SinkError, Source, Topic};
 
 /// How long a record may wait for others before its batch is stored.
@@ -26,11 +29,8 @@ const MAX_RECORDS: usize = 10_000;
 const MAX_BYTES: usize = 8 << 20;
 /// How long anything may take before the connection is given up.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// A worker that is stopped in mid-transaction must not keep the position's row from its successor.
-const SESSION: &str =
-    "SET lock_timeout = '20s'; SET idle_in_transaction_session_timeout = '20s'; SET client_min_messages = warning";
-/// Held while tables are created: `CREATE … IF NOT EXISTS` alone fails when two workers do it at once.
-const CREATION_LOCK: i64 = 0x0070_696e_7069_7065;
+/// Held until the transaction's end while tables are created: `CREATE … IF NOT EXISTS` alone fails when two workers do it at once.
+const CREATION_LOCK: &str = "SELECT pg_advisory_xact_lock(31641120444870757)";
 
 /// The sink.
 #[derive(Debug)]
@@ -43,20 +43,11 @@ pub struct Postgres {
     connections: [Mutex<Option<Connection>>; 3],
 }
 
-#[derive(Debug)]
-struct Connection {
-    client: Client,
-    copy: Statement,
-    upsert: Statement,
-    lock: Statement,
-    move_position: Statement,
-}
-
 impl Postgres {
     /// A sink that connects when it is first needed.
     #[must_use]
     pub fn new(config: pinpipe_config::Postgres, owner: String) -> Self {
-        let sql = Sql::new(&config.schema);
+        let sql = Sql::new(&config.schema, config.write_mode);
         Self { config, owner, sql, connections: Default::default() }
     }
 
@@ -82,67 +73,6 @@ impl Postgres {
         timeout(TIMEOUT, all)
             .await
             .unwrap_or_else(|_| Err(anyhow!("PostgreSQL did not answer within {TIMEOUT:?}").into()))
-    }
-
-    async fn connect(&self, kind: Kind) -> anyhow::Result<Connection> {
-        let file = self.config.url_file.display();
-        let url = secret_file(&self.config.url_file)?;
-        // The parser's error quotes no part of the URL, which holds the password.
-        let mut config: tokio_postgres::Config = url.parse().with_context(|| {
-            format!(
-                "the Secret's URL in {file} can't be read: postgresql://user:password@host:port/database is expected"
-            )
-        })?;
-        config
-            .application_name(&self.owner)
-            .connect_timeout(Duration::from_secs(10))
-            .keepalives_idle(Duration::from_secs(30));
-        let (client, driver) = config.connect(NoTls).await.map_err(|error| refusal(error, &file.to_string()))?;
-        tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(%error, "a connection to PostgreSQL ended");
-            }
-        });
-        self.prepare(client, kind).await.with_context(|| {
-            format!(
-                "the tables in schema {} can't be prepared: does the URL's user own the schema or may it create in it?",
-                self.config.schema
-            )
-        })
-    }
-
-    async fn prepare(&self, mut client: Client, kind: Kind) -> anyhow::Result<Connection> {
-        client.batch_execute(SESSION).await?;
-        self.create_tables(&mut client).await?;
-        client.batch_execute(&self.sql.create_stage(kind)).await?;
-        let copy = client.prepare(&Sql::copy(kind)).await?;
-        let upsert = client.prepare(&self.sql.upsert(kind)).await?;
-        let lock = client.prepare(&self.sql.lock_position()).await?;
-        let move_position = client.prepare(&self.sql.move_position()).await?;
-        Ok(Connection { client, copy, upsert, lock, move_position })
-    }
-
-    /// Creates what is absent, and touches nothing else: a user that may only write needs no right to create.
-    async fn create_tables(&self, client: &mut Client) -> anyhow::Result<()> {
-        let tables = self.sql.tables();
-        let names: Vec<&str> = tables.iter().map(|(name, _)| name.as_str()).collect();
-        let present = "SELECT count(to_regclass(name)) FROM unnest($1::text[]) AS name";
-        let count: i64 = client.query_one(present, &[&names]).await?.get(0);
-        if usize::try_from(count) == Ok(tables.len()) {
-            return Ok(());
-        }
-        let transaction = client.transaction().await?;
-        transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&CREATION_LOCK]).await?;
-        let schemas = transaction.query("SELECT FROM pg_namespace WHERE nspname = $1", &[&self.config.schema]).await?;
-        if schemas.is_empty() {
-            transaction.batch_execute(&self.sql.create_schema()).await?;
-        }
-        for (_, statement) in &tables {
-            transaction.batch_execute(statement).await?;
-        }
-        transaction.commit().await?;
-        tracing::info!(schema = self.config.schema, "tables created");
-        Ok(())
     }
 
     async fn store(
@@ -172,7 +102,17 @@ impl Postgres {
             futures::pin_mut!(copy);
             copy.send(rows.copy_data()).await.map_err(failed)?;
             copy.finish().await.map_err(failed)?;
-            transaction.execute(&connection.upsert, &[]).await.map_err(failed)?;
+            match self.sql.mode() {
+                WriteMode::Upsert => {
+                    transaction.execute(&connection.insert, &[]).await.map_err(failed)?;
+                }
+                WriteMode::Append => {
+                    let added = transaction.execute(&connection.insert, &[&topic.name]).await.map_err(failed)?;
+                    if added < rows.records() as u64 {
+                        self.check_repeats(&transaction, topic).await?;
+                    }
+                }
+            }
         }
         transaction
             .execute(&connection.move_position, &[&self.owner, &topic.name, &source.partition, &to])
@@ -180,6 +120,71 @@ impl Postgres {
             .map_err(failed)?;
         transaction.commit().await.map_err(failed)?;
         Ok(to)
+    }
+
+    /// Some rows of an appended batch are there already: that is as it should be when their partition is read again, but not when
+    /// they are of another topic, whose offsets were the same.
+    async fn check_repeats(&self, transaction: &Transaction<'_>, topic: &Topic) -> Result<(), SinkError> {
+        let kind = topic.kind;
+        let row = transaction.query_one(&self.sql.collides(kind), &[&topic.name]).await.map_err(failed)?;
+        if !row.get::<_, bool>(0) {
+            return Ok(());
+        }
+        let (table, name) = (self.sql.live(kind), topic.name.replace('\'', "''"));
+        Err(Halt::TableUnsuitable(format!(
+            "{table} holds records of an earlier topic {} at the same partitions and offsets: give them another name, with UPDATE \
+             {table} SET _topic = '{name} (earlier)' WHERE _topic = '{name}' AND _time < …, or rename the table",
+            topic.name
+        ))
+        .into())
+    }
+
+    async fn was_reset(&self, connection: &Connection, topic: &Topic, id: &str) -> Result<bool, SinkError> {
+        if !connection.has_table(&self.sql.resets()).await? {
+            return Ok(false);
+        }
+        let parameters: [&(dyn ToSql + Sync); 3] = [&self.owner, &topic.name, &id];
+        let row = connection.client.query_one(&self.sql.was_reset(), &parameters).await.map_err(failed)?;
+        Ok(row.get(0))
+    }
+
+    async fn reset_positions(
+        &self,
+        connection: &mut Connection,
+        topic: &Topic,
+        id: &str,
+        to: &BTreeMap<i32, i64>,
+    ) -> Result<(), SinkError> {
+        let made = connection.has_table(&self.sql.resets()).await?;
+        let transaction = connection.client.transaction().await.map_err(failed)?;
+        if !made {
+            transaction.execute(CREATION_LOCK, &[]).await.map_err(failed)?;
+            let statement = self.sql.create_resets();
+            transaction.batch_execute(&statement).await.map_err(|error| match error.code() {
+                Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Halt::ResetImpossible(format!(
+                    "the URL's user may not make the table in which resets are noted. Let the schema's owner run: {statement}, and grant \
+                     SELECT and INSERT on it"
+                ))
+                .into(),
+                _ => failed(error),
+            })?;
+        }
+        let noted =
+            transaction.execute(&self.sql.note_reset(), &[&self.owner, &topic.name, &id]).await.map_err(failed)?;
+        // Another worker came first.
+        if noted == 0 {
+            return Ok(());
+        }
+        for (partition, next) in to {
+            let place: [&(dyn ToSql + Sync); 3] = [&self.owner, &topic.name, partition];
+            let old = transaction.query_opt(&self.sql.lock_position(), &place).await.map_err(failed)?;
+            let from: Option<i64> = old.map(|row| row.get(2));
+            tracing::warn!(topic = topic.name, partition, ?from, to = next, reset = id, "position reset");
+            let position: [&(dyn ToSql + Sync); 6] =
+                [&self.owner, &topic.name, partition, &topic.cluster_id, &topic.id, next];
+            transaction.execute(&self.sql.reset_position(), &position).await.map_err(failed)?;
+        }
+        transaction.commit().await.map_err(failed)
     }
 }
 
@@ -195,7 +200,7 @@ impl Sink for Postgres {
     }
 
     fn batch(&self, source: &Source) -> Rows {
-        Rows::new(source.topic.kind)
+        Rows::new(source.topic.kind, self.config.write_mode)
     }
 
     async fn positions(&self, topic: &Arc<Topic>, _: &[i32]) -> Result<BTreeMap<i32, Position>, SinkError> {
@@ -227,6 +232,18 @@ impl Sink for Postgres {
         .await
     }
 
+    async fn reset_pending(&self, topic: &Arc<Topic>, id: &str, partitions: &[i32]) -> Result<Vec<i32>, SinkError> {
+        self.with(topic.kind, async |connection| {
+            let done = self.was_reset(connection, topic, id).await?;
+            Ok(if done { Vec::new() } else { partitions.to_vec() })
+        })
+        .await
+    }
+
+    async fn reset(&self, topic: &Arc<Topic>, id: &str, to: &BTreeMap<i32, i64>) -> Result<(), SinkError> {
+        self.with(topic.kind, async |connection| self.reset_positions(connection, topic, id, to).await).await
+    }
+
     async fn commit(&self, source: &Source, rows: &Rows, from: i64, to: i64) -> Result<i64, SinkError> {
         self.with(rows.kind(), async |connection| self.store(connection, source, rows, from, to).await).await
     }
@@ -238,18 +255,4 @@ fn failed(error: tokio_postgres::Error) -> SinkError {
         Some(said) => anyhow!("PostgreSQL: {} ({})", said.message(), said.code().code()),
         None => anyhow::Error::new(error).context("PostgreSQL"),
     })
-}
-
-/// A refused connection, as the sentence that helps.
-fn refusal(error: tokio_postgres::Error, file: &str) -> anyhow::Error {
-    match error.code() {
-        Some(code) if *code == SqlState::INVALID_PASSWORD || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-            anyhow!("PostgreSQL refuses the user or the password: correct the URL in the Secret (mounted at {file})")
-        }
-        Some(code) if *code == SqlState::INVALID_CATALOG_NAME => {
-            anyhow!("PostgreSQL has no such database: create it, or correct the URL in the Secret (mounted at {file})")
-        }
-        _ => anyhow::Error::new(error)
-            .context(format!("PostgreSQL can't be reached by the URL in the Secret (mounted at {file})")),
-    }
 }

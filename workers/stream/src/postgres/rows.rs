@@ -1,10 +1,12 @@
 //! A batch of clean rows in the binary form of PostgreSQL's COPY.
 //!
-//! Rows are encoded as they come; before they are sent the latest of each key is picked and the rest is left out. The format:
+//! Rows are encoded as they come. Where rows are replaced, the latest of each key is picked before they are sent, and the rest is
+//! left out; where they are appended, all are sent. The format:
 //! <https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-BINARY-FORMAT>; every row is a count of fields and for each
 //! field its length and its bytes in the type's own binary form, all big-endian.
 
 use bytes::{BufMut, Bytes, BytesMut};
+use pinpipe_config::WriteMode;
 use pinpipe_core::{Geo, Kind, Order, Pin, Record, User, columns};
 
 use crate::sink::{Batch, Consumed, Unstorable};
@@ -22,6 +24,7 @@ const FLOAT8: i32 = 701;
 #[derive(Debug)]
 pub struct Rows {
     kind: Kind,
+    mode: WriteMode,
     encoded: BytesMut,
     places: Vec<Row>,
     records: usize,
@@ -38,8 +41,8 @@ struct Row {
 impl Rows {
     /// None yet.
     #[must_use]
-    pub fn new(kind: Kind) -> Self {
-        Self { kind, encoded: BytesMut::new(), places: Vec::new(), records: 0, copy_data: Bytes::new() }
+    pub fn new(kind: Kind, mode: WriteMode) -> Self {
+        Self { kind, mode, encoded: BytesMut::new(), places: Vec::new(), records: 0, copy_data: Bytes::new() }
     }
 
     /// The kind.
@@ -48,13 +51,15 @@ impl Rows {
         self.kind
     }
 
-    /// What to send for `COPY … FROM STDIN (FORMAT binary)`: the latest row of each key, sorted by key. Of a closed batch.
+    /// What to send for `COPY … FROM STDIN (FORMAT binary)`: the latest row of each key, sorted by key, or all rows in the order of
+    /// their offsets. Of a closed batch.
     #[must_use]
     pub fn copy_data(&self) -> Bytes {
         self.copy_data.clone()
     }
 
-    fn latest(&self) -> Bytes {
+    /// The latest row of each key, sorted by key.
+    fn latest(&self) -> Vec<Row> {
         let mut rows = self.places.clone();
         match self.kind {
             Kind::Pin => rows.sort_unstable_by(|a, b| self.key(a).cmp(self.key(b)).then(b.order.cmp(&a.order))),
@@ -63,11 +68,15 @@ impl Rows {
             }
         }
         rows.dedup_by(|later, first| self.key(later) == self.key(first));
+        rows
+    }
+
+    fn encode(&self, rows: &[Row]) -> Bytes {
         let mut data = BytesMut::with_capacity(21 + rows.iter().map(|row| row.end - row.start).sum::<usize>());
         data.put_slice(b"PGCOPY\n\xff\r\n\0");
         data.put_i32(0);
         data.put_i32(0);
-        for row in &rows {
+        for row in rows {
             data.put_slice(&self.encoded[row.start..row.end]);
         }
         data.put_i16(-1);
@@ -108,17 +117,25 @@ impl Rows {
 impl Batch for Rows {
     fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable> {
         let Ok(cleaned) = record.cleaned else { return Ok(()) };
-        if let Record::Pin(pin) = &cleaned.record
+        if self.mode == WriteMode::Upsert
+            && let Record::Pin(pin) = &cleaned.record
             && pin.unique_id.len() > MAX_KEY
         {
             return Err(Unstorable::KeyTooLong { bytes: pin.unique_id.len(), limit: MAX_KEY });
         }
-        self.add(&cleaned.record, record.order);
+        let order = match self.mode {
+            WriteMode::Upsert => record.order,
+            WriteMode::Append => record.place,
+        };
+        self.add(&cleaned.record, order);
         Ok(())
     }
 
     fn close(&mut self) {
-        self.copy_data = self.latest();
+        self.copy_data = match self.mode {
+            WriteMode::Upsert => self.encode(&self.latest()),
+            WriteMode::Append => self.encode(&self.places),
+        };
         self.encoded = BytesMut::new();
         self.places = Vec::new();
     }
@@ -255,7 +272,7 @@ mod tests {
 
     #[test]
     fn the_latest_of_each_key_is_sent_and_keys_are_sorted_as_numbers() {
-        let mut rows = Rows::new(Kind::User);
+        let mut rows = Rows::new(Kind::User, WriteMode::Upsert);
         for (ind, name, time, offset) in [
             (7, "old", 5, 0),
             (-3, "x", 5, 1),
@@ -277,7 +294,7 @@ mod tests {
 
     #[test]
     fn texts_are_sorted_by_their_bytes_and_every_column_is_there() {
-        let mut rows = Rows::new(Kind::Pin);
+        let mut rows = Rows::new(Kind::Pin, WriteMode::Upsert);
         for (offset, id) in ["b", "a", "Z", "ä"].into_iter().enumerate() {
             let raw = format!("{{\"unique_id\":\"{id}\",\"index\":1,\"follower_count\":\"1k\",\"downloaded\":true}}");
             let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 1000);
@@ -295,7 +312,7 @@ mod tests {
 
     #[test]
     fn rejected_records_make_no_row() {
-        let mut rows = Rows::new(Kind::Geo);
+        let mut rows = Rows::new(Kind::Geo, WriteMode::Upsert);
         let cleaned = pinpipe_core::clean(Kind::Geo, b"{}", 1000);
         rows.push(Consumed { raw: b"{}", place: order(1, 1), order: order(1, 1), cleaned: &cleaned }).unwrap();
         rows.close();
@@ -304,15 +321,32 @@ mod tests {
     }
 
     #[test]
-    fn a_key_no_index_takes_is_left_out() {
-        let mut rows = Rows::new(Kind::Pin);
-        for (length, stored) in [(MAX_KEY, true), (MAX_KEY + 1, false)] {
+    fn a_key_no_index_takes_is_left_out_where_it_is_indexed() {
+        for (mode, length, stored) in [
+            (WriteMode::Upsert, MAX_KEY, true),
+            (WriteMode::Upsert, MAX_KEY + 1, false),
+            (WriteMode::Append, MAX_KEY + 1, true),
+        ] {
+            let mut rows = Rows::new(Kind::Pin, mode);
             let raw = format!("{{\"unique_id\":\"{}\",\"index\":1}}", "k".repeat(length));
             let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 10_000);
             let place = order(1, 1);
             let pushed = rows.push(Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned });
-            assert_eq!(pushed.is_ok(), stored);
+            assert_eq!((pushed.is_ok(), rows.records()), (stored, usize::from(stored)), "{mode:?} {length}");
         }
-        assert_eq!(rows.records(), 1);
+    }
+
+    #[test]
+    fn appended_rows_are_all_sent_in_the_log_s_order() {
+        let mut rows = Rows::new(Kind::User, WriteMode::Append);
+        for (offset, ind) in [7, -3, 7].into_iter().enumerate() {
+            rows.add(&user(ind, "x"), order(9 - ind, i64::try_from(offset).unwrap()));
+        }
+        rows.close();
+        let keys: Vec<_> = fields(&rows.copy_data())
+            .iter()
+            .map(|row| i64::from_be_bytes(row[0].clone().unwrap().try_into().unwrap()))
+            .collect();
+        assert_eq!(keys, [7, -3, 7]);
     }
 }

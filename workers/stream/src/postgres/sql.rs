@@ -1,19 +1,39 @@
 //! The statements of the PostgreSQL sink. Pure: text in, text out.
 
+use pinpipe_config::WriteMode;
 use pinpipe_core::{Kind, columns};
 
+/// The column beside the clean ones that only appended rows have.
+const TOPIC: &str = "_topic";
 /// The columns beside the clean ones: what "later" is decided by.
-const ORDER_COLUMNS: [(&str, &str); 3] =
-    [("_time", "timestamptz NOT NULL"), ("_partition", "integer NOT NULL"), ("_offset", "bigint NOT NULL")];
+const ORDER: [&str; 3] = ["_time", "_partition", "_offset"];
+
+/// A column of a live table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Column {
+    /// Its name.
+    pub name: &'static str,
+    /// Its type, as PostgreSQL writes it.
+    pub ty: &'static str,
+    /// Whether it may be null.
+    pub nullable: bool,
+}
+
+impl Column {
+    fn definition(&self) -> String {
+        format!("{} {}{}", quoted(self.name), self.ty, if self.nullable { "" } else { " NOT NULL" })
+    }
+}
 
 /// The statements, with names quoted once and for all.
 #[derive(Clone, Debug)]
 pub struct Sql {
     schema: String,
+    mode: WriteMode,
 }
 
 /// Quotes an identifier.
-fn quoted(name: &str) -> String {
+pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
@@ -27,29 +47,58 @@ pub const fn table(kind: Kind) -> &'static str {
     }
 }
 
-/// A clean column's type.
-fn column_type(column: &str) -> &'static str {
-    match column {
-        "index_id" | "ind" => "bigint NOT NULL",
-        "unique_id" => "text NOT NULL",
-        "follower_count" => "bigint",
-        "downloaded" | "age" => "integer",
-        "coordinates" => "double precision[]",
-        "timestamp" | "date_joined" => "timestamptz",
-        _ => "text",
-    }
+fn column(name: &'static str) -> Column {
+    let (ty, nullable) = match name {
+        "index_id" | "ind" | "_offset" => ("bigint", false),
+        "unique_id" | TOPIC => ("text", false),
+        "_time" => ("timestamp with time zone", false),
+        "_partition" => ("integer", false),
+        "follower_count" => ("bigint", true),
+        "downloaded" | "age" => ("integer", true),
+        "coordinates" => ("double precision[]", true),
+        "timestamp" | "date_joined" => ("timestamp with time zone", true),
+        _ => ("text", true),
+    };
+    Column { name, ty, nullable }
 }
 
-/// Every column of a live table, quoted, in order.
+/// The columns a batch is copied with, in order.
+fn copied(kind: Kind) -> impl Iterator<Item = &'static str> {
+    columns::columns(kind).iter().copied().chain(ORDER)
+}
+
+/// The same, quoted.
 fn names(kind: Kind) -> Vec<String> {
-    columns::columns(kind).iter().copied().chain(ORDER_COLUMNS.map(|(name, _)| name)).map(quoted).collect()
+    copied(kind).map(quoted).collect()
 }
 
 impl Sql {
     /// Statements for the tables in `schema`.
     #[must_use]
-    pub fn new(schema: &str) -> Self {
-        Self { schema: quoted(schema) }
+    pub fn new(schema: &str, mode: WriteMode) -> Self {
+        Self { schema: quoted(schema), mode }
+    }
+
+    /// What a row is.
+    #[must_use]
+    pub const fn mode(&self) -> WriteMode {
+        self.mode
+    }
+
+    /// The columns of a live table, in order.
+    #[must_use]
+    pub fn columns(&self, kind: Kind) -> Vec<Column> {
+        let topic = (self.mode == WriteMode::Append).then_some(TOPIC);
+        columns::columns(kind).iter().copied().chain(topic).chain(ORDER).map(column).collect()
+    }
+
+    /// The columns rows are told apart by.
+    #[must_use]
+    pub fn key(&self, kind: Kind) -> Vec<&'static str> {
+        match self.mode {
+            WriteMode::Upsert => vec![columns::key(kind)],
+            WriteMode::Append => vec![TOPIC, "_partition", "_offset"],
+        }
     }
 
     /// The tables this sink needs, by their quoted names, each with the statement that creates it.
@@ -65,17 +114,21 @@ impl Sql {
             ),
         );
         let live = Kind::ALL.map(|kind| {
-            let columns: Vec<String> = columns::columns(kind)
-                .iter()
-                .map(|name| (*name, column_type(name)))
-                .chain(ORDER_COLUMNS)
-                .map(|(name, ty)| format!("{} {ty}", quoted(name)))
-                .collect();
-            let key = quoted(columns::key(kind));
+            let columns: Vec<String> = self.columns(kind).iter().map(Column::definition).collect();
+            let key: Vec<String> = self.key(kind).into_iter().map(quoted).collect();
             let table = self.live(kind);
-            (table.clone(), format!("CREATE TABLE IF NOT EXISTS {table} ({}, PRIMARY KEY ({key}))", columns.join(", ")))
+            let (columns, key) = (columns.join(", "), key.join(", "));
+            (table.clone(), format!("CREATE TABLE IF NOT EXISTS {table} ({columns}, PRIMARY KEY ({key}))"))
         });
         std::iter::once(positions).chain(live).collect()
+    }
+
+    /// Adds columns that are missing in a live table.
+    #[must_use]
+    pub fn add_columns(&self, kind: Kind, columns: &[&Column]) -> String {
+        let added: Vec<String> =
+            columns.iter().map(|column| format!("ADD COLUMN IF NOT EXISTS {}", column.definition())).collect();
+        format!("ALTER TABLE {} {}", self.live(kind), added.join(", "))
     }
 
     /// Creates the schema.
@@ -84,7 +137,9 @@ impl Sql {
         format!("CREATE SCHEMA IF NOT EXISTS {}", self.schema)
     }
 
-    fn live(&self, kind: Kind) -> String {
+    /// The live table of a kind, quoted.
+    #[must_use]
+    pub fn live(&self, kind: Kind) -> String {
         format!("{}.{}", self.schema, table(kind))
     }
 
@@ -98,8 +153,9 @@ impl Sql {
 
     /// The connection's own table a batch is copied into; emptied by every commit.
     #[must_use]
-    pub fn create_stage(&self, kind: Kind) -> String {
-        format!("CREATE TEMPORARY TABLE pinpipe_stage_{} (LIKE {}) ON COMMIT DELETE ROWS", table(kind), self.live(kind))
+    pub fn create_stage(kind: Kind) -> String {
+        let columns: Vec<String> = copied(kind).map(|name| column(name).definition()).collect();
+        format!("CREATE TEMPORARY TABLE pinpipe_stage_{} ({}) ON COMMIT DELETE ROWS", table(kind), columns.join(", "))
     }
 
     /// Takes a batch, in binary.
@@ -108,11 +164,19 @@ impl Sql {
         format!("COPY {} ({}) FROM STDIN (FORMAT binary)", Self::stage(kind), names(kind).join(", "))
     }
 
-    /// Moves the batch into the live table: a later record replaces the whole row, nulls included. One of the same order is the same
-    /// record, re-driven perhaps because it is cleaned better now. Rows are locked in the order of
-    /// their keys, always the same, so that two of these can wait for each other but never in a circle.
+    /// Moves the batch into the live table. Parameter, where rows are appended: topic.
     #[must_use]
-    pub fn upsert(&self, kind: Kind) -> String {
+    pub fn insert(&self, kind: Kind) -> String {
+        match self.mode {
+            WriteMode::Upsert => self.upsert(kind),
+            WriteMode::Append => self.append(kind),
+        }
+    }
+
+    /// A later record replaces the whole row, nulls included. One of the same order is the same record, re-driven perhaps because it
+    /// is cleaned better now. Rows are locked in the order of their keys, always the same, so that two of these can wait for each
+    /// other but never in a circle.
+    fn upsert(&self, kind: Kind) -> String {
         let key = quoted(columns::key(kind));
         let all = names(kind);
         let set: Vec<String> =
@@ -121,7 +185,7 @@ impl Sql {
             Kind::Pin => format!("{key} COLLATE \"C\""),
             Kind::Geo | Kind::User => key.clone(),
         };
-        let later = |of: &str| ORDER_COLUMNS.map(|(name, _)| format!("{of}.{}", quoted(name))).join(", ");
+        let later = |of: &str| ORDER.map(|name| format!("{of}.{}", quoted(name))).join(", ");
         format!(
             "INSERT INTO {live} AS live ({all}) SELECT {all} FROM {stage} ORDER BY {order} ON CONFLICT ({key}) DO UPDATE SET {set} \
              WHERE ({excluded}) >= ({current})",
@@ -131,6 +195,30 @@ impl Sql {
             set = set.join(", "),
             excluded = later("excluded"),
             current = later("live"),
+        )
+    }
+
+    /// A record that is there already, since the partition is read again, stays as it is.
+    fn append(&self, kind: Kind) -> String {
+        let key: Vec<String> = self.key(kind).into_iter().map(quoted).collect();
+        format!(
+            "INSERT INTO {live} ({topic}, {all}) SELECT $1::text, {all} FROM {stage} ORDER BY \"_offset\" ON CONFLICT ({key}) DO NOTHING",
+            live = self.live(kind),
+            topic = quoted(TOPIC),
+            all = names(kind).join(", "),
+            stage = Self::stage(kind),
+            key = key.join(", "),
+        )
+    }
+
+    /// Whether a row of the live table has the place of one in the batch and is of another record. Parameter: topic.
+    #[must_use]
+    pub fn collides(&self, kind: Kind) -> String {
+        format!(
+            "SELECT EXISTS (SELECT FROM {} AS stage JOIN {} AS live ON live._topic = $1::text AND live._partition = stage._partition \
+             AND live._offset = stage._offset WHERE live._time <> stage._time)",
+            Self::stage(kind),
+            self.live(kind)
         )
     }
 
@@ -170,6 +258,45 @@ impl Sql {
             self.positions()
         )
     }
+
+    /// The table of resets that were carried out; made when the first is asked for.
+    #[must_use]
+    pub fn resets(&self) -> String {
+        format!("{}.pinpipe_reset", self.schema)
+    }
+
+    /// Creates it.
+    #[must_use]
+    pub fn create_resets(&self) -> String {
+        format!(
+            "CREATE TABLE IF NOT EXISTS {} (sink text, topic text, id text, carried_out_at timestamptz NOT NULL DEFAULT now(), \
+             PRIMARY KEY (sink, topic, id))",
+            self.resets()
+        )
+    }
+
+    /// Whether a reset was carried out. Parameters: sink, topic, id.
+    #[must_use]
+    pub fn was_reset(&self) -> String {
+        format!("SELECT EXISTS (SELECT FROM {} WHERE sink = $1 AND topic = $2 AND id = $3)", self.resets())
+    }
+
+    /// Notes that a reset is carried out, unless it was. Parameters: sink, topic, id.
+    #[must_use]
+    pub fn note_reset(&self) -> String {
+        format!("INSERT INTO {} (sink, topic, id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", self.resets())
+    }
+
+    /// Makes a position what it is told to be. Parameters: sink, topic, partition, cluster id, topic id, next offset.
+    #[must_use]
+    pub fn reset_position(&self) -> String {
+        format!(
+            "INSERT INTO {} (sink, topic, partition, cluster_id, topic_id, next_offset) VALUES ($1, $2, $3, $4, $5, $6) \
+             ON CONFLICT (sink, topic, partition) DO UPDATE SET cluster_id = excluded.cluster_id, topic_id = excluded.topic_id, \
+             next_offset = excluded.next_offset, moved_at = now()",
+            self.positions()
+        )
+    }
 }
 
 #[cfg(test)]
@@ -178,7 +305,7 @@ mod tests {
 
     #[test]
     fn the_upsert_replaces_whole_rows_by_later_ones_in_key_order() {
-        let sql = Sql::new("live").upsert(Kind::Geo);
+        let sql = Sql::new("live", WriteMode::Upsert).insert(Kind::Geo);
         assert_eq!(
             sql,
             "INSERT INTO \"live\".geo AS live (\"ind\", \"country\", \"coordinates\", \"timestamp\", \"_time\", \"_partition\", \
@@ -192,18 +319,51 @@ mod tests {
 
     #[test]
     fn a_schema_of_any_name_is_quoted() {
-        assert_eq!(Sql::new("a\"b").create_schema(), "CREATE SCHEMA IF NOT EXISTS \"a\"\"b\"");
+        assert_eq!(Sql::new("a\"b", WriteMode::Upsert).create_schema(), "CREATE SCHEMA IF NOT EXISTS \"a\"\"b\"");
     }
 
     #[test]
-    fn every_table_has_its_clean_columns_in_the_contract_s_order() {
-        let tables = Sql::new("public").tables();
-        assert_eq!(tables.len(), 4);
-        for (kind, (name, statement)) in Kind::ALL.iter().zip(&tables[1..]) {
-            assert_eq!(*name, format!("\"public\".{}", table(*kind)));
-            let at: Vec<usize> =
-                names(*kind).iter().map(|column| statement.find(&format!("{column} ")).unwrap()).collect();
-            assert!(at.is_sorted(), "{statement}");
+    fn appending_keeps_every_record_once() {
+        assert_eq!(
+            Sql::new("live", WriteMode::Append).insert(Kind::User),
+            "INSERT INTO \"live\".user_profile (\"_topic\", \"ind\", \"user_name\", \"age\", \"date_joined\", \"_time\", \
+             \"_partition\", \"_offset\") SELECT $1::text, \"ind\", \"user_name\", \"age\", \"date_joined\", \"_time\", \
+             \"_partition\", \"_offset\" FROM pg_temp.pinpipe_stage_user_profile ORDER BY \"_offset\" ON CONFLICT (\"_topic\", \
+             \"_partition\", \"_offset\") DO NOTHING"
+        );
+    }
+
+    #[test]
+    fn every_table_has_its_columns_in_the_contract_s_order() {
+        for (mode, key) in
+            [(WriteMode::Upsert, None), (WriteMode::Append, Some("\"_topic\", \"_partition\", \"_offset\""))]
+        {
+            let sql = Sql::new("public", mode);
+            let tables = sql.tables();
+            assert_eq!(tables.len(), 4);
+            for (kind, (name, statement)) in Kind::ALL.iter().zip(&tables[1..]) {
+                assert_eq!(*name, format!("\"public\".{}", table(*kind)));
+                let columns = sql.columns(*kind);
+                assert_eq!(columns.iter().any(|column| column.name == TOPIC), mode == WriteMode::Append);
+                let at: Vec<usize> = columns
+                    .iter()
+                    .map(|column| statement.find(&format!("{} ", quoted(column.name))).unwrap())
+                    .collect();
+                assert!(at.is_sorted(), "{statement}");
+                let key = key.map_or_else(|| quoted(columns::key(*kind)), str::to_owned);
+                assert!(statement.ends_with(&format!("PRIMARY KEY ({key}))")), "{statement}");
+            }
         }
+    }
+
+    #[test]
+    fn a_column_is_added_once_however_many_workers_find_it_missing() {
+        let sql = Sql::new("s", WriteMode::Upsert);
+        let columns = sql.columns(Kind::User);
+        assert_eq!(
+            sql.add_columns(Kind::User, &[&columns[1], &columns[3]]),
+            "ALTER TABLE \"s\".user_profile ADD COLUMN IF NOT EXISTS \"user_name\" text, \
+             ADD COLUMN IF NOT EXISTS \"date_joined\" timestamp with time zone"
+        );
     }
 }

@@ -81,7 +81,12 @@ impl<S: Sink> Session<'_, S> {
     }
 
     pub(super) fn resume(&self) -> Resume<S> {
-        Resume { consumer: self.consumer.clone(), sink: self.worker.sink.clone(), health: self.worker.health.clone() }
+        Resume {
+            consumer: self.consumer.clone(),
+            sink: self.worker.sink.clone(),
+            health: self.worker.health.clone(),
+            reset: self.worker.config.reset.clone(),
+        }
     }
 
     fn take_up(&mut self, start: Start) {

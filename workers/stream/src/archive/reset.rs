@@ -1,0 +1,165 @@
+//! Resets of the archive: forward alone, since what is archived stays archived.
+//!
+//! The records passed over leave an object without lines, which accounts for their offsets. Beside the index objects a marker
+//! says that a reset was carried out, and to where. It is written first: a reset that broke off behind it is ended by the next
+//! worker, who finds the archive short of the marker's offset.
+
+use std::{fmt::Write, sync::Arc};
+
+use bytes::Bytes;
+use pinpipe_runtime::raw_zone::{Index, RawPartition};
+use serde::{Deserialize, Serialize};
+
+use super::{Archive, Content, lines::compress, raw_partition, store::Store};
+use crate::sink::{Halt, Position, SinkError, Source, Topic};
+
+/// What a reset came to in one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Marker {
+    /// The topic it was carried out on.
+    topic_id: String,
+    /// Where the archive goes on.
+    to: i64,
+}
+
+impl Marker {
+    /// Whether the archive, which ends at `position`, has not got there.
+    fn is_ahead(&self, topic: &Topic, position: Option<&Position>) -> bool {
+        self.topic_id == topic.id && position.is_some_and(|position| position.next < self.to)
+    }
+}
+
+/// The key of a reset's marker. An id may hold anything, a key's last part had better not.
+fn marker_key(prefix: &str, raw: &RawPartition, id: &str) -> String {
+    let mut key = raw.index_folder(prefix) + "reset+";
+    for byte in id.bytes() {
+        if byte.is_ascii_alphanumeric() || b"-.:".contains(&byte) {
+            key.push(char::from(byte));
+        } else {
+            let _ = write!(key, "_{byte:02x}");
+        }
+    }
+    key + ".json"
+}
+
+/// Whether an archive that ends at `next` can be told to go on at `to`.
+fn check_forward(source: &Source, folder: &str, index_folder: &str, next: i64, to: i64) -> Result<(), Halt> {
+    if to >= next {
+        return Ok(());
+    }
+    Err(Halt::ResetImpossible(format!(
+        "the archive of {source} ends at offset {next} and is to go on at {to}: it holds the records between already. To archive them \
+         again, move {folder} and {index_folder} out of the archive's prefix; to go on without that, withdraw the reset"
+    )))
+}
+
+impl Archive {
+    /// Those of `partitions` in which the reset `id` is not carried out, or not to its end.
+    pub(super) async fn not_reset(
+        &self,
+        topic: &Arc<Topic>,
+        id: &str,
+        partitions: &[i32],
+    ) -> Result<Vec<i32>, SinkError> {
+        let store = self.store().await?;
+        let mut pending = Vec::new();
+        for &partition in partitions {
+            let raw = raw_partition(topic, partition);
+            let done = match self.marker(store, &raw, id).await? {
+                Some(marker) => !marker.is_ahead(topic, self.position(store, &raw).await?.as_ref()),
+                None => false,
+            };
+            if !done {
+                pending.push(partition);
+            }
+        }
+        Ok(pending)
+    }
+
+    async fn marker(&self, store: &Store, raw: &RawPartition, id: &str) -> anyhow::Result<Option<Marker>> {
+        store.get_json(&marker_key(&self.config.zone.prefix, raw, id)).await
+    }
+
+    /// Makes the archive go on at `to` in one partition. An archive that has nothing of it yet begins at the group's committed
+    /// offset, which the caller has set.
+    pub(super) async fn reset_partition(&self, source: &Source, id: &str, to: i64) -> Result<(), SinkError> {
+        let store = self.store().await?;
+        let (raw, prefix) = (raw_partition(&source.topic, source.partition), &self.config.zone.prefix);
+        let position = self.position(store, &raw).await?;
+        if let Some(position) = &position {
+            Halt::unless_same(source, &position.cluster_id, &position.topic_id)?;
+        }
+        let broken_off = self.marker(store, &raw, id).await?.filter(|marker| marker.topic_id == source.topic.id);
+        let to = if let Some(marker) = broken_off {
+            marker.to
+        } else {
+            if let Some(position) = &position {
+                let (folder, index_folder) = (store.url(&raw.folder(prefix)), store.url(&raw.index_folder(prefix)));
+                check_forward(source, &folder, &index_folder, position.next, to)?;
+            }
+            let marker = Marker { topic_id: source.topic.id.clone(), to };
+            store.put_json(&marker_key(prefix, &raw, id), &marker).await?;
+            to
+        };
+        let Some(Position { mut next, .. }) = position else {
+            tracing::info!(%source, to, reset = id, "the archive, empty so far, begins where the reset says");
+            return Ok(());
+        };
+        while next < to {
+            let body = compress(self.config.compression, Bytes::new()).await?;
+            let gap = Content { body, index: &Index::default(), times: (0, 0) };
+            match self.write(store, source, gap, next, to).await? {
+                None => {
+                    tracing::warn!(%source, from = next, to, reset = id, "reset: the records between are not archived");
+                    next = to;
+                }
+                Some(there) => next = there.next_offset,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pinpipe_core::Kind;
+
+    use super::*;
+
+    fn source() -> Source {
+        let topic = Topic { kind: Kind::Pin, name: "t".into(), cluster_id: "c".into(), id: "i".into() };
+        Source { topic: Arc::new(topic), partition: 1 }
+    }
+
+    #[test]
+    fn a_marker_stands_beside_the_index_objects_whatever_the_id_holds() {
+        let raw = raw_partition(&source().topic, 1);
+        assert_eq!(
+            marker_key("topics", &raw, "live=a/ä-1"),
+            "topics/_index/t/partition=1/reset+live_3da_2f_c3_a4-1.json"
+        );
+        assert_ne!(marker_key("topics", &raw, "a_"), marker_key("topics", &raw, "a/"));
+    }
+
+    #[test]
+    fn an_archive_is_reset_forward_alone() {
+        for (next, to, allowed) in [(5, 5, true), (5, 9, true), (5, 4, false)] {
+            let checked = check_forward(&source(), "s3://b/t/", "s3://b/_index/t/", next, to);
+            assert_eq!(checked.is_ok(), allowed, "{next} to {to}");
+        }
+        let message = check_forward(&source(), "s3://b/t/", "s3://b/_index/t/", 5, 4).unwrap_err().to_string();
+        assert!(message.contains("s3://b/t/ and s3://b/_index/t/"), "{message}");
+    }
+
+    #[test]
+    fn a_reset_is_ended_only_where_it_broke_off() {
+        let marker = Marker { topic_id: "i".into(), to: 9 };
+        let position = |next| Position { cluster_id: "c".into(), topic_id: "i".into(), next };
+        for (position, ahead) in [(Some(position(8)), true), (Some(position(9)), false), (None, false)] {
+            assert_eq!(marker.is_ahead(&source().topic, position.as_ref()), ahead);
+        }
+        let of_another = Marker { topic_id: "other".into(), to: 9 };
+        assert!(!of_another.is_ahead(&source().topic, Some(&position(8))));
+    }
+}
