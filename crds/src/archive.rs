@@ -48,7 +48,7 @@ pub struct Archive {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
 
-    /// How objects are compressed; `None` unless set: `.json`. Can't be changed later.
+    /// How objects are compressed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<Compression>,
 
@@ -64,7 +64,8 @@ pub struct Archive {
     pub resources: Option<Resources>,
 }
 
-/// How raw objects are compressed.
+/// How raw objects are compressed: not at all (`None`, unless set: `.json`), by gzip (`.json.gz`) or Zstandard (`.json.zst`). Can't be
+/// changed later.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum Compression {
     /// Not at all: `.json`.

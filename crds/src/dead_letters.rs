@@ -8,20 +8,20 @@ use serde::{Deserialize, Serialize};
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetters {
-    /// `Reject`, unless set: a rejected record goes to its topic's dead letters. `RejectAndLogRepairs`: a copy of each repaired one, too.
-    /// `Fail`: sinks stop at a rejected record.
+    /// What becomes of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<DeadLetterMode>,
 }
 
-/// What becomes of records that are rejected or repaired.
+/// `Reject`, unless set: a rejected record goes to its topic's dead letters, and what is behind it goes on. `RejectAndLogRepairs`: a copy of
+/// each repaired one, with the fields and reasons, goes there, too. `Fail`: every sink stops at the first rejected record.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum DeadLetterMode {
-    /// A rejected record goes to the dead-letter topic; what is behind it goes on.
+    /// Rejected records are dead letters.
     #[default]
     Reject,
-    /// The same, and a copy of each repaired record, with the fields and reasons, goes there too.
+    /// Copies of repaired records are, too.
     RejectAndLogRepairs,
-    /// Every sink stops at the first rejected record, until somebody has decided about it.
+    /// A rejected record stops every sink, until somebody has decided about it.
     Fail,
 }

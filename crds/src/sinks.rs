@@ -84,17 +84,18 @@ pub struct Postgres {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<String>,
 
-    /// What a row is: the latest record of its key (`Upsert`, unless set), or one record (`Append`). Can't be changed later.
+    /// What a row is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub write_mode: Option<WriteMode>,
 }
 
-/// What a row of a live table is.
+/// What a row is: the latest record of its key (`Upsert`, unless set), or one record, every version of a key (`Append`). Can't be changed
+/// later.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum WriteMode {
     /// The latest record of its key.
     #[default]
     Upsert,
-    /// A record, keyed by topic, partition and offset: every version of a key stays.
+    /// A record, keyed by topic, partition and offset.
     Append,
 }

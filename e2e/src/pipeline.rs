@@ -10,6 +10,7 @@ use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::{CronJob, Job},
     core::v1::Pod,
+    events::v1::Event,
 };
 use kube::{
     Api, ResourceExt,
@@ -126,10 +127,18 @@ impl Pipeline {
     }
 
     /// Sets an annotation.
-    pub async fn annotate(&self, name: &str, value: &str) -> Result<()> {
-        let patch = Patch::Merge(json!({"metadata": {"annotations": {name: value}}}));
-        self.api().patch(&self.name, &PatchParams::default(), &patch).await?;
+    pub async fn annotate(&self, key: &str, value: &str) -> Result<()> {
+        let patch = json!({"metadata": {"annotations": {key: value}}});
+        self.api().patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
         Ok(())
+    }
+
+    /// The notes of its events with this reason.
+    pub async fn events(&self, reason: &str) -> Result<Vec<String>> {
+        let selector = format!("regarding.kind=PinterestPipeline,regarding.name={},reason={reason}", self.name);
+        let events = self.space.cluster.api::<Event>(&self.space.namespace);
+        let found = events.list(&ListParams::default().fields(&selector)).await?;
+        Ok(found.into_iter().filter_map(|event| event.note).collect())
     }
 
     /// Deletes it.

@@ -98,16 +98,6 @@ impl Space {
         Ok(pipeline)
     }
 
-    /// Checks that an event with this reason was recorded in the namespace.
-    pub async fn has_event(&self, reason: &str) -> Result<()> {
-        eventually(Duration::from_secs(30), &format!("an event {reason}"), async || {
-            let events = self.cluster.api::<Event>(&self.namespace).list(&ListParams::default()).await?.items;
-            let reasons: Vec<_> = events.into_iter().filter_map(|event| event.reason).collect();
-            if reasons.iter().any(|found| found == reason) { Ok(()) } else { bail!("{reasons:?}") }
-        })
-        .await
-    }
-
     /// Removes the pipelines, the namespace, and what was made in the stores under its name.
     pub async fn end(&self) -> Result<()> {
         let pipelines = self.cluster.pipelines(&self.namespace);

@@ -17,6 +17,8 @@ use pinpipe_e2e::{
 use serde_json::json;
 use tokio::sync::OnceCell;
 
+/// The annotation that resets sinks.
+const RESET: &str = "pinpipe.dev/reset-sink";
 /// How long a settled pipeline is watched.
 const WATCHED: TimeDelta = TimeDelta::minutes(2);
 
@@ -210,6 +212,45 @@ fn suspend_scales_every_worker_to_zero_and_back() -> Result<()> {
         })
         .await?;
         pipeline.ready().await
+    })
+}
+
+#[test]
+fn a_reset_is_told_once_and_one_that_cannot_be_done_holds_nothing_up() -> Result<()> {
+    in_space("reset", async |space| {
+        let pipeline = space.apply("flow", &Spec::new().live(space)).await?;
+        pipeline.ready().await?;
+        let before = pipeline.children().await?;
+        pipeline.annotate(RESET, "lake=earliest, live/pin=latest#1").await?;
+        pipeline.says("Ready", "False", &[RESET, "`lake=earliest`", "live"]).await?;
+        pipeline.says("StreamReady", "True", &[]).await?;
+        pipeline.annotate(RESET, "live/pin=latest#1").await?;
+        pipeline.ready().await?;
+        let changed = pipeline.changed_since(&before).await?;
+        let concerned =
+            BTreeSet::from(["Deployment/flow-stream-live", "ConfigMap/flow-stream-live"].map(str::to_owned));
+        ensure!(changed == concerned, "the reset changed {changed:?}");
+        let told = pipeline.events("SinkReset").await?;
+        ensure!(told.len() == 1 && told[0].contains("live/pin=latest#1"), "{told:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn partitions_rise_with_the_spec_and_never_fall() -> Result<()> {
+    in_space("raised", async |space| {
+        let pipeline = space.apply("flow", &Spec::new()).await?;
+        pipeline.ready().await?;
+        pipeline.change(json!({"broker": {"kafka": {"topics": {"partitions": 5}}}})).await?;
+        pipeline.ready().await?;
+        for kind in Kind::ALL {
+            let partitions = kafka::ends(&pipeline.topic(kind)).await?.len();
+            ensure!(partitions == 5, "{kind} has {partitions}");
+        }
+        let letters = kafka::ends(&format!("{}.dlq", pipeline.topic(Kind::Pin))).await?.len();
+        ensure!(letters == 1, "the dead-letter topic has {letters}");
+        pipeline.change(json!({"broker": {"kafka": {"topics": {"partitions": 2}}}})).await?;
+        pipeline.says("TopicsReady", "True", &["keeps its 5 partitions, not 2"]).await
     })
 }
 
