@@ -57,6 +57,10 @@ pub const OFFSET_OUT_OF_RANGE: &str = "OffsetOutOfRange";
 pub const RECORD_REJECTED: &str = "RecordRejected";
 /// A sink's store can't do what the sink needs.
 pub const STORE_UNSUITABLE: &str = "StoreUnsuitable";
+/// A live table that was there already can't be the sink's: it has another key, or a column of another type.
+pub const TABLE_UNSUITABLE: &str = "TableUnsuitable";
+/// A sink stopped at a reset that can't be carried out.
+pub const RESET_IMPOSSIBLE: &str = "ResetImpossible";
 /// A sink's position can't be understood.
 pub const POSITION_UNREADABLE: &str = "PositionUnreadable";
 /// A sink's store doesn't answer, or refuses: its worker tries on.
@@ -64,11 +68,13 @@ pub const SINK_UNAVAILABLE: &str = "SinkUnavailable";
 /// A worker finds no broker: it tries on.
 pub const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
 /// What workers say of themselves, in these words.
-pub const FROM_WORKERS: [&str; 7] = [
+pub const FROM_WORKERS: [&str; 9] = [
     TOPIC_REPLACED,
     OFFSET_OUT_OF_RANGE,
     RECORD_REJECTED,
     STORE_UNSUITABLE,
+    TABLE_UNSUITABLE,
+    RESET_IMPOSSIBLE,
     POSITION_UNREADABLE,
     SINK_UNAVAILABLE,
     BROKER_UNAVAILABLE,
