@@ -16,8 +16,10 @@ use rdkafka::{
 };
 use tracing::debug;
 
-/// How long the broker may take for anything.
+/// How long the broker may take for an answer.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long nothing may come at all.
+const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The offset behind the last record of each partition that has any.
 pub type Ends = BTreeMap<i32, i64>;
@@ -83,8 +85,8 @@ impl Letters {
     /// The next record of any partition; none: all are read.
     pub async fn next(&mut self) -> Result<Option<BorrowedMessage<'_>>> {
         while !self.unread.is_empty() {
-            let received = tokio::time::timeout(BROKER_TIMEOUT, self.consumer.recv()).await;
-            let received = received.with_context(|| format!("nothing came from Kafka for {BROKER_TIMEOUT:?}"))?;
+            let received = tokio::time::timeout(PATIENCE, self.consumer.recv()).await;
+            let received = received.ok().with_context(|| format!("nothing came from Kafka for {PATIENCE:?}"))?;
             match received {
                 Ok(message) => {
                     let (partition, offset) = (message.partition(), message.offset());

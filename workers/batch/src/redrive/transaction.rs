@@ -46,6 +46,10 @@ enum Undone {
     Fenced,
     #[error(transparent)]
     Kafka(KafkaError),
+    #[error(
+        "the broker was away too long to tell what became of a transaction ({0}): begin the re-drive again, it goes on from what there is"
+    )]
+    Undecided(KafkaError),
 }
 
 impl From<KafkaError> for Undone {
@@ -71,8 +75,8 @@ impl Transactions {
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "5")
             // What a killed re-drive leaves open holds up readers of committed records for so long, unless the next one begins.
-            .set("transaction.timeout.ms", "30000")
-            .set("message.timeout.ms", "20000")
+            .set("transaction.timeout.ms", "60000")
+            .set("message.timeout.ms", "45000")
             // The broker's limit counts, not librdkafka's own.
             .set("message.max.bytes", "100000000")
             .create()
@@ -125,7 +129,7 @@ impl Transactions {
             Err(error) => Err(error),
         };
         if written.is_err() && self.producer.client().fatal_error().is_none() {
-            until_decided(|| self.producer.abort_transaction(BROKER_TIMEOUT))?;
+            until_decided(|| self.producer.abort_transaction(BROKER_TIMEOUT)).map_err(Undone::Undecided)?;
         }
         written.map_err(|error| match self.producer.client().fatal_error() {
             // The epoch of this transactional id is another's: everything else is a consequence.
