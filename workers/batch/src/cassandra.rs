@@ -350,7 +350,7 @@ mod tests {
         let sizes = |rows: &[usize]| cut(rows.iter().map(|bytes| row(*bytes))).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(sizes(&[]), [0; 0]);
         assert_eq!(sizes(&[1; 25]), [10, 10, 5]);
-        assert_eq!(sizes(&[1000, 1000, 1000, 1000, 1000]), [3, 2], "by bytes");
+        assert_eq!(sizes(&[1200, 1200, 1200, 1200, 1200]), [3, 2], "by bytes");
         assert_eq!(sizes(&[10, 9000, 10]), [1, 1, 1], "a row that is larger goes alone");
     }
 }
