@@ -1,6 +1,6 @@
 //! The eight questions, asked of the join on disk, within a bound of memory: what doesn't fit goes to the scratch folder.
 
-use std::{path::Path, sync::Arc, thread};
+use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
 
 use anyhow::{Context, Result};
 use arrow::{
@@ -25,8 +25,8 @@ use crate::{
     scratch::Stream,
 };
 
-/// Steps of a query that run side by side at most: each has a share of the memory.
-const MOST_PARTITIONS: usize = 4;
+/// Memory for each of the steps of a query that run side by side: those with too little of it fail instead of going to disk.
+const PARTITION_BYTES: usize = 48 << 20;
 /// The part of the memory that sorting keeps for merging what is on disk.
 const SPILL_RESERVE: usize = 8;
 /// Batches read ahead of a query.
@@ -43,7 +43,8 @@ pub struct Answer {
 
 /// Asks all questions. Queries hold up to `budget` bytes; what is more goes to files in `folder`.
 pub async fn ask(facts: &Facts, folder: &Path, budget: usize) -> Result<Vec<Answer>> {
-    let partitions = thread::available_parallelism().map_or(1, |cpus| cpus.get().min(MOST_PARTITIONS));
+    let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let partitions = (budget / PARTITION_BYTES).clamp(1, cpus);
     let config = SessionConfig::new()
         .with_target_partitions(partitions)
         .with_sort_spill_reservation_bytes(budget / SPILL_RESERVE / partitions);

@@ -45,8 +45,8 @@ const WRITERS: usize = 4;
 const REQUESTS: usize = 32;
 /// Rows of one request: Cassandra warns of more partitions in an unlogged batch (`unlogged_batch_across_partitions_warn_threshold`).
 const REQUEST_ROWS: usize = 10;
-/// Bytes of one request's rows, about: Cassandra warns of 5 KiB (`batch_size_warn_threshold`).
-const REQUEST_BYTES: usize = 4 << 10;
+/// Bytes of one request's values: Cassandra warns of 5 KiB (`batch_size_warn_threshold`), and counts what it adds to each value too.
+const REQUEST_BYTES: usize = 3 << 10;
 /// How long one request may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a schema change may take until every node has it.
@@ -350,7 +350,7 @@ mod tests {
         let sizes = |rows: &[usize]| cut(rows.iter().map(|bytes| row(*bytes))).iter().map(Vec::len).collect::<Vec<_>>();
         assert_eq!(sizes(&[]), [0; 0]);
         assert_eq!(sizes(&[1; 25]), [10, 10, 5]);
-        assert_eq!(sizes(&[1000, 1000, 1000, 1000, 1000]), [3, 2], "by bytes");
+        assert_eq!(sizes(&[1200, 1200, 1200, 1200, 1200]), [2, 2, 1], "by bytes");
         assert_eq!(sizes(&[10, 9000, 10]), [1, 1, 1], "a row that is larger goes alone");
     }
 }
