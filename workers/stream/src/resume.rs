@@ -36,9 +36,11 @@ pub struct Start {
 
 /// The offsets a partition's log holds: `low..high`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Log {
-    low: i64,
-    high: i64,
+pub struct Log {
+    /// The first.
+    pub low: i64,
+    /// The one behind the last.
+    pub high: i64,
 }
 
 impl Log {
@@ -48,7 +50,7 @@ impl Log {
 }
 
 /// Where the sink's position is (to be stored with the next batch) and what to read next. Neither skips a record in silence.
-fn start(
+pub fn start(
     source: &Source,
     first: First,
     stored: Option<&Position>,
@@ -75,7 +77,11 @@ fn start(
 }
 
 /// The sink's first positions of a topic: of all partitions when it has none yet, else 0 for those that appeared since.
-fn first_positions(from: StartFrom, stored: &BTreeMap<i32, Position>, logs: &BTreeMap<i32, Log>) -> BTreeMap<i32, i64> {
+pub fn first_positions(
+    from: StartFrom,
+    stored: &BTreeMap<i32, Position>,
+    logs: &BTreeMap<i32, Log>,
+) -> BTreeMap<i32, i64> {
     logs.iter()
         .filter(|(partition, _)| !stored.contains_key(partition))
         .map(|(partition, log)| {

@@ -4,7 +4,7 @@
 //! the PUT the atomic step, since of two workers that resumed at one place both write the same key. The protocol is in
 //! `docs/architecture.md`; the layout in [`pinpipe_runtime::raw_zone`].
 
-mod lines;
+pub mod lines;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -18,7 +18,10 @@ use pinpipe_runtime::{
 use tokio::sync::OnceCell;
 
 use self::lines::{Lines, Part};
-use crate::sink::{First, Halt, Limits, Position, Sink, SinkError, Source, Topic};
+use crate::{
+    protocol::Taken,
+    sink::{First, Halt, Limits, Position, Sink, SinkError, Source, Topic},
+};
 
 /// The sink.
 #[derive(Debug)]
@@ -182,18 +185,20 @@ impl Sink for Archive {
                     let there =
                         there.with_context(|| format!("s3://{}/{key} is there and is not", self.config.zone.bucket))?;
                     Halt::unless_same(source, &there.cluster_id, &there.topic_id)?;
-                    if there.next_offset <= from {
-                        let what = format!(
-                            "s3://{}/{key} ends at {}, before it begins",
-                            self.config.zone.bucket, there.next_offset
-                        );
-                        return Err(Halt::PositionUnreadable(what).into());
+                    match Taken::decide(there.next_offset, from, to) {
+                        Taken::Done(stored) => return Ok(stored),
+                        Taken::Behind(next) => {
+                            tracing::info!(key, next, "the object is there already: going on behind it");
+                            from = next;
+                        }
+                        Taken::Unreadable => {
+                            let what = format!(
+                                "s3://{}/{key} ends at {}, before it begins",
+                                self.config.zone.bucket, there.next_offset
+                            );
+                            return Err(Halt::PositionUnreadable(what).into());
+                        }
                     }
-                    if there.next_offset >= to {
-                        return Ok(there.next_offset);
-                    }
-                    tracing::info!(key, next = there.next_offset, "the object is there already: going on behind it");
-                    from = there.next_offset;
                 }
             }
         }

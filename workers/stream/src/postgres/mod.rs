@@ -3,7 +3,7 @@
 //! A batch is one transaction: lock the position's row and see that it is the expected one; COPY into a temporary table; INSERT …
 //! ON CONFLICT … WHERE later; move the position. Whoever finds another position has been overtaken and rolls back.
 
-mod rows;
+pub mod rows;
 mod sql;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -17,7 +17,10 @@ use tokio::{sync::Mutex, time::timeout};
 use tokio_postgres::{Client, CopyInSink, NoTls, Statement, error::SqlState};
 
 use self::{rows::Rows, sql::Sql};
-use crate::sink::{Batch, First, Halt, Limits, Position, Sink, SinkError, Source, Topic};
+use crate::{
+    protocol,
+    sink::{Batch, First, Halt, Limits, Position, Sink, SinkError, Source, Topic},
+};
 
 /// How long a record may wait for others before its batch is stored.
 const ALLOWED_LATENCY: Duration = Duration::from_millis(500);
@@ -161,11 +164,8 @@ impl Postgres {
             .map_err(failed)?;
         let Some(row) = row else { return Err(SinkError::Moved) };
         Halt::unless_same(source, row.get(0), row.get(1))?;
-        match row.get::<_, i64>(2) {
-            // The answer to our own commit was lost, or another worker did just the same.
-            stored if stored == to && to != from => return Ok(to),
-            stored if stored != from => return Err(SinkError::Moved),
-            _ => {}
+        if !protocol::is_due(row.get(2), from, to)? {
+            return Ok(to);
         }
         if rows.records() > 0 {
             let copy: CopyInSink<Bytes> = transaction.copy_in(&connection.copy).await.map_err(failed)?;
