@@ -245,6 +245,11 @@ impl<S: Sink> Member<S> {
         self.assignment.is_some() || !self.moves.is_empty()
     }
 
+    /// What its consumer has.
+    pub fn partitions(&self) -> Vec<i32> {
+        self.consumer.keys().copied().collect()
+    }
+
     /// Where it reads a partition.
     pub fn place(&self, partition: i32) -> Option<i64> {
         self.consumer.get(&partition).map(|cursor| cursor.fetch)

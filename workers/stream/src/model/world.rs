@@ -144,8 +144,10 @@ impl<S: Store> World<S> {
     }
 
     fn poll(&mut self) -> Result<(), String> {
-        let (Some(id), partition) = (self.some_member(), self.some_partition()) else { return Ok(()) };
-        for _ in 0..=self.random.below(4) {
+        let Some(id) = self.some_member() else { return Ok(()) };
+        let partitions = self.members.get(&id).map(Member::partitions).unwrap_or_default();
+        let Some(partition) = self.random.pick(&partitions) else { return Ok(()) };
+        for _ in 0..=self.random.below(3) {
             tell!(self, "{id} polls {partition}");
             let Some(member) = self.members.get_mut(&id) else { break };
             let polled = member.poll(partition, self.now);
@@ -155,8 +157,11 @@ impl<S: Store> World<S> {
     }
 
     fn tick(&mut self) {
-        let now = self.now;
+        let (now, asked) = (self.now, self.random.percent(30));
         if let Some(member) = self.some_member().and_then(|id| self.members.get_mut(&id)) {
+            if asked {
+                member.flush();
+            }
             member.tick(now);
         }
     }
