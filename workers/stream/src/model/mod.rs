@@ -7,6 +7,20 @@
 //! are lost; partitions added; positions set back by a person. After every effect on the store: every record before the
 //! position is there, none twice, none from behind it, later ones win. At the end: every record is there.
 //!
+//! What it catches: each of these was done to the code, and made it fail.
+//!
+//! | where | mutation |
+//! |---|---|
+//! | upsert | the expected position is ignored; later rows don't win in a batch, or in the table; a first position overwrites one that is there |
+//! | archive | no `If-None-Match`; no trimming; a taken key, or a time-out, is held for success; keys named by the first record kept |
+//! | lane | two commits under way; records or positions taken while draining; the expected position, or what is dealt with, mixed up with the other; the group told more than is stored |
+//! | session | no seek after another worker has moved the position, or was further |
+//! | resuming | partitions that appear later begin at their end; the group's offset believed before the sink's |
+//!
+//! Not caught, since only work is saved by them: telling one's own lost answer from another's progress (the position is read again), and
+//! forgetting what was gathered when another worker was further (the store refuses or trims it). Nor is sealing one gap at a time:
+//! without that rule the run does not end.
+//!
 //! `PINPIPE_SEED=<seed>` runs one seed and tells what happens in it; `PINPIPE_RUNS=<count>` runs more seeds.
 
 mod broker;
@@ -41,7 +55,7 @@ fn run<S: Store>(store: &str) {
     for seed in seeds {
         if let Err(why) = World::<S>::new(seed, metrics.clone(), one.is_some()).run(MOMENTS) {
             panic!(
-                "{store}: {why}\nto see it happen: PINPIPE_SEED={seed} cargo test --package pinpipe-stream model::{store}"
+                "{store}: {why}\nto see it happen: PINPIPE_SEED={seed} cargo test --workspace --bins model::{store}"
             );
         }
     }
