@@ -34,6 +34,8 @@ pub struct Bucket {
     indexes: BTreeMap<(i32, i64, i64), Vec<i64>>,
     /// Where each partition's archive is to begin, if not at 0.
     begun: BTreeMap<i32, i64>,
+    /// The furthest position of each partition.
+    reached: BTreeMap<i32, i64>,
 }
 
 /// The sink.
@@ -52,6 +54,8 @@ impl Bucket {
         if self.objects.contains_key(&key) {
             return false;
         }
+        let reached = self.reached.entry(key.0).or_default();
+        *reached = object.next.max(*reached);
         self.objects.insert(key, object);
         true
     }
@@ -109,6 +113,7 @@ impl Store for Bucket {
         for first in gone {
             self.objects.remove(&(partition, first));
         }
+        self.reached.remove(&partition);
         if emptied {
             self.begun
                 .insert(partition, broker.committed.get(&partition).copied().unwrap_or(broker.log(partition).low));
@@ -135,6 +140,9 @@ impl Store for Bucket {
                 }
                 self.check_object(broker, partition, first, object)?;
                 end = object.next;
+            }
+            if self.reached.get(&partition).is_some_and(|reached| end < *reached) {
+                return Err(format!("the position of partition {partition} went back to {end}"));
             }
             let log = broker.log(partition);
             let left = log.records(end, log.high()).find(|(.., entry)| !entry.compacted);

@@ -78,6 +78,7 @@ impl<S: Store> World<S> {
         (0..=world.random.below(3)).for_each(|_| world.raise());
         world.append();
         world.join();
+        world.join();
         world
     }
 
