@@ -64,6 +64,18 @@ fn server(context: &Context, name: &'static str, source: Source) -> Result<Serve
     Ok(Server { name, image })
 }
 
+/// The jars or wheels of a dev server.
+pub fn lib(context: &Context, name: &str) -> Result<PathBuf> {
+    let source = SERVERS.iter().find(|server| server.0 == name).map_or(Source::Nothing, |server| server.1);
+    let lib = fetch(context, name, &context.root.join("e2e/images").join(name), source)?;
+    lib.with_context(|| format!("{name} has no files of its own"))
+}
+
+/// The wheels named by the requirements.txt of a folder.
+pub fn wheels(context: &Context, name: &str, folder: &Path) -> Result<PathBuf> {
+    fetch(context, name, folder, Source::Pip)?.with_context(|| format!("{name} has no wheels"))
+}
+
 /// Fetches jars or wheels into a folder of the cache, unless those the recipe asks for are there.
 fn fetch(context: &Context, name: &str, recipe: &Path, source: Source) -> Result<Option<PathBuf>> {
     let (list, client) = match source {

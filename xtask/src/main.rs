@@ -4,6 +4,7 @@
 //! it is not there. Nothing found there decides a result.
 
 mod base;
+mod bench;
 mod cluster;
 mod compile;
 mod context;
@@ -51,6 +52,8 @@ enum Task {
         #[command(subcommand)]
         action: ClusterAction,
     },
+    /// Measures the workers beside what somebody would use in their place, on this machine
+    Bench(bench::Options),
     /// Builds the images of the workers and of the dev servers, and prints their names
     Images,
     /// Brings up the cluster with the workers' images in it and the dev servers running
@@ -89,6 +92,7 @@ fn run(arguments: Arguments) -> Result<()> {
             match task {
                 Task::Demo => demo::run(&context),
                 Task::Test => test::run(&context),
+                Task::Bench(options) => bench::run(&context, &options),
                 Task::Soak(options) => soak::run(&context, &options),
                 Task::Images => images::build_and_print(&context),
                 Task::Stack => stack::up(&context).map(drop),

@@ -58,10 +58,15 @@ fn tree(root: u32, processes: &HashMap<u32, Stat>) -> BTreeSet<u32> {
     }
 }
 
+/// Processor time used so far by a process and each of its descendants, in clock ticks.
+pub fn cpu_by_process(root: u32) -> Vec<(u32, u64)> {
+    let processes = all();
+    tree(root, &processes).iter().filter_map(|pid| Some((*pid, processes.get(pid)?.cpu))).collect()
+}
+
 /// Processor time used so far by a process and its descendants, in clock ticks.
 pub fn cpu_of_tree(root: u32) -> u64 {
-    let processes = all();
-    tree(root, &processes).iter().filter_map(|pid| processes.get(pid)).map(|stat| stat.cpu).sum()
+    cpu_by_process(root).iter().map(|(_, cpu)| cpu).sum()
 }
 
 pub fn is_alive(pid: u32) -> bool {

@@ -14,6 +14,10 @@ use crate::{compile, images, operator, stack, workers};
 
 /// The folder of the crate whose tests need the cluster.
 const END_TO_END: &str = "e2e";
+/// End-to-end test programs that mostly wait.
+const WAITS: [&str; 1] = ["control_plane"];
+/// End-to-end test programs that take servers away which all others need.
+const ALONE: [&str; 1] = ["outages"];
 /// How much of a failed test program's output is shown.
 const LINES_OF_FAILURES: usize = 300;
 
@@ -30,6 +34,11 @@ impl Tally {
         self.passed += usize::from(passed);
         self.failed += usize::from(!passed);
         passed
+    }
+
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failed += other.failed;
     }
 
     /// Says how it went.
@@ -61,9 +70,8 @@ pub fn run(context: &Context) -> Result<()> {
     });
     match started {
         Ok(built) => {
-            for program in built.iter().filter(|executable| executable.is_test && is_end_to_end(executable)) {
-                run_program(context, program, &[], &mut tally);
-            }
+            let programs: Vec<_> = built.iter().filter(|built| built.is_test && is_end_to_end(built)).collect();
+            run_end_to_end(context, &programs, &mut tally);
         }
         Err(error) => {
             eprintln!("FAILED end-to-end tests: they could not be started: {error:#}");
@@ -86,6 +94,27 @@ pub fn end_to_end(context: &Context, names: &[&str], settings: &[(&str, String)]
         run_program(context, program, settings, &mut tally);
     }
     tally.finish()
+}
+
+/// Runs the programs that need the cluster: those that mostly wait beside the others, and those that take away what others need
+/// when nobody else is at work.
+fn run_end_to_end(context: &Context, programs: &[&Executable], tally: &mut Tally) {
+    let run = |names: &dyn Fn(&str) -> bool| {
+        let mut tally = Tally::default();
+        programs.iter().filter(|program| names(&program.name)).for_each(|program| {
+            run_program(context, program, &[], &mut tally);
+        });
+        tally
+    };
+    let (waits, alone) = (|name: &str| WAITS.contains(&name), |name: &str| ALONE.contains(&name));
+    let (waited, worked) = thread::scope(|scope| {
+        let waited = scope.spawn(|| run(&waits));
+        let worked = run(&|name| !waits(name) && !alone(name));
+        (waited.join(), worked)
+    });
+    tally.add(waited.unwrap_or(Tally { passed: 0, failed: 1 }));
+    tally.add(worked);
+    tally.add(run(&alone));
 }
 
 /// Whether it needs the cluster.

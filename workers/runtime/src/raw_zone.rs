@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! <prefix>/<topic>/partition=<p>/<topic>+<p>+<first>.json[.gz|.zst]        raw records, one a line
-//! <prefix>/_index/<topic>/partition=<p>/<topic>+<p>+<first>+<next>.json    each line's offset and timestamp
+//! <prefix>/_index/<topic>/partition=<p>/<topic>+<p>+<first>+<next>+<lines>.json    each line's offset and timestamp
 //! ```
 //! `<first>` is the position the archive resumed from, not the offset of the first line: records without a line (a transaction's
 //! markers, what is in the dead letters only) leave no trace in it. An object holds the offsets `first..next_offset` of its
@@ -45,10 +45,11 @@ impl RawPartition {
         format!("{}{}+{}+{first:010}{suffix}", self.folder(prefix), self.topic, self.partition)
     }
 
-    /// The key of the index object for the offsets `first..next`.
+    /// The key of the index object for the offsets `first..next`, of which the object has `lines` lines. Two workers that wrote the
+    /// same range before and after the broker compacted it differ in that, and neither must replace the other's index.
     #[must_use]
-    pub fn index_key(&self, prefix: &str, first: i64, next: i64) -> String {
-        format!("{}{}+{}+{first:010}+{next:010}.json", self.index_folder(prefix), self.topic, self.partition)
+    pub fn index_key(&self, prefix: &str, first: i64, next: i64, lines: usize) -> String {
+        format!("{}{}+{}+{first:010}+{next:010}+{lines}.json", self.index_folder(prefix), self.topic, self.partition)
     }
 
     /// The folder of its index objects below `prefix`, with a slash at its end.
@@ -279,8 +280,8 @@ mod tests {
             assert_eq!(partition().first_offset(prefix, key), Some(first), "{key}");
         }
         assert_eq!(
-            partition().index_key("topics", 7, 19),
-            "topics/_index/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000007+0000000019.json"
+            partition().index_key("topics", 7, 19, 12),
+            "topics/_index/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000007+0000000019+12.json"
         );
     }
 

@@ -87,14 +87,16 @@ impl SinkHealth {
     }
 }
 
-/// Stores a batch. Ends when it is decided; may be dropped at any time, since positions and data move together or not at all.
-pub async fn commit<S: Sink>(
+/// Stores a batch. Ends when it is decided; may be dropped at any time, since positions and data move together or not at all. Between
+/// two tries it waits by `pause`.
+pub async fn commit<S: Sink, P: Future<Output = ()>>(
     sink: &S,
     health: &SinkHealth,
     metrics: &Metrics,
     source: &Source,
     mut sealed: Sealed<S::Batch>,
     from: i64,
+    pause: impl Fn(Duration) -> P,
 ) -> Outcome {
     for letter in &mut sealed.letters {
         letter.acknowledged().await;
@@ -115,7 +117,7 @@ pub async fn commit<S: Sink>(
             Err(SinkError::Halt(halt)) => return Outcome::Halted(halt),
             Err(SinkError::Away(error)) => {
                 health.down(&error);
-                tokio::time::sleep(backoff.next()).await;
+                pause(backoff.next()).await;
             }
         }
     }

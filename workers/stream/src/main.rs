@@ -8,7 +8,10 @@ mod consumer;
 mod dead_letter;
 mod lane;
 mod metrics;
+#[cfg(test)]
+mod model;
 mod postgres;
+mod protocol;
 mod reset;
 mod resume;
 mod session;

@@ -56,7 +56,7 @@ impl Log {
 }
 
 /// Where the sink's position is (to be stored with the next batch) and what to read next. Neither skips a record in silence.
-fn start(
+pub fn start(
     source: &Source,
     first: First,
     stored: Option<&Position>,
@@ -83,7 +83,11 @@ fn start(
 }
 
 /// The sink's first positions of a topic: of all partitions when it has none yet, else 0 for those that appeared since.
-fn first_positions(from: StartFrom, stored: &BTreeMap<i32, Position>, logs: &BTreeMap<i32, Log>) -> BTreeMap<i32, i64> {
+pub fn first_positions(
+    from: StartFrom,
+    stored: &BTreeMap<i32, Position>,
+    logs: &BTreeMap<i32, Log>,
+) -> BTreeMap<i32, i64> {
     logs.iter()
         .filter(|(partition, _)| !stored.contains_key(partition))
         .map(|(partition, log)| {
@@ -155,8 +159,11 @@ impl<S: Sink> Resume<S> {
                 Halt::unless_same(&source, &position.cluster_id, &position.topic_id)?;
             }
             let logs = self.logs(name, None).await?;
-            self.sink.remember(&topic, &first_positions(from, &stored, &logs)).await?;
+            self.sink.remember(&topic, &stored, &first_positions(from, &stored, &logs)).await?;
             stored = self.positions(&topic, partitions).await?;
+            if partitions.iter().any(|partition| !stored.contains_key(partition)) {
+                return Err(anyhow!("another worker has stored first positions of {name} meanwhile").into());
+            }
         }
         let logs = self.logs(name, Some(partitions.to_vec())).await?;
         let committed = self.committed(name, partitions).await?;

@@ -306,8 +306,9 @@ impl<S: Sink> Session<'_, S> {
         let source = lane.source().clone();
         let (sink, health, metrics) =
             (self.worker.sink.clone(), self.worker.health.clone(), self.worker.metrics.clone());
-        let handle =
-            self.commits.spawn(async move { (key, commit(&*sink, &health, &metrics, &source, sealed, from).await) });
+        let handle = self.commits.spawn(async move {
+            (key, commit(&*sink, &health, &metrics, &source, sealed, from, tokio::time::sleep).await)
+        });
         self.under_way.insert(key, handle);
     }
 

@@ -239,10 +239,12 @@ pub trait Sink: Send + Sync + 'static {
         partitions: &[i32],
     ) -> impl Future<Output = Result<BTreeMap<i32, Position>, SinkError>> + Send;
 
-    /// Stores first positions where there is none. Only asked of sinks whose [`First`] is `Remembered`.
+    /// Stores first positions where there is none, unless the topic's positions are others than `seen`: then another worker has stored
+    /// its own meanwhile, and what is first has to be found out anew. Only asked of sinks whose [`First`] is `Remembered`.
     fn remember(
         &self,
         topic: &Arc<Topic>,
+        seen: &BTreeMap<i32, Position>,
         first: &BTreeMap<i32, i64>,
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
 

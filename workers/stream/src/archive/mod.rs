@@ -4,7 +4,7 @@
 //! the PUT the atomic step, since of two workers that resumed at one place both write the same key. The protocol is in
 //! `docs/architecture.md`; the layout in [`pinpipe_runtime::raw_zone`].
 
-mod lines;
+pub mod lines;
 mod reset;
 mod store;
 
@@ -22,7 +22,10 @@ use self::{
     lines::Lines,
     store::{Object, Put, Store},
 };
-use crate::sink::{First, Halt, Limits, Position, Sink, SinkError, Source, Topic};
+use crate::{
+    protocol::Taken,
+    sink::{First, Halt, Limits, Position, Sink, SinkError, Source, Topic},
+};
 
 /// The sink.
 #[derive(Debug)]
@@ -63,7 +66,8 @@ impl Archive {
         Ok(Some(Position { cluster_id: facts.cluster_id, topic_id: facts.topic_id, next: facts.next_offset }))
     }
 
-    /// Writes the object that accounts for `from..to`, its index object before it. Taken: what the object there says.
+    /// Writes the object that accounts for `from..to`, its index object before it. Gives where the object of that key ends: at `to`,
+    /// or elsewhere when another one is there.
     async fn write(
         &self,
         store: &Store,
@@ -71,7 +75,7 @@ impl Archive {
         content: Content<'_>,
         from: i64,
         to: i64,
-    ) -> Result<Option<Facts>, SinkError> {
+    ) -> Result<i64, SinkError> {
         let raw = raw_partition(&source.topic, source.partition);
         let (prefix, compression) = (&self.config.zone.prefix, self.config.compression);
         let facts = Facts {
@@ -81,7 +85,7 @@ impl Archive {
             max_time: content.times.1,
             cluster_id: source.topic.cluster_id.clone(),
             topic_id: source.topic.id.clone(),
-            index: raw.index_key(prefix, from, to),
+            index: raw.index_key(prefix, from, to, content.index.offsets.len()),
         };
         store.put_json(&facts.index, content.index).await?;
         let object = Object {
@@ -91,15 +95,17 @@ impl Archive {
         };
         let key = raw.object_key(prefix, from, compression);
         if store.create(&key, &object).await? == Put::Written {
-            return Ok(None);
+            return Ok(to);
         }
         let there = store.facts(&key).await?.with_context(|| format!("{} is there and is not", store.url(&key)))?;
         Halt::unless_same(source, &there.cluster_id, &there.topic_id)?;
-        if there.next_offset <= from {
-            let what = format!("{} ends at {}, before it begins", store.url(&key), there.next_offset);
-            return Err(Halt::PositionUnreadable(what).into());
+        match Taken::decide(there.next_offset, from, to) {
+            Taken::Done(end) | Taken::Behind(end) => Ok(end),
+            Taken::Unreadable => {
+                let what = format!("{} ends at {}, before it begins", store.url(&key), there.next_offset);
+                Err(Halt::PositionUnreadable(what).into())
+            }
         }
-        Ok(Some(there))
     }
 }
 
@@ -138,7 +144,12 @@ impl Sink for Archive {
         Ok(positions)
     }
 
-    async fn remember(&self, _: &Arc<Topic>, _: &BTreeMap<i32, i64>) -> Result<(), SinkError> {
+    async fn remember(
+        &self,
+        _: &Arc<Topic>,
+        _: &BTreeMap<i32, Position>,
+        _: &BTreeMap<i32, i64>,
+    ) -> Result<(), SinkError> {
         Ok(())
     }
 
@@ -161,14 +172,12 @@ impl Sink for Archive {
                 return Ok(from);
             }
             let content = Content { body: lines.body(&part).await?, index: &part.index, times: part.times() };
-            match self.write(store, source, content, from, to).await? {
-                None => return Ok(to),
-                Some(there) if there.next_offset >= to => return Ok(there.next_offset),
-                Some(there) => {
-                    tracing::info!(%source, from, next = there.next_offset, "the object is there already: going on behind it");
-                    from = there.next_offset;
-                }
+            let end = self.write(store, source, content, from, to).await?;
+            if end >= to {
+                return Ok(end);
             }
+            tracing::info!(%source, from, next = end, "the object is there already: going on behind it");
+            from = end;
         }
     }
 }

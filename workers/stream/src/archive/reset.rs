@@ -109,13 +109,9 @@ impl Archive {
         while next < to {
             let body = compress(self.config.compression, Bytes::new()).await?;
             let gap = Content { body, index: &Index::default(), times: (0, 0) };
-            match self.write(store, source, gap, next, to).await? {
-                None => {
-                    tracing::warn!(%source, from = next, to, reset = id, "reset: the records between are not archived");
-                    next = to;
-                }
-                Some(there) => next = there.next_offset,
-            }
+            let end = self.write(store, source, gap, next, to).await?;
+            tracing::warn!(%source, from = next, to = end, reset = id, "reset: what is not archived yet of the records between never will be");
+            next = end;
         }
         Ok(())
     }

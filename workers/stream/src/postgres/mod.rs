@@ -5,7 +5,7 @@
 //! overtaken and rolls back.
 
 mod connect;
-mod rows;
+pub mod rows;
 mod sql;
 mod table;
 
@@ -20,7 +20,10 @@ use tokio::{sync::Mutex, time::timeout};
 use tokio_postgres::{CopyInSink, Transaction, error::SqlState, types::ToSql};
 
 use self::{connect::Connection, rows::Rows, sql::Sql};
-use crate::sink::{Batch, First, Halt, Limits, Position, Sink, SinkError, Source, Topic};
+use crate::{
+    protocol,
+    sink::{Batch, First, Halt, Limits, Position, Sink, SinkError, Source, Topic},
+};
 
 /// How long a record may wait for others before its batch is stored.
 const ALLOWED_LATENCY: Duration = Duration::from_millis(500);
@@ -91,11 +94,8 @@ impl Postgres {
             .map_err(failed)?;
         let Some(row) = row else { return Err(SinkError::Moved) };
         Halt::unless_same(source, row.get(0), row.get(1))?;
-        match row.get::<_, i64>(2) {
-            // The answer to our own commit was lost, or another worker did just the same.
-            stored if stored == to && to != from => return Ok(to),
-            stored if stored != from => return Err(SinkError::Moved),
-            _ => {}
+        if !protocol::is_due(row.get(2), from, to)? {
+            return Ok(to);
         }
         if rows.records() > 0 {
             let copy: CopyInSink<Bytes> = transaction.copy_in(&connection.copy).await.map_err(failed)?;
@@ -215,9 +215,21 @@ impl Sink for Postgres {
         .await
     }
 
-    async fn remember(&self, topic: &Arc<Topic>, first: &BTreeMap<i32, i64>) -> Result<(), SinkError> {
+    async fn remember(
+        &self,
+        topic: &Arc<Topic>,
+        seen: &BTreeMap<i32, Position>,
+        first: &BTreeMap<i32, i64>,
+    ) -> Result<(), SinkError> {
         self.with(topic.kind, async |connection| {
             let transaction = connection.client.transaction().await.map_err(failed)?;
+            // One after the other: of two workers that look at the log at once, the first one's look counts.
+            transaction.execute(CREATION_LOCK, &[]).await.map_err(failed)?;
+            let stored =
+                transaction.query(&self.sql.read_positions(), &[&self.owner, &topic.name]).await.map_err(failed)?;
+            if stored.len() != seen.len() {
+                return Ok(());
+            }
             for (partition, next) in first {
                 transaction
                     .execute(

@@ -1,0 +1,96 @@
+//! A batch run over raw objects, and the same job on `PySpark`.
+//!
+//! Both begin with all records raw and end with the latest clean row of each key stored and the eight questions answered. The batch
+//! worker reads its objects from the S3 server; `PySpark` is given the same lines as local files. Neither writes to Cassandra.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+
+use super::measure::{Usage, to_the_end};
+use super::servers::{self, Running};
+use super::{Bench, mebibytes, typical, workers};
+use crate::debian::{self, need};
+use crate::images;
+use crate::step::step;
+
+const TOPICS: &str = "batch";
+/// The archive, and its bucket.
+const ARCHIVE: &str = "batch-archive";
+/// The part of records posted twice.
+const REPEATED: f64 = 0.05;
+
+pub fn run(bench: &Bench) -> Result<()> {
+    debian::ensure(bench.context, &[need("java", "openjdk-17-jre-headless"), need("python3", "python3")])?;
+    let recipe = bench.context.root.join("benches/pyspark");
+    let wheels = images::wheels(bench.context, "pyspark", &recipe)?;
+    let _kafka = servers::kafka(bench.context, &bench.folder)?;
+    let _s3 = servers::s3(bench.context, &bench.folder)?;
+    let kubernetes = servers::kubernetes(bench.context, &bench.folder)?;
+    let records = bench.fill(TOPICS, bench.records, 1, REPEATED)?;
+    let _archive = archived(bench, records)?;
+    let input = bench.folder.join("spark-input");
+    step(bench.context, "the same lines as files", "read the log", |log| {
+        let to = input.display().to_string();
+        log.run(&mut bench.probe(&["lines", "--topics", TOPICS, "--to", &to]))
+    })?;
+
+    let (mut ours, mut spark) = (Vec::new(), Vec::new());
+    for number in 1..=bench.runs {
+        let pipeline = format!("run{number}");
+        let mut command = workers::batch(bench, &pipeline, TOPICS, ARCHIVE, &kubernetes.kubeconfig)?;
+        ours.push(super::measure(&format!("batch worker, run {number}"), || {
+            let mut running = Running::start(bench.context, "batch", &mut command)?;
+            to_the_end(&mut running.child).with_context(|| running.failure())
+        })?);
+        if number == 1 {
+            println!("      {}", workers::outcome(bench, &pipeline)?);
+        }
+        spark.push(super::measure(&format!("PySpark, run {number}"), || pyspark(bench, &recipe, &wheels, &input))?);
+    }
+    summary(records, &typical(&ours), &typical(&spark));
+    Ok(())
+}
+
+/// All records in raw objects; the archive stays, since a run asks it to flush.
+fn archived(bench: &Bench, records: u64) -> Result<Running> {
+    step(bench.context, "records into raw objects", "the log of the archive is beside this one", |_| {
+        let archive = workers::archive(bench, ARCHIVE, TOPICS, ARCHIVE)?;
+        let mut watch = super::measure::Watch::new(archive.pid());
+        watch.until(Duration::from_mins(30), || Ok(workers::stored() >= records)).with_context(|| archive.failure())?;
+        Ok(archive)
+    })
+}
+
+fn pyspark(bench: &Bench, recipe: &Path, wheels: &Path, input: &Path) -> Result<Usage> {
+    let (output, scratch) = (bench.folder.join("spark-output"), bench.folder.join("spark-scratch"));
+    for folder in [&output, &scratch] {
+        let _ = fs::remove_dir_all(folder);
+    }
+    fs::create_dir_all(&scratch)?;
+    let mut python = bench.context.command("python3");
+    python.env("PYTHONPATH", wheels).env("SPARK_HOME", wheels.join("pyspark")).arg(recipe.join("batch.py"));
+    for (name, folder) in [("--input", input), ("--output", &output), ("--scratch", &scratch)] {
+        python.arg(name).arg(folder);
+    }
+    let mut running = Running::start(bench.context, "pyspark", &mut python)?;
+    let usage = to_the_end(&mut running.child).with_context(|| running.failure())?;
+    let log = fs::read_to_string(bench.context.cache.join("logs/bench-pyspark.log"))?;
+    let report = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).next_back();
+    let report = report.context("PySpark reported nothing")?;
+    ensure!(report["answers"].as_object().is_some_and(|answers| answers.len() == 8), "PySpark did not answer all");
+    println!("      {} {}", report["keys"], report["seconds"]);
+    Ok(usage)
+}
+
+fn summary(records: u64, ours: &Usage, spark: &Usage) {
+    println!("\nA batch run over {records} records: medians, and the largest peak of memory\n");
+    println!("| | seconds | seconds of processors | peak memory |\n|---|---|---|---|");
+    for (name, usage) in [("batch worker", ours), ("PySpark local[*]", spark)] {
+        println!("| {name} | {:.1} | {:.1} | {:.0} MiB |", usage.seconds, usage.cpu, mebibytes(usage.peak));
+    }
+    println!("\n{:.1} times as fast\n", spark.seconds / ours.seconds);
+}

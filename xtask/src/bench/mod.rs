@@ -1,0 +1,144 @@
+//! `cargo xtask bench`: the workers beside what somebody would use in their place, on this machine, without a cluster.
+//!
+//! Contenders take turns, so that what else the machine does meets all of them; medians are printed, and nothing here passes or fails.
+
+mod archive;
+mod batch;
+mod latency;
+mod live;
+mod measure;
+mod servers;
+mod workers;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+
+use crate::context::Context;
+use crate::step::step;
+use measure::Usage;
+
+/// What to measure, and how much of it.
+#[derive(Args)]
+pub struct Options {
+    /// What to measure; everything unless named
+    what: Vec<What>,
+    /// Runs of each contender, by turns
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Records of each kind in a batch run; the streams take a tenth of them, twice
+    #[arg(long, default_value_t = 1_000_000)]
+    records: u64,
+    /// A folder with the workers' binaries, instead of building them in the release profile
+    #[arg(long)]
+    binaries: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum What {
+    /// A batch run, and the same job on `PySpark`
+    Batch,
+    /// Kafka to PostgreSQL, and the same COPY and upsert from files; a backlog; recovery after SIGKILL
+    Live,
+    /// Kafka to raw objects, and a consumer that drops what it reads
+    Archive,
+    /// From POST to a row in PostgreSQL
+    Latency,
+}
+
+/// What a measurement works with.
+pub struct Bench<'a> {
+    context: &'a Context,
+    /// Everything the servers and workers write.
+    folder: PathBuf,
+    binaries: PathBuf,
+    runs: usize,
+    records: u64,
+}
+
+pub fn run(context: &Context, options: &Options) -> Result<()> {
+    let binaries = match &options.binaries {
+        Some(folder) => fs::canonicalize(folder).with_context(|| format!("{}", folder.display()))?,
+        None => build(context)?,
+    };
+    let all = [What::Batch, What::Live, What::Archive, What::Latency];
+    let chosen = if options.what.is_empty() { &all[..] } else { &options.what };
+    for what in chosen {
+        let folder = context.temporary_folder("bench")?;
+        allow_others_in(context, &folder)?;
+        let bench = Bench { context, folder, binaries: binaries.clone(), runs: options.runs, records: options.records };
+        match what {
+            What::Batch => batch::run(&bench),
+            What::Live => live::run(&bench),
+            What::Archive => archive::run(&bench),
+            What::Latency => latency::run(&bench),
+        }?;
+        // Gigabytes; what can't be removed now the next run removes.
+        let _ = fs::remove_dir_all(&bench.folder);
+    }
+    Ok(())
+}
+
+/// Builds the workers as they are published; returns where they are.
+fn build(context: &Context) -> Result<PathBuf> {
+    step(context, "cargo build --release", "mend what the compiler found", |log| {
+        let mut cargo = context.cargo();
+        cargo.args(["build", "--release", "--workspace", "--bins", "--message-format", "json-render-diagnostics"]);
+        let messages = log.output(&mut cargo)?;
+        let binary = messages.lines().find_map(|line| {
+            let message: Value = serde_json::from_str(line).ok()?;
+            Some(PathBuf::from(message["executable"].as_str()?))
+        });
+        Ok(binary.as_deref().and_then(std::path::Path::parent).context("cargo built no binaries")?.to_path_buf())
+    })
+}
+
+/// Lets the user of the PostgreSQL server pass through the folders above its data.
+fn allow_others_in(context: &Context, folder: &std::path::Path) -> Result<()> {
+    for folder in folder.ancestors().take_while(|above| above.starts_with(&context.cache)) {
+        Command::new("chmod").arg("a+x").arg(folder).status()?;
+    }
+    Ok(())
+}
+
+/// One run of one contender, with a line of what it took.
+fn measure(title: &str, work: impl FnOnce() -> Result<Usage>) -> Result<Usage> {
+    let usage = work().with_context(|| title.to_owned())?;
+    println!("   {title}: {:.2} s, {:.2} s of processors, {:.0} MiB", usage.seconds, usage.cpu, mebibytes(usage.peak));
+    Ok(usage)
+}
+
+impl Bench<'_> {
+    /// The small programs of the measurements themselves.
+    fn probe(&self, arguments: &[&str]) -> Command {
+        let mut probe = Command::new(self.binaries.join("bench-probe"));
+        probe.arg("--kafka").arg(format!("127.0.0.1:{}", servers::KAFKA)).args(arguments);
+        probe
+    }
+
+    /// Posts records of every kind through ingest into `topics`, `passes` times the same ones; returns how many.
+    fn fill(&self, topics: &str, users: u64, passes: u64, repeated: f64) -> Result<u64> {
+        step(self.context, "records into Kafka", "the log of ingest is beside this one", |log| {
+            log.run(&mut self.probe(&["topics", "--topics", topics]))?;
+            let _ingest = workers::ingest(self, topics)?;
+            (0..passes).map(|_| workers::emulate(self, users, repeated)).sum()
+        })
+    }
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
+/// The middle one of the runs' times, and the largest peak.
+fn typical(usages: &[Usage]) -> Usage {
+    Usage {
+        seconds: measure::median(usages.iter().map(|usage| usage.seconds)),
+        cpu: measure::median(usages.iter().map(|usage| usage.cpu)),
+        peak: usages.iter().map(|usage| usage.peak).max().unwrap_or(0),
+    }
+}

@@ -1,0 +1,307 @@
+//! The servers of a measurement, as processes of this machine on 127.0.0.1; ended when dropped.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::context::{Context, on_path};
+use crate::debian::{self, is_root, need};
+use crate::images;
+use crate::{go, process};
+
+/// The ports, all of 127.0.0.1.
+pub const KAFKA: u16 = 24092;
+const KAFKA_CONTROLLER: u16 = 24093;
+pub const POSTGRES: u16 = 24432;
+pub const S3: u16 = 24900;
+/// The master's, the volume server's and the filer's; each has its gRPC port behind it, as the gateway has.
+const S3_INNER: [(&str, u16); 3] = [("master", 24910), ("volume", 24920), ("filer", 24930)];
+const ETCD: u16 = 24379;
+const ETCD_PEER: u16 = 24380;
+const API_SERVER: u16 = 24443;
+
+/// How long a server may take to answer.
+const START: Duration = Duration::from_mins(1);
+/// How long a process may take to end.
+const STOP: Duration = Duration::from_secs(20);
+
+/// A running program.
+pub struct Running {
+    pub child: Child,
+    name: String,
+    log: PathBuf,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        process::stop(&[self.child.id()], STOP);
+        let _ = self.child.wait();
+    }
+}
+
+impl Running {
+    /// Starts a program whose output goes to a log of its own.
+    pub fn start(context: &Context, name: &str, command: &mut Command) -> Result<Self> {
+        let log = context.cache.join("logs").join(format!("bench-{name}.log"));
+        let file = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
+        let child = command
+            .stdin(Stdio::null())
+            .stdout(file.try_clone()?)
+            .stderr(file)
+            .spawn()
+            .with_context(|| format!("starting {name}"))?;
+        process::remember(&context.children_file(), child.id());
+        Ok(Self { child, name: name.to_owned(), log })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it is ready.
+    pub fn until(mut self, ready: impl Fn() -> bool) -> Result<Self> {
+        let begun = Instant::now();
+        while !ready() {
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended with {status}: {}", self.name, self.log.display());
+            }
+            ensure!(begun.elapsed() < START, "{} does not answer: {}", self.name, self.log.display());
+            sleep(Duration::from_millis(100));
+        }
+        Ok(self)
+    }
+
+    pub fn failure(&self) -> String {
+        format!("{}: see {}", self.name, self.log.display())
+    }
+}
+
+/// An answer to `GET` over HTTP/1.0; none: no answer, or another status than 200.
+pub fn get(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect_timeout(&address(port), Duration::from_secs(1)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n").as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    head.lines().next()?.contains(" 200").then(|| body.to_owned())
+}
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn listens(port: u16) -> bool {
+    TcpStream::connect_timeout(&address(port), Duration::from_secs(1)).is_ok()
+}
+
+/// One Kafka broker.
+pub fn kafka(context: &Context, folder: &Path) -> Result<Running> {
+    debian::ensure(context, &[need("java", "openjdk-17-jre-headless")])?;
+    let lib = images::lib(context, "kafka")?;
+    let recipe = context.root.join("e2e/images/kafka");
+    let settings = folder.join("kafka.properties");
+    fs::write(
+        &settings,
+        format!(
+            "process.roles=broker,controller
+node.id=1
+controller.quorum.voters=1@127.0.0.1:{KAFKA_CONTROLLER}
+controller.listener.names=CONTROLLER
+listeners=PLAINTEXT://127.0.0.1:{KAFKA},CONTROLLER://127.0.0.1:{KAFKA_CONTROLLER}
+advertised.listeners=PLAINTEXT://127.0.0.1:{KAFKA}
+log.dirs={}
+auto.create.topics.enable=false
+offsets.topic.replication.factor=1
+offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
+transaction.state.log.num.partitions=4
+share.coordinator.state.topic.replication.factor=1
+share.coordinator.state.topic.min.isr=1
+group.initial.rebalance.delay.ms=0
+",
+            folder.join("kafka").display()
+        ),
+    )?;
+    let java = |heap: &str| {
+        let mut java = context.command("java");
+        java.args([heap, "-XX:+UseSerialGC", "-Djava.awt.headless=true"])
+            .arg(format!("-Dlog4j2.configurationFile={}", recipe.join("log4j2.xml").display()))
+            .arg("-cp")
+            .arg(lib.join("*"));
+        java
+    };
+    let mut format = java("-Xmx128m");
+    format
+        .args(["kafka.tools.StorageTool", "format", "--cluster-id", "cGlucGlwZS1iZW5jaC0wMQ", "--config"])
+        .arg(&settings);
+    let output = format.output()?;
+    ensure!(output.status.success(), "Kafka's storage: {}", String::from_utf8_lossy(&output.stderr));
+    Running::start(context, "kafka", java("-Xmx512m").arg("kafka.Kafka").arg(&settings))?.until(|| listens(KAFKA))
+}
+
+/// `SeaweedFS` with its S3 gateway, and the credentials in a folder as workers read them.
+pub fn s3(context: &Context, folder: &Path) -> Result<Running> {
+    let lib = images::lib(context, "s3")?;
+    let (data, credentials) = (folder.join("s3"), folder.join("s3-credentials"));
+    fs::create_dir_all(&data)?;
+    fs::create_dir_all(&credentials)?;
+    fs::write(credentials.join("accessKeyId"), "bench")?;
+    fs::write(credentials.join("secretAccessKey"), "bench-secret")?;
+    let identities = folder.join("identities.json");
+    fs::write(
+        &identities,
+        r#"{"identities":[{"name":"bench","credentials":[{"accessKey":"bench","secretKey":"bench-secret"}],"actions":["Admin","Read","Write","List"]}]}"#,
+    )?;
+    let mut weed = Command::new(lib.join("bin/weed"));
+    weed.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=1024", "-volume.max=100"])
+        .args(["-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0"])
+        .arg(format!("-dir={}", data.display()))
+        .arg(format!("-s3.port={S3}"))
+        .arg(format!("-s3.port.grpc={}", S3 + 1))
+        .arg(format!("-s3.config={}", identities.display()));
+    for (name, port) in S3_INNER {
+        weed.arg(format!("-{name}.port={port}")).arg(format!("-{name}.port.grpc={}", port + 1));
+    }
+    let ready = || {
+        get(S3, "/healthz").is_some()
+            && get(S3_INNER[0].1, "/dir/assign").is_some_and(|assigned| assigned.contains("fid"))
+    };
+    Running::start(context, "s3", &mut weed)?.until(ready)
+}
+
+/// PostgreSQL with durable commits. Its superuser is `postgres`, from this machine without a password.
+pub fn postgres(context: &Context, folder: &Path) -> Result<Running> {
+    let programs = postgres_programs(context)?;
+    let data = folder.join("postgres");
+    fs::create_dir_all(&data)?;
+    let run = |program: &str| {
+        // The server refuses to run as root.
+        let mut command = if is_root() { Command::new("setpriv") } else { Command::new(programs.join(program)) };
+        if is_root() {
+            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(programs.join(program));
+        }
+        command.current_dir("/");
+        command
+    };
+    if is_root() {
+        let owned = Command::new("chown").arg("postgres").arg(&data).status()?;
+        ensure!(owned.success(), "{} can't be given to the user postgres", data.display());
+    }
+    let output = run("initdb")
+        .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--pgdata"])
+        .arg(&data)
+        .output()?;
+    ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+    let mut server = run("postgres");
+    server.arg("-D").arg(&data);
+    for setting in [
+        "listen_addresses=127.0.0.1",
+        "unix_socket_directories=",
+        "shared_buffers=256MB",
+        "max_wal_size=4GB",
+        &format!("port={POSTGRES}"),
+    ] {
+        server.arg("-c").arg(setting);
+    }
+    Running::start(context, "postgres", &mut server)?.until(|| psql(context, "SELECT 1").is_ok())
+}
+
+/// Where Debian keeps the server's programs: not along `PATH`.
+fn postgres_programs(context: &Context) -> Result<PathBuf> {
+    let find = || {
+        let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
+        versions
+            .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
+            .filter(|bin| bin.join("initdb").is_file())
+            .max()
+    };
+    if find().is_none() && !on_path("pg_ctlcluster") {
+        debian::ensure(context, &[need("pg_ctlcluster", "postgresql")])?;
+    }
+    find().context("no PostgreSQL server below /usr/lib/postgresql: install the package postgresql")
+}
+
+/// `psql` to that server.
+pub fn psql_command(context: &Context) -> Command {
+    let mut psql = context.command("psql");
+    psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", "--host=127.0.0.1"])
+        .args(["--username=postgres", "--dbname=postgres"])
+        .arg(format!("--port={POSTGRES}"));
+    psql
+}
+
+/// What SQL answers.
+pub fn psql(context: &Context, sql: &str) -> Result<String> {
+    let output = psql_command(context).args(["--command", sql]).output()?;
+    ensure!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?.trim().to_owned())
+}
+
+/// A Kubernetes API server, for the batch worker's Lease, and the kubeconfig that leads to it.
+pub struct Kubernetes {
+    _servers: [Running; 2],
+    pub kubeconfig: PathBuf,
+}
+
+pub fn kubernetes(context: &Context, folder: &Path) -> Result<Kubernetes> {
+    go::node_servers(context)?;
+    go::kubernetes(context)?;
+    let mut etcd = context.command("etcd");
+    etcd.arg(format!("--data-dir={}", folder.join("etcd").display()))
+        .arg(format!("--listen-client-urls=http://127.0.0.1:{ETCD}"))
+        .arg(format!("--advertise-client-urls=http://127.0.0.1:{ETCD}"))
+        .arg(format!("--listen-peer-urls=http://127.0.0.1:{ETCD_PEER}"))
+        .arg(format!("--initial-advertise-peer-urls=http://127.0.0.1:{ETCD_PEER}"))
+        .arg(format!("--initial-cluster=default=http://127.0.0.1:{ETCD_PEER}"));
+    let etcd = Running::start(context, "etcd", &mut etcd)?.until(|| get(ETCD, "/health").is_some())?;
+    let (keys, tokens) = (folder.join("kubernetes"), folder.join("kubernetes/tokens.csv"));
+    fs::create_dir_all(&keys)?;
+    fs::write(&tokens, "bench-token,bench,bench,system:masters\n")?;
+    let key = keys.join("accounts.key");
+    let made = Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048").output()?;
+    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+    let mut server = context.command("hyperkube");
+    server
+        .arg0("kube-apiserver")
+        .arg(format!("--etcd-servers=http://127.0.0.1:{ETCD}"))
+        .args([
+            "--bind-address=127.0.0.1",
+            "--service-cluster-ip-range=10.0.0.0/24",
+            "--authorization-mode=AlwaysAllow",
+        ])
+        .args(["--service-account-issuer=https://bench", "--endpoint-reconciler-type=none"])
+        .arg(format!("--secure-port={API_SERVER}"))
+        .arg(format!("--cert-dir={}", keys.display()))
+        .arg(format!("--token-auth-file={}", tokens.display()))
+        .arg(format!("--service-account-key-file={}", key.display()))
+        .arg(format!("--service-account-signing-key-file={}", key.display()));
+    let kubeconfig = keys.join("kubeconfig");
+    fs::write(
+        &kubeconfig,
+        format!(
+            "apiVersion: v1
+kind: Config
+current-context: bench
+contexts: [{{name: bench, context: {{cluster: bench, user: bench}}}}]
+clusters: [{{name: bench, cluster: {{server: 'https://127.0.0.1:{API_SERVER}', insecure-skip-tls-verify: true}}}}]
+users: [{{name: bench, user: {{token: bench-token}}}}]
+"
+        ),
+    )?;
+    let ready = || {
+        let mut kubectl = context.command("hyperkube");
+        kubectl.arg0("kubectl").env("KUBECONFIG", &kubeconfig).args(["get", "--raw", "/readyz"]);
+        kubectl.output().is_ok_and(|output| output.status.success())
+    };
+    let server = Running::start(context, "kube-apiserver", &mut server)?.until(ready)?;
+    Ok(Kubernetes { _servers: [server, etcd], kubeconfig })
+}
