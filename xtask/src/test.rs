@@ -36,7 +36,7 @@ impl Tally {
         passed
     }
 
-    fn add(&mut self, other: Self) {
+    fn add(&mut self, other: &Self) {
         self.passed += other.passed;
         self.failed += other.failed;
     }
@@ -112,9 +112,9 @@ fn run_end_to_end(context: &Context, programs: &[&Executable], tally: &mut Tally
         let worked = run(&|name| !waits(name) && !alone(name));
         (waited.join(), worked)
     });
-    tally.add(waited.unwrap_or(Tally { passed: 0, failed: 1 }));
-    tally.add(worked);
-    tally.add(run(&alone));
+    tally.add(&waited.unwrap_or(Tally { passed: 0, failed: 1 }));
+    tally.add(&worked);
+    tally.add(&run(&alone));
 }
 
 /// Whether it needs the cluster.
