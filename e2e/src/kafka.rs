@@ -11,7 +11,7 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
-    error::RDKafkaErrorCode,
+    error::{KafkaError, RDKafkaErrorCode},
     groups::GroupInfo,
     message::Headers as _,
     producer::{FutureProducer, FutureRecord},
@@ -59,9 +59,13 @@ fn config() -> ClientConfig {
 }
 
 fn consumer() -> Result<BaseConsumer> {
+    Ok(settings().create()?)
+}
+
+fn settings() -> ClientConfig {
     let mut config = config();
-    config.set("group.id", "e2e").set("enable.auto.commit", "false").set("enable.partition.eof", "false");
-    Ok(config.create()?)
+    config.set("group.id", "e2e").set("enable.auto.commit", "false");
+    config
 }
 
 /// First offset and the one after the last, by partition.
@@ -88,7 +92,7 @@ pub async fn read(topic: &str) -> Result<Vec<Message>> {
 }
 
 fn read_all(topic: &str) -> Result<Vec<Message>> {
-    let consumer = consumer()?;
+    let consumer: BaseConsumer = settings().set("enable.partition.eof", "true").create()?;
     let ends = ends_of(&consumer, topic)?;
     let mut assignment = TopicPartitionList::new();
     for partition in ends.keys() {
@@ -99,7 +103,14 @@ fn read_all(topic: &str) -> Result<Vec<Message>> {
     let mut messages = Vec::new();
     while !open.is_empty() {
         let Some(next) = consumer.poll(TIMEOUT) else { bail!("{topic}: no records up to {open:?}") };
-        let message = next?;
+        let message = match next {
+            // The last of a log can be a transaction's marker, which is no record.
+            Err(KafkaError::PartitionEOF(partition)) => {
+                open.remove(&partition);
+                continue;
+            }
+            next => next?,
+        };
         if message.offset() + 1 >= open.get(&message.partition()).copied().unwrap_or(i64::MAX) {
             open.remove(&message.partition());
         }

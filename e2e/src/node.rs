@@ -64,6 +64,35 @@ pub async fn signal(node: &str, id: &str, signal: Signal) -> Result<()> {
     exec(node, script, vec![id, name.to_owned()]).await.map(drop)
 }
 
+/// Makes a container's processes stand still for a second at a time and go on for a moment, for `seconds`: each of its answers takes
+/// about a second. It ends by itself, whoever waits for it or not.
+pub async fn stutter(node: &str, id: &str, seconds: u64) -> Result<()> {
+    let id = id.rsplit('/').next().unwrap_or(id).to_owned();
+    let script = r#"
+        processes() { ctr -n k8s.io tasks ps "$1" | awk 'NR > 1 { print $1 }'; }
+        trap 'kill -CONT $(processes "$1")' EXIT
+        end=$(($(date +%s) + $2))
+        while [ "$(date +%s)" -lt "$end" ]; do
+            still=$(processes "$1")
+            kill -STOP $still
+            sleep 1
+            kill -CONT $still
+        done 2> /dev/null
+    "#;
+    exec(node, script.to_owned(), vec![id, seconds.to_string()]).await.map(drop)
+}
+
+/// The most memory a container's first process ever had resident, bytes.
+pub async fn peak_memory(node: &str, id: &str) -> Result<u64> {
+    let id = id.rsplit('/').next().unwrap_or(id).to_owned();
+    let script = r#"
+        process=$(ctr -n k8s.io tasks ps "$1" | awk 'NR == 2 { print $1 }')
+        awk '/^VmHWM:/ { print $2 }' "/proc/$process/status"
+    "#;
+    let kibibytes = exec(node, script.to_owned(), vec![id]).await?;
+    Ok(kibibytes.trim().parse::<u64>().with_context(|| format!("no memory of a process: {kibibytes:?}"))? * 1024)
+}
+
 /// A request that changed something, or tried to.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -1,6 +1,6 @@
 //! The bucket, read from the outside: raw objects with their index, and what batch runs leave.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io::Read as _};
 
 use anyhow::{Context, Result, bail, ensure};
 use aws_sdk_s3::{
@@ -87,6 +87,7 @@ pub async fn raw_lines(bucket: &str, prefix: &str, topic: &str) -> Result<BTreeM
         ensure!(first == from, "{key} begins at {first}, the object before it ends before {from}");
         let index = metadata.get("index").with_context(|| format!("{key} names no index"))?;
         let index: Index = serde_json::from_slice(&get(&client, bucket, index).await?.0)?;
+        let body = decompressed(&key, body)?;
         let body = body.strip_suffix(b"\n").unwrap_or(&body);
         let raw: Vec<&[u8]> = if body.is_empty() { Vec::new() } else { body.split(|byte| *byte == b'\n').collect() };
         let count = usize::try_from(number("record-count")?)?;
@@ -108,12 +109,26 @@ pub async fn raw_lines(bucket: &str, prefix: &str, topic: &str) -> Result<BTreeM
     Ok(lines)
 }
 
-/// `(partition, first offset)` of `…/<topic>/partition=<p>/<topic>+<p>+<first>.json`.
+/// What an object holds, by the ending of its name.
+fn decompressed(key: &str, body: Vec<u8>) -> Result<Vec<u8>> {
+    let mut plain = Vec::new();
+    match key.rsplit_once('.').map(|(_, ending)| ending) {
+        Some("gz") => {
+            _ = flate2::read::GzDecoder::new(&*body).read_to_end(&mut plain).with_context(|| key.to_owned())?
+        }
+        Some("zst") => plain = zstd::decode_all(&*body).with_context(|| key.to_owned())?,
+        _ => return Ok(body),
+    }
+    Ok(plain)
+}
+
+/// `(partition, first offset)` of `…/<topic>/partition=<p>/<topic>+<p>+<first>.json`, `.json.gz` or `.json.zst`.
 fn name_of(key: &str, topic: &str) -> Result<(i32, i64)> {
     let parse = || -> Option<(i32, i64)> {
         let (folder, name) = key.rsplit_once('/')?;
         let partition = folder.rsplit_once("/partition=")?.1;
-        let rest = name.strip_prefix(topic)?.strip_prefix('+')?.strip_suffix(".json")?;
+        let rest = name.strip_prefix(topic)?.strip_prefix('+')?;
+        let rest = ["", ".gz", ".zst"].iter().find_map(|ending| rest.strip_suffix(ending)?.strip_suffix(".json"))?;
         let (p, offset) = rest.split_once('+')?;
         (p == partition && offset.len() >= 10).then_some(())?;
         Some((p.parse().ok()?, offset.parse().ok()?))

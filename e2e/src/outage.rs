@@ -1,13 +1,13 @@
-//! Servers of the development stack, taken away and brought back with their data.
+//! Servers of the development stack: taken away and brought back with their data, or made slow.
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
-use k8s_openapi::api::apps::v1::StatefulSet;
+use anyhow::{Context, Result, ensure};
+use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
 use kube::api::{Patch, PatchParams};
 use serde_json::json;
 
-use crate::{Cluster, eventually};
+use crate::{Cluster, eventually, node};
 
 const NAMESPACE: &str = "devstack";
 /// How long a server may take to end or to start.
@@ -21,6 +21,22 @@ pub async fn without<T>(cluster: &Cluster, server: &str, meanwhile: impl AsyncFn
         Err(error) => Err(error),
     };
     scale(cluster, server, 1).await?;
+    result
+}
+
+/// Has a server take about a second for every answer, for `length`; gives what `meanwhile` gave once both are over.
+pub async fn slow<T>(
+    cluster: &Cluster,
+    server: &str,
+    length: Duration,
+    meanwhile: impl AsyncFnOnce() -> Result<T>,
+) -> Result<T> {
+    let pod: Pod = cluster.api(NAMESPACE).get(&format!("{server}-0")).await?;
+    let node = pod.spec.and_then(|spec| spec.node_name).context("no node")?;
+    let statuses = pod.status.and_then(|status| status.container_statuses).unwrap_or_default();
+    let id = statuses.into_iter().next().and_then(|status| status.container_id).context("no container")?;
+    let (stuttered, result) = futures::join!(node::stutter(&node, &id, length.as_secs()), meanwhile());
+    stuttered?;
     result
 }
 

@@ -71,6 +71,11 @@ impl Worker {
     pub async fn send(&self, signal: Signal) -> Result<()> {
         node::signal(&self.node, &self.container, signal).await
     }
+
+    /// The most memory it ever had resident, bytes.
+    pub async fn peak_memory(&self) -> Result<u64> {
+        node::peak_memory(&self.node, &self.container).await
+    }
 }
 
 impl Child {
@@ -299,12 +304,28 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Starts work by hand, with the chart for it: `values` are `name=value`. The Job has the release's name.
+    pub async fn by_hand(&self, release: &str, values: &[&str]) -> Result<()> {
+        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/pinpipe-job");
+        let mut helm = std::process::Command::new("helm");
+        helm.args(["install", release, chart, "--namespace", &self.space.namespace]);
+        helm.args(["--set", &format!("pipeline={}", self.name)]);
+        helm.args(values.iter().flat_map(|value| ["--set", *value]));
+        let output = tokio::task::spawn_blocking(move || helm.output()).await?.context("helm can't be run")?;
+        ensure!(output.status.success(), "helm: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+
     /// Waits for a run's end; fails when the run does.
     pub async fn run_ends(&self, run: &str) -> Result<()> {
-        let name = format!("{}-batch-{run}", self.name);
+        self.job_ends(&format!("{}-batch-{run}", self.name)).await
+    }
+
+    /// Waits for a Job's end; fails when the Job does.
+    pub async fn job_ends(&self, name: &str) -> Result<()> {
         let jobs = self.space.cluster.api::<Job>(&self.space.namespace);
         let failed = eventually(RUN_WITHIN, &format!("run {name} ended"), async || {
-            let status = jobs.get(&name).await?.status.unwrap_or_default();
+            let status = jobs.get(name).await?.status.unwrap_or_default();
             let is = |kind: &str| {
                 status
                     .conditions

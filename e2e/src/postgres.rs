@@ -19,8 +19,19 @@ pub async fn connect() -> Result<Client> {
     Ok(client)
 }
 
-/// A live table by key, each row with where it comes from.
+/// A live table by key.
 pub async fn live_table(schema: &str, kind: Kind) -> Result<BTreeMap<String, Row>> {
+    let rows = rows(schema, kind).await?;
+    Ok(rows.into_iter().map(|(_, row)| (key(&row), row)).collect())
+}
+
+/// A live table in which every record is a row of its own, by partition and offset.
+pub async fn appended(schema: &str, kind: Kind) -> Result<BTreeMap<(i32, i64), Row>> {
+    Ok(rows(schema, kind).await?.into_iter().collect())
+}
+
+/// A live table's rows, each with where its record stands.
+async fn rows(schema: &str, kind: Kind) -> Result<Vec<((i32, i64), Row)>> {
     let columns: Vec<String> = kind
         .columns()
         .iter()
@@ -31,13 +42,17 @@ pub async fn live_table(schema: &str, kind: Kind) -> Result<BTreeMap<String, Row
             column => format!("\"{column}\""),
         })
         .collect();
-    let sql = format!("SELECT json_build_array({})::text FROM {schema}.{}", columns.join(", "), kind.live_table());
+    let sql = format!(
+        "SELECT json_build_array({})::text, _partition, _offset FROM {schema}.{}",
+        columns.join(", "),
+        kind.live_table()
+    );
     let rows = connect().await?.query(&sql, &[]).await?;
     rows.iter()
-        .map(|row| {
-            let mut row: Row = serde_json::from_str(row.try_get(0)?)?;
+        .map(|found| {
+            let mut row: Row = serde_json::from_str(found.try_get(0)?)?;
             row.iter_mut().for_each(coordinates_as_floats);
-            Ok((key(&row), row))
+            Ok(((found.try_get(1)?, found.try_get(2)?), row))
         })
         .collect()
 }

@@ -48,6 +48,27 @@ impl Spec {
         self
     }
 
+    /// How the sink `live` writes: `Upsert`, `Append`.
+    #[must_use]
+    pub fn write_mode(mut self, mode: &str) -> Self {
+        self.0["stream"]["sinks"][0]["postgres"]["writeMode"] = json!(mode);
+        self
+    }
+
+    /// How the archive compresses: `None`, `Gzip`, `Zstd`.
+    #[must_use]
+    pub fn compression(mut self, compression: &str) -> Self {
+        self.0["archive"]["compression"] = json!(compression);
+        self
+    }
+
+    /// What becomes of rejected records: `Reject`, `RejectAndLogRepairs`, `Fail`.
+    #[must_use]
+    pub fn dead_letters(mut self, mode: &str) -> Self {
+        self.0["deadLetters"] = json!({"mode": mode});
+        self
+    }
+
     /// An archive in the space's bucket that closes an object every `records` records or 5 seconds.
     #[must_use]
     pub fn archive(mut self, space: &Space, records: u64) -> Self {

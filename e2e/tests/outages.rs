@@ -1,5 +1,5 @@
-//! Broker, PostgreSQL, S3 and Cassandra away while records flow: nothing acknowledged is lost, what doesn't need the server goes on,
-//! conditions say what is wrong, and all is well again by itself.
+//! Broker, PostgreSQL, S3 and Cassandra away or slow while records flow: nothing acknowledged is lost, what doesn't need the server goes on,
+//! conditions say what is wrong, memory doesn't grow with the outage, and all is well again by itself.
 
 use std::{
     collections::BTreeMap,
@@ -9,12 +9,21 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use pinpipe_e2e::{
-    Kind, Pipeline, Spec, eventually, flow::Flow, load, objects, outage::without, pipeline::READY_WITHIN, postgres,
+    Kind, Pipeline, Spec, eventually,
+    flow::Flow,
+    load, objects,
+    outage::{slow, without},
+    pipeline::READY_WITHIN,
+    postgres,
     shared::in_space,
 };
 
-/// The environment's name for how long each server is away, and how long in the short form, seconds.
+/// The environment's name for how long each server is away, and after that slow, and how long in the short form, seconds.
 const OUTAGE: (&str, u64) = ("PINPIPE_SOAK_OUTAGE", 20);
+/// The workers that run all the time.
+const COMPONENTS: [&str; 3] = ["ingest", "stream-live", "archive"];
+/// The most memory one of them may ever have resident, bytes.
+const FLAT: u64 = 128 << 20;
 
 #[test]
 fn a_server_that_is_away_costs_no_record_and_holds_up_nothing_else() -> Result<()> {
@@ -35,6 +44,7 @@ fn a_server_that_is_away_costs_no_record_and_holds_up_nothing_else() -> Result<(
         ensure!(load.answers.contains_key(&503), "ingest never said that the broker was away: {load:?}");
         ensure!(load.without_hint == 0, "{} answers 503 without Retry-After", load.without_hint);
         batch_without_cassandra(&pipeline).await?;
+        batch_with_slow_cassandra(&pipeline).await?;
         for kind in Kind::ALL {
             flow.live_table_is_right(kind).await?;
             flow.raw_objects_are_right(kind).await?;
@@ -42,7 +52,7 @@ fn a_server_that_is_away_costs_no_record_and_holds_up_nothing_else() -> Result<(
         }
         let restarts = restarts(&pipeline).await?;
         ensure!(restarts.values().all(|count| *count == 0), "workers were restarted: {restarts:?}");
-        Ok(())
+        memory_stayed_flat(&pipeline).await
     })
 }
 
@@ -83,7 +93,17 @@ async fn outages(pipeline: &Pipeline) -> Result<()> {
     })
     .await?;
     pipeline.ready().await?;
-    flows(pipeline, &[live, raw]).await
+    flows(pipeline, &[live, raw]).await?;
+
+    for server in ["postgres", "s3", "kafka"] {
+        slow(cluster, server, outage()?, async || {
+            println!("{server} is slow");
+            lasts(Instant::now(), pipeline, &[live, raw]).await
+        })
+        .await?;
+        pipeline.ready().await?;
+    }
+    Ok(())
 }
 
 /// How much a place holds: it grows while records flow.
@@ -142,10 +162,31 @@ async fn batch_without_cassandra(pipeline: &Pipeline) -> Result<()> {
     pipeline.run_ends("patient").await
 }
 
+/// A run whose store takes its time.
+async fn batch_with_slow_cassandra(pipeline: &Pipeline) -> Result<()> {
+    slow(&pipeline.space.cluster, "cassandra", outage()?, async || {
+        pipeline.start_run("slow").await?;
+        pipeline.run_ends("slow").await
+    })
+    .await
+}
+
+/// What piles up in a worker while its server is away has a bound, and the load of a minute is far above it.
+async fn memory_stayed_flat(pipeline: &Pipeline) -> Result<()> {
+    for component in COMPONENTS {
+        for worker in pipeline.workers(component).await? {
+            let peak = worker.peak_memory().await?;
+            println!("{}: at most {} MiB resident", worker.pod, peak >> 20);
+            ensure!(peak <= FLAT, "{} had {peak} bytes resident", worker.pod);
+        }
+    }
+    Ok(())
+}
+
 /// How often each pod's container was restarted. One that used more memory than it may would have been.
 async fn restarts(pipeline: &Pipeline) -> Result<BTreeMap<String, i32>> {
     let mut restarts = BTreeMap::new();
-    for component in ["ingest", "stream-live", "archive"] {
+    for component in COMPONENTS {
         for pod in pipeline.pods(component).await? {
             let statuses = pod.status.unwrap_or_default().container_statuses.unwrap_or_default();
             let count = statuses.iter().map(|status| status.restart_count).sum();
