@@ -19,11 +19,11 @@ use pinpipe_e2e::{
 };
 
 /// The environment's name for how long each server is away, and after that slow, and how long in the short form, seconds.
-const OUTAGE: (&str, u64) = ("PINPIPE_SOAK_OUTAGE", 20);
+const OUTAGE: (&str, u64) = ("PINPIPE_SOAK_OUTAGE", 10);
 /// The workers that run all the time.
 const COMPONENTS: [&str; 3] = ["ingest", "stream-live", "archive"];
 /// The most memory one of them may ever have resident, bytes.
-const FLAT: u64 = 128 << 20;
+const FLAT: u64 = 64 << 20;
 
 #[test]
 fn a_server_that_is_away_costs_no_record_and_holds_up_nothing_else() -> Result<()> {

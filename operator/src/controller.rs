@@ -37,7 +37,7 @@ use crate::{
 type Guarded = DeserializeGuard<PinterestPipeline>;
 
 /// After how long a pipeline that is ready is looked at again: Secrets are got, not watched, and a broker tells nothing by itself.
-const READY_AGAIN: Duration = Duration::from_mins(1);
+const READY_AGAIN: Duration = Duration::from_secs(30);
 /// The same for one that isn't ready.
 const NOT_READY_AGAIN: Duration = Duration::from_secs(10);
 /// The same for one that can't be done or read: a change of it is an event.

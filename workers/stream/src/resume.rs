@@ -148,23 +148,13 @@ impl<S: Sink> Resume<S> {
     async fn topic(&self, kind: Kind, name: &str, partitions: &[i32]) -> Result<Vec<Start>, SinkError> {
         let topic = Arc::new(self.identify(kind, name).await?);
         if let Some(reset) = self.reset.as_ref().filter(|reset| reset::concerns(reset, name)) {
+            if reset.partition.is_some() {
+                // Else the partition's position, being the only one, would make the others look new.
+                self.stored(&topic, partitions).await?;
+            }
             self.carry_out(reset, &topic, partitions).await?;
         }
-        let mut stored = self.positions(&topic, partitions).await?;
-        if let First::Remembered(from) = self.sink.first()
-            && partitions.iter().any(|partition| !stored.contains_key(partition))
-        {
-            if let Some((partition, position)) = stored.first_key_value() {
-                let source = Source { topic: topic.clone(), partition: *partition };
-                Halt::unless_same(&source, &position.cluster_id, &position.topic_id)?;
-            }
-            let logs = self.logs(name, None).await?;
-            self.sink.remember(&topic, &stored, &first_positions(from, &stored, &logs)).await?;
-            stored = self.positions(&topic, partitions).await?;
-            if partitions.iter().any(|partition| !stored.contains_key(partition)) {
-                return Err(anyhow!("another worker has stored first positions of {name} meanwhile").into());
-            }
-        }
+        let stored = self.stored(&topic, partitions).await?;
         let logs = self.logs(name, Some(partitions.to_vec())).await?;
         let committed = self.committed(name, partitions).await?;
         let mut starts = Vec::new();
@@ -176,6 +166,26 @@ impl<S: Sink> Resume<S> {
             starts.push(Start { source, stored, fetch, committed });
         }
         Ok(starts)
+    }
+
+    /// The sink's positions, where it remembers its first ones with those.
+    async fn stored(&self, topic: &Arc<Topic>, partitions: &[i32]) -> Result<BTreeMap<i32, Position>, SinkError> {
+        let stored = self.positions(topic, partitions).await?;
+        let First::Remembered(from) = self.sink.first() else { return Ok(stored) };
+        if partitions.iter().all(|partition| stored.contains_key(partition)) {
+            return Ok(stored);
+        }
+        if let Some((partition, position)) = stored.first_key_value() {
+            let source = Source { topic: topic.clone(), partition: *partition };
+            Halt::unless_same(&source, &position.cluster_id, &position.topic_id)?;
+        }
+        let logs = self.logs(&topic.name, None).await?;
+        self.sink.remember(topic, &stored, &first_positions(from, &stored, &logs)).await?;
+        let stored = self.positions(topic, partitions).await?;
+        if partitions.iter().any(|partition| !stored.contains_key(partition)) {
+            return Err(anyhow!("another worker has stored first positions of {} meanwhile", topic.name).into());
+        }
+        Ok(stored)
     }
 
     /// Carries a reset out unless somebody has. A sink with positions of its own takes those of all the topic's partitions at once,

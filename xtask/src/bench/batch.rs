@@ -10,6 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
+use super::limit::Limit;
 use super::measure::{Usage, to_the_end};
 use super::servers::{self, Running};
 use super::{Bench, mebibytes, typical, workers};
@@ -22,6 +23,10 @@ const TOPICS: &str = "batch";
 const ARCHIVE: &str = "batch-archive";
 /// The part of records posted twice.
 const REPEATED: f64 = 0.05;
+/// The memory of the batch worker, bytes.
+const MEMORY: u64 = 512 << 20;
+/// How many times the records there are when its memory is the same.
+const SCALE: u64 = 10;
 
 pub fn run(bench: &Bench) -> Result<()> {
     debian::ensure(bench.context, &[need("java", "openjdk-17-jre-headless"), need("python3", "python3")])?;
@@ -38,21 +43,42 @@ pub fn run(bench: &Bench) -> Result<()> {
         log.run(&mut bench.probe(&["lines", "--topics", TOPICS, "--to", &to]))
     })?;
 
+    let limit = Limit::new(MEMORY)?;
     let (mut ours, mut spark) = (Vec::new(), Vec::new());
     for number in 1..=bench.runs {
-        let pipeline = format!("run{number}");
-        let mut command = workers::batch(bench, &pipeline, TOPICS, ARCHIVE, &kubernetes.kubeconfig)?;
-        ours.push(super::measure(&format!("batch worker, run {number}"), || {
-            let mut running = Running::start(bench.context, "batch", &mut command)?;
-            to_the_end(&mut running.child).with_context(|| running.failure())
-        })?);
-        if number == 1 {
-            println!("      {}", workers::outcome(bench, &pipeline)?);
-        }
+        ours.push(worker(bench, &limit, &kubernetes, number)?);
         spark.push(super::measure(&format!("PySpark, run {number}"), || pyspark(bench, &recipe, &wheels, &input))?);
     }
     summary(records, &typical(&ours), &typical(&spark));
     Ok(())
+}
+
+/// Ten times as many records in the same memory.
+pub fn scale(bench: &Bench) -> Result<()> {
+    let _kafka = servers::kafka(bench.context, &bench.folder)?;
+    let _s3 = servers::s3(bench.context, &bench.folder)?;
+    let kubernetes = servers::kubernetes(bench.context, &bench.folder)?;
+    let records = bench.fill(TOPICS, bench.records * SCALE, 1, REPEATED)?;
+    let _archive = archived(bench, records)?;
+    let usage = worker(bench, &Limit::new(MEMORY)?, &kubernetes, 1)?;
+    println!("\nA batch run over {records} records within {:.0} MiB\n", mebibytes(MEMORY));
+    println!("| seconds | seconds of processors | peak memory |\n|---|---|---|");
+    println!("| {:.1} | {:.1} | {:.0} MiB |\n", usage.seconds, usage.cpu, mebibytes(usage.peak));
+    Ok(())
+}
+
+/// A run of a pipeline of its own, so over everything.
+fn worker(bench: &Bench, limit: &Limit, kubernetes: &servers::Kubernetes, number: usize) -> Result<Usage> {
+    let pipeline = format!("run{number}");
+    let program = workers::batch(bench, &pipeline, TOPICS, ARCHIVE, &kubernetes.kubeconfig)?;
+    let usage = super::measure(&format!("batch worker, run {number}"), || {
+        let mut running = Running::start(bench.context, "batch", &mut limit.command(&program))?;
+        to_the_end(&mut running.child).with_context(|| running.failure())
+    })?;
+    if number == 1 {
+        println!("      {}", workers::outcome(bench, &pipeline)?);
+    }
+    Ok(usage)
 }
 
 /// All records in raw objects; the archive stays, since a run asks it to flush.
@@ -87,7 +113,10 @@ fn pyspark(bench: &Bench, recipe: &Path, wheels: &Path, input: &Path) -> Result<
 }
 
 fn summary(records: u64, ours: &Usage, spark: &Usage) {
-    println!("\nA batch run over {records} records: medians, and the largest peak of memory\n");
+    println!(
+        "\nA batch run over {records} records, the batch worker within {:.0} MiB: medians, and the largest peak of memory\n",
+        mebibytes(MEMORY)
+    );
     println!("| | seconds | seconds of processors | peak memory |\n|---|---|---|---|");
     for (name, usage) in [("batch worker", ours), ("PySpark local[*]", spark)] {
         println!("| {name} | {:.1} | {:.1} | {:.0} MiB |", usage.seconds, usage.cpu, mebibytes(usage.peak));

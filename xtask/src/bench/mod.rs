@@ -5,6 +5,7 @@
 mod archive;
 mod batch;
 mod latency;
+mod limit;
 mod live;
 mod measure;
 mod servers;
@@ -42,6 +43,8 @@ pub struct Options {
 enum What {
     /// A batch run, and the same job on `PySpark`
     Batch,
+    /// A batch run over ten times as many records in the same memory
+    Scale,
     /// Kafka to PostgreSQL, and the same COPY and upsert from files; a backlog; recovery after SIGKILL
     Live,
     /// Kafka to raw objects, and a consumer that drops what it reads
@@ -65,7 +68,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         Some(folder) => fs::canonicalize(folder).with_context(|| format!("{}", folder.display()))?,
         None => build(context)?,
     };
-    let all = [What::Batch, What::Live, What::Archive, What::Latency];
+    let all = [What::Batch, What::Scale, What::Live, What::Archive, What::Latency];
     let chosen = if options.what.is_empty() { &all[..] } else { &options.what };
     for what in chosen {
         let folder = context.temporary_folder("bench")?;
@@ -73,6 +76,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         let bench = Bench { context, folder, binaries: binaries.clone(), runs: options.runs, records: options.records };
         match what {
             What::Batch => batch::run(&bench),
+            What::Scale => batch::scale(&bench),
             What::Live => live::run(&bench),
             What::Archive => archive::run(&bench),
             What::Latency => latency::run(&bench),
