@@ -111,15 +111,15 @@ pub async fn raw_lines(bucket: &str, prefix: &str, topic: &str) -> Result<BTreeM
 
 /// What an object holds, by the ending of its name.
 fn decompressed(key: &str, body: Vec<u8>) -> Result<Vec<u8>> {
-    let mut plain = Vec::new();
     match key.rsplit_once('.').map(|(_, ending)| ending) {
         Some("gz") => {
-            _ = flate2::read::GzDecoder::new(&*body).read_to_end(&mut plain).with_context(|| key.to_owned())?
+            let mut plain = Vec::new();
+            flate2::read::GzDecoder::new(&*body).read_to_end(&mut plain).with_context(|| key.to_owned())?;
+            Ok(plain)
         }
-        Some("zst") => plain = zstd::decode_all(&*body).with_context(|| key.to_owned())?,
-        _ => return Ok(body),
+        Some("zst") => zstd::decode_all(&*body).with_context(|| key.to_owned()),
+        _ => Ok(body),
     }
-    Ok(plain)
 }
 
 /// `(partition, first offset)` of `…/<topic>/partition=<p>/<topic>+<p>+<first>.json`, `.json.gz` or `.json.zst`.
