@@ -170,6 +170,7 @@ def main() -> None:
         .config("spark.driver.memory", arguments.memory)
         .config("spark.local.dir", arguments.scratch)
         .config("spark.ui.enabled", False)
+        .config("spark.ui.showConsoleProgress", False)
         .config("spark.driver.host", "127.0.0.1")
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.sql.session.timeZone", "UTC")

@@ -27,6 +27,8 @@ const REPEATED: f64 = 0.05;
 const MEMORY: u64 = 512 << 20;
 /// How many times the records there are when its memory is the same.
 const SCALE: u64 = 10;
+/// Questions a run answers.
+const QUESTIONS: usize = 8;
 
 pub fn run(bench: &Bench) -> Result<()> {
     debian::ensure(bench.context, &[need("java", "openjdk-17-jre-headless"), need("python3", "python3")])?;
@@ -47,7 +49,12 @@ pub fn run(bench: &Bench) -> Result<()> {
     let (mut ours, mut spark) = (Vec::new(), Vec::new());
     for number in 1..=bench.runs {
         ours.push(worker(bench, &limit, &kubernetes, number)?);
-        spark.push(super::measure(&format!("PySpark, run {number}"), || pyspark(bench, &recipe, &wheels, &input))?);
+        let (usage, answers) =
+            pyspark(bench, &recipe, &wheels, &input).with_context(|| format!("PySpark, run {number}"))?;
+        spark.push(super::measure(&format!("PySpark, run {number}"), || Ok(usage))?);
+        if number == 1 {
+            same_answers(&workers::report(ARCHIVE, &format!("run{number}"))?["answers"], &answers)?;
+        }
     }
     summary(records, &typical(&ours), &typical(&spark));
     Ok(())
@@ -91,7 +98,8 @@ fn archived(bench: &Bench, records: u64) -> Result<Running> {
     })
 }
 
-fn pyspark(bench: &Bench, recipe: &Path, wheels: &Path, input: &Path) -> Result<Usage> {
+/// What it took, and the answers by question, each as a list of rows.
+fn pyspark(bench: &Bench, recipe: &Path, wheels: &Path, input: &Path) -> Result<(Usage, Value)> {
     let (output, scratch) = (bench.folder.join("spark-output"), bench.folder.join("spark-scratch"));
     for folder in [&output, &scratch] {
         let _ = fs::remove_dir_all(folder);
@@ -106,10 +114,36 @@ fn pyspark(bench: &Bench, recipe: &Path, wheels: &Path, input: &Path) -> Result<
     let usage = to_the_end(&mut running.child).with_context(|| running.failure())?;
     let log = fs::read_to_string(bench.context.cache.join("logs/bench-pyspark.log"))?;
     let report = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).next_back();
-    let report = report.context("PySpark reported nothing")?;
-    ensure!(report["answers"].as_object().is_some_and(|answers| answers.len() == 8), "PySpark did not answer all");
+    let mut report = report.context("PySpark reported nothing")?;
     println!("      {} {}", report["keys"], report["seconds"]);
-    Ok(usage)
+    Ok((usage, report["answers"].take()))
+}
+
+/// Fails unless both have answered the eight questions alike.
+fn same_answers(ours: &Value, spark: &Value) -> Result<()> {
+    let ours = ours.as_object().context("the run's report has no answers")?;
+    ensure!(ours.len() == QUESTIONS, "{} answers", ours.len());
+    for (question, table) in ours {
+        let (ours, theirs) = (comparable(&table["rows"]), comparable(&spark[question]));
+        let different = ours.iter().zip(&theirs).find(|(ours, theirs)| ours != theirs);
+        ensure!(
+            !ours.is_empty() && ours == theirs,
+            "{question}: {} rows, PySpark {}; {different:?}",
+            ours.len(),
+            theirs.len()
+        );
+    }
+    println!("      the same answers");
+    Ok(())
+}
+
+/// Rows in some order, whole numbers and others written alike.
+fn comparable(rows: &Value) -> Vec<String> {
+    let value = |value: &Value| value.as_f64().map_or_else(|| value.to_string(), |number| number.to_string());
+    let row = |row: &Value| row.as_array().into_iter().flatten().map(value).collect::<Vec<_>>().join(" ");
+    let mut rows: Vec<String> = rows.as_array().into_iter().flatten().map(row).collect();
+    rows.sort();
+    rows
 }
 
 fn summary(records: u64, ours: &Usage, spark: &Usage) {

@@ -11,11 +11,12 @@ mod measure;
 mod servers;
 mod workers;
 
+use std::env;
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
@@ -71,9 +72,13 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
     let all = [What::Batch, What::Scale, What::Live, What::Archive, What::Latency];
     let chosen = if options.what.is_empty() { &all[..] } else { &options.what };
     for what in chosen {
-        let folder = context.temporary_folder("bench")?;
-        allow_others_in(context, &folder)?;
-        let bench = Bench { context, folder, binaries: binaries.clone(), runs: options.runs, records: options.records };
+        let bench = Bench {
+            context,
+            folder: folder()?,
+            binaries: binaries.clone(),
+            runs: options.runs,
+            records: options.records,
+        };
         match what {
             What::Batch => batch::run(&bench),
             What::Scale => batch::scale(&bench),
@@ -81,7 +86,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
             What::Archive => archive::run(&bench),
             What::Latency => latency::run(&bench),
         }?;
-        // Gigabytes; what can't be removed now the next run removes.
+        // Gigabytes.
         let _ = fs::remove_dir_all(&bench.folder);
     }
     Ok(())
@@ -101,12 +106,13 @@ fn build(context: &Context) -> Result<PathBuf> {
     })
 }
 
-/// Lets the user of the PostgreSQL server pass through the folders above its data.
-fn allow_others_in(context: &Context, folder: &std::path::Path) -> Result<()> {
-    for folder in folder.ancestors().take_while(|above| above.starts_with(&context.cache)) {
-        Command::new("chmod").arg("a+x").arg(folder).status()?;
-    }
-    Ok(())
+/// An empty folder that the user of the PostgreSQL server can get to, too: a home may be closed to others.
+fn folder() -> Result<PathBuf> {
+    let folder = env::temp_dir().join("pinpipe-bench");
+    let removed = fs::remove_dir_all(&folder);
+    ensure!(removed.is_ok() || !folder.exists(), "{} can't be removed", folder.display());
+    fs::create_dir(&folder).with_context(|| format!("creating {}", folder.display()))?;
+    Ok(folder)
 }
 
 /// One run of one contender, with a line of what it took.

@@ -22,7 +22,8 @@ const KAFKA_CONTROLLER: u16 = 24093;
 pub const POSTGRES: u16 = 24432;
 pub const S3: u16 = 24900;
 /// The master's, the volume server's and the filer's; each has its gRPC port behind it, as the gateway has.
-const S3_INNER: [(&str, u16); 3] = [("master", 24910), ("volume", 24920), ("filer", 24930)];
+const S3_INNER: [(&str, u16); 3] = [("master", 24910), ("volume", 24920), ("filer", S3_FILER)];
+pub const S3_FILER: u16 = 24930;
 const ETCD: u16 = 24379;
 const ETCD_PEER: u16 = 24380;
 const API_SERVER: u16 = 24443;

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 
 use super::Bench;
-use super::servers::{KAFKA, POSTGRES, Running, S3, get};
+use super::servers::{KAFKA, POSTGRES, Running, S3, S3_FILER, get};
 
 pub const INGEST: u16 = 24080;
 const INGEST_ADMIN: u16 = 24081;
@@ -136,4 +136,11 @@ pub fn outcome(bench: &Bench, pipeline: &str) -> Result<Value> {
     let file = bench.folder.join(format!("{pipeline}.json"));
     let text = fs::read_to_string(&file)?;
     serde_json::from_str(&text).with_context(|| format!("the run's outcome in {} is not JSON: {text}", file.display()))
+}
+
+/// The report of a pipeline's last run, as it stands in a bucket: asked of the S3 server's filer, which wants no signature.
+pub fn report(bucket: &str, pipeline: &str) -> Result<Value> {
+    let path = format!("/buckets/{bucket}/runs/default.{pipeline}/bench/report.json");
+    let report = get(S3_FILER, &path).with_context(|| format!("no report at {path}"))?;
+    serde_json::from_str(&report).context("the report is not JSON")
 }
