@@ -54,6 +54,9 @@ enum What {
     Latency,
 }
 
+/// What measurements run.
+const PROGRAMS: [&str; 5] = ["pinpipe-ingest", "pinpipe-stream", "pinpipe-batch", "pinpipe-emulator", "bench-probe"];
+
 /// What a measurement works with.
 pub struct Bench<'a> {
     context: &'a Context,
@@ -96,7 +99,9 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
 fn build(context: &Context) -> Result<PathBuf> {
     step(context, "cargo build --release", "mend what the compiler found", |log| {
         let mut cargo = context.cargo();
-        cargo.args(["build", "--release", "--workspace", "--bins", "--message-format", "json-render-diagnostics"]);
+        cargo.args(["build", "--release", "--workspace", "--message-format", "json-render-diagnostics"]);
+        // Each takes minutes to be optimised as a whole.
+        cargo.args(PROGRAMS.iter().flat_map(|program| ["--bin", program]));
         let messages = log.output(&mut cargo)?;
         let binary = messages.lines().find_map(|line| {
             let message: Value = serde_json::from_str(line).ok()?;
