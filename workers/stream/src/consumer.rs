@@ -78,6 +78,8 @@ pub fn connect(config: &pinpipe_config::Stream, topics: &[&str]) -> KafkaResult<
         .set("statistics.interval.ms", "2000")
         // The worker has a byte budget of its own: what librdkafka fetches ahead comes on top, per partition.
         .set("queued.max.messages.kbytes", "2048")
+        // That is soon full, and soon empty again: librdkafka's own second of waiting would leave the worker idle in between.
+        .set("fetch.queue.backoff.ms", "20")
         .set("fetch.max.bytes", "8388608")
         .set("fetch.wait.max.ms", "100")
         .create_with_context(Context { events: sender, closing: closing.clone() })?;
