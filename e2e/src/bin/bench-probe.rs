@@ -223,9 +223,9 @@ async fn latency(ingest: &str, postgres: &str, table: &str, rate: u32, seconds: 
     Ok(())
 }
 
-/// Posts one record after the other, each when it is due; returns when each was sent.
+/// Posts one record after the other, each when it is due; returns when that was. A connection waits for its acknowledgement, so there are many.
 async fn post_all(ingest: String, first: u64, count: u64, rate: u32) -> Result<Vec<(u64, Instant)>> {
-    const CONNECTIONS: u64 = 4;
+    const CONNECTIONS: u64 = 32;
     let tasks = (0..CONNECTIONS).map(|lane| {
         let ingest = ingest.clone();
         tokio::spawn(async move {
@@ -235,8 +235,7 @@ async fn post_all(ingest: String, first: u64, count: u64, rate: u32) -> Result<V
             due.set_missed_tick_behavior(MissedTickBehavior::Burst);
             let mut sent = Vec::new();
             for number in (first + lane..first + count).step_by(usize::try_from(CONNECTIONS)?) {
-                due.tick().await;
-                sent.push((number, Instant::now()));
+                sent.push((number, due.tick().await.into_std()));
                 post(&mut stream, &ingest, number).await?;
             }
             anyhow::Ok(sent)
