@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pinpipe_e2e::{
-    Kind, Spec, ensure_same, eventually, flow::Flow, kafka, postgres, samples::Samples, shared::in_space,
+    Kind, Pipeline, Spec, ensure_same, eventually, flow::Flow, kafka, postgres, samples::Samples, shared::in_space,
 };
 use serde_json::json;
 
@@ -25,12 +25,7 @@ fn a_sink_whose_records_are_gone_stops_and_is_reset_by_an_annotation() -> Result
         let mut expected = flow.log(Kind::Geo).await?.latest();
 
         pipeline.change(json!({"suspend": true})).await?;
-        eventually(Duration::from_mins(1), "no workers", async || {
-            let workers = pipeline.workers("stream-live").await?;
-            ensure!(workers.is_empty(), "{workers:?}");
-            Ok(())
-        })
-        .await?;
+        no_workers(&pipeline).await?;
         let topic = pipeline.topic(Kind::Geo);
         let unseen = make.batch(Kind::Geo, SEEN..SEEN + UNSEEN, 0);
         let records: Vec<_> =
@@ -70,12 +65,7 @@ fn a_sink_taken_out_and_put_back_goes_on_where_it_was() -> Result<()> {
         flow.live_table_is_right(Kind::Geo).await?;
 
         pipeline.apply(&without).await?;
-        eventually(Duration::from_mins(1), "no workers", async || {
-            let workers = pipeline.workers("stream-live").await?;
-            ensure!(workers.is_empty(), "{workers:?}");
-            Ok(())
-        })
-        .await?;
+        no_workers(&pipeline).await?;
         pipeline.ready().await?;
         flow.send(Kind::Geo, make.batch(Kind::Geo, SEEN..SEEN + UNSEEN, 0), 100).await?;
         let mut expected = flow.log(Kind::Geo).await?.latest();
@@ -91,4 +81,13 @@ fn a_sink_taken_out_and_put_back_goes_on_where_it_was() -> Result<()> {
         })
         .await
     })
+}
+
+async fn no_workers(pipeline: &Pipeline) -> Result<()> {
+    eventually(Duration::from_mins(1), "no workers", async || {
+        let workers = pipeline.workers("stream-live").await?;
+        ensure!(workers.is_empty(), "{workers:?}");
+        Ok(())
+    })
+    .await
 }
