@@ -52,22 +52,25 @@ pub enum Signal {
     Continue,
 }
 
+/// containerd's name of a container whose id in the pod's status is `<runtime>://<name>`.
+fn task(id: &str) -> String {
+    id.rsplit('/').next().unwrap_or(id).to_owned()
+}
+
 /// Sends a signal to a container's process. `id` is the container's id as in the pod's status.
 pub async fn signal(node: &str, id: &str, signal: Signal) -> Result<()> {
-    let id = id.rsplit('/').next().unwrap_or(id).to_owned();
     let name = match signal {
         Signal::Kill => "SIGKILL",
         Signal::Stop => "SIGSTOP",
         Signal::Continue => "SIGCONT",
     };
     let script = r#"exec ctr -n k8s.io tasks kill --signal "$2" "$1""#.to_owned();
-    exec(node, script, vec![id, name.to_owned()]).await.map(drop)
+    exec(node, script, vec![task(id), name.to_owned()]).await.map(drop)
 }
 
 /// Makes a container's processes stand still for a second at a time and go on for a moment, for `seconds`: each of its answers takes
 /// about a second. It ends by itself, whoever waits for it or not.
 pub async fn stutter(node: &str, id: &str, seconds: u64) -> Result<()> {
-    let id = id.rsplit('/').next().unwrap_or(id).to_owned();
     let script = r#"
         processes() { ctr -n k8s.io tasks ps "$1" | awk 'NR > 1 { print $1 }'; }
         trap 'kill -CONT $(processes "$1")' EXIT
@@ -79,17 +82,16 @@ pub async fn stutter(node: &str, id: &str, seconds: u64) -> Result<()> {
             kill -CONT $still
         done 2> /dev/null
     "#;
-    exec(node, script.to_owned(), vec![id, seconds.to_string()]).await.map(drop)
+    exec(node, script.to_owned(), vec![task(id), seconds.to_string()]).await.map(drop)
 }
 
 /// The most memory a container's first process ever had resident, bytes.
 pub async fn peak_memory(node: &str, id: &str) -> Result<u64> {
-    let id = id.rsplit('/').next().unwrap_or(id).to_owned();
     let script = r#"
         process=$(ctr -n k8s.io tasks ps "$1" | awk 'NR == 2 { print $1 }')
         awk '/^VmHWM:/ { print $2 }' "/proc/$process/status"
     "#;
-    let kibibytes = exec(node, script.to_owned(), vec![id]).await?;
+    let kibibytes = exec(node, script.to_owned(), vec![task(id)]).await?;
     Ok(kibibytes.trim().parse::<u64>().with_context(|| format!("no memory of a process: {kibibytes:?}"))? * 1024)
 }
 
