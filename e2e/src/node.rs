@@ -73,14 +73,17 @@ pub async fn signal(node: &str, id: &str, signal: Signal) -> Result<()> {
 pub async fn stutter(node: &str, id: &str, seconds: u64) -> Result<()> {
     let script = r#"
         processes() { ctr -n k8s.io tasks ps "$1" | awk 'NR > 1 { print $1 }'; }
-        trap 'kill -CONT $(processes "$1")' EXIT
+        # One that has ended since (a probe's) is no failure.
+        all() { kill "$@" 2> /dev/null || true; }
+        trap 'all -CONT $(processes "$1")' EXIT
         end=$(($(date +%s) + $2))
         while [ "$(date +%s)" -lt "$end" ]; do
             still=$(processes "$1")
-            kill -STOP $still
+            [ -n "$still" ] || { echo "no process in $1" >&2; exit 1; }
+            all -STOP $still
             sleep 1
-            kill -CONT $still
-        done 2> /dev/null
+            all -CONT $still
+        done
     "#;
     exec(node, script.to_owned(), vec![task(id), seconds.to_string()]).await.map(drop)
 }
