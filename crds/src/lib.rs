@@ -109,7 +109,8 @@ pub use status::{
     )
 )]
 pub struct PinterestPipelineSpec {
-    /// Scales every worker to zero and skips scheduled batch runs. Topics and data stay; `false` resumes where the workers stopped.
+    /// Stops ingest, lets sinks read the topics to their ends, scales every worker to zero and skips scheduled batch runs; one that runs goes
+    /// on to its end. Topics and data stay; `false` resumes where the workers stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
 

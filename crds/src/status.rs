@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 pub mod condition_types {
     /// Everything the pipeline consists of works.
     pub const READY: &str = "Ready";
+    /// `spec.suspend` is set: False while sinks read the topics to their ends, True from then on. Absent otherwise.
+    pub const SUSPENDED: &str = "Suspended";
     /// The broker answers and has every topic.
     pub const TOPICS_READY: &str = "TopicsReady";
     /// Ingest takes records.
@@ -29,7 +31,8 @@ pub struct PinterestPipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Ready`, `TopicsReady`, `IngestReady`, `StreamReady`, `ArchiveReady`, `BatchReady`; those of absent sections are absent.
+    /// `Ready`, `TopicsReady`, `IngestReady`, `StreamReady`, `ArchiveReady`, `BatchReady`; those of absent sections are absent. `Suspended`
+    /// only while `spec.suspend` is set.
     #[schemars(schema_with = "crate::schema::conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,

@@ -20,6 +20,10 @@ pub struct Args {
     #[arg(long, env = "PINPIPE_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
 
+    /// How long the sinks of a suspended pipeline may take to read the topics to their ends, seconds.
+    #[arg(long, env = "PINPIPE_DRAIN_DEADLINE", value_name = "SECONDS", default_value_t = 300)]
+    pub drain_deadline: u64,
+
     /// The port of /healthz, /readyz and /metrics.
     #[arg(long, env = "PINPIPE_ADMIN_PORT", value_name = "PORT", default_value_t = pinpipe_config::ADMIN_PORT)]
     pub admin_port: u16,

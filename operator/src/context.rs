@@ -1,6 +1,6 @@
 //! What every pass has at hand.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use kube::{Client, runtime::events::Recorder};
 
@@ -16,6 +16,8 @@ pub struct Context {
     pub pods: reqwest::Client,
     /// Where workers' images come from unless a pipeline says otherwise.
     pub images: Images,
+    /// How long the sinks of a suspended pipeline may take to read the topics to their ends.
+    pub drain_deadline: Duration,
     /// What is counted.
     pub metrics: Metrics,
     /// What brokers said a moment ago.
@@ -27,8 +29,23 @@ pub struct Context {
 impl Context {
     /// With nothing remembered.
     #[must_use]
-    pub fn new(client: Client, pods: reqwest::Client, images: Images, metrics: Metrics) -> Self {
+    pub fn new(
+        client: Client,
+        pods: reqwest::Client,
+        images: Images,
+        drain_deadline: Duration,
+        metrics: Metrics,
+    ) -> Self {
         let recorder = Recorder::new(client.clone(), MANAGER.into());
-        Self { client, recorder, pods, images, metrics, topics: TopicsCache::default(), failures: Mutex::default() }
+        Self {
+            client,
+            recorder,
+            pods,
+            images,
+            drain_deadline,
+            metrics,
+            topics: TopicsCache::default(),
+            failures: Mutex::default(),
+        }
     }
 }

@@ -40,6 +40,8 @@ type Guarded = DeserializeGuard<PinterestPipeline>;
 const READY_AGAIN: Duration = Duration::from_mins(1);
 /// The same for one that isn't ready.
 const NOT_READY_AGAIN: Duration = Duration::from_secs(10);
+/// The same for one that waits for something that takes seconds.
+const SOON_AGAIN: Duration = Duration::from_secs(2);
 /// The same for one that can't be done or read: a change of it is an event.
 const INVALID_AGAIN: Duration = Duration::from_mins(5);
 /// How long one pass may take. A client retries by itself for much longer.
@@ -114,7 +116,7 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
     };
     let outcome = match &passed {
         Ok(Passed::Ready) => "ready",
-        Ok(Passed::NotReady) => "not_ready",
+        Ok(Passed::NotReady | Passed::Soon) => "not_ready",
         Ok(Passed::Invalid) => "invalid",
         Ok(Passed::Gone) => "gone",
         Err(_) => "error",
@@ -124,6 +126,7 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
     let again = match passed? {
         Passed::Ready => READY_AGAIN,
         Passed::NotReady => NOT_READY_AGAIN,
+        Passed::Soon => SOON_AGAIN,
         Passed::Invalid => INVALID_AGAIN,
         Passed::Gone => {
             forget(&context, &resource);

@@ -1,6 +1,6 @@
 //! The operator's process: telemetry, the API server, the admin port, and the controller until SIGTERM.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use clap::Parser as _;
@@ -20,7 +20,8 @@ async fn main() -> anyhow::Result<()> {
     let metrics = Metrics::register(admin.registry());
     let readiness = admin.readiness();
     let pods = said::client().context("no HTTP client can be made to ask workers with")?;
-    let context = Arc::new(Context::new(client, pods, args.images(), metrics));
+    let context =
+        Arc::new(Context::new(client, pods, args.images(), Duration::from_secs(args.drain_deadline), metrics));
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         registry = context.images.registry,

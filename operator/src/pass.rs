@@ -1,15 +1,20 @@
 //! One pass over one pipeline: the four phases in order.
 
 mod components;
+mod drain;
 mod resets;
 mod topics;
 
 use std::{pin::pin, time::Duration};
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ObjectReference, Pod},
+    jiff::Timestamp,
+};
 use kube::{
     Api, Resource as _,
     api::{Patch, PatchParams},
+    runtime::events::{Event, EventType},
 };
 use pinpipe_crds::{IngestStatus, PinterestPipeline, PinterestPipelineStatus, condition_types};
 use serde_json::json;
@@ -72,6 +77,8 @@ pub enum Passed {
     Ready,
     /// It isn't, and the status says why.
     NotReady,
+    /// It isn't, and what it waits for comes within seconds.
+    Soon,
     /// Its spec can't be done; nothing was touched.
     Invalid,
     /// There is nothing to be done: it is gone, or going.
@@ -118,7 +125,7 @@ impl Pass<'_> {
             secrets: secrets.trying("reading Secrets")?,
             previous: dereference::previous(live.objects()),
         };
-        let pipeline = match validate::validate(&self.resource, &found, &self.context.images) {
+        let mut pipeline = match validate::validate(&self.resource, &found, &self.context.images) {
             Ok(pipeline) => pipeline,
             Err(problems) => {
                 let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
@@ -127,6 +134,11 @@ impl Pass<'_> {
             }
         };
 
+        let drain = self.drain(&pipeline, &live).await?;
+        if let Some(finding) = drain.finding.as_ref().filter(|_| drain.tell_first) {
+            self.tell_first(finding).await?;
+        }
+        pipeline.draining = drain.components;
         let objects = build::objects(&pipeline);
         let resets = resets::new(&pipeline, &objects, &live);
         // Topics come before the workers that use them, so that no broker makes them up with settings of its own; but a broker that is away
@@ -146,9 +158,9 @@ impl Pass<'_> {
         self.tell_of_resets(&resets, &live).await;
 
         let (batch_status, batch) = self.batch(&pipeline, &live).await?;
-        let mut findings = self.findings(&pipeline, &live, topics.finding, batch).await?;
+        let mut findings = self.findings(&pipeline, &live, topics.finding, batch, drain.finding).await?;
         components::blame(&mut findings, &pipeline, obstacles);
-        let conditions = findings.conditions(pipeline.suspend);
+        let conditions = findings.conditions();
         let ready = conditions.first().is_some_and(|(_, finding)| finding.ok);
         self.write_status(conditions, |status| {
             status.topics = topics.topics;
@@ -156,7 +168,25 @@ impl Pass<'_> {
             status.batch = batch_status;
         })
         .await?;
-        Ok(if ready { Passed::Ready } else { Passed::NotReady })
+        Ok(match ready {
+            true => Passed::Ready,
+            false if !pipeline.draining.is_empty() => Passed::Soon,
+            false => Passed::NotReady,
+        })
+    }
+
+    /// Writes how a suspension ended and tells of it, before what it is about is stopped.
+    async fn tell_first(&mut self, finding: &Finding) -> Result<(), Error> {
+        let mut status = self.resource.status.clone().unwrap_or_default();
+        let findings = vec![(condition_types::SUSPENDED, finding.clone())];
+        let generation = self.resource.metadata.generation;
+        let new = status::conditions(&status.conditions, findings, generation, Timestamp::now());
+        status.conditions.retain(|condition| condition.type_ != condition_types::SUSPENDED);
+        status.conditions.extend(new);
+        self.patch_status(&status).await?;
+        self.resource.status = Some(status);
+        self.event(EventType::Warning, finding.reason, "Suspend", &finding.message, None).await;
+        Ok(())
     }
 
     async fn write_invalid(&self, message: String) -> Result<(), Error> {
@@ -184,6 +214,23 @@ impl Pass<'_> {
         self.patch_status(&status).await
     }
 
+    /// Writes an event. One that can't be written costs nobody their pass.
+    async fn event(
+        &self,
+        type_: EventType,
+        reason: &str,
+        action: &str,
+        note: &str,
+        secondary: Option<ObjectReference>,
+    ) {
+        let note = status::shorten(note);
+        let event = Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary };
+        match self.context.recorder.publish(&event, &self.resource.object_ref(&())).await {
+            Ok(()) => self.context.metrics.wrote("create", "events"),
+            Err(error) => tracing::warn!(%error, reason, "an event can't be written"),
+        }
+    }
+
     async fn patch_status(&self, status: &PinterestPipelineStatus) -> Result<(), Error> {
         let body = json!({
             "apiVersion": PinterestPipeline::api_version(&()),
@@ -197,4 +244,10 @@ impl Pass<'_> {
         self.context.metrics.wrote("apply", "pinterestpipelines/status");
         Ok(())
     }
+}
+
+/// Whether a pod has come to its end by itself.
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }

@@ -6,7 +6,7 @@
 mod pipeline;
 mod reset;
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
 use pinpipe_config::Quality;
@@ -86,6 +86,7 @@ pub fn validate(
     let image = spec.image.clone().unwrap_or_default();
     let validated = ValidatedPipeline {
         suspend: spec.suspend.unwrap_or(false),
+        draining: BTreeSet::new(),
         bootstrap_servers: spec.broker.kafka.bootstrap_servers.clone(),
         topics,
         dead_letters: spec.dead_letters.clone().unwrap_or_default().mode.unwrap_or_default(),

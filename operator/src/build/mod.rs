@@ -6,6 +6,8 @@ mod meta;
 mod pod;
 mod workers;
 
+use std::collections::BTreeMap;
+
 use kube::{Resource, api::ApiResource};
 use serde::Serialize;
 use serde_json::Value;
@@ -106,6 +108,14 @@ pub fn topics(pipeline: &ValidatedPipeline) -> Vec<TopicWish> {
             ]
         })
         .collect()
+}
+
+/// The consumer group of each component that has one.
+#[must_use]
+pub fn groups(pipeline: &ValidatedPipeline) -> BTreeMap<String, String> {
+    let sinks = pipeline.sinks.iter().map(|sink| (format!("stream-{}", sink.name), sink.name.as_str()));
+    let archive = pipeline.archive.iter().map(|_| ("archive".to_owned(), "archive"));
+    sinks.chain(archive).map(|(component, sink)| (component, config::group(pipeline, sink))).collect()
 }
 
 /// Where users inside the cluster post to.

@@ -47,6 +47,8 @@ impl Finding {
 /// How each part of a pipeline stands. None: the part isn't deployed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Findings {
+    /// How far a suspension has come. None: there is none.
+    pub suspension: Option<Finding>,
     /// What of the resets asked for can't be done, which has no condition of its own. None: nothing.
     pub resets: Option<Finding>,
     /// The topics.
@@ -66,9 +68,11 @@ pub struct Findings {
 impl Findings {
     /// By condition type, `Ready` first.
     #[must_use]
-    pub fn conditions(self, suspended: bool) -> Vec<(&'static str, Finding)> {
+    pub fn conditions(self) -> Vec<(&'static str, Finding)> {
+        let suspension = self.suspension.clone();
         let parts = [
             ("", "reset", self.resets),
+            (condition_types::SUSPENDED, "suspension", self.suspension),
             (condition_types::TOPICS_READY, "topics", Some(self.topics)),
             (condition_types::INGEST_READY, "ingest", Some(self.ingest)),
             (condition_types::STREAM_READY, "stream", self.stream),
@@ -77,15 +81,14 @@ impl Findings {
             ("", "emulator", self.emulator),
         ];
         // While nothing runs, a broker that is away hurts nobody.
-        let matters = |type_: &str| !(suspended && type_ == condition_types::TOPICS_READY);
+        let matters = |type_: &str| !(suspension.is_some() && type_ == condition_types::TOPICS_READY);
         let bad: Vec<_> = parts
             .iter()
             .filter(|(type_, _, _)| matters(type_))
             .filter_map(|(_, part, finding)| finding.as_ref().filter(|f| !f.ok).map(|f| (*part, f)))
             .collect();
         let ready = match bad.as_slice() {
-            [] if suspended => Finding::good(reasons::SUSPENDED, "suspended: set spec.suspend to false to resume"),
-            [] => Finding::good(reasons::READY, "everything works"),
+            [] => suspension.unwrap_or_else(|| Finding::good(reasons::READY, "everything works")),
             [(part, first), rest @ ..] => {
                 let others: Vec<_> = rest.iter().map(|(part, _)| *part).collect();
                 let more =
@@ -140,13 +143,14 @@ fn seconds(time: Timestamp) -> Timestamp {
     Timestamp::from_second(time.as_second()).unwrap_or(time)
 }
 
-/// At most what the schema lets through, and what a person reads.
-fn shorten(message: &str) -> String {
+/// At most what an event's note may hold, and a person reads.
+pub(crate) fn shorten(message: &str) -> String {
     const MOST: usize = 1024;
+    const CUT: &str = "…";
     if message.len() <= MOST {
         return message.to_owned();
     }
-    format!("{}…", &message[..message.floor_char_boundary(MOST)])
+    format!("{}{CUT}", &message[..message.floor_char_boundary(MOST - CUT.len())])
 }
 
 #[cfg(test)]
@@ -159,7 +163,16 @@ mod tests {
 
     fn findings() -> Findings {
         let (topics, ingest) = (good(), good());
-        Findings { resets: None, topics, ingest, stream: Some(good()), archive: None, batch: None, emulator: None }
+        Findings {
+            suspension: None,
+            resets: None,
+            topics,
+            ingest,
+            stream: Some(good()),
+            archive: None,
+            batch: None,
+            emulator: None,
+        }
     }
 
     fn at(second: i64) -> Timestamp {
@@ -168,7 +181,7 @@ mod tests {
 
     #[test]
     fn ready_is_all_of_them_and_names_the_first_that_is_not() {
-        let conditions = findings().conditions(false);
+        let conditions = findings().conditions();
         let types: Vec<_> = conditions.iter().map(|(type_, _)| *type_).collect();
         assert_eq!(types, ["Ready", "TopicsReady", "IngestReady", "StreamReady"]);
         assert_eq!(conditions[0].1, Finding::good(reasons::READY, "everything works"));
@@ -178,31 +191,36 @@ mod tests {
             emulator: Some(Finding::bad(reasons::CRASHING, "crash")),
             ..findings()
         };
-        let ready = bad.conditions(false).remove(0).1;
+        let ready = bad.conditions().remove(0).1;
         assert_eq!(ready, Finding::bad(reasons::IMAGE_NOT_PULLABLE, "ingest: no image (also not ready: emulator)"));
     }
 
     #[test]
     fn a_suspended_pipeline_is_ready_without_its_broker() {
         let away = Findings { topics: Finding::bad(reasons::BROKER_UNREACHABLE, "away"), ..findings() };
-        assert_eq!(away.clone().conditions(true)[0].1.reason, reasons::SUSPENDED);
-        assert!(!away.conditions(false)[0].1.ok);
+        let suspension = |finding| Findings { suspension: Some(finding), ..away.clone() };
+        let suspended = suspension(Finding::good(reasons::SUSPENDED, "resume")).conditions();
+        assert_eq!(suspended[0], (condition_types::READY, Finding::good(reasons::SUSPENDED, "resume")));
+        assert_eq!(suspended[1].0, condition_types::SUSPENDED);
+        let draining = suspension(Finding::bad(reasons::DRAINING, "reads on")).conditions();
+        assert_eq!(draining[0].1, Finding::bad(reasons::DRAINING, "suspension: reads on"));
+        assert!(!away.conditions()[0].1.ok);
     }
 
     #[test]
     fn transition_times_move_with_the_status_alone() {
-        let first = conditions(&[], findings().conditions(false), Some(1), at(100));
+        let first = conditions(&[], findings().conditions(), Some(1), at(100));
         assert!(first.iter().all(|c| c.last_transition_time == Time(at(100))));
 
-        let again = conditions(&first, findings().conditions(false), Some(1), at(200));
+        let again = conditions(&first, findings().conditions(), Some(1), at(200));
         assert_eq!(again, first, "the same findings give the same conditions");
 
         let other_words = Findings { ingest: Finding::good(reasons::AVAILABLE, "still fine"), ..findings() };
-        let reworded = conditions(&first, other_words.conditions(false), Some(2), at(200));
+        let reworded = conditions(&first, other_words.conditions(), Some(2), at(200));
         assert!(reworded.iter().all(|c| c.last_transition_time == Time(at(100)) && c.observed_generation == Some(2)));
 
         let worse = Findings { ingest: Finding::bad(reasons::CRASHING, "crash"), ..findings() };
-        let fallen = conditions(&first, worse.conditions(false), Some(1), at(300));
+        let fallen = conditions(&first, worse.conditions(), Some(1), at(300));
         for condition in &fallen {
             let moved = matches!(condition.type_.as_str(), "Ready" | "IngestReady");
             assert_eq!(condition.last_transition_time, Time(at(if moved { 300 } else { 100 })), "{}", condition.type_);
@@ -212,7 +230,7 @@ mod tests {
     #[test]
     fn a_reset_that_cannot_be_done_is_told_and_touches_no_other_condition() {
         let asked = Findings { resets: Some(Finding::bad(reasons::INVALID_RESET, "no sink")), ..findings() };
-        let conditions = asked.conditions(false);
+        let conditions = asked.conditions();
         assert_eq!(conditions[0].1, Finding::bad(reasons::INVALID_RESET, "reset: no sink"));
         assert!(conditions.len() == 4 && conditions[1..].iter().all(|(_, finding)| finding.ok));
     }
@@ -224,22 +242,22 @@ mod tests {
             ..findings()
         };
         let first =
-            conditions(&[], stopped("position 5 of t[0], the log holds 9 to 99").conditions(false), Some(1), at(100));
-        let moved = stopped("position 5 of t[0], the log holds 10 to 1204").conditions(false);
+            conditions(&[], stopped("position 5 of t[0], the log holds 9 to 99").conditions(), Some(1), at(100));
+        let moved = stopped("position 5 of t[0], the log holds 10 to 1204").conditions();
         assert_eq!(conditions(&first, moved, Some(1), at(200)), first);
-        let other = stopped("position 5 of u[0], the log holds 10 to 1204").conditions(false);
+        let other = stopped("position 5 of u[0], the log holds 10 to 1204").conditions();
         assert_ne!(conditions(&first, other, Some(1), at(200)), first);
         // Another's figures are what changed.
         let progress = |message: &str| Findings { ingest: Finding::bad(reasons::PROGRESSING, message), ..findings() };
-        let first = conditions(&[], progress("0 of 2 pods").conditions(false), Some(1), at(100));
-        assert_ne!(conditions(&first, progress("1 of 2 pods").conditions(false), Some(1), at(100)), first);
+        let first = conditions(&[], progress("0 of 2 pods").conditions(), Some(1), at(100));
+        assert_ne!(conditions(&first, progress("1 of 2 pods").conditions(), Some(1), at(100)), first);
     }
 
     #[test]
     fn a_part_taken_out_loses_its_condition() {
-        let first = conditions(&[], findings().conditions(false), Some(1), at(100));
+        let first = conditions(&[], findings().conditions(), Some(1), at(100));
         let without = Findings { stream: None, ..findings() };
-        let then = conditions(&first, without.conditions(false), Some(2), at(200));
+        let then = conditions(&first, without.conditions(), Some(2), at(200));
         assert!(then.iter().all(|c| c.type_ != "StreamReady"));
     }
 
@@ -255,7 +273,7 @@ mod tests {
 
     #[test]
     fn long_messages_are_cut_between_characters() {
-        assert!(shorten(&"ü".repeat(2000)).len() <= 1024 + '…'.len_utf8());
+        assert!(shorten(&"ü".repeat(2000)).len() <= 1024);
         assert_eq!(shorten("short"), "short");
     }
 }

@@ -4,7 +4,11 @@
 pub const READY: &str = "Ready";
 /// `spec.suspend` is set and every worker is at zero.
 pub const SUSPENDED: &str = "Suspended";
-/// `spec.suspend` is set and workers are still stopping.
+/// `spec.suspend` is set; ingest stops, and sinks read the topics to their ends.
+pub const DRAINING: &str = "Draining";
+/// `spec.suspend` is set and every worker is at zero, some before they had read the topics to their ends.
+pub const DRAIN_DEADLINE_EXCEEDED: &str = "DrainDeadlineExceeded";
+/// `spec.suspend` is set and a component's pods are stopping.
 pub const SUSPENDING: &str = "Suspending";
 /// An annotation asks for a reset that can't be done; everything else goes on.
 pub const INVALID_RESET: &str = "InvalidReset";

@@ -4,6 +4,7 @@
 //! but is gone from the broker was deleted by somebody, and is reported.
 
 mod broker;
+mod drain;
 mod plan;
 
 use std::{
@@ -18,6 +19,7 @@ use pinpipe_crds::TopicStatus;
 use crate::{build::TopicWish, status::Finding};
 
 pub use broker::{Broker, BrokerError};
+pub use drain::left;
 pub use plan::{Plan, Raise, Seen, plan};
 
 /// How topics stand.

@@ -1,6 +1,6 @@
 //! What validation makes of a resource: everything is said, and nothing of it depends on a client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
 use pinpipe_crds::{Compression, DeadLetterMode, PullPolicy, StartFrom, WriteMode};
@@ -19,6 +19,9 @@ pub struct ValidatedPipeline {
     pub uid: String,
     /// Whether workers are to be at zero.
     pub suspend: bool,
+    /// Components that run although it is suspended: sinks that have something left to read. Not the resource's to say.
+    #[serde(skip)]
+    pub draining: BTreeSet<String>,
     /// `host:port,…`.
     pub bootstrap_servers: String,
     /// The topics of pins, geos and users.
@@ -193,8 +196,13 @@ pub struct Secrets {
     pub missing: Vec<String>,
 }
 
-/// Names of children.
 impl ValidatedPipeline {
+    /// Whether a component is to have pods.
+    #[must_use]
+    pub fn runs(&self, component: &str) -> bool {
+        !self.suspend || self.draining.contains(component)
+    }
+
     /// `<pipeline>-<component>`.
     #[must_use]
     pub fn child(&self, component: &str) -> String {
