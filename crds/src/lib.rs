@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use archive::{Archive, Compression, Rotate};
 pub use batch::{Batch, BatchSink, Cassandra, Quality, REPAIRABLE_FIELDS};
-pub use broker::{Broker, Kafka, TopicOverride, TopicOverrides, Topics};
+pub use broker::{Broker, DeletionPolicy, Kafka, TopicOverride, TopicOverrides, Topics};
 pub use common::{Amount, Amounts, Image, PullPolicy, Resources, S3, SecretKeyRef, SecretRef};
 pub use dead_letters::{DeadLetterMode, DeadLetters};
 pub use schema::{check_rules, crd, yaml};

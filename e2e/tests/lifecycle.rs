@@ -2,17 +2,21 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use pinpipe_e2e::{
-    Kind, Spec, cluster, ensure_same, eventually,
+    Kind, Pipeline, Spec, cluster, ensure_same, eventually,
     flow::{Flow, PREFIX},
-    objects,
+    kafka, objects,
     pipeline::READY_WITHIN,
     postgres,
     samples::Samples,
     shared::in_space,
+    space,
 };
 use serde_json::json;
+
+/// After how long a deletion gives topics up.
+const GIVE_UP_AFTER: Duration = Duration::from_mins(5);
 
 #[test]
 fn a_suspended_pipeline_has_read_everything_and_goes_on_when_it_is_resumed() -> Result<()> {
@@ -77,6 +81,160 @@ fn a_sink_that_cannot_catch_up_holds_a_suspension_up_until_the_deadline() -> Res
         eventually(Duration::from_secs(30), "ready all the same", async || {
             let ready = pipeline.conditions().await?.remove("Ready").unwrap_or_default();
             ensure!(ready["status"] == "True" && ready["reason"] == "DrainDeadlineExceeded", "{ready}");
+            Ok(())
+        })
+        .await
+    })
+}
+
+#[test]
+fn a_paused_pipeline_is_left_alone_until_it_goes_on() -> Result<()> {
+    in_space("paused", async |space| {
+        let pipeline = space.apply("flow", &Spec::new()).await?;
+        pipeline.ready().await?;
+        pipeline.annotate("pinpipe.dev/paused", "true").await?;
+        let paused = async || {
+            let ready = pipeline.get().await?.data["status"]["conditions"][0].clone();
+            ensure!(ready["status"] == "Unknown" && ready["reason"] == "Paused", "{ready}");
+            Ok(())
+        };
+        eventually(READY_WITHIN, "said to be paused", paused).await?;
+        let (before, version) = (pipeline.children().await?, pipeline.get().await?.metadata.resource_version);
+        let mut spec = Spec::new();
+        spec.0["ingest"]["replicas"] = json!(2);
+        spec.0["broker"]["kafka"]["topics"]["partitions"] = json!(5);
+        pipeline.apply(&spec).await?;
+        let service = before.get("Service/flow-ingest").context("no Service")?;
+        pipeline.delete_child(service).await?;
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        let now = pipeline.children().await?;
+        ensure!(!now.contains_key("Service/flow-ingest"), "the operator made a child of a paused pipeline");
+        ensure!(pipeline.replicas().await?.values().all(|(wanted, _)| *wanted == 1), "a paused pipeline was scaled");
+        let partitions = kafka::ends(&pipeline.topic(Kind::Pin)).await?.len();
+        ensure!(partitions == 3, "a paused pipeline's topic has {partitions} partitions");
+        let object = pipeline.get().await?;
+        ensure!(object.data["status"]["observedGeneration"] == 1, "nobody looked at {:?}", object.metadata.generation);
+        paused().await?;
+        // One write since: ours of the spec.
+        ensure!(object.metadata.resource_version != version, "the spec was not written");
+        let writers = object.metadata.managed_fields.unwrap_or_default();
+        let last = writers.iter().filter(|w| w.subresource.as_deref() == Some("status")).filter_map(|w| w.time.clone());
+        let ours = writers.iter().filter(|w| w.manager.as_deref() == Some("e2e")).filter_map(|w| w.time.clone());
+        ensure!(last.max() <= ours.max(), "the status was written again");
+
+        pipeline.annotate("pinpipe.dev/paused", "false").await?;
+        pipeline.ready().await?;
+        ensure!(pipeline.replicas().await?.values().all(|there| *there == (2, 2)), "what was put off was not done");
+        let partitions = kafka::ends(&pipeline.topic(Kind::Pin)).await?.len();
+        ensure!(partitions == 5, "{partitions} partitions");
+        Ok(())
+    })
+}
+
+/// Waits until a pipeline is gone, and all its children.
+async fn gone(pipeline: &Pipeline, within: Duration) -> Result<()> {
+    eventually(within, &format!("{} gone", pipeline.name), async || {
+        if let Ok(there) = pipeline.get().await {
+            bail!("{:?}: {}", there.metadata.finalizers, there.data["status"]["conditions"][0]);
+        }
+        let children = pipeline.children().await?;
+        ensure!(children.is_empty(), "{:?}", children.keys());
+        Ok(())
+    })
+    .await
+}
+
+fn taking_its_topics() -> Spec {
+    let mut spec = Spec::new();
+    spec.0["broker"]["kafka"]["topics"]["deletionPolicy"] = json!("Delete");
+    spec
+}
+
+#[test]
+fn a_pipeline_takes_along_the_topics_it_created_and_no_others() -> Result<()> {
+    in_space("topics", async |space| {
+        // One of the topics is there before the pipeline, and another is made anew behind its back.
+        let theirs = format!("{}.theirs", space.namespace);
+        kafka::create(&theirs, 3).await?;
+        let mut spec = taking_its_topics().live(space);
+        spec.0["broker"]["kafka"]["topics"]["overrides"] = json!({"user": {"name": theirs}});
+        let pipeline = space.apply("flow", &spec).await?;
+        pipeline.ready().await?;
+        let finalizers = pipeline.get().await?.metadata.finalizers.unwrap_or_default();
+        ensure!(finalizers == ["pinpipe.dev/topics"], "{finalizers:?}");
+        let (pin, geo) = (pipeline.topic(Kind::Pin), pipeline.topic(Kind::Geo));
+        kafka::delete_topics(&geo).await?;
+        eventually(READY_WITHIN, "the topic gone", async || {
+            ensure!(kafka::ends(&geo).await.is_err(), "still there");
+            Ok(())
+        })
+        .await?;
+        kafka::create(&geo, 1).await?;
+        pipeline.delete().await?;
+        gone(&pipeline, READY_WITHIN).await?;
+        for topic in [&geo, &theirs] {
+            kafka::ends(topic).await.context("a topic that wasn't the pipeline's")?;
+        }
+        for topic in [pin.clone(), format!("{pin}.dlq"), format!("{theirs}.dlq")] {
+            ensure!(kafka::ends(&topic).await.is_err(), "{topic} was created by the pipeline and is left");
+        }
+        Ok(())
+    })
+}
+
+/// Never ready, suspended, its Secret gone, without a broker, paused: each goes, and in time.
+#[test]
+fn a_deletion_ends_in_every_state() -> Result<()> {
+    in_space("states", async |space| {
+        let nowhere = || {
+            let mut spec = taking_its_topics();
+            spec.0["broker"]["kafka"]["bootstrapServers"] = json!("nowhere.invalid:9092");
+            spec
+        };
+        let never = space.apply("never", &nowhere()).await?;
+        never.says("TopicsReady", "False", &["nowhere.invalid"]).await?;
+        let suspended = space.apply("suspended", &taking_its_topics()).await?;
+        let secret = space.apply("secret", &taking_its_topics().live(space)).await?;
+        let paused = space.apply("paused", &taking_its_topics()).await?;
+        let away = space.apply("away", &taking_its_topics()).await?;
+        for pipeline in [&suspended, &secret, &paused, &away] {
+            pipeline.ready().await?;
+        }
+        suspended.change(json!({"suspend": true})).await?;
+        suspended.says("Suspended", "True", &[]).await?;
+        space.delete_secret(space::POSTGRES_SECRET).await?;
+        secret.says("StreamReady", "False", &["SecretMissing"]).await?;
+        away.change(json!({"broker": {"kafka": {"bootstrapServers": "nowhere.invalid:9092"}}})).await?;
+        paused.annotate("pinpipe.dev/paused", "true").await?;
+        for pipeline in [&never, &suspended, &secret, &paused, &away] {
+            pipeline.delete().await?;
+        }
+        for pipeline in [&never, &suspended, &secret, &paused] {
+            gone(pipeline, READY_WITHIN).await?;
+        }
+        gone(&away, GIVE_UP_AFTER + READY_WITHIN).await?;
+        for (pipeline, left) in [(&never, false), (&suspended, false), (&secret, false), (&paused, true), (&away, true)]
+        {
+            let there = kafka::ends(&pipeline.topic(Kind::Pin)).await.is_ok();
+            ensure!(there == left, "topics of {}: {there}", pipeline.name);
+            let told = pipeline.events("TopicsLeft").await?;
+            let named = told.iter().any(|note| note.contains(&pipeline.topic(Kind::Pin)));
+            ensure!(told.len() == usize::from(left) && named == left, "{}: {told:?}", pipeline.name);
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_namespace_that_is_deleted_takes_its_pipeline_and_its_topics_along() -> Result<()> {
+    in_space("terminating", async |space| {
+        let pipeline = space.apply("flow", &taking_its_topics()).await?;
+        pipeline.ready().await?;
+        let pin = pipeline.topic(Kind::Pin);
+        space.delete_namespace().await?;
+        eventually(READY_WITHIN, "pipeline and topics gone", async || {
+            ensure!(pipeline.get().await.is_err(), "the pipeline is there");
+            ensure!(kafka::ends(&pin).await.is_err(), "{pin} is there");
             Ok(())
         })
         .await

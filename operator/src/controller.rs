@@ -42,7 +42,7 @@ const READY_AGAIN: Duration = Duration::from_mins(1);
 const NOT_READY_AGAIN: Duration = Duration::from_secs(10);
 /// The same for one that waits for something that takes seconds.
 const SOON_AGAIN: Duration = Duration::from_secs(2);
-/// The same for one that can't be done or read: a change of it is an event.
+/// The same for one that can't be done or read, or that is paused: a change of it is an event.
 const INVALID_AGAIN: Duration = Duration::from_mins(5);
 /// How long one pass may take. A client retries by itself for much longer.
 const PASS_TIMEOUT: Duration = Duration::from_secs(90);
@@ -106,6 +106,7 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
             "this PinterestPipeline can't be read; it is left as it is"
         );
         context.metrics.passed("invalid", Duration::ZERO);
+        pass::deletion::let_go_unread(&context, &resource).await?;
         return Ok(Action::requeue(INVALID_AGAIN));
     }
     let _running = context.metrics.pass();
@@ -118,6 +119,7 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
         Ok(Passed::Ready) => "ready",
         Ok(Passed::NotReady | Passed::Soon) => "not_ready",
         Ok(Passed::Invalid) => "invalid",
+        Ok(Passed::Paused) => "paused",
         Ok(Passed::Gone) => "gone",
         Err(_) => "error",
     };
@@ -127,7 +129,7 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
         Passed::Ready => READY_AGAIN,
         Passed::NotReady => NOT_READY_AGAIN,
         Passed::Soon => SOON_AGAIN,
-        Passed::Invalid => INVALID_AGAIN,
+        Passed::Invalid | Passed::Paused => INVALID_AGAIN,
         Passed::Gone => {
             forget(&context, &resource);
             return Ok(Action::await_change());

@@ -16,7 +16,7 @@ use prometheus_client::{
 /// A pass, by how it ended.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct PassLabels {
-    /// `ready`, `not_ready`, `invalid` or `error`.
+    /// `ready`, `not_ready`, `invalid`, `paused`, `gone` or `error`.
     pub outcome: &'static str,
 }
 
@@ -30,7 +30,7 @@ pub struct ErrorLabels {
 /// A write to the API server or the broker.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct WriteLabels {
-    /// `apply`, `delete`, `create`, or `raise` for a topic's partitions.
+    /// `apply`, `patch`, `delete`, `create`, or `raise` for a topic's partitions.
     pub verb: &'static str,
     /// The plural of the kind (`deployments`), or `topics`.
     pub resource: String,

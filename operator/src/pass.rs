@@ -1,7 +1,9 @@
 //! One pass over one pipeline: the four phases in order.
 
 mod components;
+pub mod deletion;
 mod drain;
+mod paused;
 mod resets;
 mod topics;
 
@@ -81,6 +83,8 @@ pub enum Passed {
     Soon,
     /// Its spec can't be done; nothing was touched.
     Invalid,
+    /// It is paused; nothing was touched.
+    Paused,
     /// There is nothing to be done: it is gone, or going.
     Gone,
 }
@@ -101,26 +105,21 @@ pub async fn run(context: &Context, namespace: &str, name: &str) -> Result<Passe
     // Read anew: what the watch has may be older than our last write of the status, and conditions are made from those before.
     let Some(resource) = api.get_opt(name).await.trying("reading the pipeline")? else { return Ok(Passed::Gone) };
     let uid = resource.metadata.uid.clone().unwrap_or_default();
-    if resource.metadata.deletion_timestamp.is_some() {
-        return Ok(Passed::Gone);
-    }
     let pass = Pass { context, api, resource, namespace: namespace.to_owned(), name: name.to_owned(), uid };
+    if pass.resource.metadata.deletion_timestamp.is_some() {
+        return pass.delete().await;
+    }
+    if pass.is_paused() {
+        return pass.pause().await;
+    }
     pass.run().await
 }
 
 impl Pass<'_> {
     async fn run(mut self) -> Result<Passed, Error> {
-        let context = self.context;
-        let (namespace, name, uid) = (self.namespace.clone(), self.name.clone(), self.uid.clone());
-        let applier = Applier {
-            client: &context.client,
-            metrics: &context.metrics,
-            namespace: &namespace,
-            pipeline: &name,
-            uid: &uid,
-        };
+        let applier = self.applier();
         let mut live = applier.live().await.trying("listing children")?;
-        let secrets = dereference::secrets(&self.context.client, &namespace, &self.resource.spec).await;
+        let secrets = dereference::secrets(&self.context.client, &self.namespace, &self.resource.spec).await;
         let found = Dereferenced {
             secrets: secrets.trying("reading Secrets")?,
             previous: dereference::previous(live.objects()),
@@ -129,11 +128,13 @@ impl Pass<'_> {
             Ok(pipeline) => pipeline,
             Err(problems) => {
                 let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                self.write_invalid(message).await?;
+                let finding = Finding::bad(reasons::INVALID_SPEC, format!("{message}; nothing was changed"));
+                self.write_ready(finding).await?;
                 return Ok(Passed::Invalid);
             }
         };
 
+        self.keep_finalizer(pipeline.deletion_policy).await?;
         let drain = self.drain(&pipeline, &live).await?;
         if let Some(finding) = drain.finding.as_ref().filter(|_| drain.tell_first) {
             self.tell_first(finding).await?;
@@ -189,11 +190,14 @@ impl Pass<'_> {
         Ok(())
     }
 
-    async fn write_invalid(&self, message: String) -> Result<(), Error> {
-        let finding = Finding::bad(reasons::INVALID_SPEC, format!("{message}; nothing was changed"));
-        let before = self.resource.status.iter().flat_map(|status| &status.conditions);
-        let others: Vec<_> = before.filter(|condition| condition.type_ != condition_types::READY).cloned().collect();
-        self.write_status(vec![(condition_types::READY, finding)], |status| status.conditions.extend(others)).await
+    fn applier(&self) -> Applier {
+        Applier {
+            client: self.context.client.clone(),
+            metrics: self.context.metrics.clone(),
+            namespace: self.namespace.clone(),
+            pipeline: self.name.clone(),
+            uid: self.uid.clone(),
+        }
     }
 
     /// Writes the status where it differs.
@@ -214,7 +218,7 @@ impl Pass<'_> {
         self.patch_status(&status).await
     }
 
-    /// Writes an event. One that can't be written costs nobody their pass.
+    /// Writes an event.
     async fn event(
         &self,
         type_: EventType,
@@ -223,12 +227,7 @@ impl Pass<'_> {
         note: &str,
         secondary: Option<ObjectReference>,
     ) {
-        let note = status::shorten(note);
-        let event = Event { type_, reason: reason.to_owned(), note: Some(note), action: action.to_owned(), secondary };
-        match self.context.recorder.publish(&event, &self.resource.object_ref(&())).await {
-            Ok(()) => self.context.metrics.wrote("create", "events"),
-            Err(error) => tracing::warn!(%error, reason, "an event can't be written"),
-        }
+        told(self.context, &self.resource.object_ref(&()), type_, reason, action, note, secondary).await;
     }
 
     async fn patch_status(&self, status: &PinterestPipelineStatus) -> Result<(), Error> {
@@ -243,6 +242,24 @@ impl Pass<'_> {
         self.api.patch_status(&self.name, &params, &Patch::Apply(&body)).await.trying("writing the status")?;
         self.context.metrics.wrote("apply", "pinterestpipelines/status");
         Ok(())
+    }
+}
+
+/// Writes an event. One that can't be written costs nobody their pass.
+async fn told(
+    context: &Context,
+    about: &ObjectReference,
+    type_: EventType,
+    reason: &str,
+    action: &str,
+    note: &str,
+    secondary: Option<ObjectReference>,
+) {
+    let note = Some(status::shorten(note));
+    let event = Event { type_, reason: reason.to_owned(), note, action: action.to_owned(), secondary };
+    match context.recorder.publish(&event, about).await {
+        Ok(()) => context.metrics.wrote("create", "events"),
+        Err(error) => tracing::warn!(%error, reason, "an event can't be written"),
     }
 }
 

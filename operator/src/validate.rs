@@ -89,6 +89,7 @@ pub fn validate(
         draining: BTreeSet::new(),
         bootstrap_servers: spec.broker.kafka.bootstrap_servers.clone(),
         topics,
+        deletion_policy: spec.broker.kafka.topics.iter().find_map(|topics| topics.deletion_policy).unwrap_or_default(),
         dead_letters: spec.dead_letters.clone().unwrap_or_default().mode.unwrap_or_default(),
         ingest: Ingest {
             replicas: ingest.replicas.unwrap_or(2),

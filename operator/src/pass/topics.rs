@@ -76,7 +76,7 @@ impl Pass<'_> {
         })
     }
 
-    fn count(&self, verb: &'static str, topics: usize) {
+    pub(super) fn count(&self, verb: &'static str, topics: usize) {
         for _ in 0..topics {
             self.context.metrics.wrote(verb, "topics");
         }

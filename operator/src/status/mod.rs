@@ -127,7 +127,7 @@ pub fn conditions(
                 reason: finding.reason.to_owned(),
                 message,
                 observed_generation: generation,
-                last_transition_time: kept.map_or(Time(seconds(now)), |old| old.last_transition_time.clone()),
+                last_transition_time: kept.map_or_else(|| self::now(now), |old| old.last_transition_time.clone()),
             }
         })
         .collect()
@@ -138,9 +138,9 @@ fn without_figures(message: &str) -> String {
     message.split(|c: char| c.is_ascii_digit()).filter(|words| !words.is_empty()).collect::<Vec<_>>().join("#")
 }
 
-/// Kubernetes' times have whole seconds.
-fn seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
+/// A time as a condition has it: of whole seconds.
+pub(crate) fn now(time: Timestamp) -> Time {
+    Time(Timestamp::from_second(time.as_second()).unwrap_or(time))
 }
 
 /// At most what an event's note may hold, and a person reads.

@@ -10,6 +10,10 @@ pub const DRAINING: &str = "Draining";
 pub const DRAIN_DEADLINE_EXCEEDED: &str = "DrainDeadlineExceeded";
 /// `spec.suspend` is set and a component's pods are stopping.
 pub const SUSPENDING: &str = "Suspending";
+/// The annotation `pinpipe.dev/paused` is set: nobody looks.
+pub const PAUSED: &str = "Paused";
+/// The pipeline is being deleted, and topics with it.
+pub const DELETING: &str = "Deleting";
 /// An annotation asks for a reset that can't be done; everything else goes on.
 pub const INVALID_RESET: &str = "InvalidReset";
 /// The spec holds something that can't be done; nothing was changed.
@@ -89,5 +93,7 @@ pub const SCHEDULED: &str = "Scheduled";
 /// The last batch run failed.
 pub const RUN_FAILED: &str = "RunFailed";
 
+/// An event: a deleted pipeline's topics are left, though they should have gone with it.
+pub const TOPICS_LEFT: &str = "TopicsLeft";
 /// An event: a sink's worker is told to change its positions, as an annotation asks.
 pub const SINK_RESET: &str = "SinkReset";

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
-use pinpipe_crds::{Compression, DeadLetterMode, PullPolicy, StartFrom, WriteMode};
+use pinpipe_crds::{Compression, DeadLetterMode, DeletionPolicy, PullPolicy, StartFrom, WriteMode};
 use serde::Serialize;
 
 use super::{child, reset::SinkReset};
@@ -26,6 +26,8 @@ pub struct ValidatedPipeline {
     pub bootstrap_servers: String,
     /// The topics of pins, geos and users.
     pub topics: [Topic; 3],
+    /// What becomes of topics when the pipeline is deleted.
+    pub deletion_policy: DeletionPolicy,
     /// What becomes of rejected and repaired records.
     pub dead_letters: DeadLetterMode,
     /// The REST service.

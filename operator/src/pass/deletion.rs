@@ -1,0 +1,263 @@
+//! Deletion. Children go by their owner references; topics stay, unless `deletionPolicy` is `Delete`.
+//!
+//! Only then a finalizer is set, before the first topic is created. With it a deletion first takes the children away, so that nobody uses the
+//! topics any more, then deletes those of which the status proves that this pipeline created them and that still have the id it says.
+//! Whatever happens it ends: after [`GIVE_UP_AFTER`] topics are left where they are, and an event names them.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Api, ResourceExt as _,
+    api::{Patch, PatchParams},
+    core::{DeserializeGuard, ObjectMeta},
+    runtime::events::EventType,
+};
+use pinpipe_crds::{DeletionPolicy, PinterestPipeline, TopicStatus, condition_types};
+use serde_json::json;
+
+use super::{Error, Pass, Passed, Trying as _, drain::passed, has_ended, told};
+use crate::{
+    apply::Live,
+    context::Context,
+    status::{Finding, reasons},
+    topics::Broker,
+};
+
+/// What holds a pipeline until its topics are deleted.
+pub const FINALIZER: &str = "pinpipe.dev/topics";
+/// What `kubectl delete --cascade=orphan` sets: children are to stay, and they need their topics.
+const ORPHAN: &str = "orphan";
+/// After how long topics are left where they are.
+const GIVE_UP_AFTER: Duration = Duration::from_mins(5);
+/// How long topics wait for the last pod to go: one on a node that is gone never does.
+const PODS_FIRST: Duration = Duration::from_mins(2);
+
+/// What is to be done about topics.
+#[derive(Debug, PartialEq, Eq)]
+enum Topics {
+    /// Nothing: there are none, or they stay by `deletionPolicy`.
+    Keep,
+    /// These are left though they should go, and why.
+    Leave(Vec<String>, &'static str),
+    /// These are to be deleted.
+    Delete(Vec<TopicStatus>),
+}
+
+/// How far a deletion came.
+enum Came {
+    /// Topics are deleted.
+    Done,
+    /// It waits, and for what.
+    Waits(String),
+}
+
+impl Pass<'_> {
+    /// Sets the finalizer, or takes it away, as `deletionPolicy` asks.
+    pub(super) async fn keep_finalizer(&mut self, policy: DeletionPolicy) -> Result<(), Error> {
+        let wanted = policy == DeletionPolicy::Delete;
+        if wanted == has_finalizer(&self.resource.metadata) {
+            return Ok(());
+        }
+        let mut finalizers = self.resource.finalizers().to_vec();
+        finalizers.retain(|finalizer| finalizer != FINALIZER);
+        finalizers.extend(wanted.then(|| FINALIZER.to_owned()));
+        patch_finalizers(self.context, &self.namespace, &self.resource.metadata, finalizers).await
+    }
+
+    /// Ends the pipeline.
+    pub(super) async fn delete(&self) -> Result<Passed, Error> {
+        let metadata = &self.resource.metadata;
+        if !has_finalizer(metadata) {
+            return Ok(Passed::Gone);
+        }
+        let topics = match topics(&self.resource, self.is_paused()) {
+            Topics::Keep => return self.let_go().await,
+            Topics::Leave(names, why) => {
+                self.tell_left(&names, why).await;
+                return self.let_go().await;
+            }
+            Topics::Delete(topics) => topics,
+        };
+        let since = metadata.deletion_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0);
+        let elapsed = passed(since, Timestamp::now());
+        let why = match self.delete_topics(&topics, elapsed).await {
+            Ok(Came::Done) => return self.let_go().await,
+            Ok(Came::Waits(why)) => why,
+            Err(error) if elapsed < GIVE_UP_AFTER => return Err(error),
+            Err(error) => error.to_string(),
+        };
+        if elapsed < GIVE_UP_AFTER {
+            let message = format!("the pipeline is being deleted, and with it its topics: {why}");
+            self.write_ready(Finding::bad(reasons::DELETING, message)).await?;
+            return Ok(Passed::Soon);
+        }
+        let names: Vec<_> = topics.into_iter().map(|topic| topic.name).collect();
+        self.tell_left(&names, &why).await;
+        self.let_go().await
+    }
+
+    async fn delete_topics(&self, topics: &[TopicStatus], elapsed: Duration) -> Result<Came, Error> {
+        let applier = self.applier();
+        let mut live = applier.live().await.trying("listing children")?;
+        applier.prune(&[], &mut live).await.trying("deleting children")?;
+        let pods = self.pods().await?;
+        let live_pods = pods.iter().filter(|pod| !has_ended(pod)).count();
+        if live_pods > 0 && elapsed < PODS_FIRST {
+            return Ok(Came::Waits("its pods stop first".to_owned()));
+        }
+        let delete = async {
+            let broker = Broker::new(&self.resource.spec.broker.kafka.bootstrap_servers)?;
+            let seen = broker.see(topics.iter().map(|topic| topic.name.clone()).collect()).await?;
+            let same = |topic: &&TopicStatus| {
+                seen.get(&topic.name).is_some_and(|found| Some(found.id.as_str()) == topic.id.as_deref())
+            };
+            let same: Vec<&str> = topics.iter().filter(same).map(|topic| topic.name.as_str()).collect();
+            if !same.is_empty() {
+                broker.delete(&same).await?;
+            }
+            Ok::<_, crate::topics::BrokerError>(same.len())
+        };
+        Ok(match delete.await {
+            Ok(deleted) => {
+                self.count("delete", deleted);
+                Came::Done
+            }
+            Err(error) => Came::Waits(error.to_string()),
+        })
+    }
+
+    async fn tell_left(&self, topics: &[String], why: &str) {
+        let note = left(topics, why);
+        tracing::warn!(namespace = self.namespace, name = self.name, note, "topics are left");
+        self.event(EventType::Warning, reasons::TOPICS_LEFT, "Delete", &note, None).await;
+    }
+
+    /// Takes the finalizer away, upon which the API server takes the pipeline away.
+    async fn let_go(&self) -> Result<Passed, Error> {
+        let mut finalizers = self.resource.finalizers().to_vec();
+        finalizers.retain(|finalizer| finalizer != FINALIZER);
+        patch_finalizers(self.context, &self.namespace, &self.resource.metadata, finalizers).await?;
+        Ok(Passed::Gone)
+    }
+
+    /// Writes how the pipeline as a whole stands, where that differs; the other conditions stay.
+    pub(super) async fn write_ready(&self, finding: Finding) -> Result<(), Error> {
+        let before = self.resource.status.iter().flat_map(|status| &status.conditions);
+        let others: Vec<_> = before.filter(|condition| condition.type_ != condition_types::READY).cloned().collect();
+        self.write_status(vec![(condition_types::READY, finding)], |status| status.conditions.extend(others)).await
+    }
+}
+
+/// Ends the deletion of a resource that can't be read: what topics it created can't be read either.
+pub async fn let_go_unread(context: &Context, resource: &DeserializeGuard<PinterestPipeline>) -> Result<(), Error> {
+    let metadata = kube::Resource::meta(resource);
+    if metadata.deletion_timestamp.is_none() || !has_finalizer(metadata) {
+        return Ok(());
+    }
+    let why = "the pipeline can't be read by this version of the operator";
+    let note = left(&["its topics".to_owned()], why);
+    let about = kube::Resource::object_ref(resource, &());
+    told(context, &about, EventType::Warning, reasons::TOPICS_LEFT, "Delete", &note, None).await;
+    let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
+    finalizers.retain(|finalizer| finalizer != FINALIZER);
+    patch_finalizers(context, &resource.namespace().unwrap_or_default(), metadata, finalizers).await
+}
+
+fn has_finalizer(metadata: &ObjectMeta) -> bool {
+    metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+}
+
+/// Writes the finalizers, unless the resource has changed since it was read.
+async fn patch_finalizers(
+    context: &Context,
+    namespace: &str,
+    metadata: &ObjectMeta,
+    finalizers: Vec<String>,
+) -> Result<(), Error> {
+    let api: Api<PinterestPipeline> = Api::namespaced(context.client.clone(), namespace);
+    let patch = json!({"metadata": {"resourceVersion": metadata.resource_version, "finalizers": finalizers}});
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let patched = api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    patched.trying("writing the finalizer")?;
+    context.metrics.wrote("patch", "pinterestpipelines");
+    Ok(())
+}
+
+/// What is to be done about the topics of a pipeline that is being deleted.
+fn topics(resource: &PinterestPipeline, paused: bool) -> Topics {
+    let policy = resource.spec.broker.kafka.topics.as_ref().and_then(|topics| topics.deletion_policy);
+    if policy != Some(DeletionPolicy::Delete) {
+        return Topics::Keep;
+    }
+    let known = resource.status.iter().flat_map(|status| &status.topics);
+    let ours: Vec<_> = known.filter(|topic| topic.created_by_us).cloned().collect();
+    let proven: Vec<_> = ours.iter().filter(|topic| topic.id.is_some()).cloned().collect();
+    let leave = |why| Topics::Leave(ours.iter().map(|topic| topic.name.clone()).collect(), why);
+    match () {
+        () if ours.is_empty() => Topics::Keep,
+        () if paused => leave("the pipeline is paused"),
+        () if resource.finalizers().iter().any(|finalizer| finalizer == ORPHAN) => {
+            leave("the workers that use them were to stay, too (--cascade=orphan)")
+        }
+        // They were about to be created, and whether that came to pass nobody knows.
+        () if proven.is_empty() => leave("the status does not say which they are"),
+        () => Topics::Delete(proven),
+    }
+}
+
+fn left(topics: &[String], why: &str) -> String {
+    format!("left in Kafka: {}, though deletionPolicy is Delete: {why}; delete them yourself", topics.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::validate::tests::pipeline;
+
+    fn going(policy: Value, topics: Value, finalizers: &[&str]) -> PinterestPipeline {
+        let kafka = json!({"bootstrapServers": "k:1", "topics": {"deletionPolicy": policy}});
+        let mut resource = pipeline(json!({"broker": {"kafka": kafka}}));
+        resource.metadata.finalizers = Some(finalizers.iter().map(|f| (*f).to_owned()).collect());
+        resource.status = Some(serde_json::from_value(json!({"topics": topics})).unwrap());
+        resource
+    }
+
+    #[test]
+    fn only_topics_that_the_status_proves_ours_are_deleted() {
+        let topic = |name: &str, id: Option<&str>, ours: bool| {
+            let mut topic = json!({"name": name, "partitions": 1, "createdByUs": ours});
+            id.into_iter().for_each(|id| topic["id"] = json!(id));
+            topic
+        };
+        let mixed = json!([topic("a", Some("1"), true), topic("b", Some("2"), false), topic("c", None, true)]);
+        let Topics::Delete(deleted) = topics(&going(json!("Delete"), mixed.clone(), &[FINALIZER]), false) else {
+            panic!("nothing is to be deleted")
+        };
+        assert_eq!(deleted.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>(), ["a"]);
+
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        for (case, policy, known, finalizers, paused, expected) in [
+            ("kept by policy", "Retain", mixed.clone(), &[FINALIZER][..], false, None),
+            ("never reconciled", "Delete", json!([]), &[FINALIZER], false, None),
+            ("not ours", "Delete", json!([topic("b", Some("2"), false)]), &[FINALIZER], false, None),
+            ("about to be created", "Delete", json!([topic("c", None, true)]), &[FINALIZER], false, Some(names(&["c"]))),
+            ("paused", "Delete", mixed.clone(), &[FINALIZER], true, Some(names(&["a", "c"]))),
+            ("children stay", "Delete", mixed, &[FINALIZER, ORPHAN], false, Some(names(&["a", "c"]))),
+        ] {
+            let found = topics(&going(json!(policy), known, finalizers), paused);
+            match (found, expected) {
+                (Topics::Keep, None) => {}
+                (Topics::Leave(found, _), Some(expected)) => assert_eq!(found, expected, "{case}"),
+                (found, _) => panic!("{case}: {found:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn topics_wait_for_pods_for_a_shorter_time_than_the_pipeline_for_topics() {
+        assert!(PODS_FIRST < GIVE_UP_AFTER);
+    }
+}
