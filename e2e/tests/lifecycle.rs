@@ -240,3 +240,46 @@ fn a_namespace_that_is_deleted_takes_its_pipeline_and_its_topics_along() -> Resu
         .await
     })
 }
+
+#[test]
+fn a_topic_that_was_deleted_is_made_anew_by_the_command_in_the_status() -> Result<()> {
+    in_space("forget", async |space| {
+        let pipeline = space.apply("flow", &Spec::new().live(space)).await?;
+        pipeline.ready().await?;
+        let (mut flow, mut make) = (Flow::new(&pipeline), Samples::new(31));
+        flow.send(Kind::User, make.batch(Kind::User, 0..50, 0), 50).await?;
+        flow.live_table_is_right(Kind::User).await?;
+        let (pin, geo) = (pipeline.topic(Kind::Pin), pipeline.topic(Kind::Geo));
+        for topic in [&pin, &geo] {
+            kafka::delete_topics(topic).await?;
+        }
+        // The one is gone, of the other there is another one.
+        eventually(READY_WITHIN, "the topics gone", async || {
+            ensure!(kafka::ends(&geo).await.is_err() && kafka::ends(&pin).await.is_err(), "still there");
+            Ok(())
+        })
+        .await?;
+        kafka::create(&geo, 2).await?;
+        let command = "kubectl annotate --overwrite -n";
+        pipeline.says("TopicsReady", "False", &[command, &format!("{pin}@"), &format!("{geo}@")]).await?;
+        let conditions = pipeline.conditions().await?;
+        let message = conditions["TopicsReady"]["message"].as_str().unwrap_or_default().to_owned();
+        let value = message.split_once("pinpipe.dev/forget-topic=").context("no command")?.1;
+        let value = value.split_once(", and").context("no end of the command")?.0;
+
+        pipeline.annotate("pinpipe.dev/forget-topic", &format!("{value},nonsense")).await?;
+        pipeline.says("TopicsReady", "True", &[]).await?;
+        pipeline.says("Ready", "False", &["InvalidForget", "`nonsense`"]).await?;
+        pipeline.annotate("pinpipe.dev/forget-topic", value).await?;
+        let status = pipeline.get().await?.data["status"]["topics"].clone();
+        for (topic, ours, partitions) in [(&pin, true, 3), (&geo, false, 2)] {
+            let found = status.as_array().into_iter().flatten().find(|found| found["name"] == topic.as_str());
+            let found = found.with_context(|| format!("no {topic} in {status}"))?;
+            ensure!(found["createdByUs"] == ours && found["partitions"] == partitions, "{found}");
+        }
+        pipeline.annotate("pinpipe.dev/reset-sink", "live=earliest").await?;
+        pipeline.ready().await?;
+        flow.send(Kind::Pin, make.batch(Kind::Pin, 0..100, 0), 100).await?;
+        flow.live_table_is_right(Kind::Pin).await
+    })
+}

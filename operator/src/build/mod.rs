@@ -151,7 +151,9 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn dead_letter(topic: &str) -> String {
+/// The dead-letter topic of a topic.
+#[must_use]
+pub fn dead_letter(topic: &str) -> String {
     format!("{topic}.dlq")
 }
 

@@ -45,13 +45,9 @@ impl Pass<'_> {
             }
             other => other,
         };
-        let resets = (!pipeline.reset_problems.is_empty()).then(|| {
-            let problems = pipeline.reset_problems.join("; ");
-            Finding::bad(reasons::INVALID_RESET, format!("{RESET_ANNOTATION}: {problems}; a request is {RESET_FORMS}"))
-        });
         Ok(Findings {
             suspension,
-            resets,
+            requests: requests(pipeline),
             topics,
             ingest: component("ingest"),
             stream,
@@ -143,6 +139,18 @@ impl Pass<'_> {
         }
         Ok((Some(status), Some(finding)))
     }
+}
+
+/// What annotations ask for that can't be done.
+fn requests(pipeline: &ValidatedPipeline) -> Option<Finding> {
+    let resets = (!pipeline.reset_problems.is_empty()).then(|| {
+        let problems = pipeline.reset_problems.join("; ");
+        (reasons::INVALID_RESET, format!("{RESET_ANNOTATION}: {problems}; a request is {RESET_FORMS}"))
+    });
+    let problems: Vec<_> = resets.iter().chain(&pipeline.requests.problems).collect();
+    let (reason, _) = problems.first()?;
+    let messages: Vec<_> = problems.iter().map(|(_, message)| message.as_str()).collect();
+    Some(Finding::bad(reason, messages.join("; ")))
 }
 
 /// A live child as its type. None, too, where it doesn't fit: then it is looked at again when it changes.

@@ -49,8 +49,8 @@ impl Finding {
 pub struct Findings {
     /// How far a suspension has come. None: there is none.
     pub suspension: Option<Finding>,
-    /// What of the resets asked for can't be done, which has no condition of its own. None: nothing.
-    pub resets: Option<Finding>,
+    /// What of the things annotations ask for can't be done, which has no condition of its own. None: nothing.
+    pub requests: Option<Finding>,
     /// The topics.
     pub topics: Finding,
     /// Ingest.
@@ -71,7 +71,7 @@ impl Findings {
     pub fn conditions(self) -> Vec<(&'static str, Finding)> {
         let suspension = self.suspension.clone();
         let parts = [
-            ("", "reset", self.resets),
+            ("", "annotation", self.requests),
             (condition_types::SUSPENDED, "suspension", self.suspension),
             (condition_types::TOPICS_READY, "topics", Some(self.topics)),
             (condition_types::INGEST_READY, "ingest", Some(self.ingest)),
@@ -164,9 +164,7 @@ mod tests {
     fn findings() -> Findings {
         let (topics, ingest) = (good(), good());
         Findings {
-            suspension: None,
-            resets: None,
-            topics,
+            suspension: None, requests: None, topics,
             ingest,
             stream: Some(good()),
             archive: None,
@@ -229,9 +227,9 @@ mod tests {
 
     #[test]
     fn a_reset_that_cannot_be_done_is_told_and_touches_no_other_condition() {
-        let asked = Findings { resets: Some(Finding::bad(reasons::INVALID_RESET, "no sink")), ..findings() };
+        let asked = Findings { requests: Some(Finding::bad(reasons::INVALID_RESET, "no sink")), ..findings() };
         let conditions = asked.conditions();
-        assert_eq!(conditions[0].1, Finding::bad(reasons::INVALID_RESET, "reset: no sink"));
+        assert_eq!(conditions[0].1, Finding::bad(reasons::INVALID_RESET, "annotation: no sink"));
         assert!(conditions.len() == 4 && conditions[1..].iter().all(|(_, finding)| finding.ok));
     }
 

@@ -16,6 +16,10 @@ pub const PAUSED: &str = "Paused";
 pub const DELETING: &str = "Deleting";
 /// An annotation asks for a reset that can't be done; everything else goes on.
 pub const INVALID_RESET: &str = "InvalidReset";
+/// An annotation asks for a topic to be forgotten in a way that can't be understood; everything else goes on.
+pub const INVALID_FORGET: &str = "InvalidForget";
+/// An annotation asks for a batch run that can't be started; everything else goes on.
+pub const INVALID_RUN: &str = "InvalidRun";
 /// The spec holds something that can't be done; nothing was changed.
 pub const INVALID_SPEC: &str = "InvalidSpec";
 /// An object with a child's name belongs to somebody else; it was left alone.

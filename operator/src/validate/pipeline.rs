@@ -6,7 +6,7 @@ use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::r
 use pinpipe_crds::{Compression, DeadLetterMode, DeletionPolicy, PullPolicy, StartFrom, WriteMode};
 use serde::Serialize;
 
-use super::{child, reset::SinkReset};
+use super::{child, requests::Requests, reset::SinkReset};
 
 /// A resource in which everything is said.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -42,6 +42,9 @@ pub struct ValidatedPipeline {
     pub emulator: Option<Emulator>,
     /// Where images come from.
     pub image: Image,
+    /// What other annotations ask for once.
+    #[serde(skip)]
+    pub requests: Requests,
     /// What of the annotation that resets sinks can't be done, a sentence each. Nothing else waits for it.
     pub reset_problems: Vec<String>,
 }
