@@ -98,6 +98,11 @@ pub struct BatchStatus {
     /// The last run that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<LastRun>,
+
+    /// The value of the annotation `pinpipe.dev/run-batch` for which a run was last started.
+    #[schemars(length(max = 63))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_requested: Option<String>,
 }
 
 /// A batch run that ended.

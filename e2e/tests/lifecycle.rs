@@ -283,3 +283,46 @@ fn a_topic_that_was_deleted_is_made_anew_by_the_command_in_the_status() -> Resul
         flow.live_table_is_right(Kind::Pin).await
     })
 }
+
+#[test]
+fn a_batch_run_starts_by_an_annotation_once_and_outlives_its_section() -> Result<()> {
+    in_space("asked", async |space| {
+        let pipeline = space.apply("flow", &Spec::new().archive(space, 100).batch(space)).await?;
+        pipeline.ready().await?;
+        let mut flow = Flow::new(&pipeline);
+        flow.send(Kind::User, Samples::new(37).batch(Kind::User, 0..200, 0), 100).await?;
+        pipeline.annotate("pinpipe.dev/run-batch", "first").await?;
+        let job = eventually(READY_WITHIN, "the run", async || {
+            let told = pipeline.events("RunStarted").await?;
+            let note = told.first().context("no event")?;
+            Ok(note.split_whitespace().nth(3).unwrap_or_default().to_owned())
+        })
+        .await?;
+        // Taken away while it runs: the run goes on to its end, and only then what it needs is taken away, too.
+        pipeline.change(json!({"batch": null})).await?;
+        pipeline.run_ends(job.strip_prefix("flow-batch-").context(job.clone())?).await?;
+        flow.batch_table_is_right(Kind::User).await?;
+        eventually(READY_WITHIN, "the schedule gone", async || {
+            let children = pipeline.children().await?;
+            let left: Vec<_> = children.keys().filter(|id| id.contains("/flow-batch")).collect();
+            ensure!(left.is_empty(), "{left:?}");
+            Ok(())
+        })
+        .await?;
+        pipeline.annotate("pinpipe.dev/run-batch", "second").await?;
+        pipeline.says("Ready", "False", &["InvalidRun", "spec.batch"]).await?;
+        pipeline.apply(&Spec::new().archive(space, 100).batch(space)).await?;
+        pipeline.ready().await?;
+        let told = eventually(READY_WITHIN, "the second run", async || {
+            let told = pipeline.events("RunStarted").await?;
+            ensure!(told.len() == 2, "{told:?}");
+            Ok(told)
+        })
+        .await?;
+        tokio::time::sleep(Duration::from_secs(15)).await;
+        ensure!(pipeline.events("RunStarted").await? == told, "a word started two runs");
+        let requested = pipeline.get().await?.data["status"]["batch"]["lastRequested"].clone();
+        ensure!(requested == "second", "{requested}");
+        Ok(())
+    })
+}

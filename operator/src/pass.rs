@@ -5,6 +5,7 @@ pub mod deletion;
 mod drain;
 mod paused;
 mod resets;
+mod runs;
 mod topics;
 
 use std::{pin::pin, time::Duration};
@@ -142,13 +143,14 @@ impl Pass<'_> {
         pipeline.draining = drain.components;
         let objects = build::objects(&pipeline);
         let resets = resets::new(&pipeline, &objects, &live);
+        let needed = self.needed_by_runs(&pipeline, &live).await?;
         // Topics come before the workers that use them, so that no broker makes them up with settings of its own; but a broker that is away
         // must not keep workers from being looked after.
         let (topics, obstacles) = {
             let mut topics = pin!(self.topics(&pipeline));
             let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
             let obstacles = applier.write(&objects, &mut live).await.trying("writing children")?;
-            applier.prune(&objects, &mut live).await.trying("deleting children")?;
+            applier.prune(&objects, &needed, &mut live).await.trying("deleting children")?;
             let topics = match early {
                 Ok(topics) => topics?,
                 Err(_) => topics.await?,
@@ -158,7 +160,12 @@ impl Pass<'_> {
 
         self.tell_of_resets(&resets, &live).await;
 
-        let (batch_status, batch) = self.batch(&pipeline, &live).await?;
+        let requested = self.start_run(&pipeline, &live).await?;
+        let (mut batch_status, mut batch) = self.batch(&pipeline, &live).await?;
+        match requested {
+            Ok(nonce) => batch_status.iter_mut().for_each(|status| status.last_requested.clone_from(&nonce)),
+            Err(finding) => batch = Some(finding),
+        }
         let mut findings = self.findings(&pipeline, &live, topics.finding, batch, drain.finding).await?;
         components::blame(&mut findings, &pipeline, obstacles);
         let conditions = findings.conditions();

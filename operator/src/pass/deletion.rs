@@ -4,7 +4,7 @@
 //! topics any more, then deletes those of which the status proves that this pipeline created them and that still have the id it says.
 //! Whatever happens it ends: after [`GIVE_UP_AFTER`] topics are left where they are, and an event names them.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -100,7 +100,7 @@ impl Pass<'_> {
     async fn delete_topics(&self, topics: &[TopicStatus], elapsed: Duration) -> Result<Came, Error> {
         let applier = self.applier();
         let mut live = applier.live().await.trying("listing children")?;
-        applier.prune(&[], &mut live).await.trying("deleting children")?;
+        applier.prune(&[], &BTreeSet::new(), &mut live).await.trying("deleting children")?;
         let pods = self.pods().await?;
         let live_pods = pods.iter().filter(|pod| !has_ended(pod)).count();
         if live_pods > 0 && elapsed < PODS_FIRST {

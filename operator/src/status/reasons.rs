@@ -97,6 +97,8 @@ pub const SCHEDULED: &str = "Scheduled";
 /// The last batch run failed.
 pub const RUN_FAILED: &str = "RunFailed";
 
+/// An event: a batch run is started, as an annotation asks.
+pub const RUN_STARTED: &str = "RunStarted";
 /// An event: a deleted pipeline's topics are left, though they should have gone with it.
 pub const TOPICS_LEFT: &str = "TopicsLeft";
 /// An event: a sink's worker is told to change its positions, as an annotation asks.
