@@ -9,6 +9,10 @@ use serde::{Deserialize, Serialize};
 pub mod condition_types {
     /// Everything the pipeline consists of works.
     pub const READY: &str = "Ready";
+    /// True while the pipeline isn't as its spec says and the operator works on it or waits for what it needs. Absent otherwise.
+    pub const RECONCILING: &str = "Reconciling";
+    /// True while the pipeline isn't as its spec says and won't be until somebody does something. Absent otherwise.
+    pub const STALLED: &str = "Stalled";
     /// `spec.suspend` is set: False while sinks read the topics to their ends, True from then on. Absent otherwise.
     pub const SUSPENDED: &str = "Suspended";
     /// The broker answers and has every topic.
@@ -32,7 +36,7 @@ pub struct PinterestPipelineStatus {
     pub observed_generation: Option<i64>,
 
     /// `Ready`, `TopicsReady`, `IngestReady`, `StreamReady`, `ArchiveReady`, `BatchReady`; those of absent sections are absent. `Suspended`
-    /// only while `spec.suspend` is set.
+    /// only while `spec.suspend` is set; `Reconciling` or `Stalled` only while `Ready` is not True, as kstatus reads them.
     #[schemars(schema_with = "crate::schema::conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,

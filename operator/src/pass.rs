@@ -28,7 +28,7 @@ use crate::{
     build,
     context::Context,
     dereference::{self, Dereferenced},
-    status::{self, Finding, reasons},
+    status::{self, Finding, SUMMARY, reasons},
     validate,
 };
 
@@ -163,7 +163,9 @@ impl Pass<'_> {
         let requested = self.start_run(&pipeline, &live).await?;
         let (mut batch_status, mut batch) = self.batch(&pipeline, &live).await?;
         match requested {
-            Ok(nonce) => batch_status.iter_mut().for_each(|status| status.last_requested.clone_from(&nonce)),
+            // Kept without spec.batch, too, so that no run of long ago starts when that comes back.
+            Ok(Some(nonce)) => batch_status.get_or_insert_default().last_requested = Some(nonce),
+            Ok(None) => {}
             Err(finding) => batch = Some(finding),
         }
         let mut findings = self.findings(&pipeline, &live, topics.finding, batch, drain.finding).await?;
@@ -183,7 +185,7 @@ impl Pass<'_> {
         })
     }
 
-    /// Writes how a suspension ended and tells of it, before what it is about is stopped.
+    /// Writes how a suspension ended, before what it is about is stopped.
     async fn tell_first(&mut self, finding: &Finding) -> Result<(), Error> {
         let mut status = self.resource.status.clone().unwrap_or_default();
         let findings = vec![(condition_types::SUSPENDED, finding.clone())];
@@ -193,7 +195,6 @@ impl Pass<'_> {
         status.conditions.extend(new);
         self.patch_status(&status).await?;
         self.resource.status = Some(status);
-        self.event(EventType::Warning, finding.reason, "Suspend", &finding.message, None).await;
         Ok(())
     }
 
@@ -207,7 +208,15 @@ impl Pass<'_> {
         }
     }
 
-    /// Writes the status where it differs.
+    /// Writes how the pipeline as a whole stands, where that differs; the other conditions stay.
+    async fn write_ready(&self, finding: Finding) -> Result<(), Error> {
+        let before = self.resource.status.iter().flat_map(|status| &status.conditions);
+        let others = before.filter(|condition| !SUMMARY.contains(&condition.type_.as_str())).cloned();
+        let others: Vec<_> = others.collect();
+        self.write_status(status::summary(finding), |status| status.conditions.extend(others)).await
+    }
+
+    /// Writes the status where it differs, and tells of it where the pipeline as a whole stands otherwise than before.
     async fn write_status(
         &self,
         findings: Vec<(&'static str, Finding)>,
@@ -222,7 +231,17 @@ impl Pass<'_> {
         if status == before {
             return Ok(());
         }
-        self.patch_status(&status).await
+        self.patch_status(&status).await?;
+        if let Some(ready) = status::ready_anew(&before.conditions, &status.conditions) {
+            let well = ready.status == "True" && ready.reason != reasons::DRAIN_DEADLINE_EXCEEDED;
+            let type_ = if well || reasons::PASSING.contains(&ready.reason.as_str()) {
+                EventType::Normal
+            } else {
+                EventType::Warning
+            };
+            self.event(type_, &ready.reason, "Reconcile", &ready.message, None).await;
+        }
+        Ok(())
     }
 
     /// Writes an event.

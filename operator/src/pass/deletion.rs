@@ -13,12 +13,11 @@ use kube::{
     core::{DeserializeGuard, ObjectMeta},
     runtime::events::EventType,
 };
-use pinpipe_crds::{DeletionPolicy, PinterestPipeline, TopicStatus, condition_types};
+use pinpipe_crds::{DeletionPolicy, PinterestPipeline, TopicStatus};
 use serde_json::json;
 
 use super::{Error, Pass, Passed, Trying as _, drain::passed, has_ended, told};
 use crate::{
-    apply::Live,
     context::Context,
     status::{Finding, reasons},
     topics::Broker,
@@ -141,12 +140,6 @@ impl Pass<'_> {
         Ok(Passed::Gone)
     }
 
-    /// Writes how the pipeline as a whole stands, where that differs; the other conditions stay.
-    pub(super) async fn write_ready(&self, finding: Finding) -> Result<(), Error> {
-        let before = self.resource.status.iter().flat_map(|status| &status.conditions);
-        let others: Vec<_> = before.filter(|condition| condition.type_ != condition_types::READY).cloned().collect();
-        self.write_status(vec![(condition_types::READY, finding)], |status| status.conditions.extend(others)).await
-    }
 }
 
 /// Ends the deletion of a resource that can't be read: what topics it created can't be read either.

@@ -4,7 +4,7 @@ use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp}
 use pinpipe_crds::condition_types;
 
 use super::{Error, Pass, Passed};
-use crate::status::{self, reasons};
+use crate::status::{self, SUMMARY, reasons};
 
 /// The annotation.
 pub const PAUSED_ANNOTATION: &str = "pinpipe.dev/paused";
@@ -24,7 +24,7 @@ impl Pass<'_> {
         let ready = before.conditions.iter().find(|condition| condition.type_ == condition_types::READY);
         if ready.is_none_or(|ready| ready.reason != reasons::PAUSED) {
             let mut status = before.clone();
-            status.conditions.retain(|condition| condition.type_ != condition_types::READY);
+            status.conditions.retain(|condition| !SUMMARY.contains(&condition.type_.as_str()));
             status.conditions.insert(0, paused(status.observed_generation));
             tracing::info!(namespace = self.namespace, name = self.name, "paused");
             self.patch_status(&status).await?;

@@ -97,8 +97,34 @@ impl Findings {
             }
         };
         let parts = parts.into_iter().filter_map(|(type_, _, finding)| finding.map(|finding| (type_, finding)));
-        [(condition_types::READY, ready)].into_iter().chain(parts).filter(|(type_, _)| !type_.is_empty()).collect()
+        summary(ready).into_iter().chain(parts).filter(|(type_, _)| !type_.is_empty()).collect()
     }
+}
+
+/// How the pipeline stands as a whole: `Ready`, and where that isn't True, either `Reconciling` or `Stalled`, which are there only then.
+/// Source: sigs.k8s.io/cli-utils, `pkg/kstatus`, by which Flux, kpt and others tell how far an object is.
+#[must_use]
+pub fn summary(ready: Finding) -> Vec<(&'static str, Finding)> {
+    let why = (!ready.ok).then(|| {
+        let type_ = if reasons::STALLED.contains(&ready.reason) {
+            condition_types::STALLED
+        } else {
+            condition_types::RECONCILING
+        };
+        (type_, Finding::good(ready.reason, ready.message.clone()))
+    });
+    [(condition_types::READY, ready)].into_iter().chain(why).collect()
+}
+
+/// The types of [`summary`]'s conditions.
+pub const SUMMARY: [&str; 3] = [condition_types::READY, condition_types::RECONCILING, condition_types::STALLED];
+
+/// `Ready` where it says something else than before.
+#[must_use]
+pub fn ready_anew<'a>(before: &[Condition], now: &'a [Condition]) -> Option<&'a Condition> {
+    let ready = now.iter().find(|condition| condition.type_ == condition_types::READY)?;
+    let same = |old: &Condition| (&old.type_, &old.status, &old.reason) == (&ready.type_, &ready.status, &ready.reason);
+    (!before.iter().any(same)).then_some(ready)
 }
 
 /// The conditions to be written. One whose status is as before keeps its transition time.
@@ -220,7 +246,7 @@ mod tests {
         let worse = Findings { ingest: Finding::bad(reasons::CRASHING, "crash"), ..findings() };
         let fallen = conditions(&first, worse.conditions(), Some(1), at(300));
         for condition in &fallen {
-            let moved = matches!(condition.type_.as_str(), "Ready" | "IngestReady");
+            let moved = matches!(condition.type_.as_str(), "Ready" | "Reconciling" | "IngestReady");
             assert_eq!(condition.last_transition_time, Time(at(if moved { 300 } else { 100 })), "{}", condition.type_);
         }
     }
@@ -230,7 +256,41 @@ mod tests {
         let asked = Findings { requests: Some(Finding::bad(reasons::INVALID_RESET, "no sink")), ..findings() };
         let conditions = asked.conditions();
         assert_eq!(conditions[0].1, Finding::bad(reasons::INVALID_RESET, "annotation: no sink"));
-        assert!(conditions.len() == 4 && conditions[1..].iter().all(|(_, finding)| finding.ok));
+        assert!(conditions.len() == 5 && conditions[1..].iter().all(|(_, finding)| finding.ok));
+    }
+
+    /// A reason of `Ready` → the condition that goes with it.
+    #[test]
+    fn what_is_not_ready_is_worked_on_or_stalled_and_what_is_ready_is_neither() {
+        for (finding, expected) in [
+            (good(), None),
+            (Finding::good(reasons::SUSPENDED, ""), None),
+            (Finding::bad(reasons::PROGRESSING, "0 of 1"), Some(condition_types::RECONCILING)),
+            (Finding::bad(reasons::BROKER_UNREACHABLE, "away"), Some(condition_types::RECONCILING)),
+            (Finding::bad(reasons::INVALID_SPEC, "no"), Some(condition_types::STALLED)),
+            (Finding::bad(reasons::TOPIC_MISSING, "gone"), Some(condition_types::STALLED)),
+        ] {
+            let found = summary(finding.clone());
+            assert_eq!(found[0], (condition_types::READY, finding.clone()));
+            let expected = expected.map(|type_| (type_, Finding { ok: true, ..finding }));
+            assert_eq!(found.get(1), expected.as_ref());
+            assert!(found.iter().all(|(type_, _)| SUMMARY.contains(type_)));
+        }
+    }
+
+    #[test]
+    fn ready_is_told_anew_when_its_status_or_reason_changes() {
+        let write = |before: &[Condition], ingest: Finding| {
+            conditions(before, Findings { ingest, ..findings() }.conditions(), Some(1), at(100))
+        };
+        let progress = |message: &str| Finding::bad(reasons::PROGRESSING, message);
+        let first = write(&[], progress("0 of 2"));
+        assert_eq!(ready_anew(&[], &first).map(|ready| ready.reason.as_str()), Some(reasons::PROGRESSING));
+        let more = write(&first, progress("1 of 2"));
+        assert_eq!(ready_anew(&first, &more), None, "other words");
+        let crashed = write(&more, Finding::bad(reasons::CRASHING, "no url"));
+        assert!(ready_anew(&more, &crashed).is_some(), "another reason");
+        assert!(ready_anew(&crashed, &write(&crashed, good())).is_some(), "another status");
     }
 
     #[test]
@@ -266,6 +326,9 @@ mod tests {
             include_str!("reasons.rs").lines().filter_map(|line| line.strip_prefix("pub const ")?.split('"').nth(1));
         for reason in constants {
             assert!(documented.contains(&format!("`{reason}`")), "docs/operator.md says nothing of {reason}");
+        }
+        for reason in reasons::STALLED {
+            assert!(documented.contains(&format!("`{reason}`\\*")), "docs/operator.md doesn't mark {reason}");
         }
     }
 

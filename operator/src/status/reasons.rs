@@ -92,6 +92,29 @@ pub const FROM_WORKERS: [&str; 9] = [
     BROKER_UNAVAILABLE,
 ];
 
+/// What comes and goes by itself with a change of the spec.
+pub const PASSING: [&str; 5] = [PROGRESSING, TOPICS_PENDING, SUSPENDING, DRAINING, DELETING];
+/// What stays as it is until somebody does something. The operator looks again all the same.
+pub const STALLED: [&str; 17] = [
+    INVALID_SPEC,
+    INVALID_RESET,
+    INVALID_FORGET,
+    INVALID_RUN,
+    CHILD_CONFLICT,
+    CHILD_REFUSED,
+    TOPIC_MISSING,
+    TOPIC_REPLACED,
+    TOPIC_UNSUITABLE,
+    TOPIC_REFUSED,
+    PARTITIONS_REFUSED,
+    OFFSET_OUT_OF_RANGE,
+    RECORD_REJECTED,
+    STORE_UNSUITABLE,
+    TABLE_UNSUITABLE,
+    RESET_IMPOSSIBLE,
+    POSITION_UNREADABLE,
+];
+
 /// Batch runs are scheduled, and the last one, if any, succeeded.
 pub const SCHEDULED: &str = "Scheduled";
 /// The last batch run failed.
