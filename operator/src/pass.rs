@@ -19,6 +19,7 @@ use kube::{
     api::{Patch, PatchParams},
     runtime::events::{Event, EventType},
 };
+use pinpipe_lease::LeaseError;
 use pinpipe_crds::{IngestStatus, PinterestPipeline, PinterestPipelineStatus, condition_types};
 use serde_json::json;
 
@@ -49,15 +50,19 @@ pub enum Error {
     /// The pass took too long.
     #[error("the pass took longer than {0:?}")]
     Timeout(Duration),
+    /// Another operator may be at work.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
 }
 
 impl Error {
-    /// For the metric: `api` or `timeout`.
+    /// For the metric: `api`, `timeout` or `lease`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Api { .. } => "api",
             Self::Timeout(_) => "timeout",
+            Self::Lease(_) => "lease",
         }
     }
 }
@@ -118,14 +123,14 @@ pub async fn run(context: &Context, namespace: &str, name: &str) -> Result<Passe
 
 impl Pass<'_> {
     async fn run(mut self) -> Result<Passed, Error> {
-        let applier = self.applier();
+        let (context, applier) = (self.context, self.applier());
         let mut live = applier.live().await.trying("listing children")?;
         let secrets = dereference::secrets(&self.context.client, &self.namespace, &self.resource.spec).await;
         let found = Dereferenced {
             secrets: secrets.trying("reading Secrets")?,
             previous: dereference::previous(live.objects()),
         };
-        let mut pipeline = match validate::validate(&self.resource, &found, &self.context.images) {
+        let mut pipeline = match validate::validate(&self.resource, &found, &self.context.settings.images) {
             Ok(pipeline) => pipeline,
             Err(problems) => {
                 let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
@@ -149,7 +154,9 @@ impl Pass<'_> {
         let (topics, obstacles) = {
             let mut topics = pin!(self.topics(&pipeline));
             let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
+            context.may_write()?;
             let obstacles = applier.write(&objects, &mut live).await.trying("writing children")?;
+            context.may_write()?;
             applier.prune(&objects, &needed, &mut live).await.trying("deleting children")?;
             let topics = match early {
                 Ok(topics) => topics?,
@@ -257,6 +264,7 @@ impl Pass<'_> {
     }
 
     async fn patch_status(&self, status: &PinterestPipelineStatus) -> Result<(), Error> {
+        self.context.may_write()?;
         let body = json!({
             "apiVersion": PinterestPipeline::api_version(&()),
             "kind": PinterestPipeline::kind(&()),

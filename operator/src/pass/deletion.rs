@@ -99,12 +99,14 @@ impl Pass<'_> {
     async fn delete_topics(&self, topics: &[TopicStatus], elapsed: Duration) -> Result<Came, Error> {
         let applier = self.applier();
         let mut live = applier.live().await.trying("listing children")?;
+        self.context.may_write()?;
         applier.prune(&[], &BTreeSet::new(), &mut live).await.trying("deleting children")?;
         let pods = self.pods().await?;
         let live_pods = pods.iter().filter(|pod| !has_ended(pod)).count();
         if live_pods > 0 && elapsed < PODS_FIRST {
             return Ok(Came::Waits("its pods stop first".to_owned()));
         }
+        self.context.may_write()?;
         let delete = async {
             let broker = Broker::new(&self.resource.spec.broker.kafka.bootstrap_servers)?;
             let seen = broker.see(topics.iter().map(|topic| topic.name.clone()).collect()).await?;
@@ -168,6 +170,7 @@ async fn patch_finalizers(
     metadata: &ObjectMeta,
     finalizers: Vec<String>,
 ) -> Result<(), Error> {
+    context.may_write()?;
     let api: Api<PinterestPipeline> = Api::namespaced(context.client.clone(), namespace);
     let patch = json!({"metadata": {"resourceVersion": metadata.resource_version, "finalizers": finalizers}});
     let name = metadata.name.as_deref().unwrap_or_default();

@@ -66,7 +66,7 @@ impl Pass<'_> {
         if running.is_empty() {
             return Ok(Drain::done(suspended()));
         }
-        let (now, deadline) = (Timestamp::now(), self.context.drain_deadline);
+        let (now, deadline) = (Timestamp::now(), self.context.settings.drain_deadline);
         let late = before.is_some_and(|condition| passed(condition.last_transition_time.0, now) >= deadline);
         let left = if self.sources_are_gone(pipeline, live).await? {
             self.left(pipeline, &running).await

@@ -51,6 +51,7 @@ impl Pass<'_> {
             return Ok(Ok(last));
         };
         let name = job.name_any();
+        self.context.may_write()?;
         let jobs: Api<Job> = Api::namespaced(self.context.client.clone(), &self.namespace);
         let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
         match jobs.create(&params, &job).await {
@@ -95,6 +96,7 @@ impl Pass<'_> {
             return Ok(BTreeSet::new());
         }
         if cron_job.spec.and_then(|spec| spec.suspend) != Some(true) {
+            self.context.may_write()?;
             let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), &self.namespace);
             let suspend = Patch::Merge(json!({"spec": {"suspend": true}}));
             let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };

@@ -49,6 +49,7 @@ impl Pass<'_> {
         plan: Plan,
         names: Vec<String>,
     ) -> Result<Outcome, Error> {
+        self.context.may_write()?;
         if !plan.create.is_empty() {
             self.write_intent(plan.intent.clone()).await?;
         }
