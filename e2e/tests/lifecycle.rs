@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::DeleteParams;
 use pinpipe_e2e::{
     Kind, Pipeline, Spec, cluster, ensure_same, eventually,
     flow::{Flow, PREFIX},
@@ -178,6 +180,27 @@ fn a_pipeline_takes_along_the_topics_it_created_and_no_others() -> Result<()> {
         for topic in [pin.clone(), format!("{pin}.dlq"), format!("{theirs}.dlq")] {
             ensure!(kafka::ends(&topic).await.is_err(), "{topic} was created by the pipeline and is left");
         }
+        Ok(())
+    })
+}
+
+/// Whoever orphans the workers keeps the topics they use.
+#[test]
+fn workers_that_outlive_their_pipeline_keep_its_topics() -> Result<()> {
+    in_space("orphans", async |space| {
+        let pipeline = space.apply("flow", &taking_its_topics()).await?;
+        pipeline.ready().await?;
+        pipeline.orphan().await?;
+        eventually(GIVE_UP_AFTER + READY_WITHIN, "the pipeline gone", async || {
+            ensure!(pipeline.get().await.is_err(), "still there");
+            Ok(())
+        })
+        .await?;
+        kafka::ends(&pipeline.topic(Kind::Pin)).await.context("the topic of workers that run on")?;
+        let told = pipeline.events("TopicsLeft").await?;
+        ensure!(told.len() == 1, "{told:?}");
+        let deployments = space.cluster.api::<Deployment>(&space.namespace);
+        deployments.delete("flow-ingest", &DeleteParams::background()).await?;
         Ok(())
     })
 }

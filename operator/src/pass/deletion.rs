@@ -32,6 +32,9 @@ const GIVE_UP_AFTER: Duration = Duration::from_mins(5);
 /// How long topics wait for the last pod to go: one on a node that is gone never does.
 const PODS_FIRST: Duration = Duration::from_mins(2);
 
+/// Why topics are left that were about to be created: whether that came to pass nobody knows.
+const UNPROVEN: &str = "the status does not say by their ids that the pipeline created them";
+
 /// What is to be done about topics.
 #[derive(Debug, PartialEq, Eq)]
 enum Topics {
@@ -39,8 +42,8 @@ enum Topics {
     Keep,
     /// These are left though they should go, and why.
     Leave(Vec<String>, &'static str),
-    /// These are to be deleted.
-    Delete(Vec<TopicStatus>),
+    /// The first are to be deleted. Whether the others, by name, are there and ours nobody knows.
+    Delete(Vec<TopicStatus>, Vec<String>),
 }
 
 /// How far a deletion came.
@@ -70,18 +73,23 @@ impl Pass<'_> {
         if !has_finalizer(metadata) {
             return Ok(Passed::Gone);
         }
-        let topics = match topics(&self.resource, self.is_paused()) {
+        let (topics, unproven) = match topics(&self.resource, self.is_paused()) {
             Topics::Keep => return self.let_go().await,
             Topics::Leave(names, why) => {
                 self.tell_left(&names, why).await;
                 return self.let_go().await;
             }
-            Topics::Delete(topics) => topics,
+            Topics::Delete(topics, unproven) => (topics, unproven),
         };
         let since = metadata.deletion_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0);
         let elapsed = passed(since, Timestamp::now());
         let why = match self.delete_topics(&topics, elapsed).await {
-            Ok(Came::Done) => return self.let_go().await,
+            Ok(Came::Done) => {
+                if !unproven.is_empty() {
+                    self.tell_left(&unproven, UNPROVEN).await;
+                }
+                return self.let_go().await;
+            }
             Ok(Came::Waits(why)) => why,
             Err(error) if elapsed < GIVE_UP_AFTER => return Err(error),
             Err(error) => error.to_string(),
@@ -91,7 +99,7 @@ impl Pass<'_> {
             self.write_ready(Finding::bad(reasons::DELETING, message)).await?;
             return Ok(Passed::Soon);
         }
-        let names: Vec<_> = topics.into_iter().map(|topic| topic.name).collect();
+        let names: Vec<_> = topics.into_iter().map(|topic| topic.name).chain(unproven).collect();
         self.tell_left(&names, &why).await;
         self.let_go().await
     }
@@ -102,8 +110,13 @@ impl Pass<'_> {
         self.context.may_write()?;
         applier.prune(&[], &BTreeSet::new(), &mut live).await.trying("deleting children")?;
         let pods = self.pods().await?;
-        let live_pods = pods.iter().filter(|pod| !has_ended(pod)).count();
-        if live_pods > 0 && elapsed < PODS_FIRST {
+        let mut running = pods.iter().filter(|pod| !has_ended(pod)).peekable();
+        let stopping = running.peek().is_some();
+        // Nobody stops them: they are somebody else's by now (--cascade=orphan), or the cluster is slow.
+        if running.any(|pod| pod.metadata.deletion_timestamp.is_none()) {
+            return Ok(Came::Waits("pods that use them run".to_owned()));
+        }
+        if stopping && elapsed < PODS_FIRST {
             return Ok(Came::Waits("its pods stop first".to_owned()));
         }
         self.context.may_write()?;
@@ -187,18 +200,20 @@ fn topics(resource: &PinterestPipeline, paused: bool) -> Topics {
         return Topics::Keep;
     }
     let known = resource.status.iter().flat_map(|status| &status.topics);
-    let ours: Vec<_> = known.filter(|topic| topic.created_by_us).cloned().collect();
-    let proven: Vec<_> = ours.iter().filter(|topic| topic.id.is_some()).cloned().collect();
-    let leave = |why| Topics::Leave(ours.iter().map(|topic| topic.name.clone()).collect(), why);
+    let (proven, unproven): (Vec<_>, Vec<_>) =
+        known.filter(|topic| topic.created_by_us).cloned().partition(|topic| topic.id.is_some());
+    let unproven: Vec<_> = unproven.into_iter().map(|topic| topic.name).collect();
+    let leave = |why| {
+        Topics::Leave(proven.iter().map(|topic| topic.name.clone()).chain(unproven.clone()).collect(), why)
+    };
     match () {
-        () if ours.is_empty() => Topics::Keep,
+        () if proven.is_empty() && unproven.is_empty() => Topics::Keep,
         () if paused => leave("the pipeline is paused"),
         () if resource.finalizers().iter().any(|finalizer| finalizer == ORPHAN) => {
             leave("the workers that use them were to stay, too (--cascade=orphan)")
         }
-        // They were about to be created, and whether that came to pass nobody knows.
-        () if proven.is_empty() => leave("the status does not say which they are"),
-        () => Topics::Delete(proven),
+        () if proven.is_empty() => leave(UNPROVEN),
+        () => Topics::Delete(proven, unproven),
     }
 }
 
@@ -229,10 +244,11 @@ mod tests {
             topic
         };
         let mixed = json!([topic("a", Some("1"), true), topic("b", Some("2"), false), topic("c", None, true)]);
-        let Topics::Delete(deleted) = topics(&going(json!("Delete"), mixed.clone(), &[FINALIZER]), false) else {
+        let Topics::Delete(deleted, unproven) = topics(&going(json!("Delete"), mixed.clone(), &[FINALIZER]), false) else {
             panic!("nothing is to be deleted")
         };
         assert_eq!(deleted.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(unproven, ["c"]);
 
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
         for (case, policy, known, finalizers, paused, expected) in [
