@@ -29,8 +29,8 @@ pub const S3_IN_CLUSTER: &str = "http://s3.devstack.svc:9000";
 /// The S3 server's credentials: access key id, secret access key.
 pub const S3_KEYS: (&str, &str) = ("testkey", "testsecret");
 
-/// How long the operator lets a suspended pipeline's sinks read on, as its chart says.
-pub const DRAIN_DEADLINE: Duration = Duration::from_mins(5);
+/// How long the operator lets a suspended pipeline's sinks read on, as the harness installs it.
+pub const DRAIN_DEADLINE: Duration = Duration::from_mins(1);
 
 /// A connection to the Kubernetes API.
 #[derive(Clone)]

@@ -184,28 +184,7 @@ fn a_pipeline_takes_along_the_topics_it_created_and_no_others() -> Result<()> {
     })
 }
 
-/// Whoever orphans the workers keeps the topics they use.
-#[test]
-fn workers_that_outlive_their_pipeline_keep_its_topics() -> Result<()> {
-    in_space("orphans", async |space| {
-        let pipeline = space.apply("flow", &taking_its_topics()).await?;
-        pipeline.ready().await?;
-        pipeline.orphan().await?;
-        eventually(GIVE_UP_AFTER + READY_WITHIN, "the pipeline gone", async || {
-            ensure!(pipeline.get().await.is_err(), "still there");
-            Ok(())
-        })
-        .await?;
-        kafka::ends(&pipeline.topic(Kind::Pin)).await.context("the topic of workers that run on")?;
-        let told = pipeline.events("TopicsLeft").await?;
-        ensure!(told.len() == 1, "{told:?}");
-        let deployments = space.cluster.api::<Deployment>(&space.namespace);
-        deployments.delete("flow-ingest", &DeleteParams::background()).await?;
-        Ok(())
-    })
-}
-
-/// Never ready, suspended, its Secret gone, without a broker, paused: each goes, and in time.
+/// Never ready, suspended, its Secret gone, paused, without a broker, its workers orphaned: each goes, and in time.
 #[test]
 fn a_deletion_ends_in_every_state() -> Result<()> {
     in_space("states", async |space| {
@@ -220,7 +199,8 @@ fn a_deletion_ends_in_every_state() -> Result<()> {
         let secret = space.apply("secret", &taking_its_topics().live(space)).await?;
         let paused = space.apply("paused", &taking_its_topics()).await?;
         let away = space.apply("away", &taking_its_topics()).await?;
-        for pipeline in [&suspended, &secret, &paused, &away] {
+        let orphaned = space.apply("orphaned", &taking_its_topics()).await?;
+        for pipeline in [&suspended, &secret, &paused, &away, &orphaned] {
             pipeline.ready().await?;
         }
         suspended.change(json!({"suspend": true})).await?;
@@ -232,18 +212,31 @@ fn a_deletion_ends_in_every_state() -> Result<()> {
         for pipeline in [&never, &suspended, &secret, &paused, &away] {
             pipeline.delete().await?;
         }
+        orphaned.orphan().await?;
         for pipeline in [&never, &suspended, &secret, &paused] {
             gone(pipeline, READY_WITHIN).await?;
         }
-        gone(&away, GIVE_UP_AFTER + READY_WITHIN).await?;
-        for (pipeline, left) in [(&never, false), (&suspended, false), (&secret, false), (&paused, true), (&away, true)]
-        {
+        for pipeline in [&away, &orphaned] {
+            gone(pipeline, GIVE_UP_AFTER + READY_WITHIN).await?;
+        }
+        let workers = orphaned.workers("ingest").await?.len();
+        ensure!(workers == 1, "{workers} workers outlive a pipeline that was to leave them");
+        for (pipeline, left) in [
+            (&never, false),
+            (&suspended, false),
+            (&secret, false),
+            (&paused, true),
+            (&away, true),
+            (&orphaned, true),
+        ] {
             let there = kafka::ends(&pipeline.topic(Kind::Pin)).await.is_ok();
             ensure!(there == left, "topics of {}: {there}", pipeline.name);
             let told = pipeline.events("TopicsLeft").await?;
             let named = told.iter().any(|note| note.contains(&pipeline.topic(Kind::Pin)));
             ensure!(told.len() == usize::from(left) && named == left, "{}: {told:?}", pipeline.name);
         }
+        let deployments = space.cluster.api::<Deployment>(&space.namespace);
+        deployments.delete("orphaned-ingest", &DeleteParams::background()).await?;
         Ok(())
     })
 }
