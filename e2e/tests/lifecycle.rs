@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use chrono::Utc;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::DeleteParams;
 use pinpipe_e2e::{
     Kind, Pipeline, Spec, cluster, ensure_same, eventually,
     flow::{Flow, PREFIX},
-    kafka, objects,
+    kafka, node, objects,
     pipeline::READY_WITHIN,
     postgres,
     samples::Samples,
@@ -46,6 +47,11 @@ fn a_suspended_pipeline_has_read_everything_and_goes_on_when_it_is_resumed() -> 
         ensure_same("pin", &expected, &postgres::live_table(&space.schema(), Kind::Pin).await?)?;
         let (_, archived) = objects::raw_count(space.bucket(), PREFIX, &pipeline.topic(Kind::Pin)).await?;
         ensure!(archived == 3000, "{archived} records in raw objects");
+        let since = Utc::now();
+        tokio::time::sleep(Duration::from_secs(90)).await;
+        let mut writes = node::writes(&space.namespace).await?;
+        writes.retain(|w| w.request_received_timestamp >= since && w.user.username.contains(":pinpipe-system:"));
+        ensure!(writes.is_empty(), "a suspended pipeline at rest is written: {writes:#?}");
 
         pipeline.change(json!({"suspend": false})).await?;
         pipeline.ready().await?;

@@ -41,7 +41,7 @@ impl Pass<'_> {
         live: &Live,
     ) -> Result<Result<Option<String>, Finding>, Error> {
         let last = self.resource.status.as_ref().and_then(|status| status.batch.as_ref()?.last_requested.clone());
-        let Some(nonce) = pipeline.requests.run.as_ref().filter(|nonce| last.as_ref() != Some(nonce)) else {
+        let Some(nonce) = pipeline.requests.run.as_ref().filter(|nonce| last.as_ref() != Some(*nonce)) else {
             return Ok(Ok(last));
         };
         // Whatever keeps it from being there is said in the condition; the run starts once it is.
