@@ -1,6 +1,9 @@
 //! The annotation `pinpipe.dev/paused`: the operator keeps its hands off, and says so once.
 
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta},
+    jiff::Timestamp,
+};
 use pinpipe_crds::condition_types;
 
 use super::{Error, Pass, Passed};
@@ -12,10 +15,8 @@ pub const PAUSED_ANNOTATION: &str = "pinpipe.dev/paused";
 const NOT_PAUSED: &str = "false";
 
 impl Pass<'_> {
-    /// Whether the operator is to keep its hands off: any value but `false` says so, since a slip there must not set it to work.
     pub(super) fn is_paused(&self) -> bool {
-        let annotations = self.resource.metadata.annotations.as_ref();
-        annotations.and_then(|all| all.get(PAUSED_ANNOTATION)).is_some_and(|value| value != NOT_PAUSED)
+        says_paused(&self.resource.metadata)
     }
 
     /// Says that nobody looks. Everything else in the status stays as it was when somebody did, the generation it is about too.
@@ -33,6 +34,12 @@ impl Pass<'_> {
     }
 }
 
+/// Whether the operator is to keep its hands off: any value but `false` says so, since a slip there must not set it to work.
+fn says_paused(metadata: &ObjectMeta) -> bool {
+    let annotations = metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get(PAUSED_ANNOTATION)).is_some_and(|value| value != NOT_PAUSED)
+}
+
 fn paused(generation: Option<i64>) -> Condition {
     Condition {
         type_: condition_types::READY.to_owned(),
@@ -44,5 +51,22 @@ fn paused(generation: Option<i64>) -> Condition {
         ),
         observed_generation: generation,
         last_transition_time: status::now(Timestamp::now()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn anything_but_false_pauses() {
+        let says = |value: &str| {
+            says_paused(&ObjectMeta {
+                annotations: Some([(PAUSED_ANNOTATION.to_owned(), value.to_owned())].into()),
+                ..ObjectMeta::default()
+            })
+        };
+        assert!(says("true") && says("") && says("False"));
+        assert!(!says("false") && !says_paused(&ObjectMeta::default()));
     }
 }
