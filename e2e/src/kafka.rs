@@ -144,7 +144,8 @@ pub async fn write(topic: &str, records: &[(Option<Vec<u8>>, Vec<u8>)]) -> Resul
 /// Creates a topic stamped by the broker.
 pub async fn create(topic: &str, partitions: i32) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> = config().create()?;
-    let wished = NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("message.timestamp.type", "LogAppendTime");
+    let wished =
+        NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("message.timestamp.type", "LogAppendTime");
     for outcome in admin.create_topics([&wished], &AdminOptions::new().operation_timeout(Some(TIMEOUT))).await? {
         outcome.map_err(|(topic, error)| anyhow!("{topic} can't be created: {error}"))?;
     }

@@ -227,14 +227,9 @@ fn a_deletion_ends_in_every_state() -> Result<()> {
         }
         let workers = orphaned.workers("ingest").await?.len();
         ensure!(workers == 1, "{workers} workers outlive a pipeline that was to leave them");
-        for (pipeline, left) in [
-            (&never, false),
-            (&suspended, false),
-            (&secret, false),
-            (&paused, true),
-            (&away, true),
-            (&orphaned, true),
-        ] {
+        for (pipeline, left) in
+            [(&never, false), (&suspended, false), (&secret, false), (&paused, true), (&away, true), (&orphaned, true)]
+        {
             let there = kafka::ends(&pipeline.topic(Kind::Pin)).await.is_ok();
             ensure!(there == left, "topics of {}: {there}", pipeline.name);
             let told = pipeline.events("TopicsLeft").await?;

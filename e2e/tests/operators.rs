@@ -4,10 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
-use kube::{
-    ResourceExt as _,
-    api::{DeleteParams, ListParams, Patch, PatchParams},
-};
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use pinpipe_e2e::{Cluster, Spec, eventually, node, pipeline::READY_WITHIN, shared::in_space};
 use serde_json::json;
 
@@ -67,9 +64,6 @@ fn the_one_that_stands_by_takes_over_and_only_one_writes() -> Result<()> {
         .await?;
         pipeline.ready().await?;
         ensure!(writers().await? == BTreeSet::from([first, second]), "{:?}", writers().await?);
-        let pods = cluster.api::<Pod>(NAMESPACE).list(&ListParams::default()).await?;
-        let names: Vec<_> = pods.iter().map(ResourceExt::name_any).collect();
-        println!("operators: {names:?}");
         scale(cluster, 1).await
     })
 }

@@ -15,9 +15,8 @@ async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     telemetry::init(args.log_format);
     let stop = shutdown::on_signal();
-    let client = Client::try_default()
-        .await
-        .context("no access to a Kubernetes API: run in a cluster, or set KUBECONFIG")?;
+    let client =
+        Client::try_default().await.context("no access to a Kubernetes API: run in a cluster, or set KUBECONFIG")?;
 
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());

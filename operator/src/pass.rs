@@ -19,8 +19,8 @@ use kube::{
     api::{Patch, PatchParams},
     runtime::events::{Event, EventType},
 };
-use pinpipe_lease::LeaseError;
 use pinpipe_crds::{IngestStatus, PinterestPipeline, PinterestPipelineStatus, condition_types};
+use pinpipe_lease::LeaseError;
 use serde_json::json;
 
 use crate::{

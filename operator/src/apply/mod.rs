@@ -163,7 +163,8 @@ impl Applier {
     /// Deletes what is ours and no longer desired, except what is `needed` all the same, and a `ConfigMap` that pods may still be started with.
     pub async fn prune(&self, desired: &[Object], needed: &BTreeSet<Key>, live: &mut Live) -> kube::Result<()> {
         let wanted: BTreeSet<Key> = desired.iter().map(|o| (o.resource.kind.clone(), o.name.clone())).collect();
-        let mut orphans: Vec<Key> = live.0.keys().filter(|key| !wanted.contains(*key) && !needed.contains(*key)).cloned().collect();
+        let mut orphans: Vec<Key> =
+            live.0.keys().filter(|key| !wanted.contains(*key) && !needed.contains(*key)).cloned().collect();
         if orphans.iter().any(|(kind, _)| kind == "ConfigMap") {
             let referred = self.referred_config_maps(live).await?;
             orphans.retain(|(kind, name)| kind != "ConfigMap" || !referred.contains(name));

@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, time::Duration};
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams},
@@ -110,14 +110,8 @@ impl Pass<'_> {
         self.context.may_write()?;
         applier.prune(&[], &BTreeSet::new(), &mut live).await.trying("deleting children")?;
         let pods = self.pods().await?;
-        let mut running = pods.iter().filter(|pod| !has_ended(pod)).peekable();
-        let stopping = running.peek().is_some();
-        // Nobody stops them: they are somebody else's by now (--cascade=orphan), or the cluster is slow.
-        if running.any(|pod| pod.metadata.deletion_timestamp.is_none()) {
-            return Ok(Came::Waits("pods that use them run".to_owned()));
-        }
-        if stopping && elapsed < PODS_FIRST {
-            return Ok(Came::Waits("its pods stop first".to_owned()));
+        if let Some(wait) = wait_for(&pods, elapsed) {
+            return Ok(Came::Waits(wait.to_owned()));
         }
         self.context.may_write()?;
         let delete = async {
@@ -154,7 +148,6 @@ impl Pass<'_> {
         patch_finalizers(self.context, &self.namespace, &self.resource.metadata, finalizers).await?;
         Ok(Passed::Gone)
     }
-
 }
 
 /// Ends the deletion of a resource that can't be read: what topics it created can't be read either.
@@ -170,6 +163,17 @@ pub async fn let_go_unread(context: &Context, resource: &DeserializeGuard<Pinter
     let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
     finalizers.retain(|finalizer| finalizer != FINALIZER);
     patch_finalizers(context, &resource.namespace().unwrap_or_default(), metadata, finalizers).await
+}
+
+/// Why topics aren't deleted while these pods are there.
+fn wait_for(pods: &[Pod], elapsed: Duration) -> Option<&'static str> {
+    let running: Vec<_> = pods.iter().filter(|pod| !has_ended(pod)).collect();
+    match () {
+        () if running.is_empty() => None,
+        // Nobody stops them: they are somebody else's by now (--cascade=orphan), or the cluster is slow.
+        () if running.iter().any(|pod| pod.metadata.deletion_timestamp.is_none()) => Some("pods that use them run"),
+        () => (elapsed < PODS_FIRST).then_some("its pods stop first"),
+    }
 }
 
 fn has_finalizer(metadata: &ObjectMeta) -> bool {
@@ -203,9 +207,8 @@ fn topics(resource: &PinterestPipeline, paused: bool) -> Topics {
     let (proven, unproven): (Vec<_>, Vec<_>) =
         known.filter(|topic| topic.created_by_us).cloned().partition(|topic| topic.id.is_some());
     let unproven: Vec<_> = unproven.into_iter().map(|topic| topic.name).collect();
-    let leave = |why| {
-        Topics::Leave(proven.iter().map(|topic| topic.name.clone()).chain(unproven.clone()).collect(), why)
-    };
+    let leave =
+        |why| Topics::Leave(proven.iter().map(|topic| topic.name.clone()).chain(unproven.clone()).collect(), why);
     match () {
         () if proven.is_empty() && unproven.is_empty() => Topics::Keep,
         () if paused => leave("the pipeline is paused"),
@@ -244,7 +247,8 @@ mod tests {
             topic
         };
         let mixed = json!([topic("a", Some("1"), true), topic("b", Some("2"), false), topic("c", None, true)]);
-        let Topics::Delete(deleted, unproven) = topics(&going(json!("Delete"), mixed.clone(), &[FINALIZER]), false) else {
+        let Topics::Delete(deleted, unproven) = topics(&going(json!("Delete"), mixed.clone(), &[FINALIZER]), false)
+        else {
             panic!("nothing is to be deleted")
         };
         assert_eq!(deleted.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>(), ["a"]);
@@ -255,7 +259,14 @@ mod tests {
             ("kept by policy", "Retain", mixed.clone(), &[FINALIZER][..], false, None),
             ("never reconciled", "Delete", json!([]), &[FINALIZER], false, None),
             ("not ours", "Delete", json!([topic("b", Some("2"), false)]), &[FINALIZER], false, None),
-            ("about to be created", "Delete", json!([topic("c", None, true)]), &[FINALIZER], false, Some(names(&["c"]))),
+            (
+                "about to be created",
+                "Delete",
+                json!([topic("c", None, true)]),
+                &[FINALIZER],
+                false,
+                Some(names(&["c"])),
+            ),
             ("paused", "Delete", mixed.clone(), &[FINALIZER], true, Some(names(&["a", "c"]))),
             ("children stay", "Delete", mixed, &[FINALIZER, ORPHAN], false, Some(names(&["a", "c"]))),
         ] {
@@ -269,7 +280,21 @@ mod tests {
     }
 
     #[test]
-    fn topics_wait_for_pods_for_a_shorter_time_than_the_pipeline_for_topics() {
+    fn topics_wait_for_pods_and_not_for_ever_for_those_that_are_told_to_stop() {
+        let pod = |going: bool, phase: &str| -> Pod {
+            let mut pod = json!({"metadata": {"name": "p"}, "status": {"phase": phase}});
+            if going {
+                pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+            }
+            serde_json::from_value(pod).unwrap()
+        };
+        let at = |pods: &[Pod], seconds| wait_for(pods, Duration::from_secs(seconds));
+        assert_eq!(at(&[], 0), None);
+        assert_eq!(at(&[pod(false, "Succeeded")], 0), None);
+        assert_eq!(at(&[pod(true, "Running")], 0), Some("its pods stop first"));
+        assert_eq!(at(&[pod(true, "Running")], PODS_FIRST.as_secs()), None, "its node may be gone");
+        let outlives = [pod(true, "Running"), pod(false, "Running")];
+        assert_eq!(at(&outlives, GIVE_UP_AFTER.as_secs()), Some("pods that use them run"));
         assert!(PODS_FIRST < GIVE_UP_AFTER);
     }
 }

@@ -57,7 +57,13 @@ impl Pass<'_> {
         match jobs.create(&params, &job).await {
             Ok(_) => {
                 self.context.metrics.wrote("create", "jobs");
-                tracing::info!(namespace = self.namespace, name = self.name, job = name, nonce, "a batch run is started");
+                tracing::info!(
+                    namespace = self.namespace,
+                    name = self.name,
+                    job = name,
+                    nonce,
+                    "a batch run is started"
+                );
                 let started = ObjectReference {
                     api_version: Some("batch/v1".to_owned()),
                     kind: Some("Job".to_owned()),

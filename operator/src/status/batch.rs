@@ -15,8 +15,7 @@ use super::{Finding, health::last_words, reasons};
 #[must_use]
 pub fn has_ended(job: &Job) -> Option<&JobCondition> {
     let mut conditions = job.status.as_ref()?.conditions.as_ref()?.iter();
-    conditions
-        .find(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True")
+    conditions.find(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True")
 }
 
 /// The run that ended last, and how.

@@ -190,7 +190,9 @@ mod tests {
     fn findings() -> Findings {
         let (topics, ingest) = (good(), good());
         Findings {
-            suspension: None, requests: None, topics,
+            suspension: None,
+            requests: None,
+            topics,
             ingest,
             stream: Some(good()),
             archive: None,

@@ -47,7 +47,9 @@ pub(super) fn read(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> Request
             Ok(forgotten) => requests.forget.push(forgotten),
             Err(why) => requests.problems.push((
                 reasons::INVALID_FORGET,
-                format!("{FORGET_ANNOTATION}: `{request}`: {why}; a request is <topic>@<the id it has in status.topics>"),
+                format!(
+                    "{FORGET_ANNOTATION}: `{request}`: {why}; a request is <topic>@<the id it has in status.topics>"
+                ),
             )),
         }
     }
@@ -132,7 +134,10 @@ mod tests {
         {
             let read = requests(spec, RUN_ANNOTATION, nonce);
             assert_eq!(read.run, None, "{said}");
-            assert!(matches!(read.problems.as_slice(), [(reasons::INVALID_RUN, why)] if why.contains(said)), "{read:?}");
+            assert!(
+                matches!(read.problems.as_slice(), [(reasons::INVALID_RUN, why)] if why.contains(said)),
+                "{read:?}"
+            );
         }
     }
 }
