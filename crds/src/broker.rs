@@ -85,7 +85,7 @@ pub struct Topics {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<BTreeMap<String, String>>,
 
-    /// What becomes of topics when the pipeline is deleted. Retain unless set.
+    /// What becomes of topics when the pipeline is deleted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
 
@@ -94,7 +94,7 @@ pub struct Topics {
     pub overrides: Option<TopicOverrides>,
 }
 
-/// What becomes of topics when their pipeline is deleted.
+/// What becomes of topics when the pipeline is deleted: they stay (`Retain`, unless set), or those it created go (`Delete`).
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum DeletionPolicy {
     /// They stay, with everything in them.

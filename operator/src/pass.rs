@@ -185,10 +185,12 @@ impl Pass<'_> {
             status.batch = batch_status;
         })
         .await?;
-        Ok(match ready {
-            true => Passed::Ready,
-            false if !pipeline.draining.is_empty() => Passed::Soon,
-            false => Passed::NotReady,
+        Ok(if ready {
+            Passed::Ready
+        } else if pipeline.draining.is_empty() {
+            Passed::NotReady
+        } else {
+            Passed::Soon
         })
     }
 

@@ -56,7 +56,7 @@ enum Came {
 
 impl Pass<'_> {
     /// Sets the finalizer, or takes it away, as `deletionPolicy` asks.
-    pub(super) async fn keep_finalizer(&mut self, policy: DeletionPolicy) -> Result<(), Error> {
+    pub(super) async fn keep_finalizer(&self, policy: DeletionPolicy) -> Result<(), Error> {
         let wanted = policy == DeletionPolicy::Delete;
         if wanted == has_finalizer(&self.resource.metadata) {
             return Ok(());
@@ -168,12 +168,11 @@ pub async fn let_go_unread(context: &Context, resource: &DeserializeGuard<Pinter
 /// Why topics aren't deleted while these pods are there.
 fn wait_for(pods: &[Pod], elapsed: Duration) -> Option<&'static str> {
     let running: Vec<_> = pods.iter().filter(|pod| !has_ended(pod)).collect();
-    match () {
-        () if running.is_empty() => None,
+    if running.iter().any(|pod| pod.metadata.deletion_timestamp.is_none()) {
         // Nobody stops them: they are somebody else's by now (--cascade=orphan), or the cluster is slow.
-        () if running.iter().any(|pod| pod.metadata.deletion_timestamp.is_none()) => Some("pods that use them run"),
-        () => (elapsed < PODS_FIRST).then_some("its pods stop first"),
+        return Some("pods that use them run");
     }
+    (!running.is_empty() && elapsed < PODS_FIRST).then_some("its pods stop first")
 }
 
 fn has_finalizer(metadata: &ObjectMeta) -> bool {
@@ -209,14 +208,16 @@ fn topics(resource: &PinterestPipeline, paused: bool) -> Topics {
     let unproven: Vec<_> = unproven.into_iter().map(|topic| topic.name).collect();
     let leave =
         |why| Topics::Leave(proven.iter().map(|topic| topic.name.clone()).chain(unproven.clone()).collect(), why);
-    match () {
-        () if proven.is_empty() && unproven.is_empty() => Topics::Keep,
-        () if paused => leave("the pipeline is paused"),
-        () if resource.finalizers().iter().any(|finalizer| finalizer == ORPHAN) => {
-            leave("the workers that use them were to stay, too (--cascade=orphan)")
-        }
-        () if proven.is_empty() => leave(UNPROVEN),
-        () => Topics::Delete(proven, unproven),
+    if proven.is_empty() && unproven.is_empty() {
+        Topics::Keep
+    } else if paused {
+        leave("the pipeline is paused")
+    } else if resource.finalizers().iter().any(|finalizer| finalizer == ORPHAN) {
+        leave("the workers that use them were to stay, too (--cascade=orphan)")
+    } else if proven.is_empty() {
+        leave(UNPROVEN)
+    } else {
+        Topics::Delete(proven, unproven)
     }
 }
 

@@ -195,7 +195,7 @@ mod tests {
             let left = |topic: &str| if topic.is_empty() { Vec::new() } else { behind(topic) };
             Ok([("archive".to_owned(), left(archive)), ("stream-live".to_owned(), left(live))].into())
         };
-        let late = Some(Duration::from_secs(300));
+        let late = Some(Duration::from_mins(5));
         for (left, late, components, ok, reason, said) in [
             (answer("", ""), None, vec![], true, reasons::SUSPENDED, "resume"),
             (answer("t", ""), None, vec!["archive"], false, reasons::DRAINING, "to their ends"),
