@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use kube::KubeSchema;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::schema::{HOST_PORT, or_else, unchanged};
@@ -84,9 +85,23 @@ pub struct Topics {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<BTreeMap<String, String>>,
 
+    /// What becomes of topics when the pipeline is deleted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
+
     /// What differs for the topic of one kind of record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overrides: Option<TopicOverrides>,
+}
+
+/// What becomes of topics when the pipeline is deleted: they stay (`Retain`, unless set), or those it created go (`Delete`).
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub enum DeletionPolicy {
+    /// They stay, with everything in them.
+    #[default]
+    Retain,
+    /// Those this pipeline created are deleted, dead-letter topics too, and every record in them. Others stay.
+    Delete,
 }
 
 /// What differs for the topic of one kind of record.

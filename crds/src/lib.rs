@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use archive::{Archive, Compression, Rotate};
 pub use batch::{Batch, BatchSink, Cassandra, Quality, REPAIRABLE_FIELDS};
-pub use broker::{Broker, Kafka, TopicOverride, TopicOverrides, Topics};
+pub use broker::{Broker, DeletionPolicy, Kafka, TopicOverride, TopicOverrides, Topics};
 pub use common::{Amount, Amounts, Image, PullPolicy, Resources, S3, SecretKeyRef, SecretRef};
 pub use dead_letters::{DeadLetterMode, DeadLetters};
 pub use schema::{check_rules, crd, yaml};
@@ -109,7 +109,8 @@ pub use status::{
     )
 )]
 pub struct PinterestPipelineSpec {
-    /// Scales every worker to zero and skips scheduled batch runs. Topics and data stay; `false` resumes where the workers stopped.
+    /// Stops ingest, lets sinks read the topics to their ends, scales every worker to zero and skips scheduled batch runs; one that runs goes
+    /// on to its end. Topics and data stay; `false` resumes where the workers stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
 

@@ -9,6 +9,12 @@ use serde::{Deserialize, Serialize};
 pub mod condition_types {
     /// Everything the pipeline consists of works.
     pub const READY: &str = "Ready";
+    /// True while the pipeline isn't as its spec says and the operator works on it or waits for what it needs. Absent otherwise.
+    pub const RECONCILING: &str = "Reconciling";
+    /// True while the pipeline isn't as its spec says and won't be until somebody does something. Absent otherwise.
+    pub const STALLED: &str = "Stalled";
+    /// `spec.suspend` is set: False while sinks read the topics to their ends, True from then on. Absent otherwise.
+    pub const SUSPENDED: &str = "Suspended";
     /// The broker answers and has every topic.
     pub const TOPICS_READY: &str = "TopicsReady";
     /// Ingest takes records.
@@ -29,7 +35,8 @@ pub struct PinterestPipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Ready`, `TopicsReady`, `IngestReady`, `StreamReady`, `ArchiveReady`, `BatchReady`; those of absent sections are absent.
+    /// `Ready`, `TopicsReady`, `IngestReady`, `StreamReady`, `ArchiveReady`, `BatchReady`; those of absent sections are absent. `Suspended`
+    /// only while `spec.suspend` is set; `Reconciling` or `Stalled` only while `Ready` is not True, as kstatus reads them.
     #[schemars(schema_with = "crate::schema::conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -95,6 +102,11 @@ pub struct BatchStatus {
     /// The last run that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<LastRun>,
+
+    /// The value of the annotation `pinpipe.dev/run-batch` for which a run was last started.
+    #[schemars(length(max = 63))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_requested: Option<String>,
 }
 
 /// A batch run that ended.

@@ -1,6 +1,6 @@
 //! The Kubernetes cluster and the development stack's ports on this machine.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use k8s_openapi::NamespaceResourceScope;
@@ -28,6 +28,9 @@ pub const CASSANDRA_IN_CLUSTER: &str = "cassandra.devstack.svc:9042";
 pub const S3_IN_CLUSTER: &str = "http://s3.devstack.svc:9000";
 /// The S3 server's credentials: access key id, secret access key.
 pub const S3_KEYS: (&str, &str) = ("testkey", "testsecret");
+
+/// How long the operator lets a suspended pipeline's sinks read on, as the harness installs it.
+pub const DRAIN_DEADLINE: Duration = Duration::from_mins(1);
 
 /// A connection to the Kubernetes API.
 #[derive(Clone)]

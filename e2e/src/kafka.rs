@@ -5,10 +5,10 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rdkafka::{
     ClientConfig, Message as _, Offset, Timestamp, TopicPartitionList,
-    admin::{AdminClient, AdminOptions},
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
     consumer::{BaseConsumer, Consumer},
     error::{KafkaError, RDKafkaErrorCode},
@@ -150,6 +150,17 @@ pub async fn write(topic: &str, records: &[(Option<Vec<u8>>, Vec<u8>)]) -> Resul
     });
     let delivered = futures::future::join_all(sent).await;
     delivered.into_iter().map(|d| d.map(|d| (d.partition, d.offset)).map_err(|(error, _)| error.into())).collect()
+}
+
+/// Creates a topic stamped by the broker.
+pub async fn create(topic: &str, partitions: i32) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = config().create()?;
+    let wished =
+        NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("message.timestamp.type", "LogAppendTime");
+    for outcome in admin.create_topics([&wished], &AdminOptions::new().operation_timeout(Some(TIMEOUT))).await? {
+        outcome.map_err(|(topic, error)| anyhow!("{topic} can't be created: {error}"))?;
+    }
+    Ok(())
 }
 
 /// Deletes the topics whose names begin with `prefix`.

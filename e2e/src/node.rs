@@ -2,7 +2,7 @@
 //!
 //! A node of kind is a container; its Docker Engine is the one `DOCKER_HOST` names, or the harness' own, or the machine's.
 
-use std::process::Command;
+use std::{collections::BTreeMap, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
@@ -118,6 +118,16 @@ pub struct Write {
 pub struct User {
     /// `system:serviceaccount:<namespace>:<name>` for pods.
     pub username: String,
+    #[serde(default)]
+    extra: BTreeMap<String, Vec<String>>,
+}
+
+impl User {
+    /// The pod that asked.
+    #[must_use]
+    pub fn pod(&self) -> Option<String> {
+        self.extra.get("authentication.kubernetes.io/pod-name")?.first().cloned()
+    }
 }
 
 /// What a request is about.

@@ -152,6 +152,12 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Deletes it and leaves what it made.
+    pub async fn orphan(&self) -> Result<()> {
+        self.api().delete(&self.name, &DeleteParams::orphan()).await?;
+        Ok(())
+    }
+
     /// It as it is now.
     pub async fn get(&self) -> Result<DynamicObject> {
         Ok(self.api().get(&self.name).await?)

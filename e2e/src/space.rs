@@ -67,6 +67,17 @@ impl Space {
         Ok(())
     }
 
+    /// Deletes a Secret.
+    pub async fn delete_secret(&self, name: &str) -> Result<()> {
+        deleted(self.cluster.api::<Secret>(&self.namespace).delete(name, &DeleteParams::default()).await)
+    }
+
+    /// Deletes the namespace, whatever is in it.
+    pub async fn delete_namespace(&self) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(self.cluster.client());
+        deleted(namespaces.delete(&self.namespace, &DeleteParams::background()).await)
+    }
+
     /// The schema of the live tables.
     #[must_use]
     pub fn schema(&self) -> String {

@@ -1,10 +1,12 @@
 //! The operator's command line.
 
+use std::time::Duration;
+
 use pinpipe_runtime::telemetry::LogFormat;
 
-use crate::validate::Images;
+use crate::{context::Settings, controller::Scope, validate::Images};
 
-/// Runs `PinterestPipelines`: watches them in all namespaces and keeps their topics and workers as they say.
+/// Runs `PinterestPipelines`: watches them and keeps their topics and workers as they say.
 #[derive(Clone, Debug, clap::Parser)]
 #[command(version)]
 pub struct Args {
@@ -16,9 +18,25 @@ pub struct Args {
     #[arg(long, env = "PINPIPE_IMAGE_TAG", value_name = "TAG", default_value = env!("CARGO_PKG_VERSION"))]
     pub image_tag: String,
 
+    /// The namespaces whose pipelines are run, one each time or with commas between them; all, where none is named.
+    #[arg(long = "namespace", env = "PINPIPE_NAMESPACES", value_name = "NAMESPACE", value_delimiter = ',')]
+    pub namespaces: Vec<String>,
+
+    /// The Lease that lets one of several operators work while the others stand by. Without one this operator works alone.
+    #[arg(long, env = "PINPIPE_LEASE", value_name = "NAME", requires = "lease_namespace")]
+    pub lease: Option<String>,
+
+    /// The namespace of that Lease: the operator's own.
+    #[arg(long, env = "PINPIPE_LEASE_NAMESPACE", value_name = "NAMESPACE")]
+    pub lease_namespace: Option<String>,
+
     /// How many pipelines are worked on at once.
     #[arg(long, env = "PINPIPE_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
+
+    /// How long the sinks of a suspended pipeline may take to read the topics to their ends, seconds.
+    #[arg(long, env = "PINPIPE_DRAIN_DEADLINE", value_name = "SECONDS", default_value_t = 300)]
+    pub drain_deadline: u64,
 
     /// The port of /healthz, /readyz and /metrics.
     #[arg(long, env = "PINPIPE_ADMIN_PORT", value_name = "PORT", default_value_t = pinpipe_config::ADMIN_PORT)]
@@ -30,9 +48,19 @@ pub struct Args {
 }
 
 impl Args {
-    /// Where workers' images come from unless a pipeline says otherwise.
+    /// What passes go by.
     #[must_use]
-    pub fn images(&self) -> Images {
-        Images { registry: self.image_registry.clone(), tag: self.image_tag.clone() }
+    pub fn settings(&self) -> Settings {
+        Settings {
+            images: Images { registry: self.image_registry.clone(), tag: self.image_tag.clone() },
+            concurrency: self.concurrency,
+            drain_deadline: Duration::from_secs(self.drain_deadline),
+        }
+    }
+
+    /// Where pipelines are looked for.
+    #[must_use]
+    pub fn scopes(&self) -> Vec<Scope> {
+        Scope::of(&self.namespaces)
     }
 }

@@ -1,10 +1,23 @@
 //! What every pass has at hand.
 
-use std::{collections::HashMap, sync::Mutex};
+use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use kube::{Client, runtime::events::Recorder};
+use pinpipe_lease::{LeaseError, Proof};
+use tokio::sync::Semaphore;
 
 use crate::{MANAGER, metrics::Metrics, topics::TopicsCache, validate::Images};
+
+/// What passes go by.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where workers' images come from unless a pipeline says otherwise.
+    pub images: Images,
+    /// How many pipelines are worked on at once.
+    pub concurrency: u16,
+    /// How long the sinks of a suspended pipeline may take to read the topics to their ends.
+    pub drain_deadline: Duration,
+}
 
 /// What every pass has at hand.
 pub struct Context {
@@ -14,21 +27,45 @@ pub struct Context {
     pub recorder: Recorder,
     /// The workers' pods.
     pub pods: reqwest::Client,
-    /// Where workers' images come from unless a pipeline says otherwise.
-    pub images: Images,
+    /// What passes go by.
+    pub settings: Settings,
     /// What is counted.
     pub metrics: Metrics,
     /// What brokers said a moment ago.
     pub topics: TopicsCache,
     /// How often the pass over a pipeline, by UID, failed in a row.
     pub failures: Mutex<HashMap<String, u32>>,
+    /// Room for as many passes as may run at once.
+    pub room: Semaphore,
+    /// That no other operator works meanwhile. None: there is none.
+    lease: Option<Proof>,
 }
 
 impl Context {
     /// With nothing remembered.
     #[must_use]
-    pub fn new(client: Client, pods: reqwest::Client, images: Images, metrics: Metrics) -> Self {
-        let recorder = Recorder::new(client.clone(), MANAGER.into());
-        Self { client, recorder, pods, images, metrics, topics: TopicsCache::default(), failures: Mutex::default() }
+    pub fn new(
+        client: Client,
+        pods: reqwest::Client,
+        settings: Settings,
+        metrics: Metrics,
+        lease: Option<Proof>,
+    ) -> Self {
+        Self {
+            recorder: Recorder::new(client.clone(), MANAGER.into()),
+            room: Semaphore::new(settings.concurrency.into()),
+            client,
+            pods,
+            settings,
+            metrics,
+            topics: TopicsCache::default(),
+            failures: Mutex::default(),
+            lease,
+        }
+    }
+
+    /// Whether this operator is the one that works: to be asked before anything is written.
+    pub fn may_write(&self) -> Result<(), LeaseError> {
+        self.lease.as_ref().map_or(Ok(()), Proof::check)
     }
 }

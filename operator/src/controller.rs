@@ -1,19 +1,23 @@
 //! Runs a pass for every pipeline that changed, whose children changed, or whose time has come.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
-use futures::StreamExt as _;
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    batch::v1::CronJob,
-    core::v1::{ConfigMap, Service, ServiceAccount},
-    rbac::v1::{Role, RoleBinding},
+use futures::{StreamExt as _, future::join_all};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::Deployment,
+        batch::v1::CronJob,
+        core::v1::{ConfigMap, Service, ServiceAccount},
+        rbac::v1::{Role, RoleBinding},
+    },
 };
 use kube::{
-    Api, Client, ResourceExt as _,
+    Api, Client, Resource, ResourceExt as _,
     api::ListParams,
     core::DeserializeGuard,
     runtime::{
@@ -40,7 +44,9 @@ type Guarded = DeserializeGuard<PinterestPipeline>;
 const READY_AGAIN: Duration = Duration::from_secs(30);
 /// The same for one that isn't ready.
 const NOT_READY_AGAIN: Duration = Duration::from_secs(10);
-/// The same for one that can't be done or read: a change of it is an event.
+/// The same for one that waits for something that takes seconds.
+const SOON_AGAIN: Duration = Duration::from_secs(2);
+/// The same for one that can't be done or read, or that is paused: a change of it is an event.
 const INVALID_AGAIN: Duration = Duration::from_mins(5);
 /// How long one pass may take. A client retries by itself for much longer.
 const PASS_TIMEOUT: Duration = Duration::from_secs(90);
@@ -51,22 +57,55 @@ const LIST_AGAIN: Duration = Duration::from_secs(3);
 /// Events that come together make one pass.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 
+/// Where pipelines are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// In all namespaces.
+    All,
+    /// In this one.
+    Namespace(String),
+}
+
+impl Scope {
+    /// These namespaces, each once; all, where none is named.
+    #[must_use]
+    pub fn of(namespaces: &[String]) -> Vec<Self> {
+        let named: BTreeSet<_> = namespaces.iter().filter(|namespace| !namespace.is_empty()).collect();
+        if named.is_empty() {
+            return vec![Self::All];
+        }
+        named.into_iter().cloned().map(Self::Namespace).collect()
+    }
+
+    fn api<K>(&self, client: &Client) -> Api<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+    {
+        match self {
+            Self::All => Api::all(client.clone()),
+            Self::Namespace(namespace) => Api::namespaced(client.clone(), namespace),
+        }
+    }
+}
+
 /// Runs until `stop`, and then until passes under way have ended.
-pub async fn run(context: Arc<Context>, concurrency: u16, readiness: Readiness, stop: CancellationToken) {
+pub async fn run(context: Arc<Context>, scopes: Vec<Scope>, stop: CancellationToken) {
+    join_all(scopes.iter().map(|scope| run_in(scope, context.clone(), stop.clone()))).await;
+}
+
+async fn run_in(scope: &Scope, context: Arc<Context>, stop: CancellationToken) {
     let client = &context.client;
     let children = watcher::Config::default().labels(&format!("{}={MANAGER}", build::MANAGED_BY_LABEL));
-    let controller = Controller::new(Api::<Guarded>::all(client.clone()), watcher::Config::default())
-        .with_config(Config::default().concurrency(concurrency).debounce(DEBOUNCE))
-        .owns(Api::<Deployment>::all(client.clone()), children.clone())
-        .owns(Api::<CronJob>::all(client.clone()), children.clone())
-        .owns(Api::<Service>::all(client.clone()), children.clone())
-        .owns(Api::<ConfigMap>::all(client.clone()), children.clone())
-        .owns(Api::<ServiceAccount>::all(client.clone()), children.clone())
-        .owns(Api::<Role>::all(client.clone()), children.clone())
-        .owns(Api::<RoleBinding>::all(client.clone()), children)
-        .graceful_shutdown_on(stop.clone().cancelled_owned());
-
-    tokio::spawn(tell_ready(client.clone(), readiness));
+    let controller = Controller::new(scope.api::<Guarded>(client), watcher::Config::default())
+        .with_config(Config::default().concurrency(context.settings.concurrency).debounce(DEBOUNCE))
+        .owns(scope.api::<Deployment>(client), children.clone())
+        .owns(scope.api::<CronJob>(client), children.clone())
+        .owns(scope.api::<Service>(client), children.clone())
+        .owns(scope.api::<ConfigMap>(client), children.clone())
+        .owns(scope.api::<ServiceAccount>(client), children.clone())
+        .owns(scope.api::<Role>(client), children.clone())
+        .owns(scope.api::<RoleBinding>(client), children)
+        .graceful_shutdown_on(stop.cancelled_owned());
 
     controller
         .run(reconcile, on_error, context)
@@ -81,20 +120,28 @@ pub async fn run(context: Arc<Context>, concurrency: u16, readiness: Readiness, 
 
 /// Ready means that pipelines can be listed. The controller's own store can't be asked: its `wait_until_ready` wakes only whoever asked
 /// last, and the controller itself waits there (kube-runtime 5.0, `DelayedInit`), so a second one may wait for ever or make it do so.
-async fn tell_ready(client: Client, readiness: Readiness) {
-    let api = Api::<Guarded>::all(client);
-    while let Err(error) = api.list_metadata(&ListParams::default().limit(1)).await {
-        let message = format!(
-            "the PinterestPipelines can't be listed: {error}: is the CRD installed, and may this account list them?"
-        );
-        tracing::warn!(message);
-        readiness.set(Err(message));
-        tokio::time::sleep(LIST_AGAIN).await;
+pub async fn tell_ready(client: Client, scopes: Vec<Scope>, readiness: Readiness) {
+    for scope in scopes {
+        let api = scope.api::<Guarded>(&client);
+        while let Err(error) = api.list_metadata(&ListParams::default().limit(1)).await {
+            let place = match &scope {
+                Scope::All => String::new(),
+                Scope::Namespace(namespace) => format!(" of namespace {namespace}"),
+            };
+            let message = format!(
+                "the PinterestPipelines{place} can't be listed: {error}: is the CRD installed, and may this account list them?"
+            );
+            tracing::warn!(message);
+            readiness.set(Err(message));
+            tokio::time::sleep(LIST_AGAIN).await;
+        }
     }
     readiness.set(Ok(()));
 }
 
 async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
+    // Each scope has a controller of its own, and they share this. Nobody closes it.
+    let _room = context.room.acquire().await;
     let (namespace, name) = (resource.namespace().unwrap_or_default(), resource.name_any());
     if let Err(invalid) = &resource.0 {
         tracing::error!(
@@ -104,6 +151,7 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
             "this PinterestPipeline can't be read; it is left as it is"
         );
         context.metrics.passed("invalid", Duration::ZERO);
+        pass::deletion::let_go_unread(&context, &resource).await?;
         return Ok(Action::requeue(INVALID_AGAIN));
     }
     let _running = context.metrics.pass();
@@ -114,8 +162,9 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
     };
     let outcome = match &passed {
         Ok(Passed::Ready) => "ready",
-        Ok(Passed::NotReady) => "not_ready",
+        Ok(Passed::NotReady | Passed::Soon) => "not_ready",
         Ok(Passed::Invalid) => "invalid",
+        Ok(Passed::Paused) => "paused",
         Ok(Passed::Gone) => "gone",
         Err(_) => "error",
     };
@@ -124,7 +173,8 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
     let again = match passed? {
         Passed::Ready => READY_AGAIN,
         Passed::NotReady => NOT_READY_AGAIN,
-        Passed::Invalid => INVALID_AGAIN,
+        Passed::Soon => SOON_AGAIN,
+        Passed::Invalid | Passed::Paused => INVALID_AGAIN,
         Passed::Gone => {
             forget(&context, &resource);
             return Ok(Action::await_change());
@@ -176,6 +226,14 @@ mod tests {
         assert_eq!(back_off(2), BACK_OFF.0 * 2);
         assert_eq!(back_off(3), BACK_OFF.0 * 4);
         assert_eq!(back_off(u32::MAX), BACK_OFF.1);
+    }
+
+    #[test]
+    fn each_namespace_is_watched_once_and_without_any_all_are() {
+        let scopes = |names: &[&str]| Scope::of(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        assert_eq!(scopes(&[]), [Scope::All]);
+        assert_eq!(scopes(&[""]), [Scope::All]);
+        assert_eq!(scopes(&["b", "a", "b"]), ["a", "b"].map(|name| Scope::Namespace(name.to_owned())));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use prometheus_client::{
 /// A pass, by how it ended.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct PassLabels {
-    /// `ready`, `not_ready`, `invalid` or `error`.
+    /// `ready`, `not_ready`, `invalid`, `paused`, `gone` or `error`.
     pub outcome: &'static str,
 }
 
@@ -30,7 +30,7 @@ pub struct ErrorLabels {
 /// A write to the API server or the broker.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct WriteLabels {
-    /// `apply`, `delete`, `create`, or `raise` for a topic's partitions.
+    /// `apply`, `patch`, `delete`, `create`, or `raise` for a topic's partitions.
     pub verb: &'static str,
     /// The plural of the kind (`deployments`), or `topics`.
     pub resource: String,
@@ -44,6 +44,7 @@ pub struct Metrics {
     writes: Family<WriteLabels, Counter>,
     duration: Histogram,
     running: Gauge,
+    leader: Gauge,
 }
 
 impl Metrics {
@@ -56,6 +57,7 @@ impl Metrics {
             writes: Family::default(),
             duration: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
             running: Gauge::default(),
+            leader: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("operator");
         registry.register("reconciles", "Passes over a pipeline, by outcome", metrics.passes.clone());
@@ -63,7 +65,13 @@ impl Metrics {
         registry.register("writes", "Writes to the API server and the broker", metrics.writes.clone());
         registry.register("reconcile_duration_seconds", "How long a pass took", metrics.duration.clone());
         registry.register("reconciles_running", "Passes under way", metrics.running.clone());
+        registry.register("leader", "1 where this operator works, 0 where it stands by", metrics.leader.clone());
         metrics
+    }
+
+    /// This operator works from now on.
+    pub fn leads(&self) {
+        self.leader.set(1);
     }
 
     /// A pass began. It ends when what this gives is dropped.

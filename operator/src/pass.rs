@@ -1,17 +1,26 @@
 //! One pass over one pipeline: the four phases in order.
 
 mod components;
+pub mod deletion;
+mod drain;
+mod paused;
 mod resets;
+mod runs;
 mod topics;
 
 use std::{pin::pin, time::Duration};
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{ObjectReference, Pod},
+    jiff::Timestamp,
+};
 use kube::{
     Api, Resource as _,
     api::{Patch, PatchParams},
+    runtime::events::{Event, EventType},
 };
 use pinpipe_crds::{IngestStatus, PinterestPipeline, PinterestPipelineStatus, condition_types};
+use pinpipe_lease::LeaseError;
 use serde_json::json;
 
 use crate::{
@@ -20,7 +29,7 @@ use crate::{
     build,
     context::Context,
     dereference::{self, Dereferenced},
-    status::{self, Finding, reasons},
+    status::{self, Finding, SUMMARY, reasons},
     validate,
 };
 
@@ -41,15 +50,19 @@ pub enum Error {
     /// The pass took too long.
     #[error("the pass took longer than {0:?}")]
     Timeout(Duration),
+    /// Another operator may be at work.
+    #[error(transparent)]
+    Lease(#[from] LeaseError),
 }
 
 impl Error {
-    /// For the metric: `api` or `timeout`.
+    /// For the metric: `api`, `timeout` or `lease`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Api { .. } => "api",
             Self::Timeout(_) => "timeout",
+            Self::Lease(_) => "lease",
         }
     }
 }
@@ -72,8 +85,12 @@ pub enum Passed {
     Ready,
     /// It isn't, and the status says why.
     NotReady,
+    /// It isn't, and what it waits for comes within seconds.
+    Soon,
     /// Its spec can't be done; nothing was touched.
     Invalid,
+    /// It is paused; nothing was touched.
+    Paused,
     /// There is nothing to be done: it is gone, or going.
     Gone,
 }
@@ -94,48 +111,53 @@ pub async fn run(context: &Context, namespace: &str, name: &str) -> Result<Passe
     // Read anew: what the watch has may be older than our last write of the status, and conditions are made from those before.
     let Some(resource) = api.get_opt(name).await.trying("reading the pipeline")? else { return Ok(Passed::Gone) };
     let uid = resource.metadata.uid.clone().unwrap_or_default();
-    if resource.metadata.deletion_timestamp.is_some() {
-        return Ok(Passed::Gone);
-    }
     let pass = Pass { context, api, resource, namespace: namespace.to_owned(), name: name.to_owned(), uid };
+    if pass.resource.metadata.deletion_timestamp.is_some() {
+        return pass.delete().await;
+    }
+    if pass.is_paused() {
+        return pass.pause().await;
+    }
     pass.run().await
 }
 
 impl Pass<'_> {
     async fn run(mut self) -> Result<Passed, Error> {
-        let context = self.context;
-        let (namespace, name, uid) = (self.namespace.clone(), self.name.clone(), self.uid.clone());
-        let applier = Applier {
-            client: &context.client,
-            metrics: &context.metrics,
-            namespace: &namespace,
-            pipeline: &name,
-            uid: &uid,
-        };
+        let (context, applier) = (self.context, self.applier());
         let mut live = applier.live().await.trying("listing children")?;
-        let secrets = dereference::secrets(&self.context.client, &namespace, &self.resource.spec).await;
+        let secrets = dereference::secrets(&self.context.client, &self.namespace, &self.resource.spec).await;
         let found = Dereferenced {
             secrets: secrets.trying("reading Secrets")?,
             previous: dereference::previous(live.objects()),
         };
-        let pipeline = match validate::validate(&self.resource, &found, &self.context.images) {
+        let mut pipeline = match validate::validate(&self.resource, &found, &self.context.settings.images) {
             Ok(pipeline) => pipeline,
             Err(problems) => {
                 let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                self.write_invalid(message).await?;
+                let finding = Finding::bad(reasons::INVALID_SPEC, format!("{message}; nothing was changed"));
+                self.write_ready(finding).await?;
                 return Ok(Passed::Invalid);
             }
         };
 
+        self.keep_finalizer(pipeline.deletion_policy).await?;
+        let drain = self.drain(&pipeline, &live).await?;
+        if let Some(finding) = drain.finding.as_ref().filter(|_| drain.tell_first) {
+            self.tell_first(finding).await?;
+        }
+        pipeline.draining = drain.components;
         let objects = build::objects(&pipeline);
         let resets = resets::new(&pipeline, &objects, &live);
+        let needed = self.needed_by_runs(&pipeline, &live).await?;
         // Topics come before the workers that use them, so that no broker makes them up with settings of its own; but a broker that is away
         // must not keep workers from being looked after.
         let (topics, obstacles) = {
             let mut topics = pin!(self.topics(&pipeline));
             let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
+            context.may_write()?;
             let obstacles = applier.write(&objects, &mut live).await.trying("writing children")?;
-            applier.prune(&objects, &mut live).await.trying("deleting children")?;
+            context.may_write()?;
+            applier.prune(&objects, &needed, &mut live).await.trying("deleting children")?;
             let topics = match early {
                 Ok(topics) => topics?,
                 Err(_) => topics.await?,
@@ -145,10 +167,17 @@ impl Pass<'_> {
 
         self.tell_of_resets(&resets, &live).await;
 
-        let (batch_status, batch) = self.batch(&pipeline, &live).await?;
-        let mut findings = self.findings(&pipeline, &live, topics.finding, batch).await?;
+        let requested = self.start_run(&pipeline, &live).await?;
+        let (mut batch_status, mut batch) = self.batch(&pipeline, &live).await?;
+        match requested {
+            // Kept without spec.batch, too, so that no run of long ago starts when that comes back.
+            Ok(Some(nonce)) => batch_status.get_or_insert_default().last_requested = Some(nonce),
+            Ok(None) => {}
+            Err(finding) => batch = Some(finding),
+        }
+        let mut findings = self.findings(&pipeline, &live, topics.finding, batch, drain.finding).await?;
         components::blame(&mut findings, &pipeline, obstacles);
-        let conditions = findings.conditions(pipeline.suspend);
+        let conditions = findings.conditions();
         let ready = conditions.first().is_some_and(|(_, finding)| finding.ok);
         self.write_status(conditions, |status| {
             status.topics = topics.topics;
@@ -156,17 +185,47 @@ impl Pass<'_> {
             status.batch = batch_status;
         })
         .await?;
-        Ok(if ready { Passed::Ready } else { Passed::NotReady })
+        Ok(if ready {
+            Passed::Ready
+        } else if pipeline.draining.is_empty() {
+            Passed::NotReady
+        } else {
+            Passed::Soon
+        })
     }
 
-    async fn write_invalid(&self, message: String) -> Result<(), Error> {
-        let finding = Finding::bad(reasons::INVALID_SPEC, format!("{message}; nothing was changed"));
+    /// Writes how a suspension ended, before what it is about is stopped.
+    async fn tell_first(&mut self, finding: &Finding) -> Result<(), Error> {
+        let mut status = self.resource.status.clone().unwrap_or_default();
+        let findings = vec![(condition_types::SUSPENDED, finding.clone())];
+        let generation = self.resource.metadata.generation;
+        let new = status::conditions(&status.conditions, findings, generation, Timestamp::now());
+        status.conditions.retain(|condition| condition.type_ != condition_types::SUSPENDED);
+        status.conditions.extend(new);
+        self.patch_status(&status).await?;
+        self.resource.status = Some(status);
+        Ok(())
+    }
+
+    fn applier(&self) -> Applier {
+        Applier {
+            client: self.context.client.clone(),
+            metrics: self.context.metrics.clone(),
+            namespace: self.namespace.clone(),
+            pipeline: self.name.clone(),
+            uid: self.uid.clone(),
+        }
+    }
+
+    /// Writes how the pipeline as a whole stands, where that differs; the other conditions stay.
+    async fn write_ready(&self, finding: Finding) -> Result<(), Error> {
         let before = self.resource.status.iter().flat_map(|status| &status.conditions);
-        let others: Vec<_> = before.filter(|condition| condition.type_ != condition_types::READY).cloned().collect();
-        self.write_status(vec![(condition_types::READY, finding)], |status| status.conditions.extend(others)).await
+        let others = before.filter(|condition| !SUMMARY.contains(&condition.type_.as_str())).cloned();
+        let others: Vec<_> = others.collect();
+        self.write_status(status::summary(finding), |status| status.conditions.extend(others)).await
     }
 
-    /// Writes the status where it differs.
+    /// Writes the status where it differs, and tells of it where the pipeline as a whole stands otherwise than before.
     async fn write_status(
         &self,
         findings: Vec<(&'static str, Finding)>,
@@ -181,10 +240,33 @@ impl Pass<'_> {
         if status == before {
             return Ok(());
         }
-        self.patch_status(&status).await
+        self.patch_status(&status).await?;
+        if let Some(ready) = status::ready_anew(&before.conditions, &status.conditions) {
+            let well = ready.status == "True" && ready.reason != reasons::DRAIN_DEADLINE_EXCEEDED;
+            let type_ = if well || reasons::PASSING.contains(&ready.reason.as_str()) {
+                EventType::Normal
+            } else {
+                EventType::Warning
+            };
+            self.event(type_, &ready.reason, "Reconcile", &ready.message, None).await;
+        }
+        Ok(())
+    }
+
+    /// Writes an event.
+    async fn event(
+        &self,
+        type_: EventType,
+        reason: &str,
+        action: &str,
+        note: &str,
+        secondary: Option<ObjectReference>,
+    ) {
+        told(self.context, &self.resource.object_ref(&()), type_, reason, action, note, secondary).await;
     }
 
     async fn patch_status(&self, status: &PinterestPipelineStatus) -> Result<(), Error> {
+        self.context.may_write()?;
         let body = json!({
             "apiVersion": PinterestPipeline::api_version(&()),
             "kind": PinterestPipeline::kind(&()),
@@ -197,4 +279,28 @@ impl Pass<'_> {
         self.context.metrics.wrote("apply", "pinterestpipelines/status");
         Ok(())
     }
+}
+
+/// Writes an event. One that can't be written costs nobody their pass.
+async fn told(
+    context: &Context,
+    about: &ObjectReference,
+    type_: EventType,
+    reason: &str,
+    action: &str,
+    note: &str,
+    secondary: Option<ObjectReference>,
+) {
+    let note = Some(status::shorten(note));
+    let event = Event { type_, reason: reason.to_owned(), note, action: action.to_owned(), secondary };
+    match context.recorder.publish(&event, about).await {
+        Ok(()) => context.metrics.wrote("create", "events"),
+        Err(error) => tracing::warn!(%error, reason, "an event can't be written"),
+    }
+}
+
+/// Whether a pod has come to its end by itself.
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
 }

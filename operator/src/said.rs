@@ -67,8 +67,23 @@ fn to_ask(pod: &Pod) -> Option<(&str, &str, IpAddr)> {
     Some((component, pod.metadata.name.as_deref()?, status.pod_ip.as_deref()?.parse().ok()?))
 }
 
+/// Asks the pods of a component to write what they have gathered. One that can't be asked writes it when its time comes.
+pub async fn flush(client: &Client, pods: &[Pod], asked: &str) {
+    let addresses = pods.iter().filter_map(to_ask).filter(|(component, _, _)| *component == asked);
+    join_all(addresses.map(|(_, name, address)| async move {
+        if let Err(error) = client.post(url(address, "flush")).send().await {
+            tracing::debug!(pod = name, %error, "a worker can't be asked to write what it has gathered");
+        }
+    }))
+    .await;
+}
+
+fn url(address: IpAddr, path: &str) -> String {
+    format!("http://{}/{path}", SocketAddr::new(address, ADMIN_PORT))
+}
+
 async fn answer(client: &Client, address: IpAddr) -> reqwest::Result<String> {
-    let mut response = client.get(format!("http://{}/readyz", SocketAddr::new(address, ADMIN_PORT))).send().await?;
+    let mut response = client.get(url(address, "readyz")).send().await?;
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         body.extend_from_slice(&chunk);

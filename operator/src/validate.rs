@@ -4,9 +4,10 @@
 //! pipelines that nobody touched.
 
 mod pipeline;
+mod requests;
 mod reset;
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
 use pinpipe_config::Quality;
@@ -17,6 +18,7 @@ use crate::dereference::{CASSANDRA_KEYS, Dereferenced, S3_KEYS, SecretKey};
 pub use pipeline::{
     Archive, Batch, CassandraSink, Emulator, Image, Ingest, Mount, Secrets, Sink, Topic, ValidatedPipeline,
 };
+pub use requests::{FORGET_ANNOTATION, Forgotten, RUN_ANNOTATION, Requests};
 pub use reset::{RESET_ANNOTATION, RESET_FORMS, SinkReset};
 
 /// Where workers' images come from unless a pipeline says otherwise.
@@ -82,12 +84,15 @@ pub fn validate(
 
     let topics = topics(&namespace, &name, pipeline, &mut problems);
     let mut resets = reset::read(pipeline, &topics);
+    let requests = requests::read(pipeline, &topics);
     let ingest = spec.ingest.clone().unwrap_or_default();
     let image = spec.image.clone().unwrap_or_default();
     let validated = ValidatedPipeline {
         suspend: spec.suspend.unwrap_or(false),
+        draining: BTreeSet::new(),
         bootstrap_servers: spec.broker.kafka.bootstrap_servers.clone(),
         topics,
+        deletion_policy: spec.broker.kafka.topics.iter().find_map(|topics| topics.deletion_policy).unwrap_or_default(),
         dead_letters: spec.dead_letters.clone().unwrap_or_default().mode.unwrap_or_default(),
         ingest: Ingest {
             replicas: ingest.replicas.unwrap_or(2),
@@ -168,6 +173,7 @@ pub fn validate(
             pull_policy: image.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
             pull_secrets: image.pull_secrets.unwrap_or_default().into_iter().map(|secret| secret.name).collect(),
         },
+        requests,
         reset_problems: resets.problems,
         uid: metadata.uid.clone().unwrap_or_default(),
         namespace,

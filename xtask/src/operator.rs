@@ -24,6 +24,9 @@ pub fn install(context: &Context, images: &WorkerImages) -> Result<()> {
             "--namespace",
             NAMESPACE,
             "--create-namespace",
+            // What an end-to-end test waits for: e2e/src/cluster.rs has the same.
+            "--set",
+            "operator.drainDeadline=60",
         ]);
         log.run(helm.args(images.helm_arguments()).args(["--wait", "--timeout", "180s"]))
     })

@@ -15,9 +15,9 @@ use crate::{compile, images, operator, stack, workers};
 /// The folder of the crate whose tests need the cluster.
 const END_TO_END: &str = "e2e";
 /// End-to-end test programs that mostly wait.
-const WAITS: [&str; 1] = ["control_plane"];
-/// End-to-end test programs that take servers away which all others need.
-const ALONE: [&str; 1] = ["outages"];
+const WAITS: [&str; 2] = ["control_plane", "lifecycle"];
+/// End-to-end test programs that take servers, or the operator, away which all others need.
+const ALONE: [&str; 2] = ["operators", "outages"];
 /// How much of a failed test program's output is shown.
 const LINES_OF_FAILURES: usize = 300;
 

@@ -81,27 +81,27 @@ impl Live {
 }
 
 /// The API server, for the children of one pipeline.
-pub struct Applier<'a> {
+pub struct Applier {
     /// The client.
-    pub client: &'a Client,
+    pub client: Client,
     /// What is counted.
-    pub metrics: &'a Metrics,
+    pub metrics: Metrics,
     /// The pipeline's namespace.
-    pub namespace: &'a str,
+    pub namespace: String,
     /// The pipeline's name.
-    pub pipeline: &'a str,
+    pub pipeline: String,
     /// The pipeline's UID.
-    pub uid: &'a str,
+    pub uid: String,
 }
 
-impl Applier<'_> {
+impl Applier {
     fn api(&self, resource: &ApiResource) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), self.namespace, resource)
+        Api::namespaced_with(self.client.clone(), &self.namespace, resource)
     }
 
     /// Reads everything that is ours.
     pub async fn live(&self) -> kube::Result<Live> {
-        let params = ListParams::default().labels(&build::selector(self.pipeline, None));
+        let params = ListParams::default().labels(&build::selector(&self.pipeline, None));
         let lists = try_join_all(child_kinds().map(|resource| {
             let params = params.clone();
             async move { Ok::<_, kube::Error>((self.api(&resource).list(&params).await?, resource)) }
@@ -109,7 +109,7 @@ impl Applier<'_> {
         .await?;
         Ok(Live::of(lists.into_iter().flat_map(|(list, resource)| {
             let objects = list.items.into_iter().map(|object| value(&object));
-            objects.filter(|object| owned(object, self.uid)).map(move |object| (resource.kind.clone(), object))
+            objects.filter(|object| owned(object, &self.uid)).map(move |object| (resource.kind.clone(), object))
         })))
     }
 
@@ -123,7 +123,7 @@ impl Applier<'_> {
             {
                 // Ours without its labels, or somebody else's.
                 let found = value(&found);
-                if !owned(&found, self.uid) {
+                if !owned(&found, &self.uid) {
                     obstacles.push((key, Obstacle::Foreign));
                     continue;
                 }
@@ -160,10 +160,11 @@ impl Applier<'_> {
         Ok(value(&written))
     }
 
-    /// Deletes what is ours and no longer desired, except a `ConfigMap` that pods may still be started with.
-    pub async fn prune(&self, desired: &[Object], live: &mut Live) -> kube::Result<()> {
+    /// Deletes what is ours and no longer desired, except what is `needed` all the same, and a `ConfigMap` that pods may still be started with.
+    pub async fn prune(&self, desired: &[Object], needed: &BTreeSet<Key>, live: &mut Live) -> kube::Result<()> {
         let wanted: BTreeSet<Key> = desired.iter().map(|o| (o.resource.kind.clone(), o.name.clone())).collect();
-        let mut orphans: Vec<Key> = live.0.keys().filter(|key| !wanted.contains(*key)).cloned().collect();
+        let mut orphans: Vec<Key> =
+            live.0.keys().filter(|key| !wanted.contains(*key) && !needed.contains(*key)).cloned().collect();
         if orphans.iter().any(|(kind, _)| kind == "ConfigMap") {
             let referred = self.referred_config_maps(live).await?;
             orphans.retain(|(kind, name)| kind != "ConfigMap" || !referred.contains(name));
@@ -192,8 +193,8 @@ impl Applier<'_> {
 
     /// The `ConfigMap`s that pod templates of Deployments, `ReplicaSet`s, `CronJob`s and Jobs name.
     async fn referred_config_maps(&self, live: &Live) -> kube::Result<BTreeSet<String>> {
-        let sets_of = ListParams::default().labels(&build::selector(self.pipeline, None));
-        let jobs_of = ListParams::default().labels(&build::jobs_selector(self.pipeline));
+        let sets_of = ListParams::default().labels(&build::selector(&self.pipeline, None));
+        let jobs_of = ListParams::default().labels(&build::jobs_selector(&self.pipeline));
         let (sets, jobs) = (ApiResource::erase::<ReplicaSet>(&()), ApiResource::erase::<Job>(&()));
         let (sets, jobs) = (self.api(&sets), self.api(&jobs));
         let (sets, jobs) = futures::try_join!(sets.list(&sets_of), jobs.list(&jobs_of))?;

@@ -175,7 +175,7 @@ fn topics(pipeline: &ValidatedPipeline) -> config::Topics {
     config::Topics { pin, geo, user }
 }
 
-fn group(pipeline: &ValidatedPipeline, sink: &str) -> String {
+pub(super) fn group(pipeline: &ValidatedPipeline, sink: &str) -> String {
     format!("{}.{}.{sink}", pipeline.namespace, pipeline.name)
 }
 

@@ -6,6 +6,8 @@ mod meta;
 mod pod;
 mod workers;
 
+use std::collections::BTreeMap;
+
 use kube::{Resource, api::ApiResource};
 use serde::Serialize;
 use serde_json::Value;
@@ -108,6 +110,14 @@ pub fn topics(pipeline: &ValidatedPipeline) -> Vec<TopicWish> {
         .collect()
 }
 
+/// The consumer group of each component that has one.
+#[must_use]
+pub fn groups(pipeline: &ValidatedPipeline) -> BTreeMap<String, String> {
+    let sinks = pipeline.sinks.iter().map(|sink| (format!("stream-{}", sink.name), sink.name.as_str()));
+    let archive = pipeline.archive.iter().map(|_| ("archive".to_owned(), "archive"));
+    sinks.chain(archive).map(|(component, sink)| (component, config::group(pipeline, sink))).collect()
+}
+
 /// Where users inside the cluster post to.
 #[must_use]
 pub fn ingest_url(pipeline: &ValidatedPipeline) -> String {
@@ -141,7 +151,9 @@ pub fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn dead_letter(topic: &str) -> String {
+/// The dead-letter topic of a topic.
+#[must_use]
+pub fn dead_letter(topic: &str) -> String {
     format!("{topic}.dlq")
 }
 

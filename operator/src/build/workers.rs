@@ -137,7 +137,7 @@ fn deployment(
     object(&Deployment {
         metadata: meta::metadata(pipeline, component, pipeline.child(component)),
         spec: Some(DeploymentSpec {
-            replicas: Some(if pipeline.suspend { 0 } else { replicas }),
+            replicas: Some(if pipeline.runs(component) { replicas } else { 0 }),
             revision_history_limit: Some(HISTORY),
             selector: meta::label_selector(pipeline, component),
             strategy: Some(strategy),

@@ -25,8 +25,10 @@ impl Pass<'_> {
         live: &Live,
         topics: Finding,
         batch: Option<Finding>,
+        suspension: Option<Finding>,
     ) -> Result<Findings, Error> {
-        let pods = if pipeline.suspend { Vec::new() } else { self.pods().await? };
+        let at_zero = pipeline.suspend && pipeline.draining.is_empty();
+        let pods = if at_zero { Vec::new() } else { self.pods().await? };
         let said = said::ask(&self.context.pods, &pods).await;
         let component = |name: &str| {
             let pods: Vec<&Pod> = pods.iter().filter(|pod| said::component(pod) == Some(name)).collect();
@@ -43,12 +45,9 @@ impl Pass<'_> {
             }
             other => other,
         };
-        let resets = (!pipeline.reset_problems.is_empty()).then(|| {
-            let problems = pipeline.reset_problems.join("; ");
-            Finding::bad(reasons::INVALID_RESET, format!("{RESET_ANNOTATION}: {problems}; a request is {RESET_FORMS}"))
-        });
         Ok(Findings {
-            resets,
+            suspension,
+            requests: requests(pipeline),
             topics,
             ingest: component("ingest"),
             stream,
@@ -59,7 +58,7 @@ impl Pass<'_> {
     }
 
     /// Every pod of the pipeline, batch runs' among them.
-    async fn pods(&self) -> Result<Vec<Pod>, Error> {
+    pub(super) async fn pods(&self) -> Result<Vec<Pod>, Error> {
         let params = ListParams::default().labels(&build::selector(&self.name, None));
         let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.namespace);
         Ok(api.list(&params).await.trying("listing pods")?.items)
@@ -81,7 +80,12 @@ impl Pass<'_> {
         let Some(deployment) = typed::<Deployment>(live, "Deployment", &name) else {
             return Finding::bad(reasons::PROGRESSING, format!("Deployment {name} is about to be created"));
         };
-        health::finding(&health::rollout(&deployment), pods, said, pipeline.suspend, &self.place(component))
+        let runs = pipeline.runs(component);
+        let finding = health::finding(&health::rollout(&deployment), pods, said, !runs, &self.place(component));
+        if finding.ok && runs && pipeline.suspend {
+            return Finding::good(reasons::DRAINING, "the topics are read to their ends, since spec.suspend is set");
+        }
+        finding
     }
 
     /// Where `kubectl` finds a component's pods.
@@ -137,8 +141,20 @@ impl Pass<'_> {
     }
 }
 
+/// What annotations ask for that can't be done.
+fn requests(pipeline: &ValidatedPipeline) -> Option<Finding> {
+    let resets = (!pipeline.reset_problems.is_empty()).then(|| {
+        let problems = pipeline.reset_problems.join("; ");
+        (reasons::INVALID_RESET, format!("{RESET_ANNOTATION}: {problems}; a request is {RESET_FORMS}"))
+    });
+    let problems: Vec<_> = resets.iter().chain(&pipeline.requests.problems).collect();
+    let (reason, _) = problems.first()?;
+    let messages: Vec<_> = problems.iter().map(|(_, message)| message.as_str()).collect();
+    Some(Finding::bad(reason, messages.join("; ")))
+}
+
 /// A live child as its type. None, too, where it doesn't fit: then it is looked at again when it changes.
-fn typed<K: DeserializeOwned>(live: &Live, kind: &str, name: &str) -> Option<K> {
+pub(super) fn typed<K: DeserializeOwned>(live: &Live, kind: &str, name: &str) -> Option<K> {
     serde_json::from_value(live.get(kind, name)?.clone()).ok()
 }
 

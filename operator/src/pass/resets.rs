@@ -1,10 +1,7 @@
 //! Telling of resets: an event when a worker is first handed one.
 
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::{
-    Resource as _,
-    runtime::events::{Event, EventType},
-};
+use kube::runtime::events::EventType;
 use pinpipe_config::CONFIG_KEY;
 use serde_json::Value;
 
@@ -43,7 +40,7 @@ fn holds(object: &Value, asked: &SinkReset) -> bool {
 }
 
 impl Pass<'_> {
-    /// An event for each that has been handed over since. One that can't be written costs nobody their pass.
+    /// An event for each that has been handed over since.
     pub(super) async fn tell_of_resets(&self, resets: &[NewReset], live: &Live) {
         for NewReset { sink, request, config_map } in resets {
             if live.get("ConfigMap", config_map).is_none() {
@@ -56,24 +53,16 @@ impl Pass<'_> {
                 request,
                 "a sink is told to reset its positions"
             );
-            let event = Event {
-                type_: EventType::Normal,
-                reason: reasons::SINK_RESET.to_owned(),
-                note: Some(format!("the sink {sink} is told to change its positions: {request}")),
-                action: "Reset".to_owned(),
-                // Named, so that two resets within minutes aren't taken for one event that repeats.
-                secondary: Some(ObjectReference {
-                    api_version: Some("v1".to_owned()),
-                    kind: Some("ConfigMap".to_owned()),
-                    namespace: Some(self.namespace.clone()),
-                    name: Some(config_map.clone()),
-                    ..ObjectReference::default()
-                }),
+            let note = format!("the sink {sink} is told to change its positions: {request}");
+            // Named, so that two resets within minutes aren't taken for one event that repeats.
+            let config_map = ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("ConfigMap".to_owned()),
+                namespace: Some(self.namespace.clone()),
+                name: Some(config_map.clone()),
+                ..ObjectReference::default()
             };
-            match self.context.recorder.publish(&event, &self.resource.object_ref(&())).await {
-                Ok(()) => self.context.metrics.wrote("create", "events"),
-                Err(error) => tracing::warn!(%error, sink, "the event of a reset can't be written"),
-            }
+            self.event(EventType::Normal, reasons::SINK_RESET, "Reset", &note, Some(config_map)).await;
         }
     }
 }

@@ -14,7 +14,7 @@ impl Pass<'_> {
     /// Creates topics that are absent, gives those of ours the partitions wished for, and says how they stand.
     pub(super) async fn topics(&mut self, pipeline: &ValidatedPipeline) -> Result<Outcome, Error> {
         let wishes = build::topics(pipeline);
-        let question = topics::question(&pipeline.bootstrap_servers, &wishes);
+        let question = topics::question(&pipeline.bootstrap_servers, &wishes, &pipeline.requests.forget);
         if let Some(outcome) = self.context.topics.get(&self.uid, question) {
             return Ok(outcome);
         }
@@ -29,7 +29,8 @@ impl Pass<'_> {
         let outcome = match see.await {
             Err(error) => unchanged(&error),
             Ok((broker, seen)) => {
-                let plan = topics::plan(&wishes, &known, &seen);
+                let known = topics::without(&known, &pipeline.requests.forget, &seen);
+                let plan = topics::plan(&wishes, &known, &seen, &self.target());
                 if plan.pending().is_none() {
                     plan.outcome
                 } else {
@@ -48,6 +49,7 @@ impl Pass<'_> {
         plan: Plan,
         names: Vec<String>,
     ) -> Result<Outcome, Error> {
+        self.context.may_write()?;
         if !plan.create.is_empty() {
             self.write_intent(plan.intent.clone()).await?;
         }
@@ -64,7 +66,7 @@ impl Pass<'_> {
         };
         Ok(match done.await {
             Ok(seen) => {
-                let after = topics::plan(wishes, &plan.intent, &seen);
+                let after = topics::plan(wishes, &plan.intent, &seen, &self.target());
                 match after.pending() {
                     None => after.outcome,
                     Some(message) => {
@@ -76,7 +78,12 @@ impl Pass<'_> {
         })
     }
 
-    fn count(&self, verb: &'static str, topics: usize) {
+    /// The pipeline, to `kubectl`.
+    fn target(&self) -> String {
+        format!("-n {} pinterestpipeline {}", self.namespace, self.name)
+    }
+
+    pub(super) fn count(&self, verb: &'static str, topics: usize) {
         for _ in 0..topics {
             self.context.metrics.wrote(verb, "topics");
         }

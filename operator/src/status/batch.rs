@@ -2,7 +2,7 @@
 
 use k8s_openapi::{
     api::{
-        batch::v1::{CronJob, Job},
+        batch::v1::{CronJob, Job, JobCondition},
         core::v1::Pod,
     },
     apimachinery::pkg::apis::meta::v1::Time,
@@ -11,13 +11,18 @@ use pinpipe_crds::{BatchStatus, LastRun, Outcome, parse_run_report};
 
 use super::{Finding, health::last_words, reasons};
 
+/// The condition of a run that has ended.
+#[must_use]
+pub fn has_ended(job: &Job) -> Option<&JobCondition> {
+    let mut conditions = job.status.as_ref()?.conditions.as_ref()?.iter();
+    conditions.find(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True")
+}
+
 /// The run that ended last, and how.
 #[must_use]
 pub fn last_ended(jobs: &[Job]) -> Option<(&str, Outcome)> {
     let ended = jobs.iter().filter_map(|job| {
-        let condition = job.status.as_ref()?.conditions.as_ref()?.iter().find(|condition| {
-            matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True"
-        })?;
+        let condition = has_ended(job)?;
         let outcome = if condition.type_ == "Complete" { Outcome::Succeeded } else { Outcome::Failed };
         let name = job.metadata.name.as_deref()?;
         Some((condition.last_transition_time.as_ref().map(|Time(time)| *time), name, outcome))
@@ -53,6 +58,7 @@ pub fn status(cron_job: Option<&CronJob>, before: Option<&BatchStatus>, last_run
         last_schedule_time: cron.and_then(|cron| cron.last_schedule_time.clone()).or(before.last_schedule_time),
         last_successful_time: cron.and_then(|cron| cron.last_successful_time.clone()).or(before.last_successful_time),
         last_run: last_run.or(before.last_run),
+        last_requested: before.last_requested,
     }
 }
 

@@ -4,10 +4,22 @@
 pub const READY: &str = "Ready";
 /// `spec.suspend` is set and every worker is at zero.
 pub const SUSPENDED: &str = "Suspended";
-/// `spec.suspend` is set and workers are still stopping.
+/// `spec.suspend` is set; ingest stops, and sinks read the topics to their ends.
+pub const DRAINING: &str = "Draining";
+/// `spec.suspend` is set and every worker is at zero, some before they had read the topics to their ends.
+pub const DRAIN_DEADLINE_EXCEEDED: &str = "DrainDeadlineExceeded";
+/// `spec.suspend` is set and a component's pods are stopping.
 pub const SUSPENDING: &str = "Suspending";
+/// The annotation `pinpipe.dev/paused` is set: nobody looks.
+pub const PAUSED: &str = "Paused";
+/// The pipeline is being deleted, and topics with it.
+pub const DELETING: &str = "Deleting";
 /// An annotation asks for a reset that can't be done; everything else goes on.
 pub const INVALID_RESET: &str = "InvalidReset";
+/// An annotation asks for a topic to be forgotten in a way that can't be understood; everything else goes on.
+pub const INVALID_FORGET: &str = "InvalidForget";
+/// An annotation asks for a batch run that can't be started; everything else goes on.
+pub const INVALID_RUN: &str = "InvalidRun";
 /// The spec holds something that can't be done; nothing was changed.
 pub const INVALID_SPEC: &str = "InvalidSpec";
 /// An object with a child's name belongs to somebody else; it was left alone.
@@ -80,10 +92,37 @@ pub const FROM_WORKERS: [&str; 9] = [
     BROKER_UNAVAILABLE,
 ];
 
+/// What comes and goes by itself with a change of the spec.
+pub const PASSING: [&str; 5] = [PROGRESSING, TOPICS_PENDING, SUSPENDING, DRAINING, DELETING];
+/// What stays as it is until somebody does something. The operator looks again all the same.
+pub const STALLED: [&str; 17] = [
+    INVALID_SPEC,
+    INVALID_RESET,
+    INVALID_FORGET,
+    INVALID_RUN,
+    CHILD_CONFLICT,
+    CHILD_REFUSED,
+    TOPIC_MISSING,
+    TOPIC_REPLACED,
+    TOPIC_UNSUITABLE,
+    TOPIC_REFUSED,
+    PARTITIONS_REFUSED,
+    OFFSET_OUT_OF_RANGE,
+    RECORD_REJECTED,
+    STORE_UNSUITABLE,
+    TABLE_UNSUITABLE,
+    RESET_IMPOSSIBLE,
+    POSITION_UNREADABLE,
+];
+
 /// Batch runs are scheduled, and the last one, if any, succeeded.
 pub const SCHEDULED: &str = "Scheduled";
 /// The last batch run failed.
 pub const RUN_FAILED: &str = "RunFailed";
 
+/// An event: a batch run is started, as an annotation asks.
+pub const RUN_STARTED: &str = "RunStarted";
+/// An event: a deleted pipeline's topics are left, though they should have gone with it.
+pub const TOPICS_LEFT: &str = "TopicsLeft";
 /// An event: a sink's worker is told to change its positions, as an annotation asks.
 pub const SINK_RESET: &str = "SinkReset";

@@ -54,6 +54,14 @@ pub enum BrokerError {
         /// What the broker said.
         message: String,
     },
+    /// A topic could not be deleted.
+    #[error("topic {topic} can't be deleted: {message}")]
+    NotDeleted {
+        /// The topic.
+        topic: String,
+        /// What the broker said.
+        message: String,
+    },
     /// The broker answered something else.
     #[error("the Kafka brokers can't be asked about topics: {0}")]
     Failed(String),
@@ -67,7 +75,7 @@ impl BrokerError {
             Self::Unreachable { .. } => reasons::BROKER_UNREACHABLE,
             Self::Refused { .. } => reasons::TOPIC_REFUSED,
             Self::NotRaised { .. } => reasons::PARTITIONS_REFUSED,
-            Self::Failed(_) => reasons::BROKER_FAILED,
+            Self::NotDeleted { .. } | Self::Failed(_) => reasons::BROKER_FAILED,
         };
         Finding::bad(reason, self.to_string())
     }
@@ -144,6 +152,19 @@ impl Broker {
                     let wished = topics.iter().find(|topic| topic.name == name).map_or(0, |topic| topic.partitions);
                     return Err(BrokerError::NotRaised { topic: name, partitions: wished, message: code.to_string() });
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes topics. One that is gone by now is as good.
+    pub async fn delete(&self, names: &[&str]) -> Result<(), BrokerError> {
+        let answer = self.client.delete_topics(names, &self.options).await;
+        for result in answer.map_err(|error| self.failed(&error))? {
+            match result {
+                Ok(topic) => tracing::info!(topic, "topic deleted"),
+                Err((_, RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {}
+                Err((topic, code)) => return Err(BrokerError::NotDeleted { topic, message: code.to_string() }),
             }
         }
         Ok(())

@@ -1,9 +1,10 @@
 //! The broker: topics that are absent are created, once, and those we created are given more partitions when more are wished for.
 //!
 //! Nothing else of an existing topic is changed, and none is re-created. Before one is created the status says so; a topic of the status that has an id there
-//! but is gone from the broker was deleted by somebody, and is reported.
+//! but is gone from the broker was deleted by somebody, and is reported, until an annotation asks for it to be forgotten.
 
 mod broker;
+mod drain;
 mod plan;
 
 use std::{
@@ -15,10 +16,11 @@ use std::{
 
 use pinpipe_crds::TopicStatus;
 
-use crate::{build::TopicWish, status::Finding};
+use crate::{build::TopicWish, status::Finding, validate::Forgotten};
 
 pub use broker::{Broker, BrokerError};
-pub use plan::{Plan, Raise, Seen, plan};
+pub use drain::left;
+pub use plan::{Plan, Raise, Seen, plan, without};
 
 /// How topics stand.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,10 +58,10 @@ impl TopicsCache {
     }
 }
 
-/// What is asked of a broker: changes with the broker and the wishes.
+/// What is asked of a broker: changes with the broker, the wishes and what is to be forgotten.
 #[must_use]
-pub fn question(bootstrap_servers: &str, wishes: &[TopicWish]) -> u64 {
+pub fn question(bootstrap_servers: &str, wishes: &[TopicWish], forgotten: &[Forgotten]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (bootstrap_servers, wishes).hash(&mut hasher);
+    (bootstrap_servers, wishes, forgotten).hash(&mut hasher);
     hasher.finish()
 }

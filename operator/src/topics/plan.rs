@@ -8,6 +8,7 @@ use super::Outcome;
 use crate::{
     build::TopicWish,
     status::{Finding, reasons},
+    validate::{FORGET_ANNOTATION, Forgotten, RESET_ANNOTATION},
 };
 
 /// The setting that says whose time a record bears.
@@ -62,11 +63,22 @@ impl Plan {
     }
 }
 
-/// `known` is the status as it is, `seen` what the broker has of the topics wished for.
+/// The status without the topics that are to be forgotten. One that is there as it was stays.
 #[must_use]
-pub fn plan(wishes: &[TopicWish], known: &[TopicStatus], seen: &BTreeMap<String, Seen>) -> Plan {
+pub fn without(known: &[TopicStatus], forgotten: &[Forgotten], seen: &BTreeMap<String, Seen>) -> Vec<TopicStatus> {
+    let gone = |topic: &TopicStatus| topic.id.as_ref() != seen.get(&topic.name).map(|found| &found.id);
+    let asked = |topic: &TopicStatus| {
+        forgotten.iter().any(|asked| asked.topic == topic.name && Some(&asked.id) == topic.id.as_ref())
+    };
+    known.iter().filter(|topic| !(asked(topic) && gone(topic))).cloned().collect()
+}
+
+/// `known` is the status as it is, `seen` what the broker has of the topics wished for. `pipeline` names the pipeline to `kubectl`:
+/// `-n data pinterestpipeline pinterest`.
+#[must_use]
+pub fn plan(wishes: &[TopicWish], known: &[TopicStatus], seen: &BTreeMap<String, Seen>, pipeline: &str) -> Plan {
     let (mut create, mut raise, mut topics) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut problems, mut notes) = (Vec::new(), Vec::new());
+    let (mut problems, mut notes, mut gone) = (Vec::new(), Vec::new(), Vec::new());
     for wish in wishes {
         let name = &wish.name;
         let before = known.iter().find(|topic| topic.name == *name);
@@ -89,21 +101,23 @@ pub fn plan(wishes: &[TopicWish], known: &[TopicStatus], seen: &BTreeMap<String,
             }
             (Some(_), _) => {
                 topics.extend(before.cloned());
+                gone.extend(known_id.map(|id| format!("{name}@{id}")));
                 problems.push((
                     reasons::TOPIC_REPLACED,
                     format!(
                         "topic {name} was deleted and created again by somebody else; sinks with a position in the old one stop: \
-                         restore it, or delete this pipeline and create one with other topic names"
+                         restore it, or go on with the new one"
                     ),
                 ));
             }
-            (None, Some(_)) => {
+            (None, Some(id)) => {
                 topics.extend(before.cloned());
+                gone.push(format!("{name}@{id}"));
                 problems.push((
                     reasons::TOPIC_MISSING,
                     format!(
-                        "topic {name} was deleted by somebody else, and is not created again, since sinks have positions in it: restore it, \
-                         or delete this pipeline and create one with other topic names"
+                        "topic {name} was deleted by somebody else, and is not created again by itself, since sinks have positions in it: \
+                         restore it, or have it created anew"
                     ),
                 ));
             }
@@ -119,7 +133,20 @@ pub fn plan(wishes: &[TopicWish], known: &[TopicStatus], seen: &BTreeMap<String,
         }
     }
     let intent = topics.clone();
-    Plan { create, raise, intent, outcome: Outcome { topics, finding: finding(problems, &notes, wishes.len()) } }
+    let mut finding = finding(problems, &notes, wishes.len());
+    if !gone.is_empty() {
+        finding.message = format!("{}; {}", finding.message, way_out(&gone, pipeline));
+    }
+    Plan { create, raise, intent, outcome: Outcome { topics, finding } }
+}
+
+/// What makes the operator forget topics, and what is to be done after that.
+fn way_out(gone: &[String], pipeline: &str) -> String {
+    format!(
+        "to go on without what is lost: kubectl annotate --overwrite {pipeline} {FORGET_ANNOTATION}={}, and then reset the sinks that have \
+         stopped by {RESET_ANNOTATION}",
+        gone.join(",")
+    )
 }
 
 /// What is to be done about a topic's partitions.
@@ -209,6 +236,44 @@ mod tests {
         TopicStatus { name: "t".to_owned(), id: id.map(ToOwned::to_owned), partitions: 3, created_by_us }
     }
 
+    fn planned(wishes: &[TopicWish], known: &[TopicStatus], seen: &BTreeMap<String, Seen>) -> Plan {
+        plan(wishes, known, seen, "-n data pinterestpipeline pinterest")
+    }
+
+    /// The broker's id now, what is to be forgotten → whether the topic is created anew, its id and `createdByUs` in the status.
+    #[test]
+    fn a_topic_that_is_gone_is_forgotten_by_the_id_it_had() {
+        let asked = |id: &str| [Forgotten { topic: "t".to_owned(), id: id.to_owned() }];
+        for (case, found, forgotten, created, id, ours) in [
+            ("missing", None, "a", true, None, true),
+            ("replaced: adopted, and not ours", Some("b"), "a", false, Some("b"), false),
+            ("there as it was", Some("a"), "a", false, Some("a"), true),
+            ("another id was named", None, "b", false, Some("a"), true),
+        ] {
+            let seen = found.map(|id| ("t".to_owned(), seen(id, 3, &[]))).into_iter().collect();
+            let known = without(&[status(Some("a"), true)], &asked(forgotten), &seen);
+            let plan = planned(&[wish("t", 3)], &known, &seen);
+            assert_eq!(plan.create.len() == 1, created, "{case}");
+            let topic = &plan.outcome.topics[0];
+            assert_eq!((topic.id.as_deref(), topic.created_by_us), (id, ours), "{case}");
+        }
+        // Once: what stands in the status after that isn't what was named.
+        let after = [status(Some("b"), true)];
+        assert_eq!(without(&after, &asked("a"), &BTreeMap::new()), after);
+    }
+
+    #[test]
+    fn the_way_out_is_a_command_for_all_topics_that_are_gone() {
+        let known = |name: &str, id: &str| TopicStatus { name: name.to_owned(), ..status(Some(id), true) };
+        let seen = BTreeMap::from([("u".to_owned(), seen("c", 3, &[]))]);
+        let plan = planned(&[wish("t", 3), wish("u", 3)], &[known("t", "a"), known("u", "b")], &seen);
+        let said = &plan.outcome.finding.message;
+        let command =
+            "kubectl annotate --overwrite -n data pinterestpipeline pinterest pinpipe.dev/forget-topic=t@a,u@b,";
+        assert!(said.contains("topic t was deleted") && said.contains("(and 1 more)"), "{said}");
+        assert!(said.contains(command) && said.contains("pinpipe.dev/reset-sink"), "{said}");
+    }
+
     /// Known, seen → created?, id and `createdByUs` in the status, reason.
     #[test]
     fn what_is_done_about_a_topic() {
@@ -225,7 +290,7 @@ mod tests {
             ("replaced", Some(status(Some("a"), true)), Some("b"), false, Some("a"), true, reasons::TOPIC_REPLACED),
         ] {
             let seen = found.map(|id| ("t".to_owned(), seen(id, 3, &stamped))).into_iter().collect();
-            let plan = plan(&[wish("t", 3)], known.as_slice(), &seen);
+            let plan = planned(&[wish("t", 3)], known.as_slice(), &seen);
             assert_eq!(plan.create.len() == 1, created, "{case}");
             let topic = &plan.outcome.topics[0];
             assert_eq!((topic.id.as_deref(), topic.created_by_us), (id, ours), "{case}");
@@ -237,7 +302,7 @@ mod tests {
     #[test]
     fn differences_are_told_and_left() {
         let found = seen("a", 3, &[("message.timestamp.type", "LogAppendTime"), ("retention.ms", "2000")]);
-        let plan = plan(&[wish("t", 6)], &[], &BTreeMap::from([("t".to_owned(), found)]));
+        let plan = planned(&[wish("t", 6)], &[], &BTreeMap::from([("t".to_owned(), found)]));
         assert!(plan.create.is_empty() && plan.raise.is_empty() && plan.outcome.finding.ok);
         assert_eq!(plan.outcome.topics[0].partitions, 3);
         for told in ["keeps its 3 partitions, not 6", "keeps its retention.ms=2000, not 1000"] {
@@ -259,7 +324,7 @@ mod tests {
         ] {
             let config: Vec<_> = stamp.map(|stamp| ("message.timestamp.type", stamp)).into_iter().collect();
             let seen = BTreeMap::from([("t".to_owned(), seen("a", there, &config))]);
-            let plan = plan(&[wish("t", 6)], &[status(Some("a"), ours)], &seen);
+            let plan = planned(&[wish("t", 6)], &[status(Some("a"), ours)], &seen);
             let raise: Vec<_> = plan.raise.iter().map(|raise| (raise.name.as_str(), raise.partitions)).collect();
             assert_eq!(raise, if raised { vec![("t", 6)] } else { vec![] }, "{there} {ours} {stamp:?}");
             assert!(plan.outcome.finding.message.contains(told), "{:?}", plan.outcome.finding);
@@ -267,14 +332,14 @@ mod tests {
         }
         let letters = TopicWish { dead_letters: true, ..wish("t", 1) };
         let seen = BTreeMap::from([("t".to_owned(), seen("a", 3, &[("message.timestamp.type", "LogAppendTime")]))]);
-        let plan = plan(&[letters], &[status(Some("a"), true)], &seen);
+        let plan = planned(&[letters], &[status(Some("a"), true)], &seen);
         assert!(plan.raise.is_empty() && !plan.outcome.finding.message.contains("partitions"), "{plan:?}");
     }
 
     #[test]
     fn a_topic_stamped_by_its_producers_is_no_good() {
         let found = seen("a", 3, &[("message.timestamp.type", "CreateTime")]);
-        let plan = plan(&[wish("t", 3)], &[], &BTreeMap::from([("t".to_owned(), found)]));
+        let plan = planned(&[wish("t", 3)], &[], &BTreeMap::from([("t".to_owned(), found)]));
         assert_eq!(plan.outcome.finding.reason, reasons::TOPIC_UNSUITABLE);
     }
 }

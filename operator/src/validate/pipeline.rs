@@ -1,12 +1,12 @@
 //! What validation makes of a resource: everything is said, and nothing of it depends on a client.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
-use pinpipe_crds::{Compression, DeadLetterMode, PullPolicy, StartFrom, WriteMode};
+use pinpipe_crds::{Compression, DeadLetterMode, DeletionPolicy, PullPolicy, StartFrom, WriteMode};
 use serde::Serialize;
 
-use super::{child, reset::SinkReset};
+use super::{child, requests::Requests, reset::SinkReset};
 
 /// A resource in which everything is said.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -19,10 +19,15 @@ pub struct ValidatedPipeline {
     pub uid: String,
     /// Whether workers are to be at zero.
     pub suspend: bool,
+    /// Components that run although it is suspended: sinks that have something left to read. Not the resource's to say.
+    #[serde(skip)]
+    pub draining: BTreeSet<String>,
     /// `host:port,…`.
     pub bootstrap_servers: String,
     /// The topics of pins, geos and users.
     pub topics: [Topic; 3],
+    /// What becomes of topics when the pipeline is deleted.
+    pub deletion_policy: DeletionPolicy,
     /// What becomes of rejected and repaired records.
     pub dead_letters: DeadLetterMode,
     /// The REST service.
@@ -37,6 +42,9 @@ pub struct ValidatedPipeline {
     pub emulator: Option<Emulator>,
     /// Where images come from.
     pub image: Image,
+    /// What other annotations ask for once.
+    #[serde(skip)]
+    pub requests: Requests,
     /// What of the annotation that resets sinks can't be done, a sentence each. Nothing else waits for it.
     pub reset_problems: Vec<String>,
 }
@@ -193,8 +201,13 @@ pub struct Secrets {
     pub missing: Vec<String>,
 }
 
-/// Names of children.
 impl ValidatedPipeline {
+    /// Whether a component is to have pods.
+    #[must_use]
+    pub fn runs(&self, component: &str) -> bool {
+        !self.suspend || self.draining.contains(component)
+    }
+
     /// `<pipeline>-<component>`.
     #[must_use]
     pub fn child(&self, component: &str) -> String {

@@ -13,7 +13,6 @@ mod counts;
 mod decode;
 mod facts;
 mod fold;
-mod lease;
 mod load;
 mod manifest;
 mod memory;

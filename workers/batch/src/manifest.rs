@@ -20,8 +20,7 @@ use crate::{
     store::{Listed, Store},
 };
 
-/// Topic → partition → offset of the next record.
-pub type Positions = BTreeMap<String, BTreeMap<i32, i64>>;
+pub use pinpipe_runtime::kafka::Positions;
 
 /// What a run covers. A manifest of before there was state names none, no kind and no buckets: that of a full run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,13 +5,13 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail, ensure};
 use pinpipe_config::Batch;
 use pinpipe_core::Kind;
+use pinpipe_lease::{self as lease, Held};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
     answers, facts,
     fold::{Folded, fold},
-    lease::{self, Held},
     load::load,
     manifest::{self, Manifest, Pointer, Run, Runs, Step},
     memory::Memory,
@@ -35,7 +35,9 @@ pub async fn execute(config: &Batch, name: &str, request: &Request, stop: &Cance
     let result = tokio::select! {
         biased;
         () = stop.cancelled() => Err(anyhow::anyhow!("stopped in mid-run, nothing was published: the next run takes this one up")),
-        error = held.lost() => Err(error.into()),
+        error = held.lost() => {
+            Err(anyhow::Error::from(error).context("nothing was published: the next run takes this one up"))
+        }
         result = under_lease(config, name, request, &held) => result,
     };
     held.release().await;
@@ -46,10 +48,7 @@ async fn take_lease(config: &Batch) -> Result<Held> {
     let client =
         kube::Client::try_default().await.context("no access to the Kubernetes API, which keeps the run's Lease")?;
     let api = kube::Api::namespaced(client, &config.pipeline.namespace);
-    let host = tokio::fs::read_to_string("/proc/sys/kernel/hostname").await.unwrap_or_default();
-    // A container restarted in its pod has the same name and number: its predecessor is gone, and it need not wait.
-    let identity = format!("{}_{}", host.trim(), std::process::id());
-    Ok(lease::acquire(api, &config.lease, &identity).await?)
+    Ok(lease::acquire(api, &config.lease, &lease::identity().await, Some(lease::OUTLIVES_A_CRASH)).await?)
 }
 
 async fn under_lease(config: &Batch, name: &str, request: &Request, held: &Held) -> Result<Summary> {

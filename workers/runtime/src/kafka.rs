@@ -1,12 +1,15 @@
 //! Clients of the Kafka cluster.
 
 mod describe;
+mod progress;
 
 use std::{collections::HashMap, time::Duration};
 
 use rdkafka::{ClientConfig, ClientContext, client::Client, types::RDKafkaErrorCode};
 
 use crate::config::Kafka;
+
+pub use progress::{Behind, Positions, Progress, behind, list};
 
 /// What every client is configured with; a worker adds its own settings.
 ///

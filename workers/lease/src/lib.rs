@@ -1,8 +1,8 @@
-//! One run at a time: a Kubernetes `Lease`, held while the run lasts.
+//! One at a time: a Kubernetes `Lease`, held by a batch run while it lasts, and by the operator that works while others stand by.
 //!
-//! A manual run and a scheduled one can meet, and `concurrencyPolicy: Forbid` does not see that. Every write carries the
-//! `resourceVersion` it was based on, so of two that try at once one loses. A holder that died is recognised without comparing
-//! clocks of two machines: the `Lease` has not changed for its own duration, measured here.
+//! Every write carries the `resourceVersion` it was based on, so of two that try at once one loses. A holder that died is recognised
+//! without comparing clocks of two machines: the `Lease` has not changed for its own duration, measured here. A holder that can't renew
+//! stops before anyone else may begin.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -22,7 +22,7 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// How long a `Lease` is valid after its last renewal. A crashed run delays the next by this much.
+/// How long a `Lease` is valid after its last renewal. A crashed holder delays the next by this much.
 const DURATION: Duration = Duration::from_secs(15);
 /// How often a holder renews.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
@@ -32,14 +32,14 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(11);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often one who waits looks again.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long a second run waits: long enough to outlive a crashed holder, not a living one.
-const WAIT: Duration = Duration::from_secs(25);
+/// How long to wait at least so as to outlive a crashed holder, not a living one.
+pub const OUTLIVES_A_CRASH: Duration = Duration::from_secs(25);
 
 /// Why the `Lease` was not got, or not kept.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// Another run is at work.
-    #[error("another run ({holder}) holds the Lease {name}: wait until it has ended, then start this one again")]
+    /// Another is at work.
+    #[error("another ({holder}) holds the Lease {name}: wait until that has ended, then start this one again")]
     Busy {
         /// The `Lease`.
         name: String,
@@ -60,8 +60,8 @@ pub enum LeaseError {
         /// The `Lease`.
         name: String,
     },
-    /// The `Lease` was lost in mid-run.
-    #[error("the Lease {name} was lost in mid-run, so nothing was published: the next run takes this one up")]
+    /// The `Lease` was lost while it was held.
+    #[error("the Lease {name} was lost")]
     Lost {
         /// The `Lease`.
         name: String,
@@ -71,7 +71,7 @@ pub enum LeaseError {
 fn hint(error: &kube::Error) -> &'static str {
     match error {
         kube::Error::Api(status) if status.code == 403 => {
-            " (the Job's ServiceAccount needs get, create and update on it: was it changed by hand?)"
+            " (the ServiceAccount needs get, create and update on it: was its Role changed by hand?)"
         }
         _ => "",
     }
@@ -80,10 +80,34 @@ fn hint(error: &kube::Error) -> &'static str {
 /// The `Lease` while we hold it. Dropped without [`Held::release`] it simply runs out.
 pub struct Held {
     api: Api<Lease>,
+    proof: Proof,
+    renewal: JoinHandle<()>,
+}
+
+/// Tells whether a `Lease` is still held. Clones tell of the same one.
+#[derive(Clone)]
+pub struct Proof {
     name: String,
     state: Arc<Mutex<State>>,
     lost: CancellationToken,
-    renewal: JoinHandle<()>,
+}
+
+impl Proof {
+    /// Whether the `Lease` is still ours at this moment: asked before anything is written, since a process that was stopped and went on may
+    /// come here before its renewal notices.
+    pub fn check(&self) -> Result<(), LeaseError> {
+        if self.lost.is_cancelled() || lock(&self.state).renewed.elapsed() > GIVE_UP_AFTER {
+            return Err(LeaseError::Lost { name: self.name.clone() });
+        }
+        Ok(())
+    }
+}
+
+/// The name one holds a `Lease` by: the host's, which is the pod's, and the process' number. A container restarted in its pod has the same:
+/// its predecessor is gone, and it need not wait.
+pub async fn identity() -> String {
+    let host = tokio::fs::read_to_string("/proc/sys/kernel/hostname").await.unwrap_or_default();
+    format!("{}_{}", host.trim(), std::process::id())
 }
 
 /// The `Lease` as we last wrote it, and when we began to write it.
@@ -92,18 +116,26 @@ struct State {
     renewed: Instant,
 }
 
-/// Takes the `Lease` for `identity`, waiting a bounded time while another has it.
-pub async fn acquire(api: Api<Lease>, name: &str, identity: &str) -> Result<Held, LeaseError> {
+/// Takes the `Lease` for `identity`. While another has it waits for so long, or (`None`) until it is free.
+pub async fn acquire(
+    api: Api<Lease>,
+    name: &str,
+    identity: &str,
+    patience: Option<Duration>,
+) -> Result<Held, LeaseError> {
     let begun = Instant::now();
     let mut watched = Watched::default();
     let mut told = false;
     loop {
         let renewed = Instant::now();
         let problem = match attempt(&api, name, identity, &mut watched).await {
-            Ok(Attempt::Got(lease)) => return Ok(Held::new(api, name, State { lease: *lease, renewed }, identity)),
+            Ok(Attempt::Got(lease)) => {
+                info!(lease = name, "the Lease is ours");
+                return Ok(Held::new(api, name, State { lease: *lease, renewed }, identity));
+            }
             Ok(Attempt::HeldBy(holder)) => {
                 if !told {
-                    info!(lease = name, %holder, "another run holds the Lease, waiting");
+                    info!(lease = name, %holder, "another holds the Lease, waiting");
                     told = true;
                 }
                 LeaseError::Busy { name: name.to_owned(), holder }
@@ -115,7 +147,7 @@ pub async fn acquire(api: Api<Lease>, name: &str, identity: &str) -> Result<Held
                 error
             }
         };
-        if begun.elapsed() > WAIT {
+        if patience.is_some_and(|patience| begun.elapsed() > patience) {
             return Err(problem);
         }
         tokio::time::sleep(LOOK_EVERY).await;
@@ -158,7 +190,7 @@ async fn attempt(api: &Api<Lease>, name: &str, identity: &str, watched: &mut Wat
     }
 }
 
-/// What a waiting run has seen of the holder: its last write and since when that has stood.
+/// What one who waits has seen of the holder: its last write and since when that has stood.
 #[derive(Default)]
 struct Watched(Option<(String, Instant)>);
 
@@ -215,40 +247,43 @@ impl Held {
         let lost = CancellationToken::new();
         let renewal =
             tokio::spawn(renew(api.clone(), name.to_owned(), identity.to_owned(), Arc::clone(&state), lost.clone()));
-        Self { api, name: name.to_owned(), state, lost, renewal }
+        Self { api, proof: Proof { name: name.to_owned(), state, lost }, renewal }
+    }
+
+    /// What tells others in this process whether the `Lease` is still held.
+    #[must_use]
+    pub fn proof(&self) -> Proof {
+        self.proof.clone()
     }
 
     /// Ends when the `Lease` is lost, never before.
     pub async fn lost(&self) -> LeaseError {
-        self.lost.cancelled().await;
-        LeaseError::Lost { name: self.name.clone() }
+        self.proof.lost.cancelled().await;
+        LeaseError::Lost { name: self.proof.name.clone() }
     }
 
-    /// Whether the `Lease` is still ours at this moment: asked before anything is published, since a process that was
-    /// stopped and went on may come here before its renewal notices.
+    /// [`Proof::check`].
     pub fn check(&self) -> Result<(), LeaseError> {
-        if self.lost.is_cancelled() || lock(&self.state).renewed.elapsed() > GIVE_UP_AFTER {
-            return Err(LeaseError::Lost { name: self.name.clone() });
-        }
-        Ok(())
+        self.proof.check()
     }
 
-    /// Lets the next run in at once.
+    /// Lets the next in at once.
     pub async fn release(self) {
         self.renewal.abort();
+        let Proof { name, state, lost } = self.proof;
         // An aborted renewal may have written a moment ago: then this write meets another version and the Lease runs out.
         let _ = self.renewal.await;
-        if self.lost.is_cancelled() {
+        if lost.is_cancelled() {
             return;
         }
-        let mut lease = lock(&self.state).lease.clone();
+        let mut lease = lock(&state).lease.clone();
         if let Some(spec) = &mut lease.spec {
             spec.holder_identity = Some(String::new());
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         }
-        match request(&self.name, self.api.replace(&self.name, &PostParams::default(), &lease)).await {
-            Ok(_) => info!(lease = self.name, "Lease released"),
-            Err(error) => warn!(lease = self.name, %error, "the Lease was not released, it runs out by itself"),
+        match request(&name, self.api.replace(&name, &PostParams::default(), &lease)).await {
+            Ok(_) => info!(lease = name, "Lease released"),
+            Err(error) => warn!(lease = name, %error, "the Lease was not released, it runs out by itself"),
         }
     }
 }
@@ -320,7 +355,7 @@ mod tests {
     #[test]
     fn a_holder_gives_up_before_another_may_take_over() {
         assert!(GIVE_UP_AFTER + REQUEST_TIMEOUT <= DURATION);
-        assert!(DURATION < WAIT, "a second run outlives a crashed holder");
+        assert!(DURATION < OUTLIVES_A_CRASH);
     }
 
     #[test]

@@ -1,0 +1,163 @@
+//! How far a consumer group has come: the topics' ends, and the offsets it has committed.
+//!
+//! Everything here blocks: call it where that is allowed.
+
+use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+
+use anyhow::{Context as _, Result, anyhow};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer as _},
+};
+
+use super::client_config;
+use crate::config::Kafka;
+
+/// Topic → partition → next offset.
+pub type Positions = BTreeMap<String, BTreeMap<i32, i64>>;
+
+/// A partition that a group has not read to its end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    /// None: the group has never committed an offset here.
+    pub committed: Option<i64>,
+    /// The end to be reached.
+    pub end: i64,
+}
+
+/// A client in the name of a consumer group, which it only asks after and never joins.
+pub struct Progress {
+    consumer: BaseConsumer,
+    bootstrap_servers: String,
+    timeout: Duration,
+}
+
+impl Progress {
+    /// Nothing is connected yet. `timeout` is for each question to the broker.
+    pub fn new(kafka: &Kafka, client_id: &str, group: &str, timeout: Duration) -> Result<Self> {
+        let mut settings = client_config(kafka, client_id);
+        settings.set("group.id", group).set("enable.auto.commit", "false");
+        // The ends a reader of committed records sees: nobody has read what an open transaction wrote.
+        settings.set("isolation.level", "read_committed");
+        let consumer = settings.create().context("the Kafka client can't be made")?;
+        Ok(Self { consumer, bootstrap_servers: kafka.bootstrap_servers.clone(), timeout })
+    }
+
+    /// The ends of all partitions of these topics.
+    pub fn ends(&self, topics: &[String]) -> Result<Positions> {
+        let mut ends = Positions::new();
+        for topic in topics {
+            let metadata = self
+                .consumer
+                .fetch_metadata(Some(topic), self.timeout)
+                .with_context(|| format!("Kafka at {} does not answer", self.bootstrap_servers))?;
+            let found = metadata.topics().iter().find(|found| found.name() == topic);
+            let partitions = found.filter(|found| found.error().is_none()).map_or(&[][..], |found| found.partitions());
+            if partitions.is_empty() {
+                return Err(anyhow!(
+                    "the topic {topic} is not there: the operator makes it, see the pipeline's status"
+                ));
+            }
+            for partition in partitions {
+                let id = partition.id();
+                let (_, end) = self
+                    .consumer
+                    .fetch_watermarks(topic, id, self.timeout)
+                    .with_context(|| format!("the end of {topic}[{id}]"))?;
+                ends.entry(topic.clone()).or_default().insert(id, end);
+            }
+        }
+        Ok(ends)
+    }
+
+    /// The group's committed offsets where it has committed any, of the partitions of `wanted`.
+    pub fn committed(&self, wanted: &Positions) -> Result<Positions> {
+        let mut list = TopicPartitionList::new();
+        for (topic, partitions) in wanted {
+            for partition in partitions.keys() {
+                list.add_partition(topic, *partition);
+            }
+        }
+        let answer = self.consumer.committed_offsets(list, self.timeout).context("the group's committed offsets")?;
+        let mut committed = Positions::new();
+        for element in answer.elements() {
+            element.error().with_context(|| format!("{}[{}]", element.topic(), element.partition()))?;
+            if let Offset::Offset(offset) = element.offset() {
+                committed.entry(element.topic().to_owned()).or_default().insert(element.partition(), offset);
+            }
+        }
+        Ok(committed)
+    }
+}
+
+/// The partitions whose committed offset has not reached the wanted one. An empty partition wants nothing.
+#[must_use]
+pub fn behind(wanted: &Positions, committed: &Positions) -> Vec<Behind> {
+    let mut behind = Vec::new();
+    for (topic, partitions) in wanted {
+        for (&partition, &end) in partitions {
+            let committed = committed.get(topic).and_then(|partitions| partitions.get(&partition)).copied();
+            if committed.unwrap_or(0) < end {
+                behind.push(Behind { topic: topic.clone(), partition, committed, end });
+            }
+        }
+    }
+    behind
+}
+
+/// For a person: `t[0] at 9 of 10, t[1] at nothing of 3 and 4 more`.
+#[must_use]
+pub fn list(behind: &[Behind]) -> String {
+    const SHOWN: usize = 6;
+    let mut text = String::new();
+    for Behind { topic, partition, committed, end } in behind.iter().take(SHOWN) {
+        let separator = if text.is_empty() { "" } else { ", " };
+        let at = committed.map_or_else(|| "nothing".to_owned(), |offset| offset.to_string());
+        let _ = write!(text, "{separator}{topic}[{partition}] at {at} of {end}");
+    }
+    if behind.len() > SHOWN {
+        let _ = write!(text, " and {} more", behind.len() - SHOWN);
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn positions(offsets: &[(&str, i32, i64)]) -> Positions {
+        let mut positions = Positions::new();
+        for (topic, partition, offset) in offsets {
+            positions.entry((*topic).to_owned()).or_default().insert(*partition, *offset);
+        }
+        positions
+    }
+
+    #[test]
+    fn a_partition_is_behind_until_its_end_is_committed() {
+        let wanted = positions(&[("a", 0, 10), ("a", 1, 0), ("b", 0, 5), ("b", 1, 3)]);
+        let committed = positions(&[("a", 0, 9), ("b", 0, 5), ("c", 0, 1)]);
+        let expected = [
+            Behind { topic: "a".into(), partition: 0, committed: Some(9), end: 10 },
+            Behind { topic: "b".into(), partition: 1, committed: None, end: 3 },
+        ];
+        assert_eq!(behind(&wanted, &committed), expected);
+        assert_eq!(list(&expected), "a[0] at 9 of 10, b[1] at nothing of 3");
+    }
+
+    #[test]
+    fn a_committed_offset_past_the_end_is_enough() {
+        assert_eq!(behind(&positions(&[("a", 0, 10)]), &positions(&[("a", 0, 12)])), []);
+    }
+
+    #[test]
+    fn a_long_list_is_cut() {
+        let wanted: Vec<_> = (0..9).map(|partition| ("t", partition, 1)).collect();
+        let text = list(&behind(&positions(&wanted), &Positions::new()));
+        assert!(text.ends_with("t[5] at nothing of 1 and 3 more"), "{text}");
+    }
+}
