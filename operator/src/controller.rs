@@ -156,7 +156,7 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
     }
     let _running = context.metrics.pass();
     let begun = Instant::now();
-    let passed = match tokio::time::timeout(PASS_TIMEOUT, pass::run(&context, &namespace, &name)).await {
+    let passed = match tokio::time::timeout(PASS_TIMEOUT, Box::pin(pass::run(&context, &namespace, &name))).await {
         Ok(passed) => passed,
         Err(_) => Err(Error::Timeout(PASS_TIMEOUT)),
     };

@@ -118,7 +118,7 @@ pub async fn run(context: &Context, namespace: &str, name: &str) -> Result<Passe
     if pass.is_paused() {
         return pass.pause().await;
     }
-    pass.run().await
+    Box::pin(pass.run()).await
 }
 
 impl Pass<'_> {

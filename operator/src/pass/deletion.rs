@@ -232,7 +232,7 @@ mod tests {
     use super::*;
     use crate::validate::tests::pipeline;
 
-    fn going(policy: Value, topics: Value, finalizers: &[&str]) -> PinterestPipeline {
+    fn going(policy: &str, topics: &Value, finalizers: &[&str]) -> PinterestPipeline {
         let kafka = json!({"bootstrapServers": "k:1", "topics": {"deletionPolicy": policy}});
         let mut resource = pipeline(json!({"broker": {"kafka": kafka}}));
         resource.metadata.finalizers = Some(finalizers.iter().map(|f| (*f).to_owned()).collect());
@@ -244,12 +244,13 @@ mod tests {
     fn only_topics_that_the_status_proves_ours_are_deleted() {
         let topic = |name: &str, id: Option<&str>, ours: bool| {
             let mut topic = json!({"name": name, "partitions": 1, "createdByUs": ours});
-            id.into_iter().for_each(|id| topic["id"] = json!(id));
+            if let Some(id) = id {
+                topic["id"] = json!(id);
+            }
             topic
         };
         let mixed = json!([topic("a", Some("1"), true), topic("b", Some("2"), false), topic("c", None, true)]);
-        let Topics::Delete(deleted, unproven) = topics(&going(json!("Delete"), mixed.clone(), &[FINALIZER]), false)
-        else {
+        let Topics::Delete(deleted, unproven) = topics(&going("Delete", &mixed, &[FINALIZER]), false) else {
             panic!("nothing is to be deleted")
         };
         assert_eq!(deleted.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>(), ["a"]);
@@ -271,7 +272,7 @@ mod tests {
             ("paused", "Delete", mixed.clone(), &[FINALIZER], true, Some(names(&["a", "c"]))),
             ("children stay", "Delete", mixed, &[FINALIZER, ORPHAN], false, Some(names(&["a", "c"]))),
         ] {
-            let found = topics(&going(json!(policy), known, finalizers), paused);
+            let found = topics(&going(policy, &known, finalizers), paused);
             match (found, expected) {
                 (Topics::Keep, None) => {}
                 (Topics::Leave(found, _), Some(expected)) => assert_eq!(found, expected, "{case}"),
