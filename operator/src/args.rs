@@ -16,6 +16,16 @@ pub struct Args {
     #[arg(long, env = "PINPIPE_IMAGE_TAG", value_name = "TAG", default_value = env!("CARGO_PKG_VERSION"))]
     pub image_tag: String,
 
+    /// The digests of those images, where they are to be pinned: `ingest=sha256:…,stream=sha256:…`.
+    #[arg(
+        long,
+        env = "PINPIPE_IMAGE_DIGESTS",
+        value_name = "WORKER=DIGEST",
+        value_delimiter = ',',
+        value_parser = digest
+    )]
+    pub image_digests: Vec<(String, String)>,
+
     /// How many pipelines are worked on at once.
     #[arg(long, env = "PINPIPE_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
@@ -33,6 +43,43 @@ impl Args {
     /// Where workers' images come from unless a pipeline says otherwise.
     #[must_use]
     pub fn images(&self) -> Images {
-        Images { registry: self.image_registry.clone(), tag: self.image_tag.clone() }
+        Images {
+            registry: self.image_registry.clone(),
+            tag: self.image_tag.clone(),
+            digests: self.image_digests.iter().cloned().collect(),
+        }
+    }
+}
+
+/// Reads `ingest=sha256:…`.
+fn digest(text: &str) -> Result<(String, String), String> {
+    let (worker, digest) = text.split_once('=').ok_or("write it as <worker>=sha256:<64 hexadecimal digits>")?;
+    if !["ingest", "stream", "batch", "emulator"].contains(&worker) {
+        return Err(format!("there is no worker `{worker}`; there are ingest, stream, batch and emulator"));
+    }
+    let digits = digest.strip_prefix("sha256:").unwrap_or_default();
+    if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        return Err(format!("`{digest}` is no digest: write sha256: and 64 hexadecimal digits"));
+    }
+    Ok((worker.to_owned(), digest.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn digests_are_read_or_refused() {
+        let of = |text: &str| {
+            Args::try_parse_from(["operator", "--image-digests", text]).map(|args| args.images().digests.len())
+        };
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        assert_eq!(of(&format!("ingest={digest},batch={digest}")).unwrap(), 2);
+        for wrong in ["ingest".to_owned(), format!("archive={digest}"), format!("ingest={}", digest.replace('a', "A"))]
+        {
+            assert!(of(&wrong).is_err(), "{wrong}");
+        }
     }
 }

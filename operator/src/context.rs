@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Mutex};
 
 use kube::{Client, runtime::events::Recorder};
 
-use crate::{MANAGER, metrics::Metrics, topics::TopicsCache, validate::Images};
+use crate::{MANAGER, claims::Watched, metrics::Metrics, topics::TopicsCache, validate::Images};
 
 /// What every pass has at hand.
 pub struct Context {
@@ -18,6 +18,8 @@ pub struct Context {
     pub images: Images,
     /// What is counted.
     pub metrics: Metrics,
+    /// All pipelines, for the topics they claim.
+    pub watched: Watched,
     /// What brokers said a moment ago.
     pub topics: TopicsCache,
     /// How often the pass over a pipeline, by UID, failed in a row.
@@ -29,6 +31,15 @@ impl Context {
     #[must_use]
     pub fn new(client: Client, pods: reqwest::Client, images: Images, metrics: Metrics) -> Self {
         let recorder = Recorder::new(client.clone(), MANAGER.into());
-        Self { client, recorder, pods, images, metrics, topics: TopicsCache::default(), failures: Mutex::default() }
+        Self {
+            client,
+            recorder,
+            pods,
+            images,
+            metrics,
+            watched: Watched::default(),
+            topics: TopicsCache::default(),
+            failures: Mutex::default(),
+        }
     }
 }

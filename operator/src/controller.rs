@@ -8,8 +8,10 @@ use std::{
 use futures::StreamExt as _;
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
     batch::v1::CronJob,
     core::v1::{ConfigMap, Service, ServiceAccount},
+    policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{
@@ -63,9 +65,13 @@ pub async fn run(context: Arc<Context>, concurrency: u16, readiness: Readiness, 
         .owns(Api::<ConfigMap>::all(client.clone()), children.clone())
         .owns(Api::<ServiceAccount>::all(client.clone()), children.clone())
         .owns(Api::<Role>::all(client.clone()), children.clone())
-        .owns(Api::<RoleBinding>::all(client.clone()), children)
+        .owns(Api::<RoleBinding>::all(client.clone()), children.clone())
+        .owns(Api::<PodDisruptionBudget>::all(client.clone()), children.clone())
+        .owns(Api::<HorizontalPodAutoscaler>::all(client.clone()), children)
         .graceful_shutdown_on(stop.clone().cancelled_owned());
 
+    // A controller reconciles nothing before its store holds everything that is there, so no claim is missed.
+    context.watched.add(controller.store());
     tokio::spawn(tell_ready(client.clone(), readiness));
 
     controller

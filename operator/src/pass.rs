@@ -117,6 +117,7 @@ impl Pass<'_> {
         let found = Dereferenced {
             secrets: secrets.trying("reading Secrets")?,
             previous: dereference::previous(live.objects()),
+            claims: context.watched.claims_besides(&uid),
         };
         let pipeline = match validate::validate(&self.resource, &found, &self.context.images) {
             Ok(pipeline) => pipeline,
@@ -126,6 +127,13 @@ impl Pass<'_> {
                 return Ok(Passed::Invalid);
             }
         };
+
+        if let Some(conflict) = &pipeline.topic_conflict {
+            // Whatever of ours runs would read and write what is another's.
+            applier.prune(&[], &mut live).await.trying("deleting children")?;
+            self.write_conflict(conflict).await?;
+            return Ok(Passed::NotReady);
+        }
 
         let objects = build::objects(&pipeline);
         let resets = resets::new(&pipeline, &objects, &live);
@@ -164,6 +172,13 @@ impl Pass<'_> {
         let before = self.resource.status.iter().flat_map(|status| &status.conditions);
         let others: Vec<_> = before.filter(|condition| condition.type_ != condition_types::READY).cloned().collect();
         self.write_status(vec![(condition_types::READY, finding)], |status| status.conditions.extend(others)).await
+    }
+
+    async fn write_conflict(&self, conflict: &str) -> Result<(), Error> {
+        let message = format!("{conflict}; until then this one has no workers");
+        let types = [condition_types::READY, condition_types::TOPICS_READY];
+        let findings = types.map(|type_| (type_, Finding::bad(reasons::TOPIC_CONFLICT, message.clone())));
+        self.write_status(findings.into(), |status| status.ingest = None).await
     }
 
     /// Writes the status where it differs.

@@ -2,6 +2,7 @@
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
     batch::v1::{CronJob, Job},
     core::v1::Pod,
 };
@@ -14,7 +15,7 @@ use crate::{
     apply::{Key, Live, Obstacle},
     build, said,
     status::{Finding, Findings, batch, health, reasons},
-    validate::{RESET_ANNOTATION, RESET_FORMS, ValidatedPipeline},
+    validate::{RESET_ANNOTATION, RESET_FORMS, Replicas, ValidatedPipeline},
 };
 
 impl Pass<'_> {
@@ -39,10 +40,20 @@ impl Pass<'_> {
         });
         let stream = match Finding::worst(sinks.collect()) {
             Some(finding) if finding.ok && !pipeline.suspend => {
-                Some(Finding::good(reasons::AVAILABLE, "all pods of all sinks are ready"))
+                let notes = pipeline.sinks.iter().flat_map(|sink| {
+                    let held_back = sink.held_back.as_ref().map(|words| format!("; sink {} has {words}", sink.name));
+                    let unscaled = unscaled(live, &pipeline.child(&format!("stream-{}", sink.name)));
+                    held_back.into_iter().chain(unscaled.map(|words| format!("; sink {}: {words}", sink.name)))
+                });
+                let message = format!("all pods of all sinks are ready{}", notes.collect::<String>());
+                Some(Finding::good(reasons::AVAILABLE, message))
             }
             other => other,
         };
+        let mut ingest = component("ingest");
+        if let Some(words) = unscaled(live, &pipeline.child("ingest")).filter(|_| ingest.ok && !pipeline.suspend) {
+            ingest.message = format!("{}; {words}", ingest.message);
+        }
         let resets = (!pipeline.reset_problems.is_empty()).then(|| {
             let problems = pipeline.reset_problems.join("; ");
             Finding::bad(reasons::INVALID_RESET, format!("{RESET_ANNOTATION}: {problems}; a request is {RESET_FORMS}"))
@@ -50,7 +61,7 @@ impl Pass<'_> {
         Ok(Findings {
             resets,
             topics,
-            ingest: component("ingest"),
+            ingest,
             stream,
             archive: pipeline.archive.is_some().then(|| component("archive")),
             batch,
@@ -81,7 +92,8 @@ impl Pass<'_> {
         let Some(deployment) = typed::<Deployment>(live, "Deployment", &name) else {
             return Finding::bad(reasons::PROGRESSING, format!("Deployment {name} is about to be created"));
         };
-        health::finding(&health::rollout(&deployment), pods, said, pipeline.suspend, &self.place(component))
+        let least = replicas(pipeline, component).and_then(Replicas::least);
+        health::finding(&health::rollout(&deployment, least), pods, said, pipeline.suspend, &self.place(component))
     }
 
     /// Where `kubectl` finds a component's pods.
@@ -135,6 +147,24 @@ impl Pass<'_> {
         }
         Ok((Some(status), Some(finding)))
     }
+}
+
+/// How many pods a component is to have, where there may be several.
+fn replicas<'a>(pipeline: &'a ValidatedPipeline, component: &str) -> Option<&'a Replicas> {
+    match component.strip_prefix("stream-") {
+        Some(name) => pipeline.sinks.iter().find(|sink| sink.name == name).map(|sink| &sink.replicas),
+        None => (component == "ingest").then_some(&pipeline.ingest.replicas),
+    }
+}
+
+/// That a component's autoscaler says it can't scale it. None, too, where there is none, or it leaves alone what has no pods.
+fn unscaled(live: &Live, child: &str) -> Option<String> {
+    let scaler = typed::<HorizontalPodAutoscaler>(live, "HorizontalPodAutoscaler", child)?;
+    let active = scaler.status?.conditions?.into_iter().find(|condition| condition.type_ == "ScalingActive")?;
+    let reason = active.reason.filter(|reason| active.status == "False" && reason != "ScalingDisabled")?;
+    Some(format!(
+        "its HorizontalPodAutoscaler {child} can't scale it ({reason}; kubectl describe hpa {child} says more)"
+    ))
 }
 
 /// A live child as its type. None, too, where it doesn't fit: then it is looked at again when it changes.

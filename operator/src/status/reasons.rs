@@ -27,6 +27,8 @@ pub const BROKER_FAILED: &str = "BrokerFailed";
 pub const TOPIC_REFUSED: &str = "TopicRefused";
 /// The broker refuses to give a topic more partitions.
 pub const PARTITIONS_REFUSED: &str = "PartitionsRefused";
+/// A topic belongs to an older pipeline; nothing of this one is deployed.
+pub const TOPIC_CONFLICT: &str = "TopicConflict";
 /// A topic was deleted by somebody else.
 pub const TOPIC_MISSING: &str = "TopicMissing";
 /// A topic was deleted and created again by somebody else; in a sink's condition, its positions are of another topic.
