@@ -15,6 +15,17 @@
 {{- .Values.image.tag | default .Chart.AppVersion -}}
 {{- end }}
 
+{{/* The workers' digests as the operator takes them: ingest=sha256:…,stream=sha256:… */}}
+{{- define "pinpipe.digests" -}}
+{{- $pairs := list -}}
+{{- range $worker := list "ingest" "stream" "batch" "emulator" -}}
+{{- with index $.Values.image.digests $worker -}}
+{{- $pairs = append $pairs (printf "%s=%s" $worker .) -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $pairs -}}
+{{- end }}
+
 {{- define "pinpipe.selector" -}}
 app.kubernetes.io/name: pinpipe-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
