@@ -111,7 +111,9 @@ fn problems(document: &Document, before: Option<&Document>, namespace: &str, cla
 
     let mut resource = root.to_json();
     // The API server keeps a status to itself: what a file says of it is passed over.
-    resource.as_object_mut().map(|fields| fields.remove("status"));
+    if let Some(fields) = resource.as_object_mut() {
+        fields.remove("status");
+    }
     let mut refusals = Vec::new();
     schema::check(&envelope(), root, "", &mut refusals);
     let blocked = refusals.iter().any(|refusal| refusal.blocks_rules);
