@@ -18,9 +18,6 @@ use pinpipe_e2e::{
 };
 use serde_json::json;
 
-/// After how long a deletion gives topics up.
-const GIVE_UP_AFTER: Duration = Duration::from_mins(5);
-
 #[test]
 fn a_suspended_pipeline_has_read_everything_and_goes_on_when_it_is_resumed() -> Result<()> {
     in_space("suspend", async |space| {
@@ -70,6 +67,8 @@ fn a_sink_that_cannot_catch_up_holds_a_suspension_up_until_the_deadline() -> Res
         spec.0["stream"]["sinks"][0]["postgres"]["urlSecretRef"] = json!({"name": "nowhere", "key": "url"});
         let pipeline = space.apply("flow", &spec).await?;
         pipeline.says("IngestReady", "True", &[]).await?;
+        pipeline.says("StreamReady", "False", &["SinkUnavailable", "postgres.invalid"]).await?;
+        ensure!(pipeline.events("Ready").await?.is_empty(), "said to be ready though its sink was never reached");
         let mut flow = Flow::new(&pipeline);
         flow.send(Kind::Geo, Samples::new(29).batch(Kind::Geo, 0..100, 0), 100).await?;
         pipeline.change(json!({"suspend": true})).await?;
@@ -84,11 +83,11 @@ fn a_sink_that_cannot_catch_up_holds_a_suspension_up_until_the_deadline() -> Res
             Ok(())
         })
         .await?;
-        let told = pipeline.events("DrainDeadlineExceeded").await?;
-        ensure!(told.len() == 1, "{told:?}");
         eventually(Duration::from_secs(30), "ready all the same", async || {
             let ready = pipeline.conditions().await?.remove("Ready").unwrap_or_default();
             ensure!(ready["status"] == "True" && ready["reason"] == "DrainDeadlineExceeded", "{ready}");
+            let told = pipeline.events("DrainDeadlineExceeded").await?;
+            ensure!(told.len() == 1, "{told:?}");
             Ok(())
         })
         .await
@@ -223,7 +222,7 @@ fn a_deletion_ends_in_every_state() -> Result<()> {
             gone(pipeline, READY_WITHIN).await?;
         }
         for pipeline in [&away, &orphaned] {
-            gone(pipeline, GIVE_UP_AFTER + READY_WITHIN).await?;
+            gone(pipeline, cluster::DELETION_DEADLINE + READY_WITHIN).await?;
         }
         let workers = orphaned.workers("ingest").await?.len();
         ensure!(workers == 1, "{workers} workers outlive a pipeline that was to leave them");

@@ -47,6 +47,10 @@ pub struct Args {
     #[arg(long, env = "PINPIPE_DRAIN_DEADLINE", value_name = "SECONDS", default_value_t = 300)]
     pub drain_deadline: u64,
 
+    /// After how long the topics of a deleted pipeline that can't be deleted are left where they are, seconds.
+    #[arg(long, env = "PINPIPE_DELETION_DEADLINE", value_name = "SECONDS", default_value_t = 300)]
+    pub deletion_deadline: u64,
+
     /// The port of /healthz, /readyz and /metrics.
     #[arg(long, env = "PINPIPE_ADMIN_PORT", value_name = "PORT", default_value_t = pinpipe_config::ADMIN_PORT)]
     pub admin_port: u16,
@@ -64,6 +68,7 @@ impl Args {
             images: self.images(),
             concurrency: self.concurrency,
             drain_deadline: Duration::from_secs(self.drain_deadline),
+            deletion_deadline: Duration::from_secs(self.deletion_deadline),
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! Only then a finalizer is set, before the first topic is created. With it a deletion first takes the children away, so that nobody uses the
 //! topics any more, then deletes those of which the status proves that this pipeline created them and that still have the id it says.
-//! Whatever happens it ends: after [`GIVE_UP_AFTER`] topics are left where they are, and an event names them.
+//! Whatever happens it ends: after [`crate::context::Settings::deletion_deadline`] topics are left where they are, and an event names them.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -28,10 +28,8 @@ use crate::{
 pub const FINALIZER: &str = "pinpipe.dev/topics";
 /// What `kubectl delete --cascade=orphan` sets: children are to stay, and they need their topics.
 const ORPHAN: &str = "orphan";
-/// After how long topics are left where they are.
-const GIVE_UP_AFTER: Duration = Duration::from_mins(5);
-/// How long topics wait for the last pod to go: one on a node that is gone never does.
-const PODS_FIRST: Duration = Duration::from_mins(2);
+/// How much of the deadline topics wait for the last pod to go: one on a node that is gone never does.
+const PODS_FIRST: f64 = 0.4;
 
 /// Why topics are left that were about to be created: whether that came to pass nobody knows.
 const UNPROVEN: &str = "the status does not say by their ids that the pipeline created them";
@@ -85,7 +83,7 @@ impl Pass<'_> {
             Topics::Delete(topics, unproven) => (topics, unproven),
         };
         let since = metadata.deletion_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0);
-        let elapsed = passed(since, Timestamp::now());
+        let (elapsed, deadline) = (passed(since, Timestamp::now()), self.context.settings.deletion_deadline);
         let why = match self.delete_topics(&topics, elapsed).await {
             Ok(Came::Done) => {
                 if !unproven.is_empty() {
@@ -94,10 +92,10 @@ impl Pass<'_> {
                 return self.let_go().await;
             }
             Ok(Came::Waits(why)) => why,
-            Err(error) if elapsed < GIVE_UP_AFTER => return Err(error),
+            Err(error) if elapsed < deadline => return Err(error),
             Err(error) => error.to_string(),
         };
-        if elapsed < GIVE_UP_AFTER {
+        if elapsed < deadline {
             let message = format!("the pipeline is being deleted, and with it its topics: {why}");
             self.write_ready(Finding::bad(reasons::DELETING, message)).await?;
             return Ok(Passed::Soon);
@@ -113,7 +111,7 @@ impl Pass<'_> {
         self.context.may_write()?;
         applier.prune(&[], &BTreeSet::new(), &mut live).await.trying("deleting children")?;
         let pods = self.pods().await?;
-        if let Some(wait) = wait_for(&pods, elapsed) {
+        if let Some(wait) = wait_for(&pods, elapsed, self.context.settings.deletion_deadline) {
             return Ok(Came::Waits(wait.to_owned()));
         }
         self.context.may_write()?;
@@ -169,13 +167,13 @@ pub async fn let_go_unread(context: &Context, resource: &DeserializeGuard<Pinter
 }
 
 /// Why topics aren't deleted while these pods are there.
-fn wait_for(pods: &[Pod], elapsed: Duration) -> Option<&'static str> {
+fn wait_for(pods: &[Pod], elapsed: Duration, deadline: Duration) -> Option<&'static str> {
     let running: Vec<_> = pods.iter().filter(|pod| !has_ended(pod)).collect();
     if running.iter().any(|pod| pod.metadata.deletion_timestamp.is_none()) {
         // Nobody stops them: they are somebody else's by now (--cascade=orphan), or the cluster is slow.
         return Some("pods that use them run");
     }
-    (!running.is_empty() && elapsed < PODS_FIRST).then_some("its pods stop first")
+    (!running.is_empty() && elapsed < deadline.mul_f64(PODS_FIRST)).then_some("its pods stop first")
 }
 
 fn has_finalizer(metadata: &ObjectMeta) -> bool {
@@ -299,13 +297,12 @@ mod tests {
             }
             serde_json::from_value(pod).unwrap()
         };
-        let at = |pods: &[Pod], seconds| wait_for(pods, Duration::from_secs(seconds));
+        let at = |pods: &[Pod], seconds| wait_for(pods, Duration::from_secs(seconds), Duration::from_secs(100));
         assert_eq!(at(&[], 0), None);
         assert_eq!(at(&[pod(false, "Succeeded")], 0), None);
         assert_eq!(at(&[pod(true, "Running")], 0), Some("its pods stop first"));
-        assert_eq!(at(&[pod(true, "Running")], PODS_FIRST.as_secs()), None, "its node may be gone");
+        assert_eq!(at(&[pod(true, "Running")], 40), None, "its node may be gone");
         let outlives = [pod(true, "Running"), pod(false, "Running")];
-        assert_eq!(at(&outlives, GIVE_UP_AFTER.as_secs()), Some("pods that use them run"));
-        assert!(PODS_FIRST < GIVE_UP_AFTER);
+        assert_eq!(at(&outlives, 100), Some("pods that use them run"));
     }
 }

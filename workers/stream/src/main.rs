@@ -34,14 +34,17 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     archive::Archive,
+    backoff::Backoff,
     commit::SinkHealth,
     dead_letter::DeadLetters,
     metrics::Metrics,
     postgres::Postgres,
     session::{End, Worker},
-    sink::Sink,
+    sink::{Sink, SinkError},
 };
 
+/// What `/readyz` calls it when the sink doesn't answer.
+const SINK_UNAVAILABLE: &str = "SinkUnavailable";
 /// How long a stopped sink waits before it looks whether somebody has reset it.
 const HALTED: Duration = Duration::from_secs(30);
 /// How long a broken session waits before the next.
@@ -97,7 +100,7 @@ async fn serve<S: Sink>(config: Stream, name: &str, sink: S, port: u16, stop: Ca
         config.writes_dead_letters.then(|| DeadLetters::new(&config.kafka, &config.group)).transpose()?;
     let worker = Worker {
         sink: Arc::new(sink),
-        health: Arc::new(SinkHealth::new(metrics.clone(), Outage::new(readiness.clone(), "SinkUnavailable"))),
+        health: Arc::new(SinkHealth::new(metrics.clone(), Outage::new(readiness.clone(), SINK_UNAVAILABLE))),
         dead_letters,
         metrics,
         budget: budget::bytes(),
@@ -105,12 +108,14 @@ async fn serve<S: Sink>(config: Stream, name: &str, sink: S, port: u16, stop: Ca
         config,
     };
     tracing::info!(group = worker.config.group, budget = worker.budget, "the stream worker begins");
-    readiness.set(Ok(()));
     // The admin server outlives the work: a worker that drains still answers its probes.
     let served = CancellationToken::new();
     let admin_server = tokio::spawn(admin.serve(port, routes, served.clone()));
     let work = async {
-        work(&worker, &readiness, &stop).await;
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = reach(&worker, &readiness) => work(&worker, &readiness, &stop).await,
+        }
         served.cancel();
     };
     tokio::pin!(admin_server);
@@ -118,6 +123,19 @@ async fn serve<S: Sink>(config: Stream, name: &str, sink: S, port: u16, stop: Ca
         answered = &mut admin_server => answered?,
         () = work => admin_server.await?,
     }
+}
+
+/// Asks the sink until it answers. One that never did (a wrong URL, a Secret of another time) must not look as if it worked until
+/// the first records come; one that is away later leaves its worker ready, since another would do no better.
+async fn reach<S: Sink>(worker: &Worker<S>, readiness: &Readiness) {
+    let mut backoff = Backoff::default();
+    while let Err(SinkError::Away(error)) = worker.sink.check().await {
+        worker.health.down(&error);
+        readiness.set(Err(format!("{SINK_UNAVAILABLE}: {error:#}")));
+        tokio::time::sleep(backoff.next()).await;
+    }
+    worker.health.up();
+    readiness.set(Ok(()));
 }
 
 /// One session after the other. A broker or sink that is away ends none; a sink that must stop is looked at again now and then,

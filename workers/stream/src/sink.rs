@@ -229,6 +229,11 @@ pub trait Sink: Send + Sync + 'static {
     /// Where it begins without a position.
     fn first(&self) -> First;
 
+    /// Whether it can be reached and lets us in. Asked when the worker starts.
+    fn check(&self) -> impl Future<Output = Result<(), SinkError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// An empty batch.
     fn batch(&self, source: &Source) -> Self::Batch;
 

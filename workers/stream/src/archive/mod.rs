@@ -129,6 +129,10 @@ impl Sink for Archive {
         First::Committed
     }
 
+    async fn check(&self) -> Result<(), SinkError> {
+        self.store().await.map(drop)
+    }
+
     fn batch(&self, _: &Source) -> Lines {
         Lines::new(self.config.compression)
     }
