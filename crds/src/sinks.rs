@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Resources, SecretKeyRef, schema::unchanged_or};
+use crate::{LagThresholds, Resources, SecretKeyRef, schema::unchanged_or};
 
 /// Workers that keep live tables up to date.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -44,6 +44,10 @@ pub struct StreamSink {
     /// What a pod asks for and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+
+    /// What the condition `LagWithinThreshold` is held against. Nothing is stopped or slowed by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thresholds: Option<LagThresholds>,
 
     /// Live tables in PostgreSQL: `pin`, `geo` and `user_profile`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -29,6 +29,7 @@ use kube::{
 use pinpipe_crds::PinterestPipeline;
 use pinpipe_runtime::admin::Readiness;
 use rand::Rng as _;
+use tokio::time::{error::Elapsed, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -52,6 +53,8 @@ const INVALID_AGAIN: Duration = Duration::from_mins(5);
 const PASS_TIMEOUT: Duration = Duration::from_secs(90);
 /// The first and the longest wait after a pass failed.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(5));
+/// How long a list of one pipeline may take.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 /// After how long a list that failed is tried again.
 const LIST_AGAIN: Duration = Duration::from_secs(3);
 /// Events that come together make one pass.
@@ -97,7 +100,7 @@ async fn run_in(scope: &Scope, context: Arc<Context>, stop: CancellationToken) {
     let client = &context.client;
     let children = watcher::Config::default().labels(&format!("{}={MANAGER}", build::MANAGED_BY_LABEL));
     let controller = Controller::new(scope.api::<Guarded>(client), watcher::Config::default())
-        .with_config(Config::default().concurrency(context.settings.concurrency).debounce(DEBOUNCE))
+        .with_config(Config::default().debounce(DEBOUNCE))
         .owns(scope.api::<Deployment>(client), children.clone())
         .owns(scope.api::<CronJob>(client), children.clone())
         .owns(scope.api::<Service>(client), children.clone())
@@ -123,7 +126,8 @@ async fn run_in(scope: &Scope, context: Arc<Context>, stop: CancellationToken) {
 pub async fn tell_ready(client: Client, scopes: Vec<Scope>, readiness: Readiness) {
     for scope in scopes {
         let api = scope.api::<Guarded>(&client);
-        while let Err(error) = api.list_metadata(&ListParams::default().limit(1)).await {
+        let first = ListParams::default().limit(1);
+        while let Err(error) = listed(timeout(LIST_TIMEOUT, api.list_metadata(&first)).await) {
             let place = match &scope {
                 Scope::All => String::new(),
                 Scope::Namespace(namespace) => format!(" of namespace {namespace}"),
@@ -139,9 +143,27 @@ pub async fn tell_ready(client: Client, scopes: Vec<Scope>, readiness: Readiness
     readiness.set(Ok(()));
 }
 
+/// Whether a list came, and if not, why.
+fn listed<T>(list: Result<kube::Result<T>, Elapsed>) -> Result<(), String> {
+    match list {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", LIST_TIMEOUT.as_secs())),
+    }
+}
+
+/// Waits for its turn. That, and not kube, bounds how many passes run at once: over all scopes, each of which has a controller of its own, and
+/// so that those that wait can be counted.
 async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
-    // Each scope has a controller of its own, and they share this. Nobody closes it.
+    let waits = context.metrics.queue();
+    // Nobody closes it.
     let _room = context.room.acquire().await;
+    drop(waits);
+    // On the heap, and made now: thousands may wait.
+    Box::pin(look(&resource, &context)).await
+}
+
+async fn look(resource: &Guarded, context: &Context) -> Result<Action, Error> {
     let (namespace, name) = (resource.namespace().unwrap_or_default(), resource.name_any());
     if let Err(invalid) = &resource.0 {
         tracing::error!(
@@ -151,12 +173,13 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
             "this PinterestPipeline can't be read; it is left as it is"
         );
         context.metrics.passed("invalid", Duration::ZERO);
-        pass::deletion::let_go_unread(&context, &resource).await?;
+        let let_go = timeout(PASS_TIMEOUT, pass::deletion::let_go_unread(context, resource));
+        let_go.await.map_err(|_| Error::Timeout(PASS_TIMEOUT))??;
         return Ok(Action::requeue(INVALID_AGAIN));
     }
     let _running = context.metrics.pass();
     let begun = Instant::now();
-    let passed = match tokio::time::timeout(PASS_TIMEOUT, pass::run(&context, &namespace, &name)).await {
+    let passed = match timeout(PASS_TIMEOUT, pass::run(context, &namespace, &name)).await {
         Ok(passed) => passed,
         Err(_) => Err(Error::Timeout(PASS_TIMEOUT)),
     };
@@ -176,11 +199,11 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
         Passed::Soon => SOON_AGAIN,
         Passed::Invalid | Passed::Paused => INVALID_AGAIN,
         Passed::Gone => {
-            forget(&context, &resource);
+            forget(context, resource);
             return Ok(Action::await_change());
         }
     };
-    forget(&context, &resource);
+    forget(context, resource);
     Ok(Action::requeue(jittered(again)))
 }
 

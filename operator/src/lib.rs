@@ -5,9 +5,10 @@
 //! 3. [`build`] makes the desired objects and topics of that. No client, no clock: same input, same bytes.
 //! 4. [`apply`] brings the cluster there, [`topics`] the broker, and [`status`] says how it stands.
 //!
-//! [`said`] asks running workers how they are.
+//! [`upgrade`] lets a new image go to one component at a time. [`said`] asks running workers how they are.
 //! [`controller`] runs the four for every resource, one pass at a time. A pass over a settled pipeline writes nothing.
 
+pub mod api;
 pub mod apply;
 pub mod args;
 pub mod build;
@@ -19,6 +20,7 @@ pub mod pass;
 pub mod said;
 pub mod status;
 pub mod topics;
+pub mod upgrade;
 pub mod validate;
 
 /// The field manager of every write.

@@ -86,6 +86,7 @@ pub fn validate(
     let mut resets = reset::read(pipeline, &topics);
     let requests = requests::read(pipeline, &topics);
     let ingest = spec.ingest.clone().unwrap_or_default();
+    let dead_letters = spec.dead_letters.clone().unwrap_or_default();
     let image = spec.image.clone().unwrap_or_default();
     let validated = ValidatedPipeline {
         suspend: spec.suspend.unwrap_or(false),
@@ -93,7 +94,8 @@ pub fn validate(
         bootstrap_servers: spec.broker.kafka.bootstrap_servers.clone(),
         topics,
         deletion_policy: spec.broker.kafka.topics.iter().find_map(|topics| topics.deletion_policy).unwrap_or_default(),
-        dead_letters: spec.dead_letters.clone().unwrap_or_default().mode.unwrap_or_default(),
+        dead_letters: dead_letters.mode.unwrap_or_default(),
+        rejected_threshold: dead_letters.thresholds.and_then(|thresholds| thresholds.rejected_ratio),
         ingest: Ingest {
             replicas: ingest.replicas.unwrap_or(2),
             max_record_bytes: unsigned(ingest.max_record_bytes, 65_536),
@@ -127,6 +129,7 @@ pub fn validate(
                 rotate_bytes: unsigned(rotate.bytes, 134_217_728),
                 rotate_records: unsigned(rotate.records, 100_000),
                 rotate_seconds,
+                lag_threshold: archive.thresholds.as_ref().and_then(|thresholds| thresholds.lag),
                 endpoint: archive.s3.endpoint.as_deref().map(|url| url.trim_end_matches('/').to_owned()),
                 region: archive.s3.region.clone().unwrap_or_else(|| "us-east-1".to_owned()),
                 reset: resets.by_sink.remove(reset::ARCHIVE),
@@ -235,6 +238,7 @@ fn stream_sink(
         resources: resources(sink.resources.as_ref(), ["50m", "64Mi", "512Mi"]),
         schema: postgres.schema.clone().unwrap_or_else(|| "public".to_owned()),
         write_mode: postgres.write_mode.unwrap_or_default(),
+        lag_threshold: sink.thresholds.as_ref().and_then(|thresholds| thresholds.lag),
         reset,
         secrets: Secrets::of(&child(pipeline, &format!("stream-{}", sink.name)), mounts, found),
     })
@@ -326,5 +330,7 @@ fn seconds(interval: &str) -> Option<u64> {
     (digits.is_empty() && total > 0).then_some(total)
 }
 
+#[cfg(test)]
+mod released;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,5 +1,7 @@
 //! The components' part of a pass: how each stands, by its Deployment, its pods, what they say, and batch runs.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::api::{
     apps::v1::Deployment,
     batch::v1::{CronJob, Job},
@@ -14,25 +16,33 @@ use crate::{
     apply::{Key, Live, Obstacle},
     build, said,
     status::{Finding, Findings, batch, health, reasons},
+    upgrade::Stages,
     validate::{RESET_ANNOTATION, RESET_FORMS, ValidatedPipeline},
 };
 
+/// What a pass saw of the components.
+pub(super) struct Seen<'a> {
+    pub(super) live: &'a Live,
+    pub(super) pods: &'a [Pod],
+    /// What workers say is the matter, by component.
+    pub(super) said: &'a BTreeMap<String, Finding>,
+    pub(super) stages: &'a Stages,
+}
+
 impl Pass<'_> {
     /// How each component stands.
-    pub(super) async fn findings(
+    pub(super) fn findings(
         &self,
         pipeline: &ValidatedPipeline,
-        live: &Live,
+        seen: &Seen<'_>,
         topics: Finding,
         batch: Option<Finding>,
         suspension: Option<Finding>,
-    ) -> Result<Findings, Error> {
-        let at_zero = pipeline.suspend && pipeline.draining.is_empty();
-        let pods = if at_zero { Vec::new() } else { self.pods().await? };
-        let said = said::ask(&self.context.pods, &pods).await;
+    ) -> Findings {
         let component = |name: &str| {
-            let pods: Vec<&Pod> = pods.iter().filter(|pod| said::component(pod) == Some(name)).collect();
-            self.component(pipeline, live, name, &pods, said.get(name))
+            let pods: Vec<&Pod> = seen.pods.iter().filter(|pod| said::component(pod) == Some(name)).collect();
+            let finding = self.component(pipeline, seen.live, name, &pods, seen.said.get(name));
+            seen.stages.told(name, finding)
         };
         let sinks = pipeline.sinks.iter().map(|sink| {
             let mut finding = component(&format!("stream-{}", sink.name));
@@ -45,7 +55,7 @@ impl Pass<'_> {
             }
             other => other,
         };
-        Ok(Findings {
+        Findings {
             suspension,
             requests: requests(pipeline),
             topics,
@@ -54,7 +64,7 @@ impl Pass<'_> {
             archive: pipeline.archive.is_some().then(|| component("archive")),
             batch,
             emulator: pipeline.emulator.is_some().then(|| component("emulator")),
-        })
+        }
     }
 
     /// Every pod of the pipeline, batch runs' among them.
@@ -154,7 +164,7 @@ fn requests(pipeline: &ValidatedPipeline) -> Option<Finding> {
 }
 
 /// A live child as its type. None, too, where it doesn't fit: then it is looked at again when it changes.
-pub(super) fn typed<K: DeserializeOwned>(live: &Live, kind: &str, name: &str) -> Option<K> {
+pub(crate) fn typed<K: DeserializeOwned>(live: &Live, kind: &str, name: &str) -> Option<K> {
     serde_json::from_value(live.get(kind, name)?.clone()).ok()
 }
 
