@@ -84,16 +84,16 @@ fn verb(request: &Request<Body>) -> &'static str {
     let watches = request.uri().query().is_some_and(|query| query.split('&').any(|part| part.starts_with("watch=")));
     let applies =
         request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/apply-patch"));
-    match request.method() {
-        &Method::GET if watches => "watch",
-        &Method::GET if named => "get",
-        &Method::GET => "list",
-        &Method::POST => "create",
-        &Method::PUT => "update",
-        &Method::PATCH if applies => "apply",
-        &Method::PATCH => "patch",
-        &Method::DELETE if named => "delete",
-        &Method::DELETE => "deletecollection",
+    match *request.method() {
+        Method::GET if watches => "watch",
+        Method::GET if named => "get",
+        Method::GET => "list",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH if applies => "apply",
+        Method::PATCH => "patch",
+        Method::DELETE if named => "delete",
+        Method::DELETE => "deletecollection",
         _ => "other",
     }
 }

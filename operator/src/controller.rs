@@ -159,8 +159,7 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
     // Nobody closes it.
     let _room = context.room.acquire().await;
     drop(waits);
-    // On the heap, and made now: thousands may wait.
-    Box::pin(look(&resource, &context)).await
+    look(&resource, &context).await
 }
 
 async fn look(resource: &Guarded, context: &Context) -> Result<Action, Error> {

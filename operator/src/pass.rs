@@ -124,7 +124,8 @@ pub async fn run(context: &Context, namespace: &str, name: &str) -> Result<Passe
     if pass.is_paused() {
         return pass.pause().await;
     }
-    pass.run().await
+    // Much is kept over its questions, and on the heap it costs those nothing that only wait for their turn.
+    Box::pin(pass.run()).await
 }
 
 impl Pass<'_> {

@@ -174,7 +174,7 @@ impl Kind {
         if suspended {
             return ("Unknown", reasons::SUSPENDED, "nobody tells, since spec.suspend is set".to_owned());
         }
-        let is_above = |watched: &Watched| self.is_above(watched, before, at);
+        let is_above = |watched: &Watched| is_above(watched, before, at);
         let above: Vec<_> =
             self.watched.iter().filter(|w| is_above(w) == Some(true)).map(|w| w.phrase.as_str()).collect();
         if !above.is_empty() {
@@ -187,23 +187,23 @@ impl Kind {
         }
         ("True", reasons::WITHIN_THRESHOLD, "within what spec says".to_owned())
     }
+}
 
-    /// Whether a figure counts as above its threshold. None: that isn't known.
-    fn is_above(&self, watched: &Watched, before: Option<&Condition>, at: Timestamp) -> Option<bool> {
-        let was_false = before.filter(|before| before.status == "False");
-        // Another threshold makes another phrase, and is judged anew.
-        let was_above = was_false.is_some_and(|before| before.message.contains(&watched.phrase));
-        let held = was_false.is_some_and(|before| {
-            Duration::try_from(at.duration_since(before.last_transition_time.0)).unwrap_or_default() < HOLD
-        });
-        match watched.level {
-            Level::Above => Some(true),
-            Level::Near => Some(was_above),
-            Level::WellBelow => Some(was_above && held),
-            Level::Partial if was_above => Some(true),
-            Level::Partial => before.filter(|before| before.status != "Unknown").map(|_| false),
-            Level::Unknown => None,
-        }
+/// Whether a figure counts as above its threshold. None: that isn't known.
+fn is_above(watched: &Watched, before: Option<&Condition>, at: Timestamp) -> Option<bool> {
+    let was_false = before.filter(|before| before.status == "False");
+    // Another threshold makes another phrase, and is judged anew.
+    let was_above = was_false.is_some_and(|before| before.message.contains(&watched.phrase));
+    let held = was_false.is_some_and(|before| {
+        Duration::try_from(at.duration_since(before.last_transition_time.0)).unwrap_or_default() < HOLD
+    });
+    match watched.level {
+        Level::Above => Some(true),
+        Level::Near => Some(was_above),
+        Level::WellBelow => Some(was_above && held),
+        Level::Partial if was_above => Some(true),
+        Level::Partial => before.filter(|before| before.status != "Unknown").map(|_| false),
+        Level::Unknown => None,
     }
 }
 
