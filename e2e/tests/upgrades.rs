@@ -8,7 +8,7 @@ use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     core::v1::{Node, Pod},
 };
-use kube::{Api, ResourceExt as _, api::ListParams};
+use kube::{Api, ResourceExt, api::ListParams};
 use pinpipe_e2e::{
     Kind, Pipeline, Spec, eventually, flow::Flow, kafka, node, pipeline::READY_WITHIN, samples::Samples,
     shared::in_space,

@@ -6,13 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt as _, future::join_all};
+use futures::{StreamExt as _, future::join_all, join};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::Deployment,
+        autoscaling::v2::HorizontalPodAutoscaler,
         batch::v1::CronJob,
         core::v1::{ConfigMap, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
     },
 };
@@ -34,6 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     MANAGER, build,
+    claims::{Claim, FILLED_WITHIN},
     context::Context,
     pass::{self, Error, Passed},
 };
@@ -93,13 +96,40 @@ impl Scope {
 
 /// Runs until `stop`, and then until passes under way have ended.
 pub async fn run(context: Arc<Context>, scopes: Vec<Scope>, stop: CancellationToken) {
-    join_all(scopes.iter().map(|scope| run_in(scope, context.clone(), stop.clone()))).await;
+    let before = claims_before(&context.client, &scopes).await;
+    let controllers: Vec<_> = scopes.iter().map(|scope| controller(scope, &context, &stop)).collect();
+    for (controller, before) in controllers.iter().zip(before) {
+        context.watched.add(controller.store(), before);
+    }
+    let work = join_all(controllers.into_iter().map(|controller| drive(controller, context.clone())));
+    let close = async {
+        stop.cancelled().await;
+        context.room.close();
+    };
+    join!(work, close);
 }
 
-async fn run_in(scope: &Scope, context: Arc<Context>, stop: CancellationToken) {
+/// What is claimed in each scope before it is watched. A controller reconciles nothing before its own store holds everything that is there,
+/// but doesn't wait for those of others.
+async fn claims_before(client: &Client, scopes: &[Scope]) -> Vec<Vec<Claim>> {
+    if let [_] = scopes {
+        return vec![Vec::new()];
+    }
+    let list = async |scope: &Scope| {
+        let api = scope.api::<Guarded>(client);
+        match tokio::time::timeout(FILLED_WITHIN, api.list(&ListParams::default())).await {
+            Ok(Ok(list)) => list.items.iter().filter_map(|guarded| guarded.0.as_ref().ok().map(Claim::of)).collect(),
+            // Where nothing can be listed nothing is run either, and the others mustn't wait for it: its readiness tells of it.
+            Ok(Err(_)) | Err(_) => Vec::new(),
+        }
+    };
+    join_all(scopes.iter().map(list)).await
+}
+
+fn controller(scope: &Scope, context: &Context, stop: &CancellationToken) -> Controller<Guarded> {
     let client = &context.client;
     let children = watcher::Config::default().labels(&format!("{}={MANAGER}", build::MANAGED_BY_LABEL));
-    let controller = Controller::new(scope.api::<Guarded>(client), watcher::Config::default())
+    Controller::new(scope.api::<Guarded>(client), watcher::Config::default())
         .with_config(Config::default().debounce(DEBOUNCE))
         .owns(scope.api::<Deployment>(client), children.clone())
         .owns(scope.api::<CronJob>(client), children.clone())
@@ -107,9 +137,13 @@ async fn run_in(scope: &Scope, context: Arc<Context>, stop: CancellationToken) {
         .owns(scope.api::<ConfigMap>(client), children.clone())
         .owns(scope.api::<ServiceAccount>(client), children.clone())
         .owns(scope.api::<Role>(client), children.clone())
-        .owns(scope.api::<RoleBinding>(client), children)
-        .graceful_shutdown_on(stop.cancelled_owned());
+        .owns(scope.api::<RoleBinding>(client), children.clone())
+        .owns(scope.api::<PodDisruptionBudget>(client), children.clone())
+        .owns(scope.api::<HorizontalPodAutoscaler>(client), children)
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
+}
 
+async fn drive(controller: Controller<Guarded>, context: Arc<Context>) {
     controller
         .run(reconcile, on_error, context)
         .for_each(|result| async {
@@ -156,8 +190,8 @@ fn listed<T>(list: Result<kube::Result<T>, Elapsed>) -> Result<(), String> {
 /// so that those that wait can be counted.
 async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
     let waits = context.metrics.queue();
-    // Nobody closes it.
-    let _room = context.room.acquire().await;
+    // Closed when the operator stops: whoever waits then is the next one's to look at.
+    let Ok(_room) = context.room.acquire().await else { return Ok(Action::await_change()) };
     drop(waits);
     look(&resource, &context).await
 }
@@ -178,7 +212,7 @@ async fn look(resource: &Guarded, context: &Context) -> Result<Action, Error> {
     }
     let _running = context.metrics.pass();
     let begun = Instant::now();
-    let passed = match timeout(PASS_TIMEOUT, pass::run(context, &namespace, &name)).await {
+    let passed = match timeout(PASS_TIMEOUT, Box::pin(pass::run(context, &namespace, &name))).await {
         Ok(passed) => passed,
         Err(_) => Err(Error::Timeout(PASS_TIMEOUT)),
     };

@@ -9,9 +9,9 @@ mod runs;
 mod thresholds;
 mod topics;
 
-pub(crate) use components::typed;
+pub(crate) use components::{replicas, typed};
 
-use std::{pin::pin, time::Duration};
+use std::{collections::BTreeSet, pin::pin, time::Duration};
 
 use k8s_openapi::{
     api::core::v1::{ObjectReference, Pod},
@@ -124,7 +124,6 @@ pub async fn run(context: &Context, namespace: &str, name: &str) -> Result<Passe
     if pass.is_paused() {
         return pass.pause().await;
     }
-    // Much is kept over its questions, and on the heap it costs those nothing that only wait for their turn.
     Box::pin(pass.run()).await
 }
 
@@ -137,6 +136,7 @@ impl Pass<'_> {
         let found = Dereferenced {
             secrets: secrets.trying("reading Secrets")?,
             previous: dereference::previous(live.objects()),
+            claims: context.watched.claims_besides(&self.uid),
         };
         let mut pipeline = match validate::validate(&self.resource, &found, &self.context.settings.images) {
             Ok(pipeline) => pipeline,
@@ -148,12 +148,21 @@ impl Pass<'_> {
             }
         };
 
+        if let Some(conflict) = &pipeline.topic_conflict {
+            // Whatever of ours runs would read and write what is another's: batch runs under way, too.
+            context.may_write()?;
+            applier.prune(&[], &BTreeSet::new(), &mut live).await.trying("deleting children")?;
+            self.write_conflict(conflict).await?;
+            return Ok(Passed::NotReady);
+        }
+
         self.keep_finalizer(pipeline.deletion_policy).await?;
         let drain = self.drain(&pipeline, &live).await?;
         if let Some(finding) = drain.finding.as_ref().filter(|_| drain.tell_first) {
             self.tell_first(finding).await?;
         }
         pipeline.draining = drain.components;
+        pipeline.at_zero = components::at_zero(&pipeline, &live);
         let mut objects = build::objects(&pipeline);
         let stages = upgrade::stage(&pipeline, &mut objects, &live);
         let resets = resets::new(&pipeline, &objects, &live);
@@ -258,6 +267,14 @@ impl Pass<'_> {
         let others = before.filter(|condition| !SUMMARY.contains(&condition.type_.as_str())).cloned();
         let others: Vec<_> = others.collect();
         self.write_status(status::summary(finding), |status| status.conditions.extend(others)).await
+    }
+
+    /// Writes that a topic is an older pipeline's.
+    async fn write_conflict(&self, conflict: &str) -> Result<(), Error> {
+        let finding = Finding::bad(reasons::TOPIC_CONFLICT, format!("{conflict}; until then this one has no workers"));
+        let mut findings = status::summary(finding.clone());
+        findings.push((condition_types::TOPICS_READY, finding));
+        self.write_status(findings, |status| status.ingest = None).await
     }
 
     /// Writes the status where it differs, and tells of it where the pipeline as a whole stands otherwise than before.

@@ -13,12 +13,12 @@ use crate::{
     MANAGER,
     apply::{Live, managed},
     build::Object,
-    pass::typed,
+    pass::{replicas, typed},
     status::{
         Finding,
         health::{Rollout, rollout},
     },
-    validate::ValidatedPipeline,
+    validate::{Replicas, ValidatedPipeline},
 };
 
 /// Who waits for whom.
@@ -42,9 +42,7 @@ pub fn stage(pipeline: &ValidatedPipeline, objects: &mut [Object], live: &Live) 
         let (Some(desired), Some(found)) = (desired, live.get("Deployment", &name)) else { continue };
         let before = image(found).to_owned();
         if image(&desired.body) == before {
-            if stages.goes.is_none()
-                && typed(live, "Deployment", &name).is_none_or(|found| rollout(&found) != Rollout::Complete)
-            {
+            if stages.goes.is_none() && !is_ready(pipeline, &component, live) {
                 stages.goes = Some(component);
             }
         } else if stages.goes.is_none() {
@@ -63,6 +61,13 @@ pub fn stage(pipeline: &ValidatedPipeline, objects: &mut [Object], live: &Live) 
 fn order(pipeline: &ValidatedPipeline) -> Vec<String> {
     let sinks = pipeline.sinks.iter().map(|sink| format!("stream-{}", sink.name));
     sinks.chain(["archive", "ingest", "emulator"].map(ToOwned::to_owned)).collect()
+}
+
+/// Whether all pods of a component are those it is to have, and ready; while an autoscaler changes their number, as many as there must be.
+fn is_ready(pipeline: &ValidatedPipeline, component: &str, live: &Live) -> bool {
+    let least = replicas(pipeline, component).and_then(Replicas::least);
+    let found = typed(live, "Deployment", &pipeline.child(component));
+    found.is_some_and(|found| matches!(rollout(&found, least), Rollout::Complete | Rollout::Scaling))
 }
 
 fn image(deployment: &Value) -> &str {

@@ -144,15 +144,6 @@ impl Sink for Archive {
         Ok(positions)
     }
 
-    async fn remember(
-        &self,
-        _: &Arc<Topic>,
-        _: &BTreeMap<i32, Position>,
-        _: &BTreeMap<i32, i64>,
-    ) -> Result<(), SinkError> {
-        Ok(())
-    }
-
     async fn reset_pending(&self, topic: &Arc<Topic>, id: &str, partitions: &[i32]) -> Result<Vec<i32>, SinkError> {
         self.not_reset(topic, id, partitions).await
     }
