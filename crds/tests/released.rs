@@ -13,7 +13,10 @@ use serde_json::Value;
 /// The definition's file in a release's folder. All others are samples.
 const DEFINITION: &str = "pinterestpipelines.yaml";
 /// Rules that refuse what a release took, by a text of theirs, and why that harms no stored pipeline.
-const TIGHTENED: [(&str, &str); 0] = [];
+const TIGHTENED: [(&str, &str); 2] = [
+    ("oldSelf.prefix", "about a change, and looser: what holds without being said may be written down"),
+    ("oldSelf.keyspace", "about a change alone, which left a keyspace with no more than what changed since"),
+];
 
 struct Release {
     name: String,

@@ -11,8 +11,8 @@ use serde_json::Value;
 
 use crate::{
     MANAGER,
-    apply::{Live, managed},
-    build::Object,
+    apply::{Live, config_maps, managed},
+    build::{self, Object},
     pass::{replicas, typed},
     status::{
         Finding,
@@ -30,8 +30,8 @@ pub struct Stages {
     wait: BTreeMap<String, String>,
 }
 
-/// Gives components that must wait the pod templates they have.
-pub fn stage(pipeline: &ValidatedPipeline, objects: &mut [Object], live: &Live) -> Stages {
+/// Gives components that must wait the pod templates they have, and leaves out the configurations that go with those they are to have.
+pub fn stage(pipeline: &ValidatedPipeline, objects: &mut Vec<Object>, live: &Live) -> Stages {
     let mut stages = Stages::default();
     if pipeline.suspend {
         return stages;
@@ -51,6 +51,12 @@ pub fn stage(pipeline: &ValidatedPipeline, objects: &mut [Object], live: &Live) 
             && template.is_object()
         {
             desired.body["spec"]["template"] = template;
+            let mounted = config_maps(&desired.body);
+            objects.retain(|object| {
+                let labels = &object.body["metadata"]["labels"];
+                let other = object.resource.kind != "ConfigMap" || labels[build::COMPONENT_LABEL] != component.as_str();
+                other || mounted.contains(&object.name)
+            });
             stages.wait.insert(component, before);
         }
     }
@@ -115,7 +121,7 @@ mod tests {
 
     /// What was applied by tag: complete, unless named in `rolling`.
     fn live(tags: &[(&str, &str)], rolling: &str) -> Live {
-        Live::of(tags.iter().flat_map(|(component, tag)| {
+        Live::of(tags.iter().filter_map(|(component, tag)| {
             let pipeline = pipeline(tag);
             let name = pipeline.child(component);
             let built = objects(&pipeline).into_iter().find(|o| o.resource.kind == "Deployment" && o.name == name);
@@ -198,6 +204,9 @@ mod tests {
         assert!(kept["spec"]["template"]["spec"]["schedulerName"].is_null(), "nothing is taken over from others");
         assert_ne!(kept["spec"]["template"], wished["spec"]["template"]);
         assert_eq!(kept["spec"]["strategy"], wished["spec"]["strategy"]);
+        let configs =
+            objects.iter().filter(|o| o.resource.kind == "ConfigMap" && o.name.starts_with("pinterest-ingest-"));
+        assert_eq!(configs.count(), 0, "nobody is to be started with it yet");
         let cron_job = objects.iter().find(|object| object.resource.kind == "CronJob").unwrap();
         let image = &cron_job.body["spec"]["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["image"];
         assert!(image.as_str().unwrap().ends_with(":2"), "runs to come are the first readers");

@@ -209,17 +209,14 @@ fn is_above(watched: &Watched, before: Option<&Condition>, at: Timestamp) -> Opt
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::validate::tests::{validated, whole};
 
-    fn watching(thresholds: Value) -> ValidatedPipeline {
+    fn watching() -> ValidatedPipeline {
         let mut spec = whole();
         spec["stream"]["sinks"][0]["thresholds"] = json!({"lag": 1000});
-        for (pointer, value) in thresholds.as_object().unwrap() {
-            spec[pointer]["thresholds"] = value.clone();
-        }
         validated(spec)
     }
 
@@ -234,7 +231,7 @@ mod tests {
     /// What the condition of lag says, at a second, by what the sink `live` told of its nine partitions.
     fn next(before: &[Condition], second: i64, told: &Told) -> Vec<Condition> {
         let told = told.clone();
-        conditions(&watching(json!({})), &move |_| told.clone(), 9, before, Some(1), at(second))
+        conditions(&watching(), &move |_| told.clone(), 9, before, Some(1), at(second))
     }
 
     fn says(conditions: &[Condition]) -> (&str, &str) {
@@ -337,7 +334,7 @@ mod tests {
         let pipeline = validated(whole());
         assert!(watched(&pipeline).is_empty());
         assert_eq!(conditions(&pipeline, &|_| lag(1, 1), 9, &[], None, at(0)), []);
-        let mut suspended = watching(json!({}));
+        let mut suspended = watching();
         suspended.suspend = true;
         assert!(watched(&suspended).is_empty());
         let now = conditions(&suspended, &|_| Told::default(), 9, &[], None, at(0));
