@@ -64,7 +64,7 @@ pub fn run(context: &Context) -> Result<()> {
     let started = servers.and(built).and_then(|built| {
         check_charts(context, &mut tally);
         let images = workers::build(context, &built)?;
-        images::load(context, &images.names())?;
+        images::load_workers(context, &images)?;
         operator::install(context, &images)?;
         Ok(built)
     });
