@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 };
 use kube::{Api, ResourceExt, api::ListParams};
 use pinpipe_e2e::{
-    Kind, Pipeline, Spec, eventually, flow::Flow, kafka, node, pipeline::READY_WITHIN, samples::Samples,
+    Kind, Pipeline, Spec, broken, eventually, flow::Flow, node, pipeline::READY_WITHIN, samples::Samples,
     shared::in_space,
 };
 use serde_json::json;
@@ -174,8 +174,7 @@ fn thresholds_are_told_and_ready_does_not_depend_on_them() -> Result<()> {
         pipeline.says("LagWithinThreshold", "False", &["LagAboveThreshold", "the archive", "200"]).await?;
         let said = pipeline.conditions().await?["LagWithinThreshold"]["message"].to_string();
         ensure!(!said.contains("sink live"), "{said}");
-        let broken: Vec<_> = (0..200).map(|_| (None, b"{".to_vec())).collect();
-        kafka::write(&pipeline.topic(Kind::User), &broken).await?;
+        flow.send_broken(Kind::User, broken::records(Kind::User, 200, 65_536)).await?;
         pipeline.says("RejectsWithinThreshold", "False", &["RejectsAboveThreshold", "0.1"]).await?;
         pipeline.says("Ready", "True", &["Ready"]).await?;
         for reason in ["LagAboveThreshold", "RejectsAboveThreshold"] {
