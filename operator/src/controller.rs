@@ -274,7 +274,54 @@ fn jittered(wait: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use prometheus_client::{encoding::text::encode, registry::Registry};
+    use serde_json::json;
+    use tower::{BoxError, service_fn};
+
     use super::*;
+    use crate::{
+        context::Settings,
+        metrics::Metrics,
+        said,
+        validate::tests::{images, pipeline},
+    };
+
+    /// Waits for what another task is about to do.
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !holds() {
+            assert!(Instant::now() < deadline, "{what}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn passes_beyond_the_bound_wait_are_counted_and_end_with_the_operator() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let silent = service_fn(async |_: Request<Body>| pending::<Result<Response<Body>, BoxError>>().await);
+        let settings = Settings { images: images(), concurrency: 1, drain_deadline: Duration::ZERO };
+        let context = Context::new(Client::new(silent, "data"), said::client().unwrap(), settings, metrics, None);
+        let (context, guarded) = (Arc::new(context), Arc::new(DeserializeGuard(Ok(pipeline(json!({}))))));
+        let told = |line: &str| {
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            text.lines().any(|told| told == line)
+        };
+        let first = tokio::spawn(reconcile(guarded.clone(), context.clone()));
+        until("a pass runs", || told("operator_reconciles_running 1") && told("operator_queue_depth 0")).await;
+        let second = tokio::spawn(reconcile(guarded, context.clone()));
+        until("another waits", || told("operator_queue_depth 1")).await;
+        assert!(told("operator_reconciles_running 1"));
+        context.room.close();
+        assert_eq!(second.await.unwrap().unwrap(), Action::await_change());
+        assert!(told("operator_queue_depth 0") && !first.is_finished(), "the one that runs isn't broken off");
+        first.abort();
+    }
 
     #[test]
     fn waits_double_up_to_a_bound() {
