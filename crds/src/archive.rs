@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{PodSettings, Resources, S3, schema::unchanged_or};
+use crate::{LagThresholds, PodSettings, Resources, S3, schema::unchanged_or};
 
 /// The worker that writes raw records to an object store.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -52,6 +52,11 @@ pub struct Archive {
     /// When an object is closed: at the first limit that is reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotate: Option<Rotate>,
+
+    /// What the condition `LagWithinThreshold` is held against. Records wait for up to `rotate.interval` here, so the lag goes up and down
+    /// by what comes in within that time. Nothing is stopped or slowed by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thresholds: Option<LagThresholds>,
 
     /// The object store.
     pub s3: S3,

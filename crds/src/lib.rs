@@ -16,6 +16,7 @@ mod pods;
 mod schema;
 mod sinks;
 mod status;
+mod thresholds;
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,7 @@ pub use status::{
     BatchStatus, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, TopicStatus, condition_types,
     parse_run_report,
 };
+pub use thresholds::{LagThresholds, RejectThresholds};
 
 /// Pinterest records on their way from REST posts through Kafka to clean tables and answers. Only `broker` is required; a section
 /// that is absent is not deployed. Ingest always is.

@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{PodSettings, Resources, SecretKeyRef, SinkAutoscaling, schema::unchanged_or};
+use crate::{LagThresholds, PodSettings, Resources, SecretKeyRef, SinkAutoscaling, schema::unchanged_or};
 
 /// Workers that keep live tables up to date.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -52,6 +52,10 @@ pub struct StreamSink {
     /// What a pod asks for and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+
+    /// What the condition `LagWithinThreshold` is held against. Nothing is stopped or slowed by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thresholds: Option<LagThresholds>,
 
     /// Where the pods run, as whom, and what stands on them.
     #[serde(flatten)]

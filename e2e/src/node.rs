@@ -88,6 +88,16 @@ pub async fn stutter(node: &str, id: &str, seconds: u64) -> Result<()> {
     exec(node, script.to_owned(), vec![task(id), seconds.to_string()]).await.map(drop)
 }
 
+/// Gives the workers' images of one tag another one, too, on this node: another version, as far as Kubernetes can tell.
+pub async fn tag_images(node: &str, tag: &str, another: &str) -> Result<()> {
+    let script = r#"
+        for image in $(ctr -n k8s.io images ls -q | grep "^pinpipe.local/.*:$1\$"); do
+            ctr -n k8s.io images tag --force "$image" "${image%:*}:$2" > /dev/null
+        done
+    "#;
+    exec(node, script.to_owned(), vec![tag.to_owned(), another.to_owned()]).await.map(drop)
+}
+
 /// The most memory a container's first process ever had resident, bytes.
 pub async fn peak_memory(node: &str, id: &str) -> Result<u64> {
     let script = r#"

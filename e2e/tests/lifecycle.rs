@@ -94,6 +94,23 @@ fn a_sink_that_cannot_catch_up_holds_a_suspension_up_until_the_deadline() -> Res
     })
 }
 
+/// kstatus takes an object without a status for one that is as it should be.
+#[test]
+fn a_new_pipeline_says_that_it_is_worked_on_before_its_broker_answers() -> Result<()> {
+    in_space("new", async |space| {
+        let mut spec = Spec::new();
+        spec.0["broker"]["kafka"]["bootstrapServers"] = json!("kafka.invalid:9092");
+        let pipeline = space.apply("flow", &spec).await?;
+        eventually(Duration::from_secs(5), "a status", async || {
+            let conditions = pipeline.conditions().await?;
+            ensure!(conditions.get("Reconciling").is_some_and(|c| c["status"] == "True"), "{conditions:?}");
+            ensure!(conditions.get("Ready").is_some_and(|c| c["status"] == "False"), "{conditions:?}");
+            Ok(())
+        })
+        .await
+    })
+}
+
 #[test]
 fn a_paused_pipeline_is_left_alone_until_it_goes_on() -> Result<()> {
     in_space("paused", async |space| {
@@ -335,8 +352,11 @@ fn a_batch_run_starts_by_an_annotation_once_and_outlives_its_section() -> Result
             Ok(told)
         })
         .await?;
+        // By now nothing but the status knows of the first one.
+        pipeline.annotate("pinpipe.dev/run-batch", "first").await?;
         tokio::time::sleep(Duration::from_secs(15)).await;
         ensure!(pipeline.events("RunStarted").await? == told, "a word started two runs");
+        pipeline.ready().await?;
         let requested = pipeline.get().await?.data["status"]["batch"]["lastRequested"].clone();
         ensure!(requested == "second", "{requested}");
         Ok(())

@@ -6,9 +6,10 @@
 //! 4. [`apply`] brings the cluster there, [`topics`] the broker, and [`status`] says how it stands.
 //!
 //! [`offline`] does the second for a file, without a cluster (`pinpipe validate`).
-//! [`said`] asks running workers how they are.
+//! [`upgrade`] lets a new image go to one component at a time. [`said`] asks running workers how they are.
 //! [`controller`] runs the four for every resource, one pass at a time. A pass over a settled pipeline writes nothing.
 
+pub mod api;
 pub mod apply;
 pub mod args;
 pub mod build;
@@ -22,6 +23,7 @@ pub mod pass;
 pub mod said;
 pub mod status;
 pub mod topics;
+pub mod upgrade;
 pub mod validate;
 
 /// The field manager of every write.

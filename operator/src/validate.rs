@@ -97,6 +97,7 @@ pub fn validate(
     let mut resets = reset::read(pipeline, &topics);
     let requests = requests::read(pipeline, &topics);
     let ingest = spec.ingest.clone().unwrap_or_default();
+    let dead_letters = spec.dead_letters.clone().unwrap_or_default();
     let validated = ValidatedPipeline {
         suspend: spec.suspend.unwrap_or(false),
         draining: BTreeSet::new(),
@@ -104,7 +105,8 @@ pub fn validate(
         bootstrap_servers: spec.broker.kafka.bootstrap_servers.clone(),
         topics,
         deletion_policy: spec.broker.kafka.topics.iter().find_map(|topics| topics.deletion_policy).unwrap_or_default(),
-        dead_letters: spec.dead_letters.clone().unwrap_or_default().mode.unwrap_or_default(),
+        dead_letters: dead_letters.mode.unwrap_or_default(),
+        rejected_threshold: dead_letters.thresholds.and_then(|thresholds| thresholds.rejected_ratio),
         ingest: Ingest {
             replicas: pods::ingest_replicas(&ingest),
             max_record_bytes: unsigned(ingest.max_record_bytes, 65_536),
@@ -139,6 +141,7 @@ pub fn validate(
                 rotate_bytes: unsigned(rotate.bytes, 134_217_728),
                 rotate_records: unsigned(rotate.records, 100_000),
                 rotate_seconds,
+                lag_threshold: archive.thresholds.as_ref().and_then(|thresholds| thresholds.lag),
                 endpoint: archive.s3.endpoint.as_deref().map(|url| url.trim_end_matches('/').to_owned()),
                 region: archive.s3.region.clone().unwrap_or_else(|| "us-east-1".to_owned()),
                 reset: resets.by_sink.remove(reset::ARCHIVE),
@@ -286,6 +289,7 @@ fn stream_sink(
         pods: pods::several(&sink.pods),
         schema: postgres.schema.clone().unwrap_or_else(|| "public".to_owned()),
         write_mode: postgres.write_mode.unwrap_or_default(),
+        lag_threshold: sink.thresholds.as_ref().and_then(|thresholds| thresholds.lag),
         reset,
         secrets: Secrets::of(&child(pipeline, &format!("stream-{}", sink.name)), mounts, found),
     })
@@ -377,5 +381,7 @@ fn seconds(interval: &str) -> Option<u64> {
     (digits.is_empty() && total > 0).then_some(total)
 }
 
+#[cfg(test)]
+mod released;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -242,7 +242,8 @@ fn hands_over(live: &Value, desired: &Value) -> bool {
 }
 
 /// The `ConfigMap`s a workload's pods mount.
-fn config_maps(workload: &Value) -> Vec<String> {
+#[must_use]
+pub fn config_maps(workload: &Value) -> Vec<String> {
     let spec = &workload["spec"];
     let template =
         if spec["jobTemplate"].is_object() { &spec["jobTemplate"]["spec"]["template"] } else { &spec["template"] };

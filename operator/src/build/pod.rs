@@ -8,7 +8,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
-use pinpipe_config::{ADMIN_PORT, CONFIG_DIR};
+use pinpipe_config::{ADMIN_PORT, CONFIG_DIR, SCRATCH_DIR};
 use pinpipe_crds::PullPolicy;
 
 use super::{
@@ -191,7 +191,7 @@ fn volumes(worker: &Worker<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
         });
     }
     if let Some(size) = worker.tmp {
-        mounts.push(mount("tmp", "/tmp", false));
+        mounts.push(mount("tmp", SCRATCH_DIR, false));
         volumes.push(Volume {
             name: "tmp".to_owned(),
             empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(size.clone()), medium: None }),

@@ -1,6 +1,6 @@
 //! The components' part of a pass: how each stands, by its Deployment, its pods, what they say, and batch runs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -17,25 +17,33 @@ use crate::{
     apply::{Key, Live, Obstacle},
     build, said,
     status::{Finding, Findings, batch, health, reasons},
+    upgrade::Stages,
     validate::{RESET_ANNOTATION, RESET_FORMS, Replicas, ValidatedPipeline},
 };
 
+/// What a pass saw of the components.
+pub(super) struct Seen<'a> {
+    pub(super) live: &'a Live,
+    pub(super) pods: &'a [Pod],
+    /// What workers say is the matter, by component.
+    pub(super) said: &'a BTreeMap<String, Finding>,
+    pub(super) stages: &'a Stages,
+}
+
 impl Pass<'_> {
     /// How each component stands.
-    pub(super) async fn findings(
+    pub(super) fn findings(
         &self,
         pipeline: &ValidatedPipeline,
-        live: &Live,
+        seen: &Seen<'_>,
         topics: Finding,
         batch: Option<Finding>,
         suspension: Option<Finding>,
-    ) -> Result<Findings, Error> {
-        let at_zero = pipeline.suspend && pipeline.draining.is_empty();
-        let pods = if at_zero { Vec::new() } else { self.pods().await? };
-        let said = said::ask(&self.context.pods, &pods).await;
+    ) -> Findings {
         let component = |name: &str| {
-            let pods: Vec<&Pod> = pods.iter().filter(|pod| said::component(pod) == Some(name)).collect();
-            self.component(pipeline, live, name, &pods, said.get(name))
+            let pods: Vec<&Pod> = seen.pods.iter().filter(|pod| said::component(pod) == Some(name)).collect();
+            let finding = self.component(pipeline, seen.live, name, &pods, seen.said.get(name));
+            seen.stages.told(name, finding)
         };
         let sinks = pipeline.sinks.iter().map(|sink| {
             let mut finding = component(&format!("stream-{}", sink.name));
@@ -46,7 +54,7 @@ impl Pass<'_> {
             Some(finding) if finding.ok && !pipeline.suspend => {
                 let notes = pipeline.sinks.iter().flat_map(|sink| {
                     let held_back = sink.held_back.as_ref().map(|words| format!("; sink {} has {words}", sink.name));
-                    let unscaled = unscaled(live, &pipeline.child(&format!("stream-{}", sink.name)));
+                    let unscaled = unscaled(seen.live, &pipeline.child(&format!("stream-{}", sink.name)));
                     held_back.into_iter().chain(unscaled.map(|words| format!("; sink {}: {words}", sink.name)))
                 });
                 let message = format!("all pods of all sinks are ready{}", notes.collect::<String>());
@@ -55,10 +63,10 @@ impl Pass<'_> {
             other => other,
         };
         let mut ingest = component("ingest");
-        if let Some(words) = unscaled(live, &pipeline.child("ingest")).filter(|_| ingest.ok && !pipeline.suspend) {
+        if let Some(words) = unscaled(seen.live, &pipeline.child("ingest")).filter(|_| ingest.ok && !pipeline.suspend) {
             ingest.message = format!("{}; {words}", ingest.message);
         }
-        Ok(Findings {
+        Findings {
             suspension,
             requests: requests(pipeline),
             topics,
@@ -67,7 +75,7 @@ impl Pass<'_> {
             archive: pipeline.archive.is_some().then(|| component("archive")),
             batch,
             emulator: pipeline.emulator.is_some().then(|| component("emulator")),
-        })
+        }
     }
 
     /// Every pod of the pipeline, batch runs' among them.
@@ -168,7 +176,7 @@ fn requests(pipeline: &ValidatedPipeline) -> Option<Finding> {
 }
 
 /// How many pods a component is to have, where there may be several.
-fn replicas<'a>(pipeline: &'a ValidatedPipeline, component: &str) -> Option<&'a Replicas> {
+pub(crate) fn replicas<'a>(pipeline: &'a ValidatedPipeline, component: &str) -> Option<&'a Replicas> {
     match component.strip_prefix("stream-") {
         Some(name) => pipeline.sinks.iter().find(|sink| sink.name == name).map(|sink| &sink.replicas),
         None => (component == "ingest").then_some(&pipeline.ingest.replicas),
@@ -197,7 +205,7 @@ fn unscaled(live: &Live, child: &str) -> Option<String> {
 }
 
 /// A live child as its type. None, too, where it doesn't fit: then it is looked at again when it changes.
-pub(super) fn typed<K: DeserializeOwned>(live: &Live, kind: &str, name: &str) -> Option<K> {
+pub(crate) fn typed<K: DeserializeOwned>(live: &Live, kind: &str, name: &str) -> Option<K> {
     serde_json::from_value(live.get(kind, name)?.clone()).ok()
 }
 

@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod health;
 pub mod reasons;
+pub mod thresholds;
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},

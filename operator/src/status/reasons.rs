@@ -123,6 +123,15 @@ pub const SCHEDULED: &str = "Scheduled";
 /// The last batch run failed.
 pub const RUN_FAILED: &str = "RunFailed";
 
+/// No figure is above its threshold.
+pub const WITHIN_THRESHOLD: &str = "WithinThreshold";
+/// A sink is further behind than its threshold.
+pub const LAG_ABOVE_THRESHOLD: &str = "LagAboveThreshold";
+/// More records are rejected than the threshold says.
+pub const REJECTS_ABOVE_THRESHOLD: &str = "RejectsAboveThreshold";
+/// The workers that know don't tell.
+pub const FIGURES_MISSING: &str = "FiguresMissing";
+
 /// An event: a batch run is started, as an annotation asks.
 pub const RUN_STARTED: &str = "RunStarted";
 /// An event: a deleted pipeline's topics are left, though they should have gone with it.

@@ -38,6 +38,9 @@ pub struct ValidatedPipeline {
     pub deletion_policy: DeletionPolicy,
     /// What becomes of rejected and repaired records.
     pub dead_letters: DeadLetterMode,
+    /// The share of rejected records above which a condition says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected_threshold: Option<f64>,
     /// The REST service.
     pub ingest: Ingest,
     /// The live sinks, by name.
@@ -104,6 +107,9 @@ pub struct Sink {
     pub schema: String,
     /// What a row of them is.
     pub write_mode: WriteMode,
+    /// The lag above which a condition says so, records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_threshold: Option<i64>,
     /// A change of its positions that is asked for.
     pub reset: Option<SinkReset>,
     /// What it needs of Secrets.
@@ -125,6 +131,9 @@ pub struct Archive {
     pub rotate_records: u64,
     /// Seconds an object stays open.
     pub rotate_seconds: u64,
+    /// The lag above which a condition says so, records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_threshold: Option<i64>,
     /// `http://host:port`, or AWS.
     pub endpoint: Option<String>,
     /// The region.
@@ -230,6 +239,13 @@ impl ValidatedPipeline {
     #[must_use]
     pub fn runs(&self, component: &str) -> bool {
         !self.suspend || self.draining.contains(component)
+    }
+
+    /// The one component that writes the dead letters: the archive, or without one the first sink by name.
+    #[must_use]
+    pub fn dead_letter_writer(&self) -> Option<String> {
+        let first = || self.sinks.iter().map(|sink| &sink.name).min().map(|name| format!("stream-{name}"));
+        self.archive.as_ref().map(|_| "archive".to_owned()).or_else(first)
     }
 
     /// `<pipeline>-<component>`.

@@ -19,13 +19,17 @@ mod sink;
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Router, http::StatusCode, routing::post};
+use axum::{
+    Json, Router,
+    http::StatusCode,
+    routing::{get, post},
+};
 use clap::Parser;
 use pinpipe_config::{ADMIN_PORT, Stream, StreamSink};
 use pinpipe_runtime::{
     admin::{Admin, Readiness},
     cli::WorkerArgs,
-    config,
+    config, figures,
     outage::Outage,
     shutdown, telemetry,
 };
@@ -86,16 +90,24 @@ async fn serve<S: Sink>(config: Stream, name: &str, sink: S, port: u16, stop: Ca
     let metrics = Metrics::new(admin.registry(), &config.pipeline, name);
     let readiness = admin.readiness();
     let flush = Arc::new(Notify::new());
-    let routes = Router::new().route(
-        "/flush",
-        post({
-            let flush = flush.clone();
-            async move || {
-                flush.notify_one();
-                StatusCode::ACCEPTED
-            }
-        }),
-    );
+    let routes = Router::new()
+        .route(
+            "/flush",
+            post({
+                let flush = flush.clone();
+                async move || {
+                    flush.notify_one();
+                    StatusCode::ACCEPTED
+                }
+            }),
+        )
+        .route(
+            figures::PATH,
+            get({
+                let metrics = metrics.clone();
+                async move || Json(metrics.figures())
+            }),
+        );
     let dead_letters =
         config.writes_dead_letters.then(|| DeadLetters::new(&config.kafka, &config.group)).transpose()?;
     let worker = Worker {

@@ -2,12 +2,17 @@
 
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use pinpipe_config::{LAG_NAMESPACE_LABEL, LAG_PIPELINE_LABEL, LAG_SINK_LABEL, Pipeline};
 use pinpipe_core::{Cleaned, Kind, Rejection};
-use pinpipe_runtime::dead_letter::{Redriven, UnusableOrder};
+use pinpipe_runtime::{
+    dead_letter::{Redriven, UnusableOrder},
+    figures::{Figures, Recent},
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -55,7 +60,7 @@ pub struct OfKind {
 }
 
 /// A partition.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 pub struct Partition {
     topic: String,
     partition: i32,
@@ -89,6 +94,8 @@ pub struct Metrics {
     pub broker_up: Gauge,
     last_commit: Gauge,
     halted: Family<Halted, Gauge>,
+    /// What the gauges of lag say, and the counts of a while ago: neither can be asked of the metrics themselves.
+    told: Arc<Mutex<(BTreeMap<Partition, i64>, Recent)>>,
 }
 
 impl Metrics {
@@ -110,6 +117,7 @@ impl Metrics {
             broker_up: Gauge::default(),
             last_commit: Gauge::default(),
             halted: Family::default(),
+            told: Arc::default(),
         };
         let m = &metrics;
         registry.register(
@@ -208,12 +216,34 @@ impl Metrics {
 
     /// How far a partition is behind.
     pub fn lag(&self, topic: &str, partition: i32, records: i64) {
-        self.lag.get_or_create(&Partition { topic: topic.to_owned(), partition }).set(records);
+        let partition = Partition { topic: topic.to_owned(), partition };
+        self.lag.get_or_create(&partition).set(records);
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).0.insert(partition, records);
     }
 
     /// A partition is another worker's now.
     pub fn forget(&self, topic: &str, partition: i32) {
-        self.lag.remove(&Partition { topic: topic.to_owned(), partition });
+        let partition = Partition { topic: topic.to_owned(), partition };
+        self.lag.remove(&partition);
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&partition);
+    }
+
+    /// What thresholds are held against. To be called now and then, since what was counted is forgotten after a while.
+    pub fn figures(&self) -> Figures {
+        let count = |outcome: &'static str| -> u64 {
+            let of = |kind: Kind| self.records.get_or_create(&Outcome { kind: kind.as_str(), outcome }).get();
+            Kind::ALL.into_iter().map(of).sum()
+        };
+        let counted = count("rejected");
+        let counted = (counted + count("clean") + count("repaired"), counted);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let (read, rejected) = told.1.count(counted);
+        Figures {
+            lag: told.0.values().sum(),
+            partitions: u32::try_from(told.0.len()).unwrap_or(u32::MAX),
+            read,
+            rejected,
+        }
     }
 
     /// The sink is stopped for a reason, or (`None`) goes on.
