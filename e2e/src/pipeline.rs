@@ -30,7 +30,7 @@ pub const READY_WITHIN: Duration = Duration::from_secs(150);
 pub const RUN_WITHIN: Duration = Duration::from_mins(4);
 
 /// The kinds of children a pipeline has.
-const CHILDREN: [(&str, &str, &str); 8] = [
+const CHILDREN: [(&str, &str, &str); 10] = [
     ("apps", "v1", "Deployment"),
     ("batch", "v1", "CronJob"),
     ("", "v1", "Service"),
@@ -39,6 +39,8 @@ const CHILDREN: [(&str, &str, &str); 8] = [
     ("rbac.authorization.k8s.io", "v1", "Role"),
     ("rbac.authorization.k8s.io", "v1", "RoleBinding"),
     ("coordination.k8s.io", "v1", "Lease"),
+    ("policy", "v1", "PodDisruptionBudget"),
+    ("autoscaling", "v2", "HorizontalPodAutoscaler"),
 ];
 
 /// A pipeline by name.
@@ -370,6 +372,15 @@ impl Pipeline {
                 (d.name_any(), (wanted, there))
             })
             .collect())
+    }
+
+    /// Scales a component's Deployment, as an autoscaler does.
+    pub async fn scale(&self, component: &str, pods: i32) -> Result<()> {
+        let name = format!("{}-{component}", self.name);
+        let patch = Patch::Merge(json!({"spec": {"replicas": pods}}));
+        let deployments = self.space.cluster.api::<Deployment>(&self.space.namespace);
+        deployments.patch_scale(&name, &PatchParams::default(), &patch).await?;
+        Ok(())
     }
 
     /// What a change rolls: the children whose spec (or data) is another one than in `before`. A `ConfigMap` is named by its

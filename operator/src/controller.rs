@@ -11,8 +11,10 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::Deployment,
+        autoscaling::v2::HorizontalPodAutoscaler,
         batch::v1::CronJob,
         core::v1::{ConfigMap, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
     },
 };
@@ -33,6 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     MANAGER, build,
+    claims::{Claim, FILLED_WITHIN},
     context::Context,
     pass::{self, Error, Passed},
 };
@@ -90,13 +93,35 @@ impl Scope {
 
 /// Runs until `stop`, and then until passes under way have ended.
 pub async fn run(context: Arc<Context>, scopes: Vec<Scope>, stop: CancellationToken) {
-    join_all(scopes.iter().map(|scope| run_in(scope, context.clone(), stop.clone()))).await;
+    let before = claims_before(&context.client, &scopes).await;
+    let controllers: Vec<_> = scopes.iter().map(|scope| controller(scope, &context, &stop)).collect();
+    for (controller, before) in controllers.iter().zip(before) {
+        context.watched.add(controller.store(), before);
+    }
+    join_all(controllers.into_iter().map(|controller| drive(controller, context.clone()))).await;
 }
 
-async fn run_in(scope: &Scope, context: Arc<Context>, stop: CancellationToken) {
+/// What is claimed in each scope before it is watched. A controller reconciles nothing before its own store holds everything that is there,
+/// but doesn't wait for those of others.
+async fn claims_before(client: &Client, scopes: &[Scope]) -> Vec<Vec<Claim>> {
+    if let [_] = scopes {
+        return vec![Vec::new()];
+    }
+    let list = async |scope: &Scope| {
+        let api = scope.api::<Guarded>(client);
+        match tokio::time::timeout(FILLED_WITHIN, api.list(&ListParams::default())).await {
+            Ok(Ok(list)) => list.items.iter().filter_map(|guarded| guarded.0.as_ref().ok().map(Claim::of)).collect(),
+            // Where nothing can be listed nothing is run either, and the others mustn't wait for it: its readiness tells of it.
+            Ok(Err(_)) | Err(_) => Vec::new(),
+        }
+    };
+    join_all(scopes.iter().map(list)).await
+}
+
+fn controller(scope: &Scope, context: &Context, stop: &CancellationToken) -> Controller<Guarded> {
     let client = &context.client;
     let children = watcher::Config::default().labels(&format!("{}={MANAGER}", build::MANAGED_BY_LABEL));
-    let controller = Controller::new(scope.api::<Guarded>(client), watcher::Config::default())
+    Controller::new(scope.api::<Guarded>(client), watcher::Config::default())
         .with_config(Config::default().concurrency(context.settings.concurrency).debounce(DEBOUNCE))
         .owns(scope.api::<Deployment>(client), children.clone())
         .owns(scope.api::<CronJob>(client), children.clone())
@@ -104,9 +129,13 @@ async fn run_in(scope: &Scope, context: Arc<Context>, stop: CancellationToken) {
         .owns(scope.api::<ConfigMap>(client), children.clone())
         .owns(scope.api::<ServiceAccount>(client), children.clone())
         .owns(scope.api::<Role>(client), children.clone())
-        .owns(scope.api::<RoleBinding>(client), children)
-        .graceful_shutdown_on(stop.cancelled_owned());
+        .owns(scope.api::<RoleBinding>(client), children.clone())
+        .owns(scope.api::<PodDisruptionBudget>(client), children.clone())
+        .owns(scope.api::<HorizontalPodAutoscaler>(client), children)
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
+}
 
+async fn drive(controller: Controller<Guarded>, context: Arc<Context>) {
     controller
         .run(reconcile, on_error, context)
         .for_each(|result| async {

@@ -8,7 +8,7 @@ mod resets;
 mod runs;
 mod topics;
 
-use std::{pin::pin, time::Duration};
+use std::{collections::BTreeSet, pin::pin, time::Duration};
 
 use k8s_openapi::{
     api::core::v1::{ObjectReference, Pod},
@@ -129,6 +129,7 @@ impl Pass<'_> {
         let found = Dereferenced {
             secrets: secrets.trying("reading Secrets")?,
             previous: dereference::previous(live.objects()),
+            claims: context.watched.claims_besides(&self.uid),
         };
         let mut pipeline = match validate::validate(&self.resource, &found, &self.context.settings.images) {
             Ok(pipeline) => pipeline,
@@ -140,12 +141,21 @@ impl Pass<'_> {
             }
         };
 
+        if let Some(conflict) = &pipeline.topic_conflict {
+            // Whatever of ours runs would read and write what is another's: batch runs under way, too.
+            context.may_write()?;
+            applier.prune(&[], &BTreeSet::new(), &mut live).await.trying("deleting children")?;
+            self.write_conflict(conflict).await?;
+            return Ok(Passed::NotReady);
+        }
+
         self.keep_finalizer(pipeline.deletion_policy).await?;
         let drain = self.drain(&pipeline, &live).await?;
         if let Some(finding) = drain.finding.as_ref().filter(|_| drain.tell_first) {
             self.tell_first(finding).await?;
         }
         pipeline.draining = drain.components;
+        pipeline.at_zero = components::at_zero(&pipeline, &live);
         let objects = build::objects(&pipeline);
         let resets = resets::new(&pipeline, &objects, &live);
         let needed = self.needed_by_runs(&pipeline, &live).await?;
@@ -223,6 +233,14 @@ impl Pass<'_> {
         let others = before.filter(|condition| !SUMMARY.contains(&condition.type_.as_str())).cloned();
         let others: Vec<_> = others.collect();
         self.write_status(status::summary(finding), |status| status.conditions.extend(others)).await
+    }
+
+    /// Writes that a topic is an older pipeline's.
+    async fn write_conflict(&self, conflict: &str) -> Result<(), Error> {
+        let finding = Finding::bad(reasons::TOPIC_CONFLICT, format!("{conflict}; until then this one has no workers"));
+        let mut findings = status::summary(finding.clone());
+        findings.push((condition_types::TOPICS_READY, finding));
+        self.write_status(findings, |status| status.ingest = None).await
     }
 
     /// Writes the status where it differs, and tells of it where the pipeline as a whole stands otherwise than before.

@@ -19,6 +19,14 @@ pub fn owns_more(live: &Value, desired: &Value, manager: &str) -> bool {
     }
 }
 
+/// Whether `manager`, by apply, owns the field at a pointer into the trie: `/f:spec/f:replicas`.
+#[must_use]
+pub fn owns(live: &Value, pointer: &str, manager: &str) -> bool {
+    let entries = live["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let mut ours = entries.filter(|entry| entry["manager"] == manager && entry["operation"] == "Apply");
+    ours.any(|entry| entry["fieldsV1"].pointer(pointer).is_some())
+}
+
 fn beyond(owned: &Map<String, Value>, desired: &Value) -> bool {
     owned.iter().any(|(path, below)| {
         let Some(found) = step(path, desired) else { return true };

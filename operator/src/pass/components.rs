@@ -1,7 +1,10 @@
 //! The components' part of a pass: how each stands, by its Deployment, its pods, what they say, and batch runs.
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
     batch::v1::{CronJob, Job},
     core::v1::Pod,
 };
@@ -14,7 +17,7 @@ use crate::{
     apply::{Key, Live, Obstacle},
     build, said,
     status::{Finding, Findings, batch, health, reasons},
-    validate::{RESET_ANNOTATION, RESET_FORMS, ValidatedPipeline},
+    validate::{RESET_ANNOTATION, RESET_FORMS, Replicas, ValidatedPipeline},
 };
 
 impl Pass<'_> {
@@ -41,15 +44,25 @@ impl Pass<'_> {
         });
         let stream = match Finding::worst(sinks.collect()) {
             Some(finding) if finding.ok && !pipeline.suspend => {
-                Some(Finding::good(reasons::AVAILABLE, "all pods of all sinks are ready"))
+                let notes = pipeline.sinks.iter().flat_map(|sink| {
+                    let held_back = sink.held_back.as_ref().map(|words| format!("; sink {} has {words}", sink.name));
+                    let unscaled = unscaled(live, &pipeline.child(&format!("stream-{}", sink.name)));
+                    held_back.into_iter().chain(unscaled.map(|words| format!("; sink {}: {words}", sink.name)))
+                });
+                let message = format!("all pods of all sinks are ready{}", notes.collect::<String>());
+                Some(Finding::good(reasons::AVAILABLE, message))
             }
             other => other,
         };
+        let mut ingest = component("ingest");
+        if let Some(words) = unscaled(live, &pipeline.child("ingest")).filter(|_| ingest.ok && !pipeline.suspend) {
+            ingest.message = format!("{}; {words}", ingest.message);
+        }
         Ok(Findings {
             suspension,
             requests: requests(pipeline),
             topics,
-            ingest: component("ingest"),
+            ingest,
             stream,
             archive: pipeline.archive.is_some().then(|| component("archive")),
             batch,
@@ -81,7 +94,8 @@ impl Pass<'_> {
             return Finding::bad(reasons::PROGRESSING, format!("Deployment {name} is about to be created"));
         };
         let runs = pipeline.runs(component);
-        let finding = health::finding(&health::rollout(&deployment), pods, said, !runs, &self.place(component));
+        let least = replicas(pipeline, component).and_then(Replicas::least);
+        let finding = health::finding(&health::rollout(&deployment, least), pods, said, !runs, &self.place(component));
         if finding.ok && runs && pipeline.suspend {
             return Finding::good(reasons::DRAINING, "the topics are read to their ends, since spec.suspend is set");
         }
@@ -151,6 +165,35 @@ fn requests(pipeline: &ValidatedPipeline) -> Option<Finding> {
     let (reason, _) = problems.first()?;
     let messages: Vec<_> = problems.iter().map(|(_, message)| message.as_str()).collect();
     Some(Finding::bad(reason, messages.join("; ")))
+}
+
+/// How many pods a component is to have, where there may be several.
+fn replicas<'a>(pipeline: &'a ValidatedPipeline, component: &str) -> Option<&'a Replicas> {
+    match component.strip_prefix("stream-") {
+        Some(name) => pipeline.sinks.iter().find(|sink| sink.name == name).map(|sink| &sink.replicas),
+        None => (component == "ingest").then_some(&pipeline.ingest.replicas),
+    }
+}
+
+/// The components that may have several pods and whose Deployments have none.
+pub(super) fn at_zero(pipeline: &ValidatedPipeline, live: &Live) -> BTreeSet<String> {
+    let sinks = pipeline.sinks.iter().map(|sink| format!("stream-{}", sink.name));
+    let components = sinks.chain(["ingest".to_owned()]);
+    let has_none = |component: &String| {
+        let deployment = live.get("Deployment", &pipeline.child(component));
+        deployment.is_some_and(|deployment| deployment["spec"]["replicas"] == 0)
+    };
+    components.filter(has_none).collect()
+}
+
+/// That a component's autoscaler says it can't scale it. None, too, where there is none, or it leaves alone what has no pods.
+fn unscaled(live: &Live, child: &str) -> Option<String> {
+    let scaler = typed::<HorizontalPodAutoscaler>(live, "HorizontalPodAutoscaler", child)?;
+    let active = scaler.status?.conditions?.into_iter().find(|condition| condition.type_ == "ScalingActive")?;
+    let reason = active.reason.filter(|reason| active.status == "False" && reason != "ScalingDisabled")?;
+    Some(format!(
+        "its HorizontalPodAutoscaler {child} can't scale it ({reason}; kubectl describe hpa {child} says more)"
+    ))
 }
 
 /// A live child as its type. None, too, where it doesn't fit: then it is looked at again when it changes.

@@ -18,6 +18,7 @@ use serde_json::json;
 
 use super::{Error, Pass, Passed, Trying as _, drain::passed, has_ended, told};
 use crate::{
+    claims::Claim,
     context::Context,
     status::{Finding, reasons},
     topics::Broker,
@@ -73,7 +74,9 @@ impl Pass<'_> {
         if !has_finalizer(metadata) {
             return Ok(Passed::Gone);
         }
-        let (topics, unproven) = match topics(&self.resource, self.is_paused()) {
+        let others = self.context.watched.claims_besides(&self.uid);
+        let conflict = Claim::of(&self.resource).conflict(&others).is_some();
+        let (topics, unproven) = match topics(&self.resource, self.is_paused(), conflict) {
             Topics::Keep => return self.let_go().await,
             Topics::Leave(names, why) => {
                 self.tell_left(&names, why).await;
@@ -197,7 +200,7 @@ async fn patch_finalizers(
 }
 
 /// What is to be done about the topics of a pipeline that is being deleted.
-fn topics(resource: &PinterestPipeline, paused: bool) -> Topics {
+fn topics(resource: &PinterestPipeline, paused: bool, conflict: bool) -> Topics {
     let policy = resource.spec.broker.kafka.topics.as_ref().and_then(|topics| topics.deletion_policy);
     if policy != Some(DeletionPolicy::Delete) {
         return Topics::Keep;
@@ -212,6 +215,8 @@ fn topics(resource: &PinterestPipeline, paused: bool) -> Topics {
         Topics::Keep
     } else if paused {
         leave("the pipeline is paused")
+    } else if conflict {
+        leave("one of them belongs to an older pipeline")
     } else if resource.finalizers().iter().any(|finalizer| finalizer == ORPHAN) {
         leave("the workers that use them were to stay, too (--cascade=orphan)")
     } else if proven.is_empty() {
@@ -250,29 +255,30 @@ mod tests {
             topic
         };
         let mixed = json!([topic("a", Some("1"), true), topic("b", Some("2"), false), topic("c", None, true)]);
-        let Topics::Delete(deleted, unproven) = topics(&going("Delete", &mixed, &[FINALIZER]), false) else {
+        let Topics::Delete(deleted, unproven) = topics(&going("Delete", &mixed, &[FINALIZER]), false, false) else {
             panic!("nothing is to be deleted")
         };
         assert_eq!(deleted.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>(), ["a"]);
         assert_eq!(unproven, ["c"]);
 
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        for (case, policy, known, finalizers, paused, expected) in [
-            ("kept by policy", "Retain", mixed.clone(), &[FINALIZER][..], false, None),
-            ("never reconciled", "Delete", json!([]), &[FINALIZER], false, None),
-            ("not ours", "Delete", json!([topic("b", Some("2"), false)]), &[FINALIZER], false, None),
+        for (case, policy, known, finalizers, [paused, conflict], expected) in [
+            ("kept by policy", "Retain", mixed.clone(), &[FINALIZER][..], [false, false], None),
+            ("never reconciled", "Delete", json!([]), &[FINALIZER], [false, false], None),
+            ("not ours", "Delete", json!([topic("b", Some("2"), false)]), &[FINALIZER], [false, false], None),
             (
                 "about to be created",
                 "Delete",
                 json!([topic("c", None, true)]),
                 &[FINALIZER],
-                false,
+                [false, false],
                 Some(names(&["c"])),
             ),
-            ("paused", "Delete", mixed.clone(), &[FINALIZER], true, Some(names(&["a", "c"]))),
-            ("children stay", "Delete", mixed, &[FINALIZER, ORPHAN], false, Some(names(&["a", "c"]))),
+            ("paused", "Delete", mixed.clone(), &[FINALIZER], [true, false], Some(names(&["a", "c"]))),
+            ("another's", "Delete", mixed.clone(), &[FINALIZER], [false, true], Some(names(&["a", "c"]))),
+            ("children stay", "Delete", mixed, &[FINALIZER, ORPHAN], [false, false], Some(names(&["a", "c"]))),
         ] {
-            let found = topics(&going(policy, &known, finalizers), paused);
+            let found = topics(&going(policy, &known, finalizers), paused, conflict);
             match (found, expected) {
                 (Topics::Keep, None) => {}
                 (Topics::Leave(found, _), Some(expected)) => assert_eq!(found, expected, "{case}"),

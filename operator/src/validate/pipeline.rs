@@ -6,7 +6,12 @@ use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::r
 use pinpipe_crds::{Compression, DeadLetterMode, DeletionPolicy, PullPolicy, StartFrom, WriteMode};
 use serde::Serialize;
 
-use super::{child, requests::Requests, reset::SinkReset};
+use super::{
+    child,
+    pods::{Pods, Replicas},
+    requests::Requests,
+    reset::SinkReset,
+};
 
 /// A resource in which everything is said.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -22,6 +27,9 @@ pub struct ValidatedPipeline {
     /// Components that run although it is suspended: sinks that have something left to read. Not the resource's to say.
     #[serde(skip)]
     pub draining: BTreeSet<String>,
+    /// Components whose Deployments have no pods now, so that no autoscaler would give them any. Not the resource's to say.
+    #[serde(skip)]
+    pub at_zero: BTreeSet<String>,
     /// `host:port,…`.
     pub bootstrap_servers: String,
     /// The topics of pins, geos and users.
@@ -47,6 +55,8 @@ pub struct ValidatedPipeline {
     pub requests: Requests,
     /// What of the annotation that resets sinks can't be done, a sentence each. Nothing else waits for it.
     pub reset_problems: Vec<String>,
+    /// A topic that belongs to an older pipeline, in a sentence: then nothing is deployed.
+    pub topic_conflict: Option<String>,
 }
 
 /// A topic to be created where it is absent, and given more partitions where it has fewer.
@@ -66,11 +76,13 @@ pub struct Topic {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Ingest {
     /// Pods.
-    pub replicas: i32,
+    pub replicas: Replicas,
     /// Bytes.
     pub max_record_bytes: u32,
     /// Per pod.
     pub resources: ResourceRequirements,
+    /// All of them.
+    pub pods: Pods,
 }
 
 /// A live sink.
@@ -81,9 +93,13 @@ pub struct Sink {
     /// Where it begins.
     pub start_from: StartFrom,
     /// Pods.
-    pub replicas: i32,
+    pub replicas: Replicas,
+    /// What of the wished for number of pods can't be had, in a sentence.
+    pub held_back: Option<String>,
     /// Per pod.
     pub resources: ResourceRequirements,
+    /// All of them.
+    pub pods: Pods,
     /// The schema of its PostgreSQL tables.
     pub schema: String,
     /// What a row of them is.
@@ -117,6 +133,8 @@ pub struct Archive {
     pub reset: Option<SinkReset>,
     /// Per pod.
     pub resources: ResourceRequirements,
+    /// All of them.
+    pub pods: Pods,
     /// What it needs of Secrets.
     pub secrets: Secrets,
 }
@@ -130,6 +148,8 @@ pub struct Batch {
     pub time_zone: String,
     /// Per pod.
     pub resources: ResourceRequirements,
+    /// All of them.
+    pub pods: Pods,
     /// The disk a run may take.
     pub scratch_size: Quantity,
     /// What a run must not exceed.
@@ -164,6 +184,8 @@ pub struct Emulator {
     pub seed: u64,
     /// Per pod.
     pub resources: ResourceRequirements,
+    /// All of them.
+    pub pods: Pods,
 }
 
 /// Where images come from.
@@ -173,6 +195,8 @@ pub struct Image {
     pub registry: String,
     /// `0.1.0`.
     pub tag: String,
+    /// By worker, where one is pinned: `sha256:…`.
+    pub digests: BTreeMap<String, String>,
     /// When they are pulled.
     pub pull_policy: PullPolicy,
     /// Secrets with the registry's credentials.

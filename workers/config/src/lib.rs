@@ -26,6 +26,15 @@ pub const HTTP_PORT: u16 = 8080;
 /// The port of every worker's `/healthz`, `/readyz` and `/metrics`, and of the archive's `POST /flush`.
 pub const ADMIN_PORT: u16 = 9090;
 
+/// The metric of how far a sink is behind, records, a gauge for each partition. Autoscalers are told its name, and its labels.
+pub const LAG_METRIC: &str = "pinpipe_stream_lag_records";
+/// Its label that holds the pipeline's namespace.
+pub const LAG_NAMESPACE_LABEL: &str = "namespace";
+/// Its label that holds the pipeline's name.
+pub const LAG_PIPELINE_LABEL: &str = "pipeline";
+/// Its label that holds the sink's name; the archive's is `archive`.
+pub const LAG_SINK_LABEL: &str = "sink";
+
 /// A worker's whole configuration: one of [`Ingest`], [`Stream`], [`Batch`], [`Emulator`].
 pub trait WorkerConfig: Serialize + DeserializeOwned {
     /// The version of the document.

@@ -66,20 +66,21 @@ async fn main() -> anyhow::Result<()> {
     let config: Stream = config::load(&args.worker.config)?;
     match config.sink.clone() {
         StreamSink::Postgres(postgres) => {
+            let name = postgres.name.clone();
             let sink = Postgres::new(postgres, config.group.clone());
-            serve(config, sink, args.admin_port, stop).await
+            serve(config, &name, sink, args.admin_port, stop).await
         }
         StreamSink::Archive(archive) => {
             let sink = Archive::new(archive, config.group.clone());
-            serve(config, sink, args.admin_port, stop).await
+            serve(config, "archive", sink, args.admin_port, stop).await
         }
     }
 }
 
 /// Runs the worker and its admin server until `stop`.
-async fn serve<S: Sink>(config: Stream, sink: S, port: u16, stop: CancellationToken) -> anyhow::Result<()> {
+async fn serve<S: Sink>(config: Stream, name: &str, sink: S, port: u16, stop: CancellationToken) -> anyhow::Result<()> {
     let mut admin = Admin::new();
-    let metrics = Metrics::new(admin.registry());
+    let metrics = Metrics::new(admin.registry(), &config.pipeline, name);
     let readiness = admin.readiness();
     let flush = Arc::new(Notify::new());
     let routes = Router::new().route(

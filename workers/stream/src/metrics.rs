@@ -1,7 +1,11 @@
 //! What a stream worker tells at `/metrics`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    borrow::Cow,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
+use pinpipe_config::{LAG_NAMESPACE_LABEL, LAG_PIPELINE_LABEL, LAG_SINK_LABEL, Pipeline};
 use pinpipe_core::{Cleaned, Kind, Rejection};
 use pinpipe_runtime::dead_letter::{Redriven, UnusableOrder};
 use prometheus_client::{
@@ -88,8 +92,8 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Registers all of them.
-    pub fn new(registry: &mut Registry) -> Self {
+    /// Registers all of them, the lag as that of a pipeline's sink.
+    pub fn new(registry: &mut Registry, pipeline: &Pipeline, sink: &str) -> Self {
         let metrics = Self {
             records: Family::default(),
             repairs: Family::default(),
@@ -122,7 +126,18 @@ impl Metrics {
             m.redriven.clone(),
         );
         registry.register("stream_committed_records", "Records stored in the sink", m.committed_records.clone());
-        registry.register("stream_lag_records", "Offsets between the log's end and what is dealt with", m.lag.clone());
+        // An autoscaler adds up the partitions of one sink, whatever scraped them.
+        let sink = [
+            (LAG_NAMESPACE_LABEL, pipeline.namespace.clone()),
+            (LAG_PIPELINE_LABEL, pipeline.name.clone()),
+            (LAG_SINK_LABEL, sink.to_owned()),
+        ];
+        let sink = sink.map(|(label, value)| (Cow::Borrowed(label), Cow::Owned(value)));
+        registry.sub_registry_with_labels(sink.into_iter()).register(
+            "stream_lag_records",
+            "Offsets between the log's end and what is dealt with",
+            m.lag.clone(),
+        );
         registry.register("stream_commit_seconds", "Duration of a sink's commit", m.commit_seconds.clone());
         registry.register("stream_batch_records", "Records in a batch", m.batch_records.clone());
         registry.register("stream_buffered_bytes", "Bytes in batches, open and under way", m.buffered_bytes.clone());
@@ -207,5 +222,30 @@ impl Metrics {
         if let Some(reason) = reason {
             self.halted.get_or_create(&Halted { reason }).set(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pinpipe_config::LAG_METRIC;
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn lag_is_told_as_autoscalers_are_told_to_look_for_it() {
+        let mut registry = Registry::with_prefix("pinpipe");
+        let pipeline = Pipeline { namespace: "data".into(), name: "pinterest".into(), uid: "0001".into() };
+        let metrics = Metrics::new(&mut registry, &pipeline, "live");
+        metrics.lag("data.pinterest.pin", 2, 17);
+        let told = |registry: &Registry| {
+            let mut text = String::new();
+            encode(&mut text, registry).unwrap();
+            text.lines().filter(|line| line.starts_with(LAG_METRIC)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let line = r#"{namespace="data",pipeline="pinterest",sink="live",topic="data.pinterest.pin",partition="2"} 17"#;
+        assert_eq!(told(&registry), [format!("{LAG_METRIC}{line}")]);
+        metrics.forget("data.pinterest.pin", 2);
+        assert!(told(&registry).is_empty(), "another worker tells it now");
     }
 }
