@@ -51,12 +51,6 @@ pub async fn still<T>(node: &str, meanwhile: impl AsyncFnOnce() -> Result<T>) ->
     result
 }
 
-/// Gives an image that a node has another name, too.
-pub async fn name_image(node: &str, image: &str, name: &str) -> Result<()> {
-    let script = r#"exec ctr -n k8s.io images tag --force "$1" "$2""#;
-    exec(node, script.to_owned(), vec![image.to_owned(), name.to_owned()]).await.map(drop)
-}
-
 /// What a process can be sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Signal {
@@ -102,6 +96,16 @@ pub async fn stutter(node: &str, id: &str, seconds: u64) -> Result<()> {
         done
     "#;
     exec(node, script.to_owned(), vec![task(id), seconds.to_string()]).await.map(drop)
+}
+
+/// Gives the workers' images of one tag another one, too, on this node: another version, as far as Kubernetes can tell.
+pub async fn tag_images(node: &str, tag: &str, another: &str) -> Result<()> {
+    let script = r#"
+        for image in $(ctr -n k8s.io images ls -q | grep "^pinpipe.local/.*:$1\$"); do
+            ctr -n k8s.io images tag --force "$image" "${image%:*}:$2" > /dev/null
+        done
+    "#;
+    exec(node, script.to_owned(), vec![tag.to_owned(), another.to_owned()]).await.map(drop)
 }
 
 /// The most memory a container's first process ever had resident, bytes.

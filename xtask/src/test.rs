@@ -17,7 +17,7 @@ const END_TO_END: &str = "e2e";
 /// End-to-end test programs that mostly wait.
 const WAITS: [&str; 2] = ["control_plane", "lifecycle"];
 /// End-to-end test programs that take servers, a node, or the operator, away which all others need.
-const ALONE: [&str; 4] = ["operators", "outages", "nodes", "upgrades"];
+const ALONE: [&str; 4] = ["operators", "outages", "nodes", "release"];
 /// How much of a failed test program's output is shown.
 const LINES_OF_FAILURES: usize = 300;
 

@@ -29,13 +29,12 @@ use serde_json::{Value, json};
 
 /// Today's chart.
 const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/pinpipe");
-const IMAGES: [&str; 5] = ["operator", "ingest", "stream", "batch", "emulator"];
 /// The field that the definition before doesn't have, where the schemas of its parents are, and what a newer pipeline says in it.
 const NEWER: ([&str; 4], &str, &str) = (["spec", "broker", "kafka", "topics"], "deletionPolicy", "Retain");
 
 #[test]
 fn pipelines_outlive_every_change_of_the_release_and_no_record_is_lost() -> Result<()> {
-    in_space("upgrades", async |space| {
+    in_space("release", async |space| {
         let release = Release::of_the_harness().await?;
         let went = course(space, &release).await;
         // Whatever came of it, others need the operator as it was.
@@ -57,7 +56,7 @@ async fn course(space: &Space, release: &Release) -> Result<()> {
     let mut flow = Flow::new(&pipeline);
     load::during(&mut flow, 19, async || {
         flows(&pipeline, &[live, raw]).await?;
-        let next = release.name_images(cluster).await?;
+        let next = release.next_tag(cluster).await?;
         let untouched = pinned.children().await?;
         let (upgraded, went) = futures::join!(release.upgrade(CHART, &next), rolled(&pipeline, &next));
         upgraded.and(went)?;
@@ -72,11 +71,13 @@ async fn course(space: &Space, release: &Release) -> Result<()> {
         }
         pipeline.change(newer).await?;
         pipeline.ready().await?;
+        ensure!(newer_field(&pipeline).await? == value, "the definition upgraded doesn't have {field}");
         let (back, went) = futures::join!(
             helm(&["rollback", RELEASE, "--namespace", NAMESPACE, "--wait"]),
             rolled(&pipeline, &release.tag)
         );
         back.map(drop).and(went)?;
+        ensure!(newer_field(&pipeline).await?.is_null(), "the definition rolled back has {field}");
         flows(&pipeline, &[live, raw]).await?;
 
         without_operator(&pipeline).await?;
@@ -97,23 +98,28 @@ async fn course(space: &Space, release: &Release) -> Result<()> {
     Ok(())
 }
 
+/// What the pipeline says in the field.
+async fn newer_field(pipeline: &Pipeline) -> Result<Value> {
+    let (place, field, _) = NEWER;
+    let mut value = pipeline.get().await?.data;
+    for part in place.iter().chain([&field]) {
+        value = value[*part].take();
+    }
+    Ok(value)
+}
+
 /// The release as the harness installed it.
 struct Release {
-    values: Value,
-    registry: String,
     tag: String,
+    values: Value,
 }
 
 impl Release {
     async fn of_the_harness() -> Result<Self> {
         let values = helm(&["get", "values", RELEASE, "--namespace", NAMESPACE, "--output", "json"]).await?;
         let values: Value = serde_json::from_str(&values)?;
-        let image = |part: &str| {
-            let text = values["image"][part].as_str();
-            text.map(str::to_owned).with_context(|| format!("the release has no image.{part}: {values}"))
-        };
-        let (registry, tag) = (image("registry")?, image("tag")?);
-        Ok(Self { values, registry, tag })
+        let tag = values["image"]["tag"].as_str().with_context(|| format!("the release has no image.tag: {values}"))?;
+        Ok(Self { tag: tag.to_owned(), values })
     }
 
     /// Upgrades it to a chart and a tag, or installs it.
@@ -126,15 +132,12 @@ impl Release {
         helm(&[&arguments[..], &["--wait", "--timeout", "180s"]].concat()).await.map(drop)
     }
 
-    /// Gives the images of the nodes for pipelines another tag, too, as if they were the next ones.
-    async fn name_images(&self, cluster: &Cluster) -> Result<String> {
+    /// Gives the images that nodes have another tag, too, as if they were the next ones.
+    async fn next_tag(&self, cluster: &Cluster) -> Result<String> {
         let next = format!("{}-next", self.tag);
         let nodes: Api<Node> = Api::all(cluster.client());
-        for node in nodes.list(&ListParams::default().labels("!node-role.kubernetes.io/control-plane")).await? {
-            for image in IMAGES {
-                let name = |tag: &str| format!("{}/{image}:{tag}", self.registry);
-                node::name_image(&node.name_any(), &name(&self.tag), &name(&next)).await?;
-            }
+        for node in nodes.list(&ListParams::default()).await? {
+            node::tag_images(&node.name_any(), &self.tag, &next).await?;
         }
         Ok(next)
     }
