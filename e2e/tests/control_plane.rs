@@ -267,6 +267,7 @@ fn a_topic_stays_the_older_pipelines_until_that_is_gone() -> Result<()> {
         for condition in ["Ready", "TopicsReady"] {
             younger.says(condition, "False", &["TopicConflict", &owner]).await?;
         }
+        younger.says("Stalled", "True", &["TopicConflict"]).await?;
         let children = younger.children().await?;
         ensure!(children.is_empty(), "the younger has {:?}", children.keys());
         older.ready().await?;
@@ -316,7 +317,10 @@ fn whatever_scales_a_deployment_has_the_say_about_its_pods() -> Result<()> {
         let replicas = pipeline.replicas().await?;
         ensure!(replicas.values().all(|(wanted, _)| *wanted == 0), "{replicas:?}");
         pipeline.change(json!({"suspend": false})).await?;
-        pipeline.ready().await
+        pipeline.ready().await?;
+        let replicas = pipeline.replicas().await?;
+        ensure!(replicas.values().all(|(wanted, there)| (*wanted, *there) == (1, 1)), "resumed with {replicas:?}");
+        Ok(())
     })
 }
 

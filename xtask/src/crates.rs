@@ -52,7 +52,9 @@ pub fn check(context: &Context, log: &Log) -> Result<()> {
             Some(format!("{name} {version} comes from {source}"))
         })
         .collect();
-    wrong.iter().for_each(|line| log.line(line));
+    for line in &wrong {
+        log.line(line);
+    }
     ensure!(wrong.is_empty(), "{} of {} crates: {}", wrong.len(), packages.len(), Vec::from_iter(&wrong)[0]);
     Ok(())
 }

@@ -227,7 +227,10 @@ fn topics(resource: &PinterestPipeline, paused: bool, conflict: bool) -> Topics 
 }
 
 fn left(topics: &[String], why: &str) -> String {
-    format!("left in Kafka: {}, though deletionPolicy is Delete: {why}; delete them yourself", topics.join(", "))
+    format!(
+        "left in Kafka: {}, though deletionPolicy is Delete: {why}; delete yourself those that nobody needs",
+        topics.join(", ")
+    )
 }
 
 #[cfg(test)]
