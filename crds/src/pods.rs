@@ -46,7 +46,8 @@ pub struct PodSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<BTreeMap<String, String>>,
 
-    /// Taints of nodes that the pods put up with.
+    /// Taints of nodes that the pods put up with. Unless these say how long, pods leave a node that is not ready or can't be reached after 30
+    /// seconds; their place is taken elsewhere.
     #[schemars(length(max = 16))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerations: Option<Vec<Toleration>>,

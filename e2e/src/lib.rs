@@ -19,6 +19,7 @@ pub mod kind;
 pub mod load;
 pub mod node;
 pub mod objects;
+pub mod operator;
 pub mod outage;
 pub mod pipeline;
 pub mod postgres;

@@ -16,8 +16,8 @@ use crate::{compile, crates, images, manifests, operator, stack, workers};
 const END_TO_END: &str = "e2e";
 /// End-to-end test programs that mostly wait, each beside the others.
 const WAITS: [&str; 2] = ["control_plane", "lifecycle"];
-/// End-to-end test programs that take servers, or the operator, away which all others need.
-const ALONE: [&str; 2] = ["operators", "outages"];
+/// End-to-end test programs that take servers, a node, or the operator, away which all others need.
+const ALONE: [&str; 4] = ["operators", "outages", "nodes", "release"];
 /// How much of a failed test program's output is shown.
 const LINES_OF_FAILURES: usize = 300;
 

@@ -108,7 +108,7 @@ pub(super) fn one(set: &PodSettings) -> Pods {
         labels: set.pod_labels.clone().unwrap_or_default(),
         annotations: set.pod_annotations.clone().unwrap_or_default(),
         node_selector: set.node_selector.clone().unwrap_or_default(),
-        tolerations: set.tolerations.iter().flatten().map(toleration).collect(),
+        tolerations: tolerations(set),
         spread: set.topology_spread.as_deref().map(spread).unwrap_or_default(),
     }
 }
@@ -123,6 +123,31 @@ fn spread(set: &[TopologySpread]) -> Vec<Spread> {
         },
     });
     spread.collect()
+}
+
+/// Taints of a node that isn't well.
+const UNWELL: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+/// How long pods stay on such a node, seconds. Kubernetes itself would say 300; but these keep nothing on a node, so another place costs
+/// little, and a node counts as unwell only after it was silent for most of a minute.
+const PATIENCE: i64 = 30;
+
+/// Those that are set, and for taints of which these say nothing the default.
+fn tolerations(set: &PodSettings) -> Vec<Toleration> {
+    let mut all: Vec<Toleration> = set.tolerations.iter().flatten().map(toleration).collect();
+    let by_default = |key: &str| Toleration {
+        key: Some(key.to_owned()),
+        operator: Some("Exists".to_owned()),
+        value: None,
+        effect: Some("NoExecute".to_owned()),
+        toleration_seconds: Some(PATIENCE),
+    };
+    let is_about = |toleration: &Toleration, key: &str| {
+        toleration.key.as_deref().is_none_or(|named| named == key)
+            && toleration.effect.as_deref().is_none_or(|effect| effect == "NoExecute")
+    };
+    let missing: Vec<_> = UNWELL.iter().filter(|key| !all.iter().any(|set| is_about(set, key))).collect();
+    all.extend(missing.into_iter().map(|key| by_default(key)));
+    all
 }
 
 fn toleration(set: &pinpipe_crds::Toleration) -> Toleration {
@@ -217,6 +242,34 @@ mod tests {
                 "{wish}: {held_back:?}"
             );
             assert_eq!(held_back.is_some(), told.is_some(), "{wish}");
+        }
+    }
+
+    /// What is set → for how long a pod stays on a node that is not ready, and on one that can't be reached; for ever: none.
+    #[test]
+    fn pods_leave_a_node_that_is_not_well_after_half_a_minute_unless_told_otherwise() {
+        let key = |n: usize| UNWELL[n];
+        for (set, stays) in [
+            (json!([]), [Some(30), Some(30)]),
+            (json!([{"key": "gpu", "operator": "Exists"}]), [Some(30), Some(30)]),
+            (
+                json!([{"key": key(0), "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 600}]),
+                [Some(600), Some(30)],
+            ),
+            (json!([{"key": key(1), "operator": "Exists"}]), [Some(30), None]),
+            (json!([{"key": key(1), "operator": "Exists", "effect": "NoSchedule"}]), [Some(30), Some(30)]),
+            (json!([{"operator": "Exists"}]), [None, None]),
+        ] {
+            let pods = one(&serde_json::from_value(json!({"tolerations": set})).unwrap());
+            let found = UNWELL.map(|taint| {
+                let about = |t: &&Toleration| {
+                    t.key.as_deref().is_none_or(|key| key == taint) && t.effect.as_deref() != Some("NoSchedule")
+                };
+                let found: Vec<_> = pods.tolerations.iter().filter(about).map(|t| t.toleration_seconds).collect();
+                assert_eq!(found.len(), 1, "{set}: {found:?}");
+                found[0]
+            });
+            assert_eq!(found, stays, "{set}");
         }
     }
 
