@@ -304,7 +304,8 @@ mod tests {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
         let silent = service_fn(async |_: Request<Body>| pending::<Result<Response<Body>, BoxError>>().await);
-        let settings = Settings { images: images(), concurrency: 1, drain_deadline: Duration::ZERO };
+        let (drain_deadline, deletion_deadline) = (Duration::ZERO, Duration::ZERO);
+        let settings = Settings { images: images(), concurrency: 1, drain_deadline, deletion_deadline };
         let context = Context::new(Client::new(silent, "data"), said::client().unwrap(), settings, metrics, None);
         let (context, guarded) = (Arc::new(context), Arc::new(DeserializeGuard(Ok(pipeline(json!({}))))));
         let told = |line: &str| {
