@@ -29,7 +29,7 @@ pub mod space;
 pub mod spec;
 
 pub use cluster::Cluster;
-pub use eventually::{ensure_same, eventually};
+pub use eventually::{ensure_same, eventually, throughout};
 pub use kind::Kind;
 pub use pipeline::Pipeline;
 pub use shared::{Shared, run};

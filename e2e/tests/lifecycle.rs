@@ -14,7 +14,7 @@ use pinpipe_e2e::{
     postgres,
     samples::Samples,
     shared::in_space,
-    space,
+    space, throughout,
 };
 use serde_json::json;
 
@@ -45,10 +45,13 @@ fn a_suspended_pipeline_has_read_everything_and_goes_on_when_it_is_resumed() -> 
         let (_, archived) = objects::raw_count(space.bucket(), PREFIX, &pipeline.topic(Kind::Pin)).await?;
         ensure!(archived == 3000, "{archived} records in raw objects");
         let since = Utc::now();
-        tokio::time::sleep(Duration::from_secs(90)).await;
-        let mut writes = node::writes(&space.namespace).await?;
-        writes.retain(|w| w.request_received_timestamp >= since && w.user.username.contains(":pinpipe-system:"));
-        ensure!(writes.is_empty(), "a suspended pipeline at rest is written: {writes:#?}");
+        throughout(Duration::from_secs(90), "a suspended pipeline at rest is not written", async || {
+            let mut writes = node::writes(&space.namespace).await?;
+            writes.retain(|w| w.request_received_timestamp >= since && w.user.username.contains(":pinpipe-system:"));
+            ensure!(writes.is_empty(), "{writes:#?}");
+            Ok(())
+        })
+        .await?;
 
         pipeline.change(json!({"suspend": false})).await?;
         pipeline.ready().await?;
@@ -130,10 +133,13 @@ fn a_paused_pipeline_is_left_alone_until_it_goes_on() -> Result<()> {
         pipeline.apply(&spec).await?;
         let service = before.get("Service/flow-ingest").context("no Service")?;
         pipeline.delete_child(service).await?;
-        tokio::time::sleep(Duration::from_secs(20)).await;
-        let now = pipeline.children().await?;
-        ensure!(!now.contains_key("Service/flow-ingest"), "the operator made a child of a paused pipeline");
-        ensure!(pipeline.replicas().await?.values().all(|(wanted, _)| *wanted == 1), "a paused pipeline was scaled");
+        throughout(Duration::from_secs(20), "a paused pipeline is left alone", async || {
+            let now = pipeline.children().await?;
+            ensure!(!now.contains_key("Service/flow-ingest"), "a child was made");
+            ensure!(pipeline.replicas().await?.values().all(|(wanted, _)| *wanted == 1), "it was scaled");
+            Ok(())
+        })
+        .await?;
         let partitions = kafka::ends(&pipeline.topic(Kind::Pin)).await?.len();
         ensure!(partitions == 3, "a paused pipeline's topic has {partitions} partitions");
         let object = pipeline.get().await?;
@@ -354,8 +360,12 @@ fn a_batch_run_starts_by_an_annotation_once_and_outlives_its_section() -> Result
         .await?;
         // By now nothing but the status knows of the first one.
         pipeline.annotate("pinpipe.dev/run-batch", "first").await?;
-        tokio::time::sleep(Duration::from_secs(15)).await;
-        ensure!(pipeline.events("RunStarted").await? == told, "a word started two runs");
+        throughout(Duration::from_secs(15), "a word starts one run", async || {
+            let now = pipeline.events("RunStarted").await?;
+            ensure!(now == told, "{now:?}");
+            Ok(())
+        })
+        .await?;
         pipeline.ready().await?;
         let requested = pipeline.get().await?.data["status"]["batch"]["lastRequested"].clone();
         ensure!(requested == "second", "{requested}");

@@ -11,7 +11,7 @@ use k8s_openapi::api::{
 use kube::{Api, ResourceExt, api::ListParams};
 use pinpipe_e2e::{
     Kind, Pipeline, Spec, broken, eventually, flow::Flow, node, pipeline::READY_WITHIN, samples::Samples,
-    shared::in_space,
+    shared::in_space, throughout,
 };
 use serde_json::json;
 
@@ -185,8 +185,12 @@ fn thresholds_are_told_and_ready_does_not_depend_on_them() -> Result<()> {
         let version = pipeline.get().await?.metadata.resource_version;
         flow.send(Kind::User, make.batch(Kind::User, 500..900, 0), 100).await?;
         flow.live_table_is_right(Kind::User).await?;
-        tokio::time::sleep(Duration::from_secs(60)).await;
-        ensure!(pipeline.get().await?.metadata.resource_version == version, "the status was written again");
+        throughout(Duration::from_mins(1), "the status stays as it is", async || {
+            let object = pipeline.get().await?;
+            ensure!(object.metadata.resource_version == version, "{}", object.data["status"]);
+            Ok(())
+        })
+        .await?;
 
         // Suspended, the archive writes what it has.
         pipeline.change(json!({"suspend": true})).await?;
