@@ -70,7 +70,7 @@ fn a_sink_that_cannot_catch_up_holds_a_suspension_up_until_the_deadline() -> Res
         spec.0["stream"]["sinks"][0]["postgres"]["urlSecretRef"] = json!({"name": "nowhere", "key": "url"});
         let pipeline = space.apply("flow", &spec).await?;
         pipeline.says("IngestReady", "True", &[]).await?;
-        pipeline.says("StreamReady", "False", &["SinkUnavailable", "postgres.invalid"]).await?;
+        pipeline.says("StreamReady", "False", &["SinkUnavailable", "PostgreSQL can't be reached"]).await?;
         ensure!(pipeline.events("Ready").await?.is_empty(), "said to be ready though its sink was never reached");
         let mut flow = Flow::new(&pipeline);
         flow.send(Kind::Geo, Samples::new(29).batch(Kind::Geo, 0..100, 0), 100).await?;
