@@ -3,7 +3,8 @@
 //! Readers go before writers, so that nobody meets records or objects of a later version than its own: batch runs, live sinks, the archive,
 //! ingest, the emulator. A component goes once those before it run the image they are to run and all their pods are ready. One that waits keeps
 //! its whole pod template, so that it isn't rolled twice; everything else of it, such as the number of pods, is as the resource says. So a rollout
-//! that is stuck stops there. Where nothing runs there is nothing to be careful about.
+//! that is stuck stops there. Where nothing runs there is nothing to be careful about: in a pipeline that is suspended, or a component whose pods never
+//! all became ready as they are.
 
 use std::collections::BTreeMap;
 
@@ -47,7 +48,8 @@ pub fn stage(pipeline: &ValidatedPipeline, objects: &mut Vec<Object>, live: &Liv
             }
         } else if stages.goes.is_none() {
             stages.goes = Some(component);
-        } else if let Some(template) = managed::applied(found, MANAGER).map(|mut ours| ours["spec"]["template"].take())
+        } else if !never_rolled_out(found)
+            && let Some(template) = managed::applied(found, MANAGER).map(|mut ours| ours["spec"]["template"].take())
             && template.is_object()
         {
             desired.body["spec"]["template"] = template;
@@ -74,6 +76,14 @@ fn is_ready(pipeline: &ValidatedPipeline, component: &str, live: &Live) -> bool 
     let least = replicas(pipeline, component).and_then(Replicas::least);
     let found = typed(live, "Deployment", &pipeline.child(component));
     found.is_some_and(|found| matches!(rollout(&found, least), Rollout::Complete | Rollout::Scaling))
+}
+
+/// Whether the pods of a Deployment never all became ready as they are. One that was there is not forgotten when pods crash or are moved.
+/// Source: k8s.io/kubernetes/pkg/controller/deployment, `syncRolloutStatus`.
+fn never_rolled_out(deployment: &Value) -> bool {
+    let conditions = deployment["status"]["conditions"].as_array();
+    let progress = conditions.into_iter().flatten().find(|condition| condition["type"] == "Progressing");
+    progress.is_some_and(|condition| condition["reason"] != "NewReplicaSetAvailable")
 }
 
 fn image(deployment: &Value) -> &str {
@@ -173,13 +183,29 @@ mod tests {
     }
 
     #[test]
-    fn what_is_new_waits_for_nobody() {
+    fn what_never_ran_waits_for_nobody() {
         let (stages, tags) = after(&Live::default());
         assert_eq!(stages, Stages::default());
         assert!(tags.iter().all(|(_, tag)| tag == "2"));
         let (_, tags) = after(&live(&[("stream-live", "1"), ("ingest", "1")], ""));
         let tags: Vec<_> = tags.iter().map(|(_, tag)| tag.as_str()).collect();
         assert_eq!(tags, ["2", "2", "1", "2"], "archive and emulator are added");
+
+        // The pipeline's first image was no good, as far as ingest is concerned.
+        let ran = live(&ALL.map(|component| (component, "1")), "");
+        let never = ran.objects().map(|object| {
+            let reason = if object["metadata"]["name"] == "pinterest-ingest" {
+                "ReplicaSetUpdated"
+            } else {
+                "NewReplicaSetAvailable"
+            };
+            let mut object = object.clone();
+            object["status"]["conditions"] = json!([{"type": "Progressing", "status": "True", "reason": reason}]);
+            ("Deployment".to_owned(), object)
+        });
+        let (_, tags) = after(&Live::of(never));
+        let tags: Vec<_> = tags.iter().map(|(_, tag)| tag.as_str()).collect();
+        assert_eq!(tags, ["2", "1", "2", "1"]);
     }
 
     #[test]
