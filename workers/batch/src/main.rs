@@ -46,7 +46,7 @@ use clap::{Parser, Subcommand};
 use counts::Counts;
 use pinpipe_config::Batch;
 use pinpipe_core::Kind;
-use pinpipe_runtime::{cli::WorkerArgs, config, shutdown, telemetry};
+use pinpipe_runtime::{cli::WorkerArgs, config, malloc, shutdown, telemetry};
 use plan::Request;
 use quality::Unfit;
 use report::Summary;
@@ -139,6 +139,7 @@ impl RunArgs {
 }
 
 fn main() -> ExitCode {
+    malloc::give_back();
     let args = Args::parse();
     telemetry::init(args.worker.log_format);
     match args.command {

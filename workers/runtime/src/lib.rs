@@ -1,7 +1,7 @@
 //! What every worker shares: its command line, configuration, telemetry, health and shutdown, and clients of the broker and
 //! the object store.
 //!
-//! Nothing here knows what stands in a record. `unsafe` code is allowed in one place, `kafka::describe`.
+//! Nothing here knows what stands in a record. `unsafe` code is allowed in two places, `kafka::describe` and `malloc`.
 
 pub mod admin;
 pub mod cli;
@@ -10,6 +10,7 @@ pub mod config;
 pub mod dead_letter;
 pub mod figures;
 pub mod kafka;
+pub mod malloc;
 pub mod memory;
 pub mod outage;
 pub mod raw_zone;

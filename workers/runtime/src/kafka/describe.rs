@@ -1,6 +1,6 @@
 //! Topic ids by librdkafka's `DescribeTopics`, which the crate rdkafka has no call for.
 //!
-//! The only unsafe code of the workspace. Everything librdkafka hands out here is owned by one of the guards below, which give it
+//! Everything librdkafka hands out here is owned by one of the guards below, which give it
 //! back in the order it must be; strings and ids are copied before.
 #![expect(unsafe_code, reason = "librdkafka's C interface is the only way to topic ids")]
 
