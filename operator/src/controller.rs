@@ -23,6 +23,7 @@ use kube::{
     runtime::{
         Controller,
         controller::{Action, Config, Error as ControllerError},
+        utils::Backoff,
         watcher,
     },
 };
@@ -54,6 +55,9 @@ const PASS_TIMEOUT: Duration = Duration::from_secs(90);
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(5));
 /// After how long a list that failed is tried again.
 const LIST_AGAIN: Duration = Duration::from_secs(3);
+/// How long nothing is heard of any watch after one failed. The controller waits for all of them together and, by its own default, twice as long
+/// after each failure: when the API server comes back all watches fail in a row, and for minutes no event would come through.
+const WATCH_AGAIN: Duration = Duration::from_millis(300);
 /// Events that come together make one pass.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 
@@ -98,6 +102,7 @@ async fn run_in(scope: &Scope, context: Arc<Context>, stop: CancellationToken) {
     let children = watcher::Config::default().labels(&format!("{}={MANAGER}", build::MANAGED_BY_LABEL));
     let controller = Controller::new(scope.api::<Guarded>(client), watcher::Config::default())
         .with_config(Config::default().concurrency(context.settings.concurrency).debounce(DEBOUNCE))
+        .trigger_backoff(Steady)
         .owns(scope.api::<Deployment>(client), children.clone())
         .owns(scope.api::<CronJob>(client), children.clone())
         .owns(scope.api::<Service>(client), children.clone())
@@ -116,6 +121,21 @@ async fn run_in(scope: &Scope, context: Arc<Context>, stop: CancellationToken) {
             }
         })
         .await;
+}
+
+/// Always the same wait.
+struct Steady;
+
+impl Iterator for Steady {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(jittered(WATCH_AGAIN))
+    }
+}
+
+impl Backoff for Steady {
+    fn reset(&mut self) {}
 }
 
 /// Ready means that pipelines can be listed. The controller's own store can't be asked: its `wait_until_ready` wakes only whoever asked
