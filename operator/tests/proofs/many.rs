@@ -12,6 +12,7 @@ use pinpipe_crds::PinterestPipeline;
 use serde_json::json;
 
 use crate::{
+    lane::Lane,
     user::Pipeline,
     world::{World, until},
 };
@@ -78,29 +79,18 @@ pub async fn run(world: &World) -> Result<String> {
     // The last were ready a moment ago, and are looked at once more for what their Deployments said.
     until("the operator writes nothing more", Duration::from_secs(60), async || {
         lane.tap.begin(None);
-        let passes = lane.passes().await?;
-        lane.passed(passes + 50.0).await?;
+        more_passes(&lane, 50, patience).await?;
         ensure!(lane.tap.attempts().is_empty(), "{:?}", lane.tap.attempts());
         Ok(())
     })
     .await?;
 
     lane.tap.begin(None);
-    let passes = lane.passes().await?;
-    let asked = lane.tap.requests();
-    let begun = Instant::now();
-    // Each is looked at twice; then all lists are read anew.
-    let twice = passes + 2.0 * many as f64;
-    until("every pipeline was looked at twice", 4 * RESYNC + patience, async || {
-        let now = lane.passes().await?;
-        ensure!(now >= twice, "{} of {}", now - passes, twice - passes);
-        Ok(())
-    })
-    .await?;
+    let (asked, begun) = (lane.tap.requests(), Instant::now());
+    more_passes(&lane, 2 * many, 3 * RESYNC + patience).await.context("every pipeline is looked at twice")?;
     let (resynced, requests) = (begun.elapsed(), lane.tap.requests() - asked);
     lane.api.relist();
-    let passes = lane.passes().await?;
-    lane.passed(passes + many as f64).await?;
+    more_passes(&lane, many, patience).await.context("every pipeline is looked at after all lists were read anew")?;
     let written = lane.tap.attempts();
     ensure!(written.is_empty(), "settled pipelines were written to: {written:?}");
     ensure!(ready().await? == many, "not every pipeline is still ready");
@@ -116,4 +106,15 @@ pub async fn run(world: &World) -> Result<String> {
     );
     ensure!(memory.max(peak) < MEMORY, "more than {} MiB: {told}", MEMORY >> 20);
     Ok(told)
+}
+
+/// Waits until so many more passes have ended.
+async fn more_passes(lane: &Lane, passes: usize, deadline: Duration) -> Result<()> {
+    let before = lane.passes().await?;
+    until("passes", deadline, async || {
+        let ended = lane.passes().await? - before;
+        ensure!(ended >= passes as f64, "{ended} of {passes}");
+        Ok(())
+    })
+    .await
 }
