@@ -173,7 +173,8 @@ pub fn children(namespace: &str, objects: Vec<Value>) -> Picture {
     picture
 }
 
-/// An object without how often, and by whom else, it was written, and without what it says of itself.
+/// An object without how often, and by whom else, it was written, and without what it says of itself. What is a set is sorted: an object that holds it in
+/// another order is left so.
 pub fn without_history(object: &mut Value) {
     if let Some(object) = object.as_object_mut() {
         object.remove("status");
@@ -182,6 +183,11 @@ pub fn without_history(object: &mut Value) {
         metadata.remove("generation");
         let entries = metadata.get_mut("managedFields").and_then(Value::as_array_mut);
         entries.into_iter().for_each(|entries| entries.retain(|entry| entry["manager"] == MANAGER));
+    }
+    for set in ["/spec/template/spec/imagePullSecrets", "/spec/jobTemplate/spec/template/spec/imagePullSecrets"] {
+        if let Some(set) = object.pointer_mut(set).and_then(Value::as_array_mut) {
+            set.sort_by_key(ToString::to_string);
+        }
     }
 }
 
