@@ -4,10 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    Resources, S3,
-    schema::{unchanged, unchanged_or},
-};
+use crate::{LagThresholds, PodSettings, Resources, S3, schema::unchanged_or};
 
 /// The worker that writes raw records to an object store.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -17,7 +14,7 @@ use crate::{
         "spec.archive.bucket can't be changed, since the archive's positions are its objects there: create another pipeline with the new \
          bucket; this one's objects stay when it is deleted"
     ),
-    validation = Rule::new(unchanged("prefix")).message(
+    validation = Rule::new(unchanged_or("prefix", "topics")).message(
         "spec.archive.prefix can't be changed, since the archive's positions are its objects there: create another pipeline with the new \
          prefix; this one's objects stay when it is deleted"
     ),
@@ -56,12 +53,21 @@ pub struct Archive {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotate: Option<Rotate>,
 
+    /// What the condition `LagWithinThreshold` is held against. Records wait for up to `rotate.interval` here, so the lag goes up and down
+    /// by what comes in within that time. Nothing is stopped or slowed by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thresholds: Option<LagThresholds>,
+
     /// The object store.
     pub s3: S3,
 
     /// What the pod asks for and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+
+    /// Where the pods run, as whom, and what stands on them.
+    #[serde(flatten)]
+    pub pods: PodSettings,
 }
 
 /// How raw objects are compressed: not at all (`None`, unless set: `.json`), by gzip (`.json.gz`) or Zstandard (`.json.zst`). Can't be

@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Amount, Resources, SecretRef, schema::HOST_PORT};
+use crate::{
+    Amount, PodSettings, Resources, SecretRef,
+    schema::{HOST_PORT, unchanged_or},
+};
 
 /// The scheduled run that cleans all raw records, loads them and answers the eight questions.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -31,6 +34,10 @@ pub struct Batch {
     /// What a run's pod asks for and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+
+    /// Where runs' pods run, as whom, and what stands on them.
+    #[serde(flatten)]
+    pub pods: PodSettings,
 
     /// Disk a run may take for what doesn't fit into its memory, bytes: `20Gi`. 16Gi unless set.
     #[schemars(schema_with = "crate::schema::quantity")]
@@ -118,6 +125,13 @@ pub struct BatchSink {
 /// Tables in a Cassandra cluster.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new(unchanged_or("keyspace", "pinterest_data")).message(
+        "a sink's cassandra.keyspace can't be changed, since a run loads just the rows that have changed and the new keyspace would lack \
+         all others: add a sink with another name and the new keyspace, make a full run (charts/pinpipe-job, command=full), and then remove \
+         this one"
+    )
+)]
 pub struct Cassandra {
     /// `host:port` of one or more nodes; the others are found from there.
     #[schemars(length(min = 1, max = 16), inner(length(min = 3, max = 260)))]
@@ -127,7 +141,7 @@ pub struct Cassandra {
     )]
     pub contact_points: Vec<String>,
 
-    /// The keyspace, created when absent. `pinterest_data` unless set.
+    /// The keyspace, created when absent. `pinterest_data` unless set. Can't be changed later.
     #[schemars(length(min = 1, max = 48))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z][a-z0-9_]*$') && !self.startsWith('system')").message(

@@ -66,7 +66,7 @@ pub struct S3 {
     pub credentials_secret_ref: SecretRef,
 }
 
-/// Where the workers' images come from: `<registry>/<worker>:<tag>`.
+/// Where the workers' images come from: `<registry>/<worker>:<tag>`, or `<registry>/<worker>:<tag>@<digest>`.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Image {
@@ -88,6 +88,11 @@ pub struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
 
+    /// The images' digests, by worker. A worker named here runs just that image, whatever its tag says by now. Without a tag, the operator's
+    /// own digests, if it was given any, hold for those that aren't named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digests: Option<ImageDigests>,
+
     /// When images are pulled. `IfNotPresent` unless set.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_policy: Option<PullPolicy>,
@@ -98,6 +103,38 @@ pub struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_secrets: Option<Vec<SecretRef>>,
 }
+
+/// The images' digests, `sha256:` and 64 hexadecimal digits each.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageDigests {
+    /// Of the image `ingest`.
+    #[schemars(schema_with = "crate::schema::digest")]
+    #[x_kube(validation = Rule::new(IS_DIGEST).message(DIGEST))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingest: Option<String>,
+
+    /// Of the image `stream`, which is the archive's, too.
+    #[schemars(schema_with = "crate::schema::digest")]
+    #[x_kube(validation = Rule::new(IS_DIGEST).message(DIGEST))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stream: Option<String>,
+
+    /// Of the image `batch`.
+    #[schemars(schema_with = "crate::schema::digest")]
+    #[x_kube(validation = Rule::new(IS_DIGEST).message(DIGEST))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<String>,
+
+    /// Of the image `emulator`.
+    #[schemars(schema_with = "crate::schema::digest")]
+    #[x_kube(validation = Rule::new(IS_DIGEST).message(DIGEST))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub emulator: Option<String>,
+}
+
+const IS_DIGEST: &str = "self.matches('^sha256:[0-9a-f]{64}$')";
+const DIGEST: &str = "an image's digest must be sha256: and 64 hexadecimal digits, as docker images --digests shows it";
 
 /// When images are pulled.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]

@@ -4,6 +4,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::RejectThresholds;
+
 /// What becomes of records that are rejected or repaired on their way into sinks.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -11,6 +13,10 @@ pub struct DeadLetters {
     /// What becomes of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<DeadLetterMode>,
+
+    /// What the condition `RejectsWithinThreshold` is held against. Nothing is stopped or slowed by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thresholds: Option<RejectThresholds>,
 }
 
 /// `Reject`, unless set: a rejected record goes to its topic's dead letters, and what is behind it goes on. `RejectAndLogRepairs`: a copy of

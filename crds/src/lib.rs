@@ -12,9 +12,11 @@ mod batch;
 mod broker;
 mod common;
 mod dead_letters;
+mod pods;
 mod schema;
 mod sinks;
 mod status;
+mod thresholds;
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -22,14 +24,19 @@ use serde::{Deserialize, Serialize};
 pub use archive::{Archive, Compression, Rotate};
 pub use batch::{Batch, BatchSink, Cassandra, Quality, REPAIRABLE_FIELDS};
 pub use broker::{Broker, DeletionPolicy, Kafka, TopicOverride, TopicOverrides, Topics};
-pub use common::{Amount, Amounts, Image, PullPolicy, Resources, S3, SecretKeyRef, SecretRef};
+pub use common::{Amount, Amounts, Image, ImageDigests, PullPolicy, Resources, S3, SecretKeyRef, SecretRef};
 pub use dead_letters::{DeadLetterMode, DeadLetters};
-pub use schema::{check_rules, crd, yaml};
+pub use pods::{
+    IngestAutoscaling, PodSettings, SinkAutoscaling, TaintEffect, Toleration, TolerationOperator, TopologySpread,
+    WhenUnsatisfiable,
+};
+pub use schema::{BrokenRule, check_rules, crd, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};
 pub use status::{
     BatchStatus, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, TopicStatus, condition_types,
     parse_run_report,
 };
+pub use thresholds::{LagThresholds, RejectThresholds};
 
 /// Pinterest records on their way from REST posts through Kafka to clean tables and answers. Only `broker` is required; a section
 /// that is absent is not deployed. Ingest always is.
@@ -149,11 +156,24 @@ pub struct PinterestPipelineSpec {
 /// The REST service that takes records.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.replicas) || !has(self.autoscaling)")
+        .message("ingest.replicas and ingest.autoscaling can't both be set: remove one of them"),
+    validation = Rule::new(
+        "!has(self.autoscaling) || !has(self.resources) || (has(self.resources.requests) && has(self.resources.requests.cpu)) || \
+         (has(self.resources.limits) && has(self.resources.limits.cpu))"
+    )
+    .message("ingest.autoscaling goes by the share of the CPU time that pods request: set ingest.resources.requests.cpu")
+)]
 pub struct Ingest {
     /// How many pods. 2 unless set.
     #[schemars(range(min = 1, max = 100))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
+
+    /// As many pods as their CPU time asks for, in place of `replicas`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<IngestAutoscaling>,
 
     /// The size limit of one record, bytes; larger ones are refused, and rejected by every worker. 65536 unless set.
     #[schemars(range(min = 256, max = 1_000_000))]
@@ -163,6 +183,10 @@ pub struct Ingest {
     /// What a pod asks for and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+
+    /// Where the pods run, as whom, and what stands on them.
+    #[serde(flatten)]
+    pub pods: PodSettings,
 }
 
 /// Synthetic users who post records to ingest.
@@ -182,4 +206,8 @@ pub struct Emulator {
     /// What the pod asks for and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+
+    /// Where the pods run, as whom, and what stands on them.
+    #[serde(flatten)]
+    pub pods: PodSettings,
 }

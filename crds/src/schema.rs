@@ -28,16 +28,31 @@ pub fn yaml() -> Result<String, serde_yaml::Error> {
     ))
 }
 
-/// Evaluates the CEL rules of the definition on a resource as it was written, with what is stored now where it is a change.
-/// Gives the messages of the rules that failed.
-pub fn check_rules(resource: &Value, stored: Option<&Value>) -> Result<(), Vec<String>> {
-    let schema = serde_json::to_value(
+/// The schema of a resource, as in the definition.
+#[must_use]
+pub fn schema() -> Value {
+    serde_json::to_value(
         crd().spec.versions.first().and_then(|v| v.schema.as_ref()).and_then(|s| s.open_api_v3_schema.as_ref()),
     )
-    .unwrap_or_default();
-    cel::Validator::new()
-        .validate(&schema, resource, stored)
-        .map_err(|errors| errors.into_vec().into_iter().map(|e| format!("{}: {}", e.field_path, e.message)).collect())
+    .unwrap_or_default()
+}
+
+/// A rule a resource doesn't keep.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokenRule {
+    /// Where the rule stands, `spec.archive`; empty: the resource itself.
+    pub field: String,
+    /// What is wrong, and what to do.
+    pub message: String,
+}
+
+/// Evaluates the CEL rules of the definition on a resource as it was written, with what is stored now where it is a change.
+pub fn check_rules(resource: &Value, stored: Option<&Value>) -> Result<(), Vec<BrokenRule>> {
+    let broken = cel::Validator::new().validate(&schema(), resource, stored);
+    broken.map_err(|errors| {
+        let broken = errors.into_vec().into_iter();
+        broken.map(|error| BrokenRule { field: error.field_path, message: error.message }).collect()
+    })
 }
 
 /// Takes out what `schemars` derives and an API server would rather not have: `nullable` (so that a field is either there or not,
@@ -102,6 +117,29 @@ pub(crate) fn config_map(_: &mut SchemaGenerator) -> Schema {
         "maxProperties": 32,
         "additionalProperties": {"type": "string", "maxLength": 256}
     })
+}
+
+/// Labels, or what labels are compared with. Source of the bound: k8s.io/apimachinery/pkg/util/validation, `LabelValueMaxLength`.
+pub(crate) fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {"type": "string", "maxLength": 63}
+    })
+}
+
+/// Annotations.
+pub(crate) fn annotations(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {"type": "string", "maxLength": 4096}
+    })
+}
+
+/// An image's digest.
+pub(crate) fn digest(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "string", "maxLength": 71})
 }
 
 /// Shares of records, by raw field.

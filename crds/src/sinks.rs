@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Resources, SecretKeyRef, schema::unchanged_or};
+use crate::{LagThresholds, PodSettings, Resources, SecretKeyRef, SinkAutoscaling, schema::unchanged_or};
 
 /// Workers that keep live tables up to date.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -19,7 +19,11 @@ pub struct Stream {
 /// Where one stream worker puts clean records.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("has(self.postgres)").message("a stream sink must hold exactly one kind of sink: set postgres"))]
+#[x_kube(
+    validation = Rule::new("has(self.postgres)").message("a stream sink must hold exactly one kind of sink: set postgres"),
+    validation = Rule::new("!has(self.replicas) || !has(self.autoscaling)")
+        .message("a sink's replicas and autoscaling can't both be set: remove one of them")
+)]
 pub struct StreamSink {
     /// The sink's name, part of its positions' identity: a sink under another name begins anew.
     #[schemars(length(min = 1, max = 20))]
@@ -36,14 +40,26 @@ pub struct StreamSink {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_from: Option<StartFrom>,
 
-    /// How many pods share the topics' partitions. 1 unless set.
+    /// How many pods share the topics' partitions; never more than there are partitions. 1 unless set.
     #[schemars(range(min = 1, max = 100))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
 
+    /// As many pods as the sink's lag asks for, in place of `replicas`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub autoscaling: Option<SinkAutoscaling>,
+
     /// What a pod asks for and may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+
+    /// What the condition `LagWithinThreshold` is held against. Nothing is stopped or slowed by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thresholds: Option<LagThresholds>,
+
+    /// Where the pods run, as whom, and what stands on them.
+    #[serde(flatten)]
+    pub pods: PodSettings,
 
     /// Live tables in PostgreSQL: `pin`, `geo` and `user_profile`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

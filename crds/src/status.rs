@@ -25,6 +25,10 @@ pub mod condition_types {
     pub const ARCHIVE_READY: &str = "ArchiveReady";
     /// Batch runs are scheduled, and the last one succeeded.
     pub const BATCH_READY: &str = "BatchReady";
+    /// No sink is further behind than its threshold. Absent where none has one.
+    pub const LAG_WITHIN_THRESHOLD: &str = "LagWithinThreshold";
+    /// No more records are rejected than the threshold says. Absent without one.
+    pub const REJECTS_WITHIN_THRESHOLD: &str = "RejectsWithinThreshold";
 }
 
 /// What the operator last saw and did.
@@ -36,7 +40,8 @@ pub struct PinterestPipelineStatus {
     pub observed_generation: Option<i64>,
 
     /// `Ready`, `TopicsReady`, `IngestReady`, `StreamReady`, `ArchiveReady`, `BatchReady`; those of absent sections are absent. `Suspended`
-    /// only while `spec.suspend` is set; `Reconciling` or `Stalled` only while `Ready` is not True, as kstatus reads them.
+    /// only while `spec.suspend` is set; `Reconciling` or `Stalled` only while `Ready` is not True, as kstatus reads them;
+    /// `LagWithinThreshold` and `RejectsWithinThreshold` only where there are thresholds, and `Ready` doesn't depend on them.
     #[schemars(schema_with = "crate::schema::conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -107,6 +112,11 @@ pub struct BatchStatus {
     #[schemars(length(max = 63))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_requested: Option<String>,
+
+    /// Its values before that, the latest first: none of them starts a run again.
+    #[schemars(length(max = 32), inner(length(max = 63)))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub requested_before: Vec<String>,
 }
 
 /// A batch run that ended.

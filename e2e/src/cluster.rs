@@ -31,6 +31,8 @@ pub const S3_KEYS: (&str, &str) = ("testkey", "testsecret");
 
 /// How long the operator lets a suspended pipeline's sinks read on, as the harness installs it.
 pub const DRAIN_DEADLINE: Duration = Duration::from_mins(1);
+/// How long it tries to delete a pipeline's topics, as the harness installs it.
+pub const DELETION_DEADLINE: Duration = Duration::from_mins(1);
 
 /// A connection to the Kubernetes API.
 #[derive(Clone)]

@@ -6,10 +6,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 /// How long to leave a store alone between two looks.
 const PAUSE: Duration = Duration::from_millis(300);
+/// The same where nothing is waited for.
+const GLANCE: Duration = Duration::from_secs(5);
 
 /// Asks until `look` answers with something. What it said last is part of the error once `deadline` has passed.
 pub async fn eventually<T>(deadline: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<T>) -> Result<T> {
@@ -28,6 +30,20 @@ pub async fn eventually<T>(deadline: Duration, what: &str, mut look: impl AsyncF
             return Err(seen.context(format!("{what}: not within {} s; what was there instead", deadline.as_secs())));
         }
         tokio::time::sleep(PAUSE).await;
+    }
+}
+
+/// Looks again and again for as long as `length`; fails once a look does. For what must not happen, which only time can show.
+pub async fn throughout(length: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let passed = start.elapsed();
+        look().await.with_context(|| format!("{what}: not any more after {:.1} s", passed.as_secs_f64()))?;
+        if passed >= length {
+            println!("{what}: for {:.1} s", passed.as_secs_f64());
+            return Ok(());
+        }
+        tokio::time::sleep(GLANCE.min(length.saturating_sub(passed))).await;
     }
 }
 

@@ -19,6 +19,7 @@ pub mod kind;
 pub mod load;
 pub mod node;
 pub mod objects;
+pub mod operator;
 pub mod outage;
 pub mod pipeline;
 pub mod postgres;
@@ -28,7 +29,7 @@ pub mod space;
 pub mod spec;
 
 pub use cluster::Cluster;
-pub use eventually::{ensure_same, eventually};
+pub use eventually::{ensure_same, eventually, throughout};
 pub use kind::Kind;
 pub use pipeline::Pipeline;
 pub use shared::{Shared, run};

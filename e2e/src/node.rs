@@ -1,4 +1,4 @@
-//! What is done on a node itself, past Kubernetes: signals to a process, reading the API server's audit log.
+//! What is done on a node itself, past Kubernetes: signals to a process, images, standing still, reading the API server's audit log.
 //!
 //! A node of kind is a container; its Docker Engine is the one `DOCKER_HOST` names, or the harness' own, or the machine's.
 
@@ -22,23 +22,33 @@ fn docker() -> Result<Command> {
     Ok(docker)
 }
 
-async fn exec(node: &str, script: String, arguments: Vec<String>) -> Result<String> {
-    let node = node.to_owned();
+async fn run(arguments: Vec<String>) -> Result<String> {
     tokio::task::spawn_blocking(move || {
-        let output = docker()?
-            .args(["exec", &node, "sh", "-c", &script, "sh"])
-            .args(arguments)
-            .output()
-            .context("docker can't be run")?;
+        let output = docker()?.args(&arguments).output().context("docker can't be run")?;
         ensure!(
             output.status.success(),
-            "docker exec {node} {script}: {}, {}",
+            "docker {}: {}, {}",
+            arguments.join(" "),
             output.status,
             String::from_utf8_lossy(&output.stderr)
         );
         Ok(String::from_utf8(output.stdout)?)
     })
     .await?
+}
+
+async fn exec(node: &str, script: String, arguments: Vec<String>) -> Result<String> {
+    let mut all = ["exec", node, "sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
+    all.extend(arguments);
+    run(all).await
+}
+
+/// Has a node with everything on it stand still while `meanwhile` runs, and lets it go on whatever came of that.
+pub async fn still<T>(node: &str, meanwhile: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
+    run(vec!["pause".to_owned(), node.to_owned()]).await?;
+    let result = meanwhile().await;
+    run(vec!["unpause".to_owned(), node.to_owned()]).await?;
+    result
 }
 
 /// What a process can be sent.
@@ -86,6 +96,16 @@ pub async fn stutter(node: &str, id: &str, seconds: u64) -> Result<()> {
         done
     "#;
     exec(node, script.to_owned(), vec![task(id), seconds.to_string()]).await.map(drop)
+}
+
+/// Gives the workers' images of one tag another one, too, on this node: another version, as far as Kubernetes can tell.
+pub async fn tag_images(node: &str, tag: &str, another: &str) -> Result<()> {
+    let script = r#"
+        for image in $(ctr -n k8s.io images ls -q | grep "^pinpipe.local/.*:$1\$"); do
+            ctr -n k8s.io images tag --force "$image" "${image%:*}:$2" > /dev/null
+        done
+    "#;
+    exec(node, script.to_owned(), vec![tag.to_owned(), another.to_owned()]).await.map(drop)
 }
 
 /// The most memory a container's first process ever had resident, bytes.

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 use crate::{
     Kind, Space, Spec, eventually,
     node::{self, Signal},
+    operator,
 };
 
 /// How long a pipeline may take until it is ready.
@@ -29,7 +30,7 @@ pub const READY_WITHIN: Duration = Duration::from_secs(150);
 pub const RUN_WITHIN: Duration = Duration::from_mins(4);
 
 /// The kinds of children a pipeline has.
-const CHILDREN: [(&str, &str, &str); 8] = [
+const CHILDREN: [(&str, &str, &str); 10] = [
     ("apps", "v1", "Deployment"),
     ("batch", "v1", "CronJob"),
     ("", "v1", "Service"),
@@ -38,6 +39,8 @@ const CHILDREN: [(&str, &str, &str); 8] = [
     ("rbac.authorization.k8s.io", "v1", "Role"),
     ("rbac.authorization.k8s.io", "v1", "RoleBinding"),
     ("coordination.k8s.io", "v1", "Lease"),
+    ("policy", "v1", "PodDisruptionBudget"),
+    ("autoscaling", "v2", "HorizontalPodAutoscaler"),
 ];
 
 /// A pipeline by name.
@@ -62,11 +65,24 @@ pub struct Child {
 pub struct Worker {
     /// Its pod.
     pub pod: String,
-    node: String,
+    /// The node it runs on.
+    pub node: String,
     container: String,
 }
 
 impl Worker {
+    /// The first container of a pod, if it runs.
+    #[must_use]
+    pub fn of(pod: &Pod) -> Option<Self> {
+        let container = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
+        container.state.as_ref()?.running.as_ref()?;
+        Some(Self {
+            pod: pod.name_any(),
+            node: pod.spec.as_ref()?.node_name.clone()?,
+            container: container.container_id.clone()?,
+        })
+    }
+
     /// Sends its process a signal.
     pub async fn send(&self, signal: Signal) -> Result<()> {
         node::signal(&self.node, &self.container, signal).await
@@ -246,16 +262,7 @@ impl Pipeline {
 
     /// The workers of a component that run now.
     pub async fn workers(&self, component: &str) -> Result<Vec<Worker>> {
-        let running = |pod: Pod| {
-            let container = pod.status.as_ref()?.container_statuses.as_ref()?.first()?;
-            container.state.as_ref()?.running.as_ref()?;
-            Some(Worker {
-                pod: pod.name_any(),
-                node: pod.spec.as_ref()?.node_name.clone()?,
-                container: container.container_id.clone()?,
-            })
-        };
-        Ok(self.pods(component).await?.into_iter().filter_map(running).collect())
+        Ok(self.pods(component).await?.iter().filter_map(Worker::of).collect())
     }
 
     /// Kills a worker of a component with SIGKILL, as soon as one runs.
@@ -313,13 +320,10 @@ impl Pipeline {
     /// Starts work by hand, with the chart for it: `values` are `name=value`. The Job has the release's name.
     pub async fn by_hand(&self, release: &str, values: &[&str]) -> Result<()> {
         let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/pinpipe-job");
-        let mut helm = std::process::Command::new("helm");
-        helm.args(["install", release, chart, "--namespace", &self.space.namespace]);
-        helm.args(["--set", &format!("pipeline={}", self.name)]);
-        helm.args(values.iter().flat_map(|value| ["--set", *value]));
-        let output = tokio::task::spawn_blocking(move || helm.output()).await?.context("helm can't be run")?;
-        ensure!(output.status.success(), "helm: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
+        let pipeline = format!("pipeline={}", self.name);
+        let mut arguments = vec!["install", release, chart, "--namespace", &self.space.namespace, "--set", &pipeline];
+        arguments.extend(values.iter().flat_map(|value| ["--set", *value]));
+        operator::helm(&arguments).await.map(drop)
     }
 
     /// Waits for a run's end; fails when the run does.
@@ -350,11 +354,17 @@ impl Pipeline {
         failed.map_or(Ok(()), |message| bail!("run {name} failed: {message}"))
     }
 
+    /// Its Deployments.
+    pub async fn deployments(&self) -> Result<Vec<Deployment>> {
+        let selector = ListParams::default().labels(&format!("app.kubernetes.io/instance={}", self.name));
+        Ok(self.space.cluster.api::<Deployment>(&self.space.namespace).list(&selector).await?.items)
+    }
+
     /// The replicas its Deployments ask for and have, by component.
     pub async fn replicas(&self) -> Result<BTreeMap<String, (i32, i32)>> {
-        let selector = ListParams::default().labels(&format!("app.kubernetes.io/instance={}", self.name));
-        let deployments = self.space.cluster.api::<Deployment>(&self.space.namespace).list(&selector).await?;
-        Ok(deployments
+        Ok(self
+            .deployments()
+            .await?
             .into_iter()
             .map(|d| {
                 let wanted = d.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
@@ -362,6 +372,15 @@ impl Pipeline {
                 (d.name_any(), (wanted, there))
             })
             .collect())
+    }
+
+    /// Scales a component's Deployment, as an autoscaler does.
+    pub async fn scale(&self, component: &str, pods: i32) -> Result<()> {
+        let name = format!("{}-{component}", self.name);
+        let patch = Patch::Merge(json!({"spec": {"replicas": pods}}));
+        let deployments = self.space.cluster.api::<Deployment>(&self.space.namespace);
+        deployments.patch_scale(&name, &PatchParams::default(), &patch).await?;
+        Ok(())
     }
 
     /// What a change rolls: the children whose spec (or data) is another one than in `before`. A `ConfigMap` is named by its

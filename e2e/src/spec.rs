@@ -7,7 +7,7 @@ use crate::{
     space::{POSTGRES_SECRET, S3_SECRET},
 };
 
-/// The spec of a `PinterestPipeline`. Requests are small: many pipelines share one node.
+/// The spec of a `PinterestPipeline`. Requests are small: many pipelines share two nodes.
 #[derive(Clone, Debug)]
 pub struct Spec(pub Value);
 

@@ -62,6 +62,25 @@ fn the_shipped_examples_are_accepted() -> Result<()> {
     })
 }
 
+#[test]
+fn pipelines_of_every_release_are_still_accepted() -> Result<()> {
+    in_space("released", async |space| {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../crds/released");
+        let mut accepted = 0;
+        for release in fs::read_dir(folder)? {
+            let release = release?.file_name().to_string_lossy().into_owned();
+            for (name, text) in files(&format!("crds/released/{release}"))? {
+                for document in documents(&text)?.iter().filter(|document| document["kind"] == "PinterestPipeline") {
+                    create(space, document, true).await.with_context(|| format!("{release}/{name}"))?;
+                    accepted += 1;
+                }
+            }
+        }
+        ensure!(accepted >= 4, "only {accepted} samples");
+        Ok(())
+    })
+}
+
 /// The YAML files of a folder of the repository, by name.
 fn files(folder: &str) -> Result<BTreeMap<String, String>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);

@@ -173,7 +173,7 @@ fn one_changed_field_rolls_its_component_and_nothing_else() -> Result<()> {
                 &["Deployment/flow-emulator", "ConfigMap/flow-emulator"][..],
             ),
             (json!({"archive": {"rotate": {"records": 999}}}), &["Deployment/flow-archive", "ConfigMap/flow-archive"]),
-            (json!({"ingest": {"replicas": 2}}), &["Deployment/flow-ingest"]),
+            (json!({"ingest": {"replicas": 2}}), &["Deployment/flow-ingest", "PodDisruptionBudget/flow-ingest"]),
             (json!({"batch": {"schedule": "5 10 1 1 *"}}), &["CronJob/flow-batch"]),
         ] {
             pipeline.ready().await?;
@@ -251,6 +251,91 @@ fn partitions_rise_with_the_spec_and_never_fall() -> Result<()> {
         ensure!(letters == 1, "the dead-letter topic has {letters}");
         pipeline.change(json!({"broker": {"kafka": {"topics": {"partitions": 2}}}})).await?;
         pipeline.says("TopicsReady", "True", &["keeps its 5 partitions, not 2"]).await
+    })
+}
+
+#[test]
+fn a_topic_stays_the_older_pipelines_until_that_is_gone() -> Result<()> {
+    in_space("claimed", async |space| {
+        let mut spec = Spec::new();
+        spec.0["broker"]["kafka"]["topics"]["overrides"] =
+            json!({"pin": {"name": format!("{}.shared", space.namespace)}});
+        let older = space.apply("first", &spec).await?;
+        older.ready().await?;
+        let younger = space.apply("second", &spec).await?;
+        let owner = format!("{}/first", space.namespace);
+        for condition in ["Ready", "TopicsReady"] {
+            younger.says(condition, "False", &["TopicConflict", &owner]).await?;
+        }
+        younger.says("Stalled", "True", &["TopicConflict"]).await?;
+        let children = younger.children().await?;
+        ensure!(children.is_empty(), "the younger has {:?}", children.keys());
+        older.ready().await?;
+        older.delete().await?;
+        younger.ready().await
+    })
+}
+
+#[test]
+fn whatever_scales_a_deployment_has_the_say_about_its_pods() -> Result<()> {
+    in_space("scaled", async |space| {
+        let mut spec = Spec::new().live(space);
+        spec.0["ingest"]["replicas"] = json!(2);
+        let pipeline = space.apply("flow", &spec).await?;
+        pipeline.ready().await?;
+        let drop = |part: &mut serde_json::Value| part.as_object_mut().and_then(|part| part.remove("replicas"));
+        drop(&mut spec.0["ingest"]).context("replicas of ingest")?;
+        drop(&mut spec.0["stream"]["sinks"][0]).context("replicas of the sink")?;
+        spec.0["ingest"]["autoscaling"] = json!({"minReplicas": 1, "maxReplicas": 3});
+        spec.0["stream"]["sinks"][0]["autoscaling"] = json!({});
+        pipeline.apply(&spec).await?;
+        pipeline.ready().await?;
+        let replicas = pipeline.replicas().await?;
+        ensure!(replicas["flow-ingest"].0 == 2, "turning autoscaling on took pods away: {replicas:?}");
+        let children = pipeline.children().await?;
+        ensure!(children.contains_key("HorizontalPodAutoscaler/flow-ingest"), "{:?}", children.keys());
+        ensure!(!children.contains_key("HorizontalPodAutoscaler/flow-stream-live"), "{:?}", children.keys());
+
+        pipeline.scale("ingest", 3).await?;
+        pipeline.scale("stream-live", 2).await?;
+        for (component, wanted) in [("flow-ingest", 3), ("flow-stream-live", 2)] {
+            eventually(READY_WITHIN, &format!("{wanted} pods of {component}"), async || {
+                let replicas = pipeline.replicas().await?;
+                ensure!(replicas.get(component) == Some(&(wanted, wanted)), "{replicas:?}");
+                Ok(())
+            })
+            .await?;
+        }
+        // A pass over the changed spec leaves both as they are.
+        pipeline.change(json!({"deadLetters": {"mode": "Reject"}})).await?;
+        pipeline.ready().await?;
+        let replicas = pipeline.replicas().await?;
+        ensure!((replicas["flow-ingest"].0, replicas["flow-stream-live"].0) == (3, 2), "{replicas:?}");
+
+        pipeline.change(json!({"suspend": true})).await?;
+        pipeline.says("Ready", "True", &["Suspended"]).await?;
+        let replicas = pipeline.replicas().await?;
+        ensure!(replicas.values().all(|(wanted, _)| *wanted == 0), "{replicas:?}");
+        pipeline.change(json!({"suspend": false})).await?;
+        pipeline.ready().await?;
+        let replicas = pipeline.replicas().await?;
+        ensure!(replicas.values().all(|(wanted, there)| (*wanted, *there) == (1, 1)), "resumed with {replicas:?}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_sink_has_no_more_pods_than_partitions_and_says_so() -> Result<()> {
+    in_space("capped", async |space| {
+        let mut spec = Spec::new().live(space);
+        spec.0["broker"]["kafka"]["topics"]["partitions"] = json!(1);
+        spec.0["stream"]["sinks"][0]["replicas"] = json!(5);
+        let pipeline = space.apply("flow", &spec).await?;
+        pipeline.ready().await?;
+        pipeline.says("StreamReady", "True", &["sink live has 3 pods, not 5"]).await?;
+        let replicas = pipeline.replicas().await?;
+        ensure!(replicas["flow-stream-live"] == (3, 3), "{replicas:?}");
+        Ok(())
     })
 }
 

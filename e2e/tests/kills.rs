@@ -2,11 +2,7 @@
 //!
 //! `cargo xtask soak` runs this for long; `cargo xtask test` runs the short form.
 
-use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use pinpipe_e2e::{
@@ -41,18 +37,7 @@ fn workers_killed_and_frozen_in_mid_work_lose_nothing_and_do_nothing_twice() -> 
         let pipeline = space.apply("flow", &spec).await?;
         pipeline.ready().await?;
         let mut flow = Flow::new(&pipeline);
-        let over = AtomicBool::new(false);
-        let (sent, harassed) = futures::join!(load::until(&over, &mut flow, 11), async {
-            let harassed = harass(&pipeline, &spec).await;
-            over.store(true, Relaxed);
-            harassed
-        });
-        harassed?;
-        println!(
-            "{} records acknowledged while workers died; answers by status: {:?}",
-            flow.acknowledged(),
-            sent?.answers
-        );
+        load::during(&mut flow, 11, async || harass(&pipeline, &spec).await).await?;
         for run in 0..times(KILLED_RUNS)? {
             kill_a_run(&pipeline, &format!("killed-{run}")).await?;
         }

@@ -1,11 +1,7 @@
 //! Partitions raised while records flow: of all records of a key the latest one wins everywhere, though its key is in another
 //! partition now than before.
 
-use std::{
-    collections::BTreeSet,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, ensure};
 use pinpipe_e2e::{Kind, Pipeline, Spec, eventually, flow::Flow, kafka, load, shared::in_space};
@@ -22,14 +18,7 @@ fn the_latest_record_of_a_key_wins_across_raised_partitions() -> Result<()> {
         let pipeline = space.apply("flow", &spec).await?;
         pipeline.ready().await?;
         let mut flow = Flow::new(&pipeline);
-        let over = AtomicBool::new(false);
-        let (sent, raised) = futures::join!(load::until(&over, &mut flow, 5), async {
-            let raised = raise(&pipeline).await;
-            over.store(true, Relaxed);
-            raised
-        });
-        sent?;
-        raised?;
+        load::during(&mut flow, 5, async || raise(&pipeline).await).await?;
         pipeline.start_run("all").await?;
         pipeline.run_ends("all").await?;
         for kind in Kind::ALL {

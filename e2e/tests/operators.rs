@@ -1,40 +1,64 @@
 //! Two operators: one works, the other stands by and takes over.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::{apps::v1::Deployment, coordination::v1::Lease, core::v1::Pod};
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
-use pinpipe_e2e::{Cluster, Spec, eventually, node, pipeline::READY_WITHIN, shared::in_space};
+use futures::future::try_join_all;
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+use kube::api::{DeleteParams, ListParams};
+use pinpipe_e2e::{
+    Spec, eventually,
+    node::{self, Signal},
+    operator::{self, NAMESPACE, leader, scale},
+    pipeline::Worker,
+    shared::in_space,
+};
 use serde_json::json;
 
-/// Where the harness installs the operator, and the release's name, which is also its Lease's.
-const NAMESPACE: &str = "pinpipe-system";
-const RELEASE: &str = "pinpipe";
 /// How long the other may take to notice that one is gone: its Lease runs out, and its first passes.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(45);
+/// How many pipelines are under way when the one that works dies.
+const UNDER_WAY: usize = 10;
+/// How long it may take until all of them are ready.
+const ALL_READY_WITHIN: Duration = Duration::from_mins(2);
 
-async fn scale(cluster: &Cluster, replicas: i32) -> Result<()> {
-    let deployments = cluster.api::<Deployment>(NAMESPACE);
-    let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-    deployments.patch(RELEASE, &PatchParams::default(), &patch).await?;
-    eventually(READY_WITHIN, &format!("{replicas} operators"), async || {
-        let status = deployments.get(RELEASE).await?.status.unwrap_or_default();
-        let there = (status.replicas, status.ready_replicas);
-        ensure!(there == (Some(replicas), Some(replicas)), "{there:?}");
-        let pods = cluster.api::<Pod>(NAMESPACE).list(&ListParams::default()).await?.items.len();
-        ensure!(i32::try_from(pods)? == replicas, "{pods} pods");
-        Ok(())
+#[test]
+fn one_that_dies_in_mid_work_is_followed_by_one_that_ends_it() -> Result<()> {
+    in_space("leader", async |space| {
+        let cluster = &space.cluster;
+        scale(cluster, 2).await?;
+        let leader = leader(cluster).await?;
+        let worker = operator::pods(cluster).await?.get(&leader).and_then(Worker::of).context("no operator works")?;
+        let mut pipelines = Vec::new();
+        for n in 0..UNDER_WAY {
+            pipelines.push(space.apply(&format!("flow-{n}"), &Spec::new()).await?);
+        }
+        let deployments = cluster.api::<Deployment>(&space.namespace);
+        eventually(TAKEN_OVER_WITHIN, "some pipelines under way", async || {
+            let made = deployments.list(&ListParams::default()).await?.items.len();
+            ensure!(made > 0, "nothing has been made yet");
+            Ok(())
+        })
+        .await?;
+        worker.send(Signal::Kill).await?;
+        let killed = Instant::now();
+        // For good: its container would only be started again.
+        cluster.api::<Pod>(NAMESPACE).delete(&leader, &DeleteParams::default().grace_period(0)).await?;
+        let mut done = 0;
+        for pipeline in &pipelines {
+            done += usize::from(pipeline.get().await?.data["status"]["observedGeneration"].is_i64());
+        }
+        println!("{leader} died when it had been through with {done} of {UNDER_WAY} pipelines");
+        ensure!(done < UNDER_WAY, "{leader} was done before it died");
+        try_join_all(pipelines.iter().map(async |pipeline| pipeline.ready().await)).await?;
+        let took = killed.elapsed();
+        println!("all ready {took:?} after its death");
+        ensure!(took <= ALL_READY_WITHIN, "all ready only {took:?} after {leader} died");
+        scale(cluster, 1).await
     })
-    .await
-}
-
-/// The pod that works.
-async fn leader(cluster: &Cluster) -> Result<String> {
-    let lease = cluster.api::<Lease>(NAMESPACE).get(RELEASE).await?;
-    let holder = lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
-    let (pod, _) = holder.rsplit_once('_').with_context(|| format!("the Lease is held by `{holder}`"))?;
-    Ok(pod.to_owned())
 }
 
 #[test]

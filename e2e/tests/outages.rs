@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicBool, Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
@@ -11,10 +10,10 @@ use anyhow::{Context, Result, ensure};
 use pinpipe_e2e::{
     Kind, Pipeline, Spec, eventually,
     flow::Flow,
-    load, objects,
+    load::{self, Measure, flows, live, raw},
+    objects,
     outage::{slow, without},
     pipeline::READY_WITHIN,
-    postgres,
     shared::in_space,
 };
 
@@ -32,15 +31,7 @@ fn a_server_that_is_away_costs_no_record_and_holds_up_nothing_else() -> Result<(
         let pipeline = space.apply("flow", &spec).await?;
         pipeline.ready().await?;
         let mut flow = Flow::new(&pipeline);
-        let over = AtomicBool::new(false);
-        let (sent, survived) = futures::join!(load::until(&over, &mut flow, 13), async {
-            let survived = outages(&pipeline).await;
-            over.store(true, Relaxed);
-            survived
-        });
-        survived?;
-        let load = sent?;
-        println!("{} records acknowledged; answers by status: {:?}", flow.acknowledged(), load.answers);
+        let load = load::during(&mut flow, 13, async || outages(&pipeline).await).await?;
         ensure!(load.answers.contains_key(&503), "ingest never said that the broker was away: {load:?}");
         ensure!(load.without_hint == 0, "{} answers 503 without Retry-After", load.without_hint);
         batch_without_cassandra(&pipeline).await?;
@@ -102,35 +93,6 @@ async fn outages(pipeline: &Pipeline) -> Result<()> {
         })
         .await?;
         pipeline.ready().await?;
-    }
-    Ok(())
-}
-
-/// How much a place holds: it grows while records flow.
-type Measure = for<'a> fn(&'a Pipeline) -> futures::future::BoxFuture<'a, Result<i64>>;
-
-fn live(pipeline: &Pipeline) -> futures::future::BoxFuture<'_, Result<i64>> {
-    Box::pin(async { postgres::count(&pipeline.space.schema(), Kind::Geo).await })
-}
-
-fn raw(pipeline: &Pipeline) -> futures::future::BoxFuture<'_, Result<i64>> {
-    Box::pin(async {
-        let folder = format!("topics/{}/", pipeline.topic(Kind::Geo));
-        Ok(i64::try_from(objects::keys(&objects::client(), pipeline.space.bucket(), &folder).await?.len())?)
-    })
-}
-
-/// Waits until all of these grow.
-async fn flows(pipeline: &Pipeline, measures: &[Measure]) -> Result<()> {
-    for (n, measure) in measures.iter().enumerate() {
-        let mut before = None;
-        eventually(Duration::from_mins(2), &format!("growth of measure {n}"), async || {
-            let now = measure(pipeline).await?;
-            let before = *before.get_or_insert(now);
-            ensure!(now > before, "{now}, as before");
-            Ok(())
-        })
-        .await?;
     }
     Ok(())
 }

@@ -29,6 +29,15 @@ pub struct Args {
     /// The namespace of that Lease: the operator's own.
     #[arg(long, env = "PINPIPE_LEASE_NAMESPACE", value_name = "NAMESPACE")]
     pub lease_namespace: Option<String>,
+    /// The digests of those images, where they are to be pinned: `ingest=sha256:…,stream=sha256:…`.
+    #[arg(
+        long,
+        env = "PINPIPE_IMAGE_DIGESTS",
+        value_name = "WORKER=DIGEST",
+        value_delimiter = ',',
+        value_parser = digest
+    )]
+    pub image_digests: Vec<(String, String)>,
 
     /// How many pipelines are worked on at once.
     #[arg(long, env = "PINPIPE_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
@@ -37,6 +46,10 @@ pub struct Args {
     /// How long the sinks of a suspended pipeline may take to read the topics to their ends, seconds.
     #[arg(long, env = "PINPIPE_DRAIN_DEADLINE", value_name = "SECONDS", default_value_t = 300)]
     pub drain_deadline: u64,
+
+    /// After how long the topics of a deleted pipeline that can't be deleted are left where they are, seconds.
+    #[arg(long, env = "PINPIPE_DELETION_DEADLINE", value_name = "SECONDS", default_value_t = 300)]
+    pub deletion_deadline: u64,
 
     /// The port of /healthz, /readyz and /metrics.
     #[arg(long, env = "PINPIPE_ADMIN_PORT", value_name = "PORT", default_value_t = pinpipe_config::ADMIN_PORT)]
@@ -52,9 +65,10 @@ impl Args {
     #[must_use]
     pub fn settings(&self) -> Settings {
         Settings {
-            images: Images { registry: self.image_registry.clone(), tag: self.image_tag.clone() },
+            images: self.images(),
             concurrency: self.concurrency,
             drain_deadline: Duration::from_secs(self.drain_deadline),
+            deletion_deadline: Duration::from_secs(self.deletion_deadline),
         }
     }
 
@@ -62,5 +76,46 @@ impl Args {
     #[must_use]
     pub fn scopes(&self) -> Vec<Scope> {
         Scope::of(&self.namespaces)
+    }
+
+    fn images(&self) -> Images {
+        Images {
+            registry: self.image_registry.clone(),
+            tag: self.image_tag.clone(),
+            digests: self.image_digests.iter().cloned().collect(),
+        }
+    }
+}
+
+/// Reads `ingest=sha256:…`.
+fn digest(text: &str) -> Result<(String, String), String> {
+    let (worker, digest) = text.split_once('=').ok_or("write it as <worker>=sha256:<64 hexadecimal digits>")?;
+    if !["ingest", "stream", "batch", "emulator"].contains(&worker) {
+        return Err(format!("there is no worker `{worker}`; there are ingest, stream, batch and emulator"));
+    }
+    let digits = digest.strip_prefix("sha256:").unwrap_or_default();
+    if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        return Err(format!("`{digest}` is no digest: write sha256: and 64 hexadecimal digits"));
+    }
+    Ok((worker.to_owned(), digest.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn digests_are_read_or_refused() {
+        let of = |text: &str| {
+            Args::try_parse_from(["operator", "--image-digests", text]).map(|args| args.images().digests.len())
+        };
+        let digest = format!("sha256:{}", "0a".repeat(32));
+        assert_eq!(of(&format!("ingest={digest},batch={digest}")).unwrap(), 2);
+        for wrong in ["ingest".to_owned(), format!("archive={digest}"), format!("ingest={}", digest.replace('a', "A"))]
+        {
+            assert!(of(&wrong).is_err(), "{wrong}");
+        }
     }
 }

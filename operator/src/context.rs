@@ -6,7 +6,7 @@ use kube::{Client, runtime::events::Recorder};
 use pinpipe_lease::{LeaseError, Proof};
 use tokio::sync::Semaphore;
 
-use crate::{MANAGER, metrics::Metrics, topics::TopicsCache, validate::Images};
+use crate::{MANAGER, claims::Watched, metrics::Metrics, topics::TopicsCache, validate::Images};
 
 /// What passes go by.
 #[derive(Clone, Debug)]
@@ -17,6 +17,8 @@ pub struct Settings {
     pub concurrency: u16,
     /// How long the sinks of a suspended pipeline may take to read the topics to their ends.
     pub drain_deadline: Duration,
+    /// After how long the topics of a deleted pipeline that can't be deleted are left where they are.
+    pub deletion_deadline: Duration,
 }
 
 /// What every pass has at hand.
@@ -31,6 +33,8 @@ pub struct Context {
     pub settings: Settings,
     /// What is counted.
     pub metrics: Metrics,
+    /// All pipelines of the operator's namespaces, for the topics they claim.
+    pub watched: Watched,
     /// What brokers said a moment ago.
     pub topics: TopicsCache,
     /// How often the pass over a pipeline, by UID, failed in a row.
@@ -58,6 +62,7 @@ impl Context {
             pods,
             settings,
             metrics,
+            watched: Watched::default(),
             topics: TopicsCache::default(),
             failures: Mutex::default(),
             lease,

@@ -6,13 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt as _, future::join_all};
+use futures::{StreamExt as _, future::join_all, join};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::Deployment,
+        autoscaling::v2::HorizontalPodAutoscaler,
         batch::v1::CronJob,
         core::v1::{ConfigMap, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
     },
 };
@@ -30,10 +32,12 @@ use kube::{
 use pinpipe_crds::PinterestPipeline;
 use pinpipe_runtime::admin::Readiness;
 use rand::Rng as _;
+use tokio::time::{error::Elapsed, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     MANAGER, build,
+    claims::{Claim, FILLED_WITHIN},
     context::Context,
     pass::{self, Error, Passed},
 };
@@ -53,6 +57,8 @@ const INVALID_AGAIN: Duration = Duration::from_mins(5);
 const PASS_TIMEOUT: Duration = Duration::from_secs(90);
 /// The first and the longest wait after a pass failed.
 const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(5));
+/// How long a list of one pipeline may take.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 /// After how long a list that failed is tried again.
 const LIST_AGAIN: Duration = Duration::from_secs(3);
 /// How long nothing is heard of any watch after one failed. The controller waits for all of them together and, by its own default, twice as long
@@ -94,24 +100,55 @@ impl Scope {
 
 /// Runs until `stop`, and then until passes under way have ended.
 pub async fn run(context: Arc<Context>, scopes: Vec<Scope>, stop: CancellationToken) {
-    join_all(scopes.iter().map(|scope| run_in(scope, context.clone(), stop.clone()))).await;
+    let before = claims_before(&context.client, &scopes).await;
+    let controllers: Vec<_> = scopes.iter().map(|scope| controller(scope, &context, &stop)).collect();
+    for (controller, before) in controllers.iter().zip(before) {
+        context.watched.add(controller.store(), before);
+    }
+    let work = join_all(controllers.into_iter().map(|controller| drive(controller, context.clone())));
+    let close = async {
+        stop.cancelled().await;
+        context.room.close();
+    };
+    join!(work, close);
 }
 
-async fn run_in(scope: &Scope, context: Arc<Context>, stop: CancellationToken) {
+/// What is claimed in each scope before it is watched. A controller reconciles nothing before its own store holds everything that is there,
+/// but doesn't wait for those of others.
+async fn claims_before(client: &Client, scopes: &[Scope]) -> Vec<Vec<Claim>> {
+    if let [_] = scopes {
+        return vec![Vec::new()];
+    }
+    let list = async |scope: &Scope| {
+        let api = scope.api::<Guarded>(client);
+        match tokio::time::timeout(FILLED_WITHIN, api.list(&ListParams::default())).await {
+            Ok(Ok(list)) => list.items.iter().filter_map(|guarded| guarded.0.as_ref().ok().map(Claim::of)).collect(),
+            // Where nothing can be listed nothing is run either, and the others mustn't wait for it: its readiness tells of it.
+            Ok(Err(_)) | Err(_) => Vec::new(),
+        }
+    };
+    join_all(scopes.iter().map(list)).await
+}
+
+fn controller(scope: &Scope, context: &Context, stop: &CancellationToken) -> Controller<Guarded> {
     let client = &context.client;
     let children = watcher::Config::default().labels(&format!("{}={MANAGER}", build::MANAGED_BY_LABEL));
-    let controller = Controller::new(scope.api::<Guarded>(client), watcher::Config::default())
-        .with_config(Config::default().concurrency(context.settings.concurrency).debounce(DEBOUNCE))
+    Controller::new(scope.api::<Guarded>(client), watcher::Config::default())
         .trigger_backoff(Steady)
+        .with_config(Config::default().debounce(DEBOUNCE))
         .owns(scope.api::<Deployment>(client), children.clone())
         .owns(scope.api::<CronJob>(client), children.clone())
         .owns(scope.api::<Service>(client), children.clone())
         .owns(scope.api::<ConfigMap>(client), children.clone())
         .owns(scope.api::<ServiceAccount>(client), children.clone())
         .owns(scope.api::<Role>(client), children.clone())
-        .owns(scope.api::<RoleBinding>(client), children)
-        .graceful_shutdown_on(stop.cancelled_owned());
+        .owns(scope.api::<RoleBinding>(client), children.clone())
+        .owns(scope.api::<PodDisruptionBudget>(client), children.clone())
+        .owns(scope.api::<HorizontalPodAutoscaler>(client), children)
+        .graceful_shutdown_on(stop.clone().cancelled_owned())
+}
 
+async fn drive(controller: Controller<Guarded>, context: Arc<Context>) {
     controller
         .run(reconcile, on_error, context)
         .for_each(|result| async {
@@ -143,7 +180,8 @@ impl Backoff for Steady {
 pub async fn tell_ready(client: Client, scopes: Vec<Scope>, readiness: Readiness) {
     for scope in scopes {
         let api = scope.api::<Guarded>(&client);
-        while let Err(error) = api.list_metadata(&ListParams::default().limit(1)).await {
+        let first = ListParams::default().limit(1);
+        while let Err(error) = listed(timeout(LIST_TIMEOUT, api.list_metadata(&first)).await) {
             let place = match &scope {
                 Scope::All => String::new(),
                 Scope::Namespace(namespace) => format!(" of namespace {namespace}"),
@@ -159,9 +197,26 @@ pub async fn tell_ready(client: Client, scopes: Vec<Scope>, readiness: Readiness
     readiness.set(Ok(()));
 }
 
+/// Whether a list came, and if not, why.
+fn listed<T>(list: Result<kube::Result<T>, Elapsed>) -> Result<(), String> {
+    match list {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err(format!("no answer within {} s", LIST_TIMEOUT.as_secs())),
+    }
+}
+
+/// Waits for its turn. That, and not kube, bounds how many passes run at once: over all scopes, each of which has a controller of its own, and
+/// so that those that wait can be counted.
 async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
-    // Each scope has a controller of its own, and they share this. Nobody closes it.
-    let _room = context.room.acquire().await;
+    let waits = context.metrics.queue();
+    // Closed when the operator stops: whoever waits then is the next one's to look at.
+    let Ok(_room) = context.room.acquire().await else { return Ok(Action::await_change()) };
+    drop(waits);
+    look(&resource, &context).await
+}
+
+async fn look(resource: &Guarded, context: &Context) -> Result<Action, Error> {
     let (namespace, name) = (resource.namespace().unwrap_or_default(), resource.name_any());
     if let Err(invalid) = &resource.0 {
         tracing::error!(
@@ -171,12 +226,13 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
             "this PinterestPipeline can't be read; it is left as it is"
         );
         context.metrics.passed("invalid", Duration::ZERO);
-        pass::deletion::let_go_unread(&context, &resource).await?;
+        let let_go = timeout(PASS_TIMEOUT, pass::deletion::let_go_unread(context, resource));
+        let_go.await.map_err(|_| Error::Timeout(PASS_TIMEOUT))??;
         return Ok(Action::requeue(INVALID_AGAIN));
     }
     let _running = context.metrics.pass();
     let begun = Instant::now();
-    let passed = match tokio::time::timeout(PASS_TIMEOUT, pass::run(&context, &namespace, &name)).await {
+    let passed = match timeout(PASS_TIMEOUT, Box::pin(pass::run(context, &namespace, &name))).await {
         Ok(passed) => passed,
         Err(_) => Err(Error::Timeout(PASS_TIMEOUT)),
     };
@@ -196,11 +252,11 @@ async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Acti
         Passed::Soon => SOON_AGAIN,
         Passed::Invalid | Passed::Paused => INVALID_AGAIN,
         Passed::Gone => {
-            forget(&context, &resource);
+            forget(context, resource);
             return Ok(Action::await_change());
         }
     };
-    forget(&context, &resource);
+    forget(context, resource);
     Ok(Action::requeue(jittered(again)))
 }
 
@@ -238,7 +294,55 @@ fn jittered(wait: Duration) -> Duration {
 
 #[cfg(test)]
 mod tests {
+    use std::future::pending;
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use prometheus_client::{encoding::text::encode, registry::Registry};
+    use serde_json::json;
+    use tower::{BoxError, service_fn};
+
     use super::*;
+    use crate::{
+        context::Settings,
+        metrics::Metrics,
+        said,
+        validate::tests::{images, pipeline},
+    };
+
+    /// Waits for what another task is about to do.
+    async fn until(what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !holds() {
+            assert!(Instant::now() < deadline, "{what}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn passes_beyond_the_bound_wait_are_counted_and_end_with_the_operator() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let silent = service_fn(async |_: Request<Body>| pending::<Result<Response<Body>, BoxError>>().await);
+        let (drain_deadline, deletion_deadline) = (Duration::ZERO, Duration::ZERO);
+        let settings = Settings { images: images(), concurrency: 1, drain_deadline, deletion_deadline };
+        let context = Context::new(Client::new(silent, "data"), said::client().unwrap(), settings, metrics, None);
+        let (context, guarded) = (Arc::new(context), Arc::new(DeserializeGuard(Ok(pipeline(json!({}))))));
+        let told = |line: &str| {
+            let mut text = String::new();
+            encode(&mut text, &registry).unwrap();
+            text.lines().any(|told| told == line)
+        };
+        let first = tokio::spawn(reconcile(guarded.clone(), context.clone()));
+        until("a pass runs", || told("operator_reconciles_running 1") && told("operator_queue_depth 0")).await;
+        let second = tokio::spawn(reconcile(guarded, context.clone()));
+        until("another waits", || told("operator_queue_depth 1")).await;
+        assert!(told("operator_reconciles_running 1"));
+        context.room.close();
+        assert_eq!(second.await.unwrap().unwrap(), Action::await_change());
+        assert!(told("operator_queue_depth 0") && !first.is_finished(), "the one that runs isn't broken off");
+        first.abort();
+    }
 
     #[test]
     fn waits_double_up_to_a_bound() {

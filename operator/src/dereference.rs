@@ -1,4 +1,5 @@
-//! Phase 1: reads what a resource names. The only place that reads Secrets, and it gets just those, one by one.
+//! Phase 1: reads what a resource names. The only place that reads Secrets, and it gets just those, one by one. What other pipelines
+//! claim is known from the watch.
 //!
 //! Of a Secret nothing is kept but a digest of each key referred to. The digest is keyed with the Secret's UID, a random number
 //! known only to who may read the Secret, so it can stand in a pod's annotation without giving short passwords away.
@@ -11,7 +12,7 @@ use pinpipe_crds::PinterestPipelineSpec;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::build::hex;
+use crate::{build::hex, claims::Claim};
 
 /// The keys of an S3 Secret, which are also the names of the files a worker reads.
 pub const S3_KEYS: [&str; 2] = ["accessKeyId", "secretAccessKey"];
@@ -36,6 +37,8 @@ pub struct Dereferenced {
     pub secrets: BTreeMap<(String, String), SecretKey>,
     /// Child → the digest of Secrets its pods were last made with, so that a Secret that is gone doesn't roll pods that run.
     pub previous: BTreeMap<String, String>,
+    /// What other pipelines claim.
+    pub claims: Vec<Claim>,
 }
 
 /// Which keys of which Secrets a resource refers to.

@@ -4,9 +4,9 @@ use std::{process::exit, sync::Arc};
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use kube::{Api, Client};
+use kube::{Api, Client, Config};
 use pinpipe_lease::{Held, LeaseError};
-use pinpipe_operator::{args::Args, context::Context, controller, metrics::Metrics, said};
+use pinpipe_operator::{api, args::Args, context::Context, controller, metrics::Metrics, said};
 use pinpipe_runtime::{admin::Admin, shutdown, telemetry};
 use tokio_util::sync::CancellationToken;
 
@@ -15,11 +15,10 @@ async fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     telemetry::init(args.log_format);
     let stop = shutdown::on_signal();
-    let client =
-        Client::try_default().await.context("no access to a Kubernetes API: run in a cluster, or set KUBECONFIG")?;
-
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());
+    let config = Config::infer().await.context("no access to a Kubernetes API: run in a cluster, or set KUBECONFIG")?;
+    let client = api::client(config, metrics.clone()).context("no client of the Kubernetes API can be made")?;
     let readiness = admin.readiness();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),

@@ -6,9 +6,12 @@ mod drain;
 mod paused;
 mod resets;
 mod runs;
+mod thresholds;
 mod topics;
 
-use std::{pin::pin, time::Duration};
+pub(crate) use components::{replicas, typed};
+
+use std::{collections::BTreeSet, pin::pin, time::Duration};
 
 use k8s_openapi::{
     api::core::v1::{ObjectReference, Pod},
@@ -29,9 +32,12 @@ use crate::{
     build,
     context::Context,
     dereference::{self, Dereferenced},
+    said,
     status::{self, Finding, SUMMARY, reasons},
-    validate,
+    upgrade, validate,
 };
+use components::Seen;
+use runs::Words;
 
 /// How long workers wait for their topics.
 const TOPICS_FIRST: Duration = Duration::from_secs(2);
@@ -118,17 +124,19 @@ pub async fn run(context: &Context, namespace: &str, name: &str) -> Result<Passe
     if pass.is_paused() {
         return pass.pause().await;
     }
-    pass.run().await
+    Box::pin(pass.run()).await
 }
 
 impl Pass<'_> {
     async fn run(mut self) -> Result<Passed, Error> {
+        self.first_look().await?;
         let (context, applier) = (self.context, self.applier());
         let mut live = applier.live().await.trying("listing children")?;
         let secrets = dereference::secrets(&self.context.client, &self.namespace, &self.resource.spec).await;
         let found = Dereferenced {
             secrets: secrets.trying("reading Secrets")?,
             previous: dereference::previous(live.objects()),
+            claims: context.watched.claims_besides(&self.uid),
         };
         let mut pipeline = match validate::validate(&self.resource, &found, &self.context.settings.images) {
             Ok(pipeline) => pipeline,
@@ -140,13 +148,23 @@ impl Pass<'_> {
             }
         };
 
+        if let Some(conflict) = &pipeline.topic_conflict {
+            // Whatever of ours runs would read and write what is another's: batch runs under way, too.
+            context.may_write()?;
+            applier.prune(&[], &BTreeSet::new(), &mut live).await.trying("deleting children")?;
+            self.write_conflict(conflict).await?;
+            return Ok(Passed::NotReady);
+        }
+
         self.keep_finalizer(pipeline.deletion_policy).await?;
         let drain = self.drain(&pipeline, &live).await?;
         if let Some(finding) = drain.finding.as_ref().filter(|_| drain.tell_first) {
             self.tell_first(finding).await?;
         }
         pipeline.draining = drain.components;
-        let objects = build::objects(&pipeline);
+        pipeline.at_zero = components::at_zero(&pipeline, &live);
+        let mut objects = build::objects(&pipeline);
+        let stages = upgrade::stage(&pipeline, &mut objects, &live);
         let resets = resets::new(&pipeline, &objects, &live);
         let needed = self.needed_by_runs(&pipeline, &live).await?;
         // Topics come before the workers that use them, so that no broker makes them up with settings of its own; but a broker that is away
@@ -171,20 +189,30 @@ impl Pass<'_> {
         let (mut batch_status, mut batch) = self.batch(&pipeline, &live).await?;
         match requested {
             // Kept without spec.batch, too, so that no run of long ago starts when that comes back.
-            Ok(Some(nonce)) => batch_status.get_or_insert_default().last_requested = Some(nonce),
-            Ok(None) => {}
+            Ok(words) if words != Words::default() => {
+                let status = batch_status.get_or_insert_default();
+                (status.last_requested, status.requested_before) = (words.last, words.before);
+            }
+            Ok(_) => {}
             Err(finding) => batch = Some(finding),
         }
-        let mut findings = self.findings(&pipeline, &live, topics.finding, batch, drain.finding).await?;
+        let pods = if pipeline.suspend && pipeline.draining.is_empty() { Vec::new() } else { self.pods().await? };
+        let said = said::ask(&context.pods, &pods).await;
+        let thresholds = self.thresholds(&pipeline, &pods, &said, &topics.topics).await;
+        let seen = Seen { live: &live, pods: &pods, said: &said, stages: &stages };
+        let mut findings = self.findings(&pipeline, &seen, topics.finding, batch, drain.finding);
         components::blame(&mut findings, &pipeline, obstacles);
         let conditions = findings.conditions();
         let ready = conditions.first().is_some_and(|(_, finding)| finding.ok);
+        let before = self.resource.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
         self.write_status(conditions, |status| {
+            status.conditions.extend(thresholds.clone());
             status.topics = topics.topics;
             status.ingest = Some(IngestStatus { url: build::ingest_url(&pipeline) });
             status.batch = batch_status;
         })
         .await?;
+        self.tell_of_thresholds(&before, &thresholds).await;
         Ok(if ready {
             Passed::Ready
         } else if pipeline.draining.is_empty() {
@@ -192,6 +220,22 @@ impl Pass<'_> {
         } else {
             Passed::Soon
         })
+    }
+
+    /// Says that the pipeline is looked at, before anything else is done: whoever reads objects by kstatus takes one without a status for one
+    /// that is as it should be.
+    async fn first_look(&mut self) -> Result<(), Error> {
+        let mut status = self.resource.status.clone().unwrap_or_default();
+        if !status.conditions.is_empty() {
+            return Ok(());
+        }
+        let generation = self.resource.metadata.generation;
+        let finding = Finding::bad(reasons::PROGRESSING, "the operator looks at the pipeline for the first time");
+        status.conditions = status::conditions(&[], status::summary(finding), generation, Timestamp::now());
+        status.observed_generation = generation;
+        self.patch_status(&status).await?;
+        self.resource.status = Some(status);
+        Ok(())
     }
 
     /// Writes how a suspension ended, before what it is about is stopped.
@@ -223,6 +267,14 @@ impl Pass<'_> {
         let others = before.filter(|condition| !SUMMARY.contains(&condition.type_.as_str())).cloned();
         let others: Vec<_> = others.collect();
         self.write_status(status::summary(finding), |status| status.conditions.extend(others)).await
+    }
+
+    /// Writes that a topic is an older pipeline's.
+    async fn write_conflict(&self, conflict: &str) -> Result<(), Error> {
+        let finding = Finding::bad(reasons::TOPIC_CONFLICT, format!("{conflict}; until then this one has no workers"));
+        let mut findings = status::summary(finding.clone());
+        findings.push((condition_types::TOPICS_READY, finding));
+        self.write_status(findings, |status| status.ingest = None).await
     }
 
     /// Writes the status where it differs, and tells of it where the pipeline as a whole stands otherwise than before.

@@ -12,11 +12,12 @@ use std::{
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use pinpipe_config::ADMIN_PORT;
-use reqwest::{Client, redirect::Policy};
+use pinpipe_runtime::figures::{self, Figures};
+use reqwest::{Client, Response, redirect::Policy};
 
 use crate::{
     build,
-    status::{Finding, reasons},
+    status::{Finding, reasons, thresholds::Told},
 };
 
 /// How long a pod may take to answer.
@@ -67,11 +68,29 @@ fn to_ask(pod: &Pod) -> Option<(&str, &str, IpAddr)> {
     Some((component, pod.metadata.name.as_deref()?, status.pod_ip.as_deref()?.parse().ok()?))
 }
 
+/// The figures of these components, as far as their pods tell them. One of a worker that is too old to be asked is missing.
+pub async fn figures(client: &Client, pods: &[Pod], components: &[String]) -> BTreeMap<String, Told> {
+    let asked = pods.iter().filter_map(to_ask).filter(|(component, _, _)| components.iter().any(|c| c == component));
+    let answers = asked.map(|(component, name, address)| async move {
+        let answer = async { anyhow::Ok(serde_json::from_slice(&body(client, address, figures::PATH).await?)?) };
+        let told: anyhow::Result<Figures> = answer.await;
+        let told = told.inspect_err(|error| tracing::debug!(pod = name, %error, "a worker doesn't tell its figures"));
+        (component.to_owned(), told.ok())
+    });
+    let mut told: BTreeMap<String, Told> = BTreeMap::new();
+    for (component, answer) in join_all(answers).await {
+        let of = told.entry(component).or_default();
+        of.asked += 1;
+        of.answers.extend(answer);
+    }
+    told
+}
+
 /// Asks the pods of a component to write what they have gathered. One that can't be asked writes it when its time comes.
 pub async fn flush(client: &Client, pods: &[Pod], asked: &str) {
     let addresses = pods.iter().filter_map(to_ask).filter(|(component, _, _)| *component == asked);
     join_all(addresses.map(|(_, name, address)| async move {
-        if let Err(error) = client.post(url(address, "flush")).send().await {
+        if let Err(error) = client.post(url(address, "/flush")).send().await {
             tracing::debug!(pod = name, %error, "a worker can't be asked to write what it has gathered");
         }
     }))
@@ -79,11 +98,20 @@ pub async fn flush(client: &Client, pods: &[Pod], asked: &str) {
 }
 
 fn url(address: IpAddr, path: &str) -> String {
-    format!("http://{}/{path}", SocketAddr::new(address, ADMIN_PORT))
+    format!("http://{}{path}", SocketAddr::new(address, ADMIN_PORT))
 }
 
 async fn answer(client: &Client, address: IpAddr) -> reqwest::Result<String> {
-    let mut response = client.get(url(address, "readyz")).send().await?;
+    let body = bytes(client.get(url(address, "/readyz")).send().await?).await?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+/// The answer to a question that is always answered with 200.
+async fn body(client: &Client, address: IpAddr, path: &str) -> reqwest::Result<Vec<u8>> {
+    bytes(client.get(url(address, path)).send().await?.error_for_status()?).await
+}
+
+async fn bytes(mut response: Response) -> reqwest::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         body.extend_from_slice(&chunk);
@@ -92,7 +120,7 @@ async fn answer(client: &Client, address: IpAddr) -> reqwest::Result<String> {
             break;
         }
     }
-    Ok(String::from_utf8_lossy(&body).into_owned())
+    Ok(body)
 }
 
 /// Reads `not ready: TopicReplaced: …` or `degraded: SinkUnavailable: …`. Anything else, such as `ready` or `not ready: starting`, is

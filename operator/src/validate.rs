@@ -4,20 +4,28 @@
 //! pipelines that nobody touched.
 
 mod pipeline;
+mod pods;
 mod requests;
 mod reset;
 
-use std::{collections::BTreeSet, fmt};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
 use pinpipe_config::Quality;
 use pinpipe_crds::{Amounts, BatchSink, PinterestPipeline, PullPolicy, Resources, S3, StreamSink, TopicOverride};
 
-use crate::dereference::{CASSANDRA_KEYS, Dereferenced, S3_KEYS, SecretKey};
+use crate::{
+    claims::Claim,
+    dereference::{CASSANDRA_KEYS, Dereferenced, S3_KEYS, SecretKey},
+};
 
 pub use pipeline::{
     Archive, Batch, CassandraSink, Emulator, Image, Ingest, Mount, Secrets, Sink, Topic, ValidatedPipeline,
 };
+pub use pods::{Pods, Replicas, Spread, Target};
 pub use requests::{FORGET_ANNOTATION, Forgotten, RUN_ANNOTATION, Requests};
 pub use reset::{RESET_ANNOTATION, RESET_FORMS, SinkReset};
 
@@ -28,6 +36,8 @@ pub struct Images {
     pub registry: String,
     /// `0.1.0`.
     pub tag: String,
+    /// By worker, `sha256:…`, where the operator was given them.
+    pub digests: BTreeMap<String, String>,
 }
 
 /// Something in a resource that can't be done.
@@ -82,22 +92,26 @@ pub fn validate(
     let namespace = metadata.namespace.clone().unwrap_or_default();
     let mut problems = Vec::new();
 
-    let topics = topics(&namespace, &name, pipeline, &mut problems);
+    let topics = topics(pipeline, &mut problems);
+    let partitions = partitions(pipeline, &topics);
     let mut resets = reset::read(pipeline, &topics);
     let requests = requests::read(pipeline, &topics);
     let ingest = spec.ingest.clone().unwrap_or_default();
-    let image = spec.image.clone().unwrap_or_default();
+    let dead_letters = spec.dead_letters.clone().unwrap_or_default();
     let validated = ValidatedPipeline {
         suspend: spec.suspend.unwrap_or(false),
         draining: BTreeSet::new(),
+        at_zero: BTreeSet::new(),
         bootstrap_servers: spec.broker.kafka.bootstrap_servers.clone(),
         topics,
         deletion_policy: spec.broker.kafka.topics.iter().find_map(|topics| topics.deletion_policy).unwrap_or_default(),
-        dead_letters: spec.dead_letters.clone().unwrap_or_default().mode.unwrap_or_default(),
+        dead_letters: dead_letters.mode.unwrap_or_default(),
+        rejected_threshold: dead_letters.thresholds.and_then(|thresholds| thresholds.rejected_ratio),
         ingest: Ingest {
-            replicas: ingest.replicas.unwrap_or(2),
+            replicas: pods::ingest_replicas(&ingest),
             max_record_bytes: unsigned(ingest.max_record_bytes, 65_536),
             resources: resources(ingest.resources.as_ref(), ["50m", "64Mi", "256Mi"]),
+            pods: pods::several(&ingest.pods),
         },
         sinks: spec
             .stream
@@ -105,7 +119,7 @@ pub fn validate(
             .flat_map(|stream| &stream.sinks)
             .filter_map(|sink| {
                 let reset = resets.by_sink.remove(&sink.name);
-                stream_sink(&name, sink, reset, found, &mut problems)
+                stream_sink(&name, sink, partitions, reset, found, &mut problems)
             })
             .collect(),
         archive: spec.archive.as_ref().map(|archive| {
@@ -127,10 +141,12 @@ pub fn validate(
                 rotate_bytes: unsigned(rotate.bytes, 134_217_728),
                 rotate_records: unsigned(rotate.records, 100_000),
                 rotate_seconds,
+                lag_threshold: archive.thresholds.as_ref().and_then(|thresholds| thresholds.lag),
                 endpoint: archive.s3.endpoint.as_deref().map(|url| url.trim_end_matches('/').to_owned()),
                 region: archive.s3.region.clone().unwrap_or_else(|| "us-east-1".to_owned()),
                 reset: resets.by_sink.remove(reset::ARCHIVE),
                 resources: resources(archive.resources.as_ref(), ["50m", "128Mi", "768Mi"]),
+                pods: pods::one(&archive.pods),
                 secrets: Secrets::of(&child(&name, "archive"), vec![s3_mount(&archive.s3)], found),
             }
         }),
@@ -151,6 +167,7 @@ pub fn validate(
                 schedule: batch.schedule.clone(),
                 time_zone: batch.time_zone.clone().unwrap_or_else(|| "UTC".to_owned()),
                 resources: resources(batch.resources.as_ref(), ["100m", "256Mi", "2Gi"]),
+                pods: pods::one(&batch.pods),
                 scratch_size: Quantity(
                     batch.scratch_size.as_ref().map_or_else(|| "16Gi".to_owned(), |size| size.0.clone()),
                 ),
@@ -166,15 +183,12 @@ pub fn validate(
             records_per_second: unsigned(emulator.records_per_second, 100),
             seed: unsigned(emulator.seed, 1),
             resources: resources(emulator.resources.as_ref(), ["20m", "32Mi", "128Mi"]),
+            pods: pods::one(&emulator.pods),
         }),
-        image: Image {
-            registry: image.registry.unwrap_or_else(|| images.registry.clone()),
-            tag: image.tag.filter(|tag| !tag.is_empty()).unwrap_or_else(|| images.tag.clone()),
-            pull_policy: image.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
-            pull_secrets: image.pull_secrets.unwrap_or_default().into_iter().map(|secret| secret.name).collect(),
-        },
+        image: image_of(spec.image.as_ref(), images),
         requests,
         reset_problems: resets.problems,
+        topic_conflict: Claim::of(pipeline).conflict(&found.claims),
         uid: metadata.uid.clone().unwrap_or_default(),
         namespace,
         name,
@@ -182,19 +196,31 @@ pub fn validate(
     if problems.is_empty() { Ok(validated) } else { Err(problems) }
 }
 
-fn topics(namespace: &str, name: &str, pipeline: &PinterestPipeline, problems: &mut Vec<Problem>) -> [Topic; 3] {
+/// The names of the topics of pins, geos and users.
+#[must_use]
+pub fn topic_names(pipeline: &PinterestPipeline) -> [String; 3] {
+    let name = pipeline.metadata.name.as_deref().unwrap_or_default();
+    let namespace = pipeline.metadata.namespace.as_deref().unwrap_or_default();
+    own_topics(pipeline).map(|(kind, own)| own.name.unwrap_or_else(|| format!("{namespace}.{name}.{kind}")))
+}
+
+/// What is said of each kind's topic alone.
+fn own_topics(pipeline: &PinterestPipeline) -> [(&'static str, TopicOverride); 3] {
+    let topics = pipeline.spec.broker.kafka.topics.as_ref();
+    let overrides = topics.and_then(|topics| topics.overrides.clone()).unwrap_or_default();
+    [("pin", overrides.pin), ("geo", overrides.geo), ("user", overrides.user)]
+        .map(|(kind, own)| (kind, own.unwrap_or_default()))
+}
+
+fn topics(pipeline: &PinterestPipeline, problems: &mut Vec<Problem>) -> [Topic; 3] {
     let wishes = pipeline.spec.broker.kafka.topics.clone().unwrap_or_default();
-    let overrides = wishes.overrides.unwrap_or_default();
-    let topic = |kind: &str, own: Option<TopicOverride>| {
-        let own = own.unwrap_or_default();
-        Topic {
-            name: own.name.unwrap_or_else(|| format!("{namespace}.{name}.{kind}")),
-            partitions: own.partitions.or(wishes.partitions).unwrap_or(3),
-            replication_factor: wishes.replication_factor.unwrap_or(-1),
-            config: wishes.config.clone().unwrap_or_default(),
-        }
-    };
-    let topics = [topic("pin", overrides.pin), topic("geo", overrides.geo), topic("user", overrides.user)];
+    let mut own = own_topics(pipeline).into_iter();
+    let topics = topic_names(pipeline).map(|name| Topic {
+        name,
+        partitions: own.next().and_then(|(_, own)| own.partitions).or(wishes.partitions).unwrap_or(3),
+        replication_factor: wishes.replication_factor.unwrap_or(-1),
+        config: wishes.config.clone().unwrap_or_default(),
+    });
     let [pin, geo, user] = &topics;
     if pin.name == geo.name || geo.name == user.name || user.name == pin.name {
         problems.push(Problem {
@@ -205,9 +231,34 @@ fn topics(namespace: &str, name: &str, pipeline: &PinterestPipeline, problems: &
     topics
 }
 
+/// Partitions of all topics: as many as there are, where that is known, and else as many as are wished for.
+fn partitions(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> i32 {
+    let known = pipeline.status.as_ref().map(|status| status.topics.as_slice()).unwrap_or_default();
+    let there = |name: &str| known.iter().find(|topic| topic.name == name && topic.id.is_some());
+    topics.iter().map(|topic| there(&topic.name).map_or(topic.partitions, |known| known.partitions)).sum()
+}
+
+/// A tag of the pipeline's own is another version, of which the operator's digests say nothing.
+fn image_of(set: Option<&pinpipe_crds::Image>, images: &Images) -> Image {
+    let set = set.cloned().unwrap_or_default();
+    let tag = set.tag.filter(|tag| !tag.is_empty());
+    let mut digests = if tag.is_none() { images.digests.clone() } else { BTreeMap::new() };
+    let own = set.digests.unwrap_or_default();
+    let own = [("ingest", own.ingest), ("stream", own.stream), ("batch", own.batch), ("emulator", own.emulator)];
+    digests.extend(own.into_iter().filter_map(|(worker, digest)| Some((worker.to_owned(), digest?))));
+    Image {
+        registry: set.registry.unwrap_or_else(|| images.registry.clone()),
+        tag: tag.unwrap_or_else(|| images.tag.clone()),
+        digests,
+        pull_policy: set.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
+        pull_secrets: set.pull_secrets.unwrap_or_default().into_iter().map(|secret| secret.name).collect(),
+    }
+}
+
 fn stream_sink(
     pipeline: &str,
     sink: &StreamSink,
+    partitions: i32,
     reset: Option<SinkReset>,
     found: &Dereferenced,
     problems: &mut Vec<Problem>,
@@ -228,13 +279,17 @@ fn stream_sink(
         secret: secret.name.clone(),
         files: vec![(secret.key.clone(), "url".to_owned())],
     }];
+    let (replicas, held_back) = pods::sink_replicas(sink, partitions);
     Some(Sink {
         name: sink.name.clone(),
         start_from: sink.start_from.unwrap_or_default(),
-        replicas: sink.replicas.unwrap_or(1),
+        replicas,
+        held_back,
         resources: resources(sink.resources.as_ref(), ["50m", "64Mi", "512Mi"]),
+        pods: pods::several(&sink.pods),
         schema: postgres.schema.clone().unwrap_or_else(|| "public".to_owned()),
         write_mode: postgres.write_mode.unwrap_or_default(),
+        lag_threshold: sink.thresholds.as_ref().and_then(|thresholds| thresholds.lag),
         reset,
         secrets: Secrets::of(&child(pipeline, &format!("stream-{}", sink.name)), mounts, found),
     })
@@ -326,5 +381,7 @@ fn seconds(interval: &str) -> Option<u64> {
     (digits.is_empty() && total > 0).then_some(total)
 }
 
+#[cfg(test)]
+mod released;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,4 +1,4 @@
-//! The kind cluster of the demo and of the end-to-end tests.
+//! The kind cluster of the demo and of the end-to-end tests: a control plane, which has the dev servers, and workers for the rest.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -6,9 +6,9 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 
-use crate::context::{CLUSTER, Context, NODE};
+use crate::context::{CLUSTER, CONTROL_PLANE, Context};
 use crate::engine;
 use crate::fingerprint::Fingerprint;
 use crate::node_image;
@@ -30,6 +30,7 @@ pub fn up(context: &Context) -> Result<()> {
         .finish();
     let key_file = context.cache.join("run/cluster.key");
     let same = fs::read_to_string(&key_file).is_ok_and(|made| Some(made) == keyed_start(context, &key));
+    go_on(context)?;
     if same && ensure_kubectl(context).is_ok() && answers_within(context, ANSWER_WITHIN) {
         println!("ok the cluster is there");
         return Ok(());
@@ -54,7 +55,12 @@ pub fn up(context: &Context) -> Result<()> {
         ]);
         log.run(kind.arg(context.kubeconfig()))?;
         ensure_kubectl(context)?;
-        Ok(fs::write(&key_file, keyed_start(context, &key).context("the node stopped at once")?)?)
+        let ready = ["wait", "--for=condition=Ready", "node", "--all", "--timeout=180s"];
+        log.run(context.command("kubectl").args(ready))?;
+        if node_image::needs_routes(&image) {
+            set_routes(context, log)?;
+        }
+        Ok(fs::write(&key_file, keyed_start(context, &key).context("a node stopped at once")?)?)
     })
 }
 
@@ -64,7 +70,7 @@ pub fn down(context: &Context) -> Result<()> {
         step(
             context,
             "remove the cluster",
-            "remove the container by hand: docker rm --force pinpipe-control-plane",
+            "remove the containers by hand: docker rm --force $(docker ps --all --quiet --filter name=pinpipe-)",
             |log| delete(context, log),
         )?;
     }
@@ -76,34 +82,79 @@ pub fn down(context: &Context) -> Result<()> {
 
 /// kind's own way needs kind; a container left behind by a killed run may be there without it.
 fn delete(context: &Context, log: &Log) -> Result<()> {
-    let mut there = context.command("docker");
-    there.args(["ps", "--all", "--quiet", "--filter"]).arg(format!("label=io.x-k8s.kind.cluster={CLUSTER}"));
-    for container in log.output(&mut there)?.lines() {
-        log.run(context.command("docker").args(["rm", "--force", "--volumes", container]))?;
+    for container in nodes(context, None)? {
+        log.run(context.command("docker").args(["rm", "--force", "--volumes", &container]))?;
     }
     Ok(())
 }
 
-/// Whether the cluster's node runs.
+/// The names of the cluster's nodes, running or not, in order: all, or those of a role (`control-plane`, `worker`).
+pub fn nodes(context: &Context, role: Option<&str>) -> Result<Vec<String>> {
+    let mut list = context.command("docker");
+    list.args(["ps", "--all", "--format", "{{.Names}}", "--filter"]);
+    list.arg(format!("label=io.x-k8s.kind.cluster={CLUSTER}"));
+    if let Some(role) = role {
+        list.arg("--filter").arg(format!("label=io.x-k8s.kind.role={role}"));
+    }
+    let output = list.output().context("running docker")?;
+    ensure!(output.status.success(), "docker ps: {}", String::from_utf8_lossy(&output.stderr));
+    let mut names: Vec<String> = String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect();
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Whether the cluster's control plane runs.
 pub fn is_running(context: &Context) -> bool {
-    let state = context.command("docker").args(["inspect", "--format", "{{.State.Running}}", NODE]).output();
+    let state = context.command("docker").args(["inspect", "--format", "{{.State.Running}}", CONTROL_PLANE]).output();
     state.is_ok_and(|output| output.stdout.trim_ascii() == b"true")
 }
 
-/// What a cluster was made from, and the start of its node. One that was started again has lost its volumes, which are in memory, and
-/// with them the servers' data, while the API server still knows what relied on those.
+/// What a cluster was made from, and the starts of its nodes. A control plane that was started again has lost its volumes, which are
+/// in memory, and with them the servers' data, while the API server still knows what relied on those; any node the routes to the others'
+/// pods.
 fn keyed_start(context: &Context, key: &str) -> Option<String> {
-    let format = "{{.State.Running}} {{.Id}} {{.State.StartedAt}}";
-    let output = context.command("docker").args(["inspect", "--format", format, NODE]).output().ok()?;
-    let state = String::from_utf8(output.stdout).ok()?;
-    Some(format!("{key} {}", state.trim().strip_prefix("true ")?))
+    let mut inspect = context.command("docker");
+    inspect.args(["inspect", "--format", "{{.State.Running}} {{.Id}} {{.State.StartedAt}}"]);
+    let output = inspect.args(nodes(context, None).ok()?).output().ok()?;
+    let states = String::from_utf8(output.stdout).ok()?;
+    states.lines().try_fold(key.to_owned(), |text, state| Some(format!("{text}\n{}", state.strip_prefix("true ")?)))
+}
+
+/// Lets nodes go on that a killed test left standing still.
+fn go_on(context: &Context) -> Result<()> {
+    for node in nodes(context, None)? {
+        // Of one that doesn't stand still this is refused.
+        context.command("docker").args(["unpause", &node]).output().context("running docker")?;
+    }
+    Ok(())
+}
+
+/// Tells each node where the others' pods are: that is the network plug-in's work where there is one.
+fn set_routes(context: &Context, log: &Log) -> Result<()> {
+    let columns = "--output=jsonpath={range .items[*]}{.metadata.name} {.spec.podCIDR} \
+                   {.status.addresses[?(@.type==\"InternalIP\")].address}{\"\\n\"}{end}";
+    let listed = log.output(context.command("kubectl").args(["get", "nodes", columns]))?;
+    let nodes: Vec<(&str, &str, &str)> = listed
+        .lines()
+        .map(|line| {
+            let mut words = line.split(' ');
+            Some((words.next()?, words.next()?, words.next()?))
+        })
+        .collect::<Option<_>>()
+        .with_context(|| format!("not every node has a range of pods and an address: {listed}"))?;
+    for (node, ..) in &nodes {
+        for (_, pods, address) in nodes.iter().filter(|(other, ..)| other != node) {
+            log.run(context.command("docker").args(["exec", node, "ip", "route", "replace", pods, "via", address]))?;
+        }
+    }
+    Ok(())
 }
 
 fn answers_within(context: &Context, time: Duration) -> bool {
     let start = Instant::now();
     loop {
         let mut ready = context.command("kubectl");
-        ready.args(["wait", "--for=condition=Ready", "node", NODE, "--timeout=10s", "--request-timeout=15s"]);
+        ready.args(["wait", "--for=condition=Ready", "node", "--all", "--timeout=10s", "--request-timeout=15s"]);
         if ready.output().is_ok_and(|output| output.status.success()) {
             return true;
         }
@@ -114,12 +165,13 @@ fn answers_within(context: &Context, time: Duration) -> bool {
     }
 }
 
-/// Sees to it that there is a kubectl that fits the cluster: the machine's own, or the node's.
+/// Sees to it that there is a kubectl that fits the cluster: the machine's own, or the control plane's.
 fn ensure_kubectl(context: &Context) -> Result<()> {
     let minor =
         |version: &str| version.trim_start_matches('v').split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
-    let server = context.command("docker").args(["exec", NODE, "cat", "/kind/version"]).output()?;
-    let server = minor(&String::from_utf8_lossy(&server.stdout)).context("the node does not tell its version")?;
+    let server = context.command("docker").args(["exec", CONTROL_PLANE, "cat", "/kind/version"]).output()?;
+    let server =
+        minor(&String::from_utf8_lossy(&server.stdout)).context("the control plane does not tell its version")?;
     let client = |program: &mut Command| {
         let output = program.args(["version", "--client", "--output", "json"]).output().ok()?;
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
@@ -130,11 +182,11 @@ fn ensure_kubectl(context: &Context) -> Result<()> {
     }
     let copied = context.temporary_folder("kubectl")?.join("kubectl");
     let mut copy = context.command("docker");
-    copy.args(["cp", "--follow-link", &format!("{NODE}:/usr/bin/kubectl")]).arg(&copied);
+    copy.args(["cp", "--follow-link", &format!("{CONTROL_PLANE}:/usr/bin/kubectl")]).arg(&copied);
     let output = copy.output()?;
-    anyhow::ensure!(
+    ensure!(
         output.status.success(),
-        "copying kubectl from the node: {}",
+        "copying kubectl from the control plane: {}",
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(fs::rename(copied, context.bin("kubectl"))?)

@@ -13,8 +13,8 @@ use crate::process;
 
 /// The name of the kind cluster, as in kind-config.yaml.
 pub const CLUSTER: &str = "pinpipe";
-/// The container that is the cluster's one node.
-pub const NODE: &str = "pinpipe-control-plane";
+/// The container that is the cluster's control plane. The dev servers run there; its ports are mapped to this machine's.
+pub const CONTROL_PLANE: &str = "pinpipe-control-plane";
 
 /// Folders of this run and the environment of the commands it starts.
 pub struct Context {

@@ -8,6 +8,11 @@ use crate::step::step;
 
 /// The namespace, and the name of the Helm release.
 pub const NAMESPACE: &str = "devstack";
+/// Where the servers run: the ports of that node are mapped to this machine's, and tests stop the others.
+const ON_CONTROL_PLANE: &str = r#"{
+    "nodeSelector": {"node-role.kubernetes.io/control-plane": ""},
+    "tolerations": [{"key": "node-role.kubernetes.io/control-plane", "operator": "Exists", "effect": "NoSchedule"}]
+}"#;
 
 /// Installs or upgrades the servers and waits until each answers its readiness probe.
 pub fn up(context: &Context, servers: &[Server]) -> Result<()> {
@@ -24,6 +29,7 @@ pub fn up(context: &Context, servers: &[Server]) -> Result<()> {
             "--create-namespace",
         ]);
         helm.args(["--set", "nodePorts.enabled=true"]);
+        helm.args(["--set-json", ON_CONTROL_PLANE]);
         for server in servers {
             helm.arg("--set").arg(format!("images.{}={}", server.name, server.image));
         }

@@ -207,7 +207,7 @@ pub fn stop_own(context: &Context) -> Result<()> {
     )
 }
 
-/// Prepares the network of the node on an engine of our own, where its bridge has a name that `stop_own` knows.
+/// Prepares the network of the nodes on an engine of our own, where its bridge has a name that `stop_own` knows.
 pub fn make_kind_network(context: &Context, log: &Log) -> Result<()> {
     let is_own =
         context.environment().iter().any(|(name, host)| *name == "DOCKER_HOST" && *host == Own::new(context).host());

@@ -13,7 +13,7 @@ use crate::step::Log;
 /// The engine's default bridge. Build containers use it.
 pub const ENGINE_BRIDGE: &str = "pinpipe0";
 const ENGINE_ADDRESS: &str = "172.30.0.1/16";
-/// The bridge of the network `kind`, on which the node is.
+/// The bridge of the network `kind`, on which the nodes are.
 pub const KIND_BRIDGE: &str = "pinpipe1";
 pub const KIND_SUBNET: &str = "172.31.0.0/16";
 

@@ -1,5 +1,6 @@
 //! Images of the dev servers, built from e2e/images, and how images get into the cluster.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,12 +10,12 @@ use anyhow::{Context as _, Result};
 use crate::base;
 use crate::cluster;
 use crate::compile;
-use crate::context::{CLUSTER, Context, NODE};
+use crate::context::{CLUSTER, CONTROL_PLANE, Context};
 use crate::debian::{self, need};
 use crate::engine;
 use crate::fingerprint::Fingerprint;
 use crate::step::step;
-use crate::workers;
+use crate::workers::{self, WorkerImages};
 
 /// Where an image gets what no Debian package has: on the host, whose clients know their registries, into the build context's `lib`.
 #[derive(Clone, Copy)]
@@ -127,22 +128,35 @@ fn link_tree(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Loads images that the cluster's node does not have.
-pub fn load(context: &Context, images: &[String]) -> Result<()> {
-    let listed = context
-        .command("docker")
-        .args(["exec", NODE, "ctr", "--namespace", "k8s.io", "images", "ls", "--quiet"])
-        .output()?;
-    let there = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let missing: Vec<&String> =
-        images.iter().filter(|image| !there.lines().any(|name| name == image.as_str())).collect();
+/// Loads the dev servers' images where those run.
+pub fn load_servers(context: &Context, servers: &[Server]) -> Result<()> {
+    let images: Vec<String> = servers.iter().map(|server| server.image.clone()).collect();
+    load(context, &[CONTROL_PLANE.to_owned()], &images)
+}
+
+/// Loads the operator's and the workers' images onto every node that runs them.
+pub fn load_workers(context: &Context, images: &WorkerImages) -> Result<()> {
+    load(context, &cluster::nodes(context, Some("worker"))?, &images.names())
+}
+
+/// Loads images that not all of these nodes have.
+fn load(context: &Context, nodes: &[String], images: &[String]) -> Result<()> {
+    let mut missing = BTreeSet::new();
+    for node in nodes {
+        let list = ["exec", node, "ctr", "--namespace", "k8s.io", "images", "ls", "--quiet"];
+        let listed = context.command("docker").args(list).output().context("running docker")?;
+        let there = String::from_utf8_lossy(&listed.stdout).into_owned();
+        missing.extend(images.iter().filter(|image| !there.lines().any(|name| name == image.as_str())));
+    }
     if missing.is_empty() {
         return Ok(());
     }
-    let title = format!("load {} images into the cluster", missing.len());
-    step(context, &title, "`cargo xtask cluster status` tells whether the node runs", |log| {
+    let nodes = nodes.join(",");
+    let title = format!("load {} images into {nodes}", missing.len());
+    step(context, &title, "`cargo xtask cluster status` tells whether the nodes run", |log| {
+        // It saves them once, and the nodes take them side by side.
         let mut kind: Command = context.command("kind");
-        log.run(kind.args(["load", "docker-image", "--name", CLUSTER]).args(&missing))
+        log.run(kind.args(["load", "docker-image", "--name", CLUSTER, "--nodes", &nodes]).args(&missing))
     })
 }
 
@@ -151,11 +165,11 @@ pub fn build_and_print(context: &Context) -> Result<()> {
     engine::ensure(context)?;
     let servers = servers(context)?;
     let workers = workers::build(context, &compile::workspace(context)?)?;
-    let images: Vec<String> = servers.iter().map(|server| server.image.clone()).chain(workers.names()).collect();
     if cluster::is_running(context) {
-        load(context, &images)?;
+        load_servers(context, &servers)?;
+        load_workers(context, &workers)?;
     }
-    for image in images {
+    for image in servers.into_iter().map(|server| server.image).chain(workers.names()) {
         println!("{image}");
     }
     Ok(())

@@ -8,6 +8,7 @@ mod bench;
 mod cluster;
 mod compile;
 mod context;
+mod crates;
 mod debian;
 mod demo;
 mod devstack;
@@ -16,6 +17,7 @@ mod fingerprint;
 mod go;
 mod host_network;
 mod images;
+mod manifests;
 mod node_image;
 mod operator;
 mod process;
@@ -25,6 +27,7 @@ mod step;
 mod test;
 mod workers;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -54,6 +57,13 @@ enum Task {
     },
     /// Measures the workers beside what somebody would use in their place, on this machine
     Bench(bench::Options),
+    /// Renders manifests/ from the operator's chart
+    Manifests,
+    /// Writes a bill of materials (`CycloneDX`): every crate, its version and licence
+    Sbom {
+        /// The file to write
+        file: PathBuf,
+    },
     /// Builds the images of the workers and of the dev servers, and prints their names
     Images,
     /// Brings up the cluster with the workers' images in it and the dev servers running
@@ -94,6 +104,8 @@ fn run(arguments: Arguments) -> Result<()> {
                 Task::Test => test::run(&context),
                 Task::Bench(options) => bench::run(&context, &options),
                 Task::Soak(options) => soak::run(&context, &options),
+                Task::Manifests => manifests::write(&context),
+                Task::Sbom { file } => crates::write_bill(&context, &file),
                 Task::Images => images::build_and_print(&context),
                 Task::Stack => stack::up(&context).map(drop),
                 Task::Cluster { action: ClusterAction::Down } => cluster::down(&context),

@@ -17,6 +17,14 @@ const PUBLISHED: &str = "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd
 /// What the built image is made of, under e2e/kind.
 const RECIPE: [&str; 6] = ["build-node-image.sh", "node", "pause", "kubernetes", "etcd", "coredns"];
 
+/// Where images built here are named.
+const OWN: &str = "pinpipe.local/kind-node";
+
+/// Whether nodes of this image need to be told the routes to each other's pods: kind's published image brings what does that.
+pub fn needs_routes(image: &str) -> bool {
+    image.starts_with(OWN)
+}
+
 /// Sees to it that kind, helm and a node image are there, building what is missing side by side. Returns the image's name.
 pub fn ensure_with_tools(context: &Context) -> Result<String> {
     let recipe = context.root.join("e2e/kind");
@@ -24,7 +32,7 @@ pub fn ensure_with_tools(context: &Context) -> Result<String> {
     for part in RECIPE {
         key = key.path(&recipe.join(part))?;
     }
-    let own = format!("pinpipe.local/kind-node:{}", key.finish());
+    let own = format!("{OWN}:{}", key.finish());
 
     let there =
         [PUBLISHED, own.as_str()].into_iter().find(|image| engine::has_image(context, image)).map(str::to_owned);

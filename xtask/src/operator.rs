@@ -26,7 +26,7 @@ pub fn install(context: &Context, images: &WorkerImages) -> Result<()> {
             "--create-namespace",
             // What an end-to-end test waits for: e2e/src/cluster.rs has the same.
             "--set",
-            "operator.drainDeadline=60",
+            "operator.drainDeadline=60,operator.deletionDeadline=60",
         ]);
         log.run(helm.args(images.helm_arguments()).args(["--wait", "--timeout", "180s"]))
     })

@@ -21,8 +21,7 @@ pub fn servers(context: &Context) -> Result<()> {
         cluster.join().expect("the thread that makes the cluster does not panic")?;
         servers
     })?;
-    let names: Vec<String> = servers.iter().map(|server| server.image.clone()).collect();
-    images::load(context, &names)?;
+    images::load_servers(context, &servers)?;
     devstack::up(context, &servers)
 }
 
@@ -35,6 +34,6 @@ pub fn up(context: &Context) -> Result<WorkerImages> {
         servers.join().expect("the thread that brings up the servers does not panic")?;
         built
     })?;
-    images::load(context, &built.names())?;
+    images::load_workers(context, &built)?;
     Ok(built)
 }

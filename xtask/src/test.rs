@@ -10,16 +10,16 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::compile::Executable;
 use crate::context::Context;
 use crate::step::{Log, step};
-use crate::{bench, compile, images, operator, stack, workers};
+use crate::{bench, compile, crates, images, manifests, operator, stack, workers};
 
 /// The folder of the crate whose tests need the cluster.
 const END_TO_END: &str = "e2e";
 /// The operator's proofs, which start servers of their own: an API server, a broker.
 const PROOFS: &str = "proofs";
-/// End-to-end test programs that mostly wait.
+/// End-to-end test programs that mostly wait, each beside the others.
 const WAITS: [&str; 2] = ["control_plane", "lifecycle"];
-/// End-to-end test programs that take servers, or the operator, away which all others need.
-const ALONE: [&str; 2] = ["operators", "outages"];
+/// End-to-end test programs that take servers, a node, or the operator, away which all others need.
+const ALONE: [&str; 4] = ["operators", "outages", "nodes", "release"];
 /// How much of a failed test program's output is shown.
 const LINES_OF_FAILURES: usize = 300;
 
@@ -71,7 +71,7 @@ pub fn run(context: &Context) -> Result<()> {
     let started = servers.and(built).and_then(|built| {
         check_charts(context, &mut tally);
         let images = workers::build(context, &built)?;
-        images::load(context, &images.names())?;
+        images::load_workers(context, &images)?;
         operator::install(context, &images)?;
         Ok(built)
     });
@@ -133,11 +133,16 @@ fn run_end_to_end(context: &Context, programs: &[&Executable], tally: &mut Tally
     };
     let (waits, alone) = (|name: &str| WAITS.contains(&name), |name: &str| ALONE.contains(&name));
     let (waited, worked) = thread::scope(|scope| {
-        let waited = scope.spawn(|| run(&waits));
+        let waited = WAITS.map(|one| {
+            let run = &run;
+            scope.spawn(move || run(&|name| name == one))
+        });
         let worked = run(&|name| !waits(name) && !alone(name));
-        (waited.join(), worked)
+        (waited.map(thread::ScopedJoinHandle::join), worked)
     });
-    tally.add(&waited.unwrap_or(Tally { passed: 0, failed: 1 }));
+    for waited in waited {
+        tally.add(&waited.unwrap_or(Tally { passed: 0, failed: 1 }));
+    }
     tally.add(&worked);
     tally.add(&run(&alone));
 }
@@ -152,6 +157,8 @@ fn static_checks(context: &Context, tally: &mut Tally) {
     tally.check(context, "clippy", "mend what it says; `cargo clippy --workspace --all-targets` shows it all", |log| {
         log.run(context.cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
     });
+    let hint = "choose another crate, or accept its licence in xtask/src/crates.rs; the log names all";
+    tally.check(context, "licences and sources of all crates", hint, |log| crates::check(context, log));
 }
 
 /// Runs the tests of one program, one at a time where they share the cluster.
@@ -191,6 +198,26 @@ fn results(output: &str) -> (usize, usize) {
     summaries.fold((0, 0), |sum, line| (sum.0 + count(line, "passed"), sum.1 + count(line, "failed")))
 }
 
+/// Values that charts/pinpipe must refuse, by its schema.
+const WRONG_VALUES: [&str; 12] = [
+    "image.pullPolicy=Sometimes",
+    "image.digests.stream=sha256:1",
+    "imagee.tag=1",
+    "operator.concurrency=0",
+    "operator.replica=2",
+    "operator.replicas=-1",
+    "operator.namespaces={Data}",
+    "operator.drainDeadline=5m",
+    "operator.logFormat=xml",
+    "operator.resources.limits.memory=1GB",
+    "networkPolicy.enabled=maybe",
+    "crd.install=2",
+];
+
+/// All of what charts/pinpipe can render besides what it does by itself.
+const ALL_VALUES: &str = "networkPolicy.enabled=true,operator.replicas=2,operator.namespaces={default},image.digests.operator=sha256:\
+    0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
 /// The charts, by helm's rules; and those that need nothing of a cluster to be rendered, by the API server's, too.
 fn check_charts(context: &Context, tally: &mut Tally) {
     for command in ["run", "full", "backfill,from=2026-01-01T00:00:00Z", "import,prefix=topics", "redrive,topic=pin"] {
@@ -199,17 +226,37 @@ fn check_charts(context: &Context, tally: &mut Tally) {
             log.run(context.command("helm").args(["lint", "--strict", "charts/pinpipe-job", "--set", &values]))
         });
     }
-    for chart in ["charts/pinpipe", "charts/devstack"] {
-        tally.check(context, &format!("lint {chart}"), "mend the chart", |log| {
-            log.run(context.command("helm").args(["lint", "--strict", chart]))
+    tally.check(
+        context,
+        "wrong values of charts/pinpipe",
+        "mend values.schema.json: it takes what it must refuse",
+        |log| {
+            for (before, wrong) in WRONG_VALUES.iter().enumerate() {
+                let mut helm = context.command("helm");
+                let refused = log.run(helm.args(["template", "wrong", "charts/pinpipe", "--set", wrong]));
+                let by_schema = log.text()?.matches("specifications of the schema").count();
+                ensure!(refused.is_err() && by_schema == before + 1, "{wrong} was not refused by the schema");
+            }
+            Ok(())
+        },
+    );
+    tally.check(context, "manifests", "cargo xtask manifests", |log| manifests::check(context, log));
+    for (what, chart, values) in [
+        ("charts/pinpipe", "charts/pinpipe", ""),
+        ("charts/pinpipe with everything in it", "charts/pinpipe", ALL_VALUES),
+        ("charts/devstack", "charts/devstack", ""),
+    ] {
+        tally.check(context, &format!("lint {what}"), "mend the chart", |log| {
+            log.run(context.command("helm").args(["lint", "--strict", chart, "--set", values]))
         });
         tally.check(
             context,
-            &format!("dry run of {chart}"),
+            &format!("dry run of {what}"),
             "mend the chart: the log has what the API server said",
             |log| {
-                let rendered =
-                    log.output(context.command("helm").args(["template", "dry-run", chart, "--namespace", "default"]))?;
+                let mut helm = context.command("helm");
+                helm.args(["template", "dry-run", chart, "--namespace", "default", "--set", values]);
+                let rendered = log.output(&mut helm)?;
                 let file = context.temporary_folder("dry-run")?.join("rendered.yaml");
                 fs::write(&file, rendered).context("writing what helm rendered")?;
                 // Under a field manager of its own: beside helm's, each field would be a conflict.

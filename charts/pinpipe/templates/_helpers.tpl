@@ -15,6 +15,17 @@
 {{- .Values.image.tag | default .Chart.AppVersion -}}
 {{- end }}
 
+{{/* The workers' digests as the operator takes them: ingest=sha256:…,stream=sha256:… */}}
+{{- define "pinpipe.digests" -}}
+{{- $pairs := list -}}
+{{- range $worker := list "ingest" "stream" "batch" "emulator" -}}
+{{- with index $.Values.image.digests $worker -}}
+{{- $pairs = append $pairs (printf "%s=%s" $worker .) -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $pairs -}}
+{{- end }}
+
 {{- define "pinpipe.selector" -}}
 app.kubernetes.io/name: pinpipe-operator
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -66,6 +77,12 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [batch]
   resources: [cronjobs]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
   verbs: [get, list, watch, create, patch, delete]
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]

@@ -9,14 +9,15 @@ use serde_json::{Map, Value};
 /// applied the object.
 #[must_use]
 pub fn owns_more(live: &Value, desired: &Value, manager: &str) -> bool {
-    let mut entries =
-        live["metadata"]["managedFields"].as_array().into_iter().flatten().filter(|entry| {
-            entry["manager"] == manager && entry["operation"] == "Apply" && entry["subresource"].is_null()
-        });
-    match entries.next() {
-        Some(entry) => entry["fieldsV1"].as_object().is_none_or(|owned| beyond(owned, desired)),
-        None => true,
-    }
+    owned(live, manager).and_then(Value::as_object).is_none_or(|owned| beyond(owned, desired))
+}
+
+/// Whether `manager`, by apply, owns the field at a pointer into the trie: `/f:spec/f:replicas`.
+#[must_use]
+pub fn owns(live: &Value, pointer: &str, manager: &str) -> bool {
+    let entries = live["metadata"]["managedFields"].as_array().into_iter().flatten();
+    let mut ours = entries.filter(|entry| entry["manager"] == manager && entry["operation"] == "Apply");
+    ours.any(|entry| entry["fieldsV1"].pointer(pointer).is_some())
 }
 
 fn beyond(owned: &Map<String, Value>, desired: &Value) -> bool {
@@ -26,19 +27,68 @@ fn beyond(owned: &Map<String, Value>, desired: &Value) -> bool {
     })
 }
 
+/// What `manager` applied: of `live`, the fields it owns. None: it never applied the object.
+#[must_use]
+pub fn applied(live: &Value, manager: &str) -> Option<Value> {
+    Some(part(owned(live, manager)?.as_object()?, live))
+}
+
+/// The fields a manager owns by apply, as a trie.
+fn owned<'a>(live: &'a Value, manager: &str) -> Option<&'a Value> {
+    let mut entries = live["metadata"]["managedFields"].as_array()?.iter();
+    let entry = entries
+        .find(|entry| entry["manager"] == manager && entry["operation"] == "Apply" && entry["subresource"].is_null())?;
+    Some(&entry["fieldsV1"])
+}
+
+/// What of a value is owned.
+fn part(owned: &Map<String, Value>, value: &Value) -> Value {
+    let steps: Vec<(&String, &Value)> = owned.iter().filter(|(path, _)| *path != ".").collect();
+    let below =
+        |owned: &Value, value: &Value| owned.as_object().map_or_else(|| value.clone(), |owned| part(owned, value));
+    match value {
+        // Owned as a whole.
+        _ if steps.is_empty() => value.clone(),
+        Value::Array(items) => {
+            let ours = items.iter().filter_map(|item| {
+                let one = std::slice::from_ref(item);
+                let found = steps.iter().find(|(path, _)| item_of(path, one).is_some())?;
+                Some(below(found.1, item))
+            });
+            Value::Array(ours.collect())
+        }
+        Value::Object(fields) => {
+            let ours = steps.iter().filter_map(|(path, owned)| {
+                let field = path.strip_prefix("f:")?;
+                Some((field.to_owned(), below(owned, fields.get(field)?)))
+            });
+            Value::Object(ours.collect())
+        }
+        scalar => scalar.clone(),
+    }
+}
+
 /// What `desired` has at one step of a path; the node itself where the step goes nowhere.
 fn step<'a>(path: &str, desired: &'a Value) -> Option<&'a Value> {
     match path.split_once(':') {
         Some(("f", field)) => desired.get(field),
+        Some(("k" | "v", _)) => item_of(path, desired.as_array()?),
+        _ => Some(desired),
+    }
+}
+
+/// The item that `k:<its keys>` or `v:<itself>` names.
+fn item_of<'a>(path: &str, items: &'a [Value]) -> Option<&'a Value> {
+    match path.split_once(':') {
         Some(("k", keys)) => {
             let keys: Map<String, Value> = serde_json::from_str(keys).ok()?;
-            desired.as_array()?.iter().find(|item| keys.iter().all(|(key, value)| item[key] == *value))
+            items.iter().find(|item| keys.iter().all(|(key, value)| item[key] == *value))
         }
         Some(("v", member)) => {
             let member: Value = serde_json::from_str(member).ok()?;
-            desired.as_array()?.iter().find(|item| **item == member)
+            items.iter().find(|item| **item == member)
         }
-        _ => Some(desired),
+        _ => None,
     }
 }
 
@@ -73,6 +123,26 @@ mod tests {
             *owned.pointer_mut(pointer).unwrap() = more;
             assert!(owns_more(&live(&owned), &desired, "us"), "{pointer}");
         }
+    }
+
+    #[test]
+    fn what_was_applied_is_read_back_without_what_others_set() {
+        let ours = json!({"metadata": {"labels": {"a": "1"}}, "spec": {"containers": [
+            {"name": "main", "args": ["x", "y"], "ports": [{"containerPort": 80, "protocol": "TCP"}]}], "finalizers": ["ours"],
+            "resources": {"limits": {"cpu": "500m"}}}});
+        let owned = json!({"f:metadata": {"f:labels": {"f:a": {}}}, "f:spec": {
+            "f:containers": {"k:{\"name\":\"main\"}": {".": {}, "f:name": {}, "f:args": {},
+                "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}, "f:protocol": {}}}}},
+            "f:finalizers": {"v:\"ours\"": {}}, "f:resources": {"f:limits": {"f:cpu": {}}}, "f:gone": {}}});
+        let mut found = live(&owned);
+        found["metadata"]["labels"] = json!({"a": "1", "theirs": "2"});
+        found["spec"] = ours["spec"].clone();
+        found["spec"]["containers"][0]["imagePullPolicy"] = json!("Always");
+        found["spec"]["containers"].as_array_mut().unwrap().insert(0, json!({"name": "sidecar"}));
+        found["spec"]["finalizers"] = json!(["theirs", "ours"]);
+        let read = applied(&found, "us").unwrap();
+        assert_eq!(read, ours);
+        assert_eq!(applied(&found, "another"), None);
     }
 
     #[test]

@@ -14,9 +14,11 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::{Deployment, ReplicaSet},
+        autoscaling::v2::HorizontalPodAutoscaler,
         batch::v1::{CronJob, Job},
         coordination::v1::Lease,
         core::v1::{ConfigMap, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
     },
 };
@@ -24,13 +26,16 @@ use kube::{
     Api, Client, Resource,
     api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions},
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{MANAGER, build, build::Object, metrics::Metrics};
 
+/// The field manager of a number of pods that was ours, until an autoscaler has taken it over.
+const HANDOVER: &str = "pinpipe-operator-handover";
+
 /// The kinds of children there are.
 #[must_use]
-pub fn child_kinds() -> [ApiResource; 8] {
+pub fn child_kinds() -> [ApiResource; 10] {
     fn kind<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>() -> ApiResource {
         ApiResource::erase::<K>(&())
     }
@@ -43,6 +48,8 @@ pub fn child_kinds() -> [ApiResource; 8] {
         kind::<Service>(),
         kind::<Deployment>(),
         kind::<CronJob>(),
+        kind::<PodDisruptionBudget>(),
+        kind::<HorizontalPodAutoscaler>(),
     ]
 }
 
@@ -135,7 +142,15 @@ impl Applier {
             if settled {
                 continue;
             }
-            match self.apply(object).await {
+            let applied = match live.0.get(&key) {
+                Some(found) if hands_over(found, &object.body) => self.hand_over(object, found).await,
+                _ => Ok(()),
+            };
+            let applied = match applied {
+                Ok(()) => self.apply(object).await,
+                Err(error) => Err(error),
+            };
+            match applied {
                 Ok(written) => {
                     live.0.insert(key, written);
                 }
@@ -158,6 +173,21 @@ impl Applier {
         self.metrics.wrote("apply", &object.resource.plural);
         tracing::info!(kind = object.resource.kind, name = object.name, "applied");
         Ok(value(&written))
+    }
+
+    /// Lets the number of pods stand when it isn't ours to say any longer: a field nobody owns would fall back to one pod until an autoscaler
+    /// has had a look. Whatever scales the Deployment takes it over with its first write.
+    async fn hand_over(&self, object: &Object, live: &Value) -> kube::Result<()> {
+        let body = json!({
+            "apiVersion": object.resource.api_version,
+            "kind": object.resource.kind,
+            "metadata": {"name": object.name},
+            "spec": {"replicas": live["spec"]["replicas"]},
+        });
+        let params = PatchParams::apply(HANDOVER).force();
+        self.api(&object.resource).patch(&object.name, &params, &Patch::Apply(&body)).await?;
+        self.metrics.wrote("apply", &object.resource.plural);
+        Ok(())
     }
 
     /// Deletes what is ours and no longer desired, except what is `needed` all the same, and a `ConfigMap` that pods may still be started with.
@@ -203,8 +233,17 @@ impl Applier {
     }
 }
 
+/// Whether a Deployment's number of pods was ours to say and is no longer. None at all is a suspended pipeline's, at which an autoscaler
+/// would leave it.
+fn hands_over(live: &Value, desired: &Value) -> bool {
+    let wants_no_say = desired["spec"]["template"].is_object() && desired["spec"]["replicas"].is_null();
+    let has_pods = live["spec"]["replicas"].as_i64().is_some_and(|replicas| replicas > 0);
+    wants_no_say && has_pods && managed::owns(live, "/f:spec/f:replicas", MANAGER)
+}
+
 /// The `ConfigMap`s a workload's pods mount.
-fn config_maps(workload: &Value) -> Vec<String> {
+#[must_use]
+pub fn config_maps(workload: &Value) -> Vec<String> {
     let spec = &workload["spec"];
     let template =
         if spec["jobTemplate"].is_object() { &spec["jobTemplate"]["spec"]["template"] } else { &spec["template"] };
@@ -228,9 +267,21 @@ fn value(object: &DynamicObject) -> Value {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+
+    #[test]
+    fn the_number_of_pods_is_handed_over_once_and_only_where_there_are_some() {
+        let live = |replicas: i32, owned: Value| {
+            json!({"spec": {"replicas": replicas, "template": {}}, "metadata": {"managedFields": [
+                {"manager": MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": owned}}]}})
+        };
+        let (ours, not_ours) = (json!({"f:replicas": {}}), json!({}));
+        let (silent, fixed) = (json!({"spec": {"template": {}}}), json!({"spec": {"template": {}, "replicas": 3}}));
+        assert!(hands_over(&live(5, ours.clone()), &silent));
+        assert!(!hands_over(&live(5, ours.clone()), &fixed));
+        assert!(!hands_over(&live(5, not_ours), &silent));
+        assert!(!hands_over(&live(0, ours), &silent));
+    }
 
     #[test]
     fn config_maps_of_deployments_and_cron_jobs_are_found() {

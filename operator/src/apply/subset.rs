@@ -8,18 +8,19 @@ use serde_json::{Map, Value};
 
 /// Lists that server-side apply merges, and the fields that tell their items apart. Source: `x-kubernetes-list-map-keys` in
 /// Kubernetes' `OpenAPI` document, for the lists in what [`crate::build`] makes.
-const MERGED: [(&str, &[&str]); 7] = [
+const MERGED: [(&str, &[&str]); 8] = [
     ("containers", &["name"]),
     ("env", &["name"]),
     ("imagePullSecrets", &["name"]),
     ("ownerReferences", &["uid"]),
     ("ports", &["containerPort", "port", "protocol"]),
+    ("topologySpreadConstraints", &["topologyKey", "whenUnsatisfiable"]),
     ("volumeMounts", &["mountPath"]),
     ("volumes", &["name"]),
 ];
 
 /// Fields whose values, or whose fields' values, are quantities.
-const QUANTITIES: [&str; 3] = ["requests", "limits", "sizeLimit"];
+const QUANTITIES: [&str; 4] = ["requests", "limits", "sizeLimit", "averageValue"];
 
 /// Whether `live` holds everything in `desired`.
 #[must_use]

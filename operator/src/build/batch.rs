@@ -24,11 +24,14 @@ const HISTORY: i32 = 3;
 pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Batch, objects: &mut Vec<Object>) {
     let name = pipeline.child(COMPONENT);
     let metadata = || meta::metadata(pipeline, COMPONENT, name.clone());
-    objects.push(object(&ServiceAccount {
-        metadata: metadata(),
-        automount_service_account_token: Some(false),
-        ..ServiceAccount::default()
-    }));
+    let account = batch.pods.service_account.clone().unwrap_or_else(|| name.clone());
+    if batch.pods.service_account.is_none() {
+        objects.push(object(&ServiceAccount {
+            metadata: metadata(),
+            automount_service_account_token: Some(false),
+            ..ServiceAccount::default()
+        }));
+    }
     // Only that it is there and goes with the pipeline: what it holds is the runs' to write.
     objects.push(object(&Lease { metadata: metadata(), spec: None }));
     objects.push(object(&Role { metadata: metadata(), rules: Some(lease_rules(&name)) }));
@@ -41,7 +44,7 @@ pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Bat
         },
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".to_owned(),
-            name: name.clone(),
+            name: account.clone(),
             namespace: Some(pipeline.namespace.clone()),
             api_group: None,
         }]),
@@ -52,13 +55,14 @@ pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Bat
     }
     let template = pod::task(
         pipeline,
-        name.clone(),
+        account,
         &Worker {
             component: COMPONENT,
             image: "batch",
             config: &config,
             secrets: Some(&batch.secrets),
             resources: &batch.resources,
+            pods: &batch.pods,
             ports: Vec::new(),
             env: vec![run_name()],
             tmp: Some(&batch.scratch_size),

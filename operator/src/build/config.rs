@@ -16,9 +16,6 @@ const REQUEST_BYTES: (u32, u32) = (1024 * 1024, 16 * 1024 * 1024);
 /// How long a batch run waits for the archive to reach the topics' end, seconds.
 const BARRIER_TIMEOUT_SECONDS: u64 = 600;
 
-/// Where a batch run spills to, in a folder of its own: the pod's volume of temporary files.
-const SCRATCH_DIR: &str = "/tmp";
-
 /// A worker's `ConfigMap`, and the hash of what it holds.
 pub(super) struct Config {
     pub(super) name: String,
@@ -58,9 +55,7 @@ pub(super) fn ingest(pipeline: &ValidatedPipeline) -> config::Ingest {
 }
 
 pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Stream {
-    // One worker writes the dead letters: the archive's, or without one the first sink's by name.
-    let first = pipeline.sinks.iter().map(|sink| &sink.name).min();
-    let writes_dead_letters = pipeline.archive.is_none() && first == Some(&sink.name);
+    let writes_dead_letters = pipeline.dead_letter_writer() == Some(format!("stream-{}", sink.name));
     let postgres = config::StreamSink::Postgres(config::Postgres {
         name: sink.name.clone(),
         url_file: secrets_dir("postgres").join("url"),
@@ -120,7 +115,7 @@ pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Bat
             })
             .collect(),
         quality: batch.quality.clone(),
-        scratch_dir: PathBuf::from(SCRATCH_DIR),
+        scratch_dir: PathBuf::from(config::SCRATCH_DIR),
     }
 }
 

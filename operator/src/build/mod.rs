@@ -4,6 +4,7 @@ mod batch;
 mod config;
 mod meta;
 mod pod;
+mod scaling;
 mod workers;
 
 use std::collections::BTreeMap;

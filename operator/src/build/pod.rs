@@ -1,16 +1,14 @@
 //! Pods: one container each, as Kubernetes' restricted profile asks, credentials mounted as files.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
         KeyToPath, LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-        SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+        SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
-use pinpipe_config::{ADMIN_PORT, CONFIG_DIR};
+use pinpipe_config::{ADMIN_PORT, CONFIG_DIR, SCRATCH_DIR};
 use pinpipe_crds::PullPolicy;
 
 use super::{
@@ -18,7 +16,7 @@ use super::{
     config::{Config, secrets_dir},
     meta,
 };
-use crate::validate::{Image, Secrets, ValidatedPipeline};
+use crate::validate::{Image, Pods, Secrets, ValidatedPipeline};
 
 /// The user and group workers run as; that of their images too.
 const USER: i64 = 65532;
@@ -32,6 +30,7 @@ pub(super) struct Worker<'a> {
     pub(super) config: &'a Config,
     pub(super) secrets: Option<&'a Secrets>,
     pub(super) resources: &'a ResourceRequirements,
+    pub(super) pods: &'a Pods,
     /// Ports besides the admin port.
     pub(super) ports: Vec<ContainerPort>,
     pub(super) env: Vec<EnvVar>,
@@ -81,21 +80,25 @@ pub(super) fn port(name: &str, number: u16) -> ContainerPort {
 }
 
 fn template(pipeline: &ValidatedPipeline, worker: &Worker<'_>) -> PodTemplateSpec {
-    let mut annotations = BTreeMap::from([(CONFIG_ANNOTATION.to_owned(), worker.config.hash.clone())]);
+    let pods = worker.pods;
+    let mut labels = pods.labels.clone();
+    labels.extend(meta::labels(pipeline, worker.component));
+    let mut annotations = pods.annotations.clone();
+    annotations.insert(CONFIG_ANNOTATION.to_owned(), worker.config.hash.clone());
     if let Some(digest) = worker.secrets.and_then(|secrets| secrets.digest.clone()) {
         annotations.insert(SECRETS_ANNOTATION.to_owned(), digest);
     }
     let (volumes, mounts) = volumes(worker);
     PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(meta::labels(pipeline, worker.component)),
-            annotations: Some(annotations),
-            ..ObjectMeta::default()
-        }),
+        metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }),
         spec: Some(PodSpec {
             containers: vec![container(&pipeline.image, worker.image, worker, mounts)],
             volumes: Some(volumes),
             image_pull_secrets: pull_secrets(&pipeline.image),
+            service_account_name: pods.service_account.clone(),
+            node_selector: (!pods.node_selector.is_empty()).then(|| pods.node_selector.clone()),
+            tolerations: (!pods.tolerations.is_empty()).then(|| pods.tolerations.clone()),
+            topology_spread_constraints: spread(pipeline, worker),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             termination_grace_period_seconds: Some(worker.grace_seconds),
@@ -112,10 +115,26 @@ fn template(pipeline: &ValidatedPipeline, worker: &Worker<'_>) -> PodTemplateSpe
     }
 }
 
+/// Pods of one template are spread, not those of an older one together with them.
+fn spread(pipeline: &ValidatedPipeline, worker: &Worker<'_>) -> Option<Vec<TopologySpreadConstraint>> {
+    let constraints = worker.pods.spread.iter().map(|spread| TopologySpreadConstraint {
+        max_skew: spread.max_skew,
+        topology_key: spread.topology_key.clone(),
+        when_unsatisfiable: spread.when_unsatisfiable.to_owned(),
+        label_selector: Some(meta::label_selector(pipeline, worker.component)),
+        match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
+        ..TopologySpreadConstraint::default()
+    });
+    (!worker.pods.spread.is_empty()).then(|| constraints.collect())
+}
+
 fn container(image: &Image, name: &str, worker: &Worker<'_>, mounts: Vec<VolumeMount>) -> Container {
     Container {
         name: name.to_owned(),
-        image: Some(format!("{}/{name}:{}", image.registry, image.tag)),
+        image: Some(match image.digests.get(name) {
+            Some(digest) => format!("{}/{name}:{}@{digest}", image.registry, image.tag),
+            None => format!("{}/{name}:{}", image.registry, image.tag),
+        }),
         image_pull_policy: Some(
             match image.pull_policy {
                 PullPolicy::Always => "Always",
@@ -172,7 +191,7 @@ fn volumes(worker: &Worker<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
         });
     }
     if let Some(size) = worker.tmp {
-        mounts.push(mount("tmp", "/tmp", false));
+        mounts.push(mount("tmp", SCRATCH_DIR, false));
         volumes.push(Volume {
             name: "tmp".to_owned(),
             empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(size.clone()), medium: None }),

@@ -42,8 +42,8 @@ fn each_section_deploys_what_it_names() {
         ids(objects).iter().any(|id| id.strip_prefix(&prefix).is_some_and(|hash| hash.len() == 10))
     };
     let least = objects(&validated(json!({})));
-    assert_eq!(least.len(), 3);
-    for id in ["Service/pinterest-ingest", "Deployment/pinterest-ingest"] {
+    assert_eq!(least.len(), 4);
+    for id in ["Service/pinterest-ingest", "Deployment/pinterest-ingest", "PodDisruptionBudget/pinterest-ingest"] {
         assert!(ids(&least).contains(&id.to_owned()), "{id}");
     }
     let all = with(|_| ());
@@ -67,7 +67,7 @@ fn each_section_deploys_what_it_names() {
     {
         assert!(config(child, &all), "{child}");
     }
-    assert_eq!(all.len(), 16);
+    assert_eq!(all.len(), 17);
 }
 
 type Change = fn(&mut Value);
@@ -91,8 +91,26 @@ fn the_same_pipeline_gives_the_same_bytes() {
 #[test]
 fn a_change_concerns_its_component_and_nothing_else() {
     let before = with(|_| ());
-    let cases: [(Change, &[&str]); 14] = [
+    let cases: [(Change, &[&str]); 19] = [
         (|s| s["ingest"] = json!({"replicas": 3}), &["Deployment/pinterest-ingest"]),
+        (
+            |s| s["ingest"] = json!({"replicas": 1}),
+            &["Deployment/pinterest-ingest", "PodDisruptionBudget/pinterest-ingest"],
+        ),
+        (
+            |s| s["ingest"] = json!({"autoscaling": {"maxReplicas": 9}}),
+            &["Deployment/pinterest-ingest", "HorizontalPodAutoscaler/pinterest-ingest"],
+        ),
+        (
+            |s| s["stream"]["sinks"][0]["autoscaling"] = json!({"targetLag": 1000}),
+            &[
+                "Deployment/pinterest-stream-live",
+                "HorizontalPodAutoscaler/pinterest-stream-live",
+                "PodDisruptionBudget/pinterest-stream-live",
+            ],
+        ),
+        (|s| s["archive"]["nodeSelector"] = json!({"disk": "fast"}), &["Deployment/pinterest-archive"]),
+        (|s| s["image"] = json!({"digests": {"emulator": "sha256:a"}}), &["Deployment/pinterest-emulator"]),
         (|s| s["emulator"] = json!({"seed": 9}), &["ConfigMap/pinterest-emulator", "Deployment/pinterest-emulator"]),
         (
             |s| s["stream"]["sinks"][0]["postgres"]["schema"] = json!("live"),
@@ -150,6 +168,148 @@ fn a_change_concerns_its_component_and_nothing_else() {
         assert_eq!(changed(&before, &after), concerned, "case {number}");
     }
     assert_eq!(changed(&before, &with(|_| ())), [""; 0]);
+}
+
+#[test]
+fn what_is_said_of_pods_stands_in_each_components_template_beside_ours() {
+    let settings = json!({
+        "serviceAccountName": "reader", "podLabels": {"team": "data"}, "podAnnotations": {"note": "x"},
+        "nodeSelector": {"disk": "fast"}, "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5}],
+        "topologySpread": [{"topologyKey": "rack", "maxSkew": 2, "whenUnsatisfiable": "DoNotSchedule"}],
+    });
+    let all = with(|spec| {
+        spec["ingest"] = json!({});
+        for section in ["/ingest", "/archive", "/batch", "/emulator", "/stream/sinks/0"] {
+            let section = spec.pointer_mut(section).unwrap().as_object_mut().unwrap();
+            section.extend(settings.as_object().unwrap().clone());
+        }
+    });
+    let mut components = 0;
+    for object in &all {
+        let spec = &object.body["spec"];
+        let template = match object.resource.kind.as_str() {
+            "Deployment" => &spec["template"],
+            "CronJob" => &spec["jobTemplate"]["spec"]["template"],
+            _ => continue,
+        };
+        let (name, pod) = (&object.name, &template["spec"]);
+        assert_eq!(pod["serviceAccountName"], "reader", "{name}");
+        assert_eq!(pod["nodeSelector"], settings["nodeSelector"], "{name}");
+        assert_eq!(pod["tolerations"][0], settings["tolerations"][0], "{name}");
+        let spread = &pod["topologySpreadConstraints"];
+        assert_eq!(
+            (&spread[0]["topologyKey"], &spread[0]["maxSkew"], spread.as_array().unwrap().len()),
+            (&json!("rack"), &json!(2), 1)
+        );
+        assert_eq!(spread[0]["labelSelector"]["matchLabels"][INSTANCE_LABEL], "pinterest", "{name}");
+        let metadata = &template["metadata"];
+        assert_eq!(
+            (&metadata["labels"]["team"], &metadata["labels"][INSTANCE_LABEL]),
+            (&json!("data"), &json!("pinterest"))
+        );
+        assert_eq!(metadata["annotations"]["note"], "x", "{name}");
+        assert!(metadata["annotations"][CONFIG_ANNOTATION].is_string(), "{name}");
+        components += 1;
+    }
+    assert_eq!(components, 5);
+    assert!(!ids(&all).contains(&"ServiceAccount/pinterest-batch".to_owned()), "the one named takes its place");
+    assert_eq!(find(&all, "RoleBinding", "pinterest-batch")["subjects"][0]["name"], "reader");
+}
+
+#[test]
+fn pods_that_may_be_several_are_spread_and_drained_one_by_one() {
+    let all = with(|spec| spec["stream"]["sinks"][0]["replicas"] = json!(3));
+    for component in ["ingest", "stream-live"] {
+        let name = format!("pinterest-{component}");
+        let spread = &find(&all, "Deployment", &name)["spec"]["template"]["spec"]["topologySpreadConstraints"];
+        let keys: Vec<_> = spread.as_array().unwrap().iter().map(|one| one["topologyKey"].as_str().unwrap()).collect();
+        assert_eq!(keys, ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]);
+        assert_eq!(spread[0]["whenUnsatisfiable"], "ScheduleAnyway");
+        let budget = &find(&all, "PodDisruptionBudget", &name)["spec"];
+        assert_eq!(
+            (&budget["maxUnavailable"], &budget["unhealthyPodEvictionPolicy"]),
+            (&json!(1), &json!("AlwaysAllow"))
+        );
+    }
+    // A budget for one pod would keep its node from ever being drained, or mean nothing.
+    assert!(!ids(&all).contains(&"PodDisruptionBudget/pinterest-archive".to_owned()));
+    assert!(!ids(&with(|_| ())).contains(&"PodDisruptionBudget/pinterest-stream-live".to_owned()));
+}
+
+#[test]
+fn an_autoscaler_has_the_say_about_replicas_except_while_suspended() {
+    let scaled = |suspend: bool| {
+        with(|spec| {
+            spec["suspend"] = json!(suspend);
+            spec["ingest"] =
+                json!({"autoscaling": {"minReplicas": 3, "maxReplicas": 9, "targetCPUUtilizationPercentage": 50}});
+            spec["stream"]["sinks"][0]["autoscaling"] = json!({"targetLag": 1000});
+        })
+    };
+    let all = scaled(false);
+    let ingest = &find(&all, "HorizontalPodAutoscaler", "pinterest-ingest")["spec"];
+    assert_eq!(
+        ingest["scaleTargetRef"],
+        json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "pinterest-ingest"})
+    );
+    assert_eq!((&ingest["minReplicas"], &ingest["maxReplicas"]), (&json!(3), &json!(9)));
+    assert_eq!(
+        ingest["metrics"],
+        json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}])
+    );
+    let live = &find(&all, "HorizontalPodAutoscaler", "pinterest-stream-live")["spec"];
+    assert_eq!((&live["minReplicas"], &live["maxReplicas"]), (&json!(1), &json!(9)), "as many as there are partitions");
+    assert_eq!(
+        live["metrics"][0]["external"],
+        json!({"metric": {"name": "pinpipe_stream_lag_records", "selector": {"matchLabels": {"pipeline": "pinterest", "sink": "live"}}},
+            "target": {"type": "AverageValue", "averageValue": "1000"}})
+    );
+    let by_others = with(|spec| spec["stream"]["sinks"][0]["autoscaling"] = json!({}));
+    assert!(!ids(&by_others).iter().any(|id| id.starts_with("HorizontalPodAutoscaler/")));
+    for (objects, name, replicas) in [
+        (&all, "pinterest-ingest", Value::Null),
+        (&all, "pinterest-stream-live", Value::Null),
+        (&by_others, "pinterest-stream-live", Value::Null),
+        (&scaled(true), "pinterest-ingest", json!(0)),
+        (&scaled(true), "pinterest-stream-live", json!(0)),
+    ] {
+        assert_eq!(find(objects, "Deployment", name)["spec"]["replicas"], replicas, "{name}");
+    }
+}
+
+/// What a sink's autoscaling is → the replicas sent while its Deployment has no pods.
+#[test]
+fn a_deployment_without_pods_is_given_the_fewest_since_its_autoscaler_leaves_it_alone() {
+    for (autoscaling, at_zero) in
+        [(json!({"targetLag": 1000, "minReplicas": 2}), json!(2)), (json!({}), Value::Null), (Value::Null, json!(1))]
+    {
+        let mut spec = whole();
+        if autoscaling.is_object() {
+            spec["stream"]["sinks"][0]["autoscaling"] = autoscaling.clone();
+        }
+        let mut pipeline = validated(spec);
+        let replicas = |pipeline: &ValidatedPipeline| {
+            find(&objects(pipeline), "Deployment", "pinterest-stream-live")["spec"]["replicas"].clone()
+        };
+        pipeline.at_zero = ["stream-live".to_owned()].into();
+        assert_eq!(replicas(&pipeline), at_zero, "{autoscaling}");
+        pipeline.suspend = true;
+        assert_eq!(replicas(&pipeline), 0, "{autoscaling}");
+        pipeline.draining = ["stream-live".to_owned()].into();
+        pipeline.at_zero.clear();
+        let expected = if autoscaling.is_object() { Value::Null } else { json!(1) };
+        assert_eq!(replicas(&pipeline), expected, "{autoscaling}");
+    }
+}
+
+#[test]
+fn a_digest_pins_the_image_of_its_worker() {
+    let all = with(|spec| spec["image"] = json!({"digests": {"stream": "sha256:0a"}}));
+    let image =
+        |name: &str| find(&all, "Deployment", name)["spec"]["template"]["spec"]["containers"][0]["image"].clone();
+    assert_eq!(image("pinterest-archive"), "ghcr.io/pinpipe/stream:0.1.0@sha256:0a");
+    assert_eq!(image("pinterest-stream-live"), "ghcr.io/pinpipe/stream:0.1.0@sha256:0a");
+    assert_eq!(image("pinterest-ingest"), "ghcr.io/pinpipe/ingest:0.1.0");
 }
 
 #[test]

@@ -9,8 +9,8 @@ use k8s_openapi::{
 };
 use pinpipe_config::{ADMIN_PORT, HTTP_PORT};
 
-use super::{Object, config, meta, object, pod, pod::Worker};
-use crate::validate::{Archive, Emulator, Sink, ValidatedPipeline};
+use super::{Object, config, meta, object, pod, pod::Worker, scaling};
+use crate::validate::{Archive, Emulator, Replicas, Sink, ValidatedPipeline};
 
 /// Old `ReplicaSet`s kept for a roll-back, and with them their `ConfigMap`s.
 const HISTORY: i32 = 3;
@@ -33,6 +33,7 @@ pub(super) fn ingest(pipeline: &ValidatedPipeline, objects: &mut Vec<Object>) {
             config: &config,
             secrets: None,
             resources: &pipeline.ingest.resources,
+            pods: &pipeline.ingest.pods,
             ports: vec![pod::port("http", HTTP_PORT), pod::admin_port()],
             env: Vec::new(),
             tmp: None,
@@ -48,7 +49,9 @@ pub(super) fn ingest(pipeline: &ValidatedPipeline, objects: &mut Vec<Object>) {
             ..Lifecycle::default()
         });
     }
-    objects.push(deployment(pipeline, component, pipeline.ingest.replicas, rolling(), template));
+    let replicas = &pipeline.ingest.replicas;
+    objects.push(deployment(pipeline, component, replicas, rolling(), template));
+    scaling::several(pipeline, component, None, replicas, objects);
 }
 
 pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink, objects: &mut Vec<Object>) {
@@ -65,13 +68,15 @@ pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink, objects: &mut Ve
             config: &config,
             secrets: Some(&sink.secrets),
             resources: &sink.resources,
+            pods: &sink.pods,
             ports: vec![pod::admin_port()],
             env: Vec::new(),
             tmp: None,
             grace_seconds: 60,
         },
     );
-    objects.push(deployment(pipeline, component, sink.replicas, rolling(), template));
+    objects.push(deployment(pipeline, component, &sink.replicas, rolling(), template));
+    scaling::several(pipeline, component, Some(&sink.name), &sink.replicas, objects);
 }
 
 pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive, objects: &mut Vec<Object>) {
@@ -97,6 +102,7 @@ pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive, objects: 
             config: &config,
             secrets: Some(&archive.secrets),
             resources: &archive.resources,
+            pods: &archive.pods,
             ports: vec![pod::admin_port()],
             env: Vec::new(),
             tmp: None,
@@ -104,7 +110,7 @@ pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive, objects: 
         },
     );
     // One writer a partition: two would be safe, but only in each other's way. So the old pod goes before the new one comes.
-    objects.push(deployment(pipeline, component, 1, strategy("Recreate", None), template));
+    objects.push(deployment(pipeline, component, &Replicas::Fixed(1), strategy("Recreate", None), template));
 }
 
 pub(super) fn emulator(pipeline: &ValidatedPipeline, emulator: &Emulator, objects: &mut Vec<Object>) {
@@ -118,26 +124,33 @@ pub(super) fn emulator(pipeline: &ValidatedPipeline, emulator: &Emulator, object
             config: &config,
             secrets: None,
             resources: &emulator.resources,
+            pods: &emulator.pods,
             ports: vec![pod::admin_port()],
             env: Vec::new(),
             tmp: None,
             grace_seconds: 10,
         },
     );
-    objects.push(deployment(pipeline, component, 1, strategy("Recreate", None), template));
+    objects.push(deployment(pipeline, component, &Replicas::Fixed(1), strategy("Recreate", None), template));
 }
 
 fn deployment(
     pipeline: &ValidatedPipeline,
     component: &str,
-    replicas: i32,
+    replicas: &Replicas,
     strategy: DeploymentStrategy,
     template: PodTemplateSpec,
 ) -> Object {
     object(&Deployment {
         metadata: meta::metadata(pipeline, component, pipeline.child(component)),
         spec: Some(DeploymentSpec {
-            replicas: Some(if pipeline.runs(component) { replicas } else { 0 }),
+            replicas: match replicas {
+                _ if !pipeline.runs(component) => Some(0),
+                Replicas::Fixed(pods) => Some(*pods),
+                // An autoscaler leaves alone what has no pods.
+                Replicas::Autoscaled { min, .. } if pipeline.at_zero.contains(component) => Some(*min),
+                Replicas::Autoscaled { .. } | Replicas::LeftAlone => None,
+            },
             revision_history_limit: Some(HISTORY),
             selector: meta::label_selector(pipeline, component),
             strategy: Some(strategy),

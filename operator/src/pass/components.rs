@@ -1,7 +1,10 @@
 //! The components' part of a pass: how each stands, by its Deployment, its pods, what they say, and batch runs.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use k8s_openapi::api::{
     apps::v1::Deployment,
+    autoscaling::v2::HorizontalPodAutoscaler,
     batch::v1::{CronJob, Job},
     core::v1::Pod,
 };
@@ -14,25 +17,33 @@ use crate::{
     apply::{Key, Live, Obstacle},
     build, said,
     status::{Finding, Findings, batch, health, reasons},
-    validate::{RESET_ANNOTATION, RESET_FORMS, ValidatedPipeline},
+    upgrade::Stages,
+    validate::{RESET_ANNOTATION, RESET_FORMS, Replicas, ValidatedPipeline},
 };
+
+/// What a pass saw of the components.
+pub(super) struct Seen<'a> {
+    pub(super) live: &'a Live,
+    pub(super) pods: &'a [Pod],
+    /// What workers say is the matter, by component.
+    pub(super) said: &'a BTreeMap<String, Finding>,
+    pub(super) stages: &'a Stages,
+}
 
 impl Pass<'_> {
     /// How each component stands.
-    pub(super) async fn findings(
+    pub(super) fn findings(
         &self,
         pipeline: &ValidatedPipeline,
-        live: &Live,
+        seen: &Seen<'_>,
         topics: Finding,
         batch: Option<Finding>,
         suspension: Option<Finding>,
-    ) -> Result<Findings, Error> {
-        let at_zero = pipeline.suspend && pipeline.draining.is_empty();
-        let pods = if at_zero { Vec::new() } else { self.pods().await? };
-        let said = said::ask(&self.context.pods, &pods).await;
+    ) -> Findings {
         let component = |name: &str| {
-            let pods: Vec<&Pod> = pods.iter().filter(|pod| said::component(pod) == Some(name)).collect();
-            self.component(pipeline, live, name, &pods, said.get(name))
+            let pods: Vec<&Pod> = seen.pods.iter().filter(|pod| said::component(pod) == Some(name)).collect();
+            let finding = self.component(pipeline, seen.live, name, &pods, seen.said.get(name));
+            seen.stages.told(name, finding)
         };
         let sinks = pipeline.sinks.iter().map(|sink| {
             let mut finding = component(&format!("stream-{}", sink.name));
@@ -41,20 +52,30 @@ impl Pass<'_> {
         });
         let stream = match Finding::worst(sinks.collect()) {
             Some(finding) if finding.ok && !pipeline.suspend => {
-                Some(Finding::good(reasons::AVAILABLE, "all pods of all sinks are ready"))
+                let notes = pipeline.sinks.iter().flat_map(|sink| {
+                    let held_back = sink.held_back.as_ref().map(|words| format!("; sink {} has {words}", sink.name));
+                    let unscaled = unscaled(seen.live, &pipeline.child(&format!("stream-{}", sink.name)));
+                    held_back.into_iter().chain(unscaled.map(|words| format!("; sink {}: {words}", sink.name)))
+                });
+                let message = format!("all pods of all sinks are ready{}", notes.collect::<String>());
+                Some(Finding::good(reasons::AVAILABLE, message))
             }
             other => other,
         };
-        Ok(Findings {
+        let mut ingest = component("ingest");
+        if let Some(words) = unscaled(seen.live, &pipeline.child("ingest")).filter(|_| ingest.ok && !pipeline.suspend) {
+            ingest.message = format!("{}; {words}", ingest.message);
+        }
+        Findings {
             suspension,
             requests: requests(pipeline),
             topics,
-            ingest: component("ingest"),
+            ingest,
             stream,
             archive: pipeline.archive.is_some().then(|| component("archive")),
             batch,
             emulator: pipeline.emulator.is_some().then(|| component("emulator")),
-        })
+        }
     }
 
     /// Every pod of the pipeline, batch runs' among them.
@@ -81,7 +102,8 @@ impl Pass<'_> {
             return Finding::bad(reasons::PROGRESSING, format!("Deployment {name} is about to be created"));
         };
         let runs = pipeline.runs(component);
-        let finding = health::finding(&health::rollout(&deployment), pods, said, !runs, &self.place(component));
+        let least = replicas(pipeline, component).and_then(Replicas::least);
+        let finding = health::finding(&health::rollout(&deployment, least), pods, said, !runs, &self.place(component));
         if finding.ok && runs && pipeline.suspend {
             return Finding::good(reasons::DRAINING, "the topics are read to their ends, since spec.suspend is set");
         }
@@ -153,8 +175,37 @@ fn requests(pipeline: &ValidatedPipeline) -> Option<Finding> {
     Some(Finding::bad(reason, messages.join("; ")))
 }
 
+/// How many pods a component is to have, where there may be several.
+pub(crate) fn replicas<'a>(pipeline: &'a ValidatedPipeline, component: &str) -> Option<&'a Replicas> {
+    match component.strip_prefix("stream-") {
+        Some(name) => pipeline.sinks.iter().find(|sink| sink.name == name).map(|sink| &sink.replicas),
+        None => (component == "ingest").then_some(&pipeline.ingest.replicas),
+    }
+}
+
+/// The components that may have several pods and whose Deployments have none.
+pub(super) fn at_zero(pipeline: &ValidatedPipeline, live: &Live) -> BTreeSet<String> {
+    let sinks = pipeline.sinks.iter().map(|sink| format!("stream-{}", sink.name));
+    let components = sinks.chain(["ingest".to_owned()]);
+    let has_none = |component: &String| {
+        let deployment = live.get("Deployment", &pipeline.child(component));
+        deployment.is_some_and(|deployment| deployment["spec"]["replicas"] == 0)
+    };
+    components.filter(has_none).collect()
+}
+
+/// That a component's autoscaler says it can't scale it. None, too, where there is none, or it leaves alone what has no pods.
+fn unscaled(live: &Live, child: &str) -> Option<String> {
+    let scaler = typed::<HorizontalPodAutoscaler>(live, "HorizontalPodAutoscaler", child)?;
+    let active = scaler.status?.conditions?.into_iter().find(|condition| condition.type_ == "ScalingActive")?;
+    let reason = active.reason.filter(|reason| active.status == "False" && reason != "ScalingDisabled")?;
+    Some(format!(
+        "its HorizontalPodAutoscaler {child} can't scale it ({reason}; kubectl describe hpa {child} says more)"
+    ))
+}
+
 /// A live child as its type. None, too, where it doesn't fit: then it is looked at again when it changes.
-pub(super) fn typed<K: DeserializeOwned>(live: &Live, kind: &str, name: &str) -> Option<K> {
+pub(crate) fn typed<K: DeserializeOwned>(live: &Live, kind: &str, name: &str) -> Option<K> {
     serde_json::from_value(live.get(kind, name)?.clone()).ok()
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Only then a finalizer is set, before the first topic is created. With it a deletion first takes the children away, so that nobody uses the
 //! topics any more, then deletes those of which the status proves that this pipeline created them and that still have the id it says.
-//! Whatever happens it ends: after [`GIVE_UP_AFTER`] topics are left where they are, and an event names them.
+//! Whatever happens it ends: after [`crate::context::Settings::deletion_deadline`] topics are left where they are, and an event names them.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -18,6 +18,7 @@ use serde_json::json;
 
 use super::{Error, Pass, Passed, Trying as _, drain::passed, has_ended, told};
 use crate::{
+    claims::Claim,
     context::Context,
     status::{Finding, reasons},
     topics::Broker,
@@ -27,10 +28,8 @@ use crate::{
 pub const FINALIZER: &str = "pinpipe.dev/topics";
 /// What `kubectl delete --cascade=orphan` sets: children are to stay, and they need their topics.
 const ORPHAN: &str = "orphan";
-/// After how long topics are left where they are.
-const GIVE_UP_AFTER: Duration = Duration::from_mins(5);
-/// How long topics wait for the last pod to go: one on a node that is gone never does.
-const PODS_FIRST: Duration = Duration::from_mins(2);
+/// How much of the deadline topics wait for the last pod to go: one on a node that is gone never does.
+const PODS_FIRST: f64 = 0.4;
 
 /// Why topics are left that were about to be created: whether that came to pass nobody knows.
 const UNPROVEN: &str = "the status does not say by their ids that the pipeline created them";
@@ -73,7 +72,9 @@ impl Pass<'_> {
         if !has_finalizer(metadata) {
             return Ok(Passed::Gone);
         }
-        let (topics, unproven) = match topics(&self.resource, self.is_paused()) {
+        let others = self.context.watched.claims_besides(&self.uid);
+        let conflict = Claim::of(&self.resource).conflict(&others).is_some();
+        let (topics, unproven) = match topics(&self.resource, self.is_paused(), conflict) {
             Topics::Keep => return self.let_go().await,
             Topics::Leave(names, why) => {
                 self.tell_left(&names, why).await;
@@ -82,7 +83,7 @@ impl Pass<'_> {
             Topics::Delete(topics, unproven) => (topics, unproven),
         };
         let since = metadata.deletion_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0);
-        let elapsed = passed(since, Timestamp::now());
+        let (elapsed, deadline) = (passed(since, Timestamp::now()), self.context.settings.deletion_deadline);
         let why = match self.delete_topics(&topics, elapsed).await {
             Ok(Came::Done) => {
                 if !unproven.is_empty() {
@@ -91,10 +92,10 @@ impl Pass<'_> {
                 return self.let_go().await;
             }
             Ok(Came::Waits(why)) => why,
-            Err(error) if elapsed < GIVE_UP_AFTER => return Err(error),
+            Err(error) if elapsed < deadline => return Err(error),
             Err(error) => error.to_string(),
         };
-        if elapsed < GIVE_UP_AFTER {
+        if elapsed < deadline {
             let message = format!("the pipeline is being deleted, and with it its topics: {why}");
             self.write_ready(Finding::bad(reasons::DELETING, message)).await?;
             return Ok(Passed::Soon);
@@ -110,7 +111,7 @@ impl Pass<'_> {
         self.context.may_write()?;
         applier.prune(&[], &BTreeSet::new(), &mut live).await.trying("deleting children")?;
         let pods = self.pods().await?;
-        if let Some(wait) = wait_for(&pods, elapsed) {
+        if let Some(wait) = wait_for(&pods, elapsed, self.context.settings.deletion_deadline) {
             return Ok(Came::Waits(wait.to_owned()));
         }
         self.context.may_write()?;
@@ -166,13 +167,13 @@ pub async fn let_go_unread(context: &Context, resource: &DeserializeGuard<Pinter
 }
 
 /// Why topics aren't deleted while these pods are there.
-fn wait_for(pods: &[Pod], elapsed: Duration) -> Option<&'static str> {
+fn wait_for(pods: &[Pod], elapsed: Duration, deadline: Duration) -> Option<&'static str> {
     let running: Vec<_> = pods.iter().filter(|pod| !has_ended(pod)).collect();
     if running.iter().any(|pod| pod.metadata.deletion_timestamp.is_none()) {
         // Nobody stops them: they are somebody else's by now (--cascade=orphan), or the cluster is slow.
         return Some("pods that use them run");
     }
-    (!running.is_empty() && elapsed < PODS_FIRST).then_some("its pods stop first")
+    (!running.is_empty() && elapsed < deadline.mul_f64(PODS_FIRST)).then_some("its pods stop first")
 }
 
 fn has_finalizer(metadata: &ObjectMeta) -> bool {
@@ -197,7 +198,7 @@ async fn patch_finalizers(
 }
 
 /// What is to be done about the topics of a pipeline that is being deleted.
-fn topics(resource: &PinterestPipeline, paused: bool) -> Topics {
+fn topics(resource: &PinterestPipeline, paused: bool, conflict: bool) -> Topics {
     let policy = resource.spec.broker.kafka.topics.as_ref().and_then(|topics| topics.deletion_policy);
     if policy != Some(DeletionPolicy::Delete) {
         return Topics::Keep;
@@ -212,6 +213,8 @@ fn topics(resource: &PinterestPipeline, paused: bool) -> Topics {
         Topics::Keep
     } else if paused {
         leave("the pipeline is paused")
+    } else if conflict {
+        leave("one of them belongs to an older pipeline")
     } else if resource.finalizers().iter().any(|finalizer| finalizer == ORPHAN) {
         leave("the workers that use them were to stay, too (--cascade=orphan)")
     } else if proven.is_empty() {
@@ -222,7 +225,10 @@ fn topics(resource: &PinterestPipeline, paused: bool) -> Topics {
 }
 
 fn left(topics: &[String], why: &str) -> String {
-    format!("left in Kafka: {}, though deletionPolicy is Delete: {why}; delete them yourself", topics.join(", "))
+    format!(
+        "left in Kafka: {}, though deletionPolicy is Delete: {why}; delete yourself those that nobody needs",
+        topics.join(", ")
+    )
 }
 
 #[cfg(test)]
@@ -232,7 +238,7 @@ mod tests {
     use super::*;
     use crate::validate::tests::pipeline;
 
-    fn going(policy: Value, topics: Value, finalizers: &[&str]) -> PinterestPipeline {
+    fn going(policy: &str, topics: &Value, finalizers: &[&str]) -> PinterestPipeline {
         let kafka = json!({"bootstrapServers": "k:1", "topics": {"deletionPolicy": policy}});
         let mut resource = pipeline(json!({"broker": {"kafka": kafka}}));
         resource.metadata.finalizers = Some(finalizers.iter().map(|f| (*f).to_owned()).collect());
@@ -244,34 +250,36 @@ mod tests {
     fn only_topics_that_the_status_proves_ours_are_deleted() {
         let topic = |name: &str, id: Option<&str>, ours: bool| {
             let mut topic = json!({"name": name, "partitions": 1, "createdByUs": ours});
-            id.into_iter().for_each(|id| topic["id"] = json!(id));
+            if let Some(id) = id {
+                topic["id"] = json!(id);
+            }
             topic
         };
         let mixed = json!([topic("a", Some("1"), true), topic("b", Some("2"), false), topic("c", None, true)]);
-        let Topics::Delete(deleted, unproven) = topics(&going(json!("Delete"), mixed.clone(), &[FINALIZER]), false)
-        else {
+        let Topics::Delete(deleted, unproven) = topics(&going("Delete", &mixed, &[FINALIZER]), false, false) else {
             panic!("nothing is to be deleted")
         };
         assert_eq!(deleted.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>(), ["a"]);
         assert_eq!(unproven, ["c"]);
 
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-        for (case, policy, known, finalizers, paused, expected) in [
-            ("kept by policy", "Retain", mixed.clone(), &[FINALIZER][..], false, None),
-            ("never reconciled", "Delete", json!([]), &[FINALIZER], false, None),
-            ("not ours", "Delete", json!([topic("b", Some("2"), false)]), &[FINALIZER], false, None),
+        for (case, policy, known, finalizers, [paused, conflict], expected) in [
+            ("kept by policy", "Retain", mixed.clone(), &[FINALIZER][..], [false, false], None),
+            ("never reconciled", "Delete", json!([]), &[FINALIZER], [false, false], None),
+            ("not ours", "Delete", json!([topic("b", Some("2"), false)]), &[FINALIZER], [false, false], None),
             (
                 "about to be created",
                 "Delete",
                 json!([topic("c", None, true)]),
                 &[FINALIZER],
-                false,
+                [false, false],
                 Some(names(&["c"])),
             ),
-            ("paused", "Delete", mixed.clone(), &[FINALIZER], true, Some(names(&["a", "c"]))),
-            ("children stay", "Delete", mixed, &[FINALIZER, ORPHAN], false, Some(names(&["a", "c"]))),
+            ("paused", "Delete", mixed.clone(), &[FINALIZER], [true, false], Some(names(&["a", "c"]))),
+            ("another's", "Delete", mixed.clone(), &[FINALIZER], [false, true], Some(names(&["a", "c"]))),
+            ("children stay", "Delete", mixed, &[FINALIZER, ORPHAN], [false, false], Some(names(&["a", "c"]))),
         ] {
-            let found = topics(&going(json!(policy), known, finalizers), paused);
+            let found = topics(&going(policy, &known, finalizers), paused, conflict);
             match (found, expected) {
                 (Topics::Keep, None) => {}
                 (Topics::Leave(found, _), Some(expected)) => assert_eq!(found, expected, "{case}"),
@@ -289,13 +297,12 @@ mod tests {
             }
             serde_json::from_value(pod).unwrap()
         };
-        let at = |pods: &[Pod], seconds| wait_for(pods, Duration::from_secs(seconds));
+        let at = |pods: &[Pod], seconds| wait_for(pods, Duration::from_secs(seconds), Duration::from_secs(100));
         assert_eq!(at(&[], 0), None);
         assert_eq!(at(&[pod(false, "Succeeded")], 0), None);
         assert_eq!(at(&[pod(true, "Running")], 0), Some("its pods stop first"));
-        assert_eq!(at(&[pod(true, "Running")], PODS_FIRST.as_secs()), None, "its node may be gone");
+        assert_eq!(at(&[pod(true, "Running")], 40), None, "its node may be gone");
         let outlives = [pod(true, "Running"), pod(false, "Running")];
-        assert_eq!(at(&outlives, GIVE_UP_AFTER.as_secs()), Some("pods that use them run"));
-        assert!(PODS_FIRST < GIVE_UP_AFTER);
+        assert_eq!(at(&outlives, 100), Some("pods that use them run"));
     }
 }

@@ -17,6 +17,7 @@ use kube::{
     api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams},
     runtime::events::EventType,
 };
+use pinpipe_crds::BatchStatus;
 use serde_json::json;
 
 use super::{Error, Pass, Trying as _, components::typed};
@@ -30,18 +31,46 @@ use crate::{
 
 /// What `kubectl create job --from` sets on a Job of a `CronJob`'s template.
 const INSTANTIATED: (&str, &str) = ("cronjob.kubernetes.io/instantiate", "manual");
+/// As many words are remembered, besides the last one.
+const REMEMBERED: usize = 32;
 /// What goes with a `CronJob`, and what its runs need to the end.
 const NEEDED_BY_RUNS: [&str; 5] = ["CronJob", "Lease", "Role", "RoleBinding", "ServiceAccount"];
 
+/// The words that asked for runs which were started.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Words {
+    pub(super) last: Option<String>,
+    /// Those before it, the latest first.
+    pub(super) before: Vec<String>,
+}
+
+impl Words {
+    fn of(status: Option<&BatchStatus>) -> Self {
+        let batch = status.cloned().unwrap_or_default();
+        Self { last: batch.last_requested, before: batch.requested_before }
+    }
+
+    /// Whether a run was started for this word.
+    fn has(&self, word: &str) -> bool {
+        self.last.iter().chain(&self.before).any(|known| known == word)
+    }
+
+    fn and(mut self, word: &str) -> Self {
+        self.before.splice(0..0, self.last.replace(word.to_owned()));
+        self.before.truncate(REMEMBERED);
+        self
+    }
+}
+
 impl Pass<'_> {
-    /// Starts the run that is asked for, unless it was started before. Gives the word that asked for the last one, or why it can't be done.
+    /// Starts the run that is asked for, unless it was started before. Gives the words that asked for those started, or why it can't be done.
     pub(super) async fn start_run(
         &self,
         pipeline: &ValidatedPipeline,
         live: &Live,
-    ) -> Result<Result<Option<String>, Finding>, Error> {
-        let last = self.resource.status.as_ref().and_then(|status| status.batch.as_ref()?.last_requested.clone());
-        let Some(nonce) = pipeline.requests.run.as_ref().filter(|nonce| last.as_ref() != Some(*nonce)) else {
+    ) -> Result<Result<Words, Finding>, Error> {
+        let last = Words::of(self.resource.status.as_ref().and_then(|status| status.batch.as_ref()));
+        let Some(nonce) = pipeline.requests.run.as_ref().filter(|nonce| !last.has(nonce)) else {
             return Ok(Ok(last));
         };
         // Whatever keeps it from being there is said in the condition; the run starts once it is.
@@ -82,7 +111,7 @@ impl Pass<'_> {
             }
             Err(error) => return Err(error).trying("starting a batch run"),
         }
-        Ok(Ok(Some(nonce.clone())))
+        Ok(Ok(last.and(nonce)))
     }
 
     /// The children that runs under way still need, though the pipeline has no batch runs any more. Their schedule is suspended.
@@ -149,6 +178,23 @@ mod tests {
         build::objects,
         validate::tests::{validated, whole},
     };
+
+    #[test]
+    fn a_word_starts_one_run_though_others_came_after_it() {
+        let mut words = Words::default().and("a").and("b");
+        assert!(words.has("a") && words.has("b") && !words.has("c"));
+        assert_eq!((words.last.as_deref(), words.before.as_slice()), (Some("b"), &["a".to_owned()][..]));
+        for at in 0..REMEMBERED {
+            words = words.and(&at.to_string());
+        }
+        assert_eq!((words.before.len(), words.has("b"), words.has("a")), (REMEMBERED, true, false));
+        let status = BatchStatus {
+            last_requested: words.last.clone(),
+            requested_before: words.before.clone(),
+            ..BatchStatus::default()
+        };
+        assert_eq!(Words::of(Some(&status)), words);
+    }
 
     #[test]
     fn a_run_is_what_the_schedule_would_start_and_has_one_name() {

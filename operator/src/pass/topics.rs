@@ -27,7 +27,10 @@ impl Pass<'_> {
             Ok::<_, BrokerError>((broker, seen))
         };
         let outcome = match see.await {
-            Err(error) => unchanged(&error),
+            Err(error) => {
+                self.context.metrics.failed("broker");
+                unchanged(&error)
+            }
             Ok((broker, seen)) => {
                 let known = topics::without(&known, &pipeline.requests.forget, &seen);
                 let plan = topics::plan(&wishes, &known, &seen, &self.target());
@@ -74,7 +77,10 @@ impl Pass<'_> {
                     }
                 }
             }
-            Err(error) => Outcome { topics: plan.intent, finding: error.finding() },
+            Err(error) => {
+                self.context.metrics.failed("broker");
+                Outcome { topics: plan.intent, finding: error.finding() }
+            }
         })
     }
 

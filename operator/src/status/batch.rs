@@ -59,6 +59,7 @@ pub fn status(cron_job: Option<&CronJob>, before: Option<&BatchStatus>, last_run
         last_successful_time: cron.and_then(|cron| cron.last_successful_time.clone()).or(before.last_successful_time),
         last_run: last_run.or(before.last_run),
         last_requested: before.last_requested,
+        requested_before: before.requested_before,
     }
 }
 

@@ -1,7 +1,7 @@
 //! How a Deployment stands, and why. Pure.
 
 use k8s_openapi::api::{
-    apps::v1::Deployment,
+    apps::v1::{Deployment, DeploymentCondition, DeploymentStatus},
     core::v1::{ContainerStatus, Pod},
 };
 
@@ -12,6 +12,8 @@ use super::{Finding, reasons};
 pub enum Rollout {
     /// As many pods as wished, all of the current template and ready.
     Complete,
+    /// All of the current template and enough of them ready, while an autoscaler adds pods or takes some away.
+    Scaling,
     /// Not so: how many are ready of how many.
     Incomplete {
         /// Ready for long enough.
@@ -23,9 +25,9 @@ pub enum Rollout {
     },
 }
 
-/// How far a Deployment has come.
+/// How far a Deployment has come. `least` is the fewest pods that are enough where an autoscaler says how many there are.
 #[must_use]
-pub fn rollout(deployment: &Deployment) -> Rollout {
+pub fn rollout(deployment: &Deployment, least: Option<i32>) -> Rollout {
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let status = deployment.status.clone().unwrap_or_default();
     let count = |number: Option<i32>| number.unwrap_or(0);
@@ -34,13 +36,18 @@ pub fn rollout(deployment: &Deployment) -> Rollout {
     if current && count(status.updated_replicas) == wanted && count(status.replicas) == wanted && available >= wanted {
         return Rollout::Complete;
     }
-    let refused = status
-        .conditions
-        .into_iter()
-        .flatten()
-        .find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")
-        .and_then(|condition| condition.message);
+    let is_current = current && status.updated_replicas == status.replicas;
+    if is_current && least.is_some_and(|least| available >= least) && refusal(&status).is_none() {
+        return Rollout::Scaling;
+    }
+    let refused = refusal(&status).and_then(|condition| condition.message.clone());
     Rollout::Incomplete { available, wanted, refused }
+}
+
+/// Why the cluster makes no pods, if it says so.
+fn refusal(status: &DeploymentStatus) -> Option<&DeploymentCondition> {
+    let mut conditions = status.conditions.iter().flatten();
+    conditions.find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")
 }
 
 /// How a component stands. `said` is what its workers say is the matter; `place` names the component for a person:
@@ -54,8 +61,18 @@ pub fn finding(rollout: &Rollout, pods: &[&Pod], said: Option<&Finding>, suspend
         Rollout::Complete => {
             return said.cloned().unwrap_or_else(|| Finding::good(reasons::AVAILABLE, "all pods are ready"));
         }
-        Rollout::Incomplete { .. } if suspended => {
+        Rollout::Scaling | Rollout::Incomplete { .. } if suspended => {
             return Finding::bad(reasons::SUSPENDING, "pods are stopping, since spec.suspend is set");
+        }
+        Rollout::Scaling => {
+            let problem = Finding::worst(pods.iter().filter_map(|pod| pod_problem(pod, place)).collect());
+            let available = || {
+                Finding::good(
+                    reasons::AVAILABLE,
+                    "as many pods are ready as there must be, and their number is changing",
+                )
+            };
+            return problem.or_else(|| said.cloned()).unwrap_or_else(available);
         }
         Rollout::Incomplete { available, wanted, refused } => (available, wanted, refused),
     };
@@ -170,15 +187,39 @@ mod tests {
     #[test]
     fn a_rollout_is_complete_when_nothing_old_is_left() {
         let full = json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2});
-        assert_eq!(rollout(&deployment(2, &full)), Rollout::Complete);
+        assert_eq!(rollout(&deployment(2, &full), None), Rollout::Complete);
         for (field, value) in
             [("observedGeneration", 1), ("replicas", 3), ("updatedReplicas", 1), ("availableReplicas", 1)]
         {
             let mut status = full.clone();
             status[field] = json!(value);
-            assert!(matches!(rollout(&deployment(2, &status)), Rollout::Incomplete { .. }), "{field}");
+            assert!(matches!(rollout(&deployment(2, &status), None), Rollout::Incomplete { .. }), "{field}");
         }
-        assert_eq!(rollout(&deployment(0, &json!({"observedGeneration": 2}))), Rollout::Complete);
+        assert_eq!(rollout(&deployment(0, &json!({"observedGeneration": 2})), None), Rollout::Complete);
+    }
+
+    /// Pods there, of the current template, available; what the least is → how far it is, with 4 wished for.
+    #[test]
+    fn an_autoscaler_at_work_is_no_rollout() {
+        for (there, current, available, least, scaling) in [
+            (2, 2, 2, Some(2), true),
+            (6, 6, 4, Some(2), true),
+            (2, 2, 1, Some(2), false),
+            (4, 3, 4, Some(2), false),
+            (2, 2, 2, None, false),
+        ] {
+            let status = json!({"observedGeneration": 2, "replicas": there, "updatedReplicas": current, "availableReplicas": available});
+            let found = rollout(&deployment(4, &status), least);
+            assert_eq!(found == Rollout::Scaling, scaling, "{status} {least:?}");
+        }
+        let refused = json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2,
+            "conditions": [{"type": "ReplicaFailure", "status": "True", "message": "quota"}]});
+        assert!(matches!(rollout(&deployment(4, &refused), Some(2)), Rollout::Incomplete { refused: Some(_), .. }));
+
+        let crashed = pod(&container(&json!({"running": {}}), &json!({"terminated": {"exitCode": 1}})));
+        assert!(finding(&Rollout::Scaling, &[], None, false, "").ok);
+        assert_eq!(finding(&Rollout::Scaling, &[&crashed], None, false, "").reason, reasons::CRASHING);
+        assert_eq!(finding(&Rollout::Scaling, &[], None, true, "").reason, reasons::SUSPENDING);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 pub mod batch;
 pub mod health;
 pub mod reasons;
+pub mod thresholds;
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -271,6 +272,7 @@ mod tests {
             (Finding::bad(reasons::BROKER_UNREACHABLE, "away"), Some(condition_types::RECONCILING)),
             (Finding::bad(reasons::INVALID_SPEC, "no"), Some(condition_types::STALLED)),
             (Finding::bad(reasons::TOPIC_MISSING, "gone"), Some(condition_types::STALLED)),
+            (Finding::bad(reasons::TOPIC_CONFLICT, "another's"), Some(condition_types::STALLED)),
         ] {
             let found = summary(finding.clone());
             assert_eq!(found[0], (condition_types::READY, finding.clone()));

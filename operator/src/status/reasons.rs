@@ -39,6 +39,8 @@ pub const BROKER_FAILED: &str = "BrokerFailed";
 pub const TOPIC_REFUSED: &str = "TopicRefused";
 /// The broker refuses to give a topic more partitions.
 pub const PARTITIONS_REFUSED: &str = "PartitionsRefused";
+/// A topic belongs to an older pipeline; nothing of this one is deployed.
+pub const TOPIC_CONFLICT: &str = "TopicConflict";
 /// A topic was deleted by somebody else.
 pub const TOPIC_MISSING: &str = "TopicMissing";
 /// A topic was deleted and created again by somebody else; in a sink's condition, its positions are of another topic.
@@ -95,13 +97,14 @@ pub const FROM_WORKERS: [&str; 9] = [
 /// What comes and goes by itself with a change of the spec.
 pub const PASSING: [&str; 5] = [PROGRESSING, TOPICS_PENDING, SUSPENDING, DRAINING, DELETING];
 /// What stays as it is until somebody does something. The operator looks again all the same.
-pub const STALLED: [&str; 17] = [
+pub const STALLED: [&str; 18] = [
     INVALID_SPEC,
     INVALID_RESET,
     INVALID_FORGET,
     INVALID_RUN,
     CHILD_CONFLICT,
     CHILD_REFUSED,
+    TOPIC_CONFLICT,
     TOPIC_MISSING,
     TOPIC_REPLACED,
     TOPIC_UNSUITABLE,
@@ -119,6 +122,15 @@ pub const STALLED: [&str; 17] = [
 pub const SCHEDULED: &str = "Scheduled";
 /// The last batch run failed.
 pub const RUN_FAILED: &str = "RunFailed";
+
+/// No figure is above its threshold.
+pub const WITHIN_THRESHOLD: &str = "WithinThreshold";
+/// A sink is further behind than its threshold.
+pub const LAG_ABOVE_THRESHOLD: &str = "LagAboveThreshold";
+/// More records are rejected than the threshold says.
+pub const REJECTS_ABOVE_THRESHOLD: &str = "RejectsAboveThreshold";
+/// The workers that know don't tell.
+pub const FIGURES_MISSING: &str = "FiguresMissing";
 
 /// An event: a batch run is started, as an annotation asks.
 pub const RUN_STARTED: &str = "RunStarted";

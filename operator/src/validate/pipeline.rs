@@ -6,7 +6,12 @@ use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::r
 use pinpipe_crds::{Compression, DeadLetterMode, DeletionPolicy, PullPolicy, StartFrom, WriteMode};
 use serde::Serialize;
 
-use super::{child, requests::Requests, reset::SinkReset};
+use super::{
+    child,
+    pods::{Pods, Replicas},
+    requests::Requests,
+    reset::SinkReset,
+};
 
 /// A resource in which everything is said.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -22,6 +27,9 @@ pub struct ValidatedPipeline {
     /// Components that run although it is suspended: sinks that have something left to read. Not the resource's to say.
     #[serde(skip)]
     pub draining: BTreeSet<String>,
+    /// Components whose Deployments have no pods now, so that no autoscaler would give them any. Not the resource's to say.
+    #[serde(skip)]
+    pub at_zero: BTreeSet<String>,
     /// `host:port,…`.
     pub bootstrap_servers: String,
     /// The topics of pins, geos and users.
@@ -30,6 +38,9 @@ pub struct ValidatedPipeline {
     pub deletion_policy: DeletionPolicy,
     /// What becomes of rejected and repaired records.
     pub dead_letters: DeadLetterMode,
+    /// The share of rejected records above which a condition says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected_threshold: Option<f64>,
     /// The REST service.
     pub ingest: Ingest,
     /// The live sinks, by name.
@@ -47,6 +58,8 @@ pub struct ValidatedPipeline {
     pub requests: Requests,
     /// What of the annotation that resets sinks can't be done, a sentence each. Nothing else waits for it.
     pub reset_problems: Vec<String>,
+    /// A topic that belongs to an older pipeline, in a sentence: then nothing is deployed.
+    pub topic_conflict: Option<String>,
 }
 
 /// A topic to be created where it is absent, and given more partitions where it has fewer.
@@ -66,11 +79,13 @@ pub struct Topic {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Ingest {
     /// Pods.
-    pub replicas: i32,
+    pub replicas: Replicas,
     /// Bytes.
     pub max_record_bytes: u32,
     /// Per pod.
     pub resources: ResourceRequirements,
+    /// All of them.
+    pub pods: Pods,
 }
 
 /// A live sink.
@@ -81,13 +96,20 @@ pub struct Sink {
     /// Where it begins.
     pub start_from: StartFrom,
     /// Pods.
-    pub replicas: i32,
+    pub replicas: Replicas,
+    /// What of the wished for number of pods can't be had, in a sentence.
+    pub held_back: Option<String>,
     /// Per pod.
     pub resources: ResourceRequirements,
+    /// All of them.
+    pub pods: Pods,
     /// The schema of its PostgreSQL tables.
     pub schema: String,
     /// What a row of them is.
     pub write_mode: WriteMode,
+    /// The lag above which a condition says so, records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_threshold: Option<i64>,
     /// A change of its positions that is asked for.
     pub reset: Option<SinkReset>,
     /// What it needs of Secrets.
@@ -109,6 +131,9 @@ pub struct Archive {
     pub rotate_records: u64,
     /// Seconds an object stays open.
     pub rotate_seconds: u64,
+    /// The lag above which a condition says so, records.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_threshold: Option<i64>,
     /// `http://host:port`, or AWS.
     pub endpoint: Option<String>,
     /// The region.
@@ -117,6 +142,8 @@ pub struct Archive {
     pub reset: Option<SinkReset>,
     /// Per pod.
     pub resources: ResourceRequirements,
+    /// All of them.
+    pub pods: Pods,
     /// What it needs of Secrets.
     pub secrets: Secrets,
 }
@@ -130,6 +157,8 @@ pub struct Batch {
     pub time_zone: String,
     /// Per pod.
     pub resources: ResourceRequirements,
+    /// All of them.
+    pub pods: Pods,
     /// The disk a run may take.
     pub scratch_size: Quantity,
     /// What a run must not exceed.
@@ -164,6 +193,8 @@ pub struct Emulator {
     pub seed: u64,
     /// Per pod.
     pub resources: ResourceRequirements,
+    /// All of them.
+    pub pods: Pods,
 }
 
 /// Where images come from.
@@ -173,6 +204,8 @@ pub struct Image {
     pub registry: String,
     /// `0.1.0`.
     pub tag: String,
+    /// By worker, where one is pinned: `sha256:…`.
+    pub digests: BTreeMap<String, String>,
     /// When they are pulled.
     pub pull_policy: PullPolicy,
     /// Secrets with the registry's credentials.
@@ -206,6 +239,13 @@ impl ValidatedPipeline {
     #[must_use]
     pub fn runs(&self, component: &str) -> bool {
         !self.suspend || self.draining.contains(component)
+    }
+
+    /// The one component that writes the dead letters: the archive, or without one the first sink by name.
+    #[must_use]
+    pub fn dead_letter_writer(&self) -> Option<String> {
+        let first = || self.sinks.iter().map(|sink| &sink.name).min().map(|name| format!("stream-{name}"));
+        self.archive.as_ref().map(|_| "archive".to_owned()).or_else(first)
     }
 
     /// `<pipeline>-<component>`.

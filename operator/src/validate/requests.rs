@@ -81,8 +81,9 @@ fn run(nonce: &str, pipeline: &PinterestPipeline) -> Result<(), String> {
     if nonce.is_empty() || nonce.len() > LONGEST_NONCE {
         return Err(format!("a run is asked for by a word of 1 to {LONGEST_NONCE} bytes, another one for each run"));
     }
-    let last = pipeline.status.as_ref().and_then(|status| status.batch.as_ref()?.last_requested.as_deref());
-    if pipeline.spec.batch.is_none() && last != Some(nonce) {
+    let batch = pipeline.status.iter().filter_map(|status| status.batch.as_ref());
+    let done = batch.flat_map(|batch| batch.last_requested.iter().chain(&batch.requested_before));
+    if pipeline.spec.batch.is_none() && !done.into_iter().any(|done| done == nonce) {
         return Err("this pipeline has no spec.batch, so there is nothing to run".to_owned());
     }
     Ok(())

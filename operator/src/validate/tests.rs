@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::*;
 
 pub(crate) fn images() -> Images {
-    Images { registry: "ghcr.io/pinpipe".into(), tag: "0.1.0".into() }
+    Images { registry: "ghcr.io/pinpipe".into(), tag: "0.1.0".into(), digests: BTreeMap::new() }
 }
 
 /// A pipeline `pinterest` in `data` with this spec, the broker apart.
@@ -39,7 +39,7 @@ pub(crate) fn all_there(pipeline: &PinterestPipeline) -> Dereferenced {
     let keys = crate::dereference::references(&pipeline.spec).into_iter().flat_map(|(name, keys)| {
         keys.into_iter().map(move |key| ((name.clone(), key.clone()), SecretKey::Digest(format!("{name}/{key}"))))
     });
-    Dereferenced { secrets: keys.collect(), previous: BTreeMap::new() }
+    Dereferenced { secrets: keys.collect(), ..Dereferenced::default() }
 }
 
 pub(crate) fn validated(spec: Value) -> ValidatedPipeline {
@@ -73,7 +73,7 @@ fn what_is_said_stands() {
     let [pin, geo, _] = &validated.topics;
     assert_eq!((pin.name.as_str(), pin.partitions, pin.replication_factor), ("data.pinterest.pin", 5, 3));
     assert_eq!((geo.name.as_str(), geo.partitions), ("places", 7));
-    assert_eq!((validated.ingest.replicas, validated.ingest.max_record_bytes), (4, 1000));
+    assert_eq!((validated.ingest.replicas, validated.ingest.max_record_bytes), (Replicas::Fixed(4), 1000));
     assert_eq!(validated.ingest.resources.requests, None, "nothing of the defaults is added to what is set");
     assert_eq!(validated.dead_letters, DeadLetterMode::RejectAndLogRepairs);
     assert_eq!(validated.sinks[0].write_mode, WriteMode::Append);
@@ -87,6 +87,40 @@ fn what_is_said_stands() {
     assert_eq!((archive.rotate_bytes, archive.rotate_records, archive.rotate_seconds), (2048, 10, 3661));
     assert_eq!((archive.prefix.as_str(), archive.endpoint.as_deref()), ("raw/zone", Some("http://s3:9000")));
     assert_eq!((validated.image.tag.as_str(), validated.image.pull_policy), ("0.1.0", PullPolicy::Always));
+}
+
+#[test]
+fn partitions_that_are_there_bound_a_sinks_pods() {
+    let mut spec = whole();
+    spec["stream"]["sinks"][0]["replicas"] = json!(8);
+    assert_eq!(validated(spec.clone()).sinks[0].replicas, Replicas::Fixed(8), "9 are wished for");
+    let mut pipeline = pipeline(spec);
+    let topic = |kind: &str, id: Option<&str>, partitions: i32| json!({"name": format!("data.pinterest.{kind}"), "id": id, "partitions": partitions, "createdByUs": false});
+    let topics = json!([topic("pin", Some("a"), 1), topic("geo", Some("b"), 1), topic("user", None, 1)]);
+    pipeline.status = Some(serde_json::from_value(json!({"topics": topics})).unwrap());
+    let sink = validate(&pipeline, &all_there(&pipeline), &images()).unwrap().sinks.remove(0);
+    assert_eq!(sink.replicas, Replicas::Fixed(5), "two topics have one, and the third will have three");
+    assert!(sink.held_back.unwrap().contains("5 pods, not 8"));
+}
+
+#[test]
+fn digests_are_the_operators_unless_the_pipeline_has_a_tag_or_its_own() {
+    let operators = Images {
+        digests: [("ingest".into(), "sha256:a".into()), ("batch".into(), "sha256:b".into())].into(),
+        ..images()
+    };
+    for (image, expected) in [
+        (json!({}), vec![("batch", "sha256:b"), ("ingest", "sha256:a")]),
+        (json!({"registry": "mirror/p"}), vec![("batch", "sha256:b"), ("ingest", "sha256:a")]),
+        (json!({"tag": "0.2.0"}), vec![]),
+        (json!({"tag": "0.2.0", "digests": {"stream": "sha256:c"}}), vec![("stream", "sha256:c")]),
+        (json!({"digests": {"ingest": "sha256:c"}}), vec![("batch", "sha256:b"), ("ingest", "sha256:c")]),
+    ] {
+        let pipeline = pipeline(json!({"image": image}));
+        let digests = validate(&pipeline, &all_there(&pipeline), &operators).unwrap().image.digests;
+        let digests: Vec<_> = digests.iter().map(|(worker, digest)| (worker.as_str(), digest.as_str())).collect();
+        assert_eq!(digests, expected, "{image}");
+    }
 }
 
 #[test]

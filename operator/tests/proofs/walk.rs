@@ -236,7 +236,7 @@ impl Walker<'_> {
     async fn desired(&self) -> Result<Vec<Object>> {
         let pipeline: PinterestPipeline = serde_json::from_value(self.pipeline.get().await?)?;
         let secrets = dereference::secrets(&self.walk.world.admin, &self.namespace, &pipeline.spec).await?;
-        let found = Dereferenced { secrets, previous: BTreeMap::new() };
+        let found = Dereferenced { secrets, ..Dereferenced::default() };
         let images = Images { registry: REGISTRY.to_owned(), tag: TAG.to_owned() };
         let validated = validate(&pipeline, &found, &images)
             .map_err(|problems| anyhow::anyhow!("the validate phase refuses it: {problems:?}"))?;

@@ -1,15 +1,26 @@
 //! The workers' configuration: the operator writes it into a `ConfigMap`, a worker reads it once, at its start.
 //!
-//! Types alone, so that neither side depends on the other's code. Every document carries a [`CONFIG_VERSION`]; a worker takes
-//! its own version and the one before, so operator and workers may be one release apart during an upgrade.
-//! Credentials never stand here: a field that ends in `file` or `dir` is a path at which the operator mounts a Secret.
+//! Types alone, so that neither side depends on the other's code. Operator and workers may be one release apart, either way, during an
+//! upgrade or where `spec.image.tag` pins the workers:
+//! - A field that is added has a default that means what workers did before it, and is written only where it says something else. So an older
+//!   worker reads whatever it can do, and refuses by its name what it can't, rather than do something else in silence.
+//! - What can't be said that way takes another [`CONFIG_VERSION`], in two releases: in the first, workers read it ([`NEWEST_READ`]); in the
+//!   second, operators write it.
+//!
+//! What each release wrote is kept in `samples/`. Credentials never stand here: a field that ends in `file` or `dir` is a path at which the operator mounts a Secret.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// The version of these types. Raised by one when a field changes its meaning or an older worker could not do without it.
+/// The version operators write. Workers read it and the one before.
 pub const CONFIG_VERSION: u32 = 1;
+
+/// The newest version workers read: [`CONFIG_VERSION`], or the next one in the release before it is written.
+pub const NEWEST_READ: u32 = 1;
 
 /// The name of the one key of a worker's `ConfigMap`.
 pub const CONFIG_KEY: &str = "config.yaml";
@@ -26,6 +37,15 @@ pub const HTTP_PORT: u16 = 8080;
 /// The port of every worker's `/healthz`, `/readyz` and `/metrics`, and of the archive's `POST /flush`.
 pub const ADMIN_PORT: u16 = 9090;
 
+/// The metric of how far a sink is behind, records, a gauge for each partition. Autoscalers are told its name, and its labels.
+pub const LAG_METRIC: &str = "pinpipe_stream_lag_records";
+/// Its label that holds the pipeline's namespace.
+pub const LAG_NAMESPACE_LABEL: &str = "namespace";
+/// Its label that holds the pipeline's name.
+pub const LAG_PIPELINE_LABEL: &str = "pipeline";
+/// Its label that holds the sink's name; the archive's is `archive`.
+pub const LAG_SINK_LABEL: &str = "sink";
+
 /// A worker's whole configuration: one of [`Ingest`], [`Stream`], [`Batch`], [`Emulator`].
 pub trait WorkerConfig: Serialize + DeserializeOwned {
     /// The version of the document.
@@ -35,12 +55,15 @@ pub trait WorkerConfig: Serialize + DeserializeOwned {
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// It isn't YAML, or not of this worker's type.
-    #[error("the configuration can't be read: {0}")]
+    /// It isn't YAML, or not of this worker's type: the operator may be newer and ask for something that this worker can't do.
+    #[error(
+        "the configuration can't be read: {0}: if the operator is newer than this worker, the pipeline uses what this worker doesn't know: \
+         raise or empty spec.image.tag"
+    )]
     Unreadable(#[from] serde_yaml::Error),
     /// It was written by an operator too new or too old.
     #[error(
-        "the configuration has configVersion {found}, this worker understands {} and {CONFIG_VERSION}: \
+        "the configuration has configVersion {found}, this worker understands {} to {NEWEST_READ}: \
          use an operator and workers at most one release apart (spec.image.tag)",
         CONFIG_VERSION - 1
     )]
@@ -59,10 +82,15 @@ pub fn parse<T: WorkerConfig>(yaml: &str) -> Result<T, ConfigError> {
         config_version: u32,
     }
     let found = serde_yaml::from_str::<Version>(yaml)?.config_version;
-    if found != CONFIG_VERSION && found + 1 != CONFIG_VERSION {
+    if !(CONFIG_VERSION - 1..=NEWEST_READ).contains(&found) {
         return Err(ConfigError::Version { found });
     }
     Ok(serde_yaml::from_str(yaml)?)
+}
+
+/// Whether a field says what holds without it.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 macro_rules! worker_config {
@@ -192,6 +220,7 @@ pub struct Stream {
     /// Whether this worker writes the dead letters: one worker of a pipeline does, the others count and pass.
     pub writes_dead_letters: bool,
     /// What becomes of records that are rejected or repaired.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub dead_letter_mode: DeadLetterMode,
     /// A change of this sink's positions that a user asks for, carried out once.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -201,10 +230,11 @@ pub struct Stream {
 }
 
 /// What becomes of records that are rejected or repaired.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum DeadLetterMode {
     /// A rejected record goes to the dead-letter topic; what is behind it goes on.
+    #[default]
     Reject,
     /// The same, and a copy of each repaired record with the fields and reasons goes there too.
     RejectAndLogRepairs,
@@ -275,14 +305,16 @@ pub struct Postgres {
     /// Where the sink begins.
     pub start_from: StartFrom,
     /// What a row is.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub write_mode: WriteMode,
 }
 
 /// What a row of a live table is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum WriteMode {
     /// The latest record of its key.
+    #[default]
     Upsert,
     /// A record: the key is topic, partition and offset.
     Append,
@@ -297,14 +329,16 @@ pub struct Archive {
     /// When an object is closed.
     pub rotate: Rotate,
     /// How objects are written.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub compression: Compression,
 }
 
 /// How raw objects are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Compression {
     /// Not at all: `.json`.
+    #[default]
     None,
     /// `.json.gz`.
     Gzip,
@@ -339,10 +373,22 @@ pub struct Batch {
     /// Where clean tables and answers go; at least one.
     pub sinks: Vec<BatchSink>,
     /// What a run must not exceed to be published.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub quality: Quality,
     /// A folder on disk for what does not fit into memory; emptied by every run.
+    #[serde(default = "scratch_dir", skip_serializing_if = "is_scratch_dir")]
     pub scratch_dir: PathBuf,
+}
+
+/// Where the operator mounts what a worker may write for a while: the disk of a batch run.
+pub const SCRATCH_DIR: &str = "/tmp";
+
+fn scratch_dir() -> PathBuf {
+    PathBuf::from(SCRATCH_DIR)
+}
+
+fn is_scratch_dir(path: &PathBuf) -> bool {
+    path == Path::new(SCRATCH_DIR)
 }
 
 /// Limits of data quality: a run that exceeds one fails before it publishes anything. Ratios are of the records the run read.
@@ -400,6 +446,8 @@ pub struct Emulator {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn yaml(version: u32) -> String {
@@ -410,14 +458,15 @@ mod tests {
 
     #[test]
     fn takes_its_own_version_and_the_one_before() {
-        for version in [CONFIG_VERSION - 1, CONFIG_VERSION] {
+        assert!((CONFIG_VERSION..=CONFIG_VERSION + 1).contains(&NEWEST_READ));
+        for version in CONFIG_VERSION - 1..=NEWEST_READ {
             assert_eq!(parse::<Emulator>(&yaml(version)).unwrap().config_version(), version);
         }
     }
 
     #[test]
     fn refuses_a_version_it_does_not_know_even_where_the_fields_differ() {
-        let newer = format!("configVersion: {}\nsomethingNew: true\n", CONFIG_VERSION + 1);
+        let newer = format!("configVersion: {}\nsomethingNew: true\n", NEWEST_READ + 1);
         let message = parse::<Emulator>(&newer).unwrap_err().to_string();
         assert!(message.contains("configVersion 2") && message.contains("spec.image.tag"), "{message}");
     }
@@ -425,6 +474,34 @@ mod tests {
     #[test]
     fn names_an_unknown_field() {
         let message = parse::<Emulator>(&(yaml(CONFIG_VERSION) + "sede: 7\n")).unwrap_err().to_string();
-        assert!(message.contains("sede"), "{message}");
+        assert!(message.contains("sede") && message.contains("spec.image.tag"), "{message}");
+    }
+
+    /// A folder of `samples/` for each release; a file for each of its configurations of a pipeline that says no more than it must.
+    #[test]
+    fn what_every_release_wrote_is_read_and_means_the_same() {
+        fn same<T: WorkerConfig>(path: &Path, yaml: &str) {
+            let read: T = parse(yaml).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            let before: serde_yaml::Value = serde_yaml::from_str(yaml).unwrap();
+            let now = serde_yaml::to_value(&read).unwrap();
+            assert_eq!(before, now, "{}: a worker of that release reads no more than that", path.display());
+        }
+        let mut read = 0;
+        for release in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("samples")).unwrap() {
+            for file in fs::read_dir(release.unwrap().path()).unwrap() {
+                let path = file.unwrap().path();
+                let yaml = fs::read_to_string(&path).unwrap();
+                match path.file_stem().unwrap().to_str().unwrap() {
+                    "ingest" => same::<Ingest>(&path, &yaml),
+                    "batch" => same::<Batch>(&path, &yaml),
+                    "emulator" => same::<Emulator>(&path, &yaml),
+                    "archive" => same::<Stream>(&path, &yaml),
+                    other if other.starts_with("stream-") => same::<Stream>(&path, &yaml),
+                    other => panic!("what is {other}?"),
+                }
+                read += 1;
+            }
+        }
+        assert!(read >= 5, "{read}");
     }
 }

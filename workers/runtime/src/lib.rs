@@ -8,6 +8,7 @@ pub mod cli;
 pub mod compressed;
 pub mod config;
 pub mod dead_letter;
+pub mod figures;
 pub mod kafka;
 pub mod memory;
 pub mod outage;

@@ -1,9 +1,18 @@
 //! What a stream worker tells at `/metrics`.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
+use pinpipe_config::{LAG_NAMESPACE_LABEL, LAG_PIPELINE_LABEL, LAG_SINK_LABEL, Pipeline};
 use pinpipe_core::{Cleaned, Kind, Rejection};
-use pinpipe_runtime::dead_letter::{Redriven, UnusableOrder};
+use pinpipe_runtime::{
+    dead_letter::{Redriven, UnusableOrder},
+    figures::{Figures, Recent},
+};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -51,7 +60,7 @@ pub struct OfKind {
 }
 
 /// A partition.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 pub struct Partition {
     topic: String,
     partition: i32,
@@ -85,11 +94,13 @@ pub struct Metrics {
     pub broker_up: Gauge,
     last_commit: Gauge,
     halted: Family<Halted, Gauge>,
+    /// What the gauges of lag say, and the counts of a while ago: neither can be asked of the metrics themselves.
+    told: Arc<Mutex<(BTreeMap<Partition, i64>, Recent)>>,
 }
 
 impl Metrics {
-    /// Registers all of them.
-    pub fn new(registry: &mut Registry) -> Self {
+    /// Registers all of them, the lag as that of a pipeline's sink.
+    pub fn new(registry: &mut Registry, pipeline: &Pipeline, sink: &str) -> Self {
         let metrics = Self {
             records: Family::default(),
             repairs: Family::default(),
@@ -106,6 +117,7 @@ impl Metrics {
             broker_up: Gauge::default(),
             last_commit: Gauge::default(),
             halted: Family::default(),
+            told: Arc::default(),
         };
         let m = &metrics;
         registry.register(
@@ -122,7 +134,18 @@ impl Metrics {
             m.redriven.clone(),
         );
         registry.register("stream_committed_records", "Records stored in the sink", m.committed_records.clone());
-        registry.register("stream_lag_records", "Offsets between the log's end and what is dealt with", m.lag.clone());
+        // An autoscaler adds up the partitions of one sink, whatever scraped them.
+        let sink = [
+            (LAG_NAMESPACE_LABEL, pipeline.namespace.clone()),
+            (LAG_PIPELINE_LABEL, pipeline.name.clone()),
+            (LAG_SINK_LABEL, sink.to_owned()),
+        ];
+        let sink = sink.map(|(label, value)| (Cow::Borrowed(label), Cow::Owned(value)));
+        registry.sub_registry_with_labels(sink.into_iter()).register(
+            "stream_lag_records",
+            "Offsets between the log's end and what is dealt with",
+            m.lag.clone(),
+        );
         registry.register("stream_commit_seconds", "Duration of a sink's commit", m.commit_seconds.clone());
         registry.register("stream_batch_records", "Records in a batch", m.batch_records.clone());
         registry.register("stream_buffered_bytes", "Bytes in batches, open and under way", m.buffered_bytes.clone());
@@ -193,12 +216,34 @@ impl Metrics {
 
     /// How far a partition is behind.
     pub fn lag(&self, topic: &str, partition: i32, records: i64) {
-        self.lag.get_or_create(&Partition { topic: topic.to_owned(), partition }).set(records);
+        let partition = Partition { topic: topic.to_owned(), partition };
+        self.lag.get_or_create(&partition).set(records);
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).0.insert(partition, records);
     }
 
     /// A partition is another worker's now.
     pub fn forget(&self, topic: &str, partition: i32) {
-        self.lag.remove(&Partition { topic: topic.to_owned(), partition });
+        let partition = Partition { topic: topic.to_owned(), partition };
+        self.lag.remove(&partition);
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&partition);
+    }
+
+    /// What thresholds are held against. To be called now and then, since what was counted is forgotten after a while.
+    pub fn figures(&self) -> Figures {
+        let count = |outcome: &'static str| -> u64 {
+            let of = |kind: Kind| self.records.get_or_create(&Outcome { kind: kind.as_str(), outcome }).get();
+            Kind::ALL.into_iter().map(of).sum()
+        };
+        let counted = count("rejected");
+        let counted = (counted + count("clean") + count("repaired"), counted);
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let (read, rejected) = told.1.count(counted);
+        Figures {
+            lag: told.0.values().sum(),
+            partitions: u32::try_from(told.0.len()).unwrap_or(u32::MAX),
+            read,
+            rejected,
+        }
     }
 
     /// The sink is stopped for a reason, or (`None`) goes on.
@@ -207,5 +252,30 @@ impl Metrics {
         if let Some(reason) = reason {
             self.halted.get_or_create(&Halted { reason }).set(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pinpipe_config::LAG_METRIC;
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn lag_is_told_as_autoscalers_are_told_to_look_for_it() {
+        let mut registry = Registry::with_prefix("pinpipe");
+        let pipeline = Pipeline { namespace: "data".into(), name: "pinterest".into(), uid: "0001".into() };
+        let metrics = Metrics::new(&mut registry, &pipeline, "live");
+        metrics.lag("data.pinterest.pin", 2, 17);
+        let told = |registry: &Registry| {
+            let mut text = String::new();
+            encode(&mut text, registry).unwrap();
+            text.lines().filter(|line| line.starts_with(LAG_METRIC)).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let line = r#"{namespace="data",pipeline="pinterest",sink="live",topic="data.pinterest.pin",partition="2"} 17"#;
+        assert_eq!(told(&registry), [format!("{LAG_METRIC}{line}")]);
+        metrics.forget("data.pinterest.pin", 2);
+        assert!(told(&registry).is_empty(), "another worker tells it now");
     }
 }

@@ -229,6 +229,11 @@ pub trait Sink: Send + Sync + 'static {
     /// Where it begins without a position.
     fn first(&self) -> First;
 
+    /// Whether it can be reached and lets us in. Asked when the worker starts.
+    fn check(&self) -> impl Future<Output = Result<(), SinkError>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// An empty batch.
     fn batch(&self, source: &Source) -> Self::Batch;
 
@@ -240,13 +245,16 @@ pub trait Sink: Send + Sync + 'static {
     ) -> impl Future<Output = Result<BTreeMap<i32, Position>, SinkError>> + Send;
 
     /// Stores first positions where there is none, unless the topic's positions are others than `seen`: then another worker has stored
-    /// its own meanwhile, and what is first has to be found out anew. Only asked of sinks whose [`First`] is `Remembered`.
+    /// its own meanwhile, and what is first has to be found out anew. Only asked of sinks whose [`First`] is `Remembered`; the others
+    /// have nothing to store.
     fn remember(
         &self,
-        topic: &Arc<Topic>,
-        seen: &BTreeMap<i32, Position>,
-        first: &BTreeMap<i32, i64>,
-    ) -> impl Future<Output = Result<(), SinkError>> + Send;
+        _topic: &Arc<Topic>,
+        _seen: &BTreeMap<i32, Position>,
+        _first: &BTreeMap<i32, i64>,
+    ) -> impl Future<Output = Result<(), SinkError>> + Send {
+        std::future::ready(Ok(()))
+    }
 
     /// Those of `partitions` in which the reset `id` has not been carried out, by anybody.
     fn reset_pending(

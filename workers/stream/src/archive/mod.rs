@@ -129,6 +129,10 @@ impl Sink for Archive {
         First::Committed
     }
 
+    async fn check(&self) -> Result<(), SinkError> {
+        self.store().await.map(drop)
+    }
+
     fn batch(&self, _: &Source) -> Lines {
         Lines::new(self.config.compression)
     }
@@ -142,15 +146,6 @@ impl Sink for Archive {
             }
         }
         Ok(positions)
-    }
-
-    async fn remember(
-        &self,
-        _: &Arc<Topic>,
-        _: &BTreeMap<i32, Position>,
-        _: &BTreeMap<i32, i64>,
-    ) -> Result<(), SinkError> {
-        Ok(())
     }
 
     async fn reset_pending(&self, topic: &Arc<Topic>, id: &str, partitions: &[i32]) -> Result<Vec<i32>, SinkError> {

@@ -33,6 +33,7 @@ mod world;
 
 use std::env;
 
+use pinpipe_config::Pipeline;
 use prometheus_client::registry::Registry;
 
 use self::{objects::Bucket, oracle::Store, tables::Tables, world::World};
@@ -48,7 +49,8 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 fn run<S: Store>(store: &str) {
-    let metrics = Metrics::new(&mut Registry::default());
+    let pipeline = Pipeline { namespace: "model".into(), name: "model".into(), uid: String::new() };
+    let metrics = Metrics::new(&mut Registry::default(), &pipeline, store);
     let one = number("PINPIPE_SEED");
     let seeds = one.map_or(0..number("PINPIPE_RUNS").unwrap_or(RUNS), |seed| seed..seed + 1);
     for seed in seeds {

@@ -181,15 +181,6 @@ impl Sink for Archive {
         Ok(positions)
     }
 
-    async fn remember(
-        &self,
-        _: &Arc<Topic>,
-        _: &BTreeMap<i32, Position>,
-        _: &BTreeMap<i32, i64>,
-    ) -> Result<(), SinkError> {
-        Ok(())
-    }
-
     async fn reset_pending(&self, _: &Arc<Topic>, _: &str, _: &[i32]) -> Result<Vec<i32>, SinkError> {
         Ok(Vec::new())
     }

@@ -199,6 +199,10 @@ impl Sink for Postgres {
         First::Remembered(self.config.start_from)
     }
 
+    async fn check(&self) -> Result<(), SinkError> {
+        self.with(Kind::Pin, async |_| Ok(())).await
+    }
+
     fn batch(&self, source: &Source) -> Rows {
         Rows::new(source.topic.kind, self.config.write_mode)
     }

@@ -140,6 +140,7 @@ impl<S: Sink> Session<'_, S> {
                 self.worker.metrics.lag(topic, partition, (figures.ls_offset - lane.done()).max(0));
             }
         }
+        self.worker.metrics.figures();
     }
 }
 

@@ -1,0 +1,223 @@
+//! Which pipeline a topic belongs to, where several name it: the oldest. The others stay away from it, and so from everything, since
+//! each of their workers needs all topics.
+//!
+//! Names that aren't set hold namespace and pipeline, so only pipelines that name topics can meet.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::{core::DeserializeGuard, runtime::reflector::Store};
+use pinpipe_crds::PinterestPipeline;
+
+use crate::validate;
+
+/// The topics a pipeline names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    namespace: String,
+    name: String,
+    /// None sorts first: who has no time was not created by an API server, as in tests and files.
+    created: Option<Timestamp>,
+    uid: String,
+    /// Where its broker is, as pods of any namespace would name it.
+    brokers: BTreeSet<String>,
+    topics: [String; 3],
+    /// The identities the broker gave those of the topics that were seen.
+    ids: BTreeMap<String, String>,
+}
+
+impl Claim {
+    /// What a pipeline claims.
+    #[must_use]
+    pub fn of(pipeline: &PinterestPipeline) -> Self {
+        let metadata = &pipeline.metadata;
+        let namespace = metadata.namespace.clone().unwrap_or_default();
+        let servers = pipeline.spec.broker.kafka.bootstrap_servers.split(',');
+        let seen = pipeline.status.iter().flat_map(|status| &status.topics);
+        Self {
+            name: metadata.name.clone().unwrap_or_default(),
+            created: metadata.creation_timestamp.as_ref().map(|time| time.0),
+            uid: metadata.uid.clone().unwrap_or_default(),
+            brokers: servers.map(|server| qualified(server, &namespace)).collect(),
+            topics: validate::topic_names(pipeline),
+            ids: seen.filter_map(|topic| Some((topic.name.clone(), topic.id.clone()?))).collect(),
+            namespace,
+        }
+    }
+
+    /// Which of the topics belongs to which of `others`, in a sentence; None: all are ours.
+    #[must_use]
+    pub fn conflict(&self, others: &[Self]) -> Option<String> {
+        let mut older: Vec<&Self> = others.iter().filter(|other| other.seniority() < self.seniority()).collect();
+        older.sort_by_key(|other| other.seniority());
+        let taken = older.into_iter().find_map(|other| {
+            let topic = self.topics.iter().find(|topic| other.topics.contains(topic) && self.is_same(other, topic))?;
+            Some((topic, other))
+        });
+        taken.map(|(topic, other)| {
+            format!(
+                "topic {topic} belongs to the pipeline {}/{}, which is older: give this one topics of its own \
+                 (spec.broker.kafka.topics.overrides; they can't be changed, so delete it and create it anew), or delete the other",
+                other.namespace, other.name
+            )
+        })
+    }
+
+    /// Whether a topic of this name is one topic to both: in one cluster, as far as addresses tell, or by its identity.
+    fn is_same(&self, other: &Self, topic: &str) -> bool {
+        let known = self.ids.get(topic);
+        !self.brokers.is_disjoint(&other.brokers) || (known.is_some() && known == other.ids.get(topic))
+    }
+
+    fn seniority(&self) -> (Option<Timestamp>, &str) {
+        (self.created, &self.uid)
+    }
+}
+
+/// `host:port` with the host as it is called from everywhere: a Service's short name means another one in each namespace.
+fn qualified(server: &str, namespace: &str) -> String {
+    let server = server.trim().to_ascii_lowercase();
+    let (host, port) = server.rsplit_once(':').unwrap_or((&server, ""));
+    let host = host.trim_end_matches('.');
+    let host = host.strip_suffix(".cluster.local").unwrap_or(host);
+    let host = host.strip_suffix(".svc").unwrap_or(host);
+    if host.contains(['.', ':']) { format!("{host}:{port}") } else { format!("{host}.{namespace}:{port}") }
+}
+
+type Guarded = DeserializeGuard<PinterestPipeline>;
+
+/// How long a watch may take until it has seen everything that is there.
+pub const FILLED_WITHIN: Duration = Duration::from_secs(10);
+
+/// What one watch sees.
+struct Seen {
+    store: Store<Guarded>,
+    /// What was claimed just before it began.
+    before: Vec<Claim>,
+    since: Instant,
+}
+
+impl Seen {
+    fn claims(&self) -> Vec<Claim> {
+        // A store holds nothing until it holds everything.
+        if self.store.is_empty() && self.since.elapsed() < FILLED_WITHIN {
+            return self.before.clone();
+        }
+        // Of one that can't be read nothing is known.
+        self.store.state().iter().filter_map(|guarded| guarded.0.as_ref().ok().map(Claim::of)).collect()
+    }
+}
+
+/// All pipelines that are watched, as the watches have them. Of namespaces that aren't watched nothing is known.
+#[derive(Default)]
+pub struct Watched(Mutex<Vec<Seen>>);
+
+impl Watched {
+    /// What a watch sees from now on, and what was claimed `before`.
+    pub fn add(&self, store: Store<Guarded>, before: Vec<Claim>) {
+        let seen = Seen { store, before, since: Instant::now() };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
+    }
+
+    /// What all pipelines but one claim.
+    #[must_use]
+    pub fn claims_besides(&self, uid: &str) -> Vec<Claim> {
+        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        seen.iter().flat_map(Seen::claims).filter(|claim| claim.uid != uid).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::{reflector, watcher::Event};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn claim(namespace: &str, name: &str, second: i64, servers: &str, topics: &Value, ids: &Value) -> Claim {
+        let created = Timestamp::from_second(second).unwrap().to_string();
+        Claim::of(
+            &serde_json::from_value(json!({
+                "apiVersion": "pinpipe.dev/v1alpha1",
+                "kind": "PinterestPipeline",
+                "metadata": {"namespace": namespace, "name": name, "uid": format!("{namespace}-{name}"), "creationTimestamp": created},
+                "spec": {"broker": {"kafka": {"bootstrapServers": servers, "topics": {"overrides": topics}}}},
+                "status": {"topics": ids},
+            }))
+            .unwrap(),
+        )
+    }
+
+    #[test]
+    fn the_older_keeps_a_topic_and_the_younger_is_told_whose_it_is() {
+        let pins = json!({"pin": {"name": "pins"}});
+        let older = claim("a", "one", 100, "kafka.x:9092", &pins, &json!([]));
+        let younger = claim("b", "two", 101, "other:1,kafka.x:9092", &json!({"user": {"name": "pins"}}), &json!([]));
+        assert_eq!(older.conflict(std::slice::from_ref(&younger)), None);
+        let told = younger.conflict(std::slice::from_ref(&older)).unwrap();
+        assert!(told.contains("topic pins belongs to the pipeline a/one"), "{told}");
+
+        let twin = claim("b", "two", 100, "kafka.x:9092", &pins, &json!([]));
+        assert_eq!(older.conflict(std::slice::from_ref(&twin)), None, "of the same second, the UID decides");
+        assert!(twin.conflict(std::slice::from_ref(&older)).is_some());
+        let oldest = claim("c", "zero", 1, "kafka.x:9092", &pins, &json!([]));
+        assert!(twin.conflict(&[older, oldest]).unwrap().contains("c/zero"), "the oldest owns it");
+    }
+
+    #[test]
+    fn what_was_there_before_a_watch_counts_until_the_watch_has_seen_it() {
+        let guarded = |name: &str| -> Guarded {
+            serde_json::from_value(json!({
+                "apiVersion": "pinpipe.dev/v1alpha1",
+                "kind": "PinterestPipeline",
+                "metadata": {"namespace": "b", "name": name, "uid": name},
+                "spec": {"broker": {"kafka": {"bootstrapServers": "k.x:1"}}},
+            }))
+            .unwrap()
+        };
+        let claim_of = |guarded: &Guarded| Claim::of(guarded.0.as_ref().unwrap());
+        let watched = Watched::default();
+        let (store, mut writer) = reflector::store();
+        watched.add(store, vec![claim_of(&guarded("gone"))]);
+        let names = || watched.claims_besides("me").into_iter().map(|claim| claim.name).collect::<Vec<_>>();
+        assert_eq!(names(), ["gone"]);
+        writer.apply_watcher_event(&Event::Init);
+        writer.apply_watcher_event(&Event::InitApply(guarded("there")));
+        assert_eq!(names(), ["gone"], "the watch may not have seen everything yet");
+        writer.apply_watcher_event(&Event::InitApply(guarded("me")));
+        writer.apply_watcher_event(&Event::InitDone);
+        assert_eq!(names(), ["there"]);
+    }
+
+    #[test]
+    fn a_default_name_can_be_taken_by_an_older_override() {
+        let older = claim("a", "one", 1, "k.x:1", &json!({"geo": {"name": "b.two.pin"}}), &json!([]));
+        let younger = claim("b", "two", 2, "k.x:1", &json!({}), &json!([]));
+        assert!(younger.conflict(&[older]).unwrap().contains("topic b.two.pin belongs to"));
+    }
+
+    #[test]
+    fn topics_of_other_clusters_are_others() {
+        let pins = json!({"pin": {"name": "pins"}});
+        let seen = |id: &str| json!([{"name": "pins", "id": id, "partitions": 3, "createdByUs": true}]);
+        for (servers, ids, other_servers, other_ids, expected) in [
+            ("kafka.x:9092", json!([]), "kafka.y:9092", json!([]), false),
+            ("kafka:9092", json!([]), "kafka:9092", json!([]), false),
+            ("kafka:9092", json!([]), "kafka.b.svc:9092", json!([]), false),
+            ("kafka:9092", json!([]), "kafka.a.svc.cluster.local.:9092", json!([]), true),
+            ("Kafka.X.svc:9092", json!([]), "kafka.x:9092", json!([]), true),
+            ("[fd00::1]:9092", json!([]), "[fd00::1]:9092", json!([]), true),
+            ("kafka.x:9092", json!([]), "kafka.x:9093", json!([]), false),
+            ("kafka.x:9092", seen("id"), "10.0.0.1:9092", seen("id"), true),
+            ("kafka.x:9092", seen("id"), "10.0.0.1:9092", seen("other"), false),
+        ] {
+            let older = claim("a", "one", 1, servers, &pins, &ids);
+            let younger = claim("b", "two", 2, other_servers, &pins, &other_ids);
+            assert_eq!(younger.conflict(&[older]).is_some(), expected, "{servers} {other_servers}");
+        }
+    }
+}
