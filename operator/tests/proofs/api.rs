@@ -249,13 +249,9 @@ pub fn rules(role: &Value) -> Vec<Use> {
 
 async fn answer(State(api): State<Arc<Api>>, request: Request) -> Response {
     let watches = request.uri().query().is_some_and(|query| query.contains("watch=true"));
-    if !watches {
-        api.tap.opens();
-    }
+    let open = (!watches).then(|| api.tap.opens());
     let answer = api.pass_on(request).await;
-    if !watches {
-        api.tap.closes();
-    }
+    drop(open);
     answer.unwrap_or_else(|error| {
         let mut response = Response::new(format!("{error:#}").into());
         *response.status_mut() = StatusCode::BAD_GATEWAY;

@@ -41,6 +41,17 @@ struct State {
     granted: BTreeSet<Use>,
 }
 
+/// A request under way.
+pub struct Open<'a>(&'a Tap);
+
+impl Drop for Open<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.open = state.open.saturating_sub(1);
+        state.last = Some(Instant::now());
+    }
+}
+
 impl Tap {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
@@ -75,18 +86,12 @@ impl Tap {
         matches!(operator.try_wait(), Ok(None)).then(|| operator.id())
     }
 
-    /// A request that isn't a watch begins.
-    pub fn opens(&self) {
+    /// A request that isn't a watch begins. It ends when what this gives is dropped, as it is, too, when the operator dies meanwhile.
+    pub fn opens(&self) -> Open<'_> {
         let mut state = self.state();
         state.open += 1;
         state.requests += 1;
-    }
-
-    /// It has ended.
-    pub fn closes(&self) {
-        let mut state = self.state();
-        state.open = state.open.saturating_sub(1);
-        state.last = Some(Instant::now());
+        Open(self)
     }
 
     /// A write is asked for.
