@@ -84,6 +84,7 @@ impl Kubernetes {
     }
 
     /// Whether the API server answers.
+    #[must_use]
     pub fn is_ready(&self, programs: Programs<'_>) -> bool {
         let Ok(kubectl) = self.program("kubectl") else { return false };
         let mut kubectl = programs(&kubectl);

@@ -182,7 +182,9 @@ impl Api {
         }
         if asked.resource == "roles" {
             let role: Value = serde_json::from_slice(body).unwrap_or_default();
-            rules(&role).into_iter().for_each(|given| self.tap.grants(given));
+            for given in rules(&role) {
+                self.tap.grants(given);
+            }
         }
         self.tap.done(asked.told());
     }

@@ -181,8 +181,9 @@ pub fn without_history(object: &mut Value) {
     }
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("generation");
-        let entries = metadata.get_mut("managedFields").and_then(Value::as_array_mut);
-        entries.into_iter().for_each(|entries| entries.retain(|entry| entry["manager"] == MANAGER));
+        if let Some(entries) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
+            entries.retain(|entry| entry["manager"] == MANAGER);
+        }
     }
     for set in ["/spec/template/spec/imagePullSecrets", "/spec/jobTemplate/spec/template/spec/imagePullSecrets"] {
         if let Some(set) = object.pointer_mut(set).and_then(Value::as_array_mut) {

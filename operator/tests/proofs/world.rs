@@ -250,10 +250,8 @@ impl World {
         world.namespace(SYSTEM).await?;
         world.install().await?;
         let accounts: Api<ServiceAccount> = Api::namespaced(world.admin.clone(), SYSTEM);
-        let request = TokenRequest {
-            spec: TokenRequestSpec { expiration_seconds: Some(7200), ..Default::default() },
-            ..Default::default()
-        };
+        let spec = TokenRequestSpec { expiration_seconds: Some(7200), ..TokenRequestSpec::default() };
+        let request = TokenRequest { spec, ..TokenRequest::default() };
         let token = accounts.create_token_request(RELEASE, &PostParams::default(), &request).await?;
         let token = token.status.context("the API server gave no token")?.token;
         world.operator.auth_info.token = Some(token.into());
@@ -361,15 +359,14 @@ impl World {
                 let (namespace, name) =
                     (metadata.namespace.as_deref().unwrap_or_default(), metadata.name.as_deref().unwrap_or_default());
                 let api: Api<Deployment> = Api::namespaced(self.admin.clone(), namespace);
-                match api.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await {
-                    // Deleted meanwhile.
-                    Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-                    Err(error) => {
-                        println!("the status of Deployment {namespace}/{name} can't be written: {error}");
-                        Ok(())
-                    }
-                    Ok(_) => Ok(()),
+                let written = api.patch_status(name, &PatchParams::default(), &Patch::Merge(status)).await;
+                // One that was deleted meanwhile needs none.
+                if let Err(error) = written
+                    && !matches!(&error, kube::Error::Api(status) if status.code == 404)
+                {
+                    println!("the status of Deployment {namespace}/{name} can't be written: {error}");
                 }
+                Ok(())
             })
             .await?;
         Ok(())

@@ -55,8 +55,8 @@ pub fn draw(random: &mut StdRng, from: &Value) -> Change {
         }
         16..22 => {
             let mut spec = from.clone();
-            put(&mut spec, "archive", archive(random));
-            put(&mut spec, "batch", batch(random));
+            put(&mut spec, "archive", Some(archive(random)));
+            put(&mut spec, "batch", Some(batch(random)));
             let (field, value) = pick(random, &[("timeZone", "Nowhere/Else"), ("schedule", "99 10 * * *")]);
             spec["batch"][field] = json!(value);
             plain(field, spec, Outcome::Child)
@@ -101,14 +101,14 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> &'static str {
             if spec["batch"].is_object() {
                 ("batch", None)
             } else {
-                ("archive", archive(random).filter(|_| random.random_bool(0.7)))
+                ("archive", maybe(random, archive))
             }
         }
         10 => {
             if spec["archive"].is_null() {
-                put(spec, "archive", archive(random));
+                put(spec, "archive", Some(archive(random)));
             }
-            ("batch", batch(random))
+            ("batch", Some(batch(random)))
         }
         11 => ("emulator", maybe(random, emulator)),
         12 => ("image/registry", one_of(random, &["registry.test/a", "localhost:5000/b/c"])),
@@ -137,7 +137,7 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> &'static str {
 fn refused(random: &mut StdRng, from: &Value) -> (String, Value) {
     let postgres = json!({"urlSecretRef": {"name": "warehouse", "key": "url"}});
     let sink = |name: &str| json!({"name": name, "postgres": postgres});
-    let mut whole_archive = archive(random).unwrap_or_default();
+    let mut whole_archive = archive(random);
     whole_archive["prefix"] = json!("runs/x");
     let cases = [
         ("ingest/replicas", json!(0)),
@@ -175,7 +175,7 @@ fn refused(random: &mut StdRng, from: &Value) -> (String, Value) {
     let mut spec = from.clone();
     if random.random_bool(0.1) {
         // A batch run reads the archive.
-        put(&mut spec, "batch", batch(random));
+        put(&mut spec, "batch", Some(batch(random)));
         put(&mut spec, "archive", None);
         return ("batch without archive".to_owned(), spec);
     }
@@ -210,7 +210,7 @@ fn stream(random: &mut StdRng) -> Value {
     json!({"sinks": sinks.collect::<Vec<_>>()})
 }
 
-fn archive(random: &mut StdRng) -> Option<Value> {
+fn archive(random: &mut StdRng) -> Value {
     let mut archive = json!({"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}});
     for (field, value) in [
         ("rotate", maybe(random, rotate)),
@@ -220,7 +220,7 @@ fn archive(random: &mut StdRng) -> Option<Value> {
     ] {
         put(&mut archive, field, value);
     }
-    Some(archive)
+    archive
 }
 
 fn rotate(random: &mut StdRng) -> Value {
@@ -235,7 +235,7 @@ fn rotate(random: &mut StdRng) -> Value {
     rotate
 }
 
-fn batch(random: &mut StdRng) -> Option<Value> {
+fn batch(random: &mut StdRng) -> Value {
     let sinks = names(random, &["serving", "second"]);
     let sinks: Vec<_> = sinks
         .as_array()
@@ -265,7 +265,7 @@ fn batch(random: &mut StdRng) -> Option<Value> {
     ] {
         put(&mut batch, field, value);
     }
-    Some(batch)
+    batch
 }
 
 fn emulator(random: &mut StdRng) -> Value {
