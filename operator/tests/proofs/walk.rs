@@ -237,7 +237,7 @@ impl Walker<'_> {
         let pipeline: PinterestPipeline = serde_json::from_value(self.pipeline.get().await?)?;
         let secrets = dereference::secrets(&self.walk.world.admin, &self.namespace, &pipeline.spec).await?;
         let found = Dereferenced { secrets, ..Dereferenced::default() };
-        let images = Images { registry: REGISTRY.to_owned(), tag: TAG.to_owned() };
+        let images = Images { registry: REGISTRY.to_owned(), tag: TAG.to_owned(), digests: BTreeMap::new() };
         let validated = validate(&pipeline, &found, &images)
             .map_err(|problems| anyhow::anyhow!("the validate phase refuses it: {problems:?}"))?;
         Ok(build::objects(&validated))
