@@ -25,6 +25,7 @@ use kube::{
     runtime::{
         Controller,
         controller::{Action, Config, Error as ControllerError},
+        utils::Backoff,
         watcher,
     },
 };
@@ -60,6 +61,9 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_m
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 /// After how long a list that failed is tried again.
 const LIST_AGAIN: Duration = Duration::from_secs(3);
+/// How long nothing is heard of any watch after one failed. The controller waits for all of them together and, by its own default, twice as long
+/// after each failure: when the API server comes back all watches fail in a row, and for minutes no event would come through.
+const WATCH_AGAIN: Duration = Duration::from_millis(300);
 /// Events that come together make one pass.
 const DEBOUNCE: Duration = Duration::from_millis(300);
 
@@ -130,6 +134,7 @@ fn controller(scope: &Scope, context: &Context, stop: &CancellationToken) -> Con
     let client = &context.client;
     let children = watcher::Config::default().labels(&format!("{}={MANAGER}", build::MANAGED_BY_LABEL));
     Controller::new(scope.api::<Guarded>(client), watcher::Config::default())
+        .trigger_backoff(Steady)
         .with_config(Config::default().debounce(DEBOUNCE))
         .owns(scope.api::<Deployment>(client), children.clone())
         .owns(scope.api::<CronJob>(client), children.clone())
@@ -153,6 +158,21 @@ async fn drive(controller: Controller<Guarded>, context: Arc<Context>) {
             }
         })
         .await;
+}
+
+/// Always the same wait.
+struct Steady;
+
+impl Iterator for Steady {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(jittered(WATCH_AGAIN))
+    }
+}
+
+impl Backoff for Steady {
+    fn reset(&mut self) {}
 }
 
 /// Ready means that pipelines can be listed. The controller's own store can't be asked: its `wait_until_ready` wakes only whoever asked

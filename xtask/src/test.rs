@@ -10,10 +10,12 @@ use anyhow::{Context as _, Result, bail, ensure};
 use crate::compile::Executable;
 use crate::context::Context;
 use crate::step::{Log, step};
-use crate::{compile, crates, images, manifests, operator, stack, workers};
+use crate::{bench, compile, crates, images, manifests, operator, stack, workers};
 
 /// The folder of the crate whose tests need the cluster.
 const END_TO_END: &str = "e2e";
+/// The operator's proofs, which start servers of their own: an API server, a broker.
+const PROOFS: &str = "proofs";
 /// End-to-end test programs that mostly wait, each beside the others.
 const WAITS: [&str; 2] = ["control_plane", "lifecycle"];
 /// End-to-end test programs that take servers, a node, or the operator, away which all others need.
@@ -56,11 +58,16 @@ pub fn run(context: &Context) -> Result<()> {
         let servers = scope.spawn(|| stack::servers(context));
         static_checks(context, &mut tally);
         let built = compile::workspace(context);
-        for program in built.iter().flatten().filter(|executable| executable.is_test && !is_end_to_end(executable)) {
+        let alone = |program: &&Executable| program.is_test && !is_end_to_end(program) && program.name != PROOFS;
+        for program in built.iter().flatten().filter(alone) {
             run_program(context, program, &[], &mut tally);
         }
         (servers.join().unwrap_or_else(|_| bail!("the thread that brought up the servers panicked")), built)
     });
+    if let Ok(built) = &built {
+        // After the cluster is made, since then no other part of the run makes the same programs.
+        run_proofs(context, built, &[], &mut tally);
+    }
     let started = servers.and(built).and_then(|built| {
         check_charts(context, &mut tally);
         let images = workers::build(context, &built)?;
@@ -94,6 +101,24 @@ pub fn end_to_end(context: &Context, names: &[&str], settings: &[(&str, String)]
         run_program(context, program, settings, &mut tally);
     }
     tally.finish()
+}
+
+/// Runs the operator's proofs with `settings` in their environment, on servers of their own.
+pub fn proofs(context: &Context, settings: &[(&str, String)]) -> Result<()> {
+    let mut tally = Tally::default();
+    run_proofs(context, &compile::workspace(context)?, settings, &mut tally);
+    tally.finish()
+}
+
+fn run_proofs(context: &Context, built: &[Executable], settings: &[(&str, String)], tally: &mut Tally) {
+    let proofs = built.iter().find(|program| program.is_test && program.name == PROOFS);
+    match bench::servers::programs(context).and_then(|()| proofs.context("cargo built no such program")) {
+        Ok(proofs) => run_program(context, proofs, settings, tally),
+        Err(error) => {
+            eprintln!("FAILED the operator's proofs: they could not be started: {error:#}");
+            tally.failed += 1;
+        }
+    }
 }
 
 /// Runs the programs that need the cluster: those that mostly wait beside the others, and those that take away what others need

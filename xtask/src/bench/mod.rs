@@ -8,7 +8,7 @@ mod latency;
 mod limit;
 mod live;
 mod measure;
-mod servers;
+pub mod servers;
 mod workers;
 
 use std::env;

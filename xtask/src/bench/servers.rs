@@ -1,15 +1,14 @@
 //! The servers of a measurement, as processes of this machine on 127.0.0.1; ended when dropped.
 
 use std::fs::{self, File};
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use pinpipe_servers::kafka::{self, Kafka, Listener};
+use pinpipe_servers::{get, kubernetes, listens};
 
 use crate::context::{Context, on_path};
 use crate::debian::{self, is_root, need};
@@ -84,69 +83,28 @@ impl Running {
     }
 }
 
-/// An answer to `GET` over HTTP/1.0; none: no answer, or another status than 200.
-pub fn get(port: u16, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect_timeout(&address(port), Duration::from_secs(1)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n").as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.lines().next()?.contains(" 200").then(|| body.to_owned())
-}
-
-fn address(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
-}
-
-fn listens(port: u16) -> bool {
-    TcpStream::connect_timeout(&address(port), Duration::from_secs(1)).is_ok()
+/// Sees to it that what runs a Kafka broker, an API server and the chart on this machine is there.
+pub fn programs(context: &Context) -> Result<()> {
+    debian::ensure(context, &[need("java", "openjdk-17-jre-headless")])?;
+    images::lib(context, "kafka")?;
+    go::tools(context)?;
+    go::node_servers(context)?;
+    go::kubernetes(context)
 }
 
 /// One Kafka broker.
 pub fn kafka(context: &Context, folder: &Path) -> Result<Running> {
     debian::ensure(context, &[need("java", "openjdk-17-jre-headless")])?;
-    let lib = images::lib(context, "kafka")?;
-    let recipe = context.root.join("e2e/images/kafka");
-    let settings = folder.join("kafka.properties");
-    fs::write(
-        &settings,
-        format!(
-            "process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:{KAFKA_CONTROLLER}
-controller.listener.names=CONTROLLER
-listeners=PLAINTEXT://127.0.0.1:{KAFKA},CONTROLLER://127.0.0.1:{KAFKA_CONTROLLER}
-advertised.listeners=PLAINTEXT://127.0.0.1:{KAFKA}
-log.dirs={}
-auto.create.topics.enable=false
-offsets.topic.replication.factor=1
-offsets.topic.num.partitions=4
-transaction.state.log.replication.factor=1
-transaction.state.log.min.isr=1
-transaction.state.log.num.partitions=4
-share.coordinator.state.topic.replication.factor=1
-share.coordinator.state.topic.min.isr=1
-group.initial.rebalance.delay.ms=0
-",
-            folder.join("kafka").display()
-        ),
-    )?;
-    let java = |heap: &str| {
-        let mut java = context.command("java");
-        java.args([heap, "-XX:+UseSerialGC", "-Djava.awt.headless=true"])
-            .arg(format!("-Dlog4j2.configurationFile={}", recipe.join("log4j2.xml").display()))
-            .arg("-cp")
-            .arg(lib.join("*"));
-        java
+    let broker = Kafka {
+        lib: images::lib(context, "kafka")?,
+        log4j: kafka::log4j(&context.root),
+        folder: folder.to_path_buf(),
+        controller: KAFKA_CONTROLLER,
+        listeners: vec![Listener { port: KAFKA, advertised: KAFKA }],
+        heap: "512m",
     };
-    let mut format = java("-Xmx128m");
-    format
-        .args(["kafka.tools.StorageTool", "format", "--cluster-id", "cGlucGlwZS1iZW5jaC0wMQ", "--config"])
-        .arg(&settings);
-    let output = format.output()?;
-    ensure!(output.status.success(), "Kafka's storage: {}", String::from_utf8_lossy(&output.stderr));
-    Running::start(context, "kafka", java("-Xmx512m").arg("kafka.Kafka").arg(&settings))?.until(|| listens(KAFKA))
+    let mut serve = broker.prepare(&|program| context.command(program))?;
+    Running::start(context, "kafka", &mut serve)?.until(|| listens(KAFKA))
 }
 
 /// `SeaweedFS` with its S3 gateway, and the credentials in a folder as workers read them.
@@ -256,53 +214,18 @@ pub struct Kubernetes {
 pub fn kubernetes(context: &Context, folder: &Path) -> Result<Kubernetes> {
     go::node_servers(context)?;
     go::kubernetes(context)?;
-    let mut etcd = context.command("etcd");
-    etcd.arg(format!("--data-dir={}", folder.join("etcd").display()))
-        .arg(format!("--listen-client-urls=http://127.0.0.1:{ETCD}"))
-        .arg(format!("--advertise-client-urls=http://127.0.0.1:{ETCD}"))
-        .arg(format!("--listen-peer-urls=http://127.0.0.1:{ETCD_PEER}"))
-        .arg(format!("--initial-advertise-peer-urls=http://127.0.0.1:{ETCD_PEER}"))
-        .arg(format!("--initial-cluster=default=http://127.0.0.1:{ETCD_PEER}"));
-    let etcd = Running::start(context, "etcd", &mut etcd)?.until(|| get(ETCD, "/health").is_some())?;
-    let (keys, tokens) = (folder.join("kubernetes"), folder.join("kubernetes/tokens.csv"));
-    fs::create_dir_all(&keys)?;
-    fs::write(&tokens, "bench-token,bench,bench,system:masters\n")?;
-    let key = keys.join("accounts.key");
-    let made = Command::new("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048").output()?;
-    ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
-    let mut server = context.command("hyperkube");
-    server
-        .arg0("kube-apiserver")
-        .arg(format!("--etcd-servers=http://127.0.0.1:{ETCD}"))
-        .args([
-            "--bind-address=127.0.0.1",
-            "--service-cluster-ip-range=10.0.0.0/24",
-            "--authorization-mode=AlwaysAllow",
-        ])
-        .args(["--service-account-issuer=https://bench", "--endpoint-reconciler-type=none"])
-        .arg(format!("--secure-port={API_SERVER}"))
-        .arg(format!("--cert-dir={}", keys.display()))
-        .arg(format!("--token-auth-file={}", tokens.display()))
-        .arg(format!("--service-account-key-file={}", key.display()))
-        .arg(format!("--service-account-signing-key-file={}", key.display()));
-    let kubeconfig = keys.join("kubeconfig");
-    fs::write(
-        &kubeconfig,
-        format!(
-            "apiVersion: v1
-kind: Config
-current-context: bench
-contexts: [{{name: bench, context: {{cluster: bench, user: bench}}}}]
-clusters: [{{name: bench, cluster: {{server: 'https://127.0.0.1:{API_SERVER}', insecure-skip-tls-verify: true}}}}]
-users: [{{name: bench, user: {{token: bench-token}}}}]
-"
-        ),
-    )?;
-    let ready = || {
-        let mut kubectl = context.command("hyperkube");
-        kubectl.arg0("kubectl").env("KUBECONFIG", &kubeconfig).args(["get", "--raw", "/readyz"]);
-        kubectl.output().is_ok_and(|output| output.status.success())
+    let programs = |program: &str| context.command(program);
+    let kubernetes = kubernetes::Kubernetes {
+        hyperkube: context.bin("hyperkube"),
+        folder: folder.to_path_buf(),
+        etcd: ETCD,
+        etcd_peer: ETCD_PEER,
+        port: API_SERVER,
+        authorization: "AlwaysAllow",
     };
-    let server = Running::start(context, "kube-apiserver", &mut server)?.until(ready)?;
-    Ok(Kubernetes { _servers: [server, etcd], kubeconfig })
+    let etcd =
+        Running::start(context, "etcd", &mut kubernetes.etcd(&programs))?.until(|| get(ETCD, "/health").is_some())?;
+    let server = Running::start(context, "kube-apiserver", &mut kubernetes.api_server(&programs)?)?
+        .until(|| kubernetes.is_ready(&programs))?;
+    Ok(Kubernetes { _servers: [server, etcd], kubeconfig: kubernetes.kubeconfig() })
 }

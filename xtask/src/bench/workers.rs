@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, ensure};
+use pinpipe_servers::get;
 use serde_json::Value;
 
 use super::Bench;
-use super::servers::{KAFKA, POSTGRES, Running, S3, S3_FILER, get};
+use super::servers::{KAFKA, POSTGRES, Running, S3, S3_FILER};
 
 pub const INGEST: u16 = 24080;
 const INGEST_ADMIN: u16 = 24081;
