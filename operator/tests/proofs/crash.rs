@@ -107,9 +107,9 @@ async fn script(
         until(&format!("{name}, the pipeline stands as it should"), SETTLES, async || {
             lane.revive(&arguments)?;
             if step == 2 {
-                pipeline.is_gone().await?
+                pipeline.is_gone().await?;
             } else {
-                pipeline.is_ready().await?
+                pipeline.is_ready().await?;
             }
             ensure!(lane.tap.is_quiet(QUIET), "the operator is at work");
             look(step).await

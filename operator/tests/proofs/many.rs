@@ -77,7 +77,7 @@ pub async fn run(world: &World) -> Result<String> {
     let peak = lane.memory()?;
 
     // The last were ready a moment ago, and are looked at once more for what their Deployments said.
-    until("the operator writes nothing more", Duration::from_secs(60), async || {
+    until("the operator writes nothing more", Duration::from_mins(1), async || {
         lane.tap.begin(None);
         more_passes(&lane, 50, patience).await?;
         ensure!(lane.tap.attempts().is_empty(), "{:?}", lane.tap.attempts());

@@ -187,23 +187,21 @@ impl Walker<'_> {
         let mut expected = Vec::new();
         let there = self.walk.camera.objects(&self.namespace).await?;
         for object in &desired {
-            match self.fresh(object).await? {
-                Some(fresh) => expected.push(fresh),
-                // What is refused leaves what is there as it is, with what its pods are configured by.
-                None => {
-                    let left = |found: &&Value| {
-                        found["kind"] == object.resource.kind && found["metadata"]["name"] == object.name
-                    };
-                    for left in there.iter().filter(left) {
-                        let text = left["spec"].to_string();
-                        let is_named = |found: &&Value| {
-                            let name = found["metadata"]["name"].as_str().unwrap_or_default();
-                            found["kind"] == "ConfigMap" && text.contains(name)
-                        };
-                        expected.extend(there.iter().filter(is_named).cloned());
-                        expected.push(left.clone());
-                    }
-                }
+            if let Some(fresh) = self.fresh(object).await? {
+                expected.push(fresh);
+                continue;
+            }
+            // What is refused leaves what is there as it is, with what its pods are configured by.
+            let left =
+                |found: &&Value| found["kind"] == object.resource.kind && found["metadata"]["name"] == object.name;
+            for left in there.iter().filter(left) {
+                let text = left["spec"].to_string();
+                let is_named = |found: &&Value| {
+                    let name = found["metadata"]["name"].as_str().unwrap_or_default();
+                    found["kind"] == "ConfigMap" && text.contains(name)
+                };
+                expected.extend(there.iter().filter(is_named).cloned());
+                expected.push(left.clone());
             }
         }
         let expected = self.children_of(expected);
