@@ -50,6 +50,8 @@ enum Task {
     Test,
     /// Kills and freezes workers and takes servers away, many times, while records flow; then compares every store row by row
     Soak(soak::Options),
+    /// Runs all proofs of the operator, on servers of their own; `PINPIPE_PROOFS` names some
+    Proofs,
     /// The kind cluster that demo and test use
     Cluster {
         #[command(subcommand)]
@@ -104,6 +106,7 @@ fn run(arguments: Arguments) -> Result<()> {
                 Task::Test => test::run(&context),
                 Task::Bench(options) => bench::run(&context, &options),
                 Task::Soak(options) => soak::run(&context, &options),
+                Task::Proofs => test::proofs(&context),
                 Task::Manifests => manifests::write(&context),
                 Task::Sbom { file } => crates::write_bill(&context, &file),
                 Task::Images => images::build_and_print(&context),

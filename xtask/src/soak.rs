@@ -1,5 +1,4 @@
-//! `cargo xtask soak`: the end-to-end tests of crashes and outages, and the operator with many pipelines, for long. `cargo xtask test` has their
-//! short form.
+//! `cargo xtask soak`: the end-to-end tests of crashes and outages, for long. `cargo xtask test` has their short form.
 
 use anyhow::Result;
 use clap::Args;
@@ -22,14 +21,9 @@ pub struct Options {
     /// How long the broker and each store are away, seconds
     #[arg(long, default_value_t = 120)]
     outage: u64,
-    /// How many pipelines the operator is given at once, on servers of their own without a cluster
-    #[arg(long, default_value_t = 1000)]
-    pipelines: usize,
 }
 
 pub fn run(context: &Context, options: &Options) -> Result<()> {
-    let many = [("PINPIPE_PROOFS", "many".to_owned()), ("PINPIPE_MANY", options.pipelines.to_string())];
-    test::proofs(context, &many)?;
     let settings = [
         ("PINPIPE_SOAK_KILLS", options.kills.to_string()),
         ("PINPIPE_SOAK_FREEZES", options.freezes.to_string()),
