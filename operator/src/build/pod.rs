@@ -2,9 +2,10 @@
 
 use k8s_openapi::{
     api::core::v1::{
-        Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, HTTPGetAction,
-        KeyToPath, LocalObjectReference, PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-        SeccompProfile, SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+        Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
+        HTTPGetAction, KeyToPath, LocalObjectReference, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
+        PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+        TopologySpreadConstraint, Volume, VolumeMount, WeightedPodAffinityTerm,
     },
     apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
@@ -99,6 +100,7 @@ fn template(pipeline: &ValidatedPipeline, worker: &Worker<'_>) -> PodTemplateSpe
             node_selector: (!pods.node_selector.is_empty()).then(|| pods.node_selector.clone()),
             tolerations: (!pods.tolerations.is_empty()).then(|| pods.tolerations.clone()),
             topology_spread_constraints: spread(pipeline, worker),
+            affinity: worker.pods.apart.map(|label| apart(pipeline, worker, label)),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             termination_grace_period_seconds: Some(worker.grace_seconds),
@@ -126,6 +128,24 @@ fn spread(pipeline: &ValidatedPipeline, worker: &Worker<'_>) -> Option<Vec<Topol
         ..TopologySpreadConstraint::default()
     });
     (!worker.pods.spread.is_empty()).then(|| constraints.collect())
+}
+
+/// The like, by a label that not every cluster's nodes have.
+fn apart(pipeline: &ValidatedPipeline, worker: &Worker<'_>, label: &str) -> Affinity {
+    let term = PodAffinityTerm {
+        topology_key: label.to_owned(),
+        label_selector: Some(meta::label_selector(pipeline, worker.component)),
+        match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
+        ..PodAffinityTerm::default()
+    };
+    let wish = WeightedPodAffinityTerm { weight: 100, pod_affinity_term: term };
+    Affinity {
+        pod_anti_affinity: Some(PodAntiAffinity {
+            preferred_during_scheduling_ignored_during_execution: Some(vec![wish]),
+            ..PodAntiAffinity::default()
+        }),
+        ..Affinity::default()
+    }
 }
 
 fn container(image: &Image, name: &str, worker: &Worker<'_>, mounts: Vec<VolumeMount>) -> Container {

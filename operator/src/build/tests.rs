@@ -221,10 +221,16 @@ fn pods_that_may_be_several_are_spread_and_drained_one_by_one() {
     let all = with(|spec| spec["stream"]["sinks"][0]["replicas"] = json!(3));
     for component in ["ingest", "stream-live"] {
         let name = format!("pinterest-{component}");
-        let spread = &find(&all, "Deployment", &name)["spec"]["template"]["spec"]["topologySpreadConstraints"];
-        let keys: Vec<_> = spread.as_array().unwrap().iter().map(|one| one["topologyKey"].as_str().unwrap()).collect();
-        assert_eq!(keys, ["topology.kubernetes.io/zone", "kubernetes.io/hostname"]);
+        let pod = &find(&all, "Deployment", &name)["spec"]["template"]["spec"];
+        // One label alone, which every node has: where a node lacks one of several the scheduler heeds none of them.
+        let spread = pod["topologySpreadConstraints"].as_array().unwrap();
+        let keys: Vec<_> = spread.iter().map(|one| one["topologyKey"].as_str().unwrap()).collect();
+        assert_eq!(keys, ["kubernetes.io/hostname"]);
         assert_eq!(spread[0]["whenUnsatisfiable"], "ScheduleAnyway");
+        let apart = &pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0];
+        let term = &apart["podAffinityTerm"];
+        assert_eq!(term["topologyKey"], "topology.kubernetes.io/zone");
+        assert_eq!(term["labelSelector"], spread[0]["labelSelector"]);
         let budget = &find(&all, "PodDisruptionBudget", &name)["spec"];
         assert_eq!(
             (&budget["maxUnavailable"], &budget["unhealthyPodEvictionPolicy"]),

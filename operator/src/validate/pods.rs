@@ -72,6 +72,8 @@ pub struct Pods {
     pub tolerations: Vec<Toleration>,
     /// How they are spread.
     pub spread: Vec<Spread>,
+    /// The label of nodes whose values are wished to differ.
+    pub apart: Option<&'static str>,
 }
 
 /// How pods are spread over what a label of nodes tells apart.
@@ -86,19 +88,19 @@ pub struct Spread {
 }
 
 /// Over what the pods of a component that may have several are spread.
-const SPREAD_OVER: [&str; 2] = ["topology.kubernetes.io/zone", "kubernetes.io/hostname"];
+const SPREAD_OVER: &str = "kubernetes.io/hostname";
+/// What they are kept apart by beside that, where there is room. It can't stand among the former: the scheduler takes no notice of nodes that
+/// lack one of those labels, and in many clusters none has this one.
+const APART_BY: &str = "topology.kubernetes.io/zone";
 
 /// Of a component that may have several pods.
 pub(super) fn several(set: &PodSettings) -> Pods {
-    let default = || {
-        let over = SPREAD_OVER.map(|key| Spread {
-            topology_key: key.to_owned(),
-            max_skew: 1,
-            when_unsatisfiable: "ScheduleAnyway",
-        });
-        over.into()
-    };
-    Pods { spread: set.topology_spread.as_deref().map_or_else(default, spread), ..one(set) }
+    let pods = one(set);
+    if set.topology_spread.is_some() {
+        return pods;
+    }
+    let over = Spread { topology_key: SPREAD_OVER.to_owned(), max_skew: 1, when_unsatisfiable: "ScheduleAnyway" };
+    Pods { spread: vec![over], apart: Some(APART_BY), ..pods }
 }
 
 /// Of a component that has one pod.
@@ -110,6 +112,7 @@ pub(super) fn one(set: &PodSettings) -> Pods {
         node_selector: set.node_selector.clone().unwrap_or_default(),
         tolerations: tolerations(set),
         spread: set.topology_spread.as_deref().map(spread).unwrap_or_default(),
+        apart: None,
     }
 }
 
