@@ -122,16 +122,18 @@ fn batch(context: &Context, stamp: u64) -> Result<()> {
     })
 }
 
+/// The condition that a Job has from when it can't fail any more.
+const SUCCEEDED: &str = "SuccessCriteriaMet";
+
 /// Waits for a Job to complete, or to fail.
 fn finish(context: &Context, log: &crate::step::Log, job: &str, timeout: &str) -> Result<()> {
     let object = format!("job/{job}");
     let timeout = format!("--timeout={timeout}");
-    let ended = log.run(&mut in_namespace(
-        context,
-        &["wait", "--for=jsonpath={.status.conditions[?(@.status==\"True\")].type}", &timeout, &object],
-    ));
-    let mut succeeded = in_namespace(context, &["get", &object, "--output=jsonpath={.status.succeeded}"]);
-    if ended.is_err() || log.output(&mut succeeded)? != "1" {
+    let true_conditions = "jsonpath={.status.conditions[?(@.status==\"True\")].type}";
+    let ended = log.run(&mut in_namespace(context, &["wait", &format!("--for={true_conditions}"), &timeout, &object]));
+    let mut conditions = in_namespace(context, &["get", &object, &format!("--output={true_conditions}")]);
+    // The first of two conditions tells already how it ended, when nothing else of the status does.
+    if ended.is_err() || !log.output(&mut conditions)?.contains(SUCCEEDED) {
         log.run(&mut in_namespace(context, &["get", "pods", "--selector", &format!("job-name={job}")]))?;
         log.run(&mut in_namespace(context, &["logs", "--tail=15", &object]))?;
         bail!("the Job {job} did not succeed");
