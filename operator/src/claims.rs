@@ -10,7 +10,7 @@ use std::{
 };
 
 use k8s_openapi::jiff::Timestamp;
-use kube::{core::DeserializeGuard, runtime::reflector::Store};
+use kube::{Api, Client, core::DeserializeGuard, runtime::reflector::Store};
 use pinpipe_crds::PinterestPipeline;
 
 use crate::validate;
@@ -52,19 +52,38 @@ impl Claim {
     /// Which of the topics belongs to which of `others`, in a sentence; None: all are ours.
     #[must_use]
     pub fn conflict(&self, others: &[Self]) -> Option<String> {
-        let mut older: Vec<&Self> = others.iter().filter(|other| other.seniority() < self.seniority()).collect();
-        older.sort_by_key(|other| other.seniority());
-        let taken = older.into_iter().find_map(|other| {
-            let topic = self.topics.iter().find(|topic| other.topics.contains(topic) && self.is_same(other, topic))?;
-            Some((topic, other))
-        });
-        taken.map(|(topic, other)| {
+        self.rival(others).map(|(topic, other)| {
             format!(
                 "topic {topic} belongs to the pipeline {}/{}, which is older: give this one topics of its own \
                  (spec.broker.kafka.topics.overrides; they can't be changed, so delete it and create it anew), or delete the other",
                 other.namespace, other.name
             )
         })
+    }
+
+    /// One of the topics that isn't ours, and the oldest of `others` it belongs to.
+    fn rival<'a>(&'a self, others: &'a [Self]) -> Option<(&'a str, &'a Self)> {
+        let mut older: Vec<&Self> = others.iter().filter(|other| other.seniority() < self.seniority()).collect();
+        older.sort_by_key(|other| other.seniority());
+        older.into_iter().find_map(|other| {
+            let topic = self.topics.iter().find(|topic| other.topics.contains(topic) && self.is_same(other, topic))?;
+            Some((topic.as_str(), other))
+        })
+    }
+
+    /// Leaves of `others` out who takes a topic from us and isn't there any more: a watch may be late, and what comes of a conflict is that
+    /// workers go.
+    pub async fn without_ghosts(&self, client: &Client, mut others: Vec<Self>) -> kube::Result<Vec<Self>> {
+        while let Some((_, other)) = self.rival(&others) {
+            let api: Api<PinterestPipeline> = Api::namespaced(client.clone(), &other.namespace);
+            let there = api.get_metadata_opt(&other.name).await?.and_then(|found| found.metadata.uid);
+            if there.as_ref() == Some(&other.uid) {
+                break;
+            }
+            let gone = other.uid.clone();
+            others.retain(|claim| claim.uid != gone);
+        }
+        Ok(others)
     }
 
     /// Whether a topic of this name is one topic to both: in one cluster, as far as addresses tell, or by its identity.

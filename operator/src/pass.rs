@@ -30,6 +30,7 @@ use crate::{
     MANAGER,
     apply::Applier,
     build,
+    claims::Claim,
     context::Context,
     dereference::{self, Dereferenced},
     said,
@@ -136,7 +137,7 @@ impl Pass<'_> {
         let found = Dereferenced {
             secrets: secrets.trying("reading Secrets")?,
             previous: dereference::previous(live.objects()),
-            claims: context.watched.claims_besides(&self.uid),
+            claims: self.claims_of_others().await?,
         };
         let mut pipeline = match validate::validate(&self.resource, &found, &self.context.settings.images) {
             Ok(pipeline) => pipeline,
@@ -267,6 +268,13 @@ impl Pass<'_> {
         let others = before.filter(|condition| !SUMMARY.contains(&condition.type_.as_str())).cloned();
         let others: Vec<_> = others.collect();
         self.write_status(status::summary(finding), |status| status.conditions.extend(others)).await
+    }
+
+    /// What other pipelines claim.
+    async fn claims_of_others(&self) -> Result<Vec<Claim>, Error> {
+        let seen = self.context.watched.claims_besides(&self.uid);
+        let claims = Claim::of(&self.resource).without_ghosts(&self.context.client, seen).await;
+        claims.trying("reading the pipeline a topic belongs to")
     }
 
     /// Writes that a topic is an older pipeline's.

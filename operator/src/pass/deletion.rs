@@ -72,7 +72,7 @@ impl Pass<'_> {
         if !has_finalizer(metadata) {
             return Ok(Passed::Gone);
         }
-        let others = self.context.watched.claims_besides(&self.uid);
+        let others = self.claims_of_others().await?;
         let conflict = Claim::of(&self.resource).conflict(&others).is_some();
         let (topics, unproven) = match topics(&self.resource, self.is_paused(), conflict) {
             Topics::Keep => return self.let_go().await,
