@@ -18,7 +18,7 @@ const END_TO_END: &str = "e2e";
 const PROOFS: &str = "proofs";
 /// Those that `cargo xtask test` runs; the others take long, and `cargo xtask proofs` runs them all.
 const QUICK_PROOFS: (&str, &str) =
-    ("PINPIPE_PROOFS", "idempotence,crash,lost events,deleted while down,foreign,same name,leaders");
+    ("PINPIPE_PROOFS", "idempotence,crash,lost events,older lists,deleted while down,foreign,same name,leaders");
 /// End-to-end test programs that mostly wait, each beside the others.
 const WAITS: [&str; 2] = ["control_plane", "lifecycle"];
 /// End-to-end test programs that take servers, a node, or the operator, away which all others need.

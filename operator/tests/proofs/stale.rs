@@ -131,8 +131,9 @@ pub async fn older_lists(world: &World) -> Result<String> {
     lane.api.relist();
     pipeline.create(&specs::changed(&lane.bootstrap_servers)).await?;
     pipeline.settles(&lane).await?;
+    let anew = children(namespace, camera.objects(namespace).await?);
     go_back().await.context("another pipeline of the same name")?;
-    ensure_same(&now, &children(namespace, camera.objects(namespace).await?))?;
+    ensure_same(&anew, &children(namespace, camera.objects(namespace).await?))?;
     Ok("no write for a pipeline as it was, one that is gone, and one whose name another has".to_owned())
 }
 
