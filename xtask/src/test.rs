@@ -20,7 +20,7 @@ const PROOFS: &str = "proofs";
 const QUICK_PROOFS: (&str, &str) =
     ("PINPIPE_PROOFS", "idempotence,crash,lost events,older lists,deleted while down,foreign,same name,leaders");
 /// End-to-end test programs that mostly wait, each beside the others.
-const WAITS: [&str; 2] = ["control_plane", "lifecycle"];
+const WAITS: [&str; 3] = ["control_plane", "lifecycle", "upgrades"];
 /// End-to-end test programs that take servers, a node, or the operator, away which all others need.
 const ALONE: [&str; 4] = ["operators", "outages", "nodes", "release"];
 /// How much of a failed test program's output is shown.
