@@ -44,6 +44,7 @@ pub async fn leader(cluster: &Cluster) -> Result<String> {
     let lease = cluster.api::<Lease>(NAMESPACE).get(RELEASE).await?;
     let holder = lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
     let (pod, _) = holder.rsplit_once('_').with_context(|| format!("the Lease is held by `{holder}`"))?;
+    ensure!(pods(cluster).await?.contains_key(pod), "the Lease is still held by {pod}, which is gone");
     Ok(pod.to_owned())
 }
 
