@@ -1,7 +1,7 @@
 //! The definition is the committed one, and each of its rules refuses what it is for.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::{collections::BTreeSet, fs};
 
 use pinpipe_core::{Kind, clean};
 use pinpipe_crds::{REPAIRABLE_FIELDS, check_rules, schema};
@@ -9,7 +9,7 @@ use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 fn committed(path: &str) -> String {
-    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    fs::read_to_string(path).unwrap()
 }
 
 /// Calls `visit` with the path and the schema of every node.
@@ -33,8 +33,7 @@ struct Example {
 }
 
 fn invalid_examples() -> Vec<Example> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/invalid");
-    let mut examples: Vec<_> = fs::read_dir(folder)
+    let mut examples: Vec<_> = fs::read_dir("tests/invalid")
         .unwrap()
         .map(|entry| {
             let path = entry.unwrap().path();
@@ -116,9 +115,8 @@ fn no_default_stands_in_the_schema() {
 
 #[test]
 fn shipped_examples_keep_the_rules() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
     let mut pipelines = 0;
-    for entry in fs::read_dir(folder).unwrap() {
+    for entry in fs::read_dir("../examples").unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "yaml") {
             continue;

@@ -29,8 +29,7 @@ fn read(path: &Path) -> Value {
 }
 
 fn releases() -> Vec<Release> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("released");
-    let releases: Vec<_> = fs::read_dir(folder)
+    let releases: Vec<_> = fs::read_dir("released")
         .unwrap()
         .map(|release| {
             let folder = release.unwrap().path();

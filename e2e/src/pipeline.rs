@@ -319,7 +319,7 @@ impl Pipeline {
 
     /// Starts work by hand, with the chart for it: `values` are `name=value`. The Job has the release's name.
     pub async fn by_hand(&self, release: &str, values: &[&str]) -> Result<()> {
-        let chart = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/pinpipe-job");
+        let chart = "../charts/pinpipe-job";
         let pipeline = format!("pipeline={}", self.name);
         let mut arguments = vec!["install", release, chart, "--namespace", &self.space.namespace, "--set", &pipeline];
         arguments.extend(values.iter().flat_map(|value| ["--set", *value]));

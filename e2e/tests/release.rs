@@ -28,7 +28,7 @@ use pinpipe_e2e::{
 use serde_json::{Value, json};
 
 /// Today's chart.
-const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../charts/pinpipe");
+const CHART: &str = "../charts/pinpipe";
 /// The field that the definition before doesn't have, where the schemas of its parents are, and what a newer pipeline says in it.
 const NEWER: ([&str; 4], &str, &str) = (["spec", "broker", "kafka", "topics"], "deletionPolicy", "Retain");
 

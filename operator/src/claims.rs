@@ -3,14 +3,10 @@
 //!
 //! Names that aren't set hold namespace and pipeline, so only pipelines that name topics can meet.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::{Api, Client, core::DeserializeGuard, runtime::reflector::Store};
+use kube::{Api, Client};
 use pinpipe_crds::PinterestPipeline;
 
 use crate::validate;
@@ -19,7 +15,7 @@ use crate::validate;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
     namespace: String,
-    name: String,
+    pub(crate) name: String,
     /// None sorts first: who has no time was not created by an API server, as in tests and files.
     created: Option<Timestamp>,
     uid: String,
@@ -47,6 +43,12 @@ impl Claim {
             ids: seen.filter_map(|topic| Some((topic.name.clone(), topic.id.clone()?))).collect(),
             namespace,
         }
+    }
+
+    /// Whether a pipeline that claims these topics may claim one of ours.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        self.uid != other.uid && self.topics.iter().any(|topic| other.topics.contains(topic))
     }
 
     /// Which of the topics belongs to which of `others`, in a sentence; None: all are ours.
@@ -107,52 +109,8 @@ fn qualified(server: &str, namespace: &str) -> String {
     if host.contains(['.', ':']) { format!("{host}:{port}") } else { format!("{host}.{namespace}:{port}") }
 }
 
-type Guarded = DeserializeGuard<PinterestPipeline>;
-
-/// How long a watch may take until it has seen everything that is there.
-pub const FILLED_WITHIN: Duration = Duration::from_secs(10);
-
-/// What one watch sees.
-struct Seen {
-    store: Store<Guarded>,
-    /// What was claimed just before it began.
-    before: Vec<Claim>,
-    since: Instant,
-}
-
-impl Seen {
-    fn claims(&self) -> Vec<Claim> {
-        // A store holds nothing until it holds everything.
-        if self.store.is_empty() && self.since.elapsed() < FILLED_WITHIN {
-            return self.before.clone();
-        }
-        // Of one that can't be read nothing is known.
-        self.store.state().iter().filter_map(|guarded| guarded.0.as_ref().ok().map(Claim::of)).collect()
-    }
-}
-
-/// All pipelines that are watched, as the watches have them. Of namespaces that aren't watched nothing is known.
-#[derive(Default)]
-pub struct Watched(Mutex<Vec<Seen>>);
-
-impl Watched {
-    /// What a watch sees from now on, and what was claimed `before`.
-    pub fn add(&self, store: Store<Guarded>, before: Vec<Claim>) {
-        let seen = Seen { store, before, since: Instant::now() };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
-    }
-
-    /// What all pipelines but one claim.
-    #[must_use]
-    pub fn claims_besides(&self, uid: &str) -> Vec<Claim> {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.iter().flat_map(Seen::claims).filter(|claim| claim.uid != uid).collect()
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use kube::runtime::{reflector, watcher::Event};
     use serde_json::{Value, json};
 
     use super::*;
@@ -185,31 +143,6 @@ mod tests {
         assert!(twin.conflict(std::slice::from_ref(&older)).is_some());
         let oldest = claim("c", "zero", 1, "kafka.x:9092", &pins, &json!([]));
         assert!(twin.conflict(&[older, oldest]).unwrap().contains("c/zero"), "the oldest owns it");
-    }
-
-    #[test]
-    fn what_was_there_before_a_watch_counts_until_the_watch_has_seen_it() {
-        let guarded = |name: &str| -> Guarded {
-            serde_json::from_value(json!({
-                "apiVersion": "pinpipe.dev/v1alpha1",
-                "kind": "PinterestPipeline",
-                "metadata": {"namespace": "b", "name": name, "uid": name},
-                "spec": {"broker": {"kafka": {"bootstrapServers": "k.x:1"}}},
-            }))
-            .unwrap()
-        };
-        let claim_of = |guarded: &Guarded| Claim::of(guarded.0.as_ref().unwrap());
-        let watched = Watched::default();
-        let (store, mut writer) = reflector::store();
-        watched.add(store, vec![claim_of(&guarded("gone"))]);
-        let names = || watched.claims_besides("me").into_iter().map(|claim| claim.name).collect::<Vec<_>>();
-        assert_eq!(names(), ["gone"]);
-        writer.apply_watcher_event(&Event::Init);
-        writer.apply_watcher_event(&Event::InitApply(guarded("there")));
-        assert_eq!(names(), ["gone"], "the watch may not have seen everything yet");
-        writer.apply_watcher_event(&Event::InitApply(guarded("me")));
-        writer.apply_watcher_event(&Event::InitDone);
-        assert_eq!(names(), ["there"]);
     }
 
     #[test]

@@ -6,7 +6,13 @@ use kube::{Client, runtime::events::Recorder};
 use pinpipe_lease::{LeaseError, Proof};
 use tokio::sync::Semaphore;
 
-use crate::{MANAGER, claims::Watched, metrics::Metrics, topics::TopicsCache, validate::Images};
+use crate::{
+    MANAGER,
+    metrics::Metrics,
+    topics::{Brokers, TopicsCache},
+    validate::Images,
+    watched::Watched,
+};
 
 /// What passes go by.
 #[derive(Clone, Debug)]
@@ -35,6 +41,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// All pipelines of the operator's namespaces, for the topics they claim.
     pub watched: Watched,
+    /// The brokers asked a moment ago.
+    pub brokers: Brokers,
     /// What brokers said a moment ago.
     pub topics: TopicsCache,
     /// How often the pass over a pipeline, by UID, failed in a row.
@@ -63,6 +71,7 @@ impl Context {
             settings,
             metrics,
             watched: Watched::default(),
+            brokers: Brokers::default(),
             topics: TopicsCache::default(),
             failures: Mutex::default(),
             lease,

@@ -21,7 +21,6 @@ use k8s_openapi::{
 use kube::{
     Api, Client, Resource, ResourceExt as _,
     api::ListParams,
-    core::DeserializeGuard,
     runtime::{
         Controller,
         controller::{Action, Config, Error as ControllerError},
@@ -29,24 +28,26 @@ use kube::{
         watcher,
     },
 };
-use pinpipe_crds::PinterestPipeline;
 use pinpipe_runtime::admin::Readiness;
 use rand::Rng as _;
-use tokio::time::{error::Elapsed, timeout};
+use tokio::{
+    sync::SemaphorePermit,
+    time::{error::Elapsed, timeout},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
     MANAGER, build,
-    claims::{Claim, FILLED_WITHIN},
+    claims::Claim,
     context::Context,
     pass::{self, Error, Passed},
+    watched::{FILLED_WITHIN, Outline},
 };
-
-/// A resource that may not be of its type: one that can't be read must not stop the others.
-type Guarded = DeserializeGuard<PinterestPipeline>;
 
 /// After how long a pipeline that is ready is looked at again: Secrets are got, not watched, and a broker tells nothing by itself.
 const READY_AGAIN: Duration = Duration::from_secs(30);
+/// Where that would be more than ten each second, since there are so many, they are looked at less often.
+const BETWEEN_TWO: Duration = Duration::from_millis(100);
 /// The same for one that isn't ready.
 const NOT_READY_AGAIN: Duration = Duration::from_secs(10);
 /// The same for one that waits for something that takes seconds.
@@ -120,9 +121,9 @@ async fn claims_before(client: &Client, scopes: &[Scope]) -> Vec<Vec<Claim>> {
         return vec![Vec::new()];
     }
     let list = async |scope: &Scope| {
-        let api = scope.api::<Guarded>(client);
+        let api = scope.api::<Outline>(client);
         match tokio::time::timeout(FILLED_WITHIN, api.list(&ListParams::default())).await {
-            Ok(Ok(list)) => list.items.iter().filter_map(|guarded| guarded.0.as_ref().ok().map(Claim::of)).collect(),
+            Ok(Ok(list)) => list.items.into_iter().filter_map(|outline| outline.claim.ok()).collect(),
             // Where nothing can be listed nothing is run either, and the others mustn't wait for it: its readiness tells of it.
             Ok(Err(_)) | Err(_) => Vec::new(),
         }
@@ -130,10 +131,10 @@ async fn claims_before(client: &Client, scopes: &[Scope]) -> Vec<Vec<Claim>> {
     join_all(scopes.iter().map(list)).await
 }
 
-fn controller(scope: &Scope, context: &Context, stop: &CancellationToken) -> Controller<Guarded> {
+fn controller(scope: &Scope, context: &Context, stop: &CancellationToken) -> Controller<Outline> {
     let client = &context.client;
     let children = watcher::Config::default().labels(&format!("{}={MANAGER}", build::MANAGED_BY_LABEL));
-    Controller::new(scope.api::<Guarded>(client), watcher::Config::default())
+    Controller::new(scope.api::<Outline>(client), watcher::Config::default())
         .trigger_backoff(Steady)
         .with_config(Config::default().debounce(DEBOUNCE))
         .owns(scope.api::<Deployment>(client), children.clone())
@@ -148,7 +149,7 @@ fn controller(scope: &Scope, context: &Context, stop: &CancellationToken) -> Con
         .graceful_shutdown_on(stop.clone().cancelled_owned())
 }
 
-async fn drive(controller: Controller<Guarded>, context: Arc<Context>) {
+async fn drive(controller: Controller<Outline>, context: Arc<Context>) {
     controller
         .run(reconcile, on_error, context)
         .for_each(|result| async {
@@ -179,7 +180,7 @@ impl Backoff for Steady {
 /// last, and the controller itself waits there (kube-runtime 5.0, `DelayedInit`), so a second one may wait for ever or make it do so.
 pub async fn tell_ready(client: Client, scopes: Vec<Scope>, readiness: Readiness) {
     for scope in scopes {
-        let api = scope.api::<Guarded>(&client);
+        let api = scope.api::<Outline>(&client);
         let first = ListParams::default().limit(1);
         while let Err(error) = listed(timeout(LIST_TIMEOUT, api.list_metadata(&first)).await) {
             let place = match &scope {
@@ -208,23 +209,18 @@ fn listed<T>(list: Result<kube::Result<T>, Elapsed>) -> Result<(), String> {
 
 /// Waits for its turn. That, and not kube, bounds how many passes run at once: over all scopes, each of which has a controller of its own, and
 /// so that those that wait can be counted.
-async fn reconcile(resource: Arc<Guarded>, context: Arc<Context>) -> Result<Action, Error> {
+async fn reconcile(resource: Arc<Outline>, context: Arc<Context>) -> Result<Action, Error> {
     let waits = context.metrics.queue();
     // Closed when the operator stops: whoever waits then is the next one's to look at.
-    let Ok(_room) = context.room.acquire().await else { return Ok(Action::await_change()) };
+    let Ok(turn) = context.room.acquire().await else { return Ok(Action::await_change()) };
     drop(waits);
-    look(&resource, &context).await
+    look(&resource, &context, turn).await
 }
 
-async fn look(resource: &Guarded, context: &Context) -> Result<Action, Error> {
+async fn look(resource: &Outline, context: &Context, turn: SemaphorePermit<'_>) -> Result<Action, Error> {
     let (namespace, name) = (resource.namespace().unwrap_or_default(), resource.name_any());
-    if let Err(invalid) = &resource.0 {
-        tracing::error!(
-            namespace,
-            name,
-            error = invalid.error,
-            "this PinterestPipeline can't be read; it is left as it is"
-        );
+    if let Err(error) = &resource.claim {
+        tracing::error!(namespace, name, error, "this PinterestPipeline can't be read; it is left as it is");
         context.metrics.passed("invalid", Duration::ZERO);
         let let_go = timeout(PASS_TIMEOUT, pass::deletion::let_go_unread(context, resource));
         let_go.await.map_err(|_| Error::Timeout(PASS_TIMEOUT))??;
@@ -232,7 +228,7 @@ async fn look(resource: &Guarded, context: &Context) -> Result<Action, Error> {
     }
     let _running = context.metrics.pass();
     let begun = Instant::now();
-    let passed = match timeout(PASS_TIMEOUT, Box::pin(pass::run(context, &namespace, &name))).await {
+    let passed = match timeout(PASS_TIMEOUT, Box::pin(pass::run(context, &namespace, &name, turn))).await {
         Ok(passed) => passed,
         Err(_) => Err(Error::Timeout(PASS_TIMEOUT)),
     };
@@ -247,7 +243,7 @@ async fn look(resource: &Guarded, context: &Context) -> Result<Action, Error> {
     context.metrics.passed(outcome, begun.elapsed());
     tracing::debug!(namespace, name, outcome, took = ?begun.elapsed(), "pass ended");
     let again = match passed? {
-        Passed::Ready => READY_AGAIN,
+        Passed::Ready => ready_again(context.watched.count()),
         Passed::NotReady => NOT_READY_AGAIN,
         Passed::Soon => SOON_AGAIN,
         Passed::Invalid | Passed::Paused => INVALID_AGAIN,
@@ -260,14 +256,19 @@ async fn look(resource: &Guarded, context: &Context) -> Result<Action, Error> {
     Ok(Action::requeue(jittered(again)))
 }
 
+/// After how long one of so many pipelines that is ready is looked at again.
+fn ready_again(pipelines: usize) -> Duration {
+    READY_AGAIN.max(BETWEEN_TWO.saturating_mul(u32::try_from(pipelines).unwrap_or(u32::MAX)))
+}
+
 /// Forgets that passes failed.
-fn forget(context: &Context, resource: &Guarded) {
+fn forget(context: &Context, resource: &Outline) {
     let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
     failures.remove(&resource.uid().unwrap_or_default());
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the signature is kube's")]
-fn on_error(resource: Arc<Guarded>, error: &Error, context: Arc<Context>) -> Action {
+fn on_error(resource: Arc<Outline>, error: &Error, context: Arc<Context>) -> Action {
     context.metrics.failed(error.kind());
     let failed = {
         let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
@@ -327,15 +328,16 @@ mod tests {
         let (drain_deadline, deletion_deadline) = (Duration::ZERO, Duration::ZERO);
         let settings = Settings { images: images(), concurrency: 1, drain_deadline, deletion_deadline };
         let context = Context::new(Client::new(silent, "data"), said::client().unwrap(), settings, metrics, None);
-        let (context, guarded) = (Arc::new(context), Arc::new(DeserializeGuard(Ok(pipeline(json!({}))))));
+        let context = Arc::new(context);
+        let outline: Arc<Outline> = Arc::new(serde_json::from_value(json!(pipeline(json!({})))).unwrap());
         let told = |line: &str| {
             let mut text = String::new();
             encode(&mut text, &registry).unwrap();
             text.lines().any(|told| told == line)
         };
-        let first = tokio::spawn(reconcile(guarded.clone(), context.clone()));
+        let first = tokio::spawn(reconcile(outline.clone(), context.clone()));
         until("a pass runs", || told("operator_reconciles_running 1") && told("operator_queue_depth 0")).await;
-        let second = tokio::spawn(reconcile(guarded, context.clone()));
+        let second = tokio::spawn(reconcile(outline, context.clone()));
         until("another waits", || told("operator_queue_depth 1")).await;
         assert!(told("operator_reconciles_running 1"));
         context.room.close();
@@ -350,6 +352,13 @@ mod tests {
         assert_eq!(back_off(2), BACK_OFF.0 * 2);
         assert_eq!(back_off(3), BACK_OFF.0 * 4);
         assert_eq!(back_off(u32::MAX), BACK_OFF.1);
+    }
+
+    #[test]
+    fn many_pipelines_are_looked_at_less_often() {
+        assert_eq!(ready_again(0), READY_AGAIN);
+        assert_eq!(ready_again(300), READY_AGAIN);
+        assert_eq!(ready_again(1000), Duration::from_secs(100));
     }
 
     #[test]

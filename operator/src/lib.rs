@@ -25,6 +25,7 @@ pub mod status;
 pub mod topics;
 pub mod upgrade;
 pub mod validate;
+pub mod watched;
 
 /// The field manager of every write.
 pub const MANAGER: &str = "pinpipe-operator";

@@ -7,11 +7,17 @@ use clap::Parser as _;
 use kube::{Api, Client, Config};
 use pinpipe_lease::{Held, LeaseError};
 use pinpipe_operator::{api, args::Args, context::Context, controller, metrics::Metrics, said};
-use pinpipe_runtime::{admin::Admin, shutdown, telemetry};
+use pinpipe_runtime::{admin::Admin, malloc, shutdown, telemetry};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
+    // A list of a thousand pipelines needs much memory for a moment.
+    malloc::give_back();
+    Runtime::new()?.block_on(run())
+}
+
+async fn run() -> anyhow::Result<()> {
     let args = Args::parse();
     telemetry::init(args.log_format);
     let stop = shutdown::on_signal();

@@ -25,6 +25,7 @@ use kube::{
 use pinpipe_crds::{IngestStatus, PinterestPipeline, PinterestPipelineStatus, condition_types};
 use pinpipe_lease::LeaseError;
 use serde_json::json;
+use tokio::sync::SemaphorePermit;
 
 use crate::{
     MANAGER,
@@ -112,8 +113,8 @@ struct Pass<'a> {
     uid: String,
 }
 
-/// Brings one pipeline to what its resource says.
-pub async fn run(context: &Context, namespace: &str, name: &str) -> Result<Passed, Error> {
+/// Brings one pipeline to what its resource says. Meanwhile it has a `turn`, which it gives to others while a broker takes its time.
+pub async fn run(context: &Context, namespace: &str, name: &str, turn: SemaphorePermit<'_>) -> Result<Passed, Error> {
     let api: Api<PinterestPipeline> = Api::namespaced(context.client.clone(), namespace);
     // Read anew: what the watch has may be older than our last write of the status, and conditions are made from those before.
     let Some(resource) = api.get_opt(name).await.trying("reading the pipeline")? else { return Ok(Passed::Gone) };
@@ -125,11 +126,11 @@ pub async fn run(context: &Context, namespace: &str, name: &str) -> Result<Passe
     if pass.is_paused() {
         return pass.pause().await;
     }
-    Box::pin(pass.run()).await
+    Box::pin(pass.run(turn)).await
 }
 
 impl Pass<'_> {
-    async fn run(mut self) -> Result<Passed, Error> {
+    async fn run(mut self, turn: SemaphorePermit<'_>) -> Result<Passed, Error> {
         self.first_look().await?;
         let (context, applier) = (self.context, self.applier());
         let mut live = applier.live().await.trying("listing children")?;
@@ -177,9 +178,12 @@ impl Pass<'_> {
             let obstacles = applier.write(&objects, &mut live).await.trying("writing children")?;
             context.may_write()?;
             applier.prune(&objects, &needed, &mut live).await.trying("deleting children")?;
-            let topics = match early {
-                Ok(topics) => topics?,
-                Err(_) => topics.await?,
+            let topics = if let Ok(topics) = early {
+                topics?
+            } else {
+                // What is left to be done after that is little.
+                drop(turn);
+                topics.await?
             };
             (topics, obstacles)
         };
@@ -272,8 +276,8 @@ impl Pass<'_> {
 
     /// What other pipelines claim.
     async fn claims_of_others(&self) -> Result<Vec<Claim>, Error> {
-        let seen = self.context.watched.claims_besides(&self.uid);
-        let claims = Claim::of(&self.resource).without_ghosts(&self.context.client, seen).await;
+        let claim = Claim::of(&self.resource);
+        let claims = claim.without_ghosts(&self.context.client, self.context.watched.meeting(&claim)).await;
         claims.trying("reading the pipeline a topic belongs to")
     }
 

@@ -20,7 +20,7 @@ const PROOFS: &str = "proofs";
 const QUICK_PROOFS: (&str, &str) =
     ("PINPIPE_PROOFS", "idempotence,crash,lost events,older lists,deleted while down,foreign,same name,leaders");
 /// End-to-end test programs that mostly wait, each beside the others.
-const WAITS: [&str; 3] = ["control_plane", "lifecycle", "upgrades"];
+const WAITS: [&str; 4] = ["control_plane", "lifecycle", "schedules", "upgrades"];
 /// End-to-end test programs that take servers, a node, or the operator, away which all others need.
 const ALONE: [&str; 4] = ["operators", "outages", "nodes", "release"];
 /// How much of a failed test program's output is shown.
@@ -172,7 +172,7 @@ fn run_program(context: &Context, program: &Executable, settings: &[(&str, Strin
     let result = step(context, &title, "run it again by hand: the command is in the log", |log| {
         let folder = context.root.join(&program.folder);
         let mut command = Command::new(&program.path);
-        command.envs(context.environment()).env("CARGO_MANIFEST_DIR", &folder).current_dir(folder);
+        command.envs(context.environment()).current_dir(folder);
         command.envs(settings.iter().map(|(name, value)| (name, value)));
         if is_end_to_end(program) {
             command.arg("--test-threads=1");

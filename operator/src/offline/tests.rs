@@ -3,7 +3,7 @@ use std::{fs, path::PathBuf};
 use super::*;
 
 fn repository(path: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(path)
+    PathBuf::from("..").join(path)
 }
 
 fn said(text: &str) -> Vec<String> {

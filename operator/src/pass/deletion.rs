@@ -10,7 +10,7 @@ use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
     Api, ResourceExt as _,
     api::{Patch, PatchParams},
-    core::{DeserializeGuard, ObjectMeta},
+    core::ObjectMeta,
     runtime::events::EventType,
 };
 use pinpipe_crds::{DeletionPolicy, PinterestPipeline, TopicStatus};
@@ -21,7 +21,7 @@ use crate::{
     claims::Claim,
     context::Context,
     status::{Finding, reasons},
-    topics::Broker,
+    watched::Outline,
 };
 
 /// What holds a pipeline until its topics are deleted.
@@ -116,8 +116,9 @@ impl Pass<'_> {
         }
         self.context.may_write()?;
         let delete = async {
-            let broker = Broker::new(&self.resource.spec.broker.kafka.bootstrap_servers)?;
-            let seen = broker.see(topics.iter().map(|topic| topic.name.clone()).collect()).await?;
+            let bootstrap_servers = &self.resource.spec.broker.kafka.bootstrap_servers;
+            let names = topics.iter().map(|topic| topic.name.clone()).collect();
+            let (broker, seen) = self.context.brokers.see(bootstrap_servers, names).await?;
             let same = |topic: &&TopicStatus| {
                 seen.get(&topic.name).is_some_and(|found| Some(found.id.as_str()) == topic.id.as_deref())
             };
@@ -152,7 +153,7 @@ impl Pass<'_> {
 }
 
 /// Ends the deletion of a resource that can't be read: what topics it created can't be read either.
-pub async fn let_go_unread(context: &Context, resource: &DeserializeGuard<PinterestPipeline>) -> Result<(), Error> {
+pub async fn let_go_unread(context: &Context, resource: &Outline) -> Result<(), Error> {
     let metadata = kube::Resource::meta(resource);
     if metadata.deletion_timestamp.is_none() || !has_finalizer(metadata) {
         return Ok(());

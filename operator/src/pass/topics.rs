@@ -21,12 +21,7 @@ impl Pass<'_> {
         let known = self.resource.status.as_ref().map(|status| status.topics.clone()).unwrap_or_default();
         let unchanged = |error: &BrokerError| Outcome { topics: known.clone(), finding: error.finding() };
         let names: Vec<String> = wishes.iter().map(|wish| wish.name.clone()).collect();
-        let see = async {
-            let broker = Broker::new(&pipeline.bootstrap_servers)?;
-            let seen = broker.see(names.clone()).await?;
-            Ok::<_, BrokerError>((broker, seen))
-        };
-        let outcome = match see.await {
+        let outcome = match self.context.brokers.see(&pipeline.bootstrap_servers, names.clone()).await {
             Err(error) => {
                 self.context.metrics.failed("broker");
                 unchanged(&error)

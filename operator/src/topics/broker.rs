@@ -1,6 +1,10 @@
 //! Kafka's admin API. Every call has a time-out.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use pinpipe_config::Kafka;
 use pinpipe_runtime::kafka;
@@ -81,6 +85,53 @@ impl BrokerError {
     }
 }
 
+/// How many clusters are kept connected, and for how long after the last question. Pipelines mostly share one, and a client costs threads.
+const KEPT: (usize, Duration) = (8, Duration::from_mins(2));
+
+/// Clusters that were asked a moment ago, the latest first.
+#[derive(Default)]
+pub struct Brokers(Mutex<Vec<(Instant, Arc<Broker>)>>);
+
+impl Brokers {
+    /// What the cluster at these addresses has of these topics, and the cluster itself, to change something there.
+    pub async fn see(
+        &self,
+        bootstrap_servers: &str,
+        names: Vec<String>,
+    ) -> Result<(Arc<Broker>, BTreeMap<String, Seen>), BrokerError> {
+        let broker = self.get(bootstrap_servers)?;
+        match broker.see(names).await {
+            Ok(seen) => Ok((broker, seen)),
+            Err(error) => {
+                // The next question is asked by a new client, which believes nothing of what this one was told of the cluster.
+                self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(_, kept)| !Arc::ptr_eq(kept, &broker));
+                close(vec![broker]);
+                Err(error)
+            }
+        }
+    }
+
+    fn get(&self, bootstrap_servers: &str) -> Result<Arc<Broker>, BrokerError> {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let broker = match kept.iter().position(|(_, broker)| broker.bootstrap_servers == bootstrap_servers) {
+            Some(at) => kept.remove(at).1,
+            None => Arc::new(Broker::new(bootstrap_servers)?),
+        };
+        kept.insert(0, (Instant::now(), Arc::clone(&broker)));
+        let (many, long) = KEPT;
+        let asked_lately = kept.iter().take(many).take_while(|(asked, _)| asked.elapsed() < long).count();
+        close(kept.drain(asked_lately..).map(|(_, broker)| broker).collect());
+        Ok(broker)
+    }
+}
+
+/// A client's end waits for its threads.
+fn close(brokers: Vec<Arc<Broker>>) {
+    if !brokers.is_empty() {
+        tokio::task::spawn_blocking(move || drop(brokers));
+    }
+}
+
 /// A connection to a Kafka cluster.
 pub struct Broker {
     bootstrap_servers: String,
@@ -90,7 +141,7 @@ pub struct Broker {
 
 impl Broker {
     /// Nothing is connected yet.
-    pub fn new(bootstrap_servers: &str) -> Result<Self, BrokerError> {
+    fn new(bootstrap_servers: &str) -> Result<Self, BrokerError> {
         let config = Kafka { bootstrap_servers: bootstrap_servers.to_owned() };
         let client =
             kafka::client_config(&config, MANAGER).create().map_err(|error| BrokerError::Failed(error.to_string()))?;
@@ -180,51 +231,28 @@ fn new_topic(wish: &TopicWish) -> NewTopic<'_> {
     wish.config.iter().fold(topic, |topic, (key, value)| topic.set(key, value))
 }
 
-/// Blocks. All topics are listed rather than these asked for: asking for a topic may create it, with the wrong settings.
+/// Blocks.
 fn see(
     client: &AdminClient<DefaultClientContext>,
     bootstrap_servers: &str,
     names: &[String],
 ) -> Result<BTreeMap<String, Seen>, BrokerError> {
-    let metadata = client.inner().fetch_metadata(None, TIMEOUT).map_err(|error| failed(&error, bootstrap_servers))?;
-    let mut seen: BTreeMap<String, Seen> = metadata
-        .topics()
-        .iter()
-        .filter(|topic| names.iter().any(|name| name == topic.name()))
-        .map(|topic| {
-            let partitions = i32::try_from(topic.partitions().len()).unwrap_or(i32::MAX);
-            (topic.name().to_owned(), Seen { partitions, ..Seen::default() })
-        })
-        .collect();
-    if seen.is_empty() {
-        return Ok(seen);
-    }
-    let found: Vec<String> = seen.keys().cloned().collect();
-    let found: Vec<&str> = found.iter().map(String::as_str).collect();
-    let identity = kafka::identity(client.inner(), &found, TIMEOUT).map_err(|error| match error {
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    let found = kafka::topics(client.inner(), &names, TIMEOUT).map_err(|error| match error {
         kafka::IdentityError::NoAnswer(_) => {
             BrokerError::Unreachable { bootstrap_servers: bootstrap_servers.to_owned() }
         }
         other => BrokerError::Failed(other.to_string()),
     })?;
-    for (name, id) in identity.topic_ids {
-        if let Some(topic) = seen.get_mut(&name) {
-            topic.id = id;
-        }
-    }
-    Ok(seen)
+    let seen =
+        |topic: kafka::Topic| (topic.name, Seen { id: topic.id, partitions: topic.partitions, ..Seen::default() });
+    Ok(found.into_iter().map(seen).collect())
 }
 
 fn failed(error: &KafkaError, bootstrap_servers: &str) -> BrokerError {
-    match error.rdkafka_error_code() {
-        Some(
-            RDKafkaErrorCode::BrokerTransportFailure
-            | RDKafkaErrorCode::AllBrokersDown
-            | RDKafkaErrorCode::OperationTimedOut
-            | RDKafkaErrorCode::RequestTimedOut
-            | RDKafkaErrorCode::MessageTimedOut
-            | RDKafkaErrorCode::Resolve,
-        ) => BrokerError::Unreachable { bootstrap_servers: bootstrap_servers.to_owned() },
-        _ => BrokerError::Failed(error.to_string()),
+    if error.rdkafka_error_code().is_some_and(kafka::is_no_answer) {
+        BrokerError::Unreachable { bootstrap_servers: bootstrap_servers.to_owned() }
+    } else {
+        BrokerError::Failed(error.to_string())
     }
 }

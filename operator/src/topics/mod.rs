@@ -18,7 +18,7 @@ use pinpipe_crds::TopicStatus;
 
 use crate::{build::TopicWish, status::Finding, validate::Forgotten};
 
-pub use broker::{Broker, BrokerError};
+pub use broker::{Broker, BrokerError, Brokers};
 pub use drain::left;
 pub use plan::{Plan, Raise, Seen, plan, without};
 

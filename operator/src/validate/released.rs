@@ -14,7 +14,7 @@ use crate::build;
 
 /// The folders of releases, by release, below a folder of the repository.
 fn releases(folder: &str) -> BTreeMap<String, PathBuf> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..").join(folder);
+    let folder = PathBuf::from("..").join(folder);
     let folders = fs::read_dir(folder).unwrap().map(|release| release.unwrap().path());
     folders.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), path)).collect()
 }

@@ -23,8 +23,8 @@ const FEW: usize = 100;
 const MANY: &str = "PINPIPE_MANY";
 /// The most memory the operator may take, bytes.
 const MEMORY: u64 = 100 << 20;
-/// How long a pipeline that is ready is left alone at most, jitter included.
-const RESYNC: Duration = Duration::from_secs(36);
+/// How long a pipeline that is ready is left alone at most, jitter included: in all, and by how many there are.
+const RESYNC: (Duration, Duration) = (Duration::from_secs(36), Duration::from_millis(120));
 
 pub async fn run(world: &World) -> Result<String> {
     let many = env::var(MANY).map_or(Ok(FEW), |many| many.parse())?;
@@ -86,13 +86,19 @@ pub async fn run(world: &World) -> Result<String> {
     .await?;
 
     lane.tap.begin(None);
+    let resync = RESYNC.0.max(RESYNC.1 * u32::try_from(many)?);
     let (asked, begun) = (lane.tap.requests(), Instant::now());
-    more_passes(&lane, 2 * many, 3 * RESYNC + patience).await.context("every pipeline is looked at twice")?;
+    more_passes(&lane, 2 * many, 3 * resync + patience).await.context("every pipeline is looked at twice")?;
     let (resynced, requests) = (begun.elapsed(), lane.tap.requests() - asked);
     lane.api.relist();
     more_passes(&lane, many, patience).await.context("every pipeline is looked at after all lists were read anew")?;
     let written = lane.tap.attempts();
-    ensure!(written.is_empty(), "settled pipelines were written to: {written:?}");
+    let broken = Pipeline::new(&world.admin, namespace, "broken").get().await?;
+    ensure!(
+        written.is_empty(),
+        "settled pipelines were written to: {written:?}; the broken one is {}",
+        broken["status"]
+    );
     ensure!(ready().await? == many, "not every pipeline is still ready");
     let memory = lane.memory()?;
     let told = format!(

@@ -125,9 +125,9 @@ fn kafka_lib() -> Result<PathBuf> {
     newest.with_context(|| format!("no jars of Kafka under {}: `cargo xtask test` fetches them", lib.display()))
 }
 
-/// The checkout.
-pub fn checkout() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+/// The checkout: tests run in their package's folder.
+pub fn checkout() -> &'static Path {
+    Path::new("..")
 }
 
 /// Ports of 127.0.0.1 that nobody listens at, below those that the system gives to whoever connects.
@@ -196,7 +196,7 @@ impl Servers {
         let mut etcd = Process::start(&mut kubernetes.etcd(&program), folder.join("etcd.log"))?;
         let broker = Kafka {
             lib: kafka_lib()?,
-            log4j: kafka::log4j(&checkout()),
+            log4j: kafka::log4j(checkout()),
             folder: folder.clone(),
             controller: ports.number()?,
             listeners,

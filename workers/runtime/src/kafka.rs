@@ -63,13 +63,53 @@ pub enum IdentityError {
     },
 }
 
+/// Whether an error means that no broker answered.
+#[must_use]
+pub fn is_no_answer(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::BrokerTransportFailure
+            | Code::AllBrokersDown
+            | Code::OperationTimedOut
+            | Code::RequestTimedOut
+            | Code::MessageTimedOut
+            | Code::Resolve
+    )
+}
+
 /// Asks the cluster for its id and the topics' ids. Blocks for up to `timeout`: call it where blocking is allowed.
 pub fn identity<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],
     timeout: Duration,
 ) -> Result<Identity, IdentityError> {
-    let topic_ids = describe::topic_ids(client, topics, timeout)?;
+    let topics = describe::topics(client, topics, timeout)?.into_iter();
+    let topic_ids = topics.map(|topic| topic.map(|topic| (topic.name, topic.id))).collect::<Result<_, _>>()?;
     let cluster_id = client.fetch_cluster_id(timeout).ok_or(IdentityError::NoAnswer(timeout))?;
     Ok(Identity { cluster_id, topic_ids })
+}
+
+/// A topic as the cluster has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// Its id, in Kafka's own notation (Base64, 22 characters).
+    pub id: String,
+    /// Its partitions.
+    pub partitions: i32,
+}
+
+/// Those of these topics that are there. Blocks for up to `timeout`: call it where blocking is allowed.
+pub fn topics<C: ClientContext>(
+    client: &Client<C>,
+    names: &[&str],
+    timeout: Duration,
+) -> Result<Vec<Topic>, IdentityError> {
+    let found = describe::topics(client, names, timeout)?.into_iter();
+    let is_absent = |found: &Result<Topic, IdentityError>| {
+        matches!(found, Err(IdentityError::Topic { code: RDKafkaErrorCode::UnknownTopicOrPartition, .. }))
+    };
+    found.filter(|found| !is_absent(found)).collect()
 }

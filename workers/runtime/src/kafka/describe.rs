@@ -1,11 +1,10 @@
-//! Topic ids by librdkafka's `DescribeTopics`, which the crate rdkafka has no call for.
+//! Topics by librdkafka's `DescribeTopics`, which the crate rdkafka has no call for.
 //!
 //! Everything librdkafka hands out here is owned by one of the guards below, which give it
 //! back in the order it must be; strings and ids are copied before.
 #![expect(unsafe_code, reason = "librdkafka's C interface is the only way to topic ids")]
 
 use std::{
-    collections::HashMap,
     ffi::{CStr, CString, c_char},
     ptr::{self, NonNull},
     time::Duration,
@@ -13,7 +12,7 @@ use std::{
 
 use rdkafka::{ClientContext, bindings as rd, client::Client, types::RDKafkaErrorCode};
 
-use super::IdentityError;
+use super::{IdentityError, Topic, is_no_answer};
 
 /// A pointer of librdkafka and the function that frees it.
 struct Guard<T> {
@@ -42,12 +41,12 @@ impl<T> Drop for Guard<T> {
     }
 }
 
-/// Topic name → topic id, for every topic named; an error where one is missing.
-pub(super) fn topic_ids<C: ClientContext>(
+/// Every topic named, or why it can't be told of.
+pub(super) fn topics<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],
     timeout: Duration,
-) -> Result<HashMap<String, String>, IdentityError> {
+) -> Result<Vec<Result<Topic, IdentityError>>, IdentityError> {
     let names = topics
         .iter()
         .map(|name| {
@@ -88,11 +87,7 @@ pub(super) fn topic_ids<C: ClientContext>(
     unsafe {
         match RDKafkaErrorCode::from(rd::rd_kafka_event_error(event.as_ptr())) {
             RDKafkaErrorCode::NoError => {}
-            RDKafkaErrorCode::OperationTimedOut
-            | RDKafkaErrorCode::RequestTimedOut
-            | RDKafkaErrorCode::BrokerTransportFailure => {
-                return Err(IdentityError::NoAnswer(timeout));
-            }
+            code if is_no_answer(code) => return Err(IdentityError::NoAnswer(timeout)),
             _ => return Err(IdentityError::Refused(text(rd::rd_kafka_event_error_string(event.as_ptr())))),
         }
         let result = rd::rd_kafka_event_DescribeTopics_result(event.as_ptr());
@@ -101,15 +96,15 @@ pub(super) fn topic_ids<C: ClientContext>(
         }
         let mut count = 0;
         let topics = rd::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
-        (0..count).map(|i| topic_id(*topics.add(i))).collect()
+        Ok((0..count).map(|i| topic(*topics.add(i))).collect())
     }
 }
 
-/// Name and id of one topic.
+/// One topic.
 ///
 /// # Safety
 /// `topic` must be a valid description.
-unsafe fn topic_id(topic: *const rd::rd_kafka_TopicDescription_t) -> Result<(String, String), IdentityError> {
+unsafe fn topic(topic: *const rd::rd_kafka_TopicDescription_t) -> Result<Topic, IdentityError> {
     // SAFETY: by this function's contract; what is returned belongs to the description, and is copied here.
     unsafe {
         let name = text(rd::rd_kafka_TopicDescription_name(topic));
@@ -120,8 +115,10 @@ unsafe fn topic_id(topic: *const rd::rd_kafka_TopicDescription_t) -> Result<(Str
                 return Err(IdentityError::Topic { topic: name, reason: text(rd::rd_kafka_error_string(error)), code });
             }
         }
-        let id = rd::rd_kafka_Uuid_base64str(rd::rd_kafka_TopicDescription_topic_id(topic));
-        Ok((name, text(id)))
+        let id = text(rd::rd_kafka_Uuid_base64str(rd::rd_kafka_TopicDescription_topic_id(topic)));
+        let mut partitions = 0;
+        rd::rd_kafka_TopicDescription_partitions(topic, &raw mut partitions);
+        Ok(Topic { name, id, partitions: i32::try_from(partitions).unwrap_or(i32::MAX) })
     }
 }
 
