@@ -184,6 +184,10 @@ fn refused(random: &mut StdRng, from: &Value) -> (String, Value) {
         spec["archive"][field] = json!(value);
         return (format!("archive/{field} is fixed"), spec);
     }
+    if from["batch"].is_object() && random.random_bool(0.15) {
+        spec["batch"]["sinks"][0]["cassandra"]["keyspace"] = json!("another");
+        return ("batch/sinks/0/cassandra/keyspace is fixed".to_owned(), spec);
+    }
     let (path, value) = pick(random, &cases);
     put(&mut spec, path, Some(value.clone()));
     (format!("{path}={value}"), spec)
@@ -246,7 +250,8 @@ fn batch(random: &mut StdRng) -> Value {
             sink["cassandra"] =
                 json!({"contactPoints": pick(random, &[&["a:9042"][..], &["a:9042", "b.example:9042"]])});
             for (field, value) in [
-                ("cassandra/keyspace", one_of(random, &["pinterest_data", "pins"])),
+                // Fixed by the name, since it can't be changed.
+                ("cassandra/keyspace", (sink["name"] == "second").then(|| json!("pins"))),
                 ("cassandra/replicationFactor", maybe(random, |random| json!(random.random_range(1..4)))),
                 ("cassandra/credentialsSecretRef", maybe(random, |_| json!({"name": "cassandra"}))),
             ] {
