@@ -6,9 +6,11 @@ use std::{collections::BTreeMap, process::Command};
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Utc};
+use k8s_openapi::api::core::v1::Node;
+use kube::{Api, ResourceExt as _, api::ListParams};
 use serde::Deserialize;
 
-use crate::cluster;
+use crate::cluster::{self, Cluster};
 
 /// The node with the API server.
 const CONTROL_PLANE: &str = "pinpipe-control-plane";
@@ -98,14 +100,18 @@ pub async fn stutter(node: &str, id: &str, seconds: u64) -> Result<()> {
     exec(node, script.to_owned(), vec![task(id), seconds.to_string()]).await.map(drop)
 }
 
-/// Gives the workers' images of one tag another one, too, on this node: another version, as far as Kubernetes can tell.
-pub async fn tag_images(node: &str, tag: &str, another: &str) -> Result<()> {
+/// Gives the images of one tag another one, too, on every node: another version, as far as Kubernetes can tell.
+pub async fn tag_images(cluster: &Cluster, tag: &str, another: &str) -> Result<()> {
     let script = r#"
         for image in $(ctr -n k8s.io images ls -q | grep "^pinpipe.local/.*:$1\$"); do
             ctr -n k8s.io images tag --force "$image" "${image%:*}:$2" > /dev/null
         done
     "#;
-    exec(node, script.to_owned(), vec![tag.to_owned(), another.to_owned()]).await.map(drop)
+    let nodes: Api<Node> = Api::all(cluster.client());
+    for node in nodes.list(&ListParams::default()).await? {
+        exec(&node.name_any(), script.to_owned(), vec![tag.to_owned(), another.to_owned()]).await?;
+    }
+    Ok(())
 }
 
 /// The most memory a container's first process ever had resident, bytes.

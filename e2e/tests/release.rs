@@ -12,10 +12,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::{
-    api::{apps::v1::Deployment, core::v1::Node},
-    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::apps::v1::Deployment, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{Api, ResourceExt};
 use pinpipe_e2e::{
     Cluster, Kind, Pipeline, Space, Spec, eventually,
     flow::Flow,
@@ -135,10 +134,7 @@ impl Release {
     /// Gives the images that nodes have another tag, too, as if they were the next ones.
     async fn next_tag(&self, cluster: &Cluster) -> Result<String> {
         let next = format!("{}-next", self.tag);
-        let nodes: Api<Node> = Api::all(cluster.client());
-        for node in nodes.list(&ListParams::default()).await? {
-            node::tag_images(&node.name_any(), &self.tag, &next).await?;
-        }
+        node::tag_images(cluster, &self.tag, &next).await?;
         Ok(next)
     }
 }

@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, Utc};
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
-    core::v1::{Node, Pod},
+    core::v1::Pod,
 };
-use kube::{Api, ResourceExt, api::ListParams};
+use kube::{ResourceExt, api::ListParams};
 use pinpipe_e2e::{
     Kind, Pipeline, Spec, broken, eventually, flow::Flow, node, pipeline::READY_WITHIN, samples::Samples,
     shared::in_space, throughout,
@@ -79,10 +79,7 @@ fn a_new_image_goes_to_one_component_at_a_time_and_no_record_is_lost() -> Result
         pipeline.ready().await?;
         let before = tag(&pipeline).await?;
         let next = format!("{before}-next");
-        let nodes = Api::<Node>::all(space.cluster.client()).list(&ListParams::default()).await?;
-        for node in &nodes.items {
-            node::tag_images(&node.name_any(), &before, &next).await?;
-        }
+        node::tag_images(&space.cluster, &before, &next).await?;
         let (mut flow, mut make) = (Flow::new(&pipeline), Samples::new(41));
         flow.send(Kind::Pin, make.batch(Kind::Pin, 0..1000, 0), 500).await?;
         pipeline.change(json!({"image": {"tag": next}})).await?;

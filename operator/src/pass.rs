@@ -238,9 +238,7 @@ impl Pass<'_> {
         let finding = Finding::bad(reasons::PROGRESSING, "the operator looks at the pipeline for the first time");
         status.conditions = status::conditions(&[], status::summary(finding), generation, Timestamp::now());
         status.observed_generation = generation;
-        self.patch_status(&status).await?;
-        self.resource.status = Some(status);
-        Ok(())
+        self.note(status).await
     }
 
     /// Writes how a suspension ended, before what it is about is stopped.
@@ -251,9 +249,7 @@ impl Pass<'_> {
         let new = status::conditions(&status.conditions, findings, generation, Timestamp::now());
         status.conditions.retain(|condition| condition.type_ != condition_types::SUSPENDED);
         status.conditions.extend(new);
-        self.patch_status(&status).await?;
-        self.resource.status = Some(status);
-        Ok(())
+        self.note(status).await
     }
 
     fn applier(&self) -> Applier {
@@ -327,6 +323,13 @@ impl Pass<'_> {
         secondary: Option<ObjectReference>,
     ) {
         told(self.context, &self.resource.object_ref(&()), type_, reason, action, note, secondary).await;
+    }
+
+    /// Writes a status in the middle of the pass, which goes on from there.
+    async fn note(&mut self, status: PinterestPipelineStatus) -> Result<(), Error> {
+        self.patch_status(&status).await?;
+        self.resource.status = Some(status);
+        Ok(())
     }
 
     async fn patch_status(&self, status: &PinterestPipelineStatus) -> Result<(), Error> {

@@ -16,11 +16,8 @@ use crate::{bench, compile, crates, images, manifests, operator, stack, workers}
 const END_TO_END: &str = "e2e";
 /// The operator's proofs, which start servers of their own: an API server, a broker.
 const PROOFS: &str = "proofs";
-/// Those that `cargo xtask test` runs; the others take long, and `cargo xtask proofs` runs them all.
-const QUICK_PROOFS: (&str, &str) =
-    ("PINPIPE_PROOFS", "idempotence,crash,lost events,older lists,deleted while down,foreign,same name,leaders");
 /// End-to-end test programs that mostly wait, each beside the others.
-const WAITS: [&str; 4] = ["control_plane", "lifecycle", "schedules", "upgrades"];
+const WAITS: [&str; 5] = ["control_plane", "kills", "lifecycle", "schedules", "upgrades"];
 /// End-to-end test programs that take servers, a node, or the operator, away which all others need.
 const ALONE: [&str; 4] = ["operators", "outages", "nodes", "release"];
 /// How much of a failed test program's output is shown.
@@ -46,6 +43,11 @@ impl Tally {
         self.failed += other.failed;
     }
 
+    fn not_started(&mut self, what: &str, why: &anyhow::Error) {
+        eprintln!("FAILED {what}: they could not be started: {why:#}");
+        self.failed += 1;
+    }
+
     /// Says how it went.
     fn finish(&self) -> Result<()> {
         println!("{} passed, {} failed", self.passed, self.failed);
@@ -67,29 +69,31 @@ pub fn run(context: &Context) -> Result<()> {
         }
         (servers.join().unwrap_or_else(|_| bail!("the thread that brought up the servers panicked")), built)
     });
-    if let Ok(built) = &built {
-        // After the cluster is made, since then no other part of the run makes the same programs.
-        let (name, quick) = QUICK_PROOFS;
-        run_proofs(context, built, &[(name, quick.to_owned())], &mut tally);
-    }
-    let started = servers.and(built).and_then(|built| {
-        check_charts(context, &mut tally);
-        let images = workers::build(context, &built)?;
-        images::load_workers(context, &images)?;
-        operator::install(context, &images)?;
-        Ok(built)
-    });
-    match started {
-        Ok(built) => {
-            let programs: Vec<_> = built.iter().filter(|built| built.is_test && is_end_to_end(built)).collect();
-            run_end_to_end(context, &programs, &mut tally);
-        }
-        Err(error) => {
-            eprintln!("FAILED end-to-end tests: they could not be started: {error:#}");
-            tally.failed += 1;
-        }
+    match built {
+        // They start servers of their own, and mostly wait. Not before the cluster is made: until then other threads make the programs they need.
+        Ok(built) => thread::scope(|scope| {
+            let proofs = scope.spawn(|| {
+                let mut tally = Tally::default();
+                run_proofs(context, &built, &mut tally);
+                tally
+            });
+            match servers.and_then(|()| install(context, &built, &mut tally)) {
+                Ok(()) => run_end_to_end(context, &built, &mut tally),
+                Err(error) => tally.not_started("end-to-end tests", &error),
+            }
+            tally.add(&proofs.join().unwrap_or(Tally { passed: 0, failed: 1 }));
+        }),
+        Err(error) => tally.not_started("tests", &error),
     }
     tally.finish()
+}
+
+/// Checks the charts, and installs the operator.
+fn install(context: &Context, built: &[Executable], tally: &mut Tally) -> Result<()> {
+    check_charts(context, tally);
+    let images = workers::build(context, built)?;
+    images::load_workers(context, &images)?;
+    operator::install(context, &images)
 }
 
 /// Runs the end-to-end test programs of these names on the cluster, which is brought up with the operator, with `settings` in
@@ -110,24 +114,22 @@ pub fn end_to_end(context: &Context, names: &[&str], settings: &[(&str, String)]
 /// Runs the operator's proofs, on servers of their own.
 pub fn proofs(context: &Context) -> Result<()> {
     let mut tally = Tally::default();
-    run_proofs(context, &compile::workspace(context)?, &[], &mut tally);
+    run_proofs(context, &compile::workspace(context)?, &mut tally);
     tally.finish()
 }
 
-fn run_proofs(context: &Context, built: &[Executable], settings: &[(&str, String)], tally: &mut Tally) {
+fn run_proofs(context: &Context, built: &[Executable], tally: &mut Tally) {
     let proofs = built.iter().find(|program| program.is_test && program.name == PROOFS);
     match bench::servers::programs(context).and_then(|()| proofs.context("cargo built no such program")) {
-        Ok(proofs) => run_program(context, proofs, settings, tally),
-        Err(error) => {
-            eprintln!("FAILED the operator's proofs: they could not be started: {error:#}");
-            tally.failed += 1;
-        }
+        Ok(proofs) => run_program(context, proofs, &[], tally),
+        Err(error) => tally.not_started("the operator's proofs", &error),
     }
 }
 
 /// Runs the programs that need the cluster: those that mostly wait beside the others, and those that take away what others need
 /// when nobody else is at work.
-fn run_end_to_end(context: &Context, programs: &[&Executable], tally: &mut Tally) {
+fn run_end_to_end(context: &Context, built: &[Executable], tally: &mut Tally) {
+    let programs: Vec<_> = built.iter().filter(|built| built.is_test && is_end_to_end(built)).collect();
     let run = |names: &dyn Fn(&str) -> bool| {
         let mut tally = Tally::default();
         programs.iter().filter(|program| names(&program.name)).for_each(|program| {

@@ -94,8 +94,6 @@ impl Pass<'_> {
     async fn write_intent(&mut self, topics: Vec<TopicStatus>) -> Result<(), Error> {
         let mut status = self.resource.status.clone().unwrap_or_default();
         status.topics = topics;
-        self.patch_status(&status).await?;
-        self.resource.status = Some(status);
-        Ok(())
+        self.note(status).await
     }
 }

@@ -63,7 +63,7 @@ pub async fn run(world: &World) -> Result<String> {
         };
         anyhow::Ok(pipelines.iter().filter(is_ready).count())
     };
-    let patience = Duration::from_secs(60 + many as u64);
+    let patience = Duration::from_secs(180 + many as u64);
     until("all pipelines are ready, but for the broken one", patience, async || {
         let ready = ready().await?;
         // A list of all is work for the API server, too.
