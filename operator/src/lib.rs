@@ -17,6 +17,8 @@ pub mod claims;
 pub mod context;
 pub mod controller;
 pub mod dereference;
+#[cfg(test)]
+mod examples;
 pub mod metrics;
 pub mod offline;
 pub mod pass;

@@ -1,0 +1,77 @@
+//! What examples/ says to other programs is what the operator makes.
+
+use std::fs;
+
+use k8s_openapi::jiff::Timestamp;
+use mlua::{Lua, LuaSerdeExt as _};
+use pinpipe_config::LAG_METRIC;
+use pinpipe_crds::condition_types;
+use serde::Deserialize as _;
+use serde_json::{Value, json};
+
+use crate::{
+    build::{self, Object},
+    status::{self, Finding, reasons},
+    validate::tests::{pipeline, validated, whole},
+};
+
+fn documents(example: &str) -> Vec<Value> {
+    let text = fs::read_to_string(format!("../examples/{example}")).unwrap();
+    serde_yaml::Deserializer::from_str(&text).map(|document| Value::deserialize(document).unwrap()).collect()
+}
+
+/// What Argo CD says of a pipeline with these findings, whose status is of the generation before or of this one.
+fn health(findings: &[Option<(&'static str, Finding)>], seen: i64) -> String {
+    let mut resource = pipeline(json!({}));
+    let findings = findings.iter().flatten().cloned().collect();
+    let mut status = resource.status.take().unwrap_or_default();
+    status.conditions = status::conditions(&[], findings, Some(seen), Timestamp::UNIX_EPOCH);
+    status.observed_generation = Some(seen);
+    resource.status = Some(status);
+    let script = &documents("gitops/argocd/health.yaml")[0]["data"]["resource.customizations.health.pinpipe.dev_PinterestPipeline"];
+    let lua = Lua::new();
+    lua.globals().set("obj", lua.to_value(&json!(resource)).unwrap()).unwrap();
+    let health: mlua::Table = lua.load(script.as_str().unwrap()).eval().unwrap();
+    health.get("status").unwrap()
+}
+
+#[test]
+fn argo_cd_knows_how_a_pipeline_is() {
+    let ready = |finding: Finding| {
+        let summary = status::summary(finding);
+        move |seen| health(&summary.iter().cloned().map(Some).collect::<Vec<_>>(), seen)
+    };
+    assert_eq!(health(&[], 1), "Progressing");
+    let well = ready(Finding::good(reasons::READY, "all is well"));
+    assert_eq!([well(1), well(0)], ["Healthy", "Progressing"]);
+    let coming = ready(Finding::bad(reasons::PROGRESSING, "pods start"));
+    assert_eq!(coming(1), "Progressing");
+    let wrong = ready(Finding::bad(reasons::INVALID_SPEC, "spec.x is wrong"));
+    assert_eq!([wrong(1), wrong(0)], ["Degraded", "Progressing"]);
+    let suspended = [condition_types::READY, condition_types::SUSPENDED]
+        .map(|type_| Some((type_, Finding::good(reasons::SUSPENDED, "no pods"))));
+    assert_eq!(health(&suspended, 1), "Suspended");
+    let paused = [Some((condition_types::READY, Finding::bad(reasons::PAUSED, "hands off")))];
+    assert_eq!(health(&paused, 0), "Suspended", "no generation is seen meanwhile");
+}
+
+#[test]
+fn keda_scales_a_sink_by_its_lag() {
+    let mut spec = whole();
+    spec["stream"]["sinks"][0]["autoscaling"] = json!({});
+    let objects = build::objects(&validated(spec));
+    let [monitor, scaled] = &documents("keda.yaml")[..] else { panic!("two documents") };
+    let target = scaled["spec"]["scaleTargetRef"]["name"].as_str().unwrap();
+    let of = |object: &&Object| object.resource.kind == "Deployment" && object.name == target;
+    let deployment = &objects.iter().find(of).unwrap().body;
+    assert!(deployment["spec"]["replicas"].is_null(), "its pods are KEDA's to count");
+    let template = &deployment["spec"]["template"];
+    for (label, value) in monitor["spec"]["selector"]["matchLabels"].as_object().unwrap() {
+        assert_eq!(&template["metadata"]["labels"][label], value, "{label}");
+    }
+    let port = &monitor["spec"]["podMetricsEndpoints"][0]["port"];
+    let ports = template["spec"]["containers"][0]["ports"].as_array().unwrap();
+    assert!(ports.iter().any(|found| &found["name"] == port), "{ports:?}");
+    let query = scaled["spec"]["triggers"][0]["metadata"]["query"].as_str().unwrap();
+    assert!(query.contains(&format!("{LAG_METRIC}{{")), "{query}");
+}
