@@ -46,14 +46,14 @@ use crate::{
 
 /// After how long a pipeline that is ready is looked at again: Secrets are got, not watched, and a broker tells nothing by itself.
 const READY_AGAIN: Duration = Duration::from_secs(30);
-/// Where that would be more than ten each second, since there are so many, they are looked at less often.
-const BETWEEN_TWO: Duration = Duration::from_millis(100);
 /// The same for one that isn't ready.
 const NOT_READY_AGAIN: Duration = Duration::from_secs(10);
 /// The same for one that waits for something that takes seconds.
 const SOON_AGAIN: Duration = Duration::from_secs(2);
 /// The same for one that can't be done or read, or that is paused: a change of it is an event.
 const INVALID_AGAIN: Duration = Duration::from_mins(5);
+/// The least time between two that are ready, on average: where there are very many, each is looked at less often.
+const BETWEEN_TWO: Duration = Duration::from_millis(100);
 /// How long one pass may take. A client retries by itself for much longer.
 const PASS_TIMEOUT: Duration = Duration::from_secs(90);
 /// The first and the longest wait after a pass failed.

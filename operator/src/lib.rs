@@ -1,6 +1,7 @@
 //! The controller of `PinterestPipeline`: four phases, in four places.
 //!
-//! 1. [`dereference`] reads what a resource names (Secrets), and what other pipelines claim ([`claims`]). Nothing else reads them.
+//! 1. [`dereference`] reads what a resource names (Secrets), and what other pipelines claim ([`claims`], [`watched`]). Nothing else
+//!    reads them.
 //! 2. [`validate`] makes a [`validate::ValidatedPipeline`] of it, defaults filled in, or a list of problems. No client.
 //! 3. [`build`] makes the desired objects and topics of that. No client, no clock: same input, same bytes.
 //! 4. [`apply`] brings the cluster there, [`topics`] the broker, and [`status`] says how it stands.

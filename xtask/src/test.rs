@@ -70,19 +70,13 @@ pub fn run(context: &Context) -> Result<()> {
         (servers.join().unwrap_or_else(|_| bail!("the thread that brought up the servers panicked")), built)
     });
     match built {
-        // They start servers of their own, and mostly wait. Not before the cluster is made: until then other threads make the programs they need.
-        Ok(built) => thread::scope(|scope| {
-            let proofs = scope.spawn(|| {
-                let mut tally = Tally::default();
+        Ok(built) => match servers.and_then(|()| install(context, &built, &mut tally)) {
+            Ok(()) => run_with_cluster(context, &built, &mut tally),
+            Err(error) => {
+                tally.not_started("end-to-end tests", &error);
                 run_proofs(context, &built, &mut tally);
-                tally
-            });
-            match servers.and_then(|()| install(context, &built, &mut tally)) {
-                Ok(()) => run_end_to_end(context, &built, &mut tally),
-                Err(error) => tally.not_started("end-to-end tests", &error),
             }
-            tally.add(&proofs.join().unwrap_or(Tally { passed: 0, failed: 1 }));
-        }),
+        },
         Err(error) => tally.not_started("tests", &error),
     }
     tally.finish()
@@ -126,9 +120,9 @@ fn run_proofs(context: &Context, built: &[Executable], tally: &mut Tally) {
     }
 }
 
-/// Runs the programs that need the cluster: those that mostly wait beside the others, and those that take away what others need
-/// when nobody else is at work.
-fn run_end_to_end(context: &Context, built: &[Executable], tally: &mut Tally) {
+/// Runs the programs that need the cluster: those that mostly wait beside the others, and those that take away what others need when nobody
+/// else is at work but the operator's proofs, on servers of their own.
+fn run_with_cluster(context: &Context, built: &[Executable], tally: &mut Tally) {
     let programs: Vec<_> = built.iter().filter(|built| built.is_test && is_end_to_end(built)).collect();
     let run = |names: &dyn Fn(&str) -> bool| {
         let mut tally = Tally::default();
@@ -146,11 +140,20 @@ fn run_end_to_end(context: &Context, built: &[Executable], tally: &mut Tally) {
         let worked = run(&|name| !waits(name) && !alone(name));
         (waited.map(thread::ScopedJoinHandle::join), worked)
     });
+    let panicked = |_| Tally { passed: 0, failed: 1 };
     for waited in waited {
-        tally.add(&waited.unwrap_or(Tally { passed: 0, failed: 1 }));
+        tally.add(&waited.unwrap_or_else(panicked));
     }
     tally.add(&worked);
-    tally.add(&run(&alone));
+    thread::scope(|scope| {
+        let proofs = scope.spawn(|| {
+            let mut tally = Tally::default();
+            run_proofs(context, built, &mut tally);
+            tally
+        });
+        tally.add(&run(&alone));
+        tally.add(&proofs.join().unwrap_or_else(panicked));
+    });
 }
 
 /// Whether it needs the cluster.
