@@ -327,12 +327,15 @@ impl Pass<'_> {
 
     /// Writes a status in the middle of the pass, which goes on from there.
     async fn note(&mut self, status: PinterestPipelineStatus) -> Result<(), Error> {
-        self.patch_status(&status).await?;
+        let written = self.patch_status(&status).await?.metadata;
+        // Finalizers are written where nobody else has written since; what the resource asks for is done as it was read.
+        let metadata = &mut self.resource.metadata;
+        (metadata.resource_version, metadata.finalizers) = (written.resource_version, written.finalizers);
         self.resource.status = Some(status);
         Ok(())
     }
 
-    async fn patch_status(&self, status: &PinterestPipelineStatus) -> Result<(), Error> {
+    async fn patch_status(&self, status: &PinterestPipelineStatus) -> Result<PinterestPipeline, Error> {
         self.context.may_write()?;
         let body = json!({
             "apiVersion": PinterestPipeline::api_version(&()),
@@ -342,9 +345,10 @@ impl Pass<'_> {
             "status": status,
         });
         let params = PatchParams::apply(MANAGER).force();
-        self.api.patch_status(&self.name, &params, &Patch::Apply(&body)).await.trying("writing the status")?;
+        let patched = self.api.patch_status(&self.name, &params, &Patch::Apply(&body)).await;
+        let written = patched.trying("writing the status")?;
         self.context.metrics.wrote("apply", "pinterestpipelines/status");
-        Ok(())
+        Ok(written)
     }
 }
 

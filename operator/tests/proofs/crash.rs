@@ -3,9 +3,12 @@
 //!
 //! Source: Sun et al., "Automatic Reliability Testing for Cluster Management Controllers", OSDI 2022: intermediate states.
 
-use std::sync::{
-    Mutex, PoisonError,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -22,8 +25,9 @@ use crate::{
 
 /// So many are under way at once.
 const SIDE_BY_SIDE: usize = 6;
-/// As many writes as there are at least: each object once, each gone again, topics, the status and the finalizer.
-const LEAST: usize = 50;
+/// As many writes as there are at least: each object once, each gone again, topics, the status and the finalizer. How often the status is written
+/// besides depends on what the operator sees together, and so on how busy the machine is.
+const LEAST: usize = 60;
 
 pub async fn run(world: &World) -> Result<String> {
     let camera = Camera::new(world.admin.clone(), &world.kafka)?;
@@ -32,8 +36,8 @@ pub async fn run(world: &World) -> Result<String> {
     let (n, topics) = (writes.len(), expected[0].keys().filter(|key| key.starts_with("Topic ")).count());
     ensure!(n >= LEAST && topics == 6, "{topics} topics, {n} writes: {writes:?}");
 
-    // Until a run ends before its write comes: how many there are differs by a status or two.
-    let (next, killed) = (AtomicUsize::new(1), Mutex::new(0));
+    // Until runs end before their write comes, and for each of as many writes as the undisturbed run had.
+    let (next, killed) = (AtomicUsize::new(1), Mutex::new(BTreeSet::new()));
     let mut lanes = vec![first];
     for _ in 1..SIDE_BY_SIDE {
         lanes.push(world.lane().await?);
@@ -45,17 +49,17 @@ pub async fn run(world: &World) -> Result<String> {
                 .await
                 .with_context(|| format!("killed after write {k}"))?;
             if reached {
-                let mut killed = killed.lock().unwrap_or_else(PoisonError::into_inner);
-                *killed = k.max(*killed);
+                killed.lock().unwrap_or_else(PoisonError::into_inner).insert(k);
             } else if k > n {
                 return anyhow::Ok(());
             }
         }
     }))
     .await?;
-    let killed = *killed.lock().unwrap_or_else(PoisonError::into_inner);
-    ensure!(killed >= n, "only {killed} of {n} writes were the last of an operator");
-    Ok(format!("{n} writes undisturbed; killed after each of 1 to {killed}"))
+    let killed = killed.lock().unwrap_or_else(PoisonError::into_inner);
+    let never: Vec<usize> = (1..=LEAST).filter(|k| !killed.contains(k)).collect();
+    ensure!(never.is_empty(), "of {n} writes these were never the last of an operator: {never:?}");
+    Ok(format!("{n} writes undisturbed; killed after each of {} of them", killed.len()))
 }
 
 /// What is there after each step, and the writes in all.
