@@ -33,7 +33,8 @@ pub struct Archive {
     )]
     pub bucket: String,
 
-    /// The key prefix of the raw objects, without a slash at either end; `topics` unless set. Can't be changed later.
+    /// The key prefix of the raw objects, without a slash at either end; `topics` unless set. Can't
+    /// be changed later.
     #[schemars(length(min = 1, max = 200))]
     #[x_kube(
         validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*$')").message(
@@ -53,8 +54,9 @@ pub struct Archive {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotate: Option<Rotate>,
 
-    /// What the condition `LagWithinThreshold` is held against. Records wait for up to `rotate.interval` here, so the lag goes up and down
-    /// by what comes in within that time. Nothing is stopped or slowed by it.
+    /// What the condition `LagWithinThreshold` is held against. Records wait for up to
+    /// `rotate.interval` here, so the lag goes up and down by what comes in within that time.
+    /// Nothing is stopped or slowed by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thresholds: Option<LagThresholds>,
 
@@ -70,8 +72,8 @@ pub struct Archive {
     pub pods: PodSettings,
 }
 
-/// How raw objects are compressed: not at all (`None`, unless set: `.json`), by gzip (`.json.gz`) or Zstandard (`.json.zst`). Can't be
-/// changed later.
+/// How raw objects are compressed: not at all (`None`, unless set: `.json`), by gzip (`.json.gz`)
+/// or Zstandard (`.json.zst`). Can't be changed later.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum Compression {
     /// Not at all: `.json`.
@@ -97,7 +99,8 @@ pub struct Rotate {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<i64>,
 
-    /// Time on the wall clock since the object's first record came: `90s`, `5m`, `1h30m`. 5m unless set.
+    /// Time on the wall clock since the object's first record came: `90s`, `5m`, `1h30m`. 5m unless
+    /// set.
     #[schemars(length(min = 2, max = 16))]
     #[x_kube(
         validation = Rule::new("self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$')")

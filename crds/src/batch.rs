@@ -14,7 +14,8 @@ use crate::{
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Batch {
-    /// When runs start: minute, hour, day of the month, month, day of the week. Missed runs are not made up for, and two never overlap.
+    /// When runs start: minute, hour, day of the month, month, day of the week. Missed runs are not
+    /// made up for, and two never overlap.
     #[schemars(length(min = 6, max = 100))]
     #[x_kube(
         validation = Rule::new("self.matches('^(@(hourly|daily|midnight|weekly|monthly|yearly|annually)|[0-9A-Za-z*,/?-]+( [0-9A-Za-z*,/?-]+){4})$')")
@@ -54,7 +55,8 @@ pub struct Batch {
     pub sinks: Vec<BatchSink>,
 }
 
-/// The raw fields cleaning can make null: all but those that key a record, which is rejected without them.
+/// The raw fields cleaning can make null: all but those that key a record, which is rejected
+/// without them.
 pub const REPAIRABLE_FIELDS: [&str; 18] = [
     "title",
     "category",
@@ -87,13 +89,15 @@ fn repairable_alone() -> String {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Quality {
-    /// Rejected records of all records read, 0 to 1: `0.01` is one in a hundred. No limit unless set.
+    /// Rejected records of all records read, 0 to 1: `0.01` is one in a hundred. No limit unless
+    /// set.
     #[schemars(range(min = 0.0, max = 1.0))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_rejected_ratio: Option<f64>,
 
-    /// By raw field (`follower_count`), the records in which it couldn't be read or was out of range, of the records of the kind
-    /// that has it, 0 to 1. No limit for a field that isn't named.
+    /// By raw field (`follower_count`), the records in which it couldn't be read or was out of
+    /// range, of the records of the kind that has it, 0 to 1. No limit for a field that isn't
+    /// named.
     #[schemars(schema_with = "crate::schema::ratios")]
     #[x_kube(
         validation = Rule::new(format!("self.all(field, field in ['{}'])", REPAIRABLE_FIELDS.join("', '")))

@@ -15,7 +15,8 @@ fn topic_fixed(kind: &str) -> String {
     )
 }
 
-/// No two of the kinds have the same name set. The stand-ins for names that aren't set are no topics' names.
+/// No two of the kinds have the same name set. The stand-ins for names that aren't set are no
+/// topics' names.
 fn names_differ() -> String {
     let name = |kind: &str| or_else("self", &format!("{kind}.name"), &format!("/{kind}"));
     let [pin, geo, user] = ["pin", "geo", "user"].map(name);
@@ -47,8 +48,8 @@ pub struct Kafka {
     )]
     pub bootstrap_servers: String,
 
-    /// How the pipeline's topics are created. Of topics that are there already only partitions are changed: raised, where this pipeline
-    /// created them.
+    /// How the pipeline's topics are created. Of topics that are there already only partitions are
+    /// changed: raised, where this pipeline created them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub topics: Option<Topics>,
 }
@@ -57,8 +58,8 @@ pub struct Kafka {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Topics {
-    /// Partitions of each topic of records. 3 unless set. May be raised later; a topic never loses partitions, and one that this pipeline
-    /// did not create keeps what it has.
+    /// Partitions of each topic of records. 3 unless set. May be raised later; a topic never loses
+    /// partitions, and one that this pipeline did not create keeps what it has.
     #[schemars(range(min = 1, max = 1000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<i32>,
@@ -69,7 +70,8 @@ pub struct Topics {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication_factor: Option<i32>,
 
-    /// Settings a topic of records is created with, such as `retention.ms`. Differences of an existing topic are reported, not changed.
+    /// Settings a topic of records is created with, such as `retention.ms`. Differences of an
+    /// existing topic are reported, not changed.
     #[schemars(schema_with = "crate::schema::config_map")]
     #[x_kube(
         validation = Rule::new("!('message.timestamp.type' in self)").message(
@@ -94,13 +96,15 @@ pub struct Topics {
     pub overrides: Option<TopicOverrides>,
 }
 
-/// What becomes of topics when the pipeline is deleted: they stay (`Retain`, unless set), or those it created go (`Delete`).
+/// What becomes of topics when the pipeline is deleted: they stay (`Retain`, unless set), or those
+/// it created go (`Delete`).
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum DeletionPolicy {
     /// They stay, with everything in them.
     #[default]
     Retain,
-    /// Those this pipeline created are deleted, dead-letter topics too, and every record in them. Others stay.
+    /// Those this pipeline created are deleted, dead-letter topics too, and every record in them.
+    /// Others stay.
     Delete,
 }
 
@@ -129,7 +133,8 @@ pub struct TopicOverrides {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TopicOverride {
-    /// The topic's name; `<namespace>.<pipeline>.<kind>` unless set. Its dead-letter topic has `.dlq` behind it. Can't be changed later.
+    /// The topic's name; `<namespace>.<pipeline>.<kind>` unless set. Its dead-letter topic has
+    /// `.dlq` behind it. Can't be changed later.
     #[schemars(length(min = 1, max = 200))]
     #[x_kube(
         validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$') && self != '.' && self != '..' && !self.endsWith('.dlq')").message(

@@ -66,7 +66,8 @@ pub struct S3 {
     pub credentials_secret_ref: SecretRef,
 }
 
-/// Where the workers' images come from: `<registry>/<worker>:<tag>`, or `<registry>/<worker>:<tag>@<digest>`.
+/// Where the workers' images come from: `<registry>/<worker>:<tag>`, or
+/// `<registry>/<worker>:<tag>@<digest>`.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Image {
@@ -88,8 +89,9 @@ pub struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
 
-    /// The images' digests, by worker. A worker named here runs just that image, whatever its tag says by now. Without a tag, the operator's
-    /// own digests, if it was given any, hold for those that aren't named.
+    /// The images' digests, by worker. A worker named here runs just that image, whatever its tag
+    /// says by now. Without a tag, the operator's own digests, if it was given any, hold for those
+    /// that aren't named.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digests: Option<ImageDigests>,
 
@@ -147,7 +149,8 @@ pub enum PullPolicy {
     Never,
 }
 
-/// What a pod asks for and may use. Where this is set it stands for itself; nothing of the defaults is added.
+/// What a pod asks for and may use. Where this is set it stands for itself; nothing of the defaults
+/// is added.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

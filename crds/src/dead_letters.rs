@@ -14,13 +14,15 @@ pub struct DeadLetters {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<DeadLetterMode>,
 
-    /// What the condition `RejectsWithinThreshold` is held against. Nothing is stopped or slowed by it.
+    /// What the condition `RejectsWithinThreshold` is held against. Nothing is stopped or slowed by
+    /// it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thresholds: Option<RejectThresholds>,
 }
 
-/// `Reject`, unless set: a rejected record goes to its topic's dead letters, and what is behind it goes on. `RejectAndLogRepairs`: a copy of
-/// each repaired one, with the fields and reasons, goes there, too. `Fail`: every sink stops at the first rejected record.
+/// `Reject`, unless set: a rejected record goes to its topic's dead letters, and what is behind it
+/// goes on. `RejectAndLogRepairs`: a copy of each repaired one, with the fields and reasons, goes
+/// there, too. `Fail`: every sink stops at the first rejected record.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum DeadLetterMode {
     /// Rejected records are dead letters.

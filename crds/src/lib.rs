@@ -1,11 +1,14 @@
-//! The `PinterestPipeline` resource: its type, the rules the API server holds it to, and its status.
+//! The `PinterestPipeline` resource: its type, the rules the API server holds it to, and its
+//! status.
 //!
-//! The schema says what can be written; it fills in no default. Defaults are the operator's validate phase's alone, so that they
-//! stand in one place and a stored resource says exactly what its author wrote. Every string, list and map is bounded: the API
-//! server estimates what a CEL rule may cost from these bounds and refuses a definition that could cost too much.
+//! The schema says what can be written; it fills in no default. Defaults are the operator's
+//! validate phase's alone, so that they stand in one place and a stored resource says exactly what
+//! its author wrote. Every string, list and map is bounded: the API server estimates what a CEL
+//! rule may cost from these bounds and refuses a definition that could cost too much.
 //!
-//! Rules on the form of a name are CEL rather than `pattern`, because a rule has a message that says what to do and a pattern has
-//! none. `kube`'s evaluator runs the same rules without a cluster ([`check_rules`]).
+//! Rules on the form of a name are CEL rather than `pattern`, because a rule has a message that
+//! says what to do and a pattern has none. `kube`'s evaluator runs the same rules without a cluster
+//! ([`check_rules`]).
 
 mod archive;
 mod batch;
@@ -24,22 +27,24 @@ use serde::{Deserialize, Serialize};
 pub use archive::{Archive, Compression, Rotate};
 pub use batch::{Batch, BatchSink, Cassandra, Quality, REPAIRABLE_FIELDS};
 pub use broker::{Broker, DeletionPolicy, Kafka, TopicOverride, TopicOverrides, Topics};
-pub use common::{Amount, Amounts, Image, ImageDigests, PullPolicy, Resources, S3, SecretKeyRef, SecretRef};
+pub use common::{
+    Amount, Amounts, Image, ImageDigests, PullPolicy, Resources, S3, SecretKeyRef, SecretRef,
+};
 pub use dead_letters::{DeadLetterMode, DeadLetters};
 pub use pods::{
-    IngestAutoscaling, PodSettings, SinkAutoscaling, TaintEffect, Toleration, TolerationOperator, TopologySpread,
-    WhenUnsatisfiable,
+    IngestAutoscaling, PodSettings, SinkAutoscaling, TaintEffect, Toleration, TolerationOperator,
+    TopologySpread, WhenUnsatisfiable,
 };
 pub use schema::{BrokenRule, check_rules, crd, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};
 pub use status::{
-    BatchStatus, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, TopicStatus, condition_types,
-    parse_run_report,
+    BatchStatus, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, TopicStatus,
+    condition_types, parse_run_report,
 };
 pub use thresholds::{LagThresholds, RejectThresholds};
 
-/// Pinterest records on their way from REST posts through Kafka to clean tables and answers. Only `broker` is required; a section
-/// that is absent is not deployed. Ingest always is.
+/// Pinterest records on their way from REST posts through Kafka to clean tables and answers. Only
+/// `broker` is required; a section that is absent is not deployed. Ingest always is.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[kube(
     group = "pinpipe.dev",
@@ -116,8 +121,9 @@ pub use thresholds::{LagThresholds, RejectThresholds};
     )
 )]
 pub struct PinterestPipelineSpec {
-    /// Stops ingest, lets sinks read the topics to their ends, scales every worker to zero and skips scheduled batch runs; one that runs goes
-    /// on to its end. Topics and data stay; `false` resumes where the workers stopped.
+    /// Stops ingest, lets sinks read the topics to their ends, scales every worker to zero and
+    /// skips scheduled batch runs; one that runs goes on to its end. Topics and data stay; `false`
+    /// resumes where the workers stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
 
@@ -140,7 +146,8 @@ pub struct PinterestPipelineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<Archive>,
 
-    /// The scheduled run that cleans all raw records, loads them and answers the eight questions. Needs `archive`.
+    /// The scheduled run that cleans all raw records, loads them and answers the eight questions.
+    /// Needs `archive`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
 
@@ -175,7 +182,8 @@ pub struct Ingest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<IngestAutoscaling>,
 
-    /// The size limit of one record, bytes; larger ones are refused, and rejected by every worker. 65536 unless set.
+    /// The size limit of one record, bytes; larger ones are refused, and rejected by every worker.
+    /// 65536 unless set.
     #[schemars(range(min = 256, max = 1_000_000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_record_bytes: Option<i32>,

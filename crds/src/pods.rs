@@ -6,12 +6,14 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Where a component's pods run, as whom, and what stands on them. Its fields are the component's own.
+/// Where a component's pods run, as whom, and what stands on them. Its fields are the component's
+/// own.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PodSettings {
-    /// The `ServiceAccount` the pods run as, for a cloud's workload identity; it must be there. `default` unless set; batch runs have one of
-    /// their own, and an account named for them in its place is given the same right, to hold their Lease.
+    /// The `ServiceAccount` the pods run as, for a cloud's workload identity; it must be there.
+    /// `default` unless set; batch runs have one of their own, and an account named for them in its
+    /// place is given the same right, to hold their Lease.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')").message(
@@ -46,14 +48,15 @@ pub struct PodSettings {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_selector: Option<BTreeMap<String, String>>,
 
-    /// Taints of nodes that the pods put up with. Unless these say how long, pods leave a node that is not ready or can't be reached after 30
-    /// seconds; their place is taken elsewhere.
+    /// Taints of nodes that the pods put up with. Unless these say how long, pods leave a node that
+    /// is not ready or can't be reached after 30 seconds; their place is taken elsewhere.
     #[schemars(length(max = 16))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerations: Option<Vec<Toleration>>,
 
-    /// How pods are spread over zones, nodes or the like. Unless set, those of ingest and of a stream sink are spread over zones and over
-    /// nodes as evenly as there is room; `[]`: not at all.
+    /// How pods are spread over zones, nodes or the like. Unless set, those of ingest and of a
+    /// stream sink are spread over zones and over nodes as evenly as there is room; `[]`: not at
+    /// all.
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["topologyKey".into(), "whenUnsatisfiable".into()]))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,7 +136,8 @@ pub struct TopologySpread {
     pub when_unsatisfiable: WhenUnsatisfiable,
 }
 
-/// What becomes of a pod that can't be placed evenly: it is placed all the same (`ScheduleAnyway`), or waits (`DoNotSchedule`).
+/// What becomes of a pod that can't be placed evenly: it is placed all the same (`ScheduleAnyway`),
+/// or waits (`DoNotSchedule`).
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum WhenUnsatisfiable {
     /// It is placed all the same.
@@ -161,13 +165,18 @@ pub struct IngestAutoscaling {
 
     /// The CPU time the pods should use on average, percent of what they request. 70 unless set.
     #[schemars(range(min = 1, max = 1000))]
-    #[serde(rename = "targetCPUUtilizationPercentage", default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "targetCPUUtilizationPercentage",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
     pub target_cpu_utilization_percentage: Option<i32>,
 }
 
-/// A sink's pods by its lag. With `targetLag` the operator makes a `HorizontalPodAutoscaler` on the external metric
-/// `pinpipe_stream_lag_records`, which a metrics adapter must serve. Without (`autoscaling: {}`) it makes none, and leaves the number of
-/// pods to whatever else scales the Deployment, such as KEDA.
+/// A sink's pods by its lag. With `targetLag` the operator makes a `HorizontalPodAutoscaler` on the
+/// external metric `pinpipe_stream_lag_records`, which a metrics adapter must serve. Without
+/// (`autoscaling: {}`) it makes none, and leaves the number of pods to whatever else scales the
+/// Deployment, such as KEDA.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(

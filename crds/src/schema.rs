@@ -16,7 +16,8 @@ pub fn crd() -> CustomResourceDefinition {
     let derived = PinterestPipeline::crd();
     let mut value = serde_json::to_value(&derived).unwrap_or_default();
     tidy(&mut value);
-    // A definition that did not survive would differ from the committed YAML, so the fallback can't go unseen.
+    // A definition that did not survive would differ from the committed YAML, so the fallback can't
+    // go unseen.
     serde_json::from_value(value).unwrap_or(derived)
 }
 
@@ -32,7 +33,12 @@ pub fn yaml() -> Result<String, serde_yaml::Error> {
 #[must_use]
 pub fn schema() -> Value {
     serde_json::to_value(
-        crd().spec.versions.first().and_then(|v| v.schema.as_ref()).and_then(|s| s.open_api_v3_schema.as_ref()),
+        crd()
+            .spec
+            .versions
+            .first()
+            .and_then(|v| v.schema.as_ref())
+            .and_then(|s| s.open_api_v3_schema.as_ref()),
     )
     .unwrap_or_default()
 }
@@ -46,17 +52,23 @@ pub struct BrokenRule {
     pub message: String,
 }
 
-/// Evaluates the CEL rules of the definition on a resource as it was written, with what is stored now where it is a change.
+/// Evaluates the CEL rules of the definition on a resource as it was written, with what is stored
+/// now where it is a change.
 pub fn check_rules(resource: &Value, stored: Option<&Value>) -> Result<(), Vec<BrokenRule>> {
     let broken = cel::Validator::new().validate(&schema(), resource, stored);
     broken.map_err(|errors| {
         let broken = errors.into_vec().into_iter();
-        broken.map(|error| BrokenRule { field: error.field_path, message: error.message }).collect()
+        broken
+            .map(|error| BrokenRule {
+                field: error.field_path,
+                message: error.message,
+            })
+            .collect()
     })
 }
 
-/// Takes out what `schemars` derives and an API server would rather not have: `nullable` (so that a field is either there or not,
-/// and rules need not ask for null) and `title`.
+/// Takes out what `schemars` derives and an API server would rather not have: `nullable` (so that a
+/// field is either there or not, and rules need not ask for null) and `title`.
 fn tidy(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -76,8 +88,8 @@ fn tidy(value: &mut Value) {
 /// A pattern of `host:port`, with IPv6 addresses in brackets, for use inside a CEL text.
 pub(crate) const HOST_PORT: &str = r"([A-Za-z0-9._-]+|\\[[0-9A-Fa-f:]+\\]):[0-9]{1,5}";
 
-/// A CEL expression: the value at `path` below `root`, or `other` where it or anything on the way to it is absent.
-/// Spelt out with `has`, since the evaluator used without a cluster knows no `.?`.
+/// A CEL expression: the value at `path` below `root`, or `other` where it or anything on the way
+/// to it is absent. Spelt out with `has`, since the evaluator used without a cluster knows no `.?`.
 pub(crate) fn or_else(root: &str, path: &str, other: &str) -> String {
     let mut at = root.to_owned();
     let present: Vec<_> = path
@@ -95,13 +107,18 @@ pub(crate) fn unchanged(path: &str) -> String {
     unchanged_or(path, "")
 }
 
-/// A CEL rule: the text at `path` is what it was, where absent says the same as `default`, so that this may be written down later.
+/// A CEL rule: the text at `path` is what it was, where absent says the same as `default`, so that
+/// this may be written down later.
 pub(crate) fn unchanged_or(path: &str, default: &str) -> String {
-    format!("({}) == ({})", or_else("self", path, default), or_else("oldSelf", path, default))
+    format!(
+        "({}) == ({})",
+        or_else("self", path, default),
+        or_else("oldSelf", path, default)
+    )
 }
 
-/// A quantity, as in Kubernetes' own definitions.
-/// Source of the pattern: k8s.io/apimachinery/pkg/api/resource (as controller-gen writes it), without a sign.
+/// A quantity, as in Kubernetes' own definitions. Source of the pattern:
+/// k8s.io/apimachinery/pkg/api/resource (as controller-gen writes it), without a sign.
 pub(crate) fn quantity(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "x-kubernetes-int-or-string": true,
@@ -119,7 +136,8 @@ pub(crate) fn config_map(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Labels, or what labels are compared with. Source of the bound: k8s.io/apimachinery/pkg/util/validation, `LabelValueMaxLength`.
+/// Labels, or what labels are compared with. Source of the bound:
+/// k8s.io/apimachinery/pkg/util/validation, `LabelValueMaxLength`.
 pub(crate) fn labels(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
@@ -156,7 +174,8 @@ pub(crate) fn time(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "format": "date-time"})
 }
 
-/// Kubernetes' own conditions, a map by type. Source of bounds and patterns: k8s.io/apimachinery/pkg/apis/meta/v1, `Condition`.
+/// Kubernetes' own conditions, a map by type. Source of bounds and patterns:
+/// k8s.io/apimachinery/pkg/apis/meta/v1, `Condition`.
 pub(crate) fn conditions(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",

@@ -4,7 +4,9 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{LagThresholds, PodSettings, Resources, SecretKeyRef, SinkAutoscaling, schema::unchanged_or};
+use crate::{
+    LagThresholds, PodSettings, Resources, SecretKeyRef, SinkAutoscaling, schema::unchanged_or,
+};
 
 /// Workers that keep live tables up to date.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -36,11 +38,13 @@ pub struct StreamSink {
     )]
     pub name: String,
 
-    /// Where a sink without a position begins; `earliest` unless set. `latest` is resolved once, when the sink first runs, and remembered.
+    /// Where a sink without a position begins; `earliest` unless set. `latest` is resolved once,
+    /// when the sink first runs, and remembered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_from: Option<StartFrom>,
 
-    /// How many pods share the topics' partitions; never more than there are partitions. 1 unless set.
+    /// How many pods share the topics' partitions; never more than there are partitions. 1 unless
+    /// set.
     #[schemars(range(min = 1, max = 100))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
@@ -105,8 +109,8 @@ pub struct Postgres {
     pub write_mode: Option<WriteMode>,
 }
 
-/// What a row is: the latest record of its key (`Upsert`, unless set), or one record, every version of a key (`Append`). Can't be changed
-/// later.
+/// What a row is: the latest record of its key (`Upsert`, unless set), or one record, every version
+/// of a key (`Append`). Can't be changed later.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum WriteMode {
     /// The latest record of its key.

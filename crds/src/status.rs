@@ -1,4 +1,5 @@
-//! What the operator reports. No figure here moves by itself (lag and rates are metrics), so a settled pipeline is never written.
+//! What the operator reports. No figure here moves by itself (lag and rates are metrics), so a
+//! settled pipeline is never written.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
@@ -9,11 +10,14 @@ use serde::{Deserialize, Serialize};
 pub mod condition_types {
     /// Everything the pipeline consists of works.
     pub const READY: &str = "Ready";
-    /// True while the pipeline isn't as its spec says and the operator works on it or waits for what it needs. Absent otherwise.
+    /// True while the pipeline isn't as its spec says and the operator works on it or waits for
+    /// what it needs. Absent otherwise.
     pub const RECONCILING: &str = "Reconciling";
-    /// True while the pipeline isn't as its spec says and won't be until somebody does something. Absent otherwise.
+    /// True while the pipeline isn't as its spec says and won't be until somebody does something.
+    /// Absent otherwise.
     pub const STALLED: &str = "Stalled";
-    /// `spec.suspend` is set: False while sinks read the topics to their ends, True from then on. Absent otherwise.
+    /// `spec.suspend` is set: False while sinks read the topics to their ends, True from then on.
+    /// Absent otherwise.
     pub const SUSPENDED: &str = "Suspended";
     /// The broker answers and has every topic.
     pub const TOPICS_READY: &str = "TopicsReady";
@@ -39,9 +43,11 @@ pub struct PinterestPipelineStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Ready`, `TopicsReady`, `IngestReady`, `StreamReady`, `ArchiveReady`, `BatchReady`; those of absent sections are absent. `Suspended`
-    /// only while `spec.suspend` is set; `Reconciling` or `Stalled` only while `Ready` is not True, as kstatus reads them;
-    /// `LagWithinThreshold` and `RejectsWithinThreshold` only where there are thresholds, and `Ready` doesn't depend on them.
+    /// `Ready`, `TopicsReady`, `IngestReady`, `StreamReady`, `ArchiveReady`, `BatchReady`; those of
+    /// absent sections are absent. `Suspended` only while `spec.suspend` is set; `Reconciling` or
+    /// `Stalled` only while `Ready` is not True, as kstatus reads them; `LagWithinThreshold` and
+    /// `RejectsWithinThreshold` only where there are thresholds, and `Ready` doesn't depend on
+    /// them.
     #[schemars(schema_with = "crate::schema::conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -69,7 +75,8 @@ pub struct TopicStatus {
     #[schemars(length(max = 249))]
     pub name: String,
 
-    /// The identity the broker gave it; a topic deleted and created again has another. Absent: it was about to be created.
+    /// The identity the broker gave it; a topic deleted and created again has another. Absent: it
+    /// was about to be created.
     #[schemars(length(max = 64))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
@@ -160,8 +167,9 @@ pub enum Outcome {
     Failed,
 }
 
-/// Reads the termination message of a batch worker's pod, `{"run": …, "outcome": …, "read": …, …}`, into what the status keeps.
-/// Nothing of a message in another form is taken: it was the tail of a log.
+/// Reads the termination message of a batch worker's pod, `{"run": …, "outcome": …, "read": …, …}`,
+/// into what the status keeps. Nothing of a message in another form is taken: it was the tail of a
+/// log.
 #[must_use]
 pub fn parse_run_report(job: &str, outcome: Outcome, message: &str) -> LastRun {
     #[derive(Default, Deserialize)]
@@ -173,7 +181,10 @@ pub fn parse_run_report(job: &str, outcome: Outcome, message: &str) -> LastRun {
         seconds: Option<f64>,
     }
     let report: Report = serde_json::from_str(message).unwrap_or_default();
-    #[expect(clippy::cast_possible_truncation, reason = "`as` saturates, and a run takes fewer than 2^63 seconds")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "`as` saturates, and a run takes fewer than 2^63 seconds"
+    )]
     let seconds = report.seconds.map(|seconds| seconds.round() as i64);
     LastRun {
         name: job.to_owned(),

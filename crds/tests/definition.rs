@@ -16,7 +16,9 @@ fn committed(path: &str) -> String {
 fn walk(path: &str, node: &Value, visit: &mut impl FnMut(&str, &Value)) {
     visit(path, node);
     if let Some(properties) = node["properties"].as_object() {
-        properties.iter().for_each(|(name, property)| walk(&format!("{path}.{name}"), property, visit));
+        properties
+            .iter()
+            .for_each(|(name, property)| walk(&format!("{path}.{name}"), property, visit));
     }
     for (key, suffix) in [("items", "[]"), ("additionalProperties", "{}")] {
         if node[key].is_object() {
@@ -40,9 +42,17 @@ fn invalid_examples() -> Vec<Example> {
             let text = fs::read_to_string(&path).unwrap();
             Example {
                 name: path.file_stem().unwrap().to_string_lossy().into_owned(),
-                expect: text.lines().next().unwrap().strip_prefix("# expect: ").unwrap().to_owned(),
+                expect: text
+                    .lines()
+                    .next()
+                    .unwrap()
+                    .strip_prefix("# expect: ")
+                    .unwrap()
+                    .to_owned(),
                 refused_by_schema: text.lines().nth(1) == Some("# refused-by: schema"),
-                documents: serde_yaml::Deserializer::from_str(&text).map(|d| Value::deserialize(d).unwrap()).collect(),
+                documents: serde_yaml::Deserializer::from_str(&text)
+                    .map(|d| Value::deserialize(d).unwrap())
+                    .collect(),
             }
         })
         .collect();
@@ -53,25 +63,44 @@ fn invalid_examples() -> Vec<Example> {
 #[test]
 fn committed_definitions_are_what_crdgen_prints() {
     let yaml = pinpipe_crds::yaml().unwrap();
-    for copy in ["pinterestpipelines.yaml", "../charts/pinpipe/files/pinterestpipelines.yaml"] {
-        assert_eq!(yaml, committed(copy), "{copy} is out of date: cargo run -p pinpipe-crds --bin crdgen -- --write");
+    for copy in [
+        "pinterestpipelines.yaml",
+        "../charts/pinpipe/files/pinterestpipelines.yaml",
+    ] {
+        assert_eq!(
+            yaml,
+            committed(copy),
+            "{copy} is out of date: cargo run -p pinpipe-crds --bin crdgen -- --write"
+        );
     }
 }
 
 #[test]
 fn each_invalid_example_is_refused_with_its_message_alone() {
-    for example in invalid_examples().iter().filter(|example| !example.refused_by_schema) {
+    for example in invalid_examples()
+        .iter()
+        .filter(|example| !example.refused_by_schema)
+    {
         let (refused, stored) = match example.documents.as_slice() {
             [only] => (only, None),
             [stored, change] => {
-                assert_eq!(check_rules(stored, None), Ok(()), "{}: the stored document is valid", example.name);
+                assert_eq!(
+                    check_rules(stored, None),
+                    Ok(()),
+                    "{}: the stored document is valid",
+                    example.name
+                );
                 (change, Some(stored))
             }
             _ => panic!("{}: one document, or two for a change", example.name),
         };
         let messages = check_rules(refused, stored).expect_err(&example.name);
         assert_eq!(messages.len(), 1, "{}: {messages:?}", example.name);
-        assert!(messages[0].message.contains(&example.expect), "{}: {messages:?}", example.name);
+        assert!(
+            messages[0].message.contains(&example.expect),
+            "{}: {messages:?}",
+            example.name
+        );
     }
 }
 
@@ -80,14 +109,24 @@ fn every_rule_has_an_invalid_example() {
     let examples = invalid_examples();
     let mut unproven = BTreeSet::new();
     walk("", &schema(), &mut |_, node| {
-        for rule in node["x-kubernetes-validations"].as_array().into_iter().flatten() {
+        for rule in node["x-kubernetes-validations"]
+            .as_array()
+            .into_iter()
+            .flatten()
+        {
             let message = rule["message"].as_str().expect("every rule has a message");
-            if !examples.iter().any(|example| message.contains(&example.expect)) {
+            if !examples
+                .iter()
+                .any(|example| message.contains(&example.expect))
+            {
                 unproven.insert(message.to_owned());
             }
         }
     });
-    assert!(unproven.is_empty(), "no example in tests/invalid is refused by: {unproven:#?}");
+    assert!(
+        unproven.is_empty(),
+        "no example in tests/invalid is refused by: {unproven:#?}"
+    );
 }
 
 #[test]
@@ -101,7 +140,9 @@ fn every_field_is_described_and_bounded() {
             Some("array") => "maxItems",
             Some("object") if node["additionalProperties"].is_object() => "maxProperties",
             Some("string") if node["enum"].is_null() && node["format"].is_null() => "maxLength",
-            Some("integer" | "number") if path.starts_with(".spec") || path.ends_with("{}") => "maximum",
+            Some("integer" | "number") if path.starts_with(".spec") || path.ends_with("{}") => {
+                "maximum"
+            }
             _ => return,
         };
         assert!(!node[bound].is_null(), "{path} has no {bound}");
@@ -110,7 +151,9 @@ fn every_field_is_described_and_bounded() {
 
 #[test]
 fn no_default_stands_in_the_schema() {
-    walk("", &schema(), &mut |path, node| assert!(node["default"].is_null(), "{path} has a default"));
+    walk("", &schema(), &mut |path, node| {
+        assert!(node["default"].is_null(), "{path} has a default")
+    });
 }
 
 #[test]
@@ -185,7 +228,11 @@ fn repairable_fields_are_those_that_cleaning_repairs() {
 
 #[test]
 fn quantities_may_be_integers_or_text() {
-    for (cpu, limit) in [(json!(1), json!("1")), (json!("0.5"), json!("500m")), (json!("250m"), json!(1))] {
+    for (cpu, limit) in [
+        (json!(1), json!("1")),
+        (json!("0.5"), json!("500m")),
+        (json!("250m"), json!(1)),
+    ] {
         let resource = json!({"apiVersion": "pinpipe.dev/v1alpha1", "kind": "PinterestPipeline", "metadata": {"name": "p"},
             "spec": {"broker": {"kafka": {"bootstrapServers": "k:9092"}},
                 "ingest": {"resources": {"requests": {"cpu": cpu}, "limits": {"cpu": limit}}}}});

@@ -1,4 +1,5 @@
-//! Pipelines stored by any release stay valid: of each release `released/` keeps the definition and samples that use all of it.
+//! Pipelines stored by any release stay valid: of each release `released/` keeps the definition and
+//! samples that use all of it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -12,10 +13,17 @@ use serde_json::Value;
 
 /// The definition's file in a release's folder. All others are samples.
 const DEFINITION: &str = "pinterestpipelines.yaml";
-/// Rules that refuse what a release took, by a text of theirs, and why that harms no stored pipeline.
+/// Rules that refuse what a release took, by a text of theirs, and why that harms no stored
+/// pipeline.
 const TIGHTENED: [(&str, &str); 2] = [
-    ("oldSelf.prefix", "about a change, and looser: what holds without being said may be written down"),
-    ("oldSelf.keyspace", "about a change alone, which left a keyspace with no more than what changed since"),
+    (
+        "oldSelf.prefix",
+        "about a change, and looser: what holds without being said may be written down",
+    ),
+    (
+        "oldSelf.keyspace",
+        "about a change alone, which left a keyspace with no more than what changed since",
+    ),
 ];
 
 struct Release {
@@ -33,8 +41,12 @@ fn releases() -> Vec<Release> {
         .unwrap()
         .map(|release| {
             let folder = release.unwrap().path();
-            let files = fs::read_dir(&folder).unwrap().map(|file| file.unwrap().path());
-            let samples = files.filter(|path| !path.ends_with(DEFINITION)).map(|path| (path.clone(), read(&path)));
+            let files = fs::read_dir(&folder)
+                .unwrap()
+                .map(|file| file.unwrap().path());
+            let samples = files
+                .filter(|path| !path.ends_with(DEFINITION))
+                .map(|path| (path.clone(), read(&path)));
             Release {
                 name: folder.file_name().unwrap().to_string_lossy().into_owned(),
                 samples: samples.collect(),
@@ -51,7 +63,11 @@ fn schema(definition: &Value) -> Value {
 }
 
 fn texts(list: &Value) -> BTreeSet<&str> {
-    list.as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    list.as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
 }
 
 /// What `now` refuses, or no longer knows, that `before` took.
@@ -60,10 +76,18 @@ fn narrowed(path: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
         found.push(format!("{path} is gone"));
         return;
     }
-    for key in ["type", "format", "x-kubernetes-int-or-string", "x-kubernetes-list-type", "x-kubernetes-list-map-keys"]
-    {
+    for key in [
+        "type",
+        "format",
+        "x-kubernetes-int-or-string",
+        "x-kubernetes-list-type",
+        "x-kubernetes-list-map-keys",
+    ] {
         if before[key] != now[key] {
-            found.push(format!("{path}: {key} was {}, is {}", before[key], now[key]));
+            found.push(format!(
+                "{path}: {key} was {}, is {}",
+                before[key], now[key]
+            ));
         }
     }
     let number = |schema: &Value, key: &str| schema[key].as_f64();
@@ -80,7 +104,10 @@ fn narrowed(path: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
         if let Some(bound) = number(now, key)
             && number(before, key).is_none_or(|before| before * sign > bound * sign)
         {
-            found.push(format!("{path}: {key} was {}, is {}", before[key], now[key]));
+            found.push(format!(
+                "{path}: {key} was {}, is {}",
+                before[key], now[key]
+            ));
         }
     }
     if !now["pattern"].is_null() && now["pattern"] != before["pattern"] {
@@ -90,23 +117,40 @@ fn narrowed(path: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
         match before["enum"].as_array() {
             None => found.push(format!("{path}: choices where there was none")),
             Some(before) => found.extend(
-                before.iter().filter(|choice| !choices.contains(choice)).map(|c| format!("{path}: {c} is no choice")),
+                before
+                    .iter()
+                    .filter(|choice| !choices.contains(choice))
+                    .map(|c| format!("{path}: {c} is no choice")),
             ),
         }
     }
     let required = texts(&now["required"]);
-    found.extend(required.difference(&texts(&before["required"])).map(|field| format!("{path} requires {field}")));
+    found.extend(
+        required
+            .difference(&texts(&before["required"]))
+            .map(|field| format!("{path} requires {field}")),
+    );
     let rules = before["x-kubernetes-validations"].as_array();
-    for rule in now["x-kubernetes-validations"].as_array().into_iter().flatten() {
+    for rule in now["x-kubernetes-validations"]
+        .as_array()
+        .into_iter()
+        .flatten()
+    {
         let text = rule["rule"].as_str().unwrap();
-        let known = rules.is_some_and(|rules| rules.iter().any(|before| before["rule"] == rule["rule"]));
+        let known =
+            rules.is_some_and(|rules| rules.iter().any(|before| before["rule"] == rule["rule"]));
         let allowed = TIGHTENED.iter().any(|(part, _)| text.contains(part));
         if !known && !allowed && !concerns_a_new_field(text, before, now) {
             found.push(format!("{path} has another rule: {text}"));
         }
     }
     for (name, property) in before["properties"].as_object().into_iter().flatten() {
-        narrowed(&format!("{path}.{name}"), property, &now["properties"][name], found);
+        narrowed(
+            &format!("{path}.{name}"),
+            property,
+            &now["properties"][name],
+            found,
+        );
     }
     for (key, suffix) in [("items", "[]"), ("additionalProperties", "{}")] {
         if before[key].is_object() {
@@ -115,10 +159,15 @@ fn narrowed(path: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Whether a rule is about a field that `before` hasn't. It holds where that is absent, which the samples prove.
+/// Whether a rule is about a field that `before` hasn't. It holds where that is absent, which the
+/// samples prove.
 fn concerns_a_new_field(rule: &str, before: &Value, now: &Value) -> bool {
     let known = before["properties"].as_object();
-    let new = now["properties"].as_object().into_iter().flatten().map(|(name, _)| name);
+    let new = now["properties"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, _)| name);
     new.filter(|name| known.is_none_or(|known| !known.contains_key(*name)))
         .any(|name| rule.contains(&format!("self.{name}")))
 }
@@ -126,10 +175,18 @@ fn concerns_a_new_field(rule: &str, before: &Value, now: &Value) -> bool {
 #[test]
 fn nothing_of_a_released_definition_is_removed_or_narrowed() {
     let now = schema(&serde_json::to_value(crd()).unwrap());
-    for Release { name, definition, .. } in releases() {
+    for Release {
+        name, definition, ..
+    } in releases()
+    {
         let mut found = Vec::new();
         for part in ["spec", "status"] {
-            narrowed(part, &definition["properties"][part], &now["properties"][part], &mut found);
+            narrowed(
+                part,
+                &definition["properties"][part],
+                &now["properties"][part],
+                &mut found,
+            );
         }
         assert_eq!(found, Vec::<String>::new(), "{name}");
     }
@@ -160,7 +217,10 @@ fn what_narrows_a_definition_is_found() {
         ("/properties/b/pattern", "x"),
         ("/properties/c/items/maxLength", "1"),
         ("/required", "[a, b]"),
-        ("/x-kubernetes-validations", "[{rule: self.a > 1}, {rule: self.a > 2}]"),
+        (
+            "/x-kubernetes-validations",
+            "[{rule: self.a > 1}, {rule: self.a > 2}]",
+        ),
     ] {
         assert_eq!(changed(pointer, value).len(), 1, "{pointer}: {value}");
     }
@@ -171,7 +231,11 @@ fn what_narrows_a_definition_is_found() {
         ("/required", "[]"),
         ("/x-kubernetes-validations", "[]"),
     ] {
-        assert_eq!(changed(pointer, value), Vec::<String>::new(), "{pointer}: {value}");
+        assert_eq!(
+            changed(pointer, value),
+            Vec::<String>::new(),
+            "{pointer}: {value}"
+        );
     }
 }
 
@@ -180,9 +244,14 @@ fn samples_of_every_release_keep_the_rules_of_now_and_can_be_read() {
     for Release { samples, .. } in releases() {
         for (path, sample) in samples {
             assert_eq!(check_rules(&sample, None), Ok(()), "{}", path.display());
-            assert_eq!(check_rules(&sample, Some(&sample)), Ok(()), "{}", path.display());
-            let read: PinterestPipeline =
-                serde_json::from_value(sample.clone()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+            assert_eq!(
+                check_rules(&sample, Some(&sample)),
+                Ok(()),
+                "{}",
+                path.display()
+            );
+            let read: PinterestPipeline = serde_json::from_value(sample.clone())
+                .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
             let written = serde_json::to_value(&read.spec).unwrap();
             let mut lost = Vec::new();
             missing("spec", &sample["spec"], &written, &mut lost);
@@ -195,7 +264,9 @@ fn samples_of_every_release_keep_the_rules_of_now_and_can_be_read() {
 fn missing(path: &str, sample: &Value, written: &Value, lost: &mut Vec<String>) {
     match sample {
         Value::Object(fields) => {
-            fields.iter().for_each(|(name, value)| missing(&format!("{path}.{name}"), value, &written[name], lost));
+            fields.iter().for_each(|(name, value)| {
+                missing(&format!("{path}.{name}"), value, &written[name], lost)
+            });
             if written.is_null() {
                 lost.push(path.to_owned());
             }
@@ -213,16 +284,30 @@ fn missing(path: &str, sample: &Value, written: &Value, lost: &mut Vec<String>) 
 
 #[test]
 fn samples_use_all_of_their_release() {
-    for Release { name, definition, samples } in releases() {
+    for Release {
+        name,
+        definition,
+        samples,
+    } in releases()
+    {
         let specs: Vec<&Value> = samples.iter().map(|(_, sample)| &sample["spec"]).collect();
         let mut unused = Vec::new();
-        used("spec", &definition["properties"]["spec"], &specs, &mut unused);
+        used(
+            "spec",
+            &definition["properties"]["spec"],
+            &specs,
+            &mut unused,
+        );
         assert_eq!(unused, Vec::<String>::new(), "{name}");
     }
 }
 
 fn used(path: &str, schema: &Value, samples: &[&Value], unused: &mut Vec<String>) {
-    let samples: Vec<&Value> = samples.iter().copied().filter(|sample| !sample.is_null()).collect();
+    let samples: Vec<&Value> = samples
+        .iter()
+        .copied()
+        .filter(|sample| !sample.is_null())
+        .collect();
     if samples.is_empty() {
         unused.push(path.to_owned());
         return;
@@ -232,7 +317,11 @@ fn used(path: &str, schema: &Value, samples: &[&Value], unused: &mut Vec<String>
         used(&format!("{path}.{name}"), property, &below, unused);
     }
     if schema["items"].is_object() {
-        let below: Vec<&Value> = samples.iter().filter_map(|sample| sample.as_array()).flatten().collect();
+        let below: Vec<&Value> = samples
+            .iter()
+            .filter_map(|sample| sample.as_array())
+            .flatten()
+            .collect();
         used(&format!("{path}[]"), &schema["items"], &below, unused);
     }
 }

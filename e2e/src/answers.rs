@@ -1,11 +1,13 @@
-//! The eight questions in PostgreSQL's SQL over the live tables, written from the questions' own words.
+//! The eight questions in PostgreSQL's SQL over the live tables, written from the questions' own
+//! words.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{cassandra, postgres};
 
-/// A question: its name, the columns of its answer, and SQL in which `{schema}` stands for the live tables' schema.
+/// A question: its name, the columns of its answer, and SQL in which `{schema}` stands for the live
+/// tables' schema.
 pub struct Question {
     /// The answer's name.
     pub name: &'static str,
@@ -18,8 +20,7 @@ const AGE_GROUP: &str = "(SELECT ind, date_joined, CASE WHEN age BETWEEN 18 AND 
     WHEN age BETWEEN 25 AND 35 THEN '25-35' WHEN age BETWEEN 36 AND 50 THEN '36-50' WHEN age > 50 THEN '50+' END AS age_group \
     FROM {schema}.user_profile)";
 
-const MEDIAN: &str =
-    "percentile_cont(0.5) WITHIN GROUP (ORDER BY pin.follower_count::double precision) AS median_follower_count";
+const MEDIAN: &str = "percentile_cont(0.5) WITHIN GROUP (ORDER BY pin.follower_count::double precision) AS median_follower_count";
 
 /// The eight questions.
 pub const QUESTIONS: [Question; 8] = [
@@ -85,13 +86,18 @@ pub const QUESTIONS: [Question; 8] = [
     },
 ];
 
-/// An answer: rows in the columns' order, sorted; numbers as 64-bit floats, which hold every figure here exactly.
+/// An answer: rows in the columns' order, sorted; numbers as 64-bit floats, which hold every figure
+/// here exactly.
 pub type Answer = Vec<Vec<Value>>;
 
 impl Question {
     /// What PostgreSQL answers from the live tables.
     pub async fn asked_in_sql(&self, schema: &str) -> Result<Answer> {
-        let sql = self.sql.replace("{median}", MEDIAN).replace("{age_group}", AGE_GROUP).replace("{schema}", schema);
+        let sql = self
+            .sql
+            .replace("{median}", MEDIAN)
+            .replace("{age_group}", AGE_GROUP)
+            .replace("{schema}", schema);
         self.sorted_rows(&postgres::objects(&sql).await.with_context(|| self.name)?)
     }
 
@@ -103,18 +109,36 @@ impl Question {
     /// What stands in a run's report.
     pub fn in_report(&self, report: &Value) -> Result<Answer> {
         let table = &report["answers"][self.name];
-        ensure!(table["columns"] == json!(self.columns), "{}: columns {}", self.name, table["columns"]);
-        let rows = table["rows"].as_array().with_context(|| format!("{}: no rows", self.name))?;
-        Ok(sorted(rows.iter().map(|row| row.as_array().cloned().unwrap_or_default()).collect()))
+        ensure!(
+            table["columns"] == json!(self.columns),
+            "{}: columns {}",
+            self.name,
+            table["columns"]
+        );
+        let rows = table["rows"]
+            .as_array()
+            .with_context(|| format!("{}: no rows", self.name))?;
+        Ok(sorted(
+            rows.iter()
+                .map(|row| row.as_array().cloned().unwrap_or_default())
+                .collect(),
+        ))
     }
 
     /// Rows, each an object of exactly this answer's columns.
     fn sorted_rows(&self, rows: &[Value]) -> Result<Answer> {
         let row = |row: &Value| {
-            let object = row.as_object().filter(|object| object.len() == self.columns.len());
-            let object = object.with_context(|| format!("{}: a row of other columns: {row}", self.name))?;
+            let object = row
+                .as_object()
+                .filter(|object| object.len() == self.columns.len());
+            let object =
+                object.with_context(|| format!("{}: a row of other columns: {row}", self.name))?;
             let column = |column: &&str| object.get(*column).cloned();
-            self.columns.iter().map(column).collect::<Option<Vec<_>>>().with_context(|| format!("{}: {row}", self.name))
+            self.columns
+                .iter()
+                .map(column)
+                .collect::<Option<Vec<_>>>()
+                .with_context(|| format!("{}: {row}", self.name))
         };
         Ok(sorted(rows.iter().map(row).collect::<Result<_>>()?))
     }

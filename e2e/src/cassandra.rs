@@ -20,20 +20,30 @@ struct HostPort(SocketAddr);
 
 #[async_trait]
 impl AddressTranslator for HostPort {
-    async fn translate_address(&self, _: &UntranslatedPeer) -> Result<SocketAddr, TranslationError> {
+    async fn translate_address(
+        &self,
+        _: &UntranslatedPeer,
+    ) -> Result<SocketAddr, TranslationError> {
         Ok(self.0)
     }
 }
 
 async fn connect() -> Result<Session> {
-    let address = cluster::CASSANDRA.parse().context("the address of Cassandra")?;
-    let session = SessionBuilder::new().known_node_addr(address).address_translator(Arc::new(HostPort(address)));
+    let address = cluster::CASSANDRA
+        .parse()
+        .context("the address of Cassandra")?;
+    let session = SessionBuilder::new()
+        .known_node_addr(address)
+        .address_translator(Arc::new(HostPort(address)));
     session.build().await.context("Cassandra")
 }
 
 /// The rows of a table, each as a JSON object.
 pub async fn objects(keyspace: &str, table: &str) -> Result<Vec<Value>> {
-    let rows = connect().await?.query_iter(format!("SELECT JSON * FROM {keyspace}.{table}"), &[]).await?;
+    let rows = connect()
+        .await?
+        .query_iter(format!("SELECT JSON * FROM {keyspace}.{table}"), &[])
+        .await?;
     let mut rows = rows.rows_stream::<(String,)>()?;
     let mut objects = Vec::new();
     while let Some((row,)) = rows.try_next().await? {
@@ -42,29 +52,43 @@ pub async fn objects(keyspace: &str, table: &str) -> Result<Vec<Value>> {
     Ok(objects)
 }
 
-/// A batch table by key: the clean columns in the contract's order, and no others; timestamps are milliseconds.
+/// A batch table by key: the clean columns in the contract's order, and no others; timestamps are
+/// milliseconds.
 pub async fn batch_table(keyspace: &str, kind: Kind) -> Result<BTreeMap<String, Row>> {
     let table = kind.batch_table();
     let mut rows = BTreeMap::new();
     for object in objects(keyspace, table).await? {
-        let Value::Object(mut columns) = object else { continue };
+        let Value::Object(mut columns) = object else {
+            continue;
+        };
         let row: Row = kind
             .columns()
             .iter()
             .enumerate()
             .map(|(n, name)| {
-                let value = columns.remove(*name).with_context(|| format!("{table} has no column {name}"))?;
-                if kind.time_column() == Some(n) { milliseconds(&value) } else { Ok(value) }
+                let value = columns
+                    .remove(*name)
+                    .with_context(|| format!("{table} has no column {name}"))?;
+                if kind.time_column() == Some(n) {
+                    milliseconds(&value)
+                } else {
+                    Ok(value)
+                }
             })
             .collect::<Result<_>>()?;
-        ensure!(columns.is_empty(), "{table} has columns beside the clean ones: {columns:?}");
+        ensure!(
+            columns.is_empty(),
+            "{table} has columns beside the clean ones: {columns:?}"
+        );
         rows.insert(crate::postgres::key(&row), row);
     }
     Ok(rows)
 }
 
 fn milliseconds(value: &Value) -> Result<Value> {
-    let Some(text) = value.as_str() else { return Ok(value.clone()) };
+    let Some(text) = value.as_str() else {
+        return Ok(value.clone());
+    };
     let time = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.fZ")
         .with_context(|| format!("{text} is no timestamp of Cassandra's"))?;
     Ok(json!(time.and_utc().timestamp_millis()))
@@ -72,13 +96,19 @@ fn milliseconds(value: &Value) -> Result<Value> {
 
 /// How many rows a table has.
 pub async fn count(keyspace: &str, table: &str) -> Result<u64> {
-    let rows = connect().await?.query_unpaged(format!("SELECT count(*) FROM {keyspace}.{table}"), &[]).await?;
+    let rows = connect()
+        .await?
+        .query_unpaged(format!("SELECT count(*) FROM {keyspace}.{table}"), &[])
+        .await?;
     let (count,) = rows.into_rows_result()?.single_row::<(i64,)>()?;
     Ok(u64::try_from(count)?)
 }
 
 /// Drops a test's keyspace.
 pub async fn drop_keyspace(keyspace: &str) -> Result<()> {
-    connect().await?.query_unpaged(format!("DROP KEYSPACE IF EXISTS {keyspace}"), &[]).await?;
+    connect()
+        .await?
+        .query_unpaged(format!("DROP KEYSPACE IF EXISTS {keyspace}"), &[])
+        .await?;
     Ok(())
 }

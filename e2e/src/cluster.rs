@@ -21,7 +21,8 @@ pub const S3: &str = "http://127.0.0.1:39000";
 /// Kafka, as pods reach it.
 pub const KAFKA_IN_CLUSTER: &str = "kafka.devstack.svc:9092";
 /// PostgreSQL, as pods reach it.
-pub const POSTGRES_IN_CLUSTER: &str = "postgresql://pinpipe:pinpipe@postgres.devstack.svc:5432/pinpipe";
+pub const POSTGRES_IN_CLUSTER: &str =
+    "postgresql://pinpipe:pinpipe@postgres.devstack.svc:5432/pinpipe";
 /// Cassandra, as pods reach it.
 pub const CASSANDRA_IN_CLUSTER: &str = "cassandra.devstack.svc:9042";
 /// The S3 server, as pods reach it.
@@ -45,12 +46,18 @@ impl Cluster {
     pub async fn connect() -> Result<Self> {
         let path = kubeconfig()?;
         let file = Kubeconfig::read_from(&path).with_context(|| {
-            format!("{} can't be read: start the cluster with `cargo xtask cluster up`", path.display())
+            format!(
+                "{} can't be read: start the cluster with `cargo xtask cluster up`",
+                path.display()
+            )
         })?;
-        let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+        let mut config =
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
         // An answer that says "try later" is something a test wants to see.
         config.default_retry = false;
-        Ok(Self { client: Client::try_from(config)? })
+        Ok(Self {
+            client: Client::try_from(config)?,
+        })
     }
 
     /// The client.
@@ -79,7 +86,11 @@ impl Cluster {
 /// The resource under test, by name alone: a test writes what a user writes.
 #[must_use]
 pub fn pipeline_resource() -> ApiResource {
-    ApiResource::from_gvk(&GroupVersionKind::gvk("pinpipe.dev", "v1alpha1", "PinterestPipeline"))
+    ApiResource::from_gvk(&GroupVersionKind::gvk(
+        "pinpipe.dev",
+        "v1alpha1",
+        "PinterestPipeline",
+    ))
 }
 
 fn kubeconfig() -> Result<PathBuf> {
@@ -94,5 +105,8 @@ pub(crate) fn cache() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("PINPIPE_CACHE") {
         return Ok(PathBuf::from(path));
     }
-    Ok(PathBuf::from(std::env::var_os("HOME").context("set HOME or PINPIPE_CACHE")?).join(".cache/pinpipe"))
+    Ok(
+        PathBuf::from(std::env::var_os("HOME").context("set HOME or PINPIPE_CACHE")?)
+            .join(".cache/pinpipe"),
+    )
 }

@@ -1,6 +1,8 @@
-//! Clean values in the dress of a careless client: the forms of the contract that all mean the same.
+//! Clean values in the dress of a careless client: the forms of the contract that all mean the
+//! same.
 //!
-//! Each function takes what a field shall mean and gives a JSON token for it. So what is expected is known before the JSON is.
+//! Each function takes what a field shall mean and gives a JSON token for it. So what is expected
+//! is known before the JSON is.
 
 use chrono::{DateTime, TimeDelta};
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
@@ -28,12 +30,17 @@ fn pick<'a>(rng: &mut StdRng, from: &[&'a str]) -> &'a str {
 }
 
 fn missing(rng: &mut StdRng) -> Dressed {
-    if rng.random_bool(0.3) { Dressed::Absent } else { Dressed::Token(pick(rng, &MISSING).to_owned()) }
+    if rng.random_bool(0.3) {
+        Dressed::Absent
+    } else {
+        Dressed::Token(pick(rng, &MISSING).to_owned())
+    }
 }
 
 /// One in five values that are not there is not there because it can't be read.
 fn unreadable(rng: &mut StdRng, values: &[&str]) -> Option<Dressed> {
-    rng.random_bool(0.2).then(|| Dressed::Broken(pick(rng, values).to_owned()))
+    rng.random_bool(0.2)
+        .then(|| Dressed::Broken(pick(rng, values).to_owned()))
 }
 
 /// A text; `texts` mean "missing" in this field.
@@ -50,13 +57,17 @@ pub fn text(rng: &mut StdRng, value: Option<&str>, texts: &[&str]) -> Dressed {
             _ => missing(rng),
         };
     };
-    let bare = serde_json::from_str::<serde_json::Value>(value).is_ok_and(|v| v.is_number() || v.is_boolean());
+    let bare = serde_json::from_str::<serde_json::Value>(value)
+        .is_ok_and(|v| v.is_number() || v.is_boolean());
     Dressed::Token(match rng.random_range(0..10) {
         0..3 if bare => value.to_owned(),
         0 => quoted(&format!(" \u{3000}{value}\t\u{2003}")),
         1 => quoted(&format!("\0{value}\0 ")),
         2 => {
-            let units: Vec<String> = value.encode_utf16().map(|unit| format!("\\u{unit:04x}")).collect();
+            let units: Vec<String> = value
+                .encode_utf16()
+                .map(|unit| format!("\\u{unit:04x}"))
+                .collect();
             format!("\"{}\"", units.concat())
         }
         _ => quoted(value),
@@ -80,8 +91,13 @@ pub fn key_integer(rng: &mut StdRng, value: i64) -> String {
 pub fn age(rng: &mut StdRng, value: Option<i64>) -> Dressed {
     match value {
         Some(value) => Dressed::Token(key_integer(rng, value)),
-        None => unreadable(rng, &["200", "151", "-1", "\"old\"", "\"3e1\"", "20.5", "[20]", "true"])
-            .unwrap_or_else(|| missing(rng)),
+        None => unreadable(
+            rng,
+            &[
+                "200", "151", "-1", "\"old\"", "\"3e1\"", "20.5", "[20]", "true",
+            ],
+        )
+        .unwrap_or_else(|| missing(rng)),
     }
 }
 
@@ -97,8 +113,17 @@ pub fn downloaded(rng: &mut StdRng, value: Option<i64>) -> Dressed {
 /// A follower count, not negative.
 pub fn follower_count(rng: &mut StdRng, value: Option<i64>) -> Dressed {
     let Some(value) = value else {
-        let values =
-            ["\"lots\"", "\"-5\"", "-5", "\"1,23\"", "\"12 k\"", "\"k\"", "\"99999999999B\"", "\"1e3\"", "[1]"];
+        let values = [
+            "\"lots\"",
+            "\"-5\"",
+            "-5",
+            "\"1,23\"",
+            "\"12 k\"",
+            "\"k\"",
+            "\"99999999999B\"",
+            "\"1e3\"",
+            "[1]",
+        ];
         return match unreadable(rng, &values) {
             Some(broken) => broken,
             None if rng.random_bool(0.6) => Dressed::Token("\"User Info Error\"".to_owned()),
@@ -121,13 +146,22 @@ pub fn follower_count(rng: &mut StdRng, value: Option<i64>) -> Dressed {
         fraction.truncate(fraction.trim_end_matches('0').len());
     }
     let point = if fraction.is_empty() { "" } else { "." };
-    Dressed::Token(format!("\"{}{point}{fraction}{}\"", value / unit, pick(rng, &letter)))
+    Dressed::Token(format!(
+        "\"{}{point}{fraction}{}\"",
+        value / unit,
+        pick(rng, &letter)
+    ))
 }
 
 /// `1234567` as `1,234,567`.
 fn grouped(value: i64) -> String {
     let digits = value.to_string();
-    let groups: Vec<&str> = digits.as_bytes().rchunks(3).rev().map(|g| std::str::from_utf8(g).unwrap_or("")).collect();
+    let groups: Vec<&str> = digits
+        .as_bytes()
+        .rchunks(3)
+        .rev()
+        .map(|g| std::str::from_utf8(g).unwrap_or(""))
+        .collect();
     groups.join(",")
 }
 
@@ -136,7 +170,16 @@ pub fn save_location(rng: &mut StdRng, value: Option<&str>) -> Dressed {
     match value {
         Some(value) => Dressed::Token(quoted(&format!(
             "{}{value}",
-            pick(rng, &["Local save in ", "Local save in ", " Local save in \t ", "Local save in", ""])
+            pick(
+                rng,
+                &[
+                    "Local save in ",
+                    "Local save in ",
+                    " Local save in \t ",
+                    "Local save in",
+                    ""
+                ]
+            )
         ))),
         None => match unreadable(rng, &[r#"{"path": "/data"}"#]) {
             Some(broken) => broken,
@@ -158,14 +201,23 @@ fn degrees(rng: &mut StdRng, value: f64) -> String {
 /// Latitude and longitude; none when one of them is missing or wrong.
 pub fn coordinates(rng: &mut StdRng, value: Option<[f64; 2]>) -> [Dressed; 2] {
     if let Some([latitude, longitude]) = value {
-        return [Dressed::Token(degrees(rng, latitude)), Dressed::Token(degrees(rng, longitude))];
+        return [
+            Dressed::Token(degrees(rng, latitude)),
+            Dressed::Token(degrees(rng, longitude)),
+        ];
     }
     let good = Dressed::Token(degrees(rng, 12.5));
     match rng.random_range(0..4) {
         0 => [missing(rng), good],
         1 => [good, missing(rng)],
-        2 => [Dressed::Broken(pick(rng, &["90.0001", "-91", "\"north\"", "[1]"]).to_owned()), good],
-        _ => [good, Dressed::Broken(pick(rng, &["180.5", "\"-181\"", "\"12°\"", "false"]).to_owned())],
+        2 => [
+            Dressed::Broken(pick(rng, &["90.0001", "-91", "\"north\"", "[1]"]).to_owned()),
+            good,
+        ],
+        _ => [
+            good,
+            Dressed::Broken(pick(rng, &["180.5", "\"-181\"", "\"12°\"", "false"]).to_owned()),
+        ],
     }
 }
 
@@ -182,22 +234,37 @@ pub fn time(rng: &mut StdRng, micros: Option<i64>) -> Dressed {
         ];
         return unreadable(rng, &values).unwrap_or_else(|| missing(rng));
     };
-    let (minutes, zone) = [(0, ""), (0, ""), (0, "Z"), (330, "+05:30"), (-480, "-0800"), (0, "+00:00")]
-        .choose(rng)
-        .copied()
-        .unwrap_or_default();
+    let (minutes, zone) = [
+        (0, ""),
+        (0, ""),
+        (0, "Z"),
+        (330, "+05:30"),
+        (-480, "-0800"),
+        (0, "+00:00"),
+    ]
+    .choose(rng)
+    .copied()
+    .unwrap_or_default();
     let local = time + TimeDelta::minutes(minutes);
-    let separator = if zone.is_empty() { pick(rng, &[" ", "T"]) } else { "T" };
+    let separator = if zone.is_empty() {
+        pick(rng, &[" ", "T"])
+    } else {
+        "T"
+    };
     let fraction = match time.timestamp_subsec_micros() {
         0 => pick(rng, &["", "", ".000", ".0000009"]).to_owned(),
         micros if micros % 1000 == 0 => format!(".{:03}", micros / 1000),
         micros => format!(".{micros:06}{}", pick(rng, &["", "789"])),
     };
-    Dressed::Token(format!("\"{}{separator}{}{fraction}{zone}\"", local.format("%Y-%m-%d"), local.format("%H:%M:%S")))
+    Dressed::Token(format!(
+        "\"{}{separator}{}{fraction}{zone}\"",
+        local.format("%Y-%m-%d"),
+        local.format("%H:%M:%S")
+    ))
 }
 
-/// An object written as a careless client would: fields in any order, some that nobody knows, some given twice (the last one
-/// counts). `spread` puts every field on a line of its own.
+/// An object written as a careless client would: fields in any order, some that nobody knows, some
+/// given twice (the last one counts). `spread` puts every field on a line of its own.
 pub fn object(rng: &mut StdRng, fields: Vec<(&str, Dressed)>, spread: bool) -> String {
     let mut written: Vec<(String, String)> = Vec::new();
     for (name, dressed) in fields {
@@ -208,13 +275,32 @@ pub fn object(rng: &mut StdRng, fields: Vec<(&str, Dressed)>, spread: bool) -> S
     }
     if rng.random_bool(0.1) {
         let (name, _) = written[rng.random_range(0..written.len())].clone();
-        written.insert(0, (name, pick(rng, &["1", "\"first\"", "null", "{\"not\": \"this\"}"]).to_owned()));
+        written.insert(
+            0,
+            (
+                name,
+                pick(rng, &["1", "\"first\"", "null", "{\"not\": \"this\"}"]).to_owned(),
+            ),
+        );
     }
     if rng.random_bool(0.2) {
         let place = rng.random_range(0..=written.len());
-        written.insert(place, ("client_version".to_owned(), r#"{"name": "web", "tags": ["a\"b", 1.5e3]}"#.to_owned()));
+        written.insert(
+            place,
+            (
+                "client_version".to_owned(),
+                r#"{"name": "web", "tags": ["a\"b", 1.5e3]}"#.to_owned(),
+            ),
+        );
     }
-    let (open, comma, close) = if spread { ("{\n  ", ",\n  ", "\n}") } else { ("{", ", ", "}") };
-    let fields: Vec<String> = written.iter().map(|(name, token)| format!("\"{name}\": {token}")).collect();
+    let (open, comma, close) = if spread {
+        ("{\n  ", ",\n  ", "\n}")
+    } else {
+        ("{", ", ", "}")
+    };
+    let fields: Vec<String> = written
+        .iter()
+        .map(|(name, token)| format!("\"{name}\": {token}"))
+        .collect();
     format!("{open}{}{close}", fields.join(comma))
 }

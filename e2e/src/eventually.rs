@@ -13,8 +13,13 @@ const PAUSE: Duration = Duration::from_millis(300);
 /// The same where nothing is waited for.
 const GLANCE: Duration = Duration::from_secs(5);
 
-/// Asks until `look` answers with something. What it said last is part of the error once `deadline` has passed.
-pub async fn eventually<T>(deadline: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+/// Asks until `look` answers with something. What it said last is part of the error once `deadline`
+/// has passed.
+pub async fn eventually<T>(
+    deadline: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Result<T>,
+) -> Result<T> {
     let start = Instant::now();
     loop {
         let left = deadline.saturating_sub(start.elapsed());
@@ -27,18 +32,28 @@ pub async fn eventually<T>(deadline: Duration, what: &str, mut look: impl AsyncF
             Err(_) => anyhow!("the look itself did not come back"),
         };
         if start.elapsed() >= deadline {
-            return Err(seen.context(format!("{what}: not within {} s; what was there instead", deadline.as_secs())));
+            return Err(seen.context(format!(
+                "{what}: not within {} s; what was there instead",
+                deadline.as_secs()
+            )));
         }
         tokio::time::sleep(PAUSE).await;
     }
 }
 
-/// Looks again and again for as long as `length`; fails once a look does. For what must not happen, which only time can show.
-pub async fn throughout(length: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<()>) -> Result<()> {
+/// Looks again and again for as long as `length`; fails once a look does. For what must not happen,
+/// which only time can show.
+pub async fn throughout(
+    length: Duration,
+    what: &str,
+    mut look: impl AsyncFnMut() -> Result<()>,
+) -> Result<()> {
     let start = Instant::now();
     loop {
         let passed = start.elapsed();
-        look().await.with_context(|| format!("{what}: not any more after {:.1} s", passed.as_secs_f64()))?;
+        look()
+            .await
+            .with_context(|| format!("{what}: not any more after {:.1} s", passed.as_secs_f64()))?;
         if passed >= length {
             println!("{what}: for {:.1} s", passed.as_secs_f64());
             return Ok(());
@@ -47,16 +62,25 @@ pub async fn throughout(length: Duration, what: &str, mut look: impl AsyncFnMut(
     }
 }
 
-/// Compares two tables by key. The error names what is missing, what is too much and what differs, five of each.
+/// Compares two tables by key. The error names what is missing, what is too much and what differs,
+/// five of each.
 pub fn ensure_same<K: Ord + Debug, V: PartialEq + Debug>(
     what: &str,
     expected: &BTreeMap<K, V>,
     found: &BTreeMap<K, V>,
 ) -> Result<()> {
-    let missing: Vec<_> = expected.keys().filter(|key| !found.contains_key(key)).collect();
-    let extra: Vec<_> = found.keys().filter(|key| !expected.contains_key(key)).collect();
-    let different: Vec<_> =
-        expected.iter().filter_map(|(key, e)| found.get(key).filter(|f| *f != e).map(|f| (key, e, f))).collect();
+    let missing: Vec<_> = expected
+        .keys()
+        .filter(|key| !found.contains_key(key))
+        .collect();
+    let extra: Vec<_> = found
+        .keys()
+        .filter(|key| !expected.contains_key(key))
+        .collect();
+    let different: Vec<_> = expected
+        .iter()
+        .filter_map(|(key, e)| found.get(key).filter(|f| *f != e).map(|f| (key, e, f)))
+        .collect();
     if missing.is_empty() && extra.is_empty() && different.is_empty() {
         return Ok(());
     }
@@ -71,7 +95,10 @@ pub fn ensure_same<K: Ord + Debug, V: PartialEq + Debug>(
         different.len(),
     );
     for (key, expected, found) in different.iter().take(5) {
-        write!(text, "\n  {key:?}\n    expected {expected:?}\n    found    {found:?}")?;
+        write!(
+            text,
+            "\n  {key:?}\n    expected {expected:?}\n    found    {found:?}"
+        )?;
     }
     bail!(text)
 }

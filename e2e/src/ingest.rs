@@ -1,4 +1,5 @@
-//! Posting to ingest, through the API server's own proxy to the pipeline's Service: no port of this machine is needed.
+//! Posting to ingest, through the API server's own proxy to the pipeline's Service: no port of this
+//! machine is needed.
 
 use anyhow::{Context, Result, ensure};
 use http::{Method, Request};
@@ -49,23 +50,43 @@ impl Answer {
 }
 
 /// Posts a body.
-pub async fn post(pipeline: &Pipeline, path: &str, content_type: &str, body: String) -> Result<Answer> {
+pub async fn post(
+    pipeline: &Pipeline,
+    path: &str,
+    content_type: &str,
+    body: String,
+) -> Result<Answer> {
     let namespace = &pipeline.space.namespace;
     let service = format!("{}-ingest:8080", pipeline.name);
     let request = Request::builder()
         .method(Method::POST)
-        .uri(format!("/api/v1/namespaces/{namespace}/services/{service}/proxy/{path}"))
+        .uri(format!(
+            "/api/v1/namespaces/{namespace}/services/{service}/proxy/{path}"
+        ))
         .header("content-type", content_type)
         .body(Body::from(body.into_bytes()))?;
     let response = pipeline.space.cluster.client().send(request).await?;
     let status = response.status().as_u16();
-    let retry_after = response.headers().get("retry-after").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let retry_after = response
+        .headers()
+        .get("retry-after")
+        .and_then(|value| value.to_str().ok())
+        .map(str::to_owned);
     let body = String::from_utf8(response.into_body().collect_bytes().await?.to_vec())?;
-    Ok(Answer { status, retry_after, body })
+    Ok(Answer {
+        status,
+        retry_after,
+        body,
+    })
 }
 
 /// Posts records as they are.
-pub async fn offer(pipeline: &Pipeline, kind: Kind, samples: &[Sample], form: Form) -> Result<Answer> {
+pub async fn offer(
+    pipeline: &Pipeline,
+    kind: Kind,
+    samples: &[Sample],
+    form: Form,
+) -> Result<Answer> {
     let raw: Vec<&str> = samples.iter().map(|sample| sample.raw.as_str()).collect();
     let (content_type, body) = match form {
         Form::Object => ("application/json", raw.concat()),
@@ -76,14 +97,28 @@ pub async fn offer(pipeline: &Pipeline, kind: Kind, samples: &[Sample], form: Fo
 }
 
 /// Posts records, all of which have to be acknowledged.
-pub async fn send(pipeline: &Pipeline, kind: Kind, samples: &[Sample], form: Form) -> Result<Vec<Ack>> {
+pub async fn send(
+    pipeline: &Pipeline,
+    kind: Kind,
+    samples: &[Sample],
+    form: Form,
+) -> Result<Vec<Ack>> {
     #[derive(Deserialize)]
     struct Acknowledged {
         records: Vec<Ack>,
     }
     let answer = offer(pipeline, kind, samples, form).await?;
-    ensure!(answer.status == 202, "posting {} {kind} records: {answer:?}", samples.len());
+    ensure!(
+        answer.status == 202,
+        "posting {} {kind} records: {answer:?}",
+        samples.len()
+    );
     let answer: Acknowledged = serde_json::from_value(answer.json()?)?;
-    ensure!(answer.records.len() == samples.len(), "{} of {} acknowledged", answer.records.len(), samples.len());
+    ensure!(
+        answer.records.len() == samples.len(),
+        "{} of {} acknowledged",
+        answer.records.len(),
+        samples.len()
+    );
     Ok(answer.records)
 }

@@ -42,7 +42,10 @@ impl Message {
     /// A header's value as text.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<String> {
-        self.headers.iter().find(|(n, _)| n == name).map(|(_, value)| String::from_utf8_lossy(value).into_owned())
+        self.headers
+            .iter()
+            .find(|(n, _)| n == name)
+            .map(|(_, value)| String::from_utf8_lossy(value).into_owned())
     }
 
     /// Which of two records of a key is the later one: the greater.
@@ -54,7 +57,9 @@ impl Message {
 
 fn config() -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", cluster::KAFKA).set("broker.address.family", "v4");
+    config
+        .set("bootstrap.servers", cluster::KAFKA)
+        .set("broker.address.family", "v4");
     config
 }
 
@@ -64,7 +69,9 @@ fn consumer() -> Result<BaseConsumer> {
 
 fn settings() -> ClientConfig {
     let mut config = config();
-    config.set("group.id", "e2e").set("enable.auto.commit", "false");
+    config
+        .set("group.id", "e2e")
+        .set("enable.auto.commit", "false");
     config
 }
 
@@ -76,13 +83,20 @@ pub async fn ends(topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
 
 fn ends_of(consumer: &BaseConsumer, topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
     let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
-    let found = metadata.topics().first().context("the broker does not answer about the topic")?;
+    let found = metadata
+        .topics()
+        .first()
+        .context("the broker does not answer about the topic")?;
     ensure!(
         found.error().is_none() && !found.partitions().is_empty(),
         "topic {topic} is not there: {:?}",
         found.error()
     );
-    found.partitions().iter().map(|p| Ok((p.id(), consumer.fetch_watermarks(topic, p.id(), TIMEOUT)?))).collect()
+    found
+        .partitions()
+        .iter()
+        .map(|p| Ok((p.id(), consumer.fetch_watermarks(topic, p.id(), TIMEOUT)?)))
+        .collect()
 }
 
 /// Everything a topic holds now.
@@ -99,10 +113,16 @@ fn read_all(topic: &str) -> Result<Vec<Message>> {
         assignment.add_partition_offset(topic, *partition, Offset::Beginning)?;
     }
     consumer.assign(&assignment)?;
-    let mut open: BTreeMap<i32, i64> = ends.iter().filter(|(_, (s, e))| s < e).map(|(p, (_, e))| (*p, *e)).collect();
+    let mut open: BTreeMap<i32, i64> = ends
+        .iter()
+        .filter(|(_, (s, e))| s < e)
+        .map(|(p, (_, e))| (*p, *e))
+        .collect();
     let mut messages = Vec::new();
     while !open.is_empty() {
-        let Some(next) = consumer.poll(TIMEOUT) else { bail!("{topic}: no records up to {open:?}") };
+        let Some(next) = consumer.poll(TIMEOUT) else {
+            bail!("{topic}: no records up to {open:?}")
+        };
         let message = match next {
             // The last of a log can be a transaction's marker, which is no record.
             Err(KafkaError::PartitionEOF(partition)) => {
@@ -115,11 +135,17 @@ fn read_all(topic: &str) -> Result<Vec<Message>> {
             open.remove(&message.partition());
         }
         let Timestamp::LogAppendTime(time) = message.timestamp() else {
-            bail!("{topic}: timestamps are {:?}, not LogAppendTime", message.timestamp());
+            bail!(
+                "{topic}: timestamps are {:?}, not LogAppendTime",
+                message.timestamp()
+            );
         };
-        let headers = message
-            .headers()
-            .map(|headers| headers.iter().map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec())).collect());
+        let headers = message.headers().map(|headers| {
+            headers
+                .iter()
+                .map(|h| (h.key.to_owned(), h.value.unwrap_or_default().to_vec()))
+                .collect()
+        });
         messages.push(Message {
             partition: message.partition(),
             offset: message.offset(),
@@ -134,13 +160,18 @@ fn read_all(topic: &str) -> Result<Vec<Message>> {
 
 /// The cluster's id.
 pub async fn cluster_id() -> Result<String> {
-    let id = tokio::task::spawn_blocking(|| anyhow::Ok(consumer()?.client().fetch_cluster_id(TIMEOUT))).await??;
+    let id =
+        tokio::task::spawn_blocking(|| anyhow::Ok(consumer()?.client().fetch_cluster_id(TIMEOUT)))
+            .await??;
     id.context("the broker names no cluster id")
 }
 
 /// Writes records as they are, keys too, past ingest. Gives partition and offset of each.
 pub async fn write(topic: &str, records: &[(Option<Vec<u8>>, Vec<u8>)]) -> Result<Vec<(i32, i64)>> {
-    let producer: FutureProducer = config().set("acks", "all").set("message.max.bytes", "1000000").create()?;
+    let producer: FutureProducer = config()
+        .set("acks", "all")
+        .set("message.max.bytes", "1000000")
+        .create()?;
     let sent = records.iter().map(|(key, value)| {
         let mut record = FutureRecord::<[u8], [u8]>::to(topic).payload(value);
         if let Some(key) = key {
@@ -149,15 +180,27 @@ pub async fn write(topic: &str, records: &[(Option<Vec<u8>>, Vec<u8>)]) -> Resul
         producer.send(record, TIMEOUT)
     });
     let delivered = futures::future::join_all(sent).await;
-    delivered.into_iter().map(|d| d.map(|d| (d.partition, d.offset)).map_err(|(error, _)| error.into())).collect()
+    delivered
+        .into_iter()
+        .map(|d| {
+            d.map(|d| (d.partition, d.offset))
+                .map_err(|(error, _)| error.into())
+        })
+        .collect()
 }
 
 /// Creates a topic stamped by the broker.
 pub async fn create(topic: &str, partitions: i32) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> = config().create()?;
-    let wished =
-        NewTopic::new(topic, partitions, TopicReplication::Fixed(1)).set("message.timestamp.type", "LogAppendTime");
-    for outcome in admin.create_topics([&wished], &AdminOptions::new().operation_timeout(Some(TIMEOUT))).await? {
+    let wished = NewTopic::new(topic, partitions, TopicReplication::Fixed(1))
+        .set("message.timestamp.type", "LogAppendTime");
+    for outcome in admin
+        .create_topics(
+            [&wished],
+            &AdminOptions::new().operation_timeout(Some(TIMEOUT)),
+        )
+        .await?
+    {
         outcome.map_err(|(topic, error)| anyhow!("{topic} can't be created: {error}"))?;
     }
     Ok(())
@@ -168,8 +211,15 @@ pub async fn delete_topics(prefix: &str) -> Result<()> {
     let prefix = prefix.to_owned();
     let topics = tokio::task::spawn_blocking(move || {
         let metadata = consumer()?.fetch_metadata(None, TIMEOUT)?;
-        let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
-        anyhow::Ok(names.filter(|name| name.starts_with(&prefix)).collect::<Vec<_>>())
+        let names = metadata
+            .topics()
+            .iter()
+            .map(|topic| topic.name().to_owned());
+        anyhow::Ok(
+            names
+                .filter(|name| name.starts_with(&prefix))
+                .collect::<Vec<_>>(),
+        )
     })
     .await??;
     if topics.is_empty() {
@@ -177,7 +227,10 @@ pub async fn delete_topics(prefix: &str) -> Result<()> {
     }
     let admin: AdminClient<DefaultClientContext> = config().create()?;
     let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-    for outcome in admin.delete_topics(&names, &AdminOptions::new().request_timeout(Some(TIMEOUT))).await? {
+    for outcome in admin
+        .delete_topics(&names, &AdminOptions::new().request_timeout(Some(TIMEOUT)))
+        .await?
+    {
         match outcome {
             Ok(_) | Err((_, RDKafkaErrorCode::UnknownTopicOrPartition)) => {}
             Err((topic, error)) => bail!("{topic} can't be deleted: {error}"),
@@ -193,7 +246,9 @@ pub async fn delete_old(topic: &str) -> Result<()> {
         before.add_partition_offset(topic, partition, Offset::Offset(end - (end - start) / 4))?;
     }
     let admin: AdminClient<DefaultClientContext> = config().create()?;
-    let deleted = admin.delete_records(&before, &AdminOptions::new().request_timeout(Some(TIMEOUT))).await?;
+    let deleted = admin
+        .delete_records(&before, &AdminOptions::new().request_timeout(Some(TIMEOUT)))
+        .await?;
     for element in deleted.elements() {
         element.error()?;
     }
@@ -205,7 +260,11 @@ pub async fn members(group: &str) -> Result<BTreeSet<String>> {
     let group = group.to_owned();
     tokio::task::spawn_blocking(move || {
         let list = consumer()?.fetch_group_list(Some(&group), TIMEOUT)?;
-        let members = list.groups().iter().flat_map(GroupInfo::members).map(|member| member.id().to_owned());
+        let members = list
+            .groups()
+            .iter()
+            .flat_map(GroupInfo::members)
+            .map(|member| member.id().to_owned());
         Ok(members.collect())
     })
     .await?

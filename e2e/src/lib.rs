@@ -1,10 +1,11 @@
 //! Tests on a real cluster: what they share.
 //!
-//! A test takes a [`Space`] of its own (a namespace, and names for topics, bucket, schema and keyspace that nothing else has),
-//! applies a `PinterestPipeline` in it, sends records made by [`samples`] and looks at every store from the outside.
-//! Nothing here uses the product's own cleaning: a sample's clean row is known because the clean row was made first and then
-//! dressed in a careless client's JSON ([`dress`]). Names, ports and endpoints are those of the development stack
-//! (charts/devstack, kind-config.yaml).
+//! A test takes a [`Space`] of its own (a namespace, and names for topics, bucket, schema and
+//! keyspace that nothing else has), applies a `PinterestPipeline` in it, sends records made by
+//! [`samples`] and looks at every store from the outside. Nothing here uses the product's own
+//! cleaning: a sample's clean row is known because the clean row was made first and then dressed in
+//! a careless client's JSON ([`dress`]). Names, ports and endpoints are those of the development
+//! stack (charts/devstack, kind-config.yaml).
 
 pub mod answers;
 pub mod broken;

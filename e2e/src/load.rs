@@ -30,7 +30,11 @@ pub struct Load {
 }
 
 /// Posts records of all kinds while `work` is done.
-pub async fn during(flow: &mut Flow, seed: u64, work: impl AsyncFnOnce() -> Result<()>) -> Result<Load> {
+pub async fn during(
+    flow: &mut Flow,
+    seed: u64,
+    work: impl AsyncFnOnce() -> Result<()>,
+) -> Result<Load> {
     let over = AtomicBool::new(false);
     let (sent, done) = futures::join!(until(&over, flow, seed), async {
         let done = work().await;
@@ -39,7 +43,11 @@ pub async fn during(flow: &mut Flow, seed: u64, work: impl AsyncFnOnce() -> Resu
     });
     done?;
     let load = sent?;
-    println!("{} records acknowledged; answers by status: {:?}", flow.acknowledged(), load.answers);
+    println!(
+        "{} records acknowledged; answers by status: {:?}",
+        flow.acknowledged(),
+        load.answers
+    );
     Ok(load)
 }
 
@@ -53,7 +61,11 @@ async fn until(over: &AtomicBool, flow: &mut Flow, seed: u64) -> Result<Load> {
             let new = round * REQUEST..(round + 1) * REQUEST;
             // Of any key so far, so that rows written long ago change, too.
             let old = (1..=REPEATS).map(|n| round * n * 7919 % new.end);
-            let samples: Vec<_> = new.clone().chain(old).map(|number| make.make(kind, number, new.end)).collect();
+            let samples: Vec<_> = new
+                .clone()
+                .chain(old)
+                .map(|number| make.make(kind, number, new.end))
+                .collect();
             loop {
                 pace.tick().await;
                 if over.load(Relaxed) {
@@ -66,7 +78,8 @@ async fn until(over: &AtomicBool, flow: &mut Flow, seed: u64) -> Result<Load> {
                 match answer {
                     Some(answer) if answer.status == 202 => break,
                     Some(answer)
-                        if answer.status == 503 && answer.json().is_ok_and(|body| body["error"].is_string()) =>
+                        if answer.status == 503
+                            && answer.json().is_ok_and(|body| body["error"].is_string()) =>
                     {
                         load.without_hint += usize::from(answer.retry_after.is_none());
                     }
@@ -92,7 +105,11 @@ pub fn live(pipeline: &Pipeline) -> BoxFuture<'_, Result<i64>> {
 pub fn raw(pipeline: &Pipeline) -> BoxFuture<'_, Result<i64>> {
     Box::pin(async {
         let folder = format!("topics/{}/", pipeline.topic(Kind::Geo));
-        Ok(i64::try_from(objects::keys(&objects::client(), pipeline.space.bucket(), &folder).await?.len())?)
+        Ok(i64::try_from(
+            objects::keys(&objects::client(), pipeline.space.bucket(), &folder)
+                .await?
+                .len(),
+        )?)
     })
 }
 
@@ -100,12 +117,16 @@ pub fn raw(pipeline: &Pipeline) -> BoxFuture<'_, Result<i64>> {
 pub async fn flows(pipeline: &Pipeline, measures: &[Measure]) -> Result<()> {
     for (n, measure) in measures.iter().enumerate() {
         let mut before = None;
-        eventually(Duration::from_mins(2), &format!("growth of measure {n}"), async || {
-            let now = measure(pipeline).await?;
-            let before = *before.get_or_insert(now);
-            ensure!(now > before, "{now}, as before");
-            Ok(())
-        })
+        eventually(
+            Duration::from_mins(2),
+            &format!("growth of measure {n}"),
+            async || {
+                let now = measure(pipeline).await?;
+                let before = *before.get_or_insert(now);
+                ensure!(now > before, "{now}, as before");
+                Ok(())
+            },
+        )
         .await?;
     }
     Ok(())

@@ -1,6 +1,8 @@
-//! What is done on a node itself, past Kubernetes: signals to a process, images, standing still, reading the API server's audit log.
+//! What is done on a node itself, past Kubernetes: signals to a process, images, standing still,
+//! reading the API server's audit log.
 //!
-//! A node of kind is a container; its Docker Engine is the one `DOCKER_HOST` names, or the harness' own, or the machine's.
+//! A node of kind is a container; its Docker Engine is the one `DOCKER_HOST` names, or the harness'
+//! own, or the machine's.
 
 use std::{collections::BTreeMap, process::Command};
 
@@ -26,7 +28,10 @@ fn docker() -> Result<Command> {
 
 async fn run(arguments: Vec<String>) -> Result<String> {
     tokio::task::spawn_blocking(move || {
-        let output = docker()?.args(&arguments).output().context("docker can't be run")?;
+        let output = docker()?
+            .args(&arguments)
+            .output()
+            .context("docker can't be run")?;
         ensure!(
             output.status.success(),
             "docker {}: {}, {}",
@@ -40,12 +45,15 @@ async fn run(arguments: Vec<String>) -> Result<String> {
 }
 
 async fn exec(node: &str, script: String, arguments: Vec<String>) -> Result<String> {
-    let mut all = ["exec", node, "sh", "-c", &script, "sh"].map(str::to_owned).to_vec();
+    let mut all = ["exec", node, "sh", "-c", &script, "sh"]
+        .map(str::to_owned)
+        .to_vec();
     all.extend(arguments);
     run(all).await
 }
 
-/// Has a node with everything on it stand still while `meanwhile` runs, and lets it go on whatever came of that.
+/// Has a node with everything on it stand still while `meanwhile` runs, and lets it go on whatever
+/// came of that.
 pub async fn still<T>(node: &str, meanwhile: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
     run(vec!["pause".to_owned(), node.to_owned()]).await?;
     let result = meanwhile().await;
@@ -77,11 +85,14 @@ pub async fn signal(node: &str, id: &str, signal: Signal) -> Result<()> {
         Signal::Continue => "SIGCONT",
     };
     let script = r#"exec ctr -n k8s.io tasks kill --signal "$2" "$1""#.to_owned();
-    exec(node, script, vec![task(id), name.to_owned()]).await.map(drop)
+    exec(node, script, vec![task(id), name.to_owned()])
+        .await
+        .map(drop)
 }
 
-/// Makes a container's processes stand still for a second at a time and go on for a moment, for `seconds`: each of its answers takes
-/// about a second. It ends by itself, whoever waits for it or not.
+/// Makes a container's processes stand still for a second at a time and go on for a moment, for
+/// `seconds`: each of its answers takes about a second. It ends by itself, whoever waits for it or
+/// not.
 pub async fn stutter(node: &str, id: &str, seconds: u64) -> Result<()> {
     let script = r#"
         processes() { ctr -n k8s.io tasks ps "$1" | awk 'NR > 1 { print $1 }'; }
@@ -97,10 +108,13 @@ pub async fn stutter(node: &str, id: &str, seconds: u64) -> Result<()> {
             all -CONT $still
         done
     "#;
-    exec(node, script.to_owned(), vec![task(id), seconds.to_string()]).await.map(drop)
+    exec(node, script.to_owned(), vec![task(id), seconds.to_string()])
+        .await
+        .map(drop)
 }
 
-/// Gives the images of one tag another one, too, on every node: another version, as far as Kubernetes can tell.
+/// Gives the images of one tag another one, too, on every node: another version, as far as
+/// Kubernetes can tell.
 pub async fn tag_images(cluster: &Cluster, tag: &str, another: &str) -> Result<()> {
     let script = r#"
         for image in $(ctr -n k8s.io images ls -q | grep "^pinpipe.local/.*:$1\$"); do
@@ -109,7 +123,12 @@ pub async fn tag_images(cluster: &Cluster, tag: &str, another: &str) -> Result<(
     "#;
     let nodes: Api<Node> = Api::all(cluster.client());
     for node in nodes.list(&ListParams::default()).await? {
-        exec(&node.name_any(), script.to_owned(), vec![tag.to_owned(), another.to_owned()]).await?;
+        exec(
+            &node.name_any(),
+            script.to_owned(),
+            vec![tag.to_owned(), another.to_owned()],
+        )
+        .await?;
     }
     Ok(())
 }
@@ -121,7 +140,11 @@ pub async fn peak_memory(node: &str, id: &str) -> Result<u64> {
         awk '/^VmHWM:/ { print $2 }' "/proc/$process/status"
     "#;
     let kibibytes = exec(node, script.to_owned(), vec![task(id)]).await?;
-    Ok(kibibytes.trim().parse::<u64>().with_context(|| format!("no memory of a process: {kibibytes:?}"))? * 1024)
+    Ok(kibibytes
+        .trim()
+        .parse::<u64>()
+        .with_context(|| format!("no memory of a process: {kibibytes:?}"))?
+        * 1024)
 }
 
 /// A request that changed something, or tried to.
@@ -152,7 +175,10 @@ impl User {
     /// The pod that asked.
     #[must_use]
     pub fn pod(&self) -> Option<String> {
-        self.extra.get("authentication.kubernetes.io/pod-name")?.first().cloned()
+        self.extra
+            .get("authentication.kubernetes.io/pod-name")?
+            .first()
+            .cloned()
     }
 }
 
@@ -175,8 +201,11 @@ pub async fn writes(namespace: &str) -> Result<Vec<Write>> {
     let log = exec(CONTROL_PLANE, script.to_owned(), vec![namespace.to_owned()]).await?;
     let mut writes = Vec::new();
     for line in log.lines() {
-        let event: Write = serde_json::from_str(line).with_context(|| format!("no audit event: {line}"))?;
-        if event.stage == "ResponseComplete" && !matches!(event.verb.as_str(), "get" | "list" | "watch") {
+        let event: Write =
+            serde_json::from_str(line).with_context(|| format!("no audit event: {line}"))?;
+        if event.stage == "ResponseComplete"
+            && !matches!(event.verb.as_str(), "get" | "list" | "watch")
+        {
             writes.push(event);
         }
     }

@@ -45,17 +45,38 @@ pub fn client() -> Client {
 
 /// The keys of a bucket that begin with `prefix`.
 pub async fn keys(client: &Client, bucket: &str, prefix: &str) -> Result<Vec<String>> {
-    let mut pages = client.list_objects_v2().bucket(bucket).prefix(prefix).into_paginator().send();
+    let mut pages = client
+        .list_objects_v2()
+        .bucket(bucket)
+        .prefix(prefix)
+        .into_paginator()
+        .send();
     let mut keys = Vec::new();
     while let Some(page) = pages.next().await {
-        keys.extend(page?.contents.unwrap_or_default().into_iter().filter_map(|object| object.key));
+        keys.extend(
+            page?
+                .contents
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|object| object.key),
+        );
     }
     Ok(keys)
 }
 
 /// An object's bytes and metadata.
-async fn get(client: &Client, bucket: &str, key: &str) -> Result<(Vec<u8>, BTreeMap<String, String>)> {
-    let object = client.get_object().bucket(bucket).key(key).send().await.with_context(|| key.to_owned())?;
+async fn get(
+    client: &Client,
+    bucket: &str,
+    key: &str,
+) -> Result<(Vec<u8>, BTreeMap<String, String>)> {
+    let object = client
+        .get_object()
+        .bucket(bucket)
+        .key(key)
+        .send()
+        .await
+        .with_context(|| key.to_owned())?;
     let metadata = object.metadata.unwrap_or_default().into_iter().collect();
     Ok((object.body.collect().await?.to_vec(), metadata))
 }
@@ -65,9 +86,14 @@ pub async fn json(client: &Client, bucket: &str, key: &str) -> Result<Value> {
     Ok(serde_json::from_slice(&get(client, bucket, key).await?.0)?)
 }
 
-/// The raw lines of a topic by (partition, offset). Fails where two objects hold the same record, where objects of a partition
-/// leave a gap, and where names, metadata, index and lines contradict each other.
-pub async fn raw_lines(bucket: &str, prefix: &str, topic: &str) -> Result<BTreeMap<(i32, i64), Line>> {
+/// The raw lines of a topic by (partition, offset). Fails where two objects hold the same record,
+/// where objects of a partition leave a gap, and where names, metadata, index and lines contradict
+/// each other.
+pub async fn raw_lines(
+    bucket: &str,
+    prefix: &str,
+    topic: &str,
+) -> Result<BTreeMap<(i32, i64), Line>> {
     let client = client();
     let folder = format!("{prefix}/{topic}/");
     let mut objects = Vec::new();
@@ -80,16 +106,27 @@ pub async fn raw_lines(bucket: &str, prefix: &str, topic: &str) -> Result<BTreeM
     for ((partition, first), key) in objects {
         let (body, metadata) = get(&client, bucket, &key).await?;
         let number = |name: &str| -> Result<i64> {
-            let text = metadata.get(name).with_context(|| format!("{key} has no metadata {name}"))?;
+            let text = metadata
+                .get(name)
+                .with_context(|| format!("{key} has no metadata {name}"))?;
             Ok(text.parse()?)
         };
         let from = next.insert(partition, number("next-offset")?).unwrap_or(0);
-        ensure!(first == from, "{key} begins at {first}, the object before it ends before {from}");
-        let index = metadata.get("index").with_context(|| format!("{key} names no index"))?;
+        ensure!(
+            first == from,
+            "{key} begins at {first}, the object before it ends before {from}"
+        );
+        let index = metadata
+            .get("index")
+            .with_context(|| format!("{key} names no index"))?;
         let index: Index = serde_json::from_slice(&get(&client, bucket, index).await?.0)?;
         let body = decompressed(&key, body)?;
         let body = body.strip_suffix(b"\n").unwrap_or(&body);
-        let raw: Vec<&[u8]> = if body.is_empty() { Vec::new() } else { body.split(|byte| *byte == b'\n').collect() };
+        let raw: Vec<&[u8]> = if body.is_empty() {
+            Vec::new()
+        } else {
+            body.split(|byte| *byte == b'\n').collect()
+        };
         let count = usize::try_from(number("record-count")?)?;
         ensure!(
             raw.len() == count && index.offsets.len() == count && index.times.len() == count,
@@ -99,9 +136,24 @@ pub async fn raw_lines(bucket: &str, prefix: &str, topic: &str) -> Result<BTreeM
             index.times.len()
         );
         for ((offset, time), raw) in index.offsets.iter().zip(index.times).zip(raw) {
-            ensure!((first..number("next-offset")?).contains(offset), "{key}: offset {offset} is not its own");
-            ensure!((number("min-time")?..=number("max-time")?).contains(&time), "{key}: time {time} is not its own");
-            if lines.insert((partition, *offset), Line { time, raw: raw.to_vec() }).is_some() {
+            ensure!(
+                (first..number("next-offset")?).contains(offset),
+                "{key}: offset {offset} is not its own"
+            );
+            ensure!(
+                (number("min-time")?..=number("max-time")?).contains(&time),
+                "{key}: time {time} is not its own"
+            );
+            if lines
+                .insert(
+                    (partition, *offset),
+                    Line {
+                        time,
+                        raw: raw.to_vec(),
+                    },
+                )
+                .is_some()
+            {
                 bail!("{key}: offset {offset} of partition {partition} is there twice");
             }
         }
@@ -114,7 +166,9 @@ fn decompressed(key: &str, body: Vec<u8>) -> Result<Vec<u8>> {
     match key.rsplit_once('.').map(|(_, ending)| ending) {
         Some("gz") => {
             let mut plain = Vec::new();
-            flate2::read::GzDecoder::new(&*body).read_to_end(&mut plain).with_context(|| key.to_owned())?;
+            flate2::read::GzDecoder::new(&*body)
+                .read_to_end(&mut plain)
+                .with_context(|| key.to_owned())?;
             Ok(plain)
         }
         Some("zst") => zstd::decode_all(&*body).with_context(|| key.to_owned()),
@@ -122,13 +176,16 @@ fn decompressed(key: &str, body: Vec<u8>) -> Result<Vec<u8>> {
     }
 }
 
-/// `(partition, first offset)` of `…/<topic>/partition=<p>/<topic>+<p>+<first>.json`, `.json.gz` or `.json.zst`.
+/// `(partition, first offset)` of `…/<topic>/partition=<p>/<topic>+<p>+<first>.json`, `.json.gz` or
+/// `.json.zst`.
 fn name_of(key: &str, topic: &str) -> Result<(i32, i64)> {
     let parse = || -> Option<(i32, i64)> {
         let (folder, name) = key.rsplit_once('/')?;
         let partition = folder.rsplit_once("/partition=")?.1;
         let rest = name.strip_prefix(topic)?.strip_prefix('+')?;
-        let rest = ["", ".gz", ".zst"].iter().find_map(|ending| rest.strip_suffix(ending)?.strip_suffix(".json"))?;
+        let rest = ["", ".gz", ".zst"]
+            .iter()
+            .find_map(|ending| rest.strip_suffix(ending)?.strip_suffix(".json"))?;
         let (p, offset) = rest.split_once('+')?;
         (p == partition && offset.len() >= 10).then_some(())?;
         Some((p.parse().ok()?, offset.parse().ok()?))
@@ -143,7 +200,10 @@ pub async fn raw_count(bucket: &str, prefix: &str, topic: &str) -> Result<(usize
     let mut records = 0;
     for key in &keys {
         let head = client.head_object().bucket(bucket).key(key).send().await?;
-        let count = head.metadata().and_then(|m| m.get("record-count")).with_context(|| format!("{key}: no count"))?;
+        let count = head
+            .metadata()
+            .and_then(|m| m.get("record-count"))
+            .with_context(|| format!("{key}: no count"))?;
         records += count.parse::<u64>()?;
     }
     Ok((keys.len(), records))
@@ -153,10 +213,17 @@ pub async fn raw_count(bucket: &str, prefix: &str, topic: &str) -> Result<(usize
 pub async fn last_report(bucket: &str, pipeline: &str) -> Result<Option<Value>> {
     let client = client();
     let runs = format!("runs/{pipeline}/");
-    if !keys(&client, bucket, &runs).await?.contains(&format!("{runs}latest.json")) {
+    if !keys(&client, bucket, &runs)
+        .await?
+        .contains(&format!("{runs}latest.json"))
+    {
         return Ok(None);
     }
     let pointer = json(&client, bucket, &format!("{runs}latest.json")).await?;
-    let run = pointer["run"].as_str().with_context(|| format!("latest.json names no run: {pointer}"))?;
-    json(&client, bucket, &format!("{runs}{run}/report.json")).await.map(Some)
+    let run = pointer["run"]
+        .as_str()
+        .with_context(|| format!("latest.json names no run: {pointer}"))?;
+    json(&client, bucket, &format!("{runs}{run}/report.json"))
+        .await
+        .map(Some)
 }

@@ -21,7 +21,9 @@ pub const RELEASE: &str = "pinpipe";
 pub async fn scale(cluster: &Cluster, replicas: i32) -> Result<()> {
     let deployments = cluster.api::<Deployment>(NAMESPACE);
     let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-    deployments.patch(RELEASE, &PatchParams::default(), &patch).await?;
+    deployments
+        .patch(RELEASE, &PatchParams::default(), &patch)
+        .await?;
     eventually(READY_WITHIN, &format!("{replicas} operators"), async || {
         let status = deployments.get(RELEASE).await?.status.unwrap_or_default();
         let there = (status.replicas, status.ready_replicas);
@@ -35,16 +37,27 @@ pub async fn scale(cluster: &Cluster, replicas: i32) -> Result<()> {
 
 /// The operators' pods by name.
 pub async fn pods(cluster: &Cluster) -> Result<BTreeMap<String, Pod>> {
-    let pods = cluster.api::<Pod>(NAMESPACE).list(&ListParams::default()).await?;
+    let pods = cluster
+        .api::<Pod>(NAMESPACE)
+        .list(&ListParams::default())
+        .await?;
     Ok(pods.into_iter().map(|pod| (pod.name_any(), pod)).collect())
 }
 
 /// The name of the pod that works.
 pub async fn leader(cluster: &Cluster) -> Result<String> {
     let lease = cluster.api::<Lease>(NAMESPACE).get(RELEASE).await?;
-    let holder = lease.spec.and_then(|spec| spec.holder_identity).unwrap_or_default();
-    let (pod, _) = holder.rsplit_once('_').with_context(|| format!("the Lease is held by `{holder}`"))?;
-    ensure!(pods(cluster).await?.contains_key(pod), "the Lease is still held by {pod}, which is gone");
+    let holder = lease
+        .spec
+        .and_then(|spec| spec.holder_identity)
+        .unwrap_or_default();
+    let (pod, _) = holder
+        .rsplit_once('_')
+        .with_context(|| format!("the Lease is held by `{holder}`"))?;
+    ensure!(
+        pods(cluster).await?.contains_key(pod),
+        "the Lease is still held by {pod}, which is gone"
+    );
     Ok(pod.to_owned())
 }
 
@@ -52,7 +65,14 @@ pub async fn leader(cluster: &Cluster) -> Result<String> {
 pub async fn helm(arguments: &[&str]) -> Result<String> {
     let mut helm = Command::new("helm");
     helm.args(arguments);
-    let output = tokio::task::spawn_blocking(move || helm.output()).await?.context("helm can't be run")?;
-    ensure!(output.status.success(), "helm {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    let output = tokio::task::spawn_blocking(move || helm.output())
+        .await?
+        .context("helm can't be run")?;
+    ensure!(
+        output.status.success(),
+        "helm {}: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(String::from_utf8(output.stdout)?)
 }

@@ -14,7 +14,10 @@ use k8s_openapi::api::{
 };
 use kube::{
     Api, ResourceExt,
-    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams, PostParams},
+    api::{
+        ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, Patch, PatchParams,
+        PostParams,
+    },
 };
 use serde_json::{Value, json};
 
@@ -137,40 +140,59 @@ impl Pipeline {
     /// Creates it, or changes it to this spec.
     pub async fn apply(&self, spec: &Spec) -> Result<()> {
         let apply = PatchParams::apply("e2e").force();
-        self.api().patch(&self.name, &apply, &Patch::Apply(self.manifest(spec))).await?;
+        self.api()
+            .patch(&self.name, &apply, &Patch::Apply(self.manifest(spec)))
+            .await?;
         Ok(())
     }
 
     /// Changes parts of the spec, by a JSON merge patch.
     pub async fn change(&self, spec: Value) -> Result<()> {
-        self.api().patch(&self.name, &PatchParams::default(), &Patch::Merge(json!({"spec": spec}))).await?;
+        self.api()
+            .patch(
+                &self.name,
+                &PatchParams::default(),
+                &Patch::Merge(json!({"spec": spec})),
+            )
+            .await?;
         Ok(())
     }
 
     /// Sets an annotation.
     pub async fn annotate(&self, key: &str, value: &str) -> Result<()> {
         let patch = json!({"metadata": {"annotations": {key: value}}});
-        self.api().patch(&self.name, &PatchParams::default(), &Patch::Merge(patch)).await?;
+        self.api()
+            .patch(&self.name, &PatchParams::default(), &Patch::Merge(patch))
+            .await?;
         Ok(())
     }
 
     /// The notes of its events with this reason.
     pub async fn events(&self, reason: &str) -> Result<Vec<String>> {
-        let selector = format!("regarding.kind=PinterestPipeline,regarding.name={},reason={reason}", self.name);
+        let selector = format!(
+            "regarding.kind=PinterestPipeline,regarding.name={},reason={reason}",
+            self.name
+        );
         let events = self.space.cluster.api::<Event>(&self.space.namespace);
-        let found = events.list(&ListParams::default().fields(&selector)).await?;
+        let found = events
+            .list(&ListParams::default().fields(&selector))
+            .await?;
         Ok(found.into_iter().filter_map(|event| event.note).collect())
     }
 
     /// Deletes it.
     pub async fn delete(&self) -> Result<()> {
-        self.api().delete(&self.name, &DeleteParams::default()).await?;
+        self.api()
+            .delete(&self.name, &DeleteParams::default())
+            .await?;
         Ok(())
     }
 
     /// Deletes it and leaves what it made.
     pub async fn orphan(&self) -> Result<()> {
-        self.api().delete(&self.name, &DeleteParams::orphan()).await?;
+        self.api()
+            .delete(&self.name, &DeleteParams::orphan())
+            .await?;
         Ok(())
     }
 
@@ -189,28 +211,46 @@ impl Pipeline {
             object.metadata.generation
         );
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
-        Ok(conditions.into_iter().map(|c| (c["type"].as_str().unwrap_or_default().to_owned(), c)).collect())
+        Ok(conditions
+            .into_iter()
+            .map(|c| (c["type"].as_str().unwrap_or_default().to_owned(), c))
+            .collect())
     }
 
     /// Waits until it is ready.
     pub async fn ready(&self) -> Result<()> {
         eventually(READY_WITHIN, &format!("{} ready", self.name), async || {
             let conditions = self.conditions().await?;
-            ensure!(conditions.get("Ready").is_some_and(|c| c["status"] == "True"), "{conditions:#?}");
+            ensure!(
+                conditions
+                    .get("Ready")
+                    .is_some_and(|c| c["status"] == "True"),
+                "{conditions:#?}"
+            );
             Ok(())
         })
         .await
     }
 
-    /// Waits until a condition has this status and its reason or message contains every one of `words`.
+    /// Waits until a condition has this status and its reason or message contains every one of
+    /// `words`.
     pub async fn says(&self, condition: &str, status: &str, words: &[&str]) -> Result<()> {
-        eventually(READY_WITHIN, &format!("{}: {condition}={status} naming {words:?}", self.name), async || {
-            let conditions = self.conditions().await?;
-            let found = conditions.get(condition).with_context(|| format!("no {condition} in {conditions:?}"))?;
-            let said = format!("{} {}", found["reason"], found["message"]);
-            ensure!(found["status"] == status && words.iter().all(|word| said.contains(word)), "{found}");
-            Ok(())
-        })
+        eventually(
+            READY_WITHIN,
+            &format!("{}: {condition}={status} naming {words:?}", self.name),
+            async || {
+                let conditions = self.conditions().await?;
+                let found = conditions
+                    .get(condition)
+                    .with_context(|| format!("no {condition} in {conditions:?}"))?;
+                let said = format!("{} {}", found["reason"], found["message"]);
+                ensure!(
+                    found["status"] == status && words.iter().all(|word| said.contains(word)),
+                    "{found}"
+                );
+                Ok(())
+            },
+        )
         .await
     }
 
@@ -220,12 +260,18 @@ impl Pipeline {
         let mut children = BTreeMap::new();
         for (group, version, kind) in CHILDREN {
             let resource = ApiResource::from_gvk(&GroupVersionKind::gvk(group, version, kind));
-            let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), &self.space.namespace, &resource);
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(client.clone(), &self.space.namespace, &resource);
             for object in api.list(&ListParams::default()).await? {
-                let owned =
-                    object.owner_references().iter().any(|o| o.kind == "PinterestPipeline" && o.name == self.name);
+                let owned = object
+                    .owner_references()
+                    .iter()
+                    .any(|o| o.kind == "PinterestPipeline" && o.name == self.name);
                 if owned {
-                    let child = Child { object, resource: resource.clone() };
+                    let child = Child {
+                        object,
+                        resource: resource.clone(),
+                    };
                     children.insert(child.id(), child);
                 }
             }
@@ -236,7 +282,10 @@ impl Pipeline {
     /// The children a worker needs: all but the `ConfigMap`s of earlier specs.
     pub async fn needed_children(&self) -> Result<BTreeMap<String, Child>> {
         let mut children = self.children().await?;
-        let specs: Vec<String> = children.values().map(|child| child.object.data["spec"].to_string()).collect();
+        let specs: Vec<String> = children
+            .values()
+            .map(|child| child.object.data["spec"].to_string())
+            .collect();
         children.retain(|_, child| {
             let name = format!("\"{}\"", child.object.name_any());
             child.resource.kind != "ConfigMap" || specs.iter().any(|spec| spec.contains(&name))
@@ -247,31 +296,55 @@ impl Pipeline {
     /// Deletes a child.
     pub async fn delete_child(&self, child: &Child) -> Result<()> {
         let client = self.space.cluster.client();
-        let api: Api<DynamicObject> = Api::namespaced_with(client, &self.space.namespace, &child.resource);
-        api.delete(&child.object.name_any(), &DeleteParams::background()).await?;
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(client, &self.space.namespace, &child.resource);
+        api.delete(&child.object.name_any(), &DeleteParams::background())
+            .await?;
         Ok(())
     }
 
-    /// The running pods of a component (`stream-live`, `archive`, `batch`) that have a started container.
+    /// The running pods of a component (`stream-live`, `archive`, `batch`) that have a started
+    /// container.
     pub async fn pods(&self, component: &str) -> Result<Vec<Pod>> {
-        let selector = format!("app.kubernetes.io/instance={},app.kubernetes.io/component={component}", self.name);
-        let pods =
-            self.space.cluster.api::<Pod>(&self.space.namespace).list(&ListParams::default().labels(&selector)).await?;
+        let selector = format!(
+            "app.kubernetes.io/instance={},app.kubernetes.io/component={component}",
+            self.name
+        );
+        let pods = self
+            .space
+            .cluster
+            .api::<Pod>(&self.space.namespace)
+            .list(&ListParams::default().labels(&selector))
+            .await?;
         Ok(pods.items)
     }
 
     /// The workers of a component that run now.
     pub async fn workers(&self, component: &str) -> Result<Vec<Worker>> {
-        Ok(self.pods(component).await?.iter().filter_map(Worker::of).collect())
+        Ok(self
+            .pods(component)
+            .await?
+            .iter()
+            .filter_map(Worker::of)
+            .collect())
     }
 
     /// Kills a worker of a component with SIGKILL, as soon as one runs.
     pub async fn kill(&self, component: &str) -> Result<Worker> {
-        eventually(READY_WITHIN, &format!("SIGKILL to {component}"), async || {
-            let worker = self.workers(component).await?.into_iter().next().context("none runs")?;
-            worker.send(Signal::Kill).await?;
-            Ok(worker)
-        })
+        eventually(
+            READY_WITHIN,
+            &format!("SIGKILL to {component}"),
+            async || {
+                let worker = self
+                    .workers(component)
+                    .await?
+                    .into_iter()
+                    .next()
+                    .context("none runs")?;
+                worker.send(Signal::Kill).await?;
+                Ok(worker)
+            },
+        )
         .await
     }
 
@@ -279,8 +352,15 @@ impl Pipeline {
     pub async fn back(&self, component: &str, killed: &Worker) -> Result<()> {
         eventually(READY_WITHIN, &format!("{component} back"), async || {
             for pod in self.pods(component).await? {
-                let containers = pod.status.unwrap_or_default().container_statuses.unwrap_or_default();
-                if containers.iter().any(|c| c.ready && c.container_id.as_deref() != Some(&killed.container)) {
+                let containers = pod
+                    .status
+                    .unwrap_or_default()
+                    .container_statuses
+                    .unwrap_or_default();
+                if containers
+                    .iter()
+                    .any(|c| c.ready && c.container_id.as_deref() != Some(&killed.container))
+                {
                     return Ok(());
                 }
             }
@@ -292,7 +372,10 @@ impl Pipeline {
     /// Replaces a worker's pod at once, without the grace of a clean stop.
     pub async fn replace(&self, worker: &Worker) -> Result<()> {
         let pods = self.space.cluster.api::<Pod>(&self.space.namespace);
-        match pods.delete(&worker.pod, &DeleteParams::default().grace_period(0)).await {
+        match pods
+            .delete(&worker.pod, &DeleteParams::default().grace_period(0))
+            .await
+        {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             other => Ok(other.map(drop)?),
         }
@@ -301,27 +384,53 @@ impl Pipeline {
     /// Starts a batch run, as `kubectl create job --from=cronjob/…` does.
     pub async fn start_run(&self, run: &str) -> Result<()> {
         let name = format!("{}-batch", self.name);
-        let cron: CronJob = self.space.cluster.api::<CronJob>(&self.space.namespace).get(&name).await?;
-        let template = cron.spec.as_ref().map(|spec| spec.job_template.clone()).unwrap_or_default();
+        let cron: CronJob = self
+            .space
+            .cluster
+            .api::<CronJob>(&self.space.namespace)
+            .get(&name)
+            .await?;
+        let template = cron
+            .spec
+            .as_ref()
+            .map(|spec| spec.job_template.clone())
+            .unwrap_or_default();
         let mut metadata = template.metadata.unwrap_or_default();
         metadata.name = Some(format!("{name}-{run}"));
-        metadata
-            .annotations
-            .get_or_insert_default()
-            .insert("cronjob.kubernetes.io/instantiate".to_owned(), "manual".to_owned());
+        metadata.annotations.get_or_insert_default().insert(
+            "cronjob.kubernetes.io/instantiate".to_owned(),
+            "manual".to_owned(),
+        );
         metadata.owner_references = Some(vec![serde_json::from_value(json!({
             "apiVersion": "batch/v1", "kind": "CronJob", "name": name, "uid": cron.metadata.uid, "controller": true,
         }))?]);
-        let job = Job { metadata, spec: template.spec, ..Job::default() };
-        self.space.cluster.api::<Job>(&self.space.namespace).create(&PostParams::default(), &job).await?;
+        let job = Job {
+            metadata,
+            spec: template.spec,
+            ..Job::default()
+        };
+        self.space
+            .cluster
+            .api::<Job>(&self.space.namespace)
+            .create(&PostParams::default(), &job)
+            .await?;
         Ok(())
     }
 
-    /// Starts work by hand, with the chart for it: `values` are `name=value`. The Job has the release's name.
+    /// Starts work by hand, with the chart for it: `values` are `name=value`. The Job has the
+    /// release's name.
     pub async fn by_hand(&self, release: &str, values: &[&str]) -> Result<()> {
         let chart = "../charts/pinpipe-job";
         let pipeline = format!("pipeline={}", self.name);
-        let mut arguments = vec!["install", release, chart, "--namespace", &self.space.namespace, "--set", &pipeline];
+        let mut arguments = vec![
+            "install",
+            release,
+            chart,
+            "--namespace",
+            &self.space.namespace,
+            "--set",
+            &pipeline,
+        ];
         arguments.extend(values.iter().flat_map(|value| ["--set", *value]));
         operator::helm(&arguments).await.map(drop)
     }
@@ -356,8 +465,15 @@ impl Pipeline {
 
     /// Its Deployments.
     pub async fn deployments(&self) -> Result<Vec<Deployment>> {
-        let selector = ListParams::default().labels(&format!("app.kubernetes.io/instance={}", self.name));
-        Ok(self.space.cluster.api::<Deployment>(&self.space.namespace).list(&selector).await?.items)
+        let selector =
+            ListParams::default().labels(&format!("app.kubernetes.io/instance={}", self.name));
+        Ok(self
+            .space
+            .cluster
+            .api::<Deployment>(&self.space.namespace)
+            .list(&selector)
+            .await?
+            .items)
     }
 
     /// The replicas its Deployments ask for and have, by component.
@@ -368,7 +484,11 @@ impl Pipeline {
             .into_iter()
             .map(|d| {
                 let wanted = d.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
-                let there = d.status.as_ref().and_then(|status| status.replicas).unwrap_or(0);
+                let there = d
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.replicas)
+                    .unwrap_or(0);
                 (d.name_any(), (wanted, there))
             })
             .collect())
@@ -379,23 +499,43 @@ impl Pipeline {
         let name = format!("{}-{component}", self.name);
         let patch = Patch::Merge(json!({"spec": {"replicas": pods}}));
         let deployments = self.space.cluster.api::<Deployment>(&self.space.namespace);
-        deployments.patch_scale(&name, &PatchParams::default(), &patch).await?;
+        deployments
+            .patch_scale(&name, &PatchParams::default(), &patch)
+            .await?;
         Ok(())
     }
 
-    /// What a change rolls: the children whose spec (or data) is another one than in `before`. A `ConfigMap` is named by its
-    /// content; it counts as `ConfigMap/<child>`.
-    pub async fn changed_since(&self, before: &BTreeMap<String, Child>) -> Result<BTreeSet<String>> {
+    /// What a change rolls: the children whose spec (or data) is another one than in `before`. A
+    /// `ConfigMap` is named by its content; it counts as `ConfigMap/<child>`.
+    pub async fn changed_since(
+        &self,
+        before: &BTreeMap<String, Child>,
+    ) -> Result<BTreeSet<String>> {
         let now = self.children().await?;
         let content = |child: &Child| {
             let data = &child.object.data;
-            json!([data["spec"], data["data"], data["rules"], data["roleRef"], data["subjects"]])
+            json!([
+                data["spec"],
+                data["data"],
+                data["rules"],
+                data["roleRef"],
+                data["subjects"]
+            ])
         };
-        let changed = now.iter().filter(|(id, child)| before.get(*id).is_none_or(|old| content(old) != content(child)));
-        // A ConfigMap that no ReplicaSet needs any more goes when the operator finds it, which is nobody's roll.
-        let gone = before.iter().filter(|(id, child)| child.resource.kind != "ConfigMap" && !now.contains_key(*id));
+        let changed = now.iter().filter(|(id, child)| {
+            before
+                .get(*id)
+                .is_none_or(|old| content(old) != content(child))
+        });
+        // A ConfigMap that no ReplicaSet needs any more goes when the operator finds it, which is
+        // nobody's roll.
+        let gone = before
+            .iter()
+            .filter(|(id, child)| child.resource.kind != "ConfigMap" && !now.contains_key(*id));
         let name = |(id, child): (&String, &Child)| match child.resource.kind.as_str() {
-            "ConfigMap" => id.rsplit_once('-').map_or_else(|| id.clone(), |(child, _)| child.to_owned()),
+            "ConfigMap" => id
+                .rsplit_once('-')
+                .map_or_else(|| id.clone(), |(child, _)| child.to_owned()),
             _ => id.clone(),
         };
         Ok(changed.map(name).chain(gone.map(name)).collect())

@@ -13,7 +13,9 @@ pub type Row = Vec<Value>;
 
 /// Connects.
 pub async fn connect() -> Result<Client> {
-    let (client, connection) = tokio_postgres::connect(cluster::POSTGRES, NoTls).await.context("PostgreSQL")?;
+    let (client, connection) = tokio_postgres::connect(cluster::POSTGRES, NoTls)
+        .await
+        .context("PostgreSQL")?;
     tokio::spawn(connection);
     client.batch_execute("SET TIME ZONE 'UTC'").await?;
     Ok(client)
@@ -37,7 +39,9 @@ async fn rows(schema: &str, kind: Kind) -> Result<Vec<((i32, i64), Row)>> {
         .iter()
         .map(|column| match *column {
             // A number of microseconds, whichever way PostgreSQL writes timestamps.
-            "timestamp" | "date_joined" => format!("(extract(epoch FROM \"{column}\") * 1000000)::bigint"),
+            "timestamp" | "date_joined" => {
+                format!("(extract(epoch FROM \"{column}\") * 1000000)::bigint")
+            }
             "downloaded" => "downloaded::int".to_owned(),
             column => format!("\"{column}\""),
         })
@@ -82,11 +86,19 @@ pub async fn count(schema: &str, kind: Kind) -> Result<i64> {
 
 /// The rows a query gives, each as a JSON object.
 pub async fn objects(sql: &str) -> Result<Vec<Value>> {
-    let rows = connect().await?.query(&format!("SELECT row_to_json(q)::text FROM ({sql}) q"), &[]).await?;
-    rows.iter().map(|row| Ok(serde_json::from_str(row.try_get(0)?)?)).collect()
+    let rows = connect()
+        .await?
+        .query(&format!("SELECT row_to_json(q)::text FROM ({sql}) q"), &[])
+        .await?;
+    rows.iter()
+        .map(|row| Ok(serde_json::from_str(row.try_get(0)?)?))
+        .collect()
 }
 
 /// Drops a test's schema.
 pub async fn drop_schema(schema: &str) -> Result<()> {
-    Ok(connect().await?.batch_execute(&format!("DROP SCHEMA IF EXISTS {schema} CASCADE")).await?)
+    Ok(connect()
+        .await?
+        .batch_execute(&format!("DROP SCHEMA IF EXISTS {schema} CASCADE"))
+        .await?)
 }

@@ -32,12 +32,45 @@ pub struct Samples {
     rng: StdRng,
 }
 
-const CATEGORIES: [&str; 8] =
-    ["art", "beauty", "mens-fashion", "Travel", "éducation", "finance", "ärzte", "diy-and-crafts"];
-const COUNTRIES: [&str; 8] = ["Albania", "Zimbabwe", "Åland", "Côte d'Ivoire", "Peru", "India", "日本", "Viet Nam"];
-const NAMES: [&str; 8] = ["Abigail", "Zoë", "O'Brien", "Ali", "Nguyễn", "van der Berg", "李", "Müller"];
-const TITLES: [&str; 7] =
-    ["Ten ideas", "Quote \" and \\ back", "emoji 🎉 party", "42", "true", "No title data available", "tab\there"];
+const CATEGORIES: [&str; 8] = [
+    "art",
+    "beauty",
+    "mens-fashion",
+    "Travel",
+    "éducation",
+    "finance",
+    "ärzte",
+    "diy-and-crafts",
+];
+const COUNTRIES: [&str; 8] = [
+    "Albania",
+    "Zimbabwe",
+    "Åland",
+    "Côte d'Ivoire",
+    "Peru",
+    "India",
+    "日本",
+    "Viet Nam",
+];
+const NAMES: [&str; 8] = [
+    "Abigail",
+    "Zoë",
+    "O'Brien",
+    "Ali",
+    "Nguyễn",
+    "van der Berg",
+    "李",
+    "Müller",
+];
+const TITLES: [&str; 7] = [
+    "Ten ideas",
+    "Quote \" and \\ back",
+    "emoji 🎉 party",
+    "42",
+    "true",
+    "No title data available",
+    "tab\there",
+];
 
 /// What dresses a record: collects fields and whether one of them is broken.
 struct Fields(Vec<(&'static str, Dressed)>);
@@ -48,7 +81,9 @@ impl Fields {
     }
 
     fn repaired(&self) -> bool {
-        self.0.iter().any(|(_, dressed)| matches!(dressed, Dressed::Broken(_)))
+        self.0
+            .iter()
+            .any(|(_, dressed)| matches!(dressed, Dressed::Broken(_)))
     }
 }
 
@@ -56,10 +91,13 @@ impl Samples {
     /// Samples of a seed.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self { rng: StdRng::seed_from_u64(seed) }
+        Self {
+            rng: StdRng::seed_from_u64(seed),
+        }
     }
 
-    /// A record of a kind and number; again the same number, another record of the same key. Pins have the indexes of `0..people`.
+    /// A record of a kind and number; again the same number, another record of the same key. Pins
+    /// have the indexes of `0..people`.
     pub fn make(&mut self, kind: Kind, number: i64, people: i64) -> Sample {
         match kind {
             Kind::Pin => self.pin(number, people),
@@ -71,7 +109,10 @@ impl Samples {
     /// `0..count` once, and `repeats` of them once more at the end.
     pub fn batch(&mut self, kind: Kind, numbers: Range<i64>, repeats: usize) -> Vec<Sample> {
         let people = numbers.end;
-        let mut samples: Vec<Sample> = numbers.clone().map(|number| self.make(kind, number, people)).collect();
+        let mut samples: Vec<Sample> = numbers
+            .clone()
+            .map(|number| self.make(kind, number, people))
+            .collect();
         for _ in 0..repeats {
             let number = self.rng.random_range(numbers.clone());
             samples.push(self.make(kind, number, people));
@@ -90,13 +131,23 @@ impl Samples {
     fn finish(&mut self, kind: Kind, key: String, fields: Fields, row: Row) -> Sample {
         let repaired = fields.repaired();
         let spread = self.rng.random_bool(0.05);
-        Sample { kind, key, raw: dress::object(&mut self.rng, fields.0, spread), row, repaired }
+        Sample {
+            kind,
+            key,
+            raw: dress::object(&mut self.rng, fields.0, spread),
+            row,
+            repaired,
+        }
     }
 
     fn pin(&mut self, number: i64, people: i64) -> Sample {
         let unique_id = format!("{number:08x}-3442-4773-b19e-d3ec6f54dddf");
         // Two pins in three share their person with another one.
-        let index = if number % 3 == 0 { number } else { self.rng.random_range(0..people) };
+        let index = if number % 3 == 0 {
+            number
+        } else {
+            self.rng.random_range(0..people)
+        };
         let title = self.one_of(&TITLES);
         let category = self.one_of(&CATEGORIES);
         let description = self.maybe(|rng| format!("about {}", rng.random_range(0..1_000_000)));
@@ -108,11 +159,19 @@ impl Samples {
             3 => rng.random_range(0..10) * 1_000_000,
             _ => rng.random_range(0..5_000_000_000),
         });
-        let tags = self.maybe(|rng| format!("tag{},tag{}", rng.random_range(0..50), rng.random_range(0..50)));
+        let tags = self.maybe(|rng| {
+            format!(
+                "tag{},tag{}",
+                rng.random_range(0..50),
+                rng.random_range(0..50)
+            )
+        });
         let media = self.one_of(&["image", "video", "multi-video(story page format)"]);
         let image = self.maybe(|rng| format!("https://i.example/{}.jpg", rng.random::<u32>()));
         let downloaded = self.maybe(|rng| i64::from(rng.random_bool(0.5)));
-        let location = category.filter(|_| self.rng.random_bool(0.9)).map(|category| format!("/data/{category}"));
+        let location = category
+            .filter(|_| self.rng.random_bool(0.9))
+            .map(|category| format!("/data/{category}"));
         let row = vec![
             json!(unique_id),
             json!(index),
@@ -129,32 +188,68 @@ impl Samples {
         ];
         let rng = &mut self.rng;
         let mut fields = Fields(Vec::new());
-        let id = if rng.random_bool(0.05) { format!("\" {unique_id}\\n\"") } else { format!("\"{unique_id}\"") };
+        let id = if rng.random_bool(0.05) {
+            format!("\" {unique_id}\\n\"")
+        } else {
+            format!("\"{unique_id}\"")
+        };
         fields.add("unique_id", Dressed::Token(id));
         fields.add("index", Dressed::Token(dress::key_integer(rng, index)));
-        fields.add("title", dress::text(rng, title, &["No Title Data Available"]));
+        fields.add(
+            "title",
+            dress::text(rng, title, &["No Title Data Available"]),
+        );
         fields.add("category", dress::text(rng, category, &[]));
-        let no_description = ["No description available", "No description available Story format"];
-        fields.add("description", dress::text(rng, description.as_deref(), &no_description));
-        fields.add("poster_name", dress::text(rng, poster.as_deref(), &["User Info Error"]));
+        let no_description = [
+            "No description available",
+            "No description available Story format",
+        ];
+        fields.add(
+            "description",
+            dress::text(rng, description.as_deref(), &no_description),
+        );
+        fields.add(
+            "poster_name",
+            dress::text(rng, poster.as_deref(), &["User Info Error"]),
+        );
         fields.add("follower_count", dress::follower_count(rng, followers));
-        fields.add("tag_list", dress::text(rng, tags.as_deref(), &["N,o, ,T,a,g,s, ,A,v,a,i,l,a,b,l,e"]));
+        fields.add(
+            "tag_list",
+            dress::text(rng, tags.as_deref(), &["N,o, ,T,a,g,s, ,A,v,a,i,l,a,b,l,e"]),
+        );
         fields.add("is_image_or_video", dress::text(rng, media, &[]));
-        fields.add("image_src", dress::text(rng, image.as_deref(), &["Image src error."]));
+        fields.add(
+            "image_src",
+            dress::text(rng, image.as_deref(), &["Image src error."]),
+        );
         fields.add("downloaded", dress::downloaded(rng, downloaded));
-        fields.add("save_location", dress::save_location(rng, location.as_deref()));
+        fields.add(
+            "save_location",
+            dress::save_location(rng, location.as_deref()),
+        );
         self.finish(Kind::Pin, unique_id, fields, row)
     }
 
     fn geo(&mut self, ind: i64) -> Sample {
         let country = self.one_of(&COUNTRIES);
         let coordinates = self.maybe(|rng| {
-            let [lat, lon] = [rng.random_range(-900_000..=900_000), rng.random_range(-1_800_000..=1_800_000)];
+            let [lat, lon] = [
+                rng.random_range(-900_000..=900_000),
+                rng.random_range(-1_800_000..=1_800_000),
+            ];
             // Minus zero is not something a client means.
-            [f64::from(lat) / 10_000.0 + 0.0, f64::from(lon) / 10_000.0 + 0.0]
+            [
+                f64::from(lat) / 10_000.0 + 0.0,
+                f64::from(lon) / 10_000.0 + 0.0,
+            ]
         });
         let timestamp = self.time(2016..2025);
-        let row = vec![json!(ind), json!(country), json!(coordinates), json!(timestamp)];
+        let row = vec![
+            json!(ind),
+            json!(country),
+            json!(coordinates),
+            json!(timestamp),
+        ];
         let rng = &mut self.rng;
         let mut fields = Fields(vec![("ind", Dressed::Token(dress::key_integer(rng, ind)))]);
         fields.add("country", dress::text(rng, country, &[]));
@@ -171,8 +266,13 @@ impl Samples {
             (Some(first), Some(last)) => Some(format!("{first} {last}")),
             (one, other) => one.or(other).map(str::to_owned),
         };
-        let age =
-            self.maybe(|rng| if rng.random_bool(0.05) { rng.random_range(0..=150) } else { rng.random_range(12..70) });
+        let age = self.maybe(|rng| {
+            if rng.random_bool(0.05) {
+                rng.random_range(0..=150)
+            } else {
+                rng.random_range(12..70)
+            }
+        });
         let joined = self.time(2013..2023);
         let row = vec![json!(ind), json!(name), json!(age), json!(joined)];
         let rng = &mut self.rng;
@@ -184,12 +284,19 @@ impl Samples {
         self.finish(Kind::User, ind.to_string(), fields, row)
     }
 
-    /// A time in these years: whole seconds, milliseconds or microseconds, and now and then the very edge of a year.
+    /// A time in these years: whole seconds, milliseconds or microseconds, and now and then the
+    /// very edge of a year.
     fn time(&mut self, years: Range<i32>) -> Option<i64> {
         self.maybe(|rng| {
-            let start = |year| NaiveDate::from_ymd_opt(year, 1, 1).map(|day| day.and_time(NaiveTime::MIN).and_utc());
+            let start = |year| {
+                NaiveDate::from_ymd_opt(year, 1, 1)
+                    .map(|day| day.and_time(NaiveTime::MIN).and_utc())
+            };
             let year = rng.random_range(years);
-            let (from, to) = (start(year)?.timestamp_micros(), start(year + 1)?.timestamp_micros());
+            let (from, to) = (
+                start(year)?.timestamp_micros(),
+                start(year + 1)?.timestamp_micros(),
+            );
             Some(match rng.random_range(0..6) {
                 0 => from,
                 1 => to - 1,
@@ -206,7 +313,9 @@ impl Samples {
 #[must_use]
 pub fn in_milliseconds(kind: Kind, mut row: Row) -> Row {
     if let Some(value) = kind.time_column().and_then(|n| row.get_mut(n)) {
-        *value = value.as_i64().map_or(Value::Null, |micros| json!(micros.div_euclid(1_000)));
+        *value = value
+            .as_i64()
+            .map_or(Value::Null, |micros| json!(micros.div_euclid(1_000)));
     }
     row
 }

@@ -12,9 +12,13 @@ use crate::Space;
 
 static RUNTIME: LazyLock<std::io::Result<Runtime>> = LazyLock::new(Runtime::new);
 
-/// Runs a test on the runtime that all tests of the binary share: clients made by one test go on working in the next.
+/// Runs a test on the runtime that all tests of the binary share: clients made by one test go on
+/// working in the next.
 pub fn run<T>(test: impl Future<Output = Result<T>>) -> Result<T> {
-    RUNTIME.as_ref().map_err(|e| anyhow!("no tokio runtime: {e}"))?.block_on(test)
+    RUNTIME
+        .as_ref()
+        .map_err(|e| anyhow!("no tokio runtime: {e}"))?
+        .block_on(test)
 }
 
 /// Runs one test in a space of its own.
@@ -31,7 +35,8 @@ pub trait Scenario: Sized + Send + Sync + 'static {
     fn set_up(space: Space) -> impl Future<Output = Result<Self>>;
 }
 
-/// A [`Scenario`] and its tests. The space is removed after the last of them has passed; a run of fewer leaves it to the next.
+/// A [`Scenario`] and its tests. The space is removed after the last of them has passed; a run of
+/// fewer leaves it to the next.
 pub struct Shared<S> {
     made: OnceCell<(Space, Result<S, String>)>,
     left: AtomicUsize,
@@ -41,7 +46,10 @@ impl<S: Scenario> Shared<S> {
     /// A scenario that `tests` tests look at.
     #[must_use]
     pub const fn new(tests: usize) -> Self {
-        Self { made: OnceCell::const_new(), left: AtomicUsize::new(tests) }
+        Self {
+            made: OnceCell::const_new(),
+            left: AtomicUsize::new(tests),
+        }
     }
 
     /// Runs one of the tests.
@@ -58,7 +66,9 @@ impl<S: Scenario> Shared<S> {
                     anyhow::Ok((space, made.map_err(|e| format!("{e:#}"))))
                 })
                 .await?;
-            let scenario = scenario.as_ref().map_err(|error| anyhow!("setting up: {error}"))?;
+            let scenario = scenario
+                .as_ref()
+                .map_err(|error| anyhow!("setting up: {error}"))?;
             match test(scenario).await {
                 Ok(()) if self.left.fetch_sub(1, SeqCst) == 1 => space.end().await,
                 Ok(()) => Ok(()),

@@ -31,24 +31,49 @@ pub struct Space {
 }
 
 impl Space {
-    /// Removes what earlier runs of this test left, and makes a namespace with the Secrets a pipeline names.
+    /// Removes what earlier runs of this test left, and makes a namespace with the Secrets a
+    /// pipeline names.
     pub async fn begin(test: &str) -> Result<Self> {
         let cluster = Cluster::connect().await?;
         let namespaces: Api<Namespace> = Api::all(cluster.client());
-        for old in namespaces.list(&ListParams::default().labels(&format!("{LABEL}={test}"))).await? {
-            Self { cluster: cluster.clone(), namespace: old.name_any() }.end().await?;
+        for old in namespaces
+            .list(&ListParams::default().labels(&format!("{LABEL}={test}")))
+            .await?
+        {
+            Self {
+                cluster: cluster.clone(),
+                namespace: old.name_any(),
+            }
+            .end()
+            .await?;
         }
-        let space = Self { cluster, namespace: format!("e2e-{test}-{:05x}", rand::rng().random_range(0..0x10_0000)) };
+        let space = Self {
+            cluster,
+            namespace: format!("e2e-{test}-{:05x}", rand::rng().random_range(0..0x10_0000)),
+        };
         let namespace = json!({"metadata": {"name": space.namespace, "labels": {LABEL: test}}});
-        namespaces.create(&PostParams::default(), &serde_json::from_value(namespace)?).await?;
-        space.secret(POSTGRES_SECRET, json!({"url": cluster::POSTGRES_IN_CLUSTER})).await?;
+        namespaces
+            .create(&PostParams::default(), &serde_json::from_value(namespace)?)
+            .await?;
+        space
+            .secret(
+                POSTGRES_SECRET,
+                json!({"url": cluster::POSTGRES_IN_CLUSTER}),
+            )
+            .await?;
         let (id, key) = cluster::S3_KEYS;
-        space.secret(S3_SECRET, json!({"accessKeyId": id, "secretAccessKey": key})).await?;
+        space
+            .secret(
+                S3_SECRET,
+                json!({"accessKeyId": id, "secretAccessKey": key}),
+            )
+            .await?;
         println!("namespace {}", space.namespace);
         Ok(space)
     }
 
-    /// Runs a test in a space of its own. Passed: the space is removed. Failed: it stays, and what it looks like is printed.
+    /// Runs a test in a space of its own. Passed: the space is removed. Failed: it stays, and what
+    /// it looks like is printed.
     pub async fn with(test: &str, body: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<()> {
         let space = Self::begin(test).await?;
         match body(&space).await {
@@ -62,20 +87,33 @@ impl Space {
 
     /// Makes a Secret.
     pub async fn secret(&self, name: &str, values: Value) -> Result<()> {
-        let secret: Secret = serde_json::from_value(json!({"metadata": {"name": name}, "stringData": values}))?;
-        self.cluster.api::<Secret>(&self.namespace).create(&PostParams::default(), &secret).await?;
+        let secret: Secret =
+            serde_json::from_value(json!({"metadata": {"name": name}, "stringData": values}))?;
+        self.cluster
+            .api::<Secret>(&self.namespace)
+            .create(&PostParams::default(), &secret)
+            .await?;
         Ok(())
     }
 
     /// Deletes a Secret.
     pub async fn delete_secret(&self, name: &str) -> Result<()> {
-        deleted(self.cluster.api::<Secret>(&self.namespace).delete(name, &DeleteParams::default()).await)
+        deleted(
+            self.cluster
+                .api::<Secret>(&self.namespace)
+                .delete(name, &DeleteParams::default())
+                .await,
+        )
     }
 
     /// Deletes the namespace, whatever is in it.
     pub async fn delete_namespace(&self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.cluster.client());
-        deleted(namespaces.delete(&self.namespace, &DeleteParams::background()).await)
+        deleted(
+            namespaces
+                .delete(&self.namespace, &DeleteParams::background())
+                .await,
+        )
     }
 
     /// The schema of the live tables.
@@ -99,7 +137,10 @@ impl Space {
     /// A pipeline of this name, applied or not.
     #[must_use]
     pub fn pipeline(&self, name: &str) -> Pipeline {
-        Pipeline { space: self.clone(), name: name.to_owned() }
+        Pipeline {
+            space: self.clone(),
+            name: name.to_owned(),
+        }
     }
 
     /// Applies a pipeline.
@@ -113,36 +154,73 @@ impl Space {
     pub async fn end(&self) -> Result<()> {
         let pipelines = self.cluster.pipelines(&self.namespace);
         for pipeline in pipelines.list(&ListParams::default()).await? {
-            deleted(pipelines.delete(&pipeline.name_any(), &DeleteParams::default()).await)?;
+            deleted(
+                pipelines
+                    .delete(&pipeline.name_any(), &DeleteParams::default())
+                    .await,
+            )?;
         }
-        // Workers that still run would only write errors; and the operator must not make the topics again.
+        // Workers that still run would only write errors; and the operator must not make the topics
+        // again.
         eventually(Duration::from_mins(1), "workers gone", async || {
-            let pods = self.cluster.api::<Pod>(&self.namespace).list(&ListParams::default()).await?.items;
-            if pods.is_empty() { Ok(()) } else { bail!("{} pods", pods.len()) }
+            let pods = self
+                .cluster
+                .api::<Pod>(&self.namespace)
+                .list(&ListParams::default())
+                .await?
+                .items;
+            if pods.is_empty() {
+                Ok(())
+            } else {
+                bail!("{} pods", pods.len())
+            }
         })
         .await?;
         let namespaces: Api<Namespace> = Api::all(self.cluster.client());
-        deleted(namespaces.delete(&self.namespace, &DeleteParams::background()).await)?;
+        deleted(
+            namespaces
+                .delete(&self.namespace, &DeleteParams::background())
+                .await,
+        )?;
         kafka::delete_topics(&format!("{}.", self.namespace)).await?;
         postgres::drop_schema(&self.schema()).await?;
         cassandra::drop_keyspace(&self.keyspace()).await
     }
 
-    /// What one wants to see when a test has failed: pipelines, pods, events, the last lines of every log.
+    /// What one wants to see when a test has failed: pipelines, pods, events, the last lines of
+    /// every log.
     pub async fn diagnosis(&self) -> String {
         let mut text = String::new();
         let ended = match self.describe(&mut text).await {
             Ok(()) => String::new(),
             Err(error) => format!("(no more to be had: {error:#})\n"),
         };
-        format!("── {} is kept; what it looks like ──\n{text}{ended}", self.namespace)
+        format!(
+            "── {} is kept; what it looks like ──\n{text}{ended}",
+            self.namespace
+        )
     }
 
     async fn describe(&self, text: &mut String) -> Result<()> {
-        for pipeline in self.cluster.pipelines(&self.namespace).list(&ListParams::default()).await? {
-            writeln!(text, "pipeline {}: {}", pipeline.name_any(), pipeline.data["status"])?;
+        for pipeline in self
+            .cluster
+            .pipelines(&self.namespace)
+            .list(&ListParams::default())
+            .await?
+        {
+            writeln!(
+                text,
+                "pipeline {}: {}",
+                pipeline.name_any(),
+                pipeline.data["status"]
+            )?;
         }
-        for event in self.cluster.api::<Event>(&self.namespace).list(&ListParams::default()).await? {
+        for event in self
+            .cluster
+            .api::<Event>(&self.namespace)
+            .list(&ListParams::default())
+            .await?
+        {
             let (object, message) = (event.involved_object.name, event.message);
             writeln!(
                 text,
@@ -153,10 +231,22 @@ impl Space {
             )?;
         }
         self.logs(&self.namespace, 30, |_| true, text).await?;
-        self.logs("pinpipe-system", 300, |line| line.contains(&self.namespace), text).await
+        self.logs(
+            "pinpipe-system",
+            300,
+            |line| line.contains(&self.namespace),
+            text,
+        )
+        .await
     }
 
-    async fn logs(&self, namespace: &str, lines: i64, says: impl Fn(&str) -> bool, text: &mut String) -> Result<()> {
+    async fn logs(
+        &self,
+        namespace: &str,
+        lines: i64,
+        says: impl Fn(&str) -> bool,
+        text: &mut String,
+    ) -> Result<()> {
         let pods = self.cluster.api::<Pod>(namespace);
         for pod in pods.list(&ListParams::default()).await? {
             let name = pod.name_any();
@@ -164,15 +254,25 @@ impl Space {
             let phase = status.phase.unwrap_or_default();
             for container in status.container_statuses.unwrap_or_default() {
                 let state = serde_json::to_string(&container.state)?;
-                writeln!(text, "pod {name}: {phase}, {} restarts, {state}", container.restart_count)?;
+                writeln!(
+                    text,
+                    "pod {name}: {phase}, {} restarts, {state}",
+                    container.restart_count
+                )?;
                 for previous in [true, false] {
                     if previous && container.restart_count == 0 {
                         continue;
                     }
-                    let last = LogParams { tail_lines: Some(lines), previous, ..LogParams::default() };
+                    let last = LogParams {
+                        tail_lines: Some(lines),
+                        previous,
+                        ..LogParams::default()
+                    };
                     match pods.logs(&name, &last).await {
                         Ok(log) => {
-                            log.lines().filter(|line| says(line)).try_for_each(|line| writeln!(text, "    {line}"))?;
+                            log.lines()
+                                .filter(|line| says(line))
+                                .try_for_each(|line| writeln!(text, "    {line}"))?;
                         }
                         Err(error) => writeln!(text, "    no log: {error}")?,
                     }

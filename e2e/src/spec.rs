@@ -99,7 +99,8 @@ impl Spec {
     /// An emulator.
     #[must_use]
     pub fn emulator(mut self, records_per_second: u32) -> Self {
-        self.0["emulator"] = json!({"recordsPerSecond": records_per_second, "seed": 7, "resources": resources()});
+        self.0["emulator"] =
+            json!({"recordsPerSecond": records_per_second, "seed": 7, "resources": resources()});
         self
     }
 }

@@ -23,16 +23,23 @@ fn an_invalid_pipeline_is_refused_with_the_message_of_its_rule() -> Result<()> {
         ensure!(files.len() >= 30, "only {} files", files.len());
         let mut wrong = BTreeMap::new();
         for (name, text) in files {
-            let expect = text.lines().next().and_then(|line| line.strip_prefix("# expect: "));
+            let expect = text
+                .lines()
+                .next()
+                .and_then(|line| line.strip_prefix("# expect: "));
             let expect = expect.with_context(|| format!("{name} does not say what it expects"))?;
             let said = match documents(&text)?.as_slice() {
                 [only] => create(space, only, true).await,
                 [stored, change] => {
-                    create(space, stored, false).await.with_context(|| format!("{name}: the stored document"))?;
+                    create(space, stored, false)
+                        .await
+                        .with_context(|| format!("{name}: the stored document"))?;
                     let pipelines = space.cluster.pipelines(&space.namespace);
                     let stored: DynamicObject = serde_json::from_value(stored.clone())?;
                     let said = update(space, &stored.name_any(), change).await;
-                    pipelines.delete(&stored.name_any(), &DeleteParams::default()).await?;
+                    pipelines
+                        .delete(&stored.name_any(), &DeleteParams::default())
+                        .await?;
                     said
                 }
                 more => Err(anyhow::anyhow!("{} documents", more.len())),
@@ -52,8 +59,13 @@ fn the_shipped_examples_are_accepted() -> Result<()> {
     in_space("accepted", async |space| {
         let mut accepted = 0;
         for (name, text) in files("examples")? {
-            for document in documents(&text)?.iter().filter(|document| document["kind"] == "PinterestPipeline") {
-                create(space, document, true).await.with_context(|| name.clone())?;
+            for document in documents(&text)?
+                .iter()
+                .filter(|document| document["kind"] == "PinterestPipeline")
+            {
+                create(space, document, true)
+                    .await
+                    .with_context(|| name.clone())?;
                 accepted += 1;
             }
         }
@@ -69,8 +81,13 @@ fn pipelines_of_every_release_are_still_accepted() -> Result<()> {
         for release in fs::read_dir("../crds/released")? {
             let release = release?.file_name().to_string_lossy().into_owned();
             for (name, text) in files(&format!("crds/released/{release}"))? {
-                for document in documents(&text)?.iter().filter(|document| document["kind"] == "PinterestPipeline") {
-                    create(space, document, true).await.with_context(|| format!("{release}/{name}"))?;
+                for document in documents(&text)?
+                    .iter()
+                    .filter(|document| document["kind"] == "PinterestPipeline")
+                {
+                    create(space, document, true)
+                        .await
+                        .with_context(|| format!("{release}/{name}"))?;
                     accepted += 1;
                 }
             }
@@ -87,25 +104,41 @@ fn files(folder: &str) -> Result<BTreeMap<String, String>> {
         .with_context(|| folder.display().to_string())?
         .map(|entry| Ok(entry?.path()))
         .collect::<std::io::Result<_>>()?;
-    let yaml = paths.iter().filter(|path| path.extension().is_some_and(|extension| extension == "yaml"));
+    let yaml = paths.iter().filter(|path| {
+        path.extension()
+            .is_some_and(|extension| extension == "yaml")
+    });
     yaml.map(|path| {
-        Ok((path.file_name().unwrap_or_default().to_string_lossy().into_owned(), fs::read_to_string(path)?))
+        Ok((
+            path.file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned(),
+            fs::read_to_string(path)?,
+        ))
     })
     .collect()
 }
 
 fn documents(yaml: &str) -> Result<Vec<Value>> {
-    Ok(serde_yaml::Deserializer::from_str(yaml).map(Value::deserialize).collect::<Result<_, _>>()?)
+    Ok(serde_yaml::Deserializer::from_str(yaml)
+        .map(Value::deserialize)
+        .collect::<Result<_, _>>()?)
 }
 
-/// Creates a pipeline as `kubectl create` does: fields the schema doesn't know are errors. In earnest, it is suspended.
+/// Creates a pipeline as `kubectl create` does: fields the schema doesn't know are errors. In
+/// earnest, it is suspended.
 async fn create(space: &Space, document: &Value, dry_run: bool) -> Result<()> {
     let mut document = document.clone();
     document["metadata"]["namespace"] = json!(space.namespace);
     if !dry_run {
         document["spec"]["suspend"] = json!(true);
         let object: DynamicObject = serde_json::from_value(document)?;
-        space.cluster.pipelines(&space.namespace).create(&PostParams::default(), &object).await?;
+        space
+            .cluster
+            .pipelines(&space.namespace)
+            .create(&PostParams::default(), &object)
+            .await?;
         return Ok(());
     }
     let request = Request::post(format!(
@@ -119,12 +152,19 @@ async fn create(space: &Space, document: &Value, dry_run: bool) -> Result<()> {
 }
 
 async fn update(space: &Space, name: &str, document: &Value) -> Result<()> {
-    let patch =
-        PatchParams { dry_run: true, field_validation: Some(ValidationDirective::Strict), ..PatchParams::default() };
+    let patch = PatchParams {
+        dry_run: true,
+        field_validation: Some(ValidationDirective::Strict),
+        ..PatchParams::default()
+    };
     space
         .cluster
         .pipelines(&space.namespace)
-        .patch(name, &patch, &Patch::Merge(json!({"spec": document["spec"]})))
+        .patch(
+            name,
+            &patch,
+            &Patch::Merge(json!({"spec": document["spec"]})),
+        )
         .await?;
     Ok(())
 }

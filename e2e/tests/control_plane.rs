@@ -1,5 +1,6 @@
-//! What the operator does with a pipeline: children that come back, changes that roll what they concern, no write while nothing
-//! changes, sentences about what is wrong, and what stays when a pipeline goes.
+//! What the operator does with a pipeline: children that come back, changes that roll what they
+//! concern, no write while nothing changes, sentences about what is wrong, and what stays when a
+//! pipeline goes.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -38,16 +39,29 @@ impl Scenario for Settled {
     const NAME: &'static str = "settled";
 
     async fn set_up(space: Space) -> Result<Self> {
-        let spec = Spec::new().live(&space).archive(&space, 1_000).batch(&space).emulator(30);
+        let spec = Spec::new()
+            .live(&space)
+            .archive(&space, 1_000)
+            .batch(&space)
+            .emulator(30);
         let pipeline = space.apply("flow", &spec).await?;
         pipeline.ready().await?;
-        let rows = eventually(Duration::from_mins(1), "the emulator's first rows", async || {
-            let rows = postgres::count(&space.schema(), Kind::Pin).await?;
-            ensure!(rows > 0, "no row");
-            Ok(rows)
-        })
+        let rows = eventually(
+            Duration::from_mins(1),
+            "the emulator's first rows",
+            async || {
+                let rows = postgres::count(&space.schema(), Kind::Pin).await?;
+                ensure!(rows > 0, "no row");
+                Ok(rows)
+            },
+        )
         .await?;
-        Ok(Self { pipeline, since: Utc::now(), rows, watched: OnceCell::new() })
+        Ok(Self {
+            pipeline,
+            since: Utc::now(),
+            rows,
+            watched: OnceCell::new(),
+        })
     }
 }
 
@@ -56,20 +70,28 @@ impl Settled {
     async fn watched(&self) -> Result<()> {
         self.watched
             .get_or_try_init(async || {
-                eventually((WATCHED + TimeDelta::seconds(30)).to_std()?, "two minutes of quiet", async || {
-                    let passed = Utc::now() - self.since;
-                    ensure!(passed >= WATCHED, "{passed}");
-                    Ok(())
-                })
+                eventually(
+                    (WATCHED + TimeDelta::seconds(30)).to_std()?,
+                    "two minutes of quiet",
+                    async || {
+                        let passed = Utc::now() - self.since;
+                        ensure!(passed >= WATCHED, "{passed}");
+                        Ok(())
+                    },
+                )
                 .await?;
                 let namespace = &self.pipeline.space.namespace;
                 let workers = format!("system:serviceaccount:{namespace}:");
                 let mut writes = node::writes(namespace).await?;
                 writes.retain(|write| {
                     let who = &write.user.username;
-                    who.starts_with("system:serviceaccount:pinpipe-system:") || who.starts_with(&workers)
+                    who.starts_with("system:serviceaccount:pinpipe-system:")
+                        || who.starts_with(&workers)
                 });
-                ensure!(!writes.is_empty(), "the audit log does not even tell that the pipeline was made");
+                ensure!(
+                    !writes.is_empty(),
+                    "the audit log does not even tell that the pipeline was made"
+                );
                 writes.retain(|write| write.request_received_timestamp >= self.since);
                 ensure!(
                     writes.is_empty(),
@@ -78,7 +100,11 @@ impl Settled {
                     &writes[..writes.len().min(5)]
                 );
                 let rows = postgres::count(&self.pipeline.space.schema(), Kind::Pin).await?;
-                ensure!(rows > self.rows + 300, "records did not flow: {} rows, then {rows}", self.rows);
+                ensure!(
+                    rows > self.rows + 300,
+                    "records did not flow: {} rows, then {rows}",
+                    self.rows
+                );
                 Ok(())
             })
             .await
@@ -86,7 +112,8 @@ impl Settled {
     }
 }
 
-// Tests run in the order of their names: those before `each_child…` leave the settled pipeline alone while it is watched.
+// Tests run in the order of their names: those before `each_child…` leave the settled pipeline
+// alone while it is watched.
 
 #[test]
 fn a_broker_that_is_not_there_is_named_in_a_sentence() -> Result<()> {
@@ -95,8 +122,12 @@ fn a_broker_that_is_not_there_is_named_in_a_sentence() -> Result<()> {
             let mut spec = Spec::new();
             spec.0["broker"]["kafka"]["bootstrapServers"] = json!("nowhere.invalid:9092");
             let pipeline = space.apply("flow", &spec).await?;
-            pipeline.says("TopicsReady", "False", &["nowhere.invalid:9092"]).await?;
-            pipeline.says("Ready", "False", &["nowhere.invalid:9092"]).await
+            pipeline
+                .says("TopicsReady", "False", &["nowhere.invalid:9092"])
+                .await?;
+            pipeline
+                .says("Ready", "False", &["nowhere.invalid:9092"])
+                .await
         })
         .await
     })
@@ -109,9 +140,13 @@ fn a_missing_secret_is_named_in_a_sentence_and_found_once_it_is_there() -> Resul
             let mut spec = Spec::new().live(space);
             spec.0["stream"]["sinks"][0]["postgres"]["urlSecretRef"]["name"] = json!("forgotten");
             let pipeline = space.apply("flow", &spec).await?;
-            pipeline.says("StreamReady", "False", &["forgotten"]).await?;
+            pipeline
+                .says("StreamReady", "False", &["forgotten"])
+                .await?;
             pipeline.says("Ready", "False", &["forgotten"]).await?;
-            space.secret("forgotten", json!({"url": cluster::POSTGRES_IN_CLUSTER})).await?;
+            space
+                .secret("forgotten", json!({"url": cluster::POSTGRES_IN_CLUSTER}))
+                .await?;
             pipeline.ready().await
         })
         .await
@@ -125,8 +160,16 @@ fn an_image_that_cannot_be_pulled_is_named_in_a_sentence() -> Result<()> {
             let mut spec = Spec::new();
             spec.0["image"] = json!({"registry": "registry.invalid/pinpipe", "tag": "none"});
             let pipeline = space.apply("flow", &spec).await?;
-            pipeline.says("IngestReady", "False", &["registry.invalid/pinpipe/ingest:none"]).await?;
-            pipeline.says("Ready", "False", &["registry.invalid/pinpipe/ingest:none"]).await
+            pipeline
+                .says(
+                    "IngestReady",
+                    "False",
+                    &["registry.invalid/pinpipe/ingest:none"],
+                )
+                .await?;
+            pipeline
+                .says("Ready", "False", &["registry.invalid/pinpipe/ingest:none"])
+                .await
         })
         .await
     })
@@ -172,9 +215,18 @@ fn one_changed_field_rolls_its_component_and_nothing_else() -> Result<()> {
                 json!({"emulator": {"recordsPerSecond": 31}}),
                 &["Deployment/flow-emulator", "ConfigMap/flow-emulator"][..],
             ),
-            (json!({"archive": {"rotate": {"records": 999}}}), &["Deployment/flow-archive", "ConfigMap/flow-archive"]),
-            (json!({"ingest": {"replicas": 2}}), &["Deployment/flow-ingest", "PodDisruptionBudget/flow-ingest"]),
-            (json!({"batch": {"schedule": "5 10 1 1 *"}}), &["CronJob/flow-batch"]),
+            (
+                json!({"archive": {"rotate": {"records": 999}}}),
+                &["Deployment/flow-archive", "ConfigMap/flow-archive"],
+            ),
+            (
+                json!({"ingest": {"replicas": 2}}),
+                &["Deployment/flow-ingest", "PodDisruptionBudget/flow-ingest"],
+            ),
+            (
+                json!({"batch": {"schedule": "5 10 1 1 *"}}),
+                &["CronJob/flow-batch"],
+            ),
         ] {
             pipeline.ready().await?;
             let before = pipeline.children().await?;
@@ -183,7 +235,10 @@ fn one_changed_field_rolls_its_component_and_nothing_else() -> Result<()> {
             pipeline.ready().await?;
             let changed = pipeline.changed_since(&before).await?;
             let concerned: BTreeSet<_> = concerned.iter().map(|id| (*id).to_owned()).collect();
-            ensure!(changed == concerned, "{change} changed {changed:?}, not {concerned:?}");
+            ensure!(
+                changed == concerned,
+                "{change} changed {changed:?}, not {concerned:?}"
+            );
         }
         Ok(())
     })
@@ -197,17 +252,31 @@ fn suspend_scales_every_worker_to_zero_and_back() -> Result<()> {
         pipeline.change(json!({"suspend": true})).await?;
         eventually(READY_WITHIN, "every worker gone", async || {
             let replicas = pipeline.replicas().await?;
-            ensure!(replicas.len() == 4 && replicas.values().all(|r| *r == (0, 0)), "{replicas:?}");
+            ensure!(
+                replicas.len() == 4 && replicas.values().all(|r| *r == (0, 0)),
+                "{replicas:?}"
+            );
             Ok(())
         })
         .await?;
         pipeline.says("Ready", "True", &["suspended"]).await?;
-        let cron = pipeline.children().await?.remove("CronJob/flow-batch").context("no CronJob")?;
-        ensure!(cron.object.data["spec"]["suspend"] == true, "{}", cron.object.data["spec"]);
+        let cron = pipeline
+            .children()
+            .await?
+            .remove("CronJob/flow-batch")
+            .context("no CronJob")?;
+        ensure!(
+            cron.object.data["spec"]["suspend"] == true,
+            "{}",
+            cron.object.data["spec"]
+        );
         pipeline.change(json!({"suspend": false})).await?;
         eventually(READY_WITHIN, "workers back", async || {
             let replicas = pipeline.replicas().await?;
-            ensure!(replicas.values().all(|(_, there)| *there > 0), "{replicas:?}");
+            ensure!(
+                replicas.values().all(|(_, there)| *there > 0),
+                "{replicas:?}"
+            );
             Ok(())
         })
         .await?;
@@ -221,17 +290,25 @@ fn a_reset_is_told_once_and_one_that_cannot_be_done_holds_nothing_up() -> Result
         let pipeline = space.apply("flow", &Spec::new().live(space)).await?;
         pipeline.ready().await?;
         let before = pipeline.children().await?;
-        pipeline.annotate(RESET, "lake=earliest, live/pin=latest#1").await?;
-        pipeline.says("Ready", "False", &[RESET, "`lake=earliest`", "live"]).await?;
+        pipeline
+            .annotate(RESET, "lake=earliest, live/pin=latest#1")
+            .await?;
+        pipeline
+            .says("Ready", "False", &[RESET, "`lake=earliest`", "live"])
+            .await?;
         pipeline.says("StreamReady", "True", &[]).await?;
         pipeline.annotate(RESET, "live/pin=latest#1").await?;
         pipeline.ready().await?;
         let changed = pipeline.changed_since(&before).await?;
-        let concerned =
-            BTreeSet::from(["Deployment/flow-stream-live", "ConfigMap/flow-stream-live"].map(str::to_owned));
+        let concerned = BTreeSet::from(
+            ["Deployment/flow-stream-live", "ConfigMap/flow-stream-live"].map(str::to_owned),
+        );
         ensure!(changed == concerned, "the reset changed {changed:?}");
         let told = pipeline.events("SinkReset").await?;
-        ensure!(told.len() == 1 && told[0].contains("live/pin=latest#1"), "{told:?}");
+        ensure!(
+            told.len() == 1 && told[0].contains("live/pin=latest#1"),
+            "{told:?}"
+        );
         Ok(())
     })
 }
@@ -241,16 +318,24 @@ fn partitions_rise_with_the_spec_and_never_fall() -> Result<()> {
     in_space("raised", async |space| {
         let pipeline = space.apply("flow", &Spec::new()).await?;
         pipeline.ready().await?;
-        pipeline.change(json!({"broker": {"kafka": {"topics": {"partitions": 5}}}})).await?;
+        pipeline
+            .change(json!({"broker": {"kafka": {"topics": {"partitions": 5}}}}))
+            .await?;
         pipeline.ready().await?;
         for kind in Kind::ALL {
             let partitions = kafka::ends(&pipeline.topic(kind)).await?.len();
             ensure!(partitions == 5, "{kind} has {partitions}");
         }
-        let letters = kafka::ends(&format!("{}.dlq", pipeline.topic(Kind::Pin))).await?.len();
+        let letters = kafka::ends(&format!("{}.dlq", pipeline.topic(Kind::Pin)))
+            .await?
+            .len();
         ensure!(letters == 1, "the dead-letter topic has {letters}");
-        pipeline.change(json!({"broker": {"kafka": {"topics": {"partitions": 2}}}})).await?;
-        pipeline.says("TopicsReady", "True", &["keeps its 5 partitions, not 2"]).await
+        pipeline
+            .change(json!({"broker": {"kafka": {"topics": {"partitions": 2}}}}))
+            .await?;
+        pipeline
+            .says("TopicsReady", "True", &["keeps its 5 partitions, not 2"])
+            .await
     })
 }
 
@@ -265,7 +350,9 @@ fn a_topic_stays_the_older_pipelines_until_that_is_gone() -> Result<()> {
         let younger = space.apply("second", &spec).await?;
         let owner = format!("{}/first", space.namespace);
         for condition in ["Ready", "TopicsReady"] {
-            younger.says(condition, "False", &["TopicConflict", &owner]).await?;
+            younger
+                .says(condition, "False", &["TopicConflict", &owner])
+                .await?;
         }
         younger.says("Stalled", "True", &["TopicConflict"]).await?;
         let children = younger.children().await?;
@@ -283,7 +370,10 @@ fn whatever_scales_a_deployment_has_the_say_about_its_pods() -> Result<()> {
         spec.0["ingest"]["replicas"] = json!(2);
         let pipeline = space.apply("flow", &spec).await?;
         pipeline.ready().await?;
-        let drop = |part: &mut serde_json::Value| part.as_object_mut().and_then(|part| part.remove("replicas"));
+        let drop = |part: &mut serde_json::Value| {
+            part.as_object_mut()
+                .and_then(|part| part.remove("replicas"))
+        };
         drop(&mut spec.0["ingest"]).context("replicas of ingest")?;
         drop(&mut spec.0["stream"]["sinks"][0]).context("replicas of the sink")?;
         spec.0["ingest"]["autoscaling"] = json!({"minReplicas": 1, "maxReplicas": 3});
@@ -291,35 +381,66 @@ fn whatever_scales_a_deployment_has_the_say_about_its_pods() -> Result<()> {
         pipeline.apply(&spec).await?;
         pipeline.ready().await?;
         let replicas = pipeline.replicas().await?;
-        ensure!(replicas["flow-ingest"].0 == 2, "turning autoscaling on took pods away: {replicas:?}");
+        ensure!(
+            replicas["flow-ingest"].0 == 2,
+            "turning autoscaling on took pods away: {replicas:?}"
+        );
         let children = pipeline.children().await?;
-        ensure!(children.contains_key("HorizontalPodAutoscaler/flow-ingest"), "{:?}", children.keys());
-        ensure!(!children.contains_key("HorizontalPodAutoscaler/flow-stream-live"), "{:?}", children.keys());
+        ensure!(
+            children.contains_key("HorizontalPodAutoscaler/flow-ingest"),
+            "{:?}",
+            children.keys()
+        );
+        ensure!(
+            !children.contains_key("HorizontalPodAutoscaler/flow-stream-live"),
+            "{:?}",
+            children.keys()
+        );
 
         pipeline.scale("ingest", 3).await?;
         pipeline.scale("stream-live", 2).await?;
         for (component, wanted) in [("flow-ingest", 3), ("flow-stream-live", 2)] {
-            eventually(READY_WITHIN, &format!("{wanted} pods of {component}"), async || {
-                let replicas = pipeline.replicas().await?;
-                ensure!(replicas.get(component) == Some(&(wanted, wanted)), "{replicas:?}");
-                Ok(())
-            })
+            eventually(
+                READY_WITHIN,
+                &format!("{wanted} pods of {component}"),
+                async || {
+                    let replicas = pipeline.replicas().await?;
+                    ensure!(
+                        replicas.get(component) == Some(&(wanted, wanted)),
+                        "{replicas:?}"
+                    );
+                    Ok(())
+                },
+            )
             .await?;
         }
         // A pass over the changed spec leaves both as they are.
-        pipeline.change(json!({"deadLetters": {"mode": "Reject"}})).await?;
+        pipeline
+            .change(json!({"deadLetters": {"mode": "Reject"}}))
+            .await?;
         pipeline.ready().await?;
         let replicas = pipeline.replicas().await?;
-        ensure!((replicas["flow-ingest"].0, replicas["flow-stream-live"].0) == (3, 2), "{replicas:?}");
+        ensure!(
+            (replicas["flow-ingest"].0, replicas["flow-stream-live"].0) == (3, 2),
+            "{replicas:?}"
+        );
 
         pipeline.change(json!({"suspend": true})).await?;
         pipeline.says("Ready", "True", &["Suspended"]).await?;
         let replicas = pipeline.replicas().await?;
-        ensure!(replicas.values().all(|(wanted, _)| *wanted == 0), "{replicas:?}");
+        ensure!(
+            replicas.values().all(|(wanted, _)| *wanted == 0),
+            "{replicas:?}"
+        );
         pipeline.change(json!({"suspend": false})).await?;
         pipeline.ready().await?;
         let replicas = pipeline.replicas().await?;
-        ensure!(replicas.values().all(|(wanted, there)| (*wanted, *there) == (1, 1)), "resumed with {replicas:?}");
+        ensure!(
+            replicas
+                .values()
+                .all(|(wanted, there)| (*wanted, *there) == (1, 1)),
+            "resumed with {replicas:?}"
+        );
         Ok(())
     })
 }
@@ -332,7 +453,9 @@ fn a_sink_has_no_more_pods_than_partitions_and_says_so() -> Result<()> {
         spec.0["stream"]["sinks"][0]["replicas"] = json!(5);
         let pipeline = space.apply("flow", &spec).await?;
         pipeline.ready().await?;
-        pipeline.says("StreamReady", "True", &["sink live has 3 pods, not 5"]).await?;
+        pipeline
+            .says("StreamReady", "True", &["sink live has 3 pods, not 5"])
+            .await?;
         let replicas = pipeline.replicas().await?;
         ensure!(replicas["flow-stream-live"] == (3, 3), "{replicas:?}");
         Ok(())
@@ -342,7 +465,9 @@ fn a_sink_has_no_more_pods_than_partitions_and_says_so() -> Result<()> {
 #[test]
 fn a_deleted_pipeline_takes_its_children_along_and_keeps_topics_and_data() -> Result<()> {
     in_space("deleted", async |space| {
-        let pipeline = space.apply("flow", &Spec::new().live(space).archive(space, 100)).await?;
+        let pipeline = space
+            .apply("flow", &Spec::new().live(space).archive(space, 100))
+            .await?;
         pipeline.ready().await?;
         let mut flow = Flow::new(&pipeline);
         let samples = Samples::new(5).batch(Kind::User, 0..100, 0);
@@ -364,7 +489,13 @@ fn a_deleted_pipeline_takes_its_children_along_and_keeps_topics_and_data() -> Re
         flow.live_table_is_right(Kind::User).await?;
         flow.raw_objects_are_right(Kind::User).await?;
         let log = flow.log(Kind::User).await?;
-        ensure!(log.good.len() == 100, "{} records in the topic", log.good.len());
-        kafka::ends(&format!("{}.dlq", pipeline.topic(Kind::User))).await.map(drop)
+        ensure!(
+            log.good.len() == 100,
+            "{} records in the topic",
+            log.good.len()
+        );
+        kafka::ends(&format!("{}.dlq", pipeline.topic(Kind::User)))
+            .await
+            .map(drop)
     })
 }

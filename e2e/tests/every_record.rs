@@ -1,5 +1,6 @@
-//! Every record that was acknowledged is in every store, once and right; every one that can't be keyed is in the dead letters;
-//! and the eight answers are those one gets by asking the live tables in SQL.
+//! Every record that was acknowledged is in every store, once and right; every one that can't be
+//! keyed is in the dead letters; and the eight answers are those one gets by asking the live tables
+//! in SQL.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,8 +9,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use pinpipe_e2e::{
-    Kind, Shared, Space, Spec, answers::QUESTIONS, broken, ensure_same, eventually, flow::Flow, kafka, objects,
-    samples::Samples, shared::Scenario,
+    Kind, Shared, Space, Spec, answers::QUESTIONS, broken, ensure_same, eventually, flow::Flow,
+    kafka, objects, samples::Samples, shared::Scenario,
 };
 use serde_json::{Value, json};
 
@@ -33,7 +34,11 @@ impl Scenario for Sent {
     const NAME: &'static str = "every-record";
 
     async fn set_up(space: Space) -> Result<Self> {
-        let spec = Spec::new().max_record_bytes(LIMIT).live(&space).archive(&space, 400).batch(&space);
+        let spec = Spec::new()
+            .max_record_bytes(LIMIT)
+            .live(&space)
+            .archive(&space, 400)
+            .batch(&space);
         let pipeline = space.apply("flow", &spec).await?;
         pipeline.ready().await?;
         let mut flow = Flow::new(&pipeline);
@@ -42,7 +47,8 @@ impl Scenario for Sent {
             let mut samples = make.batch(kind, 0..KEYS, REPEATS);
             let rest = samples.split_off(samples.len() / 2);
             flow.send(kind, samples, 100).await?;
-            flow.send_broken(kind, broken::records(kind, BROKEN, LIMIT)).await?;
+            flow.send_broken(kind, broken::records(kind, BROKEN, LIMIT))
+                .await?;
             flow.send(kind, rest, 100).await?;
         }
         // The barrier of a run waits for all of it, so no test has to.
@@ -56,7 +62,11 @@ impl Scenario for Sent {
 fn every_acknowledged_record_is_in_the_raw_objects_once() -> Result<()> {
     SENT.test(async |sent| {
         let records = 3 * (usize::try_from(KEYS)? + REPEATS);
-        ensure!(sent.flow.acknowledged() == records, "{} of {records} acknowledged", sent.flow.acknowledged());
+        ensure!(
+            sent.flow.acknowledged() == records,
+            "{} of {records} acknowledged",
+            sent.flow.acknowledged()
+        );
         for kind in Kind::ALL {
             sent.flow.raw_objects_are_right(kind).await?;
         }
@@ -116,14 +126,19 @@ fn every_broken_record_is_a_dead_letter_that_says_where_it_came_from_and_why() -
                     broken.field.map(str::to_owned),
                     Some(cluster.clone()),
                 ];
-                expected.insert((message.partition, message.offset), (facts, broken.key, broken.raw));
+                expected.insert(
+                    (message.partition, message.offset),
+                    (facts, broken.key, broken.raw),
+                );
             }
             let dead_letters = format!("{topic}.dlq");
             eventually(Duration::from_mins(1), &dead_letters, async || {
                 let mut found = BTreeMap::new();
                 for letter in kafka::read(&dead_letters).await? {
                     let header = |name: &str| letter.header(&format!("pinpipe.{name}"));
-                    let number = |name: &str| header(name).with_context(|| format!("no header {name}: {letter:?}"));
+                    let number = |name: &str| {
+                        header(name).with_context(|| format!("no header {name}: {letter:?}"))
+                    };
                     let place = (number("partition")?.parse()?, number("offset")?.parse()?);
                     let facts = ["topic", "timestamp", "reason", "field", "cluster-id"].map(header);
                     for name in ["message", "worker-version"] {
@@ -138,7 +153,10 @@ fn every_broken_record_is_a_dead_letter_that_says_where_it_came_from_and_why() -
         }
         ensure!(topic_ids.len() == 3, "one id a topic: {topic_ids:?}");
         let distinct: BTreeSet<_> = topic_ids.iter().map(|(_, id)| id).collect();
-        ensure!(distinct.len() == 3 && distinct.iter().all(|id| !id.is_empty()), "ids differ: {topic_ids:?}");
+        ensure!(
+            distinct.len() == 3 && distinct.iter().all(|id| !id.is_empty()),
+            "ids differ: {topic_ids:?}"
+        );
         Ok(())
     })
 }
@@ -153,11 +171,23 @@ fn the_eight_answers_are_those_of_sql_over_the_live_tables() -> Result<()> {
         let report = report(sent).await?;
         for question in &QUESTIONS {
             let expected = question.asked_in_sql(&space.schema()).await?;
-            ensure!(!expected.is_empty(), "{} has no answer in SQL: the samples are too few", question.name);
+            ensure!(
+                !expected.is_empty(),
+                "{} has no answer in SQL: the samples are too few",
+                question.name
+            );
             let found = question.in_cassandra(&space.keyspace()).await?;
-            ensure!(found == expected, "{} in Cassandra:\n{found:?}\nin SQL:\n{expected:?}", question.name);
+            ensure!(
+                found == expected,
+                "{} in Cassandra:\n{found:?}\nin SQL:\n{expected:?}",
+                question.name
+            );
             let found = question.in_report(&report)?;
-            ensure!(found == expected, "{} in the report:\n{found:?}\nin SQL:\n{expected:?}", question.name);
+            ensure!(
+                found == expected,
+                "{} in the report:\n{found:?}\nin SQL:\n{expected:?}",
+                question.name
+            );
         }
         Ok(())
     })

@@ -6,12 +6,13 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use pinpipe_e2e::{
-    Kind, Pipeline, Spec, eventually, flow::Flow, kafka, load, node::Signal, objects, pipeline::READY_WITHIN,
-    shared::in_space,
+    Kind, Pipeline, Spec, eventually, flow::Flow, kafka, load, node::Signal, objects,
+    pipeline::READY_WITHIN, shared::in_space,
 };
 use serde_json::json;
 
-/// The environment's names for how often workers are killed and frozen, and how often in the short form.
+/// The environment's names for how often workers are killed and frozen, and how often in the short
+/// form.
 const KILLS: (&str, usize) = ("PINPIPE_SOAK_KILLS", 10);
 const FREEZES: (&str, usize) = ("PINPIPE_SOAK_FREEZES", 2);
 /// Batch runs killed.
@@ -25,7 +26,9 @@ const EXPELLED_WITHIN: Duration = Duration::from_secs(40);
 
 fn times((name, short): (&str, usize)) -> Result<usize> {
     match std::env::var(name) {
-        Ok(text) => text.parse().with_context(|| format!("{name} is {text:?}, not a number")),
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("{name} is {text:?}, not a number")),
         Err(_) => Ok(short),
     }
 }
@@ -56,11 +59,17 @@ async fn harass(pipeline: &Pipeline, spec: &Spec) -> Result<()> {
     let (mut killed, mut frozen) = (0, 0);
     for (n, replicas) in REPLICAS.into_iter().enumerate() {
         scale(pipeline, spec, replicas).await?;
-        for victim in VICTIMS.into_iter().cycle().skip(killed).take(kills * (n + 1) / REPLICAS.len() - killed) {
+        for victim in VICTIMS
+            .into_iter()
+            .cycle()
+            .skip(killed)
+            .take(kills * (n + 1) / REPLICAS.len() - killed)
+        {
             kill(pipeline, victim).await?;
             killed += 1;
         }
-        // Alone a frozen worker is nobody's rival: only with others can it come back to partitions that were given away.
+        // Alone a frozen worker is nobody's rival: only with others can it come back to partitions
+        // that were given away.
         let due = if replicas > 1 { freezes } else { 0 };
         for _ in 0..due {
             freeze(pipeline, "stream-live", replicas).await?;
@@ -75,11 +84,15 @@ async fn scale(pipeline: &Pipeline, spec: &Spec, replicas: usize) -> Result<()> 
     let mut spec = spec.clone();
     spec.0["stream"]["sinks"][0]["replicas"] = json!(replicas);
     pipeline.apply(&spec).await?;
-    eventually(READY_WITHIN, &format!("{replicas} live workers"), async || {
-        let workers = pipeline.workers("stream-live").await?;
-        ensure!(workers.len() == replicas, "{workers:?}");
-        Ok(())
-    })
+    eventually(
+        READY_WITHIN,
+        &format!("{replicas} live workers"),
+        async || {
+            let workers = pipeline.workers("stream-live").await?;
+            ensure!(workers.len() == replicas, "{workers:?}");
+            Ok(())
+        },
+    )
     .await?;
     pipeline.ready().await
 }
@@ -100,11 +113,15 @@ async fn freeze(pipeline: &Pipeline, component: &str, members: usize) -> Result<
     let workers = pipeline.workers(component).await?;
     let worker = workers.first().context("no worker runs")?;
     worker.send(Signal::Stop).await?;
-    let expelled = eventually(EXPELLED_WITHIN, "the frozen worker expelled from its group", async || {
-        let left = kafka::members(&group).await?;
-        ensure!(left.len() < members, "members: {left:?}");
-        Ok(())
-    })
+    let expelled = eventually(
+        EXPELLED_WITHIN,
+        "the frozen worker expelled from its group",
+        async || {
+            let left = kafka::members(&group).await?;
+            ensure!(left.len() < members, "members: {left:?}");
+            Ok(())
+        },
+    )
     .await;
     worker.send(Signal::Continue).await?;
     expelled?;
@@ -124,36 +141,53 @@ async fn at_work(pipeline: &Pipeline, component: &str) -> Result<()> {
                 let mut records = 0;
                 for kind in Kind::ALL {
                     let folder = format!("topics/{}/", pipeline.topic(kind));
-                    records += objects::keys(&objects::client(), pipeline.space.bucket(), &folder).await?.len();
+                    records += objects::keys(&objects::client(), pipeline.space.bucket(), &folder)
+                        .await?
+                        .len();
                 }
                 Ok(u64::try_from(records)?)
             }
             "ingest" => {
                 let ends = kafka::ends(&pipeline.topic(Kind::Geo)).await?;
-                Ok(u64::try_from(ends.values().map(|(_, end)| end).sum::<i64>())?)
+                Ok(u64::try_from(
+                    ends.values().map(|(_, end)| end).sum::<i64>(),
+                )?)
             }
-            _ => Ok(u64::try_from(pinpipe_e2e::postgres::count(&pipeline.space.schema(), Kind::Geo).await?)?),
+            _ => Ok(u64::try_from(
+                pinpipe_e2e::postgres::count(&pipeline.space.schema(), Kind::Geo).await?,
+            )?),
         }
     };
     let mut before = None;
-    eventually(Duration::from_secs(90), &format!("{component} at work"), async || {
-        let now = written().await?;
-        let before = *before.get_or_insert(now);
-        ensure!(now > before, "{now} written, as many as before");
-        Ok(())
-    })
+    eventually(
+        Duration::from_secs(90),
+        &format!("{component} at work"),
+        async || {
+            let now = written().await?;
+            let before = *before.get_or_insert(now);
+            ensure!(now > before, "{now} written, as many as before");
+            Ok(())
+        },
+    )
     .await
 }
 
-/// Starts a run, kills it as soon as it has fixed what it covers, and waits until it has been done all the same.
+/// Starts a run, kills it as soon as it has fixed what it covers, and waits until it has been done
+/// all the same.
 async fn kill_a_run(pipeline: &Pipeline, run: &str) -> Result<()> {
     pipeline.start_run(run).await?;
     let bucket = pipeline.space.bucket();
-    let folder = format!("runs/{}/{}-batch-{run}/", pipeline.full_name(), pipeline.name);
+    let folder = format!(
+        "runs/{}/{}-batch-{run}/",
+        pipeline.full_name(),
+        pipeline.name
+    );
     let client = objects::client();
     eventually(Duration::from_mins(2), "the run's manifest", async || {
         let keys = objects::keys(&client, bucket, &folder).await?;
-        keys.iter().find(|key| key.ends_with("/manifest.json")).with_context(|| format!("{keys:?}"))?;
+        keys.iter()
+            .find(|key| key.ends_with("/manifest.json"))
+            .with_context(|| format!("{keys:?}"))?;
         Ok(())
     })
     .await?;
@@ -164,7 +198,9 @@ async fn kill_a_run(pipeline: &Pipeline, run: &str) -> Result<()> {
         "the run was done before it could be killed: {keys:?}"
     );
     pipeline.run_ends(run).await?;
-    let report = objects::last_report(bucket, &pipeline.full_name()).await?.context("no run has been published")?;
+    let report = objects::last_report(bucket, &pipeline.full_name())
+        .await?
+        .context("no run has been published")?;
     ensure!(report["outcome"] == "Succeeded", "{report}");
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! A node that stands still, with the operator that works and workers of every kind on it, while records flow.
+//! A node that stands still, with the operator that works and workers of every kind on it, while
+//! records flow.
 
 use std::{
     collections::BTreeSet,
@@ -39,8 +40,12 @@ fn a_node_that_stands_still_costs_two_minutes_and_no_record() -> Result<()> {
         load::during(&mut flow, 17, async || {
             flows(&pipeline, &[live, raw]).await?;
             let lost = leader(cluster).await?;
-            let lost =
-                operator::pods(cluster).await?.get(&lost).and_then(Worker::of).context("no operator works")?.node;
+            let lost = operator::pods(cluster)
+                .await?
+                .get(&lost)
+                .and_then(Worker::of)
+                .context("no operator works")?
+                .node;
             on_two_nodes(&pipeline).await?;
             node::still(&lost, async || elsewhere(&pipeline, &lost).await).await?;
             back(&pipeline, &lost).await
@@ -56,7 +61,9 @@ fn a_node_that_stands_still_costs_two_minutes_and_no_record() -> Result<()> {
 
 /// Where a pod is and what of it counts: one that is told to go does not.
 fn running(pods: &[Pod]) -> Vec<&Pod> {
-    pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none()).collect()
+    pods.iter()
+        .filter(|pod| pod.metadata.deletion_timestamp.is_none())
+        .collect()
 }
 
 fn node_of(pod: &Pod) -> Option<&str> {
@@ -76,21 +83,39 @@ async fn on_two_nodes(pipeline: &Pipeline) -> Result<()> {
 /// Waits until the pipeline is whole and ready without the node, and its records flow.
 async fn elsewhere(pipeline: &Pipeline, lost: &str) -> Result<()> {
     let stopped = Instant::now();
-    eventually(ELSEWHERE_WITHIN, &format!("{} whole without {lost}", pipeline.name), async || {
-        for (component, wanted) in COMPONENTS {
-            let pods = pipeline.pods(component).await?;
-            let ready = |pod: &&Pod| {
-                let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-                node_of(pod) != Some(lost)
-                    && conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
-            };
-            let ready = running(&pods).into_iter().filter(ready).count();
-            ensure!(ready == wanted, "{ready} of {wanted} pods of {component} are ready elsewhere");
-        }
-        let conditions = pipeline.conditions().await?;
-        ensure!(conditions.get("Ready").is_some_and(|c| c["status"] == "True"), "{conditions:#?}");
-        Ok(())
-    })
+    eventually(
+        ELSEWHERE_WITHIN,
+        &format!("{} whole without {lost}", pipeline.name),
+        async || {
+            for (component, wanted) in COMPONENTS {
+                let pods = pipeline.pods(component).await?;
+                let ready = |pod: &&Pod| {
+                    let conditions = pod
+                        .status
+                        .as_ref()
+                        .and_then(|status| status.conditions.as_ref());
+                    node_of(pod) != Some(lost)
+                        && conditions
+                            .into_iter()
+                            .flatten()
+                            .any(|c| c.type_ == "Ready" && c.status == "True")
+                };
+                let ready = running(&pods).into_iter().filter(ready).count();
+                ensure!(
+                    ready == wanted,
+                    "{ready} of {wanted} pods of {component} are ready elsewhere"
+                );
+            }
+            let conditions = pipeline.conditions().await?;
+            ensure!(
+                conditions
+                    .get("Ready")
+                    .is_some_and(|c| c["status"] == "True"),
+                "{conditions:#?}"
+            );
+            Ok(())
+        },
+    )
     .await?;
     flows(pipeline, &[live, raw]).await?;
     println!("records flow {:?} after {lost} stopped", stopped.elapsed());
@@ -102,23 +127,35 @@ async fn back(pipeline: &Pipeline, lost: &str) -> Result<()> {
     let space = &pipeline.space;
     let nodes: Api<Node> = Api::all(space.cluster.client());
     let pods = space.cluster.api::<Pod>(&space.namespace);
-    eventually(READY_WITHIN, &format!("{lost} back and rid of what it ran"), async || {
-        let node = nodes.get(lost).await?;
-        let conditions = node.status.and_then(|status| status.conditions).unwrap_or_default();
-        ensure!(conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"), "{conditions:?}");
-        let old: Vec<String> = pods
-            .list(&ListParams::default())
-            .await?
-            .iter()
-            .filter(|pod| pod.metadata.deletion_timestamp.is_some())
-            .map(ResourceExt::name_any)
-            .collect();
-        ensure!(old.is_empty(), "{old:?} still go");
-        let group = format!("{}.live", pipeline.full_name());
-        let members = kafka::members(&group).await?;
-        ensure!(members.len() == 2, "members of {group}: {members:?}");
-        Ok(())
-    })
+    eventually(
+        READY_WITHIN,
+        &format!("{lost} back and rid of what it ran"),
+        async || {
+            let node = nodes.get(lost).await?;
+            let conditions = node
+                .status
+                .and_then(|status| status.conditions)
+                .unwrap_or_default();
+            ensure!(
+                conditions
+                    .iter()
+                    .any(|c| c.type_ == "Ready" && c.status == "True"),
+                "{conditions:?}"
+            );
+            let old: Vec<String> = pods
+                .list(&ListParams::default())
+                .await?
+                .iter()
+                .filter(|pod| pod.metadata.deletion_timestamp.is_some())
+                .map(ResourceExt::name_any)
+                .collect();
+            ensure!(old.is_empty(), "{old:?} still go");
+            let group = format!("{}.live", pipeline.full_name());
+            let members = kafka::members(&group).await?;
+            ensure!(members.len() == 2, "members of {group}: {members:?}");
+            Ok(())
+        },
+    )
     .await?;
     pipeline.ready().await?;
     flows(pipeline, &[live, raw]).await

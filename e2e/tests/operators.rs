@@ -18,7 +18,8 @@ use pinpipe_e2e::{
 };
 use serde_json::json;
 
-/// How long the other may take to notice that one is gone: its Lease runs out, and its first passes.
+/// How long the other may take to notice that one is gone: its Lease runs out, and its first
+/// passes.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(45);
 /// How many pipelines are under way when the one that works dies.
 const UNDER_WAY: usize = 10;
@@ -30,8 +31,15 @@ fn one_that_dies_in_mid_work_is_followed_by_one_that_ends_it() -> Result<()> {
     in_space("leader", async |space| {
         let cluster = &space.cluster;
         scale(cluster, 2).await?;
-        let leader = eventually(TAKEN_OVER_WITHIN, "an operator works", async || leader(cluster).await).await?;
-        let worker = operator::pods(cluster).await?.get(&leader).and_then(Worker::of).context("no operator works")?;
+        let leader = eventually(TAKEN_OVER_WITHIN, "an operator works", async || {
+            leader(cluster).await
+        })
+        .await?;
+        let worker = operator::pods(cluster)
+            .await?
+            .get(&leader)
+            .and_then(Worker::of)
+            .context("no operator works")?;
         let mut pipelines = Vec::new();
         for n in 0..UNDER_WAY {
             pipelines.push(space.apply(&format!("flow-{n}"), &Spec::new()).await?);
@@ -46,18 +54,31 @@ fn one_that_dies_in_mid_work_is_followed_by_one_that_ends_it() -> Result<()> {
         worker.send(Signal::Kill).await?;
         let killed = Instant::now();
         // For good: its container would only be started again.
-        cluster.api::<Pod>(NAMESPACE).delete(&leader, &DeleteParams::default().grace_period(0)).await?;
+        cluster
+            .api::<Pod>(NAMESPACE)
+            .delete(&leader, &DeleteParams::default().grace_period(0))
+            .await?;
         let mut done = 0;
         for pipeline in &pipelines {
             // The summary is the first condition; what nobody has looked at yet has none.
-            done += usize::from(pipeline.get().await?.data["status"]["conditions"][0]["status"] == "True");
+            done += usize::from(
+                pipeline.get().await?.data["status"]["conditions"][0]["status"] == "True",
+            );
         }
         println!("{leader} died when {done} of {UNDER_WAY} pipelines were ready");
         ensure!(done < UNDER_WAY, "{leader} was done before it died");
-        try_join_all(pipelines.iter().map(async |pipeline| pipeline.ready().await)).await?;
+        try_join_all(
+            pipelines
+                .iter()
+                .map(async |pipeline| pipeline.ready().await),
+        )
+        .await?;
         let took = killed.elapsed();
         println!("all ready {took:?} after its death");
-        ensure!(took <= ALL_READY_WITHIN, "all ready only {took:?} after {leader} died");
+        ensure!(
+            took <= ALL_READY_WITHIN,
+            "all ready only {took:?} after {leader} died"
+        );
         scale(cluster, 1).await
     })
 }
@@ -67,17 +88,29 @@ fn the_one_that_stands_by_takes_over_and_only_one_writes() -> Result<()> {
     in_space("operators", async |space| {
         let cluster = &space.cluster;
         scale(cluster, 2).await?;
-        let first = eventually(TAKEN_OVER_WITHIN, "an operator works", async || leader(cluster).await).await?;
+        let first = eventually(TAKEN_OVER_WITHIN, "an operator works", async || {
+            leader(cluster).await
+        })
+        .await?;
         let pipeline = space.apply("flow", &Spec::new()).await?;
         pipeline.ready().await?;
         let writers = async || -> Result<BTreeSet<String>> {
             let writes = node::writes(&space.namespace).await?;
-            let operators = writes.into_iter().filter(|write| write.user.username.contains(NAMESPACE));
+            let operators = writes
+                .into_iter()
+                .filter(|write| write.user.username.contains(NAMESPACE));
             Ok(operators.filter_map(|write| write.user.pod()).collect())
         };
-        ensure!(writers().await? == BTreeSet::from([first.clone()]), "{:?} wrote, not {first}", writers().await?);
+        ensure!(
+            writers().await? == BTreeSet::from([first.clone()]),
+            "{:?} wrote, not {first}",
+            writers().await?
+        );
 
-        cluster.api::<Pod>(NAMESPACE).delete(&first, &DeleteParams::default().grace_period(0)).await?;
+        cluster
+            .api::<Pod>(NAMESPACE)
+            .delete(&first, &DeleteParams::default().grace_period(0))
+            .await?;
         pipeline.change(json!({"ingest": {"replicas": 2}})).await?;
         let second = eventually(TAKEN_OVER_WITHIN, "the other works", async || {
             let now = leader(cluster).await?;
@@ -88,7 +121,11 @@ fn the_one_that_stands_by_takes_over_and_only_one_writes() -> Result<()> {
         })
         .await?;
         pipeline.ready().await?;
-        ensure!(writers().await? == BTreeSet::from([first, second]), "{:?}", writers().await?);
+        ensure!(
+            writers().await? == BTreeSet::from([first, second]),
+            "{:?}",
+            writers().await?
+        );
         scale(cluster, 1).await
     })
 }

@@ -1,5 +1,6 @@
-//! Broker, PostgreSQL, S3 and Cassandra away or slow while records flow: nothing acknowledged is lost, what doesn't need the server goes on,
-//! conditions say what is wrong, memory doesn't grow with the outage, and all is well again by itself.
+//! Broker, PostgreSQL, S3 and Cassandra away or slow while records flow: nothing acknowledged is
+//! lost, what doesn't need the server goes on, conditions say what is wrong, memory doesn't grow
+//! with the outage, and all is well again by itself.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,8 @@ use pinpipe_e2e::{
     shared::in_space,
 };
 
-/// The environment's name for how long each server is away, and after that slow, and how long in the short form, seconds.
+/// The environment's name for how long each server is away, and after that slow, and how long in
+/// the short form, seconds.
 const OUTAGE: (&str, u64) = ("PINPIPE_SOAK_OUTAGE", 10);
 /// The workers that run all the time.
 const COMPONENTS: [&str; 3] = ["ingest", "stream-live", "archive"];
@@ -32,8 +34,15 @@ fn a_server_that_is_away_costs_no_record_and_holds_up_nothing_else() -> Result<(
         pipeline.ready().await?;
         let mut flow = Flow::new(&pipeline);
         let load = load::during(&mut flow, 13, async || outages(&pipeline).await).await?;
-        ensure!(load.answers.contains_key(&503), "ingest never said that the broker was away: {load:?}");
-        ensure!(load.without_hint == 0, "{} answers 503 without Retry-After", load.without_hint);
+        ensure!(
+            load.answers.contains_key(&503),
+            "ingest never said that the broker was away: {load:?}"
+        );
+        ensure!(
+            load.without_hint == 0,
+            "{} answers 503 without Retry-After",
+            load.without_hint
+        );
         batch_without_cassandra(&pipeline).await?;
         batch_with_slow_cassandra(&pipeline).await?;
         for kind in Kind::ALL {
@@ -42,14 +51,19 @@ fn a_server_that_is_away_costs_no_record_and_holds_up_nothing_else() -> Result<(
             flow.batch_table_is_right(kind).await?;
         }
         let restarts = restarts(&pipeline).await?;
-        ensure!(restarts.values().all(|count| *count == 0), "workers were restarted: {restarts:?}");
+        ensure!(
+            restarts.values().all(|count| *count == 0),
+            "workers were restarted: {restarts:?}"
+        );
         memory_stayed_flat(&pipeline).await
     })
 }
 
 fn outage() -> Result<Duration> {
     let seconds = match std::env::var(OUTAGE.0) {
-        Ok(text) => text.parse().with_context(|| format!("{} is {text:?}, not a number of seconds", OUTAGE.0))?,
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("{} is {text:?}, not a number of seconds", OUTAGE.0))?,
         Err(_) => OUTAGE.1,
     };
     Ok(Duration::from_secs(seconds))
@@ -61,7 +75,9 @@ async fn outages(pipeline: &Pipeline) -> Result<()> {
 
     without(cluster, "postgres", async || {
         let begun = Instant::now();
-        pipeline.says("StreamReady", "False", &["sink live"]).await?;
+        pipeline
+            .says("StreamReady", "False", &["sink live"])
+            .await?;
         lasts(begun, pipeline, &[raw]).await
     })
     .await?;
@@ -97,14 +113,23 @@ async fn outages(pipeline: &Pipeline) -> Result<()> {
     Ok(())
 }
 
-/// Keeps the outage up for as long as it shall last; what doesn't need the server must go on the whole time.
+/// Keeps the outage up for as long as it shall last; what doesn't need the server must go on the
+/// whole time.
 async fn lasts(begun: Instant, pipeline: &Pipeline, measures: &[Measure]) -> Result<()> {
     let length = outage()?;
-    eventually(length + Duration::from_mins(2), "the outage over", async || {
-        flows(pipeline, measures).await?;
-        ensure!(begun.elapsed() >= length, "{:?} of {length:?}", begun.elapsed());
-        Ok(())
-    })
+    eventually(
+        length + Duration::from_mins(2),
+        "the outage over",
+        async || {
+            flows(pipeline, measures).await?;
+            ensure!(
+                begun.elapsed() >= length,
+                "{:?} of {length:?}",
+                begun.elapsed()
+            );
+            Ok(())
+        },
+    )
     .await
 }
 
@@ -115,7 +140,10 @@ async fn batch_without_cassandra(pipeline: &Pipeline) -> Result<()> {
         let folder = format!("runs/{}/", pipeline.full_name());
         eventually(READY_WITHIN, "the run's manifest", async || {
             let keys = objects::keys(&objects::client(), pipeline.space.bucket(), &folder).await?;
-            ensure!(keys.iter().any(|key| key.ends_with("/manifest.json")), "{keys:?}");
+            ensure!(
+                keys.iter().any(|key| key.ends_with("/manifest.json")),
+                "{keys:?}"
+            );
             Ok(())
         })
         .await
@@ -126,14 +154,20 @@ async fn batch_without_cassandra(pipeline: &Pipeline) -> Result<()> {
 
 /// A run whose store takes its time.
 async fn batch_with_slow_cassandra(pipeline: &Pipeline) -> Result<()> {
-    slow(&pipeline.space.cluster, "cassandra", outage()?, async || {
-        pipeline.start_run("slow").await?;
-        pipeline.run_ends("slow").await
-    })
+    slow(
+        &pipeline.space.cluster,
+        "cassandra",
+        outage()?,
+        async || {
+            pipeline.start_run("slow").await?;
+            pipeline.run_ends("slow").await
+        },
+    )
     .await
 }
 
-/// What piles up in a worker while its server is away has a bound, and the load of a minute is far above it.
+/// What piles up in a worker while its server is away has a bound, and the load of a minute is far
+/// above it.
 async fn memory_stayed_flat(pipeline: &Pipeline) -> Result<()> {
     for component in COMPONENTS {
         for worker in pipeline.workers(component).await? {
@@ -145,12 +179,17 @@ async fn memory_stayed_flat(pipeline: &Pipeline) -> Result<()> {
     Ok(())
 }
 
-/// How often each pod's container was restarted. One that used more memory than it may would have been.
+/// How often each pod's container was restarted. One that used more memory than it may would have
+/// been.
 async fn restarts(pipeline: &Pipeline) -> Result<BTreeMap<String, i32>> {
     let mut restarts = BTreeMap::new();
     for component in COMPONENTS {
         for pod in pipeline.pods(component).await? {
-            let statuses = pod.status.unwrap_or_default().container_statuses.unwrap_or_default();
+            let statuses = pod
+                .status
+                .unwrap_or_default()
+                .container_statuses
+                .unwrap_or_default();
             let count = statuses.iter().map(|status| status.restart_count).sum();
             restarts.insert(pod.metadata.name.unwrap_or_default(), count);
         }

@@ -1,7 +1,9 @@
-//! The operator's chart under load: upgraded from the one before, rolled back, uninstalled, installed again.
+//! The operator's chart under load: upgraded from the one before, rolled back, uninstalled,
+//! installed again.
 //!
-//! The chart before is made of today's: its definition lacks a field that today's has, so that pipelines can be newer than it. Its operator
-//! is today's under another tag. What an older operator leaves to a newer one is tested where stored pipelines of each release are
+//! The chart before is made of today's: its definition lacks a field that today's has, so that
+//! pipelines can be newer than it. Its operator is today's under another tag. What an older
+//! operator leaves to a newer one is tested where stored pipelines of each release are
 //! (crds/released).
 
 use std::{
@@ -12,7 +14,8 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::{
-    api::apps::v1::Deployment, apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    api::apps::v1::Deployment,
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{Api, ResourceExt};
 use pinpipe_e2e::{
@@ -28,8 +31,13 @@ use serde_json::{Value, json};
 
 /// Today's chart.
 const CHART: &str = "../charts/pinpipe";
-/// The field that the definition before doesn't have, where the schemas of its parents are, and what a newer pipeline says in it.
-const NEWER: ([&str; 4], &str, &str) = (["spec", "broker", "kafka", "topics"], "deletionPolicy", "Retain");
+/// The field that the definition before doesn't have, where the schemas of its parents are, and
+/// what a newer pipeline says in it.
+const NEWER: ([&str; 4], &str, &str) = (
+    ["spec", "broker", "kafka", "topics"],
+    "deletionPolicy",
+    "Retain",
+);
 
 #[test]
 fn pipelines_outlive_every_change_of_the_release_and_no_record_is_lost() -> Result<()> {
@@ -46,7 +54,12 @@ async fn course(space: &Space, release: &Release) -> Result<()> {
     let cluster = &space.cluster;
     let before = chart_before(&std::env::temp_dir().join(format!("{}-chart", space.namespace)))?;
     release.upgrade(&before.0, &release.tag).await?;
-    let pipeline = space.apply("flow", &Spec::new().live(space).archive(space, 100).batch(space)).await?;
+    let pipeline = space
+        .apply(
+            "flow",
+            &Spec::new().live(space).archive(space, 100).batch(space),
+        )
+        .await?;
     let mut pinned = Spec::new();
     pinned.0["image"] = json!({"tag": release.tag});
     let pinned = space.apply("pinned", &pinned).await?;
@@ -57,11 +70,15 @@ async fn course(space: &Space, release: &Release) -> Result<()> {
         flows(&pipeline, &[live, raw]).await?;
         let next = release.next_tag(cluster).await?;
         let untouched = pinned.children().await?;
-        let (upgraded, went) = futures::join!(release.upgrade(CHART, &next), rolled(&pipeline, &next));
+        let (upgraded, went) =
+            futures::join!(release.upgrade(CHART, &next), rolled(&pipeline, &next));
         upgraded.and(went)?;
         pinned.ready().await?;
         let changed = pinned.changed_since(&untouched).await?;
-        ensure!(changed.is_empty(), "the pipeline with a tag of its own was changed, too: {changed:?}");
+        ensure!(
+            changed.is_empty(),
+            "the pipeline with a tag of its own was changed, too: {changed:?}"
+        );
 
         let (place, field, value) = NEWER;
         let mut newer = json!({field: value});
@@ -70,23 +87,36 @@ async fn course(space: &Space, release: &Release) -> Result<()> {
         }
         pipeline.change(newer).await?;
         pipeline.ready().await?;
-        ensure!(newer_field(&pipeline).await? == value, "the definition upgraded doesn't have {field}");
+        ensure!(
+            newer_field(&pipeline).await? == value,
+            "the definition upgraded doesn't have {field}"
+        );
         let (back, went) = futures::join!(
             helm(&["rollback", RELEASE, "--namespace", NAMESPACE, "--wait"]),
             rolled(&pipeline, &release.tag)
         );
         back.map(drop).and(went)?;
-        ensure!(newer_field(&pipeline).await?.is_null(), "the definition rolled back has {field}");
+        ensure!(
+            newer_field(&pipeline).await?.is_null(),
+            "the definition rolled back has {field}"
+        );
         flows(&pipeline, &[live, raw]).await?;
 
         without_operator(&pipeline).await?;
         release.upgrade(CHART, &release.tag).await?;
         let left = pipeline.children().await?;
-        pipeline.change(json!({"archive": {"rotate": {"records": 90}}})).await?;
+        pipeline
+            .change(json!({"archive": {"rotate": {"records": 90}}}))
+            .await?;
         pipeline.ready().await?;
         let changed = pipeline.changed_since(&left).await?;
-        let concerned = BTreeSet::from(["Deployment/flow-archive", "ConfigMap/flow-archive"].map(str::to_owned));
-        ensure!(changed == concerned, "after the new install a change of the archive changed {changed:?}");
+        let concerned = BTreeSet::from(
+            ["Deployment/flow-archive", "ConfigMap/flow-archive"].map(str::to_owned),
+        );
+        ensure!(
+            changed == concerned,
+            "after the new install a change of the archive changed {changed:?}"
+        );
         pinned.ready().await
     })
     .await?;
@@ -115,10 +145,24 @@ struct Release {
 
 impl Release {
     async fn of_the_harness() -> Result<Self> {
-        let values = helm(&["get", "values", RELEASE, "--namespace", NAMESPACE, "--output", "json"]).await?;
+        let values = helm(&[
+            "get",
+            "values",
+            RELEASE,
+            "--namespace",
+            NAMESPACE,
+            "--output",
+            "json",
+        ])
+        .await?;
         let values: Value = serde_json::from_str(&values)?;
-        let tag = values["image"]["tag"].as_str().with_context(|| format!("the release has no image.tag: {values}"))?;
-        Ok(Self { tag: tag.to_owned(), values })
+        let tag = values["image"]["tag"]
+            .as_str()
+            .with_context(|| format!("the release has no image.tag: {values}"))?;
+        Ok(Self {
+            tag: tag.to_owned(),
+            values,
+        })
     }
 
     /// Upgrades it to a chart and a tag, or installs it.
@@ -126,9 +170,20 @@ impl Release {
         let mut values = self.values.clone();
         values["image"]["tag"] = json!(tag);
         let values = values.to_string();
-        let arguments =
-            ["upgrade", "--install", RELEASE, chart, "--namespace", NAMESPACE, "--reset-values", "--set-json", &values];
-        helm(&[&arguments[..], &["--wait", "--timeout", "180s"]].concat()).await.map(drop)
+        let arguments = [
+            "upgrade",
+            "--install",
+            RELEASE,
+            chart,
+            "--namespace",
+            NAMESPACE,
+            "--reset-values",
+            "--set-json",
+            &values,
+        ];
+        helm(&[&arguments[..], &["--wait", "--timeout", "180s"]].concat())
+            .await
+            .map(drop)
     }
 
     /// Gives the images that nodes have another tag, too, as if they were the next ones.
@@ -153,12 +208,15 @@ fn chart_before(folder: &Path) -> Result<Folder> {
     let made = Folder(folder.display().to_string());
     let definition = folder.join("files/pinterestpipelines.yaml");
     let mut document: serde_yaml::Value = serde_yaml::from_str(&fs::read_to_string(&definition)?)?;
-    let mut schema = &mut document["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+    let mut schema =
+        &mut document["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
     let (place, field, _) = NEWER;
     for part in place {
         schema = &mut schema[part]["properties"];
     }
-    let removed = schema.as_mapping_mut().and_then(|properties| properties.remove(field));
+    let removed = schema
+        .as_mapping_mut()
+        .and_then(|properties| properties.remove(field));
     removed.with_context(|| format!("the definition has no {}.{field}", place.join(".")))?;
     fs::write(&definition, serde_yaml::to_string(&document)?)?;
     Ok(made)
@@ -181,41 +239,71 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 /// Whether all pods of a Deployment are of its template, ready, and no others are left.
 fn is_complete(deployment: &Deployment) -> bool {
     let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas);
-    let Some(status) = &deployment.status else { return false };
+    let Some(status) = &deployment.status else {
+        return false;
+    };
     status.observed_generation >= deployment.metadata.generation
-        && [status.replicas, status.updated_replicas, status.available_replicas].iter().all(|count| *count == wanted)
+        && [
+            status.replicas,
+            status.updated_replicas,
+            status.available_replicas,
+        ]
+        .iter()
+        .all(|count| *count == wanted)
 }
 
 fn has_tag(deployment: &Deployment, tag: &str) -> bool {
-    let pod = deployment.spec.as_ref().and_then(|spec| spec.template.spec.as_ref());
-    pod.into_iter().flat_map(|pod| &pod.containers).all(|container| {
-        container.image.as_deref().and_then(|image| image.rsplit_once(':')).is_some_and(|(_, found)| found == tag)
-    })
+    let pod = deployment
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.template.spec.as_ref());
+    pod.into_iter()
+        .flat_map(|pod| &pod.containers)
+        .all(|container| {
+            container
+                .image
+                .as_deref()
+                .and_then(|image| image.rsplit_once(':'))
+                .is_some_and(|(_, found)| found == tag)
+        })
 }
 
-/// Waits until the pipeline runs on images of this tag. One component at a time may be on its way there.
+/// Waits until the pipeline runs on images of this tag. One component at a time may be on its way
+/// there.
 async fn rolled(pipeline: &Pipeline, tag: &str) -> Result<()> {
     let mut order: Vec<String> = Vec::new();
     let mut at_once = Vec::new();
-    eventually(READY_WITHIN, &format!("{} rolled to {tag}", pipeline.name), async || {
-        let deployments = pipeline.deployments().await?;
-        let rolled: Vec<&Deployment> = deployments.iter().filter(|deployment| has_tag(deployment, tag)).collect();
-        let begun = rolled.iter().map(|deployment| deployment.name_any());
-        let new: Vec<String> = begun.filter(|name| !order.contains(name)).collect();
-        let under_way: Vec<String> = rolled
-            .iter()
-            .filter(|deployment| !is_complete(deployment))
-            .map(|deployment| deployment.name_any())
-            .collect();
-        // Those that have been through may be short of a pod for a moment, for reasons of their own.
-        if !new.is_empty() && under_way.len() > 1 {
-            at_once.push(under_way.clone());
-        }
-        order.extend(new);
-        ensure!(rolled.len() == deployments.len(), "{order:?} of {} Deployments have the tag", deployments.len());
-        ensure!(under_way.is_empty(), "{under_way:?} still under way");
-        Ok(())
-    })
+    eventually(
+        READY_WITHIN,
+        &format!("{} rolled to {tag}", pipeline.name),
+        async || {
+            let deployments = pipeline.deployments().await?;
+            let rolled: Vec<&Deployment> = deployments
+                .iter()
+                .filter(|deployment| has_tag(deployment, tag))
+                .collect();
+            let begun = rolled.iter().map(|deployment| deployment.name_any());
+            let new: Vec<String> = begun.filter(|name| !order.contains(name)).collect();
+            let under_way: Vec<String> = rolled
+                .iter()
+                .filter(|deployment| !is_complete(deployment))
+                .map(|deployment| deployment.name_any())
+                .collect();
+            // Those that have been through may be short of a pod for a moment, for reasons of their
+            // own.
+            if !new.is_empty() && under_way.len() > 1 {
+                at_once.push(under_way.clone());
+            }
+            order.extend(new);
+            ensure!(
+                rolled.len() == deployments.len(),
+                "{order:?} of {} Deployments have the tag",
+                deployments.len()
+            );
+            ensure!(under_way.is_empty(), "{under_way:?} still under way");
+            Ok(())
+        },
+    )
     .await?;
     println!("{tag}: {order:?} in this order");
     ensure!(at_once.is_empty(), "rolled at the same time: {at_once:?}");
@@ -234,14 +322,31 @@ async fn without_operator(pipeline: &Pipeline) -> Result<()> {
     })
     .await?;
     let definitions: Api<CustomResourceDefinition> = Api::all(cluster.client());
-    let definition = definitions.get("pinterestpipelines.pinpipe.dev").await.context("the definition")?;
-    ensure!(definition.metadata.deletion_timestamp.is_none(), "the definition is about to be deleted");
+    let definition = definitions
+        .get("pinterestpipelines.pinpipe.dev")
+        .await
+        .context("the definition")?;
+    ensure!(
+        definition.metadata.deletion_timestamp.is_none(),
+        "the definition is about to be deleted"
+    );
     let is = pipeline.get().await?;
-    ensure!(is.uid() == was.uid() && is.data["spec"] == was.data["spec"], "the pipeline was {was:?}, is {is:?}");
+    ensure!(
+        is.uid() == was.uid() && is.data["spec"] == was.data["spec"],
+        "the pipeline was {was:?}, is {is:?}"
+    );
     let left = pipeline.children().await?;
     let ids = |children: &BTreeMap<String, Child>| -> Vec<(String, String)> {
-        children.iter().map(|(id, child)| (id.clone(), child.uid())).collect()
+        children
+            .iter()
+            .map(|(id, child)| (id.clone(), child.uid()))
+            .collect()
     };
-    ensure!(ids(&left) == ids(&children), "children were {:?}, are {:?}", children.keys(), left.keys());
+    ensure!(
+        ids(&left) == ids(&children),
+        "children were {:?}, are {:?}",
+        children.keys(),
+        left.keys()
+    );
     flows(pipeline, &[live, raw]).await
 }

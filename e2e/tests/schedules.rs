@@ -13,8 +13,8 @@ use kube::{
     api::{ListParams, LogParams},
 };
 use pinpipe_e2e::{
-    Kind, Pipeline, Space, Spec, eventually, flow::Flow, pipeline::READY_WITHIN, samples::Samples, shared::in_space,
-    throughout,
+    Kind, Pipeline, Space, Spec, eventually, flow::Flow, pipeline::READY_WITHIN, samples::Samples,
+    shared::in_space, throughout,
 };
 use serde_json::json;
 
@@ -27,10 +27,17 @@ const NEVER: &str = "0 10 1 1 *";
 
 /// A pipeline with batch runs and records for them.
 async fn filled(space: &Space) -> Result<Flow> {
-    let pipeline = space.apply("flow", &Spec::new().archive(space, 100).batch(space)).await?;
+    let pipeline = space
+        .apply("flow", &Spec::new().archive(space, 100).batch(space))
+        .await?;
     pipeline.ready().await?;
     let mut flow = Flow::new(&pipeline);
-    flow.send(Kind::User, Samples::new(37).batch(Kind::User, 0..200, 0), 100).await?;
+    flow.send(
+        Kind::User,
+        Samples::new(37).batch(Kind::User, 0..200, 0),
+        100,
+    )
+    .await?;
     Ok(flow)
 }
 
@@ -39,17 +46,35 @@ async fn asked_for(pipeline: &Pipeline) -> Result<String> {
     eventually(READY_WITHIN, "the run that was asked for", async || {
         let told = pipeline.events("RunStarted").await?;
         let note = told.first().context("no event")?;
-        Ok(note.split_whitespace().nth(3).unwrap_or_default().to_owned())
+        Ok(note
+            .split_whitespace()
+            .nth(3)
+            .unwrap_or_default()
+            .to_owned())
     })
     .await
 }
 
 /// The Jobs that the schedule started, with the time each was due.
 async fn scheduled(pipeline: &Pipeline) -> Result<Vec<(String, DateTime<Utc>)>> {
-    let selector = ListParams::default().labels(&format!("app.kubernetes.io/instance={}", pipeline.name));
-    let jobs = pipeline.space.cluster.api::<Job>(&pipeline.space.namespace).list(&selector).await?;
-    let due = |job: &Job| Some((job.name_any(), DateTime::parse_from_rfc3339(job.annotations().get(DUE)?)));
-    jobs.iter().filter_map(due).map(|(name, due)| Ok((name, due?.to_utc()))).collect()
+    let selector =
+        ListParams::default().labels(&format!("app.kubernetes.io/instance={}", pipeline.name));
+    let jobs = pipeline
+        .space
+        .cluster
+        .api::<Job>(&pipeline.space.namespace)
+        .list(&selector)
+        .await?;
+    let due = |job: &Job| {
+        Some((
+            job.name_any(),
+            DateTime::parse_from_rfc3339(job.annotations().get(DUE)?),
+        ))
+    };
+    jobs.iter()
+        .filter_map(due)
+        .map(|(name, due)| Ok((name, due?.to_utc())))
+        .collect()
 }
 
 /// Whether a pod of a Job said this.
@@ -57,7 +82,11 @@ async fn said(space: &Space, job: &str, words: &str) -> Result<bool> {
     let pods = space.cluster.api::<Pod>(&space.namespace);
     let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
     for pod in pods.list(&of_job).await? {
-        if pods.logs(&pod.name_any(), &LogParams::default()).await?.contains(words) {
+        if pods
+            .logs(&pod.name_any(), &LogParams::default())
+            .await?
+            .contains(words)
+        {
             return Ok(true);
         }
     }
@@ -71,20 +100,28 @@ fn a_batch_run_starts_by_an_annotation_once_and_outlives_its_section() -> Result
         let pipeline = &flow.pipeline;
         pipeline.annotate("pinpipe.dev/run-batch", "first").await?;
         let job = asked_for(pipeline).await?;
-        // Taken away while it runs: the run goes on to its end, and only then what it needs is taken away, too.
+        // Taken away while it runs: the run goes on to its end, and only then what it needs is
+        // taken away, too.
         pipeline.change(json!({"batch": null})).await?;
         pipeline.job_ends(&job).await?;
         flow.batch_table_is_right(Kind::User).await?;
         eventually(READY_WITHIN, "the schedule gone", async || {
             let children = pipeline.children().await?;
-            let left: Vec<_> = children.keys().filter(|id| id.contains("/flow-batch")).collect();
+            let left: Vec<_> = children
+                .keys()
+                .filter(|id| id.contains("/flow-batch"))
+                .collect();
             ensure!(left.is_empty(), "{left:?}");
             Ok(())
         })
         .await?;
         pipeline.annotate("pinpipe.dev/run-batch", "second").await?;
-        pipeline.says("Ready", "False", &["InvalidRun", "spec.batch"]).await?;
-        pipeline.apply(&Spec::new().archive(space, 100).batch(space)).await?;
+        pipeline
+            .says("Ready", "False", &["InvalidRun", "spec.batch"])
+            .await?;
+        pipeline
+            .apply(&Spec::new().archive(space, 100).batch(space))
+            .await?;
         pipeline.ready().await?;
         let told = eventually(READY_WITHIN, "the second run", async || {
             let told = pipeline.events("RunStarted").await?;
@@ -94,11 +131,15 @@ fn a_batch_run_starts_by_an_annotation_once_and_outlives_its_section() -> Result
         .await?;
         // By now nothing but the status knows of the first one.
         pipeline.annotate("pinpipe.dev/run-batch", "first").await?;
-        throughout(Duration::from_secs(15), "a word starts one run", async || {
-            let now = pipeline.events("RunStarted").await?;
-            ensure!(now == told, "{now:?}");
-            Ok(())
-        })
+        throughout(
+            Duration::from_secs(15),
+            "a word starts one run",
+            async || {
+                let now = pipeline.events("RunStarted").await?;
+                ensure!(now == told, "{now:?}");
+                Ok(())
+            },
+        )
         .await?;
         pipeline.ready().await?;
         let requested = pipeline.get().await?.data["status"]["batch"]["lastRequested"].clone();
@@ -112,20 +153,36 @@ fn a_run_that_is_asked_for_and_a_scheduled_one_take_turns() -> Result<()> {
     in_space("turns", async |space| {
         let flow = filled(space).await?;
         let pipeline = &flow.pipeline;
-        pipeline.change(json!({"batch": {"schedule": "* * * * *"}})).await?;
+        pipeline
+            .change(json!({"batch": {"schedule": "* * * * *"}}))
+            .await?;
         let by_schedule = eventually(NEXT_MINUTE, "the scheduled run", async || {
-            scheduled(pipeline).await?.pop().map(|(name, _)| name).context("no Job")
+            scheduled(pipeline)
+                .await?
+                .pop()
+                .map(|(name, _)| name)
+                .context("no Job")
         })
         .await?;
-        pipeline.annotate("pinpipe.dev/run-batch", "meanwhile").await?;
+        pipeline
+            .annotate("pinpipe.dev/run-batch", "meanwhile")
+            .await?;
         let by_hand = asked_for(pipeline).await?;
         // The schedule is taken back while both are there, and ends neither.
-        pipeline.change(json!({"batch": {"schedule": NEVER}})).await?;
+        pipeline
+            .change(json!({"batch": {"schedule": NEVER}}))
+            .await?;
         pipeline.job_ends(&by_schedule).await?;
         pipeline.job_ends(&by_hand).await?;
         let waits = "another holds the Lease, waiting";
-        let waited = [said(space, &by_schedule, waits).await?, said(space, &by_hand, waits).await?];
-        ensure!(waited[0] != waited[1], "one of both waits for the other: {waited:?}");
+        let waited = [
+            said(space, &by_schedule, waits).await?,
+            said(space, &by_hand, waits).await?,
+        ];
+        ensure!(
+            waited[0] != waited[1],
+            "one of both waits for the other: {waited:?}"
+        );
         flow.batch_table_is_right(Kind::User).await?;
         pipeline.ready().await
     })
@@ -141,20 +198,35 @@ fn a_run_missed_while_suspended_is_made_up_for_once() -> Result<()> {
         // Far enough away for the schedule to be there before it comes.
         let due = (Utc::now() + TimeDelta::seconds(90)).duration_trunc(TimeDelta::minutes(1))?;
         let schedule = due.format("%-M %-H %-d %-m *").to_string();
-        pipeline.change(json!({"batch": {"schedule": schedule}})).await?;
+        pipeline
+            .change(json!({"batch": {"schedule": schedule}}))
+            .await?;
         eventually(READY_WITHIN, "the schedule is there", async || {
-            let jobs = space.cluster.api::<CronJob>(&space.namespace).get("flow-batch").await?;
+            let jobs = space
+                .cluster
+                .api::<CronJob>(&space.namespace)
+                .get("flow-batch")
+                .await?;
             let spec = jobs.spec.context("no spec")?;
-            ensure!(spec.schedule == schedule && spec.suspend == Some(true), "{spec:?}");
+            ensure!(
+                spec.schedule == schedule && spec.suspend == Some(true),
+                "{spec:?}"
+            );
             Ok(())
         })
         .await?;
-        let left = (due - Utc::now()).to_std().context("the schedule came too late")?;
-        throughout(left + Duration::from_secs(10), "nothing runs while the pipeline is suspended", async || {
-            let runs = scheduled(pipeline).await?;
-            ensure!(runs.is_empty(), "{runs:?}");
-            Ok(())
-        })
+        let left = (due - Utc::now())
+            .to_std()
+            .context("the schedule came too late")?;
+        throughout(
+            left + Duration::from_secs(10),
+            "nothing runs while the pipeline is suspended",
+            async || {
+                let runs = scheduled(pipeline).await?;
+                ensure!(runs.is_empty(), "{runs:?}");
+                Ok(())
+            },
+        )
         .await?;
         pipeline.change(json!({"suspend": false})).await?;
         let run = eventually(READY_WITHIN, "the run that was missed", async || {

@@ -10,8 +10,8 @@ use k8s_openapi::api::{
 };
 use kube::{ResourceExt, api::ListParams};
 use pinpipe_e2e::{
-    Kind, Pipeline, Spec, broken, eventually, flow::Flow, node, pipeline::READY_WITHIN, samples::Samples,
-    shared::in_space, throughout,
+    Kind, Pipeline, Spec, broken, eventually, flow::Flow, node, pipeline::READY_WITHIN,
+    samples::Samples, shared::in_space, throughout,
 };
 use serde_json::json;
 
@@ -20,11 +20,25 @@ const ORDER: [&str; 3] = ["stream-live", "archive", "ingest"];
 
 /// The image of each component's Deployment.
 async fn images(pipeline: &Pipeline) -> Result<BTreeMap<String, String>> {
-    let deployments = pipeline.space.cluster.api::<Deployment>(&pipeline.space.namespace);
+    let deployments = pipeline
+        .space
+        .cluster
+        .api::<Deployment>(&pipeline.space.namespace);
     let mut images = BTreeMap::new();
     for component in ORDER {
-        let spec = deployments.get(&format!("{}-{component}", pipeline.name)).await?.spec.unwrap_or_default();
-        let container = spec.template.spec.unwrap_or_default().containers.into_iter().next().unwrap_or_default();
+        let spec = deployments
+            .get(&format!("{}-{component}", pipeline.name))
+            .await?
+            .spec
+            .unwrap_or_default();
+        let container = spec
+            .template
+            .spec
+            .unwrap_or_default()
+            .containers
+            .into_iter()
+            .next()
+            .unwrap_or_default();
         images.insert(component.to_owned(), container.image.unwrap_or_default());
     }
     Ok(images)
@@ -32,14 +46,26 @@ async fn images(pipeline: &Pipeline) -> Result<BTreeMap<String, String>> {
 
 async fn tag(pipeline: &Pipeline) -> Result<String> {
     let images = images(pipeline).await?;
-    Ok(images["ingest"].rsplit_once(':').context("an image without a tag")?.1.to_owned())
+    Ok(images["ingest"]
+        .rsplit_once(':')
+        .context("an image without a tag")?
+        .1
+        .to_owned())
 }
 
 /// The names of each component's pods.
 async fn pods(pipeline: &Pipeline) -> Result<BTreeMap<&'static str, Vec<String>>> {
     let mut names = BTreeMap::new();
     for component in ORDER {
-        names.insert(component, pipeline.pods(component).await?.iter().map(ResourceExt::name_any).collect());
+        names.insert(
+            component,
+            pipeline
+                .pods(component)
+                .await?
+                .iter()
+                .map(ResourceExt::name_any)
+                .collect(),
+        );
     }
     Ok(names)
 }
@@ -48,54 +74,89 @@ fn time(time: &impl ToString) -> Result<DateTime<Utc>> {
     Ok(DateTime::parse_from_rfc3339(&time.to_string())?.to_utc())
 }
 
-/// When a component's first pod with this image was asked for, and when the last one of them became ready.
-async fn rolled(pipeline: &Pipeline, component: &str, image: &str) -> Result<(DateTime<Utc>, DateTime<Utc>)> {
-    let labels = format!("app.kubernetes.io/instance={},app.kubernetes.io/component={component}", pipeline.name);
+/// When a component's first pod with this image was asked for, and when the last one of them became
+/// ready.
+async fn rolled(
+    pipeline: &Pipeline,
+    component: &str,
+    image: &str,
+) -> Result<(DateTime<Utc>, DateTime<Utc>)> {
+    let labels = format!(
+        "app.kubernetes.io/instance={},app.kubernetes.io/component={component}",
+        pipeline.name
+    );
     let params = ListParams::default().labels(&labels);
     let (cluster, namespace) = (&pipeline.space.cluster, &pipeline.space.namespace);
     let is = |pod: Option<&k8s_openapi::api::core::v1::PodSpec>| {
-        pod.and_then(|pod| pod.containers.first()).is_some_and(|container| container.image.as_deref() == Some(image))
+        pod.and_then(|pod| pod.containers.first())
+            .is_some_and(|container| container.image.as_deref() == Some(image))
     };
     let sets = cluster.api::<ReplicaSet>(namespace).list(&params).await?;
     let set = sets.items.iter().find(|set| {
         let template = set.spec.as_ref().and_then(|spec| spec.template.as_ref());
         is(template.and_then(|template| template.spec.as_ref()))
     });
-    let begun = set.and_then(|set| set.metadata.creation_timestamp.clone()).context("no ReplicaSet of that image")?;
+    let begun = set
+        .and_then(|set| set.metadata.creation_timestamp.clone())
+        .context("no ReplicaSet of that image")?;
     let pods = cluster.api::<Pod>(namespace).list(&params).await?.items;
-    let ready = pods.iter().filter(|pod| is(pod.spec.as_ref())).filter_map(|pod| {
-        let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-        let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True")?;
-        ready.last_transition_time.clone()
-    });
+    let ready = pods
+        .iter()
+        .filter(|pod| is(pod.spec.as_ref()))
+        .filter_map(|pod| {
+            let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+            let ready = conditions
+                .iter()
+                .find(|c| c.type_ == "Ready" && c.status == "True")?;
+            ready.last_transition_time.clone()
+        });
     let ready = ready.map(|at| time(&at.0)).collect::<Result<Vec<_>>>()?;
-    Ok((time(&begun.0)?, ready.into_iter().max().context("no pod of that image is ready")?))
+    Ok((
+        time(&begun.0)?,
+        ready
+            .into_iter()
+            .max()
+            .context("no pod of that image is ready")?,
+    ))
 }
 
 #[test]
 fn a_new_image_goes_to_one_component_at_a_time_and_no_record_is_lost() -> Result<()> {
     in_space("upgrade", async |space| {
-        let pipeline = space.apply("flow", &Spec::new().live(space).archive(space, 100)).await?;
+        let pipeline = space
+            .apply("flow", &Spec::new().live(space).archive(space, 100))
+            .await?;
         pipeline.ready().await?;
         let before = tag(&pipeline).await?;
         let next = format!("{before}-next");
         node::tag_images(&space.cluster, &before, &next).await?;
         let (mut flow, mut make) = (Flow::new(&pipeline), Samples::new(41));
-        flow.send(Kind::Pin, make.batch(Kind::Pin, 0..1000, 0), 500).await?;
+        flow.send(Kind::Pin, make.batch(Kind::Pin, 0..1000, 0), 500)
+            .await?;
         pipeline.change(json!({"image": {"tag": next}})).await?;
-        flow.send(Kind::Pin, make.batch(Kind::Pin, 1000..2000, 0), 100).await?;
+        flow.send(Kind::Pin, make.batch(Kind::Pin, 1000..2000, 0), 100)
+            .await?;
         pipeline.ready().await?;
         let images = images(&pipeline).await?;
-        ensure!(images.values().all(|image| image.ends_with(&format!(":{next}"))), "{images:?}");
+        ensure!(
+            images
+                .values()
+                .all(|image| image.ends_with(&format!(":{next}"))),
+            "{images:?}"
+        );
         let mut ready: Option<(&str, DateTime<Utc>)> = None;
         for component in ORDER {
             let (begun, done) = rolled(&pipeline, component, &images[component]).await?;
             if let Some((earlier, ready)) = ready {
-                ensure!(begun >= ready, "{component} began at {begun}, and {earlier} was ready at {ready}");
+                ensure!(
+                    begun >= ready,
+                    "{component} began at {begun}, and {earlier} was ready at {ready}"
+                );
             }
             ready = Some((component, done));
         }
-        flow.send(Kind::Pin, make.batch(Kind::Pin, 2000..2100, 0), 100).await?;
+        flow.send(Kind::Pin, make.batch(Kind::Pin, 2000..2100, 0), 100)
+            .await?;
         flow.live_table_is_right(Kind::Pin).await
     })
 }
@@ -103,13 +164,31 @@ fn a_new_image_goes_to_one_component_at_a_time_and_no_record_is_lost() -> Result
 #[test]
 fn an_image_that_cannot_be_pulled_stops_an_upgrade_at_the_first_component() -> Result<()> {
     in_space("stuck", async |space| {
-        let pipeline = space.apply("flow", &Spec::new().live(space).archive(space, 100)).await?;
+        let pipeline = space
+            .apply("flow", &Spec::new().live(space).archive(space, 100))
+            .await?;
         pipeline.ready().await?;
         let (before, running) = (tag(&pipeline).await?, pods(&pipeline).await?);
-        pipeline.change(json!({"image": {"tag": "no-such-version"}})).await?;
-        pipeline.says("StreamReady", "False", &["ImageNotPullable", "archive, ingest waits"]).await?;
-        pipeline.says("Ready", "False", &["ImageNotPullable"]).await?;
-        pipeline.says("IngestReady", "True", &[&before, "until stream-live is ready"]).await?;
+        pipeline
+            .change(json!({"image": {"tag": "no-such-version"}}))
+            .await?;
+        pipeline
+            .says(
+                "StreamReady",
+                "False",
+                &["ImageNotPullable", "archive, ingest waits"],
+            )
+            .await?;
+        pipeline
+            .says("Ready", "False", &["ImageNotPullable"])
+            .await?;
+        pipeline
+            .says(
+                "IngestReady",
+                "True",
+                &[&before, "until stream-live is ready"],
+            )
+            .await?;
         // What waits can still be scaled.
         pipeline.change(json!({"ingest": {"replicas": 2}})).await?;
         eventually(READY_WITHIN, "a second pod of ingest", async || {
@@ -119,17 +198,29 @@ fn an_image_that_cannot_be_pulled_stops_an_upgrade_at_the_first_component() -> R
         })
         .await?;
         let (mut flow, mut make) = (Flow::new(&pipeline), Samples::new(43));
-        flow.send(Kind::Geo, make.batch(Kind::Geo, 0..500, 0), 100).await?;
+        flow.send(Kind::Geo, make.batch(Kind::Geo, 0..500, 0), 100)
+            .await?;
         flow.live_table_is_right(Kind::Geo).await?;
         let images = images(&pipeline).await?;
-        ensure!(images["stream-live"].ends_with(":no-such-version"), "{images:?}");
-        ensure!(images["archive"].ends_with(&before) && images["ingest"].ends_with(&before), "{images:?}");
+        ensure!(
+            images["stream-live"].ends_with(":no-such-version"),
+            "{images:?}"
+        );
+        ensure!(
+            images["archive"].ends_with(&before) && images["ingest"].ends_with(&before),
+            "{images:?}"
+        );
 
         pipeline.change(json!({"image": {"tag": before}})).await?;
         pipeline.ready().await?;
         let now = pods(&pipeline).await?;
         for component in ORDER {
-            ensure!(running[component].iter().all(|pod| now[component].contains(pod)), "{running:?}, and now {now:?}");
+            ensure!(
+                running[component]
+                    .iter()
+                    .all(|pod| now[component].contains(pod)),
+                "{running:?}, and now {now:?}"
+            );
         }
         Ok(())
     })
@@ -138,14 +229,23 @@ fn an_image_that_cannot_be_pulled_stops_an_upgrade_at_the_first_component() -> R
 #[test]
 fn a_pipeline_that_is_suspended_takes_an_image_at_once() -> Result<()> {
     in_space("atonce", async |space| {
-        let pipeline = space.apply("flow", &Spec::new().live(space).archive(space, 100)).await?;
+        let pipeline = space
+            .apply("flow", &Spec::new().live(space).archive(space, 100))
+            .await?;
         pipeline.ready().await?;
         pipeline.change(json!({"suspend": true})).await?;
         pipeline.says("Suspended", "True", &["Suspended"]).await?;
-        pipeline.change(json!({"image": {"tag": "no-such-version"}})).await?;
+        pipeline
+            .change(json!({"image": {"tag": "no-such-version"}}))
+            .await?;
         eventually(READY_WITHIN, "the image everywhere", async || {
             let images = images(&pipeline).await?;
-            ensure!(images.values().all(|image| image.ends_with(":no-such-version")), "{images:?}");
+            ensure!(
+                images
+                    .values()
+                    .all(|image| image.ends_with(":no-such-version")),
+                "{images:?}"
+            );
             Ok(())
         })
         .await
@@ -163,16 +263,34 @@ fn thresholds_are_told_and_ready_does_not_depend_on_them() -> Result<()> {
         spec.0["deadLetters"] = json!({"thresholds": {"rejectedRatio": 0.1}});
         let pipeline = space.apply("flow", &spec).await?;
         pipeline.ready().await?;
-        pipeline.says("LagWithinThreshold", "True", &["WithinThreshold"]).await?;
-        pipeline.says("RejectsWithinThreshold", "True", &["WithinThreshold"]).await?;
+        pipeline
+            .says("LagWithinThreshold", "True", &["WithinThreshold"])
+            .await?;
+        pipeline
+            .says("RejectsWithinThreshold", "True", &["WithinThreshold"])
+            .await?;
 
         let (mut flow, mut make) = (Flow::new(&pipeline), Samples::new(47));
-        flow.send(Kind::User, make.batch(Kind::User, 0..500, 0), 100).await?;
-        pipeline.says("LagWithinThreshold", "False", &["LagAboveThreshold", "the archive", "200"]).await?;
+        flow.send(Kind::User, make.batch(Kind::User, 0..500, 0), 100)
+            .await?;
+        pipeline
+            .says(
+                "LagWithinThreshold",
+                "False",
+                &["LagAboveThreshold", "the archive", "200"],
+            )
+            .await?;
         let said = pipeline.conditions().await?["LagWithinThreshold"]["message"].to_string();
         ensure!(!said.contains("sink live"), "{said}");
-        flow.send_broken(Kind::User, broken::records(Kind::User, 200, 65_536)).await?;
-        pipeline.says("RejectsWithinThreshold", "False", &["RejectsAboveThreshold", "0.1"]).await?;
+        flow.send_broken(Kind::User, broken::records(Kind::User, 200, 65_536))
+            .await?;
+        pipeline
+            .says(
+                "RejectsWithinThreshold",
+                "False",
+                &["RejectsAboveThreshold", "0.1"],
+            )
+            .await?;
         pipeline.says("Ready", "True", &["Ready"]).await?;
         for reason in ["LagAboveThreshold", "RejectsAboveThreshold"] {
             let told = pipeline.events(reason).await?;
@@ -180,20 +298,33 @@ fn thresholds_are_told_and_ready_does_not_depend_on_them() -> Result<()> {
         }
         // What moves beneath the message is nobody's write.
         let version = pipeline.get().await?.metadata.resource_version;
-        flow.send(Kind::User, make.batch(Kind::User, 500..900, 0), 100).await?;
+        flow.send(Kind::User, make.batch(Kind::User, 500..900, 0), 100)
+            .await?;
         flow.live_table_is_right(Kind::User).await?;
-        throughout(Duration::from_mins(1), "the status stays as it is", async || {
-            let object = pipeline.get().await?;
-            ensure!(object.metadata.resource_version == version, "{}", object.data["status"]);
-            Ok(())
-        })
+        throughout(
+            Duration::from_mins(1),
+            "the status stays as it is",
+            async || {
+                let object = pipeline.get().await?;
+                ensure!(
+                    object.metadata.resource_version == version,
+                    "{}",
+                    object.data["status"]
+                );
+                Ok(())
+            },
+        )
         .await?;
 
         // Suspended, the archive writes what it has.
         pipeline.change(json!({"suspend": true})).await?;
-        pipeline.says("LagWithinThreshold", "Unknown", &["Suspended"]).await?;
+        pipeline
+            .says("LagWithinThreshold", "Unknown", &["Suspended"])
+            .await?;
         pipeline.says("Suspended", "True", &["Suspended"]).await?;
         pipeline.change(json!({"suspend": false})).await?;
-        pipeline.says("LagWithinThreshold", "True", &["WithinThreshold"]).await
+        pipeline
+            .says("LagWithinThreshold", "True", &["WithinThreshold"])
+            .await
     })
 }

@@ -12,9 +12,11 @@ use tower::{BoxError, Layer, Service};
 
 use crate::metrics::Metrics;
 
-/// How long the API server may take to begin to answer, a client's own attempts after 429 and 503 among it: those alone may go on for hours.
+/// How long the API server may take to begin to answer, a client's own attempts after 429 and 503
+/// among it: those alone may go on for hours.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How long a connection may be silent in the middle of an answer. A watch is, for as long as the server lets it: 290 s, as kube asks for.
+/// How long a connection may be silent in the middle of an answer. A watch is, for as long as the
+/// server lets it: 290 s, as kube asks for.
 const SILENCE: Duration = Duration::from_secs(320);
 
 /// A client that counts.
@@ -22,7 +24,12 @@ pub fn client(mut config: Config, metrics: Metrics) -> kube::Result<Client> {
     config.read_timeout = Some(SILENCE);
     // Counted from the request on: a connection waits for one in silence, too.
     config.reset_reader_on_write = true;
-    Ok(ClientBuilder::try_from(config)?.with_layer(&Counting { metrics, answer: ANSWER }).build())
+    Ok(ClientBuilder::try_from(config)?
+        .with_layer(&Counting {
+            metrics,
+            answer: ANSWER,
+        })
+        .build())
 }
 
 /// Counts requests, and gives up those without an answer.
@@ -36,7 +43,10 @@ impl<S> Layer<S> for Counting {
     type Service = Counted<S>;
 
     fn layer(&self, inner: S) -> Counted<S> {
-        Counted { inner, counting: self.clone() }
+        Counted {
+            inner,
+            counting: self.clone(),
+        }
     }
 }
 
@@ -70,7 +80,10 @@ where
                 Ok(result) => result.map_err(Into::into),
                 Err(_) => Err(format!("the API server did not answer within {answer:?}").into()),
             };
-            let code = result.as_ref().map_or_else(|_| "none".to_owned(), |answer| answer.status().as_str().to_owned());
+            let code = result.as_ref().map_or_else(
+                |_| "none".to_owned(),
+                |answer| answer.status().as_str().to_owned(),
+            );
             metrics.requested(verb, resource, code);
             result
         }
@@ -78,12 +91,18 @@ where
     }
 }
 
-/// What is asked, in the words of Kubernetes' permissions; server-side apply, which is a `patch` there, apart.
+/// What is asked, in the words of Kubernetes' permissions; server-side apply, which is a `patch`
+/// there, apart.
 fn verb(request: &Request<Body>) -> &'static str {
     let (_, named) = resource(request.uri().path());
-    let watches = request.uri().query().is_some_and(|query| query.split('&').any(|part| part.starts_with("watch=")));
-    let applies =
-        request.headers().get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/apply-patch"));
+    let watches = request
+        .uri()
+        .query()
+        .is_some_and(|query| query.split('&').any(|part| part.starts_with("watch=")));
+    let applies = request
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|kind| kind.as_bytes().starts_with(b"application/apply-patch"));
     match *request.method() {
         Method::GET if watches => "watch",
         Method::GET if named => "get",
@@ -98,15 +117,21 @@ fn verb(request: &Request<Body>) -> &'static str {
     }
 }
 
-/// The resource of a path, with what is below it (`deployments/status`), and whether it names one object. `other`: a path without a resource.
+/// The resource of a path, with what is below it (`deployments/status`), and whether it names one
+/// object. `other`: a path without a resource.
 fn resource(path: &str) -> (&str, bool) {
     let mut rest = path.trim_start_matches('/');
     let root = if rest.starts_with("api/") { 2 } else { 3 };
     for _ in 0..root {
-        let Some((_, below)) = rest.split_once('/') else { return ("other", false) };
+        let Some((_, below)) = rest.split_once('/') else {
+            return ("other", false);
+        };
         rest = below;
     }
-    if let Some((_, below)) = rest.strip_prefix("namespaces/").and_then(|named| named.split_once('/')) {
+    if let Some((_, below)) = rest
+        .strip_prefix("namespaces/")
+        .and_then(|named| named.split_once('/'))
+    {
         rest = below;
     }
     let mut parts = rest.splitn(3, '/');
@@ -120,7 +145,11 @@ fn resource(path: &str) -> (&str, bool) {
 
 /// The one status that is written.
 fn status_of(kind: &str) -> &str {
-    if kind == "pinterestpipelines" { "pinterestpipelines/status" } else { kind }
+    if kind == "pinterestpipelines" {
+        "pinterestpipelines/status"
+    } else {
+        kind
+    }
 }
 
 #[cfg(test)]
@@ -138,10 +167,30 @@ mod tests {
     fn requests_are_told_apart_as_permissions_do() {
         let apply = "application/apply-patch+yaml";
         for (method, uri, content, expected) in [
-            ("GET", "/api/v1/namespaces/data/configmaps?labelSelector=a%3Db", "", ("list", "configmaps")),
-            ("GET", "/api/v1/namespaces/data/secrets/s3?", "", ("get", "secrets")),
-            ("GET", "/apis/apps/v1/deployments?watch=true&timeoutSeconds=290", "", ("watch", "deployments")),
-            ("GET", "/apis/pinpipe.dev/v1alpha1/pinterestpipelines?&limit=1", "", ("list", "pinterestpipelines")),
+            (
+                "GET",
+                "/api/v1/namespaces/data/configmaps?labelSelector=a%3Db",
+                "",
+                ("list", "configmaps"),
+            ),
+            (
+                "GET",
+                "/api/v1/namespaces/data/secrets/s3?",
+                "",
+                ("get", "secrets"),
+            ),
+            (
+                "GET",
+                "/apis/apps/v1/deployments?watch=true&timeoutSeconds=290",
+                "",
+                ("watch", "deployments"),
+            ),
+            (
+                "GET",
+                "/apis/pinpipe.dev/v1alpha1/pinterestpipelines?&limit=1",
+                "",
+                ("list", "pinterestpipelines"),
+            ),
             (
                 "PATCH",
                 "/apis/apps/v1/namespaces/data/deployments/p-ingest?&fieldManager=x",
@@ -160,45 +209,98 @@ mod tests {
                 "application/merge-patch+json",
                 ("patch", "pinterestpipelines"),
             ),
-            ("POST", "/apis/events.k8s.io/v1/namespaces/data/events?", "", ("create", "events")),
-            ("PUT", "/apis/coordination.k8s.io/v1/namespaces/data/leases/l", "", ("update", "leases")),
-            ("DELETE", "/api/v1/namespaces/data/services/p", "", ("delete", "services")),
-            ("DELETE", "/api/v1/namespaces/data/services", "", ("deletecollection", "services")),
+            (
+                "POST",
+                "/apis/events.k8s.io/v1/namespaces/data/events?",
+                "",
+                ("create", "events"),
+            ),
+            (
+                "PUT",
+                "/apis/coordination.k8s.io/v1/namespaces/data/leases/l",
+                "",
+                ("update", "leases"),
+            ),
+            (
+                "DELETE",
+                "/api/v1/namespaces/data/services/p",
+                "",
+                ("delete", "services"),
+            ),
+            (
+                "DELETE",
+                "/api/v1/namespaces/data/services",
+                "",
+                ("deletecollection", "services"),
+            ),
             ("GET", "/api/v1/namespaces/data", "", ("get", "namespaces")),
             ("GET", "/version", "", ("list", "other")),
         ] {
-            let request = Request::builder().method(method).uri(uri).header(CONTENT_TYPE, content);
+            let request = Request::builder()
+                .method(method)
+                .uri(uri)
+                .header(CONTENT_TYPE, content);
             let request = request.body(Body::empty()).unwrap();
-            assert_eq!((verb(&request), resource(request.uri().path()).0), expected, "{method} {uri}");
+            assert_eq!(
+                (verb(&request), resource(request.uri().path()).0),
+                expected,
+                "{method} {uri}"
+            );
         }
     }
 
     fn counted(registry: &Registry) -> Vec<String> {
         let mut text = String::new();
         encode(&mut text, registry).unwrap();
-        text.lines().filter(|line| line.contains("api_requests_total{")).map(ToOwned::to_owned).collect()
+        text.lines()
+            .filter(|line| line.contains("api_requests_total{"))
+            .map(ToOwned::to_owned)
+            .collect()
     }
 
     #[tokio::test]
     async fn requests_are_counted_by_their_answer_and_given_up_without_one() {
         let mut registry = Registry::default();
-        let counting = Counting { metrics: Metrics::register(&mut registry), answer: Duration::from_millis(50) };
+        let counting = Counting {
+            metrics: Metrics::register(&mut registry),
+            answer: Duration::from_millis(50),
+        };
         let refuses = service_fn(async |_: Request<Body>| {
             let status = br#"{"kind": "Status", "code": 403, "reason": "Forbidden"}"#.to_vec();
-            Ok::<_, BoxError>(Response::builder().status(403).body(Body::from(status)).unwrap())
+            Ok::<_, BoxError>(
+                Response::builder()
+                    .status(403)
+                    .body(Body::from(status))
+                    .unwrap(),
+            )
         });
-        let silent = service_fn(async |_: Request<Body>| pending::<Result<Response<Body>, BoxError>>().await);
+        let silent = service_fn(async |_: Request<Body>| {
+            pending::<Result<Response<Body>, BoxError>>().await
+        });
         let api = |client| Api::<ConfigMap>::namespaced(client, "data");
-        let client = ClientBuilder::new(refuses, "data").with_layer(&counting).build();
-        api(client).create(&PostParams::default(), &ConfigMap::default()).await.unwrap_err();
+        let client = ClientBuilder::new(refuses, "data")
+            .with_layer(&counting)
+            .build();
+        api(client)
+            .create(&PostParams::default(), &ConfigMap::default())
+            .await
+            .unwrap_err();
         let line = |verb: &str, code: &str| {
-            format!("operator_api_requests_total{{verb=\"{verb}\",resource=\"configmaps\",code=\"{code}\"}} 1")
+            format!(
+                "operator_api_requests_total{{verb=\"{verb}\",resource=\"configmaps\",code=\"{code}\"}} 1"
+            )
         };
         assert_eq!(counted(&registry), [line("create", "403")]);
 
-        let client = ClientBuilder::new(silent, "data").with_layer(&counting).build();
+        let client = ClientBuilder::new(silent, "data")
+            .with_layer(&counting)
+            .build();
         let error = api(client).get("c").await.unwrap_err().to_string();
         assert!(error.contains("did not answer within 50ms"), "{error}");
-        assert!(counted(&registry).contains(&line("get", "none")), "{:?}", counted(&registry));
+        assert!(
+            counted(&registry).contains(&line("get", "none")),
+            "{:?}",
+            counted(&registry)
+        );
     }
 }

@@ -11,19 +11,36 @@ use crate::{context::Settings, controller::Scope, validate::Images};
 #[command(version)]
 pub struct Args {
     /// The registry of the workers' images where a pipeline names none.
-    #[arg(long, env = "PINPIPE_IMAGE_REGISTRY", value_name = "REGISTRY", default_value = "ghcr.io/pinpipe")]
+    #[arg(
+        long,
+        env = "PINPIPE_IMAGE_REGISTRY",
+        value_name = "REGISTRY",
+        default_value = "ghcr.io/pinpipe"
+    )]
     pub image_registry: String,
 
     /// The tag of the workers' images where a pipeline names none.
     #[arg(long, env = "PINPIPE_IMAGE_TAG", value_name = "TAG", default_value = env!("CARGO_PKG_VERSION"))]
     pub image_tag: String,
 
-    /// The namespaces whose pipelines are run, one each time or with commas between them; all, where none is named.
-    #[arg(long = "namespace", env = "PINPIPE_NAMESPACES", value_name = "NAMESPACE", value_delimiter = ',')]
+    /// The namespaces whose pipelines are run, one each time or with commas between them; all,
+    /// where none is named.
+    #[arg(
+        long = "namespace",
+        env = "PINPIPE_NAMESPACES",
+        value_name = "NAMESPACE",
+        value_delimiter = ','
+    )]
     pub namespaces: Vec<String>,
 
-    /// The Lease that lets one of several operators work while the others stand by. Without one this operator works alone.
-    #[arg(long, env = "PINPIPE_LEASE", value_name = "NAME", requires = "lease_namespace")]
+    /// The Lease that lets one of several operators work while the others stand by. Without one
+    /// this operator works alone.
+    #[arg(
+        long,
+        env = "PINPIPE_LEASE",
+        value_name = "NAME",
+        requires = "lease_namespace"
+    )]
     pub lease: Option<String>,
 
     /// The namespace of that Lease: the operator's own.
@@ -43,12 +60,24 @@ pub struct Args {
     #[arg(long, env = "PINPIPE_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
 
-    /// How long the sinks of a suspended pipeline may take to read the topics to their ends, seconds.
-    #[arg(long, env = "PINPIPE_DRAIN_DEADLINE", value_name = "SECONDS", default_value_t = 300)]
+    /// How long the sinks of a suspended pipeline may take to read the topics to their ends,
+    /// seconds.
+    #[arg(
+        long,
+        env = "PINPIPE_DRAIN_DEADLINE",
+        value_name = "SECONDS",
+        default_value_t = 300
+    )]
     pub drain_deadline: u64,
 
-    /// After how long the topics of a deleted pipeline that can't be deleted are left where they are, seconds.
-    #[arg(long, env = "PINPIPE_DELETION_DEADLINE", value_name = "SECONDS", default_value_t = 300)]
+    /// After how long the topics of a deleted pipeline that can't be deleted are left where they
+    /// are, seconds.
+    #[arg(
+        long,
+        env = "PINPIPE_DELETION_DEADLINE",
+        value_name = "SECONDS",
+        default_value_t = 300
+    )]
     pub deletion_deadline: u64,
 
     /// The port of /healthz, /readyz and /metrics.
@@ -89,13 +118,23 @@ impl Args {
 
 /// Reads `ingest=sha256:…`.
 fn digest(text: &str) -> Result<(String, String), String> {
-    let (worker, digest) = text.split_once('=').ok_or("write it as <worker>=sha256:<64 hexadecimal digits>")?;
+    let (worker, digest) = text
+        .split_once('=')
+        .ok_or("write it as <worker>=sha256:<64 hexadecimal digits>")?;
     if !["ingest", "stream", "batch", "emulator"].contains(&worker) {
-        return Err(format!("there is no worker `{worker}`; there are ingest, stream, batch and emulator"));
+        return Err(format!(
+            "there is no worker `{worker}`; there are ingest, stream, batch and emulator"
+        ));
     }
     let digits = digest.strip_prefix("sha256:").unwrap_or_default();
-    if digits.len() != 64 || !digits.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
-        return Err(format!("`{digest}` is no digest: write sha256: and 64 hexadecimal digits"));
+    if digits.len() != 64
+        || !digits
+            .bytes()
+            .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+    {
+        return Err(format!(
+            "`{digest}` is no digest: write sha256: and 64 hexadecimal digits"
+        ));
     }
     Ok((worker.to_owned(), digest.to_owned()))
 }
@@ -109,12 +148,16 @@ mod tests {
     #[test]
     fn digests_are_read_or_refused() {
         let of = |text: &str| {
-            Args::try_parse_from(["operator", "--image-digests", text]).map(|args| args.images().digests.len())
+            Args::try_parse_from(["operator", "--image-digests", text])
+                .map(|args| args.images().digests.len())
         };
         let digest = format!("sha256:{}", "0a".repeat(32));
         assert_eq!(of(&format!("ingest={digest},batch={digest}")).unwrap(), 2);
-        for wrong in ["ingest".to_owned(), format!("archive={digest}"), format!("ingest={}", digest.replace('a', "A"))]
-        {
+        for wrong in [
+            "ingest".to_owned(),
+            format!("archive={digest}"),
+            format!("ingest={}", digest.replace('a', "A")),
+        ] {
             assert!(of(&wrong).is_err(), "{wrong}");
         }
     }

@@ -23,7 +23,8 @@ pub struct Settings {
     pub concurrency: u16,
     /// How long the sinks of a suspended pipeline may take to read the topics to their ends.
     pub drain_deadline: Duration,
-    /// After how long the topics of a deleted pipeline that can't be deleted are left where they are.
+    /// After how long the topics of a deleted pipeline that can't be deleted are left where they
+    /// are.
     pub deletion_deadline: Duration,
 }
 

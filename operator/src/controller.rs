@@ -44,7 +44,8 @@ use crate::{
     watched::{FILLED_WITHIN, Outline},
 };
 
-/// After how long a pipeline that is ready is looked at again: Secrets are got, not watched, and a broker tells nothing by itself.
+/// After how long a pipeline that is ready is looked at again: Secrets are got, not watched, and a
+/// broker tells nothing by itself.
 const READY_AGAIN: Duration = Duration::from_secs(30);
 /// The same for one that isn't ready.
 const NOT_READY_AGAIN: Duration = Duration::from_secs(10);
@@ -52,7 +53,8 @@ const NOT_READY_AGAIN: Duration = Duration::from_secs(10);
 const SOON_AGAIN: Duration = Duration::from_secs(2);
 /// The same for one that can't be done or read, or that is paused: a change of it is an event.
 const INVALID_AGAIN: Duration = Duration::from_mins(5);
-/// The least time between two that are ready, on average: where there are very many, each is looked at less often.
+/// The least time between two that are ready, on average: where there are very many, each is looked
+/// at less often.
 const BETWEEN_TWO: Duration = Duration::from_millis(100);
 /// How long one pass may take. A client retries by itself for much longer.
 const PASS_TIMEOUT: Duration = Duration::from_secs(90);
@@ -62,8 +64,9 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_m
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 /// After how long a list that failed is tried again.
 const LIST_AGAIN: Duration = Duration::from_secs(3);
-/// How long nothing is heard of any watch after one failed. The controller waits for all of them together and, by its own default, twice as long
-/// after each failure: when the API server comes back all watches fail in a row, and for minutes no event would come through.
+/// How long nothing is heard of any watch after one failed. The controller waits for all of them
+/// together and, by its own default, twice as long after each failure: when the API server comes
+/// back all watches fail in a row, and for minutes no event would come through.
 const WATCH_AGAIN: Duration = Duration::from_millis(300);
 /// Events that come together make one pass.
 const DEBOUNCE: Duration = Duration::from_millis(300);
@@ -81,7 +84,10 @@ impl Scope {
     /// These namespaces, each once; all, where none is named.
     #[must_use]
     pub fn of(namespaces: &[String]) -> Vec<Self> {
-        let named: BTreeSet<_> = namespaces.iter().filter(|namespace| !namespace.is_empty()).collect();
+        let named: BTreeSet<_> = namespaces
+            .iter()
+            .filter(|namespace| !namespace.is_empty())
+            .collect();
         if named.is_empty() {
             return vec![Self::All];
         }
@@ -102,11 +108,18 @@ impl Scope {
 /// Runs until `stop`, and then until passes under way have ended.
 pub async fn run(context: Arc<Context>, scopes: Vec<Scope>, stop: CancellationToken) {
     let before = claims_before(&context.client, &scopes).await;
-    let controllers: Vec<_> = scopes.iter().map(|scope| controller(scope, &context, &stop)).collect();
+    let controllers: Vec<_> = scopes
+        .iter()
+        .map(|scope| controller(scope, &context, &stop))
+        .collect();
     for (controller, before) in controllers.iter().zip(before) {
         context.watched.add(controller.store(), before);
     }
-    let work = join_all(controllers.into_iter().map(|controller| drive(controller, context.clone())));
+    let work = join_all(
+        controllers
+            .into_iter()
+            .map(|controller| drive(controller, context.clone())),
+    );
     let close = async {
         stop.cancelled().await;
         context.room.close();
@@ -114,8 +127,8 @@ pub async fn run(context: Arc<Context>, scopes: Vec<Scope>, stop: CancellationTo
     join!(work, close);
 }
 
-/// What is claimed in each scope before it is watched. A controller reconciles nothing before its own store holds everything that is there,
-/// but doesn't wait for those of others.
+/// What is claimed in each scope before it is watched. A controller reconciles nothing before its
+/// own store holds everything that is there, but doesn't wait for those of others.
 async fn claims_before(client: &Client, scopes: &[Scope]) -> Vec<Vec<Claim>> {
     if let [_] = scopes {
         return vec![Vec::new()];
@@ -123,8 +136,13 @@ async fn claims_before(client: &Client, scopes: &[Scope]) -> Vec<Vec<Claim>> {
     let list = async |scope: &Scope| {
         let api = scope.api::<Outline>(client);
         match tokio::time::timeout(FILLED_WITHIN, api.list(&ListParams::default())).await {
-            Ok(Ok(list)) => list.items.into_iter().filter_map(|outline| outline.claim.ok()).collect(),
-            // Where nothing can be listed nothing is run either, and the others mustn't wait for it: its readiness tells of it.
+            Ok(Ok(list)) => list
+                .items
+                .into_iter()
+                .filter_map(|outline| outline.claim.ok())
+                .collect(),
+            // Where nothing can be listed nothing is run either, and the others mustn't wait for
+            // it: its readiness tells of it.
             Ok(Err(_)) | Err(_) => Vec::new(),
         }
     };
@@ -133,7 +151,8 @@ async fn claims_before(client: &Client, scopes: &[Scope]) -> Vec<Vec<Claim>> {
 
 fn controller(scope: &Scope, context: &Context, stop: &CancellationToken) -> Controller<Outline> {
     let client = &context.client;
-    let children = watcher::Config::default().labels(&format!("{}={MANAGER}", build::MANAGED_BY_LABEL));
+    let children =
+        watcher::Config::default().labels(&format!("{}={MANAGER}", build::MANAGED_BY_LABEL));
     Controller::new(scope.api::<Outline>(client), watcher::Config::default())
         .trigger_backoff(Steady)
         .with_config(Config::default().debounce(DEBOUNCE))
@@ -154,7 +173,9 @@ async fn drive(controller: Controller<Outline>, context: Arc<Context>) {
         .run(reconcile, on_error, context)
         .for_each(|result| async {
             match result {
-                Ok(_) | Err(ControllerError::ObjectNotFound(_) | ControllerError::ReconcilerFailed(..)) => {}
+                Ok(_)
+                | Err(ControllerError::ObjectNotFound(_) | ControllerError::ReconcilerFailed(..)) =>
+                    {}
                 Err(error) => tracing::warn!(%error, "watching failed, trying again"),
             }
         })
@@ -176,8 +197,9 @@ impl Backoff for Steady {
     fn reset(&mut self) {}
 }
 
-/// Ready means that pipelines can be listed. The controller's own store can't be asked: its `wait_until_ready` wakes only whoever asked
-/// last, and the controller itself waits there (kube-runtime 5.0, `DelayedInit`), so a second one may wait for ever or make it do so.
+/// Ready means that pipelines can be listed. The controller's own store can't be asked: its
+/// `wait_until_ready` wakes only whoever asked last, and the controller itself waits there
+/// (kube-runtime 5.0, `DelayedInit`), so a second one may wait for ever or make it do so.
 pub async fn tell_ready(client: Client, scopes: Vec<Scope>, readiness: Readiness) {
     for scope in scopes {
         let api = scope.api::<Outline>(&client);
@@ -207,28 +229,50 @@ fn listed<T>(list: Result<kube::Result<T>, Elapsed>) -> Result<(), String> {
     }
 }
 
-/// Waits for its turn. That, and not kube, bounds how many passes run at once: over all scopes, each of which has a controller of its own, and
-/// so that those that wait can be counted.
+/// Waits for its turn. That, and not kube, bounds how many passes run at once: over all scopes,
+/// each of which has a controller of its own, and so that those that wait can be counted.
 async fn reconcile(resource: Arc<Outline>, context: Arc<Context>) -> Result<Action, Error> {
     let waits = context.metrics.queue();
     // Closed when the operator stops: whoever waits then is the next one's to look at.
-    let Ok(turn) = context.room.acquire().await else { return Ok(Action::await_change()) };
+    let Ok(turn) = context.room.acquire().await else {
+        return Ok(Action::await_change());
+    };
     drop(waits);
     look(&resource, &context, turn).await
 }
 
-async fn look(resource: &Outline, context: &Context, turn: SemaphorePermit<'_>) -> Result<Action, Error> {
-    let (namespace, name) = (resource.namespace().unwrap_or_default(), resource.name_any());
+async fn look(
+    resource: &Outline,
+    context: &Context,
+    turn: SemaphorePermit<'_>,
+) -> Result<Action, Error> {
+    let (namespace, name) = (
+        resource.namespace().unwrap_or_default(),
+        resource.name_any(),
+    );
     if let Err(error) = &resource.claim {
-        tracing::error!(namespace, name, error, "this PinterestPipeline can't be read; it is left as it is");
+        tracing::error!(
+            namespace,
+            name,
+            error,
+            "this PinterestPipeline can't be read; it is left as it is"
+        );
         context.metrics.passed("invalid", Duration::ZERO);
-        let let_go = timeout(PASS_TIMEOUT, pass::deletion::let_go_unread(context, resource));
+        let let_go = timeout(
+            PASS_TIMEOUT,
+            pass::deletion::let_go_unread(context, resource),
+        );
         let_go.await.map_err(|_| Error::Timeout(PASS_TIMEOUT))??;
         return Ok(Action::requeue(INVALID_AGAIN));
     }
     let _running = context.metrics.pass();
     let begun = Instant::now();
-    let passed = match timeout(PASS_TIMEOUT, Box::pin(pass::run(context, &namespace, &name, turn))).await {
+    let passed = match timeout(
+        PASS_TIMEOUT,
+        Box::pin(pass::run(context, &namespace, &name, turn)),
+    )
+    .await
+    {
         Ok(passed) => passed,
         Err(_) => Err(Error::Timeout(PASS_TIMEOUT)),
     };
@@ -263,7 +307,10 @@ fn ready_again(pipelines: usize) -> Duration {
 
 /// Forgets that passes failed.
 fn forget(context: &Context, resource: &Outline) {
-    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut failures = context
+        .failures
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
     failures.remove(&resource.uid().unwrap_or_default());
 }
 
@@ -271,13 +318,21 @@ fn forget(context: &Context, resource: &Outline) {
 fn on_error(resource: Arc<Outline>, error: &Error, context: Arc<Context>) -> Action {
     context.metrics.failed(error.kind());
     let failed = {
-        let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = failures.entry(resource.uid().unwrap_or_default()).or_default();
+        let mut failures = context
+            .failures
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let count = failures
+            .entry(resource.uid().unwrap_or_default())
+            .or_default();
         *count = count.saturating_add(1);
         *count
     };
     let wait = jittered(back_off(failed));
-    let (namespace, name) = (resource.namespace().unwrap_or_default(), resource.name_any());
+    let (namespace, name) = (
+        resource.namespace().unwrap_or_default(),
+        resource.name_any(),
+    );
     tracing::warn!(namespace, name, %error, failed, ?wait, "the pass failed, trying again");
     Action::requeue(wait)
 }
@@ -324,25 +379,45 @@ mod tests {
     async fn passes_beyond_the_bound_wait_are_counted_and_end_with_the_operator() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let silent = service_fn(async |_: Request<Body>| pending::<Result<Response<Body>, BoxError>>().await);
+        let silent = service_fn(async |_: Request<Body>| {
+            pending::<Result<Response<Body>, BoxError>>().await
+        });
         let (drain_deadline, deletion_deadline) = (Duration::ZERO, Duration::ZERO);
-        let settings = Settings { images: images(), concurrency: 1, drain_deadline, deletion_deadline };
-        let context = Context::new(Client::new(silent, "data"), said::client().unwrap(), settings, metrics, None);
+        let settings = Settings {
+            images: images(),
+            concurrency: 1,
+            drain_deadline,
+            deletion_deadline,
+        };
+        let context = Context::new(
+            Client::new(silent, "data"),
+            said::client().unwrap(),
+            settings,
+            metrics,
+            None,
+        );
         let context = Arc::new(context);
-        let outline: Arc<Outline> = Arc::new(serde_json::from_value(json!(pipeline(json!({})))).unwrap());
+        let outline: Arc<Outline> =
+            Arc::new(serde_json::from_value(json!(pipeline(json!({})))).unwrap());
         let told = |line: &str| {
             let mut text = String::new();
             encode(&mut text, &registry).unwrap();
             text.lines().any(|told| told == line)
         };
         let first = tokio::spawn(reconcile(outline.clone(), context.clone()));
-        until("a pass runs", || told("operator_reconciles_running 1") && told("operator_queue_depth 0")).await;
+        until("a pass runs", || {
+            told("operator_reconciles_running 1") && told("operator_queue_depth 0")
+        })
+        .await;
         let second = tokio::spawn(reconcile(outline, context.clone()));
         until("another waits", || told("operator_queue_depth 1")).await;
         assert!(told("operator_reconciles_running 1"));
         context.room.close();
         assert_eq!(second.await.unwrap().unwrap(), Action::await_change());
-        assert!(told("operator_queue_depth 0") && !first.is_finished(), "the one that runs isn't broken off");
+        assert!(
+            told("operator_queue_depth 0") && !first.is_finished(),
+            "the one that runs isn't broken off"
+        );
         first.abort();
     }
 
@@ -363,10 +438,20 @@ mod tests {
 
     #[test]
     fn each_namespace_is_watched_once_and_without_any_all_are() {
-        let scopes = |names: &[&str]| Scope::of(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let scopes = |names: &[&str]| {
+            Scope::of(
+                &names
+                    .iter()
+                    .map(|name| (*name).to_owned())
+                    .collect::<Vec<_>>(),
+            )
+        };
         assert_eq!(scopes(&[]), [Scope::All]);
         assert_eq!(scopes(&[""]), [Scope::All]);
-        assert_eq!(scopes(&["b", "a", "b"]), ["a", "b"].map(|name| Scope::Namespace(name.to_owned())));
+        assert_eq!(
+            scopes(&["b", "a", "b"]),
+            ["a", "b"].map(|name| Scope::Namespace(name.to_owned()))
+        );
     }
 
     #[test]

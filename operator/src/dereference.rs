@@ -1,8 +1,9 @@
-//! Phase 1: reads what a resource names. The only place that reads Secrets, and it gets just those, one by one. What other pipelines
-//! claim is known from the watch.
+//! Phase 1: reads what a resource names. The only place that reads Secrets, and it gets just those,
+//! one by one. What other pipelines claim is known from the watch.
 //!
-//! Of a Secret nothing is kept but a digest of each key referred to. The digest is keyed with the Secret's UID, a random number
-//! known only to who may read the Secret, so it can stand in a pod's annotation without giving short passwords away.
+//! Of a Secret nothing is kept but a digest of each key referred to. The digest is keyed with the
+//! Secret's UID, a random number known only to who may read the Secret, so it can stand in a pod's
+//! annotation without giving short passwords away.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +36,8 @@ pub enum SecretKey {
 pub struct Dereferenced {
     /// Secret name and key → what was found.
     pub secrets: BTreeMap<(String, String), SecretKey>,
-    /// Child → the digest of Secrets its pods were last made with, so that a Secret that is gone doesn't roll pods that run.
+    /// Child → the digest of Secrets its pods were last made with, so that a Secret that is gone
+    /// doesn't roll pods that run.
     pub previous: BTreeMap<String, String>,
     /// What other pipelines claim.
     pub claims: Vec<Claim>,
@@ -46,15 +48,31 @@ pub struct Dereferenced {
 pub fn references(spec: &PinterestPipelineSpec) -> BTreeMap<String, BTreeSet<String>> {
     let mut references: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let mut refer = |name: &str, keys: &[&str]| {
-        references.entry(name.to_owned()).or_default().extend(keys.iter().map(|key| (*key).to_owned()));
+        references
+            .entry(name.to_owned())
+            .or_default()
+            .extend(keys.iter().map(|key| (*key).to_owned()));
     };
-    for postgres in spec.stream.iter().flat_map(|s| &s.sinks).filter_map(|sink| sink.postgres.as_ref()) {
-        refer(&postgres.url_secret_ref.name, &[&postgres.url_secret_ref.key]);
+    for postgres in spec
+        .stream
+        .iter()
+        .flat_map(|s| &s.sinks)
+        .filter_map(|sink| sink.postgres.as_ref())
+    {
+        refer(
+            &postgres.url_secret_ref.name,
+            &[&postgres.url_secret_ref.key],
+        );
     }
     if let Some(archive) = &spec.archive {
         refer(&archive.s3.credentials_secret_ref.name, &S3_KEYS);
     }
-    for cassandra in spec.batch.iter().flat_map(|b| &b.sinks).filter_map(|sink| sink.cassandra.as_ref()) {
+    for cassandra in spec
+        .batch
+        .iter()
+        .flat_map(|b| &b.sinks)
+        .filter_map(|sink| sink.cassandra.as_ref())
+    {
         if let Some(secret) = &cassandra.credentials_secret_ref {
             refer(&secret.name, &CASSANDRA_KEYS);
         }
@@ -72,14 +90,21 @@ pub async fn secrets(
     let mut found = BTreeMap::new();
     for (name, keys) in references(spec) {
         let secret = api.get_opt(&name).await?;
-        found.extend(keys.into_iter().map(|key| ((name.clone(), key.clone()), digest(secret.as_ref(), &key))));
+        found.extend(
+            keys.into_iter()
+                .map(|key| ((name.clone(), key.clone()), digest(secret.as_ref(), &key))),
+        );
     }
     Ok(found)
 }
 
 fn digest(secret: Option<&Secret>, key: &str) -> SecretKey {
-    let Some(secret) = secret else { return SecretKey::NoSecret };
-    let Some(value) = secret.data.as_ref().and_then(|data| data.get(key)) else { return SecretKey::NoKey };
+    let Some(secret) = secret else {
+        return SecretKey::NoSecret;
+    };
+    let Some(value) = secret.data.as_ref().and_then(|data| data.get(key)) else {
+        return SecretKey::NoKey;
+    };
     let mut hash = Sha256::new();
     // The UID has one length, so what is hashed can be read in one way only.
     hash.update(secret.metadata.uid.as_deref().unwrap_or_default());
@@ -99,8 +124,12 @@ pub fn previous<'a>(objects: impl IntoIterator<Item = &'a Value>) -> BTreeMap<St
             } else {
                 &spec["template"]
             };
-            let digest = template["metadata"]["annotations"][crate::build::SECRETS_ANNOTATION].as_str()?;
-            Some((object["metadata"]["name"].as_str()?.to_owned(), digest.to_owned()))
+            let digest =
+                template["metadata"]["annotations"][crate::build::SECRETS_ANNOTATION].as_str()?;
+            Some((
+                object["metadata"]["name"].as_str()?.to_owned(),
+                digest.to_owned(),
+            ))
         })
         .collect()
 }
@@ -114,8 +143,10 @@ mod tests {
     use super::*;
 
     fn secret(uid: &str, value: &str) -> Secret {
-        let mut secret =
-            Secret { data: Some(BTreeMap::from([("url".into(), ByteString(value.into()))])), ..Secret::default() };
+        let mut secret = Secret {
+            data: Some(BTreeMap::from([("url".into(), ByteString(value.into()))])),
+            ..Secret::default()
+        };
         secret.metadata.uid = Some(uid.into());
         secret
     }

@@ -17,10 +17,13 @@ use crate::{
 
 fn documents(example: &str) -> Vec<Value> {
     let text = fs::read_to_string(format!("../examples/{example}")).unwrap();
-    serde_yaml::Deserializer::from_str(&text).map(|document| Value::deserialize(document).unwrap()).collect()
+    serde_yaml::Deserializer::from_str(&text)
+        .map(|document| Value::deserialize(document).unwrap())
+        .collect()
 }
 
-/// What Argo CD says of a pipeline with these findings, whose status is of the generation before or of this one.
+/// What Argo CD says of a pipeline with these findings, whose status is of the generation before or
+/// of this one.
 fn health(findings: &[Option<(&'static str, Finding)>], seen: i64) -> String {
     let mut resource = pipeline(json!({}));
     let findings = findings.iter().flatten().cloned().collect();
@@ -30,7 +33,9 @@ fn health(findings: &[Option<(&'static str, Finding)>], seen: i64) -> String {
     resource.status = Some(status);
     let script = &documents("gitops/argocd/health.yaml")[0]["data"]["resource.customizations.health.pinpipe.dev_PinterestPipeline"];
     let lua = Lua::new();
-    lua.globals().set("obj", lua.to_value(&json!(resource)).unwrap()).unwrap();
+    lua.globals()
+        .set("obj", lua.to_value(&json!(resource)).unwrap())
+        .unwrap();
     let health: mlua::Table = lua.load(script.as_str().unwrap()).eval().unwrap();
     health.get("status").unwrap()
 }
@@ -51,8 +56,15 @@ fn argo_cd_knows_how_a_pipeline_is() {
     let suspended = [condition_types::READY, condition_types::SUSPENDED]
         .map(|type_| Some((type_, Finding::good(reasons::SUSPENDED, "no pods"))));
     assert_eq!(health(&suspended, 1), "Suspended");
-    let paused = [Some((condition_types::READY, Finding::bad(reasons::PAUSED, "hands off")))];
-    assert_eq!(health(&paused, 0), "Suspended", "no generation is seen meanwhile");
+    let paused = [Some((
+        condition_types::READY,
+        Finding::bad(reasons::PAUSED, "hands off"),
+    ))];
+    assert_eq!(
+        health(&paused, 0),
+        "Suspended",
+        "no generation is seen meanwhile"
+    );
 }
 
 #[test]
@@ -60,18 +72,33 @@ fn keda_scales_a_sink_by_its_lag() {
     let mut spec = whole();
     spec["stream"]["sinks"][0]["autoscaling"] = json!({});
     let objects = build::objects(&validated(spec));
-    let [monitor, scaled] = &documents("keda.yaml")[..] else { panic!("two documents") };
+    let [monitor, scaled] = &documents("keda.yaml")[..] else {
+        panic!("two documents")
+    };
     let target = scaled["spec"]["scaleTargetRef"]["name"].as_str().unwrap();
     let of = |object: &&Object| object.resource.kind == "Deployment" && object.name == target;
     let deployment = &objects.iter().find(of).unwrap().body;
-    assert!(deployment["spec"]["replicas"].is_null(), "its pods are KEDA's to count");
+    assert!(
+        deployment["spec"]["replicas"].is_null(),
+        "its pods are KEDA's to count"
+    );
     let template = &deployment["spec"]["template"];
-    for (label, value) in monitor["spec"]["selector"]["matchLabels"].as_object().unwrap() {
+    for (label, value) in monitor["spec"]["selector"]["matchLabels"]
+        .as_object()
+        .unwrap()
+    {
         assert_eq!(&template["metadata"]["labels"][label], value, "{label}");
     }
     let port = &monitor["spec"]["podMetricsEndpoints"][0]["port"];
-    let ports = template["spec"]["containers"][0]["ports"].as_array().unwrap();
-    assert!(ports.iter().any(|found| &found["name"] == port), "{ports:?}");
-    let query = scaled["spec"]["triggers"][0]["metadata"]["query"].as_str().unwrap();
+    let ports = template["spec"]["containers"][0]["ports"]
+        .as_array()
+        .unwrap();
+    assert!(
+        ports.iter().any(|found| &found["name"] == port),
+        "{ports:?}"
+    );
+    let query = scaled["spec"]["triggers"][0]["metadata"]["query"]
+        .as_str()
+        .unwrap();
     assert!(query.contains(&format!("{LAG_METRIC}{{")), "{query}");
 }

@@ -1,4 +1,5 @@
-//! The operator's process: telemetry, the API server, the admin port, and the controller until SIGTERM.
+//! The operator's process: telemetry, the API server, the admin port, and the controller until
+//! SIGTERM.
 
 use std::{process::exit, sync::Arc};
 
@@ -23,8 +24,11 @@ async fn run() -> anyhow::Result<()> {
     let stop = shutdown::on_signal();
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());
-    let config = Config::infer().await.context("no access to a Kubernetes API: run in a cluster, or set KUBECONFIG")?;
-    let client = api::client(config, metrics.clone()).context("no client of the Kubernetes API can be made")?;
+    let config = Config::infer()
+        .await
+        .context("no access to a Kubernetes API: run in a cluster, or set KUBECONFIG")?;
+    let client = api::client(config, metrics.clone())
+        .context("no client of the Kubernetes API can be made")?;
     let readiness = admin.readiness();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -35,15 +39,27 @@ async fn run() -> anyhow::Result<()> {
 
     let admin = tokio::spawn(admin.serve(args.admin_port, axum::Router::new(), stop.clone()));
     // One that stands by is ready to work, and says so.
-    tokio::spawn(controller::tell_ready(client.clone(), args.scopes(), readiness));
+    tokio::spawn(controller::tell_ready(
+        client.clone(),
+        args.scopes(),
+        readiness,
+    ));
     // Either's failure ends the process; a stop waits for both, and so for passes under way.
-    tokio::try_join!(async { admin.await? }, work(&args, client, metrics, stop.clone()))?;
+    tokio::try_join!(
+        async { admin.await? },
+        work(&args, client, metrics, stop.clone())
+    )?;
     tracing::info!("operator stopped");
     Ok(())
 }
 
 /// Runs pipelines until `stop`, from when no other operator does.
-async fn work(args: &Args, client: Client, metrics: Metrics, stop: CancellationToken) -> anyhow::Result<()> {
+async fn work(
+    args: &Args,
+    client: Client,
+    metrics: Metrics,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let pods = said::client().context("no HTTP client can be made to ask workers with")?;
     let held = tokio::select! {
         held = lead(args, &client) => held?,
@@ -72,7 +88,11 @@ async fn work(args: &Args, client: Client, metrics: Metrics, stop: CancellationT
 
 /// Waits until no other operator works. None: there is no Lease to go by, so there is no other.
 async fn lead(args: &Args, client: &Client) -> Result<Option<Held>, LeaseError> {
-    let (Some(name), Some(namespace)) = (&args.lease, &args.lease_namespace) else { return Ok(None) };
+    let (Some(name), Some(namespace)) = (&args.lease, &args.lease_namespace) else {
+        return Ok(None);
+    };
     let api = Api::namespaced(client.clone(), namespace);
-    pinpipe_lease::acquire(api, name, &pinpipe_lease::identity().await, None).await.map(Some)
+    pinpipe_lease::acquire(api, name, &pinpipe_lease::identity().await, None)
+        .await
+        .map(Some)
 }

@@ -75,14 +75,42 @@ impl Metrics {
             leader: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("operator");
-        registry.register("reconciles", "Passes over a pipeline, by outcome", metrics.passes.clone());
+        registry.register(
+            "reconciles",
+            "Passes over a pipeline, by outcome",
+            metrics.passes.clone(),
+        );
         registry.register("errors", "What failed, by kind", metrics.errors.clone());
-        registry.register("writes", "Writes to the API server and the broker", metrics.writes.clone());
-        registry.register("api_requests", "Requests to the API server, by their answer", metrics.requests.clone());
-        registry.register("reconcile_duration_seconds", "How long a pass took", metrics.duration.clone());
-        registry.register("queue_depth", "Pipelines that wait for a pass", metrics.queued.clone());
-        registry.register("reconciles_running", "Passes under way", metrics.running.clone());
-        registry.register("leader", "1 where this operator works, 0 where it stands by", metrics.leader.clone());
+        registry.register(
+            "writes",
+            "Writes to the API server and the broker",
+            metrics.writes.clone(),
+        );
+        registry.register(
+            "api_requests",
+            "Requests to the API server, by their answer",
+            metrics.requests.clone(),
+        );
+        registry.register(
+            "reconcile_duration_seconds",
+            "How long a pass took",
+            metrics.duration.clone(),
+        );
+        registry.register(
+            "queue_depth",
+            "Pipelines that wait for a pass",
+            metrics.queued.clone(),
+        );
+        registry.register(
+            "reconciles_running",
+            "Passes under way",
+            metrics.running.clone(),
+        );
+        registry.register(
+            "leader",
+            "1 where this operator works, 0 where it stands by",
+            metrics.leader.clone(),
+        );
         metrics
     }
 
@@ -116,12 +144,23 @@ impl Metrics {
 
     /// The API server was asked.
     pub fn requested(&self, verb: &'static str, resource: String, code: String) {
-        self.requests.get_or_create(&RequestLabels { verb, resource, code }).inc();
+        self.requests
+            .get_or_create(&RequestLabels {
+                verb,
+                resource,
+                code,
+            })
+            .inc();
     }
 
     /// Something was written.
     pub fn wrote(&self, verb: &'static str, resource: &str) {
-        self.writes.get_or_create(&WriteLabels { verb, resource: resource.to_owned() }).inc();
+        self.writes
+            .get_or_create(&WriteLabels {
+                verb,
+                resource: resource.to_owned(),
+            })
+            .inc();
     }
 }
 

@@ -82,7 +82,10 @@ trait Trying<T> {
 
 impl<T> Trying<T> for kube::Result<T> {
     fn trying(self, action: &'static str) -> Result<T, Error> {
-        self.map_err(|source| Error::Api { action, source: Box::new(source) })
+        self.map_err(|source| Error::Api {
+            action,
+            source: Box::new(source),
+        })
     }
 }
 
@@ -113,13 +116,29 @@ struct Pass<'a> {
     uid: String,
 }
 
-/// Brings one pipeline to what its resource says. Meanwhile it has a `turn`, which it gives to others while a broker takes its time.
-pub async fn run(context: &Context, namespace: &str, name: &str, turn: SemaphorePermit<'_>) -> Result<Passed, Error> {
+/// Brings one pipeline to what its resource says. Meanwhile it has a `turn`, which it gives to
+/// others while a broker takes its time.
+pub async fn run(
+    context: &Context,
+    namespace: &str,
+    name: &str,
+    turn: SemaphorePermit<'_>,
+) -> Result<Passed, Error> {
     let api: Api<PinterestPipeline> = Api::namespaced(context.client.clone(), namespace);
-    // Read anew: what the watch has may be older than our last write of the status, and conditions are made from those before.
-    let Some(resource) = api.get_opt(name).await.trying("reading the pipeline")? else { return Ok(Passed::Gone) };
+    // Read anew: what the watch has may be older than our last write of the status, and conditions
+    // are made from those before.
+    let Some(resource) = api.get_opt(name).await.trying("reading the pipeline")? else {
+        return Ok(Passed::Gone);
+    };
     let uid = resource.metadata.uid.clone().unwrap_or_default();
-    let pass = Pass { context, api, resource, namespace: namespace.to_owned(), name: name.to_owned(), uid };
+    let pass = Pass {
+        context,
+        api,
+        resource,
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+        uid,
+    };
     if pass.resource.metadata.deletion_timestamp.is_some() {
         return pass.delete().await;
     }
@@ -134,26 +153,39 @@ impl Pass<'_> {
         self.first_look().await?;
         let (context, applier) = (self.context, self.applier());
         let mut live = applier.live().await.trying("listing children")?;
-        let secrets = dereference::secrets(&self.context.client, &self.namespace, &self.resource.spec).await;
+        let secrets =
+            dereference::secrets(&self.context.client, &self.namespace, &self.resource.spec).await;
         let found = Dereferenced {
             secrets: secrets.trying("reading Secrets")?,
             previous: dereference::previous(live.objects()),
             claims: self.claims_of_others().await?,
         };
-        let mut pipeline = match validate::validate(&self.resource, &found, &self.context.settings.images) {
-            Ok(pipeline) => pipeline,
-            Err(problems) => {
-                let message = problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
-                let finding = Finding::bad(reasons::INVALID_SPEC, format!("{message}; nothing was changed"));
-                self.write_ready(finding).await?;
-                return Ok(Passed::Invalid);
-            }
-        };
+        let mut pipeline =
+            match validate::validate(&self.resource, &found, &self.context.settings.images) {
+                Ok(pipeline) => pipeline,
+                Err(problems) => {
+                    let message = problems
+                        .iter()
+                        .map(ToString::to_string)
+                        .collect::<Vec<_>>()
+                        .join("; ");
+                    let finding = Finding::bad(
+                        reasons::INVALID_SPEC,
+                        format!("{message}; nothing was changed"),
+                    );
+                    self.write_ready(finding).await?;
+                    return Ok(Passed::Invalid);
+                }
+            };
 
         if let Some(conflict) = &pipeline.topic_conflict {
-            // Whatever of ours runs would read and write what is another's: batch runs under way, too.
+            // Whatever of ours runs would read and write what is another's: batch runs under way,
+            // too.
             context.may_write()?;
-            applier.prune(&[], &BTreeSet::new(), &mut live).await.trying("deleting children")?;
+            applier
+                .prune(&[], &BTreeSet::new(), &mut live)
+                .await
+                .trying("deleting children")?;
             self.write_conflict(conflict).await?;
             return Ok(Passed::NotReady);
         }
@@ -169,15 +201,22 @@ impl Pass<'_> {
         let stages = upgrade::stage(&pipeline, &mut objects, &live);
         let resets = resets::new(&pipeline, &objects, &live);
         let needed = self.needed_by_runs(&pipeline, &live).await?;
-        // Topics come before the workers that use them, so that no broker makes them up with settings of its own; but a broker that is away
-        // must not keep workers from being looked after.
+        // Topics come before the workers that use them, so that no broker makes them up with
+        // settings of its own; but a broker that is away must not keep workers from being looked
+        // after.
         let (topics, obstacles) = {
             let mut topics = pin!(self.topics(&pipeline));
             let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
             context.may_write()?;
-            let obstacles = applier.write(&objects, &mut live).await.trying("writing children")?;
+            let obstacles = applier
+                .write(&objects, &mut live)
+                .await
+                .trying("writing children")?;
             context.may_write()?;
-            applier.prune(&objects, &needed, &mut live).await.trying("deleting children")?;
+            applier
+                .prune(&objects, &needed, &mut live)
+                .await
+                .trying("deleting children")?;
             let topics = if let Ok(topics) = early {
                 topics?
             } else {
@@ -201,19 +240,37 @@ impl Pass<'_> {
             Ok(_) => {}
             Err(finding) => batch = Some(finding),
         }
-        let pods = if pipeline.suspend && pipeline.draining.is_empty() { Vec::new() } else { self.pods().await? };
+        let pods = if pipeline.suspend && pipeline.draining.is_empty() {
+            Vec::new()
+        } else {
+            self.pods().await?
+        };
         let said = said::ask(&context.pods, &pods).await;
-        let thresholds = self.thresholds(&pipeline, &pods, &said, &topics.topics).await;
-        let seen = Seen { live: &live, pods: &pods, said: &said, stages: &stages };
+        let thresholds = self
+            .thresholds(&pipeline, &pods, &said, &topics.topics)
+            .await;
+        let seen = Seen {
+            live: &live,
+            pods: &pods,
+            said: &said,
+            stages: &stages,
+        };
         let mut findings = self.findings(&pipeline, &seen, topics.finding, batch, drain.finding);
         components::blame(&mut findings, &pipeline, obstacles);
         let conditions = findings.conditions();
         let ready = conditions.first().is_some_and(|(_, finding)| finding.ok);
-        let before = self.resource.status.as_ref().map(|status| status.conditions.clone()).unwrap_or_default();
+        let before = self
+            .resource
+            .status
+            .as_ref()
+            .map(|status| status.conditions.clone())
+            .unwrap_or_default();
         self.write_status(conditions, |status| {
             status.conditions.extend(thresholds.clone());
             status.topics = topics.topics;
-            status.ingest = Some(IngestStatus { url: build::ingest_url(&pipeline) });
+            status.ingest = Some(IngestStatus {
+                url: build::ingest_url(&pipeline),
+            });
             status.batch = batch_status;
         })
         .await?;
@@ -227,16 +284,20 @@ impl Pass<'_> {
         })
     }
 
-    /// Says that the pipeline is looked at, before anything else is done: whoever reads objects by kstatus takes one without a status for one
-    /// that is as it should be.
+    /// Says that the pipeline is looked at, before anything else is done: whoever reads objects by
+    /// kstatus takes one without a status for one that is as it should be.
     async fn first_look(&mut self) -> Result<(), Error> {
         let mut status = self.resource.status.clone().unwrap_or_default();
         if !status.conditions.is_empty() {
             return Ok(());
         }
         let generation = self.resource.metadata.generation;
-        let finding = Finding::bad(reasons::PROGRESSING, "the operator looks at the pipeline for the first time");
-        status.conditions = status::conditions(&[], status::summary(finding), generation, Timestamp::now());
+        let finding = Finding::bad(
+            reasons::PROGRESSING,
+            "the operator looks at the pipeline for the first time",
+        );
+        status.conditions =
+            status::conditions(&[], status::summary(finding), generation, Timestamp::now());
         status.observed_generation = generation;
         self.note(status).await
     }
@@ -247,7 +308,9 @@ impl Pass<'_> {
         let findings = vec![(condition_types::SUSPENDED, finding.clone())];
         let generation = self.resource.metadata.generation;
         let new = status::conditions(&status.conditions, findings, generation, Timestamp::now());
-        status.conditions.retain(|condition| condition.type_ != condition_types::SUSPENDED);
+        status
+            .conditions
+            .retain(|condition| condition.type_ != condition_types::SUSPENDED);
         status.conditions.extend(new);
         self.note(status).await
     }
@@ -264,28 +327,44 @@ impl Pass<'_> {
 
     /// Writes how the pipeline as a whole stands, where that differs; the other conditions stay.
     async fn write_ready(&self, finding: Finding) -> Result<(), Error> {
-        let before = self.resource.status.iter().flat_map(|status| &status.conditions);
-        let others = before.filter(|condition| !SUMMARY.contains(&condition.type_.as_str())).cloned();
+        let before = self
+            .resource
+            .status
+            .iter()
+            .flat_map(|status| &status.conditions);
+        let others = before
+            .filter(|condition| !SUMMARY.contains(&condition.type_.as_str()))
+            .cloned();
         let others: Vec<_> = others.collect();
-        self.write_status(status::summary(finding), |status| status.conditions.extend(others)).await
+        self.write_status(status::summary(finding), |status| {
+            status.conditions.extend(others)
+        })
+        .await
     }
 
     /// What other pipelines claim.
     async fn claims_of_others(&self) -> Result<Vec<Claim>, Error> {
         let claim = Claim::of(&self.resource);
-        let claims = claim.without_ghosts(&self.context.client, self.context.watched.meeting(&claim)).await;
+        let claims = claim
+            .without_ghosts(&self.context.client, self.context.watched.meeting(&claim))
+            .await;
         claims.trying("reading the pipeline a topic belongs to")
     }
 
     /// Writes that a topic is an older pipeline's.
     async fn write_conflict(&self, conflict: &str) -> Result<(), Error> {
-        let finding = Finding::bad(reasons::TOPIC_CONFLICT, format!("{conflict}; until then this one has no workers"));
+        let finding = Finding::bad(
+            reasons::TOPIC_CONFLICT,
+            format!("{conflict}; until then this one has no workers"),
+        );
         let mut findings = status::summary(finding.clone());
         findings.push((condition_types::TOPICS_READY, finding));
-        self.write_status(findings, |status| status.ingest = None).await
+        self.write_status(findings, |status| status.ingest = None)
+            .await
     }
 
-    /// Writes the status where it differs, and tells of it where the pipeline as a whole stands otherwise than before.
+    /// Writes the status where it differs, and tells of it where the pipeline as a whole stands
+    /// otherwise than before.
     async fn write_status(
         &self,
         findings: Vec<(&'static str, Finding)>,
@@ -294,7 +373,8 @@ impl Pass<'_> {
         let before = self.resource.status.clone().unwrap_or_default();
         let generation = self.resource.metadata.generation;
         let mut status = before.clone();
-        status.conditions = status::conditions(&before.conditions, findings, generation, Timestamp::now());
+        status.conditions =
+            status::conditions(&before.conditions, findings, generation, Timestamp::now());
         status.observed_generation = generation;
         fill(&mut status);
         if status == before {
@@ -308,7 +388,8 @@ impl Pass<'_> {
             } else {
                 EventType::Warning
             };
-            self.event(type_, &ready.reason, "Reconcile", &ready.message, None).await;
+            self.event(type_, &ready.reason, "Reconcile", &ready.message, None)
+                .await;
         }
         Ok(())
     }
@@ -322,20 +403,34 @@ impl Pass<'_> {
         note: &str,
         secondary: Option<ObjectReference>,
     ) {
-        told(self.context, &self.resource.object_ref(&()), type_, reason, action, note, secondary).await;
+        told(
+            self.context,
+            &self.resource.object_ref(&()),
+            type_,
+            reason,
+            action,
+            note,
+            secondary,
+        )
+        .await;
     }
 
     /// Writes a status in the middle of the pass, which goes on from there.
     async fn note(&mut self, status: PinterestPipelineStatus) -> Result<(), Error> {
         let written = self.patch_status(&status).await?.metadata;
-        // Finalizers are written where nobody else has written since; what the resource asks for is done as it was read.
+        // Finalizers are written where nobody else has written since; what the resource asks for is
+        // done as it was read.
         let metadata = &mut self.resource.metadata;
-        (metadata.resource_version, metadata.finalizers) = (written.resource_version, written.finalizers);
+        (metadata.resource_version, metadata.finalizers) =
+            (written.resource_version, written.finalizers);
         self.resource.status = Some(status);
         Ok(())
     }
 
-    async fn patch_status(&self, status: &PinterestPipelineStatus) -> Result<PinterestPipeline, Error> {
+    async fn patch_status(
+        &self,
+        status: &PinterestPipelineStatus,
+    ) -> Result<PinterestPipeline, Error> {
         self.context.may_write()?;
         let body = json!({
             "apiVersion": PinterestPipeline::api_version(&()),
@@ -345,9 +440,14 @@ impl Pass<'_> {
             "status": status,
         });
         let params = PatchParams::apply(MANAGER).force();
-        let patched = self.api.patch_status(&self.name, &params, &Patch::Apply(&body)).await;
+        let patched = self
+            .api
+            .patch_status(&self.name, &params, &Patch::Apply(&body))
+            .await;
         let written = patched.trying("writing the status")?;
-        self.context.metrics.wrote("apply", "pinterestpipelines/status");
+        self.context
+            .metrics
+            .wrote("apply", "pinterestpipelines/status");
         Ok(written)
     }
 }
@@ -363,7 +463,13 @@ async fn told(
     secondary: Option<ObjectReference>,
 ) {
     let note = Some(status::shorten(note));
-    let event = Event { type_, reason: reason.to_owned(), note, action: action.to_owned(), secondary };
+    let event = Event {
+        type_,
+        reason: reason.to_owned(),
+        note,
+        action: action.to_owned(),
+        secondary,
+    };
     match context.recorder.publish(&event, about).await {
         Ok(()) => context.metrics.wrote("create", "events"),
         Err(error) => tracing::warn!(%error, reason, "an event can't be written"),
@@ -372,6 +478,9 @@ async fn told(
 
 /// Whether a pod has come to its end by itself.
 fn has_ended(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
     matches!(phase, Some("Succeeded" | "Failed"))
 }

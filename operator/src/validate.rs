@@ -1,7 +1,7 @@
 //! Phase 2: plain data in, a [`ValidatedPipeline`] or a list of problems out.
 //!
-//! Every default stands here and nowhere else. They are frozen for `v1alpha1` by the golden test: changing one would change
-//! pipelines that nobody touched.
+//! Every default stands here and nowhere else. They are frozen for `v1alpha1` by the golden test:
+//! changing one would change pipelines that nobody touched.
 
 mod pipeline;
 mod pods;
@@ -13,9 +13,13 @@ use std::{
     fmt,
 };
 
-use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
+use k8s_openapi::{
+    api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity,
+};
 use pinpipe_config::Quality;
-use pinpipe_crds::{Amounts, BatchSink, PinterestPipeline, PullPolicy, Resources, S3, StreamSink, TopicOverride};
+use pinpipe_crds::{
+    Amounts, BatchSink, PinterestPipeline, PullPolicy, Resources, S3, StreamSink, TopicOverride,
+};
 
 use crate::{
     claims::Claim,
@@ -23,7 +27,8 @@ use crate::{
 };
 
 pub use pipeline::{
-    Archive, Batch, CassandraSink, Emulator, Image, Ingest, Mount, Secrets, Sink, Topic, ValidatedPipeline,
+    Archive, Batch, CassandraSink, Emulator, Image, Ingest, Mount, Secrets, Sink, Topic,
+    ValidatedPipeline,
 };
 pub use pods::{Pods, Replicas, Spread, Target};
 pub use requests::{FORGET_ANNOTATION, Forgotten, RUN_ANNOTATION, Requests};
@@ -66,14 +71,24 @@ impl Secrets {
                         missing.push(format!("Secret {} has no key {key}: add it", mount.secret));
                     }
                     Some(SecretKey::NoSecret) | None => {
-                        missing.push(format!("Secret {} is missing: create it with the key {key}", mount.secret));
+                        missing.push(format!(
+                            "Secret {} is missing: create it with the key {key}",
+                            mount.secret
+                        ));
                     }
                 }
             }
         }
-        let digest =
-            if missing.is_empty() { Some(crate::build::hash(&digest)) } else { found.previous.get(child).cloned() };
-        Self { mounts, digest, missing }
+        let digest = if missing.is_empty() {
+            Some(crate::build::hash(&digest))
+        } else {
+            found.previous.get(child).cloned()
+        };
+        Self {
+            mounts,
+            digest,
+            missing,
+        }
     }
 }
 
@@ -193,7 +208,11 @@ pub fn validate(
         namespace,
         name,
     };
-    if problems.is_empty() { Ok(validated) } else { Err(problems) }
+    if problems.is_empty() {
+        Ok(validated)
+    } else {
+        Err(problems)
+    }
 }
 
 /// The names of the topics of pins, geos and users.
@@ -201,23 +220,42 @@ pub fn validate(
 pub fn topic_names(pipeline: &PinterestPipeline) -> [String; 3] {
     let name = pipeline.metadata.name.as_deref().unwrap_or_default();
     let namespace = pipeline.metadata.namespace.as_deref().unwrap_or_default();
-    own_topics(pipeline).map(|(kind, own)| own.name.unwrap_or_else(|| format!("{namespace}.{name}.{kind}")))
+    own_topics(pipeline).map(|(kind, own)| {
+        own.name
+            .unwrap_or_else(|| format!("{namespace}.{name}.{kind}"))
+    })
 }
 
 /// What is said of each kind's topic alone.
 fn own_topics(pipeline: &PinterestPipeline) -> [(&'static str, TopicOverride); 3] {
     let topics = pipeline.spec.broker.kafka.topics.as_ref();
-    let overrides = topics.and_then(|topics| topics.overrides.clone()).unwrap_or_default();
-    [("pin", overrides.pin), ("geo", overrides.geo), ("user", overrides.user)]
-        .map(|(kind, own)| (kind, own.unwrap_or_default()))
+    let overrides = topics
+        .and_then(|topics| topics.overrides.clone())
+        .unwrap_or_default();
+    [
+        ("pin", overrides.pin),
+        ("geo", overrides.geo),
+        ("user", overrides.user),
+    ]
+    .map(|(kind, own)| (kind, own.unwrap_or_default()))
 }
 
 fn topics(pipeline: &PinterestPipeline, problems: &mut Vec<Problem>) -> [Topic; 3] {
-    let wishes = pipeline.spec.broker.kafka.topics.clone().unwrap_or_default();
+    let wishes = pipeline
+        .spec
+        .broker
+        .kafka
+        .topics
+        .clone()
+        .unwrap_or_default();
     let mut own = own_topics(pipeline).into_iter();
     let topics = topic_names(pipeline).map(|name| Topic {
         name,
-        partitions: own.next().and_then(|(_, own)| own.partitions).or(wishes.partitions).unwrap_or(3),
+        partitions: own
+            .next()
+            .and_then(|(_, own)| own.partitions)
+            .or(wishes.partitions)
+            .unwrap_or(3),
         replication_factor: wishes.replication_factor.unwrap_or(-1),
         config: wishes.config.clone().unwrap_or_default(),
     });
@@ -231,27 +269,56 @@ fn topics(pipeline: &PinterestPipeline, problems: &mut Vec<Problem>) -> [Topic; 
     topics
 }
 
-/// Partitions of all topics: as many as there are, where that is known, and else as many as are wished for.
+/// Partitions of all topics: as many as there are, where that is known, and else as many as are
+/// wished for.
 fn partitions(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> i32 {
-    let known = pipeline.status.as_ref().map(|status| status.topics.as_slice()).unwrap_or_default();
-    let there = |name: &str| known.iter().find(|topic| topic.name == name && topic.id.is_some());
-    topics.iter().map(|topic| there(&topic.name).map_or(topic.partitions, |known| known.partitions)).sum()
+    let known = pipeline
+        .status
+        .as_ref()
+        .map(|status| status.topics.as_slice())
+        .unwrap_or_default();
+    let there = |name: &str| {
+        known
+            .iter()
+            .find(|topic| topic.name == name && topic.id.is_some())
+    };
+    topics
+        .iter()
+        .map(|topic| there(&topic.name).map_or(topic.partitions, |known| known.partitions))
+        .sum()
 }
 
 /// A tag of the pipeline's own is another version, of which the operator's digests say nothing.
 fn image_of(set: Option<&pinpipe_crds::Image>, images: &Images) -> Image {
     let set = set.cloned().unwrap_or_default();
     let tag = set.tag.filter(|tag| !tag.is_empty());
-    let mut digests = if tag.is_none() { images.digests.clone() } else { BTreeMap::new() };
+    let mut digests = if tag.is_none() {
+        images.digests.clone()
+    } else {
+        BTreeMap::new()
+    };
     let own = set.digests.unwrap_or_default();
-    let own = [("ingest", own.ingest), ("stream", own.stream), ("batch", own.batch), ("emulator", own.emulator)];
-    digests.extend(own.into_iter().filter_map(|(worker, digest)| Some((worker.to_owned(), digest?))));
+    let own = [
+        ("ingest", own.ingest),
+        ("stream", own.stream),
+        ("batch", own.batch),
+        ("emulator", own.emulator),
+    ];
+    digests.extend(
+        own.into_iter()
+            .filter_map(|(worker, digest)| Some((worker.to_owned(), digest?))),
+    );
     Image {
         registry: set.registry.unwrap_or_else(|| images.registry.clone()),
         tag: tag.unwrap_or_else(|| images.tag.clone()),
         digests,
         pull_policy: set.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
-        pull_secrets: set.pull_secrets.unwrap_or_default().into_iter().map(|secret| secret.name).collect(),
+        pull_secrets: set
+            .pull_secrets
+            .unwrap_or_default()
+            .into_iter()
+            .map(|secret| secret.name)
+            .collect(),
     }
 }
 
@@ -287,15 +354,29 @@ fn stream_sink(
         held_back,
         resources: resources(sink.resources.as_ref(), ["50m", "64Mi", "512Mi"]),
         pods: pods::several(&sink.pods),
-        schema: postgres.schema.clone().unwrap_or_else(|| "public".to_owned()),
+        schema: postgres
+            .schema
+            .clone()
+            .unwrap_or_else(|| "public".to_owned()),
         write_mode: postgres.write_mode.unwrap_or_default(),
-        lag_threshold: sink.thresholds.as_ref().and_then(|thresholds| thresholds.lag),
+        lag_threshold: sink
+            .thresholds
+            .as_ref()
+            .and_then(|thresholds| thresholds.lag),
         reset,
-        secrets: Secrets::of(&child(pipeline, &format!("stream-{}", sink.name)), mounts, found),
+        secrets: Secrets::of(
+            &child(pipeline, &format!("stream-{}", sink.name)),
+            mounts,
+            found,
+        ),
     })
 }
 
-fn cassandra_sink(sink: &BatchSink, mounts: &mut Vec<Mount>, problems: &mut Vec<Problem>) -> Option<CassandraSink> {
+fn cassandra_sink(
+    sink: &BatchSink,
+    mounts: &mut Vec<Mount>,
+    problems: &mut Vec<Problem>,
+) -> Option<CassandraSink> {
     let Some(cassandra) = &sink.cassandra else {
         problems.push(Problem {
             field: "spec.batch.sinks",
@@ -316,14 +397,21 @@ fn cassandra_sink(sink: &BatchSink, mounts: &mut Vec<Mount>, problems: &mut Vec<
     Some(CassandraSink {
         name: sink.name.clone(),
         contact_points: cassandra.contact_points.clone(),
-        keyspace: cassandra.keyspace.clone().unwrap_or_else(|| "pinterest_data".to_owned()),
+        keyspace: cassandra
+            .keyspace
+            .clone()
+            .unwrap_or_else(|| "pinterest_data".to_owned()),
         replication_factor: unsigned(cassandra.replication_factor, 1),
         credentials: cassandra.credentials_secret_ref.is_some(),
     })
 }
 
 fn s3_mount(s3: &S3) -> Mount {
-    Mount { purpose: "s3".to_owned(), secret: s3.credentials_secret_ref.name.clone(), files: same_names(S3_KEYS) }
+    Mount {
+        purpose: "s3".to_owned(),
+        secret: s3.credentials_secret_ref.name.clone(),
+        files: same_names(S3_KEYS),
+    }
 }
 
 fn same_names(keys: [&str; 2]) -> Vec<(String, String)> {
@@ -332,20 +420,30 @@ fn same_names(keys: [&str; 2]) -> Vec<(String, String)> {
 
 /// A number the schema holds to be positive.
 fn unsigned<S, U: TryFrom<S>>(value: Option<S>, default: U) -> U {
-    value.and_then(|value| U::try_from(value).ok()).unwrap_or(default)
+    value
+        .and_then(|value| U::try_from(value).ok())
+        .unwrap_or(default)
 }
 
-/// What is set, or requests of CPU and memory and a limit of memory. No limit of CPU: it would slow down a pod on an idle node.
+/// What is set, or requests of CPU and memory and a limit of memory. No limit of CPU: it would slow
+/// down a pod on an idle node.
 fn resources(set: Option<&Resources>, [cpu, memory, limit]: [&str; 3]) -> ResourceRequirements {
     let amounts = |amounts: &Amounts| {
         let named = [("cpu", &amounts.cpu), ("memory", &amounts.memory)];
         named
             .into_iter()
-            .filter_map(|(name, amount)| Some((name.to_owned(), Quantity(amount.as_ref()?.0.clone()))))
+            .filter_map(|(name, amount)| {
+                Some((name.to_owned(), Quantity(amount.as_ref()?.0.clone())))
+            })
             .collect()
     };
     let default = |named: &[(&str, &str)]| {
-        Some(named.iter().map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned()))).collect())
+        Some(
+            named
+                .iter()
+                .map(|(name, amount)| ((*name).to_owned(), Quantity((*amount).to_owned())))
+                .collect(),
+        )
     };
     match set {
         Some(set) => ResourceRequirements {

@@ -23,7 +23,8 @@ pub struct Outline {
 
 impl<'de> Deserialize<'de> for Outline {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let DeserializeGuard(read) = DeserializeGuard::<PinterestPipeline>::deserialize(deserializer)?;
+        let DeserializeGuard(read) =
+            DeserializeGuard::<PinterestPipeline>::deserialize(deserializer)?;
         let (claim, mut metadata) = match read {
             Ok(pipeline) => (Ok(Claim::of(&pipeline)), pipeline.metadata),
             Err(invalid) => (Err(invalid.error), invalid.metadata),
@@ -80,7 +81,12 @@ impl Seen {
     fn meeting(&self, claim: &Claim) -> Vec<Claim> {
         // A store holds nothing until it holds everything.
         if self.store.is_empty() && self.since.elapsed() < FILLED_WITHIN {
-            return self.before.iter().filter(|other| claim.meets(other)).cloned().collect();
+            return self
+                .before
+                .iter()
+                .filter(|other| claim.meets(other))
+                .cloned()
+                .collect();
         }
         let all = self.store.state();
         // Of one that can't be read nothing is known.
@@ -89,15 +95,23 @@ impl Seen {
     }
 }
 
-/// All pipelines that are watched, as the watches have them. Of namespaces that aren't watched nothing is known.
+/// All pipelines that are watched, as the watches have them. Of namespaces that aren't watched
+/// nothing is known.
 #[derive(Default)]
 pub struct Watched(Mutex<Vec<Seen>>);
 
 impl Watched {
     /// What a watch sees from now on, and what was claimed `before`.
     pub fn add(&self, store: Store<Outline>, before: Vec<Claim>) {
-        let seen = Seen { store, before, since: Instant::now() };
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(seen);
+        let seen = Seen {
+            store,
+            before,
+            since: Instant::now(),
+        };
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(seen);
     }
 
     /// How many pipelines there are.
@@ -117,6 +131,8 @@ impl Watched {
 
 #[cfg(test)]
 mod tests {
+    use std::slice;
+
     use kube::runtime::{reflector, watcher::Event};
     use serde_json::json;
 
@@ -134,22 +150,28 @@ mod tests {
 
     #[test]
     fn what_was_there_before_a_watch_counts_until_the_watch_has_seen_it() {
-        let outline = |name| {
+        let pipeline = |name| {
             let pins = json!({"overrides": {"pin": {"name": "pins"}}});
-            outline(name, &json!({"broker": {"kafka": {"bootstrapServers": "k.x:1", "topics": pins}}}))
+            outline(
+                name,
+                &json!({"broker": {"kafka": {"bootstrapServers": "k.x:1", "topics": pins}}}),
+            )
         };
         let watched = Watched::default();
         let (store, mut writer) = reflector::store();
-        watched.add(store, vec![outline("gone").claim.unwrap()]);
-        let me = outline("me").claim.unwrap();
-        let names = || watched.meeting(&me).into_iter().map(|claim| claim.name).collect::<Vec<_>>();
-        assert_eq!(names(), ["gone"]);
+        watched.add(store, vec![pipeline("gone").claim.unwrap()]);
+        let [me, gone, there] = ["me", "gone", "there"].map(|name| pipeline(name).claim.unwrap());
+        assert_eq!(watched.meeting(&me), slice::from_ref(&gone));
         writer.apply_watcher_event(&Event::Init);
-        writer.apply_watcher_event(&Event::InitApply(outline("there")));
-        assert_eq!(names(), ["gone"], "the watch may not have seen everything yet");
-        writer.apply_watcher_event(&Event::InitApply(outline("me")));
+        writer.apply_watcher_event(&Event::InitApply(pipeline("there")));
+        assert_eq!(
+            watched.meeting(&me),
+            [gone],
+            "the watch may not have seen everything yet"
+        );
+        writer.apply_watcher_event(&Event::InitApply(pipeline("me")));
         writer.apply_watcher_event(&Event::InitDone);
-        assert_eq!(names(), ["there"]);
+        assert_eq!(watched.meeting(&me), [there]);
         assert_eq!(watched.count(), 2);
     }
 

@@ -15,7 +15,8 @@ use crate::Programs;
 pub struct Listener {
     /// The port the broker listens at.
     pub port: u16,
-    /// The port it tells clients that come in here: its own, or that of somebody who stands between.
+    /// The port it tells clients that come in here: its own, or that of somebody who stands
+    /// between.
     pub advertised: u16,
 }
 
@@ -43,10 +44,20 @@ impl Kafka {
         fs::write(&settings, self.settings())?;
         let mut format = self.java(programs, "128m");
         format
-            .args(["kafka.tools.StorageTool", "format", "--cluster-id", "cGlucGlwZS1iZW5jaC0wMQ", "--config"])
+            .args([
+                "kafka.tools.StorageTool",
+                "format",
+                "--cluster-id",
+                "cGlucGlwZS1iZW5jaC0wMQ",
+                "--config",
+            ])
             .arg(&settings);
         let output = format.output()?;
-        ensure!(output.status.success(), "Kafka's storage: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "Kafka's storage: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         let mut serve = self.java(programs, self.heap);
         serve.arg("kafka.Kafka").arg(settings);
         Ok(serve)
@@ -56,7 +67,10 @@ impl Kafka {
         let mut java = programs("java");
         java.arg(format!("-Xmx{heap}"))
             .args(["-XX:+UseSerialGC", "-Djava.awt.headless=true"])
-            .arg(format!("-Dlog4j2.configurationFile={}", self.log4j.display()))
+            .arg(format!(
+                "-Dlog4j2.configurationFile={}",
+                self.log4j.display()
+            ))
             .arg("-cp")
             .arg(self.lib.join("*"));
         java
@@ -64,7 +78,12 @@ impl Kafka {
 
     fn settings(&self) -> String {
         let each = |setting: &dyn Fn(usize, &Listener) -> String| {
-            self.listeners.iter().enumerate().map(|(at, listener)| setting(at, listener)).collect::<Vec<_>>().join(",")
+            self.listeners
+                .iter()
+                .enumerate()
+                .map(|(at, listener)| setting(at, listener))
+                .collect::<Vec<_>>()
+                .join(",")
         };
         let (controller, data) = (self.controller, self.folder.join("kafka"));
         format!(

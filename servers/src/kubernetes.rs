@@ -35,8 +35,10 @@ impl Kubernetes {
     /// The command that runs etcd. It is ready when `/health` answers.
     #[must_use]
     pub fn etcd(&self, programs: Programs<'_>) -> Command {
-        let (clients, peers) =
-            (format!("http://127.0.0.1:{}", self.etcd), format!("http://127.0.0.1:{}", self.etcd_peer));
+        let (clients, peers) = (
+            format!("http://127.0.0.1:{}", self.etcd),
+            format!("http://127.0.0.1:{}", self.etcd_peer),
+        );
         let mut etcd = programs("etcd");
         etcd.arg(format!("--data-dir={}", self.folder.join("etcd").display()))
             .arg(format!("--listen-client-urls={clients}"))
@@ -49,31 +51,53 @@ impl Kubernetes {
         etcd
     }
 
-    /// Writes its files; gives the command that serves. It is ready when [`Kubernetes::is_ready`] says so.
+    /// Writes its files; gives the command that serves. It is ready when [`Kubernetes::is_ready`]
+    /// says so.
     pub fn api_server(&self, programs: Programs<'_>) -> Result<Command> {
         let keys = self.folder.join("kubernetes");
         fs::create_dir_all(&keys)?;
         let tokens = keys.join("tokens.csv");
-        fs::write(&tokens, format!("{ADMIN_TOKEN},admin,admin,system:masters\n"))?;
+        fs::write(
+            &tokens,
+            format!("{ADMIN_TOKEN},admin,admin,system:masters\n"),
+        )?;
         let key = keys.join("accounts.key");
-        let made = programs("openssl").args(["genrsa", "-out"]).arg(&key).arg("2048").output()?;
-        ensure!(made.status.success(), "openssl: {}", String::from_utf8_lossy(&made.stderr));
+        let made = programs("openssl")
+            .args(["genrsa", "-out"])
+            .arg(&key)
+            .arg("2048")
+            .output()?;
+        ensure!(
+            made.status.success(),
+            "openssl: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
         fs::write(self.kubeconfig(), self.access())?;
         let mut server = programs(&self.program("kube-apiserver")?);
         server
             .arg(format!("--etcd-servers=http://127.0.0.1:{}", self.etcd))
-            .args(["--bind-address=127.0.0.1", "--service-cluster-ip-range=10.0.0.0/16"])
-            .args(["--service-account-issuer=https://pinpipe.test", "--endpoint-reconciler-type=none"])
+            .args([
+                "--bind-address=127.0.0.1",
+                "--service-cluster-ip-range=10.0.0.0/16",
+            ])
+            .args([
+                "--service-account-issuer=https://pinpipe.test",
+                "--endpoint-reconciler-type=none",
+            ])
             .arg(format!("--authorization-mode={}", self.authorization))
             .arg(format!("--secure-port={}", self.port))
             .arg(format!("--cert-dir={}", keys.display()))
             .arg(format!("--token-auth-file={}", tokens.display()))
             .arg(format!("--service-account-key-file={}", key.display()))
-            .arg(format!("--service-account-signing-key-file={}", key.display()));
+            .arg(format!(
+                "--service-account-signing-key-file={}",
+                key.display()
+            ));
         Ok(server)
     }
 
-    /// The command that runs controllers of these names. It is to be started when the API server answers.
+    /// The command that runs controllers of these names. It is to be started when the API server
+    /// answers.
     pub fn controllers(&self, programs: Programs<'_>, names: &str) -> Result<Command> {
         let mut manager = programs(&self.program("kube-controller-manager")?);
         manager
@@ -86,9 +110,13 @@ impl Kubernetes {
     /// Whether the API server answers.
     #[must_use]
     pub fn is_ready(&self, programs: Programs<'_>) -> bool {
-        let Ok(kubectl) = self.program("kubectl") else { return false };
+        let Ok(kubectl) = self.program("kubectl") else {
+            return false;
+        };
         let mut kubectl = programs(&kubectl);
-        kubectl.env("KUBECONFIG", self.kubeconfig()).args(["get", "--raw", "/readyz"]);
+        kubectl
+            .env("KUBECONFIG", self.kubeconfig())
+            .args(["get", "--raw", "/readyz"]);
         kubectl.output().is_ok_and(|output| output.status.success())
     }
 
@@ -115,7 +143,8 @@ users: [{{name: admin, user: {{token: {ADMIN_TOKEN}}}}}]
     fn program(&self, name: &str) -> Result<String> {
         let link = self.folder.join(name);
         if !Path::exists(&link) {
-            symlink(&self.hyperkube, &link).with_context(|| format!("linking {}", link.display()))?;
+            symlink(&self.hyperkube, &link)
+                .with_context(|| format!("linking {}", link.display()))?;
         }
         Ok(link.to_string_lossy().into_owned())
     }

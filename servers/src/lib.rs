@@ -1,6 +1,8 @@
-//! Servers that tests and measurements talk to, as processes of this machine on 127.0.0.1: a Kafka broker, a Kubernetes API server.
+//! Servers that tests and measurements talk to, as processes of this machine on 127.0.0.1: a Kafka
+//! broker, a Kubernetes API server.
 //!
-//! What is made here are commands and the files they need. Who starts them keeps the process, its log and its end.
+//! What is made here are commands and the files they need. Who starts them keeps the process, its
+//! log and its end.
 
 pub mod kafka;
 pub mod kubernetes;
@@ -12,7 +14,8 @@ use std::{
     time::Duration,
 };
 
-/// How a program is started, by its name: what finds it, and in which environment it runs, is the caller's business.
+/// How a program is started, by its name: what finds it, and in which environment it runs, is the
+/// caller's business.
 pub type Programs<'a> = &'a dyn Fn(&str) -> Command;
 
 /// An answer to `GET` over HTTP/1.0; none: no answer, or another status than 200.
@@ -20,11 +23,16 @@ pub type Programs<'a> = &'a dyn Fn(&str) -> Command;
 pub fn get(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&address(port), Duration::from_secs(1)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n").as_bytes()).ok()?;
+    stream
+        .write_all(format!("GET {path} HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n").as_bytes())
+        .ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.lines().next()?.contains(" 200").then(|| body.to_owned())
+    head.lines()
+        .next()?
+        .contains(" 200")
+        .then(|| body.to_owned())
 }
 
 /// Whether somebody listens at a port.

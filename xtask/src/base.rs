@@ -39,7 +39,10 @@ pub fn ensure(context: &Context) -> Result<&'static str> {
         log.download(|| {
             // A second attempt goes on with what the first one fetched.
             let mut command = context.command("debootstrap");
-            command.args(["--variant=minbase", "--include=ca-certificates", "bookworm"]).arg(&root).arg(&mirror);
+            command
+                .args(["--variant=minbase", "--include=ca-certificates", "bookworm"])
+                .arg(&root)
+                .arg(&mirror);
             command
         })?;
         // Packages installed later must not start their servers; see invoke-rc.d(8).
@@ -47,8 +50,12 @@ pub fn ensure(context: &Context) -> Result<&'static str> {
         fs::write(&policy, "#!/bin/sh\nexit 101\n")?;
         fs::set_permissions(&policy, fs::Permissions::from_mode(0o755))?;
         let archive = folder.join("root.tar");
-        let skipped =
-            ["./var/lib/apt/lists/*", "./var/cache/apt/archives/*", "./dev/*"].map(|path| format!("--exclude={path}"));
+        let skipped = [
+            "./var/lib/apt/lists/*",
+            "./var/cache/apt/archives/*",
+            "./dev/*",
+        ]
+        .map(|path| format!("--exclude={path}"));
         log.run(
             context
                 .command("tar")
@@ -59,7 +66,13 @@ pub fn ensure(context: &Context) -> Result<&'static str> {
                 .arg(&root)
                 .arg("."),
         )?;
-        log.run(context.command("docker").arg("import").arg(&archive).arg(OWN))?;
+        log.run(
+            context
+                .command("docker")
+                .arg("import")
+                .arg(&archive)
+                .arg(OWN),
+        )?;
         Ok(fs::remove_dir_all(&folder)?)
     })?;
     Ok(OWN)

@@ -1,4 +1,5 @@
-//! The kind cluster of the demo and of the end-to-end tests: a control plane, which has the dev servers, and workers for the rest.
+//! The kind cluster of the demo and of the end-to-end tests: a control plane, which has the dev
+//! servers, and workers for the rest.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -19,7 +20,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// kubectl is supported within one minor version of the API server.
 const MINOR_SKEW: u32 = 1;
 
-/// Makes the cluster unless the one that is there is healthy and was made from the same configuration.
+/// Makes the cluster unless the one that is there is healthy and was made from the same
+/// configuration.
 pub fn up(context: &Context) -> Result<()> {
     engine::ensure(context)?;
     let image = node_image::ensure_with_tools(context)?;
@@ -29,14 +31,14 @@ pub fn up(context: &Context) -> Result<()> {
         .text(&image)
         .finish();
     let key_file = context.cache.join("run/cluster.key");
-    let same = fs::read_to_string(&key_file).is_ok_and(|made| Some(made) == keyed_start(context, &key));
+    let same =
+        fs::read_to_string(&key_file).is_ok_and(|made| Some(made) == keyed_start(context, &key));
     go_on(context)?;
     if same && ensure_kubectl(context).is_ok() && answers_within(context, ANSWER_WITHIN) {
         println!("ok the cluster is there");
         return Ok(());
     }
-    let hint =
-        "`cargo xtask cluster down`, then try again; a port that is taken (kind-config.yaml) is named in the log";
+    let hint = "`cargo xtask cluster down`, then try again; a port that is taken (kind-config.yaml) is named in the log";
     step(context, "kind cluster", hint, |log| {
         delete(context, log)?;
         let _ = fs::remove_file(&key_file);
@@ -55,12 +57,21 @@ pub fn up(context: &Context) -> Result<()> {
         ]);
         log.run(kind.arg(context.kubeconfig()))?;
         ensure_kubectl(context)?;
-        let ready = ["wait", "--for=condition=Ready", "node", "--all", "--timeout=180s"];
+        let ready = [
+            "wait",
+            "--for=condition=Ready",
+            "node",
+            "--all",
+            "--timeout=180s",
+        ];
         log.run(context.command("kubectl").args(ready))?;
         if node_image::needs_routes(&image) {
             set_routes(context, log)?;
         }
-        Ok(fs::write(&key_file, keyed_start(context, &key).context("a node stopped at once")?)?)
+        Ok(fs::write(
+            &key_file,
+            keyed_start(context, &key).context("a node stopped at once")?,
+        )?)
     })
 }
 
@@ -83,53 +94,80 @@ pub fn down(context: &Context) -> Result<()> {
 /// kind's own way needs kind; a container left behind by a killed run may be there without it.
 fn delete(context: &Context, log: &Log) -> Result<()> {
     for container in nodes(context, None)? {
-        log.run(context.command("docker").args(["rm", "--force", "--volumes", &container]))?;
+        log.run(
+            context
+                .command("docker")
+                .args(["rm", "--force", "--volumes", &container]),
+        )?;
     }
     Ok(())
 }
 
-/// The names of the cluster's nodes, running or not, in order: all, or those of a role (`control-plane`, `worker`).
+/// The names of the cluster's nodes, running or not, in order: all, or those of a role
+/// (`control-plane`, `worker`).
 pub fn nodes(context: &Context, role: Option<&str>) -> Result<Vec<String>> {
     let mut list = context.command("docker");
     list.args(["ps", "--all", "--format", "{{.Names}}", "--filter"]);
     list.arg(format!("label=io.x-k8s.kind.cluster={CLUSTER}"));
     if let Some(role) = role {
-        list.arg("--filter").arg(format!("label=io.x-k8s.kind.role={role}"));
+        list.arg("--filter")
+            .arg(format!("label=io.x-k8s.kind.role={role}"));
     }
     let output = list.output().context("running docker")?;
-    ensure!(output.status.success(), "docker ps: {}", String::from_utf8_lossy(&output.stderr));
-    let mut names: Vec<String> = String::from_utf8(output.stdout)?.lines().map(str::to_owned).collect();
+    ensure!(
+        output.status.success(),
+        "docker ps: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let mut names: Vec<String> = String::from_utf8(output.stdout)?
+        .lines()
+        .map(str::to_owned)
+        .collect();
     names.sort_unstable();
     Ok(names)
 }
 
 /// Whether the cluster's control plane runs.
 pub fn is_running(context: &Context) -> bool {
-    let state = context.command("docker").args(["inspect", "--format", "{{.State.Running}}", CONTROL_PLANE]).output();
+    let state = context
+        .command("docker")
+        .args(["inspect", "--format", "{{.State.Running}}", CONTROL_PLANE])
+        .output();
     state.is_ok_and(|output| output.stdout.trim_ascii() == b"true")
 }
 
-/// What a cluster was made from, and the starts of its nodes. A control plane that was started again has lost its volumes, which are
-/// in memory, and with them the servers' data, while the API server still knows what relied on those; any node the routes to the others'
-/// pods.
+/// What a cluster was made from, and the starts of its nodes. A control plane that was started
+/// again has lost its volumes, which are in memory, and with them the servers' data, while the API
+/// server still knows what relied on those; any node the routes to the others' pods.
 fn keyed_start(context: &Context, key: &str) -> Option<String> {
     let mut inspect = context.command("docker");
-    inspect.args(["inspect", "--format", "{{.State.Running}} {{.Id}} {{.State.StartedAt}}"]);
+    inspect.args([
+        "inspect",
+        "--format",
+        "{{.State.Running}} {{.Id}} {{.State.StartedAt}}",
+    ]);
     let output = inspect.args(nodes(context, None).ok()?).output().ok()?;
     let states = String::from_utf8(output.stdout).ok()?;
-    states.lines().try_fold(key.to_owned(), |text, state| Some(format!("{text}\n{}", state.strip_prefix("true ")?)))
+    states.lines().try_fold(key.to_owned(), |text, state| {
+        Some(format!("{text}\n{}", state.strip_prefix("true ")?))
+    })
 }
 
 /// Lets nodes go on that a killed test left standing still.
 fn go_on(context: &Context) -> Result<()> {
     for node in nodes(context, None)? {
         // Of one that doesn't stand still this is refused.
-        context.command("docker").args(["unpause", &node]).output().context("running docker")?;
+        context
+            .command("docker")
+            .args(["unpause", &node])
+            .output()
+            .context("running docker")?;
     }
     Ok(())
 }
 
-/// Tells each node where the others' pods are: that is the network plug-in's work where there is one.
+/// Tells each node where the others' pods are: that is the network plug-in's work where there is
+/// one.
 fn set_routes(context: &Context, log: &Log) -> Result<()> {
     let columns = "--output=jsonpath={range .items[*]}{.metadata.name} {.spec.podCIDR} \
                    {.status.addresses[?(@.type==\"InternalIP\")].address}{\"\\n\"}{end}";
@@ -144,7 +182,11 @@ fn set_routes(context: &Context, log: &Log) -> Result<()> {
         .with_context(|| format!("not every node has a range of pods and an address: {listed}"))?;
     for (node, ..) in &nodes {
         for (_, pods, address) in nodes.iter().filter(|(other, ..)| other != node) {
-            log.run(context.command("docker").args(["exec", node, "ip", "route", "replace", pods, "via", address]))?;
+            log.run(
+                context
+                    .command("docker")
+                    .args(["exec", node, "ip", "route", "replace", pods, "via", address]),
+            )?;
         }
     }
     Ok(())
@@ -154,7 +196,14 @@ fn answers_within(context: &Context, time: Duration) -> bool {
     let start = Instant::now();
     loop {
         let mut ready = context.command("kubectl");
-        ready.args(["wait", "--for=condition=Ready", "node", "--all", "--timeout=10s", "--request-timeout=15s"]);
+        ready.args([
+            "wait",
+            "--for=condition=Ready",
+            "node",
+            "--all",
+            "--timeout=10s",
+            "--request-timeout=15s",
+        ]);
         if ready.output().is_ok_and(|output| output.status.success()) {
             return true;
         }
@@ -165,24 +214,43 @@ fn answers_within(context: &Context, time: Duration) -> bool {
     }
 }
 
-/// Sees to it that there is a kubectl that fits the cluster: the machine's own, or the control plane's.
+/// Sees to it that there is a kubectl that fits the cluster: the machine's own, or the control
+/// plane's.
 fn ensure_kubectl(context: &Context) -> Result<()> {
-    let minor =
-        |version: &str| version.trim_start_matches('v').split('.').nth(1).and_then(|minor| minor.parse::<u32>().ok());
-    let server = context.command("docker").args(["exec", CONTROL_PLANE, "cat", "/kind/version"]).output()?;
-    let server =
-        minor(&String::from_utf8_lossy(&server.stdout)).context("the control plane does not tell its version")?;
+    let minor = |version: &str| {
+        version
+            .trim_start_matches('v')
+            .split('.')
+            .nth(1)
+            .and_then(|minor| minor.parse::<u32>().ok())
+    };
+    let server = context
+        .command("docker")
+        .args(["exec", CONTROL_PLANE, "cat", "/kind/version"])
+        .output()?;
+    let server = minor(&String::from_utf8_lossy(&server.stdout))
+        .context("the control plane does not tell its version")?;
     let client = |program: &mut Command| {
-        let output = program.args(["version", "--client", "--output", "json"]).output().ok()?;
+        let output = program
+            .args(["version", "--client", "--output", "json"])
+            .output()
+            .ok()?;
         let answer: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
         minor(answer["clientVersion"]["gitVersion"].as_str()?)
     };
-    if client(&mut context.command("kubectl")).is_some_and(|client| client.abs_diff(server) <= MINOR_SKEW) {
+    if client(&mut context.command("kubectl"))
+        .is_some_and(|client| client.abs_diff(server) <= MINOR_SKEW)
+    {
         return Ok(());
     }
     let copied = context.temporary_folder("kubectl")?.join("kubectl");
     let mut copy = context.command("docker");
-    copy.args(["cp", "--follow-link", &format!("{CONTROL_PLANE}:/usr/bin/kubectl")]).arg(&copied);
+    copy.args([
+        "cp",
+        "--follow-link",
+        &format!("{CONTROL_PLANE}:/usr/bin/kubectl"),
+    ])
+    .arg(&copied);
     let output = copy.output()?;
     ensure!(
         output.status.success(),
@@ -198,17 +266,34 @@ pub fn status(context: &Context) -> Result<String> {
     if !engine::find(context) {
         return Ok("no Docker Engine answers, so there is no cluster. `cargo xtask cluster up` makes one.\n".to_owned());
     }
-    let engine = context.command("docker").args(["version", "--format", "{{.Server.Version}}"]).output()?;
-    writeln!(text, "Docker Engine {}", String::from_utf8_lossy(&engine.stdout).trim())?;
+    let engine = context
+        .command("docker")
+        .args(["version", "--format", "{{.Server.Version}}"])
+        .output()?;
+    writeln!(
+        text,
+        "Docker Engine {}",
+        String::from_utf8_lossy(&engine.stdout).trim()
+    )?;
     if !is_running(context) {
         writeln!(text, "no cluster: `cargo xtask cluster up` makes one")?;
         return Ok(text);
     }
     for arguments in [
         &["get", "nodes", "--output", "wide"][..],
-        &["get", "pods", "--all-namespaces", "--field-selector", "metadata.namespace!=kube-system"],
+        &[
+            "get",
+            "pods",
+            "--all-namespaces",
+            "--field-selector",
+            "metadata.namespace!=kube-system",
+        ],
     ] {
-        let output = context.command("kubectl").args(arguments).arg("--request-timeout=10s").output()?;
+        let output = context
+            .command("kubectl")
+            .args(arguments)
+            .arg("--request-timeout=10s")
+            .output()?;
         writeln!(
             text,
             "\n{}{}",

@@ -1,7 +1,8 @@
 //! What the workspace is made of: the licences of all crates, checked, and a bill of materials.
 //!
-//! By `cargo metadata` alone. Security advisories are not looked up: that takes cargo-deny or cargo-audit, which a bare machine would have
-//! to compile for minutes, and their database from the network.
+//! By `cargo metadata` alone. Security advisories are not looked up: that takes cargo-deny or
+//! cargo-audit, which a bare machine would have to compile for minutes, and their database from the
+//! network.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,7 +14,8 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::step::{Log, step};
 
-/// The licences we accept, by their SPDX identifiers: permissive ones, whose terms a notice beside the binary meets.
+/// The licences we accept, by their SPDX identifiers: permissive ones, whose terms a notice beside
+/// the binary meets.
 const ACCEPTED: [&str; 9] = [
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -44,9 +46,16 @@ pub fn check(context: &Context, log: &Log) -> Result<()> {
     let wrong: BTreeSet<String> = packages
         .iter()
         .filter_map(|package| {
-            let Package { name, version, licence, source } = package;
+            let Package {
+                name,
+                version,
+                licence,
+                source,
+            } = package;
             if !is_accepted(licence) {
-                return Some(format!("{name} {version}: the licence `{licence}` is not among those accepted"));
+                return Some(format!(
+                    "{name} {version}: the licence `{licence}` is not among those accepted"
+                ));
             }
             let source = source.as_deref().filter(|source| *source != REGISTRY)?;
             Some(format!("{name} {version} comes from {source}"))
@@ -55,13 +64,24 @@ pub fn check(context: &Context, log: &Log) -> Result<()> {
     for line in &wrong {
         log.line(line);
     }
-    ensure!(wrong.is_empty(), "{} of {} crates: {}", wrong.len(), packages.len(), Vec::from_iter(&wrong)[0]);
+    ensure!(
+        wrong.is_empty(),
+        "{} of {} crates: {}",
+        wrong.len(),
+        packages.len(),
+        Vec::from_iter(&wrong)[0]
+    );
     Ok(())
 }
 
 /// `cargo xtask sbom`: a bill of materials in `CycloneDX` 1.5.
 pub fn write_bill(context: &Context, file: &Path) -> Result<()> {
-    let packages = step(context, "bill of materials", "cargo metadata --locked", |log| packages(context, log))?;
+    let packages = step(
+        context,
+        "bill of materials",
+        "cargo metadata --locked",
+        |log| packages(context, log),
+    )?;
     let components: Vec<Value> = packages.iter().map(component).collect();
     let bill = json!({
         "bomFormat": "CycloneDX",
@@ -70,11 +90,17 @@ pub fn write_bill(context: &Context, file: &Path) -> Result<()> {
         "metadata": {"component": {"type": "application", "name": "pinpipe", "version": env!("CARGO_PKG_VERSION")}},
         "components": components,
     });
-    fs::write(file, serde_json::to_string_pretty(&bill)? + "\n").with_context(|| format!("writing {}", file.display()))
+    fs::write(file, serde_json::to_string_pretty(&bill)? + "\n")
+        .with_context(|| format!("writing {}", file.display()))
 }
 
 fn component(package: &Package) -> Value {
-    let Package { name, version, licence, source } = package;
+    let Package {
+        name,
+        version,
+        licence,
+        source,
+    } = package;
     let mut component = json!({
         "type": "library",
         "name": name,
@@ -91,9 +117,18 @@ fn component(package: &Package) -> Value {
 /// All crates that the build for [`TARGET`] takes, tests and build scripts among them.
 fn packages(context: &Context, log: &Log) -> Result<Vec<Package>> {
     let mut cargo = context.cargo();
-    cargo.args(["metadata", "--format-version", "1", "--locked", "--filter-platform", TARGET]);
+    cargo.args([
+        "metadata",
+        "--format-version",
+        "1",
+        "--locked",
+        "--filter-platform",
+        TARGET,
+    ]);
     let metadata: Value = serde_json::from_str(&log.output(&mut cargo)?)?;
-    let packages = metadata["packages"].as_array().context("cargo metadata names no packages")?;
+    let packages = metadata["packages"]
+        .as_array()
+        .context("cargo metadata names no packages")?;
     let text = |package: &Value, key: &str| package[key].as_str().unwrap_or_default().to_owned();
     let packages = packages.iter().map(|package| Package {
         name: text(package, "name"),
@@ -106,7 +141,11 @@ fn packages(context: &Context, log: &Log) -> Result<Vec<Package>> {
 
 /// Whether an SPDX expression can be met by licences we accept. `/` is an older way to write `OR`.
 fn is_accepted(expression: &str) -> bool {
-    let spaced = expression.replace('(', " ( ").replace(')', " ) ").replace('/', " OR ").replace(" WITH ", "-WITH-");
+    let spaced = expression
+        .replace('(', " ( ")
+        .replace(')', " ) ")
+        .replace('/', " OR ")
+        .replace(" WITH ", "-WITH-");
     let tokens: Vec<&str> = spaced.split_whitespace().collect();
     let (met, rest) = any_of(&tokens);
     met && rest.is_empty() && !tokens.is_empty()
@@ -135,9 +174,14 @@ fn one<'a, 'b>(tokens: &'b [&'a str]) -> (bool, &'b [&'a str]) {
         Some((&"(", inside)) => {
             let (met, rest) = any_of(inside);
             // What isn't closed is no expression.
-            rest.split_first().filter(|(token, _)| **token == ")").map_or((false, &[][..]), |(_, rest)| (met, rest))
+            rest.split_first()
+                .filter(|(token, _)| **token == ")")
+                .map_or((false, &[][..]), |(_, rest)| (met, rest))
         }
-        Some((token, rest)) => (ACCEPTED.contains(&token.replace("-WITH-", " WITH ").as_str()), rest),
+        Some((token, rest)) => (
+            ACCEPTED.contains(&token.replace("-WITH-", " WITH ").as_str()),
+            rest,
+        ),
         None => (false, tokens),
     }
 }

@@ -25,7 +25,11 @@ struct Course<'a> {
 }
 
 impl Course<'_> {
-    fn step<T>(&mut self, title: &'static str, work: impl FnOnce(&Context) -> Result<T>) -> Result<T> {
+    fn step<T>(
+        &mut self,
+        title: &'static str,
+        work: impl FnOnce(&Context) -> Result<T>,
+    ) -> Result<T> {
         let start = Instant::now();
         let result = work(self.context);
         self.took.push((title, start.elapsed().as_secs_f64()));
@@ -34,17 +38,24 @@ impl Course<'_> {
 }
 
 pub fn run(context: &Context) -> Result<()> {
-    let mut course = Course { context, took: Vec::new() };
+    let mut course = Course {
+        context,
+        took: Vec::new(),
+    };
     let images = course.step("cluster, images, dev servers", stack::up)?;
     course.step("operator", |context| operator::install(context, &images))?;
     course.step("pipeline Ready", apply)?;
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let acknowledged = course.step("30,000 records posted", |context| emulate(context, &images, stamp))?;
+    let acknowledged = course.step("30,000 records posted", |context| {
+        emulate(context, &images, stamp)
+    })?;
     course.step("batch run", |context| batch(context, stamp))?;
     println!(
         "\nThe pipeline {NAMESPACE}/{PIPELINE}: records acknowledged in this run, and what is in each place after it\n"
     );
-    course.step("counts and answers", |context| report(context, &images, &acknowledged))?;
+    course.step("counts and answers", |context| {
+        report(context, &images, &acknowledged)
+    })?;
     println!("\nHow long it took, seconds");
     for (title, seconds) in &course.took {
         println!("  {title:<30} {seconds:>7.1}");
@@ -58,31 +69,49 @@ fn apply(context: &Context) -> Result<()> {
         "kubectl --namespace {NAMESPACE} describe pinterestpipeline {PIPELINE}: its conditions say what is wrong"
     );
     step(context, &format!("apply {EXAMPLE}"), &hint, |log| {
-        log.run(context.command("kubectl").args(["apply", "--filename", EXAMPLE]))?;
-        let mut wait = in_namespace(context, &["wait", "--for=condition=Ready", "--timeout=300s"]);
+        log.run(
+            context
+                .command("kubectl")
+                .args(["apply", "--filename", EXAMPLE]),
+        )?;
+        let mut wait = in_namespace(
+            context,
+            &["wait", "--for=condition=Ready", "--timeout=300s"],
+        );
         let ready = log.run(wait.arg(format!("pinterestpipeline/{PIPELINE}")));
         if ready.is_err() {
-            let conditions =
-                "--output=jsonpath={range .status.conditions[*]}{.type}={.status}: {.message}{\"\\n\"}{end}";
+            let conditions = "--output=jsonpath={range .status.conditions[*]}{.type}={.status}: {.message}{\"\\n\"}{end}";
             log.run(
-                in_namespace(context, &["get", "pinterestpipeline", PIPELINE, conditions]).arg("--request-timeout=10s"),
+                in_namespace(context, &["get", "pinterestpipeline", PIPELINE, conditions])
+                    .arg("--request-timeout=10s"),
             )?;
         }
         ready
     })
 }
 
-/// Lets the emulator post its records through the ingest Service. Returns the acknowledged ones in the order of [`KINDS`].
+/// Lets the emulator post its records through the ingest Service. Returns the acknowledged ones in
+/// the order of [`KINDS`].
 fn emulate(context: &Context, images: &WorkerImages, stamp: u64) -> Result<[u64; 3]> {
     let name = format!("demo-emulator-{stamp}");
     let hint = format!("kubectl --namespace {NAMESPACE} logs job/{name}");
     step(context, "post records", &hint, |log| {
         let file = context.temporary_folder("emulator")?.join("job.yaml");
         fs::write(&file, emulator_job(&name, images)).context("writing the emulator's Job")?;
-        log.run(context.command("kubectl").args(["apply", "--filename"]).arg(&file))?;
+        log.run(
+            context
+                .command("kubectl")
+                .args(["apply", "--filename"])
+                .arg(&file),
+        )?;
         finish(context, log, &name, "600s")?;
-        let output = log.output(&mut in_namespace(context, &["logs", &format!("job/{name}")]))?;
-        let mut report = output.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let output = log.output(&mut in_namespace(
+            context,
+            &["logs", &format!("job/{name}")],
+        ))?;
+        let mut report = output
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let report = report.rfind(|line| line["acknowledged"].is_object());
         let report = report.context("the emulator's log has no report of what was acknowledged")?;
         Ok(KINDS.map(|kind| report["acknowledged"][kind].as_u64().unwrap_or(0)))
@@ -117,7 +146,10 @@ fn batch(context: &Context, stamp: u64) -> Result<()> {
     let hint = format!("kubectl --namespace {NAMESPACE} logs job/{name}");
     step(context, "run the batch", &hint, |log| {
         let from = format!("cronjob/{PIPELINE}-batch");
-        log.run(&mut in_namespace(context, &["create", "job", &name, "--from", &from]))?;
+        log.run(&mut in_namespace(
+            context,
+            &["create", "job", &name, "--from", &from],
+        ))?;
         finish(context, log, &name, "600s")
     })
 }
@@ -130,11 +162,25 @@ fn finish(context: &Context, log: &crate::step::Log, job: &str, timeout: &str) -
     let object = format!("job/{job}");
     let timeout = format!("--timeout={timeout}");
     let true_conditions = "jsonpath={.status.conditions[?(@.status==\"True\")].type}";
-    let ended = log.run(&mut in_namespace(context, &["wait", &format!("--for={true_conditions}"), &timeout, &object]));
-    let mut conditions = in_namespace(context, &["get", &object, &format!("--output={true_conditions}")]);
+    let ended = log.run(&mut in_namespace(
+        context,
+        &[
+            "wait",
+            &format!("--for={true_conditions}"),
+            &timeout,
+            &object,
+        ],
+    ));
+    let mut conditions = in_namespace(
+        context,
+        &["get", &object, &format!("--output={true_conditions}")],
+    );
     // The first of two conditions tells already how it ended, when nothing else of the status does.
     if ended.is_err() || !log.output(&mut conditions)?.contains(SUCCEEDED) {
-        log.run(&mut in_namespace(context, &["get", "pods", "--selector", &format!("job-name={job}")]))?;
+        log.run(&mut in_namespace(
+            context,
+            &["get", "pods", "--selector", &format!("job-name={job}")],
+        ))?;
         log.run(&mut in_namespace(context, &["logs", "--tail=15", &object]))?;
         bail!("the Job {job} did not succeed");
     }

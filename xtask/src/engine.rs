@@ -1,4 +1,5 @@
-//! The Docker Engine: the machine's own where one answers, otherwise one started here on a private socket, with its data in the cache.
+//! The Docker Engine: the machine's own where one answers, otherwise one started here on a private
+//! socket, with its data in the cache.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -28,7 +29,10 @@ struct Own<'a> {
 
 impl<'a> Own<'a> {
     fn new(context: &'a Context) -> Self {
-        Self { context, folder: context.cache.join("docker") }
+        Self {
+            context,
+            folder: context.cache.join("docker"),
+        }
     }
 
     fn host(&self) -> String {
@@ -37,7 +41,12 @@ impl<'a> Own<'a> {
 
     /// The daemon, its containerd and the shims of its containers: all are told this folder.
     fn processes(&self) -> Vec<u32> {
-        self.of_programs(&["dockerd", "containerd", "containerd-shim", "containerd-shim-runc-v2"])
+        self.of_programs(&[
+            "dockerd",
+            "containerd",
+            "containerd-shim",
+            "containerd-shim-runc-v2",
+        ])
     }
 
     fn of_programs(&self, programs: &[&str]) -> Vec<u32> {
@@ -47,9 +56,15 @@ impl<'a> Own<'a> {
     fn start(&self, log: &Log) -> Result<()> {
         let context = self.context;
         fs::create_dir_all(&self.folder)?;
-        // What still lives does not answer. Pid files would stop the next daemon, whoever has those ids now.
+        // What still lives does not answer. Pid files would stop the next daemon, whoever has those
+        // ids now.
         self.processes().into_iter().for_each(process::kill_tree);
-        for file in ["docker.pid", "docker.sock", "exec/containerd/containerd.pid", "exec/containerd/containerd.sock"] {
+        for file in [
+            "docker.pid",
+            "docker.sock",
+            "exec/containerd/containerd.pid",
+            "exec/containerd/containerd.sock",
+        ] {
             let _ = fs::remove_file(self.folder.join(file));
         }
         self.unmount(log)?;
@@ -59,21 +74,32 @@ impl<'a> Own<'a> {
         let mut daemon = context.command("setsid");
         daemon.env_remove("TMPDIR");
         daemon.arg("dockerd").arg("--host").arg(self.host());
-        for (option, name) in [("--data-root", "data"), ("--exec-root", "exec"), ("--pidfile", "docker.pid")] {
+        for (option, name) in [
+            ("--data-root", "data"),
+            ("--exec-root", "exec"),
+            ("--pidfile", "docker.pid"),
+        ] {
             daemon.arg(option).arg(self.folder.join(name));
         }
         daemon.args(["--bridge", host_network::ENGINE_BRIDGE]);
         if !has_capability(CAP_SYS_RESOURCE) {
             log.line("root lacks CAP_SYS_RESOURCE: runc is called through a wrapper that does not ask for it");
             let wrapper = context.bin("runc-without-sys-resource");
-            fs::copy(context.root.join("e2e/kind/runc-without-sys-resource"), &wrapper)?;
+            fs::copy(
+                context.root.join("e2e/kind/runc-without-sys-resource"),
+                &wrapper,
+            )?;
             daemon
                 .arg("--add-runtime")
                 .arg(format!("pinpipe={}", wrapper.display()))
                 .args(["--default-runtime", "pinpipe"]);
         }
         let output = File::create(self.folder.join("dockerd.log"))?;
-        let mut child = daemon.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output).spawn()?;
+        let mut child = daemon
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()?;
         let start = Instant::now();
         while !answers(context, Some(&self.host())) {
             if let Some(status) = child.try_wait()?
@@ -82,7 +108,11 @@ impl<'a> Own<'a> {
                 bail!("dockerd ended with {status}: {}", self.last_words());
             }
             if start.elapsed() > START_WITHIN {
-                bail!("dockerd does not answer after {} s: {}", START_WITHIN.as_secs(), self.last_words());
+                bail!(
+                    "dockerd does not answer after {} s: {}",
+                    START_WITHIN.as_secs(),
+                    self.last_words()
+                );
             }
             sleep(Duration::from_millis(200));
         }
@@ -121,7 +151,8 @@ impl<'a> Own<'a> {
     }
 }
 
-/// The engine's control groups of containers that are gone. One that is in use cannot be removed, whoever's it is.
+/// The engine's control groups of containers that are gone. One that is in use cannot be removed,
+/// whoever's it is.
 fn remove_empty_cgroups() {
     fn remove(folder: &Path) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -131,7 +162,11 @@ fn remove_empty_cgroups() {
         }
         let _ = fs::remove_dir(folder);
     }
-    for controller in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+    for controller in fs::read_dir("/sys/fs/cgroup")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         remove(&controller.path().join("docker"));
     }
     remove(Path::new("/sys/fs/cgroup/docker"));
@@ -140,7 +175,9 @@ fn remove_empty_cgroups() {
 /// Whether the engine at a host, or the machine's own, answers.
 fn answers(context: &Context, host: Option<&str>) -> bool {
     let mut command = Command::new("docker");
-    command.args(["info", "--format", "{{.ServerVersion}}"]).current_dir(&context.root);
+    command
+        .args(["info", "--format", "{{.ServerVersion}}"])
+        .current_dir(&context.root);
     if let Some(host) = host {
         command.env("DOCKER_HOST", host);
     }
@@ -150,11 +187,14 @@ fn answers(context: &Context, host: Option<&str>) -> bool {
 
 fn has_capability(bit: u32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status.lines().find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
+    let mask = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("CapEff:")?.trim(), 16).ok());
     mask.is_none_or(|mask| mask >> bit & 1 == 1)
 }
 
-/// Makes the context use an engine that is there already, first of all one of our own. Returns whether there is one.
+/// Makes the context use an engine that is there already, first of all one of our own. Returns
+/// whether there is one.
 pub fn find(context: &Context) -> bool {
     let own = Own::new(context);
     let start = Instant::now();
@@ -187,13 +227,17 @@ pub fn ensure(context: &Context) -> Result<()> {
     ];
     debian::ensure(context, &needs)?;
     let own = Own::new(context);
-    let hint = format!("read {}, or start a Docker Engine by hand", own.folder.join("dockerd.log").display());
+    let hint = format!(
+        "read {}, or start a Docker Engine by hand",
+        own.folder.join("dockerd.log").display()
+    );
     step(context, "Docker Engine", &hint, |log| own.start(log))?;
     context.use_engine(own.host());
     Ok(())
 }
 
-/// Stops the engine that was started here, if one was, and undoes what it did to the machine's network.
+/// Stops the engine that was started here, if one was, and undoes what it did to the machine's
+/// network.
 pub fn stop_own(context: &Context) -> Result<()> {
     let own = Own::new(context);
     if !own.folder.join("host-before").exists() && own.processes().is_empty() {
@@ -207,44 +251,90 @@ pub fn stop_own(context: &Context) -> Result<()> {
     )
 }
 
-/// Prepares the network of the nodes on an engine of our own, where its bridge has a name that `stop_own` knows.
+/// Prepares the network of the nodes on an engine of our own, where its bridge has a name that
+/// `stop_own` knows.
 pub fn make_kind_network(context: &Context, log: &Log) -> Result<()> {
-    let is_own =
-        context.environment().iter().any(|(name, host)| *name == "DOCKER_HOST" && *host == Own::new(context).host());
-    let there = context.command("docker").args(["network", "inspect", "kind"]).output().context("running docker")?;
+    let is_own = context
+        .environment()
+        .iter()
+        .any(|(name, host)| *name == "DOCKER_HOST" && *host == Own::new(context).host());
+    let there = context
+        .command("docker")
+        .args(["network", "inspect", "kind"])
+        .output()
+        .context("running docker")?;
     if !is_own || there.status.success() {
         return Ok(());
     }
-    let bridge = format!("com.docker.network.bridge.name={}", host_network::KIND_BRIDGE);
-    let options = ["--driver", "bridge", "--subnet", host_network::KIND_SUBNET, "--opt", bridge.as_str()];
-    log.run(context.command("docker").args(["network", "create"]).args(options).arg("kind"))
+    let bridge = format!(
+        "com.docker.network.bridge.name={}",
+        host_network::KIND_BRIDGE
+    );
+    let options = [
+        "--driver",
+        "bridge",
+        "--subnet",
+        host_network::KIND_SUBNET,
+        "--opt",
+        bridge.as_str(),
+    ];
+    log.run(
+        context
+            .command("docker")
+            .args(["network", "create"])
+            .args(options)
+            .arg("kind"),
+    )
 }
 
 /// Whether an image is there.
 pub fn has_image(context: &Context, image: &str) -> bool {
-    let inspect = context.command("docker").args(["image", "inspect", "--format", "{{.Id}}", image]).output();
+    let inspect = context
+        .command("docker")
+        .args(["image", "inspect", "--format", "{{.Id}}", image])
+        .output();
     inspect.is_ok_and(|output| output.status.success())
 }
 
-/// Pulls an image from its registry. No registry answering within 20 seconds is not an error: other ways are gone then.
+/// Pulls an image from its registry. No registry answering within 20 seconds is not an error: other
+/// ways are gone then.
 pub fn pull(context: &Context, image: &str) -> Result<bool> {
     let name = image.split_once('@').map_or(image, |(name, _digest)| name);
-    step(context, &format!("look for {name} in its registry"), "look at the Docker Engine", |log| {
-        let pulled = log.run_unless_stuck(context.command("docker").args(["pull", image]), Duration::from_secs(20));
-        if let Err(error) = &pulled {
-            log.line(&format!("{error:#}"));
-            println!("   {name} cannot be pulled and is built instead");
-        }
-        Ok(pulled.is_ok())
-    })
+    step(
+        context,
+        &format!("look for {name} in its registry"),
+        "look at the Docker Engine",
+        |log| {
+            let pulled = log.run_unless_stuck(
+                context.command("docker").args(["pull", image]),
+                Duration::from_secs(20),
+            );
+            if let Err(error) = &pulled {
+                log.line(&format!("{error:#}"));
+                println!("   {name} cannot be pulled and is built instead");
+            }
+            Ok(pulled.is_ok())
+        },
+    )
 }
 
-/// Images of the same repository but other tags only keep disk space, unless a container still uses one.
+/// Images of the same repository but other tags only keep disk space, unless a container still uses
+/// one.
 pub fn remove_older_images(context: &Context, log: &Log, image: &str) -> Result<()> {
-    let (repository, tag) = image.rsplit_once(':').context("an image of ours has a tag")?;
-    let tags = log.output(context.command("docker").args(["images", "--format", "{{.Tag}}", repository]))?;
+    let (repository, tag) = image
+        .rsplit_once(':')
+        .context("an image of ours has a tag")?;
+    let tags = log.output(
+        context
+            .command("docker")
+            .args(["images", "--format", "{{.Tag}}", repository]),
+    )?;
     for old in tags.lines().filter(|old| !old.starts_with(tag)) {
-        if let Err(error) = log.run(context.command("docker").args(["rmi", &format!("{repository}:{old}")])) {
+        if let Err(error) = log.run(
+            context
+                .command("docker")
+                .args(["rmi", &format!("{repository}:{old}")]),
+        ) {
             log.line(&format!("{error:#}"));
         }
     }
@@ -254,7 +344,10 @@ pub fn remove_older_images(context: &Context, log: &Log, image: &str) -> Result<
 /// A `docker build` that works with and without the buildx plug-in.
 pub fn build_command(context: &Context) -> Command {
     let mut command = context.command("docker");
-    let buildx = context.command("docker").args(["buildx", "version"]).output();
+    let buildx = context
+        .command("docker")
+        .args(["buildx", "version"])
+        .output();
     if !buildx.is_ok_and(|output| output.status.success()) {
         command.env("DOCKER_BUILDKIT", "0");
     }

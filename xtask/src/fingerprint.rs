@@ -8,7 +8,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
-/// Collects inputs in the order given. Each is framed by its length, so that no two lists of inputs look the same.
+/// Collects inputs in the order given. Each is framed by its length, so that no two lists of inputs
+/// look the same.
 #[derive(Default)]
 pub struct Fingerprint(Sha256);
 
@@ -25,7 +26,8 @@ impl Fingerprint {
 
     /// A file's content, or a folder's: names and contents, in the order of the names.
     pub fn path(mut self, path: &Path) -> Result<Self> {
-        self.add_path(path).with_context(|| format!("reading {}", path.display()))?;
+        self.add_path(path)
+            .with_context(|| format!("reading {}", path.display()))?;
         Ok(self)
     }
 
@@ -48,10 +50,14 @@ impl Fingerprint {
 
     /// Twelve hexadecimal digits: fit for an image tag.
     pub fn finish(self) -> String {
-        self.0.finalize().iter().take(6).fold(String::new(), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        self.0
+            .finalize()
+            .iter()
+            .take(6)
+            .fold(String::new(), |mut text, byte| {
+                let _ = write!(text, "{byte:02x}");
+                text
+            })
     }
 }
 

@@ -1,5 +1,5 @@
-//! What a Docker Engine of our own changes in the machine's network, and how that is undone: its bridges, its packet filter rules,
-//! forwarding.
+//! What a Docker Engine of our own changes in the machine's network, and how that is undone: its
+//! bridges, its packet filter rules, forwarding.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -24,16 +24,32 @@ fn exists(interface: &str) -> bool {
 }
 
 fn remove(context: &Context, log: &Log, interface: &str) -> Result<()> {
-    if exists(interface) { log.run(context.command("ip").args(["link", "delete", interface])) } else { Ok(()) }
+    if exists(interface) {
+        log.run(context.command("ip").args(["link", "delete", interface]))
+    } else {
+        Ok(())
+    }
 }
 
 /// Removes bridges that a killed run left behind, and makes the engine's.
 pub fn make_bridge(context: &Context, log: &Log) -> Result<()> {
     remove(context, log, ENGINE_BRIDGE)?;
     remove(context, log, KIND_BRIDGE)?;
-    log.run(context.command("ip").args(["link", "add", "name", ENGINE_BRIDGE, "type", "bridge"]))?;
-    log.run(context.command("ip").args(["address", "add", ENGINE_ADDRESS, "dev", ENGINE_BRIDGE]))?;
-    log.run(context.command("ip").args(["link", "set", ENGINE_BRIDGE, "up"]))
+    log.run(
+        context
+            .command("ip")
+            .args(["link", "add", "name", ENGINE_BRIDGE, "type", "bridge"]),
+    )?;
+    log.run(
+        context
+            .command("ip")
+            .args(["address", "add", ENGINE_ADDRESS, "dev", ENGINE_BRIDGE]),
+    )?;
+    log.run(
+        context
+            .command("ip")
+            .args(["link", "set", ENGINE_BRIDGE, "up"]),
+    )
 }
 
 /// Writes down what an engine is about to change, unless that was done and not undone yet.
@@ -43,7 +59,10 @@ pub fn remember(context: &Context, log: &Log, file: &Path) -> Result<()> {
     }
     let rules = log.output(context.command("iptables").args(["-S"]))?;
     let mut text = format!("forwarding {}\n", fs::read_to_string(FORWARDING)?.trim());
-    if let Some(policy) = rules.lines().find_map(|line| line.strip_prefix("-P FORWARD ")) {
+    if let Some(policy) = rules
+        .lines()
+        .find_map(|line| line.strip_prefix("-P FORWARD "))
+    {
         writeln!(text, "policy {policy}")?;
     }
     if rules.contains("DOCKER") && !rules.contains(ENGINE_BRIDGE) {
@@ -57,13 +76,24 @@ pub fn remember(context: &Context, log: &Log, file: &Path) -> Result<()> {
 pub fn restore(context: &Context, log: &Log, file: &Path) -> Result<()> {
     remove(context, log, ENGINE_BRIDGE)?;
     remove(context, log, KIND_BRIDGE)?;
-    let Ok(before) = fs::read_to_string(file) else { return Ok(()) };
-    let value = |key: &str| before.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+    let Ok(before) = fs::read_to_string(file) else {
+        return Ok(());
+    };
+    let value = |key: &str| {
+        before
+            .lines()
+            .find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))
+    };
     if value("other-engine").is_none() {
         for table in ["nat", "filter", "raw"] {
             let rules = log.output(context.command("iptables").args(["-t", table, "-S"]))?;
             for arguments in undoing(&rules) {
-                log.run(context.command("iptables").args(["-t", table]).args(&arguments))?;
+                log.run(
+                    context
+                        .command("iptables")
+                        .args(["-t", table])
+                        .args(&arguments),
+                )?;
             }
         }
     }
@@ -77,14 +107,30 @@ pub fn restore(context: &Context, log: &Log, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The iptables arguments that take away Docker's rules and then its chains, out of what `iptables -S` printed.
+/// The iptables arguments that take away Docker's rules and then its chains, out of what `iptables
+/// -S` printed.
 fn undoing(rules: &str) -> Vec<Vec<String>> {
-    let ours = |text: &str| ["DOCKER", "pinpipe0", "pinpipe1"].iter().any(|name| text.contains(name));
-    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
-    let appended = rules.lines().filter(|line| ours(line)).filter_map(|line| line.strip_prefix("-A "));
-    let chains: Vec<&str> =
-        rules.lines().filter_map(|line| line.strip_prefix("-N ")).filter(|chain| ours(chain)).collect();
-    let mut commands: Vec<Vec<String>> = appended.map(|rule| words(&format!("-D {rule}"))).collect();
+    let ours = |text: &str| {
+        ["DOCKER", "pinpipe0", "pinpipe1"]
+            .iter()
+            .any(|name| text.contains(name))
+    };
+    let words = |text: &str| {
+        text.split_whitespace()
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
+    };
+    let appended = rules
+        .lines()
+        .filter(|line| ours(line))
+        .filter_map(|line| line.strip_prefix("-A "));
+    let chains: Vec<&str> = rules
+        .lines()
+        .filter_map(|line| line.strip_prefix("-N "))
+        .filter(|chain| ours(chain))
+        .collect();
+    let mut commands: Vec<Vec<String>> =
+        appended.map(|rule| words(&format!("-D {rule}"))).collect();
     commands.extend(chains.iter().map(|chain| words(&format!("-F {chain}"))));
     commands.extend(chains.iter().map(|chain| words(&format!("-X {chain}"))));
     commands
@@ -98,6 +144,9 @@ mod tests {
     fn only_dockers_rules_are_undone_and_chains_last() {
         let rules = "-P FORWARD DROP\n-N DOCKER\n-N MINE\n-A FORWARD -o pinpipe0 -j DOCKER\n-A FORWARD -j MINE\n";
         let commands: Vec<String> = undoing(rules).iter().map(|words| words.join(" ")).collect();
-        assert_eq!(commands, ["-D FORWARD -o pinpipe0 -j DOCKER", "-F DOCKER", "-X DOCKER"]);
+        assert_eq!(
+            commands,
+            ["-D FORWARD -o pinpipe0 -j DOCKER", "-F DOCKER", "-X DOCKER"]
+        );
     }
 }

@@ -17,7 +17,8 @@ use crate::fingerprint::Fingerprint;
 use crate::step::step;
 use crate::workers::{self, WorkerImages};
 
-/// Where an image gets what no Debian package has: on the host, whose clients know their registries, into the build context's `lib`.
+/// Where an image gets what no Debian package has: on the host, whose clients know their
+/// registries, into the build context's `lib`.
 #[derive(Clone, Copy)]
 enum Source {
     /// Jars, by the folder's pom.xml.
@@ -27,8 +28,12 @@ enum Source {
     Nothing,
 }
 
-const SERVERS: [(&str, Source); 4] =
-    [("kafka", Source::Maven), ("cassandra", Source::Maven), ("postgres", Source::Nothing), ("s3", Source::Pip)];
+const SERVERS: [(&str, Source); 4] = [
+    ("kafka", Source::Maven),
+    ("cassandra", Source::Maven),
+    ("postgres", Source::Nothing),
+    ("s3", Source::Pip),
+];
 
 /// A dev server and its image.
 pub struct Server {
@@ -38,12 +43,18 @@ pub struct Server {
 
 /// Builds the dev servers' images that are not there yet.
 pub fn servers(context: &Context) -> Result<Vec<Server>> {
-    SERVERS.iter().map(|(name, source)| server(context, name, *source)).collect()
+    SERVERS
+        .iter()
+        .map(|(name, source)| server(context, name, *source))
+        .collect()
 }
 
 fn server(context: &Context, name: &'static str, source: Source) -> Result<Server> {
     let recipe = context.root.join("e2e/images").join(name);
-    let image = format!("pinpipe.local/devstack-{name}:{}", Fingerprint::default().path(&recipe)?.finish());
+    let image = format!(
+        "pinpipe.local/devstack-{name}:{}",
+        Fingerprint::default().path(&recipe)?.finish()
+    );
     if !engine::has_image(context, &image) {
         let lib = fetch(context, name, &recipe, source)?;
         let base = base::ensure(context)?;
@@ -56,7 +67,9 @@ fn server(context: &Context, name: &'static str, source: Source) -> Result<Serve
             }
             log.download(|| {
                 let mut build = engine::build_command(context);
-                build.args(["--build-arg", &format!("BASE={base}"), "--tag", &image]).arg(&folder);
+                build
+                    .args(["--build-arg", &format!("BASE={base}"), "--tag", &image])
+                    .arg(&folder);
                 build
             })?;
             engine::remove_older_images(context, log, &image)
@@ -67,8 +80,16 @@ fn server(context: &Context, name: &'static str, source: Source) -> Result<Serve
 
 /// The jars or wheels of a dev server.
 pub fn lib(context: &Context, name: &str) -> Result<PathBuf> {
-    let source = SERVERS.iter().find(|server| server.0 == name).map_or(Source::Nothing, |server| server.1);
-    let lib = fetch(context, name, &context.root.join("e2e/images").join(name), source)?;
+    let source = SERVERS
+        .iter()
+        .find(|server| server.0 == name)
+        .map_or(Source::Nothing, |server| server.1);
+    let lib = fetch(
+        context,
+        name,
+        &context.root.join("e2e/images").join(name),
+        source,
+    )?;
     lib.with_context(|| format!("{name} has no files of its own"))
 }
 
@@ -85,31 +106,51 @@ fn fetch(context: &Context, name: &str, recipe: &Path, source: Source) -> Result
         Source::Pip => ("requirements.txt", need("pip3", "python3-pip")),
     };
     let list = recipe.join(list);
-    let kept = context.cache.join("lib").join(format!("{name}-{}", Fingerprint::default().path(&list)?.finish()));
+    let kept = context.cache.join("lib").join(format!(
+        "{name}-{}",
+        Fingerprint::default().path(&list)?.finish()
+    ));
     if kept.is_dir() {
         return Ok(Some(kept));
     }
     let program = client.program;
     debian::ensure(context, &[client])?;
-    step(context, &format!("files of {name}"), "check that the package registry can be reached", |log| {
-        let new = context.temporary_folder(name)?.join("lib");
-        log.download(|| {
-            let mut fetch = context.command(program);
-            match source {
-                Source::Maven => {
-                    fetch.args(["--batch-mode", "dependency:copy-dependencies", "-DincludeScope=runtime"]);
-                    fetch.arg(format!("-DoutputDirectory={}", new.display())).arg("--file").arg(&list)
-                }
-                Source::Pip | Source::Nothing => {
-                    fetch.args(["install", "--no-deps", "--root-user-action=ignore", "--requirement"]);
-                    fetch.arg(&list).arg("--target").arg(&new)
-                }
-            };
-            fetch
-        })?;
-        fs::create_dir_all(context.cache.join("lib"))?;
-        Ok(fs::rename(&new, &kept)?)
-    })?;
+    step(
+        context,
+        &format!("files of {name}"),
+        "check that the package registry can be reached",
+        |log| {
+            let new = context.temporary_folder(name)?.join("lib");
+            log.download(|| {
+                let mut fetch = context.command(program);
+                match source {
+                    Source::Maven => {
+                        fetch.args([
+                            "--batch-mode",
+                            "dependency:copy-dependencies",
+                            "-DincludeScope=runtime",
+                        ]);
+                        fetch
+                            .arg(format!("-DoutputDirectory={}", new.display()))
+                            .arg("--file")
+                            .arg(&list)
+                    }
+                    Source::Pip | Source::Nothing => {
+                        fetch.args([
+                            "install",
+                            "--no-deps",
+                            "--root-user-action=ignore",
+                            "--requirement",
+                        ]);
+                        fetch.arg(&list).arg("--target").arg(&new)
+                    }
+                };
+                fetch
+            })?;
+            fs::create_dir_all(context.cache.join("lib"))?;
+            Ok(fs::rename(&new, &kept)?)
+        },
+    )?;
     Ok(Some(kept))
 }
 
@@ -136,28 +177,57 @@ pub fn load_servers(context: &Context, servers: &[Server]) -> Result<()> {
 
 /// Loads the operator's and the workers' images onto every node that runs them.
 pub fn load_workers(context: &Context, images: &WorkerImages) -> Result<()> {
-    load(context, &cluster::nodes(context, Some("worker"))?, &images.names())
+    load(
+        context,
+        &cluster::nodes(context, Some("worker"))?,
+        &images.names(),
+    )
 }
 
 /// Loads images that not all of these nodes have.
 fn load(context: &Context, nodes: &[String], images: &[String]) -> Result<()> {
     let mut missing = BTreeSet::new();
     for node in nodes {
-        let list = ["exec", node, "ctr", "--namespace", "k8s.io", "images", "ls", "--quiet"];
-        let listed = context.command("docker").args(list).output().context("running docker")?;
+        let list = [
+            "exec",
+            node,
+            "ctr",
+            "--namespace",
+            "k8s.io",
+            "images",
+            "ls",
+            "--quiet",
+        ];
+        let listed = context
+            .command("docker")
+            .args(list)
+            .output()
+            .context("running docker")?;
         let there = String::from_utf8_lossy(&listed.stdout).into_owned();
-        missing.extend(images.iter().filter(|image| !there.lines().any(|name| name == image.as_str())));
+        missing.extend(
+            images
+                .iter()
+                .filter(|image| !there.lines().any(|name| name == image.as_str())),
+        );
     }
     if missing.is_empty() {
         return Ok(());
     }
     let nodes = nodes.join(",");
     let title = format!("load {} images into {nodes}", missing.len());
-    step(context, &title, "`cargo xtask cluster status` tells whether the nodes run", |log| {
-        // It saves them once, and the nodes take them side by side.
-        let mut kind: Command = context.command("kind");
-        log.run(kind.args(["load", "docker-image", "--name", CLUSTER, "--nodes", &nodes]).args(&missing))
-    })
+    step(
+        context,
+        &title,
+        "`cargo xtask cluster status` tells whether the nodes run",
+        |log| {
+            // It saves them once, and the nodes take them side by side.
+            let mut kind: Command = context.command("kind");
+            log.run(
+                kind.args(["load", "docker-image", "--name", CLUSTER, "--nodes", &nodes])
+                    .args(&missing),
+            )
+        },
+    )
 }
 
 /// `cargo xtask images`.
@@ -169,7 +239,11 @@ pub fn build_and_print(context: &Context) -> Result<()> {
         load_servers(context, &servers)?;
         load_workers(context, &workers)?;
     }
-    for image in servers.into_iter().map(|server| server.image).chain(workers.names()) {
+    for image in servers
+        .into_iter()
+        .map(|server| server.image)
+        .chain(workers.names())
+    {
         println!("{image}");
     }
     Ok(())

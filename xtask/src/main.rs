@@ -1,7 +1,7 @@
 //! `cargo xtask …`: the one entry point for people and CI.
 //!
-//! What it makes is kept under `~/.cache/pinpipe` (`PINPIPE_CACHE`), keyed by a hash of what it was made from, and made again when
-//! it is not there. Nothing found there decides a result.
+//! What it makes is kept under `~/.cache/pinpipe` (`PINPIPE_CACHE`), keyed by a hash of what it was
+//! made from, and made again when it is not there. Nothing found there decides a result.
 
 mod base;
 mod bench;
@@ -48,7 +48,8 @@ enum Task {
     Demo,
     /// Runs every check and test, the end-to-end tests on a kind cluster among them
     Test,
-    /// Kills and freezes workers and takes servers away, many times, while records flow; then compares every store row by row
+    /// Kills and freezes workers and takes servers away, many times, while records flow; then
+    /// compares every store row by row
     Soak(soak::Options),
     /// Runs all proofs of the operator, on servers of their own; `PINPIPE_PROOFS` names some
     Proofs,
@@ -95,7 +96,9 @@ fn main() -> ExitCode {
 fn run(arguments: Arguments) -> Result<()> {
     let context = Context::new()?;
     match arguments.task {
-        Task::Cluster { action: ClusterAction::Status } => {
+        Task::Cluster {
+            action: ClusterAction::Status,
+        } => {
             print!("{}", cluster::status(&context)?);
             Ok(())
         }
@@ -111,7 +114,9 @@ fn run(arguments: Arguments) -> Result<()> {
                 Task::Sbom { file } => crates::write_bill(&context, &file),
                 Task::Images => images::build_and_print(&context),
                 Task::Stack => stack::up(&context).map(drop),
-                Task::Cluster { action: ClusterAction::Down } => cluster::down(&context),
+                Task::Cluster {
+                    action: ClusterAction::Down,
+                } => cluster::down(&context),
                 Task::Cluster { .. } => {
                     cluster::up(&context)?;
                     print!("{}", cluster::status(&context)?);

@@ -12,37 +12,69 @@ use crate::step::{Log, step};
 /// The rendered file, from the checkout. What stands beside it is written by hand.
 const RENDERED: &str = "manifests/pinpipe.yaml";
 /// Lines that say who manages the objects, which is not true of these.
-const HELM_ALONE: [&str; 3] = ["app.kubernetes.io/managed-by: Helm", "helm.sh/chart: ", "# Source: "];
+const HELM_ALONE: [&str; 3] = [
+    "app.kubernetes.io/managed-by: Helm",
+    "helm.sh/chart: ",
+    "# Source: ",
+];
 
 /// `cargo xtask manifests`.
 pub fn write(context: &Context) -> Result<()> {
     go::tools(context)?;
-    step(context, "render the manifests", "`helm lint charts/pinpipe` says more", |log| {
-        fs::write(context.root.join(RENDERED), render(context, log)?).with_context(|| format!("writing {RENDERED}"))
-    })
+    step(
+        context,
+        "render the manifests",
+        "`helm lint charts/pinpipe` says more",
+        |log| {
+            fs::write(context.root.join(RENDERED), render(context, log)?)
+                .with_context(|| format!("writing {RENDERED}"))
+        },
+    )
 }
 
 /// Whether the committed file is what the chart renders.
 pub fn check(context: &Context, log: &Log) -> Result<()> {
-    let committed = fs::read_to_string(context.root.join(RENDERED)).with_context(|| format!("reading {RENDERED}"))?;
+    let committed = fs::read_to_string(context.root.join(RENDERED))
+        .with_context(|| format!("reading {RENDERED}"))?;
     let rendered = render(context, log)?;
-    let differing = committed.lines().zip(rendered.lines()).position(|(a, b)| a != b);
-    let line = differing.unwrap_or_else(|| committed.lines().count().min(rendered.lines().count())) + 1;
-    ensure!(committed == rendered, "{RENDERED} isn't what the chart renders, from line {line} on");
+    let differing = committed
+        .lines()
+        .zip(rendered.lines())
+        .position(|(a, b)| a != b);
+    let line =
+        differing.unwrap_or_else(|| committed.lines().count().min(rendered.lines().count())) + 1;
+    ensure!(
+        committed == rendered,
+        "{RENDERED} isn't what the chart renders, from line {line} on"
+    );
     log.run(context.command("kubectl").args(["kustomize", "manifests"]))
 }
 
 fn render(context: &Context, log: &Log) -> Result<String> {
     let mut helm = context.command("helm");
-    helm.args(["template", "pinpipe", "charts/pinpipe", "--namespace", NAMESPACE]);
+    helm.args([
+        "template",
+        "pinpipe",
+        "charts/pinpipe",
+        "--namespace",
+        NAMESPACE,
+    ]);
     let rendered = log.output(&mut helm)?;
     let head = "# Rendered from charts/pinpipe by `cargo xtask manifests`; edit the chart instead.";
     Ok(plain(head, &rendered))
 }
 
 fn plain(head: &str, rendered: &str) -> String {
-    let ours = |line: &&str| !HELM_ALONE.iter().any(|helm| line.trim_start().starts_with(helm));
-    let lines = [head].into_iter().chain(rendered.lines()).filter(ours).map(|line| format!("{line}\n"));
+    let ours = |line: &&str| {
+        !HELM_ALONE
+            .iter()
+            .any(|helm| line.trim_start().starts_with(helm))
+    };
+    let lines = [head]
+        .into_iter()
+        .chain(rendered.lines())
+        .filter(ours)
+        .map(|line| format!("{line}\n"));
     lines.collect()
 }
 
@@ -53,6 +85,9 @@ mod tests {
     #[test]
     fn what_only_helm_would_say_is_left_out() {
         let rendered = "---\n# Source: pinpipe/templates/x.yaml\nmetadata:\n  labels:\n    a: b\n    app.kubernetes.io/managed-by: Helm\n    helm.sh/chart: pinpipe-0.1.0";
-        assert_eq!(plain("# head", rendered), "# head\n---\nmetadata:\n  labels:\n    a: b\n");
+        assert_eq!(
+            plain("# head", rendered),
+            "# head\n---\nmetadata:\n  labels:\n    a: b\n"
+        );
     }
 }

@@ -28,6 +28,9 @@ pub fn install(context: &Context, images: &WorkerImages) -> Result<()> {
             "--set",
             "operator.drainDeadline=60,operator.deletionDeadline=60",
         ]);
-        log.run(helm.args(images.helm_arguments()).args(["--wait", "--timeout", "180s"]))
+        log.run(
+            helm.args(images.helm_arguments())
+                .args(["--wait", "--timeout", "180s"]),
+        )
     })
 }

@@ -1,5 +1,5 @@
-//! Processes, by their ids: what a killed run left behind, and whether one still does something. Linux only; elsewhere these find
-//! nothing and do nothing.
+//! Processes, by their ids: what a killed run left behind, and whether one still does something.
+//! Linux only; elsewhere these find nothing and do nothing.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
@@ -20,9 +20,13 @@ struct Stat {
     zombie: bool,
 }
 
-/// Field positions are those of proc(5), counted behind the program's name, which may hold anything.
+/// Field positions are those of proc(5), counted behind the program's name, which may hold
+/// anything.
 fn parse_stat(line: &str) -> Option<Stat> {
-    let fields: Vec<&str> = line.get(line.rfind(')')? + 1..)?.split_whitespace().collect();
+    let fields: Vec<&str> = line
+        .get(line.rfind(')')? + 1..)?
+        .split_whitespace()
+        .collect();
     let number = |index: usize| fields.get(index)?.parse::<u64>().ok();
     Some(Stat {
         zombie: *fields.first()? == "Z",
@@ -37,7 +41,9 @@ fn stat(pid: u32) -> Option<Stat> {
 }
 
 fn all() -> HashMap<u32, Stat> {
-    let Ok(entries) = fs::read_dir("/proc") else { return HashMap::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return HashMap::new();
+    };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(|pid| Some((pid, stat(pid)?)))
@@ -50,7 +56,11 @@ fn tree(root: u32, processes: &HashMap<u32, Stat>) -> BTreeSet<u32> {
     loop {
         let before = found.len();
         found.extend(
-            processes.iter().filter(|(_, stat)| found.contains(&stat.parent)).map(|(pid, _)| *pid).collect::<Vec<_>>(),
+            processes
+                .iter()
+                .filter(|(_, stat)| found.contains(&stat.parent))
+                .map(|(pid, _)| *pid)
+                .collect::<Vec<_>>(),
         );
         if found.len() == before {
             return found;
@@ -61,7 +71,10 @@ fn tree(root: u32, processes: &HashMap<u32, Stat>) -> BTreeSet<u32> {
 /// Processor time used so far by a process and each of its descendants, in clock ticks.
 pub fn cpu_by_process(root: u32) -> Vec<(u32, u64)> {
     let processes = all();
-    tree(root, &processes).iter().filter_map(|pid| Some((*pid, processes.get(pid)?.cpu))).collect()
+    tree(root, &processes)
+        .iter()
+        .filter_map(|pid| Some((*pid, processes.get(pid)?.cpu)))
+        .collect()
 }
 
 /// Processor time used so far by a process and its descendants, in clock ticks.
@@ -76,22 +89,38 @@ pub fn is_alive(pid: u32) -> bool {
 /// The arguments of a process, the program first; none when there is no such process.
 fn arguments(pid: u32) -> Vec<String> {
     let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    bytes.split(|byte| *byte == 0).map(|argument| String::from_utf8_lossy(argument).into_owned()).collect()
+    bytes
+        .split(|byte| *byte == 0)
+        .map(|argument| String::from_utf8_lossy(argument).into_owned())
+        .collect()
 }
 
-/// Living processes of these programs that were given an argument with this text, such as a path in our cache.
+/// Living processes of these programs that were given an argument with this text, such as a path in
+/// our cache.
 pub fn of_programs(programs: &[&str], text: &str) -> Vec<u32> {
     let is_one = |pid: u32| {
         let arguments = arguments(pid);
-        let program = arguments.first().and_then(|path| path.rsplit('/').next()).unwrap_or_default();
+        let program = arguments
+            .first()
+            .and_then(|path| path.rsplit('/').next())
+            .unwrap_or_default();
         programs.contains(&program) && arguments.iter().any(|argument| argument.contains(text))
     };
-    all().into_iter().filter(|(pid, stat)| !stat.zombie && is_one(*pid)).map(|(pid, _)| pid).collect()
+    all()
+        .into_iter()
+        .filter(|(pid, stat)| !stat.zombie && is_one(*pid))
+        .map(|(pid, _)| pid)
+        .collect()
 }
 
 /// What a command printed on standard output, unless it takes longer than the time, which ends it.
 pub fn output_within(command: &mut Command, time: Duration) -> Option<Output> {
-    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().ok()?;
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .ok()?;
     let start = Instant::now();
     while child.try_wait().ok()?.is_none() {
         if start.elapsed() > time {
@@ -138,7 +167,8 @@ pub fn remember(file: &Path, pid: u32) {
     }
 }
 
-/// Ends the remembered processes that still run, with their descendants, and forgets them all. Returns how many trees there were.
+/// Ends the remembered processes that still run, with their descendants, and forgets them all.
+/// Returns how many trees there were.
 pub fn end_left_behind(file: &Path) -> usize {
     let remembered = fs::read_to_string(file).unwrap_or_default();
     let left: Vec<u32> = remembered
@@ -162,14 +192,23 @@ mod tests {
 
     #[test]
     fn stat_is_read_behind_a_name_with_spaces_and_brackets() {
-        let line = "4711 (a (b) c) S 12 4711 4711 0 -1 4194304 1 2 3 4 50 7 0 0 20 0 1 0 987654 1000 100";
+        let line =
+            "4711 (a (b) c) S 12 4711 4711 0 -1 4194304 1 2 3 4 50 7 0 0 20 0 1 0 987654 1000 100";
         let stat = parse_stat(line).unwrap();
-        assert_eq!((stat.parent, stat.cpu, stat.started, stat.zombie), (12, 57, 987_654, false));
+        assert_eq!(
+            (stat.parent, stat.cpu, stat.started, stat.zombie),
+            (12, 57, 987_654, false)
+        );
     }
 
     #[test]
     fn a_tree_holds_grandchildren_and_no_one_else() {
-        let stat = |parent| Stat { parent, cpu: 0, started: 0, zombie: false };
+        let stat = |parent| Stat {
+            parent,
+            cpu: 0,
+            started: 0,
+            zombie: false,
+        };
         let processes = HashMap::from([(2, stat(1)), (3, stat(2)), (4, stat(3)), (5, stat(1))]);
         assert_eq!(tree(2, &processes), BTreeSet::from([2, 3, 4]));
     }

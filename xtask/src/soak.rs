@@ -1,4 +1,5 @@
-//! `cargo xtask soak`: the end-to-end tests of crashes and outages, for long. `cargo xtask test` has their short form.
+//! `cargo xtask soak`: the end-to-end tests of crashes and outages, for long. `cargo xtask test`
+//! has their short form.
 
 use anyhow::Result;
 use clap::Args;
@@ -12,7 +13,8 @@ pub struct Options {
     /// How often a worker is killed with SIGKILL
     #[arg(long, default_value_t = 100)]
     kills: usize,
-    /// How often a worker is frozen with SIGSTOP until its partitions are others', and goes on with SIGCONT
+    /// How often a worker is frozen with SIGSTOP until its partitions are others', and goes on with
+    /// SIGCONT
     #[arg(long, default_value_t = 20)]
     freezes: usize,
     /// How many batch runs are killed

@@ -18,7 +18,9 @@ pub fn servers(context: &Context) -> Result<()> {
     let servers = thread::scope(|scope| {
         let cluster = scope.spawn(|| cluster::up(context));
         let servers = images::servers(context);
-        cluster.join().expect("the thread that makes the cluster does not panic")?;
+        cluster
+            .join()
+            .expect("the thread that makes the cluster does not panic")?;
         servers
     })?;
     images::load_servers(context, &servers)?;
@@ -30,8 +32,11 @@ pub fn up(context: &Context) -> Result<WorkerImages> {
     engine::ensure(context)?;
     let built = thread::scope(|scope| {
         let servers = scope.spawn(|| servers(context));
-        let built = compile::workspace(context).and_then(|executables| workers::build(context, &executables));
-        servers.join().expect("the thread that brings up the servers does not panic")?;
+        let built = compile::workspace(context)
+            .and_then(|executables| workers::build(context, &executables));
+        servers
+            .join()
+            .expect("the thread that brings up the servers does not panic")?;
         built
     })?;
     images::load_workers(context, &built)?;

@@ -1,5 +1,6 @@
-//! Long steps that tell what goes on: a line when one starts, another every so often with the time and the last line of its log, one
-//! with its duration at the end. When it fails: the last lines of its log, where the log is, and what to do.
+//! Long steps that tell what goes on: a line when one starts, another every so often with the time
+//! and the last line of its log, one with its duration at the end. When it fails: the last lines of
+//! its log, where the log is, and what to do.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -21,7 +22,12 @@ const STUCK_AFTER: Duration = Duration::from_mins(3);
 const ATTEMPTS: u32 = 3;
 
 /// Runs one step. `hint` tells what to do when it fails.
-pub fn step<T>(context: &Context, title: &str, hint: &str, work: impl FnOnce(&Log) -> Result<T>) -> Result<T> {
+pub fn step<T>(
+    context: &Context,
+    title: &str,
+    hint: &str,
+    work: impl FnOnce(&Log) -> Result<T>,
+) -> Result<T> {
     let log = Log::new(context, title)?;
     let start = Instant::now();
     println!("-- {title}");
@@ -30,7 +36,11 @@ pub fn step<T>(context: &Context, title: &str, hint: &str, work: impl FnOnce(&Lo
         let (title, log) = (title, &log);
         scope.spawn(move || {
             while waiting.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
-                println!("   {title}: {} s, {}", start.elapsed().as_secs(), log.last_line());
+                println!(
+                    "   {title}: {} s, {}",
+                    start.elapsed().as_secs(),
+                    log.last_line()
+                );
             }
         });
         let result = work(log);
@@ -45,7 +55,10 @@ pub fn step<T>(context: &Context, title: &str, hint: &str, work: impl FnOnce(&Lo
         }
         Err(error) => {
             let path = log.path.display();
-            eprintln!("FAILED {title} after {seconds:.1} s: {error:#}\n   the last lines of {path}:\n{}", log.tail());
+            eprintln!(
+                "FAILED {title} after {seconds:.1} s: {error:#}\n   the last lines of {path}:\n{}",
+                log.tail()
+            );
             eprintln!("   what to do: {hint}");
             Err(anyhow!("{title}: {error:#} (log: {path})"))
         }
@@ -60,20 +73,38 @@ pub struct Log {
 
 impl Log {
     fn new(context: &Context, title: &str) -> Result<Self> {
-        let name: String =
-            title.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
-        let path = context.cache.join("logs").join(format!("{}.log", name.trim_matches('-')));
+        let name: String = title
+            .chars()
+            .map(|c| {
+                if c.is_ascii_alphanumeric() {
+                    c.to_ascii_lowercase()
+                } else {
+                    '-'
+                }
+            })
+            .collect();
+        let path = context
+            .cache
+            .join("logs")
+            .join(format!("{}.log", name.trim_matches('-')));
         File::create(&path).with_context(|| format!("creating {}", path.display()))?;
-        Ok(Self { path, children: context.children_file() })
+        Ok(Self {
+            path,
+            children: context.children_file(),
+        })
     }
 
     fn append(&self) -> Result<File> {
-        OpenOptions::new().append(true).open(&self.path).with_context(|| format!("opening {}", self.path.display()))
+        OpenOptions::new()
+            .append(true)
+            .open(&self.path)
+            .with_context(|| format!("opening {}", self.path.display()))
     }
 
     /// All of it so far.
     pub fn text(&self) -> Result<String> {
-        let bytes = fs::read(&self.path).with_context(|| format!("reading {}", self.path.display()))?;
+        let bytes =
+            fs::read(&self.path).with_context(|| format!("reading {}", self.path.display()))?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -112,7 +143,9 @@ impl Log {
 
     /// Runs a command and returns its standard output, trimmed at the end.
     pub fn output(&self, command: &mut Command) -> Result<String> {
-        let output = self.spawn(command, Some(Stdio::piped()))?.wait_with_output()?;
+        let output = self
+            .spawn(command, Some(Stdio::piped()))?
+            .wait_with_output()?;
         if !output.status.success() {
             bail!("`{}` ended with {}", shown(command), output.status);
         }
@@ -127,7 +160,9 @@ impl Log {
                 Err(error) if attempt == ATTEMPTS => return Err(error),
                 Err(error) => error,
             };
-            self.line(&format!("attempt {attempt} of {ATTEMPTS}: {error:#}; trying again"));
+            self.line(&format!(
+                "attempt {attempt} of {ATTEMPTS}: {error:#}; trying again"
+            ));
             thread::sleep(Duration::from_secs(5));
         }
         Ok(())
@@ -146,14 +181,25 @@ impl Log {
                 }
                 bail!("`{}` ended with {status}", shown(command));
             }
-            let now = (fs::metadata(&self.path)?.len(), process::cpu_of_tree(child.id()));
-            let patience = if now.0 == quiet { patience } else { STUCK_AFTER };
+            let now = (
+                fs::metadata(&self.path)?.len(),
+                process::cpu_of_tree(child.id()),
+            );
+            let patience = if now.0 == quiet {
+                patience
+            } else {
+                STUCK_AFTER
+            };
             if now != seen {
                 (seen, since) = (now, Instant::now());
             } else if since.elapsed() > patience {
                 process::kill_tree(child.id());
                 child.wait()?;
-                bail!("`{}` did nothing for {} s", shown(command), patience.as_secs());
+                bail!(
+                    "`{}` did nothing for {} s",
+                    shown(command),
+                    patience.as_secs()
+                );
             }
             thread::sleep(Duration::from_millis(500));
         }
@@ -168,7 +214,10 @@ impl Log {
 
     fn last_line(&self) -> String {
         let text = read_end(&self.path, 1 << 10).unwrap_or_default();
-        let line = text.split(['\n', '\r']).map(str::trim).rfind(|line| !line.is_empty() && !line.starts_with("$ "));
+        let line = text
+            .split(['\n', '\r'])
+            .map(str::trim)
+            .rfind(|line| !line.is_empty() && !line.starts_with("$ "));
         let line = line.unwrap_or("no output yet");
         line.chars().filter(|c| !c.is_control()).take(110).collect()
     }
@@ -185,5 +234,8 @@ fn read_end(path: &Path, bytes: u64) -> Result<String> {
 
 fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
+    words
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
 }

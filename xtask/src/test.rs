@@ -1,4 +1,5 @@
-//! `cargo xtask test`: everything CI runs. A failed check doesn't stop the others; the last line counts them all.
+//! `cargo xtask test`: everything CI runs. A failed check doesn't stop the others; the last line
+//! counts them all.
 
 use std::fs;
 use std::path::Path;
@@ -17,7 +18,13 @@ const END_TO_END: &str = "e2e";
 /// The operator's proofs, which start servers of their own: an API server, a broker.
 const PROOFS: &str = "proofs";
 /// End-to-end test programs that mostly wait, each beside the others.
-const WAITS: [&str; 5] = ["control_plane", "kills", "lifecycle", "schedules", "upgrades"];
+const WAITS: [&str; 5] = [
+    "control_plane",
+    "kills",
+    "lifecycle",
+    "schedules",
+    "upgrades",
+];
 /// End-to-end test programs that take servers, a node, or the operator, away which all others need.
 const ALONE: [&str; 4] = ["operators", "outages", "nodes", "release"];
 /// How much of a failed test program's output is shown.
@@ -31,7 +38,13 @@ struct Tally {
 }
 
 impl Tally {
-    fn check(&mut self, context: &Context, title: &str, hint: &str, work: impl FnOnce(&Log) -> Result<()>) -> bool {
+    fn check(
+        &mut self,
+        context: &Context,
+        title: &str,
+        hint: &str,
+        work: impl FnOnce(&Log) -> Result<()>,
+    ) -> bool {
         let passed = step(context, title, hint, work).is_ok();
         self.passed += usize::from(passed);
         self.failed += usize::from(!passed);
@@ -63,11 +76,18 @@ pub fn run(context: &Context) -> Result<()> {
         let servers = scope.spawn(|| stack::servers(context));
         static_checks(context, &mut tally);
         let built = compile::workspace(context);
-        let alone = |program: &&Executable| program.is_test && !is_end_to_end(program) && program.name != PROOFS;
+        let alone = |program: &&Executable| {
+            program.is_test && !is_end_to_end(program) && program.name != PROOFS
+        };
         for program in built.iter().flatten().filter(alone) {
             run_program(context, program, &[], &mut tally);
         }
-        (servers.join().unwrap_or_else(|_| bail!("the thread that brought up the servers panicked")), built)
+        (
+            servers
+                .join()
+                .unwrap_or_else(|_| bail!("the thread that brought up the servers panicked")),
+            built,
+        )
     });
     match built {
         Ok(built) => match servers.and_then(|()| install(context, &built, &mut tally)) {
@@ -90,15 +110,17 @@ fn install(context: &Context, built: &[Executable], tally: &mut Tally) -> Result
     operator::install(context, &images)
 }
 
-/// Runs the end-to-end test programs of these names on the cluster, which is brought up with the operator, with `settings` in
-/// their environment.
+/// Runs the end-to-end test programs of these names on the cluster, which is brought up with the
+/// operator, with `settings` in their environment.
 pub fn end_to_end(context: &Context, names: &[&str], settings: &[(&str, String)]) -> Result<()> {
     let images = stack::up(context)?;
     operator::install(context, &images)?;
     let mut tally = Tally::default();
     let built = compile::workspace(context)?;
     for name in names {
-        let program = built.iter().find(|program| program.is_test && is_end_to_end(program) && program.name == *name);
+        let program = built
+            .iter()
+            .find(|program| program.is_test && is_end_to_end(program) && program.name == *name);
         let program = program.with_context(|| format!("no end-to-end test program {name}"))?;
         run_program(context, program, settings, &mut tally);
     }
@@ -113,25 +135,39 @@ pub fn proofs(context: &Context) -> Result<()> {
 }
 
 fn run_proofs(context: &Context, built: &[Executable], tally: &mut Tally) {
-    let proofs = built.iter().find(|program| program.is_test && program.name == PROOFS);
-    match bench::servers::programs(context).and_then(|()| proofs.context("cargo built no such program")) {
+    let proofs = built
+        .iter()
+        .find(|program| program.is_test && program.name == PROOFS);
+    match bench::servers::programs(context)
+        .and_then(|()| proofs.context("cargo built no such program"))
+    {
         Ok(proofs) => run_program(context, proofs, &[], tally),
         Err(error) => tally.not_started("the operator's proofs", &error),
     }
 }
 
-/// Runs the programs that need the cluster: those that mostly wait beside the others, and those that take away what others need when nobody
-/// else is at work but the operator's proofs, on servers of their own.
+/// Runs the programs that need the cluster: those that mostly wait beside the others, and those
+/// that take away what others need when nobody else is at work but the operator's proofs, on
+/// servers of their own.
 fn run_with_cluster(context: &Context, built: &[Executable], tally: &mut Tally) {
-    let programs: Vec<_> = built.iter().filter(|built| built.is_test && is_end_to_end(built)).collect();
+    let programs: Vec<_> = built
+        .iter()
+        .filter(|built| built.is_test && is_end_to_end(built))
+        .collect();
     let run = |names: &dyn Fn(&str) -> bool| {
         let mut tally = Tally::default();
-        programs.iter().filter(|program| names(&program.name)).for_each(|program| {
-            run_program(context, program, &[], &mut tally);
-        });
+        programs
+            .iter()
+            .filter(|program| names(&program.name))
+            .for_each(|program| {
+                run_program(context, program, &[], &mut tally);
+            });
         tally
     };
-    let (waits, alone) = (|name: &str| WAITS.contains(&name), |name: &str| ALONE.contains(&name));
+    let (waits, alone) = (
+        |name: &str| WAITS.contains(&name),
+        |name: &str| ALONE.contains(&name),
+    );
     let (waited, worked) = thread::scope(|scope| {
         let waited = WAITS.map(|one| {
             let run = &run;
@@ -140,7 +176,10 @@ fn run_with_cluster(context: &Context, built: &[Executable], tally: &mut Tally) 
         let worked = run(&|name| !waits(name) && !alone(name));
         (waited.map(thread::ScopedJoinHandle::join), worked)
     });
-    let panicked = |_| Tally { passed: 0, failed: 1 };
+    let panicked = |_| Tally {
+        passed: 0,
+        failed: 1,
+    };
     for waited in waited {
         tally.add(&waited.unwrap_or_else(panicked));
     }
@@ -162,36 +201,66 @@ fn is_end_to_end(executable: &Executable) -> bool {
 }
 
 fn static_checks(context: &Context, tally: &mut Tally) {
-    tally.check(context, "format", "cargo fmt --all", |log| log.run(context.cargo().args(["fmt", "--all", "--check"])));
-    tally.check(context, "clippy", "mend what it says; `cargo clippy --workspace --all-targets` shows it all", |log| {
-        log.run(context.cargo().args(["clippy", "--workspace", "--all-targets", "--", "--deny", "warnings"]))
+    tally.check(context, "format", "cargo fmt --all", |log| {
+        log.run(context.cargo().args(["fmt", "--all", "--check"]))
     });
-    let hint = "choose another crate, or accept its licence in xtask/src/crates.rs; the log names all";
-    tally.check(context, "licences and sources of all crates", hint, |log| crates::check(context, log));
+    tally.check(
+        context,
+        "clippy",
+        "mend what it says; `cargo clippy --workspace --all-targets` shows it all",
+        |log| {
+            log.run(context.cargo().args([
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--",
+                "--deny",
+                "warnings",
+            ]))
+        },
+    );
+    let hint =
+        "choose another crate, or accept its licence in xtask/src/crates.rs; the log names all";
+    tally.check(context, "licences and sources of all crates", hint, |log| {
+        crates::check(context, log)
+    });
 }
 
 /// Runs the tests of one program, one at a time where they share the cluster.
-fn run_program(context: &Context, program: &Executable, settings: &[(&str, String)], tally: &mut Tally) {
+fn run_program(
+    context: &Context,
+    program: &Executable,
+    settings: &[(&str, String)],
+    tally: &mut Tally,
+) {
     let mut counted = (0, 0);
     let title = format!("tests of {}: {}", program.folder.display(), program.name);
-    let result = step(context, &title, "run it again by hand: the command is in the log", |log| {
-        let folder = context.root.join(&program.folder);
-        let mut command = Command::new(&program.path);
-        command.envs(context.environment()).current_dir(folder);
-        command.envs(settings.iter().map(|(name, value)| (name, value)));
-        if is_end_to_end(program) {
-            command.arg("--test-threads=1");
-        }
-        let result = log.run(&mut command);
-        let output = log.text()?;
-        counted = results(&output);
-        if result.is_err() {
-            let failures: Vec<&str> = output.lines().skip_while(|line| *line != "failures:").collect();
-            let shown = failures.len().min(LINES_OF_FAILURES);
-            eprintln!("{}", failures[..shown].join("\n"));
-        }
-        result
-    });
+    let result = step(
+        context,
+        &title,
+        "run it again by hand: the command is in the log",
+        |log| {
+            let folder = context.root.join(&program.folder);
+            let mut command = Command::new(&program.path);
+            command.envs(context.environment()).current_dir(folder);
+            command.envs(settings.iter().map(|(name, value)| (name, value)));
+            if is_end_to_end(program) {
+                command.arg("--test-threads=1");
+            }
+            let result = log.run(&mut command);
+            let output = log.text()?;
+            counted = results(&output);
+            if result.is_err() {
+                let failures: Vec<&str> = output
+                    .lines()
+                    .skip_while(|line| *line != "failures:")
+                    .collect();
+                let shown = failures.len().min(LINES_OF_FAILURES);
+                eprintln!("{}", failures[..shown].join("\n"));
+            }
+            result
+        },
+    );
     tally.passed += counted.0;
     // A program that ends badly without counting anything has failed all the same.
     tally.failed += counted.1.max(usize::from(result.is_err()));
@@ -201,10 +270,18 @@ fn run_program(context: &Context, program: &Executable, settings: &[(&str, Strin
 fn results(output: &str) -> (usize, usize) {
     let count = |line: &str, what: &str| -> usize {
         let words: Vec<&str> = line.split([' ', ';']).collect();
-        words.windows(2).find(|pair| pair[1] == what).and_then(|pair| pair[0].parse().ok()).unwrap_or(0)
+        words
+            .windows(2)
+            .find(|pair| pair[1] == what)
+            .and_then(|pair| pair[0].parse().ok())
+            .unwrap_or(0)
     };
-    let summaries = output.lines().filter(|line| line.starts_with("test result:"));
-    summaries.fold((0, 0), |sum, line| (sum.0 + count(line, "passed"), sum.1 + count(line, "failed")))
+    let summaries = output
+        .lines()
+        .filter(|line| line.starts_with("test result:"));
+    summaries.fold((0, 0), |sum, line| {
+        (sum.0 + count(line, "passed"), sum.1 + count(line, "failed"))
+    })
 }
 
 /// Values that charts/pinpipe must refuse, by its schema.
@@ -227,13 +304,31 @@ const WRONG_VALUES: [&str; 12] = [
 const ALL_VALUES: &str = "networkPolicy.enabled=true,operator.replicas=2,operator.namespaces={default},image.digests.operator=sha256:\
     0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
-/// The charts, by helm's rules; and those that need nothing of a cluster to be rendered, by the API server's, too.
+/// The charts, by helm's rules; and those that need nothing of a cluster to be rendered, by the API
+/// server's, too.
 fn check_charts(context: &Context, tally: &mut Tally) {
-    for command in ["run", "full", "backfill,from=2026-01-01T00:00:00Z", "import,prefix=topics", "redrive,topic=pin"] {
-        tally.check(context, &format!("lint charts/pinpipe-job, command={command}"), "mend the chart", |log| {
-            let values = format!("pipeline=pinterest,command={command}");
-            log.run(context.command("helm").args(["lint", "--strict", "charts/pinpipe-job", "--set", &values]))
-        });
+    for command in [
+        "run",
+        "full",
+        "backfill,from=2026-01-01T00:00:00Z",
+        "import,prefix=topics",
+        "redrive,topic=pin",
+    ] {
+        tally.check(
+            context,
+            &format!("lint charts/pinpipe-job, command={command}"),
+            "mend the chart",
+            |log| {
+                let values = format!("pipeline=pinterest,command={command}");
+                log.run(context.command("helm").args([
+                    "lint",
+                    "--strict",
+                    "charts/pinpipe-job",
+                    "--set",
+                    &values,
+                ]))
+            },
+        );
     }
     tally.check(
         context,
@@ -242,21 +337,35 @@ fn check_charts(context: &Context, tally: &mut Tally) {
         |log| {
             for (before, wrong) in WRONG_VALUES.iter().enumerate() {
                 let mut helm = context.command("helm");
-                let refused = log.run(helm.args(["template", "wrong", "charts/pinpipe", "--set", wrong]));
+                let refused =
+                    log.run(helm.args(["template", "wrong", "charts/pinpipe", "--set", wrong]));
                 let by_schema = log.text()?.matches("specifications of the schema").count();
-                ensure!(refused.is_err() && by_schema == before + 1, "{wrong} was not refused by the schema");
+                ensure!(
+                    refused.is_err() && by_schema == before + 1,
+                    "{wrong} was not refused by the schema"
+                );
             }
             Ok(())
         },
     );
-    tally.check(context, "manifests", "cargo xtask manifests", |log| manifests::check(context, log));
+    tally.check(context, "manifests", "cargo xtask manifests", |log| {
+        manifests::check(context, log)
+    });
     for (what, chart, values) in [
         ("charts/pinpipe", "charts/pinpipe", ""),
-        ("charts/pinpipe with everything in it", "charts/pinpipe", ALL_VALUES),
+        (
+            "charts/pinpipe with everything in it",
+            "charts/pinpipe",
+            ALL_VALUES,
+        ),
         ("charts/devstack", "charts/devstack", ""),
     ] {
         tally.check(context, &format!("lint {what}"), "mend the chart", |log| {
-            log.run(context.command("helm").args(["lint", "--strict", chart, "--set", values]))
+            log.run(
+                context
+                    .command("helm")
+                    .args(["lint", "--strict", chart, "--set", values]),
+            )
         });
         tally.check(
             context,
@@ -264,13 +373,27 @@ fn check_charts(context: &Context, tally: &mut Tally) {
             "mend the chart: the log has what the API server said",
             |log| {
                 let mut helm = context.command("helm");
-                helm.args(["template", "dry-run", chart, "--namespace", "default", "--set", values]);
+                helm.args([
+                    "template",
+                    "dry-run",
+                    chart,
+                    "--namespace",
+                    "default",
+                    "--set",
+                    values,
+                ]);
                 let rendered = log.output(&mut helm)?;
                 let file = context.temporary_folder("dry-run")?.join("rendered.yaml");
                 fs::write(&file, rendered).context("writing what helm rendered")?;
                 // Under a field manager of its own: beside helm's, each field would be a conflict.
-                let arguments =
-                    ["apply", "--server-side", "--force-conflicts", "--dry-run=server", "--namespace", "default"];
+                let arguments = [
+                    "apply",
+                    "--server-side",
+                    "--force-conflicts",
+                    "--dry-run=server",
+                    "--namespace",
+                    "default",
+                ];
                 log.run(
                     context
                         .command("kubectl")

@@ -11,7 +11,8 @@ use crate::engine;
 use crate::fingerprint::Fingerprint;
 use crate::step::step;
 
-/// The registry part of the images' names. No such registry exists: the images are loaded into the cluster.
+/// The registry part of the images' names. No such registry exists: the images are loaded into the
+/// cluster.
 const REGISTRY: &str = "pinpipe.local";
 /// The images' names; the binaries are named `pinpipe-` and this.
 const WORKERS: [&str; 5] = ["operator", "ingest", "stream", "batch", "emulator"];
@@ -30,13 +31,22 @@ pub struct WorkerImages {
 impl WorkerImages {
     /// In the order of [`WORKERS`].
     pub fn names(&self) -> Vec<String> {
-        WORKERS.iter().map(|worker| format!("{}/{worker}:{}", self.registry, self.tag)).collect()
+        WORKERS
+            .iter()
+            .map(|worker| format!("{}/{worker}:{}", self.registry, self.tag))
+            .collect()
     }
 
-    /// Arguments for helm that make charts/pinpipe use these images, for the operator and all it creates.
+    /// Arguments for helm that make charts/pinpipe use these images, for the operator and all it
+    /// creates.
     pub fn helm_arguments(&self) -> [String; 4] {
         let set = || "--set-string".to_owned();
-        [set(), format!("image.registry={}", self.registry), set(), format!("image.tag={}", self.tag)]
+        [
+            set(),
+            format!("image.registry={}", self.registry),
+            set(),
+            format!("image.tag={}", self.tag),
+        ]
     }
 }
 
@@ -44,13 +54,26 @@ impl WorkerImages {
 pub fn build(context: &Context, executables: &[Executable]) -> Result<WorkerImages> {
     let binaries = binaries(executables)?;
     let recipe = context.root.join("e2e/images/worker");
-    let mut key = Fingerprint::default().path(&recipe)?.path(Path::new(CERTIFICATES))?;
+    let mut key = Fingerprint::default()
+        .path(&recipe)?
+        .path(Path::new(CERTIFICATES))?;
     for (name, binary) in &binaries {
         key = key.text(name).path(binary)?;
     }
-    let folder = binaries.first().and_then(|(_, binary)| binary.parent()).context("cargo built no binaries")?;
-    let images = WorkerImages { registry: REGISTRY, tag: key.finish(), folder: folder.to_path_buf() };
-    if images.names().iter().all(|image| engine::has_image(context, image)) {
+    let folder = binaries
+        .first()
+        .and_then(|(_, binary)| binary.parent())
+        .context("cargo built no binaries")?;
+    let images = WorkerImages {
+        registry: REGISTRY,
+        tag: key.finish(),
+        folder: folder.to_path_buf(),
+    };
+    if images
+        .names()
+        .iter()
+        .all(|image| engine::has_image(context, image))
+    {
         return Ok(images);
     }
     step(context, "images of the workers", "read the log", |log| {
@@ -58,8 +81,19 @@ pub fn build(context: &Context, executables: &[Executable]) -> Result<WorkerImag
             let folder = context.temporary_folder(name)?;
             fs::copy(recipe.join("Dockerfile"), folder.join("Dockerfile"))?;
             fs::copy(CERTIFICATES, folder.join("ca-certificates.crt"))?;
-            log.run(context.command("strip").arg("--strip-all").arg("-o").arg(folder.join("worker")).arg(binary))?;
-            log.run(engine::build_command(context).args(["--tag", image.as_str()]).arg(&folder))?;
+            log.run(
+                context
+                    .command("strip")
+                    .arg("--strip-all")
+                    .arg("-o")
+                    .arg(folder.join("worker"))
+                    .arg(binary),
+            )?;
+            log.run(
+                engine::build_command(context)
+                    .args(["--tag", image.as_str()])
+                    .arg(&folder),
+            )?;
             engine::remove_older_images(context, log, &image)?;
         }
         Ok(())
@@ -71,8 +105,16 @@ pub fn build(context: &Context, executables: &[Executable]) -> Result<WorkerImag
 fn binaries(executables: &[Executable]) -> Result<Vec<(&'static str, &Path)>> {
     let find = |worker: &'static str| {
         let name = format!("pinpipe-{worker}");
-        let binary = executables.iter().find(|executable| !executable.is_test && executable.name == name);
-        Ok((worker, binary.with_context(|| format!("cargo built no binary {name}"))?.path.as_path()))
+        let binary = executables
+            .iter()
+            .find(|executable| !executable.is_test && executable.name == name);
+        Ok((
+            worker,
+            binary
+                .with_context(|| format!("cargo built no binary {name}"))?
+                .path
+                .as_path(),
+        ))
     };
     WORKERS.into_iter().map(find).collect()
 }

@@ -1,9 +1,14 @@
-//! Prints the definition of `PinterestPipeline`, or with `--write` brings the committed copies up to date.
+//! Prints the definition of `PinterestPipeline`, or with `--write` brings the committed copies up
+//! to date.
 
 use std::{error::Error, fs, path::Path};
 
-/// The committed copies: the definition beside its crate, and the one Helm can reach from inside the chart.
-const COPIES: [&str; 2] = ["pinterestpipelines.yaml", "../charts/pinpipe/files/pinterestpipelines.yaml"];
+/// The committed copies: the definition beside its crate, and the one Helm can reach from inside
+/// the chart.
+const COPIES: [&str; 2] = [
+    "pinterestpipelines.yaml",
+    "../charts/pinpipe/files/pinterestpipelines.yaml",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     let yaml = pinpipe_crds::yaml()?;

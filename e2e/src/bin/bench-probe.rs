@@ -1,4 +1,5 @@
-//! The small programs of `cargo xtask bench`: a consumer that drops what it reads, records as files, the way of a record to its row.
+//! The small programs of `cargo xtask bench`: a consumer that drops what it reads, records as
+//! files, the way of a record to its row.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -64,7 +65,8 @@ enum Task {
         #[arg(long)]
         to: PathBuf,
     },
-    /// Posts geo records at a fixed rate, and prints p50, p99 and the longest time until their rows are there
+    /// Posts geo records at a fixed rate, and prints p50, p99 and the longest time until their rows
+    /// are there
     Latency {
         /// `host:port` of ingest
         #[arg(long)]
@@ -98,20 +100,31 @@ fn main() -> Result<()> {
         }
         Task::Topics { topics } => run(make_topics(&arguments.kafka, &topics)),
         Task::Lines { topics, to } => lines(&arguments.kafka, &topics, &to),
-        Task::Latency { ingest, postgres, table, rate, seconds } => {
-            run(latency(&ingest, &postgres, &table, rate, seconds))
-        }
+        Task::Latency {
+            ingest,
+            postgres,
+            table,
+            rate,
+            seconds,
+        } => run(latency(&ingest, &postgres, &table, rate, seconds)),
     }
 }
 
 async fn make_topics(kafka: &str, topics: &str) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> = client(kafka).create()?;
-    let names: Vec<String> = KINDS.iter().map(|kind| format!("{topics}.{kind}")).collect();
-    let new = names
+    let names: Vec<String> = KINDS
         .iter()
-        .map(|name| NewTopic::new(name, 3, TopicReplication::Fixed(1)).set("message.timestamp.type", "LogAppendTime"));
+        .map(|kind| format!("{topics}.{kind}"))
+        .collect();
+    let new = names.iter().map(|name| {
+        NewTopic::new(name, 3, TopicReplication::Fixed(1))
+            .set("message.timestamp.type", "LogAppendTime")
+    });
     let new: Vec<NewTopic<'_>> = new.collect();
-    for made in admin.create_topics(&new, &AdminOptions::new().request_timeout(Some(TIMEOUT))).await? {
+    for made in admin
+        .create_topics(&new, &AdminOptions::new().request_timeout(Some(TIMEOUT)))
+        .await?
+    {
         made.map_err(|(topic, error)| anyhow!("{topic} can't be made: {error}"))?;
     }
     Ok(())
@@ -119,12 +132,19 @@ async fn make_topics(kafka: &str, topics: &str) -> Result<()> {
 
 fn client(kafka: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", kafka).set("broker.address.family", "v4");
+    config
+        .set("bootstrap.servers", kafka)
+        .set("broker.address.family", "v4");
     config
 }
 
-/// Every record of the three topics, in the order in which they come, with the consumer's settings of the stream worker.
-fn read(kafka: &str, topics: &str, mut each: impl FnMut(&str, &BorrowedMessage<'_>) -> Result<()>) -> Result<()> {
+/// Every record of the three topics, in the order in which they come, with the consumer's settings
+/// of the stream worker.
+fn read(
+    kafka: &str,
+    topics: &str,
+    mut each: impl FnMut(&str, &BorrowedMessage<'_>) -> Result<()>,
+) -> Result<()> {
     let consumer: BaseConsumer = client(kafka)
         .set("group.id", "bench-probe")
         .set("enable.auto.commit", "false")
@@ -138,7 +158,12 @@ fn read(kafka: &str, topics: &str, mut each: impl FnMut(&str, &BorrowedMessage<'
     for kind in KINDS {
         let topic = format!("{topics}.{kind}");
         let metadata = consumer.fetch_metadata(Some(&topic), TIMEOUT)?;
-        for partition in metadata.topics().first().context("the broker knows no topic")?.partitions() {
+        for partition in metadata
+            .topics()
+            .first()
+            .context("the broker knows no topic")?
+            .partitions()
+        {
             let (low, high) = consumer.fetch_watermarks(&topic, partition.id(), TIMEOUT)?;
             if low < high {
                 assignment.add_partition_offset(&topic, partition.id(), Offset::Offset(low))?;
@@ -148,10 +173,14 @@ fn read(kafka: &str, topics: &str, mut each: impl FnMut(&str, &BorrowedMessage<'
     }
     consumer.assign(&assignment)?;
     let mut left = open.len();
-    let ends: BTreeMap<(&str, i32), i64> =
-        open.iter().map(|((topic, number), end)| ((topic.as_str(), *number), *end)).collect();
+    let ends: BTreeMap<(&str, i32), i64> = open
+        .iter()
+        .map(|((topic, number), end)| ((topic.as_str(), *number), *end))
+        .collect();
     while left > 0 {
-        let Some(message) = consumer.poll(TIMEOUT) else { bail!("no records for {TIMEOUT:?}") };
+        let Some(message) = consumer.poll(TIMEOUT) else {
+            bail!("no records for {TIMEOUT:?}")
+        };
         let message = message?;
         each(message.topic(), &message)?;
         if ends.get(&(message.topic(), message.partition())) == Some(&(message.offset() + 1)) {
@@ -164,25 +193,43 @@ fn read(kafka: &str, topics: &str, mut each: impl FnMut(&str, &BorrowedMessage<'
 fn lines(kafka: &str, topics: &str, to: &Path) -> Result<()> {
     let mut files = BTreeMap::new();
     read(kafka, topics, |topic, message| {
-        let (Some(raw), partition) = (message.payload(), message.partition()) else { return Ok(()) };
+        let (Some(raw), partition) = (message.payload(), message.partition()) else {
+            return Ok(());
+        };
         let file = match files.entry((topic.to_owned(), partition)) {
             Entry::Occupied(file) => file.into_mut(),
             Entry::Vacant(free) => {
                 let folder = to.join(topic.rsplit('.').next().unwrap_or(topic));
                 fs::create_dir_all(&folder)?;
-                free.insert(BufWriter::new(File::create(folder.join(format!("{partition}.json")))?))
+                free.insert(BufWriter::new(File::create(
+                    folder.join(format!("{partition}.json")),
+                )?))
             }
         };
         let time = message.timestamp().to_millis().unwrap_or(0);
-        write!(file, "{{\"_time\":{time},\"_partition\":{partition},\"_offset\":{},", message.offset())?;
+        write!(
+            file,
+            "{{\"_time\":{time},\"_partition\":{partition},\"_offset\":{},",
+            message.offset()
+        )?;
         // A line break in JSON that is not escaped is white space.
         let raw = raw.trim_ascii_start();
-        let line: Vec<u8> =
-            raw[1..].iter().map(|byte| if matches!(byte, b'\n' | b'\r') { b' ' } else { *byte }).collect();
+        let line: Vec<u8> = raw[1..]
+            .iter()
+            .map(|byte| {
+                if matches!(byte, b'\n' | b'\r') {
+                    b' '
+                } else {
+                    *byte
+                }
+            })
+            .collect();
         file.write_all(&line)?;
         Ok(file.write_all(b"\n")?)
     })?;
-    files.into_values().try_for_each(|mut file| Ok(file.flush()?))
+    files
+        .into_values()
+        .try_for_each(|mut file| Ok(file.flush()?))
 }
 
 async fn latency(ingest: &str, postgres: &str, table: &str, rate: u32, seconds: u32) -> Result<()> {
@@ -193,8 +240,11 @@ async fn latency(ingest: &str, postgres: &str, table: &str, rate: u32, seconds: 
     let count = u64::from(rate) * u64::from(seconds);
     let posting = tokio::spawn(post_all(ingest.to_owned(), first, count, rate));
     let (mut seen, mut appeared) = (first.cast_signed() - 1, BTreeMap::new());
-    // One post is acknowledged before the next is sent on its connection, but there are several: look a little behind as well.
-    let statement = client.prepare(&format!("SELECT ind FROM {table} WHERE ind > $1")).await?;
+    // One post is acknowledged before the next is sent on its connection, but there are several:
+    // look a little behind as well.
+    let statement = client
+        .prepare(&format!("SELECT ind FROM {table} WHERE ind > $1"))
+        .await?;
     let begun = Instant::now();
     while (appeared.len() as u64) < count {
         let rows = client.query(&statement, &[&seen]).await?;
@@ -215,7 +265,13 @@ async fn latency(ingest: &str, postgres: &str, table: &str, rate: u32, seconds: 
     let posted = posting.await??;
     let mut latencies: Vec<Duration> = posted
         .iter()
-        .filter_map(|(number, at)| Some(appeared.get(&number.cast_signed())?.saturating_duration_since(*at)))
+        .filter_map(|(number, at)| {
+            Some(
+                appeared
+                    .get(&number.cast_signed())?
+                    .saturating_duration_since(*at),
+            )
+        })
         .collect();
     latencies.sort_unstable();
     let of = |part: usize| latencies[(latencies.len() - 1) * part / 100].as_millis();
@@ -223,8 +279,14 @@ async fn latency(ingest: &str, postgres: &str, table: &str, rate: u32, seconds: 
     Ok(())
 }
 
-/// Posts one record after the other, each when it is due; returns when that was. A connection waits for its acknowledgement, so there are many.
-async fn post_all(ingest: String, first: u64, count: u64, rate: u32) -> Result<Vec<(u64, Instant)>> {
+/// Posts one record after the other, each when it is due; returns when that was. A connection waits
+/// for its acknowledgement, so there are many.
+async fn post_all(
+    ingest: String,
+    first: u64,
+    count: u64,
+    rate: u32,
+) -> Result<Vec<(u64, Instant)>> {
     const CONNECTIONS: u64 = 32;
     let tasks = (0..CONNECTIONS).map(|lane| {
         let ingest = ingest.clone();
@@ -263,9 +325,16 @@ async fn post(stream: &mut TcpStream, host: &str, number: u64) -> Result<()> {
         ensure!(read > 0, "ingest hung up");
         answer.extend_from_slice(&buffer[..read]);
         let text = String::from_utf8_lossy(&answer);
-        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let Some((head, body)) = text.split_once("\r\n\r\n") else {
+            continue;
+        };
         let head = head.to_ascii_lowercase();
-        let length = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+        let length = head.lines().find_map(|line| {
+            line.strip_prefix("content-length:")?
+                .trim()
+                .parse::<usize>()
+                .ok()
+        });
         if body.len() >= length.context("an answer without content-length")? {
             ensure!(head.starts_with("http/1.1 202"), "ingest answers {text}");
             return Ok(());

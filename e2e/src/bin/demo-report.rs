@@ -1,10 +1,13 @@
-//! Prints what became of a pipeline's records: counts at every stage, and the eight answers of the last batch run.
+//! Prints what became of a pipeline's records: counts at every stage, and the eight answers of the
+//! last batch run.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use pinpipe_e2e::{Cluster, Kind, answers::QUESTIONS, cassandra, flow::PREFIX, kafka, objects, postgres, run};
+use pinpipe_e2e::{
+    Cluster, Kind, answers::QUESTIONS, cassandra, flow::PREFIX, kafka, objects, postgres, run,
+};
 use serde_json::Value;
 
 /// Rows of an answer that are printed.
@@ -30,7 +33,8 @@ struct Arguments {
     acknowledged_user: Option<u64>,
 }
 
-/// Where a pipeline's records go, by its spec; what the spec leaves out is as the operator's defaults are.
+/// Where a pipeline's records go, by its spec; what the spec leaves out is as the operator's
+/// defaults are.
 struct Places {
     topics: BTreeMap<Kind, String>,
     bucket: String,
@@ -45,14 +49,25 @@ fn main() -> Result<()> {
         let places = places(&arguments).await?;
         let full_name = format!("{}.{}", arguments.namespace, arguments.pipeline);
         let report = objects::last_report(&places.bucket, &full_name).await?;
-        let report = report.with_context(|| format!("no batch run of {full_name} has published a report yet"))?;
+        let report = report
+            .with_context(|| format!("no batch run of {full_name} has published a report yet"))?;
         println!("{}", table(&stages(&arguments, &places, &report).await?));
         for question in &QUESTIONS {
             let answer = &report["answers"][question.name];
             let rows = answer["rows"].as_array().cloned().unwrap_or_default();
             println!("\n{}", question.name);
-            let mut lines = vec![question.columns.iter().map(|column| (*column).to_owned()).collect()];
-            lines.extend(rows.iter().take(ROWS).map(|row| row.as_array().into_iter().flatten().map(text).collect()));
+            let mut lines = vec![
+                question
+                    .columns
+                    .iter()
+                    .map(|column| (*column).to_owned())
+                    .collect(),
+            ];
+            lines.extend(
+                rows.iter()
+                    .take(ROWS)
+                    .map(|row| row.as_array().into_iter().flatten().map(text).collect()),
+            );
             println!("{}", table(&lines));
             if rows.len() > ROWS {
                 println!("  … {} more", rows.len() - ROWS);
@@ -63,8 +78,16 @@ fn main() -> Result<()> {
 }
 
 async fn places(arguments: &Arguments) -> Result<Places> {
-    let Arguments { namespace, pipeline: name, .. } = arguments;
-    let pipeline = Cluster::connect().await?.pipelines(namespace).get(name).await?;
+    let Arguments {
+        namespace,
+        pipeline: name,
+        ..
+    } = arguments;
+    let pipeline = Cluster::connect()
+        .await?
+        .pipelines(namespace)
+        .get(name)
+        .await?;
     let spec = &pipeline.data["spec"];
     let or = |value: &Value, default: &str| value.as_str().unwrap_or(default).to_owned();
     let topic = |kind: Kind| {
@@ -73,19 +96,33 @@ async fn places(arguments: &Arguments) -> Result<Places> {
     };
     Ok(Places {
         topics: Kind::ALL.map(topic).into(),
-        bucket: spec["archive"]["bucket"].as_str().context("the pipeline has no archive")?.to_owned(),
+        bucket: spec["archive"]["bucket"]
+            .as_str()
+            .context("the pipeline has no archive")?
+            .to_owned(),
         prefix: or(&spec["archive"]["prefix"], PREFIX),
         schema: or(&spec["stream"]["sinks"][0]["postgres"]["schema"], "public"),
-        keyspace: or(&spec["batch"]["sinks"][0]["cassandra"]["keyspace"], "pinterest_data"),
+        keyspace: or(
+            &spec["batch"]["sinks"][0]["cassandra"]["keyspace"],
+            "pinterest_data",
+        ),
     })
 }
 
 /// A row for each stage, a column for each kind of record, and their sum.
-async fn stages(arguments: &Arguments, places: &Places, report: &Value) -> Result<Vec<Vec<String>>> {
+async fn stages(
+    arguments: &Arguments,
+    places: &Places,
+    report: &Value,
+) -> Result<Vec<Vec<String>>> {
     let mut stages: Vec<(&str, [Option<u64>; 3])> = vec![
         (
             "acknowledged by ingest",
-            [arguments.acknowledged_pin, arguments.acknowledged_geo, arguments.acknowledged_user],
+            [
+                arguments.acknowledged_pin,
+                arguments.acknowledged_geo,
+                arguments.acknowledged_user,
+            ],
         ),
         ("in the topics", [None; 3]),
         ("rows in PostgreSQL", [None; 3]),
@@ -96,7 +133,11 @@ async fn stages(arguments: &Arguments, places: &Places, report: &Value) -> Resul
     ];
     for (n, kind) in Kind::ALL.into_iter().enumerate() {
         let topic = &places.topics[&kind];
-        let in_topic: i64 = kafka::ends(topic).await?.values().map(|(start, end)| end - start).sum();
+        let in_topic: i64 = kafka::ends(topic)
+            .await?
+            .values()
+            .map(|(start, end)| end - start)
+            .sum();
         let (_, in_objects) = objects::raw_count(&places.bucket, &places.prefix, topic).await?;
         let counted = &report["kinds"][kind.name()];
         let found = [
@@ -111,10 +152,17 @@ async fn stages(arguments: &Arguments, places: &Places, report: &Value) -> Resul
             counts[n] = found;
         }
     }
-    let mut lines = vec![["", "pin", "geo", "user", "all"].map(str::to_owned).to_vec()];
+    let mut lines = vec![
+        ["", "pin", "geo", "user", "all"]
+            .map(str::to_owned)
+            .to_vec(),
+    ];
     for (stage, counts) in stages {
         let sum = counts.iter().copied().sum::<Option<u64>>();
-        let cells = counts.into_iter().chain([sum]).map(|count| count.map_or("?".to_owned(), grouped));
+        let cells = counts
+            .into_iter()
+            .chain([sum])
+            .map(|count| count.map_or("?".to_owned(), grouped));
         lines.push(std::iter::once(stage.to_owned()).chain(cells).collect());
     }
     Ok(lines)
@@ -137,7 +185,9 @@ fn grouped(number: u64) -> String {
 /// A value as a person reads it: long numbers in groups, and no `.0`.
 fn text(value: &Value) -> String {
     let Value::Number(number) = value else {
-        return value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        return value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
     };
     let digits = number.to_string();
     let (whole, fraction) = digits.split_once('.').unwrap_or((&digits, "0"));
@@ -146,27 +196,51 @@ fn text(value: &Value) -> String {
         Ok(count) if count > 9_999 => grouped(count),
         _ => whole.to_owned(),
     };
-    if fraction == "0" { whole } else { format!("{whole}.{fraction}") }
+    if fraction == "0" {
+        whole
+    } else {
+        format!("{whole}.{fraction}")
+    }
 }
 
 /// Lines with aligned columns, the first one as a heading: texts to the left, numbers to the right.
 fn table(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let cells = |column: usize| lines.iter().filter_map(move |line| line.get(column));
-    let widths: Vec<usize> =
-        (0..columns).map(|c| cells(c).map(|cell| cell.chars().count()).max().unwrap_or(0)).collect();
-    let is_number =
-        |cell: &String| cell.starts_with(|c: char| c.is_ascii_digit() || c == '?') && !cell.contains(['-', '+']);
-    let right: Vec<bool> = (0..columns).map(|column| cells(column).skip(1).all(is_number)).collect();
+    let widths: Vec<usize> = (0..columns)
+        .map(|c| cells(c).map(|cell| cell.chars().count()).max().unwrap_or(0))
+        .collect();
+    let is_number = |cell: &String| {
+        cell.starts_with(|c: char| c.is_ascii_digit() || c == '?') && !cell.contains(['-', '+'])
+    };
+    let right: Vec<bool> = (0..columns)
+        .map(|column| cells(column).skip(1).all(is_number))
+        .collect();
     let mut printed = Vec::new();
     for (n, line) in lines.iter().enumerate() {
         let padded = line
             .iter()
             .zip(widths.iter().zip(&right))
-            .map(|(cell, (width, right))| if *right { format!("{cell:>width$}") } else { format!("{cell:<width$}") });
-        printed.push(format!("  {}", padded.collect::<Vec<_>>().join("  ").trim_end()));
+            .map(|(cell, (width, right))| {
+                if *right {
+                    format!("{cell:>width$}")
+                } else {
+                    format!("{cell:<width$}")
+                }
+            });
+        printed.push(format!(
+            "  {}",
+            padded.collect::<Vec<_>>().join("  ").trim_end()
+        ));
         if n == 0 {
-            printed.push(format!("  {}", widths.iter().map(|width| "─".repeat(*width)).collect::<Vec<_>>().join("  ")));
+            printed.push(format!(
+                "  {}",
+                widths
+                    .iter()
+                    .map(|width| "─".repeat(*width))
+                    .collect::<Vec<_>>()
+                    .join("  ")
+            ));
         }
     }
     printed.join("\n")

@@ -1,28 +1,38 @@
-//! Whether we own a field that we no longer send. Server-side apply would remove it, so then a write is due.
+//! Whether we own a field that we no longer send. Server-side apply would remove it, so then a
+//! write is due.
 //!
-//! `managedFields` of a live object tell each manager's fields as a trie: `f:<field>`, `k:<the keys of an item of a merged list>`,
-//! `v:<a member of a set>`, and `.` for the node itself. Source: sigs.k8s.io/structured-merge-diff, `fieldpath`.
+//! `managedFields` of a live object tell each manager's fields as a trie: `f:<field>`, `k:<the keys
+//! of an item of a merged list>`, `v:<a member of a set>`, and `.` for the node itself. Source:
+//! sigs.k8s.io/structured-merge-diff, `fieldpath`.
 
 use serde_json::{Map, Value};
 
-/// Whether `manager`, by apply, owns fields of `live` that aren't in `desired`. True, too, where it owns nothing at all: it never
-/// applied the object.
+/// Whether `manager`, by apply, owns fields of `live` that aren't in `desired`. True, too, where it
+/// owns nothing at all: it never applied the object.
 #[must_use]
 pub fn owns_more(live: &Value, desired: &Value, manager: &str) -> bool {
-    owned(live, manager).and_then(Value::as_object).is_none_or(|owned| beyond(owned, desired))
+    owned(live, manager)
+        .and_then(Value::as_object)
+        .is_none_or(|owned| beyond(owned, desired))
 }
 
 /// Whether `manager`, by apply, owns the field at a pointer into the trie: `/f:spec/f:replicas`.
 #[must_use]
 pub fn owns(live: &Value, pointer: &str, manager: &str) -> bool {
-    let entries = live["metadata"]["managedFields"].as_array().into_iter().flatten();
-    let mut ours = entries.filter(|entry| entry["manager"] == manager && entry["operation"] == "Apply");
+    let entries = live["metadata"]["managedFields"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let mut ours =
+        entries.filter(|entry| entry["manager"] == manager && entry["operation"] == "Apply");
     ours.any(|entry| entry["fieldsV1"].pointer(pointer).is_some())
 }
 
 fn beyond(owned: &Map<String, Value>, desired: &Value) -> bool {
     owned.iter().any(|(path, below)| {
-        let Some(found) = step(path, desired) else { return true };
+        let Some(found) = step(path, desired) else {
+            return true;
+        };
         below.as_object().is_some_and(|below| beyond(below, found))
     })
 }
@@ -36,23 +46,31 @@ pub fn applied(live: &Value, manager: &str) -> Option<Value> {
 /// The fields a manager owns by apply, as a trie.
 fn owned<'a>(live: &'a Value, manager: &str) -> Option<&'a Value> {
     let mut entries = live["metadata"]["managedFields"].as_array()?.iter();
-    let entry = entries
-        .find(|entry| entry["manager"] == manager && entry["operation"] == "Apply" && entry["subresource"].is_null())?;
+    let entry = entries.find(|entry| {
+        entry["manager"] == manager
+            && entry["operation"] == "Apply"
+            && entry["subresource"].is_null()
+    })?;
     Some(&entry["fieldsV1"])
 }
 
 /// What of a value is owned.
 fn part(owned: &Map<String, Value>, value: &Value) -> Value {
     let steps: Vec<(&String, &Value)> = owned.iter().filter(|(path, _)| *path != ".").collect();
-    let below =
-        |owned: &Value, value: &Value| owned.as_object().map_or_else(|| value.clone(), |owned| part(owned, value));
+    let below = |owned: &Value, value: &Value| {
+        owned
+            .as_object()
+            .map_or_else(|| value.clone(), |owned| part(owned, value))
+    };
     match value {
         // Owned as a whole.
         _ if steps.is_empty() => value.clone(),
         Value::Array(items) => {
             let ours = items.iter().filter_map(|item| {
                 let one = std::slice::from_ref(item);
-                let found = steps.iter().find(|(path, _)| item_of(path, one).is_some())?;
+                let found = steps
+                    .iter()
+                    .find(|(path, _)| item_of(path, one).is_some())?;
                 Some(below(found.1, item))
             });
             Value::Array(ours.collect())
@@ -82,7 +100,9 @@ fn item_of<'a>(path: &str, items: &'a [Value]) -> Option<&'a Value> {
     match path.split_once(':') {
         Some(("k", keys)) => {
             let keys: Map<String, Value> = serde_json::from_str(keys).ok()?;
-            items.iter().find(|item| keys.iter().all(|(key, value)| item[key] == *value))
+            items
+                .iter()
+                .find(|item| keys.iter().all(|(key, value)| item[key] == *value))
         }
         Some(("v", member)) => {
             let member: Value = serde_json::from_str(member).ok()?;
@@ -138,7 +158,10 @@ mod tests {
         found["metadata"]["labels"] = json!({"a": "1", "theirs": "2"});
         found["spec"] = ours["spec"].clone();
         found["spec"]["containers"][0]["imagePullPolicy"] = json!("Always");
-        found["spec"]["containers"].as_array_mut().unwrap().insert(0, json!({"name": "sidecar"}));
+        found["spec"]["containers"]
+            .as_array_mut()
+            .unwrap()
+            .insert(0, json!({"name": "sidecar"}));
         found["spec"]["finalizers"] = json!(["theirs", "ours"]);
         let read = applied(&found, "us").unwrap();
         assert_eq!(read, ours);

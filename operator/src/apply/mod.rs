@@ -1,8 +1,9 @@
 //! Phase 4: brings the cluster to the desired objects.
 //!
-//! Objects are written by server-side apply under one field manager, each after those it depends on. A write is skipped when the live object
-//! already holds every field we send ([`subset`]) and we own no field beyond ([`managed`]), so a settled pipeline is only read.
-//! An object of a child's name that isn't ours is left alone. What is ours and no longer desired is deleted.
+//! Objects are written by server-side apply under one field manager, each after those it depends
+//! on. A write is skipped when the live object already holds every field we send ([`subset`]) and
+//! we own no field beyond ([`managed`]), so a settled pipeline is only read. An object of a child's
+//! name that isn't ours is left alone. What is ours and no longer desired is deleted.
 
 pub mod managed;
 pub mod subset;
@@ -24,7 +25,9 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    api::{ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions},
+    api::{
+        ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
+    },
 };
 use serde_json::{Value, json};
 
@@ -72,7 +75,12 @@ pub struct Live(BTreeMap<Key, Value>);
 impl Live {
     /// These objects, each with its kind.
     pub fn of(objects: impl IntoIterator<Item = (String, Value)>) -> Self {
-        Self(objects.into_iter().map(|(kind, object)| ((kind, name(&object)), object)).collect())
+        Self(
+            objects
+                .into_iter()
+                .map(|(kind, object)| ((kind, name(&object)), object))
+                .collect(),
+        )
     }
 
     /// A child by kind and name.
@@ -109,19 +117,31 @@ impl Applier {
     /// Reads everything that is ours.
     pub async fn live(&self) -> kube::Result<Live> {
         let params = ListParams::default().labels(&build::selector(&self.pipeline, None));
-        let lists = try_join_all(child_kinds().map(|resource| {
-            let params = params.clone();
-            async move { Ok::<_, kube::Error>((self.api(&resource).list(&params).await?, resource)) }
-        }))
-        .await?;
+        let lists =
+            try_join_all(
+                child_kinds().map(|resource| {
+                    let params = params.clone();
+                    async move {
+                        Ok::<_, kube::Error>((self.api(&resource).list(&params).await?, resource))
+                    }
+                }),
+            )
+            .await?;
         Ok(Live::of(lists.into_iter().flat_map(|(list, resource)| {
             let objects = list.items.into_iter().map(|object| value(&object));
-            objects.filter(|object| owned(object, &self.uid)).map(move |object| (resource.kind.clone(), object))
+            objects
+                .filter(|object| owned(object, &self.uid))
+                .map(move |object| (resource.kind.clone(), object))
         })))
     }
 
-    /// Writes what differs. `live` is what was read before, and afterwards what is there. Gives the children that could not be written.
-    pub async fn write(&self, desired: &[Object], live: &mut Live) -> kube::Result<Vec<(Key, Obstacle)>> {
+    /// Writes what differs. `live` is what was read before, and afterwards what is there. Gives the
+    /// children that could not be written.
+    pub async fn write(
+        &self,
+        desired: &[Object],
+        live: &mut Live,
+    ) -> kube::Result<Vec<(Key, Obstacle)>> {
         let mut obstacles = Vec::new();
         for object in desired {
             let key = (object.resource.kind.clone(), object.name.clone());
@@ -137,13 +157,16 @@ impl Applier {
                 live.0.insert(key.clone(), found);
             }
             let settled = live.0.get(&key).is_some_and(|found| {
-                subset::holds(found, &object.body) && !managed::owns_more(found, &object.body, MANAGER)
+                subset::holds(found, &object.body)
+                    && !managed::owns_more(found, &object.body, MANAGER)
             });
             if settled {
                 continue;
             }
             let applied = match live.0.get(&key) {
-                Some(found) if hands_over(found, &object.body) => self.hand_over(object, found).await,
+                Some(found) if hands_over(found, &object.body) => {
+                    self.hand_over(object, found).await
+                }
                 _ => Ok(()),
             };
             let applied = match applied {
@@ -169,14 +192,18 @@ impl Applier {
         let mut body = object.body.clone();
         body["apiVersion"] = Value::String(object.resource.api_version.clone());
         body["kind"] = Value::String(object.resource.kind.clone());
-        let written = self.api(&object.resource).patch(&object.name, &params, &Patch::Apply(&body)).await?;
+        let written = self
+            .api(&object.resource)
+            .patch(&object.name, &params, &Patch::Apply(&body))
+            .await?;
         self.metrics.wrote("apply", &object.resource.plural);
         tracing::info!(kind = object.resource.kind, name = object.name, "applied");
         Ok(value(&written))
     }
 
-    /// Lets the number of pods stand when it isn't ours to say any longer: a field nobody owns would fall back to one pod until an autoscaler
-    /// has had a look. Whatever scales the Deployment takes it over with its first write.
+    /// Lets the number of pods stand when it isn't ours to say any longer: a field nobody owns
+    /// would fall back to one pod until an autoscaler has had a look. Whatever scales the
+    /// Deployment takes it over with its first write.
     async fn hand_over(&self, object: &Object, live: &Value) -> kube::Result<()> {
         let body = json!({
             "apiVersion": object.resource.api_version,
@@ -185,26 +212,50 @@ impl Applier {
             "spec": {"replicas": live["spec"]["replicas"]},
         });
         let params = PatchParams::apply(HANDOVER).force();
-        self.api(&object.resource).patch(&object.name, &params, &Patch::Apply(&body)).await?;
+        self.api(&object.resource)
+            .patch(&object.name, &params, &Patch::Apply(&body))
+            .await?;
         self.metrics.wrote("apply", &object.resource.plural);
         Ok(())
     }
 
-    /// Deletes what is ours and no longer desired, except what is `needed` all the same, and a `ConfigMap` that pods may still be started with.
-    pub async fn prune(&self, desired: &[Object], needed: &BTreeSet<Key>, live: &mut Live) -> kube::Result<()> {
-        let wanted: BTreeSet<Key> = desired.iter().map(|o| (o.resource.kind.clone(), o.name.clone())).collect();
-        let mut orphans: Vec<Key> =
-            live.0.keys().filter(|key| !wanted.contains(*key) && !needed.contains(*key)).cloned().collect();
+    /// Deletes what is ours and no longer desired, except what is `needed` all the same, and a
+    /// `ConfigMap` that pods may still be started with.
+    pub async fn prune(
+        &self,
+        desired: &[Object],
+        needed: &BTreeSet<Key>,
+        live: &mut Live,
+    ) -> kube::Result<()> {
+        let wanted: BTreeSet<Key> = desired
+            .iter()
+            .map(|o| (o.resource.kind.clone(), o.name.clone()))
+            .collect();
+        let mut orphans: Vec<Key> = live
+            .0
+            .keys()
+            .filter(|key| !wanted.contains(*key) && !needed.contains(*key))
+            .cloned()
+            .collect();
         if orphans.iter().any(|(kind, _)| kind == "ConfigMap") {
             let referred = self.referred_config_maps(live).await?;
             orphans.retain(|(kind, name)| kind != "ConfigMap" || !referred.contains(name));
         }
         let kinds = child_kinds();
         for key in orphans {
-            let Some(resource) = kinds.iter().find(|resource| resource.kind == key.0) else { continue };
-            let uid = live.0.get(&key).and_then(|object| object["metadata"]["uid"].as_str()).map(ToOwned::to_owned);
+            let Some(resource) = kinds.iter().find(|resource| resource.kind == key.0) else {
+                continue;
+            };
+            let uid = live
+                .0
+                .get(&key)
+                .and_then(|object| object["metadata"]["uid"].as_str())
+                .map(ToOwned::to_owned);
             let params = DeleteParams {
-                preconditions: Some(Preconditions { uid, resource_version: None }),
+                preconditions: Some(Preconditions {
+                    uid,
+                    resource_version: None,
+                }),
                 ..DeleteParams::background()
             };
             match self.api(resource).delete(&key.1, &params).await {
@@ -225,19 +276,28 @@ impl Applier {
     async fn referred_config_maps(&self, live: &Live) -> kube::Result<BTreeSet<String>> {
         let sets_of = ListParams::default().labels(&build::selector(&self.pipeline, None));
         let jobs_of = ListParams::default().labels(&build::jobs_selector(&self.pipeline));
-        let (sets, jobs) = (ApiResource::erase::<ReplicaSet>(&()), ApiResource::erase::<Job>(&()));
+        let (sets, jobs) = (
+            ApiResource::erase::<ReplicaSet>(&()),
+            ApiResource::erase::<Job>(&()),
+        );
         let (sets, jobs) = (self.api(&sets), self.api(&jobs));
         let (sets, jobs) = futures::try_join!(sets.list(&sets_of), jobs.list(&jobs_of))?;
         let runners = sets.items.iter().chain(&jobs.items).map(value);
-        Ok(runners.chain(live.objects().cloned()).flat_map(|object| config_maps(&object)).collect())
+        Ok(runners
+            .chain(live.objects().cloned())
+            .flat_map(|object| config_maps(&object))
+            .collect())
     }
 }
 
-/// Whether a Deployment's number of pods was ours to say and is no longer. None at all is a suspended pipeline's, at which an autoscaler
-/// would leave it.
+/// Whether a Deployment's number of pods was ours to say and is no longer. None at all is a
+/// suspended pipeline's, at which an autoscaler would leave it.
 fn hands_over(live: &Value, desired: &Value) -> bool {
-    let wants_no_say = desired["spec"]["template"].is_object() && desired["spec"]["replicas"].is_null();
-    let has_pods = live["spec"]["replicas"].as_i64().is_some_and(|replicas| replicas > 0);
+    let wants_no_say =
+        desired["spec"]["template"].is_object() && desired["spec"]["replicas"].is_null();
+    let has_pods = live["spec"]["replicas"]
+        .as_i64()
+        .is_some_and(|replicas| replicas > 0);
     wants_no_say && has_pods && managed::owns(live, "/f:spec/f:replicas", MANAGER)
 }
 
@@ -245,19 +305,32 @@ fn hands_over(live: &Value, desired: &Value) -> bool {
 #[must_use]
 pub fn config_maps(workload: &Value) -> Vec<String> {
     let spec = &workload["spec"];
-    let template =
-        if spec["jobTemplate"].is_object() { &spec["jobTemplate"]["spec"]["template"] } else { &spec["template"] };
+    let template = if spec["jobTemplate"].is_object() {
+        &spec["jobTemplate"]["spec"]["template"]
+    } else {
+        &spec["template"]
+    };
     let volumes = template["spec"]["volumes"].as_array();
-    volumes.into_iter().flatten().filter_map(|v| v["configMap"]["name"].as_str().map(ToOwned::to_owned)).collect()
+    volumes
+        .into_iter()
+        .flatten()
+        .filter_map(|v| v["configMap"]["name"].as_str().map(ToOwned::to_owned))
+        .collect()
 }
 
 fn owned(object: &Value, uid: &str) -> bool {
     let owners = object["metadata"]["ownerReferences"].as_array();
-    owners.into_iter().flatten().any(|owner| owner["uid"] == uid)
+    owners
+        .into_iter()
+        .flatten()
+        .any(|owner| owner["uid"] == uid)
 }
 
 fn name(object: &Value) -> String {
-    object["metadata"]["name"].as_str().unwrap_or_default().to_owned()
+    object["metadata"]["name"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 /// An object as it came. Its keys are texts, so it always is JSON.
@@ -276,7 +349,10 @@ mod tests {
                 {"manager": MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": owned}}]}})
         };
         let (ours, not_ours) = (json!({"f:replicas": {}}), json!({}));
-        let (silent, fixed) = (json!({"spec": {"template": {}}}), json!({"spec": {"template": {}, "replicas": 3}}));
+        let (silent, fixed) = (
+            json!({"spec": {"template": {}}}),
+            json!({"spec": {"template": {}, "replicas": 3}}),
+        );
         assert!(hands_over(&live(5, ours.clone()), &silent));
         assert!(!hands_over(&live(5, ours.clone()), &fixed));
         assert!(!hands_over(&live(5, not_ours), &silent));
@@ -285,10 +361,12 @@ mod tests {
 
     #[test]
     fn config_maps_of_deployments_and_cron_jobs_are_found() {
-        let template =
-            json!({"spec": {"volumes": [{"name": "a", "configMap": {"name": "x"}}, {"name": "b", "secret": {}}]}});
+        let template = json!({"spec": {"volumes": [{"name": "a", "configMap": {"name": "x"}}, {"name": "b", "secret": {}}]}});
         assert_eq!(config_maps(&json!({"spec": {"template": template}})), ["x"]);
-        assert_eq!(config_maps(&json!({"spec": {"jobTemplate": {"spec": {"template": template}}}})), ["x"]);
+        assert_eq!(
+            config_maps(&json!({"spec": {"jobTemplate": {"spec": {"template": template}}}})),
+            ["x"]
+        );
         assert!(config_maps(&json!({"data": {}})).is_empty());
     }
 

@@ -1,20 +1,25 @@
 //! Whether a live object already holds every field that would be sent.
 //!
-//! The API server adds defaults and other managers add fields, so equality is too much to ask: each field sent must be there, with
-//! the value sent. Lists that Kubernetes merges by a key are compared by that key, others item by item. Quantities are compared by their
-//! value, since the API server rewrites `0.5` as `500m`.
+//! The API server adds defaults and other managers add fields, so equality is too much to ask: each
+//! field sent must be there, with the value sent. Lists that Kubernetes merges by a key are
+//! compared by that key, others item by item. Quantities are compared by their value, since the API
+//! server rewrites `0.5` as `500m`.
 
 use serde_json::{Map, Value};
 
-/// Lists that server-side apply merges, and the fields that tell their items apart. Source: `x-kubernetes-list-map-keys` in
-/// Kubernetes' `OpenAPI` document, for the lists in what [`crate::build`] makes.
+/// Lists that server-side apply merges, and the fields that tell their items apart. Source:
+/// `x-kubernetes-list-map-keys` in Kubernetes' `OpenAPI` document, for the lists in what
+/// [`crate::build`] makes.
 const MERGED: [(&str, &[&str]); 8] = [
     ("containers", &["name"]),
     ("env", &["name"]),
     ("imagePullSecrets", &["name"]),
     ("ownerReferences", &["uid"]),
     ("ports", &["containerPort", "port", "protocol"]),
-    ("topologySpreadConstraints", &["topologyKey", "whenUnsatisfiable"]),
+    (
+        "topologySpreadConstraints",
+        &["topologyKey", "whenUnsatisfiable"],
+    ),
     ("volumeMounts", &["mountPath"]),
     ("volumes", &["name"]),
 ];
@@ -25,7 +30,9 @@ const QUANTITIES: [&str; 4] = ["requests", "limits", "sizeLimit", "averageValue"
 /// Whether `live` holds everything in `desired`.
 #[must_use]
 pub fn holds(live: &Value, desired: &Value) -> bool {
-    let Value::Object(fields) = desired else { return false };
+    let Value::Object(fields) = desired else {
+        return false;
+    };
     // Items of a list come without these two; the kind is known from where they were listed.
     fields
         .iter()
@@ -37,17 +44,23 @@ fn within(field: &str, live: &Value, desired: &Value) -> bool {
     match (live, desired) {
         (Value::Object(live), Value::Object(desired)) => fields_within(field, live, desired),
         (Value::Array(live), Value::Array(desired)) => match keys_of(field) {
-            Some(keys) => {
-                desired.iter().all(|item| find(live, item, keys).is_some_and(|found| within("", found, item)))
-            }
+            Some(keys) => desired
+                .iter()
+                .all(|item| find(live, item, keys).is_some_and(|found| within("", found, item))),
             None => {
-                live.len() == desired.len() && live.iter().zip(desired).all(|(live, desired)| within("", live, desired))
+                live.len() == desired.len()
+                    && live
+                        .iter()
+                        .zip(desired)
+                        .all(|(live, desired)| within("", live, desired))
             }
         },
         // The API server drops what is empty.
         (Value::Null, Value::Object(desired)) => desired.is_empty(),
         (Value::Null, Value::Array(desired)) => desired.is_empty(),
-        (Value::String(live), Value::String(desired)) if QUANTITIES.contains(&field) => same_quantity(live, desired),
+        (Value::String(live), Value::String(desired)) if QUANTITIES.contains(&field) => {
+            same_quantity(live, desired)
+        }
         _ => live == desired,
     }
 }
@@ -61,11 +74,17 @@ fn fields_within(field: &str, live: &Map<String, Value>, desired: &Map<String, V
 }
 
 pub(super) fn keys_of(field: &str) -> Option<&'static [&'static str]> {
-    MERGED.iter().find(|(name, _)| *name == field).map(|(_, keys)| *keys)
+    MERGED
+        .iter()
+        .find(|(name, _)| *name == field)
+        .map(|(_, keys)| *keys)
 }
 
 fn find<'a>(live: &'a [Value], item: &Value, keys: &[&str]) -> Option<&'a Value> {
-    live.iter().find(|found| keys.iter().all(|key| item[*key].is_null() || found[*key] == item[*key]))
+    live.iter().find(|found| {
+        keys.iter()
+            .all(|key| item[*key].is_null() || found[*key] == item[*key])
+    })
 }
 
 fn same_quantity(a: &str, b: &str) -> bool {
@@ -76,7 +95,9 @@ fn same_quantity(a: &str, b: &str) -> bool {
 /// Source of the notation: k8s.io/apimachinery/pkg/api/resource, `Quantity`.
 fn quantity(text: &str) -> Option<i128> {
     const BILLIONTHS: u32 = 9;
-    let end = text.find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-')).unwrap_or(text.len());
+    let end = text
+        .find(|c: char| !matches!(c, '0'..='9' | '.' | '+' | '-'))
+        .unwrap_or(text.len());
     let (number, suffix) = text.split_at(end);
     let (negative, number) = match number.as_bytes().first()? {
         b'-' => (true, &number[1..]),
@@ -85,16 +106,23 @@ fn quantity(text: &str) -> Option<i128> {
     };
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     let digits: i128 = format!("0{whole}{fraction}").parse().ok()?;
-    let binary = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].iter().zip(1_u32..).find(|(name, _)| **name == suffix);
-    let decimal =
-        ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"].iter().zip(-3_i32..).find(|(name, _)| **name == suffix);
+    let binary = ["Ki", "Mi", "Gi", "Ti", "Pi", "Ei"]
+        .iter()
+        .zip(1_u32..)
+        .find(|(name, _)| **name == suffix);
+    let decimal = ["n", "u", "m", "", "k", "M", "G", "T", "P", "E"]
+        .iter()
+        .zip(-3_i32..)
+        .find(|(name, _)| **name == suffix);
     let (factor, exponent) = match (binary, decimal) {
         (Some((_, power)), _) => (1024_i128.checked_pow(power)?, 0),
         (None, Some((_, thousands))) => (1, thousands * 3),
         (None, None) => (1, suffix.strip_prefix(['e', 'E'])?.parse().ok()?),
     };
-    let scale =
-        i32::try_from(BILLIONTHS).ok()?.checked_add(exponent)?.checked_sub(i32::try_from(fraction.len()).ok()?)?;
+    let scale = i32::try_from(BILLIONTHS)
+        .ok()?
+        .checked_add(exponent)?
+        .checked_sub(i32::try_from(fraction.len()).ok()?)?;
     let value = digits.checked_mul(factor)?;
     let value = if scale >= 0 {
         value.checked_mul(10_i128.checked_pow(scale.unsigned_abs())?)?
@@ -128,7 +156,13 @@ mod tests {
         ] {
             assert!(same_quantity(a, b), "{a} {b}");
         }
-        for (a, b) in [("1", "1m"), ("1G", "1Gi"), ("1", "one"), ("", "0"), ("1Zi", "1")] {
+        for (a, b) in [
+            ("1", "1m"),
+            ("1G", "1Gi"),
+            ("1", "one"),
+            ("", "0"),
+            ("1Zi", "1"),
+        ] {
             assert!(!same_quantity(a, b), "{a} {b}");
         }
     }
@@ -148,8 +182,12 @@ mod tests {
         let containers = &mut live["spec"]["template"]["spec"]["containers"];
         containers[0]["resources"]["limits"]["cpu"] = json!("500m");
         containers[0]["terminationMessagePath"] = json!("/dev/termination-log");
-        containers[0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/b"}, {"name": "v", "mountPath": "/a"}]);
-        containers.as_array_mut().unwrap().insert(0, json!({"name": "sidecar"}));
+        containers[0]["volumeMounts"] =
+            json!([{"name": "v", "mountPath": "/b"}, {"name": "v", "mountPath": "/a"}]);
+        containers
+            .as_array_mut()
+            .unwrap()
+            .insert(0, json!({"name": "sidecar"}));
         assert!(holds(&live, &desired));
 
         for (pointer, other) in [
@@ -157,12 +195,24 @@ mod tests {
             ("/metadata/labels/x", json!("2")),
             ("/spec/template/spec/containers/1/args", json!(["a"])),
             ("/spec/template/spec/containers/1/args", json!(["b", "a"])),
-            ("/spec/template/spec/containers/1/args", json!(["a", "b", "c"])),
+            (
+                "/spec/template/spec/containers/1/args",
+                json!(["a", "b", "c"]),
+            ),
             ("/spec/template/spec/containers/1/env", json!([])),
             ("/spec/template/spec/containers/1/env/0/value", json!("2")),
-            ("/spec/template/spec/containers/1/ports/0/protocol", json!("UDP")),
-            ("/spec/template/spec/containers/1/resources/limits/cpu", json!("501m")),
-            ("/spec/template/spec/containers", json!([{"name": "sidecar"}])),
+            (
+                "/spec/template/spec/containers/1/ports/0/protocol",
+                json!("UDP"),
+            ),
+            (
+                "/spec/template/spec/containers/1/resources/limits/cpu",
+                json!("501m"),
+            ),
+            (
+                "/spec/template/spec/containers",
+                json!([{"name": "sidecar"}]),
+            ),
             ("/metadata/labels", Value::Null),
         ] {
             let mut changed = live.clone();
@@ -175,8 +225,7 @@ mod tests {
     fn what_is_not_merged_must_not_have_more() {
         let desired = json!({"subjects": [{"kind": "ServiceAccount", "name": "a"}]});
         assert!(holds(&desired, &desired));
-        let more =
-            json!({"subjects": [{"kind": "ServiceAccount", "name": "a"}, {"kind": "ServiceAccount", "name": "b"}]});
+        let more = json!({"subjects": [{"kind": "ServiceAccount", "name": "a"}, {"kind": "ServiceAccount", "name": "b"}]});
         assert!(!holds(&more, &desired));
     }
 

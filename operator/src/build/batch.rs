@@ -21,10 +21,19 @@ const RETRIES: i32 = 2;
 /// Ended runs whose pods and logs are kept, of each outcome.
 const HISTORY: i32 = 3;
 
-pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Batch, objects: &mut Vec<Object>) {
+pub(super) fn batch(
+    pipeline: &ValidatedPipeline,
+    archive: &Archive,
+    batch: &Batch,
+    objects: &mut Vec<Object>,
+) {
     let name = pipeline.child(COMPONENT);
     let metadata = || meta::metadata(pipeline, COMPONENT, name.clone());
-    let account = batch.pods.service_account.clone().unwrap_or_else(|| name.clone());
+    let account = batch
+        .pods
+        .service_account
+        .clone()
+        .unwrap_or_else(|| name.clone());
     if batch.pods.service_account.is_none() {
         objects.push(object(&ServiceAccount {
             metadata: metadata(),
@@ -33,8 +42,14 @@ pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Bat
         }));
     }
     // Only that it is there and goes with the pipeline: what it holds is the runs' to write.
-    objects.push(object(&Lease { metadata: metadata(), spec: None }));
-    objects.push(object(&Role { metadata: metadata(), rules: Some(lease_rules(&name)) }));
+    objects.push(object(&Lease {
+        metadata: metadata(),
+        spec: None,
+    }));
+    objects.push(object(&Role {
+        metadata: metadata(),
+        rules: Some(lease_rules(&name)),
+    }));
     objects.push(object(&RoleBinding {
         metadata: metadata(),
         role_ref: RoleRef {
@@ -49,7 +64,12 @@ pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Bat
             api_group: None,
         }]),
     }));
-    let config = config::config_map(pipeline, COMPONENT, &config::batch(pipeline, archive, batch), objects);
+    let config = config::config_map(
+        pipeline,
+        COMPONENT,
+        &config::batch(pipeline, archive, batch),
+        objects,
+    );
     if batch.secrets.digest.is_none() {
         return;
     }
@@ -80,8 +100,15 @@ pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Bat
             successful_jobs_history_limit: Some(HISTORY),
             failed_jobs_history_limit: Some(HISTORY),
             job_template: JobTemplateSpec {
-                metadata: Some(ObjectMeta { labels: Some(meta::labels(pipeline, COMPONENT)), ..ObjectMeta::default() }),
-                spec: Some(JobSpec { backoff_limit: Some(RETRIES), template, ..JobSpec::default() }),
+                metadata: Some(ObjectMeta {
+                    labels: Some(meta::labels(pipeline, COMPONENT)),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(JobSpec {
+                    backoff_limit: Some(RETRIES),
+                    template,
+                    ..JobSpec::default()
+                }),
             },
         }),
         status: None,
@@ -112,5 +139,8 @@ fn lease_rules(name: &str) -> Vec<PolicyRule> {
         resource_names: names,
         non_resource_urls: None,
     };
-    vec![rule(&["get", "update"], Some(vec![name.to_owned()])), rule(&["create"], None)]
+    vec![
+        rule(&["get", "update"], Some(vec![name.to_owned()])),
+        rule(&["create"], None),
+    ]
 }

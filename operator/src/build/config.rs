@@ -22,7 +22,8 @@ pub(super) struct Config {
     pub(super) hash: String,
 }
 
-/// Adds the `ConfigMap` of a child. It is immutable and named by its content, so a running pod's never changes under it.
+/// Adds the `ConfigMap` of a child. It is immutable and named by its content, so a running pod's
+/// never changes under it.
 pub(super) fn config_map(
     pipeline: &ValidatedPipeline,
     component: &str,
@@ -50,12 +51,15 @@ pub(super) fn ingest(pipeline: &ValidatedPipeline) -> config::Ingest {
         kafka: kafka(pipeline),
         topics: topics(pipeline),
         max_record_bytes,
-        max_request_bytes: max_record_bytes.saturating_mul(RECORDS_PER_REQUEST).clamp(REQUEST_BYTES.0, REQUEST_BYTES.1),
+        max_request_bytes: max_record_bytes
+            .saturating_mul(RECORDS_PER_REQUEST)
+            .clamp(REQUEST_BYTES.0, REQUEST_BYTES.1),
     }
 }
 
 pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Stream {
-    let writes_dead_letters = pipeline.dead_letter_writer() == Some(format!("stream-{}", sink.name));
+    let writes_dead_letters =
+        pipeline.dead_letter_writer() == Some(format!("stream-{}", sink.name));
     let postgres = config::StreamSink::Postgres(config::Postgres {
         name: sink.name.clone(),
         url_file: secrets_dir("postgres").join("url"),
@@ -69,7 +73,13 @@ pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Strea
             WriteMode::Append => config::WriteMode::Append,
         },
     });
-    consumer(pipeline, &sink.name, writes_dead_letters, sink.reset.as_ref(), postgres)
+    consumer(
+        pipeline,
+        &sink.name,
+        writes_dead_letters,
+        sink.reset.as_ref(),
+        postgres,
+    )
 }
 
 pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive) -> config::Stream {
@@ -89,7 +99,11 @@ pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive) -> config
     consumer(pipeline, "archive", true, archive.reset.as_ref(), sink)
 }
 
-pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Batch) -> config::Batch {
+pub(super) fn batch(
+    pipeline: &ValidatedPipeline,
+    archive: &Archive,
+    batch: &Batch,
+) -> config::Batch {
     config::Batch {
         config_version: CONFIG_VERSION,
         pipeline: identity(pipeline),
@@ -98,7 +112,12 @@ pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Bat
         max_record_bytes: pipeline.ingest.max_record_bytes,
         zone: raw_zone(archive),
         archive_group: group(pipeline, "archive"),
-        archive_admin: format!("{}.{}.svc:{}", pipeline.child("archive"), pipeline.namespace, config::ADMIN_PORT),
+        archive_admin: format!(
+            "{}.{}.svc:{}",
+            pipeline.child("archive"),
+            pipeline.namespace,
+            config::ADMIN_PORT
+        ),
         barrier_timeout_seconds: BARRIER_TIMEOUT_SECONDS,
         lease: pipeline.child("batch"),
         sinks: batch
@@ -110,7 +129,9 @@ pub(super) fn batch(pipeline: &ValidatedPipeline, archive: &Archive, batch: &Bat
                     contact_points: sink.contact_points.clone(),
                     keyspace: sink.keyspace.clone(),
                     replication_factor: sink.replication_factor,
-                    credentials_dir: sink.credentials.then(|| secrets_dir(&format!("cassandra-{}", sink.name))),
+                    credentials_dir: sink
+                        .credentials
+                        .then(|| secrets_dir(&format!("cassandra-{}", sink.name))),
                 },
             })
             .collect(),
@@ -155,18 +176,24 @@ fn consumer(
 }
 
 fn identity(pipeline: &ValidatedPipeline) -> config::Pipeline {
-    config::Pipeline { namespace: pipeline.namespace.clone(), name: pipeline.name.clone(), uid: pipeline.uid.clone() }
+    config::Pipeline {
+        namespace: pipeline.namespace.clone(),
+        name: pipeline.name.clone(),
+        uid: pipeline.uid.clone(),
+    }
 }
 
 fn kafka(pipeline: &ValidatedPipeline) -> config::Kafka {
-    config::Kafka { bootstrap_servers: pipeline.bootstrap_servers.clone() }
+    config::Kafka {
+        bootstrap_servers: pipeline.bootstrap_servers.clone(),
+    }
 }
 
 fn topics(pipeline: &ValidatedPipeline) -> config::Topics {
-    let [pin, geo, user] = pipeline
-        .topics
-        .each_ref()
-        .map(|topic| config::Topic { name: topic.name.clone(), dead_letter: dead_letter(&topic.name) });
+    let [pin, geo, user] = pipeline.topics.each_ref().map(|topic| config::Topic {
+        name: topic.name.clone(),
+        dead_letter: dead_letter(&topic.name),
+    });
     config::Topics { pin, geo, user }
 }
 

@@ -21,10 +21,13 @@ const NAME_LABEL: (&str, &str) = ("app.kubernetes.io/name", "pinpipe");
 #[must_use]
 pub fn selector(pipeline: &str, component: Option<&str>) -> String {
     let all = format!("{INSTANCE_LABEL}={pipeline},{MANAGED_BY_LABEL}={MANAGER}");
-    component.map_or(all.clone(), |component| format!("{all},{COMPONENT_LABEL}={component}"))
+    component.map_or(all.clone(), |component| {
+        format!("{all},{COMPONENT_LABEL}={component}")
+    })
 }
 
-/// Selects a pipeline's Jobs, whoever made them of the `CronJob`'s template: whatever installs one may have labelled it as its own.
+/// Selects a pipeline's Jobs, whoever made them of the `CronJob`'s template: whatever installs one
+/// may have labelled it as its own.
 #[must_use]
 pub fn jobs_selector(pipeline: &str) -> String {
     let (key, name) = NAME_LABEL;
@@ -37,16 +40,26 @@ pub fn runs_selector(pipeline: &str) -> String {
     format!("{},{COMPONENT_LABEL}=batch", jobs_selector(pipeline))
 }
 
-/// What selects a component's pods. A selector can't be changed later, so it holds no more than must be.
-pub(super) fn pod_selector(pipeline: &ValidatedPipeline, component: &str) -> BTreeMap<String, String> {
-    [(INSTANCE_LABEL, pipeline.name.as_str()), (COMPONENT_LABEL, component)]
-        .map(|(key, value)| (key.to_owned(), value.to_owned()))
-        .into()
+/// What selects a component's pods. A selector can't be changed later, so it holds no more than
+/// must be.
+pub(super) fn pod_selector(
+    pipeline: &ValidatedPipeline,
+    component: &str,
+) -> BTreeMap<String, String> {
+    [
+        (INSTANCE_LABEL, pipeline.name.as_str()),
+        (COMPONENT_LABEL, component),
+    ]
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .into()
 }
 
 /// [`pod_selector`] as Deployments have it.
 pub(super) fn label_selector(pipeline: &ValidatedPipeline, component: &str) -> LabelSelector {
-    LabelSelector { match_labels: Some(pod_selector(pipeline, component)), match_expressions: None }
+    LabelSelector {
+        match_labels: Some(pod_selector(pipeline, component)),
+        match_expressions: None,
+    }
 }
 
 /// The labels of objects and pods.
@@ -70,7 +83,8 @@ pub(super) fn metadata(pipeline: &ValidatedPipeline, component: &str, name: Stri
             name: pipeline.name.clone(),
             uid: pipeline.uid.clone(),
             controller: Some(true),
-            // Setting this would need a permission on the pipeline's finalizers where the API server checks that, for nothing.
+            // Setting this would need a permission on the pipeline's finalizers where the API
+            // server checks that, for nothing.
             block_owner_deletion: None,
         }]),
         ..ObjectMeta::default()

@@ -1,4 +1,5 @@
-//! Phase 3: the objects and topics a validated pipeline wants. No client, no clock: same input, same bytes.
+//! Phase 3: the objects and topics a validated pipeline wants. No client, no clock: same input,
+//! same bytes.
 
 mod batch;
 mod config;
@@ -16,7 +17,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::validate::{Secrets, ValidatedPipeline};
 
-pub use meta::{COMPONENT_LABEL, INSTANCE_LABEL, MANAGED_BY_LABEL, jobs_selector, runs_selector, selector};
+pub use meta::{
+    COMPONENT_LABEL, INSTANCE_LABEL, MANAGED_BY_LABEL, jobs_selector, runs_selector, selector,
+};
 
 /// A pod's annotation: what its worker's configuration is. A change of it rolls the pods.
 pub const CONFIG_ANNOTATION: &str = "pinpipe.dev/config-hash";
@@ -36,7 +39,8 @@ pub struct Object {
 
 /// Settings of a topic that aren't the user's to make.
 const TOPIC_CONFIG: [(&str, &str); 1] = [("message.timestamp.type", "LogAppendTime")];
-/// What a dead letter may need beyond the record it holds, bytes: headers that say where it came from and why.
+/// What a dead letter may need beyond the record it holds, bytes: headers that say where it came
+/// from and why.
 const DEAD_LETTER_HEADERS: u64 = 65_536;
 /// Kafka's own `max.message.bytes`.
 const DEFAULT_MAX_MESSAGE_BYTES: u64 = 1_048_588;
@@ -86,11 +90,17 @@ pub fn topics(pipeline: &ValidatedPipeline) -> Vec<TopicWish> {
             let ours = TOPIC_CONFIG.map(|(key, value)| (key.to_owned(), value.to_owned()));
             let mut config = topic.config.clone();
             config.extend(ours);
-            let record_bytes = config.get("max.message.bytes").and_then(|bytes| bytes.parse().ok());
-            let dead_letter_bytes =
-                record_bytes.unwrap_or(DEFAULT_MAX_MESSAGE_BYTES).saturating_add(DEAD_LETTER_HEADERS);
+            let record_bytes = config
+                .get("max.message.bytes")
+                .and_then(|bytes| bytes.parse().ok());
+            let dead_letter_bytes = record_bytes
+                .unwrap_or(DEFAULT_MAX_MESSAGE_BYTES)
+                .saturating_add(DEAD_LETTER_HEADERS);
             let mut dead_letter_config = config.clone();
-            dead_letter_config.insert("max.message.bytes".to_owned(), dead_letter_bytes.to_string());
+            dead_letter_config.insert(
+                "max.message.bytes".to_owned(),
+                dead_letter_bytes.to_string(),
+            );
             [
                 TopicWish {
                     name: topic.name.clone(),
@@ -114,22 +124,47 @@ pub fn topics(pipeline: &ValidatedPipeline) -> Vec<TopicWish> {
 /// The consumer group of each component that has one.
 #[must_use]
 pub fn groups(pipeline: &ValidatedPipeline) -> BTreeMap<String, String> {
-    let sinks = pipeline.sinks.iter().map(|sink| (format!("stream-{}", sink.name), sink.name.as_str()));
-    let archive = pipeline.archive.iter().map(|_| ("archive".to_owned(), "archive"));
-    sinks.chain(archive).map(|(component, sink)| (component, config::group(pipeline, sink))).collect()
+    let sinks = pipeline
+        .sinks
+        .iter()
+        .map(|sink| (format!("stream-{}", sink.name), sink.name.as_str()));
+    let archive = pipeline
+        .archive
+        .iter()
+        .map(|_| ("archive".to_owned(), "archive"));
+    sinks
+        .chain(archive)
+        .map(|(component, sink)| (component, config::group(pipeline, sink)))
+        .collect()
 }
 
 /// Where users inside the cluster post to.
 #[must_use]
 pub fn ingest_url(pipeline: &ValidatedPipeline) -> String {
-    format!("http://{}.{}.svc:{}", pipeline.child("ingest"), pipeline.namespace, pinpipe_config::HTTP_PORT)
+    format!(
+        "http://{}.{}.svc:{}",
+        pipeline.child("ingest"),
+        pipeline.namespace,
+        pinpipe_config::HTTP_PORT
+    )
 }
 
 /// The Secrets each child needs, by the child's name.
 pub fn secrets(pipeline: &ValidatedPipeline) -> impl Iterator<Item = (String, &Secrets)> {
-    let sinks = pipeline.sinks.iter().map(|sink| (pipeline.child(&format!("stream-{}", sink.name)), &sink.secrets));
-    let archive = pipeline.archive.iter().map(|archive| (pipeline.child("archive"), &archive.secrets));
-    let batch = pipeline.batch.iter().map(|batch| (pipeline.child("batch"), &batch.secrets));
+    let sinks = pipeline.sinks.iter().map(|sink| {
+        (
+            pipeline.child(&format!("stream-{}", sink.name)),
+            &sink.secrets,
+        )
+    });
+    let archive = pipeline
+        .archive
+        .iter()
+        .map(|archive| (pipeline.child("archive"), &archive.secrets));
+    let batch = pipeline
+        .batch
+        .iter()
+        .map(|batch| (pipeline.child("batch"), &batch.secrets));
     sinks.chain(archive).chain(batch)
 }
 
@@ -145,11 +180,13 @@ pub fn hash(text: &str) -> String {
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        // Writing to a String can't fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            // Writing to a String can't fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// The dead-letter topic of a topic.
@@ -161,9 +198,14 @@ pub fn dead_letter(topic: &str) -> String {
 /// A typed object in the form it is applied in.
 fn object<K: Resource<DynamicType = ()> + Serialize>(typed: &K) -> Object {
     let resource = ApiResource::erase::<K>(&());
-    // Kubernetes' types have text keys alone, so they always are JSON; null would be refused by the API server, not lost.
+    // Kubernetes' types have text keys alone, so they always are JSON; null would be refused by the
+    // API server, not lost.
     let body = serde_json::to_value(typed).unwrap_or_default();
-    Object { name: typed.meta().name.clone().unwrap_or_default(), resource, body }
+    Object {
+        name: typed.meta().name.clone().unwrap_or_default(),
+        resource,
+        body,
+    }
 }
 
 #[cfg(test)]

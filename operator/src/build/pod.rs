@@ -2,12 +2,15 @@
 
 use k8s_openapi::{
     api::core::v1::{
-        Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource, EnvVar,
-        HTTPGetAction, KeyToPath, LocalObjectReference, PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec,
-        PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+        Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort,
+        EmptyDirVolumeSource, EnvVar, HTTPGetAction, KeyToPath, LocalObjectReference,
+        PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+        ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
         TopologySpreadConstraint, Volume, VolumeMount, WeightedPodAffinityTerm,
     },
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString,
+    },
 };
 use pinpipe_config::{ADMIN_PORT, CONFIG_DIR, SCRATCH_DIR};
 use pinpipe_crds::PullPolicy;
@@ -43,20 +46,37 @@ pub(super) struct Worker<'a> {
 /// The pods of a worker that serves its health.
 pub(super) fn service(pipeline: &ValidatedPipeline, worker: &Worker<'_>) -> PodTemplateSpec {
     let mut template = template(pipeline, worker);
-    for container in template.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+    for container in template
+        .spec
+        .iter_mut()
+        .flat_map(|spec| &mut spec.containers)
+    {
         // A worker starts in under a second; a minute is for a node that has much else to do.
-        container.startup_probe =
-            Some(Probe { period_seconds: Some(1), failure_threshold: Some(60), ..probe("/healthz") });
-        container.liveness_probe =
-            Some(Probe { period_seconds: Some(10), failure_threshold: Some(6), ..probe("/healthz") });
-        container.readiness_probe =
-            Some(Probe { period_seconds: Some(5), failure_threshold: Some(2), ..probe("/readyz") });
+        container.startup_probe = Some(Probe {
+            period_seconds: Some(1),
+            failure_threshold: Some(60),
+            ..probe("/healthz")
+        });
+        container.liveness_probe = Some(Probe {
+            period_seconds: Some(10),
+            failure_threshold: Some(6),
+            ..probe("/healthz")
+        });
+        container.readiness_probe = Some(Probe {
+            period_seconds: Some(5),
+            failure_threshold: Some(2),
+            ..probe("/readyz")
+        });
     }
     template
 }
 
 /// The pods of a worker that runs to its end.
-pub(super) fn task(pipeline: &ValidatedPipeline, service_account: String, worker: &Worker<'_>) -> PodTemplateSpec {
+pub(super) fn task(
+    pipeline: &ValidatedPipeline,
+    service_account: String,
+    worker: &Worker<'_>,
+) -> PodTemplateSpec {
     let mut template = template(pipeline, worker);
     if let Some(spec) = &mut template.spec {
         spec.restart_policy = Some("Never".to_owned());
@@ -91,7 +111,11 @@ fn template(pipeline: &ValidatedPipeline, worker: &Worker<'_>) -> PodTemplateSpe
     }
     let (volumes, mounts) = volumes(worker);
     PodTemplateSpec {
-        metadata: Some(ObjectMeta { labels: Some(labels), annotations: Some(annotations), ..ObjectMeta::default() }),
+        metadata: Some(ObjectMeta {
+            labels: Some(labels),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        }),
         spec: Some(PodSpec {
             containers: vec![container(&pipeline.image, worker.image, worker, mounts)],
             volumes: Some(volumes),
@@ -100,7 +124,10 @@ fn template(pipeline: &ValidatedPipeline, worker: &Worker<'_>) -> PodTemplateSpe
             node_selector: (!pods.node_selector.is_empty()).then(|| pods.node_selector.clone()),
             tolerations: (!pods.tolerations.is_empty()).then(|| pods.tolerations.clone()),
             topology_spread_constraints: spread(pipeline, worker),
-            affinity: worker.pods.apart.map(|label| apart(pipeline, worker, label)),
+            affinity: worker
+                .pods
+                .apart
+                .map(|label| apart(pipeline, worker, label)),
             automount_service_account_token: Some(false),
             enable_service_links: Some(false),
             termination_grace_period_seconds: Some(worker.grace_seconds),
@@ -109,7 +136,10 @@ fn template(pipeline: &ValidatedPipeline, worker: &Worker<'_>) -> PodTemplateSpe
                 run_as_user: Some(USER),
                 run_as_group: Some(USER),
                 fs_group: Some(USER),
-                seccomp_profile: Some(SeccompProfile { type_: "RuntimeDefault".to_owned(), localhost_profile: None }),
+                seccomp_profile: Some(SeccompProfile {
+                    type_: "RuntimeDefault".to_owned(),
+                    localhost_profile: None,
+                }),
                 ..PodSecurityContext::default()
             }),
             ..PodSpec::default()
@@ -118,15 +148,22 @@ fn template(pipeline: &ValidatedPipeline, worker: &Worker<'_>) -> PodTemplateSpe
 }
 
 /// Pods of one template are spread, not those of an older one together with them.
-fn spread(pipeline: &ValidatedPipeline, worker: &Worker<'_>) -> Option<Vec<TopologySpreadConstraint>> {
-    let constraints = worker.pods.spread.iter().map(|spread| TopologySpreadConstraint {
-        max_skew: spread.max_skew,
-        topology_key: spread.topology_key.clone(),
-        when_unsatisfiable: spread.when_unsatisfiable.to_owned(),
-        label_selector: Some(meta::label_selector(pipeline, worker.component)),
-        match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
-        ..TopologySpreadConstraint::default()
-    });
+fn spread(
+    pipeline: &ValidatedPipeline,
+    worker: &Worker<'_>,
+) -> Option<Vec<TopologySpreadConstraint>> {
+    let constraints = worker
+        .pods
+        .spread
+        .iter()
+        .map(|spread| TopologySpreadConstraint {
+            max_skew: spread.max_skew,
+            topology_key: spread.topology_key.clone(),
+            when_unsatisfiable: spread.when_unsatisfiable.to_owned(),
+            label_selector: Some(meta::label_selector(pipeline, worker.component)),
+            match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
+            ..TopologySpreadConstraint::default()
+        });
     (!worker.pods.spread.is_empty()).then(|| constraints.collect())
 }
 
@@ -138,7 +175,10 @@ fn apart(pipeline: &ValidatedPipeline, worker: &Worker<'_>, label: &str) -> Affi
         match_label_keys: Some(vec!["pod-template-hash".to_owned()]),
         ..PodAffinityTerm::default()
     };
-    let wish = WeightedPodAffinityTerm { weight: 100, pod_affinity_term: term };
+    let wish = WeightedPodAffinityTerm {
+        weight: 100,
+        pod_affinity_term: term,
+    };
     Affinity {
         pod_anti_affinity: Some(PodAntiAffinity {
             preferred_during_scheduling_ignored_during_execution: Some(vec![wish]),
@@ -148,7 +188,12 @@ fn apart(pipeline: &ValidatedPipeline, worker: &Worker<'_>, label: &str) -> Affi
     }
 }
 
-fn container(image: &Image, name: &str, worker: &Worker<'_>, mounts: Vec<VolumeMount>) -> Container {
+fn container(
+    image: &Image,
+    name: &str,
+    worker: &Worker<'_>,
+    mounts: Vec<VolumeMount>,
+) -> Container {
     Container {
         name: name.to_owned(),
         image: Some(match image.digests.get(name) {
@@ -171,7 +216,10 @@ fn container(image: &Image, name: &str, worker: &Worker<'_>, mounts: Vec<VolumeM
             allow_privilege_escalation: Some(false),
             read_only_root_filesystem: Some(true),
             run_as_non_root: Some(true),
-            capabilities: Some(Capabilities { drop: Some(vec!["ALL".to_owned()]), add: None }),
+            capabilities: Some(Capabilities {
+                drop: Some(vec!["ALL".to_owned()]),
+                add: None,
+            }),
             ..SecurityContext::default()
         }),
         // What the worker last said before it failed is what the status shows.
@@ -192,7 +240,11 @@ fn volumes(worker: &Worker<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
     let mut mounts = vec![mount("config", CONFIG_DIR, true)];
     for secret in worker.secrets.iter().flat_map(|secrets| &secrets.mounts) {
         let name = format!("secret-{}", secret.purpose);
-        mounts.push(mount(&name, &secrets_dir(&secret.purpose).to_string_lossy(), true));
+        mounts.push(mount(
+            &name,
+            &secrets_dir(&secret.purpose).to_string_lossy(),
+            true,
+        ));
         volumes.push(Volume {
             name,
             secret: Some(SecretVolumeSource {
@@ -202,7 +254,11 @@ fn volumes(worker: &Worker<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
                     secret
                         .files
                         .iter()
-                        .map(|(key, path)| KeyToPath { key: key.clone(), path: path.clone(), mode: None })
+                        .map(|(key, path)| KeyToPath {
+                            key: key.clone(),
+                            path: path.clone(),
+                            mode: None,
+                        })
                         .collect(),
                 ),
                 optional: None,
@@ -214,7 +270,10 @@ fn volumes(worker: &Worker<'_>) -> (Vec<Volume>, Vec<VolumeMount>) {
         mounts.push(mount("tmp", SCRATCH_DIR, false));
         volumes.push(Volume {
             name: "tmp".to_owned(),
-            empty_dir: Some(EmptyDirVolumeSource { size_limit: Some(size.clone()), medium: None }),
+            empty_dir: Some(EmptyDirVolumeSource {
+                size_limit: Some(size.clone()),
+                medium: None,
+            }),
             ..Volume::default()
         });
     }
@@ -231,7 +290,11 @@ fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
 }
 
 fn pull_secrets(image: &Image) -> Option<Vec<LocalObjectReference>> {
-    let secrets: Vec<_> = image.pull_secrets.iter().map(|name| LocalObjectReference { name: name.clone() }).collect();
+    let secrets: Vec<_> = image
+        .pull_secrets
+        .iter()
+        .map(|name| LocalObjectReference { name: name.clone() })
+        .collect();
     (!secrets.is_empty()).then_some(secrets)
 }
 

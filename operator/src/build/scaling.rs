@@ -1,21 +1,26 @@
-//! What Kubernetes does about the number of a component's pods: autoscaling, and keeping drains of nodes from taking all at once.
+//! What Kubernetes does about the number of a component's pods: autoscaling, and keeping drains of
+//! nodes from taking all at once.
 
 use k8s_openapi::{
     api::{
         autoscaling::v2::{
-            CrossVersionObjectReference, ExternalMetricSource, HorizontalPodAutoscaler, HorizontalPodAutoscalerSpec,
-            MetricIdentifier, MetricSpec, MetricTarget, ResourceMetricSource,
+            CrossVersionObjectReference, ExternalMetricSource, HorizontalPodAutoscaler,
+            HorizontalPodAutoscalerSpec, MetricIdentifier, MetricSpec, MetricTarget,
+            ResourceMetricSource,
         },
         policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
     },
-    apimachinery::pkg::{api::resource::Quantity, apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+    apimachinery::pkg::{
+        api::resource::Quantity, apis::meta::v1::LabelSelector, util::intstr::IntOrString,
+    },
 };
 use pinpipe_config::{LAG_METRIC, LAG_PIPELINE_LABEL, LAG_SINK_LABEL};
 
 use super::{Object, meta, object};
 use crate::validate::{Replicas, Target, ValidatedPipeline};
 
-/// Adds what goes with a Deployment that may have several pods. `sink` is its name where it is a sink's.
+/// Adds what goes with a Deployment that may have several pods. `sink` is its name where it is a
+/// sink's.
 pub(super) fn several(
     pipeline: &ValidatedPipeline,
     component: &str,
@@ -29,7 +34,8 @@ pub(super) fn several(
             spec: Some(PodDisruptionBudgetSpec {
                 max_unavailable: Some(IntOrString::Int(1)),
                 selector: Some(meta::label_selector(pipeline, component)),
-                // A pod that isn't ready serves nobody, and must not keep a node from being drained.
+                // A pod that isn't ready serves nobody, and must not keep a node from being
+                // drained.
                 unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
                 ..PodDisruptionBudgetSpec::default()
             }),
@@ -71,7 +77,10 @@ fn metric(pipeline: &ValidatedPipeline, sink: Option<&str>, target: Target) -> M
             ..MetricSpec::default()
         },
         Target::Lag(records) => {
-            let labels = [(LAG_PIPELINE_LABEL, pipeline.name.as_str()), (LAG_SINK_LABEL, sink.unwrap_or_default())];
+            let labels = [
+                (LAG_PIPELINE_LABEL, pipeline.name.as_str()),
+                (LAG_SINK_LABEL, sink.unwrap_or_default()),
+            ];
             MetricSpec {
                 type_: "External".to_owned(),
                 external: Some(ExternalMetricSource {
@@ -79,7 +88,9 @@ fn metric(pipeline: &ValidatedPipeline, sink: Option<&str>, target: Target) -> M
                         name: LAG_METRIC.to_owned(),
                         selector: Some(LabelSelector {
                             match_labels: Some(
-                                labels.map(|(label, value)| (label.to_owned(), value.to_owned())).into(),
+                                labels
+                                    .map(|(label, value)| (label.to_owned(), value.to_owned()))
+                                    .into(),
                             ),
                             match_expressions: None,
                         }),

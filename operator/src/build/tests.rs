@@ -5,11 +5,18 @@ use crate::validate::tests::{all_there, images, pipeline, validated, whole};
 use crate::validate::validate;
 
 fn ids(objects: &[Object]) -> Vec<String> {
-    objects.iter().map(|object| format!("{}/{}", object.resource.kind, object.name)).collect()
+    objects
+        .iter()
+        .map(|object| format!("{}/{}", object.resource.kind, object.name))
+        .collect()
 }
 
 fn find<'a>(objects: &'a [Object], kind: &str, name: &str) -> &'a Value {
-    &objects.iter().find(|object| object.resource.kind == kind && object.name == name).unwrap().body
+    &objects
+        .iter()
+        .find(|object| object.resource.kind == kind && object.name == name)
+        .unwrap()
+        .body
 }
 
 /// The kinds and names of what differs, configuration by the child it is for.
@@ -39,11 +46,18 @@ fn with(mutate: impl FnOnce(&mut Value)) -> Vec<Object> {
 fn each_section_deploys_what_it_names() {
     let config = |child: &str, objects: &[Object]| {
         let prefix = format!("ConfigMap/{child}-");
-        ids(objects).iter().any(|id| id.strip_prefix(&prefix).is_some_and(|hash| hash.len() == 10))
+        ids(objects).iter().any(|id| {
+            id.strip_prefix(&prefix)
+                .is_some_and(|hash| hash.len() == 10)
+        })
     };
     let least = objects(&validated(json!({})));
     assert_eq!(least.len(), 4);
-    for id in ["Service/pinterest-ingest", "Deployment/pinterest-ingest", "PodDisruptionBudget/pinterest-ingest"] {
+    for id in [
+        "Service/pinterest-ingest",
+        "Deployment/pinterest-ingest",
+        "PodDisruptionBudget/pinterest-ingest",
+    ] {
         assert!(ids(&least).contains(&id.to_owned()), "{id}");
     }
     let all = with(|_| ());
@@ -62,9 +76,13 @@ fn each_section_deploys_what_it_names() {
     ] {
         assert!(ids(&all).contains(&id.to_owned()), "{id}");
     }
-    for child in
-        ["pinterest-ingest", "pinterest-stream-live", "pinterest-archive", "pinterest-batch", "pinterest-emulator"]
-    {
+    for child in [
+        "pinterest-ingest",
+        "pinterest-stream-live",
+        "pinterest-archive",
+        "pinterest-batch",
+        "pinterest-emulator",
+    ] {
         assert!(config(child, &all), "{child}");
     }
     assert_eq!(all.len(), 17);
@@ -82,8 +100,9 @@ fn a_child_comes_after_what_it_needs() {
 
 #[test]
 fn the_same_pipeline_gives_the_same_bytes() {
-    let bytes =
-        |objects: Vec<Object>| serde_json::to_string(&objects.iter().map(|o| &o.body).collect::<Vec<_>>()).unwrap();
+    let bytes = |objects: Vec<Object>| {
+        serde_json::to_string(&objects.iter().map(|o| &o.body).collect::<Vec<_>>()).unwrap()
+    };
     assert_eq!(bytes(with(|_| ())), bytes(with(|_| ())));
 }
 
@@ -92,14 +111,23 @@ fn the_same_pipeline_gives_the_same_bytes() {
 fn a_change_concerns_its_component_and_nothing_else() {
     let before = with(|_| ());
     let cases: [(Change, &[&str]); 19] = [
-        (|s| s["ingest"] = json!({"replicas": 3}), &["Deployment/pinterest-ingest"]),
+        (
+            |s| s["ingest"] = json!({"replicas": 3}),
+            &["Deployment/pinterest-ingest"],
+        ),
         (
             |s| s["ingest"] = json!({"replicas": 1}),
-            &["Deployment/pinterest-ingest", "PodDisruptionBudget/pinterest-ingest"],
+            &[
+                "Deployment/pinterest-ingest",
+                "PodDisruptionBudget/pinterest-ingest",
+            ],
         ),
         (
             |s| s["ingest"] = json!({"autoscaling": {"maxReplicas": 9}}),
-            &["Deployment/pinterest-ingest", "HorizontalPodAutoscaler/pinterest-ingest"],
+            &[
+                "Deployment/pinterest-ingest",
+                "HorizontalPodAutoscaler/pinterest-ingest",
+            ],
         ),
         (
             |s| s["stream"]["sinks"][0]["autoscaling"] = json!({"targetLag": 1000}),
@@ -109,24 +137,48 @@ fn a_change_concerns_its_component_and_nothing_else() {
                 "PodDisruptionBudget/pinterest-stream-live",
             ],
         ),
-        (|s| s["archive"]["nodeSelector"] = json!({"disk": "fast"}), &["Deployment/pinterest-archive"]),
-        (|s| s["image"] = json!({"digests": {"emulator": "sha256:a"}}), &["Deployment/pinterest-emulator"]),
-        (|s| s["emulator"] = json!({"seed": 9}), &["ConfigMap/pinterest-emulator", "Deployment/pinterest-emulator"]),
+        (
+            |s| s["archive"]["nodeSelector"] = json!({"disk": "fast"}),
+            &["Deployment/pinterest-archive"],
+        ),
+        (
+            |s| s["image"] = json!({"digests": {"emulator": "sha256:a"}}),
+            &["Deployment/pinterest-emulator"],
+        ),
+        (
+            |s| s["emulator"] = json!({"seed": 9}),
+            &[
+                "ConfigMap/pinterest-emulator",
+                "Deployment/pinterest-emulator",
+            ],
+        ),
         (
             |s| s["stream"]["sinks"][0]["postgres"]["schema"] = json!("live"),
-            &["ConfigMap/pinterest-stream-live", "Deployment/pinterest-stream-live"],
+            &[
+                "ConfigMap/pinterest-stream-live",
+                "Deployment/pinterest-stream-live",
+            ],
         ),
         (
             |s| s["archive"]["rotate"] = json!({"records": 5}),
-            &["ConfigMap/pinterest-archive", "Deployment/pinterest-archive"],
+            &[
+                "ConfigMap/pinterest-archive",
+                "Deployment/pinterest-archive",
+            ],
         ),
         (
             |s| s["stream"]["sinks"][0]["postgres"]["writeMode"] = json!("Append"),
-            &["ConfigMap/pinterest-stream-live", "Deployment/pinterest-stream-live"],
+            &[
+                "ConfigMap/pinterest-stream-live",
+                "Deployment/pinterest-stream-live",
+            ],
         ),
         (
             |s| s["archive"]["compression"] = json!("Zstd"),
-            &["ConfigMap/pinterest-archive", "Deployment/pinterest-archive"],
+            &[
+                "ConfigMap/pinterest-archive",
+                "Deployment/pinterest-archive",
+            ],
         ),
         (
             |s| s["deadLetters"] = json!({"mode": "Fail"}),
@@ -141,8 +193,14 @@ fn a_change_concerns_its_component_and_nothing_else() {
             |s| s["batch"]["quality"] = json!({"maxRepairedRatio": {"age": 0.5}}),
             &["ConfigMap/pinterest-batch", "CronJob/pinterest-batch"],
         ),
-        (|s| s["batch"]["scratchSize"] = json!("20Gi"), &["CronJob/pinterest-batch"]),
-        (|s| s["batch"]["schedule"] = json!("@hourly"), &["CronJob/pinterest-batch"]),
+        (
+            |s| s["batch"]["scratchSize"] = json!("20Gi"),
+            &["CronJob/pinterest-batch"],
+        ),
+        (
+            |s| s["batch"]["schedule"] = json!("@hourly"),
+            &["CronJob/pinterest-batch"],
+        ),
         (
             |s| s["batch"]["sinks"][0]["cassandra"]["keyspace"] = json!("k"),
             &["ConfigMap/pinterest-batch", "CronJob/pinterest-batch"],
@@ -161,7 +219,12 @@ fn a_change_concerns_its_component_and_nothing_else() {
                 "Deployment/pinterest-stream-live",
             ],
         ),
-        (|s| s["broker"] = json!({"kafka": {"bootstrapServers": "kafka:9092", "topics": {"partitions": 9}}}), &[]),
+        (
+            |s| {
+                s["broker"] = json!({"kafka": {"bootstrapServers": "kafka:9092", "topics": {"partitions": 9}}})
+            },
+            &[],
+        ),
     ];
     for (number, (change, concerned)) in cases.into_iter().enumerate() {
         let after = with(change);
@@ -179,7 +242,13 @@ fn what_is_said_of_pods_stands_in_each_components_template_beside_ours() {
     });
     let all = with(|spec| {
         spec["ingest"] = json!({});
-        for section in ["/ingest", "/archive", "/batch", "/emulator", "/stream/sinks/0"] {
+        for section in [
+            "/ingest",
+            "/archive",
+            "/batch",
+            "/emulator",
+            "/stream/sinks/0",
+        ] {
             let section = spec.pointer_mut(section).unwrap().as_object_mut().unwrap();
             section.extend(settings.as_object().unwrap().clone());
         }
@@ -198,22 +267,41 @@ fn what_is_said_of_pods_stands_in_each_components_template_beside_ours() {
         assert_eq!(pod["tolerations"][0], settings["tolerations"][0], "{name}");
         let spread = &pod["topologySpreadConstraints"];
         assert_eq!(
-            (&spread[0]["topologyKey"], &spread[0]["maxSkew"], spread.as_array().unwrap().len()),
+            (
+                &spread[0]["topologyKey"],
+                &spread[0]["maxSkew"],
+                spread.as_array().unwrap().len()
+            ),
             (&json!("rack"), &json!(2), 1)
         );
-        assert_eq!(spread[0]["labelSelector"]["matchLabels"][INSTANCE_LABEL], "pinterest", "{name}");
+        assert_eq!(
+            spread[0]["labelSelector"]["matchLabels"][INSTANCE_LABEL], "pinterest",
+            "{name}"
+        );
         let metadata = &template["metadata"];
         assert_eq!(
-            (&metadata["labels"]["team"], &metadata["labels"][INSTANCE_LABEL]),
+            (
+                &metadata["labels"]["team"],
+                &metadata["labels"][INSTANCE_LABEL]
+            ),
             (&json!("data"), &json!("pinterest"))
         );
         assert_eq!(metadata["annotations"]["note"], "x", "{name}");
-        assert!(metadata["annotations"][CONFIG_ANNOTATION].is_string(), "{name}");
+        assert!(
+            metadata["annotations"][CONFIG_ANNOTATION].is_string(),
+            "{name}"
+        );
         components += 1;
     }
     assert_eq!(components, 5);
-    assert!(!ids(&all).contains(&"ServiceAccount/pinterest-batch".to_owned()), "the one named takes its place");
-    assert_eq!(find(&all, "RoleBinding", "pinterest-batch")["subjects"][0]["name"], "reader");
+    assert!(
+        !ids(&all).contains(&"ServiceAccount/pinterest-batch".to_owned()),
+        "the one named takes its place"
+    );
+    assert_eq!(
+        find(&all, "RoleBinding", "pinterest-batch")["subjects"][0]["name"],
+        "reader"
+    );
 }
 
 #[test]
@@ -222,18 +310,26 @@ fn pods_that_may_be_several_are_spread_and_drained_one_by_one() {
     for component in ["ingest", "stream-live"] {
         let name = format!("pinterest-{component}");
         let pod = &find(&all, "Deployment", &name)["spec"]["template"]["spec"];
-        // One label alone, which every node has: where a node lacks one of several the scheduler heeds none of them.
+        // One label alone, which every node has: where a node lacks one of several the scheduler
+        // heeds none of them.
         let spread = pod["topologySpreadConstraints"].as_array().unwrap();
-        let keys: Vec<_> = spread.iter().map(|one| one["topologyKey"].as_str().unwrap()).collect();
+        let keys: Vec<_> = spread
+            .iter()
+            .map(|one| one["topologyKey"].as_str().unwrap())
+            .collect();
         assert_eq!(keys, ["kubernetes.io/hostname"]);
         assert_eq!(spread[0]["whenUnsatisfiable"], "ScheduleAnyway");
-        let apart = &pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"][0];
+        let apart = &pod["affinity"]["podAntiAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+            [0];
         let term = &apart["podAffinityTerm"];
         assert_eq!(term["topologyKey"], "topology.kubernetes.io/zone");
         assert_eq!(term["labelSelector"], spread[0]["labelSelector"]);
         let budget = &find(&all, "PodDisruptionBudget", &name)["spec"];
         assert_eq!(
-            (&budget["maxUnavailable"], &budget["unhealthyPodEvictionPolicy"]),
+            (
+                &budget["maxUnavailable"],
+                &budget["unhealthyPodEvictionPolicy"]
+            ),
             (&json!(1), &json!("AlwaysAllow"))
         );
     }
@@ -247,8 +343,7 @@ fn an_autoscaler_has_the_say_about_replicas_except_while_suspended() {
     let scaled = |suspend: bool| {
         with(|spec| {
             spec["suspend"] = json!(suspend);
-            spec["ingest"] =
-                json!({"autoscaling": {"minReplicas": 3, "maxReplicas": 9, "targetCPUUtilizationPercentage": 50}});
+            spec["ingest"] = json!({"autoscaling": {"minReplicas": 3, "maxReplicas": 9, "targetCPUUtilizationPercentage": 50}});
             spec["stream"]["sinks"][0]["autoscaling"] = json!({"targetLag": 1000});
         })
     };
@@ -258,20 +353,31 @@ fn an_autoscaler_has_the_say_about_replicas_except_while_suspended() {
         ingest["scaleTargetRef"],
         json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "pinterest-ingest"})
     );
-    assert_eq!((&ingest["minReplicas"], &ingest["maxReplicas"]), (&json!(3), &json!(9)));
+    assert_eq!(
+        (&ingest["minReplicas"], &ingest["maxReplicas"]),
+        (&json!(3), &json!(9))
+    );
     assert_eq!(
         ingest["metrics"],
         json!([{"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 50}}}])
     );
     let live = &find(&all, "HorizontalPodAutoscaler", "pinterest-stream-live")["spec"];
-    assert_eq!((&live["minReplicas"], &live["maxReplicas"]), (&json!(1), &json!(9)), "as many as there are partitions");
+    assert_eq!(
+        (&live["minReplicas"], &live["maxReplicas"]),
+        (&json!(1), &json!(9)),
+        "as many as there are partitions"
+    );
     assert_eq!(
         live["metrics"][0]["external"],
         json!({"metric": {"name": "pinpipe_stream_lag_records", "selector": {"matchLabels": {"pipeline": "pinterest", "sink": "live"}}},
             "target": {"type": "AverageValue", "averageValue": "1000"}})
     );
     let by_others = with(|spec| spec["stream"]["sinks"][0]["autoscaling"] = json!({}));
-    assert!(!ids(&by_others).iter().any(|id| id.starts_with("HorizontalPodAutoscaler/")));
+    assert!(
+        !ids(&by_others)
+            .iter()
+            .any(|id| id.starts_with("HorizontalPodAutoscaler/"))
+    );
     for (objects, name, replicas) in [
         (&all, "pinterest-ingest", Value::Null),
         (&all, "pinterest-stream-live", Value::Null),
@@ -279,23 +385,30 @@ fn an_autoscaler_has_the_say_about_replicas_except_while_suspended() {
         (&scaled(true), "pinterest-ingest", json!(0)),
         (&scaled(true), "pinterest-stream-live", json!(0)),
     ] {
-        assert_eq!(find(objects, "Deployment", name)["spec"]["replicas"], replicas, "{name}");
+        assert_eq!(
+            find(objects, "Deployment", name)["spec"]["replicas"],
+            replicas,
+            "{name}"
+        );
     }
 }
 
 /// What a sink's autoscaling is → the replicas sent while its Deployment has no pods.
 #[test]
 fn a_deployment_without_pods_is_given_the_fewest_since_its_autoscaler_leaves_it_alone() {
-    for (autoscaling, at_zero) in
-        [(json!({"targetLag": 1000, "minReplicas": 2}), json!(2)), (json!({}), Value::Null), (Value::Null, json!(1))]
-    {
+    for (autoscaling, at_zero) in [
+        (json!({"targetLag": 1000, "minReplicas": 2}), json!(2)),
+        (json!({}), Value::Null),
+        (Value::Null, json!(1)),
+    ] {
         let mut spec = whole();
         if autoscaling.is_object() {
             spec["stream"]["sinks"][0]["autoscaling"] = autoscaling.clone();
         }
         let mut pipeline = validated(spec);
         let replicas = |pipeline: &ValidatedPipeline| {
-            find(&objects(pipeline), "Deployment", "pinterest-stream-live")["spec"]["replicas"].clone()
+            find(&objects(pipeline), "Deployment", "pinterest-stream-live")["spec"]["replicas"]
+                .clone()
         };
         pipeline.at_zero = ["stream-live".to_owned()].into();
         assert_eq!(replicas(&pipeline), at_zero, "{autoscaling}");
@@ -303,7 +416,11 @@ fn a_deployment_without_pods_is_given_the_fewest_since_its_autoscaler_leaves_it_
         assert_eq!(replicas(&pipeline), 0, "{autoscaling}");
         pipeline.draining = ["stream-live".to_owned()].into();
         pipeline.at_zero.clear();
-        let expected = if autoscaling.is_object() { Value::Null } else { json!(1) };
+        let expected = if autoscaling.is_object() {
+            Value::Null
+        } else {
+            json!(1)
+        };
         assert_eq!(replicas(&pipeline), expected, "{autoscaling}");
     }
 }
@@ -311,24 +428,44 @@ fn a_deployment_without_pods_is_given_the_fewest_since_its_autoscaler_leaves_it_
 #[test]
 fn a_digest_pins_the_image_of_its_worker() {
     let all = with(|spec| spec["image"] = json!({"digests": {"stream": "sha256:0a"}}));
-    let image =
-        |name: &str| find(&all, "Deployment", name)["spec"]["template"]["spec"]["containers"][0]["image"].clone();
-    assert_eq!(image("pinterest-archive"), "ghcr.io/pinpipe/stream:0.1.0@sha256:0a");
-    assert_eq!(image("pinterest-stream-live"), "ghcr.io/pinpipe/stream:0.1.0@sha256:0a");
+    let image = |name: &str| {
+        find(&all, "Deployment", name)["spec"]["template"]["spec"]["containers"][0]["image"].clone()
+    };
+    assert_eq!(
+        image("pinterest-archive"),
+        "ghcr.io/pinpipe/stream:0.1.0@sha256:0a"
+    );
+    assert_eq!(
+        image("pinterest-stream-live"),
+        "ghcr.io/pinpipe/stream:0.1.0@sha256:0a"
+    );
     assert_eq!(image("pinterest-ingest"), "ghcr.io/pinpipe/ingest:0.1.0");
 }
 
 #[test]
 fn a_reset_rolls_the_worker_of_its_sink_and_nothing_else() {
     let before = with(|_| ());
-    for (annotation, component) in [("live/pin=earliest", "stream-live"), ("archive=latest", "archive")] {
+    for (annotation, component) in [
+        ("live/pin=earliest", "stream-live"),
+        ("archive=latest", "archive"),
+    ] {
         let mut pipeline = pipeline(whole());
-        pipeline.metadata.annotations =
-            Some([(crate::validate::RESET_ANNOTATION.to_owned(), format!("{annotation},lake=earliest"))].into());
+        pipeline.metadata.annotations = Some(
+            [(
+                crate::validate::RESET_ANNOTATION.to_owned(),
+                format!("{annotation},lake=earliest"),
+            )]
+            .into(),
+        );
         let validated = validate(&pipeline, &all_there(&pipeline), &images()).unwrap();
-        assert_eq!(validated.reset_problems.len(), 1, "the other request names no sink, and holds nothing up");
+        assert_eq!(
+            validated.reset_problems.len(),
+            1,
+            "the other request names no sink, and holds nothing up"
+        );
         let after = objects(&validated);
-        let concerned = ["ConfigMap", "Deployment"].map(|kind| format!("{kind}/pinterest-{component}"));
+        let concerned =
+            ["ConfigMap", "Deployment"].map(|kind| format!("{kind}/pinterest-{component}"));
         assert_eq!(changed(&before, &after), concerned);
     }
 }
@@ -338,12 +475,23 @@ fn a_secret_rolls_those_that_use_it() {
     let pipeline = pipeline(whole());
     let before = objects(&validate(&pipeline, &all_there(&pipeline), &images()).unwrap());
     for (secret, key, concerned) in [
-        ("warehouse", "uri", &["Deployment/pinterest-stream-live"][..]),
-        ("s3", "accessKeyId", &["CronJob/pinterest-batch", "Deployment/pinterest-archive"][..]),
+        (
+            "warehouse",
+            "uri",
+            &["Deployment/pinterest-stream-live"][..],
+        ),
+        (
+            "s3",
+            "accessKeyId",
+            &["CronJob/pinterest-batch", "Deployment/pinterest-archive"][..],
+        ),
         ("cassandra", "password", &["CronJob/pinterest-batch"][..]),
     ] {
         let mut found = all_there(&pipeline);
-        found.secrets.insert((secret.into(), key.into()), crate::dereference::SecretKey::Digest("rotated".into()));
+        found.secrets.insert(
+            (secret.into(), key.into()),
+            crate::dereference::SecretKey::Digest("rotated".into()),
+        );
         let after = objects(&validate(&pipeline, &found, &images()).unwrap());
         assert_eq!(changed(&before, &after), concerned, "{secret}");
     }
@@ -356,7 +504,10 @@ fn a_missing_secret_holds_back_pods_that_never_ran_and_leaves_those_that_do() {
     let mut found = all_there(&pipeline);
     found.secrets.retain(|(name, _), _| name != "s3");
     let without = objects(&validate(&pipeline, &found, &images()).unwrap());
-    assert_eq!(changed(&before, &without), ["CronJob/pinterest-batch", "Deployment/pinterest-archive"]);
+    assert_eq!(
+        changed(&before, &without),
+        ["CronJob/pinterest-batch", "Deployment/pinterest-archive"]
+    );
 
     found.previous = crate::dereference::previous(before.iter().map(|object| &object.body));
     let kept = objects(&validate(&pipeline, &found, &images()).unwrap());
@@ -374,12 +525,29 @@ fn pods_keep_to_the_restricted_profile() {
         };
         let name = &object.name;
         assert_eq!(pod["securityContext"]["runAsNonRoot"], true, "{name}");
-        assert_eq!(pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault", "{name}");
-        assert_eq!(pod["automountServiceAccountToken"], name == "pinterest-batch", "{name}");
+        assert_eq!(
+            pod["securityContext"]["seccompProfile"]["type"], "RuntimeDefault",
+            "{name}"
+        );
+        assert_eq!(
+            pod["automountServiceAccountToken"],
+            name == "pinterest-batch",
+            "{name}"
+        );
         let container = &pod["containers"][0];
-        assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false, "{name}");
-        assert_eq!(container["securityContext"]["readOnlyRootFilesystem"], true, "{name}");
-        assert_eq!(container["securityContext"]["capabilities"]["drop"], json!(["ALL"]), "{name}");
+        assert_eq!(
+            container["securityContext"]["allowPrivilegeEscalation"], false,
+            "{name}"
+        );
+        assert_eq!(
+            container["securityContext"]["readOnlyRootFilesystem"], true,
+            "{name}"
+        );
+        assert_eq!(
+            container["securityContext"]["capabilities"]["drop"],
+            json!(["ALL"]),
+            "{name}"
+        );
         assert!(container["resources"]["requests"].is_object(), "{name}");
     }
 }
@@ -394,7 +562,12 @@ fn selectors_hold_instance_and_component_alone() {
         };
         let mut keys: Vec<_> = selector.as_object().unwrap().keys().collect();
         keys.sort();
-        assert_eq!(keys, ["app.kubernetes.io/component", "app.kubernetes.io/instance"], "{}", object.name);
+        assert_eq!(
+            keys,
+            ["app.kubernetes.io/component", "app.kubernetes.io/instance"],
+            "{}",
+            object.name
+        );
     }
 }
 
@@ -402,19 +575,40 @@ fn selectors_hold_instance_and_component_alone() {
 fn every_object_is_labelled_and_owned() {
     for object in with(|_| ()) {
         let metadata = &object.body["metadata"];
-        assert_eq!(metadata["labels"][MANAGED_BY_LABEL], crate::MANAGER, "{}", object.name);
-        assert_eq!(metadata["labels"][INSTANCE_LABEL], "pinterest", "{}", object.name);
-        assert_eq!(metadata["ownerReferences"][0]["uid"], "0001", "{}", object.name);
+        assert_eq!(
+            metadata["labels"][MANAGED_BY_LABEL],
+            crate::MANAGER,
+            "{}",
+            object.name
+        );
+        assert_eq!(
+            metadata["labels"][INSTANCE_LABEL], "pinterest",
+            "{}",
+            object.name
+        );
+        assert_eq!(
+            metadata["ownerReferences"][0]["uid"], "0001",
+            "{}",
+            object.name
+        );
         assert!(object.name.len() <= 63, "{}", object.name);
     }
 }
 
 #[test]
 fn workers_can_read_their_configurations() {
-    for object in with(|_| ()).iter().filter(|object| object.resource.kind == "ConfigMap") {
+    for object in with(|_| ())
+        .iter()
+        .filter(|object| object.resource.kind == "ConfigMap")
+    {
         assert_eq!(object.body["immutable"], true);
-        let yaml = object.body["data"][pinpipe_config::CONFIG_KEY].as_str().unwrap();
-        let read = match object.body["metadata"]["labels"]["app.kubernetes.io/component"].as_str().unwrap() {
+        let yaml = object.body["data"][pinpipe_config::CONFIG_KEY]
+            .as_str()
+            .unwrap();
+        let read = match object.body["metadata"]["labels"]["app.kubernetes.io/component"]
+            .as_str()
+            .unwrap()
+        {
             "ingest" => pinpipe_config::parse::<pinpipe_config::Ingest>(yaml).map(drop),
             "batch" => pinpipe_config::parse::<pinpipe_config::Batch>(yaml).map(drop),
             "emulator" => pinpipe_config::parse::<pinpipe_config::Emulator>(yaml).map(drop),
@@ -430,7 +624,9 @@ fn one_worker_writes_the_dead_letters() {
         objects(&validated(spec))
             .iter()
             .filter(|object| {
-                let yaml = object.body["data"][pinpipe_config::CONFIG_KEY].as_str().unwrap_or_default();
+                let yaml = object.body["data"][pinpipe_config::CONFIG_KEY]
+                    .as_str()
+                    .unwrap_or_default();
                 yaml.contains("writesDeadLetters: true")
             })
             .map(|object| object.name[..object.name.len() - 11].to_owned())
@@ -438,7 +634,10 @@ fn one_worker_writes_the_dead_letters() {
     };
     assert_eq!(writers(whole()), ["pinterest-archive"]);
     let sink = |name: &str| json!({"name": name, "postgres": {"urlSecretRef": {"name": "w", "key": "url"}}});
-    assert_eq!(writers(json!({"stream": {"sinks": [sink("b"), sink("a")]}})), ["pinterest-stream-a"]);
+    assert_eq!(
+        writers(json!({"stream": {"sinks": [sink("b"), sink("a")]}})),
+        ["pinterest-stream-a"]
+    );
 }
 
 #[test]
@@ -452,14 +651,22 @@ fn the_batch_worker_may_hold_its_lease_and_nothing_else() {
         ])
     );
     let cron = &find(&all, "CronJob", "pinterest-batch")["spec"];
-    assert_eq!((&cron["concurrencyPolicy"], &cron["timeZone"]), (&json!("Forbid"), &json!("UTC")));
+    assert_eq!(
+        (&cron["concurrencyPolicy"], &cron["timeZone"]),
+        (&json!("Forbid"), &json!("UTC"))
+    );
 }
 
 #[test]
 fn topics_are_stamped_by_the_broker_and_dead_letters_have_room() {
-    let wishes = topics(&validated(json!({"broker": {"kafka": {"bootstrapServers": "k:1", "topics": {
-        "partitions": 4, "config": {"retention.ms": "5", "max.message.bytes": "2000000"}}}}})));
-    let names: Vec<_> = wishes.iter().map(|wish| (wish.name.as_str(), wish.partitions)).collect();
+    let wishes = topics(&validated(
+        json!({"broker": {"kafka": {"bootstrapServers": "k:1", "topics": {
+        "partitions": 4, "config": {"retention.ms": "5", "max.message.bytes": "2000000"}}}}}),
+    ));
+    let names: Vec<_> = wishes
+        .iter()
+        .map(|wish| (wish.name.as_str(), wish.partitions))
+        .collect();
     assert_eq!(
         names,
         [
@@ -471,12 +678,25 @@ fn topics_are_stamped_by_the_broker_and_dead_letters_have_room() {
             ("data.pinterest.user.dlq", 1),
         ]
     );
-    let config =
-        |wish: &TopicWish, key: &str| wish.config.iter().find(|(name, _)| name == key).map(|(_, value)| value.clone());
+    let config = |wish: &TopicWish, key: &str| {
+        wish.config
+            .iter()
+            .find(|(name, _)| name == key)
+            .map(|(_, value)| value.clone())
+    };
     for wish in &wishes {
-        assert_eq!(config(wish, "message.timestamp.type").as_deref(), Some("LogAppendTime"));
+        assert_eq!(
+            config(wish, "message.timestamp.type").as_deref(),
+            Some("LogAppendTime")
+        );
         assert_eq!(config(wish, "retention.ms").as_deref(), Some("5"));
     }
-    assert_eq!(config(&wishes[0], "max.message.bytes").as_deref(), Some("2000000"));
-    assert_eq!(config(&wishes[1], "max.message.bytes").as_deref(), Some("2065536"));
+    assert_eq!(
+        config(&wishes[0], "max.message.bytes").as_deref(),
+        Some("2000000")
+    );
+    assert_eq!(
+        config(&wishes[1], "max.message.bytes").as_deref(),
+        Some("2065536")
+    );
 }

@@ -3,7 +3,10 @@
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment},
-        core::v1::{Lifecycle, LifecycleHandler, PodTemplateSpec, Service, ServicePort, ServiceSpec, SleepAction},
+        core::v1::{
+            Lifecycle, LifecycleHandler, PodTemplateSpec, Service, ServicePort, ServiceSpec,
+            SleepAction,
+        },
     },
     apimachinery::pkg::util::intstr::IntOrString,
 };
@@ -14,7 +17,8 @@ use crate::validate::{Archive, Emulator, Replicas, Sink, ValidatedPipeline};
 
 /// Old `ReplicaSet`s kept for a roll-back, and with them their `ConfigMap`s.
 const HISTORY: i32 = 3;
-/// How long an ingest pod goes on taking requests after it was told to stop, so that every node has taken it out of the Service.
+/// How long an ingest pod goes on taking requests after it was told to stop, so that every node has
+/// taken it out of the Service.
 const SERVICE_DRAIN_SECONDS: i64 = 3;
 
 pub(super) fn ingest(pipeline: &ValidatedPipeline, objects: &mut Vec<Object>) {
@@ -40,23 +44,40 @@ pub(super) fn ingest(pipeline: &ValidatedPipeline, objects: &mut Vec<Object>) {
             grace_seconds: 30,
         },
     );
-    for container in template.spec.iter_mut().flat_map(|spec| &mut spec.containers) {
+    for container in template
+        .spec
+        .iter_mut()
+        .flat_map(|spec| &mut spec.containers)
+    {
         container.lifecycle = Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
-                sleep: Some(SleepAction { seconds: SERVICE_DRAIN_SECONDS }),
+                sleep: Some(SleepAction {
+                    seconds: SERVICE_DRAIN_SECONDS,
+                }),
                 ..LifecycleHandler::default()
             }),
             ..Lifecycle::default()
         });
     }
     let replicas = &pipeline.ingest.replicas;
-    objects.push(deployment(pipeline, component, replicas, rolling(), template));
+    objects.push(deployment(
+        pipeline,
+        component,
+        replicas,
+        rolling(),
+        template,
+    ));
     scaling::several(pipeline, component, None, replicas, objects);
 }
 
 pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink, objects: &mut Vec<Object>) {
     let component = &format!("stream-{}", sink.name);
-    let config = config::config_map(pipeline, component, &config::stream(pipeline, sink), objects);
+    let config = config::config_map(
+        pipeline,
+        component,
+        &config::stream(pipeline, sink),
+        objects,
+    );
     if sink.secrets.digest.is_none() {
         return;
     }
@@ -75,15 +96,33 @@ pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink, objects: &mut Ve
             grace_seconds: 60,
         },
     );
-    objects.push(deployment(pipeline, component, &sink.replicas, rolling(), template));
-    scaling::several(pipeline, component, Some(&sink.name), &sink.replicas, objects);
+    objects.push(deployment(
+        pipeline,
+        component,
+        &sink.replicas,
+        rolling(),
+        template,
+    ));
+    scaling::several(
+        pipeline,
+        component,
+        Some(&sink.name),
+        &sink.replicas,
+        objects,
+    );
 }
 
 pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive, objects: &mut Vec<Object>) {
     let component = "archive";
-    let config = config::config_map(pipeline, component, &config::archive(pipeline, archive), objects);
+    let config = config::config_map(
+        pipeline,
+        component,
+        &config::archive(pipeline, archive),
+        objects,
+    );
     let mut service = service_spec(pipeline, component, "admin", ADMIN_PORT);
-    // Headless: the batch worker asks every pod to flush. One that isn't ready has buffers to flush, too.
+    // Headless: the batch worker asks every pod to flush. One that isn't ready has buffers to
+    // flush, too.
     service.cluster_ip = Some("None".to_owned());
     service.publish_not_ready_addresses = Some(true);
     objects.push(object(&Service {
@@ -109,13 +148,29 @@ pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive, objects: 
             grace_seconds: 60,
         },
     );
-    // One writer a partition: two would be safe, but only in each other's way. So the old pod goes before the new one comes.
-    objects.push(deployment(pipeline, component, &Replicas::Fixed(1), strategy("Recreate", None), template));
+    // One writer a partition: two would be safe, but only in each other's way. So the old pod goes
+    // before the new one comes.
+    objects.push(deployment(
+        pipeline,
+        component,
+        &Replicas::Fixed(1),
+        strategy("Recreate", None),
+        template,
+    ));
 }
 
-pub(super) fn emulator(pipeline: &ValidatedPipeline, emulator: &Emulator, objects: &mut Vec<Object>) {
+pub(super) fn emulator(
+    pipeline: &ValidatedPipeline,
+    emulator: &Emulator,
+    objects: &mut Vec<Object>,
+) {
     let component = "emulator";
-    let config = config::config_map(pipeline, component, &config::emulator(pipeline, emulator), objects);
+    let config = config::config_map(
+        pipeline,
+        component,
+        &config::emulator(pipeline, emulator),
+        objects,
+    );
     let template = pod::service(
         pipeline,
         &Worker {
@@ -131,7 +186,13 @@ pub(super) fn emulator(pipeline: &ValidatedPipeline, emulator: &Emulator, object
             grace_seconds: 10,
         },
     );
-    objects.push(deployment(pipeline, component, &Replicas::Fixed(1), strategy("Recreate", None), template));
+    objects.push(deployment(
+        pipeline,
+        component,
+        &Replicas::Fixed(1),
+        strategy("Recreate", None),
+        template,
+    ));
 }
 
 fn deployment(
@@ -148,7 +209,9 @@ fn deployment(
                 _ if !pipeline.runs(component) => Some(0),
                 Replicas::Fixed(pods) => Some(*pods),
                 // An autoscaler leaves alone what has no pods.
-                Replicas::Autoscaled { min, .. } if pipeline.at_zero.contains(component) => Some(*min),
+                Replicas::Autoscaled { min, .. } if pipeline.at_zero.contains(component) => {
+                    Some(*min)
+                }
                 Replicas::Autoscaled { .. } | Replicas::LeftAlone => None,
             },
             revision_history_limit: Some(HISTORY),
@@ -163,16 +226,26 @@ fn deployment(
 
 /// A new pod is ready before an old one goes.
 fn rolling() -> DeploymentStrategy {
-    let update =
-        RollingUpdateDeployment { max_surge: Some(IntOrString::Int(1)), max_unavailable: Some(IntOrString::Int(0)) };
+    let update = RollingUpdateDeployment {
+        max_surge: Some(IntOrString::Int(1)),
+        max_unavailable: Some(IntOrString::Int(0)),
+    };
     strategy("RollingUpdate", Some(update))
 }
 
 fn strategy(type_: &str, rolling_update: Option<RollingUpdateDeployment>) -> DeploymentStrategy {
-    DeploymentStrategy { type_: Some(type_.to_owned()), rolling_update }
+    DeploymentStrategy {
+        type_: Some(type_.to_owned()),
+        rolling_update,
+    }
 }
 
-fn service_spec(pipeline: &ValidatedPipeline, component: &str, port: &str, number: u16) -> ServiceSpec {
+fn service_spec(
+    pipeline: &ValidatedPipeline,
+    component: &str,
+    port: &str,
+    number: u16,
+) -> ServiceSpec {
     ServiceSpec {
         selector: Some(meta::pod_selector(pipeline, component)),
         ports: Some(vec![ServicePort {

@@ -1,7 +1,9 @@
-//! A file of pipelines, checked without a cluster: as YAML, by the schema and the rules of the definition, and by [`crate::validate`].
+//! A file of pipelines, checked without a cluster: as YAML, by the schema and the rules of the
+//! definition, and by [`crate::validate`].
 //!
-//! Schema and rules are those of the definition the API server gets, not copies. What needs the cluster can't be told here: whether
-//! Secrets have their keys, whether another pipeline has a topic, whether the broker takes what it is asked for.
+//! Schema and rules are those of the definition the API server gets, not copies. What needs the
+//! cluster can't be told here: whether Secrets have their keys, whether another pipeline has a
+//! topic, whether the broker takes what it is asked for.
 
 pub mod schema;
 pub mod yaml;
@@ -56,13 +58,16 @@ pub struct Checked {
     pub problems: Vec<Problem>,
 }
 
-/// Checks every pipeline of a file; other objects are passed over. One without a namespace is taken to be in `namespace`. `before` is
-/// the file as it was: a pipeline that is in both is checked as a change, too.
+/// Checks every pipeline of a file; other objects are passed over. One without a namespace is taken
+/// to be in `namespace`. `before` is the file as it was: a pipeline that is in both is checked as a
+/// change, too.
 #[must_use]
 pub fn check(text: &str, before: Option<&str>, namespace: &str) -> Checked {
     let stored = match before.map(pipelines).transpose() {
         Ok(stored) => stored.unwrap_or_default(),
-        Err((line, message)) => return Checked::of(line, format!("the file as it was: line {line}: {message}")),
+        Err((line, message)) => {
+            return Checked::of(line, format!("the file as it was: line {line}: {message}"));
+        }
     };
     let documents = match pipelines(text) {
         Ok(documents) => documents,
@@ -72,7 +77,9 @@ pub fn check(text: &str, before: Option<&str>, namespace: &str) -> Checked {
     let mut claims = Vec::new();
     for document in &documents {
         let name = full_name(&document.root, namespace);
-        let old = stored.iter().find(|old| full_name(&old.root, namespace) == name);
+        let old = stored
+            .iter()
+            .find(|old| full_name(&old.root, namespace) == name);
         let mut problems = problems(document, old, namespace, &mut claims);
         if problems.is_empty() {
             checked.valid.push(name);
@@ -85,7 +92,14 @@ pub fn check(text: &str, before: Option<&str>, namespace: &str) -> Checked {
 
 impl Checked {
     fn of(line: usize, message: String) -> Self {
-        Self { valid: Vec::new(), problems: vec![Problem { line, field: String::new(), message }] }
+        Self {
+            valid: Vec::new(),
+            problems: vec![Problem {
+                line,
+                field: String::new(),
+                message,
+            }],
+        }
     }
 }
 
@@ -93,23 +107,48 @@ impl Checked {
 fn pipelines(text: &str) -> Result<Vec<Document>, (usize, String)> {
     let is_meant = |root: &Node| {
         root.text("kind") == Some(KIND)
-            || root.text("apiVersion").is_some_and(|version| version.starts_with("pinpipe.dev/"))
+            || root
+                .text("apiVersion")
+                .is_some_and(|version| version.starts_with("pinpipe.dev/"))
     };
-    Ok(yaml::read(text)?.into_iter().filter(|document| is_meant(&document.root)).collect())
+    Ok(yaml::read(text)?
+        .into_iter()
+        .filter(|document| is_meant(&document.root))
+        .collect())
 }
 
 fn full_name(root: &Node, namespace: &str) -> String {
-    let of = |key: &str| root.entry("metadata").and_then(|metadata| metadata.value.text(key));
-    format!("{}/{}", of("namespace").unwrap_or(namespace), of("name").unwrap_or_default())
+    let of = |key: &str| {
+        root.entry("metadata")
+            .and_then(|metadata| metadata.value.text(key))
+    };
+    format!(
+        "{}/{}",
+        of("namespace").unwrap_or(namespace),
+        of("name").unwrap_or_default()
+    )
 }
 
-fn problems(document: &Document, before: Option<&Document>, namespace: &str, claims: &mut Vec<Claim>) -> Vec<Problem> {
+fn problems(
+    document: &Document,
+    before: Option<&Document>,
+    namespace: &str,
+    claims: &mut Vec<Claim>,
+) -> Vec<Problem> {
     let root = &document.root;
-    let at = |field: String, message: String| Problem { line: root.line_of(&field), field, message };
+    let at = |field: String, message: String| Problem {
+        line: root.line_of(&field),
+        field,
+        message,
+    };
     let mut problems: Vec<Problem> = document
         .faults
         .iter()
-        .map(|(line, message)| Problem { line: *line, field: String::new(), message: message.clone() })
+        .map(|(line, message)| Problem {
+            line: *line,
+            field: String::new(),
+            message: message.clone(),
+        })
         .collect();
 
     let mut resource = root.to_json();
@@ -120,20 +159,33 @@ fn problems(document: &Document, before: Option<&Document>, namespace: &str, cla
     let mut refusals = Vec::new();
     schema::check(&envelope(), root, "", &mut refusals);
     let blocked = refusals.iter().any(|refusal| refusal.blocks_rules);
-    problems.extend(refusals.into_iter().map(|refusal| at(refusal.field, refusal.message)));
+    problems.extend(
+        refusals
+            .into_iter()
+            .map(|refusal| at(refusal.field, refusal.message)),
+    );
     if blocked {
         return problems;
     }
     let stored = before.map(|before| before.root.to_json());
     if let Err(broken) = check_rules(&resource, stored.as_ref()) {
-        problems.extend(broken.into_iter().map(|rule| at(concerned(root, &rule.field, &rule.message), rule.message)));
+        problems.extend(
+            broken
+                .into_iter()
+                .map(|rule| at(concerned(root, &rule.field, &rule.message), rule.message)),
+        );
         return problems;
     }
-    problems.extend(as_operator(resource, namespace, claims).into_iter().map(|(field, message)| at(field, message)));
+    problems.extend(
+        as_operator(resource, namespace, claims)
+            .into_iter()
+            .map(|(field, message)| at(field, message)),
+    );
     problems
 }
 
-/// The schema of a whole object: what is said of metadata is Kubernetes' own, and bounds just what people write there.
+/// The schema of a whole object: what is said of metadata is Kubernetes' own, and bounds just what
+/// people write there.
 fn envelope() -> Value {
     let spec = pinpipe_crds::schema()["properties"]["spec"].take();
     let text = || json!({"type": "string"});
@@ -159,12 +211,15 @@ fn envelope() -> Value {
     })
 }
 
-/// The field a broken rule is about. A rule stands at the nearest object that has all it compares; its message often names the field
-/// itself, from `spec` on or from the last part of the rule's place.
+/// The field a broken rule is about. A rule stands at the nearest object that has all it compares;
+/// its message often names the field itself, from `spec` on or from the last part of the rule's
+/// place.
 fn concerned(root: &Node, place: &str, message: &str) -> String {
     let last = place.rsplit('.').next().unwrap_or_default();
     let above = place.strip_suffix(last).unwrap_or_default();
-    let words = message.split_whitespace().map(|word| word.trim_end_matches([':', ',', ';', ')']));
+    let words = message
+        .split_whitespace()
+        .map(|word| word.trim_end_matches([':', ',', ';', ')']));
     let fields = words.filter_map(|word| match word.split_once('.')?.0 {
         "spec" | "metadata" => Some(word.to_owned()),
         first if first == last => Some(format!("{above}{word}")),
@@ -174,8 +229,13 @@ fn concerned(root: &Node, place: &str, message: &str) -> String {
     below.next().unwrap_or_else(|| place.to_owned())
 }
 
-/// What the operator would say, were every Secret there. `claims` are those of the pipelines further up, which are taken to be older.
-fn as_operator(mut resource: Value, namespace: &str, claims: &mut Vec<Claim>) -> Vec<(String, String)> {
+/// What the operator would say, were every Secret there. `claims` are those of the pipelines
+/// further up, which are taken to be older.
+fn as_operator(
+    mut resource: Value,
+    namespace: &str,
+    claims: &mut Vec<Claim>,
+) -> Vec<(String, String)> {
     let metadata = &mut resource["metadata"];
     if metadata["namespace"].is_null() {
         metadata["namespace"] = json!(namespace);
@@ -187,27 +247,52 @@ fn as_operator(mut resource: Value, namespace: &str, claims: &mut Vec<Claim>) ->
         Ok(pipeline) => pipeline,
         Err(error) => return vec![(String::new(), format!("it can't be read: {error}"))],
     };
-    let secrets = dereference::references(&pipeline.spec).into_iter().flat_map(|(secret, keys)| {
-        keys.into_iter().map(move |key| ((secret.clone(), key), SecretKey::Digest(String::new())))
-    });
-    let found = Dereferenced { secrets: secrets.collect(), claims: claims.clone(), ..Dereferenced::default() };
-    let images = Images { registry: String::new(), tag: String::new(), digests: BTreeMap::new() };
+    let secrets = dereference::references(&pipeline.spec)
+        .into_iter()
+        .flat_map(|(secret, keys)| {
+            keys.into_iter()
+                .map(move |key| ((secret.clone(), key), SecretKey::Digest(String::new())))
+        });
+    let found = Dereferenced {
+        secrets: secrets.collect(),
+        claims: claims.clone(),
+        ..Dereferenced::default()
+    };
+    let images = Images {
+        registry: String::new(),
+        tag: String::new(),
+        digests: BTreeMap::new(),
+    };
     let validated = validate::validate(&pipeline, &found, &images);
     claims.push(Claim::of(&pipeline));
     match validated {
         Ok(validated) => {
             let resets = validated.reset_problems.into_iter().map(|problem| {
-                (format!("metadata.annotations[{RESET_ANNOTATION}]"), format!("{problem}; a request is {RESET_FORMS}"))
+                (
+                    format!("metadata.annotations[{RESET_ANNOTATION}]"),
+                    format!("{problem}; a request is {RESET_FORMS}"),
+                )
             });
             // Each begins with its annotation.
-            let requests = validated.requests.problems.into_iter().map(|(_, problem)| match problem.split_once(": ") {
-                Some((annotation, problem)) => (format!("metadata.annotations[{annotation}]"), problem.to_owned()),
-                None => (String::new(), problem),
-            });
-            let conflict = validated.topic_conflict.map(|conflict| ("spec.broker.kafka.topics".to_owned(), conflict));
+            let requests =
+                validated.requests.problems.into_iter().map(|(_, problem)| {
+                    match problem.split_once(": ") {
+                        Some((annotation, problem)) => (
+                            format!("metadata.annotations[{annotation}]"),
+                            problem.to_owned(),
+                        ),
+                        None => (String::new(), problem),
+                    }
+                });
+            let conflict = validated
+                .topic_conflict
+                .map(|conflict| ("spec.broker.kafka.topics".to_owned(), conflict));
             resets.chain(requests).chain(conflict).collect()
         }
-        Err(problems) => problems.into_iter().map(|problem| (problem.field.to_owned(), problem.message)).collect(),
+        Err(problems) => problems
+            .into_iter()
+            .map(|problem| (problem.field.to_owned(), problem.message))
+            .collect(),
     }
 }
 

@@ -1,7 +1,8 @@
 //! What of a document the schema refuses, as the API server would with `fieldValidation: Strict`.
 //!
-//! Of `OpenAPI` just what a structural schema of ours uses: types, bounds, `enum`, `pattern`, `required`, maps, lists that are maps. The
-//! first words of a message are the API server's, so that they can be looked up; what the field is for follows, from its description.
+//! Of `OpenAPI` just what a structural schema of ours uses: types, bounds, `enum`, `pattern`,
+//! `required`, maps, lists that are maps. The first words of a message are the API server's, so
+//! that they can be looked up; what the field is for follows, from its description.
 
 use regex::Regex;
 use serde_json::Value;
@@ -32,8 +33,16 @@ struct Checker<'a> {
 impl Checker<'_> {
     fn refuse(&mut self, schema: &Value, field: &str, message: impl std::fmt::Display) {
         let description = description(schema);
-        let message = if description.is_empty() { message.to_string() } else { format!("{message} ({description})") };
-        self.refusals.push(Refusal { field: field.to_owned(), message, blocks_rules: true });
+        let message = if description.is_empty() {
+            message.to_string()
+        } else {
+            format!("{message} ({description})")
+        };
+        self.refusals.push(Refusal {
+            field: field.to_owned(),
+            message,
+            blocks_rules: true,
+        });
     }
 
     fn value(&mut self, schema: &Value, node: &Node, field: &str) {
@@ -41,7 +50,11 @@ impl Checker<'_> {
             match &node.kind {
                 Kind::Scalar(Value::String(text)) => self.text(schema, text, field),
                 Kind::Scalar(Value::Number(number)) if !number.is_f64() => {}
-                _ => self.refuse(schema, field, format_args!("must be of type integer or string, not {}", told(node))),
+                _ => self.refuse(
+                    schema,
+                    field,
+                    format_args!("must be of type integer or string, not {}", told(node)),
+                ),
             }
             return;
         }
@@ -50,27 +63,61 @@ impl Checker<'_> {
             ("array", Kind::List(items)) => self.list(schema, items, field),
             ("string", Kind::Scalar(Value::String(text))) => self.text(schema, text, field),
             ("boolean", Kind::Scalar(Value::Bool(_))) | ("", _) => {}
-            ("integer", Kind::Scalar(Value::Number(number))) if is_whole(number) => self.number(schema, number, field),
+            ("integer", Kind::Scalar(Value::Number(number))) if is_whole(number) => {
+                self.number(schema, number, field)
+            }
             ("number", Kind::Scalar(Value::Number(number))) => self.number(schema, number, field),
             (wanted, _) => {
                 let unquoted = matches!(node.kind, Kind::Scalar(Value::Number(_) | Value::Bool(_)));
-                let hint = if unquoted && wanted == "string" { ": put it in quotes" } else { "" };
-                self.refuse(schema, field, format_args!("must be of type {wanted}, not {}{hint}", told(node)));
+                let hint = if unquoted && wanted == "string" {
+                    ": put it in quotes"
+                } else {
+                    ""
+                };
+                self.refuse(
+                    schema,
+                    field,
+                    format_args!("must be of type {wanted}, not {}{hint}", told(node)),
+                );
             }
         }
     }
 
     fn object(&mut self, schema: &Value, node: &Node, field: &str) {
-        let Kind::Map(entries) = &node.kind else { return };
+        let Kind::Map(entries) = &node.kind else {
+            return;
+        };
         let properties = schema["properties"].as_object();
-        for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            if node.entry(required).is_none_or(|entry| entry.value.is_null()) {
+        for required in schema["required"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+        {
+            if node
+                .entry(required)
+                .is_none_or(|entry| entry.value.is_null())
+            {
                 let field = join(field, required);
-                self.refuse(&schema["properties"][required], &field, "Required value: it is missing");
+                self.refuse(
+                    &schema["properties"][required],
+                    &field,
+                    "Required value: it is missing",
+                );
             }
         }
-        if let Some(most) = schema["maxProperties"].as_u64().filter(|most| entries.len() as u64 > *most) {
-            self.refuse(schema, field, format_args!("Too many: {}: must have at most {most} items", entries.len()));
+        if let Some(most) = schema["maxProperties"]
+            .as_u64()
+            .filter(|most| entries.len() as u64 > *most)
+        {
+            self.refuse(
+                schema,
+                field,
+                format_args!(
+                    "Too many: {}: must have at most {most} items",
+                    entries.len()
+                ),
+            );
         }
         for entry in entries {
             let known = properties.and_then(|properties| properties.get(&entry.key));
@@ -80,13 +127,20 @@ impl Checker<'_> {
                 }
             } else if schema["additionalProperties"].is_object() {
                 if !entry.value.is_null() {
-                    self.value(&schema["additionalProperties"], &entry.value, &format!("{field}[{}]", entry.key));
+                    self.value(
+                        &schema["additionalProperties"],
+                        &entry.value,
+                        &format!("{field}[{}]", entry.key),
+                    );
                 }
             } else if let Some(properties) = properties {
                 let known: Vec<&str> = properties.keys().map(String::as_str).collect();
                 let unknown = join(field, &entry.key);
                 self.refusals.push(Refusal {
-                    message: format!("unknown field \"{unknown}\": {}", instead(&entry.key, &known)),
+                    message: format!(
+                        "unknown field \"{unknown}\": {}",
+                        instead(&entry.key, &known)
+                    ),
                     field: unknown,
                     blocks_rules: false,
                 });
@@ -95,28 +149,58 @@ impl Checker<'_> {
     }
 
     fn list(&mut self, schema: &Value, items: &[Node], field: &str) {
-        if let Some(most) = schema["maxItems"].as_u64().filter(|most| items.len() as u64 > *most) {
-            self.refuse(schema, field, format_args!("Too many: {}: must have at most {most} items", items.len()));
+        if let Some(most) = schema["maxItems"]
+            .as_u64()
+            .filter(|most| items.len() as u64 > *most)
+        {
+            self.refuse(
+                schema,
+                field,
+                format_args!("Too many: {}: must have at most {most} items", items.len()),
+            );
         }
-        if let Some(least) = schema["minItems"].as_u64().filter(|least| (items.len() as u64) < *least) {
-            self.refuse(schema, field, format_args!("should have at least {least} items"));
+        if let Some(least) = schema["minItems"]
+            .as_u64()
+            .filter(|least| (items.len() as u64) < *least)
+        {
+            self.refuse(
+                schema,
+                field,
+                format_args!("should have at least {least} items"),
+            );
         }
-        let keys: Vec<&str> =
-            schema["x-kubernetes-list-map-keys"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let keys: Vec<&str> = schema["x-kubernetes-list-map-keys"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         let mut seen: Vec<Vec<Value>> = Vec::new();
         for (index, item) in items.iter().enumerate() {
             let field = format!("{field}[{index}]");
             self.value(&schema["items"], item, &field);
-            let of_item: Vec<Value> =
-                keys.iter().filter_map(|key| item.entry(key).map(|entry| entry.value.to_json())).collect();
+            let of_item: Vec<Value> = keys
+                .iter()
+                .filter_map(|key| item.entry(key).map(|entry| entry.value.to_json()))
+                .collect();
             if keys.is_empty() || of_item.len() < keys.len() {
                 continue;
             }
             if seen.contains(&of_item) {
-                let named: Vec<String> =
-                    keys.iter().zip(&of_item).map(|(key, value)| format!("{key} {value}")).collect();
-                let message = format!("Duplicate value: there is another item with the {}", named.join(" and "));
-                self.refusals.push(Refusal { field, message, blocks_rules: true });
+                let named: Vec<String> = keys
+                    .iter()
+                    .zip(&of_item)
+                    .map(|(key, value)| format!("{key} {value}"))
+                    .collect();
+                let message = format!(
+                    "Duplicate value: there is another item with the {}",
+                    named.join(" and ")
+                );
+                self.refusals.push(Refusal {
+                    field,
+                    message,
+                    blocks_rules: true,
+                });
             } else {
                 seen.push(of_item);
             }
@@ -124,44 +208,89 @@ impl Checker<'_> {
     }
 
     fn text(&mut self, schema: &Value, text: &str, field: &str) {
-        let named: Vec<&str> = schema["enum"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let named: Vec<&str> = schema["enum"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .collect();
         if !named.is_empty() && !named.contains(&text) {
             let all: Vec<String> = named.iter().map(|name| format!("\"{name}\"")).collect();
-            let meant = nearest(text, &named).map_or(String::new(), |name| format!(": did you mean {name}?"));
+            let meant = nearest(text, &named)
+                .map_or(String::new(), |name| format!(": did you mean {name}?"));
             self.refuse(
                 schema,
                 field,
-                format_args!("Unsupported value: \"{text}\": supported values: {}{meant}", all.join(", ")),
+                format_args!(
+                    "Unsupported value: \"{text}\": supported values: {}{meant}",
+                    all.join(", ")
+                ),
             );
         }
-        if let Some(most) = schema["maxLength"].as_u64().filter(|most| text.chars().count() as u64 > *most) {
-            self.refuse(schema, field, format_args!("Too long: may not be more than {most} bytes"));
+        if let Some(most) = schema["maxLength"]
+            .as_u64()
+            .filter(|most| text.chars().count() as u64 > *most)
+        {
+            self.refuse(
+                schema,
+                field,
+                format_args!("Too long: may not be more than {most} bytes"),
+            );
         }
-        if let Some(least) = schema["minLength"].as_u64().filter(|least| (text.chars().count() as u64) < *least) {
-            self.refuse(schema, field, format_args!("should be at least {least} chars long"));
+        if let Some(least) = schema["minLength"]
+            .as_u64()
+            .filter(|least| (text.chars().count() as u64) < *least)
+        {
+            self.refuse(
+                schema,
+                field,
+                format_args!("should be at least {least} chars long"),
+            );
         }
         if let Some(pattern) = schema["pattern"].as_str()
             && Regex::new(pattern).is_ok_and(|pattern| !pattern.is_match(text))
         {
-            self.refuse(schema, field, format_args!("\"{text}\" should match '{pattern}'"));
+            self.refuse(
+                schema,
+                field,
+                format_args!("\"{text}\" should match '{pattern}'"),
+            );
         }
     }
 
     fn number(&mut self, schema: &Value, number: &serde_json::Number, field: &str) {
         let value = number.as_f64().unwrap_or(f64::NAN);
-        if schema["minimum"].as_f64().is_some_and(|least| value < least) {
+        if schema["minimum"]
+            .as_f64()
+            .is_some_and(|least| value < least)
+        {
             let least = &schema["minimum"];
-            self.refuse(schema, field, format_args!("{number} should be greater than or equal to {}", plain(least)));
+            self.refuse(
+                schema,
+                field,
+                format_args!(
+                    "{number} should be greater than or equal to {}",
+                    plain(least)
+                ),
+            );
         }
         if schema["maximum"].as_f64().is_some_and(|most| value > most) {
             let most = &schema["maximum"];
-            self.refuse(schema, field, format_args!("{number} should be less than or equal to {}", plain(most)));
+            self.refuse(
+                schema,
+                field,
+                format_args!("{number} should be less than or equal to {}", plain(most)),
+            );
         }
     }
 }
 
 fn join(field: &str, key: &str) -> String {
-    if field.is_empty() { key.to_owned() } else { format!("{field}.{key}") }
+    if field.is_empty() {
+        key.to_owned()
+    } else {
+        format!("{field}.{key}")
+    }
 }
 
 /// `2.0` is an integer to the API server, too.
@@ -171,7 +300,9 @@ fn is_whole(number: &serde_json::Number) -> bool {
 
 /// A bound without a `.0`.
 fn plain(bound: &Value) -> String {
-    bound.as_f64().map_or_else(|| bound.to_string(), |bound| format!("{bound}"))
+    bound
+        .as_f64()
+        .map_or_else(|| bound.to_string(), |bound| format!("{bound}"))
 }
 
 /// What a field is for, without the sentences behind the first two.
@@ -179,7 +310,9 @@ fn description(schema: &Value) -> String {
     let text = schema["description"].as_str().unwrap_or_default();
     let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
     let ends: Vec<usize> = text.match_indices(". ").map(|(at, _)| at).collect();
-    text[..ends.get(1).copied().unwrap_or(text.len())].trim_end_matches('.').to_owned()
+    text[..ends.get(1).copied().unwrap_or(text.len())]
+        .trim_end_matches('.')
+        .to_owned()
 }
 
 /// A value as a newcomer would call it.
@@ -204,9 +337,16 @@ fn instead(name: &str, known: &[&str]) -> String {
 
 /// The known name that differs in no more than half of its letters.
 fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
-    let distances =
-        known.iter().map(|candidate| (distance(&name.to_lowercase(), &candidate.to_lowercase()), *candidate));
-    distances.min().filter(|(distance, candidate)| distance * 2 <= candidate.len()).map(|(_, candidate)| candidate)
+    let distances = known.iter().map(|candidate| {
+        (
+            distance(&name.to_lowercase(), &candidate.to_lowercase()),
+            *candidate,
+        )
+    });
+    distances
+        .min()
+        .filter(|(distance, candidate)| distance * 2 <= candidate.len())
+        .map(|(_, candidate)| candidate)
 }
 
 /// Letters to be put in, taken out or replaced (Levenshtein).
@@ -234,8 +374,16 @@ mod tests {
 
     fn refusals(schema: &Value, text: &str) -> Vec<(String, String)> {
         let mut refusals = Vec::new();
-        check(schema, &yaml::read(text).unwrap()[0].root, "", &mut refusals);
-        refusals.into_iter().map(|refusal| (refusal.field, refusal.message)).collect()
+        check(
+            schema,
+            &yaml::read(text).unwrap()[0].root,
+            "",
+            &mut refusals,
+        );
+        refusals
+            .into_iter()
+            .map(|refusal| (refusal.field, refusal.message))
+            .collect()
     }
 
     /// A schema, a value of `a`, the beginning of what is said of it.
@@ -243,7 +391,8 @@ mod tests {
     fn each_bound_is_held() {
         let text = json!({"type": "string", "minLength": 2, "maxLength": 4, "pattern": "^[a-z]+$"});
         let number = json!({"type": "integer", "minimum": 1, "maximum": 5});
-        let list = json!({"type": "array", "minItems": 1, "maxItems": 2, "items": {"type": "string"}});
+        let list =
+            json!({"type": "array", "minItems": 1, "maxItems": 2, "items": {"type": "string"}});
         let map = json!({"type": "object", "maxProperties": 1, "additionalProperties": {"type": "string"}});
         let quantity = json!({"x-kubernetes-int-or-string": true, "pattern": "^[0-9]+m?$"});
         let named = json!({"type": "string", "enum": ["None", "Gzip"], "description": "How. Or not. More."});
@@ -252,19 +401,39 @@ mod tests {
             (&text, "a", "a", "should be at least 2"),
             (&text, "abcde", "a", "Too long: may not be more than 4"),
             (&text, "A1", "a", "\"A1\" should match"),
-            (&text, "5", "a", "must be of type string, not the number 5: put it in quotes"),
+            (
+                &text,
+                "5",
+                "a",
+                "must be of type string, not the number 5: put it in quotes",
+            ),
             (&text, "", "", ""),
             (&text, "[b]", "a", "must be of type string, not a list"),
             (&number, "5", "", ""),
             (&number, "2.0", "", ""),
             (&number, "0", "a", "0 should be greater than or equal to 1"),
             (&number, "6", "a", "6 should be less than or equal to 5"),
-            (&number, "1.5", "a", "must be of type integer, not the number 1.5"),
-            (&number, "one", "a", "must be of type integer, not the text \"one\""),
+            (
+                &number,
+                "1.5",
+                "a",
+                "must be of type integer, not the number 1.5",
+            ),
+            (
+                &number,
+                "one",
+                "a",
+                "must be of type integer, not the text \"one\"",
+            ),
             (&list, "[]", "a", "should have at least 1"),
             (&list, "[a, b, c]", "a", "Too many: 3: must have at most 2"),
             (&list, "[a, 1]", "a[1]", "must be of type string"),
-            (&list, "[a, ~]", "a[1]", "must be of type string, not nothing"),
+            (
+                &list,
+                "[a, ~]",
+                "a[1]",
+                "must be of type string, not nothing",
+            ),
             (&map, "{x.y: 1}", "a[x.y]", "must be of type string"),
             (&map, "{x: a, y: b}", "a", "Too many"),
             (&quantity, "5m", "", ""),
@@ -279,12 +448,18 @@ mod tests {
                 "Unsupported value: \"gzip\": supported values: \"None\", \"Gzip\": did you mean Gzip? (How. Or not)",
             ),
         ] {
-            let found = refusals(&json!({"type": "object", "properties": {"a": schema}}), &format!("a: {value}\n"));
+            let found = refusals(
+                &json!({"type": "object", "properties": {"a": schema}}),
+                &format!("a: {value}\n"),
+            );
             match found.as_slice() {
                 [] => assert_eq!(said, "", "{value}"),
                 [(at, message)] => {
                     assert_eq!(at, field, "{value}");
-                    assert!(!said.is_empty() && message.starts_with(said), "{value}: {message}");
+                    assert!(
+                        !said.is_empty() && message.starts_with(said),
+                        "{value}: {message}"
+                    );
                 }
                 more => panic!("{value}: {more:?}"),
             }
@@ -297,20 +472,34 @@ mod tests {
             "name": {"type": "string", "description": "Its name."},
             "sinks": {"type": "array", "x-kubernetes-list-map-keys": ["name"], "items": {"type": "object", "properties": {"name": {"type": "string"}}}}}});
         assert_eq!(
-            refusals(&schema, "name:\nsink: []\nsinks: [{name: a}, {name: b}, {name: a}, {}, {}]\n"),
+            refusals(
+                &schema,
+                "name:\nsink: []\nsinks: [{name: a}, {name: b}, {name: a}, {}, {}]\n"
+            ),
             [
                 ("name", "Required value: it is missing (Its name)"),
                 ("sink", "unknown field \"sink\": did you mean sinks?"),
-                ("sinks[2]", "Duplicate value: there is another item with the name \"a\""),
+                (
+                    "sinks[2]",
+                    "Duplicate value: there is another item with the name \"a\""
+                ),
             ]
             .map(|(field, message)| (field.to_owned(), message.to_owned()))
         );
-        assert_eq!(refusals(&schema, "name: a\nx: 1\n")[0].1, "unknown field \"x\": there are name, sinks");
+        assert_eq!(
+            refusals(&schema, "name: a\nx: 1\n")[0].1,
+            "unknown field \"x\": there are name, sinks"
+        );
     }
 
     #[test]
     fn letters_apart() {
-        for (a, b, expected) in [("", "abc", 3), ("sink", "sinks", 1), ("kitten", "sitting", 3), ("same", "same", 0)] {
+        for (a, b, expected) in [
+            ("", "abc", 3),
+            ("sink", "sinks", 1),
+            ("kitten", "sitting", 3),
+            ("same", "same", 0),
+        ] {
             assert_eq!(distance(a, b), expected);
         }
     }

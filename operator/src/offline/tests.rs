@@ -7,17 +7,24 @@ fn repository(path: &str) -> PathBuf {
 }
 
 fn said(text: &str) -> Vec<String> {
-    check(text, None, "data").problems.iter().map(ToString::to_string).collect()
+    check(text, None, "data")
+        .problems
+        .iter()
+        .map(ToString::to_string)
+        .collect()
 }
 
 /// A pipeline whose spec begins in line 6.
 fn pipeline(spec: &str) -> String {
-    format!("apiVersion: pinpipe.dev/v1alpha1\nkind: PinterestPipeline\nmetadata:\n  name: pinterest\nspec:\n{spec}")
+    format!(
+        "apiVersion: pinpipe.dev/v1alpha1\nkind: PinterestPipeline\nmetadata:\n  name: pinterest\nspec:\n{spec}"
+    )
 }
 
 const BROKER: &str = "  broker: {kafka: {bootstrapServers: \"kafka.example:9092\"}}\n";
 
-/// The documents the API server refuses (`e2e/tests/admission.rs` sends it the same) are refused here, each at its line and field.
+/// The documents the API server refuses (`e2e/tests/admission.rs` sends it the same) are refused
+/// here, each at its line and field.
 #[test]
 fn what_the_api_server_refuses_is_refused_at_its_line() {
     let mut wrong = Vec::new();
@@ -25,17 +32,35 @@ fn what_the_api_server_refuses_is_refused_at_its_line() {
     for entry in fs::read_dir(repository("crds/tests/invalid")).unwrap() {
         let path = entry.unwrap().path();
         let text = fs::read_to_string(&path).unwrap();
-        let header = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+        let header = |key: &str| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(key))
+                .unwrap_or_default()
+        };
         let (expect, at) = (header("# expect: "), header("# at: "));
-        // Of two documents the first is what was there; its lines are kept so that those of the second hold.
+        // Of two documents the first is what was there; its lines are kept so that those of the
+        // second hold.
         let (before, text) = match text.split_once("\n---\n") {
-            Some((before, after)) => (Some(before), format!("{}{after}", "\n".repeat(before.lines().count() + 1))),
+            Some((before, after)) => (
+                Some(before),
+                format!("{}{after}", "\n".repeat(before.lines().count() + 1)),
+            ),
             None => (None, text.clone()),
         };
         let problems = check(&text, before, "data").problems;
-        let told: Vec<String> = problems.iter().map(|problem| format!("{} {}", problem.line, problem.field)).collect();
-        if told != [at] || !problems.iter().any(|problem| problem.to_string().contains(expect)) {
-            wrong.push(format!("{}: expected {at:?} with {expect:?}, but {problems:#?}", path.display()));
+        let told: Vec<String> = problems
+            .iter()
+            .map(|problem| format!("{} {}", problem.line, problem.field))
+            .collect();
+        if told != [at]
+            || !problems
+                .iter()
+                .any(|problem| problem.to_string().contains(expect))
+        {
+            wrong.push(format!(
+                "{}: expected {at:?} with {expect:?}, but {problems:#?}",
+                path.display()
+            ));
         }
         files += 1;
     }
@@ -43,7 +68,8 @@ fn what_the_api_server_refuses_is_refused_at_its_line() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A file and what is said of it, by line and field: what needs no API server, or what one says before it looks at the schema.
+/// A file and what is said of it, by line and field: what needs no API server, or what one says
+/// before it looks at the schema.
 #[test]
 fn each_problem_has_its_line_and_a_way_out() {
     let annotated = |annotation: &str| {
@@ -51,7 +77,10 @@ fn each_problem_has_its_line_and_a_way_out() {
         pipeline("").replace("spec:\n", &annotated)
     };
     for (text, expected) in [
-        (pipeline("  broker: {kafka: {bootstrapServers: \"a:1\"}\n"), "6: not YAML: "),
+        (
+            pipeline("  broker: {kafka: {bootstrapServers: \"a:1\"}\n"),
+            "6: not YAML: ",
+        ),
         (
             pipeline(&format!("{BROKER}  suspend: true\n  suspend: false\n")),
             "8: the key \"suspend\" stands here a second time, after line 7",
@@ -60,7 +89,10 @@ fn each_problem_has_its_line_and_a_way_out() {
             pipeline(BROKER).replace("v1alpha1", "v1"),
             "1: apiVersion: Unsupported value: \"pinpipe.dev/v1\": supported values: \"pinpipe.dev/v1alpha1\"",
         ),
-        (pipeline(BROKER).replace("kind: PinterestPipeline", "kind: PinterestPipelin"), "2: kind: Unsupported value"),
+        (
+            pipeline(BROKER).replace("kind: PinterestPipeline", "kind: PinterestPipelin"),
+            "2: kind: Unsupported value",
+        ),
         (
             pipeline(BROKER).replace("  name: pinterest", "  labels: {app: 5}"),
             "4: metadata.labels[app]: must be of type string, not the number 5: put it in quotes",
@@ -69,10 +101,15 @@ fn each_problem_has_its_line_and_a_way_out() {
             pipeline(BROKER).replace("  name: pinterest", "  nmae: pinterest"),
             "4: metadata.nmae: unknown field \"metadata.nmae\": did you mean name?",
         ),
-        (pipeline(BROKER).replace("  name: pinterest", "  namespace: data"), "3: metadata.name: Required value"),
+        (
+            pipeline(BROKER).replace("  name: pinterest", "  namespace: data"),
+            "3: metadata.name: Required value",
+        ),
         (pipeline("  broker:\n"), "6: spec.broker: Required value"),
         (
-            pipeline(&format!("{BROKER}  stream:\n    sinks:\n      - name: live\n        postgres:\n")),
+            pipeline(&format!(
+                "{BROKER}  stream:\n    sinks:\n      - name: live\n        postgres:\n"
+            )),
             "9: spec.stream.sinks[0]: a stream sink must hold exactly one kind of sink",
         ),
         (
@@ -85,7 +122,10 @@ fn each_problem_has_its_line_and_a_way_out() {
             annotated("reset-sink: live=earliest"),
             "6: metadata.annotations[pinpipe.dev/reset-sink]: `live=earliest`: there is no sink `live`",
         ),
-        (annotated("forget-topic: pins"), "6: metadata.annotations[pinpipe.dev/forget-topic]: `pins`: it has no `@`"),
+        (
+            annotated("forget-topic: pins"),
+            "6: metadata.annotations[pinpipe.dev/forget-topic]: `pins`: it has no `@`",
+        ),
         (
             annotated("run-batch: now"),
             "6: metadata.annotations[pinpipe.dev/run-batch]: this pipeline has no spec.batch",
@@ -101,14 +141,35 @@ fn each_problem_has_its_line_and_a_way_out() {
 
 #[test]
 fn all_problems_of_all_pipelines_are_said() {
-    let one = pipeline(&format!("{BROKER}  ingest: {{replicas: 0, maxRecordBytes: 1}}\n"));
+    let one = pipeline(&format!(
+        "{BROKER}  ingest: {{replicas: 0, maxRecordBytes: 1}}\n"
+    ));
     let other = pipeline(&format!("{BROKER}  ingets: {{}}\n"));
     let good = pipeline(BROKER).replace("name: pinterest", "name: good\n  namespace: there");
-    let checked = check(&format!("kind: Secret\n---\n{one}---\n{other}---\n{good}"), None, "data");
-    let places: Vec<_> = checked.problems.iter().map(|problem| (problem.line, problem.field.as_str())).collect();
-    assert_eq!(places, [(9, "spec.ingest.replicas"), (9, "spec.ingest.maxRecordBytes"), (17, "spec.ingets")]);
+    let checked = check(
+        &format!("kind: Secret\n---\n{one}---\n{other}---\n{good}"),
+        None,
+        "data",
+    );
+    let places: Vec<_> = checked
+        .problems
+        .iter()
+        .map(|problem| (problem.line, problem.field.as_str()))
+        .collect();
+    assert_eq!(
+        places,
+        [
+            (9, "spec.ingest.replicas"),
+            (9, "spec.ingest.maxRecordBytes"),
+            (17, "spec.ingets")
+        ]
+    );
     assert_eq!(checked.valid, ["there/good"]);
-    assert_eq!(check("apiVersion: apps/v1\nkind: Deployment\n", None, "data"), Checked::default(), "passed over");
+    assert_eq!(
+        check("apiVersion: apps/v1\nkind: Deployment\n", None, "data"),
+        Checked::default(),
+        "passed over"
+    );
 }
 
 #[test]
@@ -117,11 +178,17 @@ fn two_pipelines_of_a_file_are_told_that_they_name_one_topic() {
         pipeline("  broker: {kafka: {bootstrapServers: \"k.x:1\", topics: {overrides: {pin: {name: pins}}}}}\n")
             .replace("name: pinterest", &format!("name: {name}"))
     };
-    let checked = check(&format!("{}---\n{}", named("one"), named("two")), None, "data");
+    let checked = check(
+        &format!("{}---\n{}", named("one"), named("two")),
+        None,
+        "data",
+    );
     assert_eq!(checked.valid, ["data/one"]);
     let problem = checked.problems[0].to_string();
     assert!(
-        problem.starts_with("13: spec.broker.kafka.topics: topic pins belongs to the pipeline data/one"),
+        problem.starts_with(
+            "13: spec.broker.kafka.topics: topic pins belongs to the pipeline data/one"
+        ),
         "{problem}"
     );
 }
@@ -131,7 +198,11 @@ fn what_is_there_and_what_kubectl_prints_of_it_is_valid() {
     for example in ["examples/pinterest.yaml", "examples/small.yaml"] {
         let text = fs::read_to_string(repository(example)).unwrap();
         let checked = check(&text, Some(&text), "data");
-        assert_eq!((checked.problems, checked.valid.len()), (Vec::new(), 1), "{example}");
+        assert_eq!(
+            (checked.problems, checked.valid.len()),
+            (Vec::new(), 1),
+            "{example}"
+        );
     }
     let printed = pipeline(BROKER).replace(
         "  name: pinterest",

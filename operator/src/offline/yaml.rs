@@ -1,7 +1,7 @@
 //! YAML as `kubectl` reads it, with the line of every key and value.
 //!
-//! Plain scalars mean what they mean to Kubernetes, which is not YAML 1.2: `yes` and `on` are true, `0o17` and `017` are fifteen.
-//! Source: sigs.k8s.io/yaml, goyaml.v2 `resolve.go`.
+//! Plain scalars mean what they mean to Kubernetes, which is not YAML 1.2: `yes` and `on` are true,
+//! `0o17` and `017` are fifteen. Source: sigs.k8s.io/yaml, goyaml.v2 `resolve.go`.
 
 use std::collections::HashMap;
 
@@ -58,7 +58,8 @@ impl Node {
         self.kind == Kind::Scalar(Value::Null)
     }
 
-    /// Without the lines, and without keys that nothing stands behind: the API server drops them, since no field of ours is nullable.
+    /// Without the lines, and without keys that nothing stands behind: the API server drops them,
+    /// since no field of ours is nullable.
     #[must_use]
     pub fn to_json(&self) -> Value {
         match &self.kind {
@@ -90,7 +91,8 @@ impl Node {
         }
     }
 
-    /// The line of a field, `spec.stream.sinks[0].name`; where it isn't there, of what is nearest above it.
+    /// The line of a field, `spec.stream.sinks[0].name`; where it isn't there, of what is nearest
+    /// above it.
     #[must_use]
     pub fn line_of(&self, field: &str) -> usize {
         self.find(field).0
@@ -106,12 +108,13 @@ impl Node {
         let (mut node, mut line, mut rest) = (self, self.line, field);
         while !rest.is_empty() {
             let step = match &node.kind {
-                Kind::List(items) => {
-                    rest.strip_prefix('[').and_then(|rest| rest.split_once(']')).and_then(|(index, rest)| {
+                Kind::List(items) => rest
+                    .strip_prefix('[')
+                    .and_then(|rest| rest.split_once(']'))
+                    .and_then(|(index, rest)| {
                         let item = items.get(index.parse::<usize>().ok()?)?;
                         Some((item, item.line, rest))
-                    })
-                }
+                    }),
                 // A key may have dots in it, so the longest that fits is meant.
                 Kind::Map(entries) => entries
                     .iter()
@@ -120,18 +123,25 @@ impl Node {
                     .map(|(entry, rest)| (&entry.value, entry.line, rest)),
                 Kind::Scalar(_) => None,
             };
-            let Some((found, at, left)) = step else { return (line, false) };
+            let Some((found, at, left)) = step else {
+                return (line, false);
+            };
             (node, line, rest) = (found, at, left.strip_prefix('.').unwrap_or(left));
         }
         (line, true)
     }
 }
 
-/// What follows a key at the beginning of a path, if it is there: as `key`, or as `[key]` where keys are the user's own.
+/// What follows a key at the beginning of a path, if it is there: as `key`, or as `[key]` where
+/// keys are the user's own.
 fn after<'a>(key: &str, path: &'a str) -> Option<&'a str> {
-    let bracketed =
-        path.strip_prefix('[').and_then(|path| path.strip_prefix(key)).and_then(|path| path.strip_prefix(']'));
-    let plain = path.strip_prefix(key).filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
+    let bracketed = path
+        .strip_prefix('[')
+        .and_then(|path| path.strip_prefix(key))
+        .and_then(|path| path.strip_prefix(']'));
+    let plain = path
+        .strip_prefix(key)
+        .filter(|rest| rest.is_empty() || rest.starts_with(['.', '[']));
     bracketed.or(plain)
 }
 
@@ -139,7 +149,8 @@ fn after<'a>(key: &str, path: &'a str) -> Option<&'a str> {
 pub fn read(text: &str) -> Result<Vec<Document>, (usize, String)> {
     let mut reader = Reader::default();
     for next in Parser::new_from_str(text) {
-        let (event, span) = next.map_err(|error| (error.marker().line(), format!("not YAML: {}", error.info())))?;
+        let (event, span) =
+            next.map_err(|error| (error.marker().line(), format!("not YAML: {}", error.info())))?;
         reader.take(event, span.start.line())?;
     }
     Ok(reader.documents)
@@ -167,7 +178,13 @@ impl Reader {
         match event {
             Event::Scalar(text, style, anchor, tag) => {
                 let value = scalar(&text, style, tag.as_deref());
-                self.put(Node { line, kind: Kind::Scalar(value) }, anchor)?;
+                self.put(
+                    Node {
+                        line,
+                        kind: Kind::Scalar(value),
+                    },
+                    anchor,
+                )?;
             }
             Event::SequenceStart(_, anchor, _) => self.begin(line, Kind::List(Vec::new()), anchor),
             Event::MappingStart(_, anchor, _) => self.begin(line, Kind::Map(Vec::new()), anchor),
@@ -182,11 +199,19 @@ impl Reader {
             }
             Event::Alias(anchor) => {
                 let node = self.anchors.get(&anchor);
-                let node = node.ok_or_else(|| (line, "an alias stands within what it is an alias of".to_owned()))?;
+                let node = node.ok_or_else(|| {
+                    (
+                        line,
+                        "an alias stands within what it is an alias of".to_owned(),
+                    )
+                })?;
                 let values = count(node);
                 self.values = self.values.saturating_add(values);
                 if self.values > MOST_VALUES {
-                    return Err((line, "more values than any pipeline has: aliases of aliases?".to_owned()));
+                    return Err((
+                        line,
+                        "more values than any pipeline has: aliases of aliases?".to_owned(),
+                    ));
                 }
                 let node = node.clone();
                 self.put(node, 0)?;
@@ -198,7 +223,11 @@ impl Reader {
     }
 
     fn begin(&mut self, line: usize, kind: Kind, anchor: usize) {
-        self.open.push(Open { node: Node { line, kind }, anchor, key: None });
+        self.open.push(Open {
+            node: Node { line, kind },
+            anchor,
+            key: None,
+        });
     }
 
     /// A value is complete: into what it stands in.
@@ -208,7 +237,10 @@ impl Reader {
             self.anchors.insert(anchor, node.clone());
         }
         let Some(open) = self.open.last_mut() else {
-            self.documents.push(Document { root: node, faults: std::mem::take(&mut self.faults) });
+            self.documents.push(Document {
+                root: node,
+                faults: std::mem::take(&mut self.faults),
+            });
             return Ok(());
         };
         match &mut open.node.kind {
@@ -236,7 +268,12 @@ fn count(node: &Node) -> usize {
     match &node.kind {
         Kind::Scalar(_) => 1,
         Kind::List(items) => 1 + items.iter().map(count).sum::<usize>(),
-        Kind::Map(entries) => 1 + entries.iter().map(|entry| count(&entry.value)).sum::<usize>(),
+        Kind::Map(entries) => {
+            1 + entries
+                .iter()
+                .map(|entry| count(&entry.value))
+                .sum::<usize>()
+        }
     }
 }
 
@@ -250,7 +287,9 @@ fn key(node: &Node) -> Result<String, (usize, String)> {
 
 /// Takes in what `<<` names, behind what stands there itself.
 fn merge(entries: &mut Vec<Entry>) {
-    let Some(at) = entries.iter().position(|entry| entry.key == "<<") else { return };
+    let Some(at) = entries.iter().position(|entry| entry.key == "<<") else {
+        return;
+    };
     let merged = entries.remove(at).value;
     let maps = match merged.kind {
         Kind::List(items) => items,
@@ -273,7 +312,9 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Value {
     }
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => return Value::Bool(true),
+        "y" | "Y" | "yes" | "Yes" | "YES" | "true" | "True" | "TRUE" | "on" | "On" | "ON" => {
+            return Value::Bool(true);
+        }
         "n" | "N" | "no" | "No" | "NO" | "false" | "False" | "FALSE" | "off" | "Off" | "OFF" => {
             return Value::Bool(false);
         }
@@ -292,12 +333,22 @@ fn number(text: &str) -> Option<Number> {
         b'+' => (1, &plain[1..]),
         _ => (1, plain.as_str()),
     };
-    let based = [("0x", 16), ("0X", 16), ("0o", 8), ("0O", 8), ("0b", 2), ("0B", 2)]
-        .into_iter()
-        .find_map(|(prefix, base)| Some((digits.strip_prefix(prefix)?, base)));
+    let based = [
+        ("0x", 16),
+        ("0X", 16),
+        ("0o", 8),
+        ("0O", 8),
+        ("0b", 2),
+        ("0B", 2),
+    ]
+    .into_iter()
+    .find_map(|(prefix, base)| Some((digits.strip_prefix(prefix)?, base)));
     let (digits, base) = match based {
         Some(based) => based,
-        None if digits.len() > 1 && digits.starts_with('0') && digits.bytes().all(|b| b.is_ascii_digit()) => {
+        None if digits.len() > 1
+            && digits.starts_with('0')
+            && digits.bytes().all(|b| b.is_ascii_digit()) =>
+        {
             (&digits[1..], 8)
         }
         None => (digits, 10),
@@ -307,12 +358,20 @@ fn number(text: &str) -> Option<Number> {
     }
     if let Ok(number) = i128::from_str_radix(digits, base) {
         let number = number * sign;
-        let fits = i64::try_from(number).map(Number::from).or_else(|_| u64::try_from(number).map(Number::from));
+        let fits = i64::try_from(number)
+            .map(Number::from)
+            .or_else(|_| u64::try_from(number).map(Number::from));
         return fits.ok().or_else(|| Number::from_f64(plain.parse().ok()?));
     }
     let is_float = plain.contains(|c: char| c.is_ascii_digit())
-        && plain.bytes().all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
-    if is_float { Number::from_f64(plain.parse().ok()?) } else { None }
+        && plain
+            .bytes()
+            .all(|b| b.is_ascii_digit() || matches!(b, b'.' | b'e' | b'E' | b'+' | b'-'));
+    if is_float {
+        Number::from_f64(plain.parse().ok()?)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -352,14 +411,22 @@ mod tests {
         ] {
             // In a map, since a lone `-` or nothing is another document.
             let quoted = if text == "-" { "'-'" } else { text };
-            assert_eq!(one(&format!("a: {quoted}\n")).root.to_json()["a"], expected, "{text}");
+            assert_eq!(
+                one(&format!("a: {quoted}\n")).root.to_json()["a"],
+                expected,
+                "{text}"
+            );
         }
-        assert_eq!(one("a: ~\nb:\nc: [~, 1]\n").root.to_json(), json!({"c": [null, 1]}));
+        assert_eq!(
+            one("a: ~\nb:\nc: [~, 1]\n").root.to_json(),
+            json!({"c": [null, 1]})
+        );
     }
 
     #[test]
     fn every_field_has_its_line() {
-        let document = one("# a comment\na:\n  b.c: 1\n  list:\n    - x: 1\n      w: {z: 2}\n    - x: 2\n");
+        let document =
+            one("# a comment\na:\n  b.c: 1\n  list:\n    - x: 1\n      w: {z: 2}\n    - x: 2\n");
         for (field, line, there) in [
             ("", 2, true),
             ("a", 2, true),
@@ -372,25 +439,43 @@ mod tests {
             ("a.list[1].w.z", 7, false),
             ("a.list[7]", 4, false),
         ] {
-            assert_eq!((document.root.line_of(field), document.root.has(field)), (line, there), "{field}");
+            assert_eq!(
+                (document.root.line_of(field), document.root.has(field)),
+                (line, there),
+                "{field}"
+            );
         }
     }
 
     #[test]
     fn documents_anchors_and_merges_are_read() {
         let documents = read("a: &a {x: 1, z: 2}\nb: {<<: *a, z: 3}\n---\n- 1\n---\n").unwrap();
-        let values: Vec<_> = documents.iter().map(|document| document.root.to_json()).collect();
-        assert_eq!(values, [json!({"a": {"x": 1, "z": 2}, "b": {"z": 3, "x": 1}}), json!([1]), json!(null)]);
+        let values: Vec<_> = documents
+            .iter()
+            .map(|document| document.root.to_json())
+            .collect();
+        assert_eq!(
+            values,
+            [
+                json!({"a": {"x": 1, "z": 2}, "b": {"z": 3, "x": 1}}),
+                json!([1]),
+                json!(null)
+            ]
+        );
     }
 
     #[test]
     fn what_is_wrong_with_the_yaml_has_its_line() {
         let twice = one("a: 1\nb: 2\na: 3\n");
         assert_eq!(twice.faults[0].0, 3);
-        assert!(twice.faults[0].1.contains("\"a\"") && twice.faults[0].1.contains("line 1"), "{twice:?}");
+        assert!(
+            twice.faults[0].1.contains("\"a\"") && twice.faults[0].1.contains("line 1"),
+            "{twice:?}"
+        );
         assert_eq!(read("a: 1\nb: [}\n").unwrap_err().0, 2);
-        let bomb = (1..40)
-            .fold("a0: &a0 [x, x]\n".to_owned(), |text, n| format!("{text}a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1));
+        let bomb = (1..40).fold("a0: &a0 [x, x]\n".to_owned(), |text, n| {
+            format!("{text}a{n}: &a{n} [*a{}, *a{}]\n", n - 1, n - 1)
+        });
         assert!(read(&bomb).unwrap_err().1.contains("aliases"));
     }
 }

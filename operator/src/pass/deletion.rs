@@ -1,8 +1,11 @@
-//! Deletion. Children go by their owner references; topics stay, unless `deletionPolicy` is `Delete`.
+//! Deletion. Children go by their owner references; topics stay, unless `deletionPolicy` is
+//! `Delete`.
 //!
-//! Only then a finalizer is set, before the first topic is created. With it a deletion first takes the children away, so that nobody uses the
-//! topics any more, then deletes those of which the status proves that this pipeline created them and that still have the id it says.
-//! Whatever happens it ends: after [`crate::context::Settings::deletion_deadline`] topics are left where they are, and an event names them.
+//! Only then a finalizer is set, before the first topic is created. With it a deletion first takes
+//! the children away, so that nobody uses the topics any more, then deletes those of which the
+//! status proves that this pipeline created them and that still have the id it says. Whatever
+//! happens it ends: after [`crate::context::Settings::deletion_deadline`] topics are left where
+//! they are, and an event names them.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -28,7 +31,8 @@ use crate::{
 pub const FINALIZER: &str = "pinpipe.dev/topics";
 /// What `kubectl delete --cascade=orphan` sets: children are to stay, and they need their topics.
 const ORPHAN: &str = "orphan";
-/// How much of the deadline topics wait for the last pod to go: one on a node that is gone never does.
+/// How much of the deadline topics wait for the last pod to go: one on a node that is gone never
+/// does.
 const PODS_FIRST: f64 = 0.4;
 
 /// Why topics are left that were about to be created: whether that came to pass nobody knows.
@@ -63,7 +67,13 @@ impl Pass<'_> {
         let mut finalizers = self.resource.finalizers().to_vec();
         finalizers.retain(|finalizer| finalizer != FINALIZER);
         finalizers.extend(wanted.then(|| FINALIZER.to_owned()));
-        patch_finalizers(self.context, &self.namespace, &self.resource.metadata, finalizers).await
+        patch_finalizers(
+            self.context,
+            &self.namespace,
+            &self.resource.metadata,
+            finalizers,
+        )
+        .await
     }
 
     /// Ends the pipeline.
@@ -82,8 +92,14 @@ impl Pass<'_> {
             }
             Topics::Delete(topics, unproven) => (topics, unproven),
         };
-        let since = metadata.deletion_timestamp.as_ref().map_or_else(Timestamp::now, |time| time.0);
-        let (elapsed, deadline) = (passed(since, Timestamp::now()), self.context.settings.deletion_deadline);
+        let since = metadata
+            .deletion_timestamp
+            .as_ref()
+            .map_or_else(Timestamp::now, |time| time.0);
+        let (elapsed, deadline) = (
+            passed(since, Timestamp::now()),
+            self.context.settings.deletion_deadline,
+        );
         let why = match self.delete_topics(&topics, elapsed).await {
             Ok(Came::Done) => {
                 if !unproven.is_empty() {
@@ -97,19 +113,31 @@ impl Pass<'_> {
         };
         if elapsed < deadline {
             let message = format!("the pipeline is being deleted, and with it its topics: {why}");
-            self.write_ready(Finding::bad(reasons::DELETING, message)).await?;
+            self.write_ready(Finding::bad(reasons::DELETING, message))
+                .await?;
             return Ok(Passed::Soon);
         }
-        let names: Vec<_> = topics.into_iter().map(|topic| topic.name).chain(unproven).collect();
+        let names: Vec<_> = topics
+            .into_iter()
+            .map(|topic| topic.name)
+            .chain(unproven)
+            .collect();
         self.tell_left(&names, &why).await;
         self.let_go().await
     }
 
-    async fn delete_topics(&self, topics: &[TopicStatus], elapsed: Duration) -> Result<Came, Error> {
+    async fn delete_topics(
+        &self,
+        topics: &[TopicStatus],
+        elapsed: Duration,
+    ) -> Result<Came, Error> {
         let applier = self.applier();
         let mut live = applier.live().await.trying("listing children")?;
         self.context.may_write()?;
-        applier.prune(&[], &BTreeSet::new(), &mut live).await.trying("deleting children")?;
+        applier
+            .prune(&[], &BTreeSet::new(), &mut live)
+            .await
+            .trying("deleting children")?;
         let pods = self.pods().await?;
         if let Some(wait) = wait_for(&pods, elapsed, self.context.settings.deletion_deadline) {
             return Ok(Came::Waits(wait.to_owned()));
@@ -120,9 +148,14 @@ impl Pass<'_> {
             let names = topics.iter().map(|topic| topic.name.clone()).collect();
             let (broker, seen) = self.context.brokers.see(bootstrap_servers, names).await?;
             let same = |topic: &&TopicStatus| {
-                seen.get(&topic.name).is_some_and(|found| Some(found.id.as_str()) == topic.id.as_deref())
+                seen.get(&topic.name)
+                    .is_some_and(|found| Some(found.id.as_str()) == topic.id.as_deref())
             };
-            let same: Vec<&str> = topics.iter().filter(same).map(|topic| topic.name.as_str()).collect();
+            let same: Vec<&str> = topics
+                .iter()
+                .filter(same)
+                .map(|topic| topic.name.as_str())
+                .collect();
             if !same.is_empty() {
                 broker.delete(&same).await?;
             }
@@ -139,15 +172,33 @@ impl Pass<'_> {
 
     async fn tell_left(&self, topics: &[String], why: &str) {
         let note = left(topics, why);
-        tracing::warn!(namespace = self.namespace, name = self.name, note, "topics are left");
-        self.event(EventType::Warning, reasons::TOPICS_LEFT, "Delete", &note, None).await;
+        tracing::warn!(
+            namespace = self.namespace,
+            name = self.name,
+            note,
+            "topics are left"
+        );
+        self.event(
+            EventType::Warning,
+            reasons::TOPICS_LEFT,
+            "Delete",
+            &note,
+            None,
+        )
+        .await;
     }
 
     /// Takes the finalizer away, upon which the API server takes the pipeline away.
     async fn let_go(&self) -> Result<Passed, Error> {
         let mut finalizers = self.resource.finalizers().to_vec();
         finalizers.retain(|finalizer| finalizer != FINALIZER);
-        patch_finalizers(self.context, &self.namespace, &self.resource.metadata, finalizers).await?;
+        patch_finalizers(
+            self.context,
+            &self.namespace,
+            &self.resource.metadata,
+            finalizers,
+        )
+        .await?;
         Ok(Passed::Gone)
     }
 }
@@ -161,24 +212,47 @@ pub async fn let_go_unread(context: &Context, resource: &Outline) -> Result<(), 
     let why = "the pipeline can't be read by this version of the operator";
     let note = left(&["its topics".to_owned()], why);
     let about = kube::Resource::object_ref(resource, &());
-    told(context, &about, EventType::Warning, reasons::TOPICS_LEFT, "Delete", &note, None).await;
+    told(
+        context,
+        &about,
+        EventType::Warning,
+        reasons::TOPICS_LEFT,
+        "Delete",
+        &note,
+        None,
+    )
+    .await;
     let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
     finalizers.retain(|finalizer| finalizer != FINALIZER);
-    patch_finalizers(context, &resource.namespace().unwrap_or_default(), metadata, finalizers).await
+    patch_finalizers(
+        context,
+        &resource.namespace().unwrap_or_default(),
+        metadata,
+        finalizers,
+    )
+    .await
 }
 
 /// Why topics aren't deleted while these pods are there.
 fn wait_for(pods: &[Pod], elapsed: Duration, deadline: Duration) -> Option<&'static str> {
     let running: Vec<_> = pods.iter().filter(|pod| !has_ended(pod)).collect();
-    if running.iter().any(|pod| pod.metadata.deletion_timestamp.is_none()) {
-        // Nobody stops them: they are somebody else's by now (--cascade=orphan), or the cluster is slow.
+    if running
+        .iter()
+        .any(|pod| pod.metadata.deletion_timestamp.is_none())
+    {
+        // Nobody stops them: they are somebody else's by now (--cascade=orphan), or the cluster is
+        // slow.
         return Some("pods that use them run");
     }
     (!running.is_empty() && elapsed < deadline.mul_f64(PODS_FIRST)).then_some("its pods stop first")
 }
 
 fn has_finalizer(metadata: &ObjectMeta) -> bool {
-    metadata.finalizers.iter().flatten().any(|finalizer| finalizer == FINALIZER)
+    metadata
+        .finalizers
+        .iter()
+        .flatten()
+        .any(|finalizer| finalizer == FINALIZER)
 }
 
 /// Writes the finalizers, unless the resource has changed since it was read.
@@ -192,7 +266,9 @@ async fn patch_finalizers(
     let api: Api<PinterestPipeline> = Api::namespaced(context.client.clone(), namespace);
     let patch = json!({"metadata": {"resourceVersion": metadata.resource_version, "finalizers": finalizers}});
     let name = metadata.name.as_deref().unwrap_or_default();
-    let patched = api.patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch)).await;
+    let patched = api
+        .patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch))
+        .await;
     patched.trying("writing the finalizer")?;
     context.metrics.wrote("patch", "pinterestpipelines");
     Ok(())
@@ -200,23 +276,43 @@ async fn patch_finalizers(
 
 /// What is to be done about the topics of a pipeline that is being deleted.
 fn topics(resource: &PinterestPipeline, paused: bool, conflict: bool) -> Topics {
-    let policy = resource.spec.broker.kafka.topics.as_ref().and_then(|topics| topics.deletion_policy);
+    let policy = resource
+        .spec
+        .broker
+        .kafka
+        .topics
+        .as_ref()
+        .and_then(|topics| topics.deletion_policy);
     if policy != Some(DeletionPolicy::Delete) {
         return Topics::Keep;
     }
     let known = resource.status.iter().flat_map(|status| &status.topics);
-    let (proven, unproven): (Vec<_>, Vec<_>) =
-        known.filter(|topic| topic.created_by_us).cloned().partition(|topic| topic.id.is_some());
+    let (proven, unproven): (Vec<_>, Vec<_>) = known
+        .filter(|topic| topic.created_by_us)
+        .cloned()
+        .partition(|topic| topic.id.is_some());
     let unproven: Vec<_> = unproven.into_iter().map(|topic| topic.name).collect();
-    let leave =
-        |why| Topics::Leave(proven.iter().map(|topic| topic.name.clone()).chain(unproven.clone()).collect(), why);
+    let leave = |why| {
+        Topics::Leave(
+            proven
+                .iter()
+                .map(|topic| topic.name.clone())
+                .chain(unproven.clone())
+                .collect(),
+            why,
+        )
+    };
     if proven.is_empty() && unproven.is_empty() {
         Topics::Keep
     } else if paused {
         leave("the pipeline is paused")
     } else if conflict {
         leave("one of them belongs to an older pipeline")
-    } else if resource.finalizers().iter().any(|finalizer| finalizer == ORPHAN) {
+    } else if resource
+        .finalizers()
+        .iter()
+        .any(|finalizer| finalizer == ORPHAN)
+    {
         leave("the workers that use them were to stay, too (--cascade=orphan)")
     } else if proven.is_empty() {
         leave(UNPROVEN)
@@ -256,18 +352,56 @@ mod tests {
             }
             topic
         };
-        let mixed = json!([topic("a", Some("1"), true), topic("b", Some("2"), false), topic("c", None, true)]);
-        let Topics::Delete(deleted, unproven) = topics(&going("Delete", &mixed, &[FINALIZER]), false, false) else {
+        let mixed = json!([
+            topic("a", Some("1"), true),
+            topic("b", Some("2"), false),
+            topic("c", None, true)
+        ]);
+        let Topics::Delete(deleted, unproven) =
+            topics(&going("Delete", &mixed, &[FINALIZER]), false, false)
+        else {
             panic!("nothing is to be deleted")
         };
-        assert_eq!(deleted.iter().map(|topic| topic.name.as_str()).collect::<Vec<_>>(), ["a"]);
+        assert_eq!(
+            deleted
+                .iter()
+                .map(|topic| topic.name.as_str())
+                .collect::<Vec<_>>(),
+            ["a"]
+        );
         assert_eq!(unproven, ["c"]);
 
-        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let names = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
+        };
         for (case, policy, known, finalizers, [paused, conflict], expected) in [
-            ("kept by policy", "Retain", mixed.clone(), &[FINALIZER][..], [false, false], None),
-            ("never reconciled", "Delete", json!([]), &[FINALIZER], [false, false], None),
-            ("not ours", "Delete", json!([topic("b", Some("2"), false)]), &[FINALIZER], [false, false], None),
+            (
+                "kept by policy",
+                "Retain",
+                mixed.clone(),
+                &[FINALIZER][..],
+                [false, false],
+                None,
+            ),
+            (
+                "never reconciled",
+                "Delete",
+                json!([]),
+                &[FINALIZER],
+                [false, false],
+                None,
+            ),
+            (
+                "not ours",
+                "Delete",
+                json!([topic("b", Some("2"), false)]),
+                &[FINALIZER],
+                [false, false],
+                None,
+            ),
             (
                 "about to be created",
                 "Delete",
@@ -276,9 +410,30 @@ mod tests {
                 [false, false],
                 Some(names(&["c"])),
             ),
-            ("paused", "Delete", mixed.clone(), &[FINALIZER], [true, false], Some(names(&["a", "c"]))),
-            ("another's", "Delete", mixed.clone(), &[FINALIZER], [false, true], Some(names(&["a", "c"]))),
-            ("children stay", "Delete", mixed, &[FINALIZER, ORPHAN], [false, false], Some(names(&["a", "c"]))),
+            (
+                "paused",
+                "Delete",
+                mixed.clone(),
+                &[FINALIZER],
+                [true, false],
+                Some(names(&["a", "c"])),
+            ),
+            (
+                "another's",
+                "Delete",
+                mixed.clone(),
+                &[FINALIZER],
+                [false, true],
+                Some(names(&["a", "c"])),
+            ),
+            (
+                "children stay",
+                "Delete",
+                mixed,
+                &[FINALIZER, ORPHAN],
+                [false, false],
+                Some(names(&["a", "c"])),
+            ),
         ] {
             let found = topics(&going(policy, &known, finalizers), paused, conflict);
             match (found, expected) {
@@ -298,11 +453,17 @@ mod tests {
             }
             serde_json::from_value(pod).unwrap()
         };
-        let at = |pods: &[Pod], seconds| wait_for(pods, Duration::from_secs(seconds), Duration::from_secs(100));
+        let at = |pods: &[Pod], seconds| {
+            wait_for(pods, Duration::from_secs(seconds), Duration::from_secs(100))
+        };
         assert_eq!(at(&[], 0), None);
         assert_eq!(at(&[pod(false, "Succeeded")], 0), None);
         assert_eq!(at(&[pod(true, "Running")], 0), Some("its pods stop first"));
-        assert_eq!(at(&[pod(true, "Running")], 40), None, "its node may be gone");
+        assert_eq!(
+            at(&[pod(true, "Running")], 40),
+            None,
+            "its node may be gone"
+        );
         let outlives = [pod(true, "Running"), pod(false, "Running")];
         assert_eq!(at(&outlives, 100), Some("pods that use them run"));
     }

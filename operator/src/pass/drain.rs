@@ -1,8 +1,10 @@
-//! `spec.suspend`: ingest and the emulator stop at once; sinks read on to the topics' ends, or until the deadline.
+//! `spec.suspend`: ingest and the emulator stop at once; sinks read on to the topics' ends, or
+//! until the deadline.
 //!
-//! The condition `Suspended` is the memory of it: it is there while `spec.suspend` is, False while sinks read on, so that its transition
-//! time is when they began, whichever operator looks. A sink is asked for nothing but its consumer group's committed offsets, and one that
-//! doesn't run is not started for it.
+//! The condition `Suspended` is the memory of it: it is there while `spec.suspend` is, False while
+//! sinks read on, so that its transition time is when they began, whichever operator looks. A sink
+//! is asked for nothing but its consumer group's committed offsets, and one that doesn't run is not
+//! started for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,23 +40,35 @@ pub(super) struct Drain {
     pub(super) components: BTreeSet<String>,
     /// The condition. None: `spec.suspend` isn't set.
     pub(super) finding: Option<Finding>,
-    /// Whether that has to be in the status before anything is stopped: it could not be told afterwards.
+    /// Whether that has to be in the status before anything is stopped: it could not be told
+    /// afterwards.
     pub(super) tell_first: bool,
 }
 
 impl Drain {
     fn done(finding: Finding) -> Self {
-        Self { finding: Some(finding), ..Self::default() }
+        Self {
+            finding: Some(finding),
+            ..Self::default()
+        }
     }
 
     fn going(components: BTreeSet<String>, message: &str) -> Self {
-        Self { components, finding: Some(Finding::bad(reasons::DRAINING, message)), tell_first: false }
+        Self {
+            components,
+            finding: Some(Finding::bad(reasons::DRAINING, message)),
+            tell_first: false,
+        }
     }
 }
 
 impl Pass<'_> {
     /// Which components of a suspended pipeline read on.
-    pub(super) async fn drain(&self, pipeline: &ValidatedPipeline, live: &Live) -> Result<Drain, Error> {
+    pub(super) async fn drain(
+        &self,
+        pipeline: &ValidatedPipeline,
+        live: &Live,
+    ) -> Result<Drain, Error> {
         if !pipeline.suspend {
             return Ok(Drain::default());
         }
@@ -67,33 +81,52 @@ impl Pass<'_> {
             return Ok(Drain::done(suspended()));
         }
         let (now, deadline) = (Timestamp::now(), self.context.settings.drain_deadline);
-        let late = before.is_some_and(|condition| passed(condition.last_transition_time.0, now) >= deadline);
+        let late = before
+            .is_some_and(|condition| passed(condition.last_transition_time.0, now) >= deadline);
         let left = if self.sources_are_gone(pipeline, live).await? {
             self.left(pipeline, &running).await
         } else if late {
             Err("ingest has not stopped".to_owned())
         } else {
-            return Ok(Drain::going(running, "ingest stops; sinks read the topics to their ends after that"));
+            return Ok(Drain::going(
+                running,
+                "ingest stops; sinks read the topics to their ends after that",
+            ));
         };
         Ok(decide(running, left, late.then_some(deadline)))
     }
 
     /// A condition of the status as it was read.
     pub(super) fn condition(&self, type_: &str) -> Option<&Condition> {
-        self.resource.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == type_)
+        self.resource
+            .status
+            .as_ref()?
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == type_)
     }
 
     /// Whether nothing brings records in any more, pods that are still stopping among them.
-    async fn sources_are_gone(&self, pipeline: &ValidatedPipeline, live: &Live) -> Result<bool, Error> {
+    async fn sources_are_gone(
+        &self,
+        pipeline: &ValidatedPipeline,
+        live: &Live,
+    ) -> Result<bool, Error> {
         let stopped = SOURCES.iter().all(|component| {
             let deployment = typed::<Deployment>(live, "Deployment", &pipeline.child(component));
-            deployment.is_none_or(|deployment| deployment.spec.and_then(|spec| spec.replicas) == Some(0))
+            deployment
+                .is_none_or(|deployment| deployment.spec.and_then(|spec| spec.replicas) == Some(0))
         });
         if !stopped {
             return Ok(false);
         }
-        let is_source = |pod: &Pod| said::component(pod).is_some_and(|component| SOURCES.contains(&component));
-        Ok(!self.pods().await?.iter().any(|pod| is_source(pod) && !has_ended(pod)))
+        let is_source =
+            |pod: &Pod| said::component(pod).is_some_and(|component| SOURCES.contains(&component));
+        Ok(!self
+            .pods()
+            .await?
+            .iter()
+            .any(|pod| is_source(pod) && !has_ended(pod)))
     }
 
     /// What these components have not read. The archive is asked to write what it has gathered.
@@ -102,8 +135,15 @@ impl Pass<'_> {
         pipeline: &ValidatedPipeline,
         running: &BTreeSet<String>,
     ) -> Result<BTreeMap<String, Vec<Behind>>, String> {
-        let names: Vec<String> = pipeline.topics.iter().map(|topic| topic.name.clone()).collect();
-        let groups = build::groups(pipeline).into_iter().filter(|(component, _)| running.contains(component)).collect();
+        let names: Vec<String> = pipeline
+            .topics
+            .iter()
+            .map(|topic| topic.name.clone())
+            .collect();
+        let groups = build::groups(pipeline)
+            .into_iter()
+            .filter(|(component, _)| running.contains(component))
+            .collect();
         let left = topics::left(&pipeline.bootstrap_servers, &names, groups).await?;
         if left.get(ARCHIVE).is_some_and(|left| !left.is_empty())
             && let Ok(pods) = self.pods().await
@@ -120,7 +160,8 @@ fn running(pipeline: &ValidatedPipeline, live: &Live) -> BTreeSet<String> {
     groups
         .filter(|component| {
             let deployment = typed::<Deployment>(live, "Deployment", &pipeline.child(component));
-            deployment.is_some_and(|deployment| deployment.spec.and_then(|spec| spec.replicas) != Some(0))
+            deployment
+                .is_some_and(|deployment| deployment.spec.and_then(|spec| spec.replicas) != Some(0))
         })
         .collect()
 }
@@ -132,38 +173,58 @@ fn decide(
     late: Option<Duration>,
 ) -> Drain {
     let behind: BTreeSet<String> = match &left {
-        Ok(left) => running.into_iter().filter(|c| left.get(c).is_some_and(|left| !left.is_empty())).collect(),
+        Ok(left) => running
+            .into_iter()
+            .filter(|c| left.get(c).is_some_and(|left| !left.is_empty()))
+            .collect(),
         Err(_) => running,
     };
     if behind.is_empty() {
         return Drain::done(suspended());
     }
     let Some(deadline) = late else {
-        return Drain::going(behind, "sinks read the topics to their ends before they stop");
+        return Drain::going(
+            behind,
+            "sinks read the topics to their ends before they stop",
+        );
     };
     let why = match left {
         Ok(left) => {
-            let sinks = behind.iter().filter_map(|c| Some(format!("{c}: {}", list(left.get(c)?))));
+            let sinks = behind
+                .iter()
+                .filter_map(|c| Some(format!("{c}: {}", list(left.get(c)?))));
             sinks.collect::<Vec<_>>().join("; ")
         }
-        Err(error) => format!("{} ({error})", behind.into_iter().collect::<Vec<_>>().join(", ")),
+        Err(error) => format!(
+            "{} ({error})",
+            behind.into_iter().collect::<Vec<_>>().join(", ")
+        ),
     };
     let message = format!(
         "suspended, though not every sink had read its topics to their ends within {} s: {why}; they go on from there once spec.suspend \
          is false",
         deadline.as_secs()
     );
-    Drain { tell_first: true, ..Drain::done(Finding::good(reasons::DRAIN_DEADLINE_EXCEEDED, message)) }
+    Drain {
+        tell_first: true,
+        ..Drain::done(Finding::good(reasons::DRAIN_DEADLINE_EXCEEDED, message))
+    }
 }
 
 fn suspended() -> Finding {
-    Finding::good(reasons::SUSPENDED, "suspended: set spec.suspend to false to resume")
+    Finding::good(
+        reasons::SUSPENDED,
+        "suspended: set spec.suspend to false to resume",
+    )
 }
 
 /// The condition of a suspension that has come to its end, which it keeps.
 fn ended(condition: &Condition) -> Option<Finding> {
     let known = [reasons::SUSPENDED, reasons::DRAIN_DEADLINE_EXCEEDED];
-    let reason = known.into_iter().find(|reason| *reason == condition.reason).filter(|_| condition.status == "True")?;
+    let reason = known
+        .into_iter()
+        .find(|reason| *reason == condition.reason)
+        .filter(|_| condition.status == "True")?;
     Some(Finding::good(reason, condition.message.clone()))
 }
 
@@ -181,7 +242,12 @@ mod tests {
     };
 
     fn behind(topic: &str) -> Vec<Behind> {
-        vec![Behind { topic: topic.to_owned(), partition: 0, committed: Some(5), end: 9 }]
+        vec![Behind {
+            topic: topic.to_owned(),
+            partition: 0,
+            committed: Some(5),
+            end: 9,
+        }]
     }
 
     fn all() -> BTreeSet<String> {
@@ -192,17 +258,62 @@ mod tests {
     #[test]
     fn a_sink_reads_on_until_nothing_is_left_or_the_deadline_has_passed() {
         let answer = |archive: &str, live: &str| {
-            let left = |topic: &str| if topic.is_empty() { Vec::new() } else { behind(topic) };
-            Ok([("archive".to_owned(), left(archive)), ("stream-live".to_owned(), left(live))].into())
+            let left = |topic: &str| {
+                if topic.is_empty() {
+                    Vec::new()
+                } else {
+                    behind(topic)
+                }
+            };
+            Ok([
+                ("archive".to_owned(), left(archive)),
+                ("stream-live".to_owned(), left(live)),
+            ]
+            .into())
         };
         let late = Some(Duration::from_mins(5));
         for (left, late, components, ok, reason, said) in [
-            (answer("", ""), None, vec![], true, reasons::SUSPENDED, "resume"),
-            (answer("t", ""), None, vec!["archive"], false, reasons::DRAINING, "to their ends"),
-            (answer("t", "u"), None, vec!["archive", "stream-live"], false, reasons::DRAINING, ""),
-            (Err("no broker".to_owned()), None, vec!["archive", "stream-live"], false, reasons::DRAINING, ""),
+            (
+                answer("", ""),
+                None,
+                vec![],
+                true,
+                reasons::SUSPENDED,
+                "resume",
+            ),
+            (
+                answer("t", ""),
+                None,
+                vec!["archive"],
+                false,
+                reasons::DRAINING,
+                "to their ends",
+            ),
+            (
+                answer("t", "u"),
+                None,
+                vec!["archive", "stream-live"],
+                false,
+                reasons::DRAINING,
+                "",
+            ),
+            (
+                Err("no broker".to_owned()),
+                None,
+                vec!["archive", "stream-live"],
+                false,
+                reasons::DRAINING,
+                "",
+            ),
             (answer("", ""), late, vec![], true, reasons::SUSPENDED, ""),
-            (answer("t", ""), late, vec![], true, reasons::DRAIN_DEADLINE_EXCEEDED, "archive: t[0] at 5 of 9"),
+            (
+                answer("t", ""),
+                late,
+                vec![],
+                true,
+                reasons::DRAIN_DEADLINE_EXCEEDED,
+                "archive: t[0] at 5 of 9",
+            ),
             (
                 Err("no broker".to_owned()),
                 late,
@@ -214,7 +325,15 @@ mod tests {
         ] {
             let drain = decide(all(), left, late);
             let finding = drain.finding.unwrap();
-            assert_eq!(drain.components.iter().map(String::as_str).collect::<Vec<_>>(), components, "{finding:?}");
+            assert_eq!(
+                drain
+                    .components
+                    .iter()
+                    .map(String::as_str)
+                    .collect::<Vec<_>>(),
+                components,
+                "{finding:?}"
+            );
             assert_eq!((finding.ok, finding.reason), (ok, reason), "{finding:?}");
             assert!(finding.message.contains(said), "{finding:?}");
             assert_eq!(drain.tell_first, reason == reasons::DRAIN_DEADLINE_EXCEEDED);
@@ -225,14 +344,21 @@ mod tests {
     fn a_sink_without_pods_is_not_started_to_read_on() {
         let pipeline = validated(whole());
         let live = |pipeline: &ValidatedPipeline| {
-            Live::of(objects(pipeline).into_iter().map(|object| (object.resource.kind, object.body)))
+            Live::of(
+                objects(pipeline)
+                    .into_iter()
+                    .map(|object| (object.resource.kind, object.body)),
+            )
         };
         assert_eq!(running(&pipeline, &live(&pipeline)), all());
         assert_eq!(running(&pipeline, &Live::default()), BTreeSet::new());
         let mut stopped = pipeline.clone();
         stopped.suspend = true;
         stopped.draining = ["archive".to_owned()].into();
-        assert_eq!(running(&pipeline, &live(&stopped)), ["archive".to_owned()].into());
+        assert_eq!(
+            running(&pipeline, &live(&stopped)),
+            ["archive".to_owned()].into()
+        );
     }
 
     #[test]
@@ -242,7 +368,10 @@ mod tests {
                 "lastTransitionTime": "2026-01-01T00:00:00Z"});
             ended(&serde_json::from_value(finding).unwrap())
         };
-        assert_eq!(condition("True", "Suspended"), Some(Finding::good(reasons::SUSPENDED, "m")));
+        assert_eq!(
+            condition("True", "Suspended"),
+            Some(Finding::good(reasons::SUSPENDED, "m"))
+        );
         assert_eq!(
             condition("True", "DrainDeadlineExceeded"),
             Some(Finding::good(reasons::DRAIN_DEADLINE_EXCEEDED, "m"))

@@ -19,14 +19,22 @@ impl Pass<'_> {
         says_paused(&self.resource.metadata)
     }
 
-    /// Says that nobody looks. Everything else in the status stays as it was when somebody did, the generation it is about too.
+    /// Says that nobody looks. Everything else in the status stays as it was when somebody did, the
+    /// generation it is about too.
     pub(super) async fn pause(&self) -> Result<Passed, Error> {
         let before = self.resource.status.clone().unwrap_or_default();
-        let ready = before.conditions.iter().find(|condition| condition.type_ == condition_types::READY);
+        let ready = before
+            .conditions
+            .iter()
+            .find(|condition| condition.type_ == condition_types::READY);
         if ready.is_none_or(|ready| ready.reason != reasons::PAUSED) {
             let mut status = before.clone();
-            status.conditions.retain(|condition| !SUMMARY.contains(&condition.type_.as_str()));
-            status.conditions.insert(0, paused(status.observed_generation));
+            status
+                .conditions
+                .retain(|condition| !SUMMARY.contains(&condition.type_.as_str()));
+            status
+                .conditions
+                .insert(0, paused(status.observed_generation));
             tracing::info!(namespace = self.namespace, name = self.name, "paused");
             self.patch_status(&status).await?;
         }
@@ -34,10 +42,13 @@ impl Pass<'_> {
     }
 }
 
-/// Whether the operator is to keep its hands off: any value but `false` says so, since a slip there must not set it to work.
+/// Whether the operator is to keep its hands off: any value but `false` says so, since a slip there
+/// must not set it to work.
 fn says_paused(metadata: &ObjectMeta) -> bool {
     let annotations = metadata.annotations.as_ref();
-    annotations.and_then(|all| all.get(PAUSED_ANNOTATION)).is_some_and(|value| value != NOT_PAUSED)
+    annotations
+        .and_then(|all| all.get(PAUSED_ANNOTATION))
+        .is_some_and(|value| value != NOT_PAUSED)
 }
 
 fn paused(generation: Option<i64>) -> Condition {

@@ -1,7 +1,8 @@
 //! Batch runs that an annotation starts, and those that a change of the resource must not end.
 //!
-//! A run is a Job of the `CronJob`'s template, as the schedule would make it, and the `CronJob` owns it. Which word asked for the last one stands
-//! in the status, since the Job itself goes after some time.
+//! A run is a Job of the `CronJob`'s template, as the schedule would make it, and the `CronJob`
+//! owns it. Which word asked for the last one stands in the status, since the Job itself goes after
+//! some time.
 
 use std::collections::BTreeSet;
 
@@ -47,12 +48,18 @@ pub(super) struct Words {
 impl Words {
     fn of(status: Option<&BatchStatus>) -> Self {
         let batch = status.cloned().unwrap_or_default();
-        Self { last: batch.last_requested, before: batch.requested_before }
+        Self {
+            last: batch.last_requested,
+            before: batch.requested_before,
+        }
     }
 
     /// Whether a run was started for this word.
     fn has(&self, word: &str) -> bool {
-        self.last.iter().chain(&self.before).any(|known| known == word)
+        self.last
+            .iter()
+            .chain(&self.before)
+            .any(|known| known == word)
     }
 
     fn and(mut self, word: &str) -> Self {
@@ -63,26 +70,43 @@ impl Words {
 }
 
 impl Pass<'_> {
-    /// Starts the run that is asked for, unless it was started before. Gives the words that asked for those started, or why it can't be done.
+    /// Starts the run that is asked for, unless it was started before. Gives the words that asked
+    /// for those started, or why it can't be done.
     pub(super) async fn start_run(
         &self,
         pipeline: &ValidatedPipeline,
         live: &Live,
     ) -> Result<Result<Words, Finding>, Error> {
-        let last = Words::of(self.resource.status.as_ref().and_then(|status| status.batch.as_ref()));
-        let Some(nonce) = pipeline.requests.run.as_ref().filter(|nonce| !last.has(nonce)) else {
+        let last = Words::of(
+            self.resource
+                .status
+                .as_ref()
+                .and_then(|status| status.batch.as_ref()),
+        );
+        let Some(nonce) = pipeline
+            .requests
+            .run
+            .as_ref()
+            .filter(|nonce| !last.has(nonce))
+        else {
             return Ok(Ok(last));
         };
         // Whatever keeps it from being there is said in the condition; the run starts once it is.
         let cron_job = typed::<CronJob>(live, "CronJob", &pipeline.child("batch"));
-        let Some(job) = cron_job.filter(|_| !pipeline.suspend).as_ref().and_then(|cron| job(pipeline, cron, nonce))
+        let Some(job) = cron_job
+            .filter(|_| !pipeline.suspend)
+            .as_ref()
+            .and_then(|cron| job(pipeline, cron, nonce))
         else {
             return Ok(Ok(last));
         };
         let name = job.name_any();
         self.context.may_write()?;
         let jobs: Api<Job> = Api::namespaced(self.context.client.clone(), &self.namespace);
-        let params = PostParams { field_manager: Some(MANAGER.to_owned()), ..PostParams::default() };
+        let params = PostParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PostParams::default()
+        };
         match jobs.create(&params, &job).await {
             Ok(_) => {
                 self.context.metrics.wrote("create", "jobs");
@@ -100,8 +124,16 @@ impl Pass<'_> {
                     name: Some(name.clone()),
                     ..ObjectReference::default()
                 };
-                let note = format!("the batch run {name} is started, as {RUN_ANNOTATION}={nonce} asks");
-                self.event(EventType::Normal, reasons::RUN_STARTED, "Run", &note, Some(started)).await;
+                let note =
+                    format!("the batch run {name} is started, as {RUN_ANNOTATION}={nonce} asks");
+                self.event(
+                    EventType::Normal,
+                    reasons::RUN_STARTED,
+                    "Run",
+                    &note,
+                    Some(started),
+                )
+                .await;
             }
             // We died after that, and before the status said so.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
@@ -114,15 +146,19 @@ impl Pass<'_> {
         Ok(Ok(last.and(nonce)))
     }
 
-    /// The children that runs under way still need, though the pipeline has no batch runs any more. Their schedule is suspended.
+    /// The children that runs under way still need, though the pipeline has no batch runs any more.
+    /// Their schedule is suspended.
     pub(super) async fn needed_by_runs(
         &self,
         pipeline: &ValidatedPipeline,
         live: &Live,
     ) -> Result<BTreeSet<Key>, Error> {
         let name = pipeline.child("batch");
-        let cron_job = typed::<CronJob>(live, "CronJob", &name).filter(|_| pipeline.batch.is_none());
-        let Some(cron_job) = cron_job else { return Ok(BTreeSet::new()) };
+        let cron_job =
+            typed::<CronJob>(live, "CronJob", &name).filter(|_| pipeline.batch.is_none());
+        let Some(cron_job) = cron_job else {
+            return Ok(BTreeSet::new());
+        };
         let client = &self.context.client;
         let jobs: Api<Job> = Api::namespaced(client.clone(), &self.namespace);
         let params = ListParams::default().labels(&build::runs_selector(&self.name));
@@ -134,11 +170,19 @@ impl Pass<'_> {
             self.context.may_write()?;
             let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), &self.namespace);
             let suspend = Patch::Merge(json!({"spec": {"suspend": true}}));
-            let params = PatchParams { field_manager: Some(MANAGER.to_owned()), ..PatchParams::default() };
-            cron_jobs.patch(&name, &params, &suspend).await.trying("suspending batch runs")?;
+            let params = PatchParams {
+                field_manager: Some(MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            cron_jobs
+                .patch(&name, &params, &suspend)
+                .await
+                .trying("suspending batch runs")?;
             self.context.metrics.wrote("patch", "cronjobs");
         }
-        Ok(NEEDED_BY_RUNS.map(|kind| (kind.to_owned(), name.clone())).into())
+        Ok(NEEDED_BY_RUNS
+            .map(|kind| (kind.to_owned(), name.clone()))
+            .into())
     }
 }
 
@@ -147,7 +191,10 @@ fn job(pipeline: &ValidatedPipeline, cron_job: &CronJob, nonce: &str) -> Option<
     let template = cron_job.spec.as_ref()?.job_template.clone();
     let of = template.metadata.unwrap_or_default();
     let mut annotations = of.annotations.unwrap_or_default();
-    annotations.extend([INSTANTIATED, (RUN_ANNOTATION, nonce)].map(|(key, value)| (key.to_owned(), value.to_owned())));
+    annotations.extend(
+        [INSTANTIATED, (RUN_ANNOTATION, nonce)]
+            .map(|(key, value)| (key.to_owned(), value.to_owned())),
+    );
     let digest = build::hash(&format!("{}/{nonce}", pipeline.uid));
     Some(Job {
         metadata: ObjectMeta {
@@ -183,11 +230,17 @@ mod tests {
     fn a_word_starts_one_run_though_others_came_after_it() {
         let mut words = Words::default().and("a").and("b");
         assert!(words.has("a") && words.has("b") && !words.has("c"));
-        assert_eq!((words.last.as_deref(), words.before.as_slice()), (Some("b"), &["a".to_owned()][..]));
+        assert_eq!(
+            (words.last.as_deref(), words.before.as_slice()),
+            (Some("b"), &["a".to_owned()][..])
+        );
         for at in 0..REMEMBERED {
             words = words.and(&at.to_string());
         }
-        assert_eq!((words.before.len(), words.has("b"), words.has("a")), (REMEMBERED, true, false));
+        assert_eq!(
+            (words.before.len(), words.has("b"), words.has("a")),
+            (REMEMBERED, true, false)
+        );
         let status = BatchStatus {
             last_requested: words.last.clone(),
             requested_before: words.before.clone(),
@@ -199,17 +252,31 @@ mod tests {
     #[test]
     fn a_run_is_what_the_schedule_would_start_and_has_one_name() {
         let pipeline = validated(whole());
-        let body = objects(&pipeline).into_iter().find(|object| object.resource.kind == "CronJob").unwrap().body;
+        let body = objects(&pipeline)
+            .into_iter()
+            .find(|object| object.resource.kind == "CronJob")
+            .unwrap()
+            .body;
         let mut cron_job: CronJob = serde_json::from_value(body).unwrap();
         assert_eq!(job(&pipeline, &cron_job, "1"), None, "not there yet");
         cron_job.metadata.uid = Some("42".to_owned());
         let run = job(&pipeline, &cron_job, "1").unwrap();
         assert_eq!(Some(&run), job(&pipeline, &cron_job, "1").as_ref());
-        assert_ne!(run.name_any(), job(&pipeline, &cron_job, "2").unwrap().name_any());
-        assert!(run.name_any().starts_with("pinterest-batch-r") && run.name_any().len() <= 63, "{}", run.name_any());
+        assert_ne!(
+            run.name_any(),
+            job(&pipeline, &cron_job, "2").unwrap().name_any()
+        );
+        assert!(
+            run.name_any().starts_with("pinterest-batch-r") && run.name_any().len() <= 63,
+            "{}",
+            run.name_any()
+        );
 
         let template = cron_job.spec.unwrap().job_template;
-        assert_eq!((run.spec, run.metadata.labels), (template.spec, template.metadata.unwrap().labels));
+        assert_eq!(
+            (run.spec, run.metadata.labels),
+            (template.spec, template.metadata.unwrap().labels)
+        );
         assert_eq!(run.metadata.owner_references.unwrap()[0].uid, "42");
         assert_eq!(run.metadata.annotations.unwrap()[RUN_ANNOTATION], "1");
     }

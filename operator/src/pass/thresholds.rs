@@ -1,8 +1,11 @@
-//! The thresholds' part of a pass: workers are asked for their figures where the resource has thresholds, and nowhere else.
+//! The thresholds' part of a pass: workers are asked for their figures where the resource has
+//! thresholds, and nowhere else.
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use k8s_openapi::{
+    api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp,
+};
 use kube::runtime::events::EventType;
 use pinpipe_crds::{TopicStatus, condition_types};
 
@@ -28,28 +31,59 @@ impl Pass<'_> {
             told.ails = said.contains_key(component);
         }
         let partitions = |name: &str, wished: i32| {
-            let known = topics.iter().find(|topic| topic.name == name && topic.id.is_some());
+            let known = topics
+                .iter()
+                .find(|topic| topic.name == name && topic.id.is_some());
             u32::try_from(known.map_or(wished, |topic| topic.partitions)).unwrap_or_default()
         };
-        let partitions = pipeline.topics.iter().map(|topic| partitions(&topic.name, topic.partitions)).sum();
-        let before = self.resource.status.as_ref().map(|status| status.conditions.as_slice()).unwrap_or_default();
+        let partitions = pipeline
+            .topics
+            .iter()
+            .map(|topic| partitions(&topic.name, topic.partitions))
+            .sum();
+        let before = self
+            .resource
+            .status
+            .as_ref()
+            .map(|status| status.conditions.as_slice())
+            .unwrap_or_default();
         let told = |component: &str| told.get(component).cloned().unwrap_or_default();
-        thresholds::conditions(pipeline, &told, partitions, before, self.resource.metadata.generation, Timestamp::now())
+        thresholds::conditions(
+            pipeline,
+            &told,
+            partitions,
+            before,
+            self.resource.metadata.generation,
+            Timestamp::now(),
+        )
     }
 
     /// An event for each threshold that was passed, and for each figure that came back below one.
     pub(super) async fn tell_of_thresholds(&self, before: &[Condition], now: &[Condition]) {
         for condition in crossed(before, now) {
-            let type_ = if condition.status == "False" { EventType::Warning } else { EventType::Normal };
-            self.event(type_, &condition.reason, "Watch", &condition.message, None).await;
+            let type_ = if condition.status == "False" {
+                EventType::Warning
+            } else {
+                EventType::Normal
+            };
+            self.event(type_, &condition.reason, "Watch", &condition.message, None)
+                .await;
         }
     }
 }
 
 /// The conditions of thresholds that became False, or were.
 fn crossed<'a>(before: &[Condition], now: &'a [Condition]) -> Vec<&'a Condition> {
-    let types = [condition_types::LAG_WITHIN_THRESHOLD, condition_types::REJECTS_WITHIN_THRESHOLD];
-    let status = |type_: &str| before.iter().find(|old| old.type_ == type_).map(|old| old.status.as_str());
+    let types = [
+        condition_types::LAG_WITHIN_THRESHOLD,
+        condition_types::REJECTS_WITHIN_THRESHOLD,
+    ];
+    let status = |type_: &str| {
+        before
+            .iter()
+            .find(|old| old.type_ == type_)
+            .map(|old| old.status.as_str())
+    };
     now.iter()
         .filter(|condition| types.contains(&condition.type_.as_str()))
         .filter(|condition| match condition.status.as_str() {
@@ -81,7 +115,11 @@ mod tests {
             (condition("Unknown"), "True", 0),
             (condition("False"), "Unknown", 0),
         ] {
-            assert_eq!(crossed(&before, &condition(now)).len(), told, "{before:?} {now}");
+            assert_eq!(
+                crossed(&before, &condition(now)).len(),
+                told,
+                "{before:?} {now}"
+            );
         }
     }
 }

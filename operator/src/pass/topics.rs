@@ -11,17 +11,35 @@ use crate::{
 };
 
 impl Pass<'_> {
-    /// Creates topics that are absent, gives those of ours the partitions wished for, and says how they stand.
+    /// Creates topics that are absent, gives those of ours the partitions wished for, and says how
+    /// they stand.
     pub(super) async fn topics(&mut self, pipeline: &ValidatedPipeline) -> Result<Outcome, Error> {
         let wishes = build::topics(pipeline);
-        let question = topics::question(&pipeline.bootstrap_servers, &wishes, &pipeline.requests.forget);
+        let question = topics::question(
+            &pipeline.bootstrap_servers,
+            &wishes,
+            &pipeline.requests.forget,
+        );
         if let Some(outcome) = self.context.topics.get(&self.uid, question) {
             return Ok(outcome);
         }
-        let known = self.resource.status.as_ref().map(|status| status.topics.clone()).unwrap_or_default();
-        let unchanged = |error: &BrokerError| Outcome { topics: known.clone(), finding: error.finding() };
+        let known = self
+            .resource
+            .status
+            .as_ref()
+            .map(|status| status.topics.clone())
+            .unwrap_or_default();
+        let unchanged = |error: &BrokerError| Outcome {
+            topics: known.clone(),
+            finding: error.finding(),
+        };
         let names: Vec<String> = wishes.iter().map(|wish| wish.name.clone()).collect();
-        let outcome = match self.context.brokers.see(&pipeline.bootstrap_servers, names.clone()).await {
+        let outcome = match self
+            .context
+            .brokers
+            .see(&pipeline.bootstrap_servers, names.clone())
+            .await
+        {
             Err(error) => {
                 self.context.metrics.failed("broker");
                 unchanged(&error)
@@ -36,7 +54,9 @@ impl Pass<'_> {
                 }
             }
         };
-        self.context.topics.put(&self.uid, question, outcome.clone());
+        self.context
+            .topics
+            .put(&self.uid, question, outcome.clone());
         Ok(outcome)
     }
 
@@ -67,14 +87,18 @@ impl Pass<'_> {
                 let after = topics::plan(wishes, &plan.intent, &seen, &self.target());
                 match after.pending() {
                     None => after.outcome,
-                    Some(message) => {
-                        Outcome { finding: Finding::bad(reasons::TOPICS_PENDING, message), ..after.outcome }
-                    }
+                    Some(message) => Outcome {
+                        finding: Finding::bad(reasons::TOPICS_PENDING, message),
+                        ..after.outcome
+                    },
                 }
             }
             Err(error) => {
                 self.context.metrics.failed("broker");
-                Outcome { topics: plan.intent, finding: error.finding() }
+                Outcome {
+                    topics: plan.intent,
+                    finding: error.finding(),
+                }
             }
         })
     }

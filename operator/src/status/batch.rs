@@ -15,7 +15,9 @@ use super::{Finding, health::last_words, reasons};
 #[must_use]
 pub fn has_ended(job: &Job) -> Option<&JobCondition> {
     let mut conditions = job.status.as_ref()?.conditions.as_ref()?.iter();
-    conditions.find(|condition| matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True")
+    conditions.find(|condition| {
+        matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True"
+    })
 }
 
 /// The run that ended last, and how.
@@ -23,11 +25,24 @@ pub fn has_ended(job: &Job) -> Option<&JobCondition> {
 pub fn last_ended(jobs: &[Job]) -> Option<(&str, Outcome)> {
     let ended = jobs.iter().filter_map(|job| {
         let condition = has_ended(job)?;
-        let outcome = if condition.type_ == "Complete" { Outcome::Succeeded } else { Outcome::Failed };
+        let outcome = if condition.type_ == "Complete" {
+            Outcome::Succeeded
+        } else {
+            Outcome::Failed
+        };
         let name = job.metadata.name.as_deref()?;
-        Some((condition.last_transition_time.as_ref().map(|Time(time)| *time), name, outcome))
+        Some((
+            condition
+                .last_transition_time
+                .as_ref()
+                .map(|Time(time)| *time),
+            name,
+            outcome,
+        ))
     });
-    ended.max_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1))).map(|(_, name, outcome)| (name, outcome))
+    ended
+        .max_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)))
+        .map(|(_, name, outcome)| (name, outcome))
 }
 
 /// What the last pod of a run left as its termination message.
@@ -36,27 +51,42 @@ pub fn termination_message(pods: &[Pod]) -> Option<String> {
     let ended = pods.iter().filter_map(|pod| {
         let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
         let ended = containers.first()?.state.as_ref()?.terminated.as_ref()?;
-        Some((ended.finished_at.as_ref().map(|Time(time)| *time), ended.message.clone()?))
+        Some((
+            ended.finished_at.as_ref().map(|Time(time)| *time),
+            ended.message.clone()?,
+        ))
     });
-    ended.max_by(|a, b| a.0.cmp(&b.0)).map(|(_, message)| message)
+    ended
+        .max_by(|a, b| a.0.cmp(&b.0))
+        .map(|(_, message)| message)
 }
 
 /// A run that ended, as the status keeps it, and in a sentence what it said when it failed.
 #[must_use]
 pub fn last_run(job: &str, outcome: Outcome, message: Option<&str>) -> (LastRun, Option<String>) {
     let message = message.unwrap_or_default();
-    let said = (outcome == Outcome::Failed).then(|| last_words(message)).flatten();
+    let said = (outcome == Outcome::Failed)
+        .then(|| last_words(message))
+        .flatten();
     (parse_run_report(job, outcome, message), said)
 }
 
 /// For the status. What the `CronJob` no longer knows, being new, is kept from before.
 #[must_use]
-pub fn status(cron_job: Option<&CronJob>, before: Option<&BatchStatus>, last_run: Option<LastRun>) -> BatchStatus {
+pub fn status(
+    cron_job: Option<&CronJob>,
+    before: Option<&BatchStatus>,
+    last_run: Option<LastRun>,
+) -> BatchStatus {
     let cron = cron_job.and_then(|cron_job| cron_job.status.as_ref());
     let before = before.cloned().unwrap_or_default();
     BatchStatus {
-        last_schedule_time: cron.and_then(|cron| cron.last_schedule_time.clone()).or(before.last_schedule_time),
-        last_successful_time: cron.and_then(|cron| cron.last_successful_time.clone()).or(before.last_successful_time),
+        last_schedule_time: cron
+            .and_then(|cron| cron.last_schedule_time.clone())
+            .or(before.last_schedule_time),
+        last_successful_time: cron
+            .and_then(|cron| cron.last_successful_time.clone())
+            .or(before.last_successful_time),
         last_run: last_run.or(before.last_run),
         last_requested: before.last_requested,
         requested_before: before.requested_before,
@@ -65,9 +95,17 @@ pub fn status(cron_job: Option<&CronJob>, before: Option<&BatchStatus>, last_run
 
 /// How batch runs stand.
 #[must_use]
-pub fn finding(suspended: bool, last_run: Option<&LastRun>, said: Option<&str>, place: &str) -> Finding {
+pub fn finding(
+    suspended: bool,
+    last_run: Option<&LastRun>,
+    said: Option<&str>,
+    place: &str,
+) -> Finding {
     match last_run {
-        _ if suspended => Finding::good(reasons::SUSPENDED, "no runs start, since spec.suspend is set"),
+        _ if suspended => Finding::good(
+            reasons::SUSPENDED,
+            "no runs start, since spec.suspend is set",
+        ),
         Some(run) if run.outcome == Outcome::Failed => {
             let said = said.map_or(String::new(), |said| format!(": {said}"));
             Finding::bad(
@@ -78,7 +116,10 @@ pub fn finding(suspended: bool, last_run: Option<&LastRun>, said: Option<&str>, 
                 ),
             )
         }
-        Some(run) => Finding::good(reasons::SCHEDULED, format!("the last run, {}, succeeded", run.name)),
+        Some(run) => Finding::good(
+            reasons::SCHEDULED,
+            format!("the last run, {}, succeeded", run.name),
+        ),
         None => Finding::good(reasons::SCHEDULED, "no run has ended yet"),
     }
 }
@@ -90,14 +131,18 @@ mod tests {
     use super::*;
 
     fn job(name: &str, condition: &str, time: &str) -> Job {
-        serde_json::from_value(json!({"metadata": {"name": name}, "status": {"conditions": [
-            {"type": condition, "status": "True", "lastTransitionTime": time}]}}))
+        serde_json::from_value(
+            json!({"metadata": {"name": name}, "status": {"conditions": [
+            {"type": condition, "status": "True", "lastTransitionTime": time}]}}),
+        )
         .unwrap()
     }
 
     #[test]
     fn the_last_ended_run_counts_not_the_last_started() {
-        let running: Job = serde_json::from_value(json!({"metadata": {"name": "z"}, "status": {"active": 1}})).unwrap();
+        let running: Job =
+            serde_json::from_value(json!({"metadata": {"name": "z"}, "status": {"active": 1}}))
+                .unwrap();
         let jobs = [
             job("b", "Failed", "2026-01-02T00:00:00Z"),
             running,
@@ -119,10 +164,19 @@ mod tests {
         );
         assert_eq!(said, None);
 
-        let (run, said) =
-            last_run("r", Outcome::Failed, Some(r#"{"run":"r","read":0,"message":"the archive is dead"}"#));
-        assert_eq!((run.outcome, said.as_deref()), (Outcome::Failed, Some("the archive is dead")));
-        assert_eq!(last_run("r", Outcome::Failed, Some("killed")).1.as_deref(), Some("killed"));
+        let (run, said) = last_run(
+            "r",
+            Outcome::Failed,
+            Some(r#"{"run":"r","read":0,"message":"the archive is dead"}"#),
+        );
+        assert_eq!(
+            (run.outcome, said.as_deref()),
+            (Outcome::Failed, Some("the archive is dead"))
+        );
+        assert_eq!(
+            last_run("r", Outcome::Failed, Some("killed")).1.as_deref(),
+            Some("killed")
+        );
         assert_eq!(last_run("r", Outcome::Failed, None).1, None);
     }
 
@@ -131,15 +185,28 @@ mod tests {
         let run = |outcome| last_run("r", outcome, None).0;
         assert!(finding(false, None, None, "").ok);
         assert!(finding(false, Some(&run(Outcome::Succeeded)), None, "").ok);
-        let failed = finding(false, Some(&run(Outcome::Failed)), Some("no Cassandra"), "-n data");
-        assert!(!failed.ok && failed.message.contains("no Cassandra"), "{failed:?}");
-        assert_eq!(finding(true, Some(&run(Outcome::Failed)), None, "").reason, reasons::SUSPENDED);
+        let failed = finding(
+            false,
+            Some(&run(Outcome::Failed)),
+            Some("no Cassandra"),
+            "-n data",
+        );
+        assert!(
+            !failed.ok && failed.message.contains("no Cassandra"),
+            "{failed:?}"
+        );
+        assert_eq!(
+            finding(true, Some(&run(Outcome::Failed)), None, "").reason,
+            reasons::SUSPENDED
+        );
     }
 
     #[test]
     fn times_of_a_cron_job_made_anew_are_kept() {
         let before = BatchStatus {
-            last_successful_time: Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap()),
+            last_successful_time: Some(
+                serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap(),
+            ),
             ..BatchStatus::default()
         };
         assert_eq!(status(None, Some(&before), None), before);

@@ -1,6 +1,7 @@
 //! What the status says, and when a condition's transition time moves.
 //!
-//! Nothing said here moves by itself: no counts of restarts, no ages. So a pipeline at rest has one status, and it is written once.
+//! Nothing said here moves by itself: no counts of restarts, no ages. So a pipeline at rest has one
+//! status, and it is written once.
 
 pub mod batch;
 pub mod health;
@@ -28,13 +29,21 @@ impl Finding {
     /// It is well.
     #[must_use]
     pub fn good(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { ok: true, reason, message: message.into() }
+        Self {
+            ok: true,
+            reason,
+            message: message.into(),
+        }
     }
 
     /// It isn't.
     #[must_use]
     pub fn bad(reason: &'static str, message: impl Into<String>) -> Self {
-        Self { ok: false, reason, message: message.into() }
+        Self {
+            ok: false,
+            reason,
+            message: message.into(),
+        }
     }
 
     /// The first that isn't well, else the first; `None` of none.
@@ -50,7 +59,8 @@ impl Finding {
 pub struct Findings {
     /// How far a suspension has come. None: there is none.
     pub suspension: Option<Finding>,
-    /// What of the things annotations ask for can't be done, which has no condition of its own. None: nothing.
+    /// What of the things annotations ask for can't be done, which has no condition of its own.
+    /// None: nothing.
     pub requests: Option<Finding>,
     /// The topics.
     pub topics: Finding,
@@ -82,7 +92,8 @@ impl Findings {
             ("", "emulator", self.emulator),
         ];
         // While nothing runs, a broker that is away hurts nobody.
-        let matters = |type_: &str| !(suspension.is_some() && type_ == condition_types::TOPICS_READY);
+        let matters =
+            |type_: &str| !(suspension.is_some() && type_ == condition_types::TOPICS_READY);
         let bad: Vec<_> = parts
             .iter()
             .filter(|(type_, _, _)| matters(type_))
@@ -92,18 +103,28 @@ impl Findings {
             [] => suspension.unwrap_or_else(|| Finding::good(reasons::READY, "everything works")),
             [(part, first), rest @ ..] => {
                 let others: Vec<_> = rest.iter().map(|(part, _)| *part).collect();
-                let more =
-                    if others.is_empty() { String::new() } else { format!(" (also not ready: {})", others.join(", ")) };
+                let more = if others.is_empty() {
+                    String::new()
+                } else {
+                    format!(" (also not ready: {})", others.join(", "))
+                };
                 Finding::bad(first.reason, format!("{part}: {}{more}", first.message))
             }
         };
-        let parts = parts.into_iter().filter_map(|(type_, _, finding)| finding.map(|finding| (type_, finding)));
-        summary(ready).into_iter().chain(parts).filter(|(type_, _)| !type_.is_empty()).collect()
+        let parts = parts
+            .into_iter()
+            .filter_map(|(type_, _, finding)| finding.map(|finding| (type_, finding)));
+        summary(ready)
+            .into_iter()
+            .chain(parts)
+            .filter(|(type_, _)| !type_.is_empty())
+            .collect()
     }
 }
 
-/// How the pipeline stands as a whole: `Ready`, and where that isn't True, either `Reconciling` or `Stalled`, which are there only then.
-/// Source: sigs.k8s.io/cli-utils, `pkg/kstatus`, by which Flux, kpt and others tell how far an object is.
+/// How the pipeline stands as a whole: `Ready`, and where that isn't True, either `Reconciling` or
+/// `Stalled`, which are there only then. Source: sigs.k8s.io/cli-utils, `pkg/kstatus`, by which
+/// Flux, kpt and others tell how far an object is.
 #[must_use]
 pub fn summary(ready: Finding) -> Vec<(&'static str, Finding)> {
     let why = (!ready.ok).then(|| {
@@ -114,17 +135,28 @@ pub fn summary(ready: Finding) -> Vec<(&'static str, Finding)> {
         };
         (type_, Finding::good(ready.reason, ready.message.clone()))
     });
-    [(condition_types::READY, ready)].into_iter().chain(why).collect()
+    [(condition_types::READY, ready)]
+        .into_iter()
+        .chain(why)
+        .collect()
 }
 
 /// The types of [`summary`]'s conditions.
-pub const SUMMARY: [&str; 3] = [condition_types::READY, condition_types::RECONCILING, condition_types::STALLED];
+pub const SUMMARY: [&str; 3] = [
+    condition_types::READY,
+    condition_types::RECONCILING,
+    condition_types::STALLED,
+];
 
 /// `Ready` where it says something else than before.
 #[must_use]
 pub fn ready_anew<'a>(before: &[Condition], now: &'a [Condition]) -> Option<&'a Condition> {
-    let ready = now.iter().find(|condition| condition.type_ == condition_types::READY)?;
-    let same = |old: &Condition| (&old.type_, &old.status, &old.reason) == (&ready.type_, &ready.status, &ready.reason);
+    let ready = now
+        .iter()
+        .find(|condition| condition.type_ == condition_types::READY)?;
+    let same = |old: &Condition| {
+        (&old.type_, &old.status, &old.reason) == (&ready.type_, &ready.status, &ready.reason)
+    };
     (!before.iter().any(same)).then_some(ready)
 }
 
@@ -140,10 +172,14 @@ pub fn conditions(
         .into_iter()
         .map(|(type_, finding)| {
             let status = if finding.ok { "True" } else { "False" };
-            let kept = before.iter().find(|old| old.type_ == type_ && old.status == status);
+            let kept = before
+                .iter()
+                .find(|old| old.type_ == type_ && old.status == status);
             let message = shorten(&finding.message);
             let message = kept
-                .filter(|old| old.reason == finding.reason && reasons::FROM_WORKERS.contains(&finding.reason))
+                .filter(|old| {
+                    old.reason == finding.reason && reasons::FROM_WORKERS.contains(&finding.reason)
+                })
                 .map(|old| &old.message)
                 .filter(|old| without_figures(old) == without_figures(&message))
                 .cloned()
@@ -154,15 +190,21 @@ pub fn conditions(
                 reason: finding.reason.to_owned(),
                 message,
                 observed_generation: generation,
-                last_transition_time: kept.map_or_else(|| self::now(now), |old| old.last_transition_time.clone()),
+                last_transition_time: kept
+                    .map_or_else(|| self::now(now), |old| old.last_transition_time.clone()),
             }
         })
         .collect()
 }
 
-/// A sentence without its numbers. The log's end, say, moves all the time while a sink stands still before it, and isn't told anew each time.
+/// A sentence without its numbers. The log's end, say, moves all the time while a sink stands still
+/// before it, and isn't told anew each time.
 fn without_figures(message: &str) -> String {
-    message.split(|c: char| c.is_ascii_digit()).filter(|words| !words.is_empty()).collect::<Vec<_>>().join("#")
+    message
+        .split(|c: char| c.is_ascii_digit())
+        .filter(|words| !words.is_empty())
+        .collect::<Vec<_>>()
+        .join("#")
 }
 
 /// A time as a condition has it: of whole seconds.
@@ -177,7 +219,10 @@ pub(crate) fn shorten(message: &str) -> String {
     if message.len() <= MOST {
         return message.to_owned();
     }
-    format!("{}{CUT}", &message[..message.floor_char_boundary(MOST - CUT.len())])
+    format!(
+        "{}{CUT}",
+        &message[..message.floor_char_boundary(MOST - CUT.len())]
+    )
 }
 
 #[cfg(test)]
@@ -210,8 +255,14 @@ mod tests {
     fn ready_is_all_of_them_and_names_the_first_that_is_not() {
         let conditions = findings().conditions();
         let types: Vec<_> = conditions.iter().map(|(type_, _)| *type_).collect();
-        assert_eq!(types, ["Ready", "TopicsReady", "IngestReady", "StreamReady"]);
-        assert_eq!(conditions[0].1, Finding::good(reasons::READY, "everything works"));
+        assert_eq!(
+            types,
+            ["Ready", "TopicsReady", "IngestReady", "StreamReady"]
+        );
+        assert_eq!(
+            conditions[0].1,
+            Finding::good(reasons::READY, "everything works")
+        );
 
         let bad = Findings {
             ingest: Finding::bad(reasons::IMAGE_NOT_PULLABLE, "no image"),
@@ -219,46 +270,95 @@ mod tests {
             ..findings()
         };
         let ready = bad.conditions().remove(0).1;
-        assert_eq!(ready, Finding::bad(reasons::IMAGE_NOT_PULLABLE, "ingest: no image (also not ready: emulator)"));
+        assert_eq!(
+            ready,
+            Finding::bad(
+                reasons::IMAGE_NOT_PULLABLE,
+                "ingest: no image (also not ready: emulator)"
+            )
+        );
     }
 
     #[test]
     fn a_suspended_pipeline_is_ready_without_its_broker() {
-        let away = Findings { topics: Finding::bad(reasons::BROKER_UNREACHABLE, "away"), ..findings() };
-        let suspension = |finding| Findings { suspension: Some(finding), ..away.clone() };
+        let away = Findings {
+            topics: Finding::bad(reasons::BROKER_UNREACHABLE, "away"),
+            ..findings()
+        };
+        let suspension = |finding| Findings {
+            suspension: Some(finding),
+            ..away.clone()
+        };
         let suspended = suspension(Finding::good(reasons::SUSPENDED, "resume")).conditions();
-        assert_eq!(suspended[0], (condition_types::READY, Finding::good(reasons::SUSPENDED, "resume")));
+        assert_eq!(
+            suspended[0],
+            (
+                condition_types::READY,
+                Finding::good(reasons::SUSPENDED, "resume")
+            )
+        );
         assert_eq!(suspended[1].0, condition_types::SUSPENDED);
         let draining = suspension(Finding::bad(reasons::DRAINING, "reads on")).conditions();
-        assert_eq!(draining[0].1, Finding::bad(reasons::DRAINING, "suspension: reads on"));
+        assert_eq!(
+            draining[0].1,
+            Finding::bad(reasons::DRAINING, "suspension: reads on")
+        );
         assert!(!away.conditions()[0].1.ok);
     }
 
     #[test]
     fn transition_times_move_with_the_status_alone() {
         let first = conditions(&[], findings().conditions(), Some(1), at(100));
-        assert!(first.iter().all(|c| c.last_transition_time == Time(at(100))));
+        assert!(
+            first
+                .iter()
+                .all(|c| c.last_transition_time == Time(at(100)))
+        );
 
         let again = conditions(&first, findings().conditions(), Some(1), at(200));
         assert_eq!(again, first, "the same findings give the same conditions");
 
-        let other_words = Findings { ingest: Finding::good(reasons::AVAILABLE, "still fine"), ..findings() };
+        let other_words = Findings {
+            ingest: Finding::good(reasons::AVAILABLE, "still fine"),
+            ..findings()
+        };
         let reworded = conditions(&first, other_words.conditions(), Some(2), at(200));
-        assert!(reworded.iter().all(|c| c.last_transition_time == Time(at(100)) && c.observed_generation == Some(2)));
+        assert!(
+            reworded.iter().all(
+                |c| c.last_transition_time == Time(at(100)) && c.observed_generation == Some(2)
+            )
+        );
 
-        let worse = Findings { ingest: Finding::bad(reasons::CRASHING, "crash"), ..findings() };
+        let worse = Findings {
+            ingest: Finding::bad(reasons::CRASHING, "crash"),
+            ..findings()
+        };
         let fallen = conditions(&first, worse.conditions(), Some(1), at(300));
         for condition in &fallen {
-            let moved = matches!(condition.type_.as_str(), "Ready" | "Reconciling" | "IngestReady");
-            assert_eq!(condition.last_transition_time, Time(at(if moved { 300 } else { 100 })), "{}", condition.type_);
+            let moved = matches!(
+                condition.type_.as_str(),
+                "Ready" | "Reconciling" | "IngestReady"
+            );
+            assert_eq!(
+                condition.last_transition_time,
+                Time(at(if moved { 300 } else { 100 })),
+                "{}",
+                condition.type_
+            );
         }
     }
 
     #[test]
     fn a_reset_that_cannot_be_done_is_told_and_touches_no_other_condition() {
-        let asked = Findings { requests: Some(Finding::bad(reasons::INVALID_RESET, "no sink")), ..findings() };
+        let asked = Findings {
+            requests: Some(Finding::bad(reasons::INVALID_RESET, "no sink")),
+            ..findings()
+        };
         let conditions = asked.conditions();
-        assert_eq!(conditions[0].1, Finding::bad(reasons::INVALID_RESET, "annotation: no sink"));
+        assert_eq!(
+            conditions[0].1,
+            Finding::bad(reasons::INVALID_RESET, "annotation: no sink")
+        );
         assert!(conditions.len() == 5 && conditions[1..].iter().all(|(_, finding)| finding.ok));
     }
 
@@ -268,15 +368,38 @@ mod tests {
         for (finding, expected) in [
             (good(), None),
             (Finding::good(reasons::SUSPENDED, ""), None),
-            (Finding::bad(reasons::PROGRESSING, "0 of 1"), Some(condition_types::RECONCILING)),
-            (Finding::bad(reasons::BROKER_UNREACHABLE, "away"), Some(condition_types::RECONCILING)),
-            (Finding::bad(reasons::INVALID_SPEC, "no"), Some(condition_types::STALLED)),
-            (Finding::bad(reasons::TOPIC_MISSING, "gone"), Some(condition_types::STALLED)),
-            (Finding::bad(reasons::TOPIC_CONFLICT, "another's"), Some(condition_types::STALLED)),
+            (
+                Finding::bad(reasons::PROGRESSING, "0 of 1"),
+                Some(condition_types::RECONCILING),
+            ),
+            (
+                Finding::bad(reasons::BROKER_UNREACHABLE, "away"),
+                Some(condition_types::RECONCILING),
+            ),
+            (
+                Finding::bad(reasons::INVALID_SPEC, "no"),
+                Some(condition_types::STALLED),
+            ),
+            (
+                Finding::bad(reasons::TOPIC_MISSING, "gone"),
+                Some(condition_types::STALLED),
+            ),
+            (
+                Finding::bad(reasons::TOPIC_CONFLICT, "another's"),
+                Some(condition_types::STALLED),
+            ),
         ] {
             let found = summary(finding.clone());
             assert_eq!(found[0], (condition_types::READY, finding.clone()));
-            let expected = expected.map(|type_| (type_, Finding { ok: true, ..finding }));
+            let expected = expected.map(|type_| {
+                (
+                    type_,
+                    Finding {
+                        ok: true,
+                        ..finding
+                    },
+                )
+            });
             assert_eq!(found.get(1), expected.as_ref());
             assert!(found.iter().all(|(type_, _)| SUMMARY.contains(type_)));
         }
@@ -285,16 +408,31 @@ mod tests {
     #[test]
     fn ready_is_told_anew_when_its_status_or_reason_changes() {
         let write = |before: &[Condition], ingest: Finding| {
-            conditions(before, Findings { ingest, ..findings() }.conditions(), Some(1), at(100))
+            conditions(
+                before,
+                Findings {
+                    ingest,
+                    ..findings()
+                }
+                .conditions(),
+                Some(1),
+                at(100),
+            )
         };
         let progress = |message: &str| Finding::bad(reasons::PROGRESSING, message);
         let first = write(&[], progress("0 of 2"));
-        assert_eq!(ready_anew(&[], &first).map(|ready| ready.reason.as_str()), Some(reasons::PROGRESSING));
+        assert_eq!(
+            ready_anew(&[], &first).map(|ready| ready.reason.as_str()),
+            Some(reasons::PROGRESSING)
+        );
         let more = write(&first, progress("1 of 2"));
         assert_eq!(ready_anew(&first, &more), None, "other words");
         let crashed = write(&more, Finding::bad(reasons::CRASHING, "no url"));
         assert!(ready_anew(&more, &crashed).is_some(), "another reason");
-        assert!(ready_anew(&crashed, &write(&crashed, good())).is_some(), "another status");
+        assert!(
+            ready_anew(&crashed, &write(&crashed, good())).is_some(),
+            "another status"
+        );
     }
 
     #[test]
@@ -303,22 +441,40 @@ mod tests {
             stream: Some(Finding::bad(reasons::OFFSET_OUT_OF_RANGE, message)),
             ..findings()
         };
-        let first =
-            conditions(&[], stopped("position 5 of t[0], the log holds 9 to 99").conditions(), Some(1), at(100));
+        let first = conditions(
+            &[],
+            stopped("position 5 of t[0], the log holds 9 to 99").conditions(),
+            Some(1),
+            at(100),
+        );
         let moved = stopped("position 5 of t[0], the log holds 10 to 1204").conditions();
         assert_eq!(conditions(&first, moved, Some(1), at(200)), first);
         let other = stopped("position 5 of u[0], the log holds 10 to 1204").conditions();
         assert_ne!(conditions(&first, other, Some(1), at(200)), first);
         // Another's figures are what changed.
-        let progress = |message: &str| Findings { ingest: Finding::bad(reasons::PROGRESSING, message), ..findings() };
+        let progress = |message: &str| Findings {
+            ingest: Finding::bad(reasons::PROGRESSING, message),
+            ..findings()
+        };
         let first = conditions(&[], progress("0 of 2 pods").conditions(), Some(1), at(100));
-        assert_ne!(conditions(&first, progress("1 of 2 pods").conditions(), Some(1), at(100)), first);
+        assert_ne!(
+            conditions(
+                &first,
+                progress("1 of 2 pods").conditions(),
+                Some(1),
+                at(100)
+            ),
+            first
+        );
     }
 
     #[test]
     fn a_part_taken_out_loses_its_condition() {
         let first = conditions(&[], findings().conditions(), Some(1), at(100));
-        let without = Findings { stream: None, ..findings() };
+        let without = Findings {
+            stream: None,
+            ..findings()
+        };
         let then = conditions(&first, without.conditions(), Some(2), at(200));
         assert!(then.iter().all(|c| c.type_ != "StreamReady"));
     }
@@ -326,13 +482,20 @@ mod tests {
     #[test]
     fn every_reason_is_documented() {
         let documented = include_str!("../../../docs/operator.md");
-        let constants =
-            include_str!("reasons.rs").lines().filter_map(|line| line.strip_prefix("pub const ")?.split('"').nth(1));
+        let constants = include_str!("reasons.rs")
+            .lines()
+            .filter_map(|line| line.strip_prefix("pub const ")?.split('"').nth(1));
         for reason in constants {
-            assert!(documented.contains(&format!("`{reason}`")), "docs/operator.md says nothing of {reason}");
+            assert!(
+                documented.contains(&format!("`{reason}`")),
+                "docs/operator.md says nothing of {reason}"
+            );
         }
         for reason in reasons::STALLED {
-            assert!(documented.contains(&format!("`{reason}`\\*")), "docs/operator.md doesn't mark {reason}");
+            assert!(
+                documented.contains(&format!("`{reason}`\\*")),
+                "docs/operator.md doesn't mark {reason}"
+            );
         }
     }
 

@@ -6,7 +6,8 @@ pub const READY: &str = "Ready";
 pub const SUSPENDED: &str = "Suspended";
 /// `spec.suspend` is set; ingest stops, and sinks read the topics to their ends.
 pub const DRAINING: &str = "Draining";
-/// `spec.suspend` is set and every worker is at zero, some before they had read the topics to their ends.
+/// `spec.suspend` is set and every worker is at zero, some before they had read the topics to their
+/// ends.
 pub const DRAIN_DEADLINE_EXCEEDED: &str = "DrainDeadlineExceeded";
 /// `spec.suspend` is set and a component's pods are stopping.
 pub const SUSPENDING: &str = "Suspending";
@@ -16,7 +17,8 @@ pub const PAUSED: &str = "Paused";
 pub const DELETING: &str = "Deleting";
 /// An annotation asks for a reset that can't be done; everything else goes on.
 pub const INVALID_RESET: &str = "InvalidReset";
-/// An annotation asks for a topic to be forgotten in a way that can't be understood; everything else goes on.
+/// An annotation asks for a topic to be forgotten in a way that can't be understood; everything
+/// else goes on.
 pub const INVALID_FORGET: &str = "InvalidForget";
 /// An annotation asks for a batch run that can't be started; everything else goes on.
 pub const INVALID_RUN: &str = "InvalidRun";
@@ -43,7 +45,8 @@ pub const PARTITIONS_REFUSED: &str = "PartitionsRefused";
 pub const TOPIC_CONFLICT: &str = "TopicConflict";
 /// A topic was deleted by somebody else.
 pub const TOPIC_MISSING: &str = "TopicMissing";
-/// A topic was deleted and created again by somebody else; in a sink's condition, its positions are of another topic.
+/// A topic was deleted and created again by somebody else; in a sink's condition, its positions are
+/// of another topic.
 pub const TOPIC_REPLACED: &str = "TopicReplaced";
 /// An existing topic has a setting the pipeline can't work with.
 pub const TOPIC_UNSUITABLE: &str = "TopicUnsuitable";
@@ -71,7 +74,8 @@ pub const OFFSET_OUT_OF_RANGE: &str = "OffsetOutOfRange";
 pub const RECORD_REJECTED: &str = "RecordRejected";
 /// A sink's store can't do what the sink needs.
 pub const STORE_UNSUITABLE: &str = "StoreUnsuitable";
-/// A live table that was there already can't be the sink's: it has another key, or a column of another type.
+/// A live table that was there already can't be the sink's: it has another key, or a column of
+/// another type.
 pub const TABLE_UNSUITABLE: &str = "TableUnsuitable";
 /// A sink stopped at a reset that can't be carried out.
 pub const RESET_IMPOSSIBLE: &str = "ResetImpossible";

@@ -1,7 +1,8 @@
 //! Whether lag and rejected records are within what the resource says. Pure.
 //!
-//! A condition is its own memory: a message names what is above its threshold, never by how much, and while it does, that has to come well below
-//! before the message lets go of it, and not before [`HOLD`] has passed. So figures that go up and down about a threshold cost few writes.
+//! A condition is its own memory: a message names what is above its threshold, never by how much,
+//! and while it does, that has to come well below before the message lets go of it, and not before
+//! [`HOLD`] has passed. So figures that go up and down about a threshold cost few writes.
 
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use crate::validate::ValidatedPipeline;
 const HOLD: Duration = Duration::from_mins(5);
 /// What figures must come down to, of their threshold.
 const WELL_BELOW: f64 = 0.8;
-/// The share of rejected records is that of so many records at least: one of two isn't half of what comes.
+/// The share of rejected records is that of so many records at least: one of two isn't half of what
+/// comes.
 const FEWEST: u64 = 100;
 
 /// What the workers of a component told.
@@ -37,7 +39,8 @@ enum Level {
     /// Not above, and not well below.
     Near,
     WellBelow,
-    /// Some of it isn't known right now, such as while partitions change hands; what is known isn't above.
+    /// Some of it isn't known right now, such as while partitions change hands; what is known isn't
+    /// above.
     Partial,
     Unknown,
 }
@@ -74,8 +77,12 @@ pub fn watched(pipeline: &ValidatedPipeline) -> Vec<String> {
     if pipeline.suspend {
         return Vec::new();
     }
-    let lags = lag_thresholds(pipeline).into_iter().map(|(component, _, _)| component);
-    let rejects = pipeline.rejected_threshold.and_then(|_| pipeline.dead_letter_writer());
+    let lags = lag_thresholds(pipeline)
+        .into_iter()
+        .map(|(component, _, _)| component);
+    let rejects = pipeline
+        .rejected_threshold
+        .and_then(|_| pipeline.dead_letter_writer());
     let mut components: Vec<_> = lags.chain(rejects).collect();
     components.sort_unstable();
     components.dedup();
@@ -84,18 +91,25 @@ pub fn watched(pipeline: &ValidatedPipeline) -> Vec<String> {
 
 /// Component, what it is called, and its threshold of lag, of all that have one.
 fn lag_thresholds(pipeline: &ValidatedPipeline) -> Vec<(String, String, i64)> {
-    let sinks = pipeline
-        .sinks
-        .iter()
-        .filter_map(|sink| Some((format!("stream-{}", sink.name), format!("sink {}", sink.name), sink.lag_threshold?)));
-    let archive = pipeline
-        .archive
-        .iter()
-        .filter_map(|archive| Some(("archive".to_owned(), "the archive".to_owned(), archive.lag_threshold?)));
+    let sinks = pipeline.sinks.iter().filter_map(|sink| {
+        Some((
+            format!("stream-{}", sink.name),
+            format!("sink {}", sink.name),
+            sink.lag_threshold?,
+        ))
+    });
+    let archive = pipeline.archive.iter().filter_map(|archive| {
+        Some((
+            "archive".to_owned(),
+            "the archive".to_owned(),
+            archive.lag_threshold?,
+        ))
+    });
     sinks.chain(archive).collect()
 }
 
-/// The conditions of thresholds. `told` is what components told; `partitions` are those of the topics of records, in all.
+/// The conditions of thresholds. `told` is what components told; `partitions` are those of the
+/// topics of records, in all.
 #[must_use]
 pub fn conditions(
     pipeline: &ValidatedPipeline,
@@ -105,23 +119,40 @@ pub fn conditions(
     generation: Option<i64>,
     at: Timestamp,
 ) -> Vec<Condition> {
-    let lags = lag_thresholds(pipeline).into_iter().map(|(component, whose, threshold)| {
-        let told = told(&component);
-        let lag = told.answers.iter().map(|answer| answer.lag).sum::<i64>() as f64;
-        let known: u32 = told.answers.iter().map(|answer| answer.partitions).sum();
-        let complete = told.answers.len() == told.asked && told.asked > 0 && known >= partitions;
-        let level = Level::of(lag, threshold as f64, complete, &told);
-        Watched { phrase: format!("{whose} lags by more than {threshold} records"), whose, level }
-    });
+    let lags = lag_thresholds(pipeline)
+        .into_iter()
+        .map(|(component, whose, threshold)| {
+            let told = told(&component);
+            let lag = told.answers.iter().map(|answer| answer.lag).sum::<i64>() as f64;
+            let known: u32 = told.answers.iter().map(|answer| answer.partitions).sum();
+            let complete =
+                told.answers.len() == told.asked && told.asked > 0 && known >= partitions;
+            let level = Level::of(lag, threshold as f64, complete, &told);
+            Watched {
+                phrase: format!("{whose} lags by more than {threshold} records"),
+                whose,
+                level,
+            }
+        });
     let rejects = pipeline.rejected_threshold.and_then(|threshold| {
         // Every sink reads every record: one is enough.
         let told = told(&pipeline.dead_letter_writer()?);
         let read: u64 = told.answers.iter().map(|answer| answer.read).sum();
         let rejected: u64 = told.answers.iter().map(|answer| answer.rejected).sum();
         let complete = told.answers.len() == told.asked && told.asked > 0;
-        let level = Level::of(rejected as f64, threshold * read.max(FEWEST) as f64, complete, &told);
-        let phrase = format!("more than {threshold} of the records of the last ten minutes were rejected");
-        Some(Watched { whose: "the worker that writes the dead letters".to_owned(), phrase, level })
+        let level = Level::of(
+            rejected as f64,
+            threshold * read.max(FEWEST) as f64,
+            complete,
+            &told,
+        );
+        let phrase =
+            format!("more than {threshold} of the records of the last ten minutes were rejected");
+        Some(Watched {
+            whose: "the worker that writes the dead letters".to_owned(),
+            phrase,
+            level,
+        })
     });
     let kinds = [
         Kind {
@@ -138,7 +169,9 @@ pub fn conditions(
         },
     ];
     let kinds = kinds.into_iter().filter(|kind| !kind.watched.is_empty());
-    kinds.map(|kind| kind.condition(pipeline.suspend, before, generation, at)).collect()
+    kinds
+        .map(|kind| kind.condition(pipeline.suspend, before, generation, at))
+        .collect()
 }
 
 /// A condition and what it is about.
@@ -151,8 +184,16 @@ struct Kind {
 }
 
 impl Kind {
-    fn condition(&self, suspended: bool, before: &[Condition], generation: Option<i64>, at: Timestamp) -> Condition {
-        let before = before.iter().find(|condition| condition.type_ == self.type_);
+    fn condition(
+        &self,
+        suspended: bool,
+        before: &[Condition],
+        generation: Option<i64>,
+        at: Timestamp,
+    ) -> Condition {
+        let before = before
+            .iter()
+            .find(|condition| condition.type_ == self.type_);
         let (status, reason, message) = self.judge(suspended, before, at);
         let kept = before.filter(|before| before.status == status);
         Condition {
@@ -161,7 +202,8 @@ impl Kind {
             reason: reason.to_owned(),
             message: shorten(&message),
             observed_generation: generation,
-            last_transition_time: kept.map_or_else(|| now(at), |before| before.last_transition_time.clone()),
+            last_transition_time: kept
+                .map_or_else(|| now(at), |before| before.last_transition_time.clone()),
         }
     }
 
@@ -172,20 +214,44 @@ impl Kind {
         at: Timestamp,
     ) -> (&'static str, &'static str, String) {
         if suspended {
-            return ("Unknown", reasons::SUSPENDED, "nobody tells, since spec.suspend is set".to_owned());
+            return (
+                "Unknown",
+                reasons::SUSPENDED,
+                "nobody tells, since spec.suspend is set".to_owned(),
+            );
         }
         let is_above = |watched: &Watched| is_above(watched, before, at);
-        let above: Vec<_> =
-            self.watched.iter().filter(|w| is_above(w) == Some(true)).map(|w| w.phrase.as_str()).collect();
+        let above: Vec<_> = self
+            .watched
+            .iter()
+            .filter(|w| is_above(w) == Some(true))
+            .map(|w| w.phrase.as_str())
+            .collect();
         if !above.is_empty() {
-            return ("False", self.above, format!("{}: {}", above.join("; "), self.advice));
+            return (
+                "False",
+                self.above,
+                format!("{}: {}", above.join("; "), self.advice),
+            );
         }
-        let silent: Vec<_> = self.watched.iter().filter(|w| is_above(w).is_none()).map(|w| w.whose.as_str()).collect();
+        let silent: Vec<_> = self
+            .watched
+            .iter()
+            .filter(|w| is_above(w).is_none())
+            .map(|w| w.whose.as_str())
+            .collect();
         if !silent.is_empty() {
-            let message = format!("{} can't tell now; the other conditions say why", silent.join(", "));
+            let message = format!(
+                "{} can't tell now; the other conditions say why",
+                silent.join(", ")
+            );
             return ("Unknown", reasons::FIGURES_MISSING, message);
         }
-        ("True", reasons::WITHIN_THRESHOLD, "within what spec says".to_owned())
+        (
+            "True",
+            reasons::WITHIN_THRESHOLD,
+            "within what spec says".to_owned(),
+        )
     }
 }
 
@@ -195,14 +261,17 @@ fn is_above(watched: &Watched, before: Option<&Condition>, at: Timestamp) -> Opt
     // Another threshold makes another phrase, and is judged anew.
     let was_above = was_false.is_some_and(|before| before.message.contains(&watched.phrase));
     let held = was_false.is_some_and(|before| {
-        Duration::try_from(at.duration_since(before.last_transition_time.0)).unwrap_or_default() < HOLD
+        Duration::try_from(at.duration_since(before.last_transition_time.0)).unwrap_or_default()
+            < HOLD
     });
     match watched.level {
         Level::Above => Some(true),
         Level::Near => Some(was_above),
         Level::WellBelow => Some(was_above && held),
         Level::Partial if was_above => Some(true),
-        Level::Partial => before.filter(|before| before.status != "Unknown").map(|_| false),
+        Level::Partial => before
+            .filter(|before| before.status != "Unknown")
+            .map(|_| false),
         Level::Unknown => None,
     }
 }
@@ -225,13 +294,29 @@ mod tests {
     }
 
     fn lag(lag: i64, partitions: u32) -> Told {
-        Told { asked: 1, answers: vec![Figures { lag, partitions, ..Figures::default() }], ails: false }
+        Told {
+            asked: 1,
+            answers: vec![Figures {
+                lag,
+                partitions,
+                ..Figures::default()
+            }],
+            ails: false,
+        }
     }
 
-    /// What the condition of lag says, at a second, by what the sink `live` told of its nine partitions.
+    /// What the condition of lag says, at a second, by what the sink `live` told of its nine
+    /// partitions.
     fn next(before: &[Condition], second: i64, told: &Told) -> Vec<Condition> {
         let told = told.clone();
-        conditions(&watching(), &move |_| told.clone(), 9, before, Some(1), at(second))
+        conditions(
+            &watching(),
+            &move |_| told.clone(),
+            9,
+            before,
+            Some(1),
+            at(second),
+        )
     }
 
     fn says(conditions: &[Condition]) -> (&str, &str) {
@@ -247,12 +332,31 @@ mod tests {
 
         let above = next(&within, 20, &lag(1001, 9));
         assert_eq!(says(&above), ("False", reasons::LAG_ABOVE_THRESHOLD));
-        assert!(above[0].message.starts_with("sink live lags by more than 1000 records: "), "{above:?}");
-        for (second, figure) in [(30, 50_000), (40, 801), (50, 0), (320 - 1, 800), (900, 801), (900, 1000)] {
-            assert_eq!(next(&above, second, &lag(figure, 9)), above, "{figure} at {second}: one status, one message");
+        assert!(
+            above[0]
+                .message
+                .starts_with("sink live lags by more than 1000 records: "),
+            "{above:?}"
+        );
+        for (second, figure) in [
+            (30, 50_000),
+            (40, 801),
+            (50, 0),
+            (320 - 1, 800),
+            (900, 801),
+            (900, 1000),
+        ] {
+            assert_eq!(
+                next(&above, second, &lag(figure, 9)),
+                above,
+                "{figure} at {second}: one status, one message"
+            );
         }
         let back = next(&above, 320, &lag(800, 9));
-        assert_eq!((says(&back), back[0].last_transition_time.0), (("True", reasons::WITHIN_THRESHOLD), at(320)));
+        assert_eq!(
+            (says(&back), back[0].last_transition_time.0),
+            (("True", reasons::WITHIN_THRESHOLD), at(320))
+        );
     }
 
     #[test]
@@ -260,17 +364,38 @@ mod tests {
         let above = next(&[], 0, &lag(1001, 9));
         let mut spec = whole();
         spec["stream"]["sinks"][0]["thresholds"] = json!({"lag": 10_000});
-        let now = conditions(&validated(spec), &|_| lag(9_000, 9), 9, &above, Some(2), at(10));
+        let now = conditions(
+            &validated(spec),
+            &|_| lag(9_000, 9),
+            9,
+            &above,
+            Some(2),
+            at(10),
+        );
         assert_eq!(says(&now), ("True", reasons::WITHIN_THRESHOLD));
     }
 
     #[test]
     fn what_is_not_known_is_not_guessed() {
-        let silent = Told { asked: 1, ..Told::default() };
-        let halted = Told { ails: true, ..lag(0, 0) };
-        for before in [vec![], next(&[], 0, &lag(5000, 9)), next(&[], 0, &lag(0, 9))] {
+        let silent = Told {
+            asked: 1,
+            ..Told::default()
+        };
+        let halted = Told {
+            ails: true,
+            ..lag(0, 0)
+        };
+        for before in [
+            vec![],
+            next(&[], 0, &lag(5000, 9)),
+            next(&[], 0, &lag(0, 9)),
+        ] {
             for told in [&silent, &halted, &Told::default()] {
-                assert_eq!(says(&next(&before, 1000, told)), ("Unknown", reasons::FIGURES_MISSING), "{told:?}");
+                assert_eq!(
+                    says(&next(&before, 1000, told)),
+                    ("Unknown", reasons::FIGURES_MISSING),
+                    "{told:?}"
+                );
             }
         }
         // Partitions change hands: what was said stands for that long.
@@ -279,15 +404,34 @@ mod tests {
         for before in [next(&[], 0, &lag(5000, 9)), next(&[], 0, &lag(0, 9))] {
             assert_eq!(next(&before, 1000, &moving), before);
         }
-        assert_eq!(says(&next(&[], 0, &lag(1001, 4))).0, "False", "what is known is enough");
-        let half = Told { asked: 2, ..lag(0, 9) };
-        assert_eq!(says(&next(&[], 0, &half)).0, "Unknown", "a pod didn't answer");
+        assert_eq!(
+            says(&next(&[], 0, &lag(1001, 4))).0,
+            "False",
+            "what is known is enough"
+        );
+        let half = Told {
+            asked: 2,
+            ..lag(0, 9)
+        };
+        assert_eq!(
+            says(&next(&[], 0, &half)).0,
+            "Unknown",
+            "a pod didn't answer"
+        );
     }
 
     #[test]
     fn pods_add_up() {
-        let pod = |lag| Figures { lag, partitions: 5, ..Figures::default() };
-        let told = Told { asked: 2, answers: vec![pod(600), pod(401)], ails: false };
+        let pod = |lag| Figures {
+            lag,
+            partitions: 5,
+            ..Figures::default()
+        };
+        let told = Told {
+            asked: 2,
+            answers: vec![pod(600), pod(401)],
+            ails: false,
+        };
         assert_eq!(says(&next(&[], 0, &told)).0, "False");
     }
 
@@ -298,12 +442,15 @@ mod tests {
         spec["stream"]["sinks"] = json!([sink("a", 10), sink("b", 100), sink("c", 1000)]);
         spec["archive"]["thresholds"] = json!({"lag": 5});
         let pipeline = validated(spec);
-        assert_eq!(watched(&pipeline), ["archive", "stream-a", "stream-b", "stream-c"]);
+        assert_eq!(
+            watched(&pipeline),
+            ["archive", "stream-a", "stream-b", "stream-c"]
+        );
         let now = conditions(&pipeline, &|_| lag(50, 9), 9, &[], Some(1), at(0));
         assert!(
-            now[0]
-                .message
-                .starts_with("sink a lags by more than 10 records; the archive lags by more than 5 records: "),
+            now[0].message.starts_with(
+                "sink a lags by more than 10 records; the archive lags by more than 5 records: "
+            ),
             "{now:?}"
         );
     }
@@ -317,11 +464,30 @@ mod tests {
         });
         assert_eq!(watched(&pipeline), ["archive"]);
         let next = |before: &[Condition], second, read, rejected| {
-            let told = Told { asked: 1, answers: vec![Figures { read, rejected, ..Figures::default() }], ails: false };
-            conditions(&pipeline, &move |_| told.clone(), 9, before, Some(1), at(second))
+            let told = Told {
+                asked: 1,
+                answers: vec![Figures {
+                    read,
+                    rejected,
+                    ..Figures::default()
+                }],
+                ails: false,
+            };
+            conditions(
+                &pipeline,
+                &move |_| told.clone(),
+                9,
+                before,
+                Some(1),
+                at(second),
+            )
         };
         assert_eq!(says(&next(&[], 0, 0, 0)).0, "True", "nothing came");
-        assert_eq!(says(&next(&[], 0, 2, 1)).0, "True", "one is not a hundredth of anything");
+        assert_eq!(
+            says(&next(&[], 0, 2, 1)).0,
+            "True",
+            "one is not a hundredth of anything"
+        );
         assert_eq!(says(&next(&[], 0, 1000, 10)).0, "True");
         let above = next(&[], 0, 1000, 11);
         assert_eq!(says(&above), ("False", reasons::REJECTS_ABOVE_THRESHOLD));
@@ -333,7 +499,10 @@ mod tests {
     fn without_thresholds_nobody_is_asked_and_nothing_is_said() {
         let pipeline = validated(whole());
         assert!(watched(&pipeline).is_empty());
-        assert_eq!(conditions(&pipeline, &|_| lag(1, 1), 9, &[], None, at(0)), []);
+        assert_eq!(
+            conditions(&pipeline, &|_| lag(1, 1), 9, &[], None, at(0)),
+            []
+        );
         let mut suspended = watching();
         suspended.suspend = true;
         assert!(watched(&suspended).is_empty());
@@ -348,7 +517,14 @@ mod tests {
         spec["stream"]["sinks"] = (0..16)
             .map(|at| json!({"name": name(at), "thresholds": {"lag": 999_999_999_999_i64}, "postgres": {"urlSecretRef": {"name": "w", "key": "u"}}}))
             .collect();
-        let now = conditions(&validated(spec), &|_| lag(1_000_000_000_000, 9), 9, &[], None, at(0));
+        let now = conditions(
+            &validated(spec),
+            &|_| lag(1_000_000_000_000, 9),
+            9,
+            &[],
+            None,
+            at(0),
+        );
         assert!(now[0].message.contains(&name(15)), "{now:?}");
     }
 }

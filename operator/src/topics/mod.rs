@@ -1,7 +1,9 @@
-//! The broker: topics that are absent are created, once, and those we created are given more partitions when more are wished for.
+//! The broker: topics that are absent are created, once, and those we created are given more
+//! partitions when more are wished for.
 //!
-//! Nothing else of an existing topic is changed, and none is re-created. Before one is created the status says so; a topic of the status that has an id there
-//! but is gone from the broker was deleted by somebody, and is reported, until an annotation asks for it to be forgotten.
+//! Nothing else of an existing topic is changed, and none is re-created. Before one is created the
+//! status says so; a topic of the status that has an id there but is gone from the broker was
+//! deleted by somebody, and is reported, until an annotation asks for it to be forgotten.
 
 mod broker;
 mod drain;
@@ -31,7 +33,8 @@ pub struct Outcome {
     pub finding: Finding,
 }
 
-/// How long an answer of a broker is believed. A pass comes with every event of a child, and the broker need not be asked for each.
+/// How long an answer of a broker is believed. A pass comes with every event of a child, and the
+/// broker need not be asked for each.
 const GOOD_FOR: Duration = Duration::from_secs(45);
 /// The same for an answer that something is wrong, or no answer.
 const BAD_FOR: Duration = Duration::from_secs(8);
@@ -46,11 +49,16 @@ impl TopicsCache {
     pub fn get(&self, uid: &str, question: u64) -> Option<Outcome> {
         let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (asked, at, outcome) = answers.get(uid)?;
-        let good_for = if outcome.finding.ok { GOOD_FOR } else { BAD_FOR };
+        let good_for = if outcome.finding.ok {
+            GOOD_FOR
+        } else {
+            BAD_FOR
+        };
         (*asked == question && at.elapsed() < good_for).then(|| outcome.clone())
     }
 
-    /// Remembers an answer, and forgets those too old to be believed, of pipelines that may be gone.
+    /// Remembers an answer, and forgets those too old to be believed, of pipelines that may be
+    /// gone.
     pub fn put(&self, uid: &str, question: u64, outcome: Outcome) {
         let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         answers.retain(|_, (_, at, _)| at.elapsed() < GOOD_FOR);

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::{api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity};
+use k8s_openapi::{
+    api::core::v1::ResourceRequirements, apimachinery::pkg::api::resource::Quantity,
+};
 use pinpipe_crds::{Compression, DeadLetterMode, DeletionPolicy, PullPolicy, StartFrom, WriteMode};
 use serde::Serialize;
 
@@ -24,10 +26,12 @@ pub struct ValidatedPipeline {
     pub uid: String,
     /// Whether workers are to be at zero.
     pub suspend: bool,
-    /// Components that run although it is suspended: sinks that have something left to read. Not the resource's to say.
+    /// Components that run although it is suspended: sinks that have something left to read. Not
+    /// the resource's to say.
     #[serde(skip)]
     pub draining: BTreeSet<String>,
-    /// Components whose Deployments have no pods now, so that no autoscaler would give them any. Not the resource's to say.
+    /// Components whose Deployments have no pods now, so that no autoscaler would give them any.
+    /// Not the resource's to say.
     #[serde(skip)]
     pub at_zero: BTreeSet<String>,
     /// `host:port,…`.
@@ -56,7 +60,8 @@ pub struct ValidatedPipeline {
     /// What other annotations ask for once.
     #[serde(skip)]
     pub requests: Requests,
-    /// What of the annotation that resets sinks can't be done, a sentence each. Nothing else waits for it.
+    /// What of the annotation that resets sinks can't be done, a sentence each. Nothing else waits
+    /// for it.
     pub reset_problems: Vec<String>,
     /// A topic that belongs to an older pipeline, in a sentence: then nothing is deployed.
     pub topic_conflict: Option<String>,
@@ -228,7 +233,8 @@ pub struct Mount {
 pub struct Secrets {
     /// What is mounted.
     pub mounts: Vec<Mount>,
-    /// Tells changed contents from the same. None: something is missing and was never there, so pods can't start.
+    /// Tells changed contents from the same. None: something is missing and was never there, so
+    /// pods can't start.
     pub digest: Option<String>,
     /// What is missing, a sentence each.
     pub missing: Vec<String>,
@@ -241,11 +247,21 @@ impl ValidatedPipeline {
         !self.suspend || self.draining.contains(component)
     }
 
-    /// The one component that writes the dead letters: the archive, or without one the first sink by name.
+    /// The one component that writes the dead letters: the archive, or without one the first sink
+    /// by name.
     #[must_use]
     pub fn dead_letter_writer(&self) -> Option<String> {
-        let first = || self.sinks.iter().map(|sink| &sink.name).min().map(|name| format!("stream-{name}"));
-        self.archive.as_ref().map(|_| "archive".to_owned()).or_else(first)
+        let first = || {
+            self.sinks
+                .iter()
+                .map(|sink| &sink.name)
+                .min()
+                .map(|name| format!("stream-{name}"))
+        };
+        self.archive
+            .as_ref()
+            .map(|_| "archive".to_owned())
+            .or_else(first)
     }
 
     /// `<pipeline>-<component>`.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::Toleration;
 use pinpipe_crds::{
-    Ingest, PodSettings, StreamSink, TaintEffect, TolerationOperator, TopologySpread, WhenUnsatisfiable,
+    Ingest, PodSettings, StreamSink, TaintEffect, TolerationOperator, TopologySpread,
+    WhenUnsatisfiable,
 };
 use serde::Serialize;
 
@@ -89,8 +90,9 @@ pub struct Spread {
 
 /// Over what the pods of a component that may have several are spread.
 const SPREAD_OVER: &str = "kubernetes.io/hostname";
-/// What they are kept apart by beside that, where there is room. It can't stand among the former: the scheduler takes no notice of nodes that
-/// lack one of those labels, and in many clusters none has this one.
+/// What they are kept apart by beside that, where there is room. It can't stand among the former:
+/// the scheduler takes no notice of nodes that lack one of those labels, and in many clusters none
+/// has this one.
 const APART_BY: &str = "topology.kubernetes.io/zone";
 
 /// Of a component that may have several pods.
@@ -99,8 +101,16 @@ pub(super) fn several(set: &PodSettings) -> Pods {
     if set.topology_spread.is_some() {
         return pods;
     }
-    let over = Spread { topology_key: SPREAD_OVER.to_owned(), max_skew: 1, when_unsatisfiable: "ScheduleAnyway" };
-    Pods { spread: vec![over], apart: Some(APART_BY), ..pods }
+    let over = Spread {
+        topology_key: SPREAD_OVER.to_owned(),
+        max_skew: 1,
+        when_unsatisfiable: "ScheduleAnyway",
+    };
+    Pods {
+        spread: vec![over],
+        apart: Some(APART_BY),
+        ..pods
+    }
 }
 
 /// Of a component that has one pod.
@@ -111,7 +121,11 @@ pub(super) fn one(set: &PodSettings) -> Pods {
         annotations: set.pod_annotations.clone().unwrap_or_default(),
         node_selector: set.node_selector.clone().unwrap_or_default(),
         tolerations: tolerations(set),
-        spread: set.topology_spread.as_deref().map(spread).unwrap_or_default(),
+        spread: set
+            .topology_spread
+            .as_deref()
+            .map(spread)
+            .unwrap_or_default(),
         apart: None,
     }
 }
@@ -129,9 +143,13 @@ fn spread(set: &[TopologySpread]) -> Vec<Spread> {
 }
 
 /// Taints of a node that isn't well.
-const UNWELL: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
-/// How long pods stay on such a node, seconds. Kubernetes itself would say 300; but these keep nothing on a node, so another place costs
-/// little, and a node counts as unwell only after it was silent for most of a minute.
+const UNWELL: [&str; 2] = [
+    "node.kubernetes.io/not-ready",
+    "node.kubernetes.io/unreachable",
+];
+/// How long pods stay on such a node, seconds. Kubernetes itself would say 300; but these keep
+/// nothing on a node, so another place costs little, and a node counts as unwell only after it was
+/// silent for most of a minute.
 const PATIENCE: i64 = 30;
 
 /// Those that are set, and for taints of which these say nothing the default.
@@ -146,9 +164,15 @@ fn tolerations(set: &PodSettings) -> Vec<Toleration> {
     };
     let is_about = |toleration: &Toleration, key: &str| {
         toleration.key.as_deref().is_none_or(|named| named == key)
-            && toleration.effect.as_deref().is_none_or(|effect| effect == "NoExecute")
+            && toleration
+                .effect
+                .as_deref()
+                .is_none_or(|effect| effect == "NoExecute")
     };
-    let missing: Vec<_> = UNWELL.iter().filter(|key| !all.iter().any(|set| is_about(set, key))).collect();
+    let missing: Vec<_> = UNWELL
+        .iter()
+        .filter(|key| !all.iter().any(|set| is_about(set, key)))
+        .collect();
     all.extend(missing.into_iter().map(|key| by_default(key)));
     all
 }
@@ -180,7 +204,9 @@ fn toleration(set: &pinpipe_crds::Toleration) -> Toleration {
 pub(super) fn ingest_replicas(ingest: &Ingest) -> Replicas {
     match &ingest.autoscaling {
         Some(scaling) => Replicas::Autoscaled {
-            min: scaling.min_replicas.unwrap_or_else(|| scaling.max_replicas.min(2)),
+            min: scaling
+                .min_replicas
+                .unwrap_or_else(|| scaling.max_replicas.min(2)),
             max: scaling.max_replicas,
             target: Target::Cpu(scaling.target_cpu_utilization_percentage.unwrap_or(70)),
         },
@@ -188,7 +214,8 @@ pub(super) fn ingest_replicas(ingest: &Ingest) -> Replicas {
     }
 }
 
-/// Of a sink whose topics have so many partitions in all, and in a sentence what of the wish can't be had.
+/// Of a sink whose topics have so many partitions in all, and in a sentence what of the wish can't
+/// be had.
 pub(super) fn sink_replicas(sink: &StreamSink, partitions: i32) -> (Replicas, Option<String>) {
     let most = partitions.max(1);
     let held_back = |wished: i32| {
@@ -206,9 +233,16 @@ pub(super) fn sink_replicas(sink: &StreamSink, partitions: i32) -> (Replicas, Op
             Some(lag) => {
                 let max = scaling.max_replicas.unwrap_or(most).min(most);
                 let min = scaling.min_replicas.unwrap_or(1).min(max);
-                let held_back = scaling.max_replicas.or(scaling.min_replicas).and_then(held_back);
+                let held_back = scaling
+                    .max_replicas
+                    .or(scaling.min_replicas)
+                    .and_then(held_back);
                 (
-                    Replicas::Autoscaled { min, max, target: Target::Lag(lag) },
+                    Replicas::Autoscaled {
+                        min,
+                        max,
+                        target: Target::Lag(lag),
+                    },
                     held_back.map(|words| format!("at most {words}")),
                 )
             }
@@ -225,50 +259,91 @@ mod tests {
     /// A sink's wish, with 6 partitions → what it gets, and whether it is told of less.
     #[test]
     fn a_sink_has_no_more_pods_than_there_are_partitions() {
-        let lag = |min, max| Replicas::Autoscaled { min, max, target: Target::Lag(100) };
+        let lag = |min, max| Replicas::Autoscaled {
+            min,
+            max,
+            target: Target::Lag(100),
+        };
         for (wish, replicas, told) in [
             (json!({}), Replicas::Fixed(1), None),
             (json!({"replicas": 6}), Replicas::Fixed(6), None),
-            (json!({"replicas": 20}), Replicas::Fixed(6), Some("6 pods, not 20")),
+            (
+                json!({"replicas": 20}),
+                Replicas::Fixed(6),
+                Some("6 pods, not 20"),
+            ),
             (json!({"autoscaling": {}}), Replicas::LeftAlone, None),
             (json!({"autoscaling": {"targetLag": 100}}), lag(1, 6), None),
-            (json!({"autoscaling": {"targetLag": 100, "minReplicas": 2, "maxReplicas": 4}}), lag(2, 4), None),
-            (json!({"autoscaling": {"targetLag": 100, "maxReplicas": 9}}), lag(1, 6), Some("at most 6 pods, not 9")),
-            (json!({"autoscaling": {"targetLag": 100, "minReplicas": 8}}), lag(6, 6), Some("at most 6 pods, not 8")),
+            (
+                json!({"autoscaling": {"targetLag": 100, "minReplicas": 2, "maxReplicas": 4}}),
+                lag(2, 4),
+                None,
+            ),
+            (
+                json!({"autoscaling": {"targetLag": 100, "maxReplicas": 9}}),
+                lag(1, 6),
+                Some("at most 6 pods, not 9"),
+            ),
+            (
+                json!({"autoscaling": {"targetLag": 100, "minReplicas": 8}}),
+                lag(6, 6),
+                Some("at most 6 pods, not 8"),
+            ),
         ] {
             let mut sink = json!({"name": "live"});
-            sink.as_object_mut().unwrap().extend(wish.as_object().unwrap().clone());
+            sink.as_object_mut()
+                .unwrap()
+                .extend(wish.as_object().unwrap().clone());
             let (found, held_back) = sink_replicas(&serde_json::from_value(sink).unwrap(), 6);
             assert_eq!(found, replicas, "{wish}");
             assert!(
-                held_back.as_deref().unwrap_or_default().starts_with(told.unwrap_or_default()),
+                held_back
+                    .as_deref()
+                    .unwrap_or_default()
+                    .starts_with(told.unwrap_or_default()),
                 "{wish}: {held_back:?}"
             );
             assert_eq!(held_back.is_some(), told.is_some(), "{wish}");
         }
     }
 
-    /// What is set → for how long a pod stays on a node that is not ready, and on one that can't be reached; for ever: none.
+    /// What is set → for how long a pod stays on a node that is not ready, and on one that can't be
+    /// reached; for ever: none.
     #[test]
     fn pods_leave_a_node_that_is_not_well_after_half_a_minute_unless_told_otherwise() {
         let key = |n: usize| UNWELL[n];
         for (set, stays) in [
             (json!([]), [Some(30), Some(30)]),
-            (json!([{"key": "gpu", "operator": "Exists"}]), [Some(30), Some(30)]),
+            (
+                json!([{"key": "gpu", "operator": "Exists"}]),
+                [Some(30), Some(30)],
+            ),
             (
                 json!([{"key": key(0), "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 600}]),
                 [Some(600), Some(30)],
             ),
-            (json!([{"key": key(1), "operator": "Exists"}]), [Some(30), None]),
-            (json!([{"key": key(1), "operator": "Exists", "effect": "NoSchedule"}]), [Some(30), Some(30)]),
+            (
+                json!([{"key": key(1), "operator": "Exists"}]),
+                [Some(30), None],
+            ),
+            (
+                json!([{"key": key(1), "operator": "Exists", "effect": "NoSchedule"}]),
+                [Some(30), Some(30)],
+            ),
             (json!([{"operator": "Exists"}]), [None, None]),
         ] {
             let pods = one(&serde_json::from_value(json!({"tolerations": set})).unwrap());
             let found = UNWELL.map(|taint| {
                 let about = |t: &&Toleration| {
-                    t.key.as_deref().is_none_or(|key| key == taint) && t.effect.as_deref() != Some("NoSchedule")
+                    t.key.as_deref().is_none_or(|key| key == taint)
+                        && t.effect.as_deref() != Some("NoSchedule")
                 };
-                let found: Vec<_> = pods.tolerations.iter().filter(about).map(|t| t.toleration_seconds).collect();
+                let found: Vec<_> = pods
+                    .tolerations
+                    .iter()
+                    .filter(about)
+                    .map(|t| t.toleration_seconds)
+                    .collect();
                 assert_eq!(found.len(), 1, "{set}: {found:?}");
                 found[0]
             });
@@ -278,11 +353,21 @@ mod tests {
 
     #[test]
     fn ingest_is_scaled_between_bounds() {
-        let cpu = |min, max, percent| Replicas::Autoscaled { min, max, target: Target::Cpu(percent) };
+        let cpu = |min, max, percent| Replicas::Autoscaled {
+            min,
+            max,
+            target: Target::Cpu(percent),
+        };
         let of = |ingest: Value| ingest_replicas(&serde_json::from_value(ingest).unwrap());
         assert_eq!(of(json!({})), Replicas::Fixed(2));
-        assert_eq!(of(json!({"autoscaling": {"maxReplicas": 9}})), cpu(2, 9, 70));
-        assert_eq!(of(json!({"autoscaling": {"maxReplicas": 1}})), cpu(1, 1, 70));
+        assert_eq!(
+            of(json!({"autoscaling": {"maxReplicas": 9}})),
+            cpu(2, 9, 70)
+        );
+        assert_eq!(
+            of(json!({"autoscaling": {"maxReplicas": 1}})),
+            cpu(1, 1, 70)
+        );
         let all = json!({"autoscaling": {"minReplicas": 3, "maxReplicas": 9, "targetCPUUtilizationPercentage": 50}});
         assert_eq!(of(all), cpu(3, 9, 50));
     }

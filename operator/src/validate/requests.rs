@@ -1,4 +1,5 @@
-//! What annotations ask for once, besides resets of sinks: that a topic be forgotten, that a batch run be started.
+//! What annotations ask for once, besides resets of sinks: that a topic be forgotten, that a batch
+//! run be started.
 //!
 //! What can't be read of them is reported, and everything else goes on.
 
@@ -7,7 +8,8 @@ use pinpipe_crds::PinterestPipeline;
 use super::Topic;
 use crate::{build::dead_letter, status::reasons};
 
-/// The annotation that has topics forgotten: `<topic>@<id>`, several with commas or white space between them.
+/// The annotation that has topics forgotten: `<topic>@<id>`, several with commas or white space
+/// between them.
 pub const FORGET_ANNOTATION: &str = "pinpipe.dev/forget-topic";
 /// The annotation that starts a batch run: any word, another one for another run.
 pub const RUN_ANNOTATION: &str = "pinpipe.dev/run-batch";
@@ -36,7 +38,14 @@ pub struct Requests {
 
 /// Reads a pipeline's annotations.
 pub(super) fn read(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> Requests {
-    let annotation = |key: &str| pipeline.metadata.annotations.as_ref()?.get(key).map(String::as_str);
+    let annotation = |key: &str| {
+        pipeline
+            .metadata
+            .annotations
+            .as_ref()?
+            .get(key)
+            .map(String::as_str)
+    };
     let mut requests = Requests::default();
     for request in annotation(FORGET_ANNOTATION)
         .unwrap_or_default()
@@ -56,7 +65,9 @@ pub(super) fn read(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> Request
     if let Some(nonce) = annotation(RUN_ANNOTATION) {
         match run(nonce, pipeline) {
             Ok(()) => requests.run = Some(nonce.to_owned()),
-            Err(why) => requests.problems.push((reasons::INVALID_RUN, format!("{RUN_ANNOTATION}: {why}"))),
+            Err(why) => requests
+                .problems
+                .push((reasons::INVALID_RUN, format!("{RUN_ANNOTATION}: {why}"))),
         }
     }
     requests
@@ -68,20 +79,31 @@ fn forgotten(request: &str, topics: &[Topic; 3]) -> Result<Forgotten, String> {
         return Err("it names no id".to_owned());
     }
     let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
-    if !names.iter().any(|name| *name == topic || dead_letter(name) == topic) {
+    if !names
+        .iter()
+        .any(|name| *name == topic || dead_letter(name) == topic)
+    {
         return Err(format!(
             "there is no topic `{topic}`; there are {}, and the dead-letter topic of each, .dlq",
             names.join(", ")
         ));
     }
-    Ok(Forgotten { topic: topic.to_owned(), id: id.to_owned() })
+    Ok(Forgotten {
+        topic: topic.to_owned(),
+        id: id.to_owned(),
+    })
 }
 
 fn run(nonce: &str, pipeline: &PinterestPipeline) -> Result<(), String> {
     if nonce.is_empty() || nonce.len() > LONGEST_NONCE {
-        return Err(format!("a run is asked for by a word of 1 to {LONGEST_NONCE} bytes, another one for each run"));
+        return Err(format!(
+            "a run is asked for by a word of 1 to {LONGEST_NONCE} bytes, another one for each run"
+        ));
     }
-    let batch = pipeline.status.iter().filter_map(|status| status.batch.as_ref());
+    let batch = pipeline
+        .status
+        .iter()
+        .filter_map(|status| status.batch.as_ref());
     let done = batch.flat_map(|batch| batch.last_requested.iter().chain(&batch.requested_before));
     if pipeline.spec.batch.is_none() && !done.into_iter().any(|done| done == nonce) {
         return Err("this pipeline has no spec.batch, so there is nothing to run".to_owned());
@@ -104,9 +126,23 @@ mod tests {
 
     #[test]
     fn topics_are_forgotten_by_name_and_id() {
-        let read = requests(whole(), FORGET_ANNOTATION, "data.pinterest.pin@a-1, data.pinterest.geo.dlq@b_2");
-        let named: Vec<_> = read.forget.iter().map(|f| (f.topic.as_str(), f.id.as_str())).collect();
-        assert_eq!(named, [("data.pinterest.pin", "a-1"), ("data.pinterest.geo.dlq", "b_2")]);
+        let read = requests(
+            whole(),
+            FORGET_ANNOTATION,
+            "data.pinterest.pin@a-1, data.pinterest.geo.dlq@b_2",
+        );
+        let named: Vec<_> = read
+            .forget
+            .iter()
+            .map(|f| (f.topic.as_str(), f.id.as_str()))
+            .collect();
+        assert_eq!(
+            named,
+            [
+                ("data.pinterest.pin", "a-1"),
+                ("data.pinterest.geo.dlq", "b_2")
+            ]
+        );
         assert_eq!(read.problems, []);
     }
 
@@ -118,21 +154,35 @@ mod tests {
             ("pin@1", "no topic `pin`; there are data.pinterest.pin"),
             ("data.pinterest.pin.dlq.dlq@1", "no topic"),
         ] {
-            let read = requests(whole(), FORGET_ANNOTATION, &format!("data.pinterest.pin@1,{request}"));
+            let read = requests(
+                whole(),
+                FORGET_ANNOTATION,
+                &format!("data.pinterest.pin@1,{request}"),
+            );
             assert_eq!(read.forget.len(), 1, "{request}");
-            let [(reason, message)] = read.problems.as_slice() else { panic!("{request}: {read:?}") };
+            let [(reason, message)] = read.problems.as_slice() else {
+                panic!("{request}: {read:?}")
+            };
             assert_eq!(*reason, reasons::INVALID_FORGET);
-            assert!(message.contains(&format!("`{request}`: ")) && message.contains(said), "{message}");
+            assert!(
+                message.contains(&format!("`{request}`: ")) && message.contains(said),
+                "{message}"
+            );
         }
     }
 
     #[test]
     fn a_run_is_asked_for_by_a_word_where_there_is_something_to_run() {
-        assert_eq!(requests(whole(), RUN_ANNOTATION, "now 1").run.as_deref(), Some("now 1"));
+        assert_eq!(
+            requests(whole(), RUN_ANNOTATION, "now 1").run.as_deref(),
+            Some("now 1")
+        );
         let long = "a".repeat(64);
-        for (spec, nonce, said) in
-            [(whole(), "", "1 to 63"), (whole(), long.as_str(), "1 to 63"), (json!({}), "1", "no spec.batch")]
-        {
+        for (spec, nonce, said) in [
+            (whole(), "", "1 to 63"),
+            (whole(), long.as_str(), "1 to 63"),
+            (json!({}), "1", "no spec.batch"),
+        ] {
             let read = requests(spec, RUN_ANNOTATION, nonce);
             assert_eq!(read.run, None, "{said}");
             assert!(

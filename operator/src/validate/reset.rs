@@ -1,7 +1,8 @@
-//! The annotation that resets sinks: `live=earliest`, `live/pin/0=offset:17`, `archive=time:2026-01-01T00:00:00Z`.
+//! The annotation that resets sinks: `live=earliest`, `live/pin/0=offset:17`,
+//! `archive=time:2026-01-01T00:00:00Z`.
 //!
-//! An annotation rather than a field: it asks for something to be done once, and the pipeline is the same before and after. What can't
-//! be read of it is reported, and everything else goes on.
+//! An annotation rather than a field: it asks for something to be done once, and the pipeline is
+//! the same before and after. What can't be read of it is reported, and everything else goes on.
 
 use std::collections::BTreeMap;
 
@@ -47,14 +48,23 @@ pub(super) struct Resets {
 pub(super) fn read(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> Resets {
     let mut resets = Resets::default();
     let annotations = pipeline.metadata.annotations.as_ref();
-    let Some(text) = annotations.and_then(|annotations| annotations.get(RESET_ANNOTATION)) else { return resets };
+    let Some(text) = annotations.and_then(|annotations| annotations.get(RESET_ANNOTATION)) else {
+        return resets;
+    };
     let uid = pipeline.metadata.uid.as_deref().unwrap_or_default();
     let spec = &pipeline.spec;
-    let mut sinks: Vec<&str> =
-        spec.stream.iter().flat_map(|stream| &stream.sinks).map(|sink| sink.name.as_str()).collect();
+    let mut sinks: Vec<&str> = spec
+        .stream
+        .iter()
+        .flat_map(|stream| &stream.sinks)
+        .map(|sink| sink.name.as_str())
+        .collect();
     sinks.extend(spec.archive.as_ref().map(|_| ARCHIVE));
 
-    for request in text.split(|c: char| c == ',' || c.is_whitespace()).filter(|request| !request.is_empty()) {
+    for request in text
+        .split(|c: char| c == ',' || c.is_whitespace())
+        .filter(|request| !request.is_empty())
+    {
         match parse(request, &sinks, topics, uid) {
             Ok((sink, reset)) => match resets.by_sink.get(sink) {
                 None => _ = resets.by_sink.insert(sink.to_owned(), reset),
@@ -70,7 +80,12 @@ pub(super) fn read(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> Resets 
     resets
 }
 
-fn parse<'a>(request: &'a str, sinks: &[&str], topics: &[Topic; 3], uid: &str) -> Result<(&'a str, SinkReset), String> {
+fn parse<'a>(
+    request: &'a str,
+    sinks: &[&str],
+    topics: &[Topic; 3],
+    uid: &str,
+) -> Result<(&'a str, SinkReset), String> {
     let said = request.split_once('#').map_or(request, |(said, _)| said);
     let (target, to) = said.split_once('=').ok_or("it has no `=`")?;
     let mut target = target.splitn(3, '/');
@@ -88,15 +103,33 @@ fn parse<'a>(request: &'a str, sinks: &[&str], topics: &[Topic; 3], uid: &str) -
     let to = reset_to(to)?;
     let mut id = hash(&format!("{uid}/{sink}/{request}"));
     id.truncate(ID_DIGITS);
-    Ok((sink, SinkReset { request: request.to_owned(), reset: Reset { id, topic, partition, to } }))
+    Ok((
+        sink,
+        SinkReset {
+            request: request.to_owned(),
+            reset: Reset {
+                id,
+                topic,
+                partition,
+                to,
+            },
+        },
+    ))
 }
 
 fn topic(name: &str, topics: &[Topic; 3]) -> Result<String, String> {
-    let by_kind = KINDS.iter().zip(topics).find(|(kind, _)| **kind == name).map(|(_, topic)| topic);
+    let by_kind = KINDS
+        .iter()
+        .zip(topics)
+        .find(|(kind, _)| **kind == name)
+        .map(|(_, topic)| topic);
     let found = topics.iter().find(|topic| topic.name == name).or(by_kind);
     found.map(|topic| topic.name.clone()).ok_or_else(|| {
         let names: Vec<_> = topics.iter().map(|topic| topic.name.as_str()).collect();
-        format!("there is no topic `{name}`; there are pin, geo and user, or by their names {}", names.join(", "))
+        format!(
+            "there is no topic `{name}`; there are pin, geo and user, or by their names {}",
+            names.join(", ")
+        )
     })
 }
 
@@ -111,15 +144,18 @@ fn reset_to(to: &str) -> Result<ResetTo, String> {
         ("latest", _) => Ok(ResetTo::Latest),
         (_, Some(("offset", offset))) => {
             let read = offset.parse().ok().filter(|offset| *offset >= 0);
-            read.map(ResetTo::Offset).ok_or_else(|| format!("`{offset}` is no offset"))
+            read.map(ResetTo::Offset)
+                .ok_or_else(|| format!("`{offset}` is no offset"))
         }
         (_, Some(("time", time))) => match time.parse::<Timestamp>() {
             Ok(time) => Ok(ResetTo::Time(time.as_millisecond())),
-            Err(_) => {
-                Err(format!("`{time}` is no time: write it as 2026-01-31T12:00:00Z or 2026-01-31T12:00:00+01:00"))
-            }
+            Err(_) => Err(format!(
+                "`{time}` is no time: write it as 2026-01-31T12:00:00Z or 2026-01-31T12:00:00+01:00"
+            )),
         },
-        _ => Err(format!("`{to}` is none of earliest, latest, offset:<n> and time:<RFC 3339>")),
+        _ => Err(format!(
+            "`{to}` is none of earliest, latest, offset:<n> and time:<RFC 3339>"
+        )),
     }
 }
 
@@ -132,7 +168,8 @@ mod tests {
 
     fn resets(annotation: &str) -> Resets {
         let mut pipeline = pipeline(whole());
-        pipeline.metadata.annotations = Some([(RESET_ANNOTATION.to_owned(), annotation.to_owned())].into());
+        pipeline.metadata.annotations =
+            Some([(RESET_ANNOTATION.to_owned(), annotation.to_owned())].into());
         read(&pipeline, &validated(whole()).topics)
     }
 
@@ -141,8 +178,20 @@ mod tests {
         for (request, sink, topic, partition, to) in [
             ("live=earliest", "live", None, None, ResetTo::Earliest),
             ("archive=latest", "archive", None, None, ResetTo::Latest),
-            ("live/pin=earliest", "live", Some("data.pinterest.pin"), None, ResetTo::Earliest),
-            ("live/data.pinterest.geo/2=offset:17", "live", Some("data.pinterest.geo"), Some(2), ResetTo::Offset(17)),
+            (
+                "live/pin=earliest",
+                "live",
+                Some("data.pinterest.pin"),
+                None,
+                ResetTo::Earliest,
+            ),
+            (
+                "live/data.pinterest.geo/2=offset:17",
+                "live",
+                Some("data.pinterest.geo"),
+                Some(2),
+                ResetTo::Offset(17),
+            ),
             (
                 "live/user/0=time:1970-01-01T00:00:01.5Z#again",
                 "live",
@@ -150,12 +199,22 @@ mod tests {
                 Some(0),
                 ResetTo::Time(1500),
             ),
-            ("live=time:1970-01-01T01:00:00+01:00", "live", None, None, ResetTo::Time(0)),
+            (
+                "live=time:1970-01-01T01:00:00+01:00",
+                "live",
+                None,
+                None,
+                ResetTo::Time(0),
+            ),
         ] {
             let read = resets(request);
             assert_eq!(read.problems, [""; 0], "{request}");
             let reset = &read.by_sink[sink].reset;
-            assert_eq!((reset.topic.as_deref(), reset.partition, reset.to), (topic, partition, to), "{request}");
+            assert_eq!(
+                (reset.topic.as_deref(), reset.partition, reset.to),
+                (topic, partition, to),
+                "{request}"
+            );
             assert_eq!(reset.id.len(), ID_DIGITS);
         }
     }
@@ -166,7 +225,10 @@ mod tests {
             ("live", "no `=`"),
             ("=earliest", "no sink ``; there are live, archive"),
             ("lake=earliest", "no sink `lake`"),
-            ("live/pins=earliest", "no topic `pins`; there are pin, geo and user"),
+            (
+                "live/pins=earliest",
+                "no topic `pins`; there are pin, geo and user",
+            ),
             ("live/pin/-1=earliest", "`-1` is no partition"),
             ("live/pin/0/1=earliest", "`0/1` is no partition"),
             ("live=start", "`start` is none of earliest"),
@@ -175,9 +237,16 @@ mod tests {
             ("live=time:2026-01-01T00:00:00", "is no time"),
         ] {
             let read = resets(&format!("archive=latest {request}"));
-            assert!(read.problems.len() == 1 && read.problems[0].starts_with(&format!("`{request}`: ")), "{read:?}");
+            assert!(
+                read.problems.len() == 1 && read.problems[0].starts_with(&format!("`{request}`: ")),
+                "{read:?}"
+            );
             assert!(read.problems[0].contains(said), "{request}: {read:?}");
-            assert_eq!(read.by_sink.keys().collect::<Vec<_>>(), ["archive"], "{request}");
+            assert_eq!(
+                read.by_sink.keys().collect::<Vec<_>>(),
+                ["archive"],
+                "{request}"
+            );
         }
     }
 
@@ -186,7 +255,10 @@ mod tests {
         let read = resets("live/pin=earliest,\n live/geo=latest , archive=latest");
         assert_eq!(read.by_sink["live"].request, "live/pin=earliest");
         assert!(read.by_sink.contains_key("archive"));
-        assert!(read.problems.len() == 1 && read.problems[0].contains("`live/geo=latest`"), "{read:?}");
+        assert!(
+            read.problems.len() == 1 && read.problems[0].contains("`live/geo=latest`"),
+            "{read:?}"
+        );
     }
 
     #[test]
@@ -200,6 +272,9 @@ mod tests {
     #[test]
     fn without_the_annotation_nothing_is_reset() {
         let pipeline = pipeline(json!({}));
-        assert_eq!(read(&pipeline, &validated(json!({})).topics), Resets::default());
+        assert_eq!(
+            read(&pipeline, &validated(json!({})).topics),
+            Resets::default()
+        );
     }
 }

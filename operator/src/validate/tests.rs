@@ -6,7 +6,11 @@ use serde_json::{Value, json};
 use super::*;
 
 pub(crate) fn images() -> Images {
-    Images { registry: "ghcr.io/pinpipe".into(), tag: "0.1.0".into(), digests: BTreeMap::new() }
+    Images {
+        registry: "ghcr.io/pinpipe".into(),
+        tag: "0.1.0".into(),
+        digests: BTreeMap::new(),
+    }
 }
 
 /// A pipeline `pinterest` in `data` with this spec, the broker apart.
@@ -36,10 +40,20 @@ pub(crate) fn whole() -> Value {
 
 /// All Secrets that a pipeline refers to, there.
 pub(crate) fn all_there(pipeline: &PinterestPipeline) -> Dereferenced {
-    let keys = crate::dereference::references(&pipeline.spec).into_iter().flat_map(|(name, keys)| {
-        keys.into_iter().map(move |key| ((name.clone(), key.clone()), SecretKey::Digest(format!("{name}/{key}"))))
-    });
-    Dereferenced { secrets: keys.collect(), ..Dereferenced::default() }
+    let keys = crate::dereference::references(&pipeline.spec)
+        .into_iter()
+        .flat_map(|(name, keys)| {
+            keys.into_iter().map(move |key| {
+                (
+                    (name.clone(), key.clone()),
+                    SecretKey::Digest(format!("{name}/{key}")),
+                )
+            })
+        });
+    Dereferenced {
+        secrets: keys.collect(),
+        ..Dereferenced::default()
+    }
 }
 
 pub(crate) fn validated(spec: Value) -> ValidatedPipeline {
@@ -47,7 +61,8 @@ pub(crate) fn validated(spec: Value) -> ValidatedPipeline {
     validate(&pipeline, &all_there(&pipeline), &images()).unwrap()
 }
 
-/// The defaults of v1alpha1 are frozen: a change of this file would change pipelines that nobody touched.
+/// The defaults of v1alpha1 are frozen: a change of this file would change pipelines that nobody
+/// touched.
 #[test]
 fn defaults_are_those_of_the_golden_file() {
     let golden = include_str!("defaults.yaml");
@@ -71,10 +86,19 @@ fn what_is_said_stands() {
     }));
     assert!(validated.suspend);
     let [pin, geo, _] = &validated.topics;
-    assert_eq!((pin.name.as_str(), pin.partitions, pin.replication_factor), ("data.pinterest.pin", 5, 3));
+    assert_eq!(
+        (pin.name.as_str(), pin.partitions, pin.replication_factor),
+        ("data.pinterest.pin", 5, 3)
+    );
     assert_eq!((geo.name.as_str(), geo.partitions), ("places", 7));
-    assert_eq!((validated.ingest.replicas, validated.ingest.max_record_bytes), (Replicas::Fixed(4), 1000));
-    assert_eq!(validated.ingest.resources.requests, None, "nothing of the defaults is added to what is set");
+    assert_eq!(
+        (validated.ingest.replicas, validated.ingest.max_record_bytes),
+        (Replicas::Fixed(4), 1000)
+    );
+    assert_eq!(
+        validated.ingest.resources.requests, None,
+        "nothing of the defaults is added to what is set"
+    );
     assert_eq!(validated.dead_letters, DeadLetterMode::RejectAndLogRepairs);
     assert_eq!(validated.sinks[0].write_mode, WriteMode::Append);
     let quality = validated.batch.unwrap().quality;
@@ -84,41 +108,91 @@ fn what_is_said_stands() {
     );
     let archive = validated.archive.unwrap();
     assert_eq!(archive.compression, Compression::Gzip);
-    assert_eq!((archive.rotate_bytes, archive.rotate_records, archive.rotate_seconds), (2048, 10, 3661));
-    assert_eq!((archive.prefix.as_str(), archive.endpoint.as_deref()), ("raw/zone", Some("http://s3:9000")));
-    assert_eq!((validated.image.tag.as_str(), validated.image.pull_policy), ("0.1.0", PullPolicy::Always));
+    assert_eq!(
+        (
+            archive.rotate_bytes,
+            archive.rotate_records,
+            archive.rotate_seconds
+        ),
+        (2048, 10, 3661)
+    );
+    assert_eq!(
+        (archive.prefix.as_str(), archive.endpoint.as_deref()),
+        ("raw/zone", Some("http://s3:9000"))
+    );
+    assert_eq!(
+        (validated.image.tag.as_str(), validated.image.pull_policy),
+        ("0.1.0", PullPolicy::Always)
+    );
 }
 
 #[test]
 fn partitions_that_are_there_bound_a_sinks_pods() {
     let mut spec = whole();
     spec["stream"]["sinks"][0]["replicas"] = json!(8);
-    assert_eq!(validated(spec.clone()).sinks[0].replicas, Replicas::Fixed(8), "9 are wished for");
+    assert_eq!(
+        validated(spec.clone()).sinks[0].replicas,
+        Replicas::Fixed(8),
+        "9 are wished for"
+    );
     let mut pipeline = pipeline(spec);
     let topic = |kind: &str, id: Option<&str>, partitions: i32| json!({"name": format!("data.pinterest.{kind}"), "id": id, "partitions": partitions, "createdByUs": false});
-    let topics = json!([topic("pin", Some("a"), 1), topic("geo", Some("b"), 1), topic("user", None, 1)]);
+    let topics = json!([
+        topic("pin", Some("a"), 1),
+        topic("geo", Some("b"), 1),
+        topic("user", None, 1)
+    ]);
     pipeline.status = Some(serde_json::from_value(json!({"topics": topics})).unwrap());
-    let sink = validate(&pipeline, &all_there(&pipeline), &images()).unwrap().sinks.remove(0);
-    assert_eq!(sink.replicas, Replicas::Fixed(5), "two topics have one, and the third will have three");
+    let sink = validate(&pipeline, &all_there(&pipeline), &images())
+        .unwrap()
+        .sinks
+        .remove(0);
+    assert_eq!(
+        sink.replicas,
+        Replicas::Fixed(5),
+        "two topics have one, and the third will have three"
+    );
     assert!(sink.held_back.unwrap().contains("5 pods, not 8"));
 }
 
 #[test]
 fn digests_are_the_operators_unless_the_pipeline_has_a_tag_or_its_own() {
     let operators = Images {
-        digests: [("ingest".into(), "sha256:a".into()), ("batch".into(), "sha256:b".into())].into(),
+        digests: [
+            ("ingest".into(), "sha256:a".into()),
+            ("batch".into(), "sha256:b".into()),
+        ]
+        .into(),
         ..images()
     };
     for (image, expected) in [
-        (json!({}), vec![("batch", "sha256:b"), ("ingest", "sha256:a")]),
-        (json!({"registry": "mirror/p"}), vec![("batch", "sha256:b"), ("ingest", "sha256:a")]),
+        (
+            json!({}),
+            vec![("batch", "sha256:b"), ("ingest", "sha256:a")],
+        ),
+        (
+            json!({"registry": "mirror/p"}),
+            vec![("batch", "sha256:b"), ("ingest", "sha256:a")],
+        ),
         (json!({"tag": "0.2.0"}), vec![]),
-        (json!({"tag": "0.2.0", "digests": {"stream": "sha256:c"}}), vec![("stream", "sha256:c")]),
-        (json!({"digests": {"ingest": "sha256:c"}}), vec![("batch", "sha256:b"), ("ingest", "sha256:c")]),
+        (
+            json!({"tag": "0.2.0", "digests": {"stream": "sha256:c"}}),
+            vec![("stream", "sha256:c")],
+        ),
+        (
+            json!({"digests": {"ingest": "sha256:c"}}),
+            vec![("batch", "sha256:b"), ("ingest", "sha256:c")],
+        ),
     ] {
         let pipeline = pipeline(json!({"image": image}));
-        let digests = validate(&pipeline, &all_there(&pipeline), &operators).unwrap().image.digests;
-        let digests: Vec<_> = digests.iter().map(|(worker, digest)| (worker.as_str(), digest.as_str())).collect();
+        let digests = validate(&pipeline, &all_there(&pipeline), &operators)
+            .unwrap()
+            .image
+            .digests;
+        let digests: Vec<_> = digests
+            .iter()
+            .map(|(worker, digest)| (worker.as_str(), digest.as_str()))
+            .collect();
         assert_eq!(digests, expected, "{image}");
     }
 }
@@ -127,37 +201,59 @@ fn digests_are_the_operators_unless_the_pipeline_has_a_tag_or_its_own() {
 fn problems_name_their_field() {
     let mut wrong = whole();
     wrong["archive"]["rotate"] = json!({"interval": "soon"});
-    wrong["stream"]["sinks"][0].as_object_mut().unwrap().remove("postgres");
-    wrong["batch"]["sinks"][0].as_object_mut().unwrap().remove("cassandra");
-    wrong["broker"] =
-        json!({"kafka": {"bootstrapServers": "k:1", "topics": {"overrides": {"pin": {"name": "data.pinterest.geo"}}}}});
+    wrong["stream"]["sinks"][0]
+        .as_object_mut()
+        .unwrap()
+        .remove("postgres");
+    wrong["batch"]["sinks"][0]
+        .as_object_mut()
+        .unwrap()
+        .remove("cassandra");
+    wrong["broker"] = json!({"kafka": {"bootstrapServers": "k:1", "topics": {"overrides": {"pin": {"name": "data.pinterest.geo"}}}}});
     let wrong = pipeline(wrong);
     let problems = validate(&wrong, &all_there(&wrong), &images()).unwrap_err();
     let mut fields: Vec<_> = problems.iter().map(|problem| problem.field).collect();
     fields.sort_unstable();
     assert_eq!(
         fields,
-        ["spec.archive.rotate.interval", "spec.batch.sinks", "spec.broker.kafka.topics.overrides", "spec.stream.sinks"]
+        [
+            "spec.archive.rotate.interval",
+            "spec.batch.sinks",
+            "spec.broker.kafka.topics.overrides",
+            "spec.stream.sinks"
+        ]
     );
 
     let alone = pipeline(json!({"batch": whole()["batch"]}));
     let problems = validate(&alone, &all_there(&alone), &images()).unwrap_err();
-    assert!(problems[0].to_string().starts_with("spec.batch: "), "{problems:?}");
+    assert!(
+        problems[0].to_string().starts_with("spec.batch: "),
+        "{problems:?}"
+    );
 }
 
 #[test]
 fn a_missing_secret_is_named_and_pods_that_run_keep_their_digest() {
     let pipeline = pipeline(whole());
     let mut found = all_there(&pipeline);
-    found.secrets.insert(("s3".into(), "accessKeyId".into()), SecretKey::NoKey);
-    found.secrets.insert(("warehouse".into(), "uri".into()), SecretKey::NoSecret);
-    found.previous.insert("pinterest-archive".into(), "before".into());
+    found
+        .secrets
+        .insert(("s3".into(), "accessKeyId".into()), SecretKey::NoKey);
+    found
+        .secrets
+        .insert(("warehouse".into(), "uri".into()), SecretKey::NoSecret);
+    found
+        .previous
+        .insert("pinterest-archive".into(), "before".into());
     let validated = validate(&pipeline, &found, &images()).unwrap();
 
     let live = &validated.sinks[0].secrets;
     assert_eq!(
         (live.digest.as_deref(), live.missing.as_slice()),
-        (None, &["Secret warehouse is missing: create it with the key uri".to_owned()][..])
+        (
+            None,
+            &["Secret warehouse is missing: create it with the key uri".to_owned()][..]
+        )
     );
     let archive = validated.archive.unwrap().secrets;
     assert_eq!(
@@ -171,11 +267,17 @@ fn everything_mounted_was_read() {
     let pipeline = pipeline(whole());
     let references = crate::dereference::references(&pipeline.spec);
     let validated = validate(&pipeline, &all_there(&pipeline), &images()).unwrap();
-    let mounts: Vec<_> = crate::build::secrets(&validated).flat_map(|(_, secrets)| secrets.mounts.clone()).collect();
+    let mounts: Vec<_> = crate::build::secrets(&validated)
+        .flat_map(|(_, secrets)| secrets.mounts.clone())
+        .collect();
     assert_eq!(mounts.len(), 4);
     for mount in mounts {
         for (key, _) in mount.files {
-            assert!(references[&mount.secret].contains(&key), "{} {key}", mount.secret);
+            assert!(
+                references[&mount.secret].contains(&key),
+                "{} {key}",
+                mount.secret
+            );
         }
     }
 }

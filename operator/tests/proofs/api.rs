@@ -1,5 +1,6 @@
-//! What stands between an operator and the API server. It passes everything on, in the name of the operator's account; it counts writes, records
-//! what needs permission, and can have the operator see less than there is, or what was there before.
+//! What stands between an operator and the API server. It passes everything on, in the name of the
+//! operator's account; it counts writes, records what needs permission, and can have the operator
+//! see less than there is, or what was there before.
 
 use std::{
     collections::BTreeMap,
@@ -36,7 +37,8 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// Source: Kubernetes' API concepts, "Resource URIs", and how the API server makes verbs of them.
+    /// Source: Kubernetes' API concepts, "Resource URIs", and how the API server makes verbs of
+    /// them.
     fn of(method: &Method, uri: &Uri) -> Option<Self> {
         let mut parts = uri.path().trim_matches('/').split('/');
         let group = match parts.next()? {
@@ -53,7 +55,9 @@ impl Asked {
         let mut rest = rest.into_iter();
         let (resource, name, below) = (rest.next()?, rest.next(), rest.next());
         let query = uri.query().unwrap_or_default().to_owned();
-        let watches = query.split('&').any(|part| part == "watch=true" || part == "watch=1");
+        let watches = query
+            .split('&')
+            .any(|part| part == "watch=true" || part == "watch=1");
         let verb = match (method.as_str(), name) {
             ("GET", _) if watches => "watch",
             ("GET", Some(_)) => "get",
@@ -68,7 +72,10 @@ impl Asked {
         Some(Self {
             verb,
             group,
-            resource: below.map_or_else(|| resource.to_owned(), |below| format!("{resource}/{below}")),
+            resource: below.map_or_else(
+                || resource.to_owned(),
+                |below| format!("{resource}/{below}"),
+            ),
             namespace,
             name: name.map(ToOwned::to_owned),
             query,
@@ -94,7 +101,12 @@ impl Asked {
     }
 
     fn told(&self) -> String {
-        let Self { verb, resource, name, .. } = self;
+        let Self {
+            verb,
+            resource,
+            name,
+            ..
+        } = self;
         format!("{verb} {resource} {}", name.as_deref().unwrap_or_default())
     }
 }
@@ -122,7 +134,12 @@ pub struct Api {
 impl Api {
     /// Serves. Gives the port, too.
     pub async fn serve(client: Client, tap: Arc<Tap>) -> Result<(Arc<Self>, u16)> {
-        let api = Arc::new(Self { client, tap, meddling: Mutex::default(), cut: watch::Sender::new(0) });
+        let api = Arc::new(Self {
+            client,
+            tap,
+            meddling: Mutex::default(),
+            cut: watch::Sender::new(0),
+        });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
         let router = Router::new().fallback(answer).with_state(Arc::clone(&api));
@@ -145,8 +162,12 @@ impl Api {
         let body = to_bytes(body, usize::MAX).await?;
         let asked = Asked::of(&parts.method, &parts.uri);
         let old = asked.as_ref().filter(|asked| asked.begins_watch());
-        if let Some(list) = old.and_then(|asked| self.meddling().lists.get(&asked.resource).cloned()) {
-            return Ok(Response::builder().header(header::CONTENT_TYPE, "application/json").body(list.into())?);
+        if let Some(list) =
+            old.and_then(|asked| self.meddling().lists.get(&asked.resource).cloned())
+        {
+            return Ok(Response::builder()
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(list.into())?);
         }
         if let Some(asked) = &asked {
             self.tap.uses(asked.needs(asked.verb));
@@ -154,17 +175,26 @@ impl Api {
                 self.tap.attempt(asked.told());
             }
         }
-        for own in [header::HOST, header::CONNECTION, header::CONTENT_LENGTH, header::AUTHORIZATION] {
+        for own in [
+            header::HOST,
+            header::CONNECTION,
+            header::CONTENT_LENGTH,
+            header::AUTHORIZATION,
+        ] {
             parts.headers.remove(own);
         }
         let sent = http::Request::from_parts(parts, body.clone().into());
-        let response = self.client.send(sent).await.context("the API server does not answer")?;
+        let response = self
+            .client
+            .send(sent)
+            .await
+            .context("the API server does not answer")?;
         let (mut parts, answer) = response.into_parts();
         parts.headers.remove(header::TRANSFER_ENCODING);
         match asked {
-            Some(asked) if asked.verb == "watch" && parts.status.is_success() => {
-                Ok(Response::from_parts(parts, self.events(asked, Body::new(answer))))
-            }
+            Some(asked) if asked.verb == "watch" && parts.status.is_success() => Ok(
+                Response::from_parts(parts, self.events(asked, Body::new(answer))),
+            ),
             Some(asked) if asked.writes() => {
                 let answer = to_bytes(Body::new(answer), usize::MAX).await?;
                 if parts.status.is_success() {
@@ -191,14 +221,23 @@ impl Api {
 
     /// The events of a watch, line by line.
     fn events(self: &Arc<Self>, asked: Asked, body: Body) -> Body {
-        let state = (body.into_data_stream(), Vec::<u8>::new(), self.cut.subscribe(), asked, Arc::clone(self));
+        let state = (
+            body.into_data_stream(),
+            Vec::<u8>::new(),
+            self.cut.subscribe(),
+            asked,
+            Arc::clone(self),
+        );
         let lines = stream::unfold(Some(state), |state| async move {
             let (mut body, mut rest, mut cut, asked, api) = state?;
             loop {
                 if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                     let line: Vec<u8> = rest.drain(..=end).collect();
                     if !api.is_lost(&asked, &line) {
-                        return Some((Ok::<_, Infallible>(Bytes::from(line)), Some((body, rest, cut, asked, api))));
+                        return Some((
+                            Ok::<_, Infallible>(Bytes::from(line)),
+                            Some((body, rest, cut, asked, api)),
+                        ));
                     }
                     continue;
                 }
@@ -222,7 +261,9 @@ impl Api {
 
     fn is_lost(&self, asked: &Asked, line: &[u8]) -> bool {
         let meddling = self.meddling();
-        let Some(loses) = &meddling.loses else { return false };
+        let Some(loses) = &meddling.loses else {
+            return false;
+        };
         let event: Value = serde_json::from_slice(line).unwrap_or_default();
         let type_ = event["type"].as_str().unwrap_or_default();
         type_ != "BOOKMARK" && loses(&asked.resource, type_, &event["object"])
@@ -232,16 +273,29 @@ impl Api {
 /// What a Role allows.
 pub fn rules(role: &Value) -> Vec<Use> {
     let texts = |value: &Value| -> Vec<String> {
-        value.as_array().into_iter().flatten().filter_map(|text| Some(text.as_str()?.to_owned())).collect()
+        value
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|text| Some(text.as_str()?.to_owned()))
+            .collect()
     };
-    let namespace = role["metadata"]["namespace"].as_str().map(ToOwned::to_owned);
+    let namespace = role["metadata"]["namespace"]
+        .as_str()
+        .map(ToOwned::to_owned);
     let mut allowed = Vec::new();
     for rule in role["rules"].as_array().into_iter().flatten() {
         for group in texts(&rule["apiGroups"]) {
             for resource in texts(&rule["resources"]) {
                 for verb in texts(&rule["verbs"]) {
-                    let (group, resource, namespace) = (group.clone(), resource.clone(), namespace.clone());
-                    allowed.push(Use { group, resource, verb, namespace });
+                    let (group, resource, namespace) =
+                        (group.clone(), resource.clone(), namespace.clone());
+                    allowed.push(Use {
+                        group,
+                        resource,
+                        verb,
+                        namespace,
+                    });
                 }
             }
         }
@@ -250,7 +304,10 @@ pub fn rules(role: &Value) -> Vec<Use> {
 }
 
 async fn answer(State(api): State<Arc<Api>>, request: Request) -> Response {
-    let watches = request.uri().query().is_some_and(|query| query.contains("watch=true"));
+    let watches = request
+        .uri()
+        .query()
+        .is_some_and(|query| query.contains("watch=true"));
     let open = (!watches).then(|| api.tap.opens());
     let answer = api.pass_on(request).await;
     drop(open);

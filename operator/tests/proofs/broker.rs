@@ -44,7 +44,8 @@ async fn pass_on(client: TcpStream, broker: u16, tap: &Tap) -> io::Result<()> {
     let broker = TcpStream::connect((Ipv4Addr::LOCALHOST, broker)).await?;
     let (from_client, mut to_client) = client.into_split();
     let (from_broker, mut to_broker) = broker.into_split();
-    let (mut from_client, mut from_broker) = (BufReader::new(from_client), BufReader::new(from_broker));
+    let (mut from_client, mut from_broker) =
+        (BufReader::new(from_client), BufReader::new(from_broker));
     // By correlation id, writes that the broker has not answered.
     let open: Mutex<HashMap<i32, &str>> = Mutex::default();
     let asks = async {
@@ -52,7 +53,9 @@ async fn pass_on(client: TcpStream, broker: u16, tap: &Tap) -> io::Result<()> {
             let frame = frame(&mut from_client).await?;
             if let Some((correlation, write)) = write(&frame) {
                 tap.attempt(write.to_owned());
-                open.lock().unwrap_or_else(PoisonError::into_inner).insert(correlation, write);
+                open.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(correlation, write);
             }
             to_broker.write_all(&frame).await?;
         }
@@ -61,7 +64,11 @@ async fn pass_on(client: TcpStream, broker: u16, tap: &Tap) -> io::Result<()> {
         loop {
             let frame = frame(&mut from_broker).await?;
             let correlation = number(&frame, 4).map(i32::from_be_bytes);
-            let write = correlation.and_then(|id| open.lock().unwrap_or_else(PoisonError::into_inner).remove(&id));
+            let write = correlation.and_then(|id| {
+                open.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(&id)
+            });
             if write.is_some_and(|write| tap.done(write.to_owned())) {
                 return Ok(());
             }
@@ -83,7 +90,8 @@ async fn frame(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> io::Result<Vec
     Ok(frame)
 }
 
-/// The correlation id and the name of a request that writes: behind the length are its key, its version and that id.
+/// The correlation id and the name of a request that writes: behind the length are its key, its
+/// version and that id.
 fn write(frame: &[u8]) -> Option<(i32, &'static str)> {
     let key = i16::from_be_bytes(number(frame, 4)?);
     let (_, name) = WRITES.into_iter().find(|(known, _)| *known == key)?;

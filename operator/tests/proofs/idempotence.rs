@@ -1,4 +1,5 @@
-//! A pipeline that is as it should be costs no write: not when it is looked at again, and not when a new operator looks for the first time.
+//! A pipeline that is as it should be costs no write: not when it is looked at again, and not when
+//! a new operator looks for the first time.
 
 use anyhow::{Result, ensure};
 
@@ -7,9 +8,10 @@ use crate::{specs, user::Pipeline, world::World};
 pub async fn run(world: &World) -> Result<String> {
     let lane = world.lane().await?;
     let mut told = Vec::new();
-    for (name, spec) in
-        [("thorough", specs::thorough(&lane.bootstrap_servers)), ("whole", specs::whole(&lane.bootstrap_servers))]
-    {
+    for (name, spec) in [
+        ("thorough", specs::thorough(&lane.bootstrap_servers)),
+        ("whole", specs::whole(&lane.bootstrap_servers)),
+    ] {
         let namespace = format!("idempotence-{name}");
         world.place(&namespace).await?;
         let arguments = ["--namespace", &namespace];
@@ -21,10 +23,15 @@ pub async fn run(world: &World) -> Result<String> {
 
         lane.tap.begin(None);
         let passes = lane.passes().await?;
-        pipeline.annotate("example.com/irrelevant", "touched").await?;
+        pipeline
+            .annotate("example.com/irrelevant", "touched")
+            .await?;
         lane.passed(passes + 1.0).await?;
         let again = lane.tap.attempts();
-        ensure!(again.is_empty(), "{name}: looked at again, it was written to: {again:?}");
+        ensure!(
+            again.is_empty(),
+            "{name}: looked at again, it was written to: {again:?}"
+        );
 
         lane.tap.kill();
         lane.tap.begin(None);
@@ -33,7 +40,9 @@ pub async fn run(world: &World) -> Result<String> {
         let anew = lane.tap.attempts();
         ensure!(anew.is_empty(), "{name}: a new operator wrote: {anew:?}");
         lane.tap.kill();
-        told.push(format!("{name}: {written} writes until settled, none after that"));
+        told.push(format!(
+            "{name}: {written} writes until settled, none after that"
+        ));
     }
     Ok(told.join("; "))
 }

@@ -57,14 +57,29 @@ users: [{{name: operator, user: {{}}}}]
             ),
         )?;
         let log = folder.join(format!("{}.log", slot.name));
-        Ok(Self { tap, api, bootstrap_servers, name: slot.name, admin: slot.admin, kubeconfig, log })
+        Ok(Self {
+            tap,
+            api,
+            bootstrap_servers,
+            name: slot.name,
+            admin: slot.admin,
+            kubeconfig,
+            log,
+        })
     }
 
     /// Starts the operator: the real binary, with these arguments.
     pub fn start(&self, arguments: &[&str]) -> Result<()> {
         let mut command: Command = program(env!("CARGO_BIN_EXE_pinpipe-operator"));
         command
-            .args(["--image-registry", REGISTRY, "--image-tag", TAG, "--admin-port", &self.admin.to_string()])
+            .args([
+                "--image-registry",
+                REGISTRY,
+                "--image-tag",
+                TAG,
+                "--admin-port",
+                &self.admin.to_string(),
+            ])
             .args(arguments)
             .env_clear()
             .env("KUBECONFIG", &self.kubeconfig)
@@ -76,16 +91,25 @@ users: [{{name: operator, user: {{}}}}]
 
     /// Starts it where it doesn't run.
     pub fn revive(&self, arguments: &[&str]) -> Result<()> {
-        if self.tap.pid().is_none() { self.start(arguments) } else { Ok(()) }
+        if self.tap.pid().is_none() {
+            self.start(arguments)
+        } else {
+            Ok(())
+        }
     }
 
     /// A sum over the samples of a metric whose line begins with this.
     pub async fn metric(&self, name: &str) -> Result<f64> {
         let url = format!("http://127.0.0.1:{}/metrics", self.admin);
-        let client = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(5)).build()?;
+        let client = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(5))
+            .build()?;
         let text = client.get(url).send().await?.text().await?;
         let samples = text.lines().filter(|line| line.starts_with(name));
-        Ok(samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+        Ok(samples
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum())
     }
 
     /// How many passes have ended.
@@ -95,11 +119,21 @@ users: [{{name: operator, user: {{}}}}]
 
     /// Waits until so many passes have ended, and none is under way.
     pub async fn passed(&self, passes: f64) -> Result<()> {
-        until("the operator looked again", Duration::from_secs(90), async || {
-            let (ended, running) = (self.passes().await?, self.metric("pinpipe_operator_reconciles_running").await?);
-            ensure!(ended >= passes && running < 0.5, "{ended} of {passes} passes, {running} under way");
-            Ok(())
-        })
+        until(
+            "the operator looked again",
+            Duration::from_secs(90),
+            async || {
+                let (ended, running) = (
+                    self.passes().await?,
+                    self.metric("pinpipe_operator_reconciles_running").await?,
+                );
+                ensure!(
+                    ended >= passes && running < 0.5,
+                    "{ended} of {passes} passes, {running} under way"
+                );
+                Ok(())
+            },
+        )
         .await
         .with_context(|| self.last_words())
     }
@@ -108,7 +142,10 @@ users: [{{name: operator, user: {{}}}}]
     pub fn memory(&self) -> Result<u64> {
         let pid = self.tap.pid().context("the operator does not run")?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmRSS:"))
+            .context("no VmRSS")?;
         let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse()?;
         Ok(kilobytes * 1024)
     }

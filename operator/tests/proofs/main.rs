@@ -1,8 +1,9 @@
-//! Proofs about the operator with real servers: its binary as a process, an API server with etcd, a Kafka broker; no nodes. What stands between
-//! counts, kills and meddles.
+//! Proofs about the operator with real servers: its binary as a process, an API server with etcd, a
+//! Kafka broker; no nodes. What stands between counts, kills and meddles.
 //!
-//! `cargo test -p pinpipe-operator --test proofs` runs all, and with names behind `--`, or in `PINPIPE_PROOFS` with commas between them, just
-//! these. Servers' files and logs are in a temporary folder, kept when a proof fails.
+//! `cargo test -p pinpipe-operator --test proofs` runs all, and with names behind `--`, or in
+//! `PINPIPE_PROOFS` with commas between them, just these. Servers' files and logs are in a
+//! temporary folder, kept when a proof fails.
 
 mod api;
 mod broker;
@@ -37,12 +38,17 @@ const PROOFS: [&[(&str, Proof)]; 2] = [
         ("crash", |world| Box::pin(crash::run(world))),
         ("lost events", |world| Box::pin(stale::lost_events(world))),
         ("older lists", |world| Box::pin(stale::older_lists(world))),
-        ("deleted while down", |world| Box::pin(stale::deleted_while_down(world))),
+        ("deleted while down", |world| {
+            Box::pin(stale::deleted_while_down(world))
+        }),
         ("foreign", |world| Box::pin(stale::foreign(world))),
         ("same name", |world| Box::pin(stale::same_name(world))),
         ("leaders", |world| Box::pin(leaders::run(world))),
     ],
-    &[("walk", |world| Box::pin(walk::run(world))), ("many", |world| Box::pin(many::run(world)))],
+    &[
+        ("walk", |world| Box::pin(walk::run(world))),
+        ("many", |world| Box::pin(many::run(world))),
+    ],
 ];
 /// Where names may stand, besides arguments.
 const NAMED: &str = "PINPIPE_PROOFS";
@@ -50,8 +56,16 @@ const NAMED: &str = "PINPIPE_PROOFS";
 const RBAC: &str = "rbac";
 
 fn main() -> ExitCode {
-    let mut named: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    named.extend(env::var(NAMED).iter().flat_map(|names| names.split(',')).map(ToOwned::to_owned));
+    let mut named: Vec<String> = env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    named.extend(
+        env::var(NAMED)
+            .iter()
+            .flat_map(|names| names.split(','))
+            .map(ToOwned::to_owned),
+    );
     let folder = env::temp_dir().join(format!("pinpipe-proofs-{}", std::process::id()));
     match prove(&named, &folder) {
         Ok(true) => {
@@ -104,17 +118,25 @@ async fn all(world: &World, named: &[String]) -> Result<bool> {
     for group in PROOFS {
         let begun = Instant::now();
         let asked = group.iter().filter(|(name, _)| is_asked(name));
-        let mut proofs: FuturesUnordered<_> =
-            asked.map(|(name, proof)| proof(world).map(move |found| (*name, found))).collect();
+        let mut proofs: FuturesUnordered<_> = asked
+            .map(|(name, proof)| proof(world).map(move |found| (*name, found)))
+            .collect();
         while let Some((name, found)) = proofs.next().await {
             tell(name, begun, found);
         }
     }
     if named.is_empty() {
         let (used, granted): (BTreeSet<_>, BTreeSet<_>) = world.permissions();
-        tell(RBAC, Instant::now(), rbac::compare(&used, &granted, &world.roles));
+        tell(
+            RBAC,
+            Instant::now(),
+            rbac::compare(&used, &granted, &world.roles),
+        );
     }
-    let (result, failed) = (if failures.is_empty() { "ok" } else { "FAILED" }, failures.len());
+    let (result, failed) = (
+        if failures.is_empty() { "ok" } else { "FAILED" },
+        failures.len(),
+    );
     if failed > 0 {
         println!("failures:\n{}", failures.join("\n"));
     }

@@ -1,5 +1,6 @@
-//! The chart's Roles are what the operator needs, no more and no less. The API server refuses whatever they don't allow; what they allow and nobody
-//! needed in all the other proofs is found here.
+//! The chart's Roles are what the operator needs, no more and no less. The API server refuses
+//! whatever they don't allow; what they allow and nobody needed in all the other proofs is found
+//! here.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,16 +19,31 @@ pub fn compare(
     granted: &BTreeSet<Use>,
     roles: &BTreeMap<(String, String), Value>,
 ) -> Result<String> {
-    // Who grants a right must have it, so what the operator gives batch workers is needed, too, where they are.
-    let needed: BTreeSet<String> = used.iter().chain(granted).filter(|used| !of_leader(used)).map(named).collect();
-    let leading: BTreeSet<String> = used.iter().filter(|used| of_leader(used)).map(named).collect();
+    // Who grants a right must have it, so what the operator gives batch workers is needed, too,
+    // where they are.
+    let needed: BTreeSet<String> = used
+        .iter()
+        .chain(granted)
+        .filter(|used| !of_leader(used))
+        .map(named)
+        .collect();
+    let leading: BTreeSet<String> = used
+        .iter()
+        .filter(|used| of_leader(used))
+        .map(named)
+        .collect();
     let mut problems = Vec::new();
     let mut rules_in_all = 0;
-    for (kind, name, needed) in
-        [("ClusterRole", RELEASE.to_owned(), needed), ("Role", format!("{RELEASE}-leader"), leading)]
-    {
+    for (kind, name, needed) in [
+        ("ClusterRole", RELEASE.to_owned(), needed),
+        ("Role", format!("{RELEASE}-leader"), leading),
+    ] {
         let role = roles.get(&(kind.to_owned(), name.clone()));
-        let allowed: BTreeSet<String> = role.iter().flat_map(|role| rules(role)).map(|rule| named(&rule)).collect();
+        let allowed: BTreeSet<String> = role
+            .iter()
+            .flat_map(|role| rules(role))
+            .map(|rule| named(&rule))
+            .collect();
         rules_in_all += allowed.len();
         let unused: Vec<_> = allowed.difference(&needed).collect();
         let missing: Vec<_> = needed.difference(&allowed).collect();
@@ -39,7 +55,9 @@ pub fn compare(
         }
     }
     ensure!(problems.is_empty(), "{}", problems.join("\n"));
-    Ok(format!("{rules_in_all} permissions, each of them used, and no other"))
+    Ok(format!(
+        "{rules_in_all} permissions, each of them used, and no other"
+    ))
 }
 
 /// Whether it is about the Lease by which one operator works.
@@ -48,6 +66,15 @@ fn of_leader(used: &Use) -> bool {
 }
 
 fn named(used: &Use) -> String {
-    let Use { group, resource, verb, .. } = used;
-    if group.is_empty() { format!("{verb} {resource}") } else { format!("{verb} {resource}.{group}") }
+    let Use {
+        group,
+        resource,
+        verb,
+        ..
+    } = used;
+    if group.is_empty() {
+        format!("{verb} {resource}")
+    } else {
+        format!("{verb} {resource}.{group}")
+    }
 }

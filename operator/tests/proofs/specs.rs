@@ -38,11 +38,11 @@ pub fn thorough(bootstrap_servers: &str) -> Value {
         "tolerations": [{"key": "dedicated", "operator": "Equal", "value": "pins", "effect": "NoSchedule"}],
         "topologySpread": [{"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"}],
     });
-    let resources =
-        json!({"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"cpu": 2, "memory": "1073741824"}});
+    let resources = json!({"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"cpu": 2, "memory": "1073741824"}});
     ingest["maxRecordBytes"] = json!(1000);
     ingest["resources"] = resources.clone();
-    ingest["autoscaling"] = json!({"minReplicas": 2, "maxReplicas": 5, "targetCPUUtilizationPercentage": 50});
+    ingest["autoscaling"] =
+        json!({"minReplicas": 2, "maxReplicas": 5, "targetCPUUtilizationPercentage": 50});
     json!({
         "suspend": false,
         "broker": {"kafka": {"bootstrapServers": bootstrap_servers, "topics": {"partitions": 2, "replicationFactor": 1,

@@ -1,4 +1,5 @@
-//! What a pipeline has made of a namespace and of the broker, told so that it can be compared with another's: without identities and times.
+//! What a pipeline has made of a namespace and of the broker, told so that it can be compared with
+//! another's: without identities and times.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -19,7 +20,8 @@ use serde_json::{Value, json};
 
 /// How long the broker may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// What an object has of its own that says nothing of what it is. Addresses are given to Services by the API server.
+/// What an object has of its own that says nothing of what it is. Addresses are given to Services
+/// by the API server.
 const OWN: [&str; 7] = [
     "/metadata/uid",
     "/metadata/resourceVersion",
@@ -42,16 +44,25 @@ pub struct Camera {
 
 impl Camera {
     pub fn new(client: Client, kafka: &str) -> Result<Self> {
-        let kafka = ClientConfig::new().set("bootstrap.servers", kafka).create()?;
-        Ok(Self { client, kafka: std::sync::Arc::new(kafka) })
+        let kafka = ClientConfig::new()
+            .set("bootstrap.servers", kafka)
+            .create()?;
+        Ok(Self {
+            client,
+            kafka: std::sync::Arc::new(kafka),
+        })
     }
 
-    /// Every object of a namespace that a pipeline makes, the pipelines themselves, and topics named after the namespace.
+    /// Every object of a namespace that a pipeline makes, the pipelines themselves, and topics
+    /// named after the namespace.
     pub async fn take(&self, namespace: &str) -> Result<Picture> {
         let objects = self.objects(namespace).await?;
         let mut picture = comparable(namespace, objects);
         for (name, topic) in self.topics(&format!("{namespace}.")).await? {
-            picture.insert(format!("Topic {}", name.replacen(namespace, "NS", 1)), topic);
+            picture.insert(
+                format!("Topic {}", name.replacen(namespace, "NS", 1)),
+                topic,
+            );
         }
         Ok(picture)
     }
@@ -59,9 +70,13 @@ impl Camera {
     /// Every object of a namespace that a pipeline makes, and the pipelines themselves.
     pub async fn objects(&self, namespace: &str) -> Result<Vec<Value>> {
         let mut objects = Vec::new();
-        let more = [ApiResource::erase::<Job>(&()), ApiResource::erase::<PinterestPipeline>(&())];
+        let more = [
+            ApiResource::erase::<Job>(&()),
+            ApiResource::erase::<PinterestPipeline>(&()),
+        ];
         for resource in child_kinds().into_iter().chain(more) {
-            let api: Api<DynamicObject> = Api::namespaced_with(self.client.clone(), namespace, &resource);
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(self.client.clone(), namespace, &resource);
             for object in api.list(&ListParams::default()).await? {
                 let mut object = serde_json::to_value(&object)?;
                 // A list says so once.
@@ -82,7 +97,10 @@ impl Camera {
         let (kafka, begin) = (self.kafka.clone(), begin.to_owned());
         let found = tokio::task::spawn_blocking(move || {
             let metadata = kafka.inner().fetch_metadata(None, TIMEOUT)?;
-            let topics = metadata.topics().iter().filter(|topic| topic.name().starts_with(&begin));
+            let topics = metadata
+                .topics()
+                .iter()
+                .filter(|topic| topic.name().starts_with(&begin));
             let found = topics.map(|topic| (topic.name().to_owned(), topic.partitions().len()));
             Ok::<BTreeMap<_, _>, rdkafka::error::KafkaError>(found.collect())
         })
@@ -90,54 +108,93 @@ impl Camera {
         if found.is_empty() {
             return Ok(BTreeMap::new());
         }
-        let resources: Vec<_> = found.keys().map(|name| ResourceSpecifier::Topic(name)).collect();
+        let resources: Vec<_> = found
+            .keys()
+            .map(|name| ResourceSpecifier::Topic(name))
+            .collect();
         let options = AdminOptions::new().request_timeout(Some(TIMEOUT));
         let mut topics = BTreeMap::new();
         for described in self.kafka.describe_configs(&resources, &options).await? {
             let Ok(described) = described else { continue };
-            let OwnedResourceSpecifier::Topic(name) = &described.specifier else { continue };
-            let own = described.entries.iter().filter(|entry| entry.source == ConfigSource::DynamicTopic);
-            let config: BTreeMap<_, _> = own.map(|entry| (entry.name.clone(), entry.value.clone())).collect();
-            topics.insert(name.clone(), json!({"partitions": found.get(name), "config": config}));
+            let OwnedResourceSpecifier::Topic(name) = &described.specifier else {
+                continue;
+            };
+            let own = described
+                .entries
+                .iter()
+                .filter(|entry| entry.source == ConfigSource::DynamicTopic);
+            let config: BTreeMap<_, _> = own
+                .map(|entry| (entry.name.clone(), entry.value.clone()))
+                .collect();
+            topics.insert(
+                name.clone(),
+                json!({"partitions": found.get(name), "config": config}),
+            );
         }
         Ok(topics)
     }
 }
 
-/// Objects without what is their own alone. What names them by it is given another name, made from the same content everywhere.
+/// Objects without what is their own alone. What names them by it is given another name, made from
+/// the same content everywhere.
 pub fn comparable(namespace: &str, objects: Vec<Value>) -> Picture {
     let mut names: Vec<(String, String)> = Vec::new();
     for object in &objects {
-        let (kind, metadata) = (object["kind"].as_str().unwrap_or_default(), &object["metadata"]);
+        let (kind, metadata) = (
+            object["kind"].as_str().unwrap_or_default(),
+            &object["metadata"],
+        );
         if let Some(broker) = object["spec"]["broker"]["kafka"]["bootstrapServers"].as_str() {
             // Each operator has a way of its own to the one broker.
             names.push((broker.to_owned(), "BROKER".to_owned()));
         }
         if let Some(uid) = metadata["uid"].as_str() {
             // Names of runs and ids of resets are made of it, too.
-            for word in metadata["annotations"].as_object().into_iter().flatten().filter_map(|(_, word)| word.as_str())
+            for word in metadata["annotations"]
+                .as_object()
+                .into_iter()
+                .flatten()
+                .filter_map(|(_, word)| word.as_str())
             {
-                names.push((build::hash(&format!("{uid}/{word}"))[..10].to_owned(), format!("RUN {word}")));
+                names.push((
+                    build::hash(&format!("{uid}/{word}"))[..10].to_owned(),
+                    format!("RUN {word}"),
+                ));
                 let sink = word.split('=').next().unwrap_or_default();
                 let id = build::hash(&format!("{uid}/{sink}/{word}"))[..16].to_owned();
                 // Quoted in YAML where it could be read as a number.
                 names.push((format!("'{id}'"), format!("RESET {word}")));
                 names.push((id, format!("RESET {word}")));
             }
-            names.push((uid.to_owned(), format!("UID of {kind} {}", metadata["name"].as_str().unwrap_or_default())));
+            names.push((
+                uid.to_owned(),
+                format!(
+                    "UID of {kind} {}",
+                    metadata["name"].as_str().unwrap_or_default()
+                ),
+            ));
         }
     }
     let known = names.clone();
     let plain = |text: &str| replaced(&text.replace(namespace, "NS"), &known);
     let mut secrets = Vec::new();
     for object in &objects {
-        for text in object["data"].as_object().into_iter().flatten().filter_map(|(_, text)| text.as_str()) {
+        for text in object["data"]
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(_, text)| text.as_str())
+        {
             let (hash, other) = (build::hash(text), build::hash(&plain(text)));
             names.push((hash[..10].to_owned(), other[..10].to_owned()));
             names.push((hash, other));
         }
         let spec = &object["spec"];
-        let template = if spec["jobTemplate"].is_object() { &spec["jobTemplate"]["spec"] } else { spec };
+        let template = if spec["jobTemplate"].is_object() {
+            &spec["jobTemplate"]["spec"]
+        } else {
+            spec
+        };
         let annotations = &template["template"]["metadata"]["annotations"];
         if let Some(digest) = annotations[build::SECRETS_ANNOTATION].as_str() {
             let of = object["metadata"]["name"].as_str().unwrap_or_default();
@@ -164,8 +221,8 @@ pub fn comparable(namespace: &str, objects: Vec<Value>) -> Picture {
     picture
 }
 
-/// The children of a namespace as one would have installed them: without how often, and by whom else, they were written, and without what they
-/// say of themselves.
+/// The children of a namespace as one would have installed them: without how often, and by whom
+/// else, they were written, and without what they say of themselves.
 pub fn children(namespace: &str, objects: Vec<Value>) -> Picture {
     let mut picture = comparable(namespace, objects);
     picture.retain(|key, _| !key.starts_with("PinterestPipeline ") && !key.starts_with("Job "));
@@ -173,19 +230,25 @@ pub fn children(namespace: &str, objects: Vec<Value>) -> Picture {
     picture
 }
 
-/// An object without how often, and by whom else, it was written, and without what it says of itself. What is a set is sorted: an object that holds it in
-/// another order is left so.
+/// An object without how often, and by whom else, it was written, and without what it says of
+/// itself. What is a set is sorted: an object that holds it in another order is left so.
 pub fn without_history(object: &mut Value) {
     if let Some(object) = object.as_object_mut() {
         object.remove("status");
     }
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("generation");
-        if let Some(entries) = metadata.get_mut("managedFields").and_then(Value::as_array_mut) {
+        if let Some(entries) = metadata
+            .get_mut("managedFields")
+            .and_then(Value::as_array_mut)
+        {
             entries.retain(|entry| entry["manager"] == MANAGER);
         }
     }
-    for set in ["/spec/template/spec/imagePullSecrets", "/spec/jobTemplate/spec/template/spec/imagePullSecrets"] {
+    for set in [
+        "/spec/template/spec/imagePullSecrets",
+        "/spec/jobTemplate/spec/template/spec/imagePullSecrets",
+    ] {
         if let Some(set) = object.pointer_mut(set).and_then(Value::as_array_mut) {
             set.sort_by_key(ToString::to_string);
         }
@@ -193,7 +256,9 @@ pub fn without_history(object: &mut Value) {
 }
 
 fn replaced(text: &str, names: &[(String, String)]) -> String {
-    names.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
+    names
+        .iter()
+        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
 /// An object without what it has of its own, and without times.
@@ -210,8 +275,17 @@ pub fn without_own(mut object: Value) -> Value {
 
 /// Times of managed fields and conditions, and ids of topics.
 fn without_times(object: &mut Value) {
-    for path in ["/metadata/managedFields", "/status/conditions", "/status/topics"] {
-        for entry in object.pointer_mut(path).and_then(Value::as_array_mut).into_iter().flatten() {
+    for path in [
+        "/metadata/managedFields",
+        "/status/conditions",
+        "/status/topics",
+    ] {
+        for entry in object
+            .pointer_mut(path)
+            .and_then(Value::as_array_mut)
+            .into_iter()
+            .flatten()
+        {
             if let Some(entry) = entry.as_object_mut() {
                 entry.remove("time");
                 entry.remove("lastTransitionTime");
@@ -235,7 +309,11 @@ pub fn ensure_same(expected: &Picture, found: &Picture) -> Result<()> {
     for key in found.keys().filter(|key| !expected.contains_key(*key)) {
         writeln!(text, "  too much: {key}")?;
     }
-    if text.is_empty() { Ok(()) } else { bail!("not as expected:\n{text}") }
+    if text.is_empty() {
+        Ok(())
+    } else {
+        bail!("not as expected:\n{text}")
+    }
 }
 
 fn differences(path: &str, expected: &Value, found: &Value, text: &mut String) -> Result<()> {
@@ -243,7 +321,10 @@ fn differences(path: &str, expected: &Value, found: &Value, text: &mut String) -
         (Value::Object(one), Value::Object(other)) => {
             let keys: std::collections::BTreeSet<_> = one.keys().chain(other.keys()).collect();
             for key in keys {
-                let (one, other) = (one.get(key).unwrap_or(&Value::Null), other.get(key).unwrap_or(&Value::Null));
+                let (one, other) = (
+                    one.get(key).unwrap_or(&Value::Null),
+                    other.get(key).unwrap_or(&Value::Null),
+                );
                 differences(&format!("{path}/{key}"), one, other, text)?;
             }
         }
@@ -261,6 +342,9 @@ fn differences(path: &str, expected: &Value, found: &Value, text: &mut String) -
 /// A condition of a pipeline.
 pub fn condition<'a>(pipeline: &'a Value, type_: &str) -> Result<&'a Value> {
     let conditions = pipeline["status"]["conditions"].as_array();
-    let found = conditions.into_iter().flatten().find(|condition| condition["type"] == type_);
+    let found = conditions
+        .into_iter()
+        .flatten()
+        .find(|condition| condition["type"] == type_);
     found.ok_or_else(|| anyhow!("no condition {type_}: {}", pipeline["status"]))
 }

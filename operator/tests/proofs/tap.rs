@@ -1,4 +1,5 @@
-//! What goes by between an operator and its servers: counted, and after a chosen write the operator is killed.
+//! What goes by between an operator and its servers: counted, and after a chosen write the operator
+//! is killed.
 
 use std::{
     collections::BTreeSet,
@@ -86,7 +87,8 @@ impl Tap {
         matches!(operator.try_wait(), Ok(None)).then(|| operator.id())
     }
 
-    /// A request that isn't a watch begins. It ends when what this gives is dropped, as it is, too, when the operator dies meanwhile.
+    /// A request that isn't a watch begins. It ends when what this gives is dropped, as it is, too,
+    /// when the operator dies meanwhile.
     pub fn opens(&self) -> Open<'_> {
         let mut state = self.state();
         state.open += 1;

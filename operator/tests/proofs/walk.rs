@@ -1,10 +1,12 @@
-//! The state walk, Acto's method: generated changes of a pipeline, valid and not, each from a state A to a state B and, mostly, back. At B the children are
-//! those of a fresh install of B; what can't be done leaves them as they are; and after it comes a state that can.
+//! The state walk, Acto's method: generated changes of a pipeline, valid and not, each from a state
+//! A to a state B and, mostly, back. At B the children are those of a fresh install of B; what
+//! can't be done leaves them as they are; and after it comes a state that can.
 //!
-//! What a fresh install would have is asked of the API server: each object that the build phase gives is applied by a dry run where nothing is yet. Of
-//! some states a real one is made besides.
+//! What a fresh install would have is asked of the API server: each object that the build phase
+//! gives is applied by a dry run where nothing is yet. Of some states a real one is made besides.
 //!
-//! Source: Gu et al., "Acto: Automatic End-to-End Testing for Operation Correctness of Cloud System Management", SOSP 2023.
+//! Source: Gu et al., "Acto: Automatic End-to-End Testing for Operation Correctness of Cloud System
+//! Management", SOSP 2023.
 
 mod change;
 
@@ -63,22 +65,38 @@ struct Walk<'a> {
 
 pub async fn run(world: &World) -> Result<String> {
     let seed = match env::var(SEED) {
-        Ok(seed) => seed.parse().with_context(|| format!("{SEED} must be a number"))?,
+        Ok(seed) => seed
+            .parse()
+            .with_context(|| format!("{SEED} must be a number"))?,
         Err(_) => rand::rng().random_range(0..u64::from(u32::MAX)),
     };
     println!("walk: {SEED}={seed}");
     let lane = world.lane().await?;
     world.place(NOWHERE).await?;
-    let names: Vec<String> = (0..WALKERS).flat_map(|at| [place(at), fresh_place(at)]).collect();
+    let names: Vec<String> = (0..WALKERS)
+        .flat_map(|at| [place(at), fresh_place(at)])
+        .collect();
     for name in &names {
         world.place(name).await?;
     }
     lane.start(&["--namespace", &names.join(",")])?;
     let camera = Camera::new(world.admin.clone(), &world.kafka)?;
-    let walk = Walk { world, lane: &lane, camera, begun: AtomicUsize::new(0), counts: Mutex::default() };
+    let walk = Walk {
+        world,
+        lane: &lane,
+        camera,
+        begun: AtomicUsize::new(0),
+        counts: Mutex::default(),
+    };
     try_join_all((0..WALKERS).map(|at| walk.walker(at, seed)))
         .await
-        .with_context(|| format!("{SEED}={seed}, after {:?}\n{}", walk.counts(), lane.last_words()))?;
+        .with_context(|| {
+            format!(
+                "{SEED}={seed}, after {:?}\n{}",
+                walk.counts(),
+                lane.last_words()
+            )
+        })?;
     let counts = walk.counts();
     Ok(format!("{SEED}={seed}: {counts:?}"))
 }
@@ -93,11 +111,19 @@ fn fresh_place(walker: usize) -> String {
 
 impl Walk<'_> {
     fn counts(&self) -> BTreeMap<&'static str, usize> {
-        self.counts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn count(&self, what: &'static str) {
-        *self.counts.lock().unwrap_or_else(PoisonError::into_inner).entry(what).or_default() += 1;
+        *self
+            .counts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .entry(what)
+            .or_default() += 1;
     }
 
     async fn walker(&self, at: usize, seed: u64) -> Result<()> {
@@ -106,25 +132,49 @@ impl Walk<'_> {
         let pipeline = Pipeline::new(&self.world.admin, &namespace, "pinterest");
         let mut spec = change::least(&self.lane.bootstrap_servers);
         pipeline.create(&spec).await?;
-        let mut walker = Walker { walk: self, namespace, pipeline, known: HashMap::new() };
+        let mut walker = Walker {
+            walk: self,
+            namespace,
+            pipeline,
+            known: HashMap::new(),
+        };
         walker.stands().await.context("at first")?;
         let mut taken = Vec::new();
         while self.begun.fetch_add(1, Ordering::Relaxed) < CHANGES {
-            let Change { what, spec: next, annotations, outcome } = change::draw(&mut random, &spec);
+            let Change {
+                what,
+                spec: next,
+                annotations,
+                outcome,
+            } = change::draw(&mut random, &spec);
             taken.push(what.clone());
             let told = || format!("walker {at}, its changes: {taken:?}\nfrom {spec}\nto {next}");
-            walker.take(&next, &annotations, outcome).await.with_context(told)?;
+            walker
+                .take(&next, &annotations, outcome)
+                .await
+                .with_context(told)?;
             self.count(outcome.name());
             if outcome == Outcome::Done && taken.len() % FRESH_EVERY == 0 {
-                walker.install(&fresh_place(at), &next).await.with_context(told)?;
+                walker
+                    .install(&fresh_place(at), &next)
+                    .await
+                    .with_context(told)?;
                 self.count("installed anew");
             }
             if outcome == Outcome::Done && random.random_bool(0.4) {
                 spec = next;
             } else {
-                walker.take(&spec, &json!({}), Outcome::Done).await.context("back again").with_context(told)?;
+                walker
+                    .take(&spec, &json!({}), Outcome::Done)
+                    .await
+                    .context("back again")
+                    .with_context(told)?;
                 if outcome != Outcome::Done {
-                    walker.is_well().await.context("recovery").with_context(told)?;
+                    walker
+                        .is_well()
+                        .await
+                        .context("recovery")
+                        .with_context(told)?;
                 }
                 self.count("back again");
             }
@@ -149,10 +199,15 @@ impl Walker<'_> {
         let replaced = self.pipeline.replace(annotations, spec).await;
         match (outcome, replaced) {
             (Outcome::Refused, Err(kube::Error::Api(status))) if status.code == 422 => {
-                ensure!(self.as_it_is().await? == before, "a change that was refused was done");
+                ensure!(
+                    self.as_it_is().await? == before,
+                    "a change that was refused was done"
+                );
                 Ok(())
             }
-            (Outcome::Refused, other) => anyhow::bail!("the API server does not refuse it: {other:?}"),
+            (Outcome::Refused, other) => {
+                anyhow::bail!("the API server does not refuse it: {other:?}")
+            }
             (_, Err(error)) => Err(error).context("the API server refuses it"),
             (Outcome::Done, Ok(())) => self.stands().await,
             (Outcome::Child, Ok(())) => {
@@ -161,14 +216,20 @@ impl Walker<'_> {
             }
             (Outcome::Asked(reason), Ok(())) => {
                 self.says(reason).await?;
-                ensure!(self.as_it_is().await? == before, "what can't be understood changed children");
+                ensure!(
+                    self.as_it_is().await? == before,
+                    "what can't be understood changed children"
+                );
                 Ok(())
             }
         }
     }
 
     async fn says(&self, reason: &str) -> Result<()> {
-        until(reason, SETTLES, async || self.pipeline.says("Ready", reason).await).await
+        until(reason, SETTLES, async || {
+            self.pipeline.says("Ready", reason).await
+        })
+        .await
     }
 
     async fn is_well(&self) -> Result<()> {
@@ -192,8 +253,9 @@ impl Walker<'_> {
                 continue;
             }
             // What is refused leaves what is there as it is, with what its pods are configured by.
-            let left =
-                |found: &&Value| found["kind"] == object.resource.kind && found["metadata"]["name"] == object.name;
+            let left = |found: &&Value| {
+                found["kind"] == object.resource.kind && found["metadata"]["name"] == object.name
+            };
             for left in there.iter().filter(left) {
                 let text = left["spec"].to_string();
                 let is_named = |found: &&Value| {
@@ -205,12 +267,19 @@ impl Walker<'_> {
             }
         }
         let expected = self.children_of(expected);
-        until("the children are those of a fresh install", SETTLES, async || {
-            let pipeline = self.pipeline.get().await?;
-            let (now, seen) = (&pipeline["metadata"]["generation"], &pipeline["status"]["observedGeneration"]);
-            ensure!(now == seen, "generation {now}, and the status is of {seen}");
-            ensure_same(&expected, &self.as_it_is().await?)
-        })
+        until(
+            "the children are those of a fresh install",
+            SETTLES,
+            async || {
+                let pipeline = self.pipeline.get().await?;
+                let (now, seen) = (
+                    &pipeline["metadata"]["generation"],
+                    &pipeline["status"]["observedGeneration"],
+                );
+                ensure!(now == seen, "generation {now}, and the status is of {seen}");
+                ensure_same(&expected, &self.as_it_is().await?)
+            },
+        )
         .await
     }
 
@@ -224,7 +293,10 @@ impl Walker<'_> {
             }
             without_history(&mut object);
             object["metadata"]["namespace"] = json!(self.namespace);
-            let name = object["metadata"]["name"].as_str().unwrap_or_default().to_owned();
+            let name = object["metadata"]["name"]
+                .as_str()
+                .unwrap_or_default()
+                .to_owned();
             picture.insert(format!("{kind} {name}"), without_own(object));
         }
         picture
@@ -233,9 +305,17 @@ impl Walker<'_> {
     /// What the build phase makes of the pipeline as it is.
     async fn desired(&self) -> Result<Vec<Object>> {
         let pipeline: PinterestPipeline = serde_json::from_value(self.pipeline.get().await?)?;
-        let secrets = dereference::secrets(&self.walk.world.admin, &self.namespace, &pipeline.spec).await?;
-        let found = Dereferenced { secrets, ..Dereferenced::default() };
-        let images = Images { registry: REGISTRY.to_owned(), tag: TAG.to_owned(), digests: BTreeMap::new() };
+        let secrets =
+            dereference::secrets(&self.walk.world.admin, &self.namespace, &pipeline.spec).await?;
+        let found = Dereferenced {
+            secrets,
+            ..Dereferenced::default()
+        };
+        let images = Images {
+            registry: REGISTRY.to_owned(),
+            tag: TAG.to_owned(),
+            digests: BTreeMap::new(),
+        };
         let validated = validate(&pipeline, &found, &images)
             .map_err(|problems| anyhow::anyhow!("the validate phase refuses it: {problems:?}"))?;
         Ok(build::objects(&validated))
@@ -251,8 +331,12 @@ impl Walker<'_> {
         if let Some(known) = self.known.get(&text) {
             return Ok(known.clone());
         }
-        let api: Api<DynamicObject> = Api::namespaced_with(self.walk.world.admin.clone(), NOWHERE, &object.resource);
-        let params = PatchParams { dry_run: true, ..PatchParams::apply(MANAGER).force() };
+        let api: Api<DynamicObject> =
+            Api::namespaced_with(self.walk.world.admin.clone(), NOWHERE, &object.resource);
+        let params = PatchParams {
+            dry_run: true,
+            ..PatchParams::apply(MANAGER).force()
+        };
         let fresh = match api.patch(&object.name, &params, &Patch::Apply(&body)).await {
             Ok(fresh) => {
                 let mut fresh = serde_json::to_value(&fresh)?;
@@ -271,12 +355,22 @@ impl Walker<'_> {
         let camera = &self.walk.camera;
         let fresh = Pipeline::new(&self.walk.world.admin, namespace, "pinterest");
         fresh.create(spec).await?;
-        until("a fresh install has the same children", SETTLES, async || {
-            let there = children(&self.namespace, camera.objects(&self.namespace).await?);
-            ensure_same(&children(namespace, camera.objects(namespace).await?), &there)?;
-            ensure!(fresh.get().await?["status"]["observedGeneration"] == 1, "nobody has looked at it yet");
-            Ok(())
-        })
+        until(
+            "a fresh install has the same children",
+            SETTLES,
+            async || {
+                let there = children(&self.namespace, camera.objects(&self.namespace).await?);
+                ensure_same(
+                    &children(namespace, camera.objects(namespace).await?),
+                    &there,
+                )?;
+                ensure!(
+                    fresh.get().await?["status"]["observedGeneration"] == 1,
+                    "nobody has looked at it yet"
+                );
+                Ok(())
+            },
+        )
         .await?;
         fresh.delete().await?;
         until("what was installed is gone", SETTLES, async || {

@@ -1,4 +1,5 @@
-//! The servers all proofs share, what the chart installs among them, and the ways to them that one operator has to itself.
+//! The servers all proofs share, what the chart installs among them, and the ways to them that one
+//! operator has to itself.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -64,9 +65,18 @@ impl Process {
         let begun = Instant::now();
         while !ready() {
             if let Some(status) = self.child.try_wait()? {
-                bail!("ended with {status}: {}\n{}", self.log.display(), end_of(&self.log));
+                bail!(
+                    "ended with {status}: {}\n{}",
+                    self.log.display(),
+                    end_of(&self.log)
+                );
             }
-            ensure!(begun.elapsed() < START, "no answer: {}\n{}", self.log.display(), end_of(&self.log));
+            ensure!(
+                begun.elapsed() < START,
+                "no answer: {}\n{}",
+                self.log.display(),
+                end_of(&self.log)
+            );
             sleep(Duration::from_millis(100));
         }
         Ok(())
@@ -85,7 +95,12 @@ impl Drop for Process {
 pub fn spawn(command: &mut Command, log: &Path) -> Result<Child> {
     let file = File::options().create(true).append(true).open(log)?;
     let shown = format!("starting {command:?}");
-    command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).spawn().context(shown)
+    command
+        .stdin(Stdio::null())
+        .stdout(file.try_clone()?)
+        .stderr(file)
+        .spawn()
+        .context(shown)
 }
 
 /// The end of a log.
@@ -96,10 +111,15 @@ pub fn end_of(log: &Path) -> String {
     lines[lines.len().saturating_sub(15)..].join("\n")
 }
 
-/// A program that ends with the thread that starts it, where util-linux is there to see to it; with the one that drops it elsewhere.
+/// A program that ends with the thread that starts it, where util-linux is there to see to it; with
+/// the one that drops it elsewhere.
 pub fn program(name: &str) -> Command {
     let own = cache().join("bin").join(name);
-    let path = if own.is_file() { own } else { PathBuf::from(name) };
+    let path = if own.is_file() {
+        own
+    } else {
+        PathBuf::from(name)
+    };
     if Path::new("/usr/bin/setpriv").is_file() {
         let mut command = Command::new("/usr/bin/setpriv");
         command.args(["--pdeathsig", "KILL", "--"]).arg(path);
@@ -110,8 +130,10 @@ pub fn program(name: &str) -> Command {
 
 /// Where `cargo xtask` keeps what it made or fetched.
 fn cache() -> PathBuf {
-    env::var_os("PINPIPE_CACHE")
-        .map_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/pinpipe"), PathBuf::from)
+    env::var_os("PINPIPE_CACHE").map_or_else(
+        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cache/pinpipe"),
+        PathBuf::from,
+    )
 }
 
 /// The newest folder of Kafka's jars.
@@ -120,9 +142,21 @@ fn kafka_lib() -> Result<PathBuf> {
     let folders = fs::read_dir(&lib).with_context(|| format!("reading {}", lib.display()))?;
     let named = folders.filter_map(|entry| Some(entry.ok()?.path()));
     let newest = named
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("kafka-")))
-        .max_by_key(|path| fs::metadata(path).and_then(|metadata| metadata.modified()).ok());
-    newest.with_context(|| format!("no jars of Kafka under {}: `cargo xtask test` fetches them", lib.display()))
+        .filter(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("kafka-"))
+        })
+        .max_by_key(|path| {
+            fs::metadata(path)
+                .and_then(|metadata| metadata.modified())
+                .ok()
+        });
+    newest.with_context(|| {
+        format!(
+            "no jars of Kafka under {}: `cargo xtask test` fetches them",
+            lib.display()
+        )
+    })
 }
 
 /// The checkout: tests run in their package's folder.
@@ -130,7 +164,8 @@ pub fn checkout() -> &'static Path {
     Path::new("..")
 }
 
-/// Ports of 127.0.0.1 that nobody listens at, below those that the system gives to whoever connects.
+/// Ports of 127.0.0.1 that nobody listens at, below those that the system gives to whoever
+/// connects.
 struct Ports(u16);
 
 impl Ports {
@@ -178,12 +213,23 @@ impl Servers {
         let mut ports = Ports::new();
         let mut slots = Vec::new();
         let kafka = ports.number()?;
-        let mut listeners = vec![Listener { port: kafka, advertised: kafka }];
+        let mut listeners = vec![Listener {
+            port: kafka,
+            advertised: kafka,
+        }];
         for at in 0..LANES {
             let advertised = ports.next()?;
             let broker = ports.number()?;
-            listeners.push(Listener { port: broker, advertised: advertised.local_addr()?.port() });
-            slots.push(Slot { advertised, broker, admin: ports.number()?, name: format!("operator-{at}") });
+            listeners.push(Listener {
+                port: broker,
+                advertised: advertised.local_addr()?.port(),
+            });
+            slots.push(Slot {
+                advertised,
+                broker,
+                admin: ports.number()?,
+                name: format!("operator-{at}"),
+            });
         }
         let kubernetes = Kubernetes {
             hyperkube: cache().join("bin/hyperkube"),
@@ -203,14 +249,26 @@ impl Servers {
             heap: "768m",
         };
         let mut broker = Process::start(&mut broker.prepare(&program)?, folder.join("kafka.log"))?;
-        etcd.until(|| get(kubernetes.etcd, "/health").is_some()).context("etcd")?;
-        let mut server = Process::start(&mut kubernetes.api_server(&program)?, folder.join("kube-apiserver.log"))?;
-        server.until(|| kubernetes.is_ready(&program)).context("kube-apiserver")?;
+        etcd.until(|| get(kubernetes.etcd, "/health").is_some())
+            .context("etcd")?;
+        let mut server = Process::start(
+            &mut kubernetes.api_server(&program)?,
+            folder.join("kube-apiserver.log"),
+        )?;
+        server
+            .until(|| kubernetes.is_ready(&program))
+            .context("kube-apiserver")?;
         let mut manager = kubernetes.controllers(&program, "garbage-collector-controller")?;
         let manager = Process::start(&mut manager, folder.join("kube-controller-manager.log"))?;
         broker.until(|| listens(kafka)).context("Kafka")?;
         let kubeconfig = kubernetes.kubeconfig();
-        Ok(Self { _processes: vec![manager, server, broker, etcd], folder, kubeconfig, kafka, slots })
+        Ok(Self {
+            _processes: vec![manager, server, broker, etcd],
+            folder,
+            kubeconfig,
+            kafka,
+            slots,
+        })
     }
 }
 
@@ -234,7 +292,8 @@ impl World {
     /// Installs the chart.
     pub async fn new(servers: &mut Servers) -> Result<Self> {
         let file = Kubeconfig::read_from(&servers.kubeconfig)?;
-        let mut config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
+        let mut config =
+            Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
         config.default_retry = false;
         config.proxy_url = None;
         let admin = Client::try_from(config.clone())?;
@@ -250,9 +309,17 @@ impl World {
         world.namespace(SYSTEM).await?;
         world.install().await?;
         let accounts: Api<ServiceAccount> = Api::namespaced(world.admin.clone(), SYSTEM);
-        let spec = TokenRequestSpec { expiration_seconds: Some(7200), ..TokenRequestSpec::default() };
-        let request = TokenRequest { spec, ..TokenRequest::default() };
-        let token = accounts.create_token_request(RELEASE, &PostParams::default(), &request).await?;
+        let spec = TokenRequestSpec {
+            expiration_seconds: Some(7200),
+            ..TokenRequestSpec::default()
+        };
+        let request = TokenRequest {
+            spec,
+            ..TokenRequest::default()
+        };
+        let token = accounts
+            .create_token_request(RELEASE, &PostParams::default(), &request)
+            .await?;
         let token = token.status.context("the API server gave no token")?.token;
         world.operator.auth_info.token = Some(token.into());
         Ok(world)
@@ -261,46 +328,85 @@ impl World {
     /// Applies what the chart renders, but for the operator's own Deployment.
     async fn install(&mut self) -> Result<()> {
         let mut helm = program("helm");
-        helm.args(["template", RELEASE, "charts/pinpipe", "--namespace", SYSTEM]).current_dir(checkout());
+        helm.args(["template", RELEASE, "charts/pinpipe", "--namespace", SYSTEM])
+            .current_dir(checkout());
         let output = helm.output().context("starting helm")?;
-        ensure!(output.status.success(), "helm: {}", String::from_utf8_lossy(&output.stderr));
+        ensure!(
+            output.status.success(),
+            "helm: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         for document in serde_yaml::Deserializer::from_slice(&output.stdout) {
             let object = Value::deserialize(document)?;
-            let (kind, metadata) = (object["kind"].as_str().unwrap_or_default(), &object["metadata"]);
+            let (kind, metadata) = (
+                object["kind"].as_str().unwrap_or_default(),
+                &object["metadata"],
+            );
             let name = metadata["name"].as_str().unwrap_or_default();
             let (root, plural) = match kind {
                 "" | "Deployment" => continue,
                 "ServiceAccount" => ("/api/v1".to_owned(), "serviceaccounts".to_owned()),
                 kind => (
-                    format!("/apis/{}", object["apiVersion"].as_str().unwrap_or_default()),
+                    format!(
+                        "/apis/{}",
+                        object["apiVersion"].as_str().unwrap_or_default()
+                    ),
                     format!("{}s", kind.to_lowercase()),
                 ),
             };
-            let place = metadata["namespace"].as_str().map_or(root.clone(), |name| format!("{root}/namespaces/{name}"));
+            let place = metadata["namespace"]
+                .as_str()
+                .map_or(root.clone(), |name| format!("{root}/namespaces/{name}"));
             let request = http::Request::post(format!("{place}/{plural}"))
                 .header("content-type", "application/json")
                 .body(serde_json::to_vec(&object)?)?;
-            self.admin.request::<Value>(request).await.with_context(|| format!("creating {kind} {name}"))?;
+            self.admin
+                .request::<Value>(request)
+                .await
+                .with_context(|| format!("creating {kind} {name}"))?;
             if kind.ends_with("Role") {
-                self.roles.insert((kind.to_owned(), name.to_owned()), object);
+                self.roles
+                    .insert((kind.to_owned(), name.to_owned()), object);
             }
         }
         let definition = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/pinterestpipelines.pinpipe.dev";
-        until("the definition is established", Duration::from_secs(30), async || {
-            let found: Value = self.admin.request(http::Request::get(definition).body(Vec::new())?).await?;
-            let conditions = found["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            let established = |condition: &Value| condition["type"] == "Established" && condition["status"] == "True";
-            ensure!(conditions.iter().any(established), "{conditions:?}");
-            Ok(())
-        })
+        until(
+            "the definition is established",
+            Duration::from_secs(30),
+            async || {
+                let found: Value = self
+                    .admin
+                    .request(http::Request::get(definition).body(Vec::new())?)
+                    .await?;
+                let conditions = found["status"]["conditions"]
+                    .as_array()
+                    .cloned()
+                    .unwrap_or_default();
+                let established = |condition: &Value| {
+                    condition["type"] == "Established" && condition["status"] == "True"
+                };
+                ensure!(conditions.iter().any(established), "{conditions:?}");
+                Ok(())
+            },
+        )
         .await
     }
 
     /// Makes a namespace.
     pub async fn namespace(&self, name: &str) -> Result<()> {
         let api: Api<Namespace> = Api::all(self.admin.clone());
-        let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
-        api.create(&PostParams::default(), &Namespace { metadata, ..Namespace::default() }).await?;
+        let metadata = ObjectMeta {
+            name: Some(name.to_owned()),
+            ..ObjectMeta::default()
+        };
+        api.create(
+            &PostParams::default(),
+            &Namespace {
+                metadata,
+                ..Namespace::default()
+            },
+        )
+        .await?;
         Ok(())
     }
 
@@ -313,9 +419,19 @@ impl World {
             ("s3", &["accessKeyId", "secretAccessKey"]),
             ("cassandra", &["username", "password"]),
         ] {
-            let data: BTreeMap<_, _> = keys.iter().map(|key| ((*key).to_owned(), format!("{name}-{key}"))).collect();
-            let metadata = ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() };
-            let secret = Secret { metadata, string_data: Some(data), ..Secret::default() };
+            let data: BTreeMap<_, _> = keys
+                .iter()
+                .map(|key| ((*key).to_owned(), format!("{name}-{key}")))
+                .collect();
+            let metadata = ObjectMeta {
+                name: Some(name.to_owned()),
+                ..ObjectMeta::default()
+            };
+            let secret = Secret {
+                metadata,
+                string_data: Some(data),
+                ..Secret::default()
+            };
             api.create(&PostParams::default(), &secret).await?;
         }
         Ok(())
@@ -323,17 +439,29 @@ impl World {
 
     /// An operator's own ways to the servers. It isn't started yet.
     pub async fn lane(&self) -> Result<Lane> {
-        let slot = self.slots.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let slot = self
+            .slots
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop();
         let slot = slot.context("every lane is taken")?;
         let lane = Lane::new(Client::try_from(self.operator.clone())?, slot, &self.folder).await?;
-        self.taps.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&lane.tap));
+        self.taps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Arc::clone(&lane.tap));
         Ok(lane)
     }
 
     /// What all operators so far needed permission for, and what they gave on.
     pub fn permissions(&self) -> (BTreeSet<Use>, BTreeSet<Use>) {
         let (mut used, mut granted) = (BTreeSet::new(), BTreeSet::new());
-        for tap in self.taps.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        for tap in self
+            .taps
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .iter()
+        {
             let (by_one, given_by_one) = tap.permissions();
             used.extend(by_one);
             granted.extend(given_by_one);
@@ -341,7 +469,8 @@ impl World {
         (used, granted)
     }
 
-    /// Says of every Deployment, again and again, that its pods are ready: what controllers and nodes would do.
+    /// Says of every Deployment, again and again, that its pods are ready: what controllers and
+    /// nodes would do.
     pub async fn run_deployments(&self) -> Result<()> {
         let all: Api<Deployment> = Api::all(self.admin.clone());
         watcher(all, watcher::Config::default())
@@ -373,14 +502,22 @@ impl World {
     }
 }
 
-/// Looks until `look` has an answer. What it said last is part of the error once `deadline` has passed.
-pub async fn until<T>(what: &str, deadline: Duration, mut look: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+/// Looks until `look` has an answer. What it said last is part of the error once `deadline` has
+/// passed.
+pub async fn until<T>(
+    what: &str,
+    deadline: Duration,
+    mut look: impl AsyncFnMut() -> Result<T>,
+) -> Result<T> {
     let begun = Instant::now();
     loop {
         match look().await {
             Ok(found) => return Ok(found),
             Err(error) if begun.elapsed() > deadline => {
-                return Err(error.context(format!("{what}: not within {} s; instead", deadline.as_secs())));
+                return Err(error.context(format!(
+                    "{what}: not within {} s; instead",
+                    deadline.as_secs()
+                )));
             }
             Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
         }

@@ -1,4 +1,5 @@
-//! The eight questions, asked of the join on disk, within a bound of memory: what doesn't fit goes to the scratch folder.
+//! The eight questions, asked of the join on disk, within a bound of memory: what doesn't fit goes
+//! to the scratch folder.
 
 use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
 
@@ -11,7 +12,10 @@ use arrow::{
 use datafusion::{
     catalog::streaming::StreamingTable,
     common::DataFusionError,
-    execution::{SendableRecordBatchStream, TaskContext, memory_pool::FairSpillPool, runtime_env::RuntimeEnvBuilder},
+    execution::{
+        SendableRecordBatchStream, TaskContext, memory_pool::FairSpillPool,
+        runtime_env::RuntimeEnvBuilder,
+    },
     physical_plan::{stream::RecordBatchReceiverStreamBuilder, streaming::PartitionStream},
     prelude::{SessionConfig, SessionContext},
 };
@@ -25,7 +29,8 @@ use crate::{
     scratch::Stream,
 };
 
-/// Memory for each of the steps of a query that run side by side: those with too little of it fail instead of going to disk.
+/// Memory for each of the steps of a query that run side by side: those with too little of it fail
+/// instead of going to disk.
 const PARTITION_BYTES: usize = 48 << 20;
 /// The part of the memory that sorting keeps for merging what is on disk.
 const SPILL_RESERVE: usize = 8;
@@ -55,10 +60,15 @@ pub async fn ask(facts: &Facts, folder: &Path, budget: usize) -> Result<Vec<Answ
         .build_arc()?;
     let session = SessionContext::new_with_config_rt(config, runtime);
     session.register_table("facts", table(facts_schema(), vec![facts.joined.clone()])?)?;
-    session.register_table(Kind::User.as_str(), table(joined_schema(Kind::User), facts.users.clone())?)?;
+    session.register_table(
+        Kind::User.as_str(),
+        table(joined_schema(Kind::User), facts.users.clone())?,
+    )?;
     let mut answers = Vec::with_capacity(QUESTIONS.len());
     for question in QUESTIONS {
-        let rows = answer(&session, &question).await.with_context(|| format!("the question {}", question.name))?;
+        let rows = answer(&session, &question)
+            .await
+            .with_context(|| format!("the question {}", question.name))?;
         tracing::info!(question = question.name, rows = rows.num_rows(), "answered");
         answers.push(Answer { question, rows });
     }
@@ -67,7 +77,10 @@ pub async fn ask(facts: &Facts, folder: &Path, budget: usize) -> Result<Vec<Answ
 
 /// Streams on disk as a table.
 fn table(schema: SchemaRef, streams: Vec<Stream>) -> Result<Arc<StreamingTable>> {
-    let files = Arc::new(Files { schema: Arc::clone(&schema), streams });
+    let files = Arc::new(Files {
+        schema: Arc::clone(&schema),
+        streams,
+    });
     Ok(Arc::new(StreamingTable::try_new(schema, vec![files])?))
 }
 
@@ -84,13 +97,20 @@ impl PartitionStream for Files {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), READ_AHEAD);
+        let mut builder =
+            RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), READ_AHEAD);
         let (sender, streams) = (builder.tx(), self.streams.clone());
         builder.spawn_blocking(move || {
             for stream in streams {
-                for batch in stream.read().map_err(|error| DataFusionError::External(error.into()))? {
+                for batch in stream
+                    .read()
+                    .map_err(|error| DataFusionError::External(error.into()))?
+                {
                     // Nobody listens any more: the query has ended early.
-                    if sender.blocking_send(batch.map_err(DataFusionError::from)).is_err() {
+                    if sender
+                        .blocking_send(batch.map_err(DataFusionError::from))
+                        .is_err()
+                    {
                         return Ok(());
                     }
                 }
@@ -107,10 +127,15 @@ async fn answer(session: &SessionContext, question: &Question) -> Result<RecordB
     let rows = concat_batches(&found, &frame.collect().await?)?;
     let schema = schema(question);
     let columns = schema.fields().iter().map(|field| {
-        let column = rows.column_by_name(field.name()).with_context(|| format!("no column {}", field.name()))?;
+        let column = rows
+            .column_by_name(field.name())
+            .with_context(|| format!("no column {}", field.name()))?;
         Ok(cast(column, field.data_type())?)
     });
-    Ok(RecordBatch::try_new(Arc::clone(&schema), columns.collect::<Result<_>>()?)?)
+    Ok(RecordBatch::try_new(
+        Arc::clone(&schema),
+        columns.collect::<Result<_>>()?,
+    )?)
 }
 
 /// The columns of a question's answer.
@@ -124,7 +149,9 @@ fn schema(question: &Question) -> SchemaRef {
         };
         Field::new(column.name, data_type, false)
     };
-    Arc::new(Schema::new(question.columns.iter().map(field).collect::<Vec<_>>()))
+    Arc::new(Schema::new(
+        question.columns.iter().map(field).collect::<Vec<_>>(),
+    ))
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use tracing::{info, warn};
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an archive pod may take to answer.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the archive is asked to flush: records may have come into its buffers after the first request.
+/// How often the archive is asked to flush: records may have come into its buffers after the first
+/// request.
 const FLUSH_EVERY: Duration = Duration::from_secs(3);
 /// How often the archive's committed offsets are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(300);
@@ -26,7 +27,12 @@ const TELL_EVERY: Duration = Duration::from_secs(10);
 /// The topics' ends at the time of the call, once the archive has reached them.
 pub async fn wait(config: &Batch) -> Result<Positions> {
     let deadline = Instant::now() + Duration::from_secs(config.barrier_timeout_seconds);
-    let archive = Progress::new(&config.kafka, "pinpipe-batch", &config.archive_group, BROKER_TIMEOUT)?;
+    let archive = Progress::new(
+        &config.kafka,
+        "pinpipe-batch",
+        &config.archive_group,
+        BROKER_TIMEOUT,
+    )?;
     let archive = Arc::new(archive);
     let topics = &config.topics;
     let topics = [&topics.pin, &topics.geo, &topics.user].map(|topic| topic.name.clone());
@@ -36,17 +42,26 @@ pub async fn wait(config: &Batch) -> Result<Positions> {
     })
     .await?;
     let records: i64 = ends.values().flat_map(BTreeMap::values).sum();
-    info!(offsets = records, "the topics' ends are taken, waiting for the archive to reach them");
+    info!(
+        offsets = records,
+        "the topics' ends are taken, waiting for the archive to reach them"
+    );
 
     let http = reqwest::Client::builder().timeout(FLUSH_TIMEOUT).build()?;
     let (mut flushed, mut told) = (None::<Instant>, Instant::now());
     let mut flush_problem = None;
     loop {
         let wanted = ends.clone();
-        let behind = until(deadline, "the archive's committed offsets can't be had", || {
-            let wanted = wanted.clone();
-            ask(&archive, move |archive| Ok(behind(&wanted, &archive.committed(&wanted)?)))
-        })
+        let behind = until(
+            deadline,
+            "the archive's committed offsets can't be had",
+            || {
+                let wanted = wanted.clone();
+                ask(&archive, move |archive| {
+                    Ok(behind(&wanted, &archive.committed(&wanted)?))
+                })
+            },
+        )
         .await?;
         if behind.is_empty() {
             return Ok(ends);
@@ -55,7 +70,10 @@ pub async fn wait(config: &Batch) -> Result<Positions> {
             bail!(failure(config, &behind, flush_problem.as_deref()));
         }
         if flushed.is_none_or(|at| at.elapsed() >= FLUSH_EVERY) {
-            flush_problem = flush(&http, &config.archive_admin).await.err().map(|error| format!("{error:#}"));
+            flush_problem = flush(&http, &config.archive_admin)
+                .await
+                .err()
+                .map(|error| format!("{error:#}"));
             if let Some(problem) = &flush_problem {
                 warn!(problem, "the archive could not be asked to flush");
             }
@@ -70,11 +88,17 @@ pub async fn wait(config: &Batch) -> Result<Positions> {
 }
 
 /// Asks again until there is an answer or `deadline` has passed.
-async fn until<T, F: Future<Output = Result<T>>>(deadline: Instant, problem: &str, ask: impl Fn() -> F) -> Result<T> {
+async fn until<T, F: Future<Output = Result<T>>>(
+    deadline: Instant,
+    problem: &str,
+    ask: impl Fn() -> F,
+) -> Result<T> {
     loop {
         match ask().await {
             Ok(answer) => return Ok(answer),
-            Err(error) if Instant::now() >= deadline => return Err(error.context(problem.to_owned())),
+            Err(error) if Instant::now() >= deadline => {
+                return Err(error.context(problem.to_owned()));
+            }
             Err(error) => warn!(error = format!("{error:#}"), "{problem}, trying again"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -99,13 +123,20 @@ async fn flush(http: &reqwest::Client, admin: &str) -> Result<()> {
     let mut asked = 0;
     let mut problem = None;
     for address in addresses {
-        match http.post(format!("http://{address}/flush")).send().await.and_then(reqwest::Response::error_for_status) {
+        match http
+            .post(format!("http://{address}/flush"))
+            .send()
+            .await
+            .and_then(reqwest::Response::error_for_status)
+        {
             Ok(_) => asked += 1,
             Err(error) => problem = Some(error),
         }
     }
     match problem {
-        Some(error) if asked == 0 => Err(error).with_context(|| format!("no pod of the archive answers at {admin}")),
+        Some(error) if asked == 0 => {
+            Err(error).with_context(|| format!("no pod of the archive answers at {admin}"))
+        }
         _ => Ok(()),
     }
 }

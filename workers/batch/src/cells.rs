@@ -40,15 +40,18 @@ pub struct UnsupportedType(DataType);
 
 /// Cassandra's name of the type an Arrow column is stored as.
 ///
-/// Lists are frozen, one cell: the elements of any other list are cells of their own under random names, so that writing it twice
-/// with one timestamp, as a repeated run or request does, would double it.
+/// Lists are frozen, one cell: the elements of any other list are cells of their own under random
+/// names, so that writing it twice with one timestamp, as a repeated run or request does, would
+/// double it.
 pub fn cql_type(data_type: &DataType) -> Result<&'static str, UnsupportedType> {
     match data_type {
         DataType::Utf8 => Ok("text"),
         DataType::Int32 => Ok("int"),
         DataType::Int64 => Ok("bigint"),
         DataType::Float64 => Ok("double"),
-        DataType::List(item) if *item.data_type() == DataType::Float64 => Ok("frozen<list<double>>"),
+        DataType::List(item) if *item.data_type() == DataType::Float64 => {
+            Ok("frozen<list<double>>")
+        }
         DataType::Timestamp(TimeUnit::Microsecond, _) => Ok("timestamp"),
         other => Err(UnsupportedType(other.clone())),
     }
@@ -56,7 +59,11 @@ pub fn cql_type(data_type: &DataType) -> Result<&'static str, UnsupportedType> {
 
 /// The values of row number `row`, in column order.
 pub fn row(batch: &RecordBatch, row: usize) -> Result<Vec<Cell<'_>>, UnsupportedType> {
-    batch.columns().iter().map(|column| cell(column.as_ref(), row)).collect()
+    batch
+        .columns()
+        .iter()
+        .map(|column| cell(column.as_ref(), row))
+        .collect()
 }
 
 fn cell(array: &dyn Array, row: usize) -> Result<Cell<'_>, UnsupportedType> {
@@ -68,9 +75,14 @@ fn cell(array: &dyn Array, row: usize) -> Result<Cell<'_>, UnsupportedType> {
         DataType::Int32 => Cell::Int(array.as_primitive::<Int32Type>().value(row)),
         DataType::Int64 => Cell::BigInt(array.as_primitive::<Int64Type>().value(row)),
         DataType::Float64 => Cell::Double(array.as_primitive::<Float64Type>().value(row)),
-        DataType::List(item) if *item.data_type() == DataType::Float64 => {
-            Cell::Doubles(array.as_list::<i32>().value(row).as_primitive::<Float64Type>().values().to_vec())
-        }
+        DataType::List(item) if *item.data_type() == DataType::Float64 => Cell::Doubles(
+            array
+                .as_list::<i32>()
+                .value(row)
+                .as_primitive::<Float64Type>()
+                .values()
+                .to_vec(),
+        ),
         DataType::Timestamp(TimeUnit::Microsecond, _) => {
             Cell::Time(array.as_primitive::<TimestampMicrosecondType>().value(row))
         }

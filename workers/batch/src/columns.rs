@@ -1,14 +1,15 @@
 //! The three clean tables in Arrow: schemas and builders.
 //!
-//! Columns stand in the contract's order. Coordinates are a list of two floats and times are UTC microseconds: Delta's own
-//! types, and what Cassandra's lists and timestamps are made from. `downloaded` and `age` need no more than 32 bits.
+//! Columns stand in the contract's order. Coordinates are a list of two floats and times are UTC
+//! microseconds: Delta's own types, and what Cassandra's lists and timestamps are made from.
+//! `downloaded` and `age` need no more than 32 bits.
 
 use std::{mem, sync::Arc};
 
 use arrow::{
     array::{
-        ArrayRef, Float64Builder, Int32Builder, Int64Builder, ListBuilder, RecordBatch, StringBuilder,
-        TimestampMicrosecondBuilder,
+        ArrayRef, Float64Builder, Int32Builder, Int64Builder, ListBuilder, RecordBatch,
+        StringBuilder, TimestampMicrosecondBuilder,
     },
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
     error::ArrowError,
@@ -130,7 +131,11 @@ impl Columns {
 impl TableBuilder {
     /// An empty table.
     pub fn new(kind: Kind) -> Self {
-        Self { schema: schema(kind), columns: Columns::new(kind), rows: 0 }
+        Self {
+            schema: schema(kind),
+            columns: Columns::new(kind),
+            rows: 0,
+        }
     }
 
     /// Rows pushed since the last [`TableBuilder::finish`].
@@ -138,7 +143,8 @@ impl TableBuilder {
         self.rows
     }
 
-    /// Adds a record as the last row. A record of another kind than the table's is none of its rows and is left out.
+    /// Adds a record as the last row. A record of another kind than the table's is none of its rows
+    /// and is left out.
     pub fn push(&mut self, record: &Record<'_>) {
         match (&mut self.columns, record) {
             (Columns::Pin(columns), Record::Pin(pin)) => columns.push(pin),
@@ -176,10 +182,12 @@ impl Pins {
         self.poster_name.append_option(pin.poster_name.as_deref());
         self.follower_count.append_option(pin.follower_count);
         self.tag_list.append_option(pin.tag_list.as_deref());
-        self.is_image_or_video.append_option(pin.is_image_or_video.as_deref());
+        self.is_image_or_video
+            .append_option(pin.is_image_or_video.as_deref());
         self.image_src.append_option(pin.image_src.as_deref());
         self.downloaded.append_option(small(pin.downloaded));
-        self.save_location.append_option(pin.save_location.as_deref());
+        self.save_location
+            .append_option(pin.save_location.as_deref());
     }
 
     fn finish(mut self) -> Vec<ArrayRef> {
@@ -250,9 +258,19 @@ mod tests {
     fn the_schemas_name_the_contracts_columns_in_its_order() {
         for kind in Kind::ALL {
             let schema = schema(kind);
-            let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            let names: Vec<&str> = schema
+                .fields()
+                .iter()
+                .map(|field| field.name().as_str())
+                .collect();
             assert_eq!(names, columns::columns(kind), "{kind}");
-            assert!(!schema.field_with_name(columns::key(kind)).unwrap().is_nullable(), "{kind}");
+            assert!(
+                !schema
+                    .field_with_name(columns::key(kind))
+                    .unwrap()
+                    .is_nullable(),
+                "{kind}"
+            );
         }
     }
 
@@ -266,7 +284,12 @@ mod tests {
             timestamp: Some(1_598_586_767_000_000),
         };
         table.push(&Record::Geo(full));
-        table.push(&Record::Geo(Geo { ind: 8, country: None, coordinates: None, timestamp: None }));
+        table.push(&Record::Geo(Geo {
+            ind: 8,
+            country: None,
+            coordinates: None,
+            timestamp: None,
+        }));
         assert_eq!(table.len(), 2);
         let batch = table.finish().unwrap();
         assert_eq!(
@@ -278,7 +301,14 @@ mod tests {
                 Cell::Time(1_598_586_767_000_000)
             ]
         );
-        assert_eq!(cells::row(&batch, 1).unwrap(), [Cell::BigInt(8), Cell::Null, Cell::Null, Cell::Null]);
-        assert_eq!((table.len(), table.finish().unwrap().num_rows()), (0, 0), "taken out");
+        assert_eq!(
+            cells::row(&batch, 1).unwrap(),
+            [Cell::BigInt(8), Cell::Null, Cell::Null, Cell::Null]
+        );
+        assert_eq!(
+            (table.len(), table.finish().unwrap().num_rows()),
+            (0, 0),
+            "taken out"
+        );
     }
 }

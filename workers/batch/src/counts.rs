@@ -13,7 +13,8 @@ pub struct Counts {
     pub read: u64,
     /// Records cleaned, repaired ones among them, repeats of a key too.
     pub clean: u64,
-    /// Clean records of which at least one field could not be read or was out of range, and became null.
+    /// Clean records of which at least one field could not be read or was out of range, and became
+    /// null.
     pub repaired: u64,
     /// Records in which nothing could be keyed.
     pub rejected: u64,
@@ -33,7 +34,12 @@ impl Counts {
         }
         self.repaired += 1;
         for repair in repairs.iter() {
-            *self.repaired_by_field.entry(repair.field).or_default().entry(repair.reason.as_str()).or_default() += 1;
+            *self
+                .repaired_by_field
+                .entry(repair.field)
+                .or_default()
+                .entry(repair.reason.as_str())
+                .or_default() += 1;
         }
     }
 
@@ -41,7 +47,10 @@ impl Counts {
     pub fn rejected(&mut self, rejection: &Rejection) {
         self.read += 1;
         self.rejected += 1;
-        *self.rejected_by_reason.entry(rejection.reason()).or_default() += 1;
+        *self
+            .rejected_by_reason
+            .entry(rejection.reason())
+            .or_default() += 1;
     }
 }
 

@@ -6,7 +6,9 @@ use anyhow::{Result, anyhow};
 use pinpipe_core::{Kind, Order, clean};
 use pinpipe_runtime::raw_zone::Index;
 
-use crate::{columns::TableBuilder, counts::Counts, manifest::Window, retry::Hopeless, rows::Chunk};
+use crate::{
+    columns::TableBuilder, counts::Counts, manifest::Window, retry::Hopeless, rows::Chunk,
+};
 
 /// Rows of one chunk: bounds what Arrow's text columns can hold, and memory.
 const CHUNK_ROWS: usize = 8_192;
@@ -68,7 +70,11 @@ impl Cleaner {
 
     fn end_chunk(&mut self) -> Result<()> {
         let (orders, places) = (mem::take(&mut self.orders), mem::take(&mut self.places));
-        self.ready.push(Chunk { batch: self.table.finish()?, orders, places });
+        self.ready.push(Chunk {
+            batch: self.table.finish()?,
+            orders,
+            places,
+        });
         Ok(())
     }
 
@@ -90,7 +96,8 @@ impl Cleaner {
 pub enum Places {
     /// Our archive's index object says.
     Index(Index),
-    /// One behind the other from an offset on, at no time: a connector's object, whatever it was, is older than the archive's.
+    /// One behind the other from an offset on, at no time: a connector's object, whatever it was,
+    /// is older than the archive's.
     From(i64),
 }
 
@@ -99,11 +106,19 @@ impl Places {
     fn get(&self, line: usize, partition: i32) -> Option<(Order, Order)> {
         match self {
             Self::Index(index) => {
-                let place = Order { time: *index.times.get(line)?, partition, offset: *index.offsets.get(line)? };
+                let place = Order {
+                    time: *index.times.get(line)?,
+                    partition,
+                    offset: *index.offsets.get(line)?,
+                };
                 Some((index.order(line, partition)?, place))
             }
             Self::From(first) => {
-                let place = Order { time: 0, partition, offset: first + i64::try_from(line).ok()? };
+                let place = Order {
+                    time: 0,
+                    partition,
+                    offset: first + i64::try_from(line).ok()?,
+                };
                 Some((place, place))
             }
         }
@@ -127,9 +142,19 @@ impl Lines {
         if let Places::Index(index) = &places
             && index.offsets.len() != index.times.len()
         {
-            return Err(Hopeless("its index object has more offsets than times, or fewer".to_owned()).into());
+            return Err(Hopeless(
+                "its index object has more offsets than times, or fewer".to_owned(),
+            )
+            .into());
         }
-        Ok(Self { cleaner, partition, window, places, ended: 0, line: Vec::new() })
+        Ok(Self {
+            cleaner,
+            partition,
+            window,
+            places,
+            ended: 0,
+            line: Vec::new(),
+        })
     }
 
     /// Takes the next bytes.
@@ -145,10 +170,14 @@ impl Lines {
 
     fn end_line(&mut self) -> Result<()> {
         let mut line = mem::take(&mut self.line);
-        let (order, place) = self.places.get(self.ended, self.partition).ok_or_else(|| self.uneven())?;
+        let (order, place) = self
+            .places
+            .get(self.ended, self.partition)
+            .ok_or_else(|| self.uneven())?;
         self.ended += 1;
         if self.window.contains(place.offset, place.time) {
-            self.cleaner.record(line.strip_suffix(b"\n").unwrap_or(&line), order, place)?;
+            self.cleaner
+                .record(line.strip_suffix(b"\n").unwrap_or(&line), order, place)?;
         }
         line.clear();
         self.line = line;
@@ -173,7 +202,11 @@ impl Lines {
 
     /// May be an answer cut short, so worth another try.
     fn uneven(&self) -> anyhow::Error {
-        let told = if let Places::Index(index) = &self.places { index.offsets.len() } else { self.ended };
+        let told = if let Places::Index(index) = &self.places {
+            index.offsets.len()
+        } else {
+            self.ended
+        };
         anyhow!("it does not have the {told} lines its index object tells of")
     }
 }
@@ -188,19 +221,33 @@ mod tests {
     use crate::cells::{self, Cell};
 
     fn window(offsets: std::ops::Range<i64>) -> Window {
-        Window { offsets, times: i64::MIN..i64::MAX }
+        Window {
+            offsets,
+            times: i64::MIN..i64::MAX,
+        }
     }
 
     fn index(lines: i64) -> Index {
         Index {
             offsets: (10..10 + lines).collect(),
             times: (0..lines).map(|i| 1000 + i).collect(),
-            orders: vec![LineOrder { line: 3, time: 7, partition: 1, offset: 70 }],
+            orders: vec![LineOrder {
+                line: 3,
+                time: 7,
+                partition: 1,
+                offset: 70,
+            }],
         }
     }
 
     fn lines(count: i64, window: Window) -> Lines {
-        Lines::new(Cleaner::new(Kind::User, 1000), 3, window, Places::Index(index(count))).unwrap()
+        Lines::new(
+            Cleaner::new(Kind::User, 1000),
+            3,
+            window,
+            Places::Index(index(count)),
+        )
+        .unwrap()
     }
 
     const LINES: &[u8] = br#"{"ind": 1, "first_name": "A", "age": 200}
@@ -218,19 +265,45 @@ mod tests {
                 lines.push(piece).unwrap();
             }
             let (chunks, Seen { counts, latest, .. }) = lines.finish().unwrap();
-            assert_eq!((counts.read, counts.clean, counts.repaired, counts.rejected), (5, 3, 2, 2), "{size}");
+            assert_eq!(
+                (counts.read, counts.clean, counts.repaired, counts.rejected),
+                (5, 3, 2, 2),
+                "{size}"
+            );
             assert_eq!(latest, 1004);
             let repaired = [
-                ("age", BTreeMap::from([("out-of-range", 1), ("unreadable", 1)])),
+                (
+                    "age",
+                    BTreeMap::from([("out-of-range", 1), ("unreadable", 1)]),
+                ),
                 ("date_joined", BTreeMap::from([("unreadable", 1)])),
             ];
             assert_eq!(counts.repaired_by_field, repaired.into());
-            assert_eq!(counts.rejected_by_reason, [("key-missing", 1), ("not-an-object", 1)].into());
-            let [chunk] = &chunks[..] else { panic!("{} chunks", chunks.len()) };
-            assert_eq!(cells::row(&chunk.batch, 2).unwrap()[..2], [Cell::BigInt(1), Cell::Text("B")]);
-            let at = |time, partition, offset| Order { time, partition, offset };
-            assert_eq!(chunk.orders, [at(1000, 3, 10), at(7, 1, 70), at(1004, 3, 14)], "re-driven: its first order");
-            assert_eq!(chunk.places, [at(1000, 3, 10), at(1003, 3, 13), at(1004, 3, 14)]);
+            assert_eq!(
+                counts.rejected_by_reason,
+                [("key-missing", 1), ("not-an-object", 1)].into()
+            );
+            let [chunk] = &chunks[..] else {
+                panic!("{} chunks", chunks.len())
+            };
+            assert_eq!(
+                cells::row(&chunk.batch, 2).unwrap()[..2],
+                [Cell::BigInt(1), Cell::Text("B")]
+            );
+            let at = |time, partition, offset| Order {
+                time,
+                partition,
+                offset,
+            };
+            assert_eq!(
+                chunk.orders,
+                [at(1000, 3, 10), at(7, 1, 70), at(1004, 3, 14)],
+                "re-driven: its first order"
+            );
+            assert_eq!(
+                chunk.places,
+                [at(1000, 3, 10), at(1003, 3, 13), at(1004, 3, 14)]
+            );
         }
     }
 
@@ -240,7 +313,14 @@ mod tests {
             (window(0..13), 3, 1),
             (window(13..100), 2, 2),
             (window(11..12), 1, 0),
-            (Window { offsets: 0..100, times: 1003..1004 }, 1, 1),
+            (
+                Window {
+                    offsets: 0..100,
+                    times: 1003..1004,
+                },
+                1,
+                1,
+            ),
         ] {
             let mut lines = lines(5, window);
             lines.push(LINES).unwrap();
@@ -270,7 +350,8 @@ mod tests {
     #[test]
     fn a_connectors_lines_follow_each_other_and_are_older_than_any_time() {
         let cleaner = Cleaner::new(Kind::User, 1000);
-        let mut lines = Lines::new(cleaner, 2, window(i64::MIN..i64::MAX), Places::From(40)).unwrap();
+        let mut lines =
+            Lines::new(cleaner, 2, window(i64::MIN..i64::MAX), Places::From(40)).unwrap();
         lines.push(LINES).unwrap();
         let (chunks, _) = lines.finish().unwrap();
         let offsets: Vec<i64> = chunks[0].orders.iter().map(|order| order.offset).collect();
@@ -280,12 +361,24 @@ mod tests {
     #[test]
     fn a_large_object_is_cut_into_chunks() {
         let rows = i64::try_from(CHUNK_ROWS).unwrap() + 1;
-        let mut lines = Lines::new(Cleaner::new(Kind::User, 1000), 0, window(0..i64::MAX), Places::From(0)).unwrap();
+        let mut lines = Lines::new(
+            Cleaner::new(Kind::User, 1000),
+            0,
+            window(0..i64::MAX),
+            Places::From(0),
+        )
+        .unwrap();
         for i in 0..rows {
-            lines.push(format!("{{\"ind\": {i}}}\n").as_bytes()).unwrap();
+            lines
+                .push(format!("{{\"ind\": {i}}}\n").as_bytes())
+                .unwrap();
         }
         let (full, rest) = (lines.ready(), lines.finish().unwrap().0);
-        let rows: Vec<usize> = full.iter().chain(&rest).map(|chunk| chunk.orders.len()).collect();
+        let rows: Vec<usize> = full
+            .iter()
+            .chain(&rest)
+            .map(|chunk| chunk.orders.len())
+            .collect();
         assert_eq!(rows, [CHUNK_ROWS, 1]);
     }
 }

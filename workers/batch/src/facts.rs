@@ -1,7 +1,8 @@
-//! The join all questions start from: each pin with the country and time it was posted, and its user's age and day of joining.
+//! The join all questions start from: each pin with the country and time it was posted, and its
+//! user's age and day of joining.
 //!
-//! Geo records and users stand in buckets by the number that joins, so pins are put into buckets by it too, and each bucket is
-//! joined by itself: in memory are the geo records and users of one.
+//! Geo records and users stand in buckets by the number that joins, so pins are put into buckets by
+//! it too, and each bucket is joined by itself: in memory are the geo records and users of one.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -37,14 +38,24 @@ const fn sides(kind: Kind) -> &'static [&'static str] {
 /// The schema of what the join takes of a kind.
 pub fn joined_schema(kind: Kind) -> SchemaRef {
     let all = schema(kind);
-    let fields = sides(kind).iter().filter_map(|name| all.column_with_name(name));
-    Arc::new(Schema::new(fields.map(|(_, field)| field.clone()).collect::<Vec<_>>()))
+    let fields = sides(kind)
+        .iter()
+        .filter_map(|name| all.column_with_name(name));
+    Arc::new(Schema::new(
+        fields.map(|(_, field)| field.clone()).collect::<Vec<_>>(),
+    ))
 }
 
 /// The schema of the join: all of those columns but the number.
 pub fn facts_schema() -> SchemaRef {
-    let fields = Kind::ALL.into_iter().flat_map(|kind| joined_schema(kind).fields()[1..].to_vec());
-    Arc::new(Schema::new(fields.map(|field| Field::clone(&field).with_nullable(true)).collect::<Vec<_>>()))
+    let fields = Kind::ALL
+        .into_iter()
+        .flat_map(|kind| joined_schema(kind).fields()[1..].to_vec());
+    Arc::new(Schema::new(
+        fields
+            .map(|field| Field::clone(&field).with_nullable(true))
+            .collect::<Vec<_>>(),
+    ))
 }
 
 /// The rows to be joined, gathered by the number that joins.
@@ -61,9 +72,20 @@ impl Sides {
     pub fn new(folder: &Path, buckets: u32, budget: usize) -> Self {
         let spill = |kind: Kind| {
             let stem = folder.join(format!("join-{kind}"));
-            (kind, Mutex::new(Spill::new(&stem, joined_schema(kind), buckets, budget / Kind::ALL.len())))
+            (
+                kind,
+                Mutex::new(Spill::new(
+                    &stem,
+                    joined_schema(kind),
+                    buckets,
+                    budget / Kind::ALL.len(),
+                )),
+            )
         };
-        Self { buckets, spills: BTreeMap::from(Kind::ALL.map(spill)) }
+        Self {
+            buckets,
+            spills: BTreeMap::from(Kind::ALL.map(spill)),
+        }
     }
 
     /// Takes rows that have the clean columns, and may have others behind them.
@@ -71,18 +93,32 @@ impl Sides {
         let positions = columns::columns(kind).iter().enumerate();
         let wanted = sides(kind).iter();
         let indices: Vec<usize> = wanted
-            .filter_map(|name| positions.clone().find(|(_, column)| *column == name).map(|(position, _)| position))
+            .filter_map(|name| {
+                positions
+                    .clone()
+                    .find(|(_, column)| *column == name)
+                    .map(|(position, _)| position)
+            })
             .collect();
         let rows = rows.project(&indices)?.with_schema(joined_schema(kind))?;
         let buckets = buckets_of(rows.column(0), self.buckets);
         let spill = self.spills.get(&kind).context("a kind without a place")?;
-        spill.lock().unwrap_or_else(PoisonError::into_inner).push(&rows, &buckets)
+        spill
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(&rows, &buckets)
     }
 
     /// Everything on disk.
     pub fn finish(self) -> Result<Buckets> {
         let finish = |(kind, spill): (Kind, Mutex<Spill>)| {
-            Ok((kind, spill.into_inner().unwrap_or_else(PoisonError::into_inner).finish()?))
+            Ok((
+                kind,
+                spill
+                    .into_inner()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .finish()?,
+            ))
         };
         self.spills.into_iter().map(finish).collect()
     }
@@ -119,7 +155,11 @@ pub fn join(mut sides: Buckets, file: std::path::PathBuf) -> Result<Facts> {
     let mut batches = BatchCoalescer::new(facts_schema(), BATCH_ROWS);
     let mut orphans = Orphans::default();
     let mut take_side = |kind| sides.remove(&kind).unwrap_or_default();
-    let (pins, geos, users) = (take_side(Kind::Pin), take_side(Kind::Geo), take_side(Kind::User));
+    let (pins, geos, users) = (
+        take_side(Kind::Pin),
+        take_side(Kind::Geo),
+        take_side(Kind::User),
+    );
     for ((pins, geos), users) in pins.into_iter().zip(geos).zip(&users) {
         let mut geo = Partners::load(Kind::Geo, geos.as_ref())?;
         let mut user = Partners::load(Kind::User, users.as_ref())?;
@@ -149,8 +189,16 @@ pub fn join(mut sides: Buckets, file: std::path::PathBuf) -> Result<Facts> {
     if let Some(batch) = batches.next_completed_batch() {
         out.write(&batch)?;
     }
-    let users = users.into_iter().flatten().map(|users| users.stream).collect();
-    Ok(Facts { joined: out.finish()?, users, orphans })
+    let users = users
+        .into_iter()
+        .flatten()
+        .map(|users| users.stream)
+        .collect();
+    Ok(Facts {
+        joined: out.finish()?,
+        users,
+        orphans,
+    })
 }
 
 /// The rows of a bucket that pins may find by their number, which is unique.
@@ -171,17 +219,28 @@ impl Partners {
         let rows = concat_batches(&joined_schema(kind), &batches)?;
         let numbers = rows.column(0).as_primitive::<Int64Type>().values();
         let by_number = numbers.iter().copied().zip(0..).collect();
-        Ok(Self { by_number, found: vec![false; rows.num_rows()], rows, missing: 0 })
+        Ok(Self {
+            by_number,
+            found: vec![false; rows.num_rows()],
+            rows,
+            missing: 0,
+        })
     }
 
     /// The columns behind the number, a row for each of `numbers`; nulls where there is no partner.
     fn columns(&mut self, numbers: &[i64]) -> Result<Vec<ArrayRef>> {
-        let rows: UInt32Array = numbers.iter().map(|number| self.by_number.get(number).copied()).collect();
+        let rows: UInt32Array = numbers
+            .iter()
+            .map(|number| self.by_number.get(number).copied())
+            .collect();
         self.missing += rows.null_count() as u64;
         for row in rows.iter().flatten() {
             self.found[usize::try_from(row)?] = true;
         }
-        Ok(self.rows.columns()[1..].iter().map(|column| take(column, &rows, None)).collect::<Result<_, _>>()?)
+        Ok(self.rows.columns()[1..]
+            .iter()
+            .map(|column| take(column, &rows, None))
+            .collect::<Result<_, _>>()?)
     }
 
     fn unused(&self) -> u64 {

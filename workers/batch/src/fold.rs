@@ -1,4 +1,5 @@
-//! What a run has read, folded into the state: bucket by bucket, a few at once, within a bound of memory.
+//! What a run has read, folded into the state: bucket by bucket, a few at once, within a bound of
+//! memory.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 
@@ -30,7 +31,8 @@ use crate::{
 const AT_ONCE: usize = 8;
 /// What a bucket takes beside the rows read: batches of what was kept, on their way through.
 const OVERHEAD: u64 = 16 << 20;
-/// How many times the rows read of a bucket are in memory: as they are, and as batches of the result.
+/// How many times the rows read of a bucket are in memory: as they are, and as batches of the
+/// result.
 const COPIES: u64 = 2;
 
 /// What a run leaves behind, and what the steps after it work on.
@@ -84,9 +86,16 @@ pub async fn fold(
         let mut spilled = read.rows.remove(&kind).unwrap_or_default().into_iter();
         for bucket in 0..buckets {
             let read = spilled.next().flatten();
-            let kept = base.and_then(|base| base.part(kind, bucket % base.buckets)).cloned();
+            let kept = base
+                .and_then(|base| base.part(kind, bucket % base.buckets))
+                .cloned();
             if read.is_some() || kept.is_some() {
-                jobs.push(Job { kind, bucket, read, kept });
+                jobs.push(Job {
+                    kind,
+                    bucket,
+                    read,
+                    kept,
+                });
             }
         }
     }
@@ -99,7 +108,8 @@ pub async fn fold(
         let _room = semaphore.acquire_many(mib(bytes).clamp(1, room)).await?;
         let (kind, bucket) = (job.kind, job.bucket);
         let done = fold_bucket(store, states, &shared, job).await;
-        done.map(|done| (kind, done)).with_context(|| format!("bucket {bucket} of {kind}"))
+        done.map(|done| (kind, done))
+            .with_context(|| format!("bucket {bucket} of {kind}"))
     });
     let results: Vec<_> = results.buffer_unordered(AT_ONCE).try_collect().await?;
     let mut tables: BTreeMap<Kind, Vec<Part>> = BTreeMap::new();
@@ -117,13 +127,28 @@ pub async fn fold(
     }
     let latest = Kind::ALL.into_iter().filter_map(|kind| {
         let read = read.seen.get(&kind).map_or(0, |seen| seen.latest);
-        let kept = base.and_then(|base| base.latest.get(&kind)).copied().unwrap_or(0);
+        let kept = base
+            .and_then(|base| base.latest.get(&kind))
+            .copied()
+            .unwrap_or(0);
         Some((kind, read.max(kept))).filter(|(_, latest)| *latest > 0)
     });
-    let state = State { run: manifest.run.clone(), buckets, tables, latest: latest.collect() };
+    let state = State {
+        run: manifest.run.clone(),
+        buckets,
+        tables,
+        latest: latest.collect(),
+    };
     info!(buckets = total, bytes = state.bytes(), "state written");
-    let sides = Arc::into_inner(shared).context("a bucket is still being worked on")?.sides.finish()?;
-    Ok(Folded { state, changed, sides })
+    let sides = Arc::into_inner(shared)
+        .context("a bucket is still being worked on")?
+        .sides
+        .finish()?;
+    Ok(Folded {
+        state,
+        changed,
+        sides,
+    })
 }
 
 /// One bucket: gives what of it is state now, and what has changed.
@@ -151,15 +176,26 @@ async fn fold_bucket(
         return Ok((job.kept, None));
     }
     let worker = Arc::clone(shared);
-    let written =
-        tokio::task::spawn_blocking(move || rewrite(kind, bucket, job.read.as_ref(), kept.as_deref(), &worker))
-            .await??;
+    let written = tokio::task::spawn_blocking(move || {
+        rewrite(kind, bucket, job.read.as_ref(), kept.as_deref(), &worker)
+    })
+    .await??;
     let (state, changed) = written;
-    let Some(state) = state else { return Ok((None, None)) };
+    let Some(state) = state else {
+        return Ok((None, None));
+    };
     let key = states.object(kind, bucket, &shared.run);
     let bytes = store.put_file(&key, &state.path).await?;
     discard(&state.path);
-    Ok((Some(Part { bucket, key, rows: state.rows, bytes }), changed))
+    Ok((
+        Some(Part {
+            bucket,
+            key,
+            rows: state.rows,
+            bytes,
+        }),
+        changed,
+    ))
 }
 
 /// A bucket that stays as it is: only the join wants its rows.
@@ -188,7 +224,10 @@ impl Merged for Out<'_> {
         let state = match &mut self.state {
             Some(state) => state,
             none => {
-                let path = self.shared.scratch.file(&format!("state-{}-{}.arrow", self.kind, self.bucket));
+                let path = self
+                    .shared
+                    .scratch
+                    .file(&format!("state-{}-{}.arrow", self.kind, self.bucket));
                 none.insert(Writer::compressed(path, &rows::state_schema(self.kind))?)
             }
         };
@@ -199,7 +238,10 @@ impl Merged for Out<'_> {
         let changed = match &mut self.changed {
             Some(changed) => changed,
             none => {
-                let path = self.shared.scratch.file(&format!("changed-{}-{:04}.arrow", self.kind, self.bucket));
+                let path = self
+                    .shared
+                    .scratch
+                    .file(&format!("changed-{}-{:04}.arrow", self.kind, self.bucket));
                 none.insert(Writer::plain(path, &crate::columns::schema(self.kind))?)
             }
         };
@@ -223,10 +265,23 @@ fn rewrite(
         batch => batch,
     };
     let stream = kept.map(read_stream).transpose()?;
-    let mut out = Out { kind, bucket, shared, state: None, changed: None };
+    let mut out = Out {
+        kind,
+        bucket,
+        shared,
+        state: None,
+        changed: None,
+    };
     merge(kind, stream.into_iter().flatten().map(own), &read, &mut out)?;
-    let files = (out.state.map(Writer::finish).transpose()?, out.changed.map(Writer::finish).transpose()?);
-    for path in spilled.into_iter().map(|spilled| spilled.stream.path.as_path()).chain(kept) {
+    let files = (
+        out.state.map(Writer::finish).transpose()?,
+        out.changed.map(Writer::finish).transpose()?,
+    );
+    for path in spilled
+        .into_iter()
+        .map(|spilled| spilled.stream.path.as_path())
+        .chain(kept)
+    {
         discard(path);
     }
     Ok(files)
@@ -235,6 +290,9 @@ fn rewrite(
 /// The rows of one bucket.
 fn of_bucket(batch: &RecordBatch, bucket: u32, buckets: u32) -> Result<RecordBatch, ArrowError> {
     let found = buckets_of(batch.column(0), buckets);
-    let rows = (0..).zip(found).filter(|(_, found)| *found == bucket).map(|(row, _)| row);
+    let rows = (0..)
+        .zip(found)
+        .filter(|(_, found)| *found == bucket)
+        .map(|(row, _)| row);
     take_record_batch(batch, &UInt32Array::from_iter_values(rows))
 }

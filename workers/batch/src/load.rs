@@ -28,17 +28,25 @@ pub async fn load(
     answers: &[Answer],
 ) -> Result<()> {
     let serving = Serving::connect(&sink.cassandra).await?;
-    let table = |name: &str, schema: &Schema, key: &[&str]| Table::new(serving.keyspace(), name, schema, key);
+    let table = |name: &str, schema: &Schema, key: &[&str]| {
+        Table::new(serving.keyspace(), name, schema, key)
+    };
     let mut clean = Vec::new();
     for kind in Kind::ALL {
-        clean.push((kind, table(clean_table(kind), &columns::schema(kind), &[key(kind)])?));
+        clean.push((
+            kind,
+            table(clean_table(kind), &columns::schema(kind), &[key(kind)])?,
+        ));
     }
     let mut answered = Vec::new();
     for Answer { question, rows } in answers {
         answered.push((table(question.name, &rows.schema(), question.key)?, rows));
     }
-    let all: Vec<&Table> =
-        clean.iter().map(|(_, table)| table).chain(answered.iter().map(|(table, _)| table)).collect();
+    let all: Vec<&Table> = clean
+        .iter()
+        .map(|(_, table)| table)
+        .chain(answered.iter().map(|(table, _)| table))
+        .collect();
     serving.make_tables(&all).await?;
     for (kind, table) in clean {
         let streams = changed.get(&kind).map_or(&[][..], Vec::as_slice);
@@ -49,9 +57,17 @@ pub async fn load(
     }
     for (table, rows) in answered {
         let total = rows.num_rows() as u64;
-        let written = serving.write(&table, total, std::iter::once(Ok(rows.clone())), run_time).await?;
+        let written = serving
+            .write(&table, total, std::iter::once(Ok(rows.clone())), run_time)
+            .await?;
         let vanished = serving.delete_vanished(&table, run_time).await?;
-        info!(sink = sink.name, table = table.name, rows = written, vanished, "answer written");
+        info!(
+            sink = sink.name,
+            table = table.name,
+            rows = written,
+            vanished,
+            "answer written"
+        );
     }
     Ok(())
 }

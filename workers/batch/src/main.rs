@@ -1,8 +1,10 @@
-//! The batch worker: one run from the raw objects to clean tables and the answers to the eight questions.
+//! The batch worker: one run from the raw objects to clean tables and the answers to the eight
+//! questions.
 //!
-//! Started by the pod of a Job, it holds the pipeline's Lease, waits until the archive has everything, fixes what the run covers in a
-//! manifest, and from there on does work that can be repeated: a run that dies anywhere is finished by the next one, with the same
-//! rows. What it publishes, the report and the pointer to the last run, comes last.
+//! Started by the pod of a Job, it holds the pipeline's Lease, waits until the archive has
+//! everything, fixes what the run covers in a manifest, and from there on does work that can be
+//! repeated: a run that dies anywhere is finished by the next one, with the same rows. What it
+//! publishes, the report and the pointer to the last run, comes last.
 
 mod answers;
 mod barrier;
@@ -86,16 +88,18 @@ enum Command {
 /// What one run is told.
 #[derive(Debug, clap::Args)]
 struct RunArgs {
-    /// The run's name. A name that was used before takes that run up again, or finds it done. Unless set: the time.
+    /// The run's name. A name that was used before takes that run up again, or finds it done.
+    /// Unless set: the time.
     #[arg(long, env = "PINPIPE_RUN", value_name = "NAME")]
     run: Option<String>,
 
-    /// Reads everything anew instead of what no run has read yet. State that earlier runs have kept is left aside.
+    /// Reads everything anew instead of what no run has read yet. State that earlier runs have kept
+    /// is left aside.
     #[arg(long, env = "PINPIPE_FULL", conflicts_with_all = ["from", "to", "import", "import_events"])]
     full: bool,
 
-    /// Reads the records once more that came to Kafka from this moment on (RFC 3339), to clean them by today's rules. Left out: from
-    /// the first one on.
+    /// Reads the records once more that came to Kafka from this moment on (RFC 3339), to clean them
+    /// by today's rules. Left out: from the first one on.
     #[arg(long, env = "PINPIPE_FROM", value_name = "TIME", conflicts_with_all = ["import", "import_events"])]
     from: Option<DateTime<Utc>>,
 
@@ -103,31 +107,42 @@ struct RunArgs {
     #[arg(long, env = "PINPIPE_TO", value_name = "TIME", conflicts_with_all = ["import", "import_events"])]
     to: Option<DateTime<Utc>>,
 
-    /// Reads an S3 sink connector's objects, plain or compressed: PREFIX/<topic>/partition=<p>/<topic>+<p>+<first offset>.json[.gz].
+    /// Reads an S3 sink connector's objects, plain or compressed:
+    /// PREFIX/<topic>/partition=<p>/<topic>+<p>+<first offset>.json[.gz].
     #[arg(long, env = "PINPIPE_IMPORT", value_name = "PREFIX")]
     import: Option<String>,
 
-    /// Reads objects below PREFIX that are one JSON record each, several separated by commas: pin=events/pin,geo=events/geo.
+    /// Reads objects below PREFIX that are one JSON record each, several separated by commas:
+    /// pin=events/pin,geo=events/geo.
     #[arg(long, env = "PINPIPE_IMPORT_EVENTS", value_name = "KIND=PREFIX", value_delimiter = ',', value_parser = kind_and_prefix)]
     import_events: Vec<(Kind, String)>,
 
-    /// Where the outcome goes, as JSON, when the file is there: Kubernetes makes it for the pod's status.
+    /// Where the outcome goes, as JSON, when the file is there: Kubernetes makes it for the pod's
+    /// status.
     #[arg(long, value_name = "PATH", default_value = "/dev/termination-log")]
     termination_log: PathBuf,
 }
 
 fn kind_and_prefix(text: &str) -> Result<(Kind, String)> {
-    let (kind, prefix) = text.split_once('=').context("write KIND=PREFIX, such as pin=events/pin")?;
+    let (kind, prefix) = text
+        .split_once('=')
+        .context("write KIND=PREFIX, such as pin=events/pin")?;
     Ok((kind.parse()?, prefix.to_owned()))
 }
 
 impl RunArgs {
     fn request(&self) -> Result<Request> {
-        let (from, to) = (self.from.unwrap_or(DateTime::UNIX_EPOCH), self.to.unwrap_or(END_OF_TIME));
+        let (from, to) = (
+            self.from.unwrap_or(DateTime::UNIX_EPOCH),
+            self.to.unwrap_or(END_OF_TIME),
+        );
         Ok(match (self.full, self.from, self.to) {
             (true, ..) => Request::Full,
             (_, None, None) => {
-                match (self.import.clone().filter(|prefix| !prefix.is_empty()), self.import_events.clone()) {
+                match (
+                    self.import.clone().filter(|prefix| !prefix.is_empty()),
+                    self.import_events.clone(),
+                ) {
                     (None, single) if single.is_empty() => Request::Incremental,
                     (connector, single) => Request::Import { connector, single },
                 }
@@ -153,15 +168,22 @@ fn run_batch(worker: &WorkerArgs, args: &RunArgs) -> ExitCode {
     let begun = Instant::now();
     let named = args.run.clone().filter(|run| !run.is_empty());
     let run = named.unwrap_or_else(|| Utc::now().format("%Y%m%dT%H%M%SZ").to_string());
-    let result = args.request().and_then(|request| work(&worker.config, &run, &request));
+    let result = args
+        .request()
+        .and_then(|request| work(&worker.config, &run, &request));
     let (summary, code) = match result {
         Ok(summary) => (summary, ExitCode::SUCCESS),
         Err(problem) => {
             let message = format!("{problem:#}");
             error!(run, "{message}");
             let none = Counts::default();
-            let counts = problem.downcast_ref::<Unfit>().map_or(&none, |unfit| &unfit.counts);
-            (Summary::failed(&run, begun.elapsed().as_secs_f64(), counts, &message), ExitCode::FAILURE)
+            let counts = problem
+                .downcast_ref::<Unfit>()
+                .map_or(&none, |unfit| &unfit.counts);
+            (
+                Summary::failed(&run, begun.elapsed().as_secs_f64(), counts, &message),
+                ExitCode::FAILURE,
+            )
         }
     };
     if args.termination_log.exists()
@@ -174,9 +196,13 @@ fn run_batch(worker: &WorkerArgs, args: &RunArgs) -> ExitCode {
 
 fn work(path: &Path, run: &str, request: &Request) -> Result<Summary> {
     let config: Batch = config::load(path)?;
-    // Two threads at least: on one, a long step of the work would keep the Lease from being renewed.
+    // Two threads at least: on one, a long step of the work would keep the Lease from being
+    // renewed.
     let threads = thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()?;
     let result = runtime.block_on(async {
         let stop = shutdown::on_signal();
         run::execute(&config, run, request, &stop).await
@@ -190,7 +216,9 @@ mod tests {
     use super::*;
 
     fn request(options: &[&str]) -> Result<Request> {
-        Args::try_parse_from(["pinpipe-batch"].iter().chain(options))?.run.request()
+        Args::try_parse_from(["pinpipe-batch"].iter().chain(options))?
+            .run
+            .request()
     }
 
     #[test]
@@ -201,13 +229,40 @@ mod tests {
         for (options, expected) in [
             (&[][..], Request::Incremental),
             (&["--full"], Request::Full),
-            (&["--from", first, "--to", last], Request::Backfill { from: time(first), to: time(last) }),
-            (&["--from", first], Request::Backfill { from: time(first), to: END_OF_TIME }),
-            (&["--to", first], Request::Backfill { from: DateTime::UNIX_EPOCH, to: time(first) }),
-            (&["--import", "old"], Request::Import { connector: Some("old".into()), single: Vec::new() }),
+            (
+                &["--from", first, "--to", last],
+                Request::Backfill {
+                    from: time(first),
+                    to: time(last),
+                },
+            ),
+            (
+                &["--from", first],
+                Request::Backfill {
+                    from: time(first),
+                    to: END_OF_TIME,
+                },
+            ),
+            (
+                &["--to", first],
+                Request::Backfill {
+                    from: DateTime::UNIX_EPOCH,
+                    to: time(first),
+                },
+            ),
+            (
+                &["--import", "old"],
+                Request::Import {
+                    connector: Some("old".into()),
+                    single: Vec::new(),
+                },
+            ),
             (
                 &["--import-events", "pin=a/b,geo=c"],
-                Request::Import { connector: None, single: vec![(Kind::Pin, "a/b".into()), (Kind::Geo, "c".into())] },
+                Request::Import {
+                    connector: None,
+                    single: vec![(Kind::Pin, "a/b".into()), (Kind::Geo, "c".into())],
+                },
             ),
         ] {
             assert_eq!(request(options).unwrap(), expected, "{options:?}");
@@ -220,7 +275,12 @@ mod tests {
             &["--full", "--from", "2026-01-01T00:00:00Z"][..],
             &["--full", "--import", "x"],
             &["--to", "2026-01-01T00:00:00Z", "--import", "x"],
-            &["--from", "2026-01-02T00:00:00Z", "--to", "2026-01-01T00:00:00Z"],
+            &[
+                "--from",
+                "2026-01-02T00:00:00Z",
+                "--to",
+                "2026-01-01T00:00:00Z",
+            ],
             &["--from", "yesterday"],
             &["--import-events", "pins=a"],
             &["--import-events", "events"],

@@ -1,4 +1,5 @@
-//! The manifest of a run: what it covers, fixed before the work begins, so that whoever takes the run up does the same.
+//! The manifest of a run: what it covers, fixed before the work begins, so that whoever takes the
+//! run up does the same.
 //!
 //! ```text
 //! runs/<namespace>.<pipeline>/<run>/manifest.json   a conditional PUT: a run has one, forever
@@ -22,13 +23,15 @@ use crate::{
 
 pub use pinpipe_runtime::kafka::Positions;
 
-/// What a run covers. A manifest of before there was state names none, no kind and no buckets: that of a full run.
+/// What a run covers. A manifest of before there was state names none, no kind and no buckets: that
+/// of a full run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
     /// The run's name.
     pub run: String,
-    /// When it began, microseconds; later than every earlier run's. Its rows carry this as their timestamp.
+    /// When it began, microseconds; later than every earlier run's. Its rows carry this as their
+    /// timestamp.
     pub run_time: DateTime<Utc>,
     /// Which records it reads.
     #[serde(default)]
@@ -105,9 +108,11 @@ pub enum Form {
     /// Our archive: an index object has each line's offset and time.
     #[default]
     Archive,
-    /// An S3 sink connector: one record a line, the first of this offset. Older than all that our archive wrote.
+    /// An S3 sink connector: one record a line, the first of this offset. Older than all that our
+    /// archive wrote.
     Connector(i64),
-    /// Somebody: one record, of this number in the order of the keys. Older than what a connector wrote.
+    /// Somebody: one record, of this number in the order of the keys. Older than what a connector
+    /// wrote.
     Single(i64),
 }
 
@@ -172,7 +177,9 @@ pub struct Runs {
 impl Runs {
     /// Where the runs of `pipeline` are.
     pub fn new(pipeline: &Pipeline) -> Self {
-        Self { folder: format!("runs/{}.{}", pipeline.namespace, pipeline.name) }
+        Self {
+            folder: format!("runs/{}.{}", pipeline.namespace, pipeline.name),
+        }
     }
 
     /// The key of a run's manifest.
@@ -209,16 +216,35 @@ impl Runs {
         }
         let mut found: BTreeMap<&str, Found> = BTreeMap::new();
         for object in objects {
-            let path = object.key.strip_prefix(&self.folder).and_then(|path| path.strip_prefix('/'));
+            let path = object
+                .key
+                .strip_prefix(&self.folder)
+                .and_then(|path| path.strip_prefix('/'));
             match path.and_then(|path| path.split_once('/')) {
-                Some((run, "manifest.json")) => found.entry(run).or_default().begun = Some(object.modified),
-                Some((run, "report.json")) => found.entry(run).or_default().done = Some(object.modified),
+                Some((run, "manifest.json")) => {
+                    found.entry(run).or_default().begun = Some(object.modified)
+                }
+                Some((run, "report.json")) => {
+                    found.entry(run).or_default().done = Some(object.modified)
+                }
                 Some((run, "state.json")) => found.entry(run).or_default().has_state = true,
                 _ => {}
             }
         }
-        let run = |(name, Found { begun, done, has_state }): (&str, Found)| {
-            Some(Run { name: name.to_owned(), begun: begun?, done, has_state })
+        let run = |(
+            name,
+            Found {
+                begun,
+                done,
+                has_state,
+            },
+        ): (&str, Found)| {
+            Some(Run {
+                name: name.to_owned(),
+                begun: begun?,
+                done,
+                has_state,
+            })
         };
         let mut runs: Vec<Run> = found.into_iter().filter_map(run).collect();
         runs.sort_by_key(|run| run.begun);
@@ -240,7 +266,12 @@ impl Runs {
     }
 
     /// Points to a run that is done.
-    pub async fn point_to(&self, store: &Store, manifest: &Manifest, has_state: bool) -> Result<Pointer> {
+    pub async fn point_to(
+        &self,
+        store: &Store,
+        manifest: &Manifest,
+        has_state: bool,
+    ) -> Result<Pointer> {
         let pointer = Pointer {
             run: manifest.run.clone(),
             run_time: manifest.run_time,
@@ -252,39 +283,57 @@ impl Runs {
         Ok(pointer)
     }
 
-    /// The last run done. Where a run died between its report and the pointer, the pointer is moved first.
+    /// The last run done. Where a run died between its report and the pointer, the pointer is moved
+    /// first.
     pub async fn last_done(&self, store: &Store, runs: &[Run]) -> Result<Option<Pointer>> {
         let pointer: Option<Pointer> = store.find_json(&self.pointer()).await?;
-        let Some(last) = runs.iter().filter(|run| run.done.is_some()).max_by_key(|run| run.done) else {
+        let Some(last) = runs
+            .iter()
+            .filter(|run| run.done.is_some())
+            .max_by_key(|run| run.done)
+        else {
             return Ok(pointer);
         };
-        if pointer.as_ref().is_some_and(|pointer| pointer.run == last.name) {
+        if pointer
+            .as_ref()
+            .is_some_and(|pointer| pointer.run == last.name)
+        {
             return Ok(pointer);
         }
         let manifest = self.read(store, &last.name).await?;
-        if pointer.as_ref().is_some_and(|pointer| pointer.run_time >= manifest.run_time) {
+        if pointer
+            .as_ref()
+            .is_some_and(|pointer| pointer.run_time >= manifest.run_time)
+        {
             return Ok(pointer);
         }
         tracing::info!(run = last.name, "that run was done but not yet pointed to");
-        self.point_to(store, &manifest, last.has_state).await.map(Some)
+        self.point_to(store, &manifest, last.has_state)
+            .await
+            .map(Some)
     }
 }
 
-/// What a worker that was asked for the run `own` has to do. Runs that died come first: their rows are older. Nothing at all
-/// when `own` is done, as when its pod died after its last write.
+/// What a worker that was asked for the run `own` has to do. Runs that died come first: their rows
+/// are older. Nothing at all when `own` is done, as when its pod died after its last write.
 pub fn steps(runs: &[Run], own: &str) -> Vec<Step> {
-    let mut steps: Vec<Step> =
-        runs.iter().filter(|run| run.done.is_none()).map(|run| Step::Finish(run.name.clone())).collect();
+    let mut steps: Vec<Step> = runs
+        .iter()
+        .filter(|run| run.done.is_none())
+        .map(|run| Step::Finish(run.name.clone()))
+        .collect();
     if !runs.iter().any(|run| run.name == own) {
         steps.push(Step::Begin(own.to_owned()));
     }
     steps
 }
 
-/// The time of a new run: now, in whole microseconds, and later than the last run's whatever this machine's clock says, since
-/// Cassandra keeps the cell with the greater timestamp.
+/// The time of a new run: now, in whole microseconds, and later than the last run's whatever this
+/// machine's clock says, since Cassandra keeps the cell with the greater timestamp.
 pub fn run_time(now: DateTime<Utc>, last: Option<DateTime<Utc>>) -> DateTime<Utc> {
-    let now = now.duration_trunc(TimeDelta::microseconds(1)).unwrap_or(now);
+    let now = now
+        .duration_trunc(TimeDelta::microseconds(1))
+        .unwrap_or(now);
     last.map_or(now, |last| now.max(last + TimeDelta::microseconds(1)))
 }
 
@@ -302,16 +351,30 @@ impl Manifest {
     /// Which of a raw object's records belong to the run.
     pub fn window(&self, topic: &str, partition: i32) -> Window {
         let position = |positions: &Positions| {
-            positions.get(topic).and_then(|partitions| partitions.get(&partition)).copied().unwrap_or(0)
+            positions
+                .get(topic)
+                .and_then(|partitions| partitions.get(&partition))
+                .copied()
+                .unwrap_or(0)
         };
         let (first, end) = (position(&self.from), position(&self.to));
         match self.kind {
-            RunKind::Incremental => Window { offsets: first..end, times: i64::MIN..i64::MAX },
-            RunKind::Full => Window { offsets: 0..end, times: i64::MIN..i64::MAX },
-            RunKind::Backfill { from, to } => {
-                Window { offsets: 0..end, times: from.timestamp_millis()..to.timestamp_millis() }
-            }
-            RunKind::Import => Window { offsets: i64::MIN..i64::MAX, times: i64::MIN..i64::MAX },
+            RunKind::Incremental => Window {
+                offsets: first..end,
+                times: i64::MIN..i64::MAX,
+            },
+            RunKind::Full => Window {
+                offsets: 0..end,
+                times: i64::MIN..i64::MAX,
+            },
+            RunKind::Backfill { from, to } => Window {
+                offsets: 0..end,
+                times: from.timestamp_millis()..to.timestamp_millis(),
+            },
+            RunKind::Import => Window {
+                offsets: i64::MIN..i64::MAX,
+                times: i64::MIN..i64::MAX,
+            },
         }
     }
 }
@@ -337,7 +400,11 @@ mod tests {
     use super::*;
 
     fn runs() -> Runs {
-        Runs::new(&Pipeline { namespace: "data".into(), name: "pins".into(), uid: "u".into() })
+        Runs::new(&Pipeline {
+            namespace: "data".into(),
+            name: "pins".into(),
+            uid: "u".into(),
+        })
     }
 
     fn listed(objects: &[(&str, i64)]) -> Vec<Run> {
@@ -351,16 +418,37 @@ mod tests {
 
     #[test]
     fn a_run_that_died_is_finished_before_another_begins() {
-        let found =
-            listed(&[("b/manifest.json", 1), ("a/manifest.json", 2), ("c/manifest.json", 0), ("c/report.json", 9)]);
-        let expected = [Step::Finish("b".into()), Step::Finish("a".into()), Step::Begin("d".into())];
-        assert_eq!(steps(&found, "d"), expected, "the oldest first, whatever its name");
+        let found = listed(&[
+            ("b/manifest.json", 1),
+            ("a/manifest.json", 2),
+            ("c/manifest.json", 0),
+            ("c/report.json", 9),
+        ]);
+        let expected = [
+            Step::Finish("b".into()),
+            Step::Finish("a".into()),
+            Step::Begin("d".into()),
+        ];
+        assert_eq!(
+            steps(&found, "d"),
+            expected,
+            "the oldest first, whatever its name"
+        );
     }
 
     #[test]
     fn a_retried_pod_takes_its_own_run_up_and_does_nothing_when_it_is_done() {
-        assert_eq!(steps(&listed(&[("a/manifest.json", 1)]), "a"), [Step::Finish("a".into())]);
-        assert_eq!(steps(&listed(&[("a/manifest.json", 1), ("a/report.json", 2)]), "a"), []);
+        assert_eq!(
+            steps(&listed(&[("a/manifest.json", 1)]), "a"),
+            [Step::Finish("a".into())]
+        );
+        assert_eq!(
+            steps(
+                &listed(&[("a/manifest.json", 1), ("a/report.json", 2)]),
+                "a"
+            ),
+            []
+        );
         assert_eq!(steps(&listed(&[]), "a"), [Step::Begin("a".into())]);
     }
 
@@ -381,17 +469,34 @@ mod tests {
         assert_eq!(run_time(at(100) + TimeDelta::nanoseconds(7), None), at(100));
         assert_eq!(run_time(at(100), Some(at(99))), at(100));
         assert_eq!(run_time(at(100), Some(at(100))), at(101));
-        assert_eq!(run_time(at(100), Some(at(500))), at(501), "a clock that is behind");
+        assert_eq!(
+            run_time(at(100), Some(at(500))),
+            at(501),
+            "a clock that is behind"
+        );
     }
 
     #[test]
     fn a_manifest_reads_back_as_it_was_written() {
-        let positions = |offset| Positions::from([("t.pin".to_owned(), BTreeMap::from([(0, offset), (10, 5)]))]);
-        let object = |form| RawObject { kind: Kind::Pin, partition: 0, key: "topics/t.pin/x".into(), form };
+        let positions = |offset| {
+            Positions::from([("t.pin".to_owned(), BTreeMap::from([(0, offset), (10, 5)]))])
+        };
+        let object = |form| RawObject {
+            kind: Kind::Pin,
+            partition: 0,
+            key: "topics/t.pin/x".into(),
+            form,
+        };
         let time = |micros| DateTime::from_timestamp_micros(micros).unwrap();
-        for kind in
-            [RunKind::Incremental, RunKind::Full, RunKind::Backfill { from: time(0), to: time(5_000) }, RunKind::Import]
-        {
+        for kind in [
+            RunKind::Incremental,
+            RunKind::Full,
+            RunKind::Backfill {
+                from: time(0),
+                to: time(5_000),
+            },
+            RunKind::Import,
+        ] {
             let manifest = Manifest {
                 run: "r".into(),
                 run_time: time(1_795_000_000_123_456),
@@ -400,10 +505,18 @@ mod tests {
                 buckets: 128,
                 from: positions(0),
                 to: positions(7),
-                objects: vec![object(Form::Archive), object(Form::Connector(7)), object(Form::Single(1))],
+                objects: vec![
+                    object(Form::Archive),
+                    object(Form::Connector(7)),
+                    object(Form::Single(1)),
+                ],
             };
             let text = serde_json::to_string(&manifest).unwrap();
-            assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest, "{text}");
+            assert_eq!(
+                serde_json::from_str::<Manifest>(&text).unwrap(),
+                manifest,
+                "{text}"
+            );
         }
     }
 
@@ -412,8 +525,14 @@ mod tests {
         let old = r#"{"run": "r", "runTime": "2026-11-21T10:00:00Z", "from": {"t": {"0": 0}}, "to": {"t": {"0": 7}},
             "objects": [{"kind": "pin", "partition": 0, "key": "k"}]}"#;
         let manifest: Manifest = serde_json::from_str(old).unwrap();
-        assert_eq!((&manifest.kind, &manifest.state, manifest.buckets), (&RunKind::Full, &None, BUCKETS));
-        assert_eq!((manifest.objects[0].form, manifest.window("t", 0).offsets), (Form::Archive, 0..7));
+        assert_eq!(
+            (&manifest.kind, &manifest.state, manifest.buckets),
+            (&RunKind::Full, &None, BUCKETS)
+        );
+        assert_eq!(
+            (manifest.objects[0].form, manifest.window("t", 0).offsets),
+            (Form::Archive, 0..7)
+        );
     }
 
     #[test]
@@ -432,13 +551,23 @@ mod tests {
         };
         let read = |kind| {
             let window = manifest(kind).window("t", 0);
-            [(9, 900), (10, 1000), (19, 1900), (20, 2000)].map(|(offset, time)| window.contains(offset, time))
+            [(9, 900), (10, 1000), (19, 1900), (20, 2000)]
+                .map(|(offset, time)| window.contains(offset, time))
         };
         assert_eq!(read(RunKind::Incremental), [false, true, true, false]);
         assert_eq!(read(RunKind::Full), [true, true, true, false]);
-        assert_eq!(read(RunKind::Backfill { from: time(900), to: time(1000) }), [true, false, false, false]);
+        assert_eq!(
+            read(RunKind::Backfill {
+                from: time(900),
+                to: time(1000)
+            }),
+            [true, false, false, false]
+        );
         assert_eq!(read(RunKind::Import), [true; 4]);
-        assert!(!manifest(RunKind::Full).window("t", 3).contains(0, 0), "nothing is known of that partition");
+        assert!(
+            !manifest(RunKind::Full).window("t", 3).contains(0, 0),
+            "nothing is known of that partition"
+        );
     }
 
     #[test]

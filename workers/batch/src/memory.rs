@@ -26,7 +26,11 @@ impl Memory {
 
     /// The rest is for what is on its way in and out, and for the process.
     const fn of(limit: usize) -> Self {
-        Self { waiting: limit / 8, merging: limit / 4, questions: limit / 4 }
+        Self {
+            waiting: limit / 8,
+            merging: limit / 4,
+            questions: limit / 4,
+        }
     }
 }
 
@@ -36,7 +40,9 @@ pub fn peak() -> Option<u64> {
 }
 
 fn high_water(status: &str) -> Option<u64> {
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib << 10)
 }
@@ -47,13 +53,19 @@ mod tests {
 
     #[test]
     fn the_high_water_mark_is_found() {
-        assert_eq!(high_water("VmPeak:\t 9 kB\nVmHWM:\t   1024 kB\nVmRSS:\t  10 kB\n"), Some(1 << 20));
+        assert_eq!(
+            high_water("VmPeak:\t 9 kB\nVmHWM:\t   1024 kB\nVmRSS:\t  10 kB\n"),
+            Some(1 << 20)
+        );
         assert_eq!(high_water("VmRSS:\t  10 kB\n"), None);
     }
 
     #[test]
     fn steps_that_overlap_leave_half_of_the_limit() {
         let memory = Memory::of(512 << 20);
-        assert!(memory.waiting + memory.merging <= 256 << 20 && memory.questions <= 256 << 20, "{memory:?}");
+        assert!(
+            memory.waiting + memory.merging <= 256 << 20 && memory.questions <= 256 << 20,
+            "{memory:?}"
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! Later wins: the rows of one bucket kept so far and those a run has read become the latest row of each key, whole.
+//! Later wins: the rows of one bucket kept so far and those a run has read become the latest row of
+//! each key, whole.
 //!
-//! Rows go out in the order of their keys, in batches of one size, so that a run done twice writes the same bytes. What was kept
-//! comes in that order too and is passed through; only what the run has read of the bucket is in memory.
+//! Rows go out in the order of their keys, in batches of one size, so that a run done twice writes
+//! the same bytes. What was kept comes in that order too and is passed through; only what the run
+//! has read of the bucket is in memory.
 
 use std::cmp::Ordering;
 
@@ -27,7 +29,8 @@ pub trait Merged {
     fn changed_batch(&mut self, rows: RecordBatch) -> Result<()>;
 }
 
-/// Merges `read`, of [`rows::read_schema`], into `kept`, of [`rows::state_schema`] and sorted by its unique keys.
+/// Merges `read`, of [`rows::read_schema`], into `kept`, of [`rows::state_schema`] and sorted by
+/// its unique keys.
 pub fn merge(
     kind: Kind,
     kept: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
@@ -93,11 +96,18 @@ impl<'a, K: Keys> Latest<'a, K> {
         let places: Vec<Orders<'_>> = read.iter().map(|rows| Orders::places(kind, rows)).collect();
         let later = |(batch, row): Place| (orders[batch].get(row), places[batch].get(row));
         let key = |(batch, row): Place| keys[batch].key(row);
-        let rows = |(number, rows): (usize, &RecordBatch)| (0..rows.num_rows()).map(move |row| (number, row));
+        let rows = |(number, rows): (usize, &RecordBatch)| {
+            (0..rows.num_rows()).map(move |row| (number, row))
+        };
         let mut winners: Vec<Place> = read.iter().enumerate().flat_map(rows).collect();
-        winners.sort_unstable_by(|&a, &b| key(a).cmp(&key(b)).then_with(|| later(b).cmp(&later(a))));
+        winners
+            .sort_unstable_by(|&a, &b| key(a).cmp(&key(b)).then_with(|| later(b).cmp(&later(a))));
         winners.dedup_by(|&mut next, &mut first| key(next) == key(first));
-        Self { keys, orders, winners }
+        Self {
+            keys,
+            orders,
+            winners,
+        }
     }
 
     fn key(&self, (batch, row): Place) -> K::Key<'_> {
@@ -116,8 +126,14 @@ fn merge_by<K: Keys>(
     out: &mut impl Merged,
 ) -> Result<()> {
     let latest = Latest::<K>::new(kind, read);
-    let states = read.iter().map(|rows| rows::state(kind, rows)).collect::<Result<Vec<_>, _>>()?;
-    let cleans = read.iter().map(|rows| rows::clean(kind, rows)).collect::<Result<Vec<_>, _>>()?;
+    let states = read
+        .iter()
+        .map(|rows| rows::state(kind, rows))
+        .collect::<Result<Vec<_>, _>>()?;
+    let cleans = read
+        .iter()
+        .map(|rows| rows::clean(kind, rows))
+        .collect::<Result<Vec<_>, _>>()?;
     let cleans: Vec<&RecordBatch> = cleans.iter().collect();
     let mut rows = Batches::new(BatchCoalescer::new(rows::state_schema(kind), BATCH_ROWS));
     let mut waiting = latest.winners.iter().copied().peekable();
@@ -155,13 +171,17 @@ fn merge_by<K: Keys>(
             rows.push(batch, |batch| out.row_batch(batch))?;
         } else {
             let sources: Vec<&RecordBatch> = std::iter::once(&batch).chain(&states).collect();
-            rows.push(interleave_record_batch(&sources, &merged)?, |batch| out.row_batch(batch))?;
+            rows.push(interleave_record_batch(&sources, &merged)?, |batch| {
+                out.row_batch(batch)
+            })?;
         }
     }
     let rest: Vec<Place> = waiting.collect();
     let states: Vec<&RecordBatch> = states.iter().collect();
     for places in rest.chunks(BATCH_ROWS) {
-        rows.push(interleave_record_batch(&states, places)?, |batch| out.row_batch(batch))?;
+        rows.push(interleave_record_batch(&states, places)?, |batch| {
+            out.row_batch(batch)
+        })?;
     }
     rows.finish(|batch| out.row_batch(batch))?;
     changed.extend(rest);
@@ -179,7 +199,11 @@ impl Batches {
         Self(coalescer)
     }
 
-    fn push(&mut self, batch: RecordBatch, out: impl FnMut(RecordBatch) -> Result<()>) -> Result<()> {
+    fn push(
+        &mut self,
+        batch: RecordBatch,
+        out: impl FnMut(RecordBatch) -> Result<()>,
+    ) -> Result<()> {
         self.0.push_batch(batch)?;
         self.drain(out)
     }
@@ -231,15 +255,30 @@ mod tests {
     fn users(rows: &[UserRow]) -> RecordBatch {
         let mut table = TableBuilder::new(Kind::User);
         for (ind, name, _) in rows {
-            let user = User { ind: *ind, user_name: name.map(Into::into), age: None, date_joined: None };
+            let user = User {
+                ind: *ind,
+                user_name: name.map(Into::into),
+                age: None,
+                date_joined: None,
+            };
             table.push(&Record::User(user));
         }
         let orders: Vec<Order> = rows.iter().map(|(_, _, order)| *order).collect();
-        Chunk { batch: table.finish().unwrap(), places: orders.clone(), orders }.to_rows(Kind::User).unwrap()
+        Chunk {
+            batch: table.finish().unwrap(),
+            places: orders.clone(),
+            orders,
+        }
+        .to_rows(Kind::User)
+        .unwrap()
     }
 
     fn at(time: i64, partition: i32, offset: i64) -> Order {
-        Order { time, partition, offset }
+        Order {
+            time,
+            partition,
+            offset,
+        }
     }
 
     fn merged(kind: Kind, kept: &[RecordBatch], read: &[RecordBatch]) -> Collected {
@@ -254,7 +293,10 @@ mod tests {
             [Cell::BigInt(ind), Cell::Null, ..] => (ind, None),
             ref other => panic!("{other:?}"),
         };
-        batches.iter().flat_map(|batch| (0..batch.num_rows()).map(move |row| name(batch, row))).collect()
+        batches
+            .iter()
+            .flat_map(|batch| (0..batch.num_rows()).map(move |row| name(batch, row)))
+            .collect()
     }
 
     fn row(ind: i64, name: &str) -> (i64, Option<String>) {
@@ -263,12 +305,19 @@ mod tests {
 
     #[test]
     fn the_latest_row_wins_whole_wherever_it_stands() {
-        let a =
-            users(&[(2, Some("late"), at(9, 0, 1)), (1, Some("first"), at(1, 0, 0)), (3, Some("only"), at(5, 2, 7))]);
+        let a = users(&[
+            (2, Some("late"), at(9, 0, 1)),
+            (1, Some("first"), at(1, 0, 0)),
+            (3, Some("only"), at(5, 2, 7)),
+        ]);
         let b = users(&[(1, None, at(1, 1, 0)), (2, Some("early"), at(3, 1, 50))]);
         let expected = [(1, None), row(2, "late"), row(3, "only")];
         let out = merged(Kind::User, &[], &[a, b]);
-        assert_eq!(names(&out.rows), expected, "nulls included, by time before partition before offset");
+        assert_eq!(
+            names(&out.rows),
+            expected,
+            "nulls included, by time before partition before offset"
+        );
         assert_eq!(names(&out.changed), expected, "all of it is new");
     }
 
@@ -277,7 +326,11 @@ mod tests {
         let kept = merged(
             Kind::User,
             &[],
-            &[users(&[(1, Some("a"), at(5, 0, 0)), (3, Some("c"), at(5, 0, 1)), (5, Some("e"), at(5, 0, 2))])],
+            &[users(&[
+                (1, Some("a"), at(5, 0, 0)),
+                (3, Some("c"), at(5, 0, 1)),
+                (5, Some("e"), at(5, 0, 2)),
+            ])],
         );
         let read = users(&[
             (0, Some("before all"), at(0, 0, 0)),
@@ -288,8 +341,13 @@ mod tests {
             (9, Some("behind all"), at(2, 0, 0)),
         ]);
         let out = merged(Kind::User, &kept.rows, &[read]);
-        let changed =
-            [row(0, "before all"), row(3, "the same again"), row(4, "between"), (5, None), row(9, "behind all")];
+        let changed = [
+            row(0, "before all"),
+            row(3, "the same again"),
+            row(4, "between"),
+            (5, None),
+            row(9, "behind all"),
+        ];
         assert_eq!(names(&out.changed), changed);
         let mut all = changed.to_vec();
         all.insert(1, row(1, "a"));
@@ -302,9 +360,17 @@ mod tests {
     fn of_equal_orders_the_record_read_later_wins() {
         let re_driven = |name, offset| {
             let mut chunk = TableBuilder::new(Kind::User);
-            chunk.push(&Record::User(User { ind: 1, user_name: Some(name), age: None, date_joined: None }));
-            let chunk =
-                Chunk { batch: chunk.finish().unwrap(), orders: vec![at(1, 0, 0)], places: vec![at(9, 0, offset)] };
+            chunk.push(&Record::User(User {
+                ind: 1,
+                user_name: Some(name),
+                age: None,
+                date_joined: None,
+            }));
+            let chunk = Chunk {
+                batch: chunk.finish().unwrap(),
+                orders: vec![at(1, 0, 0)],
+                places: vec![at(9, 0, offset)],
+            };
             chunk.to_rows(Kind::User).unwrap()
         };
         for batches in [["a", "b"], ["b", "a"]] {
@@ -315,10 +381,18 @@ mod tests {
 
     #[test]
     fn neither_the_order_of_reading_nor_the_cut_into_runs_changes_a_row() {
-        let rows =
-            |n: i64| users(&[(1, Some("x"), at(n, 0, 0)), (2, Some("y"), at(-n, 0, 0)), (n + 10, None, at(n, 0, 1))]);
+        let rows = |n: i64| {
+            users(&[
+                (1, Some("x"), at(n, 0, 0)),
+                (2, Some("y"), at(-n, 0, 0)),
+                (n + 10, None, at(n, 0, 1)),
+            ])
+        };
         let forth = merged(Kind::User, &[], &[rows(0), rows(1), rows(2)]).rows;
-        assert_eq!(forth, merged(Kind::User, &[], &[rows(2), rows(1), rows(0)]).rows);
+        assert_eq!(
+            forth,
+            merged(Kind::User, &[], &[rows(2), rows(1), rows(0)]).rows
+        );
         let first = merged(Kind::User, &[], &[rows(2)]).rows;
         let second = merged(Kind::User, &first, &[rows(0)]).rows;
         assert_eq!(forth, merged(Kind::User, &second, &[rows(1)]).rows);
@@ -353,14 +427,31 @@ mod tests {
                     save_location: None,
                 }));
             }
-            let orders: Vec<Order> = range.map(|i| at(time, 0, i64::try_from(i).unwrap())).collect();
-            Chunk { batch: table.finish().unwrap(), places: orders.clone(), orders }.to_rows(Kind::Pin).unwrap()
+            let orders: Vec<Order> = range
+                .map(|i| at(time, 0, i64::try_from(i).unwrap()))
+                .collect();
+            Chunk {
+                batch: table.finish().unwrap(),
+                places: orders.clone(),
+                orders,
+            }
+            .to_rows(Kind::Pin)
+            .unwrap()
         };
         let whole = merged(Kind::Pin, &[], &[pins(0..2 * count, 0)]).rows;
-        assert_eq!(whole.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [BATCH_ROWS, 1]);
-        assert_eq!(cells::row(&whole[1], 0).unwrap()[1], Cell::BigInt(i64::try_from(2 * count - 1).unwrap()));
+        assert_eq!(
+            whole.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(),
+            [BATCH_ROWS, 1]
+        );
+        assert_eq!(
+            cells::row(&whole[1], 0).unwrap()[1],
+            Cell::BigInt(i64::try_from(2 * count - 1).unwrap())
+        );
         let first = merged(Kind::Pin, &[], &[pins(0..100, 0)]).rows;
         let again = merged(Kind::Pin, &first, &[pins(0..2 * count, 0)]);
-        assert_eq!(again.rows, whole, "the same rows in the same batches, in however many runs");
+        assert_eq!(
+            again.rows, whole,
+            "the same rows in the same batches, in however many runs"
+        );
     }
 }

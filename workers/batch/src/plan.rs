@@ -60,9 +60,17 @@ pub async fn manifest(
         Request::Incremental if base.is_some() => (RunKind::Incremental, base),
         Request::Incremental | Request::Full => (RunKind::Full, None),
         Request::Backfill { .. } | Request::Import { .. } if base.is_none() && last.is_some() => {
-            bail!("the last run left no state to build on: run once with --full (PINPIPE_FULL=true), then this again")
+            bail!(
+                "the last run left no state to build on: run once with --full (PINPIPE_FULL=true), then this again"
+            )
         }
-        Request::Backfill { from, to } => (RunKind::Backfill { from: *from, to: *to }, base),
+        Request::Backfill { from, to } => (
+            RunKind::Backfill {
+                from: *from,
+                to: *to,
+            },
+            base,
+        ),
         Request::Import { .. } => (RunKind::Import, base),
     };
     let loaded = match base {
@@ -77,7 +85,10 @@ pub async fn manifest(
         RunKind::Incremental | RunKind::Full => barrier::wait(config).await?,
         RunKind::Backfill { .. } | RunKind::Import => loaded.clone(),
     };
-    let from = to.iter().map(|(topic, ends)| (topic.clone(), begins(ends, loaded.get(topic)))).collect();
+    let from = to
+        .iter()
+        .map(|(topic, ends)| (topic.clone(), begins(ends, loaded.get(topic))))
+        .collect();
     check_forward(&from, &to)?;
     let mut manifest = Manifest {
         run,
@@ -107,7 +118,11 @@ pub async fn manifest(
         _ => archived(store, &config.topics, &manifest).await?,
     };
     let bytes = |(object, bytes): &(RawObject, u64)| {
-        if is_plain(&object.key) { *bytes } else { bytes.saturating_mul(COMPRESSION) }
+        if is_plain(&object.key) {
+            *bytes
+        } else {
+            bytes.saturating_mul(COMPRESSION)
+        }
     };
     manifest.buckets = state::buckets(state.as_ref(), chosen.iter().map(bytes).sum());
     manifest.objects = chosen.into_iter().map(|(object, _)| object).collect();
@@ -123,15 +138,26 @@ pub async fn manifest(
 
 /// Where the partitions begin that end at `ends`: where the last run ended, or at 0.
 fn begins(ends: &BTreeMap<i32, i64>, loaded: Option<&BTreeMap<i32, i64>>) -> BTreeMap<i32, i64> {
-    let begin = |partition| loaded.and_then(|loaded| loaded.get(partition)).copied().unwrap_or(0);
-    ends.keys().map(|partition| (*partition, begin(partition))).collect()
+    let begin = |partition| {
+        loaded
+            .and_then(|loaded| loaded.get(partition))
+            .copied()
+            .unwrap_or(0)
+    };
+    ends.keys()
+        .map(|partition| (*partition, begin(partition)))
+        .collect()
 }
 
 /// A log never gets shorter; a topic made anew under its name does.
 fn check_forward(from: &Positions, to: &Positions) -> Result<()> {
     for (topic, ends) in to {
         for (partition, end) in ends {
-            let begin = from.get(topic).and_then(|begins| begins.get(partition)).copied().unwrap_or(0);
+            let begin = from
+                .get(topic)
+                .and_then(|begins| begins.get(partition))
+                .copied()
+                .unwrap_or(0);
             ensure!(
                 begin <= *end,
                 "{topic}[{partition}] ends at {end}, and the last run has read up to {begin}: the topic was made anew, or a Kafka \
@@ -143,19 +169,37 @@ fn check_forward(from: &Positions, to: &Positions) -> Result<()> {
 }
 
 /// Our archive's objects that hold records of the run, in the log's order, with their sizes.
-async fn archived(store: &Store, topics: &Topics, manifest: &Manifest) -> Result<Vec<(RawObject, u64)>> {
+async fn archived(
+    store: &Store,
+    topics: &Topics,
+    manifest: &Manifest,
+) -> Result<Vec<(RawObject, u64)>> {
     let mut objects = Vec::new();
     for kind in Kind::ALL {
         let topic = &topic(topics, kind).name;
         for &partition in manifest.to.get(topic).into_iter().flat_map(BTreeMap::keys) {
             let window = manifest.window(topic, partition);
-            let listed = store.raw_objects(&RawPartition { topic: topic.clone(), partition }).await?;
+            let listed = store
+                .raw_objects(&RawPartition {
+                    topic: topic.clone(),
+                    partition,
+                })
+                .await?;
             for (number, object) in listed.iter().enumerate() {
                 let next = listed.get(number + 1).map(|next| next.first);
-                let covered = object.first < window.offsets.end && next.is_none_or(|next| next > window.offsets.start);
+                let covered = object.first < window.offsets.end
+                    && next.is_none_or(|next| next > window.offsets.start);
                 if covered && holds_times(store, object, &manifest.kind).await? {
                     let key = object.key.clone();
-                    objects.push((RawObject { kind, partition, key, form: Form::Archive }, object.bytes));
+                    objects.push((
+                        RawObject {
+                            kind,
+                            partition,
+                            key,
+                            form: Form::Archive,
+                        },
+                        object.bytes,
+                    ));
                 }
             }
         }
@@ -163,17 +207,26 @@ async fn archived(store: &Store, topics: &Topics, manifest: &Manifest) -> Result
     Ok(objects)
 }
 
-/// Whether an object has records of the times a run covers: only backfills ask, by a request an object.
+/// Whether an object has records of the times a run covers: only backfills ask, by a request an
+/// object.
 async fn holds_times(store: &Store, object: &raw_zone::RawObject, kind: &RunKind) -> Result<bool> {
-    let RunKind::Backfill { from, to } = kind else { return Ok(true) };
+    let RunKind::Backfill { from, to } = kind else {
+        return Ok(true);
+    };
     let facts = store.raw_facts(&object.key).await?;
-    let facts = facts.with_context(|| format!("the raw object {} was listed and is gone", object.key))?;
-    let overlaps = facts.min_time < to.timestamp_millis() && facts.max_time >= from.timestamp_millis();
+    let facts =
+        facts.with_context(|| format!("the raw object {} was listed and is gone", object.key))?;
+    let overlaps =
+        facts.min_time < to.timestamp_millis() && facts.max_time >= from.timestamp_millis();
     Ok(facts.record_count > 0 && overlaps)
 }
 
 /// The objects of an S3 sink connector: those named as ours are, in a prefix of its own.
-async fn connector_objects(store: &Store, topics: &Topics, prefix: &str) -> Result<Vec<(RawObject, u64)>> {
+async fn connector_objects(
+    store: &Store,
+    topics: &Topics,
+    prefix: &str,
+) -> Result<Vec<(RawObject, u64)>> {
     let prefix = prefix.trim_matches('/');
     ensure!(
         prefix != store.prefix(),
@@ -192,7 +245,15 @@ async fn connector_objects(store: &Store, topics: &Topics, prefix: &str) -> Resu
             .collect();
         objects.sort_unstable_by_key(|(partition, first, _)| (*partition, *first));
         found.extend(objects.into_iter().map(|(partition, first, object)| {
-            (RawObject { kind, partition, key: object.key.clone(), form: Form::Connector(first) }, object.bytes)
+            (
+                RawObject {
+                    kind,
+                    partition,
+                    key: object.key.clone(),
+                    form: Form::Connector(first),
+                },
+                object.bytes,
+            )
         }));
     }
     Ok(found)
@@ -200,19 +261,36 @@ async fn connector_objects(store: &Store, topics: &Topics, prefix: &str) -> Resu
 
 /// Partition and first offset in the name of a connector's object.
 fn connector_key(prefix: &str, topic: &str, key: &str) -> Option<(i32, i64)> {
-    let path = key.strip_prefix(prefix)?.trim_start_matches('/').strip_prefix(topic)?;
+    let path = key
+        .strip_prefix(prefix)?
+        .trim_start_matches('/')
+        .strip_prefix(topic)?;
     let (partition, _) = path.strip_prefix("/partition=")?.split_once('/')?;
     let partition: i32 = partition.parse().ok()?;
-    let raw = RawPartition { topic: topic.to_owned(), partition };
+    let raw = RawPartition {
+        topic: topic.to_owned(),
+        partition,
+    };
     Some((partition, raw.first_offset(prefix, key)?))
 }
 
 /// Objects that are one record each, in the order of their keys.
 fn single_objects(kind: Kind, listed: &[Listed]) -> Vec<(RawObject, u64)> {
-    let mut objects: Vec<&Listed> = listed.iter().filter(|object| is_plain(&object.key)).collect();
+    let mut objects: Vec<&Listed> = listed
+        .iter()
+        .filter(|object| is_plain(&object.key))
+        .collect();
     objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
     let object = |(number, object): (i64, &Listed)| {
-        (RawObject { kind, partition: -1, key: object.key.clone(), form: Form::Single(number) }, object.bytes)
+        (
+            RawObject {
+                kind,
+                partition: -1,
+                key: object.key.clone(),
+                form: Form::Single(number),
+            },
+            object.bytes,
+        )
     };
     (0..).zip(objects).map(object).collect()
 }
@@ -240,22 +318,36 @@ mod tests {
     #[test]
     fn a_partition_begins_where_the_last_run_ended_and_a_new_one_at_0() {
         let to = positions(&[(0, 10), (1, 5)]);
-        assert_eq!(begins(&to["t"], positions(&[(0, 7)]).get("t")), BTreeMap::from([(0, 7), (1, 0)]));
+        assert_eq!(
+            begins(&to["t"], positions(&[(0, 7)]).get("t")),
+            BTreeMap::from([(0, 7), (1, 0)])
+        );
         assert_eq!(begins(&to["t"], None), BTreeMap::from([(0, 0), (1, 0)]));
     }
 
     #[test]
     fn a_log_that_got_shorter_is_refused() {
         check_forward(&positions(&[(0, 7)]), &positions(&[(0, 7), (1, 0)])).unwrap();
-        let message = check_forward(&positions(&[(0, 8)]), &positions(&[(0, 7)])).unwrap_err().to_string();
-        assert!(message.contains("t[0] ends at 7") && message.contains("--full"), "{message}");
+        let message = check_forward(&positions(&[(0, 8)]), &positions(&[(0, 7)]))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("t[0] ends at 7") && message.contains("--full"),
+            "{message}"
+        );
     }
 
     #[test]
     fn a_connectors_objects_are_told_by_their_names() {
         for (key, expected) in [
-            ("old/topics/t/partition=2/t+2+0000000042.json", Some((2, 42))),
-            ("old/topics/t/partition=2/t+2+0000000042.json.gz", Some((2, 42))),
+            (
+                "old/topics/t/partition=2/t+2+0000000042.json",
+                Some((2, 42)),
+            ),
+            (
+                "old/topics/t/partition=2/t+2+0000000042.json.gz",
+                Some((2, 42)),
+            ),
             ("old/topics/t/partition=2/t+1+0000000042.json", None),
             ("old/topics/t/partition=2/readme.json", None),
             ("old/topics/t/readme.json", None),
@@ -267,15 +359,24 @@ mod tests {
 
     #[test]
     fn single_records_are_numbered_in_the_order_of_their_keys() {
-        let listed = ["events/event-b.json", "events/readme.txt", "events/event-a.json"].map(|key| Listed {
+        let listed = [
+            "events/event-b.json",
+            "events/readme.txt",
+            "events/event-a.json",
+        ]
+        .map(|key| Listed {
             key: key.into(),
             modified: 0,
             bytes: 1,
         });
-        let found: Vec<_> =
-            single_objects(Kind::Pin, &listed).into_iter().map(|(object, _)| (object.key, object.form)).collect();
-        let expected =
-            [("events/event-a.json".to_owned(), Form::Single(0)), ("events/event-b.json".to_owned(), Form::Single(1))];
+        let found: Vec<_> = single_objects(Kind::Pin, &listed)
+            .into_iter()
+            .map(|(object, _)| (object.key, object.form))
+            .collect();
+        let expected = [
+            ("events/event-a.json".to_owned(), Form::Single(0)),
+            ("events/event-b.json".to_owned(), Form::Single(1)),
+        ];
         assert_eq!(found, expected);
         assert_eq!(
             (folder("events"), folder("/events/"), folder("")),

@@ -40,7 +40,9 @@ pub fn check(limits: &Quality, counts: &BTreeMap<Kind, Counts>) -> Result<(), Un
     }
     for (field, limit) in &limits.max_repaired_ratio {
         for (kind, counts) in counts {
-            let Some(reasons) = counts.repaired_by_field.get(field.as_str()) else { continue };
+            let Some(reasons) = counts.repaired_by_field.get(field.as_str()) else {
+                continue;
+            };
             let repaired = reasons.values().sum();
             if ratio(repaired, counts.read) > *limit {
                 exceeded.push(format!(
@@ -52,15 +54,30 @@ pub fn check(limits: &Quality, counts: &BTreeMap<Kind, Counts>) -> Result<(), Un
             }
         }
     }
-    if exceeded.is_empty() { Ok(()) } else { Err(Unfit { counts: all, exceeded }) }
+    if exceeded.is_empty() {
+        Ok(())
+    } else {
+        Err(Unfit {
+            counts: all,
+            exceeded,
+        })
+    }
 }
 
 fn ratio(part: u64, of: u64) -> f64 {
-    if of == 0 { 0.0 } else { part as f64 / of as f64 }
+    if of == 0 {
+        0.0
+    } else {
+        part as f64 / of as f64
+    }
 }
 
 fn list(reasons: &BTreeMap<&str, u64>) -> String {
-    reasons.iter().map(|(reason, count)| format!("{reason} {count}")).collect::<Vec<_>>().join(", ")
+    reasons
+        .iter()
+        .map(|(reason, count)| format!("{reason} {count}"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 #[cfg(test)]
@@ -73,17 +90,27 @@ mod tests {
             clean: 55,
             repaired: 6,
             rejected: 5,
-            repaired_by_field: BTreeMap::from([("follower_count", BTreeMap::from([("unreadable", 6)]))]),
+            repaired_by_field: BTreeMap::from([(
+                "follower_count",
+                BTreeMap::from([("unreadable", 6)]),
+            )]),
             rejected_by_reason: BTreeMap::from([("key-missing", 2), ("not-an-object", 3)]),
         };
-        let users = Counts { read: 40, clean: 40, ..Counts::default() };
+        let users = Counts {
+            read: 40,
+            clean: 40,
+            ..Counts::default()
+        };
         BTreeMap::from([(Kind::Pin, pins), (Kind::User, users)])
     }
 
     fn limits(rejected: Option<f64>, repaired: &[(&str, f64)]) -> Quality {
         Quality {
             max_rejected_ratio: rejected,
-            max_repaired_ratio: repaired.iter().map(|(field, limit)| ((*field).to_owned(), *limit)).collect(),
+            max_repaired_ratio: repaired
+                .iter()
+                .map(|(field, limit)| ((*field).to_owned(), *limit))
+                .collect(),
         }
     }
 

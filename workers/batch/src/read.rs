@@ -1,4 +1,5 @@
-//! Reading the raw objects of a manifest: several at once, cleaned as they come, and spilled to disk by bucket.
+//! Reading the raw objects of a manifest: several at once, cleaned as they come, and spilled to
+//! disk by bucket.
 //!
 //! In memory are a few chunks and what waits to be written, whatever the number of records.
 
@@ -59,8 +60,15 @@ pub fn topic(topics: &Topics, kind: Kind) -> &Topic {
 /// Where chunks go.
 type Chunks = Sender<(Kind, Chunk)>;
 
-/// Reads and cleans everything a manifest names. Rows go to files in `folder`; up to `budget` bytes of them wait in memory.
-pub async fn read(config: &Batch, store: &Store, manifest: &Manifest, folder: &Path, budget: usize) -> Result<Read> {
+/// Reads and cleans everything a manifest names. Rows go to files in `folder`; up to `budget` bytes
+/// of them wait in memory.
+pub async fn read(
+    config: &Batch,
+    store: &Store,
+    manifest: &Manifest,
+    folder: &Path,
+    budget: usize,
+) -> Result<Read> {
     let (chunks, arriving) = channel(CHUNKS);
     let (buckets, folder) = (manifest.buckets, folder.to_owned());
     let spilling = tokio::task::spawn_blocking(move || spill(arriving, buckets, &folder, budget));
@@ -78,7 +86,15 @@ fn spill(
 ) -> Result<BTreeMap<Kind, Vec<Option<Spilled>>>> {
     let spill = |kind: Kind| {
         let stem = folder.join(format!("read-{kind}"));
-        (kind, Spill::new(&stem, rows::read_schema(kind), buckets, budget / Kind::ALL.len()))
+        (
+            kind,
+            Spill::new(
+                &stem,
+                rows::read_schema(kind),
+                buckets,
+                budget / Kind::ALL.len(),
+            ),
+        )
     };
     let mut spills = BTreeMap::from(Kind::ALL.map(spill));
     while let Some((kind, chunk)) = arriving.blocking_recv() {
@@ -87,17 +103,26 @@ fn spill(
             spill.push(&rows, &buckets_of(rows.column(0), buckets))?;
         }
     }
-    spills.into_iter().map(|(kind, spill)| Ok((kind, spill.finish()?))).collect()
+    spills
+        .into_iter()
+        .map(|(kind, spill)| Ok((kind, spill.finish()?)))
+        .collect()
 }
 
-async fn read_all(config: &Batch, store: &Store, manifest: &Manifest, chunks: Chunks) -> Result<BTreeMap<Kind, Seen>> {
+async fn read_all(
+    config: &Batch,
+    store: &Store,
+    manifest: &Manifest,
+    chunks: Chunks,
+) -> Result<BTreeMap<Kind, Seen>> {
     let max_bytes = usize::try_from(config.max_record_bytes)?;
     let total = manifest.objects.len();
     let mut waiting = units(&manifest.objects).into_iter();
     let mut tasks: JoinSet<Result<(Kind, usize, Seen)>> = JoinSet::new();
     let mut start = |tasks: &mut JoinSet<_>| {
         if let Some(unit) = waiting.next().map(<[RawObject]>::to_vec) {
-            let window = manifest.window(&topic(&config.topics, unit[0].kind).name, unit[0].partition);
+            let window =
+                manifest.window(&topic(&config.topics, unit[0].kind).name, unit[0].partition);
             let (store, chunks) = (store.clone(), chunks.clone());
             tasks.spawn(async move {
                 let seen = read_unit(&store, &unit, &window, max_bytes, &chunks).await?;
@@ -122,7 +147,13 @@ async fn read_all(config: &Batch, store: &Store, manifest: &Manifest, chunks: Ch
         all.bytes += found.bytes;
         if done == total || told.elapsed() >= TELL_EVERY {
             let per_second = (records as f64 / begun.elapsed().as_secs_f64().max(0.001)).round();
-            info!(objects = done, of = total, records, per_second, "raw objects read");
+            info!(
+                objects = done,
+                of = total,
+                records,
+                per_second,
+                "raw objects read"
+            );
             told = Instant::now();
         }
     }
@@ -143,14 +174,23 @@ async fn read_unit(
     max_bytes: usize,
     chunks: &Chunks,
 ) -> Result<Seen> {
-    if let [RawObject { form: Form::Single(_), .. }, ..] = unit {
+    if let [
+        RawObject {
+            form: Form::Single(_),
+            ..
+        },
+        ..,
+    ] = unit
+    {
         return read_singles(store, unit, max_bytes, chunks).await;
     }
     let object = &unit[0];
     // A second try sends chunks once more: rows of one order are one row in the end.
-    patiently(PATIENCE, "reading a raw object", || read_lines(store, object, window, max_bytes, chunks))
-        .await
-        .with_context(|| gone(&object.key))
+    patiently(PATIENCE, "reading a raw object", || {
+        read_lines(store, object, window, max_bytes, chunks)
+    })
+    .await
+    .with_context(|| gone(&object.key))
 }
 
 fn gone(key: &str) -> String {
@@ -176,8 +216,14 @@ async fn read_lines(
         }
         Form::Connector(first) | Form::Single(first) => Places::From(first),
     };
-    let mut unpack = Decompressor::for_key(&object.key).map_err(|error| Hopeless(error.to_string()))?;
-    let mut lines = Lines::new(Cleaner::new(object.kind, max_bytes), object.partition, window.clone(), places)?;
+    let mut unpack =
+        Decompressor::for_key(&object.key).map_err(|error| Hopeless(error.to_string()))?;
+    let mut lines = Lines::new(
+        Cleaner::new(object.kind, max_bytes),
+        object.partition,
+        window.clone(),
+        places,
+    )?;
     let (mut body, mut bytes) = (got.body, 0);
     while let Some(piece) = body.next().await {
         let piece = piece?;
@@ -192,17 +238,34 @@ async fn read_lines(
 }
 
 /// Objects that are one record each, with whatever white space is in them.
-async fn read_singles(store: &Store, objects: &[RawObject], max_bytes: usize, chunks: &Chunks) -> Result<Seen> {
+async fn read_singles(
+    store: &Store,
+    objects: &[RawObject],
+    max_bytes: usize,
+    chunks: &Chunks,
+) -> Result<Seen> {
     let mut cleaner = Cleaner::new(objects[0].kind, max_bytes);
     let mut bytes = 0;
     for object in objects {
         let raw = patiently(PATIENCE, "reading an object", || async {
-            Ok(store.get_once(&object.key).await?.body.collect().await?.into_bytes())
+            Ok(store
+                .get_once(&object.key)
+                .await?
+                .body
+                .collect()
+                .await?
+                .into_bytes())
         });
         let raw = raw.await.with_context(|| gone(&object.key))?;
         bytes += raw.len() as u64;
-        let Form::Single(number) = object.form else { continue };
-        let order = Order { time: 0, partition: object.partition, offset: number };
+        let Form::Single(number) = object.form else {
+            continue;
+        };
+        let order = Order {
+            time: 0,
+            partition: object.partition,
+            offset: number,
+        };
         cleaner.record(raw.trim_ascii(), order, order)?;
     }
     let kind = objects[0].kind;
@@ -214,7 +277,11 @@ async fn read_singles(store: &Store, objects: &[RawObject], max_bytes: usize, ch
 
 async fn send(chunks: &Chunks, kind: Kind, ready: Vec<Chunk>) -> Result<()> {
     for chunk in ready {
-        chunks.send((kind, chunk)).await.ok().context("what was read can't be written to the scratch folder")?;
+        chunks
+            .send((kind, chunk))
+            .await
+            .ok()
+            .context("what was read can't be written to the scratch folder")?;
     }
     Ok(())
 }
@@ -225,11 +292,23 @@ mod tests {
 
     #[test]
     fn single_records_are_taken_together_and_other_objects_one_by_one() {
-        let object = |kind, form| RawObject { kind, partition: 0, key: String::new(), form };
-        let mut objects = vec![object(Kind::Pin, Form::Archive), object(Kind::Pin, Form::Connector(3))];
-        let singles = |kind, count| (0..count).map(move |number| object(kind, Form::Single(number)));
+        let object = |kind, form| RawObject {
+            kind,
+            partition: 0,
+            key: String::new(),
+            form,
+        };
+        let mut objects = vec![
+            object(Kind::Pin, Form::Archive),
+            object(Kind::Pin, Form::Connector(3)),
+        ];
+        let singles =
+            |kind, count| (0..count).map(move |number| object(kind, Form::Single(number)));
         objects.extend(singles(Kind::Pin, 300).chain(singles(Kind::Geo, 2)));
-        let sizes: Vec<usize> = units(&objects).into_iter().map(<[RawObject]>::len).collect();
+        let sizes: Vec<usize> = units(&objects)
+            .into_iter()
+            .map(<[RawObject]>::len)
+            .collect();
         assert_eq!(sizes, [1, 1, 256, 44, 2]);
     }
 }

@@ -1,8 +1,9 @@
 //! The re-drive: dead letters go back into the pipeline, each once, with the order they first had.
 //!
-//! A topic's letters are read twice, up to where its log ended at the beginning: for the marks of letters that are back already, then
-//! for the letters themselves. A letter's record and its mark are written in one transaction, so that a re-drive that dies
-//! anywhere can be begun anew. No run's Lease is needed: the transactional id lets only one re-drive of a pipeline write.
+//! A topic's letters are read twice, up to where its log ended at the beginning: for the marks of
+//! letters that are back already, then for the letters themselves. A letter's record and its mark
+//! are written in one transaction, so that a re-drive that dies anywhere can be begun anew. No
+//! run's Lease is needed: the transactional id lets only one re-drive of a pipeline write.
 
 mod filter;
 mod letters;
@@ -48,12 +49,24 @@ const TELL_EVERY: Duration = Duration::from_secs(5);
 /// What to re-drive, and how.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only letters with one of these reasons, such as too-large or key-unreadable. Unless set: any.
-    #[arg(long, env = "PINPIPE_REDRIVE_REASON", value_name = "REASON,…", value_delimiter = ',')]
+    /// Only letters with one of these reasons, such as too-large or key-unreadable. Unless set:
+    /// any.
+    #[arg(
+        long,
+        env = "PINPIPE_REDRIVE_REASON",
+        value_name = "REASON,…",
+        value_delimiter = ','
+    )]
     reason: Vec<String>,
 
-    /// Only letters in which one of these fields is at fault, by their raw names. Unless set: any, or none.
-    #[arg(long, env = "PINPIPE_REDRIVE_FIELD", value_name = "FIELD,…", value_delimiter = ',')]
+    /// Only letters in which one of these fields is at fault, by their raw names. Unless set: any,
+    /// or none.
+    #[arg(
+        long,
+        env = "PINPIPE_REDRIVE_FIELD",
+        value_name = "FIELD,…",
+        value_delimiter = ','
+    )]
     field: Vec<String>,
 
     /// Only records that came at this time or later, as in 2026-01-31T00:00:00Z.
@@ -69,7 +82,12 @@ pub struct Args {
     outcome: Outcome,
 
     /// Only records of these kinds: pin, geo, user. Unless set: all three.
-    #[arg(long, env = "PINPIPE_REDRIVE_TOPIC", value_name = "KIND,…", value_delimiter = ',')]
+    #[arg(
+        long,
+        env = "PINPIPE_REDRIVE_TOPIC",
+        value_name = "KIND,…",
+        value_delimiter = ','
+    )]
     topic: Vec<Kind>,
 
     /// Re-drives so many letters at most.
@@ -84,14 +102,17 @@ pub struct Args {
     #[arg(long, env = "PINPIPE_REDRIVE_DRY_RUN", value_parser = FalseyValueParser::new())]
     dry_run: bool,
 
-    /// Where the report goes, as JSON, when the file is there: Kubernetes makes it for the pod's status.
+    /// Where the report goes, as JSON, when the file is there: Kubernetes makes it for the pod's
+    /// status.
     #[arg(long, value_name = "PATH", default_value = "/dev/termination-log")]
     termination_log: PathBuf,
 }
 
 fn time(text: &str) -> Result<DateTime<Utc>, String> {
     let parsed = DateTime::parse_from_rfc3339(text);
-    parsed.map(Into::into).map_err(|_| format!("`{text}` is no time: write it as in 2026-01-31T00:00:00Z"))
+    parsed
+        .map(Into::into)
+        .map_err(|_| format!("`{text}` is no time: write it as in 2026-01-31T00:00:00Z"))
 }
 
 fn outcome(text: &str) -> Result<Outcome, String> {
@@ -130,12 +151,25 @@ fn work(worker: &WorkerArgs, args: &Args, report: &mut Report) -> Result<()> {
     })
 }
 
-async fn redrive(config: &Batch, args: &Args, report: &mut Report, stop: &CancellationToken) -> Result<()> {
-    // Before any topic's end is taken: what a predecessor has under way is decided then, and nothing of it follows.
-    let transactions = if args.dry_run { None } else { Some(Transactions::begin(config)?) };
+async fn redrive(
+    config: &Batch,
+    args: &Args,
+    report: &mut Report,
+    stop: &CancellationToken,
+) -> Result<()> {
+    // Before any topic's end is taken: what a predecessor has under way is decided then, and
+    // nothing of it follows.
+    let transactions = if args.dry_run {
+        None
+    } else {
+        Some(Transactions::begin(config)?)
+    };
     let filter = Filter::new(args);
     let mut left = args.max.unwrap_or(u64::MAX);
-    for kind in Kind::ALL.into_iter().filter(|kind| args.topic.is_empty() || args.topic.contains(kind)) {
+    for kind in Kind::ALL
+        .into_iter()
+        .filter(|kind| args.topic.is_empty() || args.topic.contains(kind))
+    {
         let topic = read::topic(&config.topics, kind);
         let mut drive = Drive {
             kind,
@@ -152,7 +186,10 @@ async fn redrive(config: &Batch, args: &Args, report: &mut Report, stop: &Cancel
             bytes: 0,
             report: report.topic(kind),
         };
-        drive.all(config).await.with_context(|| format!("the dead letters in {}", topic.dead_letter))?;
+        drive
+            .all(config)
+            .await
+            .with_context(|| format!("the dead letters in {}", topic.dead_letter))?;
         left = drive.left;
     }
     Ok(())
@@ -267,14 +304,26 @@ impl Drive<'_> {
             Ok(cleaned) => Some(cleaned.record.key().as_bytes().to_vec()),
             Err(_) => message.key().map(<[u8]>::to_vec),
         };
-        self.gathered.push(Item { letter, key, value: value.to_vec() });
+        self.gathered.push(Item {
+            letter,
+            key,
+            value: value.to_vec(),
+        });
     }
 
     /// Counts a record that would come to the same end again.
     fn comes_back(&mut self, letter: &Letter, cleaned: &Result<Cleaned<'_>, Rejection>) -> bool {
         match (cleaned, letter.verdict.outcome) {
-            (Err(rejection), _) => *self.report.still_rejected.entry(rejection.reason()).or_default() += 1,
-            (Ok(cleaned), Outcome::Repaired) if !cleaned.repairs.is_empty() => self.report.still_repaired += 1,
+            (Err(rejection), _) => {
+                *self
+                    .report
+                    .still_rejected
+                    .entry(rejection.reason())
+                    .or_default() += 1
+            }
+            (Ok(cleaned), Outcome::Repaired) if !cleaned.repairs.is_empty() => {
+                self.report.still_repaired += 1
+            }
             (Ok(_), _) => return false,
         }
         true
@@ -290,7 +339,9 @@ impl Drive<'_> {
             self.report.redriven += gathered.len() as u64;
             return Ok(());
         };
-        let too_large = transactions.put_back(self.topic, &gathered, |done| self.report.redriven += done).await?;
+        let too_large = transactions
+            .put_back(self.topic, &gathered, |done| self.report.redriven += done)
+            .await?;
         self.report.too_large += too_large;
         Ok(())
     }

@@ -31,7 +31,8 @@ pub enum Outcome {
     Failed,
 }
 
-/// The figures everyone asks for first: the head of the report, and the termination message the operator's status is made from.
+/// The figures everyone asks for first: the head of the report, and the termination message the
+/// operator's status is made from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
@@ -120,11 +121,17 @@ pub struct Freshness {
 }
 
 impl Freshness {
-    /// Of a table whose latest record is of `latest`, milliseconds since the epoch, in a run of `run_time`.
+    /// Of a table whose latest record is of `latest`, milliseconds since the epoch, in a run of
+    /// `run_time`.
     pub fn new(latest: i64, run_time: DateTime<Utc>) -> Option<Self> {
         let latest_record = DateTime::from_timestamp_millis(latest)?;
-        let age = (run_time - latest_record).to_std().unwrap_or(Duration::ZERO);
-        Some(Self { latest_record, seconds: rounded(age.as_secs_f64()) })
+        let age = (run_time - latest_record)
+            .to_std()
+            .unwrap_or(Duration::ZERO);
+        Some(Self {
+            latest_record,
+            seconds: rounded(age.as_secs_f64()),
+        })
     }
 }
 
@@ -147,11 +154,18 @@ pub struct Phases {
 impl Phases {
     /// The clock starts.
     pub fn begin() -> Self {
-        Self { begun: Instant::now(), seconds: BTreeMap::new() }
+        Self {
+            begun: Instant::now(),
+            seconds: BTreeMap::new(),
+        }
     }
 
     /// Runs a phase; its beginning and its end go to the log.
-    pub async fn time<T>(&mut self, name: &'static str, work: impl Future<Output = Result<T>>) -> Result<T> {
+    pub async fn time<T>(
+        &mut self,
+        name: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
         info!(phase = name, "begins");
         let begun = Instant::now();
         let result = work.await?;
@@ -188,7 +202,9 @@ pub fn report(
             repaired_by_field.insert(format!("{kind}.{field}"), reasons.clone());
         }
     }
-    let answers = answers.iter().map(|answer| Ok((answer.question.name, table(answer)?)));
+    let answers = answers
+        .iter()
+        .map(|answer| Ok((answer.question.name, table(answer)?)));
     Ok(Report {
         summary: Summary {
             run: manifest.run.clone(),
@@ -218,12 +234,27 @@ pub fn report(
 }
 
 fn table(answer: &Answer) -> Result<Table, UnsupportedType> {
-    let columns = answer.question.columns.iter().map(|column| column.name).collect();
-    Ok(Table { columns, rows: rows(&answer.rows)? })
+    let columns = answer
+        .question
+        .columns
+        .iter()
+        .map(|column| column.name)
+        .collect();
+    Ok(Table {
+        columns,
+        rows: rows(&answer.rows)?,
+    })
 }
 
 fn rows(batch: &RecordBatch) -> Result<Vec<Vec<Value>>, UnsupportedType> {
-    (0..batch.num_rows()).map(|row| Ok(cells::row(batch, row)?.iter().map(cells::Cell::to_json).collect())).collect()
+    (0..batch.num_rows())
+        .map(|row| {
+            Ok(cells::row(batch, row)?
+                .iter()
+                .map(cells::Cell::to_json)
+                .collect())
+        })
+        .collect()
 }
 
 impl Summary {
@@ -242,7 +273,8 @@ impl Summary {
         }
     }
 
-    /// As a termination message. Kubernetes cuts one at 4096 bytes, which would leave broken JSON: a long message is cut before.
+    /// As a termination message. Kubernetes cuts one at 4096 bytes, which would leave broken JSON:
+    /// a long message is cut before.
     pub fn termination_message(&self) -> String {
         // Half of the 4096, since JSON may write a character as two; names are short.
         const MESSAGE_BYTES: usize = 1700;
@@ -263,7 +295,10 @@ mod tests {
         let summary = Summary::failed("r", 1.5, &Counts::default(), &"\"ä\n".repeat(5000));
         let message = summary.termination_message();
         assert!(message.len() < 4096, "{}", message.len());
-        assert_eq!(serde_json::from_str::<Summary>(&message).unwrap().outcome, Outcome::Failed);
+        assert_eq!(
+            serde_json::from_str::<Summary>(&message).unwrap().outcome,
+            Outcome::Failed
+        );
     }
 
     #[test]

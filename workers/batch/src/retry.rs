@@ -1,4 +1,5 @@
-//! Waiting for a server that is away: again and again with back-off, up to a limit, except where it is of no use.
+//! Waiting for a server that is away: again and again with back-off, up to a limit, except where it
+//! is of no use.
 
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub struct Hopeless(pub String);
 
 /// Tries until it works, the error is [`Hopeless`] or `patience` is over; `what` goes to the log.
-pub async fn patiently<T, F>(patience: Duration, what: &str, mut attempt: impl FnMut() -> F) -> Result<T>
+pub async fn patiently<T, F>(
+    patience: Duration,
+    what: &str,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
@@ -35,9 +40,17 @@ where
             }
             Err(error) if error.is::<Hopeless>() => return Err(error),
             Err(error) if begun.elapsed() + pause > patience => {
-                return Err(error.context(format!("tried {tries} times in {} s", begun.elapsed().as_secs())));
+                return Err(error.context(format!(
+                    "tried {tries} times in {} s",
+                    begun.elapsed().as_secs()
+                )));
             }
-            Err(error) => warn!(what, tries, error = format!("{error:#}"), "failed, trying again"),
+            Err(error) => warn!(
+                what,
+                tries,
+                error = format!("{error:#}"),
+                "failed, trying again"
+            ),
         }
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
@@ -59,7 +72,13 @@ mod tests {
         let result = patiently(PATIENCE, "test", || {
             tries.set(tries.get() + 1);
             let now = tries.get();
-            async move { if now < 3 { Err(anyhow!("away")) } else { Ok(now) } }
+            async move {
+                if now < 3 {
+                    Err(anyhow!("away"))
+                } else {
+                    Ok(now)
+                }
+            }
         });
         assert_eq!(result.await.unwrap(), 3);
     }
@@ -72,9 +91,16 @@ mod tests {
             async { Err(Hopeless("no such key".into())).context("reading") }
         })
         .await;
-        assert_eq!((tries.get(), format!("{:#}", result.unwrap_err())), (1, "reading: no such key".to_owned()));
+        assert_eq!(
+            (tries.get(), format!("{:#}", result.unwrap_err())),
+            (1, "reading: no such key".to_owned())
+        );
 
-        let result: Result<()> = patiently(Duration::ZERO, "test", || async { Err(anyhow!("away")) }).await;
-        assert_eq!(format!("{:#}", result.unwrap_err()), "tried 1 times in 0 s: away");
+        let result: Result<()> =
+            patiently(Duration::ZERO, "test", || async { Err(anyhow!("away")) }).await;
+        assert_eq!(
+            format!("{:#}", result.unwrap_err()),
+            "tried 1 times in 0 s: away"
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Clean rows with what decides which of two is the later one.
 //!
-//! Two schemas beside the clean one: *state* rows have their record's order behind the clean columns, and rows *read* in this run
-//! also the record's own place in the log, which differs where a record was re-driven.
+//! Two schemas beside the clean one: *state* rows have their record's order behind the clean
+//! columns, and rows *read* in this run also the record's own place in the log, which differs where
+//! a record was re-driven.
 
 use std::sync::Arc;
 
@@ -49,9 +50,15 @@ pub fn read_schema(kind: Kind) -> SchemaRef {
 
 fn order_columns(orders: &[Order]) -> [ArrayRef; 3] {
     [
-        Arc::new(Int64Array::from_iter_values(orders.iter().map(|order| order.time))),
-        Arc::new(Int32Array::from_iter_values(orders.iter().map(|order| order.partition))),
-        Arc::new(Int64Array::from_iter_values(orders.iter().map(|order| order.offset))),
+        Arc::new(Int64Array::from_iter_values(
+            orders.iter().map(|order| order.time),
+        )),
+        Arc::new(Int32Array::from_iter_values(
+            orders.iter().map(|order| order.partition),
+        )),
+        Arc::new(Int64Array::from_iter_values(
+            orders.iter().map(|order| order.offset),
+        )),
     ]
 }
 
@@ -67,7 +74,10 @@ impl Chunk {
 
 /// The clean columns alone.
 pub fn clean(kind: Kind, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    RecordBatch::try_new(columns::schema(kind), rows.columns()[..columns::schema(kind).fields().len()].to_vec())
+    RecordBatch::try_new(
+        columns::schema(kind),
+        rows.columns()[..columns::schema(kind).fields().len()].to_vec(),
+    )
 }
 
 /// The columns of state rows alone.
@@ -105,6 +115,10 @@ impl<'a> Orders<'a> {
 
     /// That of a row.
     pub fn get(&self, row: usize) -> Order {
-        Order { time: self.times.value(row), partition: self.partitions.value(row), offset: self.offsets.value(row) }
+        Order {
+            time: self.times.value(row),
+            partition: self.partitions.value(row),
+            offset: self.offsets.value(row),
+        }
     }
 }

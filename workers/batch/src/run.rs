@@ -24,9 +24,14 @@ use crate::{
     store::Store,
 };
 
-/// Does what the run `name` asks for while holding the Lease, runs that died first. Ends early, with nothing published, when `stop`
-/// is cancelled or the Lease is lost.
-pub async fn execute(config: &Batch, name: &str, request: &Request, stop: &CancellationToken) -> Result<Summary> {
+/// Does what the run `name` asks for while holding the Lease, runs that died first. Ends early,
+/// with nothing published, when `stop` is cancelled or the Lease is lost.
+pub async fn execute(
+    config: &Batch,
+    name: &str,
+    request: &Request,
+    stop: &CancellationToken,
+) -> Result<Summary> {
     manifest::check_name(name)?;
     let held = tokio::select! {
         held = take_lease(config) => held?,
@@ -45,13 +50,25 @@ pub async fn execute(config: &Batch, name: &str, request: &Request, stop: &Cance
 }
 
 async fn take_lease(config: &Batch) -> Result<Held> {
-    let client =
-        kube::Client::try_default().await.context("no access to the Kubernetes API, which keeps the run's Lease")?;
+    let client = kube::Client::try_default()
+        .await
+        .context("no access to the Kubernetes API, which keeps the run's Lease")?;
     let api = kube::Api::namespaced(client, &config.pipeline.namespace);
-    Ok(lease::acquire(api, &config.lease, &lease::identity().await, Some(lease::OUTLIVES_A_CRASH)).await?)
+    Ok(lease::acquire(
+        api,
+        &config.lease,
+        &lease::identity().await,
+        Some(lease::OUTLIVES_A_CRASH),
+    )
+    .await?)
 }
 
-async fn under_lease(config: &Batch, name: &str, request: &Request, held: &Held) -> Result<Summary> {
+async fn under_lease(
+    config: &Batch,
+    name: &str,
+    request: &Request,
+    held: &Held,
+) -> Result<Summary> {
     let store = Store::open(&config.zone).await?;
     let runs = Runs::new(&config.pipeline);
     let known = runs.list(&store).await?;
@@ -70,7 +87,14 @@ async fn under_lease(config: &Batch, name: &str, request: &Request, held: &Held)
                 runs.begin(&store, planned).await?
             }
         };
-        let session = Session { config, store: &store, runs: &runs, known: &known, last: last.as_ref(), held };
+        let session = Session {
+            config,
+            store: &store,
+            runs: &runs,
+            known: &known,
+            last: last.as_ref(),
+            held,
+        };
         let done = session.finish(&manifest, phases).await?;
         last = Some(done.0);
         summary = Some(done.1);
@@ -95,7 +119,12 @@ struct Session<'a> {
 impl Session<'_> {
     /// Everything from the manifest on. Done twice, it gives the same rows.
     async fn finish(&self, manifest: &Manifest, mut phases: Phases) -> Result<(Pointer, Summary)> {
-        let Self { config, store, runs, .. } = *self;
+        let Self {
+            config,
+            store,
+            runs,
+            ..
+        } = *self;
         let base = self.base(manifest).await?;
         let memory = Memory::here();
         let scratch = Scratch::open(&config.scratch_dir)?;
@@ -104,23 +133,55 @@ impl Session<'_> {
         let Counted { counts, bytes } = Counted::of(&read);
         quality::check(&config.quality, &counts)?;
         let states = States::new(&config.pipeline);
-        let folding = fold(store, &states, manifest, base.as_ref(), read, &scratch, &memory);
-        let Folded { state, changed, sides } = phases.time("latest per key", folding).await?;
+        let folding = fold(
+            store,
+            &states,
+            manifest,
+            base.as_ref(),
+            read,
+            &scratch,
+            &memory,
+        );
+        let Folded {
+            state,
+            changed,
+            sides,
+        } = phases.time("latest per key", folding).await?;
         store.put_json(&runs.state(&manifest.run), &state).await?;
         let file = scratch.file("facts.arrow");
         // A long computation, kept off the threads that renew the Lease.
-        let joining = async { tokio::task::spawn_blocking(move || facts::join(sides, file)).await? };
+        let joining =
+            async { tokio::task::spawn_blocking(move || facts::join(sides, file)).await? };
         let facts = phases.time("join", joining).await?;
         let asking = answers::ask(&facts, scratch.folder(), memory.questions);
         let answers = phases.time("questions", asking).await?;
         for sink in &config.sinks {
             let loading = load(sink, manifest.run_time, &changed, &answers);
-            phases.time("load", loading).await.with_context(|| format!("sink {}", sink.name))?;
+            phases
+                .time("load", loading)
+                .await
+                .with_context(|| format!("sink {}", sink.name))?;
         }
         let kind = |(kind, counts)| {
-            let changed = changed.get(&kind).into_iter().flatten().map(|stream| stream.rows).sum();
-            let freshness = state.latest.get(&kind).and_then(|latest| Freshness::new(*latest, manifest.run_time));
-            (kind, KindReport { counts, keys: state.rows(kind), changed, freshness })
+            let changed = changed
+                .get(&kind)
+                .into_iter()
+                .flatten()
+                .map(|stream| stream.rows)
+                .sum();
+            let freshness = state
+                .latest
+                .get(&kind)
+                .and_then(|latest| Freshness::new(*latest, manifest.run_time));
+            (
+                kind,
+                KindReport {
+                    counts,
+                    keys: state.rows(kind),
+                    changed,
+                    freshness,
+                },
+            )
         };
         let kinds = counts.into_iter().map(kind).collect();
         let report = report::report(manifest, kinds, bytes, facts.orphans, &answers, &phases)?;
@@ -128,9 +189,23 @@ impl Session<'_> {
         store.put_json(&runs.report(&manifest.run), &report).await?;
         self.held.check()?;
         let pointer = runs.point_to(store, manifest, true).await?;
-        let Summary { run, read, clean, repaired, rejected, seconds, .. } = &report.summary;
-        info!(run, read, clean, repaired, rejected, seconds, "the run is done and published");
-        let open = self.known.iter().filter(|run| run.is_open() && run.name != manifest.run);
+        let Summary {
+            run,
+            read,
+            clean,
+            repaired,
+            rejected,
+            seconds,
+            ..
+        } = &report.summary;
+        info!(
+            run,
+            read, clean, repaired, rejected, seconds, "the run is done and published"
+        );
+        let open = self
+            .known
+            .iter()
+            .filter(|run| run.is_open() && run.name != manifest.run);
         let open: Vec<&str> = open.map(|run| run.name.as_str()).collect();
         let before = match (base, self.last.and_then(|last| last.state.as_deref())) {
             (None, Some(before)) => store.find_json(before).await?,
@@ -143,7 +218,9 @@ impl Session<'_> {
 
     /// The state a run builds on: that of the last run done, or of none.
     async fn base(&self, manifest: &Manifest) -> Result<Option<State>> {
-        let Some(base) = &manifest.state else { return Ok(None) };
+        let Some(base) = &manifest.state else {
+            return Ok(None);
+        };
         let last = self.last.map(|last| last.run.as_str());
         ensure!(
             last == Some(base),
@@ -165,7 +242,11 @@ struct Counted {
 impl Counted {
     fn of(read: &Read) -> Self {
         Self {
-            counts: read.seen.iter().map(|(kind, seen)| (*kind, seen.counts.clone())).collect(),
+            counts: read
+                .seen
+                .iter()
+                .map(|(kind, seen)| (*kind, seen.counts.clone()))
+                .collect(),
             bytes: read.seen.values().map(|seen| seen.bytes).sum(),
         }
     }

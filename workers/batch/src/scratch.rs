@@ -78,9 +78,14 @@ impl Writer {
         Self::with(path, schema, Some(CompressionType::LZ4_FRAME))
     }
 
-    fn with(path: PathBuf, schema: &SchemaRef, compression: Option<CompressionType>) -> Result<Self> {
+    fn with(
+        path: PathBuf,
+        schema: &SchemaRef,
+        compression: Option<CompressionType>,
+    ) -> Result<Self> {
         let options = IpcWriteOptions::default().try_with_compression(compression)?;
-        let file = File::create(&path).with_context(|| format!("{} can't be written", path.display()))?;
+        let file =
+            File::create(&path).with_context(|| format!("{} can't be written", path.display()))?;
         let out = StreamWriter::try_new_with_options(BufWriter::new(file), schema, options)?;
         Ok(Self { out, path, rows: 0 })
     }
@@ -93,8 +98,14 @@ impl Writer {
 
     /// Ends the stream.
     pub fn finish(mut self) -> Result<Stream> {
-        self.out.finish().and_then(|()| self.out.flush()).with_context(|| full(&self.path))?;
-        Ok(Stream { path: self.path, rows: self.rows })
+        self.out
+            .finish()
+            .and_then(|()| self.out.flush())
+            .with_context(|| full(&self.path))?;
+        Ok(Stream {
+            path: self.path,
+            rows: self.rows,
+        })
     }
 }
 
@@ -108,7 +119,11 @@ pub struct Growing {
 impl Growing {
     /// An empty stream.
     pub fn new(path: PathBuf, schema: &SchemaRef) -> Result<Self> {
-        Ok(Self { encoder: StreamEncoder::try_new(schema)?, stream: Stream { path, rows: 0 }, bytes: 0 })
+        Ok(Self {
+            encoder: StreamEncoder::try_new(schema)?,
+            stream: Stream { path, rows: 0 },
+            bytes: 0,
+        })
     }
 
     /// Writes rows behind those that are there.
@@ -151,16 +166,22 @@ impl Stream {
             Ok(batches) => (Some(batches), None),
             Err(error) => (None, Some(Err(error))),
         };
-        failed.into_iter().chain(batches.into_iter().flatten().map(|batch| Ok(batch?)))
+        failed
+            .into_iter()
+            .chain(batches.into_iter().flatten().map(|batch| Ok(batch?)))
     }
 }
 
 /// The batches of a file, one after the other.
 pub fn read(path: &Path) -> Result<StreamReader<BufReader<File>>> {
     let file = File::open(path).with_context(|| format!("{} can't be read", path.display()))?;
-    StreamReader::try_new_buffered(file, None).with_context(|| format!("{} is no Arrow IPC stream", path.display()))
+    StreamReader::try_new_buffered(file, None)
+        .with_context(|| format!("{} is no Arrow IPC stream", path.display()))
 }
 
 fn full(path: &Path) -> String {
-    format!("{} can't be written: is there room left in the scratch folder?", path.display())
+    format!(
+        "{} can't be written: is there room left in the scratch folder?",
+        path.display()
+    )
 }

@@ -1,11 +1,13 @@
-//! What runs keep: the latest row of each key, in hash buckets, so that answers always cover everything.
+//! What runs keep: the latest row of each key, in hash buckets, so that answers always cover
+//! everything.
 //!
 //! ```text
 //! runs/<namespace>.<pipeline>/<run>/state.json                the buckets as the run left them
 //! state/<namespace>.<pipeline>/<kind>/<bucket>/<run>.arrow    the rows of one bucket, as the run that wrote it left them
 //! ```
-//! An object is never changed: a run writes new ones for the buckets it touches and refers to older ones for the others. Rows are
-//! sorted by key and have `_time`, `_partition` and `_offset` behind the clean columns. Arrow IPC streams, compressed by LZ4.
+//! An object is never changed: a run writes new ones for the buckets it touches and refers to older
+//! ones for the others. Rows are sorted by key and have `_time`, `_partition` and `_offset` behind
+//! the clean columns. Arrow IPC streams, compressed by LZ4.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +22,8 @@ use crate::store::{Listed, Store};
 pub const BUCKETS: u32 = 64;
 /// Buckets at most: each is a file, a few requests and some memory.
 const MOST_BUCKETS: u32 = 1024;
-/// What a bucket may grow to before there are twice as many: rows of ten million pins are six times as much.
+/// What a bucket may grow to before there are twice as many: rows of ten million pins are six times
+/// as much.
 const BUCKET_BYTES: u64 = 96 << 20;
 
 /// The state a run left behind.
@@ -54,12 +57,20 @@ pub struct Part {
 impl State {
     /// A bucket of this state, if it has rows.
     pub fn part(&self, kind: Kind, bucket: u32) -> Option<&Part> {
-        self.tables.get(&kind)?.iter().find(|part| part.bucket == bucket)
+        self.tables
+            .get(&kind)?
+            .iter()
+            .find(|part| part.bucket == bucket)
     }
 
     /// Rows of a kind.
     pub fn rows(&self, kind: Kind) -> u64 {
-        self.tables.get(&kind).into_iter().flatten().map(|part| part.rows).sum()
+        self.tables
+            .get(&kind)
+            .into_iter()
+            .flatten()
+            .map(|part| part.rows)
+            .sum()
     }
 
     /// Bytes of the objects.
@@ -72,8 +83,8 @@ impl State {
     }
 }
 
-/// How many buckets a run keeps its rows in: as many as there were, or twice as many, and again, until what it reads, raw bytes,
-/// fits with what is kept.
+/// How many buckets a run keeps its rows in: as many as there were, or twice as many, and again,
+/// until what it reads, raw bytes, fits with what is kept.
 pub fn buckets(before: Option<&State>, raw_bytes: u64) -> u32 {
     let mut buckets = before.map_or(BUCKETS, |state| state.buckets);
     let bytes = raw_bytes + before.map_or(0, State::bytes);
@@ -92,7 +103,9 @@ pub struct States {
 impl States {
     /// The state of `pipeline`.
     pub fn new(pipeline: &Pipeline) -> Self {
-        Self { folder: format!("state/{}.{}", pipeline.namespace, pipeline.name) }
+        Self {
+            folder: format!("state/{}.{}", pipeline.namespace, pipeline.name),
+        }
     }
 
     /// The key of a bucket's rows as `run` writes them.
@@ -100,8 +113,8 @@ impl States {
         format!("{}/{kind}/{bucket:04}/{run}.arrow", self.folder)
     }
 
-    /// Deletes the objects that none of `kept` refers to and that are of no run in `open`. What can't be deleted is left to the
-    /// next run.
+    /// Deletes the objects that none of `kept` refers to and that are of no run in `open`. What
+    /// can't be deleted is left to the next run.
     pub async fn tidy(&self, store: &Store, kept: &[&State], open: &[&str]) {
         let unused = async {
             let listed = store.list(&format!("{}/", self.folder)).await?;
@@ -113,7 +126,10 @@ impl States {
             Ok(0) => {}
             Ok(objects) => info!(objects, "state of earlier runs deleted"),
             Err(error) => {
-                warn!(error = format!("{error:#}"), "state of earlier runs is left to the next run to delete");
+                warn!(
+                    error = format!("{error:#}"),
+                    "state of earlier runs is left to the next run to delete"
+                );
             }
         }
     }
@@ -121,9 +137,20 @@ impl States {
 
 fn unused(listed: &[Listed], kept: &[&State], open: &[&str]) -> Vec<String> {
     let kept: BTreeSet<&str> = kept.iter().flat_map(|state| state.keys()).collect();
-    let run = |key: &str| key.rsplit('/').next().and_then(|name| name.strip_suffix(".arrow")).map(str::to_owned);
-    let is_unused = |key: &str| run(key).is_some_and(|run| !kept.contains(key) && !open.contains(&run.as_str()));
-    listed.iter().filter(|object| is_unused(&object.key)).map(|object| object.key.clone()).collect()
+    let run = |key: &str| {
+        key.rsplit('/')
+            .next()
+            .and_then(|name| name.strip_suffix(".arrow"))
+            .map(str::to_owned)
+    };
+    let is_unused = |key: &str| {
+        run(key).is_some_and(|run| !kept.contains(key) && !open.contains(&run.as_str()))
+    };
+    listed
+        .iter()
+        .filter(|object| is_unused(&object.key))
+        .map(|object| object.key.clone())
+        .collect()
 }
 
 #[cfg(test)]
@@ -131,7 +158,11 @@ mod tests {
     use super::*;
 
     fn states() -> States {
-        States::new(&Pipeline { namespace: "data".into(), name: "pins".into(), uid: "u".into() })
+        States::new(&Pipeline {
+            namespace: "data".into(),
+            name: "pins".into(),
+            uid: "u".into(),
+        })
     }
 
     fn state(run: &str, parts: &[(u32, &str)]) -> State {
@@ -142,7 +173,12 @@ mod tests {
             bytes: 1000,
         };
         let tables = BTreeMap::from([(Kind::Pin, parts.iter().map(part).collect())]);
-        State { run: run.into(), buckets: 64, tables, latest: BTreeMap::new() }
+        State {
+            run: run.into(),
+            buckets: 64,
+            tables,
+            latest: BTreeMap::new(),
+        }
     }
 
     #[test]
@@ -150,24 +186,57 @@ mod tests {
         let before = state("b", &[(0, "a"), (1, "b")]);
         let last = state("c", &[(0, "c"), (1, "b")]);
         let key = |bucket, run| states().object(Kind::Pin, bucket, run);
-        let listed: Vec<Listed> =
-            [key(0, "a"), key(1, "a"), key(1, "b"), key(0, "c"), key(0, "open.1"), key(3, "gone"), "state/x".into()]
-                .map(|key| Listed { key, modified: 0, bytes: 0 })
-                .into();
-        assert_eq!(unused(&listed, &[&last, &before], &["open.1"]), [key(1, "a"), key(3, "gone")]);
+        let listed: Vec<Listed> = [
+            key(0, "a"),
+            key(1, "a"),
+            key(1, "b"),
+            key(0, "c"),
+            key(0, "open.1"),
+            key(3, "gone"),
+            "state/x".into(),
+        ]
+        .map(|key| Listed {
+            key,
+            modified: 0,
+            bytes: 0,
+        })
+        .into();
+        assert_eq!(
+            unused(&listed, &[&last, &before], &["open.1"]),
+            [key(1, "a"), key(3, "gone")]
+        );
     }
 
     #[test]
     fn a_bucket_without_rows_is_none() {
         let state = state("a", &[(3, "a"), (7, "a")]);
-        assert_eq!((state.part(Kind::Pin, 3).map(|part| part.rows), state.part(Kind::Pin, 4)), (Some(10), None));
-        assert_eq!((state.part(Kind::Geo, 3), state.rows(Kind::Pin), state.bytes()), (None, 20, 2000));
+        assert_eq!(
+            (
+                state.part(Kind::Pin, 3).map(|part| part.rows),
+                state.part(Kind::Pin, 4)
+            ),
+            (Some(10), None)
+        );
+        assert_eq!(
+            (
+                state.part(Kind::Geo, 3),
+                state.rows(Kind::Pin),
+                state.bytes()
+            ),
+            (None, 20, 2000)
+        );
     }
 
     #[test]
     fn buckets_are_doubled_until_one_fits_and_never_halved() {
         let gib = 1 << 30;
-        for (raw, expected) in [(0, 64), (6 * gib, 64), (7 * gib, 128), (13 * gib, 256), (10_000 * gib, 1024)] {
+        for (raw, expected) in [
+            (0, 64),
+            (6 * gib, 64),
+            (7 * gib, 128),
+            (13 * gib, 256),
+            (10_000 * gib, 1024),
+        ] {
             assert_eq!(buckets(None, raw), expected, "{raw}");
         }
         let mut large = state("a", &[]);

@@ -18,9 +18,18 @@ pub struct Table {
 }
 
 impl Table {
-    /// The table that holds rows of `schema`, told apart by `key`, whose first column is the partition key.
-    pub fn new(keyspace: &str, name: &str, schema: &Schema, key: &[&str]) -> Result<Self, UnsupportedType> {
-        let columns = schema.fields().iter().map(|field| Ok((quoted(field.name()), cql_type(field.data_type())?)));
+    /// The table that holds rows of `schema`, told apart by `key`, whose first column is the
+    /// partition key.
+    pub fn new(
+        keyspace: &str,
+        name: &str,
+        schema: &Schema,
+        key: &[&str],
+    ) -> Result<Self, UnsupportedType> {
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| Ok((quoted(field.name()), cql_type(field.data_type())?)));
         Ok(Self {
             name: name.to_owned(),
             path: format!("{}.{}", quoted(keyspace), quoted(name)),
@@ -31,22 +40,38 @@ impl Table {
 
     /// Makes it where it is absent.
     pub fn create(&self) -> String {
-        let columns: Vec<String> = self.columns.iter().map(|(name, cql)| format!("{name} {cql}")).collect();
+        let columns: Vec<String> = self
+            .columns
+            .iter()
+            .map(|(name, cql)| format!("{name} {cql}"))
+            .collect();
         let (columns, key) = (columns.join(", "), self.key.join(", "));
-        format!("CREATE TABLE IF NOT EXISTS {} ({columns}, PRIMARY KEY ({key}))", self.path)
+        format!(
+            "CREATE TABLE IF NOT EXISTS {} ({columns}, PRIMARY KEY ({key}))",
+            self.path
+        )
     }
 
     /// Writes a whole row: one value per column, in order.
     pub fn insert(&self) -> String {
         let names: Vec<&str> = self.columns.iter().map(|(name, _)| name.as_str()).collect();
         let marks = vec!["?"; names.len()].join(", ");
-        format!("INSERT INTO {} ({}) VALUES ({marks})", self.path, names.join(", "))
+        format!(
+            "INSERT INTO {} ({}) VALUES ({marks})",
+            self.path,
+            names.join(", ")
+        )
     }
 
-    /// Key and time of every row, microseconds; the time is that of the last column, which is no part of an answer's key.
+    /// Key and time of every row, microseconds; the time is that of the last column, which is no
+    /// part of an answer's key.
     pub fn written(&self) -> String {
         let last = self.columns.last().map_or("", |(name, _)| name);
-        format!("SELECT {}, writetime({last}) FROM {}", self.key.join(", "), self.path)
+        format!(
+            "SELECT {}, writetime({last}) FROM {}",
+            self.key.join(", "),
+            self.path
+        )
     }
 
     /// Deletes a row by its key.
@@ -71,7 +96,13 @@ mod tests {
     #[test]
     fn a_clean_table_is_keyed_by_its_record() {
         let schema = crate::columns::schema(Kind::Geo);
-        let table = Table::new("pinterest_data", "geo_batch", &schema, &[columns::key(Kind::Geo)]).unwrap();
+        let table = Table::new(
+            "pinterest_data",
+            "geo_batch",
+            &schema,
+            &[columns::key(Kind::Geo)],
+        )
+        .unwrap();
         assert_eq!(
             table.create(),
             "CREATE TABLE IF NOT EXISTS \"pinterest_data\".\"geo_batch\" (\"ind\" bigint, \"country\" text, \
@@ -92,14 +123,31 @@ mod tests {
             field("median", DataType::Float64),
         ]);
         let table = Table::new("k", "t", &schema, &["join_year", "age_group"]).unwrap();
-        assert!(table.create().ends_with("PRIMARY KEY (\"join_year\", \"age_group\"))"), "{}", table.create());
-        assert_eq!(table.written(), "SELECT \"join_year\", \"age_group\", writetime(\"median\") FROM \"k\".\"t\"");
-        assert_eq!(table.delete(), "DELETE FROM \"k\".\"t\" WHERE \"join_year\" = ? AND \"age_group\" = ?");
+        assert!(
+            table
+                .create()
+                .ends_with("PRIMARY KEY (\"join_year\", \"age_group\"))"),
+            "{}",
+            table.create()
+        );
+        assert_eq!(
+            table.written(),
+            "SELECT \"join_year\", \"age_group\", writetime(\"median\") FROM \"k\".\"t\""
+        );
+        assert_eq!(
+            table.delete(),
+            "DELETE FROM \"k\".\"t\" WHERE \"join_year\" = ? AND \"age_group\" = ?"
+        );
     }
 
     #[test]
     fn a_type_without_a_place_is_refused() {
         let schema = Schema::new(vec![Field::new("x", DataType::Boolean, false)]);
-        assert!(Table::new("k", "t", &schema, &["x"]).unwrap_err().to_string().contains("Boolean"));
+        assert!(
+            Table::new("k", "t", &schema, &["x"])
+                .unwrap_err()
+                .to_string()
+                .contains("Boolean")
+        );
     }
 }

@@ -1,13 +1,16 @@
-//! The workers' configuration: the operator writes it into a `ConfigMap`, a worker reads it once, at its start.
+//! The workers' configuration: the operator writes it into a `ConfigMap`, a worker reads it once,
+//! at its start.
 //!
-//! Types alone, so that neither side depends on the other's code. Operator and workers may be one release apart, either way, during an
-//! upgrade or where `spec.image.tag` pins the workers:
-//! - A field that is added has a default that means what workers did before it, and is written only where it says something else. So an older
-//!   worker reads whatever it can do, and refuses by its name what it can't, rather than do something else in silence.
-//! - What can't be said that way takes another [`CONFIG_VERSION`], in two releases: in the first, workers read it ([`NEWEST_READ`]); in the
-//!   second, operators write it.
+//! Types alone, so that neither side depends on the other's code. Operator and workers may be one
+//! release apart, either way, during an upgrade or where `spec.image.tag` pins the workers:
+//! - A field that is added has a default that means what workers did before it, and is written only
+//!   where it says something else. So an older worker reads whatever it can do, and refuses by its
+//!   name what it can't, rather than do something else in silence.
+//! - What can't be said that way takes another [`CONFIG_VERSION`], in two releases: in the first,
+//!   workers read it ([`NEWEST_READ`]); in the second, operators write it.
 //!
-//! What each release wrote is kept in `samples/`. Credentials never stand here: a field that ends in `file` or `dir` is a path at which the operator mounts a Secret.
+//! What each release wrote is kept in `samples/`. Credentials never stand here: a field that ends
+//! in `file` or `dir` is a path at which the operator mounts a Secret.
 
 use std::{
     collections::BTreeMap,
@@ -19,7 +22,8 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// The version operators write. Workers read it and the one before.
 pub const CONFIG_VERSION: u32 = 1;
 
-/// The newest version workers read: [`CONFIG_VERSION`], or the next one in the release before it is written.
+/// The newest version workers read: [`CONFIG_VERSION`], or the next one in the release before it is
+/// written.
 pub const NEWEST_READ: u32 = 1;
 
 /// The name of the one key of a worker's `ConfigMap`.
@@ -34,10 +38,12 @@ pub const SECRETS_DIR: &str = "/etc/pinpipe/secrets";
 /// The port on which ingest takes records.
 pub const HTTP_PORT: u16 = 8080;
 
-/// The port of every worker's `/healthz`, `/readyz` and `/metrics`, and of the archive's `POST /flush`.
+/// The port of every worker's `/healthz`, `/readyz` and `/metrics`, and of the archive's `POST
+/// /flush`.
 pub const ADMIN_PORT: u16 = 9090;
 
-/// The metric of how far a sink is behind, records, a gauge for each partition. Autoscalers are told its name, and its labels.
+/// The metric of how far a sink is behind, records, a gauge for each partition. Autoscalers are
+/// told its name, and its labels.
 pub const LAG_METRIC: &str = "pinpipe_stream_lag_records";
 /// Its label that holds the pipeline's namespace.
 pub const LAG_NAMESPACE_LABEL: &str = "namespace";
@@ -55,7 +61,8 @@ pub trait WorkerConfig: Serialize + DeserializeOwned {
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// It isn't YAML, or not of this worker's type: the operator may be newer and ask for something that this worker can't do.
+    /// It isn't YAML, or not of this worker's type: the operator may be newer and ask for something
+    /// that this worker can't do.
     #[error(
         "the configuration can't be read: {0}: if the operator is newer than this worker, the pipeline uses what this worker doesn't know: \
          raise or empty spec.image.tag"
@@ -75,7 +82,8 @@ pub enum ConfigError {
 
 /// Reads a configuration from YAML and checks its version.
 pub fn parse<T: WorkerConfig>(yaml: &str) -> Result<T, ConfigError> {
-    /// The version alone: looked at first, since a document of another version may well not fit the type.
+    /// The version alone: looked at first, since a document of another version may well not fit the
+    /// type.
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Version {
@@ -150,7 +158,8 @@ pub struct Topics {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct S3 {
-    /// `http://host:port` of a server other than AWS (addressed by path, not by virtual host); absent: AWS itself.
+    /// `http://host:port` of a server other than AWS (addressed by path, not by virtual host);
+    /// absent: AWS itself.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
     /// The region, `us-east-1` for most servers other than AWS.
@@ -217,7 +226,8 @@ pub struct Stream {
     pub group: String,
     /// Records over this many bytes are rejected.
     pub max_record_bytes: u32,
-    /// Whether this worker writes the dead letters: one worker of a pipeline does, the others count and pass.
+    /// Whether this worker writes the dead letters: one worker of a pipeline does, the others count
+    /// and pass.
     pub writes_dead_letters: bool,
     /// What becomes of records that are rejected or repaired.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -391,14 +401,16 @@ fn is_scratch_dir(path: &PathBuf) -> bool {
     path == Path::new(SCRATCH_DIR)
 }
 
-/// Limits of data quality: a run that exceeds one fails before it publishes anything. Ratios are of the records the run read.
+/// Limits of data quality: a run that exceeds one fails before it publishes anything. Ratios are of
+/// the records the run read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Quality {
     /// Rejected records, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rejected_ratio: Option<f64>,
-    /// Repaired records by raw field (`follower_count`), 0 to 1, of the records of the kind that has the field.
+    /// Repaired records by raw field (`follower_count`), 0 to 1, of the records of the kind that
+    /// has the field.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub max_repaired_ratio: BTreeMap<String, f64>,
 }

@@ -2,7 +2,8 @@
 
 use crate::Kind;
 
-/// The names of a kind's clean columns, in the contract's order; the fields of the record types stand in the same order.
+/// The names of a kind's clean columns, in the contract's order; the fields of the record types
+/// stand in the same order.
 #[must_use]
 pub const fn columns(kind: Kind) -> &'static [&'static str] {
     match kind {

@@ -1,9 +1,13 @@
 //! One pass over a record's JSON: strict, iterative, without a tree.
 //!
-//! The whole text is checked against RFC 8259; of the top-level object the values of known fields are kept, as slices of the
-//! text and not yet decoded. The last value of a name counts. Nothing is recursive, so no depth of nesting can exhaust the stack.
+//! The whole text is checked against RFC 8259; of the top-level object the values of known fields
+//! are kept, as slices of the text and not yet decoded. The last value of a name counts. Nothing is
+//! recursive, so no depth of nesting can exhaust the stack.
 
-#![expect(clippy::inline_always, reason = "measured: a call per text and name costs a third of the time")]
+#![expect(
+    clippy::inline_always,
+    reason = "measured: a call per text and name costs a third of the time"
+)]
 
 use crate::{Rejection, text::unescape};
 
@@ -27,7 +31,8 @@ pub(crate) enum Raw<'a> {
     Composite,
 }
 
-/// Reads one JSON object; `slot` tells where in the result the value of a name belongs, if anywhere.
+/// Reads one JSON object; `slot` tells where in the result the value of a name belongs, if
+/// anywhere.
 pub(crate) fn read_object<const N: usize>(
     text: &str,
     slot: impl Fn(&str) -> Option<usize>,
@@ -52,8 +57,8 @@ pub(crate) fn read_object<const N: usize>(
     }
 }
 
-/// A JSON text. Its methods read what they are named after at a place, and give the place behind it, or `None` where something
-/// else stands. Places go by value, so that they stay in registers.
+/// A JSON text. Its methods read what they are named after at a place, and give the place behind
+/// it, or `None` where something else stands. Places go by value, so that they stay in registers.
 #[derive(Clone, Copy)]
 struct Json<'a>(&'a str);
 
@@ -136,7 +141,10 @@ impl<'a> Json<'a> {
     }
 
     fn word(self, at: usize, word: &str) -> Option<usize> {
-        self.0.get(at..)?.starts_with(word).then_some(at + word.len())
+        self.0
+            .get(at..)?
+            .starts_with(word)
+            .then_some(at + word.len())
     }
 
     /// The rest of a text, behind its opening quote.
@@ -215,7 +223,9 @@ impl<'a> Json<'a> {
             }
             // Behind a value: close what ends here, then go on with the next one.
             loop {
-                let Some(&close) = open.last() else { return Some(at) };
+                let Some(&close) = open.last() else {
+                    return Some(at);
+                };
                 at = self.space(at);
                 if let Some(behind) = self.expect(at, b',') {
                     at = self.space(behind);
@@ -235,12 +245,17 @@ impl<'a> Json<'a> {
 fn escape_len(rest: &[u8]) -> Option<usize> {
     match rest.first()? {
         b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(1),
-        b'u' => rest.get(1..5)?.iter().all(u8::is_ascii_hexdigit).then_some(5),
+        b'u' => rest
+            .get(1..5)?
+            .iter()
+            .all(u8::is_ascii_hexdigit)
+            .then_some(5),
         _ => None,
     }
 }
 
-/// How many bytes stand before the first quote, backslash or control character, or in all of `bytes` when there is none.
+/// How many bytes stand before the first quote, backslash or control character, or in all of
+/// `bytes` when there is none.
 #[inline(always)]
 fn plain_run(bytes: &[u8]) -> usize {
     let (words, rest) = bytes.as_chunks::<8>();
@@ -256,11 +271,15 @@ fn plain_run(bytes: &[u8]) -> usize {
 /// [`plain_run`] in the last few bytes of a record, too few for a word.
 #[cold]
 fn short_plain_run(bytes: &[u8]) -> usize {
-    bytes.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20)).unwrap_or(bytes.len())
+    bytes
+        .iter()
+        .position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20))
+        .unwrap_or(bytes.len())
 }
 
-/// Sets the high bit of the lowest byte of `word` that is a quote, a backslash or a control character, perhaps of bytes above
-/// it too, and of none below it. Bit twiddling after Mycroft: a borrow can only reach bytes above a true match.
+/// Sets the high bit of the lowest byte of `word` that is a quote, a backslash or a control
+/// character, perhaps of bytes above it too, and of none below it. Bit twiddling after Mycroft: a
+/// borrow can only reach bytes above a true match.
 #[inline]
 const fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
@@ -293,11 +312,18 @@ mod tests {
             ("0", Raw::Number("0")),
             (r#""""#, Raw::Text("")),
             (r#"" é\u00e9 ""#, Raw::Escaped(r" é\u00e9 ")),
-            (r#""a text that is longer than a word, é""#, Raw::Text("a text that is longer than a word, é")),
+            (
+                r#""a text that is longer than a word, é""#,
+                Raw::Text("a text that is longer than a word, é"),
+            ),
             (r#"{"a": [1, {"b": {}}, []], "b": "]"}"#, Raw::Composite),
             ("[]", Raw::Composite),
         ] {
-            assert_eq!(read(&format!("{{\"a\":{value}}}")), Ok([raw, Raw::Absent]), "{value}");
+            assert_eq!(
+                read(&format!("{{\"a\":{value}}}")),
+                Ok([raw, Raw::Absent]),
+                "{value}"
+            );
             assert_eq!(
                 read(&format!("\t{{ \"x\" : {value} , \"b\" :\r{value} }}\n")),
                 Ok([Raw::Absent, raw]),
@@ -308,14 +334,32 @@ mod tests {
 
     #[test]
     fn the_last_value_of_a_name_counts_however_it_is_written() {
-        assert_eq!(read(r#"{"a": 1, "\u0061": null, "b": 2, "a": 3}"#), Ok([Raw::Number("3"), Raw::Number("2")]));
-        assert_eq!(read(r#"{"a": 1, "\u0061": [2]}"#), Ok([Raw::Composite, Raw::Absent]));
-        assert_eq!(read(r#"{"a\u0000": 1, "a\ud800": 2, "A": 3, " a": 4}"#), Ok([Raw::Absent; 2]));
+        assert_eq!(
+            read(r#"{"a": 1, "\u0061": null, "b": 2, "a": 3}"#),
+            Ok([Raw::Number("3"), Raw::Number("2")])
+        );
+        assert_eq!(
+            read(r#"{"a": 1, "\u0061": [2]}"#),
+            Ok([Raw::Composite, Raw::Absent])
+        );
+        assert_eq!(
+            read(r#"{"a\u0000": 1, "a\ud800": 2, "A": 3, " a": 4}"#),
+            Ok([Raw::Absent; 2])
+        );
     }
 
     #[test]
     fn only_objects_are_records() {
-        for json in ["[]", "[{}]", "\"{}\"", "1", "-1.5e3", "true", "null", " [ 1 , 2 ] "] {
+        for json in [
+            "[]",
+            "[{}]",
+            "\"{}\"",
+            "1",
+            "-1.5e3",
+            "true",
+            "null",
+            " [ 1 , 2 ] ",
+        ] {
             assert_eq!(read(json), Err(Rejection::NotAnObject), "{json}");
         }
     }
@@ -395,7 +439,9 @@ mod tests {
             for len in 0..40 {
                 for at in 0..len {
                     let mut bytes: Vec<u8> = (0..len)
-                        .map(|n| [b' ', b'!', b'#', b'[', b']', 0x7f, 0x80, 0xff, 0xa2, 0xdc][n % 10])
+                        .map(|n| {
+                            [b' ', b'!', b'#', b'[', b']', 0x7f, 0x80, 0xff, 0xa2, 0xdc][n % 10]
+                        })
                         .collect();
                     assert_eq!(plain_run(&bytes), len);
                     bytes[at] = special;

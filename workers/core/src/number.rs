@@ -1,14 +1,19 @@
-//! Numbers written as text: integers, decimals, follower counts. All arithmetic is exact or refused.
+//! Numbers written as text: integers, decimals, follower counts. All arithmetic is exact or
+//! refused.
 
 use crate::RepairReason::{self, OutOfRange, Unreadable};
 
-/// Reads `[+-]?\d+(\.0+)?`, a JSON number or the text of one; no exponents. Over 64 bits is out of range.
+/// Reads `[+-]?\d+(\.0+)?`, a JSON number or the text of one; no exponents. Over 64 bits is out of
+/// range.
 #[inline]
 pub(crate) fn integer(text: &str) -> Result<i64, RepairReason> {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let (digits, rest) = split_digits(unsigned);
     let zeros = rest.strip_prefix('.');
-    if digits.is_empty() || zeros.map_or(!rest.is_empty(), |zeros| zeros.is_empty() || zeros.bytes().any(|b| b != b'0'))
+    if digits.is_empty()
+        || zeros.map_or(!rest.is_empty(), |zeros| {
+            zeros.is_empty() || zeros.bytes().any(|b| b != b'0')
+        })
     {
         return Err(Unreadable);
     }
@@ -18,32 +23,47 @@ pub(crate) fn integer(text: &str) -> Result<i64, RepairReason> {
 
 /// Reads an integer within bounds.
 #[inline]
-pub(crate) fn integer_within(text: &str, bounds: std::ops::RangeInclusive<i64>) -> Result<i64, RepairReason> {
+pub(crate) fn integer_within(
+    text: &str,
+    bounds: std::ops::RangeInclusive<i64>,
+) -> Result<i64, RepairReason> {
     let number = integer(text)?;
-    if bounds.contains(&number) { Ok(number) } else { Err(OutOfRange) }
+    if bounds.contains(&number) {
+        Ok(number)
+    } else {
+        Err(OutOfRange)
+    }
 }
 
 /// Reads `[+-]?\d+(\.\d+)?([eE][+-]?\d+)?`, a JSON number or the text of one, within ±`bound`.
 #[inline]
 pub(crate) fn decimal_within(text: &str, bound: f64) -> Result<f64, RepairReason> {
-    // Of what Rust reads besides, `inf`, `nan` and `.5` begin with no digit, and `5.` has none behind its point.
+    // Of what Rust reads besides, `inf`, `nan` and `.5` begin with no digit, and `5.` has none
+    // behind its point.
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
-    let fraction = unsigned.split_once('.').map_or("0", |(_, fraction)| fraction);
+    let fraction = unsigned
+        .split_once('.')
+        .map_or("0", |(_, fraction)| fraction);
     if !unsigned.starts_with(is_digit) || !fraction.starts_with(is_digit) {
         return Err(Unreadable);
     }
     let number: f64 = text.parse().map_err(|_| Unreadable)?;
-    if number.abs() <= bound { Ok(number) } else { Err(OutOfRange) }
+    if number.abs() <= bound {
+        Ok(number)
+    } else {
+        Err(OutOfRange)
+    }
 }
 
 fn is_digit(c: char) -> bool {
     c.is_ascii_digit()
 }
 
-/// Reads a count of followers: `512`, `1,234`, `124k`, `1.2M`, `2B`; what is left of a fraction is cut off.
+/// Reads a count of followers: `512`, `1,234`, `124k`, `1.2M`, `2B`; what is left of a fraction is
+/// cut off.
 ///
-/// Digits come first; commas stand only where they group all digits by three; the letter, of either case, follows at once.
-/// A negative count is out of range like one over 64 bits.
+/// Digits come first; commas stand only where they group all digits by three; the letter, of either
+/// case, follows at once. A negative count is out of range like one over 64 bits.
 #[inline]
 pub(crate) fn follower_count(text: &str) -> Result<i64, RepairReason> {
     if let Some(positive) = text.strip_prefix('-') {
@@ -92,16 +112,24 @@ fn is_grouped(whole: &str) -> bool {
 /// Parts a text behind its leading ASCII digits.
 #[inline]
 fn split_digits(text: &str) -> (&str, &str) {
-    let end = text.bytes().position(|b| !b.is_ascii_digit()).unwrap_or(text.len());
+    let end = text
+        .bytes()
+        .position(|b| !b.is_ascii_digit())
+        .unwrap_or(text.len());
     text.split_at(end)
 }
 
-/// Appends `digits` to the decimal digits of `number`; `sign` is 1 or −1, so that both ends of the range are met exactly.
+/// Appends `digits` to the decimal digits of `number`; `sign` is 1 or −1, so that both ends of the
+/// range are met exactly.
 #[inline]
 fn fold_digits(number: i64, digits: &str, sign: i64) -> Result<i64, RepairReason> {
     digits
         .bytes()
-        .try_fold(number, |number, digit| number.checked_mul(10)?.checked_add(sign * i64::from(digit - b'0')))
+        .try_fold(number, |number, digit| {
+            number
+                .checked_mul(10)?
+                .checked_add(sign * i64::from(digit - b'0'))
+        })
         .ok_or(OutOfRange)
 }
 
@@ -148,7 +176,12 @@ mod tests {
 
     #[test]
     fn bounds_belong_to_the_range() {
-        for (text, number) in [("0", Ok(0)), ("150", Ok(150)), ("151", Err(OutOfRange)), ("-1", Err(OutOfRange))] {
+        for (text, number) in [
+            ("0", Ok(0)),
+            ("150", Ok(150)),
+            ("151", Err(OutOfRange)),
+            ("-1", Err(OutOfRange)),
+        ] {
             assert_eq!(integer_within(text, 0..=150), number, "{text}");
         }
     }

@@ -1,4 +1,5 @@
-//! The clean records: what a sink writes, one type per kind, with the columns of the contract in its order.
+//! The clean records: what a sink writes, one type per kind, with the columns of the contract in
+//! its order.
 //!
 //! Texts borrow from the raw bytes wherever cleaning leaves them as they stood. `None` is a null.
 
@@ -50,7 +51,10 @@ impl FromStr for Kind {
     type Err = UnknownKind;
 
     fn from_str(word: &str) -> Result<Self, Self::Err> {
-        Self::ALL.into_iter().find(|kind| kind.as_str() == word).ok_or_else(|| UnknownKind(word.to_owned()))
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.as_str() == word)
+            .ok_or_else(|| UnknownKind(word.to_owned()))
     }
 }
 
@@ -131,12 +135,15 @@ impl Record<'_> {
         }
     }
 
-    /// The key as text, the form of Kafka's message keys: a pin's `unique_id`, the others' `ind` in canonical form (`7528`).
+    /// The key as text, the form of Kafka's message keys: a pin's `unique_id`, the others' `ind` in
+    /// canonical form (`7528`).
     #[must_use]
     pub fn key(&self) -> Cow<'_, str> {
         match self {
             Self::Pin(pin) => Cow::Borrowed(&pin.unique_id),
-            Self::Geo(Geo { ind, .. }) | Self::User(User { ind, .. }) => Cow::Owned(ind.to_string()),
+            Self::Geo(Geo { ind, .. }) | Self::User(User { ind, .. }) => {
+                Cow::Owned(ind.to_string())
+            }
         }
     }
 }
@@ -146,13 +153,15 @@ impl Record<'_> {
 pub struct Cleaned<'a> {
     /// The clean record.
     pub record: Record<'a>,
-    /// The raw fields that became null because they could not be read or were out of range; missing ones are not among them.
+    /// The raw fields that became null because they could not be read or were out of range; missing
+    /// ones are not among them.
     pub repairs: Repairs,
 }
 
 /// Which of two records with one key counts: the later one, whole, nulls included.
 ///
-/// Later by Kafka's `LogAppendTime`, then partition, then offset, so that repeats, re-drives and raised partition counts agree.
+/// Later by Kafka's `LogAppendTime`, then partition, then offset, so that repeats, re-drives and
+/// raised partition counts agree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Order {
     /// `LogAppendTime`, milliseconds since the epoch.
@@ -171,15 +180,28 @@ mod tests {
     fn kinds_have_one_name_each_way() {
         for kind in Kind::ALL {
             assert_eq!(kind.as_str().parse(), Ok(kind));
-            assert_eq!(serde_json::to_string(&kind).unwrap_or_default(), format!("\"{kind}\""));
+            assert_eq!(
+                serde_json::to_string(&kind).unwrap_or_default(),
+                format!("\"{kind}\"")
+            );
         }
         assert_eq!("Pin".parse::<Kind>(), Err(UnknownKind("Pin".into())));
     }
 
     #[test]
     fn later_is_time_then_partition_then_offset() {
-        let order = |time, partition, offset| Order { time, partition, offset };
-        let rising = [order(1, 2, 9), order(2, 0, 7), order(2, 0, 8), order(2, 1, 0), order(3, 0, 0)];
+        let order = |time, partition, offset| Order {
+            time,
+            partition,
+            offset,
+        };
+        let rising = [
+            order(1, 2, 9),
+            order(2, 0, 7),
+            order(2, 0, 8),
+            order(2, 1, 0),
+            order(3, 0, 0),
+        ];
         assert!(rising.is_sorted());
     }
 }

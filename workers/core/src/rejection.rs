@@ -4,7 +4,9 @@
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Rejection {
     /// The record is longer than the pipeline takes.
-    #[error("the record has {bytes} bytes, {limit} are allowed: shorten its texts or raise spec.ingest.maxRecordBytes")]
+    #[error(
+        "the record has {bytes} bytes, {limit} are allowed: shorten its texts or raise spec.ingest.maxRecordBytes"
+    )]
     TooLarge {
         /// The record's size, bytes.
         bytes: usize,
@@ -15,13 +17,17 @@ pub enum Rejection {
     #[error("the record is not UTF-8: JSON has to be sent in UTF-8")]
     NotUtf8,
     /// The text is no JSON, or has something behind its one value.
-    #[error("the record is not JSON: one complete JSON object was expected (NaN and Infinity are not JSON)")]
+    #[error(
+        "the record is not JSON: one complete JSON object was expected (NaN and Infinity are not JSON)"
+    )]
     NotJson,
     /// The JSON value is a list, a text, a number, a boolean or null.
     #[error("the record is JSON but not an object: send its fields as {{\"name\": value, …}}")]
     NotAnObject,
     /// A field of the key is absent, null or empty.
-    #[error("the record has no `{field}`: it is part of the record's key and has to be there, not null and not empty")]
+    #[error(
+        "the record has no `{field}`: it is part of the record's key and has to be there, not null and not empty"
+    )]
     KeyMissing {
         /// The field's raw name.
         field: &'static str,

@@ -41,7 +41,11 @@ pub struct Repairs {
 impl Repairs {
     /// No repairs yet, of a record whose raw fields are `fields` (16 at most).
     pub(crate) const fn none(fields: &'static [&'static str]) -> Self {
-        Self { fields, unreadable: 0, out_of_range: 0 }
+        Self {
+            fields,
+            unreadable: 0,
+            out_of_range: 0,
+        }
     }
 
     /// Notes that the field at `slot` became null.
@@ -66,7 +70,11 @@ impl Repairs {
 
     /// The repairs, in the order of the raw fields.
     pub fn iter(&self) -> impl Iterator<Item = Repair> + use<> {
-        let Self { fields, unreadable, out_of_range } = *self;
+        let Self {
+            fields,
+            unreadable,
+            out_of_range,
+        } = *self;
         fields.iter().enumerate().filter_map(move |(slot, field)| {
             let reason = if unreadable >> slot & 1 == 1 {
                 RepairReason::Unreadable

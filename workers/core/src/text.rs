@@ -7,10 +7,11 @@ use crate::{RepairReason, json::Raw};
 /// What a field's value comes to: `Ok(None)` is missing, an error is to be reported.
 pub(crate) type Value<T> = Result<Option<T>, RepairReason>;
 
-/// Reads a value as text, the first step of cleaning any field: U+0000 is removed, then white space (Unicode's `White_Space`) at
-/// both ends; nothing left is missing.
+/// Reads a value as text, the first step of cleaning any field: U+0000 is removed, then white space
+/// (Unicode's `White_Space`) at both ends; nothing left is missing.
 ///
-/// A number or a boolean is its JSON text. An object, a list, or a text with a lone surrogate can't be read.
+/// A number or a boolean is its JSON text. An object, a list, or a text with a lone surrogate can't
+/// be read.
 #[inline]
 pub(crate) fn text(raw: Raw<'_>) -> Value<Cow<'_, str>> {
     let text = match raw {
@@ -19,13 +20,16 @@ pub(crate) fn text(raw: Raw<'_>) -> Value<Cow<'_, str>> {
         Raw::Number(number) => Cow::Borrowed(number),
         Raw::Bool(true) => Cow::Borrowed("true"),
         Raw::Bool(false) => Cow::Borrowed("false"),
-        Raw::Escaped(text) => Cow::Owned(unescaped_and_trimmed(text).ok_or(RepairReason::Unreadable)?),
+        Raw::Escaped(text) => {
+            Cow::Owned(unescaped_and_trimmed(text).ok_or(RepairReason::Unreadable)?)
+        }
         Raw::Composite => return Err(RepairReason::Unreadable),
     };
     Ok(if text.is_empty() { None } else { Some(text) })
 }
 
-/// `str::trim`, at once for a text that both begins and ends with a visible ASCII character, as nearly all do.
+/// `str::trim`, at once for a text that both begins and ends with a visible ASCII character, as
+/// nearly all do.
 #[inline]
 fn trim(text: &str) -> &str {
     match text.as_bytes() {
@@ -43,7 +47,8 @@ fn unescaped_and_trimmed(text: &str) -> Option<String> {
     Some(text)
 }
 
-/// Decodes a text whose escapes are well-formed; `None` when it holds a lone surrogate, which is no character.
+/// Decodes a text whose escapes are well-formed; `None` when it holds a lone surrogate, which is no
+/// character.
 pub(crate) fn unescape(mut rest: &str) -> Option<String> {
     let mut text = String::with_capacity(rest.len());
     while let Some((run, escape)) = rest.split_once('\\') {
@@ -78,7 +83,8 @@ fn unicode_escape(escape: &str) -> Option<(char, &str)> {
     }
     let (second, behind) = code_unit(behind.strip_prefix('\\')?)?;
     let is_pair = first < 0xdc00 && (0xdc00..0xe000).contains(&second);
-    let c = is_pair.then(|| char::from_u32(0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00)))??;
+    let c = is_pair
+        .then(|| char::from_u32(0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00)))??;
     Some((c, behind))
 }
 
@@ -120,16 +126,26 @@ mod tests {
             (Raw::Text(""), Ok(None)),
             (Raw::Text(" \u{3000}\u{a0}\u{2028} "), Ok(None)),
             (Raw::Text(" a  b\u{2003}"), Ok(Some("a  b"))),
-            (Raw::Text("\u{200b}a\u{feff}"), Ok(Some("\u{200b}a\u{feff}"))),
+            (
+                Raw::Text("\u{200b}a\u{feff}"),
+                Ok(Some("\u{200b}a\u{feff}")),
+            ),
             (Raw::Escaped(r"\u0000"), Ok(None)),
-            (Raw::Escaped(r" \u0000\t a\u0000\u0000b \n\u0000\u2003"), Ok(Some("ab"))),
+            (
+                Raw::Escaped(r" \u0000\t a\u0000\u0000b \n\u0000\u2003"),
+                Ok(Some("ab")),
+            ),
             (Raw::Escaped(r"a\ud800"), unreadable),
             (Raw::Number("1.50"), Ok(Some("1.50"))),
             (Raw::Bool(true), Ok(Some("true"))),
             (Raw::Bool(false), Ok(Some("false"))),
             (Raw::Composite, unreadable),
         ] {
-            assert_eq!(text(raw).as_ref().map(Option::as_deref), clean.as_ref().copied(), "{raw:?}");
+            assert_eq!(
+                text(raw).as_ref().map(Option::as_deref),
+                clean.as_ref().copied(),
+                "{raw:?}"
+            );
         }
     }
 }

@@ -1,20 +1,27 @@
 //! Timestamps: ISO 8601 with a space or `T`, to microseconds since the epoch.
 
-/// Reads `YYYY-MM-DD HH:MM:SS` with a space or `T` between, any number of fraction digits, then `Z`, an offset (`+05:30`,
-/// `-0800`, `+02`) or nothing, which means UTC; microseconds since 1970-01-01T00:00:00Z.
+/// Reads `YYYY-MM-DD HH:MM:SS` with a space or `T` between, any number of fraction digits, then
+/// `Z`, an offset (`+05:30`, `-0800`, `+02`) or nothing, which means UTC; microseconds since
+/// 1970-01-01T00:00:00Z.
 ///
-/// Digits past microseconds are cut. The date has to be in the (proleptic Gregorian) calendar, years 0001 to 9999, and seconds
-/// end at 59: a count of microseconds since the epoch has no place for a leap second. Offsets end at ±23:59.
+/// Digits past microseconds are cut. The date has to be in the (proleptic Gregorian) calendar,
+/// years 0001 to 9999, and seconds end at 59: a count of microseconds since the epoch has no place
+/// for a leap second. Offsets end at ±23:59.
 #[inline]
 pub(crate) fn timestamp(text: &str) -> Option<i64> {
     let (fixed, rest) = text.as_bytes().split_first_chunk::<19>()?;
-    if (fixed[4], fixed[7], fixed[13], fixed[16]) != (b'-', b'-', b':', b':') || !matches!(fixed[10], b' ' | b'T') {
+    if (fixed[4], fixed[7], fixed[13], fixed[16]) != (b'-', b'-', b':', b':')
+        || !matches!(fixed[10], b' ' | b'T')
+    {
         return None;
     }
     let year = number([fixed[0], fixed[1]])? * 100 + number([fixed[2], fixed[3]])?;
     let (month, day) = (number([fixed[5], fixed[6]])?, number([fixed[8], fixed[9]])?);
-    let (hour, minute, second) =
-        (number([fixed[11], fixed[12]])?, number([fixed[14], fixed[15]])?, number([fixed[17], fixed[18]])?);
+    let (hour, minute, second) = (
+        number([fixed[11], fixed[12]])?,
+        number([fixed[14], fixed[15]])?,
+        number([fixed[17], fixed[18]])?,
+    );
     if year == 0 || !(1..=12).contains(&month) || !(1..=days_in(year, month)).contains(&day) {
         return None;
     }
@@ -22,22 +29,32 @@ pub(crate) fn timestamp(text: &str) -> Option<i64> {
         return None;
     }
     let (micros, rest) = fraction(rest)?;
-    let seconds = days_since_epoch(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second - offset(rest)?;
+    let seconds = days_since_epoch(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second
+        - offset(rest)?;
     Some(seconds * 1_000_000 + micros)
 }
 
 /// Two ASCII digits.
 #[inline]
 fn number([tens, ones]: [u8; 2]) -> Option<i64> {
-    (tens.is_ascii_digit() && ones.is_ascii_digit()).then(|| i64::from(tens - b'0') * 10 + i64::from(ones - b'0'))
+    (tens.is_ascii_digit() && ones.is_ascii_digit())
+        .then(|| i64::from(tens - b'0') * 10 + i64::from(ones - b'0'))
 }
 
 /// The microseconds of a fraction, 0 when there is none, and what comes behind it.
 #[inline]
 fn fraction(text: &[u8]) -> Option<(i64, &[u8])> {
-    let Some(text) = text.strip_prefix(b".") else { return Some((0, text)) };
-    let (digits, rest) = text.split_at(text.iter().position(|b| !b.is_ascii_digit()).unwrap_or(text.len()));
-    let micros = (0..6).fold(0, |micros, at| micros * 10 + digits.get(at).map_or(0, |digit| i64::from(digit - b'0')));
+    let Some(text) = text.strip_prefix(b".") else {
+        return Some((0, text));
+    };
+    let (digits, rest) = text.split_at(
+        text.iter()
+            .position(|b| !b.is_ascii_digit())
+            .unwrap_or(text.len()),
+    );
+    let micros = (0..6).fold(0, |micros, at| {
+        micros * 10 + digits.get(at).map_or(0, |digit| i64::from(digit - b'0'))
+    });
     (!digits.is_empty()).then_some((micros, rest))
 }
 
@@ -47,7 +64,9 @@ fn offset(text: &[u8]) -> Option<i64> {
     let (sign, hours, minutes) = match *text {
         [] | [b'Z'] => return Some(0),
         [sign, h1, h0] => (sign, number([h1, h0])?, 0),
-        [sign, h1, h0, m1, m0] | [sign, h1, h0, b':', m1, m0] => (sign, number([h1, h0])?, number([m1, m0])?),
+        [sign, h1, h0, m1, m0] | [sign, h1, h0, b':', m1, m0] => {
+            (sign, number([h1, h0])?, number([m1, m0])?)
+        }
         _ => return None,
     };
     if hours > 23 || minutes > 59 {
@@ -70,13 +89,14 @@ fn days_in(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Days from 1970-01-01, by Howard Hinnant's `days_from_civil` (public domain) for years from 0 on: years begin in March, so that
-/// the leap day comes last.
+/// Days from 1970-01-01, by Howard Hinnant's `days_from_civil` (public domain) for years from 0 on:
+/// years begin in March, so that the leap day comes last.
 #[inline]
 fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = year - i64::from(month <= 2);
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year - 719_468
+    year * 365 + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400) + day_of_year
+        - 719_468
 }
 
 #[cfg(test)]
@@ -92,7 +112,10 @@ mod tests {
             ("2020-08-28T03:52:47Z", Some(1_598_586_767_000_000)),
             ("2020-08-28 03:52:47Z", Some(1_598_586_767_000_000)),
             ("2020-08-28 03:52:47.5", Some(1_598_586_767_500_000)),
-            ("2020-08-28T03:52:47.123456789Z", Some(1_598_586_767_123_456)),
+            (
+                "2020-08-28T03:52:47.123456789Z",
+                Some(1_598_586_767_123_456),
+            ),
             ("2020-08-28T09:22:47+05:30", Some(1_598_586_767_000_000)),
             ("2020-08-27T19:52:47-0800", Some(1_598_586_767_000_000)),
             ("2020-08-28T05:52:47.000001+02", Some(1_598_586_767_000_001)),

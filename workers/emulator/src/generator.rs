@@ -1,5 +1,6 @@
-//! One user's three records, dirty as domain data is: every text that means missing, numbers as texts, follower counts in every form,
-//! dates in several formats, values out of range, fields that are absent, null or unknown.
+//! One user's three records, dirty as domain data is: every text that means missing, numbers as
+//! texts, follower counts in every form, dates in several formats, values out of range, fields that
+//! are absent, null or unknown.
 //!
 //! Every record has a readable key, so none of them is refused.
 
@@ -52,7 +53,11 @@ impl Generator {
     #[must_use]
     pub fn user(&self, number: u64) -> Triple {
         let mut draw = Draw::new(self.seed, number);
-        Triple { pin: pin(&mut draw, number), geo: geo(&mut draw, number), user: user(&mut draw, number) }
+        Triple {
+            pin: pin(&mut draw, number),
+            geo: geo(&mut draw, number),
+            user: user(&mut draw, number),
+        }
     }
 }
 
@@ -66,20 +71,30 @@ impl Object {
         }
     }
 
-    /// The object's text: sometimes with a field nobody knows, in another order, or over several lines.
+    /// The object's text: sometimes with a field nobody knows, in another order, or over several
+    /// lines.
     fn finish(mut self, draw: &mut Draw) -> String {
         if draw.chance(0.03) {
             self.put(
                 "source",
-                draw.one_of(&["\"app\"", "7", "null", r#"{"device": {"os": "android", "tags": ["a", "b"]}}"#])
-                    .to_owned(),
+                draw.one_of(&[
+                    "\"app\"",
+                    "7",
+                    "null",
+                    r#"{"device": {"os": "android", "tags": ["a", "b"]}}"#,
+                ])
+                .to_owned(),
             );
         }
         if draw.chance(0.1) {
             draw.shuffle(&mut self.0);
         }
         let gap = if draw.chance(0.01) { ",\n  " } else { ", " };
-        let fields: Vec<String> = self.0.iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
+        let fields: Vec<String> = self
+            .0
+            .iter()
+            .map(|(name, value)| format!("\"{name}\": {value}"))
+            .collect();
         format!("{{{}}}", fields.join(gap))
     }
 }
@@ -88,23 +103,65 @@ fn pin(draw: &mut Draw, number: u64) -> String {
     let mut object = Object(Vec::with_capacity(13));
     let (category, tags) = draw.one_of(&CATEGORIES);
     // A few pins belong to a user who has one already.
-    let index = if number > 0 && draw.chance(0.03) { draw.below(number) } else { number };
+    let index = if number > 0 && draw.chance(0.03) {
+        draw.below(number)
+    } else {
+        number
+    };
     object.put("index", key(draw, index));
     let id = unique_id(draw);
-    object.put("unique_id", if draw.chance(0.01) { text(&format!(" {id}\n")) } else { text(&id) });
-    object.put("title", or_missing(draw, &["No Title Data Available"], |draw| text(&words(draw, 3, 9))));
-    let no_description = ["No description available", "No description available Story format"];
-    object.put("description", or_missing(draw, &no_description, |draw| text(&words(draw, 5, 30))));
+    object.put(
+        "unique_id",
+        if draw.chance(0.01) {
+            text(&format!(" {id}\n"))
+        } else {
+            text(&id)
+        },
+    );
+    object.put(
+        "title",
+        or_missing(draw, &["No Title Data Available"], |draw| {
+            text(&words(draw, 3, 9))
+        }),
+    );
+    let no_description = [
+        "No description available",
+        "No description available Story format",
+    ];
+    object.put(
+        "description",
+        or_missing(draw, &no_description, |draw| text(&words(draw, 5, 30))),
+    );
     let poster = or_missing(draw, &["User Info Error"], |draw| {
-        text(&format!("{} {}", draw.one_of(&FIRST_NAMES), draw.one_of(&LAST_NAMES)))
+        text(&format!(
+            "{} {}",
+            draw.one_of(&FIRST_NAMES),
+            draw.one_of(&LAST_NAMES)
+        ))
     });
     object.put("poster_name", poster);
-    object.put("follower_count", or_missing(draw, &["User Info Error"], follower_count));
-    object.put("tag_list", or_missing(draw, &["N,o, ,T,a,g,s, ,A,v,a,i,l,a,b,l,e"], |_| text(tags)));
-    let media = draw.one_of(&["image", "image", "image", "video", "multi-video(story page format)"]);
+    object.put(
+        "follower_count",
+        or_missing(draw, &["User Info Error"], follower_count),
+    );
+    object.put(
+        "tag_list",
+        or_missing(draw, &["N,o, ,T,a,g,s, ,A,v,a,i,l,a,b,l,e"], |_| text(tags)),
+    );
+    let media = draw.one_of(&[
+        "image",
+        "image",
+        "image",
+        "video",
+        "multi-video(story page format)",
+    ]);
     object.put("is_image_or_video", text(media));
     let image = or_missing(draw, &["Image src error."], |draw| {
-        text(&format!("https://i.pinimg.com/originals/{:02x}/{:08x}.jpg", draw.below(256), draw.below(1 << 32)))
+        text(&format!(
+            "https://i.pinimg.com/originals/{:02x}/{:08x}.jpg",
+            draw.below(256),
+            draw.below(1 << 32)
+        ))
     });
     object.put("image_src", image);
     object.put("downloaded", downloaded(draw));
@@ -116,20 +173,35 @@ fn pin(draw: &mut Draw, number: u64) -> String {
 fn geo(draw: &mut Draw, number: u64) -> String {
     let mut object = Object(Vec::with_capacity(6));
     object.put("ind", key(draw, number));
-    object.put("timestamp", or_missing(draw, &[], |draw| moment(draw, 2017, 2023)));
+    object.put(
+        "timestamp",
+        or_missing(draw, &[], |draw| moment(draw, 2017, 2023)),
+    );
     object.put("latitude", degrees(draw, 90));
     object.put("longitude", degrees(draw, 180));
-    object.put("country", or_missing(draw, &[], |draw| text(draw.one_of(&COUNTRIES))));
+    object.put(
+        "country",
+        or_missing(draw, &[], |draw| text(draw.one_of(&COUNTRIES))),
+    );
     object.finish(draw)
 }
 
 fn user(draw: &mut Draw, number: u64) -> String {
     let mut object = Object(Vec::with_capacity(6));
     object.put("ind", key(draw, number));
-    object.put("first_name", or_missing(draw, &[], |draw| text(draw.one_of(&FIRST_NAMES))));
-    object.put("last_name", or_missing(draw, &[], |draw| text(draw.one_of(&LAST_NAMES))));
+    object.put(
+        "first_name",
+        or_missing(draw, &[], |draw| text(draw.one_of(&FIRST_NAMES))),
+    );
+    object.put(
+        "last_name",
+        or_missing(draw, &[], |draw| text(draw.one_of(&LAST_NAMES))),
+    );
     object.put("age", or_missing(draw, &[], age));
-    object.put("date_joined", or_missing(draw, &[], |draw| moment(draw, 2014, 2021)));
+    object.put(
+        "date_joined",
+        or_missing(draw, &[], |draw| moment(draw, 2014, 2021)),
+    );
     object.finish(draw)
 }
 
@@ -138,12 +210,20 @@ fn text(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }
 
-/// Mostly the value; else one of the field's texts for missing, an empty or blank one, null, or nothing at all (none).
-fn or_missing(draw: &mut Draw, texts: &[&str], value: impl FnOnce(&mut Draw) -> String) -> Option<String> {
+/// Mostly the value; else one of the field's texts for missing, an empty or blank one, null, or
+/// nothing at all (none).
+fn or_missing(
+    draw: &mut Draw,
+    texts: &[&str],
+    value: impl FnOnce(&mut Draw) -> String,
+) -> Option<String> {
     match draw.below(100) {
         0 => None,
         1 => Some("null".to_owned()),
-        2 => Some(draw.one_of(&["\"\"", "\"  \"", "\"\\u00a0\\t\""]).to_owned()),
+        2 => Some(
+            draw.one_of(&["\"\"", "\"  \"", "\"\\u00a0\\t\""])
+                .to_owned(),
+        ),
         3..10 if !texts.is_empty() => Some(text(draw.one_of(texts))),
         _ => Some(value(draw)),
     }
@@ -196,17 +276,37 @@ fn follower_count(draw: &mut Draw) -> String {
         50 => text(&format!("{}B", draw.between(1, 3))),
         51..54 => text(&format!("{thousands}K")),
         54..60 => text(&format!("{}.{}M", draw.between(0, 9), draw.between(0, 9))),
-        60..63 => text(&format!("{}.{:04}k", draw.between(1, 99), draw.between(0, 9999))),
-        63..70 => text(&format!("{},{:03}", draw.between(1, 99), draw.between(0, 999))),
+        60..63 => text(&format!(
+            "{}.{:04}k",
+            draw.between(1, 99),
+            draw.between(0, 9999)
+        )),
+        63..70 => text(&format!(
+            "{},{:03}",
+            draw.between(1, 99),
+            draw.between(0, 999)
+        )),
         70..78 => thousands.to_string(),
         78..98 => text(&thousands.to_string()),
-        _ => draw.one_of(&["\"lots\"", "-5", "\"1,23\"", "\"12 k\"", "[1]", "\"99999999999999999999\""]).to_owned(),
+        _ => draw
+            .one_of(&[
+                "\"lots\"",
+                "-5",
+                "\"1,23\"",
+                "\"12 k\"",
+                "[1]",
+                "\"99999999999999999999\"",
+            ])
+            .to_owned(),
     }
 }
 
 fn downloaded(draw: &mut Draw) -> Option<String> {
     or_missing(draw, &[], |draw| {
-        draw.one_of(&["0", "1", "1", "1", "1", "\"1\"", "\" 0 \"", "true", "false", "2", "\"yes\""]).to_owned()
+        draw.one_of(&[
+            "0", "1", "1", "1", "1", "\"1\"", "\" 0 \"", "true", "false", "2", "\"yes\"",
+        ])
+        .to_owned()
     })
 }
 
@@ -223,15 +323,27 @@ fn degrees(draw: &mut Draw, limit: i64) -> Option<String> {
     or_missing(draw, &[], |draw| {
         let beyond = if draw.chance(0.01) { limit } else { 0 };
         let whole = draw.between(-limit + 1, limit - 1);
-        let degrees = format!("{}.{:04}", whole + whole.signum() * beyond, draw.between(0, 9999));
-        if draw.chance(0.05) { text(&format!(" {degrees} ")) } else { degrees }
+        let degrees = format!(
+            "{}.{:04}",
+            whole + whole.signum() * beyond,
+            draw.between(0, 9999)
+        );
+        if draw.chance(0.05) {
+            text(&format!(" {degrees} "))
+        } else {
+            degrees
+        }
     })
 }
 
 fn age(draw: &mut Draw) -> String {
     match draw.below(60) {
-        0 => draw.one_of(&["200", "-3", "\"151\"", "\"old\"", "20.5"]).to_owned(),
-        1 => draw.one_of(&["0", "150", "17", "18", "25", "36", "50", "51"]).to_owned(),
+        0 => draw
+            .one_of(&["200", "-3", "\"151\"", "\"old\"", "20.5"])
+            .to_owned(),
+        1 => draw
+            .one_of(&["0", "150", "17", "18", "25", "36", "50", "51"])
+            .to_owned(),
         2 => format!("\"{}\"", draw.between(18, 60)),
         3 => format!("{}.0", draw.between(18, 60)),
         _ => draw.between(13, 75).to_string(),
@@ -240,8 +352,18 @@ fn age(draw: &mut Draw) -> String {
 
 /// A moment in one of the formats that can be read, and now and then in one that can't.
 fn moment(draw: &mut Draw, first_year: i64, last_year: i64) -> String {
-    let date = format!("{}-{:02}-{:02}", draw.between(first_year, last_year), draw.between(1, 12), draw.between(1, 28));
-    let time = format!("{:02}:{:02}:{:02}", draw.between(0, 23), draw.between(0, 59), draw.between(0, 59));
+    let date = format!(
+        "{}-{:02}-{:02}",
+        draw.between(first_year, last_year),
+        draw.between(1, 12),
+        draw.between(1, 28)
+    );
+    let time = format!(
+        "{:02}:{:02}:{:02}",
+        draw.between(0, 23),
+        draw.between(0, 59),
+        draw.between(0, 59)
+    );
     let mut moment = String::new();
     // Writing to a String can't fail.
     let _ = match draw.below(60) {
@@ -249,12 +371,21 @@ fn moment(draw: &mut Draw, first_year: i64, last_year: i64) -> String {
         1 => write!(moment, "{date}T{time}Z"),
         2 => write!(moment, "{date}T{time}+05:30"),
         3 => write!(moment, "{date} {time}.{:03}", draw.between(0, 999)),
-        4 => write!(moment, "{date}T{time}.{:09}-0800", draw.between(0, 999_999_999)),
+        4 => write!(
+            moment,
+            "{date}T{time}.{:09}-0800",
+            draw.between(0, 999_999_999)
+        ),
         5 => write!(moment, " {date} {time} "),
         6 => write!(
             moment,
             "{}",
-            draw.one_of(&[date.as_str(), "yesterday", "2020-02-30 10:00:00", "28/08/2020 03:52:47"])
+            draw.one_of(&[
+                date.as_str(),
+                "yesterday",
+                "2020-02-30 10:00:00",
+                "28/08/2020 03:52:47"
+            ])
         ),
         _ => write!(moment, "{date} {time}"),
     };
@@ -321,8 +452,14 @@ mod tests {
             ("age", RepairReason::Unreadable),
             ("date_joined", RepairReason::Unreadable),
         ] {
-            assert!(repairs.contains_key(&(field, reason)), "{field} {reason:?}: {repairs:?}");
+            assert!(
+                repairs.contains_key(&(field, reason)),
+                "{field} {reason:?}: {repairs:?}"
+            );
         }
-        assert!(shared > 0 && f64::from(followers) > 0.8 * USERS as f64, "{shared} {followers}");
+        assert!(
+            shared > 0 && f64::from(followers) > 0.8 * USERS as f64,
+            "{shared} {followers}"
+        );
     }
 }

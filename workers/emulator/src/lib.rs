@@ -1,6 +1,7 @@
 //! Synthetic users who post pins, where they were and who they are, as dirty as real ones.
 //!
-//! [`Generator`] makes the records, the same for the same seed; [`send`] posts them until ingest has acknowledged each.
+//! [`Generator`] makes the records, the same for the same seed; [`send`] posts them until ingest
+//! has acknowledged each.
 
 pub mod draw;
 mod generator;

@@ -24,9 +24,11 @@ const CONNECTIONS: usize = 16;
 /// How often progress is logged.
 const PROGRESS: Duration = Duration::from_secs(10);
 
-/// Posts synthetic users' records to ingest and says how many were acknowledged, as one JSON line on standard output.
+/// Posts synthetic users' records to ingest and says how many were acknowledged, as one JSON line
+/// on standard output.
 ///
-/// Options win over the configuration file; with --target none is needed. Exits with 0 only when every record was acknowledged.
+/// Options win over the configuration file; with --target none is needed. Exits with 0 only when
+/// every record was acknowledged.
 #[derive(Parser)]
 #[command(name = "pinpipe-emulator", version)]
 struct Args {
@@ -50,8 +52,14 @@ struct Args {
 }
 
 fn ratio(text: &str) -> Result<f64, String> {
-    let ratio: f64 = text.parse().map_err(|_| "a number from 0 to 1 is needed".to_owned())?;
-    if (0.0..=1.0).contains(&ratio) { Ok(ratio) } else { Err("it has to be from 0 to 1".to_owned()) }
+    let ratio: f64 = text
+        .parse()
+        .map_err(|_| "a number from 0 to 1 is needed".to_owned())?;
+    if (0.0..=1.0).contains(&ratio) {
+        Ok(ratio)
+    } else {
+        Err("it has to be from 0 to 1".to_owned())
+    }
 }
 
 /// What to send where.
@@ -66,13 +74,25 @@ struct Run {
 impl Run {
     fn new(args: &Args) -> Result<Self> {
         let path = &args.worker.config;
-        let file: Option<Emulator> =
-            if args.target.is_some() && !path.exists() { None } else { Some(config::load(path)?) };
-        let target = args.target.clone().or_else(|| file.as_ref().map(|file| file.target.clone()));
+        let file: Option<Emulator> = if args.target.is_some() && !path.exists() {
+            None
+        } else {
+            Some(config::load(path)?)
+        };
+        let target = args
+            .target
+            .clone()
+            .or_else(|| file.as_ref().map(|file| file.target.clone()));
         Ok(Self {
             target: target.context("there is no target: name ingest's address with --target")?,
-            rate: args.rate.or_else(|| file.as_ref().map(|file| file.records_per_second)).unwrap_or(30),
-            seed: args.seed.or_else(|| file.as_ref().map(|file| file.seed)).unwrap_or(1),
+            rate: args
+                .rate
+                .or_else(|| file.as_ref().map(|file| file.records_per_second))
+                .unwrap_or(30),
+            seed: args
+                .seed
+                .or_else(|| file.as_ref().map(|file| file.seed))
+                .unwrap_or(1),
             worker: file.is_some(),
         })
     }
@@ -87,8 +107,16 @@ async fn main() -> Result<ExitCode> {
     let stop = shutdown::on_signal();
     let tally = Tally::default();
     let stop_admin = CancellationToken::new();
-    let admin = run.worker.then(|| tokio::spawn(serve_admin(tally.clone(), stop_admin.clone())));
-    tracing::info!(target = run.target, rate = run.rate, seed = run.seed, count = args.count, "sending");
+    let admin = run
+        .worker
+        .then(|| tokio::spawn(serve_admin(tally.clone(), stop_admin.clone())));
+    tracing::info!(
+        target = run.target,
+        rate = run.rate,
+        seed = run.seed,
+        count = args.count,
+        "sending"
+    );
 
     let start = Instant::now();
     let progress = tokio::spawn(log_progress(tally.clone(), start));
@@ -102,7 +130,11 @@ async fn main() -> Result<ExitCode> {
     if let Some(admin) = admin {
         admin.await??;
     }
-    Ok(if report.complete(args.count) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if report.complete(args.count) {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// Sends round after round, over several connections; ends when all is settled.
@@ -117,7 +149,12 @@ async fn send_all(
     let queue = Arc::new(tokio::sync::Mutex::new(queue));
     let mut connections = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        let (queue, sender, tally, stop) = (Arc::clone(&queue), sender.clone(), tally.clone(), stop.clone());
+        let (queue, sender, tally, stop) = (
+            Arc::clone(&queue),
+            sender.clone(),
+            tally.clone(),
+            stop.clone(),
+        );
         connections.spawn(async move {
             loop {
                 let batch = queue.lock().await.recv().await;
@@ -128,7 +165,8 @@ async fn send_all(
     }
     let feed = async {
         for round in &mut source {
-            pace.wait(round.iter().map(|batch| batch.records.len()).sum()).await;
+            pace.wait(round.iter().map(|batch| batch.records.len()).sum())
+                .await;
             for batch in round {
                 batches.send(batch).await?;
             }
@@ -152,7 +190,12 @@ async fn log_progress(tally: Tally, start: Instant) {
         ticks.tick().await;
         let report = tally.report(start.elapsed());
         let records: u64 = report.acknowledged.values().sum();
-        tracing::info!(acknowledged = records, retries = report.retries, refused = report.refused, "progress");
+        tracing::info!(
+            acknowledged = records,
+            retries = report.retries,
+            refused = report.refused,
+            "progress"
+        );
     }
 }
 

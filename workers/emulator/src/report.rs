@@ -52,24 +52,44 @@ impl Tally {
     /// Shows the counts as metrics.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("emulator");
-        registry.register("acknowledged", "Records ingest has acknowledged", self.acknowledged.clone());
-        registry.register("repeated", "Records sent once more on purpose and acknowledged", self.repeated.clone());
-        registry.register("refused", "Records ingest will never take", self.refused.clone());
-        registry.register("unsent", "Records given up because the emulator was stopped", self.unsent.clone());
+        registry.register(
+            "acknowledged",
+            "Records ingest has acknowledged",
+            self.acknowledged.clone(),
+        );
+        registry.register(
+            "repeated",
+            "Records sent once more on purpose and acknowledged",
+            self.repeated.clone(),
+        );
+        registry.register(
+            "refused",
+            "Records ingest will never take",
+            self.refused.clone(),
+        );
+        registry.register(
+            "unsent",
+            "Records given up because the emulator was stopped",
+            self.unsent.clone(),
+        );
         registry.register("retries", "Requests sent again", self.retries.clone());
     }
 
     /// The records of a kind that ingest has acknowledged, without repeats.
     #[must_use]
     pub fn acknowledged(&self, kind: Kind) -> Counter {
-        self.acknowledged.get_or_create_owned(&KindLabel { kind: kind.as_str() })
+        self.acknowledged.get_or_create_owned(&KindLabel {
+            kind: kind.as_str(),
+        })
     }
 
     /// What was counted so far.
     #[must_use]
     pub fn report(&self, took: Duration) -> Report {
         Report {
-            acknowledged: Kind::ALL.map(|kind| (kind.as_str(), self.acknowledged(kind).get())).into(),
+            acknowledged: Kind::ALL
+                .map(|kind| (kind.as_str(), self.acknowledged(kind).get()))
+                .into(),
             repeated: self.repeated.get(),
             refused: self.refused.get(),
             unsent: self.unsent.get(),

@@ -65,15 +65,23 @@ impl Sender {
             .tcp_nodelay(true)
             .build()
             .context("the HTTP client can't be set up")?;
-        Ok(Self { client, target: target.trim_end_matches('/').to_owned() })
+        Ok(Self {
+            client,
+            target: target.trim_end_matches('/').to_owned(),
+        })
     }
 
-    /// Sends a batch, again and again until each record is acknowledged or refused; after `stop` it isn't sent again.
+    /// Sends a batch, again and again until each record is acknowledged or refused; after `stop` it
+    /// isn't sent again.
     pub async fn deliver(&self, batch: Batch, tally: &Tally, stop: &CancellationToken) {
         // A record, and whether it is a repeat.
         let first_repeat = batch.records.len() - batch.repeats;
-        let mut left: Vec<(String, bool)> =
-            batch.records.into_iter().enumerate().map(|(i, record)| (record, i >= first_repeat)).collect();
+        let mut left: Vec<(String, bool)> = batch
+            .records
+            .into_iter()
+            .enumerate()
+            .map(|(i, record)| (record, i >= first_repeat))
+            .collect();
         let mut pause = PAUSE.0;
         while !left.is_empty() {
             let (wait, reason) = match self.attempt(batch.kind.as_str(), &left).await {
@@ -94,7 +102,10 @@ impl Sender {
                     if left.len() < before {
                         pause = PAUSE.0;
                     }
-                    (None, format!("{} of {before} records were not confirmed", left.len()))
+                    (
+                        None,
+                        format!("{} of {before} records were not confirmed", left.len()),
+                    )
                 }
             };
             if left.is_empty() {
@@ -133,7 +144,8 @@ impl Sender {
             Ok(bytes) => serde_json::from_slice::<Answer>(&bytes).ok(),
             Err(error) => return Attempt::Again(wait, format!("{:#}", anyhow::Error::new(error))),
         };
-        let (answers, message) = answer.map_or((None, None), |answer| (answer.records, answer.message));
+        let (answers, message) =
+            answer.map_or((None, None), |answer| (answer.records, answer.message));
         let message = format!("{status}: {}", message.unwrap_or_default());
         match answers {
             Some(answers) if answers.len() == records.len() => Attempt::PerRecord(answers),
@@ -158,7 +170,12 @@ fn body(records: &[(String, bool)]) -> String {
 }
 
 /// Counts what is settled; gives what has to be sent again.
-fn settle(kind: Kind, sent: Vec<(String, bool)>, answers: Vec<RecordAnswer>, tally: &Tally) -> Vec<(String, bool)> {
+fn settle(
+    kind: Kind,
+    sent: Vec<(String, bool)>,
+    answers: Vec<RecordAnswer>,
+    tally: &Tally,
+) -> Vec<(String, bool)> {
     let (mut acknowledged, mut repeated) = (0, 0);
     let left = sent
         .into_iter()
@@ -170,7 +187,12 @@ fn settle(kind: Kind, sent: Vec<(String, bool)>, answers: Vec<RecordAnswer>, tal
             } else if answer.retry {
                 return Some((record, repeat));
             } else {
-                tracing::error!(kind = kind.as_str(), record, message = answer.message, "ingest refuses a record");
+                tracing::error!(
+                    kind = kind.as_str(),
+                    record,
+                    message = answer.message,
+                    "ingest refuses a record"
+                );
                 tally.refused.inc();
             }
             None

@@ -1,4 +1,5 @@
-//! What is sent, in which order and when: rounds of some users each, one request per kind, at a set rate.
+//! What is sent, in which order and when: rounds of some users each, one request per kind, at a set
+//! rate.
 
 use std::time::Duration;
 
@@ -43,22 +44,31 @@ struct Repeats {
 
 impl std::fmt::Debug for Repeats {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Repeats").field("ratio", &self.ratio).finish_non_exhaustive()
+        f.debug_struct("Repeats")
+            .field("ratio", &self.ratio)
+            .finish_non_exhaustive()
     }
 }
 
 impl Source {
-    /// `count` users (none: without end) of a seed, in rounds that suit a rate (records a second, all kinds together; 0: any),
-    /// a part `repeat_ratio` (0 … 1) of all records sent once more.
+    /// `count` users (none: without end) of a seed, in rounds that suit a rate (records a second,
+    /// all kinds together; 0: any), a part `repeat_ratio` (0 … 1) of all records sent once more.
     #[must_use]
     pub fn new(seed: u64, count: Option<u64>, rate: u32, repeat_ratio: f64) -> Self {
         Self {
             generator: Generator::new(seed),
             // A stream no user has.
-            repeats: Repeats { ratio: repeat_ratio, draw: Draw::new(seed, u64::MAX) },
+            repeats: Repeats {
+                ratio: repeat_ratio,
+                draw: Draw::new(seed, u64::MAX),
+            },
             left: count,
             next_user: 0,
-            round: if rate == 0 { MAX_ROUND } else { (rate / 3 / ROUNDS_PER_SECOND).clamp(1, MAX_ROUND) },
+            round: if rate == 0 {
+                MAX_ROUND
+            } else {
+                (rate / 3 / ROUNDS_PER_SECOND).clamp(1, MAX_ROUND)
+            },
         }
     }
 }
@@ -68,11 +78,17 @@ impl Iterator for Source {
 
     /// The next round: one batch per kind.
     fn next(&mut self) -> Option<[Batch; 3]> {
-        let users = self.left.map_or(u64::from(self.round), |left| left.min(u64::from(self.round)));
+        let users = self.left.map_or(u64::from(self.round), |left| {
+            left.min(u64::from(self.round))
+        });
         if users == 0 {
             return None;
         }
-        let mut batches = Kind::ALL.map(|kind| Batch { kind, records: Vec::new(), repeats: 0 });
+        let mut batches = Kind::ALL.map(|kind| Batch {
+            kind,
+            records: Vec::new(),
+            repeats: 0,
+        });
         for number in self.next_user..self.next_user + users {
             let triple = self.generator.user(number);
             for batch in &mut batches {
@@ -105,7 +121,10 @@ impl Pace {
     /// `rate` records a second; 0: at once, always.
     #[must_use]
     pub fn new(rate: u32) -> Self {
-        Self { rate, due: Instant::now() }
+        Self {
+            rate,
+            due: Instant::now(),
+        }
     }
 
     /// Waits until a round of so many records is due.
@@ -118,7 +137,9 @@ impl Pace {
 
     /// When a round of so many records is due. A delay of up to a second is made up for.
     fn next(&mut self, now: Instant, records: usize) -> Instant {
-        let due = self.due.max(now.checked_sub(Duration::from_secs(1)).unwrap_or(self.due));
+        let due = self
+            .due
+            .max(now.checked_sub(Duration::from_secs(1)).unwrap_or(self.due));
         self.due = due + Duration::from_secs_f64(records as f64 / f64::from(self.rate));
         due
     }
@@ -143,7 +164,10 @@ mod tests {
     #[test]
     fn count_is_of_each_kind_and_repeats_come_on_top() {
         assert_eq!(totals(Source::new(1, Some(0), 0, 0.5)), (vec![0, 0, 0], 0));
-        assert_eq!(totals(Source::new(1, Some(451), 0, 0.0)), (vec![451, 451, 451], 0));
+        assert_eq!(
+            totals(Source::new(1, Some(451), 0, 0.0)),
+            (vec![451, 451, 451], 0)
+        );
         let (records, repeats) = totals(Source::new(1, Some(1000), 600, 0.05));
         assert_eq!(records, [1000, 1000, 1000]);
         assert!((100..200).contains(&repeats), "{repeats}");
@@ -162,8 +186,14 @@ mod tests {
         let mut pace = Pace::new(100);
         let start = pace.due;
         let ms = |due: Instant| (due - start).as_millis();
-        assert_eq!([0, 500, 1000], [start, start, start].map(|now| ms(pace.next(now, 50))));
+        assert_eq!(
+            [0, 500, 1000],
+            [start, start, start].map(|now| ms(pace.next(now, 50)))
+        );
         let later = start + Duration::from_secs(10);
-        assert_eq!([9000, 9500, 10_000, 10_500], [later; 4].map(|now| ms(pace.next(now, 50))));
+        assert_eq!(
+            [9000, 9500, 10_000, 10_500],
+            [later; 4].map(|now| ms(pace.next(now, 50)))
+        );
     }
 }

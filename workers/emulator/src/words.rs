@@ -72,8 +72,9 @@ pub(crate) const FIRST_NAMES: [&str; 20] = [
 
 /// Last names.
 pub(crate) const LAST_NAMES: [&str; 20] = [
-    "Ali", "Alvarez", "Anderson", "Brown", "Davis", "Evans", "García", "Hughes", "Ivanova", "Jackson", "Müller",
-    "Nguyễn", "O'Brien", "Okafor", "Parker", "Smith", "Stevens", "Williams", "Yılmaz", "佐藤",
+    "Ali", "Alvarez", "Anderson", "Brown", "Davis", "Evans", "García", "Hughes", "Ivanova",
+    "Jackson", "Müller", "Nguyễn", "O'Brien", "Okafor", "Parker", "Smith", "Stevens", "Williams",
+    "Yılmaz", "佐藤",
 ];
 
 /// Words of titles and descriptions; some need escapes in JSON.

@@ -113,8 +113,8 @@ impl Answer<'_> {
         counts
     }
 
-    /// 503 when something has to be sent again, else 202 when something was taken (or nothing was sent, as `[]`), else what is wrong
-    /// with all: 400 not JSON, 413 too large, 422 any other mix.
+    /// 503 when something has to be sent again, else 202 when something was taken (or nothing was
+    /// sent, as `[]`), else what is wrong with all: 400 not JSON, 413 too large, 422 any other mix.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         let counts = self.counts();
@@ -125,9 +125,16 @@ impl Answer<'_> {
             return StatusCode::ACCEPTED;
         }
         let all = |wanted: fn(&Refusal) -> bool| {
-            self.outcomes.iter().all(|outcome| matches!(outcome, Outcome::Refused(refusal) if wanted(refusal)))
+            self.outcomes
+                .iter()
+                .all(|outcome| matches!(outcome, Outcome::Refused(refusal) if wanted(refusal)))
         };
-        if all(|refusal| matches!(refusal, Refusal::Record(Rejection::NotJson | Rejection::NotUtf8))) {
+        if all(|refusal| {
+            matches!(
+                refusal,
+                Refusal::Record(Rejection::NotJson | Rejection::NotUtf8)
+            )
+        }) {
             StatusCode::BAD_REQUEST
         } else if all(|refusal| matches!(refusal, Refusal::Record(Rejection::TooLarge { .. }))) {
             StatusCode::PAYLOAD_TOO_LARGE
@@ -138,7 +145,11 @@ impl Answer<'_> {
 
     /// The sentence of an answer that isn't a success.
     fn problem(&self) -> Option<(&'static str, String)> {
-        let Counts { accepted, rejected, unconfirmed } = self.counts();
+        let Counts {
+            accepted,
+            rejected,
+            unconfirmed,
+        } = self.counts();
         if unconfirmed > 0 {
             let message = format!(
                 "{unconfirmed} of {} records are not known to be stored: send those marked \"retry\" again after {RETRY_AFTER} s, \
@@ -194,27 +205,46 @@ struct Body<'a> {
 impl IntoResponse for Answer<'_> {
     fn into_response(self) -> Response {
         let (error, message) = self.problem().unzip();
-        let Counts { accepted, rejected, unconfirmed } = self.counts();
+        let Counts {
+            accepted,
+            rejected,
+            unconfirmed,
+        } = self.counts();
         let status = self.status();
         let records = self
             .outcomes
             .iter()
             .map(|outcome| match outcome {
-                Outcome::Accepted { partition, offset } => {
-                    RecordBody::Accepted { topic: self.topic, partition: *partition, offset: *offset }
-                }
-                Outcome::Refused(refusal) => {
-                    RecordBody::Refused { error: refusal.name(), field: refusal.field(), message: refusal.message() }
-                }
-                Outcome::Unconfirmed(reason) => {
-                    RecordBody::Unconfirmed { error: reason.name(), message: reason.to_string(), retry: true }
-                }
+                Outcome::Accepted { partition, offset } => RecordBody::Accepted {
+                    topic: self.topic,
+                    partition: *partition,
+                    offset: *offset,
+                },
+                Outcome::Refused(refusal) => RecordBody::Refused {
+                    error: refusal.name(),
+                    field: refusal.field(),
+                    message: refusal.message(),
+                },
+                Outcome::Unconfirmed(reason) => RecordBody::Unconfirmed {
+                    error: reason.name(),
+                    message: reason.to_string(),
+                    retry: true,
+                },
             })
             .collect();
-        let body = Body { error, message, accepted, rejected, unconfirmed, records };
+        let body = Body {
+            error,
+            message,
+            accepted,
+            rejected,
+            unconfirmed,
+            records,
+        };
         let mut response = (status, Json(body)).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+            response
+                .headers_mut()
+                .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
         }
         response
     }
@@ -226,7 +256,10 @@ mod tests {
 
     #[test]
     fn the_status_says_what_to_do() {
-        let stored = Outcome::Accepted { partition: 0, offset: 7 };
+        let stored = Outcome::Accepted {
+            partition: 0,
+            offset: 7,
+        };
         let again = Outcome::Unconfirmed(Unconfirmed::Timeout);
         let refused = |rejection| Outcome::Refused(Refusal::Record(rejection));
         let no_json = refused(Rejection::NotJson);
@@ -243,9 +276,17 @@ mod tests {
             (vec![no_key], 422),
             (vec![too_large.clone(), too_large.clone()], 413),
             (vec![too_large, no_json], 422),
-            (vec![Outcome::Refused(Refusal::Broker(RDKafkaErrorCode::MessageSizeTooLarge))], 422),
+            (
+                vec![Outcome::Refused(Refusal::Broker(
+                    RDKafkaErrorCode::MessageSizeTooLarge,
+                ))],
+                422,
+            ),
         ] {
-            let answer = Answer { topic: "t", outcomes };
+            let answer = Answer {
+                topic: "t",
+                outcomes,
+            };
             assert_eq!(answer.status(), status, "{answer:?}");
         }
     }

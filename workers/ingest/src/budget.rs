@@ -1,5 +1,5 @@
-//! The memory that requests in work may hold together. Over it, a request is told to come again (429), so that load can't
-//! bring the process to its limit.
+//! The memory that requests in work may hold together. Over it, a request is told to come again
+//! (429), so that load can't bring the process to its limit.
 
 use std::sync::Arc;
 
@@ -31,13 +31,19 @@ impl Budget {
     /// A budget of `bytes`; `held` shows what is in use.
     #[must_use]
     pub fn new(bytes: usize, held: Gauge) -> Self {
-        Self { free: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))), held }
+        Self {
+            free: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))),
+            held,
+        }
     }
 
     /// A share without a byte yet.
     #[must_use]
     pub fn share(&self) -> Share {
-        Share { budget: self.clone(), permit: None }
+        Share {
+            budget: self.clone(),
+            permit: None,
+        }
     }
 }
 
@@ -45,7 +51,9 @@ impl Share {
     /// Takes more bytes, at once or not at all.
     pub fn take(&mut self, bytes: usize) -> Result<(), UsedUp> {
         let count = u32::try_from(bytes).map_err(|_| UsedUp)?;
-        let more = Arc::clone(&self.budget.free).try_acquire_many_owned(count).map_err(|_| UsedUp)?;
+        let more = Arc::clone(&self.budget.free)
+            .try_acquire_many_owned(count)
+            .map_err(|_| UsedUp)?;
         self.budget.held.inc_by(i64::from(count));
         match &mut self.permit {
             Some(permit) => permit.merge(more),
@@ -57,8 +65,13 @@ impl Share {
 
 impl Drop for Share {
     fn drop(&mut self) {
-        let held = self.permit.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        self.budget.held.dec_by(i64::try_from(held).unwrap_or(i64::MAX));
+        let held = self
+            .permit
+            .as_ref()
+            .map_or(0, OwnedSemaphorePermit::num_permits);
+        self.budget
+            .held
+            .dec_by(i64::try_from(held).unwrap_or(i64::MAX));
     }
 }
 
@@ -74,7 +87,10 @@ mod tests {
         one.take(60).unwrap();
         one.take(30).unwrap();
         let mut two = budget.share();
-        assert_eq!((two.take(11), two.take(10), held.get()), (Err(UsedUp), Ok(()), 100));
+        assert_eq!(
+            (two.take(11), two.take(10), held.get()),
+            (Err(UsedUp), Ok(()), 100)
+        );
         drop(one);
         assert_eq!((two.take(90), held.get()), (Ok(()), 100));
         drop(two);

@@ -72,7 +72,8 @@ impl Service {
             }
             Err(problem) => problem.into_response(),
         };
-        self.metrics.request(kind, response.status(), start.elapsed());
+        self.metrics
+            .request(kind, response.status(), start.elapsed());
         response
     }
 
@@ -83,13 +84,22 @@ impl Service {
         if body.trim_ascii().is_empty() {
             return Err(Problem::Empty);
         }
-        let records = split::records(&body, form).map_err(|split::BrokenArray| Problem::BrokenArray)?;
+        let records =
+            split::records(&body, form).map_err(|split::BrokenArray| Problem::BrokenArray)?;
         if records.len() > self.limits.request_records {
-            return Err(Problem::TooManyRecords { count: records.len(), limit: self.limits.request_records });
+            return Err(Problem::TooManyRecords {
+                count: records.len(),
+                limit: self.limits.request_records,
+            });
         }
-        share.take(records.len() * RECORD_OVERHEAD).map_err(|_| Problem::Busy)?;
+        share
+            .take(records.len() * RECORD_OVERHEAD)
+            .map_err(|_| Problem::Busy)?;
         let topic = self.topic(kind);
-        Ok(Answer { topic, outcomes: self.store(kind, topic, &records).await })
+        Ok(Answer {
+            topic,
+            outcomes: self.store(kind, topic, &records).await,
+        })
     }
 
     /// Sends what can be keyed, and waits for the broker's word.
@@ -97,16 +107,22 @@ impl Service {
         let batch = Batch::new(records.len());
         let refusals: Vec<Option<Outcome>> = records
             .iter()
-            .map(|record| match record_key(kind, record, self.limits.record_bytes) {
-                Ok(key) => {
-                    self.producer.send(&batch, topic, &key, &single_line(record));
-                    None
-                }
-                Err(rejection) => Some(Outcome::Refused(Refusal::Record(rejection))),
-            })
+            .map(
+                |record| match record_key(kind, record, self.limits.record_bytes) {
+                    Ok(key) => {
+                        self.producer
+                            .send(&batch, topic, &key, &single_line(record));
+                        None
+                    }
+                    Err(rejection) => Some(Outcome::Refused(Refusal::Record(rejection))),
+                },
+            )
             .collect();
         let mut deliveries = batch.deliveries().await.into_iter();
-        refusals.into_iter().filter_map(|refusal| refusal.or_else(|| deliveries.next().map(Outcome::from))).collect()
+        refusals
+            .into_iter()
+            .filter_map(|refusal| refusal.or_else(|| deliveries.next().map(Outcome::from)))
+            .collect()
     }
 
     fn topic(&self, kind: Kind) -> &str {

@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 /// How long a record may take to be confirmed.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long requests in work may take to end once the worker was told to stop, and what is queued for the broker after them:
-/// with the pod's pre-stop pause, less than its grace period of 30 s.
+/// How long requests in work may take to end once the worker was told to stop, and what is queued
+/// for the broker after them: with the pod's pre-stop pause, less than its grace period of 30 s.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -57,7 +57,11 @@ async fn main() -> Result<()> {
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());
     let readiness = admin.readiness();
-    let producer = producer(&config, &metrics, Outage::new(readiness.clone(), "BrokerUnavailable"))?;
+    let producer = producer(
+        &config,
+        &metrics,
+        Outage::new(readiness.clone(), "BrokerUnavailable"),
+    )?;
     let service = service(&config, producer.clone(), metrics);
 
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, args.port));
@@ -66,12 +70,18 @@ async fn main() -> Result<()> {
         .with_context(|| format!("port {} can't be listened at", args.port))?
         .tap_io(|stream| _ = stream.set_nodelay(true));
     let stop_admin = CancellationToken::new();
-    let mut admin = tokio::spawn(admin.serve(args.admin_port, axum::Router::new(), stop_admin.clone()));
+    let mut admin =
+        tokio::spawn(admin.serve(args.admin_port, axum::Router::new(), stop_admin.clone()));
     readiness.set(Ok(()));
-    tracing::info!(port = args.port, bootstrap_servers = config.kafka.bootstrap_servers, "taking records");
+    tracing::info!(
+        port = args.port,
+        bootstrap_servers = config.kafka.bootstrap_servers,
+        "taking records"
+    );
 
     let draining = CancellationToken::new();
-    let server = axum::serve(listener, router(service)).with_graceful_shutdown(draining.clone().cancelled_owned());
+    let server = axum::serve(listener, router(service))
+        .with_graceful_shutdown(draining.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
     let died = tokio::select! {
         () = stop.cancelled() => false,
@@ -83,7 +93,10 @@ async fn main() -> Result<()> {
     if let Ok(result) = tokio::time::timeout(DRAIN_TIMEOUT, server).await {
         result??;
     } else {
-        tracing::warn!("requests were still open after {} s and get no answer", DRAIN_TIMEOUT.as_secs());
+        tracing::warn!(
+            "requests were still open after {} s and get no answer",
+            DRAIN_TIMEOUT.as_secs()
+        );
     }
     tokio::task::spawn_blocking(move || producer.flush(FLUSH_TIMEOUT)).await??;
     stop_admin.cancel();

@@ -32,7 +32,9 @@ pub enum Problem {
         limit: usize,
     },
     /// Too many records.
-    #[error("the request has {count} records, {limit} are allowed: send fewer records in a request")]
+    #[error(
+        "the request has {count} records, {limit} are allowed: send fewer records in a request"
+    )]
     TooManyRecords {
         /// How many it has.
         count: usize,
@@ -43,13 +45,19 @@ pub enum Problem {
     #[error("the request's body did not arrive: {0}; send it again")]
     BodyLost(String),
     /// Nothing in it.
-    #[error("the request has no body: send one JSON object, an array of objects, or one object a line")]
+    #[error(
+        "the request has no body: send one JSON object, an array of objects, or one object a line"
+    )]
     Empty,
     /// An array of which one can't tell where records end.
-    #[error("the array can't be read: it isn't closed, or something stands behind it; none of its records was taken")]
+    #[error(
+        "the array can't be read: it isn't closed, or something stands behind it; none of its records was taken"
+    )]
     BrokenArray,
     /// The memory for requests is in use.
-    #[error("too many records are on their way to the broker: send the same request again after {RETRY_AFTER} s")]
+    #[error(
+        "too many records are on their way to the broker: send the same request again after {RETRY_AFTER} s"
+    )]
     Busy,
 }
 
@@ -63,8 +71,12 @@ impl Problem {
         match self {
             Self::NotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::UnsupportedMediaType(_) | Self::UnsupportedEncoding(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::BodyTooLarge { .. } | Self::TooManyRecords { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType(_) | Self::UnsupportedEncoding(_) => {
+                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            }
+            Self::BodyTooLarge { .. } | Self::TooManyRecords { .. } => {
+                StatusCode::PAYLOAD_TOO_LARGE
+            }
             Self::BodyLost(_) => StatusCode::REQUEST_TIMEOUT,
             Self::Empty | Self::BrokenArray => StatusCode::BAD_REQUEST,
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
@@ -96,12 +108,25 @@ impl IntoResponse for Problem {
             error: &'static str,
             message: String,
         }
-        let mut response =
-            (self.status(), Json(Body { error: self.name(), message: self.to_string() })).into_response();
+        let mut response = (
+            self.status(),
+            Json(Body {
+                error: self.name(),
+                message: self.to_string(),
+            }),
+        )
+            .into_response();
         match self {
-            Self::Busy => _ = response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER)),
+            Self::Busy => {
+                _ = response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER))
+            }
             Self::UnsupportedEncoding(_) => {
-                response.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+                response.headers_mut().insert(
+                    header::ACCEPT_ENCODING,
+                    HeaderValue::from_static("identity"),
+                );
             }
             _ => {}
         }

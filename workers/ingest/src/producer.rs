@@ -1,7 +1,8 @@
 //! Records to the broker, and word of each back to the request it came in.
 //!
-//! The producer is idempotent and waits for all in-sync replicas; a record counts as stored only when its delivery report says so.
-//! One [`Batch`] gathers the reports of one request and wakes it once, when the last has come.
+//! The producer is idempotent and waits for all in-sync replicas; a record counts as stored only
+//! when its delivery report says so. One [`Batch`] gathers the reports of one request and wakes it
+//! once, when the last has come.
 
 use std::{
     sync::{
@@ -80,11 +81,14 @@ impl From<RDKafkaErrorCode> for Delivery {
         use RDKafkaErrorCode as Code;
         Self::Unconfirmed(match code {
             Code::MessageSizeTooLarge | Code::InvalidRecord => return Self::Refused(code),
-            Code::MessageTimedOut | Code::RequestTimedOut | Code::BrokerTransportFailure | Code::AllBrokersDown => {
-                Unconfirmed::Timeout
-            }
+            Code::MessageTimedOut
+            | Code::RequestTimedOut
+            | Code::BrokerTransportFailure
+            | Code::AllBrokersDown => Unconfirmed::Timeout,
             Code::QueueFull => Unconfirmed::QueueFull,
-            Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => Unconfirmed::TopicMissing,
+            Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownPartition => {
+                Unconfirmed::TopicMissing
+            }
             other => Unconfirmed::Broker(other),
         })
     }
@@ -95,7 +99,8 @@ impl From<RDKafkaErrorCode> for Delivery {
 pub struct Settings {
     /// The size limit of a record, bytes.
     pub max_record_bytes: u32,
-    /// How long a record may take to be confirmed; a broker away for less goes unnoticed by clients.
+    /// How long a record may take to be confirmed; a broker away for less goes unnoticed by
+    /// clients.
     pub delivery_timeout: Duration,
     /// The bytes that may wait for the broker.
     pub queue_bytes: usize,
@@ -146,25 +151,42 @@ impl Batch {
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let (sender, done) = oneshot::channel();
-        let gathered = Gathered { deliveries: Vec::with_capacity(capacity), waiting: 1, done: Some(sender) };
-        Self { gathered: Arc::new(Mutex::new(gathered)), done }
+        let gathered = Gathered {
+            deliveries: Vec::with_capacity(capacity),
+            waiting: 1,
+            done: Some(sender),
+        };
+        Self {
+            gathered: Arc::new(Mutex::new(gathered)),
+            done,
+        }
     }
 
-    /// Waits for the last report; deliveries come in the order of [`Producer::send`]. Each comes within the delivery timeout.
+    /// Waits for the last report; deliveries come in the order of [`Producer::send`]. Each comes
+    /// within the delivery timeout.
     pub async fn deliveries(self) -> Vec<Delivery> {
-        self.gathered.lock().unwrap_or_else(PoisonError::into_inner).one_less();
+        self.gathered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .one_less();
         self.done.await.unwrap_or_default()
     }
 
     fn ticket(&self) -> Ticket {
         let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-        gathered.deliveries.push(Delivery::Unconfirmed(Unconfirmed::Timeout));
+        gathered
+            .deliveries
+            .push(Delivery::Unconfirmed(Unconfirmed::Timeout));
         gathered.waiting += 1;
-        Ticket { gathered: Arc::clone(&self.gathered), index: gathered.deliveries.len() - 1 }
+        Ticket {
+            gathered: Arc::clone(&self.gathered),
+            index: gathered.deliveries.len() - 1,
+        }
     }
 }
 
-/// Hears of deliveries, of brokers coming and going, and of the error after which librdkafka sends no more.
+/// Hears of deliveries, of brokers coming and going, and of the error after which librdkafka sends
+/// no more.
 struct Listener {
     broker_up: Gauge,
     outage: Outage,
@@ -178,14 +200,18 @@ impl Listener {
         if up {
             self.outage.up();
         } else {
-            self.outage
-                .down(|| "no broker can be reached: records are answered with 503 until one is there".to_owned());
+            self.outage.down(|| {
+                "no broker can be reached: records are answered with 503 until one is there"
+                    .to_owned()
+            });
         }
         if self.was_up.swap(up, Ordering::Relaxed) != up {
             if up {
                 tracing::info!("the broker is there");
             } else {
-                tracing::warn!("no broker can be reached: records are answered with 503 until one is there");
+                tracing::warn!(
+                    "no broker can be reached: records are answered with 503 until one is there"
+                );
             }
         }
     }
@@ -193,7 +219,12 @@ impl Listener {
 
 impl ClientContext for Listener {
     fn stats(&self, statistics: Statistics) {
-        self.set_up(statistics.brokers.values().any(|broker| broker.state == "UP"));
+        self.set_up(
+            statistics
+                .brokers
+                .values()
+                .any(|broker| broker.state == "UP"),
+        );
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
@@ -214,8 +245,14 @@ impl ProducerContext for Listener {
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Box<Ticket>) {
         ticket.report(match result {
-            Ok(message) => Delivery::Stored { partition: message.partition(), offset: message.offset() },
-            Err((error, _)) => error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown).into(),
+            Ok(message) => Delivery::Stored {
+                partition: message.partition(),
+                offset: message.offset(),
+            },
+            Err((error, _)) => error
+                .rdkafka_error_code()
+                .unwrap_or(RDKafkaErrorCode::Unknown)
+                .into(),
         });
     }
 }
@@ -229,7 +266,12 @@ pub struct Producer {
 
 impl Producer {
     /// Sets the producer up. The broker need not be there yet.
-    pub fn new(kafka: &Kafka, settings: Settings, broker_up: Gauge, outage: Outage) -> Result<Self> {
+    pub fn new(
+        kafka: &Kafka,
+        settings: Settings,
+        broker_up: Gauge,
+        outage: Outage,
+    ) -> Result<Self> {
         let mut config = pinpipe_runtime::kafka::client_config(kafka, "pinpipe-ingest");
         config
             .set("enable.idempotence", "true")
@@ -241,13 +283,27 @@ impl Producer {
             .set("batch.num.messages", "10000")
             // A topic that isn't there is told as such before the delivery timeout.
             .set("topic.metadata.propagation.max.ms", "5000")
-            .set("message.max.bytes", (settings.max_record_bytes.saturating_add(MESSAGE_OVERHEAD)).to_string())
-            .set("message.timeout.ms", settings.delivery_timeout.as_millis().to_string())
+            .set(
+                "message.max.bytes",
+                (settings.max_record_bytes.saturating_add(MESSAGE_OVERHEAD)).to_string(),
+            )
+            .set(
+                "message.timeout.ms",
+                settings.delivery_timeout.as_millis().to_string(),
+            )
             .set("queue.buffering.max.messages", "1000000")
-            .set("queue.buffering.max.kbytes", (settings.queue_bytes / 1024).max(1).to_string())
+            .set(
+                "queue.buffering.max.kbytes",
+                (settings.queue_bytes / 1024).max(1).to_string(),
+            )
             .set("statistics.interval.ms", "5000");
         let dead = CancellationToken::new();
-        let listener = Listener { broker_up, outage, was_up: AtomicBool::new(false), dead: dead.clone() };
+        let listener = Listener {
+            broker_up,
+            outage,
+            was_up: AtomicBool::new(false),
+            dead: dead.clone(),
+        };
         let producer = ThreadedProducer::from_config_and_context(&config, listener)
             .context("the Kafka producer can't be set up: check kafka.bootstrapServers")?;
         Ok(Self { producer, dead })
@@ -255,9 +311,16 @@ impl Producer {
 
     /// Sends one record as part of `batch`. Never blocks.
     pub fn send(&self, batch: &Batch, topic: &str, key: &str, record: &[u8]) {
-        let message = BaseRecord::with_opaque_to(topic, Box::new(batch.ticket())).key(key).payload(record);
+        let message = BaseRecord::with_opaque_to(topic, Box::new(batch.ticket()))
+            .key(key)
+            .payload(record);
         if let Err((error, message)) = self.producer.send(message) {
-            message.delivery_opaque.report(error.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Unknown).into());
+            message.delivery_opaque.report(
+                error
+                    .rdkafka_error_code()
+                    .unwrap_or(RDKafkaErrorCode::Unknown)
+                    .into(),
+            );
         }
     }
 
@@ -268,8 +331,8 @@ impl Producer {
 
     /// Waits until every record sent has been reported on. Blocks.
     pub fn flush(&self, timeout: Duration) -> Result<()> {
-        self.producer
-            .flush(timeout)
-            .context("some records could not be sent to the broker in time; none of them was acknowledged")
+        self.producer.flush(timeout).context(
+            "some records could not be sent to the broker in time; none of them was acknowledged",
+        )
     }
 }

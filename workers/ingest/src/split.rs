@@ -1,7 +1,7 @@
 //! One request's body → its raw records, as slices of the body.
 //!
-//! Only the structure between records is looked at: what is wrong inside a record is found when its key is read, and concerns
-//! that record alone. Nothing here recurses, so depth costs nothing.
+//! Only the structure between records is looked at: what is wrong inside a record is found when its
+//! key is read, and concerns that record alone. Nothing here recurses, so depth costs nothing.
 
 /// How a body was announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,11 +25,13 @@ impl Form {
     }
 }
 
-/// The array isn't closed, or something stands behind it: where it ends is unknown, so nothing of it is taken.
+/// The array isn't closed, or something stands behind it: where it ends is unknown, so nothing of
+/// it is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BrokenArray;
 
-/// The raw records of a body, in order, without the white space around them. No record: the body is empty, or an empty array.
+/// The raw records of a body, in order, without the white space around them. No record: the body is
+/// empty, or an empty array.
 pub fn records(body: &[u8], form: Form) -> Result<Vec<&[u8]>, BrokenArray> {
     let body = body.trim_ascii();
     match form {
@@ -44,7 +46,10 @@ pub fn records(body: &[u8], form: Form) -> Result<Vec<&[u8]>, BrokenArray> {
 }
 
 fn lines(body: &[u8]) -> Vec<&[u8]> {
-    body.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty()).collect()
+    body.split(|byte| *byte == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .filter(|line| !line.is_empty())
+        .collect()
 }
 
 /// The elements of the array that `body` has to be.
@@ -61,7 +66,11 @@ fn array(body: &[u8]) -> Result<Vec<&[u8]>, BrokenArray> {
                 if !(last.is_empty() && elements.is_empty()) {
                     elements.push(last);
                 }
-                return if scan.at == body.len() { Ok(elements) } else { Err(BrokenArray) };
+                return if scan.at == body.len() {
+                    Ok(elements)
+                } else {
+                    Err(BrokenArray)
+                };
             }
             b'}' | b']' => depth = depth.checked_sub(1).ok_or(BrokenArray)?,
             b',' if depth == 0 => {
@@ -74,7 +83,8 @@ fn array(body: &[u8]) -> Result<Vec<&[u8]>, BrokenArray> {
     Err(BrokenArray)
 }
 
-/// Where the object that `body` starts with ends; none when it starts with another value, or never ends.
+/// Where the object that `body` starts with ends; none when it starts with another value, or never
+/// ends.
 fn value_end(body: &[u8]) -> Option<usize> {
     if body[0] != b'{' {
         return None;
@@ -103,7 +113,12 @@ struct Scan<'a> {
 impl Scan<'_> {
     fn next_mark(&mut self) -> Option<(usize, u8)> {
         loop {
-            let at = self.at + self.text.get(self.at..)?.iter().position(|byte| b"\"{}[],".contains(byte))?;
+            let at = self.at
+                + self
+                    .text
+                    .get(self.at..)?
+                    .iter()
+                    .position(|byte| b"\"{}[],".contains(byte))?;
             self.at = at + 1;
             if self.text[at] != b'"' {
                 return Some((at, self.text[at]));
@@ -115,7 +130,12 @@ impl Scan<'_> {
     /// Moves behind the closing quotation mark; none when there is none.
     fn pass_text(&mut self) -> Option<()> {
         loop {
-            self.at += self.text.get(self.at..)?.iter().position(|byte| matches!(byte, b'"' | b'\\'))? + 1;
+            self.at += self
+                .text
+                .get(self.at..)?
+                .iter()
+                .position(|byte| matches!(byte, b'"' | b'\\'))?
+                + 1;
             match self.text[self.at - 1] {
                 b'\\' => self.at += 1,
                 _ => return Some(()),
@@ -129,7 +149,11 @@ mod tests {
     use super::*;
 
     fn split(body: &str, form: Form) -> Result<Vec<&str>, BrokenArray> {
-        records(body.as_bytes(), form).map(|all| all.into_iter().map(|one| std::str::from_utf8(one).unwrap()).collect())
+        records(body.as_bytes(), form).map(|all| {
+            all.into_iter()
+                .map(|one| std::str::from_utf8(one).unwrap())
+                .collect()
+        })
     }
 
     #[test]
@@ -148,8 +172,14 @@ mod tests {
             ),
             ("[1,,2]", vec!["1", "", "2"]),
             ("[1,]", vec!["1", ""]),
-            ("{\"a\": 1}\n{\"b\": 2}\n", vec![r#"{"a": 1}"#, r#"{"b": 2}"#]),
-            ("{\"a\": 1}\r\n\r\nnonsense\n{\"b\": 2}", vec![r#"{"a": 1}"#, "nonsense", r#"{"b": 2}"#]),
+            (
+                "{\"a\": 1}\n{\"b\": 2}\n",
+                vec![r#"{"a": 1}"#, r#"{"b": 2}"#],
+            ),
+            (
+                "{\"a\": 1}\r\n\r\nnonsense\n{\"b\": 2}",
+                vec![r#"{"a": 1}"#, "nonsense", r#"{"b": 2}"#],
+            ),
             ("not json", vec!["not json"]),
             (r#"{"a": "unclosed"#, vec![r#"{"a": "unclosed"#]),
             (r#"{"a": "\"#, vec![r#"{"a": "\"#]),
@@ -161,14 +191,27 @@ mod tests {
 
     #[test]
     fn an_array_without_a_clear_end_is_not_taken_apart() {
-        for body in ["[", "[1", "[1,", r#"["]"#, "[1] 2", "[{]}]", r#"[{"a": 1}}]"#, "[[1]", "[1]]"] {
+        for body in [
+            "[",
+            "[1",
+            "[1,",
+            r#"["]"#,
+            "[1] 2",
+            "[{]}]",
+            r#"[{"a": 1}}]"#,
+            "[[1]",
+            "[1]]",
+        ] {
             assert_eq!(split(body, Form::Json), Err(BrokenArray), "{body}");
         }
     }
 
     #[test]
     fn lines_stand_for_themselves() {
-        assert_eq!(split("[1]\n{\n\n {\"a\": 1}\t\r\n", Form::Lines), Ok(vec!["[1]", "{", r#"{"a": 1}"#]));
+        assert_eq!(
+            split("[1]\n{\n\n {\"a\": 1}\t\r\n", Form::Lines),
+            Ok(vec!["[1]", "{", r#"{"a": 1}"#])
+        );
     }
 
     #[test]

@@ -1,5 +1,9 @@
-//! Ingest's answers where no broker is needed, or none is there: a real service at a real port, its broker's port closed.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking, its helpers too")]
+//! Ingest's answers where no broker is needed, or none is there: a real service at a real port, its
+//! broker's port closed.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 use std::{
     net::Ipv4Addr,
@@ -25,16 +29,37 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_millis(300);
 /// A service whose requests may hold so many bytes; gives the URLs of ingest and of its metrics.
 async fn serve(in_flight_bytes: usize) -> (String, String) {
     // A port nobody listens at: bound once, so that it is free, and closed again.
-    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap().local_addr().unwrap();
-    let kafka = Kafka { bootstrap_servers: closed.to_string() };
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let kafka = Kafka {
+        bootstrap_servers: closed.to_string(),
+    };
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());
-    let settings = Settings { max_record_bytes: 1000, delivery_timeout: DELIVERY_TIMEOUT, queue_bytes: 1024 * 1024 };
+    let settings = Settings {
+        max_record_bytes: 1000,
+        delivery_timeout: DELIVERY_TIMEOUT,
+        queue_bytes: 1024 * 1024,
+    };
     let outage = Outage::new(admin.readiness(), "BrokerUnavailable");
-    let topic = |kind: &str| Topic { name: format!("t.{kind}"), dead_letter: format!("t.{kind}.dlq") };
+    let topic = |kind: &str| Topic {
+        name: format!("t.{kind}"),
+        dead_letter: format!("t.{kind}.dlq"),
+    };
     let service = Service {
-        topics: Topics { pin: topic("pin"), geo: topic("geo"), user: topic("user") },
-        limits: Limits { record_bytes: RECORD_BYTES, request_bytes: REQUEST_BYTES, request_records: 50 },
+        topics: Topics {
+            pin: topic("pin"),
+            geo: topic("geo"),
+            user: topic("user"),
+        },
+        limits: Limits {
+            record_bytes: RECORD_BYTES,
+            request_bytes: REQUEST_BYTES,
+            request_records: 50,
+        },
         budget: Budget::new(in_flight_bytes, metrics.in_flight_bytes.clone()),
         producer: Producer::new(&kafka, settings, metrics.broker_up.clone(), outage).unwrap(),
         metrics,
@@ -49,7 +74,10 @@ async fn serve(in_flight_bytes: usize) -> (String, String) {
 }
 
 fn json(url: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
-    Client::new().post(url).header("content-type", "application/json").body(body)
+    Client::new()
+        .post(url)
+        .header("content-type", "application/json")
+        .body(body)
 }
 
 async fn answer(request: RequestBuilder) -> (u16, Value) {
@@ -68,28 +96,80 @@ async fn what_cannot_be_taken_says_what_to_do() {
     for (request, status, error, says) in [
         (Client::new().get(&url), 404, "not-found", "/pin"),
         (Client::new().get(&pin), 405, "method-not-allowed", "POST"),
-        (Client::new().request(Method::DELETE, &pin), 405, "method-not-allowed", "POST"),
-        (Client::new().post(&pin).body("{}"), 415, "unsupported-media-type", "application/x-ndjson"),
         (
-            Client::new().post(&pin).header("content-type", "text/csv").body("a,b"),
+            Client::new().request(Method::DELETE, &pin),
+            405,
+            "method-not-allowed",
+            "POST",
+        ),
+        (
+            Client::new().post(&pin).body("{}"),
+            415,
+            "unsupported-media-type",
+            "application/x-ndjson",
+        ),
+        (
+            Client::new()
+                .post(&pin)
+                .header("content-type", "text/csv")
+                .body("a,b"),
             415,
             "unsupported-media-type",
             "`text/csv`",
         ),
-        (json(&pin, "x").header("content-encoding", "gzip"), 415, "unsupported-encoding", "uncompressed"),
+        (
+            json(&pin, "x").header("content-encoding", "gzip"),
+            415,
+            "unsupported-encoding",
+            "uncompressed",
+        ),
         (json(&pin, ""), 400, "empty", "one JSON object"),
         (json(&pin, " \n"), 400, "empty", "one JSON object"),
-        (json(&pin, r#"[{"index": 1"#), 400, "not-json", "none of its records"),
-        (json(&pin, vec![b' '; REQUEST_BYTES + 1]), 413, "body-too-large", "fewer records"),
-        (json(&pin, format!("[{}1]", "1,".repeat(50))), 413, "too-many-records", "fewer records"),
+        (
+            json(&pin, r#"[{"index": 1"#),
+            400,
+            "not-json",
+            "none of its records",
+        ),
+        (
+            json(&pin, vec![b' '; REQUEST_BYTES + 1]),
+            413,
+            "body-too-large",
+            "fewer records",
+        ),
+        (
+            json(&pin, format!("[{}1]", "1,".repeat(50))),
+            413,
+            "too-many-records",
+            "fewer records",
+        ),
         (json(&pin, "{"), 400, "refused", "own error"),
-        (json(&pin, b"{\"index\": 1, \"unique_id\": \"\xff\"}".to_vec()), 400, "refused", "own error"),
-        (json(&format!("{url}/geo"), long), 413, "refused", "own error"),
-        (json(&format!("{url}/geo"), r#"{"index": 1}"#), 422, "refused", "own error"),
+        (
+            json(&pin, b"{\"index\": 1, \"unique_id\": \"\xff\"}".to_vec()),
+            400,
+            "refused",
+            "own error",
+        ),
+        (
+            json(&format!("{url}/geo"), long),
+            413,
+            "refused",
+            "own error",
+        ),
+        (
+            json(&format!("{url}/geo"), r#"{"index": 1}"#),
+            422,
+            "refused",
+            "own error",
+        ),
     ] {
         let (found, body) = answer(request).await;
         let message = body["message"].as_str().unwrap();
-        assert_eq!((found, body["error"].as_str()), (status, Some(error)), "{body}");
+        assert_eq!(
+            (found, body["error"].as_str()),
+            (status, Some(error)),
+            "{body}"
+        );
         assert!(message.contains(says), "{message}");
     }
 }
@@ -112,10 +192,19 @@ async fn every_record_has_its_own_answer() {
     let (status, body) = answer(json(&format!("{url}/geo"), body)).await;
     assert!(start.elapsed() >= DELIVERY_TIMEOUT);
     assert_eq!(status, 503, "{body}");
-    assert_eq!([&body["accepted"], &body["rejected"], &body["unconfirmed"]], [0, 3, 1]);
+    assert_eq!(
+        [&body["accepted"], &body["rejected"], &body["unconfirmed"]],
+        [0, 3, 1]
+    );
     let told: Vec<_> = (0..4)
         .map(|i| &body["records"][i])
-        .map(|record| (record["error"].as_str().unwrap(), record["field"].as_str(), record["retry"].as_bool()))
+        .map(|record| {
+            (
+                record["error"].as_str().unwrap(),
+                record["field"].as_str(),
+                record["retry"].as_bool(),
+            )
+        })
         .collect();
     assert_eq!(
         told,
@@ -126,7 +215,12 @@ async fn every_record_has_its_own_answer() {
             ("key-missing", Some("ind"), None),
         ]
     );
-    let text = reqwest::get(format!("{metrics}/metrics")).await.unwrap().text().await.unwrap();
+    let text = reqwest::get(format!("{metrics}/metrics"))
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
     for line in [
         r#"pinpipe_ingest_records_refused_total{kind="geo",reason="key-missing"} 1"#,
         r#"pinpipe_ingest_delivery_errors_total{kind="geo",reason="delivery-timeout"} 1"#,
@@ -143,7 +237,8 @@ async fn over_the_budget_a_request_has_to_come_again() {
     let (url, _) = serve(REQUEST_BYTES).await;
     let url = format!("{url}/user");
     let record = r#"{"ind": 1}"#;
-    // Three records with their overhead fit, six don't, and never will while the first wait for the broker.
+    // Three records with their overhead fit, six don't, and never will while the first wait for the
+    // broker.
     let (first, second) = tokio::join!(
         answer(json(&url, format!("[{record},{record},{record}]"))),
         answer(json(&url, format!("[{record},{record},{record}]"))),

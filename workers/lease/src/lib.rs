@@ -1,8 +1,10 @@
-//! One at a time: a Kubernetes `Lease`, held by a batch run while it lasts, and by the operator that works while others stand by.
+//! One at a time: a Kubernetes `Lease`, held by a batch run while it lasts, and by the operator
+//! that works while others stand by.
 //!
-//! Every write carries the `resourceVersion` it was based on, so of two that try at once one loses. A holder that died is recognised
-//! without comparing clocks of two machines: the `Lease` has not changed for its own duration, measured here. A holder that can't renew
-//! stops before anyone else may begin.
+//! Every write carries the `resourceVersion` it was based on, so of two that try at once one loses.
+//! A holder that died is recognised without comparing clocks of two machines: the `Lease` has not
+//! changed for its own duration, measured here. A holder that can't renew stops before anyone else
+//! may begin.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -22,7 +24,8 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// How long a `Lease` is valid after its last renewal. A crashed holder delays the next by this much.
+/// How long a `Lease` is valid after its last renewal. A crashed holder delays the next by this
+/// much.
 const DURATION: Duration = Duration::from_secs(15);
 /// How often a holder renews.
 const RENEW_EVERY: Duration = Duration::from_secs(3);
@@ -39,7 +42,9 @@ pub const OUTLIVES_A_CRASH: Duration = Duration::from_secs(25);
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
     /// Another is at work.
-    #[error("another ({holder}) holds the Lease {name}: wait until that has ended, then start this one again")]
+    #[error(
+        "another ({holder}) holds the Lease {name}: wait until that has ended, then start this one again"
+    )]
     Busy {
         /// The `Lease`.
         name: String,
@@ -93,20 +98,24 @@ pub struct Proof {
 }
 
 impl Proof {
-    /// Whether the `Lease` is still ours at this moment: asked before anything is written, since a process that was stopped and went on may
-    /// come here before its renewal notices.
+    /// Whether the `Lease` is still ours at this moment: asked before anything is written, since a
+    /// process that was stopped and went on may come here before its renewal notices.
     pub fn check(&self) -> Result<(), LeaseError> {
         if self.lost.is_cancelled() || lock(&self.state).renewed.elapsed() > GIVE_UP_AFTER {
-            return Err(LeaseError::Lost { name: self.name.clone() });
+            return Err(LeaseError::Lost {
+                name: self.name.clone(),
+            });
         }
         Ok(())
     }
 }
 
-/// The name one holds a `Lease` by: the host's, which is the pod's, and the process' number. A container restarted in its pod has the same:
-/// its predecessor is gone, and it need not wait.
+/// The name one holds a `Lease` by: the host's, which is the pod's, and the process' number. A
+/// container restarted in its pod has the same: its predecessor is gone, and it need not wait.
 pub async fn identity() -> String {
-    let host = tokio::fs::read_to_string("/proc/sys/kernel/hostname").await.unwrap_or_default();
+    let host = tokio::fs::read_to_string("/proc/sys/kernel/hostname")
+        .await
+        .unwrap_or_default();
     format!("{}_{}", host.trim(), std::process::id())
 }
 
@@ -116,7 +125,8 @@ struct State {
     renewed: Instant,
 }
 
-/// Takes the `Lease` for `identity`. While another has it waits for so long, or (`None`) until it is free.
+/// Takes the `Lease` for `identity`. While another has it waits for so long, or (`None`) until it
+/// is free.
 pub async fn acquire(
     api: Api<Lease>,
     name: &str,
@@ -131,14 +141,25 @@ pub async fn acquire(
         let problem = match attempt(&api, name, identity, &mut watched).await {
             Ok(Attempt::Got(lease)) => {
                 info!(lease = name, "the Lease is ours");
-                return Ok(Held::new(api, name, State { lease: *lease, renewed }, identity));
+                return Ok(Held::new(
+                    api,
+                    name,
+                    State {
+                        lease: *lease,
+                        renewed,
+                    },
+                    identity,
+                ));
             }
             Ok(Attempt::HeldBy(holder)) => {
                 if !told {
                     info!(lease = name, %holder, "another holds the Lease, waiting");
                     told = true;
                 }
-                LeaseError::Busy { name: name.to_owned(), holder }
+                LeaseError::Busy {
+                    name: name.to_owned(),
+                    holder,
+                }
             }
             Ok(Attempt::Raced) => continue,
             Err(error @ LeaseError::Api { .. }) if is_refusal(&error) => return Err(error),
@@ -166,11 +187,19 @@ enum Attempt {
 }
 
 /// One look, and one write if the `Lease` is free.
-async fn attempt(api: &Api<Lease>, name: &str, identity: &str, watched: &mut Watched) -> Result<Attempt, LeaseError> {
+async fn attempt(
+    api: &Api<Lease>,
+    name: &str,
+    identity: &str,
+    watched: &mut Watched,
+) -> Result<Attempt, LeaseError> {
     let write = match request(name, api.get_opt(name)).await? {
         None => {
             let lease = Lease {
-                metadata: ObjectMeta { name: Some(name.to_owned()), ..ObjectMeta::default() },
+                metadata: ObjectMeta {
+                    name: Some(name.to_owned()),
+                    ..ObjectMeta::default()
+                },
                 spec: Some(taken(None, identity)),
             };
             request(name, api.create(&PostParams::default(), &lease)).await
@@ -195,11 +224,14 @@ async fn attempt(api: &Api<Lease>, name: &str, identity: &str, watched: &mut Wat
 struct Watched(Option<(String, Instant)>);
 
 impl Watched {
-    /// Who holds `lease` and is, as far as can be told at `now`, alive. Our own identity is that of a container which ran in
-    /// this pod before us and is gone, so it doesn't count.
+    /// Who holds `lease` and is, as far as can be told at `now`, alive. Our own identity is that of
+    /// a container which ran in this pod before us and is gone, so it doesn't count.
     fn holder(&mut self, lease: &Lease, identity: &str, now: Instant) -> Option<String> {
         let spec = lease.spec.as_ref()?;
-        let holder = spec.holder_identity.as_deref().filter(|holder| !holder.is_empty() && *holder != identity)?;
+        let holder = spec
+            .holder_identity
+            .as_deref()
+            .filter(|holder| !holder.is_empty() && *holder != identity)?;
         let version = lease.metadata.resource_version.clone().unwrap_or_default();
         match &self.0 {
             Some((seen, since)) if *seen == version => {
@@ -225,15 +257,27 @@ fn taken(before: Option<&LeaseSpec>, identity: &str) -> LeaseSpec {
         lease_duration_seconds: i32::try_from(DURATION.as_secs()).ok(),
         acquire_time: Some(now.clone()),
         renew_time: Some(now),
-        lease_transitions: Some(before.and_then(|spec| spec.lease_transitions).map_or(0, |n| n.saturating_add(1))),
+        lease_transitions: Some(
+            before
+                .and_then(|spec| spec.lease_transitions)
+                .map_or(0, |n| n.saturating_add(1)),
+        ),
         ..LeaseSpec::default()
     }
 }
 
-async fn request<T>(name: &str, call: impl Future<Output = kube::Result<T>>) -> Result<T, LeaseError> {
+async fn request<T>(
+    name: &str,
+    call: impl Future<Output = kube::Result<T>>,
+) -> Result<T, LeaseError> {
     match timeout(REQUEST_TIMEOUT, call).await {
-        Ok(answer) => answer.map_err(|error| LeaseError::Api { name: name.to_owned(), source: Box::new(error) }),
-        Err(_) => Err(LeaseError::Silent { name: name.to_owned() }),
+        Ok(answer) => answer.map_err(|error| LeaseError::Api {
+            name: name.to_owned(),
+            source: Box::new(error),
+        }),
+        Err(_) => Err(LeaseError::Silent {
+            name: name.to_owned(),
+        }),
     }
 }
 
@@ -245,9 +289,22 @@ impl Held {
     fn new(api: Api<Lease>, name: &str, state: State, identity: &str) -> Self {
         let state = Arc::new(Mutex::new(state));
         let lost = CancellationToken::new();
-        let renewal =
-            tokio::spawn(renew(api.clone(), name.to_owned(), identity.to_owned(), Arc::clone(&state), lost.clone()));
-        Self { api, proof: Proof { name: name.to_owned(), state, lost }, renewal }
+        let renewal = tokio::spawn(renew(
+            api.clone(),
+            name.to_owned(),
+            identity.to_owned(),
+            Arc::clone(&state),
+            lost.clone(),
+        ));
+        Self {
+            api,
+            proof: Proof {
+                name: name.to_owned(),
+                state,
+                lost,
+            },
+            renewal,
+        }
     }
 
     /// What tells others in this process whether the `Lease` is still held.
@@ -259,7 +316,9 @@ impl Held {
     /// Ends when the `Lease` is lost, never before.
     pub async fn lost(&self) -> LeaseError {
         self.proof.lost.cancelled().await;
-        LeaseError::Lost { name: self.proof.name.clone() }
+        LeaseError::Lost {
+            name: self.proof.name.clone(),
+        }
     }
 
     /// [`Proof::check`].
@@ -271,7 +330,8 @@ impl Held {
     pub async fn release(self) {
         self.renewal.abort();
         let Proof { name, state, lost } = self.proof;
-        // An aborted renewal may have written a moment ago: then this write meets another version and the Lease runs out.
+        // An aborted renewal may have written a moment ago: then this write meets another version
+        // and the Lease runs out.
         let _ = self.renewal.await;
         if lost.is_cancelled() {
             return;
@@ -281,15 +341,28 @@ impl Held {
             spec.holder_identity = Some(String::new());
             spec.renew_time = Some(MicroTime(Timestamp::now()));
         }
-        match request(&name, self.api.replace(&name, &PostParams::default(), &lease)).await {
+        match request(
+            &name,
+            self.api.replace(&name, &PostParams::default(), &lease),
+        )
+        .await
+        {
             Ok(_) => info!(lease = name, "Lease released"),
-            Err(error) => warn!(lease = name, %error, "the Lease was not released, it runs out by itself"),
+            Err(error) => {
+                warn!(lease = name, %error, "the Lease was not released, it runs out by itself")
+            }
         }
     }
 }
 
 /// Renews until the `Lease` is someone else's or could not be renewed in time; then cancels `lost`.
-async fn renew(api: Api<Lease>, name: String, identity: String, state: Arc<Mutex<State>>, lost: CancellationToken) {
+async fn renew(
+    api: Api<Lease>,
+    name: String,
+    identity: String,
+    state: Arc<Mutex<State>>,
+    lost: CancellationToken,
+) {
     loop {
         tokio::time::sleep(RENEW_EVERY).await;
         let renewed = Instant::now();
@@ -301,9 +374,15 @@ async fn renew(api: Api<Lease>, name: String, identity: String, state: Arc<Mutex
             Ok(lease) => *lock(&state) = State { lease, renewed },
             Err(error) => {
                 warn!(lease = name, %error, "the Lease could not be renewed");
-                // A conflict: someone edited the object, or our own write came through though its answer did not.
+                // A conflict: someone edited the object, or our own write came through though its
+                // answer did not.
                 if let Ok(now) = request(&name, api.get(&name)).await {
-                    if now.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()) != Some(identity.as_str()) {
+                    if now
+                        .spec
+                        .as_ref()
+                        .and_then(|spec| spec.holder_identity.as_deref())
+                        != Some(identity.as_str())
+                    {
                         break;
                     }
                     lock(&state).lease = now;
@@ -328,7 +407,10 @@ mod tests {
 
     fn lease(holder: &str, version: &str) -> Lease {
         Lease {
-            metadata: ObjectMeta { resource_version: Some(version.to_owned()), ..ObjectMeta::default() },
+            metadata: ObjectMeta {
+                resource_version: Some(version.to_owned()),
+                ..ObjectMeta::default()
+            },
             spec: Some(taken(None, holder)),
         }
     }
@@ -339,16 +421,32 @@ mod tests {
         let held = Some("other".to_owned());
         assert_eq!(watched.holder(&lease("other", "1"), "me", start), held);
         let almost = DURATION.saturating_sub(Duration::from_millis(1));
-        assert_eq!(watched.holder(&lease("other", "1"), "me", start + almost), held);
-        assert_eq!(watched.holder(&lease("other", "2"), "me", start + almost), held, "renewed: it counts from anew");
-        assert_eq!(watched.holder(&lease("other", "2"), "me", start + almost + almost), held);
-        assert_eq!(watched.holder(&lease("other", "2"), "me", start + almost + DURATION), None);
+        assert_eq!(
+            watched.holder(&lease("other", "1"), "me", start + almost),
+            held
+        );
+        assert_eq!(
+            watched.holder(&lease("other", "2"), "me", start + almost),
+            held,
+            "renewed: it counts from anew"
+        );
+        assert_eq!(
+            watched.holder(&lease("other", "2"), "me", start + almost + almost),
+            held
+        );
+        assert_eq!(
+            watched.holder(&lease("other", "2"), "me", start + almost + DURATION),
+            None
+        );
     }
 
     #[test]
     fn released_or_our_own_is_free() {
         for holder in ["", "me"] {
-            assert_eq!(Watched::default().holder(&lease(holder, "1"), "me", Instant::now()), None);
+            assert_eq!(
+                Watched::default().holder(&lease(holder, "1"), "me", Instant::now()),
+                None
+            );
         }
     }
 
@@ -362,7 +460,10 @@ mod tests {
     fn transitions_are_counted() {
         let first = taken(None, "a");
         let second = taken(Some(&first), "b");
-        assert_eq!((first.lease_transitions, second.lease_transitions), (Some(0), Some(1)));
+        assert_eq!(
+            (first.lease_transitions, second.lease_transitions),
+            (Some(0), Some(1))
+        );
         assert_eq!(second.holder_identity.as_deref(), Some("b"));
     }
 }

@@ -46,14 +46,19 @@ impl Readiness {
         self.state().ready.clone()
     }
 
-    /// What is the matter though the worker may be ready, the first by name: `SinkUnavailable: PostgreSQL refuses …`.
+    /// What is the matter though the worker may be ready, the first by name: `SinkUnavailable:
+    /// PostgreSQL refuses …`.
     #[must_use]
     pub fn degradation(&self) -> Option<String> {
-        self.state().degraded.first_key_value().map(|(reason, message)| format!("{reason}: {message}"))
+        self.state()
+            .degraded
+            .first_key_value()
+            .map(|(reason, message)| format!("{reason}: {message}"))
     }
 
-    /// Something is the matter that another pod would do no better about, such as `SinkUnavailable`, and what, in a sentence for the
-    /// user; or no longer (`None`). The worker stays as ready as it is.
+    /// Something is the matter that another pod would do no better about, such as
+    /// `SinkUnavailable`, and what, in a sentence for the user; or no longer (`None`). The worker
+    /// stays as ready as it is.
     pub fn degraded(&self, reason: &'static str, message: Option<String>) {
         let mut state = self.state();
         match message {
@@ -100,10 +105,14 @@ impl Admin {
         self.readiness.clone()
     }
 
-    /// The routes: `/healthz` (200 while the process can answer), `/readyz` (200, `ready` or `degraded: ` and why; or 503, `not ready: `
-    /// and why), `/metrics` (OpenMetrics text), and those of `extra`.
+    /// The routes: `/healthz` (200 while the process can answer), `/readyz` (200, `ready` or
+    /// `degraded: ` and why; or 503, `not ready: ` and why), `/metrics` (OpenMetrics text), and
+    /// those of `extra`.
     pub fn router(self, extra: Router) -> Router {
-        let Self { registry, readiness } = self;
+        let Self {
+            registry,
+            readiness,
+        } = self;
         let registry = Arc::new(registry);
         Router::new()
             .route("/healthz", get(|| async { "ok\n" }))
@@ -115,9 +124,12 @@ impl Admin {
     /// Serves on all addresses of the pod until `stop`. An error: the port can't be had.
     pub async fn serve(self, port: u16, extra: Router, stop: CancellationToken) -> Result<()> {
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-        let listener =
-            TcpListener::bind(address).await.with_context(|| format!("the admin port {port} can't be listened at"))?;
-        axum::serve(listener, self.router(extra)).with_graceful_shutdown(stop.cancelled_owned()).await?;
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("the admin port {port} can't be listened at"))?;
+        axum::serve(listener, self.router(extra))
+            .with_graceful_shutdown(stop.cancelled_owned())
+            .await?;
         Ok(())
     }
 }
@@ -126,7 +138,11 @@ fn ready(readiness: &Readiness) -> Response {
     match (readiness.get(), readiness.degradation()) {
         (Ok(()), None) => "ready\n".into_response(),
         (Ok(()), Some(why)) => format!("degraded: {why}\n").into_response(),
-        (Err(reason), _) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")).into_response(),
+        (Err(reason), _) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("not ready: {reason}\n"),
+        )
+            .into_response(),
     }
 }
 
@@ -146,7 +162,9 @@ mod tests {
     async fn not_ready_says_why() {
         let mut admin = Admin::new();
         let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
-        admin.registry().register("things", "Things", counter.clone());
+        admin
+            .registry()
+            .register("things", "Things", counter.clone());
         counter.inc();
         let readiness = admin.readiness();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -154,7 +172,9 @@ mod tests {
         let stop = CancellationToken::new();
         let app = admin.router(Router::new());
         let server = tokio::spawn(
-            axum::serve(listener, app).with_graceful_shutdown(stop.clone().cancelled_owned()).into_future(),
+            axum::serve(listener, app)
+                .with_graceful_shutdown(stop.clone().cancelled_owned())
+                .into_future(),
         );
         let get = async |path: &str| {
             let response = reqwest::get(format!("{url}{path}")).await.unwrap();
@@ -162,18 +182,34 @@ mod tests {
         };
 
         assert_eq!(get("/healthz").await, (200, "ok\n".to_owned()));
-        assert_eq!(get("/readyz").await, (503, "not ready: starting\n".to_owned()));
+        assert_eq!(
+            get("/readyz").await,
+            (503, "not ready: starting\n".to_owned())
+        );
         readiness.set(Ok(()));
         assert_eq!(get("/readyz").await, (200, "ready\n".to_owned()));
         readiness.degraded("SinkUnavailable", Some("PostgreSQL refuses".to_owned()));
-        assert_eq!(get("/readyz").await, (200, "degraded: SinkUnavailable: PostgreSQL refuses\n".to_owned()));
+        assert_eq!(
+            get("/readyz").await,
+            (
+                200,
+                "degraded: SinkUnavailable: PostgreSQL refuses\n".to_owned()
+            )
+        );
         readiness.set(Err("the broker is away".to_owned()));
-        assert_eq!(get("/readyz").await, (503, "not ready: the broker is away\n".to_owned()));
+        assert_eq!(
+            get("/readyz").await,
+            (503, "not ready: the broker is away\n".to_owned())
+        );
         readiness.degraded("SinkUnavailable", None);
         readiness.set(Ok(()));
         assert_eq!(get("/readyz").await, (200, "ready\n".to_owned()));
         let (status, metrics) = get("/metrics").await;
-        assert_eq!((status, metrics.contains("pinpipe_things_total 1\n")), (200, true), "{metrics}");
+        assert_eq!(
+            (status, metrics.contains("pinpipe_things_total 1\n")),
+            (200, true),
+            "{metrics}"
+        );
         stop.cancel();
         server.await.unwrap().unwrap();
     }

@@ -8,7 +8,12 @@ use crate::telemetry::LogFormat;
 #[derive(Clone, Debug, clap::Args)]
 pub struct WorkerArgs {
     /// The worker's configuration file, written by the operator.
-    #[arg(long, env = "PINPIPE_CONFIG", value_name = "PATH", default_value = "/etc/pinpipe/config/config.yaml")]
+    #[arg(
+        long,
+        env = "PINPIPE_CONFIG",
+        value_name = "PATH",
+        default_value = "/etc/pinpipe/config/config.yaml"
+    )]
     pub config: PathBuf,
 
     /// The form of log lines: json, or plain for people. Which lines: `RUST_LOG` (info unless set).

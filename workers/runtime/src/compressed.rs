@@ -1,7 +1,7 @@
 //! How raw objects are compressed: the suffix of the key tells, and nothing else.
 //!
-//! No `Content-Encoding` is set: with it some clients would give the text and others the bytes, and the suffix would lie to one
-//! of the two.
+//! No `Content-Encoding` is set: with it some clients would give the text and others the bytes, and
+//! the suffix would lie to one of the two.
 
 use std::io::{self, Write};
 
@@ -18,8 +18,11 @@ const PIECE: usize = 64 << 10;
 const GZIP_WINDOW: u8 = 15;
 
 /// The suffixes of raw objects, the longer ones first.
-const SUFFIXES: [(&str, Compression); 3] =
-    [(".json.gz", Compression::Gzip), (".json.zst", Compression::Zstd), (".json", Compression::None)];
+const SUFFIXES: [(&str, Compression); 3] = [
+    (".json.gz", Compression::Gzip),
+    (".json.zst", Compression::Zstd),
+    (".json", Compression::None),
+];
 
 /// The suffix of an object's key.
 #[must_use]
@@ -41,10 +44,13 @@ pub const fn content_type(compression: Compression) -> &'static str {
     }
 }
 
-/// A key without the suffix of raw objects, and how such an object is compressed; `None`: it has no such suffix.
+/// A key without the suffix of raw objects, and how such an object is compressed; `None`: it has no
+/// such suffix.
 #[must_use]
 pub fn split(key: &str) -> Option<(&str, Compression)> {
-    SUFFIXES.iter().find_map(|(suffix, compression)| Some((key.strip_suffix(suffix)?, *compression)))
+    SUFFIXES
+        .iter()
+        .find_map(|(suffix, compression)| Some((key.strip_suffix(suffix)?, *compression)))
 }
 
 /// Compresses a whole object. Takes a while: call it where blocking is allowed.
@@ -66,7 +72,8 @@ pub fn compress(compression: Compression, text: &[u8]) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Turns the bytes of one raw object, in pieces of any size, into its text. Memory is bounded whatever the text expands to.
+/// Turns the bytes of one raw object, in pieces of any size, into its text. Memory is bounded
+/// whatever the text expands to.
 pub struct Decompressor {
     stream: Stream,
     /// Where the stream, as far as it came, may end.
@@ -90,22 +97,34 @@ struct Step {
 impl Decompressor {
     /// For the object `key`; an error: it has no suffix of raw objects.
     pub fn for_key(key: &str) -> io::Result<Self> {
-        let (_, compression) =
-            split(key).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, format!("{key} is no raw object")))?;
+        let (_, compression) = split(key).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{key} is no raw object"),
+            )
+        })?;
         Self::new(compression)
     }
 
     fn new(compression: Compression) -> io::Result<Self> {
         let (stream, text) = match compression {
             Compression::None => (Stream::Plain, Vec::new()),
-            Compression::Gzip => (Stream::Gzip(Decompress::new_gzip(GZIP_WINDOW)), vec![0; PIECE]),
+            Compression::Gzip => (
+                Stream::Gzip(Decompress::new_gzip(GZIP_WINDOW)),
+                vec![0; PIECE],
+            ),
             Compression::Zstd => (Stream::Zstd(Decoder::new()?), vec![0; PIECE]),
         };
-        Ok(Self { stream, ended: compression == Compression::None, text })
+        Ok(Self {
+            stream,
+            ended: compression == Compression::None,
+            text,
+        })
     }
 
-    /// Takes the next bytes of the object and hands the text in them on, in pieces of 64 KiB at most where it was compressed.
-    /// An error: the bytes are not what the suffix says, or `take` gave it.
+    /// Takes the next bytes of the object and hands the text in them on, in pieces of 64 KiB at
+    /// most where it was compressed. An error: the bytes are not what the suffix says, or `take`
+    /// gave it.
     pub fn push<E: From<io::Error>>(
         &mut self,
         mut bytes: &[u8],
@@ -132,10 +151,15 @@ impl Decompressor {
 
     fn step(&mut self, bytes: &[u8]) -> io::Result<Step> {
         match &mut self.stream {
-            Stream::Plain => Ok(Step { read: bytes.len(), written: 0, ended: true }),
+            Stream::Plain => Ok(Step {
+                read: bytes.len(),
+                written: 0,
+                ended: true,
+            }),
             Stream::Gzip(stream) => {
                 if self.ended {
-                    // What `gzip` and other archives make by joining files: a stream behind the stream.
+                    // What `gzip` and other archives make by joining files: a stream behind the
+                    // stream.
                     *stream = Decompress::new_gzip(GZIP_WINDOW);
                 }
                 let before = (stream.total_in(), stream.total_out());
@@ -146,13 +170,20 @@ impl Decompressor {
                     ended: status == Status::StreamEnd,
                 };
                 if step.read == 0 && step.written == 0 && !bytes.is_empty() {
-                    return Err(io::Error::new(io::ErrorKind::InvalidData, "the gzip stream is broken"));
+                    return Err(io::Error::new(
+                        io::ErrorKind::InvalidData,
+                        "the gzip stream is broken",
+                    ));
                 }
                 Ok(step)
             }
             Stream::Zstd(stream) => {
                 let status = stream.run_on_buffers(bytes, &mut self.text)?;
-                Ok(Step { read: status.bytes_read, written: status.bytes_written, ended: status.remaining == 0 })
+                Ok(Step {
+                    read: status.bytes_read,
+                    written: status.bytes_written,
+                    ended: status.remaining == 0,
+                })
             }
         }
     }
@@ -162,7 +193,10 @@ impl Decompressor {
         if self.ended {
             return Ok(());
         }
-        Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the compressed object is cut short"))
+        Err(io::Error::new(
+            io::ErrorKind::UnexpectedEof,
+            "the compressed object is cut short",
+        ))
     }
 }
 
@@ -190,12 +224,15 @@ mod tests {
     }
 
     fn lines() -> Vec<u8> {
-        (0..20_000).flat_map(|ind| format!("{{\"ind\":{ind}}}\n").into_bytes()).collect()
+        (0..20_000)
+            .flat_map(|ind| format!("{{\"ind\":{ind}}}\n").into_bytes())
+            .collect()
     }
 
     #[test]
     fn what_was_compressed_comes_back_in_pieces_of_any_size() {
-        // The second expands more than a thousandfold: one byte of input may fill many pieces of text.
+        // The second expands more than a thousandfold: one byte of input may fill many pieces of
+        // text.
         for original in [lines(), vec![b'x'; 3 * PIECE], Vec::new()] {
             for compression in ALL {
                 let object = compress(compression, &original).unwrap();
@@ -210,9 +247,17 @@ mod tests {
     #[test]
     fn joined_streams_are_read_to_their_end() {
         for compression in ALL {
-            let object = [compress(compression, b"a\n").unwrap(), compress(compression, b"b\n").unwrap()].concat();
+            let object = [
+                compress(compression, b"a\n").unwrap(),
+                compress(compression, b"b\n").unwrap(),
+            ]
+            .concat();
             for size in [1, object.len()] {
-                assert_eq!(text(&key(compression), &object, size).unwrap(), b"a\nb\n", "{compression:?}");
+                assert_eq!(
+                    text(&key(compression), &object, size).unwrap(),
+                    b"a\nb\n",
+                    "{compression:?}"
+                );
             }
         }
     }
@@ -222,12 +267,21 @@ mod tests {
         for compression in [Compression::Gzip, Compression::Zstd] {
             let mut object = compress(compression, &lines()).unwrap();
             for length in [0, 1, object.len() / 2, object.len() - 1] {
-                assert!(text(&key(compression), &object[..length], 100).is_err(), "{compression:?} {length}");
+                assert!(
+                    text(&key(compression), &object[..length], 100).is_err(),
+                    "{compression:?} {length}"
+                );
             }
             let middle = object.len() / 2;
             object[middle] ^= 0xff;
-            assert!(text(&key(compression), &object, 100).is_err(), "{compression:?} broken");
-            assert!(text(&key(compression), b"{\"ind\":1}\n", 100).is_err(), "{compression:?} plain");
+            assert!(
+                text(&key(compression), &object, 100).is_err(),
+                "{compression:?} broken"
+            );
+            assert!(
+                text(&key(compression), b"{\"ind\":1}\n", 100).is_err(),
+                "{compression:?} plain"
+            );
         }
     }
 

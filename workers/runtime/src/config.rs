@@ -16,12 +16,21 @@ pub fn load<T: WorkerConfig>(path: &Path) -> Result<T> {
     pinpipe_config::parse(&yaml).with_context(|| path.display().to_string())
 }
 
-/// Reads one key of a mounted Secret, without the white space that editors leave at its end. Errors name the file, never the content.
+/// Reads one key of a mounted Secret, without the white space that editors leave at its end. Errors
+/// name the file, never the content.
 pub fn secret_file(path: &Path) -> Result<String> {
-    let mut secret = fs::read_to_string(path)
-        .with_context(|| format!("the secret file {} can't be read: does the Secret have this key?", path.display()))?;
+    let mut secret = fs::read_to_string(path).with_context(|| {
+        format!(
+            "the secret file {} can't be read: does the Secret have this key?",
+            path.display()
+        )
+    })?;
     secret.truncate(secret.trim_end().len());
-    ensure!(!secret.is_empty(), "the secret file {} is empty: set the Secret's key to a value", path.display());
+    ensure!(
+        !secret.is_empty(),
+        "the secret file {} is empty: set the Secret's key to a value",
+        path.display()
+    );
     Ok(secret)
 }
 
@@ -35,7 +44,8 @@ mod tests {
 
     /// A file of its own for each test.
     fn file(name: &str, content: &str) -> PathBuf {
-        let path = std::env::temp_dir().join(format!("pinpipe-runtime-{}-{name}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("pinpipe-runtime-{}-{name}", std::process::id()));
         fs::write(&path, content).unwrap();
         path
     }
@@ -45,16 +55,33 @@ mod tests {
         let head = "configVersion: 1\npipeline: {namespace: n, name: p, uid: u}\ntarget: http://x\nseed: 7\n";
         for (name, content, says) in [
             ("missing-field.yaml", head.to_owned(), "recordsPerSecond"),
-            ("wrong-type.yaml", format!("{head}recordsPerSecond: many\n"), "recordsPerSecond"),
-            ("nested.yaml", head.replace("uid: u", "uuid: u"), "pipeline: unknown field `uuid`"),
+            (
+                "wrong-type.yaml",
+                format!("{head}recordsPerSecond: many\n"),
+                "recordsPerSecond",
+            ),
+            (
+                "nested.yaml",
+                head.replace("uid: u", "uuid: u"),
+                "pipeline: unknown field `uuid`",
+            ),
         ] {
             let path = file(name, &content);
             let message = format!("{:#}", load::<Emulator>(&path).unwrap_err());
-            assert!(message.contains(name) && message.contains(says), "{message}");
+            assert!(
+                message.contains(name) && message.contains(says),
+                "{message}"
+            );
             fs::remove_file(path).unwrap();
         }
-        let message = format!("{:#}", load::<Emulator>(Path::new("/nowhere/config.yaml")).unwrap_err());
-        assert!(message.contains("/nowhere/config.yaml") && message.contains("--config"), "{message}");
+        let message = format!(
+            "{:#}",
+            load::<Emulator>(Path::new("/nowhere/config.yaml")).unwrap_err()
+        );
+        assert!(
+            message.contains("/nowhere/config.yaml") && message.contains("--config"),
+            "{message}"
+        );
     }
 
     #[test]
@@ -62,7 +89,12 @@ mod tests {
         let path = file("secret", " pass word \r\n");
         assert_eq!(secret_file(&path).unwrap(), " pass word");
         fs::write(&path, "\n").unwrap();
-        assert!(secret_file(&path).unwrap_err().to_string().contains("is empty"));
+        assert!(
+            secret_file(&path)
+                .unwrap_err()
+                .to_string()
+                .contains("is empty")
+        );
         fs::remove_file(path).unwrap();
     }
 }

@@ -1,9 +1,12 @@
 //! Dead letters, and the records that are re-driven out of them, as Kafka headers.
 //!
-//! The stream worker writes letters and reads re-driven records, the re-drive reads letters and puts their records back: this
-//! module is the one place where both learn the headers. A dead-letter topic holds
-//! - letters: a record's key and value as they were, and headers that say where it stood and what was wrong;
-//! - marks: no value, [`LetterId`] as the key, `pinpipe.redriven`: the letter of that id is back in the pipeline.
+//! The stream worker writes letters and reads re-driven records, the re-drive reads letters and
+//! puts their records back: this module is the one place where both learn the headers. A
+//! dead-letter topic holds
+//! - letters: a record's key and value as they were, and headers that say where it stood and what
+//!   was wrong;
+//! - marks: no value, [`LetterId`] as the key, `pinpipe.redriven`: the letter of that id is back in
+//!   the pipeline.
 
 use std::{borrow::Cow, fmt};
 
@@ -28,7 +31,8 @@ const ORDER_TIME: &str = "pinpipe.order-time";
 const ORDER_PARTITION: &str = "pinpipe.order-partition";
 const ORDER_OFFSET: &str = "pinpipe.order-offset";
 
-/// A longer key stands in the letter's own key alone, bytes: a letter without its value must not be too large for any topic.
+/// A longer key stands in the letter's own key alone, bytes: a letter without its value must not be
+/// too large for any topic.
 const KEY_BYTES: usize = 4096;
 
 /// Names a letter, once and for all: what a crash repeats has the same.
@@ -90,19 +94,38 @@ pub struct Verdict {
 
 impl From<&Rejection> for Verdict {
     fn from(rejection: &Rejection) -> Self {
-        let fault = Fault { reason: rejection.reason().into(), field: rejection.field().map(Into::into) };
-        Self { outcome: Outcome::Rejected, faults: vec![fault], message: rejection.to_string() }
+        let fault = Fault {
+            reason: rejection.reason().into(),
+            field: rejection.field().map(Into::into),
+        };
+        Self {
+            outcome: Outcome::Rejected,
+            faults: vec![fault],
+            message: rejection.to_string(),
+        }
     }
 }
 
 impl From<&Repairs> for Verdict {
     fn from(repairs: &Repairs) -> Self {
-        let fault =
-            |(field, reason): (&'static str, &'static str)| Fault { reason: reason.into(), field: Some(field.into()) };
-        let repairs: Vec<_> = repairs.iter().map(|repair| (repair.field, repair.reason.as_str())).collect();
-        let listed: Vec<String> = repairs.iter().map(|(field, reason)| format!("`{field}` ({reason})")).collect();
+        let fault = |(field, reason): (&'static str, &'static str)| Fault {
+            reason: reason.into(),
+            field: Some(field.into()),
+        };
+        let repairs: Vec<_> = repairs
+            .iter()
+            .map(|repair| (repair.field, repair.reason.as_str()))
+            .collect();
+        let listed: Vec<String> = repairs
+            .iter()
+            .map(|(field, reason)| format!("`{field}` ({reason})"))
+            .collect();
         let message = format!("made null in the clean record: {}", listed.join(", "));
-        Self { outcome: Outcome::Repaired, faults: repairs.into_iter().map(fault).collect(), message }
+        Self {
+            outcome: Outcome::Repaired,
+            faults: repairs.into_iter().map(fault).collect(),
+            message,
+        }
     }
 }
 
@@ -138,38 +161,61 @@ pub enum Entry {
 pub struct NotALetter(&'static str);
 
 impl Letter {
-    /// Which try to get the record through this was: 1, and one more for every time it was re-driven.
+    /// Which try to get the record through this was: 1, and one more for every time it was
+    /// re-driven.
     #[must_use]
     pub fn attempt(&self) -> u32 {
-        self.redriven.map_or(1, |redriven| redriven.attempt.saturating_add(1))
+        self.redriven
+            .map_or(1, |redriven| redriven.attempt.saturating_add(1))
     }
 
     /// What decides whether another record of the same key is later.
     #[must_use]
     pub fn order(&self) -> Order {
-        let place = Order { time: self.time, partition: self.id.partition, offset: self.id.offset };
+        let place = Order {
+            time: self.time,
+            partition: self.id.partition,
+            offset: self.id.offset,
+        };
         self.redriven.map_or(place, |redriven| redriven.order)
     }
 
     /// The headers of the record that goes back into the pipeline.
     #[must_use]
     pub fn redrive_headers(&self) -> OwnedHeaders {
-        put_redriven(OwnedHeaders::new_with_capacity(4), Redriven { order: self.order(), attempt: self.attempt() })
+        put_redriven(
+            OwnedHeaders::new_with_capacity(4),
+            Redriven {
+                order: self.order(),
+                attempt: self.attempt(),
+            },
+        )
     }
 
     /// The headers of the mark that says the letter is done.
     #[must_use]
     pub fn mark_headers(&self) -> OwnedHeaders {
         let headers = OwnedHeaders::new_with_capacity(4);
-        put(put_id(headers, &self.id), REDRIVEN, &self.attempt().to_string())
+        put(
+            put_id(headers, &self.id),
+            REDRIVEN,
+            &self.attempt().to_string(),
+        )
     }
 
     /// The headers of the letter; `key` is the record's.
     #[must_use]
     pub fn headers(&self, key: Option<&[u8]>) -> OwnedHeaders {
-        let Verdict { outcome, faults, message } = &self.verdict;
+        let Verdict {
+            outcome,
+            faults,
+            message,
+        } = &self.verdict;
         let reasons: Vec<&str> = faults.iter().map(|fault| fault.reason.as_ref()).collect();
-        let fields: Vec<&str> = faults.iter().filter_map(|fault| fault.field.as_deref()).collect();
+        let fields: Vec<&str> = faults
+            .iter()
+            .filter_map(|fault| fault.field.as_deref())
+            .collect();
         let mut headers = put_id(OwnedHeaders::new_with_capacity(16), &self.id);
         for (name, value) in [
             (TOPIC, self.topic.as_str()),
@@ -187,7 +233,10 @@ impl Letter {
             headers = put(headers, FIELD, &fields.join(","));
         }
         if let Some(key) = key.filter(|key| key.len() <= KEY_BYTES) {
-            headers = headers.insert(Header { key: KEY, value: Some(key) });
+            headers = headers.insert(Header {
+                key: KEY,
+                value: Some(key),
+            });
         }
         match self.redriven {
             Some(Redriven { order, .. }) => put_order(headers, order),
@@ -197,7 +246,8 @@ impl Letter {
 }
 
 impl Entry {
-    /// What a record of a dead-letter topic is, by its headers. Letters written before there were attempts are first ones.
+    /// What a record of a dead-letter topic is, by its headers. Letters written before there were
+    /// attempts are first ones.
     pub fn read(headers: &impl Headers) -> Result<Self, NotALetter> {
         let text_of = |name| text(headers, name).ok_or(NotALetter(name));
         let number_of = |name| number(headers, name).ok_or(NotALetter(name));
@@ -214,7 +264,9 @@ impl Entry {
             Some("repaired") => Outcome::Repaired,
             Some(_) => return Err(NotALetter(OUTCOME)),
         };
-        let mut fields = text(headers, FIELD).into_iter().flat_map(|fields| fields.split(','));
+        let mut fields = text(headers, FIELD)
+            .into_iter()
+            .flat_map(|fields| fields.split(','));
         let faults = text_of(REASON)?.split(',').map(|reason| Fault {
             reason: reason.to_owned().into(),
             field: fields.next().map(|field| field.to_owned().into()),
@@ -227,8 +279,15 @@ impl Entry {
             cluster_id: text(headers, CLUSTER_ID).unwrap_or_default().to_owned(),
             topic: text(headers, TOPIC).unwrap_or_default().to_owned(),
             time: number_of(TIMESTAMP)?,
-            verdict: Verdict { outcome, faults, message: text(headers, MESSAGE).unwrap_or_default().to_owned() },
-            redriven: order.map(|order| Redriven { order, attempt: attempt.saturating_sub(1).max(1) }),
+            verdict: Verdict {
+                outcome,
+                faults,
+                message: text(headers, MESSAGE).unwrap_or_default().to_owned(),
+            },
+            redriven: order.map(|order| Redriven {
+                order,
+                attempt: attempt.saturating_sub(1).max(1),
+            }),
         }))
     }
 }
@@ -256,16 +315,24 @@ pub enum UnusableOrder {
 impl Redriven {
     /// Out of the headers of a record that stands at `place`; `None`: it was never re-driven.
     pub fn read(headers: &impl Headers, place: Order) -> Result<Option<Self>, UnusableOrder> {
-        let Some(order) = order(headers)? else { return Ok(None) };
+        let Some(order) = order(headers)? else {
+            return Ok(None);
+        };
         if order > place {
             return Err(UnusableOrder::Later);
         }
-        Ok(Some(Self { order, attempt: number(headers, ATTEMPT).unwrap_or(1) }))
+        Ok(Some(Self {
+            order,
+            attempt: number(headers, ATTEMPT).unwrap_or(1),
+        }))
     }
 }
 
 fn order(headers: &impl Headers) -> Result<Option<Order>, UnusableOrder> {
-    if ![ORDER_TIME, ORDER_PARTITION, ORDER_OFFSET].iter().any(|name| find(headers, name).is_some()) {
+    if ![ORDER_TIME, ORDER_PARTITION, ORDER_OFFSET]
+        .iter()
+        .any(|name| find(headers, name).is_some())
+    {
         return Ok(None);
     }
     let not_negative = |name| number(headers, name).filter(|number: &i64| *number >= 0);
@@ -281,7 +348,11 @@ fn order(headers: &impl Headers) -> Result<Option<Order>, UnusableOrder> {
 
 /// The value of a header; the last of that name counts.
 fn find<'a>(headers: &'a impl Headers, name: &str) -> Option<&'a [u8]> {
-    headers.iter().filter(|header| header.key == name).last().map(|header| header.value.unwrap_or_default())
+    headers
+        .iter()
+        .filter(|header| header.key == name)
+        .last()
+        .map(|header| header.value.unwrap_or_default())
 }
 
 fn text<'a>(headers: &'a impl Headers, name: &str) -> Option<&'a str> {
@@ -293,7 +364,10 @@ fn number<T: std::str::FromStr>(headers: &impl Headers, name: &str) -> Option<T>
 }
 
 fn put(headers: OwnedHeaders, name: &str, value: &str) -> OwnedHeaders {
-    headers.insert(Header { key: name, value: Some(value) })
+    headers.insert(Header {
+        key: name,
+        value: Some(value),
+    })
 }
 
 fn put_id(headers: OwnedHeaders, id: &LetterId) -> OwnedHeaders {
@@ -318,24 +392,50 @@ mod tests {
 
     use super::*;
 
-    const PLACE: Order = Order { time: 1000, partition: 2, offset: 40 };
+    const PLACE: Order = Order {
+        time: 1000,
+        partition: 2,
+        offset: 40,
+    };
 
     fn letter(kind: Kind, raw: &str, redriven: Option<Redriven>) -> Letter {
         let verdict = match clean(kind, raw.as_bytes(), 1000) {
             Ok(cleaned) => Verdict::from(&cleaned.repairs),
             Err(rejection) => Verdict::from(&rejection),
         };
-        let id = LetterId { topic_id: "AbC".into(), partition: PLACE.partition, offset: PLACE.offset };
-        Letter { id, cluster_id: "c".into(), topic: "n.p.geo".into(), time: PLACE.time, verdict, redriven }
+        let id = LetterId {
+            topic_id: "AbC".into(),
+            partition: PLACE.partition,
+            offset: PLACE.offset,
+        };
+        Letter {
+            id,
+            cluster_id: "c".into(),
+            topic: "n.p.geo".into(),
+            time: PLACE.time,
+            verdict,
+            redriven,
+        }
     }
 
     fn plain(entries: &[(&str, &str)]) -> OwnedHeaders {
-        entries.iter().fold(OwnedHeaders::new(), |headers, (name, value)| put(headers, name, value))
+        entries
+            .iter()
+            .fold(OwnedHeaders::new(), |headers, (name, value)| {
+                put(headers, name, value)
+            })
     }
 
     #[test]
     fn a_letter_comes_back_as_it_was_written() {
-        let again = Redriven { order: Order { time: 7, partition: 0, offset: 3 }, attempt: 2 };
+        let again = Redriven {
+            order: Order {
+                time: 7,
+                partition: 0,
+                offset: 3,
+            },
+            attempt: 2,
+        };
         for (kind, raw, redriven, reasons, fields) in [
             (Kind::Geo, "no json", None, "not-json", None),
             (Kind::Geo, "{}", Some(again), "key-missing", Some("ind")),
@@ -349,7 +449,10 @@ mod tests {
         ] {
             let letter = letter(kind, raw, redriven);
             let headers = letter.headers(Some(b"k\xff"));
-            assert_eq!((text(&headers, REASON), text(&headers, FIELD)), (Some(reasons), fields));
+            assert_eq!(
+                (text(&headers, REASON), text(&headers, FIELD)),
+                (Some(reasons), fields)
+            );
             assert_eq!(find(&headers, KEY), Some(&b"k\xff"[..]));
             assert_eq!(Entry::read(&headers), Ok(Entry::Letter(letter)));
         }
@@ -359,19 +462,38 @@ mod tests {
     fn a_record_keeps_its_first_order_however_often_it_is_re_driven() {
         let first = letter(Kind::Geo, "{}", None);
         assert_eq!((first.attempt(), first.order()), (1, PLACE));
-        let later = Order { time: 5000, partition: 0, offset: 90 };
+        let later = Order {
+            time: 5000,
+            partition: 0,
+            offset: 90,
+        };
         let redriven = Redriven::read(&first.redrive_headers(), later).unwrap();
-        assert_eq!(redriven, Some(Redriven { order: PLACE, attempt: 1 }));
+        assert_eq!(
+            redriven,
+            Some(Redriven {
+                order: PLACE,
+                attempt: 1
+            })
+        );
         let second = letter(Kind::Geo, "{}", redriven);
         assert_eq!((second.attempt(), second.order()), (2, PLACE));
         let redriven = Redriven::read(&second.redrive_headers(), later).unwrap();
-        assert_eq!(redriven, Some(Redriven { order: PLACE, attempt: 2 }));
+        assert_eq!(
+            redriven,
+            Some(Redriven {
+                order: PLACE,
+                attempt: 2
+            })
+        );
     }
 
     #[test]
     fn a_mark_names_the_letter_that_is_done() {
         let letter = letter(Kind::Geo, "{}", None);
-        assert_eq!(Entry::read(&letter.mark_headers()), Ok(Entry::Mark(letter.id)));
+        assert_eq!(
+            Entry::read(&letter.mark_headers()),
+            Ok(Entry::Mark(letter.id))
+        );
     }
 
     #[test]
@@ -383,27 +505,56 @@ mod tests {
             ("pinpipe.timestamp", "1000"),
             ("pinpipe.reason", "not-json"),
         ]);
-        let Ok(Entry::Letter(letter)) = Entry::read(&headers) else { panic!() };
-        assert_eq!((letter.attempt(), letter.order(), letter.verdict.outcome), (1, PLACE, Outcome::Rejected));
-        assert_eq!(letter.verdict.faults, [Fault { reason: "not-json".into(), field: None }]);
-        assert_eq!(Entry::read(&plain(&[("pinpipe.topic-id", "AbC")])), Err(NotALetter(PARTITION)));
+        let Ok(Entry::Letter(letter)) = Entry::read(&headers) else {
+            panic!()
+        };
+        assert_eq!(
+            (letter.attempt(), letter.order(), letter.verdict.outcome),
+            (1, PLACE, Outcome::Rejected)
+        );
+        assert_eq!(
+            letter.verdict.faults,
+            [Fault {
+                reason: "not-json".into(),
+                field: None
+            }]
+        );
+        assert_eq!(
+            Entry::read(&plain(&[("pinpipe.topic-id", "AbC")])),
+            Err(NotALetter(PARTITION))
+        );
     }
 
     #[test]
     fn an_order_is_used_whole_or_not_at_all() {
-        let whole = [(ORDER_TIME, "900"), (ORDER_PARTITION, "1"), (ORDER_OFFSET, "5")];
+        let whole = [
+            (ORDER_TIME, "900"),
+            (ORDER_PARTITION, "1"),
+            (ORDER_OFFSET, "5"),
+        ];
         let with = |at: usize, value| {
             let mut headers = whole;
             headers[at].1 = value;
             Redriven::read(&plain(&headers), PLACE)
         };
-        let order = Order { time: 900, partition: 1, offset: 5 };
+        let order = Order {
+            time: 900,
+            partition: 1,
+            offset: 5,
+        };
         assert_eq!(with(0, "900"), Ok(Some(Redriven { order, attempt: 1 })));
         assert_eq!(Redriven::read(&plain(&[("other", "1")]), PLACE), Ok(None));
         for (at, value) in [(0, ""), (0, "1e3"), (1, "-1"), (1, "3000000000"), (2, "x")] {
             assert_eq!(with(at, value), Err(UnusableOrder::Unreadable), "{value}");
         }
-        assert_eq!(Redriven::read(&plain(&whole[..2]), PLACE), Err(UnusableOrder::Unreadable));
-        assert_eq!(with(0, "1001"), Err(UnusableOrder::Later), "it could win for ever");
+        assert_eq!(
+            Redriven::read(&plain(&whole[..2]), PLACE),
+            Err(UnusableOrder::Unreadable)
+        );
+        assert_eq!(
+            with(0, "1001"),
+            Err(UnusableOrder::Later),
+            "it could win for ever"
+        );
     }
 }

@@ -1,7 +1,9 @@
-//! What a stream worker tells the operator of its lag and of the records it rejected, at `GET /figures` of the admin port.
+//! What a stream worker tells the operator of its lag and of the records it rejected, at `GET
+//! /figures` of the admin port.
 //!
-//! The metrics have all of it and much more; this is what thresholds in the resource are held against, in one small answer that needs no history
-//! of whoever asks. Either side may be a release older: what is absent is zero, what is new is passed over.
+//! The metrics have all of it and much more; this is what thresholds in the resource are held
+//! against, in one small answer that needs no history of whoever asks. Either side may be a release
+//! older: what is absent is zero, what is new is passed over.
 
 use std::{
     collections::VecDeque,
@@ -45,13 +47,16 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// What was counted within the window, of all that was counted so far. To be called now and then.
+    /// What was counted within the window, of all that was counted so far. To be called now and
+    /// then.
     pub fn count(&mut self, counts: Counts) -> Counts {
         self.count_at(Instant::now(), counts)
     }
 
     fn count_at(&mut self, now: Instant, (read, rejected): Counts) -> Counts {
-        let before = |counts: &VecDeque<(Instant, Counts)>| counts.get(1).is_some_and(|(at, _)| now - *at >= WINDOW);
+        let before = |counts: &VecDeque<(Instant, Counts)>| {
+            counts.get(1).is_some_and(|(at, _)| now - *at >= WINDOW)
+        };
         while before(&self.0) {
             self.0.pop_front();
         }
@@ -59,7 +64,10 @@ impl Recent {
         if self.0.back().is_none_or(|(at, _)| now - *at >= STEP) {
             self.0.push_back((now, (read, rejected)));
         }
-        (read.saturating_sub(read_before), rejected.saturating_sub(rejected_before))
+        (
+            read.saturating_sub(read_before),
+            rejected.saturating_sub(rejected_before),
+        )
     }
 }
 
@@ -88,6 +96,12 @@ mod tests {
     fn an_answer_of_another_release_is_read() {
         let read = |text: &str| serde_json::from_str::<Figures>(text).unwrap();
         assert_eq!(read("{}"), Figures::default());
-        assert_eq!(read(r#"{"lag": 3, "seconds": 1}"#), Figures { lag: 3, ..Figures::default() });
+        assert_eq!(
+            read(r#"{"lag": 3, "seconds": 1}"#),
+            Figures {
+                lag: 3,
+                ..Figures::default()
+            }
+        );
     }
 }

@@ -13,7 +13,8 @@ pub use progress::{Behind, Positions, Progress, behind, list};
 
 /// What every client is configured with; a worker adds its own settings.
 ///
-/// Topics are never created by asking for them: theirs is the operator's work, with the timestamps and the partitions it sets.
+/// Topics are never created by asking for them: theirs is the operator's work, with the timestamps
+/// and the partitions it sets.
 #[must_use]
 pub fn client_config(kafka: &Kafka, client_id: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -31,7 +32,8 @@ pub fn client_config(kafka: &Kafka, client_id: &str) -> ClientConfig {
     config
 }
 
-/// Which cluster and which topics a client talks to. A topic deleted and created again under its name has another id.
+/// Which cluster and which topics a client talks to. A topic deleted and created again under its
+/// name has another id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The cluster's id.
@@ -78,16 +80,24 @@ pub fn is_no_answer(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Asks the cluster for its id and the topics' ids. Blocks for up to `timeout`: call it where blocking is allowed.
+/// Asks the cluster for its id and the topics' ids. Blocks for up to `timeout`: call it where
+/// blocking is allowed.
 pub fn identity<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],
     timeout: Duration,
 ) -> Result<Identity, IdentityError> {
     let topics = describe::topics(client, topics, timeout)?.into_iter();
-    let topic_ids = topics.map(|topic| topic.map(|topic| (topic.name, topic.id))).collect::<Result<_, _>>()?;
-    let cluster_id = client.fetch_cluster_id(timeout).ok_or(IdentityError::NoAnswer(timeout))?;
-    Ok(Identity { cluster_id, topic_ids })
+    let topic_ids = topics
+        .map(|topic| topic.map(|topic| (topic.name, topic.id)))
+        .collect::<Result<_, _>>()?;
+    let cluster_id = client
+        .fetch_cluster_id(timeout)
+        .ok_or(IdentityError::NoAnswer(timeout))?;
+    Ok(Identity {
+        cluster_id,
+        topic_ids,
+    })
 }
 
 /// A topic as the cluster has it.
@@ -101,7 +111,8 @@ pub struct Topic {
     pub partitions: i32,
 }
 
-/// Those of these topics that are there. Blocks for up to `timeout`: call it where blocking is allowed.
+/// Those of these topics that are there. Blocks for up to `timeout`: call it where blocking is
+/// allowed.
 pub fn topics<C: ClientContext>(
     client: &Client<C>,
     names: &[&str],
@@ -109,7 +120,13 @@ pub fn topics<C: ClientContext>(
 ) -> Result<Vec<Topic>, IdentityError> {
     let found = describe::topics(client, names, timeout)?.into_iter();
     let is_absent = |found: &Result<Topic, IdentityError>| {
-        matches!(found, Err(IdentityError::Topic { code: RDKafkaErrorCode::UnknownTopicOrPartition, .. }))
+        matches!(
+            found,
+            Err(IdentityError::Topic {
+                code: RDKafkaErrorCode::UnknownTopicOrPartition,
+                ..
+            })
+        )
     };
     found.filter(|found| !is_absent(found)).collect()
 }

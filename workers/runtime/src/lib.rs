@@ -1,7 +1,8 @@
-//! What every worker shares: its command line, configuration, telemetry, health and shutdown, and clients of the broker and
-//! the object store.
+//! What every worker shares: its command line, configuration, telemetry, health and shutdown, and
+//! clients of the broker and the object store.
 //!
-//! Nothing here knows what stands in a record. `unsafe` code is allowed in two places, `kafka::describe` and `malloc`.
+//! Nothing here knows what stands in a record. `unsafe` code is allowed in two places,
+//! `kafka::describe` and `malloc`.
 
 pub mod admin;
 pub mod cli;

@@ -10,8 +10,8 @@ use crate::admin::Readiness;
 /// How long it is away before that is told: blips are nobody's business.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What is away, once it has been for a while, in the words of one failure until it is back: so what is told doesn't change from try to
-/// try. Clones share one state.
+/// What is away, once it has been for a while, in the words of one failure until it is back: so
+/// what is told doesn't change from try to try. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct Outage {
     readiness: Readiness,
@@ -26,15 +26,24 @@ struct Away {
 }
 
 impl Outage {
-    /// Not away. `reason` names the outage where `readiness` tells of it, such as `SinkUnavailable`.
+    /// Not away. `reason` names the outage where `readiness` tells of it, such as
+    /// `SinkUnavailable`.
     #[must_use]
     pub fn new(readiness: Readiness, reason: &'static str) -> Self {
-        Self { readiness, reason, away: Arc::default() }
+        Self {
+            readiness,
+            reason,
+            away: Arc::default(),
+        }
     }
 
     /// It answered.
     pub fn up(&self) {
-        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let away = self
+            .away
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
         if away.is_some_and(|away| away.told) {
             self.readiness.degraded(self.reason, None);
         }
@@ -47,7 +56,10 @@ impl Outage {
 
     fn down_at(&self, now: Instant, why: impl FnOnce() -> String) {
         let mut state = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        let away = state.get_or_insert(Away { since: now, told: false });
+        let away = state.get_or_insert(Away {
+            since: now,
+            told: false,
+        });
         if !away.told && now.duration_since(away.since) >= PATIENCE {
             away.told = true;
             self.readiness.degraded(self.reason, Some(why()));
@@ -71,8 +83,14 @@ mod tests {
         };
         assert_eq!(told(Duration::ZERO, "one"), None);
         assert_eq!(told(PATIENCE / 2, "two"), None);
-        assert_eq!(told(PATIENCE, "three").as_deref(), Some("SinkUnavailable: three"));
-        assert_eq!(told(PATIENCE * 2, "four").as_deref(), Some("SinkUnavailable: three"));
+        assert_eq!(
+            told(PATIENCE, "three").as_deref(),
+            Some("SinkUnavailable: three")
+        );
+        assert_eq!(
+            told(PATIENCE * 2, "four").as_deref(),
+            Some("SinkUnavailable: three")
+        );
         outage.up();
         assert_eq!(readiness.degradation(), None);
         assert_eq!(told(PATIENCE * 3, "five"), None, "another outage begins");

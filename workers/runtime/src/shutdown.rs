@@ -3,11 +3,15 @@
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token cancelled by the first SIGTERM (Kubernetes stops the pod) or SIGINT (Ctrl-C). To be called inside the runtime, once.
+/// A token cancelled by the first SIGTERM (Kubernetes stops the pod) or SIGINT (Ctrl-C). To be
+/// called inside the runtime, once.
 #[must_use]
 pub fn on_signal() -> CancellationToken {
     let stop = CancellationToken::new();
-    for (kind, name) in [(SignalKind::terminate(), "SIGTERM"), (SignalKind::interrupt(), "SIGINT")] {
+    for (kind, name) in [
+        (SignalKind::terminate(), "SIGTERM"),
+        (SignalKind::interrupt(), "SIGINT"),
+    ] {
         match signal(kind) {
             Ok(mut signals) => {
                 let stop = stop.clone();

@@ -38,14 +38,22 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Sends every event of `tracing`, librdkafka's lines among them, to standard error. `RUST_LOG` chooses which; `info` unless set.
+/// Sends every event of `tracing`, librdkafka's lines among them, to standard error. `RUST_LOG`
+/// chooses which; `info` unless set.
 ///
 /// Standard output stays free for a worker's result. A second call changes nothing.
 pub fn init(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     let result = match format {
-        LogFormat::Json => lines.json().flatten_event(true).with_current_span(true).with_span_list(false).try_init(),
+        LogFormat::Json => lines
+            .json()
+            .flatten_event(true)
+            .with_current_span(true)
+            .with_span_list(false)
+            .try_init(),
         LogFormat::Plain => lines.with_ansi(io::stderr().is_terminal()).try_init(),
     };
     if let Err(error) = result {

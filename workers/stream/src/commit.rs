@@ -50,14 +50,23 @@ struct Away {
 impl SinkHealth {
     /// Not known yet.
     pub const fn new(metrics: Metrics, outage: Outage) -> Self {
-        Self { metrics, outage, away: Mutex::new(None) }
+        Self {
+            metrics,
+            outage,
+            away: Mutex::new(None),
+        }
     }
 
     /// It answered.
     pub fn up(&self) {
         self.metrics.sink_up.set(1);
         self.outage.up();
-        if let Some(away) = self.away.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take() {
+        if let Some(away) = self
+            .away
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .take()
+        {
             tracing::info!(away_for = ?away.since.elapsed(), "the sink is back");
         }
     }
@@ -67,7 +76,10 @@ impl SinkHealth {
         self.metrics.sink_up.set(0);
         self.outage.down(|| format!("{error:#}"));
         let now = Instant::now();
-        let mut state = self.away.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self
+            .away
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         match state.as_mut() {
             Some(away) if now.duration_since(away.reminded) < REMINDER => {
                 tracing::debug!(error = format!("{error:#}"), "the sink is away");
@@ -77,7 +89,10 @@ impl SinkHealth {
                 tracing::warn!(error = format!("{error:#}"), away_for = ?away.since.elapsed(), "the sink is still away: trying on");
             }
             None => {
-                *state = Some(Away { since: now, reminded: now });
+                *state = Some(Away {
+                    since: now,
+                    reminded: now,
+                });
                 tracing::warn!(
                     error = format!("{error:#}"),
                     "the sink is away: trying again until it is back, nothing is lost meanwhile"
@@ -87,8 +102,8 @@ impl SinkHealth {
     }
 }
 
-/// Stores a batch. Ends when it is decided; may be dropped at any time, since positions and data move together or not at all. Between
-/// two tries it waits by `pause`.
+/// Stores a batch. Ends when it is decided; may be dropped at any time, since positions and data
+/// move together or not at all. Between two tries it waits by `pause`.
 pub async fn commit<S: Sink, P: Future<Output = ()>>(
     sink: &S,
     health: &SinkHealth,
@@ -111,7 +126,10 @@ pub async fn commit<S: Sink, P: Future<Output = ()>>(
                     metrics.committed(sealed.batch.records(), begun.elapsed());
                 }
                 tracing::debug!(%source, from, to = sealed.to, records = sealed.batch.records(), "committed");
-                return Outcome::Committed { to: sealed.to, stored };
+                return Outcome::Committed {
+                    to: sealed.to,
+                    stored,
+                };
             }
             Err(SinkError::Moved) => return Outcome::Moved,
             Err(SinkError::Halt(halt)) => return Outcome::Halted(halt),

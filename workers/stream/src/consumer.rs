@@ -1,8 +1,9 @@
 //! The Kafka consumer: its settings, and what it tells while it is polled.
 //!
-//! Rebalances are not answered inside librdkafka's callback but by the session's loop, by `incremental_assign` and
-//! `incremental_unassign`: librdkafka waits for that answer and goes on with its heartbeats meanwhile. So the loop can ask the sink
-//! where to resume, or flush what it has, without blocking a thread.
+//! Rebalances are not answered inside librdkafka's callback but by the session's loop, by
+//! `incremental_assign` and `incremental_unassign`: librdkafka waits for that answer and goes on
+//! with its heartbeats meanwhile. So the loop can ask the sink where to resume, or flush what it
+//! has, without blocking a thread.
 
 use std::sync::{
     Arc,
@@ -76,19 +77,31 @@ pub fn connect(config: &pinpipe_config::Stream, topics: &[&str]) -> KafkaResult<
         // New topics and partitions are found within seconds.
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("statistics.interval.ms", "2000")
-        // The worker has a byte budget of its own: what librdkafka fetches ahead comes on top, per partition.
+        // The worker has a byte budget of its own: what librdkafka fetches ahead comes on top, per
+        // partition.
         .set("queued.max.messages.kbytes", "2048")
-        // That is soon full, and soon empty again: librdkafka's own second of waiting would leave the worker idle in between.
+        // That is soon full, and soon empty again: librdkafka's own second of waiting would leave
+        // the worker idle in between.
         .set("fetch.queue.backoff.ms", "20")
         .set("fetch.max.bytes", "8388608")
         .set("fetch.wait.max.ms", "100")
-        .create_with_context(Context { events: sender, closing: closing.clone() })?;
+        .create_with_context(Context {
+            events: sender,
+            closing: closing.clone(),
+        })?;
     consumer.subscribe(topics)?;
-    Ok(Connected { consumer: Arc::new(consumer), events, closing })
+    Ok(Connected {
+        consumer: Arc::new(consumer),
+        events,
+        closing,
+    })
 }
 
 fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {
-    list.elements().iter().map(|element| (element.topic().to_owned(), element.partition())).collect()
+    list.elements()
+        .iter()
+        .map(|element| (element.topic().to_owned(), element.partition()))
+        .collect()
 }
 
 impl Context {
@@ -108,7 +121,9 @@ impl ClientContext for Context {
             RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
                 tracing::warn!(facility, message, "librdkafka");
             }
-            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => tracing::debug!(facility, message, "librdkafka"),
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+                tracing::debug!(facility, message, "librdkafka")
+            }
         }
     }
 
@@ -122,18 +137,30 @@ impl ClientContext for Context {
 }
 
 impl ConsumerContext for Context {
-    fn rebalance(&self, consumer: &BaseConsumer<Self>, code: RDKafkaRespErr, list: &mut TopicPartitionList) {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        code: RDKafkaRespErr,
+        list: &mut TopicPartitionList,
+    ) {
         let assign = code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.closing.load(Ordering::SeqCst) {
             // An assignment on the way out is declined by giving it back at once.
-            let answer = if assign { consumer.incremental_assign(list) } else { consumer.incremental_unassign(list) };
+            let answer = if assign {
+                consumer.incremental_assign(list)
+            } else {
+                consumer.incremental_unassign(list)
+            };
             if let Err(error) = answer {
                 tracing::debug!(%error, "a rebalance while leaving the group");
             }
         } else if assign {
             self.tell(Event::Assign(partitions(list)));
         } else {
-            self.tell(Event::Revoke { partitions: partitions(list), lost: consumer.assignment_lost() });
+            self.tell(Event::Revoke {
+                partitions: partitions(list),
+                lost: consumer.assignment_lost(),
+            });
         }
     }
 

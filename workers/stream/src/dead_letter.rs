@@ -1,8 +1,10 @@
-//! Dead letters: rejected records, and copies of repaired ones where the pipeline wants them, on a topic of their own, with headers
-//! that say where each came from and why ([`pinpipe_runtime::dead_letter`]).
+//! Dead letters: rejected records, and copies of repaired ones where the pipeline wants them, on a
+//! topic of their own, with headers that say where each came from and why
+//! ([`pinpipe_runtime::dead_letter`]).
 //!
-//! At least once: a position moves only after the letters before it are acknowledged by all replicas. A letter is named by (topic
-//! id, partition, offset), so that readers can drop the repeats a crash leaves.
+//! At least once: a position moves only after the letters before it are acknowledged by all
+//! replicas. A letter is named by (topic id, partition, offset), so that readers can drop the
+//! repeats a crash leaves.
 
 use pinpipe_core::Order;
 use pinpipe_runtime::dead_letter::{Letter, LetterId, Redriven, Verdict};
@@ -29,7 +31,8 @@ pub struct Pending(JoinHandle<()>);
 impl Pending {
     /// Until the broker has it.
     pub async fn acknowledged(&mut self) {
-        // The task ends only with the letter's acknowledgement; it can't be aborted while we hold it.
+        // The task ends only with the letter's acknowledgement; it can't be aborted while we hold
+        // it.
         let _ = (&mut self.0).await;
     }
 }
@@ -50,14 +53,15 @@ struct Outgoing {
 impl DeadLetters {
     /// With a producer of their own.
     pub fn new(kafka: &pinpipe_config::Kafka, client_id: &str) -> anyhow::Result<Self> {
-        let producer = pinpipe_runtime::kafka::client_config(kafka, &format!("{client_id}-dead-letters"))
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("linger.ms", "5")
-            // The broker's limit counts, not librdkafka's own.
-            .set("message.max.bytes", "100000000")
-            .set("queue.buffering.max.kbytes", "32768")
-            .create()?;
+        let producer =
+            pinpipe_runtime::kafka::client_config(kafka, &format!("{client_id}-dead-letters"))
+                .set("enable.idempotence", "true")
+                .set("acks", "all")
+                .set("linger.ms", "5")
+                // The broker's limit counts, not librdkafka's own.
+                .set("message.max.bytes", "100000000")
+                .set("queue.buffering.max.kbytes", "32768")
+                .create()?;
         Ok(Self { producer })
     }
 
@@ -71,9 +75,17 @@ impl DeadLetters {
         (key, value): (Option<&[u8]>, Option<&[u8]>),
         (verdict, redriven): (Verdict, Option<Redriven>),
     ) -> Pending {
-        let Order { time, partition, offset } = place;
+        let Order {
+            time,
+            partition,
+            offset,
+        } = place;
         let letter = Letter {
-            id: LetterId { topic_id: source.topic.id.clone(), partition, offset },
+            id: LetterId {
+                topic_id: source.topic.id.clone(),
+                partition,
+                offset,
+            },
             cluster_id: source.topic.cluster_id.clone(),
             topic: source.topic.name.clone(),
             time,
@@ -86,7 +98,12 @@ impl DeadLetters {
             value: value.map(<[u8]>::to_vec),
             headers: letter.headers(key),
         };
-        Pending(tokio::spawn(deliver(self.producer.clone(), outgoing, source.clone(), offset)))
+        Pending(tokio::spawn(deliver(
+            self.producer.clone(),
+            outgoing,
+            source.clone(),
+            offset,
+        )))
     }
 }
 

@@ -1,11 +1,13 @@
-//! One partition's way through the worker: what is gathered, what waits, what is under way, and the positions between them.
+//! One partition's way through the worker: what is gathered, what waits, what is under way, and the
+//! positions between them.
 //!
 //! ```text
 //!        done            (sealed batches)                (open batch)        next
 //!  ───────┼──── under way ────┼──── … ────┼────────────────────────────────────┼───────▶ offsets
 //! ```
-//! Everything before `done` is dealt with: stored, or rejected and in the dead letters, or nothing but a gap in the log. `stored` is
-//! the sink's own position, the one a commit expects; it stays behind `done` where a sink keeps no position without records. No I/O here.
+//! Everything before `done` is dealt with: stored, or rejected and in the dead letters, or nothing
+//! but a gap in the log. `stored` is the sink's own position, the one a commit expects; it stays
+//! behind `done` where a sink keeps no position without records. No I/O here.
 
 use std::{
     collections::VecDeque,
@@ -57,7 +59,8 @@ pub struct Lane<B> {
 }
 
 impl<B: Batch> Lane<B> {
-    /// A partition whose stored position is `stored` and that is read from `fetch` on; `told` is the group's committed offset.
+    /// A partition whose stored position is `stored` and that is read from `fetch` on; `told` is
+    /// the group's committed offset.
     pub const fn new(source: Source, stored: i64, fetch: i64, told: Option<i64>) -> Self {
         Self {
             source,
@@ -87,7 +90,8 @@ impl<B: Batch> Lane<B> {
         self.done
     }
 
-    /// Whether a record at `offset` is to be taken: not when it was before, nor when the partition is about to be given up.
+    /// Whether a record at `offset` is to be taken: not when it was before, nor when the partition
+    /// is about to be given up.
     pub const fn wants(&self, offset: i64) -> bool {
         offset >= self.next && !self.draining
     }
@@ -113,7 +117,8 @@ impl<B: Batch> Lane<B> {
         }
     }
 
-    /// Everything the broker has before `position` was taken or can never be read (a transaction's markers, compacted records).
+    /// Everything the broker has before `position` was taken or can never be read (a transaction's
+    /// markers, compacted records).
     pub fn advance(&mut self, position: i64) {
         if !self.draining {
             self.next = self.next.max(position);
@@ -122,22 +127,27 @@ impl<B: Batch> Lane<B> {
 
     /// Memory taken by all batches, bytes.
     pub fn bytes(&self) -> usize {
-        self.open_bytes() + self.sealed.iter().map(|sealed| sealed.bytes).sum::<usize>() + self.under_way.unwrap_or(0)
+        self.open_bytes()
+            + self.sealed.iter().map(|sealed| sealed.bytes).sum::<usize>()
+            + self.under_way.unwrap_or(0)
     }
 
     /// Memory taken by the open batch, bytes.
     pub fn open_bytes(&self) -> usize {
-        self.open.as_ref().map_or(0, |open| open.batch.bytes() + open.letter_bytes)
+        self.open
+            .as_ref()
+            .map_or(0, |open| open.batch.bytes() + open.letter_bytes)
     }
 
     /// Whether the open batch has reached a limit of size.
     pub fn is_full(&self, limits: &Limits) -> bool {
-        self.open
-            .as_ref()
-            .is_some_and(|open| open.batch.records() >= limits.records || open.batch.bytes() >= limits.bytes)
+        self.open.as_ref().is_some_and(|open| {
+            open.batch.records() >= limits.records || open.batch.bytes() >= limits.bytes
+        })
     }
 
-    /// Whether it is time to seal: the open batch is old enough, or holds nothing to wait for company, or there is only a gap.
+    /// Whether it is time to seal: the open batch is old enough, or holds nothing to wait for
+    /// company, or there is only a gap.
     pub fn is_due(&self, now: Instant, age: Duration) -> bool {
         match &self.open {
             Some(open) => open.batch.records() == 0 || now.duration_since(open.since) >= age,
@@ -162,7 +172,12 @@ impl<B: Batch> Lane<B> {
         };
         batch.close();
         let bytes = batch.bytes() + letter_bytes;
-        self.sealed.push_back(Sealed { batch, letters, to: self.next, bytes });
+        self.sealed.push_back(Sealed {
+            batch,
+            letters,
+            to: self.next,
+            bytes,
+        });
     }
 
     /// The next batch to commit and the position it expects, unless one is under way.
@@ -175,8 +190,9 @@ impl<B: Batch> Lane<B> {
         Some((sealed, self.stored))
     }
 
-    /// A batch up to `to` is committed; the sink's position is `stored` now. True: another worker is further than what was read
-    /// here, so what is gathered is stored already and reading has to go on at [`Self::next`].
+    /// A batch up to `to` is committed; the sink's position is `stored` now. True: another worker
+    /// is further than what was read here, so what is gathered is stored already and reading has to
+    /// go on at [`Self::next`].
     pub fn committed(&mut self, to: i64, stored: i64) -> bool {
         self.under_way = None;
         self.stored = stored;
@@ -206,7 +222,8 @@ impl<B: Batch> Lane<B> {
         self.open.is_none() && self.sealed.is_empty() && self.under_way.is_none()
     }
 
-    /// The offset to commit to the consumer group, if it is not there yet. To be followed by [`Self::told`].
+    /// The offset to commit to the consumer group, if it is not there yet. To be followed by
+    /// [`Self::told`].
     pub fn to_tell(&self) -> Option<i64> {
         (self.told != Some(self.done)).then_some(self.done)
     }
@@ -249,11 +266,28 @@ mod tests {
         }
     }
 
-    const LIMITS: Limits = Limits { records: 3, bytes: 1000, age: Duration::from_secs(1) };
+    const LIMITS: Limits = Limits {
+        records: 3,
+        bytes: 1000,
+        age: Duration::from_secs(1),
+    };
 
     fn lane(stored: i64, fetch: i64) -> Lane<Sized> {
-        let topic = Topic { kind: Kind::Pin, name: "t".into(), cluster_id: "c".into(), id: "i".into() };
-        Lane::new(Source { topic: Arc::new(topic), partition: 0 }, stored, fetch, None)
+        let topic = Topic {
+            kind: Kind::Pin,
+            name: "t".into(),
+            cluster_id: "c".into(),
+            id: "i".into(),
+        };
+        Lane::new(
+            Source {
+                topic: Arc::new(topic),
+                partition: 0,
+            },
+            stored,
+            fetch,
+            None,
+        )
     }
 
     fn empty(_: &Source) -> Sized {
@@ -335,7 +369,11 @@ mod tests {
         assert_eq!(lane.to_tell(), None);
         take(&mut lane, now, [9]);
         lane.seal(empty);
-        assert_eq!(commit(&mut lane), (5, 10, 1), "the next batch expects the sink's position");
+        assert_eq!(
+            commit(&mut lane),
+            (5, 10, 1),
+            "the next batch expects the sink's position"
+        );
     }
 
     #[test]

@@ -85,7 +85,13 @@ async fn main() -> anyhow::Result<()> {
 }
 
 /// Runs the worker and its admin server until `stop`.
-async fn serve<S: Sink>(config: Stream, name: &str, sink: S, port: u16, stop: CancellationToken) -> anyhow::Result<()> {
+async fn serve<S: Sink>(
+    config: Stream,
+    name: &str,
+    sink: S,
+    port: u16,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
     let mut admin = Admin::new();
     let metrics = Metrics::new(admin.registry(), &config.pipeline, name);
     let readiness = admin.readiness();
@@ -108,18 +114,27 @@ async fn serve<S: Sink>(config: Stream, name: &str, sink: S, port: u16, stop: Ca
                 async move || Json(metrics.figures())
             }),
         );
-    let dead_letters =
-        config.writes_dead_letters.then(|| DeadLetters::new(&config.kafka, &config.group)).transpose()?;
+    let dead_letters = config
+        .writes_dead_letters
+        .then(|| DeadLetters::new(&config.kafka, &config.group))
+        .transpose()?;
     let worker = Worker {
         sink: Arc::new(sink),
-        health: Arc::new(SinkHealth::new(metrics.clone(), Outage::new(readiness.clone(), SINK_UNAVAILABLE))),
+        health: Arc::new(SinkHealth::new(
+            metrics.clone(),
+            Outage::new(readiness.clone(), SINK_UNAVAILABLE),
+        )),
         dead_letters,
         metrics,
         budget: budget::bytes(),
         flush,
         config,
     };
-    tracing::info!(group = worker.config.group, budget = worker.budget, "the stream worker begins");
+    tracing::info!(
+        group = worker.config.group,
+        budget = worker.budget,
+        "the stream worker begins"
+    );
     // The admin server outlives the work: a worker that drains still answers its probes.
     let served = CancellationToken::new();
     let admin_server = tokio::spawn(admin.serve(port, routes, served.clone()));
@@ -137,8 +152,9 @@ async fn serve<S: Sink>(config: Stream, name: &str, sink: S, port: u16, stop: Ca
     }
 }
 
-/// Asks the sink until it answers. One that never did (a wrong URL, a Secret of another time) must not look as if it worked until
-/// the first records come; one that is away later leaves its worker ready, since another would do no better.
+/// Asks the sink until it answers. One that never did (a wrong URL, a Secret of another time) must
+/// not look as if it worked until the first records come; one that is away later leaves its worker
+/// ready, since another would do no better.
 async fn reach<S: Sink>(worker: &Worker<S>, readiness: &Readiness) {
     let mut backoff = Backoff::default();
     while let Err(SinkError::Away(error)) = worker.sink.check().await {
@@ -150,8 +166,8 @@ async fn reach<S: Sink>(worker: &Worker<S>, readiness: &Readiness) {
     readiness.set(Ok(()));
 }
 
-/// One session after the other. A broker or sink that is away ends none; a sink that must stop is looked at again now and then,
-/// so that a reset needs no restart.
+/// One session after the other. A broker or sink that is away ends none; a sink that must stop is
+/// looked at again now and then, so that a reset needs no restart.
 async fn work<S: Sink>(worker: &Worker<S>, readiness: &Readiness, stop: &CancellationToken) {
     let resumed = || {
         readiness.set(Ok(()));

@@ -94,7 +94,8 @@ pub struct Metrics {
     pub broker_up: Gauge,
     last_commit: Gauge,
     halted: Family<Halted, Gauge>,
-    /// What the gauges of lag say, and the counts of a while ago: neither can be asked of the metrics themselves.
+    /// What the gauges of lag say, and the counts of a while ago: neither can be asked of the
+    /// metrics themselves.
     told: Arc<Mutex<(BTreeMap<Partition, i64>, Recent)>>,
 }
 
@@ -125,15 +126,31 @@ impl Metrics {
             "Records read, by what became of them: clean, repaired, rejected",
             m.records.clone(),
         );
-        registry.register("stream_repairs", "Fields made null, by the reason", m.repairs.clone());
-        registry.register("stream_rejections", "Records rejected, by the reason", m.rejections.clone());
-        registry.register("stream_unstorable_records", "Clean records this sink can't hold", m.unstorable.clone());
+        registry.register(
+            "stream_repairs",
+            "Fields made null, by the reason",
+            m.repairs.clone(),
+        );
+        registry.register(
+            "stream_rejections",
+            "Records rejected, by the reason",
+            m.rejections.clone(),
+        );
+        registry.register(
+            "stream_unstorable_records",
+            "Clean records this sink can't hold",
+            m.unstorable.clone(),
+        );
         registry.register(
             "stream_redriven_records",
             "Records re-driven out of the dead letters, by whether their first order could be used: used, unusable",
             m.redriven.clone(),
         );
-        registry.register("stream_committed_records", "Records stored in the sink", m.committed_records.clone());
+        registry.register(
+            "stream_committed_records",
+            "Records stored in the sink",
+            m.committed_records.clone(),
+        );
         // An autoscaler adds up the partitions of one sink, whatever scraped them.
         let sink = [
             (LAG_NAMESPACE_LABEL, pipeline.namespace.clone()),
@@ -141,17 +158,43 @@ impl Metrics {
             (LAG_SINK_LABEL, sink.to_owned()),
         ];
         let sink = sink.map(|(label, value)| (Cow::Borrowed(label), Cow::Owned(value)));
-        registry.sub_registry_with_labels(sink.into_iter()).register(
-            "stream_lag_records",
-            "Offsets between the log's end and what is dealt with",
-            m.lag.clone(),
+        registry
+            .sub_registry_with_labels(sink.into_iter())
+            .register(
+                "stream_lag_records",
+                "Offsets between the log's end and what is dealt with",
+                m.lag.clone(),
+            );
+        registry.register(
+            "stream_commit_seconds",
+            "Duration of a sink's commit",
+            m.commit_seconds.clone(),
         );
-        registry.register("stream_commit_seconds", "Duration of a sink's commit", m.commit_seconds.clone());
-        registry.register("stream_batch_records", "Records in a batch", m.batch_records.clone());
-        registry.register("stream_buffered_bytes", "Bytes in batches, open and under way", m.buffered_bytes.clone());
-        registry.register("stream_paused", "1 while consumption waits for memory", m.paused.clone());
-        registry.register("stream_sink_up", "1 while the sink answers", m.sink_up.clone());
-        registry.register("stream_broker_up", "1 while a broker is connected", m.broker_up.clone());
+        registry.register(
+            "stream_batch_records",
+            "Records in a batch",
+            m.batch_records.clone(),
+        );
+        registry.register(
+            "stream_buffered_bytes",
+            "Bytes in batches, open and under way",
+            m.buffered_bytes.clone(),
+        );
+        registry.register(
+            "stream_paused",
+            "1 while consumption waits for memory",
+            m.paused.clone(),
+        );
+        registry.register(
+            "stream_sink_up",
+            "1 while the sink answers",
+            m.sink_up.clone(),
+        );
+        registry.register(
+            "stream_broker_up",
+            "1 while a broker is connected",
+            m.broker_up.clone(),
+        );
         registry.register(
             "stream_last_commit_timestamp_seconds",
             "When the sink last took a batch",
@@ -164,7 +207,10 @@ impl Metrics {
         );
         for kind in Kind::ALL {
             for outcome in ["clean", "repaired", "rejected"] {
-                drop(metrics.records.get_or_create(&Outcome { kind: kind.as_str(), outcome }));
+                drop(metrics.records.get_or_create(&Outcome {
+                    kind: kind.as_str(),
+                    outcome,
+                }));
             }
         }
         metrics
@@ -177,13 +223,22 @@ impl Metrics {
             Ok(cleaned) if cleaned.repairs.is_empty() => "clean",
             Ok(cleaned) => {
                 for repair in cleaned.repairs.iter() {
-                    let field = RepairedField { kind, field: repair.field, reason: repair.reason.as_str() };
+                    let field = RepairedField {
+                        kind,
+                        field: repair.field,
+                        reason: repair.reason.as_str(),
+                    };
                     self.repairs.get_or_create(&field).inc();
                 }
                 "repaired"
             }
             Err(rejection) => {
-                self.rejections.get_or_create(&Rejected { kind, reason: rejection.reason() }).inc();
+                self.rejections
+                    .get_or_create(&Rejected {
+                        kind,
+                        reason: rejection.reason(),
+                    })
+                    .inc();
                 "rejected"
             }
         };
@@ -192,7 +247,11 @@ impl Metrics {
 
     /// Counts a clean record the sink can't hold.
     pub fn unstorable(&self, kind: Kind) {
-        self.unstorable.get_or_create(&OfKind { kind: kind.as_str() }).inc();
+        self.unstorable
+            .get_or_create(&OfKind {
+                kind: kind.as_str(),
+            })
+            .inc();
     }
 
     /// Counts a record by what its headers say of an earlier order.
@@ -202,7 +261,12 @@ impl Metrics {
             Ok(Some(_)) => "used",
             Err(_) => "unusable",
         };
-        self.redriven.get_or_create(&RedrivenRecord { kind: kind.as_str(), order }).inc();
+        self.redriven
+            .get_or_create(&RedrivenRecord {
+                kind: kind.as_str(),
+                order,
+            })
+            .inc();
     }
 
     /// Counts a batch that is stored.
@@ -210,28 +274,53 @@ impl Metrics {
         self.committed_records.inc_by(records as u64);
         self.commit_seconds.observe(took.as_secs_f64());
         self.batch_records.observe(records as f64);
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        self.last_commit.set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
+        let now = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        self.last_commit
+            .set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
     /// How far a partition is behind.
     pub fn lag(&self, topic: &str, partition: i32, records: i64) {
-        let partition = Partition { topic: topic.to_owned(), partition };
+        let partition = Partition {
+            topic: topic.to_owned(),
+            partition,
+        };
         self.lag.get_or_create(&partition).set(records);
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).0.insert(partition, records);
+        self.told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .insert(partition, records);
     }
 
     /// A partition is another worker's now.
     pub fn forget(&self, topic: &str, partition: i32) {
-        let partition = Partition { topic: topic.to_owned(), partition };
+        let partition = Partition {
+            topic: topic.to_owned(),
+            partition,
+        };
         self.lag.remove(&partition);
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).0.remove(&partition);
+        self.told
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .0
+            .remove(&partition);
     }
 
-    /// What thresholds are held against. To be called now and then, since what was counted is forgotten after a while.
+    /// What thresholds are held against. To be called now and then, since what was counted is
+    /// forgotten after a while.
     pub fn figures(&self) -> Figures {
         let count = |outcome: &'static str| -> u64 {
-            let of = |kind: Kind| self.records.get_or_create(&Outcome { kind: kind.as_str(), outcome }).get();
+            let of = |kind: Kind| {
+                self.records
+                    .get_or_create(&Outcome {
+                        kind: kind.as_str(),
+                        outcome,
+                    })
+                    .get()
+            };
             Kind::ALL.into_iter().map(of).sum()
         };
         let counted = count("rejected");
@@ -265,13 +354,20 @@ mod tests {
     #[test]
     fn lag_is_told_as_autoscalers_are_told_to_look_for_it() {
         let mut registry = Registry::with_prefix("pinpipe");
-        let pipeline = Pipeline { namespace: "data".into(), name: "pinterest".into(), uid: "0001".into() };
+        let pipeline = Pipeline {
+            namespace: "data".into(),
+            name: "pinterest".into(),
+            uid: "0001".into(),
+        };
         let metrics = Metrics::new(&mut registry, &pipeline, "live");
         metrics.lag("data.pinterest.pin", 2, 17);
         let told = |registry: &Registry| {
             let mut text = String::new();
             encode(&mut text, registry).unwrap();
-            text.lines().filter(|line| line.starts_with(LAG_METRIC)).map(str::to_owned).collect::<Vec<_>>()
+            text.lines()
+                .filter(|line| line.starts_with(LAG_METRIC))
+                .map(str::to_owned)
+                .collect::<Vec<_>>()
         };
         let line = r#"{namespace="data",pipeline="pinterest",sink="live",topic="data.pinterest.pin",partition="2"} 17"#;
         assert_eq!(told(&registry), [format!("{LAG_METRIC}{line}")]);

@@ -1,4 +1,5 @@
-//! Resets: positions a user asks for in place of a sink's own, and how a sink that is stopped tells of them.
+//! Resets: positions a user asks for in place of a sink's own, and how a sink that is stopped tells
+//! of them.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,8 @@ pub fn concerns(reset: &Reset, topic: &str) -> bool {
     reset.topic.as_deref().is_none_or(|named| named == topic)
 }
 
-/// Where each partition is to go on. `at` has the first offset not before [`ResetTo::Time`], where there is one.
+/// Where each partition is to go on. `at` has the first offset not before [`ResetTo::Time`], where
+/// there is one.
 pub fn targets(
     topic: &str,
     to: ResetTo,
@@ -36,18 +38,32 @@ pub fn targets(
 /// The partition a reset names is not there.
 pub fn no_such_partition(topic: &str, partition: i32, logs: &BTreeMap<i32, Log>) -> Halt {
     let last = logs.keys().next_back().copied().unwrap_or(0);
-    Halt::ResetImpossible(format!("{topic} has no partition {partition}: its partitions are 0 to {last}"))
+    Halt::ResetImpossible(format!(
+        "{topic} has no partition {partition}: its partitions are 0 to {last}"
+    ))
 }
 
 /// Why a sink is stopped, and what its user can do.
 pub fn explained(halt: &Halt, config: &Stream) -> String {
-    let (Halt::TopicReplaced { source_name: source, .. }
-    | Halt::OffsetOutOfRange { source_name: source, .. }
-    | Halt::RecordRejected { source_name: source, .. }) = halt
+    let (Halt::TopicReplaced {
+        source_name: source,
+        ..
+    }
+    | Halt::OffsetOutOfRange {
+        source_name: source,
+        ..
+    }
+    | Halt::RecordRejected {
+        source_name: source,
+        ..
+    }) = halt
     else {
         return halt.to_string();
     };
-    let (topic, partition) = source.trim_end_matches(']').rsplit_once('[').unwrap_or((source, "0"));
+    let (topic, partition) = source
+        .trim_end_matches(']')
+        .rsplit_once('[')
+        .unwrap_or((source, "0"));
     let sink = match &config.sink {
         StreamSink::Archive(_) => "archive",
         StreamSink::Postgres(postgres) => postgres.name.as_str(),
@@ -55,14 +71,22 @@ pub fn explained(halt: &Halt, config: &Stream) -> String {
     let pipeline = &config.pipeline;
     let command = |what: &str| {
         let (namespace, name) = (&pipeline.namespace, &pipeline.name);
-        format!("kubectl annotate -n {namespace} pp {name} --overwrite pinpipe.dev/reset-sink='{what}'")
+        format!(
+            "kubectl annotate -n {namespace} pp {name} --overwrite pinpipe.dev/reset-sink='{what}'"
+        )
     };
     match (halt, &config.sink) {
         (Halt::RecordRejected { offset, .. }, _) => {
-            format!("{halt}: {}", command(&format!("{sink}/{topic}/{partition}=offset:{}", offset + 1)))
+            format!(
+                "{halt}: {}",
+                command(&format!("{sink}/{topic}/{partition}=offset:{}", offset + 1))
+            )
         }
         (Halt::TopicReplaced { .. }, StreamSink::Archive(archive)) => {
-            let place = format!("s3://{}", raw_zone::joined(&archive.zone.bucket, &archive.zone.prefix));
+            let place = format!(
+                "s3://{}",
+                raw_zone::joined(&archive.zone.bucket, &archive.zone.prefix)
+            );
             format!(
                 "{halt}. The new topic's objects would have the names of the old one's: move {place}/{topic}/ and \
                  {place}/_index/{topic}/ out of the archive's prefix, and it begins at the earliest record of the new topic"
@@ -90,7 +114,11 @@ mod tests {
     use super::*;
 
     fn logs() -> BTreeMap<i32, Log> {
-        [(0, Log { low: 10, high: 20 }), (1, Log { low: 0, high: 15 })].into()
+        [
+            (0, Log { low: 10, high: 20 }),
+            (1, Log { low: 0, high: 15 }),
+        ]
+        .into()
     }
 
     #[test]
@@ -102,14 +130,20 @@ mod tests {
             (ResetTo::Offset(15), [(0, 15), (1, 15)]),
             (ResetTo::Time(1), [(0, 13), (1, 15)]),
         ] {
-            assert_eq!(targets("t", to, &logs(), &at), Ok(expected.into()), "{to:?}");
+            assert_eq!(
+                targets("t", to, &logs(), &at),
+                Ok(expected.into()),
+                "{to:?}"
+            );
         }
     }
 
     #[test]
     fn an_offset_outside_a_log_is_refused_with_the_log_s_bounds() {
         for (offset, place) in [(9, "t[0]"), (16, "t[1]")] {
-            let message = targets("t", ResetTo::Offset(offset), &logs(), &BTreeMap::new()).unwrap_err().to_string();
+            let message = targets("t", ResetTo::Offset(offset), &logs(), &BTreeMap::new())
+                .unwrap_err()
+                .to_string();
             assert!(message.contains(place), "{message}");
         }
     }
@@ -119,11 +153,18 @@ mod tests {
         let yaml = "configVersion: 1\npipeline: {namespace: data, name: pinterest, uid: u}\nkafka: {bootstrapServers: k}\n\
             topics: {pin: {name: p, deadLetter: p.dlq}, geo: {name: g, deadLetter: g.dlq}, user: {name: u, deadLetter: u.dlq}}\n\
             group: g\nmaxRecordBytes: 1\nwritesDeadLetters: false\ndeadLetterMode: reject\nsink: ";
-        let postgres = "!postgres {name: live, urlFile: f, schema: s, startFrom: earliest, writeMode: upsert}";
+        let postgres =
+            "!postgres {name: live, urlFile: f, schema: s, startFrom: earliest, writeMode: upsert}";
         let archive = "!archive {zone: {bucket: b, prefix: topics, s3: {region: r, credentialsDir: d}}, compression: none, \
             rotate: {bytes: 1, records: 1, intervalSeconds: 1}}";
-        let config = |sink: &str| pinpipe_config::parse::<Stream>(&format!("{yaml}{sink}\n")).unwrap();
-        let gone = Halt::OffsetOutOfRange { source_name: "p[2]".into(), position: 1, low: 5, high: 9 };
+        let config =
+            |sink: &str| pinpipe_config::parse::<Stream>(&format!("{yaml}{sink}\n")).unwrap();
+        let gone = Halt::OffsetOutOfRange {
+            source_name: "p[2]".into(),
+            position: 1,
+            low: 5,
+            high: 9,
+        };
         let replaced = Halt::TopicReplaced {
             source_name: "p[2]".into(),
             found: "new".into(),
@@ -131,10 +172,18 @@ mod tests {
             stored: String::new(),
             stored_cluster: String::new(),
         };
-        let rejected =
-            Halt::RecordRejected { source_name: "p[2]".into(), offset: 41, reason: "not-json", problem: String::new() };
+        let rejected = Halt::RecordRejected {
+            source_name: "p[2]".into(),
+            offset: 41,
+            reason: "not-json",
+            problem: String::new(),
+        };
         for (halt, sink, told) in [
-            (&rejected, postgres, "pinpipe.dev/reset-sink='live/p/2=offset:42'"),
+            (
+                &rejected,
+                postgres,
+                "pinpipe.dev/reset-sink='live/p/2=offset:42'",
+            ),
             (
                 &gone,
                 postgres,
@@ -142,8 +191,16 @@ mod tests {
             ),
             (&replaced, postgres, "'live=earliest#new' (or latest"),
             (&replaced, postgres, "'live/p/2=…'"),
-            (&gone, archive, "pinpipe.dev/reset-sink='archive=earliest#1'"),
-            (&replaced, archive, "move s3://b/topics/p/ and s3://b/topics/_index/p/ out"),
+            (
+                &gone,
+                archive,
+                "pinpipe.dev/reset-sink='archive=earliest#1'",
+            ),
+            (
+                &replaced,
+                archive,
+                "move s3://b/topics/p/ and s3://b/topics/_index/p/ out",
+            ),
         ] {
             let message = explained(halt, &config(sink));
             assert!(message.contains(told), "{message}");

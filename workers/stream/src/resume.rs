@@ -55,7 +55,8 @@ impl Log {
     }
 }
 
-/// Where the sink's position is (to be stored with the next batch) and what to read next. Neither skips a record in silence.
+/// Where the sink's position is (to be stored with the next batch) and what to read next. Neither
+/// skips a record in silence.
 pub fn start(
     source: &Source,
     first: First,
@@ -63,26 +64,38 @@ pub fn start(
     committed: Option<i64>,
     log: Log,
 ) -> Result<(i64, i64), Halt> {
-    let out_of_range =
-        |position| Halt::OffsetOutOfRange { source_name: source.to_string(), position, low: log.low, high: log.high };
+    let out_of_range = |position| Halt::OffsetOutOfRange {
+        source_name: source.to_string(),
+        position,
+        low: log.low,
+        high: log.high,
+    };
     let Some(stored) = stored else {
         let begin = committed.unwrap_or(log.low);
-        return if log.holds(begin) { Ok((begin, begin)) } else { Err(out_of_range(begin)) };
+        return if log.holds(begin) {
+            Ok((begin, begin))
+        } else {
+            Err(out_of_range(begin))
+        };
     };
     Halt::unless_same(source, &stored.cluster_id, &stored.topic_id)?;
     if log.holds(stored.next) {
         return Ok((stored.next, stored.next));
     }
     match committed {
-        // Between the two there was nothing to store (rejected records, markers), and so the position stayed behind.
-        Some(committed) if first == First::Committed && stored.next < committed && log.holds(committed) => {
+        // Between the two there was nothing to store (rejected records, markers), and so the
+        // position stayed behind.
+        Some(committed)
+            if first == First::Committed && stored.next < committed && log.holds(committed) =>
+        {
             Ok((stored.next, committed))
         }
         _ => Err(out_of_range(stored.next)),
     }
 }
 
-/// The sink's first positions of a topic: of all partitions when it has none yet, else 0 for those that appeared since.
+/// The sink's first positions of a topic: of all partitions when it has none yet, else 0 for those
+/// that appeared since.
 pub fn first_positions(
     from: StartFrom,
     stored: &BTreeMap<i32, Position>,
@@ -145,11 +158,21 @@ impl<S: Sink> Resume<S> {
         Ok(starts)
     }
 
-    async fn topic(&self, kind: Kind, name: &str, partitions: &[i32]) -> Result<Vec<Start>, SinkError> {
+    async fn topic(
+        &self,
+        kind: Kind,
+        name: &str,
+        partitions: &[i32],
+    ) -> Result<Vec<Start>, SinkError> {
         let topic = Arc::new(self.identify(kind, name).await?);
-        if let Some(reset) = self.reset.as_ref().filter(|reset| reset::concerns(reset, name)) {
+        if let Some(reset) = self
+            .reset
+            .as_ref()
+            .filter(|reset| reset::concerns(reset, name))
+        {
             if reset.partition.is_some() {
-                // Else the partition's position, being the only one, would make the others look new.
+                // Else the partition's position, being the only one, would make the others look
+                // new.
                 self.stored(&topic, partitions).await?;
             }
             self.carry_out(reset, &topic, partitions).await?;
@@ -159,71 +182,137 @@ impl<S: Sink> Resume<S> {
         let committed = self.committed(name, partitions).await?;
         let mut starts = Vec::new();
         for &partition in partitions {
-            let source = Source { topic: topic.clone(), partition };
-            let log = *logs.get(&partition).with_context(|| format!("{source}: no such partition yet"))?;
+            let source = Source {
+                topic: topic.clone(),
+                partition,
+            };
+            let log = *logs
+                .get(&partition)
+                .with_context(|| format!("{source}: no such partition yet"))?;
             let committed = committed.get(&partition).copied();
-            let (stored, fetch) = start(&source, self.sink.first(), stored.get(&partition), committed, log)?;
-            starts.push(Start { source, stored, fetch, committed });
+            let (stored, fetch) = start(
+                &source,
+                self.sink.first(),
+                stored.get(&partition),
+                committed,
+                log,
+            )?;
+            starts.push(Start {
+                source,
+                stored,
+                fetch,
+                committed,
+            });
         }
         Ok(starts)
     }
 
     /// The sink's positions, where it remembers its first ones with those.
-    async fn stored(&self, topic: &Arc<Topic>, partitions: &[i32]) -> Result<BTreeMap<i32, Position>, SinkError> {
+    async fn stored(
+        &self,
+        topic: &Arc<Topic>,
+        partitions: &[i32],
+    ) -> Result<BTreeMap<i32, Position>, SinkError> {
         let stored = self.positions(topic, partitions).await?;
-        let First::Remembered(from) = self.sink.first() else { return Ok(stored) };
-        if partitions.iter().all(|partition| stored.contains_key(partition)) {
+        let First::Remembered(from) = self.sink.first() else {
+            return Ok(stored);
+        };
+        if partitions
+            .iter()
+            .all(|partition| stored.contains_key(partition))
+        {
             return Ok(stored);
         }
         if let Some((partition, position)) = stored.first_key_value() {
-            let source = Source { topic: topic.clone(), partition: *partition };
+            let source = Source {
+                topic: topic.clone(),
+                partition: *partition,
+            };
             Halt::unless_same(&source, &position.cluster_id, &position.topic_id)?;
         }
         let logs = self.logs(&topic.name, None).await?;
-        self.sink.remember(topic, &stored, &first_positions(from, &stored, &logs)).await?;
+        self.sink
+            .remember(topic, &stored, &first_positions(from, &stored, &logs))
+            .await?;
         let stored = self.positions(topic, partitions).await?;
-        if partitions.iter().any(|partition| !stored.contains_key(partition)) {
-            return Err(anyhow!("another worker has stored first positions of {} meanwhile", topic.name).into());
+        if partitions
+            .iter()
+            .any(|partition| !stored.contains_key(partition))
+        {
+            return Err(anyhow!(
+                "another worker has stored first positions of {} meanwhile",
+                topic.name
+            )
+            .into());
         }
         Ok(stored)
     }
 
-    /// Carries a reset out unless somebody has. A sink with positions of its own takes those of all the topic's partitions at once,
-    /// whoever comes first; one without takes each where it is assigned.
-    async fn carry_out(&self, reset: &Reset, topic: &Arc<Topic>, assigned: &[i32]) -> Result<(), SinkError> {
+    /// Carries a reset out unless somebody has. A sink with positions of its own takes those of all
+    /// the topic's partitions at once, whoever comes first; one without takes each where it is
+    /// assigned.
+    async fn carry_out(
+        &self,
+        reset: &Reset,
+        topic: &Arc<Topic>,
+        assigned: &[i32],
+    ) -> Result<(), SinkError> {
         let at_once = self.sink.first() != First::Committed;
         let wanted: Vec<i32> = match reset.partition {
             Some(partition) if at_once => vec![partition],
-            named => {
-                assigned.iter().copied().filter(|partition| named.is_none_or(|named| named == *partition)).collect()
-            }
+            named => assigned
+                .iter()
+                .copied()
+                .filter(|partition| named.is_none_or(|named| named == *partition))
+                .collect(),
         };
         let pending = self.observed(self.sink.reset_pending(topic, &reset.id, &wanted).await)?;
         if pending.is_empty() {
             return Ok(());
         }
         let mut logs = self.logs(&topic.name, None).await?;
-        if let Some(partition) = reset.partition.filter(|partition| !logs.contains_key(partition)) {
+        if let Some(partition) = reset
+            .partition
+            .filter(|partition| !logs.contains_key(partition))
+        {
             return Err(reset::no_such_partition(&topic.name, partition, &logs).into());
         }
         if !at_once || reset.partition.is_some() {
             logs.retain(|partition, _| pending.contains(partition));
         }
         let at = match reset.to {
-            ResetTo::Time(time) => self.offsets_at(&topic.name, logs.keys().copied().collect(), time).await?,
+            ResetTo::Time(time) => {
+                self.offsets_at(&topic.name, logs.keys().copied().collect(), time)
+                    .await?
+            }
             _ => BTreeMap::new(),
         };
         let targets = reset::targets(&topic.name, reset.to, &logs, &at)?;
         if !at_once {
             let stored = self.positions(topic, &pending).await?;
-            let without = targets.iter().filter(|(partition, _)| !stored.contains_key(partition));
-            self.tell_group(&topic.name, without.map(|(partition, to)| (*partition, *to)).collect()).await?;
+            let without = targets
+                .iter()
+                .filter(|(partition, _)| !stored.contains_key(partition));
+            self.tell_group(
+                &topic.name,
+                without.map(|(partition, to)| (*partition, *to)).collect(),
+            )
+            .await?;
         }
-        tracing::warn!(topic = topic.name, id = reset.id, ?targets, "resetting positions as asked");
+        tracing::warn!(
+            topic = topic.name,
+            id = reset.id,
+            ?targets,
+            "resetting positions as asked"
+        );
         self.observed(self.sink.reset(topic, &reset.id, &targets).await)
     }
 
-    async fn positions(&self, topic: &Arc<Topic>, partitions: &[i32]) -> Result<BTreeMap<i32, Position>, SinkError> {
+    async fn positions(
+        &self,
+        topic: &Arc<Topic>,
+        partitions: &[i32],
+    ) -> Result<BTreeMap<i32, Position>, SinkError> {
         self.observed(self.sink.positions(topic, partitions).await)
     }
 
@@ -241,15 +330,31 @@ impl<S: Sink> Resume<S> {
         let topic = name.to_owned();
         let mut identity = self
             .blocking(move |consumer| {
-                Ok(pinpipe_runtime::kafka::identity(consumer.client(), &[&topic], BROKER_TIMEOUT)?)
+                Ok(pinpipe_runtime::kafka::identity(
+                    consumer.client(),
+                    &[&topic],
+                    BROKER_TIMEOUT,
+                )?)
             })
             .await?;
-        let id = identity.topic_ids.remove(name).with_context(|| format!("topic {name} has no id"))?;
-        Ok(Topic { kind, name: name.to_owned(), cluster_id: identity.cluster_id, id })
+        let id = identity
+            .topic_ids
+            .remove(name)
+            .with_context(|| format!("topic {name} has no id"))?;
+        Ok(Topic {
+            kind,
+            name: name.to_owned(),
+            cluster_id: identity.cluster_id,
+            id,
+        })
     }
 
     /// What the logs of some partitions, or of all, hold.
-    async fn logs(&self, name: &str, partitions: Option<Vec<i32>>) -> anyhow::Result<BTreeMap<i32, Log>> {
+    async fn logs(
+        &self,
+        name: &str,
+        partitions: Option<Vec<i32>>,
+    ) -> anyhow::Result<BTreeMap<i32, Log>> {
         let name = name.to_owned();
         self.blocking(move |consumer| {
             let partitions = if let Some(partitions) = partitions {
@@ -257,12 +362,19 @@ impl<S: Sink> Resume<S> {
             } else {
                 let metadata = consumer.fetch_metadata(Some(&name), BROKER_TIMEOUT)?;
                 let topic = metadata.topics().iter().find(|topic| topic.name() == name);
-                topic.map_or_else(Vec::new, |topic| topic.partitions().iter().map(MetadataPartition::id).collect())
+                topic.map_or_else(Vec::new, |topic| {
+                    topic
+                        .partitions()
+                        .iter()
+                        .map(MetadataPartition::id)
+                        .collect()
+                })
             };
             partitions
                 .into_iter()
                 .map(|partition| {
-                    let (low, high) = consumer.fetch_watermarks(&name, partition, BROKER_TIMEOUT)?;
+                    let (low, high) =
+                        consumer.fetch_watermarks(&name, partition, BROKER_TIMEOUT)?;
                     Ok((partition, Log { low, high }))
                 })
                 .collect()
@@ -270,24 +382,38 @@ impl<S: Sink> Resume<S> {
         .await
     }
 
-    async fn committed(&self, name: &str, partitions: &[i32]) -> anyhow::Result<BTreeMap<i32, i64>> {
+    async fn committed(
+        &self,
+        name: &str,
+        partitions: &[i32],
+    ) -> anyhow::Result<BTreeMap<i32, i64>> {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
             list.add_partition(name, *partition);
         }
         self.blocking(move |consumer| {
             let committed = consumer.committed_offsets(list, BROKER_TIMEOUT)?;
-            let offsets = committed.elements().into_iter().filter_map(|element| match element.offset() {
-                Offset::Offset(offset) => Some((element.partition(), offset)),
-                _ => None,
-            });
+            let offsets =
+                committed
+                    .elements()
+                    .into_iter()
+                    .filter_map(|element| match element.offset() {
+                        Offset::Offset(offset) => Some((element.partition(), offset)),
+                        _ => None,
+                    });
             Ok(offsets.collect())
         })
         .await
     }
 
-    /// The first offsets not before a time, milliseconds since the epoch, of the partitions that have such records.
-    async fn offsets_at(&self, name: &str, partitions: Vec<i32>, time: i64) -> anyhow::Result<BTreeMap<i32, i64>> {
+    /// The first offsets not before a time, milliseconds since the epoch, of the partitions that
+    /// have such records.
+    async fn offsets_at(
+        &self,
+        name: &str,
+        partitions: Vec<i32>,
+        time: i64,
+    ) -> anyhow::Result<BTreeMap<i32, i64>> {
         let mut list = TopicPartitionList::new();
         for partition in partitions {
             list.add_partition_offset(name, partition, Offset::Offset(time))?;
@@ -296,7 +422,9 @@ impl<S: Sink> Resume<S> {
             let found = consumer.offsets_for_times(list, BROKER_TIMEOUT)?;
             let mut offsets = BTreeMap::new();
             for element in found.elements() {
-                element.error().with_context(|| format!("{}[{}]", element.topic(), element.partition()))?;
+                element
+                    .error()
+                    .with_context(|| format!("{}[{}]", element.topic(), element.partition()))?;
                 if let Offset::Offset(offset) = element.offset() {
                     offsets.insert(element.partition(), offset);
                 }
@@ -315,7 +443,8 @@ impl<S: Sink> Resume<S> {
         for (partition, offset) in offsets {
             list.add_partition_offset(name, partition, Offset::Offset(offset))?;
         }
-        self.blocking(move |consumer| Ok(consumer.commit(&list, CommitMode::Sync)?)).await
+        self.blocking(move |consumer| Ok(consumer.commit(&list, CommitMode::Sync)?))
+            .await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -334,9 +463,10 @@ impl<S: Sink> Resume<S> {
 pub fn is_same(consumer: &Consumer, topics: &[Arc<Topic>]) -> anyhow::Result<bool> {
     let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
     let identity = pinpipe_runtime::kafka::identity(consumer.client(), &names, BROKER_TIMEOUT)?;
-    Ok(topics
-        .iter()
-        .all(|topic| identity.cluster_id == topic.cluster_id && identity.topic_ids.get(&topic.name) == Some(&topic.id)))
+    Ok(topics.iter().all(|topic| {
+        identity.cluster_id == topic.cluster_id
+            && identity.topic_ids.get(&topic.name) == Some(&topic.id)
+    }))
 }
 
 #[cfg(test)]
@@ -344,12 +474,24 @@ mod tests {
     use super::*;
 
     fn source() -> Source {
-        let topic = Topic { kind: Kind::Pin, name: "t".into(), cluster_id: "cluster".into(), id: "topic".into() };
-        Source { topic: Arc::new(topic), partition: 1 }
+        let topic = Topic {
+            kind: Kind::Pin,
+            name: "t".into(),
+            cluster_id: "cluster".into(),
+            id: "topic".into(),
+        };
+        Source {
+            topic: Arc::new(topic),
+            partition: 1,
+        }
     }
 
     fn position(next: i64) -> Position {
-        Position { cluster_id: "cluster".into(), topic_id: "topic".into(), next }
+        Position {
+            cluster_id: "cluster".into(),
+            topic_id: "topic".into(),
+            next,
+        }
     }
 
     const REMEMBERED: First = First::Remembered(StartFrom::Earliest);
@@ -368,8 +510,13 @@ mod tests {
     #[test]
     fn a_position_outside_the_log_stops_the_sink() {
         for next in [9, 21] {
-            for (first, committed) in [(REMEMBERED, Some(15)), (First::Committed, None), (First::Committed, Some(5))] {
-                let halt = start(&source(), first, Some(&position(next)), committed, LOG).unwrap_err();
+            for (first, committed) in [
+                (REMEMBERED, Some(15)),
+                (First::Committed, None),
+                (First::Committed, Some(5)),
+            ] {
+                let halt =
+                    start(&source(), first, Some(&position(next)), committed, LOG).unwrap_err();
                 assert_eq!(halt.reason(), "OffsetOutOfRange");
             }
         }
@@ -377,20 +524,39 @@ mod tests {
 
     #[test]
     fn what_the_archive_had_nothing_to_store_of_is_no_gap() {
-        assert_eq!(start(&source(), First::Committed, Some(&position(5)), Some(12), LOG), Ok((5, 12)));
+        assert_eq!(
+            start(
+                &source(),
+                First::Committed,
+                Some(&position(5)),
+                Some(12),
+                LOG
+            ),
+            Ok((5, 12))
+        );
     }
 
     #[test]
     fn an_emptied_archive_goes_on_at_the_committed_offset() {
-        assert_eq!(start(&source(), First::Committed, None, Some(15), LOG), Ok((15, 15)));
-        assert_eq!(start(&source(), First::Committed, None, None, LOG), Ok((10, 10)));
+        assert_eq!(
+            start(&source(), First::Committed, None, Some(15), LOG),
+            Ok((15, 15))
+        );
+        assert_eq!(
+            start(&source(), First::Committed, None, None, LOG),
+            Ok((10, 10))
+        );
         assert!(start(&source(), First::Committed, None, Some(5), LOG).is_err());
     }
 
     #[test]
     fn another_topic_of_the_name_stops_the_sink() {
         for (cluster_id, topic_id) in [("other", "topic"), ("cluster", "other")] {
-            let stored = Position { cluster_id: cluster_id.into(), topic_id: topic_id.into(), next: 15 };
+            let stored = Position {
+                cluster_id: cluster_id.into(),
+                topic_id: topic_id.into(),
+                next: 15,
+            };
             let halt = start(&source(), REMEMBERED, Some(&stored), None, LOG).unwrap_err();
             assert_eq!(halt.reason(), "TopicReplaced");
         }
@@ -400,9 +566,18 @@ mod tests {
     fn first_positions_are_of_all_partitions_at_first_and_later_ones_begin_at_0() {
         let logs = BTreeMap::from([(0, LOG), (1, Log { low: 0, high: 5 })]);
         let none = BTreeMap::new();
-        assert_eq!(first_positions(StartFrom::Earliest, &none, &logs), BTreeMap::from([(0, 10), (1, 0)]));
-        assert_eq!(first_positions(StartFrom::Latest, &none, &logs), BTreeMap::from([(0, 20), (1, 5)]));
+        assert_eq!(
+            first_positions(StartFrom::Earliest, &none, &logs),
+            BTreeMap::from([(0, 10), (1, 0)])
+        );
+        assert_eq!(
+            first_positions(StartFrom::Latest, &none, &logs),
+            BTreeMap::from([(0, 20), (1, 5)])
+        );
         let some = BTreeMap::from([(0, position(15))]);
-        assert_eq!(first_positions(StartFrom::Latest, &some, &logs), BTreeMap::from([(1, 0)]));
+        assert_eq!(
+            first_positions(StartFrom::Latest, &some, &logs),
+            BTreeMap::from([(1, 0)])
+        );
     }
 }

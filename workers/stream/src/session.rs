@@ -1,8 +1,9 @@
 //! The loop: one membership in the consumer group, from joining to leaving.
 //!
-//! consume → decode and clean → batch → commit. One task owns all state; commits and questions about where to resume run beside it
-//! and come back as results. Consumption stops while the byte budget is used up: for a moment by not polling, for longer by pausing
-//! the partitions, since a consumer that doesn't poll is thrown out of its group.
+//! consume → decode and clean → batch → commit. One task owns all state; commits and questions
+//! about where to resume run beside it and come back as results. Consumption stops while the byte
+//! budget is used up: for a moment by not polling, for longer by pausing the partitions, since a
+//! consumer that doesn't poll is thrown out of its group.
 
 mod rebalance;
 mod upkeep;
@@ -47,12 +48,13 @@ const TICK: Duration = Duration::from_millis(100);
 const BOOKKEEPING: Duration = Duration::from_millis(500);
 /// How often the topics' ids are compared.
 const IDENTITY_CHECK: Duration = Duration::from_secs(2);
-/// How long what is gathered may take to be stored when partitions are taken from us, or the worker is stopped.
+/// How long what is gathered may take to be stored when partitions are taken from us, or the worker
+/// is stopped.
 const DRAIN: Duration = Duration::from_secs(15);
 /// How long leaving the group may take.
 const LEAVE: Duration = Duration::from_secs(5);
-/// How long a worker that was stopped has to go on before it counts as going on: one that stops at a record gets that far every time
-/// it looks again.
+/// How long a worker that was stopped has to go on before it counts as going on: one that stops at
+/// a record gets that far every time it looks again.
 const PROBATION: Duration = Duration::from_secs(5);
 /// Records taken before the loop looks at anything else.
 const RUN: usize = 256;
@@ -112,11 +114,20 @@ struct Session<'a, S: Sink> {
 /// What came of the question where to resume.
 type Resumed = Result<Result<Vec<Start>, Halt>, JoinError>;
 
-/// Runs one membership until `stop`. `resumed` is called whenever partitions were taken up where the sink left off, and kept.
-pub async fn run<S: Sink>(worker: &Worker<S>, stop: &CancellationToken, resumed: &dyn Fn()) -> Result<(), End> {
+/// Runs one membership until `stop`. `resumed` is called whenever partitions were taken up where
+/// the sink left off, and kept.
+pub async fn run<S: Sink>(
+    worker: &Worker<S>,
+    stop: &CancellationToken,
+    resumed: &dyn Fn(),
+) -> Result<(), End> {
     let topics = worker.topics().map(|(_, topic)| topic.name.as_str());
-    let Connected { consumer, events, closing } =
-        connect(&worker.config, &topics).map_err(|error| anyhow!(error).context("the consumer can't be set up"))?;
+    let Connected {
+        consumer,
+        events,
+        closing,
+    } = connect(&worker.config, &topics)
+        .map_err(|error| anyhow!(error).context("the consumer can't be set up"))?;
     let mut session = Session {
         worker,
         resumed,
@@ -144,7 +155,8 @@ pub async fn run<S: Sink>(worker: &Worker<S>, stop: &CancellationToken, resumed:
     ended
 }
 
-/// Leaves the group. Blocks a thread of its own, and is not waited for for ever: the process may end meanwhile.
+/// Leaves the group. Blocks a thread of its own, and is not waited for for ever: the process may
+/// end meanwhile.
 async fn leave(consumer: Arc<Consumer>) {
     let (done, left) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
@@ -161,19 +173,31 @@ async fn leave(consumer: Arc<Consumer>) {
 impl<S: Sink> Worker<S> {
     fn topics(&self) -> [(Kind, &pinpipe_config::Topic); 3] {
         let topics = &self.config.topics;
-        [(Kind::Pin, &topics.pin), (Kind::Geo, &topics.geo), (Kind::User, &topics.user)]
+        [
+            (Kind::Pin, &topics.pin),
+            (Kind::Geo, &topics.geo),
+            (Kind::User, &topics.user),
+        ]
     }
 
     fn topic(&self, name: &str) -> Option<(Kind, &pinpipe_config::Topic)> {
-        self.topics().into_iter().find(|(_, topic)| topic.name == name)
+        self.topics()
+            .into_iter()
+            .find(|(_, topic)| topic.name == name)
     }
 
     fn key(&self, (topic, partition): &TopicPartition) -> Option<Key> {
         self.topic(topic).map(|(kind, _)| (kind, *partition))
     }
 
-    /// What a re-driven record brings along. Whoever may write to the topics may claim anything here; what is no order is not used.
-    fn redriven(&self, kind: Kind, message: &BorrowedMessage<'_>, place: Order) -> Option<Redriven> {
+    /// What a re-driven record brings along. Whoever may write to the topics may claim anything
+    /// here; what is no order is not used.
+    fn redriven(
+        &self,
+        kind: Kind,
+        message: &BorrowedMessage<'_>,
+        place: Order,
+    ) -> Option<Redriven> {
         let redriven = Redriven::read(message.headers()?, place);
         self.metrics.redriven(kind, &redriven);
         redriven.unwrap_or_else(|why| {
@@ -188,7 +212,8 @@ impl<S: Sink> Worker<S> {
         match cleaned {
             Err(rejection) => Some(rejection.into()),
             Ok(cleaned) => {
-                let logs_repairs = self.config.dead_letter_mode == DeadLetterMode::RejectAndLogRepairs;
+                let logs_repairs =
+                    self.config.dead_letter_mode == DeadLetterMode::RejectAndLogRepairs;
                 (logs_repairs && !cleaned.repairs.is_empty()).then(|| (&cleaned.repairs).into())
             }
         }
@@ -196,7 +221,11 @@ impl<S: Sink> Worker<S> {
 }
 
 impl<S: Sink> Session<'_, S> {
-    async fn work(&mut self, mut events: UnboundedReceiver<Event>, stop: &CancellationToken) -> Result<(), End> {
+    async fn work(
+        &mut self,
+        mut events: UnboundedReceiver<Event>,
+        stop: &CancellationToken,
+    ) -> Result<(), End> {
         let consumer = self.consumer.clone();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -229,23 +258,33 @@ impl<S: Sink> Session<'_, S> {
         }
     }
 
-    /// Whether to poll the consumer: not for the first moments of full buffers, and while the partitions are paused.
+    /// Whether to poll the consumer: not for the first moments of full buffers, and while the
+    /// partitions are paused.
     fn polls(&self) -> bool {
         self.full_since.is_none() || self.paused
     }
 
-    fn on_received(&mut self, received: Result<BorrowedMessage<'_>, KafkaError>) -> Result<(), End> {
+    fn on_received(
+        &mut self,
+        received: Result<BorrowedMessage<'_>, KafkaError>,
+    ) -> Result<(), End> {
         match received {
             Ok(message) => self.on_message(&message)?,
             Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)) => {
-                return Err(anyhow!("a position is not within the log: looking at all positions again").into());
+                return Err(anyhow!(
+                    "a position is not within the log: looking at all positions again"
+                )
+                .into());
             }
             Err(KafkaError::MessageConsumptionFatal(code)) => {
                 return Err(anyhow!("the consumer can't go on: {code}").into());
             }
             Err(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)) => {
                 // Reported for every partition at every look at the cluster.
-                if self.missing_told.is_none_or(|told| told.elapsed() > REMINDER) {
+                if self
+                    .missing_told
+                    .is_none_or(|told| told.elapsed() > REMINDER)
+                {
                     self.missing_told = Some(Instant::now());
                     tracing::warn!("a topic is not there: waiting until it is created");
                 }
@@ -257,12 +296,24 @@ impl<S: Sink> Session<'_, S> {
 
     fn on_message(&mut self, message: &BorrowedMessage<'_>) -> Result<(), Halt> {
         let worker = self.worker;
-        let Some((kind, topic)) = worker.topic(message.topic()) else { return Ok(()) };
+        let Some((kind, topic)) = worker.topic(message.topic()) else {
+            return Ok(());
+        };
         let key = (kind, message.partition());
-        let Some(lane) = self.lanes.get_mut(&key).filter(|lane| lane.wants(message.offset())) else { return Ok(()) };
+        let Some(lane) = self
+            .lanes
+            .get_mut(&key)
+            .filter(|lane| lane.wants(message.offset()))
+        else {
+            return Ok(());
+        };
         let raw = message.payload().unwrap_or_default();
         let time = message.timestamp().to_millis().unwrap_or(0);
-        let place = Order { time, partition: message.partition(), offset: message.offset() };
+        let place = Order {
+            time,
+            partition: message.partition(),
+            offset: message.offset(),
+        };
         let redriven = worker.redriven(kind, message, place);
         let order = redriven.map_or(place, |redriven| redriven.order);
         let cleaned = pinpipe_core::clean(kind, raw, worker.config.max_record_bytes as usize);
@@ -277,14 +328,27 @@ impl<S: Sink> Session<'_, S> {
                 problem: rejection.to_string(),
             });
         }
-        let batch = lane.take(place.offset, Instant::now(), |source| worker.sink.batch(source));
-        if let Err(why) = batch.push(Consumed { raw, place, order, cleaned: &cleaned }) {
+        let batch = lane.take(place.offset, Instant::now(), |source| {
+            worker.sink.batch(source)
+        });
+        if let Err(why) = batch.push(Consumed {
+            raw,
+            place,
+            order,
+            cleaned: &cleaned,
+        }) {
             worker.metrics.unstorable(kind);
             tracing::warn!(source = %lane.source(), offset = place.offset, %why, "a record is left out of this sink");
         }
         if let (Some(verdict), Some(letters)) = (worker.verdict(&cleaned), &worker.dead_letters) {
             let record = (message.key(), message.payload());
-            let letter = letters.send(&topic.dead_letter, lane.source(), place, record, (verdict, redriven));
+            let letter = letters.send(
+                &topic.dead_letter,
+                lane.source(),
+                place,
+                record,
+                (verdict, redriven),
+            );
             lane.add_letter(letter, raw.len());
         }
         if lane.is_full(&worker.sink.limits()) {
@@ -301,13 +365,32 @@ impl<S: Sink> Session<'_, S> {
     }
 
     fn start_commit(&mut self, key: Key) {
-        let Some(lane) = self.lanes.get_mut(&key) else { return };
-        let Some((sealed, from)) = lane.start() else { return };
+        let Some(lane) = self.lanes.get_mut(&key) else {
+            return;
+        };
+        let Some((sealed, from)) = lane.start() else {
+            return;
+        };
         let source = lane.source().clone();
-        let (sink, health, metrics) =
-            (self.worker.sink.clone(), self.worker.health.clone(), self.worker.metrics.clone());
+        let (sink, health, metrics) = (
+            self.worker.sink.clone(),
+            self.worker.health.clone(),
+            self.worker.metrics.clone(),
+        );
         let handle = self.commits.spawn(async move {
-            (key, commit(&*sink, &health, &metrics, &source, sealed, from, tokio::time::sleep).await)
+            (
+                key,
+                commit(
+                    &*sink,
+                    &health,
+                    &metrics,
+                    &source,
+                    sealed,
+                    from,
+                    tokio::time::sleep,
+                )
+                .await,
+            )
         });
         self.under_way.insert(key, handle);
     }
@@ -319,11 +402,17 @@ impl<S: Sink> Session<'_, S> {
             Err(error) => return Err(anyhow!(error).context("a commit broke off").into()),
         };
         // The partition may have gone and come again since.
-        if self.under_way.get(&key).is_none_or(|handle| handle.id() != id) {
+        if self
+            .under_way
+            .get(&key)
+            .is_none_or(|handle| handle.id() != id)
+        {
             return Ok(());
         }
         self.under_way.remove(&key);
-        let Some(lane) = self.lanes.get_mut(&key) else { return Ok(()) };
+        let Some(lane) = self.lanes.get_mut(&key) else {
+            return Ok(());
+        };
         match outcome {
             Outcome::Committed { to, stored } => {
                 if lane.committed(to, stored) {
@@ -337,7 +426,8 @@ impl<S: Sink> Session<'_, S> {
                 lane.drain();
                 let topic = lane.source().topic.name.clone();
                 let resume = self.resume();
-                self.moves.spawn(resume.run([((key.0, topic), vec![key.1])].into()));
+                self.moves
+                    .spawn(resume.run([((key.0, topic), vec![key.1])].into()));
             }
             Outcome::Halted(halt) => return Err(halt.into()),
         }
@@ -348,12 +438,24 @@ impl<S: Sink> Session<'_, S> {
 
     /// Makes the consumer go on where the lane does.
     fn seek(&self, key: Key) -> Result<(), End> {
-        let Some(lane) = self.lanes.get(&key) else { return Ok(()) };
+        let Some(lane) = self.lanes.get(&key) else {
+            return Ok(());
+        };
         let (topic, partition) = (&lane.source().topic.name, lane.source().partition);
         tokio::task::block_in_place(|| {
-            self.consumer.seek(topic, partition, Offset::Offset(lane.next()), Duration::from_secs(5))
+            self.consumer.seek(
+                topic,
+                partition,
+                Offset::Offset(lane.next()),
+                Duration::from_secs(5),
+            )
         })
-        .map_err(|error| anyhow!(error).context(format!("{} can't be read from another place", lane.source())))?;
+        .map_err(|error| {
+            anyhow!(error).context(format!(
+                "{} can't be read from another place",
+                lane.source()
+            ))
+        })?;
         Ok(())
     }
 
@@ -368,9 +470,12 @@ impl<S: Sink> Session<'_, S> {
             }
         };
         if tokio::time::timeout(DRAIN, all).await.is_err() {
-            tracing::warn!("what is gathered could not be stored in time: it is read again by the next worker");
+            tracing::warn!(
+                "what is gathered could not be stored in time: it is read again by the next worker"
+            );
         }
-        // Bounded by librdkafka's request time-out when the broker is away; what isn't committed here costs a lag display some offsets.
+        // Bounded by librdkafka's request time-out when the broker is away; what isn't committed
+        // here costs a lag display some offsets.
         self.tell_group(CommitMode::Async);
     }
 }

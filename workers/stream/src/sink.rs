@@ -1,9 +1,13 @@
-//! What a sink is: a place that keeps batches of records and, in the same atomic step, the position behind them.
+//! What a sink is: a place that keeps batches of records and, in the same atomic step, the position
+//! behind them.
 //!
-//! The loop in [`crate::session`] knows nothing else about PostgreSQL or S3. The rules between the two:
+//! The loop in [`crate::session`] knows nothing else about PostgreSQL or S3. The rules between the
+//! two:
 //! - a batch is of one partition; there is at most one commit of a partition under way;
-//! - `commit(from, to)` stores the batch *and* the position `to`, or neither, and only if the stored position is still `from`;
-//! - a commit that failed half-way may be called again with the same arguments, also when the first did get through.
+//! - `commit(from, to)` stores the batch *and* the position `to`, or neither, and only if the
+//!   stored position is still `from`;
+//! - a commit that failed half-way may be called again with the same arguments, also when the first
+//!   did get through.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -55,13 +59,15 @@ pub struct Consumed<'a> {
     pub raw: &'a [u8],
     /// Where it stands in the log: positions, and rows named by their place, go by this.
     pub place: Order,
-    /// What decides which of two records of one key is later: the place, or for a re-driven record the place it first had.
+    /// What decides which of two records of one key is later: the place, or for a re-driven record
+    /// the place it first had.
     pub order: Order,
     /// What cleaning made of it.
     pub cleaned: &'a Result<Cleaned<'a>, Rejection>,
 }
 
-/// A clean record that a sink can't hold. It is counted and logged, and must not stop those behind it.
+/// A clean record that a sink can't hold. It is counted and logged, and must not stop those behind
+/// it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unstorable {
     /// Its key is too long to be indexed.
@@ -76,10 +82,11 @@ pub enum Unstorable {
 
 /// Records of one partition, in the form the sink will store them.
 pub trait Batch: Send + Sync + 'static {
-    /// Adds a record, or leaves it out where the sink doesn't keep such records. They come in the order of their offsets. An error:
-    /// the sink would keep it and never can.
+    /// Adds a record, or leaves it out where the sink doesn't keep such records. They come in the
+    /// order of their offsets. An error: the sink would keep it and never can.
     fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable>;
-    /// No more records come: what is left is what will be sent. Called once, before the batch is committed.
+    /// No more records come: what is left is what will be sent. Called once, before the batch is
+    /// committed.
     fn close(&mut self);
     /// Records pushed and kept.
     fn records(&self) -> usize;
@@ -101,14 +108,15 @@ pub struct Limits {
 /// Where a sink begins in a partition it has no position of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum First {
-    /// At the earliest record or at the end of the log, stored before the first record is read. A partition that appears later
-    /// begins at 0.
+    /// At the earliest record or at the end of the log, stored before the first record is read. A
+    /// partition that appears later begins at 0.
     Remembered(pinpipe_config::StartFrom),
     /// At the consumer group's committed offset, else at the earliest record.
     Committed,
 }
 
-/// Why a sink must not go on until a person has decided something. Nothing is skipped or read twice in silence.
+/// Why a sink must not go on until a person has decided something. Nothing is skipped or read twice
+/// in silence.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Halt {
     /// The stored position is of another topic or cluster.
@@ -189,7 +197,11 @@ impl Halt {
     }
 
     /// Checks that a stored position is of the topic that is there now.
-    pub fn unless_same(source: &Source, stored_cluster: &str, stored_topic: &str) -> Result<(), Self> {
+    pub fn unless_same(
+        source: &Source,
+        stored_cluster: &str,
+        stored_topic: &str,
+    ) -> Result<(), Self> {
         let topic = &source.topic;
         if topic.cluster_id == stored_cluster && topic.id == stored_topic {
             return Ok(());
@@ -210,7 +222,8 @@ pub enum SinkError {
     /// It is away, or refuses us: try again later.
     #[error("{0:#}")]
     Away(#[from] anyhow::Error),
-    /// The stored position is not the expected one: another worker has done our work. Read it again and go on from there.
+    /// The stored position is not the expected one: another worker has done our work. Read it again
+    /// and go on from there.
     #[error("another worker has moved the position")]
     Moved,
     /// Stop.
@@ -237,16 +250,18 @@ pub trait Sink: Send + Sync + 'static {
     /// An empty batch.
     fn batch(&self, source: &Source) -> Self::Batch;
 
-    /// The stored positions of a topic, by partition: those of `partitions`, and of others where that costs nothing.
+    /// The stored positions of a topic, by partition: those of `partitions`, and of others where
+    /// that costs nothing.
     fn positions(
         &self,
         topic: &Arc<Topic>,
         partitions: &[i32],
     ) -> impl Future<Output = Result<BTreeMap<i32, Position>, SinkError>> + Send;
 
-    /// Stores first positions where there is none, unless the topic's positions are others than `seen`: then another worker has stored
-    /// its own meanwhile, and what is first has to be found out anew. Only asked of sinks whose [`First`] is `Remembered`; the others
-    /// have nothing to store.
+    /// Stores first positions where there is none, unless the topic's positions are others than
+    /// `seen`: then another worker has stored its own meanwhile, and what is first has to be found
+    /// out anew. Only asked of sinks whose [`First`] is `Remembered`; the others have nothing to
+    /// store.
     fn remember(
         &self,
         _topic: &Arc<Topic>,
@@ -264,9 +279,10 @@ pub trait Sink: Send + Sync + 'static {
         partitions: &[i32],
     ) -> impl Future<Output = Result<Vec<i32>, SinkError>> + Send;
 
-    /// Makes `to` the positions of partitions, whatever they were and of whichever topic of the name, and remembers that the reset
-    /// `id` is carried out: both or neither, or so that calling it again ends it. A sink that keeps no position without records
-    /// leaves partitions it has nothing of to the group's committed offset.
+    /// Makes `to` the positions of partitions, whatever they were and of whichever topic of the
+    /// name, and remembers that the reset `id` is carried out: both or neither, or so that calling
+    /// it again ends it. A sink that keeps no position without records leaves partitions it has
+    /// nothing of to the group's committed offset.
     fn reset(
         &self,
         topic: &Arc<Topic>,
@@ -274,8 +290,9 @@ pub trait Sink: Send + Sync + 'static {
         to: &BTreeMap<i32, i64>,
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
 
-    /// Stores a batch and moves the position from `from` to `to` in one step. Gives the position that is stored now: `to`, or
-    /// `from` still where the batch is empty and the sink keeps no positions without records.
+    /// Stores a batch and moves the position from `from` to `to` in one step. Gives the position
+    /// that is stored now: `to`, or `from` still where the batch is empty and the sink keeps no
+    /// positions without records.
     fn commit(
         &self,
         source: &Source,

@@ -20,16 +20,35 @@ pub fn run(bench: &Bench) -> Result<()> {
     let records = bench.fill(TOPICS, 100, 1, 0.0)?;
     let _ingest = workers::ingest(bench, TOPICS)?;
     let worker = workers::live(bench, "latency", TOPICS)?;
-    Watch::new(worker.pid()).until(PATIENCE, || Ok(workers::stored() >= records)).with_context(|| worker.failure())?;
+    Watch::new(worker.pid())
+        .until(PATIENCE, || Ok(workers::stored() >= records))
+        .with_context(|| worker.failure())?;
     println!("\nFrom POST to a row in PostgreSQL, {SECONDS} s at each rate\n");
     println!("| records a second | p50 | p99 | longest |\n|---|---|---|---|");
     for rate in RATES {
         let url = format!("127.0.0.1:{}", workers::INGEST);
-        let postgres = format!("host=127.0.0.1 port={} user=postgres dbname=postgres", servers::POSTGRES);
+        let postgres = format!(
+            "host=127.0.0.1 port={} user=postgres dbname=postgres",
+            servers::POSTGRES
+        );
         let (rate, seconds) = (rate.to_string(), SECONDS.to_string());
-        let mut probe = bench.probe(&["latency", "--ingest", &url, "--postgres", &postgres, "--table", "latency.geo"]);
-        let output = probe.args(["--rate", &rate, "--seconds", &seconds]).output()?;
-        ensure!(output.status.success(), "the probe: {}", String::from_utf8_lossy(&output.stderr));
+        let mut probe = bench.probe(&[
+            "latency",
+            "--ingest",
+            &url,
+            "--postgres",
+            &postgres,
+            "--table",
+            "latency.geo",
+        ]);
+        let output = probe
+            .args(["--rate", &rate, "--seconds", &seconds])
+            .output()?;
+        ensure!(
+            output.status.success(),
+            "the probe: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         println!("| {rate} | {} |", String::from_utf8(output.stdout)?.trim());
     }
     println!();

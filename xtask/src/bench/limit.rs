@@ -10,8 +10,10 @@ use anyhow::{Context as _, Result};
 const NAME: &str = "pinpipe-bench";
 
 /// Where memory cgroups are, and the file of a limit: version 1 and 2.
-const VERSIONS: [(&str, &str); 2] =
-    [("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")];
+const VERSIONS: [(&str, &str); 2] = [
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+    ("/sys/fs/cgroup", "memory.max"),
+];
 
 /// A memory cgroup, removed when dropped.
 pub struct Limit {
@@ -32,9 +34,18 @@ impl Limit {
         let first = usize::from(!Path::new(VERSIONS[0].0).is_dir());
         let (root, file) = VERSIONS[first];
         let root = Path::new(root);
-        let limit = Self { root, group: root.join(NAME) };
-        let made = fs::create_dir_all(&limit.group).and_then(|()| fs::write(limit.group.join(file), bytes.to_string()));
-        made.with_context(|| format!("{} with a limit of memory: run this as root", limit.group.display()))?;
+        let limit = Self {
+            root,
+            group: root.join(NAME),
+        };
+        let made = fs::create_dir_all(&limit.group)
+            .and_then(|()| fs::write(limit.group.join(file), bytes.to_string()));
+        made.with_context(|| {
+            format!(
+                "{} with a limit of memory: run this as root",
+                limit.group.display()
+            )
+        })?;
         Ok(limit)
     }
 
@@ -48,8 +59,16 @@ impl Limit {
             r#"echo $$ > "$1/cgroup.procs" && mount --bind "$1" "$2" && shift 2 && exec "$@""#,
             "sh",
         ]);
-        command.arg(&self.group).arg(self.root).arg(program.get_program()).args(program.get_args());
-        command.envs(program.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        command
+            .arg(&self.group)
+            .arg(self.root)
+            .arg(program.get_program())
+            .args(program.get_args());
+        command.envs(
+            program
+                .get_envs()
+                .filter_map(|(name, value)| Some((name, value?))),
+        );
         command
     }
 }

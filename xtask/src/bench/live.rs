@@ -1,4 +1,5 @@
-//! Kafka to PostgreSQL, beside the same COPY and the same upsert fed from files; and how long a killed worker's successor takes.
+//! Kafka to PostgreSQL, beside the same COPY and the same upsert fed from files; and how long a
+//! killed worker's successor takes.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,7 +19,11 @@ const TOPICS: &str = "live";
 /// Records of a batch, as in the worker.
 const BATCH: u64 = 10_000;
 /// A live table, and its key.
-const TABLES: [(&str, &str); 3] = [("pin", "unique_id"), ("geo", "ind"), ("user_profile", "ind")];
+const TABLES: [(&str, &str); 3] = [
+    ("pin", "unique_id"),
+    ("geo", "ind"),
+    ("user_profile", "ind"),
+];
 /// The same records twice: half of them update a row.
 const PASSES: u64 = 2;
 const PATIENCE: Duration = Duration::from_mins(30);
@@ -34,10 +39,15 @@ pub fn run(bench: &Bench) -> Result<()> {
     let (mut ours, mut copied) = (Vec::new(), Vec::new());
     for number in 1..=bench.runs {
         let name = format!("live{number}");
-        ours.push(super::measure(&format!("stream worker, run {number}"), || stream(bench, &name, records))?);
+        ours.push(super::measure(
+            &format!("stream worker, run {number}"),
+            || stream(bench, &name, records),
+        )?);
         drop_schema(bench, &name)?;
         let title = format!("COPY and upsert, run {number}");
-        copied.push(super::measure(&title, || copy(bench, &files, &format!("copy{number}")))?);
+        copied.push(super::measure(&title, || {
+            copy(bench, &files, &format!("copy{number}"))
+        })?);
         drop_schema(bench, &format!("copy{number}"))?;
     }
     let (ours, copied) = (typical(&ours), typical(&copied));
@@ -45,42 +55,62 @@ pub fn run(bench: &Bench) -> Result<()> {
         "\nKafka to PostgreSQL, {records} records, half of them updates: medians, and the largest peak of memory\n"
     );
     println!("| | seconds | records a second | peak memory |\n|---|---|---|---|");
-    for (name, usage) in [("stream worker", ours), ("COPY and upsert from files", copied)] {
+    for (name, usage) in [
+        ("stream worker", ours),
+        ("COPY and upsert from files", copied),
+    ] {
         let rate = records as f64 / usage.seconds;
-        println!("| {name} | {:.1} | {rate:.0} | {:.0} MiB |", usage.seconds, mebibytes(usage.peak));
+        println!(
+            "| {name} | {:.1} | {rate:.0} | {:.0} MiB |",
+            usage.seconds,
+            mebibytes(usage.peak)
+        );
     }
-    println!("\n{:.0} % of its rate\n", 100.0 * copied.seconds / ours.seconds);
+    println!(
+        "\n{:.0} % of its rate\n",
+        100.0 * copied.seconds / ours.seconds
+    );
     recovery(bench, records)
 }
 
 fn drop_schema(bench: &Bench, name: &str) -> Result<()> {
-    servers::psql(bench.context, &format!("SET client_min_messages = error; DROP SCHEMA {name} CASCADE; CHECKPOINT"))?;
+    servers::psql(
+        bench.context,
+        &format!("SET client_min_messages = error; DROP SCHEMA {name} CASCADE; CHECKPOINT"),
+    )?;
     Ok(())
 }
 
-/// From the start of a worker until it has stored everything: so also the rate at which a backlog is drained.
+/// From the start of a worker until it has stored everything: so also the rate at which a backlog
+/// is drained.
 fn stream(bench: &Bench, name: &str, records: u64) -> Result<Usage> {
     let worker = workers::live(bench, name, TOPICS)?;
     let mut watch = Watch::new(worker.pid());
-    watch.until(PATIENCE, || Ok(workers::stored() >= records)).with_context(|| worker.failure())
+    watch
+        .until(PATIENCE, || Ok(workers::stored() >= records))
+        .with_context(|| worker.failure())
 }
 
-/// Files of batches of clean rows in COPY's binary form, sorted by key as the worker sends them, by table.
+/// Files of batches of clean rows in COPY's binary form, sorted by key as the worker sends them, by
+/// table.
 fn prepare(bench: &Bench, users: u64) -> Result<Vec<(PathBuf, u64)>> {
     step(bench.context, "batches as files", "read the log", |_| {
         let mut folders = Vec::new();
         for (table, key) in TABLES {
             let folder = bench.folder.join("copy").join(table);
             fs::create_dir_all(&folder)?;
-            Command::new("chmod").args(["-R", "a+rwx"]).arg(bench.folder.join("copy")).status()?;
+            Command::new("chmod")
+                .args(["-R", "a+rwx"])
+                .arg(bench.folder.join("copy"))
+                .status()?;
             let batches = users.div_ceil(BATCH);
             // What the first pass stored is what the second did, a day before it.
             for (pass, age) in [(0, "1 day"), (1, "0")] {
                 for batch in 0..batches {
                     let file = folder.join(format!("{}", pass * batches + batch));
                     let skipped = batch * BATCH;
-                    let columns =
-                        columns(bench, table)?.replace("\"_time\"", &format!("_time - interval '{age}' AS _time"));
+                    let columns = columns(bench, table)?
+                        .replace("\"_time\"", &format!("_time - interval '{age}' AS _time"));
                     let sql = format!(
                         "COPY (SELECT {columns} FROM (SELECT * FROM prepared.{table} ORDER BY _offset, _partition \
                          LIMIT {BATCH} OFFSET {skipped}) AS batch ORDER BY \"{key}\") TO '{}' (FORMAT binary)",
@@ -114,7 +144,17 @@ fn copy(bench: &Bench, files: &[(PathBuf, u64)], schema: &str) -> Result<Usage> 
     for ((table, key), (folder, batches)) in TABLES.iter().zip(files) {
         let made = format!("CREATE TABLE {schema}.{table} (LIKE prepared.{table} INCLUDING ALL)");
         servers::psql(bench.context, &made)?;
-        scripts.push((table, script(schema, table, key, &columns(bench, table)?, folder, *batches)));
+        scripts.push((
+            table,
+            script(
+                schema,
+                table,
+                key,
+                &columns(bench, table)?,
+                folder,
+                *batches,
+            ),
+        ));
     }
     let begun = Instant::now();
     let mut running = Vec::new();
@@ -122,22 +162,43 @@ fn copy(bench: &Bench, files: &[(PathBuf, u64)], schema: &str) -> Result<Usage> 
         let file = bench.folder.join(format!("{table}.sql"));
         fs::write(&file, script)?;
         let mut psql = servers::psql_command(bench.context);
-        running.push(psql.arg("--file").arg(file).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?);
+        running.push(
+            psql.arg("--file")
+                .arg(file)
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .spawn()?,
+        );
     }
     for mut psql in running {
         ensure!(psql.wait()?.success(), "psql ended badly");
     }
-    Ok(Usage { seconds: begun.elapsed().as_secs_f64(), cpu: 0.0, peak: 0 })
+    Ok(Usage {
+        seconds: begun.elapsed().as_secs_f64(),
+        cpu: 0.0,
+        peak: 0,
+    })
 }
 
 /// The statements are those of workers/stream/src/postgres/sql.rs.
-fn script(schema: &str, table: &str, key: &str, columns: &str, folder: &Path, batches: u64) -> String {
+fn script(
+    schema: &str,
+    table: &str,
+    key: &str,
+    columns: &str,
+    folder: &Path,
+    batches: u64,
+) -> String {
     let set: Vec<String> = columns
         .split(", ")
         .filter(|name| name.trim_matches('"') != key)
         .map(|name| format!("{name} = excluded.{name}"))
         .collect();
-    let order = if key == "unique_id" { "\"unique_id\" COLLATE \"C\"".to_owned() } else { format!("\"{key}\"") };
+    let order = if key == "unique_id" {
+        "\"unique_id\" COLLATE \"C\"".to_owned()
+    } else {
+        format!("\"{key}\"")
+    };
     let mut script = format!(
         "CREATE TEMPORARY TABLE stage (LIKE {schema}.{table}) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE position (next_offset bigint, moved_at timestamptz);
@@ -165,17 +226,26 @@ fn recovery(bench: &Bench, records: u64) -> Result<()> {
     let mut took = Vec::new();
     for number in 1..=bench.runs {
         let name = format!("killed{number}");
-        let positions = format!("SELECT coalesce(sum(next_offset), 0) FROM {name}.pinpipe_position");
-        let position = || servers::psql(bench.context, &positions).ok().and_then(|sum| sum.parse::<u64>().ok());
+        let positions =
+            format!("SELECT coalesce(sum(next_offset), 0) FROM {name}.pinpipe_position");
+        let position = || {
+            servers::psql(bench.context, &positions)
+                .ok()
+                .and_then(|sum| sum.parse::<u64>().ok())
+        };
         let worker = workers::live(bench, &name, TOPICS)?;
         Watch::new(worker.pid()).until(PATIENCE, || Ok(workers::stored() > records / 4))?;
         process::kill_tree(worker.pid());
         drop(worker);
         let (killed, begun) = (position().context("no positions")?, Instant::now());
         let successor: Running = workers::live(bench, &name, TOPICS)?;
-        Watch::new(successor.pid()).until(PATIENCE, || Ok(position().is_some_and(|now| now > killed)))?;
+        Watch::new(successor.pid())
+            .until(PATIENCE, || Ok(position().is_some_and(|now| now > killed)))?;
         took.push(begun.elapsed().as_secs_f64());
-        println!("   recovery after SIGKILL, run {number}: {:.1} s", begun.elapsed().as_secs_f64());
+        println!(
+            "   recovery after SIGKILL, run {number}: {:.1} s",
+            begun.elapsed().as_secs_f64()
+        );
         drop(successor);
         drop_schema(bench, &name)?;
     }

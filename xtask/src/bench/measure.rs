@@ -37,7 +37,12 @@ pub struct Watch {
 
 impl Watch {
     pub fn new(root: u32) -> Self {
-        Self { root, begun: Instant::now(), cpu: BTreeMap::new(), peaks: BTreeMap::new() }
+        Self {
+            root,
+            begun: Instant::now(),
+            cpu: BTreeMap::new(),
+            peaks: BTreeMap::new(),
+        }
     }
 
     pub fn look(&mut self) {
@@ -58,14 +63,22 @@ impl Watch {
     }
 
     /// Looks until `done`, or until the time is up.
-    pub fn until(&mut self, patience: Duration, mut done: impl FnMut() -> Result<bool>) -> Result<Usage> {
+    pub fn until(
+        &mut self,
+        patience: Duration,
+        mut done: impl FnMut() -> Result<bool>,
+    ) -> Result<Usage> {
         loop {
             self.look();
             if done()? {
                 return Ok(self.usage());
             }
             ensure!(process::is_alive(self.root), "it ended before it was done");
-            ensure!(self.begun.elapsed() < patience, "not done within {} s", patience.as_secs());
+            ensure!(
+                self.begun.elapsed() < patience,
+                "not done within {} s",
+                patience.as_secs()
+            );
             sleep(LOOK_EVERY);
         }
     }
@@ -87,8 +100,17 @@ pub fn to_the_end(child: &mut Child) -> Result<Usage> {
 /// The largest resident set so far, bytes; see proc(5).
 fn peak(pid: u32) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    Some(
+        line.trim()
+            .strip_suffix(" kB")?
+            .trim()
+            .parse::<u64>()
+            .ok()?
+            * 1024,
+    )
 }
 
 /// The middle value; of an even number, the mean of the two in the middle.
@@ -108,7 +130,11 @@ mod tests {
 
     #[test]
     fn the_median_is_the_middle_or_the_mean_of_two() {
-        for (values, middle) in [(vec![3.0], 3.0), (vec![9.0, 1.0, 2.0], 2.0), (vec![4.0, 1.0, 2.0, 9.0], 3.0)] {
+        for (values, middle) in [
+            (vec![3.0], 3.0),
+            (vec![9.0, 1.0, 2.0], 2.0),
+            (vec![4.0, 1.0, 2.0, 9.0], 3.0),
+        ] {
             assert!((median(values) - middle).abs() < f64::EPSILON);
         }
     }

@@ -1,6 +1,8 @@
-//! `cargo xtask bench`: the workers beside what somebody would use in their place, on this machine, without a cluster.
+//! `cargo xtask bench`: the workers beside what somebody would use in their place, on this machine,
+//! without a cluster.
 //!
-//! Contenders take turns, so that what else the machine does meets all of them; medians are printed, and nothing here passes or fails.
+//! Contenders take turns, so that what else the machine does meets all of them; medians are
+//! printed, and nothing here passes or fails.
 
 mod archive;
 mod batch;
@@ -46,7 +48,8 @@ enum What {
     Batch,
     /// A batch run over ten times as many records in the same memory
     Scale,
-    /// Kafka to PostgreSQL, and the same COPY and upsert from files; a backlog; recovery after SIGKILL
+    /// Kafka to PostgreSQL, and the same COPY and upsert from files; a backlog; recovery after
+    /// SIGKILL
     Live,
     /// Kafka to raw objects, and a consumer that drops what it reads
     Archive,
@@ -55,7 +58,13 @@ enum What {
 }
 
 /// What measurements run.
-const PROGRAMS: [&str; 5] = ["pinpipe-ingest", "pinpipe-stream", "pinpipe-batch", "pinpipe-emulator", "bench-probe"];
+const PROGRAMS: [&str; 5] = [
+    "pinpipe-ingest",
+    "pinpipe-stream",
+    "pinpipe-batch",
+    "pinpipe-emulator",
+    "bench-probe",
+];
 
 /// What a measurement works with.
 pub struct Bench<'a> {
@@ -69,11 +78,23 @@ pub struct Bench<'a> {
 
 pub fn run(context: &Context, options: &Options) -> Result<()> {
     let binaries = match &options.binaries {
-        Some(folder) => fs::canonicalize(folder).with_context(|| format!("{}", folder.display()))?,
+        Some(folder) => {
+            fs::canonicalize(folder).with_context(|| format!("{}", folder.display()))?
+        }
         None => build(context)?,
     };
-    let all = [What::Batch, What::Scale, What::Live, What::Archive, What::Latency];
-    let chosen = if options.what.is_empty() { &all[..] } else { &options.what };
+    let all = [
+        What::Batch,
+        What::Scale,
+        What::Live,
+        What::Archive,
+        What::Latency,
+    ];
+    let chosen = if options.what.is_empty() {
+        &all[..]
+    } else {
+        &options.what
+    };
     for what in chosen {
         let bench = Bench {
             context,
@@ -97,25 +118,45 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
 
 /// Builds the workers as they are published; returns where they are.
 fn build(context: &Context) -> Result<PathBuf> {
-    step(context, "cargo build --release", "mend what the compiler found", |log| {
-        let mut cargo = context.cargo();
-        cargo.args(["build", "--release", "--workspace", "--message-format", "json-render-diagnostics"]);
-        // Each takes minutes to be optimised as a whole.
-        cargo.args(PROGRAMS.iter().flat_map(|program| ["--bin", program]));
-        let messages = log.output(&mut cargo)?;
-        let binary = messages.lines().find_map(|line| {
-            let message: Value = serde_json::from_str(line).ok()?;
-            Some(PathBuf::from(message["executable"].as_str()?))
-        });
-        Ok(binary.as_deref().and_then(std::path::Path::parent).context("cargo built no binaries")?.to_path_buf())
-    })
+    step(
+        context,
+        "cargo build --release",
+        "mend what the compiler found",
+        |log| {
+            let mut cargo = context.cargo();
+            cargo.args([
+                "build",
+                "--release",
+                "--workspace",
+                "--message-format",
+                "json-render-diagnostics",
+            ]);
+            // Each takes minutes to be optimised as a whole.
+            cargo.args(PROGRAMS.iter().flat_map(|program| ["--bin", program]));
+            let messages = log.output(&mut cargo)?;
+            let binary = messages.lines().find_map(|line| {
+                let message: Value = serde_json::from_str(line).ok()?;
+                Some(PathBuf::from(message["executable"].as_str()?))
+            });
+            Ok(binary
+                .as_deref()
+                .and_then(std::path::Path::parent)
+                .context("cargo built no binaries")?
+                .to_path_buf())
+        },
+    )
 }
 
-/// An empty folder that the user of the PostgreSQL server can get to, too: a home may be closed to others.
+/// An empty folder that the user of the PostgreSQL server can get to, too: a home may be closed to
+/// others.
 fn folder() -> Result<PathBuf> {
     let folder = env::temp_dir().join("pinpipe-bench");
     let removed = fs::remove_dir_all(&folder);
-    ensure!(removed.is_ok() || !folder.exists(), "{} can't be removed", folder.display());
+    ensure!(
+        removed.is_ok() || !folder.exists(),
+        "{} can't be removed",
+        folder.display()
+    );
     fs::create_dir(&folder).with_context(|| format!("creating {}", folder.display()))?;
     Ok(folder)
 }
@@ -123,7 +164,12 @@ fn folder() -> Result<PathBuf> {
 /// One run of one contender, with a line of what it took.
 fn measure(title: &str, work: impl FnOnce() -> Result<Usage>) -> Result<Usage> {
     let usage = work().with_context(|| title.to_owned())?;
-    println!("   {title}: {:.2} s, {:.2} s of processors, {:.0} MiB", usage.seconds, usage.cpu, mebibytes(usage.peak));
+    println!(
+        "   {title}: {:.2} s, {:.2} s of processors, {:.0} MiB",
+        usage.seconds,
+        usage.cpu,
+        mebibytes(usage.peak)
+    );
     Ok(usage)
 }
 
@@ -131,17 +177,28 @@ impl Bench<'_> {
     /// The small programs of the measurements themselves.
     fn probe(&self, arguments: &[&str]) -> Command {
         let mut probe = Command::new(self.binaries.join("bench-probe"));
-        probe.arg("--kafka").arg(format!("127.0.0.1:{}", servers::KAFKA)).args(arguments);
+        probe
+            .arg("--kafka")
+            .arg(format!("127.0.0.1:{}", servers::KAFKA))
+            .args(arguments);
         probe
     }
 
-    /// Posts records of every kind through ingest into `topics`, `passes` times the same ones; returns how many.
+    /// Posts records of every kind through ingest into `topics`, `passes` times the same ones;
+    /// returns how many.
     fn fill(&self, topics: &str, users: u64, passes: u64, repeated: f64) -> Result<u64> {
-        step(self.context, "records into Kafka", "the log of ingest is beside this one", |log| {
-            log.run(&mut self.probe(&["topics", "--topics", topics]))?;
-            let _ingest = workers::ingest(self, topics)?;
-            (0..passes).map(|_| workers::emulate(self, users, repeated)).sum()
-        })
+        step(
+            self.context,
+            "records into Kafka",
+            "the log of ingest is beside this one",
+            |log| {
+                log.run(&mut self.probe(&["topics", "--topics", topics]))?;
+                let _ingest = workers::ingest(self, topics)?;
+                (0..passes)
+                    .map(|_| workers::emulate(self, users, repeated))
+                    .sum()
+            },
+        )
     }
 }
 

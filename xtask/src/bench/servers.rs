@@ -20,7 +20,8 @@ pub const KAFKA: u16 = 24092;
 const KAFKA_CONTROLLER: u16 = 24093;
 pub const POSTGRES: u16 = 24432;
 pub const S3: u16 = 24900;
-/// The master's, the volume server's and the filer's; each has its gRPC port behind it, as the gateway has.
+/// The master's, the volume server's and the filer's; each has its gRPC port behind it, as the
+/// gateway has.
 const S3_INNER: [(&str, u16); 3] = [("master", 24910), ("volume", 24920), ("filer", S3_FILER)];
 pub const S3_FILER: u16 = 24930;
 const ETCD: u16 = 24379;
@@ -58,7 +59,11 @@ impl Running {
             .spawn()
             .with_context(|| format!("starting {name}"))?;
         process::remember(&context.children_file(), child.id());
-        Ok(Self { child, name: name.to_owned(), log })
+        Ok(Self {
+            child,
+            name: name.to_owned(),
+            log,
+        })
     }
 
     pub fn pid(&self) -> u32 {
@@ -72,7 +77,12 @@ impl Running {
             if let Some(status) = self.child.try_wait()? {
                 bail!("{} ended with {status}: {}", self.name, self.log.display());
             }
-            ensure!(begun.elapsed() < START, "{} does not answer: {}", self.name, self.log.display());
+            ensure!(
+                begun.elapsed() < START,
+                "{} does not answer: {}",
+                self.name,
+                self.log.display()
+            );
             sleep(Duration::from_millis(100));
         }
         Ok(self)
@@ -100,7 +110,10 @@ pub fn kafka(context: &Context, folder: &Path) -> Result<Running> {
         log4j: kafka::log4j(&context.root),
         folder: folder.to_path_buf(),
         controller: KAFKA_CONTROLLER,
-        listeners: vec![Listener { port: KAFKA, advertised: KAFKA }],
+        listeners: vec![Listener {
+            port: KAFKA,
+            advertised: KAFKA,
+        }],
         heap: "512m",
     };
     let mut serve = broker.prepare(&|program| context.command(program))?;
@@ -121,14 +134,21 @@ pub fn s3(context: &Context, folder: &Path) -> Result<Running> {
         r#"{"identities":[{"name":"bench","credentials":[{"accessKey":"bench","secretKey":"bench-secret"}],"actions":["Admin","Read","Write","List"]}]}"#,
     )?;
     let mut weed = Command::new(lib.join("bin/weed"));
-    weed.args(["server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-master.volumeSizeLimitMB=1024", "-volume.max=100"])
-        .args(["-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0"])
-        .arg(format!("-dir={}", data.display()))
-        .arg(format!("-s3.port={S3}"))
-        .arg(format!("-s3.port.grpc={}", S3 + 1))
-        .arg(format!("-s3.config={}", identities.display()));
+    weed.args([
+        "server",
+        "-ip=127.0.0.1",
+        "-ip.bind=127.0.0.1",
+        "-master.volumeSizeLimitMB=1024",
+        "-volume.max=100",
+    ])
+    .args(["-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0"])
+    .arg(format!("-dir={}", data.display()))
+    .arg(format!("-s3.port={S3}"))
+    .arg(format!("-s3.port.grpc={}", S3 + 1))
+    .arg(format!("-s3.config={}", identities.display()));
     for (name, port) in S3_INNER {
-        weed.arg(format!("-{name}.port={port}")).arg(format!("-{name}.port.grpc={}", port + 1));
+        weed.arg(format!("-{name}.port={port}"))
+            .arg(format!("-{name}.port.grpc={}", port + 1));
     }
     let ready = || {
         get(S3, "/healthz").is_some()
@@ -137,29 +157,50 @@ pub fn s3(context: &Context, folder: &Path) -> Result<Running> {
     Running::start(context, "s3", &mut weed)?.until(ready)
 }
 
-/// PostgreSQL with durable commits. Its superuser is `postgres`, from this machine without a password.
+/// PostgreSQL with durable commits. Its superuser is `postgres`, from this machine without a
+/// password.
 pub fn postgres(context: &Context, folder: &Path) -> Result<Running> {
     let programs = postgres_programs(context)?;
     let data = folder.join("postgres");
     fs::create_dir_all(&data)?;
     let run = |program: &str| {
         // The server refuses to run as root.
-        let mut command = if is_root() { Command::new("setpriv") } else { Command::new(programs.join(program)) };
+        let mut command = if is_root() {
+            Command::new("setpriv")
+        } else {
+            Command::new(programs.join(program))
+        };
         if is_root() {
-            command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups"]).arg(programs.join(program));
+            command
+                .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
+                .arg(programs.join(program));
         }
         command.current_dir("/");
         command
     };
     if is_root() {
         let owned = Command::new("chown").arg("postgres").arg(&data).status()?;
-        ensure!(owned.success(), "{} can't be given to the user postgres", data.display());
+        ensure!(
+            owned.success(),
+            "{} can't be given to the user postgres",
+            data.display()
+        );
     }
     let output = run("initdb")
-        .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--pgdata"])
+        .args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            "--pgdata",
+        ])
         .arg(&data)
         .output()?;
-    ensure!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "initdb: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let mut server = run("postgres");
     server.arg("-D").arg(&data);
     for setting in [
@@ -192,16 +233,27 @@ fn postgres_programs(context: &Context) -> Result<PathBuf> {
 /// `psql` to that server.
 pub fn psql_command(context: &Context) -> Command {
     let mut psql = context.command("psql");
-    psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", "--host=127.0.0.1"])
-        .args(["--username=postgres", "--dbname=postgres"])
-        .arg(format!("--port={POSTGRES}"));
+    psql.args([
+        "--no-psqlrc",
+        "--quiet",
+        "--tuples-only",
+        "--no-align",
+        "--set=ON_ERROR_STOP=1",
+        "--host=127.0.0.1",
+    ])
+    .args(["--username=postgres", "--dbname=postgres"])
+    .arg(format!("--port={POSTGRES}"));
     psql
 }
 
 /// What SQL answers.
 pub fn psql(context: &Context, sql: &str) -> Result<String> {
     let output = psql_command(context).args(["--command", sql]).output()?;
-    ensure!(output.status.success(), "psql: {}", String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "psql: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
@@ -223,9 +275,16 @@ pub fn kubernetes(context: &Context, folder: &Path) -> Result<Kubernetes> {
         port: API_SERVER,
         authorization: "AlwaysAllow",
     };
-    let etcd =
-        Running::start(context, "etcd", &mut kubernetes.etcd(&programs))?.until(|| get(ETCD, "/health").is_some())?;
-    let server = Running::start(context, "kube-apiserver", &mut kubernetes.api_server(&programs)?)?
-        .until(|| kubernetes.is_ready(&programs))?;
-    Ok(Kubernetes { _servers: [server, etcd], kubeconfig: kubernetes.kubeconfig() })
+    let etcd = Running::start(context, "etcd", &mut kubernetes.etcd(&programs))?
+        .until(|| get(ETCD, "/health").is_some())?;
+    let server = Running::start(
+        context,
+        "kube-apiserver",
+        &mut kubernetes.api_server(&programs)?,
+    )?
+    .until(|| kubernetes.is_ready(&programs))?;
+    Ok(Kubernetes {
+        _servers: [server, etcd],
+        kubeconfig: kubernetes.kubeconfig(),
+    })
 }

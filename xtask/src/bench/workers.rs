@@ -45,15 +45,24 @@ fn worker(bench: &Bench, program: &str, name: &str, config: &str) -> Result<Comm
     let file = bench.folder.join(format!("{name}.yaml"));
     fs::write(&file, config).with_context(|| format!("writing {}", file.display()))?;
     let mut command = Command::new(bench.binaries.join(format!("pinpipe-{program}")));
-    command.arg("--config").arg(file).args(["--log-format", "plain"]);
+    command
+        .arg("--config")
+        .arg(file)
+        .args(["--log-format", "plain"]);
     Ok(command)
 }
 
 pub fn ingest(bench: &Bench, topics: &str) -> Result<Running> {
     let config = common("bench", topics) + "maxRequestBytes: 4194304\n";
     let mut command = worker(bench, "ingest", "ingest", &config)?;
-    command.args(["--port", &INGEST.to_string(), "--admin-port", &INGEST_ADMIN.to_string()]);
-    Running::start(bench.context, "ingest", &mut command)?.until(|| get(INGEST_ADMIN, "/readyz").is_some())
+    command.args([
+        "--port",
+        &INGEST.to_string(),
+        "--admin-port",
+        &INGEST_ADMIN.to_string(),
+    ]);
+    Running::start(bench.context, "ingest", &mut command)?
+        .until(|| get(INGEST_ADMIN, "/readyz").is_some())
 }
 
 /// Lets the emulator post `users` users' records; returns how many were acknowledged.
@@ -66,16 +75,27 @@ pub fn emulate(bench: &Bench, users: u64, repeated: f64) -> Result<u64> {
         .arg(format!("--repeat-ratio={repeated}"));
     let output = emulator.output().context("starting the emulator")?;
     let text = String::from_utf8_lossy(&output.stdout);
-    ensure!(output.status.success(), "the emulator ended with {}: {text}", output.status);
-    let report = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).next_back();
+    ensure!(
+        output.status.success(),
+        "the emulator ended with {}: {text}",
+        output.status
+    );
+    let report = text
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .next_back();
     let report = report.context("the emulator reported nothing")?;
-    let acknowledged = report["acknowledged"].as_object().context("the emulator's report names no records")?;
+    let acknowledged = report["acknowledged"]
+        .as_object()
+        .context("the emulator's report names no records")?;
     Ok(acknowledged.values().filter_map(Value::as_u64).sum())
 }
 
 fn stream(bench: &Bench, name: &str, topics: &str, sink: &str) -> Result<Running> {
     let config = common("bench", topics)
-        + &format!("group: bench.{name}\nwritesDeadLetters: false\ndeadLetterMode: reject\nsink: {sink}\n");
+        + &format!(
+            "group: bench.{name}\nwritesDeadLetters: false\ndeadLetterMode: reject\nsink: {sink}\n"
+        );
     let mut command = worker(bench, "stream", name, &config)?;
     command.args(["--admin-port", &STREAM_ADMIN.to_string()]);
     Running::start(bench.context, name, &mut command)
@@ -84,7 +104,10 @@ fn stream(bench: &Bench, name: &str, topics: &str, sink: &str) -> Result<Running
 /// A worker that writes live tables into a schema of its own.
 pub fn live(bench: &Bench, name: &str, topics: &str) -> Result<Running> {
     let url = bench.folder.join("postgres-url");
-    fs::write(&url, format!("postgresql://postgres@127.0.0.1:{POSTGRES}/postgres"))?;
+    fs::write(
+        &url,
+        format!("postgresql://postgres@127.0.0.1:{POSTGRES}/postgres"),
+    )?;
     let sink = format!(
         "!postgres {{name: {name}, urlFile: '{}', schema: {name}, startFrom: earliest, writeMode: upsert}}",
         url.display()
@@ -104,12 +127,23 @@ pub fn archive(bench: &Bench, name: &str, topics: &str, bucket: &str) -> Result<
 /// Records that the running stream worker has stored.
 pub fn stored() -> u64 {
     let metrics = get(STREAM_ADMIN, "/metrics").unwrap_or_default();
-    let value = metrics.lines().find_map(|line| line.strip_prefix("pinpipe_stream_committed_records_total "));
-    value.and_then(|value| value.trim().parse().ok()).unwrap_or(0)
+    let value = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("pinpipe_stream_committed_records_total "));
+    value
+        .and_then(|value| value.trim().parse().ok())
+        .unwrap_or(0)
 }
 
-/// A run over the raw objects that the archive `name` has written of `topics` into the bucket of that name.
-pub fn batch(bench: &Bench, pipeline: &str, topics: &str, name: &str, kubeconfig: &Path) -> Result<Command> {
+/// A run over the raw objects that the archive `name` has written of `topics` into the bucket of
+/// that name.
+pub fn batch(
+    bench: &Bench,
+    pipeline: &str,
+    topics: &str,
+    name: &str,
+    kubeconfig: &Path,
+) -> Result<Command> {
     let scratch: PathBuf = bench.folder.join(format!("scratch-{pipeline}"));
     fs::create_dir_all(&scratch)?;
     let config = common(pipeline, topics)
@@ -128,7 +162,10 @@ scratchDir: '{}'
     let mut command = worker(bench, "batch", &format!("batch-{pipeline}"), &config)?;
     let outcome = bench.folder.join(format!("{pipeline}.json"));
     fs::write(&outcome, "")?;
-    command.args(["--run", "bench", "--termination-log"]).arg(outcome).env("KUBECONFIG", kubeconfig);
+    command
+        .args(["--run", "bench", "--termination-log"])
+        .arg(outcome)
+        .env("KUBECONFIG", kubeconfig);
     Ok(command)
 }
 
@@ -136,10 +173,16 @@ scratchDir: '{}'
 pub fn outcome(bench: &Bench, pipeline: &str) -> Result<Value> {
     let file = bench.folder.join(format!("{pipeline}.json"));
     let text = fs::read_to_string(&file)?;
-    serde_json::from_str(&text).with_context(|| format!("the run's outcome in {} is not JSON: {text}", file.display()))
+    serde_json::from_str(&text).with_context(|| {
+        format!(
+            "the run's outcome in {} is not JSON: {text}",
+            file.display()
+        )
+    })
 }
 
-/// The report of a pipeline's last run, as it stands in a bucket: asked of the S3 server's filer, which wants no signature.
+/// The report of a pipeline's last run, as it stands in a bucket: asked of the S3 server's filer,
+/// which wants no signature.
 pub fn report(bucket: &str, pipeline: &str) -> Result<Value> {
     let path = format!("/buckets/{bucket}/runs/default.{pipeline}/bench/report.json");
     let report = get(S3_FILER, &path).with_context(|| format!("no report at {path}"))?;

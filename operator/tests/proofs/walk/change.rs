@@ -1,4 +1,5 @@
-//! Changes of a pipeline, drawn at random over all optional fields: some that can be done, some that can't, and who says so.
+//! Changes of a pipeline, drawn at random over all optional fields: some that can be done, some
+//! that can't, and who says so.
 
 use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 use serde_json::{Map, Value, json};
@@ -47,7 +48,12 @@ pub fn least(bootstrap_servers: &str) -> Value {
 
 /// A change of a pipeline.
 pub fn draw(random: &mut StdRng, from: &Value) -> Change {
-    let plain = |what: &str, spec, outcome| Change { what: what.to_owned(), spec, annotations: json!({}), outcome };
+    let plain = |what: &str, spec, outcome| Change {
+        what: what.to_owned(),
+        spec,
+        annotations: json!({}),
+        outcome,
+    };
     match random.random_range(0..100) {
         0..16 => {
             let (what, spec) = refused(random, from);
@@ -57,7 +63,10 @@ pub fn draw(random: &mut StdRng, from: &Value) -> Change {
             let mut spec = from.clone();
             put(&mut spec, "archive", Some(archive(random)));
             put(&mut spec, "batch", Some(batch(random)));
-            let (field, value) = pick(random, &[("timeZone", "Nowhere/Else"), ("schedule", "99 10 * * *")]);
+            let (field, value) = pick(
+                random,
+                &[("timeZone", "Nowhere/Else"), ("schedule", "99 10 * * *")],
+            );
             spec["batch"][field] = json!(value);
             plain(field, spec, Outcome::Child)
         }
@@ -72,7 +81,12 @@ pub fn draw(random: &mut StdRng, from: &Value) -> Change {
                 ],
             );
             let annotations = json!({format!("pinpipe.dev/{key}"): value});
-            Change { what: format!("{key}={value}"), spec: from.clone(), annotations, outcome: Outcome::Asked(reason) }
+            Change {
+                what: format!("{key}={value}"),
+                spec: from.clone(),
+                annotations,
+                outcome: Outcome::Asked(reason),
+            }
         }
         _ => loop {
             let (mut spec, mut what) = (from.clone(), Vec::new());
@@ -89,14 +103,29 @@ pub fn draw(random: &mut StdRng, from: &Value) -> Change {
 /// One thing that can be done.
 fn mutate(random: &mut StdRng, spec: &mut Value) -> &'static str {
     let (what, value) = match random.random_range(0..20) {
-        0 => ("suspend", maybe(random, |random| json!(random.random_bool(0.5)))),
-        1 => ("deadLetters/mode", one_of(random, &["Reject", "RejectAndLogRepairs", "Fail"])),
-        2 => ("ingest/replicas", maybe(random, |random| json!(random.random_range(1..6)))),
-        3 => ("ingest/maxRecordBytes", maybe(random, |random| json!(random.random_range(256..9999)))),
+        0 => (
+            "suspend",
+            maybe(random, |random| json!(random.random_bool(0.5))),
+        ),
+        1 => (
+            "deadLetters/mode",
+            one_of(random, &["Reject", "RejectAndLogRepairs", "Fail"]),
+        ),
+        2 => (
+            "ingest/replicas",
+            maybe(random, |random| json!(random.random_range(1..6))),
+        ),
+        3 => (
+            "ingest/maxRecordBytes",
+            maybe(random, |random| json!(random.random_range(256..9999))),
+        ),
         4 => ("ingest/resources", resources(random)),
         5 => ("ingest", None),
         6 | 7 => ("stream", maybe(random, stream)),
-        8 => ("archive/rotate", maybe(random, rotate).filter(|_| spec["archive"].is_object())),
+        8 => (
+            "archive/rotate",
+            maybe(random, rotate).filter(|_| spec["archive"].is_object()),
+        ),
         9 => {
             if spec["batch"].is_object() {
                 ("batch", None)
@@ -111,20 +140,43 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> &'static str {
             ("batch", Some(batch(random)))
         }
         11 => ("emulator", maybe(random, emulator)),
-        12 => ("image/registry", one_of(random, &["registry.test/a", "localhost:5000/b/c"])),
+        12 => (
+            "image/registry",
+            one_of(random, &["registry.test/a", "localhost:5000/b/c"]),
+        ),
         13 => ("image/tag", one_of(random, &["", "2", "v1.2.3_x"])),
-        14 => ("image/pullPolicy", one_of(random, &["Always", "IfNotPresent", "Never"])),
-        15 => ("image/pullSecrets", maybe(random, |random| names(random, &["a", "b", "c"]))),
+        14 => (
+            "image/pullPolicy",
+            one_of(random, &["Always", "IfNotPresent", "Never"]),
+        ),
+        15 => (
+            "image/pullSecrets",
+            maybe(random, |random| names(random, &["a", "b", "c"])),
+        ),
         16 => {
-            let now = spec["broker"]["kafka"]["topics"]["partitions"].as_i64().unwrap_or(1);
-            ("broker/kafka/topics/partitions", Some(json!((now + random.random_range(-1..2)).clamp(1, 4))))
+            let now = spec["broker"]["kafka"]["topics"]["partitions"]
+                .as_i64()
+                .unwrap_or(1);
+            (
+                "broker/kafka/topics/partitions",
+                Some(json!((now + random.random_range(-1..2)).clamp(1, 4))),
+            )
         }
-        17 => ("broker/kafka/topics/deletionPolicy", one_of(random, &["Retain", "Delete"])),
+        17 => (
+            "broker/kafka/topics/deletionPolicy",
+            one_of(random, &["Retain", "Delete"]),
+        ),
         18 => (
             "broker/kafka/topics/config",
-            maybe(random, |random| json!({"retention.ms": random.random_range(1..9).to_string()})),
+            maybe(
+                random,
+                |random| json!({"retention.ms": random.random_range(1..9).to_string()}),
+            ),
         ),
-        _ => ("broker/kafka/topics/overrides/pin/partitions", maybe(random, |random| json!(random.random_range(1..4)))),
+        _ => (
+            "broker/kafka/topics/overrides/pin/partitions",
+            maybe(random, |random| json!(random.random_range(1..4))),
+        ),
     };
     put(spec, what, value);
     if !spec["archive"].is_object() {
@@ -144,30 +196,48 @@ fn refused(random: &mut StdRng, from: &Value) -> (String, Value) {
         ("ingest/replicas", json!(101)),
         ("ingest/replicas", json!("two")),
         ("ingest/maxRecordBytes", json!(1)),
-        ("ingest/resources", json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1500m"}})),
+        (
+            "ingest/resources",
+            json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1500m"}}),
+        ),
         ("ingest/resources", json!({"requests": {"memory": "-1"}})),
         ("deadLetters/mode", json!("Drop")),
         ("broker/kafka/bootstrapServers", json!("nonsense")),
         ("broker/kafka/bootstrapServers", Value::Null),
         ("broker/kafka/topics/partitions", json!(0)),
         ("broker/kafka/topics/replicationFactor", json!(0)),
-        ("broker/kafka/topics/config", json!({"cleanup.policy": "compact"})),
-        ("broker/kafka/topics/config", json!({"message.timestamp.type": "CreateTime"})),
+        (
+            "broker/kafka/topics/config",
+            json!({"cleanup.policy": "compact"}),
+        ),
+        (
+            "broker/kafka/topics/config",
+            json!({"message.timestamp.type": "CreateTime"}),
+        ),
         ("broker/kafka/topics/deletionPolicy", json!("Sometimes")),
-        ("broker/kafka/topics/overrides/geo/name", json!("another.topic")),
+        (
+            "broker/kafka/topics/overrides/geo/name",
+            json!("another.topic"),
+        ),
         ("stream/sinks", json!([])),
         ("stream/sinks", json!([sink("archive")])),
         ("stream/sinks", json!([sink("live"), sink("live")])),
         ("stream/sinks", json!([sink("Live")])),
         ("stream/sinks", json!([{"name": "live"}])),
         ("archive", whole_archive),
-        ("archive", json!({"bucket": "A", "s3": {"credentialsSecretRef": {"name": "s3"}}})),
+        (
+            "archive",
+            json!({"bucket": "A", "s3": {"credentialsSecretRef": {"name": "s3"}}}),
+        ),
         ("archive", json!({"bucket": "raw"})),
         (
             "archive",
             json!({"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}, "rotate": {"interval": "5 minutes"}}),
         ),
-        ("archive", json!({"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}, "rotate": {"bytes": 1}})),
+        (
+            "archive",
+            json!({"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}, "rotate": {"bytes": 1}}),
+        ),
         ("image/tag", json!("!")),
         ("image/pullPolicy", json!("Sometimes")),
         ("emulator/recordsPerSecond", json!(0)),
@@ -180,7 +250,14 @@ fn refused(random: &mut StdRng, from: &Value) -> (String, Value) {
         return ("batch without archive".to_owned(), spec);
     }
     if from["archive"].is_object() && random.random_bool(0.15) {
-        let (field, value) = pick(random, &[("bucket", "other"), ("prefix", "other"), ("compression", "Zstd")]);
+        let (field, value) = pick(
+            random,
+            &[
+                ("bucket", "other"),
+                ("prefix", "other"),
+                ("compression", "Zstd"),
+            ],
+        );
         spec["archive"][field] = json!(value);
         return (format!("archive/{field} is fixed"), spec);
     }
@@ -218,7 +295,17 @@ fn archive(random: &mut StdRng) -> Value {
     let mut archive = json!({"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}});
     for (field, value) in [
         ("rotate", maybe(random, rotate)),
-        ("s3/endpoint", one_of(random, &["http://s3.example:9000", "http://s3.example:9000/", "https://s3.example"])),
+        (
+            "s3/endpoint",
+            one_of(
+                random,
+                &[
+                    "http://s3.example:9000",
+                    "http://s3.example:9000/",
+                    "https://s3.example",
+                ],
+            ),
+        ),
         ("s3/region", one_of(random, &["us-east-1", "eu-west-1"])),
         ("resources", resources(random)),
     ] {
@@ -230,8 +317,14 @@ fn archive(random: &mut StdRng) -> Value {
 fn rotate(random: &mut StdRng) -> Value {
     let mut rotate = json!({});
     for (field, value) in [
-        ("bytes", maybe(random, |random| json!(random.random_range(1024..999_999)))),
-        ("records", maybe(random, |random| json!(random.random_range(1..9999)))),
+        (
+            "bytes",
+            maybe(random, |random| json!(random.random_range(1024..999_999))),
+        ),
+        (
+            "records",
+            maybe(random, |random| json!(random.random_range(1..9999))),
+        ),
         ("interval", one_of(random, &["90s", "5m", "1h30m", "24h"])),
     ] {
         put(&mut rotate, field, value);
@@ -262,11 +355,25 @@ fn batch(random: &mut StdRng) -> Value {
         .collect();
     let mut batch = json!({"schedule": pick(random, &["0 10 * * *", "@daily", "*/5 1-3 * JAN MON"]), "sinks": sinks});
     for (field, value) in [
-        ("timeZone", one_of(random, &["UTC", "Etc/UTC", "Europe/London"])),
-        ("scratchSize", one_of(random, &["1Gi", "1024Mi", "0.5Gi", "1073741824"])),
+        (
+            "timeZone",
+            one_of(random, &["UTC", "Etc/UTC", "Europe/London"]),
+        ),
+        (
+            "scratchSize",
+            one_of(random, &["1Gi", "1024Mi", "0.5Gi", "1073741824"]),
+        ),
         ("resources", resources(random)),
-        ("quality/maxRejectedRatio", maybe(random, |random| json!(f64::from(random.random_range(0..5)) / 4.0))),
-        ("quality/maxRepairedRatio", maybe(random, |_| json!({"age": 0.5, "country": 1}))),
+        (
+            "quality/maxRejectedRatio",
+            maybe(random, |random| {
+                json!(f64::from(random.random_range(0..5)) / 4.0)
+            }),
+        ),
+        (
+            "quality/maxRepairedRatio",
+            maybe(random, |_| json!({"age": 0.5, "country": 1})),
+        ),
     ] {
         put(&mut batch, field, value);
     }
@@ -276,8 +383,14 @@ fn batch(random: &mut StdRng) -> Value {
 fn emulator(random: &mut StdRng) -> Value {
     let mut emulator = json!({});
     for (field, value) in [
-        ("recordsPerSecond", maybe(random, |random| json!(random.random_range(1..500)))),
-        ("seed", maybe(random, |random| json!(random.random_range(0..9)))),
+        (
+            "recordsPerSecond",
+            maybe(random, |random| json!(random.random_range(1..500))),
+        ),
+        (
+            "seed",
+            maybe(random, |random| json!(random.random_range(0..9))),
+        ),
         ("resources", resources(random)),
     ] {
         put(&mut emulator, field, value);
@@ -300,7 +413,10 @@ fn resources(random: &mut StdRng) -> Option<Value> {
 /// Some of these names, each once, in any order.
 fn names(random: &mut StdRng, of: &[&str]) -> Value {
     let count = random.random_range(1..=of.len());
-    let chosen: Vec<_> = of.choose_multiple(random, count).map(|name| json!({"name": name})).collect();
+    let chosen: Vec<_> = of
+        .choose_multiple(random, count)
+        .map(|name| json!({"name": name}))
+        .collect();
     json!(chosen)
 }
 

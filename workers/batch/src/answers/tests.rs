@@ -22,7 +22,9 @@ type GeoRow = (i64, Option<&'static str>, Option<&'static str>);
 type UserRow = (i64, Option<i64>, Option<&'static str>);
 
 fn micros(time: &str) -> i64 {
-    chrono::DateTime::parse_from_rfc3339(time).unwrap().timestamp_micros()
+    chrono::DateTime::parse_from_rfc3339(time)
+        .unwrap()
+        .timestamp_micros()
 }
 
 /// The join of a few rows, through the same files as that of many.
@@ -63,19 +65,41 @@ async fn answer_to(name: &str, pins: &[PinRow], geos: &[GeoRow], users: &[UserRo
         })
     };
     let geo = |&(ind, country, time): &GeoRow| {
-        Record::Geo(Geo { ind, country: country.map(Into::into), coordinates: None, timestamp: time.map(micros) })
+        Record::Geo(Geo {
+            ind,
+            country: country.map(Into::into),
+            coordinates: None,
+            timestamp: time.map(micros),
+        })
     };
-    let user =
-        |&(ind, age, time): &UserRow| Record::User(User { ind, user_name: None, age, date_joined: time.map(micros) });
+    let user = |&(ind, age, time): &UserRow| {
+        Record::User(User {
+            ind,
+            user_name: None,
+            age,
+            date_joined: time.map(micros),
+        })
+    };
     let tables = [
         table(Kind::Pin, pins.iter().enumerate().map(pin)),
         table(Kind::Geo, geos.iter().map(geo)),
         table(Kind::User, users.iter().map(user)),
     ];
     let folder = Folder::new();
-    let answers = ask(&joined(&folder, &tables), folder.path(), BUDGET).await.unwrap();
-    let answer = answers.iter().find(|answer| answer.question.name == name).unwrap();
-    let row = |row| cells::row(&answer.rows, row).unwrap().iter().map(Cell::to_json).collect::<Vec<_>>();
+    let answers = ask(&joined(&folder, &tables), folder.path(), BUDGET)
+        .await
+        .unwrap();
+    let answer = answers
+        .iter()
+        .find(|answer| answer.question.name == name)
+        .unwrap();
+    let row = |row| {
+        cells::row(&answer.rows, row)
+            .unwrap()
+            .iter()
+            .map(Cell::to_json)
+            .collect::<Vec<_>>()
+    };
     (0..answer.rows.num_rows()).map(row).collect()
 }
 
@@ -92,13 +116,27 @@ const POSTED: Option<&str> = Some("2020-06-01T00:00:00Z");
 #[tokio::test]
 async fn nothing_gives_eight_empty_answers() {
     let folder = Folder::new();
-    let answers = ask(&joined(&folder, &[]), folder.path(), BUDGET).await.unwrap();
+    let answers = ask(&joined(&folder, &[]), folder.path(), BUDGET)
+        .await
+        .unwrap();
     assert_eq!(answers.len(), 8);
     for answer in answers {
         assert_eq!(answer.rows.num_rows(), 0, "{}", answer.question.name);
-        let names: Vec<_> = answer.question.columns.iter().map(|column| column.name).collect();
+        let names: Vec<_> = answer
+            .question
+            .columns
+            .iter()
+            .map(|column| column.name)
+            .collect();
         let schema = answer.rows.schema();
-        assert_eq!(schema.fields().iter().map(|field| field.name()).collect::<Vec<_>>(), names);
+        assert_eq!(
+            schema
+                .fields()
+                .iter()
+                .map(|field| field.name())
+                .collect::<Vec<_>>(),
+            names
+        );
     }
 }
 
@@ -128,18 +166,30 @@ async fn a_countrys_most_popular_category_counts_pins_and_breaks_ties_by_bytes()
         (8, None, POSTED),
     ];
     let answer = answer_to("popular_category_by_country", &pins, &geos, &[]).await;
-    assert_eq!(answer, json!([["Albania", "travel", 2], ["Chile", "Zen", 1]]));
+    assert_eq!(
+        answer,
+        json!([["Albania", "travel", 2], ["Chile", "Zen", 1]])
+    );
 }
 
 #[tokio::test]
 async fn null_countries_are_no_group() {
-    let answer = answer_to("popular_category_by_country", &[pin(8, "art")], &[(8, None, POSTED)], &[]).await;
+    let answer = answer_to(
+        "popular_category_by_country",
+        &[pin(8, "art")],
+        &[(8, None, POSTED)],
+        &[],
+    )
+    .await;
     assert_eq!(answer, json!([]));
 }
 
 #[tokio::test]
 async fn post_years_are_utc_and_run_from_2018_to_2022() {
-    let pins: Vec<PinRow> = (1..=7).map(|index| pin(index, "art")).chain([pin(3, "diy"), pin(3, "diy")]).collect();
+    let pins: Vec<PinRow> = (1..=7)
+        .map(|index| pin(index, "art"))
+        .chain([pin(3, "diy"), pin(3, "diy")])
+        .collect();
     let geos = [
         (1, None, Some("2017-12-31T23:59:59.999999Z")),
         (2, None, Some("2018-01-01T00:00:00Z")),
@@ -166,19 +216,39 @@ async fn one_top_poster_per_country() {
         poster(3, Some("Nil"), None),
         poster(4, Some("Big"), Some(i64::MAX)),
     ];
-    let geos = [(1, Some("Peru"), None), (2, Some("Peru"), None), (3, Some("Mali"), None), (4, Some("Fiji"), POSTED)];
+    let geos = [
+        (1, Some("Peru"), None),
+        (2, Some("Peru"), None),
+        (3, Some("Mali"), None),
+        (4, Some("Fiji"), POSTED),
+    ];
     let answer = answer_to("top_poster_by_country", &pins, &geos, &[]).await;
-    assert_eq!(answer, json!([["Fiji", "Big", i64::MAX], ["Peru", "Ann", 500]]));
+    assert_eq!(
+        answer,
+        json!([["Fiji", "Big", i64::MAX], ["Peru", "Ann", 500]])
+    );
 }
 
 #[tokio::test]
 async fn age_groups_have_the_contracts_bounds() {
     let ages = [17, 18, 24, 25, 35, 36, 50, 51, 150];
-    let users: Vec<UserRow> = ages.iter().map(|&age| (age, Some(age), None)).chain([(200, None, None)]).collect();
+    let users: Vec<UserRow> = ages
+        .iter()
+        .map(|&age| (age, Some(age), None))
+        .chain([(200, None, None)])
+        .collect();
     let mut pins: Vec<PinRow> = ages.iter().map(|&age| pin(age, "art")).collect();
     pins.push(pin(200, "of unknown age"));
     let answer = answer_to("popular_category_by_age_group", &pins, &[], &users).await;
-    assert_eq!(answer, json!([["18-24", "art", 2], ["25-35", "art", 2], ["36-50", "art", 2], ["50+", "art", 2]]));
+    assert_eq!(
+        answer,
+        json!([
+            ["18-24", "art", 2],
+            ["25-35", "art", 2],
+            ["36-50", "art", 2],
+            ["50+", "art", 2]
+        ])
+    );
 }
 
 #[tokio::test]
@@ -195,9 +265,18 @@ async fn medians_are_exact_and_keep_their_half() {
         followed(4, 1),
         followed(4, 2),
     ];
-    let users = [(1, Some(20), None), (2, Some(30), None), (3, Some(40), None), (4, Some(60), None)];
+    let users = [
+        (1, Some(20), None),
+        (2, Some(30), None),
+        (3, Some(40), None),
+        (4, Some(60), None),
+    ];
     let answer = answer_to("median_followers_by_age_group", &pins, &[], &users).await;
-    assert_eq!(answer, json!([["18-24", 11.5], ["25-35", 7.0], ["50+", 2.0]]), "nothing known of 36-50");
+    assert_eq!(
+        answer,
+        json!([["18-24", 11.5], ["25-35", 7.0], ["50+", 2.0]]),
+        "nothing known of 36-50"
+    );
 }
 
 #[tokio::test]
@@ -209,15 +288,25 @@ async fn users_are_counted_without_any_join() {
         "2020-12-31T23:59:59Z",
         "2021-01-01T00:00:00Z",
     ];
-    let users: Vec<UserRow> =
-        (0..).zip(joined).map(|(ind, time)| (ind, None, Some(time))).chain([(9, Some(20), None)]).collect();
+    let users: Vec<UserRow> = (0..)
+        .zip(joined)
+        .map(|(ind, time)| (ind, None, Some(time)))
+        .chain([(9, Some(20), None)])
+        .collect();
     let answer = answer_to("users_joined_by_year", &[], &[], &users).await;
     assert_eq!(answer, json!([[2015, 2], [2020, 1]]));
 }
 
 #[tokio::test]
 async fn medians_by_join_year_take_every_age_and_those_by_both_only_known_groups() {
-    let pins = [followed(1, 10), followed(2, 20), followed(2, 21), followed(3, 30), followed(4, 5), followed(5, 1)];
+    let pins = [
+        followed(1, 10),
+        followed(2, 20),
+        followed(2, 21),
+        followed(3, 30),
+        followed(4, 5),
+        followed(5, 1),
+    ];
     let users = [
         (1, Some(10), Some("2015-03-01T00:00:00Z")),
         (2, Some(20), Some("2015-04-01T00:00:00Z")),
@@ -227,8 +316,21 @@ async fn medians_by_join_year_take_every_age_and_those_by_both_only_known_groups
     ];
     let by_year = answer_to("median_followers_by_join_year", &pins, &[], &users).await;
     assert_eq!(by_year, json!([[2015, 20.5], [2020, 5.0]]));
-    let by_both = answer_to("median_followers_by_join_year_and_age_group", &pins, &[], &users).await;
-    assert_eq!(by_both, json!([[2015, "18-24", 20.5], [2015, "50+", 30.0], [2020, "18-24", 5.0]]));
+    let by_both = answer_to(
+        "median_followers_by_join_year_and_age_group",
+        &pins,
+        &[],
+        &users,
+    )
+    .await;
+    assert_eq!(
+        by_both,
+        json!([
+            [2015, "18-24", 20.5],
+            [2015, "50+", 30.0],
+            [2020, "18-24", 5.0]
+        ])
+    );
 }
 
 #[test]
@@ -249,15 +351,34 @@ fn what_finds_no_partner_is_counted_on_each_side_of_each_join() {
             save_location: None,
         })
     };
-    let geo = |ind| Record::Geo(Geo { ind, country: None, coordinates: None, timestamp: None });
-    let user = |ind| Record::User(User { ind, user_name: None, age: None, date_joined: None });
+    let geo = |ind| {
+        Record::Geo(Geo {
+            ind,
+            country: None,
+            coordinates: None,
+            timestamp: None,
+        })
+    };
+    let user = |ind| {
+        Record::User(User {
+            ind,
+            user_name: None,
+            age: None,
+            date_joined: None,
+        })
+    };
     let tables = [
         table(Kind::Pin, (0..100).map(pin)),
         table(Kind::Geo, (30..110).map(geo)),
         table(Kind::User, (1..140).map(user)),
     ];
     let facts = joined(&Folder::new(), &tables);
-    let expected = Orphans { pins_without_geo: 30, geos_without_pin: 10, pins_without_user: 1, users_without_pin: 40 };
+    let expected = Orphans {
+        pins_without_geo: 30,
+        geos_without_pin: 10,
+        pins_without_user: 1,
+        users_without_pin: 40,
+    };
     assert_eq!((facts.orphans, facts.joined.rows), (expected, 100));
 }
 
@@ -289,9 +410,18 @@ async fn what_does_not_fit_into_memory_gives_the_same_answers() {
     });
     let users = (0..30_000).map(|ind| {
         let date_joined = Some((45 + ind % 7) * 31_557_600_000_000);
-        Record::User(User { ind, user_name: None, age: Some(15 + ind % 50), date_joined })
+        Record::User(User {
+            ind,
+            user_name: None,
+            age: Some(15 + ind % 50),
+            date_joined,
+        })
     });
-    let tables = [table(Kind::Pin, pins), table(Kind::Geo, geos), table(Kind::User, users)];
+    let tables = [
+        table(Kind::Pin, pins),
+        table(Kind::Geo, geos),
+        table(Kind::User, users),
+    ];
     let folder = Folder::new();
     let facts = joined(&folder, &tables);
     let plenty = ask(&facts, folder.path(), 1 << 30).await.unwrap();

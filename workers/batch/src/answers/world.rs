@@ -1,5 +1,5 @@
-//! The eight questions' SQL, run by DataFusion over a small world that has every corner: ties, bounds, nulls, several pins of one
-//! number, numbers without a partner.
+//! The eight questions' SQL, run by DataFusion over a small world that has every corner: ties,
+//! bounds, nulls, several pins of one number, numbers without a partner.
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::{arrow::array::RecordBatch, prelude::SessionContext};
@@ -61,21 +61,38 @@ async fn join(session: &SessionContext) {
 fn rows(batches: &[RecordBatch]) -> Vec<String> {
     let options = FormatOptions::default().with_null("NULL");
     let rows = |batch: &RecordBatch| {
-        let cells: Vec<_> =
-            batch.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).unwrap()).collect();
-        let row = |row| cells.iter().map(|cell| cell.value(row).to_string()).collect::<Vec<_>>().join("|");
+        let cells: Vec<_> = batch
+            .columns()
+            .iter()
+            .map(|column| ArrayFormatter::try_new(column, &options).unwrap())
+            .collect();
+        let row = |row| {
+            cells
+                .iter()
+                .map(|cell| cell.value(row).to_string())
+                .collect::<Vec<_>>()
+                .join("|")
+        };
         (0..batch.num_rows()).map(row).collect::<Vec<_>>()
     };
     batches.iter().flat_map(rows).collect()
 }
 
 async fn check(session: &SessionContext, question: &Question, expected: &[&str]) {
-    let frame = session.sql(question.sql).await.unwrap_or_else(|error| panic!("{}: {error}", question.name));
+    let frame = session
+        .sql(question.sql)
+        .await
+        .unwrap_or_else(|error| panic!("{}: {error}", question.name));
     let types: Vec<_> = frame
         .schema()
         .fields()
         .iter()
-        .map(|field| (field.name().clone(), field.data_type().to_string().replace("Utf8View", "Utf8")))
+        .map(|field| {
+            (
+                field.name().clone(),
+                field.data_type().to_string().replace("Utf8View", "Utf8"),
+            )
+        })
         .collect();
     let named: Vec<_> = question
         .columns
@@ -91,27 +108,59 @@ async fn check(session: &SessionContext, question: &Question, expected: &[&str])
         })
         .collect();
     assert_eq!(types, named, "{}", question.name);
-    assert_eq!(rows(&frame.collect().await.unwrap()), expected, "{}", question.name);
+    assert_eq!(
+        rows(&frame.collect().await.unwrap()),
+        expected,
+        "{}",
+        question.name
+    );
 }
 
 #[tokio::test]
 async fn the_eight_questions_are_answered() {
     let expected: [&[&str]; 8] = [
-        // Ties go to the first in byte order: `Zoo` before `art` before `é`, `beauty` before `tattoos`.
-        &["Albania|art|2", "Peru|quotes|1", "Zambia|Zoo|1", "albania|beauty|2", "Åland|event|2"],
+        // Ties go to the first in byte order: `Zoo` before `art` before `é`, `beauty` before
+        // `tattoos`.
+        &[
+            "Albania|art|2",
+            "Peru|quotes|1",
+            "Zambia|Zoo|1",
+            "albania|beauty|2",
+            "Åland|event|2",
+        ],
         &["2018|art|2", "2020|event|2", "2022|Zoo|1"],
-        &["Albania|bob|20", "Peru|jim|3", "Zambia|dan|9007199254740993", "albania|Fay|5", "Åland|kim|2"],
-        &["18-24|art|3", "25-35|beauty|3", "36-50|finance|1", "50+|quotes|1"],
+        &[
+            "Albania|bob|20",
+            "Peru|jim|3",
+            "Zambia|dan|9007199254740993",
+            "albania|Fay|5",
+            "Åland|kim|2",
+        ],
+        &[
+            "18-24|art|3",
+            "25-35|beauty|3",
+            "36-50|finance|1",
+            "50+|quotes|1",
+        ],
         &["18-24|20.0", "25-35|5.0", "36-50|8.0", "50+|3.0"],
         &["2015|2", "2016|1", "2017|2", "2020|2"],
         &["2015|15.0", "2017|2.5", "2020|9007199254740994.0"],
-        &["2015|18-24|20.0", "2015|36-50|8.0", "2017|50+|3.0", "2020|18-24|9007199254740994.0"],
+        &[
+            "2015|18-24|20.0",
+            "2015|36-50|8.0",
+            "2017|50+|3.0",
+            "2020|18-24|9007199254740994.0",
+        ],
     ];
     let session = world().await;
     for (question, expected) in QUESTIONS.iter().zip(expected) {
         check(&session, question, expected).await;
         let columns: Vec<_> = question.columns.iter().map(|column| column.name).collect();
-        assert!(columns.starts_with(question.key), "{}: the key comes first", question.name);
+        assert!(
+            columns.starts_with(question.key),
+            "{}: the key comes first",
+            question.name
+        );
     }
 }
 

@@ -19,7 +19,13 @@ pub struct Filter {
 impl Filter {
     /// As the command line asks.
     pub fn new(args: &Args) -> Self {
-        let named = |names: &[String]| names.iter().filter(|name| !name.is_empty()).cloned().collect();
+        let named = |names: &[String]| {
+            names
+                .iter()
+                .filter(|name| !name.is_empty())
+                .cloned()
+                .collect()
+        };
         Self {
             reasons: named(&args.reason),
             fields: named(&args.field),
@@ -36,11 +42,10 @@ impl Filter {
         };
         letter.verdict.outcome == self.outcome
             && (self.since..self.until).contains(&letter.time)
-            && letter
-                .verdict
-                .faults
-                .iter()
-                .any(|fault| among(&self.reasons, Some(&fault.reason)) && among(&self.fields, fault.field.as_deref()))
+            && letter.verdict.faults.iter().any(|fault| {
+                among(&self.reasons, Some(&fault.reason))
+                    && among(&self.fields, fault.field.as_deref())
+            })
     }
 }
 
@@ -63,9 +68,20 @@ mod tests {
             Ok(cleaned) => (&cleaned.repairs).into(),
             Err(rejection) => (&rejection).into(),
         };
-        let id = LetterId { topic_id: "t".into(), partition: 0, offset: 0 };
+        let id = LetterId {
+            topic_id: "t".into(),
+            partition: 0,
+            offset: 0,
+        };
         let time = 1_767_225_600_000; // 2026-01-01T00:00:00Z
-        Letter { id, cluster_id: String::new(), topic: String::new(), time, verdict, redriven: None }
+        Letter {
+            id,
+            cluster_id: String::new(),
+            topic: String::new(),
+            time,
+            verdict,
+            redriven: None,
+        }
     }
 
     fn matches(options: &[&str], raw: &str) -> bool {
@@ -89,8 +105,30 @@ mod tests {
             (&["--until", "2026-01-01T01:00:00.001+01:00"], no_key, true),
             (&["--outcome", "repaired"], repaired, true),
             (&["--outcome", "repaired"], no_key, false),
-            (&["--outcome", "repaired", "--reason", "unreadable", "--field", "date_joined"], repaired, true),
-            (&["--outcome", "repaired", "--reason", "unreadable", "--field", "age"], repaired, false),
+            (
+                &[
+                    "--outcome",
+                    "repaired",
+                    "--reason",
+                    "unreadable",
+                    "--field",
+                    "date_joined",
+                ],
+                repaired,
+                true,
+            ),
+            (
+                &[
+                    "--outcome",
+                    "repaired",
+                    "--reason",
+                    "unreadable",
+                    "--field",
+                    "age",
+                ],
+                repaired,
+                false,
+            ),
         ] {
             assert_eq!(matches(options, raw), expected, "{options:?} {raw}");
         }
@@ -98,10 +136,14 @@ mod tests {
 
     #[test]
     fn what_is_no_time_kind_or_outcome_is_refused_with_what_is() {
-        for (option, value, says) in
-            [("--since", "yesterday", "2026-01-31"), ("--outcome", "lost", "repaired"), ("--topic", "Pin", "Pin")]
-        {
-            let message = Cli::try_parse_from(["redrive", option, value]).unwrap_err().to_string();
+        for (option, value, says) in [
+            ("--since", "yesterday", "2026-01-31"),
+            ("--outcome", "lost", "repaired"),
+            ("--topic", "Pin", "Pin"),
+        ] {
+            let message = Cli::try_parse_from(["redrive", option, value])
+                .unwrap_err()
+                .to_string();
             assert!(message.contains(says), "{message}");
         }
     }

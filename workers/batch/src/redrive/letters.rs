@@ -28,7 +28,13 @@ fn settings(config: &Batch) -> ClientConfig {
     let mut settings = pinpipe_runtime::kafka::client_config(&config.kafka, "pinpipe-redrive");
     settings
         // Never joined and nothing is committed: librdkafka wants a name.
-        .set("group.id", format!("{}.{}.redrive", config.pipeline.namespace, config.pipeline.name))
+        .set(
+            "group.id",
+            format!(
+                "{}.{}.redrive",
+                config.pipeline.namespace, config.pipeline.name
+            ),
+        )
         .set("enable.auto.commit", "false")
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true")
@@ -39,19 +45,32 @@ fn settings(config: &Batch) -> ClientConfig {
 
 /// Where the topic's partitions end now. Blocks.
 pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
-    let consumer: BaseConsumer = settings(config).create().context("the Kafka client can't be made")?;
+    let consumer: BaseConsumer = settings(config)
+        .create()
+        .context("the Kafka client can't be made")?;
     tokio::task::block_in_place(|| {
         let metadata = consumer
             .fetch_metadata(Some(topic), BROKER_TIMEOUT)
-            .with_context(|| format!("Kafka at {} does not answer", config.kafka.bootstrap_servers))?;
-        let found = metadata.topics().iter().find(|found| found.name() == topic && found.error().is_none());
+            .with_context(|| {
+                format!(
+                    "Kafka at {} does not answer",
+                    config.kafka.bootstrap_servers
+                )
+            })?;
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == topic && found.error().is_none());
         let partitions = found.map_or(&[][..], |found| found.partitions());
         ensure!(
             !partitions.is_empty(),
             "the topic {topic} is not there: the operator makes it, see the pipeline's status"
         );
         let mut ends = Ends::new();
-        for partition in partitions.iter().map(rdkafka::metadata::MetadataPartition::id) {
+        for partition in partitions
+            .iter()
+            .map(rdkafka::metadata::MetadataPartition::id)
+        {
             let (low, end) = consumer
                 .fetch_watermarks(topic, partition, BROKER_TIMEOUT)
                 .with_context(|| format!("the end of {topic}[{partition}]"))?;
@@ -73,24 +92,33 @@ pub struct Letters {
 impl Letters {
     /// From the beginning.
     pub fn read(config: &Batch, topic: &str, ends: &Ends) -> Result<Self> {
-        let consumer: StreamConsumer = settings(config).create().context("the Kafka client can't be made")?;
+        let consumer: StreamConsumer = settings(config)
+            .create()
+            .context("the Kafka client can't be made")?;
         let mut list = TopicPartitionList::new();
         for partition in ends.keys() {
             list.add_partition_offset(topic, *partition, Offset::Beginning)?;
         }
         consumer.assign(&list)?;
-        Ok(Self { consumer, unread: ends.clone() })
+        Ok(Self {
+            consumer,
+            unread: ends.clone(),
+        })
     }
 
     /// The next record of any partition; none: all are read.
     pub async fn next(&mut self) -> Result<Option<BorrowedMessage<'_>>> {
         while !self.unread.is_empty() {
             let received = tokio::time::timeout(PATIENCE, self.consumer.recv()).await;
-            let received = received.ok().with_context(|| format!("nothing came from Kafka for {PATIENCE:?}"))?;
+            let received = received
+                .ok()
+                .with_context(|| format!("nothing came from Kafka for {PATIENCE:?}"))?;
             match received {
                 Ok(message) => {
                     let (partition, offset) = (message.partition(), message.offset());
-                    let Some(&end) = self.unread.get(&partition) else { continue };
+                    let Some(&end) = self.unread.get(&partition) else {
+                        continue;
+                    };
                     if offset + 1 >= end {
                         self.unread.remove(&partition);
                     }
@@ -104,7 +132,9 @@ impl Letters {
                 Err(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)) => {
                     bail!("the topic is gone");
                 }
-                Err(KafkaError::MessageConsumptionFatal(code)) => bail!("the consumer can't go on: {code}"),
+                Err(KafkaError::MessageConsumptionFatal(code)) => {
+                    bail!("the consumer can't go on: {code}")
+                }
                 Err(error) => debug!(%error, "the consumer reports"),
             }
         }
@@ -132,11 +162,14 @@ impl LetterSet {
 
     /// Whether a letter is in.
     pub fn contains(&self, id: &LetterId) -> bool {
-        self.topic(id).is_some_and(|topic| self.names.contains(&(topic, id.partition, id.offset)))
+        self.topic(id)
+            .is_some_and(|topic| self.names.contains(&(topic, id.partition, id.offset)))
     }
 
     fn topic(&self, id: &LetterId) -> Option<usize> {
-        self.topic_ids.iter().position(|topic_id| *topic_id == id.topic_id)
+        self.topic_ids
+            .iter()
+            .position(|topic_id| *topic_id == id.topic_id)
     }
 }
 
@@ -146,7 +179,11 @@ mod tests {
 
     #[test]
     fn a_letter_of_a_topic_created_again_is_another_letter() {
-        let id = |topic_id: &str, partition, offset| LetterId { topic_id: topic_id.into(), partition, offset };
+        let id = |topic_id: &str, partition, offset| LetterId {
+            topic_id: topic_id.into(),
+            partition,
+            offset,
+        };
         let mut set = LetterSet::default();
         for (letter, new) in [
             (id("a", 0, 1), true),

@@ -6,7 +6,8 @@ use pinpipe_core::Kind;
 use pinpipe_runtime::dead_letter::Verdict;
 use serde::Serialize;
 
-/// A message longer than this is cut: Kubernetes cuts a termination message at 4096 bytes, which would leave broken JSON.
+/// A message longer than this is cut: Kubernetes cuts a termination message at 4096 bytes, which
+/// would leave broken JSON.
 const MESSAGE_BYTES: usize = 1500;
 
 /// What became of the letters.
@@ -32,7 +33,8 @@ pub struct Report {
 pub struct TopicReport {
     /// Letters read, repeats not among them.
     pub letters: u64,
-    /// Letters that were open and that the filter let through: the sum of those below down to `left`.
+    /// Letters that were open and that the filter let through: the sum of those below down to
+    /// `left`.
     pub matching: u64,
     /// Records put into the pipeline, and marked.
     pub redriven: u64,
@@ -65,7 +67,10 @@ pub struct TopicReport {
     pub open: BTreeMap<String, u64>,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks with a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde asks with a reference"
+)]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
@@ -73,11 +78,18 @@ const fn is_zero(number: &u64) -> bool {
 impl TopicReport {
     /// Counts an open letter. One of several reasons counts once for each of them.
     pub fn open(&mut self, verdict: &Verdict) {
-        let mut reasons: Vec<&str> = verdict.faults.iter().map(|fault| fault.reason.as_ref()).collect();
+        let mut reasons: Vec<&str> = verdict
+            .faults
+            .iter()
+            .map(|fault| fault.reason.as_ref())
+            .collect();
         reasons.sort_unstable();
         reasons.dedup();
         for reason in reasons {
-            *self.open.entry(format!("{}/{reason}", verdict.outcome.as_str())).or_default() += 1;
+            *self
+                .open
+                .entry(format!("{}/{reason}", verdict.outcome.as_str()))
+                .or_default() += 1;
         }
     }
 }
@@ -85,7 +97,13 @@ impl TopicReport {
 impl Report {
     /// Nothing happened yet.
     pub const fn new(dry_run: bool) -> Self {
-        Self { outcome: "Succeeded", dry_run, seconds: 0.0, message: None, topics: BTreeMap::new() }
+        Self {
+            outcome: "Succeeded",
+            dry_run,
+            seconds: 0.0,
+            message: None,
+            topics: BTreeMap::new(),
+        }
     }
 
     /// The figures of one kind.
@@ -120,18 +138,38 @@ mod tests {
         for kind in Kind::ALL {
             let topic = report.topic(kind);
             let n = 1 << 40;
-            for reason in ["too-large", "not-utf8", "not-json", "not-an-object", "key-missing", "key-unreadable"] {
+            for reason in [
+                "too-large",
+                "not-utf8",
+                "not-json",
+                "not-an-object",
+                "key-missing",
+                "key-unreadable",
+            ] {
                 topic.still_rejected.insert(reason, n);
                 topic.open.insert(format!("rejected/{reason}"), n);
             }
             for reason in ["unreadable", "out-of-range"] {
                 topic.open.insert(format!("repaired/{reason}"), n);
             }
-            (topic.letters, topic.matching, topic.redriven, topic.still_repaired) = (n, n, n, n);
-            (topic.without_value, topic.too_large, topic.left, topic.done_before) = (n, n, n, n);
+            (
+                topic.letters,
+                topic.matching,
+                topic.redriven,
+                topic.still_repaired,
+            ) = (n, n, n, n);
+            (
+                topic.without_value,
+                topic.too_large,
+                topic.left,
+                topic.done_before,
+            ) = (n, n, n, n);
             (topic.repeats, topic.unreadable) = (n, n);
         }
-        report.end(Duration::from_secs(1), Some(&anyhow::anyhow!("ä".repeat(5000))));
+        report.end(
+            Duration::from_secs(1),
+            Some(&anyhow::anyhow!("ä".repeat(5000))),
+        );
         let json = report.to_json();
         assert!(json.len() <= 4096, "{}", json.len());
         assert!(json.contains(r#""outcome":"Failed""#));

@@ -1,4 +1,5 @@
-//! What cleaning costs, next to sonic-rs decoding the same bytes into plain typed records without cleaning them.
+//! What cleaning costs, next to sonic-rs decoding the same bytes into plain typed records without
+//! cleaning them.
 //!
 //! `cargo bench -p pinpipe-core`; figures and how they were taken: docs/performance.md.
 
@@ -19,21 +20,35 @@ const LIMIT: usize = 1 << 20;
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     let mut group = criterion.benchmark_group("decode");
-    group.warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(4));
-    for (name, kinds) in
-        [("pin", &[Kind::Pin][..]), ("geo", &[Kind::Geo]), ("user", &[Kind::User]), ("mix", &Kind::ALL)]
-    {
+    group
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(4));
+    for (name, kinds) in [
+        ("pin", &[Kind::Pin][..]),
+        ("geo", &[Kind::Geo]),
+        ("user", &[Kind::User]),
+        ("mix", &Kind::ALL),
+    ] {
         let sample = Sample::of(kinds, RECORDS);
         println!("{name}: {}", sample.summary());
-        group.throughput(Throughput::ElementsAndBytes { elements: RECORDS as u64, bytes: sample.bytes() });
+        group.throughput(Throughput::ElementsAndBytes {
+            elements: RECORDS as u64,
+            bytes: sample.bytes(),
+        });
         group.bench_function(BenchmarkId::new("plain-sonic-rs", name), |bencher| {
-            bencher.iter(|| sample.each(|kind, raw| _ = black_box(plain::decode(kind, black_box(raw)))));
+            bencher.iter(|| {
+                sample.each(|kind, raw| _ = black_box(plain::decode(kind, black_box(raw))))
+            });
         });
         group.bench_function(BenchmarkId::new("clean", name), |bencher| {
-            bencher.iter(|| sample.each(|kind, raw| _ = black_box(clean(kind, black_box(raw), LIMIT))));
+            bencher.iter(|| {
+                sample.each(|kind, raw| _ = black_box(clean(kind, black_box(raw), LIMIT)))
+            });
         });
         group.bench_function(BenchmarkId::new("record-key", name), |bencher| {
-            bencher.iter(|| sample.each(|kind, raw| _ = black_box(record_key(kind, black_box(raw), LIMIT))));
+            bencher.iter(|| {
+                sample.each(|kind, raw| _ = black_box(record_key(kind, black_box(raw), LIMIT)))
+            });
         });
     }
     group.finish();

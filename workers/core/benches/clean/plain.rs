@@ -1,6 +1,8 @@
-//! The yardstick: the same fields, typed and borrowed, read by sonic-rs through serde and left as they are.
+//! The yardstick: the same fields, typed and borrowed, read by sonic-rs through serde and left as
+//! they are.
 //!
-//! It needs fields of one JSON type each, knows no numeric strings, and refuses a name given twice; the samples have neither.
+//! It needs fields of one JSON type each, knows no numeric strings, and refuses a name given twice;
+//! the samples have neither.
 
 #![expect(dead_code, reason = "decoded to be measured, and not looked at")]
 

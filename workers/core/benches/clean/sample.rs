@@ -19,7 +19,15 @@ impl Sample {
             };
             (kind, json.into_bytes())
         };
-        Self(kinds.iter().copied().cycle().take(count).map(record).collect())
+        Self(
+            kinds
+                .iter()
+                .copied()
+                .cycle()
+                .take(count)
+                .map(record)
+                .collect(),
+        )
     }
 
     pub fn bytes(&self) -> u64 {
@@ -32,18 +40,30 @@ impl Sample {
         }
     }
 
-    /// What the sample is like. Everything in it can be read by both sides, or the comparison would mean nothing.
+    /// What the sample is like. Everything in it can be read by both sides, or the comparison would
+    /// mean nothing.
     pub fn summary(&self) -> String {
         let (mut repaired, mut escaped) = (0, 0);
         self.each(|kind, raw| {
-            assert!(crate::plain::decode(kind, raw).is_ok(), "sonic-rs reads {}", String::from_utf8_lossy(raw));
+            assert!(
+                crate::plain::decode(kind, raw).is_ok(),
+                "sonic-rs reads {}",
+                String::from_utf8_lossy(raw)
+            );
             let cleaned = clean(kind, raw, raw.len());
-            assert!(cleaned.is_ok(), "{cleaned:?} for {}", String::from_utf8_lossy(raw));
+            assert!(
+                cleaned.is_ok(),
+                "{cleaned:?} for {}",
+                String::from_utf8_lossy(raw)
+            );
             repaired += usize::from(cleaned.is_ok_and(|cleaned| !cleaned.repairs.is_empty()));
             escaped += usize::from(raw.contains(&b'\\'));
         });
         let (count, bytes) = (self.0.len(), self.bytes());
-        format!("{count} records, {} bytes each, {repaired} repaired, {escaped} with escapes", bytes / count as u64)
+        format!(
+            "{count} records, {} bytes each, {repaired} repaired, {escaped} with escapes",
+            bytes / count as u64
+        )
     }
 }
 
@@ -64,7 +84,11 @@ impl Dice {
 
     /// `text`, or in one record of `of` one of `dirty`.
     fn dirty<'a>(&mut self, of: usize, dirty: &[&'a str], text: &'a str) -> &'a str {
-        if self.roll(of) == 0 { self.one_of(dirty) } else { text }
+        if self.roll(of) == 0 {
+            self.one_of(dirty)
+        } else {
+            text
+        }
     }
 
     fn words(&mut self, count: usize, between: &str) -> String {
@@ -100,11 +124,23 @@ impl Dice {
 
     fn time(&mut self) -> String {
         let (year, month, day) = (2015 + self.roll(8), 1 + self.roll(12), 1 + self.roll(28));
-        format!("{year}-{month:02}-{day:02} {:02}:{:02}:{:02}", self.roll(24), self.roll(60), self.roll(60))
+        format!(
+            "{year}-{month:02}-{day:02} {:02}:{:02}:{:02}",
+            self.roll(24),
+            self.roll(60),
+            self.roll(60)
+        )
     }
 
     fn pin(&mut self) -> String {
-        let category = self.one_of(&["mens-fashion", "travel", "diy-and-crafts", "art", "christmas", "education"]);
+        let category = self.one_of(&[
+            "mens-fashion",
+            "travel",
+            "diy-and-crafts",
+            "art",
+            "christmas",
+            "education",
+        ]);
         let title = match self.roll(20) {
             0 => "No Title Data Available".to_owned(),
             1 => r#"The \"best\" of caf\u00e9s"#.to_owned(),
@@ -122,8 +158,14 @@ impl Dice {
                 self.words(count, " ")
             }
         };
-        let (poster, count) =
-            (self.words(2, " "), format!("{}{}", self.roll(1000), self.one_of(&["", "k", "k", "M", ".5k"])));
+        let (poster, count) = (
+            self.words(2, " "),
+            format!(
+                "{}{}",
+                self.roll(1000),
+                self.one_of(&["", "k", "k", "M", ".5k"])
+            ),
+        );
         let tags = self.words(8, " ,");
         let mut json = String::new();
         _ = write!(

@@ -10,7 +10,8 @@ use crate::{
     time,
 };
 
-/// The raw fields of a kind: a constant per slot, their names in `FIELDS`, and `slot` from name to slot.
+/// The raw fields of a kind: a constant per slot, their names in `FIELDS`, and `slot` from name to
+/// slot.
 macro_rules! raw_fields {
     ($($slot:ident = $name:literal,)*) => {
         /// The raw fields' names, by slot.
@@ -46,7 +47,11 @@ impl<'a, const N: usize> Draft<'a, N> {
         fields: &'static [&'static str; N],
         slot: impl Fn(&str) -> Option<usize>,
     ) -> Result<Self, Rejection> {
-        Ok(Self { fields, raw: read_object(json, slot)?, repairs: Repairs::none(fields) })
+        Ok(Self {
+            fields,
+            raw: read_object(json, slot)?,
+            repairs: Repairs::none(fields),
+        })
     }
 
     /// A key field's value, read by `read` from its text.
@@ -74,10 +79,12 @@ impl<'a, const N: usize> Draft<'a, N> {
     #[inline]
     pub(super) fn text(&mut self, slot: usize, missing: &[&str]) -> Option<Cow<'a, str>> {
         let text = text(self.raw[slot]);
-        self.noted(slot, text).filter(|text| !missing.contains(&text.as_ref()))
+        self.noted(slot, text)
+            .filter(|text| !missing.contains(&text.as_ref()))
     }
 
-    /// A value that `read` makes of the field's text, unless that is one of those that mean missing.
+    /// A value that `read` makes of the field's text, unless that is one of those that mean
+    /// missing.
     #[inline]
     pub(super) fn value<T>(
         &mut self,
@@ -93,7 +100,9 @@ impl<'a, const N: usize> Draft<'a, N> {
     /// A timestamp, microseconds since the epoch.
     #[inline]
     pub(super) fn timestamp(&mut self, slot: usize) -> Option<i64> {
-        self.value(slot, &[], |text| time::timestamp(text).ok_or(RepairReason::Unreadable))
+        self.value(slot, &[], |text| {
+            time::timestamp(text).ok_or(RepairReason::Unreadable)
+        })
     }
 
     /// Whether the field holds JSON's `true` or `false`.

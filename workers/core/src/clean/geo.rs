@@ -22,9 +22,14 @@ pub(super) fn clean(json: &str) -> Result<Cleaned<'_>, Rejection> {
         coordinates: latitude.zip(longitude).map(<[f64; 2]>::from),
         timestamp: draft.timestamp(TIMESTAMP),
     };
-    Ok(Cleaned { record: Record::Geo(geo), repairs: draft.repairs })
+    Ok(Cleaned {
+        record: Record::Geo(geo),
+        repairs: draft.repairs,
+    })
 }
 
 pub(super) fn key(json: &str) -> Result<String, Rejection> {
-    Draft::read(json, FIELDS, slot)?.key_number(IND).map(|ind| ind.to_string())
+    Draft::read(json, FIELDS, slot)?
+        .key_number(IND)
+        .map(|ind| ind.to_string())
 }

@@ -31,7 +31,10 @@ fn raw(record: &Record<'_>) -> String {
 
 /// Microseconds since the epoch as ISO 8601, found by counting years and months down.
 fn iso(micros: i64) -> String {
-    let (mut days, rest) = (micros.div_euclid(86_400_000_000), micros.rem_euclid(86_400_000_000));
+    let (mut days, rest) = (
+        micros.div_euclid(86_400_000_000),
+        micros.rem_euclid(86_400_000_000),
+    );
     let leap = |year: i64| year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let mut year = 1970;
     while days < 0 {
@@ -43,7 +46,19 @@ fn iso(micros: i64) -> String {
         year += 1;
     }
     let mut month = 1;
-    for len in [31, if leap(year) { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30] {
+    for len in [
+        31,
+        if leap(year) { 29 } else { 28 },
+        31,
+        30,
+        31,
+        30,
+        31,
+        31,
+        30,
+        31,
+        30,
+    ] {
         if days < len {
             break;
         }
@@ -52,7 +67,10 @@ fn iso(micros: i64) -> String {
     }
     let (second, micro) = (rest / 1_000_000, rest % 1_000_000);
     let (h, m, s) = (second / 3600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{:02}T{h:02}:{m:02}:{s:02}.{micro:06}Z", days + 1)
+    format!(
+        "{year:04}-{month:02}-{:02}T{h:02}:{m:02}:{s:02}.{micro:06}Z",
+        days + 1
+    )
 }
 
 /// Values as they come: clean, dirty, of another type.
@@ -81,19 +99,32 @@ fn fields() -> impl Strategy<Value = (Kind, Vec<(&'static str, String)>)> {
             Kind::User => user::FIELDS,
         };
         let name = prop_oneof![9 => prop::sample::select(names), 1 => Just("extra")];
-        (Just(kind), prop::collection::vec((name, value()), 0..20), any::<bool>())
+        (
+            Just(kind),
+            prop::collection::vec((name, value()), 0..20),
+            any::<bool>(),
+        )
     };
-    prop::sample::select(&Kind::ALL[..]).prop_flat_map(fields).prop_map(|(kind, mut fields, keyed)| {
-        if keyed {
-            let keys = [("unique_id", "\"fbe53c66\""), ("index", "7528"), ("ind", "\"7528\"")];
-            fields.extend(keys.map(|(name, value)| (name, value.to_owned())));
-        }
-        (kind, fields)
-    })
+    prop::sample::select(&Kind::ALL[..])
+        .prop_flat_map(fields)
+        .prop_map(|(kind, mut fields, keyed)| {
+            if keyed {
+                let keys = [
+                    ("unique_id", "\"fbe53c66\""),
+                    ("index", "7528"),
+                    ("ind", "\"7528\""),
+                ];
+                fields.extend(keys.map(|(name, value)| (name, value.to_owned())));
+            }
+            (kind, fields)
+        })
 }
 
 fn object(fields: &[(&str, String)]) -> String {
-    let fields: Vec<_> = fields.iter().map(|(name, value)| format!("\"{name}\": {value}")).collect();
+    let fields: Vec<_> = fields
+        .iter()
+        .map(|(name, value)| format!("\"{name}\": {value}"))
+        .collect();
     format!("{{{}}}", fields.join(","))
 }
 
@@ -103,8 +134,10 @@ fn record() -> impl Strategy<Value = (Kind, String)> {
 
 /// Bytes close to JSON: a record with some of its bytes replaced, removed or doubled.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
-    let byte =
-        prop_oneof![prop::sample::select(&b"{}[]\",:\\u0123eE+-. \n\ttruefalsn\x00\x1f\x7f\x80\xff"[..]), any::<u8>()];
+    let byte = prop_oneof![
+        prop::sample::select(&b"{}[]\",:\\u0123eE+-. \n\ttruefalsn\x00\x1f\x7f\x80\xff"[..]),
+        any::<u8>()
+    ];
     let edit = (any::<prop::sample::Index>(), 0..3, byte);
     (record(), prop::collection::vec(edit, 0..4)).prop_map(|((_, json), edits)| {
         let mut bytes = json.into_bytes();
@@ -124,12 +157,21 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
 }
 
 fn agrees_with_serde_json(bytes: &[u8]) {
-    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok() && str::from_utf8(bytes).is_ok();
+    let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok()
+        && str::from_utf8(bytes).is_ok();
     for kind in Kind::ALL {
         let cleaned = clean(kind, bytes, LIMIT);
         let refused = matches!(cleaned, Err(Rejection::NotJson | Rejection::NotUtf8));
-        assert_eq!(refused, !is_json, "{:?} gave {cleaned:?}", String::from_utf8_lossy(bytes));
-        assert_eq!(record_key(kind, bytes, LIMIT), cleaned.map(|cleaned| cleaned.record.key().into_owned()));
+        assert_eq!(
+            refused,
+            !is_json,
+            "{:?} gave {cleaned:?}",
+            String::from_utf8_lossy(bytes)
+        );
+        assert_eq!(
+            record_key(kind, bytes, LIMIT),
+            cleaned.map(|cleaned| cleaned.record.key().into_owned())
+        );
     }
 }
 

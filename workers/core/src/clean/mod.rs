@@ -1,4 +1,5 @@
-//! From raw bytes to a clean record, by the contract's tables: one module per kind, the rules they share in `draft`.
+//! From raw bytes to a clean record, by the contract's tables: one module per kind, the rules they
+//! share in `draft`.
 
 mod draft;
 mod geo;
@@ -13,7 +14,8 @@ use crate::{Cleaned, Kind, Rejection};
 
 /// Cleans one raw record.
 ///
-/// `max_bytes` is the pipeline's limit of a record's size. Texts that cleaning leaves as they stood are borrowed from `raw`.
+/// `max_bytes` is the pipeline's limit of a record's size. Texts that cleaning leaves as they stood
+/// are borrowed from `raw`.
 pub fn clean(kind: Kind, raw: &[u8], max_bytes: usize) -> Result<Cleaned<'_>, Rejection> {
     let json = json(raw, max_bytes)?;
     match kind {
@@ -23,7 +25,8 @@ pub fn clean(kind: Kind, raw: &[u8], max_bytes: usize) -> Result<Cleaned<'_>, Re
     }
 }
 
-/// The key of one raw record, as text (a pin's `unique_id`, the others' `ind` as `7528`): the message key ingest sends.
+/// The key of one raw record, as text (a pin's `unique_id`, the others' `ind` as `7528`): the
+/// message key ingest sends.
 ///
 /// Rejects exactly what [`clean`] rejects, and cleans nothing but the key.
 pub fn record_key(kind: Kind, raw: &[u8], max_bytes: usize) -> Result<String, Rejection> {
@@ -37,7 +40,10 @@ pub fn record_key(kind: Kind, raw: &[u8], max_bytes: usize) -> Result<String, Re
 
 fn json(raw: &[u8], max_bytes: usize) -> Result<&str, Rejection> {
     if raw.len() > max_bytes {
-        return Err(Rejection::TooLarge { bytes: raw.len(), limit: max_bytes });
+        return Err(Rejection::TooLarge {
+            bytes: raw.len(),
+            limit: max_bytes,
+        });
     }
     str::from_utf8(raw).map_err(|_| Rejection::NotUtf8)
 }

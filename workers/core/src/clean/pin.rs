@@ -31,7 +31,13 @@ pub(super) fn clean(json: &str) -> Result<Cleaned<'_>, Rejection> {
         index_id,
         title: draft.text(TITLE, &["No Title Data Available"]),
         category: draft.text(CATEGORY, &[]),
-        description: draft.text(DESCRIPTION, &["No description available", "No description available Story format"]),
+        description: draft.text(
+            DESCRIPTION,
+            &[
+                "No description available",
+                "No description available Story format",
+            ],
+        ),
         poster_name: draft.text(POSTER_NAME, &["User Info Error"]),
         follower_count: draft.value(FOLLOWER_COUNT, &["User Info Error"], number::follower_count),
         tag_list: draft.text(TAG_LIST, &["N,o, ,T,a,g,s, ,A,v,a,i,l,a,b,l,e"]),
@@ -43,7 +49,10 @@ pub(super) fn clean(json: &str) -> Result<Cleaned<'_>, Rejection> {
         },
         save_location: draft.text(SAVE_LOCATION, &[]).and_then(location),
     };
-    Ok(Cleaned { record: Record::Pin(pin), repairs: draft.repairs })
+    Ok(Cleaned {
+        record: Record::Pin(pin),
+        repairs: draft.repairs,
+    })
 }
 
 pub(super) fn key(json: &str) -> Result<String, Rejection> {
@@ -58,7 +67,9 @@ fn keys<'a>(draft: &Draft<'a, 12>) -> Result<(Cow<'a, str>, i64), Rejection> {
 /// The path behind `Local save in`; nothing left is missing.
 fn location(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
     let path = match text {
-        Cow::Borrowed(text) => Cow::Borrowed(text.strip_prefix(SAVED_IN).map_or(text, str::trim_start)),
+        Cow::Borrowed(text) => {
+            Cow::Borrowed(text.strip_prefix(SAVED_IN).map_or(text, str::trim_start))
+        }
         Cow::Owned(text) => match text.strip_prefix(SAVED_IN) {
             Some(path) => Cow::Owned(path.trim_start().to_owned()),
             None => Cow::Owned(text),

@@ -24,9 +24,14 @@ pub(super) fn clean(json: &str) -> Result<Cleaned<'_>, Rejection> {
         age: draft.value(AGE, &[], |text| number::integer_within(text, 0..=150)),
         date_joined: draft.timestamp(DATE_JOINED),
     };
-    Ok(Cleaned { record: Record::User(user), repairs: draft.repairs })
+    Ok(Cleaned {
+        record: Record::User(user),
+        repairs: draft.repairs,
+    })
 }
 
 pub(super) fn key(json: &str) -> Result<String, Rejection> {
-    Draft::read(json, FIELDS, slot)?.key_number(IND).map(|ind| ind.to_string())
+    Draft::read(json, FIELDS, slot)?
+        .key_number(IND)
+        .map(|ind| ind.to_string())
 }

@@ -2,7 +2,10 @@
 //!
 //! Everything librdkafka hands out here is owned by one of the guards below, which give it
 //! back in the order it must be; strings and ids are copied before.
-#![expect(unsafe_code, reason = "librdkafka's C interface is the only way to topic ids")]
+#![expect(
+    unsafe_code,
+    reason = "librdkafka's C interface is the only way to topic ids"
+)]
 
 use std::{
     ffi::{CStr, CString, c_char},
@@ -50,7 +53,9 @@ pub(super) fn topics<C: ClientContext>(
     let names = topics
         .iter()
         .map(|name| {
-            CString::new(*name).map_err(|error| IdentityError::Refused(format!("the topic name `{name}`: {error}")))
+            CString::new(*name).map_err(|error| {
+                IdentityError::Refused(format!("the topic name `{name}`: {error}"))
+            })
         })
         .collect::<Result<Vec<_>, _>>()?;
     let mut name_pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
@@ -58,24 +63,44 @@ pub(super) fn topics<C: ClientContext>(
     let out_of_memory = || IdentityError::Refused("librdkafka gave no handle".to_owned());
     let native = client.native_ptr();
 
-    // SAFETY: `native` lives as long as `client`, which we borrow. The name pointers live in `names`, and librdkafka copies them.
-    // Each guard gets the destructor that librdkafka documents for what it holds; they drop in reverse order, so the queue goes last.
+    // SAFETY: `native` lives as long as `client`, which we borrow. The name pointers live in
+    // `names`, and librdkafka copies them. Each guard gets the destructor that librdkafka documents
+    // for what it holds; they drop in reverse order, so the queue goes last.
     let event = unsafe {
-        let queue = Guard::new(rd::rd_kafka_queue_new(native), rd::rd_kafka_queue_destroy).ok_or_else(out_of_memory)?;
+        let queue = Guard::new(rd::rd_kafka_queue_new(native), rd::rd_kafka_queue_destroy)
+            .ok_or_else(out_of_memory)?;
         let collection = Guard::new(
-            rd::rd_kafka_TopicCollection_of_topic_names(name_pointers.as_mut_ptr(), name_pointers.len()),
+            rd::rd_kafka_TopicCollection_of_topic_names(
+                name_pointers.as_mut_ptr(),
+                name_pointers.len(),
+            ),
             rd::rd_kafka_TopicCollection_destroy,
         )
         .ok_or_else(out_of_memory)?;
         let options = Guard::new(
-            rd::rd_kafka_AdminOptions_new(native, rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS),
+            rd::rd_kafka_AdminOptions_new(
+                native,
+                rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBETOPICS,
+            ),
             rd::rd_kafka_AdminOptions_destroy,
         )
         .ok_or_else(out_of_memory)?;
-        // The error text may be left out (null, length 0); a time out of range leaves the default, which is only longer.
-        rd::rd_kafka_AdminOptions_set_request_timeout(options.as_ptr(), milliseconds, ptr::null_mut(), 0);
-        rd::rd_kafka_DescribeTopics(native, collection.as_ptr(), options.as_ptr(), queue.as_ptr());
-        // librdkafka answers by itself when the request's time is up; a second more lets that answer through.
+        // The error text may be left out (null, length 0); a time out of range leaves the default,
+        // which is only longer.
+        rd::rd_kafka_AdminOptions_set_request_timeout(
+            options.as_ptr(),
+            milliseconds,
+            ptr::null_mut(),
+            0,
+        );
+        rd::rd_kafka_DescribeTopics(
+            native,
+            collection.as_ptr(),
+            options.as_ptr(),
+            queue.as_ptr(),
+        );
+        // librdkafka answers by itself when the request's time is up; a second more lets that
+        // answer through.
         Guard::new(
             rd::rd_kafka_queue_poll(queue.as_ptr(), milliseconds.saturating_add(1000)),
             rd::rd_kafka_event_destroy,
@@ -83,16 +108,23 @@ pub(super) fn topics<C: ClientContext>(
         .ok_or(IdentityError::NoAnswer(timeout))?
     };
 
-    // SAFETY: the event is alive; the result and its descriptions belong to it. `topics` points to `count` valid descriptions.
+    // SAFETY: the event is alive; the result and its descriptions belong to it. `topics` points to
+    // `count` valid descriptions.
     unsafe {
         match RDKafkaErrorCode::from(rd::rd_kafka_event_error(event.as_ptr())) {
             RDKafkaErrorCode::NoError => {}
             code if is_no_answer(code) => return Err(IdentityError::NoAnswer(timeout)),
-            _ => return Err(IdentityError::Refused(text(rd::rd_kafka_event_error_string(event.as_ptr())))),
+            _ => {
+                return Err(IdentityError::Refused(text(
+                    rd::rd_kafka_event_error_string(event.as_ptr()),
+                )));
+            }
         }
         let result = rd::rd_kafka_event_DescribeTopics_result(event.as_ptr());
         if result.is_null() {
-            return Err(IdentityError::Refused("the answer is of another kind".to_owned()));
+            return Err(IdentityError::Refused(
+                "the answer is of another kind".to_owned(),
+            ));
         }
         let mut count = 0;
         let topics = rd::rd_kafka_DescribeTopics_result_topics(result, &raw mut count);
@@ -105,20 +137,31 @@ pub(super) fn topics<C: ClientContext>(
 /// # Safety
 /// `topic` must be a valid description.
 unsafe fn topic(topic: *const rd::rd_kafka_TopicDescription_t) -> Result<Topic, IdentityError> {
-    // SAFETY: by this function's contract; what is returned belongs to the description, and is copied here.
+    // SAFETY: by this function's contract; what is returned belongs to the description, and is
+    // copied here.
     unsafe {
         let name = text(rd::rd_kafka_TopicDescription_name(topic));
         let error = rd::rd_kafka_TopicDescription_error(topic);
         if !error.is_null() {
             let code = RDKafkaErrorCode::from(rd::rd_kafka_error_code(error));
             if code != RDKafkaErrorCode::NoError {
-                return Err(IdentityError::Topic { topic: name, reason: text(rd::rd_kafka_error_string(error)), code });
+                return Err(IdentityError::Topic {
+                    topic: name,
+                    reason: text(rd::rd_kafka_error_string(error)),
+                    code,
+                });
             }
         }
-        let id = text(rd::rd_kafka_Uuid_base64str(rd::rd_kafka_TopicDescription_topic_id(topic)));
+        let id = text(rd::rd_kafka_Uuid_base64str(
+            rd::rd_kafka_TopicDescription_topic_id(topic),
+        ));
         let mut partitions = 0;
         rd::rd_kafka_TopicDescription_partitions(topic, &raw mut partitions);
-        Ok(Topic { name, id, partitions: i32::try_from(partitions).unwrap_or(i32::MAX) })
+        Ok(Topic {
+            name,
+            id,
+            partitions: i32::try_from(partitions).unwrap_or(i32::MAX),
+        })
     }
 }
 
@@ -131,5 +174,7 @@ unsafe fn text(pointer: *const c_char) -> String {
         return String::new();
     }
     // SAFETY: not null, so a C string by this function's contract.
-    unsafe { CStr::from_ptr(pointer) }.to_string_lossy().into_owned()
+    unsafe { CStr::from_ptr(pointer) }
+        .to_string_lossy()
+        .into_owned()
 }

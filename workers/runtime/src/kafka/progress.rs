@@ -40,11 +40,20 @@ impl Progress {
     /// Nothing is connected yet. `timeout` is for each question to the broker.
     pub fn new(kafka: &Kafka, client_id: &str, group: &str, timeout: Duration) -> Result<Self> {
         let mut settings = client_config(kafka, client_id);
-        settings.set("group.id", group).set("enable.auto.commit", "false");
-        // The ends a reader of committed records sees: nobody has read what an open transaction wrote.
+        settings
+            .set("group.id", group)
+            .set("enable.auto.commit", "false");
+        // The ends a reader of committed records sees: nobody has read what an open transaction
+        // wrote.
         settings.set("isolation.level", "read_committed");
-        let consumer = settings.create().context("the Kafka client can't be made")?;
-        Ok(Self { consumer, bootstrap_servers: kafka.bootstrap_servers.clone(), timeout })
+        let consumer = settings
+            .create()
+            .context("the Kafka client can't be made")?;
+        Ok(Self {
+            consumer,
+            bootstrap_servers: kafka.bootstrap_servers.clone(),
+            timeout,
+        })
     }
 
     /// The ends of all partitions of these topics.
@@ -56,7 +65,9 @@ impl Progress {
                 .fetch_metadata(Some(topic), self.timeout)
                 .with_context(|| format!("Kafka at {} does not answer", self.bootstrap_servers))?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
-            let partitions = found.filter(|found| found.error().is_none()).map_or(&[][..], |found| found.partitions());
+            let partitions = found
+                .filter(|found| found.error().is_none())
+                .map_or(&[][..], |found| found.partitions());
             if partitions.is_empty() {
                 return Err(anyhow!(
                     "the topic {topic} is not there: the operator makes it, see the pipeline's status"
@@ -82,27 +93,44 @@ impl Progress {
                 list.add_partition(topic, *partition);
             }
         }
-        let answer = self.consumer.committed_offsets(list, self.timeout).context("the group's committed offsets")?;
+        let answer = self
+            .consumer
+            .committed_offsets(list, self.timeout)
+            .context("the group's committed offsets")?;
         let mut committed = Positions::new();
         for element in answer.elements() {
-            element.error().with_context(|| format!("{}[{}]", element.topic(), element.partition()))?;
+            element
+                .error()
+                .with_context(|| format!("{}[{}]", element.topic(), element.partition()))?;
             if let Offset::Offset(offset) = element.offset() {
-                committed.entry(element.topic().to_owned()).or_default().insert(element.partition(), offset);
+                committed
+                    .entry(element.topic().to_owned())
+                    .or_default()
+                    .insert(element.partition(), offset);
             }
         }
         Ok(committed)
     }
 }
 
-/// The partitions whose committed offset has not reached the wanted one. An empty partition wants nothing.
+/// The partitions whose committed offset has not reached the wanted one. An empty partition wants
+/// nothing.
 #[must_use]
 pub fn behind(wanted: &Positions, committed: &Positions) -> Vec<Behind> {
     let mut behind = Vec::new();
     for (topic, partitions) in wanted {
         for (&partition, &end) in partitions {
-            let committed = committed.get(topic).and_then(|partitions| partitions.get(&partition)).copied();
+            let committed = committed
+                .get(topic)
+                .and_then(|partitions| partitions.get(&partition))
+                .copied();
             if committed.unwrap_or(0) < end {
-                behind.push(Behind { topic: topic.clone(), partition, committed, end });
+                behind.push(Behind {
+                    topic: topic.clone(),
+                    partition,
+                    committed,
+                    end,
+                });
             }
         }
     }
@@ -114,7 +142,13 @@ pub fn behind(wanted: &Positions, committed: &Positions) -> Vec<Behind> {
 pub fn list(behind: &[Behind]) -> String {
     const SHOWN: usize = 6;
     let mut text = String::new();
-    for Behind { topic, partition, committed, end } in behind.iter().take(SHOWN) {
+    for Behind {
+        topic,
+        partition,
+        committed,
+        end,
+    } in behind.iter().take(SHOWN)
+    {
         let separator = if text.is_empty() { "" } else { ", " };
         let at = committed.map_or_else(|| "nothing".to_owned(), |offset| offset.to_string());
         let _ = write!(text, "{separator}{topic}[{partition}] at {at} of {end}");
@@ -132,7 +166,10 @@ mod tests {
     fn positions(offsets: &[(&str, i32, i64)]) -> Positions {
         let mut positions = Positions::new();
         for (topic, partition, offset) in offsets {
-            positions.entry((*topic).to_owned()).or_default().insert(*partition, *offset);
+            positions
+                .entry((*topic).to_owned())
+                .or_default()
+                .insert(*partition, *offset);
         }
         positions
     }
@@ -142,8 +179,18 @@ mod tests {
         let wanted = positions(&[("a", 0, 10), ("a", 1, 0), ("b", 0, 5), ("b", 1, 3)]);
         let committed = positions(&[("a", 0, 9), ("b", 0, 5), ("c", 0, 1)]);
         let expected = [
-            Behind { topic: "a".into(), partition: 0, committed: Some(9), end: 10 },
-            Behind { topic: "b".into(), partition: 1, committed: None, end: 3 },
+            Behind {
+                topic: "a".into(),
+                partition: 0,
+                committed: Some(9),
+                end: 10,
+            },
+            Behind {
+                topic: "b".into(),
+                partition: 1,
+                committed: None,
+                end: 3,
+            },
         ];
         assert_eq!(behind(&wanted, &committed), expected);
         assert_eq!(list(&expected), "a[0] at 9 of 10, b[1] at nothing of 3");
@@ -151,7 +198,10 @@ mod tests {
 
     #[test]
     fn a_committed_offset_past_the_end_is_enough() {
-        assert_eq!(behind(&positions(&[("a", 0, 10)]), &positions(&[("a", 0, 12)])), []);
+        assert_eq!(
+            behind(&positions(&[("a", 0, 10)]), &positions(&[("a", 0, 12)])),
+            []
+        );
     }
 
     #[test]

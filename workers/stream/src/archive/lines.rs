@@ -12,7 +12,8 @@ use tokio::{sync::OnceCell, task::spawn_blocking};
 
 use crate::sink::{Batch, Consumed, Unstorable};
 
-/// What the compressed text is reckoned with before it is there: JSON comes down to less than this share.
+/// What the compressed text is reckoned with before it is there: JSON comes down to less than this
+/// share.
 const COMPRESSED: usize = 2;
 
 /// Raw records of one partition.
@@ -52,10 +53,14 @@ impl Part {
         self.index.offsets.len()
     }
 
-    /// The earliest and the latest of the records' times, milliseconds since the epoch; zeros without a record.
+    /// The earliest and the latest of the records' times, milliseconds since the epoch; zeros
+    /// without a record.
     pub fn times(&self) -> (i64, i64) {
         let times = &self.index.times;
-        (times.iter().copied().min().unwrap_or(0), times.iter().copied().max().unwrap_or(0))
+        (
+            times.iter().copied().min().unwrap_or(0),
+            times.iter().copied().max().unwrap_or(0),
+        )
     }
 }
 
@@ -81,7 +86,10 @@ impl Lines {
         if part.text.len() < self.text.len() {
             return compress(self.compression, part.text.clone()).await;
         }
-        self.compressed.get_or_try_init(|| compress(self.compression, part.text.clone())).await.cloned()
+        self.compressed
+            .get_or_try_init(|| compress(self.compression, part.text.clone()))
+            .await
+            .cloned()
     }
 
     /// The lines at `from` and behind. Of a closed batch.
@@ -98,15 +106,29 @@ impl Lines {
                 orders: self
                     .orders
                     .iter()
-                    .filter_map(|(line, order)| Some(line_order(line.checked_sub(skipped)?, *order)))
+                    .filter_map(|(line, order)| {
+                        Some(line_order(line.checked_sub(skipped)?, *order))
+                    })
                     .collect(),
             },
         }
     }
 }
 
-const fn line_order(line: usize, Order { time, partition, offset }: Order) -> LineOrder {
-    LineOrder { line, time, partition, offset }
+const fn line_order(
+    line: usize,
+    Order {
+        time,
+        partition,
+        offset,
+    }: Order,
+) -> LineOrder {
+    LineOrder {
+        line,
+        time,
+        partition,
+        offset,
+    }
 }
 
 /// Compresses a text on a thread where that holds up nobody.
@@ -115,11 +137,14 @@ pub async fn compress(compression: Compression, text: Bytes) -> anyhow::Result<B
     Ok(compressed.context("records can't be compressed")?.into())
 }
 
-/// Whether a record belongs into the raw zone: all that is JSON, also where no key can be read. What is not JSON, and what is too
-/// large to be looked at, is in the dead letters only.
+/// Whether a record belongs into the raw zone: all that is JSON, also where no key can be read.
+/// What is not JSON, and what is too large to be looked at, is in the dead letters only.
 const fn is_kept(rejection: Option<&Rejection>) -> bool {
     match rejection {
-        None | Some(Rejection::NotAnObject | Rejection::KeyMissing { .. } | Rejection::KeyUnreadable { .. }) => true,
+        None
+        | Some(
+            Rejection::NotAnObject | Rejection::KeyMissing { .. } | Rejection::KeyUnreadable { .. },
+        ) => true,
         Some(Rejection::TooLarge { .. } | Rejection::NotUtf8 | Rejection::NotJson) => false,
     }
 }
@@ -130,7 +155,10 @@ impl Batch for Lines {
             if record.order != record.place {
                 self.orders.push((self.places.len(), record.order));
             }
-            self.places.push(Line { place: record.place, start: self.gathered.len() });
+            self.places.push(Line {
+                place: record.place,
+                start: self.gathered.len(),
+            });
             self.gathered.extend_from_slice(&single_line(record.raw));
             self.gathered.extend_from_slice(b"\n");
         }
@@ -146,7 +174,11 @@ impl Batch for Lines {
     }
 
     fn bytes(&self) -> usize {
-        let compressed = if self.compression == Compression::None { 0 } else { self.text.len() / COMPRESSED };
+        let compressed = if self.compression == Compression::None {
+            0
+        } else {
+            self.text.len() / COMPRESSED
+        };
         self.gathered.len()
             + self.text.len()
             + compressed
@@ -165,8 +197,19 @@ mod tests {
         let mut lines = Lines::new(Compression::None);
         for (offset, raw) in records {
             let cleaned = pinpipe_core::clean(Kind::Geo, raw.as_bytes(), 60);
-            let place = Order { time: 100 - offset, partition: 0, offset: *offset };
-            lines.push(Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned }).unwrap();
+            let place = Order {
+                time: 100 - offset,
+                partition: 0,
+                offset: *offset,
+            };
+            lines
+                .push(Consumed {
+                    raw: raw.as_bytes(),
+                    place,
+                    order: place,
+                    cleaned: &cleaned,
+                })
+                .unwrap();
         }
         lines.close();
         lines
@@ -198,10 +241,25 @@ mod tests {
         let mut lines = Lines::new(Compression::None);
         let raw = b"{\"ind\":1}";
         let cleaned = pinpipe_core::clean(Kind::Geo, raw, 60);
-        let first = Order { time: 3, partition: 2, offset: 4 };
+        let first = Order {
+            time: 3,
+            partition: 2,
+            offset: 4,
+        };
         for (offset, redriven) in [(10, None), (11, Some(first)), (12, None)] {
-            let place = Order { time: 100, partition: 0, offset };
-            lines.push(Consumed { raw, place, order: redriven.unwrap_or(place), cleaned: &cleaned }).unwrap();
+            let place = Order {
+                time: 100,
+                partition: 0,
+                offset,
+            };
+            lines
+                .push(Consumed {
+                    raw,
+                    place,
+                    order: redriven.unwrap_or(place),
+                    cleaned: &cleaned,
+                })
+                .unwrap();
         }
         lines.close();
         for (from, line) in [(10, Some(1)), (11, Some(0)), (12, None)] {
@@ -216,9 +274,17 @@ mod tests {
 
     #[test]
     fn a_part_begins_at_the_first_line_not_before_the_offset() {
-        let lines = lines(&[(10, "{\"ind\":1}"), (12, "{\"ind\":2}"), (15, "{\"ind\":3}")]);
+        let lines = lines(&[
+            (10, "{\"ind\":1}"),
+            (12, "{\"ind\":2}"),
+            (15, "{\"ind\":3}"),
+        ]);
         for (from, offsets, text) in [
-            (10, vec![10, 12, 15], "{\"ind\":1}\n{\"ind\":2}\n{\"ind\":3}\n"),
+            (
+                10,
+                vec![10, 12, 15],
+                "{\"ind\":1}\n{\"ind\":2}\n{\"ind\":3}\n",
+            ),
             (11, vec![12, 15], "{\"ind\":2}\n{\"ind\":3}\n"),
             (13, vec![15], "{\"ind\":3}\n"),
             (16, vec![], ""),
@@ -235,12 +301,26 @@ mod tests {
             let mut lines = Lines::new(compression);
             let cleaned = pinpipe_core::clean(Kind::Geo, b"{\"ind\":1}", 60);
             for offset in 10..13 {
-                let place = Order { time: 100, partition: 0, offset };
+                let place = Order {
+                    time: 100,
+                    partition: 0,
+                    offset,
+                };
                 let raw = format!("{{\"ind\":{offset}}}");
-                lines.push(Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned }).unwrap();
+                lines
+                    .push(Consumed {
+                        raw: raw.as_bytes(),
+                        place,
+                        order: place,
+                        cleaned: &cleaned,
+                    })
+                    .unwrap();
             }
             lines.close();
-            for (from, expected) in [(10, "{\"ind\":10}\n{\"ind\":11}\n{\"ind\":12}\n"), (12, "{\"ind\":12}\n")] {
+            for (from, expected) in [
+                (10, "{\"ind\":10}\n{\"ind\":11}\n{\"ind\":12}\n"),
+                (12, "{\"ind\":12}\n"),
+            ] {
                 let body = lines.body(&lines.part(from)).await.unwrap();
                 let (mut text, key) = (Vec::new(), format!("k{}", compressed::suffix(compression)));
                 let mut decompressor = compressed::Decompressor::for_key(&key).unwrap();
@@ -249,7 +329,11 @@ mod tests {
                     Ok(())
                 });
                 pushed.and_then(|()| decompressor.finish()).unwrap();
-                assert_eq!(String::from_utf8(text).unwrap(), expected, "{compression:?}");
+                assert_eq!(
+                    String::from_utf8(text).unwrap(),
+                    expected,
+                    "{compression:?}"
+                );
             }
         }
     }

@@ -1,8 +1,9 @@
 //! The raw archive: every record as it was posted, in objects of an S3 store.
 //!
-//! An object is its own position: its key says where the archive resumed, its metadata where it goes on. `If-None-Match: *` makes
-//! the PUT the atomic step, since of two workers that resumed at one place both write the same key. The protocol is in
-//! `docs/architecture.md`; the layout in [`pinpipe_runtime::raw_zone`].
+//! An object is its own position: its key says where the archive resumed, its metadata where it
+//! goes on. `If-None-Match: *` makes the PUT the atomic step, since of two workers that resumed at
+//! one place both write the same key. The protocol is in `docs/architecture.md`; the layout in
+//! [`pinpipe_runtime::raw_zone`].
 
 pub mod lines;
 mod reset;
@@ -49,25 +50,42 @@ impl Archive {
     /// An archive that goes to the store when it is first needed.
     #[must_use]
     pub const fn new(config: pinpipe_config::Archive, owner: String) -> Self {
-        Self { config, owner, store: OnceCell::const_new() }
+        Self {
+            config,
+            owner,
+            store: OnceCell::const_new(),
+        }
     }
 
     async fn store(&self) -> Result<&Store, SinkError> {
-        self.store.get_or_try_init(|| Store::open(&self.config.zone, &self.owner)).await
+        self.store
+            .get_or_try_init(|| Store::open(&self.config.zone, &self.owner))
+            .await
     }
 
-    /// Where the archive of a partition ends: the highest key by number, and what its metadata says.
-    async fn position(&self, store: &Store, raw: &RawPartition) -> Result<Option<Position>, SinkError> {
+    /// Where the archive of a partition ends: the highest key by number, and what its metadata
+    /// says.
+    async fn position(
+        &self,
+        store: &Store,
+        raw: &RawPartition,
+    ) -> Result<Option<Position>, SinkError> {
         let objects = store.list(&self.config.zone.prefix, raw).await?;
-        let Some(last) = objects.last() else { return Ok(None) };
+        let Some(last) = objects.last() else {
+            return Ok(None);
+        };
         let facts = store.facts(&last.key).await?;
         // Gone since it was listed: somebody is tidying up, so ask again.
         let facts = facts.with_context(|| format!("{} was listed and is gone", last.key))?;
-        Ok(Some(Position { cluster_id: facts.cluster_id, topic_id: facts.topic_id, next: facts.next_offset }))
+        Ok(Some(Position {
+            cluster_id: facts.cluster_id,
+            topic_id: facts.topic_id,
+            next: facts.next_offset,
+        }))
     }
 
-    /// Writes the object that accounts for `from..to`, its index object before it. Gives where the object of that key ends: at `to`,
-    /// or elsewhere when another one is there.
+    /// Writes the object that accounts for `from..to`, its index object before it. Gives where the
+    /// object of that key ends: at `to`, or elsewhere when another one is there.
     async fn write(
         &self,
         store: &Store,
@@ -97,12 +115,19 @@ impl Archive {
         if store.create(&key, &object).await? == Put::Written {
             return Ok(to);
         }
-        let there = store.facts(&key).await?.with_context(|| format!("{} is there and is not", store.url(&key)))?;
+        let there = store
+            .facts(&key)
+            .await?
+            .with_context(|| format!("{} is there and is not", store.url(&key)))?;
         Halt::unless_same(source, &there.cluster_id, &there.topic_id)?;
         match Taken::decide(there.next_offset, from, to) {
             Taken::Done(end) | Taken::Behind(end) => Ok(end),
             Taken::Unreadable => {
-                let what = format!("{} ends at {}, before it begins", store.url(&key), there.next_offset);
+                let what = format!(
+                    "{} ends at {}, before it begins",
+                    store.url(&key),
+                    there.next_offset
+                );
                 Err(Halt::PositionUnreadable(what).into())
             }
         }
@@ -110,7 +135,10 @@ impl Archive {
 }
 
 fn raw_partition(topic: &Topic, partition: i32) -> RawPartition {
-    RawPartition { topic: topic.name.clone(), partition }
+    RawPartition {
+        topic: topic.name.clone(),
+        partition,
+    }
 }
 
 impl Sink for Archive {
@@ -137,36 +165,71 @@ impl Sink for Archive {
         Lines::new(self.config.compression)
     }
 
-    async fn positions(&self, topic: &Arc<Topic>, partitions: &[i32]) -> Result<BTreeMap<i32, Position>, SinkError> {
+    async fn positions(
+        &self,
+        topic: &Arc<Topic>,
+        partitions: &[i32],
+    ) -> Result<BTreeMap<i32, Position>, SinkError> {
         let store = self.store().await?;
         let mut positions = BTreeMap::new();
         for &partition in partitions {
-            if let Some(position) = self.position(store, &raw_partition(topic, partition)).await? {
+            if let Some(position) = self
+                .position(store, &raw_partition(topic, partition))
+                .await?
+            {
                 positions.insert(partition, position);
             }
         }
         Ok(positions)
     }
 
-    async fn reset_pending(&self, topic: &Arc<Topic>, id: &str, partitions: &[i32]) -> Result<Vec<i32>, SinkError> {
+    async fn reset_pending(
+        &self,
+        topic: &Arc<Topic>,
+        id: &str,
+        partitions: &[i32],
+    ) -> Result<Vec<i32>, SinkError> {
         self.not_reset(topic, id, partitions).await
     }
 
-    async fn reset(&self, topic: &Arc<Topic>, id: &str, to: &BTreeMap<i32, i64>) -> Result<(), SinkError> {
+    async fn reset(
+        &self,
+        topic: &Arc<Topic>,
+        id: &str,
+        to: &BTreeMap<i32, i64>,
+    ) -> Result<(), SinkError> {
         for (&partition, &to) in to {
-            self.reset_partition(&Source { topic: topic.clone(), partition }, id, to).await?;
+            self.reset_partition(
+                &Source {
+                    topic: topic.clone(),
+                    partition,
+                },
+                id,
+                to,
+            )
+            .await?;
         }
         Ok(())
     }
 
-    async fn commit(&self, source: &Source, lines: &Lines, mut from: i64, to: i64) -> Result<i64, SinkError> {
+    async fn commit(
+        &self,
+        source: &Source,
+        lines: &Lines,
+        mut from: i64,
+        to: i64,
+    ) -> Result<i64, SinkError> {
         let store = self.store().await?;
         loop {
             let part = lines.part(from);
             if part.records() == 0 {
                 return Ok(from);
             }
-            let content = Content { body: lines.body(&part).await?, index: &part.index, times: part.times() };
+            let content = Content {
+                body: lines.body(&part).await?,
+                index: &part.index,
+                times: part.times(),
+            };
             let end = self.write(store, source, content, from, to).await?;
             if end >= to {
                 return Ok(end);

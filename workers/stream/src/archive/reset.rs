@@ -1,8 +1,9 @@
 //! Resets of the archive: forward alone, since what is archived stays archived.
 //!
-//! The records passed over leave an object without lines, which accounts for their offsets. Beside the index objects a marker
-//! says that a reset was carried out, and to where. It is written first: a reset that broke off behind it is ended by the next
-//! worker, who finds the archive short of the marker's offset.
+//! The records passed over leave an object without lines, which accounts for their offsets. Beside
+//! the index objects a marker says that a reset was carried out, and to where. It is written first:
+//! a reset that broke off behind it is ended by the next worker, who finds the archive short of the
+//! marker's offset.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -44,7 +45,13 @@ fn marker_key(prefix: &str, raw: &RawPartition, id: &str) -> String {
 }
 
 /// Whether an archive that ends at `next` can be told to go on at `to`.
-fn check_forward(source: &Source, folder: &str, index_folder: &str, next: i64, to: i64) -> Result<(), Halt> {
+fn check_forward(
+    source: &Source,
+    folder: &str,
+    index_folder: &str,
+    next: i64,
+    to: i64,
+) -> Result<(), Halt> {
     if to >= next {
         return Ok(());
     }
@@ -77,29 +84,55 @@ impl Archive {
         Ok(pending)
     }
 
-    async fn marker(&self, store: &Store, raw: &RawPartition, id: &str) -> anyhow::Result<Option<Marker>> {
-        store.get_json(&marker_key(&self.config.zone.prefix, raw, id)).await
+    async fn marker(
+        &self,
+        store: &Store,
+        raw: &RawPartition,
+        id: &str,
+    ) -> anyhow::Result<Option<Marker>> {
+        store
+            .get_json(&marker_key(&self.config.zone.prefix, raw, id))
+            .await
     }
 
-    /// Makes the archive go on at `to` in one partition. An archive that has nothing of it yet begins at the group's committed
-    /// offset, which the caller has set.
-    pub(super) async fn reset_partition(&self, source: &Source, id: &str, to: i64) -> Result<(), SinkError> {
+    /// Makes the archive go on at `to` in one partition. An archive that has nothing of it yet
+    /// begins at the group's committed offset, which the caller has set.
+    pub(super) async fn reset_partition(
+        &self,
+        source: &Source,
+        id: &str,
+        to: i64,
+    ) -> Result<(), SinkError> {
         let store = self.store().await?;
-        let (raw, prefix) = (raw_partition(&source.topic, source.partition), &self.config.zone.prefix);
+        let (raw, prefix) = (
+            raw_partition(&source.topic, source.partition),
+            &self.config.zone.prefix,
+        );
         let position = self.position(store, &raw).await?;
         if let Some(position) = &position {
             Halt::unless_same(source, &position.cluster_id, &position.topic_id)?;
         }
-        let broken_off = self.marker(store, &raw, id).await?.filter(|marker| marker.topic_id == source.topic.id);
+        let broken_off = self
+            .marker(store, &raw, id)
+            .await?
+            .filter(|marker| marker.topic_id == source.topic.id);
         let to = if let Some(marker) = broken_off {
             marker.to
         } else {
             if let Some(position) = &position {
-                let (folder, index_folder) = (store.url(&raw.folder(prefix)), store.url(&raw.index_folder(prefix)));
+                let (folder, index_folder) = (
+                    store.url(&raw.folder(prefix)),
+                    store.url(&raw.index_folder(prefix)),
+                );
                 check_forward(source, &folder, &index_folder, position.next, to)?;
             }
-            let marker = Marker { topic_id: source.topic.id.clone(), to };
-            store.put_json(&marker_key(prefix, &raw, id), &marker).await?;
+            let marker = Marker {
+                topic_id: source.topic.id.clone(),
+                to,
+            };
+            store
+                .put_json(&marker_key(prefix, &raw, id), &marker)
+                .await?;
             to
         };
         let Some(Position { mut next, .. }) = position else {
@@ -108,7 +141,11 @@ impl Archive {
         };
         while next < to {
             let body = compress(self.config.compression, Bytes::new()).await?;
-            let gap = Content { body, index: &Index::default(), times: (0, 0) };
+            let gap = Content {
+                body,
+                index: &Index::default(),
+                times: (0, 0),
+            };
             let end = self.write(store, source, gap, next, to).await?;
             tracing::warn!(%source, from = next, to = end, reset = id, "reset: what is not archived yet of the records between never will be");
             next = end;
@@ -124,8 +161,16 @@ mod tests {
     use super::*;
 
     fn source() -> Source {
-        let topic = Topic { kind: Kind::Pin, name: "t".into(), cluster_id: "c".into(), id: "i".into() };
-        Source { topic: Arc::new(topic), partition: 1 }
+        let topic = Topic {
+            kind: Kind::Pin,
+            name: "t".into(),
+            cluster_id: "c".into(),
+            id: "i".into(),
+        };
+        Source {
+            topic: Arc::new(topic),
+            partition: 1,
+        }
     }
 
     #[test]
@@ -135,7 +180,10 @@ mod tests {
             marker_key("topics", &raw, "live=a/ä-1"),
             "topics/_index/t/partition=1/reset+live_3da_2f_c3_a4-1.json"
         );
-        assert_ne!(marker_key("topics", &raw, "a_"), marker_key("topics", &raw, "a/"));
+        assert_ne!(
+            marker_key("topics", &raw, "a_"),
+            marker_key("topics", &raw, "a/")
+        );
     }
 
     #[test]
@@ -144,18 +192,37 @@ mod tests {
             let checked = check_forward(&source(), "s3://b/t/", "s3://b/_index/t/", next, to);
             assert_eq!(checked.is_ok(), allowed, "{next} to {to}");
         }
-        let message = check_forward(&source(), "s3://b/t/", "s3://b/_index/t/", 5, 4).unwrap_err().to_string();
-        assert!(message.contains("s3://b/t/ and s3://b/_index/t/"), "{message}");
+        let message = check_forward(&source(), "s3://b/t/", "s3://b/_index/t/", 5, 4)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            message.contains("s3://b/t/ and s3://b/_index/t/"),
+            "{message}"
+        );
     }
 
     #[test]
     fn a_reset_is_ended_only_where_it_broke_off() {
-        let marker = Marker { topic_id: "i".into(), to: 9 };
-        let position = |next| Position { cluster_id: "c".into(), topic_id: "i".into(), next };
-        for (position, ahead) in [(Some(position(8)), true), (Some(position(9)), false), (None, false)] {
+        let marker = Marker {
+            topic_id: "i".into(),
+            to: 9,
+        };
+        let position = |next| Position {
+            cluster_id: "c".into(),
+            topic_id: "i".into(),
+            next,
+        };
+        for (position, ahead) in [
+            (Some(position(8)), true),
+            (Some(position(9)), false),
+            (None, false),
+        ] {
             assert_eq!(marker.is_ahead(&source().topic, position.as_ref()), ahead);
         }
-        let of_another = Marker { topic_id: "other".into(), to: 9 };
+        let of_another = Marker {
+            topic_id: "other".into(),
+            to: 9,
+        };
         assert!(!of_another.is_ahead(&source().topic, Some(&position(8))));
     }
 }

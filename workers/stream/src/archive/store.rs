@@ -1,4 +1,5 @@
-//! The bucket as the archive uses it: objects are created, never replaced, and the store must see to that.
+//! The bucket as the archive uses it: objects are created, never replaced, and the store must see
+//! to that.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -68,22 +69,34 @@ struct Failed {
 impl<E: std::error::Error + Send + Sync + 'static> From<SdkError<E>> for Failed {
     fn from(error: SdkError<E>) -> Self {
         Self {
-            status: error.raw_response().map(|response| response.status().as_u16()),
+            status: error
+                .raw_response()
+                .map(|response| response.status().as_u16()),
             error: anyhow::Error::new(error),
         }
     }
 }
 
 impl Store {
-    /// The zone's bucket, created when absent. The store is asked for what the archive relies on before anything is entrusted to
-    /// it; `owner` names the object that takes.
+    /// The zone's bucket, created when absent. The store is asked for what the archive relies on
+    /// before anything is entrusted to it; `owner` names the object that takes.
     pub async fn open(zone: &RawZone, owner: &str) -> Result<Self, SinkError> {
         let client = s3::client(&zone.s3)?;
         s3::ensure_bucket(&client, &zone.bucket).await?;
-        let part_checksum = zone.s3.endpoint.is_none().then_some(ChecksumAlgorithm::Crc32);
-        let store = Self { client, bucket: zone.bucket.clone(), part_checksum };
+        let part_checksum = zone
+            .s3
+            .endpoint
+            .is_none()
+            .then_some(ChecksumAlgorithm::Crc32);
+        let store = Self {
+            client,
+            bucket: zone.bucket.clone(),
+            part_checksum,
+        };
         let key = raw_zone::joined(&zone.prefix, &format!("_index/probe-{owner}"));
-        store.probe(&key, zone.s3.endpoint.as_deref().unwrap_or("AWS")).await?;
+        store
+            .probe(&key, zone.s3.endpoint.as_deref().unwrap_or("AWS"))
+            .await?;
         Ok(store)
     }
 
@@ -95,7 +108,9 @@ impl Store {
     /// Writes one key twice: the second must be refused.
     async fn probe(&self, key: &str, endpoint: &str) -> Result<(), SinkError> {
         let object = Object {
-            body: Bytes::from_static(b"pinpipe writes this twice, and the store must refuse the second\n"),
+            body: Bytes::from_static(
+                b"pinpipe writes this twice, and the store must refuse the second\n",
+            ),
             content_type: "text/plain",
             metadata: HashMap::new(),
         };
@@ -103,11 +118,19 @@ impl Store {
         while written < 2 {
             match self.put_whole(key, &object).await {
                 Ok(()) => written += 1,
-                Err(Failed { status: Some(412), .. }) => return Ok(()),
-                Err(Failed { status: Some(409), .. }) => tokio::time::sleep(CONFLICT).await,
-                Err(Failed { status: Some(501), .. }) => break,
+                Err(Failed {
+                    status: Some(412), ..
+                }) => return Ok(()),
+                Err(Failed {
+                    status: Some(409), ..
+                }) => tokio::time::sleep(CONFLICT).await,
+                Err(Failed {
+                    status: Some(501), ..
+                }) => break,
                 Err(Failed { error, .. }) => {
-                    return Err(error.context(format!("can't write {}", self.url(key))).into());
+                    return Err(error
+                        .context(format!("can't write {}", self.url(key)))
+                        .into());
                 }
             }
         }
@@ -121,38 +144,79 @@ impl Store {
     }
 
     /// The raw objects of a partition, in the log's order.
-    pub async fn list(&self, prefix: &str, partition: &RawPartition) -> anyhow::Result<Vec<RawObject>> {
+    pub async fn list(
+        &self,
+        prefix: &str,
+        partition: &RawPartition,
+    ) -> anyhow::Result<Vec<RawObject>> {
         raw_zone::list(&self.client, &self.bucket, prefix, partition).await
     }
 
     /// The metadata of a raw object; none: no such object.
     pub async fn facts(&self, key: &str) -> Result<Option<Facts>, SinkError> {
-        raw_zone::facts(&self.client, &self.bucket, key).await.map_err(|error| {
-            if error.chain().any(<dyn std::error::Error>::is::<raw_zone::FactsError>) {
-                Halt::PositionUnreadable(format!("{error:#}. Move it out of the archive's prefix to go on")).into()
-            } else {
-                SinkError::Away(error)
-            }
-        })
+        raw_zone::facts(&self.client, &self.bucket, key)
+            .await
+            .map_err(|error| {
+                if error
+                    .chain()
+                    .any(<dyn std::error::Error>::is::<raw_zone::FactsError>)
+                {
+                    Halt::PositionUnreadable(format!(
+                        "{error:#}. Move it out of the archive's prefix to go on"
+                    ))
+                    .into()
+                } else {
+                    SinkError::Away(error)
+                }
+            })
     }
 
     /// A JSON document; none: there is no such object.
     pub async fn get_json<T: DeserializeOwned>(&self, key: &str) -> anyhow::Result<Option<T>> {
-        let object = match self.client.get_object().bucket(&self.bucket).key(key).send().await {
+        let object = match self
+            .client
+            .get_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .send()
+            .await
+        {
             Ok(object) => object,
-            Err(error) if error.as_service_error().is_some_and(GetObjectError::is_no_such_key) => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("can't read {}", self.url(key))),
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(GetObjectError::is_no_such_key) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("can't read {}", self.url(key)));
+            }
         };
-        let bytes = object.body.collect().await.with_context(|| format!("can't read all of {}", self.url(key)))?;
+        let bytes = object
+            .body
+            .collect()
+            .await
+            .with_context(|| format!("can't read all of {}", self.url(key)))?;
         let document = serde_json::from_slice(&bytes.into_bytes());
-        Ok(Some(document.with_context(|| format!("{} is not what it should be", self.url(key)))?))
+        Ok(Some(document.with_context(|| {
+            format!("{} is not what it should be", self.url(key))
+        })?))
     }
 
     /// Writes a JSON document, also over what is there.
     pub async fn put_json(&self, key: &str, document: &impl Serialize) -> anyhow::Result<()> {
         let body = serde_json::to_vec(document)?;
-        let put = self.client.put_object().bucket(&self.bucket).key(key).content_type("application/json");
-        put.body(body.into()).send().await.with_context(|| format!("can't write {}", self.url(key)))?;
+        let put = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .content_type("application/json");
+        put.body(body.into())
+            .send()
+            .await
+            .with_context(|| format!("can't write {}", self.url(key)))?;
         Ok(())
     }
 
@@ -164,7 +228,9 @@ impl Store {
             } else {
                 self.put_whole(key, object).await
             };
-            let Err(failed) = written else { return Ok(Put::Written) };
+            let Err(failed) = written else {
+                return Ok(Put::Written);
+            };
             match failed.status {
                 Some(412) => return Ok(Put::Taken),
                 // Another conditional write of this key is under way: it decides.
@@ -176,13 +242,21 @@ impl Store {
                 return Ok(Put::Taken);
             }
             if failed.status != Some(409) {
-                return Err(failed.error.context(format!("can't write {}", self.url(key))).into());
+                return Err(failed
+                    .error
+                    .context(format!("can't write {}", self.url(key)))
+                    .into());
             }
         }
     }
 
     async fn put_whole(&self, key: &str, object: &Object) -> Result<(), Failed> {
-        let put = self.client.put_object().bucket(&self.bucket).key(key).if_none_match("*");
+        let put = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .if_none_match("*");
         put.content_type(object.content_type)
             .set_metadata(Some(object.metadata.clone()))
             .body(ByteStream::from(object.body.clone()))
@@ -193,7 +267,11 @@ impl Store {
 
     /// The condition is that of the last request: until then nothing of that key is to be seen.
     async fn put_parts(&self, key: &str, object: &Object) -> Result<(), Failed> {
-        let create = self.client.create_multipart_upload().bucket(&self.bucket).key(key);
+        let create = self
+            .client
+            .create_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key);
         let created = create
             .content_type(object.content_type)
             .set_metadata(Some(object.metadata.clone()))
@@ -206,10 +284,19 @@ impl Store {
             .buffered(PARTS_AT_ONCE)
             .try_collect()
             .await?;
-        let complete = self.client.complete_multipart_upload().bucket(&self.bucket).key(key).upload_id(&upload.id);
+        let complete = self
+            .client
+            .complete_multipart_upload()
+            .bucket(&self.bucket)
+            .key(key)
+            .upload_id(&upload.id);
         complete
             .if_none_match("*")
-            .multipart_upload(CompletedMultipartUpload::builder().set_parts(Some(parts)).build())
+            .multipart_upload(
+                CompletedMultipartUpload::builder()
+                    .set_parts(Some(parts))
+                    .build(),
+            )
             .send()
             .await?;
         upload.completed = true;
@@ -219,11 +306,15 @@ impl Store {
 
 /// The parts of `length` bytes: their numbers, from 1, and where they are.
 fn parts(length: usize) -> impl Iterator<Item = (i32, std::ops::Range<usize>)> {
-    (1..).zip((0..length).step_by(PART).map(move |start| start..length.min(start + PART)))
+    (1..).zip(
+        (0..length)
+            .step_by(PART)
+            .map(move |start| start..length.min(start + PART)),
+    )
 }
 
-/// An upload in parts. Dropped before it is completed, because of an error or because the partition was taken from us, it is
-/// aborted, so that the store keeps no parts that nobody will ever see.
+/// An upload in parts. Dropped before it is completed, because of an error or because the partition
+/// was taken from us, it is aborted, so that the store keeps no parts that nobody will ever see.
 struct Upload {
     client: Client,
     bucket: String,
@@ -233,10 +324,15 @@ struct Upload {
 }
 
 impl Upload {
-    fn new(store: &Store, key: &str, created: &CreateMultipartUploadOutput) -> Result<Self, Failed> {
-        let id = created
-            .upload_id()
-            .ok_or_else(|| Failed { status: None, error: anyhow!("the store gave an upload in parts no id") })?;
+    fn new(
+        store: &Store,
+        key: &str,
+        created: &CreateMultipartUploadOutput,
+    ) -> Result<Self, Failed> {
+        let id = created.upload_id().ok_or_else(|| Failed {
+            status: None,
+            error: anyhow!("the store gave an upload in parts no id"),
+        })?;
         Ok(Self {
             client: store.client.clone(),
             bucket: store.bucket.clone(),
@@ -247,8 +343,17 @@ impl Upload {
     }
 
     async fn send(&self, number: i32, body: Bytes) -> Result<CompletedPart, Failed> {
-        let part = self.client.upload_part().bucket(&self.bucket).key(&self.key).upload_id(&self.id);
-        let sent = part.part_number(number).body(ByteStream::from(body)).send().await?;
+        let part = self
+            .client
+            .upload_part()
+            .bucket(&self.bucket)
+            .key(&self.key)
+            .upload_id(&self.id);
+        let sent = part
+            .part_number(number)
+            .body(ByteStream::from(body))
+            .send()
+            .await?;
         Ok(CompletedPart::builder()
             .part_number(number)
             .set_e_tag(sent.e_tag)
@@ -262,13 +367,24 @@ impl Drop for Upload {
         if self.completed {
             return;
         }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        let abort = self.client.abort_multipart_upload().bucket(&self.bucket).key(&self.key).upload_id(&self.id);
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let abort = self
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.bucket)
+            .key(&self.key)
+            .upload_id(&self.id);
         let url = format!("s3://{}/{}", self.bucket, self.key);
         runtime.spawn(async move {
             if let Err(error) = abort.send().await {
                 let error = anyhow::Error::new(error);
-                tracing::debug!(error = format!("{error:#}"), url, "an upload in parts was not aborted");
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    url,
+                    "an upload in parts was not aborted"
+                );
             }
         });
     }

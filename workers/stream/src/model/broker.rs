@@ -13,7 +13,12 @@ use crate::{
 };
 
 static TOPIC: LazyLock<Arc<Topic>> = LazyLock::new(|| {
-    Arc::new(Topic { kind: Kind::Geo, name: "geo".into(), cluster_id: "cluster".into(), id: "topic".into() })
+    Arc::new(Topic {
+        kind: Kind::Geo,
+        name: "geo".into(),
+        cluster_id: "cluster".into(),
+        id: "topic".into(),
+    })
 });
 
 /// The one topic there is.
@@ -23,7 +28,10 @@ pub fn topic() -> Arc<Topic> {
 
 /// One of its partitions.
 pub fn source(partition: i32) -> Source {
-    Source { topic: topic(), partition }
+    Source {
+        topic: topic(),
+        partition,
+    }
 }
 
 /// What was appended at an offset.
@@ -47,7 +55,8 @@ pub struct Entry {
     pub compacted: bool,
 }
 
-/// A partition's log. What retention deletes stays here for the oracle; `low` says what a consumer is given.
+/// A partition's log. What retention deletes stays here for the oracle; `low` says what a consumer
+/// is given.
 #[derive(Clone, Debug, Default)]
 pub struct PartitionLog {
     pub entries: Vec<Entry>,
@@ -63,10 +72,14 @@ impl PartitionLog {
         self.entries.get(usize::try_from(offset).ok()?)
     }
 
-    /// The records of a range that sinks keep: offset, key, time, and whether they may have been gone before anyone read them.
+    /// The records of a range that sinks keep: offset, key, time, and whether they may have been
+    /// gone before anyone read them.
     pub fn records(&self, from: i64, to: i64) -> impl Iterator<Item = (i64, i64, &Entry)> {
         (from..to).filter_map(|offset| match self.entry(offset)? {
-            entry @ Entry { what: What::Record(key), .. } => Some((offset, *key, entry)),
+            entry @ Entry {
+                what: What::Record(key),
+                ..
+            } => Some((offset, *key, entry)),
             _ => None,
         })
     }
@@ -103,13 +116,23 @@ impl Broker {
 
     pub fn watermarks(&self, partition: i32) -> Log {
         let log = self.log(partition);
-        Log { low: log.low, high: log.high() }
+        Log {
+            low: log.low,
+            high: log.high(),
+        }
     }
 
     /// Takes away a record that a later one of its key, in the same partition, has replaced.
     pub fn compact(&mut self, partition: i32, offset: i64) {
         let log = self.log_mut(partition);
-        let Some(Entry { what: What::Record(key), time, .. }) = log.entry(offset).copied() else { return };
+        let Some(Entry {
+            what: What::Record(key),
+            time,
+            ..
+        }) = log.entry(offset).copied()
+        else {
+            return;
+        };
         let replaced = log
             .records(offset + 1, log.high())
             .any(|(_, other, entry)| other == key && entry.time >= time && !entry.compacted);
@@ -121,5 +144,9 @@ impl Broker {
 
 /// The order of a record.
 pub fn order(partition: i32, offset: i64, entry: &Entry) -> Order {
-    Order { time: entry.time, partition, offset }
+    Order {
+        time: entry.time,
+        partition,
+        offset,
+    }
 }

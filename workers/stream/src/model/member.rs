@@ -1,7 +1,9 @@
-//! A worker: what [`crate::session`] does with lanes, commits and the group, without its clocks and its consumer.
+//! A worker: what [`crate::session`] does with lanes, commits and the group, without its clocks and
+//! its consumer.
 //!
-//! The rules it repeats are those of `session.rs`, `session/rebalance.rs` and `session/upkeep.rs`, and the order of questions in
-//! [`crate::resume::Resume`]; lanes, commits, batches and the decision where to start are the real ones.
+//! The rules it repeats are those of `session.rs`, `session/rebalance.rs` and `session/upkeep.rs`,
+//! and the order of questions in [`crate::resume::Resume`]; lanes, commits, batches and the
+//! decision where to start are the real ones.
 
 use std::{
     collections::BTreeMap,
@@ -86,7 +88,11 @@ impl<S: Sink> Member<S> {
     }
 
     pub fn assign(&mut self, partitions: Vec<i32>) {
-        self.assignment = Some(Box::pin(resume(self.sink.clone(), self.broker.clone(), partitions)));
+        self.assignment = Some(Box::pin(resume(
+            self.sink.clone(),
+            self.broker.clone(),
+            partitions,
+        )));
     }
 
     pub fn revoke(&mut self, partitions: Vec<i32>) {
@@ -116,7 +122,12 @@ impl<S: Sink> Member<S> {
 
     /// Learns that the group has thrown it out, and comes again.
     pub fn lose_all(&mut self) {
-        let all: Vec<i32> = self.lanes.keys().chain(self.consumer.keys()).copied().collect();
+        let all: Vec<i32> = self
+            .lanes
+            .keys()
+            .chain(self.consumer.keys())
+            .copied()
+            .collect();
         for partition in all {
             self.forget(partition);
         }
@@ -133,7 +144,9 @@ impl<S: Sink> Member<S> {
 
     /// Takes what the consumer has next of a partition.
     pub fn poll(&mut self, partition: i32, now: Instant) -> Result<(), End> {
-        let Some(cursor) = self.consumer.get_mut(&partition).filter(|_| !self.stopping) else { return Ok(()) };
+        let Some(cursor) = self.consumer.get_mut(&partition).filter(|_| !self.stopping) else {
+            return Ok(());
+        };
         let broker = self.broker.lock().unwrap();
         let log = broker.log(partition);
         if cursor.fetch < log.low || cursor.fetch > log.high() {
@@ -142,11 +155,15 @@ impl<S: Sink> Member<S> {
         while log.entry(cursor.fetch).is_some_and(|entry| entry.compacted) {
             cursor.fetch += 1;
         }
-        let Some(entry) = log.entry(cursor.fetch) else { return Ok(()) };
+        let Some(entry) = log.entry(cursor.fetch) else {
+            return Ok(());
+        };
         let offset = cursor.fetch;
         cursor.fetch += 1;
         cursor.position = Some(cursor.fetch);
-        let Some(lane) = self.lanes.get_mut(&partition) else { return Ok(()) };
+        let Some(lane) = self.lanes.get_mut(&partition) else {
+            return Ok(());
+        };
         if entry.what == What::Marker || !lane.wants(offset) {
             return Ok(());
         }
@@ -154,7 +171,12 @@ impl<S: Sink> Member<S> {
         let cleaned = pinpipe_core::clean(Kind::Geo, raw.as_bytes(), 1000);
         let batch = lane.take(offset, now, |source| self.sink.batch(source));
         let place = order(partition, offset, entry);
-        let record = Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned };
+        let record = Consumed {
+            raw: raw.as_bytes(),
+            place,
+            order: place,
+            cleaned: &cleaned,
+        };
         batch.push(record).unwrap();
         drop(broker);
         if lane.is_full(&self.sink.limits()) {
@@ -166,7 +188,12 @@ impl<S: Sink> Member<S> {
     /// What is old enough goes to the sink.
     pub fn tick(&mut self, now: Instant) {
         let age = self.sink.limits().age;
-        let due: Vec<i32> = self.lanes.iter().filter(|(_, lane)| lane.is_due(now, age)).map(|(p, _)| *p).collect();
+        let due: Vec<i32> = self
+            .lanes
+            .iter()
+            .filter(|(_, lane)| lane.is_due(now, age))
+            .map(|(p, _)| *p)
+            .collect();
         for partition in due {
             self.seal(partition);
         }
@@ -187,7 +214,11 @@ impl<S: Sink> Member<S> {
 
     fn advance(&mut self) {
         for (partition, lane) in &mut self.lanes {
-            if let Some(position) = self.consumer.get(partition).and_then(|cursor| cursor.position) {
+            if let Some(position) = self
+                .consumer
+                .get(partition)
+                .and_then(|cursor| cursor.position)
+            {
                 lane.advance(position);
             }
         }
@@ -214,18 +245,32 @@ impl<S: Sink> Member<S> {
     }
 
     fn start_commit(&mut self, partition: i32) {
-        let Some(lane) = self.lanes.get_mut(&partition) else { return };
-        let Some((sealed, from)) = lane.start() else { return };
+        let Some(lane) = self.lanes.get_mut(&partition) else {
+            return;
+        };
+        let Some((sealed, from)) = lane.start() else {
+            return;
+        };
         let (sink, metrics) = (self.sink.clone(), self.metrics.clone());
         let task = async move {
             let outage = Outage::new(Admin::new().readiness(), "SinkUnavailable");
             let health = SinkHealth::new(metrics.clone(), outage);
-            commit(&*sink, &health, &metrics, &source(partition), sealed, from, |_| others_first()).await
+            commit(
+                &*sink,
+                &health,
+                &metrics,
+                &source(partition),
+                sealed,
+                from,
+                |_| others_first(),
+            )
+            .await
         };
         self.commits.insert(partition, Box::pin(task));
     }
 
-    /// Whether nothing is gathered, under way, or unanswered, and everything is told, up to the ends of the logs.
+    /// Whether nothing is gathered, under way, or unanswered, and everything is told, up to the
+    /// ends of the logs.
     pub fn is_settled(&self) -> bool {
         let broker = self.broker.lock().unwrap();
         let mut lanes = self.lanes.iter();
@@ -234,7 +279,9 @@ impl<S: Sink> Member<S> {
             && self.moves.is_empty()
             && self.revoking.is_none()
             && lanes.all(|(partition, lane)| {
-                lane.is_empty() && lane.to_tell().is_none() && lane.done() == broker.log(*partition).high()
+                lane.is_empty()
+                    && lane.to_tell().is_none()
+                    && lane.done() == broker.log(*partition).high()
             })
     }
 
@@ -265,7 +312,13 @@ impl<S: Sink> Member<S> {
         {
             self.assignment = None;
             for start in starts.map_err(End::Halt)? {
-                self.consumer.insert(start.source.partition, Cursor { fetch: start.fetch, position: None });
+                self.consumer.insert(
+                    start.source.partition,
+                    Cursor {
+                        fetch: start.fetch,
+                        position: None,
+                    },
+                );
                 self.take_up(&start);
             }
         }
@@ -280,7 +333,10 @@ impl<S: Sink> Member<S> {
         for starts in found {
             for start in starts.map_err(End::Halt)? {
                 let partition = start.source.partition;
-                let revoked = self.revoking.as_ref().is_some_and(|revoked| revoked.contains(&partition));
+                let revoked = self
+                    .revoking
+                    .as_ref()
+                    .is_some_and(|revoked| revoked.contains(&partition));
                 if self.lanes.contains_key(&partition) && !revoked {
                     self.take_up(&start);
                     self.seek(partition);
@@ -297,7 +353,9 @@ impl<S: Sink> Member<S> {
     }
 
     fn on_commit(&mut self, partition: i32, outcome: Outcome) -> Result<(), End> {
-        let Some(lane) = self.lanes.get_mut(&partition) else { return Ok(()) };
+        let Some(lane) = self.lanes.get_mut(&partition) else {
+            return Ok(());
+        };
         match outcome {
             Outcome::Committed { to, stored } => {
                 if lane.committed(to, stored) {
@@ -308,7 +366,11 @@ impl<S: Sink> Member<S> {
             Outcome::Moved => {
                 lane.restart(lane.done(), lane.done());
                 lane.drain();
-                self.moves.push(Box::pin(resume(self.sink.clone(), self.broker.clone(), vec![partition])));
+                self.moves.push(Box::pin(resume(
+                    self.sink.clone(),
+                    self.broker.clone(),
+                    vec![partition],
+                )));
             }
             Outcome::Halted(halt) => return Err(End::Halt(halt)),
         }
@@ -316,13 +378,24 @@ impl<S: Sink> Member<S> {
     }
 
     fn take_up(&mut self, start: &Start) {
-        let lane = Lane::new(start.source.clone(), start.stored, start.fetch, start.committed);
+        let lane = Lane::new(
+            start.source.clone(),
+            start.stored,
+            start.fetch,
+            start.committed,
+        );
         self.lanes.insert(start.source.partition, lane);
     }
 
     fn seek(&mut self, partition: i32) {
-        if let (Some(lane), Some(cursor)) = (self.lanes.get(&partition), self.consumer.get_mut(&partition)) {
-            *cursor = Cursor { fetch: lane.next(), position: None };
+        if let (Some(lane), Some(cursor)) = (
+            self.lanes.get(&partition),
+            self.consumer.get_mut(&partition),
+        ) {
+            *cursor = Cursor {
+                fetch: lane.next(),
+                position: None,
+            };
         }
     }
 }
@@ -332,7 +405,11 @@ fn poll<T>(task: &mut Task<T>) -> Poll<T> {
 }
 
 /// [`crate::resume::Resume::run`] with this broker.
-async fn resume<S: Sink>(sink: Arc<S>, broker: Arc<Mutex<Broker>>, partitions: Vec<i32>) -> Result<Vec<Start>, Halt> {
+async fn resume<S: Sink>(
+    sink: Arc<S>,
+    broker: Arc<Mutex<Broker>>,
+    partitions: Vec<i32>,
+) -> Result<Vec<Start>, Halt> {
     loop {
         match starts(&*sink, &broker, &partitions).await {
             Ok(starts) => return Ok(starts),
@@ -342,37 +419,67 @@ async fn resume<S: Sink>(sink: Arc<S>, broker: Arc<Mutex<Broker>>, partitions: V
     }
 }
 
-async fn starts<S: Sink>(sink: &S, broker: &Mutex<Broker>, partitions: &[i32]) -> Result<Vec<Start>, SinkError> {
+async fn starts<S: Sink>(
+    sink: &S,
+    broker: &Mutex<Broker>,
+    partitions: &[i32],
+) -> Result<Vec<Start>, SinkError> {
     let topic = topic();
     let mut stored = sink.positions(&topic, partitions).await?;
     if let First::Remembered(from) = sink.first()
-        && partitions.iter().any(|partition| !stored.contains_key(partition))
+        && partitions
+            .iter()
+            .any(|partition| !stored.contains_key(partition))
     {
         others_first().await;
         let logs = {
             let broker = broker.lock().unwrap();
-            broker.numbers().into_iter().map(|partition| (partition, broker.watermarks(partition))).collect()
+            broker
+                .numbers()
+                .into_iter()
+                .map(|partition| (partition, broker.watermarks(partition)))
+                .collect()
         };
-        sink.remember(&topic, &stored, &first_positions(from, &stored, &logs)).await?;
+        sink.remember(&topic, &stored, &first_positions(from, &stored, &logs))
+            .await?;
         stored = sink.positions(&topic, partitions).await?;
-        if partitions.iter().any(|partition| !stored.contains_key(partition)) {
+        if partitions
+            .iter()
+            .any(|partition| !stored.contains_key(partition))
+        {
             return Err(anyhow!("another worker has stored first positions meanwhile").into());
         }
     }
     others_first().await;
     let logs: BTreeMap<_, _> = {
         let broker = broker.lock().unwrap();
-        partitions.iter().map(|partition| (*partition, broker.watermarks(*partition))).collect()
+        partitions
+            .iter()
+            .map(|partition| (*partition, broker.watermarks(*partition)))
+            .collect()
     };
     others_first().await;
     let committed = broker.lock().unwrap().committed.clone();
     let mut starts = Vec::new();
     for &partition in partitions {
         let source = source(partition);
-        let log = *logs.get(&partition).ok_or_else(|| anyhow!("no such partition"))?;
+        let log = *logs
+            .get(&partition)
+            .ok_or_else(|| anyhow!("no such partition"))?;
         let committed = committed.get(&partition).copied();
-        let (stored, fetch) = start(&source, sink.first(), stored.get(&partition), committed, log)?;
-        starts.push(Start { source, stored, fetch, committed });
+        let (stored, fetch) = start(
+            &source,
+            sink.first(),
+            stored.get(&partition),
+            committed,
+            log,
+        )?;
+        starts.push(Start {
+            source,
+            stored,
+            fetch,
+            committed,
+        });
     }
     Ok(starts)
 }

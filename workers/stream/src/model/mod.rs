@@ -1,13 +1,17 @@
-//! A model test of the protocol between workers, log and store: lanes, commits, resuming and batches are the real code; the log,
-//! the consumer group and the stores are in memory, and chance, by seed, decides what happens next.
+//! A model test of the protocol between workers, log and store: lanes, commits, resuming and
+//! batches are the real code; the log, the consumer group and the stores are in memory, and chance,
+//! by seed, decides what happens next.
 //!
-//! What may happen: appends with times that repeat or go back, rejected records, markers, compaction, retention; workers that
-//! crash, join, are stopped, are thrown out of the group without knowing it and go on meanwhile; rebalances, with and without the
-//! time to drain; calls to the store that take effect late (also after their caller was replaced), twice, or never, and answers that
-//! are lost; partitions added; positions set back by a person. After every effect on the store: every record before the
-//! position is there, none twice, none from behind it, later ones win. At the end: every record is there.
+//! What may happen: appends with times that repeat or go back, rejected records, markers,
+//! compaction, retention; workers that crash, join, are stopped, are thrown out of the group
+//! without knowing it and go on meanwhile; rebalances, with and without the time to drain; calls to
+//! the store that take effect late (also after their caller was replaced), twice, or never, and
+//! answers that are lost; partitions added; positions set back by a person. After every effect on
+//! the store: every record before the position is there, none twice, none from behind it, later
+//! ones win. At the end: every record is there.
 //!
-//! What it catches: each of these was done to the code while the test was written, and made it fail then.
+//! What it catches: each of these was done to the code while the test was written, and made it fail
+//! then.
 //!
 //! | where | mutation |
 //! |---|---|
@@ -17,10 +21,12 @@
 //! | session | no seek after another worker has moved the position, or was further |
 //! | resuming | partitions that appear later begin at their end; the group's offset believed before the sink's |
 //!
-//! Not caught: telling one's own lost answer from another's progress (the position is read again then), forgetting what was gathered
-//! when another worker was further (the store refuses or trims it), and leaving out records that come a second time.
+//! Not caught: telling one's own lost answer from another's progress (the position is read again
+//! then), forgetting what was gathered when another worker was further (the store refuses or trims
+//! it), and leaving out records that come a second time.
 //!
-//! `PINPIPE_SEED=<seed>` runs one seed and tells what happens in it; `PINPIPE_RUNS=<count>` runs more seeds.
+//! `PINPIPE_SEED=<seed>` runs one seed and tells what happens in it; `PINPIPE_RUNS=<count>` runs
+//! more seeds.
 
 mod broker;
 mod member;
@@ -49,10 +55,16 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 fn run<S: Store>(store: &str) {
-    let pipeline = Pipeline { namespace: "model".into(), name: "model".into(), uid: String::new() };
+    let pipeline = Pipeline {
+        namespace: "model".into(),
+        name: "model".into(),
+        uid: String::new(),
+    };
     let metrics = Metrics::new(&mut Registry::default(), &pipeline, store);
     let one = number("PINPIPE_SEED");
-    let seeds = one.map_or(0..number("PINPIPE_RUNS").unwrap_or(RUNS), |seed| seed..seed + 1);
+    let seeds = one.map_or(0..number("PINPIPE_RUNS").unwrap_or(RUNS), |seed| {
+        seed..seed + 1
+    });
     for seed in seeds {
         if let Err(why) = World::<S>::new(seed, metrics.clone(), one.is_some()).run(MOMENTS) {
             panic!(

@@ -1,5 +1,5 @@
-//! Calls to a store that are under way: each takes effect at a moment of its own, if at all, and its answer arrives later, if at
-//! all. A caller that gives up, or dies, takes nothing back.
+//! Calls to a store that are under way: each takes effect at a moment of its own, if at all, and
+//! its answer arrives later, if at all. A caller that gives up, or dies, takes nothing back.
 
 use std::{
     sync::{Arc, Mutex},
@@ -70,11 +70,17 @@ pub async fn call<S: 'static, T: Send + 'static>(
     effect: impl FnOnce(&mut S) -> T + Send + 'static,
 ) -> anyhow::Result<T> {
     let slot = Arc::new(Mutex::new(Slot::Waiting));
-    network.lock().unwrap().calls.push(Box::new(Under { effect: Some(effect), result: None, slot: slot.clone() }));
-    std::future::poll_fn(move |_| match std::mem::replace(&mut *slot.lock().unwrap(), Slot::Waiting) {
-        Slot::Waiting => Poll::Pending,
-        Slot::Answer(answer) => Poll::Ready(Ok(answer)),
-        Slot::Lost => Poll::Ready(Err(anyhow!("no answer"))),
+    network.lock().unwrap().calls.push(Box::new(Under {
+        effect: Some(effect),
+        result: None,
+        slot: slot.clone(),
+    }));
+    std::future::poll_fn(move |_| {
+        match std::mem::replace(&mut *slot.lock().unwrap(), Slot::Waiting) {
+            Slot::Waiting => Poll::Pending,
+            Slot::Answer(answer) => Poll::Ready(Ok(answer)),
+            Slot::Lost => Poll::Ready(Err(anyhow!("no answer"))),
+        }
     })
     .await
 }
@@ -82,6 +88,12 @@ pub async fn call<S: 'static, T: Send + 'static>(
 /// Lets others go first, once.
 pub async fn others_first() {
     let mut waited = false;
-    std::future::poll_fn(move |_| if std::mem::replace(&mut waited, true) { Poll::Ready(()) } else { Poll::Pending })
-        .await;
+    std::future::poll_fn(move |_| {
+        if std::mem::replace(&mut waited, true) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
 }

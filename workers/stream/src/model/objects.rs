@@ -1,4 +1,5 @@
-//! A store like S3: objects that are there or not, a conditional PUT, and nothing that changes two of them together.
+//! A store like S3: objects that are there or not, a conditional PUT, and nothing that changes two
+//! of them together.
 
 use std::{
     collections::BTreeMap,
@@ -46,7 +47,9 @@ pub struct Archive {
 
 impl Bucket {
     fn of(&self, partition: i32) -> impl DoubleEndedIterator<Item = (i64, &Object)> {
-        self.objects.range((partition, 0)..=(partition, i64::MAX)).map(|((_, first), object)| (*first, object))
+        self.objects
+            .range((partition, 0)..=(partition, i64::MAX))
+            .map(|((_, first), object)| (*first, object))
     }
 
     /// `If-None-Match: *`: false where the key is taken.
@@ -60,11 +63,19 @@ impl Bucket {
         true
     }
 
-    fn check_object(&self, broker: &Broker, partition: i32, first: i64, object: &Object) -> Result<(), String> {
+    fn check_object(
+        &self,
+        broker: &Broker,
+        partition: i32,
+        first: i64,
+        object: &Object,
+    ) -> Result<(), String> {
         let name = format!("object {first}..{} of partition {partition}", object.next);
         let log = broker.log(partition);
         let lines: Vec<&[u8]> = object.text.split_inclusive(|byte| *byte == b'\n').collect();
-        let index = self.indexes.get(&(partition, first, object.next, lines.len()));
+        let index = self
+            .indexes
+            .get(&(partition, first, object.next, lines.len()));
         let index = index.ok_or_else(|| format!("{name} has no index"))?;
         for (line, offset) in lines.iter().zip(index) {
             let what = log.entry(*offset).map_or(What::Marker, |entry| entry.what);
@@ -79,7 +90,9 @@ impl Bucket {
             }
         }
         match found.next() {
-            Some(offset) => Err(format!("{name} has offset {offset} out of order or out of place: {index:?}")),
+            Some(offset) => Err(format!(
+                "{name} has offset {offset} out of order or out of place: {index:?}"
+            )),
             None => Ok(()),
         }
     }
@@ -93,17 +106,26 @@ impl Store for Bucket {
     }
 
     fn stored(&self, partition: i32) -> Option<i64> {
-        self.of(partition).next_back().map(|(_, object)| object.next)
+        self.of(partition)
+            .next_back()
+            .map(|(_, object)| object.next)
     }
 
     fn dealt_with(_: Option<i64>, committed: Option<i64>) -> i64 {
         committed.unwrap_or(0)
     }
 
-    /// Somebody deletes the last objects, or all of them: then the archive goes on at the group's offset.
+    /// Somebody deletes the last objects, or all of them: then the archive goes on at the group's
+    /// offset.
     fn replay(&mut self, partition: i32, to: i64, broker: &Broker) -> bool {
-        let gone: Vec<i64> = self.of(partition).map(|(first, _)| first).filter(|first| *first >= to).collect();
-        let Some(&end) = gone.first() else { return false };
+        let gone: Vec<i64> = self
+            .of(partition)
+            .map(|(first, _)| first)
+            .filter(|first| *first >= to)
+            .collect();
+        let Some(&end) = gone.first() else {
+            return false;
+        };
         let emptied = gone.len() == self.of(partition).count();
         if !emptied && end < broker.log(partition).low {
             return false;
@@ -113,8 +135,14 @@ impl Store for Bucket {
         }
         self.reached.remove(&partition);
         if emptied {
-            self.begun
-                .insert(partition, broker.committed.get(&partition).copied().unwrap_or(broker.log(partition).low));
+            self.begun.insert(
+                partition,
+                broker
+                    .committed
+                    .get(&partition)
+                    .copied()
+                    .unwrap_or(broker.log(partition).low),
+            );
         }
         true
     }
@@ -128,24 +156,40 @@ impl Store for Bucket {
             let mut end = self.begun.get(&partition).copied().unwrap_or(0);
             // Where nothing is stored yet the group's offset tells of rejected records and markers.
             if let Some((first, _)) = self.of(partition).next()
-                && broker.log(partition).records(end, first).all(|(.., entry)| entry.compacted)
+                && broker
+                    .log(partition)
+                    .records(end, first)
+                    .all(|(.., entry)| entry.compacted)
             {
                 end = first;
             }
             for (first, object) in self.of(partition) {
                 if first != end || object.next <= first {
-                    return Err(format!("partition {partition}: object {first}..{} follows {end}", object.next));
+                    return Err(format!(
+                        "partition {partition}: object {first}..{} follows {end}",
+                        object.next
+                    ));
                 }
                 self.check_object(broker, partition, first, object)?;
                 end = object.next;
             }
-            if self.reached.get(&partition).is_some_and(|reached| end < *reached) {
-                return Err(format!("the position of partition {partition} went back to {end}"));
+            if self
+                .reached
+                .get(&partition)
+                .is_some_and(|reached| end < *reached)
+            {
+                return Err(format!(
+                    "the position of partition {partition} went back to {end}"
+                ));
             }
             let log = broker.log(partition);
-            let left = log.records(end, log.high()).find(|(.., entry)| !entry.compacted);
+            let left = log
+                .records(end, log.high())
+                .find(|(.., entry)| !entry.compacted);
             if let Some((offset, ..)) = left.filter(|_| settled) {
-                return Err(format!("partition {partition}: offset {offset} is in no object"));
+                return Err(format!(
+                    "partition {partition}: offset {offset} is in no object"
+                ));
             }
         }
         Ok(())
@@ -171,25 +215,49 @@ impl Sink for Archive {
         Lines::new(Compression::None)
     }
 
-    async fn positions(&self, topic: &Arc<Topic>, partitions: &[i32]) -> Result<BTreeMap<i32, Position>, SinkError> {
+    async fn positions(
+        &self,
+        topic: &Arc<Topic>,
+        partitions: &[i32],
+    ) -> Result<BTreeMap<i32, Position>, SinkError> {
         let mut positions = BTreeMap::new();
         for &partition in partitions {
             let next = call(&self.network, move |bucket| bucket.stored(partition)).await?;
-            let position = |next| Position { cluster_id: topic.cluster_id.clone(), topic_id: topic.id.clone(), next };
+            let position = |next| Position {
+                cluster_id: topic.cluster_id.clone(),
+                topic_id: topic.id.clone(),
+                next,
+            };
             positions.extend(next.map(|next| (partition, position(next))));
         }
         Ok(positions)
     }
 
-    async fn reset_pending(&self, _: &Arc<Topic>, _: &str, _: &[i32]) -> Result<Vec<i32>, SinkError> {
+    async fn reset_pending(
+        &self,
+        _: &Arc<Topic>,
+        _: &str,
+        _: &[i32],
+    ) -> Result<Vec<i32>, SinkError> {
         Ok(Vec::new())
     }
 
-    async fn reset(&self, _: &Arc<Topic>, _: &str, _: &BTreeMap<i32, i64>) -> Result<(), SinkError> {
+    async fn reset(
+        &self,
+        _: &Arc<Topic>,
+        _: &str,
+        _: &BTreeMap<i32, i64>,
+    ) -> Result<(), SinkError> {
         Ok(())
     }
 
-    async fn commit(&self, source: &Source, lines: &Lines, mut from: i64, to: i64) -> Result<i64, SinkError> {
+    async fn commit(
+        &self,
+        source: &Source,
+        lines: &Lines,
+        mut from: i64,
+        to: i64,
+    ) -> Result<i64, SinkError> {
         let partition = source.partition;
         loop {
             let part = lines.part(from);
@@ -197,21 +265,40 @@ impl Sink for Archive {
                 return Ok(from);
             }
             let offsets = part.index.offsets.clone();
-            call(&self.network, move |bucket| bucket.indexes.insert((partition, from, to, offsets.len()), offsets))
-                .await?;
-            let object = Object { next: to, text: part.text };
-            let put = call(&self.network, move |bucket| bucket.put((partition, from), object)).await;
+            call(&self.network, move |bucket| {
+                bucket
+                    .indexes
+                    .insert((partition, from, to, offsets.len()), offsets)
+            })
+            .await?;
+            let object = Object {
+                next: to,
+                text: part.text,
+            };
+            let put = call(&self.network, move |bucket| {
+                bucket.put((partition, from), object)
+            })
+            .await;
             if matches!(put, Ok(true)) {
                 return Ok(to);
             }
             // The key is taken, or the answer is lost and the object may be there.
-            let head = move |bucket: &mut Bucket| bucket.objects.get(&(partition, from)).map(|object| object.next);
+            let head = move |bucket: &mut Bucket| {
+                bucket
+                    .objects
+                    .get(&(partition, from))
+                    .map(|object| object.next)
+            };
             let there = call(&self.network, head).await?;
-            let Some(next) = there else { return Err(put.err().unwrap().into()) };
+            let Some(next) = there else {
+                return Err(put.err().unwrap().into());
+            };
             match Taken::decide(next, from, to) {
                 Taken::Done(stored) => return Ok(stored),
                 Taken::Behind(next) => from = next,
-                Taken::Unreadable => return Err(Halt::PositionUnreadable(format!("{next} <= {from}")).into()),
+                Taken::Unreadable => {
+                    return Err(Halt::PositionUnreadable(format!("{next} <= {from}")).into());
+                }
             }
         }
     }

@@ -25,8 +25,8 @@ pub trait Store: Default + Send + Sized + 'static {
     /// Whether no worker may be at work meanwhile.
     fn replay_needs_silence() -> bool;
 
-    /// Every record before the position is there, once, the later of two having won, and none from behind it. When all has
-    /// `settled`, every record of the log is.
+    /// Every record before the position is there, once, the later of two having won, and none from
+    /// behind it. When all has `settled`, every record of the log is.
     fn check(&self, broker: &Broker, settled: bool) -> Result<(), String>;
 
     /// Nothing was skipped of partitions that appeared after the first position was stored.

@@ -44,8 +44,16 @@ pub struct Upsert {
 }
 
 impl Tables {
-    fn commit(&mut self, partition: i32, rows: Vec<(i64, Row)>, from: i64, to: i64) -> Result<i64, SinkError> {
-        let Some(&stored) = self.positions.get(&partition) else { return Err(SinkError::Moved) };
+    fn commit(
+        &mut self,
+        partition: i32,
+        rows: Vec<(i64, Row)>,
+        from: i64,
+        to: i64,
+    ) -> Result<i64, SinkError> {
+        let Some(&stored) = self.positions.get(&partition) else {
+            return Err(SinkError::Moved);
+        };
         if !protocol::is_due(stored, from, to)? {
             return Ok(to);
         }
@@ -56,7 +64,9 @@ impl Tables {
             }
         }
         if to < stored {
-            self.fault = Some(format!("the position of partition {partition} went back from {stored} to {to}"));
+            self.fault = Some(format!(
+                "the position of partition {partition} went back from {stored} to {to}"
+            ));
         }
         self.positions.insert(partition, to);
         let reached = self.reached.entry(partition).or_default();
@@ -83,7 +93,11 @@ impl Store for Tables {
     type Sink = Upsert;
 
     fn sink(network: Arc<Mutex<Network<Self>>>, from: StartFrom, limits: Limits) -> Upsert {
-        Upsert { network, from, limits }
+        Upsert {
+            network,
+            from,
+            limits,
+        }
     }
 
     fn stored(&self, partition: i32) -> Option<i64> {
@@ -96,7 +110,13 @@ impl Store for Tables {
 
     fn replay(&mut self, partition: i32, to: i64, _: &Broker) -> bool {
         let begun = self.begun.get(&partition).copied();
-        let Some(stored) = self.positions.get_mut(&partition).filter(|stored| to < **stored) else { return false };
+        let Some(stored) = self
+            .positions
+            .get_mut(&partition)
+            .filter(|stored| to < **stored)
+        else {
+            return false;
+        };
         *stored = to.max(begun.unwrap_or(0));
         true
     }
@@ -109,11 +129,15 @@ impl Store for Tables {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
-        // By key: the latest record, and the latest that was not compacted away, maybe before it could be read.
+        // By key: the latest record, and the latest that was not compacted away, maybe before it
+        // could be read.
         let mut latest: BTreeMap<i64, Order> = BTreeMap::new();
         let mut certain: BTreeMap<i64, Order> = BTreeMap::new();
         for (&partition, &reached) in &self.reached {
-            for (offset, key, entry) in broker.log(partition).records(self.begun[&partition], reached) {
+            for (offset, key, entry) in broker
+                .log(partition)
+                .records(self.begun[&partition], reached)
+            {
                 let order = order(partition, offset, entry);
                 let of = latest.entry(key).or_insert(order);
                 *of = order.max(*of);
@@ -127,35 +151,47 @@ impl Store for Tables {
             let Some(entry) = broker.log(order.partition).entry(order.offset) else {
                 return Err(format!("row {key} is of no record: {order:?}"));
             };
-            if entry.time != order.time || *text != format!("{}/{}", order.partition, order.offset) {
-                return Err(format!("row {key} is not the record it says: {order:?} {text} {entry:?}"));
+            if entry.time != order.time || *text != format!("{}/{}", order.partition, order.offset)
+            {
+                return Err(format!(
+                    "row {key} is not the record it says: {order:?} {text} {entry:?}"
+                ));
             }
             if latest.get(key).is_none_or(|latest| order > latest) {
-                return Err(format!("row {key} is of a record the position is not behind: {order:?}"));
+                return Err(format!(
+                    "row {key} is of a record the position is not behind: {order:?}"
+                ));
             }
         }
         for (key, at_least) in &certain {
             match self.rows.get(key) {
                 Some((order, _)) if order >= at_least && (!settled || order == at_least) => {}
-                other => return Err(format!("row {key} is {other:?}, the latest record {at_least:?}")),
+                other => {
+                    return Err(format!(
+                        "row {key} is {other:?}, the latest record {at_least:?}"
+                    ));
+                }
             }
         }
         for log in broker.numbers().into_iter().filter(|_| settled) {
             let (stored, high) = (self.stored(log), broker.log(log).high());
             if stored != Some(high) {
-                return Err(format!("partition {log} is stored up to {stored:?} of {high}"));
+                return Err(format!(
+                    "partition {log} is stored up to {stored:?} of {high}"
+                ));
             }
         }
         Ok(())
     }
 
     fn check_start(&self, first_partitions: usize) -> Result<(), String> {
-        let late = self
-            .begun
-            .iter()
-            .find(|(number, begun)| usize::try_from(**number).unwrap() >= first_partitions && **begun > 0);
+        let late = self.begun.iter().find(|(number, begun)| {
+            usize::try_from(**number).unwrap() >= first_partitions && **begun > 0
+        });
         match late {
-            Some((partition, begun)) => Err(format!("partition {partition} appeared later and begins at {begun}")),
+            Some((partition, begun)) => Err(format!(
+                "partition {partition} appeared later and begins at {begun}"
+            )),
             None => Ok(()),
         }
     }
@@ -176,10 +212,21 @@ impl Sink for Upsert {
         Rows::new(source.topic.kind, WriteMode::Upsert)
     }
 
-    async fn positions(&self, topic: &Arc<Topic>, _: &[i32]) -> Result<BTreeMap<i32, Position>, SinkError> {
+    async fn positions(
+        &self,
+        topic: &Arc<Topic>,
+        _: &[i32],
+    ) -> Result<BTreeMap<i32, Position>, SinkError> {
         let positions = call(&self.network, |tables| tables.positions.clone()).await?;
-        let position = |next| Position { cluster_id: topic.cluster_id.clone(), topic_id: topic.id.clone(), next };
-        Ok(positions.into_iter().map(|(partition, next)| (partition, position(next))).collect())
+        let position = |next| Position {
+            cluster_id: topic.cluster_id.clone(),
+            topic_id: topic.id.clone(),
+            next,
+        };
+        Ok(positions
+            .into_iter()
+            .map(|(partition, next)| (partition, position(next)))
+            .collect())
     }
 
     async fn remember(
@@ -192,22 +239,46 @@ impl Sink for Upsert {
         Ok(call(&self.network, move |tables| tables.remember(seen, first)).await?)
     }
 
-    async fn reset_pending(&self, _: &Arc<Topic>, _: &str, _: &[i32]) -> Result<Vec<i32>, SinkError> {
+    async fn reset_pending(
+        &self,
+        _: &Arc<Topic>,
+        _: &str,
+        _: &[i32],
+    ) -> Result<Vec<i32>, SinkError> {
         Ok(Vec::new())
     }
 
-    async fn reset(&self, _: &Arc<Topic>, _: &str, _: &BTreeMap<i32, i64>) -> Result<(), SinkError> {
+    async fn reset(
+        &self,
+        _: &Arc<Topic>,
+        _: &str,
+        _: &BTreeMap<i32, i64>,
+    ) -> Result<(), SinkError> {
         Ok(())
     }
 
-    async fn commit(&self, source: &Source, rows: &Rows, from: i64, to: i64) -> Result<i64, SinkError> {
+    async fn commit(
+        &self,
+        source: &Source,
+        rows: &Rows,
+        from: i64,
+        to: i64,
+    ) -> Result<i64, SinkError> {
         let partition = source.partition;
-        let rows = if rows.records() > 0 { decoded(rows.copy_data()) } else { Vec::new() };
-        call(&self.network, move |tables| tables.commit(partition, rows, from, to)).await?
+        let rows = if rows.records() > 0 {
+            decoded(rows.copy_data())
+        } else {
+            Vec::new()
+        };
+        call(&self.network, move |tables| {
+            tables.commit(partition, rows, from, to)
+        })
+        .await?
     }
 }
 
-/// The rows of COPY's binary form: `ind, country, coordinates, timestamp, _time, _partition, _offset`.
+/// The rows of COPY's binary form: `ind, country, coordinates, timestamp, _time, _partition,
+/// _offset`.
 fn decoded(mut data: Bytes) -> Vec<(i64, Row)> {
     data.advance(19);
     let mut rows = Vec::new();
@@ -216,10 +287,24 @@ fn decoded(mut data: Bytes) -> Vec<(i64, Row)> {
             let length = usize::try_from(data.get_i32()).unwrap_or(0);
             data.split_to(length)
         };
-        let (key, country) = (field().get_i64(), String::from_utf8(field().to_vec()).unwrap());
-        let (_, _, mut time, mut partition, mut offset) = (field(), field(), field(), field(), field());
+        let (key, country) = (
+            field().get_i64(),
+            String::from_utf8(field().to_vec()).unwrap(),
+        );
+        let (_, _, mut time, mut partition, mut offset) =
+            (field(), field(), field(), field(), field());
         let time = (time.get_i64() + 946_684_800_000_000) / 1000;
-        rows.push((key, (Order { time, partition: partition.get_i32(), offset: offset.get_i64() }, country)));
+        rows.push((
+            key,
+            (
+                Order {
+                    time,
+                    partition: partition.get_i32(),
+                    offset: offset.get_i64(),
+                },
+                country,
+            ),
+        ));
     }
     rows
 }
@@ -231,11 +316,30 @@ fn rows_are_decoded_as_they_were_encoded() {
     for offset in 0..4 {
         let raw = raw(super::broker::What::Record(offset % 3), 2, offset);
         let cleaned = pinpipe_core::clean(pinpipe_core::Kind::Geo, raw.as_bytes(), 1000);
-        let order = Order { time: 50 - offset, partition: 2, offset };
-        rows.push(Consumed { raw: raw.as_bytes(), place: order, order, cleaned: &cleaned }).unwrap();
+        let order = Order {
+            time: 50 - offset,
+            partition: 2,
+            offset,
+        };
+        rows.push(Consumed {
+            raw: raw.as_bytes(),
+            place: order,
+            order,
+            cleaned: &cleaned,
+        })
+        .unwrap();
     }
     rows.close();
-    let found: Vec<_> =
-        decoded(rows.copy_data()).into_iter().map(|(key, (order, text))| (key, order.offset, text)).collect();
-    assert_eq!(found, [(0, 0, "2/0".into()), (1, 1, "2/1".into()), (2, 2, "2/2".into())]);
+    let found: Vec<_> = decoded(rows.copy_data())
+        .into_iter()
+        .map(|(key, (order, text))| (key, order.offset, text))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (0, 0, "2/0".into()),
+            (1, 1, "2/1".into()),
+            (2, 2, "2/2".into())
+        ]
+    );
 }

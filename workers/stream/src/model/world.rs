@@ -1,4 +1,5 @@
-//! A run: chance picks what happens next, and after everything that could matter the oracle is asked.
+//! A run: chance picks what happens next, and after everything that could matter the oracle is
+//! asked.
 
 use std::{
     collections::BTreeMap,
@@ -54,12 +55,26 @@ macro_rules! tell {
 impl<S: Store> World<S> {
     pub fn new(seed: u64, metrics: Metrics, trace: bool) -> Self {
         let mut random = Random(seed);
-        let network = Arc::new(Mutex::new(Network { store: S::default(), calls: Vec::new() }));
-        let from = if random.percent(70) { StartFrom::Earliest } else { StartFrom::Latest };
+        let network = Arc::new(Mutex::new(Network {
+            store: S::default(),
+            calls: Vec::new(),
+        }));
+        let from = if random.percent(70) {
+            StartFrom::Earliest
+        } else {
+            StartFrom::Latest
+        };
         let age = Duration::from_millis(random.below(40) as u64);
-        let limits = Limits { records: 1 + random.below(6), bytes: 1 << 20, age };
+        let limits = Limits {
+            records: 1 + random.below(6),
+            bytes: 1 << 20,
+            age,
+        };
         let sink = Arc::new(S::sink(network.clone(), from, limits));
-        let broker = Broker { clock: 1_700_000_000_000, ..Broker::default() };
+        let broker = Broker {
+            clock: 1_700_000_000_000,
+            ..Broker::default()
+        };
         let mut world = Self {
             broker: Arc::new(Mutex::new(broker)),
             network,
@@ -131,26 +146,48 @@ impl<S: Store> World<S> {
         for _ in 0..=self.random.below(4) {
             // A broker's clock may stand still, or be set back.
             broker.clock += self.random.within(0, 2);
-            let time = broker.clock - if self.random.percent(10) { self.random.within(0, 5) } else { 0 };
+            let time = broker.clock
+                - if self.random.percent(10) {
+                    self.random.within(0, 5)
+                } else {
+                    0
+                };
             let key = self.random.below(KEYS);
             let (what, partition) = match self.random.below(10) {
                 0 => (What::Marker, self.random.below(broker.partitions.len())),
                 1 => (What::Rejected, self.random.below(broker.partitions.len())),
-                _ => (What::Record(i64::try_from(key).unwrap()), key % broker.partitions.len()),
+                _ => (
+                    What::Record(i64::try_from(key).unwrap()),
+                    key % broker.partitions.len(),
+                ),
             };
             let log = &mut broker.partitions[partition];
             tell!(self, "append {partition}/{} {what:?} at {time}", log.high());
-            log.entries.push(Entry { what, time, compacted: false });
+            log.entries.push(Entry {
+                what,
+                time,
+                compacted: false,
+            });
         }
     }
 
     fn poll(&mut self) -> Result<(), String> {
-        let Some(id) = self.some_member() else { return Ok(()) };
-        let partitions = self.members.get(&id).map(Member::partitions).unwrap_or_default();
-        let Some(partition) = self.random.pick(&partitions) else { return Ok(()) };
+        let Some(id) = self.some_member() else {
+            return Ok(());
+        };
+        let partitions = self
+            .members
+            .get(&id)
+            .map(Member::partitions)
+            .unwrap_or_default();
+        let Some(partition) = self.random.pick(&partitions) else {
+            return Ok(());
+        };
         for _ in 0..=self.random.below(3) {
             tell!(self, "{id} polls {partition}");
-            let Some(member) = self.members.get_mut(&id) else { break };
+            let Some(member) = self.members.get_mut(&id) else {
+                break;
+            };
             let polled = member.poll(partition, self.now);
             self.ended(id, polled)?;
         }
@@ -214,13 +251,17 @@ impl<S: Store> World<S> {
                 call.answer();
                 (true, false)
             }
-            // The caller gives up: what it asked for is under way still, or got lost, or is done without its knowing.
+            // The caller gives up: what it asked for is under way still, or got lost, or is done
+            // without its knowing.
             (taken, _) => {
                 call.lose();
                 (taken || chance >= 90, false)
             }
         };
-        tell!(self, "call {index}: chance {chance}, done {done}, effect {effect}");
+        tell!(
+            self,
+            "call {index}: chance {chance}, done {done}, effect {effect}"
+        );
         if done {
             calls.swap_remove(index);
         }
@@ -231,7 +272,11 @@ impl<S: Store> World<S> {
     fn check(&mut self, settled: bool) -> Result<(), String> {
         let (network, broker) = (self.network.lock().unwrap(), self.broker.lock().unwrap());
         let store = &network.store;
-        if self.first_partitions.is_none() && broker.numbers().into_iter().any(|number| store.stored(number).is_some())
+        if self.first_partitions.is_none()
+            && broker
+                .numbers()
+                .into_iter()
+                .any(|number| store.stored(number).is_some())
         {
             self.first_partitions = Some(broker.partitions.len());
         }
@@ -240,23 +285,29 @@ impl<S: Store> World<S> {
     }
 
     fn proceed(&mut self) -> Result<(), String> {
-        let Some(id) = self.some_member() else { return Ok(()) };
+        let Some(id) = self.some_member() else {
+            return Ok(());
+        };
         self.proceed_one(id)
     }
 
     fn proceed_one(&mut self, id: u32) -> Result<(), String> {
-        let Some(member) = self.members.get_mut(&id) else { return Ok(()) };
+        let Some(member) = self.members.get_mut(&id) else {
+            return Ok(());
+        };
         let result = member.proceed();
         self.ended(id, result)
     }
 
-    /// The group's coordinator: takes partitions from those who shall not have them, and gives those nobody has.
+    /// The group's coordinator: takes partitions from those who shall not have them, and gives
+    /// those nobody has.
     fn coordinate(&mut self) {
         let too_long = self.random.percent(5);
         for (id, member) in &mut self.members {
             let given_up = member.finish_revoking(too_long);
             if member.in_group {
-                self.owners.retain(|partition, owner| owner != id || !given_up.contains(partition));
+                self.owners
+                    .retain(|partition, owner| owner != id || !given_up.contains(partition));
             }
             if member.stopping && (member.is_drained() || too_long) {
                 tell!(self, "{id} leaves");
@@ -278,17 +329,27 @@ impl<S: Store> World<S> {
             if !member.is_free() {
                 continue;
             }
-            let taken: Vec<i32> = self.owners.keys().copied().filter(|p| owned(p) && !mine(p)).collect();
+            let taken: Vec<i32> = self
+                .owners
+                .keys()
+                .copied()
+                .filter(|p| owned(p) && !mine(p))
+                .collect();
             if !taken.is_empty() {
                 tell!(self, "{id} shall give up {taken:?}");
                 member.revoke(taken);
                 continue;
             }
-            let given: Vec<i32> =
-                self.targets.keys().copied().filter(|p| mine(p) && !self.owners.contains_key(p)).collect();
+            let given: Vec<i32> = self
+                .targets
+                .keys()
+                .copied()
+                .filter(|p| mine(p) && !self.owners.contains_key(p))
+                .collect();
             if !given.is_empty() {
                 tell!(self, "{id} is given {given:?}");
-                self.owners.extend(given.iter().map(|partition| (*partition, *id)));
+                self.owners
+                    .extend(given.iter().map(|partition| (*partition, *id)));
                 member.assign(given);
             }
         }
@@ -296,10 +357,18 @@ impl<S: Store> World<S> {
 
     /// A rebalance: partitions are dealt out anew, most stay where they are.
     fn aim(&mut self) {
-        let ids: Vec<u32> =
-            self.members.iter().filter(|(_, member)| member.in_group && !member.stopping).map(|(id, _)| *id).collect();
+        let ids: Vec<u32> = self
+            .members
+            .iter()
+            .filter(|(_, member)| member.in_group && !member.stopping)
+            .map(|(id, _)| *id)
+            .collect();
         for partition in self.broker.lock().unwrap().numbers() {
-            let stays = self.targets.get(&partition).is_some_and(|id| ids.contains(id)) && self.random.percent(60);
+            let stays = self
+                .targets
+                .get(&partition)
+                .is_some_and(|id| ids.contains(id))
+                && self.random.percent(60);
             if let Some(id) = self.random.pick(&ids).filter(|_| !stays) {
                 self.targets.insert(partition, id);
             }
@@ -377,7 +446,8 @@ impl<S: Store> World<S> {
         }
     }
 
-    /// The broker deletes what everyone has read. It does so hours later, so nobody is just being told where to resume.
+    /// The broker deletes what everyone has read. It does so hours later, so nobody is just being
+    /// told where to resume.
     fn retain(&mut self) {
         if self.members.values().any(Member::is_resuming) {
             return;
@@ -386,7 +456,12 @@ impl<S: Store> World<S> {
         let stored = self.network.lock().unwrap().store.stored(partition);
         let mut broker = self.broker.lock().unwrap();
         let dealt_with = S::dealt_with(stored, broker.committed.get(&partition).copied());
-        let read = self.members.values().filter_map(|member| member.place(partition)).min().unwrap_or(dealt_with);
+        let read = self
+            .members
+            .values()
+            .filter_map(|member| member.place(partition))
+            .min()
+            .unwrap_or(dealt_with);
         let log = broker.log_mut(partition);
         let low = self.random.within(0, dealt_with.min(read));
         log.low = low.max(log.low);
@@ -427,7 +502,9 @@ impl<S: Store> World<S> {
             self.coordinate();
             for id in self.members.keys().copied().collect::<Vec<_>>() {
                 for partition in 0..i32::try_from(MOST_PARTITIONS).unwrap() {
-                    let Some(member) = self.members.get_mut(&id) else { break };
+                    let Some(member) = self.members.get_mut(&id) else {
+                        break;
+                    };
                     let polled = member.poll(partition, self.now);
                     self.ended(id, polled)?;
                 }
@@ -446,7 +523,10 @@ impl<S: Store> World<S> {
             }
             let partitions = self.broker.lock().unwrap().partitions.len();
             let quiet = self.network.lock().unwrap().calls.is_empty();
-            if quiet && self.owners.len() == partitions && self.members.values().all(Member::is_settled) {
+            if quiet
+                && self.owners.len() == partitions
+                && self.members.values().all(Member::is_settled)
+            {
                 return self.check(true);
             }
         }

@@ -1,4 +1,5 @@
-//! A connection to PostgreSQL that is ready for batches of one kind: tables made, statements prepared.
+//! A connection to PostgreSQL that is ready for batches of one kind: tables made, statements
+//! prepared.
 
 use std::time::Duration;
 
@@ -15,8 +16,7 @@ use super::{
 use crate::sink::{Halt, SinkError};
 
 /// A worker that is stopped in mid-transaction must not keep the position's row from its successor.
-const SESSION: &str =
-    "SET lock_timeout = '20s'; SET idle_in_transaction_session_timeout = '20s'; SET client_min_messages = warning";
+const SESSION: &str = "SET lock_timeout = '20s'; SET idle_in_transaction_session_timeout = '20s'; SET client_min_messages = warning";
 /// A table's columns. Parameter: its quoted name.
 const COLUMNS: &str = "SELECT attname::text, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef OR attidentity <> '' \
                        FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
@@ -43,7 +43,11 @@ pub struct Connection {
 impl Connection {
     /// Whether there is a table of that quoted name.
     pub async fn has_table(&self, name: &str) -> Result<bool, SinkError> {
-        let row = self.client.query_one("SELECT to_regclass($1) IS NOT NULL", &[&name]).await.map_err(failed)?;
+        let row = self
+            .client
+            .query_one("SELECT to_regclass($1) IS NOT NULL", &[&name])
+            .await
+            .map_err(failed)?;
         Ok(row.get(0))
     }
 }
@@ -62,7 +66,10 @@ impl Postgres {
             .application_name(&self.owner)
             .connect_timeout(Duration::from_secs(10))
             .keepalives_idle(Duration::from_secs(30));
-        let (client, driver) = config.connect(NoTls).await.map_err(|error| refusal(error, &file.to_string()))?;
+        let (client, driver) = config
+            .connect(NoTls)
+            .await
+            .map_err(|error| refusal(error, &file.to_string()))?;
         tokio::spawn(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "a connection to PostgreSQL ended");
@@ -81,12 +88,30 @@ impl Postgres {
         client.batch_execute(SESSION).await.map_err(failed)?;
         self.create_tables(&mut client).await.map_err(failed)?;
         self.fit_table(&client, kind).await?;
-        client.batch_execute(&Sql::create_stage(kind)).await.map_err(failed)?;
+        client
+            .batch_execute(&Sql::create_stage(kind))
+            .await
+            .map_err(failed)?;
         let copy = client.prepare(&Sql::copy(kind)).await.map_err(failed)?;
-        let insert = client.prepare(&self.sql.insert(kind)).await.map_err(failed)?;
-        let lock = client.prepare(&self.sql.lock_position()).await.map_err(failed)?;
-        let move_position = client.prepare(&self.sql.move_position()).await.map_err(failed)?;
-        Ok(Connection { client, copy, insert, lock, move_position })
+        let insert = client
+            .prepare(&self.sql.insert(kind))
+            .await
+            .map_err(failed)?;
+        let lock = client
+            .prepare(&self.sql.lock_position())
+            .await
+            .map_err(failed)?;
+        let move_position = client
+            .prepare(&self.sql.move_position())
+            .await
+            .map_err(failed)?;
+        Ok(Connection {
+            client,
+            copy,
+            insert,
+            lock,
+            move_position,
+        })
     }
 
     /// Sees that rows fit into the kind's live table, and adds the columns it lacks.
@@ -97,12 +122,18 @@ impl Postgres {
             .await
             .map_err(failed)?
             .iter()
-            .map(|row| Found { name: row.get(0), ty: row.get(1), nullable: row.get(2), filled: row.get(3) })
+            .map(|row| Found {
+                name: row.get(0),
+                ty: row.get(1),
+                nullable: row.get(2),
+                filled: row.get(3),
+            })
             .collect();
         let keys = client.query(UNIQUE_KEYS, &[&table]).await.map_err(failed)?;
         let keys: Vec<Vec<String>> = keys.iter().map(|row| row.get(0)).collect();
         let wanted = self.sql.columns(kind);
-        let missing = fit(&table, &wanted, &self.sql.key(kind), &found, &keys).map_err(Halt::TableUnsuitable)?;
+        let missing = fit(&table, &wanted, &self.sql.key(kind), &found, &keys)
+            .map_err(Halt::TableUnsuitable)?;
         if missing.is_empty() {
             return Ok(());
         }
@@ -122,7 +153,8 @@ impl Postgres {
         }
     }
 
-    /// Creates what is absent, and touches nothing else: a user that may only write needs no right to create.
+    /// Creates what is absent, and touches nothing else: a user that may only write needs no right
+    /// to create.
     async fn create_tables(&self, client: &mut Client) -> Result<(), tokio_postgres::Error> {
         let tables = self.sql.tables();
         let names: Vec<&str> = tables.iter().map(|(name, _)| name.as_str()).collect();
@@ -133,7 +165,12 @@ impl Postgres {
         }
         let transaction = client.transaction().await?;
         transaction.execute(CREATION_LOCK, &[]).await?;
-        let schemas = transaction.query("SELECT FROM pg_namespace WHERE nspname = $1", &[&self.config.schema]).await?;
+        let schemas = transaction
+            .query(
+                "SELECT FROM pg_namespace WHERE nspname = $1",
+                &[&self.config.schema],
+            )
+            .await?;
         if schemas.is_empty() {
             transaction.batch_execute(&self.sql.create_schema()).await?;
         }
@@ -149,13 +186,21 @@ impl Postgres {
 /// A refused connection, as the sentence that helps.
 fn refusal(error: tokio_postgres::Error, file: &str) -> anyhow::Error {
     match error.code() {
-        Some(code) if *code == SqlState::INVALID_PASSWORD || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-            anyhow!("PostgreSQL refuses the user or the password: correct the URL in the Secret (mounted at {file})")
+        Some(code)
+            if *code == SqlState::INVALID_PASSWORD
+                || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION =>
+        {
+            anyhow!(
+                "PostgreSQL refuses the user or the password: correct the URL in the Secret (mounted at {file})"
+            )
         }
         Some(code) if *code == SqlState::INVALID_CATALOG_NAME => {
-            anyhow!("PostgreSQL has no such database: create it, or correct the URL in the Secret (mounted at {file})")
+            anyhow!(
+                "PostgreSQL has no such database: create it, or correct the URL in the Secret (mounted at {file})"
+            )
         }
-        _ => anyhow::Error::new(error)
-            .context(format!("PostgreSQL can't be reached by the URL in the Secret (mounted at {file})")),
+        _ => anyhow::Error::new(error).context(format!(
+            "PostgreSQL can't be reached by the URL in the Secret (mounted at {file})"
+        )),
     }
 }

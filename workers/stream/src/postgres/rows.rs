@@ -1,9 +1,10 @@
 //! A batch of clean rows in the binary form of PostgreSQL's COPY.
 //!
-//! Rows are encoded as they come. Where rows are replaced, the latest of each key is picked before they are sent, and the rest is
-//! left out; where they are appended, all are sent. The format:
-//! <https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-BINARY-FORMAT>; every row is a count of fields and for each
-//! field its length and its bytes in the type's own binary form, all big-endian.
+//! Rows are encoded as they come. Where rows are replaced, the latest of each key is picked before
+//! they are sent, and the rest is left out; where they are appended, all are sent. The format:
+//! <https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-BINARY-FORMAT>; every row is a
+//! count of fields and for each field its length and its bytes in the type's own binary form, all
+//! big-endian.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use pinpipe_config::WriteMode;
@@ -14,7 +15,8 @@ use crate::sink::{Batch, Consumed, Unstorable};
 /// Microseconds between 1970-01-01, the records' epoch, and 2000-01-01, PostgreSQL's.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
-/// The longest key, bytes: an entry of a B-tree takes a third of an 8 KiB page, 2704 bytes with its header, at most.
+/// The longest key, bytes: an entry of a B-tree takes a third of an 8 KiB page, 2704 bytes with its
+/// header, at most.
 const MAX_KEY: usize = 2600;
 
 /// The object id of `double precision` in `pg_type`.
@@ -42,7 +44,14 @@ impl Rows {
     /// None yet.
     #[must_use]
     pub fn new(kind: Kind, mode: WriteMode) -> Self {
-        Self { kind, mode, encoded: BytesMut::new(), places: Vec::new(), records: 0, copy_data: Bytes::new() }
+        Self {
+            kind,
+            mode,
+            encoded: BytesMut::new(),
+            places: Vec::new(),
+            records: 0,
+            copy_data: Bytes::new(),
+        }
     }
 
     /// The kind.
@@ -51,8 +60,8 @@ impl Rows {
         self.kind
     }
 
-    /// What to send for `COPY … FROM STDIN (FORMAT binary)`: the latest row of each key, sorted by key, or all rows in the order of
-    /// their offsets. Of a closed batch.
+    /// What to send for `COPY … FROM STDIN (FORMAT binary)`: the latest row of each key, sorted by
+    /// key, or all rows in the order of their offsets. Of a closed batch.
     #[must_use]
     pub fn copy_data(&self) -> Bytes {
         self.copy_data.clone()
@@ -62,9 +71,12 @@ impl Rows {
     fn latest(&self) -> Vec<Row> {
         let mut rows = self.places.clone();
         match self.kind {
-            Kind::Pin => rows.sort_unstable_by(|a, b| self.key(a).cmp(self.key(b)).then(b.order.cmp(&a.order))),
+            Kind::Pin => rows
+                .sort_unstable_by(|a, b| self.key(a).cmp(self.key(b)).then(b.order.cmp(&a.order))),
             Kind::Geo | Kind::User => {
-                rows.sort_unstable_by_key(|row| (self.integer_key(row), std::cmp::Reverse(row.order)));
+                rows.sort_unstable_by_key(|row| {
+                    (self.integer_key(row), std::cmp::Reverse(row.order))
+                });
             }
         }
         rows.dedup_by(|later, first| self.key(later) == self.key(first));
@@ -72,7 +84,8 @@ impl Rows {
     }
 
     fn encode(&self, rows: &[Row]) -> Bytes {
-        let mut data = BytesMut::with_capacity(21 + rows.iter().map(|row| row.end - row.start).sum::<usize>());
+        let mut data =
+            BytesMut::with_capacity(21 + rows.iter().map(|row| row.end - row.start).sum::<usize>());
         data.put_slice(b"PGCOPY\n\xff\r\n\0");
         data.put_i32(0);
         data.put_i32(0);
@@ -87,13 +100,17 @@ impl Rows {
     fn key(&self, row: &Row) -> &[u8] {
         let field = &self.encoded[row.start + 2..row.end];
         match field.split_first_chunk() {
-            Some((length, rest)) => &rest[..usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0)],
+            Some((length, rest)) => {
+                &rest[..usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0)]
+            }
             None => &[],
         }
     }
 
     fn integer_key(&self, row: &Row) -> i64 {
-        self.key(row).first_chunk().map_or(0, |bytes| i64::from_be_bytes(*bytes))
+        self.key(row)
+            .first_chunk()
+            .map_or(0, |bytes| i64::from_be_bytes(*bytes))
     }
 
     fn add(&mut self, record: &Record<'_>, order: Order) {
@@ -109,19 +126,28 @@ impl Rows {
         put_time(out, Some(order.time.saturating_mul(1000)));
         put_int(out, Some(order.partition));
         put_bigint(out, Some(order.offset));
-        self.places.push(Row { order, start, end: self.encoded.len() });
+        self.places.push(Row {
+            order,
+            start,
+            end: self.encoded.len(),
+        });
         self.records += 1;
     }
 }
 
 impl Batch for Rows {
     fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable> {
-        let Ok(cleaned) = record.cleaned else { return Ok(()) };
+        let Ok(cleaned) = record.cleaned else {
+            return Ok(());
+        };
         if self.mode == WriteMode::Upsert
             && let Record::Pin(pin) = &cleaned.record
             && pin.unique_id.len() > MAX_KEY
         {
-            return Err(Unstorable::KeyTooLong { bytes: pin.unique_id.len(), limit: MAX_KEY });
+            return Err(Unstorable::KeyTooLong {
+                bytes: pin.unique_id.len(),
+                limit: MAX_KEY,
+            });
         }
         let order = match self.mode {
             WriteMode::Upsert => record.order,
@@ -160,7 +186,10 @@ fn put_pin(out: &mut BytesMut, pin: &Pin<'_>) {
     put_text(out, pin.tag_list.as_deref());
     put_text(out, pin.is_image_or_video.as_deref());
     put_text(out, pin.image_src.as_deref());
-    put_int(out, pin.downloaded.and_then(|flag| i32::try_from(flag).ok()));
+    put_int(
+        out,
+        pin.downloaded.and_then(|flag| i32::try_from(flag).ok()),
+    );
     put_text(out, pin.save_location.as_deref());
 }
 
@@ -215,12 +244,18 @@ fn put_int(out: &mut BytesMut, value: Option<i32>) {
 
 /// Microseconds since 1970 as a `timestamptz`.
 fn put_time(out: &mut BytesMut, microseconds: Option<i64>) {
-    put_bigint(out, microseconds.map(|time| time.saturating_sub(POSTGRES_EPOCH)));
+    put_bigint(
+        out,
+        microseconds.map(|time| time.saturating_sub(POSTGRES_EPOCH)),
+    );
 }
 
-/// Latitude and longitude as a `double precision[]`: one dimension, no nulls, two elements counted from 1.
+/// Latitude and longitude as a `double precision[]`: one dimension, no nulls, two elements counted
+/// from 1.
 fn put_coordinates(out: &mut BytesMut, coordinates: Option<[f64; 2]>) {
-    let Some(coordinates) = coordinates else { return put_null(out) };
+    let Some(coordinates) = coordinates else {
+        return put_null(out);
+    };
     out.put_i32(20 + 2 * 12);
     for number in [1, 0, FLOAT8, 2, 1] {
         out.put_i32(number);
@@ -236,11 +271,20 @@ mod tests {
     use super::*;
 
     fn user(ind: i64, name: &str) -> Record<'_> {
-        Record::User(User { ind, user_name: Some(name.into()), age: None, date_joined: None })
+        Record::User(User {
+            ind,
+            user_name: Some(name.into()),
+            age: None,
+            date_joined: None,
+        })
     }
 
     fn order(time: i64, offset: i64) -> Order {
-        Order { time, partition: 0, offset }
+        Order {
+            time,
+            partition: 0,
+            offset,
+        }
     }
 
     /// The fields of each row of COPY data.
@@ -263,7 +307,9 @@ mod tests {
                 (0..count)
                     .map(|_| {
                         let length = i32::from_be_bytes(take(&mut data, 4).try_into().unwrap());
-                        usize::try_from(length).ok().map(|length| take(&mut data, length).to_vec())
+                        usize::try_from(length)
+                            .ok()
+                            .map(|length| take(&mut data, length).to_vec())
                     })
                     .collect(),
             );
@@ -286,7 +332,12 @@ mod tests {
         let sent = fields(&rows.copy_data());
         let seen: Vec<_> = sent
             .iter()
-            .map(|row| (i64::from_be_bytes(row[0].clone().unwrap().try_into().unwrap()), row[1].clone().unwrap()))
+            .map(|row| {
+                (
+                    i64::from_be_bytes(row[0].clone().unwrap().try_into().unwrap()),
+                    row[1].clone().unwrap(),
+                )
+            })
             .collect();
         assert_eq!(seen, [(-3, b"x".to_vec()), (7, b"last".to_vec())]);
         assert_eq!(rows.records(), 5);
@@ -296,14 +347,25 @@ mod tests {
     fn texts_are_sorted_by_their_bytes_and_every_column_is_there() {
         let mut rows = Rows::new(Kind::Pin, WriteMode::Upsert);
         for (offset, id) in ["b", "a", "Z", "ä"].into_iter().enumerate() {
-            let raw = format!("{{\"unique_id\":\"{id}\",\"index\":1,\"follower_count\":\"1k\",\"downloaded\":true}}");
+            let raw = format!(
+                "{{\"unique_id\":\"{id}\",\"index\":1,\"follower_count\":\"1k\",\"downloaded\":true}}"
+            );
             let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 1000);
             let place = order(1, i64::try_from(offset).unwrap());
-            rows.push(Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned }).unwrap();
+            rows.push(Consumed {
+                raw: raw.as_bytes(),
+                place,
+                order: place,
+                cleaned: &cleaned,
+            })
+            .unwrap();
         }
         rows.close();
         let sent = fields(&rows.copy_data());
-        let keys: Vec<_> = sent.iter().map(|row| String::from_utf8(row[0].clone().unwrap()).unwrap()).collect();
+        let keys: Vec<_> = sent
+            .iter()
+            .map(|row| String::from_utf8(row[0].clone().unwrap()).unwrap())
+            .collect();
         assert_eq!(keys, ["Z", "a", "b", "ä"]);
         assert!(sent.iter().all(|row| row.len() == 15));
         assert_eq!(sent[0][6].as_deref(), Some(&1000i64.to_be_bytes()[..]));
@@ -314,7 +376,13 @@ mod tests {
     fn rejected_records_make_no_row() {
         let mut rows = Rows::new(Kind::Geo, WriteMode::Upsert);
         let cleaned = pinpipe_core::clean(Kind::Geo, b"{}", 1000);
-        rows.push(Consumed { raw: b"{}", place: order(1, 1), order: order(1, 1), cleaned: &cleaned }).unwrap();
+        rows.push(Consumed {
+            raw: b"{}",
+            place: order(1, 1),
+            order: order(1, 1),
+            cleaned: &cleaned,
+        })
+        .unwrap();
         rows.close();
         assert_eq!(rows.records(), 0);
         assert!(fields(&rows.copy_data()).is_empty());
@@ -331,8 +399,17 @@ mod tests {
             let raw = format!("{{\"unique_id\":\"{}\",\"index\":1}}", "k".repeat(length));
             let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 10_000);
             let place = order(1, 1);
-            let pushed = rows.push(Consumed { raw: raw.as_bytes(), place, order: place, cleaned: &cleaned });
-            assert_eq!((pushed.is_ok(), rows.records()), (stored, usize::from(stored)), "{mode:?} {length}");
+            let pushed = rows.push(Consumed {
+                raw: raw.as_bytes(),
+                place,
+                order: place,
+                cleaned: &cleaned,
+            });
+            assert_eq!(
+                (pushed.is_ok(), rows.records()),
+                (stored, usize::from(stored)),
+                "{mode:?} {length}"
+            );
         }
     }
 
@@ -340,7 +417,10 @@ mod tests {
     fn appended_rows_are_all_sent_in_the_log_s_order() {
         let mut rows = Rows::new(Kind::User, WriteMode::Append);
         for (offset, ind) in [7, -3, 7].into_iter().enumerate() {
-            rows.add(&user(ind, "x"), order(9 - ind, i64::try_from(offset).unwrap()));
+            rows.add(
+                &user(ind, "x"),
+                order(9 - ind, i64::try_from(offset).unwrap()),
+            );
         }
         rows.close();
         let keys: Vec<_> = fields(&rows.copy_data())

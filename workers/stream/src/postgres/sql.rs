@@ -21,7 +21,12 @@ pub struct Column {
 
 impl Column {
     fn definition(&self) -> String {
-        format!("{} {}{}", quoted(self.name), self.ty, if self.nullable { "" } else { " NOT NULL" })
+        format!(
+            "{} {}{}",
+            quoted(self.name),
+            self.ty,
+            if self.nullable { "" } else { " NOT NULL" }
+        )
     }
 }
 
@@ -76,7 +81,10 @@ impl Sql {
     /// Statements for the tables in `schema`.
     #[must_use]
     pub fn new(schema: &str, mode: WriteMode) -> Self {
-        Self { schema: quoted(schema), mode }
+        Self {
+            schema: quoted(schema),
+            mode,
+        }
     }
 
     /// What a row is.
@@ -89,7 +97,13 @@ impl Sql {
     #[must_use]
     pub fn columns(&self, kind: Kind) -> Vec<Column> {
         let topic = (self.mode == WriteMode::Append).then_some(TOPIC);
-        columns::columns(kind).iter().copied().chain(topic).chain(ORDER).map(column).collect()
+        columns::columns(kind)
+            .iter()
+            .copied()
+            .chain(topic)
+            .chain(ORDER)
+            .map(column)
+            .collect()
     }
 
     /// The columns rows are told apart by.
@@ -118,7 +132,10 @@ impl Sql {
             let key: Vec<String> = self.key(kind).into_iter().map(quoted).collect();
             let table = self.live(kind);
             let (columns, key) = (columns.join(", "), key.join(", "));
-            (table.clone(), format!("CREATE TABLE IF NOT EXISTS {table} ({columns}, PRIMARY KEY ({key}))"))
+            (
+                table.clone(),
+                format!("CREATE TABLE IF NOT EXISTS {table} ({columns}, PRIMARY KEY ({key}))"),
+            )
         });
         std::iter::once(positions).chain(live).collect()
     }
@@ -126,8 +143,10 @@ impl Sql {
     /// Adds columns that are missing in a live table.
     #[must_use]
     pub fn add_columns(&self, kind: Kind, columns: &[&Column]) -> String {
-        let added: Vec<String> =
-            columns.iter().map(|column| format!("ADD COLUMN IF NOT EXISTS {}", column.definition())).collect();
+        let added: Vec<String> = columns
+            .iter()
+            .map(|column| format!("ADD COLUMN IF NOT EXISTS {}", column.definition()))
+            .collect();
         format!("ALTER TABLE {} {}", self.live(kind), added.join(", "))
     }
 
@@ -155,13 +174,21 @@ impl Sql {
     #[must_use]
     pub fn create_stage(kind: Kind) -> String {
         let columns: Vec<String> = copied(kind).map(|name| column(name).definition()).collect();
-        format!("CREATE TEMPORARY TABLE pinpipe_stage_{} ({}) ON COMMIT DELETE ROWS", table(kind), columns.join(", "))
+        format!(
+            "CREATE TEMPORARY TABLE pinpipe_stage_{} ({}) ON COMMIT DELETE ROWS",
+            table(kind),
+            columns.join(", ")
+        )
     }
 
     /// Takes a batch, in binary.
     #[must_use]
     pub fn copy(kind: Kind) -> String {
-        format!("COPY {} ({}) FROM STDIN (FORMAT binary)", Self::stage(kind), names(kind).join(", "))
+        format!(
+            "COPY {} ({}) FROM STDIN (FORMAT binary)",
+            Self::stage(kind),
+            names(kind).join(", ")
+        )
     }
 
     /// Moves the batch into the live table. Parameter, where rows are appended: topic.
@@ -173,19 +200,27 @@ impl Sql {
         }
     }
 
-    /// A later record replaces the whole row, nulls included. One of the same order is the same record, re-driven perhaps because it
-    /// is cleaned better now. Rows are locked in the order of their keys, always the same, so that two of these can wait for each
-    /// other but never in a circle.
+    /// A later record replaces the whole row, nulls included. One of the same order is the same
+    /// record, re-driven perhaps because it is cleaned better now. Rows are locked in the order of
+    /// their keys, always the same, so that two of these can wait for each other but never in a
+    /// circle.
     fn upsert(&self, kind: Kind) -> String {
         let key = quoted(columns::key(kind));
         let all = names(kind);
-        let set: Vec<String> =
-            all.iter().filter(|name| **name != key).map(|name| format!("{name} = excluded.{name}")).collect();
+        let set: Vec<String> = all
+            .iter()
+            .filter(|name| **name != key)
+            .map(|name| format!("{name} = excluded.{name}"))
+            .collect();
         let order = match kind {
             Kind::Pin => format!("{key} COLLATE \"C\""),
             Kind::Geo | Kind::User => key.clone(),
         };
-        let later = |of: &str| ORDER.map(|name| format!("{of}.{}", quoted(name))).join(", ");
+        let later = |of: &str| {
+            ORDER
+                .map(|name| format!("{of}.{}", quoted(name)))
+                .join(", ")
+        };
         format!(
             "INSERT INTO {live} AS live ({all}) SELECT {all} FROM {stage} ORDER BY {order} ON CONFLICT ({key}) DO UPDATE SET {set} \
              WHERE ({excluded}) >= ({current})",
@@ -211,7 +246,8 @@ impl Sql {
         )
     }
 
-    /// Whether a row of the live table has the place of one in the batch and is of another record. Parameter: topic.
+    /// Whether a row of the live table has the place of one in the batch and is of another record.
+    /// Parameter: topic.
     #[must_use]
     pub fn collides(&self, kind: Kind) -> String {
         format!(
@@ -231,7 +267,8 @@ impl Sql {
         )
     }
 
-    /// Stores a first position. Parameters: sink, topic, partition, cluster id, topic id, next offset.
+    /// Stores a first position. Parameters: sink, topic, partition, cluster id, topic id, next
+    /// offset.
     #[must_use]
     pub fn remember(&self) -> String {
         format!(
@@ -278,16 +315,23 @@ impl Sql {
     /// Whether a reset was carried out. Parameters: sink, topic, id.
     #[must_use]
     pub fn was_reset(&self) -> String {
-        format!("SELECT EXISTS (SELECT FROM {} WHERE sink = $1 AND topic = $2 AND id = $3)", self.resets())
+        format!(
+            "SELECT EXISTS (SELECT FROM {} WHERE sink = $1 AND topic = $2 AND id = $3)",
+            self.resets()
+        )
     }
 
     /// Notes that a reset is carried out, unless it was. Parameters: sink, topic, id.
     #[must_use]
     pub fn note_reset(&self) -> String {
-        format!("INSERT INTO {} (sink, topic, id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING", self.resets())
+        format!(
+            "INSERT INTO {} (sink, topic, id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING",
+            self.resets()
+        )
     }
 
-    /// Makes a position what it is told to be. Parameters: sink, topic, partition, cluster id, topic id, next offset.
+    /// Makes a position what it is told to be. Parameters: sink, topic, partition, cluster id,
+    /// topic id, next offset.
     #[must_use]
     pub fn reset_position(&self) -> String {
         format!(
@@ -319,7 +363,10 @@ mod tests {
 
     #[test]
     fn a_schema_of_any_name_is_quoted() {
-        assert_eq!(Sql::new("a\"b", WriteMode::Upsert).create_schema(), "CREATE SCHEMA IF NOT EXISTS \"a\"\"b\"");
+        assert_eq!(
+            Sql::new("a\"b", WriteMode::Upsert).create_schema(),
+            "CREATE SCHEMA IF NOT EXISTS \"a\"\"b\""
+        );
     }
 
     #[test]
@@ -335,23 +382,37 @@ mod tests {
 
     #[test]
     fn every_table_has_its_columns_in_the_contract_s_order() {
-        for (mode, key) in
-            [(WriteMode::Upsert, None), (WriteMode::Append, Some("\"_topic\", \"_partition\", \"_offset\""))]
-        {
+        for (mode, key) in [
+            (WriteMode::Upsert, None),
+            (
+                WriteMode::Append,
+                Some("\"_topic\", \"_partition\", \"_offset\""),
+            ),
+        ] {
             let sql = Sql::new("public", mode);
             let tables = sql.tables();
             assert_eq!(tables.len(), 4);
             for (kind, (name, statement)) in Kind::ALL.iter().zip(&tables[1..]) {
                 assert_eq!(*name, format!("\"public\".{}", table(*kind)));
                 let columns = sql.columns(*kind);
-                assert_eq!(columns.iter().any(|column| column.name == TOPIC), mode == WriteMode::Append);
+                assert_eq!(
+                    columns.iter().any(|column| column.name == TOPIC),
+                    mode == WriteMode::Append
+                );
                 let at: Vec<usize> = columns
                     .iter()
-                    .map(|column| statement.find(&format!("{} ", quoted(column.name))).unwrap())
+                    .map(|column| {
+                        statement
+                            .find(&format!("{} ", quoted(column.name)))
+                            .unwrap()
+                    })
                     .collect();
                 assert!(at.is_sorted(), "{statement}");
                 let key = key.map_or_else(|| quoted(columns::key(*kind)), str::to_owned);
-                assert!(statement.ends_with(&format!("PRIMARY KEY ({key}))")), "{statement}");
+                assert!(
+                    statement.ends_with(&format!("PRIMARY KEY ({key}))")),
+                    "{statement}"
+                );
             }
         }
     }

@@ -1,7 +1,7 @@
 //! A live table that is there already, held against what the sink needs of it. Pure.
 //!
-//! What is ours is only ever added to: a column of ours that is missing is made, unless it can't be empty. Other columns are the
-//! user's, and no matter as long as they need no value.
+//! What is ours is only ever added to: a column of ours that is missing is made, unless it can't be
+//! empty. Other columns are the user's, and no matter as long as they need no value.
 
 use std::collections::BTreeSet;
 
@@ -56,7 +56,11 @@ pub fn fit<'a>(
         }
     }
     let foreign = |found: &&Found| wanted.iter().all(|column| column.name != found.name);
-    if let Some(needy) = found.iter().filter(foreign).find(|found| !found.nullable && !found.filled) {
+    if let Some(needy) = found
+        .iter()
+        .filter(foreign)
+        .find(|found| !found.nullable && !found.filled)
+    {
         return Err(format!(
             "the column {name} of {table} is not pinpipe's, takes no nulls and has no default, so no row can be inserted: ALTER TABLE \
              {table} ALTER COLUMN {name} SET DEFAULT …",
@@ -66,17 +70,25 @@ pub fn fit<'a>(
     Ok(missing)
 }
 
-const WAY_OUT: &str = "rename the table, and the worker creates its own, or name another schema in the sink";
+const WAY_OUT: &str =
+    "rename the table, and the worker creates its own, or name another schema in the sink";
 
 /// One of the table's unique keys must be the one rows are told apart by.
 fn check_key(table: &str, key: &[&str], unique: &[Vec<String>]) -> Result<(), String> {
     let wanted: BTreeSet<&str> = key.iter().copied().collect();
-    if unique.iter().any(|columns| columns.iter().map(String::as_str).collect::<BTreeSet<_>>() == wanted) {
+    if unique
+        .iter()
+        .any(|columns| columns.iter().map(String::as_str).collect::<BTreeSet<_>>() == wanted)
+    {
         return Ok(());
     }
     let has = match unique {
         [] => "no unique key".to_owned(),
-        keys => keys.iter().map(|columns| format!("({})", columns.join(", "))).collect::<Vec<_>>().join(" and "),
+        keys => keys
+            .iter()
+            .map(|columns| format!("({})", columns.join(", ")))
+            .collect::<Vec<_>>()
+            .join(" and "),
     };
     Err(format!(
         "{table} has {has}, the sink's writeMode needs the primary key ({}). If the mode was changed: change it back, or {WAY_OUT}; \
@@ -104,7 +116,11 @@ mod tests {
                 filled: false,
             })
             .collect();
-        let key = sql.key(Kind::Geo).iter().map(|name| (*name).to_owned()).collect();
+        let key = sql
+            .key(Kind::Geo)
+            .iter()
+            .map(|name| (*name).to_owned())
+            .collect();
         (wanted, found, vec![key])
     }
 
@@ -116,7 +132,10 @@ mod tests {
         let (wanted, mut found, mut unique) = own(&sql);
         change(&mut found, &mut unique);
         let missing = fit("s.geo", &wanted, &sql.key(Kind::Geo), &found, &unique)?;
-        Ok(missing.into_iter().map(|column| column.name.to_owned()).collect())
+        Ok(missing
+            .into_iter()
+            .map(|column| column.name.to_owned())
+            .collect())
     }
 
     #[test]
@@ -131,7 +150,12 @@ mod tests {
         let added = fitted(WriteMode::Upsert, |found, _| {
             found.retain(|column| column.name != "country");
             for (name, nullable, filled) in [("note", true, false), ("loaded_at", false, true)] {
-                found.push(Found { name: name.to_owned(), ty: "text".to_owned(), nullable, filled });
+                found.push(Found {
+                    name: name.to_owned(),
+                    ty: "text".to_owned(),
+                    nullable,
+                    filled,
+                });
             }
         });
         assert_eq!(added, Ok(vec!["country".to_owned()]));
@@ -141,16 +165,35 @@ mod tests {
     fn what_can_t_be_written_to_is_refused_with_the_column() {
         type Change = fn(&mut Vec<Found>, &mut Vec<Vec<String>>);
         let cases: [(&str, Change); 6] = [
-            ("\"country\" of s.geo is integer, text is needed", |found, _| found[1].ty = "integer".to_owned()),
-            ("\"country\" of s.geo takes no nulls", |found, _| found[1].nullable = false),
-            ("no column \"_offset\"", |found, _| found.retain(|column| column.name != "_offset")),
+            (
+                "\"country\" of s.geo is integer, text is needed",
+                |found, _| found[1].ty = "integer".to_owned(),
+            ),
+            ("\"country\" of s.geo takes no nulls", |found, _| {
+                found[1].nullable = false
+            }),
+            ("no column \"_offset\"", |found, _| {
+                found.retain(|column| column.name != "_offset")
+            }),
             ("\"own\" of s.geo is not pinpipe's", |found, _| {
-                found.push(Found { name: "own".into(), ty: "text".into(), nullable: false, filled: false });
+                found.push(Found {
+                    name: "own".into(),
+                    ty: "text".into(),
+                    nullable: false,
+                    filled: false,
+                });
             }),
             ("has no unique key", |_, unique| unique.clear()),
-            ("has (_topic, _partition, _offset), the sink's writeMode needs the primary key (ind)", |_, unique| {
-                *unique = vec![["_topic", "_partition", "_offset"].map(str::to_owned).to_vec()];
-            }),
+            (
+                "has (_topic, _partition, _offset), the sink's writeMode needs the primary key (ind)",
+                |_, unique| {
+                    *unique = vec![
+                        ["_topic", "_partition", "_offset"]
+                            .map(str::to_owned)
+                            .to_vec(),
+                    ];
+                },
+            ),
         ];
         for (told, change) in cases {
             let message = fitted(WriteMode::Upsert, change).unwrap_err();

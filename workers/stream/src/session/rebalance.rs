@@ -1,4 +1,5 @@
-//! What the group gives and takes: partitions are taken up where the sink left off, and stored before they are let go.
+//! What the group gives and takes: partitions are taken up where the sink left off, and stored
+//! before they are let go.
 
 use std::time::Instant;
 
@@ -26,15 +27,24 @@ impl<S: Sink> Session<'_, S> {
                 let resume = self.resume();
                 self.assignments.spawn(resume.run(assigned));
             }
-            Event::Revoke { partitions, lost: true } => {
+            Event::Revoke {
+                partitions,
+                lost: true,
+            } => {
                 tracing::warn!(
                     ?partitions,
                     "partitions were lost: what was gathered of them is dropped and read again by another worker"
                 );
                 self.give_up(&partitions)?;
             }
-            Event::Revoke { partitions, lost: false } => {
-                for key in partitions.iter().filter_map(|partition| self.worker.key(partition)) {
+            Event::Revoke {
+                partitions,
+                lost: false,
+            } => {
+                for key in partitions
+                    .iter()
+                    .filter_map(|partition| self.worker.key(partition))
+                {
                     self.seal(key);
                     if let Some(lane) = self.lanes.get_mut(&key) {
                         lane.drain();
@@ -53,11 +63,20 @@ impl<S: Sink> Session<'_, S> {
     }
 
     pub(super) fn on_assigned(&mut self, found: Resumed) -> Result<(), End> {
-        let Some(starts) = starts(found)? else { return Ok(()) };
-        let offsets =
-            starts.iter().map(|start| (start.source.topic.name.as_str(), start.source.partition, start.fetch));
+        let Some(starts) = starts(found)? else {
+            return Ok(());
+        };
+        let offsets = starts.iter().map(|start| {
+            (
+                start.source.topic.name.as_str(),
+                start.source.partition,
+                start.fetch,
+            )
+        });
         let list = list(offsets);
-        self.consumer.incremental_assign(&list).map_err(|error| anyhow!(error).context("an assignment was refused"))?;
+        self.consumer
+            .incremental_assign(&list)
+            .map_err(|error| anyhow!(error).context("an assignment was refused"))?;
         if self.paused {
             self.consumer.pause(&list).map_err(anyhow::Error::new)?;
         }
@@ -92,18 +111,26 @@ impl<S: Sink> Session<'_, S> {
     fn take_up(&mut self, start: Start) {
         tracing::info!(source = %start.source, stored = start.stored, next = start.fetch, "resuming");
         let key = (start.source.topic.kind, start.source.partition);
-        self.lanes.insert(key, Lane::new(start.source, start.stored, start.fetch, start.committed));
+        self.lanes.insert(
+            key,
+            Lane::new(start.source, start.stored, start.fetch, start.committed),
+        );
     }
 
     fn is_revoked(&self, source: &Source) -> bool {
         self.revoking.as_ref().is_some_and(|(partitions, _)| {
-            partitions.iter().any(|(topic, partition)| *topic == source.topic.name && *partition == source.partition)
+            partitions.iter().any(|(topic, partition)| {
+                *topic == source.topic.name && *partition == source.partition
+            })
         })
     }
 
-    /// Gives revoked partitions up when nothing of them is under way any more, or when it took too long.
+    /// Gives revoked partitions up when nothing of them is under way any more, or when it took too
+    /// long.
     pub(super) fn finish_revoking(&mut self) {
-        let Some((partitions, deadline)) = &self.revoking else { return };
+        let Some((partitions, deadline)) = &self.revoking else {
+            return;
+        };
         let drained = partitions
             .iter()
             .filter_map(|partition| self.worker.key(partition))
@@ -128,10 +155,17 @@ impl<S: Sink> Session<'_, S> {
     fn give_up(&mut self, partitions: &[TopicPartition]) -> anyhow::Result<()> {
         // An assignment that is not answered yet is void: the group has changed its mind.
         self.assignments.abort_all();
-        for key in partitions.iter().filter_map(|partition| self.worker.key(partition)) {
+        for key in partitions
+            .iter()
+            .filter_map(|partition| self.worker.key(partition))
+        {
             self.forget(key);
         }
-        let list = list(partitions.iter().map(|(topic, partition)| (topic.as_str(), *partition, -1)));
+        let list = list(
+            partitions
+                .iter()
+                .map(|(topic, partition)| (topic.as_str(), *partition, -1)),
+        );
         self.consumer.incremental_unassign(&list)?;
         Ok(())
     }
@@ -141,7 +175,9 @@ impl<S: Sink> Session<'_, S> {
             handle.abort();
         }
         if let Some(lane) = self.lanes.remove(&key) {
-            self.worker.metrics.forget(&lane.source().topic.name, lane.source().partition);
+            self.worker
+                .metrics
+                .forget(&lane.source().topic.name, lane.source().partition);
         }
     }
 
@@ -158,6 +194,8 @@ fn starts(found: Resumed) -> Result<Option<Vec<Start>>, End> {
     match found {
         Ok(starts) => Ok(Some(starts?)),
         Err(error) if error.is_cancelled() => Ok(None),
-        Err(error) => Err(anyhow!(error).context("where to resume was not found").into()),
+        Err(error) => Err(anyhow!(error)
+            .context("where to resume was not found")
+            .into()),
     }
 }
