@@ -16,6 +16,7 @@ mod broker;
 mod common;
 mod dead_letters;
 mod pods;
+pub mod reasons;
 mod schema;
 mod sinks;
 mod status;

@@ -1,51 +1,39 @@
 //! The annotation that resets sinks: `live=earliest`, `live/pin/0=offset:17`,
 //! `archive=time:2026-01-01T00:00:00Z`.
 //!
-//! An annotation rather than a field: it asks for something to be done once, and the pipeline is
-//! the same before and after. What can't be read of it is reported, and everything else goes on.
+//! It is an annotation and not a field because it requests something once; the pipeline is the same
+//! before and after. A request that can't be read is reported, and everything else goes on.
 
 use std::collections::BTreeMap;
 
+use crate::{
+    model::{SinkReset, Topic},
+    names::{KINDS, RESET_ANNOTATION, hash},
+};
 use k8s_openapi::jiff::Timestamp;
 use pinpipe_config::{Reset, ResetTo};
 use pinpipe_crds::PinterestPipeline;
-use serde::Serialize;
 
-use super::Topic;
-use crate::build::hash;
+/// Syntax of one request; several are separated by commas or white space.
+pub const RESET_FORMS: &str = "<sink>[/<topic>[/<partition>]]=\
+     earliest|latest|offset:<n>|time:<RFC 3339>[#<any text that makes it a new request>]";
 
-/// The annotation.
-pub const RESET_ANNOTATION: &str = "pinpipe.dev/reset-sink";
-/// What can be written there, several with commas or white space between them.
-pub const RESET_FORMS: &str = "<sink>[/<topic>[/<partition>]]=earliest|latest|offset:<n>|time:<RFC 3339>[#<anything that makes it a new request>]";
-
-/// The archive's name among sinks.
-pub(super) const ARCHIVE: &str = "archive";
-/// What the three topics may be called instead of by their names, in the order of the topics.
-const KINDS: [&str; 3] = ["pin", "geo", "user"];
-/// Hex digits of a request's id.
+/// Name of the archive among the sinks.
+pub(in crate::validate) const ARCHIVE: &str = "archive";
+/// Length of a request's id, hex digits.
 const ID_DIGITS: usize = 16;
 
-/// A change of a sink's positions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SinkReset {
-    /// As it was asked for.
-    pub request: String,
-    /// For the worker.
-    pub reset: Reset,
-}
-
-/// What the annotation says.
+/// Requests of the annotation.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Resets {
-    /// At most one a sink.
-    pub(super) by_sink: BTreeMap<String, SinkReset>,
-    /// What can't be done, and why.
-    pub(super) problems: Vec<String>,
+pub(in crate::validate) struct Resets {
+    /// One request at most per sink.
+    pub(in crate::validate) by_sink: BTreeMap<String, SinkReset>,
+    /// Problems, a sentence each.
+    pub(in crate::validate) problems: Vec<String>,
 }
 
-/// Reads a pipeline's annotation. The topics are those of pins, geos and users.
-pub(super) fn read(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> Resets {
+/// Reads a pipeline's annotation.
+pub(in crate::validate) fn resets(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> Resets {
     let mut resets = Resets::default();
     let annotations = pipeline.metadata.annotations.as_ref();
     let Some(text) = annotations.and_then(|annotations| annotations.get(RESET_ANNOTATION)) else {
@@ -69,8 +57,8 @@ pub(super) fn read(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> Resets 
             Ok((sink, reset)) => match resets.by_sink.get(sink) {
                 None => _ = resets.by_sink.insert(sink.to_owned(), reset),
                 Some(first) => resets.problems.push(format!(
-                    "`{request}`: the sink {sink} takes one request at a time, and `{}` stands before it: write this one in its place once \
-                     that is done",
+                    "`{request}`: the sink {sink} takes one request at a time, and `{}` comes first: \
+                     replace that one once it is done",
                     first.request
                 )),
             },
@@ -86,8 +74,8 @@ fn parse<'a>(
     topics: &[Topic; 3],
     uid: &str,
 ) -> Result<(&'a str, SinkReset), String> {
-    let said = request.split_once('#').map_or(request, |(said, _)| said);
-    let (target, to) = said.split_once('=').ok_or("it has no `=`")?;
+    let text = request.split_once('#').map_or(request, |(text, _)| text);
+    let (target, to) = text.split_once('=').ok_or("it has no `=`")?;
     let mut target = target.splitn(3, '/');
     let sink = target.next().unwrap_or_default();
     if !sinks.contains(&sink) {
@@ -164,13 +152,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::validate::tests::{pipeline, validated, whole};
+    use crate::samples::{pipeline, validated, whole};
 
     fn resets(annotation: &str) -> Resets {
         let mut pipeline = pipeline(whole());
         pipeline.metadata.annotations =
             Some([(RESET_ANNOTATION.to_owned(), annotation.to_owned())].into());
-        read(&pipeline, &validated(whole()).topics)
+        super::resets(&pipeline, &validated(whole()).topics)
     }
 
     #[test]
@@ -273,7 +261,7 @@ mod tests {
     fn without_the_annotation_nothing_is_reset() {
         let pipeline = pipeline(json!({}));
         assert_eq!(
-            read(&pipeline, &validated(json!({})).topics),
+            super::resets(&pipeline, &validated(json!({})).topics),
             Resets::default()
         );
     }

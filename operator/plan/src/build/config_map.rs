@@ -1,4 +1,4 @@
-//! The workers' configurations.
+//! The workers' configurations, each in a `ConfigMap`.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -6,41 +6,46 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use pinpipe_config::{self as config, CONFIG_KEY, CONFIG_VERSION, SECRETS_DIR, WorkerConfig};
 use pinpipe_crds::{Compression, DeadLetterMode, StartFrom, WriteMode};
 
-use super::{Object, dead_letter, hash, ingest_url, meta, object};
-use crate::validate::{Archive, Batch, Emulator, Sink, SinkReset, ValidatedPipeline};
+use super::{Builder, labels};
+use crate::{
+    component::Component,
+    model::{Archive, Batch, Emulator, Sink, ValidatedPipeline},
+    names::{self, hash},
+};
 
-/// How large a request may be: this many records of the size limit, within the bounds.
+/// Size limit of a request, in records of the size limit, within the bounds below.
 const RECORDS_PER_REQUEST: u32 = 64;
-/// Bounds of a request's size, bytes.
+/// Bounds of the size limit of a request, bytes.
 const REQUEST_BYTES: (u32, u32) = (1024 * 1024, 16 * 1024 * 1024);
-/// How long a batch run waits for the archive to reach the topics' end, seconds.
+/// How long a batch run waits for the archive to reach the end of the topics, seconds.
 const BARRIER_TIMEOUT_SECONDS: u64 = 600;
 
-/// A worker's `ConfigMap`, and the hash of what it holds.
+/// A `ConfigMap` and the hash of its content.
 pub(super) struct Config {
     pub(super) name: String,
     pub(super) hash: String,
 }
 
-/// Adds the `ConfigMap` of a child. It is immutable and named by its content, so a running pod's
-/// never changes under it.
-pub(super) fn config_map(
-    pipeline: &ValidatedPipeline,
-    component: &str,
-    config: &impl WorkerConfig,
-    objects: &mut Vec<Object>,
-) -> Config {
-    // The types of workers/config have text keys alone, so they always are YAML.
-    let yaml = serde_yaml::to_string(config).unwrap_or_default();
-    let hash = hash(&yaml);
-    let name = format!("{}-{}", pipeline.child(component), &hash[..10]);
-    objects.push(object(&ConfigMap {
-        metadata: meta::metadata(pipeline, component, name.clone()),
-        data: Some(BTreeMap::from([(CONFIG_KEY.to_owned(), yaml)])),
-        immutable: Some(true),
-        ..ConfigMap::default()
-    }));
-    Config { name, hash }
+impl Builder<'_> {
+    /// Adds the `ConfigMap` of a component. It is immutable and named by its content, so that the
+    /// configuration of a running pod never changes.
+    pub(super) fn config_map(
+        &mut self,
+        component: &Component,
+        config: &impl WorkerConfig,
+    ) -> Config {
+        // The keys of these types are text, so they always serialise.
+        let yaml = serde_yaml::to_string(config).unwrap_or_default();
+        let hash = hash(&yaml);
+        let name = format!("{}-{}", self.pipeline.child(component), &hash[..10]);
+        self.push(&ConfigMap {
+            metadata: labels::named(self.pipeline, component, name.clone()),
+            data: Some(BTreeMap::from([(CONFIG_KEY.to_owned(), yaml)])),
+            immutable: Some(true),
+            ..ConfigMap::default()
+        });
+        Config { name, hash }
+    }
 }
 
 pub(super) fn ingest(pipeline: &ValidatedPipeline) -> config::Ingest {
@@ -58,8 +63,6 @@ pub(super) fn ingest(pipeline: &ValidatedPipeline) -> config::Ingest {
 }
 
 pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Stream {
-    let writes_dead_letters =
-        pipeline.dead_letter_writer() == Some(format!("stream-{}", sink.name));
     let postgres = config::StreamSink::Postgres(config::Postgres {
         name: sink.name.clone(),
         url_file: secrets_dir("postgres").join("url"),
@@ -73,13 +76,7 @@ pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Strea
             WriteMode::Append => config::WriteMode::Append,
         },
     });
-    consumer(
-        pipeline,
-        &sink.name,
-        writes_dead_letters,
-        sink.reset.as_ref(),
-        postgres,
-    )
+    consumer(pipeline, &Component::stream(&sink.name), postgres)
 }
 
 pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive) -> config::Stream {
@@ -96,7 +93,7 @@ pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive) -> config
             Compression::Zstd => config::Compression::Zstd,
         },
     });
-    consumer(pipeline, "archive", true, archive.reset.as_ref(), sink)
+    consumer(pipeline, &Component::Archive, sink)
 }
 
 pub(super) fn batch(
@@ -111,15 +108,15 @@ pub(super) fn batch(
         topics: topics(pipeline),
         max_record_bytes: pipeline.ingest.max_record_bytes,
         zone: raw_zone(archive),
-        archive_group: group(pipeline, "archive"),
+        archive_group: group(pipeline, &Component::Archive),
         archive_admin: format!(
             "{}.{}.svc:{}",
-            pipeline.child("archive"),
+            pipeline.child(&Component::Archive),
             pipeline.namespace,
             config::ADMIN_PORT
         ),
         barrier_timeout_seconds: BARRIER_TIMEOUT_SECONDS,
-        lease: pipeline.child("batch"),
+        lease: pipeline.child(&Component::Batch),
         sinks: batch
             .sinks
             .iter()
@@ -144,7 +141,7 @@ pub(super) fn emulator(pipeline: &ValidatedPipeline, emulator: &Emulator) -> con
     config::Emulator {
         config_version: CONFIG_VERSION,
         pipeline: identity(pipeline),
-        target: ingest_url(pipeline),
+        target: pipeline.ingest_url(),
         records_per_second: emulator.records_per_second,
         seed: emulator.seed,
     }
@@ -152,9 +149,7 @@ pub(super) fn emulator(pipeline: &ValidatedPipeline, emulator: &Emulator) -> con
 
 fn consumer(
     pipeline: &ValidatedPipeline,
-    sink_name: &str,
-    writes_dead_letters: bool,
-    reset: Option<&SinkReset>,
+    component: &Component,
     sink: config::StreamSink,
 ) -> config::Stream {
     config::Stream {
@@ -162,15 +157,17 @@ fn consumer(
         pipeline: identity(pipeline),
         kafka: kafka(pipeline),
         topics: topics(pipeline),
-        group: group(pipeline, sink_name),
+        group: group(pipeline, component),
         max_record_bytes: pipeline.ingest.max_record_bytes,
-        writes_dead_letters,
+        writes_dead_letters: pipeline.dead_letter_writer().as_ref() == Some(component),
         dead_letter_mode: match pipeline.dead_letters {
             DeadLetterMode::Reject => config::DeadLetterMode::Reject,
             DeadLetterMode::RejectAndLogRepairs => config::DeadLetterMode::RejectAndLogRepairs,
             DeadLetterMode::Fail => config::DeadLetterMode::Fail,
         },
-        reset: reset.map(|asked| asked.reset.clone()),
+        reset: pipeline
+            .reset(component)
+            .map(|requested| requested.reset.clone()),
         sink,
     }
 }
@@ -192,13 +189,17 @@ fn kafka(pipeline: &ValidatedPipeline) -> config::Kafka {
 fn topics(pipeline: &ValidatedPipeline) -> config::Topics {
     let [pin, geo, user] = pipeline.topics.each_ref().map(|topic| config::Topic {
         name: topic.name.clone(),
-        dead_letter: dead_letter(&topic.name),
+        dead_letter: names::dead_letter(&topic.name),
     });
     config::Topics { pin, geo, user }
 }
 
-pub(super) fn group(pipeline: &ValidatedPipeline, sink: &str) -> String {
-    format!("{}.{}.{sink}", pipeline.namespace, pipeline.name)
+fn group(pipeline: &ValidatedPipeline, component: &Component) -> String {
+    names::group(
+        &pipeline.namespace,
+        &pipeline.name,
+        component.sink().unwrap_or_default(),
+    )
 }
 
 fn raw_zone(archive: &Archive) -> config::RawZone {
@@ -213,7 +214,7 @@ fn raw_zone(archive: &Archive) -> config::RawZone {
     }
 }
 
-/// Where a Secret is mounted.
+/// Folder in which a Secret is mounted.
 pub(super) fn secrets_dir(purpose: &str) -> PathBuf {
     PathBuf::from(SECRETS_DIR).join(purpose)
 }

@@ -1,43 +1,18 @@
-//! What annotations ask for once, besides resets of sinks: that a topic be forgotten, that a batch
-//! run be started.
-//!
-//! What can't be read of them is reported, and everything else goes on.
+//! Annotations that request something once, besides resets of sinks: forgetting a topic, starting a
+//! batch run. A request that can't be read is reported, and everything else goes on.
 
-use pinpipe_crds::PinterestPipeline;
+use pinpipe_crds::{PinterestPipeline, reasons};
 
-use super::Topic;
-use crate::{build::dead_letter, status::reasons};
+use crate::{
+    model::{Forgotten, Requests, Topic},
+    names::{FORGET_ANNOTATION, RUN_ANNOTATION, dead_letter},
+};
 
-/// The annotation that has topics forgotten: `<topic>@<id>`, several with commas or white space
-/// between them.
-pub const FORGET_ANNOTATION: &str = "pinpipe.dev/forget-topic";
-/// The annotation that starts a batch run: any word, another one for another run.
-pub const RUN_ANNOTATION: &str = "pinpipe.dev/run-batch";
-/// The longest word that starts a run: as long as the status keeps.
-const LONGEST_NONCE: usize = 63;
-
-/// A topic that is to be forgotten while the status says that it has this id.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Forgotten {
-    /// The topic.
-    pub topic: String,
-    /// The id it had.
-    pub id: String,
-}
-
-/// What is asked for.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Requests {
-    /// Topics to be forgotten.
-    pub forget: Vec<Forgotten>,
-    /// The word that asks for a batch run.
-    pub run: Option<String>,
-    /// What can't be done, by reason, a sentence each.
-    pub problems: Vec<(&'static str, String)>,
-}
+/// Longest value that starts a run, bytes: as long as the status keeps.
+const MAX_RUN_ID: usize = 63;
 
 /// Reads a pipeline's annotations.
-pub(super) fn read(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> Requests {
+pub(in crate::validate) fn requests(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> Requests {
     let annotation = |key: &str| {
         pipeline
             .metadata
@@ -57,14 +32,15 @@ pub(super) fn read(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> Request
             Err(why) => requests.problems.push((
                 reasons::INVALID_FORGET,
                 format!(
-                    "{FORGET_ANNOTATION}: `{request}`: {why}; a request is <topic>@<the id it has in status.topics>"
+                    "{FORGET_ANNOTATION}: `{request}`: {why}; a request is \
+                     <topic>@<its id in status.topics>"
                 ),
             )),
         }
     }
-    if let Some(nonce) = annotation(RUN_ANNOTATION) {
-        match run(nonce, pipeline) {
-            Ok(()) => requests.run = Some(nonce.to_owned()),
+    if let Some(id) = annotation(RUN_ANNOTATION) {
+        match run(id, pipeline) {
+            Ok(()) => requests.run = Some(id.to_owned()),
             Err(why) => requests
                 .problems
                 .push((reasons::INVALID_RUN, format!("{RUN_ANNOTATION}: {why}"))),
@@ -94,10 +70,10 @@ fn forgotten(request: &str, topics: &[Topic; 3]) -> Result<Forgotten, String> {
     })
 }
 
-fn run(nonce: &str, pipeline: &PinterestPipeline) -> Result<(), String> {
-    if nonce.is_empty() || nonce.len() > LONGEST_NONCE {
+fn run(id: &str, pipeline: &PinterestPipeline) -> Result<(), String> {
+    if id.is_empty() || id.len() > MAX_RUN_ID {
         return Err(format!(
-            "a run is asked for by a word of 1 to {LONGEST_NONCE} bytes, another one for each run"
+            "the value must have 1 to {MAX_RUN_ID} bytes, and each run needs another value"
         ));
     }
     let batch = pipeline
@@ -105,7 +81,7 @@ fn run(nonce: &str, pipeline: &PinterestPipeline) -> Result<(), String> {
         .iter()
         .filter_map(|status| status.batch.as_ref());
     let done = batch.flat_map(|batch| batch.last_requested.iter().chain(&batch.requested_before));
-    if pipeline.spec.batch.is_none() && !done.into_iter().any(|done| done == nonce) {
+    if pipeline.spec.batch.is_none() && !done.into_iter().any(|done| done == id) {
         return Err("this pipeline has no spec.batch, so there is nothing to run".to_owned());
     }
     Ok(())
@@ -116,12 +92,12 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::validate::tests::{pipeline, validated, whole};
+    use crate::samples::{pipeline, validated, whole};
 
     fn requests(spec: Value, key: &str, value: &str) -> Requests {
         let mut pipeline = pipeline(spec.clone());
         pipeline.metadata.annotations = Some([(key.to_owned(), value.to_owned())].into());
-        read(&pipeline, &validated(spec).topics)
+        super::requests(&pipeline, &validated(spec).topics)
     }
 
     #[test]
@@ -172,18 +148,18 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_asked_for_by_a_word_where_there_is_something_to_run() {
+    fn a_run_is_requested_by_any_value_where_there_is_a_batch_section() {
         assert_eq!(
             requests(whole(), RUN_ANNOTATION, "now 1").run.as_deref(),
             Some("now 1")
         );
         let long = "a".repeat(64);
-        for (spec, nonce, said) in [
+        for (spec, id, said) in [
             (whole(), "", "1 to 63"),
             (whole(), long.as_str(), "1 to 63"),
             (json!({}), "1", "no spec.batch"),
         ] {
-            let read = requests(spec, RUN_ANNOTATION, nonce);
+            let read = requests(spec, RUN_ANNOTATION, id);
             assert_eq!(read.run, None, "{said}");
             assert!(
                 matches!(read.problems.as_slice(), [(reasons::INVALID_RUN, why)] if why.contains(said)),

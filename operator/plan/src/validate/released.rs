@@ -5,16 +5,17 @@ use std::{collections::BTreeMap, fs, path::PathBuf};
 use pinpipe_config::CONFIG_KEY;
 use pinpipe_crds::PinterestPipeline;
 
-use super::{
-    ValidatedPipeline,
-    tests::{all_there, images},
-    validate,
+use super::validate;
+use crate::{
+    build::{Object, Observed, build},
+    model::ValidatedPipeline,
+    names::COMPONENT_LABEL,
+    samples::{all_there, images},
 };
-use crate::build;
 
 /// The folders of releases, by release, below a folder of the repository.
 fn releases(folder: &str) -> BTreeMap<String, PathBuf> {
-    let folder = PathBuf::from("..").join(folder);
+    let folder = PathBuf::from("../..").join(folder);
     let folders = fs::read_dir(folder)
         .unwrap()
         .map(|release| release.unwrap().path());
@@ -29,14 +30,15 @@ fn validated(path: PathBuf) -> ValidatedPipeline {
     validate(&pipeline, &all_there(&pipeline), &images()).unwrap()
 }
 
+fn objects(pipeline: &ValidatedPipeline) -> Vec<Object> {
+    build(pipeline, &Observed::default()).objects
+}
+
 #[test]
 fn every_stored_sample_can_be_done() {
     for folder in releases("crds/released").into_values() {
         for name in ["minimal.yaml", "whole.yaml", "defaults.yaml", "other.yaml"] {
-            assert!(
-                !build::objects(&validated(folder.join(name))).is_empty(),
-                "{name}"
-            );
+            assert!(!objects(&validated(folder.join(name))).is_empty(), "{name}");
         }
     }
 }
@@ -62,13 +64,13 @@ fn workers_of_every_release_are_told_what_their_own_operator_told_them() {
             .iter()
             .find(|(name, _)| name.ends_with(&release))
             .unwrap();
-        let objects = build::objects(&validated(folder.join("whole.yaml")));
+        let objects = objects(&validated(folder.join("whole.yaml")));
         let configs = objects
             .iter()
             .filter(|object| object.resource.kind == "ConfigMap");
         let mut told = 0;
         for object in configs {
-            let component = object.body["metadata"]["labels"][build::COMPONENT_LABEL]
+            let component = object.body["metadata"]["labels"][COMPONENT_LABEL]
                 .as_str()
                 .unwrap();
             let now = object.body["data"][CONFIG_KEY].as_str().unwrap();

@@ -1,65 +1,14 @@
 use std::collections::BTreeMap;
 
-use pinpipe_crds::{Compression, DeadLetterMode, WriteMode};
-use serde_json::{Value, json};
+use pinpipe_crds::{Compression, DeadLetterMode, PullPolicy, WriteMode};
+use serde_json::json;
 
 use super::*;
-
-pub(crate) fn images() -> Images {
-    Images {
-        registry: "ghcr.io/pinpipe".into(),
-        tag: "0.1.0".into(),
-        digests: BTreeMap::new(),
-    }
-}
-
-/// A pipeline `pinterest` in `data` with this spec, the broker apart.
-pub(crate) fn pipeline(mut spec: Value) -> PinterestPipeline {
-    if spec["broker"].is_null() {
-        spec["broker"] = json!({"kafka": {"bootstrapServers": "kafka:9092"}});
-    }
-    serde_json::from_value(json!({
-        "apiVersion": "pinpipe.dev/v1alpha1",
-        "kind": "PinterestPipeline",
-        "metadata": {"name": "pinterest", "namespace": "data", "uid": "0001", "generation": 1},
-        "spec": spec,
-    }))
-    .unwrap()
-}
-
-/// Everything there is, with no more said than must be.
-pub(crate) fn whole() -> Value {
-    json!({
-        "stream": {"sinks": [{"name": "live", "postgres": {"urlSecretRef": {"name": "warehouse", "key": "uri"}}}]},
-        "archive": {"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}},
-        "batch": {"schedule": "0 10 * * *", "sinks": [
-            {"name": "serving", "cassandra": {"contactPoints": ["c:9042"], "credentialsSecretRef": {"name": "cassandra"}}}]},
-        "emulator": {},
-    })
-}
-
-/// All Secrets that a pipeline refers to, there.
-pub(crate) fn all_there(pipeline: &PinterestPipeline) -> Dereferenced {
-    let keys = crate::dereference::references(&pipeline.spec)
-        .into_iter()
-        .flat_map(|(name, keys)| {
-            keys.into_iter().map(move |key| {
-                (
-                    (name.clone(), key.clone()),
-                    SecretKey::Digest(format!("{name}/{key}")),
-                )
-            })
-        });
-    Dereferenced {
-        secrets: keys.collect(),
-        ..Dereferenced::default()
-    }
-}
-
-pub(crate) fn validated(spec: Value) -> ValidatedPipeline {
-    let pipeline = pipeline(spec);
-    validate(&pipeline, &all_there(&pipeline), &images()).unwrap()
-}
+use crate::{
+    component::Component,
+    model::Replicas,
+    samples::{all_there, images, pipeline, validated, whole},
+};
 
 /// The defaults of v1alpha1 are frozen: a change of this file would change pipelines that nobody
 /// touched.
@@ -265,11 +214,17 @@ fn a_missing_secret_is_named_and_pods_that_run_keep_their_digest() {
 #[test]
 fn everything_mounted_was_read() {
     let pipeline = pipeline(whole());
-    let references = crate::dereference::references(&pipeline.spec);
+    let references = references(&pipeline.spec);
     let validated = validate(&pipeline, &all_there(&pipeline), &images()).unwrap();
-    let mounts: Vec<_> = crate::build::secrets(&validated)
-        .flat_map(|(_, secrets)| secrets.mounts.clone())
-        .collect();
+    let components = [
+        Component::stream("live"),
+        Component::Archive,
+        Component::Batch,
+    ];
+    let secrets = components
+        .iter()
+        .filter_map(|component| validated.secrets(component));
+    let mounts: Vec<_> = secrets.flat_map(|secrets| secrets.mounts.clone()).collect();
     assert_eq!(mounts.len(), 4);
     for mount in mounts {
         for (key, _) in mount.files {
@@ -279,22 +234,5 @@ fn everything_mounted_was_read() {
                 mount.secret
             );
         }
-    }
-}
-
-#[test]
-fn intervals_are_read_as_seconds() {
-    for (text, expected) in [
-        ("90s", Some(90)),
-        ("5m", Some(300)),
-        ("1h30m", Some(5400)),
-        ("24h", Some(86400)),
-        ("", None),
-        ("5", None),
-        ("0s", None),
-        ("1d", None),
-        ("m", None),
-    ] {
-        assert_eq!(seconds(text), expected, "{text}");
     }
 }

@@ -1,39 +1,42 @@
-//! Which pipeline a topic belongs to, where several name it: the oldest. The others stay away from
-//! it, and so from everything, since each of their workers needs all topics.
+//! Which pipeline a topic belongs to when several name it: the oldest. The others deploy nothing,
+//! since each of their workers needs all topics.
 //!
-//! Names that aren't set hold namespace and pipeline, so only pipelines that name topics can meet.
+//! Names that aren't set contain namespace and pipeline, so only pipelines that set names can
+//! collide.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::{Api, Client};
 use pinpipe_crds::PinterestPipeline;
 
-use crate::validate;
+use crate::names;
 
 /// The topics a pipeline names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    namespace: String,
-    name: String,
-    /// None sorts first: who has no time was not created by an API server, as in tests and files.
+    /// Namespace of the pipeline.
+    pub namespace: String,
+    /// Name of the pipeline.
+    pub name: String,
+    /// UID of the pipeline.
+    pub uid: String,
+    /// Creation time of the pipeline; None, in tests and files, is the oldest.
     created: Option<Timestamp>,
-    uid: String,
-    /// Where its broker is, as pods of any namespace would name it.
+    /// Addresses of the brokers, as pods of any namespace would write them.
     brokers: BTreeSet<String>,
     topics: [String; 3],
-    /// The identities the broker gave those of the topics that were seen.
+    /// Topic ids, by name, of the topics that were observed.
     ids: BTreeMap<String, String>,
 }
 
 impl Claim {
-    /// What a pipeline claims.
+    /// Claim of a pipeline.
     #[must_use]
     pub fn of(pipeline: &PinterestPipeline) -> Self {
         let metadata = &pipeline.metadata;
         let namespace = metadata.namespace.clone().unwrap_or_default();
         let servers = pipeline.spec.broker.kafka.bootstrap_servers.split(',');
-        let seen = pipeline.status.iter().flat_map(|status| &status.topics);
+        let observed = pipeline.status.iter().flat_map(|status| &status.topics);
         Self {
             name: metadata.name.clone().unwrap_or_default(),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
@@ -41,34 +44,36 @@ impl Claim {
             brokers: servers
                 .map(|server| qualified(server, &namespace))
                 .collect(),
-            topics: validate::topic_names(pipeline),
-            ids: seen
+            topics: names::topics(pipeline),
+            ids: observed
                 .filter_map(|topic| Some((topic.name.clone(), topic.id.clone()?)))
                 .collect(),
             namespace,
         }
     }
 
-    /// Whether a pipeline that claims these topics may claim one of ours.
+    /// Whether both name the same topic, be it in one cluster or not.
     #[must_use]
     pub fn meets(&self, other: &Self) -> bool {
         self.uid != other.uid && self.topics.iter().any(|topic| other.topics.contains(topic))
     }
 
-    /// Which of the topics belongs to which of `others`, in a sentence; None: all are ours.
+    /// Sentence about a topic that belongs to one of `others`. None: all belong to this pipeline.
     #[must_use]
     pub fn conflict(&self, others: &[Self]) -> Option<String> {
         self.rival(others).map(|(topic, other)| {
             format!(
-                "topic {topic} belongs to the pipeline {}/{}, which is older: give this one topics of its own \
-                 (spec.broker.kafka.topics.overrides; they can't be changed, so delete it and create it anew), or delete the other",
+                "topic {topic} belongs to the pipeline {}/{}, which is older: give this one topics \
+                 of its own (spec.broker.kafka.topics.overrides; they can't be changed, so delete \
+                 it and create it again), or delete the other",
                 other.namespace, other.name
             )
         })
     }
 
-    /// One of the topics that isn't ours, and the oldest of `others` it belongs to.
-    fn rival<'a>(&'a self, others: &'a [Self]) -> Option<(&'a str, &'a Self)> {
+    /// First topic that belongs to one of `others`, and the oldest pipeline it belongs to.
+    #[must_use]
+    pub fn rival<'a>(&'a self, others: &'a [Self]) -> Option<(&'a str, &'a Self)> {
         let mut older: Vec<&Self> = others
             .iter()
             .filter(|other| other.seniority() < self.seniority())
@@ -83,30 +88,7 @@ impl Claim {
         })
     }
 
-    /// Leaves of `others` out who takes a topic from us and isn't there any more: a watch may be
-    /// late, and what comes of a conflict is that workers go.
-    pub async fn without_ghosts(
-        &self,
-        client: &Client,
-        mut others: Vec<Self>,
-    ) -> kube::Result<Vec<Self>> {
-        while let Some((_, other)) = self.rival(&others) {
-            let api: Api<PinterestPipeline> = Api::namespaced(client.clone(), &other.namespace);
-            let there = api
-                .get_metadata_opt(&other.name)
-                .await?
-                .and_then(|found| found.metadata.uid);
-            if there.as_ref() == Some(&other.uid) {
-                break;
-            }
-            let gone = other.uid.clone();
-            others.retain(|claim| claim.uid != gone);
-        }
-        Ok(others)
-    }
-
-    /// Whether a topic of this name is one topic to both: in one cluster, as far as addresses tell,
-    /// or by its identity.
+    /// Whether the name means one topic: the same cluster by its addresses, or the same topic id.
     fn is_same(&self, other: &Self, topic: &str) -> bool {
         let known = self.ids.get(topic);
         !self.brokers.is_disjoint(&other.brokers)
@@ -118,8 +100,8 @@ impl Claim {
     }
 }
 
-/// `host:port` with the host as it is called from everywhere: a Service's short name means another
-/// one in each namespace.
+/// `host:port` with the host as pods of any namespace would write it: the short name of a Service
+/// means another one in each namespace.
 fn qualified(server: &str, namespace: &str) -> String {
     let server = server.trim().to_ascii_lowercase();
     let (host, port) = server.rsplit_once(':').unwrap_or((&server, ""));

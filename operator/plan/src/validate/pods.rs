@@ -1,101 +1,21 @@
-//! Defaults of what is said of pods, and how many there are.
-
-use std::collections::BTreeMap;
+//! Settings of pods with their defaults, and how many pods there are.
 
 use k8s_openapi::api::core::v1::Toleration;
 use pinpipe_crds::{
     Ingest, PodSettings, StreamSink, TaintEffect, TolerationOperator, TopologySpread,
     WhenUnsatisfiable,
 };
-use serde::Serialize;
 
-/// How many pods there are.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub enum Replicas {
-    /// So many.
-    Fixed(i32),
-    /// As many as a `HorizontalPodAutoscaler` of ours says.
-    Autoscaled {
-        /// At least.
-        min: i32,
-        /// At most.
-        max: i32,
-        /// What it goes by.
-        target: Target,
-    },
-    /// As many as somebody else says.
-    LeftAlone,
-}
+use crate::model::{Pods, Replicas, Spread, Target};
 
-/// What an autoscaler goes by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Target {
-    /// The share of the CPU time requested that is used, percent.
-    Cpu(i32),
-    /// Records a pod is behind.
-    Lag(i64),
-}
-
-impl Replicas {
-    /// The fewest that are enough, where it isn't ours to say how many there are.
-    #[must_use]
-    pub fn least(&self) -> Option<i32> {
-        match self {
-            Self::Fixed(_) => None,
-            Self::Autoscaled { min, .. } => Some(*min),
-            Self::LeftAlone => Some(1),
-        }
-    }
-
-    /// Whether there may be more than one.
-    #[must_use]
-    pub fn may_be_several(&self) -> bool {
-        match self {
-            Self::Fixed(pods) => *pods > 1,
-            Self::Autoscaled { max, .. } => *max > 1,
-            Self::LeftAlone => true,
-        }
-    }
-}
-
-/// Where pods run, as whom, and what stands on them.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Pods {
-    /// The `ServiceAccount`, where one is named.
-    pub service_account: Option<String>,
-    /// Labels besides ours.
-    pub labels: BTreeMap<String, String>,
-    /// Annotations besides ours.
-    pub annotations: BTreeMap<String, String>,
-    /// Labels of nodes.
-    pub node_selector: BTreeMap<String, String>,
-    /// Taints of nodes.
-    pub tolerations: Vec<Toleration>,
-    /// How they are spread.
-    pub spread: Vec<Spread>,
-    /// The label of nodes whose values are wished to differ.
-    pub apart: Option<&'static str>,
-}
-
-/// How pods are spread over what a label of nodes tells apart.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Spread {
-    /// The label.
-    pub topology_key: String,
-    /// So many more than in the emptiest place at most.
-    pub max_skew: i32,
-    /// `ScheduleAnyway` or `DoNotSchedule`.
-    pub when_unsatisfiable: &'static str,
-}
-
-/// Over what the pods of a component that may have several are spread.
+/// Default topology spread of a component that may have several pods.
 const SPREAD_OVER: &str = "kubernetes.io/hostname";
-/// What they are kept apart by beside that, where there is room. It can't stand among the former:
-/// the scheduler takes no notice of nodes that lack one of those labels, and in many clusters none
+/// Node label of the preferred anti-affinity besides. It can't be a second spread constraint: the
+/// scheduler leaves out nodes that lack the label of any constraint, and in many clusters no node
 /// has this one.
 const APART_BY: &str = "topology.kubernetes.io/zone";
 
-/// Of a component that may have several pods.
+/// Settings of a component that may have several pods.
 pub(super) fn several(set: &PodSettings) -> Pods {
     let pods = one(set);
     if set.topology_spread.is_some() {
@@ -113,7 +33,7 @@ pub(super) fn several(set: &PodSettings) -> Pods {
     }
 }
 
-/// Of a component that has one pod.
+/// Settings of a component that has one pod.
 pub(super) fn one(set: &PodSettings) -> Pods {
     Pods {
         service_account: set.service_account_name.clone(),
@@ -142,17 +62,16 @@ fn spread(set: &[TopologySpread]) -> Vec<Spread> {
     spread.collect()
 }
 
-/// Taints of a node that isn't well.
-const UNWELL: [&str; 2] = [
+/// Taints of a node that failed.
+const FAILED_NODE: [&str; 2] = [
     "node.kubernetes.io/not-ready",
     "node.kubernetes.io/unreachable",
 ];
-/// How long pods stay on such a node, seconds. Kubernetes itself would say 300; but these keep
-/// nothing on a node, so another place costs little, and a node counts as unwell only after it was
-/// silent for most of a minute.
-const PATIENCE: i64 = 30;
+/// How long pods tolerate those taints, seconds. Kubernetes' default is 300; workers keep nothing on
+/// a node, so moving them costs little, and a node is tainted only after most of a minute's silence.
+const TOLERATION_SECONDS: i64 = 30;
 
-/// Those that are set, and for taints of which these say nothing the default.
+/// Tolerations that are set, and defaults for the taints of a failed node that these don't cover.
 fn tolerations(set: &PodSettings) -> Vec<Toleration> {
     let mut all: Vec<Toleration> = set.tolerations.iter().flatten().map(toleration).collect();
     let by_default = |key: &str| Toleration {
@@ -160,7 +79,7 @@ fn tolerations(set: &PodSettings) -> Vec<Toleration> {
         operator: Some("Exists".to_owned()),
         value: None,
         effect: Some("NoExecute".to_owned()),
-        toleration_seconds: Some(PATIENCE),
+        toleration_seconds: Some(TOLERATION_SECONDS),
     };
     let is_about = |toleration: &Toleration, key: &str| {
         toleration.key.as_deref().is_none_or(|named| named == key)
@@ -169,7 +88,7 @@ fn tolerations(set: &PodSettings) -> Vec<Toleration> {
                 .as_deref()
                 .is_none_or(|effect| effect == "NoExecute")
     };
-    let missing: Vec<_> = UNWELL
+    let missing: Vec<_> = FAILED_NODE
         .iter()
         .filter(|key| !all.iter().any(|set| is_about(set, key)))
         .collect();
@@ -200,7 +119,7 @@ fn toleration(set: &pinpipe_crds::Toleration) -> Toleration {
     }
 }
 
-/// Of ingest.
+/// Replica settings of the ingest component.
 pub(super) fn ingest_replicas(ingest: &Ingest) -> Replicas {
     match &ingest.autoscaling {
         Some(scaling) => Replicas::Autoscaled {
@@ -214,19 +133,22 @@ pub(super) fn ingest_replicas(ingest: &Ingest) -> Replicas {
     }
 }
 
-/// Of a sink whose topics have so many partitions in all, and in a sentence what of the wish can't
-/// be had.
+/// Replica settings of a sink, and a sentence where its topics have too few partitions for them.
+/// `partitions` is the number of partitions of all topics together.
 pub(super) fn sink_replicas(sink: &StreamSink, partitions: i32) -> (Replicas, Option<String>) {
     let most = partitions.max(1);
-    let held_back = |wished: i32| {
-        (wished > most).then(|| {
-            format!("{most} pods, not {wished}, since the topics have {partitions} partitions in all and more pods would have nothing to do")
+    let held_back = |desired: i32| {
+        (desired > most).then(|| {
+            format!(
+                "{most} pods, not {desired}, since the topics have {partitions} partitions in all \
+                 and more pods would be idle"
+            )
         })
     };
     match &sink.autoscaling {
         None => {
-            let wished = sink.replicas.unwrap_or(1);
-            (Replicas::Fixed(wished.min(most)), held_back(wished))
+            let desired = sink.replicas.unwrap_or(1);
+            (Replicas::Fixed(desired.min(most)), held_back(desired))
         }
         Some(scaling) => match scaling.target_lag {
             None => (Replicas::LeftAlone, None),
@@ -243,7 +165,7 @@ pub(super) fn sink_replicas(sink: &StreamSink, partitions: i32) -> (Replicas, Op
                         max,
                         target: Target::Lag(lag),
                     },
-                    held_back.map(|words| format!("at most {words}")),
+                    held_back.map(|sentence| format!("at most {sentence}")),
                 )
             }
         },
@@ -256,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// A sink's wish, with 6 partitions → what it gets, and whether it is told of less.
+    /// Settings of a sink with 6 partitions → its replicas, and the sentence about them.
     #[test]
     fn a_sink_has_no_more_pods_than_there_are_partitions() {
         let lag = |min, max| Replicas::Autoscaled {
@@ -264,7 +186,7 @@ mod tests {
             max,
             target: Target::Lag(100),
         };
-        for (wish, replicas, told) in [
+        for (set, replicas, told) in [
             (json!({}), Replicas::Fixed(1), None),
             (json!({"replicas": 6}), Replicas::Fixed(6), None),
             (
@@ -293,25 +215,25 @@ mod tests {
             let mut sink = json!({"name": "live"});
             sink.as_object_mut()
                 .unwrap()
-                .extend(wish.as_object().unwrap().clone());
+                .extend(set.as_object().unwrap().clone());
             let (found, held_back) = sink_replicas(&serde_json::from_value(sink).unwrap(), 6);
-            assert_eq!(found, replicas, "{wish}");
+            assert_eq!(found, replicas, "{set}");
             assert!(
                 held_back
                     .as_deref()
                     .unwrap_or_default()
                     .starts_with(told.unwrap_or_default()),
-                "{wish}: {held_back:?}"
+                "{set}: {held_back:?}"
             );
-            assert_eq!(held_back.is_some(), told.is_some(), "{wish}");
+            assert_eq!(held_back.is_some(), told.is_some(), "{set}");
         }
     }
 
-    /// What is set → for how long a pod stays on a node that is not ready, and on one that can't be
-    /// reached; for ever: none.
+    /// Tolerations set → seconds a pod stays on a node that is not ready, and on one that is
+    /// unreachable; None is for ever.
     #[test]
-    fn pods_leave_a_node_that_is_not_well_after_half_a_minute_unless_told_otherwise() {
-        let key = |n: usize| UNWELL[n];
+    fn pods_tolerate_a_failed_node_for_half_a_minute_unless_set_otherwise() {
+        let key = |n: usize| FAILED_NODE[n];
         for (set, stays) in [
             (json!([]), [Some(30), Some(30)]),
             (
@@ -333,7 +255,7 @@ mod tests {
             (json!([{"operator": "Exists"}]), [None, None]),
         ] {
             let pods = one(&serde_json::from_value(json!({"tolerations": set})).unwrap());
-            let found = UNWELL.map(|taint| {
+            let found = FAILED_NODE.map(|taint| {
                 let about = |t: &&Toleration| {
                     t.key.as_deref().is_none_or(|key| key == taint)
                         && t.effect.as_deref() != Some("NoSchedule")

@@ -1,8 +1,19 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::validate::tests::{all_there, images, pipeline, validated, whole};
-use crate::validate::validate;
+use crate::{
+    names::{
+        CONFIG_ANNOTATION, INSTANCE_LABEL, MANAGED_BY_LABEL, MANAGER, RESET_ANNOTATION,
+        SECRETS_ANNOTATION,
+    },
+    samples::{all_there, images, pipeline, validated, whole},
+    validate::{SecretKey, validate},
+};
+
+/// Objects of a pipeline in an empty cluster.
+fn objects(pipeline: &ValidatedPipeline) -> Vec<Object> {
+    build(pipeline, &Observed::default()).objects
+}
 
 fn ids(objects: &[Object]) -> Vec<String> {
     objects
@@ -406,22 +417,28 @@ fn a_deployment_without_pods_is_given_the_fewest_since_its_autoscaler_leaves_it_
             spec["stream"]["sinks"][0]["autoscaling"] = autoscaling.clone();
         }
         let mut pipeline = validated(spec);
-        let replicas = |pipeline: &ValidatedPipeline| {
-            find(&objects(pipeline), "Deployment", "pinterest-stream-live")["spec"]["replicas"]
-                .clone()
+        let replicas = |pipeline: &ValidatedPipeline, observed: &Observed| {
+            let objects = build(pipeline, observed).objects;
+            find(&objects, "Deployment", "pinterest-stream-live")["spec"]["replicas"].clone()
         };
-        pipeline.at_zero = ["stream-live".to_owned()].into();
-        assert_eq!(replicas(&pipeline), at_zero, "{autoscaling}");
+        let live = BTreeSet::from([Component::stream("live")]);
+        let zero = Observed {
+            at_zero: live.clone(),
+            ..Observed::default()
+        };
+        assert_eq!(replicas(&pipeline, &zero), at_zero, "{autoscaling}");
         pipeline.suspend = true;
-        assert_eq!(replicas(&pipeline), 0, "{autoscaling}");
-        pipeline.draining = ["stream-live".to_owned()].into();
-        pipeline.at_zero.clear();
+        assert_eq!(replicas(&pipeline, &zero), 0, "{autoscaling}");
+        let draining = Observed {
+            draining: live,
+            ..Observed::default()
+        };
         let expected = if autoscaling.is_object() {
             Value::Null
         } else {
             json!(1)
         };
-        assert_eq!(replicas(&pipeline), expected, "{autoscaling}");
+        assert_eq!(replicas(&pipeline, &draining), expected, "{autoscaling}");
     }
 }
 
@@ -452,7 +469,7 @@ fn a_reset_rolls_the_worker_of_its_sink_and_nothing_else() {
         let mut pipeline = pipeline(whole());
         pipeline.metadata.annotations = Some(
             [(
-                crate::validate::RESET_ANNOTATION.to_owned(),
+                RESET_ANNOTATION.to_owned(),
                 format!("{annotation},lake=earliest"),
             )]
             .into(),
@@ -490,7 +507,7 @@ fn a_secret_rolls_those_that_use_it() {
         let mut found = all_there(&pipeline);
         found.secrets.insert(
             (secret.into(), key.into()),
-            crate::dereference::SecretKey::Digest("rotated".into()),
+            SecretKey::Digest("rotated".into()),
         );
         let after = objects(&validate(&pipeline, &found, &images()).unwrap());
         assert_eq!(changed(&before, &after), concerned, "{secret}");
@@ -509,7 +526,26 @@ fn a_missing_secret_holds_back_pods_that_never_ran_and_leaves_those_that_do() {
         ["CronJob/pinterest-batch", "Deployment/pinterest-archive"]
     );
 
-    found.previous = crate::dereference::previous(before.iter().map(|object| &object.body));
+    let digest = |name: &str| {
+        let spec = &find(
+            &before,
+            if name == "pinterest-batch" {
+                "CronJob"
+            } else {
+                "Deployment"
+            },
+            name,
+        )["spec"];
+        let template = spec
+            .pointer("/jobTemplate/spec/template")
+            .unwrap_or(&spec["template"]);
+        let annotations = &template["metadata"]["annotations"];
+        (
+            name.to_owned(),
+            annotations[SECRETS_ANNOTATION].as_str().unwrap().to_owned(),
+        )
+    };
+    found.previous = ["pinterest-archive", "pinterest-batch"].map(digest).into();
     let kept = objects(&validate(&pipeline, &found, &images()).unwrap());
     assert_eq!(changed(&before, &kept), [""; 0]);
 }
@@ -576,8 +612,7 @@ fn every_object_is_labelled_and_owned() {
     for object in with(|_| ()) {
         let metadata = &object.body["metadata"];
         assert_eq!(
-            metadata["labels"][MANAGED_BY_LABEL],
-            crate::MANAGER,
+            metadata["labels"][MANAGED_BY_LABEL], MANAGER,
             "{}",
             object.name
         );
@@ -678,7 +713,7 @@ fn topics_are_stamped_by_the_broker_and_dead_letters_have_room() {
             ("data.pinterest.user.dlq", 1),
         ]
     );
-    let config = |wish: &TopicWish, key: &str| {
+    let config = |wish: &DesiredTopic, key: &str| {
         wish.config
             .iter()
             .find(|(name, _)| name == key)
