@@ -1,16 +1,18 @@
-//! The operator's command line.
+//! Command line of the operator.
 
 use std::time::Duration;
 
 use pinpipe_runtime::telemetry::LogFormat;
 
-use crate::{context::Settings, controller::Scope, validate::Images};
+use pinpipe_plan::model::Images;
 
-/// Runs `PinterestPipelines`: watches them and keeps their topics and workers as they say.
+use crate::{context::Settings, controller::Scope};
+
+/// Reconciles `PinterestPipelines`: keeps their topics and workers as the resources say
 #[derive(Clone, Debug, clap::Parser)]
 #[command(version)]
 pub struct Args {
-    /// The registry of the workers' images where a pipeline names none.
+    /// Registry of the workers' images where a pipeline names none
     #[arg(
         long,
         env = "PINPIPE_IMAGE_REGISTRY",
@@ -19,12 +21,11 @@ pub struct Args {
     )]
     pub image_registry: String,
 
-    /// The tag of the workers' images where a pipeline names none.
+    /// Tag of the workers' images where a pipeline names none
     #[arg(long, env = "PINPIPE_IMAGE_TAG", value_name = "TAG", default_value = env!("CARGO_PKG_VERSION"))]
     pub image_tag: String,
 
-    /// The namespaces whose pipelines are run, one each time or with commas between them; all,
-    /// where none is named.
+    /// Namespaces whose pipelines are reconciled, repeated or separated by commas; all by default
     #[arg(
         long = "namespace",
         env = "PINPIPE_NAMESPACES",
@@ -33,8 +34,7 @@ pub struct Args {
     )]
     pub namespaces: Vec<String>,
 
-    /// The Lease that lets one of several operators work while the others stand by. Without one
-    /// this operator works alone.
+    /// Lease that lets one of several replicas work while the others stand by; none by default
     #[arg(
         long,
         env = "PINPIPE_LEASE",
@@ -43,10 +43,11 @@ pub struct Args {
     )]
     pub lease: Option<String>,
 
-    /// The namespace of that Lease: the operator's own.
+    /// Namespace of that Lease, the operator's own
     #[arg(long, env = "PINPIPE_LEASE_NAMESPACE", value_name = "NAMESPACE")]
     pub lease_namespace: Option<String>,
-    /// The digests of those images, where they are to be pinned: `ingest=sha256:…,stream=sha256:…`.
+
+    /// Digests that pin those images: `ingest=sha256:…,stream=sha256:…`
     #[arg(
         long,
         env = "PINPIPE_IMAGE_DIGESTS",
@@ -56,12 +57,11 @@ pub struct Args {
     )]
     pub image_digests: Vec<(String, String)>,
 
-    /// How many pipelines are worked on at once.
+    /// Number of pipelines reconciled at once
     #[arg(long, env = "PINPIPE_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
 
-    /// How long the sinks of a suspended pipeline may take to read the topics to their ends,
-    /// seconds.
+    /// How long the sinks of a suspended pipeline may drain their topics, seconds
     #[arg(
         long,
         env = "PINPIPE_DRAIN_DEADLINE",
@@ -70,8 +70,7 @@ pub struct Args {
     )]
     pub drain_deadline: u64,
 
-    /// After how long the topics of a deleted pipeline that can't be deleted are left where they
-    /// are, seconds.
+    /// How long the deletion of a pipeline's topics is tried before they are left, seconds
     #[arg(
         long,
         env = "PINPIPE_DELETION_DEADLINE",
@@ -80,17 +79,17 @@ pub struct Args {
     )]
     pub deletion_deadline: u64,
 
-    /// The port of /healthz, /readyz and /metrics.
+    /// Port of /healthz, /readyz and /metrics
     #[arg(long, env = "PINPIPE_ADMIN_PORT", value_name = "PORT", default_value_t = pinpipe_config::ADMIN_PORT)]
     pub admin_port: u16,
 
-    /// The form of log lines: json, or plain for people. Which lines: `RUST_LOG` (info unless set).
+    /// Format of log lines, json or plain; `RUST_LOG` selects them (default: info)
     #[arg(long, env = "PINPIPE_LOG_FORMAT", value_name = "FORMAT", default_value_t = LogFormat::Json)]
     pub log_format: LogFormat,
 }
 
 impl Args {
-    /// What passes go by.
+    /// Settings of the operator.
     #[must_use]
     pub fn settings(&self) -> Settings {
         Settings {
@@ -101,7 +100,7 @@ impl Args {
         }
     }
 
-    /// Where pipelines are looked for.
+    /// Namespaces in which pipelines are reconciled.
     #[must_use]
     pub fn scopes(&self) -> Vec<Scope> {
         Scope::of(&self.namespaces)
@@ -133,7 +132,7 @@ fn digest(text: &str) -> Result<(String, String), String> {
             .all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
     {
         return Err(format!(
-            "`{digest}` is no digest: write sha256: and 64 hexadecimal digits"
+            "`{digest}` is not a digest: write sha256: and 64 hexadecimal digits"
         ));
     }
     Ok((worker.to_owned(), digest.to_owned()))

@@ -1,77 +1,75 @@
-//! What every pass has at hand.
+//! What every reconcile uses.
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use kube::{Client, runtime::events::Recorder};
 use pinpipe_lease::{LeaseError, Proof};
+use pinpipe_plan::{model::Images, names::MANAGER};
 use tokio::sync::Semaphore;
 
 use crate::{
-    MANAGER,
+    kafka::{Brokers, TopicsCache},
     metrics::Metrics,
-    topics::{Brokers, TopicsCache},
-    validate::Images,
-    watched::Watched,
+    observe::pipeline_index::PipelineIndex,
 };
 
-/// What passes go by.
+/// Settings of the operator.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where workers' images come from unless a pipeline says otherwise.
+    /// Images of the workers where a pipeline chooses none.
     pub images: Images,
-    /// How many pipelines are worked on at once.
+    /// Number of pipelines reconciled at once.
     pub concurrency: u16,
-    /// How long the sinks of a suspended pipeline may take to read the topics to their ends.
+    /// How long the sinks of a suspended pipeline may take to read their topics to the end.
     pub drain_deadline: Duration,
-    /// After how long the topics of a deleted pipeline that can't be deleted are left where they
-    /// are.
+    /// How long the deletion of a pipeline's topics is tried.
     pub deletion_deadline: Duration,
 }
 
-/// What every pass has at hand.
+/// What every reconcile uses.
 pub struct Context {
-    /// The API server.
+    /// Client of the API server.
     pub client: Client,
-    /// Where events are written.
+    /// Publishes events.
     pub recorder: Recorder,
-    /// The workers' pods.
-    pub pods: reqwest::Client,
-    /// What passes go by.
+    /// HTTP client of the workers' pods.
+    pub pod_client: reqwest::Client,
+    /// Settings of the operator.
     pub settings: Settings,
-    /// What is counted.
+    /// The operator's metrics.
     pub metrics: Metrics,
-    /// All pipelines of the operator's namespaces, for the topics they claim.
-    pub watched: Watched,
-    /// The brokers asked a moment ago.
+    /// All watched pipelines.
+    pub pipelines: PipelineIndex,
+    /// Connected Kafka clusters.
     pub brokers: Brokers,
-    /// What brokers said a moment ago.
+    /// Recent states of topics.
     pub topics: TopicsCache,
-    /// How often the pass over a pipeline, by UID, failed in a row.
+    /// Consecutive failures by the pipeline's UID.
     pub failures: Mutex<HashMap<String, u32>>,
-    /// Room for as many passes as may run at once.
-    pub room: Semaphore,
-    /// That no other operator works meanwhile. None: there is none.
-    lease: Option<Proof>,
+    /// Concurrency permits.
+    pub permits: Semaphore,
+    /// Proof that this replica holds the Lease; None when leader election is off.
+    pub lease: Option<Proof>,
 }
 
 impl Context {
-    /// With nothing remembered.
+    /// A context with empty caches.
     #[must_use]
     pub fn new(
         client: Client,
-        pods: reqwest::Client,
+        pod_client: reqwest::Client,
         settings: Settings,
         metrics: Metrics,
         lease: Option<Proof>,
     ) -> Self {
         Self {
             recorder: Recorder::new(client.clone(), MANAGER.into()),
-            room: Semaphore::new(settings.concurrency.into()),
+            permits: Semaphore::new(settings.concurrency.into()),
             client,
-            pods,
+            pod_client,
             settings,
             metrics,
-            watched: Watched::default(),
+            pipelines: PipelineIndex::default(),
             brokers: Brokers::default(),
             topics: TopicsCache::default(),
             failures: Mutex::default(),
@@ -79,8 +77,8 @@ impl Context {
         }
     }
 
-    /// Whether this operator is the one that works: to be asked before anything is written.
-    pub fn may_write(&self) -> Result<(), LeaseError> {
+    /// Checks that this replica still holds the Lease. Call it before every write.
+    pub fn check_lease(&self) -> Result<(), LeaseError> {
         self.lease.as_ref().map_or(Ok(()), Proof::check)
     }
 }

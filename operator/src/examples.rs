@@ -1,19 +1,19 @@
-//! What examples/ says to other programs is what the operator makes.
+//! What examples/ tell other programs agrees with what the operator makes.
 
 use std::fs;
 
 use k8s_openapi::jiff::Timestamp;
 use mlua::{Lua, LuaSerdeExt as _};
 use pinpipe_config::LAG_METRIC;
-use pinpipe_crds::condition_types;
+use pinpipe_crds::{condition_types, reasons};
+use pinpipe_plan::{
+    build::{Object, Observed, build},
+    samples::{pipeline, validated, whole},
+};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use crate::{
-    build::{self, Object},
-    status::{self, Finding, reasons},
-    validate::tests::{pipeline, validated, whole},
-};
+use crate::{finding::Finding, status};
 
 fn documents(example: &str) -> Vec<Value> {
     let text = fs::read_to_string(format!("../examples/{example}")).unwrap();
@@ -71,7 +71,7 @@ fn argo_cd_knows_how_a_pipeline_is() {
 fn keda_scales_a_sink_by_its_lag() {
     let mut spec = whole();
     spec["stream"]["sinks"][0]["autoscaling"] = json!({});
-    let objects = build::objects(&validated(spec));
+    let objects = build(&validated(spec), &Observed::default()).objects;
     let [monitor, scaled] = &documents("keda.yaml")[..] else {
         panic!("two documents")
     };

@@ -1,4 +1,4 @@
-//! The API server's client: every request is counted, and none waits for an answer without end.
+//! Client of the API server: every request is counted and has a time-out.
 
 use std::{
     task::{Context, Poll},
@@ -12,17 +12,17 @@ use tower::{BoxError, Layer, Service};
 
 use crate::metrics::Metrics;
 
-/// How long the API server may take to begin to answer, a client's own attempts after 429 and 503
-/// among it: those alone may go on for hours.
+/// Time-out until an answer begins, including a client's own retries after 429 and 503, which alone
+/// may go on for hours.
 const ANSWER: Duration = Duration::from_secs(30);
-/// How long a connection may be silent in the middle of an answer. A watch is, for as long as the
-/// server lets it: 290 s, as kube asks for.
+/// Longest silence of a connection during an answer. A watch is silent for as long as the server
+/// keeps it open: 290 s, as kube requests.
 const SILENCE: Duration = Duration::from_secs(320);
 
-/// A client that counts.
+/// A client that counts requests.
 pub fn client(mut config: Config, metrics: Metrics) -> kube::Result<Client> {
     config.read_timeout = Some(SILENCE);
-    // Counted from the request on: a connection waits for one in silence, too.
+    // Measured from the request on, since an idle connection is silent, too.
     config.reset_reader_on_write = true;
     Ok(ClientBuilder::try_from(config)?
         .with_layer(&Counting {
@@ -32,7 +32,7 @@ pub fn client(mut config: Config, metrics: Metrics) -> kube::Result<Client> {
         .build())
 }
 
-/// Counts requests, and gives up those without an answer.
+/// Counts requests, and ends those without an answer.
 #[derive(Clone)]
 struct Counting {
     metrics: Metrics,
@@ -50,7 +50,7 @@ impl<S> Layer<S> for Counting {
     }
 }
 
-/// A service whose requests are counted.
+/// Service whose requests are counted.
 struct Counted<S> {
     inner: S,
     counting: Counting,
@@ -91,8 +91,8 @@ where
     }
 }
 
-/// What is asked, in the words of Kubernetes' permissions; server-side apply, which is a `patch`
-/// there, apart.
+/// Verb of a request, as Kubernetes' permissions name it; server-side apply, there a `patch`, is
+/// counted by itself.
 fn verb(request: &Request<Body>) -> &'static str {
     let (_, named) = resource(request.uri().path());
     let watches = request
@@ -117,8 +117,8 @@ fn verb(request: &Request<Body>) -> &'static str {
     }
 }
 
-/// The resource of a path, with what is below it (`deployments/status`), and whether it names one
-/// object. `other`: a path without a resource.
+/// Resource of a path, with its subresource (`deployments/status`), and whether the path names one
+/// object. `other`: the path has no resource.
 fn resource(path: &str) -> (&str, bool) {
     let mut rest = path.trim_start_matches('/');
     let root = if rest.starts_with("api/") { 2 } else { 3 };
@@ -143,7 +143,7 @@ fn resource(path: &str) -> (&str, bool) {
     }
 }
 
-/// The one status that is written.
+/// Name of a status subresource; only one is written.
 fn status_of(kind: &str) -> &str {
     if kind == "pinterestpipelines" {
         "pinterestpipelines/status"
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_are_told_apart_as_permissions_do() {
+    fn requests_are_classified_as_permissions_are() {
         let apply = "application/apply-patch+yaml";
         for (method, uri, content, expected) in [
             (
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn requests_are_counted_by_their_answer_and_given_up_without_one() {
+    async fn requests_are_counted_by_their_answer_and_end_without_one() {
         let mut registry = Registry::default();
         let counting = Counting {
             metrics: Metrics::register(&mut registry),

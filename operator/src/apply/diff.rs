@@ -1,7 +1,7 @@
 //! Whether a live object already holds every field that would be sent.
 //!
-//! The API server adds defaults and other managers add fields, so equality is too much to ask: each
-//! field sent must be there, with the value sent. Lists that Kubernetes merges by a key are
+//! The API server adds defaults and other managers add fields, so the two need not be equal: each
+//! field that is sent must be there with its value. Lists that Kubernetes merges by a key are
 //! compared by that key, others item by item. Quantities are compared by their value, since the API
 //! server rewrites `0.5` as `500m`.
 
@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 
 /// Lists that server-side apply merges, and the fields that tell their items apart. Source:
 /// `x-kubernetes-list-map-keys` in Kubernetes' `OpenAPI` document, for the lists in what
-/// [`crate::build`] makes.
+/// [`pinpipe_plan::build`] makes.
 const MERGED: [(&str, &[&str]); 8] = [
     ("containers", &["name"]),
     ("env", &["name"]),
@@ -73,7 +73,7 @@ fn fields_within(field: &str, live: &Map<String, Value>, desired: &Map<String, V
     })
 }
 
-pub(super) fn keys_of(field: &str) -> Option<&'static [&'static str]> {
+fn keys_of(field: &str) -> Option<&'static [&'static str]> {
     MERGED
         .iter()
         .find(|(name, _)| *name == field)

@@ -1,4 +1,4 @@
-//! Kafka's admin API. Every call has a time-out.
+//! Kafka's admin API. Every request has a time-out.
 
 use std::{
     collections::BTreeMap,
@@ -7,6 +7,8 @@ use std::{
 };
 
 use pinpipe_config::Kafka;
+use pinpipe_crds::reasons;
+use pinpipe_plan::{build::DesiredTopic, names::MANAGER};
 use pinpipe_runtime::kafka;
 use rdkafka::{
     admin::{
@@ -18,64 +20,64 @@ use rdkafka::{
     types::RDKafkaErrorCode,
 };
 
-use super::{Raise, Seen};
-use crate::{
-    MANAGER,
-    build::TopicWish,
-    status::{Finding, reasons},
-};
+use super::{ObservedTopic, Raise};
+use crate::finding::Finding;
 
-/// How long a broker may take to answer.
+/// Time-out of one request to a broker.
 const TIMEOUT: Duration = Duration::from_secs(8);
 
-/// Why the broker didn't do what was asked.
+/// Why a request to the brokers failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
-    /// No broker answered.
+    /// No broker answers.
     #[error(
-        "the Kafka brokers at {bootstrap_servers} do not answer: check that they run and are reachable from the cluster, and spec.broker.kafka.bootstrapServers"
+        "the Kafka brokers at {bootstrap_servers} (spec.broker.kafka.bootstrapServers) do not \
+         answer: check that they run, that the cluster can reach them, and that this is a \
+         plaintext listener"
     )]
     Unreachable {
-        /// Where they should be.
+        /// Their addresses.
         bootstrap_servers: String,
     },
     /// A topic could not be created.
     #[error(
-        "topic {topic} can't be created: {message}: check replicationFactor, config and the broker's permissions"
+        "topic {topic} can't be created: {message}; check spec.broker.kafka.topics \
+         (replicationFactor, config) and the operator's permissions in Kafka"
     )]
     Refused {
-        /// The topic.
+        /// Name of the topic.
         topic: String,
-        /// What the broker said.
+        /// The broker's own sentence.
         message: String,
     },
     /// A topic could not be given more partitions.
     #[error(
-        "topic {topic} can't be given {partitions} partitions: {message}: check the broker's permissions and limits"
+        "topic {topic} can't be given {partitions} partitions: {message}; check the operator's \
+         permissions in Kafka and the broker's limits"
     )]
     NotRaised {
-        /// The topic.
+        /// Name of the topic.
         topic: String,
-        /// As many as were wished for.
+        /// Desired number of partitions.
         partitions: i32,
-        /// What the broker said.
+        /// The broker's own sentence.
         message: String,
     },
     /// A topic could not be deleted.
     #[error("topic {topic} can't be deleted: {message}")]
     NotDeleted {
-        /// The topic.
+        /// Name of the topic.
         topic: String,
-        /// What the broker said.
+        /// The broker's own sentence.
         message: String,
     },
-    /// The broker answered something else.
-    #[error("the Kafka brokers can't be asked about topics: {0}")]
+    /// The broker answered with another error.
+    #[error("the Kafka brokers refuse to describe topics: {0}")]
     Failed(String),
 }
 
 impl BrokerError {
-    /// As the condition says it.
+    /// The error as a finding of the topics' condition.
     #[must_use]
     pub fn finding(&self) -> Finding {
         let reason = match self {
@@ -88,28 +90,26 @@ impl BrokerError {
     }
 }
 
-/// How many clusters are kept connected, and for how long after the last question. Pipelines mostly
-/// share one, and a client costs threads.
+/// Number of clusters that stay connected, and how long after the last request. Pipelines mostly
+/// share one cluster, and each client costs threads.
 const KEPT: (usize, Duration) = (8, Duration::from_mins(2));
 
-/// Clusters that were asked a moment ago, the latest first.
+/// Connected clusters, the latest used first.
 #[derive(Default)]
 pub struct Brokers(Mutex<Vec<(Instant, Arc<Broker>)>>);
 
 impl Brokers {
-    /// What the cluster at these addresses has of these topics, and the cluster itself, to change
-    /// something there.
-    pub async fn see(
+    /// Describes topics of the cluster at these addresses. Returns the cluster, too, for changes.
+    pub async fn describe(
         &self,
         bootstrap_servers: &str,
         names: Vec<String>,
-    ) -> Result<(Arc<Broker>, BTreeMap<String, Seen>), BrokerError> {
+    ) -> Result<(Arc<Broker>, BTreeMap<String, ObservedTopic>), BrokerError> {
         let broker = self.get(bootstrap_servers)?;
-        match broker.see(names).await {
-            Ok(seen) => Ok((broker, seen)),
+        match broker.describe(names).await {
+            Ok(observed) => Ok((broker, observed)),
             Err(error) => {
-                // The next question is asked by a new client, which believes nothing of what this
-                // one was told of the cluster.
+                // The next request uses a new client, without this one's view of the cluster.
                 self.0
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
@@ -145,7 +145,7 @@ impl Brokers {
     }
 }
 
-/// A client's end waits for its threads.
+/// Dropping a client waits for its threads.
 fn close(brokers: Vec<Arc<Broker>>) {
     if !brokers.is_empty() {
         tokio::task::spawn_blocking(move || drop(brokers));
@@ -160,7 +160,7 @@ pub struct Broker {
 }
 
 impl Broker {
-    /// Nothing is connected yet.
+    /// Makes a client, which connects with the first request.
     fn new(bootstrap_servers: &str) -> Result<Self, BrokerError> {
         let config = Kafka {
             bootstrap_servers: bootstrap_servers.to_owned(),
@@ -177,18 +177,21 @@ impl Broker {
         })
     }
 
-    /// What the broker has of these topics.
-    pub async fn see(&self, names: Vec<String>) -> Result<BTreeMap<String, Seen>, BrokerError> {
+    /// Describes those of the topics that exist.
+    pub async fn describe(
+        &self,
+        names: Vec<String>,
+    ) -> Result<BTreeMap<String, ObservedTopic>, BrokerError> {
         let (client, bootstrap_servers) =
             (Arc::clone(&self.client), self.bootstrap_servers.clone());
-        let mut seen =
-            tokio::task::spawn_blocking(move || see(&client, &bootstrap_servers, &names))
+        let mut observed =
+            tokio::task::spawn_blocking(move || describe(&client, &bootstrap_servers, &names))
                 .await
                 .map_err(|error| BrokerError::Failed(error.to_string()))??;
-        if seen.is_empty() {
-            return Ok(seen);
+        if observed.is_empty() {
+            return Ok(observed);
         }
-        let resources: Vec<_> = seen
+        let resources: Vec<_> = observed
             .keys()
             .map(|name| ResourceSpecifier::Topic(name))
             .collect();
@@ -199,7 +202,7 @@ impl Broker {
             .map_err(|e| self.failed(&e))?;
         for resource in described.into_iter().flatten() {
             if let OwnedResourceSpecifier::Topic(name) = &resource.specifier
-                && let Some(topic) = seen.get_mut(name)
+                && let Some(topic) = observed.get_mut(name)
             {
                 topic.config = resource
                     .entries
@@ -208,12 +211,12 @@ impl Broker {
                     .collect();
             }
         }
-        Ok(seen)
+        Ok(observed)
     }
 
-    /// Creates topics. One that is there by now is as good.
-    pub async fn create(&self, wishes: &[TopicWish]) -> Result<(), BrokerError> {
-        let topics: Vec<_> = wishes.iter().map(new_topic).collect();
+    /// Creates topics. A topic that exists by now is accepted.
+    pub async fn create(&self, desired: &[DesiredTopic]) -> Result<(), BrokerError> {
+        let topics: Vec<_> = desired.iter().map(new_topic).collect();
         let results = self
             .client
             .create_topics(&topics, &self.options)
@@ -234,7 +237,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Gives topics more partitions. One that has as many by now is as good.
+    /// Gives topics more partitions. A topic that has as many by now is accepted.
     pub async fn raise(&self, topics: &[Raise]) -> Result<(), BrokerError> {
         let partitions: Vec<_> = topics
             .iter()
@@ -254,13 +257,13 @@ impl Broker {
                 Ok(topic) => tracing::info!(topic, "topic given more partitions"),
                 Err((_, RDKafkaErrorCode::InvalidPartitions)) => {}
                 Err((name, code)) => {
-                    let wished = topics
+                    let desired = topics
                         .iter()
                         .find(|topic| topic.name == name)
                         .map_or(0, |topic| topic.partitions);
                     return Err(BrokerError::NotRaised {
                         topic: name,
-                        partitions: wished,
+                        partitions: desired,
                         message: code.to_string(),
                     });
                 }
@@ -269,7 +272,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Deletes topics. One that is gone by now is as good.
+    /// Deletes topics. A topic that is gone by now is accepted.
     pub async fn delete(&self, names: &[&str]) -> Result<(), BrokerError> {
         let answer = self.client.delete_topics(names, &self.options).await;
         for result in answer.map_err(|error| self.failed(&error))? {
@@ -295,23 +298,21 @@ impl Broker {
     }
 }
 
-fn new_topic(wish: &TopicWish) -> NewTopic<'_> {
-    let topic = NewTopic::new(
-        &wish.name,
-        wish.partitions,
-        TopicReplication::Fixed(wish.replication_factor),
-    );
-    wish.config
+fn new_topic(desired: &DesiredTopic) -> NewTopic<'_> {
+    let replication = TopicReplication::Fixed(desired.replication_factor);
+    let topic = NewTopic::new(&desired.name, desired.partitions, replication);
+    desired
+        .config
         .iter()
         .fold(topic, |topic, (key, value)| topic.set(key, value))
 }
 
-/// Blocks.
-fn see(
+/// Describes topics; blocks the thread.
+fn describe(
     client: &AdminClient<DefaultClientContext>,
     bootstrap_servers: &str,
     names: &[String],
-) -> Result<BTreeMap<String, Seen>, BrokerError> {
+) -> Result<BTreeMap<String, ObservedTopic>, BrokerError> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let found = kafka::topics(client.inner(), &names, TIMEOUT).map_err(|error| match error {
         kafka::IdentityError::NoAnswer(_) => BrokerError::Unreachable {
@@ -319,17 +320,15 @@ fn see(
         },
         other => BrokerError::Failed(other.to_string()),
     })?;
-    let seen = |topic: kafka::Topic| {
-        (
-            topic.name,
-            Seen {
-                id: topic.id,
-                partitions: topic.partitions,
-                ..Seen::default()
-            },
-        )
+    let observed = |topic: kafka::Topic| {
+        let observed = ObservedTopic {
+            id: topic.id,
+            partitions: topic.partitions,
+            ..ObservedTopic::default()
+        };
+        (topic.name, observed)
     };
-    Ok(found.into_iter().map(seen).collect())
+    Ok(found.into_iter().map(observed).collect())
 }
 
 fn failed(error: &KafkaError, bootstrap_servers: &str) -> BrokerError {

@@ -1,12 +1,11 @@
-//! The broker: topics that are absent are created, once, and those we created are given more
-//! partitions when more are wished for.
+//! Topics: those that are absent are created, once, and those that the operator created are given
+//! more partitions when more are desired.
 //!
-//! Nothing else of an existing topic is changed, and none is re-created. Before one is created the
-//! status says so; a topic of the status that has an id there but is gone from the broker was
-//! deleted by somebody, and is reported, until an annotation asks for it to be forgotten.
+//! No other property of an existing topic is changed, and no topic is created again. The status
+//! says so before a topic is created; a topic that has an id in the status and is gone from the
+//! broker was deleted by somebody, which is reported until an annotation requests to forget it.
 
-mod broker;
-mod drain;
+mod admin;
 mod plan;
 
 use std::{
@@ -17,59 +16,54 @@ use std::{
 };
 
 use pinpipe_crds::TopicStatus;
+use pinpipe_plan::{build::DesiredTopic, model::Forgotten};
 
-use crate::{build::TopicWish, status::Finding, validate::Forgotten};
+use crate::finding::Finding;
 
-pub use broker::{Broker, BrokerError, Brokers};
-pub use drain::left;
-pub use plan::{Plan, Raise, Seen, plan, without};
+pub use admin::{Broker, BrokerError, Brokers};
+pub use plan::{ObservedTopic, Plan, Raise, plan, without_forgotten};
 
-/// How topics stand.
+/// State of a pipeline's topics.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Outcome {
-    /// For the status.
+pub struct TopicsState {
+    /// Topics as the status lists them.
     pub topics: Vec<TopicStatus>,
-    /// For the condition.
+    /// Finding for the condition.
     pub finding: Finding,
 }
 
-/// How long an answer of a broker is believed. A pass comes with every event of a child, and the
-/// broker need not be asked for each.
+/// How long a good answer of a broker is used again. Every event of a child starts a reconcile, and
+/// not each of them has to ask the broker.
 const GOOD_FOR: Duration = Duration::from_secs(45);
-/// The same for an answer that something is wrong, or no answer.
+/// How long a bad answer, or none, is used again.
 const BAD_FOR: Duration = Duration::from_secs(8);
 
-/// What brokers said a moment ago, by the pipeline's UID.
+/// Recent states of topics, by the pipeline's UID.
 #[derive(Default)]
-pub struct TopicsCache(Mutex<HashMap<String, (u64, Instant, Outcome)>>);
+pub struct TopicsCache(Mutex<HashMap<String, (u64, Instant, TopicsState)>>);
 
 impl TopicsCache {
-    /// The answer to the same question, if it is young enough.
+    /// The state found for the same request, if it is recent.
     #[must_use]
-    pub fn get(&self, uid: &str, question: u64) -> Option<Outcome> {
-        let answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (asked, at, outcome) = answers.get(uid)?;
-        let good_for = if outcome.finding.ok {
-            GOOD_FOR
-        } else {
-            BAD_FOR
-        };
-        (*asked == question && at.elapsed() < good_for).then(|| outcome.clone())
+    pub fn get(&self, uid: &str, request: u64) -> Option<TopicsState> {
+        let states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (requested, at, state) = states.get(uid)?;
+        let good_for = if state.finding.ok { GOOD_FOR } else { BAD_FOR };
+        (*requested == request && at.elapsed() < good_for).then(|| state.clone())
     }
 
-    /// Remembers an answer, and forgets those too old to be believed, of pipelines that may be
-    /// gone.
-    pub fn put(&self, uid: &str, question: u64, outcome: Outcome) {
-        let mut answers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        answers.retain(|_, (_, at, _)| at.elapsed() < GOOD_FOR);
-        answers.insert(uid.to_owned(), (question, Instant::now(), outcome));
+    /// Stores a state, and drops those that are too old; their pipelines may be gone.
+    pub fn put(&self, uid: &str, request: u64, state: TopicsState) {
+        let mut states = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        states.retain(|_, (_, at, _)| at.elapsed() < GOOD_FOR);
+        states.insert(uid.to_owned(), (request, Instant::now(), state));
     }
 }
 
-/// What is asked of a broker: changes with the broker, the wishes and what is to be forgotten.
+/// Hash of everything a broker is asked for.
 #[must_use]
-pub fn question(bootstrap_servers: &str, wishes: &[TopicWish], forgotten: &[Forgotten]) -> u64 {
+pub fn request(bootstrap_servers: &str, desired: &[DesiredTopic], forgotten: &[Forgotten]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (bootstrap_servers, wishes, forgotten).hash(&mut hasher);
+    (bootstrap_servers, desired, forgotten).hash(&mut hasher);
     hasher.finish()
 }

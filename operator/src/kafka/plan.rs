@@ -1,55 +1,57 @@
-//! What is to be done about topics, and what to say. Pure.
+//! Decides what to do about topics, and what to report. Pure.
 
 use std::collections::BTreeMap;
 
-use pinpipe_crds::TopicStatus;
-
-use super::Outcome;
-use crate::{
-    build::TopicWish,
-    status::{Finding, reasons},
-    validate::{FORGET_ANNOTATION, Forgotten, RESET_ANNOTATION},
+use pinpipe_crds::{TopicStatus, reasons};
+use pinpipe_plan::{
+    build::DesiredTopic,
+    model::Forgotten,
+    names::{FORGET_ANNOTATION, RESET_ANNOTATION},
 };
 
-/// The setting that says whose time a record bears.
-const STAMP: &str = "message.timestamp.type";
-const STAMPED_BY_BROKER: &str = "LogAppendTime";
+use super::TopicsState;
+use crate::finding::Finding;
 
-/// A topic as the broker has it.
+/// Setting that decides whose clock a record's timestamp comes from.
+const TIMESTAMP_TYPE: &str = "message.timestamp.type";
+const LOG_APPEND_TIME: &str = "LogAppendTime";
+
+/// A topic as the broker describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Its identity.
+pub struct ObservedTopic {
+    /// Topic id.
     pub id: String,
-    /// Its partitions.
+    /// Number of partitions.
     pub partitions: i32,
-    /// Its settings, defaults among them.
+    /// Settings, defaults included.
     pub config: BTreeMap<String, String>,
 }
 
-/// A topic that is to have more partitions.
+/// A topic to be given more partitions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Raise {
     /// Its name.
     pub name: String,
-    /// Partitions it is to have in all.
+    /// Number of partitions afterwards.
     pub partitions: i32,
 }
 
-/// What to do.
+/// What to do about a pipeline's topics.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
-    /// Topics to be created.
-    pub create: Vec<TopicWish>,
-    /// Topics of ours to be given more partitions.
+    /// Topics to create.
+    pub create: Vec<DesiredTopic>,
+    /// Topics to give more partitions.
     pub raise: Vec<Raise>,
-    /// The status as it must be written before they are.
+    /// Topics as the status must list them before that.
     pub intent: Vec<TopicStatus>,
-    /// How topics stand, apart from those to be created or raised.
-    pub outcome: Outcome,
+    /// State of the topics, apart from those to create or to give more partitions.
+    pub state: TopicsState,
 }
 
 impl Plan {
-    /// What is still to be done, in a sentence: after it was done, the broker doesn't show it yet.
+    /// Sentence about what is left to do. None: nothing. After a change it is what the broker
+    /// doesn't show yet.
     #[must_use]
     pub fn pending(&self) -> Option<String> {
         let created = self
@@ -69,44 +71,44 @@ impl Plan {
     }
 }
 
-/// The status without the topics that are to be forgotten. One that is there as it was stays.
+/// The topics of the status without those to forget. A topic that still exists with its id stays.
 #[must_use]
-pub fn without(
+pub fn without_forgotten(
     known: &[TopicStatus],
     forgotten: &[Forgotten],
-    seen: &BTreeMap<String, Seen>,
+    observed: &BTreeMap<String, ObservedTopic>,
 ) -> Vec<TopicStatus> {
     let gone =
-        |topic: &TopicStatus| topic.id.as_ref() != seen.get(&topic.name).map(|found| &found.id);
-    let asked = |topic: &TopicStatus| {
+        |topic: &TopicStatus| topic.id.as_ref() != observed.get(&topic.name).map(|found| &found.id);
+    let requested = |topic: &TopicStatus| {
         forgotten
             .iter()
-            .any(|asked| asked.topic == topic.name && Some(&asked.id) == topic.id.as_ref())
+            .any(|request| request.topic == topic.name && Some(&request.id) == topic.id.as_ref())
     };
     known
         .iter()
-        .filter(|topic| !(asked(topic) && gone(topic)))
+        .filter(|topic| !(requested(topic) && gone(topic)))
         .cloned()
         .collect()
 }
 
-/// `known` is the status as it is, `seen` what the broker has of the topics wished for. `pipeline`
-/// names the pipeline to `kubectl`: `-n data pinterestpipeline pinterest`.
+/// Decides what to do. `known` are the topics of the status, `observed` those that the broker has.
+/// `pipeline` names the pipeline to `kubectl`: `-n data pinterestpipeline pinterest`.
 #[must_use]
 pub fn plan(
-    wishes: &[TopicWish],
+    desired_topics: &[DesiredTopic],
     known: &[TopicStatus],
-    seen: &BTreeMap<String, Seen>,
+    observed: &BTreeMap<String, ObservedTopic>,
     pipeline: &str,
 ) -> Plan {
     let (mut create, mut raise, mut topics) = (Vec::new(), Vec::new(), Vec::new());
     let (mut problems, mut notes, mut gone) = (Vec::new(), Vec::new(), Vec::new());
-    for wish in wishes {
-        let name = &wish.name;
+    for desired in desired_topics {
+        let name = &desired.name;
         let before = known.iter().find(|topic| topic.name == *name);
         let ours = before.is_some_and(|topic| topic.created_by_us);
         let known_id = before.and_then(|topic| topic.id.as_deref());
-        match (seen.get(name), known_id) {
+        match (observed.get(name), known_id) {
             (Some(found), _) if known_id.is_none_or(|id| id == found.id) => {
                 topics.push(TopicStatus {
                     name: name.clone(),
@@ -114,8 +116,8 @@ pub fn plan(
                     partitions: found.partitions,
                     created_by_us: ours,
                 });
-                compare(wish, found, &mut problems, &mut notes);
-                match partitions(wish, found, ours) {
+                compare(desired, found, &mut problems, &mut notes);
+                match partitions(desired, found, ours) {
                     Partitions::Right => {}
                     Partitions::Raise(raised) => raise.push(raised),
                     Partitions::Kept(note) => notes.push(note),
@@ -127,8 +129,8 @@ pub fn plan(
                 problems.push((
                     reasons::TOPIC_REPLACED,
                     format!(
-                        "topic {name} was deleted and created again by somebody else; sinks with a position in the old one stop: \
-                         restore it, or go on with the new one"
+                        "topic {name} was deleted and created again by somebody else; sinks with a \
+                         position in the old one stop: restore it, or go on with the new one"
                     ),
                 ));
             }
@@ -138,8 +140,8 @@ pub fn plan(
                 problems.push((
                     reasons::TOPIC_MISSING,
                     format!(
-                        "topic {name} was deleted by somebody else, and is not created again by itself, since sinks have positions in it: \
-                         restore it, or have it created anew"
+                        "topic {name} was deleted by somebody else. The operator does not create it \
+                         again, since sinks have positions in it: restore it, or request a new one"
                     ),
                 ));
             }
@@ -147,15 +149,15 @@ pub fn plan(
                 topics.push(TopicStatus {
                     name: name.clone(),
                     id: None,
-                    partitions: wish.partitions,
+                    partitions: desired.partitions,
                     created_by_us: true,
                 });
-                create.push(wish.clone());
+                create.push(desired.clone());
             }
         }
     }
     let intent = topics.clone();
-    let mut finding = finding(problems, &notes, wishes.len());
+    let mut finding = finding(problems, &notes, desired_topics.len());
     if !gone.is_empty() {
         finding.message = format!("{}; {}", finding.message, way_out(&gone, pipeline));
     }
@@ -163,91 +165,95 @@ pub fn plan(
         create,
         raise,
         intent,
-        outcome: Outcome { topics, finding },
+        state: TopicsState { topics, finding },
     }
 }
 
-/// What makes the operator forget topics, and what is to be done after that.
+/// Command that makes the operator forget topics, and what to do after that.
 fn way_out(gone: &[String], pipeline: &str) -> String {
     format!(
-        "to go on without what is lost: kubectl annotate --overwrite {pipeline} {FORGET_ANNOTATION}={}, and then reset the sinks that have \
-         stopped by {RESET_ANNOTATION}",
+        "to go on without the lost records: kubectl annotate --overwrite {pipeline} \
+         {FORGET_ANNOTATION}={}, and then reset the sinks that stopped ({RESET_ANNOTATION})",
         gone.join(",")
     )
 }
 
-/// What is to be done about a topic's partitions.
+/// What to do about a topic's partitions.
 enum Partitions {
     Right,
     Raise(Raise),
-    /// Nothing, and why.
+    /// Nothing, for the reason in this sentence.
     Kept(String),
 }
 
-/// More partitions move keys to other partitions. Sinks tell later records by `LogAppendTime`
-/// first, so that is harmless where the broker stamps records, and nowhere else. Fewer there can't
-/// be.
-fn partitions(wish: &TopicWish, found: &Seen, ours: bool) -> Partitions {
-    let (name, there, wished) = (&wish.name, found.partitions, wish.partitions);
+/// More partitions move keys to other partitions. Sinks order records by `LogAppendTime` first, so
+/// that is harmless where the broker sets timestamps, and nowhere else. Fewer partitions are
+/// impossible.
+fn partitions(desired: &DesiredTopic, found: &ObservedTopic, ours: bool) -> Partitions {
+    let (name, there, wanted) = (&desired.name, found.partitions, desired.partitions);
     let kept = |why: &str| {
         Partitions::Kept(format!(
-            "topic {name} keeps its {there} partitions, not {wished}: {why}"
+            "topic {name} keeps its {there} partitions, not {wanted}: {why}"
         ))
     };
-    if wish.dead_letters || there == wished {
+    if desired.dead_letters || there == wanted {
         Partitions::Right
-    } else if there > wished {
+    } else if there > wanted {
         kept("a topic can't lose partitions")
     } else if !ours {
         kept(
-            "this pipeline did not create it, so raise them yourself (kafka-topics --alter --partitions)",
+            "this pipeline did not create it, so raise them yourself (kafka-topics --alter \
+             --partitions)",
         )
     } else if found
         .config
-        .get(STAMP)
-        .is_none_or(|stamped| stamped != STAMPED_BY_BROKER)
+        .get(TIMESTAMP_TYPE)
+        .is_none_or(|stamped| stamped != LOG_APPEND_TIME)
     {
-        kept(
-            "raised they are once the topic's message.timestamp.type is LogAppendTime, by which later records are told from earlier ones",
-        )
+        kept("its message.timestamp.type must be LogAppendTime first, by which records are ordered")
     } else {
         Partitions::Raise(Raise {
             name: name.clone(),
-            partitions: wished,
+            partitions: wanted,
         })
     }
 }
 
-/// What of an existing topic's settings isn't as wished. It is left so.
+/// Compares the settings of an existing topic with the desired ones. They are left as they are.
 fn compare(
-    wish: &TopicWish,
-    found: &Seen,
+    desired: &DesiredTopic,
+    found: &ObservedTopic,
     problems: &mut Vec<(&'static str, String)>,
     notes: &mut Vec<String>,
 ) {
-    let name = &wish.name;
+    let name = &desired.name;
     let stamped = found
         .config
-        .get(STAMP)
-        .map_or(STAMPED_BY_BROKER, String::as_str);
-    if stamped != STAMPED_BY_BROKER && !wish.dead_letters {
+        .get(TIMESTAMP_TYPE)
+        .map_or(LOG_APPEND_TIME, String::as_str);
+    if stamped != LOG_APPEND_TIME && !desired.dead_letters {
         problems.push((
             reasons::TOPIC_UNSUITABLE,
             format!(
-                "topic {name} has message.timestamp.type={stamped}, so later records can't be told from earlier ones: \
-                 set it to LogAppendTime (kafka-configs --alter --topic {name})"
+                "topic {name} has message.timestamp.type={stamped}, so records can't be ordered: set \
+                 it to LogAppendTime (kafka-configs --alter --entity-type topics --entity-name \
+                 {name} --add-config message.timestamp.type=LogAppendTime)"
             ),
         ));
     }
-    if wish.dead_letters {
+    if desired.dead_letters {
         return;
     }
-    for (key, wished) in wish.config.iter().filter(|(key, _)| key != STAMP) {
+    for (key, wanted) in desired
+        .config
+        .iter()
+        .filter(|(key, _)| key != TIMESTAMP_TYPE)
+    {
         if let Some(value) = found.config.get(key)
-            && value != wished
+            && value != wanted
         {
             notes.push(format!(
-                "topic {name} keeps its {key}={value}, not {wished}"
+                "topic {name} keeps its {key}={value}, not {wanted}"
             ));
         }
     }
@@ -267,7 +273,7 @@ fn finding(problems: Vec<(&'static str, String)>, notes: &[String], topics: usiz
         None => Finding::good(
             reasons::TOPICS_READY,
             format!(
-                "all {topics} topics are there; not all is as wished: {}",
+                "all {topics} topics are there; not all settings are as desired: {}",
                 notes.join("; ")
             ),
         ),
@@ -278,7 +284,7 @@ fn finding(problems: Vec<(&'static str, String)>, notes: &[String], topics: usiz
 mod tests {
     use super::*;
 
-    fn wish(name: &str, partitions: i32) -> TopicWish {
+    fn wish(name: &str, partitions: i32) -> DesiredTopic {
         let config = vec![
             (
                 "message.timestamp.type".to_owned(),
@@ -286,7 +292,7 @@ mod tests {
             ),
             ("retention.ms".to_owned(), "1000".to_owned()),
         ];
-        TopicWish {
+        DesiredTopic {
             name: name.to_owned(),
             partitions,
             replication_factor: -1,
@@ -295,12 +301,12 @@ mod tests {
         }
     }
 
-    fn seen(id: &str, partitions: i32, config: &[(&str, &str)]) -> Seen {
+    fn seen(id: &str, partitions: i32, config: &[(&str, &str)]) -> ObservedTopic {
         let config = config
             .iter()
             .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
             .collect();
-        Seen {
+        ObservedTopic {
             id: id.to_owned(),
             partitions,
             config,
@@ -316,8 +322,17 @@ mod tests {
         }
     }
 
-    fn planned(wishes: &[TopicWish], known: &[TopicStatus], seen: &BTreeMap<String, Seen>) -> Plan {
-        plan(wishes, known, seen, "-n data pinterestpipeline pinterest")
+    fn planned(
+        desired_topics: &[DesiredTopic],
+        known: &[TopicStatus],
+        observed: &BTreeMap<String, ObservedTopic>,
+    ) -> Plan {
+        plan(
+            desired_topics,
+            known,
+            observed,
+            "-n data pinterestpipeline pinterest",
+        )
     }
 
     /// The broker's id now, what is to be forgotten → whether the topic is created anew, its id and
@@ -350,7 +365,7 @@ mod tests {
             let known = without(&[status(Some("a"), true)], &asked(forgotten), &seen);
             let plan = planned(&[wish("t", 3)], &known, &seen);
             assert_eq!(plan.create.len() == 1, created, "{case}");
-            let topic = &plan.outcome.topics[0];
+            let topic = &plan.state.topics[0];
             assert_eq!(
                 (topic.id.as_deref(), topic.created_by_us),
                 (id, ours),
@@ -374,7 +389,7 @@ mod tests {
             &[known("t", "a"), known("u", "b")],
             &seen,
         );
-        let said = &plan.outcome.finding.message;
+        let said = &plan.state.finding.message;
         let command = "kubectl annotate --overwrite -n data pinterestpipeline pinterest pinpipe.dev/forget-topic=t@a,u@b,";
         assert!(
             said.contains("topic t was deleted") && said.contains("(and 1 more)"),
@@ -466,14 +481,14 @@ mod tests {
                 .collect();
             let plan = planned(&[wish("t", 3)], known.as_slice(), &seen);
             assert_eq!(plan.create.len() == 1, created, "{case}");
-            let topic = &plan.outcome.topics[0];
+            let topic = &plan.state.topics[0];
             assert_eq!(
                 (topic.id.as_deref(), topic.created_by_us),
                 (id, ours),
                 "{case}"
             );
-            assert_eq!(plan.outcome.finding.reason, reason, "{case}");
-            assert_eq!(plan.intent, plan.outcome.topics, "{case}");
+            assert_eq!(plan.state.finding.reason, reason, "{case}");
+            assert_eq!(plan.intent, plan.state.topics, "{case}");
         }
     }
 
@@ -492,16 +507,16 @@ mod tests {
             &[],
             &BTreeMap::from([("t".to_owned(), found)]),
         );
-        assert!(plan.create.is_empty() && plan.raise.is_empty() && plan.outcome.finding.ok);
-        assert_eq!(plan.outcome.topics[0].partitions, 3);
+        assert!(plan.create.is_empty() && plan.raise.is_empty() && plan.state.finding.ok);
+        assert_eq!(plan.state.topics[0].partitions, 3);
         for told in [
             "keeps its 3 partitions, not 6",
             "keeps its retention.ms=2000, not 1000",
         ] {
             assert!(
-                plan.outcome.finding.message.contains(told),
+                plan.state.finding.message.contains(told),
                 "{:?}",
-                plan.outcome.finding
+                plan.state.finding
             );
         }
     }
@@ -547,13 +562,13 @@ mod tests {
                 "{there} {ours} {stamp:?}"
             );
             assert!(
-                plan.outcome.finding.message.contains(told),
+                plan.state.finding.message.contains(told),
                 "{:?}",
-                plan.outcome.finding
+                plan.state.finding
             );
-            assert_eq!(plan.outcome.topics[0].partitions, there);
+            assert_eq!(plan.state.topics[0].partitions, there);
         }
-        let letters = TopicWish {
+        let letters = DesiredTopic {
             dead_letters: true,
             ..wish("t", 1)
         };
@@ -563,7 +578,7 @@ mod tests {
         )]);
         let plan = planned(&[letters], &[status(Some("a"), true)], &seen);
         assert!(
-            plan.raise.is_empty() && !plan.outcome.finding.message.contains("partitions"),
+            plan.raise.is_empty() && !plan.state.finding.message.contains("partitions"),
             "{plan:?}"
         );
     }
@@ -576,6 +591,6 @@ mod tests {
             &[],
             &BTreeMap::from([("t".to_owned(), found)]),
         );
-        assert_eq!(plan.outcome.finding.reason, reasons::TOPIC_UNSUITABLE);
+        assert_eq!(plan.state.finding.reason, reasons::TOPIC_UNSUITABLE);
     }
 }

@@ -1,27 +1,25 @@
-//! Whether sinks have read the topics to their ends: what their consumer groups have committed,
-//! against the logs.
+//! What consumer groups have not read yet: their committed offsets against the ends of the logs.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::try_join_all;
 use pinpipe_config::Kafka;
+use pinpipe_plan::{component::Component, names::MANAGER};
 use pinpipe_runtime::kafka::{Behind, Positions, Progress, behind};
 use tokio::{task::spawn_blocking, time::timeout};
 
-use crate::MANAGER;
+/// Time-out of one request to a broker.
+const REQUEST: Duration = Duration::from_secs(5);
+/// Time-out of all requests together.
+const TOTAL: Duration = Duration::from_secs(20);
 
-/// How long a broker may take to answer one question.
-const QUESTION: Duration = Duration::from_secs(5);
-/// How long all of them may take.
-const TIMEOUT: Duration = Duration::from_secs(20);
-
-/// What each component has not read yet, by its consumer group. An error, in a sentence: it can't
-/// be told now.
-pub async fn left(
+/// Partitions that each component has not read to the end, by its consumer group. An error, in a
+/// sentence: the lag can't be told now.
+pub async fn lag(
     bootstrap_servers: &str,
     topics: &[String],
-    groups: BTreeMap<String, String>,
-) -> Result<BTreeMap<String, Vec<Behind>>, String> {
+    groups: BTreeMap<Component, String>,
+) -> Result<BTreeMap<Component, Vec<Behind>>, String> {
     let kafka = Kafka {
         bootstrap_servers: bootstrap_servers.to_owned(),
     };
@@ -29,18 +27,18 @@ pub async fn left(
         let (kafka, topics) = (kafka.clone(), topics.to_vec());
         async move {
             let ask = move || {
-                let progress = Progress::new(&kafka, MANAGER, &group, QUESTION)?;
+                let progress = Progress::new(&kafka, MANAGER, &group, REQUEST)?;
                 let ends: Positions = progress.ends(&topics)?;
                 anyhow::Ok(behind(&ends, &progress.committed(&ends)?))
             };
-            let left = spawn_blocking(ask)
+            let lag = spawn_blocking(ask)
                 .await
                 .map_err(|error| error.to_string())?;
-            left.map(|left| (component, left))
+            lag.map(|lag| (component, lag))
                 .map_err(|error| format!("{error:#}"))
         }
     });
-    match timeout(TIMEOUT, try_join_all(answers)).await {
+    match timeout(TOTAL, try_join_all(answers)).await {
         Ok(answers) => Ok(answers?.into_iter().collect()),
         Err(_) => Err(format!(
             "the Kafka brokers at {bootstrap_servers} do not answer"

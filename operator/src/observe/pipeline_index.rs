@@ -1,4 +1,4 @@
-//! The pipelines that are watched, as the operator keeps them between passes.
+//! Index of all pipelines that the operator watches, kept small: there may be thousands.
 
 use std::{
     borrow::Cow,
@@ -11,17 +11,18 @@ use kube::{Resource, core::DeserializeGuard, runtime::reflector::Store};
 use pinpipe_crds::PinterestPipeline;
 use serde::{Deserialize, Deserializer};
 
-use crate::claims::Claim;
+use pinpipe_plan::ownership::Claim;
 
-/// What is kept of a pipeline: a pass reads it anew, and there may be thousands.
+/// A pipeline in the index. A reconcile reads the whole resource again.
 #[derive(Clone, Debug)]
-pub struct Outline {
+pub struct CachedPipeline {
     metadata: ObjectMeta,
-    /// What it claims. An error: it isn't of the type, which must not stop others.
+    /// The topics it names. An error: this version can't read the resource, which must not stop
+    /// the others.
     pub claim: Result<Claim, String>,
 }
 
-impl<'de> Deserialize<'de> for Outline {
+impl<'de> Deserialize<'de> for CachedPipeline {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let DeserializeGuard(read) =
             DeserializeGuard::<PinterestPipeline>::deserialize(deserializer)?;
@@ -29,14 +30,14 @@ impl<'de> Deserialize<'de> for Outline {
             Ok(pipeline) => (Ok(Claim::of(&pipeline)), pipeline.metadata),
             Err(invalid) => (Err(invalid.error), invalid.metadata),
         };
-        // The largest part of it: who wrote which field, and what was applied.
+        // The largest parts of the metadata.
         metadata.managed_fields = None;
         metadata.annotations = None;
         Ok(Self { metadata, claim })
     }
 }
 
-impl Resource for Outline {
+impl Resource for CachedPipeline {
     type DynamicType = ();
     type Scope = <PinterestPipeline as Resource>::Scope;
 
@@ -65,21 +66,21 @@ impl Resource for Outline {
     }
 }
 
-/// How long a watch may take until it has seen everything that is there.
+/// How long a watch may take until it has listed everything.
 pub const FILLED_WITHIN: Duration = Duration::from_secs(10);
 
-/// What one watch sees.
-struct Seen {
-    store: Store<Outline>,
-    /// What was claimed just before it began.
+/// Pipelines of one watch.
+struct Scope {
+    store: Store<CachedPipeline>,
+    /// Claims listed just before the watch began.
     before: Vec<Claim>,
     since: Instant,
 }
 
-impl Seen {
-    /// Claims that may be to topics of this one.
+impl Scope {
+    /// Claims that share a topic name with this one.
     fn meeting(&self, claim: &Claim) -> Vec<Claim> {
-        // A store holds nothing until it holds everything.
+        // A store is empty until the first list is complete.
         if self.store.is_empty() && self.since.elapsed() < FILLED_WITHIN {
             return self
                 .before
@@ -89,21 +90,20 @@ impl Seen {
                 .collect();
         }
         let all = self.store.state();
-        // Of one that can't be read nothing is known.
+        // Nothing is known about a pipeline that can't be read.
         let claims = all.iter().filter_map(|outline| outline.claim.as_ref().ok());
         claims.filter(|other| claim.meets(other)).cloned().collect()
     }
 }
 
-/// All pipelines that are watched, as the watches have them. Of namespaces that aren't watched
-/// nothing is known.
+/// All pipelines of the watched namespaces.
 #[derive(Default)]
-pub struct Watched(Mutex<Vec<Seen>>);
+pub struct PipelineIndex(Mutex<Vec<Scope>>);
 
-impl Watched {
-    /// What a watch sees from now on, and what was claimed `before`.
-    pub fn add(&self, store: Store<Outline>, before: Vec<Claim>) {
-        let seen = Seen {
+impl PipelineIndex {
+    /// Adds the store of a watch, and the claims that were listed `before` it began.
+    pub fn add(&self, store: Store<CachedPipeline>, before: Vec<Claim>) {
+        let scope = Scope {
             store,
             before,
             since: Instant::now(),
@@ -111,21 +111,24 @@ impl Watched {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .push(seen);
+            .push(scope);
     }
 
-    /// How many pipelines there are.
+    /// Number of pipelines.
     #[must_use]
     pub fn count(&self) -> usize {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.iter().map(|seen| seen.store.len()).sum()
+        let scopes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        scopes.iter().map(|scope| scope.store.len()).sum()
     }
 
-    /// Other pipelines' claims that may be to the same topics.
+    /// Claims of other pipelines that share a topic name with this one.
     #[must_use]
     pub fn meeting(&self, claim: &Claim) -> Vec<Claim> {
-        let seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.iter().flat_map(|seen| seen.meeting(claim)).collect()
+        let scopes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        scopes
+            .iter()
+            .flat_map(|scope| scope.meeting(claim))
+            .collect()
     }
 }
 
@@ -138,7 +141,7 @@ mod tests {
 
     use super::*;
 
-    fn outline(name: &str, spec: &serde_json::Value) -> Outline {
+    fn outline(name: &str, spec: &serde_json::Value) -> CachedPipeline {
         serde_json::from_value(json!({
             "apiVersion": "pinpipe.dev/v1alpha1",
             "kind": "PinterestPipeline",
@@ -149,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_before_a_watch_counts_until_the_watch_has_seen_it() {
+    fn claims_listed_before_a_watch_count_until_the_watch_has_listed_everything() {
         let pipeline = |name| {
             let pins = json!({"overrides": {"pin": {"name": "pins"}}});
             outline(
@@ -157,9 +160,9 @@ mod tests {
                 &json!({"broker": {"kafka": {"bootstrapServers": "k.x:1", "topics": pins}}}),
             )
         };
-        let watched = Watched::default();
+        let index = PipelineIndex::default();
         let (store, mut writer) = reflector::store();
-        watched.add(store, vec![pipeline("gone").claim.unwrap()]);
+        index.add(store, vec![pipeline("gone").claim.unwrap()]);
         let [me, gone, there] = ["me", "gone", "there"].map(|name| pipeline(name).claim.unwrap());
         assert_eq!(watched.meeting(&me), slice::from_ref(&gone));
         writer.apply_watcher_event(&Event::Init);
@@ -167,16 +170,16 @@ mod tests {
         assert_eq!(
             watched.meeting(&me),
             [gone],
-            "the watch may not have seen everything yet"
+            "the watch may not have listed everything yet"
         );
         writer.apply_watcher_event(&Event::InitApply(pipeline("me")));
         writer.apply_watcher_event(&Event::InitDone);
         assert_eq!(watched.meeting(&me), [there]);
-        assert_eq!(watched.count(), 2);
+        assert_eq!(index.count(), 2);
     }
 
     #[test]
-    fn one_that_cannot_be_read_is_known_by_its_name() {
+    fn a_pipeline_that_cannot_be_read_is_known_by_its_name() {
         let outline = outline("odd", &json!({"broker": "none"}));
         assert!(outline.claim.is_err());
         assert_eq!(outline.meta().name.as_deref(), Some("odd"));

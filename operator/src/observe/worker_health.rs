@@ -1,8 +1,8 @@
-//! What running workers say of themselves: `/readyz`, asked pod by pod.
+//! Health and metrics of running workers, probed pod by pod.
 //!
-//! Kubernetes knows that a pod isn't ready and not why; and a worker whose sink is away stays
-//! ready, since another in its place would do no better. A pod that can't be asked has said
-//! nothing.
+//! Kubernetes knows that a pod isn't ready, but not why; and a worker whose sink is unavailable
+//! stays ready, since a replacement would do no better. `/readyz` gives the reason. A pod that
+//! doesn't answer is left out.
 
 use std::{
     collections::BTreeMap,
@@ -13,20 +13,31 @@ use std::{
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
 use pinpipe_config::ADMIN_PORT;
+use pinpipe_crds::reasons;
+use pinpipe_plan::component::Component;
 use pinpipe_runtime::figures::{self, Figures};
 use reqwest::{Client, Response, redirect::Policy};
 
-use crate::{
-    build,
-    status::{Finding, reasons, thresholds::Told},
-};
+use super::pods::component;
+use crate::finding::Finding;
 
-/// How long a pod may take to answer.
+/// Time-out of one request to a pod.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// As much as is read of an answer, bytes.
-const MOST: usize = 4096;
+/// Bytes that are read of an answer.
+const MAX_ANSWER: usize = 4096;
 
-/// A client for pods: straight to their addresses, whatever proxy the operator's environment names.
+/// Values that the workers of a component reported.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct WorkerMetrics {
+    /// Number of pods that were asked.
+    pub asked: usize,
+    /// Values of the pods that answered.
+    pub answers: Vec<Figures>,
+    /// Whether a worker of the component reports a problem.
+    pub has_problem: bool,
+}
+
+/// A client that connects to pods directly, whatever proxy the operator's environment names.
 pub fn client() -> reqwest::Result<Client> {
     Client::builder()
         .timeout(TIMEOUT)
@@ -35,117 +46,115 @@ pub fn client() -> reqwest::Result<Client> {
         .build()
 }
 
-/// The component a pod is of: `ingest`, `stream-live`.
-#[must_use]
-pub fn component(pod: &Pod) -> Option<&str> {
-    pod.metadata
-        .labels
-        .as_ref()?
-        .get(build::COMPONENT_LABEL)
-        .map(String::as_str)
-}
-
-/// What is the matter, by component, in the words of the first of its pods, by name, that says so.
-pub async fn ask(client: &Client, pods: &[Pod]) -> BTreeMap<String, Finding> {
-    let mut asked: Vec<(&str, &str, IpAddr)> = pods.iter().filter_map(to_ask).collect();
-    asked.sort_unstable();
-    let answers = join_all(asked.iter().map(|(_, name, address)| async move {
-        answer(client, *address)
-            .await
-            .inspect_err(
-                |error| tracing::debug!(pod = name, %error, "a worker can't be asked how it is"),
-            )
+/// First problem reported by each component's pods, in the order of the pods' names.
+pub async fn problems(client: &Client, pods: &[Pod]) -> BTreeMap<Component, Finding> {
+    let mut targets: Vec<Target<'_>> = pods.iter().filter_map(target).collect();
+    targets.sort_unstable();
+    let answers = join_all(targets.iter().map(|target| async move {
+        let answer = health(client, target.address).await;
+        answer
+            .inspect_err(|error| tracing::debug!(pod = target.pod, %error, "no health of a worker"))
             .ok()
     }))
     .await;
-    let mut said = BTreeMap::new();
-    for ((component, _, _), answer) in asked.into_iter().zip(answers) {
+    let mut problems = BTreeMap::new();
+    for (target, answer) in targets.into_iter().zip(answers) {
         if let Some(finding) = answer.as_deref().and_then(finding) {
-            said.entry(component.to_owned()).or_insert(finding);
+            problems.entry(target.component).or_insert(finding);
         }
     }
-    said
+    problems
 }
 
-/// Component, name and address of a pod that can say how its sink or broker is.
-fn to_ask(pod: &Pod) -> Option<(&str, &str, IpAddr)> {
-    let component = component(pod)
-        .filter(|c| matches!(*c, "ingest" | "archive") || c.starts_with("stream-"))?;
-    let status = pod.status.as_ref()?;
-    let mut containers = status.container_statuses.iter().flatten();
-    let runs = containers.any(|container| {
-        container
-            .state
-            .as_ref()
-            .is_some_and(|state| state.running.is_some())
-    });
-    if pod.metadata.deletion_timestamp.is_some() || !runs {
-        return None;
-    }
-    Some((
-        component,
-        pod.metadata.name.as_deref()?,
-        status.pod_ip.as_deref()?.parse().ok()?,
-    ))
-}
-
-/// The figures of these components, as far as their pods tell them. One of a worker that is too old
-/// to be asked is missing.
-pub async fn figures(
+/// Metrics of these components, as far as their pods answer. A worker of an older release without
+/// them is left out.
+pub async fn metrics(
     client: &Client,
     pods: &[Pod],
-    components: &[String],
-) -> BTreeMap<String, Told> {
-    let asked = pods
-        .iter()
-        .filter_map(to_ask)
-        .filter(|(component, _, _)| components.iter().any(|c| c == component));
-    let answers = asked.map(|(component, name, address)| async move {
+    components: &[Component],
+) -> BTreeMap<Component, WorkerMetrics> {
+    let targets = pods.iter().filter_map(target);
+    let targets = targets.filter(|target| components.contains(&target.component));
+    let answers = targets.map(|target| async move {
         let answer = async {
-            anyhow::Ok(serde_json::from_slice(
-                &body(client, address, figures::PATH).await?,
-            )?)
+            let body = body(client, target.address, figures::PATH).await?;
+            anyhow::Ok(serde_json::from_slice(&body)?)
         };
-        let told: anyhow::Result<Figures> = answer.await;
-        let told = told.inspect_err(
-            |error| tracing::debug!(pod = name, %error, "a worker doesn't tell its figures"),
+        let metrics: anyhow::Result<Figures> = answer.await;
+        let metrics = metrics.inspect_err(
+            |error| tracing::debug!(pod = target.pod, %error, "no metrics of a worker"),
         );
-        (component.to_owned(), told.ok())
+        (target.component, metrics.ok())
     });
-    let mut told: BTreeMap<String, Told> = BTreeMap::new();
+    let mut metrics: BTreeMap<Component, WorkerMetrics> = BTreeMap::new();
     for (component, answer) in join_all(answers).await {
-        let of = told.entry(component).or_default();
-        of.asked += 1;
-        of.answers.extend(answer);
+        let of_component = metrics.entry(component).or_default();
+        of_component.asked += 1;
+        of_component.answers.extend(answer);
     }
-    told
+    metrics
 }
 
-/// Asks the pods of a component to write what they have gathered. One that can't be asked writes it
-/// when its time comes.
-pub async fn flush(client: &Client, pods: &[Pod], asked: &str) {
-    let addresses = pods
+/// Requests the pods of a component to flush what they have buffered. A pod that can't be reached
+/// flushes when its time comes.
+pub async fn flush(client: &Client, pods: &[Pod], component: &Component) {
+    let targets = pods
         .iter()
-        .filter_map(to_ask)
-        .filter(|(component, _, _)| *component == asked);
-    join_all(addresses.map(|(_, name, address)| async move {
-        if let Err(error) = client.post(url(address, "/flush")).send().await {
-            tracing::debug!(pod = name, %error, "a worker can't be asked to write what it has gathered");
+        .filter_map(target)
+        .filter(|target| target.component == *component);
+    join_all(targets.map(|target| async move {
+        if let Err(error) = client.post(url(target.address, "/flush")).send().await {
+            tracing::debug!(pod = target.pod, %error, "a worker can't be requested to flush");
         }
     }))
     .await;
+}
+
+/// A pod that can be probed.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Target<'a> {
+    component: Component,
+    pod: &'a str,
+    address: IpAddr,
+}
+
+/// The pod as a target. None: it isn't running, or its component has no health to report.
+fn target(pod: &Pod) -> Option<Target<'_>> {
+    let component = component(pod).filter(|component| {
+        matches!(
+            component,
+            Component::Ingest | Component::Archive | Component::Stream(_)
+        )
+    })?;
+    let status = pod.status.as_ref()?;
+    let mut states = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .map(|c| c.state.as_ref());
+    let runs = states.any(|state| state.is_some_and(|state| state.running.is_some()));
+    if pod.metadata.deletion_timestamp.is_some() || !runs {
+        return None;
+    }
+    let address = status.pod_ip.as_deref()?.parse().ok()?;
+    Some(Target {
+        component,
+        pod: pod.metadata.name.as_deref()?,
+        address,
+    })
 }
 
 fn url(address: IpAddr, path: &str) -> String {
     format!("http://{}{path}", SocketAddr::new(address, ADMIN_PORT))
 }
 
-async fn answer(client: &Client, address: IpAddr) -> reqwest::Result<String> {
+/// The answer of `/readyz`, whatever its status.
+async fn health(client: &Client, address: IpAddr) -> reqwest::Result<String> {
     let body = bytes(client.get(url(address, "/readyz")).send().await?).await?;
     Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
-/// The answer to a question that is always answered with 200.
+/// The answer of a path that always answers with 200.
 async fn body(client: &Client, address: IpAddr, path: &str) -> reqwest::Result<Vec<u8>> {
     bytes(
         client
@@ -161,21 +170,21 @@ async fn bytes(mut response: Response) -> reqwest::Result<Vec<u8>> {
     let mut body = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         body.extend_from_slice(&chunk);
-        if body.len() >= MOST {
-            body.truncate(MOST);
+        if body.len() >= MAX_ANSWER {
+            body.truncate(MAX_ANSWER);
             break;
         }
     }
     Ok(body)
 }
 
-/// Reads `not ready: TopicReplaced: …` or `degraded: SinkUnavailable: …`. Anything else, such as
-/// `ready` or `not ready: starting`, is nothing that Kubernetes doesn't tell as well.
+/// Parses `not ready: TopicReplaced: …` or `degraded: SinkUnavailable: …`. Other answers, such as
+/// `ready` or `not ready: starting`, add nothing to what Kubernetes tells.
 fn finding(answer: &str) -> Option<Finding> {
-    let said = answer
+    let problem = answer
         .strip_prefix("not ready: ")
         .or_else(|| answer.strip_prefix("degraded: "))?;
-    let (reason, message) = said.split_once(": ")?;
+    let (reason, message) = problem.split_once(": ")?;
     let reason = reasons::FROM_WORKERS
         .into_iter()
         .find(|known| *known == reason)?;
@@ -216,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn workers_that_run_are_asked_and_no_others() {
+    fn only_running_workers_are_probed() {
         let pod = |component: &str, status: Value| -> Pod {
             serde_json::from_value(
                 json!({"metadata": {"name": "p", "labels": {"app.kubernetes.io/component": component}},
@@ -229,7 +238,7 @@ mod tests {
                 "restartCount": 0, "state": state}]})
         };
         let running = status(json!({"running": {}}));
-        for (component, asked) in [
+        for (component, probed) in [
             ("ingest", true),
             ("stream-live", true),
             ("archive", true),
@@ -237,22 +246,22 @@ mod tests {
             ("emulator", false),
         ] {
             assert_eq!(
-                to_ask(&pod(component, running.clone())).is_some(),
-                asked,
+                target(&pod(component, running.clone())).is_some(),
+                probed,
                 "{component}"
             );
         }
         assert_eq!(
-            to_ask(&pod(
+            target(&pod(
                 "ingest",
                 status(json!({"waiting": {"reason": "CrashLoopBackOff"}}))
             )),
             None
         );
-        assert_eq!(to_ask(&pod("ingest", json!({"podIP": "10.0.0.1"}))), None);
+        assert_eq!(target(&pod("ingest", json!({"podIP": "10.0.0.1"}))), None);
         let mut going = pod("ingest", running);
         going.metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
-        assert_eq!(to_ask(&going), None);
+        assert_eq!(target(&going), None);
     }
 }

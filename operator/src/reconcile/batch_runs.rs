@@ -1,51 +1,51 @@
-//! Batch runs that an annotation starts, and those that a change of the resource must not end.
+//! Batch runs: how they are, those that an annotation requests, and those that a change of the
+//! resource must not end.
 //!
-//! A run is a Job of the `CronJob`'s template, as the schedule would make it, and the `CronJob`
-//! owns it. Which word asked for the last one stands in the status, since the Job itself goes after
-//! some time.
+//! A requested run is a Job of the `CronJob`'s template, as the schedule would make it, owned by the
+//! `CronJob`. The status keeps the ids of the requests, since the Job is deleted after some time.
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::{
-    api::{
-        batch::v1::{CronJob, Job},
-        core::v1::ObjectReference,
-    },
-    apimachinery::pkg::apis::meta::v1::OwnerReference,
+use k8s_openapi::api::{
+    batch::v1::{CronJob, Job},
+    core::v1::{ObjectReference, Pod},
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams},
+    api::{ListParams, Patch, PatchParams, PostParams},
     runtime::events::EventType,
 };
-use pinpipe_crds::BatchStatus;
+use pinpipe_crds::{BatchStatus, condition_types, reasons};
+use pinpipe_plan::{
+    build::requested_run,
+    component::Component,
+    model::ValidatedPipeline,
+    names::{self, MANAGER, RUN_ANNOTATION},
+};
 use serde_json::json;
 
-use super::{Error, Pass, Trying as _, components::typed};
+use super::Reconciler;
 use crate::{
-    MANAGER,
-    apply::{Key, Live},
-    build,
-    status::{Finding, batch::has_ended, reasons},
-    validate::{RUN_ANNOTATION, ValidatedPipeline},
+    error::{Error, Trying as _},
+    finding::Finding,
+    observe::children::{Children, Key},
+    status::batch_runs::{self, has_ended},
 };
 
-/// What `kubectl create job --from` sets on a Job of a `CronJob`'s template.
-const INSTANTIATED: (&str, &str) = ("cronjob.kubernetes.io/instantiate", "manual");
-/// As many words are remembered, besides the last one.
+/// Number of request ids that are kept besides the latest.
 const REMEMBERED: usize = 32;
-/// What goes with a `CronJob`, and what its runs need to the end.
+/// Kinds of the batch component's children that its runs need until they end.
 const NEEDED_BY_RUNS: [&str; 5] = ["CronJob", "Lease", "Role", "RoleBinding", "ServiceAccount"];
 
-/// The words that asked for runs which were started.
+/// Ids of the requests that have started runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Words {
+pub(super) struct RequestIds {
     pub(super) last: Option<String>,
-    /// Those before it, the latest first.
+    /// Earlier ones, the latest first.
     pub(super) before: Vec<String>,
 }
 
-impl Words {
+impl RequestIds {
     fn of(status: Option<&BatchStatus>) -> Self {
         let batch = status.cloned().unwrap_or_default();
         Self {
@@ -54,88 +54,108 @@ impl Words {
         }
     }
 
-    /// Whether a run was started for this word.
-    fn has(&self, word: &str) -> bool {
+    /// Whether the request with this id has started a run.
+    fn contains(&self, id: &str) -> bool {
         self.last
             .iter()
             .chain(&self.before)
-            .any(|known| known == word)
+            .any(|known| known == id)
     }
 
-    fn and(mut self, word: &str) -> Self {
-        self.before.splice(0..0, self.last.replace(word.to_owned()));
+    fn with(mut self, id: &str) -> Self {
+        self.before.splice(0..0, self.last.replace(id.to_owned()));
         self.before.truncate(REMEMBERED);
         self
     }
 }
 
-impl Pass<'_> {
-    /// Starts the run that is asked for, unless it was started before. Gives the words that asked
-    /// for those started, or why it can't be done.
-    pub(super) async fn start_run(
+impl Reconciler<'_> {
+    /// Status and finding of batch runs. The pods of a run are read once, when it has ended.
+    pub(super) async fn batch(
         &self,
         pipeline: &ValidatedPipeline,
-        live: &Live,
-    ) -> Result<Result<Words, Finding>, Error> {
-        let last = Words::of(
-            self.resource
-                .status
-                .as_ref()
-                .and_then(|status| status.batch.as_ref()),
-        );
-        let Some(nonce) = pipeline
+        children: &Children,
+    ) -> Result<(Option<BatchStatus>, Option<Finding>), Error> {
+        let Some(batch) = &pipeline.batch else {
+            return Ok((None, None));
+        };
+        let jobs = self.runs().await?;
+        let before = self
+            .resource
+            .status
+            .as_ref()
+            .and_then(|status| status.batch.as_ref());
+        let known = before.and_then(|batch| batch.last_run.as_ref());
+        let ended = batch_runs::last_ended(&jobs);
+        let ended = ended.filter(|(name, _)| known.is_none_or(|run| run.name != *name));
+        let (last_run, failure) = match ended {
+            Some((job, outcome)) => {
+                let pods = self.pods_of(job).await?;
+                let message = batch_runs::termination_message(&pods);
+                let (run, failure) = batch_runs::last_run(job, outcome, message.as_deref());
+                (Some(run), failure)
+            }
+            None => (None, None),
+        };
+        let is_new = last_run.is_some();
+        let cron_job = cron_job(pipeline, children);
+        let status = batch_runs::status(cron_job.as_ref(), before, last_run);
+        if let Some(missing) = batch.secrets.missing.first() {
+            let message = format!("{missing} (namespace {})", self.namespace);
+            return Ok((
+                Some(status),
+                Some(Finding::bad(reasons::SECRET_MISSING, message)),
+            ));
+        }
+        let place = format!("-n {}", self.namespace);
+        let last_run = status.last_run.as_ref();
+        let mut finding =
+            batch_runs::finding(pipeline.suspend, last_run, failure.as_deref(), &place);
+        // The sentence a run failed with is read once; from then on the condition keeps it.
+        let old = self.condition(condition_types::BATCH_READY);
+        let old = old.filter(|condition| condition.reason == reasons::RUN_FAILED);
+        if let Some(old) = old.filter(|_| !is_new && finding.reason == reasons::RUN_FAILED) {
+            finding.message.clone_from(&old.message);
+        }
+        Ok((Some(status), Some(finding)))
+    }
+
+    /// Starts the run that is requested, unless it was started before. Returns the ids of the
+    /// requests that have started runs, or why this one can't.
+    pub(super) async fn start_requested_run(
+        &self,
+        pipeline: &ValidatedPipeline,
+        children: &Children,
+    ) -> Result<Result<RequestIds, Finding>, Error> {
+        let batch = self
+            .resource
+            .status
+            .as_ref()
+            .and_then(|status| status.batch.as_ref());
+        let started = RequestIds::of(batch);
+        let request = pipeline
             .requests
             .run
             .as_ref()
-            .filter(|nonce| !last.has(nonce))
-        else {
-            return Ok(Ok(last));
+            .filter(|id| !started.contains(id));
+        let Some(request) = request else {
+            return Ok(Ok(started));
         };
-        // Whatever keeps it from being there is said in the condition; the run starts once it is.
-        let cron_job = typed::<CronJob>(live, "CronJob", &pipeline.child("batch"));
-        let Some(job) = cron_job
-            .filter(|_| !pipeline.suspend)
-            .as_ref()
-            .and_then(|cron| job(pipeline, cron, nonce))
+        // A condition tells why the CronJob is missing; the run starts once it exists.
+        let cron_job = cron_job(pipeline, children).filter(|_| !pipeline.suspend);
+        let Some(job) = cron_job.and_then(|cron_job| requested_run(pipeline, &cron_job, request))
         else {
-            return Ok(Ok(last));
+            return Ok(Ok(started));
         };
         let name = job.name_any();
-        self.context.may_write()?;
-        let jobs: Api<Job> = Api::namespaced(self.context.client.clone(), &self.namespace);
+        self.context.check_lease()?;
         let params = PostParams {
             field_manager: Some(MANAGER.to_owned()),
             ..PostParams::default()
         };
-        match jobs.create(&params, &job).await {
-            Ok(_) => {
-                self.context.metrics.wrote("create", "jobs");
-                tracing::info!(
-                    namespace = self.namespace,
-                    name = self.name,
-                    job = name,
-                    nonce,
-                    "a batch run is started"
-                );
-                let started = ObjectReference {
-                    api_version: Some("batch/v1".to_owned()),
-                    kind: Some("Job".to_owned()),
-                    namespace: Some(self.namespace.clone()),
-                    name: Some(name.clone()),
-                    ..ObjectReference::default()
-                };
-                let note =
-                    format!("the batch run {name} is started, as {RUN_ANNOTATION}={nonce} asks");
-                self.event(
-                    EventType::Normal,
-                    reasons::RUN_STARTED,
-                    "Run",
-                    &note,
-                    Some(started),
-                )
-                .await;
-            }
-            // We died after that, and before the status said so.
+        match self.jobs().create(&params, &job).await {
+            Ok(_) => self.report_started_run(&name, request).await,
+            // An earlier reconcile ended between creating the Job and writing the status.
             Err(kube::Error::Api(status)) if status.code == 409 => {}
             Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
                 let message = format!("the API server refuses Job {name}: {}", status.message);
@@ -143,141 +163,116 @@ impl Pass<'_> {
             }
             Err(error) => return Err(error).trying("starting a batch run"),
         }
-        Ok(Ok(last.and(nonce)))
+        Ok(Ok(started.with(request)))
     }
 
-    /// The children that runs under way still need, though the pipeline has no batch runs any more.
-    /// Their schedule is suspended.
+    async fn report_started_run(&self, job: &str, request: &str) {
+        self.context.metrics.wrote("create", "jobs");
+        let (namespace, name) = (&self.namespace, &self.name);
+        tracing::info!(namespace, name, job, request, "started a batch run");
+        let started = ObjectReference {
+            api_version: Some("batch/v1".to_owned()),
+            kind: Some("Job".to_owned()),
+            namespace: Some(self.namespace.clone()),
+            name: Some(job.to_owned()),
+            ..ObjectReference::default()
+        };
+        let message =
+            format!("started the batch run {job}, requested by {RUN_ANNOTATION}={request}");
+        let (type_, reason) = (EventType::Normal, reasons::RUN_STARTED);
+        self.event(type_, reason, "Run", &message, Some(started))
+            .await;
+    }
+
+    /// Children that active runs still need although the pipeline has no batch section any more.
+    /// The schedule is suspended until they end.
     pub(super) async fn needed_by_runs(
         &self,
         pipeline: &ValidatedPipeline,
-        live: &Live,
+        children: &Children,
     ) -> Result<BTreeSet<Key>, Error> {
-        let name = pipeline.child("batch");
-        let cron_job =
-            typed::<CronJob>(live, "CronJob", &name).filter(|_| pipeline.batch.is_none());
+        let cron_job = cron_job(pipeline, children).filter(|_| pipeline.batch.is_none());
         let Some(cron_job) = cron_job else {
             return Ok(BTreeSet::new());
         };
-        let client = &self.context.client;
-        let jobs: Api<Job> = Api::namespaced(client.clone(), &self.namespace);
-        let params = ListParams::default().labels(&build::runs_selector(&self.name));
-        let runs = jobs.list(&params).await.trying("listing Jobs")?.items;
-        if runs.iter().all(|run| has_ended(run).is_some()) {
+        if self
+            .runs()
+            .await?
+            .iter()
+            .all(|run| has_ended(run).is_some())
+        {
             return Ok(BTreeSet::new());
         }
+        let name = pipeline.child(&Component::Batch);
         if cron_job.spec.and_then(|spec| spec.suspend) != Some(true) {
-            self.context.may_write()?;
-            let cron_jobs: Api<CronJob> = Api::namespaced(client.clone(), &self.namespace);
+            self.context.check_lease()?;
+            let client = self.context.client.clone();
+            let cron_jobs: Api<CronJob> = Api::namespaced(client, &self.namespace);
             let suspend = Patch::Merge(json!({"spec": {"suspend": true}}));
             let params = PatchParams {
                 field_manager: Some(MANAGER.to_owned()),
                 ..PatchParams::default()
             };
-            cron_jobs
-                .patch(&name, &params, &suspend)
-                .await
-                .trying("suspending batch runs")?;
+            let patched = cron_jobs.patch(&name, &params, &suspend).await;
+            patched.trying("suspending batch runs")?;
             self.context.metrics.wrote("patch", "cronjobs");
         }
         Ok(NEEDED_BY_RUNS
             .map(|kind| (kind.to_owned(), name.clone()))
             .into())
     }
+
+    fn jobs(&self) -> Api<Job> {
+        Api::namespaced(self.context.client.clone(), &self.namespace)
+    }
+
+    async fn runs(&self) -> Result<Vec<Job>, Error> {
+        let params = ListParams::default().labels(&names::runs_selector(&self.name));
+        Ok(self
+            .jobs()
+            .list(&params)
+            .await
+            .trying("listing Jobs")?
+            .items)
+    }
+
+    async fn pods_of(&self, job: &str) -> Result<Vec<Pod>, Error> {
+        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.namespace);
+        let params = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
+        Ok(api
+            .list(&params)
+            .await
+            .trying("listing a run's pods")?
+            .items)
+    }
 }
 
-/// The run a word asks for: always the same of the same word.
-fn job(pipeline: &ValidatedPipeline, cron_job: &CronJob, nonce: &str) -> Option<Job> {
-    let template = cron_job.spec.as_ref()?.job_template.clone();
-    let of = template.metadata.unwrap_or_default();
-    let mut annotations = of.annotations.unwrap_or_default();
-    annotations.extend(
-        [INSTANTIATED, (RUN_ANNOTATION, nonce)]
-            .map(|(key, value)| (key.to_owned(), value.to_owned())),
-    );
-    let digest = build::hash(&format!("{}/{nonce}", pipeline.uid));
-    Some(Job {
-        metadata: ObjectMeta {
-            // The schedule's runs have a number there.
-            name: Some(format!("{}-r{}", pipeline.child("batch"), &digest[..10])),
-            namespace: Some(pipeline.namespace.clone()),
-            labels: of.labels,
-            annotations: Some(annotations),
-            owner_references: Some(vec![OwnerReference {
-                api_version: "batch/v1".to_owned(),
-                kind: "CronJob".to_owned(),
-                name: cron_job.name_any(),
-                uid: cron_job.uid()?,
-                controller: Some(true),
-                block_owner_deletion: None,
-            }]),
-            ..ObjectMeta::default()
-        },
-        spec: template.spec,
-        status: None,
-    })
+fn cron_job(pipeline: &ValidatedPipeline, children: &Children) -> Option<CronJob> {
+    children.typed("CronJob", &pipeline.child(&Component::Batch))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        build::objects,
-        validate::tests::{validated, whole},
-    };
 
     #[test]
-    fn a_word_starts_one_run_though_others_came_after_it() {
-        let mut words = Words::default().and("a").and("b");
-        assert!(words.has("a") && words.has("b") && !words.has("c"));
+    fn a_request_starts_one_run_even_after_later_ones() {
+        let mut ids = RequestIds::default().with("a").with("b");
+        assert!(ids.contains("a") && ids.contains("b") && !ids.contains("c"));
+        let before = ["a".to_owned()];
         assert_eq!(
-            (words.last.as_deref(), words.before.as_slice()),
-            (Some("b"), &["a".to_owned()][..])
+            (ids.last.as_deref(), ids.before.as_slice()),
+            (Some("b"), &before[..])
         );
         for at in 0..REMEMBERED {
-            words = words.and(&at.to_string());
+            ids = ids.with(&at.to_string());
         }
-        assert_eq!(
-            (words.before.len(), words.has("b"), words.has("a")),
-            (REMEMBERED, true, false)
-        );
+        assert!(ids.before.len() == REMEMBERED && ids.contains("b") && !ids.contains("a"));
         let status = BatchStatus {
-            last_requested: words.last.clone(),
-            requested_before: words.before.clone(),
+            last_requested: ids.last.clone(),
+            requested_before: ids.before.clone(),
             ..BatchStatus::default()
         };
-        assert_eq!(Words::of(Some(&status)), words);
-    }
-
-    #[test]
-    fn a_run_is_what_the_schedule_would_start_and_has_one_name() {
-        let pipeline = validated(whole());
-        let body = objects(&pipeline)
-            .into_iter()
-            .find(|object| object.resource.kind == "CronJob")
-            .unwrap()
-            .body;
-        let mut cron_job: CronJob = serde_json::from_value(body).unwrap();
-        assert_eq!(job(&pipeline, &cron_job, "1"), None, "not there yet");
-        cron_job.metadata.uid = Some("42".to_owned());
-        let run = job(&pipeline, &cron_job, "1").unwrap();
-        assert_eq!(Some(&run), job(&pipeline, &cron_job, "1").as_ref());
-        assert_ne!(
-            run.name_any(),
-            job(&pipeline, &cron_job, "2").unwrap().name_any()
-        );
-        assert!(
-            run.name_any().starts_with("pinterest-batch-r") && run.name_any().len() <= 63,
-            "{}",
-            run.name_any()
-        );
-
-        let template = cron_job.spec.unwrap().job_template;
-        assert_eq!(
-            (run.spec, run.metadata.labels),
-            (template.spec, template.metadata.unwrap().labels)
-        );
-        assert_eq!(run.metadata.owner_references.unwrap()[0].uid, "42");
-        assert_eq!(run.metadata.annotations.unwrap()[RUN_ANNOTATION], "1");
+        assert_eq!(RequestIds::of(Some(&status)), ids);
     }
 }

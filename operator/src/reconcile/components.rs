@@ -1,236 +1,185 @@
-//! The components' part of a pass: how each stands, by its Deployment, its pods, what they say, and
-//! batch runs.
+//! Findings about components: by their Deployments, their pods, and what their workers report.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use k8s_openapi::api::{
-    apps::v1::Deployment,
-    autoscaling::v2::HorizontalPodAutoscaler,
-    batch::v1::{CronJob, Job},
-    core::v1::Pod,
+use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod};
+use pinpipe_crds::reasons;
+use pinpipe_plan::{
+    build::{Observed, Rollout},
+    component::Component,
+    model::{Replicas, Sink, ValidatedPipeline},
+    names::{COMPONENT_LABEL, INSTANCE_LABEL, RESET_ANNOTATION},
+    validate::RESET_FORMS,
 };
-use kube::{Api, api::ListParams};
-use pinpipe_crds::{BatchStatus, condition_types};
-use serde::de::DeserializeOwned;
 
-use super::{Error, Pass, Trying as _};
+use super::Reconciler;
 use crate::{
-    apply::{Key, Live, Obstacle},
-    build, said,
-    status::{Finding, Findings, batch, health, reasons},
-    upgrade::Stages,
-    validate::{RESET_ANNOTATION, RESET_FORMS, Replicas, ValidatedPipeline},
+    apply::Obstacle,
+    finding::Finding,
+    observe::{
+        children::{Children, Key},
+        deployment::progress,
+        pods,
+    },
+    status::{Findings, deployment},
 };
 
-/// What a pass saw of the components.
-pub(super) struct Seen<'a> {
-    pub(super) live: &'a Live,
+/// What is known about the components after applying.
+pub(super) struct ComponentView<'a> {
+    pub(super) children: &'a Children,
+    pub(super) observed: &'a Observed,
+    pub(super) rollout: &'a Rollout,
     pub(super) pods: &'a [Pod],
-    /// What workers say is the matter, by component.
-    pub(super) said: &'a BTreeMap<String, Finding>,
-    pub(super) stages: &'a Stages,
+    /// Problems that workers report.
+    pub(super) problems: &'a BTreeMap<Component, Finding>,
 }
 
-impl Pass<'_> {
-    /// How each component stands.
+impl Reconciler<'_> {
+    /// Findings about all parts of the pipeline.
     pub(super) fn findings(
         &self,
         pipeline: &ValidatedPipeline,
-        seen: &Seen<'_>,
+        view: &ComponentView<'_>,
         topics: Finding,
         batch: Option<Finding>,
         suspension: Option<Finding>,
     ) -> Findings {
-        let component = |name: &str| {
-            let pods: Vec<&Pod> = seen
-                .pods
-                .iter()
-                .filter(|pod| said::component(pod) == Some(name))
-                .collect();
-            let finding = self.component(pipeline, seen.live, name, &pods, seen.said.get(name));
-            seen.stages.told(name, finding)
-        };
-        let sinks = pipeline.sinks.iter().map(|sink| {
-            let mut finding = component(&format!("stream-{}", sink.name));
-            finding.message = format!("sink {}: {}", sink.name, finding.message);
-            finding
-        });
-        let stream = match Finding::worst(sinks.collect()) {
-            Some(finding) if finding.ok && !pipeline.suspend => {
-                let notes = pipeline.sinks.iter().flat_map(|sink| {
-                    let held_back = sink
-                        .held_back
-                        .as_ref()
-                        .map(|words| format!("; sink {} has {words}", sink.name));
-                    let unscaled =
-                        unscaled(seen.live, &pipeline.child(&format!("stream-{}", sink.name)));
-                    held_back
-                        .into_iter()
-                        .chain(unscaled.map(|words| format!("; sink {}: {words}", sink.name)))
-                });
-                let message = format!(
-                    "all pods of all sinks are ready{}",
-                    notes.collect::<String>()
-                );
-                Some(Finding::good(reasons::AVAILABLE, message))
-            }
-            other => other,
-        };
-        let mut ingest = component("ingest");
-        if let Some(words) = unscaled(seen.live, &pipeline.child("ingest"))
-            .filter(|_| ingest.ok && !pipeline.suspend)
-        {
-            ingest.message = format!("{}; {words}", ingest.message);
+        let component = |component| self.component(pipeline, view, &component);
+        let mut ingest = component(Component::Ingest);
+        let note = scaling_problem(view.children, &pipeline.child(&Component::Ingest));
+        if let Some(note) = note.filter(|_| ingest.ok && !pipeline.suspend) {
+            ingest.message = format!("{}; {note}", ingest.message);
         }
         Findings {
             suspension,
             requests: requests(pipeline),
             topics,
             ingest,
-            stream,
-            archive: pipeline.archive.is_some().then(|| component("archive")),
+            stream: self.stream(pipeline, view),
+            archive: pipeline
+                .archive
+                .is_some()
+                .then(|| component(Component::Archive)),
             batch,
-            emulator: pipeline.emulator.is_some().then(|| component("emulator")),
+            emulator: pipeline
+                .emulator
+                .is_some()
+                .then(|| component(Component::Emulator)),
         }
     }
 
-    /// Every pod of the pipeline, batch runs' among them.
-    pub(super) async fn pods(&self) -> Result<Vec<Pod>, Error> {
-        let params = ListParams::default().labels(&build::selector(&self.name, None));
-        let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.namespace);
-        Ok(api.list(&params).await.trying("listing pods")?.items)
+    /// Finding about all stream sinks together. None: there are none.
+    fn stream(&self, pipeline: &ValidatedPipeline, view: &ComponentView<'_>) -> Option<Finding> {
+        let sinks = pipeline.sinks.iter().map(|sink| {
+            let mut finding = self.component(pipeline, view, &Component::stream(&sink.name));
+            finding.message = format!("sink {}: {}", sink.name, finding.message);
+            finding
+        });
+        let worst = Finding::worst(sinks.collect())?;
+        if !worst.ok || pipeline.suspend {
+            return Some(worst);
+        }
+        let notes = pipeline
+            .sinks
+            .iter()
+            .flat_map(|sink| sink_notes(pipeline, view, sink));
+        let message = format!(
+            "all pods of all sinks are ready{}",
+            notes.collect::<String>()
+        );
+        Some(Finding::good(reasons::AVAILABLE, message))
     }
 
     fn component(
         &self,
         pipeline: &ValidatedPipeline,
-        live: &Live,
-        component: &str,
-        pods: &[&Pod],
-        said: Option<&Finding>,
+        view: &ComponentView<'_>,
+        component: &Component,
     ) -> Finding {
-        let name = pipeline.child(component);
-        let secrets = build::secrets(pipeline)
-            .find(|(child, _)| *child == name)
-            .map(|(_, secrets)| secrets);
-        if let Some(missing) = secrets.and_then(|secrets| secrets.missing.first()) {
-            return Finding::bad(
-                reasons::SECRET_MISSING,
-                format!("{missing} (namespace {})", self.namespace),
-            );
+        let missing = pipeline
+            .secrets(component)
+            .and_then(|secrets| secrets.missing.first());
+        if let Some(missing) = missing {
+            let message = format!("{missing} (namespace {})", self.namespace);
+            return Finding::bad(reasons::SECRET_MISSING, message);
         }
-        let Some(deployment) = typed::<Deployment>(live, "Deployment", &name) else {
-            return Finding::bad(
-                reasons::PROGRESSING,
-                format!("Deployment {name} is about to be created"),
-            );
+        let Some(found) = view.children.deployment(pipeline, component) else {
+            let name = pipeline.child(component);
+            let message = format!("Deployment {name} is about to be created");
+            return Finding::bad(reasons::PROGRESSING, message);
         };
-        let runs = pipeline.runs(component);
-        let least = replicas(pipeline, component).and_then(Replicas::least);
-        let finding = health::finding(
-            &health::rollout(&deployment, least),
-            pods,
-            said,
-            !runs,
+        let is_own = |pod: &&Pod| pods::component(pod).as_ref() == Some(component);
+        let pods: Vec<&Pod> = view.pods.iter().filter(is_own).collect();
+        let is_draining = view.observed.draining.contains(component);
+        let is_stopped = pipeline.suspend && !is_draining;
+        let least = pipeline.replicas(component).and_then(Replicas::least);
+        let finding = deployment::finding(
+            &progress(&found, least),
+            &pods,
+            view.problems.get(component),
+            is_stopped,
             &self.place(component),
         );
-        if finding.ok && runs && pipeline.suspend {
-            return Finding::good(
-                reasons::DRAINING,
-                "the topics are read to their ends, since spec.suspend is set",
-            );
+        if finding.ok && pipeline.suspend && is_draining {
+            let message = "it reads its topics to the end because spec.suspend is set";
+            return Finding::good(reasons::DRAINING, message);
         }
-        finding
+        with_rollout(view.rollout, component, finding)
     }
 
-    /// Where `kubectl` finds a component's pods.
-    fn place(&self, component: &str) -> String {
+    /// Options of kubectl that select a component's pods.
+    fn place(&self, component: &Component) -> String {
         let Self {
             namespace, name, ..
         } = self;
-        format!(
-            "-n {namespace} -l app.kubernetes.io/instance={name},app.kubernetes.io/component={component}"
-        )
-    }
-
-    /// How batch runs stand. The pods of a run are asked once, when it has ended.
-    pub(super) async fn batch(
-        &self,
-        pipeline: &ValidatedPipeline,
-        live: &Live,
-    ) -> Result<(Option<BatchStatus>, Option<Finding>), Error> {
-        let Some(wanted) = &pipeline.batch else {
-            return Ok((None, None));
-        };
-        let client = &self.context.client;
-        let params = ListParams::default().labels(&build::runs_selector(&self.name));
-        let jobs: Api<Job> = Api::namespaced(client.clone(), &self.namespace);
-        let jobs = jobs.list(&params).await.trying("listing Jobs")?.items;
-
-        let status = self.resource.status.as_ref();
-        let before = status.and_then(|status| status.batch.as_ref());
-        let known = before.and_then(|batch| batch.last_run.as_ref());
-        let old_message = status
-            .and_then(|status| {
-                status
-                    .conditions
-                    .iter()
-                    .find(|c| c.type_ == condition_types::BATCH_READY)
-            })
-            .filter(|condition| condition.reason == reasons::RUN_FAILED)
-            .map(|condition| condition.message.clone());
-        let ended =
-            batch::last_ended(&jobs).filter(|(name, _)| known.is_none_or(|run| run.name != *name));
-        let (last_run, said) = match ended {
-            Some((job, outcome)) => {
-                let pods: Api<Pod> = Api::namespaced(client.clone(), &self.namespace);
-                let params =
-                    ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
-                let pods = pods
-                    .list(&params)
-                    .await
-                    .trying("listing a run's pods")?
-                    .items;
-                let (run, said) =
-                    batch::last_run(job, outcome, batch::termination_message(&pods).as_deref());
-                (Some(run), said)
-            }
-            None => (None, None),
-        };
-        let new = last_run.is_some();
-        let cron_job = typed::<CronJob>(live, "CronJob", &pipeline.child("batch"));
-        let status = batch::status(cron_job.as_ref(), before, last_run);
-        let mut finding = if let Some(missing) = wanted.secrets.missing.first() {
-            Finding::bad(
-                reasons::SECRET_MISSING,
-                format!("{missing} (namespace {})", self.namespace),
-            )
-        } else {
-            let place = format!("-n {}", self.namespace);
-            batch::finding(
-                pipeline.suspend,
-                status.last_run.as_ref(),
-                said.as_deref(),
-                &place,
-            )
-        };
-        if let Some(message) = old_message.filter(|_| !new && finding.reason == reasons::RUN_FAILED)
-        {
-            // What the run said was read once and stands in the condition.
-            finding.message = message;
-        }
-        Ok((Some(status), Some(finding)))
+        format!("-n {namespace} -l {INSTANCE_LABEL}={name},{COMPONENT_LABEL}={component}")
     }
 }
 
-/// What annotations ask for that can't be done.
+/// Adds to a finding that others wait for the component's image, or that it waits itself.
+fn with_rollout(rollout: &Rollout, component: &Component, mut finding: Finding) -> Finding {
+    let Some(current) = &rollout.current else {
+        return finding;
+    };
+    if current == component && !rollout.waiting.is_empty() && !finding.ok {
+        let waiting: Vec<_> = rollout.waiting.keys().map(ToString::to_string).collect();
+        let waiting = waiting.join(", ");
+        finding.message = format!(
+            "{}; the new image of {waiting} waits until it is ready",
+            finding.message
+        );
+    } else if let Some(image) = rollout.waiting.get(component) {
+        finding.message = format!(
+            "{}; it keeps the image {image} until {current} is ready",
+            finding.message
+        );
+    }
+    finding
+}
+
+fn sink_notes(
+    pipeline: &ValidatedPipeline,
+    view: &ComponentView<'_>,
+    sink: &Sink,
+) -> impl Iterator<Item = String> {
+    let name = &sink.name;
+    let child = pipeline.child(&Component::stream(name));
+    let held_back = sink
+        .held_back
+        .as_ref()
+        .map(|note| format!("; sink {name} has {note}"));
+    let scaling = scaling_problem(view.children, &child);
+    held_back
+        .into_iter()
+        .chain(scaling.map(|note| format!("; sink {name}: {note}")))
+}
+
+/// Problem of an annotation.
 fn requests(pipeline: &ValidatedPipeline) -> Option<Finding> {
     let resets = (!pipeline.reset_problems.is_empty()).then(|| {
         let problems = pipeline.reset_problems.join("; ");
-        (
-            reasons::INVALID_RESET,
-            format!("{RESET_ANNOTATION}: {problems}; a request is {RESET_FORMS}"),
-        )
+        let message = format!("{RESET_ANNOTATION}: {problems}; a request is {RESET_FORMS}");
+        (reasons::INVALID_RESET, message)
     });
     let problems: Vec<_> = resets.iter().chain(&pipeline.requests.problems).collect();
     let (reason, _) = problems.first()?;
@@ -241,60 +190,22 @@ fn requests(pipeline: &ValidatedPipeline) -> Option<Finding> {
     Some(Finding::bad(reason, messages.join("; ")))
 }
 
-/// How many pods a component is to have, where there may be several.
-pub(crate) fn replicas<'a>(
-    pipeline: &'a ValidatedPipeline,
-    component: &str,
-) -> Option<&'a Replicas> {
-    match component.strip_prefix("stream-") {
-        Some(name) => pipeline
-            .sinks
-            .iter()
-            .find(|sink| sink.name == name)
-            .map(|sink| &sink.replicas),
-        None => (component == "ingest").then_some(&pipeline.ingest.replicas),
-    }
-}
-
-/// The components that may have several pods and whose Deployments have none.
-pub(super) fn at_zero(pipeline: &ValidatedPipeline, live: &Live) -> BTreeSet<String> {
-    let sinks = pipeline
-        .sinks
-        .iter()
-        .map(|sink| format!("stream-{}", sink.name));
-    let components = sinks.chain(["ingest".to_owned()]);
-    let has_none = |component: &String| {
-        let deployment = live.get("Deployment", &pipeline.child(component));
-        deployment.is_some_and(|deployment| deployment["spec"]["replicas"] == 0)
-    };
-    components.filter(has_none).collect()
-}
-
-/// That a component's autoscaler says it can't scale it. None, too, where there is none, or it
-/// leaves alone what has no pods.
-fn unscaled(live: &Live, child: &str) -> Option<String> {
-    let scaler = typed::<HorizontalPodAutoscaler>(live, "HorizontalPodAutoscaler", child)?;
-    let active = scaler
-        .status?
-        .conditions?
-        .into_iter()
-        .find(|condition| condition.type_ == "ScalingActive")?;
-    let reason = active
-        .reason
-        .filter(|reason| active.status == "False" && reason != "ScalingDisabled")?;
+/// Sentence about an autoscaler that reports that it can't scale. None, too, where there is none,
+/// or where it ignores a Deployment without pods.
+fn scaling_problem(children: &Children, child: &str) -> Option<String> {
+    let scaler: HorizontalPodAutoscaler = children.typed("HorizontalPodAutoscaler", child)?;
+    let mut conditions = scaler.status?.conditions?.into_iter();
+    let active = conditions.find(|condition| condition.type_ == "ScalingActive")?;
+    let reason = active.reason.filter(|reason| reason != "ScalingDisabled");
+    let reason = reason.filter(|_| active.status == "False")?;
     Some(format!(
-        "its HorizontalPodAutoscaler {child} can't scale it ({reason}; kubectl describe hpa {child} says more)"
+        "its HorizontalPodAutoscaler {child} can't scale it ({reason}; see kubectl describe hpa \
+         {child})"
     ))
 }
 
-/// A live child as its type. None, too, where it doesn't fit: then it is looked at again when it
-/// changes.
-pub(crate) fn typed<K: DeserializeOwned>(live: &Live, kind: &str, name: &str) -> Option<K> {
-    serde_json::from_value(live.get(kind, name)?.clone()).ok()
-}
-
-/// Puts a child that could not be written down to its component.
-pub(super) fn blame(
+/// Attributes children that could not be written to their components.
+pub(super) fn attribute(
     findings: &mut Findings,
     pipeline: &ValidatedPipeline,
     obstacles: Vec<(Key, Obstacle)>,
@@ -304,7 +215,8 @@ pub(super) fn blame(
             Obstacle::Foreign => Finding::bad(
                 reasons::CHILD_CONFLICT,
                 format!(
-                    "{kind} {name} is there and not this pipeline's, so it was left alone: delete or rename it"
+                    "{kind} {name} exists and doesn't belong to this pipeline, so it was left \
+                     alone: delete or rename it"
                 ),
             ),
             Obstacle::Refused(why) => Finding::bad(
@@ -312,16 +224,85 @@ pub(super) fn blame(
                 format!("the API server refuses {kind} {name}: {why}"),
             ),
         };
-        let component = name
-            .strip_prefix(&pipeline.name)
-            .and_then(|rest| rest.strip_prefix('-'))
-            .unwrap_or_default();
-        match component.split('-').next().unwrap_or_default() {
-            "stream" => findings.stream = Some(finding),
-            "archive" => findings.archive = Some(finding),
-            "batch" => findings.batch = Some(finding),
-            "emulator" => findings.emulator = Some(finding),
-            _ => findings.ingest = finding,
+        match component_of(pipeline, &name) {
+            Component::Stream(_) => findings.stream = Some(finding),
+            Component::Archive => findings.archive = Some(finding),
+            Component::Batch => findings.batch = Some(finding),
+            Component::Emulator => findings.emulator = Some(finding),
+            Component::Ingest => findings.ingest = finding,
+        }
+    }
+}
+
+/// Component of a child, by its name; a `ConfigMap`'s ends in a hash.
+fn component_of(pipeline: &ValidatedPipeline, child: &str) -> Component {
+    let components = pipeline.deployments().into_iter().chain([Component::Batch]);
+    let matching = components.filter(|component| {
+        let rest = child.strip_prefix(&pipeline.child(component));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    });
+    // Of stream-a and stream-a-b the longer name is meant.
+    matching
+        .max_by_key(|component| component.to_string().len())
+        .unwrap_or(Component::Ingest)
+}
+
+#[cfg(test)]
+mod tests {
+    use pinpipe_plan::samples::{validated, whole};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_rollout_is_part_of_the_messages_of_those_it_concerns() {
+        let live = Component::stream("live");
+        let waiting = [
+            (Component::Archive, "r/stream:1"),
+            (Component::Ingest, "r/ingest:1"),
+        ];
+        let waiting = waiting
+            .map(|(component, image)| (component, image.to_owned()))
+            .into();
+        let rollout = Rollout {
+            current: Some(live.clone()),
+            waiting,
+        };
+        let stuck = Finding::bad(reasons::IMAGE_NOT_PULLABLE, "no image");
+        let stuck = with_rollout(&rollout, &live, stuck);
+        assert_eq!(
+            stuck.message,
+            "no image; the new image of archive, ingest waits until it is ready"
+        );
+        let good = Finding::good(reasons::AVAILABLE, "all pods are ready");
+        let waits = with_rollout(&rollout, &Component::Archive, good.clone());
+        assert!(
+            waits.ok && waits.message.contains("until stream-live is ready"),
+            "{waits:?}"
+        );
+        assert!(waits.message.contains("r/stream:1"), "{waits:?}");
+        assert_eq!(with_rollout(&Rollout::default(), &live, good.clone()), good);
+    }
+
+    #[test]
+    fn a_child_belongs_to_the_component_it_is_named_after() {
+        let mut spec = whole();
+        let sink = |name: &str| json!({"name": name, "postgres": {"urlSecretRef": {"name": "w", "key": "u"}}});
+        spec["stream"]["sinks"] = json!([sink("a"), sink("a-b")]);
+        let pipeline = validated(spec);
+        for (child, component) in [
+            ("pinterest-ingest", "ingest"),
+            ("pinterest-ingest-0123456789", "ingest"),
+            ("pinterest-stream-a", "stream-a"),
+            ("pinterest-stream-a-b", "stream-a-b"),
+            ("pinterest-stream-a-b-0123456789", "stream-a-b"),
+            ("pinterest-batch", "batch"),
+        ] {
+            assert_eq!(
+                component_of(&pipeline, child).to_string(),
+                component,
+                "{child}"
+            );
         }
     }
 }

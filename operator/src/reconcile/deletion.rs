@@ -1,250 +1,223 @@
-//! Deletion. Children go by their owner references; topics stay, unless `deletionPolicy` is
-//! `Delete`.
+//! Deletion. Children go by their owner references; topics stay unless `deletionPolicy` is `Delete`.
 //!
-//! Only then a finalizer is set, before the first topic is created. With it a deletion first takes
-//! the children away, so that nobody uses the topics any more, then deletes those of which the
-//! status proves that this pipeline created them and that still have the id it says. Whatever
-//! happens it ends: after [`crate::context::Settings::deletion_deadline`] topics are left where
-//! they are, and an event names them.
+//! Only then a finalizer is set, before the first topic is created. With it, a deletion first
+//! deletes the children, so that nothing uses the topics any more, and then the topics that the
+//! status proves to be this pipeline's and that still have the id in the status. A deletion always
+//! ends: after [`crate::context::Settings::deletion_deadline`] the topics are left where they are,
+//! and an event names them.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
-    Api, ResourceExt as _,
+    Api, Resource as _, ResourceExt as _,
     api::{Patch, PatchParams},
     core::ObjectMeta,
     runtime::events::EventType,
 };
-use pinpipe_crds::{DeletionPolicy, PinterestPipeline, TopicStatus};
+use pinpipe_crds::{DeletionPolicy, PinterestPipeline, TopicStatus, reasons};
+use pinpipe_plan::ownership::Claim;
 use serde_json::json;
 
-use super::{Error, Pass, Passed, Trying as _, drain::passed, has_ended, told};
+use super::{Outcome, Reconciler, suspend::elapsed};
 use crate::{
-    claims::Claim,
     context::Context,
-    status::{Finding, reasons},
-    watched::Outline,
+    error::{Error, Trying as _},
+    finding::Finding,
+    kafka::BrokerError,
+    observe::{pipeline_index::CachedPipeline, pods::has_ended},
+    status::events::{self, Note},
 };
 
-/// What holds a pipeline until its topics are deleted.
+/// Finalizer that holds a pipeline until its topics are deleted.
 pub const FINALIZER: &str = "pinpipe.dev/topics";
-/// What `kubectl delete --cascade=orphan` sets: children are to stay, and they need their topics.
+/// Finalizer of `kubectl delete --cascade=orphan`: children stay, and they need their topics.
 const ORPHAN: &str = "orphan";
-/// How much of the deadline topics wait for the last pod to go: one on a node that is gone never
-/// does.
+/// Share of the deadline for which topics wait for the last pod, which never ends if its node is
+/// lost.
 const PODS_FIRST: f64 = 0.4;
 
-/// Why topics are left that were about to be created: whether that came to pass nobody knows.
-const UNPROVEN: &str = "the status does not say by their ids that the pipeline created them";
+/// Why topics are left that were about to be created.
+const UNPROVEN: &str = "the status has no ids of them to prove that the pipeline created them";
 
-/// What is to be done about topics.
+/// What to do about the topics of a deleted pipeline.
 #[derive(Debug, PartialEq, Eq)]
 enum Topics {
-    /// Nothing: there are none, or they stay by `deletionPolicy`.
+    /// Nothing: there are none, or `deletionPolicy` keeps them.
     Keep,
-    /// These are left though they should go, and why.
+    /// They should be deleted, and are left for this reason.
     Leave(Vec<String>, &'static str),
-    /// The first are to be deleted. Whether the others, by name, are there and ours nobody knows.
+    /// The first are deleted. Whether the others, by name, exist and are this pipeline's is
+    /// unknown.
     Delete(Vec<TopicStatus>, Vec<String>),
 }
 
-/// How far a deletion came.
-enum Came {
-    /// Topics are deleted.
+/// How far a deletion is.
+enum Progress {
     Done,
-    /// It waits, and for what.
-    Waits(String),
+    /// It waits for what the sentence says.
+    Waiting(String),
 }
 
-impl Pass<'_> {
-    /// Sets the finalizer, or takes it away, as `deletionPolicy` asks.
+impl Reconciler<'_> {
+    /// Sets or removes the finalizer, as `deletionPolicy` asks.
     pub(super) async fn keep_finalizer(&self, policy: DeletionPolicy) -> Result<(), Error> {
-        let wanted = policy == DeletionPolicy::Delete;
-        if wanted == has_finalizer(&self.resource.metadata) {
+        let is_wanted = policy == DeletionPolicy::Delete;
+        if is_wanted == has_finalizer(&self.resource.metadata) {
             return Ok(());
         }
         let mut finalizers = self.resource.finalizers().to_vec();
         finalizers.retain(|finalizer| finalizer != FINALIZER);
-        finalizers.extend(wanted.then(|| FINALIZER.to_owned()));
-        patch_finalizers(
-            self.context,
-            &self.namespace,
-            &self.resource.metadata,
-            finalizers,
-        )
-        .await
+        finalizers.extend(is_wanted.then(|| FINALIZER.to_owned()));
+        let metadata = &self.resource.metadata;
+        patch_finalizers(self.context, &self.namespace, metadata, finalizers).await
     }
 
-    /// Ends the pipeline.
-    pub(super) async fn delete(&self) -> Result<Passed, Error> {
+    /// Deletes topics, if they are to be deleted, and releases the resource.
+    pub(super) async fn delete(&self) -> Result<Outcome, Error> {
         let metadata = &self.resource.metadata;
         if !has_finalizer(metadata) {
-            return Ok(Passed::Gone);
+            return Ok(Outcome::Gone);
         }
         let others = self.claims_of_others().await?;
         let conflict = Claim::of(&self.resource).conflict(&others).is_some();
         let (topics, unproven) = match topics(&self.resource, self.is_paused(), conflict) {
-            Topics::Keep => return self.let_go().await,
+            Topics::Keep => return self.release().await,
             Topics::Leave(names, why) => {
-                self.tell_left(&names, why).await;
-                return self.let_go().await;
+                self.report_left(&names, why).await;
+                return self.release().await;
             }
             Topics::Delete(topics, unproven) => (topics, unproven),
         };
-        let since = metadata
-            .deletion_timestamp
-            .as_ref()
-            .map_or_else(Timestamp::now, |time| time.0);
-        let (elapsed, deadline) = (
-            passed(since, Timestamp::now()),
-            self.context.settings.deletion_deadline,
-        );
+        let since = metadata.deletion_timestamp.as_ref();
+        let since = since.map_or_else(Timestamp::now, |time| time.0);
+        let elapsed = elapsed(since, Timestamp::now());
+        let deadline = self.context.settings.deletion_deadline;
         let why = match self.delete_topics(&topics, elapsed).await {
-            Ok(Came::Done) => {
+            Ok(Progress::Done) => {
                 if !unproven.is_empty() {
-                    self.tell_left(&unproven, UNPROVEN).await;
+                    self.report_left(&unproven, UNPROVEN).await;
                 }
-                return self.let_go().await;
+                return self.release().await;
             }
-            Ok(Came::Waits(why)) => why,
+            Ok(Progress::Waiting(why)) => why,
             Err(error) if elapsed < deadline => return Err(error),
             Err(error) => error.to_string(),
         };
         if elapsed < deadline {
-            let message = format!("the pipeline is being deleted, and with it its topics: {why}");
+            let message = format!("the pipeline and its topics are being deleted: {why}");
             self.write_ready(Finding::bad(reasons::DELETING, message))
                 .await?;
-            return Ok(Passed::Soon);
+            return Ok(Outcome::Waiting);
         }
         let names: Vec<_> = topics
             .into_iter()
             .map(|topic| topic.name)
             .chain(unproven)
             .collect();
-        self.tell_left(&names, &why).await;
-        self.let_go().await
+        self.report_left(&names, &why).await;
+        self.release().await
     }
 
     async fn delete_topics(
         &self,
         topics: &[TopicStatus],
         elapsed: Duration,
-    ) -> Result<Came, Error> {
-        let applier = self.applier();
-        let mut live = applier.live().await.trying("listing children")?;
-        self.context.may_write()?;
-        applier
-            .prune(&[], &BTreeSet::new(), &mut live)
-            .await
-            .trying("deleting children")?;
+    ) -> Result<Progress, Error> {
+        let mut children = self.children().await?;
+        self.applier()
+            .prune(&[], &BTreeSet::new(), &mut children)
+            .await?;
         let pods = self.pods().await?;
-        if let Some(wait) = wait_for(&pods, elapsed, self.context.settings.deletion_deadline) {
-            return Ok(Came::Waits(wait.to_owned()));
+        let deadline = self.context.settings.deletion_deadline;
+        if let Some(why) = wait_for(&pods, elapsed, deadline) {
+            return Ok(Progress::Waiting(why.to_owned()));
         }
-        self.context.may_write()?;
+        self.context.check_lease()?;
         let delete = async {
             let bootstrap_servers = &self.resource.spec.broker.kafka.bootstrap_servers;
             let names = topics.iter().map(|topic| topic.name.clone()).collect();
-            let (broker, seen) = self.context.brokers.see(bootstrap_servers, names).await?;
-            let same = |topic: &&TopicStatus| {
-                seen.get(&topic.name)
-                    .is_some_and(|found| Some(found.id.as_str()) == topic.id.as_deref())
+            let (broker, observed) = self
+                .context
+                .brokers
+                .describe(bootstrap_servers, names)
+                .await?;
+            let is_same = |topic: &&TopicStatus| {
+                observed
+                    .get(&topic.name)
+                    .is_some_and(|found| Some(&found.id) == topic.id.as_ref())
             };
-            let same: Vec<&str> = topics
+            let same = topics
                 .iter()
-                .filter(same)
-                .map(|topic| topic.name.as_str())
-                .collect();
+                .filter(is_same)
+                .map(|topic| topic.name.as_str());
+            let same: Vec<&str> = same.collect();
             if !same.is_empty() {
                 broker.delete(&same).await?;
             }
-            Ok::<_, crate::topics::BrokerError>(same.len())
+            Ok::<_, BrokerError>(same.len())
         };
         Ok(match delete.await {
             Ok(deleted) => {
                 self.count("delete", deleted);
-                Came::Done
+                Progress::Done
             }
-            Err(error) => Came::Waits(error.to_string()),
+            Err(error) => Progress::Waiting(error.to_string()),
         })
     }
 
-    async fn tell_left(&self, topics: &[String], why: &str) {
-        let note = left(topics, why);
-        tracing::warn!(
-            namespace = self.namespace,
-            name = self.name,
-            note,
-            "topics are left"
-        );
-        self.event(
-            EventType::Warning,
-            reasons::TOPICS_LEFT,
-            "Delete",
-            &note,
-            None,
-        )
-        .await;
+    async fn report_left(&self, topics: &[String], why: &str) {
+        let message = left(topics, why);
+        let (namespace, name) = (&self.namespace, &self.name);
+        tracing::warn!(namespace, name, message, "topics are left in Kafka");
+        let (type_, reason) = (EventType::Warning, reasons::TOPICS_LEFT);
+        self.event(type_, reason, "Delete", &message, None).await;
     }
 
-    /// Takes the finalizer away, upon which the API server takes the pipeline away.
-    async fn let_go(&self) -> Result<Passed, Error> {
+    /// Removes the finalizer, whereupon the API server deletes the resource.
+    async fn release(&self) -> Result<Outcome, Error> {
         let mut finalizers = self.resource.finalizers().to_vec();
         finalizers.retain(|finalizer| finalizer != FINALIZER);
-        patch_finalizers(
-            self.context,
-            &self.namespace,
-            &self.resource.metadata,
-            finalizers,
-        )
-        .await?;
-        Ok(Passed::Gone)
+        let metadata = &self.resource.metadata;
+        patch_finalizers(self.context, &self.namespace, metadata, finalizers).await?;
+        Ok(Outcome::Gone)
     }
 }
 
-/// Ends the deletion of a resource that can't be read: what topics it created can't be read either.
-pub async fn let_go_unread(context: &Context, resource: &Outline) -> Result<(), Error> {
-    let metadata = kube::Resource::meta(resource);
+/// Releases a deleted resource that can't be read: the topics it created can't be read either.
+pub async fn release_unreadable(context: &Context, resource: &CachedPipeline) -> Result<(), Error> {
+    let metadata = resource.meta();
     if metadata.deletion_timestamp.is_none() || !has_finalizer(metadata) {
         return Ok(());
     }
-    let why = "the pipeline can't be read by this version of the operator";
-    let note = left(&["its topics".to_owned()], why);
-    let about = kube::Resource::object_ref(resource, &());
-    told(
-        context,
-        &about,
-        EventType::Warning,
-        reasons::TOPICS_LEFT,
-        "Delete",
-        &note,
-        None,
-    )
-    .await;
+    let why = "this version of the operator can't read the pipeline";
+    let message = left(&["its topics".to_owned()], why);
+    let note = Note {
+        type_: EventType::Warning,
+        reason: reasons::TOPICS_LEFT,
+        action: "Delete",
+        message: &message,
+        secondary: None,
+    };
+    events::publish(context, &resource.object_ref(&()), note).await;
     let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
     finalizers.retain(|finalizer| finalizer != FINALIZER);
-    patch_finalizers(
-        context,
-        &resource.namespace().unwrap_or_default(),
-        metadata,
-        finalizers,
-    )
-    .await
+    let namespace = resource.namespace().unwrap_or_default();
+    patch_finalizers(context, &namespace, metadata, finalizers).await
 }
 
-/// Why topics aren't deleted while these pods are there.
+/// Why topics wait for these pods. None: they don't.
 fn wait_for(pods: &[Pod], elapsed: Duration, deadline: Duration) -> Option<&'static str> {
     let running: Vec<_> = pods.iter().filter(|pod| !has_ended(pod)).collect();
     if running
         .iter()
         .any(|pod| pod.metadata.deletion_timestamp.is_none())
     {
-        // Nobody stops them: they are somebody else's by now (--cascade=orphan), or the cluster is
-        // slow.
-        return Some("pods that use them run");
+        // Either the children were orphaned (--cascade=orphan), or the cluster is slow.
+        return Some("pods that use them are running");
     }
-    (!running.is_empty() && elapsed < deadline.mul_f64(PODS_FIRST)).then_some("its pods stop first")
+    let is_early = elapsed < deadline.mul_f64(PODS_FIRST);
+    (!running.is_empty() && is_early).then_some("its pods stop first")
 }
 
 fn has_finalizer(metadata: &ObjectMeta) -> bool {
@@ -262,9 +235,10 @@ async fn patch_finalizers(
     metadata: &ObjectMeta,
     finalizers: Vec<String>,
 ) -> Result<(), Error> {
-    context.may_write()?;
+    context.check_lease()?;
     let api: Api<PinterestPipeline> = Api::namespaced(context.client.clone(), namespace);
-    let patch = json!({"metadata": {"resourceVersion": metadata.resource_version, "finalizers": finalizers}});
+    let version = &metadata.resource_version;
+    let patch = json!({"metadata": {"resourceVersion": version, "finalizers": finalizers}});
     let name = metadata.name.as_deref().unwrap_or_default();
     let patched = api
         .patch_metadata(name, &PatchParams::default(), &Patch::Merge(patch))
@@ -274,46 +248,32 @@ async fn patch_finalizers(
     Ok(())
 }
 
-/// What is to be done about the topics of a pipeline that is being deleted.
+/// Decides what to do about the topics of a deleted pipeline.
 fn topics(resource: &PinterestPipeline, paused: bool, conflict: bool) -> Topics {
-    let policy = resource
-        .spec
-        .broker
-        .kafka
-        .topics
-        .as_ref()
-        .and_then(|topics| topics.deletion_policy);
-    if policy != Some(DeletionPolicy::Delete) {
+    let topics = resource.spec.broker.kafka.topics.as_ref();
+    if topics.and_then(|topics| topics.deletion_policy) != Some(DeletionPolicy::Delete) {
         return Topics::Keep;
     }
     let known = resource.status.iter().flat_map(|status| &status.topics);
-    let (proven, unproven): (Vec<_>, Vec<_>) = known
-        .filter(|topic| topic.created_by_us)
-        .cloned()
-        .partition(|topic| topic.id.is_some());
+    let created = known.filter(|topic| topic.created_by_us).cloned();
+    let (proven, unproven): (Vec<_>, Vec<_>) = created.partition(|topic| topic.id.is_some());
     let unproven: Vec<_> = unproven.into_iter().map(|topic| topic.name).collect();
     let leave = |why| {
-        Topics::Leave(
-            proven
-                .iter()
-                .map(|topic| topic.name.clone())
-                .chain(unproven.clone())
-                .collect(),
-            why,
-        )
+        let proven = proven.iter().map(|topic| topic.name.clone());
+        Topics::Leave(proven.chain(unproven.clone()).collect(), why)
     };
     if proven.is_empty() && unproven.is_empty() {
         Topics::Keep
     } else if paused {
         leave("the pipeline is paused")
     } else if conflict {
-        leave("one of them belongs to an older pipeline")
+        leave("one of them belongs to another pipeline")
     } else if resource
         .finalizers()
         .iter()
         .any(|finalizer| finalizer == ORPHAN)
     {
-        leave("the workers that use them were to stay, too (--cascade=orphan)")
+        leave("the workers that use them stay, too (--cascade=orphan)")
     } else if proven.is_empty() {
         leave(UNPROVEN)
     } else {
@@ -323,7 +283,8 @@ fn topics(resource: &PinterestPipeline, paused: bool, conflict: bool) -> Topics 
 
 fn left(topics: &[String], why: &str) -> String {
     format!(
-        "left in Kafka: {}, though deletionPolicy is Delete: {why}; delete yourself those that nobody needs",
+        "left in Kafka, although deletionPolicy is Delete: {}: {why}; delete yourself those that \
+         nobody needs",
         topics.join(", ")
     )
 }
@@ -333,7 +294,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::validate::tests::pipeline;
+    use pinpipe_plan::samples::pipeline;
 
     fn going(policy: &str, topics: &Value, finalizers: &[&str]) -> PinterestPipeline {
         let kafka = json!({"bootstrapServers": "k:1", "topics": {"deletionPolicy": policy}});
@@ -445,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn topics_wait_for_pods_and_not_for_ever_for_those_that_are_told_to_stop() {
+    fn topics_wait_for_pods_but_not_for_ever_for_those_that_are_stopping() {
         let pod = |going: bool, phase: &str| -> Pod {
             let mut pod = json!({"metadata": {"name": "p"}, "status": {"phase": phase}});
             if going {
@@ -465,6 +426,6 @@ mod tests {
             "its node may be gone"
         );
         let outlives = [pod(true, "Running"), pod(false, "Running")];
-        assert_eq!(at(&outlives, 100), Some("pods that use them run"));
+        assert_eq!(at(&outlives, 100), Some("pods that use them are running"));
     }
 }

@@ -1,34 +1,32 @@
-//! The annotation `pinpipe.dev/paused`: the operator keeps its hands off, and says so once.
+//! The annotation `pinpipe.dev/paused`: the operator changes nothing, and says so once.
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta},
     jiff::Timestamp,
 };
-use pinpipe_crds::condition_types;
+use pinpipe_crds::{condition_types, reasons};
+use pinpipe_plan::names::PAUSED_ANNOTATION;
 
-use super::{Error, Pass, Passed};
-use crate::status::{self, SUMMARY, reasons};
+use super::{Outcome, Reconciler};
+use crate::{
+    error::Error,
+    status::{SUMMARY, timestamp},
+};
 
-/// The annotation.
-pub const PAUSED_ANNOTATION: &str = "pinpipe.dev/paused";
-/// What it may say to mean nothing.
+/// The one value that doesn't pause.
 const NOT_PAUSED: &str = "false";
 
-impl Pass<'_> {
+impl Reconciler<'_> {
     pub(super) fn is_paused(&self) -> bool {
-        says_paused(&self.resource.metadata)
+        is_paused(&self.resource.metadata)
     }
 
-    /// Says that nobody looks. Everything else in the status stays as it was when somebody did, the
-    /// generation it is about too.
-    pub(super) async fn pause(&self) -> Result<Passed, Error> {
-        let before = self.resource.status.clone().unwrap_or_default();
-        let ready = before
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == condition_types::READY);
+    /// Reports that the pipeline isn't reconciled. The rest of the status, its generation included,
+    /// stays as it was when the pipeline last was.
+    pub(super) async fn pause(&self) -> Result<Outcome, Error> {
+        let ready = self.condition(condition_types::READY);
         if ready.is_none_or(|ready| ready.reason != reasons::PAUSED) {
-            let mut status = before.clone();
+            let mut status = self.resource.status.clone().unwrap_or_default();
             status
                 .conditions
                 .retain(|condition| !SUMMARY.contains(&condition.type_.as_str()));
@@ -38,17 +36,17 @@ impl Pass<'_> {
             tracing::info!(namespace = self.namespace, name = self.name, "paused");
             self.patch_status(&status).await?;
         }
-        Ok(Passed::Paused)
+        Ok(Outcome::Paused)
     }
 }
 
-/// Whether the operator is to keep its hands off: any value but `false` says so, since a slip there
-/// must not set it to work.
-fn says_paused(metadata: &ObjectMeta) -> bool {
-    let annotations = metadata.annotations.as_ref();
-    annotations
-        .and_then(|all| all.get(PAUSED_ANNOTATION))
-        .is_some_and(|value| value != NOT_PAUSED)
+/// Any value but `false` pauses, so that a typing error doesn't start the operator.
+fn is_paused(metadata: &ObjectMeta) -> bool {
+    let value = metadata
+        .annotations
+        .as_ref()
+        .and_then(|all| all.get(PAUSED_ANNOTATION));
+    value.is_some_and(|value| value != NOT_PAUSED)
 }
 
 fn paused(generation: Option<i64>) -> Condition {
@@ -57,11 +55,12 @@ fn paused(generation: Option<i64>) -> Condition {
         status: "Unknown".to_owned(),
         reason: reasons::PAUSED.to_owned(),
         message: format!(
-            "the annotation {PAUSED_ANNOTATION} is set, so the operator neither looks nor does anything: the other conditions are as they were \
-             then; take the annotation away to go on"
+            "the annotation {PAUSED_ANNOTATION} is set, so the operator neither observes nor \
+             changes anything: the other conditions are as they were then; remove the annotation \
+             to continue"
         ),
         observed_generation: generation,
-        last_transition_time: status::now(Timestamp::now()),
+        last_transition_time: timestamp(Timestamp::now()),
     }
 }
 
@@ -70,14 +69,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn anything_but_false_pauses() {
-        let says = |value: &str| {
-            says_paused(&ObjectMeta {
-                annotations: Some([(PAUSED_ANNOTATION.to_owned(), value.to_owned())].into()),
+    fn any_value_but_false_pauses() {
+        let with = |value: &str| {
+            let annotations = [(PAUSED_ANNOTATION.to_owned(), value.to_owned())];
+            is_paused(&ObjectMeta {
+                annotations: Some(annotations.into()),
                 ..ObjectMeta::default()
             })
         };
-        assert!(says("true") && says("") && says("False"));
-        assert!(!says("false") && !says_paused(&ObjectMeta::default()));
+        assert!(with("true") && with("") && with("False"));
+        assert!(!with("false") && !is_paused(&ObjectMeta::default()));
     }
 }

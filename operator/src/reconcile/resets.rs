@@ -1,79 +1,72 @@
-//! Telling of resets: an event when a worker is first handed one.
+//! An event when a worker is first given a reset.
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::EventType;
 use pinpipe_config::CONFIG_KEY;
+use pinpipe_crds::reasons;
+use pinpipe_plan::{
+    build::Object,
+    model::{SinkReset, ValidatedPipeline},
+};
 use serde_json::Value;
 
-use super::Pass;
-use crate::{
-    apply::Live,
-    build::Object,
-    status::reasons,
-    validate::{SinkReset, ValidatedPipeline},
-};
+use super::Reconciler;
+use crate::observe::children::Children;
 
-/// A reset that no worker had been handed before this pass.
+/// A reset that no worker was given before.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct NewReset {
     sink: String,
     request: String,
-    /// What hands it over.
+    /// `ConfigMap` that contains it.
     config_map: String,
 }
 
-/// The resets of `objects` that are in no `ConfigMap` of `live`.
-pub(super) fn new(pipeline: &ValidatedPipeline, objects: &[Object], live: &Live) -> Vec<NewReset> {
-    let sinks = pipeline
-        .sinks
+/// Resets in `objects` that no `ConfigMap` of the children contains.
+pub(super) fn new(
+    pipeline: &ValidatedPipeline,
+    objects: &[Object],
+    children: &Children,
+) -> Vec<NewReset> {
+    let components = pipeline.deployments();
+    let resets = components
         .iter()
-        .filter_map(|sink| Some((sink.name.as_str(), sink.reset.as_ref()?)));
-    let archive = pipeline
-        .archive
-        .iter()
-        .filter_map(|archive| Some(("archive", archive.reset.as_ref()?)));
-    let new = sinks
-        .chain(archive)
-        .filter(|(_, asked)| !live.objects().any(|object| holds(object, asked)));
-    new.filter_map(|(sink, asked)| {
-        let config = objects.iter().find(|object| holds(&object.body, asked))?;
+        .filter_map(|component| Some((component.sink()?.to_owned(), pipeline.reset(component)?)));
+    let new = resets.filter(|(_, reset)| !children.objects().any(|object| holds(object, reset)));
+    new.filter_map(|(sink, reset)| {
+        let config = objects.iter().find(|object| holds(&object.body, reset))?;
+        let request = reset.request.clone();
         Some(NewReset {
-            sink: sink.to_owned(),
-            request: asked.request.clone(),
+            sink,
+            request,
             config_map: config.name.clone(),
         })
     })
     .collect()
 }
 
-/// Whether an object is a worker's configuration with this reset in it.
-fn holds(object: &Value, asked: &SinkReset) -> bool {
+/// Whether an object is a worker's configuration with this reset.
+fn holds(object: &Value, reset: &SinkReset) -> bool {
     object["data"][CONFIG_KEY]
         .as_str()
-        .is_some_and(|yaml| yaml.contains(&asked.reset.id))
+        .is_some_and(|yaml| yaml.contains(&reset.reset.id))
 }
 
-impl Pass<'_> {
-    /// An event for each that has been handed over since.
-    pub(super) async fn tell_of_resets(&self, resets: &[NewReset], live: &Live) {
+impl Reconciler<'_> {
+    /// Publishes an event for each of these resets that has been applied.
+    pub(super) async fn report_resets(&self, resets: &[NewReset], children: &Children) {
         for NewReset {
             sink,
             request,
             config_map,
         } in resets
         {
-            if live.get("ConfigMap", config_map).is_none() {
+            if children.get("ConfigMap", config_map).is_none() {
                 continue;
             }
-            tracing::info!(
-                namespace = self.namespace,
-                name = self.name,
-                sink,
-                request,
-                "a sink is told to reset its positions"
-            );
-            let note = format!("the sink {sink} is told to change its positions: {request}");
-            // Named, so that two resets within minutes aren't taken for one event that repeats.
+            let (namespace, name) = (&self.namespace, &self.name);
+            tracing::info!(namespace, name, sink, request, "a sink is given a reset");
+            let message = format!("the sink {sink} is given a reset of its positions: {request}");
             let config_map = ObjectReference {
                 api_version: Some("v1".to_owned()),
                 kind: Some("ConfigMap".to_owned()),
@@ -81,68 +74,53 @@ impl Pass<'_> {
                 name: Some(config_map.clone()),
                 ..ObjectReference::default()
             };
-            self.event(
-                EventType::Normal,
-                reasons::SINK_RESET,
-                "Reset",
-                &note,
-                Some(config_map),
-            )
-            .await;
+            let (type_, reason) = (EventType::Normal, reasons::SINK_RESET);
+            self.event(type_, reason, "Reset", &message, Some(config_map))
+                .await;
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{
-        build::objects,
-        validate::{
-            RESET_ANNOTATION,
-            tests::{all_there, images, pipeline, whole},
-            validate,
-        },
+    use pinpipe_plan::{
+        build::{Observed, build},
+        names::RESET_ANNOTATION,
+        samples::{all_there, images, pipeline, whole},
+        validate::validate,
     };
 
+    use super::*;
+
+    fn requested(annotation: &str) -> (ValidatedPipeline, Vec<Object>) {
+        let mut pipeline = pipeline(whole());
+        let annotations = [(RESET_ANNOTATION.to_owned(), annotation.to_owned())];
+        pipeline.metadata.annotations = Some(annotations.into());
+        let validated = validate(&pipeline, &all_there(&pipeline), &images()).unwrap();
+        let objects = build(&validated, &Observed::default()).objects;
+        (validated, objects)
+    }
+
     #[test]
-    fn a_reset_is_new_until_a_configuration_holds_it() {
-        let mut asked = pipeline(whole());
-        asked.metadata.annotations = Some(
-            [(
-                RESET_ANNOTATION.to_owned(),
-                "live=earliest,archive=latest".to_owned(),
-            )]
-            .into(),
-        );
-        let validated = validate(&asked, &all_there(&asked), &images()).unwrap();
-        let objects = objects(&validated);
-        let first = new(&validated, &objects, &Live::default());
-        let told: Vec<_> = first
-            .iter()
-            .map(|reset| (reset.sink.as_str(), reset.request.as_str()))
-            .collect();
+    fn a_reset_is_new_until_a_configuration_contains_it() {
+        let (pipeline, objects) = requested("live=earliest,archive=latest");
+        let first = new(&pipeline, &objects, &Children::default());
+        let found: Vec<_> = first.iter().map(|reset| reset.request.as_str()).collect();
+        assert_eq!(found, ["live=earliest", "archive=latest"]);
         assert_eq!(
-            told,
-            [("live", "live=earliest"), ("archive", "archive=latest")]
+            (first[0].sink.as_str(), first[1].sink.as_str()),
+            ("live", "archive")
         );
         for reset in &first {
             assert!(reset.config_map.starts_with("pinterest-"), "{reset:?}");
         }
 
-        let live = Live::of(
-            objects
-                .iter()
-                .map(|object| (object.resource.kind.clone(), object.body.clone())),
-        );
-        assert_eq!(new(&validated, &objects, &live), []);
-        let mut other = pipeline(whole());
-        other.metadata.annotations =
-            Some([(RESET_ANNOTATION.to_owned(), "live=earliest#2".to_owned())].into());
-        let validated = validate(&other, &all_there(&other), &images()).unwrap();
-        assert_eq!(
-            new(&validated, &crate::build::objects(&validated), &live).len(),
-            1
-        );
+        let live = objects
+            .iter()
+            .map(|o| (o.resource.kind.clone(), o.body.clone()));
+        let children = Children::of(live);
+        assert_eq!(new(&pipeline, &objects, &children), []);
+        let (other, objects) = requested("live=earliest#2");
+        assert_eq!(new(&other, &objects, &children).len(), 1);
     }
 }

@@ -1,10 +1,10 @@
-//! `spec.suspend`: ingest and the emulator stop at once; sinks read on to the topics' ends, or
+//! `spec.suspend`: ingest and the emulator stop at once; sinks read their topics to the end, or
 //! until the deadline.
 //!
-//! The condition `Suspended` is the memory of it: it is there while `spec.suspend` is, False while
-//! sinks read on, so that its transition time is when they began, whichever operator looks. A sink
-//! is asked for nothing but its consumer group's committed offsets, and one that doesn't run is not
-//! started for it.
+//! The condition `Suspended` records the progress: it exists while `spec.suspend` is set and is
+//! False while sinks drain, so its transition time is when draining began, whichever replica
+//! reconciles. Only the committed offsets of a sink's consumer group are read, and a sink that
+//! doesn't run isn't started to drain.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,40 +12,31 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::{apps::v1::Deployment, core::v1::Pod},
-    apimachinery::pkg::apis::meta::v1::Condition,
-    jiff::Timestamp,
+    api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp,
 };
-use pinpipe_crds::condition_types;
+use pinpipe_crds::{condition_types, reasons};
+use pinpipe_plan::{component::Component, model::ValidatedPipeline};
 use pinpipe_runtime::kafka::{Behind, list};
 
-use super::{Error, Pass, components::typed, has_ended};
+use super::Reconciler;
 use crate::{
-    apply::Live,
-    build, said,
-    status::{Finding, reasons},
-    topics,
-    validate::ValidatedPipeline,
+    error::Error,
+    finding::Finding,
+    observe::{children::Children, consumer_lag, pods, worker_health},
 };
 
-/// What stops first: what brings records in.
-const SOURCES: [&str; 2] = ["ingest", "emulator"];
-/// The archive, which gathers records for minutes unless asked to write them.
-const ARCHIVE: &str = "archive";
-
-/// How far a suspension has come.
+/// Progress of a suspension.
 #[derive(Debug, Default)]
-pub(super) struct Drain {
-    /// The components that read on.
-    pub(super) components: BTreeSet<String>,
+pub(super) struct Suspension {
+    /// Components that read on.
+    pub(super) draining: BTreeSet<Component>,
     /// The condition. None: `spec.suspend` isn't set.
     pub(super) finding: Option<Finding>,
-    /// Whether that has to be in the status before anything is stopped: it could not be told
-    /// afterwards.
-    pub(super) tell_first: bool,
+    /// Whether it must be in the status before anything is stopped.
+    pub(super) report_first: bool,
 }
 
-impl Drain {
+impl Suspension {
     fn done(finding: Finding) -> Self {
         Self {
             finding: Some(finding),
@@ -53,161 +44,158 @@ impl Drain {
         }
     }
 
-    fn going(components: BTreeSet<String>, message: &str) -> Self {
+    fn draining(draining: BTreeSet<Component>, message: &str) -> Self {
+        let finding = Some(Finding::bad(reasons::DRAINING, message));
         Self {
-            components,
-            finding: Some(Finding::bad(reasons::DRAINING, message)),
-            tell_first: false,
+            draining,
+            finding,
+            report_first: false,
         }
     }
 }
 
-impl Pass<'_> {
-    /// Which components of a suspended pipeline read on.
-    pub(super) async fn drain(
+impl Reconciler<'_> {
+    /// Observes which components of a suspended pipeline still have records to read.
+    pub(super) async fn suspension(
         &self,
         pipeline: &ValidatedPipeline,
-        live: &Live,
-    ) -> Result<Drain, Error> {
+        children: &Children,
+    ) -> Result<Suspension, Error> {
         if !pipeline.suspend {
-            return Ok(Drain::default());
+            return Ok(Suspension::default());
         }
         let before = self.condition(condition_types::SUSPENDED);
         if let Some(finding) = before.and_then(ended) {
-            return Ok(Drain::done(finding));
+            return Ok(Suspension::done(finding));
         }
-        let running = running(pipeline, live);
+        let running = running(pipeline, children);
         if running.is_empty() {
-            return Ok(Drain::done(suspended()));
+            return Ok(Suspension::done(suspended()));
         }
         let (now, deadline) = (Timestamp::now(), self.context.settings.drain_deadline);
-        let late = before
-            .is_some_and(|condition| passed(condition.last_transition_time.0, now) >= deadline);
-        let left = if self.sources_are_gone(pipeline, live).await? {
-            self.left(pipeline, &running).await
-        } else if late {
+        let is_late = before
+            .is_some_and(|condition| elapsed(condition.last_transition_time.0, now) >= deadline);
+        let lag = if self.sources_stopped(pipeline, children).await? {
+            self.lag(pipeline, &running).await
+        } else if is_late {
             Err("ingest has not stopped".to_owned())
         } else {
-            return Ok(Drain::going(
-                running,
-                "ingest stops; sinks read the topics to their ends after that",
-            ));
+            let message = "ingest stops; after that sinks read their topics to the end";
+            return Ok(Suspension::draining(running, message));
         };
-        Ok(decide(running, left, late.then_some(deadline)))
+        Ok(decide(running, lag, is_late.then_some(deadline)))
     }
 
     /// A condition of the status as it was read.
     pub(super) fn condition(&self, type_: &str) -> Option<&Condition> {
-        self.resource
-            .status
-            .as_ref()?
-            .conditions
-            .iter()
-            .find(|condition| condition.type_ == type_)
+        let conditions = &self.resource.status.as_ref()?.conditions;
+        conditions.iter().find(|condition| condition.type_ == type_)
     }
 
-    /// Whether nothing brings records in any more, pods that are still stopping among them.
-    async fn sources_are_gone(
+    /// Whether nothing brings in records any more, pods that are still stopping included.
+    async fn sources_stopped(
         &self,
         pipeline: &ValidatedPipeline,
-        live: &Live,
+        children: &Children,
     ) -> Result<bool, Error> {
-        let stopped = SOURCES.iter().all(|component| {
-            let deployment = typed::<Deployment>(live, "Deployment", &pipeline.child(component));
-            deployment
-                .is_none_or(|deployment| deployment.spec.and_then(|spec| spec.replicas) == Some(0))
-        });
-        if !stopped {
+        let sources = [Component::Ingest, Component::Emulator];
+        let at_zero = |source| {
+            children
+                .replicas(pipeline, source)
+                .is_none_or(|pods| pods == 0)
+        };
+        if !sources.iter().all(at_zero) {
             return Ok(false);
         }
         let is_source =
-            |pod: &Pod| said::component(pod).is_some_and(|component| SOURCES.contains(&component));
+            |pod: &Pod| pods::component(pod).is_some_and(|component| component.is_source());
         Ok(!self
             .pods()
             .await?
             .iter()
-            .any(|pod| is_source(pod) && !has_ended(pod)))
+            .any(|pod| is_source(pod) && !pods::has_ended(pod)))
     }
 
-    /// What these components have not read. The archive is asked to write what it has gathered.
-    async fn left(
+    /// Partitions that these components have not read to the end. The archive, which buffers
+    /// records for minutes, is requested to flush.
+    async fn lag(
         &self,
         pipeline: &ValidatedPipeline,
-        running: &BTreeSet<String>,
-    ) -> Result<BTreeMap<String, Vec<Behind>>, String> {
-        let names: Vec<String> = pipeline
+        running: &BTreeSet<Component>,
+    ) -> Result<BTreeMap<Component, Vec<Behind>>, String> {
+        let topics: Vec<String> = pipeline
             .topics
             .iter()
             .map(|topic| topic.name.clone())
             .collect();
-        let groups = build::groups(pipeline)
-            .into_iter()
-            .filter(|(component, _)| running.contains(component))
-            .collect();
-        let left = topics::left(&pipeline.bootstrap_servers, &names, groups).await?;
-        if left.get(ARCHIVE).is_some_and(|left| !left.is_empty())
+        let mut groups = pipeline.groups();
+        groups.retain(|component, _| running.contains(component));
+        let lag = consumer_lag::lag(&pipeline.bootstrap_servers, &topics, groups).await?;
+        if lag
+            .get(&Component::Archive)
+            .is_some_and(|behind| !behind.is_empty())
             && let Ok(pods) = self.pods().await
         {
-            said::flush(&self.context.pods, &pods, ARCHIVE).await;
+            worker_health::flush(&self.context.pod_client, &pods, &Component::Archive).await;
         }
-        Ok(left)
+        Ok(lag)
     }
 }
 
-/// The sinks that have pods, or are to have some.
-fn running(pipeline: &ValidatedPipeline, live: &Live) -> BTreeSet<String> {
-    let groups = build::groups(pipeline).into_keys();
-    groups
-        .filter(|component| {
-            let deployment = typed::<Deployment>(live, "Deployment", &pipeline.child(component));
-            deployment
-                .is_some_and(|deployment| deployment.spec.and_then(|spec| spec.replicas) != Some(0))
-        })
-        .collect()
+/// Sinks that have pods, or should have.
+fn running(pipeline: &ValidatedPipeline, children: &Children) -> BTreeSet<Component> {
+    let consumers = pipeline.groups().into_keys();
+    let has_pods = |component: &Component| {
+        children
+            .replicas(pipeline, component)
+            .is_some_and(|replicas| replicas != 0)
+    };
+    consumers.filter(has_pods).collect()
 }
 
-/// What is to be done, by what sinks have left, and once the deadline has passed, by that.
+/// Decides what goes on draining. `late` is the deadline, if it has passed.
 fn decide(
-    running: BTreeSet<String>,
-    left: Result<BTreeMap<String, Vec<Behind>>, String>,
+    running: BTreeSet<Component>,
+    lag: Result<BTreeMap<Component, Vec<Behind>>, String>,
     late: Option<Duration>,
-) -> Drain {
-    let behind: BTreeSet<String> = match &left {
-        Ok(left) => running
-            .into_iter()
-            .filter(|c| left.get(c).is_some_and(|left| !left.is_empty()))
-            .collect(),
+) -> Suspension {
+    let behind: BTreeSet<Component> = match &lag {
+        Ok(lag) => {
+            let is_behind = |c: &Component| lag.get(c).is_some_and(|behind| !behind.is_empty());
+            running.into_iter().filter(is_behind).collect()
+        }
         Err(_) => running,
     };
     if behind.is_empty() {
-        return Drain::done(suspended());
+        return Suspension::done(suspended());
     }
     let Some(deadline) = late else {
-        return Drain::going(
+        return Suspension::draining(
             behind,
-            "sinks read the topics to their ends before they stop",
+            "sinks read their topics to the end before they stop",
         );
     };
-    let why = match left {
-        Ok(left) => {
+    let why = match lag {
+        Ok(lag) => {
             let sinks = behind
                 .iter()
-                .filter_map(|c| Some(format!("{c}: {}", list(left.get(c)?))));
+                .filter_map(|c| Some(format!("{c}: {}", list(lag.get(c)?))));
             sinks.collect::<Vec<_>>().join("; ")
         }
-        Err(error) => format!(
-            "{} ({error})",
-            behind.into_iter().collect::<Vec<_>>().join(", ")
-        ),
+        Err(error) => {
+            let names: Vec<_> = behind.iter().map(ToString::to_string).collect();
+            format!("{} ({error})", names.join(", "))
+        }
     };
     let message = format!(
-        "suspended, though not every sink had read its topics to their ends within {} s: {why}; they go on from there once spec.suspend \
-         is false",
+        "suspended, although not every sink read its topics to the end within {} s: {why}; they \
+         continue from there once spec.suspend is false",
         deadline.as_secs()
     );
-    Drain {
-        tell_first: true,
-        ..Drain::done(Finding::good(reasons::DRAIN_DEADLINE_EXCEEDED, message))
+    let finding = Finding::good(reasons::DRAIN_DEADLINE_EXCEEDED, message);
+    Suspension {
+        report_first: true,
+        ..Suspension::done(finding)
     }
 }
 
@@ -218,28 +206,28 @@ fn suspended() -> Finding {
     )
 }
 
-/// The condition of a suspension that has come to its end, which it keeps.
+/// Finding of a suspension that has ended, which it keeps. None: it hasn't ended.
 fn ended(condition: &Condition) -> Option<Finding> {
     let known = [reasons::SUSPENDED, reasons::DRAIN_DEADLINE_EXCEEDED];
-    let reason = known
-        .into_iter()
-        .find(|reason| *reason == condition.reason)
-        .filter(|_| condition.status == "True")?;
+    let mut known = known.into_iter().filter(|_| condition.status == "True");
+    let reason = known.find(|reason| *reason == condition.reason)?;
     Some(Finding::good(reason, condition.message.clone()))
 }
 
-/// From one time to another; nothing, if that lies before.
-pub(super) fn passed(since: Timestamp, now: Timestamp) -> Duration {
+/// Time from one moment to another; zero if the clock went back.
+pub(super) fn elapsed(since: Timestamp, now: Timestamp) -> Duration {
     now.duration_since(since).try_into().unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::{
-        build::objects,
-        validate::tests::{validated, whole},
+    use pinpipe_plan::{
+        build::{Observed, build},
+        samples::{validated, whole},
     };
+    use serde_json::json;
+
+    use super::*;
 
     fn behind(topic: &str) -> Vec<Behind> {
         vec![Behind {
@@ -250,31 +238,30 @@ mod tests {
         }]
     }
 
-    fn all() -> BTreeSet<String> {
-        ["archive", "stream-live"].map(str::to_owned).into()
+    fn all() -> BTreeSet<Component> {
+        [Component::Archive, Component::stream("live")].into()
     }
 
-    /// What is left → which read on, and the condition.
+    /// Lag and deadline → components that drain, and the condition.
     #[test]
-    fn a_sink_reads_on_until_nothing_is_left_or_the_deadline_has_passed() {
-        let answer = |archive: &str, live: &str| {
-            let left = |topic: &str| {
+    fn a_sink_drains_until_nothing_is_left_or_the_deadline_has_passed() {
+        let lag = |archive: &str, live: &str| {
+            let of = |topic: &str| {
                 if topic.is_empty() {
                     Vec::new()
                 } else {
                     behind(topic)
                 }
             };
-            Ok([
-                ("archive".to_owned(), left(archive)),
-                ("stream-live".to_owned(), left(live)),
-            ]
-            .into())
+            let live = (Component::stream("live"), of(live));
+            Ok([(Component::Archive, of(archive)), live].into())
         };
+        let error = || Err("no broker".to_owned());
         let late = Some(Duration::from_mins(5));
-        for (left, late, components, ok, reason, said) in [
+        let exceeded = reasons::DRAIN_DEADLINE_EXCEEDED;
+        for (lag, late, draining, ok, reason, phrase) in [
             (
-                answer("", ""),
+                lag("", ""),
                 None,
                 vec![],
                 true,
@@ -282,15 +269,15 @@ mod tests {
                 "resume",
             ),
             (
-                answer("t", ""),
+                lag("t", ""),
                 None,
                 vec!["archive"],
                 false,
                 reasons::DRAINING,
-                "to their ends",
+                "to the end",
             ),
             (
-                answer("t", "u"),
+                lag("t", "u"),
                 None,
                 vec!["archive", "stream-live"],
                 false,
@@ -298,91 +285,87 @@ mod tests {
                 "",
             ),
             (
-                Err("no broker".to_owned()),
+                error(),
                 None,
                 vec!["archive", "stream-live"],
                 false,
                 reasons::DRAINING,
                 "",
             ),
-            (answer("", ""), late, vec![], true, reasons::SUSPENDED, ""),
+            (lag("", ""), late, vec![], true, reasons::SUSPENDED, ""),
             (
-                answer("t", ""),
+                lag("t", ""),
                 late,
                 vec![],
                 true,
-                reasons::DRAIN_DEADLINE_EXCEEDED,
+                exceeded,
                 "archive: t[0] at 5 of 9",
             ),
             (
-                Err("no broker".to_owned()),
+                error(),
                 late,
                 vec![],
                 true,
-                reasons::DRAIN_DEADLINE_EXCEEDED,
+                exceeded,
                 "archive, stream-live (no broker)",
             ),
         ] {
-            let drain = decide(all(), left, late);
-            let finding = drain.finding.unwrap();
-            assert_eq!(
-                drain
-                    .components
-                    .iter()
-                    .map(String::as_str)
-                    .collect::<Vec<_>>(),
-                components,
-                "{finding:?}"
-            );
+            let suspension = decide(all(), lag, late);
+            let finding = suspension.finding.unwrap();
+            let found: Vec<_> = suspension
+                .draining
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(found, draining, "{finding:?}");
             assert_eq!((finding.ok, finding.reason), (ok, reason), "{finding:?}");
-            assert!(finding.message.contains(said), "{finding:?}");
-            assert_eq!(drain.tell_first, reason == reasons::DRAIN_DEADLINE_EXCEEDED);
+            assert!(finding.message.contains(phrase), "{finding:?}");
+            assert_eq!(suspension.report_first, reason == exceeded);
         }
     }
 
     #[test]
-    fn a_sink_without_pods_is_not_started_to_read_on() {
-        let pipeline = validated(whole());
-        let live = |pipeline: &ValidatedPipeline| {
-            Live::of(
-                objects(pipeline)
-                    .into_iter()
-                    .map(|object| (object.resource.kind, object.body)),
-            )
+    fn a_sink_without_pods_is_not_started_to_drain() {
+        let mut pipeline = validated(whole());
+        let children = |pipeline: &ValidatedPipeline, draining: BTreeSet<Component>| {
+            let observed = Observed {
+                draining,
+                ..Observed::default()
+            };
+            let objects = build(pipeline, &observed).objects.into_iter();
+            Children::of(objects.map(|object| (object.resource.kind, object.body)))
         };
-        assert_eq!(running(&pipeline, &live(&pipeline)), all());
-        assert_eq!(running(&pipeline, &Live::default()), BTreeSet::new());
-        let mut stopped = pipeline.clone();
-        stopped.suspend = true;
-        stopped.draining = ["archive".to_owned()].into();
         assert_eq!(
-            running(&pipeline, &live(&stopped)),
-            ["archive".to_owned()].into()
+            running(&pipeline, &children(&pipeline, BTreeSet::new())),
+            all()
+        );
+        assert_eq!(running(&pipeline, &Children::default()), BTreeSet::new());
+        pipeline.suspend = true;
+        let archive = BTreeSet::from([Component::Archive]);
+        assert_eq!(
+            running(&pipeline, &children(&pipeline, archive.clone())),
+            archive
         );
     }
 
     #[test]
-    fn a_suspension_that_ended_stays_as_it_ended() {
-        let condition = |status: &str, reason: &str| {
-            let finding = serde_json::json!({"type": "Suspended", "status": status, "reason": reason, "message": "m",
-                "lastTransitionTime": "2026-01-01T00:00:00Z"});
-            ended(&serde_json::from_value(finding).unwrap())
+    fn a_suspension_that_ended_keeps_its_finding() {
+        let ended = |status: &str, reason: &str| {
+            let condition = json!({"type": "Suspended", "status": status, "reason": reason,
+                "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+            ended(&serde_json::from_value(condition).unwrap())
         };
-        assert_eq!(
-            condition("True", "Suspended"),
-            Some(Finding::good(reasons::SUSPENDED, "m"))
-        );
-        assert_eq!(
-            condition("True", "DrainDeadlineExceeded"),
-            Some(Finding::good(reasons::DRAIN_DEADLINE_EXCEEDED, "m"))
-        );
-        assert_eq!(condition("False", "Draining"), None);
+        let good = |reason| Some(Finding::good(reason, "m"));
+        assert_eq!(ended("True", "Suspended"), good(reasons::SUSPENDED));
+        let exceeded = ended("True", "DrainDeadlineExceeded");
+        assert_eq!(exceeded, good(reasons::DRAIN_DEADLINE_EXCEEDED));
+        assert_eq!(ended("False", "Draining"), None);
     }
 
     #[test]
     fn a_clock_that_goes_back_makes_nothing_late() {
         let at = |second| Timestamp::from_second(second).unwrap();
-        assert_eq!(passed(at(10), at(70)), Duration::from_mins(1));
-        assert_eq!(passed(at(70), at(10)), Duration::ZERO);
+        assert_eq!(elapsed(at(10), at(70)), Duration::from_mins(1));
+        assert_eq!(elapsed(at(70), at(10)), Duration::ZERO);
     }
 }

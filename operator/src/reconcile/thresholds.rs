@@ -1,5 +1,4 @@
-//! The thresholds' part of a pass: workers are asked for their figures where the resource has
-//! thresholds, and nowhere else.
+//! Conditions about thresholds. Workers are asked for metrics only where the resource has some.
 
 use std::collections::BTreeMap;
 
@@ -8,60 +7,54 @@ use k8s_openapi::{
 };
 use kube::runtime::events::EventType;
 use pinpipe_crds::{TopicStatus, condition_types};
+use pinpipe_plan::{component::Component, model::ValidatedPipeline};
 
-use super::Pass;
-use crate::{
-    said,
-    status::{Finding, thresholds},
-    validate::ValidatedPipeline,
-};
+use super::Reconciler;
+use crate::{finding::Finding, observe::worker_health, status::thresholds};
 
-impl Pass<'_> {
-    /// The conditions of thresholds. `said` is what workers say is the matter, by component.
+impl Reconciler<'_> {
+    /// Conditions about thresholds. `problems` are those that workers report.
     pub(super) async fn thresholds(
         &self,
         pipeline: &ValidatedPipeline,
         pods: &[Pod],
-        said: &BTreeMap<String, Finding>,
+        problems: &BTreeMap<Component, Finding>,
         topics: &[TopicStatus],
     ) -> Vec<Condition> {
-        let watched = thresholds::watched(pipeline);
-        let mut told = said::figures(&self.context.pods, pods, &watched).await;
-        for (component, told) in &mut told {
-            told.ails = said.contains_key(component);
+        let measured = thresholds::measured(pipeline);
+        let client = &self.context.pod_client;
+        let mut metrics = worker_health::metrics(client, pods, &measured).await;
+        for (component, metrics) in &mut metrics {
+            metrics.has_problem = problems.contains_key(component);
         }
-        let partitions = |name: &str, wished: i32| {
+        let partitions = pipeline.topics.iter().map(|topic| {
             let known = topics
                 .iter()
-                .find(|topic| topic.name == name && topic.id.is_some());
-            u32::try_from(known.map_or(wished, |topic| topic.partitions)).unwrap_or_default()
-        };
-        let partitions = pipeline
-            .topics
-            .iter()
-            .map(|topic| partitions(&topic.name, topic.partitions))
-            .sum();
+                .find(|known| known.name == topic.name && known.id.is_some());
+            u32::try_from(known.map_or(topic.partitions, |known| known.partitions))
+                .unwrap_or_default()
+        });
         let before = self
             .resource
             .status
             .as_ref()
-            .map(|status| status.conditions.as_slice())
-            .unwrap_or_default();
-        let told = |component: &str| told.get(component).cloned().unwrap_or_default();
+            .map(|status| status.conditions.as_slice());
+        let metrics = |component: &Component| metrics.get(component).cloned().unwrap_or_default();
         thresholds::conditions(
             pipeline,
-            &told,
-            partitions,
-            before,
+            &metrics,
+            partitions.sum(),
+            before.unwrap_or_default(),
             self.resource.metadata.generation,
             Timestamp::now(),
         )
     }
 
-    /// An event for each threshold that was passed, and for each figure that came back below one.
-    pub(super) async fn tell_of_thresholds(&self, before: &[Condition], now: &[Condition]) {
+    /// Publishes an event for each condition that became False, or is True again.
+    pub(super) async fn report_thresholds(&self, before: &[Condition], now: &[Condition]) {
         for condition in crossed(before, now) {
-            let type_ = if condition.status == "False" {
+            let is_above = condition.status == "False";
+            let type_ = if is_above {
                 EventType::Warning
             } else {
                 EventType::Normal
@@ -72,40 +65,43 @@ impl Pass<'_> {
     }
 }
 
-/// The conditions of thresholds that became False, or were.
+/// Conditions about thresholds that became False, or are True again.
 fn crossed<'a>(before: &[Condition], now: &'a [Condition]) -> Vec<&'a Condition> {
     let types = [
         condition_types::LAG_WITHIN_THRESHOLD,
         condition_types::REJECTS_WITHIN_THRESHOLD,
     ];
-    let status = |type_: &str| {
+    let was_false = |type_: &str| {
         before
             .iter()
-            .find(|old| old.type_ == type_)
-            .map(|old| old.status.as_str())
+            .any(|old| old.type_ == type_ && old.status == "False")
     };
-    now.iter()
-        .filter(|condition| types.contains(&condition.type_.as_str()))
-        .filter(|condition| match condition.status.as_str() {
-            "False" => status(&condition.type_) != Some("False"),
-            "True" => status(&condition.type_) == Some("False"),
-            _ => false,
-        })
-        .collect()
+    let crossed = now
+        .iter()
+        .filter(|condition| types.contains(&condition.type_.as_str()));
+    let crossed = crossed.filter(|condition| match condition.status.as_str() {
+        "False" => !was_false(&condition.type_),
+        "True" => was_false(&condition.type_),
+        _ => false,
+    });
+    crossed.collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
+    /// Status before and now → number of events.
     #[test]
-    fn events_tell_of_what_passes_a_threshold_and_of_nothing_else() {
+    fn an_event_is_published_when_a_threshold_is_crossed_and_never_else() {
         let condition = |status: &str| -> Vec<Condition> {
-            let condition = serde_json::json!({"type": "LagWithinThreshold", "status": status, "reason": "R", "message": "m",
-                "lastTransitionTime": "2026-01-01T00:00:00Z"});
+            let condition = json!({"type": "LagWithinThreshold", "status": status, "reason": "R",
+                "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"});
             vec![serde_json::from_value(condition).unwrap()]
         };
-        for (before, now, told) in [
+        for (before, now, events) in [
             (vec![], "True", 0),
             (vec![], "False", 1),
             (condition("True"), "False", 1),
@@ -117,7 +113,7 @@ mod tests {
         ] {
             assert_eq!(
                 crossed(&before, &condition(now)).len(),
-                told,
+                events,
                 "{before:?} {now}"
             );
         }

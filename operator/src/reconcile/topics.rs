@@ -1,77 +1,70 @@
-//! The topics' part of a pass.
+//! Topics: described, created, and given more partitions.
 
-use pinpipe_crds::TopicStatus;
+use pinpipe_crds::{TopicStatus, reasons};
+use pinpipe_plan::{build::DesiredTopic, model::ValidatedPipeline};
 
-use super::{Error, Pass};
+use super::Reconciler;
 use crate::{
-    build::{self, TopicWish},
-    status::{Finding, reasons},
-    topics::{self, Broker, BrokerError, Outcome, Plan},
-    validate::ValidatedPipeline,
+    error::Error,
+    finding::Finding,
+    kafka::{self, Broker, BrokerError, Plan, TopicsState},
 };
 
-impl Pass<'_> {
-    /// Creates topics that are absent, gives those of ours the partitions wished for, and says how
-    /// they stand.
-    pub(super) async fn topics(&mut self, pipeline: &ValidatedPipeline) -> Result<Outcome, Error> {
-        let wishes = build::topics(pipeline);
-        let question = topics::question(
-            &pipeline.bootstrap_servers,
-            &wishes,
-            &pipeline.requests.forget,
-        );
-        if let Some(outcome) = self.context.topics.get(&self.uid, question) {
-            return Ok(outcome);
+impl Reconciler<'_> {
+    /// Creates topics that are absent, gives topics more partitions, and tells how they are.
+    pub(super) async fn apply_topics(
+        &mut self,
+        pipeline: &ValidatedPipeline,
+        desired: &[DesiredTopic],
+    ) -> Result<TopicsState, Error> {
+        let forget = &pipeline.requests.forget;
+        let request = kafka::request(&pipeline.bootstrap_servers, desired, forget);
+        if let Some(state) = self.context.topics.get(&self.uid, request) {
+            return Ok(state);
         }
         let known = self
             .resource
             .status
             .as_ref()
-            .map(|status| status.topics.clone())
-            .unwrap_or_default();
-        let unchanged = |error: &BrokerError| Outcome {
-            topics: known.clone(),
-            finding: error.finding(),
-        };
-        let names: Vec<String> = wishes.iter().map(|wish| wish.name.clone()).collect();
-        let outcome = match self
+            .map(|status| status.topics.clone());
+        let known = known.unwrap_or_default();
+        let names: Vec<String> = desired.iter().map(|topic| topic.name.clone()).collect();
+        let described = self
             .context
             .brokers
-            .see(&pipeline.bootstrap_servers, names.clone())
-            .await
-        {
-            Err(error) => {
-                self.context.metrics.failed("broker");
-                unchanged(&error)
-            }
-            Ok((broker, seen)) => {
-                let known = topics::without(&known, &pipeline.requests.forget, &seen);
-                let plan = topics::plan(&wishes, &known, &seen, &self.target());
+            .describe(&pipeline.bootstrap_servers, names.clone())
+            .await;
+        let state = match described {
+            Err(error) => self.broker_failed(known, &error),
+            Ok((broker, observed)) => {
+                let known = kafka::without_forgotten(&known, forget, &observed);
+                let plan = kafka::plan(desired, &known, &observed, &self.target());
                 if plan.pending().is_none() {
-                    plan.outcome
+                    plan.state
                 } else {
-                    self.carry_out(&broker, &wishes, plan, names).await?
+                    self.carry_out(&broker, desired, plan, names).await?
                 }
             }
         };
-        self.context
-            .topics
-            .put(&self.uid, question, outcome.clone());
-        Ok(outcome)
+        self.context.topics.put(&self.uid, request, state.clone());
+        Ok(state)
     }
 
     async fn carry_out(
         &mut self,
         broker: &Broker,
-        wishes: &[TopicWish],
+        desired: &[DesiredTopic],
         plan: Plan,
         names: Vec<String>,
-    ) -> Result<Outcome, Error> {
-        self.context.may_write()?;
+    ) -> Result<TopicsState, Error> {
+        self.context.check_lease()?;
         if !plan.create.is_empty() {
-            self.write_intent(plan.intent.clone()).await?;
+            let status = self.resource.status.clone().unwrap_or_default();
+            let topics = plan.intent.clone();
+            let status = pinpipe_crds::PinterestPipelineStatus { topics, ..status };
+            self.write_and_continue(status).await?;
         }
-        let done = async {
+        let changed = async {
             if !plan.create.is_empty() {
                 broker.create(&plan.create).await?;
                 self.count("create", plan.create.len());
@@ -80,30 +73,35 @@ impl Pass<'_> {
                 broker.raise(&plan.raise).await?;
                 self.count("raise", plan.raise.len());
             }
-            broker.see(names).await
+            broker.describe(names).await
         };
-        Ok(match done.await {
-            Ok(seen) => {
-                let after = topics::plan(wishes, &plan.intent, &seen, &self.target());
+        Ok(match changed.await {
+            Ok(observed) => {
+                let after = kafka::plan(desired, &plan.intent, &observed, &self.target());
                 match after.pending() {
-                    None => after.outcome,
-                    Some(message) => Outcome {
-                        finding: Finding::bad(reasons::TOPICS_PENDING, message),
-                        ..after.outcome
-                    },
+                    None => after.state,
+                    Some(message) => {
+                        let finding = Finding::bad(reasons::TOPICS_PENDING, message);
+                        TopicsState {
+                            finding,
+                            ..after.state
+                        }
+                    }
                 }
             }
-            Err(error) => {
-                self.context.metrics.failed("broker");
-                Outcome {
-                    topics: plan.intent,
-                    finding: error.finding(),
-                }
-            }
+            Err(error) => self.broker_failed(plan.intent, &error),
         })
     }
 
-    /// The pipeline, to `kubectl`.
+    fn broker_failed(&self, topics: Vec<TopicStatus>, error: &BrokerError) -> TopicsState {
+        self.context.metrics.failed("broker");
+        TopicsState {
+            topics,
+            finding: error.finding(),
+        }
+    }
+
+    /// Arguments of kubectl that name the pipeline.
     fn target(&self) -> String {
         format!("-n {} pinterestpipeline {}", self.namespace, self.name)
     }
@@ -112,12 +110,5 @@ impl Pass<'_> {
         for _ in 0..topics {
             self.context.metrics.wrote(verb, "topics");
         }
-    }
-
-    /// Writes that topics are about to be created by us.
-    async fn write_intent(&mut self, topics: Vec<TopicStatus>) -> Result<(), Error> {
-        let mut status = self.resource.status.clone().unwrap_or_default();
-        status.topics = topics;
-        self.note(status).await
     }
 }

@@ -1,4 +1,4 @@
-//! How batch runs stand. Pure.
+//! State of batch runs. Pure.
 
 use k8s_openapi::{
     api::{
@@ -7,11 +7,12 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use pinpipe_crds::{BatchStatus, LastRun, Outcome, parse_run_report};
+use pinpipe_crds::{BatchStatus, LastRun, Outcome, parse_run_report, reasons};
 
-use super::{Finding, health::last_words, reasons};
+use super::deployment::last_log_line;
+use crate::finding::Finding;
 
-/// The condition of a run that has ended.
+/// Condition of a run that has ended. None: it hasn't.
 #[must_use]
 pub fn has_ended(job: &Job) -> Option<&JobCondition> {
     let mut conditions = job.status.as_ref()?.conditions.as_ref()?.iter();
@@ -20,7 +21,7 @@ pub fn has_ended(job: &Job) -> Option<&JobCondition> {
     })
 }
 
-/// The run that ended last, and how.
+/// Name and outcome of the run that ended last.
 #[must_use]
 pub fn last_ended(jobs: &[Job]) -> Option<(&str, Outcome)> {
     let ended = jobs.iter().filter_map(|job| {
@@ -45,7 +46,7 @@ pub fn last_ended(jobs: &[Job]) -> Option<(&str, Outcome)> {
         .map(|(_, name, outcome)| (name, outcome))
 }
 
-/// What the last pod of a run left as its termination message.
+/// Termination message of a run's last pod.
 #[must_use]
 pub fn termination_message(pods: &[Pod]) -> Option<String> {
     let ended = pods.iter().filter_map(|pod| {
@@ -61,17 +62,17 @@ pub fn termination_message(pods: &[Pod]) -> Option<String> {
         .map(|(_, message)| message)
 }
 
-/// A run that ended, as the status keeps it, and in a sentence what it said when it failed.
+/// A run that ended, as the status keeps it, and the sentence it failed with.
 #[must_use]
 pub fn last_run(job: &str, outcome: Outcome, message: Option<&str>) -> (LastRun, Option<String>) {
     let message = message.unwrap_or_default();
-    let said = (outcome == Outcome::Failed)
-        .then(|| last_words(message))
+    let failure = (outcome == Outcome::Failed)
+        .then(|| last_log_line(message))
         .flatten();
-    (parse_run_report(job, outcome, message), said)
+    (parse_run_report(job, outcome, message), failure)
 }
 
-/// For the status. What the `CronJob` no longer knows, being new, is kept from before.
+/// Batch section of the status. What a `CronJob` that was created again doesn't know is kept.
 #[must_use]
 pub fn status(
     cron_job: Option<&CronJob>,
@@ -93,25 +94,26 @@ pub fn status(
     }
 }
 
-/// How batch runs stand.
+/// State of batch runs. `failure` is the sentence the last run failed with; `place` are the options
+/// of kubectl for the namespace.
 #[must_use]
 pub fn finding(
     suspended: bool,
     last_run: Option<&LastRun>,
-    said: Option<&str>,
+    failure: Option<&str>,
     place: &str,
 ) -> Finding {
     match last_run {
         _ if suspended => Finding::good(
             reasons::SUSPENDED,
-            "no runs start, since spec.suspend is set",
+            "no runs start while spec.suspend is set",
         ),
         Some(run) if run.outcome == Outcome::Failed => {
-            let said = said.map_or(String::new(), |said| format!(": {said}"));
+            let failure = failure.map_or(String::new(), |failure| format!(": {failure}"));
             Finding::bad(
                 reasons::RUN_FAILED,
                 format!(
-                    "the last run, {}, failed{said}; its log is in kubectl logs job/{} {place}",
+                    "the last run, {}, failed{failure}; its log is in kubectl logs job/{} {place}",
                     run.name, run.name
                 ),
             )
@@ -155,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn figures_come_from_the_termination_message() {
+    fn counts_come_from_the_termination_message() {
         let message = r#"{"run":"r","outcome":"Succeeded","read":5,"clean":4,"repaired":1,"rejected":1,"seconds":2.6}"#;
         let (run, said) = last_run("r", Outcome::Succeeded, Some(message));
         assert_eq!(
@@ -202,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn times_of_a_cron_job_made_anew_are_kept() {
+    fn times_are_kept_when_the_cron_job_is_created_again() {
         let before = BatchStatus {
             last_successful_time: Some(
                 serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap(),

@@ -1,139 +1,75 @@
-//! How a Deployment stands, and why. Pure.
+//! State of a component by its Deployment, its pods and its workers. Pure.
 
-use k8s_openapi::api::{
-    apps::v1::{Deployment, DeploymentCondition, DeploymentStatus},
-    core::v1::{ContainerStatus, Pod},
-};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use pinpipe_crds::reasons;
 
-use super::{Finding, reasons};
+use crate::{finding::Finding, observe::deployment::Progress};
 
-/// A Deployment's figures, without its pods.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Rollout {
-    /// As many pods as wished, all of the current template and ready.
-    Complete,
-    /// All of the current template and enough of them ready, while an autoscaler adds pods or takes
-    /// some away.
-    Scaling,
-    /// Not so: how many are ready of how many.
-    Incomplete {
-        /// Ready for long enough.
-        available: i32,
-        /// Wished for.
-        wanted: i32,
-        /// Why the cluster makes no pods, if it says so.
-        refused: Option<String>,
-    },
-}
-
-/// How far a Deployment has come. `least` is the fewest pods that are enough where an autoscaler
-/// says how many there are.
-#[must_use]
-pub fn rollout(deployment: &Deployment, least: Option<i32>) -> Rollout {
-    let wanted = deployment
-        .spec
-        .as_ref()
-        .and_then(|spec| spec.replicas)
-        .unwrap_or(1);
-    let status = deployment.status.clone().unwrap_or_default();
-    let count = |number: Option<i32>| number.unwrap_or(0);
-    let current = status.observed_generation >= deployment.metadata.generation;
-    let available = count(status.available_replicas);
-    if current
-        && count(status.updated_replicas) == wanted
-        && count(status.replicas) == wanted
-        && available >= wanted
-    {
-        return Rollout::Complete;
-    }
-    let is_current = current && status.updated_replicas == status.replicas;
-    if is_current && least.is_some_and(|least| available >= least) && refusal(&status).is_none() {
-        return Rollout::Scaling;
-    }
-    let refused = refusal(&status).and_then(|condition| condition.message.clone());
-    Rollout::Incomplete {
-        available,
-        wanted,
-        refused,
-    }
-}
-
-/// Why the cluster makes no pods, if it says so.
-fn refusal(status: &DeploymentStatus) -> Option<&DeploymentCondition> {
-    let mut conditions = status.conditions.iter().flatten();
-    conditions.find(|condition| condition.type_ == "ReplicaFailure" && condition.status == "True")
-}
-
-/// How a component stands. `said` is what its workers say is the matter; `place` names the
-/// component for a person: `-n data -l app.kubernetes.io/instance=…`.
+/// State of a component. `problem` is what its workers report; `place` are the options of kubectl
+/// that select its pods: `-n data -l app.kubernetes.io/instance=…`.
 #[must_use]
 pub fn finding(
-    rollout: &Rollout,
+    progress: &Progress,
     pods: &[&Pod],
-    said: Option<&Finding>,
+    problem: Option<&Finding>,
     suspended: bool,
     place: &str,
 ) -> Finding {
-    let (available, wanted, refused) = match rollout {
-        Rollout::Complete if suspended => {
-            return Finding::good(reasons::SUSPENDED, "no pods, since spec.suspend is set");
-        }
-        Rollout::Complete => {
-            return said
-                .cloned()
-                .unwrap_or_else(|| Finding::good(reasons::AVAILABLE, "all pods are ready"));
-        }
-        Rollout::Scaling | Rollout::Incomplete { .. } if suspended => {
-            return Finding::bad(
+    if suspended {
+        return match progress {
+            Progress::Complete => {
+                Finding::good(reasons::SUSPENDED, "no pods while spec.suspend is set")
+            }
+            Progress::Scaling | Progress::Incomplete { .. } => Finding::bad(
                 reasons::SUSPENDING,
-                "pods are stopping, since spec.suspend is set",
-            );
-        }
-        Rollout::Scaling => {
-            let problem = Finding::worst(
-                pods.iter()
-                    .filter_map(|pod| pod_problem(pod, place))
-                    .collect(),
-            );
-            let available = || {
-                Finding::good(
-                    reasons::AVAILABLE,
-                    "as many pods are ready as there must be, and their number is changing",
-                )
-            };
-            return problem.or_else(|| said.cloned()).unwrap_or_else(available);
-        }
-        Rollout::Incomplete {
-            available,
-            wanted,
-            refused,
-        } => (available, wanted, refused),
-    };
-    if let Some(found) = Finding::worst(
+                "pods are stopping because spec.suspend is set",
+            ),
+        };
+    }
+    let of_pods = || {
         pods.iter()
             .filter_map(|pod| pod_problem(pod, place))
-            .collect(),
-    ) {
-        return found;
+            .collect()
+    };
+    match progress {
+        Progress::Complete => problem.cloned(),
+        Progress::Scaling | Progress::Incomplete { .. } => {
+            Finding::worst(of_pods()).or_else(|| problem.cloned())
+        }
     }
-    if let Some(said) = said {
-        return said.clone();
-    }
-    match refused {
-        Some(message) => Finding::bad(
-            reasons::PODS_REFUSED,
-            format!("the cluster refuses to make the pods: {message}"),
+    .unwrap_or_else(|| without_problem(progress, place))
+}
+
+/// State of a component by its Deployment alone.
+fn without_problem(progress: &Progress, place: &str) -> Finding {
+    match progress {
+        Progress::Complete => Finding::good(reasons::AVAILABLE, "all pods are ready"),
+        Progress::Scaling => Finding::good(
+            reasons::AVAILABLE,
+            "at least the minimum number of pods is ready while their number changes",
         ),
-        None => Finding::bad(
+        Progress::Incomplete {
+            refused: Some(message),
+            ..
+        } => Finding::bad(
+            reasons::PODS_REFUSED,
+            format!("the cluster refuses to create the pods: {message}"),
+        ),
+        Progress::Incomplete {
+            available,
+            desired,
+            refused: None,
+        } => Finding::bad(
             reasons::PROGRESSING,
             format!(
-                "{available} of {wanted} pods are ready; if it stays so, see kubectl describe pods {place}"
+                "{available} of {desired} pods are ready; if that doesn't change, see kubectl \
+                 describe pods {place}"
             ),
         ),
     }
 }
 
-/// What keeps a pod from being ready, as far as it tells. A pod on its way tells nothing.
+/// Why a pod isn't ready. None, too, while it starts normally.
 fn pod_problem(pod: &Pod, place: &str) -> Option<Finding> {
     if pod.metadata.deletion_timestamp.is_some() {
         return None;
@@ -150,7 +86,7 @@ fn pod_problem(pod: &Pod, place: &str) -> Option<Finding> {
         let why = condition.message.as_deref().unwrap_or("no node fits");
         return Some(Finding::bad(
             reasons::UNSCHEDULABLE,
-            format!("a pod finds no node: {why}: add nodes or lower resources.requests"),
+            format!("no node fits a pod: {why}: add nodes or lower resources.requests"),
         ));
     }
     let containers = status
@@ -171,7 +107,7 @@ fn container_problem(container: &ContainerStatus, place: &str) -> Option<Finding
         .as_ref()
         .and_then(|state| state.waiting.as_ref());
     match waiting.and_then(|waiting| waiting.reason.as_deref()) {
-        // What the registry said comes and goes with each attempt, so it isn't repeated here.
+        // The registry's answer changes with each attempt, so it isn't repeated here.
         Some(
             "ErrImagePull"
             | "ImagePullBackOff"
@@ -207,7 +143,7 @@ fn container_problem(container: &ContainerStatus, place: &str) -> Option<Finding
     }
     let why = match ended.reason.as_deref() {
         Some("OOMKilled") => "out of memory: raise resources.limits.memory".to_owned(),
-        _ => last_words(ended.message.as_deref().unwrap_or_default())
+        _ => last_log_line(ended.message.as_deref().unwrap_or_default())
             .unwrap_or_else(|| format!("exit code {}", ended.exit_code)),
     };
     Some(Finding::bad(
@@ -216,22 +152,22 @@ fn container_problem(container: &ContainerStatus, place: &str) -> Option<Finding
     ))
 }
 
-/// The message of the last line of a log. Times and fields are left out: they would make each crash
-/// another message.
+/// Message of the last line of a log. Time and fields are left out, since they would differ in each
+/// crash.
 #[must_use]
-pub fn last_words(log: &str) -> Option<String> {
-    const MOST: usize = 400;
+pub fn last_log_line(log: &str) -> Option<String> {
+    const MAX_BYTES: usize = 400;
     let line = log
         .lines()
         .rev()
         .map(str::trim)
         .find(|line| !line.is_empty())?;
     let parsed: Option<serde_json::Value> = serde_json::from_str(line).ok();
-    let words = parsed
+    let message = parsed
         .as_ref()
         .and_then(|line| line["message"].as_str())
         .unwrap_or(line);
-    Some(words[..words.floor_char_boundary(MOST.min(words.len()))].to_owned())
+    Some(message[..message.floor_char_boundary(MAX_BYTES.min(message.len()))].to_owned())
 }
 
 #[cfg(test)]
@@ -239,15 +175,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-
-    fn deployment(spec: i32, status: &Value) -> Deployment {
-        serde_json::from_value(json!({
-            "metadata": {"generation": 2},
-            "spec": {"replicas": spec, "selector": {}, "template": {}},
-            "status": status,
-        }))
-        .unwrap()
-    }
 
     fn pod(status: &Value) -> Pod {
         serde_json::from_value(json!({"metadata": {"name": "p"}, "status": status})).unwrap()
@@ -259,76 +186,21 @@ mod tests {
     }
 
     #[test]
-    fn a_rollout_is_complete_when_nothing_old_is_left() {
-        let full = json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2});
-        assert_eq!(rollout(&deployment(2, &full), None), Rollout::Complete);
-        for (field, value) in [
-            ("observedGeneration", 1),
-            ("replicas", 3),
-            ("updatedReplicas", 1),
-            ("availableReplicas", 1),
-        ] {
-            let mut status = full.clone();
-            status[field] = json!(value);
-            assert!(
-                matches!(
-                    rollout(&deployment(2, &status), None),
-                    Rollout::Incomplete { .. }
-                ),
-                "{field}"
-            );
-        }
-        assert_eq!(
-            rollout(&deployment(0, &json!({"observedGeneration": 2})), None),
-            Rollout::Complete
-        );
-    }
-
-    /// Pods there, of the current template, available; what the least is → how far it is, with 4
-    /// wished for.
-    #[test]
-    fn an_autoscaler_at_work_is_no_rollout() {
-        for (there, current, available, least, scaling) in [
-            (2, 2, 2, Some(2), true),
-            (6, 6, 4, Some(2), true),
-            (2, 2, 1, Some(2), false),
-            (4, 3, 4, Some(2), false),
-            (2, 2, 2, None, false),
-        ] {
-            let status = json!({"observedGeneration": 2, "replicas": there, "updatedReplicas": current, "availableReplicas": available});
-            let found = rollout(&deployment(4, &status), least);
-            assert_eq!(found == Rollout::Scaling, scaling, "{status} {least:?}");
-        }
-        let refused = json!({"observedGeneration": 2, "replicas": 2, "updatedReplicas": 2, "availableReplicas": 2,
-            "conditions": [{"type": "ReplicaFailure", "status": "True", "message": "quota"}]});
-        assert!(matches!(
-            rollout(&deployment(4, &refused), Some(2)),
-            Rollout::Incomplete {
-                refused: Some(_),
-                ..
-            }
-        ));
-
-        let crashed = pod(&container(
-            &json!({"running": {}}),
-            &json!({"terminated": {"exitCode": 1}}),
-        ));
-        assert!(finding(&Rollout::Scaling, &[], None, false, "").ok);
-        assert_eq!(
-            finding(&Rollout::Scaling, &[&crashed], None, false, "").reason,
-            reasons::CRASHING
-        );
-        assert_eq!(
-            finding(&Rollout::Scaling, &[], None, true, "").reason,
-            reasons::SUSPENDING
-        );
+    fn a_scaling_component_is_available_unless_a_pod_crashes() {
+        let crashed = json!({"terminated": {"exitCode": 1}});
+        let crashed = pod(&container(&json!({"running": {}}), &crashed));
+        let found =
+            |pods: &[&Pod], suspended| finding(&Progress::Scaling, pods, None, suspended, "");
+        assert!(found(&[], false).ok);
+        assert_eq!(found(&[&crashed], false).reason, reasons::CRASHING);
+        assert_eq!(found(&[], true).reason, reasons::SUSPENDING);
     }
 
     #[test]
     fn what_pods_say_becomes_a_reason_and_a_sentence() {
-        let incomplete = Rollout::Incomplete {
+        let incomplete = Progress::Incomplete {
             available: 0,
-            wanted: 1,
+            desired: 1,
             refused: None,
         };
         let crashed = json!({"terminated": {"exitCode": 1, "message": "{\"timestamp\":\"t\",\"message\":\"no url\"}\n"}});
@@ -395,9 +267,9 @@ mod tests {
 
     #[test]
     fn a_refusal_of_the_cluster_is_told_and_a_pod_that_goes_is_not_asked() {
-        let refused = Rollout::Incomplete {
+        let refused = Progress::Incomplete {
             available: 0,
-            wanted: 1,
+            desired: 1,
             refused: Some("exceeded quota".into()),
         };
         assert_eq!(
@@ -411,9 +283,9 @@ mod tests {
         ));
         going.metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
-        let incomplete = Rollout::Incomplete {
+        let incomplete = Progress::Incomplete {
             available: 0,
-            wanted: 1,
+            desired: 1,
             refused: None,
         };
         assert_eq!(
@@ -425,13 +297,13 @@ mod tests {
     #[test]
     fn what_workers_say_counts_after_what_keeps_them_from_running() {
         let said = Finding::bad(reasons::SINK_UNAVAILABLE, "PostgreSQL refuses");
-        let incomplete = Rollout::Incomplete {
+        let incomplete = Progress::Incomplete {
             available: 0,
-            wanted: 1,
+            desired: 1,
             refused: None,
         };
         assert_eq!(
-            finding(&Rollout::Complete, &[], Some(&said), false, ""),
+            finding(&Progress::Complete, &[], Some(&said), false, ""),
             said
         );
         assert_eq!(finding(&incomplete, &[], Some(&said), false, ""), said);
@@ -452,10 +324,10 @@ mod tests {
     #[test]
     fn last_words_are_those_of_the_last_line() {
         assert_eq!(
-            last_words("one\n{\"level\":\"ERROR\",\"message\":\"two\"}\n\n").as_deref(),
+            last_log_line("one\n{\"level\":\"ERROR\",\"message\":\"two\"}\n\n").as_deref(),
             Some("two")
         );
-        assert_eq!(last_words("plain\n").as_deref(), Some("plain"));
-        assert_eq!(last_words("\n"), None);
+        assert_eq!(last_log_line("plain\n").as_deref(), Some("plain"));
+        assert_eq!(last_log_line("\n"), None);
     }
 }

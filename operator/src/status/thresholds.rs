@@ -1,59 +1,48 @@
-//! Whether lag and rejected records are within what the resource says. Pure.
+//! Conditions about the lag of sinks and the share of rejected records. Pure.
 //!
-//! A condition is its own memory: a message names what is above its threshold, never by how much,
-//! and while it does, that has to come well below before the message lets go of it, and not before
-//! [`HOLD`] has passed. So figures that go up and down about a threshold cost few writes.
+//! The conditions have hysteresis and remember their own state: a message names what is above its
+//! threshold, never by how much. A condition that became False stays so until the value is below
+//! [`LOW`] of its threshold and [`HOLD`] has passed. So a value that moves around its threshold
+//! costs few writes.
 
 use std::time::Duration;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
-use pinpipe_crds::condition_types;
-use pinpipe_runtime::figures::Figures;
+use pinpipe_crds::{condition_types, reasons};
+use pinpipe_plan::{component::Component, model::ValidatedPipeline};
 
-use super::{now, reasons, shorten};
-use crate::validate::ValidatedPipeline;
+use super::{shorten, timestamp};
+use crate::observe::worker_health::WorkerMetrics;
 
-/// How long a condition stays False at least.
+/// Shortest time for which a condition stays False.
 const HOLD: Duration = Duration::from_mins(5);
-/// What figures must come down to, of their threshold.
-const WELL_BELOW: f64 = 0.8;
-/// The share of rejected records is that of so many records at least: one of two isn't half of what
-/// comes.
-const FEWEST: u64 = 100;
+/// Share of its threshold that a value must fall below.
+const LOW: f64 = 0.8;
+/// Number of records below which the share of rejected ones is taken of this number: one of two
+/// records isn't half of the traffic.
+const MIN_RECORDS: u64 = 100;
 
-/// What the workers of a component told.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
-    /// Pods that were asked.
-    pub asked: usize,
-    /// What those told that answered.
-    pub answers: Vec<Figures>,
-    /// Whether they say that something is the matter.
-    pub ails: bool,
-}
-
-/// How a figure stands to its threshold.
+/// A value compared with its threshold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Level {
     Above,
-    /// Not above, and not well below.
+    /// Neither above nor low.
     Near,
-    WellBelow,
-    /// Some of it isn't known right now, such as while partitions change hands; what is known isn't
-    /// above.
+    Low,
+    /// Not above, as far as it is known; a part is unknown, as during a rebalance.
     Partial,
     Unknown,
 }
 
 impl Level {
-    fn of(known: f64, threshold: f64, complete: bool, told: &Told) -> Self {
+    fn of(known: f64, threshold: f64, complete: bool, metrics: &WorkerMetrics) -> Self {
         if known > threshold {
             Self::Above
-        } else if complete && known <= threshold * WELL_BELOW {
-            Self::WellBelow
+        } else if complete && known <= threshold * LOW {
+            Self::Low
         } else if complete {
             Self::Near
-        } else if told.answers.is_empty() || told.ails {
+        } else if metrics.answers.is_empty() || metrics.has_problem {
             Self::Unknown
         } else {
             Self::Partial
@@ -61,25 +50,25 @@ impl Level {
     }
 }
 
-/// A figure that has a threshold.
+/// A value that has a threshold.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Watched {
-    /// Whose figure it is: `sink live`.
-    whose: String,
-    /// What is said while it is above.
+struct Measured {
+    /// What it belongs to, such as `sink live`.
+    owner: String,
+    /// Phrase of the message while it is above the threshold.
     phrase: String,
     level: Level,
 }
 
-/// The components that are to tell their figures.
+/// Components whose metrics are needed.
 #[must_use]
-pub fn watched(pipeline: &ValidatedPipeline) -> Vec<String> {
+pub fn measured(pipeline: &ValidatedPipeline) -> Vec<Component> {
     if pipeline.suspend {
         return Vec::new();
     }
     let lags = lag_thresholds(pipeline)
         .into_iter()
-        .map(|(component, _, _)| component);
+        .map(|lag| lag.component);
     let rejects = pipeline
         .rejected_threshold
         .and_then(|_| pipeline.dead_letter_writer());
@@ -89,98 +78,112 @@ pub fn watched(pipeline: &ValidatedPipeline) -> Vec<String> {
     components
 }
 
-/// Component, what it is called, and its threshold of lag, of all that have one.
-fn lag_thresholds(pipeline: &ValidatedPipeline) -> Vec<(String, String, i64)> {
+/// Threshold of a component's lag.
+struct LagThreshold {
+    component: Component,
+    /// The component in a message.
+    owner: String,
+    records: i64,
+}
+
+fn lag_thresholds(pipeline: &ValidatedPipeline) -> Vec<LagThreshold> {
     let sinks = pipeline.sinks.iter().filter_map(|sink| {
-        Some((
-            format!("stream-{}", sink.name),
-            format!("sink {}", sink.name),
-            sink.lag_threshold?,
-        ))
+        let (component, owner) = (Component::stream(&sink.name), format!("sink {}", sink.name));
+        Some(LagThreshold {
+            component,
+            owner,
+            records: sink.lag_threshold?,
+        })
     });
     let archive = pipeline.archive.iter().filter_map(|archive| {
-        Some((
-            "archive".to_owned(),
-            "the archive".to_owned(),
-            archive.lag_threshold?,
-        ))
+        let (component, owner) = (Component::Archive, "the archive".to_owned());
+        Some(LagThreshold {
+            component,
+            owner,
+            records: archive.lag_threshold?,
+        })
     });
     sinks.chain(archive).collect()
 }
 
-/// The conditions of thresholds. `told` is what components told; `partitions` are those of the
-/// topics of records, in all.
+/// Conditions about thresholds. `metrics` gives the values of a component; `partitions` is the
+/// number of partitions of all topics of records.
 #[must_use]
 pub fn conditions(
     pipeline: &ValidatedPipeline,
-    told: &dyn Fn(&str) -> Told,
+    metrics: &dyn Fn(&Component) -> WorkerMetrics,
     partitions: u32,
     before: &[Condition],
     generation: Option<i64>,
     at: Timestamp,
 ) -> Vec<Condition> {
-    let lags = lag_thresholds(pipeline)
-        .into_iter()
-        .map(|(component, whose, threshold)| {
-            let told = told(&component);
-            let lag = told.answers.iter().map(|answer| answer.lag).sum::<i64>() as f64;
-            let known: u32 = told.answers.iter().map(|answer| answer.partitions).sum();
-            let complete =
-                told.answers.len() == told.asked && told.asked > 0 && known >= partitions;
-            let level = Level::of(lag, threshold as f64, complete, &told);
-            Watched {
-                phrase: format!("{whose} lags by more than {threshold} records"),
-                whose,
-                level,
-            }
-        });
+    let lags = lag_thresholds(pipeline).into_iter();
+    let lags = lags.map(|threshold| lag(&threshold, &metrics(&threshold.component), partitions));
     let rejects = pipeline.rejected_threshold.and_then(|threshold| {
-        // Every sink reads every record: one is enough.
-        let told = told(&pipeline.dead_letter_writer()?);
-        let read: u64 = told.answers.iter().map(|answer| answer.read).sum();
-        let rejected: u64 = told.answers.iter().map(|answer| answer.rejected).sum();
-        let complete = told.answers.len() == told.asked && told.asked > 0;
-        let level = Level::of(
-            rejected as f64,
-            threshold * read.max(FEWEST) as f64,
-            complete,
-            &told,
-        );
-        let phrase =
-            format!("more than {threshold} of the records of the last ten minutes were rejected");
-        Some(Watched {
-            whose: "the worker that writes the dead letters".to_owned(),
-            phrase,
-            level,
-        })
+        // Every sink reads every record, so one of them is enough.
+        Some(rejects(
+            threshold,
+            &metrics(&pipeline.dead_letter_writer()?),
+        ))
     });
     let kinds = [
         Kind {
             type_: condition_types::LAG_WITHIN_THRESHOLD,
             above: reasons::LAG_ABOVE_THRESHOLD,
-            advice: "see whether its store keeps up, or give it more replicas; pinpipe_stream_lag_records has the figures",
-            watched: lags.collect(),
+            advice: "check whether its store keeps up, or give it more replicas; the metric \
+                     pinpipe_stream_lag_records has the values",
+            measured: lags.collect(),
         },
         Kind {
             type_: condition_types::REJECTS_WITHIN_THRESHOLD,
             above: reasons::REJECTS_ABOVE_THRESHOLD,
-            advice: "pinpipe_stream_rejections_total tells why; the records are in the dead-letter topics",
-            watched: rejects.into_iter().collect(),
+            advice: "the metric pinpipe_stream_rejections_total has the reasons; the records are \
+                     in the dead-letter topics",
+            measured: rejects.into_iter().collect(),
         },
     ];
-    let kinds = kinds.into_iter().filter(|kind| !kind.watched.is_empty());
+    let kinds = kinds.into_iter().filter(|kind| !kind.measured.is_empty());
     kinds
         .map(|kind| kind.condition(pipeline.suspend, before, generation, at))
         .collect()
 }
 
-/// A condition and what it is about.
+fn lag(threshold: &LagThreshold, metrics: &WorkerMetrics, partitions: u32) -> Measured {
+    let LagThreshold { owner, records, .. } = threshold;
+    let lag = metrics.answers.iter().map(|answer| answer.lag).sum::<i64>() as f64;
+    let known: u32 = metrics.answers.iter().map(|answer| answer.partitions).sum();
+    let complete = all_answered(metrics) && known >= partitions;
+    Measured {
+        owner: owner.clone(),
+        phrase: format!("{owner} lags by more than {records} records"),
+        level: Level::of(lag, *records as f64, complete, metrics),
+    }
+}
+
+fn rejects(threshold: f64, metrics: &WorkerMetrics) -> Measured {
+    let read: u64 = metrics.answers.iter().map(|answer| answer.read).sum();
+    let rejected: u64 = metrics.answers.iter().map(|answer| answer.rejected).sum();
+    let limit = threshold * read.max(MIN_RECORDS) as f64;
+    Measured {
+        owner: "the worker that writes the dead letters".to_owned(),
+        phrase: format!(
+            "more than {threshold} of the records of the last ten minutes were rejected"
+        ),
+        level: Level::of(rejected as f64, limit, all_answered(metrics), metrics),
+    }
+}
+
+fn all_answered(metrics: &WorkerMetrics) -> bool {
+    metrics.asked > 0 && metrics.answers.len() == metrics.asked
+}
+
+/// A condition and the values it is about.
 struct Kind {
     type_: &'static str,
-    /// Its reason while something is above its threshold.
+    /// Its reason while a value is above its threshold.
     above: &'static str,
     advice: &'static str,
-    watched: Vec<Watched>,
+    measured: Vec<Measured>,
 }
 
 impl Kind {
@@ -202,11 +205,14 @@ impl Kind {
             reason: reason.to_owned(),
             message: shorten(&message),
             observed_generation: generation,
-            last_transition_time: kept
-                .map_or_else(|| now(at), |before| before.last_transition_time.clone()),
+            last_transition_time: kept.map_or_else(
+                || timestamp(at),
+                |before| before.last_transition_time.clone(),
+            ),
         }
     }
 
+    /// Status, reason and message.
     fn judge(
         &self,
         suspended: bool,
@@ -214,18 +220,17 @@ impl Kind {
         at: Timestamp,
     ) -> (&'static str, &'static str, String) {
         if suspended {
-            return (
-                "Unknown",
-                reasons::SUSPENDED,
-                "nobody tells, since spec.suspend is set".to_owned(),
-            );
+            let message = "unknown while spec.suspend is set".to_owned();
+            return ("Unknown", reasons::SUSPENDED, message);
         }
-        let is_above = |watched: &Watched| is_above(watched, before, at);
-        let above: Vec<_> = self
-            .watched
+        let judged = self
+            .measured
             .iter()
-            .filter(|w| is_above(w) == Some(true))
-            .map(|w| w.phrase.as_str())
+            .map(|value| (value, is_above(value, before, at)));
+        let judged: Vec<_> = judged.collect();
+        let with = |state| judged.iter().filter(move |(_, found)| *found == state);
+        let above: Vec<_> = with(Some(true))
+            .map(|(value, _)| value.phrase.as_str())
             .collect();
         if !above.is_empty() {
             return (
@@ -234,40 +239,33 @@ impl Kind {
                 format!("{}: {}", above.join("; "), self.advice),
             );
         }
-        let silent: Vec<_> = self
-            .watched
-            .iter()
-            .filter(|w| is_above(w).is_none())
-            .map(|w| w.whose.as_str())
-            .collect();
-        if !silent.is_empty() {
-            let message = format!(
-                "{} can't tell now; the other conditions say why",
-                silent.join(", ")
-            );
+        let unknown: Vec<_> = with(None).map(|(value, _)| value.owner.as_str()).collect();
+        if !unknown.is_empty() {
+            let owners = unknown.join(", ");
+            let message = format!("no values from {owners}; the other conditions say why");
             return ("Unknown", reasons::FIGURES_MISSING, message);
         }
         (
             "True",
             reasons::WITHIN_THRESHOLD,
-            "within what spec says".to_owned(),
+            "every value is within its threshold".to_owned(),
         )
     }
 }
 
-/// Whether a figure counts as above its threshold. None: that isn't known.
-fn is_above(watched: &Watched, before: Option<&Condition>, at: Timestamp) -> Option<bool> {
+/// Whether a value counts as above its threshold. None: it isn't known.
+fn is_above(value: &Measured, before: Option<&Condition>, at: Timestamp) -> Option<bool> {
     let was_false = before.filter(|before| before.status == "False");
-    // Another threshold makes another phrase, and is judged anew.
-    let was_above = was_false.is_some_and(|before| before.message.contains(&watched.phrase));
+    // A changed threshold gives another phrase, and is judged without regard to the past.
+    let was_above = was_false.is_some_and(|before| before.message.contains(&value.phrase));
     let held = was_false.is_some_and(|before| {
-        Duration::try_from(at.duration_since(before.last_transition_time.0)).unwrap_or_default()
-            < HOLD
+        let since = at.duration_since(before.last_transition_time.0);
+        Duration::try_from(since).unwrap_or_default() < HOLD
     });
-    match watched.level {
+    match value.level {
         Level::Above => Some(true),
         Level::Near => Some(was_above),
-        Level::WellBelow => Some(was_above && held),
+        Level::Low => Some(was_above && held),
         Level::Partial if was_above => Some(true),
         Level::Partial => before
             .filter(|before| before.status != "Unknown")
@@ -278,12 +276,13 @@ fn is_above(watched: &Watched, before: Option<&Condition>, at: Timestamp) -> Opt
 
 #[cfg(test)]
 mod tests {
+    use pinpipe_plan::samples::{validated, whole};
+    use pinpipe_runtime::figures::Figures;
     use serde_json::json;
 
     use super::*;
-    use crate::validate::tests::{validated, whole};
 
-    fn watching() -> ValidatedPipeline {
+    fn with_threshold() -> ValidatedPipeline {
         let mut spec = whole();
         spec["stream"]["sinks"][0]["thresholds"] = json!({"lag": 1000});
         validated(spec)
@@ -293,25 +292,25 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn lag(lag: i64, partitions: u32) -> Told {
-        Told {
+    fn lag(lag: i64, partitions: u32) -> WorkerMetrics {
+        WorkerMetrics {
             asked: 1,
             answers: vec![Figures {
                 lag,
                 partitions,
                 ..Figures::default()
             }],
-            ails: false,
+            has_problem: false,
         }
     }
 
-    /// What the condition of lag says, at a second, by what the sink `live` told of its nine
+    /// Condition about the lag, at a second, given the metrics of the sink `live` with nine
     /// partitions.
-    fn next(before: &[Condition], second: i64, told: &Told) -> Vec<Condition> {
-        let told = told.clone();
+    fn next(before: &[Condition], second: i64, metrics: &WorkerMetrics) -> Vec<Condition> {
+        let metrics = metrics.clone();
         conditions(
-            &watching(),
-            &move |_| told.clone(),
+            &with_threshold(),
+            &move |_| metrics.clone(),
             9,
             before,
             Some(1),
@@ -325,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lag_that_moves_about_its_threshold_is_told_once() {
+    fn a_lag_that_moves_around_its_threshold_is_written_once() {
         let within = next(&[], 0, &lag(900, 9));
         assert_eq!(says(&within), ("True", reasons::WITHIN_THRESHOLD));
         assert_eq!(next(&within, 10, &lag(1000, 9)), within, "not above it");
@@ -338,7 +337,7 @@ mod tests {
                 .starts_with("sink live lags by more than 1000 records: "),
             "{above:?}"
         );
-        for (second, figure) in [
+        for (second, value) in [
             (30, 50_000),
             (40, 801),
             (50, 0),
@@ -347,9 +346,9 @@ mod tests {
             (900, 1000),
         ] {
             assert_eq!(
-                next(&above, second, &lag(figure, 9)),
+                next(&above, second, &lag(value, 9)),
                 above,
-                "{figure} at {second}: one status, one message"
+                "{value} at {second}: one status, one message"
             );
         }
         let back = next(&above, 320, &lag(800, 9));
@@ -360,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn another_threshold_is_judged_anew() {
+    fn a_changed_threshold_is_judged_without_regard_to_the_past() {
         let above = next(&[], 0, &lag(1001, 9));
         let mut spec = whole();
         spec["stream"]["sinks"][0]["thresholds"] = json!({"lag": 10_000});
@@ -376,13 +375,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_is_not_guessed() {
-        let silent = Told {
+    fn an_unknown_value_is_not_guessed() {
+        let silent = WorkerMetrics {
             asked: 1,
-            ..Told::default()
+            ..WorkerMetrics::default()
         };
-        let halted = Told {
-            ails: true,
+        let halted = WorkerMetrics {
+            has_problem: true,
             ..lag(0, 0)
         };
         for before in [
@@ -390,11 +389,11 @@ mod tests {
             next(&[], 0, &lag(5000, 9)),
             next(&[], 0, &lag(0, 9)),
         ] {
-            for told in [&silent, &halted, &Told::default()] {
+            for metrics in [&silent, &halted, &WorkerMetrics::default()] {
                 assert_eq!(
-                    says(&next(&before, 1000, told)),
+                    says(&next(&before, 1000, metrics)),
                     ("Unknown", reasons::FIGURES_MISSING),
-                    "{told:?}"
+                    "{metrics:?}"
                 );
             }
         }
@@ -409,7 +408,7 @@ mod tests {
             "False",
             "what is known is enough"
         );
-        let half = Told {
+        let half = WorkerMetrics {
             asked: 2,
             ..lag(0, 9)
         };
@@ -421,30 +420,30 @@ mod tests {
     }
 
     #[test]
-    fn pods_add_up() {
+    fn the_values_of_pods_are_added() {
         let pod = |lag| Figures {
             lag,
             partitions: 5,
             ..Figures::default()
         };
-        let told = Told {
+        let metrics = WorkerMetrics {
             asked: 2,
             answers: vec![pod(600), pod(401)],
-            ails: false,
+            has_problem: false,
         };
-        assert_eq!(says(&next(&[], 0, &told)).0, "False");
+        assert_eq!(says(&next(&[], 0, &metrics)).0, "False");
     }
 
     #[test]
-    fn each_sink_is_held_against_its_own() {
+    fn each_sink_has_its_own_threshold() {
         let mut spec = whole();
         let sink = |name: &str, lag: i64| json!({"name": name, "thresholds": {"lag": lag}, "postgres": {"urlSecretRef": {"name": "w", "key": "u"}}});
         spec["stream"]["sinks"] = json!([sink("a", 10), sink("b", 100), sink("c", 1000)]);
         spec["archive"]["thresholds"] = json!({"lag": 5});
         let pipeline = validated(spec);
         assert_eq!(
-            watched(&pipeline),
-            ["archive", "stream-a", "stream-b", "stream-c"]
+            measured(&pipeline),
+            ["archive", "stream-a", "stream-b", "stream-c"].map(|name| name.parse().unwrap())
         );
         let now = conditions(&pipeline, &|_| lag(50, 9), 9, &[], Some(1), at(0));
         assert!(
@@ -456,26 +455,26 @@ mod tests {
     }
 
     #[test]
-    fn rejects_are_a_share_of_what_the_writer_of_dead_letters_read() {
+    fn rejects_are_a_share_of_the_records_that_the_writer_of_dead_letters_read() {
         let pipeline = validated({
             let mut spec = whole();
             spec["deadLetters"] = json!({"thresholds": {"rejectedRatio": 0.01}});
             spec
         });
-        assert_eq!(watched(&pipeline), ["archive"]);
+        assert_eq!(measured(&pipeline), [Component::Archive]);
         let next = |before: &[Condition], second, read, rejected| {
-            let told = Told {
+            let metrics = WorkerMetrics {
                 asked: 1,
                 answers: vec![Figures {
                     read,
                     rejected,
                     ..Figures::default()
                 }],
-                ails: false,
+                has_problem: false,
             };
             conditions(
                 &pipeline,
-                &move |_| told.clone(),
+                &move |_| metrics.clone(),
                 9,
                 before,
                 Some(1),
@@ -496,22 +495,29 @@ mod tests {
     }
 
     #[test]
-    fn without_thresholds_nobody_is_asked_and_nothing_is_said() {
+    fn without_thresholds_no_metrics_are_read_and_no_condition_exists() {
         let pipeline = validated(whole());
-        assert!(watched(&pipeline).is_empty());
+        assert!(measured(&pipeline).is_empty());
         assert_eq!(
             conditions(&pipeline, &|_| lag(1, 1), 9, &[], None, at(0)),
             []
         );
-        let mut suspended = watching();
+        let mut suspended = with_threshold();
         suspended.suspend = true;
-        assert!(watched(&suspended).is_empty());
-        let now = conditions(&suspended, &|_| Told::default(), 9, &[], None, at(0));
+        assert!(measured(&suspended).is_empty());
+        let now = conditions(
+            &suspended,
+            &|_| WorkerMetrics::default(),
+            9,
+            &[],
+            None,
+            at(0),
+        );
         assert_eq!(says(&now), ("Unknown", reasons::SUSPENDED));
     }
 
     #[test]
-    fn as_many_sinks_as_there_may_be_fit_into_the_message() {
+    fn the_message_has_room_for_the_largest_number_of_sinks() {
         let mut spec = whole();
         let name = |at: usize| format!("{at:a>20}");
         spec["stream"]["sinks"] = (0..16)

@@ -1,5 +1,4 @@
-//! Whether we own a field that we no longer send. Server-side apply would remove it, so then a
-//! write is due.
+//! The fields of an object that the operator owns, as `managedFields` tells them.
 //!
 //! `managedFields` of a live object tell each manager's fields as a trie: `f:<field>`, `k:<the keys
 //! of an item of a merged list>`, `v:<a member of a set>`, and `.` for the node itself. Source:
@@ -7,8 +6,8 @@
 
 use serde_json::{Map, Value};
 
-/// Whether `manager`, by apply, owns fields of `live` that aren't in `desired`. True, too, where it
-/// owns nothing at all: it never applied the object.
+/// Whether `manager` applied fields of `live` that aren't in `desired`, so that applying `desired`
+/// would remove them. True, too, where it never applied the object.
 #[must_use]
 pub fn owns_more(live: &Value, desired: &Value, manager: &str) -> bool {
     owned(live, manager)
@@ -16,7 +15,7 @@ pub fn owns_more(live: &Value, desired: &Value, manager: &str) -> bool {
         .is_none_or(|owned| beyond(owned, desired))
 }
 
-/// Whether `manager`, by apply, owns the field at a pointer into the trie: `/f:spec/f:replicas`.
+/// Whether `manager` applied the field at a pointer into the trie, such as `/f:spec/f:replicas`.
 #[must_use]
 pub fn owns(live: &Value, pointer: &str, manager: &str) -> bool {
     let entries = live["metadata"]["managedFields"]
@@ -37,13 +36,13 @@ fn beyond(owned: &Map<String, Value>, desired: &Value) -> bool {
     })
 }
 
-/// What `manager` applied: of `live`, the fields it owns. None: it never applied the object.
+/// The fields of `live` that `manager` applied. None: it never applied the object.
 #[must_use]
 pub fn applied(live: &Value, manager: &str) -> Option<Value> {
     Some(part(owned(live, manager)?.as_object()?, live))
 }
 
-/// The fields a manager owns by apply, as a trie.
+/// The fields that a manager applied, as a trie.
 fn owned<'a>(live: &'a Value, manager: &str) -> Option<&'a Value> {
     let mut entries = live["metadata"]["managedFields"].as_array()?.iter();
     let entry = entries.find(|entry| {
@@ -54,7 +53,7 @@ fn owned<'a>(live: &'a Value, manager: &str) -> Option<&'a Value> {
     Some(&entry["fieldsV1"])
 }
 
-/// What of a value is owned.
+/// The owned part of a value.
 fn part(owned: &Map<String, Value>, value: &Value) -> Value {
     let steps: Vec<(&String, &Value)> = owned.iter().filter(|(path, _)| *path != ".").collect();
     let below = |owned: &Value, value: &Value| {
@@ -63,7 +62,7 @@ fn part(owned: &Map<String, Value>, value: &Value) -> Value {
             .map_or_else(|| value.clone(), |owned| part(owned, value))
     };
     match value {
-        // Owned as a whole.
+        // The whole value is owned.
         _ if steps.is_empty() => value.clone(),
         Value::Array(items) => {
             let ours = items.iter().filter_map(|item| {
@@ -86,7 +85,7 @@ fn part(owned: &Map<String, Value>, value: &Value) -> Value {
     }
 }
 
-/// What `desired` has at one step of a path; the node itself where the step goes nowhere.
+/// The value of `desired` at one step of a path; `desired` itself where the step is `.`.
 fn step<'a>(path: &str, desired: &'a Value) -> Option<&'a Value> {
     match path.split_once(':') {
         Some(("f", field)) => desired.get(field),
