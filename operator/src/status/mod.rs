@@ -481,20 +481,20 @@ mod tests {
 
     #[test]
     fn every_reason_is_documented() {
-        let documented = include_str!("../../../docs/operator.md");
+        let documented = include_str!("../../../docs/reference/conditions.md");
         let constants = include_str!("reasons.rs")
             .lines()
             .filter_map(|line| line.strip_prefix("pub const ")?.split('"').nth(1));
         for reason in constants {
             assert!(
                 documented.contains(&format!("`{reason}`")),
-                "docs/operator.md says nothing of {reason}"
+                "docs/reference/conditions.md says nothing of {reason}"
             );
         }
         for reason in reasons::STALLED {
             assert!(
                 documented.contains(&format!("`{reason}`\\*")),
-                "docs/operator.md doesn't mark {reason}"
+                "docs/reference/conditions.md doesn't mark {reason}"
             );
         }
     }
