@@ -1,8 +1,8 @@
 """The batch worker's job on PySpark local[*], as somebody who knows Spark would write and tune it.
 
-Raw JSON lines → clean rows → latest per key → Parquet → the eight answers → Parquet. The rules are those of docs/cleaning.md. Built-in
-functions alone: no Python touches a row. Each line carries `_time`, `_partition` and `_offset`, as the S3 sink connector's InsertField
-would add them.
+Raw JSON lines → clean rows → latest per key → Parquet → the eight answers → Parquet. The rules are
+those of docs/reference/data-contract.md. Built-in functions alone: no Python touches a row. Each line
+carries `_time`, `_partition` and `_offset`, as the S3 sink connector's InsertField would add them.
 """
 
 import argparse

@@ -111,7 +111,8 @@ pub async fn manifest(
             }
             ensure!(
                 !chosen.is_empty(),
-                "no object to import was found: see docs/batch.md for how they have to be named"
+                "no object to import was found: see docs/how-to/backfill-and-import.md for how they \
+                 have to be named"
             );
             chosen
         }

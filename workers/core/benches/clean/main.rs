@@ -1,7 +1,7 @@
 //! What cleaning costs, next to sonic-rs decoding the same bytes into plain typed records without
 //! cleaning them.
 //!
-//! `cargo bench -p pinpipe-core`; figures and how they were taken: docs/performance.md.
+//! `cargo bench -p pinpipe-core`; figures and how they were taken: docs/internals/performance.md.
 
 mod plain;
 mod sample;

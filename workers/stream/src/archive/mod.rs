@@ -2,8 +2,8 @@
 //!
 //! An object is its own position: its key says where the archive resumed, its metadata where it
 //! goes on. `If-None-Match: *` makes the PUT the atomic step, since of two workers that resumed at
-//! one place both write the same key. The protocol is in `docs/architecture.md`; the layout in
-//! [`pinpipe_runtime::raw_zone`].
+//! one place both write the same key. The protocol is in `docs/internals/architecture.md`; the
+//! layout in [`pinpipe_runtime::raw_zone`].
 
 pub mod lines;
 mod reset;
