@@ -285,10 +285,12 @@ fn results(output: &str) -> (usize, usize) {
 }
 
 /// Values that charts/pinpipe must refuse, by its schema.
-const WRONG_VALUES: [&str; 12] = [
+const WRONG_VALUES: [&str; 19] = [
     "image.pullPolicy=Sometimes",
     "image.digests.stream=sha256:1",
+    "image.repositories.stream=registry.example/stream",
     "imagee.tag=1",
+    "fullnameOverride=1st",
     "operator.concurrency=0",
     "operator.replica=2",
     "operator.replicas=-1",
@@ -296,13 +298,29 @@ const WRONG_VALUES: [&str; 12] = [
     "operator.drainDeadline=5m",
     "operator.logFormat=xml",
     "operator.resources.limits.memory=1GB",
+    "operator.podSecurity=None",
+    "operator.extraEnv[0].name=PINPIPE_LEASE",
+    "operator.topologySpreadConstraints[0].maxSkew=1",
+    "podDisruptionBudget.maxUnavailable=half",
     "networkPolicy.enabled=maybe",
+    "networkPolicy.brokerPorts={0}",
     "crd.install=2",
 ];
 
-/// All of what charts/pinpipe can render besides what it does by itself.
-const ALL_VALUES: &str = "networkPolicy.enabled=true,operator.replicas=2,operator.namespaces={default},image.digests.operator=sha256:\
-    0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+/// All that charts/pinpipe can render besides its defaults.
+const ALL_VALUES: &str = "\
+    fullnameOverride=everything,commonLabels.team=data,\
+    image.repositories.operator=registry.example/pinpipe-operator,image.digests.operator=sha256:\
+    0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef,image.pullSecrets[0].name=pull,\
+    operator.replicas=2,operator.namespaces={default},operator.extraEnv[0].name=TZ,\
+    operator.extraEnv[0].value=UTC,operator.extraArgs={--admin-port=9090},\
+    operator.podSecurity=FromPlatform,operator.podSecurityContext.fsGroup=1000650000,\
+    operator.securityContext.privileged=false,operator.podLabels.a=b,operator.podAnnotations.a=b,\
+    operator.nodeSelector.a=b,operator.priorityClassName=system-cluster-critical,\
+    operator.topologySpreadConstraints[0].maxSkew=1,\
+    operator.topologySpreadConstraints[0].topologyKey=topology.kubernetes.io/zone,\
+    operator.topologySpreadConstraints[0].whenUnsatisfiable=DoNotSchedule,\
+    networkPolicy.enabled=true,serviceAccount.name=operator,serviceAccount.annotations.a=b";
 
 /// The charts, by helm's rules; and those that need nothing of a cluster to be rendered, by the API
 /// server's, too.
