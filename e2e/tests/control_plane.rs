@@ -1,56 +1,54 @@
-//! What the operator does with a pipeline: children that come back, changes that roll what they
-//! concern, no write while nothing changes, sentences about what is wrong, and what stays when a
-//! pipeline goes.
+//! Reconciliation of a pipeline: deleted children are recreated, a change rolls only the components
+//! it concerns, an unchanged pipeline is not written to, and conditions name what is wrong.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
 use pinpipe_e2e::{
-    Kind, Pipeline, Shared, Space, Spec, cluster, eventually,
-    flow::Flow,
-    kafka, node,
+    Kind, Pipeline, Sandbox, SharedScenario, Spec, audit, cluster, eventually, kafka,
+    ledger::Ledger,
     pipeline::READY_WITHIN,
     postgres,
     samples::Samples,
-    shared::{Scenario, in_space},
+    scenario::{Scenario, in_sandbox},
 };
 use serde_json::json;
 use tokio::sync::OnceCell;
 
 /// The annotation that resets sinks.
 const RESET: &str = "pinpipe.dev/reset-sink";
-/// How long a settled pipeline is watched.
-const WATCHED: TimeDelta = TimeDelta::minutes(2);
+/// How long a settled pipeline is observed.
+const OBSERVED: TimeDelta = TimeDelta::minutes(2);
 
-/// A pipeline with every section, into which its emulator posts.
+/// A pipeline with every section and records from its emulator.
 struct Settled {
     pipeline: Pipeline,
-    /// Since when nothing has been asked of it.
+    /// When it became ready; nothing is changed from then on.
     since: DateTime<Utc>,
-    /// Rows when the watch began.
+    /// Rows at that time.
     rows: i64,
-    watched: OnceCell<()>,
+    observed: OnceCell<()>,
 }
 
-static SETTLED: Shared<Settled> = Shared::new(7);
+static SETTLED: SharedScenario<Settled> = SharedScenario::new(7);
 
 impl Scenario for Settled {
     const NAME: &'static str = "settled";
 
-    async fn set_up(space: Space) -> Result<Self> {
+    async fn set_up(sandbox: Sandbox) -> Result<Self> {
         let spec = Spec::new()
-            .live(&space)
-            .archive(&space, 1_000)
-            .batch(&space)
+            .live(&sandbox)
+            .archive(&sandbox, 1_000)
+            .batch(&sandbox)
             .emulator(30);
-        let pipeline = space.apply("flow", &spec).await?;
+        let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
         let rows = eventually(
             Duration::from_mins(1),
             "the emulator's first rows",
             async || {
-                let rows = postgres::count(&space.schema(), Kind::Pin).await?;
+                let rows = postgres::count(&sandbox.schema(), Kind::Pin).await?;
                 ensure!(rows > 0, "no row");
                 Ok(rows)
             },
@@ -60,46 +58,46 @@ impl Scenario for Settled {
             pipeline,
             since: Utc::now(),
             rows,
-            watched: OnceCell::new(),
+            observed: OnceCell::new(),
         })
     }
 }
 
 impl Settled {
-    /// Lets the two minutes pass, once: only then may a test change anything.
-    async fn watched(&self) -> Result<()> {
-        self.watched
+    /// Observes the pipeline for [`OBSERVED`], once. Only then may a test change anything.
+    async fn observed(&self) -> Result<()> {
+        self.observed
             .get_or_try_init(async || {
                 eventually(
-                    (WATCHED + TimeDelta::seconds(30)).to_std()?,
-                    "two minutes of quiet",
+                    (OBSERVED + TimeDelta::seconds(30)).to_std()?,
+                    "observation time",
                     async || {
-                        let passed = Utc::now() - self.since;
-                        ensure!(passed >= WATCHED, "{passed}");
+                        let elapsed = Utc::now() - self.since;
+                        ensure!(elapsed >= OBSERVED, "{elapsed}");
                         Ok(())
                     },
                 )
                 .await?;
-                let namespace = &self.pipeline.space.namespace;
+                let namespace = &self.pipeline.sandbox.namespace;
                 let workers = format!("system:serviceaccount:{namespace}:");
-                let mut writes = node::writes(namespace).await?;
+                let mut writes = audit::writes(namespace).await?;
                 writes.retain(|write| {
-                    let who = &write.user.username;
-                    who.starts_with("system:serviceaccount:pinpipe-system:")
-                        || who.starts_with(&workers)
+                    let account = &write.user.username;
+                    account.starts_with("system:serviceaccount:pinpipe-system:")
+                        || account.starts_with(&workers)
                 });
                 ensure!(
                     !writes.is_empty(),
-                    "the audit log does not even tell that the pipeline was made"
+                    "the audit log lacks the writes that created the pipeline"
                 );
                 writes.retain(|write| write.request_received_timestamp >= self.since);
                 ensure!(
                     writes.is_empty(),
-                    "{} writes in {WATCHED}: {:#?}",
+                    "{} writes in {OBSERVED}: {:#?}",
                     writes.len(),
                     &writes[..writes.len().min(5)]
                 );
-                let rows = postgres::count(&self.pipeline.space.schema(), Kind::Pin).await?;
+                let rows = postgres::count(&self.pipeline.sandbox.schema(), Kind::Pin).await?;
                 ensure!(
                     rows > self.rows + 300,
                     "records did not flow: {} rows, then {rows}",
@@ -112,21 +110,21 @@ impl Settled {
     }
 }
 
-// Tests run in the order of their names: those before `each_child…` leave the settled pipeline
-// alone while it is watched.
+// Tests run in the order of their names. Those before `each_child…` don't touch the settled pipeline,
+// so it is observed while they run.
 
 #[test]
-fn a_broker_that_is_not_there_is_named_in_a_sentence() -> Result<()> {
+fn a_broker_that_cannot_be_reached_is_named_in_the_conditions() -> Result<()> {
     SETTLED.test(async |_| {
-        Space::with("broker", async |space| {
+        Sandbox::with("broker", async |sandbox| {
             let mut spec = Spec::new();
             spec.0["broker"]["kafka"]["bootstrapServers"] = json!("nowhere.invalid:9092");
-            let pipeline = space.apply("flow", &spec).await?;
+            let pipeline = sandbox.apply("flow", &spec).await?;
             pipeline
-                .says("TopicsReady", "False", &["nowhere.invalid:9092"])
+                .has_condition("TopicsReady", "False", &["nowhere.invalid:9092"])
                 .await?;
             pipeline
-                .says("Ready", "False", &["nowhere.invalid:9092"])
+                .has_condition("Ready", "False", &["nowhere.invalid:9092"])
                 .await
         })
         .await
@@ -134,17 +132,19 @@ fn a_broker_that_is_not_there_is_named_in_a_sentence() -> Result<()> {
 }
 
 #[test]
-fn a_missing_secret_is_named_in_a_sentence_and_found_once_it_is_there() -> Result<()> {
+fn a_missing_secret_is_named_in_the_conditions_and_found_once_it_exists() -> Result<()> {
     SETTLED.test(async |_| {
-        Space::with("secret", async |space| {
-            let mut spec = Spec::new().live(space);
+        Sandbox::with("secret", async |sandbox| {
+            let mut spec = Spec::new().live(sandbox);
             spec.0["stream"]["sinks"][0]["postgres"]["urlSecretRef"]["name"] = json!("forgotten");
-            let pipeline = space.apply("flow", &spec).await?;
+            let pipeline = sandbox.apply("flow", &spec).await?;
             pipeline
-                .says("StreamReady", "False", &["forgotten"])
+                .has_condition("StreamReady", "False", &["forgotten"])
                 .await?;
-            pipeline.says("Ready", "False", &["forgotten"]).await?;
-            space
+            pipeline
+                .has_condition("Ready", "False", &["forgotten"])
+                .await?;
+            sandbox
                 .secret("forgotten", json!({"url": cluster::POSTGRES_IN_CLUSTER}))
                 .await?;
             pipeline.ready().await
@@ -154,21 +154,21 @@ fn a_missing_secret_is_named_in_a_sentence_and_found_once_it_is_there() -> Resul
 }
 
 #[test]
-fn an_image_that_cannot_be_pulled_is_named_in_a_sentence() -> Result<()> {
+fn an_image_that_cannot_be_pulled_is_named_in_the_conditions() -> Result<()> {
     SETTLED.test(async |_| {
-        Space::with("image", async |space| {
+        Sandbox::with("image", async |sandbox| {
             let mut spec = Spec::new();
             spec.0["image"] = json!({"registry": "registry.invalid/pinpipe", "tag": "none"});
-            let pipeline = space.apply("flow", &spec).await?;
+            let pipeline = sandbox.apply("flow", &spec).await?;
             pipeline
-                .says(
+                .has_condition(
                     "IngestReady",
                     "False",
                     &["registry.invalid/pinpipe/ingest:none"],
                 )
                 .await?;
             pipeline
-                .says("Ready", "False", &["registry.invalid/pinpipe/ingest:none"])
+                .has_condition("Ready", "False", &["registry.invalid/pinpipe/ingest:none"])
                 .await
         })
         .await
@@ -176,28 +176,28 @@ fn an_image_that_cannot_be_pulled_is_named_in_a_sentence() -> Result<()> {
 }
 
 #[test]
-fn no_write_comes_of_a_settled_pipeline_while_records_flow() -> Result<()> {
-    SETTLED.test(async |settled| settled.watched().await)
+fn no_write_to_a_settled_pipeline_while_records_flow() -> Result<()> {
+    SETTLED.test(async |settled| settled.observed().await)
 }
 
 #[test]
-fn each_child_deleted_comes_back() -> Result<()> {
+fn each_deleted_child_is_recreated() -> Result<()> {
     SETTLED.test(async |settled| {
-        settled.watched().await?;
+        settled.observed().await?;
         let pipeline = &settled.pipeline;
         let before = pipeline.needed_children().await?;
         ensure!(before.len() >= 10, "too few children: {:?}", before.keys());
         for child in before.values() {
             pipeline.delete_child(child).await?;
         }
-        eventually(READY_WITHIN, "every child back", async || {
+        eventually(READY_WITHIN, "every child recreated", async || {
             let now = pipeline.children().await?;
             let missing: Vec<_> = before
                 .iter()
                 .filter(|(id, old)| now.get(*id).is_none_or(|new| new.uid() == old.uid()))
                 .map(|(id, _)| id)
                 .collect();
-            ensure!(missing.is_empty(), "not back: {missing:?}");
+            ensure!(missing.is_empty(), "not recreated: {missing:?}");
             Ok(())
         })
         .await?;
@@ -208,9 +208,9 @@ fn each_child_deleted_comes_back() -> Result<()> {
 #[test]
 fn one_changed_field_rolls_its_component_and_nothing_else() -> Result<()> {
     SETTLED.test(async |settled| {
-        settled.watched().await?;
+        settled.observed().await?;
         let pipeline = &settled.pipeline;
-        for (change, concerned) in [
+        for (change, expected) in [
             (
                 json!({"emulator": {"recordsPerSecond": 31}}),
                 &["Deployment/flow-emulator", "ConfigMap/flow-emulator"][..],
@@ -231,13 +231,13 @@ fn one_changed_field_rolls_its_component_and_nothing_else() -> Result<()> {
             pipeline.ready().await?;
             let before = pipeline.children().await?;
             pipeline.change(change.clone()).await?;
-            // Ready about the changed spec: the operator has sent what it had to.
+            // Ready for the changed spec, so the operator has applied everything.
             pipeline.ready().await?;
             let changed = pipeline.changed_since(&before).await?;
-            let concerned: BTreeSet<_> = concerned.iter().map(|id| (*id).to_owned()).collect();
+            let expected: BTreeSet<_> = expected.iter().map(|id| (*id).to_owned()).collect();
             ensure!(
-                changed == concerned,
-                "{change} changed {changed:?}, not {concerned:?}"
+                changed == expected,
+                "{change} changed {changed:?}, not {expected:?}"
             );
         }
         Ok(())
@@ -247,7 +247,7 @@ fn one_changed_field_rolls_its_component_and_nothing_else() -> Result<()> {
 #[test]
 fn suspend_scales_every_worker_to_zero_and_back() -> Result<()> {
     SETTLED.test(async |settled| {
-        settled.watched().await?;
+        settled.observed().await?;
         let pipeline = &settled.pipeline;
         pipeline.change(json!({"suspend": true})).await?;
         eventually(READY_WITHIN, "every worker gone", async || {
@@ -259,7 +259,9 @@ fn suspend_scales_every_worker_to_zero_and_back() -> Result<()> {
             Ok(())
         })
         .await?;
-        pipeline.says("Ready", "True", &["suspended"]).await?;
+        pipeline
+            .has_condition("Ready", "True", &["suspended"])
+            .await?;
         let cron = pipeline
             .children()
             .await?
@@ -271,10 +273,10 @@ fn suspend_scales_every_worker_to_zero_and_back() -> Result<()> {
             cron.object.data["spec"]
         );
         pipeline.change(json!({"suspend": false})).await?;
-        eventually(READY_WITHIN, "workers back", async || {
+        eventually(READY_WITHIN, "workers running again", async || {
             let replicas = pipeline.replicas().await?;
             ensure!(
-                replicas.values().all(|(_, there)| *there > 0),
+                replicas.values().all(|(_, actual)| *actual > 0),
                 "{replicas:?}"
             );
             Ok(())
@@ -285,29 +287,29 @@ fn suspend_scales_every_worker_to_zero_and_back() -> Result<()> {
 }
 
 #[test]
-fn a_reset_is_told_once_and_one_that_cannot_be_done_holds_nothing_up() -> Result<()> {
-    in_space("reset", async |space| {
-        let pipeline = space.apply("flow", &Spec::new().live(space)).await?;
+fn a_reset_emits_one_event_and_an_invalid_one_blocks_nothing() -> Result<()> {
+    in_sandbox("reset", async |sandbox| {
+        let pipeline = sandbox.apply("flow", &Spec::new().live(sandbox)).await?;
         pipeline.ready().await?;
         let before = pipeline.children().await?;
         pipeline
             .annotate(RESET, "lake=earliest, live/pin=latest#1")
             .await?;
         pipeline
-            .says("Ready", "False", &[RESET, "`lake=earliest`", "live"])
+            .has_condition("Ready", "False", &[RESET, "`lake=earliest`", "live"])
             .await?;
-        pipeline.says("StreamReady", "True", &[]).await?;
+        pipeline.has_condition("StreamReady", "True", &[]).await?;
         pipeline.annotate(RESET, "live/pin=latest#1").await?;
         pipeline.ready().await?;
         let changed = pipeline.changed_since(&before).await?;
-        let concerned = BTreeSet::from(
+        let expected = BTreeSet::from(
             ["Deployment/flow-stream-live", "ConfigMap/flow-stream-live"].map(str::to_owned),
         );
-        ensure!(changed == concerned, "the reset changed {changed:?}");
-        let told = pipeline.events("SinkReset").await?;
+        ensure!(changed == expected, "the reset changed {changed:?}");
+        let events = pipeline.events("SinkReset").await?;
         ensure!(
-            told.len() == 1 && told[0].contains("live/pin=latest#1"),
-            "{told:?}"
+            events.len() == 1 && events[0].contains("live/pin=latest#1"),
+            "{events:?}"
         );
         Ok(())
     })
@@ -315,8 +317,8 @@ fn a_reset_is_told_once_and_one_that_cannot_be_done_holds_nothing_up() -> Result
 
 #[test]
 fn partitions_rise_with_the_spec_and_never_fall() -> Result<()> {
-    in_space("raised", async |space| {
-        let pipeline = space.apply("flow", &Spec::new()).await?;
+    in_sandbox("raised", async |sandbox| {
+        let pipeline = sandbox.apply("flow", &Spec::new()).await?;
         pipeline.ready().await?;
         pipeline
             .change(json!({"broker": {"kafka": {"topics": {"partitions": 5}}}}))
@@ -326,35 +328,40 @@ fn partitions_rise_with_the_spec_and_never_fall() -> Result<()> {
             let partitions = kafka::ends(&pipeline.topic(kind)).await?.len();
             ensure!(partitions == 5, "{kind} has {partitions}");
         }
-        let letters = kafka::ends(&format!("{}.dlq", pipeline.topic(Kind::Pin)))
+        let dead_letters = kafka::ends(&format!("{}.dlq", pipeline.topic(Kind::Pin)))
             .await?
             .len();
-        ensure!(letters == 1, "the dead-letter topic has {letters}");
+        ensure!(
+            dead_letters == 1,
+            "the dead-letter topic has {dead_letters}"
+        );
         pipeline
             .change(json!({"broker": {"kafka": {"topics": {"partitions": 2}}}}))
             .await?;
         pipeline
-            .says("TopicsReady", "True", &["keeps its 5 partitions, not 2"])
+            .has_condition("TopicsReady", "True", &["keeps its 5 partitions, not 2"])
             .await
     })
 }
 
 #[test]
-fn a_topic_stays_the_older_pipelines_until_that_is_gone() -> Result<()> {
-    in_space("claimed", async |space| {
+fn a_topic_belongs_to_the_older_pipeline_until_that_is_deleted() -> Result<()> {
+    in_sandbox("claimed", async |sandbox| {
         let mut spec = Spec::new();
         spec.0["broker"]["kafka"]["topics"]["overrides"] =
-            json!({"pin": {"name": format!("{}.shared", space.namespace)}});
-        let older = space.apply("first", &spec).await?;
+            json!({"pin": {"name": format!("{}.shared", sandbox.namespace)}});
+        let older = sandbox.apply("first", &spec).await?;
         older.ready().await?;
-        let younger = space.apply("second", &spec).await?;
-        let owner = format!("{}/first", space.namespace);
+        let younger = sandbox.apply("second", &spec).await?;
+        let owner = format!("{}/first", sandbox.namespace);
         for condition in ["Ready", "TopicsReady"] {
             younger
-                .says(condition, "False", &["TopicConflict", &owner])
+                .has_condition(condition, "False", &["TopicConflict", &owner])
                 .await?;
         }
-        younger.says("Stalled", "True", &["TopicConflict"]).await?;
+        younger
+            .has_condition("Stalled", "True", &["TopicConflict"])
+            .await?;
         let children = younger.children().await?;
         ensure!(children.is_empty(), "the younger has {:?}", children.keys());
         older.ready().await?;
@@ -364,18 +371,19 @@ fn a_topic_stays_the_older_pipelines_until_that_is_gone() -> Result<()> {
 }
 
 #[test]
-fn whatever_scales_a_deployment_has_the_say_about_its_pods() -> Result<()> {
-    in_space("scaled", async |space| {
-        let mut spec = Spec::new().live(space);
+fn with_autoscaling_the_operator_keeps_replicas_set_by_others() -> Result<()> {
+    in_sandbox("scaled", async |sandbox| {
+        let mut spec = Spec::new().live(sandbox);
         spec.0["ingest"]["replicas"] = json!(2);
-        let pipeline = space.apply("flow", &spec).await?;
+        let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
-        let drop = |part: &mut serde_json::Value| {
-            part.as_object_mut()
-                .and_then(|part| part.remove("replicas"))
+        let remove_replicas = |section: &mut serde_json::Value| {
+            section
+                .as_object_mut()
+                .and_then(|section| section.remove("replicas"))
         };
-        drop(&mut spec.0["ingest"]).context("replicas of ingest")?;
-        drop(&mut spec.0["stream"]["sinks"][0]).context("replicas of the sink")?;
+        remove_replicas(&mut spec.0["ingest"]).context("replicas of ingest")?;
+        remove_replicas(&mut spec.0["stream"]["sinks"][0]).context("replicas of the sink")?;
         spec.0["ingest"]["autoscaling"] = json!({"minReplicas": 1, "maxReplicas": 3});
         spec.0["stream"]["sinks"][0]["autoscaling"] = json!({});
         pipeline.apply(&spec).await?;
@@ -383,7 +391,7 @@ fn whatever_scales_a_deployment_has_the_say_about_its_pods() -> Result<()> {
         let replicas = pipeline.replicas().await?;
         ensure!(
             replicas["flow-ingest"].0 == 2,
-            "turning autoscaling on took pods away: {replicas:?}"
+            "turning autoscaling on removed pods: {replicas:?}"
         );
         let children = pipeline.children().await?;
         ensure!(
@@ -414,7 +422,7 @@ fn whatever_scales_a_deployment_has_the_say_about_its_pods() -> Result<()> {
             )
             .await?;
         }
-        // A pass over the changed spec leaves both as they are.
+        // Reconciling a changed spec leaves both as they are.
         pipeline
             .change(json!({"deadLetters": {"mode": "Reject"}}))
             .await?;
@@ -426,10 +434,12 @@ fn whatever_scales_a_deployment_has_the_say_about_its_pods() -> Result<()> {
         );
 
         pipeline.change(json!({"suspend": true})).await?;
-        pipeline.says("Ready", "True", &["Suspended"]).await?;
+        pipeline
+            .has_condition("Ready", "True", &["Suspended"])
+            .await?;
         let replicas = pipeline.replicas().await?;
         ensure!(
-            replicas.values().all(|(wanted, _)| *wanted == 0),
+            replicas.values().all(|(desired, _)| *desired == 0),
             "{replicas:?}"
         );
         pipeline.change(json!({"suspend": false})).await?;
@@ -438,7 +448,7 @@ fn whatever_scales_a_deployment_has_the_say_about_its_pods() -> Result<()> {
         ensure!(
             replicas
                 .values()
-                .all(|(wanted, there)| (*wanted, *there) == (1, 1)),
+                .all(|(desired, actual)| (*desired, *actual) == (1, 1)),
             "resumed with {replicas:?}"
         );
         Ok(())
@@ -446,15 +456,15 @@ fn whatever_scales_a_deployment_has_the_say_about_its_pods() -> Result<()> {
 }
 
 #[test]
-fn a_sink_has_no_more_pods_than_partitions_and_says_so() -> Result<()> {
-    in_space("capped", async |space| {
-        let mut spec = Spec::new().live(space);
+fn a_sink_has_no_more_pods_than_partitions_and_reports_it() -> Result<()> {
+    in_sandbox("capped", async |sandbox| {
+        let mut spec = Spec::new().live(sandbox);
         spec.0["broker"]["kafka"]["topics"]["partitions"] = json!(1);
         spec.0["stream"]["sinks"][0]["replicas"] = json!(5);
-        let pipeline = space.apply("flow", &spec).await?;
+        let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
         pipeline
-            .says("StreamReady", "True", &["sink live has 3 pods, not 5"])
+            .has_condition("StreamReady", "True", &["sink live has 3 pods, not 5"])
             .await?;
         let replicas = pipeline.replicas().await?;
         ensure!(replicas["flow-stream-live"] == (3, 3), "{replicas:?}");
@@ -463,17 +473,17 @@ fn a_sink_has_no_more_pods_than_partitions_and_says_so() -> Result<()> {
 }
 
 #[test]
-fn a_deleted_pipeline_takes_its_children_along_and_keeps_topics_and_data() -> Result<()> {
-    in_space("deleted", async |space| {
-        let pipeline = space
-            .apply("flow", &Spec::new().live(space).archive(space, 100))
+fn deleting_a_pipeline_deletes_its_children_and_keeps_topics_and_data() -> Result<()> {
+    in_sandbox("deleted", async |sandbox| {
+        let pipeline = sandbox
+            .apply("flow", &Spec::new().live(sandbox).archive(sandbox, 100))
             .await?;
         pipeline.ready().await?;
-        let mut flow = Flow::new(&pipeline);
+        let mut ledger = Ledger::new(&pipeline);
         let samples = Samples::new(5).batch(Kind::User, 0..100, 0);
-        flow.send(Kind::User, samples, 100).await?;
-        flow.live_table_is_right(Kind::User).await?;
-        flow.raw_objects_are_right(Kind::User).await?;
+        ledger.send(Kind::User, samples, 100).await?;
+        ledger.live_table_is_right(Kind::User).await?;
+        ledger.raw_objects_are_right(Kind::User).await?;
         pipeline.delete().await?;
         eventually(READY_WITHIN, "children and pods gone", async || {
             let children = pipeline.children().await?;
@@ -485,10 +495,10 @@ fn a_deleted_pipeline_takes_its_children_along_and_keeps_topics_and_data() -> Re
             Ok(())
         })
         .await?;
-        // The log itself says that the topic and its records are there.
-        flow.live_table_is_right(Kind::User).await?;
-        flow.raw_objects_are_right(Kind::User).await?;
-        let log = flow.log(Kind::User).await?;
+        // The ledger reads the topic, so these fail if it is gone.
+        ledger.live_table_is_right(Kind::User).await?;
+        ledger.raw_objects_are_right(Kind::User).await?;
+        let log = ledger.log(Kind::User).await?;
         ensure!(
             log.good.len() == 100,
             "{} records in the topic",

@@ -1,5 +1,5 @@
-//! A pipeline's life: suspended and resumed, paused, deleted with its topics, and what a user can
-//! ask for by annotations.
+//! The life of a pipeline: suspended and resumed, paused, deleted with its topics, and controlled by
+//! annotations.
 
 use std::time::Duration;
 
@@ -8,32 +8,42 @@ use chrono::Utc;
 use k8s_openapi::api::apps::v1::Deployment;
 use kube::api::DeleteParams;
 use pinpipe_e2e::{
-    Kind, Pipeline, Spec, cluster, ensure_same, eventually,
-    flow::{Flow, PREFIX},
-    kafka, node, objects,
+    Kind, Pipeline, Spec, audit, cluster, ensure_same, eventually, kafka,
+    ledger::{Ledger, PREFIX},
+    objects,
     pipeline::READY_WITHIN,
     postgres,
     samples::Samples,
-    shared::in_space,
-    space, throughout,
+    sandbox,
+    scenario::in_sandbox,
+    throughout,
 };
 use serde_json::json;
 
+/// How long to check that the operator doesn't write to a pipeline: longer than its resync interval
+/// of 30 s with jitter.
+const RESYNCED: Duration = Duration::from_secs(45);
+
 #[test]
-fn a_suspended_pipeline_has_read_everything_and_goes_on_when_it_is_resumed() -> Result<()> {
-    in_space("suspend", async |space| {
-        let mut spec = Spec::new().live(space).archive(space, 100_000);
-        // By itself the archive would write nothing before half an hour has passed.
+fn a_suspended_pipeline_has_stored_everything_and_continues_when_resumed() -> Result<()> {
+    in_sandbox("suspend", async |sandbox| {
+        let mut spec = Spec::new().live(sandbox).archive(sandbox, 100_000);
+        // Unless it is drained, the archive writes nothing for half an hour.
         spec.0["archive"]["rotate"]["interval"] = json!("30m");
-        let pipeline = space.apply("flow", &spec).await?;
+        let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
-        let (mut flow, mut make) = (Flow::new(&pipeline), Samples::new(23));
-        flow.send(Kind::Pin, make.batch(Kind::Pin, 0..3000, 0), 500)
+        let (mut ledger, mut make) = (Ledger::new(&pipeline), Samples::new(23));
+        ledger
+            .send(Kind::Pin, make.batch(Kind::Pin, 0..3000, 0), 500)
             .await?;
         pipeline.change(json!({"suspend": true})).await?;
-        pipeline.says("Ready", "True", &["Suspended"]).await?;
-        pipeline.says("Suspended", "True", &["Suspended"]).await?;
-        eventually(READY_WITHIN, "no pod left", async || {
+        pipeline
+            .has_condition("Ready", "True", &["Suspended"])
+            .await?;
+        pipeline
+            .has_condition("Suspended", "True", &["Suspended"])
+            .await?;
+        eventually(READY_WITHIN, "no pods left", async || {
             for component in ["ingest", "stream-live", "archive"] {
                 let pods = pipeline.pods(component).await?.len();
                 ensure!(pods == 0, "{pods} pods of {component}");
@@ -41,51 +51,48 @@ fn a_suspended_pipeline_has_read_everything_and_goes_on_when_it_is_resumed() -> 
             Ok(())
         })
         .await?;
-        // With nobody at work any more, everything is there already.
-        let expected = flow.log(Kind::Pin).await?.latest();
+        // No worker runs any more, so everything must be stored by now.
+        let expected = ledger.log(Kind::Pin).await?.latest();
         ensure_same(
             "pin",
             &expected,
-            &postgres::live_table(&space.schema(), Kind::Pin).await?,
+            &postgres::live_table(&sandbox.schema(), Kind::Pin).await?,
         )?;
         let (_, archived) =
-            objects::raw_count(space.bucket(), PREFIX, &pipeline.topic(Kind::Pin)).await?;
+            objects::raw_count(sandbox.bucket(), PREFIX, &pipeline.topic(Kind::Pin)).await?;
         ensure!(archived == 3000, "{archived} records in raw objects");
         let since = Utc::now();
-        throughout(
-            Duration::from_secs(90),
-            "a suspended pipeline at rest is not written",
-            async || {
-                let mut writes = node::writes(&space.namespace).await?;
-                writes.retain(|w| {
-                    w.request_received_timestamp >= since
-                        && w.user.username.contains(":pinpipe-system:")
-                });
-                ensure!(writes.is_empty(), "{writes:#?}");
-                Ok(())
-            },
-        )
+        throughout(RESYNCED, "no write to a suspended pipeline", async || {
+            let mut writes = audit::writes(&sandbox.namespace).await?;
+            writes.retain(|w| {
+                w.request_received_timestamp >= since
+                    && w.user.username.contains(":pinpipe-system:")
+            });
+            ensure!(writes.is_empty(), "{writes:#?}");
+            Ok(())
+        })
         .await?;
 
         pipeline.change(json!({"suspend": false})).await?;
         pipeline.ready().await?;
         ensure!(
             !pipeline.conditions().await?.contains_key("Suspended"),
-            "resumed, and still said to be suspended"
+            "resumed, and the condition Suspended is still there"
         );
-        flow.send(Kind::Pin, make.batch(Kind::Pin, 3000..3500, 0), 500)
+        ledger
+            .send(Kind::Pin, make.batch(Kind::Pin, 3000..3500, 0), 500)
             .await?;
-        flow.live_table_is_right(Kind::Pin).await
+        ledger.live_table_is_right(Kind::Pin).await
     })
 }
 
-/// Whoever suspends a pipeline whose store is away waits for a bounded time, and is told what was
-/// left.
+/// A suspension takes a bounded time even when a store is unavailable, and the condition names what
+/// was not drained.
 #[test]
-fn a_sink_that_cannot_catch_up_holds_a_suspension_up_until_the_deadline() -> Result<()> {
-    in_space("late", async |space| {
-        let mut spec = Spec::new().live(space);
-        space
+fn a_sink_that_cannot_drain_delays_a_suspension_until_the_deadline() -> Result<()> {
+    in_sandbox("late", async |sandbox| {
+        let mut spec = Spec::new().live(sandbox);
+        sandbox
             .secret(
                 "nowhere",
                 json!({"url": "postgresql://nobody@postgres.invalid:5432/none"}),
@@ -93,10 +100,10 @@ fn a_sink_that_cannot_catch_up_holds_a_suspension_up_until_the_deadline() -> Res
             .await?;
         spec.0["stream"]["sinks"][0]["postgres"]["urlSecretRef"] =
             json!({"name": "nowhere", "key": "url"});
-        let pipeline = space.apply("flow", &spec).await?;
-        pipeline.says("IngestReady", "True", &[]).await?;
+        let pipeline = sandbox.apply("flow", &spec).await?;
+        pipeline.has_condition("IngestReady", "True", &[]).await?;
         pipeline
-            .says(
+            .has_condition(
                 "StreamReady",
                 "False",
                 &["SinkUnavailable", "PostgreSQL can't be reached"],
@@ -104,58 +111,66 @@ fn a_sink_that_cannot_catch_up_holds_a_suspension_up_until_the_deadline() -> Res
             .await?;
         ensure!(
             pipeline.events("Ready").await?.is_empty(),
-            "said to be ready though its sink was never reached"
+            "an event Ready though the sink was never reached"
         );
-        let mut flow = Flow::new(&pipeline);
-        flow.send(Kind::Geo, Samples::new(29).batch(Kind::Geo, 0..100, 0), 100)
+        let mut ledger = Ledger::new(&pipeline);
+        ledger
+            .send(Kind::Geo, Samples::new(29).batch(Kind::Geo, 0..100, 0), 100)
             .await?;
         pipeline.change(json!({"suspend": true})).await?;
-        pipeline.says("Suspended", "False", &["Draining"]).await?;
+        pipeline
+            .has_condition("Suspended", "False", &["Draining"])
+            .await?;
         eventually(
             cluster::DRAIN_DEADLINE + READY_WITHIN,
             "the deadline",
             async || {
                 let conditions = pipeline.conditions().await?;
                 let suspended = &conditions["Suspended"];
-                let said = suspended["message"].as_str().unwrap_or_default();
+                let message = suspended["message"].as_str().unwrap_or_default();
                 ensure!(
-                    suspended["reason"] == "DrainDeadlineExceeded" && said.contains("stream-live"),
+                    suspended["reason"] == "DrainDeadlineExceeded"
+                        && message.contains("stream-live"),
                     "{suspended}"
                 );
                 let replicas = pipeline.replicas().await?;
                 ensure!(
-                    replicas.values().all(|there| *there == (0, 0)),
+                    replicas.values().all(|counts| *counts == (0, 0)),
                     "{replicas:?}"
                 );
                 Ok(())
             },
         )
         .await?;
-        eventually(Duration::from_secs(30), "ready all the same", async || {
-            let ready = pipeline
-                .conditions()
-                .await?
-                .remove("Ready")
-                .unwrap_or_default();
-            ensure!(
-                ready["status"] == "True" && ready["reason"] == "DrainDeadlineExceeded",
-                "{ready}"
-            );
-            let told = pipeline.events("DrainDeadlineExceeded").await?;
-            ensure!(told.len() == 1, "{told:?}");
-            Ok(())
-        })
+        eventually(
+            Duration::from_secs(30),
+            "ready after the deadline",
+            async || {
+                let ready = pipeline
+                    .conditions()
+                    .await?
+                    .remove("Ready")
+                    .unwrap_or_default();
+                ensure!(
+                    ready["status"] == "True" && ready["reason"] == "DrainDeadlineExceeded",
+                    "{ready}"
+                );
+                let events = pipeline.events("DrainDeadlineExceeded").await?;
+                ensure!(events.len() == 1, "{events:?}");
+                Ok(())
+            },
+        )
         .await
     })
 }
 
-/// kstatus takes an object without a status for one that is as it should be.
+/// kstatus considers an object without a status to be current.
 #[test]
-fn a_new_pipeline_says_that_it_is_worked_on_before_its_broker_answers() -> Result<()> {
-    in_space("new", async |space| {
+fn a_new_pipeline_is_reconciling_before_its_broker_answers() -> Result<()> {
+    in_sandbox("new", async |sandbox| {
         let mut spec = Spec::new();
         spec.0["broker"]["kafka"]["bootstrapServers"] = json!("kafka.invalid:9092");
-        let pipeline = space.apply("flow", &spec).await?;
+        let pipeline = sandbox.apply("flow", &spec).await?;
         eventually(Duration::from_secs(5), "a status", async || {
             let conditions = pipeline.conditions().await?;
             ensure!(
@@ -177,9 +192,9 @@ fn a_new_pipeline_says_that_it_is_worked_on_before_its_broker_answers() -> Resul
 }
 
 #[test]
-fn a_paused_pipeline_is_left_alone_until_it_goes_on() -> Result<()> {
-    in_space("paused", async |space| {
-        let pipeline = space.apply("flow", &Spec::new()).await?;
+fn a_paused_pipeline_is_not_touched_until_it_is_resumed() -> Result<()> {
+    in_sandbox("paused", async |sandbox| {
+        let pipeline = sandbox.apply("flow", &Spec::new()).await?;
         pipeline.ready().await?;
         pipeline.annotate("pinpipe.dev/paused", "true").await?;
         let paused = async || {
@@ -190,7 +205,7 @@ fn a_paused_pipeline_is_left_alone_until_it_goes_on() -> Result<()> {
             );
             Ok(())
         };
-        eventually(READY_WITHIN, "said to be paused", paused).await?;
+        eventually(READY_WITHIN, "paused", paused).await?;
         let (before, version) = (
             pipeline.children().await?,
             pipeline.get().await?.metadata.resource_version,
@@ -203,16 +218,19 @@ fn a_paused_pipeline_is_left_alone_until_it_goes_on() -> Result<()> {
         pipeline.delete_child(service).await?;
         throughout(
             Duration::from_secs(20),
-            "a paused pipeline is left alone",
+            "a paused pipeline is not touched",
             async || {
                 let now = pipeline.children().await?;
-                ensure!(!now.contains_key("Service/flow-ingest"), "a child was made");
+                ensure!(
+                    !now.contains_key("Service/flow-ingest"),
+                    "a child was recreated"
+                );
                 ensure!(
                     pipeline
                         .replicas()
                         .await?
                         .values()
-                        .all(|(wanted, _)| *wanted == 1),
+                        .all(|(desired, _)| *desired == 1),
                     "it was scaled"
                 );
                 Ok(())
@@ -222,19 +240,19 @@ fn a_paused_pipeline_is_left_alone_until_it_goes_on() -> Result<()> {
         let partitions = kafka::ends(&pipeline.topic(Kind::Pin)).await?.len();
         ensure!(
             partitions == 3,
-            "a paused pipeline's topic has {partitions} partitions"
+            "the topic of a paused pipeline has {partitions} partitions"
         );
         let object = pipeline.get().await?;
         ensure!(
             object.data["status"]["observedGeneration"] == 1,
-            "nobody looked at {:?}",
+            "generation {:?} is observed",
             object.metadata.generation
         );
         paused().await?;
-        // One write since: ours of the spec.
+        // The only write since is the test's own of the spec.
         ensure!(
             object.metadata.resource_version != version,
-            "the spec was not written"
+            "the spec was not changed"
         );
         let writers = object.metadata.managed_fields.unwrap_or_default();
         let last = writers
@@ -254,8 +272,8 @@ fn a_paused_pipeline_is_left_alone_until_it_goes_on() -> Result<()> {
                 .replicas()
                 .await?
                 .values()
-                .all(|there| *there == (2, 2)),
-            "what was put off was not done"
+                .all(|counts| *counts == (2, 2)),
+            "the change made while paused was not applied"
         );
         let partitions = kafka::ends(&pipeline.topic(Kind::Pin)).await?.len();
         ensure!(partitions == 5, "{partitions} partitions");
@@ -263,14 +281,14 @@ fn a_paused_pipeline_is_left_alone_until_it_goes_on() -> Result<()> {
     })
 }
 
-/// Waits until a pipeline is gone, and all its children.
+/// Waits until a pipeline and its children are gone.
 async fn gone(pipeline: &Pipeline, within: Duration) -> Result<()> {
     eventually(within, &format!("{} gone", pipeline.name), async || {
-        if let Ok(there) = pipeline.get().await {
+        if let Ok(found) = pipeline.get().await {
             bail!(
                 "{:?}: {}",
-                there.metadata.finalizers,
-                there.data["status"]["conditions"][0]
+                found.metadata.finalizers,
+                found.data["status"]["conditions"][0]
             );
         }
         let children = pipeline.children().await?;
@@ -280,21 +298,21 @@ async fn gone(pipeline: &Pipeline, within: Duration) -> Result<()> {
     .await
 }
 
-fn taking_its_topics() -> Spec {
+fn deleting_topics() -> Spec {
     let mut spec = Spec::new();
     spec.0["broker"]["kafka"]["topics"]["deletionPolicy"] = json!("Delete");
     spec
 }
 
 #[test]
-fn a_pipeline_takes_along_the_topics_it_created_and_no_others() -> Result<()> {
-    in_space("topics", async |space| {
-        // One of the topics is there before the pipeline, and another is made anew behind its back.
-        let theirs = format!("{}.theirs", space.namespace);
-        kafka::create(&theirs, 3).await?;
-        let mut spec = taking_its_topics().live(space);
-        spec.0["broker"]["kafka"]["topics"]["overrides"] = json!({"user": {"name": theirs}});
-        let pipeline = space.apply("flow", &spec).await?;
+fn a_deleted_pipeline_deletes_only_the_topics_it_created() -> Result<()> {
+    in_sandbox("topics", async |sandbox| {
+        // One topic exists before the pipeline, and another is recreated by someone else.
+        let foreign = format!("{}.foreign", sandbox.namespace);
+        kafka::create(&foreign, 3).await?;
+        let mut spec = deleting_topics().live(sandbox);
+        spec.0["broker"]["kafka"]["topics"]["overrides"] = json!({"user": {"name": foreign}});
+        let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
         let finalizers = pipeline
             .get()
@@ -306,97 +324,98 @@ fn a_pipeline_takes_along_the_topics_it_created_and_no_others() -> Result<()> {
         let (pin, geo) = (pipeline.topic(Kind::Pin), pipeline.topic(Kind::Geo));
         kafka::delete_topics(&geo).await?;
         eventually(READY_WITHIN, "the topic gone", async || {
-            ensure!(kafka::ends(&geo).await.is_err(), "still there");
+            ensure!(kafka::ends(&geo).await.is_err(), "it still exists");
             Ok(())
         })
         .await?;
         kafka::create(&geo, 1).await?;
         pipeline.delete().await?;
         gone(&pipeline, READY_WITHIN).await?;
-        for topic in [&geo, &theirs] {
+        for topic in [&geo, &foreign] {
             kafka::ends(topic)
                 .await
-                .context("a topic that wasn't the pipeline's")?;
+                .context("a topic that the pipeline did not create")?;
         }
-        for topic in [pin.clone(), format!("{pin}.dlq"), format!("{theirs}.dlq")] {
+        for topic in [pin.clone(), format!("{pin}.dlq"), format!("{foreign}.dlq")] {
             ensure!(
                 kafka::ends(&topic).await.is_err(),
-                "{topic} was created by the pipeline and is left"
+                "{topic} was created by the pipeline and still exists"
             );
         }
         Ok(())
     })
 }
 
-/// Never ready, suspended, its Secret gone, paused, without a broker, its workers orphaned: each
-/// goes, and in time.
+/// A pipeline can be deleted, within the deadline, when it was never ready, is suspended, lacks its
+/// Secret, is paused, can't reach its broker, or when its workers are orphaned.
 #[test]
 fn a_deletion_ends_in_every_state() -> Result<()> {
-    in_space("states", async |space| {
-        let nowhere = || {
-            let mut spec = taking_its_topics();
+    in_sandbox("states", async |sandbox| {
+        let without_broker = || {
+            let mut spec = deleting_topics();
             spec.0["broker"]["kafka"]["bootstrapServers"] = json!("nowhere.invalid:9092");
             spec
         };
-        let never = space.apply("never", &nowhere()).await?;
+        let never = sandbox.apply("never", &without_broker()).await?;
         never
-            .says("TopicsReady", "False", &["nowhere.invalid"])
+            .has_condition("TopicsReady", "False", &["nowhere.invalid"])
             .await?;
-        let suspended = space.apply("suspended", &taking_its_topics()).await?;
-        let secret = space
-            .apply("secret", &taking_its_topics().live(space))
+        let suspended = sandbox.apply("suspended", &deleting_topics()).await?;
+        let secret = sandbox
+            .apply("secret", &deleting_topics().live(sandbox))
             .await?;
-        let paused = space.apply("paused", &taking_its_topics()).await?;
-        let away = space.apply("away", &taking_its_topics()).await?;
-        let orphaned = space.apply("orphaned", &taking_its_topics()).await?;
-        for pipeline in [&suspended, &secret, &paused, &away, &orphaned] {
+        let paused = sandbox.apply("paused", &deleting_topics()).await?;
+        let unreachable = sandbox.apply("unreachable", &deleting_topics()).await?;
+        let orphaned = sandbox.apply("orphaned", &deleting_topics()).await?;
+        for pipeline in [&suspended, &secret, &paused, &unreachable, &orphaned] {
             pipeline.ready().await?;
         }
         suspended.change(json!({"suspend": true})).await?;
-        suspended.says("Suspended", "True", &[]).await?;
-        space.delete_secret(space::POSTGRES_SECRET).await?;
+        suspended.has_condition("Suspended", "True", &[]).await?;
+        sandbox.delete_secret(sandbox::POSTGRES_SECRET).await?;
         secret
-            .says("StreamReady", "False", &["SecretMissing"])
+            .has_condition("StreamReady", "False", &["SecretMissing"])
             .await?;
-        away.change(json!({"broker": {"kafka": {"bootstrapServers": "nowhere.invalid:9092"}}}))
+        unreachable
+            .change(json!({"broker": {"kafka": {"bootstrapServers": "nowhere.invalid:9092"}}}))
             .await?;
         paused.annotate("pinpipe.dev/paused", "true").await?;
-        for pipeline in [&never, &suspended, &secret, &paused, &away] {
+        for pipeline in [&never, &suspended, &secret, &paused, &unreachable] {
             pipeline.delete().await?;
         }
         orphaned.orphan().await?;
         for pipeline in [&never, &suspended, &secret, &paused] {
             gone(pipeline, READY_WITHIN).await?;
         }
-        for pipeline in [&away, &orphaned] {
+        for pipeline in [&unreachable, &orphaned] {
             gone(pipeline, cluster::DELETION_DEADLINE + READY_WITHIN).await?;
         }
         let workers = orphaned.workers("ingest").await?.len();
         ensure!(
             workers == 1,
-            "{workers} workers outlive a pipeline that was to leave them"
+            "{workers} workers are left of a pipeline that orphaned one"
         );
-        for (pipeline, left) in [
+        for (pipeline, topics_left) in [
             (&never, false),
             (&suspended, false),
             (&secret, false),
             (&paused, true),
-            (&away, true),
+            (&unreachable, true),
             (&orphaned, true),
         ] {
-            let there = kafka::ends(&pipeline.topic(Kind::Pin)).await.is_ok();
-            ensure!(there == left, "topics of {}: {there}", pipeline.name);
-            let told = pipeline.events("TopicsLeft").await?;
-            let named = told
+            let found = kafka::ends(&pipeline.topic(Kind::Pin)).await.is_ok();
+            ensure!(found == topics_left, "topics of {}: {found}", pipeline.name);
+            let events = pipeline.events("TopicsLeft").await?;
+            let named = events
                 .iter()
                 .any(|note| note.contains(&pipeline.topic(Kind::Pin)));
             ensure!(
-                told.len() == usize::from(left) && named == left,
-                "{}: {told:?}",
+                events.len() == usize::from(topics_left) && named == topics_left,
+                "{}: {events:?}",
                 pipeline.name
             );
         }
-        let deployments = space.cluster.api::<Deployment>(&space.namespace);
+        let deployments = sandbox.cluster.api::<Deployment>(&sandbox.namespace);
         deployments
             .delete("orphaned-ingest", &DeleteParams::background())
             .await?;
@@ -405,15 +424,15 @@ fn a_deletion_ends_in_every_state() -> Result<()> {
 }
 
 #[test]
-fn a_namespace_that_is_deleted_takes_its_pipeline_and_its_topics_along() -> Result<()> {
-    in_space("terminating", async |space| {
-        let pipeline = space.apply("flow", &taking_its_topics()).await?;
+fn deleting_a_namespace_deletes_its_pipeline_and_topics() -> Result<()> {
+    in_sandbox("terminating", async |sandbox| {
+        let pipeline = sandbox.apply("flow", &deleting_topics()).await?;
         pipeline.ready().await?;
         let pin = pipeline.topic(Kind::Pin);
-        space.delete_namespace().await?;
+        sandbox.delete_namespace().await?;
         eventually(READY_WITHIN, "pipeline and topics gone", async || {
-            ensure!(pipeline.get().await.is_err(), "the pipeline is there");
-            ensure!(kafka::ends(&pin).await.is_err(), "{pin} is there");
+            ensure!(pipeline.get().await.is_err(), "the pipeline still exists");
+            ensure!(kafka::ends(&pin).await.is_err(), "{pin} still exists");
             Ok(())
         })
         .await
@@ -421,31 +440,32 @@ fn a_namespace_that_is_deleted_takes_its_pipeline_and_its_topics_along() -> Resu
 }
 
 #[test]
-fn a_topic_that_was_deleted_is_made_anew_by_the_command_in_the_status() -> Result<()> {
-    in_space("forget", async |space| {
-        let pipeline = space.apply("flow", &Spec::new().live(space)).await?;
+fn a_deleted_topic_is_recreated_by_the_command_in_the_status() -> Result<()> {
+    in_sandbox("forget", async |sandbox| {
+        let pipeline = sandbox.apply("flow", &Spec::new().live(sandbox)).await?;
         pipeline.ready().await?;
-        let (mut flow, mut make) = (Flow::new(&pipeline), Samples::new(31));
-        flow.send(Kind::User, make.batch(Kind::User, 0..50, 0), 50)
+        let (mut ledger, mut make) = (Ledger::new(&pipeline), Samples::new(31));
+        ledger
+            .send(Kind::User, make.batch(Kind::User, 0..50, 0), 50)
             .await?;
-        flow.live_table_is_right(Kind::User).await?;
+        ledger.live_table_is_right(Kind::User).await?;
         let (pin, geo) = (pipeline.topic(Kind::Pin), pipeline.topic(Kind::Geo));
         for topic in [&pin, &geo] {
             kafka::delete_topics(topic).await?;
         }
-        // The one is gone, of the other there is another one.
         eventually(READY_WITHIN, "the topics gone", async || {
             ensure!(
                 kafka::ends(&geo).await.is_err() && kafka::ends(&pin).await.is_err(),
-                "still there"
+                "it still exists"
             );
             Ok(())
         })
         .await?;
+        // One stays deleted; the other is recreated by someone else.
         kafka::create(&geo, 2).await?;
         let command = "kubectl annotate --overwrite -n";
         pipeline
-            .says(
+            .has_condition(
                 "TopicsReady",
                 "False",
                 &[command, &format!("{pin}@"), &format!("{geo}@")],
@@ -468,9 +488,9 @@ fn a_topic_that_was_deleted_is_made_anew_by_the_command_in_the_status() -> Resul
         pipeline
             .annotate("pinpipe.dev/forget-topic", &format!("{value},nonsense"))
             .await?;
-        pipeline.says("TopicsReady", "True", &[]).await?;
+        pipeline.has_condition("TopicsReady", "True", &[]).await?;
         pipeline
-            .says("Ready", "False", &["InvalidForget", "`nonsense`"])
+            .has_condition("Ready", "False", &["InvalidForget", "`nonsense`"])
             .await?;
         pipeline.annotate("pinpipe.dev/forget-topic", value).await?;
         let status = pipeline.get().await?.data["status"]["topics"].clone();
@@ -490,8 +510,9 @@ fn a_topic_that_was_deleted_is_made_anew_by_the_command_in_the_status() -> Resul
             .annotate("pinpipe.dev/reset-sink", "live=earliest")
             .await?;
         pipeline.ready().await?;
-        flow.send(Kind::Pin, make.batch(Kind::Pin, 0..100, 0), 100)
+        ledger
+            .send(Kind::Pin, make.batch(Kind::Pin, 0..100, 0), 100)
             .await?;
-        flow.live_table_is_right(Kind::Pin).await
+        ledger.live_table_is_right(Kind::Pin).await
     })
 }
