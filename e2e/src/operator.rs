@@ -17,7 +17,8 @@ pub const NAMESPACE: &str = "pinpipe-system";
 /// The name of the release, the Deployment and the Lease.
 pub const RELEASE: &str = "pinpipe";
 
-/// Runs `work` with two replicas of the operator, and scales back to one whether or not it succeeds.
+/// Runs `work` with two replicas of the operator, and scales back to one whether or not it
+/// succeeds.
 pub async fn with_standby(cluster: &Cluster, work: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
     let with_two = async {
         scale(cluster, 2).await?;

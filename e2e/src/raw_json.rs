@@ -130,7 +130,7 @@ pub fn follower_count(rng: &mut StdRng, value: Option<i64>) -> RawField {
             None => missing(rng),
         };
     };
-    let (unit, digits, letter) = match rng.random_range(0..9) {
+    let (unit, digits, suffixes) = match rng.random_range(0..9) {
         0 => return RawField::Token(value.to_string()),
         1 => return RawField::Token(format!("\"{value}\"")),
         2 => return RawField::Token(format!("\" {} \"", grouped(value))),
@@ -149,7 +149,7 @@ pub fn follower_count(rng: &mut StdRng, value: Option<i64>) -> RawField {
     RawField::Token(format!(
         "\"{}{point}{fraction}{}\"",
         value / unit,
-        pick(rng, &letter)
+        pick(rng, &suffixes)
     ))
 }
 

@@ -290,8 +290,8 @@ impl Samples {
         self.finish(Kind::User, ind.to_string(), fields, row)
     }
 
-    /// A time in these years, in whole seconds, milliseconds or microseconds; sometimes the first or
-    /// last microsecond of a year.
+    /// A time in these years, in whole seconds, milliseconds or microseconds; sometimes the first
+    /// or last microsecond of a year.
     fn time(&mut self, years: Range<i32>) -> Option<i64> {
         self.maybe(|rng| {
             let start = |year| {

@@ -43,7 +43,7 @@ pub trait Scenario: Sized + Send + Sync + 'static {
 /// A [`Scenario`] and the number of its tests that have yet to run. The last of them removes the
 /// sandbox. When a filter skips some of the tests, the next run removes it.
 pub struct SharedScenario<S> {
-    made: OnceCell<(Sandbox, Result<S, String>)>,
+    state: OnceCell<(Sandbox, Result<S, String>)>,
     left: AtomicUsize,
 }
 
@@ -52,7 +52,7 @@ impl<S: Scenario> SharedScenario<S> {
     #[must_use]
     pub const fn new(tests: usize) -> Self {
         Self {
-            made: OnceCell::const_new(),
+            state: OnceCell::const_new(),
             left: AtomicUsize::new(tests),
         }
     }
@@ -61,11 +61,11 @@ impl<S: Scenario> SharedScenario<S> {
     pub fn test(&self, test: impl AsyncFnOnce(&S) -> Result<()>) -> Result<()> {
         run(async {
             let (sandbox, scenario) = self
-                .made
+                .state
                 .get_or_try_init(async || {
                     let sandbox = Sandbox::begin(S::NAME).await?;
-                    let made = S::set_up(sandbox.clone()).await;
-                    anyhow::Ok((sandbox, made.map_err(|e| format!("{e:#}"))))
+                    let set_up = S::set_up(sandbox.clone()).await;
+                    anyhow::Ok((sandbox, set_up.map_err(|e| format!("{e:#}"))))
                 })
                 .await?;
             let test = async {

@@ -1,5 +1,5 @@
-//! Every acknowledged record is in every store, once and correct; every record that can't be keyed is
-//! a dead letter; and the eight answers equal those of SQL over the live tables.
+//! Every acknowledged record is in every store, once and correct; every record that can't be keyed
+//! is a dead letter; and the eight answers equal those of SQL over the live tables.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

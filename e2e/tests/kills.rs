@@ -176,8 +176,7 @@ async fn is_writing(pipeline: &Pipeline, component: &str) -> Result<()> {
     .await
 }
 
-/// Starts a run, kills it as soon as it has written its manifest, and waits until it is complete
-/// all the same.
+/// Starts a run, kills it as soon as it has written its manifest, and waits until it is complete.
 async fn kill_a_run(pipeline: &Pipeline, run: &str) -> Result<()> {
     pipeline.start_run(run).await?;
     let bucket = pipeline.sandbox.bucket();

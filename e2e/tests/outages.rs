@@ -1,6 +1,6 @@
 //! Kafka, PostgreSQL, S3 and Cassandra unavailable or slow while records flow: no acknowledged
-//! record is lost, what doesn't need the server continues, conditions name what is wrong, memory stays
-//! bounded, and the pipeline recovers without help.
+//! record is lost, what doesn't need the server continues, conditions name what is wrong, memory
+//! stays bounded, and the pipeline recovers without help.
 
 use std::{
     collections::BTreeMap,
@@ -171,8 +171,8 @@ async fn batch_with_slow_cassandra(pipeline: &Pipeline) -> Result<()> {
     .await
 }
 
-/// A worker buffers a bounded number of records while its store is unavailable. The load of a minute
-/// is far above that.
+/// A worker buffers a bounded number of records while its store is unavailable. The load of a
+/// minute is far above that.
 async fn memory_stayed_bounded(pipeline: &Pipeline) -> Result<()> {
     for component in COMPONENTS {
         for worker in pipeline.workers(component).await? {

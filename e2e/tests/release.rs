@@ -283,8 +283,8 @@ async fn rolled(pipeline: &Pipeline, tag: &str) -> Result<()> {
                 .filter(|deployment| !is_complete(deployment))
                 .map(|deployment| deployment.name_any())
                 .collect();
-            // A component that is done may lack a pod for a moment for other reasons, so only the start of
-            // another one counts.
+            // A component that is done may lack a pod for a moment for other reasons, so only the
+            // start of another one counts.
             if !new.is_empty() && in_progress.len() > 1 {
                 at_once.push(in_progress.clone());
             }

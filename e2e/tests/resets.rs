@@ -1,5 +1,5 @@
-//! A sink whose next records were deleted stops until its user resets it. A sink that is removed and
-//! added again continues at its last position.
+//! A sink whose next records were deleted stops until its user resets it. A sink that is removed
+//! and added again continues at its last position.
 
 use std::time::Duration;
 

@@ -96,13 +96,13 @@ async fn logged(sandbox: &Sandbox, job: &str, text: &str) -> Result<bool> {
 
 #[test]
 fn an_annotation_starts_one_run_which_survives_the_removal_of_the_section() -> Result<()> {
-    in_sandbox("asked", async |sandbox| {
+    in_sandbox("requested", async |sandbox| {
         let ledger = filled(sandbox).await?;
         let pipeline = &ledger.pipeline;
         pipeline.annotate("pinpipe.dev/run-batch", "first").await?;
         let job = requested_run(pipeline).await?;
-        // Removing the section doesn't stop the run. The objects that the run needs are deleted only
-        // after it.
+        // Removing the section doesn't stop the run. The objects that the run needs are deleted
+        // only after it.
         pipeline.change(json!({"batch": null})).await?;
         pipeline.job_completes(&job).await?;
         ledger.batch_table_is_right(Kind::User).await?;

@@ -121,11 +121,11 @@ async fn create_topics(kafka: &str, topics: &str) -> Result<()> {
             .set("message.timestamp.type", "LogAppendTime")
     });
     let new: Vec<NewTopic<'_>> = new.collect();
-    for made in admin
+    for created in admin
         .create_topics(&new, &AdminOptions::new().request_timeout(Some(TIMEOUT)))
         .await?
     {
-        made.map_err(|(topic, error)| anyhow!("{topic} can't be created: {error}"))?;
+        created.map_err(|(topic, error)| anyhow!("{topic} can't be created: {error}"))?;
     }
     Ok(())
 }
