@@ -16,9 +16,9 @@ use pinpipe_e2e::{
 };
 use serde_json::json;
 
-/// How long to check that the operator doesn't write to a pipeline: longer than its resync interval
-/// of 30 s with jitter.
-const RESYNCED: Duration = Duration::from_secs(45);
+/// How long to check that a suspended pipeline isn't written to: past the drain deadline and at
+/// least one resync, which comes every 30 s with jitter.
+const UNWRITTEN: Duration = cluster::DRAIN_DEADLINE.saturating_add(Duration::from_secs(15));
 
 #[test]
 fn a_suspended_pipeline_has_stored_everything_and_continues_when_resumed() -> Result<()> {
@@ -58,7 +58,7 @@ fn a_suspended_pipeline_has_stored_everything_and_continues_when_resumed() -> Re
             objects::raw_count(sandbox.bucket(), PREFIX, &pipeline.topic(Kind::Pin)).await?;
         ensure!(archived == 3000, "{archived} records in raw objects");
         let since = Utc::now();
-        throughout(RESYNCED, "no write to a suspended pipeline", async || {
+        throughout(UNWRITTEN, "no write to a suspended pipeline", async || {
             let mut writes = audit::writes(&sandbox.namespace).await?;
             writes.retain(|w| {
                 w.request_received_timestamp >= since
