@@ -7,19 +7,23 @@ use futures::FutureExt as _;
 
 /// Runs `work`, then `undo` with whether `work` succeeded, even if `work` panics. The error of
 /// `work` takes precedence over that of `undo`, which is printed then.
-pub async fn finally<T>(
+pub fn finally<T>(
     work: impl Future<Output = Result<T>>,
     undo: impl AsyncFnOnce(bool) -> Result<()>,
-) -> Result<T> {
-    let outcome = AssertUnwindSafe(work).catch_unwind().await;
-    let succeeded = matches!(outcome, Ok(Ok(_)));
-    let undone = undo(succeeded).await;
-    if let (Err(error), false) = (&undone, succeeded) {
-        println!("cleaning up: {error:#}");
-    }
-    match outcome {
-        Ok(Ok(value)) => undone.map(|()| value),
-        Ok(Err(error)) => Err(error),
-        Err(panic) => resume_unwind(panic),
+) -> impl Future<Output = Result<T>> {
+    // Boxed, because futures of whole tests are large.
+    let work = Box::pin(work);
+    async {
+        let outcome = AssertUnwindSafe(work).catch_unwind().await;
+        let succeeded = matches!(outcome, Ok(Ok(_)));
+        let undone = undo(succeeded).await;
+        if let (Err(error), false) = (&undone, succeeded) {
+            println!("cleaning up: {error:#}");
+        }
+        match outcome {
+            Ok(Ok(value)) => undone.map(|()| value),
+            Ok(Err(error)) => Err(error),
+            Err(panic) => resume_unwind(panic),
+        }
     }
 }

@@ -28,11 +28,14 @@ pub async fn while_stopped<T>(
     server: &str,
     work: impl AsyncFnOnce() -> Result<T>,
 ) -> Result<T> {
-    let stopped = async {
-        scale(cluster, server, 0).await?;
-        work().await
-    };
-    finally(stopped, async |_| scale(cluster, server, 1).await).await
+    finally(
+        async {
+            scale(cluster, server, 0).await?;
+            work().await
+        },
+        async |_| scale(cluster, server, 1).await,
+    )
+    .await
 }
 
 /// Delays each answer of a server by about a second for `length`. Returns the result of `work` once

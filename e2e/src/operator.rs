@@ -20,11 +20,14 @@ pub const RELEASE: &str = "pinpipe";
 /// Runs `work` with two replicas of the operator, and scales back to one whether or not it
 /// succeeds.
 pub async fn with_standby(cluster: &Cluster, work: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
-    let with_two = async {
-        scale(cluster, 2).await?;
-        work().await
-    };
-    finally(with_two, async |_| scale(cluster, 1).await).await
+    finally(
+        async {
+            scale(cluster, 2).await?;
+            work().await
+        },
+        async |_| scale(cluster, 1).await,
+    )
+    .await
 }
 
 /// Changes the number of replicas, and waits until exactly that many are ready.
