@@ -1,5 +1,5 @@
-//! Posting to ingest, through the API server's own proxy to the pipeline's Service: no port of this
-//! machine is needed.
+//! Posting to ingest through the API server's proxy to the pipeline's Service, which needs no port
+//! on this machine.
 
 use anyhow::{Context, Result, ensure};
 use http::{Method, Request};
@@ -9,18 +9,18 @@ use serde_json::Value;
 
 use crate::{Kind, Pipeline, samples::Sample};
 
-/// How records stand in a request.
+/// The format of records in a request body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
     /// One object.
     Object,
     /// An array of objects.
     Array,
-    /// One object a line.
+    /// One object per line.
     Lines,
 }
 
-/// Where an acknowledged record is.
+/// The position of an acknowledged record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct Ack {
     /// The topic.
@@ -31,12 +31,12 @@ pub struct Ack {
     pub offset: i64,
 }
 
-/// The answer to a request.
+/// The response to a request.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
-    /// After how long to come again, if it says so.
+    /// The header `Retry-After`.
     pub retry_after: Option<String>,
     /// The body.
     pub body: String,
@@ -49,14 +49,14 @@ impl Answer {
     }
 }
 
-/// Posts a body.
+/// Posts a body to a path of ingest.
 pub async fn post(
     pipeline: &Pipeline,
     path: &str,
     content_type: &str,
     body: String,
 ) -> Result<Answer> {
-    let namespace = &pipeline.space.namespace;
+    let namespace = &pipeline.sandbox.namespace;
     let service = format!("{}-ingest:8080", pipeline.name);
     let request = Request::builder()
         .method(Method::POST)
@@ -65,7 +65,7 @@ pub async fn post(
         ))
         .header("content-type", content_type)
         .body(Body::from(body.into_bytes()))?;
-    let response = pipeline.space.cluster.client().send(request).await?;
+    let response = pipeline.sandbox.cluster.client().send(request).await?;
     let status = response.status().as_u16();
     let retry_after = response
         .headers()
@@ -80,7 +80,7 @@ pub async fn post(
     })
 }
 
-/// Posts records as they are.
+/// Posts records, which may be refused.
 pub async fn offer(
     pipeline: &Pipeline,
     kind: Kind,
@@ -96,7 +96,7 @@ pub async fn offer(
     post(pipeline, kind.name(), content_type, body).await
 }
 
-/// Posts records, all of which have to be acknowledged.
+/// Posts records. An error unless all of them are acknowledged.
 pub async fn send(
     pipeline: &Pipeline,
     kind: Kind,

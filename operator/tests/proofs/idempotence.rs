@@ -1,48 +1,51 @@
-//! A pipeline that is as it should be costs no write: not when it is looked at again, and not when
-//! a new operator looks for the first time.
+//! A settled pipeline causes no write, neither when it is reconciled again nor when a new operator
+//! reconciles it for the first time.
 
 use anyhow::{Result, ensure};
 
-use crate::{specs, user::Pipeline, world::World};
+use crate::{cluster::Cluster, pipeline::Pipeline, specs};
 
-pub async fn run(world: &World) -> Result<String> {
-    let lane = world.lane().await?;
-    let mut told = Vec::new();
+pub async fn run(cluster: &Cluster) -> Result<String> {
+    let operator = cluster.operator().await?;
+    let mut results = Vec::new();
     for (name, spec) in [
-        ("thorough", specs::thorough(&lane.bootstrap_servers)),
-        ("whole", specs::whole(&lane.bootstrap_servers)),
+        ("thorough", specs::thorough(&operator.bootstrap_servers)),
+        ("whole", specs::whole(&operator.bootstrap_servers)),
     ] {
         let namespace = format!("idempotence-{name}");
-        world.place(&namespace).await?;
+        cluster.namespace_with_secrets(&namespace).await?;
         let arguments = ["--namespace", &namespace];
-        let pipeline = Pipeline::new(&world.admin, &namespace, "pinterest");
+        let pipeline = Pipeline::new(&cluster.admin, &namespace, "pinterest");
         pipeline.create(&spec).await?;
-        lane.start(&arguments)?;
-        pipeline.settles(&lane).await?;
-        let written = lane.tap.writes().len();
+        operator.start(&arguments)?;
+        pipeline.settle(&operator).await?;
+        let written = operator.traffic.writes().len();
 
-        lane.tap.begin(None);
-        let passes = lane.passes().await?;
+        operator.traffic.begin(None);
+        let reconciles = operator.reconciles().await?;
         pipeline
             .annotate("example.com/irrelevant", "touched")
             .await?;
-        lane.passed(passes + 1.0).await?;
-        let again = lane.tap.attempts();
+        operator.wait_for_reconciles(reconciles + 1.0).await?;
+        let again = operator.traffic.attempts();
         ensure!(
             again.is_empty(),
-            "{name}: looked at again, it was written to: {again:?}"
+            "{name}: reconciled again, it was written to: {again:?}"
         );
 
-        lane.tap.kill();
-        lane.tap.begin(None);
-        lane.start(&arguments)?;
-        lane.passed(1.0).await?;
-        let anew = lane.tap.attempts();
-        ensure!(anew.is_empty(), "{name}: a new operator wrote: {anew:?}");
-        lane.tap.kill();
-        told.push(format!(
+        operator.traffic.kill();
+        operator.traffic.begin(None);
+        operator.start(&arguments)?;
+        operator.wait_for_reconciles(1.0).await?;
+        let by_new = operator.traffic.attempts();
+        ensure!(
+            by_new.is_empty(),
+            "{name}: a new operator wrote: {by_new:?}"
+        );
+        operator.traffic.kill();
+        results.push(format!(
             "{name}: {written} writes until settled, none after that"
         ));
     }
-    Ok(told.join("; "))
+    Ok(results.join("; "))
 }

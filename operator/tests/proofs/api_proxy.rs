@@ -1,6 +1,6 @@
-//! What stands between an operator and the API server. It passes everything on, in the name of the
-//! operator's account; it counts writes, records what needs permission, and can have the operator
-//! see less than there is, or what was there before.
+//! The proxy between an operator and the API server. It forwards requests as the operator's service
+//! account, records writes and used permissions, and can drop watch events or answer with old
+//! lists.
 
 use std::{
     collections::BTreeMap,
@@ -22,23 +22,23 @@ use kube::Client;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::watch};
 
-use crate::tap::{Tap, Use};
+use crate::traffic::{Permission, Traffic};
 
-/// A request as the API server understands it.
+/// A request as the API server interprets it.
 #[derive(Clone, Debug)]
-pub struct Asked {
+pub struct ApiRequest {
     pub verb: &'static str,
     pub group: String,
-    /// With its subresource behind a slash.
+    /// The plural resource name, followed by a slash and the subresource, if any.
     pub resource: String,
     pub namespace: Option<String>,
     pub name: Option<String>,
     query: String,
 }
 
-impl Asked {
-    /// Source: Kubernetes' API concepts, "Resource URIs", and how the API server makes verbs of
-    /// them.
+impl ApiRequest {
+    /// Source: Kubernetes API Concepts, "Resource URIs"; Authorization, "Determine the request
+    /// verb".
     fn of(method: &Method, uri: &Uri) -> Option<Self> {
         let mut parts = uri.path().trim_matches('/').split('/');
         let group = match parts.next()? {
@@ -53,7 +53,7 @@ impl Asked {
             rest.drain(..2);
         }
         let mut rest = rest.into_iter();
-        let (resource, name, below) = (rest.next()?, rest.next(), rest.next());
+        let (resource, name, subresource) = (rest.next()?, rest.next(), rest.next());
         let query = uri.query().unwrap_or_default().to_owned();
         let watches = query
             .split('&')
@@ -72,9 +72,9 @@ impl Asked {
         Some(Self {
             verb,
             group,
-            resource: below.map_or_else(
+            resource: subresource.map_or_else(
                 || resource.to_owned(),
-                |below| format!("{resource}/{below}"),
+                |subresource| format!("{resource}/{subresource}"),
             ),
             namespace,
             name: name.map(ToOwned::to_owned),
@@ -86,13 +86,13 @@ impl Asked {
         !matches!(self.verb, "get" | "list" | "watch")
     }
 
-    /// Whether it is the list a watch begins with, which comes in pages.
+    /// Whether it is the initial list of a watch, which kube requests in pages of 500.
     fn begins_watch(&self) -> bool {
         self.verb == "list" && self.query.split('&').any(|part| part == "limit=500")
     }
 
-    fn needs(&self, verb: &str) -> Use {
-        Use {
+    fn permission(&self, verb: &str) -> Permission {
+        Permission {
             group: self.group.clone(),
             resource: self.resource.clone(),
             verb: verb.to_owned(),
@@ -100,7 +100,7 @@ impl Asked {
         }
     }
 
-    fn told(&self) -> String {
+    fn summary(&self) -> String {
         let Self {
             verb,
             resource,
@@ -111,68 +111,70 @@ impl Asked {
     }
 }
 
-/// Which events a watch loses: by resource, type of event, and object.
-pub type Loses = Box<dyn Fn(&str, &str, &Value) -> bool + Send>;
+/// Selects watch events by resource, type of event, and object.
+pub type EventFilter = Box<dyn Fn(&str, &str, &Value) -> bool + Send>;
 
-/// What the operator sees other than it is.
+/// The faults that the proxy injects.
 #[derive(Default)]
-pub struct Meddling {
-    /// Events that never arrive.
-    pub loses: Option<Loses>,
-    /// By resource, what the next lists that watches begin with answer.
+pub struct Faults {
+    /// The watch events to drop.
+    pub drops: Option<EventFilter>,
+    /// The response to the initial list of a watch, by resource.
     pub lists: BTreeMap<String, Bytes>,
 }
 
-/// One operator's way to the API server.
-pub struct Api {
+/// The proxy of one operator.
+pub struct ApiProxy {
     client: Client,
-    tap: Arc<Tap>,
-    meddling: Mutex<Meddling>,
+    traffic: Arc<Traffic>,
+    faults: Mutex<Faults>,
     cut: watch::Sender<u64>,
 }
 
-impl Api {
-    /// Serves. Gives the port, too.
-    pub async fn serve(client: Client, tap: Arc<Tap>) -> Result<(Arc<Self>, u16)> {
-        let api = Arc::new(Self {
+impl ApiProxy {
+    /// Serves at a free port, which is returned, too.
+    pub async fn serve(client: Client, traffic: Arc<Traffic>) -> Result<(Arc<Self>, u16)> {
+        let proxy = Arc::new(Self {
             client,
-            tap,
-            meddling: Mutex::default(),
+            traffic,
+            faults: Mutex::default(),
             cut: watch::Sender::new(0),
         });
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let port = listener.local_addr()?.port();
-        let router = Router::new().fallback(answer).with_state(Arc::clone(&api));
+        let router = Router::new()
+            .fallback(answer)
+            .with_state(Arc::clone(&proxy));
         tokio::spawn(axum::serve(listener, router).into_future());
-        Ok((api, port))
+        Ok((proxy, port))
     }
 
-    /// What the operator sees other than it is.
-    pub fn meddling(&self) -> MutexGuard<'_, Meddling> {
-        self.meddling.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The faults to inject from now on.
+    pub fn faults(&self) -> MutexGuard<'_, Faults> {
+        self.faults.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends every watch as one that is too old, so that each begins anew with a list.
+    /// Ends every watch with status 410 Gone, so that the operator lists again.
     pub fn relist(&self) {
         self.cut.send_modify(|cut| *cut += 1);
     }
 
-    async fn pass_on(self: &Arc<Self>, request: Request) -> Result<Response> {
+    async fn forward(self: &Arc<Self>, request: Request) -> Result<Response> {
         let (mut parts, body) = request.into_parts();
         let body = to_bytes(body, usize::MAX).await?;
-        let asked = Asked::of(&parts.method, &parts.uri);
-        let old = asked.as_ref().filter(|asked| asked.begins_watch());
+        let parsed = ApiRequest::of(&parts.method, &parts.uri);
+        let initial_list = parsed.as_ref().filter(|request| request.begins_watch());
         if let Some(list) =
-            old.and_then(|asked| self.meddling().lists.get(&asked.resource).cloned())
+            initial_list.and_then(|request| self.faults().lists.get(&request.resource).cloned())
         {
             return Ok(Response::builder()
                 .header(header::CONTENT_TYPE, "application/json")
                 .body(list.into())?);
         }
-        if let Some(asked) = &asked {
-            self.tap.uses(asked.needs(asked.verb));
-            if asked.writes() {
-                self.tap.attempt(asked.told());
+        if let Some(request) = &parsed {
+            self.traffic.uses(request.permission(request.verb));
+            if request.writes() {
+                self.traffic.attempt(request.summary());
             }
         }
         for own in [
@@ -188,17 +190,17 @@ impl Api {
             .client
             .send(sent)
             .await
-            .context("the API server does not answer")?;
+            .context("the API server can't be reached")?;
         let (mut parts, answer) = response.into_parts();
         parts.headers.remove(header::TRANSFER_ENCODING);
-        match asked {
-            Some(asked) if asked.verb == "watch" && parts.status.is_success() => Ok(
-                Response::from_parts(parts, self.events(asked, Body::new(answer))),
+        match parsed {
+            Some(request) if request.verb == "watch" && parts.status.is_success() => Ok(
+                Response::from_parts(parts, self.events(request, Body::new(answer))),
             ),
-            Some(asked) if asked.writes() => {
+            Some(request) if request.writes() => {
                 let answer = to_bytes(Body::new(answer), usize::MAX).await?;
                 if parts.status.is_success() {
-                    self.written(&asked, parts.status, &body);
+                    self.written(&request, parts.status, &body);
                 }
                 Ok(Response::from_parts(parts, answer.into()))
             }
@@ -206,37 +208,37 @@ impl Api {
         }
     }
 
-    fn written(&self, asked: &Asked, status: StatusCode, body: &Bytes) {
-        if asked.verb == "patch" && status == StatusCode::CREATED {
-            self.tap.uses(asked.needs("create"));
+    fn written(&self, request: &ApiRequest, status: StatusCode, body: &Bytes) {
+        if request.verb == "patch" && status == StatusCode::CREATED {
+            self.traffic.uses(request.permission("create"));
         }
-        if asked.resource == "roles" {
+        if request.resource == "roles" {
             let role: Value = serde_json::from_slice(body).unwrap_or_default();
-            for given in rules(&role) {
-                self.tap.grants(given);
+            for granted in rules(&role) {
+                self.traffic.grants(granted);
             }
         }
-        self.tap.done(asked.told());
+        self.traffic.done(request.summary());
     }
 
-    /// The events of a watch, line by line.
-    fn events(self: &Arc<Self>, asked: Asked, body: Body) -> Body {
+    /// The events of a watch, one per line, without the dropped ones.
+    fn events(self: &Arc<Self>, request: ApiRequest, body: Body) -> Body {
         let state = (
             body.into_data_stream(),
             Vec::<u8>::new(),
             self.cut.subscribe(),
-            asked,
+            request,
             Arc::clone(self),
         );
         let lines = stream::unfold(Some(state), |state| async move {
-            let (mut body, mut rest, mut cut, asked, api) = state?;
+            let (mut body, mut rest, mut cut, request, proxy) = state?;
             loop {
                 if let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                     let line: Vec<u8> = rest.drain(..=end).collect();
-                    if !api.is_lost(&asked, &line) {
+                    if !proxy.is_dropped(&request, &line) {
                         return Some((
                             Ok::<_, Infallible>(Bytes::from(line)),
-                            Some((body, rest, cut, asked, api)),
+                            Some((body, rest, cut, request, proxy)),
                         ));
                     }
                     continue;
@@ -248,8 +250,15 @@ impl Api {
                     },
                     changed = cut.changed() => {
                         changed.ok()?;
-                        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-                            "message": "too old resource version", "reason": "Expired", "code": 410});
+                        let status = json!({
+                            "kind": "Status",
+                            "apiVersion": "v1",
+                            "metadata": {},
+                            "status": "Failure",
+                            "message": "too old resource version",
+                            "reason": "Expired",
+                            "code": 410,
+                        });
                         let line = format!("{}\n", json!({"type": "ERROR", "object": status}));
                         return Some((Ok(Bytes::from(line)), None));
                     }
@@ -259,19 +268,19 @@ impl Api {
         Body::from_stream(lines)
     }
 
-    fn is_lost(&self, asked: &Asked, line: &[u8]) -> bool {
-        let meddling = self.meddling();
-        let Some(loses) = &meddling.loses else {
+    fn is_dropped(&self, request: &ApiRequest, line: &[u8]) -> bool {
+        let faults = self.faults();
+        let Some(drops) = &faults.drops else {
             return false;
         };
         let event: Value = serde_json::from_slice(line).unwrap_or_default();
         let type_ = event["type"].as_str().unwrap_or_default();
-        type_ != "BOOKMARK" && loses(&asked.resource, type_, &event["object"])
+        type_ != "BOOKMARK" && drops(&request.resource, type_, &event["object"])
     }
 }
 
-/// What a Role allows.
-pub fn rules(role: &Value) -> Vec<Use> {
+/// The permissions that a Role grants.
+pub fn rules(role: &Value) -> Vec<Permission> {
     let texts = |value: &Value| -> Vec<String> {
         value
             .as_array()
@@ -290,7 +299,7 @@ pub fn rules(role: &Value) -> Vec<Use> {
                 for verb in texts(&rule["verbs"]) {
                     let (group, resource, namespace) =
                         (group.clone(), resource.clone(), namespace.clone());
-                    allowed.push(Use {
+                    allowed.push(Permission {
                         group,
                         resource,
                         verb,
@@ -303,13 +312,13 @@ pub fn rules(role: &Value) -> Vec<Use> {
     allowed
 }
 
-async fn answer(State(api): State<Arc<Api>>, request: Request) -> Response {
+async fn answer(State(proxy): State<Arc<ApiProxy>>, request: Request) -> Response {
     let watches = request
         .uri()
         .query()
         .is_some_and(|query| query.contains("watch=true"));
-    let open = (!watches).then(|| api.tap.opens());
-    let answer = api.pass_on(request).await;
+    let open = (!watches).then(|| proxy.traffic.opens());
+    let answer = proxy.forward(request).await;
     drop(open);
     answer.unwrap_or_else(|error| {
         let mut response = Response::new(format!("{error:#}").into());

@@ -1,5 +1,5 @@
-//! What goes by between an operator and its servers: counted, and after a chosen write the operator
-//! is killed.
+//! The traffic between an operator and its servers, recorded by the proxies. The operator can be
+//! killed after a given write.
 
 use std::{
     collections::BTreeSet,
@@ -8,12 +8,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What a request needs permission for, as RBAC names it.
+/// A permission that a request needs, in the terms of RBAC.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Use {
-    /// The group; empty: the core's.
+pub struct Permission {
+    /// The API group; empty for the core group.
     pub group: String,
-    /// The resource, with its subresource behind a slash.
+    /// The resource, followed by a slash and the subresource, if any.
     pub resource: String,
     /// `get`, `list`, …
     pub verb: String,
@@ -21,29 +21,31 @@ pub struct Use {
     pub namespace: Option<String>,
 }
 
-/// One operator's traffic.
+/// The traffic of one operator.
 #[derive(Default)]
-pub struct Tap(Mutex<State>);
+pub struct Traffic(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Writes that were asked for, whatever became of them.
+    /// Requested writes, whether or not they succeeded.
     attempts: Vec<String>,
-    /// Writes that were carried out.
+    /// Successful writes.
     done: Vec<String>,
-    /// After how many writes the operator is killed.
+    /// Kill the operator after this many successful writes.
     kill_after: Option<usize>,
-    /// Requests so far, and those under way, watches apart.
+    /// Requests so far, without watches.
     requests: usize,
+    /// Requests in flight, without watches.
     open: usize,
+    /// When the last request or write ended.
     last: Option<Instant>,
     operator: Option<Child>,
-    used: BTreeSet<Use>,
-    granted: BTreeSet<Use>,
+    used: BTreeSet<Permission>,
+    granted: BTreeSet<Permission>,
 }
 
-/// A request under way.
-pub struct Open<'a>(&'a Tap);
+/// A request in flight.
+pub struct Open<'a>(&'a Traffic);
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
@@ -53,12 +55,12 @@ impl Drop for Open<'_> {
     }
 }
 
-impl Tap {
+impl Traffic {
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Forgets what was counted, and has the operator killed after so many writes from now on.
+    /// Resets the recorded writes, and plans a kill after that many successful writes, if any.
     pub fn begin(&self, kill_after: Option<usize>) {
         let mut state = self.state();
         state.attempts.clear();
@@ -66,29 +68,29 @@ impl Tap {
         state.kill_after = kill_after;
     }
 
-    /// Whose traffic this is from now on.
+    /// Sets the operator whose traffic this is.
     pub fn attach(&self, operator: Child) {
         self.state().operator = Some(operator);
     }
 
-    /// Ends the operator as a crash would.
+    /// Kills the operator with SIGKILL.
     pub fn kill(&self) {
         if let Some(mut operator) = self.state().operator.take() {
-            // What has ended by itself can't be killed, and is gone all the same.
+            // Killing a process that has already ended fails, which is fine.
             let _ = operator.kill();
             let _ = operator.wait();
         }
     }
 
-    /// The operator's process. None: it was killed, or has ended.
+    /// The id of the operator's process; none if it was killed or has exited.
     pub fn pid(&self) -> Option<u32> {
         let mut state = self.state();
         let operator = state.operator.as_mut()?;
         matches!(operator.try_wait(), Ok(None)).then(|| operator.id())
     }
 
-    /// A request that isn't a watch begins. It ends when what this gives is dropped, as it is, too,
-    /// when the operator dies meanwhile.
+    /// Records the start of a request other than a watch. The request ends when the guard is
+    /// dropped.
     pub fn opens(&self) -> Open<'_> {
         let mut state = self.state();
         state.open += 1;
@@ -96,12 +98,13 @@ impl Tap {
         Open(self)
     }
 
-    /// A write is asked for.
+    /// Records a requested write.
     pub fn attempt(&self, write: String) {
         self.state().attempts.push(write);
     }
 
-    /// A write was carried out. True: the operator was killed for it, so it must not hear of it.
+    /// Records a successful write. True if the operator was killed after it; the response must then
+    /// be withheld.
     pub fn done(&self, write: String) -> bool {
         let killed = {
             let mut state = self.state();
@@ -119,44 +122,44 @@ impl Tap {
         killed
     }
 
-    /// Whether the kill that was asked for is still to come.
+    /// Whether a planned kill is still to come.
     pub fn is_armed(&self) -> bool {
         self.state().kill_after.is_some()
     }
 
-    /// The writes that were asked for since [`Tap::begin`].
+    /// The requested writes since [`Traffic::begin`].
     pub fn attempts(&self) -> Vec<String> {
         self.state().attempts.clone()
     }
 
-    /// The writes that were carried out since [`Tap::begin`].
+    /// The successful writes since [`Traffic::begin`].
     pub fn writes(&self) -> Vec<String> {
         self.state().done.clone()
     }
 
-    /// Whether the operator has asked for nothing for so long, and waits for no answer.
+    /// Whether no request is in flight, and none has ended for this long.
     pub fn is_quiet(&self, time: Duration) -> bool {
         let state = self.state();
         state.open == 0 && state.last.is_none_or(|last| last.elapsed() >= time)
     }
 
-    /// The requests so far, watches apart.
+    /// The number of requests so far, without watches.
     pub fn requests(&self) -> usize {
         self.state().requests
     }
 
-    /// A permission was needed.
-    pub fn uses(&self, needed: Use) {
+    /// Records a permission that a request needed.
+    pub fn uses(&self, needed: Permission) {
         self.state().used.insert(needed);
     }
 
-    /// A permission was given on, which the API server asks the giver to have.
-    pub fn grants(&self, given: Use) {
+    /// Records a permission that the operator granted in a Role.
+    pub fn grants(&self, given: Permission) {
         self.state().granted.insert(given);
     }
 
-    /// Every permission that was needed, and those that were given on.
-    pub fn permissions(&self) -> (BTreeSet<Use>, BTreeSet<Use>) {
+    /// The permissions needed by requests, and those granted in Roles.
+    pub fn permissions(&self) -> (BTreeSet<Permission>, BTreeSet<Permission>) {
         let state = self.state();
         (state.used.clone(), state.granted.clone())
     }

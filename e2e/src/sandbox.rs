@@ -1,8 +1,13 @@
-//! A test's own place: a namespace, and names nobody else uses in the shared stores.
+//! A test's sandbox: a namespace, and the same name in every shared store.
+//!
+//! The name is `e2e-<test>-<random>`, and the namespace has the label `pinpipe.dev/e2e=<test>`.
+//! Topics begin with the name and a dot, the bucket has the name, and schema and keyspace have it
+//! with underscores. A sandbox is removed when its test ends, whether it passed or not; what a test
+//! program that was killed left is removed when the same test begins again.
 
 use std::{fmt::Write as _, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret};
 use kube::{
     Api, ResourceExt,
@@ -11,28 +16,32 @@ use kube::{
 use rand::Rng;
 use serde_json::{Value, json};
 
-use crate::{Cluster, Pipeline, Spec, cassandra, cluster, eventually, kafka, postgres};
+use crate::{
+    Cluster, Pipeline, Spec, cassandra, cluster, eventually, finally, kafka, objects, postgres,
+};
 
-/// The label of a test's namespaces; its value is the test's name.
+/// The label of a sandbox's namespace; its value is the test's name.
 const LABEL: &str = "pinpipe.dev/e2e";
+/// How long workers may take to end after their pipeline was deleted.
+const WORKERS_GONE_WITHIN: Duration = Duration::from_mins(1);
 
 /// The Secret with PostgreSQL's URL.
 pub const POSTGRES_SECRET: &str = "warehouse";
 /// The Secret with the S3 server's keys.
 pub const S3_SECRET: &str = "s3";
 
-/// A namespace and what goes by its name.
+/// A namespace, and what has its name in the stores.
 #[derive(Clone)]
-pub struct Space {
+pub struct Sandbox {
     /// The cluster.
     pub cluster: Cluster,
-    /// The namespace, `e2e-<test>-<random>`; the bucket's name too.
+    /// The namespace, `e2e-<test>-<random>`.
     pub namespace: String,
 }
 
-impl Space {
-    /// Removes what earlier runs of this test left, and makes a namespace with the Secrets a
-    /// pipeline names.
+impl Sandbox {
+    /// Removes what earlier runs of this test left, and creates a namespace with the Secrets that
+    /// the pipelines refer to.
     pub async fn begin(test: &str) -> Result<Self> {
         let cluster = Cluster::connect().await?;
         let namespaces: Api<Namespace> = Api::all(cluster.client());
@@ -40,52 +49,56 @@ impl Space {
             .list(&ListParams::default().labels(&format!("{LABEL}={test}")))
             .await?
         {
-            Self {
+            let old = Self {
                 cluster: cluster.clone(),
                 namespace: old.name_any(),
-            }
-            .end()
-            .await?;
+            };
+            old.remove().await?;
         }
-        let space = Self {
+        let sandbox = Self {
             cluster,
             namespace: format!("e2e-{test}-{:05x}", rand::rng().random_range(0..0x10_0000)),
         };
-        let namespace = json!({"metadata": {"name": space.namespace, "labels": {LABEL: test}}});
+        let namespace = json!({"metadata": {"name": sandbox.namespace, "labels": {LABEL: test}}});
         namespaces
             .create(&PostParams::default(), &serde_json::from_value(namespace)?)
             .await?;
-        space
+        sandbox
             .secret(
                 POSTGRES_SECRET,
                 json!({"url": cluster::POSTGRES_IN_CLUSTER}),
             )
             .await?;
         let (id, key) = cluster::S3_KEYS;
-        space
+        sandbox
             .secret(
                 S3_SECRET,
                 json!({"accessKeyId": id, "secretAccessKey": key}),
             )
             .await?;
-        println!("namespace {}", space.namespace);
-        Ok(space)
+        println!("namespace {}", sandbox.namespace);
+        Ok(sandbox)
     }
 
-    /// Runs a test in a space of its own. Passed: the space is removed. Failed: it stays, and what
-    /// it looks like is printed.
+    /// Runs a test in a sandbox of its own.
     pub async fn with(test: &str, body: impl AsyncFnOnce(&Self) -> Result<()>) -> Result<()> {
-        let space = Self::begin(test).await?;
-        match body(&space).await {
-            Ok(()) => space.end().await,
-            Err(error) => {
-                println!("{}", space.diagnosis().await);
-                Err(error)
-            }
-        }
+        let sandbox = Self::begin(test).await?;
+        finally(body(&sandbox), async |passed| {
+            sandbox.end(passed, true).await
+        })
+        .await
     }
 
-    /// Makes a Secret.
+    /// Ends a test: prints the sandbox's state if it failed, and removes the sandbox unless other
+    /// tests still need it.
+    pub async fn end(&self, passed: bool, remove: bool) -> Result<()> {
+        if !passed {
+            println!("{}", self.diagnosis().await);
+        }
+        if remove { self.remove().await } else { Ok(()) }
+    }
+
+    /// Creates a Secret.
     pub async fn secret(&self, name: &str, values: Value) -> Result<()> {
         let secret: Secret =
             serde_json::from_value(json!({"metadata": {"name": name}, "stringData": values}))?;
@@ -106,7 +119,7 @@ impl Space {
         )
     }
 
-    /// Deletes the namespace, whatever is in it.
+    /// Deletes the namespace with everything in it.
     pub async fn delete_namespace(&self) -> Result<()> {
         let namespaces: Api<Namespace> = Api::all(self.cluster.client());
         deleted(
@@ -138,7 +151,7 @@ impl Space {
     #[must_use]
     pub fn pipeline(&self, name: &str) -> Pipeline {
         Pipeline {
-            space: self.clone(),
+            sandbox: self.clone(),
             name: name.to_owned(),
         }
     }
@@ -150,8 +163,38 @@ impl Space {
         Ok(pipeline)
     }
 
-    /// Removes the pipelines, the namespace, and what was made in the stores under its name.
-    pub async fn end(&self) -> Result<()> {
+    /// Removes the pipelines, the namespace, and what the stores have under its name. A step that
+    /// fails doesn't keep the others from being done.
+    async fn remove(&self) -> Result<()> {
+        // Before anything else: the operator must not create the topics again, and workers that
+        // still run would only log errors.
+        let workers = self.end_workers().await;
+        let steps = [
+            ("workers", workers),
+            ("namespace", self.delete_namespace().await),
+            (
+                "topics",
+                kafka::delete_topics(&format!("{}.", self.namespace)).await,
+            ),
+            ("schema", postgres::drop_schema(&self.schema()).await),
+            ("keyspace", cassandra::drop_keyspace(&self.keyspace()).await),
+            ("bucket", objects::delete_bucket(self.bucket()).await),
+        ];
+        let failed: Vec<String> = steps
+            .into_iter()
+            .filter_map(|(what, result)| Some(format!("{what}: {:#}", result.err()?)))
+            .collect();
+        ensure!(
+            failed.is_empty(),
+            "{} is not removed: {}",
+            self.namespace,
+            failed.join("; ")
+        );
+        Ok(())
+    }
+
+    /// Deletes the pipelines and waits until no pod is left.
+    async fn end_workers(&self) -> Result<()> {
         let pipelines = self.cluster.pipelines(&self.namespace);
         for pipeline in pipelines.list(&ListParams::default()).await? {
             deleted(
@@ -160,45 +203,24 @@ impl Space {
                     .await,
             )?;
         }
-        // Workers that still run would only write errors; and the operator must not make the topics
-        // again.
-        eventually(Duration::from_mins(1), "workers gone", async || {
-            let pods = self
-                .cluster
-                .api::<Pod>(&self.namespace)
-                .list(&ListParams::default())
-                .await?
-                .items;
-            if pods.is_empty() {
-                Ok(())
-            } else {
-                bail!("{} pods", pods.len())
-            }
+        eventually(WORKERS_GONE_WITHIN, "workers gone", async || {
+            let pods = self.cluster.api::<Pod>(&self.namespace);
+            let pods = pods.list(&ListParams::default()).await?.items;
+            ensure!(pods.is_empty(), "{} pods", pods.len());
+            Ok(())
         })
-        .await?;
-        let namespaces: Api<Namespace> = Api::all(self.cluster.client());
-        deleted(
-            namespaces
-                .delete(&self.namespace, &DeleteParams::background())
-                .await,
-        )?;
-        kafka::delete_topics(&format!("{}.", self.namespace)).await?;
-        postgres::drop_schema(&self.schema()).await?;
-        cassandra::drop_keyspace(&self.keyspace()).await
+        .await
     }
 
-    /// What one wants to see when a test has failed: pipelines, pods, events, the last lines of
-    /// every log.
-    pub async fn diagnosis(&self) -> String {
+    /// The state of a failed test's sandbox: pipelines, events, pods, and the last lines of their
+    /// logs.
+    async fn diagnosis(&self) -> String {
         let mut text = String::new();
-        let ended = match self.describe(&mut text).await {
+        let rest = match self.describe(&mut text).await {
             Ok(()) => String::new(),
-            Err(error) => format!("(no more to be had: {error:#})\n"),
+            Err(error) => format!("(the rest can't be read: {error:#})\n"),
         };
-        format!(
-            "── {} is kept; what it looks like ──\n{text}{ended}",
-            self.namespace
-        )
+        format!("── state of {} ──\n{text}{rest}", self.namespace)
     }
 
     async fn describe(&self, text: &mut String) -> Result<()> {
@@ -244,7 +266,7 @@ impl Space {
         &self,
         namespace: &str,
         lines: i64,
-        says: impl Fn(&str) -> bool,
+        shown: impl Fn(&str) -> bool,
         text: &mut String,
     ) -> Result<()> {
         let pods = self.cluster.api::<Pod>(namespace);
@@ -271,7 +293,7 @@ impl Space {
                     match pods.logs(&name, &last).await {
                         Ok(log) => {
                             log.lines()
-                                .filter(|line| says(line))
+                                .filter(|line| shown(line))
                                 .try_for_each(|line| writeln!(text, "    {line}"))?;
                         }
                         Err(error) => writeln!(text, "    no log: {error}")?,
@@ -283,7 +305,7 @@ impl Space {
     }
 }
 
-/// What a deletion came to; what was gone already is deleted.
+/// The result of a deletion; an object that is gone already counts as deleted.
 fn deleted<T>(result: kube::Result<T>) -> Result<()> {
     match result {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),

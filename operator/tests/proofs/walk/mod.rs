@@ -1,9 +1,9 @@
-//! The state walk, Acto's method: generated changes of a pipeline, valid and not, each from a state
-//! A to a state B and, mostly, back. At B the children are those of a fresh install of B; what
-//! can't be done leaves them as they are; and after it comes a state that can.
+//! Random state changes, by the method of Acto: generated changes of a pipeline, valid and invalid,
+//! each from a state A to a state B and mostly back. In B the children equal those of a fresh
+//! installation of B, an invalid change leaves them unchanged, and the pipeline recovers from it.
 //!
-//! What a fresh install would have is asked of the API server: each object that the build phase
-//! gives is applied by a dry run where nothing is yet. Of some states a real one is made besides.
+//! The children of a fresh installation come from the API server: each object of the build phase is
+//! applied by a dry run in an empty namespace. Some states are really installed as well.
 //!
 //! Source: Gu et al., "Acto: Automatic End-to-End Testing for Operation Correctness of Cloud System
 //! Management", SOSP 2023.
@@ -36,34 +36,37 @@ use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 
 use crate::{
-    lane::{Lane, REGISTRY, TAG},
-    state::{Camera, Picture, children, condition, ensure_same, without_history, without_own},
-    user::{Pipeline, SETTLES},
-    world::{World, until},
+    cluster::Cluster,
+    operator::{Operator, REGISTRY, TAG},
+    pipeline::{Pipeline, SETTLES},
+    snapshot::{
+        Snapshot, Snapshots, children, condition, ensure_same, without_assigned, without_history,
+    },
+    wait::until,
 };
 use change::{Change, Outcome};
 
-/// How many changes there are in all.
+/// The number of changes.
 const CHANGES: usize = 500;
-/// So many pipelines are changed side by side.
+/// The number of pipelines that are changed concurrently.
 const WALKERS: usize = 8;
-/// Of each so many states, one is installed anew.
+/// One of this many states is really installed.
 const FRESH_EVERY: usize = 40;
-/// Where the seed may be named; otherwise it is drawn.
+/// The environment variable with the seed; the default is random.
 const SEED: &str = "PINPIPE_SEED";
-/// Where dry runs are made: nothing is ever there.
-const NOWHERE: &str = "walk-nowhere";
+/// The empty namespace of dry runs.
+const EMPTY: &str = "walk-empty";
 
-/// What all walkers share.
+/// The state shared by all walkers.
 struct Walk<'a> {
-    world: &'a World,
-    lane: &'a Lane,
-    camera: Camera,
+    cluster: &'a Cluster,
+    operator: &'a Operator,
+    snapshots: Snapshots,
     begun: AtomicUsize,
     counts: Mutex<BTreeMap<&'static str, usize>>,
 }
 
-pub async fn run(world: &World) -> Result<String> {
+pub async fn run(cluster: &Cluster) -> Result<String> {
     let seed = match env::var(SEED) {
         Ok(seed) => seed
             .parse()
@@ -71,20 +74,20 @@ pub async fn run(world: &World) -> Result<String> {
         Err(_) => rand::rng().random_range(0..u64::from(u32::MAX)),
     };
     println!("walk: {SEED}={seed}");
-    let lane = world.lane().await?;
-    world.place(NOWHERE).await?;
+    let operator = cluster.operator().await?;
+    cluster.namespace_with_secrets(EMPTY).await?;
     let names: Vec<String> = (0..WALKERS)
-        .flat_map(|at| [place(at), fresh_place(at)])
+        .flat_map(|at| [namespace_of(at), fresh_namespace_of(at)])
         .collect();
     for name in &names {
-        world.place(name).await?;
+        cluster.namespace_with_secrets(name).await?;
     }
-    lane.start(&["--namespace", &names.join(",")])?;
-    let camera = Camera::new(world.admin.clone(), &world.kafka)?;
+    operator.start(&["--namespace", &names.join(",")])?;
+    let snapshots = Snapshots::new(cluster.admin.clone(), &cluster.kafka)?;
     let walk = Walk {
-        world,
-        lane: &lane,
-        camera,
+        cluster,
+        operator: &operator,
+        snapshots,
         begun: AtomicUsize::new(0),
         counts: Mutex::default(),
     };
@@ -94,18 +97,18 @@ pub async fn run(world: &World) -> Result<String> {
             format!(
                 "{SEED}={seed}, after {:?}\n{}",
                 walk.counts(),
-                lane.last_words()
+                operator.log_end()
             )
         })?;
     let counts = walk.counts();
     Ok(format!("{SEED}={seed}: {counts:?}"))
 }
 
-fn place(walker: usize) -> String {
+fn namespace_of(walker: usize) -> String {
     format!("walk-{walker}")
 }
 
-fn fresh_place(walker: usize) -> String {
+fn fresh_namespace_of(walker: usize) -> String {
     format!("walk-fresh-{walker}")
 }
 
@@ -128,9 +131,9 @@ impl Walk<'_> {
 
     async fn walker(&self, at: usize, seed: u64) -> Result<()> {
         let mut random = StdRng::seed_from_u64(seed.wrapping_add(at as u64));
-        let namespace = place(at);
-        let pipeline = Pipeline::new(&self.world.admin, &namespace, "pinterest");
-        let mut spec = change::least(&self.lane.bootstrap_servers);
+        let namespace = namespace_of(at);
+        let pipeline = Pipeline::new(&self.cluster.admin, &namespace, "pinterest");
+        let mut spec = change::minimal(&self.operator.bootstrap_servers);
         pipeline.create(&spec).await?;
         let mut walker = Walker {
             walk: self,
@@ -138,8 +141,11 @@ impl Walk<'_> {
             pipeline,
             known: HashMap::new(),
         };
-        walker.stands().await.context("at first")?;
-        let mut taken = Vec::new();
+        walker
+            .wait_for_children()
+            .await
+            .context("the first state")?;
+        let mut history = Vec::new();
         while self.begun.fetch_add(1, Ordering::Relaxed) < CHANGES {
             let Change {
                 what,
@@ -147,93 +153,94 @@ impl Walk<'_> {
                 annotations,
                 outcome,
             } = change::draw(&mut random, &spec);
-            taken.push(what.clone());
-            let told = || format!("walker {at}, its changes: {taken:?}\nfrom {spec}\nto {next}");
+            history.push(what.clone());
+            let context =
+                || format!("walker {at}, its changes: {history:?}\nfrom {spec}\nto {next}");
             walker
                 .take(&next, &annotations, outcome)
                 .await
-                .with_context(told)?;
+                .with_context(context)?;
             self.count(outcome.name());
-            if outcome == Outcome::Done && taken.len() % FRESH_EVERY == 0 {
+            if outcome == Outcome::Applied && history.len() % FRESH_EVERY == 0 {
                 walker
-                    .install(&fresh_place(at), &next)
+                    .install(&fresh_namespace_of(at), &next)
                     .await
-                    .with_context(told)?;
-                self.count("installed anew");
+                    .with_context(context)?;
+                self.count("installed");
             }
-            if outcome == Outcome::Done && random.random_bool(0.4) {
+            if outcome == Outcome::Applied && random.random_bool(0.4) {
                 spec = next;
             } else {
                 walker
-                    .take(&spec, &json!({}), Outcome::Done)
+                    .take(&spec, &json!({}), Outcome::Applied)
                     .await
-                    .context("back again")
-                    .with_context(told)?;
-                if outcome != Outcome::Done {
+                    .context("back")
+                    .with_context(context)?;
+                if outcome != Outcome::Applied {
                     walker
-                        .is_well()
+                        .recovers()
                         .await
                         .context("recovery")
-                        .with_context(told)?;
+                        .with_context(context)?;
                 }
-                self.count("back again");
+                self.count("back");
             }
         }
         Ok(())
     }
 }
 
-/// A pipeline on its way.
+/// A pipeline that is changed, one change after the other.
 struct Walker<'a> {
     walk: &'a Walk<'a>,
     namespace: String,
     pipeline: Pipeline,
-    /// What the API server makes of an object where nothing is; nothing: it refuses it.
+    /// The results of dry runs by object; none if the API server rejects the object.
     known: HashMap<String, Option<Value>>,
 }
 
 impl Walker<'_> {
-    /// Makes a change, and waits until what should come of it has.
+    /// Makes a change, and waits for its expected outcome.
     async fn take(&mut self, spec: &Value, annotations: &Value, outcome: Outcome) -> Result<()> {
-        let before = self.as_it_is().await?;
+        let before = self.current_children().await?;
         let replaced = self.pipeline.replace(annotations, spec).await;
         match (outcome, replaced) {
-            (Outcome::Refused, Err(kube::Error::Api(status))) if status.code == 422 => {
+            (Outcome::Rejected, Err(kube::Error::Api(status))) if status.code == 422 => {
                 ensure!(
-                    self.as_it_is().await? == before,
-                    "a change that was refused was done"
+                    self.current_children().await? == before,
+                    "a rejected change was applied"
                 );
                 Ok(())
             }
-            (Outcome::Refused, other) => {
-                anyhow::bail!("the API server does not refuse it: {other:?}")
+            (Outcome::Rejected, other) => {
+                anyhow::bail!("the API server doesn't reject it: {other:?}")
             }
-            (_, Err(error)) => Err(error).context("the API server refuses it"),
-            (Outcome::Done, Ok(())) => self.stands().await,
-            (Outcome::Child, Ok(())) => {
-                self.says("ChildRefused").await?;
-                self.stands().await
+            (_, Err(error)) => Err(error).context("the API server rejects it"),
+            (Outcome::Applied, Ok(())) => self.wait_for_children().await,
+            (Outcome::ChildRejected, Ok(())) => {
+                self.wait_for_reason("ChildRefused").await?;
+                self.wait_for_children().await
             }
-            (Outcome::Asked(reason), Ok(())) => {
-                self.says(reason).await?;
+            (Outcome::InvalidAnnotation(reason), Ok(())) => {
+                self.wait_for_reason(reason).await?;
                 ensure!(
-                    self.as_it_is().await? == before,
-                    "what can't be understood changed children"
+                    self.current_children().await? == before,
+                    "an invalid annotation changed children"
                 );
                 Ok(())
             }
         }
     }
 
-    async fn says(&self, reason: &str) -> Result<()> {
+    async fn wait_for_reason(&self, reason: &str) -> Result<()> {
         until(reason, SETTLES, async || {
-            self.pipeline.says("Ready", reason).await
+            self.pipeline.has_reason("Ready", reason).await
         })
         .await
     }
 
-    async fn is_well(&self) -> Result<()> {
-        until("all is well again", SETTLES, async || {
+    async fn recovers(&self) -> Result<()> {
+        until("the pipeline is ready again", SETTLES, async || {
             let pipeline = self.pipeline.get().await?;
             let ready = condition(&pipeline, "Ready")?;
             ensure!(ready["status"] == "True", "{ready}");
@@ -242,50 +249,53 @@ impl Walker<'_> {
         .await
     }
 
-    /// Waits until the children are those of a fresh install.
-    async fn stands(&mut self) -> Result<()> {
+    /// Waits until the children are those of a fresh installation.
+    async fn wait_for_children(&mut self) -> Result<()> {
         let desired = self.desired().await?;
         let mut expected = Vec::new();
-        let there = self.walk.camera.objects(&self.namespace).await?;
+        let existing = self.walk.snapshots.objects(&self.namespace).await?;
         for object in &desired {
             if let Some(fresh) = self.fresh(object).await? {
                 expected.push(fresh);
                 continue;
             }
-            // What is refused leaves what is there as it is, with what its pods are configured by.
-            let left = |found: &&Value| {
+            // If the object is rejected, the existing one stays, with the ConfigMaps that it uses.
+            let is_same = |found: &&Value| {
                 found["kind"] == object.resource.kind && found["metadata"]["name"] == object.name
             };
-            for left in there.iter().filter(left) {
-                let text = left["spec"].to_string();
-                let is_named = |found: &&Value| {
+            for old in existing.iter().filter(is_same) {
+                let text = old["spec"].to_string();
+                let is_used = |found: &&Value| {
                     let name = found["metadata"]["name"].as_str().unwrap_or_default();
                     found["kind"] == "ConfigMap" && text.contains(name)
                 };
-                expected.extend(there.iter().filter(is_named).cloned());
-                expected.push(left.clone());
+                expected.extend(existing.iter().filter(is_used).cloned());
+                expected.push(old.clone());
             }
         }
         let expected = self.children_of(expected);
         until(
-            "the children are those of a fresh install",
+            "the children of a fresh installation",
             SETTLES,
             async || {
                 let pipeline = self.pipeline.get().await?;
-                let (now, seen) = (
+                let (current, observed) = (
                     &pipeline["metadata"]["generation"],
                     &pipeline["status"]["observedGeneration"],
                 );
-                ensure!(now == seen, "generation {now}, and the status is of {seen}");
-                ensure_same(&expected, &self.as_it_is().await?)
+                ensure!(
+                    current == observed,
+                    "generation {current}, and the status is of {observed}"
+                );
+                ensure_same(&expected, &self.current_children().await?)
             },
         )
         .await
     }
 
-    /// Objects as they can be compared within this namespace, where every name is what it is.
-    fn children_of(&self, objects: Vec<Value>) -> Picture {
-        let mut picture = Picture::new();
+    /// A snapshot of objects within this namespace, with their real names.
+    fn children_of(&self, objects: Vec<Value>) -> Snapshot {
+        let mut snapshot = Snapshot::new();
         for mut object in objects {
             let kind = object["kind"].as_str().unwrap_or_default().to_owned();
             if kind == "PinterestPipeline" {
@@ -297,16 +307,16 @@ impl Walker<'_> {
                 .as_str()
                 .unwrap_or_default()
                 .to_owned();
-            picture.insert(format!("{kind} {name}"), without_own(object));
+            snapshot.insert(format!("{kind} {name}"), without_assigned(object));
         }
-        picture
+        snapshot
     }
 
-    /// What the build phase makes of the pipeline as it is.
+    /// The objects that the build phase gives for the pipeline.
     async fn desired(&self) -> Result<Vec<Object>> {
         let pipeline: PinterestPipeline = serde_json::from_value(self.pipeline.get().await?)?;
         let secrets =
-            dereference::secrets(&self.walk.world.admin, &self.namespace, &pipeline.spec).await?;
+            dereference::secrets(&self.walk.cluster.admin, &self.namespace, &pipeline.spec).await?;
         let found = Dereferenced {
             secrets,
             ..Dereferenced::default()
@@ -317,14 +327,14 @@ impl Walker<'_> {
             digests: BTreeMap::new(),
         };
         let validated = validate(&pipeline, &found, &images)
-            .map_err(|problems| anyhow::anyhow!("the validate phase refuses it: {problems:?}"))?;
+            .map_err(|problems| anyhow::anyhow!("the validate phase rejects it: {problems:?}"))?;
         Ok(build::objects(&validated))
     }
 
-    /// What the API server makes of an object where nothing is.
+    /// An object as the API server would create it; none if it rejects the object.
     async fn fresh(&mut self, object: &Object) -> Result<Option<Value>> {
         let mut body = object.body.clone();
-        body["metadata"]["namespace"] = json!(NOWHERE);
+        body["metadata"]["namespace"] = json!(EMPTY);
         body["apiVersion"] = json!(object.resource.api_version);
         body["kind"] = json!(object.resource.kind);
         let text = body.to_string();
@@ -332,7 +342,7 @@ impl Walker<'_> {
             return Ok(known.clone());
         }
         let api: Api<DynamicObject> =
-            Api::namespaced_with(self.walk.world.admin.clone(), NOWHERE, &object.resource);
+            Api::namespaced_with(self.walk.cluster.admin.clone(), EMPTY, &object.resource);
         let params = PatchParams {
             dry_run: true,
             ..PatchParams::apply(MANAGER).force()
@@ -350,39 +360,39 @@ impl Walker<'_> {
         Ok(fresh)
     }
 
-    /// Installs the same anew, where nothing is, and compares.
+    /// Installs the same spec in an empty namespace and compares the children.
     async fn install(&self, namespace: &str, spec: &Value) -> Result<()> {
-        let camera = &self.walk.camera;
-        let fresh = Pipeline::new(&self.walk.world.admin, namespace, "pinterest");
+        let snapshots = &self.walk.snapshots;
+        let fresh = Pipeline::new(&self.walk.cluster.admin, namespace, "pinterest");
         fresh.create(spec).await?;
         until(
-            "a fresh install has the same children",
+            "a fresh installation with the same children",
             SETTLES,
             async || {
-                let there = children(&self.namespace, camera.objects(&self.namespace).await?);
+                let expected = children(&self.namespace, snapshots.objects(&self.namespace).await?);
                 ensure_same(
-                    &children(namespace, camera.objects(namespace).await?),
-                    &there,
+                    &children(namespace, snapshots.objects(namespace).await?),
+                    &expected,
                 )?;
                 ensure!(
                     fresh.get().await?["status"]["observedGeneration"] == 1,
-                    "nobody has looked at it yet"
+                    "it is not reconciled yet"
                 );
                 Ok(())
             },
         )
         .await?;
         fresh.delete().await?;
-        until("what was installed is gone", SETTLES, async || {
-            let left = camera.objects(namespace).await?;
+        until("the fresh installation is deleted", SETTLES, async || {
+            let left = snapshots.objects(namespace).await?;
             ensure!(left.is_empty(), "{} objects are left", left.len());
             Ok(())
         })
         .await
     }
 
-    /// The children as they are.
-    async fn as_it_is(&self) -> Result<Picture> {
-        Ok(self.children_of(self.walk.camera.objects(&self.namespace).await?))
+    /// The current children.
+    async fn current_children(&self) -> Result<Snapshot> {
+        Ok(self.children_of(self.walk.snapshots.objects(&self.namespace).await?))
     }
 }

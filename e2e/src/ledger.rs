@@ -1,7 +1,7 @@
-//! Records sent into a pipeline, and what every store must hold because of them.
+//! The records sent into a pipeline, and what every store must hold because of them.
 //!
-//! The topics themselves say in which order records came (`LogAppendTime`, partition, offset); what
-//! each record means is known from the sample it was made as.
+//! The order of records is read from the topics (`LogAppendTime`, partition, offset); the clean row
+//! of a record is that of the sample it was made from.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -21,37 +21,36 @@ use crate::{
     samples::{Sample, in_milliseconds},
 };
 
-/// How long the stream worker and the archive may take until they have everything.
+/// How long the stream worker and the archive may take to store everything.
 const CAUGHT_UP_WITHIN: Duration = Duration::from_mins(2);
 
-/// The prefix of raw objects when a pipeline names none.
+/// The default prefix of raw objects.
 pub const PREFIX: &str = "topics";
 
-/// What was sent into one pipeline.
-pub struct Flow {
+/// The records sent into one pipeline.
+pub struct Ledger {
     /// The pipeline.
     pub pipeline: Pipeline,
-    /// Samples by their bytes, white space between JSON's tokens left out: ingest brings a record
-    /// to one line.
+    /// Samples by their JSON without white space between tokens, since ingest removes line breaks.
     sent: HashMap<String, Sample>,
-    /// Every acknowledgement and the bytes it was for.
+    /// Every acknowledgement, with the record it is for.
     acknowledged: Vec<(Ack, String)>,
     /// Broken records by topic, partition and offset.
     broken: BTreeMap<(Kind, i32, i64), Broken>,
 }
 
-/// A topic as it stands, each record with what was sent.
+/// The content of a topic, each record with what was sent.
 pub struct Log {
     /// The kind.
     pub kind: Kind,
     /// Well-formed records.
     pub good: Vec<(Message, Sample)>,
-    /// Broken ones.
+    /// Records that can't be keyed.
     pub broken: Vec<(Message, Broken)>,
 }
 
-impl Flow {
-    /// Nothing sent yet.
+impl Ledger {
+    /// An empty ledger.
     #[must_use]
     pub fn new(pipeline: &Pipeline) -> Self {
         Self {
@@ -62,10 +61,10 @@ impl Flow {
         }
     }
 
-    /// Posts samples of a kind in requests of `size`, in all three forms in turn.
+    /// Posts samples of a kind in requests of up to `size` records, in all three formats.
     pub async fn send(&mut self, kind: Kind, samples: Vec<Sample>, size: usize) -> Result<()> {
         for (n, chunk) in samples.chunks(size).enumerate() {
-            // A record that spans lines can't stand among records of one line each.
+            // A record that spans lines can't be posted as NDJSON.
             let (spread, flat): (Vec<Sample>, Vec<Sample>) =
                 chunk.iter().cloned().partition(|s| s.raw.contains('\n'));
             let form = if n % 2 == 0 { Form::Lines } else { Form::Array };
@@ -89,7 +88,7 @@ impl Flow {
         self.sent.extend(
             samples
                 .iter()
-                .map(|sample| (squeezed(&sample.raw), sample.clone())),
+                .map(|sample| (compact(&sample.raw), sample.clone())),
         );
         let acks = ingest::send(&self.pipeline, kind, samples, form).await?;
         self.acknowledged.extend(
@@ -99,16 +98,15 @@ impl Flow {
         Ok(())
     }
 
-    /// Posts samples of a kind in one request, which may be refused, whole or in part. Gives the
-    /// answer.
+    /// Posts samples of a kind in one request, which may be refused, whole or in part.
     pub async fn offer(&mut self, kind: Kind, samples: &[Sample]) -> Result<Answer> {
         self.sent.extend(
             samples
                 .iter()
-                .map(|sample| (squeezed(&sample.raw), sample.clone())),
+                .map(|sample| (compact(&sample.raw), sample.clone())),
         );
         let answer = ingest::offer(&self.pipeline, kind, samples, Form::Array).await?;
-        // Whoever answers in ingest's place (a proxy that reaches no pod) acknowledges nothing.
+        // A response of the API server's proxy, when it reaches no pod, acknowledges nothing.
         let records = answer
             .json()
             .ok()
@@ -127,15 +125,15 @@ impl Flow {
         Ok(answer)
     }
 
-    /// Writes broken records to the topic, past ingest.
+    /// Writes broken records directly to the topic.
     pub async fn send_broken(&mut self, kind: Kind, records: Vec<Broken>) -> Result<()> {
         let written: Vec<_> = records
             .iter()
             .map(|broken| (broken.key.clone(), broken.raw.clone()))
             .collect();
-        let places = kafka::write(&self.pipeline.topic(kind), &written).await?;
+        let positions = kafka::write(&self.pipeline.topic(kind), &written).await?;
         self.broken.extend(
-            places
+            positions
                 .into_iter()
                 .zip(records)
                 .map(|((p, offset), broken)| ((kind, p, offset), broken)),
@@ -143,7 +141,8 @@ impl Flow {
         Ok(())
     }
 
-    /// Reads a topic. Fails where it holds what was never sent, or lacks what was acknowledged.
+    /// Reads a topic. An error if it holds a record that was never sent, or lacks one that was
+    /// acknowledged.
     pub async fn log(&self, kind: Kind) -> Result<Log> {
         let topic = self.pipeline.topic(kind);
         let mut log = Log {
@@ -161,10 +160,10 @@ impl Flow {
             }
             let sample = self
                 .sent
-                .get(&squeezed(&raw))
-                .filter(|sample| is(&raw, &sample.raw));
-            let sample =
-                sample.with_context(|| format!("{topic} holds what nobody sent: {raw}"))?;
+                .get(&compact(&raw))
+                .filter(|sample| is_same(&raw, &sample.raw));
+            let sample = sample
+                .with_context(|| format!("{topic} holds a record that was never sent: {raw}"))?;
             ensure!(
                 message.key.as_deref() == Some(sample.key.as_bytes()),
                 "{topic}: key {:?} of {sample:?}",
@@ -179,20 +178,20 @@ impl Flow {
         {
             let found = bytes.get(&(ack.partition, ack.offset));
             ensure!(
-                found.is_some_and(|found| is(found, raw)),
+                found.is_some_and(|found| is_same(found, raw)),
                 "{ack:?} is not {raw}, but {found:?}"
             );
         }
         Ok(log)
     }
 
-    /// How many records were acknowledged.
+    /// The number of acknowledged records.
     #[must_use]
     pub fn acknowledged(&self) -> usize {
         self.acknowledged.len()
     }
 
-    /// Waits until the live table of a kind holds the rows it must, and no others.
+    /// Waits until the live table of a kind holds exactly the latest row of each key.
     pub async fn live_table_is_right(&self, kind: Kind) -> Result<()> {
         let expected = self.log(kind).await?.latest();
         let what = format!("live table {}", kind.live_table());
@@ -200,30 +199,30 @@ impl Flow {
             ensure_same(
                 &what,
                 &expected,
-                &postgres::live_table(&self.pipeline.space.schema(), kind).await?,
+                &postgres::live_table(&self.pipeline.sandbox.schema(), kind).await?,
             )
         })
         .await
     }
 
-    /// Waits until the raw objects of a kind hold every record they must once, and nothing else.
+    /// Waits until the raw objects of a kind hold exactly the records to be archived, each once.
     pub async fn raw_objects_are_right(&self, kind: Kind) -> Result<()> {
         let (expected, what) = (
             self.log(kind).await?.archived(),
             format!("raw objects of {kind}"),
         );
-        let (bucket, topic) = (self.pipeline.space.bucket(), self.pipeline.topic(kind));
+        let (bucket, topic) = (self.pipeline.sandbox.bucket(), self.pipeline.topic(kind));
         eventually(CAUGHT_UP_WITHIN, &what, async || {
             let lines = objects::raw_lines(bucket, PREFIX, &topic).await?;
             let found = lines
                 .into_iter()
-                .map(|(place, line)| (place, (line.time, text(&line.raw))));
+                .map(|(position, line)| (position, (line.time, text(&line.raw))));
             ensure_same(&what, &expected, &found.collect())
         })
         .await
     }
 
-    /// Checks the batch table of a kind.
+    /// Checks that the batch table of a kind holds exactly the latest row of each key.
     pub async fn batch_table_is_right(&self, kind: Kind) -> Result<()> {
         let expected = self
             .log(kind)
@@ -232,20 +231,20 @@ impl Flow {
             .into_iter()
             .map(|(key, row)| (key, in_milliseconds(kind, row)))
             .collect();
-        let found = cassandra::batch_table(&self.pipeline.space.keyspace(), kind).await?;
+        let found = cassandra::batch_table(&self.pipeline.sandbox.keyspace(), kind).await?;
         ensure_same(kind.batch_table(), &expected, &found)
     }
 }
 
 impl Log {
-    /// The row each key must have: the latest record's.
+    /// The row of the latest record of each key.
     #[must_use]
     pub fn latest(&self) -> BTreeMap<String, Row> {
         let mut latest: BTreeMap<&str, &(Message, Sample)> = BTreeMap::new();
         for entry in &self.good {
-            let place = latest.entry(&entry.1.key).or_insert(entry);
-            if entry.0.order() > place.0.order() {
-                *place = entry;
+            let newest = latest.entry(&entry.1.key).or_insert(entry);
+            if entry.0.order() > newest.0.order() {
+                *newest = entry;
             }
         }
         latest
@@ -254,7 +253,7 @@ impl Log {
             .collect()
     }
 
-    /// What the raw objects must hold, by partition and offset.
+    /// Time and content of the records to be archived, by partition and offset.
     fn archived(&self) -> BTreeMap<(i32, i64), (i64, String)> {
         let good = self.good.iter().map(|(message, _)| message);
         let broken = self
@@ -268,15 +267,14 @@ impl Log {
     }
 }
 
-/// Whether a record is what was sent: to the byte, but for the line breaks of one that spanned
-/// lines.
-fn is(found: &str, sent: &str) -> bool {
+/// Whether a record is the one that was sent, except for the line breaks that ingest removes.
+fn is_same(found: &str, sent: &str) -> bool {
     found == sent
-        || (sent.contains('\n') && !found.contains('\n') && squeezed(found) == squeezed(sent))
+        || (sent.contains('\n') && !found.contains('\n') && compact(found) == compact(sent))
 }
 
 /// JSON without the white space outside its strings.
-fn squeezed(json: &str) -> String {
+fn compact(json: &str) -> String {
     let (mut quoted, mut escaped) = (false, false);
     json.chars()
         .filter(|c| {

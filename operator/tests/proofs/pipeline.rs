@@ -1,4 +1,4 @@
-//! What a user does with pipelines.
+//! A pipeline and what its user does with it.
 
 use std::time::Duration;
 
@@ -10,15 +10,14 @@ use kube::{
 use pinpipe_crds::PinterestPipeline;
 use serde_json::{Value, json};
 
-use crate::{lane::Lane, state::condition, world::until};
+use crate::{operator::Operator, snapshot::condition, wait::until};
 
-/// How long a pipeline may take to become what its spec says.
+/// How long a pipeline may take to settle.
 pub const SETTLES: Duration = Duration::from_secs(90);
-/// For how long an operator that has nothing to do asks for nothing: longer than it waits for
-/// events that come together.
+/// An operator is idle after this time without a request. Longer than its debounce of watch events.
 pub const QUIET: Duration = Duration::from_millis(700);
 
-/// A pipeline as its user has it.
+/// A pipeline by namespace and name.
 #[derive(Clone)]
 pub struct Pipeline {
     api: Api<DynamicObject>,
@@ -48,10 +47,9 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Gives it another spec, and other annotations.
+    /// Replaces spec and annotations.
     pub async fn replace(&self, annotations: &Value, spec: &Value) -> kube::Result<()> {
-        // Nothing else of the resource is sent, so that whatever the operator writes meanwhile is
-        // no conflict.
+        // A JSON patch of these fields alone can't conflict with writes of the operator.
         let patch = json!([
             {"op": "replace", "path": "/spec", "value": spec},
             {"op": "add", "path": "/metadata/annotations", "value": annotations},
@@ -83,47 +81,47 @@ impl Pipeline {
         Ok(serde_json::to_value(self.api.get(&self.name).await?)?)
     }
 
-    /// Whether it is gone.
+    /// An error if the pipeline still exists.
     pub async fn is_gone(&self) -> Result<()> {
         let found = self.api.get_opt(&self.name).await?;
         ensure!(
             found.is_none(),
-            "it is there: {}",
+            "it still exists: {}",
             serde_json::to_string(&found)?
         );
         Ok(())
     }
 
-    /// Whether it is ready, of its present generation.
+    /// An error unless the pipeline is ready in its current generation.
     pub async fn is_ready(&self) -> Result<()> {
-        self.says("Ready", "Ready").await
+        self.has_reason("Ready", "Ready").await
     }
 
-    /// Whether a condition has this reason, of the present generation.
-    pub async fn says(&self, type_: &str, reason: &str) -> Result<()> {
+    /// An error unless a condition has this reason in the current generation.
+    pub async fn has_reason(&self, type_: &str, reason: &str) -> Result<()> {
         let pipeline = self.get().await?;
-        let (now, seen) = (
+        let (current, observed) = (
             &pipeline["metadata"]["generation"],
             &pipeline["status"]["observedGeneration"],
         );
-        ensure!(now == seen, "generation {now}, and the status is of {seen}");
+        ensure!(
+            current == observed,
+            "generation {current}, and the status is of {observed}"
+        );
         let found = condition(&pipeline, type_)?;
         ensure!(found["reason"] == reason, "{found}");
         Ok(())
     }
 
-    /// Waits until it is ready and its operator has nothing to do.
-    pub async fn settles(&self, lane: &Lane) -> Result<()> {
-        let what = format!(
-            "pipeline {}/{} is ready and left alone",
-            self.namespace, self.name
-        );
+    /// Waits until the pipeline is ready and its operator idle.
+    pub async fn settle(&self, operator: &Operator) -> Result<()> {
+        let what = format!("pipeline {}/{} settled", self.namespace, self.name);
         until(&what, SETTLES, async || {
             self.is_ready().await?;
-            ensure!(lane.tap.is_quiet(QUIET), "the operator is at work");
+            ensure!(operator.traffic.is_quiet(QUIET), "the operator is busy");
             Ok(())
         })
         .await
-        .with_context(|| lane.last_words())
+        .with_context(|| operator.log_end())
     }
 }

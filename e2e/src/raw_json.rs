@@ -1,24 +1,24 @@
-//! Clean values in the dress of a careless client: the forms of the contract that all mean the
-//! same.
+//! Raw JSON as careless clients write it: the many notations of a clean value that the contract
+//! accepts.
 //!
-//! Each function takes what a field shall mean and gives a JSON token for it. So what is expected
-//! is known before the JSON is.
+//! Each function takes the clean value of a field and returns a JSON token for it. For a missing
+//! value it may return one that can't be read.
 
 use chrono::{DateTime, TimeDelta};
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
-/// How a field stands in a record.
+/// The notation of a field in a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Dressed {
-    /// It isn't there.
+pub enum RawField {
+    /// The record lacks the field.
     Absent,
-    /// It is there, as this JSON.
+    /// A JSON token.
     Token(String),
-    /// It is there and can't be read, or is out of range: the record counts as repaired.
-    Broken(String),
+    /// A JSON token that can't be read or is out of range, so that the record counts as repaired.
+    Unreadable(String),
 }
 
-/// The texts that mean "missing" whatever the field.
+/// The tokens that mean "missing" in every field.
 const MISSING: [&str; 3] = ["null", "\"\"", "\" \\t\\u00a0\""];
 
 fn quoted(text: &str) -> String {
@@ -29,22 +29,22 @@ fn pick<'a>(rng: &mut StdRng, from: &[&'a str]) -> &'a str {
     from.choose(rng).copied().unwrap_or_default()
 }
 
-fn missing(rng: &mut StdRng) -> Dressed {
+fn missing(rng: &mut StdRng) -> RawField {
     if rng.random_bool(0.3) {
-        Dressed::Absent
+        RawField::Absent
     } else {
-        Dressed::Token(pick(rng, &MISSING).to_owned())
+        RawField::Token(pick(rng, &MISSING).to_owned())
     }
 }
 
-/// One in five values that are not there is not there because it can't be read.
-fn unreadable(rng: &mut StdRng, values: &[&str]) -> Option<Dressed> {
+/// For one of five missing values, one of `values`, which can't be read.
+fn unreadable(rng: &mut StdRng, values: &[&str]) -> Option<RawField> {
     rng.random_bool(0.2)
-        .then(|| Dressed::Broken(pick(rng, values).to_owned()))
+        .then(|| RawField::Unreadable(pick(rng, values).to_owned()))
 }
 
-/// A text; `texts` mean "missing" in this field.
-pub fn text(rng: &mut StdRng, value: Option<&str>, texts: &[&str]) -> Dressed {
+/// A text; `texts` are those that mean "missing" in this field.
+pub fn text(rng: &mut StdRng, value: Option<&str>, texts: &[&str]) -> RawField {
     let Some(value) = value else {
         if let Some(broken) = unreadable(rng, &[r#"{"a": "b"}"#, r#"["a"]"#, r#""\ud83d alone""#]) {
             return broken;
@@ -52,14 +52,14 @@ pub fn text(rng: &mut StdRng, value: Option<&str>, texts: &[&str]) -> Dressed {
         return match texts.choose(rng) {
             Some(text) if rng.random_bool(0.6) => {
                 let space = pick(rng, &["", "", " ", "\n"]);
-                Dressed::Token(quoted(&format!("{space}{text}{space}")))
+                RawField::Token(quoted(&format!("{space}{text}{space}")))
             }
             _ => missing(rng),
         };
     };
     let bare = serde_json::from_str::<serde_json::Value>(value)
         .is_ok_and(|v| v.is_number() || v.is_boolean());
-    Dressed::Token(match rng.random_range(0..10) {
+    RawField::Token(match rng.random_range(0..10) {
         0..3 if bare => value.to_owned(),
         0 => quoted(&format!(" \u{3000}{value}\t\u{2003}")),
         1 => quoted(&format!("\0{value}\0 ")),
@@ -74,7 +74,7 @@ pub fn text(rng: &mut StdRng, value: Option<&str>, texts: &[&str]) -> Dressed {
     })
 }
 
-/// An integer that has to be there, such as a key.
+/// An integer that is always present, such as a key.
 pub fn key_integer(rng: &mut StdRng, value: i64) -> String {
     match rng.random_range(0..10) {
         0 => format!("\"{value}\""),
@@ -88,9 +88,9 @@ pub fn key_integer(rng: &mut StdRng, value: i64) -> String {
 }
 
 /// An age, years.
-pub fn age(rng: &mut StdRng, value: Option<i64>) -> Dressed {
+pub fn age(rng: &mut StdRng, value: Option<i64>) -> RawField {
     match value {
-        Some(value) => Dressed::Token(key_integer(rng, value)),
+        Some(value) => RawField::Token(key_integer(rng, value)),
         None => unreadable(
             rng,
             &[
@@ -102,16 +102,16 @@ pub fn age(rng: &mut StdRng, value: Option<i64>) -> Dressed {
 }
 
 /// Whether the image was downloaded: 0 or 1.
-pub fn downloaded(rng: &mut StdRng, value: Option<i64>) -> Dressed {
+pub fn downloaded(rng: &mut StdRng, value: Option<i64>) -> RawField {
     match value {
-        Some(value) if rng.random_bool(0.3) => Dressed::Token((value == 1).to_string()),
-        Some(value) => Dressed::Token(key_integer(rng, value)),
+        Some(value) if rng.random_bool(0.3) => RawField::Token((value == 1).to_string()),
+        Some(value) => RawField::Token(key_integer(rng, value)),
         None => unreadable(rng, &["2", "-1", "\"yes\"", "{}"]).unwrap_or_else(|| missing(rng)),
     }
 }
 
 /// A follower count, not negative.
-pub fn follower_count(rng: &mut StdRng, value: Option<i64>) -> Dressed {
+pub fn follower_count(rng: &mut StdRng, value: Option<i64>) -> RawField {
     let Some(value) = value else {
         let values = [
             "\"lots\"",
@@ -126,30 +126,30 @@ pub fn follower_count(rng: &mut StdRng, value: Option<i64>) -> Dressed {
         ];
         return match unreadable(rng, &values) {
             Some(broken) => broken,
-            None if rng.random_bool(0.6) => Dressed::Token("\"User Info Error\"".to_owned()),
+            None if rng.random_bool(0.6) => RawField::Token("\"User Info Error\"".to_owned()),
             None => missing(rng),
         };
     };
-    let (unit, digits, letter) = match rng.random_range(0..9) {
-        0 => return Dressed::Token(value.to_string()),
-        1 => return Dressed::Token(format!("\"{value}\"")),
-        2 => return Dressed::Token(format!("\" {} \"", grouped(value))),
+    let (unit, digits, suffixes) = match rng.random_range(0..9) {
+        0 => return RawField::Token(value.to_string()),
+        1 => return RawField::Token(format!("\"{value}\"")),
+        2 => return RawField::Token(format!("\" {} \"", grouped(value))),
         3..6 => (1_000, 3, ["k", "K"]),
         6..8 => (1_000_000, 6, ["M", "m"]),
         _ => (1_000_000_000, 9, ["B", "b"]),
     };
     let mut fraction = format!("{:0digits$}", value % unit);
     if rng.random_bool(0.3) {
-        // Past the last digit that counts: cut off, never rounded.
+        // A digit below 1 is cut off, not rounded.
         fraction.push(pick(rng, &["1", "5", "9"]).chars().next().unwrap_or('9'));
     } else {
         fraction.truncate(fraction.trim_end_matches('0').len());
     }
     let point = if fraction.is_empty() { "" } else { "." };
-    Dressed::Token(format!(
+    RawField::Token(format!(
         "\"{}{point}{fraction}{}\"",
         value / unit,
-        pick(rng, &letter)
+        pick(rng, &suffixes)
     ))
 }
 
@@ -166,9 +166,9 @@ fn grouped(value: i64) -> String {
 }
 
 /// Where the image was saved.
-pub fn save_location(rng: &mut StdRng, value: Option<&str>) -> Dressed {
+pub fn save_location(rng: &mut StdRng, value: Option<&str>) -> RawField {
     match value {
-        Some(value) => Dressed::Token(quoted(&format!(
+        Some(value) => RawField::Token(quoted(&format!(
             "{}{value}",
             pick(
                 rng,
@@ -183,7 +183,7 @@ pub fn save_location(rng: &mut StdRng, value: Option<&str>) -> Dressed {
         ))),
         None => match unreadable(rng, &[r#"{"path": "/data"}"#]) {
             Some(broken) => broken,
-            None if rng.random_bool(0.5) => Dressed::Token("\"Local save in  \"".to_owned()),
+            None if rng.random_bool(0.5) => RawField::Token("\"Local save in  \"".to_owned()),
             None => missing(rng),
         },
     }
@@ -198,31 +198,31 @@ fn degrees(rng: &mut StdRng, value: f64) -> String {
     }
 }
 
-/// Latitude and longitude; none when one of them is missing or wrong.
-pub fn coordinates(rng: &mut StdRng, value: Option<[f64; 2]>) -> [Dressed; 2] {
+/// Latitude and longitude. For a missing value, one of them is missing or can't be read.
+pub fn coordinates(rng: &mut StdRng, value: Option<[f64; 2]>) -> [RawField; 2] {
     if let Some([latitude, longitude]) = value {
         return [
-            Dressed::Token(degrees(rng, latitude)),
-            Dressed::Token(degrees(rng, longitude)),
+            RawField::Token(degrees(rng, latitude)),
+            RawField::Token(degrees(rng, longitude)),
         ];
     }
-    let good = Dressed::Token(degrees(rng, 12.5));
+    let good = RawField::Token(degrees(rng, 12.5));
     match rng.random_range(0..4) {
         0 => [missing(rng), good],
         1 => [good, missing(rng)],
         2 => [
-            Dressed::Broken(pick(rng, &["90.0001", "-91", "\"north\"", "[1]"]).to_owned()),
+            RawField::Unreadable(pick(rng, &["90.0001", "-91", "\"north\"", "[1]"]).to_owned()),
             good,
         ],
         _ => [
             good,
-            Dressed::Broken(pick(rng, &["180.5", "\"-181\"", "\"12°\"", "false"]).to_owned()),
+            RawField::Unreadable(pick(rng, &["180.5", "\"-181\"", "\"12°\"", "false"]).to_owned()),
         ],
     }
 }
 
 /// A time, microseconds since the epoch.
-pub fn time(rng: &mut StdRng, micros: Option<i64>) -> Dressed {
+pub fn time(rng: &mut StdRng, micros: Option<i64>) -> RawField {
     let Some(time) = micros.and_then(DateTime::from_timestamp_micros) else {
         let values = [
             "\"yesterday\"",
@@ -256,21 +256,21 @@ pub fn time(rng: &mut StdRng, micros: Option<i64>) -> Dressed {
         micros if micros % 1000 == 0 => format!(".{:03}", micros / 1000),
         micros => format!(".{micros:06}{}", pick(rng, &["", "789"])),
     };
-    Dressed::Token(format!(
+    RawField::Token(format!(
         "\"{}{separator}{}{fraction}{zone}\"",
         local.format("%Y-%m-%d"),
         local.format("%H:%M:%S")
     ))
 }
 
-/// An object written as a careless client would: fields in any order, some that nobody knows, some
+/// An object with its fields in any order, sometimes with an unknown field, sometimes with a field
 /// given twice (the last one counts). `spread` puts every field on a line of its own.
-pub fn object(rng: &mut StdRng, fields: Vec<(&str, Dressed)>, spread: bool) -> String {
+pub fn object(rng: &mut StdRng, fields: Vec<(&str, RawField)>, spread: bool) -> String {
     let mut written: Vec<(String, String)> = Vec::new();
-    for (name, dressed) in fields {
-        if let Dressed::Token(token) | Dressed::Broken(token) = dressed {
-            let place = rng.random_range(0..=written.len());
-            written.insert(place, (name.to_owned(), token));
+    for (name, field) in fields {
+        if let RawField::Token(token) | RawField::Unreadable(token) = field {
+            let position = rng.random_range(0..=written.len());
+            written.insert(position, (name.to_owned(), token));
         }
     }
     if rng.random_bool(0.1) {
@@ -284,9 +284,9 @@ pub fn object(rng: &mut StdRng, fields: Vec<(&str, Dressed)>, spread: bool) -> S
         );
     }
     if rng.random_bool(0.2) {
-        let place = rng.random_range(0..=written.len());
+        let position = rng.random_range(0..=written.len());
         written.insert(
-            place,
+            position,
             (
                 "client_version".to_owned(),
                 r#"{"name": "web", "tags": ["a\"b", 1.5e3]}"#.to_owned(),

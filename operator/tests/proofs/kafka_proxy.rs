@@ -1,4 +1,4 @@
-//! What stands between an operator and the broker. It passes everything on and counts writes.
+//! The proxy between an operator and the broker. It forwards everything and records writes.
 
 use std::{
     collections::HashMap,
@@ -14,9 +14,9 @@ use tokio::{
     select,
 };
 
-use crate::tap::Tap;
+use crate::traffic::Traffic;
 
-/// The requests that write, by their API key. Source: Kafka's protocol guide.
+/// The requests that write, with their API keys. Source: Kafka protocol guide, "Api Keys".
 const WRITES: [(i16, &str); 6] = [
     (19, "CreateTopics"),
     (20, "DeleteTopics"),
@@ -26,33 +26,33 @@ const WRITES: [(i16, &str); 6] = [
     (45, "AlterPartitionReassignments"),
 ];
 
-/// Serves at a port that the broker names as its own to who comes in by `broker`.
-pub fn serve(listener: std::net::TcpListener, broker: u16, tap: Arc<Tap>) -> Result<()> {
+/// Serves at the address that the broker advertises to clients of its listener `broker`.
+pub fn serve(listener: std::net::TcpListener, broker: u16, traffic: Arc<Traffic>) -> Result<()> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
-            let tap = Arc::clone(&tap);
-            // Either side's end is the other's, and nobody's mistake.
-            tokio::spawn(async move { pass_on(client, broker, &tap).await });
+            let traffic = Arc::clone(&traffic);
+            // When either side closes its connection, both are closed; that is no error.
+            tokio::spawn(async move { forward(client, broker, &traffic).await });
         }
     });
     Ok(())
 }
 
-async fn pass_on(client: TcpStream, broker: u16, tap: &Tap) -> io::Result<()> {
+async fn forward(client: TcpStream, broker: u16, traffic: &Traffic) -> io::Result<()> {
     let broker = TcpStream::connect((Ipv4Addr::LOCALHOST, broker)).await?;
     let (from_client, mut to_client) = client.into_split();
     let (from_broker, mut to_broker) = broker.into_split();
     let (mut from_client, mut from_broker) =
         (BufReader::new(from_client), BufReader::new(from_broker));
-    // By correlation id, writes that the broker has not answered.
+    // Unanswered writes by correlation id.
     let open: Mutex<HashMap<i32, &str>> = Mutex::default();
-    let asks = async {
+    let requests = async {
         loop {
             let frame = frame(&mut from_client).await?;
             if let Some((correlation, write)) = write(&frame) {
-                tap.attempt(write.to_owned());
+                traffic.attempt(write.to_owned());
                 open.lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .insert(correlation, write);
@@ -60,7 +60,7 @@ async fn pass_on(client: TcpStream, broker: u16, tap: &Tap) -> io::Result<()> {
             to_broker.write_all(&frame).await?;
         }
     };
-    let answers = async {
+    let responses = async {
         loop {
             let frame = frame(&mut from_broker).await?;
             let correlation = number(&frame, 4).map(i32::from_be_bytes);
@@ -69,19 +69,19 @@ async fn pass_on(client: TcpStream, broker: u16, tap: &Tap) -> io::Result<()> {
                     .unwrap_or_else(PoisonError::into_inner)
                     .remove(&id)
             });
-            if write.is_some_and(|write| tap.done(write.to_owned())) {
+            if write.is_some_and(|write| traffic.done(write.to_owned())) {
                 return Ok(());
             }
             to_client.write_all(&frame).await?;
         }
     };
     select! {
-        ended = asks => ended,
-        ended = answers => ended,
+        ended = requests => ended,
+        ended = responses => ended,
     }
 }
 
-/// A request or an answer: its length, and as many bytes.
+/// A request or response, with its length of four bytes.
 async fn frame(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> io::Result<Vec<u8>> {
     let length = from.read_u32().await?;
     let mut frame = length.to_be_bytes().to_vec();
@@ -90,8 +90,8 @@ async fn frame(from: &mut (impl tokio::io::AsyncRead + Unpin)) -> io::Result<Vec
     Ok(frame)
 }
 
-/// The correlation id and the name of a request that writes: behind the length are its key, its
-/// version and that id.
+/// The correlation id and the name of a request that writes. API key, version and correlation id
+/// follow the length.
 fn write(frame: &[u8]) -> Option<(i32, &'static str)> {
     let key = i16::from_be_bytes(number(frame, 4)?);
     let (_, name) = WRITES.into_iter().find(|(known, _)| *known == key)?;

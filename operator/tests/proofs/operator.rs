@@ -1,4 +1,4 @@
-//! An operator as a process, with its own ways to the API server and the broker.
+//! An operator as a process, with its own proxies to the API server and the broker.
 
 use std::{
     fs,
@@ -12,24 +12,25 @@ use anyhow::{Context as _, Result, ensure};
 use kube::Client;
 
 use crate::{
-    api::Api,
-    broker,
-    tap::Tap,
-    world::{Slot, end_of, program, spawn, until},
+    api_proxy::ApiProxy,
+    kafka_proxy,
+    servers::{Slot, end_of, program, spawn},
+    traffic::Traffic,
+    wait::until,
 };
 
-/// The registry that the operator takes workers' images from.
+/// The registry of worker images.
 pub const REGISTRY: &str = "registry.test/pinpipe";
-/// The tag of workers' images.
+/// The tag of worker images.
 pub const TAG: &str = "1";
 
-/// An operator, started or not.
-pub struct Lane {
-    /// What goes by.
-    pub tap: Arc<Tap>,
-    /// Its way to the API server.
-    pub api: Arc<Api>,
-    /// The broker as pipelines name it whose operator this is.
+/// An operator, running or not.
+pub struct Operator {
+    /// Its traffic.
+    pub traffic: Arc<Traffic>,
+    /// Its proxy to the API server.
+    pub api: Arc<ApiProxy>,
+    /// The broker's address for its pipelines, which is that of the proxy.
     pub bootstrap_servers: String,
     name: String,
     admin: u16,
@@ -37,12 +38,12 @@ pub struct Lane {
     log: PathBuf,
 }
 
-impl Lane {
+impl Operator {
     pub async fn new(client: Client, slot: Slot, folder: &Path) -> Result<Self> {
-        let tap = Arc::new(Tap::default());
-        let (api, port) = Api::serve(client, Arc::clone(&tap)).await?;
+        let traffic = Arc::new(Traffic::default());
+        let (api, port) = ApiProxy::serve(client, Arc::clone(&traffic)).await?;
         let bootstrap_servers = slot.advertised.local_addr()?.to_string();
-        broker::serve(slot.advertised, slot.broker, Arc::clone(&tap))?;
+        kafka_proxy::serve(slot.advertised, slot.broker, Arc::clone(&traffic))?;
         let kubeconfig = folder.join(format!("{}.kubeconfig", slot.name));
         fs::write(
             &kubeconfig,
@@ -58,7 +59,7 @@ users: [{{name: operator, user: {{}}}}]
         )?;
         let log = folder.join(format!("{}.log", slot.name));
         Ok(Self {
-            tap,
+            traffic,
             api,
             bootstrap_servers,
             name: slot.name,
@@ -85,20 +86,20 @@ users: [{{name: operator, user: {{}}}}]
             .env("KUBECONFIG", &self.kubeconfig)
             .env("PINPIPE_LOG_FORMAT", "plain")
             .env("RUST_LOG", "info,pinpipe_operator=debug");
-        self.tap.attach(spawn(&mut command, &self.log)?);
+        self.traffic.attach(spawn(&mut command, &self.log)?);
         Ok(())
     }
 
-    /// Starts it where it doesn't run.
+    /// Starts the operator unless it is running.
     pub fn revive(&self, arguments: &[&str]) -> Result<()> {
-        if self.tap.pid().is_none() {
+        if self.traffic.pid().is_none() {
             self.start(arguments)
         } else {
             Ok(())
         }
     }
 
-    /// A sum over the samples of a metric whose line begins with this.
+    /// The sum of the samples of a metric; `name` is the start of their lines.
     pub async fn metric(&self, name: &str) -> Result<f64> {
         let url = format!("http://127.0.0.1:{}/metrics", self.admin);
         let client = reqwest::Client::builder()
@@ -112,35 +113,31 @@ users: [{{name: operator, user: {{}}}}]
             .sum())
     }
 
-    /// How many passes have ended.
-    pub async fn passes(&self) -> Result<f64> {
+    /// The number of completed reconciles.
+    pub async fn reconciles(&self) -> Result<f64> {
         self.metric("pinpipe_operator_reconciles_total").await
     }
 
-    /// Waits until so many passes have ended, and none is under way.
-    pub async fn passed(&self, passes: f64) -> Result<()> {
-        until(
-            "the operator looked again",
-            Duration::from_secs(90),
-            async || {
-                let (ended, running) = (
-                    self.passes().await?,
-                    self.metric("pinpipe_operator_reconciles_running").await?,
-                );
-                ensure!(
-                    ended >= passes && running < 0.5,
-                    "{ended} of {passes} passes, {running} under way"
-                );
-                Ok(())
-            },
-        )
+    /// Waits until that many reconciles are complete and none is running.
+    pub async fn wait_for_reconciles(&self, reconciles: f64) -> Result<()> {
+        until("enough reconciles", Duration::from_secs(90), async || {
+            let (ended, running) = (
+                self.reconciles().await?,
+                self.metric("pinpipe_operator_reconciles_running").await?,
+            );
+            ensure!(
+                ended >= reconciles && running < 0.5,
+                "{ended} of {reconciles} reconciles, {running} running"
+            );
+            Ok(())
+        })
         .await
-        .with_context(|| self.last_words())
+        .with_context(|| self.log_end())
     }
 
-    /// The resident set of the operator, bytes.
+    /// The resident memory of the operator, bytes.
     pub fn memory(&self) -> Result<u64> {
-        let pid = self.tap.pid().context("the operator does not run")?;
+        let pid = self.traffic.pid().context("the operator is not running")?;
         let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
         let line = status
             .lines()
@@ -151,13 +148,13 @@ users: [{{name: operator, user: {{}}}}]
     }
 
     /// The end of its log.
-    pub fn last_words(&self) -> String {
-        format!("{} said last:\n{}", self.name, end_of(&self.log))
+    pub fn log_end(&self) -> String {
+        format!("the log of {} ends with:\n{}", self.name, end_of(&self.log))
     }
 }
 
-impl Drop for Lane {
+impl Drop for Operator {
     fn drop(&mut self) {
-        self.tap.kill();
+        self.traffic.kill();
     }
 }

@@ -1,5 +1,5 @@
-//! What a pipeline has made of a namespace and of the broker, told so that it can be compared with
-//! another's: without identities and times.
+//! Snapshots of the objects of a namespace and of its topics, without identities and times, so that
+//! those of different pipelines can be compared.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -20,9 +20,8 @@ use serde_json::{Value, json};
 
 /// How long the broker may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
-/// What an object has of its own that says nothing of what it is. Addresses are given to Services
-/// by the API server.
-const OWN: [&str; 7] = [
+/// The fields that the API server assigns, including the addresses of Services.
+const ASSIGNED: [&str; 7] = [
     "/metadata/uid",
     "/metadata/resourceVersion",
     "/metadata/creationTimestamp",
@@ -32,17 +31,17 @@ const OWN: [&str; 7] = [
     "/metadata/selfLink",
 ];
 
-/// Objects by kind and name, and topics.
-pub type Picture = BTreeMap<String, Value>;
+/// Objects by kind and name, and topics by name.
+pub type Snapshot = BTreeMap<String, Value>;
 
-/// Whose pictures are taken.
+/// Takes snapshots.
 #[derive(Clone)]
-pub struct Camera {
+pub struct Snapshots {
     client: Client,
     kafka: std::sync::Arc<AdminClient<DefaultClientContext>>,
 }
 
-impl Camera {
+impl Snapshots {
     pub fn new(client: Client, kafka: &str) -> Result<Self> {
         let kafka = ClientConfig::new()
             .set("bootstrap.servers", kafka)
@@ -53,21 +52,21 @@ impl Camera {
         })
     }
 
-    /// Every object of a namespace that a pipeline makes, the pipelines themselves, and topics
-    /// named after the namespace.
-    pub async fn take(&self, namespace: &str) -> Result<Picture> {
+    /// The pipelines of a namespace, the objects created for them, and the topics that begin with
+    /// the name of the namespace.
+    pub async fn take(&self, namespace: &str) -> Result<Snapshot> {
         let objects = self.objects(namespace).await?;
-        let mut picture = comparable(namespace, objects);
+        let mut snapshot = comparable(namespace, objects);
         for (name, topic) in self.topics(&format!("{namespace}.")).await? {
-            picture.insert(
+            snapshot.insert(
                 format!("Topic {}", name.replacen(namespace, "NS", 1)),
                 topic,
             );
         }
-        Ok(picture)
+        Ok(snapshot)
     }
 
-    /// Every object of a namespace that a pipeline makes, and the pipelines themselves.
+    /// The pipelines of a namespace and the objects created for them.
     pub async fn objects(&self, namespace: &str) -> Result<Vec<Value>> {
         let mut objects = Vec::new();
         let more = [
@@ -79,10 +78,10 @@ impl Camera {
                 Api::namespaced_with(self.client.clone(), namespace, &resource);
             for object in api.list(&ListParams::default()).await? {
                 let mut object = serde_json::to_value(&object)?;
-                // A list says so once.
+                // The items of a list lack these.
                 object["apiVersion"] = json!(resource.api_version);
                 object["kind"] = json!(resource.kind);
-                // The API server's own, in every namespace.
+                // Created by the API server in every namespace.
                 let name = object["metadata"]["name"].as_str().unwrap_or_default();
                 if !matches!(name, "default" | "kube-root-ca.crt") {
                     objects.push(object);
@@ -92,15 +91,15 @@ impl Camera {
         Ok(objects)
     }
 
-    /// Topics whose names begin so: partitions, and settings that aren't defaults.
-    pub async fn topics(&self, begin: &str) -> Result<BTreeMap<String, Value>> {
-        let (kafka, begin) = (self.kafka.clone(), begin.to_owned());
+    /// The topics with this prefix: partitions, and settings other than defaults.
+    pub async fn topics(&self, prefix: &str) -> Result<BTreeMap<String, Value>> {
+        let (kafka, prefix) = (self.kafka.clone(), prefix.to_owned());
         let found = tokio::task::spawn_blocking(move || {
             let metadata = kafka.inner().fetch_metadata(None, TIMEOUT)?;
             let topics = metadata
                 .topics()
                 .iter()
-                .filter(|topic| topic.name().starts_with(&begin));
+                .filter(|topic| topic.name().starts_with(&prefix));
             let found = topics.map(|topic| (topic.name().to_owned(), topic.partitions().len()));
             Ok::<BTreeMap<_, _>, rdkafka::error::KafkaError>(found.collect())
         })
@@ -135,9 +134,9 @@ impl Camera {
     }
 }
 
-/// Objects without what is their own alone. What names them by it is given another name, made from
-/// the same content everywhere.
-pub fn comparable(namespace: &str, objects: Vec<Value>) -> Picture {
+/// A snapshot in which UIDs, hashes, the namespace and the broker's address are replaced by names
+/// that are the same for equal content.
+pub fn comparable(namespace: &str, objects: Vec<Value>) -> Snapshot {
     let mut names: Vec<(String, String)> = Vec::new();
     for object in &objects {
         let (kind, metadata) = (
@@ -145,26 +144,26 @@ pub fn comparable(namespace: &str, objects: Vec<Value>) -> Picture {
             &object["metadata"],
         );
         if let Some(broker) = object["spec"]["broker"]["kafka"]["bootstrapServers"].as_str() {
-            // Each operator has a way of its own to the one broker.
+            // Each operator has a proxy of its own to the broker.
             names.push((broker.to_owned(), "BROKER".to_owned()));
         }
         if let Some(uid) = metadata["uid"].as_str() {
-            // Names of runs and ids of resets are made of it, too.
-            for word in metadata["annotations"]
+            // Names of runs and ids of resets contain hashes of the UID.
+            for value in metadata["annotations"]
                 .as_object()
                 .into_iter()
                 .flatten()
-                .filter_map(|(_, word)| word.as_str())
+                .filter_map(|(_, value)| value.as_str())
             {
                 names.push((
-                    build::hash(&format!("{uid}/{word}"))[..10].to_owned(),
-                    format!("RUN {word}"),
+                    build::hash(&format!("{uid}/{value}"))[..10].to_owned(),
+                    format!("RUN {value}"),
                 ));
-                let sink = word.split('=').next().unwrap_or_default();
-                let id = build::hash(&format!("{uid}/{sink}/{word}"))[..16].to_owned();
-                // Quoted in YAML where it could be read as a number.
-                names.push((format!("'{id}'"), format!("RESET {word}")));
-                names.push((id, format!("RESET {word}")));
+                let sink = value.split('=').next().unwrap_or_default();
+                let id = build::hash(&format!("{uid}/{sink}/{value}"))[..16].to_owned();
+                // Quoted in YAML if it could be read as a number.
+                names.push((format!("'{id}'"), format!("RESET {value}")));
+                names.push((id, format!("RESET {value}")));
             }
             names.push((
                 uid.to_owned(),
@@ -203,12 +202,12 @@ pub fn comparable(namespace: &str, objects: Vec<Value>) -> Picture {
             }
         }
     }
-    // The longer first: the shorter is a part of it.
+    // Longer texts first, since they may contain shorter ones.
     names.extend(secrets);
     names.sort_by_key(|(from, _)| std::cmp::Reverse(from.len()));
-    let mut picture = Picture::new();
+    let mut snapshot = Snapshot::new();
     for object in objects {
-        let object = without_own(object);
+        let object = without_assigned(object);
         let text = replaced(&object.to_string().replace(namespace, "NS"), &names);
         let object: Value = serde_json::from_str(&text).unwrap_or(object);
         let key = format!(
@@ -216,22 +215,21 @@ pub fn comparable(namespace: &str, objects: Vec<Value>) -> Picture {
             object["kind"].as_str().unwrap_or_default(),
             object["metadata"]["name"].as_str().unwrap_or_default()
         );
-        picture.insert(key, object);
+        snapshot.insert(key, object);
     }
-    picture
+    snapshot
 }
 
-/// The children of a namespace as one would have installed them: without how often, and by whom
-/// else, they were written, and without what they say of themselves.
-pub fn children(namespace: &str, objects: Vec<Value>) -> Picture {
-    let mut picture = comparable(namespace, objects);
-    picture.retain(|key, _| !key.starts_with("PinterestPipeline ") && !key.starts_with("Job "));
-    picture.values_mut().for_each(without_history);
-    picture
+/// A snapshot of the children in a namespace, without status and history.
+pub fn children(namespace: &str, objects: Vec<Value>) -> Snapshot {
+    let mut snapshot = comparable(namespace, objects);
+    snapshot.retain(|key, _| !key.starts_with("PinterestPipeline ") && !key.starts_with("Job "));
+    snapshot.values_mut().for_each(without_history);
+    snapshot
 }
 
-/// An object without how often, and by whom else, it was written, and without what it says of
-/// itself. What is a set is sorted: an object that holds it in another order is left so.
+/// Removes status, generation, and the managed fields of others. Sets are sorted, because
+/// server-side apply keeps the order of items that are already there.
 pub fn without_history(object: &mut Value) {
     if let Some(object) = object.as_object_mut() {
         object.remove("status");
@@ -261,10 +259,10 @@ fn replaced(text: &str, names: &[(String, String)]) -> String {
         .fold(text.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
-/// An object without what it has of its own, and without times.
-pub fn without_own(mut object: Value) -> Value {
-    for own in OWN {
-        let (parent, field) = own.rsplit_once('/').unwrap_or_default();
+/// An object without assigned fields and times.
+pub fn without_assigned(mut object: Value) -> Value {
+    for field in ASSIGNED {
+        let (parent, field) = field.rsplit_once('/').unwrap_or_default();
         if let Some(parent) = object.pointer_mut(parent).and_then(Value::as_object_mut) {
             parent.remove(field);
         }
@@ -273,7 +271,7 @@ pub fn without_own(mut object: Value) -> Value {
     object
 }
 
-/// Times of managed fields and conditions, and ids of topics.
+/// Removes times of managed fields and conditions, and ids of topics.
 fn without_times(object: &mut Value) {
     for path in [
         "/metadata/managedFields",
@@ -297,8 +295,8 @@ fn without_times(object: &mut Value) {
     }
 }
 
-/// Compares. The error names what is missing, what is too much, and the fields that differ.
-pub fn ensure_same(expected: &Picture, found: &Picture) -> Result<()> {
+/// Compares two snapshots. The error lists missing and unexpected objects, and fields that differ.
+pub fn ensure_same(expected: &Snapshot, found: &Snapshot) -> Result<()> {
     let mut text = String::new();
     for (key, value) in expected {
         match found.get(key) {
@@ -307,7 +305,7 @@ pub fn ensure_same(expected: &Picture, found: &Picture) -> Result<()> {
         }
     }
     for key in found.keys().filter(|key| !expected.contains_key(*key)) {
-        writeln!(text, "  too much: {key}")?;
+        writeln!(text, "  unexpected: {key}")?;
     }
     if text.is_empty() {
         Ok(())
