@@ -10,7 +10,8 @@ use kube::{
     api::{ApiResource, DynamicObject, ListParams},
 };
 use pinpipe_crds::PinterestPipeline;
-use pinpipe_operator::{MANAGER, apply::child_kinds, build};
+use pinpipe_operator::observe::children;
+use pinpipe_plan::names::{MANAGER, SECRETS_ANNOTATION, hash};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier},
@@ -73,7 +74,7 @@ impl Snapshots {
             ApiResource::erase::<Job>(&()),
             ApiResource::erase::<PinterestPipeline>(&()),
         ];
-        for resource in child_kinds().into_iter().chain(more) {
+        for resource in children::kinds().into_iter().chain(more) {
             let api: Api<DynamicObject> =
                 Api::namespaced_with(self.client.clone(), namespace, &resource);
             for object in api.list(&ListParams::default()).await? {
@@ -156,11 +157,11 @@ pub fn comparable(namespace: &str, objects: Vec<Value>) -> Snapshot {
                 .filter_map(|(_, value)| value.as_str())
             {
                 names.push((
-                    build::hash(&format!("{uid}/{value}"))[..10].to_owned(),
+                    hash(&format!("{uid}/{value}"))[..10].to_owned(),
                     format!("RUN {value}"),
                 ));
                 let sink = value.split('=').next().unwrap_or_default();
-                let id = build::hash(&format!("{uid}/{sink}/{value}"))[..16].to_owned();
+                let id = hash(&format!("{uid}/{sink}/{value}"))[..16].to_owned();
                 // Quoted in YAML if it could be read as a number.
                 names.push((format!("'{id}'"), format!("RESET {value}")));
                 names.push((id, format!("RESET {value}")));
@@ -184,9 +185,9 @@ pub fn comparable(namespace: &str, objects: Vec<Value>) -> Snapshot {
             .flatten()
             .filter_map(|(_, text)| text.as_str())
         {
-            let (hash, other) = (build::hash(text), build::hash(&plain(text)));
-            names.push((hash[..10].to_owned(), other[..10].to_owned()));
-            names.push((hash, other));
+            let (own, other) = (hash(text), hash(&plain(text)));
+            names.push((own[..10].to_owned(), other[..10].to_owned()));
+            names.push((own, other));
         }
         let spec = &object["spec"];
         let template = if spec["jobTemplate"].is_object() {
@@ -195,7 +196,7 @@ pub fn comparable(namespace: &str, objects: Vec<Value>) -> Snapshot {
             spec
         };
         let annotations = &template["template"]["metadata"]["annotations"];
-        if let Some(digest) = annotations[build::SECRETS_ANNOTATION].as_str() {
+        if let Some(digest) = annotations[SECRETS_ANNOTATION].as_str() {
             let of = object["metadata"]["name"].as_str().unwrap_or_default();
             if !secrets.iter().any(|(known, _)| known == digest) {
                 secrets.push((digest.to_owned(), format!("Secrets of {of}")));

@@ -26,11 +26,12 @@ use kube::{
     api::{DynamicObject, Patch, PatchParams},
 };
 use pinpipe_crds::PinterestPipeline;
-use pinpipe_operator::{
-    MANAGER,
-    build::{self, Object},
-    dereference::{self, Dereferenced},
-    validate::{Images, validate},
+use pinpipe_operator::observe::secrets;
+use pinpipe_plan::{
+    build::{Object, Observed, build},
+    model::Images,
+    names::MANAGER,
+    validate::{Inputs, validate},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
@@ -316,10 +317,10 @@ impl Walker<'_> {
     async fn desired(&self) -> Result<Vec<Object>> {
         let pipeline: PinterestPipeline = serde_json::from_value(self.pipeline.get().await?)?;
         let secrets =
-            dereference::secrets(&self.walk.cluster.admin, &self.namespace, &pipeline.spec).await?;
-        let found = Dereferenced {
+            secrets::read(&self.walk.cluster.admin, &self.namespace, &pipeline.spec).await?;
+        let found = Inputs {
             secrets,
-            ..Dereferenced::default()
+            ..Inputs::default()
         };
         let images = Images {
             registry: REGISTRY.to_owned(),
@@ -328,7 +329,7 @@ impl Walker<'_> {
         };
         let validated = validate(&pipeline, &found, &images)
             .map_err(|problems| anyhow::anyhow!("the validate phase rejects it: {problems:?}"))?;
-        Ok(build::objects(&validated))
+        Ok(build(&validated, &Observed::default()).objects)
     }
 
     /// An object as the API server would create it; none if it rejects the object.
