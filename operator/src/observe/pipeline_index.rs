@@ -164,17 +164,17 @@ mod tests {
         let (store, mut writer) = reflector::store();
         index.add(store, vec![pipeline("gone").claim.unwrap()]);
         let [me, gone, there] = ["me", "gone", "there"].map(|name| pipeline(name).claim.unwrap());
-        assert_eq!(watched.meeting(&me), slice::from_ref(&gone));
+        assert_eq!(index.meeting(&me), slice::from_ref(&gone));
         writer.apply_watcher_event(&Event::Init);
         writer.apply_watcher_event(&Event::InitApply(pipeline("there")));
         assert_eq!(
-            watched.meeting(&me),
+            index.meeting(&me),
             [gone],
             "the watch may not have listed everything yet"
         );
         writer.apply_watcher_event(&Event::InitApply(pipeline("me")));
         writer.apply_watcher_event(&Event::InitDone);
-        assert_eq!(watched.meeting(&me), [there]);
+        assert_eq!(index.meeting(&me), [there]);
         assert_eq!(index.count(), 2);
     }
 
