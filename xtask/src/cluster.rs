@@ -115,7 +115,7 @@ pub fn down(context: &Context) -> Result<()> {
     engine::stop_own(context)
 }
 
-/// Removes the nodes' containers. Unlike `kind delete` it needs no kind, which may not be built yet.
+/// Removes the nodes' containers. Unlike `kind delete` this needs no kind, which may not be built.
 fn delete(context: &Context, log: &Log) -> Result<()> {
     for container in nodes(context, None)? {
         log.run(

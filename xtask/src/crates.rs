@@ -1,7 +1,7 @@
 //! The crates of the build: a check of their licences and sources, and a bill of materials.
 //!
-//! `cargo metadata` lists them. Security advisories are not checked: cargo-deny and cargo-audit take
-//! minutes to compile on a bare machine and download their database.
+//! `cargo metadata` lists them. Security advisories are not checked: cargo-deny and cargo-audit
+//! take minutes to compile on a bare machine and download their database.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -43,8 +43,8 @@ pub fn run(context: &Context) -> Result<()> {
 
 fn apply(context: &Context) -> Result<()> {
     let hint = format!(
-        "kubectl --namespace {NAMESPACE} describe pinterestpipeline {PIPELINE}: its conditions show \
-         what is wrong"
+        "kubectl --namespace {NAMESPACE} describe pinterestpipeline {PIPELINE}: its conditions \
+         show what is wrong"
     );
     step(context, &format!("apply {EXAMPLE}"), &hint, |log| {
         log.run(

@@ -128,7 +128,10 @@ mod tests {
         let ended = json!({
             "reason": "OOMKilled", "exitCode": 137, "finishedAt": "2026-11-29T20:00:00Z",
         });
-        let pod = |name: &str, status: Value| json!({"metadata": {"name": name}, "status": {"containerStatuses": [status]}});
+        let pod = |name: &str, status: Value| {
+            let status = json!({"containerStatuses": [status]});
+            json!({"metadata": {"name": name}, "status": status})
+        };
         let pods = json!({"items": [
             pod("kafka-0", json!({"restartCount": 2, "lastState": {"terminated": ended}})),
             pod("s3-0", json!({"restartCount": 0, "lastState": {}})),

@@ -218,8 +218,8 @@ pub fn ensure(context: &Context) -> Result<()> {
     }
     if !cfg!(target_os = "linux") || !debian::is_root() {
         bail!(
-            "no Docker Engine answers (docker info). Start one, or run this as root on Linux, where \
-             it starts one itself"
+            "no Docker Engine answers (docker info). Start one, or run this as root on Linux, \
+             where it starts one itself"
         );
     }
     let needs = [

@@ -55,7 +55,7 @@ pub fn helm(context: &Context) -> Result<()> {
     build(context, HELM, &[helm])
 }
 
-/// The programs of a node: `hyperkube`, which is all programs of Kubernetes in one, etcd, `CoreDNS`.
+/// The programs of a node: etcd, `CoreDNS`, and `hyperkube`, which is all programs of Kubernetes.
 pub fn node_programs(context: &Context) -> Result<()> {
     let program = |name, package| Program { name, package };
     let programs = [

@@ -1,7 +1,7 @@
 //! `cargo xtask …`: the one entry point for people and CI.
 //!
-//! What it builds is kept under `~/.cache/pinpipe` (`PINPIPE_CACHE`), keyed by a hash of its inputs,
-//! and built again when it is not there. Nothing found there decides a result.
+//! What it builds is kept under `~/.cache/pinpipe` (`PINPIPE_CACHE`), keyed by a hash of its
+//! inputs, and built again when it is not there. Nothing found there decides a result.
 
 mod base;
 mod bench;

@@ -64,18 +64,24 @@ fn render(context: &Context, log: &Log) -> Result<String> {
     Ok(plain(head, &rendered))
 }
 
+/// The rendered objects without what only concerns helm, and without the blank lines that some of
+/// its versions put between objects.
 fn plain(head: &str, rendered: &str) -> String {
     let ours = |line: &&str| {
         !HELM_ONLY
             .iter()
             .any(|helm| line.trim_start().starts_with(helm))
     };
-    let lines = [head]
-        .into_iter()
-        .chain(rendered.lines())
-        .filter(ours)
-        .map(|line| format!("{line}\n"));
-    lines.collect()
+    let mut plain = format!("{head}\n");
+    for line in rendered.lines().filter(ours) {
+        if line == "---" {
+            plain.truncate(plain.trim_end().len());
+            plain.push('\n');
+        }
+        plain.push_str(line);
+        plain.push('\n');
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -83,12 +89,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lines_about_helm_are_left_out() {
-        let rendered = "---\n# Source: pinpipe/templates/x.yaml\nmetadata:\n  labels:\n    a: b\n    \
-                        app.kubernetes.io/managed-by: Helm\n    helm.sh/chart: pinpipe-0.1.0";
+    fn what_depends_on_helm_is_left_out() {
+        let rendered = "---\n# Source: pinpipe/templates/x.yaml\nmetadata:\n  labels:\n\
+                        \x20   a: b\n    app.kubernetes.io/managed-by: Helm\n\
+                        \x20   helm.sh/chart: pinpipe-0.1.0\n\n---\nkind: Role";
         assert_eq!(
             plain("# head", rendered),
-            "# head\n---\nmetadata:\n  labels:\n    a: b\n"
+            "# head\n---\nmetadata:\n  labels:\n    a: b\n---\nkind: Role\n"
         );
     }
 }

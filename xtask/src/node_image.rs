@@ -1,5 +1,5 @@
-//! The image of the cluster's nodes: kind's published one where it can be pulled, otherwise one built
-//! from Go modules and Debian packages.
+//! The image of the cluster's nodes: kind's published one where it can be pulled, otherwise one
+//! built from Go modules and Debian packages.
 
 use std::thread;
 

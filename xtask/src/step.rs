@@ -183,7 +183,7 @@ impl Log {
         Ok(())
     }
 
-    /// Runs a command, but ends it when it gets stuck, or has printed nothing at all for `patience`.
+    /// Runs a command, but kills it when it gets stuck, or has printed nothing for `patience`.
     pub fn run_unless_stuck(&self, command: &mut Command, patience: Duration) -> Result<()> {
         let mut child = self.spawn(command, None)?;
         let quiet = fs::metadata(&self.path)?.len();

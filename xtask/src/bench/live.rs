@@ -213,8 +213,9 @@ fn script(
         "CREATE TEMPORARY TABLE stage (LIKE {schema}.{table}) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE position (next_offset bigint, moved_at timestamptz);
 INSERT INTO position VALUES (0, now());
-PREPARE upsert AS INSERT INTO {schema}.{table} AS live ({columns}) SELECT {columns} FROM stage ORDER BY {order} \
-ON CONFLICT (\"{key}\") DO UPDATE SET {} WHERE (excluded._time, excluded._partition, excluded._offset) > \
+PREPARE upsert AS INSERT INTO {schema}.{table} AS live ({columns}) \
+SELECT {columns} FROM stage ORDER BY {order} ON CONFLICT (\"{key}\") DO UPDATE SET {} \
+WHERE (excluded._time, excluded._partition, excluded._offset) > \
 (live._time, live._partition, live._offset);
 ",
         set.join(", ")
@@ -223,8 +224,9 @@ ON CONFLICT (\"{key}\") DO UPDATE SET {} WHERE (excluded._time, excluded._partit
         // Writing to a String does not fail.
         let _ = writeln!(
             script,
-            "BEGIN; SELECT next_offset FROM position FOR UPDATE; COPY stage ({columns}) FROM '{}' (FORMAT binary); \
-             EXECUTE upsert; UPDATE position SET next_offset = {batch}, moved_at = now(); COMMIT;",
+            "BEGIN; SELECT next_offset FROM position FOR UPDATE; \
+             COPY stage ({columns}) FROM '{}' (FORMAT binary); EXECUTE upsert; \
+             UPDATE position SET next_offset = {batch}, moved_at = now(); COMMIT;",
             folder.join(batch.to_string()).display()
         );
     }
