@@ -43,7 +43,7 @@ impl Linted {
         let shown: String = self.warnings.concat();
         ensure!(
             self.warnings.is_empty(),
-            "{} warnings:\n{}",
+            "rustc and clippy warn {} times:\n{}",
             self.warnings.len(),
             shown.trim_end()
         );
@@ -188,7 +188,10 @@ mod tests {
         let summary = warning("warning: 1 warning emitted\n", json!([]));
         let messages = [found.clone(), summary, found].join("\n");
         let error = parse(Path::new("/w"), &messages).check().unwrap_err();
-        assert_eq!(error.to_string(), "1 warnings:\nwarning: needless borrow");
+        assert_eq!(
+            error.to_string(),
+            "rustc and clippy warn 1 times:\nwarning: needless borrow"
+        );
         assert!(Linted::default().check().is_ok());
     }
 }

@@ -53,7 +53,7 @@ fn shown(steps: &[Step]) -> String {
 
 /// Minutes and seconds.
 fn clock(time: Duration) -> String {
-    let seconds = time.as_secs_f64().round() as u64;
+    let seconds = (time.as_millis() + 500) / 1000;
     format!("{}:{:02}", seconds / 60, seconds % 60)
 }
 
