@@ -161,8 +161,9 @@ pub fn remember(file: &Path, pid: u32) {
     if let Some(stat) = stat(pid)
         && let Ok(mut file) = OpenOptions::new().create(true).append(true).open(file)
     {
-        // Without the line, a process may outlive a killed run; nothing else depends on it.
-        let _ = writeln!(file, "{pid} {}", stat.started);
+        // By one write, since threads append at the same time. Without the line, a process may
+        // outlive a killed run; nothing else depends on it.
+        let _ = file.write_all(format!("{pid} {}\n", stat.started).as_bytes());
     }
 }
 
