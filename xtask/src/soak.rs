@@ -1,5 +1,5 @@
-//! `cargo xtask soak`: the end-to-end tests of crashes and outages, for long. `cargo xtask test`
-//! has their short form.
+//! `cargo xtask soak`: the end-to-end tests of crashes and outages in their long form. `cargo xtask
+//! test` runs the short form.
 
 use anyhow::Result;
 use clap::Args;
@@ -7,20 +7,20 @@ use clap::Args;
 use crate::context::Context;
 use crate::test;
 
-/// How much of each.
+/// How often and how long.
 #[derive(Args)]
 pub struct Options {
     /// How often a worker is killed with SIGKILL
     #[arg(long, default_value_t = 100)]
     kills: usize,
-    /// How often a worker is frozen with SIGSTOP until its partitions are others', and goes on with
-    /// SIGCONT
+    /// How often a worker is frozen with SIGSTOP until others own its partitions, and then resumed
+    /// with SIGCONT
     #[arg(long, default_value_t = 20)]
     freezes: usize,
     /// How many batch runs are killed
     #[arg(long, default_value_t = 5)]
     runs: usize,
-    /// How long the broker and each store are away, seconds
+    /// How long the broker and each store are stopped, seconds
     #[arg(long, default_value_t = 120)]
     outage: u64,
 }

@@ -1,5 +1,5 @@
-// One binary that is every Kubernetes program of a node, told apart by the name it is called by. Linked once instead of seven
-// times, it builds in a third of the time and keeps the node image small.
+// One binary of all Kubernetes programs of a node, which runs the one it is called as. Linked once
+// instead of seven times, it builds in a third of the time and keeps the node image small.
 package main
 
 import (
