@@ -42,6 +42,12 @@ pub const HTTP_PORT: u16 = 8080;
 /// /flush`.
 pub const ADMIN_PORT: u16 = 9090;
 
+/// Exit code of the batch worker after a failure that no retry fixes: a quality limit was exceeded,
+/// or the configuration, arguments or credentials were refused. Any other failure exits with 1 and
+/// may succeed when the pod is retried. It equals the code of the argument parser for wrong
+/// arguments.
+pub const EXIT_PERMANENT_FAILURE: u8 = 2;
+
 /// The metric of how far a sink is behind, records, a gauge for each partition. Autoscalers are
 /// told its name, and its labels.
 pub const LAG_METRIC: &str = "pinpipe_stream_lag_records";

@@ -1,5 +1,5 @@
-//! The eight questions, asked of the join on disk, within a bound of memory: what doesn't fit goes
-//! to the scratch folder.
+//! The answers to the eight questions: SQL queries over the joined rows on disk. Memory is bounded;
+//! what doesn't fit is spilled to the scratch folder.
 
 use std::{num::NonZeroUsize, path::Path, sync::Arc, thread};
 
@@ -25,19 +25,19 @@ use pinpipe_core::{
 };
 
 use crate::{
-    facts::{Facts, facts_schema, joined_schema},
+    join::{JoinedRows, input_schema, joined_schema},
     scratch::Stream,
 };
 
-/// Memory for each of the steps of a query that run side by side: those with too little of it fail
-/// instead of going to disk.
+/// Least memory of each concurrent partition of a query: with less, some operators fail instead of
+/// spilling.
 const PARTITION_BYTES: usize = 48 << 20;
-/// The part of the memory that sorting keeps for merging what is on disk.
+/// The fraction of the memory, 1/8, that a sort reserves for merging spilled data.
 const SPILL_RESERVE: usize = 8;
 /// Batches read ahead of a query.
 const READ_AHEAD: usize = 2;
 
-/// A question and its answer's rows, in the order of their key.
+/// A question and the rows of its answer, ordered by key.
 #[derive(Debug)]
 pub struct Answer {
     /// The question.
@@ -46,8 +46,9 @@ pub struct Answer {
     pub rows: RecordBatch,
 }
 
-/// Asks all questions. Queries hold up to `budget` bytes; what is more goes to files in `folder`.
-pub async fn ask(facts: &Facts, folder: &Path, budget: usize) -> Result<Vec<Answer>> {
+/// Answers all questions. Queries use up to `budget` bytes of memory and spill the rest to files in
+/// `folder`.
+pub async fn answer_all(rows: &JoinedRows, folder: &Path, budget: usize) -> Result<Vec<Answer>> {
     let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let partitions = (budget / PARTITION_BYTES).clamp(1, cpus);
     let config = SessionConfig::new()
@@ -59,17 +60,21 @@ pub async fn ask(facts: &Facts, folder: &Path, budget: usize) -> Result<Vec<Answ
         .with_max_temp_directory_size(u64::MAX)
         .build_arc()?;
     let session = SessionContext::new_with_config_rt(config, runtime);
-    session.register_table("facts", table(facts_schema(), vec![facts.joined.clone()])?)?;
+    session.register_table("facts", table(joined_schema(), vec![rows.joined.clone()])?)?;
     session.register_table(
         Kind::User.as_str(),
-        table(joined_schema(Kind::User), facts.users.clone())?,
+        table(input_schema(Kind::User), rows.users.clone())?,
     )?;
     let mut answers = Vec::with_capacity(QUESTIONS.len());
     for question in QUESTIONS {
         let rows = answer(&session, &question)
             .await
-            .with_context(|| format!("the question {}", question.name))?;
-        tracing::info!(question = question.name, rows = rows.num_rows(), "answered");
+            .with_context(|| format!("answering the question {}", question.name))?;
+        tracing::info!(
+            question = question.name,
+            rows = rows.num_rows(),
+            "question answered"
+        );
         answers.push(Answer { question, rows });
     }
     Ok(answers)
@@ -84,7 +89,7 @@ fn table(schema: SchemaRef, streams: Vec<Stream>) -> Result<Arc<StreamingTable>>
     Ok(Arc::new(StreamingTable::try_new(schema, vec![files])?))
 }
 
-/// Streams that are read one after the other.
+/// Streams on disk, read one after the other.
 #[derive(Debug)]
 struct Files {
     schema: SchemaRef,
@@ -106,7 +111,7 @@ impl PartitionStream for Files {
                     .read()
                     .map_err(|error| DataFusionError::External(error.into()))?
                 {
-                    // Nobody listens any more: the query has ended early.
+                    // The receiver is dropped if the query ends early.
                     if sender
                         .blocking_send(batch.map_err(DataFusionError::from))
                         .is_err()
@@ -129,7 +134,7 @@ async fn answer(session: &SessionContext, question: &Question) -> Result<RecordB
     let columns = schema.fields().iter().map(|field| {
         let column = rows
             .column_by_name(field.name())
-            .with_context(|| format!("no column {}", field.name()))?;
+            .with_context(|| format!("the query returns no column {}", field.name()))?;
         Ok(cast(column, field.data_type())?)
     });
     Ok(RecordBatch::try_new(
@@ -155,6 +160,6 @@ fn schema(question: &Question) -> SchemaRef {
 }
 
 #[cfg(test)]
-mod tests;
+mod sql_tests;
 #[cfg(test)]
-mod world;
+mod tests;

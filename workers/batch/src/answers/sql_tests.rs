@@ -1,5 +1,5 @@
-//! The eight questions' SQL, run by DataFusion over a small world that has every corner: ties,
-//! bounds, nulls, several pins of one number, numbers without a partner.
+//! The SQL of the eight questions, run by DataFusion over sample rows with every corner case: ties,
+//! bounds, nulls, several pins with one number, and numbers without a matching row.
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::{arrow::array::RecordBatch, prelude::SessionContext};
@@ -8,38 +8,44 @@ use pinpipe_core::questions::{ColumnType, QUESTIONS, Question};
 /// `index_id`, category, poster, followers.
 const PINS: &str = "
     (1, 'art', 'ann', 10), (1, 'art', 'bob', 20), (1, 'travel', 'bob', 20), (1, NULL, 'cat', NULL),
-    (2, 'Zoo', 'dan', 9007199254740993), (2, 'art', NULL, 9007199254740995), (2, 'é', 'eve', NULL),
-    (3, 'tattoos', 'fay', 5), (3, 'tattoos', 'gus', 4), (3, 'beauty', 'Fay', 5), (3, 'beauty', 'gus', 1),
-    (4, 'beauty', 'hal', 7), (5, 'finance', 'ivy', 8), (6, NULL, NULL, NULL), (7, 'quotes', 'jim', 3),
+    (2, 'Zoo', 'dan', 9007199254740993), (2, 'art', NULL, 9007199254740995),
+    (2, 'é', 'eve', NULL), (3, 'tattoos', 'fay', 5), (3, 'tattoos', 'gus', 4),
+    (3, 'beauty', 'Fay', 5), (3, 'beauty', 'gus', 1), (4, 'beauty', 'hal', 7),
+    (5, 'finance', 'ivy', 8), (6, NULL, NULL, NULL), (7, 'quotes', 'jim', 3),
     (8, 'event', 'kim', 2), (9, 'event', 'lee', 1), (99, 'lost', 'max', 1000000)";
 
 /// `ind`, country, timestamp.
 const GEOS: &str = "
     (1, 'Albania', '2018-01-01T00:00:00Z'), (2, 'Zambia', '2022-12-31T23:59:59.999999Z'),
-    (3, 'albania', '2017-12-31T23:59:59.999999Z'), (4, 'Zambia', '2023-01-01T00:00:00Z'), (5, NULL, '2020-06-01T00:00:00Z'),
-    (6, 'Nauru', '2019-01-01T00:00:00Z'), (7, 'Peru', NULL), (8, 'Åland', '2020-06-01T00:00:00Z'),
+    (3, 'albania', '2017-12-31T23:59:59.999999Z'), (4, 'Zambia', '2023-01-01T00:00:00Z'),
+    (5, NULL, '2020-06-01T00:00:00Z'), (6, 'Nauru', '2019-01-01T00:00:00Z'),
+    (7, 'Peru', NULL), (8, 'Åland', '2020-06-01T00:00:00Z'),
     (9, 'Åland', '2020-06-01T00:00:00Z'), (98, 'Lost', '2020-06-01T00:00:00Z')";
 
 /// `ind`, age, `date_joined`.
 const USERS: &str = "
-    (1, 18, '2015-01-01T00:00:00Z'), (2, 24, '2020-12-31T23:59:59.999999Z'), (3, 25, '2014-12-31T23:59:59.999999Z'),
-    (4, 35, '2021-01-01T00:00:00Z'), (5, 36, '2015-06-01T00:00:00Z'), (6, 50, '2016-01-01T00:00:00Z'),
-    (7, 51, '2017-01-01T00:00:00Z'), (8, 17, '2017-01-01T00:00:00Z'), (9, NULL, NULL), (98, 150, '2020-01-01T00:00:00Z')";
+    (1, 18, '2015-01-01T00:00:00Z'), (2, 24, '2020-12-31T23:59:59.999999Z'),
+    (3, 25, '2014-12-31T23:59:59.999999Z'), (4, 35, '2021-01-01T00:00:00Z'),
+    (5, 36, '2015-06-01T00:00:00Z'), (6, 50, '2016-01-01T00:00:00Z'),
+    (7, 51, '2017-01-01T00:00:00Z'), (8, 17, '2017-01-01T00:00:00Z'), (9, NULL, NULL),
+    (98, 150, '2020-01-01T00:00:00Z')";
 
-async fn world() -> SessionContext {
+async fn sample_session() -> SessionContext {
     let session = SessionContext::new();
     let time = |column| format!("arrow_cast({column}, 'Timestamp(Microsecond, Some(\"UTC\"))')");
     for table in [
         format!(
-            "CREATE TABLE pin AS SELECT column1 AS index_id, column2 AS category, column3 AS poster_name, \
-             column4 AS follower_count FROM (VALUES {PINS})"
+            "CREATE TABLE pin AS SELECT column1 AS index_id, column2 AS category, \
+             column3 AS poster_name, column4 AS follower_count FROM (VALUES {PINS})"
         ),
         format!(
-            "CREATE TABLE geo AS SELECT column1 AS ind, column2 AS country, {} AS \"timestamp\" FROM (VALUES {GEOS})",
+            "CREATE TABLE geo AS SELECT column1 AS ind, column2 AS country, {} AS \"timestamp\" \
+             FROM (VALUES {GEOS})",
             time("column3")
         ),
         format!(
-            "CREATE TABLE \"user\" AS SELECT column1 AS ind, column2 AS age, {} AS date_joined FROM (VALUES {USERS})",
+            "CREATE TABLE \"user\" AS SELECT column1 AS ind, column2 AS age, {} AS date_joined \
+             FROM (VALUES {USERS})",
             time("column3")
         ),
     ] {
@@ -49,12 +55,12 @@ async fn world() -> SessionContext {
     session
 }
 
-/// Makes the table the questions are asked of, as the contract says it.
+/// Creates the table that the questions query, as the contract defines it.
 async fn join(session: &SessionContext) {
-    let facts = "CREATE OR REPLACE TABLE facts AS \
+    let join = "CREATE OR REPLACE TABLE facts AS \
         SELECT category, poster_name, follower_count, country, \"timestamp\", age, date_joined \
         FROM pin LEFT JOIN geo ON index_id = geo.ind LEFT JOIN \"user\" ON index_id = \"user\".ind";
-    session.sql(facts).await.unwrap().collect().await.unwrap();
+    session.sql(join).await.unwrap().collect().await.unwrap();
 }
 
 /// An answer's rows, their cells joined by `|`.
@@ -119,8 +125,7 @@ async fn check(session: &SessionContext, question: &Question, expected: &[&str])
 #[tokio::test]
 async fn the_eight_questions_are_answered() {
     let expected: [&[&str]; 8] = [
-        // Ties go to the first in byte order: `Zoo` before `art` before `é`, `beauty` before
-        // `tattoos`.
+        // Ties are broken by byte order: `Zoo` before `art` before `é`, `beauty` before `tattoos`.
         &[
             "Albania|art|2",
             "Peru|quotes|1",
@@ -152,7 +157,7 @@ async fn the_eight_questions_are_answered() {
             "2020|18-24|9007199254740994.0",
         ],
     ];
-    let session = world().await;
+    let session = sample_session().await;
     for (question, expected) in QUESTIONS.iter().zip(expected) {
         check(&session, question, expected).await;
         let columns: Vec<_> = question.columns.iter().map(|column| column.name).collect();
@@ -165,8 +170,8 @@ async fn the_eight_questions_are_answered() {
 }
 
 #[tokio::test]
-async fn of_nothing_the_answers_are_empty() {
-    let session = world().await;
+async fn without_rows_the_answers_are_empty() {
+    let session = sample_session().await;
     for table in ["pin", "geo", "\"user\""] {
         let empty = format!("CREATE OR REPLACE TABLE {table} AS SELECT * FROM {table} WHERE false");
         session.sql(&empty).await.unwrap().collect().await.unwrap();

@@ -1,4 +1,4 @@
-//! Reading a dead-letter topic once, from its beginning to where it ended when the re-drive began.
+//! Reads a dead-letter topic from its beginning to its end at the start of the re-drive.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -16,18 +16,18 @@ use rdkafka::{
 };
 use tracing::debug;
 
-/// How long the broker may take for an answer.
+/// Timeout of one request to the broker.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long nothing may come at all.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// How long to wait for the next record.
+const RECEIVE_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// The offset behind the last record of each partition that has any.
+/// End offset of each partition that has records.
 pub type Ends = BTreeMap<i32, i64>;
 
 fn settings(config: &Batch) -> ClientConfig {
     let mut settings = pinpipe_runtime::kafka::client_config(&config.kafka, "pinpipe-redrive");
     settings
-        // Never joined and nothing is committed: librdkafka wants a name.
+        // librdkafka requires a group id. The group is never joined and nothing is committed.
         .set(
             "group.id",
             format!(
@@ -43,17 +43,17 @@ fn settings(config: &Batch) -> ClientConfig {
     settings
 }
 
-/// Where the topic's partitions end now. Blocks.
+/// The current end offsets of the topic's partitions. Blocks.
 pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
     let consumer: BaseConsumer = settings(config)
         .create()
-        .context("the Kafka client can't be made")?;
+        .context("can't create the Kafka consumer")?;
     tokio::task::block_in_place(|| {
         let metadata = consumer
             .fetch_metadata(Some(topic), BROKER_TIMEOUT)
             .with_context(|| {
                 format!(
-                    "Kafka at {} does not answer",
+                    "can't read the metadata of the topic {topic} from Kafka at {}",
                     config.kafka.bootstrap_servers
                 )
             })?;
@@ -64,7 +64,8 @@ pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
         let partitions = found.map_or(&[][..], |found| found.partitions());
         ensure!(
             !partitions.is_empty(),
-            "the topic {topic} is not there: the operator makes it, see the pipeline's status"
+            "the topic {topic} doesn't exist; the operator creates it, see the condition \
+             TopicsReady of the pipeline"
         );
         let mut ends = Ends::new();
         for partition in partitions
@@ -73,7 +74,7 @@ pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
         {
             let (low, end) = consumer
                 .fetch_watermarks(topic, partition, BROKER_TIMEOUT)
-                .with_context(|| format!("the end of {topic}[{partition}]"))?;
+                .with_context(|| format!("can't read the end offset of {topic}[{partition}]"))?;
             if low < end {
                 ends.insert(partition, end);
             }
@@ -82,19 +83,19 @@ pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
     })
 }
 
-/// The records of a dead-letter topic.
-pub struct Letters {
+/// Reader of a dead-letter topic.
+pub struct DeadLetterReader {
     consumer: StreamConsumer,
-    /// Partitions that are not read to their end yet.
+    /// Partitions that are not yet read to their end.
     unread: Ends,
 }
 
-impl Letters {
-    /// From the beginning.
-    pub fn read(config: &Batch, topic: &str, ends: &Ends) -> Result<Self> {
+impl DeadLetterReader {
+    /// A reader at the beginning of the topic.
+    pub fn new(config: &Batch, topic: &str, ends: &Ends) -> Result<Self> {
         let consumer: StreamConsumer = settings(config)
             .create()
-            .context("the Kafka client can't be made")?;
+            .context("can't create the Kafka consumer")?;
         let mut list = TopicPartitionList::new();
         for partition in ends.keys() {
             list.add_partition_offset(topic, *partition, Offset::Beginning)?;
@@ -106,13 +107,13 @@ impl Letters {
         })
     }
 
-    /// The next record of any partition; none: all are read.
+    /// The next record of any partition; `None` when all partitions are read.
     pub async fn next(&mut self) -> Result<Option<BorrowedMessage<'_>>> {
         while !self.unread.is_empty() {
-            let received = tokio::time::timeout(PATIENCE, self.consumer.recv()).await;
-            let received = received
-                .ok()
-                .with_context(|| format!("nothing came from Kafka for {PATIENCE:?}"))?;
+            let received = tokio::time::timeout(RECEIVE_TIMEOUT, self.consumer.recv()).await;
+            let received = received.ok().with_context(|| {
+                format!("no record received from Kafka for {RECEIVE_TIMEOUT:?}")
+            })?;
             match received {
                 Ok(message) => {
                     let (partition, offset) = (message.partition(), message.offset());
@@ -130,40 +131,41 @@ impl Letters {
                     self.unread.remove(&partition);
                 }
                 Err(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)) => {
-                    bail!("the topic is gone");
+                    bail!("the topic was deleted");
                 }
                 Err(KafkaError::MessageConsumptionFatal(code)) => {
-                    bail!("the consumer can't go on: {code}")
+                    bail!("fatal error of the Kafka consumer: {code}")
                 }
-                Err(error) => debug!(%error, "the consumer reports"),
+                Err(error) => debug!(%error, "error of the Kafka consumer"),
             }
         }
         Ok(None)
     }
 }
 
-/// Names of letters, in a few bytes each: there may be millions.
+/// A set of ids of dead letters, with a few bytes per id since there may be millions.
 #[derive(Debug, Default)]
-pub struct LetterSet {
-    /// A topic deleted and created again leaves letters of several ids.
+pub struct LetterIdSet {
+    /// Several if the records' topic was deleted and created again.
     topic_ids: Vec<String>,
-    names: HashSet<(usize, i32, i64)>,
+    /// Index in `topic_ids`, partition and offset.
+    ids: HashSet<(usize, i32, i64)>,
 }
 
-impl LetterSet {
-    /// Adds a letter; false: it was in.
+impl LetterIdSet {
+    /// Adds an id; returns whether it is new.
     pub fn insert(&mut self, id: &LetterId) -> bool {
         let topic = self.topic(id).unwrap_or_else(|| {
             self.topic_ids.push(id.topic_id.clone());
             self.topic_ids.len() - 1
         });
-        self.names.insert((topic, id.partition, id.offset))
+        self.ids.insert((topic, id.partition, id.offset))
     }
 
-    /// Whether a letter is in.
+    /// Whether the set contains an id.
     pub fn contains(&self, id: &LetterId) -> bool {
         self.topic(id)
-            .is_some_and(|topic| self.names.contains(&(topic, id.partition, id.offset)))
+            .is_some_and(|topic| self.ids.contains(&(topic, id.partition, id.offset)))
     }
 
     fn topic(&self, id: &LetterId) -> Option<usize> {
@@ -178,13 +180,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_letter_of_a_topic_created_again_is_another_letter() {
+    fn ids_of_a_recreated_topic_are_different() {
         let id = |topic_id: &str, partition, offset| LetterId {
             topic_id: topic_id.into(),
             partition,
             offset,
         };
-        let mut set = LetterSet::default();
+        let mut set = LetterIdSet::default();
         for (letter, new) in [
             (id("a", 0, 1), true),
             (id("a", 0, 1), false),

@@ -1,12 +1,12 @@
-//! The re-drive: dead letters go back into the pipeline, each once, with the order they first had.
+//! The re-drive: writes dead letters back to their topics, each once, with their original order.
 //!
-//! A topic's letters are read twice, up to where its log ended at the beginning: for the marks of
-//! letters that are back already, then for the letters themselves. A letter's record and its mark
-//! are written in one transaction, so that a re-drive that dies anywhere can be begun anew. No
-//! run's Lease is needed: the transactional id lets only one re-drive of a pipeline write.
+//! A dead-letter topic is read twice, up to its end at the start of the re-drive: first the markers
+//! of dead letters that were re-driven before, then the dead letters themselves. A dead letter's
+//! record and its marker are written in one transaction, so a re-drive that dies can be started
+//! again. It needs no Lease: the transactional id lets only one re-drive of a pipeline write.
 
+mod dead_letters;
 mod filter;
-mod letters;
 mod report;
 mod transaction;
 
@@ -23,34 +23,34 @@ use pinpipe_config::{Batch, Topic};
 use pinpipe_core::{Cleaned, Kind, Rejection, clean};
 use pinpipe_runtime::{
     cli::WorkerArgs,
-    config,
     dead_letter::{Entry, Letter, Outcome},
     shutdown,
 };
 use rdkafka::{Message, message::BorrowedMessage};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use self::{
+    dead_letters::{DeadLetterReader, LetterIdSet},
     filter::Filter,
-    letters::{LetterSet, Letters},
     report::{Report, TopicReport},
     transaction::{Item, Transactions},
 };
-use crate::read;
+use crate::{failure, load_config, read, write_termination_log};
 
-/// Letters of one transaction.
+/// Most dead letters of one transaction.
 const TRANSACTION_LETTERS: usize = 500;
-/// Bytes of one transaction: with the size limit of a record on top, what is held in memory.
+/// Bytes of records after which a transaction is written. Memory use is bounded by this plus the
+/// size limit of a record.
 const TRANSACTION_BYTES: usize = 4 << 20;
-/// How often the log says how far the re-drive is.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+/// Interval of progress log lines.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// What to re-drive, and how.
+/// Options of a re-drive.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// Only letters with one of these reasons, such as too-large or key-unreadable. Unless set:
-    /// any.
+    /// Only dead letters with one of these reasons, such as too-large or key-unreadable. Any reason
+    /// unless set.
     #[arg(
         long,
         env = "PINPIPE_REDRIVE_REASON",
@@ -59,8 +59,8 @@ pub struct Args {
     )]
     reason: Vec<String>,
 
-    /// Only letters in which one of these fields is at fault, by their raw names. Unless set: any,
-    /// or none.
+    /// Only dead letters with a fault in one of these fields, by raw name. Any field, or none,
+    /// unless set.
     #[arg(
         long,
         env = "PINPIPE_REDRIVE_FIELD",
@@ -69,19 +69,25 @@ pub struct Args {
     )]
     field: Vec<String>,
 
-    /// Only records that came at this time or later, as in 2026-01-31T00:00:00Z.
+    /// Only records whose Kafka timestamp is not before this time, such as 2026-01-31T00:00:00Z.
     #[arg(long, env = "PINPIPE_REDRIVE_SINCE", value_name = "TIME", value_parser = time)]
     since: Option<DateTime<Utc>>,
 
-    /// Only records that came before this time.
+    /// Only records whose Kafka timestamp is before this time.
     #[arg(long, env = "PINPIPE_REDRIVE_UNTIL", value_name = "TIME", value_parser = time)]
     until: Option<DateTime<Utc>>,
 
-    /// Which letters: rejected records, or copies of repaired ones.
-    #[arg(long, env = "PINPIPE_REDRIVE_OUTCOME", value_name = "OUTCOME", default_value = "rejected", value_parser = outcome)]
+    /// Only dead letters with this outcome: rejected records, or copies of repaired ones.
+    #[arg(
+        long,
+        env = "PINPIPE_REDRIVE_OUTCOME",
+        value_name = "OUTCOME",
+        default_value = "rejected",
+        value_parser = outcome
+    )]
     outcome: Outcome,
 
-    /// Only records of these kinds: pin, geo, user. Unless set: all three.
+    /// Only records of these kinds: pin, geo, user. All kinds unless set.
     #[arg(
         long,
         env = "PINPIPE_REDRIVE_TOPIC",
@@ -90,7 +96,7 @@ pub struct Args {
     )]
     topic: Vec<Kind>,
 
-    /// Re-drives so many letters at most.
+    /// Re-drives at most this many dead letters.
     #[arg(long, env = "PINPIPE_REDRIVE_MAX", value_name = "N")]
     max: Option<u64>,
 
@@ -98,12 +104,12 @@ pub struct Args {
     #[arg(long, env = "PINPIPE_REDRIVE_FORCE", value_parser = FalseyValueParser::new())]
     force: bool,
 
-    /// Writes nothing: the report says what would be re-driven.
+    /// Writes nothing; the report counts what would be re-driven.
     #[arg(long, env = "PINPIPE_REDRIVE_DRY_RUN", value_parser = FalseyValueParser::new())]
     dry_run: bool,
 
-    /// Where the report goes, as JSON, when the file is there: Kubernetes makes it for the pod's
-    /// status.
+    /// File for the report as JSON, written only if it exists: Kubernetes creates it and copies its
+    /// content to the pod's status.
     #[arg(long, value_name = "PATH", default_value = "/dev/termination-log")]
     termination_log: PathBuf,
 }
@@ -112,39 +118,35 @@ fn time(text: &str) -> Result<DateTime<Utc>, String> {
     let parsed = DateTime::parse_from_rfc3339(text);
     parsed
         .map(Into::into)
-        .map_err(|_| format!("`{text}` is no time: write it as in 2026-01-31T00:00:00Z"))
+        .map_err(|error| format!("{error}; write it as 2026-01-31T00:00:00Z (RFC 3339)"))
 }
 
 fn outcome(text: &str) -> Result<Outcome, String> {
     [Outcome::Rejected, Outcome::Repaired]
         .into_iter()
         .find(|outcome| outcome.as_str() == text)
-        .ok_or_else(|| format!("`{text}` is no outcome: use rejected or repaired"))
+        .ok_or_else(|| format!("`{text}` isn't an outcome: use rejected or repaired"))
 }
 
-/// Re-drives and reports: on standard output, and as the termination message.
+/// Executes a re-drive. The report goes to standard output and to the termination message.
 pub fn run(worker: &WorkerArgs, args: &Args) -> ExitCode {
-    let begun = Instant::now();
+    let started = Instant::now();
     let mut report = Report::new(args.dry_run);
-    let result = work(worker, args, &mut report);
-    report.end(begun.elapsed(), result.as_ref().err());
+    let result = execute(worker, args, &mut report);
+    report.finish(started.elapsed(), result.as_ref().err());
     println!("{}", report.to_json());
-    if args.termination_log.exists()
-        && let Err(problem) = std::fs::write(&args.termination_log, report.to_json())
-    {
-        warn!(%problem, "the termination message could not be written");
-    }
+    write_termination_log(&args.termination_log, &report.to_json());
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            error!("{problem:#}");
-            ExitCode::FAILURE
+        Err(error) => {
+            error!("{error:#}");
+            failure::exit_code(&error).into()
         }
     }
 }
 
-fn work(worker: &WorkerArgs, args: &Args, report: &mut Report) -> Result<()> {
-    let config: Batch = config::load(&worker.config)?;
+fn execute(worker: &WorkerArgs, args: &Args, report: &mut Report) -> Result<()> {
+    let config = load_config(&worker.config)?;
     tokio::runtime::Runtime::new()?.block_on(async {
         let stop = shutdown::on_signal();
         redrive(&config, args, report, &stop).await
@@ -157,21 +159,20 @@ async fn redrive(
     report: &mut Report,
     stop: &CancellationToken,
 ) -> Result<()> {
-    // Before any topic's end is taken: what a predecessor has under way is decided then, and
-    // nothing of it follows.
+    // Fences earlier re-drives before any end offset is read, so that they write nothing later.
     let transactions = if args.dry_run {
         None
     } else {
-        Some(Transactions::begin(config)?)
+        Some(Transactions::new(config)?)
     };
     let filter = Filter::new(args);
-    let mut left = args.max.unwrap_or(u64::MAX);
+    let mut remaining = args.max.unwrap_or(u64::MAX);
     for kind in Kind::ALL
         .into_iter()
         .filter(|kind| args.topic.is_empty() || args.topic.contains(kind))
     {
         let topic = read::topic(&config.topics, kind);
-        let mut drive = Drive {
+        let mut topic_redrive = TopicRedrive {
             kind,
             topic,
             max_bytes: usize::try_from(config.max_record_bytes)?,
@@ -179,90 +180,95 @@ async fn redrive(
             filter: &filter,
             transactions: transactions.as_ref(),
             stop,
-            left,
-            done: LetterSet::default(),
-            seen: LetterSet::default(),
-            gathered: Vec::new(),
-            bytes: 0,
+            remaining,
+            redriven_before: LetterIdSet::default(),
+            seen: LetterIdSet::default(),
+            pending: Vec::new(),
+            pending_bytes: 0,
             report: report.topic(kind),
         };
-        drive
-            .all(config)
+        topic_redrive
+            .redrive_all(config)
             .await
-            .with_context(|| format!("the dead letters in {}", topic.dead_letter))?;
-        left = drive.left;
+            .with_context(|| format!("re-driving the topic {}", topic.dead_letter))?;
+        remaining = topic_redrive.remaining;
     }
     Ok(())
 }
 
-/// One topic's letters on their way back.
-struct Drive<'a> {
+/// The re-drive of one dead-letter topic.
+struct TopicRedrive<'a> {
     kind: Kind,
     topic: &'a Topic,
     max_bytes: usize,
     force: bool,
     filter: &'a Filter,
-    /// None: nothing is written.
+    /// `None` for a dry run.
     transactions: Option<&'a Transactions>,
     stop: &'a CancellationToken,
-    /// Letters that may still be re-driven.
-    left: u64,
-    /// Letters with a mark.
-    done: LetterSet,
-    seen: LetterSet,
-    gathered: Vec<Item>,
-    bytes: usize,
+    /// How many dead letters may still be re-driven.
+    remaining: u64,
+    /// Dead letters that have a marker.
+    redriven_before: LetterIdSet,
+    seen: LetterIdSet,
+    /// Dead letters of the next transaction.
+    pending: Vec<Item>,
+    pending_bytes: usize,
     report: &'a mut TopicReport,
 }
 
-impl Drive<'_> {
-    async fn all(&mut self, config: &Batch) -> Result<()> {
-        let ends = letters::ends(config, &self.topic.dead_letter)?;
-        let mut marks = Letters::read(config, &self.topic.dead_letter, &ends)?;
-        while let Some(message) = self.unless_stopped(marks.next()).await? {
+impl TopicRedrive<'_> {
+    async fn redrive_all(&mut self, config: &Batch) -> Result<()> {
+        let ends = dead_letters::ends(config, &self.topic.dead_letter)?;
+        let mut markers = DeadLetterReader::new(config, &self.topic.dead_letter, &ends)?;
+        while let Some(message) = self.unless_stopped(markers.next()).await? {
             if let Some(Ok(Entry::Mark(id))) = message.headers().map(Entry::read) {
-                self.done.insert(&id);
+                self.redriven_before.insert(&id);
             }
         }
-        drop(marks);
-        let mut told = Instant::now();
-        let mut letters = Letters::read(config, &self.topic.dead_letter, &ends)?;
+        drop(markers);
+        let mut last_logged = Instant::now();
+        let mut letters = DeadLetterReader::new(config, &self.topic.dead_letter, &ends)?;
         while let Some(message) = self.unless_stopped(letters.next()).await? {
-            self.look_at(&message);
-            if self.gathered.len() >= TRANSACTION_LETTERS || self.bytes >= TRANSACTION_BYTES {
-                self.put_back().await?;
+            self.process(&message);
+            if self.pending.len() >= TRANSACTION_LETTERS || self.pending_bytes >= TRANSACTION_BYTES
+            {
+                self.write_pending().await?;
             }
-            if told.elapsed() >= TELL_EVERY {
+            if last_logged.elapsed() >= LOG_EVERY {
                 info!(
                     topic = self.topic.dead_letter,
                     letters = self.report.letters,
                     redriven = self.report.redriven,
                     "re-driving"
                 );
-                told = Instant::now();
+                last_logged = Instant::now();
             }
         }
-        self.put_back().await?;
+        self.write_pending().await?;
         info!(
             topic = self.topic.dead_letter,
             letters = self.report.letters,
             redriven = self.report.redriven,
-            "the topic's letters are read"
+            "all dead letters of the topic are read"
         );
         Ok(())
     }
 
-    /// Between transactions alone: one that is open is ended before.
+    /// Stops only between transactions: an open one is always committed or aborted.
     async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
         tokio::select! {
             biased;
-            () = self.stop.cancelled() => bail!("stopped before the end: what was put back is marked, the next re-drive goes on with the rest"),
-            done = work => done,
+            () = self.stop.cancelled() => bail!(
+                "stopped by a signal; start the re-drive again to continue with the dead letters \
+                 that were not re-driven"
+            ),
+            result = work => result,
         }
     }
 
-    /// Counts a letter, and takes it along where it is to go back.
-    fn look_at(&mut self, message: &BorrowedMessage<'_>) {
+    /// Counts a dead letter, and adds it to the next transaction if it is to be re-driven.
+    fn process(&mut self, message: &BorrowedMessage<'_>) {
         let entry = message.headers().map(Entry::read);
         let letter = match entry {
             Some(Ok(Entry::Letter(letter))) => letter,
@@ -277,7 +283,7 @@ impl Drive<'_> {
             return;
         }
         self.report.letters += 1;
-        if self.done.contains(&letter.id) {
+        if self.redriven_before.contains(&letter.id) {
             self.report.done_before += 1;
             return;
         }
@@ -291,56 +297,56 @@ impl Drive<'_> {
             return;
         };
         let cleaned = clean(self.kind, value, self.max_bytes);
-        if !self.force && self.comes_back(&letter, &cleaned) {
+        if !self.force && self.is_unfixed(&letter, &cleaned) {
             return;
         }
-        if self.left == 0 {
+        if self.remaining == 0 {
             self.report.left += 1;
             return;
         }
-        self.left -= 1;
-        self.bytes += value.len();
+        self.remaining -= 1;
+        self.pending_bytes += value.len();
         let key = match &cleaned {
             Ok(cleaned) => Some(cleaned.record.key().as_bytes().to_vec()),
             Err(_) => message.key().map(<[u8]>::to_vec),
         };
-        self.gathered.push(Item {
+        self.pending.push(Item {
             letter,
             key,
             value: value.to_vec(),
         });
     }
 
-    /// Counts a record that would come to the same end again.
-    fn comes_back(&mut self, letter: &Letter, cleaned: &Result<Cleaned<'_>, Rejection>) -> bool {
+    /// Whether the record would be rejected, or repaired, again; if so, counts it.
+    fn is_unfixed(&mut self, letter: &Letter, cleaned: &Result<Cleaned<'_>, Rejection>) -> bool {
         match (cleaned, letter.verdict.outcome) {
             (Err(rejection), _) => {
                 *self
                     .report
                     .still_rejected
                     .entry(rejection.reason())
-                    .or_default() += 1
+                    .or_default() += 1;
             }
             (Ok(cleaned), Outcome::Repaired) if !cleaned.repairs.is_empty() => {
-                self.report.still_repaired += 1
+                self.report.still_repaired += 1;
             }
             (Ok(_), _) => return false,
         }
         true
     }
 
-    async fn put_back(&mut self) -> Result<()> {
-        let gathered = std::mem::take(&mut self.gathered);
-        self.bytes = 0;
-        if gathered.is_empty() {
+    async fn write_pending(&mut self) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        self.pending_bytes = 0;
+        if pending.is_empty() {
             return Ok(());
         }
         let Some(transactions) = self.transactions else {
-            self.report.redriven += gathered.len() as u64;
+            self.report.redriven += pending.len() as u64;
             return Ok(());
         };
         let too_large = transactions
-            .put_back(self.topic, &gathered, |done| self.report.redriven += done)
+            .redrive(self.topic, &pending, |count| self.report.redriven += count)
             .await?;
         self.report.too_large += too_large;
         Ok(())
