@@ -1,9 +1,9 @@
 //! The raw archive: every record as it was posted, in objects of an S3 store.
 //!
-//! The objects are also the position: an object's key holds its first offset, its metadata the next
-//! one. `If-None-Match: *` makes the PUT atomic, since two workers that resume at the same offset
-//! write the same key. `docs/architecture.md` describes the protocol, [`pinpipe_runtime::raw_zone`]
-//! the layout.
+//! The objects are also the position: an object's key holds the position it starts at, its metadata
+//! the one behind it. `If-None-Match: *` makes the PUT atomic, since two workers that resume at one
+//! position write the same key. `docs/architecture.md` describes the protocol,
+//! [`pinpipe_runtime::raw_zone`] the layout.
 
 pub mod lines;
 mod reset;

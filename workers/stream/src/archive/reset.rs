@@ -136,7 +136,7 @@ impl Archive {
             to
         };
         let Some(Position { mut next, .. }) = position else {
-            tracing::info!(%source, to, reset = id, "the empty archive starts at the reset's offset");
+            tracing::info!(%source, to, reset = id, "the empty archive starts at that offset");
             return Ok(());
         };
         while next < to {

@@ -1,7 +1,7 @@
 //! A worker of the model: the session without its timers and its consumer.
 //!
-//! It repeats the rules of `session/mod.rs`, `session/rebalance.rs` and `session/upkeep.rs`, and the
-//! order of queries in [`crate::resume::Resume`]. Partition buffers, commits, batches and the
+//! It repeats the rules of `session/mod.rs`, `session/rebalance.rs` and `session/upkeep.rs`, and
+//! the order of queries in [`crate::resume::Resume`]. Partition buffers, commits, batches and the
 //! decision where to start are the real code.
 
 use std::{

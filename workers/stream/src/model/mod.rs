@@ -31,7 +31,8 @@
 //! them: taking the lost reply to one's own commit for another worker's progress, keeping buffered
 //! records when another worker is further ahead, and accepting records twice.
 //!
-//! `PINPIPE_SEED=<seed>` runs one seed and prints its steps; `PINPIPE_RUNS=<count>` runs more seeds.
+//! `PINPIPE_SEED=<seed>` runs one seed and prints its steps; `PINPIPE_RUNS=<count>` sets the number
+//! of seeds.
 
 mod broker;
 mod member;

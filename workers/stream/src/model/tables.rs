@@ -280,7 +280,7 @@ impl Sink for Upsert {
     }
 }
 
-/// Decodes rows from COPY's binary format: `ind, country, coordinates, timestamp, _time, _partition,
+/// Decodes rows of COPY's binary format: `ind, country, coordinates, timestamp, _time, _partition,
 /// _offset`.
 fn decode(mut data: Bytes) -> Vec<(i64, Row)> {
     data.advance(19);

@@ -111,7 +111,12 @@ impl<S: Sink> Session<'_, S> {
     }
 
     fn open_buffer(&mut self, start: Start) {
-        tracing::info!(source = %start.source, stored = start.stored, next = start.fetch, "resuming");
+        tracing::info!(
+            source = %start.source,
+            stored = start.stored,
+            next = start.fetch,
+            "resuming"
+        );
         let key = (start.source.topic.kind, start.source.partition);
         self.buffers.insert(
             key,
