@@ -316,6 +316,9 @@ pub struct Postgres {
     pub name: String,
     /// A file that holds `postgresql://user:password@host:port/database`.
     pub url_file: PathBuf,
+    /// The Secret and key behind `url_file`, as messages name them: `Secret warehouse, key url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
     /// The schema of the tables; created when absent.
     pub schema: String,
     /// Where the sink begins.

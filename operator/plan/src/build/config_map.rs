@@ -66,6 +66,7 @@ pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Strea
     let postgres = config::StreamSink::Postgres(config::Postgres {
         name: sink.name.clone(),
         url_file: secrets_dir("postgres").join("url"),
+        secret: None,
         schema: sink.schema.clone(),
         start_from: match sink.start_from {
             StartFrom::Earliest => config::StartFrom::Earliest,
