@@ -46,7 +46,7 @@ impl Store {
     /// The bucket of the raw zone; made when absent.
     pub async fn open(zone: &RawZone) -> Result<Self> {
         let client = pinpipe_runtime::s3::client(&zone.s3)?;
-        pinpipe_runtime::s3::ensure_bucket(&client, &zone.bucket).await?;
+        pinpipe_runtime::s3::ensure_bucket(&client, &zone.s3, &zone.bucket).await?;
         Ok(Self {
             client,
             bucket: zone.bucket.clone(),
