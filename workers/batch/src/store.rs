@@ -53,30 +53,24 @@ impl Store {
             bucket: zone.bucket.clone(),
             prefix: zone.prefix.clone(),
         };
-        match pinpipe_runtime::s3::ensure_bucket(&store.client, &store.bucket).await {
-            Ok(()) => Ok(store),
-            Err(error) => Err(store.refusal(zone).await.unwrap_or(error)),
-        }
+        let bucket = pinpipe_runtime::s3::ensure_bucket(&store.client, &zone.s3, &store.bucket);
+        let Err(error) = bucket.await else { return Ok(store) };
+        Err(match store.refusal().await {
+            Some(refusal) => Permanent(format!("{error:#}; {refusal:#}")).into(),
+            None => error,
+        })
     }
 
     /// Why the store refuses access to an existing bucket; `None` if it doesn't. The response to
     /// `ensure_bucket`'s HEAD request has no body, so only a GET request gets the server's message.
-    async fn refusal(&self, zone: &RawZone) -> Option<anyhow::Error> {
+    async fn refusal(&self) -> Option<anyhow::Error> {
         let request = self.client.list_objects_v2().bucket(&self.bucket);
         let error = request.max_keys(1).send().await.err()?;
         if status(&error) == Some(404) {
             return None;
         }
         let error = self.request_error("can't be listed", "", &error);
-        error.is::<Permanent>().then(|| {
-            error.context(format!(
-                "the object store at {} refuses the bucket {} in the region {} with the \
-                 credentials in the Secret of spec.archive.s3.credentialsSecretRef",
-                zone.s3.endpoint.as_deref().unwrap_or("AWS"),
-                zone.bucket,
-                zone.s3.region
-            ))
-        })
+        error.is::<Permanent>().then_some(error)
     }
 
     /// The key prefix of the archive's raw objects.

@@ -1,4 +1,4 @@
-//! Reading a worker's configuration and the files its Secrets are mounted at.
+//! Reads a worker's configuration and its mounted Secrets.
 
 use std::{fs, path::Path};
 
@@ -9,15 +9,16 @@ pub use pinpipe_config::{Kafka, S3, WorkerConfig};
 pub fn load<T: WorkerConfig>(path: &Path) -> Result<T> {
     let yaml = fs::read_to_string(path).with_context(|| {
         format!(
-            "{} can't be read: mount the worker's ConfigMap there, or name another file with --config",
+            "{} can't be read: mount the worker's ConfigMap there, or set another file with \
+             --config",
             path.display()
         )
     })?;
     pinpipe_config::parse(&yaml).with_context(|| path.display().to_string())
 }
 
-/// Reads one key of a mounted Secret, without the white space that editors leave at its end. Errors
-/// name the file, never the content.
+/// Reads one key of a mounted Secret and trims trailing white space, which editors often add.
+/// Errors name the file, never its content.
 pub fn secret_file(path: &Path) -> Result<String> {
     let mut secret = fs::read_to_string(path).with_context(|| {
         format!(
@@ -42,7 +43,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of its own for each test.
+    /// Creates a temporary file for one test.
     fn file(name: &str, content: &str) -> PathBuf {
         let path =
             std::env::temp_dir().join(format!("pinpipe-runtime-{}-{name}", std::process::id()));
@@ -51,8 +52,9 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_that_cannot_be_read_is_named_with_its_field() {
-        let head = "configVersion: 1\npipeline: {namespace: n, name: p, uid: u}\ntarget: http://x\nseed: 7\n";
+    fn an_error_names_the_file_and_the_field() {
+        let head = "configVersion: 1\npipeline: {namespace: n, name: p, uid: u}\n\
+                    target: http://x\nseed: 7\n";
         for (name, content, says) in [
             ("missing-field.yaml", head.to_owned(), "recordsPerSecond"),
             (
@@ -85,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_loses_the_white_space_an_editor_leaves() {
+    fn trailing_white_space_of_a_secret_is_trimmed() {
         let path = file("secret", " pass word \r\n");
         assert_eq!(secret_file(&path).unwrap(), " pass word");
         fs::write(&path, "\n").unwrap();

@@ -1,9 +1,10 @@
-//! What a stream worker tells the operator of its lag and of the records it rejected, at `GET
-//! /figures` of the admin port.
+//! Lag and reject counts that a stream worker reports to the operator at `GET /figures` of the
+//! admin port.
 //!
-//! The metrics have all of it and much more; this is what thresholds in the resource are held
-//! against, in one small answer that needs no history of whoever asks. Either side may be a release
-//! older: what is absent is zero, what is new is passed over.
+//! The operator compares them with the thresholds in the resource. `/metrics` has them too, but
+//! this small document already covers the time window, so that the operator needs no history.
+//! Operator and worker may be one release apart: absent fields are zero, unknown fields are
+//! ignored.
 
 use std::{
     collections::VecDeque,
@@ -12,31 +13,31 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// Where it is told.
+/// The HTTP path.
 pub const PATH: &str = "/figures";
-/// How far back rejected records are counted.
+/// The time window in which rejected records are counted.
 pub const WINDOW: Duration = Duration::from_mins(10);
-/// How far apart the counts are that are remembered.
-const STEP: Duration = Duration::from_secs(15);
+/// The interval between stored counts.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// What a worker tells.
+/// A worker's report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Figures {
-    /// Records between the logs' ends and what is stored, of the partitions it has.
+    /// Records between the end of the log and the stored position, of all assigned partitions.
     pub lag: i64,
-    /// Partitions of which it knows that.
+    /// Number of partitions whose lag is known.
     pub partitions: u32,
-    /// Records read within the [`WINDOW`].
+    /// Records read within [`WINDOW`].
     pub read: u64,
-    /// Of these, the rejected ones.
+    /// Records rejected within [`WINDOW`].
     pub rejected: u64,
 }
 
-/// Records read, and of these the rejected ones.
+/// Records read and records rejected.
 type Counts = (u64, u64);
 
-/// Counts as they were, from the window's beginning on.
+/// A sliding window over cumulative counts.
 #[derive(Debug)]
 pub struct Recent(VecDeque<(Instant, Counts)>);
 
@@ -47,8 +48,8 @@ impl Default for Recent {
 }
 
 impl Recent {
-    /// What was counted within the window, of all that was counted so far. To be called now and
-    /// then.
+    /// Takes the cumulative counts so far and returns the counts within [`WINDOW`]. Call it
+    /// periodically.
     pub fn count(&mut self, counts: Counts) -> Counts {
         self.count_at(Instant::now(), counts)
     }
@@ -61,7 +62,11 @@ impl Recent {
             self.0.pop_front();
         }
         let (read_before, rejected_before) = self.0.front().map_or((0, 0), |(_, counts)| *counts);
-        if self.0.back().is_none_or(|(at, _)| now - *at >= STEP) {
+        if self
+            .0
+            .back()
+            .is_none_or(|(at, _)| now - *at >= SAMPLE_INTERVAL)
+        {
             self.0.push_back((now, (read, rejected)));
         }
         (
@@ -76,24 +81,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_counted_longer_ago_than_the_window_is_forgotten() {
+    fn counts_older_than_the_window_are_dropped() {
         let mut recent = Recent::default();
         let mut now = Instant::now();
         assert_eq!(recent.count_at(now, (10, 1)), (10, 1));
-        now += STEP;
+        now += SAMPLE_INTERVAL;
         assert_eq!(recent.count_at(now, (20, 2)), (20, 2));
-        let steps = WINDOW.as_secs() / STEP.as_secs();
+        let steps = WINDOW.as_secs() / SAMPLE_INTERVAL.as_secs();
         for _ in 0..steps {
-            now += STEP;
+            now += SAMPLE_INTERVAL;
             recent.count_at(now, (20, 2));
         }
-        assert_eq!(recent.count_at(now, (20, 2)), (0, 0), "nothing since");
+        assert_eq!(
+            recent.count_at(now, (20, 2)),
+            (0, 0),
+            "nothing within the window"
+        );
         assert_eq!(recent.count_at(now, (25, 3)), (5, 1));
         assert!(recent.0.len() as u64 <= steps + 2, "{}", recent.0.len());
     }
 
     #[test]
-    fn an_answer_of_another_release_is_read() {
+    fn a_report_of_another_release_is_read() {
         let read = |text: &str| serde_json::from_str::<Figures>(text).unwrap();
         assert_eq!(read("{}"), Figures::default());
         assert_eq!(

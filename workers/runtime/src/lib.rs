@@ -1,7 +1,7 @@
-//! What every worker shares: its command line, configuration, telemetry, health and shutdown, and
-//! clients of the broker and the object store.
+//! Shared by all workers: command line, configuration, telemetry, health and shutdown, and clients
+//! for Kafka and the object store.
 //!
-//! Nothing here knows what stands in a record. `unsafe` code is allowed in two places,
+//! This crate does not depend on the content of records. `unsafe` code is allowed only in
 //! `kafka::describe` and `malloc`.
 
 pub mod admin;

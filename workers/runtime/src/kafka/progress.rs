@@ -1,6 +1,6 @@
-//! How far a consumer group has come: the topics' ends, and the offsets it has committed.
+//! Progress of a consumer group: the end offsets of topics and the group's committed offsets.
 //!
-//! Everything here blocks: call it where that is allowed.
+//! All requests block: call them where blocking is allowed.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -10,67 +10,71 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
 };
 
-use super::client_config;
+use super::{LastError, client_config};
 use crate::config::Kafka;
 
-/// Topic → partition → next offset.
+/// Next offset by topic and partition.
 pub type Positions = BTreeMap<String, BTreeMap<i32, i64>>;
 
-/// A partition that a group has not read to its end.
+/// A partition that a group has not read to the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Behind {
-    /// The topic.
+    /// The topic's name.
     pub topic: String,
-    /// The partition.
+    /// The partition's number.
     pub partition: i32,
-    /// None: the group has never committed an offset here.
+    /// The committed offset. `None` if the group has never committed one.
     pub committed: Option<i64>,
-    /// The end to be reached.
+    /// The end offset.
     pub end: i64,
 }
 
-/// A client in the name of a consumer group, which it only asks after and never joins.
+/// A client that queries the offsets of a consumer group without joining it.
 pub struct Progress {
-    consumer: BaseConsumer,
+    consumer: BaseConsumer<LastError>,
+    last_error: LastError,
     bootstrap_servers: String,
     timeout: Duration,
 }
 
 impl Progress {
-    /// Nothing is connected yet. `timeout` is for each question to the broker.
+    /// Creates the client without connecting. `timeout` applies to each request.
     pub fn new(kafka: &Kafka, client_id: &str, group: &str, timeout: Duration) -> Result<Self> {
         let mut settings = client_config(kafka, client_id);
         settings
             .set("group.id", group)
             .set("enable.auto.commit", "false");
-        // The ends a reader of committed records sees: nobody has read what an open transaction
-        // wrote.
+        // End offsets as seen by a reader of committed records: records of open transactions can't
+        // be read yet.
         settings.set("isolation.level", "read_committed");
+        let last_error = LastError::default();
         let consumer = settings
-            .create()
-            .context("the Kafka client can't be made")?;
+            .create_with_context(last_error.clone())
+            .context("can't create the Kafka client")?;
         Ok(Self {
             consumer,
+            last_error,
             bootstrap_servers: kafka.bootstrap_servers.clone(),
             timeout,
         })
     }
 
-    /// The ends of all partitions of these topics.
+    /// The end offsets of all partitions of `topics`.
     pub fn ends(&self, topics: &[String]) -> Result<Positions> {
         let mut ends = Positions::new();
         for topic in topics {
             let metadata = self
                 .consumer
                 .fetch_metadata(Some(topic), self.timeout)
-                .with_context(|| format!("Kafka at {} does not answer", self.bootstrap_servers))?;
+                .with_context(|| self.no_answer())?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             let partitions = found
                 .filter(|found| found.error().is_none())
                 .map_or(&[][..], |found| found.partitions());
             if partitions.is_empty() {
                 return Err(anyhow!(
-                    "the topic {topic} is not there: the operator makes it, see the pipeline's status"
+                    "the topic {topic} does not exist: the operator creates it, see the pipeline's \
+                     status"
                 ));
             }
             for partition in partitions {
@@ -78,14 +82,14 @@ impl Progress {
                 let (_, end) = self
                     .consumer
                     .fetch_watermarks(topic, id, self.timeout)
-                    .with_context(|| format!("the end of {topic}[{id}]"))?;
+                    .with_context(|| format!("can't get the end offset of {topic}[{id}]"))?;
                 ends.entry(topic.clone()).or_default().insert(id, end);
             }
         }
         Ok(ends)
     }
 
-    /// The group's committed offsets where it has committed any, of the partitions of `wanted`.
+    /// The group's committed offsets of the partitions in `wanted`, where it has committed any.
     pub fn committed(&self, wanted: &Positions) -> Result<Positions> {
         let mut list = TopicPartitionList::new();
         for (topic, partitions) in wanted {
@@ -96,7 +100,7 @@ impl Progress {
         let answer = self
             .consumer
             .committed_offsets(list, self.timeout)
-            .context("the group's committed offsets")?;
+            .context("can't get the group's committed offsets")?;
         let mut committed = Positions::new();
         for element in answer.elements() {
             element
@@ -111,10 +115,19 @@ impl Progress {
         }
         Ok(committed)
     }
+
+    /// Says that no broker answered, with librdkafka's cause if there is one.
+    fn no_answer(&self) -> String {
+        // Errors reach the context only while the client is polled.
+        while self.consumer.poll(Duration::from_millis(50)).is_some() {}
+        let cause = self.last_error.get();
+        let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
+        format!("Kafka at {} does not answer{cause}", self.bootstrap_servers)
+    }
 }
 
-/// The partitions whose committed offset has not reached the wanted one. An empty partition wants
-/// nothing.
+/// The partitions whose committed offset is below the wanted one. Empty partitions are never
+/// behind.
 #[must_use]
 pub fn behind(wanted: &Positions, committed: &Positions) -> Vec<Behind> {
     let mut behind = Vec::new();
@@ -137,7 +150,7 @@ pub fn behind(wanted: &Positions, committed: &Positions) -> Vec<Behind> {
     behind
 }
 
-/// For a person: `t[0] at 9 of 10, t[1] at nothing of 3 and 4 more`.
+/// Formats partitions for people: `t[0] at 9 of 10, t[1] at nothing of 3 and 4 more`.
 #[must_use]
 pub fn list(behind: &[Behind]) -> String {
     const SHOWN: usize = 6;

@@ -82,7 +82,7 @@ impl Store {
     /// object that `owner` names.
     pub async fn open(zone: &RawZone, owner: &str) -> Result<Self, SinkError> {
         let client = s3::client(&zone.s3)?;
-        s3::ensure_bucket(&client, &zone.bucket).await?;
+        s3::ensure_bucket(&client, &zone.s3, &zone.bucket).await?;
         let part_checksum = zone
             .s3
             .endpoint

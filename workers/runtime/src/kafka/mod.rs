@@ -1,6 +1,7 @@
-//! Clients of the Kafka cluster.
+//! Kafka clients: common settings, cluster and topic ids, consumer group progress.
 
 mod describe;
+mod last_error;
 mod progress;
 
 use std::{collections::HashMap, time::Duration};
@@ -9,12 +10,12 @@ use rdkafka::{ClientConfig, ClientContext, client::Client, types::RDKafkaErrorCo
 
 use crate::config::Kafka;
 
+pub use last_error::LastError;
 pub use progress::{Behind, Positions, Progress, behind, list};
 
-/// What every client is configured with; a worker adds its own settings.
+/// Settings of every client. Workers add their own.
 ///
-/// Topics are never created by asking for them: theirs is the operator's work, with the timestamps
-/// and the partitions it sets.
+/// Clients never create topics: the operator does, with the settings that the pipeline needs.
 #[must_use]
 pub fn client_config(kafka: &Kafka, client_id: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -24,7 +25,8 @@ pub fn client_config(kafka: &Kafka, client_id: &str) -> ClientConfig {
         .set("allow.auto.create.topics", "false")
         .set("socket.keepalive.enable", "true")
         .set("socket.connection.setup.timeout.ms", "10000")
-        // A broker that came back is found within seconds, one that went away within a minute.
+        // Reconnect within seconds after a broker restarts, and notice changed brokers within a
+        // minute.
         .set("reconnect.backoff.ms", "100")
         .set("reconnect.backoff.max.ms", "3000")
         .set("topic.metadata.refresh.interval.ms", "60000")
@@ -32,8 +34,7 @@ pub fn client_config(kafka: &Kafka, client_id: &str) -> ClientConfig {
     config
 }
 
-/// Which cluster and which topics a client talks to. A topic deleted and created again under its
-/// name has another id.
+/// Ids of the cluster and its topics. A topic's id changes if it is deleted and created again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The cluster's id.
@@ -42,30 +43,31 @@ pub struct Identity {
     pub topic_ids: HashMap<String, String>,
 }
 
-/// Why the identity can't be told.
+/// Why the cluster or its topics could not be described.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// No broker answered in time.
+    /// No broker answered in time. Contains librdkafka's message.
     #[error(
-        "the Kafka cluster did not answer within {0:?}: is it running, and is spec.broker.kafka.bootstrapServers right?"
+        "no Kafka broker answered: {0}: check that the brokers run and that \
+         spec.broker.kafka.bootstrapServers is right"
     )]
-    NoAnswer(Duration),
-    /// The cluster refused.
+    NoAnswer(String),
+    /// The cluster refused the request. Contains librdkafka's message.
     #[error("the Kafka cluster can't describe its topics: {0}")]
     Refused(String),
-    /// A topic is not there, or not to be seen by us.
+    /// A topic does not exist or may not be described.
     #[error("topic {topic}: {reason}")]
     Topic {
-        /// Its name.
+        /// The topic's name.
         topic: String,
-        /// What the broker says.
+        /// librdkafka's message.
         reason: String,
-        /// Kafka's code, such as `UnknownTopicOrPartition`.
+        /// Kafka's error code, such as `UnknownTopicOrPartition`.
         code: RDKafkaErrorCode,
     },
 }
 
-/// Whether an error means that no broker answered.
+/// Whether an error code means that no broker answered.
 #[must_use]
 pub fn is_no_answer(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
@@ -80,7 +82,7 @@ pub fn is_no_answer(code: RDKafkaErrorCode) -> bool {
     )
 }
 
-/// Asks the cluster for its id and the topics' ids. Blocks for up to `timeout`: call it where
+/// Fetches the ids of the cluster and of `topics`. Blocks for up to twice `timeout`: call it where
 /// blocking is allowed.
 pub fn identity<C: ClientContext>(
     client: &Client<C>,
@@ -93,26 +95,26 @@ pub fn identity<C: ClientContext>(
         .collect::<Result<_, _>>()?;
     let cluster_id = client
         .fetch_cluster_id(timeout)
-        .ok_or(IdentityError::NoAnswer(timeout))?;
+        .ok_or_else(|| IdentityError::NoAnswer(format!("no cluster id within {timeout:?}")))?;
     Ok(Identity {
         cluster_id,
         topic_ids,
     })
 }
 
-/// A topic as the cluster has it.
+/// A topic of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
-    /// Its name.
+    /// The topic's name.
     pub name: String,
-    /// Its id, in Kafka's own notation (Base64, 22 characters).
+    /// The topic's id, in Kafka's own notation (Base64, 22 characters).
     pub id: String,
-    /// Its partitions.
+    /// The number of partitions.
     pub partitions: i32,
 }
 
-/// Those of these topics that are there. Blocks for up to `timeout`: call it where blocking is
-/// allowed.
+/// Describes those of the topics `names` that exist. Blocks for up to `timeout`: call it where
+/// blocking is allowed.
 pub fn topics<C: ClientContext>(
     client: &Client<C>,
     names: &[&str],
