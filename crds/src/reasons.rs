@@ -134,7 +134,7 @@ pub const LAG_ABOVE_THRESHOLD: &str = "LagAboveThreshold";
 /// More records are rejected than the threshold says.
 pub const REJECTS_ABOVE_THRESHOLD: &str = "RejectsAboveThreshold";
 /// The workers that know don't tell.
-pub const FIGURES_MISSING: &str = "FiguresMissing";
+pub const METRICS_MISSING: &str = "MetricsMissing";
 
 /// An event: a batch run is started, as an annotation asks.
 pub const RUN_STARTED: &str = "RunStarted";

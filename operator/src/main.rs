@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 fn main() -> anyhow::Result<()> {
     // A list of a thousand pipelines needs much memory for a short time.
-    malloc::give_back();
+    malloc::return_freed_memory();
     Runtime::new()?.block_on(run())
 }
 

@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Pod;
 use pinpipe_config::ADMIN_PORT;
 use pinpipe_crds::reasons;
 use pinpipe_plan::component::Component;
-use pinpipe_runtime::figures::{self, Figures};
+use pinpipe_runtime::worker_metrics::{self, WorkerMetrics};
 use reqwest::{Client, Response, redirect::Policy};
 
 use super::pods::component;
@@ -28,11 +28,11 @@ const MAX_ANSWER: usize = 4096;
 
 /// Values that the workers of a component reported.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct WorkerMetrics {
+pub struct ComponentMetrics {
     /// Number of pods that were asked.
     pub asked: usize,
     /// Values of the pods that answered.
-    pub answers: Vec<Figures>,
+    pub answers: Vec<WorkerMetrics>,
     /// Whether a worker of the component reports a problem.
     pub has_problem: bool,
 }
@@ -72,21 +72,21 @@ pub async fn metrics(
     client: &Client,
     pods: &[Pod],
     components: &[Component],
-) -> BTreeMap<Component, WorkerMetrics> {
+) -> BTreeMap<Component, ComponentMetrics> {
     let targets = pods.iter().filter_map(target);
     let targets = targets.filter(|target| components.contains(&target.component));
     let answers = targets.map(|target| async move {
         let answer = async {
-            let body = body(client, target.address, figures::PATH).await?;
+            let body = body(client, target.address, worker_metrics::PATH).await?;
             anyhow::Ok(serde_json::from_slice(&body)?)
         };
-        let metrics: anyhow::Result<Figures> = answer.await;
+        let metrics: anyhow::Result<WorkerMetrics> = answer.await;
         let metrics = metrics.inspect_err(
             |error| tracing::debug!(pod = target.pod, %error, "no metrics of a worker"),
         );
         (target.component, metrics.ok())
     });
-    let mut metrics: BTreeMap<Component, WorkerMetrics> = BTreeMap::new();
+    let mut metrics: BTreeMap<Component, ComponentMetrics> = BTreeMap::new();
     for (component, answer) in join_all(answers).await {
         let of_component = metrics.entry(component).or_default();
         of_component.asked += 1;

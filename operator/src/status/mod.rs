@@ -409,7 +409,7 @@ mod tests {
         assert_eq!(conditions(&first, moved, Some(1), at(200)), first);
         let other = stopped("position 5 of u[0], the log holds 10 to 1204").conditions();
         assert_ne!(conditions(&first, other, Some(1), at(200)), first);
-        // Another's figures are what changed.
+        // The numbers of another reason are what changed.
         let progress = |message: &str| Findings {
             ingest: Finding::bad(reasons::PROGRESSING, message),
             ..findings()

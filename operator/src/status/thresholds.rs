@@ -12,7 +12,7 @@ use pinpipe_crds::{condition_types, reasons};
 use pinpipe_plan::{component::Component, model::ValidatedPipeline};
 
 use super::{shorten, timestamp};
-use crate::observe::worker_health::WorkerMetrics;
+use crate::observe::worker_health::ComponentMetrics;
 
 /// Shortest time for which a condition stays False.
 const HOLD: Duration = Duration::from_mins(5);
@@ -35,7 +35,7 @@ enum Level {
 }
 
 impl Level {
-    fn of(known: f64, threshold: f64, complete: bool, metrics: &WorkerMetrics) -> Self {
+    fn of(known: f64, threshold: f64, complete: bool, metrics: &ComponentMetrics) -> Self {
         if known > threshold {
             Self::Above
         } else if complete && known <= threshold * LOW {
@@ -111,7 +111,7 @@ fn lag_thresholds(pipeline: &ValidatedPipeline) -> Vec<LagThreshold> {
 #[must_use]
 pub fn conditions(
     pipeline: &ValidatedPipeline,
-    metrics: &dyn Fn(&Component) -> WorkerMetrics,
+    metrics: &dyn Fn(&Component) -> ComponentMetrics,
     partitions: u32,
     before: &[Condition],
     generation: Option<i64>,
@@ -148,7 +148,7 @@ pub fn conditions(
         .collect()
 }
 
-fn lag(threshold: &LagThreshold, metrics: &WorkerMetrics, partitions: u32) -> Measured {
+fn lag(threshold: &LagThreshold, metrics: &ComponentMetrics, partitions: u32) -> Measured {
     let LagThreshold { owner, records, .. } = threshold;
     let lag = metrics.answers.iter().map(|answer| answer.lag).sum::<i64>() as f64;
     let known: u32 = metrics.answers.iter().map(|answer| answer.partitions).sum();
@@ -160,7 +160,7 @@ fn lag(threshold: &LagThreshold, metrics: &WorkerMetrics, partitions: u32) -> Me
     }
 }
 
-fn rejects(threshold: f64, metrics: &WorkerMetrics) -> Measured {
+fn rejects(threshold: f64, metrics: &ComponentMetrics) -> Measured {
     let read: u64 = metrics.answers.iter().map(|answer| answer.read).sum();
     let rejected: u64 = metrics.answers.iter().map(|answer| answer.rejected).sum();
     let limit = threshold * read.max(MIN_RECORDS) as f64;
@@ -173,7 +173,7 @@ fn rejects(threshold: f64, metrics: &WorkerMetrics) -> Measured {
     }
 }
 
-fn all_answered(metrics: &WorkerMetrics) -> bool {
+fn all_answered(metrics: &ComponentMetrics) -> bool {
     metrics.asked > 0 && metrics.answers.len() == metrics.asked
 }
 
@@ -243,7 +243,7 @@ impl Kind {
         if !unknown.is_empty() {
             let owners = unknown.join(", ");
             let message = format!("no values from {owners}; the other conditions say why");
-            return ("Unknown", reasons::FIGURES_MISSING, message);
+            return ("Unknown", reasons::METRICS_MISSING, message);
         }
         (
             "True",
@@ -277,7 +277,7 @@ fn is_above(value: &Measured, before: Option<&Condition>, at: Timestamp) -> Opti
 #[cfg(test)]
 mod tests {
     use pinpipe_plan::samples::{validated, whole};
-    use pinpipe_runtime::figures::Figures;
+    use pinpipe_runtime::worker_metrics::WorkerMetrics;
     use serde_json::json;
 
     use super::*;
@@ -292,13 +292,13 @@ mod tests {
         Timestamp::from_second(second).unwrap()
     }
 
-    fn lag(lag: i64, partitions: u32) -> WorkerMetrics {
-        WorkerMetrics {
+    fn lag(lag: i64, partitions: u32) -> ComponentMetrics {
+        ComponentMetrics {
             asked: 1,
-            answers: vec![Figures {
+            answers: vec![WorkerMetrics {
                 lag,
                 partitions,
-                ..Figures::default()
+                ..WorkerMetrics::default()
             }],
             has_problem: false,
         }
@@ -306,7 +306,7 @@ mod tests {
 
     /// Condition about the lag, at a second, given the metrics of the sink `live` with nine
     /// partitions.
-    fn next(before: &[Condition], second: i64, metrics: &WorkerMetrics) -> Vec<Condition> {
+    fn next(before: &[Condition], second: i64, metrics: &ComponentMetrics) -> Vec<Condition> {
         let metrics = metrics.clone();
         conditions(
             &with_threshold(),
@@ -376,11 +376,11 @@ mod tests {
 
     #[test]
     fn an_unknown_value_is_not_guessed() {
-        let silent = WorkerMetrics {
+        let silent = ComponentMetrics {
             asked: 1,
-            ..WorkerMetrics::default()
+            ..ComponentMetrics::default()
         };
-        let halted = WorkerMetrics {
+        let halted = ComponentMetrics {
             has_problem: true,
             ..lag(0, 0)
         };
@@ -389,10 +389,10 @@ mod tests {
             next(&[], 0, &lag(5000, 9)),
             next(&[], 0, &lag(0, 9)),
         ] {
-            for metrics in [&silent, &halted, &WorkerMetrics::default()] {
+            for metrics in [&silent, &halted, &ComponentMetrics::default()] {
                 assert_eq!(
                     says(&next(&before, 1000, metrics)),
-                    ("Unknown", reasons::FIGURES_MISSING),
+                    ("Unknown", reasons::METRICS_MISSING),
                     "{metrics:?}"
                 );
             }
@@ -408,7 +408,7 @@ mod tests {
             "False",
             "what is known is enough"
         );
-        let half = WorkerMetrics {
+        let half = ComponentMetrics {
             asked: 2,
             ..lag(0, 9)
         };
@@ -421,12 +421,12 @@ mod tests {
 
     #[test]
     fn the_values_of_pods_are_added() {
-        let pod = |lag| Figures {
+        let pod = |lag| WorkerMetrics {
             lag,
             partitions: 5,
-            ..Figures::default()
+            ..WorkerMetrics::default()
         };
-        let metrics = WorkerMetrics {
+        let metrics = ComponentMetrics {
             asked: 2,
             answers: vec![pod(600), pod(401)],
             has_problem: false,
@@ -463,12 +463,12 @@ mod tests {
         });
         assert_eq!(measured(&pipeline), [Component::Archive]);
         let next = |before: &[Condition], second, read, rejected| {
-            let metrics = WorkerMetrics {
+            let metrics = ComponentMetrics {
                 asked: 1,
-                answers: vec![Figures {
+                answers: vec![WorkerMetrics {
                     read,
                     rejected,
-                    ..Figures::default()
+                    ..WorkerMetrics::default()
                 }],
                 has_problem: false,
             };
@@ -507,7 +507,7 @@ mod tests {
         assert!(measured(&suspended).is_empty());
         let now = conditions(
             &suspended,
-            &|_| WorkerMetrics::default(),
+            &|_| ComponentMetrics::default(),
             9,
             &[],
             None,

@@ -177,7 +177,7 @@ impl RunArgs {
 }
 
 fn main() -> ExitCode {
-    malloc::give_back();
+    malloc::return_freed_memory();
     let args = Args::parse();
     telemetry::init(args.worker.log_format);
     match args.command {

@@ -14,7 +14,7 @@ use pinpipe_config::{Batch, Topic, Topics};
 use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::{
     compressed::Decompressor,
-    raw_zone::{Facts, Index},
+    raw_zone::{Index, ObjectMetadata},
 };
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -217,7 +217,7 @@ async fn read_lines(
     let response = store.get_once(&object.key).await?;
     let positions = match object.form {
         Format::Archive => {
-            let metadata = Facts::from_metadata(&response.metadata.unwrap_or_default())
+            let metadata = ObjectMetadata::from_metadata(&response.metadata.unwrap_or_default())
                 .map_err(|error| Permanent(error.to_string()))?;
             LinePositions::Index(store.get_json_once::<Index>(&metadata.index).await?)
         }

@@ -65,7 +65,7 @@ async fn acquire_lease(config: &Batch) -> Result<Held> {
         api,
         &config.lease,
         &lease::identity().await,
-        Some(lease::OUTLIVES_A_CRASH),
+        Some(lease::TAKEOVER_TIMEOUT),
     )
     .await?)
 }

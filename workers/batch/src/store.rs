@@ -14,7 +14,7 @@ use aws_sdk_s3::{
     types::{Delete, ObjectIdentifier},
 };
 use pinpipe_config::RawZone;
-use pinpipe_runtime::raw_zone::{self, Facts, RawPartition};
+use pinpipe_runtime::raw_zone::{self, ObjectMetadata, RawPartition};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::AsyncWriteExt as _;
 
@@ -54,7 +54,9 @@ impl Store {
             prefix: zone.prefix.clone(),
         };
         let bucket = pinpipe_runtime::s3::ensure_bucket(&store.client, &zone.s3, &store.bucket);
-        let Err(error) = bucket.await else { return Ok(store) };
+        let Err(error) = bucket.await else {
+            return Ok(store);
+        };
         Err(match store.refusal().await {
             Some(refusal) => Permanent(format!("{error:#}; {refusal:#}")).into(),
             None => error,
@@ -269,9 +271,9 @@ impl Store {
     }
 
     /// The metadata of a raw object; `None` if it doesn't exist.
-    pub async fn raw_metadata(&self, key: &str) -> Result<Option<Facts>> {
+    pub async fn raw_metadata(&self, key: &str) -> Result<Option<ObjectMetadata>> {
         retry(RETRY_TIMEOUT, "reading a raw object's metadata", || {
-            raw_zone::facts(&self.client, &self.bucket, key)
+            raw_zone::object_metadata(&self.client, &self.bucket, key)
         })
         .await
     }

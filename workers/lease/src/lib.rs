@@ -37,7 +37,7 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often a waiting candidate tries to acquire the `Lease`.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a candidate must wait to acquire the `Lease` of a crashed holder.
-pub const OUTLIVES_A_CRASH: Duration = Duration::from_secs(25);
+pub const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// Why the `Lease` could not be acquired or was lost.
 #[derive(Debug, thiserror::Error)]
@@ -467,7 +467,7 @@ mod tests {
     #[test]
     fn a_holder_stops_before_another_may_acquire() {
         assert!(RENEW_DEADLINE + REQUEST_TIMEOUT <= DURATION);
-        assert!(DURATION < OUTLIVES_A_CRASH);
+        assert!(DURATION < TAKEOVER_TIMEOUT);
     }
 
     #[test]

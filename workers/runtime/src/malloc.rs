@@ -14,7 +14,7 @@ const MAX_ARENAS: i32 = 2;
 /// By default, once a buffer of up to 32 MiB has been freed, glibc allocates buffers of that size
 /// from up to eight heaps per processor and does not return them. A program that processes large
 /// batches in many threads then holds twice the memory it uses and may be killed at its limit.
-pub fn give_back() {
+pub fn return_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     for (parameter, value) in [
         (libc::M_MMAP_THRESHOLD, MMAP_THRESHOLD),

@@ -103,7 +103,7 @@ fn topic_folder(prefix: &str, topic: &str) -> String {
 
 /// Metadata of a raw object (`x-amz-meta-…`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
+pub struct ObjectMetadata {
     /// The offset after the last one that this object covers. The archive resumes there.
     pub next_offset: i64,
     /// Number of lines.
@@ -123,12 +123,12 @@ pub struct Facts {
 /// Why a raw object's metadata can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its metadata {problem} {name}: it was not written by this archive")]
-pub struct FactsError {
+pub struct MetadataError {
     name: &'static str,
     problem: &'static str,
 }
 
-impl Facts {
+impl ObjectMetadata {
     /// Converts to object metadata.
     #[must_use]
     pub fn to_metadata(&self) -> HashMap<String, String> {
@@ -146,7 +146,7 @@ impl Facts {
     }
 
     /// Parses object metadata.
-    pub fn from_metadata(metadata: &HashMap<String, String>) -> Result<Self, FactsError> {
+    pub fn from_metadata(metadata: &HashMap<String, String>) -> Result<Self, MetadataError> {
         Ok(Self {
             next_offset: number(metadata, "next-offset")?,
             record_count: number(metadata, "record-count")?,
@@ -162,8 +162,8 @@ impl Facts {
 fn text<'a>(
     metadata: &'a HashMap<String, String>,
     name: &'static str,
-) -> Result<&'a str, FactsError> {
-    metadata.get(name).map(String::as_str).ok_or(FactsError {
+) -> Result<&'a str, MetadataError> {
+    metadata.get(name).map(String::as_str).ok_or(MetadataError {
         name,
         problem: "has no",
     })
@@ -172,8 +172,8 @@ fn text<'a>(
 fn number<T: FromStr>(
     metadata: &HashMap<String, String>,
     name: &'static str,
-) -> Result<T, FactsError> {
-    text(metadata, name)?.parse().map_err(|_| FactsError {
+) -> Result<T, MetadataError> {
+    text(metadata, name)?.parse().map_err(|_| MetadataError {
         name,
         problem: "has no readable",
     })
@@ -318,11 +318,15 @@ pub async fn partitions(
 }
 
 /// Reads an object's metadata. `None` if there is no such object.
-pub async fn facts(client: &Client, bucket: &str, key: &str) -> anyhow::Result<Option<Facts>> {
+pub async fn object_metadata(
+    client: &Client,
+    bucket: &str,
+    key: &str,
+) -> anyhow::Result<Option<ObjectMetadata>> {
     match client.head_object().bucket(bucket).key(key).send().await {
         Ok(head) => {
             let none = HashMap::new();
-            let facts = Facts::from_metadata(head.metadata().unwrap_or(&none));
+            let facts = ObjectMetadata::from_metadata(head.metadata().unwrap_or(&none));
             Ok(Some(facts.with_context(|| {
                 format!("s3://{bucket}/{key} can't be used")
             })?))
@@ -454,7 +458,7 @@ mod tests {
 
     #[test]
     fn metadata_round_trips() {
-        let facts = Facts {
+        let facts = ObjectMetadata {
             next_offset: 42,
             record_count: 40,
             min_time: 1,
@@ -464,9 +468,11 @@ mod tests {
             index: "i".into(),
         };
         let mut metadata = facts.to_metadata();
-        assert_eq!(Facts::from_metadata(&metadata), Ok(facts));
+        assert_eq!(ObjectMetadata::from_metadata(&metadata), Ok(facts));
         metadata.remove("next-offset");
-        let message = Facts::from_metadata(&metadata).unwrap_err().to_string();
+        let message = ObjectMetadata::from_metadata(&metadata)
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("next-offset"), "{message}");
     }
 }

@@ -6,7 +6,7 @@
 //! the duplicates a crash leaves.
 
 use pinpipe_core::Order;
-use pinpipe_runtime::dead_letter::{Letter, LetterId, Redriven, Verdict};
+use pinpipe_runtime::dead_letter::{DeadLetter, DeadLetterId, Redriven, Verdict};
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::OwnedHeaders,
@@ -80,8 +80,8 @@ impl DeadLetters {
             partition,
             offset,
         } = position;
-        let letter = Letter {
-            id: LetterId {
+        let letter = DeadLetter {
+            id: DeadLetterId {
                 topic_id: source.topic.id.clone(),
                 partition,
                 offset,

@@ -31,9 +31,9 @@ use pinpipe_config::{ADMIN_PORT, Stream, StreamSink};
 use pinpipe_runtime::{
     admin::{Admin, Readiness},
     cli::WorkerArgs,
-    config, figures,
+    config,
     outage::Outage,
-    shutdown, telemetry,
+    shutdown, telemetry, worker_metrics,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -110,7 +110,7 @@ async fn serve<S: Sink>(
             }),
         )
         .route(
-            figures::PATH,
+            worker_metrics::PATH,
             get({
                 let metrics = metrics.clone();
                 async move || Json(metrics.threshold_values())

@@ -11,7 +11,7 @@ use pinpipe_config::{LAG_NAMESPACE_LABEL, LAG_PIPELINE_LABEL, LAG_SINK_LABEL, Pi
 use pinpipe_core::{Cleaned, Kind, Rejection};
 use pinpipe_runtime::{
     dead_letter::{Redriven, UnusableOrder},
-    figures::{Figures, Recent},
+    worker_metrics::{RecentCounts, WorkerMetrics},
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -103,7 +103,7 @@ pub struct Metrics {
 #[derive(Debug, Default)]
 struct Thresholds {
     lag: BTreeMap<Partition, i64>,
-    recent: Recent,
+    recent: RecentCounts,
 }
 
 impl Metrics {
@@ -318,7 +318,7 @@ impl Metrics {
 
     /// The values that the pipeline's thresholds are compared with. Call it at intervals: each call
     /// adds the current counts to the window of recent ones.
-    pub fn threshold_values(&self) -> Figures {
+    pub fn threshold_values(&self) -> WorkerMetrics {
         let count = |outcome: &'static str| -> u64 {
             let of = |kind: Kind| {
                 self.records
@@ -334,7 +334,7 @@ impl Metrics {
         let read = rejected + count("clean") + count("repaired");
         let mut thresholds = self.thresholds();
         let (read, rejected) = thresholds.recent.count((read, rejected));
-        Figures {
+        WorkerMetrics {
             lag: thresholds.lag.values().sum(),
             partitions: u32::try_from(thresholds.lag.len()).unwrap_or(u32::MAX),
             read,

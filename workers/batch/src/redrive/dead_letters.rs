@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use pinpipe_config::Batch;
-use pinpipe_runtime::dead_letter::LetterId;
+use pinpipe_runtime::dead_letter::DeadLetterId;
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, StreamConsumer},
@@ -154,7 +154,7 @@ pub struct LetterIdSet {
 
 impl LetterIdSet {
     /// Adds an id; returns whether it is new.
-    pub fn insert(&mut self, id: &LetterId) -> bool {
+    pub fn insert(&mut self, id: &DeadLetterId) -> bool {
         let topic = self.topic(id).unwrap_or_else(|| {
             self.topic_ids.push(id.topic_id.clone());
             self.topic_ids.len() - 1
@@ -163,12 +163,12 @@ impl LetterIdSet {
     }
 
     /// Whether the set contains an id.
-    pub fn contains(&self, id: &LetterId) -> bool {
+    pub fn contains(&self, id: &DeadLetterId) -> bool {
         self.topic(id)
             .is_some_and(|topic| self.ids.contains(&(topic, id.partition, id.offset)))
     }
 
-    fn topic(&self, id: &LetterId) -> Option<usize> {
+    fn topic(&self, id: &DeadLetterId) -> Option<usize> {
         self.topic_ids
             .iter()
             .position(|topic_id| *topic_id == id.topic_id)
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn ids_of_a_recreated_topic_are_different() {
-        let id = |topic_id: &str, partition, offset| LetterId {
+        let id = |topic_id: &str, partition, offset| DeadLetterId {
             topic_id: topic_id.into(),
             partition,
             offset,

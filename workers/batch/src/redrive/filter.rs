@@ -1,6 +1,6 @@
 //! Selects the dead letters to re-drive.
 
-use pinpipe_runtime::dead_letter::{Letter, Outcome};
+use pinpipe_runtime::dead_letter::{DeadLetter, Outcome};
 
 use super::Args;
 
@@ -36,7 +36,7 @@ impl Filter {
     }
 
     /// Whether a dead letter matches. Reason and field must match the same one of its faults.
-    pub fn matches(&self, letter: &Letter) -> bool {
+    pub fn matches(&self, letter: &DeadLetter) -> bool {
         let among = |names: &[String], name: Option<&str>| {
             names.is_empty() || name.is_some_and(|name| names.iter().any(|listed| listed == name))
         };
@@ -53,7 +53,7 @@ impl Filter {
 mod tests {
     use clap::Parser;
     use pinpipe_core::{Kind, clean};
-    use pinpipe_runtime::dead_letter::LetterId;
+    use pinpipe_runtime::dead_letter::DeadLetterId;
 
     use super::*;
 
@@ -63,18 +63,18 @@ mod tests {
         args: Args,
     }
 
-    fn letter(raw: &str) -> Letter {
+    fn letter(raw: &str) -> DeadLetter {
         let verdict = match clean(Kind::User, raw.as_bytes(), 100) {
             Ok(cleaned) => (&cleaned.repairs).into(),
             Err(rejection) => (&rejection).into(),
         };
-        let id = LetterId {
+        let id = DeadLetterId {
             topic_id: "t".into(),
             partition: 0,
             offset: 0,
         };
         let time = 1_767_225_600_000; // 2026-01-01T00:00:00Z
-        Letter {
+        DeadLetter {
             id,
             cluster_id: String::new(),
             topic: String::new(),

@@ -23,7 +23,7 @@ use pinpipe_config::{Batch, Topic};
 use pinpipe_core::{Cleaned, Kind, Rejection, clean};
 use pinpipe_runtime::{
     cli::WorkerArgs,
-    dead_letter::{Entry, Letter, Outcome},
+    dead_letter::{DeadLetter, Entry, Outcome},
     shutdown,
 };
 use rdkafka::{Message, message::BorrowedMessage};
@@ -271,7 +271,7 @@ impl TopicRedrive<'_> {
     fn process(&mut self, message: &BorrowedMessage<'_>) {
         let entry = message.headers().map(Entry::read);
         let letter = match entry {
-            Some(Ok(Entry::Letter(letter))) => letter,
+            Some(Ok(Entry::DeadLetter(letter))) => letter,
             Some(Ok(Entry::Mark(_))) => return,
             Some(Err(_)) | None => {
                 self.report.unreadable += 1;
@@ -318,7 +318,11 @@ impl TopicRedrive<'_> {
     }
 
     /// Whether the record would be rejected, or repaired, again; if so, counts it.
-    fn is_unfixed(&mut self, letter: &Letter, cleaned: &Result<Cleaned<'_>, Rejection>) -> bool {
+    fn is_unfixed(
+        &mut self,
+        letter: &DeadLetter,
+        cleaned: &Result<Cleaned<'_>, Rejection>,
+    ) -> bool {
         match (cleaned, letter.verdict.outcome) {
             (Err(rejection), _) => {
                 *self

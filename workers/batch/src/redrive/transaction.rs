@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pinpipe_config::{Batch, Topic};
-use pinpipe_runtime::dead_letter::Letter;
+use pinpipe_runtime::dead_letter::DeadLetter;
 use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::OwnedHeaders,
@@ -28,7 +28,7 @@ const MAX_ATTEMPTS: u32 = 3;
 #[derive(Debug)]
 pub struct Item {
     /// The dead letter's headers.
-    pub letter: Letter,
+    pub letter: DeadLetter,
     /// The key that the re-driven record gets.
     pub key: Option<Vec<u8>>,
     /// The record's value.

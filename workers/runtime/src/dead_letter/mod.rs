@@ -4,7 +4,7 @@
 //! and puts their records back into the pipeline. A dead-letter topic contains
 //! - dead letters: the record's key and value unchanged, with headers that say where it was and
 //!   what was wrong;
-//! - markers: a [`LetterId`] as the key, no value, and the header `pinpipe.redriven`: the dead
+//! - markers: a [`DeadLetterId`] as the key, no value, and the header `pinpipe.redriven`: the dead
 //!   letter with that id has been redriven.
 
 mod headers;
@@ -32,7 +32,7 @@ const MAX_KEY_BYTES: usize = 4096;
 
 /// Identifies a dead letter. A dead letter written again after a crash has the same id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct LetterId {
+pub struct DeadLetterId {
     /// The id of the record's topic.
     pub topic_id: String,
     /// The record's partition.
@@ -41,7 +41,7 @@ pub struct LetterId {
     pub offset: i64,
 }
 
-impl fmt::Display for LetterId {
+impl fmt::Display for DeadLetterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}:{}", self.topic_id, self.partition, self.offset)
     }
@@ -49,9 +49,9 @@ impl fmt::Display for LetterId {
 
 /// A dead letter without its record.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Letter {
+pub struct DeadLetter {
     /// The dead letter's id.
-    pub id: LetterId,
+    pub id: DeadLetterId,
     /// The id of the Kafka cluster.
     pub cluster_id: String,
     /// The name of the record's topic.
@@ -68,9 +68,9 @@ pub struct Letter {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// A dead letter.
-    Letter(Letter),
+    DeadLetter(DeadLetter),
     /// The marker that the dead letter with this id has been redriven.
-    Mark(LetterId),
+    Mark(DeadLetterId),
 }
 
 /// A dead letter's header is missing or can't be read.
@@ -78,7 +78,7 @@ pub enum Entry {
 #[error("its header {0} is missing or can't be read: it was not written by a stream worker")]
 pub struct InvalidHeader(&'static str);
 
-impl Letter {
+impl DeadLetter {
     /// The number of attempts so far to process the record: 1 plus the number of redrives.
     #[must_use]
     pub fn attempt(&self) -> u32 {
@@ -168,7 +168,7 @@ impl Entry {
     pub fn read(headers: &impl Headers) -> Result<Self, InvalidHeader> {
         let text_of = |name| text(headers, name).ok_or(InvalidHeader(name));
         let number_of = |name| number(headers, name).ok_or(InvalidHeader(name));
-        let id = LetterId {
+        let id = DeadLetterId {
             topic_id: text_of(TOPIC_ID)?.to_owned(),
             partition: number(headers, PARTITION).ok_or(InvalidHeader(PARTITION))?,
             offset: number_of(OFFSET)?,
@@ -191,7 +191,7 @@ impl Entry {
         let faults = faults.collect();
         let attempt: u32 = number(headers, ATTEMPT).unwrap_or(1);
         let order = order(headers).map_err(|_| InvalidHeader(ORDER_TIME))?;
-        Ok(Self::Letter(Letter {
+        Ok(Self::DeadLetter(DeadLetter {
             id,
             cluster_id: text(headers, CLUSTER_ID).unwrap_or_default().to_owned(),
             topic: text(headers, TOPIC).unwrap_or_default().to_owned(),
@@ -209,7 +209,7 @@ impl Entry {
     }
 }
 
-fn put_id(headers: OwnedHeaders, id: &LetterId) -> OwnedHeaders {
+fn put_id(headers: OwnedHeaders, id: &DeadLetterId) -> OwnedHeaders {
     let headers = put(headers, TOPIC_ID, &id.topic_id);
     let headers = put(headers, PARTITION, &id.partition.to_string());
     put(headers, OFFSET, &id.offset.to_string())

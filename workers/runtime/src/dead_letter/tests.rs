@@ -11,17 +11,17 @@ const POSITION: Order = Order {
     offset: 40,
 };
 
-fn letter(kind: Kind, raw: &str, redriven: Option<Redriven>) -> Letter {
+fn letter(kind: Kind, raw: &str, redriven: Option<Redriven>) -> DeadLetter {
     let verdict = match clean(kind, raw.as_bytes(), 1000) {
         Ok(cleaned) => Verdict::from(&cleaned.repairs),
         Err(rejection) => Verdict::from(&rejection),
     };
-    let id = LetterId {
+    let id = DeadLetterId {
         topic_id: "AbC".into(),
         partition: POSITION.partition,
         offset: POSITION.offset,
     };
-    Letter {
+    DeadLetter {
         id,
         cluster_id: "c".into(),
         topic: "n.p.geo".into(),
@@ -67,7 +67,7 @@ fn a_dead_letter_round_trips() {
             (Some(reasons), fields)
         );
         assert_eq!(find(&headers, KEY), Some(&b"k\xff"[..]));
-        assert_eq!(Entry::read(&headers), Ok(Entry::Letter(letter)));
+        assert_eq!(Entry::read(&headers), Ok(Entry::DeadLetter(letter)));
     }
 }
 
@@ -118,7 +118,7 @@ fn dead_letters_of_earlier_releases_are_first_attempts() {
         ("pinpipe.timestamp", "1000"),
         ("pinpipe.reason", "not-json"),
     ]);
-    let Ok(Entry::Letter(letter)) = Entry::read(&headers) else {
+    let Ok(Entry::DeadLetter(letter)) = Entry::read(&headers) else {
         panic!()
     };
     assert_eq!(

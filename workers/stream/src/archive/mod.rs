@@ -15,7 +15,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use pinpipe_runtime::{
     compressed,
-    raw_zone::{Facts, Index, RawPartition},
+    raw_zone::{Index, ObjectMetadata, RawPartition},
 };
 use tokio::sync::OnceCell;
 
@@ -96,7 +96,7 @@ impl Archive {
     ) -> Result<i64, SinkError> {
         let raw = raw_partition(&source.topic, source.partition);
         let (prefix, compression) = (&self.config.zone.prefix, self.config.compression);
-        let facts = Facts {
+        let facts = ObjectMetadata {
             next_offset: to,
             record_count: content.index.offsets.len() as u64,
             min_time: content.times.0,

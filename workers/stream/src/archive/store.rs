@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pinpipe_config::RawZone;
 use pinpipe_runtime::{
-    raw_zone::{self, Facts, RawObject, RawPartition},
+    raw_zone::{self, ObjectMetadata, RawObject, RawPartition},
     s3,
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -154,13 +154,13 @@ impl Store {
     }
 
     /// The metadata of a raw object; none if the object does not exist.
-    pub async fn facts(&self, key: &str) -> Result<Option<Facts>, SinkError> {
-        raw_zone::facts(&self.client, &self.bucket, key)
+    pub async fn facts(&self, key: &str) -> Result<Option<ObjectMetadata>, SinkError> {
+        raw_zone::object_metadata(&self.client, &self.bucket, key)
             .await
             .map_err(|error| {
                 if error
                     .chain()
-                    .any(<dyn std::error::Error>::is::<raw_zone::FactsError>)
+                    .any(<dyn std::error::Error>::is::<raw_zone::MetadataError>)
                 {
                     Halt::PositionUnreadable(format!(
                         "{error:#}. Move it out of the archive's prefix to go on"

@@ -1,4 +1,4 @@
-//! Lag and reject counts that a stream worker reports to the operator at `GET /figures` of the
+//! Lag and reject counts that a stream worker reports to the operator at `GET /worker-metrics` of the
 //! admin port.
 //!
 //! The operator compares them with the thresholds in the resource. `/metrics` has them too, but
@@ -14,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 /// The HTTP path.
-pub const PATH: &str = "/figures";
+pub const PATH: &str = "/worker-metrics";
 /// The time window in which rejected records are counted.
 pub const WINDOW: Duration = Duration::from_mins(10);
 /// The interval between stored counts.
@@ -23,7 +23,7 @@ const SAMPLE_INTERVAL: Duration = Duration::from_secs(15);
 /// A worker's report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Figures {
+pub struct WorkerMetrics {
     /// Records between the end of the log and the stored position, of all assigned partitions.
     pub lag: i64,
     /// Number of partitions whose lag is known.
@@ -39,15 +39,15 @@ type Counts = (u64, u64);
 
 /// A sliding window over cumulative counts.
 #[derive(Debug)]
-pub struct Recent(VecDeque<(Instant, Counts)>);
+pub struct RecentCounts(VecDeque<(Instant, Counts)>);
 
-impl Default for Recent {
+impl Default for RecentCounts {
     fn default() -> Self {
         Self([(Instant::now(), (0, 0))].into())
     }
 }
 
-impl Recent {
+impl RecentCounts {
     /// Takes the cumulative counts so far and returns the counts within [`WINDOW`]. Call it
     /// periodically.
     pub fn count(&mut self, counts: Counts) -> Counts {
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn counts_older_than_the_window_are_dropped() {
-        let mut recent = Recent::default();
+        let mut recent = RecentCounts::default();
         let mut now = Instant::now();
         assert_eq!(recent.count_at(now, (10, 1)), (10, 1));
         now += SAMPLE_INTERVAL;
@@ -103,13 +103,13 @@ mod tests {
 
     #[test]
     fn a_report_of_another_release_is_read() {
-        let read = |text: &str| serde_json::from_str::<Figures>(text).unwrap();
-        assert_eq!(read("{}"), Figures::default());
+        let read = |text: &str| serde_json::from_str::<WorkerMetrics>(text).unwrap();
+        assert_eq!(read("{}"), WorkerMetrics::default());
         assert_eq!(
             read(r#"{"lag": 3, "seconds": 1}"#),
-            Figures {
+            WorkerMetrics {
                 lag: 3,
-                ..Figures::default()
+                ..WorkerMetrics::default()
             }
         );
     }
