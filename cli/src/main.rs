@@ -13,7 +13,7 @@ use clap::{Parser, Subcommand};
 
 use validate::{Before, Checked, check, no_pipeline};
 
-/// Checks PinterestPipelines before they are applied
+/// Checks pipelines before they are applied
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-pinpipe", bin_name = "kubectl pinpipe", version)]
 struct Arguments {
@@ -23,7 +23,7 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Checks PinterestPipelines in YAML files as the API server and the operator would
+    /// Checks pipelines in YAML files as the API server and the operator would
     ///
     /// Prints each problem with its file, line and field. It uses no cluster, so it does not check
     /// whether Secrets exist, whether a pipeline outside the file owns a topic, or what the broker

@@ -1,4 +1,5 @@
 //! Runs the command: arguments, output and exit status.
+#![allow(clippy::unwrap_used)]
 
 use std::{
     fs,

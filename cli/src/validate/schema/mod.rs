@@ -67,7 +67,7 @@ impl Checker {
             ("string", Kind::Scalar(Value::String(text))) => self.text(schema, text, field),
             ("boolean", Kind::Scalar(Value::Bool(_))) | ("", _) => {}
             ("integer", Kind::Scalar(Value::Number(number))) if is_whole(number) => {
-                self.number(schema, number, field)
+                self.number(schema, number, field);
             }
             ("number", Kind::Scalar(Value::Number(number))) => self.number(schema, number, field),
             (wanted, _) => {
