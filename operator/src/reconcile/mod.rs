@@ -16,6 +16,7 @@ use kube::Api;
 use pinpipe_crds::PinterestPipeline;
 use pinpipe_plan::{
     build::{self, Desired, Observed},
+    component::Component,
     model::ValidatedPipeline,
     ownership::Claim,
     validate::{Inputs, Problem, validate},
@@ -216,12 +217,11 @@ impl Reconciler<'_> {
         let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
         let obstacles = applier.apply(&desired.objects, children).await?;
         applier.prune(&desired.objects, &needed, children).await?;
-        let topics = match early {
-            Ok(topics) => topics?,
-            Err(_) => {
-                drop(permit);
-                topics.await?
-            }
+        let topics = if let Ok(topics) = early {
+            topics?
+        } else {
+            drop(permit);
+            topics.await?
         };
         Ok(Applied { topics, obstacles })
     }
@@ -242,7 +242,7 @@ impl Reconciler<'_> {
 fn observed(
     pipeline: &ValidatedPipeline,
     children: &Children,
-    draining: BTreeSet<pinpipe_plan::component::Component>,
+    draining: BTreeSet<Component>,
 ) -> Observed {
     let deployments = pipeline.deployments().into_iter();
     let deployments = deployments.filter_map(|component| {
