@@ -538,7 +538,7 @@ mod tests {
                 true,
                 None,
                 false,
-                "once the topic's message.timestamp.type is LogAppendTime",
+                "its message.timestamp.type must be LogAppendTime first",
             ),
             (
                 3,
