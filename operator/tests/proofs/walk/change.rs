@@ -104,8 +104,8 @@ pub fn draw(random: &mut StdRng, from: &Value) -> Change {
 }
 
 /// Makes one valid change, and returns the field.
-fn mutate(random: &mut StdRng, spec: &mut Value) -> &'static str {
-    let (what, value) = match random.random_range(0..20) {
+fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
+    let (what, value) = match random.random_range(0..24) {
         0 => (
             "suspend",
             maybe(random, |random| json!(random.random_bool(0.5))),
@@ -176,16 +176,64 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> &'static str {
                 |random| json!({"retention.ms": random.random_range(1..9).to_string()}),
             ),
         ),
-        _ => (
+        19 => (
             "broker/kafka/topics/overrides/pin/partitions",
             maybe(random, |random| json!(random.random_range(1..4))),
         ),
+        20 => (
+            pick(random, &["image/digests/ingest", "image/digests/stream"]),
+            maybe(random, |random| {
+                json!(format!("sha256:{:064x}", random.random_range(0..9)))
+            }),
+        ),
+        _ => {
+            let (setting, value) = pod_setting(random);
+            let sections = ["ingest", "archive", "batch", "emulator", "stream/sinks/0"];
+            let section = pick(random, &sections);
+            let pointer = format!("/{section}");
+            let Some(found) = spec.pointer_mut(&pointer).filter(|found| found.is_object()) else {
+                put(spec, &format!("ingest/{setting}"), value);
+                return format!("ingest/{setting}");
+            };
+            put(found, setting, value);
+            return format!("{section}/{setting}");
+        }
     };
     put(spec, what, value);
     if !spec["archive"].is_object() {
         put(spec, "batch", None);
     }
-    what
+    what.to_owned()
+}
+
+/// A setting of a component's pods.
+fn pod_setting(random: &mut StdRng) -> (&'static str, Option<Value>) {
+    let failed_node = json!({
+        "key": "node.kubernetes.io/not-ready",
+        "operator": "Exists",
+        "effect": "NoExecute",
+        "tolerationSeconds": 5,
+    });
+    let spread = json!({
+        "topologyKey": "rack",
+        "maxSkew": 2,
+        "whenUnsatisfiable": "DoNotSchedule",
+    });
+    let settings = [
+        ("podLabels", json!({"team": "pins"})),
+        ("podLabels", json!({"team": "data", "tier": "x"})),
+        ("podAnnotations", json!({"example.com/note": "a"})),
+        ("nodeSelector", json!({"disk": "fast"})),
+        ("nodeSelector", json!({"disk": "slow", "rack": "1"})),
+        ("tolerations", json!([{"key": "gpu", "operator": "Exists"}])),
+        ("tolerations", json!([failed_node])),
+        ("tolerations", json!([{"operator": "Exists"}])),
+        ("topologySpread", json!([])),
+        ("topologySpread", json!([spread])),
+        ("serviceAccountName", json!("reader")),
+    ];
+    let (setting, value) = pick(random, &settings);
+    (setting, maybe(random, |_| value))
 }
 
 /// A change that the schema or a validation rule rejects.
