@@ -39,6 +39,15 @@ const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How long a candidate must wait to acquire the `Lease` of a crashed holder.
 pub const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(25);
 
+const _: () = assert!(
+    RENEW_DEADLINE.as_secs() + REQUEST_TIMEOUT.as_secs() <= DURATION.as_secs(),
+    "a holder must stop before another candidate may acquire the Lease"
+);
+const _: () = assert!(
+    DURATION.as_secs() < TAKEOVER_TIMEOUT.as_secs(),
+    "a candidate must wait until the Lease of a crashed holder has expired"
+);
+
 /// Why the `Lease` could not be acquired or was lost.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
@@ -462,12 +471,6 @@ mod tests {
                 None
             );
         }
-    }
-
-    #[test]
-    fn a_holder_stops_before_another_may_acquire() {
-        assert!(RENEW_DEADLINE + REQUEST_TIMEOUT <= DURATION);
-        assert!(DURATION < TAKEOVER_TIMEOUT);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! Pipelines that a release stored mean what they meant then.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
 
 use pinpipe_config::CONFIG_KEY;
 use pinpipe_crds::PinterestPipeline;
@@ -34,18 +38,46 @@ fn objects(pipeline: &ValidatedPipeline) -> Vec<Object> {
     build(pipeline, &Observed::default()).objects
 }
 
+/// Each sample has a workload for each section of its spec.
 #[test]
-fn every_stored_sample_can_be_done() {
+fn every_stored_sample_is_deployed() {
     for folder in releases("crds/released").into_values() {
         for name in ["minimal.yaml", "whole.yaml", "defaults.yaml", "other.yaml"] {
-            assert!(!objects(&validated(folder.join(name))).is_empty(), "{name}");
+            let path = folder.join(name);
+            let text = fs::read_to_string(&path).unwrap();
+            let spec = serde_yaml::from_str::<serde_yaml::Value>(&text).unwrap()["spec"].clone();
+            let sinks = spec
+                .get("stream")
+                .and_then(|stream| stream["sinks"].as_sequence());
+            let sinks = sinks.into_iter().flatten();
+            let sinks = sinks.map(|sink| format!("stream-{}", sink["name"].as_str().unwrap()));
+            let sections = ["archive", "batch", "emulator"].into_iter();
+            let sections = sections.filter(|section| spec.get(section).is_some());
+            let expected: BTreeSet<_> = sections
+                .chain(["ingest"])
+                .map(ToOwned::to_owned)
+                .chain(sinks)
+                .collect();
+            let objects = objects(&validated(path));
+            let workloads = objects
+                .iter()
+                .filter(|object| matches!(object.resource.kind.as_str(), "Deployment" | "CronJob"));
+            let component = |object: &Object| {
+                let label = &object.body["metadata"]["labels"][COMPONENT_LABEL];
+                label.as_str().unwrap().to_owned()
+            };
+            assert_eq!(
+                workloads.map(component).collect::<BTreeSet<_>>(),
+                expected,
+                "{name}"
+            );
         }
     }
 }
 
-/// What `defaults.yaml` writes down held in its release without being said.
+/// `defaults.yaml` is `whole.yaml` with the defaults of its release written out.
 #[test]
-fn the_defaults_of_every_release_are_those_of_now() {
+fn the_defaults_of_every_release_still_apply() {
     for folder in releases("crds/released").into_values() {
         assert_eq!(
             validated(folder.join("whole.yaml")),
@@ -54,10 +86,10 @@ fn the_defaults_of_every_release_are_those_of_now() {
     }
 }
 
-/// A worker refuses a field it doesn't know, so one of an earlier release reads what we write only
-/// if that has nothing more.
+/// A worker refuses a field it doesn't know, so a worker of an earlier release can read a
+/// configuration only if it has no further field.
 #[test]
-fn workers_of_every_release_are_told_what_their_own_operator_told_them() {
+fn workers_of_every_release_get_the_configuration_that_its_operator_wrote() {
     let released = releases("crds/released");
     for (release, samples) in releases("workers/config/samples") {
         let (_, folder) = released
@@ -68,7 +100,7 @@ fn workers_of_every_release_are_told_what_their_own_operator_told_them() {
         let configs = objects
             .iter()
             .filter(|object| object.resource.kind == "ConfigMap");
-        let mut told = 0;
+        let mut compared = 0;
         for object in configs {
             let component = object.body["metadata"]["labels"][COMPONENT_LABEL]
                 .as_str()
@@ -78,9 +110,13 @@ fn workers_of_every_release_are_told_what_their_own_operator_told_them() {
             let [now, before] =
                 [now, &before].map(|yaml| serde_yaml::from_str::<serde_yaml::Value>(yaml).unwrap());
             assert_eq!(now, before, "{component} of {release}");
-            told += 1;
+            compared += 1;
         }
-        assert_eq!(told, fs::read_dir(samples).unwrap().count(), "{release}");
+        assert_eq!(
+            compared,
+            fs::read_dir(samples).unwrap().count(),
+            "{release}"
+        );
     }
     assert_ne!(released.len(), 0);
 }
