@@ -126,10 +126,22 @@ mod tests {
 
     #[test]
     fn fields_we_no_longer_send_are_found() {
-        let desired = json!({"metadata": {"labels": {"a": "1"}}, "spec": {"containers": [
-            {"name": "main", "args": ["x"], "ports": [{"containerPort": 80, "protocol": "TCP"}]}]}});
-        let owned = json!({"f:metadata": {"f:labels": {"f:a": {}}}, "f:spec": {"f:containers": {"k:{\"name\":\"main\"}": {
-            ".": {}, "f:name": {}, "f:args": {}, "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}}}}}}});
+        let ports = json!([{"containerPort": 80, "protocol": "TCP"}]);
+        let desired = json!({
+            "metadata": {"labels": {"a": "1"}},
+            "spec": {"containers": [{"name": "main", "args": ["x"], "ports": ports}]},
+        });
+        let port = "k:{\"containerPort\":80,\"protocol\":\"TCP\"}";
+        let container = json!({
+            ".": {},
+            "f:name": {},
+            "f:args": {},
+            "f:ports": {port: {".": {}, "f:containerPort": {}}},
+        });
+        let owned = json!({
+            "f:metadata": {"f:labels": {"f:a": {}}},
+            "f:spec": {"f:containers": {"k:{\"name\":\"main\"}": container}},
+        });
         assert!(!owns_more(&live(&owned), &desired, "us"));
 
         for (pointer, more) in [
@@ -146,13 +158,31 @@ mod tests {
 
     #[test]
     fn what_was_applied_is_read_back_without_what_others_set() {
-        let ours = json!({"metadata": {"labels": {"a": "1"}}, "spec": {"containers": [
-            {"name": "main", "args": ["x", "y"], "ports": [{"containerPort": 80, "protocol": "TCP"}]}], "finalizers": ["ours"],
-            "resources": {"limits": {"cpu": "500m"}}}});
-        let owned = json!({"f:metadata": {"f:labels": {"f:a": {}}}, "f:spec": {
-            "f:containers": {"k:{\"name\":\"main\"}": {".": {}, "f:name": {}, "f:args": {},
-                "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}, "f:protocol": {}}}}},
-            "f:finalizers": {"v:\"ours\"": {}}, "f:resources": {"f:limits": {"f:cpu": {}}}, "f:gone": {}}});
+        let ports = json!([{"containerPort": 80, "protocol": "TCP"}]);
+        let ours = json!({
+            "metadata": {"labels": {"a": "1"}},
+            "spec": {
+                "containers": [{"name": "main", "args": ["x", "y"], "ports": ports}],
+                "finalizers": ["ours"],
+                "resources": {"limits": {"cpu": "500m"}},
+            },
+        });
+        let port = "k:{\"containerPort\":80,\"protocol\":\"TCP\"}";
+        let container = json!({
+            ".": {},
+            "f:name": {},
+            "f:args": {},
+            "f:ports": {port: {".": {}, "f:containerPort": {}, "f:protocol": {}}},
+        });
+        let owned = json!({
+            "f:metadata": {"f:labels": {"f:a": {}}},
+            "f:spec": {
+                "f:containers": {"k:{\"name\":\"main\"}": container},
+                "f:finalizers": {"v:\"ours\"": {}},
+                "f:resources": {"f:limits": {"f:cpu": {}}},
+                "f:gone": {},
+            },
+        });
         let mut found = live(&owned);
         found["metadata"]["labels"] = json!({"a": "1", "theirs": "2"});
         found["spec"] = ours["spec"].clone();

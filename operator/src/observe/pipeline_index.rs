@@ -145,7 +145,12 @@ mod tests {
         serde_json::from_value(json!({
             "apiVersion": "pinpipe.dev/v1alpha1",
             "kind": "PinterestPipeline",
-            "metadata": {"namespace": "b", "name": name, "uid": name, "managedFields": [{"manager": "m"}]},
+            "metadata": {
+                "namespace": "b",
+                "name": name,
+                "uid": name,
+                "managedFields": [{"manager": "m"}],
+            },
             "spec": spec,
         }))
         .unwrap()

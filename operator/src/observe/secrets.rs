@@ -1,7 +1,7 @@
 //! The Secrets a pipeline refers to: the only place that reads Secrets, one by one by name.
 //!
-//! Only a digest of each key is kept. It is keyed with the Secret's UID, a random number, so that it
-//! can stand in a pod's annotation without giving away a short password.
+//! Only a digest of each key is kept. It is keyed with the Secret's UID, a random number, so that a
+//! pod's annotation can contain it without revealing a short password.
 
 use std::collections::BTreeMap;
 

@@ -227,15 +227,25 @@ mod tests {
     #[test]
     fn only_running_workers_are_probed() {
         let pod = |component: &str, status: Value| -> Pod {
-            serde_json::from_value(
-                json!({"metadata": {"name": "p", "labels": {"app.kubernetes.io/component": component}},
-                "status": status}),
-            )
+            serde_json::from_value(json!({
+                "metadata": {
+                    "name": "p",
+                    "labels": {"app.kubernetes.io/component": component},
+                },
+                "status": status,
+            }))
             .unwrap()
         };
         let status = |state: Value| {
-            json!({"podIP": "10.0.0.1", "containerStatuses": [{"name": "w", "image": "", "imageID": "", "ready": true,
-                "restartCount": 0, "state": state}]})
+            let container = json!({
+                "name": "w",
+                "image": "",
+                "imageID": "",
+                "ready": true,
+                "restartCount": 0,
+                "state": state,
+            });
+            json!({"podIP": "10.0.0.1", "containerStatuses": [container]})
         };
         let running = status(json!({"running": {}}));
         for (component, probed) in [

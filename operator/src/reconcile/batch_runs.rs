@@ -1,8 +1,8 @@
 //! Batch runs: how they are, those that an annotation requests, and those that a change of the
 //! resource must not end.
 //!
-//! A requested run is a Job of the `CronJob`'s template, as the schedule would make it, owned by the
-//! `CronJob`. The status keeps the ids of the requests, since the Job is deleted after some time.
+//! A requested run is a Job of the `CronJob`'s template, as the schedule would make it, owned by
+//! the `CronJob`. The status keeps the ids of the requests, since the Job is deleted after some time.
 
 use std::collections::BTreeSet;
 

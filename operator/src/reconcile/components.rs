@@ -287,7 +287,8 @@ mod tests {
     #[test]
     fn a_child_belongs_to_the_component_it_is_named_after() {
         let mut spec = whole();
-        let sink = |name: &str| json!({"name": name, "postgres": {"urlSecretRef": {"name": "w", "key": "u"}}});
+        let url = json!({"name": "w", "key": "u"});
+        let sink = |name: &str| json!({"name": name, "postgres": {"urlSecretRef": url}});
         spec["stream"]["sinks"] = json!([sink("a"), sink("a-b")]);
         let pipeline = validated(spec);
         for (child, component) in [

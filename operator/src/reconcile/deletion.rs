@@ -1,4 +1,5 @@
-//! Deletion. Children go by their owner references; topics stay unless `deletionPolicy` is `Delete`.
+//! Deletion. Children are deleted by their owner references, topics only if `deletionPolicy` is
+//! `Delete`.
 //!
 //! Only then a finalizer is set, before the first topic is created. With it, a deletion first
 //! deletes the children, so that nothing uses the topics any more, and then the topics that the

@@ -158,7 +158,8 @@ mod tests {
 
     #[test]
     fn counts_come_from_the_termination_message() {
-        let message = r#"{"run":"r","outcome":"Succeeded","read":5,"clean":4,"repaired":1,"rejected":1,"seconds":2.6}"#;
+        let message = r#"{"run":"r","outcome":"Succeeded","read":5,"clean":4,"repaired":1,
+            "rejected":1,"seconds":2.6}"#;
         let (run, said) = last_run("r", Outcome::Succeeded, Some(message));
         assert_eq!(
             (run.read, run.clean, run.repaired, run.rejected, run.seconds),

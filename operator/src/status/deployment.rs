@@ -118,8 +118,8 @@ fn container_problem(container: &ContainerStatus, place: &str) -> Option<Finding
             return Some(Finding::bad(
                 reasons::IMAGE_NOT_PULLABLE,
                 format!(
-                    "the image {} can't be pulled: check spec.image (registry, tag, pullSecrets); the registry's answer is in kubectl \
-                     describe pods {place}",
+                    "the image {} can't be pulled: check spec.image (registry, tag, pullSecrets); \
+                     the registry's answer is in kubectl describe pods {place}",
                     container.image
                 ),
             ));
@@ -181,8 +181,15 @@ mod tests {
     }
 
     fn container(state: &Value, last: &Value) -> Value {
-        json!({"containerStatuses": [{"name": "ingest", "image": "r/ingest:1", "imageID": "", "ready": false, "restartCount": 3,
-            "state": state, "lastState": last}]})
+        json!({"containerStatuses": [{
+            "name": "ingest",
+            "image": "r/ingest:1",
+            "imageID": "",
+            "ready": false,
+            "restartCount": 3,
+            "state": state,
+            "lastState": last,
+        }]})
     }
 
     #[test]
@@ -203,7 +210,8 @@ mod tests {
             desired: 1,
             refused: None,
         };
-        let crashed = json!({"terminated": {"exitCode": 1, "message": "{\"timestamp\":\"t\",\"message\":\"no url\"}\n"}});
+        let message = "{\"timestamp\":\"t\",\"message\":\"no url\"}\n";
+        let crashed = json!({"terminated": {"exitCode": 1, "message": message}});
         for (status, reason, words) in [
             (json!({}), reasons::PROGRESSING, "0 of 1"),
             (
@@ -245,14 +253,22 @@ mod tests {
             ),
             (
                 container(
-                    &json!({"waiting": {"reason": "CreateContainerConfigError", "message": "no key"}}),
+                    &json!({"waiting": {
+                        "reason": "CreateContainerConfigError",
+                        "message": "no key",
+                    }}),
                     &json!({}),
                 ),
                 reasons::CONTAINER_REFUSED,
                 "no key",
             ),
             (
-                json!({"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}]}),
+                json!({"conditions": [{
+                    "type": "PodScheduled",
+                    "status": "False",
+                    "reason": "Unschedulable",
+                    "message": "0/1 nodes",
+                }]}),
                 reasons::UNSCHEDULABLE,
                 "0/1 nodes",
             ),
