@@ -27,6 +27,10 @@ use crate::{
 
 /// User and group that workers run as; their images have the same.
 const USER: i64 = 65532;
+/// `ServiceAccount` of pods for which none is named. It is sent explicitly: the API server copies
+/// the name to the deprecated field `serviceAccount`, and restores it from there if
+/// `serviceAccountName` is removed.
+const DEFAULT_ACCOUNT: &str = "default";
 
 /// A worker, as far as its pods differ from those of other workers.
 pub(super) struct Worker<'a> {
@@ -80,12 +84,12 @@ pub(super) fn service(
         readiness_probe: Some(probe("/readyz", 5, 2)),
         ..container(&pipeline.image, worker)
     };
-    template(
-        pipeline,
-        worker,
-        config,
-        pod_spec(pipeline, worker, config, container),
-    )
+    let account = worker.pods.service_account.as_deref();
+    let spec = PodSpec {
+        service_account_name: Some(account.unwrap_or(DEFAULT_ACCOUNT).to_owned()),
+        ..pod_spec(pipeline, worker, config, container)
+    };
+    template(pipeline, worker, config, spec)
 }
 
 /// Pods of a worker that runs to completion, with the token of its `ServiceAccount`.
@@ -163,7 +167,6 @@ fn pod_spec(
         containers: vec![container],
         volumes: Some(volumes(worker, config)),
         image_pull_secrets: non_empty(pull_secrets.collect()),
-        service_account_name: pods.service_account.clone(),
         node_selector: (!pods.node_selector.is_empty()).then(|| pods.node_selector.clone()),
         tolerations: non_empty(pods.tolerations.clone()),
         topology_spread_constraints: non_empty(spread(pipeline, worker)),
