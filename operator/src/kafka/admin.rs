@@ -9,13 +9,12 @@ use std::{
 use pinpipe_config::Kafka;
 use pinpipe_crds::reasons;
 use pinpipe_plan::{build::DesiredTopic, names::MANAGER};
-use pinpipe_runtime::kafka;
+use pinpipe_runtime::kafka::{self, BrokerErrors, IdentityError};
 use rdkafka::{
     admin::{
         AdminClient, AdminOptions, NewPartitions, NewTopic, OwnedResourceSpecifier,
         ResourceSpecifier, TopicReplication,
     },
-    client::DefaultClientContext,
     error::KafkaError,
     types::RDKafkaErrorCode,
 };
@@ -30,15 +29,8 @@ const TIMEOUT: Duration = Duration::from_secs(8);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
     /// No broker answers.
-    #[error(
-        "the Kafka brokers at {bootstrap_servers} (spec.broker.kafka.bootstrapServers) do not \
-         answer: check that they run, that the cluster can reach them, and that this is a \
-         plaintext listener"
-    )]
-    Unreachable {
-        /// Their addresses.
-        bootstrap_servers: String,
-    },
+    #[error(transparent)]
+    Unreachable(kafka::Unreachable),
     /// A topic could not be created.
     #[error(
         "topic {topic} can't be created: {message}; check spec.broker.kafka.topics \
@@ -81,7 +73,7 @@ impl BrokerError {
     #[must_use]
     pub fn finding(&self) -> Finding {
         let reason = match self {
-            Self::Unreachable { .. } => reasons::BROKER_UNREACHABLE,
+            Self::Unreachable(_) => reasons::BROKER_UNREACHABLE,
             Self::Refused { .. } => reasons::TOPIC_REFUSED,
             Self::NotRaised { .. } => reasons::PARTITIONS_REFUSED,
             Self::NotDeleted { .. } | Self::Failed(_) => reasons::BROKER_FAILED,
@@ -94,9 +86,18 @@ impl BrokerError {
 /// share one cluster, and each client costs threads.
 const KEPT: (usize, Duration) = (8, Duration::from_mins(2));
 
-/// Connected clusters, the latest used first.
+/// Clusters, the latest used first.
 #[derive(Default)]
-pub struct Brokers(Mutex<Vec<(Instant, Arc<Broker>)>>);
+pub struct Brokers(Mutex<Vec<Kept>>);
+
+struct Kept {
+    asked: Instant,
+    bootstrap_servers: String,
+    /// Outlives the client, so that an outage keeps its cause.
+    errors: BrokerErrors,
+    /// None after a failure.
+    broker: Option<Arc<Broker>>,
+}
 
 impl Brokers {
     /// Describes topics of the cluster at these addresses. Returns the cluster, too, for changes.
@@ -107,13 +108,17 @@ impl Brokers {
     ) -> Result<(Arc<Broker>, BTreeMap<String, ObservedTopic>), BrokerError> {
         let broker = self.get(bootstrap_servers)?;
         match broker.describe(names).await {
-            Ok(observed) => Ok((broker, observed)),
+            Ok(observed) => {
+                broker.errors.collect(broker.client.inner());
+                broker.errors.clear();
+                Ok((broker, observed))
+            }
             Err(error) => {
                 // The next request uses a new client, without this one's view of the cluster.
-                self.0
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .retain(|(_, kept)| !Arc::ptr_eq(kept, &broker));
+                let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                for kept in kept.iter_mut() {
+                    kept.broker.take_if(|kept| Arc::ptr_eq(kept, &broker));
+                }
                 close(vec![broker]);
                 Err(error)
             }
@@ -122,23 +127,33 @@ impl Brokers {
 
     fn get(&self, bootstrap_servers: &str) -> Result<Arc<Broker>, BrokerError> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let broker = match kept
+        let at = kept
             .iter()
-            .position(|(_, broker)| broker.bootstrap_servers == bootstrap_servers)
-        {
-            Some(at) => kept.remove(at).1,
-            None => Arc::new(Broker::new(bootstrap_servers)?),
+            .position(|kept| kept.bootstrap_servers == bootstrap_servers);
+        let (errors, broker) = match at.map(|at| kept.remove(at)) {
+            Some(kept) => (kept.errors, kept.broker),
+            None => (BrokerErrors::new(bootstrap_servers), None),
         };
-        kept.insert(0, (Instant::now(), Arc::clone(&broker)));
+        let broker = match broker {
+            Some(broker) => broker,
+            None => Arc::new(Broker::new(bootstrap_servers, errors.clone())?),
+        };
+        let latest = Kept {
+            asked: Instant::now(),
+            bootstrap_servers: bootstrap_servers.to_owned(),
+            errors,
+            broker: Some(Arc::clone(&broker)),
+        };
+        kept.insert(0, latest);
         let (many, long) = KEPT;
         let asked_lately = kept
             .iter()
             .take(many)
-            .take_while(|(asked, _)| asked.elapsed() < long)
+            .take_while(|kept| kept.asked.elapsed() < long)
             .count();
         close(
             kept.drain(asked_lately..)
-                .map(|(_, broker)| broker)
+                .filter_map(|kept| kept.broker)
                 .collect(),
         );
         Ok(broker)
@@ -154,23 +169,23 @@ fn close(brokers: Vec<Arc<Broker>>) {
 
 /// A connection to a Kafka cluster.
 pub struct Broker {
-    bootstrap_servers: String,
-    client: Arc<AdminClient<DefaultClientContext>>,
+    client: Arc<AdminClient<BrokerErrors>>,
+    errors: BrokerErrors,
     options: AdminOptions,
 }
 
 impl Broker {
     /// Makes a client, which connects with the first request.
-    fn new(bootstrap_servers: &str) -> Result<Self, BrokerError> {
+    fn new(bootstrap_servers: &str, errors: BrokerErrors) -> Result<Self, BrokerError> {
         let config = Kafka {
             bootstrap_servers: bootstrap_servers.to_owned(),
         };
         let client = kafka::client_config(&config, MANAGER)
-            .create()
+            .create_with_context(errors.clone())
             .map_err(|error| BrokerError::Failed(error.to_string()))?;
         Ok(Self {
-            bootstrap_servers: bootstrap_servers.to_owned(),
             client: Arc::new(client),
+            errors,
             options: AdminOptions::new()
                 .request_timeout(Some(TIMEOUT))
                 .operation_timeout(Some(TIMEOUT)),
@@ -182,12 +197,14 @@ impl Broker {
         &self,
         names: Vec<String>,
     ) -> Result<BTreeMap<String, ObservedTopic>, BrokerError> {
-        let (client, bootstrap_servers) =
-            (Arc::clone(&self.client), self.bootstrap_servers.clone());
-        let mut observed =
-            tokio::task::spawn_blocking(move || describe(&client, &bootstrap_servers, &names))
-                .await
-                .map_err(|error| BrokerError::Failed(error.to_string()))??;
+        let client = Arc::clone(&self.client);
+        let mut observed = tokio::task::spawn_blocking(move || describe(&client, &names))
+            .await
+            .map_err(|error| BrokerError::Failed(error.to_string()))?
+            .map_err(|error| match error {
+                IdentityError::NoAnswer(_) => self.unreachable(),
+                other => BrokerError::Failed(other.to_string()),
+            })?;
         if observed.is_empty() {
             return Ok(observed);
         }
@@ -294,7 +311,16 @@ impl Broker {
     }
 
     fn failed(&self, error: &KafkaError) -> BrokerError {
-        failed(error, &self.bootstrap_servers)
+        if error.rdkafka_error_code().is_some_and(kafka::is_no_answer) {
+            self.unreachable()
+        } else {
+            BrokerError::Failed(error.to_string())
+        }
+    }
+
+    fn unreachable(&self) -> BrokerError {
+        self.errors.collect(self.client.inner());
+        BrokerError::Unreachable(self.errors.unreachable())
     }
 }
 
@@ -309,17 +335,11 @@ fn new_topic(desired: &DesiredTopic) -> NewTopic<'_> {
 
 /// Describes topics; blocks the thread.
 fn describe(
-    client: &AdminClient<DefaultClientContext>,
-    bootstrap_servers: &str,
+    client: &AdminClient<BrokerErrors>,
     names: &[String],
-) -> Result<BTreeMap<String, ObservedTopic>, BrokerError> {
+) -> Result<BTreeMap<String, ObservedTopic>, IdentityError> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let found = kafka::topics(client.inner(), &names, TIMEOUT).map_err(|error| match error {
-        kafka::IdentityError::NoAnswer(_) => BrokerError::Unreachable {
-            bootstrap_servers: bootstrap_servers.to_owned(),
-        },
-        other => BrokerError::Failed(other.to_string()),
-    })?;
+    let found = kafka::topics(client.inner(), &names, TIMEOUT)?;
     let observed = |topic: kafka::Topic| {
         let observed = ObservedTopic {
             id: topic.id,
@@ -331,12 +351,36 @@ fn describe(
     Ok(found.into_iter().map(observed).collect())
 }
 
-fn failed(error: &KafkaError, bootstrap_servers: &str) -> BrokerError {
-    if error.rdkafka_error_code().is_some_and(kafka::is_no_answer) {
-        BrokerError::Unreachable {
-            bootstrap_servers: bootstrap_servers.to_owned(),
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, net::TcpListener, thread};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_finding_of_a_tls_listener_says_so_and_stays_the_same() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        // A TLS listener closes connections that do not begin with a handshake.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let _ = stream.unwrap().read_exact(&mut [0; 5]);
+            }
+        });
+        let brokers = Brokers::default();
+        let finding = async || {
+            let described = brokers.describe(&address, vec!["t".to_owned()]).await;
+            described.err().unwrap().finding()
+        };
+        let first = finding().await;
+        assert_eq!(first.reason, reasons::BROKER_UNREACHABLE);
+        for part in [
+            &address,
+            "spec.broker.kafka.bootstrapServers",
+            "might require TLS",
+        ] {
+            assert!(first.message.contains(part), "{}", first.message);
         }
-    } else {
-        BrokerError::Failed(error.to_string())
+        assert_eq!(finding().await, first);
     }
 }
