@@ -107,7 +107,7 @@ pub use thresholds::{LagThresholds, RejectThresholds};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="BatchReady")].status"#,
         priority = 1,
-        description = "Whether batch runs are scheduled and the last one succeeded."
+        description = "Whether batch runs start, the last one succeeded and none is overdue."
     ),
     validation = Rule::new(
         "self.metadata.name.size() <= 30 && \

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// Types of the conditions in the status.
 pub mod condition_types {
-    /// All components work.
+    /// Everything the pipeline consists of is deployed and works. How batch runs end is told by
+    /// `BatchReady` alone.
     pub const READY: &str = "Ready";
     /// True while the pipeline differs from its spec and the operator is working on it or waiting
     /// for something. Otherwise absent.
@@ -26,7 +27,8 @@ pub mod condition_types {
     pub const STREAM_READY: &str = "StreamReady";
     /// The archive's worker runs.
     pub const ARCHIVE_READY: &str = "ArchiveReady";
-    /// Batch runs are scheduled, and the last one succeeded.
+    /// Batch runs start, the last one succeeded, and none is overdue. `Ready` doesn't depend on
+    /// them.
     pub const BATCH_READY: &str = "BatchReady";
     /// No sink's lag exceeds its threshold. Absent if no sink has a threshold.
     pub const LAG_WITHIN_THRESHOLD: &str = "LagWithinThreshold";
@@ -109,6 +111,11 @@ pub struct BatchStatus {
     #[schemars(schema_with = "crate::schema::time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_successful_time: Option<Time>,
+
+    /// Whether a run that was due was never started, or no run has succeeded since although
+    /// `spec.batch.deadline` has passed. Absent: no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overdue: bool,
 
     /// The last run that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -119,10 +119,11 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 - apiGroups: [apps]
   resources: [replicasets]
   verbs: [list]
-# `create` starts a batch run that an annotation requests.
+# `create` starts a batch run that an annotation requests. `delete` replaces one that could not start
+# before the pipeline was corrected.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [list, create]
+  verbs: [list, create, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

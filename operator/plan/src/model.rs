@@ -234,6 +234,8 @@ pub struct Batch {
     pub schedule: String,
     /// Time zone of the schedule, a name of the IANA database.
     pub time_zone: String,
+    /// Time after which a run is stopped, seconds.
+    pub deadline_seconds: u64,
     /// Resources of a run's pod.
     pub resources: ResourceRequirements,
     /// Pod settings.

@@ -7,5 +7,6 @@ pub mod deployment;
 pub mod managed_fields;
 pub mod pipeline_index;
 pub mod pods;
+pub mod runs;
 pub mod secrets;
 pub mod worker_health;

@@ -25,12 +25,14 @@ pub fn component(pod: &Pod) -> Option<Component> {
         .ok()
 }
 
+/// Phase of a pod, such as `Pending`.
+#[must_use]
+pub fn phase(pod: &Pod) -> Option<&str> {
+    pod.status.as_ref()?.phase.as_deref()
+}
+
 /// Whether a pod ran to its end.
 #[must_use]
 pub fn has_ended(pod: &Pod) -> bool {
-    let phase = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+    matches!(phase(pod), Some("Succeeded" | "Failed"))
 }

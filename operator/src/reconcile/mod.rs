@@ -44,6 +44,8 @@ const TOPICS_FIRST: Duration = Duration::from_secs(2);
 pub enum Outcome {
     /// The pipeline is ready.
     Ready,
+    /// The pipeline is ready, and a batch run is under way. Jobs and their pods aren't watched.
+    RunActive,
     /// The pipeline isn't ready, and the status says why.
     NotReady,
     /// The pipeline waits for something that takes seconds.
@@ -61,7 +63,7 @@ impl Outcome {
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
-            Self::Ready => "ready",
+            Self::Ready | Self::RunActive => "ready",
             Self::NotReady | Self::Waiting => "not_ready",
             Self::Invalid => "invalid",
             Self::Paused => "paused",
@@ -140,13 +142,18 @@ impl Reconciler<'_> {
             .apply(&pipeline, &desired, &mut children, permit)
             .await?;
         self.report_resets(&resets, &children).await;
-        let requested_run = self.start_requested_run(&pipeline, &children).await?;
+        let runs = self.runs(&pipeline).await?;
+        let runs = self.replace_stuck_runs(&pipeline, &children, runs).await?;
+        let requested_run = self
+            .start_requested_run(&pipeline, &children, &runs)
+            .await?;
         let report = report::Input {
             pipeline: &pipeline,
             children: &children,
             observed: &observed,
             rollout: &desired.rollout,
             suspension: suspension.finding,
+            runs: &runs,
             requested_run,
         };
         self.report(report, applied).await

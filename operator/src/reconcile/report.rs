@@ -23,14 +23,14 @@ use serde_json::json;
 
 use super::{
     Applied, Outcome, Reconciler,
-    batch_runs::RequestIds,
+    batch_runs::{self, RequestIds},
     components::{self, ComponentView},
     suspend::Suspension,
 };
 use crate::{
     error::{Error, Trying as _},
     finding::Finding,
-    observe::{children::Children, pods, worker_health},
+    observe::{children::Children, pods, runs::Run, worker_health},
     status::{self, SUMMARY, events, events::Note},
 };
 
@@ -41,6 +41,7 @@ pub(super) struct Input<'a> {
     pub(super) observed: &'a Observed,
     pub(super) rollout: &'a Rollout,
     pub(super) suspension: Option<Finding>,
+    pub(super) runs: &'a [Run],
     /// Ids of the requests that have started a run, or why the latest one could not.
     pub(super) requested_run: Result<RequestIds, Finding>,
 }
@@ -58,9 +59,10 @@ impl Reconciler<'_> {
             observed,
             rollout,
             suspension,
+            runs,
             requested_run,
         } = input;
-        let (mut batch_status, mut batch) = self.batch(pipeline, children).await?;
+        let (mut batch_status, mut batch) = self.batch(pipeline, children, runs).await?;
         match requested_run {
             // Kept without spec.batch, too, so that an old request starts nothing when it is back.
             Ok(ids) if ids != RequestIds::default() => {
@@ -103,12 +105,14 @@ impl Reconciler<'_> {
             status.ingest = Some(IngestStatus {
                 url: pipeline.ingest_url(),
             });
-            status.batch = batch_status;
+            status.batch = batch_status.filter(|batch| !batch_runs::is_empty(batch));
         })
         .await?;
         self.report_thresholds(&before.unwrap_or_default(), &thresholds)
             .await;
-        Ok(if is_ready {
+        Ok(if is_ready && runs.iter().any(Run::is_active) {
+            Outcome::RunActive
+        } else if is_ready {
             Outcome::Ready
         } else if observed.draining.is_empty() {
             Outcome::NotReady
@@ -188,7 +192,8 @@ impl Reconciler<'_> {
         .await
     }
 
-    /// Writes the status if it changes, with an event if `Ready` changes.
+    /// Writes the status if it changes, with an event if `Ready` changes, or `BatchReady`, on which
+    /// `Ready` doesn't depend.
     pub(super) async fn write_status(
         &self,
         findings: Vec<(&'static str, Finding)>,
@@ -207,15 +212,15 @@ impl Reconciler<'_> {
             return Ok(());
         }
         self.patch_status(&status).await?;
-        if let Some(ready) = status::changed_ready(&before.conditions, &status.conditions) {
-            self.event(
-                type_of(ready),
-                &ready.reason,
-                "Reconcile",
-                &ready.message,
-                None,
-            )
-            .await;
+        let (before, now) = (&before.conditions, &status.conditions);
+        let changed = [
+            status::changed_ready(before, now),
+            status::changed_batch(before, now),
+        ];
+        for condition in changed.into_iter().flatten() {
+            let (reason, message) = (&condition.reason, &condition.message);
+            self.event(type_of(condition), reason, "Reconcile", message, None)
+                .await;
         }
         Ok(())
     }
@@ -284,10 +289,11 @@ impl Reconciler<'_> {
     }
 }
 
-/// Type of the event about a changed `Ready`.
-fn type_of(ready: &Condition) -> EventType {
-    let is_good = ready.status == "True" && ready.reason != reasons::DRAIN_DEADLINE_EXCEEDED;
-    if is_good || reasons::PASSING.contains(&ready.reason.as_str()) {
+/// Type of the event about a changed condition.
+fn type_of(condition: &Condition) -> EventType {
+    let is_good =
+        condition.status == "True" && condition.reason != reasons::DRAIN_DEADLINE_EXCEEDED;
+    if is_good || reasons::PASSING.contains(&condition.reason.as_str()) {
         EventType::Normal
     } else {
         EventType::Warning

@@ -70,7 +70,7 @@ fn without_problem(progress: &Progress, place: &str) -> Finding {
 }
 
 /// Why a pod isn't ready. None, too, while it starts normally.
-fn pod_problem(pod: &Pod, place: &str) -> Option<Finding> {
+pub(super) fn pod_problem(pod: &Pod, place: &str) -> Option<Finding> {
     if pod.metadata.deletion_timestamp.is_some() {
         return None;
     }

@@ -19,6 +19,7 @@ mod servers;
 mod snapshot;
 mod specs;
 mod stale;
+mod stuck_runs;
 mod traffic;
 mod wait;
 mod walk;
@@ -49,6 +50,7 @@ const PROOFS: [&[(&str, Proof)]; 2] = [
         }),
         ("foreign", |cluster| Box::pin(stale::foreign(cluster))),
         ("same name", |cluster| Box::pin(stale::same_name(cluster))),
+        ("stuck runs", |cluster| Box::pin(stuck_runs::run(cluster))),
         ("leaders", |cluster| Box::pin(leaders::run(cluster))),
     ],
     &[

@@ -25,6 +25,7 @@ use serde_json::Value;
 
 use crate::{component::Component, model::ValidatedPipeline};
 
+pub use cron_job::STARTING_DEADLINE_SECONDS;
 pub use job::requested_run;
 pub use rollout::Rollout;
 pub use topics::{DesiredTopic, topics};

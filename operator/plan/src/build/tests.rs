@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     names::{
         CONFIG_ANNOTATION, INSTANCE_LABEL, MANAGED_BY_LABEL, MANAGER, RESET_ANNOTATION,
-        SECRETS_ANNOTATION,
+        SECRETS_ANNOTATION, TEMPLATE_ANNOTATION,
     },
     samples::{all_there, images, pipeline, validated, whole},
     validate::{SecretKey, validate},
@@ -121,7 +121,7 @@ fn the_same_pipeline_gives_the_same_bytes() {
 #[test]
 fn a_change_concerns_its_component_and_nothing_else() {
     let before = with(|_| ());
-    let cases: [(Change, &[&str]); 19] = [
+    let cases: [(Change, &[&str]); 20] = [
         (
             |s| s["ingest"] = json!({"replicas": 3}),
             &["Deployment/pinterest-ingest"],
@@ -206,6 +206,10 @@ fn a_change_concerns_its_component_and_nothing_else() {
         ),
         (
             |s| s["batch"]["scratchSize"] = json!("20Gi"),
+            &["CronJob/pinterest-batch"],
+        ),
+        (
+            |s| s["batch"]["deadline"] = json!("2h"),
             &["CronJob/pinterest-batch"],
         ),
         (
@@ -689,6 +693,52 @@ fn the_batch_worker_may_hold_its_lease_and_nothing_else() {
     assert_eq!(
         (&cron["concurrencyPolicy"], &cron["timeZone"]),
         (&json!("Forbid"), &json!("UTC"))
+    );
+}
+
+#[test]
+fn a_run_has_a_deadline_and_retries_only_what_may_succeed_then() {
+    let job = |change: fn(&mut Value)| {
+        let all = with(change);
+        find(&all, "CronJob", "pinterest-batch")["spec"]["jobTemplate"].clone()
+    };
+    let spec = job(|_| ())["spec"].clone();
+    assert_eq!(spec["activeDeadlineSeconds"], 21_600);
+    assert_eq!(
+        job(|s| s["batch"]["deadline"] = json!("90m"))["spec"]["activeDeadlineSeconds"],
+        5400
+    );
+    // The API server accepts a policy only for pods that never restart.
+    let pod = &spec["template"]["spec"];
+    assert_eq!(pod["restartPolicy"], "Never");
+    let rules = &spec["podFailurePolicy"]["rules"];
+    assert_eq!(
+        rules[0],
+        json!({"action": "Ignore",
+            "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]})
+    );
+    let codes = json!({"containerName": pod["containers"][0]["name"], "operator": "In",
+        "values": [pinpipe_config::EXIT_PERMANENT_FAILURE]});
+    assert_eq!(rules[1], json!({"action": "FailJob", "onExitCodes": codes}));
+    assert_eq!(
+        (&spec["backoffLimit"], &rules[2]),
+        (&json!(2), &Value::Null)
+    );
+}
+
+#[test]
+fn a_job_tells_by_its_hash_whether_it_is_what_is_wanted_now() {
+    let digest = |change: fn(&mut Value)| {
+        let all = with(change);
+        let job = &find(&all, "CronJob", "pinterest-batch")["spec"]["jobTemplate"];
+        job["metadata"]["annotations"][TEMPLATE_ANNOTATION].clone()
+    };
+    let same = digest(|_| ());
+    assert!(same.is_string(), "{same}");
+    assert_eq!(digest(|s| s["batch"]["schedule"] = json!("@hourly")), same);
+    assert_ne!(
+        digest(|s| s["batch"]["resources"] = json!({"limits": {"memory": "500Gi"}})),
+        same
     );
 }
 
