@@ -49,6 +49,9 @@ pub struct ValidatedPipeline {
     /// One-off requests made by annotations.
     #[serde(skip)]
     pub requests: Requests,
+    /// Settings that can't be changed, those of removed sections included, by key.
+    #[serde(skip)]
+    pub record: BTreeMap<String, String>,
     /// Problems of the annotation that resets sinks, a sentence each. They hold up nothing else.
     pub reset_problems: Vec<String>,
     /// Sentence about a topic that belongs to another pipeline. Nothing is deployed then.

@@ -210,27 +210,32 @@ pub(super) fn attribute(
     pipeline: &ValidatedPipeline,
     obstacles: Vec<(Key, Obstacle)>,
 ) {
-    for ((kind, name), obstacle) in obstacles {
-        let finding = match obstacle {
-            Obstacle::Foreign => Finding::bad(
-                reasons::CHILD_CONFLICT,
-                format!(
-                    "{kind} {name} exists and doesn't belong to this pipeline, so it was left \
-                     alone: delete or rename it"
-                ),
-            ),
-            Obstacle::Refused(why) => Finding::bad(
-                reasons::CHILD_REFUSED,
-                format!("the API server refuses {kind} {name}: {why}"),
-            ),
-        };
-        match component_of(pipeline, &name) {
+    for (key, obstacle) in obstacles {
+        let finding = unwritten(&key, &obstacle);
+        match component_of(pipeline, &key.1) {
             Component::Stream(_) => findings.stream = Some(finding),
             Component::Archive => findings.archive = Some(finding),
             Component::Batch => findings.batch = Some(finding),
             Component::Emulator => findings.emulator = Some(finding),
             Component::Ingest => findings.ingest = finding,
         }
+    }
+}
+
+/// Finding about a child that could not be written.
+pub(super) fn unwritten((kind, name): &Key, obstacle: &Obstacle) -> Finding {
+    match obstacle {
+        Obstacle::Foreign => Finding::bad(
+            reasons::CHILD_CONFLICT,
+            format!(
+                "{kind} {name} exists and doesn't belong to this pipeline, so it was left alone: \
+                 delete or rename it"
+            ),
+        ),
+        Obstacle::Refused(why) => Finding::bad(
+            reasons::CHILD_REFUSED,
+            format!("the API server refuses {kind} {name}: {why}"),
+        ),
     }
 }
 

@@ -10,7 +10,7 @@ mod suspend;
 mod thresholds;
 mod topics;
 
-use std::{collections::BTreeSet, pin::pin, time::Duration};
+use std::{collections::BTreeSet, pin::pin, slice, time::Duration};
 
 use kube::Api;
 use pinpipe_crds::PinterestPipeline;
@@ -18,6 +18,7 @@ use pinpipe_plan::{
     build::{self, Desired, Observed},
     component::Component,
     model::ValidatedPipeline,
+    names,
     ownership::Claim,
     validate::{Inputs, Problem, validate},
 };
@@ -27,6 +28,7 @@ use crate::{
     apply::{Applier, Obstacle},
     context::Context,
     error::{Error, Trying as _},
+    finding::Finding,
     kafka::TopicsState,
     observe::{
         children::{Children, Key},
@@ -168,6 +170,7 @@ impl Reconciler<'_> {
         let inputs = Inputs {
             secrets: secrets.trying("reading Secrets")?,
             previous: children.secret_digests(),
+            record: children.record(&self.name),
             claims: self.claims_of_others().await?,
         };
         Ok(validate(
@@ -196,9 +199,16 @@ impl Reconciler<'_> {
         Ok(others)
     }
 
-    /// Deletes all children: those that run would read and write another pipeline's topics.
+    /// Deletes all children except the record: those that run would read and write another
+    /// pipeline's topics.
     async fn withdraw(&self, children: &mut Children) -> Result<(), Error> {
-        self.applier().prune(&[], &BTreeSet::new(), children).await
+        let needed = BTreeSet::from([self.record()]);
+        self.applier().prune(&[], &needed, children).await
+    }
+
+    /// Kind and name of the record.
+    fn record(&self) -> Key {
+        ("ConfigMap".to_owned(), names::record(&self.name))
     }
 
     /// Applies topics and objects, and deletes the children that are no longer desired. Topics come
@@ -212,7 +222,12 @@ impl Reconciler<'_> {
         permit: SemaphorePermit<'_>,
     ) -> Result<Applied, Error> {
         let applier = self.applier();
-        let needed = self.needed_by_runs(pipeline, children).await?;
+        let mut needed = self.needed_by_runs(pipeline, children).await?;
+        needed.insert(self.record());
+        let record = slice::from_ref(&desired.record);
+        if let Some((key, obstacle)) = applier.apply(record, children).await?.first() {
+            return Ok(self.without_record(components::unwritten(key, obstacle)));
+        }
         let mut topics = pin!(self.apply_topics(pipeline, &desired.topics));
         let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
         let obstacles = applier.apply(&desired.objects, children).await?;
@@ -224,6 +239,17 @@ impl Reconciler<'_> {
             topics.await?
         };
         Ok(Applied { topics, obstacles })
+    }
+
+    /// Nothing is applied before the record, without which a removed section could be added again
+    /// with other settings.
+    fn without_record(&self, finding: Finding) -> Applied {
+        let status = self.resource.status.as_ref();
+        let topics = status.map_or_else(Vec::new, |status| status.topics.clone());
+        Applied {
+            topics: TopicsState { topics, finding },
+            obstacles: Vec::new(),
+        }
     }
 
     fn applier(&self) -> Applier {

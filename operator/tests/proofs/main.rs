@@ -15,6 +15,7 @@ mod many;
 mod operator;
 mod pipeline;
 mod rbac;
+mod record;
 mod servers;
 mod snapshot;
 mod specs;
@@ -49,6 +50,7 @@ const PROOFS: [&[(&str, Proof)]; 2] = [
         }),
         ("foreign", |cluster| Box::pin(stale::foreign(cluster))),
         ("same name", |cluster| Box::pin(stale::same_name(cluster))),
+        ("record", |cluster| Box::pin(record::run(cluster))),
         ("leaders", |cluster| Box::pin(leaders::run(cluster))),
     ],
     &[

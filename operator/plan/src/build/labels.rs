@@ -39,11 +39,17 @@ pub(super) fn labels(
     pipeline: &ValidatedPipeline,
     component: &Component,
 ) -> BTreeMap<String, String> {
-    let mut labels = pod_selector(pipeline, component);
-    for (key, value) in [NAME_LABEL, (MANAGED_BY_LABEL, MANAGER)] {
-        labels.insert(key.to_owned(), value.to_owned());
-    }
+    let mut labels = labels_of_all(pipeline);
+    labels.extend(pod_selector(pipeline, component));
     labels
+}
+
+/// Labels of every object.
+fn labels_of_all(pipeline: &ValidatedPipeline) -> BTreeMap<String, String> {
+    let instance = (INSTANCE_LABEL, pipeline.name.as_str());
+    [instance, NAME_LABEL, (MANAGED_BY_LABEL, MANAGER)]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
 }
 
 /// Metadata of a component's main object: [`named`] by the component.
@@ -51,16 +57,30 @@ pub(super) fn metadata(pipeline: &ValidatedPipeline, component: &Component) -> O
     named(pipeline, component, pipeline.child(component))
 }
 
-/// Metadata of a child. The pipeline owns it, so it is deleted together with the pipeline.
+/// Metadata of an object that belongs to no component.
+pub(super) fn of_pipeline(pipeline: &ValidatedPipeline, name: String) -> ObjectMeta {
+    owned(pipeline, name, labels_of_all(pipeline))
+}
+
+/// Metadata of a component's child.
 pub(super) fn named(
     pipeline: &ValidatedPipeline,
     component: &Component,
     name: String,
 ) -> ObjectMeta {
+    owned(pipeline, name, labels(pipeline, component))
+}
+
+/// Metadata of a child. The pipeline owns it, so it is deleted together with the pipeline.
+fn owned(
+    pipeline: &ValidatedPipeline,
+    name: String,
+    labels: BTreeMap<String, String>,
+) -> ObjectMeta {
     ObjectMeta {
         name: Some(name),
         namespace: Some(pipeline.namespace.clone()),
-        labels: Some(labels(pipeline, component)),
+        labels: Some(labels),
         owner_references: Some(vec![OwnerReference {
             api_version: PinterestPipeline::api_version(&()).into_owned(),
             kind: PinterestPipeline::kind(&()).into_owned(),

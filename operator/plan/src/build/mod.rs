@@ -18,12 +18,12 @@ mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec};
 use kube::{Resource, core::ApiResource};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{component::Component, model::ValidatedPipeline};
+use crate::{component::Component, model::ValidatedPipeline, names};
 
 pub use job::requested_run;
 pub use rollout::Rollout;
@@ -66,6 +66,9 @@ pub struct RunningDeployment {
 /// Everything a pipeline wants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
+    /// Record of the settings that can't be changed. Written before topics and objects, which rely
+    /// on it.
+    pub record: Object,
     /// Objects, each after those it depends on.
     pub objects: Vec<Object>,
     /// Topics, each followed by its dead-letter topic.
@@ -106,6 +109,7 @@ pub fn build(pipeline: &ValidatedPipeline, observed: &Observed) -> Desired {
         builder.emulator(emulator);
     }
     Desired {
+        record: record(pipeline),
         objects: builder.objects,
         topics: topics(pipeline),
         rollout: builder.rollout,
@@ -116,6 +120,14 @@ impl Builder<'_> {
     fn push<K: Resource<DynamicType = ()> + Serialize>(&mut self, typed: &K) {
         self.objects.push(object(typed));
     }
+}
+
+fn record(pipeline: &ValidatedPipeline) -> Object {
+    object(&ConfigMap {
+        metadata: labels::of_pipeline(pipeline, names::record(&pipeline.name)),
+        data: Some(pipeline.record.clone()),
+        ..ConfigMap::default()
+    })
 }
 
 /// A typed object in the form in which it is applied.
