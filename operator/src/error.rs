@@ -24,6 +24,12 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether RBAC, or another authorizer, refuses the request.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if is_forbidden(source))
+    }
+
     /// Value of the metric's label: `api`, `timeout` or `lease`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
@@ -33,6 +39,12 @@ impl Error {
             Self::Lease(_) => "lease",
         }
     }
+}
+
+/// Whether the API server forbids a request.
+#[must_use]
+pub fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
 }
 
 /// Names what was tried when the API server failed.

@@ -5,6 +5,10 @@
 //! status proves to be this pipeline's and that still have the id in the status. A deletion always
 //! ends: after [`crate::context::Settings::deletion_deadline`] the topics are left where they are,
 //! and an event names them.
+//!
+//! The deletion of a namespace may delete the operator's Role in it before the pipelines. The
+//! children can't be listed any more then; they go with the namespace. The chart's cluster-wide role
+//! still permits to release the pipeline.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -25,7 +29,7 @@ use crate::{
     error::{Error, Trying as _},
     finding::Finding,
     kafka::BrokerError,
-    observe::{pipeline_index::CachedPipeline, pods::has_ended},
+    observe::{children::Children, pipeline_index::CachedPipeline, pods::has_ended},
     status::events::{self, Note},
 };
 
@@ -93,7 +97,13 @@ impl Reconciler<'_> {
         let since = since.map_or_else(Timestamp::now, |time| time.0);
         let elapsed = elapsed(since, Timestamp::now());
         let deadline = self.context.settings.deletion_deadline;
-        let why = match self.delete_topics(&topics, elapsed).await {
+        let children = match self.children().await {
+            Err(error) if error.is_forbidden() => {
+                return self.delete_without_role(&topics, unproven, &error).await;
+            }
+            children => children,
+        };
+        let why = match self.delete_topics(&topics, elapsed, children).await {
             Ok(Progress::Done) => {
                 if !unproven.is_empty() {
                     self.report_left(&unproven, UNPROVEN).await;
@@ -123,8 +133,9 @@ impl Reconciler<'_> {
         &self,
         topics: &[TopicStatus],
         elapsed: Duration,
+        children: Result<Children, Error>,
     ) -> Result<Progress, Error> {
-        let mut children = self.children().await?;
+        let mut children = children?;
         self.applier()
             .prune(&[], &BTreeSet::new(), &mut children)
             .await?;
@@ -134,36 +145,56 @@ impl Reconciler<'_> {
             return Ok(Progress::Waiting(why.to_owned()));
         }
         self.context.check_lease()?;
-        let delete = async {
-            let bootstrap_servers = &self.resource.spec.broker.kafka.bootstrap_servers;
-            let names = topics.iter().map(|topic| topic.name.clone()).collect();
-            let (broker, observed) = self
-                .context
-                .brokers
-                .describe(bootstrap_servers, names)
-                .await?;
-            let is_same = |topic: &&TopicStatus| {
-                observed
-                    .get(&topic.name)
-                    .is_some_and(|found| Some(&found.id) == topic.id.as_ref())
-            };
-            let same = topics
-                .iter()
-                .filter(is_same)
-                .map(|topic| topic.name.as_str());
-            let same: Vec<&str> = same.collect();
-            if !same.is_empty() {
-                broker.delete(&same).await?;
-            }
-            Ok::<_, BrokerError>(same.len())
-        };
-        Ok(match delete.await {
-            Ok(deleted) => {
-                self.count("delete", deleted);
-                Progress::Done
-            }
+        Ok(match self.delete_in_kafka(topics).await {
+            Ok(()) => Progress::Done,
             Err(error) => Progress::Waiting(error.to_string()),
         })
+    }
+
+    /// Deletes the topics that still have the id in the status.
+    async fn delete_in_kafka(&self, topics: &[TopicStatus]) -> Result<(), BrokerError> {
+        let bootstrap_servers = &self.resource.spec.broker.kafka.bootstrap_servers;
+        let names = topics.iter().map(|topic| topic.name.clone()).collect();
+        let described = self.context.brokers.describe(bootstrap_servers, names);
+        let (broker, observed) = described.await?;
+        let is_same = |topic: &&TopicStatus| {
+            observed
+                .get(&topic.name)
+                .is_some_and(|found| Some(&found.id) == topic.id.as_ref())
+        };
+        let same = topics.iter().filter(is_same);
+        let same: Vec<&str> = same.map(|topic| topic.name.as_str()).collect();
+        if !same.is_empty() {
+            broker.delete(&same).await?;
+        }
+        self.count("delete", same.len());
+        Ok(())
+    }
+
+    /// Deletes topics without waiting for pods, and releases the resource in any case.
+    async fn delete_without_role(
+        &self,
+        topics: &[TopicStatus],
+        mut left: Vec<String>,
+        error: &Error,
+    ) -> Result<Outcome, Error> {
+        self.context.check_lease()?;
+        let (namespace, name) = (&self.namespace, &self.name);
+        tracing::warn!(
+            namespace,
+            name,
+            %error,
+            "the operator's Role is gone, so the deleted pipeline is released at once"
+        );
+        let mut why = UNPROVEN.to_owned();
+        if let Err(error) = self.delete_in_kafka(topics).await {
+            left.extend(topics.iter().map(|topic| topic.name.clone()));
+            why = error.to_string();
+        }
+        if !left.is_empty() {
+            self.report_left(&left, &why).await;
+        }
+        self.release().await
     }
 
     async fn report_left(&self, topics: &[String], why: &str) {
