@@ -89,7 +89,7 @@ async fn reconcile_one(
         resource.namespace().unwrap_or_default(),
         resource.name_any(),
     );
-    if let Err(error) = &resource.claim {
+    if let Some(error) = &resource.unreadable {
         tracing::error!(
             namespace,
             name,
@@ -97,11 +97,8 @@ async fn reconcile_one(
             "a PinterestPipeline can't be read and is left alone"
         );
         context.metrics.reconciled("invalid", Duration::ZERO);
-        let release = timeout(
-            RECONCILE_TIMEOUT,
-            reconcile::release_unreadable(context, resource),
-        );
-        release
+        let report = reconcile::unreadable(context, resource, error);
+        timeout(RECONCILE_TIMEOUT, report)
             .await
             .map_err(|_| Error::Timeout(RECONCILE_TIMEOUT))??;
         return Ok(requeue::after(Outcome::Invalid, context.pipelines.count()));

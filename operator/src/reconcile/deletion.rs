@@ -14,7 +14,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
-    Api, Resource as _, ResourceExt as _,
+    Api, ResourceExt as _,
     api::{Patch, PatchParams},
     core::ObjectMeta,
     runtime::events::EventType,
@@ -29,8 +29,7 @@ use crate::{
     error::{Error, Trying as _},
     finding::Finding,
     kafka::BrokerError,
-    observe::{children::Children, pipeline_index::CachedPipeline, pods::has_ended},
-    status::events::{self, Note},
+    observe::{children::Children, pods::has_ended},
 };
 
 /// Finalizer that holds a pipeline until its topics are deleted.
@@ -215,28 +214,6 @@ impl Reconciler<'_> {
     }
 }
 
-/// Releases a deleted resource that can't be read: the topics it created can't be read either.
-pub async fn release_unreadable(context: &Context, resource: &CachedPipeline) -> Result<(), Error> {
-    let metadata = resource.meta();
-    if metadata.deletion_timestamp.is_none() || !has_finalizer(metadata) {
-        return Ok(());
-    }
-    let why = "this version of the operator can't read the pipeline";
-    let message = left(&["its topics".to_owned()], why);
-    let note = Note {
-        type_: EventType::Warning,
-        reason: reasons::TOPICS_LEFT,
-        action: "Delete",
-        message: &message,
-        secondary: None,
-    };
-    events::publish(context, &resource.object_ref(&()), note).await;
-    let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
-    finalizers.retain(|finalizer| finalizer != FINALIZER);
-    let namespace = resource.namespace().unwrap_or_default();
-    patch_finalizers(context, &namespace, metadata, finalizers).await
-}
-
 /// Why topics wait for these pods. None: they don't.
 fn wait_for(pods: &[Pod], elapsed: Duration, deadline: Duration) -> Option<&'static str> {
     let running: Vec<_> = pods.iter().filter(|pod| !has_ended(pod)).collect();
@@ -251,7 +228,7 @@ fn wait_for(pods: &[Pod], elapsed: Duration, deadline: Duration) -> Option<&'sta
     (!running.is_empty() && is_early).then_some("its pods stop first")
 }
 
-fn has_finalizer(metadata: &ObjectMeta) -> bool {
+pub(super) fn has_finalizer(metadata: &ObjectMeta) -> bool {
     metadata
         .finalizers
         .iter()
@@ -260,7 +237,7 @@ fn has_finalizer(metadata: &ObjectMeta) -> bool {
 }
 
 /// Writes the finalizers, unless the resource has changed since it was read.
-async fn patch_finalizers(
+pub(super) async fn patch_finalizers(
     context: &Context,
     namespace: &str,
     metadata: &ObjectMeta,
@@ -312,7 +289,7 @@ fn topics(resource: &PinterestPipeline, paused: bool, conflict: bool) -> Topics 
     }
 }
 
-fn left(topics: &[String], why: &str) -> String {
+pub(super) fn left(topics: &[String], why: &str) -> String {
     format!(
         "left in Kafka, although deletionPolicy is Delete: {}: {why}; delete yourself those that \
          nobody needs",

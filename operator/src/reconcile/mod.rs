@@ -9,6 +9,7 @@ mod resets;
 mod suspend;
 mod thresholds;
 mod topics;
+mod unreadable;
 
 use std::{collections::BTreeSet, pin::pin, slice, time::Duration};
 
@@ -36,7 +37,7 @@ use crate::{
     },
 };
 
-pub use deletion::release_unreadable;
+pub use unreadable::unreadable;
 
 /// How long workers wait for their topics.
 const TOPICS_FIRST: Duration = Duration::from_secs(2);
