@@ -15,6 +15,14 @@ pub enum Error {
         /// The API server's answer.
         source: Box<kube::Error>,
     },
+    /// The definition lacks a field that the operator writes.
+    #[error("writing the status: {message}; {remedy}")]
+    OldDefinition {
+        /// The API server's answer.
+        message: String,
+        /// What to do, in a sentence.
+        remedy: String,
+    },
     /// The reconcile took too long.
     #[error("the reconcile took longer than {0:?}")]
     Timeout(Duration),
@@ -34,7 +42,7 @@ impl Error {
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Api { .. } => "api",
+            Self::Api { .. } | Self::OldDefinition { .. } => "api",
             Self::Timeout(_) => "timeout",
             Self::Lease(_) => "lease",
         }

@@ -7,14 +7,19 @@ use pinpipe_runtime::admin::Readiness;
 use tokio::time::timeout;
 
 use super::Scope;
-use crate::{error::is_forbidden, observe::pipeline_index::CachedPipeline};
+use crate::{
+    error::is_forbidden,
+    observe::{definition, pipeline_index::CachedPipeline},
+};
 
 /// Time-out of a list of one pipeline.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Wait after a list that failed.
 const RETRY: Duration = Duration::from_secs(3);
 
-/// Sets the readiness once pipelines of every scope can be listed. The controller's own store can't
+/// Sets the readiness once pipelines of every scope can be listed and their definition knows what
+/// the operator writes. So the pods of an upgrade that lacks the definition don't replace the old
+/// ones. The controller's own store can't
 /// tell: its `wait_until_ready` wakes only the last waiter, and the controller itself waits there
 /// (kube-runtime 5.0, `DelayedInit`).
 ///
@@ -30,7 +35,13 @@ pub async fn report_readiness(client: Client, scopes: Vec<Scope>, readiness: Rea
             }
             lists.push(listed);
         }
-        let state = readiness_of(lists);
+        let mut state = readiness_of(lists);
+        if state.is_ok()
+            && let Some(problem) = definition::problem(&client).await
+        {
+            tracing::error!(problem);
+            state = Err(problem);
+        }
         let is_ready = state.is_ok();
         readiness.set(state);
         if is_ready {
