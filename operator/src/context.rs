@@ -4,7 +4,10 @@ use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use kube::{Client, runtime::events::Recorder};
 use pinpipe_lease::{LeaseError, Proof};
-use pinpipe_plan::{model::Images, names::MANAGER};
+use pinpipe_plan::{
+    model::{Images, Policy},
+    names::MANAGER,
+};
 use tokio::sync::Semaphore;
 
 use crate::{
@@ -18,6 +21,8 @@ use crate::{
 pub struct Settings {
     /// Images of the workers where a pipeline chooses none.
     pub images: Images,
+    /// What pipelines may choose.
+    pub policy: Policy,
     /// Number of pipelines reconciled at once.
     pub concurrency: u16,
     /// How long the sinks of a suspended pipeline may take to read their topics to the end.

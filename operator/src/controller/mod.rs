@@ -158,7 +158,10 @@ mod tests {
 
     use http::{Request, Response};
     use kube::client::{Body, Client};
-    use pinpipe_plan::samples::{images, pipeline};
+    use pinpipe_plan::{
+        model::Policy,
+        samples::{images, pipeline},
+    };
     use prometheus_client::{encoding::text::encode, registry::Registry};
     use serde_json::json;
     use tower::{BoxError, service_fn};
@@ -185,6 +188,7 @@ mod tests {
         let (drain_deadline, deletion_deadline) = (Duration::ZERO, Duration::ZERO);
         let settings = Settings {
             images: images(),
+            policy: Policy::default(),
             concurrency: 1,
             drain_deadline,
             deletion_deadline,

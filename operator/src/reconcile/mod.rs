@@ -172,6 +172,7 @@ impl Reconciler<'_> {
             secrets: secrets.trying("reading Secrets")?,
             previous: children.secret_digests(),
             record: children.record(&self.name),
+            policy: self.context.settings.policy.clone(),
             claims: self.claims_of_others().await?,
         };
         Ok(validate(

@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    model::Images,
     names::{
         CONFIG_ANNOTATION, INSTANCE_LABEL, MANAGED_BY_LABEL, MANAGER, RESET_ANNOTATION,
         SECRETS_ANNOTATION,
@@ -439,6 +440,32 @@ fn a_deployment_without_pods_is_given_the_fewest_since_its_autoscaler_leaves_it_
             json!(1)
         };
         assert_eq!(replicas(&pipeline, &draining), expected, "{autoscaling}");
+    }
+}
+
+#[test]
+fn an_image_has_the_operators_name_for_it_unless_the_pipeline_names_a_registry() {
+    let operators = Images {
+        repositories: [("stream".to_owned(), "mirror.example/pins-stream".to_owned())].into(),
+        ..images()
+    };
+    for (set, archive, ingest) in [
+        (
+            json!({"digests": {"stream": "sha256:0a"}}),
+            "mirror.example/pins-stream:0.1.0@sha256:0a",
+            "ghcr.io/pinpipe/ingest:0.1.0",
+        ),
+        (json!({"registry": "r"}), "r/stream:0.1.0", "r/ingest:0.1.0"),
+    ] {
+        let mut spec = whole();
+        spec["image"] = set;
+        let pipeline = pipeline(spec);
+        let validated = validate(&pipeline, &all_there(&pipeline), &operators).unwrap();
+        let all = objects(&validated);
+        for (name, expected) in [("pinterest-archive", archive), ("pinterest-ingest", ingest)] {
+            let pods = &find(&all, "Deployment", name)["spec"]["template"]["spec"];
+            assert_eq!(pods["containers"][0]["image"], expected);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ mod annotations;
 mod duration;
 mod images;
 mod pods;
+mod policy;
 mod record;
 mod resources;
 mod secrets;
@@ -49,6 +50,7 @@ pub fn validate(
 ) -> Result<ValidatedPipeline, Vec<Problem>> {
     let (metadata, spec) = (&pipeline.metadata, &pipeline.spec);
     let mut problems = Vec::new();
+    policy::check(spec, &inputs.policy, images, &mut problems);
     let topics = topics::topics(pipeline, &mut problems);
     let mut resets = annotations::resets(pipeline, &topics);
     let requests = annotations::requests(pipeline, &topics);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pinpipe_crds::PinterestPipelineSpec;
 
 use crate::{
-    model::{Mount, Secrets},
+    model::{Mount, Policy, Secrets},
     names,
     ownership::Claim,
 };
@@ -36,6 +36,8 @@ pub struct Inputs {
     pub previous: BTreeMap<String, String>,
     /// Settings that can't be changed, as the pipeline was first deployed with them, by key.
     pub record: BTreeMap<String, String>,
+    /// What the operator permits.
+    pub policy: Policy,
     /// Claims of other pipelines.
     pub claims: Vec<Claim>,
 }

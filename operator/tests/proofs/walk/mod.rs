@@ -330,6 +330,7 @@ impl Walker<'_> {
             registry: REGISTRY.to_owned(),
             tag: TAG.to_owned(),
             digests: BTreeMap::new(),
+            repositories: BTreeMap::new(),
         };
         let validated = validate(&pipeline, &found, &images)
             .map_err(|problems| anyhow::anyhow!("the validate phase rejects it: {problems:?}"))?;
