@@ -28,7 +28,10 @@ use super::Reconciler;
 use crate::{
     error::{Error, Trying as _},
     finding::Finding,
-    observe::children::{Children, Key},
+    observe::{
+        children::{Children, Key},
+        pods,
+    },
     status::batch_runs::{self, has_ended},
 };
 
@@ -239,11 +242,9 @@ impl Reconciler<'_> {
     async fn pods_of(&self, job: &str) -> Result<Vec<Pod>, Error> {
         let api: Api<Pod> = Api::namespaced(self.context.client.clone(), &self.namespace);
         let params = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
-        Ok(api
-            .list(&params)
-            .await
-            .trying("listing a run's pods")?
-            .items)
+        let pods = api.list(&params).await.trying("listing a run's pods")?;
+        let pods = pods.items.into_iter();
+        Ok(pods.filter(|pod| pods::is_of_job(pod, job)).collect())
     }
 }
 

@@ -138,7 +138,7 @@ impl Reconciler<'_> {
         self.applier()
             .prune(&[], &BTreeSet::new(), &mut children)
             .await?;
-        let pods = self.pods().await?;
+        let pods = self.labelled_pods().await?;
         let deadline = self.context.settings.deletion_deadline;
         if let Some(why) = wait_for(&pods, elapsed, deadline) {
             return Ok(Progress::Waiting(why.to_owned()));

@@ -290,7 +290,15 @@ impl Reconciler<'_> {
         events::publish(self.context, &self.resource.object_ref(&()), note).await;
     }
 
+    /// The workers' pods.
     pub(super) async fn pods(&self) -> Result<Vec<Pod>, Error> {
+        let mut pods = self.labelled_pods().await?;
+        pods.retain(|pod| pods::is_worker(pod, &self.name));
+        Ok(pods)
+    }
+
+    /// Every pod with the pipeline's labels.
+    pub(super) async fn labelled_pods(&self) -> Result<Vec<Pod>, Error> {
         let pods = pods::list(&self.context.client, &self.namespace, &self.name).await;
         pods.trying("listing pods")
     }
