@@ -12,13 +12,16 @@ use crate::{
     names::{COMPONENT_LABEL, INSTANCE_LABEL, MANAGED_BY_LABEL, MANAGER, NAME_LABEL},
 };
 
-/// Labels that select a component's pods. A selector can't be changed later, so it holds no more
-/// than it must.
+/// Labels that select a component's pods. A Deployment's selector can't be changed later, so it
+/// holds no more than it must: the name keeps out pods of other programs, since instance and
+/// component alone may be those of, for instance, a Helm release named as the pipeline.
 pub(super) fn pod_selector(
     pipeline: &ValidatedPipeline,
     component: &Component,
 ) -> BTreeMap<String, String> {
+    let (name_label, name) = NAME_LABEL;
     [
+        (name_label, name.to_owned()),
         (INSTANCE_LABEL, pipeline.name.clone()),
         (COMPONENT_LABEL, component.to_string()),
     ]

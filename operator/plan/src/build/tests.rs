@@ -616,18 +616,23 @@ fn pods_keep_to_the_restricted_profile() {
 }
 
 #[test]
-fn selectors_hold_instance_and_component_alone() {
+fn selectors_hold_name_instance_and_component_alone() {
     for object in with(|_| ()) {
         let selector = match object.resource.kind.as_str() {
             "Deployment" => &object.body["spec"]["selector"]["matchLabels"],
             "Service" => &object.body["spec"]["selector"],
+            "PodDisruptionBudget" => &object.body["spec"]["selector"]["matchLabels"],
             _ => continue,
         };
         let mut keys: Vec<_> = selector.as_object().unwrap().keys().collect();
         keys.sort();
         assert_eq!(
             keys,
-            ["app.kubernetes.io/component", "app.kubernetes.io/instance"],
+            [
+                "app.kubernetes.io/component",
+                "app.kubernetes.io/instance",
+                "app.kubernetes.io/name"
+            ],
             "{}",
             object.name
         );
