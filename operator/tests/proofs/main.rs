@@ -12,6 +12,7 @@ mod idempotence;
 mod kafka_proxy;
 mod leaders;
 mod many;
+mod namespaces;
 mod operator;
 mod pipeline;
 mod rbac;
@@ -51,6 +52,9 @@ const PROOFS: [&[(&str, Proof)]; 2] = [
         ("foreign", |cluster| Box::pin(stale::foreign(cluster))),
         ("same name", |cluster| Box::pin(stale::same_name(cluster))),
         ("record", |cluster| Box::pin(record::run(cluster))),
+        ("role gone", |cluster| {
+            Box::pin(namespaces::role_gone(cluster))
+        }),
         ("leaders", |cluster| Box::pin(leaders::run(cluster))),
     ],
     &[
