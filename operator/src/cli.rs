@@ -85,6 +85,10 @@ pub struct Args {
     #[arg(long, env = "PINPIPE_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
     pub concurrency: u16,
 
+    /// Number of pipelines that roll a new image of the operator's at once; the others keep theirs
+    #[arg(long, env = "PINPIPE_ROLLOUT_CONCURRENCY", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    pub rollout_concurrency: u16,
+
     /// How long the sinks of a suspended pipeline may drain their topics, seconds
     #[arg(
         long,
@@ -120,6 +124,7 @@ impl Args {
             images: self.images(),
             policy: self.policy(),
             concurrency: self.concurrency,
+            rollout_concurrency: self.rollout_concurrency,
             drain_deadline: Duration::from_secs(self.drain_deadline),
             deletion_deadline: Duration::from_secs(self.deletion_deadline),
         }

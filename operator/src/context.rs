@@ -14,6 +14,7 @@ use crate::{
     kafka::{Brokers, TopicsCache},
     metrics::Metrics,
     observe::pipeline_index::PipelineIndex,
+    rollouts::Rollouts,
 };
 
 /// Settings of the operator.
@@ -25,6 +26,8 @@ pub struct Settings {
     pub policy: Policy,
     /// Number of pipelines reconciled at once.
     pub concurrency: u16,
+    /// Number of pipelines that roll the operator's images at once.
+    pub rollout_concurrency: u16,
     /// How long the sinks of a suspended pipeline may take to read their topics to the end.
     pub drain_deadline: Duration,
     /// How long the deletion of a pipeline's topics is tried.
@@ -51,6 +54,8 @@ pub struct Context {
     pub topics: TopicsCache,
     /// Consecutive failures by the pipeline's UID.
     pub failures: Mutex<HashMap<String, u32>>,
+    /// Pipelines that roll the operator's images.
+    pub rollouts: Rollouts,
     /// Concurrency permits.
     pub permits: Semaphore,
     /// Proof that this replica holds the Lease; None when leader election is off.
@@ -69,6 +74,7 @@ impl Context {
     ) -> Self {
         Self {
             recorder: Recorder::new(client.clone(), MANAGER.into()),
+            rollouts: Rollouts::new(settings.rollout_concurrency),
             permits: Semaphore::new(settings.concurrency.into()),
             client,
             pod_client,

@@ -190,6 +190,7 @@ mod tests {
             images: images(),
             policy: Policy::default(),
             concurrency: 1,
+            rollout_concurrency: 1,
             drain_deadline,
             deletion_deadline,
         };

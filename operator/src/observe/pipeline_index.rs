@@ -129,6 +129,17 @@ impl PipelineIndex {
         scopes.iter().map(|scope| scope.store.len()).sum()
     }
 
+    /// Whether there is a pipeline with this UID.
+    #[must_use]
+    pub fn contains(&self, uid: &str) -> bool {
+        let scopes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stores = scopes.iter().map(|scope| scope.store.state());
+        stores.any(|all| {
+            all.iter()
+                .any(|found| found.metadata.uid.as_deref() == Some(uid))
+        })
+    }
+
     /// Claims of other pipelines that share a topic name with this one.
     #[must_use]
     pub fn meeting(&self, claim: &Claim) -> Vec<Claim> {

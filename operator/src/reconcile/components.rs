@@ -139,6 +139,12 @@ impl Reconciler<'_> {
 /// Adds to a finding that others wait for the component's image, or that it waits itself.
 fn with_rollout(rollout: &Rollout, component: &Component, mut finding: Finding) -> Finding {
     let Some(current) = &rollout.current else {
+        if let Some(image) = rollout.waiting.get(component) {
+            finding.message = format!(
+                "{}; it keeps the image {image} while other pipelines get theirs",
+                finding.message
+            );
+        }
         return finding;
     };
     if current == component && !rollout.waiting.is_empty() && !finding.ok {
@@ -286,6 +292,15 @@ mod tests {
             "{waits:?}"
         );
         assert!(waits.message.contains("r/stream:1"), "{waits:?}");
+        let held = Rollout {
+            current: None,
+            ..rollout
+        };
+        let held = with_rollout(&held, &Component::Archive, good.clone());
+        assert!(
+            held.ok && held.message.ends_with("while other pipelines get theirs"),
+            "{held:?}"
+        );
         assert_eq!(with_rollout(&Rollout::default(), &live, good.clone()), good);
     }
 

@@ -16,7 +16,7 @@ use std::{collections::BTreeSet, pin::pin, slice, time::Duration};
 use kube::Api;
 use pinpipe_crds::PinterestPipeline;
 use pinpipe_plan::{
-    build::{self, Desired, Observed},
+    build::{self, Desired, Observed, Stage},
     component::Component,
     model::ValidatedPipeline,
     names,
@@ -113,9 +113,11 @@ pub async fn reconcile(
         uid,
     };
     if reconciler.resource.metadata.deletion_timestamp.is_some() {
+        context.rollouts.end(&reconciler.uid);
         return reconciler.delete().await;
     }
     if reconciler.is_paused() {
+        context.rollouts.end(&reconciler.uid);
         return reconciler.pause().await;
     }
     Box::pin(reconciler.run(permit)).await
@@ -127,16 +129,21 @@ impl Reconciler<'_> {
         let mut children = self.children().await?;
         let pipeline = match self.validate(&children).await? {
             Ok(pipeline) => pipeline,
-            Err(problems) => return self.report_invalid(&problems).await,
+            Err(problems) => {
+                self.context.rollouts.end(&self.uid);
+                return self.report_invalid(&problems).await;
+            }
         };
         if let Some(conflict) = &pipeline.topic_conflict {
+            self.context.rollouts.end(&self.uid);
             self.withdraw(&mut children).await?;
             return self.report_conflict(conflict).await;
         }
         self.keep_finalizer(pipeline.deletion_policy).await?;
         let suspension = self.suspension(&pipeline, &children).await?;
         self.report_suspension(&suspension).await?;
-        let observed = observed(&pipeline, &children, suspension.draining.clone());
+        let mut observed = observed(&pipeline, &children, suspension.draining.clone());
+        observed.keeps_images = self.keeps_images(&pipeline, &observed);
         let desired = build::build(&pipeline, &observed);
         let resets = resets::new(&pipeline, &desired.objects, &children);
         let applied = self
@@ -254,6 +261,19 @@ impl Reconciler<'_> {
         }
     }
 
+    /// Whether too many other pipelines roll. A tag of the pipeline's own is rolled at once.
+    fn keeps_images(&self, pipeline: &ValidatedPipeline, observed: &Observed) -> bool {
+        let image = self.resource.spec.image.as_ref();
+        let tag = image.and_then(|image| image.tag.as_deref());
+        let stage = match tag {
+            Some(tag) if !tag.is_empty() => Stage::Done,
+            _ => build::stage(pipeline, observed),
+        };
+        let context = self.context;
+        let exists = |uid: &str| context.pipelines.contains(uid);
+        !context.rollouts.permit(&self.uid, stage, exists)
+    }
+
     fn applier(&self) -> Applier {
         Applier {
             client: self.context.client.clone(),
@@ -280,6 +300,7 @@ fn observed(
     Observed {
         draining,
         at_zero: children.at_zero(pipeline),
+        keeps_images: false,
         deployments: deployments.collect(),
     }
 }

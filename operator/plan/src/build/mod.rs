@@ -26,7 +26,7 @@ use serde_json::Value;
 use crate::{component::Component, model::ValidatedPipeline, names};
 
 pub use job::requested_run;
-pub use rollout::Rollout;
+pub use rollout::{Rollout, Stage, stage};
 pub use topics::{DesiredTopic, topics};
 
 /// An object as it should be.
@@ -48,6 +48,8 @@ pub struct Observed {
     pub draining: BTreeSet<Component>,
     /// Components whose Deployments have no pods. A `HorizontalPodAutoscaler` ignores those.
     pub at_zero: BTreeSet<Component>,
+    /// Whether components keep their images, because too many other pipelines roll.
+    pub keeps_images: bool,
     /// Deployments that exist.
     pub deployments: BTreeMap<Component, RunningDeployment>,
 }

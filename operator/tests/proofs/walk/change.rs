@@ -312,7 +312,7 @@ fn archive(random: &mut StdRng) -> Value {
         ("rotate", maybe(random, rotate)),
         (
             "s3/endpoint",
-            // Immutable, whatever its end.
+            // Immutable, apart from a slash at its end.
             Some(json!(pick(
                 random,
                 &["http://s3.example:9000", "http://s3.example:9000/"],
