@@ -4,13 +4,17 @@ use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use kube::{Client, runtime::events::Recorder};
 use pinpipe_lease::{LeaseError, Proof};
-use pinpipe_plan::{model::Images, names::MANAGER};
+use pinpipe_plan::{
+    model::{Images, Policy},
+    names::MANAGER,
+};
 use tokio::sync::Semaphore;
 
 use crate::{
     kafka::{Brokers, TopicsCache},
     metrics::Metrics,
     observe::pipeline_index::PipelineIndex,
+    rollouts::Rollouts,
 };
 
 /// Settings of the operator.
@@ -18,8 +22,12 @@ use crate::{
 pub struct Settings {
     /// Images of the workers where a pipeline chooses none.
     pub images: Images,
+    /// What pipelines may choose.
+    pub policy: Policy,
     /// Number of pipelines reconciled at once.
     pub concurrency: u16,
+    /// Number of pipelines that roll the operator's images at once.
+    pub rollout_concurrency: u16,
     /// How long the sinks of a suspended pipeline may take to read their topics to the end.
     pub drain_deadline: Duration,
     /// How long the deletion of a pipeline's topics is tried.
@@ -46,6 +54,8 @@ pub struct Context {
     pub topics: TopicsCache,
     /// Consecutive failures by the pipeline's UID.
     pub failures: Mutex<HashMap<String, u32>>,
+    /// Pipelines that roll the operator's images.
+    pub rollouts: Rollouts,
     /// Concurrency permits.
     pub permits: Semaphore,
     /// Proof that this replica holds the Lease; None when leader election is off.
@@ -64,6 +74,7 @@ impl Context {
     ) -> Self {
         Self {
             recorder: Recorder::new(client.clone(), MANAGER.into()),
+            rollouts: Rollouts::new(settings.rollout_concurrency),
             permits: Semaphore::new(settings.concurrency.into()),
             client,
             pod_client,

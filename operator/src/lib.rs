@@ -24,4 +24,5 @@ pub mod kube_client;
 pub mod metrics;
 pub mod observe;
 pub mod reconcile;
+pub mod rollouts;
 pub mod status;

@@ -39,6 +39,17 @@
 {{- join "," $pairs -}}
 {{- end }}
 
+{{/* The workers' repositories as the operator's flag takes them: ingest=…,stream=… */}}
+{{- define "pinpipe.repositories" -}}
+{{- $pairs := list -}}
+{{- range $worker := list "ingest" "stream" "batch" "emulator" -}}
+{{- with index $.Values.image.repositories $worker -}}
+{{- $pairs = append $pairs (printf "%s=%s" $worker .) -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $pairs -}}
+{{- end }}
+
 {{- define "pinpipe.selector" -}}
 app.kubernetes.io/name: pinpipe-operator
 app.kubernetes.io/instance: {{ .Release.Name | quote }}

@@ -71,6 +71,12 @@ pub fn child(pipeline: &str, component: &Component) -> String {
     format!("{pipeline}-{component}")
 }
 
+/// Name of the `ConfigMap` that records the settings a pipeline can't change: `<pipeline>-record`.
+#[must_use]
+pub fn record(pipeline: &str) -> String {
+    format!("{pipeline}-record")
+}
+
 /// Consumer group of a sink: `<namespace>.<pipeline>.<sink>`.
 #[must_use]
 pub fn group(namespace: &str, pipeline: &str, sink: &str) -> String {

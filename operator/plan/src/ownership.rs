@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::jiff::Timestamp;
 use pinpipe_crds::PinterestPipeline;
+use serde_json::{Value, json};
 
 use crate::names;
 
@@ -50,6 +51,49 @@ impl Claim {
                 .collect(),
             namespace,
         }
+    }
+
+    /// Claim of a resource that this version can't read as a whole, by the fields that a claim is
+    /// made from. None: those can't be read either. Its workers still run, so the topics stay its.
+    #[must_use]
+    pub fn of_unreadable(resource: &Value) -> Option<Self> {
+        let (metadata, kafka) = (&resource["metadata"], &resource["spec"]["broker"]["kafka"]);
+        let mut overrides = json!({});
+        for kind in names::KINDS {
+            let name = &kafka["topics"]["overrides"][kind]["name"];
+            if !name.is_null() {
+                overrides[kind] = json!({"name": name});
+            }
+        }
+        let observed = resource["status"]["topics"].as_array();
+        let observed: Vec<_> = observed
+            .into_iter()
+            .flatten()
+            .map(|topic| {
+                json!({
+                    "name": topic["name"],
+                    "id": topic["id"],
+                    "partitions": 0,
+                    "createdByUs": false,
+                })
+            })
+            .collect();
+        let readable = json!({
+            "apiVersion": resource["apiVersion"],
+            "kind": resource["kind"],
+            "metadata": {
+                "namespace": metadata["namespace"],
+                "name": metadata["name"],
+                "uid": metadata["uid"],
+                "creationTimestamp": metadata["creationTimestamp"],
+            },
+            "spec": {"broker": {"kafka": {
+                "bootstrapServers": kafka["bootstrapServers"],
+                "topics": {"overrides": overrides},
+            }}},
+            "status": {"topics": observed},
+        });
+        serde_json::from_value(readable).ok().as_ref().map(Self::of)
     }
 
     /// Whether both name the same topic, be it in one cluster or not.

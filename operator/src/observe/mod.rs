@@ -3,6 +3,7 @@
 
 pub mod children;
 pub mod consumer_lag;
+pub mod definition;
 pub mod deployment;
 pub mod managed_fields;
 pub mod pipeline_index;

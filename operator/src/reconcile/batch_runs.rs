@@ -312,7 +312,7 @@ impl Reconciler<'_> {
         let (namespace, name) = (&self.namespace, &self.name);
         tracing::info!(namespace, name, job, request, "started a batch run");
         let message =
-            format!("started the batch run {job}, requested by {RUN_ANNOTATION}={request}");
+            format!("the batch run {job} is started, as {RUN_ANNOTATION}={request} requests");
         let (type_, reason) = (EventType::Normal, reasons::RUN_STARTED);
         self.event(
             type_,

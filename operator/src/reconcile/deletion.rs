@@ -5,12 +5,16 @@
 //! status proves to be this pipeline's and that still have the id in the status. A deletion always
 //! ends: after [`crate::context::Settings::deletion_deadline`] the topics are left where they are,
 //! and an event names them.
+//!
+//! The deletion of a namespace may delete the operator's Role in it before the pipelines. The
+//! children can't be listed any more then; they go with the namespace. The chart's cluster-wide role
+//! still permits to release the pipeline.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
-    Api, Resource as _, ResourceExt as _,
+    Api, ResourceExt as _,
     api::{Patch, PatchParams},
     core::ObjectMeta,
     runtime::events::EventType,
@@ -25,8 +29,7 @@ use crate::{
     error::{Error, Trying as _},
     finding::Finding,
     kafka::BrokerError,
-    observe::{pipeline_index::CachedPipeline, pods::has_ended},
-    status::events::{self, Note},
+    observe::{children::Children, pods::has_ended},
 };
 
 /// Finalizer that holds a pipeline until its topics are deleted.
@@ -93,7 +96,13 @@ impl Reconciler<'_> {
         let since = since.map_or_else(Timestamp::now, |time| time.0);
         let elapsed = elapsed(since, Timestamp::now());
         let deadline = self.context.settings.deletion_deadline;
-        let why = match self.delete_topics(&topics, elapsed).await {
+        let children = match self.children().await {
+            Err(error) if error.is_forbidden() => {
+                return self.delete_without_role(&topics, unproven, &error).await;
+            }
+            children => children,
+        };
+        let why = match self.delete_topics(&topics, elapsed, children).await {
             Ok(Progress::Done) => {
                 if !unproven.is_empty() {
                     self.report_left(&unproven, UNPROVEN).await;
@@ -123,47 +132,68 @@ impl Reconciler<'_> {
         &self,
         topics: &[TopicStatus],
         elapsed: Duration,
+        children: Result<Children, Error>,
     ) -> Result<Progress, Error> {
-        let mut children = self.children().await?;
+        let mut children = children?;
         self.applier()
             .prune(&[], &BTreeSet::new(), &mut children)
             .await?;
-        let pods = self.pods().await?;
+        let pods = self.labelled_pods().await?;
         let deadline = self.context.settings.deletion_deadline;
         if let Some(why) = wait_for(&pods, elapsed, deadline) {
             return Ok(Progress::Waiting(why.to_owned()));
         }
         self.context.check_lease()?;
-        let delete = async {
-            let bootstrap_servers = &self.resource.spec.broker.kafka.bootstrap_servers;
-            let names = topics.iter().map(|topic| topic.name.clone()).collect();
-            let (broker, observed) = self
-                .context
-                .brokers
-                .describe(bootstrap_servers, names)
-                .await?;
-            let is_same = |topic: &&TopicStatus| {
-                observed
-                    .get(&topic.name)
-                    .is_some_and(|found| Some(&found.id) == topic.id.as_ref())
-            };
-            let same = topics
-                .iter()
-                .filter(is_same)
-                .map(|topic| topic.name.as_str());
-            let same: Vec<&str> = same.collect();
-            if !same.is_empty() {
-                broker.delete(&same).await?;
-            }
-            Ok::<_, BrokerError>(same.len())
-        };
-        Ok(match delete.await {
-            Ok(deleted) => {
-                self.count("delete", deleted);
-                Progress::Done
-            }
+        Ok(match self.delete_in_kafka(topics).await {
+            Ok(()) => Progress::Done,
             Err(error) => Progress::Waiting(error.to_string()),
         })
+    }
+
+    /// Deletes the topics that still have the id in the status.
+    async fn delete_in_kafka(&self, topics: &[TopicStatus]) -> Result<(), BrokerError> {
+        let bootstrap_servers = &self.resource.spec.broker.kafka.bootstrap_servers;
+        let names = topics.iter().map(|topic| topic.name.clone()).collect();
+        let described = self.context.brokers.describe(bootstrap_servers, names);
+        let (broker, observed) = described.await?;
+        let is_same = |topic: &&TopicStatus| {
+            observed
+                .get(&topic.name)
+                .is_some_and(|found| Some(&found.id) == topic.id.as_ref())
+        };
+        let same = topics.iter().filter(is_same);
+        let same: Vec<&str> = same.map(|topic| topic.name.as_str()).collect();
+        if !same.is_empty() {
+            broker.delete(&same).await?;
+        }
+        self.count("delete", same.len());
+        Ok(())
+    }
+
+    /// Deletes topics without waiting for pods, and releases the resource in any case.
+    async fn delete_without_role(
+        &self,
+        topics: &[TopicStatus],
+        mut left: Vec<String>,
+        error: &Error,
+    ) -> Result<Outcome, Error> {
+        self.context.check_lease()?;
+        let (namespace, name) = (&self.namespace, &self.name);
+        tracing::warn!(
+            namespace,
+            name,
+            %error,
+            "the operator's Role is gone, so the deleted pipeline is released at once"
+        );
+        let mut why = UNPROVEN.to_owned();
+        if let Err(error) = self.delete_in_kafka(topics).await {
+            left.extend(topics.iter().map(|topic| topic.name.clone()));
+            why = error.to_string();
+        }
+        if !left.is_empty() {
+            self.report_left(&left, &why).await;
+        }
+        self.release().await
     }
 
     async fn report_left(&self, topics: &[String], why: &str) {
@@ -184,28 +214,6 @@ impl Reconciler<'_> {
     }
 }
 
-/// Releases a deleted resource that can't be read: the topics it created can't be read either.
-pub async fn release_unreadable(context: &Context, resource: &CachedPipeline) -> Result<(), Error> {
-    let metadata = resource.meta();
-    if metadata.deletion_timestamp.is_none() || !has_finalizer(metadata) {
-        return Ok(());
-    }
-    let why = "this version of the operator can't read the pipeline";
-    let message = left(&["its topics".to_owned()], why);
-    let note = Note {
-        type_: EventType::Warning,
-        reason: reasons::TOPICS_LEFT,
-        action: "Delete",
-        message: &message,
-        secondary: None,
-    };
-    events::publish(context, &resource.object_ref(&()), note).await;
-    let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
-    finalizers.retain(|finalizer| finalizer != FINALIZER);
-    let namespace = resource.namespace().unwrap_or_default();
-    patch_finalizers(context, &namespace, metadata, finalizers).await
-}
-
 /// Why topics wait for these pods. None: they don't.
 fn wait_for(pods: &[Pod], elapsed: Duration, deadline: Duration) -> Option<&'static str> {
     let running: Vec<_> = pods.iter().filter(|pod| !has_ended(pod)).collect();
@@ -220,7 +228,7 @@ fn wait_for(pods: &[Pod], elapsed: Duration, deadline: Duration) -> Option<&'sta
     (!running.is_empty() && is_early).then_some("its pods stop first")
 }
 
-fn has_finalizer(metadata: &ObjectMeta) -> bool {
+pub(super) fn has_finalizer(metadata: &ObjectMeta) -> bool {
     metadata
         .finalizers
         .iter()
@@ -229,7 +237,7 @@ fn has_finalizer(metadata: &ObjectMeta) -> bool {
 }
 
 /// Writes the finalizers, unless the resource has changed since it was read.
-async fn patch_finalizers(
+pub(super) async fn patch_finalizers(
     context: &Context,
     namespace: &str,
     metadata: &ObjectMeta,
@@ -281,7 +289,7 @@ fn topics(resource: &PinterestPipeline, paused: bool, conflict: bool) -> Topics 
     }
 }
 
-fn left(topics: &[String], why: &str) -> String {
+pub(super) fn left(topics: &[String], why: &str) -> String {
     format!(
         "left in Kafka, although deletionPolicy is Delete: {}: {why}; delete yourself those that \
          nobody needs",

@@ -9,15 +9,17 @@ mod resets;
 mod suspend;
 mod thresholds;
 mod topics;
+mod unreadable;
 
-use std::{collections::BTreeSet, pin::pin, time::Duration};
+use std::{collections::BTreeSet, pin::pin, slice, time::Duration};
 
 use kube::Api;
 use pinpipe_crds::PinterestPipeline;
 use pinpipe_plan::{
-    build::{self, Desired, Observed},
+    build::{self, Desired, Observed, Stage},
     component::Component,
     model::ValidatedPipeline,
+    names,
     ownership::Claim,
     validate::{Inputs, Problem, validate},
 };
@@ -27,6 +29,7 @@ use crate::{
     apply::{Applier, Obstacle},
     context::Context,
     error::{Error, Trying as _},
+    finding::Finding,
     kafka::TopicsState,
     observe::{
         children::{Children, Key},
@@ -34,7 +37,7 @@ use crate::{
     },
 };
 
-pub use deletion::release_unreadable;
+pub use unreadable::unreadable;
 
 /// How long workers wait for their topics.
 const TOPICS_FIRST: Duration = Duration::from_secs(2);
@@ -112,9 +115,11 @@ pub async fn reconcile(
         uid,
     };
     if reconciler.resource.metadata.deletion_timestamp.is_some() {
+        context.rollouts.end(&reconciler.uid);
         return reconciler.delete().await;
     }
     if reconciler.is_paused() {
+        context.rollouts.end(&reconciler.uid);
         return reconciler.pause().await;
     }
     Box::pin(reconciler.run(permit)).await
@@ -126,16 +131,21 @@ impl Reconciler<'_> {
         let mut children = self.children().await?;
         let pipeline = match self.validate(&children).await? {
             Ok(pipeline) => pipeline,
-            Err(problems) => return self.report_invalid(&problems).await,
+            Err(problems) => {
+                self.context.rollouts.end(&self.uid);
+                return self.report_invalid(&problems).await;
+            }
         };
         if let Some(conflict) = &pipeline.topic_conflict {
+            self.context.rollouts.end(&self.uid);
             self.withdraw(&mut children).await?;
             return self.report_conflict(conflict).await;
         }
         self.keep_finalizer(pipeline.deletion_policy).await?;
         let suspension = self.suspension(&pipeline, &children).await?;
         self.report_suspension(&suspension).await?;
-        let observed = observed(&pipeline, &children, suspension.draining.clone());
+        let mut observed = observed(&pipeline, &children, suspension.draining.clone());
+        observed.keeps_images = self.keeps_images(&pipeline, &observed);
         let desired = build::build(&pipeline, &observed);
         let resets = resets::new(&pipeline, &desired.objects, &children);
         let applied = self
@@ -175,6 +185,8 @@ impl Reconciler<'_> {
         let inputs = Inputs {
             secrets: secrets.trying("reading Secrets")?,
             previous: children.secret_digests(),
+            record: children.record(&self.name),
+            policy: self.context.settings.policy.clone(),
             claims: self.claims_of_others().await?,
         };
         Ok(validate(
@@ -203,9 +215,16 @@ impl Reconciler<'_> {
         Ok(others)
     }
 
-    /// Deletes all children: those that run would read and write another pipeline's topics.
+    /// Deletes all children except the record: those that run would read and write another
+    /// pipeline's topics.
     async fn withdraw(&self, children: &mut Children) -> Result<(), Error> {
-        self.applier().prune(&[], &BTreeSet::new(), children).await
+        let needed = BTreeSet::from([self.record()]);
+        self.applier().prune(&[], &needed, children).await
+    }
+
+    /// Kind and name of the record.
+    fn record(&self) -> Key {
+        ("ConfigMap".to_owned(), names::record(&self.name))
     }
 
     /// Applies topics and objects, and deletes the children that are no longer desired. Topics come
@@ -219,7 +238,12 @@ impl Reconciler<'_> {
         permit: SemaphorePermit<'_>,
     ) -> Result<Applied, Error> {
         let applier = self.applier();
-        let needed = self.needed_by_runs(pipeline, children).await?;
+        let mut needed = self.needed_by_runs(pipeline, children).await?;
+        needed.insert(self.record());
+        let record = slice::from_ref(&desired.record);
+        if let Some((key, obstacle)) = applier.apply(record, children).await?.first() {
+            return Ok(self.without_record(components::unwritten(key, obstacle)));
+        }
         let mut topics = pin!(self.apply_topics(pipeline, &desired.topics));
         let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
         let obstacles = applier.apply(&desired.objects, children).await?;
@@ -231,6 +255,30 @@ impl Reconciler<'_> {
             topics.await?
         };
         Ok(Applied { topics, obstacles })
+    }
+
+    /// Nothing is applied before the record, without which a removed section could be added again
+    /// with other settings.
+    fn without_record(&self, finding: Finding) -> Applied {
+        let status = self.resource.status.as_ref();
+        let topics = status.map_or_else(Vec::new, |status| status.topics.clone());
+        Applied {
+            topics: TopicsState { topics, finding },
+            obstacles: Vec::new(),
+        }
+    }
+
+    /// Whether too many other pipelines roll. A tag of the pipeline's own is rolled at once.
+    fn keeps_images(&self, pipeline: &ValidatedPipeline, observed: &Observed) -> bool {
+        let image = self.resource.spec.image.as_ref();
+        let tag = image.and_then(|image| image.tag.as_deref());
+        let stage = match tag {
+            Some(tag) if !tag.is_empty() => Stage::Done,
+            _ => build::stage(pipeline, observed),
+        };
+        let context = self.context;
+        let exists = |uid: &str| context.pipelines.contains(uid);
+        !context.rollouts.permit(&self.uid, stage, exists)
     }
 
     fn applier(&self) -> Applier {
@@ -259,6 +307,7 @@ fn observed(
     Observed {
         draining,
         at_zero: children.at_zero(pipeline),
+        keeps_images: false,
         deployments: deployments.collect(),
     }
 }

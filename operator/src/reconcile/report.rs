@@ -30,9 +30,13 @@ use super::{
 use crate::{
     error::{Error, Trying as _},
     finding::Finding,
-    observe::{children::Children, pods, runs::Run, worker_health},
+    observe::{children::Children, definition, pods, runs::Run, worker_health},
     status::{self, SUMMARY, events, events::Note},
 };
+
+/// Part of the API server's refusal of a field that the definition lacks. Source:
+/// sigs.k8s.io/structured-merge-diff, `typed`.
+const UNKNOWN_FIELD: &str = "field not declared in schema";
 
 /// What the status is made from, besides what was applied.
 pub(super) struct Input<'a> {
@@ -257,6 +261,14 @@ impl Reconciler<'_> {
             .api
             .patch_status(&self.name, &params, &Patch::Apply(&body))
             .await;
+        if let Err(kube::Error::Api(refusal)) = &patched
+            && refusal.message.contains(UNKNOWN_FIELD)
+        {
+            return Err(Error::OldDefinition {
+                message: refusal.message.clone(),
+                remedy: definition::remedy(),
+            });
+        }
         let written = patched.trying("writing the status")?;
         self.context
             .metrics
@@ -283,7 +295,15 @@ impl Reconciler<'_> {
         events::publish(self.context, &self.resource.object_ref(&()), note).await;
     }
 
+    /// The workers' pods.
     pub(super) async fn pods(&self) -> Result<Vec<Pod>, Error> {
+        let mut pods = self.labelled_pods().await?;
+        pods.retain(|pod| pods::is_worker(pod, &self.name));
+        Ok(pods)
+    }
+
+    /// Every pod with the pipeline's labels.
+    pub(super) async fn labelled_pods(&self) -> Result<Vec<Pod>, Error> {
         let pods = pods::list(&self.context.client, &self.namespace, &self.name).await;
         pods.trying("listing pods")
     }

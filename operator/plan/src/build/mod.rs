@@ -18,16 +18,16 @@ mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec};
 use kube::{Resource, core::ApiResource};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{component::Component, model::ValidatedPipeline};
+use crate::{component::Component, model::ValidatedPipeline, names};
 
 pub use cron_job::STARTING_DEADLINE_SECONDS;
 pub use job::requested_run;
-pub use rollout::Rollout;
+pub use rollout::{Rollout, Stage, stage};
 pub use topics::{DesiredTopic, topics};
 
 /// An object as it should be.
@@ -49,6 +49,8 @@ pub struct Observed {
     pub draining: BTreeSet<Component>,
     /// Components whose Deployments have no pods. A `HorizontalPodAutoscaler` ignores those.
     pub at_zero: BTreeSet<Component>,
+    /// Whether components keep their images, because too many other pipelines roll.
+    pub keeps_images: bool,
     /// Deployments that exist.
     pub deployments: BTreeMap<Component, RunningDeployment>,
 }
@@ -67,6 +69,9 @@ pub struct RunningDeployment {
 /// Everything a pipeline wants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
+    /// Record of the settings that can't be changed. Written before topics and objects, which rely
+    /// on it.
+    pub record: Object,
     /// Objects, each after those it depends on.
     pub objects: Vec<Object>,
     /// Topics, each followed by its dead-letter topic.
@@ -107,6 +112,7 @@ pub fn build(pipeline: &ValidatedPipeline, observed: &Observed) -> Desired {
         builder.emulator(emulator);
     }
     Desired {
+        record: record(pipeline),
         objects: builder.objects,
         topics: topics(pipeline),
         rollout: builder.rollout,
@@ -117,6 +123,14 @@ impl Builder<'_> {
     fn push<K: Resource<DynamicType = ()> + Serialize>(&mut self, typed: &K) {
         self.objects.push(object(typed));
     }
+}
+
+fn record(pipeline: &ValidatedPipeline) -> Object {
+    object(&ConfigMap {
+        metadata: labels::of_pipeline(pipeline, names::record(&pipeline.name)),
+        data: Some(pipeline.record.clone()),
+        ..ConfigMap::default()
+    })
 }
 
 /// A typed object in the form in which it is applied.

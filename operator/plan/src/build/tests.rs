@@ -2,6 +2,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    model::Images,
     names::{
         CONFIG_ANNOTATION, INSTANCE_LABEL, MANAGED_BY_LABEL, MANAGER, RESET_ANNOTATION,
         SECRETS_ANNOTATION, TEMPLATE_ANNOTATION,
@@ -447,6 +448,32 @@ fn a_deployment_without_pods_is_given_the_fewest_since_its_autoscaler_leaves_it_
 }
 
 #[test]
+fn an_image_has_the_operators_name_for_it_unless_the_pipeline_names_a_registry() {
+    let operators = Images {
+        repositories: [("stream".to_owned(), "mirror.example/pins-stream".to_owned())].into(),
+        ..images()
+    };
+    for (set, archive, ingest) in [
+        (
+            json!({"digests": {"stream": "sha256:0a"}}),
+            "mirror.example/pins-stream:0.1.0@sha256:0a",
+            "ghcr.io/pinpipe/ingest:0.1.0",
+        ),
+        (json!({"registry": "r"}), "r/stream:0.1.0", "r/ingest:0.1.0"),
+    ] {
+        let mut spec = whole();
+        spec["image"] = set;
+        let pipeline = pipeline(spec);
+        let validated = validate(&pipeline, &all_there(&pipeline), &operators).unwrap();
+        let all = objects(&validated);
+        for (name, expected) in [("pinterest-archive", archive), ("pinterest-ingest", ingest)] {
+            let pods = &find(&all, "Deployment", name)["spec"]["template"]["spec"];
+            assert_eq!(pods["containers"][0]["image"], expected);
+        }
+    }
+}
+
+#[test]
 fn a_digest_pins_the_image_of_its_worker() {
     let all = with(|spec| spec["image"] = json!({"digests": {"stream": "sha256:0a"}}));
     let image = |name: &str| {
@@ -593,18 +620,23 @@ fn pods_keep_to_the_restricted_profile() {
 }
 
 #[test]
-fn selectors_hold_instance_and_component_alone() {
+fn selectors_hold_name_instance_and_component_alone() {
     for object in with(|_| ()) {
         let selector = match object.resource.kind.as_str() {
             "Deployment" => &object.body["spec"]["selector"]["matchLabels"],
             "Service" => &object.body["spec"]["selector"],
+            "PodDisruptionBudget" => &object.body["spec"]["selector"]["matchLabels"],
             _ => continue,
         };
         let mut keys: Vec<_> = selector.as_object().unwrap().keys().collect();
         keys.sort();
         assert_eq!(
             keys,
-            ["app.kubernetes.io/component", "app.kubernetes.io/instance"],
+            [
+                "app.kubernetes.io/component",
+                "app.kubernetes.io/instance",
+                "app.kubernetes.io/name"
+            ],
             "{}",
             object.name
         );

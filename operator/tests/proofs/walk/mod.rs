@@ -30,7 +30,7 @@ use pinpipe_operator::observe::secrets;
 use pinpipe_plan::{
     build::{Object, Observed, build},
     model::Images,
-    names::MANAGER,
+    names::{MANAGER, record},
     validate::{Inputs, validate},
 };
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
@@ -55,6 +55,8 @@ const WALKERS: usize = 8;
 const FRESH_EVERY: usize = 40;
 /// The environment variable with the seed; the default is random.
 const SEED: &str = "PINPIPE_SEED";
+/// The name of every pipeline.
+const NAME: &str = "pinterest";
 /// The empty namespace of dry runs.
 const EMPTY: &str = "walk-empty";
 
@@ -133,7 +135,7 @@ impl Walk<'_> {
     async fn walker(&self, at: usize, seed: u64) -> Result<()> {
         let mut random = StdRng::seed_from_u64(seed.wrapping_add(at as u64));
         let namespace = namespace_of(at);
-        let pipeline = Pipeline::new(&self.cluster.admin, &namespace, "pinterest");
+        let pipeline = Pipeline::new(&self.cluster.admin, &namespace, NAME);
         let mut spec = change::minimal(&self.operator.bootstrap_servers);
         pipeline.create(&spec).await?;
         let mut walker = Walker {
@@ -299,7 +301,9 @@ impl Walker<'_> {
         let mut snapshot = Snapshot::new();
         for mut object in objects {
             let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-            if kind == "PinterestPipeline" {
+            // The record keeps the settings of sections that were removed.
+            let is_record = object["metadata"]["name"] == record(NAME);
+            if kind == "PinterestPipeline" || is_record {
                 continue;
             }
             without_history(&mut object);
@@ -326,6 +330,7 @@ impl Walker<'_> {
             registry: REGISTRY.to_owned(),
             tag: TAG.to_owned(),
             digests: BTreeMap::new(),
+            repositories: BTreeMap::new(),
         };
         let validated = validate(&pipeline, &found, &images)
             .map_err(|problems| anyhow::anyhow!("the validate phase rejects it: {problems:?}"))?;
@@ -364,17 +369,20 @@ impl Walker<'_> {
     /// Installs the same spec in an empty namespace and compares the children.
     async fn install(&self, namespace: &str, spec: &Value) -> Result<()> {
         let snapshots = &self.walk.snapshots;
-        let fresh = Pipeline::new(&self.walk.cluster.admin, namespace, "pinterest");
+        let fresh = Pipeline::new(&self.walk.cluster.admin, namespace, NAME);
         fresh.create(spec).await?;
         until(
             "a fresh installation with the same children",
             SETTLES,
             async || {
-                let expected = children(&self.namespace, snapshots.objects(&self.namespace).await?);
-                ensure_same(
-                    &children(namespace, snapshots.objects(namespace).await?),
-                    &expected,
-                )?;
+                let [found, expected] =
+                    [namespace, &self.namespace].map(async |namespace: &str| {
+                        let objects = snapshots.objects(namespace).await?;
+                        let mut children = children(namespace, objects);
+                        children.remove(&format!("ConfigMap {}", record(NAME)));
+                        anyhow::Ok(children)
+                    });
+                ensure_same(&found.await?, &expected.await?)?;
                 ensure!(
                     fresh.get().await?["status"]["observedGeneration"] == 1,
                     "it is not reconciled yet"
