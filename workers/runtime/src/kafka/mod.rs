@@ -1,5 +1,6 @@
 //! Kafka clients: common settings, cluster and topic ids, consumer group progress.
 
+mod change;
 mod describe;
 mod last_error;
 mod progress;
@@ -10,6 +11,7 @@ use rdkafka::{ClientConfig, ClientContext, client::Client, types::RDKafkaErrorCo
 
 use crate::config::Kafka;
 
+pub use change::{NewTopic, Refusal, Results, create_partitions, create_topics, delete_topics};
 pub use last_error::LastError;
 pub use progress::{Behind, Positions, Progress, behind, list};
 
