@@ -1,4 +1,4 @@
-//! One reconcile of one pipeline: observe, validate, build, apply, report.
+//! One reconcile of one pipeline: observe, validate, claim topics, build, apply, report.
 
 mod batch_runs;
 mod components;
@@ -10,10 +10,15 @@ mod suspend;
 mod thresholds;
 mod topics;
 
-use std::{collections::BTreeSet, pin::pin, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+    time::Duration,
+};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
-use pinpipe_crds::PinterestPipeline;
+use pinpipe_crds::{PinterestPipeline, condition_types, reasons};
 use pinpipe_plan::{
     build::{self, Desired, Observed},
     model::ValidatedPipeline,
@@ -26,7 +31,7 @@ use crate::{
     apply::{Applier, Obstacle},
     context::Context,
     error::{Error, Trying as _},
-    kafka::TopicsState,
+    kafka::{Suitability, TopicsState},
     observe::{
         children::{Children, Key},
         deployment, secrets,
@@ -34,6 +39,7 @@ use crate::{
 };
 
 pub use deletion::release_unreadable;
+use suspend::Suspension;
 
 /// How long workers wait for their topics.
 const TOPICS_FIRST: Duration = Duration::from_secs(2);
@@ -125,19 +131,32 @@ impl Reconciler<'_> {
             Ok(pipeline) => pipeline,
             Err(problems) => return self.report_invalid(&problems).await,
         };
-        if let Some(conflict) = &pipeline.topic_conflict {
-            self.withdraw(&mut children).await?;
-            return self.report_conflict(conflict).await;
-        }
         self.keep_finalizer(pipeline.deletion_policy).await?;
         let suspension = self.suspension(&pipeline, &children).await?;
         self.report_suspension(&suspension).await?;
-        let observed = observed(&pipeline, &children, suspension.draining.clone());
+        let topics = build::topics(&pipeline);
+        let mut topics = pin!(self.apply_topics(&pipeline, &topics));
+        // Topics come before the workers that use them, so that no broker creates them with its own
+        // settings; but workers don't wait long for a slow broker.
+        let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
+        let early = early.ok().transpose()?;
+        if let Some(conflict) = conflict(early.as_ref(), &pipeline, &children) {
+            return self.withdraw(&conflict, &mut children).await;
+        }
+        let observed = self.observed(&pipeline, &children, early.as_ref(), &suspension);
         let desired = build::build(&pipeline, &observed);
         let resets = resets::new(&pipeline, &desired.objects, &children);
-        let applied = self
-            .apply(&pipeline, &desired, &mut children, permit)
-            .await?;
+        let obstacles = self.apply(&pipeline, &desired, &mut children).await?;
+        let topics = if let Some(topics) = early {
+            topics
+        } else {
+            drop(permit);
+            topics.await?
+        };
+        if let Some(conflict) = topics.conflict() {
+            return self.withdraw(conflict, &mut children).await;
+        }
+        let applied = Applied { topics, obstacles };
         self.report_resets(&resets, &children).await;
         let requested_run = self.start_requested_run(&pipeline, &children).await?;
         let report = report::Input {
@@ -167,7 +186,7 @@ impl Reconciler<'_> {
         let inputs = Inputs {
             secrets: secrets.trying("reading Secrets")?,
             previous: children.secret_digests(),
-            claims: self.claims_of_others().await?,
+            claims: self.context.pipelines.meeting(&Claim::of(&self.resource)),
         };
         Ok(validate(
             &self.resource,
@@ -176,54 +195,58 @@ impl Reconciler<'_> {
         ))
     }
 
-    /// Claims of other pipelines that share a topic name. A watch may lag behind, and a conflict
-    /// deletes workers, so whichever pipeline would win a topic is looked up first.
-    async fn claims_of_others(&self) -> Result<Vec<Claim>, Error> {
-        let claim = Claim::of(&self.resource);
-        let mut others = self.context.pipelines.meeting(&claim);
-        while let Some((_, rival)) = claim.rival(&others) {
-            let client = self.context.client.clone();
-            let api: Api<PinterestPipeline> = Api::namespaced(client, &rival.namespace);
-            let found = api.get_metadata_opt(&rival.name).await;
-            let found = found.trying("reading the pipeline that a topic belongs to")?;
-            let uid = rival.uid.clone();
-            if found.is_some_and(|found| found.metadata.uid.as_ref() == Some(&uid)) {
-                break;
-            }
-            others.retain(|other| other.uid != uid);
-        }
-        Ok(others)
+    /// Deletes all children, which would read and write another pipeline's topics, and reports why.
+    async fn withdraw(&self, conflict: &str, children: &mut Children) -> Result<Outcome, Error> {
+        self.applier()
+            .prune(&[], &BTreeSet::new(), children)
+            .await?;
+        self.report_conflict(conflict).await
     }
 
-    /// Deletes all children: those that run would read and write another pipeline's topics.
-    async fn withdraw(&self, children: &mut Children) -> Result<(), Error> {
-        self.applier().prune(&[], &BTreeSet::new(), children).await
-    }
-
-    /// Applies topics and objects, and deletes the children that are no longer desired. Topics come
-    /// before the workers that use them, so that no broker creates them with its own settings; but
-    /// workers don't wait long for a slow broker.
+    /// Applies objects, and deletes the children that are no longer desired. Returns those that
+    /// could not be written.
     async fn apply(
-        &mut self,
+        &self,
         pipeline: &ValidatedPipeline,
         desired: &Desired,
         children: &mut Children,
-        permit: SemaphorePermit<'_>,
-    ) -> Result<Applied, Error> {
+    ) -> Result<Vec<(Key, Obstacle)>, Error> {
         let applier = self.applier();
         let needed = self.needed_by_runs(pipeline, children).await?;
-        let mut topics = pin!(self.apply_topics(pipeline, &desired.topics));
-        let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
         let obstacles = applier.apply(&desired.objects, children).await?;
         applier.prune(&desired.objects, &needed, children).await?;
-        let topics = match early {
-            Ok(topics) => topics?,
-            Err(_) => {
-                drop(permit);
-                topics.await?
-            }
-        };
-        Ok(Applied { topics, obstacles })
+        Ok(obstacles)
+    }
+
+    /// Observations that decide how objects are built.
+    fn observed(
+        &self,
+        pipeline: &ValidatedPipeline,
+        children: &Children,
+        topics: Option<&TopicsState>,
+        suspension: &Suspension,
+    ) -> Observed {
+        let deployments = pipeline.deployments().into_iter();
+        let deployments = deployments.filter_map(|component| {
+            let running = deployment::running(children, pipeline, &component)?;
+            Some((component, running))
+        });
+        let suitability = topics.map_or(Suitability::Unknown, |topics| topics.suitability);
+        let conditions = self
+            .resource
+            .status
+            .iter()
+            .flat_map(|status| &status.conditions);
+        Observed {
+            draining: suspension.draining.clone(),
+            at_zero: children.at_zero(pipeline),
+            deployments: deployments.collect(),
+            unsuitable_topics: match suitability {
+                Suitability::Suitable => false,
+                Suitability::Unsuitable => true,
+                Suitability::Unknown => were_unsuitable(conditions),
+            },
+        }
     }
 
     fn applier(&self) -> Applier {
@@ -238,20 +261,74 @@ impl Reconciler<'_> {
     }
 }
 
-/// Observations that decide how objects are built.
-fn observed(
+/// Sentence about a topic that belongs to another pipeline. While no broker answers, nobody
+/// knows who holds the topics; then a pipeline that never ran leaves them to an older one, and
+/// one that runs is left alone.
+fn conflict(
+    topics: Option<&TopicsState>,
     pipeline: &ValidatedPipeline,
     children: &Children,
-    draining: BTreeSet<pinpipe_plan::component::Component>,
-) -> Observed {
-    let deployments = pipeline.deployments().into_iter();
-    let deployments = deployments.filter_map(|component| {
-        let running = deployment::running(children, pipeline, &component)?;
-        Some((component, running))
+) -> Option<String> {
+    match topics {
+        Some(topics) if topics.claimed => return None,
+        Some(topics) if topics.conflict().is_some() => {
+            return topics.conflict().map(ToOwned::to_owned);
+        }
+        Some(_) | None => {}
+    }
+    let components = pipeline.deployments();
+    let runs = components.iter().any(|component| {
+        let deployment = children.deployment(pipeline, component);
+        deployment.is_some()
     });
-    Observed {
-        draining,
-        at_zero: children.at_zero(pipeline),
-        deployments: deployments.collect(),
+    pipeline.topic_conflict.clone().filter(|_| !runs)
+}
+
+/// Whether topics were unsuitable when a broker last answered. Sinks keep the reason while it
+/// doesn't.
+fn were_unsuitable<'a>(conditions: impl Iterator<Item = &'a Condition>) -> bool {
+    let reasons: BTreeMap<_, _> = conditions
+        .map(|c| (c.type_.as_str(), c.reason.as_str()))
+        .collect();
+    let is_unsuitable = |type_| reasons.get(type_) == Some(&reasons::TOPIC_UNSUITABLE);
+    match reasons.get(condition_types::TOPICS_READY) {
+        Some(&reasons::BROKER_UNREACHABLE | &reasons::BROKER_FAILED) => {
+            is_unsuitable(condition_types::STREAM_READY)
+                || is_unsuitable(condition_types::ARCHIVE_READY)
+        }
+        _ => is_unsuitable(condition_types::TOPICS_READY),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Reasons of `TopicsReady` and `StreamReady` → whether topics are taken to be unsuitable.
+    #[test]
+    fn topics_stay_unsuitable_while_no_broker_answers() {
+        use reasons::{AVAILABLE, BROKER_FAILED, BROKER_UNREACHABLE, TOPIC_UNSUITABLE};
+        for (topics, stream, expected) in [
+            (reasons::TOPICS_READY, AVAILABLE, false),
+            (TOPIC_UNSUITABLE, AVAILABLE, true),
+            (BROKER_UNREACHABLE, TOPIC_UNSUITABLE, true),
+            (BROKER_FAILED, TOPIC_UNSUITABLE, true),
+            (BROKER_UNREACHABLE, AVAILABLE, false),
+            (reasons::TOPICS_READY, TOPIC_UNSUITABLE, false),
+        ] {
+            let condition = |type_: &str, reason: &str| -> Condition {
+                let condition = json!({"type": type_, "status": "False", "reason": reason,
+                    "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+                serde_json::from_value(condition).unwrap()
+            };
+            let conditions = [
+                condition(condition_types::TOPICS_READY, topics),
+                condition(condition_types::STREAM_READY, stream),
+            ];
+            let found = were_unsuitable(conditions.iter());
+            assert_eq!(found, expected, "{topics} {stream}");
+        }
     }
 }

@@ -13,6 +13,7 @@ mod kafka_proxy;
 mod leaders;
 mod many;
 mod operator;
+mod ownership;
 mod pipeline;
 mod rbac;
 mod servers;
@@ -49,6 +50,7 @@ const PROOFS: [&[(&str, Proof)]; 2] = [
         }),
         ("foreign", |cluster| Box::pin(stale::foreign(cluster))),
         ("same name", |cluster| Box::pin(stale::same_name(cluster))),
+        ("ownership", |cluster| Box::pin(ownership::run(cluster))),
         ("leaders", |cluster| Box::pin(leaders::run(cluster))),
     ],
     &[

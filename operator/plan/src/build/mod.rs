@@ -48,6 +48,9 @@ pub struct Observed {
     pub draining: BTreeSet<Component>,
     /// Components whose Deployments have no pods. A `HorizontalPodAutoscaler` ignores those.
     pub at_zero: BTreeSet<Component>,
+    /// Whether records of the topics can't be ordered. Sinks have no pods then: they would keep
+    /// older records instead of later ones.
+    pub unsuitable_topics: bool,
     /// Deployments that exist.
     pub deployments: BTreeMap<Component, RunningDeployment>,
 }
@@ -68,8 +71,6 @@ pub struct RunningDeployment {
 pub struct Desired {
     /// Objects, each after those it depends on.
     pub objects: Vec<Object>,
-    /// Topics, each followed by its dead-letter topic.
-    pub topics: Vec<DesiredTopic>,
     /// Components that wait for another one to run its new image.
     pub rollout: Rollout,
 }
@@ -107,7 +108,6 @@ pub fn build(pipeline: &ValidatedPipeline, observed: &Observed) -> Desired {
     }
     Desired {
         objects: builder.objects,
-        topics: topics(pipeline),
         rollout: builder.rollout,
     }
 }

@@ -443,6 +443,19 @@ fn a_deployment_without_pods_is_given_the_fewest_since_its_autoscaler_leaves_it_
 }
 
 #[test]
+fn sinks_of_unsuitable_topics_have_no_pods() {
+    let observed = Observed {
+        unsuitable_topics: true,
+        ..Observed::default()
+    };
+    let objects = build(&validated(whole()), &observed).objects;
+    for (name, stopped) in [("archive", true), ("stream-live", true), ("ingest", false)] {
+        let deployment = find(&objects, "Deployment", &format!("pinterest-{name}"));
+        assert_eq!(deployment["spec"]["replicas"] == 0, stopped, "{name}");
+    }
+}
+
+#[test]
 fn a_digest_pins_the_image_of_its_worker() {
     let all = with(|spec| spec["image"] = json!({"digests": {"stream": "sha256:0a"}}));
     let image = |name: &str| {
