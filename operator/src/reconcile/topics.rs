@@ -13,7 +13,7 @@ use super::Reconciler;
 use crate::{
     error::{Error, Trying as _},
     finding::Finding,
-    kafka::{self, Broker, BrokerError, Cluster, Plan, Suitability, TopicsState},
+    kafka::{self, Broker, BrokerError, Cluster, Plan, Raise, Suitability, TopicsState},
     records::Written,
 };
 
@@ -52,8 +52,7 @@ impl Reconciler<'_> {
         let brokers = &self.context.brokers;
         let state = match brokers.describe(&pipeline.bootstrap_servers, names).await {
             Err(error) => {
-                self.context.metrics.failed("broker");
-                let finding = error.finding();
+                let finding = self.broker_finding(&error);
                 self.unclaimed(finding.reason, finding.message)
             }
             Ok((broker, cluster)) => self.apply_to(&broker, &cluster, pipeline, desired).await?,
@@ -113,21 +112,16 @@ impl Reconciler<'_> {
             return Ok(problem);
         }
         let record = record.with(&claim, &topics);
-        let raise = async {
-            created?;
-            if !plan.raise.is_empty() {
-                let raised = plan.raise.len();
-                broker.raise(plan.raise).await?;
-                self.count("raise", raised);
-            }
-            let names = desired.iter().map(|topic| topic.name.clone());
-            broker.describe(names.collect()).await
+        let changed = match created {
+            Ok(()) => self.raise(broker, plan.raise).await,
+            refused => refused,
         };
-        let cluster = match raise.await {
+        // Also after a refusal: the ids of topics that were created are needed to delete them.
+        let names = desired.iter().map(|topic| topic.name.clone());
+        let cluster = match broker.describe(names.collect()).await {
             Ok(cluster) => cluster,
             Err(error) => {
-                self.context.metrics.failed("broker");
-                let finding = error.finding();
+                let finding = self.broker_finding(&changed.err().unwrap_or(error));
                 return Ok(TopicsState {
                     topics,
                     finding,
@@ -141,10 +135,26 @@ impl Reconciler<'_> {
         if let Some(problem) = self.write_record(&record, &state.topics).await? {
             return Ok(problem);
         }
-        if let Some(message) = pending {
+        if let Err(error) = changed {
+            state.finding = self.broker_finding(&error);
+        } else if let Some(message) = pending {
             state.finding = Finding::bad(reasons::TOPICS_PENDING, message);
         }
         Ok(state)
+    }
+
+    async fn raise(&self, broker: &Broker, topics: Vec<Raise>) -> Result<(), BrokerError> {
+        if !topics.is_empty() {
+            let raised = topics.len();
+            broker.raise(topics).await?;
+            self.count("raise", raised);
+        }
+        Ok(())
+    }
+
+    fn broker_finding(&self, error: &BrokerError) -> Finding {
+        self.context.metrics.failed("broker");
+        error.finding()
     }
 
     /// Creates topics, and notes in `topics` who created each. `is_new` tells whether a topic's

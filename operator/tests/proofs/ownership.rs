@@ -1,5 +1,5 @@
 //! Who owns a topic: whoever holds it. An older pipeline that is pointed at another one's broker
-//! takes nothing from it, and nothing of that depends on the status.
+//! takes nothing from it, and none of that depends on the status.
 
 use std::{collections::BTreeMap, time::Duration};
 
