@@ -44,17 +44,8 @@ impl Sandbox {
     /// the pipelines refer to.
     pub async fn begin(test: &str) -> Result<Self> {
         let cluster = Cluster::connect().await?;
+        Self::remove_old(&cluster, &format!("{LABEL}={test}")).await?;
         let namespaces: Api<Namespace> = Api::all(cluster.client());
-        for old in namespaces
-            .list(&ListParams::default().labels(&format!("{LABEL}={test}")))
-            .await?
-        {
-            let old = Self {
-                cluster: cluster.clone(),
-                namespace: old.name_any(),
-            };
-            old.remove().await?;
-        }
         let sandbox = Self {
             cluster,
             namespace: format!("e2e-{test}-{:05x}", rand::rng().random_range(0..0x10_0000)),
@@ -78,6 +69,27 @@ impl Sandbox {
             .await?;
         println!("namespace {}", sandbox.namespace);
         Ok(sandbox)
+    }
+
+    /// Removes what earlier runs of all tests left.
+    pub async fn remove_all_old() -> Result<()> {
+        Self::remove_old(&Cluster::connect().await?, LABEL).await
+    }
+
+    async fn remove_old(cluster: &Cluster, selector: &str) -> Result<()> {
+        let namespaces: Api<Namespace> = Api::all(cluster.client());
+        for old in namespaces
+            .list(&ListParams::default().labels(selector))
+            .await?
+        {
+            println!("removing {}", old.name_any());
+            let old = Self {
+                cluster: cluster.clone(),
+                namespace: old.name_any(),
+            };
+            old.remove().await?;
+        }
+        Ok(())
     }
 
     /// Runs a test in a sandbox of its own.

@@ -1,37 +1,49 @@
-//! A file of pipelines, checked without a cluster: as YAML, by the schema and the rules of the
-//! definition, and by [`crate::validate`].
+//! Checks the pipelines of a file without a cluster: as YAML, against the schema and the rules of
+//! the definition, and by the operator's own validation ([`pinpipe_plan::validate`]).
 //!
-//! Schema and rules are those of the definition the API server gets, not copies. What needs the
-//! cluster can't be told here: whether Secrets have their keys, whether another pipeline has a
-//! topic, whether the broker takes what it is asked for.
+//! Schema and rules are those of the definition the API server gets, not copies. What only the
+//! cluster knows isn't checked: whether Secrets have their keys, whether a pipeline outside the
+//! file owns a topic, what the broker allows.
 
-pub mod schema;
-pub mod yaml;
+mod documents;
+mod schema;
+mod yaml;
 
 use std::{collections::BTreeMap, fmt};
 
 use pinpipe_crds::{PinterestPipeline, check_rules};
+use pinpipe_plan::{
+    model::Images,
+    names::RESET_ANNOTATION,
+    ownership::Claim,
+    validate::{Inputs, RESET_FORMS, SecretKey, references, validate},
+};
 use serde_json::{Value, json};
 
-use crate::{
-    claims::Claim,
-    dereference::{self, Dereferenced, SecretKey},
-    validate::{self, Images, RESET_ANNOTATION, RESET_FORMS},
-};
+use documents::{API_VERSION, KIND, full_name, pipelines};
 use yaml::{Document, Node};
 
-const KIND: &str = "PinterestPipeline";
-const API_VERSION: &str = "pinpipe.dev/v1alpha1";
+pub use documents::{Before, no_pipeline};
 
-/// Something that would not be accepted, or not done.
+/// Something the API server or the operator would refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// The file's line, from 1.
+    /// Line in the file, from 1.
     pub line: usize,
-    /// `spec.archive.bucket`; empty where it is of no field.
+    /// Path of the field, such as `spec.archive.bucket`; empty for the whole document.
     pub field: String,
     /// What is wrong, and what to do.
     pub message: String,
+}
+
+impl Problem {
+    fn of_document(line: usize, message: String) -> Self {
+        Self {
+            line,
+            field: String::new(),
+            message,
+        }
+    }
 }
 
 impl fmt::Display for Problem {
@@ -43,44 +55,33 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What is said of files without a pipeline.
-#[must_use]
-pub fn none() -> String {
-    format!("there is no {KIND} in it, which has kind: {KIND} and apiVersion: {API_VERSION}")
-}
-
-/// What a file came to. Nothing at all: there is no pipeline in it.
+/// Result of checking one file; empty if the file has no pipeline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
-    /// The pipelines in it nothing is wrong with, `<namespace>/<name>`.
+    /// Valid pipelines, each as `<namespace>/<name>`.
     pub valid: Vec<String>,
-    /// What is wrong, by line.
+    /// Problems of the other pipelines, sorted by line within each.
     pub problems: Vec<Problem>,
 }
 
-/// Checks every pipeline of a file; other objects are passed over. One without a namespace is taken
-/// to be in `namespace`. `before` is the file as it was: a pipeline that is in both is checked as a
-/// change, too.
+/// Checks every pipeline of a file; other objects are ignored. A pipeline without a namespace is in
+/// `namespace`. One that is in `before` is checked as a change, too.
 #[must_use]
-pub fn check(text: &str, before: Option<&str>, namespace: &str) -> Checked {
-    let stored = match before.map(pipelines).transpose() {
-        Ok(stored) => stored.unwrap_or_default(),
-        Err((line, message)) => {
-            return Checked::of(line, format!("the file as it was: line {line}: {message}"));
-        }
-    };
+pub fn check(text: &str, before: &Before, namespace: &str) -> Checked {
     let documents = match pipelines(text) {
         Ok(documents) => documents,
-        Err((line, message)) => return Checked::of(line, message),
+        Err(problem) => {
+            return Checked {
+                valid: Vec::new(),
+                problems: vec![problem],
+            };
+        }
     };
     let mut checked = Checked::default();
     let mut claims = Vec::new();
     for document in &documents {
         let name = full_name(&document.root, namespace);
-        let old = stored
-            .iter()
-            .find(|old| full_name(&old.root, namespace) == name);
-        let mut problems = problems(document, old, namespace, &mut claims);
+        let mut problems = problems(document, before.get(&name), namespace, &mut claims);
         if problems.is_empty() {
             checked.valid.push(name);
         }
@@ -90,48 +91,9 @@ pub fn check(text: &str, before: Option<&str>, namespace: &str) -> Checked {
     checked
 }
 
-impl Checked {
-    fn of(line: usize, message: String) -> Self {
-        Self {
-            valid: Vec::new(),
-            problems: vec![Problem {
-                line,
-                field: String::new(),
-                message,
-            }],
-        }
-    }
-}
-
-/// The documents of a file that are meant to be pipelines, by one of the two things that say so.
-fn pipelines(text: &str) -> Result<Vec<Document>, (usize, String)> {
-    let is_meant = |root: &Node| {
-        root.text("kind") == Some(KIND)
-            || root
-                .text("apiVersion")
-                .is_some_and(|version| version.starts_with("pinpipe.dev/"))
-    };
-    Ok(yaml::read(text)?
-        .into_iter()
-        .filter(|document| is_meant(&document.root))
-        .collect())
-}
-
-fn full_name(root: &Node, namespace: &str) -> String {
-    let of = |key: &str| {
-        root.entry("metadata")
-            .and_then(|metadata| metadata.value.text(key))
-    };
-    format!(
-        "{}/{}",
-        of("namespace").unwrap_or(namespace),
-        of("name").unwrap_or_default()
-    )
-}
-
 fn problems(
     document: &Document,
-    before: Option<&Document>,
+    stored: Option<&Value>,
     namespace: &str,
     claims: &mut Vec<Claim>,
 ) -> Vec<Problem> {
@@ -141,23 +103,17 @@ fn problems(
         field,
         message,
     };
-    let mut problems: Vec<Problem> = document
-        .faults
-        .iter()
-        .map(|(line, message)| Problem {
-            line: *line,
-            field: String::new(),
-            message: message.clone(),
-        })
+    let faults = document.faults.iter().cloned();
+    let mut problems: Vec<Problem> = faults
+        .map(|(line, message)| Problem::of_document(line, message))
         .collect();
 
     let mut resource = root.to_json();
-    // The API server keeps a status to itself: what a file says of it is passed over.
+    // The API server ignores the status that a file has.
     if let Some(fields) = resource.as_object_mut() {
         fields.remove("status");
     }
-    let mut refusals = Vec::new();
-    schema::check(&envelope(), root, "", &mut refusals);
+    let refusals = schema::check(&envelope(), root);
     let blocked = refusals.iter().any(|refusal| refusal.blocks_rules);
     problems.extend(
         refusals
@@ -167,8 +123,7 @@ fn problems(
     if blocked {
         return problems;
     }
-    let stored = before.map(|before| before.root.to_json());
-    if let Err(broken) = check_rules(&resource, stored.as_ref()) {
+    if let Err(broken) = check_rules(&resource, stored) {
         problems.extend(
             broken
                 .into_iter()
@@ -177,15 +132,15 @@ fn problems(
         return problems;
     }
     problems.extend(
-        as_operator(resource, namespace, claims)
+        operator_problems(resource, namespace, claims)
             .into_iter()
             .map(|(field, message)| at(field, message)),
     );
     problems
 }
 
-/// The schema of a whole object: what is said of metadata is Kubernetes' own, and bounds just what
-/// people write there.
+/// Schema of a whole object. The definition has none for metadata, which is Kubernetes' own: of it,
+/// the fields that people write are checked.
 fn envelope() -> Value {
     let spec = pinpipe_crds::schema()["properties"]["spec"].take();
     let text = || json!({"type": "string"});
@@ -200,9 +155,12 @@ fn envelope() -> Value {
                 "type": "object",
                 "required": ["name"],
                 "properties": {
-                    "name": text(), "generateName": text(), "namespace": text(), "labels": texts(), "annotations": texts(),
-                    "uid": text(), "resourceVersion": text(), "selfLink": text(), "generation": {}, "creationTimestamp": {},
-                    "deletionTimestamp": {}, "deletionGracePeriodSeconds": {}, "finalizers": {}, "ownerReferences": {}, "managedFields": {},
+                    "name": text(), "generateName": text(), "namespace": text(),
+                    "labels": texts(), "annotations": texts(),
+                    "uid": text(), "resourceVersion": text(), "selfLink": text(),
+                    "generation": {}, "creationTimestamp": {}, "deletionTimestamp": {},
+                    "deletionGracePeriodSeconds": {}, "finalizers": {}, "ownerReferences": {},
+                    "managedFields": {},
                 },
             },
             "spec": spec,
@@ -211,12 +169,12 @@ fn envelope() -> Value {
     })
 }
 
-/// The field a broken rule is about. A rule stands at the nearest object that has all it compares;
-/// its message often names the field itself, from `spec` on or from the last part of the rule's
-/// place.
-fn concerned(root: &Node, place: &str, message: &str) -> String {
-    let last = place.rsplit('.').next().unwrap_or_default();
-    let above = place.strip_suffix(last).unwrap_or_default();
+/// The field a broken rule is about. A rule is at the nearest object that has all fields it
+/// compares; its message often names the field, either from `spec` on or from the last part of the
+/// rule's own path on.
+fn concerned(root: &Node, path: &str, message: &str) -> String {
+    let last = path.rsplit('.').next().unwrap_or_default();
+    let above = path.strip_suffix(last).unwrap_or_default();
     let words = message
         .split_whitespace()
         .map(|word| word.trim_end_matches([':', ',', ';', ')']));
@@ -225,13 +183,13 @@ fn concerned(root: &Node, place: &str, message: &str) -> String {
         first if first == last => Some(format!("{above}{word}")),
         _ => None,
     });
-    let mut below = fields.filter(|field| field.starts_with(place) && root.has(field));
-    below.next().unwrap_or_else(|| place.to_owned())
+    let mut below = fields.filter(|field| field.starts_with(path) && root.has(field));
+    below.next().unwrap_or_else(|| path.to_owned())
 }
 
-/// What the operator would say, were every Secret there. `claims` are those of the pipelines
-/// further up, which are taken to be older.
-fn as_operator(
+/// Problems, each with its field, that the operator would report if every Secret existed. `claims`
+/// are those of the file's earlier pipelines, which count as older; this pipeline's is added.
+fn operator_problems(
     mut resource: Value,
     namespace: &str,
     claims: &mut Vec<Claim>,
@@ -245,25 +203,25 @@ fn as_operator(
     }
     let pipeline: PinterestPipeline = match serde_json::from_value(resource) {
         Ok(pipeline) => pipeline,
-        Err(error) => return vec![(String::new(), format!("it can't be read: {error}"))],
+        Err(error) => return vec![(String::new(), format!("can't be read: {error}"))],
     };
-    let secrets = dereference::references(&pipeline.spec)
+    let secrets = references(&pipeline.spec)
         .into_iter()
         .flat_map(|(secret, keys)| {
             keys.into_iter()
                 .map(move |key| ((secret.clone(), key), SecretKey::Digest(String::new())))
         });
-    let found = Dereferenced {
+    let inputs = Inputs {
         secrets: secrets.collect(),
         claims: claims.clone(),
-        ..Dereferenced::default()
+        ..Inputs::default()
     };
     let images = Images {
         registry: String::new(),
         tag: String::new(),
         digests: BTreeMap::new(),
     };
-    let validated = validate::validate(&pipeline, &found, &images);
+    let validated = validate(&pipeline, &inputs, &images);
     claims.push(Claim::of(&pipeline));
     match validated {
         Ok(validated) => {
@@ -273,7 +231,7 @@ fn as_operator(
                     format!("{problem}; a request is {RESET_FORMS}"),
                 )
             });
-            // Each begins with its annotation.
+            // Each message begins with the annotation's name.
             let requests =
                 validated.requests.problems.into_iter().map(|(_, problem)| {
                     match problem.split_once(": ") {

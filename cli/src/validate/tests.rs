@@ -6,8 +6,8 @@ fn repository(path: &str) -> PathBuf {
     PathBuf::from("..").join(path)
 }
 
-fn said(text: &str) -> Vec<String> {
-    check(text, None, "data")
+fn messages(text: &str) -> Vec<String> {
+    check(text, &Before::default(), "data")
         .problems
         .iter()
         .map(ToString::to_string)
@@ -16,15 +16,13 @@ fn said(text: &str) -> Vec<String> {
 
 /// A pipeline whose spec begins in line 6.
 fn pipeline(spec: &str) -> String {
-    format!(
-        "apiVersion: pinpipe.dev/v1alpha1\nkind: PinterestPipeline\nmetadata:\n  name: pinterest\nspec:\n{spec}"
-    )
+    let head = "apiVersion: pinpipe.dev/v1alpha1\nkind: PinterestPipeline\n";
+    format!("{head}metadata:\n  name: pinterest\nspec:\n{spec}")
 }
 
 const BROKER: &str = "  broker: {kafka: {bootstrapServers: \"kafka.example:9092\"}}\n";
 
-/// The documents the API server refuses (`e2e/tests/admission.rs` sends it the same) are refused
-/// here, each at its line and field.
+/// What `e2e/tests/admission.rs` shows that the API server refuses is refused here, too.
 #[test]
 fn what_the_api_server_refuses_is_refused_at_its_line() {
     let mut wrong = Vec::new();
@@ -38,21 +36,22 @@ fn what_the_api_server_refuses_is_refused_at_its_line() {
                 .unwrap_or_default()
         };
         let (expect, at) = (header("# expect: "), header("# at: "));
-        // Of two documents the first is what was there; its lines are kept so that those of the
-        // second hold.
-        let (before, text) = match text.split_once("\n---\n") {
-            Some((before, after)) => (
-                Some(before),
-                format!("{}{after}", "\n".repeat(before.lines().count() + 1)),
-            ),
-            None => (None, text.clone()),
+        // The first of two documents is the pipeline before the change. Empty lines replace it, so
+        // that the second keeps its line numbers.
+        let mut before = Before::default();
+        let text = match text.split_once("\n---\n") {
+            Some((old, new)) => {
+                before.add(old, "data").unwrap();
+                format!("{}{new}", "\n".repeat(old.lines().count() + 1))
+            }
+            None => text.clone(),
         };
-        let problems = check(&text, before, "data").problems;
-        let told: Vec<String> = problems
+        let problems = check(&text, &before, "data").problems;
+        let places: Vec<String> = problems
             .iter()
             .map(|problem| format!("{} {}", problem.line, problem.field))
             .collect();
-        if told != [at]
+        if places != [at]
             || !problems
                 .iter()
                 .any(|problem| problem.to_string().contains(expect))
@@ -68,8 +67,7 @@ fn what_the_api_server_refuses_is_refused_at_its_line() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-/// A file and what is said of it, by line and field: what needs no API server, or what one says
-/// before it looks at the schema.
+/// A file and the beginning of a message.
 #[test]
 fn each_problem_has_its_line_and_a_way_out() {
     let annotated = |annotation: &str| {
@@ -83,11 +81,12 @@ fn each_problem_has_its_line_and_a_way_out() {
         ),
         (
             pipeline(&format!("{BROKER}  suspend: true\n  suspend: false\n")),
-            "8: the key \"suspend\" stands here a second time, after line 7",
+            "8: key \"suspend\" already set in line 7",
         ),
         (
             pipeline(BROKER).replace("v1alpha1", "v1"),
-            "1: apiVersion: Unsupported value: \"pinpipe.dev/v1\": supported values: \"pinpipe.dev/v1alpha1\"",
+            "1: apiVersion: Unsupported value: \"pinpipe.dev/v1\": supported values: \
+             \"pinpipe.dev/v1alpha1\"",
         ),
         (
             pipeline(BROKER).replace("kind: PinterestPipeline", "kind: PinterestPipelin"),
@@ -114,13 +113,16 @@ fn each_problem_has_its_line_and_a_way_out() {
         ),
         (
             pipeline(
-                "  broker:\n    kafka:\n      bootstrapServers: kafka:9092\n      topics:\n        overrides:\n          pin: {name: data.pinterest.geo}\n",
+                "  broker:\n    kafka:\n      bootstrapServers: kafka:9092\n      topics:\n        \
+                 overrides:\n          pin: {name: data.pinterest.geo}\n",
             ),
-            "10: spec.broker.kafka.topics.overrides: two kinds of record share a topic: give each its own name",
+            "10: spec.broker.kafka.topics.overrides: two kinds of record share a topic: give each \
+             its own name",
         ),
         (
             annotated("reset-sink: live=earliest"),
-            "6: metadata.annotations[pinpipe.dev/reset-sink]: `live=earliest`: there is no sink `live`",
+            "6: metadata.annotations[pinpipe.dev/reset-sink]: `live=earliest`: there is no sink \
+             `live`",
         ),
         (
             annotated("forget-topic: pins"),
@@ -131,7 +133,7 @@ fn each_problem_has_its_line_and_a_way_out() {
             "6: metadata.annotations[pinpipe.dev/run-batch]: this pipeline has no spec.batch",
         ),
     ] {
-        let problems = said(&text);
+        let problems = messages(&text);
         assert!(
             problems.iter().any(|problem| problem.starts_with(expected)),
             "{text}\nexpected {expected:?}: {problems:#?}"
@@ -140,7 +142,7 @@ fn each_problem_has_its_line_and_a_way_out() {
 }
 
 #[test]
-fn all_problems_of_all_pipelines_are_said() {
+fn all_problems_of_all_pipelines_are_reported() {
     let one = pipeline(&format!(
         "{BROKER}  ingest: {{replicas: 0, maxRecordBytes: 1}}\n"
     ));
@@ -148,7 +150,7 @@ fn all_problems_of_all_pipelines_are_said() {
     let good = pipeline(BROKER).replace("name: pinterest", "name: good\n  namespace: there");
     let checked = check(
         &format!("kind: Secret\n---\n{one}---\n{other}---\n{good}"),
-        None,
+        &Before::default(),
         "data",
     );
     let places: Vec<_> = checked
@@ -166,21 +168,22 @@ fn all_problems_of_all_pipelines_are_said() {
     );
     assert_eq!(checked.valid, ["there/good"]);
     assert_eq!(
-        check("apiVersion: apps/v1\nkind: Deployment\n", None, "data"),
-        Checked::default(),
-        "passed over"
+        messages("apiVersion: apps/v1\nkind: Deployment\n"),
+        [""; 0],
+        "other kinds are ignored"
     );
 }
 
 #[test]
-fn two_pipelines_of_a_file_are_told_that_they_name_one_topic() {
+fn two_pipelines_of_a_file_cannot_name_the_same_topic() {
     let named = |name: &str| {
-        pipeline("  broker: {kafka: {bootstrapServers: \"k.x:1\", topics: {overrides: {pin: {name: pins}}}}}\n")
+        let kafka = "bootstrapServers: \"k.x:1\", topics: {overrides: {pin: {name: pins}}}";
+        pipeline(&format!("  broker: {{kafka: {{{kafka}}}}}\n"))
             .replace("name: pinterest", &format!("name: {name}"))
     };
     let checked = check(
         &format!("{}---\n{}", named("one"), named("two")),
-        None,
+        &Before::default(),
         "data",
     );
     assert_eq!(checked.valid, ["data/one"]);
@@ -194,10 +197,12 @@ fn two_pipelines_of_a_file_are_told_that_they_name_one_topic() {
 }
 
 #[test]
-fn what_is_there_and_what_kubectl_prints_of_it_is_valid() {
+fn the_examples_and_what_kubectl_prints_of_a_pipeline_are_valid() {
     for example in ["examples/pinterest.yaml", "examples/small.yaml"] {
         let text = fs::read_to_string(repository(example)).unwrap();
-        let checked = check(&text, Some(&text), "data");
+        let mut before = Before::default();
+        before.add(&text, "data").unwrap();
+        let checked = check(&text, &before, "data");
         assert_eq!(
             (checked.problems, checked.valid.len()),
             (Vec::new(), 1),
@@ -206,7 +211,53 @@ fn what_is_there_and_what_kubectl_prints_of_it_is_valid() {
     }
     let printed = pipeline(BROKER).replace(
         "  name: pinterest",
-        "  name: pinterest\n  creationTimestamp: \"2026-01-01T00:00:00Z\"\n  generation: 1\n  uid: a",
+        "  name: pinterest\n  creationTimestamp: \"2026-01-01T00:00:00Z\"\n  generation: 1\n  \
+         uid: a",
     ) + "status: {observedGeneration: 1, anything: else}\n";
-    assert_eq!(said(&printed), [""; 0]);
+    assert_eq!(messages(&printed), [""; 0]);
+}
+
+/// `kubectl get -o yaml` prints several objects as a List.
+#[test]
+fn items_of_a_list_are_checked_and_compared() {
+    let named = |topic: &str| {
+        let kafka =
+            format!("bootstrapServers: k:1, topics: {{overrides: {{pin: {{name: {topic}}}}}}}");
+        pipeline(&format!("  broker: {{kafka: {{{kafka}}}}}\n"))
+    };
+    let list = |item: &str| {
+        let item = format!("  {}", item.trim_end().replace('\n', "\n  "));
+        let item = item.replacen("  ", "- ", 1);
+        format!("apiVersion: v1\nkind: List\nitems:\n- kind: Secret\n{item}\n")
+    };
+    let mut before = Before::default();
+    before.add(&list(&named("pins")), "data").unwrap();
+    assert!(before.has("data/pinterest") && !before.has("other/pinterest"));
+
+    let unchanged = check(&list(&named("pins")), &before, "data");
+    assert_eq!(unchanged.valid, ["data/pinterest"], "{unchanged:?}");
+    let changed = check(&list(&named("places")), &before, "data");
+    let [problem] = changed.problems.as_slice() else {
+        panic!("{changed:?}")
+    };
+    assert_eq!(
+        (problem.line, problem.field.as_str()),
+        (10, "spec.broker.kafka.topics.overrides.pin.name")
+    );
+    let elsewhere = check(&list(&named("places")), &before, "other");
+    assert_eq!(elsewhere.valid, ["other/pinterest"], "{elsewhere:?}");
+}
+
+#[test]
+fn two_versions_of_a_pipeline_cannot_be_compared_with() {
+    let mut before = Before::default();
+    let old = pipeline(BROKER);
+    before.add(&old, "data").unwrap();
+    before.add(&old, "data").unwrap();
+    let other = old.replace("spec:\n", "spec:\n  suspend: true\n");
+    let problem = before.add(&other, "data").unwrap_err().to_string();
+    assert!(
+        problem.starts_with("1: data/pinterest was found twice"),
+        "{problem}"
+    );
 }

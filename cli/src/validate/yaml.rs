@@ -1,40 +1,40 @@
-//! YAML as `kubectl` reads it, with the line of every key and value.
+//! Reads YAML as `kubectl` does, with the line of every key and value.
 //!
-//! Plain scalars mean what they mean to Kubernetes, which is not YAML 1.2: `yes` and `on` are true,
-//! `0o17` and `017` are fifteen. Source: sigs.k8s.io/yaml, goyaml.v2 `resolve.go`.
+//! Plain scalars are resolved as Kubernetes resolves them, which is not YAML 1.2: `yes` and `on`
+//! are true, `0o17` and `017` are fifteen. Source: sigs.k8s.io/yaml, goyaml.v2 `resolve.go`.
 
 use std::collections::HashMap;
 
 use granit_parser::{Event, Parser, ScalarStyle, Tag};
 use serde_json::{Map, Number, Value};
 
-/// So many values at most may come of a file's aliases, so that aliases of aliases end.
-const MOST_VALUES: usize = 200_000;
+/// Most values that the aliases of a file may expand to: aliases of aliases grow exponentially.
+const MAX_ALIASED_VALUES: usize = 200_000;
 
-/// A value and where it stands.
+/// A value with its position in the file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Node {
-    /// From 1.
+    /// Line in the file, from 1.
     pub line: usize,
-    /// What stands there.
+    /// The value.
     pub kind: Kind,
 }
 
-/// What a value is.
+/// A value.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Kind {
-    /// Text, a number, a truth value, or nothing.
+    /// A string, a number, a boolean or null.
     Scalar(Value),
     /// A list.
     List(Vec<Node>),
-    /// An object, its keys in the order of the file, each once.
+    /// An object: its keys in the order of the file, each once.
     Map(Vec<Entry>),
 }
 
 /// A key with its value.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Entry {
-    /// The key's line.
+    /// Line of the key, from 1.
     pub line: usize,
     /// The key.
     pub key: String,
@@ -45,29 +45,29 @@ pub struct Entry {
 /// One document of a file.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Document {
-    /// All of it.
+    /// The whole document.
     pub root: Node,
-    /// What is wrong with it as YAML though it can be read: a line and a sentence each.
+    /// Faults in YAML that can still be read, each with its line: duplicate keys.
     pub faults: Vec<(usize, String)>,
 }
 
 impl Node {
-    /// Whether nothing stands there.
+    /// Whether it is null.
     #[must_use]
     pub fn is_null(&self) -> bool {
         self.kind == Kind::Scalar(Value::Null)
     }
 
-    /// Without the lines, and without keys that nothing stands behind: the API server drops them,
-    /// since no field of ours is nullable.
+    /// The value without lines, and without fields that are null: the API server drops them, since
+    /// no field of ours is nullable.
     #[must_use]
     pub fn to_json(&self) -> Value {
         match &self.kind {
             Kind::Scalar(value) => value.clone(),
             Kind::List(items) => Value::Array(items.iter().map(Self::to_json).collect()),
             Kind::Map(entries) => {
-                let there = entries.iter().filter(|entry| !entry.value.is_null());
-                let fields = there.map(|entry| (entry.key.clone(), entry.value.to_json()));
+                let present = entries.iter().filter(|entry| !entry.value.is_null());
+                let fields = present.map(|entry| (entry.key.clone(), entry.value.to_json()));
                 Value::Object(fields.collect::<Map<_, _>>())
             }
         }
@@ -82,7 +82,7 @@ impl Node {
         }
     }
 
-    /// The text at a key.
+    /// The string at a key.
     #[must_use]
     pub fn text(&self, key: &str) -> Option<&str> {
         match &self.entry(key)?.value.kind {
@@ -91,14 +91,14 @@ impl Node {
         }
     }
 
-    /// The line of a field, `spec.stream.sinks[0].name`; where it isn't there, of what is nearest
-    /// above it.
+    /// Line of a field such as `spec.stream.sinks[0].name`, or of its nearest ancestor if it is
+    /// absent.
     #[must_use]
     pub fn line_of(&self, field: &str) -> usize {
         self.find(field).0
     }
 
-    /// Whether a field is there.
+    /// Whether a field is present.
     #[must_use]
     pub fn has(&self, field: &str) -> bool {
         self.find(field).1
@@ -115,7 +115,7 @@ impl Node {
                         let item = items.get(index.parse::<usize>().ok()?)?;
                         Some((item, item.line, rest))
                     }),
-                // A key may have dots in it, so the longest that fits is meant.
+                // A key may have dots in it, so the longest one that fits is taken.
                 Kind::Map(entries) => entries
                     .iter()
                     .filter_map(|entry| Some((entry, after(&entry.key, rest)?)))
@@ -132,8 +132,8 @@ impl Node {
     }
 }
 
-/// What follows a key at the beginning of a path, if it is there: as `key`, or as `[key]` where
-/// keys are the user's own.
+/// The rest of a path that begins with a key, written as `key` or, in maps with keys of the user's
+/// own, as `[key]`.
 fn after<'a>(key: &str, path: &'a str) -> Option<&'a str> {
     let bracketed = path
         .strip_prefix('[')
@@ -145,7 +145,7 @@ fn after<'a>(key: &str, path: &'a str) -> Option<&'a str> {
     bracketed.or(plain)
 }
 
-/// Reads all documents, or says where the first is no YAML.
+/// Reads all documents. The error is the first line that isn't YAML, with a message.
 pub fn read(text: &str) -> Result<Vec<Document>, (usize, String)> {
     let mut reader = Reader::default();
     for next in Parser::new_from_str(text) {
@@ -156,11 +156,11 @@ pub fn read(text: &str) -> Result<Vec<Document>, (usize, String)> {
     Ok(reader.documents)
 }
 
-/// A collection that has begun.
+/// A list or map whose end hasn't been read yet.
 struct Open {
     node: Node,
     anchor: usize,
-    /// A map's key that waits for its value.
+    /// Key of a map whose value hasn't been read yet, with its line.
     key: Option<(usize, String)>,
 }
 
@@ -202,16 +202,15 @@ impl Reader {
                 let node = node.ok_or_else(|| {
                     (
                         line,
-                        "an alias stands within what it is an alias of".to_owned(),
+                        "an alias can't refer to a value that contains it".to_owned(),
                     )
                 })?;
                 let values = count(node);
                 self.values = self.values.saturating_add(values);
-                if self.values > MOST_VALUES {
-                    return Err((
-                        line,
-                        "more values than any pipeline has: aliases of aliases?".to_owned(),
-                    ));
+                if self.values > MAX_ALIASED_VALUES {
+                    let message =
+                        format!("aliases expand to more than {MAX_ALIASED_VALUES} values");
+                    return Err((line, message));
                 }
                 let node = node.clone();
                 self.put(node, 0)?;
@@ -230,7 +229,7 @@ impl Reader {
         });
     }
 
-    /// A value is complete: into what it stands in.
+    /// Puts a complete value into the list or map that is being read.
     fn put(&mut self, node: Node, anchor: usize) -> Result<(), (usize, String)> {
         let line = node.line;
         if anchor > 0 {
@@ -251,11 +250,15 @@ impl Reader {
                     Some(first) => self.faults.push((
                         line,
                         format!(
-                            "the key \"{key}\" stands here a second time, after line {}: remove one of them",
+                            "key \"{key}\" already set in line {}: remove one of the two",
                             first.line
                         ),
                     )),
-                    None => entries.push(Entry { line, key, value: node }),
+                    None => entries.push(Entry {
+                        line,
+                        key,
+                        value: node,
+                    }),
                 },
             },
             Kind::Scalar(_) => {}
@@ -281,11 +284,14 @@ fn key(node: &Node) -> Result<String, (usize, String)> {
     match &node.kind {
         Kind::Scalar(Value::String(text)) => Ok(text.clone()),
         Kind::Scalar(value) => Ok(value.to_string()),
-        _ => Err((node.line, "a key must be text".to_owned())),
+        _ => Err((
+            node.line,
+            "a key must be a string, not a list or an object (render templates first)".to_owned(),
+        )),
     }
 }
 
-/// Takes in what `<<` names, behind what stands there itself.
+/// Adds the entries of the maps that `<<` names, except those of keys the map has itself.
 fn merge(entries: &mut Vec<Entry>) {
     let Some(at) = entries.iter().position(|entry| entry.key == "<<") else {
         return;
@@ -298,7 +304,7 @@ fn merge(entries: &mut Vec<Entry>) {
     for map in maps {
         let Kind::Map(more) = map.kind else { continue };
         for entry in more {
-            if !entries.iter().any(|there| there.key == entry.key) {
+            if !entries.iter().any(|own| own.key == entry.key) {
                 entries.push(entry);
             }
         }
@@ -385,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn plain_words_are_what_kubectl_takes_them_for() {
+    fn plain_scalars_are_resolved_as_kubectl_does() {
         for (text, expected) in [
             ("yes", json!(true)),
             ("Off", json!(false)),
@@ -404,15 +410,13 @@ mod tests {
             (".5", json!(0.5)),
             ("5m", json!("5m")),
             ("1.2.3", json!("1.2.3")),
-            ("-", json!("-")),
+            ("'-'", json!("-")),
             ("--5", json!("--5")),
             ("2026-01-01", json!("2026-01-01")),
             ("18446744073709551615", json!(u64::MAX)),
         ] {
-            // In a map, since a lone `-` or nothing is another document.
-            let quoted = if text == "-" { "'-'" } else { text };
             assert_eq!(
-                one(&format!("a: {quoted}\n")).root.to_json()["a"],
+                one(&format!("a: {text}\n")).root.to_json()["a"],
                 expected,
                 "{text}"
             );
@@ -465,7 +469,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_the_yaml_has_its_line() {
+    fn faults_have_their_line() {
         let twice = one("a: 1\nb: 2\na: 3\n");
         assert_eq!(twice.faults[0].0, 3);
         assert!(

@@ -102,7 +102,7 @@ fn a_sink_that_cannot_drain_delays_a_suspension_until_the_deadline() -> Result<(
             .has_condition(
                 "StreamReady",
                 "False",
-                &["SinkUnavailable", "PostgreSQL can't be reached"],
+                &["SinkUnavailable", "can't be reached"],
             )
             .await?;
         ensure!(

@@ -1,5 +1,5 @@
 //! Sample pipelines for tests.
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 use std::collections::BTreeMap;
 
@@ -12,6 +12,7 @@ use crate::{
 };
 
 /// Images of an operator without settings of its own.
+#[must_use]
 pub fn images() -> Images {
     Images {
         registry: "ghcr.io/pinpipe".into(),
@@ -21,6 +22,7 @@ pub fn images() -> Images {
 }
 
 /// Pipeline `pinterest` in namespace `data` with this spec; a broker is added where it has none.
+#[must_use]
 pub fn pipeline(mut spec: Value) -> PinterestPipeline {
     if spec["broker"].is_null() {
         spec["broker"] = json!({"kafka": {"bootstrapServers": "kafka:9092"}});
@@ -35,6 +37,7 @@ pub fn pipeline(mut spec: Value) -> PinterestPipeline {
 }
 
 /// Spec with every section, and in each only what is required.
+#[must_use]
 pub fn whole() -> Value {
     json!({
         "stream": {"sinks": [
@@ -52,6 +55,7 @@ pub fn whole() -> Value {
 }
 
 /// Observations of a cluster that has every Secret the pipeline refers to.
+#[must_use]
 pub fn all_there(pipeline: &PinterestPipeline) -> Inputs {
     let references = references(&pipeline.spec).into_iter();
     let keys = references.flat_map(|(secret, keys)| {
@@ -67,6 +71,7 @@ pub fn all_there(pipeline: &PinterestPipeline) -> Inputs {
 }
 
 /// A pipeline with this spec and all Secrets, validated.
+#[must_use]
 pub fn validated(spec: Value) -> ValidatedPipeline {
     let pipeline = pipeline(spec);
     validate(&pipeline, &all_there(&pipeline), &images()).unwrap()

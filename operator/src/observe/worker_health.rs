@@ -127,12 +127,12 @@ fn target(pod: &Pod) -> Option<Target<'_>> {
         )
     })?;
     let status = pod.status.as_ref()?;
-    let mut states = status
+    let mut containers = status
         .container_statuses
         .iter()
         .flatten()
         .map(|c| c.state.as_ref());
-    let runs = states.any(|state| state.is_some_and(|state| state.running.is_some()));
+    let runs = containers.any(|state| state.is_some_and(|state| state.running.is_some()));
     if pod.metadata.deletion_timestamp.is_some() || !runs {
         return None;
     }

@@ -178,7 +178,7 @@ impl Reconciler<'_> {
             ..ObjectReference::default()
         };
         let message =
-            format!("started the batch run {job}, requested by {RUN_ANNOTATION}={request}");
+            format!("the batch run {job} is started, as {RUN_ANNOTATION}={request} requests");
         let (type_, reason) = (EventType::Normal, reasons::RUN_STARTED);
         self.event(type_, reason, "Run", &message, Some(started))
             .await;

@@ -183,7 +183,7 @@ impl Reconciler<'_> {
         let others = before.filter(|condition| !SUMMARY.contains(&condition.type_.as_str()));
         let others: Vec<_> = others.cloned().collect();
         self.write_status(status::summary(finding), |status| {
-            status.conditions.extend(others)
+            status.conditions.extend(others);
         })
         .await
     }

@@ -171,7 +171,7 @@ async fn script(
             0 => {
                 pipeline
                     .create(&specs::whole(&operator.bootstrap_servers))
-                    .await?
+                    .await?;
             }
             1 => {
                 let annotations = json!({

@@ -117,7 +117,7 @@ mod tests {
             ),
             (
                 "{\"ind\": 1,\n \"é\": 2,}",
-                r#"trailing comma at line 2, column 9, near `{"ind": 1,\n "é": 2,}`"#,
+                r#"key must be a string at line 2, column 9, near `{"ind": 1,\n "é": 2,}`"#,
             ),
             (
                 r#"{"ind": 1"#,

@@ -89,7 +89,7 @@ mod tests {
         let sentence = "kafka:9093/bootstrap: Disconnected while requesting ApiVersion: might be \
             caused by incorrect security.protocol configuration";
         let no_answers: [fn() -> anyhow::Error; 2] = [
-            || IdentityError::NoAnswer(Duration::from_secs(5)).into(),
+            || IdentityError::NoAnswer("Local: Timed out".to_owned()).into(),
             || KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut).into(),
         ];
         for no_answer in no_answers {

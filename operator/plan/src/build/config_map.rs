@@ -9,7 +9,7 @@ use pinpipe_crds::{Compression, DeadLetterMode, StartFrom, WriteMode};
 use super::{Builder, labels};
 use crate::{
     component::Component,
-    model::{Archive, Batch, Emulator, Sink, ValidatedPipeline},
+    model::{Archive, Batch, Emulator, Mount, Sink, ValidatedPipeline},
     names::{self, hash},
 };
 
@@ -66,7 +66,7 @@ pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Strea
     let postgres = config::StreamSink::Postgres(config::Postgres {
         name: sink.name.clone(),
         url_file: secrets_dir("postgres").join("url"),
-        secret: None,
+        secret: sink.secrets.mounts.first().and_then(secret_and_key),
         schema: sink.schema.clone(),
         start_from: match sink.start_from {
             StartFrom::Earliest => config::StartFrom::Earliest,
@@ -213,6 +213,12 @@ fn raw_zone(archive: &Archive) -> config::RawZone {
             credentials_dir: secrets_dir("s3"),
         },
     }
+}
+
+/// The Secret and key behind a mounted file, as a worker's messages name them.
+fn secret_and_key(mount: &Mount) -> Option<String> {
+    let (key, _) = mount.files.first()?;
+    Some(format!("Secret {}, key {key}", mount.secret))
 }
 
 /// Folder in which a Secret is mounted.

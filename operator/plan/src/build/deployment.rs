@@ -108,18 +108,18 @@ impl Builder<'_> {
         strategy: DeploymentStrategy,
     ) {
         let component = &worker.component;
-        let template = match self.rollout.kept_template(component, self.observed) {
-            Some(template) => template,
-            None => {
-                let config = self.config_map(component, config);
-                if worker
-                    .secrets
-                    .is_some_and(|secrets| secrets.digest.is_none())
-                {
-                    return;
-                }
-                pod::service(self.pipeline, worker, &config)
+        let kept = self.rollout.kept_template(component, self.observed);
+        let template = if let Some(template) = kept {
+            template
+        } else {
+            let config = self.config_map(component, config);
+            if worker
+                .secrets
+                .is_some_and(|secrets| secrets.digest.is_none())
+            {
+                return;
             }
+            pod::service(self.pipeline, worker, &config)
         };
         self.push(&Deployment {
             metadata: labels::metadata(self.pipeline, component),

@@ -19,7 +19,7 @@ mod topics;
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
-use kube::{Resource, api::ApiResource};
+use kube::{Resource, core::ApiResource};
 use serde::Serialize;
 use serde_json::Value;
 

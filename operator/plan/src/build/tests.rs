@@ -232,7 +232,7 @@ fn a_change_concerns_its_component_and_nothing_else() {
         ),
         (
             |s| {
-                s["broker"] = json!({"kafka": {"bootstrapServers": "kafka:9092", "topics": {"partitions": 9}}})
+                s["broker"] = json!({"kafka": {"bootstrapServers": "kafka:9092", "topics": {"partitions": 9}}});
             },
             &[],
         ),

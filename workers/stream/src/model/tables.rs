@@ -237,7 +237,7 @@ impl Sink for Upsert {
     ) -> Result<(), SinkError> {
         let (known, initial) = (known.len(), initial.clone());
         Ok(call(&self.network, move |tables| {
-            tables.store_initial_positions(known, initial)
+            tables.store_initial_positions(known, initial);
         })
         .await?)
     }

@@ -174,10 +174,10 @@ mod tests {
                 |found, _| found[1].ty = "integer".to_owned(),
             ),
             ("\"country\" of s.geo is NOT NULL", |found, _| {
-                found[1].nullable = false
+                found[1].nullable = false;
             }),
             ("no column \"_offset\"", |found, _| {
-                found.retain(|column| column.name != "_offset")
+                found.retain(|column| column.name != "_offset");
             }),
             ("\"own\" of s.geo is not pinpipe's", |found, _| {
                 found.push(Found {
