@@ -37,7 +37,7 @@ pub use pods::{
 pub use schema::{BrokenRule, check_rules, crd, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};
 pub use status::{
-    BatchStatus, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, TopicStatus,
+    BatchStatus, Created, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, TopicStatus,
     condition_types, parse_run_report,
 };
 pub use thresholds::{LagThresholds, RejectThresholds};

@@ -41,7 +41,7 @@ pub const BROKER_FAILED: &str = "BrokerFailed";
 pub const TOPIC_REFUSED: &str = "TopicRefused";
 /// The broker refuses to give a topic more partitions.
 pub const PARTITIONS_REFUSED: &str = "PartitionsRefused";
-/// A topic belongs to an older pipeline; nothing of this one is deployed.
+/// A topic belongs to another pipeline; nothing of this one is deployed.
 pub const TOPIC_CONFLICT: &str = "TopicConflict";
 /// A topic was deleted by somebody else.
 pub const TOPIC_MISSING: &str = "TopicMissing";

@@ -70,6 +70,7 @@ pub struct PinterestPipelineStatus {
 
 /// Status of a topic.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[schemars(transform = without_default)]
 #[serde(rename_all = "camelCase")]
 pub struct TopicStatus {
     /// The topic's name.
@@ -85,8 +86,30 @@ pub struct TopicStatus {
     /// The number of partitions.
     pub partitions: i32,
 
-    /// Whether this pipeline created it.
-    pub created_by_us: bool,
+    /// Who created it. Only topics that the operator created are deleted with the pipeline or given
+    /// more partitions.
+    #[serde(default)]
+    pub created: Created,
+}
+
+/// Removes the default, which the API server would write into stored objects.
+fn without_default(schema: &mut schemars::Schema) {
+    let created = schema.pointer_mut("/properties/created");
+    if let Some(created) = created.and_then(|created| created.as_object_mut()) {
+        created.remove("default");
+    }
+}
+
+/// Who created a topic.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub enum Created {
+    /// The operator, for a pipeline with this namespace and name.
+    Operator,
+    /// Somebody else: it existed before.
+    Other,
+    /// It can't be told: the operator stopped while it created the topic, or its record is lost.
+    #[default]
+    Unknown,
 }
 
 /// Status of ingest.

@@ -34,6 +34,11 @@ pub struct Args {
     )]
     pub namespaces: Vec<String>,
 
+    /// The operator's own namespace, in which it keeps its record of topics; by default that of the
+    /// pod, or of the kubeconfig
+    #[arg(long, env = "PINPIPE_OPERATOR_NAMESPACE", value_name = "NAMESPACE")]
+    pub operator_namespace: Option<String>,
+
     /// Lease that lets one of several replicas work while the others stand by; none by default
     #[arg(
         long,
@@ -117,10 +122,12 @@ pub struct Args {
 }
 
 impl Args {
-    /// Settings of the operator.
+    /// Settings of the operator. `namespace` is its own where no argument names one.
     #[must_use]
-    pub fn settings(&self) -> Settings {
+    pub fn settings(&self, namespace: &str) -> Settings {
+        let own = self.operator_namespace.as_deref();
         Settings {
+            namespace: own.unwrap_or(namespace).to_owned(),
             images: self.images(),
             policy: self.policy(),
             concurrency: self.concurrency,

@@ -14,12 +14,15 @@ use crate::{
     kafka::{Brokers, TopicsCache},
     metrics::Metrics,
     observe::pipeline_index::PipelineIndex,
+    records::Records,
     rollouts::Rollouts,
 };
 
 /// Settings of the operator.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The operator's own namespace, which has the record of topics.
+    pub namespace: String,
     /// Images of the workers where a pipeline chooses none.
     pub images: Images,
     /// What pipelines may choose.
@@ -52,6 +55,8 @@ pub struct Context {
     pub brokers: Brokers,
     /// Recent states of topics.
     pub topics: TopicsCache,
+    /// Which pipeline each topic belongs to.
+    pub records: Records,
     /// Consecutive failures by the pipeline's UID.
     pub failures: Mutex<HashMap<String, u32>>,
     /// Pipelines that roll the operator's images.
@@ -72,7 +77,9 @@ impl Context {
         metrics: Metrics,
         lease: Option<Proof>,
     ) -> Self {
+        let (namespace, proof) = (&settings.namespace, lease.clone());
         Self {
+            records: Records::new(client.clone(), namespace, proof, metrics.clone()),
             recorder: Recorder::new(client.clone(), MANAGER.into()),
             rollouts: Rollouts::new(settings.rollout_concurrency),
             permits: Semaphore::new(settings.concurrency.into()),

@@ -211,7 +211,7 @@ fn a_deleted_topic_is_recreated_by_the_command_in_the_status() -> Result<()> {
             .await?;
         pipeline.annotate("pinpipe.dev/forget-topic", value).await?;
         let status = pipeline.get().await?.data["status"]["topics"].clone();
-        for (topic, ours, partitions) in [(&pin, true, 3), (&geo, false, 2)] {
+        for (topic, created, partitions) in [(&pin, "Operator", 3), (&geo, "Other", 2)] {
             let found = status
                 .as_array()
                 .into_iter()
@@ -219,7 +219,7 @@ fn a_deleted_topic_is_recreated_by_the_command_in_the_status() -> Result<()> {
                 .find(|found| found["name"] == topic.as_str());
             let found = found.with_context(|| format!("no {topic} in {status}"))?;
             ensure!(
-                found["createdByUs"] == ours && found["partitions"] == partitions,
+                found["created"] == created && found["partitions"] == partitions,
                 "{found}"
             );
         }

@@ -187,6 +187,7 @@ mod tests {
         });
         let (drain_deadline, deletion_deadline) = (Duration::ZERO, Duration::ZERO);
         let settings = Settings {
+            namespace: "pinpipe-system".to_owned(),
             images: images(),
             policy: Policy::default(),
             concurrency: 1,

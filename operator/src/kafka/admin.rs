@@ -8,12 +8,11 @@ use std::{
 
 use pinpipe_config::Kafka;
 use pinpipe_crds::reasons;
-use pinpipe_plan::{build::DesiredTopic, names::MANAGER};
-use pinpipe_runtime::kafka::{self, BrokerErrors, IdentityError};
+use pinpipe_plan::{build::DesiredTopic, names::MANAGER, ownership::Creation};
+use pinpipe_runtime::kafka::{self, BrokerErrors, IdentityError, NewTopic};
 use rdkafka::{
     admin::{
-        AdminClient, AdminOptions, NewPartitions, NewTopic, OwnedResourceSpecifier,
-        ResourceSpecifier, TopicReplication,
+        AdminClient, AdminOptions, ConfigResourceResult, OwnedResourceSpecifier, ResourceSpecifier,
     },
     error::KafkaError,
     types::RDKafkaErrorCode,
@@ -64,7 +63,7 @@ pub enum BrokerError {
         message: String,
     },
     /// The broker answered with another error.
-    #[error("the Kafka brokers refuse to describe topics: {0}")]
+    #[error("the Kafka brokers answer with an error: {0}")]
     Failed(String),
 }
 
@@ -105,7 +104,7 @@ impl Brokers {
         &self,
         bootstrap_servers: &str,
         names: Vec<String>,
-    ) -> Result<(Arc<Broker>, BTreeMap<String, ObservedTopic>), BrokerError> {
+    ) -> Result<(Arc<Broker>, Cluster), BrokerError> {
         let broker = self.get(bootstrap_servers)?;
         match broker.describe(names).await {
             Ok(observed) => {
@@ -167,6 +166,23 @@ fn close(brokers: Vec<Arc<Broker>>) {
     }
 }
 
+/// A Kafka cluster as it was described.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Cluster id.
+    pub id: String,
+    /// Those of the requested topics that exist, by name.
+    pub topics: BTreeMap<String, ObservedTopic>,
+}
+
+impl Cluster {
+    /// Topic id. None: the topic doesn't exist.
+    #[must_use]
+    pub fn topic_id(&self, name: &str) -> Option<&str> {
+        self.topics.get(name).map(|topic| topic.id.as_str())
+    }
+}
+
 /// A connection to a Kafka cluster.
 pub struct Broker {
     client: Arc<AdminClient<BrokerErrors>>,
@@ -193,95 +209,72 @@ impl Broker {
     }
 
     /// Describes those of the topics that exist.
-    pub async fn describe(
-        &self,
-        names: Vec<String>,
-    ) -> Result<BTreeMap<String, ObservedTopic>, BrokerError> {
-        let client = Arc::clone(&self.client);
-        let mut observed = tokio::task::spawn_blocking(move || describe(&client, &names))
-            .await
-            .map_err(|error| BrokerError::Failed(error.to_string()))?
-            .map_err(|error| match error {
-                IdentityError::NoAnswer(_) => self.unreachable(),
-                other => BrokerError::Failed(other.to_string()),
-            })?;
-        if observed.is_empty() {
-            return Ok(observed);
+    pub async fn describe(&self, names: Vec<String>) -> Result<Cluster, BrokerError> {
+        let mut cluster = self
+            .blocking(move |client| describe(client, &names))
+            .await?;
+        if cluster.topics.is_empty() {
+            return Ok(cluster);
         }
-        let resources: Vec<_> = observed
-            .keys()
+        let resources = cluster.topics.keys();
+        let resources: Vec<_> = resources
             .map(|name| ResourceSpecifier::Topic(name))
             .collect();
-        let described = self
-            .client
-            .describe_configs(&resources, &self.options)
-            .await
-            .map_err(|e| self.failed(&e))?;
-        for resource in described.into_iter().flatten() {
-            if let OwnedResourceSpecifier::Topic(name) = &resource.specifier
-                && let Some(topic) = observed.get_mut(name)
-            {
-                topic.config = resource
-                    .entries
-                    .into_iter()
-                    .filter_map(|entry| Some((entry.name, entry.value?)))
-                    .collect();
-            }
-        }
-        Ok(observed)
+        let described = self.client.describe_configs(&resources, &self.options);
+        let described = described.await.map_err(|error| self.failed(&error))?;
+        add_settings(&mut cluster, described)?;
+        Ok(cluster)
     }
 
-    /// Creates topics. A topic that exists by now is accepted.
-    pub async fn create(&self, desired: &[DesiredTopic]) -> Result<(), BrokerError> {
-        let topics: Vec<_> = desired.iter().map(new_topic).collect();
-        let results = self
-            .client
-            .create_topics(&topics, &self.options)
-            .await
-            .map_err(|error| self.failed(&error))?;
-        for result in results {
-            match result {
-                Ok(topic) => tracing::info!(topic, "topic created"),
-                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((topic, code)) => {
-                    return Err(BrokerError::Refused {
-                        topic,
-                        message: code.to_string(),
-                    });
+    /// Creates topics. Returns how that ended for each topic.
+    pub async fn create(
+        &self,
+        desired: Vec<DesiredTopic>,
+    ) -> Result<Vec<(String, Result<Creation, BrokerError>)>, BrokerError> {
+        let created = self.blocking(move |client| {
+            let topics: Vec<_> = desired.iter().map(new_topic).collect();
+            kafka::create_topics(client.inner(), &topics, TIMEOUT)
+        });
+        let results = created.await?.into_iter().map(|(topic, result)| {
+            let result = match result {
+                Ok(()) => {
+                    tracing::info!(topic, "topic created");
+                    Ok(Creation::Created)
                 }
-            }
-        }
-        Ok(())
+                Err(refusal) if refusal.code == RDKafkaErrorCode::TopicAlreadyExists => {
+                    Ok(Creation::Existed)
+                }
+                Err(refusal) => Err(BrokerError::Refused {
+                    topic: topic.clone(),
+                    message: refusal.message,
+                }),
+            };
+            (topic, result)
+        });
+        Ok(results.collect())
     }
 
     /// Gives topics more partitions. A topic that has as many by now is accepted.
-    pub async fn raise(&self, topics: &[Raise]) -> Result<(), BrokerError> {
-        let partitions: Vec<_> = topics
-            .iter()
-            .map(|topic| {
-                NewPartitions::new(
-                    &topic.name,
-                    usize::try_from(topic.partitions).unwrap_or_default(),
-                )
-            })
-            .collect();
-        let answer = self
-            .client
-            .create_partitions(&partitions, &self.options)
-            .await;
-        for result in answer.map_err(|error| self.failed(&error))? {
+    pub async fn raise(&self, topics: Vec<Raise>) -> Result<(), BrokerError> {
+        let desired = topics.clone();
+        let raised = self.blocking(move |client| {
+            let topics = desired.iter().map(|topic| {
+                let partitions = usize::try_from(topic.partitions).unwrap_or_default();
+                (topic.name.as_str(), partitions)
+            });
+            let topics: Vec<_> = topics.collect();
+            kafka::create_partitions(client.inner(), &topics, TIMEOUT)
+        });
+        for (name, result) in raised.await? {
             match result {
-                Ok(topic) => tracing::info!(topic, "topic given more partitions"),
-                Err((_, RDKafkaErrorCode::InvalidPartitions)) => {}
-                Err((name, code)) => {
-                    let desired = topics
-                        .iter()
-                        .find(|topic| topic.name == name)
-                        .map_or(0, |topic| topic.partitions);
+                Ok(()) => tracing::info!(topic = name, "topic given more partitions"),
+                Err(refusal) if refusal.code == RDKafkaErrorCode::InvalidPartitions => {}
+                Err(refusal) => {
+                    let desired = topics.iter().find(|topic| topic.name == name);
                     return Err(BrokerError::NotRaised {
                         topic: name,
-                        partitions: desired,
-                        message: code.to_string(),
+                        partitions: desired.map_or(0, |topic| topic.partitions),
+                        message: refusal.message,
                     });
                 }
             }
@@ -290,24 +283,39 @@ impl Broker {
     }
 
     /// Deletes topics. A topic that is gone by now is accepted.
-    pub async fn delete(&self, names: &[&str]) -> Result<(), BrokerError> {
-        let answer = self.client.delete_topics(names, &self.options).await;
-        for result in answer.map_err(|error| self.failed(&error))? {
+    pub async fn delete(&self, names: Vec<String>) -> Result<(), BrokerError> {
+        let deleted = self.blocking(move |client| {
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            kafka::delete_topics(client.inner(), &names, TIMEOUT)
+        });
+        for (topic, result) in deleted.await? {
             match result {
-                Ok(topic) => tracing::info!(topic, "topic deleted"),
-                Err((
-                    _,
-                    RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic,
-                )) => {}
-                Err((topic, code)) => {
+                Ok(()) => tracing::info!(topic, "topic deleted"),
+                Err(refusal) if is_unknown(refusal.code) => {}
+                Err(refusal) => {
                     return Err(BrokerError::NotDeleted {
                         topic,
-                        message: code.to_string(),
+                        message: refusal.message,
                     });
                 }
             }
         }
         Ok(())
+    }
+
+    /// Runs a request that blocks its thread.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        request: impl FnOnce(&AdminClient<BrokerErrors>) -> Result<T, IdentityError> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        let client = Arc::clone(&self.client);
+        let run = tokio::task::spawn_blocking(move || request(&client)).await;
+        let answer = run.map_err(|error| BrokerError::Failed(error.to_string()))?;
+        answer.map_err(|error| match error {
+            IdentityError::NoAnswer(_) => self.unreachable(),
+            IdentityError::Refused(message) => BrokerError::Failed(message),
+            topic @ IdentityError::Topic { .. } => BrokerError::Failed(topic.to_string()),
+        })
     }
 
     fn failed(&self, error: &KafkaError) -> BrokerError {
@@ -325,30 +333,64 @@ impl Broker {
 }
 
 fn new_topic(desired: &DesiredTopic) -> NewTopic<'_> {
-    let replication = TopicReplication::Fixed(desired.replication_factor);
-    let topic = NewTopic::new(&desired.name, desired.partitions, replication);
-    desired
-        .config
-        .iter()
-        .fold(topic, |topic, (key, value)| topic.set(key, value))
+    NewTopic {
+        name: &desired.name,
+        partitions: desired.partitions,
+        replication_factor: desired.replication_factor,
+        config: &desired.config,
+    }
 }
 
-/// Describes topics; blocks the thread.
+fn is_unknown(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{UnknownTopic, UnknownTopicOrPartition};
+    matches!(code, UnknownTopic | UnknownTopicOrPartition)
+}
+
+/// Describes a cluster, without the settings of its topics; blocks the thread.
 fn describe(
     client: &AdminClient<BrokerErrors>,
     names: &[String],
-) -> Result<BTreeMap<String, ObservedTopic>, IdentityError> {
+) -> Result<Cluster, IdentityError> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let found = kafka::topics(client.inner(), &names, TIMEOUT)?;
-    let observed = |topic: kafka::Topic| {
+    let topics = kafka::topics(client.inner(), &names, TIMEOUT)?.into_iter();
+    let topics = topics.map(|topic| {
         let observed = ObservedTopic {
             id: topic.id,
             partitions: topic.partitions,
             ..ObservedTopic::default()
         };
         (topic.name, observed)
-    };
-    Ok(found.into_iter().map(observed).collect())
+    });
+    // The client knows it since it connected.
+    let id = client.inner().fetch_cluster_id(TIMEOUT);
+    Ok(Cluster {
+        id: id.ok_or_else(|| IdentityError::NoAnswer("no cluster id".to_owned()))?,
+        topics: topics.collect(),
+    })
+}
+
+/// Adds the settings of topics. A topic whose settings are withheld must not pass for one that has
+/// none.
+fn add_settings(
+    cluster: &mut Cluster,
+    described: Vec<ConfigResourceResult>,
+) -> Result<(), BrokerError> {
+    for resource in described {
+        // The error doesn't name the topic.
+        let resource = resource.map_err(|code| {
+            let names: Vec<_> = cluster.topics.keys().map(String::as_str).collect();
+            let names = names.join(", ");
+            BrokerError::Failed(format!("the settings of one of the topics {names}: {code}"))
+        })?;
+        if let OwnedResourceSpecifier::Topic(name) = &resource.specifier
+            && let Some(topic) = cluster.topics.get_mut(name)
+        {
+            let entries = resource.entries.into_iter();
+            let set = entries.filter_map(|entry| Some((entry.name, entry.value?)));
+            topic.config = set.collect();
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -382,5 +424,22 @@ mod tests {
             assert!(first.message.contains(part), "{}", first.message);
         }
         assert_eq!(finding().await, first);
+    }
+
+    #[test]
+    fn settings_that_the_broker_withholds_are_an_error() {
+        let topics = [("t".to_owned(), ObservedTopic::default())];
+        let mut cluster = Cluster {
+            id: "c".to_owned(),
+            topics: topics.into(),
+        };
+        let withheld = Err(RDKafkaErrorCode::TopicAuthorizationFailed);
+        let error = add_settings(&mut cluster, vec![withheld]).unwrap_err();
+        assert_eq!(error.finding().reason, reasons::BROKER_FAILED);
+        let message = error.to_string();
+        assert!(
+            message.contains("topics t:") && message.contains("authorization failed"),
+            "{message}"
+        );
     }
 }

@@ -108,6 +108,11 @@ impl Reconciler<'_> {
             let message = format!("Deployment {name} is about to be created");
             return Finding::bad(reasons::PROGRESSING, message);
         };
+        let is_sink = component.sink().is_some();
+        if view.observed.unsuitable_topics && is_sink && !pipeline.suspend {
+            let message = "no pods, since records of a topic can't be ordered; see TopicsReady";
+            return Finding::bad(reasons::TOPIC_UNSUITABLE, message);
+        }
         let is_own = |pod: &&Pod| pods::component(pod).as_ref() == Some(component);
         let pods: Vec<&Pod> = view.pods.iter().filter(is_own).collect();
         let is_draining = view.observed.draining.contains(component);

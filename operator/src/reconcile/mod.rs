@@ -1,4 +1,4 @@
-//! One reconcile of one pipeline: observe, validate, build, apply, report.
+//! One reconcile of one pipeline: observe, validate, claim topics, build, apply, report.
 
 mod batch_runs;
 mod components;
@@ -11,13 +11,18 @@ mod thresholds;
 mod topics;
 mod unreadable;
 
-use std::{collections::BTreeSet, pin::pin, slice, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+    slice,
+    time::Duration,
+};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
-use pinpipe_crds::PinterestPipeline;
+use pinpipe_crds::{PinterestPipeline, condition_types, reasons};
 use pinpipe_plan::{
     build::{self, Desired, Observed, Stage},
-    component::Component,
     model::ValidatedPipeline,
     names,
     ownership::Claim,
@@ -29,14 +34,14 @@ use crate::{
     apply::{Applier, Obstacle},
     context::Context,
     error::{Error, Trying as _},
-    finding::Finding,
-    kafka::TopicsState,
+    kafka::{Suitability, TopicsState},
     observe::{
         children::{Children, Key},
         deployment, secrets,
     },
 };
 
+use suspend::Suspension;
 pub use unreadable::unreadable;
 
 /// How long workers wait for their topics.
@@ -136,21 +141,32 @@ impl Reconciler<'_> {
                 return self.report_invalid(&problems).await;
             }
         };
-        if let Some(conflict) = &pipeline.topic_conflict {
-            self.context.rollouts.end(&self.uid);
-            self.withdraw(&mut children).await?;
-            return self.report_conflict(conflict).await;
-        }
         self.keep_finalizer(pipeline.deletion_policy).await?;
         let suspension = self.suspension(&pipeline, &children).await?;
         self.report_suspension(&suspension).await?;
-        let mut observed = observed(&pipeline, &children, suspension.draining.clone());
-        observed.keeps_images = self.keeps_images(&pipeline, &observed);
+        let topics = build::topics(&pipeline);
+        let mut topics = pin!(self.apply_topics(&pipeline, &topics));
+        // Topics come before the workers that use them, so that no broker creates them with its own
+        // settings; but workers don't wait long for a slow broker.
+        let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
+        let early = early.ok().transpose()?;
+        if let Some(conflict) = conflict(early.as_ref(), &pipeline, &children) {
+            return self.withdraw(&conflict, &mut children).await;
+        }
+        let observed = self.observed(&pipeline, &children, early.as_ref(), &suspension);
         let desired = build::build(&pipeline, &observed);
         let resets = resets::new(&pipeline, &desired.objects, &children);
-        let applied = self
-            .apply(&pipeline, &desired, &mut children, permit)
-            .await?;
+        let obstacles = self.apply(&pipeline, &desired, &mut children).await?;
+        let topics = if let Some(topics) = early {
+            topics
+        } else {
+            drop(permit);
+            topics.await?
+        };
+        if let Some(conflict) = topics.conflict() {
+            return self.withdraw(conflict, &mut children).await;
+        }
+        let applied = Applied { topics, obstacles };
         self.report_resets(&resets, &children).await;
         let runs = self.runs(&pipeline).await?;
         let runs = self.replace_stuck_runs(&pipeline, &children, runs).await?;
@@ -187,7 +203,7 @@ impl Reconciler<'_> {
             previous: children.secret_digests(),
             record: children.record(&self.name),
             policy: self.context.settings.policy.clone(),
-            claims: self.claims_of_others().await?,
+            claims: self.context.pipelines.meeting(&Claim::of(&self.resource)),
         };
         Ok(validate(
             &self.resource,
@@ -196,30 +212,13 @@ impl Reconciler<'_> {
         ))
     }
 
-    /// Claims of other pipelines that share a topic name. A watch may lag behind, and a conflict
-    /// deletes workers, so whichever pipeline would win a topic is looked up first.
-    async fn claims_of_others(&self) -> Result<Vec<Claim>, Error> {
-        let claim = Claim::of(&self.resource);
-        let mut others = self.context.pipelines.meeting(&claim);
-        while let Some((_, rival)) = claim.rival(&others) {
-            let client = self.context.client.clone();
-            let api: Api<PinterestPipeline> = Api::namespaced(client, &rival.namespace);
-            let found = api.get_metadata_opt(&rival.name).await;
-            let found = found.trying("reading the pipeline that a topic belongs to")?;
-            let uid = rival.uid.clone();
-            if found.is_some_and(|found| found.metadata.uid.as_ref() == Some(&uid)) {
-                break;
-            }
-            others.retain(|other| other.uid != uid);
-        }
-        Ok(others)
-    }
-
-    /// Deletes all children except the record: those that run would read and write another
-    /// pipeline's topics.
-    async fn withdraw(&self, children: &mut Children) -> Result<(), Error> {
+    /// Deletes all children but the record, since those that run would read and write another
+    /// pipeline's topics, and reports why.
+    async fn withdraw(&self, conflict: &str, children: &mut Children) -> Result<Outcome, Error> {
+        self.context.rollouts.end(&self.uid);
         let needed = BTreeSet::from([self.record()]);
-        self.applier().prune(&[], &needed, children).await
+        self.applier().prune(&[], &needed, children).await?;
+        self.report_conflict(conflict).await
     }
 
     /// Kind and name of the record.
@@ -227,45 +226,60 @@ impl Reconciler<'_> {
         ("ConfigMap".to_owned(), names::record(&self.name))
     }
 
-    /// Applies topics and objects, and deletes the children that are no longer desired. Topics come
-    /// before the workers that use them, so that no broker creates them with its own settings; but
-    /// workers don't wait long for a slow broker.
+    /// Applies objects, and deletes the children that are no longer desired. Returns those that
+    /// could not be written. Nothing is applied before the record, without which a removed section
+    /// could be added again with other settings.
     async fn apply(
-        &mut self,
+        &self,
         pipeline: &ValidatedPipeline,
         desired: &Desired,
         children: &mut Children,
-        permit: SemaphorePermit<'_>,
-    ) -> Result<Applied, Error> {
+    ) -> Result<Vec<(Key, Obstacle)>, Error> {
         let applier = self.applier();
         let mut needed = self.needed_by_runs(pipeline, children).await?;
         needed.insert(self.record());
         let record = slice::from_ref(&desired.record);
-        if let Some((key, obstacle)) = applier.apply(record, children).await?.first() {
-            return Ok(self.without_record(components::unwritten(key, obstacle)));
+        let unwritten = applier.apply(record, children).await?;
+        if !unwritten.is_empty() {
+            return Ok(unwritten);
         }
-        let mut topics = pin!(self.apply_topics(pipeline, &desired.topics));
-        let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
         let obstacles = applier.apply(&desired.objects, children).await?;
         applier.prune(&desired.objects, &needed, children).await?;
-        let topics = if let Ok(topics) = early {
-            topics?
-        } else {
-            drop(permit);
-            topics.await?
-        };
-        Ok(Applied { topics, obstacles })
+        Ok(obstacles)
     }
 
-    /// Nothing is applied before the record, without which a removed section could be added again
-    /// with other settings.
-    fn without_record(&self, finding: Finding) -> Applied {
-        let status = self.resource.status.as_ref();
-        let topics = status.map_or_else(Vec::new, |status| status.topics.clone());
-        Applied {
-            topics: TopicsState { topics, finding },
-            obstacles: Vec::new(),
-        }
+    /// Observations that decide how objects are built.
+    fn observed(
+        &self,
+        pipeline: &ValidatedPipeline,
+        children: &Children,
+        topics: Option<&TopicsState>,
+        suspension: &Suspension,
+    ) -> Observed {
+        let deployments = pipeline.deployments().into_iter();
+        let deployments = deployments.filter_map(|component| {
+            let running = deployment::running(children, pipeline, &component)?;
+            Some((component, running))
+        });
+        let suitability = topics.map_or(Suitability::Unknown, |topics| topics.suitability);
+        let conditions = self
+            .resource
+            .status
+            .iter()
+            .flat_map(|status| &status.conditions);
+        let mut observed = Observed {
+            draining: suspension.draining.clone(),
+            at_zero: children.at_zero(pipeline),
+            keeps_images: false,
+            deployments: deployments.collect(),
+            unsuitable_topics: match suitability {
+                Suitability::Suitable => false,
+                Suitability::Unsuitable => true,
+                Suitability::Unknown => were_unsuitable(conditions),
+            },
+        };
+        observed.keeps_images = self.keeps_images(pipeline, &observed);
+        observed
     }
 
     /// Whether too many other pipelines roll. A tag of the pipeline's own is rolled at once.
@@ -293,21 +307,74 @@ impl Reconciler<'_> {
     }
 }
 
-/// Observations that decide how objects are built.
-fn observed(
+/// Sentence about a topic that belongs to another pipeline. While no broker answers, nobody
+/// knows who holds the topics; then a pipeline that never ran leaves them to an older one, and
+/// one that runs is left alone.
+fn conflict(
+    topics: Option<&TopicsState>,
     pipeline: &ValidatedPipeline,
     children: &Children,
-    draining: BTreeSet<Component>,
-) -> Observed {
-    let deployments = pipeline.deployments().into_iter();
-    let deployments = deployments.filter_map(|component| {
-        let running = deployment::running(children, pipeline, &component)?;
-        Some((component, running))
+) -> Option<String> {
+    match topics {
+        Some(topics) if topics.claimed => return None,
+        Some(topics) if topics.conflict().is_some() => {
+            return topics.conflict().map(ToOwned::to_owned);
+        }
+        Some(_) | None => {}
+    }
+    let components = pipeline.deployments();
+    let runs = components.iter().any(|component| {
+        let deployment = children.deployment(pipeline, component);
+        deployment.is_some()
     });
-    Observed {
-        draining,
-        at_zero: children.at_zero(pipeline),
-        keeps_images: false,
-        deployments: deployments.collect(),
+    pipeline.topic_conflict.clone().filter(|_| !runs)
+}
+
+/// Whether topics were unsuitable when a broker last answered. Sinks keep the reason while it
+/// doesn't.
+fn were_unsuitable<'a>(conditions: impl Iterator<Item = &'a Condition>) -> bool {
+    let reasons: BTreeMap<_, _> = conditions
+        .map(|c| (c.type_.as_str(), c.reason.as_str()))
+        .collect();
+    let is_unsuitable = |type_| reasons.get(type_) == Some(&reasons::TOPIC_UNSUITABLE);
+    match reasons.get(condition_types::TOPICS_READY) {
+        Some(&reasons::BROKER_UNREACHABLE | &reasons::BROKER_FAILED) => {
+            is_unsuitable(condition_types::STREAM_READY)
+                || is_unsuitable(condition_types::ARCHIVE_READY)
+        }
+        _ => is_unsuitable(condition_types::TOPICS_READY),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Reasons of `TopicsReady` and `StreamReady` → whether topics are taken to be unsuitable.
+    #[test]
+    fn topics_stay_unsuitable_while_no_broker_answers() {
+        use reasons::{AVAILABLE, BROKER_FAILED, BROKER_UNREACHABLE, TOPIC_UNSUITABLE};
+        for (topics, stream, expected) in [
+            (reasons::TOPICS_READY, AVAILABLE, false),
+            (TOPIC_UNSUITABLE, AVAILABLE, true),
+            (BROKER_UNREACHABLE, TOPIC_UNSUITABLE, true),
+            (BROKER_FAILED, TOPIC_UNSUITABLE, true),
+            (BROKER_UNREACHABLE, AVAILABLE, false),
+            (reasons::TOPICS_READY, TOPIC_UNSUITABLE, false),
+        ] {
+            let condition = |type_: &str, reason: &str| -> Condition {
+                let condition = json!({"type": type_, "status": "False", "reason": reason,
+                    "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+                serde_json::from_value(condition).unwrap()
+            };
+            let conditions = [
+                condition(condition_types::TOPICS_READY, topics),
+                condition(condition_types::STREAM_READY, stream),
+            ];
+            let found = were_unsuitable(conditions.iter());
+            assert_eq!(found, expected, "{topics} {stream}");
+        }
     }
 }

@@ -14,6 +14,7 @@ mod leaders;
 mod many;
 mod namespaces;
 mod operator;
+mod ownership;
 mod pipeline;
 mod rbac;
 mod record;
@@ -57,6 +58,7 @@ const PROOFS: [&[(&str, Proof)]; 2] = [
         ("role gone", |cluster| {
             Box::pin(namespaces::role_gone(cluster))
         }),
+        ("ownership", |cluster| Box::pin(ownership::run(cluster))),
         ("leaders", |cluster| Box::pin(leaders::run(cluster))),
     ],
     &[

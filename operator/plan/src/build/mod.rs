@@ -51,6 +51,9 @@ pub struct Observed {
     pub at_zero: BTreeSet<Component>,
     /// Whether components keep their images, because too many other pipelines roll.
     pub keeps_images: bool,
+    /// Whether records of the topics can't be ordered. Sinks have no pods then: they would keep
+    /// older records instead of later ones.
+    pub unsuitable_topics: bool,
     /// Deployments that exist.
     pub deployments: BTreeMap<Component, RunningDeployment>,
 }
@@ -74,8 +77,6 @@ pub struct Desired {
     pub record: Object,
     /// Objects, each after those it depends on.
     pub objects: Vec<Object>,
-    /// Topics, each followed by its dead-letter topic.
-    pub topics: Vec<DesiredTopic>,
     /// Components that wait for another one to run its new image.
     pub rollout: Rollout,
 }
@@ -114,7 +115,6 @@ pub fn build(pipeline: &ValidatedPipeline, observed: &Observed) -> Desired {
     Desired {
         record: record(pipeline),
         objects: builder.objects,
-        topics: topics(pipeline),
         rollout: builder.rollout,
     }
 }

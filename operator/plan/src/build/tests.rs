@@ -474,6 +474,19 @@ fn an_image_has_the_operators_name_for_it_unless_the_pipeline_names_a_registry()
 }
 
 #[test]
+fn sinks_of_unsuitable_topics_have_no_pods() {
+    let observed = Observed {
+        unsuitable_topics: true,
+        ..Observed::default()
+    };
+    let objects = build(&validated(whole()), &observed).objects;
+    for (name, stopped) in [("archive", true), ("stream-live", true), ("ingest", false)] {
+        let deployment = find(&objects, "Deployment", &format!("pinterest-{name}"));
+        assert_eq!(deployment["spec"]["replicas"] == 0, stopped, "{name}");
+    }
+}
+
+#[test]
 fn a_digest_pins_the_image_of_its_worker() {
     let all = with(|spec| spec["image"] = json!({"digests": {"stream": "sha256:0a"}}));
     let image = |name: &str| {

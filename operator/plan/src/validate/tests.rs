@@ -87,7 +87,7 @@ fn partitions_that_are_there_bound_a_sinks_pods() {
         "9 are wished for"
     );
     let mut pipeline = pipeline(spec);
-    let topic = |kind: &str, id: Option<&str>, partitions: i32| json!({"name": format!("data.pinterest.{kind}"), "id": id, "partitions": partitions, "createdByUs": false});
+    let topic = |kind: &str, id: Option<&str>, partitions: i32| json!({"name": format!("data.pinterest.{kind}"), "id": id, "partitions": partitions});
     let topics = json!([
         topic("pin", Some("a"), 1),
         topic("geo", Some("b"), 1),

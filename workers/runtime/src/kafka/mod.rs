@@ -2,6 +2,7 @@
 
 mod broker_errors;
 mod cause;
+mod change;
 mod describe;
 mod events;
 mod progress;
@@ -16,6 +17,7 @@ use crate::config::Kafka;
 
 pub use broker_errors::BrokerErrors;
 pub use cause::Unreachable;
+pub use change::{NewTopic, Refusal, Results, create_partitions, create_topics, delete_topics};
 pub use progress::{Behind, Positions, Progress, behind, list};
 
 /// Settings of every client. Workers add their own.

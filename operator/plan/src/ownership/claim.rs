@@ -1,8 +1,4 @@
-//! Which pipeline a topic belongs to when several name it: the oldest. The others deploy nothing,
-//! since each of their workers needs all topics.
-//!
-//! Names that aren't set contain namespace and pipeline, so only pipelines that set names can
-//! collide.
+//! Claims of pipelines that no entry decides yet: the oldest pipeline may make it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,7 +21,9 @@ pub struct Claim {
     created: Option<Timestamp>,
     /// Addresses of the brokers, as pods of any namespace would write them.
     brokers: BTreeSet<String>,
-    topics: [String; 3],
+    topics: Vec<String>,
+    /// Topics whose names were set by hand.
+    overrides: BTreeSet<String>,
     /// Topic ids, by name, of the topics that were observed.
     ids: BTreeMap<String, String>,
 }
@@ -38,6 +36,7 @@ impl Claim {
         let namespace = metadata.namespace.clone().unwrap_or_default();
         let servers = pipeline.spec.broker.kafka.bootstrap_servers.split(',');
         let observed = pipeline.status.iter().flat_map(|status| &status.topics);
+        let overrides = names::topic_overrides(pipeline).into_iter();
         Self {
             name: metadata.name.clone().unwrap_or_default(),
             created: metadata.creation_timestamp.as_ref().map(|time| time.0),
@@ -45,7 +44,8 @@ impl Claim {
             brokers: servers
                 .map(|server| qualified(server, &namespace))
                 .collect(),
-            topics: names::topics(pipeline),
+            topics: names::topics(pipeline).into(),
+            overrides: overrides.filter_map(|own| own.name).collect(),
             ids: observed
                 .filter_map(|topic| Some((topic.name.clone(), topic.id.clone()?)))
                 .collect(),
@@ -74,7 +74,7 @@ impl Claim {
                     "name": topic["name"],
                     "id": topic["id"],
                     "partitions": 0,
-                    "createdByUs": false,
+                    "created": "Unknown",
                 })
             })
             .collect();
@@ -96,6 +96,35 @@ impl Claim {
         serde_json::from_value(readable).ok().as_ref().map(Self::of)
     }
 
+    /// `<namespace>/<name>` of the pipeline.
+    #[must_use]
+    pub fn pipeline(&self) -> String {
+        format!("{}/{}", self.namespace, self.name)
+    }
+
+    /// Whether the pipeline names a topic, or its dead-letter topic.
+    #[must_use]
+    pub fn names(&self, topic: &str) -> bool {
+        let is_it = |own: &String| topic == own || topic == names::dead_letter(own);
+        self.topics.iter().any(is_it)
+    }
+
+    /// The claim without topics that the pipeline holds already.
+    #[must_use]
+    pub fn without(mut self, is_held: impl Fn(&str) -> bool) -> Self {
+        self.topics.retain(|topic| !is_held(topic));
+        self
+    }
+
+    /// Topics with a name set by hand that begins with a namespace's name and a dot, as the default
+    /// names in that namespace do; each with the namespace, which may not exist.
+    pub fn foreign_namespaces(&self) -> impl Iterator<Item = (&str, &str)> {
+        let set = self.topics.iter();
+        let set = set.filter(|topic| self.overrides.contains(*topic));
+        let split = set.filter_map(|topic| Some((topic.as_str(), topic.split_once('.')?.0)));
+        split.filter(|(_, namespace)| *namespace != self.namespace && is_label(namespace))
+    }
+
     /// Whether both name the same topic, be it in one cluster or not.
     #[must_use]
     pub fn meets(&self, other: &Self) -> bool {
@@ -105,14 +134,9 @@ impl Claim {
     /// Sentence about a topic that belongs to one of `others`. None: all belong to this pipeline.
     #[must_use]
     pub fn conflict(&self, others: &[Self]) -> Option<String> {
-        self.rival(others).map(|(topic, other)| {
-            format!(
-                "topic {topic} belongs to the pipeline {}/{}, which is older: give this one topics \
-                 of its own (spec.broker.kafka.topics.overrides; they can't be changed, so delete \
-                 it and create it again), or delete the other",
-                other.namespace, other.name
-            )
-        })
+        let (topic, other) = self.rival(others)?;
+        let owner = format!("{}, which is older", other.pipeline());
+        Some(conflict(topic, &owner))
     }
 
     /// First topic that belongs to one of `others`, and the oldest pipeline it belongs to.
@@ -144,6 +168,22 @@ impl Claim {
     }
 }
 
+/// Sentence about a topic that belongs to the pipeline `owner`, `<namespace>/<name>`.
+#[must_use]
+pub fn conflict(topic: &str, owner: &str) -> String {
+    format!(
+        "topic {topic} belongs to the pipeline {owner}: give this one topics of its own \
+         (spec.broker.kafka.topics.overrides; they can't be changed, so delete it and create it \
+         again), point it at another Kafka cluster, or delete the other"
+    )
+}
+
+/// Whether a text can be the name of a namespace.
+fn is_label(text: &str) -> bool {
+    let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len()) && text.bytes().all(is_inner)
+}
+
 /// `host:port` with the host as pods of any namespace would write it: the short name of a Service
 /// means another one in each namespace.
 fn qualified(server: &str, namespace: &str) -> String {
@@ -156,147 +196,5 @@ fn qualified(server: &str, namespace: &str) -> String {
         format!("{host}:{port}")
     } else {
         format!("{host}.{namespace}:{port}")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn claim(
-        namespace: &str,
-        name: &str,
-        second: i64,
-        servers: &str,
-        topics: &Value,
-        ids: &Value,
-    ) -> Claim {
-        let created = Timestamp::from_second(second).unwrap().to_string();
-        Claim::of(
-            &serde_json::from_value(json!({
-                "apiVersion": "pinpipe.dev/v1alpha1",
-                "kind": "PinterestPipeline",
-                "metadata": {"namespace": namespace, "name": name, "uid": format!("{namespace}-{name}"), "creationTimestamp": created},
-                "spec": {"broker": {"kafka": {"bootstrapServers": servers, "topics": {"overrides": topics}}}},
-                "status": {"topics": ids},
-            }))
-            .unwrap(),
-        )
-    }
-
-    #[test]
-    fn the_older_keeps_a_topic_and_the_younger_is_told_whose_it_is() {
-        let pins = json!({"pin": {"name": "pins"}});
-        let older = claim("a", "one", 100, "kafka.x:9092", &pins, &json!([]));
-        let younger = claim(
-            "b",
-            "two",
-            101,
-            "other:1,kafka.x:9092",
-            &json!({"user": {"name": "pins"}}),
-            &json!([]),
-        );
-        assert_eq!(older.conflict(std::slice::from_ref(&younger)), None);
-        let told = younger.conflict(std::slice::from_ref(&older)).unwrap();
-        assert!(
-            told.contains("topic pins belongs to the pipeline a/one"),
-            "{told}"
-        );
-
-        let twin = claim("b", "two", 100, "kafka.x:9092", &pins, &json!([]));
-        assert_eq!(
-            older.conflict(std::slice::from_ref(&twin)),
-            None,
-            "of the same second, the UID decides"
-        );
-        assert!(twin.conflict(std::slice::from_ref(&older)).is_some());
-        let oldest = claim("c", "zero", 1, "kafka.x:9092", &pins, &json!([]));
-        assert!(
-            twin.conflict(&[older, oldest]).unwrap().contains("c/zero"),
-            "the oldest owns it"
-        );
-    }
-
-    #[test]
-    fn a_default_name_can_be_taken_by_an_older_override() {
-        let older = claim(
-            "a",
-            "one",
-            1,
-            "k.x:1",
-            &json!({"geo": {"name": "b.two.pin"}}),
-            &json!([]),
-        );
-        let younger = claim("b", "two", 2, "k.x:1", &json!({}), &json!([]));
-        assert!(
-            younger
-                .conflict(&[older])
-                .unwrap()
-                .contains("topic b.two.pin belongs to")
-        );
-    }
-
-    #[test]
-    fn topics_of_other_clusters_are_others() {
-        let pins = json!({"pin": {"name": "pins"}});
-        let seen =
-            |id: &str| json!([{"name": "pins", "id": id, "partitions": 3, "createdByUs": true}]);
-        for (servers, ids, other_servers, other_ids, expected) in [
-            ("kafka.x:9092", json!([]), "kafka.y:9092", json!([]), false),
-            ("kafka:9092", json!([]), "kafka:9092", json!([]), false),
-            (
-                "kafka:9092",
-                json!([]),
-                "kafka.b.svc:9092",
-                json!([]),
-                false,
-            ),
-            (
-                "kafka:9092",
-                json!([]),
-                "kafka.a.svc.cluster.local.:9092",
-                json!([]),
-                true,
-            ),
-            (
-                "Kafka.X.svc:9092",
-                json!([]),
-                "kafka.x:9092",
-                json!([]),
-                true,
-            ),
-            (
-                "[fd00::1]:9092",
-                json!([]),
-                "[fd00::1]:9092",
-                json!([]),
-                true,
-            ),
-            ("kafka.x:9092", json!([]), "kafka.x:9093", json!([]), false),
-            (
-                "kafka.x:9092",
-                seen("id"),
-                "10.0.0.1:9092",
-                seen("id"),
-                true,
-            ),
-            (
-                "kafka.x:9092",
-                seen("id"),
-                "10.0.0.1:9092",
-                seen("other"),
-                false,
-            ),
-        ] {
-            let older = claim("a", "one", 1, servers, &pins, &ids);
-            let younger = claim("b", "two", 2, other_servers, &pins, &other_ids);
-            assert_eq!(
-                younger.conflict(&[older]).is_some(),
-                expected,
-                "{servers} {other_servers}"
-            );
-        }
     }
 }
