@@ -42,6 +42,22 @@ pub struct Batch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
 
+    /// How long a run may take, retries and waiting for a node included, before it is stopped and
+    /// counts as failed: `90m`, `6h`. A scheduled run that hasn't succeeded this long after it was
+    /// due is overdue. 6h unless set.
+    #[schemars(length(min = 2, max = 16))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$')")
+            .message("batch.deadline must be hours, minutes and seconds, such as 90m or 6h"),
+        validation = Rule::new(
+            "!self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$') || \
+             (duration(self) >= duration('1m') && duration(self) <= duration('720h'))"
+        )
+        .message("batch.deadline must be between 1m and 720h")
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<String>,
+
     /// Resource requests and limits of a run's pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,

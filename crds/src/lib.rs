@@ -37,7 +37,7 @@ pub use pods::{
 pub use schema::{BrokenRule, check_rules, crd, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};
 pub use status::{
-    BatchStatus, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, TopicStatus,
+    BatchStatus, Created, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, TopicStatus,
     condition_types, parse_run_report,
 };
 pub use thresholds::{LagThresholds, RejectThresholds};
@@ -107,7 +107,7 @@ pub use thresholds::{LagThresholds, RejectThresholds};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="BatchReady")].status"#,
         priority = 1,
-        description = "Whether batch runs are scheduled and the last one succeeded."
+        description = "Whether batch runs start, the last one succeeded and none is overdue."
     ),
     validation = Rule::new(
         "self.metadata.name.size() <= 30 && \

@@ -41,7 +41,7 @@ pub const BROKER_FAILED: &str = "BrokerFailed";
 pub const TOPIC_REFUSED: &str = "TopicRefused";
 /// The broker refuses to give a topic more partitions.
 pub const PARTITIONS_REFUSED: &str = "PartitionsRefused";
-/// A topic belongs to an older pipeline; nothing of this one is deployed.
+/// A topic belongs to another pipeline; nothing of this one is deployed.
 pub const TOPIC_CONFLICT: &str = "TopicConflict";
 /// A topic was deleted by somebody else.
 pub const TOPIC_MISSING: &str = "TopicMissing";
@@ -124,8 +124,15 @@ pub const STALLED: [&str; 18] = [
 
 /// Batch runs are scheduled, and the last one, if any, succeeded.
 pub const SCHEDULED: &str = "Scheduled";
+/// A batch run is under way, and the one before it, if any, succeeded.
+pub const RUNNING: &str = "Running";
 /// The last batch run failed.
 pub const RUN_FAILED: &str = "RunFailed";
+/// A batch run that was due hasn't succeeded in time, or was never started.
+pub const BATCH_OVERDUE: &str = "BatchOverdue";
+/// An event: a batch run that could not start was deleted, since the pipeline now has another
+/// configuration.
+pub const RUN_REPLACED: &str = "RunReplaced";
 
 /// No figure is above its threshold.
 pub const WITHIN_THRESHOLD: &str = "WithinThreshold";

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 /// Types of the conditions in the status.
 pub mod condition_types {
-    /// All components work.
+    /// Everything the pipeline consists of is deployed and works. How batch runs end is told by
+    /// `BatchReady` alone.
     pub const READY: &str = "Ready";
     /// True while the pipeline differs from its spec and the operator is working on it or waiting
     /// for something. Otherwise absent.
@@ -26,7 +27,8 @@ pub mod condition_types {
     pub const STREAM_READY: &str = "StreamReady";
     /// The archive's worker runs.
     pub const ARCHIVE_READY: &str = "ArchiveReady";
-    /// Batch runs are scheduled, and the last one succeeded.
+    /// Batch runs start, the last one succeeded, and none is overdue. `Ready` doesn't depend on
+    /// them.
     pub const BATCH_READY: &str = "BatchReady";
     /// No sink's lag exceeds its threshold. Absent if no sink has a threshold.
     pub const LAG_WITHIN_THRESHOLD: &str = "LagWithinThreshold";
@@ -68,6 +70,7 @@ pub struct PinterestPipelineStatus {
 
 /// Status of a topic.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[schemars(transform = without_default)]
 #[serde(rename_all = "camelCase")]
 pub struct TopicStatus {
     /// The topic's name.
@@ -83,8 +86,30 @@ pub struct TopicStatus {
     /// The number of partitions.
     pub partitions: i32,
 
-    /// Whether this pipeline created it.
-    pub created_by_us: bool,
+    /// Who created it. Only topics that the operator created are deleted with the pipeline or given
+    /// more partitions.
+    #[serde(default)]
+    pub created: Created,
+}
+
+/// Removes the default, which the API server would write into stored objects.
+fn without_default(schema: &mut schemars::Schema) {
+    let created = schema.pointer_mut("/properties/created");
+    if let Some(created) = created.and_then(|created| created.as_object_mut()) {
+        created.remove("default");
+    }
+}
+
+/// Who created a topic.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub enum Created {
+    /// The operator, for a pipeline with this namespace and name.
+    Operator,
+    /// Somebody else: it existed before.
+    Other,
+    /// It can't be told: the operator stopped while it created the topic, or its record is lost.
+    #[default]
+    Unknown,
 }
 
 /// Status of ingest.
@@ -109,6 +134,11 @@ pub struct BatchStatus {
     #[schemars(schema_with = "crate::schema::time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_successful_time: Option<Time>,
+
+    /// Whether a run that was due was never started, or no run has succeeded since although
+    /// `spec.batch.deadline` has passed. Absent: no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overdue: bool,
 
     /// The last run that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,5 @@
-//! Posting to ingest through the API server's proxy to the pipeline's Service, which needs no port
-//! on this machine.
+//! Posts records to a pipeline's ingest through the API server's Service proxy, so that no port has
+//! to be forwarded to this machine.
 
 use anyhow::{Context, Result, ensure};
 use http::{Method, Request};
@@ -11,16 +11,16 @@ use crate::{Kind, Pipeline, samples::Sample};
 
 /// The format of records in a request body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// One object.
+pub enum BodyFormat {
+    /// One JSON object.
     Object,
-    /// An array of objects.
+    /// A JSON array of objects.
     Array,
-    /// One object per line.
+    /// One JSON object per line (NDJSON).
     Lines,
 }
 
-/// The position of an acknowledged record.
+/// The position in Kafka of an acknowledged record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct Ack {
     /// The topic.
@@ -31,31 +31,31 @@ pub struct Ack {
     pub offset: i64,
 }
 
-/// The response to a request.
+/// An HTTP response of ingest.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Response {
     /// The HTTP status.
     pub status: u16,
-    /// The header `Retry-After`.
+    /// The value of the `Retry-After` header.
     pub retry_after: Option<String>,
     /// The body.
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     /// The body as JSON.
     pub fn json(&self) -> Result<Value> {
         serde_json::from_str(&self.body).with_context(|| format!("not JSON: {self:?}"))
     }
 }
 
-/// Posts a body to a path of ingest.
+/// Posts a body to a path of the pipeline's ingest and returns the response, whatever its status.
 pub async fn post(
     pipeline: &Pipeline,
     path: &str,
     content_type: &str,
     body: String,
-) -> Result<Answer> {
+) -> Result<Response> {
     let namespace = &pipeline.sandbox.namespace;
     let service = format!("{}-ingest:8080", pipeline.name);
     let request = Request::builder()
@@ -73,52 +73,52 @@ pub async fn post(
         .and_then(|value| value.to_str().ok())
         .map(str::to_owned);
     let body = String::from_utf8(response.into_body().collect_bytes().await?.to_vec())?;
-    Ok(Answer {
+    Ok(Response {
         status,
         retry_after,
         body,
     })
 }
 
-/// Posts records, which may be refused.
-pub async fn offer(
+/// Posts records and returns the response, whatever its status.
+pub async fn try_send(
     pipeline: &Pipeline,
     kind: Kind,
     samples: &[Sample],
-    form: Form,
-) -> Result<Answer> {
+    format: BodyFormat,
+) -> Result<Response> {
     let raw: Vec<&str> = samples.iter().map(|sample| sample.raw.as_str()).collect();
-    let (content_type, body) = match form {
-        Form::Object => ("application/json", raw.concat()),
-        Form::Array => ("application/json", format!("[{}]", raw.join(",\n "))),
-        Form::Lines => ("application/x-ndjson", raw.join("\n") + "\n"),
+    let (content_type, body) = match format {
+        BodyFormat::Object => ("application/json", raw.concat()),
+        BodyFormat::Array => ("application/json", format!("[{}]", raw.join(",\n "))),
+        BodyFormat::Lines => ("application/x-ndjson", raw.join("\n") + "\n"),
     };
     post(pipeline, kind.name(), content_type, body).await
 }
 
-/// Posts records. An error unless all of them are acknowledged.
+/// Posts records and returns their positions. Fails unless all of them are acknowledged.
 pub async fn send(
     pipeline: &Pipeline,
     kind: Kind,
     samples: &[Sample],
-    form: Form,
+    format: BodyFormat,
 ) -> Result<Vec<Ack>> {
     #[derive(Deserialize)]
     struct Acknowledged {
         records: Vec<Ack>,
     }
-    let answer = offer(pipeline, kind, samples, form).await?;
+    let response = try_send(pipeline, kind, samples, format).await?;
     ensure!(
-        answer.status == 202,
-        "posting {} {kind} records: {answer:?}",
+        response.status == 202,
+        "posting {} {kind} records: {response:?}",
         samples.len()
     );
-    let answer: Acknowledged = serde_json::from_value(answer.json()?)?;
+    let body: Acknowledged = serde_json::from_value(response.json()?)?;
     ensure!(
-        answer.records.len() == samples.len(),
-        "{} of {} acknowledged",
-        answer.records.len(),
+        body.records.len() == samples.len(),
+        "{} of {} records acknowledged",
+        body.records.len(),
         samples.len()
     );
-    Ok(answer.records)
+    Ok(body.records)
 }

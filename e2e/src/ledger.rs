@@ -14,7 +14,7 @@ use crate::{
     Kind, Pipeline,
     broken::Broken,
     cassandra, ensure_same, eventually,
-    ingest::{self, Ack, Answer, Form},
+    ingest::{self, Ack, BodyFormat, Response},
     kafka::{self, Message},
     objects,
     postgres::{self, Row},
@@ -67,13 +67,17 @@ impl Ledger {
             // A record that spans lines can't be posted as NDJSON.
             let (spread, flat): (Vec<Sample>, Vec<Sample>) =
                 chunk.iter().cloned().partition(|s| s.raw.contains('\n'));
-            let form = if n % 2 == 0 { Form::Lines } else { Form::Array };
-            self.post(kind, &flat, form).await?;
+            let format = if n % 2 == 0 {
+                BodyFormat::Lines
+            } else {
+                BodyFormat::Array
+            };
+            self.post(kind, &flat, format).await?;
             match n % 3 {
-                0 => self.post(kind, &spread, Form::Array).await?,
+                0 => self.post(kind, &spread, BodyFormat::Array).await?,
                 _ => {
                     for sample in spread {
-                        self.post(kind, &[sample], Form::Object).await?;
+                        self.post(kind, &[sample], BodyFormat::Object).await?;
                     }
                 }
             }
@@ -81,7 +85,7 @@ impl Ledger {
         Ok(())
     }
 
-    async fn post(&mut self, kind: Kind, samples: &[Sample], form: Form) -> Result<()> {
+    async fn post(&mut self, kind: Kind, samples: &[Sample], format: BodyFormat) -> Result<()> {
         if samples.is_empty() {
             return Ok(());
         }
@@ -90,7 +94,7 @@ impl Ledger {
                 .iter()
                 .map(|sample| (compact(&sample.raw), sample.clone())),
         );
-        let acks = ingest::send(&self.pipeline, kind, samples, form).await?;
+        let acks = ingest::send(&self.pipeline, kind, samples, format).await?;
         self.acknowledged.extend(
             acks.into_iter()
                 .zip(samples.iter().map(|sample| sample.raw.clone())),
@@ -98,16 +102,17 @@ impl Ledger {
         Ok(())
     }
 
-    /// Posts samples of a kind in one request, which may be refused, whole or in part.
-    pub async fn offer(&mut self, kind: Kind, samples: &[Sample]) -> Result<Answer> {
+    /// Posts samples of a kind in one request and returns the response, even if some or all are
+    /// refused.
+    pub async fn try_send(&mut self, kind: Kind, samples: &[Sample]) -> Result<Response> {
         self.sent.extend(
             samples
                 .iter()
                 .map(|sample| (compact(&sample.raw), sample.clone())),
         );
-        let answer = ingest::offer(&self.pipeline, kind, samples, Form::Array).await?;
-        // A response of the API server's proxy, when it reaches no pod, acknowledges nothing.
-        let records = answer
+        let response = ingest::try_send(&self.pipeline, kind, samples, BodyFormat::Array).await?;
+        // If the API server's proxy reaches no pod, its own response acknowledges nothing.
+        let records = response
             .json()
             .ok()
             .and_then(|mut body| body.get_mut("records").map(serde_json::Value::take));
@@ -122,7 +127,7 @@ impl Ledger {
                 self.acknowledged.push((ack, sample.raw.clone()));
             }
         }
-        Ok(answer)
+        Ok(response)
     }
 
     /// Writes broken records directly to the topic.

@@ -71,7 +71,7 @@ async fn until(over: &AtomicBool, ledger: &mut Ledger, seed: u64) -> Result<Load
                 if over.load(Relaxed) {
                     return Ok(load);
                 }
-                let answer = tokio::time::timeout(PATIENCE, ledger.offer(kind, &samples)).await;
+                let answer = tokio::time::timeout(PATIENCE, ledger.try_send(kind, &samples)).await;
                 let answer = answer.ok().and_then(Result::ok);
                 let status = answer.as_ref().map_or(0, |answer| answer.status);
                 *load.answers.entry(status).or_default() += 1;

@@ -1,9 +1,9 @@
-//! A test's sandbox: a namespace, and the same name in every shared store.
+//! A test's sandbox: a namespace, and topics, a bucket, a schema and a keyspace named after it.
 //!
 //! The name is `e2e-<test>-<random>`, and the namespace has the label `pinpipe.dev/e2e=<test>`.
 //! Topics begin with the name and a dot, the bucket has the name, and schema and keyspace have it
-//! with underscores. A sandbox is removed when its test ends, whether it passed or not; what a test
-//! program that was killed left is removed when the same test begins again.
+//! with underscores. A sandbox is removed when its test ends, whether it passed or not. If the test
+//! program is killed, the sandbox is removed when the same test starts again.
 
 use std::{fmt::Write as _, time::Duration};
 
@@ -30,7 +30,7 @@ pub const POSTGRES_SECRET: &str = "warehouse";
 /// The Secret with the S3 server's keys.
 pub const S3_SECRET: &str = "s3";
 
-/// A namespace, and what has its name in the stores.
+/// A namespace, and the topics, bucket, schema and keyspace named after it.
 #[derive(Clone)]
 pub struct Sandbox {
     /// The cluster.
@@ -71,7 +71,7 @@ impl Sandbox {
         Ok(sandbox)
     }
 
-    /// Removes what earlier runs of all tests left.
+    /// Removes the sandboxes that earlier runs of any test left behind.
     pub async fn remove_all_old() -> Result<()> {
         Self::remove_old(&Cluster::connect().await?, LABEL).await
     }

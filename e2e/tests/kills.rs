@@ -11,9 +11,9 @@ use pinpipe_e2e::{
 };
 use serde_json::json;
 
-/// How often workers are killed: environment variable and default.
+/// How many times workers are killed: environment variable and default.
 const KILLS: (&str, usize) = ("PINPIPE_SOAK_KILLS", 10);
-/// How often workers are frozen.
+/// How many times workers are frozen.
 const FREEZES: (&str, usize) = ("PINPIPE_SOAK_FREEZES", 2);
 /// How many batch runs are killed.
 const KILLED_RUNS: (&str, usize) = ("PINPIPE_SOAK_RUNS", 1);

@@ -1,5 +1,5 @@
-//! Optional modes of a pipeline: appended rows, compressed raw objects, copies of repaired records,
-//! and sinks that stop at the first record that can't be keyed.
+//! Optional modes of a pipeline: appended rows, compressed raw objects, copies of repaired records
+//! in the dead-letter topics, and sinks that stop at the first record without a readable key.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,9 +18,9 @@ use pinpipe_e2e::{
 
 /// Distinct keys of each kind.
 const KEYS: i64 = 300;
-/// Records of each kind that give a key other values.
+/// Records of each kind that repeat a key with other values.
 const REPEATS: usize = 60;
-/// How long storing everything may take.
+/// How long the sinks may take to store all records.
 const STORED_WITHIN: Duration = Duration::from_mins(1);
 
 #[test]
@@ -45,7 +45,7 @@ fn appended_rows_gzipped_objects_and_copies_of_repaired_records() -> Result<()> 
                 .send(kind, make.batch(kind, 0..KEYS, REPEATS), 50)
                 .await?;
         }
-        // A restarted worker must not store again what the killed one stored.
+        // The worker that replaces a killed one must not append the same records again.
         let killed = pipeline.kill("stream-live").await?;
         pipeline.recovers("stream-live", &killed).await?;
         pipeline.start_run("all").await?;
@@ -83,7 +83,7 @@ fn appended_rows_gzipped_objects_and_copies_of_repaired_records() -> Result<()> 
                 .collect();
             ensure!(
                 !repaired.is_empty(),
-                "no repaired record of {kind}: the samples are too few"
+                "no repaired record of {kind}: too few samples"
             );
             eventually(
                 STORED_WITHIN,
@@ -106,7 +106,7 @@ fn appended_rows_gzipped_objects_and_copies_of_repaired_records() -> Result<()> 
                     }
                     ensure!(
                         copies == repaired,
-                        "copies of {copies:?}, repaired were {repaired:?}"
+                        "expected copies of {repaired:?}, found {copies:?}"
                     );
                     Ok(())
                 },
@@ -118,7 +118,7 @@ fn appended_rows_gzipped_objects_and_copies_of_repaired_records() -> Result<()> 
 }
 
 #[test]
-fn a_sink_stops_at_a_record_that_cannot_be_keyed_until_it_is_reset() -> Result<()> {
+fn a_sink_stops_at_a_record_without_a_readable_key_until_it_is_reset() -> Result<()> {
     in_sandbox("fails", async |sandbox| {
         let spec = Spec::new()
             .live(sandbox)
@@ -145,7 +145,7 @@ fn a_sink_stops_at_a_record_that_cannot_be_keyed_until_it_is_reset() -> Result<(
                 )
                 .await?;
         }
-        // Everything before it is stored.
+        // All records before the broken one are stored.
         ledger.live_table_is_right(Kind::Geo).await?;
 
         let log = ledger.log(Kind::Geo).await?;
@@ -183,7 +183,7 @@ fn a_sink_stops_at_a_record_that_cannot_be_keyed_until_it_is_reset() -> Result<(
         let found = kafka::read(&dead_letters).await?;
         ensure!(
             found.len() == 1,
-            "not one dead letter for the broken record: {found:?}"
+            "expected one dead letter for the broken record, found {found:?}"
         );
         Ok(())
     })

@@ -1,4 +1,4 @@
-//! Batch runs: requested by an annotation, scheduled, and both at once.
+//! Batch runs: requested by an annotation, scheduled, both at once, and one that can't start.
 
 use std::time::Duration;
 
@@ -243,5 +243,54 @@ fn a_run_missed_while_suspended_is_started_once() -> Result<()> {
         let runs = scheduled(pipeline).await?;
         ensure!(runs == [run], "{runs:?}");
         Ok(())
+    })
+}
+
+#[test]
+fn a_run_that_cannot_start_is_reported_and_replaced_once_the_pipeline_is_corrected() -> Result<()> {
+    in_sandbox("stuck", async |sandbox| {
+        let ledger = filled(sandbox).await?;
+        let pipeline = &ledger.pipeline;
+        let memory = |memory: &str| json!({"memory": memory});
+        let no_node_has = json!({"requests": memory("500Gi"), "limits": memory("500Gi")});
+        pipeline
+            .change(json!({"batch": {"schedule": "* * * * *", "resources": no_node_has}}))
+            .await?;
+        let reported = ["Unschedulable", "flow-batch-", "Insufficient memory"];
+        pipeline
+            .has_condition("BatchReady", "False", &reported)
+            .await?;
+        // Everything else works, and an unrelated change must not wait for the run.
+        pipeline.ready().await?;
+        let (stuck, _) = scheduled(pipeline).await?.pop().context("no Job")?;
+
+        let corrected = json!({"requests": memory("16Mi"), "limits": null});
+        pipeline
+            .change(json!({"batch": {"resources": corrected}}))
+            .await?;
+        eventually(READY_WITHIN, "the stuck run replaced", async || {
+            let events = pipeline.events("RunReplaced").await?;
+            ensure!(
+                events.iter().any(|note| note.contains(&stuck)),
+                "{events:?}"
+            );
+            Ok(())
+        })
+        .await?;
+        let next = eventually(NEXT_MINUTE, "the next run", async || {
+            let runs = scheduled(pipeline).await?;
+            let next = runs.into_iter().find(|(name, _)| *name != stuck);
+            next.context("no other Job")
+        })
+        .await?;
+        pipeline
+            .change(json!({"batch": {"schedule": NEVER}}))
+            .await?;
+        pipeline.job_completes(&next.0).await?;
+        ledger.batch_table_is_right(Kind::User).await?;
+        pipeline
+            .has_condition("BatchReady", "True", &["Scheduled", "succeeded"])
+            .await?;
+        pipeline.ready().await
     })
 }

@@ -4,22 +4,33 @@ use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use kube::{Client, runtime::events::Recorder};
 use pinpipe_lease::{LeaseError, Proof};
-use pinpipe_plan::{model::Images, names::MANAGER};
+use pinpipe_plan::{
+    model::{Images, Policy},
+    names::MANAGER,
+};
 use tokio::sync::Semaphore;
 
 use crate::{
     kafka::{Brokers, TopicsCache},
     metrics::Metrics,
     observe::pipeline_index::PipelineIndex,
+    records::Records,
+    rollouts::Rollouts,
 };
 
 /// Settings of the operator.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The operator's own namespace, which has the record of topics.
+    pub namespace: String,
     /// Images of the workers where a pipeline chooses none.
     pub images: Images,
+    /// What pipelines may choose.
+    pub policy: Policy,
     /// Number of pipelines reconciled at once.
     pub concurrency: u16,
+    /// Number of pipelines that roll the operator's images at once.
+    pub rollout_concurrency: u16,
     /// How long the sinks of a suspended pipeline may take to read their topics to the end.
     pub drain_deadline: Duration,
     /// How long the deletion of a pipeline's topics is tried.
@@ -44,8 +55,12 @@ pub struct Context {
     pub brokers: Brokers,
     /// Recent states of topics.
     pub topics: TopicsCache,
+    /// Which pipeline each topic belongs to.
+    pub records: Records,
     /// Consecutive failures by the pipeline's UID.
     pub failures: Mutex<HashMap<String, u32>>,
+    /// Pipelines that roll the operator's images.
+    pub rollouts: Rollouts,
     /// Concurrency permits.
     pub permits: Semaphore,
     /// Proof that this replica holds the Lease; None when leader election is off.
@@ -62,8 +77,11 @@ impl Context {
         metrics: Metrics,
         lease: Option<Proof>,
     ) -> Self {
+        let (namespace, proof) = (&settings.namespace, lease.clone());
         Self {
+            records: Records::new(client.clone(), namespace, proof, metrics.clone()),
             recorder: Recorder::new(client.clone(), MANAGER.into()),
+            rollouts: Rollouts::new(settings.rollout_concurrency),
             permits: Semaphore::new(settings.concurrency.into()),
             client,
             pod_client,

@@ -15,6 +15,14 @@ pub enum Error {
         /// The API server's answer.
         source: Box<kube::Error>,
     },
+    /// The definition lacks a field that the operator writes.
+    #[error("writing the status: {message}; {remedy}")]
+    OldDefinition {
+        /// The API server's answer.
+        message: String,
+        /// What to do, in a sentence.
+        remedy: String,
+    },
     /// The reconcile took too long.
     #[error("the reconcile took longer than {0:?}")]
     Timeout(Duration),
@@ -24,15 +32,27 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether RBAC, or another authorizer, refuses the request.
+    #[must_use]
+    pub fn is_forbidden(&self) -> bool {
+        matches!(self, Self::Api { source, .. } if is_forbidden(source))
+    }
+
     /// Value of the metric's label: `api`, `timeout` or `lease`.
     #[must_use]
     pub fn kind(&self) -> &'static str {
         match self {
-            Self::Api { .. } => "api",
+            Self::Api { .. } | Self::OldDefinition { .. } => "api",
             Self::Timeout(_) => "timeout",
             Self::Lease(_) => "lease",
         }
     }
+}
+
+/// Whether the API server forbids a request.
+#[must_use]
+pub fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 403)
 }
 
 /// Names what was tried when the API server failed.

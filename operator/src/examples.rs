@@ -49,6 +49,17 @@ fn argo_cd_knows_how_a_pipeline_is() {
     assert_eq!(health(&[], 1), "Progressing");
     let well = ready(Finding::good(reasons::READY, "all is well"));
     assert_eq!([well(1), well(0)], ["Healthy", "Progressing"]);
+    let well_but = [
+        (
+            condition_types::READY,
+            Finding::good(reasons::READY, "all is well"),
+        ),
+        (
+            condition_types::BATCH_READY,
+            Finding::bad(reasons::RUN_FAILED, "last night"),
+        ),
+    ];
+    assert_eq!(health(&well_but.map(Some), 1), "Healthy");
     let coming = ready(Finding::bad(reasons::PROGRESSING, "pods start"));
     assert_eq!(coming(1), "Progressing");
     let wrong = ready(Finding::bad(reasons::INVALID_SPEC, "spec.x is wrong"));

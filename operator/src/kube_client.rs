@@ -121,7 +121,11 @@ fn verb(request: &Request<Body>) -> &'static str {
 /// object. `other`: the path has no resource.
 fn resource(path: &str) -> (&str, bool) {
     let mut rest = path.trim_start_matches('/');
-    let root = if rest.starts_with("api/") { 2 } else { 3 };
+    let root = match rest.split_once('/') {
+        Some(("api", _)) => 2,
+        Some(("apis", _)) => 3,
+        _ => return ("other", false),
+    };
     for _ in 0..root {
         let Some((_, below)) = rest.split_once('/') else {
             return ("other", false);

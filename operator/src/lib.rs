@@ -6,7 +6,8 @@
 //! 1. [`observe`] reads the cluster, the workers and the consumer groups.
 //! 2. [`pinpipe_plan::validate`] fills in defaults or finds problems.
 //! 3. [`pinpipe_plan::build`] makes the desired objects and topics.
-//! 4. [`apply`] brings the cluster there, and [`kafka`] the topics.
+//! 4. [`apply`] brings the cluster there, and [`kafka`] the topics that [`records`] assigns to
+//!    the pipeline.
 //! 5. [`status`] reports conditions and events.
 //!
 //! A reconcile of a settled pipeline writes nothing.
@@ -24,4 +25,6 @@ pub mod kube_client;
 pub mod metrics;
 pub mod observe;
 pub mod reconcile;
+pub mod records;
+pub mod rollouts;
 pub mod status;

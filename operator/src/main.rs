@@ -69,7 +69,9 @@ async fn work(
     };
     metrics.leads();
     let proof = held.as_ref().map(Held::proof);
-    let context = Arc::new(Context::new(client, pods, args.settings(), metrics, proof));
+    // In a pod it is the namespace of the ServiceAccount, elsewhere that of the kubeconfig.
+    let settings = args.settings(client.default_namespace());
+    let context = Arc::new(Context::new(client, pods, settings, metrics, proof));
     let controller = controller::run(context, args.scopes(), stop);
     let Some(held) = held else {
         controller.await;

@@ -43,10 +43,12 @@ fn built(pipeline: &Value) -> Vec<Value> {
         digests: digests
             .map(|(worker, digest)| ((*worker).to_owned(), (*digest).to_owned()))
             .collect(),
+        ..model::Images::default()
     };
     let validated = validate(&pipeline, &all_there(&pipeline), &images).unwrap();
-    let objects = build(&validated, &Observed::default()).objects;
-    let children = objects.into_iter().map(|object| {
+    let desired = build(&validated, &Observed::default());
+    let objects = [desired.record].into_iter().chain(desired.objects);
+    let children = objects.map(|object| {
         let mut child = object.body;
         child["kind"] = json!(object.resource.kind);
         child
@@ -150,6 +152,8 @@ suspended CronJob batch /spec/suspend false
 thorough CronJob batch /spec/schedule "@hourly"
 thorough CronJob batch /spec/timeZone "UTC"
 whole CronJob batch /spec/concurrencyPolicy "Allow"
+whole CronJob batch /spec/jobTemplate/spec/activeDeadlineSeconds 60
+whole ConfigMap record /data/archive.prefix "other"
 thorough HorizontalPodAutoscaler ingest /spec/maxReplicas 6
 scaled HorizontalPodAutoscaler stream-live /spec/maxReplicas 50
 scaled HorizontalPodAutoscaler stream-live /spec/metrics/0/external/target/averageValue "501"

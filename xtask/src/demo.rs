@@ -191,7 +191,7 @@ fn look_further(context: &Context) {
   kubectl --namespace {NAMESPACE} logs deployment/{PIPELINE}-stream-live
   kubectl --namespace devstack exec postgres-0 -- psql -U pinpipe \\
     -c 'SELECT category, count(*) FROM pin GROUP BY 1 ORDER BY 2 DESC'
-  kubectl explain pinterestpipeline.spec
+  kubectl explain pinterestpipeline.spec --recursive
   cargo xtask cluster down    # removes everything"
     );
 }

@@ -39,6 +39,17 @@
 {{- join "," $pairs -}}
 {{- end }}
 
+{{/* The workers' repositories as the operator's flag takes them: ingest=…,stream=… */}}
+{{- define "pinpipe.repositories" -}}
+{{- $pairs := list -}}
+{{- range $worker := list "ingest" "stream" "batch" "emulator" -}}
+{{- with index $.Values.image.repositories $worker -}}
+{{- $pairs = append $pairs (printf "%s=%s" $worker .) -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $pairs -}}
+{{- end }}
+
 {{- define "pinpipe.selector" -}}
 app.kubernetes.io/name: pinpipe-operator
 app.kubernetes.io/instance: {{ .Release.Name | quote }}
@@ -119,10 +130,11 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 - apiGroups: [apps]
   resources: [replicasets]
   verbs: [list]
-# `create` starts a batch run that an annotation requests.
+# `create` starts a batch run that an annotation requests. `delete` replaces one that could not start
+# before the pipeline was corrected.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [list, create]
+  verbs: [list, create, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]

@@ -220,6 +220,7 @@ fn operator_problems(
         registry: String::new(),
         tag: String::new(),
         digests: BTreeMap::new(),
+        repositories: BTreeMap::new(),
     };
     let validated = validate(&pipeline, &inputs, &images);
     claims.push(Claim::of(&pipeline));

@@ -14,7 +14,7 @@ fn messages(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// A pipeline whose spec begins in line 6.
+/// A pipeline whose spec begins on line 6.
 fn pipeline(spec: &str) -> String {
     let head = "apiVersion: pinpipe.dev/v1alpha1\nkind: PinterestPipeline\n";
     format!("{head}metadata:\n  name: pinterest\nspec:\n{spec}")
@@ -81,7 +81,7 @@ fn each_problem_has_its_line_and_a_way_out() {
         ),
         (
             pipeline(&format!("{BROKER}  suspend: true\n  suspend: false\n")),
-            "8: key \"suspend\" already set in line 7",
+            "8: key \"suspend\" already set on line 7",
         ),
         (
             pipeline(BROKER).replace("v1alpha1", "v1"),

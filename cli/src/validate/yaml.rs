@@ -1,14 +1,15 @@
-//! Reads YAML as `kubectl` does, with the line of every key and value.
+//! Parses YAML as `kubectl` does, and records the line of every key and value.
 //!
-//! Plain scalars are resolved as Kubernetes resolves them, which is not YAML 1.2: `yes` and `on`
-//! are true, `0o17` and `017` are fifteen. Source: sigs.k8s.io/yaml, goyaml.v2 `resolve.go`.
+//! Plain scalars are resolved as in Kubernetes, which differs from YAML 1.2: `yes` and `on` are
+//! true, `0o17` and `017` are both fifteen. See `resolve.go` of goyaml.v2 in sigs.k8s.io/yaml.
 
 use std::collections::HashMap;
 
 use granit_parser::{Event, Parser, ScalarStyle, Tag};
 use serde_json::{Map, Number, Value};
 
-/// Most values that the aliases of a file may expand to: aliases of aliases grow exponentially.
+/// Maximum number of values that the aliases of a file may expand to. Aliases of aliases grow
+/// exponentially.
 const MAX_ALIASED_VALUES: usize = 200_000;
 
 /// A value with its position in the file.
@@ -27,7 +28,7 @@ pub enum Kind {
     Scalar(Value),
     /// A list.
     List(Vec<Node>),
-    /// An object: its keys in the order of the file, each once.
+    /// An object: its entries in file order, each key once.
     Map(Vec<Entry>),
 }
 
@@ -47,19 +48,19 @@ pub struct Entry {
 pub struct Document {
     /// The whole document.
     pub root: Node,
-    /// Faults in YAML that can still be read, each with its line: duplicate keys.
+    /// Duplicate keys, each as its line and a message. Only the first value of a key is kept.
     pub faults: Vec<(usize, String)>,
 }
 
 impl Node {
-    /// Whether it is null.
+    /// Whether the value is null.
     #[must_use]
     pub fn is_null(&self) -> bool {
         self.kind == Kind::Scalar(Value::Null)
     }
 
-    /// The value without lines, and without fields that are null: the API server drops them, since
-    /// no field of ours is nullable.
+    /// The value as JSON, without fields that are null: the API server drops them, since the CRD
+    /// has no nullable field.
     #[must_use]
     pub fn to_json(&self) -> Value {
         match &self.kind {
@@ -115,7 +116,7 @@ impl Node {
                         let item = items.get(index.parse::<usize>().ok()?)?;
                         Some((item, item.line, rest))
                     }),
-                // A key may have dots in it, so the longest one that fits is taken.
+                // Keys may contain dots, so the longest matching key wins.
                 Kind::Map(entries) => entries
                     .iter()
                     .filter_map(|entry| Some((entry, after(&entry.key, rest)?)))
@@ -132,8 +133,8 @@ impl Node {
     }
 }
 
-/// The rest of a path that begins with a key, written as `key` or, in maps with keys of the user's
-/// own, as `[key]`.
+/// The rest of `path` after `key`, or `None` if it doesn't start with that key. The key may be
+/// written as `key` or, in maps with user-defined keys, as `[key]`.
 fn after<'a>(key: &str, path: &'a str) -> Option<&'a str> {
     let bracketed = path
         .strip_prefix('[')
@@ -145,7 +146,7 @@ fn after<'a>(key: &str, path: &'a str) -> Option<&'a str> {
     bracketed.or(plain)
 }
 
-/// Reads all documents. The error is the first line that isn't YAML, with a message.
+/// Parses all documents of a file. On invalid YAML the error is the line and a message.
 pub fn read(text: &str) -> Result<Vec<Document>, (usize, String)> {
     let mut reader = Reader::default();
     for next in Parser::new_from_str(text) {
@@ -156,11 +157,11 @@ pub fn read(text: &str) -> Result<Vec<Document>, (usize, String)> {
     Ok(reader.documents)
 }
 
-/// A list or map whose end hasn't been read yet.
+/// A list or map that is still being read.
 struct Open {
     node: Node,
     anchor: usize,
-    /// Key of a map whose value hasn't been read yet, with its line.
+    /// A map's latest key and its line, until the value of the key has been read.
     key: Option<(usize, String)>,
 }
 
@@ -229,7 +230,8 @@ impl Reader {
         });
     }
 
-    /// Puts a complete value into the list or map that is being read.
+    /// Adds a complete value to the innermost open list or map, or ends the document if none is
+    /// open.
     fn put(&mut self, node: Node, anchor: usize) -> Result<(), (usize, String)> {
         let line = node.line;
         if anchor > 0 {
@@ -250,7 +252,7 @@ impl Reader {
                     Some(first) => self.faults.push((
                         line,
                         format!(
-                            "key \"{key}\" already set in line {}: remove one of the two",
+                            "key \"{key}\" already set on line {}: remove one of the two",
                             first.line
                         ),
                     )),
@@ -267,6 +269,7 @@ impl Reader {
     }
 }
 
+/// The number of values in a node, itself included.
 fn count(node: &Node) -> usize {
     match &node.kind {
         Kind::Scalar(_) => 1,
@@ -280,18 +283,22 @@ fn count(node: &Node) -> usize {
     }
 }
 
+/// A node as the key of a map. Scalars other than strings become strings.
 fn key(node: &Node) -> Result<String, (usize, String)> {
     match &node.kind {
         Kind::Scalar(Value::String(text)) => Ok(text.clone()),
         Kind::Scalar(value) => Ok(value.to_string()),
         _ => Err((
             node.line,
-            "a key must be a string, not a list or an object (render templates first)".to_owned(),
+            "a key must be a string, not a list or an object (if this is a template, render it \
+             first)"
+                .to_owned(),
         )),
     }
 }
 
-/// Adds the entries of the maps that `<<` names, except those of keys the map has itself.
+/// Resolves the merge key `<<`: adds the entries of the maps it refers to, except for keys that the
+/// map sets itself.
 fn merge(entries: &mut Vec<Entry>) {
     let Some(at) = entries.iter().position(|entry| entry.key == "<<") else {
         return;
@@ -311,6 +318,7 @@ fn merge(entries: &mut Vec<Entry>) {
     }
 }
 
+/// Resolves a scalar. Only plain ones without the tag `!!str` can be anything but a string.
 fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Value {
     let is_text = tag.is_some_and(|tag| tag.is_yaml_core_schema_tag("str"));
     if is_text || style != ScalarStyle::Plain {
@@ -329,6 +337,8 @@ fn scalar(text: &str, style: ScalarStyle, tag: Option<&Tag>) -> Value {
     number(text).map_or_else(|| Value::String(text.to_owned()), Value::Number)
 }
 
+/// Parses a plain scalar as a number: an integer in base 2, 8, 10 or 16, or a float, either with
+/// optional underscores. `None` if it is a string.
 fn number(text: &str) -> Option<Number> {
     if !text.starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-' | '.')) {
         return None;
@@ -431,7 +441,7 @@ mod tests {
     fn every_field_has_its_line() {
         let document =
             one("# a comment\na:\n  b.c: 1\n  list:\n    - x: 1\n      w: {z: 2}\n    - x: 2\n");
-        for (field, line, there) in [
+        for (field, line, is_present) in [
             ("", 2, true),
             ("a", 2, true),
             ("a.b.c", 3, true),
@@ -445,14 +455,14 @@ mod tests {
         ] {
             assert_eq!(
                 (document.root.line_of(field), document.root.has(field)),
-                (line, there),
+                (line, is_present),
                 "{field}"
             );
         }
     }
 
     #[test]
-    fn documents_anchors_and_merges_are_read() {
+    fn documents_anchors_and_merge_keys_are_read() {
         let documents = read("a: &a {x: 1, z: 2}\nb: {<<: *a, z: 3}\n---\n- 1\n---\n").unwrap();
         let values: Vec<_> = documents
             .iter()
@@ -469,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn faults_have_their_line() {
+    fn every_fault_has_its_line() {
         let twice = one("a: 1\nb: 2\na: 3\n");
         assert_eq!(twice.faults[0].0, 3);
         assert!(

@@ -1,4 +1,5 @@
-//! Removes what earlier test runs left: their namespaces, and what has their names in the stores.
+//! Removes what earlier test runs left behind: their namespaces, and the topics, buckets, schemas
+//! and keyspaces named after them.
 
 use anyhow::Result;
 use pinpipe_e2e::Sandbox;

@@ -97,7 +97,7 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The children whose content differs from `before`, as `<kind>/<name>`. The name of a
+    /// The children, except the record, whose content differs from `before`, as `<kind>/<name>`. The name of a
     /// `ConfigMap` ends with a hash of its content; it counts as `ConfigMap/<component>`.
     pub async fn changed_since(
         &self,
@@ -114,7 +114,9 @@ impl Pipeline {
                 data["subjects"]
             ])
         };
-        let changed = now.iter().filter(|(id, child)| {
+        let is_record = |id: &str| id == format!("ConfigMap/{}-record", self.name);
+        let changed = now.iter().filter(|(id, _)| !is_record(id));
+        let changed = changed.filter(|(id, child)| {
             before
                 .get(*id)
                 .is_none_or(|old| content(old) != content(child))

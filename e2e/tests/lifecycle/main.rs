@@ -130,6 +130,32 @@ fn a_paused_pipeline_is_not_touched_until_it_is_resumed() -> Result<()> {
     })
 }
 
+/// The new bucket would lack every record that the old one has, and runs would report success.
+#[test]
+fn an_archive_that_is_put_back_with_another_bucket_is_refused() -> Result<()> {
+    in_sandbox("put-back", async |sandbox| {
+        let spec = Spec::new().archive(sandbox, 100).batch(sandbox);
+        let pipeline = sandbox.apply("flow", &spec).await?;
+        pipeline.ready().await?;
+        pipeline.apply(&Spec::new()).await?;
+        pipeline.ready().await?;
+        let mut moved = spec.clone();
+        moved.0["archive"]["bucket"] = json!("another");
+        pipeline.apply(&moved).await?;
+        let parts = ["InvalidSpec", "`another`", sandbox.bucket(), "flow-record"];
+        pipeline.has_condition("Ready", "False", &parts).await?;
+        let parts = ["InvalidSpec"];
+        pipeline.has_condition("Stalled", "True", &parts).await?;
+        let children = pipeline.children().await?;
+        ensure!(
+            !children.contains_key("Deployment/flow-archive"),
+            "the archive was deployed"
+        );
+        pipeline.apply(&spec).await?;
+        pipeline.ready().await
+    })
+}
+
 #[test]
 fn a_deleted_topic_is_recreated_by_the_command_in_the_status() -> Result<()> {
     in_sandbox("forget", async |sandbox| {
@@ -185,7 +211,7 @@ fn a_deleted_topic_is_recreated_by_the_command_in_the_status() -> Result<()> {
             .await?;
         pipeline.annotate("pinpipe.dev/forget-topic", value).await?;
         let status = pipeline.get().await?.data["status"]["topics"].clone();
-        for (topic, ours, partitions) in [(&pin, true, 3), (&geo, false, 2)] {
+        for (topic, created, partitions) in [(&pin, "Operator", 3), (&geo, "Other", 2)] {
             let found = status
                 .as_array()
                 .into_iter()
@@ -193,7 +219,7 @@ fn a_deleted_topic_is_recreated_by_the_command_in_the_status() -> Result<()> {
                 .find(|found| found["name"] == topic.as_str());
             let found = found.with_context(|| format!("no {topic} in {status}"))?;
             ensure!(
-                found["createdByUs"] == ours && found["partitions"] == partitions,
+                found["created"] == created && found["partitions"] == partitions,
                 "{found}"
             );
         }

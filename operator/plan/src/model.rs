@@ -49,6 +49,9 @@ pub struct ValidatedPipeline {
     /// One-off requests made by annotations.
     #[serde(skip)]
     pub requests: Requests,
+    /// Settings that can't be changed, those of removed sections included, by key.
+    #[serde(skip)]
+    pub record: BTreeMap<String, String>,
     /// Problems of the annotation that resets sinks, a sentence each. They hold up nothing else.
     pub reset_problems: Vec<String>,
     /// Sentence about a topic that belongs to another pipeline. Nothing is deployed then.
@@ -234,6 +237,8 @@ pub struct Batch {
     pub schedule: String,
     /// Time zone of the schedule, a name of the IANA database.
     pub time_zone: String,
+    /// Time after which a run is stopped, seconds.
+    pub deadline_seconds: u64,
     /// Resources of a run's pod.
     pub resources: ResourceRequirements,
     /// Pod settings.
@@ -285,6 +290,17 @@ pub struct Images {
     pub tag: String,
     /// Digest (`sha256:…`) by worker.
     pub digests: BTreeMap<String, String>,
+    /// Full name of the image by worker, where it isn't `<registry>/<worker>`.
+    pub repositories: BTreeMap<String, String>,
+}
+
+/// What an operator permits pipelines to choose. The default permits everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Registries that pipelines may name, each with everything below it; empty permits all.
+    pub allowed_registries: Vec<String>,
+    /// Whether pipelines may not name a `ServiceAccount`.
+    pub forbid_service_account_name: bool,
 }
 
 /// Images of a pipeline's workers.
@@ -296,6 +312,9 @@ pub struct Image {
     pub tag: String,
     /// Digest (`sha256:…`) by worker, where one is pinned.
     pub digests: BTreeMap<String, String>,
+    /// Full name of the image by worker, where it isn't `<registry>/<worker>`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub repositories: BTreeMap<String, String>,
     /// Pull policy.
     pub pull_policy: PullPolicy,
     /// Secrets with the registry's credentials.

@@ -22,6 +22,8 @@ pub const NAME_LABEL: (&str, &str) = ("app.kubernetes.io/name", "pinpipe");
 pub const CONFIG_ANNOTATION: &str = "pinpipe.dev/config-hash";
 /// Pod annotation: hash of the Secrets the worker uses. A change of it rolls the pods.
 pub const SECRETS_ANNOTATION: &str = "pinpipe.dev/secrets-hash";
+/// Annotation of a batch run's Job: hash of the Job as the pipeline wanted it when it was made.
+pub const TEMPLATE_ANNOTATION: &str = "pinpipe.dev/template-hash";
 /// Pipeline annotation: the operator changes nothing while it is set.
 pub const PAUSED_ANNOTATION: &str = "pinpipe.dev/paused";
 /// Pipeline annotation: resets the positions of sinks.
@@ -67,6 +69,12 @@ pub fn runs_selector(pipeline: &str) -> String {
 #[must_use]
 pub fn child(pipeline: &str, component: &Component) -> String {
     format!("{pipeline}-{component}")
+}
+
+/// Name of the `ConfigMap` that records the settings a pipeline can't change: `<pipeline>-record`.
+#[must_use]
+pub fn record(pipeline: &str) -> String {
+    format!("{pipeline}-record")
 }
 
 /// Consumer group of a sink: `<namespace>.<pipeline>.<sink>`.

@@ -18,6 +18,7 @@ pub fn images() -> Images {
         registry: "ghcr.io/pinpipe".into(),
         tag: "0.1.0".into(),
         digests: BTreeMap::new(),
+        repositories: BTreeMap::new(),
     }
 }
 

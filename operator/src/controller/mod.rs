@@ -89,7 +89,7 @@ async fn reconcile_one(
         resource.namespace().unwrap_or_default(),
         resource.name_any(),
     );
-    if let Err(error) = &resource.claim {
+    if let Some(error) = &resource.unreadable {
         tracing::error!(
             namespace,
             name,
@@ -97,11 +97,8 @@ async fn reconcile_one(
             "a PinterestPipeline can't be read and is left alone"
         );
         context.metrics.reconciled("invalid", Duration::ZERO);
-        let release = timeout(
-            RECONCILE_TIMEOUT,
-            reconcile::release_unreadable(context, resource),
-        );
-        release
+        let report = reconcile::unreadable(context, resource, error);
+        timeout(RECONCILE_TIMEOUT, report)
             .await
             .map_err(|_| Error::Timeout(RECONCILE_TIMEOUT))??;
         return Ok(requeue::after(Outcome::Invalid, context.pipelines.count()));
@@ -161,7 +158,10 @@ mod tests {
 
     use http::{Request, Response};
     use kube::client::{Body, Client};
-    use pinpipe_plan::samples::{images, pipeline};
+    use pinpipe_plan::{
+        model::Policy,
+        samples::{images, pipeline},
+    };
     use prometheus_client::{encoding::text::encode, registry::Registry};
     use serde_json::json;
     use tower::{BoxError, service_fn};
@@ -187,8 +187,11 @@ mod tests {
         });
         let (drain_deadline, deletion_deadline) = (Duration::ZERO, Duration::ZERO);
         let settings = Settings {
+            namespace: "pinpipe-system".to_owned(),
             images: images(),
+            policy: Policy::default(),
             concurrency: 1,
+            rollout_concurrency: 1,
             drain_deadline,
             deletion_deadline,
         };

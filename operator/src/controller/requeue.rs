@@ -9,7 +9,7 @@ use crate::reconcile::Outcome;
 
 /// Wait of a pipeline that is ready: Secrets aren't watched, and a broker sends no events.
 const READY: Duration = Duration::from_secs(30);
-/// Wait of a pipeline that isn't ready.
+/// Wait of a pipeline that isn't ready, or has a batch run under way.
 const NOT_READY: Duration = Duration::from_secs(10);
 /// Wait of a pipeline that waits for something that takes seconds.
 const WAITING: Duration = Duration::from_secs(2);
@@ -24,7 +24,7 @@ const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mi
 pub(super) fn after(outcome: Outcome, pipelines: usize) -> Action {
     let wait = match outcome {
         Outcome::Ready => ready(pipelines),
-        Outcome::NotReady => NOT_READY,
+        Outcome::NotReady | Outcome::RunActive => NOT_READY,
         Outcome::Waiting => WAITING,
         Outcome::Invalid | Outcome::Paused => UNCHANGED,
         Outcome::Gone => return Action::await_change(),

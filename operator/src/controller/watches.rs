@@ -82,7 +82,7 @@ pub(super) async fn claims_before(client: &Client, scopes: &[Scope]) -> Vec<Vec<
             Ok(Ok(list)) => list
                 .items
                 .into_iter()
-                .filter_map(|found| found.claim.ok())
+                .filter_map(|found| found.claim)
                 .collect(),
             // Where nothing can be listed nothing is reconciled either; the readiness says so, and
             // the other scopes must not wait.

@@ -8,14 +8,12 @@ use std::{
 
 use pinpipe_config::Kafka;
 use pinpipe_crds::reasons;
-use pinpipe_plan::{build::DesiredTopic, names::MANAGER};
-use pinpipe_runtime::kafka;
+use pinpipe_plan::{build::DesiredTopic, names::MANAGER, ownership::Creation};
+use pinpipe_runtime::kafka::{self, BrokerErrors, IdentityError, NewTopic};
 use rdkafka::{
     admin::{
-        AdminClient, AdminOptions, NewPartitions, NewTopic, OwnedResourceSpecifier,
-        ResourceSpecifier, TopicReplication,
+        AdminClient, AdminOptions, ConfigResourceResult, OwnedResourceSpecifier, ResourceSpecifier,
     },
-    client::DefaultClientContext,
     error::KafkaError,
     types::RDKafkaErrorCode,
 };
@@ -30,15 +28,8 @@ const TIMEOUT: Duration = Duration::from_secs(8);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokerError {
     /// No broker answers.
-    #[error(
-        "the Kafka brokers at {bootstrap_servers} (spec.broker.kafka.bootstrapServers) do not \
-         answer: check that they run, that the cluster can reach them, and that this is a \
-         plaintext listener"
-    )]
-    Unreachable {
-        /// Their addresses.
-        bootstrap_servers: String,
-    },
+    #[error(transparent)]
+    Unreachable(kafka::Unreachable),
     /// A topic could not be created.
     #[error(
         "topic {topic} can't be created: {message}; check spec.broker.kafka.topics \
@@ -72,7 +63,7 @@ pub enum BrokerError {
         message: String,
     },
     /// The broker answered with another error.
-    #[error("the Kafka brokers refuse to describe topics: {0}")]
+    #[error("the Kafka brokers answer with an error: {0}")]
     Failed(String),
 }
 
@@ -81,7 +72,7 @@ impl BrokerError {
     #[must_use]
     pub fn finding(&self) -> Finding {
         let reason = match self {
-            Self::Unreachable { .. } => reasons::BROKER_UNREACHABLE,
+            Self::Unreachable(_) => reasons::BROKER_UNREACHABLE,
             Self::Refused { .. } => reasons::TOPIC_REFUSED,
             Self::NotRaised { .. } => reasons::PARTITIONS_REFUSED,
             Self::NotDeleted { .. } | Self::Failed(_) => reasons::BROKER_FAILED,
@@ -94,9 +85,18 @@ impl BrokerError {
 /// share one cluster, and each client costs threads.
 const KEPT: (usize, Duration) = (8, Duration::from_mins(2));
 
-/// Connected clusters, the latest used first.
+/// Clusters, the latest used first.
 #[derive(Default)]
-pub struct Brokers(Mutex<Vec<(Instant, Arc<Broker>)>>);
+pub struct Brokers(Mutex<Vec<Kept>>);
+
+struct Kept {
+    asked: Instant,
+    bootstrap_servers: String,
+    /// Outlives the client, so that an outage keeps its cause.
+    errors: BrokerErrors,
+    /// None after a failure.
+    broker: Option<Arc<Broker>>,
+}
 
 impl Brokers {
     /// Describes topics of the cluster at these addresses. Returns the cluster, too, for changes.
@@ -104,16 +104,20 @@ impl Brokers {
         &self,
         bootstrap_servers: &str,
         names: Vec<String>,
-    ) -> Result<(Arc<Broker>, BTreeMap<String, ObservedTopic>), BrokerError> {
+    ) -> Result<(Arc<Broker>, Cluster), BrokerError> {
         let broker = self.get(bootstrap_servers)?;
         match broker.describe(names).await {
-            Ok(observed) => Ok((broker, observed)),
+            Ok(observed) => {
+                broker.errors.collect(broker.client.inner());
+                broker.errors.clear();
+                Ok((broker, observed))
+            }
             Err(error) => {
                 // The next request uses a new client, without this one's view of the cluster.
-                self.0
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .retain(|(_, kept)| !Arc::ptr_eq(kept, &broker));
+                let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                for kept in kept.iter_mut() {
+                    kept.broker.take_if(|kept| Arc::ptr_eq(kept, &broker));
+                }
                 close(vec![broker]);
                 Err(error)
             }
@@ -122,23 +126,33 @@ impl Brokers {
 
     fn get(&self, bootstrap_servers: &str) -> Result<Arc<Broker>, BrokerError> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let broker = match kept
+        let at = kept
             .iter()
-            .position(|(_, broker)| broker.bootstrap_servers == bootstrap_servers)
-        {
-            Some(at) => kept.remove(at).1,
-            None => Arc::new(Broker::new(bootstrap_servers)?),
+            .position(|kept| kept.bootstrap_servers == bootstrap_servers);
+        let (errors, broker) = match at.map(|at| kept.remove(at)) {
+            Some(kept) => (kept.errors, kept.broker),
+            None => (BrokerErrors::new(bootstrap_servers), None),
         };
-        kept.insert(0, (Instant::now(), Arc::clone(&broker)));
+        let broker = match broker {
+            Some(broker) => broker,
+            None => Arc::new(Broker::new(bootstrap_servers, errors.clone())?),
+        };
+        let latest = Kept {
+            asked: Instant::now(),
+            bootstrap_servers: bootstrap_servers.to_owned(),
+            errors,
+            broker: Some(Arc::clone(&broker)),
+        };
+        kept.insert(0, latest);
         let (many, long) = KEPT;
         let asked_lately = kept
             .iter()
             .take(many)
-            .take_while(|(asked, _)| asked.elapsed() < long)
+            .take_while(|kept| kept.asked.elapsed() < long)
             .count();
         close(
             kept.drain(asked_lately..)
-                .map(|(_, broker)| broker)
+                .filter_map(|kept| kept.broker)
                 .collect(),
         );
         Ok(broker)
@@ -152,25 +166,42 @@ fn close(brokers: Vec<Arc<Broker>>) {
     }
 }
 
+/// A Kafka cluster as it was described.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Cluster id.
+    pub id: String,
+    /// Those of the requested topics that exist, by name.
+    pub topics: BTreeMap<String, ObservedTopic>,
+}
+
+impl Cluster {
+    /// Topic id. None: the topic doesn't exist.
+    #[must_use]
+    pub fn topic_id(&self, name: &str) -> Option<&str> {
+        self.topics.get(name).map(|topic| topic.id.as_str())
+    }
+}
+
 /// A connection to a Kafka cluster.
 pub struct Broker {
-    bootstrap_servers: String,
-    client: Arc<AdminClient<DefaultClientContext>>,
+    client: Arc<AdminClient<BrokerErrors>>,
+    errors: BrokerErrors,
     options: AdminOptions,
 }
 
 impl Broker {
     /// Makes a client, which connects with the first request.
-    fn new(bootstrap_servers: &str) -> Result<Self, BrokerError> {
+    fn new(bootstrap_servers: &str, errors: BrokerErrors) -> Result<Self, BrokerError> {
         let config = Kafka {
             bootstrap_servers: bootstrap_servers.to_owned(),
         };
         let client = kafka::client_config(&config, MANAGER)
-            .create()
+            .create_with_context(errors.clone())
             .map_err(|error| BrokerError::Failed(error.to_string()))?;
         Ok(Self {
-            bootstrap_servers: bootstrap_servers.to_owned(),
             client: Arc::new(client),
+            errors,
             options: AdminOptions::new()
                 .request_timeout(Some(TIMEOUT))
                 .operation_timeout(Some(TIMEOUT)),
@@ -178,93 +209,72 @@ impl Broker {
     }
 
     /// Describes those of the topics that exist.
-    pub async fn describe(
-        &self,
-        names: Vec<String>,
-    ) -> Result<BTreeMap<String, ObservedTopic>, BrokerError> {
-        let (client, bootstrap_servers) =
-            (Arc::clone(&self.client), self.bootstrap_servers.clone());
-        let mut observed =
-            tokio::task::spawn_blocking(move || describe(&client, &bootstrap_servers, &names))
-                .await
-                .map_err(|error| BrokerError::Failed(error.to_string()))??;
-        if observed.is_empty() {
-            return Ok(observed);
+    pub async fn describe(&self, names: Vec<String>) -> Result<Cluster, BrokerError> {
+        let mut cluster = self
+            .blocking(move |client| describe(client, &names))
+            .await?;
+        if cluster.topics.is_empty() {
+            return Ok(cluster);
         }
-        let resources: Vec<_> = observed
-            .keys()
+        let resources = cluster.topics.keys();
+        let resources: Vec<_> = resources
             .map(|name| ResourceSpecifier::Topic(name))
             .collect();
-        let described = self
-            .client
-            .describe_configs(&resources, &self.options)
-            .await
-            .map_err(|e| self.failed(&e))?;
-        for resource in described.into_iter().flatten() {
-            if let OwnedResourceSpecifier::Topic(name) = &resource.specifier
-                && let Some(topic) = observed.get_mut(name)
-            {
-                topic.config = resource
-                    .entries
-                    .into_iter()
-                    .filter_map(|entry| Some((entry.name, entry.value?)))
-                    .collect();
-            }
-        }
-        Ok(observed)
+        let described = self.client.describe_configs(&resources, &self.options);
+        let described = described.await.map_err(|error| self.failed(&error))?;
+        add_settings(&mut cluster, described)?;
+        Ok(cluster)
     }
 
-    /// Creates topics. A topic that exists by now is accepted.
-    pub async fn create(&self, desired: &[DesiredTopic]) -> Result<(), BrokerError> {
-        let topics: Vec<_> = desired.iter().map(new_topic).collect();
-        let results = self
-            .client
-            .create_topics(&topics, &self.options)
-            .await
-            .map_err(|error| self.failed(&error))?;
-        for result in results {
-            match result {
-                Ok(topic) => tracing::info!(topic, "topic created"),
-                Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
-                Err((topic, code)) => {
-                    return Err(BrokerError::Refused {
-                        topic,
-                        message: code.to_string(),
-                    });
+    /// Creates topics. Returns how that ended for each topic.
+    pub async fn create(
+        &self,
+        desired: Vec<DesiredTopic>,
+    ) -> Result<Vec<(String, Result<Creation, BrokerError>)>, BrokerError> {
+        let created = self.blocking(move |client| {
+            let topics: Vec<_> = desired.iter().map(new_topic).collect();
+            kafka::create_topics(client.inner(), &topics, TIMEOUT)
+        });
+        let results = created.await?.into_iter().map(|(topic, result)| {
+            let result = match result {
+                Ok(()) => {
+                    tracing::info!(topic, "topic created");
+                    Ok(Creation::Created)
                 }
-            }
-        }
-        Ok(())
+                Err(refusal) if refusal.code == RDKafkaErrorCode::TopicAlreadyExists => {
+                    Ok(Creation::Existed)
+                }
+                Err(refusal) => Err(BrokerError::Refused {
+                    topic: topic.clone(),
+                    message: refusal.message,
+                }),
+            };
+            (topic, result)
+        });
+        Ok(results.collect())
     }
 
     /// Gives topics more partitions. A topic that has as many by now is accepted.
-    pub async fn raise(&self, topics: &[Raise]) -> Result<(), BrokerError> {
-        let partitions: Vec<_> = topics
-            .iter()
-            .map(|topic| {
-                NewPartitions::new(
-                    &topic.name,
-                    usize::try_from(topic.partitions).unwrap_or_default(),
-                )
-            })
-            .collect();
-        let answer = self
-            .client
-            .create_partitions(&partitions, &self.options)
-            .await;
-        for result in answer.map_err(|error| self.failed(&error))? {
+    pub async fn raise(&self, topics: Vec<Raise>) -> Result<(), BrokerError> {
+        let desired = topics.clone();
+        let raised = self.blocking(move |client| {
+            let topics = desired.iter().map(|topic| {
+                let partitions = usize::try_from(topic.partitions).unwrap_or_default();
+                (topic.name.as_str(), partitions)
+            });
+            let topics: Vec<_> = topics.collect();
+            kafka::create_partitions(client.inner(), &topics, TIMEOUT)
+        });
+        for (name, result) in raised.await? {
             match result {
-                Ok(topic) => tracing::info!(topic, "topic given more partitions"),
-                Err((_, RDKafkaErrorCode::InvalidPartitions)) => {}
-                Err((name, code)) => {
-                    let desired = topics
-                        .iter()
-                        .find(|topic| topic.name == name)
-                        .map_or(0, |topic| topic.partitions);
+                Ok(()) => tracing::info!(topic = name, "topic given more partitions"),
+                Err(refusal) if refusal.code == RDKafkaErrorCode::InvalidPartitions => {}
+                Err(refusal) => {
+                    let desired = topics.iter().find(|topic| topic.name == name);
                     return Err(BrokerError::NotRaised {
                         topic: name,
-                        partitions: desired,
-                        message: code.to_string(),
+                        partitions: desired.map_or(0, |topic| topic.partitions),
+                        message: refusal.message,
                     });
                 }
             }
@@ -273,19 +283,19 @@ impl Broker {
     }
 
     /// Deletes topics. A topic that is gone by now is accepted.
-    pub async fn delete(&self, names: &[&str]) -> Result<(), BrokerError> {
-        let answer = self.client.delete_topics(names, &self.options).await;
-        for result in answer.map_err(|error| self.failed(&error))? {
+    pub async fn delete(&self, names: Vec<String>) -> Result<(), BrokerError> {
+        let deleted = self.blocking(move |client| {
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            kafka::delete_topics(client.inner(), &names, TIMEOUT)
+        });
+        for (topic, result) in deleted.await? {
             match result {
-                Ok(topic) => tracing::info!(topic, "topic deleted"),
-                Err((
-                    _,
-                    RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic,
-                )) => {}
-                Err((topic, code)) => {
+                Ok(()) => tracing::info!(topic, "topic deleted"),
+                Err(refusal) if is_unknown(refusal.code) => {}
+                Err(refusal) => {
                     return Err(BrokerError::NotDeleted {
                         topic,
-                        message: code.to_string(),
+                        message: refusal.message,
                     });
                 }
             }
@@ -293,50 +303,143 @@ impl Broker {
         Ok(())
     }
 
+    /// Runs a request that blocks its thread.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        request: impl FnOnce(&AdminClient<BrokerErrors>) -> Result<T, IdentityError> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        let client = Arc::clone(&self.client);
+        let run = tokio::task::spawn_blocking(move || request(&client)).await;
+        let answer = run.map_err(|error| BrokerError::Failed(error.to_string()))?;
+        answer.map_err(|error| match error {
+            IdentityError::NoAnswer(_) => self.unreachable(),
+            IdentityError::Refused(message) => BrokerError::Failed(message),
+            topic @ IdentityError::Topic { .. } => BrokerError::Failed(topic.to_string()),
+        })
+    }
+
     fn failed(&self, error: &KafkaError) -> BrokerError {
-        failed(error, &self.bootstrap_servers)
+        if error.rdkafka_error_code().is_some_and(kafka::is_no_answer) {
+            self.unreachable()
+        } else {
+            BrokerError::Failed(error.to_string())
+        }
+    }
+
+    fn unreachable(&self) -> BrokerError {
+        self.errors.collect(self.client.inner());
+        BrokerError::Unreachable(self.errors.unreachable())
     }
 }
 
 fn new_topic(desired: &DesiredTopic) -> NewTopic<'_> {
-    let replication = TopicReplication::Fixed(desired.replication_factor);
-    let topic = NewTopic::new(&desired.name, desired.partitions, replication);
-    desired
-        .config
-        .iter()
-        .fold(topic, |topic, (key, value)| topic.set(key, value))
+    NewTopic {
+        name: &desired.name,
+        partitions: desired.partitions,
+        replication_factor: desired.replication_factor,
+        config: &desired.config,
+    }
 }
 
-/// Describes topics; blocks the thread.
+fn is_unknown(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode::{UnknownTopic, UnknownTopicOrPartition};
+    matches!(code, UnknownTopic | UnknownTopicOrPartition)
+}
+
+/// Describes a cluster, without the settings of its topics; blocks the thread.
 fn describe(
-    client: &AdminClient<DefaultClientContext>,
-    bootstrap_servers: &str,
+    client: &AdminClient<BrokerErrors>,
     names: &[String],
-) -> Result<BTreeMap<String, ObservedTopic>, BrokerError> {
+) -> Result<Cluster, IdentityError> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    let found = kafka::topics(client.inner(), &names, TIMEOUT).map_err(|error| match error {
-        kafka::IdentityError::NoAnswer(_) => BrokerError::Unreachable {
-            bootstrap_servers: bootstrap_servers.to_owned(),
-        },
-        other => BrokerError::Failed(other.to_string()),
-    })?;
-    let observed = |topic: kafka::Topic| {
+    let topics = kafka::topics(client.inner(), &names, TIMEOUT)?.into_iter();
+    let topics = topics.map(|topic| {
         let observed = ObservedTopic {
             id: topic.id,
             partitions: topic.partitions,
             ..ObservedTopic::default()
         };
         (topic.name, observed)
-    };
-    Ok(found.into_iter().map(observed).collect())
+    });
+    // The client knows it since it connected.
+    let id = client.inner().fetch_cluster_id(TIMEOUT);
+    Ok(Cluster {
+        id: id.ok_or_else(|| IdentityError::NoAnswer("no cluster id".to_owned()))?,
+        topics: topics.collect(),
+    })
 }
 
-fn failed(error: &KafkaError, bootstrap_servers: &str) -> BrokerError {
-    if error.rdkafka_error_code().is_some_and(kafka::is_no_answer) {
-        BrokerError::Unreachable {
-            bootstrap_servers: bootstrap_servers.to_owned(),
+/// Adds the settings of topics. A topic whose settings are withheld must not pass for one that has
+/// none.
+fn add_settings(
+    cluster: &mut Cluster,
+    described: Vec<ConfigResourceResult>,
+) -> Result<(), BrokerError> {
+    for resource in described {
+        // The error doesn't name the topic.
+        let resource = resource.map_err(|code| {
+            let names: Vec<_> = cluster.topics.keys().map(String::as_str).collect();
+            let names = names.join(", ");
+            BrokerError::Failed(format!("the settings of one of the topics {names}: {code}"))
+        })?;
+        if let OwnedResourceSpecifier::Topic(name) = &resource.specifier
+            && let Some(topic) = cluster.topics.get_mut(name)
+        {
+            let entries = resource.entries.into_iter();
+            let set = entries.filter_map(|entry| Some((entry.name, entry.value?)));
+            topic.config = set.collect();
         }
-    } else {
-        BrokerError::Failed(error.to_string())
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io::Read as _, net::TcpListener, thread};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_finding_of_a_tls_listener_says_so_and_stays_the_same() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        // A TLS listener closes connections that do not begin with a handshake.
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let _ = stream.unwrap().read_exact(&mut [0; 5]);
+            }
+        });
+        let brokers = Brokers::default();
+        let finding = async || {
+            let described = brokers.describe(&address, vec!["t".to_owned()]).await;
+            described.err().unwrap().finding()
+        };
+        let first = finding().await;
+        assert_eq!(first.reason, reasons::BROKER_UNREACHABLE);
+        for part in [
+            &address,
+            "spec.broker.kafka.bootstrapServers",
+            "might require TLS",
+        ] {
+            assert!(first.message.contains(part), "{}", first.message);
+        }
+        assert_eq!(finding().await, first);
+    }
+
+    #[test]
+    fn settings_that_the_broker_withholds_are_an_error() {
+        let topics = [("t".to_owned(), ObservedTopic::default())];
+        let mut cluster = Cluster {
+            id: "c".to_owned(),
+            topics: topics.into(),
+        };
+        let withheld = Err(RDKafkaErrorCode::TopicAuthorizationFailed);
+        let error = add_settings(&mut cluster, vec![withheld]).unwrap_err();
+        assert_eq!(error.finding().reason, reasons::BROKER_FAILED);
+        let message = error.to_string();
+        assert!(
+            message.contains("topics t:") && message.contains("authorization failed"),
+            "{message}"
+        );
     }
 }

@@ -1,8 +1,8 @@
 //! Topics: those that are absent are created, once, and those that the operator created are given
 //! more partitions when more are desired.
 //!
-//! No other property of an existing topic is changed, and no topic is created again. The status
-//! says so before a topic is created; a topic that has an id in the status and is gone from the
+//! No other property of an existing topic is changed, and no topic is created again. The operator's
+//! record has an entry before a topic is created; a topic that has an id there and is gone from the
 //! broker was deleted by somebody, which is reported until an annotation requests to forget it.
 
 mod admin;
@@ -15,12 +15,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pinpipe_crds::TopicStatus;
+use pinpipe_crds::{TopicStatus, reasons};
 use pinpipe_plan::{build::DesiredTopic, model::Forgotten};
 
 use crate::finding::Finding;
 
-pub use admin::{Broker, BrokerError, Brokers};
+pub use admin::{Broker, BrokerError, Brokers, Cluster};
 pub use plan::{ObservedTopic, Plan, Raise, plan, without_forgotten};
 
 /// State of a pipeline's topics.
@@ -30,6 +30,32 @@ pub struct TopicsState {
     pub topics: Vec<TopicStatus>,
     /// Finding for the condition.
     pub finding: Finding,
+    /// Whether the record has all of them as this pipeline's.
+    pub claimed: bool,
+    /// Whether sinks may read the topics.
+    pub suitability: Suitability,
+}
+
+/// Whether sinks may read a pipeline's topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Suitability {
+    /// They may.
+    Suitable,
+    /// Records can't be ordered, so they must not.
+    Unsuitable,
+    /// No broker could be asked.
+    Unknown,
+}
+
+impl TopicsState {
+    /// Sentence about a topic that belongs to another pipeline. None: all are this pipeline's, or
+    /// it isn't known.
+    #[must_use]
+    pub fn conflict(&self) -> Option<&str> {
+        let finding = Some(&self.finding);
+        let conflict = finding.filter(|finding| finding.reason == reasons::TOPIC_CONFLICT);
+        conflict.map(|finding| finding.message.as_str())
+    }
 }
 
 /// How long a good answer of a broker is used again. Every event of a child starts a reconcile, and

@@ -150,6 +150,13 @@ impl Children {
         digests.collect()
     }
 
+    /// Settings that can't be changed, as the record of a pipeline has them.
+    #[must_use]
+    pub fn record(&self, pipeline: &str) -> BTreeMap<String, String> {
+        let record: Option<ConfigMap> = self.typed("ConfigMap", &names::record(pipeline));
+        record.and_then(|record| record.data).unwrap_or_default()
+    }
+
     /// Components of a pipeline that may have several pods and whose Deployments have none.
     #[must_use]
     pub fn at_zero(&self, pipeline: &ValidatedPipeline) -> BTreeSet<Component> {

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 use futures::future::try_join_all;
 use pinpipe_config::Kafka;
 use pinpipe_plan::{component::Component, names::MANAGER};
-use pinpipe_runtime::kafka::{Behind, Positions, Progress, behind};
+use pinpipe_runtime::kafka::{Behind, Positions, Progress, Unreachable, behind};
 use tokio::{task::spawn_blocking, time::timeout};
 
 /// Time-out of one request to a broker.
@@ -40,8 +40,10 @@ pub async fn lag(
     });
     match timeout(TOTAL, try_join_all(answers)).await {
         Ok(answers) => Ok(answers?.into_iter().collect()),
-        Err(_) => Err(format!(
-            "the Kafka brokers at {bootstrap_servers} do not answer"
-        )),
+        Err(_) => Err(Unreachable {
+            bootstrap_servers: bootstrap_servers.to_owned(),
+            cause: None,
+        }
+        .to_string()),
     }
 }

@@ -3,9 +3,11 @@
 
 pub mod children;
 pub mod consumer_lag;
+pub mod definition;
 pub mod deployment;
 pub mod managed_fields;
 pub mod pipeline_index;
 pub mod pods;
+pub mod runs;
 pub mod secrets;
 pub mod worker_health;

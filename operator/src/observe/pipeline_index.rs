@@ -7,9 +7,10 @@ use std::{
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::{Resource, core::DeserializeGuard, runtime::reflector::Store};
+use kube::{Resource, runtime::reflector::Store};
 use pinpipe_crds::PinterestPipeline;
-use serde::{Deserialize, Deserializer};
+use serde::{Deserialize, Deserializer, de::Error as _};
+use serde_json::Value;
 
 use pinpipe_plan::ownership::Claim;
 
@@ -17,23 +18,31 @@ use pinpipe_plan::ownership::Claim;
 #[derive(Clone, Debug)]
 pub struct CachedPipeline {
     metadata: ObjectMeta,
-    /// The topics it names. An error: this version can't read the resource, which must not stop
-    /// the others.
-    pub claim: Result<Claim, String>,
+    /// The topics it names. None: not even those can be read.
+    pub claim: Option<Claim>,
+    /// Why this version can't read the resource, which must not stop the others.
+    pub unreadable: Option<String>,
 }
 
 impl<'de> Deserialize<'de> for CachedPipeline {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let DeserializeGuard(read) =
-            DeserializeGuard::<PinterestPipeline>::deserialize(deserializer)?;
-        let (claim, mut metadata) = match read {
-            Ok(pipeline) => (Ok(Claim::of(&pipeline)), pipeline.metadata),
-            Err(invalid) => (Err(invalid.error), invalid.metadata),
+        let resource = Value::deserialize(deserializer)?;
+        let (claim, unreadable, mut metadata) = match PinterestPipeline::deserialize(&resource) {
+            Ok(pipeline) => (Some(Claim::of(&pipeline)), None, pipeline.metadata),
+            Err(error) => (
+                Claim::of_unreadable(&resource),
+                Some(error.to_string()),
+                ObjectMeta::deserialize(&resource["metadata"]).map_err(D::Error::custom)?,
+            ),
         };
         // The largest parts of the metadata.
         metadata.managed_fields = None;
         metadata.annotations = None;
-        Ok(Self { metadata, claim })
+        Ok(Self {
+            metadata,
+            claim,
+            unreadable,
+        })
     }
 }
 
@@ -90,8 +99,7 @@ impl Scope {
                 .collect();
         }
         let all = self.store.state();
-        // Nothing is known about a pipeline that can't be read.
-        let claims = all.iter().filter_map(|outline| outline.claim.as_ref().ok());
+        let claims = all.iter().filter_map(|pipeline| pipeline.claim.as_ref());
         claims.filter(|other| claim.meets(other)).cloned().collect()
     }
 }
@@ -119,6 +127,17 @@ impl PipelineIndex {
     pub fn count(&self) -> usize {
         let scopes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         scopes.iter().map(|scope| scope.store.len()).sum()
+    }
+
+    /// Whether there is a pipeline with this UID.
+    #[must_use]
+    pub fn contains(&self, uid: &str) -> bool {
+        let scopes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stores = scopes.iter().map(|scope| scope.store.state());
+        stores.any(|all| {
+            all.iter()
+                .any(|found| found.metadata.uid.as_deref() == Some(uid))
+        })
     }
 
     /// Claims of other pipelines that share a topic name with this one.
@@ -184,9 +203,25 @@ mod tests {
     }
 
     #[test]
+    fn a_pipeline_that_cannot_be_read_keeps_its_topics() {
+        let mut spec = json!({"broker": {"kafka": {"bootstrapServers": "k.x:1", "topics": {
+            "overrides": {"pin": {"name": "pins"}}}}}});
+        let younger = outline("younger", &spec).claim.unwrap();
+        spec["archive"] = json!({"bucket": 7});
+        let older = outline("older", &spec);
+        assert!(older.unreadable.is_some());
+        let older = older.claim.unwrap();
+        assert_eq!(older, {
+            spec["archive"] = Value::Null;
+            outline("older", &spec).claim.unwrap()
+        });
+        assert!(younger.meets(&older));
+    }
+
+    #[test]
     fn a_pipeline_that_cannot_be_read_is_known_by_its_name() {
         let outline = outline("odd", &json!({"broker": "none"}));
-        assert!(outline.claim.is_err());
+        assert!(outline.claim.is_none() && outline.unreadable.is_some());
         assert_eq!(outline.meta().name.as_deref(), Some("odd"));
         assert_eq!(outline.meta().managed_fields, None);
     }

@@ -108,6 +108,11 @@ impl Reconciler<'_> {
             let message = format!("Deployment {name} is about to be created");
             return Finding::bad(reasons::PROGRESSING, message);
         };
+        let is_sink = component.sink().is_some();
+        if view.observed.unsuitable_topics && is_sink && !pipeline.suspend {
+            let message = "no pods, since records of a topic can't be ordered; see TopicsReady";
+            return Finding::bad(reasons::TOPIC_UNSUITABLE, message);
+        }
         let is_own = |pod: &&Pod| pods::component(pod).as_ref() == Some(component);
         let pods: Vec<&Pod> = view.pods.iter().filter(is_own).collect();
         let is_draining = view.observed.draining.contains(component);
@@ -139,6 +144,12 @@ impl Reconciler<'_> {
 /// Adds to a finding that others wait for the component's image, or that it waits itself.
 fn with_rollout(rollout: &Rollout, component: &Component, mut finding: Finding) -> Finding {
     let Some(current) = &rollout.current else {
+        if let Some(image) = rollout.waiting.get(component) {
+            finding.message = format!(
+                "{}; it keeps the image {image} while other pipelines get theirs",
+                finding.message
+            );
+        }
         return finding;
     };
     if current == component && !rollout.waiting.is_empty() && !finding.ok {
@@ -210,27 +221,32 @@ pub(super) fn attribute(
     pipeline: &ValidatedPipeline,
     obstacles: Vec<(Key, Obstacle)>,
 ) {
-    for ((kind, name), obstacle) in obstacles {
-        let finding = match obstacle {
-            Obstacle::Foreign => Finding::bad(
-                reasons::CHILD_CONFLICT,
-                format!(
-                    "{kind} {name} exists and doesn't belong to this pipeline, so it was left \
-                     alone: delete or rename it"
-                ),
-            ),
-            Obstacle::Refused(why) => Finding::bad(
-                reasons::CHILD_REFUSED,
-                format!("the API server refuses {kind} {name}: {why}"),
-            ),
-        };
-        match component_of(pipeline, &name) {
+    for (key, obstacle) in obstacles {
+        let finding = unwritten(&key, &obstacle);
+        match component_of(pipeline, &key.1) {
             Component::Stream(_) => findings.stream = Some(finding),
             Component::Archive => findings.archive = Some(finding),
             Component::Batch => findings.batch = Some(finding),
             Component::Emulator => findings.emulator = Some(finding),
             Component::Ingest => findings.ingest = finding,
         }
+    }
+}
+
+/// Finding about a child that could not be written.
+pub(super) fn unwritten((kind, name): &Key, obstacle: &Obstacle) -> Finding {
+    match obstacle {
+        Obstacle::Foreign => Finding::bad(
+            reasons::CHILD_CONFLICT,
+            format!(
+                "{kind} {name} exists and doesn't belong to this pipeline, so it was left alone: \
+                 delete or rename it"
+            ),
+        ),
+        Obstacle::Refused(why) => Finding::bad(
+            reasons::CHILD_REFUSED,
+            format!("the API server refuses {kind} {name}: {why}"),
+        ),
     }
 }
 
@@ -281,6 +297,15 @@ mod tests {
             "{waits:?}"
         );
         assert!(waits.message.contains("r/stream:1"), "{waits:?}");
+        let held = Rollout {
+            current: None,
+            ..rollout
+        };
+        let held = with_rollout(&held, &Component::Archive, good.clone());
+        assert!(
+            held.ok && held.message.ends_with("while other pipelines get theirs"),
+            "{held:?}"
+        );
         assert_eq!(with_rollout(&Rollout::default(), &live, good.clone()), good);
     }
 

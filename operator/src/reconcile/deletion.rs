@@ -3,21 +3,28 @@
 //!
 //! Only then a finalizer is set, before the first topic is created. With it, a deletion first
 //! deletes the children, so that nothing uses the topics any more, and then the topics that the
-//! status proves to be this pipeline's and that still have the id in the status. A deletion always
+//! record proves to be this pipeline's and that still have the id in the record. A deletion always
 //! ends: after [`crate::context::Settings::deletion_deadline`] the topics are left where they are,
 //! and an event names them.
+//!
+//! The deletion of a namespace may delete the operator's Role in it before the pipelines. The
+//! children can't be listed any more then; they go with the namespace. The chart's cluster-wide
+//! role still permits to release the pipeline.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use k8s_openapi::{api::core::v1::Pod, jiff::Timestamp};
 use kube::{
-    Api, Resource as _, ResourceExt as _,
+    Api, ResourceExt as _,
     api::{Patch, PatchParams},
     core::ObjectMeta,
     runtime::events::EventType,
 };
-use pinpipe_crds::{DeletionPolicy, PinterestPipeline, TopicStatus, reasons};
-use pinpipe_plan::ownership::Claim;
+use pinpipe_crds::{Created, DeletionPolicy, PinterestPipeline, condition_types, reasons};
+use pinpipe_plan::{
+    names,
+    ownership::{self, Claim, Deletion},
+};
 use serde_json::json;
 
 use super::{Outcome, Reconciler, suspend::elapsed};
@@ -25,9 +32,8 @@ use crate::{
     context::Context,
     error::{Error, Trying as _},
     finding::Finding,
-    kafka::BrokerError,
-    observe::{pipeline_index::CachedPipeline, pods::has_ended},
-    status::events::{self, Note},
+    kafka::{Broker, Cluster},
+    observe::{children::Children, pods::has_ended},
 };
 
 /// Finalizer that holds a pipeline until its topics are deleted.
@@ -38,24 +44,28 @@ const ORPHAN: &str = "orphan";
 /// lost.
 const PODS_FIRST: f64 = 0.4;
 
-/// Why topics are left that were about to be created.
-const UNPROVEN: &str = "the status has no ids of them to prove that the pipeline created them";
+/// Beginning and end of the event about topics that are left.
+const LEFT: &str = "left in Kafka, although deletionPolicy is Delete";
+const LEFT_ADVICE: &str = "delete yourself those that nobody needs";
 
 /// What to do about the topics of a deleted pipeline.
 #[derive(Debug, PartialEq, Eq)]
 enum Topics {
     /// Nothing: there are none, or `deletionPolicy` keeps them.
     Keep,
-    /// They should be deleted, and are left for this reason.
+    /// They may be the pipeline's, and are left for this reason.
     Leave(Vec<String>, &'static str),
-    /// The first are deleted. Whether the others, by name, exist and are this pipeline's is
-    /// unknown.
-    Delete(Vec<TopicStatus>, Vec<String>),
+    /// The record decides.
+    Delete,
 }
+
+/// A topic that is left, and why.
+type Left = (String, &'static str);
 
 /// How far a deletion is.
 enum Progress {
-    Done,
+    /// Nothing is left to do; these topics are left.
+    Done(Vec<Left>),
     /// It waits for what the sentence says.
     Waiting(String),
 }
@@ -80,24 +90,28 @@ impl Reconciler<'_> {
         if !has_finalizer(metadata) {
             return Ok(Outcome::Gone);
         }
-        let others = self.claims_of_others().await?;
-        let conflict = Claim::of(&self.resource).conflict(&others).is_some();
-        let (topics, unproven) = match topics(&self.resource, self.is_paused(), conflict) {
+        match topics(&self.resource, self.is_paused()) {
             Topics::Keep => return self.release().await,
             Topics::Leave(names, why) => {
-                self.report_left(&names, why).await;
+                if !names.is_empty() {
+                    self.report_left(&left(&names, why)).await;
+                }
                 return self.release().await;
             }
-            Topics::Delete(topics, unproven) => (topics, unproven),
-        };
+            Topics::Delete => {}
+        }
         let since = metadata.deletion_timestamp.as_ref();
         let since = since.map_or_else(Timestamp::now, |time| time.0);
         let elapsed = elapsed(since, Timestamp::now());
         let deadline = self.context.settings.deletion_deadline;
-        let why = match self.delete_topics(&topics, elapsed).await {
-            Ok(Progress::Done) => {
-                if !unproven.is_empty() {
-                    self.report_left(&unproven, UNPROVEN).await;
+        let children = match self.children().await {
+            Err(error) if error.is_forbidden() => return self.delete_without_role(&error).await,
+            children => children,
+        };
+        let why = match self.delete_topics(elapsed, children).await {
+            Ok(Progress::Done(topics)) => {
+                if !topics.is_empty() {
+                    self.report_left(&left_each(&topics)).await;
                 }
                 return self.release().await;
             }
@@ -111,68 +125,101 @@ impl Reconciler<'_> {
                 .await?;
             return Ok(Outcome::Waiting);
         }
-        let names: Vec<_> = topics
-            .into_iter()
-            .map(|topic| topic.name)
-            .chain(unproven)
-            .collect();
-        self.report_left(&names, &why).await;
+        let names = match created(&self.resource) {
+            names if names.is_empty() => all_topics(&self.resource),
+            names => names,
+        };
+        self.report_left(&left(&names, &why)).await;
         self.release().await
     }
 
     async fn delete_topics(
         &self,
-        topics: &[TopicStatus],
         elapsed: Duration,
+        children: Result<Children, Error>,
     ) -> Result<Progress, Error> {
-        let mut children = self.children().await?;
+        let mut children = children?;
         self.applier()
             .prune(&[], &BTreeSet::new(), &mut children)
             .await?;
-        let pods = self.pods().await?;
+        let pods = self.labelled_pods().await?;
         let deadline = self.context.settings.deletion_deadline;
         if let Some(why) = wait_for(&pods, elapsed, deadline) {
             return Ok(Progress::Waiting(why.to_owned()));
         }
-        self.context.check_lease()?;
-        let delete = async {
-            let bootstrap_servers = &self.resource.spec.broker.kafka.bootstrap_servers;
-            let names = topics.iter().map(|topic| topic.name.clone()).collect();
-            let (broker, observed) = self
-                .context
-                .brokers
-                .describe(bootstrap_servers, names)
-                .await?;
-            let is_same = |topic: &&TopicStatus| {
-                observed
-                    .get(&topic.name)
-                    .is_some_and(|found| Some(&found.id) == topic.id.as_ref())
-            };
-            let same = topics
-                .iter()
-                .filter(is_same)
-                .map(|topic| topic.name.as_str());
-            let same: Vec<&str> = same.collect();
-            if !same.is_empty() {
-                broker.delete(&same).await?;
-            }
-            Ok::<_, BrokerError>(same.len())
-        };
-        Ok(match delete.await {
-            Ok(deleted) => {
-                self.count("delete", deleted);
-                Progress::Done
-            }
-            Err(error) => Progress::Waiting(error.to_string()),
-        })
+        self.delete_in_kafka().await
     }
 
-    async fn report_left(&self, topics: &[String], why: &str) {
-        let message = left(topics, why);
+    /// Deletes topics without waiting for pods, and releases the resource in any case.
+    async fn delete_without_role(&self, error: &Error) -> Result<Outcome, Error> {
+        self.context.check_lease()?;
+        let (namespace, name) = (&self.namespace, &self.name);
+        tracing::warn!(
+            namespace,
+            name,
+            %error,
+            "the operator's Role is gone, so the deleted pipeline is released at once"
+        );
+        let why = match self.delete_in_kafka().await {
+            Ok(Progress::Done(topics)) if topics.is_empty() => return self.release().await,
+            Ok(Progress::Done(topics)) => left_each(&topics),
+            Ok(Progress::Waiting(why)) => left(&all_topics(&self.resource), &why),
+            Err(error) => left(&all_topics(&self.resource), &error.to_string()),
+        };
+        self.report_left(&why).await;
+        self.release().await
+    }
+
+    async fn delete_in_kafka(&self) -> Result<Progress, Error> {
+        let bootstrap_servers = &self.resource.spec.broker.kafka.bootstrap_servers;
+        let names = all_topics(&self.resource);
+        let described = self.context.brokers.describe(bootstrap_servers, names);
+        match described.await {
+            Ok((broker, cluster)) => self.delete_from(&broker, &cluster).await,
+            Err(error) => Ok(Progress::Waiting(error.to_string())),
+        }
+    }
+
+    /// Deletes from a cluster the topics that the record proves to be this pipeline's.
+    async fn delete_from(&self, broker: &Broker, cluster: &Cluster) -> Result<Progress, Error> {
+        let claim = Claim::of(&self.resource);
+        let names = all_topics(&self.resource);
+        let records = &self.context.records;
+        let entries = records.read(&cluster.id, &names).await?;
+        let status = self.resource.status.iter();
+        let status: Vec<_> = status.flat_map(|status| &status.topics).collect();
+        let (mut delete, mut leave) = (Vec::new(), Vec::new());
+        for name in names {
+            let known = status.iter().find(|topic| topic.name == name).copied();
+            let (entry, found) = (entries.get(&name), cluster.topic_id(&name));
+            match ownership::deletion(&claim, entry, known, found) {
+                Deletion::Delete => delete.push(name),
+                Deletion::Leave(why) => leave.push((name, why)),
+                Deletion::Ignore => {}
+            }
+        }
+        if !delete.is_empty() {
+            self.context.check_lease()?;
+            if let Err(error) = broker.delete(delete.clone()).await {
+                return Ok(Progress::Waiting(error.to_string()));
+            }
+            self.count("delete", delete.len());
+        }
+        // Entries of topics that are left stay: a pipeline with this name continues with them.
+        let is_gone = |name: &String| delete.contains(name) || cluster.topic_id(name).is_none();
+        let gone = entries.iter();
+        let gone = gone.filter(|(name, entry)| is_gone(name) && claim.holds(entry));
+        let changes = gone.map(|(name, _)| (name.clone(), None)).collect();
+        // If it isn't written, a pipeline with this name finds that the topics are gone.
+        records.write(&cluster.id, &entries, &changes).await?;
+        Ok(Progress::Done(leave))
+    }
+
+    async fn report_left(&self, message: &str) {
         let (namespace, name) = (&self.namespace, &self.name);
         tracing::warn!(namespace, name, message, "topics are left in Kafka");
         let (type_, reason) = (EventType::Warning, reasons::TOPICS_LEFT);
-        self.event(type_, reason, "Delete", &message, None).await;
+        self.event(type_, reason, "Delete", message, None).await;
     }
 
     /// Removes the finalizer, whereupon the API server deletes the resource.
@@ -183,28 +230,6 @@ impl Reconciler<'_> {
         patch_finalizers(self.context, &self.namespace, metadata, finalizers).await?;
         Ok(Outcome::Gone)
     }
-}
-
-/// Releases a deleted resource that can't be read: the topics it created can't be read either.
-pub async fn release_unreadable(context: &Context, resource: &CachedPipeline) -> Result<(), Error> {
-    let metadata = resource.meta();
-    if metadata.deletion_timestamp.is_none() || !has_finalizer(metadata) {
-        return Ok(());
-    }
-    let why = "this version of the operator can't read the pipeline";
-    let message = left(&["its topics".to_owned()], why);
-    let note = Note {
-        type_: EventType::Warning,
-        reason: reasons::TOPICS_LEFT,
-        action: "Delete",
-        message: &message,
-        secondary: None,
-    };
-    events::publish(context, &resource.object_ref(&()), note).await;
-    let mut finalizers = metadata.finalizers.clone().unwrap_or_default();
-    finalizers.retain(|finalizer| finalizer != FINALIZER);
-    let namespace = resource.namespace().unwrap_or_default();
-    patch_finalizers(context, &namespace, metadata, finalizers).await
 }
 
 /// Why topics wait for these pods. None: they don't.
@@ -221,7 +246,7 @@ fn wait_for(pods: &[Pod], elapsed: Duration, deadline: Duration) -> Option<&'sta
     (!running.is_empty() && is_early).then_some("its pods stop first")
 }
 
-fn has_finalizer(metadata: &ObjectMeta) -> bool {
+pub(super) fn has_finalizer(metadata: &ObjectMeta) -> bool {
     metadata
         .finalizers
         .iter()
@@ -230,7 +255,7 @@ fn has_finalizer(metadata: &ObjectMeta) -> bool {
 }
 
 /// Writes the finalizers, unless the resource has changed since it was read.
-async fn patch_finalizers(
+pub(super) async fn patch_finalizers(
     context: &Context,
     namespace: &str,
     metadata: &ObjectMeta,
@@ -250,44 +275,57 @@ async fn patch_finalizers(
 }
 
 /// Decides what to do about the topics of a deleted pipeline.
-fn topics(resource: &PinterestPipeline, paused: bool, conflict: bool) -> Topics {
+fn topics(resource: &PinterestPipeline, paused: bool) -> Topics {
     let topics = resource.spec.broker.kafka.topics.as_ref();
     if topics.and_then(|topics| topics.deletion_policy) != Some(DeletionPolicy::Delete) {
         return Topics::Keep;
     }
-    let known = resource.status.iter().flat_map(|status| &status.topics);
-    let created = known.filter(|topic| topic.created_by_us).cloned();
-    let (proven, unproven): (Vec<_>, Vec<_>) = created.partition(|topic| topic.id.is_some());
-    let unproven: Vec<_> = unproven.into_iter().map(|topic| topic.name).collect();
-    let leave = |why| {
-        let proven = proven.iter().map(|topic| topic.name.clone());
-        Topics::Leave(proven.chain(unproven.clone()).collect(), why)
-    };
-    if proven.is_empty() && unproven.is_empty() {
-        Topics::Keep
-    } else if paused {
-        leave("the pipeline is paused")
-    } else if conflict {
-        leave("one of them belongs to another pipeline")
-    } else if resource
-        .finalizers()
-        .iter()
-        .any(|finalizer| finalizer == ORPHAN)
-    {
-        leave("the workers that use them stay, too (--cascade=orphan)")
-    } else if proven.is_empty() {
-        leave(UNPROVEN)
+    let status = resource.status.as_ref();
+    let is_known = status.is_some_and(|status| !status.topics.is_empty());
+    let conditions = status.iter().flat_map(|status| &status.conditions);
+    // Reconciled without ever getting to the topics, since no broker answered or another pipeline
+    // has them. Without the condition, the first reconcile may have ended after creating some.
+    let mut types = conditions.map(|condition| condition.type_.as_str());
+    if !is_known && types.any(|type_| type_ == condition_types::TOPICS_READY) {
+        return Topics::Keep;
+    }
+    let finalizers = resource.finalizers();
+    if paused {
+        Topics::Leave(created(resource), "the pipeline is paused")
+    } else if finalizers.iter().any(|finalizer| finalizer == ORPHAN) {
+        let why = "the workers that use them stay, too (--cascade=orphan)";
+        Topics::Leave(created(resource), why)
     } else {
-        Topics::Delete(proven, unproven)
+        Topics::Delete
     }
 }
 
-fn left(topics: &[String], why: &str) -> String {
-    format!(
-        "left in Kafka, although deletionPolicy is Delete: {}: {why}; delete yourself those that \
-         nobody needs",
-        topics.join(", ")
-    )
+/// Topics that the operator may have created, by the status.
+fn created(resource: &PinterestPipeline) -> Vec<String> {
+    let topics = resource.status.iter().flat_map(|status| &status.topics);
+    let created = topics.filter(|topic| topic.created != Created::Other);
+    created.map(|topic| topic.name.clone()).collect()
+}
+
+/// Topics and dead-letter topics.
+fn all_topics(resource: &PinterestPipeline) -> Vec<String> {
+    let topics = names::topics(resource).into_iter();
+    topics
+        .flat_map(|topic| [names::dead_letter(&topic), topic])
+        .collect()
+}
+
+pub(super) fn left(topics: &[String], why: &str) -> String {
+    let topics = topics.join(", ");
+    format!("{LEFT}: {topics}: {why}; {LEFT_ADVICE}")
+}
+
+fn left_each(topics: &[Left]) -> String {
+    let topics: Vec<_> = topics
+        .iter()
+        .map(|(topic, why)| format!("{topic}: {why}"))
+        .collect();
+    format!("{LEFT}: {}; {LEFT_ADVICE}", topics.join("; "))
 }
 
 #[cfg(test)]
@@ -297,112 +335,91 @@ mod tests {
     use super::*;
     use pinpipe_plan::samples::pipeline;
 
-    fn going(policy: &str, topics: &Value, finalizers: &[&str]) -> PinterestPipeline {
+    fn deleted(policy: &str, status: &Value, finalizers: &[&str]) -> PinterestPipeline {
         let kafka = json!({"bootstrapServers": "k:1", "topics": {"deletionPolicy": policy}});
         let mut resource = pipeline(json!({"broker": {"kafka": kafka}}));
         resource.metadata.finalizers = Some(finalizers.iter().map(|f| (*f).to_owned()).collect());
-        resource.status = Some(serde_json::from_value(json!({"topics": topics})).unwrap());
+        resource.status = Some(serde_json::from_value(status.clone()).unwrap());
         resource
     }
 
     #[test]
-    fn only_topics_that_the_status_proves_ours_are_deleted() {
-        let topic = |name: &str, id: Option<&str>, ours: bool| {
-            let mut topic = json!({"name": name, "partitions": 1, "createdByUs": ours});
-            if let Some(id) = id {
-                topic["id"] = json!(id);
-            }
+    fn topics_of_a_pipeline_are_deleted_left_or_kept() {
+        let topic = |name: &str, by: &str| {
+            let mut topic = json!({"name": name, "id": "i", "partitions": 1});
+            topic["created"] = json!(by);
             topic
         };
-        let mixed = json!([
-            topic("a", Some("1"), true),
-            topic("b", Some("2"), false),
-            topic("c", None, true)
-        ]);
-        let Topics::Delete(deleted, unproven) =
-            topics(&going("Delete", &mixed, &[FINALIZER]), false, false)
-        else {
-            panic!("nothing is to be deleted")
-        };
-        assert_eq!(
-            deleted
-                .iter()
-                .map(|topic| topic.name.as_str())
-                .collect::<Vec<_>>(),
-            ["a"]
-        );
-        assert_eq!(unproven, ["c"]);
-
-        let names = |names: &[&str]| {
-            names
-                .iter()
-                .map(|name| (*name).to_owned())
-                .collect::<Vec<_>>()
-        };
-        for (case, policy, known, finalizers, [paused, conflict], expected) in [
+        let mixed = json!({"topics": [
+            topic("a", "Operator"),
+            topic("b", "Other"),
+            topic("c", "Unknown"),
+        ]});
+        let unreached = json!({"conditions": [{
+            "type": "TopicsReady",
+            "status": "False",
+            "reason": "BrokerUnreachable",
+            "message": "m",
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }]});
+        let (delete, keep) = (Some(None), None);
+        let leave = Some(Some(["a", "c"].map(ToOwned::to_owned).to_vec()));
+        for (case, policy, status, finalizers, paused, expected) in [
+            (
+                "deleted",
+                "Delete",
+                &mixed,
+                &[FINALIZER][..],
+                false,
+                delete.clone(),
+            ),
             (
                 "kept by policy",
                 "Retain",
-                mixed.clone(),
-                &[FINALIZER][..],
-                [false, false],
-                None,
+                &mixed,
+                &[FINALIZER],
+                false,
+                keep.clone(),
             ),
             (
-                "never reconciled",
+                "no broker ever answered",
                 "Delete",
-                json!([]),
+                &unreached,
                 &[FINALIZER],
-                [false, false],
-                None,
+                false,
+                keep,
             ),
             (
-                "not ours",
+                "the first reconcile ended early",
                 "Delete",
-                json!([topic("b", Some("2"), false)]),
+                &json!({}),
                 &[FINALIZER],
-                [false, false],
-                None,
-            ),
-            (
-                "about to be created",
-                "Delete",
-                json!([topic("c", None, true)]),
-                &[FINALIZER],
-                [false, false],
-                Some(names(&["c"])),
+                false,
+                delete,
             ),
             (
                 "paused",
                 "Delete",
-                mixed.clone(),
+                &mixed,
                 &[FINALIZER],
-                [true, false],
-                Some(names(&["a", "c"])),
-            ),
-            (
-                "another's",
-                "Delete",
-                mixed.clone(),
-                &[FINALIZER],
-                [false, true],
-                Some(names(&["a", "c"])),
+                true,
+                leave.clone(),
             ),
             (
                 "children stay",
                 "Delete",
-                mixed,
+                &mixed,
                 &[FINALIZER, ORPHAN],
-                [false, false],
-                Some(names(&["a", "c"])),
+                false,
+                leave,
             ),
         ] {
-            let found = topics(&going(policy, &known, finalizers), paused, conflict);
-            match (found, expected) {
-                (Topics::Keep, None) => {}
-                (Topics::Leave(found, _), Some(expected)) => assert_eq!(found, expected, "{case}"),
-                (found, _) => panic!("{case}: {found:?}"),
-            }
+            let found = match topics(&deleted(policy, status, finalizers), paused) {
+                Topics::Keep => None,
+                Topics::Delete => Some(None),
+                Topics::Leave(topics, _) => Some(Some(topics)),
+            };
+            assert_eq!(found, expected, "{case}");
         }
     }
 

@@ -41,7 +41,7 @@ impl Reconciler<'_> {
 }
 
 /// Any value but `false` pauses, so that a typing error doesn't start the operator.
-fn is_paused(metadata: &ObjectMeta) -> bool {
+pub(super) fn is_paused(metadata: &ObjectMeta) -> bool {
     let value = metadata
         .annotations
         .as_ref()

@@ -23,16 +23,20 @@ use serde_json::json;
 
 use super::{
     Applied, Outcome, Reconciler,
-    batch_runs::RequestIds,
+    batch_runs::{self, RequestIds},
     components::{self, ComponentView},
     suspend::Suspension,
 };
 use crate::{
     error::{Error, Trying as _},
     finding::Finding,
-    observe::{children::Children, pods, worker_health},
+    observe::{children::Children, definition, pods, runs::Run, worker_health},
     status::{self, SUMMARY, events, events::Note},
 };
+
+/// Part of the API server's refusal of a field that the definition lacks. Source:
+/// sigs.k8s.io/structured-merge-diff, `typed`.
+const UNKNOWN_FIELD: &str = "field not declared in schema";
 
 /// What the status is made from, besides what was applied.
 pub(super) struct Input<'a> {
@@ -41,6 +45,7 @@ pub(super) struct Input<'a> {
     pub(super) observed: &'a Observed,
     pub(super) rollout: &'a Rollout,
     pub(super) suspension: Option<Finding>,
+    pub(super) runs: &'a [Run],
     /// Ids of the requests that have started a run, or why the latest one could not.
     pub(super) requested_run: Result<RequestIds, Finding>,
 }
@@ -58,9 +63,10 @@ impl Reconciler<'_> {
             observed,
             rollout,
             suspension,
+            runs,
             requested_run,
         } = input;
-        let (mut batch_status, mut batch) = self.batch(pipeline, children).await?;
+        let (mut batch_status, mut batch) = self.batch(pipeline, children, runs).await?;
         match requested_run {
             // Kept without spec.batch, too, so that an old request starts nothing when it is back.
             Ok(ids) if ids != RequestIds::default() => {
@@ -103,12 +109,14 @@ impl Reconciler<'_> {
             status.ingest = Some(IngestStatus {
                 url: pipeline.ingest_url(),
             });
-            status.batch = batch_status;
+            status.batch = batch_status.filter(|batch| !batch_runs::is_empty(batch));
         })
         .await?;
         self.report_thresholds(&before.unwrap_or_default(), &thresholds)
             .await;
-        Ok(if is_ready {
+        Ok(if is_ready && runs.iter().any(Run::is_active) {
+            Outcome::RunActive
+        } else if is_ready {
             Outcome::Ready
         } else if observed.draining.is_empty() {
             Outcome::NotReady
@@ -188,7 +196,8 @@ impl Reconciler<'_> {
         .await
     }
 
-    /// Writes the status if it changes, with an event if `Ready` changes.
+    /// Writes the status if it changes, with an event if `Ready` changes, or `BatchReady`, on which
+    /// `Ready` doesn't depend.
     pub(super) async fn write_status(
         &self,
         findings: Vec<(&'static str, Finding)>,
@@ -207,15 +216,15 @@ impl Reconciler<'_> {
             return Ok(());
         }
         self.patch_status(&status).await?;
-        if let Some(ready) = status::changed_ready(&before.conditions, &status.conditions) {
-            self.event(
-                type_of(ready),
-                &ready.reason,
-                "Reconcile",
-                &ready.message,
-                None,
-            )
-            .await;
+        let (before, now) = (&before.conditions, &status.conditions);
+        let changed = [
+            status::changed_ready(before, now),
+            status::changed_batch(before, now),
+        ];
+        for condition in changed.into_iter().flatten() {
+            let (reason, message) = (&condition.reason, &condition.message);
+            self.event(type_of(condition), reason, "Reconcile", message, None)
+                .await;
         }
         Ok(())
     }
@@ -252,6 +261,14 @@ impl Reconciler<'_> {
             .api
             .patch_status(&self.name, &params, &Patch::Apply(&body))
             .await;
+        if let Err(kube::Error::Api(refusal)) = &patched
+            && refusal.message.contains(UNKNOWN_FIELD)
+        {
+            return Err(Error::OldDefinition {
+                message: refusal.message.clone(),
+                remedy: definition::remedy(),
+            });
+        }
         let written = patched.trying("writing the status")?;
         self.context
             .metrics
@@ -278,16 +295,25 @@ impl Reconciler<'_> {
         events::publish(self.context, &self.resource.object_ref(&()), note).await;
     }
 
+    /// The workers' pods.
     pub(super) async fn pods(&self) -> Result<Vec<Pod>, Error> {
+        let mut pods = self.labelled_pods().await?;
+        pods.retain(|pod| pods::is_worker(pod, &self.name));
+        Ok(pods)
+    }
+
+    /// Every pod with the pipeline's labels.
+    pub(super) async fn labelled_pods(&self) -> Result<Vec<Pod>, Error> {
         let pods = pods::list(&self.context.client, &self.namespace, &self.name).await;
         pods.trying("listing pods")
     }
 }
 
-/// Type of the event about a changed `Ready`.
-fn type_of(ready: &Condition) -> EventType {
-    let is_good = ready.status == "True" && ready.reason != reasons::DRAIN_DEADLINE_EXCEEDED;
-    if is_good || reasons::PASSING.contains(&ready.reason.as_str()) {
+/// Type of the event about a changed condition.
+fn type_of(condition: &Condition) -> EventType {
+    let is_good =
+        condition.status == "True" && condition.reason != reasons::DRAIN_DEADLINE_EXCEEDED;
+    if is_good || reasons::PASSING.contains(&condition.reason.as_str()) {
         EventType::Normal
     } else {
         EventType::Warning

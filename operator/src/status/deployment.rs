@@ -70,7 +70,7 @@ fn without_problem(progress: &Progress, place: &str) -> Finding {
 }
 
 /// Why a pod isn't ready. None, too, while it starts normally.
-fn pod_problem(pod: &Pod, place: &str) -> Option<Finding> {
+pub(super) fn pod_problem(pod: &Pod, place: &str) -> Option<Finding> {
     if pod.metadata.deletion_timestamp.is_some() {
         return None;
     }
@@ -107,7 +107,6 @@ fn container_problem(container: &ContainerStatus, place: &str) -> Option<Finding
         .as_ref()
         .and_then(|state| state.waiting.as_ref());
     match waiting.and_then(|waiting| waiting.reason.as_deref()) {
-        // The registry's answer changes with each attempt, so it isn't repeated here.
         Some(
             "ErrImagePull"
             | "ImagePullBackOff"
@@ -115,11 +114,14 @@ fn container_problem(container: &ContainerStatus, place: &str) -> Option<Finding
             | "ErrImageNeverPull"
             | "RegistryUnavailable",
         ) => {
+            let message = waiting.and_then(|waiting| waiting.message.as_deref());
+            let why = pull_error(message.unwrap_or_default());
             return Some(Finding::bad(
                 reasons::IMAGE_NOT_PULLABLE,
                 format!(
-                    "the image {} can't be pulled: check spec.image (registry, tag, pullSecrets); \
-                     the registry's answer is in kubectl describe pods {place}",
+                    "the image {} can't be pulled{why}: check spec.image (registry, tag, \
+                     pullSecrets), or the operator's own registry and tag where it sets none; see \
+                     kubectl describe pods {place}",
                     container.image
                 ),
             ));
@@ -150,6 +152,24 @@ fn container_problem(container: &ContainerStatus, place: &str) -> Option<Finding
         reasons::CRASHING,
         format!("the worker stopped: {why}; its log is in kubectl logs --previous {place}"),
     ))
+}
+
+/// The registry's answer, with a leading space, from the message of a waiting container. It is the
+/// same while pulling fails and while the kubelet backs off: the message of `ImagePullBackOff` has
+/// that of `ErrImagePull` behind it. Empty where there is no answer.
+fn pull_error(message: &str) -> String {
+    const MAX_BYTES: usize = 400;
+    let answer = match message.split_once("ErrImagePull: ") {
+        Some((_, answer)) => answer,
+        None if message.starts_with("Back-off") => "",
+        None => message,
+    };
+    let answer = &answer[..answer.floor_char_boundary(MAX_BYTES.min(answer.len()))];
+    if answer.is_empty() {
+        String::new()
+    } else {
+        format!(" ({answer})")
+    }
 }
 
 /// Message of the last line of a log. Time and fields are left out, since they would differ in each
@@ -201,6 +221,15 @@ mod tests {
         assert!(found(&[], false).ok);
         assert_eq!(found(&[&crashed], false).reason, reasons::CRASHING);
         assert_eq!(found(&[], true).reason, reasons::SUSPENDING);
+    }
+
+    #[test]
+    fn the_registrys_answer_is_the_same_while_the_kubelet_backs_off() {
+        let answer = "failed to resolve reference \"r/i:1\": not found";
+        let back_off = format!("Back-off pulling image \"r/i:1\": ErrImagePull: {answer}");
+        assert_eq!(pull_error(answer), format!(" ({answer})"));
+        assert_eq!(pull_error(&back_off), pull_error(answer));
+        assert_eq!(pull_error("Back-off 5m"), "");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod batch_runs;
 pub mod deployment;
 pub mod events;
+pub mod schedule;
 pub mod thresholds;
 
 use k8s_openapi::{
@@ -52,10 +53,19 @@ impl Findings {
             (condition_types::BATCH_READY, "batch", self.batch),
             ("", "emulator", self.emulator),
         ];
-        // A broker that is unavailable is no problem of a suspended pipeline.
-        let counts = |type_: &str| suspension.is_none() || type_ != condition_types::TOPICS_READY;
-        let counted = parts.iter().filter(|(type_, _, _)| counts(type_));
-        let found = counted.filter_map(|(_, part, finding)| Some((*part, finding.as_ref()?)));
+        let counts = |type_: &str, finding: &Finding| match type_ {
+            // A broker that is unavailable is no problem of a suspended pipeline.
+            condition_types::TOPICS_READY => suspension.is_none(),
+            // How a run goes says nothing about what is deployed.
+            condition_types::BATCH_READY => NOT_DEPLOYED.contains(&finding.reason),
+            _ => true,
+        };
+        let found = parts
+            .iter()
+            .filter_map(|(type_, part, finding)| Some((*type_, *part, finding.as_ref()?)));
+        let found = found
+            .filter(|(type_, _, finding)| counts(type_, finding))
+            .map(|(_, part, finding)| (part, finding));
         let bad: Vec<_> = found.filter(|(_, finding)| !finding.ok).collect();
         let ready = match bad.as_slice() {
             [] => suspension.unwrap_or_else(|| Finding::good(reasons::READY, "everything works")),
@@ -77,6 +87,14 @@ impl Findings {
             .collect()
     }
 }
+
+/// Reasons of `BatchReady` that `Ready` depends on: no run can be started, since what starts runs
+/// isn't there.
+const NOT_DEPLOYED: [&str; 3] = [
+    reasons::CHILD_CONFLICT,
+    reasons::CHILD_REFUSED,
+    reasons::SECRET_MISSING,
+];
 
 /// Condition types of [`summary`].
 pub const SUMMARY: [&str; 3] = [
@@ -113,6 +131,27 @@ pub fn changed_ready<'a>(before: &[Condition], now: &'a [Condition]) -> Option<&
         (&old.type_, &old.status, &old.reason) == (&ready.type_, &ready.status, &ready.reason)
     };
     (!before.iter().any(is_same)).then_some(ready)
+}
+
+/// `BatchReady`, if it became False or True, or is False for another reason, and `Ready` doesn't
+/// say the same.
+#[must_use]
+pub fn changed_batch<'a>(before: &[Condition], now: &'a [Condition]) -> Option<&'a Condition> {
+    let find = |list: &'a [Condition], type_: &str| {
+        let mut list = list.iter();
+        list.find(|condition| condition.type_ == type_)
+    };
+    let batch = find(now, condition_types::BATCH_READY)?;
+    let old = before.iter().find(|old| old.type_ == batch.type_);
+    let is_changed = match old {
+        Some(old) => {
+            old.status != batch.status || (batch.status == "False" && old.reason != batch.reason)
+        }
+        None => batch.status == "False",
+    };
+    let is_told = find(now, condition_types::READY)
+        .is_some_and(|ready| (&ready.status, &ready.reason) == (&batch.status, &batch.reason));
+    (is_changed && !is_told).then_some(batch)
 }
 
 /// Conditions to write. One whose status doesn't change keeps its transition time.
@@ -236,6 +275,80 @@ mod tests {
                 reasons::IMAGE_NOT_PULLABLE,
                 "ingest: no image (also not ready: emulator)"
             )
+        );
+    }
+
+    #[test]
+    fn a_batch_run_that_fails_leaves_the_pipeline_ready_unless_none_can_be_started() {
+        let with = |reason| {
+            let batch = Some(Finding::bad(reason, "no"));
+            Findings {
+                batch,
+                ..findings()
+            }
+            .conditions()
+        };
+        for reason in [
+            reasons::RUN_FAILED,
+            reasons::BATCH_OVERDUE,
+            reasons::UNSCHEDULABLE,
+            reasons::IMAGE_NOT_PULLABLE,
+            reasons::PODS_REFUSED,
+        ] {
+            let found = with(reason);
+            assert_eq!(
+                found[0].1,
+                Finding::good(reasons::READY, "everything works")
+            );
+            assert!(found.contains(&(condition_types::BATCH_READY, Finding::bad(reason, "no"))));
+            assert!(
+                found.iter().all(|(type_, _)| !SUMMARY[1..].contains(type_)),
+                "{reason}"
+            );
+        }
+        for reason in NOT_DEPLOYED {
+            assert_eq!(with(reason)[0].1, Finding::bad(reason, "batch: no"));
+        }
+    }
+
+    #[test]
+    fn an_event_tells_when_batch_runs_go_wrong_and_when_they_are_well_again() {
+        let write = |before: &[Condition], batch: Finding| {
+            let findings = Findings {
+                batch: Some(batch),
+                ..findings()
+            };
+            conditions(before, findings.conditions(), Some(1), at(100))
+        };
+        let good = |reason| Finding::good(reason, "good");
+        let bad = |reason| Finding::bad(reason, "bad");
+        let reason = |before: &[Condition], now: &[Condition]| {
+            changed_batch(before, now).map(|batch| batch.reason.clone())
+        };
+        let scheduled = write(&[], good(reasons::SCHEDULED));
+        assert_eq!(reason(&[], &scheduled), None);
+        let running = write(&scheduled, good(reasons::RUNNING));
+        assert_eq!(reason(&scheduled, &running), None);
+        let failed = write(&running, bad(reasons::RUN_FAILED));
+        assert_eq!(
+            reason(&running, &failed).as_deref(),
+            Some(reasons::RUN_FAILED)
+        );
+        assert_eq!(reason(&failed, &failed), None);
+        let stuck = write(&failed, bad(reasons::UNSCHEDULABLE));
+        assert_eq!(
+            reason(&failed, &stuck).as_deref(),
+            Some(reasons::UNSCHEDULABLE)
+        );
+        assert_eq!(
+            reason(&stuck, &scheduled).as_deref(),
+            Some(reasons::SCHEDULED)
+        );
+        let missing = write(&scheduled, bad(reasons::SECRET_MISSING));
+        assert_eq!(
+            reason(&scheduled, &missing),
+            None,
+            "the event of Ready says it"
         );
     }
 

@@ -35,6 +35,9 @@ pub const SYSTEM: &str = "pinpipe-system";
 /// The name of the release, and of the operator's service account.
 pub const RELEASE: &str = "pinpipe";
 
+/// The account of an operator with a Role in one namespace, and the Role's name.
+pub const RESTRICTED: &str = "restricted";
+
 /// The servers with the chart installed.
 pub struct Cluster {
     /// A client with all permissions.
@@ -71,7 +74,13 @@ impl Cluster {
         };
         cluster.namespace(SYSTEM).await?;
         cluster.install().await?;
-        let accounts: Api<ServiceAccount> = Api::namespaced(cluster.admin.clone(), SYSTEM);
+        cluster.operator_config = cluster.config_of(RELEASE).await?;
+        Ok(cluster)
+    }
+
+    /// The client configuration of an account in the release's namespace.
+    async fn config_of(&self, account: &str) -> Result<Config> {
+        let accounts: Api<ServiceAccount> = Api::namespaced(self.admin.clone(), SYSTEM);
         let spec = TokenRequestSpec {
             expiration_seconds: Some(7200),
             ..TokenRequestSpec::default()
@@ -81,11 +90,12 @@ impl Cluster {
             ..TokenRequest::default()
         };
         let token = accounts
-            .create_token_request(RELEASE, &PostParams::default(), &request)
+            .create_token_request(account, &PostParams::default(), &request)
             .await?;
         let token = token.status.context("the API server gave no token")?.token;
-        cluster.operator_config.auth_info.token = Some(token.into());
-        Ok(cluster)
+        let mut config = self.operator_config.clone();
+        config.auth_info.token = Some(token.into());
+        Ok(config)
     }
 
     /// Applies what the chart renders, except the operator's Deployment.
@@ -201,20 +211,76 @@ impl Cluster {
         Ok(())
     }
 
+    /// An operator with the rights that the chart gives it with `operator.namespaces`: a Role in the
+    /// namespace, and a `ClusterRole` for finalizers.
+    pub async fn operator_of(&self, namespace: &str) -> Result<Operator> {
+        let role = self
+            .roles
+            .get(&("ClusterRole".to_owned(), RELEASE.to_owned()));
+        let rules = role.context("the chart has no ClusterRole")?["rules"].clone();
+        let group = "rbac.authorization.k8s.io";
+        let version = format!("{group}/v1");
+        let subjects = json!([{"kind": "ServiceAccount", "name": RESTRICTED, "namespace": SYSTEM}]);
+        let refers = |kind: &str| json!({"apiGroup": group, "kind": kind, "name": RESTRICTED});
+        let finalizers = json!([
+            {"apiGroups": ["pinpipe.dev"], "resources": ["pinterestpipelines"], "verbs": ["get", "patch"]},
+        ]);
+        let account = format!("/api/v1/namespaces/{SYSTEM}/serviceaccounts");
+        let here = format!("/apis/{version}/namespaces/{namespace}");
+        for (path, mut object) in [
+            (
+                account,
+                json!({"apiVersion": "v1", "kind": "ServiceAccount"}),
+            ),
+            (
+                format!("{here}/roles"),
+                json!({"apiVersion": version, "kind": "Role", "rules": rules}),
+            ),
+            (
+                format!("{here}/rolebindings"),
+                json!({
+                    "apiVersion": version,
+                    "kind": "RoleBinding",
+                    "roleRef": refers("Role"),
+                    "subjects": subjects,
+                }),
+            ),
+            (
+                format!("/apis/{version}/clusterroles"),
+                json!({"apiVersion": version, "kind": "ClusterRole", "rules": finalizers}),
+            ),
+            (
+                format!("/apis/{version}/clusterrolebindings"),
+                json!({
+                    "apiVersion": version,
+                    "kind": "ClusterRoleBinding",
+                    "roleRef": refers("ClusterRole"),
+                    "subjects": subjects,
+                }),
+            ),
+        ] {
+            object["metadata"] = json!({"name": RESTRICTED});
+            let request = http::Request::post(&path)
+                .header("content-type", "application/json")
+                .body(serde_json::to_vec(&object)?)?;
+            self.admin.request::<Value>(request).await.context(path)?;
+        }
+        self.operator_with(self.config_of(RESTRICTED).await?).await
+    }
+
     /// An operator with proxies of its own, not started yet.
     pub async fn operator(&self) -> Result<Operator> {
+        self.operator_with(self.operator_config.clone()).await
+    }
+
+    async fn operator_with(&self, config: Config) -> Result<Operator> {
         let slot = self
             .slots
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .pop();
         let slot = slot.context("no slot is left: raise MAX_OPERATORS")?;
-        let operator = Operator::new(
-            Client::try_from(self.operator_config.clone())?,
-            slot,
-            &self.folder,
-        )
-        .await?;
+        let operator = Operator::new(Client::try_from(config)?, slot, &self.folder).await?;
         self.traffic
             .lock()
             .unwrap_or_else(PoisonError::into_inner)

@@ -12,13 +12,17 @@ mod idempotence;
 mod kafka_proxy;
 mod leaders;
 mod many;
+mod namespaces;
 mod operator;
+mod ownership;
 mod pipeline;
 mod rbac;
+mod record;
 mod servers;
 mod snapshot;
 mod specs;
 mod stale;
+mod stuck_runs;
 mod traffic;
 mod wait;
 mod walk;
@@ -49,6 +53,12 @@ const PROOFS: [&[(&str, Proof)]; 2] = [
         }),
         ("foreign", |cluster| Box::pin(stale::foreign(cluster))),
         ("same name", |cluster| Box::pin(stale::same_name(cluster))),
+        ("stuck runs", |cluster| Box::pin(stuck_runs::run(cluster))),
+        ("record", |cluster| Box::pin(record::run(cluster))),
+        ("role gone", |cluster| {
+            Box::pin(namespaces::role_gone(cluster))
+        }),
+        ("ownership", |cluster| Box::pin(ownership::run(cluster))),
         ("leaders", |cluster| Box::pin(leaders::run(cluster))),
     ],
     &[

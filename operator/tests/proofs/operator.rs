@@ -13,6 +13,7 @@ use kube::Client;
 
 use crate::{
     api_proxy::ApiProxy,
+    cluster::SYSTEM,
     kafka_proxy,
     servers::{Slot, end_of, program, spawn},
     traffic::Traffic,
@@ -80,6 +81,8 @@ users: [{{name: operator, user: {{}}}}]
                 TAG,
                 "--admin-port",
                 &self.admin.to_string(),
+                "--operator-namespace",
+                SYSTEM,
             ])
             .args(arguments)
             .env_clear()

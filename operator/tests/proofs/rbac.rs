@@ -23,7 +23,7 @@ pub fn compare(
     let needed: BTreeSet<String> = used
         .iter()
         .chain(granted)
-        .filter(|used| !is_of_lease(used))
+        .filter(|used| !is_of_lease(used) && !is_of_record(used))
         .map(name_of)
         .collect();
     let leading: BTreeSet<String> = used
@@ -31,11 +31,17 @@ pub fn compare(
         .filter(|used| is_of_lease(used))
         .map(name_of)
         .collect();
+    let recording: BTreeSet<String> = used
+        .iter()
+        .filter(|used| is_of_record(used))
+        .map(name_of)
+        .collect();
     let mut problems = Vec::new();
     let mut total = 0;
     for (kind, name, needed) in [
         ("ClusterRole", RELEASE.to_owned(), needed),
         ("Role", format!("{RELEASE}-leader"), leading),
+        ("Role", format!("{RELEASE}-topics"), recording),
     ] {
         let role = roles.get(&(kind.to_owned(), name.clone()));
         let allowed: BTreeSet<String> = role
@@ -64,6 +70,11 @@ pub fn compare(
 /// Whether it is for the Lease of the leader.
 fn is_of_lease(used: &Permission) -> bool {
     used.resource == "leases" && used.namespace.as_deref() == Some(SYSTEM)
+}
+
+/// Whether it is for the record of topics.
+fn is_of_record(used: &Permission) -> bool {
+    used.resource == "configmaps" && used.namespace.as_deref() == Some(SYSTEM)
 }
 
 fn name_of(used: &Permission) -> String {

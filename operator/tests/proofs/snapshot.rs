@@ -11,7 +11,7 @@ use kube::{
 };
 use pinpipe_crds::PinterestPipeline;
 use pinpipe_operator::observe::children;
-use pinpipe_plan::names::{MANAGER, SECRETS_ANNOTATION, hash};
+use pinpipe_plan::names::{MANAGER, SECRETS_ANNOTATION, TEMPLATE_ANNOTATION, hash};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier},
@@ -177,7 +177,7 @@ pub fn comparable(namespace: &str, objects: Vec<Value>) -> Snapshot {
     }
     let known = names.clone();
     let plain = |text: &str| replaced(&text.replace(namespace, "NS"), &known);
-    let mut secrets = Vec::new();
+    let mut digested = Vec::new();
     for object in &objects {
         for text in object["data"]
             .as_object()
@@ -195,16 +195,22 @@ pub fn comparable(namespace: &str, objects: Vec<Value>) -> Snapshot {
         } else {
             spec
         };
+        let of = object["metadata"]["name"].as_str().unwrap_or_default();
+        let runs = [&spec["jobTemplate"], object];
+        let runs = runs.map(|run| ("Run", &run["metadata"]["annotations"][TEMPLATE_ANNOTATION]));
         let annotations = &template["template"]["metadata"]["annotations"];
-        if let Some(digest) = annotations[SECRETS_ANNOTATION].as_str() {
-            let of = object["metadata"]["name"].as_str().unwrap_or_default();
-            if !secrets.iter().any(|(known, _)| known == digest) {
-                secrets.push((digest.to_owned(), format!("Secrets of {of}")));
+        let digests = runs
+            .into_iter()
+            .chain([("Secrets", &annotations[SECRETS_ANNOTATION])]);
+        for (what, digest) in digests {
+            let digest = digest.as_str().unwrap_or_default();
+            if !digest.is_empty() && !digested.iter().any(|(known, _)| known == digest) {
+                digested.push((digest.to_owned(), format!("{what} of {of}")));
             }
         }
     }
     // Longer texts first, since they may contain shorter ones.
-    names.extend(secrets);
+    names.extend(digested);
     names.sort_by_key(|(from, _)| std::cmp::Reverse(from.len()));
     let mut snapshot = Snapshot::new();
     for object in objects {

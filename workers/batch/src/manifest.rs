@@ -83,9 +83,9 @@ pub struct RawObject {
     pub partition: i32,
     /// Key in the bucket.
     pub key: String,
-    /// Format, by who wrote the object.
-    #[serde(default, skip_serializing_if = "Format::is_archive")]
-    pub form: Format,
+    /// Format of the object, which depends on who wrote it.
+    #[serde(rename = "form", default, skip_serializing_if = "Format::is_archive")]
+    pub format: Format,
 }
 
 /// Format of a raw object, which also decides how its records are ordered.
@@ -95,7 +95,7 @@ pub enum Format {
     /// Written by our archive: an index object has the offset and timestamp of each line.
     #[default]
     Archive,
-    /// Written by an S3 sink connector: one record a line, the first one at this offset. Its
+    /// Written by an S3 sink connector: one record per line, the first one at this offset. Its
     /// records count as older than all archived ones.
     Connector(i64),
     /// A single record per object, numbered in key order. Counts as older than all records of a
@@ -190,11 +190,11 @@ mod tests {
         let positions = |offset| {
             Positions::from([("t.pin".to_owned(), BTreeMap::from([(0, offset), (10, 5)]))])
         };
-        let object = |form| RawObject {
+        let object = |format| RawObject {
             kind: Kind::Pin,
             partition: 0,
             key: "topics/t.pin/x".into(),
-            form,
+            format,
         };
         let time = |micros| DateTime::from_timestamp_micros(micros).unwrap();
         for kind in [
@@ -240,7 +240,7 @@ mod tests {
             (&RunKind::Full, &None, MIN_BUCKETS)
         );
         assert_eq!(
-            (manifest.objects[0].form, manifest.window("t", 0).offsets),
+            (manifest.objects[0].format, manifest.window("t", 0).offsets),
             (Format::Archive, 0..7)
         );
     }

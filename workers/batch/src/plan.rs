@@ -1,4 +1,4 @@
-//! Planning a run: which raw objects it reads.
+//! Plans a run: decides which offsets and raw objects it reads, and puts them into its manifest.
 
 use std::collections::BTreeMap;
 
@@ -22,33 +22,33 @@ use crate::{
     store::{ListedObject, Store},
 };
 
-/// Estimated ratio of a raw object's decompressed to its compressed size.
+/// Estimated ratio of a compressed raw object's decompressed size to its stored size.
 const COMPRESSION_RATIO: u64 = 8;
 
-/// What a new run is requested to read.
+/// What a new run should read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// Records that no run has read yet.
     Incremental,
     /// All records.
     Full,
-    /// The records of a time range again.
+    /// The records of a time range, read again.
     Backfill {
         /// Start, inclusive.
         from: DateTime<Utc>,
         /// End, exclusive.
         to: DateTime<Utc>,
     },
-    /// Objects that another tool has written.
+    /// Objects written by another tool.
     Import {
-        /// Key prefix of the objects of an S3 sink connector.
+        /// Key prefix of objects written by an S3 sink connector.
         connector: Option<String>,
-        /// Key prefixes of objects with a single record each.
+        /// Key prefixes of objects that hold a single record each, by kind of record.
         single: Vec<(Kind, String)>,
     },
 }
 
-/// The manifest of a new run, based on the last finished one.
+/// Plans a new run that builds on the last finished one. Returns its manifest without writing it.
 pub async fn manifest(
     config: &Batch,
     store: &Store,
@@ -63,7 +63,8 @@ pub async fn manifest(
         Request::Incremental | Request::Full => (RunKind::Full, None),
         Request::Backfill { .. } | Request::Import { .. } if base.is_none() && last.is_some() => {
             bail!(Permanent(format!(
-                "the last run left no state to build on: start a full run, then this one again: {}",
+                "the last run left no state to build on. Start a full run first, then start this \
+                 one again: {}",
                 full_run_command(&config.pipeline)
             )))
         }
@@ -118,8 +119,8 @@ pub async fn manifest(
             ensure!(
                 !selected.is_empty(),
                 Permanent(format!(
-                    "no object to import below {} in the bucket {}: see docs/how-to/backfill-and-import.md for how \
-                     objects must be named",
+                    "no object to import under the prefix {} in the bucket {}: see \
+                     docs/how-to/backfill-and-import.md for how objects must be named",
                     prefixes.join(", "),
                     config.zone.bucket
                 ))
@@ -147,7 +148,8 @@ pub async fn manifest(
     Ok(manifest)
 }
 
-/// The first offset to read of each partition in `ends`: the end of the last run, or 0.
+/// The first offset to read of each partition in `ends`: where the last run ended, or 0 for a new
+/// partition.
 fn start_offsets(
     ends: &BTreeMap<i32, i64>,
     already_read: Option<&BTreeMap<i32, i64>>,
@@ -163,7 +165,7 @@ fn start_offsets(
         .collect()
 }
 
-/// Fails if a partition ends before the offset that the last run has read up to. End offsets never
+/// Fails if a partition now ends before the offset that the last run read up to. End offsets never
 /// decrease, unless a topic is deleted and created again.
 fn check_no_truncation(pipeline: &Pipeline, from: &Positions, to: &Positions) -> Result<()> {
     for (topic, ends) in to {
@@ -176,7 +178,7 @@ fn check_no_truncation(pipeline: &Pipeline, from: &Positions, to: &Positions) ->
             ensure!(
                 start <= *end,
                 Permanent(format!(
-                    "{topic}[{partition}] ends at offset {end}, but the last run has read up to \
+                    "{topic}[{partition}] ends at offset {end}, but the last run read up to \
                      {start}: the topic was recreated, or the Kafka cluster was replaced. Once \
                      the archive writes the new topic's objects, start a full run: {}",
                     full_run_command(pipeline)
@@ -187,7 +189,8 @@ fn check_no_truncation(pipeline: &Pipeline, from: &Positions, to: &Positions) ->
     Ok(())
 }
 
-/// The archive's objects that contain records of the run, in log order, with their sizes.
+/// The archived objects that may contain records of the run, in log order, each with its size in
+/// bytes.
 async fn archived_objects(
     store: &Store,
     topics: &Topics,
@@ -204,8 +207,8 @@ async fn archived_objects(
                     partition,
                 })
                 .await?;
-            for (number, object) in listed.iter().enumerate() {
-                let next = listed.get(number + 1).map(|next| next.first);
+            for (index, object) in listed.iter().enumerate() {
+                let next = listed.get(index + 1).map(|next| next.first);
                 let overlaps = object.first < window.offsets.end
                     && next.is_none_or(|next| next > window.offsets.start);
                 if overlaps && overlaps_times(store, object, &manifest.kind).await? {
@@ -215,7 +218,7 @@ async fn archived_objects(
                             kind,
                             partition,
                             key,
-                            form: Format::Archive,
+                            format: Format::Archive,
                         },
                         object.bytes,
                     ));
@@ -226,8 +229,8 @@ async fn archived_objects(
     Ok(objects)
 }
 
-/// Whether an object contains records of the run's time range. Only backfills have one; they send
-/// one request per object.
+/// Whether an object may contain records of the run's time range. Only a backfill has a time range;
+/// checking it takes one request per object.
 async fn overlaps_times(
     store: &Store,
     object: &raw_zone::RawObject,
@@ -247,7 +250,8 @@ async fn overlaps_times(
     Ok(metadata.record_count > 0 && overlaps)
 }
 
-/// The objects of an S3 sink connector, which are named as the archive's, below another prefix.
+/// The objects of an S3 sink connector. Their keys have the same format as the archive's, under
+/// another prefix.
 async fn connector_objects(
     store: &Store,
     topics: &Topics,
@@ -258,7 +262,7 @@ async fn connector_objects(
         prefix != store.prefix(),
         Permanent(format!(
             "{prefix} is the prefix of this pipeline's own archive, which every run reads: import \
-             a prefix with another tool's objects"
+             the prefix of another tool's objects"
         ))
     );
     let mut found = Vec::new();
@@ -279,7 +283,7 @@ async fn connector_objects(
                     kind,
                     partition,
                     key: object.key.clone(),
-                    form: Format::Connector(first),
+                    format: Format::Connector(first),
                 },
                 object.bytes,
             )
@@ -288,7 +292,8 @@ async fn connector_objects(
     Ok(found)
 }
 
-/// Partition and first offset in the key of a connector's object.
+/// Parses the partition and first offset from the key of a connector's object. `None` for any other
+/// key.
 fn connector_key(prefix: &str, topic: &str, key: &str) -> Option<(i32, i64)> {
     let path = key
         .strip_prefix(prefix)?
@@ -303,7 +308,8 @@ fn connector_key(prefix: &str, topic: &str, key: &str) -> Option<(i32, i64)> {
     Some((partition, raw.first_offset(prefix, key)?))
 }
 
-/// Objects with a single record each, numbered in key order.
+/// Objects that hold a single record each, numbered in key order. Keys that don't end in `.json`
+/// are skipped.
 fn single_objects(kind: Kind, listed: &[ListedObject]) -> Vec<(RawObject, u64)> {
     let mut objects: Vec<&ListedObject> = listed
         .iter()
@@ -316,7 +322,7 @@ fn single_objects(kind: Kind, listed: &[ListedObject]) -> Vec<(RawObject, u64)> 
                 kind,
                 partition: -1,
                 key: object.key.clone(),
-                form: Format::Single(number),
+                format: Format::Single(number),
             },
             object.bytes,
         )
@@ -324,11 +330,13 @@ fn single_objects(kind: Kind, listed: &[ListedObject]) -> Vec<(RawObject, u64)> 
     (0..).zip(objects).map(object).collect()
 }
 
+/// Whether a key is that of an uncompressed raw object.
 fn is_plain(key: &str) -> bool {
     matches!(compressed::split(key), Some((_, Compression::None)))
 }
 
-/// A key prefix as a folder, so that `events` doesn't match `events-old/`.
+/// Ends a key prefix with a slash, so that `events` doesn't match `events-old/`. An empty prefix
+/// stays empty.
 fn folder(prefix: &str) -> String {
     match prefix.trim_matches('/') {
         "" => String::new(),
@@ -358,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_got_shorter_is_refused_for_good() {
+    fn a_truncated_partition_is_a_permanent_error() {
         let pipeline = Pipeline {
             namespace: "data".into(),
             name: "pins".into(),
@@ -380,7 +388,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connectors_objects_are_recognised_by_their_keys() {
+    fn connector_keys_are_parsed_and_other_keys_are_ignored() {
         for (key, expected) in [
             (
                 "old/topics/t/partition=2/t+2+0000000042.json",
@@ -413,7 +421,7 @@ mod tests {
         });
         let found: Vec<_> = single_objects(Kind::Pin, &listed)
             .into_iter()
-            .map(|(object, _)| (object.key, object.form))
+            .map(|(object, _)| (object.key, object.format))
             .collect();
         let expected = [
             ("events/event-a.json".to_owned(), Format::Single(0)),

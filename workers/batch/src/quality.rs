@@ -1,4 +1,5 @@
-//! Data quality limits, checked after everything is read and before anything is written.
+//! Data quality limits (`spec.batch.quality`), checked after a run has read all its records and
+//! before it publishes anything.
 
 use std::collections::BTreeMap;
 
@@ -7,21 +8,21 @@ use pinpipe_core::Kind;
 
 use crate::counts::Counts;
 
-/// A run that exceeds a limit. Its counts become part of the termination message.
+/// The error of a run that exceeds a limit. Its counts become part of the termination message.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the data exceeds a limit in spec.batch.quality, so nothing was published: {}. Fix the \
      producer of these records or raise the limit; the next run resumes this one with the limits \
-     set then",
+     in effect then",
     exceeded.join("; ")
 )]
 pub struct QualityExceeded {
-    /// Counts of all kinds together.
+    /// The run's counts, summed over all kinds.
     pub counts: Counts,
     exceeded: Vec<String>,
 }
 
-/// Checks the counts of a run by kind.
+/// Checks a run's counts, given per kind of record, against the limits.
 pub fn check(limits: &Quality, counts: &BTreeMap<Kind, Counts>) -> Result<(), QualityExceeded> {
     let mut all = Counts::default();
     for counts in counts.values() {

@@ -176,7 +176,7 @@ async fn read_all(
 
 /// The units of work of a reader: one object each, or many single-record objects of one kind.
 fn units(objects: &[RawObject]) -> Vec<&[RawObject]> {
-    let single = |object: &RawObject| matches!(object.form, Format::Single(_));
+    let single = |object: &RawObject| matches!(object.format, Format::Single(_));
     let groups = objects.chunk_by(|a, b| single(a) && single(b) && a.kind == b.kind);
     groups.flat_map(|objects| objects.chunks(SINGLES)).collect()
 }
@@ -190,7 +190,7 @@ async fn read_unit(
 ) -> Result<ReadStats> {
     if let [
         RawObject {
-            form: Format::Single(_),
+            format: Format::Single(_),
             ..
         },
         ..,
@@ -215,7 +215,7 @@ async fn read_lines(
     chunks: &ChunkSender,
 ) -> Result<ReadStats> {
     let response = store.get_once(&object.key).await?;
-    let positions = match object.form {
+    let positions = match object.format {
         Format::Archive => {
             let metadata = ObjectMetadata::from_metadata(&response.metadata.unwrap_or_default())
                 .map_err(|error| Permanent(error.to_string()))?;
@@ -265,7 +265,7 @@ async fn read_singles(
         });
         let raw = raw.await.with_context(|| object.key.clone())?;
         bytes += raw.len() as u64;
-        let Format::Single(number) = object.form else {
+        let Format::Single(number) = object.format else {
             continue;
         };
         let order = Order {
@@ -299,11 +299,11 @@ mod tests {
 
     #[test]
     fn single_record_objects_are_grouped_and_other_objects_are_not() {
-        let object = |kind, form| RawObject {
+        let object = |kind, format| RawObject {
             kind,
             partition: 0,
             key: String::new(),
-            form,
+            format,
         };
         let mut objects = vec![
             object(Kind::Pin, Format::Archive),

@@ -1,11 +1,11 @@
-//! The runs of one pipeline in the bucket: which exist, which one finished last, and what a worker
-//! has to do.
+//! The runs of one pipeline, as stored in the bucket: which exist, which one finished last, and
+//! which ones a worker resumes or starts.
 //!
 //! ```text
-//! runs/<namespace>.<pipeline>/<run>/manifest.json   written once by a conditional PUT
-//!                                   state.json      the rows the run leaves behind, see `state`
-//!                                   report.json     the run is finished
-//!                             latest.json           pointer to the last finished run, written last
+//! runs/<namespace>.<pipeline>/<run>/manifest.json   what the run reads, created only once
+//!                                   state.json      what later runs build on, see `state`
+//!                                   report.json     written when the run has finished
+//!                             latest.json           pointer to the last finished run
 //! ```
 
 use std::collections::BTreeMap;
@@ -27,13 +27,13 @@ use crate::{
 pub struct Pointer {
     /// The run's name.
     pub run: String,
-    /// The run's time.
+    /// The run's time, see [`Manifest::run_time`].
     pub run_time: DateTime<Utc>,
     /// Key of the run's manifest.
     pub manifest: String,
     /// Key of the run's report.
     pub report: String,
-    /// Key of the run's state; `None` for runs of releases that kept no state.
+    /// Key of the run's state; `None` if the run's release didn't keep state yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
 }
@@ -52,13 +52,13 @@ pub struct Run {
 }
 
 impl Run {
-    /// Whether the run has a manifest and no report.
+    /// Whether the run has no report yet. Such a run is resumed.
     pub const fn is_unfinished(&self) -> bool {
         self.finished.is_none()
     }
 }
 
-/// One piece of work of a batch worker.
+/// One run that a batch worker carries out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Resume an unfinished run from its manifest.
@@ -155,7 +155,8 @@ impl Runs {
         store.get_json(&self.manifest(run)).await
     }
 
-    /// Writes the manifest of a new run. If the run already has one, that one is returned.
+    /// Writes the manifest of a new run and returns it. If the run already has a manifest, returns
+    /// the existing one instead.
     pub async fn start(&self, store: &Store, manifest: Manifest) -> Result<Manifest> {
         let key = self.manifest(&manifest.run);
         if store.create_json(&key, &manifest).await? {
@@ -164,7 +165,7 @@ impl Runs {
         store.get_json(&key).await
     }
 
-    /// Makes a finished run the last one.
+    /// Points the pipeline's pointer at a finished run.
     pub async fn publish(
         &self,
         store: &Store,
@@ -182,8 +183,8 @@ impl Runs {
         Ok(pointer)
     }
 
-    /// The last finished run. If a run died between writing its report and the pointer, the pointer
-    /// is written first.
+    /// The last finished run. If a worker died between writing a run's report and the pointer, the
+    /// pointer is updated first.
     pub async fn last_finished(&self, store: &Store, runs: &[Run]) -> Result<Option<Pointer>> {
         let pointer: Option<Pointer> = store.find_json(&self.pointer()).await?;
         let Some(last) = runs
@@ -206,15 +207,19 @@ impl Runs {
         {
             return Ok(pointer);
         }
-        tracing::info!(run = last.name, "publishing a run that has finished");
+        tracing::info!(
+            run = last.name,
+            "updating the pointer to the last finished run"
+        );
         self.publish(store, &manifest, last.has_state)
             .await
             .map(Some)
     }
 }
 
-/// The steps of a worker started for the run `own`. Unfinished runs come first, since their rows
-/// are older. Empty if `own` has finished: its pod may have died after the last write.
+/// The steps of a worker started for the run `own`. Unfinished runs are resumed first, since their
+/// rows are older. `own` isn't started again if it has finished: the worker of an earlier attempt
+/// may have died after its last write.
 pub fn steps(runs: &[Run], own: &str) -> Vec<Step> {
     let mut steps: Vec<Step> = runs
         .iter()
@@ -244,7 +249,8 @@ pub fn check_name(run: &str) -> Result<()> {
     ensure!(
         !run.is_empty() && run.len() <= 253 && run.chars().all(fits) && !run.starts_with('.'),
         Permanent(format!(
-            "invalid run name `{run}`: use letters, digits, `-`, `_` and `.`"
+            "invalid run name `{run}`: use at most 253 ASCII letters, digits, `-`, `_` and `.`, \
+             and don't start with `.`"
         ))
     );
     Ok(())
@@ -287,7 +293,7 @@ mod tests {
         assert_eq!(
             steps(&found, "d"),
             expected,
-            "the oldest first, whatever its name"
+            "oldest first, regardless of name"
         );
     }
 
@@ -319,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_would_leave_the_folder_are_refused() {
+    fn names_that_are_unsafe_in_object_keys_are_refused() {
         for name in ["", "a/b", "..", "a b", "ä"] {
             assert!(check_name(name).is_err(), "{name}");
         }

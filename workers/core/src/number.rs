@@ -3,7 +3,8 @@
 
 use crate::RepairReason::{self, OutOfRange, Unreadable};
 
-/// Parses `[+-]?\d+(\.0+)?`, without exponents. A value that does not fit 64 bits is out of range.
+/// Parses `[+-]?\d+(\.0+)?`, without exponents. A value that does not fit into an `i64` is out of
+/// range.
 #[inline]
 pub(crate) fn integer(text: &str) -> Result<i64, RepairReason> {
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
@@ -58,11 +59,12 @@ fn is_digit(c: char) -> bool {
     c.is_ascii_digit()
 }
 
-/// Parses a follower count: `512`, `1,234`, `124k`, `1.2M`, `2B`. A remaining fraction is
-/// truncated.
+/// Parses a follower count: `512`, `1,234`, `124k`, `1.2M`, `2B`. A fraction that is left after the
+/// suffix is applied is truncated.
 ///
-/// The text starts with a digit; commas must group all digits in threes; the suffix, in either
-/// case, follows without a space. Negative counts and counts over 64 bits are out of range.
+/// The text starts with a digit. If it has commas, they must separate groups of three digits. The
+/// suffix, in either case, follows without a space. Negative counts, `-0` included, and counts that
+/// do not fit into an `i64` are out of range.
 #[inline]
 pub(crate) fn follower_count(text: &str) -> Result<i64, RepairReason> {
     if let Some(positive) = text.strip_prefix('-') {
@@ -119,8 +121,8 @@ fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(end)
 }
 
-/// Appends the decimal `digits` to `number`. `sign` is 1 or −1, so that both `i64::MIN` and
-/// `i64::MAX` can be parsed.
+/// Appends the decimal `digits` to `number`. With the `sign` −1 they are subtracted, not added, so
+/// that `i64::MIN` can be parsed without overflow.
 #[inline]
 fn fold_digits(number: i64, digits: &str, sign: i64) -> Result<i64, RepairReason> {
     digits
@@ -138,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_have_neither_fraction_nor_exponent() {
+    fn integers_may_have_a_zero_fraction_but_no_exponent() {
         for (text, number) in [
             ("7528", Ok(7528)),
             ("+7528", Ok(7528)),

@@ -14,20 +14,16 @@ use std::{
 
 use anyhow::{Context, Result};
 use pinpipe_config::Kafka;
-use pinpipe_runtime::outage::Outage;
+use pinpipe_runtime::{kafka::BrokerErrors, outage::Outage};
 use prometheus_client::metrics::gauge::Gauge;
 use rdkafka::{
     ClientContext, Message, Statistics,
-    config::FromClientConfigAndContext,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
     error::{KafkaError, RDKafkaErrorCode},
     producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-
-/// Message of an outage.
-const NO_BROKER: &str =
-    "no broker can be reached: requests get status 503 until one is available again";
 
 /// What librdkafka may add to a record in a produce request, bytes.
 const MESSAGE_OVERHEAD: u32 = 64 * 1024;
@@ -196,28 +192,39 @@ struct Listener {
     broker_up: Gauge,
     outage: Outage,
     was_up: AtomicBool,
+    errors: BrokerErrors,
     dead: CancellationToken,
 }
 
 impl Listener {
+    /// Message of an outage.
+    fn no_broker(&self) -> String {
+        let unreachable = self.errors.unreachable();
+        format!("{unreachable}. Requests get status 503 until a broker answers")
+    }
+
     fn set_up(&self, up: bool) {
         self.broker_up.set(i64::from(up));
         if up {
             self.outage.up();
         } else {
-            self.outage.down(|| NO_BROKER.to_owned());
+            self.outage.down(|| self.no_broker());
         }
         if self.was_up.swap(up, Ordering::Relaxed) != up {
             if up {
                 tracing::info!("connected to a broker");
             } else {
-                tracing::warn!("{NO_BROKER}");
+                tracing::warn!("{}", self.no_broker());
             }
         }
     }
 }
 
 impl ClientContext for Listener {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.errors.log(level, facility, message);
+    }
+
     fn stats(&self, statistics: Statistics) {
         self.set_up(
             statistics
@@ -234,8 +241,7 @@ impl ClientContext for Listener {
                 tracing::error!(reason, "fatal producer error");
                 self.dead.cancel();
             }
-            // librdkafka logs other errors itself.
-            _ => tracing::debug!(%error, reason, "broker"),
+            _ => self.errors.error(error, reason),
         }
     }
 }
@@ -302,6 +308,7 @@ impl Producer {
             broker_up,
             outage,
             was_up: AtomicBool::new(false),
+            errors: BrokerErrors::new(&kafka.bootstrap_servers),
             dead: dead.clone(),
         };
         let producer = ThreadedProducer::from_config_and_context(&config, listener)

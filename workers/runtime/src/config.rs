@@ -18,19 +18,26 @@ pub fn load<T: WorkerConfig>(path: &Path) -> Result<T> {
 }
 
 /// Reads one key of a mounted Secret and trims trailing white space, which editors often add.
-/// Errors name the file, never its content.
-pub fn secret_file(path: &Path) -> Result<String> {
+/// Errors never have its content. They name the Secret and key by `name`, such as `Secret
+/// warehouse, key url`; without it, the file.
+pub fn secret_file(path: &Path, name: Option<&str>) -> Result<String> {
+    let name = || {
+        name.map_or_else(
+            || format!("the secret file {}", path.display()),
+            str::to_owned,
+        )
+    };
     let mut secret = fs::read_to_string(path).with_context(|| {
         format!(
-            "the secret file {} can't be read: does the Secret have this key?",
-            path.display()
+            "{} can't be read: check that the Secret has this key",
+            name()
         )
     })?;
     secret.truncate(secret.trim_end().len());
     ensure!(
         !secret.is_empty(),
-        "the secret file {} is empty: set the Secret's key to a value",
-        path.display()
+        "{} is empty: set the Secret's key to a value",
+        name()
     );
     Ok(secret)
 }
@@ -89,14 +96,23 @@ mod tests {
     #[test]
     fn trailing_white_space_of_a_secret_is_trimmed() {
         let path = file("secret", " pass word \r\n");
-        assert_eq!(secret_file(&path).unwrap(), " pass word");
-        fs::write(&path, "\n").unwrap();
-        assert!(
-            secret_file(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("is empty")
-        );
+        assert_eq!(secret_file(&path, None).unwrap(), " pass word");
         fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_missing_or_empty_secret_is_named_by_secret_and_key_if_they_are_known() {
+        let path = file("empty-secret", "\n");
+        let message = |name| secret_file(&path, name).unwrap_err().to_string();
+        let empty = [message(Some("Secret s, key k")), message(None)];
+        fs::remove_file(&path).unwrap();
+        let missing = [message(Some("Secret s, key k")), message(None)];
+        let file = format!("the secret file {} ", path.display());
+        for ([known, unknown], problem) in [(empty, "is empty: "), (missing, "can't be read: ")] {
+            let start = format!("Secret s, key k {problem}");
+            assert!(known.starts_with(&start), "{known}");
+            assert!(!known.contains(path.to_str().unwrap()), "{known}");
+            assert!(unknown.starts_with(&(file.clone() + problem)), "{unknown}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 //! for Kafka and the object store.
 //!
 //! This crate does not depend on the content of records. `unsafe` code is allowed only in
-//! `kafka::describe` and `malloc`.
+//! the bindings of [`kafka`] and in [`malloc`].
 
 pub mod admin;
 pub mod cli;

@@ -28,8 +28,8 @@ const DEFAULT_REGION: &str = "us-east-1";
 /// With an endpoint, buckets are addressed by path, and checksums are sent only if the protocol
 /// requires them: many servers other than AWS refuse the newer checksums.
 pub fn client(s3: &S3) -> Result<Client> {
-    let key_id = secret_file(&s3.credentials_dir.join("accessKeyId"))?;
-    let key = secret_file(&s3.credentials_dir.join("secretAccessKey"))?;
+    let key_id = secret_file(&s3.credentials_dir.join("accessKeyId"), None)?;
+    let key = secret_file(&s3.credentials_dir.join("secretAccessKey"), None)?;
     let http = Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .build_https();

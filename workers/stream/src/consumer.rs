@@ -9,6 +9,7 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
+use pinpipe_runtime::kafka::BrokerErrors;
 use rdkafka::{
     ClientContext, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -17,8 +18,6 @@ use rdkafka::{
     types::RDKafkaRespErr,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-
-use crate::broker_errors::BrokerErrors;
 
 /// A topic's name and a partition's number.
 pub type TopicPartition = (String, i32);

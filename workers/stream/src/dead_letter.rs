@@ -6,7 +6,10 @@
 //! the duplicates a crash leaves.
 
 use pinpipe_core::Order;
-use pinpipe_runtime::dead_letter::{DeadLetter, DeadLetterId, Redriven, Verdict};
+use pinpipe_runtime::{
+    dead_letter::{DeadLetter, DeadLetterId, Redriven, Verdict},
+    kafka::BrokerErrors,
+};
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::OwnedHeaders,
@@ -15,7 +18,7 @@ use rdkafka::{
 };
 use tokio::task::JoinHandle;
 
-use crate::{backoff::Backoff, broker_errors::BrokerErrors, sink::Source};
+use crate::{backoff::Backoff, sink::Source};
 
 /// Produces dead letters.
 #[derive(Clone)]

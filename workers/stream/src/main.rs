@@ -3,7 +3,6 @@
 
 mod archive;
 mod backoff;
-mod broker_errors;
 mod budget;
 mod buffer;
 mod commit;

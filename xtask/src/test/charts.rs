@@ -9,12 +9,14 @@ use crate::context::Context;
 use crate::manifests;
 
 /// Values that charts/pinpipe must refuse, by its schema.
-const WRONG_VALUES: [&str; 19] = [
+const WRONG_VALUES: [&str; 21] = [
     "image.pullPolicy=Sometimes",
     "image.digests.stream=sha256:1",
-    "image.repositories.stream=registry.example/stream",
+    "image.repositories.archive=registry.example/archive",
     "imagee.tag=1",
     "fullnameOverride=1st",
+    "operator.allowedRegistries=registry.example",
+    "operator.forbidServiceAccountName=maybe",
     "operator.concurrency=0",
     "operator.replica=2",
     "operator.replicas=-1",
@@ -34,7 +36,9 @@ const WRONG_VALUES: [&str; 19] = [
 /// All that charts/pinpipe can render besides its defaults.
 const ALL_VALUES: &str = "\
     fullnameOverride=everything,commonLabels.team=data,\
-    image.repositories.operator=registry.example/pinpipe-operator,image.digests.operator=sha256:\
+    image.repositories.operator=registry.example/pinpipe-operator,\
+    image.repositories.stream=registry.example/pinpipe-stream,\
+    operator.allowedRegistries={registry.example},operator.forbidServiceAccountName=true,image.digests.operator=sha256:\
     0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef,image.pullSecrets[0].name=pull,\
     operator.replicas=2,operator.namespaces={default},operator.extraEnv[0].name=TZ,\
     operator.extraEnv[0].value=UTC,operator.extraArgs={--admin-port=9090},\

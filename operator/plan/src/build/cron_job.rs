@@ -3,7 +3,11 @@
 
 use k8s_openapi::{
     api::{
-        batch::v1::{CronJob, CronJobSpec, JobSpec, JobTemplateSpec},
+        batch::v1::{
+            CronJob, CronJobSpec, JobSpec, JobTemplateSpec, PodFailurePolicy,
+            PodFailurePolicyOnExitCodesRequirement, PodFailurePolicyOnPodConditionsPattern,
+            PodFailurePolicyRule,
+        },
         coordination::v1::Lease,
         core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, PodTemplateSpec, ServiceAccount},
         rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
@@ -11,15 +15,20 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
+use pinpipe_config::EXIT_PERMANENT_FAILURE;
+
 use super::{Builder, config_map, labels, pod, pod::Worker};
 use crate::{
     component::Component,
     model::{Archive, Batch},
+    names::{TEMPLATE_ANNOTATION, hash},
 };
 
 /// A run that could not start within this time is skipped: the next one reads everything anyway.
-const STARTING_DEADLINE_SECONDS: i64 = 300;
-/// Retries of a failed run.
+pub const STARTING_DEADLINE_SECONDS: i32 = 300;
+/// Image, and name of the container, of the batch worker.
+const WORKER: &str = "batch";
+/// Retries of a failed run. A pod that was evicted doesn't count as one.
 const RETRIES: i32 = 2;
 /// Ended runs of each outcome whose pods and logs are kept.
 const HISTORY: i32 = 3;
@@ -38,7 +47,7 @@ impl Builder<'_> {
             ports: Vec::new(),
             env: vec![run_name()],
             scratch: Some(&batch.scratch_size),
-            ..Worker::new(Component::Batch, "batch", &batch.resources, &batch.pods)
+            ..Worker::new(Component::Batch, WORKER, &batch.resources, &batch.pods)
         };
         let template = pod::task(self.pipeline, &worker, &config, account);
         self.push(&CronJob {
@@ -51,20 +60,25 @@ impl Builder<'_> {
     fn cron_job_spec(&self, batch: &Batch, template: PodTemplateSpec) -> CronJobSpec {
         let labels = labels::labels(self.pipeline, &Component::Batch);
         let job = JobSpec {
+            active_deadline_seconds: i64::try_from(batch.deadline_seconds).ok(),
             backoff_limit: Some(RETRIES),
+            pod_failure_policy: Some(failure_policy()),
             template,
             ..JobSpec::default()
         };
+        // The keys of Kubernetes' types are text, so they always serialise.
+        let digest = hash(&serde_json::to_string(&job).unwrap_or_default());
         CronJobSpec {
             schedule: batch.schedule.clone(),
             time_zone: Some(batch.time_zone.clone()),
             suspend: Some(self.pipeline.suspend),
             concurrency_policy: Some("Forbid".to_owned()),
-            starting_deadline_seconds: Some(STARTING_DEADLINE_SECONDS),
+            starting_deadline_seconds: Some(STARTING_DEADLINE_SECONDS.into()),
             successful_jobs_history_limit: Some(HISTORY),
             failed_jobs_history_limit: Some(HISTORY),
             job_template: JobTemplateSpec {
                 metadata: Some(ObjectMeta {
+                    annotations: Some([(TEMPLATE_ANNOTATION.to_owned(), digest)].into()),
                     labels: Some(labels),
                     ..ObjectMeta::default()
                 }),
@@ -112,6 +126,32 @@ impl Builder<'_> {
                 api_group: None,
             }]),
         });
+    }
+}
+
+/// What the end of a pod means for its Job. The first rule that matches counts; an end that none
+/// matches is a failed attempt, of which there may be [`RETRIES`].
+fn failure_policy() -> PodFailurePolicy {
+    // A drained node, preemption, an eviction by the node or by a taint.
+    let evicted = PodFailurePolicyRule {
+        action: "Ignore".to_owned(),
+        on_pod_conditions: Some(vec![PodFailurePolicyOnPodConditionsPattern {
+            type_: "DisruptionTarget".to_owned(),
+            status: "True".to_owned(),
+        }]),
+        ..PodFailurePolicyRule::default()
+    };
+    let permanent = PodFailurePolicyRule {
+        action: "FailJob".to_owned(),
+        on_exit_codes: Some(PodFailurePolicyOnExitCodesRequirement {
+            container_name: Some(WORKER.to_owned()),
+            operator: "In".to_owned(),
+            values: vec![EXIT_PERMANENT_FAILURE.into()],
+        }),
+        ..PodFailurePolicyRule::default()
+    };
+    PodFailurePolicy {
+        rules: vec![evicted, permanent],
     }
 }
 

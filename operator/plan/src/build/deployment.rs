@@ -139,7 +139,9 @@ impl Builder<'_> {
 
     /// Number of pods. None: an autoscaler sets it.
     fn replicas(&self, component: &Component, replicas: &Replicas) -> Option<i32> {
-        if self.pipeline.suspend && !self.observed.draining.contains(component) {
+        let suspended = self.pipeline.suspend && !self.observed.draining.contains(component);
+        let stopped = self.observed.unsuitable_topics && component.sink().is_some();
+        if suspended || stopped {
             return Some(0);
         }
         match replicas {

@@ -18,15 +18,16 @@ mod topics;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec};
 use kube::{Resource, core::ApiResource};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{component::Component, model::ValidatedPipeline};
+use crate::{component::Component, model::ValidatedPipeline, names};
 
+pub use cron_job::STARTING_DEADLINE_SECONDS;
 pub use job::requested_run;
-pub use rollout::Rollout;
+pub use rollout::{Rollout, Stage, stage};
 pub use topics::{DesiredTopic, topics};
 
 /// An object as it should be.
@@ -48,6 +49,11 @@ pub struct Observed {
     pub draining: BTreeSet<Component>,
     /// Components whose Deployments have no pods. A `HorizontalPodAutoscaler` ignores those.
     pub at_zero: BTreeSet<Component>,
+    /// Whether components keep their images, because too many other pipelines roll.
+    pub keeps_images: bool,
+    /// Whether records of the topics can't be ordered. Sinks have no pods then: they would keep
+    /// older records instead of later ones.
+    pub unsuitable_topics: bool,
     /// Deployments that exist.
     pub deployments: BTreeMap<Component, RunningDeployment>,
 }
@@ -66,10 +72,11 @@ pub struct RunningDeployment {
 /// Everything a pipeline wants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
+    /// Record of the settings that can't be changed. Written before topics and objects, which rely
+    /// on it.
+    pub record: Object,
     /// Objects, each after those it depends on.
     pub objects: Vec<Object>,
-    /// Topics, each followed by its dead-letter topic.
-    pub topics: Vec<DesiredTopic>,
     /// Components that wait for another one to run its new image.
     pub rollout: Rollout,
 }
@@ -106,8 +113,8 @@ pub fn build(pipeline: &ValidatedPipeline, observed: &Observed) -> Desired {
         builder.emulator(emulator);
     }
     Desired {
+        record: record(pipeline),
         objects: builder.objects,
-        topics: topics(pipeline),
         rollout: builder.rollout,
     }
 }
@@ -116,6 +123,14 @@ impl Builder<'_> {
     fn push<K: Resource<DynamicType = ()> + Serialize>(&mut self, typed: &K) {
         self.objects.push(object(typed));
     }
+}
+
+fn record(pipeline: &ValidatedPipeline) -> Object {
+    object(&ConfigMap {
+        metadata: labels::of_pipeline(pipeline, names::record(&pipeline.name)),
+        data: Some(pipeline.record.clone()),
+        ..ConfigMap::default()
+    })
 }
 
 /// A typed object in the form in which it is applied.

@@ -111,9 +111,13 @@ pub(super) fn task(
 /// Reference to the image of a worker.
 pub(super) fn image(image: &Image, worker: &str) -> String {
     let Image { registry, tag, .. } = image;
+    let repository = match image.repositories.get(worker) {
+        Some(repository) => repository.clone(),
+        None => format!("{registry}/{worker}"),
+    };
     match image.digests.get(worker) {
-        Some(digest) => format!("{registry}/{worker}:{tag}@{digest}"),
-        None => format!("{registry}/{worker}:{tag}"),
+        Some(digest) => format!("{repository}:{tag}@{digest}"),
+        None => format!("{repository}:{tag}"),
     }
 }
 

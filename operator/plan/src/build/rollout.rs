@@ -7,6 +7,9 @@
 //! the resource. A rollout that is stuck therefore stops there. Nothing waits in a suspended
 //! pipeline, nor does a component whose pods have never all been ready.
 //!
+//! An upgrade of the operator is a new image for every pipeline without a tag of its own. The
+//! operator bounds how many of them roll at once; the components of the others keep their images.
+//!
 //! Images are compared with what the operator last applied, not with the live object: an admission
 //! webhook may rewrite images.
 
@@ -14,7 +17,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
-use super::{Observed, pod};
+use super::{Observed, RunningDeployment, pod};
 use crate::{component::Component, model::ValidatedPipeline};
 
 /// Progress of a new image.
@@ -22,8 +25,43 @@ use crate::{component::Component, model::ValidatedPipeline};
 pub struct Rollout {
     /// Component that is getting its new image.
     pub current: Option<Component>,
-    /// Components that wait for it, each with the image it keeps until then.
+    /// Components that wait for it, each with the image it keeps until then. Without a current one
+    /// they wait for other pipelines.
     pub waiting: BTreeMap<Component, String>,
+}
+
+/// How far a pipeline is with the images it wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Every component has its image, or none can roll.
+    Done,
+    /// No component has its image.
+    Before,
+    /// Some components have their images.
+    Between,
+}
+
+/// Stage of a pipeline's rollout.
+#[must_use]
+pub fn stage(pipeline: &ValidatedPipeline, observed: &Observed) -> Stage {
+    if pipeline.suspend {
+        return Stage::Done;
+    }
+    let (mut has_old, mut has_new) = (false, false);
+    for component in pipeline.deployments() {
+        if let Some(running) = observed.deployments.get(&component) {
+            match old_image(pipeline, &component, running) {
+                Some(Some(_)) => has_old |= running.rolled_out,
+                Some(None) => {}
+                None => has_new = true,
+            }
+        }
+    }
+    match (has_old, has_new) {
+        (false, _) => Stage::Done,
+        (true, false) => Stage::Before,
+        (true, true) => Stage::Between,
+    }
 }
 
 impl Rollout {
@@ -48,17 +86,26 @@ pub(super) fn decide(pipeline: &ValidatedPipeline, observed: &Observed) -> Rollo
         let Some(running) = observed.deployments.get(&component) else {
             continue;
         };
-        let image = running.template.as_ref().and_then(image_of);
-        let is_current = image == Some(&pod::image(&pipeline.image, worker(&component)));
-        if rollout.current.is_none() {
-            if !is_current || !running.ready {
+        let old = old_image(pipeline, &component, running);
+        if rollout.current.is_none() && !observed.keeps_images {
+            if old.is_some() || !running.ready {
                 rollout.current = Some(component);
             }
-        } else if let Some(image) = image.filter(|_| !is_current && running.rolled_out) {
+        } else if let Some(Some(image)) = old.filter(|_| running.rolled_out) {
             rollout.waiting.insert(component, image.clone());
         }
     }
     rollout
+}
+
+/// Image of a component that doesn't have the one it wants; inside, None if it can't be told.
+fn old_image<'a>(
+    pipeline: &ValidatedPipeline,
+    component: &Component,
+    running: &'a RunningDeployment,
+) -> Option<Option<&'a String>> {
+    let image = running.template.as_ref().and_then(image_of);
+    (image != Some(&pod::image(&pipeline.image, worker(component)))).then_some(image)
 }
 
 fn image_of(template: &PodTemplateSpec) -> Option<&String> {
@@ -81,7 +128,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        build::{Object, RunningDeployment, build},
+        build::{Object, build},
         samples::{validated, whole},
     };
 
@@ -195,6 +242,39 @@ mod tests {
         ] {
             assert_eq!(after(&at(before, rolling)).1, expected, "{case}");
         }
+    }
+
+    #[test]
+    fn a_pipeline_that_keeps_its_images_rolls_nothing() {
+        let mut held = at(["1", "1", "1", "1"], None);
+        held.keeps_images = true;
+        let (rollout, tags) = after(&held);
+        assert_eq!(tags, ["1", "1", "1", "1"]);
+        assert_eq!((rollout.current, rollout.waiting.len()), (None, 4));
+        let mut done = at(["2", "2", "2", "2"], Some(&Component::Ingest));
+        done.keeps_images = true;
+        assert_eq!(after(&done), (Rollout::default(), vec!["2".to_owned(); 4]));
+    }
+
+    #[test]
+    fn the_stage_is_that_of_images_alone() {
+        let live = Component::stream("live");
+        for (tags, rolling, expected) in [
+            (["1", "1", "1", "1"], None, Stage::Before),
+            (["2", "1", "1", "1"], Some(&live), Stage::Between),
+            (["2", "2", "2", "2"], Some(&live), Stage::Done),
+        ] {
+            assert_eq!(
+                stage(&pipeline("2"), &at(tags, rolling)),
+                expected,
+                "{tags:?}"
+            );
+        }
+        let mut suspended = pipeline("2");
+        suspended.suspend = true;
+        let before = at(["1", "1", "1", "1"], None);
+        assert_eq!(stage(&suspended, &before), Stage::Done);
+        assert_eq!(stage(&pipeline("2"), &Observed::default()), Stage::Done);
     }
 
     #[test]

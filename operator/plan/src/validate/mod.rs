@@ -7,12 +7,14 @@ mod annotations;
 mod duration;
 mod images;
 mod pods;
+mod policy;
+mod record;
 mod resources;
 mod secrets;
 mod sinks;
 mod topics;
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use pinpipe_crds::{self as crds, PinterestPipeline};
 
@@ -48,6 +50,7 @@ pub fn validate(
 ) -> Result<ValidatedPipeline, Vec<Problem>> {
     let (metadata, spec) = (&pipeline.metadata, &pipeline.spec);
     let mut problems = Vec::new();
+    policy::check(spec, &inputs.policy, images, &mut problems);
     let topics = topics::topics(pipeline, &mut problems);
     let mut resets = annotations::resets(pipeline, &topics);
     let requests = annotations::requests(pipeline, &topics);
@@ -72,7 +75,7 @@ pub fn validate(
     let kafka = &spec.broker.kafka;
     let dead_letters = spec.dead_letters.clone().unwrap_or_default();
     let thresholds = dead_letters.thresholds;
-    let validated = ValidatedPipeline {
+    let mut validated = ValidatedPipeline {
         suspend: spec.suspend.unwrap_or(false),
         bootstrap_servers: kafka.bootstrap_servers.clone(),
         deletion_policy: kafka
@@ -90,12 +93,14 @@ pub fn validate(
         emulator: spec.emulator.as_ref().map(emulator),
         image: images::image(spec.image.as_ref(), images),
         requests,
+        record: BTreeMap::new(),
         reset_problems: resets.problems,
         topic_conflict: Claim::of(pipeline).conflict(&inputs.claims),
         uid: metadata.uid.clone().unwrap_or_default(),
         namespace: metadata.namespace.clone().unwrap_or_default(),
         name: metadata.name.clone().unwrap_or_default(),
     };
+    validated.record = record::compare(&validated, &inputs.record, &mut problems);
     if problems.is_empty() {
         Ok(validated)
     } else {

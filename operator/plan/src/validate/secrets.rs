@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pinpipe_crds::PinterestPipelineSpec;
 
 use crate::{
-    model::{Mount, Secrets},
+    model::{Mount, Policy, Secrets},
     names,
     ownership::Claim,
 };
@@ -34,6 +34,10 @@ pub struct Inputs {
     /// Digest of the Secrets that each child's pods were last made with, by name of the child. It
     /// keeps pods that run from being rolled when a Secret disappears.
     pub previous: BTreeMap<String, String>,
+    /// Settings that can't be changed, as the pipeline was first deployed with them, by key.
+    pub record: BTreeMap<String, String>,
+    /// What the operator permits.
+    pub policy: Policy,
     /// Claims of other pipelines.
     pub claims: Vec<Claim>,
 }

@@ -58,17 +58,7 @@ impl Sinks<'_> {
     pub(super) fn archive(&mut self, archive: &crds::Archive, reset: Option<SinkReset>) -> Archive {
         let rotate = archive.rotate.clone().unwrap_or_default();
         let interval = rotate.interval.as_deref().unwrap_or("5m");
-        let rotate_seconds = duration::seconds(interval).unwrap_or_else(|| {
-            let message = format!(
-                "`{interval}` is not a duration: write hours, minutes and seconds, such as 90s or \
-                 1h30m"
-            );
-            self.problems.push(Problem {
-                field: "spec.archive.rotate.interval",
-                message,
-            });
-            0
-        });
+        let rotate_seconds = self.seconds("spec.archive.rotate.interval", interval);
         let endpoint = archive.s3.endpoint.as_deref();
         Archive {
             bucket: archive.bucket.clone(),
@@ -118,10 +108,12 @@ impl Sinks<'_> {
             .iter()
             .filter_map(|sink| self.cassandra(sink, &mut mounts));
         let sinks = sinks.collect();
+        let deadline = batch.deadline.as_deref().unwrap_or("6h");
         let scratch = batch.scratch_size.as_ref().map_or("16Gi", |size| &size.0);
         Some(Batch {
             schedule: batch.schedule.clone(),
             time_zone: batch.time_zone.clone().unwrap_or_else(|| "UTC".to_owned()),
+            deadline_seconds: self.seconds("spec.batch.deadline", deadline),
             resources: resources::or_default(batch.resources.as_ref(), ["100m", "256Mi", "2Gi"]),
             pods: pods::one(&batch.pods),
             scratch_size: Quantity(scratch.to_owned()),
@@ -153,6 +145,17 @@ impl Sinks<'_> {
             keyspace: keyspace.unwrap_or_else(|| "pinterest_data".to_owned()),
             replication_factor: unsigned(cassandra.replication_factor, 1),
             credentials: cassandra.credentials_secret_ref.is_some(),
+        })
+    }
+
+    /// Seconds of a duration; a text that isn't one is a problem of its field.
+    fn seconds(&mut self, field: &'static str, text: &str) -> u64 {
+        duration::seconds(text).unwrap_or_else(|| {
+            let message = format!(
+                "`{text}` is not a duration: write hours, minutes and seconds, such as 90s or 1h30m"
+            );
+            self.problems.push(Problem { field, message });
+            0
         })
     }
 

@@ -28,7 +28,7 @@ fn what_is_said_stands() {
             "config": {"retention.ms": "1"}, "overrides": {"geo": {"name": "places", "partitions": 7}}}}},
         "ingest": {"replicas": 4, "maxRecordBytes": 1000, "resources": {"limits": {"cpu": 1}}},
         "stream": {"sinks": [{"name": "log", "postgres": {"urlSecretRef": {"name": "w", "key": "u"}, "writeMode": "Append"}}]},
-        "batch": {"schedule": "@daily", "sinks": [], "quality": {"maxRejectedRatio": 0.01, "maxRepairedRatio": {"age": 0.5}}},
+        "batch": {"schedule": "@daily", "deadline": "1h30m", "sinks": [], "quality": {"maxRejectedRatio": 0.01, "maxRepairedRatio": {"age": 0.5}}},
         "archive": {"bucket": "b", "prefix": "raw/zone", "compression": "Gzip", "rotate": {"bytes": 2048, "records": 10, "interval": "1h1m1s"},
             "s3": {"endpoint": "http://s3:9000/", "region": "eu-west-1", "credentialsSecretRef": {"name": "s3"}}},
         "image": {"registry": "r/p", "tag": "", "pullPolicy": "Always", "pullSecrets": [{"name": "a"}]},
@@ -50,7 +50,9 @@ fn what_is_said_stands() {
     );
     assert_eq!(validated.dead_letters, DeadLetterMode::RejectAndLogRepairs);
     assert_eq!(validated.sinks[0].write_mode, WriteMode::Append);
-    let quality = validated.batch.unwrap().quality;
+    let batch = validated.batch.unwrap();
+    assert_eq!(batch.deadline_seconds, 5400);
+    let quality = batch.quality;
     assert_eq!(
         (quality.max_rejected_ratio, quality.max_repaired_ratio),
         (Some(0.01), BTreeMap::from([("age".to_owned(), 0.5)]))
@@ -85,7 +87,7 @@ fn partitions_that_are_there_bound_a_sinks_pods() {
         "9 are wished for"
     );
     let mut pipeline = pipeline(spec);
-    let topic = |kind: &str, id: Option<&str>, partitions: i32| json!({"name": format!("data.pinterest.{kind}"), "id": id, "partitions": partitions, "createdByUs": false});
+    let topic = |kind: &str, id: Option<&str>, partitions: i32| json!({"name": format!("data.pinterest.{kind}"), "id": id, "partitions": partitions});
     let topics = json!([
         topic("pin", Some("a"), 1),
         topic("geo", Some("b"), 1),
@@ -150,6 +152,7 @@ fn digests_are_the_operators_unless_the_pipeline_has_a_tag_or_its_own() {
 fn problems_name_their_field() {
     let mut wrong = whole();
     wrong["archive"]["rotate"] = json!({"interval": "soon"});
+    wrong["batch"]["deadline"] = json!("at noon");
     wrong["stream"]["sinks"][0]
         .as_object_mut()
         .unwrap()
@@ -167,6 +170,7 @@ fn problems_name_their_field() {
         fields,
         [
             "spec.archive.rotate.interval",
+            "spec.batch.deadline",
             "spec.batch.sinks",
             "spec.broker.kafka.topics.overrides",
             "spec.stream.sinks"

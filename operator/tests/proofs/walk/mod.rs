@@ -22,6 +22,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
+use pinpipe_plan::names::record;
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng};
 use serde_json::{Value, json};
 
@@ -53,6 +54,8 @@ const IMAGES: Images<'_> = Images {
     tag: TAG,
     digests: &[],
 };
+/// The name of every pipeline.
+const NAME: &str = "pinterest";
 
 /// The state shared by all walkers.
 struct Walk<'a> {
@@ -137,7 +140,7 @@ impl Walk<'_> {
     async fn walker(&self, at: usize, seed: u64) -> Result<()> {
         let mut random = StdRng::seed_from_u64(seed.wrapping_add(at as u64));
         let namespace = namespace_of(at);
-        let pipeline = Pipeline::new(&self.cluster.admin, &namespace, "pinterest");
+        let pipeline = Pipeline::new(&self.cluster.admin, &namespace, NAME);
         let mut spec = change::minimal(&self.operator.bootstrap_servers);
         pipeline.create(&spec).await?;
         let walker = Walker {
@@ -299,7 +302,9 @@ impl Walker<'_> {
         let mut snapshot = Snapshot::new();
         for mut object in objects {
             let kind = object["kind"].as_str().unwrap_or_default().to_owned();
-            if kind == "PinterestPipeline" {
+            // The record keeps the settings of sections that were removed.
+            let is_record = object["metadata"]["name"] == record(NAME);
+            if kind == "PinterestPipeline" || is_record {
                 continue;
             }
             without_history(&mut object);
@@ -316,7 +321,7 @@ impl Walker<'_> {
     /// Installs the same spec in an empty namespace and compares the children.
     async fn install(&self, namespace: &str, spec: &Value) -> Result<()> {
         let snapshots = &self.walk.snapshots;
-        let fresh = Pipeline::new(&self.walk.cluster.admin, namespace, "pinterest");
+        let fresh = Pipeline::new(&self.walk.cluster.admin, namespace, NAME);
         let mut spec = spec.clone();
         // Topics of an earlier installation could have more partitions.
         spec["broker"]["kafka"]["topics"]["deletionPolicy"] = json!("Delete");
@@ -325,11 +330,14 @@ impl Walker<'_> {
             "a fresh installation with the same children",
             SETTLES,
             async || {
-                let expected = children(&self.namespace, snapshots.objects(&self.namespace).await?);
-                ensure_same(
-                    &children(namespace, snapshots.objects(namespace).await?),
-                    &expected,
-                )?;
+                let [found, expected] =
+                    [namespace, &self.namespace].map(async |namespace: &str| {
+                        let objects = snapshots.objects(namespace).await?;
+                        let mut children = children(namespace, objects);
+                        children.remove(&format!("ConfigMap {}", record(NAME)));
+                        anyhow::Ok(children)
+                    });
+                ensure_same(&found.await?, &expected.await?)?;
                 ensure!(
                     fresh.get().await?["status"]["observedGeneration"] == 1,
                     "it is not reconciled yet"

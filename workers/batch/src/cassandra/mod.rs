@@ -305,7 +305,7 @@ async fn connect(config: &Cassandra) -> Result<Session> {
         .schema_agreement_timeout(AGREEMENT_TIMEOUT)
         .default_execution_profile_handle(profile.into_handle());
     if let Some(folder) = &config.credentials_dir {
-        let secret = |key| secret_file(&folder.join(key)).map_err(Permanent::from);
+        let secret = |key| secret_file(&folder.join(key), None).map_err(Permanent::from);
         builder = builder.user(secret("username")?, secret("password")?);
     }
     builder

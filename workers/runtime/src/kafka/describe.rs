@@ -18,7 +18,7 @@ use rdkafka::{ClientContext, bindings as rd, client::Client, types::RDKafkaError
 use super::{IdentityError, Topic, is_no_answer};
 
 /// An owned librdkafka pointer and the function that frees it.
-struct Guard<T> {
+pub(super) struct Guard<T> {
     pointer: NonNull<T>,
     free: unsafe extern "C" fn(*mut T),
 }
@@ -28,11 +28,11 @@ impl<T> Guard<T> {
     ///
     /// # Safety
     /// `free` must be the destructor for the type of `pointer`, and nothing else may free it.
-    unsafe fn new(pointer: *mut T, free: unsafe extern "C" fn(*mut T)) -> Option<Self> {
+    pub(super) unsafe fn new(pointer: *mut T, free: unsafe extern "C" fn(*mut T)) -> Option<Self> {
         NonNull::new(pointer).map(|pointer| Self { pointer, free })
     }
 
-    fn as_ptr(&self) -> *mut T {
+    pub(super) fn as_ptr(&self) -> *mut T {
         self.pointer.as_ptr()
     }
 }
@@ -170,7 +170,7 @@ unsafe fn topic(topic: *const rd::rd_kafka_TopicDescription_t) -> Result<Topic, 
 ///
 /// # Safety
 /// `pointer` must be null or a C string.
-unsafe fn text(pointer: *const c_char) -> String {
+pub(super) unsafe fn text(pointer: *const c_char) -> String {
     if pointer.is_null() {
         return String::new();
     }

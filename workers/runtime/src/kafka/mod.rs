@@ -1,16 +1,23 @@
 //! Kafka clients: common settings, cluster and topic ids, consumer group progress.
 
+mod broker_errors;
+mod cause;
+mod change;
 mod describe;
-mod last_error;
+mod events;
 mod progress;
 
 use std::{collections::HashMap, time::Duration};
 
-use rdkafka::{ClientConfig, ClientContext, client::Client, types::RDKafkaErrorCode};
+use rdkafka::{
+    ClientConfig, ClientContext, client::Client, config::RDKafkaLogLevel, types::RDKafkaErrorCode,
+};
 
 use crate::config::Kafka;
 
-pub use last_error::LastError;
+pub use broker_errors::BrokerErrors;
+pub use cause::Unreachable;
+pub use change::{NewTopic, Refusal, Results, create_partitions, create_topics, delete_topics};
 pub use progress::{Behind, Positions, Progress, behind, list};
 
 /// Settings of every client. Workers add their own.
@@ -30,7 +37,9 @@ pub fn client_config(kafka: &Kafka, client_id: &str) -> ClientConfig {
         .set("reconnect.backoff.ms", "100")
         .set("reconnect.backoff.max.ms", "3000")
         .set("topic.metadata.refresh.interval.ms", "60000")
-        .set("enable.metrics.push", "false");
+        .set("enable.metrics.push", "false")
+        // A connection that a broker closes, as TLS listeners do, is logged at this level.
+        .set_log_level(RDKafkaLogLevel::Info);
     config
 }
 

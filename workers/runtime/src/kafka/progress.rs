@@ -8,9 +8,10 @@ use anyhow::{Context as _, Result, anyhow};
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
+    error::KafkaResult,
 };
 
-use super::{LastError, client_config};
+use super::{BrokerErrors, client_config};
 use crate::config::Kafka;
 
 /// Next offset by topic and partition.
@@ -31,9 +32,7 @@ pub struct Behind {
 
 /// A client that queries the offsets of a consumer group without joining it.
 pub struct Progress {
-    consumer: BaseConsumer<LastError>,
-    last_error: LastError,
-    bootstrap_servers: String,
+    consumer: BaseConsumer<BrokerErrors>,
     timeout: Duration,
 }
 
@@ -47,16 +46,10 @@ impl Progress {
         // End offsets as seen by a reader of committed records: records of open transactions can't
         // be read yet.
         settings.set("isolation.level", "read_committed");
-        let last_error = LastError::default();
         let consumer = settings
-            .create_with_context(last_error.clone())
+            .create_with_context(BrokerErrors::new(&kafka.bootstrap_servers))
             .context("can't create the Kafka client")?;
-        Ok(Self {
-            consumer,
-            last_error,
-            bootstrap_servers: kafka.bootstrap_servers.clone(),
-            timeout,
-        })
+        Ok(Self { consumer, timeout })
     }
 
     /// The end offsets of all partitions of `topics`.
@@ -64,9 +57,8 @@ impl Progress {
         let mut ends = Positions::new();
         for topic in topics {
             let metadata = self
-                .consumer
-                .fetch_metadata(Some(topic), self.timeout)
-                .with_context(|| self.no_answer())?;
+                .explained(self.consumer.fetch_metadata(Some(topic), self.timeout))
+                .with_context(|| format!("can't get the metadata of {topic}"))?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             let partitions = found
                 .filter(|found| found.error().is_none())
@@ -80,8 +72,7 @@ impl Progress {
             for partition in partitions {
                 let id = partition.id();
                 let (_, end) = self
-                    .consumer
-                    .fetch_watermarks(topic, id, self.timeout)
+                    .explained(self.consumer.fetch_watermarks(topic, id, self.timeout))
                     .with_context(|| format!("can't get the end offset of {topic}[{id}]"))?;
                 ends.entry(topic.clone()).or_default().insert(id, end);
             }
@@ -98,8 +89,7 @@ impl Progress {
             }
         }
         let answer = self
-            .consumer
-            .committed_offsets(list, self.timeout)
+            .explained(self.consumer.committed_offsets(list, self.timeout))
             .context("can't get the group's committed offsets")?;
         let mut committed = Positions::new();
         for element in answer.elements() {
@@ -116,13 +106,12 @@ impl Progress {
         Ok(committed)
     }
 
-    /// Says that no broker answered, with librdkafka's cause if there is one.
-    fn no_answer(&self) -> String {
-        // Errors reach the context only while the client is polled.
-        while self.consumer.poll(Duration::from_millis(50)).is_some() {}
-        let cause = self.last_error.get();
-        let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
-        format!("Kafka at {} does not answer{cause}", self.bootstrap_servers)
+    /// Adds the cause to an error if no broker answered.
+    fn explained<T>(&self, result: KafkaResult<T>) -> Result<T> {
+        let errors = self.consumer.context();
+        // Nothing else polls this consumer.
+        errors.collect(self.consumer.client());
+        result.map_err(|error| errors.explain(error.into()))
     }
 }
 

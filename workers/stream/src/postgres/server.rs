@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use anyhow::anyhow;
+use anyhow::{Context as _, anyhow};
 use pinpipe_runtime::config::secret_file;
 use tokio_postgres::{
     Config,
@@ -41,8 +41,8 @@ pub fn secret(config: &pinpipe_config::Postgres) -> String {
 /// Reads and parses the Secret's URL.
 pub fn read(config: &pinpipe_config::Postgres) -> anyhow::Result<(Config, Server)> {
     let secret = secret(config);
-    let url = secret_file(&config.url_file)
-        .map_err(|error| error.context(format!("PostgreSQL's URL can't be read ({secret})")))?;
+    let url = secret_file(&config.url_file, config.secret.as_deref())
+        .context("PostgreSQL's URL can't be read")?;
     // The parser's error is left out: it may quote a part of the URL.
     let parsed: Config = url.parse().map_err(|_| {
         anyhow!(
@@ -239,6 +239,13 @@ mod tests {
             let start = "PostgreSQL's URL can't be parsed (Secret warehouse, key url): ";
             assert!(message.starts_with(start), "{message}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_missing_url_names_secret_and_key() {
+        let message = message("empty", "\n", Some("Secret warehouse, key url")).await;
+        let expected = "PostgreSQL's URL can't be read: Secret warehouse, key url is empty: ";
+        assert!(message.starts_with(expected), "{message}");
     }
 
     #[test]

@@ -33,7 +33,7 @@ type Change = fn(&mut Value);
 #[test]
 fn a_change_of_a_component_changes_only_its_objects() {
     let before = with(|_| ());
-    let cases: [(Change, &[&str]); 19] = [
+    let cases: [(Change, &[&str]); 20] = [
         (
             |s| s["ingest"] = json!({"replicas": 3}),
             &["Deployment/pinterest-ingest"],
@@ -118,6 +118,10 @@ fn a_change_of_a_component_changes_only_its_objects() {
         ),
         (
             |s| s["batch"]["scratchSize"] = json!("20Gi"),
+            &["CronJob/pinterest-batch"],
+        ),
+        (
+            |s| s["batch"]["deadline"] = json!("2h"),
             &["CronJob/pinterest-batch"],
         ),
         (

@@ -1,12 +1,12 @@
 //! Which objects there are, and their labels, owners and order.
 
 use pinpipe_crds::PinterestPipeline;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::{find, ids, objects, with};
 use crate::{
-    build::{Object, Observed, build},
-    names::{INSTANCE_LABEL, MANAGED_BY_LABEL, MANAGER},
+    build::{Object, topics},
+    names::{INSTANCE_LABEL, MANAGED_BY_LABEL, MANAGER, TEMPLATE_ANNOTATION},
     samples::{all_there, images, validated, whole},
     validate::validate,
 };
@@ -95,10 +95,11 @@ fn the_order_of_a_map_in_the_resource_changes_no_byte() {
         let text = text.replace("\"RATIOS\"", &map("0.5"));
         let pipeline: PinterestPipeline = serde_json::from_str(&text).unwrap();
         let validated = validate(&pipeline, &all_there(&pipeline), &images()).unwrap();
-        let desired = build(&validated, &Observed::default());
-        let bodies: Vec<_> = desired.objects.iter().map(|object| &object.body).collect();
-        let bodies = serde_json::to_string(&bodies).unwrap();
-        (bodies, desired.topics)
+        let bodies: Vec<_> = objects(&validated)
+            .into_iter()
+            .map(|object| object.body)
+            .collect();
+        (serde_json::to_string(&bodies).unwrap(), topics(&validated))
     };
     let keys: Vec<_> = ('a'..='p').collect();
     let reversed: Vec<_> = keys.iter().rev().copied().collect();
@@ -106,18 +107,23 @@ fn the_order_of_a_map_in_the_resource_changes_no_byte() {
 }
 
 #[test]
-fn selectors_contain_only_instance_and_component() {
+fn selectors_contain_only_name_instance_and_component() {
     for object in with(|_| ()) {
         let selector = match object.resource.kind.as_str() {
             "Deployment" => &object.body["spec"]["selector"]["matchLabels"],
             "Service" => &object.body["spec"]["selector"],
+            "PodDisruptionBudget" => &object.body["spec"]["selector"]["matchLabels"],
             _ => continue,
         };
         let mut keys: Vec<_> = selector.as_object().unwrap().keys().collect();
         keys.sort();
         assert_eq!(
             keys,
-            ["app.kubernetes.io/component", "app.kubernetes.io/instance"],
+            [
+                "app.kubernetes.io/component",
+                "app.kubernetes.io/instance",
+                "app.kubernetes.io/name"
+            ],
             "{}",
             object.name
         );
@@ -170,5 +176,51 @@ fn the_batch_worker_may_hold_its_lease_and_nothing_else() {
     assert_eq!(
         (&cron["concurrencyPolicy"], &cron["timeZone"]),
         (&json!("Forbid"), &json!("UTC"))
+    );
+}
+
+#[test]
+fn a_run_has_a_deadline_and_retries_only_what_may_succeed_then() {
+    let job = |change: fn(&mut Value)| {
+        let all = with(change);
+        find(&all, "CronJob", "pinterest-batch")["spec"]["jobTemplate"].clone()
+    };
+    let spec = job(|_| ())["spec"].clone();
+    assert_eq!(spec["activeDeadlineSeconds"], 21_600);
+    assert_eq!(
+        job(|s| s["batch"]["deadline"] = json!("90m"))["spec"]["activeDeadlineSeconds"],
+        5400
+    );
+    // The API server accepts a policy only for pods that never restart.
+    let pod = &spec["template"]["spec"];
+    assert_eq!(pod["restartPolicy"], "Never");
+    let rules = &spec["podFailurePolicy"]["rules"];
+    assert_eq!(
+        rules[0],
+        json!({"action": "Ignore",
+            "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]})
+    );
+    let codes = json!({"containerName": pod["containers"][0]["name"], "operator": "In",
+        "values": [pinpipe_config::EXIT_PERMANENT_FAILURE]});
+    assert_eq!(rules[1], json!({"action": "FailJob", "onExitCodes": codes}));
+    assert_eq!(
+        (&spec["backoffLimit"], &rules[2]),
+        (&json!(2), &Value::Null)
+    );
+}
+
+#[test]
+fn the_hash_of_a_job_changes_with_its_template_only() {
+    let digest = |change: fn(&mut Value)| {
+        let all = with(change);
+        let job = &find(&all, "CronJob", "pinterest-batch")["spec"]["jobTemplate"];
+        job["metadata"]["annotations"][TEMPLATE_ANNOTATION].clone()
+    };
+    let same = digest(|_| ());
+    assert!(same.is_string(), "{same}");
+    assert_eq!(digest(|s| s["batch"]["schedule"] = json!("@hourly")), same);
+    assert_ne!(
+        digest(|s| s["batch"]["resources"] = json!({"limits": {"memory": "500Gi"}})),
+        same
     );
 }

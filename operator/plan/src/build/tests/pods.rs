@@ -2,8 +2,13 @@
 
 use serde_json::json;
 
-use super::{find, ids, with};
-use crate::names::{CONFIG_ANNOTATION, INSTANCE_LABEL};
+use super::{find, ids, objects, with};
+use crate::{
+    model::Images,
+    names::{CONFIG_ANNOTATION, INSTANCE_LABEL},
+    samples::{all_there, images, pipeline, whole},
+    validate::validate,
+};
 
 #[test]
 fn pod_settings_are_in_the_template_of_each_component() {
@@ -173,5 +178,31 @@ fn pods_comply_with_the_restricted_profile() {
             "{name}"
         );
         assert!(container["resources"]["requests"].is_object(), "{name}");
+    }
+}
+
+#[test]
+fn an_image_has_the_operators_name_for_it_unless_the_pipeline_names_a_registry() {
+    let operators = Images {
+        repositories: [("stream".to_owned(), "mirror.example/pins-stream".to_owned())].into(),
+        ..images()
+    };
+    for (set, archive, ingest) in [
+        (
+            json!({"digests": {"stream": "sha256:0a"}}),
+            "mirror.example/pins-stream:0.1.0@sha256:0a",
+            "ghcr.io/pinpipe/ingest:0.1.0",
+        ),
+        (json!({"registry": "r"}), "r/stream:0.1.0", "r/ingest:0.1.0"),
+    ] {
+        let mut spec = whole();
+        spec["image"] = set;
+        let pipeline = pipeline(spec);
+        let validated = validate(&pipeline, &all_there(&pipeline), &operators).unwrap();
+        let all = objects(&validated);
+        for (name, expected) in [("pinterest-archive", archive), ("pinterest-ingest", ingest)] {
+            let pods = &find(&all, "Deployment", name)["spec"]["template"]["spec"];
+            assert_eq!(pods["containers"][0]["image"], expected);
+        }
     }
 }

@@ -116,3 +116,16 @@ fn a_deployment_at_zero_gets_min_replicas_because_its_autoscaler_ignores_it() {
         assert_eq!(replicas(&pipeline, &draining), expected, "{autoscaling}");
     }
 }
+
+#[test]
+fn sinks_of_unsuitable_topics_have_no_pods() {
+    let observed = Observed {
+        unsuitable_topics: true,
+        ..Observed::default()
+    };
+    let objects = build(&validated(whole()), &observed).objects;
+    for (name, stopped) in [("archive", true), ("stream-live", true), ("ingest", false)] {
+        let deployment = find(&objects, "Deployment", &format!("pinterest-{name}"));
+        assert_eq!(deployment["spec"]["replicas"] == 0, stopped, "{name}");
+    }
+}

@@ -3,7 +3,9 @@
 use serde_json::{Value, json};
 
 use super::{
-    Oracle, key,
+    KINDS, Oracle,
+    config::seconds,
+    key,
     pods::{Secret, Worker},
     set,
 };
@@ -16,6 +18,48 @@ enum Replicas {
 }
 
 impl Oracle<'_> {
+    /// The record of the settings that can't be changed. It may have those of former sections.
+    pub fn require_record(&mut self) {
+        let mut data = json!({});
+        for kind in KINDS {
+            set(
+                &mut data,
+                &format!("topics.{kind}"),
+                json!(self.topic(kind)),
+            );
+        }
+        let archive = &self.spec["archive"];
+        if archive.is_object() {
+            let endpoint = archive["s3"]["endpoint"].as_str().unwrap_or_default();
+            let endpoint = endpoint.strip_suffix('/').unwrap_or(endpoint);
+            for (key, value) in [
+                ("bucket", archive["bucket"].as_str().unwrap_or_default()),
+                ("prefix", archive["prefix"].as_str().unwrap_or("topics")),
+                (
+                    "compression",
+                    archive["compression"].as_str().unwrap_or("None"),
+                ),
+                ("endpoint", endpoint),
+            ] {
+                set(&mut data, &format!("archive.{key}"), json!(value));
+            }
+        }
+        let sinks = self.spec["batch"]["sinks"].as_array();
+        for sink in sinks.into_iter().flatten() {
+            let name = sink["name"].as_str().unwrap_or_default();
+            let keyspace = sink["cassandra"]["keyspace"].as_str();
+            let keyspace = json!(keyspace.unwrap_or("pinterest_data"));
+            set(&mut data, &format!("batch.sinks.{name}.keyspace"), keyspace);
+        }
+        let labels = json!({
+            "app.kubernetes.io/name": "pinpipe",
+            "app.kubernetes.io/managed-by": "pinpipe-operator",
+            "app.kubernetes.io/instance": self.name,
+        });
+        let name = self.child("record");
+        self.add_labelled("ConfigMap", &name, &labels, json!({"data": data}));
+    }
+
     pub fn require_ingest(&mut self) {
         let section = &self.spec["ingest"];
         let ports = json!([{
@@ -177,7 +221,22 @@ impl Oracle<'_> {
         let found = found.map_or(&Value::Null, |found| {
             &found["spec"]["jobTemplate"]["spec"]["template"]
         });
-        let job = json!({"backoffLimit": 2, "template": self.template(&worker, &config, found)});
+        let rules = json!([
+            {
+                "action": "Ignore",
+                "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+            },
+            {
+                "action": "FailJob",
+                "onExitCodes": {"containerName": "batch", "operator": "In", "values": [2]},
+            },
+        ]);
+        let job = json!({
+            "activeDeadlineSeconds": seconds(section["deadline"].as_str().unwrap_or("6h")),
+            "backoffLimit": 2,
+            "podFailurePolicy": {"rules": rules},
+            "template": self.template(&worker, &config, found),
+        });
         let cron_job = json!({
             "schedule": section["schedule"],
             "timeZone": section["timeZone"].as_str().unwrap_or("UTC"),

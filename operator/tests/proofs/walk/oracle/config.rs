@@ -196,7 +196,7 @@ fn or(value: &Value, default: Value) -> Value {
 }
 
 /// The seconds of a duration such as `1h30m`.
-fn seconds(duration: &str) -> i64 {
+pub fn seconds(duration: &str) -> i64 {
     let (mut total, mut number) = (0, 0);
     for c in duration.chars() {
         if let Some(digit) = c.to_digit(10) {

@@ -130,6 +130,7 @@ impl<'a> Oracle<'a> {
     }
 
     fn require(&mut self) {
+        self.require_record();
         self.require_ingest();
         for sink in self.sinks() {
             self.require_stream(sink);
@@ -175,7 +176,12 @@ impl<'a> Oracle<'a> {
         self.add_named(kind, component, &name, body);
     }
 
-    fn add_named(&mut self, kind: &str, component: &str, name: &str, mut body: Value) {
+    fn add_named(&mut self, kind: &str, component: &str, name: &str, body: Value) {
+        let labels = self.labels(component);
+        self.add_labelled(kind, name, &labels, body);
+    }
+
+    fn add_labelled(&mut self, kind: &str, name: &str, labels: &Value, mut body: Value) {
         let owner = json!({
             "apiVersion": "pinpipe.dev/v1alpha1",
             "kind": "PinterestPipeline",
@@ -186,7 +192,7 @@ impl<'a> Oracle<'a> {
         let metadata = json!({
             "name": name,
             "namespace": self.namespace,
-            "labels": self.labels(component),
+            "labels": labels,
             "ownerReferences": [owner],
         });
         set(&mut body, "metadata", metadata);
@@ -204,6 +210,7 @@ impl<'a> Oracle<'a> {
 
     fn selector(&self, component: &str) -> Value {
         json!({
+            "app.kubernetes.io/name": "pinpipe",
             "app.kubernetes.io/instance": self.name,
             "app.kubernetes.io/component": component,
         })
