@@ -1,12 +1,13 @@
 //! Batch runs: how they are, those that an annotation requests, those that could not start before
 //! the pipeline changed, and those that a change of the resource must not end.
 //!
-//! A requested run is a Job of the `CronJob`'s template, as the schedule would make it, owned by the
-//! `CronJob`. The status keeps the ids of the requests, since the Job is deleted after some time.
+//! A requested run is a Job of the `CronJob`'s template, as the schedule would make it, owned by
+//! the `CronJob`. The status keeps the ids of the requests, since the Job is deleted after some
+//! time.
 //!
 //! A Job that can't start holds back the schedule, which starts no second run beside it. Once the
-//! pipeline is corrected, the Job is deleted, so that a run starts with the new configuration. A Job
-//! that is just starting, or of which a container may have run, is left alone.
+//! pipeline is corrected, the Job is deleted, so that a run starts with the new configuration. A
+//! Job that is just starting, or of which a container may have run, is left alone.
 
 use std::collections::BTreeSet;
 
