@@ -636,9 +636,8 @@ fn pods_keep_to_the_restricted_profile() {
 fn selectors_hold_name_instance_and_component_alone() {
     for object in with(|_| ()) {
         let selector = match object.resource.kind.as_str() {
-            "Deployment" => &object.body["spec"]["selector"]["matchLabels"],
+            "Deployment" | "PodDisruptionBudget" => &object.body["spec"]["selector"]["matchLabels"],
             "Service" => &object.body["spec"]["selector"],
-            "PodDisruptionBudget" => &object.body["spec"]["selector"]["matchLabels"],
             _ => continue,
         };
         let mut keys: Vec<_> = selector.as_object().unwrap().keys().collect();
