@@ -82,7 +82,7 @@ pub struct Args {
     )]
     pub allowed_registries: Vec<String>,
 
-    /// Refuse pipelines that name a ServiceAccount
+    /// Refuse pipelines that name a `ServiceAccount`
     #[arg(long, env = "PINPIPE_FORBID_SERVICE_ACCOUNT_NAME")]
     pub forbid_service_account_name: bool,
 

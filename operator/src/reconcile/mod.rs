@@ -144,29 +144,31 @@ impl Reconciler<'_> {
         self.keep_finalizer(pipeline.deletion_policy).await?;
         let suspension = self.suspension(&pipeline, &children).await?;
         self.report_suspension(&suspension).await?;
-        let topics = build::topics(&pipeline);
-        let mut topics = pin!(self.apply_topics(&pipeline, &topics));
-        // Topics come before the workers that use them, so that no broker creates them with its own
-        // settings; but workers don't wait long for a slow broker.
-        let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
-        let early = early.ok().transpose()?;
-        if let Some(conflict) = conflict(early.as_ref(), &pipeline, &children) {
-            return self.withdraw(&conflict, &mut children).await;
-        }
-        let observed = self.observed(&pipeline, &children, early.as_ref(), &suspension);
-        let desired = build::build(&pipeline, &observed);
-        let resets = resets::new(&pipeline, &desired.objects, &children);
-        let obstacles = self.apply(&pipeline, &desired, &mut children).await?;
-        let topics = if let Some(topics) = early {
-            topics
-        } else {
-            drop(permit);
-            topics.await?
+        let (observed, desired, resets, applied) = {
+            let topics = build::topics(&pipeline);
+            let mut topics = pin!(self.apply_topics(&pipeline, &topics));
+            // Topics come before the workers that use them, so that no broker creates them with its
+            // own settings; but workers don't wait long for a slow broker.
+            let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
+            let early = early.ok().transpose()?;
+            if let Some(conflict) = conflict(early.as_ref(), &pipeline, &children) {
+                return self.withdraw(&conflict, &mut children).await;
+            }
+            let observed = self.observed(&pipeline, &children, early.as_ref(), &suspension);
+            let desired = build::build(&pipeline, &observed);
+            let resets = resets::new(&pipeline, &desired.objects, &children);
+            let obstacles = self.apply(&pipeline, &desired, &mut children).await?;
+            let topics = if let Some(topics) = early {
+                topics
+            } else {
+                drop(permit);
+                topics.await?
+            };
+            if let Some(conflict) = topics.conflict() {
+                return self.withdraw(conflict, &mut children).await;
+            }
+            (observed, desired, resets, Applied { topics, obstacles })
         };
-        if let Some(conflict) = topics.conflict() {
-            return self.withdraw(conflict, &mut children).await;
-        }
-        let applied = Applied { topics, obstacles };
         self.report_resets(&resets, &children).await;
         let runs = self.runs(&pipeline).await?;
         let runs = self.replace_stuck_runs(&pipeline, &children, runs).await?;

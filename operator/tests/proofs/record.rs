@@ -44,7 +44,7 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
         pipeline.has_reason("Ready", "InvalidSpec").await?;
         pipeline.has_reason("Stalled", "InvalidSpec").await
     };
-    until("the other bucket is refused", SETTLES, is_refused).await?;
+    until("the other bucket is refused", SETTLES, &is_refused).await?;
     let status = pipeline.get().await?["status"].to_string();
     for part in ["`other`", "`raw`", "pinterest-record"] {
         ensure!(status.contains(part), "{part}: {status}");
@@ -57,7 +57,7 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
     pipeline.settle(&operator).await?;
     pipeline.replace(&json!({}), &without).await?;
     pipeline.replace(&json!({}), &moved).await?;
-    until("the other bucket is refused again", SETTLES, is_refused).await?;
+    until("the other bucket is refused again", SETTLES, &is_refused).await?;
     let records: Api<ConfigMap> = Api::namespaced(cluster.admin.clone(), namespace);
     let remove: Patch<()> = Patch::Json(serde_json::from_value(
         json!([{"op": "remove", "path": "/data/archive.bucket"}]),

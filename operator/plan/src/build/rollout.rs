@@ -50,10 +50,10 @@ pub fn stage(pipeline: &ValidatedPipeline, observed: &Observed) -> Stage {
     let (mut has_old, mut has_new) = (false, false);
     for component in pipeline.deployments() {
         if let Some(running) = observed.deployments.get(&component) {
-            match old_image(pipeline, &component, running) {
-                Some(Some(_)) => has_old |= running.rolled_out,
-                Some(None) => {}
-                None => has_new = true,
+            match running_image(pipeline, &component, running) {
+                Running::Old(_) => has_old |= running.rolled_out,
+                Running::Unknown => {}
+                Running::Wanted => has_new = true,
             }
         }
     }
@@ -86,26 +86,38 @@ pub(super) fn decide(pipeline: &ValidatedPipeline, observed: &Observed) -> Rollo
         let Some(running) = observed.deployments.get(&component) else {
             continue;
         };
-        let old = old_image(pipeline, &component, running);
+        let image = running_image(pipeline, &component, running);
         if rollout.current.is_none() && !observed.keeps_images {
-            if old.is_some() || !running.ready {
+            if !matches!(image, Running::Wanted) || !running.ready {
                 rollout.current = Some(component);
             }
-        } else if let Some(Some(image)) = old.filter(|_| running.rolled_out) {
+        } else if let Running::Old(image) = image
+            && running.rolled_out
+        {
             rollout.waiting.insert(component, image.clone());
         }
     }
     rollout
 }
 
-/// Image of a component that doesn't have the one it wants; inside, None if it can't be told.
-fn old_image<'a>(
+/// Image a component runs, compared with the one it wants.
+enum Running<'a> {
+    Wanted,
+    Old(&'a String),
+    /// It can't be told.
+    Unknown,
+}
+
+fn running_image<'a>(
     pipeline: &ValidatedPipeline,
     component: &Component,
     running: &'a RunningDeployment,
-) -> Option<Option<&'a String>> {
-    let image = running.template.as_ref().and_then(image_of);
-    (image != Some(&pod::image(&pipeline.image, worker(component)))).then_some(image)
+) -> Running<'a> {
+    match running.template.as_ref().and_then(image_of) {
+        Some(image) if *image == pod::image(&pipeline.image, worker(component)) => Running::Wanted,
+        Some(image) => Running::Old(image),
+        None => Running::Unknown,
+    }
 }
 
 fn image_of(template: &PodTemplateSpec) -> Option<&String> {

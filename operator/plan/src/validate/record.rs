@@ -138,6 +138,14 @@ mod tests {
         problems.map(|problem| problem.to_string()).collect()
     }
 
+    /// Change, field, key of the record, and values in the message.
+    type Case = (
+        fn(&mut Value),
+        &'static str,
+        &'static str,
+        [&'static str; 2],
+    );
+
     #[test]
     fn a_removed_section_can_only_be_added_again_as_it_was() {
         let before = validated(whole()).record;
@@ -151,12 +159,6 @@ mod tests {
         assert_eq!(removed, before, "the record outlives the section");
         assert_eq!(problems(&removed, whole()), [""; 0]);
 
-        type Case = (
-            fn(&mut Value),
-            &'static str,
-            &'static str,
-            [&'static str; 2],
-        );
         let cases: [Case; 6] = [
             (
                 |spec| spec["archive"]["bucket"] = json!("other"),

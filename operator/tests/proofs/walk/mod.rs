@@ -330,14 +330,8 @@ impl Walker<'_> {
             "a fresh installation with the same children",
             SETTLES,
             async || {
-                let [found, expected] =
-                    [namespace, &self.namespace].map(async |namespace: &str| {
-                        let objects = snapshots.objects(namespace).await?;
-                        let mut children = children(namespace, objects);
-                        children.remove(&format!("ConfigMap {}", record(NAME)));
-                        anyhow::Ok(children)
-                    });
-                ensure_same(&found.await?, &expected.await?)?;
+                let expected = self.without_record(&self.namespace).await?;
+                ensure_same(&self.without_record(namespace).await?, &expected)?;
                 ensure!(
                     fresh.get().await?["status"]["observedGeneration"] == 1,
                     "it is not reconciled yet"
@@ -353,6 +347,14 @@ impl Walker<'_> {
             Ok(())
         })
         .await
+    }
+
+    /// The children in a namespace, without the record, which keeps settings of removed sections.
+    async fn without_record(&self, namespace: &str) -> Result<Snapshot> {
+        let objects = self.walk.snapshots.objects(namespace).await?;
+        let mut children = children(namespace, objects);
+        children.remove(&format!("ConfigMap {}", record(NAME)));
+        Ok(children)
     }
 
     /// The current children.

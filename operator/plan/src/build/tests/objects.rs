@@ -110,9 +110,8 @@ fn the_order_of_a_map_in_the_resource_changes_no_byte() {
 fn selectors_contain_only_name_instance_and_component() {
     for object in with(|_| ()) {
         let selector = match object.resource.kind.as_str() {
-            "Deployment" => &object.body["spec"]["selector"]["matchLabels"],
+            "Deployment" | "PodDisruptionBudget" => &object.body["spec"]["selector"]["matchLabels"],
             "Service" => &object.body["spec"]["selector"],
-            "PodDisruptionBudget" => &object.body["spec"]["selector"]["matchLabels"],
             _ => continue,
         };
         let mut keys: Vec<_> = selector.as_object().unwrap().keys().collect();
