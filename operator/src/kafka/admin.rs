@@ -1,7 +1,7 @@
 //! Kafka's admin API. Every request has a time-out.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -94,9 +94,17 @@ impl BrokerError {
 /// share one cluster, and each client costs threads.
 const KEPT: (usize, Duration) = (8, Duration::from_mins(2));
 
+/// How long a cluster that didn't answer isn't queried again. Pipelines mostly share one cluster,
+/// and each of them would wait for the whole time-out.
+const UNREACHABLE_FOR: Duration = Duration::from_secs(8);
+
 /// Connected clusters, the latest used first.
 #[derive(Default)]
-pub struct Brokers(Mutex<Vec<(Instant, Arc<Broker>)>>);
+pub struct Brokers {
+    connected: Mutex<Vec<(Instant, Arc<Broker>)>>,
+    /// Clusters that didn't answer, by their addresses.
+    unreachable: Mutex<HashMap<String, Instant>>,
+}
 
 impl Brokers {
     /// Describes topics of the cluster at these addresses. Returns the cluster, too, for changes.
@@ -105,12 +113,25 @@ impl Brokers {
         bootstrap_servers: &str,
         names: Vec<String>,
     ) -> Result<(Arc<Broker>, BTreeMap<String, ObservedTopic>), BrokerError> {
+        if self.is_unreachable(bootstrap_servers) {
+            return Err(BrokerError::Unreachable {
+                bootstrap_servers: bootstrap_servers.to_owned(),
+            });
+        }
         let broker = self.get(bootstrap_servers)?;
         match broker.describe(names).await {
             Ok(observed) => Ok((broker, observed)),
             Err(error) => {
+                if matches!(error, BrokerError::Unreachable { .. }) {
+                    let now = Instant::now();
+                    let mut unreachable = self
+                        .unreachable
+                        .lock()
+                        .unwrap_or_else(PoisonError::into_inner);
+                    unreachable.insert(bootstrap_servers.to_owned(), now);
+                }
                 // The next request uses a new client, without this one's view of the cluster.
-                self.0
+                self.connected
                     .lock()
                     .unwrap_or_else(PoisonError::into_inner)
                     .retain(|(_, kept)| !Arc::ptr_eq(kept, &broker));
@@ -120,8 +141,20 @@ impl Brokers {
         }
     }
 
+    fn is_unreachable(&self, bootstrap_servers: &str) -> bool {
+        let mut unreachable = self
+            .unreachable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        unreachable.retain(|_, since| since.elapsed() < UNREACHABLE_FOR);
+        unreachable.contains_key(bootstrap_servers)
+    }
+
     fn get(&self, bootstrap_servers: &str) -> Result<Arc<Broker>, BrokerError> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self
+            .connected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         let broker = match kept
             .iter()
             .position(|(_, broker)| broker.bootstrap_servers == bootstrap_servers)
