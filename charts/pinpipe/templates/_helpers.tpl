@@ -122,7 +122,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 # `create` starts a batch run that an annotation requests.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [list, create]
+  verbs: [list, watch, create]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
@@ -149,7 +149,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 # what it may do itself.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, list, create, patch, delete, update]
+  verbs: [get, list, watch, create, patch, delete, update]
 {{- end }}
 
 {{/* The operator's account as the subject of a binding. */}}

@@ -16,8 +16,8 @@ const RETRY: Duration = Duration::from_secs(3);
 /// Wait after a list that succeeded.
 const AGAIN: Duration = Duration::from_mins(1);
 
-/// Sets the readiness once pipelines of every scope can be listed, and takes it back when they can't
-/// be any more. The controller's own store can't tell: its `wait_until_ready` wakes only the last
+/// Sets the readiness once pipelines of every scope can be listed, and takes it back when they no
+/// longer can. The controller's own store can't tell: its `wait_until_ready` wakes only the last
 /// waiter, and the controller itself waits there (kube-runtime 5.0, `DelayedInit`).
 pub async fn report_readiness(client: Client, scopes: Vec<Scope>, readiness: Readiness) {
     let mut is_ready = false;

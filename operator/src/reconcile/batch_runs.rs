@@ -20,12 +20,13 @@ use pinpipe_plan::{
     build::requested_run,
     component::Component,
     model::ValidatedPipeline,
-    names::{self, MANAGER, RUN_ANNOTATION},
+    names::{MANAGER, RUN_ANNOTATION},
 };
 use serde_json::json;
 
 use super::Reconciler;
 use crate::{
+    context::Context,
     error::{Error, Trying as _},
     finding::Finding,
     observe::children::{Children, Key},
@@ -149,6 +150,7 @@ impl Reconciler<'_> {
         };
         let name = job.name_any();
         self.context.check_lease()?;
+        self.context.children.changes(&self.uid, "Job");
         let params = PostParams {
             field_manager: Some(MANAGER.to_owned()),
             ..PostParams::default()
@@ -206,6 +208,7 @@ impl Reconciler<'_> {
         let name = pipeline.child(&Component::Batch);
         if cron_job.spec.and_then(|spec| spec.suspend) != Some(true) {
             self.context.check_lease()?;
+            self.context.children.changes(&self.uid, "CronJob");
             let client = self.context.client.clone();
             let cron_jobs: Api<CronJob> = Api::namespaced(client, &self.namespace);
             let suspend = Patch::Merge(json!({"spec": {"suspend": true}}));
@@ -227,13 +230,14 @@ impl Reconciler<'_> {
     }
 
     async fn runs(&self) -> Result<Vec<Job>, Error> {
-        let params = ListParams::default().labels(&names::runs_selector(&self.name));
-        Ok(self
-            .jobs()
-            .list(&params)
-            .await
-            .trying("listing Jobs")?
-            .items)
+        let Context {
+            client,
+            children,
+            pipelines,
+            ..
+        } = self.context;
+        let runs = children.runs(client, self.of(), pipelines.count());
+        runs.await.trying("listing Jobs")
     }
 
     async fn pods_of(&self, job: &str) -> Result<Vec<Pod>, Error> {

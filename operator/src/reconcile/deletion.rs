@@ -133,15 +133,13 @@ impl Reconciler<'_> {
         if let Some(why) = wait_for(&pods, elapsed, deadline) {
             return Ok(Progress::Waiting(why.to_owned()));
         }
+        let bootstrap_servers = &self.resource.spec.broker.kafka.bootstrap_servers;
+        let names = topics.iter().map(|topic| topic.name.clone()).collect();
+        let described = self.context.brokers.describe(bootstrap_servers, names);
+        let described = self.permit.released(described).await;
         self.context.check_lease()?;
         let delete = async {
-            let bootstrap_servers = &self.resource.spec.broker.kafka.bootstrap_servers;
-            let names = topics.iter().map(|topic| topic.name.clone()).collect();
-            let (broker, observed) = self
-                .context
-                .brokers
-                .describe(bootstrap_servers, names)
-                .await?;
+            let (broker, observed) = described?;
             let is_same = |topic: &&TopicStatus| {
                 observed
                     .get(&topic.name)
@@ -157,7 +155,7 @@ impl Reconciler<'_> {
             }
             Ok::<_, BrokerError>(same.len())
         };
-        Ok(match delete.await {
+        Ok(match self.permit.released(delete).await {
             Ok(deleted) => {
                 self.count("delete", deleted);
                 Progress::Done

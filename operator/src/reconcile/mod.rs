@@ -10,8 +10,19 @@ mod suspend;
 mod thresholds;
 mod topics;
 
-use std::{collections::BTreeSet, pin::pin, time::Duration};
+use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
+use crate::{
+    apply::{Applier, Obstacle},
+    context::{Context, Permit},
+    error::{Error, Trying as _},
+    kafka::TopicsState,
+    observe::{
+        child_cache::Of,
+        children::{Children, Key},
+        deployment, secrets,
+    },
+};
 use kube::Api;
 use pinpipe_crds::PinterestPipeline;
 use pinpipe_plan::{
@@ -21,18 +32,7 @@ use pinpipe_plan::{
     ownership::Claim,
     validate::{Inputs, Problem, validate},
 };
-use tokio::sync::SemaphorePermit;
-
-use crate::{
-    apply::{Applier, Obstacle},
-    context::Context,
-    error::{Error, Trying as _},
-    kafka::TopicsState,
-    observe::{
-        children::{Children, Key},
-        deployment, secrets,
-    },
-};
+use tokio::time::timeout;
 
 pub use deletion::release_unreadable;
 
@@ -73,6 +73,7 @@ impl Outcome {
 /// A pipeline that is being reconciled.
 struct Reconciler<'a> {
     context: &'a Context,
+    permit: Arc<Permit<'a>>,
     api: Api<PinterestPipeline>,
     resource: PinterestPipeline,
     namespace: String,
@@ -87,12 +88,13 @@ struct Applied {
     obstacles: Vec<(Key, Obstacle)>,
 }
 
-/// Brings one pipeline to what its resource says. The `permit` is released while brokers are slow.
-pub async fn reconcile(
-    context: &Context,
+/// Brings one pipeline to what its resource says. The `permit` is released while brokers and pods
+/// are queried.
+pub async fn reconcile<'a>(
+    context: &'a Context,
     namespace: &str,
     name: &str,
-    permit: SemaphorePermit<'_>,
+    permit: Permit<'a>,
 ) -> Result<Outcome, Error> {
     let api: Api<PinterestPipeline> = Api::namespaced(context.client.clone(), namespace);
     // The watch may be older than our last write of the status, from which conditions continue.
@@ -103,6 +105,7 @@ pub async fn reconcile(
     let (namespace, name) = (namespace.to_owned(), name.to_owned());
     let reconciler = Reconciler {
         context,
+        permit: Arc::new(permit),
         api,
         resource,
         namespace,
@@ -115,11 +118,11 @@ pub async fn reconcile(
     if reconciler.is_paused() {
         return reconciler.pause().await;
     }
-    Box::pin(reconciler.run(permit)).await
+    Box::pin(reconciler.run()).await
 }
 
-impl Reconciler<'_> {
-    async fn run(mut self, permit: SemaphorePermit<'_>) -> Result<Outcome, Error> {
+impl<'a> Reconciler<'a> {
+    async fn run(mut self) -> Result<Outcome, Error> {
         self.report_start().await?;
         let mut children = self.children().await?;
         let pipeline = match self.validate(&children).await? {
@@ -136,9 +139,7 @@ impl Reconciler<'_> {
         let observed = observed(&pipeline, &children, suspension.draining.clone());
         let desired = build::build(&pipeline, &observed);
         let resets = resets::new(&pipeline, &desired.objects, &children);
-        let applied = self
-            .apply(&pipeline, &desired, &mut children, permit)
-            .await?;
+        let applied = self.apply(&pipeline, &desired, &mut children).await?;
         self.report_resets(&resets, &children).await;
         let requested_run = self.start_requested_run(&pipeline, &children).await?;
         let report = report::Input {
@@ -153,9 +154,22 @@ impl Reconciler<'_> {
     }
 
     async fn children(&self) -> Result<Children, Error> {
-        let client = &self.context.client;
-        let children = Children::list(client, &self.namespace, &self.name, &self.uid).await;
-        children.trying("listing children")
+        let Context {
+            client,
+            children,
+            pipelines,
+            ..
+        } = self.context;
+        let children = children.children(client, self.of(), pipelines.count());
+        children.await.trying("listing children")
+    }
+
+    fn of(&self) -> Of<'_> {
+        Of {
+            namespace: &self.namespace,
+            name: &self.name,
+            uid: &self.uid,
+        }
     }
 
     /// Observes what validation needs, and validates.
@@ -209,27 +223,25 @@ impl Reconciler<'_> {
         pipeline: &ValidatedPipeline,
         desired: &Desired,
         children: &mut Children,
-        permit: SemaphorePermit<'_>,
     ) -> Result<Applied, Error> {
-        let applier = self.applier();
         let needed = self.needed_by_runs(pipeline, children).await?;
+        let (applier, permit) = (self.applier(), Arc::clone(&self.permit));
         let mut topics = pin!(self.apply_topics(pipeline, &desired.topics));
-        let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
+        let early = permit.released(timeout(TOPICS_FIRST, &mut topics)).await;
         let obstacles = applier.apply(&desired.objects, children).await?;
         applier.prune(&desired.objects, &needed, children).await?;
-        let topics = if let Ok(topics) = early {
-            topics?
-        } else {
-            drop(permit);
-            topics.await?
+        let topics = match early {
+            Ok(topics) => topics?,
+            Err(_) => permit.released(topics).await?,
         };
         Ok(Applied { topics, obstacles })
     }
 
-    fn applier(&self) -> Applier {
+    fn applier(&self) -> Applier<'a> {
         Applier {
             client: self.context.client.clone(),
             metrics: self.context.metrics.clone(),
+            cache: &self.context.children,
             lease: self.context.lease.clone(),
             namespace: self.namespace.clone(),
             pipeline: self.name.clone(),

@@ -57,25 +57,32 @@ impl Reconciler<'_> {
         plan: Plan,
         names: Vec<String>,
     ) -> Result<TopicsState, Error> {
-        self.context.check_lease()?;
         if !plan.create.is_empty() {
             let status = self.resource.status.clone().unwrap_or_default();
             let topics = plan.intent.clone();
             let status = pinpipe_crds::PinterestPipelineStatus { topics, ..status };
             self.write_and_continue(status).await?;
         }
-        let changed = async {
-            if !plan.create.is_empty() {
-                broker.create(&plan.create).await?;
+        let mut changed = Ok(());
+        if !plan.create.is_empty() {
+            self.context.check_lease()?;
+            changed = broker.create(&plan.create).await;
+            if changed.is_ok() {
                 self.count("create", plan.create.len());
             }
-            if !plan.raise.is_empty() {
-                broker.raise(&plan.raise).await?;
+        }
+        if changed.is_ok() && !plan.raise.is_empty() {
+            self.context.check_lease()?;
+            changed = broker.raise(&plan.raise).await;
+            if changed.is_ok() {
                 self.count("raise", plan.raise.len());
             }
-            broker.describe(names).await
+        }
+        let described = match changed {
+            Ok(()) => broker.describe(names).await,
+            Err(error) => Err(error),
         };
-        Ok(match changed.await {
+        Ok(match described {
             Ok(observed) => {
                 let after = kafka::plan(desired, &plan.intent, &observed, &self.target());
                 match after.pending() {
