@@ -195,11 +195,20 @@ fn message(finding: &Finding, kept: Option<&Condition>) -> String {
         .map_or_else(|| message.clone(), |old| old.message.clone())
 }
 
+/// A message with `#` for each number that stands alone, such as a position or a count. The digits
+/// of a name (`a1`), a partition (`t[0]`) or an address are no such number.
 fn without_numbers(message: &str) -> String {
-    let words = message
-        .split(|c: char| c.is_ascii_digit())
-        .filter(|words| !words.is_empty());
-    words.collect::<Vec<_>>().join("#")
+    let words = message.split_whitespace().map(|word| {
+        let number = word.trim_matches(|c: char| matches!(c, '(' | ')' | ',' | ';' | ':' | '.'));
+        let is_number = number.starts_with(|c: char| c.is_ascii_digit())
+            && number.trim_end_matches('%').parse::<f64>().is_ok();
+        if is_number {
+            word.replace(number, "#")
+        } else {
+            word.to_owned()
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// A time as conditions have it, in whole seconds.
@@ -522,8 +531,15 @@ mod tests {
         );
         let moved = stopped("position 5 of t[0], the log holds 10 to 1204").conditions();
         assert_eq!(conditions(&first, moved, Some(1), at(200)), first);
-        let other = stopped("position 5 of u[0], the log holds 10 to 1204").conditions();
-        assert_ne!(conditions(&first, other, Some(1), at(200)), first);
+        for other in [
+            "position 5 of u[0], the log holds 9 to 99",
+            "position 5 of t[1], the log holds 9 to 99",
+            "position 5 of t1[0], the log holds 9 to 99",
+            "position 5 of t[0], the log holds 9 to 99 MiB",
+        ] {
+            let moved = conditions(&first, stopped(other).conditions(), Some(1), at(200));
+            assert_ne!(moved, first, "{other}");
+        }
         // The numbers of another reason are what changed.
         let progress = |message: &str| Findings {
             ingest: Finding::bad(reasons::PROGRESSING, message),
