@@ -326,6 +326,11 @@ impl ChildCache {
         kept.entry(uid.to_owned()).or_default().pruned = fingerprint;
     }
 
+    /// Forgets the lists of a pipeline.
+    pub fn forget(&self, uid: &str) {
+        lock(&self.kept).remove(uid);
+    }
+
     /// Forgets all pipelines but these.
     pub fn retain(&self, uids: &HashSet<String>) {
         lock(&self.kept).retain(|uid, _| uids.contains(uid));
@@ -515,6 +520,9 @@ mod tests {
             None,
             "the operator wrote"
         );
+        keep();
+        cache.forget("u");
+        assert_eq!(cache.kept("u", "Role", 7, minute), None, "it is forgotten");
         keep();
         cache.retain(&HashSet::new());
         assert_eq!(

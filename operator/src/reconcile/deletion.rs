@@ -116,7 +116,13 @@ impl Reconciler<'_> {
                 return self.release().await;
             }
             Ok(Progress::Waiting(why)) => why,
-            Err(error) if elapsed < deadline => return Err(error),
+            Err(error) if elapsed < deadline => {
+                if error.is_forbidden() {
+                    // The next list tells whether the Role is gone.
+                    self.context.children.forget(&self.uid);
+                }
+                return Err(error);
+            }
             Err(error) => error.to_string(),
         };
         if elapsed < deadline {

@@ -41,7 +41,10 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
             {"name": "live", "postgres": {"urlSecretRef": {"name": "warehouse", "key": "url"}}},
         ]},
         "archive": {"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}},
-        "batch": {"schedule": "0 10 * * *"},
+        "batch": {"schedule": "0 10 * * *", "sinks": [{"name": "serving", "cassandra": {
+            "contactPoints": ["c:9042"],
+            "credentialsSecretRef": {"name": "cassandra"},
+        }}]},
     });
     let mut without_broker = spec.clone();
     // An address reserved for documentation (RFC 5737), which never answers.
