@@ -173,7 +173,8 @@ mod tests {
             "spec": {"replicas": 2, "template": {"spec": {"containers": [
                 {"name": "main", "args": ["a", "b"], "env": [{"name": "E", "value": "1"}],
                  "ports": [{"containerPort": 80, "protocol": "TCP"}],
-                 "resources": {"limits": {"cpu": "0.5"}}, "volumeMounts": [{"name": "v", "mountPath": "/a"}, {"name": "v", "mountPath": "/b"}]}]}}}});
+                 "resources": {"limits": {"cpu": "0.5"}}, "volumeMounts": [
+                    {"name": "v", "mountPath": "/a"}, {"name": "v", "mountPath": "/b"}]}]}}}});
         let mut live = desired.clone();
         live.as_object_mut().unwrap().remove("kind");
         live["metadata"]["labels"]["y"] = json!("2");
@@ -225,7 +226,8 @@ mod tests {
     fn what_is_not_merged_must_not_have_more() {
         let desired = json!({"subjects": [{"kind": "ServiceAccount", "name": "a"}]});
         assert!(holds(&desired, &desired));
-        let more = json!({"subjects": [{"kind": "ServiceAccount", "name": "a"}, {"kind": "ServiceAccount", "name": "b"}]});
+        let more = json!({"subjects": [{"kind": "ServiceAccount", "name": "a"},
+            {"kind": "ServiceAccount", "name": "b"}]});
         assert!(!holds(&more, &desired));
     }
 

@@ -211,8 +211,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// An operator with the rights that the chart gives it with `operator.namespaces`: a Role in the
-    /// namespace, and a `ClusterRole` for finalizers.
+    /// An operator with the rights that the chart gives it with `operator.namespaces`: a Role in
+    /// the namespace, and a `ClusterRole` for finalizers.
     pub async fn operator_of(&self, namespace: &str) -> Result<Operator> {
         let role = self
             .roles
@@ -223,7 +223,8 @@ impl Cluster {
         let subjects = json!([{"kind": "ServiceAccount", "name": RESTRICTED, "namespace": SYSTEM}]);
         let refers = |kind: &str| json!({"apiGroup": group, "kind": kind, "name": RESTRICTED});
         let finalizers = json!([
-            {"apiGroups": ["pinpipe.dev"], "resources": ["pinterestpipelines"], "verbs": ["get", "patch"]},
+            {"apiGroups": ["pinpipe.dev"], "resources": ["pinterestpipelines"],
+                "verbs": ["get", "patch"]},
         ]);
         let account = format!("/api/v1/namespaces/{SYSTEM}/serviceaccounts");
         let here = format!("/apis/{version}/namespaces/{namespace}");
