@@ -1,6 +1,10 @@
 //! What every reconcile uses.
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use kube::{Client, runtime::events::Recorder};
 use pinpipe_lease::{LeaseError, Proof};
@@ -8,12 +12,12 @@ use pinpipe_plan::{
     model::{Images, Policy},
     names::MANAGER,
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     kafka::{Brokers, TopicsCache},
     metrics::Metrics,
-    observe::pipeline_index::PipelineIndex,
+    observe::{child_cache::ChildCache, pipeline_index::PipelineIndex},
     records::Records,
     rollouts::Rollouts,
 };
@@ -37,6 +41,9 @@ pub struct Settings {
     pub deletion_deadline: Duration,
 }
 
+/// Reconciles that may have begun, for each that may use the API server.
+const BEGUN_PER_PERMIT: usize = 8;
+
 /// What every reconcile uses.
 pub struct Context {
     /// Client of the API server.
@@ -57,12 +64,20 @@ pub struct Context {
     pub topics: TopicsCache,
     /// Which pipeline each topic belongs to.
     pub records: Records,
+    /// Children of all pipelines.
+    pub children: ChildCache,
     /// Consecutive failures by the pipeline's UID.
     pub failures: Mutex<HashMap<String, u32>>,
+    /// Consecutive reconciles, by the pipeline's UID, that found the same pipeline not ready, and
+    /// what they found.
+    pub unready: Mutex<HashMap<String, (u64, u32)>>,
     /// Pipelines that roll the operator's images.
     pub rollouts: Rollouts,
-    /// Concurrency permits.
-    pub permits: Semaphore,
+    /// Permits to use the API server.
+    permits: Semaphore,
+    /// Permits to begin a reconcile: more, since many of those that have begun may wait for a
+    /// broker or a pod.
+    begun: Semaphore,
     /// Proof that this replica holds the Lease; None when leader election is off.
     pub lease: Option<Proof>,
 }
@@ -83,6 +98,7 @@ impl Context {
             recorder: Recorder::new(client.clone(), MANAGER.into()),
             rollouts: Rollouts::new(settings.rollout_concurrency),
             permits: Semaphore::new(settings.concurrency.into()),
+            begun: Semaphore::new(usize::from(settings.concurrency) * BEGUN_PER_PERMIT),
             client,
             pod_client,
             settings,
@@ -90,13 +106,72 @@ impl Context {
             pipelines: PipelineIndex::default(),
             brokers: Brokers::default(),
             topics: TopicsCache::default(),
+            children: ChildCache::default(),
             failures: Mutex::default(),
+            unready: Mutex::default(),
             lease,
         }
+    }
+
+    /// Waits until a reconcile may begin. None: the operator stops.
+    pub async fn permit(&self) -> Option<Permit<'_>> {
+        let begun = self.begun.acquire().await.ok()?;
+        let held = self.permits.acquire().await.ok()?;
+        Some(Permit {
+            context: self,
+            held: Mutex::new(Some(held)),
+            _begun: begun,
+        })
+    }
+
+    /// Lets no reconcile begin any more.
+    pub fn close(&self) {
+        self.begun.close();
+        self.permits.close();
+    }
+
+    /// Drops what is kept about pipelines that are gone: no reconcile is started for those.
+    pub fn forget_gone(&self) {
+        let uids: HashSet<String> = self.pipelines.uids();
+        let failures = &mut self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.retain(|uid, _| uids.contains(uid));
+        let unready = &mut self.unready.lock().unwrap_or_else(PoisonError::into_inner);
+        unready.retain(|uid, _| uids.contains(uid));
+        self.children.retain(&uids);
     }
 
     /// Checks that this replica still holds the Lease. Call it before every write.
     pub fn check_lease(&self) -> Result<(), LeaseError> {
         self.lease.as_ref().map_or(Ok(()), Proof::check)
+    }
+}
+
+/// Concurrency permit of one reconcile. It is released while a broker or a pod is queried, so that
+/// slow networks delay no other pipeline.
+pub struct Permit<'a> {
+    context: &'a Context,
+    held: Mutex<Option<SemaphorePermit<'a>>>,
+    _begun: SemaphorePermit<'a>,
+}
+
+impl Permit<'_> {
+    /// Awaits an answer of a broker or a pod without the permit.
+    pub async fn released<T>(&self, answer: impl Future<Output = T>) -> T {
+        self.release();
+        let answer = answer.await;
+        self.acquire().await;
+        answer
+    }
+
+    /// Releases the permit.
+    pub fn release(&self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.take();
+    }
+
+    /// Waits for the permit again. A reconcile that has begun goes on while the operator stops.
+    pub async fn acquire(&self) {
+        let permit = self.context.permits.acquire().await.ok();
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = permit;
     }
 }

@@ -134,7 +134,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 # before the pipeline was corrected.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [list, create, delete]
+  verbs: [list, watch, create, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
@@ -161,7 +161,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 # what it may do itself.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, list, create, patch, delete, update]
+  verbs: [get, list, watch, create, patch, delete, update]
 {{- end }}
 
 {{/* The operator's account as the subject of a binding. */}}

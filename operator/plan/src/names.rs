@@ -18,6 +18,11 @@ pub const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 /// Label, with its value, of everything that belongs to pinpipe.
 pub const NAME_LABEL: (&str, &str) = ("app.kubernetes.io/name", "pinpipe");
 
+/// Annotation of every child: hash of what the operator last applied.
+pub const APPLIED_ANNOTATION: &str = "pinpipe.dev/applied-hash";
+/// Annotation of a Deployment: image that the operator last applied, which an admission webhook may
+/// have rewritten.
+pub const IMAGE_ANNOTATION: &str = "pinpipe.dev/applied-image";
 /// Pod annotation: hash of the worker's configuration. A change of it rolls the pods.
 pub const CONFIG_ANNOTATION: &str = "pinpipe.dev/config-hash";
 /// Pod annotation: hash of the Secrets the worker uses. A change of it rolls the pods.
@@ -63,6 +68,13 @@ pub fn runs_selector(pipeline: &str) -> String {
         jobs_selector(pipeline),
         Component::Batch
     )
+}
+
+/// Label selector of the batch runs of all pipelines.
+#[must_use]
+pub fn all_runs_selector() -> String {
+    let (key, name) = NAME_LABEL;
+    format!("{key}={name},{COMPONENT_LABEL}={}", Component::Batch)
 }
 
 /// Name of a component's objects: `<pipeline>-<component>`.

@@ -12,7 +12,7 @@ use crate::{
     observe::children::{Children, Key, config_maps, kinds, value},
 };
 
-impl Applier {
+impl Applier<'_> {
     /// Deletes the children that are neither desired nor `needed`. A `ConfigMap` that a pod may
     /// still be started with is kept.
     pub async fn prune(
@@ -31,9 +31,15 @@ impl Applier {
             .cloned()
             .collect();
         if orphans.iter().any(|(kind, _)| kind == "ConfigMap") {
-            let referred = self.referred_config_maps(children).await;
-            let referred = referred.trying("listing what uses ConfigMaps")?;
-            orphans.retain(|(kind, name)| kind != "ConfigMap" || !referred.contains(name));
+            if self.cache.is_pruned(self.of()) {
+                orphans.retain(|(kind, _)| kind != "ConfigMap");
+            } else {
+                let before = self.cache.fingerprint(self.of());
+                let referred = self.referred_config_maps(children).await;
+                let referred = referred.trying("listing what uses ConfigMaps")?;
+                orphans.retain(|(kind, name)| kind != "ConfigMap" || !referred.contains(name));
+                self.cache.pruned(&self.uid, before);
+            }
         }
         for key in orphans {
             self.delete(&key, children).await?;
@@ -48,6 +54,7 @@ impl Applier {
             return Ok(());
         };
         self.check_lease()?;
+        self.cache.changes(&self.uid, kind);
         let child = children.get(kind, name);
         let uid = child.and_then(|object| object["metadata"]["uid"].as_str());
         let preconditions = Preconditions {

@@ -6,6 +6,7 @@ mod requeue;
 mod watches;
 
 use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
@@ -15,13 +16,13 @@ use kube::{
     ResourceExt as _,
     runtime::controller::{Action, Controller, Error as ControllerError},
 };
-use tokio::{sync::SemaphorePermit, time::timeout};
+use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    context::Context,
+    context::{Context, Permit},
     error::Error,
-    observe::pipeline_index::CachedPipeline,
+    observe::{child_cache::Of, pipeline_index::CachedPipeline},
     reconcile::{self, Outcome},
 };
 
@@ -30,6 +31,8 @@ pub use watches::Scope;
 
 /// Time-out of one reconcile. Without it a client may retry for hours.
 const RECONCILE_TIMEOUT: Duration = Duration::from_secs(90);
+/// Time between two looks for pipelines that are gone.
+const FORGET: Duration = Duration::from_mins(1);
 
 /// Runs until `stop`, and then until the reconciles that are under way have ended.
 pub async fn run(context: Arc<Context>, scopes: Vec<Scope>, stop: CancellationToken) {
@@ -47,8 +50,11 @@ pub async fn run(context: Arc<Context>, scopes: Vec<Scope>, stop: CancellationTo
             .map(|c| drive(c, Arc::clone(&context))),
     );
     let close = async {
-        stop.cancelled().await;
-        context.permits.close();
+        let mut forget = interval(FORGET);
+        while stop.run_until_cancelled(forget.tick()).await.is_some() {
+            context.forget_gone();
+        }
+        context.close();
     };
     join!(work, close);
 }
@@ -73,17 +79,17 @@ async fn drive(controller: Controller<CachedPipeline>, context: Arc<Context>) {
 async fn reconcile(resource: Arc<CachedPipeline>, context: Arc<Context>) -> Result<Action, Error> {
     let waiting = context.metrics.queued();
     // Closed when the operator stops: the next one reconciles whatever waits then.
-    let Ok(permit) = context.permits.acquire().await else {
+    let Some(permit) = context.permit().await else {
         return Ok(Action::await_change());
     };
     drop(waiting);
     reconcile_one(&resource, &context, permit).await
 }
 
-async fn reconcile_one(
+async fn reconcile_one<'a>(
     resource: &CachedPipeline,
-    context: &Context,
-    permit: SemaphorePermit<'_>,
+    context: &'a Context,
+    permit: Permit<'a>,
 ) -> Result<Action, Error> {
     let (namespace, name) = (
         resource.namespace().unwrap_or_default(),
@@ -101,7 +107,11 @@ async fn reconcile_one(
         timeout(RECONCILE_TIMEOUT, report)
             .await
             .map_err(|_| Error::Timeout(RECONCILE_TIMEOUT))??;
-        return Ok(requeue::after(Outcome::Invalid, context.pipelines.count()));
+        return Ok(requeue::after(
+            Outcome::Invalid,
+            0,
+            context.pipelines.count(),
+        ));
     }
     let _running = context.metrics.running();
     let start = Instant::now();
@@ -118,7 +128,47 @@ async fn reconcile_one(
     tracing::debug!(namespace, name, outcome = label, ?duration, "reconciled");
     let outcome = outcome?;
     forget_failures(context, resource);
-    Ok(requeue::after(outcome, context.pipelines.count()))
+    let unchanged = count_unready(context, resource, outcome);
+    Ok(requeue::after(
+        outcome,
+        unchanged,
+        context.pipelines.count(),
+    ))
+}
+
+/// Number of consecutive reconciles that found the same pipeline not ready, or the same run active.
+/// It begins again with
+/// each change of the pipeline, its status included, and of its children.
+fn count_unready(context: &Context, resource: &CachedPipeline, outcome: Outcome) -> u32 {
+    let uid = resource.uid().unwrap_or_default();
+    let mut unready = context
+        .unready
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    if !matches!(outcome, Outcome::NotReady | Outcome::RunActive) {
+        unready.remove(&uid);
+        return 0;
+    }
+    let (namespace, name) = (
+        resource.namespace().unwrap_or_default(),
+        resource.name_any(),
+    );
+    let children = context.children.fingerprint(Of {
+        namespace: &namespace,
+        name: &name,
+        uid: &uid,
+    });
+    let mut hasher = DefaultHasher::new();
+    (resource.resource_version(), children).hash(&mut hasher);
+    let found = hasher.finish();
+    let (before, count) = unready.entry(uid).or_insert((0, 0));
+    *count = if *before == found {
+        count.saturating_add(1)
+    } else {
+        0
+    };
+    *before = found;
+    *count
 }
 
 fn forget_failures(context: &Context, resource: &CachedPipeline) {
@@ -213,12 +263,40 @@ mod tests {
         let second = tokio::spawn(reconcile(cached, context.clone()));
         until("another waits", || has("operator_queue_depth 1")).await;
         assert!(has("operator_reconciles_running 1"));
-        context.permits.close();
+        context.close();
         assert_eq!(second.await.unwrap().unwrap(), Action::await_change());
         assert!(
             has("operator_queue_depth 0") && !first.is_finished(),
             "the first one goes on"
         );
         first.abort();
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_of_a_pipeline_goes_with_it() {
+        let settings = Settings {
+            namespace: "pinpipe-system".to_owned(),
+            images: images(),
+            policy: Policy::default(),
+            concurrency: 1,
+            rollout_concurrency: 1,
+            drain_deadline: Duration::ZERO,
+            deletion_deadline: Duration::ZERO,
+        };
+        let silent = service_fn(async |_: Request<Body>| {
+            pending::<Result<Response<Body>, BoxError>>().await
+        });
+        let metrics = Metrics::register(&mut Registry::default());
+        let client = Client::new(silent, "data");
+        let pods = worker_health::client().unwrap();
+        let context = Arc::new(Context::new(client, pods, settings, metrics, None));
+        let cached: CachedPipeline = serde_json::from_value(json!(pipeline(json!({})))).unwrap();
+        let counts = [0, 1, 2].map(|_| count_unready(&context, &cached, Outcome::NotReady));
+        assert_eq!(counts, [0, 1, 2]);
+        let _ = on_error(Arc::new(cached), &Error::Timeout(FORGET), context.clone());
+        assert_eq!(context.failures.lock().unwrap().len(), 1);
+        context.forget_gone();
+        assert!(context.failures.lock().unwrap().is_empty());
+        assert!(context.unready.lock().unwrap().is_empty());
     }
 }

@@ -1,14 +1,15 @@
 //! Watches of pipelines and their children.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, fmt::Debug, future::ready, time::Duration};
 
-use futures::future::join_all;
+use futures::{Stream, StreamExt as _, future::join_all};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::Deployment,
         autoscaling::v2::HorizontalPodAutoscaler,
-        batch::v1::CronJob,
+        batch::v1::{CronJob, Job},
+        coordination::v1::Lease,
         core::v1::{ConfigMap, Service, ServiceAccount},
         policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
@@ -16,19 +17,27 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Client, Resource,
-    api::ListParams,
-    runtime::{Controller, controller::Config, utils::Backoff, watcher},
+    api::{ListParams, ObjectMeta},
+    core::PartialObjectMeta,
+    runtime::{
+        Controller, WatchStreamExt as _, controller::Config, reflector::ObjectRef, utils::Backoff,
+        watcher, watcher::Event,
+    },
 };
 use pinpipe_plan::{
-    names::{MANAGED_BY_LABEL, MANAGER},
+    names::{self, MANAGED_BY_LABEL, MANAGER},
     ownership::Claim,
 };
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use super::requeue::jittered;
 use crate::{
     context::Context,
-    observe::pipeline_index::{CachedPipeline, FILLED_WITHIN},
+    observe::{
+        child_cache::{self, Matters},
+        pipeline_index::{CachedPipeline, FILLED_WITHIN},
+    },
 };
 
 /// Backoff of the merged watch stream after an error. It doesn't grow: when the API server is
@@ -57,6 +66,13 @@ impl Scope {
             return vec![Self::All];
         }
         named.into_iter().cloned().map(Self::Namespace).collect()
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        match self {
+            Self::All => None,
+            Self::Namespace(namespace) => Some(namespace),
+        }
     }
 
     pub(super) fn api<K>(&self, client: &Client) -> Api<K>
@@ -99,24 +115,104 @@ pub(super) fn controller(
     stop: &CancellationToken,
 ) -> Controller<CachedPipeline> {
     let client = &context.client;
-    let managed = format!("{MANAGED_BY_LABEL}={MANAGER}");
-    let children = watcher::Config::default().labels(&managed);
+    let watch = Watches { scope, context };
     Controller::new(
         scope.api::<CachedPipeline>(client),
         watcher::Config::default(),
     )
     .trigger_backoff(ConstantBackoff)
     .with_config(Config::default().debounce(DEBOUNCE))
-    .owns(scope.api::<Deployment>(client), children.clone())
-    .owns(scope.api::<CronJob>(client), children.clone())
-    .owns(scope.api::<Service>(client), children.clone())
-    .owns(scope.api::<ConfigMap>(client), children.clone())
-    .owns(scope.api::<ServiceAccount>(client), children.clone())
-    .owns(scope.api::<Role>(client), children.clone())
-    .owns(scope.api::<RoleBinding>(client), children.clone())
-    .owns(scope.api::<PodDisruptionBudget>(client), children.clone())
-    .owns(scope.api::<HorizontalPodAutoscaler>(client), children)
+    .reconcile_on(watch.children::<Deployment>(Matters::Always))
+    .reconcile_on(watch.children::<CronJob>(Matters::Always))
+    .reconcile_on(watch.children::<Service>(Matters::WhenOurs))
+    .reconcile_on(watch.children::<ConfigMap>(Matters::WhenOurs))
+    .reconcile_on(watch.children::<ServiceAccount>(Matters::WhenOurs))
+    .reconcile_on(watch.children::<Lease>(Matters::WhenOurs))
+    .reconcile_on(watch.children::<Role>(Matters::WhenOurs))
+    .reconcile_on(watch.children::<RoleBinding>(Matters::WhenOurs))
+    .reconcile_on(watch.children::<PodDisruptionBudget>(Matters::WhenOurs))
+    .reconcile_on(watch.children::<HorizontalPodAutoscaler>(Matters::WhenOurs))
+    .reconcile_on(watch.runs())
     .graceful_shutdown_on(stop.clone().cancelled_owned())
+}
+
+/// Metadata watches of one scope.
+struct Watches<'a> {
+    scope: &'a Scope,
+    context: &'a Context,
+}
+
+impl Watches<'_> {
+    /// Pipelines whose children of a kind change.
+    fn children<K>(
+        &self,
+        matters: Matters,
+    ) -> impl Stream<Item = ObjectRef<CachedPipeline>> + use<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + 'static,
+    {
+        let labels = format!("{MANAGED_BY_LABEL}={MANAGER}");
+        self.stream::<K>(&labels, matters, child_cache::owner)
+    }
+
+    /// Pipelines whose batch runs change.
+    fn runs(&self) -> impl Stream<Item = ObjectRef<CachedPipeline>> + use<> {
+        self.stream::<Job>(
+            &names::all_runs_selector(),
+            Matters::Always,
+            child_cache::instance,
+        )
+    }
+
+    fn stream<K>(
+        &self,
+        labels: &str,
+        matters: Matters,
+        pipeline: fn(&ObjectMeta) -> Option<(String, String)>,
+    ) -> impl Stream<Item = ObjectRef<CachedPipeline>> + use<K>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + 'static,
+    {
+        let api = self.scope.api::<PartialObjectMeta<K>>(&self.context.client);
+        let kind = K::kind(&());
+        let watch = self
+            .context
+            .children
+            .watch(&kind, self.scope.namespace(), matters);
+        let events = watcher(api, watcher::Config::default().labels(labels));
+        events.backoff(ConstantBackoff).filter_map(move |event| {
+            let trigger = match event {
+                Ok(event) => watch.observe(&event).then(|| of(event, pipeline)).flatten(),
+                Err(error) => {
+                    tracing::warn!(%error, kind = %K::kind(&()), "a watch failed, trying again");
+                    None
+                }
+            };
+            ready(trigger)
+        })
+    }
+}
+
+/// Pipeline of the object of an event.
+fn of<K: Resource>(
+    event: Event<K>,
+    pipeline: fn(&ObjectMeta) -> Option<(String, String)>,
+) -> Option<ObjectRef<CachedPipeline>> {
+    let (Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) = event else {
+        return None;
+    };
+    let (namespace, name) = pipeline(object.meta())?;
+    Some(ObjectRef::new(&name).within(&namespace))
 }
 
 /// [`WATCH_BACKOFF`] with jitter.

@@ -1,8 +1,8 @@
 //! Kafka's admin API. Every request has a time-out.
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -85,9 +85,18 @@ impl BrokerError {
 /// share one cluster, and each client costs threads.
 const KEPT: (usize, Duration) = (8, Duration::from_mins(2));
 
-/// Clusters, the latest used first.
+/// How long a cluster that didn't answer isn't queried again. Pipelines mostly share one cluster,
+/// and each of them would wait for the whole time-out.
+const UNREACHABLE_FOR: Duration = Duration::from_secs(8);
+
+/// Clusters.
 #[derive(Default)]
-pub struct Brokers(Mutex<Vec<Kept>>);
+pub struct Brokers {
+    /// The latest used first.
+    kept: Mutex<Vec<Kept>>,
+    /// When a cluster didn't answer, and the error, by its addresses.
+    unreachable: Mutex<HashMap<String, (Instant, BrokerError)>>,
+}
 
 struct Kept {
     asked: Instant,
@@ -105,6 +114,9 @@ impl Brokers {
         bootstrap_servers: &str,
         names: Vec<String>,
     ) -> Result<(Arc<Broker>, Cluster), BrokerError> {
+        if let Some(error) = self.lately_unreachable(bootstrap_servers) {
+            return Err(error);
+        }
         let broker = self.get(bootstrap_servers)?;
         match broker.describe(names).await {
             Ok(observed) => {
@@ -113,9 +125,12 @@ impl Brokers {
                 Ok((broker, observed))
             }
             Err(error) => {
+                if matches!(error, BrokerError::Unreachable(_)) {
+                    let unanswered = (Instant::now(), error.clone());
+                    lock(&self.unreachable).insert(bootstrap_servers.to_owned(), unanswered);
+                }
                 // The next request uses a new client, without this one's view of the cluster.
-                let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-                for kept in kept.iter_mut() {
+                for kept in lock(&self.kept).iter_mut() {
                     kept.broker.take_if(|kept| Arc::ptr_eq(kept, &broker));
                 }
                 close(vec![broker]);
@@ -124,8 +139,16 @@ impl Brokers {
         }
     }
 
+    /// Error of a cluster that has just not answered.
+    fn lately_unreachable(&self, bootstrap_servers: &str) -> Option<BrokerError> {
+        let mut unreachable = lock(&self.unreachable);
+        unreachable.retain(|_, (since, _)| since.elapsed() < UNREACHABLE_FOR);
+        let (_, error) = unreachable.get(bootstrap_servers)?;
+        Some(error.clone())
+    }
+
     fn get(&self, bootstrap_servers: &str) -> Result<Arc<Broker>, BrokerError> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = lock(&self.kept);
         let at = kept
             .iter()
             .position(|kept| kept.bootstrap_servers == bootstrap_servers);
@@ -157,6 +180,10 @@ impl Brokers {
         );
         Ok(broker)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Dropping a client waits for its threads.
@@ -425,6 +452,10 @@ mod tests {
         ] {
             assert!(first.message.contains(part), "{}", first.message);
         }
+        let begun = Instant::now();
+        assert_eq!(finding().await, first);
+        assert!(begun.elapsed() < TIMEOUT / 2, "it isn't queried again");
+        lock(&brokers.unreachable).clear();
         assert_eq!(finding().await, first);
     }
 

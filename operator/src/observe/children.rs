@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::future::try_join_all;
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -16,8 +15,8 @@ use k8s_openapi::{
     },
 };
 use kube::{
-    Api, Client, Resource,
-    api::{ApiResource, DynamicObject, ListParams},
+    Resource,
+    api::{ApiResource, DynamicObject},
 };
 use pinpipe_plan::{
     component::Component,
@@ -55,29 +54,6 @@ pub type Key = (String, String);
 pub struct Children(BTreeMap<Key, Value>);
 
 impl Children {
-    /// Lists the children of a pipeline by its labels; only those it owns are kept.
-    pub async fn list(
-        client: &Client,
-        namespace: &str,
-        pipeline: &str,
-        uid: &str,
-    ) -> kube::Result<Self> {
-        let params = ListParams::default().labels(&names::selector(pipeline, None));
-        let lists = try_join_all(kinds().map(|resource| {
-            let api: Api<DynamicObject> =
-                Api::namespaced_with(client.clone(), namespace, &resource);
-            let params = params.clone();
-            async move { Ok::<_, kube::Error>((api.list(&params).await?, resource.kind)) }
-        }))
-        .await?;
-        Ok(Self::of(lists.into_iter().flat_map(|(list, kind)| {
-            let objects = list.items.into_iter().map(|object| value(&object));
-            objects
-                .filter(|object| is_owned(object, uid))
-                .map(move |object| (kind.clone(), object))
-        })))
-    }
-
     /// These objects, each with its kind.
     pub fn of(objects: impl IntoIterator<Item = (String, Value)>) -> Self {
         let objects = objects.into_iter();

@@ -6,7 +6,7 @@ use pinpipe_plan::{
     build::RunningDeployment,
     component::Component,
     model::{Replicas, ValidatedPipeline},
-    names::MANAGER,
+    names::{IMAGE_ANNOTATION, MANAGER},
 };
 
 /// Progress of a Deployment.
@@ -87,7 +87,16 @@ pub fn running(
     let deployment = children.deployment(pipeline, component)?;
     let live = children.get("Deployment", &pipeline.child(component))?;
     let applied = managed_fields::applied(live, MANAGER);
-    let template = applied.map(|mut fields| fields["spec"]["template"].take());
+    let image = &live["metadata"]["annotations"][IMAGE_ANNOTATION];
+    let template = applied.map(|mut fields| {
+        let mut template = fields["spec"]["template"].take();
+        let applied = template.pointer_mut("/spec/containers/0/image");
+        // An admission webhook may have rewritten it.
+        if let Some(applied) = applied.filter(|_| image.is_string()) {
+            *applied = image.clone();
+        }
+        template
+    });
     let least = pipeline.replicas(component).and_then(Replicas::least);
     let progress = progress(&deployment, least);
     Some(RunningDeployment {

@@ -6,13 +6,57 @@
 
 use serde_json::{Map, Value};
 
-/// Whether `manager` applied fields of `live` that aren't in `desired`, so that applying `desired`
-/// would remove them. True, too, where it never applied the object.
+/// Whether `manager` owns exactly the fields of `desired`. It owns less once another manager has
+/// changed a value, and more where `desired` no longer has a field.
 #[must_use]
-pub fn owns_more(live: &Value, desired: &Value, manager: &str) -> bool {
+pub fn owns_exactly(live: &Value, desired: &Value, manager: &str) -> bool {
     owned(live, manager)
         .and_then(Value::as_object)
-        .is_none_or(|owned| beyond(owned, desired))
+        .is_some_and(|owned| covers(owned, &without_identity(desired)) && !beyond(owned, desired))
+}
+
+/// What of an object has owners: all but what names it.
+fn without_identity(object: &Value) -> Value {
+    let mut fields = object.clone();
+    for (at, names) in [
+        ("", ["apiVersion", "kind"]),
+        ("/metadata", ["name", "namespace"]),
+    ] {
+        if let Some(found) = fields.pointer_mut(at).and_then(Value::as_object_mut) {
+            found.retain(|field, _| !names.contains(&field.as_str()));
+        }
+    }
+    fields
+}
+
+/// Whether every field of `desired` is owned.
+fn covers(owned: &Map<String, Value>, desired: &Value) -> bool {
+    if owned.is_empty() {
+        // The value is owned as a whole.
+        return true;
+    }
+    let below = |path: &str, value: &Value| {
+        let owned = owned.get(path).and_then(Value::as_object);
+        // The API server drops what is empty.
+        is_empty(value) || owned.is_some_and(|owned| covers(owned, value))
+    };
+    match desired {
+        Value::Object(fields) => {
+            let mut fields = fields.iter();
+            fields.all(|(field, value)| below(&format!("f:{field}"), value))
+        }
+        Value::Array(items) => items.iter().all(|item| {
+            let one = std::slice::from_ref(item);
+            let mut paths = owned.keys();
+            let path = paths.find(|path| item_of(path, one).is_some());
+            path.is_some_and(|path| below(path, item))
+        }),
+        _ => true,
+    }
+}
+
+fn is_empty(value: &Value) -> bool {
+    value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
 }
 
 /// Whether `manager` applied the field at a pointer into the trie, such as `/f:spec/f:replicas`.
@@ -125,34 +169,50 @@ mod tests {
     }
 
     #[test]
-    fn fields_we_no_longer_send_are_found() {
+    fn fields_that_are_owned_but_not_sent_and_sent_but_not_owned_are_found() {
         let ports = json!([{"containerPort": 80, "protocol": "TCP"}]);
         let desired = json!({
-            "metadata": {"labels": {"a": "1"}},
-            "spec": {"containers": [{"name": "main", "args": ["x"], "ports": ports}]},
+            "kind": "A",
+            "metadata": {"name": "a", "labels": {"a": "1"}},
+            "spec": {
+                "empty": {},
+                "containers": [{"name": "main", "args": ["x"], "ports": ports}],
+            },
         });
         let port = "k:{\"containerPort\":80,\"protocol\":\"TCP\"}";
         let container = json!({
             ".": {},
             "f:name": {},
             "f:args": {},
-            "f:ports": {port: {".": {}, "f:containerPort": {}}},
+            "f:ports": {port: {".": {}, "f:containerPort": {}, "f:protocol": {}}},
         });
         let owned = json!({
             "f:metadata": {"f:labels": {"f:a": {}}},
             "f:spec": {"f:containers": {"k:{\"name\":\"main\"}": container}},
         });
-        assert!(!owns_more(&live(&owned), &desired, "us"));
+        assert!(owns_exactly(&live(&owned), &desired, "us"));
 
-        for (pointer, more) in [
+        let main = "/f:spec/f:containers/k:{\"name\":\"main\"}";
+        for (pointer, other) in [
+            // More.
             ("/f:metadata/f:labels", json!({"f:a": {}, "f:b": {}})),
-            ("/f:metadata", json!({"f:annotations": {"f:a": {}}})),
+            (
+                "/f:metadata",
+                json!({"f:labels": {"f:a": {}}, "f:annotations": {"f:a": {}}}),
+            ),
             ("/f:spec/f:containers", json!({"k:{\"name\":\"gone\"}": {}})),
-            ("/f:spec", json!({"f:finalizers": {"v:\"x\"": {}}})),
+            // Less.
+            ("/f:metadata/f:labels", json!({".": {}})),
+            ("/f:metadata", json!({"f:other": {}})),
+            (main, json!({".": {}, "f:name": {}, "f:args": {}})),
+            (&format!("{main}/f:ports"), json!({".": {}})),
         ] {
             let mut owned = owned.clone();
-            *owned.pointer_mut(pointer).unwrap() = more;
-            assert!(owns_more(&live(&owned), &desired, "us"), "{pointer}");
+            *owned.pointer_mut(pointer).unwrap() = other;
+            assert!(
+                !owns_exactly(&live(&owned), &desired, "us"),
+                "{pointer} {owned}"
+            );
         }
     }
 
@@ -198,8 +258,8 @@ mod tests {
     }
 
     #[test]
-    fn an_object_we_never_applied_is_due() {
-        assert!(owns_more(&live(&json!({})), &json!({}), "another"));
-        assert!(owns_more(&json!({"metadata": {}}), &json!({}), "us"));
+    fn of_an_object_that_was_never_applied_nothing_is_owned() {
+        assert!(!owns_exactly(&live(&json!({})), &json!({}), "another"));
+        assert!(!owns_exactly(&json!({"metadata": {}}), &json!({}), "us"));
     }
 }

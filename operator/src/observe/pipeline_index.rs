@@ -2,6 +2,7 @@
 
 use std::{
     borrow::Cow,
+    collections::HashSet,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
@@ -138,6 +139,16 @@ impl PipelineIndex {
             all.iter()
                 .any(|found| found.metadata.uid.as_deref() == Some(uid))
         })
+    }
+
+    /// UIDs of all pipelines.
+    #[must_use]
+    pub fn uids(&self) -> HashSet<String> {
+        let scopes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pipelines = scopes.iter().flat_map(|scope| scope.store.state());
+        pipelines
+            .filter_map(|found| found.metadata.uid.clone())
+            .collect()
     }
 
     /// Claims of other pipelines that share a topic name with this one.

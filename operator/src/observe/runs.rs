@@ -6,7 +6,6 @@ use k8s_openapi::api::{
     core::v1::Pod,
 };
 use kube::{Api, Client, ResourceExt as _, api::ListParams};
-use pinpipe_plan::names;
 
 use super::pods;
 
@@ -93,16 +92,8 @@ fn is_waiting(pod: &Pod) -> bool {
         })
 }
 
-/// Lists the Jobs of a pipeline's batch runs.
-pub async fn jobs(client: &Client, namespace: &str, pipeline: &str) -> kube::Result<Vec<Job>> {
-    let api: Api<Job> = Api::namespaced(client.clone(), namespace);
-    let params = ListParams::default().labels(&names::runs_selector(pipeline));
-    Ok(api.list(&params).await?.items)
-}
-
-/// Lists a pipeline's batch runs.
-pub async fn list(client: &Client, namespace: &str, pipeline: &str) -> kube::Result<Vec<Run>> {
-    let jobs = jobs(client, namespace, pipeline).await?;
+/// Batch runs with these Jobs. Lists the pods of those that haven't ended.
+pub async fn with_pods(client: &Client, namespace: &str, jobs: Vec<Job>) -> kube::Result<Vec<Run>> {
     let runs = jobs.into_iter().map(async |job| {
         let pods = match has_ended(&job) {
             Some(_) => Vec::new(),

@@ -34,6 +34,7 @@ use serde_json::json;
 
 use super::Reconciler;
 use crate::{
+    context::Context,
     error::{Error, Trying as _},
     finding::Finding,
     observe::{
@@ -95,8 +96,20 @@ impl Reconciler<'_> {
         if pipeline.batch.is_none() {
             return Ok(Vec::new());
         }
-        let runs = runs::list(&self.context.client, &self.namespace, &self.name).await;
-        runs.trying("listing batch runs")
+        let jobs = self.jobs_of_runs().await?;
+        let runs = runs::with_pods(&self.context.client, &self.namespace, jobs).await;
+        runs.trying("listing the pods of batch runs")
+    }
+
+    async fn jobs_of_runs(&self) -> Result<Vec<Job>, Error> {
+        let Context {
+            client,
+            children,
+            pipelines,
+            ..
+        } = self.context;
+        let jobs = children.runs(client, self.of(), pipelines.count());
+        jobs.await.trying("listing Jobs")
     }
 
     /// Status and finding of batch runs.
@@ -213,6 +226,7 @@ impl Reconciler<'_> {
     /// Deletes a Job that is still as it was observed. Returns it while it isn't gone.
     async fn delete_run(&self, run: &Run) -> Result<Option<Job>, Error> {
         self.context.check_lease()?;
+        self.context.children.changes(&self.uid, "Job");
         let name = run.name();
         let params = DeleteParams {
             // A Job whose pod starts changes its status, and so its version.
@@ -291,6 +305,7 @@ impl Reconciler<'_> {
             return Ok(Ok(started));
         }
         self.context.check_lease()?;
+        self.context.children.changes(&self.uid, "Job");
         let params = PostParams {
             field_manager: Some(MANAGER.to_owned()),
             ..PostParams::default()
@@ -346,17 +361,14 @@ impl Reconciler<'_> {
         let Some(cron_job) = cron_job else {
             return Ok(BTreeSet::new());
         };
-        let jobs = runs::jobs(&self.context.client, &self.namespace, &self.name).await;
-        if jobs
-            .trying("listing Jobs")?
-            .iter()
-            .all(|job| has_ended(job).is_some())
-        {
+        let jobs = self.jobs_of_runs().await?;
+        if jobs.iter().all(|job| has_ended(job).is_some()) {
             return Ok(BTreeSet::new());
         }
         let name = pipeline.child(&Component::Batch);
         if cron_job.spec.and_then(|spec| spec.suspend) != Some(true) {
             self.context.check_lease()?;
+            self.context.children.changes(&self.uid, "CronJob");
             let client = self.context.client.clone();
             let cron_jobs: Api<CronJob> = Api::namespaced(client, &self.namespace);
             let suspend = Patch::Merge(json!({"spec": {"suspend": true}}));

@@ -174,7 +174,7 @@ impl Reconciler<'_> {
         let bootstrap_servers = &self.resource.spec.broker.kafka.bootstrap_servers;
         let names = all_topics(&self.resource);
         let described = self.context.brokers.describe(bootstrap_servers, names);
-        match described.await {
+        match self.permit.released(described).await {
             Ok((broker, cluster)) => self.delete_from(&broker, &cluster).await,
             Err(error) => Ok(Progress::Waiting(error.to_string())),
         }
@@ -200,7 +200,8 @@ impl Reconciler<'_> {
         }
         if !delete.is_empty() {
             self.context.check_lease()?;
-            if let Err(error) = broker.delete(delete.clone()).await {
+            let deleted = broker.delete(delete.clone());
+            if let Err(error) = self.permit.released(deleted).await {
                 return Ok(Progress::Waiting(error.to_string()));
             }
             self.count("delete", delete.len());

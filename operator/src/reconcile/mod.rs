@@ -15,6 +15,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     pin::pin,
     slice,
+    sync::Arc,
     time::Duration,
 };
 
@@ -28,14 +29,15 @@ use pinpipe_plan::{
     ownership::Claim,
     validate::{Inputs, Problem, validate},
 };
-use tokio::sync::SemaphorePermit;
+use tokio::time::timeout;
 
 use crate::{
     apply::{Applier, Obstacle},
-    context::Context,
+    context::{Context, Permit},
     error::{Error, Trying as _},
     kafka::{Suitability, TopicsState},
     observe::{
+        child_cache::Of,
         children::{Children, Key},
         deployment, secrets,
     },
@@ -52,7 +54,7 @@ const TOPICS_FIRST: Duration = Duration::from_secs(2);
 pub enum Outcome {
     /// The pipeline is ready.
     Ready,
-    /// The pipeline is ready, and a batch run is under way. Jobs and their pods aren't watched.
+    /// The pipeline is ready, and a batch run is under way, whose pods aren't watched.
     RunActive,
     /// The pipeline isn't ready, and the status says why.
     NotReady,
@@ -83,6 +85,7 @@ impl Outcome {
 /// A pipeline that is being reconciled.
 struct Reconciler<'a> {
     context: &'a Context,
+    permit: Arc<Permit<'a>>,
     api: Api<PinterestPipeline>,
     resource: PinterestPipeline,
     namespace: String,
@@ -97,12 +100,13 @@ struct Applied {
     obstacles: Vec<(Key, Obstacle)>,
 }
 
-/// Brings one pipeline to what its resource says. The `permit` is released while brokers are slow.
-pub async fn reconcile(
-    context: &Context,
+/// Brings one pipeline to what its resource says. The `permit` is released while brokers and pods
+/// are queried.
+pub async fn reconcile<'a>(
+    context: &'a Context,
     namespace: &str,
     name: &str,
-    permit: SemaphorePermit<'_>,
+    permit: Permit<'a>,
 ) -> Result<Outcome, Error> {
     let api: Api<PinterestPipeline> = Api::namespaced(context.client.clone(), namespace);
     // The watch may be older than our last write of the status, from which conditions continue.
@@ -113,6 +117,7 @@ pub async fn reconcile(
     let (namespace, name) = (namespace.to_owned(), name.to_owned());
     let reconciler = Reconciler {
         context,
+        permit: Arc::new(permit),
         api,
         resource,
         namespace,
@@ -127,11 +132,11 @@ pub async fn reconcile(
         context.rollouts.end(&reconciler.uid);
         return reconciler.pause().await;
     }
-    Box::pin(reconciler.run(permit)).await
+    Box::pin(reconciler.run()).await
 }
 
-impl Reconciler<'_> {
-    async fn run(mut self, permit: SemaphorePermit<'_>) -> Result<Outcome, Error> {
+impl<'a> Reconciler<'a> {
+    async fn run(mut self) -> Result<Outcome, Error> {
         self.report_start().await?;
         let mut children = self.children().await?;
         let pipeline = match self.validate(&children).await? {
@@ -145,11 +150,12 @@ impl Reconciler<'_> {
         let suspension = self.suspension(&pipeline, &children).await?;
         self.report_suspension(&suspension).await?;
         let (observed, desired, resets, applied) = {
+            let permit = Arc::clone(&self.permit);
             let topics = build::topics(&pipeline);
             let mut topics = pin!(self.apply_topics(&pipeline, &topics));
             // Topics come before the workers that use them, so that no broker creates them with its
             // own settings; but workers don't wait long for a slow broker.
-            let early = tokio::time::timeout(TOPICS_FIRST, &mut topics).await;
+            let early = permit.released(timeout(TOPICS_FIRST, &mut topics)).await;
             let early = early.ok().transpose()?;
             if let Some(conflict) = conflict(early.as_ref(), &pipeline, &children) {
                 return self.withdraw(&conflict, &mut children).await;
@@ -158,11 +164,9 @@ impl Reconciler<'_> {
             let desired = build::build(&pipeline, &observed);
             let resets = resets::new(&pipeline, &desired.objects, &children);
             let obstacles = self.apply(&pipeline, &desired, &mut children).await?;
-            let topics = if let Some(topics) = early {
-                topics
-            } else {
-                drop(permit);
-                topics.await?
+            let topics = match early {
+                Some(topics) => topics,
+                None => permit.released(topics).await?,
             };
             if let Some(conflict) = topics.conflict() {
                 return self.withdraw(conflict, &mut children).await;
@@ -188,9 +192,22 @@ impl Reconciler<'_> {
     }
 
     async fn children(&self) -> Result<Children, Error> {
-        let client = &self.context.client;
-        let children = Children::list(client, &self.namespace, &self.name, &self.uid).await;
-        children.trying("listing children")
+        let Context {
+            client,
+            children,
+            pipelines,
+            ..
+        } = self.context;
+        let children = children.children(client, self.of(), pipelines.count());
+        children.await.trying("listing children")
+    }
+
+    fn of(&self) -> Of<'_> {
+        Of {
+            namespace: &self.namespace,
+            name: &self.name,
+            uid: &self.uid,
+        }
     }
 
     /// Observes what validation needs, and validates.
@@ -297,10 +314,11 @@ impl Reconciler<'_> {
         !context.rollouts.permit(&self.uid, stage, exists)
     }
 
-    fn applier(&self) -> Applier {
+    fn applier(&self) -> Applier<'a> {
         Applier {
             client: self.context.client.clone(),
             metrics: self.context.metrics.clone(),
+            cache: &self.context.children,
             lease: self.context.lease.clone(),
             namespace: self.namespace.clone(),
             pipeline: self.name.clone(),

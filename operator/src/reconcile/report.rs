@@ -82,10 +82,13 @@ impl Reconciler<'_> {
         } else {
             self.pods().await?
         };
-        let problems = worker_health::problems(&self.context.pod_client, &pods).await;
-        let thresholds = self
-            .thresholds(pipeline, &pods, &problems, &applied.topics.topics)
-            .await;
+        let answers = async {
+            let problems = worker_health::problems(&self.context.pod_client, &pods).await;
+            let thresholds = self.thresholds(pipeline, &pods, &problems, &applied.topics.topics);
+            let thresholds = thresholds.await;
+            (problems, thresholds)
+        };
+        let (problems, thresholds) = self.permit.released(answers).await;
         let view = ComponentView {
             children,
             observed,

@@ -130,13 +130,16 @@ impl Reconciler<'_> {
             .collect();
         let mut groups = pipeline.groups();
         groups.retain(|component, _| running.contains(component));
-        let lag = consumer_lag::lag(&pipeline.bootstrap_servers, &topics, groups).await?;
+        let lag = consumer_lag::lag(&pipeline.bootstrap_servers, &topics, groups);
+        let lag = self.permit.released(lag).await?;
         if lag
             .get(&Component::Archive)
             .is_some_and(|behind| !behind.is_empty())
             && let Ok(pods) = self.pods().await
         {
-            worker_health::flush(&self.context.pod_client, &pods, &Component::Archive).await;
+            let client = &self.context.pod_client;
+            let flush = worker_health::flush(client, &pods, &Component::Archive);
+            self.permit.released(flush).await;
         }
         Ok(lag)
     }

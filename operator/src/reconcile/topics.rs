@@ -113,7 +113,10 @@ impl Reconciler<'_> {
         }
         let record = record.with(&claim, &topics);
         let changed = match created {
-            Ok(()) => self.raise(broker, plan.raise).await,
+            Ok(()) => {
+                self.context.check_lease()?;
+                self.raise(broker, plan.raise).await
+            }
             refused => refused,
         };
         // Also after a refusal: the ids of topics that were created are needed to delete them.

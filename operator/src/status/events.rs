@@ -22,6 +22,10 @@ pub struct Note<'a> {
 
 /// Publishes an event. A failure is logged and fails nothing else.
 pub async fn publish(context: &Context, about: &ObjectReference, note: Note<'_>) {
+    if let Err(error) = context.check_lease() {
+        tracing::warn!(%error, reason = note.reason, "an event isn't written");
+        return;
+    }
     let event = Event {
         type_: note.type_,
         reason: note.reason.to_owned(),

@@ -195,11 +195,20 @@ fn message(finding: &Finding, kept: Option<&Condition>) -> String {
         .map_or_else(|| message.clone(), |old| old.message.clone())
 }
 
+/// A message with `#` for each number that stands alone, such as a position or a count. The digits
+/// of a name (`a1`), a partition (`t[0]`) or an address are no such number.
 fn without_numbers(message: &str) -> String {
-    let words = message
-        .split(|c: char| c.is_ascii_digit())
-        .filter(|words| !words.is_empty());
-    words.collect::<Vec<_>>().join("#")
+    let words = message.split_whitespace().map(|word| {
+        let number = word.trim_matches(|c: char| matches!(c, '(' | ')' | ',' | ';' | ':' | '.'));
+        let is_number = number.starts_with(|c: char| c.is_ascii_digit())
+            && number.trim_end_matches('%').parse::<f64>().is_ok();
+        if is_number {
+            word.replace(number, "#")
+        } else {
+            word.to_owned()
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// A time as conditions have it, in whole seconds.

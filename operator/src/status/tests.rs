@@ -296,8 +296,15 @@ fn a_sentence_of_a_worker_is_written_once_while_only_its_numbers_move() {
     );
     let moved = stopped("position 5 of t[0], the log holds 10 to 1204").conditions();
     assert_eq!(conditions(&first, moved, Some(1), at(200)), first);
-    let other = stopped("position 5 of u[0], the log holds 10 to 1204").conditions();
-    assert_ne!(conditions(&first, other, Some(1), at(200)), first);
+    for other in [
+        "position 5 of u[0], the log holds 9 to 99",
+        "position 5 of t[1], the log holds 9 to 99",
+        "position 5 of t1[0], the log holds 9 to 99",
+        "position 5 of t[0], the log holds 9 to 99 MiB",
+    ] {
+        let moved = conditions(&first, stopped(other).conditions(), Some(1), at(200));
+        assert_ne!(moved, first, "{other}");
+    }
     // The numbers of another reason are what changed.
     let progress = |message: &str| Findings {
         ingest: Finding::bad(reasons::PROGRESSING, message),

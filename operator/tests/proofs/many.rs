@@ -21,7 +21,9 @@ const COUNT: &str = "PINPIPE_MANY";
 /// The largest permitted resident memory of the operator, bytes.
 const MEMORY: u64 = 100 << 20;
 /// The longest resync interval of a ready pipeline, with jitter: at least, and per pipeline.
-const RESYNC: (Duration, Duration) = (Duration::from_secs(36), Duration::from_millis(120));
+const RESYNC: (Duration, Duration) = (Duration::from_secs(36), Duration::from_millis(480));
+/// The largest permitted rate of requests to the API server at rest, per second.
+const REQUESTS: f64 = 20.0;
 
 pub async fn run(cluster: &Cluster) -> Result<String> {
     let many = env::var(COUNT).map_or(Ok(DEFAULT_COUNT), |many| many.parse())?;
@@ -34,7 +36,12 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
             "bootstrapServers": operator.bootstrap_servers,
             "topics": {"partitions": 1},
         }},
-        "ingest": {"replicas": 1},
+        "ingest": {"autoscaling": {"minReplicas": 1, "maxReplicas": 2}},
+        "stream": {"sinks": [
+            {"name": "live", "postgres": {"urlSecretRef": {"name": "warehouse", "key": "url"}}},
+        ]},
+        "archive": {"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}},
+        "batch": {"schedule": "0 10 * * *"},
     });
     let mut without_broker = spec.clone();
     // An address reserved for documentation (RFC 5737), which never answers.
@@ -112,6 +119,8 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
         begun.elapsed(),
         operator.traffic.requests() - requests_before,
     );
+    let rate = requests as f64 / resynced.as_secs_f64();
+    ensure!(rate < REQUESTS, "{rate:.1} requests per second at rest");
     operator.api.relist();
     wait_for_more_reconciles(&operator, many, deadline)
         .await

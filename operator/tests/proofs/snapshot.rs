@@ -11,7 +11,9 @@ use kube::{
 };
 use pinpipe_crds::PinterestPipeline;
 use pinpipe_operator::observe::children;
-use pinpipe_plan::names::{MANAGER, SECRETS_ANNOTATION, TEMPLATE_ANNOTATION, hash};
+use pinpipe_plan::names::{
+    APPLIED_ANNOTATION, MANAGER, SECRETS_ANNOTATION, TEMPLATE_ANNOTATION, hash,
+};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier},
@@ -273,6 +275,13 @@ pub fn without_assigned(mut object: Value) -> Value {
         if let Some(parent) = object.pointer_mut(parent).and_then(Value::as_object_mut) {
             parent.remove(field);
         }
+    }
+    // A hash of the owner's UID, among others.
+    let applied = object
+        .pointer_mut("/metadata/annotations")
+        .and_then(Value::as_object_mut);
+    if let Some(annotations) = applied {
+        annotations.remove(APPLIED_ANNOTATION);
     }
     without_times(&mut object);
     object

@@ -52,9 +52,9 @@ impl Progress {
         Ok(Self { consumer, timeout })
     }
 
-    /// The end offsets of all partitions of `topics`.
+    /// The end offsets of all partitions of `topics`, requested from each broker at once.
     pub fn ends(&self, topics: &[String]) -> Result<Positions> {
-        let mut ends = Positions::new();
+        let mut wanted = TopicPartitionList::new();
         for topic in topics {
             let metadata = self
                 .explained(self.consumer.fetch_metadata(Some(topic), self.timeout))
@@ -70,12 +70,24 @@ impl Progress {
                 ));
             }
             for partition in partitions {
-                let id = partition.id();
-                let (_, end) = self
-                    .explained(self.consumer.fetch_watermarks(topic, id, self.timeout))
-                    .with_context(|| format!("can't get the end offset of {topic}[{id}]"))?;
-                ends.entry(topic.clone()).or_default().insert(id, end);
+                // In place of a time, -1 requests the end. Source: the Kafka protocol, ListOffsets.
+                wanted.add_partition_offset(topic, partition.id(), Offset::End)?;
             }
+        }
+        let answer = self
+            .explained(self.consumer.offsets_for_times(wanted, self.timeout))
+            .with_context(|| format!("can't get the end offsets of {}", topics.join(", ")))?;
+        let mut ends = Positions::new();
+        for element in answer.elements() {
+            let (topic, partition) = (element.topic(), element.partition());
+            let failed = || format!("can't get the end offset of {topic}[{partition}]");
+            element.error().with_context(failed)?;
+            let Offset::Offset(end) = element.offset() else {
+                return Err(anyhow!(failed()));
+            };
+            ends.entry(topic.to_owned())
+                .or_default()
+                .insert(partition, end);
         }
         Ok(ends)
     }
