@@ -183,16 +183,33 @@ pub fn conditions(
 }
 
 /// Message of a condition. A worker's sentence is written once while only its numbers move: the end
-/// of a log, for one, moves all the time while a sink that halted stays where it is.
+/// of a log, for one, moves all the time while a sink that halted stays where it is. So is the
+/// first answer of a registry, which may name another port with each attempt.
 fn message(finding: &Finding, kept: Option<&Condition>) -> String {
     let message = shorten(&finding.message);
     let is_moving = |old: &&Condition| {
+        let is_worker = reasons::FROM_WORKERS.contains(&finding.reason);
+        let is_pull = finding.reason == reasons::IMAGE_NOT_PULLABLE;
         old.reason == finding.reason
-            && reasons::FROM_WORKERS.contains(&finding.reason)
-            && without_numbers(&old.message) == without_numbers(&message)
+            && (is_worker && without_numbers(&old.message) == without_numbers(&message)
+                || is_pull && answered_pull(&old.message) == image_of_pull(&message))
     };
     kept.filter(is_moving)
         .map_or_else(|| message.clone(), |old| old.message.clone())
+}
+
+/// The part of a message about an image before the registry's answer. None: it has no answer.
+fn answered_pull(message: &str) -> Option<&str> {
+    message
+        .split_once(" can't be pulled (")
+        .map(|(image, _)| image)
+}
+
+/// The part of a message about an image before the registry's answer, if it has one.
+fn image_of_pull(message: &str) -> Option<&str> {
+    message
+        .split_once(" can't be pulled")
+        .map(|(image, _)| image)
 }
 
 /// A message with `#` for each number that stands alone, such as a position or a count. The digits

@@ -366,3 +366,26 @@ fn long_messages_are_cut_between_characters() {
     assert!(shorten(&"ü".repeat(2000)).len() <= 1024);
     assert_eq!(shorten("short"), "short");
 }
+
+#[test]
+fn the_first_answer_of_a_registry_stays_while_the_image_is_the_same() {
+    let written = |before: &[Condition], message: &str| {
+        let ingest = Finding::bad(reasons::IMAGE_NOT_PULLABLE, message);
+        let findings = Findings {
+            ingest,
+            ..findings()
+        }
+        .conditions();
+        conditions(before, findings, Some(1), at(100))
+    };
+    let first = written(&[], "the image r/i:1 can't be pulled: check spec.image");
+    let answered = written(
+        &first,
+        "the image r/i:1 can't be pulled (read udp 10.0.0.1:531): check",
+    );
+    assert_ne!(answered, first, "an answer is added");
+    let again = "the image r/i:1 can't be pulled (read udp 10.0.0.1:9): check";
+    assert_eq!(written(&answered, again), answered);
+    let other = "the image r/i:2 can't be pulled (read udp 10.0.0.1:9): check";
+    assert_ne!(written(&answered, other), answered);
+}
