@@ -134,7 +134,7 @@ pub const BATCH_OVERDUE: &str = "BatchOverdue";
 /// configuration.
 pub const RUN_REPLACED: &str = "RunReplaced";
 
-/// No figure is above its threshold.
+/// No value is above its threshold.
 pub const WITHIN_THRESHOLD: &str = "WithinThreshold";
 /// A sink is further behind than its threshold.
 pub const LAG_ABOVE_THRESHOLD: &str = "LagAboveThreshold";

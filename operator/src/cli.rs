@@ -22,7 +22,12 @@ pub struct Args {
     pub image_registry: String,
 
     /// Tag of the workers' images where a pipeline names none
-    #[arg(long, env = "PINPIPE_IMAGE_TAG", value_name = "TAG", default_value = env!("CARGO_PKG_VERSION"))]
+    #[arg(
+        long,
+        env = "PINPIPE_IMAGE_TAG",
+        value_name = "TAG",
+        default_value = env!("CARGO_PKG_VERSION")
+    )]
     pub image_tag: String,
 
     /// Namespaces whose pipelines are reconciled, repeated or separated by commas; all by default
@@ -62,7 +67,8 @@ pub struct Args {
     )]
     pub image_digests: Vec<(String, String)>,
 
-    /// Full names of images that aren't <registry>/<worker>: `ingest=registry.example/pins-ingest,…`
+    /// Full names of images that aren't <registry>/<worker>:
+    /// `ingest=registry.example/pins-ingest,…`
     #[arg(
         long,
         env = "PINPIPE_IMAGE_REPOSITORIES",
@@ -87,11 +93,23 @@ pub struct Args {
     pub forbid_service_account_name: bool,
 
     /// Number of pipelines reconciled at once
-    #[arg(long, env = "PINPIPE_CONCURRENCY", value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(
+        long,
+        env = "PINPIPE_CONCURRENCY",
+        value_name = "N",
+        default_value_t = 8,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
     pub concurrency: u16,
 
     /// Number of pipelines that roll a new image of the operator's at once; the others keep theirs
-    #[arg(long, env = "PINPIPE_ROLLOUT_CONCURRENCY", value_name = "N", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(
+        long,
+        env = "PINPIPE_ROLLOUT_CONCURRENCY",
+        value_name = "N",
+        default_value_t = 10,
+        value_parser = clap::value_parser!(u16).range(1..)
+    )]
     pub rollout_concurrency: u16,
 
     /// How long the sinks of a suspended pipeline may drain their topics, seconds
@@ -113,11 +131,21 @@ pub struct Args {
     pub deletion_deadline: u64,
 
     /// Port of /healthz, /readyz and /metrics
-    #[arg(long, env = "PINPIPE_ADMIN_PORT", value_name = "PORT", default_value_t = pinpipe_config::ADMIN_PORT)]
+    #[arg(
+        long,
+        env = "PINPIPE_ADMIN_PORT",
+        value_name = "PORT",
+        default_value_t = pinpipe_config::ADMIN_PORT
+    )]
     pub admin_port: u16,
 
     /// Format of log lines, json or plain; `RUST_LOG` selects them (default: info)
-    #[arg(long, env = "PINPIPE_LOG_FORMAT", value_name = "FORMAT", default_value_t = LogFormat::Json)]
+    #[arg(
+        long,
+        env = "PINPIPE_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value_t = LogFormat::Json
+    )]
     pub log_format: LogFormat,
 }
 

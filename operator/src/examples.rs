@@ -31,7 +31,8 @@ fn health(findings: &[Option<(&'static str, Finding)>], seen: i64) -> String {
     status.conditions = status::conditions(&[], findings, Some(seen), Timestamp::UNIX_EPOCH);
     status.observed_generation = Some(seen);
     resource.status = Some(status);
-    let script = &documents("gitops/argocd/health.yaml")[0]["data"]["resource.customizations.health.pinpipe.dev_PinterestPipeline"];
+    let key = "resource.customizations.health.pinpipe.dev_PinterestPipeline";
+    let script = &documents("gitops/argocd/health.yaml")[0]["data"][key];
     let lua = Lua::new();
     lua.globals()
         .set("obj", lua.to_value(&json!(resource)).unwrap())

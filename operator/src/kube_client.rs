@@ -290,9 +290,8 @@ mod tests {
             .await
             .unwrap_err();
         let line = |verb: &str, code: &str| {
-            format!(
-                "operator_api_requests_total{{verb=\"{verb}\",resource=\"configmaps\",code=\"{code}\"}} 1"
-            )
+            let labels = format!("verb=\"{verb}\",resource=\"configmaps\",code=\"{code}\"");
+            format!("operator_api_requests_total{{{labels}}} 1")
         };
         assert_eq!(counted(&registry), [line("create", "403")]);
 

@@ -1,5 +1,5 @@
-//! Bounds how many pipelines roll the operator's images at once: an upgrade of the operator is a new
-//! image for every pipeline without a tag of its own.
+//! Bounds how many pipelines roll the operator's images at once: an upgrade of the operator is a
+//! new image for every pipeline without a tag of its own.
 
 use std::{
     collections::BTreeSet,
@@ -25,8 +25,8 @@ impl Rollouts {
         }
     }
 
-    /// Whether a pipeline may roll. One that has begun goes on, also after a restart of the operator.
-    /// `exists` tells by its UID whether a pipeline still is there.
+    /// Whether a pipeline may roll. One that has begun goes on, also after a restart of the
+    /// operator. `exists` tells by its UID whether a pipeline still is there.
     pub fn permit(&self, uid: &str, stage: Stage, exists: impl Fn(&str) -> bool) -> bool {
         let mut rolling = self.rolling.lock().unwrap_or_else(PoisonError::into_inner);
         match stage {

@@ -253,7 +253,8 @@ fn the_oracle_reports_each_wrong_configuration() {
         let children = json!(built(&pipeline));
         let label = "/metadata/labels/app.kubernetes.io~1component";
         let is_config = |child: &&Value| {
-            child["kind"] == "ConfigMap" && child.pointer(label).unwrap() == component
+            let found = child.pointer(label);
+            child["kind"] == "ConfigMap" && found.is_some_and(|found| found == component)
         };
         let config = children.as_array().unwrap().iter().find(is_config).unwrap();
         let before = config["data"]["config.yaml"].as_str().unwrap();

@@ -97,8 +97,9 @@ impl Pipeline {
         Ok(())
     }
 
-    /// The children, except the record, whose content differs from `before`, as `<kind>/<name>`. The name of a
-    /// `ConfigMap` ends with a hash of its content; it counts as `ConfigMap/<component>`.
+    /// The children, except the record, whose content differs from `before`, as `<kind>/<name>`.
+    /// The name of a `ConfigMap` ends with a hash of its content; it counts as
+    /// `ConfigMap/<component>`.
     pub async fn changed_since(
         &self,
         before: &BTreeMap<String, Child>,

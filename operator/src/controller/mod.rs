@@ -73,9 +73,9 @@ async fn drive(controller: Controller<CachedPipeline>, context: Arc<Context>) {
         .await;
 }
 
-/// Waits for a concurrency permit. The permits, and not kube, bound how many reconciles run at once:
-/// they count over all scopes, each of which has its own controller, and those that wait can be
-/// counted.
+/// Waits for a concurrency permit. The permits, and not kube, bound how many reconciles run at
+/// once: they count over all scopes, each of which has its own controller, and those that wait can
+/// be counted.
 async fn reconcile(resource: Arc<CachedPipeline>, context: Arc<Context>) -> Result<Action, Error> {
     let waiting = context.metrics.queued();
     // Closed when the operator stops: the next one reconciles whatever waits then.

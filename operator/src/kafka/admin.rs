@@ -210,6 +210,8 @@ impl Cluster {
     }
 }
 
+type Admin = AdminClient<BrokerErrors>;
+
 /// A connection to a Kafka cluster.
 pub struct Broker {
     client: Arc<AdminClient<BrokerErrors>>,
@@ -333,7 +335,7 @@ impl Broker {
     /// Runs a request that blocks its thread.
     async fn blocking<T: Send + 'static>(
         &self,
-        request: impl FnOnce(&AdminClient<BrokerErrors>) -> Result<T, IdentityError> + Send + 'static,
+        request: impl Send + 'static + FnOnce(&Admin) -> Result<T, IdentityError>,
     ) -> Result<T, BrokerError> {
         let client = Arc::clone(&self.client);
         let run = tokio::task::spawn_blocking(move || request(&client)).await;

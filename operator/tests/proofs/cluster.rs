@@ -211,8 +211,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// An operator with the rights that the chart gives it with `operator.namespaces`: a Role in the
-    /// namespace, and a `ClusterRole` for finalizers.
+    /// An operator with the rights that the chart gives it with `operator.namespaces`: a Role in
+    /// the namespace, a `ClusterRole` for finalizers, and the Role for the record of topics.
     pub async fn operator_of(&self, namespace: &str) -> Result<Operator> {
         let role = self
             .roles
@@ -223,8 +223,12 @@ impl Cluster {
         let subjects = json!([{"kind": "ServiceAccount", "name": RESTRICTED, "namespace": SYSTEM}]);
         let refers = |kind: &str| json!({"apiGroup": group, "kind": kind, "name": RESTRICTED});
         let finalizers = json!([
-            {"apiGroups": ["pinpipe.dev"], "resources": ["pinterestpipelines"], "verbs": ["get", "patch"]},
+            {"apiGroups": ["pinpipe.dev"], "resources": ["pinterestpipelines"],
+                "verbs": ["get", "patch"]},
+            {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["get"]},
         ]);
+        let topics = format!("{RELEASE}-topics");
+        let topics = json!({"apiGroup": group, "kind": "Role", "name": topics});
         let account = format!("/api/v1/namespaces/{SYSTEM}/serviceaccounts");
         let here = format!("/apis/{version}/namespaces/{namespace}");
         for (path, mut object) in [
@@ -242,6 +246,15 @@ impl Cluster {
                     "apiVersion": version,
                     "kind": "RoleBinding",
                     "roleRef": refers("Role"),
+                    "subjects": subjects,
+                }),
+            ),
+            (
+                format!("/apis/{version}/namespaces/{SYSTEM}/rolebindings"),
+                json!({
+                    "apiVersion": version,
+                    "kind": "RoleBinding",
+                    "roleRef": topics,
                     "subjects": subjects,
                 }),
             ),

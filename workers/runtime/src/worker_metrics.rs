@@ -1,5 +1,5 @@
-//! Lag and reject counts that a stream worker reports to the operator at `GET /worker-metrics` of the
-//! admin port.
+//! Lag and reject counts that a stream worker reports to the operator at `GET /worker-metrics` of
+//! the admin port.
 //!
 //! The operator compares them with the thresholds in the resource. `/metrics` has them too, but
 //! this small document already covers the time window, so that the operator needs no history.

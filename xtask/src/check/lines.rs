@@ -11,7 +11,10 @@ const COLUMNS: usize = 100;
 const LINES: usize = 500;
 
 /// Longer files, each with its reason.
-const LONG: [(&str, &str); 0] = [];
+const LONG: [(&str, &str); 1] = [(
+    "operator/tests/proofs/walk/change.rs",
+    "one function per field of the resource; together they are the list of what is changed",
+)];
 
 /// A line for each place that is too wide or too long.
 pub fn findings(root: &Path) -> Result<Vec<String>> {

@@ -38,8 +38,10 @@ const ALL_VALUES: &str = "\
     fullnameOverride=everything,commonLabels.team=data,\
     image.repositories.operator=registry.example/pinpipe-operator,\
     image.repositories.stream=registry.example/pinpipe-stream,\
-    operator.allowedRegistries={registry.example},operator.forbidServiceAccountName=true,image.digests.operator=sha256:\
-    0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef,image.pullSecrets[0].name=pull,\
+    operator.allowedRegistries={registry.example},operator.forbidServiceAccountName=true,\
+    image.digests.operator=sha256:\
+    0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef,\
+    image.pullSecrets[0].name=pull,\
     operator.replicas=2,operator.namespaces={default},operator.extraEnv[0].name=TZ,\
     operator.extraEnv[0].value=UTC,operator.extraArgs={--admin-port=9090},\
     operator.podSecurity=FromPlatform,operator.podSecurityContext.fsGroup=1000650000,\

@@ -67,8 +67,9 @@ const FAILED_NODE: [&str; 2] = [
     "node.kubernetes.io/not-ready",
     "node.kubernetes.io/unreachable",
 ];
-/// How long pods tolerate those taints, seconds. Kubernetes' default is 300; workers keep nothing on
-/// a node, so moving them costs little, and a node is tainted only after most of a minute's silence.
+/// How long pods tolerate those taints, seconds. Kubernetes' default is 300; workers keep nothing
+/// on a node, so moving them costs little, and a node is tainted only after most of a minute's
+/// silence.
 const TOLERATION_SECONDS: i64 = 30;
 
 /// Tolerations that are set, and defaults for the taints of a failed node that these don't cover.
@@ -241,7 +242,8 @@ mod tests {
                 [Some(30), Some(30)],
             ),
             (
-                json!([{"key": key(0), "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 600}]),
+                json!([{"key": key(0), "operator": "Exists", "effect": "NoExecute",
+                    "tolerationSeconds": 600}]),
                 [Some(600), Some(30)],
             ),
             (
@@ -290,7 +292,8 @@ mod tests {
             of(json!({"autoscaling": {"maxReplicas": 1}})),
             cpu(1, 1, 70)
         );
-        let all = json!({"autoscaling": {"minReplicas": 3, "maxReplicas": 9, "targetCPUUtilizationPercentage": 50}});
+        let all = json!({"autoscaling": {
+            "minReplicas": 3, "maxReplicas": 9, "targetCPUUtilizationPercentage": 50}});
         assert_eq!(of(all), cpu(3, 9, 50));
     }
 }

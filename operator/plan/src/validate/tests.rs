@@ -24,14 +24,20 @@ fn what_is_said_stands() {
     let validated = validated(json!({
         "suspend": true,
         "deadLetters": {"mode": "RejectAndLogRepairs"},
-        "broker": {"kafka": {"bootstrapServers": "k:1", "topics": {"partitions": 5, "replicationFactor": 3,
-            "config": {"retention.ms": "1"}, "overrides": {"geo": {"name": "places", "partitions": 7}}}}},
+        "broker": {"kafka": {"bootstrapServers": "k:1", "topics": {
+            "partitions": 5, "replicationFactor": 3, "config": {"retention.ms": "1"},
+            "overrides": {"geo": {"name": "places", "partitions": 7}}}}},
         "ingest": {"replicas": 4, "maxRecordBytes": 1000, "resources": {"limits": {"cpu": 1}}},
-        "stream": {"sinks": [{"name": "log", "postgres": {"urlSecretRef": {"name": "w", "key": "u"}, "writeMode": "Append"}}]},
-        "batch": {"schedule": "@daily", "deadline": "1h30m", "sinks": [], "quality": {"maxRejectedRatio": 0.01, "maxRepairedRatio": {"age": 0.5}}},
-        "archive": {"bucket": "b", "prefix": "raw/zone", "compression": "Gzip", "rotate": {"bytes": 2048, "records": 10, "interval": "1h1m1s"},
-            "s3": {"endpoint": "http://s3:9000/", "region": "eu-west-1", "credentialsSecretRef": {"name": "s3"}}},
-        "image": {"registry": "r/p", "tag": "", "pullPolicy": "Always", "pullSecrets": [{"name": "a"}]},
+        "stream": {"sinks": [{"name": "log", "postgres": {
+            "urlSecretRef": {"name": "w", "key": "u"}, "writeMode": "Append"}}]},
+        "batch": {"schedule": "@daily", "deadline": "1h30m", "sinks": [],
+            "quality": {"maxRejectedRatio": 0.01, "maxRepairedRatio": {"age": 0.5}}},
+        "archive": {"bucket": "b", "prefix": "raw/zone", "compression": "Gzip",
+            "rotate": {"bytes": 2048, "records": 10, "interval": "1h1m1s"},
+            "s3": {"endpoint": "http://s3:9000/", "region": "eu-west-1",
+                "credentialsSecretRef": {"name": "s3"}}},
+        "image": {"registry": "r/p", "tag": "", "pullPolicy": "Always",
+            "pullSecrets": [{"name": "a"}]},
     }));
     assert!(validated.suspend);
     let [pin, geo, _] = &validated.topics;
@@ -84,10 +90,13 @@ fn partitions_that_are_there_bound_a_sinks_pods() {
     assert_eq!(
         validated(spec.clone()).sinks[0].replicas,
         Replicas::Fixed(8),
-        "9 are wished for"
+        "9 are desired for"
     );
     let mut pipeline = pipeline(spec);
-    let topic = |kind: &str, id: Option<&str>, partitions: i32| json!({"name": format!("data.pinterest.{kind}"), "id": id, "partitions": partitions});
+    let topic = |kind: &str, id: Option<&str>, partitions: i32| {
+        let name = format!("data.pinterest.{kind}");
+        json!({"name": name, "id": id, "partitions": partitions, "created": "Other"})
+    };
     let topics = json!([
         topic("pin", Some("a"), 1),
         topic("geo", Some("b"), 1),
@@ -161,7 +170,9 @@ fn problems_name_their_field() {
         .as_object_mut()
         .unwrap()
         .remove("cassandra");
-    wrong["broker"] = json!({"kafka": {"bootstrapServers": "k:1", "topics": {"overrides": {"pin": {"name": "data.pinterest.geo"}}}}});
+    let overrides = json!({"pin": {"name": "data.pinterest.geo"}});
+    wrong["broker"] =
+        json!({"kafka": {"bootstrapServers": "k:1", "topics": {"overrides": overrides}}});
     let wrong = pipeline(wrong);
     let problems = validate(&wrong, &all_there(&wrong), &images()).unwrap_err();
     let mut fields: Vec<_> = problems.iter().map(|problem| problem.field).collect();

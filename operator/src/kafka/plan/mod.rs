@@ -141,7 +141,7 @@ pub fn plan(
                 problems.push((
                     reasons::TOPIC_MISSING,
                     format!(
-                        "topic {name} was deleted by somebody else. The operator does not create it \
+                        "topic {name} was deleted by somebody else. The operator doesn't create it \
                          again, since sinks have positions in it: restore it, or request a new one"
                     ),
                 ));

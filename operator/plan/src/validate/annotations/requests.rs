@@ -162,7 +162,7 @@ mod tests {
             let read = requests(spec, RUN_ANNOTATION, id);
             assert_eq!(read.run, None, "{said}");
             assert!(
-                matches!(read.problems.as_slice(), [(reasons::INVALID_RUN, why)] if why.contains(said)),
+                matches!(&read.problems[..], [(reasons::INVALID_RUN, why)] if why.contains(said)),
                 "{read:?}"
             );
         }

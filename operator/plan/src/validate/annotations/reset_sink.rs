@@ -57,7 +57,8 @@ pub(in crate::validate) fn resets(pipeline: &PinterestPipeline, topics: &[Topic;
             Ok((sink, reset)) => match resets.by_sink.get(sink) {
                 None => _ = resets.by_sink.insert(sink.to_owned(), reset),
                 Some(first) => resets.problems.push(format!(
-                    "`{request}`: the sink {sink} takes one request at a time, and `{}` comes first: \
+                    "`{request}`: the sink {sink} takes one request at a time, and `{}` comes \
+                     first: \
                      replace that one once it is done",
                     first.request
                 )),
