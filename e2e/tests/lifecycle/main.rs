@@ -151,6 +151,7 @@ fn an_archive_that_is_put_back_with_another_bucket_is_refused() -> Result<()> {
             !children.contains_key("Deployment/flow-archive"),
             "the archive was deployed"
         );
+        pipeline.apply(&Spec::new()).await?;
         pipeline.apply(&spec).await?;
         pipeline.ready().await
     })
