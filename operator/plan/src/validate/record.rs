@@ -102,8 +102,9 @@ fn changed(pipeline: &ValidatedPipeline, setting: &Setting, before: &str) -> Str
     } = setting;
     let (namespace, record) = (&pipeline.namespace, names::record(&pipeline.name));
     format!(
-        "{key} is {} and was {} when it was first deployed: {because}; set it back, or create \
-         another pipeline under another name; if the data is there, too, or to start over on \
+        "{key} is {} and was {} when it was first deployed: {because}; set it back (if that is \
+         refused as a change, remove the section and add it again), or create another pipeline \
+         under another name; if the data is there, too, or to start over on \
          purpose, remove the old value from the record: kubectl -n {namespace} patch configmap \
          {record} --type json -p '[{{\"op\":\"remove\",\"path\":\"/data/{key}\"}}]'",
         shown(value),
