@@ -11,37 +11,47 @@ use crate::{LagThresholds, PodSettings, Resources, S3, schema::unchanged_or};
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("self.bucket == oldSelf.bucket").message(
-        "spec.archive.bucket can't be changed, since the archive's positions are its objects there: create another pipeline with the new \
-         bucket; this one's objects stay when it is deleted"
+        "spec.archive.bucket can't be changed, since the archive's positions are its objects \
+         there: create another pipeline with the new bucket; this one's objects stay when it is \
+         deleted"
     ),
     validation = Rule::new(unchanged_or("prefix", "topics")).message(
-        "spec.archive.prefix can't be changed, since the archive's positions are its objects there: create another pipeline with the new \
-         prefix; this one's objects stay when it is deleted"
+        "spec.archive.prefix can't be changed, since the archive's positions are its objects \
+         there: create another pipeline with the new prefix; this one's objects stay when it is \
+         deleted"
     ),
     validation = Rule::new(unchanged_or("compression", "None")).message(
-        "spec.archive.compression can't be changed, since an object's name tells how it is written and the archive's positions are \
-         those names: create another pipeline with the new compression; this one's objects stay when it is deleted"
+        "spec.archive.compression can't be changed, since it is part of the objects' names and \
+         the archive's positions are those names: create another pipeline with the new \
+         compression; this one's objects stay when it is deleted"
     )
 )]
 pub struct Archive {
-    /// The bucket, created when absent. Can't be changed later.
+    /// The bucket, created if it does not exist. Immutable.
     #[schemars(length(min = 3, max = 63))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z0-9][a-z0-9.-]*[a-z0-9]$')").message(
-            "archive.bucket must consist of lowercase letters, digits, '.' and '-', and begin and end with a letter or digit"
+            "archive.bucket must consist of lowercase letters, digits, '.' and '-', and begin and \
+             end with a letter or digit"
         )
     )]
     pub bucket: String,
 
-    /// The key prefix of the raw objects, without a slash at either end; `topics` unless set. Can't
-    /// be changed later.
+    /// The key prefix of the raw objects, without leading or trailing slash. Defaults to `topics`.
+    /// Immutable.
     #[schemars(length(min = 1, max = 200))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*$')").message(
-            "archive.prefix must be names of letters, digits, '.', '_', '=' and '-' with single slashes between them, and none at either end"
+        validation = Rule::new(
+            "self.matches('^[A-Za-z0-9_][A-Za-z0-9._=-]*(/[A-Za-z0-9_][A-Za-z0-9._=-]*)*$')"
+        )
+        .message(
+            "archive.prefix must be names of letters, digits, '.', '_', '=' and '-' separated by \
+             single slashes, without a slash at either end"
         ),
-        validation = Rule::new("self != 'runs' && !self.startsWith('runs/')")
-            .message("archive.prefix can't be runs or below it, where batch runs keep their manifests and reports; choose another prefix")
+        validation = Rule::new("self != 'runs' && !self.startsWith('runs/')").message(
+            "archive.prefix can't be runs or below it, where batch runs keep their manifests and \
+             reports; choose another prefix"
+        )
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
@@ -50,38 +60,38 @@ pub struct Archive {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<Compression>,
 
-    /// When an object is closed: at the first limit that is reached.
+    /// When an object is closed: at the first limit reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotate: Option<Rotate>,
 
-    /// What the condition `LagWithinThreshold` is held against. Records wait for up to
-    /// `rotate.interval` here, so the lag goes up and down by what comes in within that time.
-    /// Nothing is stopped or slowed by it.
+    /// Threshold of the condition `LagWithinThreshold`. The archive's lag varies by the number of
+    /// records that arrive within `rotate.interval`, since they are stored when an object is
+    /// closed. Exceeding the threshold only sets the condition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thresholds: Option<LagThresholds>,
 
     /// The object store.
     pub s3: S3,
 
-    /// What the pod asks for and may use.
+    /// Resource requests and limits of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// Where the pods run, as whom, and what stands on them.
+    /// Settings of the pods.
     #[serde(flatten)]
     pub pods: PodSettings,
 }
 
-/// How raw objects are compressed: not at all (`None`, unless set: `.json`), by gzip (`.json.gz`)
-/// or Zstandard (`.json.zst`). Can't be changed later.
+/// How raw objects are compressed: `None` (default, `.json`), `Gzip` (`.json.gz`) or `Zstd`
+/// (`.json.zst`). Immutable.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum Compression {
-    /// Not at all: `.json`.
+    /// Uncompressed, `.json`.
     #[default]
     None,
-    /// By gzip: `.json.gz`.
+    /// gzip, `.json.gz`.
     Gzip,
-    /// By Zstandard: `.json.zst`.
+    /// Zstandard, `.json.zst`.
     Zstd,
 }
 
@@ -89,22 +99,24 @@ pub enum Compression {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rotate {
-    /// Bytes of raw records, before compression. 134217728 (128 MiB) unless set.
+    /// Size of the raw records, bytes, before compression. Defaults to 134217728 (128 MiB).
     #[schemars(range(min = 1024, max = 1_073_741_824))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<i64>,
 
-    /// Records. 100000 unless set.
+    /// Number of records. Defaults to 100000.
     #[schemars(range(min = 1, max = 10_000_000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records: Option<i64>,
 
-    /// Time on the wall clock since the object's first record came: `90s`, `5m`, `1h30m`. 5m unless
-    /// set.
+    /// Time since the object's first record arrived, such as `90s`, `5m` or `1h30m`. Defaults to
+    /// 5m.
     #[schemars(length(min = 2, max = 16))]
     #[x_kube(
         validation = Rule::new("self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$')")
-            .message("rotate.interval must be hours, minutes and seconds, such as 90s, 5m or 1h30m"),
+            .message(
+                "rotate.interval must be hours, minutes and seconds, such as 90s, 5m or 1h30m"
+            ),
         validation = Rule::new(
             "!self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$') || \
              (duration(self) >= duration('1s') && duration(self) <= duration('24h'))"

@@ -1,10 +1,12 @@
-//! What several components share: Secrets, object stores, images, resources.
+//! Types shared by several components: Secrets, object stores, images, resources.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-/// A Secret of the pipeline's namespace.
+use crate::schema::{IS_QUANTITY, QUANTITY};
+
+/// A Secret in the pipeline's namespace.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretRef {
@@ -12,13 +14,14 @@ pub struct SecretRef {
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')").message(
-            "a Secret's name must consist of lowercase letters, digits, '-' and '.', and begin and end with a letter or digit"
+            "a Secret's name must consist of lowercase letters, digits, '-' and '.', and begin and \
+             end with a letter or digit"
         )
     )]
     pub name: String,
 }
 
-/// A key of a Secret of the pipeline's namespace.
+/// A key of a Secret in the pipeline's namespace.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
@@ -26,7 +29,8 @@ pub struct SecretKeyRef {
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')").message(
-            "a Secret's name must consist of lowercase letters, digits, '-' and '.', and begin and end with a letter or digit"
+            "a Secret's name must consist of lowercase letters, digits, '-' and '.', and begin and \
+             end with a letter or digit"
         )
     )]
     pub name: String,
@@ -40,20 +44,23 @@ pub struct SecretKeyRef {
     pub key: String,
 }
 
-/// An object store that speaks S3.
+/// An S3-compatible object store.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct S3 {
-    /// `http://host:port` of a server other than AWS; absent: AWS itself.
+    /// URL of an S3-compatible server, such as `http://host:port`. Defaults to AWS.
     #[schemars(length(min = 8, max = 512))]
     #[x_kube(
         validation = Rule::new("self.matches('^https?://[A-Za-z0-9._:-]+/?$')")
-            .message("s3.endpoint must be http://host:port or https://host, without a path: http://s3.example:9000")
+            .message(
+                "s3.endpoint must be http://host:port or https://host, without a path: \
+                 http://s3.example:9000"
+            )
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
 
-    /// The region. `us-east-1` unless set, which most servers other than AWS take.
+    /// The region. Defaults to `us-east-1`, which most servers other than AWS accept.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z0-9-]+$')")
@@ -66,69 +73,71 @@ pub struct S3 {
     pub credentials_secret_ref: SecretRef,
 }
 
-/// Where the workers' images come from: `<registry>/<worker>:<tag>`, or
+/// The workers' images: `<registry>/<worker>:<tag>`, or
 /// `<registry>/<worker>:<tag>@<digest>`.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Image {
-    /// The registry, with the path in it; the operator's own unless set.
+    /// The registry and path. Defaults to the operator's.
     #[schemars(length(min = 1, max = 200))]
     #[x_kube(
         validation = Rule::new("self.matches('^[A-Za-z0-9][A-Za-z0-9._:/-]*[A-Za-z0-9]$')")
-            .message("image.registry must be a registry and path without a slash at its end: ghcr.io/pinpipe")
+            .message(
+                "image.registry must be a registry and path without a trailing slash: \
+                 ghcr.io/pinpipe"
+            )
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry: Option<String>,
 
-    /// The tag; empty or absent: the operator's own version.
+    /// The tag. Defaults to the operator's version, also if empty.
     #[schemars(length(max = 128))]
     #[x_kube(
         validation = Rule::new("self.matches('^([A-Za-z0-9_][A-Za-z0-9_.-]*)?$')")
-            .message("image.tag must be a tag such as 0.1.0, or empty for the operator's own version")
+            .message("image.tag must be a tag such as 0.1.0, or empty for the operator's version")
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
 
-    /// The images' digests, by worker. A worker named here runs just that image, whatever its tag
-    /// says by now. Without a tag, the operator's own digests, if it was given any, hold for those
-    /// that aren't named.
+    /// Image digests by worker. They take precedence over the tag. Without a tag, digests
+    /// configured in the operator apply to the workers that are not set here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digests: Option<ImageDigests>,
 
-    /// When images are pulled. `IfNotPresent` unless set.
+    /// When images are pulled. Defaults to `IfNotPresent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_policy: Option<PullPolicy>,
 
-    /// Secrets that hold the registry's credentials.
+    /// Secrets with the registry's credentials.
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_secrets: Option<Vec<SecretRef>>,
 }
 
-/// The images' digests, `sha256:` and 64 hexadecimal digits each.
+/// Image digests, each `sha256:` and 64 hexadecimal digits.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ImageDigests {
-    /// Of the image `ingest`.
+    /// Digest of the image `ingest`.
     #[schemars(schema_with = "crate::schema::digest")]
     #[x_kube(validation = Rule::new(IS_DIGEST).message(DIGEST))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingest: Option<String>,
 
-    /// Of the image `stream`, which is the archive's, too.
+    /// Digest of the image `stream`, which the archive uses, too.
     #[schemars(schema_with = "crate::schema::digest")]
     #[x_kube(validation = Rule::new(IS_DIGEST).message(DIGEST))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
 
-    /// Of the image `batch`.
+    /// Digest of the image `batch`.
     #[schemars(schema_with = "crate::schema::digest")]
     #[x_kube(validation = Rule::new(IS_DIGEST).message(DIGEST))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<String>,
 
-    /// Of the image `emulator`.
+    /// Digest of the image `emulator`.
     #[schemars(schema_with = "crate::schema::digest")]
     #[x_kube(validation = Rule::new(IS_DIGEST).message(DIGEST))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,61 +145,66 @@ pub struct ImageDigests {
 }
 
 const IS_DIGEST: &str = "self.matches('^sha256:[0-9a-f]{64}$')";
-const DIGEST: &str = "an image's digest must be sha256: and 64 hexadecimal digits, as docker images --digests shows it";
+const DIGEST: &str = "an image's digest must be sha256: and 64 hexadecimal digits, as docker \
+                      images --digests shows it";
 
 /// When images are pulled.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum PullPolicy {
     /// Before every start of a container.
     Always,
-    /// Where the node hasn't the image.
+    /// If the image is not present on the node.
     IfNotPresent,
-    /// Never: the node must have it.
+    /// Never: the image must be present on the node.
     Never,
 }
 
-/// What a pod asks for and may use. Where this is set it stands for itself; nothing of the defaults
-/// is added.
+/// Resource requests and limits of a pod. If set, they replace all defaults.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new(
-        "!has(self.requests) || !has(self.limits) || !has(self.requests.cpu) || !has(self.limits.cpu) || \
+        "!has(self.requests) || !has(self.limits) || !has(self.requests.cpu) || \
+         !has(self.limits.cpu) || \
          quantity(string(self.requests.cpu)).compareTo(quantity(string(self.limits.cpu))) <= 0"
     )
     .message("resources.requests.cpu must not be more than resources.limits.cpu"),
     validation = Rule::new(
-        "!has(self.requests) || !has(self.limits) || !has(self.requests.memory) || !has(self.limits.memory) || \
-         quantity(string(self.requests.memory)).compareTo(quantity(string(self.limits.memory))) <= 0"
+        "!has(self.requests) || !has(self.limits) || !has(self.requests.memory) || \
+         !has(self.limits.memory) || \
+         quantity(string(self.requests.memory)).compareTo(\
+         quantity(string(self.limits.memory))) <= 0"
     )
     .message("resources.requests.memory must not be more than resources.limits.memory")
 )]
 pub struct Resources {
-    /// What the scheduler keeps free for the pod.
+    /// Resources reserved for the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Amounts>,
 
-    /// What the pod may use at most.
+    /// Maximum resources of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Amounts>,
 }
 
-/// Amounts of what a node has.
+/// Amounts of CPU and memory.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Amounts {
-    /// Processor time, cores: `500m`, `2`.
+    /// CPU, cores, such as `500m` or `2`.
     #[schemars(schema_with = "crate::schema::quantity")]
+    #[x_kube(validation = Rule::new(IS_QUANTITY).message(QUANTITY))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<Amount>,
 
-    /// Memory, bytes: `256Mi`, `1Gi`.
+    /// Memory, bytes, such as `256Mi` or `1Gi`.
     #[schemars(schema_with = "crate::schema::quantity")]
+    #[x_kube(validation = Rule::new(IS_QUANTITY).message(QUANTITY))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Amount>,
 }
 
-/// A quantity in Kubernetes' notation. A plain integer may be written without quotes.
+/// A Kubernetes quantity. Integers may be written without quotes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Amount(pub String);
 

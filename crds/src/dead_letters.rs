@@ -1,4 +1,4 @@
-//! What becomes of records that can't be kept as they are.
+//! Handling of rejected and repaired records.
 
 use kube::KubeSchema;
 use schemars::JsonSchema;
@@ -6,30 +6,29 @@ use serde::{Deserialize, Serialize};
 
 use crate::RejectThresholds;
 
-/// What becomes of records that are rejected or repaired on their way into sinks.
+/// How rejected and repaired records are handled.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeadLetters {
-    /// What becomes of them.
+    /// How rejected and repaired records are handled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<DeadLetterMode>,
 
-    /// What the condition `RejectsWithinThreshold` is held against. Nothing is stopped or slowed by
-    /// it.
+    /// Threshold of the condition `RejectsWithinThreshold`. Exceeding it only sets the condition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thresholds: Option<RejectThresholds>,
 }
 
-/// `Reject`, unless set: a rejected record goes to its topic's dead letters, and what is behind it
-/// goes on. `RejectAndLogRepairs`: a copy of each repaired one, with the fields and reasons, goes
-/// there, too. `Fail`: every sink stops at the first rejected record.
+/// `Reject` (default): rejected records go to the topic's dead letters. `RejectAndLogRepairs`: in
+/// addition, a copy of each repaired record goes there, with the repaired fields and reasons.
+/// `Fail`: every sink stops at the first rejected record.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum DeadLetterMode {
-    /// Rejected records are dead letters.
+    /// Rejected records go to the dead letters.
     #[default]
     Reject,
-    /// Copies of repaired records are, too.
+    /// Copies of repaired records go there, too.
     RejectAndLogRepairs,
-    /// A rejected record stops every sink, until somebody has decided about it.
+    /// A rejected record stops every sink until somebody intervenes.
     Fail,
 }

@@ -1,14 +1,12 @@
-//! The `PinterestPipeline` resource: its type, the rules the API server holds it to, and its
-//! status.
+//! The `PinterestPipeline` resource: types, validation rules and status.
 //!
-//! The schema says what can be written; it fills in no default. Defaults are the operator's
-//! validate phase's alone, so that they stand in one place and a stored resource says exactly what
-//! its author wrote. Every string, list and map is bounded: the API server estimates what a CEL
-//! rule may cost from these bounds and refuses a definition that could cost too much.
+//! The schema contains no defaults. The operator's validate phase fills them in, so that defaults
+//! are in one place and a stored resource contains exactly what its author wrote. Every string,
+//! list and map is bounded: the API server estimates the cost of CEL rules from these bounds and
+//! refuses a definition that could be too expensive.
 //!
-//! Rules on the form of a name are CEL rather than `pattern`, because a rule has a message that
-//! says what to do and a pattern has none. `kube`'s evaluator runs the same rules without a cluster
-//! ([`check_rules`]).
+//! Formats are checked by CEL rules rather than `pattern`, because only a rule has a message that
+//! says what to do. [`check_rules`] evaluates the rules without a cluster.
 
 mod archive;
 mod batch;
@@ -16,6 +14,7 @@ mod broker;
 mod common;
 mod dead_letters;
 mod pods;
+pub mod reasons;
 mod schema;
 mod sinks;
 mod status;
@@ -38,13 +37,13 @@ pub use pods::{
 pub use schema::{BrokenRule, check_rules, crd, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};
 pub use status::{
-    BatchStatus, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, TopicStatus,
+    BatchStatus, Created, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, TopicStatus,
     condition_types, parse_run_report,
 };
 pub use thresholds::{LagThresholds, RejectThresholds};
 
-/// Pinterest records on their way from REST posts through Kafka to clean tables and answers. Only
-/// `broker` is required; a section that is absent is not deployed. Ingest always is.
+/// Desired state of a pipeline. Only `broker` is required. Ingest is always deployed, other
+/// components only if their section is present.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[kube(
     group = "pinpipe.dev",
@@ -55,24 +54,25 @@ pub use thresholds::{LagThresholds, RejectThresholds};
     category = "all",
     status = "PinterestPipelineStatus",
     derive = "PartialEq",
-    doc = "A pipeline of Pinterest records: REST posts through Kafka to clean tables, raw objects and answers.",
+    doc = "A pipeline of Pinterest records from a REST service through Kafka to clean tables, raw \
+           objects and answers.",
     printcolumn(
         name = "Ready",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].status"#,
-        description = "Whether everything the pipeline consists of works."
+        description = "Whether all components work."
     ),
     printcolumn(
         name = "Reason",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="Ready")].reason"#,
-        description = "Why it is ready, or what keeps it from being so."
+        description = "The reason of the condition Ready."
     ),
     printcolumn(
         name = "Ingest",
         type_ = "string",
         json_path = ".status.ingest.url",
-        description = "Where records are posted to, from inside the cluster."
+        description = "URL for posting records from inside the cluster."
     ),
     printcolumn(
         name = "Last Batch",
@@ -86,14 +86,14 @@ pub use thresholds::{LagThresholds, RejectThresholds};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="TopicsReady")].status"#,
         priority = 1,
-        description = "Whether the Kafka topics are there."
+        description = "Whether the Kafka topics exist."
     ),
     printcolumn(
         name = "Stream",
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="StreamReady")].status"#,
         priority = 1,
-        description = "Whether every sink's worker runs."
+        description = "Whether the workers of all stream sinks run."
     ),
     printcolumn(
         name = "Archive",
@@ -107,115 +107,124 @@ pub use thresholds::{LagThresholds, RejectThresholds};
         type_ = "string",
         json_path = r#".status.conditions[?(@.type=="BatchReady")].status"#,
         priority = 1,
-        description = "Whether batch runs are scheduled and the last one succeeded."
+        description = "Whether batch runs start, the last one succeeded and none is overdue."
     ),
-    validation = Rule::new("self.metadata.name.size() <= 30 && self.metadata.name.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$')").message(
-        "metadata.name must have at most 30 lowercase letters, digits and '-', begin with a letter and end with a letter or digit: \
-         Services and topics are named after it"
+    validation = Rule::new(
+        "self.metadata.name.size() <= 30 && \
+         self.metadata.name.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$')"
+    )
+    .message(
+        "metadata.name must have at most 30 lowercase letters, digits and '-', begin with a letter \
+         and end with a letter or digit: Services and topics are named after it"
     )
 )]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.batch) || has(self.archive)").message(
-        "spec.batch needs spec.archive: a batch run reads the raw objects that the archive writes; add spec.archive or remove spec.batch"
+        "spec.batch needs spec.archive: a batch run reads the raw objects that the archive writes; \
+         add spec.archive or remove spec.batch"
     )
 )]
 pub struct PinterestPipelineSpec {
-    /// Stops ingest, lets sinks read the topics to their ends, scales every worker to zero and
-    /// skips scheduled batch runs; one that runs goes on to its end. Topics and data stay; `false`
-    /// resumes where the workers stopped.
+    /// Suspends the pipeline: ingest stops, sinks read the topics to the end, all workers are
+    /// scaled to zero, and scheduled batch runs are skipped. A batch run in progress is completed.
+    /// Topics and data are kept. When set to `false`, the workers resume where they stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
 
-    /// The broker that records pass through.
+    /// The message broker.
     pub broker: Broker,
 
-    /// The REST service that takes records. Always deployed.
+    /// Ingest, the REST service that accepts records. Always deployed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingest: Option<Ingest>,
 
-    /// What becomes of records that are rejected or repaired on their way into sinks.
+    /// How rejected and repaired records are handled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<DeadLetters>,
 
-    /// Workers that keep live tables up to date.
+    /// Stream workers, which keep live tables up to date.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<Stream>,
 
-    /// The worker that writes raw records to an object store, always from the earliest record on.
+    /// The archive, which writes raw records to an object store, starting at the earliest record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub archive: Option<Archive>,
 
-    /// The scheduled run that cleans all raw records, loads them and answers the eight questions.
-    /// Needs `archive`.
+    /// Scheduled batch runs, which clean all raw records, load them into sinks and answer the eight
+    /// questions. Requires `archive`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub batch: Option<Batch>,
 
-    /// Synthetic users who post records to ingest, for trying a pipeline out.
+    /// The emulator: synthetic users who post records to ingest, for trying out a pipeline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emulator: Option<Emulator>,
 
-    /// Where the workers' images come from.
+    /// The workers' images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Image>,
 }
 
-/// The REST service that takes records.
+/// Ingest, the REST service that accepts records.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.replicas) || !has(self.autoscaling)")
         .message("ingest.replicas and ingest.autoscaling can't both be set: remove one of them"),
     validation = Rule::new(
-        "!has(self.autoscaling) || !has(self.resources) || (has(self.resources.requests) && has(self.resources.requests.cpu)) || \
+        "!has(self.autoscaling) || !has(self.resources) || \
+         (has(self.resources.requests) && has(self.resources.requests.cpu)) || \
          (has(self.resources.limits) && has(self.resources.limits.cpu))"
     )
-    .message("ingest.autoscaling goes by the share of the CPU time that pods request: set ingest.resources.requests.cpu")
+    .message(
+        "ingest.autoscaling compares CPU usage with the CPU request: set \
+         ingest.resources.requests.cpu"
+    )
 )]
 pub struct Ingest {
-    /// How many pods. 2 unless set.
+    /// Number of pods. Defaults to 2.
     #[schemars(range(min = 1, max = 100))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
 
-    /// As many pods as their CPU time asks for, in place of `replicas`.
+    /// Scales the number of pods by CPU usage. Replaces `replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<IngestAutoscaling>,
 
-    /// The size limit of one record, bytes; larger ones are refused, and rejected by every worker.
-    /// 65536 unless set.
+    /// Size limit of a record, bytes. Ingest refuses larger records and the other workers reject
+    /// them. Defaults to 65536.
     #[schemars(range(min = 256, max = 1_000_000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_record_bytes: Option<i32>,
 
-    /// What a pod asks for and may use.
+    /// Resource requests and limits of a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// Where the pods run, as whom, and what stands on them.
+    /// Settings of the pods.
     #[serde(flatten)]
     pub pods: PodSettings,
 }
 
-/// Synthetic users who post records to ingest.
+/// The emulator: synthetic users who post records to ingest.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Emulator {
-    /// Records a second, all three kinds together. 100 unless set.
+    /// Records per second, all three kinds together. Defaults to 100.
     #[schemars(range(min = 1, max = 100_000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records_per_second: Option<i32>,
 
-    /// The seed of the synthetic users: the same seed gives the same records. 1 unless set.
+    /// Seed of the synthetic users. The same seed produces the same records. Defaults to 1.
     #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<i64>,
 
-    /// What the pod asks for and may use.
+    /// Resource requests and limits of the pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
-    /// Where the pods run, as whom, and what stands on them.
+    /// Settings of the pods.
     #[serde(flatten)]
     pub pods: PodSettings,
 }

@@ -1,53 +1,54 @@
-//! What the operator reports. No figure here moves by itself (lag and rates are metrics), so a
-//! settled pipeline is never written.
+//! The status of a pipeline. It contains no values that change continuously, such as lag and rates,
+//! which are metrics: the status of a settled pipeline is never written.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The types of the status' conditions.
+/// Types of the conditions in the status.
 pub mod condition_types {
-    /// Everything the pipeline consists of works.
+    /// Everything the pipeline consists of is deployed and works. How batch runs end is told by
+    /// `BatchReady` alone.
     pub const READY: &str = "Ready";
-    /// True while the pipeline isn't as its spec says and the operator works on it or waits for
-    /// what it needs. Absent otherwise.
+    /// True while the pipeline differs from its spec and the operator is working on it or waiting
+    /// for something. Otherwise absent.
     pub const RECONCILING: &str = "Reconciling";
-    /// True while the pipeline isn't as its spec says and won't be until somebody does something.
-    /// Absent otherwise.
+    /// True while the pipeline differs from its spec and somebody has to intervene. Otherwise
+    /// absent.
     pub const STALLED: &str = "Stalled";
-    /// `spec.suspend` is set: False while sinks read the topics to their ends, True from then on.
-    /// Absent otherwise.
+    /// Present if `spec.suspend` is set: False while sinks read the topics to the end, then True.
     pub const SUSPENDED: &str = "Suspended";
-    /// The broker answers and has every topic.
+    /// The broker is reachable and all topics exist.
     pub const TOPICS_READY: &str = "TopicsReady";
-    /// Ingest takes records.
+    /// Ingest accepts records.
     pub const INGEST_READY: &str = "IngestReady";
-    /// Every sink's worker runs.
+    /// The workers of all stream sinks run.
     pub const STREAM_READY: &str = "StreamReady";
     /// The archive's worker runs.
     pub const ARCHIVE_READY: &str = "ArchiveReady";
-    /// Batch runs are scheduled, and the last one succeeded.
+    /// Batch runs start, the last one succeeded, and none is overdue. `Ready` doesn't depend on
+    /// them.
     pub const BATCH_READY: &str = "BatchReady";
-    /// No sink is further behind than its threshold. Absent where none has one.
+    /// No sink's lag exceeds its threshold. Absent if no sink has a threshold.
     pub const LAG_WITHIN_THRESHOLD: &str = "LagWithinThreshold";
-    /// No more records are rejected than the threshold says. Absent without one.
+    /// The ratio of rejected records does not exceed the threshold. Absent without a threshold.
     pub const REJECTS_WITHIN_THRESHOLD: &str = "RejectsWithinThreshold";
 }
 
-/// What the operator last saw and did.
+/// Observed state of a pipeline.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct PinterestPipelineStatus {
-    /// The generation of the spec that this status is about.
+    /// The generation of the spec that this status was computed for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
 
-    /// `Ready`, `TopicsReady`, `IngestReady`, `StreamReady`, `ArchiveReady`, `BatchReady`; those of
-    /// absent sections are absent. `Suspended` only while `spec.suspend` is set; `Reconciling` or
-    /// `Stalled` only while `Ready` is not True, as kstatus reads them; `LagWithinThreshold` and
-    /// `RejectsWithinThreshold` only where there are thresholds, and `Ready` doesn't depend on
-    /// them.
+    /// Conditions: `Ready`; `TopicsReady`, `IngestReady`, `StreamReady`, `ArchiveReady` and
+    /// `BatchReady` for the sections in the spec; `Suspended` while `spec.suspend` is set;
+    /// `Reconciling` or `Stalled`, as defined by kstatus, while `Ready` is not True;
+    /// `LagWithinThreshold` and `RejectsWithinThreshold` if thresholds are set. `Ready` does not
+    /// depend on thresholds.
     #[schemars(schema_with = "crate::schema::conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
@@ -58,7 +59,7 @@ pub struct PinterestPipelineStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub topics: Vec<TopicStatus>,
 
-    /// The REST service.
+    /// Ingest, the REST service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingest: Option<IngestStatus>,
 
@@ -67,41 +68,64 @@ pub struct PinterestPipelineStatus {
     pub batch: Option<BatchStatus>,
 }
 
-/// A topic.
+/// Status of a topic.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[schemars(transform = without_default)]
 #[serde(rename_all = "camelCase")]
 pub struct TopicStatus {
-    /// Its name.
+    /// The topic's name.
     #[schemars(length(max = 249))]
     pub name: String,
 
-    /// The identity the broker gave it; a topic deleted and created again has another. Absent: it
-    /// was about to be created.
+    /// The topic id assigned by the broker, which changes if the topic is deleted and created
+    /// again. Absent while the topic is being created.
     #[schemars(length(max = 64))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
 
-    /// Its partitions.
+    /// The number of partitions.
     pub partitions: i32,
 
-    /// Whether this pipeline created it.
-    pub created_by_us: bool,
+    /// Who created it. Only topics that the operator created are deleted with the pipeline or given
+    /// more partitions.
+    #[serde(default)]
+    pub created: Created,
 }
 
-/// The REST service.
+/// Removes the default, which the API server would write into stored objects.
+fn without_default(schema: &mut schemars::Schema) {
+    let created = schema.pointer_mut("/properties/created");
+    if let Some(created) = created.and_then(|created| created.as_object_mut()) {
+        created.remove("default");
+    }
+}
+
+/// Who created a topic.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub enum Created {
+    /// The operator, for a pipeline with this namespace and name.
+    Operator,
+    /// Somebody else: it existed before.
+    Other,
+    /// It can't be told: the operator stopped while it created the topic, or its record is lost.
+    #[default]
+    Unknown,
+}
+
+/// Status of ingest.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct IngestStatus {
-    /// Where records are posted to, from inside the cluster.
+    /// URL for posting records from inside the cluster.
     #[schemars(length(max = 512))]
     pub url: String,
 }
 
-/// Batch runs.
+/// Status of batch runs.
 #[derive(JsonSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BatchStatus {
-    /// When a run was last started by the schedule.
+    /// When the schedule last started a run.
     #[schemars(schema_with = "crate::schema::time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_schedule_time: Option<Time>,
@@ -111,16 +135,21 @@ pub struct BatchStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_successful_time: Option<Time>,
 
+    /// Whether a run that was due was never started, or no run has succeeded since although
+    /// `spec.batch.deadline` has passed. Absent: no.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overdue: bool,
+
     /// The last run that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<LastRun>,
 
-    /// The value of the annotation `pinpipe.dev/run-batch` for which a run was last started.
+    /// The value of the annotation `pinpipe.dev/run-batch` that last started a run.
     #[schemars(length(max = 63))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_requested: Option<String>,
 
-    /// Its values before that, the latest first: none of them starts a run again.
+    /// Earlier values of that annotation, newest first. They start no further run.
     #[schemars(length(max = 32), inner(length(max = 63)))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub requested_before: Vec<String>,
@@ -137,23 +166,23 @@ pub struct LastRun {
     /// How it ended.
     pub outcome: Outcome,
 
-    /// Records read.
+    /// Number of records read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read: Option<i64>,
 
-    /// Clean records, before the latest of each key was taken.
+    /// Number of clean records, including superseded ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clean: Option<i64>,
 
-    /// Clean records of which a value couldn't be read or was out of range.
+    /// Number of clean records with a value that was unreadable or out of range.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repaired: Option<i64>,
 
-    /// Records that couldn't be keyed.
+    /// Number of records without a readable key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected: Option<i64>,
 
-    /// How long it took, seconds.
+    /// Duration, seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seconds: Option<i64>,
 }
@@ -161,15 +190,14 @@ pub struct LastRun {
 /// How a batch run ended.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum Outcome {
-    /// Its answers are published.
+    /// The answers are published.
     Succeeded,
-    /// It gave up; earlier answers stand.
+    /// The run failed. Earlier answers are kept.
     Failed,
 }
 
-/// Reads the termination message of a batch worker's pod, `{"run": …, "outcome": …, "read": …, …}`,
-/// into what the status keeps. Nothing of a message in another form is taken: it was the tail of a
-/// log.
+/// Parses the termination message of a batch worker's pod, `{"run": …, "outcome": …, "read": …,
+/// …}`. Other messages, such as the end of a log, yield no numbers.
 #[must_use]
 pub fn parse_run_report(job: &str, outcome: Outcome, message: &str) -> LastRun {
     #[derive(Default, Deserialize)]

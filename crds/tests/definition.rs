@@ -1,4 +1,4 @@
-//! The definition is the committed one, and each of its rules refuses what it is for.
+//! Tests of the committed definition and of its rules.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{collections::BTreeSet, fs};
@@ -7,6 +7,16 @@ use pinpipe_core::{Kind, clean};
 use pinpipe_crds::{REPAIRABLE_FIELDS, check_rules, schema};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
+
+/// A pipeline with the given spec.
+fn pipeline(spec: &Value) -> Value {
+    json!({
+        "apiVersion": "pinpipe.dev/v1alpha1",
+        "kind": "PinterestPipeline",
+        "metadata": {"name": "p"},
+        "spec": spec,
+    })
+}
 
 fn committed(path: &str) -> String {
     fs::read_to_string(path).unwrap()
@@ -61,7 +71,7 @@ fn invalid_examples() -> Vec<Example> {
 }
 
 #[test]
-fn committed_definitions_are_what_crdgen_prints() {
+fn committed_definitions_are_up_to_date() {
     let yaml = pinpipe_crds::yaml().unwrap();
     for copy in [
         "pinterestpipelines.yaml",
@@ -150,14 +160,14 @@ fn every_field_is_described_and_bounded() {
 }
 
 #[test]
-fn no_default_stands_in_the_schema() {
+fn the_schema_has_no_defaults() {
     walk("", &schema(), &mut |path, node| {
-        assert!(node["default"].is_null(), "{path} has a default")
+        assert!(node["default"].is_null(), "{path} has a default");
     });
 }
 
 #[test]
-fn shipped_examples_keep_the_rules() {
+fn shipped_examples_are_valid() {
     let mut pipelines = 0;
     for entry in fs::read_dir("../examples").unwrap() {
         let path = entry.unwrap().path();
@@ -177,10 +187,18 @@ fn shipped_examples_keep_the_rules() {
 }
 
 #[test]
-fn a_change_of_what_can_change_is_accepted() {
-    let before = json!({"apiVersion": "pinpipe.dev/v1alpha1", "kind": "PinterestPipeline", "metadata": {"name": "p"},
-        "spec": {"broker": {"kafka": {"bootstrapServers": "k:9092", "topics": {"overrides": {"pin": {"name": "pins"}}}}},
-            "archive": {"bucket": "data", "prefix": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}}}});
+fn mutable_fields_may_change() {
+    let before = pipeline(&json!({
+        "broker": {"kafka": {
+            "bootstrapServers": "k:9092",
+            "topics": {"overrides": {"pin": {"name": "pins"}}},
+        }},
+        "archive": {
+            "bucket": "data",
+            "prefix": "raw",
+            "s3": {"credentialsSecretRef": {"name": "s3"}},
+        },
+    }));
     let mut after = before.clone();
     after["spec"]["broker"]["kafka"]["bootstrapServers"] = json!("other:9092");
     after["spec"]["broker"]["kafka"]["topics"]["overrides"]["pin"]["partitions"] = json!(6);
@@ -189,12 +207,19 @@ fn a_change_of_what_can_change_is_accepted() {
 }
 
 #[test]
-fn writing_down_what_holds_anyway_is_no_change() {
-    let before = json!({"apiVersion": "pinpipe.dev/v1alpha1", "kind": "PinterestPipeline", "metadata": {"name": "p"},
-        "spec": {"broker": {"kafka": {"bootstrapServers": "k:9092"}},
-            "stream": {"sinks": [{"name": "live", "postgres": {"urlSecretRef": {"name": "w", "key": "url"}}}]},
-            "archive": {"bucket": "data", "s3": {"credentialsSecretRef": {"name": "s3"}}},
-            "batch": {"schedule": "@daily", "sinks": [{"name": "serving", "cassandra": {"contactPoints": ["c:9042"]}}]}}});
+fn a_default_may_be_added_or_removed() {
+    let before = pipeline(&json!({
+        "broker": {"kafka": {"bootstrapServers": "k:9092"}},
+        "stream": {"sinks": [{
+            "name": "live",
+            "postgres": {"urlSecretRef": {"name": "w", "key": "url"}},
+        }]},
+        "archive": {"bucket": "data", "s3": {"credentialsSecretRef": {"name": "s3"}}},
+        "batch": {
+            "schedule": "@daily",
+            "sinks": [{"name": "serving", "cassandra": {"contactPoints": ["c:9042"]}}],
+        },
+    }));
     let mut after = before.clone();
     after["spec"]["archive"]["prefix"] = json!("topics");
     after["spec"]["batch"]["sinks"][0]["cassandra"]["keyspace"] = json!("pinterest_data");
@@ -204,13 +229,18 @@ fn writing_down_what_holds_anyway_is_no_change() {
     assert_eq!(check_rules(&before, Some(&after)), Ok(()));
 }
 
-/// The contract's raw records, each field with a value that no rule can read.
+/// Raw records in which every field except the keys is unreadable.
 #[test]
 fn repairable_fields_are_those_that_cleaning_repairs() {
-    let pin = json!({"unique_id": "u", "index": 1, "title": {}, "description": {}, "poster_name": {}, "follower_count": {}, "tag_list": {},
-        "is_image_or_video": {}, "image_src": {}, "downloaded": {}, "save_location": {}, "category": {}});
+    let pin = json!({
+        "unique_id": "u", "index": 1, "title": {}, "description": {}, "poster_name": {},
+        "follower_count": {}, "tag_list": {}, "is_image_or_video": {}, "image_src": {},
+        "downloaded": {}, "save_location": {}, "category": {},
+    });
     let geo = json!({"ind": 1, "timestamp": {}, "latitude": {}, "longitude": {}, "country": {}});
-    let user = json!({"ind": 1, "first_name": {}, "last_name": {}, "age": {}, "date_joined": {}});
+    let user = json!({
+        "ind": 1, "first_name": {}, "last_name": {}, "age": {}, "date_joined": {},
+    });
     let repaired: BTreeSet<_> = [(Kind::Pin, pin), (Kind::Geo, geo), (Kind::User, user)]
         .into_iter()
         .flat_map(|(kind, record)| {
@@ -227,16 +257,32 @@ fn repairable_fields_are_those_that_cleaning_repairs() {
 }
 
 #[test]
-fn quantities_may_be_integers_or_text() {
+fn quantities_may_be_integers_or_strings() {
     for (cpu, limit) in [
         (json!(1), json!("1")),
         (json!("0.5"), json!("500m")),
         (json!("250m"), json!(1)),
     ] {
-        let resource = json!({"apiVersion": "pinpipe.dev/v1alpha1", "kind": "PinterestPipeline", "metadata": {"name": "p"},
-            "spec": {"broker": {"kafka": {"bootstrapServers": "k:9092"}},
-                "ingest": {"resources": {"requests": {"cpu": cpu}, "limits": {"cpu": limit}}}}});
+        let resource = pipeline(&json!({
+            "broker": {"kafka": {"bootstrapServers": "k:9092"}},
+            "ingest": {"resources": {"requests": {"cpu": cpu}, "limits": {"cpu": limit}}},
+        }));
         assert_eq!(check_rules(&resource, None), Ok(()), "{cpu} {limit}");
         serde_json::from_value::<pinpipe_crds::PinterestPipeline>(resource).unwrap();
+    }
+    for cpu in [
+        json!("-1"),
+        json!("+1"),
+        json!(-1),
+        json!("1 GB"),
+        json!(""),
+    ] {
+        let resource = pipeline(&json!({
+            "broker": {"kafka": {"bootstrapServers": "k:9092"}},
+            "ingest": {"resources": {"limits": {"cpu": cpu}}},
+        }));
+        let broken = check_rules(&resource, None).unwrap_err();
+        assert_eq!(broken.len(), 1, "{cpu}: {broken:?}");
+        assert_eq!(broken[0].field, "spec.ingest.resources.limits.cpu");
     }
 }

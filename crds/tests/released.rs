@@ -1,5 +1,5 @@
-//! Pipelines stored by any release stay valid: of each release `released/` keeps the definition and
-//! samples that use all of it.
+//! Pipelines stored by earlier releases stay valid. `released/` keeps each release's definition and
+//! samples that use all of its fields.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{
@@ -11,18 +11,22 @@ use std::{
 use pinpipe_crds::{PinterestPipeline, check_rules, crd};
 use serde_json::Value;
 
-/// The definition's file in a release's folder. All others are samples.
+/// The file with the definition in a release's directory. All other files are samples.
 const DEFINITION: &str = "pinterestpipelines.yaml";
-/// Rules that refuse what a release took, by a text of theirs, and why that harms no stored
-/// pipeline.
-const TIGHTENED: [(&str, &str); 2] = [
+/// Rules that are stricter than in a release: a part of the rule, and why no stored pipeline
+/// becomes invalid.
+const TIGHTENED: [(&str, &str); 3] = [
     (
         "oldSelf.prefix",
-        "about a change, and looser: what holds without being said may be written down",
+        "concerns changes only and is less strict: the default may be added",
     ),
     (
         "oldSelf.keyspace",
-        "about a change alone, which left a keyspace with no more than what changed since",
+        "concerns changes only, which would leave a keyspace without the unchanged rows",
+    ),
+    (
+        "KMGTPE",
+        "the former pattern; in addition it refuses negative integers, which no pod can have",
     ),
 ];
 
@@ -70,7 +74,7 @@ fn texts(list: &Value) -> BTreeSet<&str> {
         .collect()
 }
 
-/// What `now` refuses, or no longer knows, that `before` took.
+/// Collects what `before` allowed and `now` refuses or no longer knows.
 fn narrowed(path: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
     if now.is_null() {
         found.push(format!("{path} is gone"));
@@ -115,12 +119,12 @@ fn narrowed(path: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
     }
     if let Some(choices) = now["enum"].as_array() {
         match before["enum"].as_array() {
-            None => found.push(format!("{path}: choices where there was none")),
+            None => found.push(format!("{path}: an enum where there was none")),
             Some(before) => found.extend(
                 before
                     .iter()
                     .filter(|choice| !choices.contains(choice))
-                    .map(|c| format!("{path}: {c} is no choice")),
+                    .map(|c| format!("{path}: {c} is not allowed")),
             ),
         }
     }
@@ -159,8 +163,8 @@ fn narrowed(path: &str, before: &Value, now: &Value, found: &mut Vec<String>) {
     }
 }
 
-/// Whether a rule is about a field that `before` hasn't. It holds where that is absent, which the
-/// samples prove.
+/// Whether a rule concerns a field that `before` does not have. The samples prove that it holds if
+/// the field is absent.
 fn concerns_a_new_field(rule: &str, before: &Value, now: &Value) -> bool {
     let known = before["properties"].as_object();
     let new = now["properties"]
@@ -173,7 +177,7 @@ fn concerns_a_new_field(rule: &str, before: &Value, now: &Value) -> bool {
 }
 
 #[test]
-fn nothing_of_a_released_definition_is_removed_or_narrowed() {
+fn no_released_field_is_removed_or_narrowed() {
     let now = schema(&serde_json::to_value(crd()).unwrap());
     for Release {
         name, definition, ..
@@ -193,10 +197,12 @@ fn nothing_of_a_released_definition_is_removed_or_narrowed() {
 }
 
 #[test]
-fn what_narrows_a_definition_is_found() {
+fn narrowing_is_detected() {
     let before: Value = serde_yaml::from_str(
-        "{type: object, required: [a], x-kubernetes-validations: [{rule: self.a > 1}], properties: {\
-          a: {type: integer, maximum: 9}, b: {type: string, enum: [x, y], maxLength: 5}, c: {type: array, items: {type: string}}}}",
+        "{type: object, required: [a], x-kubernetes-validations: [{rule: self.a > 1}], \
+          properties: {\
+          a: {type: integer, maximum: 9}, b: {type: string, enum: [x, y], maxLength: 5}, \
+          c: {type: array, items: {type: string}}}}",
     )
     .unwrap();
     let changed = |pointer: &str, value: &str| {
@@ -240,7 +246,7 @@ fn what_narrows_a_definition_is_found() {
 }
 
 #[test]
-fn samples_of_every_release_keep_the_rules_of_now_and_can_be_read() {
+fn samples_of_every_release_are_valid_and_can_be_read() {
     for Release { samples, .. } in releases() {
         for (path, sample) in samples {
             assert_eq!(check_rules(&sample, None), Ok(()), "{}", path.display());
@@ -260,12 +266,12 @@ fn samples_of_every_release_keep_the_rules_of_now_and_can_be_read() {
     }
 }
 
-/// What `written` has lost of `sample`.
+/// Collects the fields of `sample` that are missing in `written`.
 fn missing(path: &str, sample: &Value, written: &Value, lost: &mut Vec<String>) {
     match sample {
         Value::Object(fields) => {
             fields.iter().for_each(|(name, value)| {
-                missing(&format!("{path}.{name}"), value, &written[name], lost)
+                missing(&format!("{path}.{name}"), value, &written[name], lost);
             });
             if written.is_null() {
                 lost.push(path.to_owned());
@@ -275,7 +281,7 @@ fn missing(path: &str, sample: &Value, written: &Value, lost: &mut Vec<String>) 
             .iter()
             .enumerate()
             .for_each(|(at, value)| missing(&format!("{path}[{at}]"), value, &written[at], lost)),
-        // An amount may be written as a number.
+        // A quantity may be written as a number.
         Value::Number(number) if written.as_str() == Some(number.to_string().as_str()) => {}
         scalar if scalar == written => {}
         _ => lost.push(path.to_owned()),
@@ -283,7 +289,7 @@ fn missing(path: &str, sample: &Value, written: &Value, lost: &mut Vec<String>) 
 }
 
 #[test]
-fn samples_use_all_of_their_release() {
+fn samples_use_every_field_of_their_release() {
     for Release {
         name,
         definition,

@@ -1,13 +1,13 @@
-//! Records that can't be keyed, and why.
+//! Records that can't be keyed, with the dead letters expected for them.
 
 use crate::Kind;
 
-/// A broken record and what its dead letter says.
+/// A broken record and the headers of its dead letter.
 #[derive(Clone, Debug)]
 pub struct Broken {
-    /// The bytes.
+    /// The record's bytes.
     pub raw: Vec<u8>,
-    /// The key it is written with.
+    /// The key of the Kafka record.
     pub key: Option<Vec<u8>>,
     /// The header `pinpipe.reason`.
     pub reason: &'static str,
@@ -16,15 +16,15 @@ pub struct Broken {
 }
 
 impl Broken {
-    /// Whether the raw objects have it too: what is not JSON is in the dead letters only.
+    /// Whether the archive holds the record, too: what isn't JSON is only in the dead letters.
     #[must_use]
     pub fn is_archived(&self) -> bool {
         !matches!(self.reason, "not-json" | "not-utf8" | "too-large")
     }
 }
 
-/// `count` broken records of a kind, one way after the other. `limit` is the size limit of a
-/// record, bytes.
+/// `count` records of a kind, cycling through the ways to be broken. `limit` is the size limit of
+/// a record, bytes.
 #[must_use]
 pub fn records(kind: Kind, count: usize, limit: usize) -> Vec<Broken> {
     let key = kind.columns()[0];
@@ -101,7 +101,7 @@ pub fn records(kind: Kind, count: usize, limit: usize) -> Vec<Broken> {
         .enumerate()
         .map(|(n, (raw, reason, field))| Broken {
             raw,
-            // A key that is no text, and none at all, come back as they were.
+            // Dead letters keep the key, also one that isn't text, or none.
             key: match n % 3 {
                 0 => None,
                 1 => Some(format!("broken {n}").into_bytes()),

@@ -1,4 +1,4 @@
-//! Batch tables and answers in Cassandra, read from the outside.
+//! Batch tables and answers in Cassandra.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{Kind, cluster, postgres::Row};
 
-/// The one node tells its pod's address, which only pods reach: from here it is at the host's port.
+/// Replaces the address that the node advertises, which only pods reach, by the port on this host.
 struct HostPort(SocketAddr);
 
 #[async_trait]
@@ -52,8 +52,8 @@ pub async fn objects(keyspace: &str, table: &str) -> Result<Vec<Value>> {
     Ok(objects)
 }
 
-/// A batch table by key: the clean columns in the contract's order, and no others; timestamps are
-/// milliseconds.
+/// A batch table by key. A row has the clean columns in the contract's order; timestamps are
+/// milliseconds since the epoch. An error if the table has other columns.
 pub async fn batch_table(keyspace: &str, kind: Kind) -> Result<BTreeMap<String, Row>> {
     let table = kind.batch_table();
     let mut rows = BTreeMap::new();
@@ -78,7 +78,7 @@ pub async fn batch_table(keyspace: &str, kind: Kind) -> Result<BTreeMap<String, 
             .collect::<Result<_>>()?;
         ensure!(
             columns.is_empty(),
-            "{table} has columns beside the clean ones: {columns:?}"
+            "{table} has other columns, too: {columns:?}"
         );
         rows.insert(crate::postgres::key(&row), row);
     }
@@ -90,11 +90,11 @@ fn milliseconds(value: &Value) -> Result<Value> {
         return Ok(value.clone());
     };
     let time = NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.fZ")
-        .with_context(|| format!("{text} is no timestamp of Cassandra's"))?;
+        .with_context(|| format!("{text} is not a timestamp of Cassandra"))?;
     Ok(json!(time.and_utc().timestamp_millis()))
 }
 
-/// How many rows a table has.
+/// The number of rows in a table.
 pub async fn count(keyspace: &str, table: &str) -> Result<u64> {
     let rows = connect()
         .await?

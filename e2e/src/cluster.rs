@@ -1,4 +1,4 @@
-//! The Kubernetes cluster and the development stack's ports on this machine.
+//! The Kubernetes cluster, and the addresses of the development stack.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -10,29 +10,31 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
 };
 
-/// Kafka, as this machine reaches it.
+/// Address of Kafka from this machine.
 pub const KAFKA: &str = "127.0.0.1:39092";
-/// PostgreSQL, as this machine reaches it.
+/// URL of PostgreSQL from this machine.
 pub const POSTGRES: &str = "postgresql://pinpipe:pinpipe@127.0.0.1:35432/pinpipe";
-/// Cassandra, as this machine reaches it.
+/// Address of Cassandra from this machine.
 pub const CASSANDRA: &str = "127.0.0.1:39042";
-/// The S3 server, as this machine reaches it.
+/// URL of the S3 server from this machine.
 pub const S3: &str = "http://127.0.0.1:39000";
-/// Kafka, as pods reach it.
+/// Address of Kafka from pods.
 pub const KAFKA_IN_CLUSTER: &str = "kafka.devstack.svc:9092";
-/// PostgreSQL, as pods reach it.
+/// URL of PostgreSQL from pods.
 pub const POSTGRES_IN_CLUSTER: &str =
     "postgresql://pinpipe:pinpipe@postgres.devstack.svc:5432/pinpipe";
-/// Cassandra, as pods reach it.
+/// Address of Cassandra from pods.
 pub const CASSANDRA_IN_CLUSTER: &str = "cassandra.devstack.svc:9042";
-/// The S3 server, as pods reach it.
+/// URL of the S3 server from pods.
 pub const S3_IN_CLUSTER: &str = "http://s3.devstack.svc:9000";
 /// The S3 server's credentials: access key id, secret access key.
 pub const S3_KEYS: (&str, &str) = ("testkey", "testsecret");
 
-/// How long the operator lets a suspended pipeline's sinks read on, as the harness installs it.
+/// The operator's `drainDeadline` (xtask/src/operator.rs): how long the sinks of a suspended
+/// pipeline may take to read the rest.
 pub const DRAIN_DEADLINE: Duration = Duration::from_mins(1);
-/// How long it tries to delete a pipeline's topics, as the harness installs it.
+/// The operator's deletion deadline (xtask/src/operator.rs): how long it retries to delete the
+/// topics of a deleted pipeline.
 pub const DELETION_DEADLINE: Duration = Duration::from_mins(1);
 
 /// A connection to the Kubernetes API.
@@ -42,7 +44,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Connects by `KUBECONFIG`, or where it isn't set by the harness' own file.
+    /// Connects by the file that `KUBECONFIG` names, or else by the harness's own.
     pub async fn connect() -> Result<Self> {
         let path = kubeconfig()?;
         let file = Kubeconfig::read_from(&path).with_context(|| {
@@ -53,7 +55,7 @@ impl Cluster {
         })?;
         let mut config =
             Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await?;
-        // An answer that says "try later" is something a test wants to see.
+        // Tests must see responses such as 429 and 503.
         config.default_retry = false;
         Ok(Self {
             client: Client::try_from(config)?,
@@ -66,7 +68,7 @@ impl Cluster {
         self.client.clone()
     }
 
-    /// Objects of a namespace.
+    /// The API of a kind of object in a namespace.
     #[must_use]
     pub fn api<K>(&self, namespace: &str) -> Api<K>
     where
@@ -76,14 +78,14 @@ impl Cluster {
         Api::namespaced(self.client(), namespace)
     }
 
-    /// The `PinterestPipeline`s of a namespace.
+    /// The API of the `PinterestPipeline`s in a namespace.
     #[must_use]
     pub fn pipelines(&self, namespace: &str) -> Api<DynamicObject> {
         Api::namespaced_with(self.client(), namespace, &pipeline_resource())
     }
 }
 
-/// The resource under test, by name alone: a test writes what a user writes.
+/// The resource under test. It is untyped, so that tests write the same JSON as users.
 #[must_use]
 pub fn pipeline_resource() -> ApiResource {
     ApiResource::from_gvk(&GroupVersionKind::gvk(
@@ -100,7 +102,7 @@ fn kubeconfig() -> Result<PathBuf> {
     Ok(cache()?.join("kubeconfig"))
 }
 
-/// The harness' folder.
+/// The harness's folder.
 pub(crate) fn cache() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("PINPIPE_CACHE") {
         return Ok(PathBuf::from(path));

@@ -1,4 +1,5 @@
-//! Waiting for a condition, and comparing what was found with what should be there.
+//! Waiting for a state, comparing what was found with what was expected, and naming development
+//! servers that restarted during a failed test.
 
 use std::{
     collections::BTreeMap,
@@ -6,34 +7,35 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, anyhow, bail};
+use anyhow::{Context as _, Error, Result, anyhow, bail};
 
-/// How long to leave a store alone between two looks.
+use crate::devstack;
+
+/// The pause between two checks of a state that is waited for.
 const PAUSE: Duration = Duration::from_millis(300);
-/// The same where nothing is waited for.
-const GLANCE: Duration = Duration::from_secs(5);
+/// The pause between two checks of a state that has to last.
+const LONG_PAUSE: Duration = Duration::from_secs(5);
 
-/// Asks until `look` answers with something. What it said last is part of the error once `deadline`
-/// has passed.
+/// Repeats `check` until it succeeds. Once `deadline` has passed, returns the last error.
 pub async fn eventually<T>(
     deadline: Duration,
     what: &str,
-    mut look: impl AsyncFnMut() -> Result<T>,
+    mut check: impl AsyncFnMut() -> Result<T>,
 ) -> Result<T> {
     let start = Instant::now();
     loop {
         let left = deadline.saturating_sub(start.elapsed());
-        let seen = match tokio::time::timeout(left.max(PAUSE), look()).await {
+        let last = match tokio::time::timeout(left.max(PAUSE), check()).await {
             Ok(Ok(found)) => {
                 println!("{what}: after {:.1} s", start.elapsed().as_secs_f64());
                 return Ok(found);
             }
             Ok(Err(not_yet)) => not_yet,
-            Err(_) => anyhow!("the look itself did not come back"),
+            Err(_) => anyhow!("the check itself did not return"),
         };
         if start.elapsed() >= deadline {
-            return Err(seen.context(format!(
-                "{what}: not within {} s; what was there instead",
+            return Err(last.context(format!(
+                "{what}: not within {} s; the last check found",
                 deadline.as_secs()
             )));
         }
@@ -41,29 +43,43 @@ pub async fn eventually<T>(
     }
 }
 
-/// Looks again and again for as long as `length`; fails once a look does. For what must not happen,
-/// which only time can show.
+/// Repeats `check` for `length`, and fails as soon as it does: for what must not happen.
 pub async fn throughout(
     length: Duration,
     what: &str,
-    mut look: impl AsyncFnMut() -> Result<()>,
+    mut check: impl AsyncFnMut() -> Result<()>,
 ) -> Result<()> {
     let start = Instant::now();
     loop {
-        let passed = start.elapsed();
-        look()
+        let elapsed = start.elapsed();
+        check()
             .await
-            .with_context(|| format!("{what}: not any more after {:.1} s", passed.as_secs_f64()))?;
-        if passed >= length {
-            println!("{what}: for {:.1} s", passed.as_secs_f64());
+            .with_context(|| format!("{what}: no longer after {:.1} s", elapsed.as_secs_f64()))?;
+        if elapsed >= length {
+            println!("{what}: for {:.1} s", elapsed.as_secs_f64());
             return Ok(());
         }
-        tokio::time::sleep(GLANCE.min(length.saturating_sub(passed))).await;
+        tokio::time::sleep(LONG_PAUSE.min(length.saturating_sub(elapsed))).await;
     }
 }
 
-/// Compares two tables by key. The error names what is missing, what is too much and what differs,
-/// five of each.
+/// Adds the development servers that restarted lately to a test's error: a test may fail only
+/// because one of them ran out of memory.
+pub async fn name_restarted_servers(error: Error) -> Error {
+    match devstack::recent_restarts().await {
+        Ok(restarts) if restarts.is_empty() => error,
+        Ok(restarts) => error.context(format!(
+            "development servers restarted: {}",
+            restarts.join("; ")
+        )),
+        Err(unknown) => {
+            println!("restarts of the development servers are unknown: {unknown:#}");
+            error
+        }
+    }
+}
+
+/// Compares two tables by key. The error lists up to five missing, unexpected and different rows.
 pub fn ensure_same<K: Ord + Debug, V: PartialEq + Debug>(
     what: &str,
     expected: &BTreeMap<K, V>,
@@ -85,7 +101,7 @@ pub fn ensure_same<K: Ord + Debug, V: PartialEq + Debug>(
         return Ok(());
     }
     let mut text = format!(
-        "{what}: {} expected, {} found: {} missing {:?}, {} too many {:?}, {} different",
+        "{what}: {} expected, {} found: {} missing {:?}, {} unexpected {:?}, {} different",
         expected.len(),
         found.len(),
         missing.len(),

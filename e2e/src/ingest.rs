@@ -1,5 +1,5 @@
-//! Posting to ingest, through the API server's own proxy to the pipeline's Service: no port of this
-//! machine is needed.
+//! Posts records to a pipeline's ingest through the API server's Service proxy, so that no port has
+//! to be forwarded to this machine.
 
 use anyhow::{Context, Result, ensure};
 use http::{Method, Request};
@@ -9,18 +9,18 @@ use serde_json::Value;
 
 use crate::{Kind, Pipeline, samples::Sample};
 
-/// How records stand in a request.
+/// The format of records in a request body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// One object.
+pub enum BodyFormat {
+    /// One JSON object.
     Object,
-    /// An array of objects.
+    /// A JSON array of objects.
     Array,
-    /// One object a line.
+    /// One JSON object per line (NDJSON).
     Lines,
 }
 
-/// Where an acknowledged record is.
+/// The position in Kafka of an acknowledged record.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 pub struct Ack {
     /// The topic.
@@ -31,32 +31,32 @@ pub struct Ack {
     pub offset: i64,
 }
 
-/// The answer to a request.
+/// An HTTP response of ingest.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct Response {
     /// The HTTP status.
     pub status: u16,
-    /// After how long to come again, if it says so.
+    /// The value of the `Retry-After` header.
     pub retry_after: Option<String>,
     /// The body.
     pub body: String,
 }
 
-impl Answer {
+impl Response {
     /// The body as JSON.
     pub fn json(&self) -> Result<Value> {
         serde_json::from_str(&self.body).with_context(|| format!("not JSON: {self:?}"))
     }
 }
 
-/// Posts a body.
+/// Posts a body to a path of the pipeline's ingest and returns the response, whatever its status.
 pub async fn post(
     pipeline: &Pipeline,
     path: &str,
     content_type: &str,
     body: String,
-) -> Result<Answer> {
-    let namespace = &pipeline.space.namespace;
+) -> Result<Response> {
+    let namespace = &pipeline.sandbox.namespace;
     let service = format!("{}-ingest:8080", pipeline.name);
     let request = Request::builder()
         .method(Method::POST)
@@ -65,7 +65,7 @@ pub async fn post(
         ))
         .header("content-type", content_type)
         .body(Body::from(body.into_bytes()))?;
-    let response = pipeline.space.cluster.client().send(request).await?;
+    let response = pipeline.sandbox.cluster.client().send(request).await?;
     let status = response.status().as_u16();
     let retry_after = response
         .headers()
@@ -73,52 +73,52 @@ pub async fn post(
         .and_then(|value| value.to_str().ok())
         .map(str::to_owned);
     let body = String::from_utf8(response.into_body().collect_bytes().await?.to_vec())?;
-    Ok(Answer {
+    Ok(Response {
         status,
         retry_after,
         body,
     })
 }
 
-/// Posts records as they are.
-pub async fn offer(
+/// Posts records and returns the response, whatever its status.
+pub async fn try_send(
     pipeline: &Pipeline,
     kind: Kind,
     samples: &[Sample],
-    form: Form,
-) -> Result<Answer> {
+    format: BodyFormat,
+) -> Result<Response> {
     let raw: Vec<&str> = samples.iter().map(|sample| sample.raw.as_str()).collect();
-    let (content_type, body) = match form {
-        Form::Object => ("application/json", raw.concat()),
-        Form::Array => ("application/json", format!("[{}]", raw.join(",\n "))),
-        Form::Lines => ("application/x-ndjson", raw.join("\n") + "\n"),
+    let (content_type, body) = match format {
+        BodyFormat::Object => ("application/json", raw.concat()),
+        BodyFormat::Array => ("application/json", format!("[{}]", raw.join(",\n "))),
+        BodyFormat::Lines => ("application/x-ndjson", raw.join("\n") + "\n"),
     };
     post(pipeline, kind.name(), content_type, body).await
 }
 
-/// Posts records, all of which have to be acknowledged.
+/// Posts records and returns their positions. Fails unless all of them are acknowledged.
 pub async fn send(
     pipeline: &Pipeline,
     kind: Kind,
     samples: &[Sample],
-    form: Form,
+    format: BodyFormat,
 ) -> Result<Vec<Ack>> {
     #[derive(Deserialize)]
     struct Acknowledged {
         records: Vec<Ack>,
     }
-    let answer = offer(pipeline, kind, samples, form).await?;
+    let response = try_send(pipeline, kind, samples, format).await?;
     ensure!(
-        answer.status == 202,
-        "posting {} {kind} records: {answer:?}",
+        response.status == 202,
+        "posting {} {kind} records: {response:?}",
         samples.len()
     );
-    let answer: Acknowledged = serde_json::from_value(answer.json()?)?;
+    let body: Acknowledged = serde_json::from_value(response.json()?)?;
     ensure!(
-        answer.records.len() == samples.len(),
-        "{} of {} acknowledged",
-        answer.records.len(),
+        body.records.len() == samples.len(),
+        "{} of {} records acknowledged",
+        body.records.len(),
         samples.len()
     );
-    Ok(answer.records)
+    Ok(body.records)
 }

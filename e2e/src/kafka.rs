@@ -1,4 +1,4 @@
-//! Topics, read and written past the product.
+//! Topics, read and written without the product.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +32,7 @@ pub struct Message {
     pub time: i64,
     /// The key.
     pub key: Option<Vec<u8>>,
-    /// The value; none reads as empty.
+    /// The value; a tombstone reads as empty.
     pub value: Vec<u8>,
     /// The headers, in order.
     pub headers: Vec<(String, Vec<u8>)>,
@@ -48,7 +48,7 @@ impl Message {
             .map(|(_, value)| String::from_utf8_lossy(value).into_owned())
     }
 
-    /// Which of two records of a key is the later one: the greater.
+    /// The order of records with the same key: the greatest is the latest.
     #[must_use]
     pub const fn order(&self) -> (i64, i32, i64) {
         (self.time, self.partition, self.offset)
@@ -75,7 +75,7 @@ fn settings() -> ClientConfig {
     config
 }
 
-/// First offset and the one after the last, by partition.
+/// The first offset and the one after the last, by partition.
 pub async fn ends(topic: &str) -> Result<BTreeMap<i32, (i64, i64)>> {
     let topic = topic.to_owned();
     tokio::task::spawn_blocking(move || ends_of(&consumer()?, &topic)).await?
@@ -86,10 +86,10 @@ fn ends_of(consumer: &BaseConsumer, topic: &str) -> Result<BTreeMap<i32, (i64, i
     let found = metadata
         .topics()
         .first()
-        .context("the broker does not answer about the topic")?;
+        .context("the metadata lacks the topic")?;
     ensure!(
         found.error().is_none() && !found.partitions().is_empty(),
-        "topic {topic} is not there: {:?}",
+        "topic {topic} doesn't exist: {:?}",
         found.error()
     );
     found
@@ -124,7 +124,7 @@ fn read_all(topic: &str) -> Result<Vec<Message>> {
             bail!("{topic}: no records up to {open:?}")
         };
         let message = match next {
-            // The last of a log can be a transaction's marker, which is no record.
+            // The last entry of a partition can be a transaction's marker, which is no record.
             Err(KafkaError::PartitionEOF(partition)) => {
                 open.remove(&partition);
                 continue;
@@ -158,15 +158,15 @@ fn read_all(topic: &str) -> Result<Vec<Message>> {
     Ok(messages)
 }
 
-/// The cluster's id.
+/// The id of the Kafka cluster.
 pub async fn cluster_id() -> Result<String> {
     let id =
         tokio::task::spawn_blocking(|| anyhow::Ok(consumer()?.client().fetch_cluster_id(TIMEOUT)))
             .await??;
-    id.context("the broker names no cluster id")
+    id.context("the broker has no cluster id")
 }
 
-/// Writes records as they are, keys too, past ingest. Gives partition and offset of each.
+/// Writes records with their keys directly to a topic. Returns partition and offset of each.
 pub async fn write(topic: &str, records: &[(Option<Vec<u8>>, Vec<u8>)]) -> Result<Vec<(i32, i64)>> {
     let producer: FutureProducer = config()
         .set("acks", "all")
@@ -189,14 +189,14 @@ pub async fn write(topic: &str, records: &[(Option<Vec<u8>>, Vec<u8>)]) -> Resul
         .collect()
 }
 
-/// Creates a topic stamped by the broker.
+/// Creates a topic with `LogAppendTime`.
 pub async fn create(topic: &str, partitions: i32) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> = config().create()?;
-    let wished = NewTopic::new(topic, partitions, TopicReplication::Fixed(1))
+    let topic = NewTopic::new(topic, partitions, TopicReplication::Fixed(1))
         .set("message.timestamp.type", "LogAppendTime");
     for outcome in admin
         .create_topics(
-            [&wished],
+            [&topic],
             &AdminOptions::new().operation_timeout(Some(TIMEOUT)),
         )
         .await?
@@ -239,7 +239,7 @@ pub async fn delete_topics(prefix: &str) -> Result<()> {
     Ok(())
 }
 
-/// Deletes all but the last quarter of each partition's records, as retention would.
+/// Deletes all but the last quarter of the records of each partition, as retention would.
 pub async fn delete_old(topic: &str) -> Result<()> {
     let mut before = TopicPartitionList::new();
     for (partition, (start, end)) in ends(topic).await? {
@@ -255,7 +255,7 @@ pub async fn delete_old(topic: &str) -> Result<()> {
     Ok(())
 }
 
-/// The ids of a consumer group's members.
+/// The ids of the members of a consumer group.
 pub async fn members(group: &str) -> Result<BTreeSet<String>> {
     let group = group.to_owned();
     tokio::task::spawn_blocking(move || {

@@ -1,15 +1,15 @@
-//! The three kinds of record and where each is found.
+//! The three kinds of records, and their names in each store.
 
 use std::fmt;
 
 /// A kind of record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
-    /// What was posted.
+    /// A post.
     Pin,
-    /// Where it was posted.
+    /// The location of a post.
     Geo,
-    /// Who posted it.
+    /// The author of a post.
     User,
 }
 
@@ -17,7 +17,7 @@ impl Kind {
     /// Every kind.
     pub const ALL: [Self; 3] = [Self::Pin, Self::Geo, Self::User];
 
-    /// The last part of the topic's name, and ingest's path.
+    /// The last part of the topic's name, and the path of ingest.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -27,7 +27,7 @@ impl Kind {
         }
     }
 
-    /// The live table in PostgreSQL.
+    /// The name of the live table in PostgreSQL.
     #[must_use]
     pub const fn live_table(self) -> &'static str {
         match self {
@@ -37,7 +37,7 @@ impl Kind {
         }
     }
 
-    /// The table in Cassandra.
+    /// The name of the batch table in Cassandra.
     #[must_use]
     pub const fn batch_table(self) -> &'static str {
         match self {
@@ -47,7 +47,7 @@ impl Kind {
         }
     }
 
-    /// The clean columns in the contract's order; the first is the key.
+    /// The clean columns in the contract's order, the key first.
     #[must_use]
     pub const fn columns(self) -> &'static [&'static str] {
         match self {
@@ -70,7 +70,7 @@ impl Kind {
         }
     }
 
-    /// The position of the timestamp among [`Kind::columns`], if there is one.
+    /// The index of the timestamp in [`Kind::columns`], if the kind has one.
     #[must_use]
     pub const fn time_column(self) -> Option<usize> {
         match self {

@@ -1,4 +1,4 @@
-//! The bucket, read from the outside: raw objects with their index, and what batch runs leave.
+//! Raw objects with their index, and the reports of batch runs, read from the bucket.
 
 use std::{collections::BTreeMap, io::Read as _};
 
@@ -6,22 +6,27 @@ use anyhow::{Context, Result, bail, ensure};
 use aws_sdk_s3::{
     Client,
     config::{BehaviorVersion, Credentials, Region},
+    operation::head_bucket::HeadBucketError,
 };
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde::Deserialize;
 use serde_json::Value;
 
 use crate::cluster;
 
+/// Requests in flight while a bucket is emptied.
+const DELETED_AT_ONCE: usize = 16;
+
 /// One line of a raw object.
 #[derive(Clone, Debug)]
 pub struct Line {
-    /// `LogAppendTime`, milliseconds, as the index says.
+    /// `LogAppendTime` in the index, milliseconds since the epoch.
     pub time: i64,
-    /// The line without its end.
+    /// The line without its line break.
     pub raw: Vec<u8>,
 }
 
-/// The index object of a raw object: one entry a line.
+/// The index object of a raw object: one entry per line.
 #[derive(Deserialize)]
 struct Index {
     offsets: Vec<i64>,
@@ -64,6 +69,28 @@ pub async fn keys(client: &Client, bucket: &str, prefix: &str) -> Result<Vec<Str
     Ok(keys)
 }
 
+/// Deletes a bucket with its objects, if it exists.
+pub async fn delete_bucket(bucket: &str) -> Result<()> {
+    let client = client();
+    if let Err(error) = client.head_bucket().bucket(bucket).send().await {
+        if error
+            .as_service_error()
+            .is_some_and(HeadBucketError::is_not_found)
+        {
+            return Ok(());
+        }
+        return Err(error).context("looking for the bucket");
+    }
+    let keys = keys(&client, bucket, "").await?;
+    stream::iter(keys)
+        .map(|key| client.delete_object().bucket(bucket).key(key).send())
+        .buffer_unordered(DELETED_AT_ONCE)
+        .try_for_each(async |_| Ok(()))
+        .await?;
+    client.delete_bucket().bucket(bucket).send().await?;
+    Ok(())
+}
+
 /// An object's bytes and metadata.
 async fn get(
     client: &Client,
@@ -86,9 +113,9 @@ pub async fn json(client: &Client, bucket: &str, key: &str) -> Result<Value> {
     Ok(serde_json::from_slice(&get(client, bucket, key).await?.0)?)
 }
 
-/// The raw lines of a topic by (partition, offset). Fails where two objects hold the same record,
-/// where objects of a partition leave a gap, and where names, metadata, index and lines contradict
-/// each other.
+/// The raw lines of a topic by (partition, offset). An error if two objects hold the same record,
+/// if the objects of a partition leave a gap, or if name, metadata, index and lines of an object
+/// contradict each other.
 pub async fn raw_lines(
     bucket: &str,
     prefix: &str,
@@ -138,11 +165,11 @@ pub async fn raw_lines(
         for ((offset, time), raw) in index.offsets.iter().zip(index.times).zip(raw) {
             ensure!(
                 (first..number("next-offset")?).contains(offset),
-                "{key}: offset {offset} is not its own"
+                "{key}: offset {offset} is outside its range"
             );
             ensure!(
                 (number("min-time")?..=number("max-time")?).contains(&time),
-                "{key}: time {time} is not its own"
+                "{key}: time {time} is outside its range"
             );
             if lines
                 .insert(
@@ -154,14 +181,14 @@ pub async fn raw_lines(
                 )
                 .is_some()
             {
-                bail!("{key}: offset {offset} of partition {partition} is there twice");
+                bail!("{key}: offset {offset} of partition {partition} is archived twice");
             }
         }
     }
     Ok(lines)
 }
 
-/// What an object holds, by the ending of its name.
+/// An object's content, decompressed according to the suffix of its key.
 fn decompressed(key: &str, body: Vec<u8>) -> Result<Vec<u8>> {
     match key.rsplit_once('.').map(|(_, ending)| ending) {
         Some("gz") => {
@@ -190,10 +217,10 @@ fn name_of(key: &str, topic: &str) -> Result<(i32, i64)> {
         (p == partition && offset.len() >= 10).then_some(())?;
         Some((p.parse().ok()?, offset.parse().ok()?))
     };
-    parse().with_context(|| format!("{key} is not named as a raw object is"))
+    parse().with_context(|| format!("{key} is not the key of a raw object"))
 }
 
-/// How many objects and records the raw zone has of a topic, by the objects' metadata.
+/// The numbers of raw objects and records of a topic, according to the objects' metadata.
 pub async fn raw_count(bucket: &str, prefix: &str, topic: &str) -> Result<(usize, u64)> {
     let client = client();
     let keys = keys(&client, bucket, &format!("{prefix}/{topic}/")).await?;
@@ -203,13 +230,13 @@ pub async fn raw_count(bucket: &str, prefix: &str, topic: &str) -> Result<(usize
         let count = head
             .metadata()
             .and_then(|m| m.get("record-count"))
-            .with_context(|| format!("{key}: no count"))?;
+            .with_context(|| format!("{key}: no record-count"))?;
         records += count.parse::<u64>()?;
     }
     Ok((keys.len(), records))
 }
 
-/// The report of the run published last, none before the first.
+/// The report of the run published last, if any.
 pub async fn last_report(bucket: &str, pipeline: &str) -> Result<Option<Value>> {
     let client = client();
     let runs = format!("runs/{pipeline}/");

@@ -1,4 +1,4 @@
-//! The operator as the harness installs it: how many there are, which one works, and its release.
+//! The operator as the harness installs it: its replicas, its leader, and its Helm release.
 
 use std::{collections::BTreeMap, process::Command};
 
@@ -10,24 +10,38 @@ use kube::{
 };
 use serde_json::json;
 
-use crate::{Cluster, eventually, pipeline::READY_WITHIN};
+use crate::{Cluster, eventually, finally, pipeline::READY_WITHIN};
 
-/// Its namespace.
+/// The operator's namespace.
 pub const NAMESPACE: &str = "pinpipe-system";
-/// The release's name, which is also the Deployment's and the Lease's.
+/// The name of the release, the Deployment and the Lease.
 pub const RELEASE: &str = "pinpipe";
 
-/// Changes how many operators there are, and waits until that many are ready and no others.
-pub async fn scale(cluster: &Cluster, replicas: i32) -> Result<()> {
+/// Runs `work` with two replicas of the operator, and scales back to one whether or not it
+/// succeeds.
+pub async fn with_standby(cluster: &Cluster, work: impl AsyncFnOnce() -> Result<()>) -> Result<()> {
+    finally(
+        async {
+            scale(cluster, 2).await?;
+            work().await
+        },
+        async |_| scale(cluster, 1).await,
+    )
+    .await
+}
+
+/// Changes the number of replicas, and waits until exactly that many are ready.
+async fn scale(cluster: &Cluster, replicas: i32) -> Result<()> {
     let deployments = cluster.api::<Deployment>(NAMESPACE);
     let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
     deployments
         .patch(RELEASE, &PatchParams::default(), &patch)
         .await?;
-    eventually(READY_WITHIN, &format!("{replicas} operators"), async || {
+    let what = format!("{replicas} replicas of the operator");
+    eventually(READY_WITHIN, &what, async || {
         let status = deployments.get(RELEASE).await?.status.unwrap_or_default();
-        let there = (status.replicas, status.ready_replicas);
-        ensure!(there == (Some(replicas), Some(replicas)), "{there:?}");
+        let counts = (status.replicas, status.ready_replicas);
+        ensure!(counts == (Some(replicas), Some(replicas)), "{counts:?}");
         let pods = pods(cluster).await?.len();
         ensure!(i32::try_from(pods)? == replicas, "{pods} pods");
         Ok(())
@@ -35,7 +49,7 @@ pub async fn scale(cluster: &Cluster, replicas: i32) -> Result<()> {
     .await
 }
 
-/// The operators' pods by name.
+/// The operator's pods by name.
 pub async fn pods(cluster: &Cluster) -> Result<BTreeMap<String, Pod>> {
     let pods = cluster
         .api::<Pod>(NAMESPACE)
@@ -44,7 +58,7 @@ pub async fn pods(cluster: &Cluster) -> Result<BTreeMap<String, Pod>> {
     Ok(pods.into_iter().map(|pod| (pod.name_any(), pod)).collect())
 }
 
-/// The name of the pod that works.
+/// The name of the pod that holds the Lease.
 pub async fn leader(cluster: &Cluster) -> Result<String> {
     let lease = cluster.api::<Lease>(NAMESPACE).get(RELEASE).await?;
     let holder = lease
@@ -61,7 +75,7 @@ pub async fn leader(cluster: &Cluster) -> Result<String> {
     Ok(pod.to_owned())
 }
 
-/// Runs helm, and gives what it printed.
+/// Runs helm, and returns its output.
 pub async fn helm(arguments: &[&str]) -> Result<String> {
     let mut helm = Command::new("helm");
     helm.args(arguments);

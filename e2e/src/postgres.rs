@@ -1,4 +1,4 @@
-//! Live tables, read from the outside.
+//! Live tables in PostgreSQL.
 
 use std::collections::BTreeMap;
 
@@ -8,10 +8,10 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::{Kind, cluster};
 
-/// A row's clean columns in the contract's order; timestamps are microseconds since the epoch.
+/// The clean columns of a row in the contract's order; timestamps are microseconds since the epoch.
 pub type Row = Vec<Value>;
 
-/// Connects.
+/// Connects to the server of the development stack, with UTC as the session's time zone.
 pub async fn connect() -> Result<Client> {
     let (client, connection) = tokio_postgres::connect(cluster::POSTGRES, NoTls)
         .await
@@ -27,18 +27,18 @@ pub async fn live_table(schema: &str, kind: Kind) -> Result<BTreeMap<String, Row
     Ok(rows.into_iter().map(|(_, row)| (key(&row), row)).collect())
 }
 
-/// A live table in which every record is a row of its own, by partition and offset.
+/// A live table of write mode `Append` by partition and offset.
 pub async fn appended(schema: &str, kind: Kind) -> Result<BTreeMap<(i32, i64), Row>> {
     Ok(rows(schema, kind).await?.into_iter().collect())
 }
 
-/// A live table's rows, each with where its record stands.
+/// The rows of a live table, each with the partition and offset of its record.
 async fn rows(schema: &str, kind: Kind) -> Result<Vec<((i32, i64), Row)>> {
     let columns: Vec<String> = kind
         .columns()
         .iter()
         .map(|column| match *column {
-            // A number of microseconds, whichever way PostgreSQL writes timestamps.
+            // As a number, independently of how PostgreSQL formats timestamps.
             "timestamp" | "date_joined" => {
                 format!("(extract(epoch FROM \"{column}\") * 1000000)::bigint")
             }
@@ -78,13 +78,13 @@ pub fn key(row: &[Value]) -> String {
     }
 }
 
-/// How many rows a live table has.
+/// The number of rows in a live table.
 pub async fn count(schema: &str, kind: Kind) -> Result<i64> {
     let sql = format!("SELECT count(*) FROM {schema}.{}", kind.live_table());
     Ok(connect().await?.query_one(&sql, &[]).await?.try_get(0)?)
 }
 
-/// The rows a query gives, each as a JSON object.
+/// The rows of a query, each as a JSON object.
 pub async fn objects(sql: &str) -> Result<Vec<Value>> {
     let rows = connect()
         .await?

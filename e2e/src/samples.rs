@@ -1,4 +1,4 @@
-//! Records whose clean rows are known: the row is made first, then dressed.
+//! Records whose clean rows are known: the row is drawn first, then written as raw JSON.
 
 use std::ops::Range;
 
@@ -8,26 +8,26 @@ use serde_json::{Value, json};
 
 use crate::{
     Kind,
-    dress::{self, Dressed},
     postgres::Row,
+    raw_json::{self, RawField},
 };
 
-/// A record, and what it shall come out as.
+/// A record, and the clean row expected of it.
 #[derive(Clone, Debug)]
 pub struct Sample {
     /// Its kind.
     pub kind: Kind,
-    /// The canonical key, as in the broker's records and the tables.
+    /// The canonical key, as in Kafka records and tables.
     pub key: String,
     /// The record as posted.
     pub raw: String,
-    /// The clean row: columns in the contract's order, timestamps in microseconds since the epoch.
+    /// The clean row.
     pub row: Row,
-    /// Whether a value of it can't be read or is out of range.
+    /// Whether a value can't be read or is out of range, so that the record counts as repaired.
     pub repaired: bool,
 }
 
-/// Makes samples; the same seed makes the same ones.
+/// A generator of samples; the same seed gives the same samples.
 pub struct Samples {
     rng: StdRng,
 }
@@ -72,18 +72,18 @@ const TITLES: [&str; 7] = [
     "tab\there",
 ];
 
-/// What dresses a record: collects fields and whether one of them is broken.
-struct Fields(Vec<(&'static str, Dressed)>);
+/// The fields of a record by name.
+struct Fields(Vec<(&'static str, RawField)>);
 
 impl Fields {
-    fn add(&mut self, name: &'static str, dressed: Dressed) {
-        self.0.push((name, dressed));
+    fn add(&mut self, name: &'static str, field: RawField) {
+        self.0.push((name, field));
     }
 
     fn repaired(&self) -> bool {
         self.0
             .iter()
-            .any(|(_, dressed)| matches!(dressed, Dressed::Broken(_)))
+            .any(|(_, field)| matches!(field, RawField::Unreadable(_)))
     }
 }
 
@@ -96,8 +96,8 @@ impl Samples {
         }
     }
 
-    /// A record of a kind and number; again the same number, another record of the same key. Pins
-    /// have the indexes of `0..people`.
+    /// A record whose key is determined by kind and number; its other values are random. Pins have
+    /// an index in `0..people`.
     pub fn make(&mut self, kind: Kind, number: i64, people: i64) -> Sample {
         match kind {
             Kind::Pin => self.pin(number, people),
@@ -106,7 +106,7 @@ impl Samples {
         }
     }
 
-    /// `0..count` once, and `repeats` of them once more at the end.
+    /// A record for each number, followed by `repeats` more for random numbers among them.
     pub fn batch(&mut self, kind: Kind, numbers: Range<i64>, repeats: usize) -> Vec<Sample> {
         let people = numbers.end;
         let mut samples: Vec<Sample> = numbers
@@ -134,7 +134,7 @@ impl Samples {
         Sample {
             kind,
             key,
-            raw: dress::object(&mut self.rng, fields.0, spread),
+            raw: raw_json::object(&mut self.rng, fields.0, spread),
             row,
             repaired,
         }
@@ -142,7 +142,7 @@ impl Samples {
 
     fn pin(&mut self, number: i64, people: i64) -> Sample {
         let unique_id = format!("{number:08x}-3442-4773-b19e-d3ec6f54dddf");
-        // Two pins in three share their person with another one.
+        // Two of three pins have a random person, whom others may have, too.
         let index = if number % 3 == 0 {
             number
         } else {
@@ -193,39 +193,39 @@ impl Samples {
         } else {
             format!("\"{unique_id}\"")
         };
-        fields.add("unique_id", Dressed::Token(id));
-        fields.add("index", Dressed::Token(dress::key_integer(rng, index)));
+        fields.add("unique_id", RawField::Token(id));
+        fields.add("index", RawField::Token(raw_json::key_integer(rng, index)));
         fields.add(
             "title",
-            dress::text(rng, title, &["No Title Data Available"]),
+            raw_json::text(rng, title, &["No Title Data Available"]),
         );
-        fields.add("category", dress::text(rng, category, &[]));
+        fields.add("category", raw_json::text(rng, category, &[]));
         let no_description = [
             "No description available",
             "No description available Story format",
         ];
         fields.add(
             "description",
-            dress::text(rng, description.as_deref(), &no_description),
+            raw_json::text(rng, description.as_deref(), &no_description),
         );
         fields.add(
             "poster_name",
-            dress::text(rng, poster.as_deref(), &["User Info Error"]),
+            raw_json::text(rng, poster.as_deref(), &["User Info Error"]),
         );
-        fields.add("follower_count", dress::follower_count(rng, followers));
+        fields.add("follower_count", raw_json::follower_count(rng, followers));
         fields.add(
             "tag_list",
-            dress::text(rng, tags.as_deref(), &["N,o, ,T,a,g,s, ,A,v,a,i,l,a,b,l,e"]),
+            raw_json::text(rng, tags.as_deref(), &["N,o, ,T,a,g,s, ,A,v,a,i,l,a,b,l,e"]),
         );
-        fields.add("is_image_or_video", dress::text(rng, media, &[]));
+        fields.add("is_image_or_video", raw_json::text(rng, media, &[]));
         fields.add(
             "image_src",
-            dress::text(rng, image.as_deref(), &["Image src error."]),
+            raw_json::text(rng, image.as_deref(), &["Image src error."]),
         );
-        fields.add("downloaded", dress::downloaded(rng, downloaded));
+        fields.add("downloaded", raw_json::downloaded(rng, downloaded));
         fields.add(
             "save_location",
-            dress::save_location(rng, location.as_deref()),
+            raw_json::save_location(rng, location.as_deref()),
         );
         self.finish(Kind::Pin, unique_id, fields, row)
     }
@@ -237,7 +237,7 @@ impl Samples {
                 rng.random_range(-900_000..=900_000),
                 rng.random_range(-1_800_000..=1_800_000),
             ];
-            // Minus zero is not something a client means.
+            // Adding 0.0 turns -0.0 into 0.0.
             [
                 f64::from(lat) / 10_000.0 + 0.0,
                 f64::from(lon) / 10_000.0 + 0.0,
@@ -251,12 +251,15 @@ impl Samples {
             json!(timestamp),
         ];
         let rng = &mut self.rng;
-        let mut fields = Fields(vec![("ind", Dressed::Token(dress::key_integer(rng, ind)))]);
-        fields.add("country", dress::text(rng, country, &[]));
-        let [latitude, longitude] = dress::coordinates(rng, coordinates);
+        let mut fields = Fields(vec![(
+            "ind",
+            RawField::Token(raw_json::key_integer(rng, ind)),
+        )]);
+        fields.add("country", raw_json::text(rng, country, &[]));
+        let [latitude, longitude] = raw_json::coordinates(rng, coordinates);
         fields.add("latitude", latitude);
         fields.add("longitude", longitude);
-        fields.add("timestamp", dress::time(rng, timestamp));
+        fields.add("timestamp", raw_json::time(rng, timestamp));
         self.finish(Kind::Geo, ind.to_string(), fields, row)
     }
 
@@ -276,16 +279,19 @@ impl Samples {
         let joined = self.time(2013..2023);
         let row = vec![json!(ind), json!(name), json!(age), json!(joined)];
         let rng = &mut self.rng;
-        let mut fields = Fields(vec![("ind", Dressed::Token(dress::key_integer(rng, ind)))]);
-        fields.add("first_name", dress::text(rng, first, &[]));
-        fields.add("last_name", dress::text(rng, last, &[]));
-        fields.add("age", dress::age(rng, age));
-        fields.add("date_joined", dress::time(rng, joined));
+        let mut fields = Fields(vec![(
+            "ind",
+            RawField::Token(raw_json::key_integer(rng, ind)),
+        )]);
+        fields.add("first_name", raw_json::text(rng, first, &[]));
+        fields.add("last_name", raw_json::text(rng, last, &[]));
+        fields.add("age", raw_json::age(rng, age));
+        fields.add("date_joined", raw_json::time(rng, joined));
         self.finish(Kind::User, ind.to_string(), fields, row)
     }
 
-    /// A time in these years: whole seconds, milliseconds or microseconds, and now and then the
-    /// very edge of a year.
+    /// A time in these years, in whole seconds, milliseconds or microseconds; sometimes the first
+    /// or last microsecond of a year.
     fn time(&mut self, years: Range<i32>) -> Option<i64> {
         self.maybe(|rng| {
             let start = |year| {
@@ -309,7 +315,7 @@ impl Samples {
     }
 }
 
-/// A row as Cassandra keeps it: timestamps in milliseconds.
+/// A row as Cassandra stores it: timestamps in milliseconds since the epoch.
 #[must_use]
 pub fn in_milliseconds(kind: Kind, mut row: Row) -> Row {
     if let Some(value) = kind.time_column().and_then(|n| row.get_mut(n)) {

@@ -1,23 +1,23 @@
-//! The specs of the tests' pipelines, section by section.
+//! Builder of the specs of test pipelines.
 
 use serde_json::{Value, json};
 
 use crate::{
-    Space, cluster,
-    space::{POSTGRES_SECRET, S3_SECRET},
+    Sandbox, cluster,
+    sandbox::{POSTGRES_SECRET, S3_SECRET},
 };
 
-/// The spec of a `PinterestPipeline`. Requests are small: many pipelines share two nodes.
+/// The spec of a `PinterestPipeline`.
 #[derive(Clone, Debug)]
 pub struct Spec(pub Value);
 
-/// What each worker asks the scheduler for.
+/// Resource requests of a worker; small, because many pipelines share two nodes.
 fn resources() -> Value {
     json!({"requests": {"cpu": "5m", "memory": "16Mi"}})
 }
 
 impl Spec {
-    /// Topics of three partitions, and ingest.
+    /// Topics with three partitions, and ingest with one replica.
     #[must_use]
     pub fn new() -> Self {
         Self(json!({
@@ -29,66 +29,74 @@ impl Spec {
         }))
     }
 
-    /// Records over this many bytes are broken.
+    /// The size limit of a record, bytes.
     #[must_use]
     pub fn max_record_bytes(mut self, bytes: usize) -> Self {
         self.0["ingest"]["maxRecordBytes"] = json!(bytes);
         self
     }
 
-    /// A sink `live` into the space's schema.
+    /// Adds a sink `live` that writes to the sandbox's schema.
     #[must_use]
-    pub fn live(mut self, space: &Space) -> Self {
+    pub fn live(mut self, sandbox: &Sandbox) -> Self {
         self.0["stream"] = json!({"sinks": [{
             "name": "live",
             "replicas": 1,
             "resources": resources(),
-            "postgres": {"urlSecretRef": {"name": POSTGRES_SECRET, "key": "url"}, "schema": space.schema()},
+            "postgres": {
+                "urlSecretRef": {"name": POSTGRES_SECRET, "key": "url"},
+                "schema": sandbox.schema(),
+            },
         }]});
         self
     }
 
-    /// How the sink `live` writes: `Upsert`, `Append`.
+    /// The write mode of the sink `live`: `Upsert`, `Append`.
     #[must_use]
     pub fn write_mode(mut self, mode: &str) -> Self {
         self.0["stream"]["sinks"][0]["postgres"]["writeMode"] = json!(mode);
         self
     }
 
-    /// How the archive compresses: `None`, `Gzip`, `Zstd`.
+    /// The compression of the archive: `None`, `Gzip`, `Zstd`.
     #[must_use]
     pub fn compression(mut self, compression: &str) -> Self {
         self.0["archive"]["compression"] = json!(compression);
         self
     }
 
-    /// What becomes of rejected records: `Reject`, `RejectAndLogRepairs`, `Fail`.
+    /// The mode of dead letters: `Reject`, `RejectAndLogRepairs`, `Fail`.
     #[must_use]
     pub fn dead_letters(mut self, mode: &str) -> Self {
         self.0["deadLetters"] = json!({"mode": mode});
         self
     }
 
-    /// An archive in the space's bucket that closes an object every `records` records or 5 seconds.
+    /// Adds an archive in the sandbox's bucket that closes an object after `records` records or 5
+    /// seconds.
     #[must_use]
-    pub fn archive(mut self, space: &Space, records: u64) -> Self {
+    pub fn archive(mut self, sandbox: &Sandbox, records: u64) -> Self {
         self.0["archive"] = json!({
-            "bucket": space.bucket(),
+            "bucket": sandbox.bucket(),
             "rotate": {"records": records, "interval": "5s"},
-            "s3": {"endpoint": cluster::S3_IN_CLUSTER, "region": "us-east-1", "credentialsSecretRef": {"name": S3_SECRET}},
+            "s3": {
+                "endpoint": cluster::S3_IN_CLUSTER,
+                "region": "us-east-1",
+                "credentialsSecretRef": {"name": S3_SECRET},
+            },
             "resources": resources(),
         });
         self
     }
 
-    /// Batch runs into the space's keyspace; by schedule never while a test runs.
+    /// Adds batch runs into the sandbox's keyspace, with a schedule that is due once a year.
     #[must_use]
-    pub fn batch(mut self, space: &Space) -> Self {
+    pub fn batch(mut self, sandbox: &Sandbox) -> Self {
         self.0["batch"] = json!({
             "schedule": "0 10 1 1 *",
             "sinks": [{"name": "serving", "cassandra": {
                 "contactPoints": [cluster::CASSANDRA_IN_CLUSTER],
-                "keyspace": space.keyspace(),
+                "keyspace": sandbox.keyspace(),
                 "replicationFactor": 1,
             }}],
             "resources": resources(),
@@ -96,7 +104,7 @@ impl Spec {
         self
     }
 
-    /// An emulator.
+    /// Adds an emulator.
     #[must_use]
     pub fn emulator(mut self, records_per_second: u32) -> Self {
         self.0["emulator"] =

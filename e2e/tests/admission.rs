@@ -1,4 +1,4 @@
-//! What the API server refuses, and what it takes: nothing here reaches the operator's workers.
+//! Admission: which pipelines the API server refuses and accepts.
 
 use std::{
     collections::BTreeMap,
@@ -12,13 +12,13 @@ use kube::{
     ResourceExt,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective},
 };
-use pinpipe_e2e::{Space, shared::in_space};
+use pinpipe_e2e::{Sandbox, scenario::in_sandbox};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 #[test]
 fn an_invalid_pipeline_is_refused_with_the_message_of_its_rule() -> Result<()> {
-    in_space("refused", async |space| {
+    in_sandbox("refused", async |sandbox| {
         let files = files("crds/tests/invalid")?;
         ensure!(files.len() >= 30, "only {} files", files.len());
         let mut wrong = BTreeMap::new();
@@ -27,26 +27,27 @@ fn an_invalid_pipeline_is_refused_with_the_message_of_its_rule() -> Result<()> {
                 .lines()
                 .next()
                 .and_then(|line| line.strip_prefix("# expect: "));
-            let expect = expect.with_context(|| format!("{name} does not say what it expects"))?;
-            let said = match documents(&text)?.as_slice() {
-                [only] => create(space, only, true).await,
+            let expect = expect.with_context(|| format!("{name} has no line `# expect: …`"))?;
+            let outcome = match documents(&text)?.as_slice() {
+                [only] => create(sandbox, only, true).await,
                 [stored, change] => {
-                    create(space, stored, false)
+                    create(sandbox, stored, false)
                         .await
                         .with_context(|| format!("{name}: the stored document"))?;
-                    let pipelines = space.cluster.pipelines(&space.namespace);
+                    let pipelines = sandbox.cluster.pipelines(&sandbox.namespace);
                     let stored: DynamicObject = serde_json::from_value(stored.clone())?;
-                    let said = update(space, &stored.name_any(), change).await;
+                    let outcome = update(sandbox, &stored.name_any(), change).await;
                     pipelines
                         .delete(&stored.name_any(), &DeleteParams::default())
                         .await?;
-                    said
+                    outcome
                 }
                 more => Err(anyhow::anyhow!("{} documents", more.len())),
             };
-            let said = said.map_or_else(|error| format!("{error:#}"), |()| "accepted".to_owned());
-            if !said.contains(expect) {
-                wrong.insert(name, format!("expected {expect:?}, but {said}"));
+            let outcome =
+                outcome.map_or_else(|error| format!("{error:#}"), |()| "accepted".to_owned());
+            if !outcome.contains(expect) {
+                wrong.insert(name, format!("expected {expect:?}, but {outcome}"));
             }
         }
         ensure!(wrong.is_empty(), "{wrong:#?}");
@@ -56,14 +57,14 @@ fn an_invalid_pipeline_is_refused_with_the_message_of_its_rule() -> Result<()> {
 
 #[test]
 fn the_shipped_examples_are_accepted() -> Result<()> {
-    in_space("accepted", async |space| {
+    in_sandbox("accepted", async |sandbox| {
         let mut accepted = 0;
         for (name, text) in files("examples")? {
             for document in documents(&text)?
                 .iter()
                 .filter(|document| document["kind"] == "PinterestPipeline")
             {
-                create(space, document, true)
+                create(sandbox, document, true)
                     .await
                     .with_context(|| name.clone())?;
                 accepted += 1;
@@ -76,7 +77,7 @@ fn the_shipped_examples_are_accepted() -> Result<()> {
 
 #[test]
 fn pipelines_of_every_release_are_still_accepted() -> Result<()> {
-    in_space("released", async |space| {
+    in_sandbox("released", async |sandbox| {
         let mut accepted = 0;
         for release in fs::read_dir("../crds/released")? {
             let release = release?.file_name().to_string_lossy().into_owned();
@@ -85,7 +86,7 @@ fn pipelines_of_every_release_are_still_accepted() -> Result<()> {
                     .iter()
                     .filter(|document| document["kind"] == "PinterestPipeline")
                 {
-                    create(space, document, true)
+                    create(sandbox, document, true)
                         .await
                         .with_context(|| format!("{release}/{name}"))?;
                     accepted += 1;
@@ -126,40 +127,41 @@ fn documents(yaml: &str) -> Result<Vec<Value>> {
         .collect::<Result<_, _>>()?)
 }
 
-/// Creates a pipeline as `kubectl create` does: fields the schema doesn't know are errors. In
-/// earnest, it is suspended.
-async fn create(space: &Space, document: &Value, dry_run: bool) -> Result<()> {
+/// Creates a pipeline as `kubectl create` does: unknown fields are errors. Without `dry_run`, it is
+/// created suspended.
+async fn create(sandbox: &Sandbox, document: &Value, dry_run: bool) -> Result<()> {
     let mut document = document.clone();
-    document["metadata"]["namespace"] = json!(space.namespace);
+    document["metadata"]["namespace"] = json!(sandbox.namespace);
     if !dry_run {
         document["spec"]["suspend"] = json!(true);
         let object: DynamicObject = serde_json::from_value(document)?;
-        space
+        sandbox
             .cluster
-            .pipelines(&space.namespace)
+            .pipelines(&sandbox.namespace)
             .create(&PostParams::default(), &object)
             .await?;
         return Ok(());
     }
     let request = Request::post(format!(
-        "/apis/pinpipe.dev/v1alpha1/namespaces/{}/pinterestpipelines?dryRun=All&fieldValidation=Strict",
-        space.namespace
+        "/apis/pinpipe.dev/v1alpha1/namespaces/{}/pinterestpipelines\
+         ?dryRun=All&fieldValidation=Strict",
+        sandbox.namespace
     ))
     .header("content-type", "application/json")
     .body(serde_json::to_vec(&document)?)?;
-    space.cluster.client().request_text(request).await?;
+    sandbox.cluster.client().request_text(request).await?;
     Ok(())
 }
 
-async fn update(space: &Space, name: &str, document: &Value) -> Result<()> {
+async fn update(sandbox: &Sandbox, name: &str, document: &Value) -> Result<()> {
     let patch = PatchParams {
         dry_run: true,
         field_validation: Some(ValidationDirective::Strict),
         ..PatchParams::default()
     };
-    space
+    sandbox
         .cluster
-        .pipelines(&space.namespace)
+        .pipelines(&sandbox.namespace)
         .patch(
             name,
             &patch,

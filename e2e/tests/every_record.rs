@@ -1,6 +1,5 @@
-//! Every record that was acknowledged is in every store, once and right; every one that can't be
-//! keyed is in the dead letters; and the eight answers are those one gets by asking the live tables
-//! in SQL.
+//! Every acknowledged record is in every store, once and correct; every record that can't be keyed
+//! is a dead letter; and the eight answers equal those of SQL over the live tables.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,52 +8,53 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use pinpipe_e2e::{
-    Kind, Shared, Space, Spec, answers::QUESTIONS, broken, ensure_same, eventually, flow::Flow,
-    kafka, objects, samples::Samples, shared::Scenario,
+    Kind, Sandbox, SharedScenario, Spec, answers::QUESTIONS, broken, ensure_same, eventually,
+    kafka, ledger::Ledger, objects, samples::Samples, scenario::Scenario,
 };
 use serde_json::{Value, json};
 
 /// Distinct keys of each kind.
 const KEYS: i64 = 3_000;
-/// Records of each kind sent once more with other values: 5%.
+/// Records of each kind that give a key other values: 5%.
 const REPEATS: usize = 150;
 /// Broken records of each kind: 2%.
 const BROKEN: usize = 60;
 /// The size limit of a record, bytes.
 const LIMIT: usize = 8_192;
 
-/// A pipeline into which all of that has been sent, and that has run its batch.
+/// A pipeline into which all records were sent, and whose batch run is complete.
 struct Sent {
-    flow: Flow,
+    ledger: Ledger,
 }
 
-static SENT: Shared<Sent> = Shared::new(5);
+static SENT: SharedScenario<Sent> = SharedScenario::new(5);
 
 impl Scenario for Sent {
     const NAME: &'static str = "every-record";
 
-    async fn set_up(space: Space) -> Result<Self> {
+    async fn set_up(sandbox: Sandbox) -> Result<Self> {
         let spec = Spec::new()
             .max_record_bytes(LIMIT)
-            .live(&space)
-            .archive(&space, 400)
-            .batch(&space);
-        let pipeline = space.apply("flow", &spec).await?;
+            .live(&sandbox)
+            .archive(&sandbox, 400)
+            .batch(&sandbox);
+        let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
-        let mut flow = Flow::new(&pipeline);
+        let mut ledger = Ledger::new(&pipeline);
         let mut make = Samples::new(3);
         for kind in Kind::ALL {
             let mut samples = make.batch(kind, 0..KEYS, REPEATS);
             let rest = samples.split_off(samples.len() / 2);
-            flow.send(kind, samples, 100).await?;
-            flow.send_broken(kind, broken::records(kind, BROKEN, LIMIT))
+            ledger.send(kind, samples, 100).await?;
+            ledger
+                .send_broken(kind, broken::records(kind, BROKEN, LIMIT))
                 .await?;
-            flow.send(kind, rest, 100).await?;
+            ledger.send(kind, rest, 100).await?;
         }
-        // The barrier of a run waits for all of it, so no test has to.
+        // A run waits until all records are archived, so tests need not.
         pipeline.start_run("first").await?;
-        pipeline.run_ends("first").await?;
-        Ok(Self { flow })
+        pipeline.run_completes("first").await?;
+        Ok(Self { ledger })
     }
 }
 
@@ -63,12 +63,12 @@ fn every_acknowledged_record_is_in_the_raw_objects_once() -> Result<()> {
     SENT.test(async |sent| {
         let records = 3 * (usize::try_from(KEYS)? + REPEATS);
         ensure!(
-            sent.flow.acknowledged() == records,
+            sent.ledger.acknowledged() == records,
             "{} of {records} acknowledged",
-            sent.flow.acknowledged()
+            sent.ledger.acknowledged()
         );
         for kind in Kind::ALL {
-            sent.flow.raw_objects_are_right(kind).await?;
+            sent.ledger.raw_objects_are_right(kind).await?;
         }
         Ok(())
     })
@@ -78,7 +78,7 @@ fn every_acknowledged_record_is_in_the_raw_objects_once() -> Result<()> {
 fn every_key_is_in_the_live_tables_with_its_latest_record() -> Result<()> {
     SENT.test(async |sent| {
         for kind in Kind::ALL {
-            sent.flow.live_table_is_right(kind).await?;
+            sent.ledger.live_table_is_right(kind).await?;
         }
         Ok(())
     })
@@ -90,36 +90,52 @@ fn every_key_is_in_the_batch_tables_with_its_latest_record() -> Result<()> {
         let report = report(sent).await?;
         let mut expected = json!({"read": 0, "clean": 0, "repaired": 0, "rejected": 0});
         for kind in Kind::ALL {
-            sent.flow.batch_table_is_right(kind).await?;
-            let log = sent.flow.log(kind).await?;
-            let rejected = log.broken.iter().filter(|(_, broken)| broken.is_archived()).count();
-            let repaired = log.good.iter().filter(|(_, sample)| sample.repaired).count();
+            sent.ledger.batch_table_is_right(kind).await?;
+            let log = sent.ledger.log(kind).await?;
+            let rejected = log
+                .broken
+                .iter()
+                .filter(|(_, broken)| broken.is_archived())
+                .count();
+            let repaired = log
+                .good
+                .iter()
+                .filter(|(_, sample)| sample.repaired)
+                .count();
             for (name, count) in [
                 ("read", log.good.len() + rejected),
                 ("clean", log.good.len()),
                 ("repaired", repaired),
                 ("rejected", rejected),
             ] {
-                expected[name] = json!(expected[name].as_u64().unwrap_or(0) + u64::try_from(count)?);
+                let counted = expected[name].as_u64().unwrap_or(0);
+                expected[name] = json!(counted + u64::try_from(count)?);
             }
         }
-        let found = json!({"read": report["read"], "clean": report["clean"], "repaired": report["repaired"],
-            "rejected": report["rejected"]});
-        ensure!(found == expected, "the report counts {found}, expected {expected}");
+        let found = json!({
+            "read": report["read"],
+            "clean": report["clean"],
+            "repaired": report["repaired"],
+            "rejected": report["rejected"],
+        });
+        ensure!(
+            found == expected,
+            "the report counts {found}, expected {expected}"
+        );
         Ok(())
     })
 }
 
 #[test]
-fn every_broken_record_is_a_dead_letter_that_says_where_it_came_from_and_why() -> Result<()> {
+fn every_broken_record_is_a_dead_letter_with_its_origin_and_reason() -> Result<()> {
     SENT.test(async |sent| {
         let cluster = kafka::cluster_id().await?;
         let mut topic_ids = BTreeSet::new();
         for kind in Kind::ALL {
-            let topic = sent.flow.pipeline.topic(kind);
+            let topic = sent.ledger.pipeline.topic(kind);
             let mut expected = BTreeMap::new();
-            for (message, broken) in sent.flow.log(kind).await?.broken {
-                let facts = [
+            for (message, broken) in sent.ledger.log(kind).await?.broken {
+                let headers = [
                     Some(topic.clone()),
                     Some(message.time.to_string()),
                     Some(broken.reason.to_owned()),
@@ -128,61 +144,68 @@ fn every_broken_record_is_a_dead_letter_that_says_where_it_came_from_and_why() -
                 ];
                 expected.insert(
                     (message.partition, message.offset),
-                    (facts, broken.key, broken.raw),
+                    (headers, broken.key, broken.raw),
                 );
             }
             let dead_letters = format!("{topic}.dlq");
             eventually(Duration::from_mins(1), &dead_letters, async || {
                 let mut found = BTreeMap::new();
-                for letter in kafka::read(&dead_letters).await? {
-                    let header = |name: &str| letter.header(&format!("pinpipe.{name}"));
-                    let number = |name: &str| {
-                        header(name).with_context(|| format!("no header {name}: {letter:?}"))
+                for dead_letter in kafka::read(&dead_letters).await? {
+                    let header = |name: &str| dead_letter.header(&format!("pinpipe.{name}"));
+                    let required = |name: &str| {
+                        header(name).with_context(|| format!("no header {name}: {dead_letter:?}"))
                     };
-                    let place = (number("partition")?.parse()?, number("offset")?.parse()?);
-                    let facts = ["topic", "timestamp", "reason", "field", "cluster-id"].map(header);
+                    let position = (
+                        required("partition")?.parse()?,
+                        required("offset")?.parse()?,
+                    );
+                    let headers =
+                        ["topic", "timestamp", "reason", "field", "cluster-id"].map(header);
                     for name in ["message", "worker-version"] {
-                        ensure!(!number(name)?.is_empty(), "an empty {name}: {letter:?}");
+                        ensure!(
+                            !required(name)?.is_empty(),
+                            "an empty {name}: {dead_letter:?}"
+                        );
                     }
-                    topic_ids.insert((kind, number("topic-id")?));
-                    found.insert(place, (facts, letter.key, letter.value));
+                    topic_ids.insert((kind, required("topic-id")?));
+                    found.insert(position, (headers, dead_letter.key, dead_letter.value));
                 }
                 ensure_same(&dead_letters, &expected, &found)
             })
             .await?;
         }
-        ensure!(topic_ids.len() == 3, "one id a topic: {topic_ids:?}");
+        ensure!(topic_ids.len() == 3, "not one id per topic: {topic_ids:?}");
         let distinct: BTreeSet<_> = topic_ids.iter().map(|(_, id)| id).collect();
         ensure!(
             distinct.len() == 3 && distinct.iter().all(|id| !id.is_empty()),
-            "ids differ: {topic_ids:?}"
+            "empty or equal ids: {topic_ids:?}"
         );
         Ok(())
     })
 }
 
 #[test]
-fn the_eight_answers_are_those_of_sql_over_the_live_tables() -> Result<()> {
+fn the_eight_answers_equal_sql_over_the_live_tables() -> Result<()> {
     SENT.test(async |sent| {
         for kind in Kind::ALL {
-            sent.flow.live_table_is_right(kind).await?;
+            sent.ledger.live_table_is_right(kind).await?;
         }
-        let space = &sent.flow.pipeline.space;
+        let sandbox = &sent.ledger.pipeline.sandbox;
         let report = report(sent).await?;
         for question in &QUESTIONS {
-            let expected = question.asked_in_sql(&space.schema()).await?;
+            let expected = question.answer_in_sql(&sandbox.schema()).await?;
             ensure!(
                 !expected.is_empty(),
                 "{} has no answer in SQL: the samples are too few",
                 question.name
             );
-            let found = question.in_cassandra(&space.keyspace()).await?;
+            let found = question.answer_in_cassandra(&sandbox.keyspace()).await?;
             ensure!(
                 found == expected,
                 "{} in Cassandra:\n{found:?}\nin SQL:\n{expected:?}",
                 question.name
             );
-            let found = question.in_report(&report)?;
+            let found = question.answer_in_report(&report)?;
             ensure!(
                 found == expected,
                 "{} in the report:\n{found:?}\nin SQL:\n{expected:?}",
@@ -194,7 +217,7 @@ fn the_eight_answers_are_those_of_sql_over_the_live_tables() -> Result<()> {
 }
 
 async fn report(sent: &Sent) -> Result<Value> {
-    let pipeline = &sent.flow.pipeline;
-    let report = objects::last_report(pipeline.space.bucket(), &pipeline.full_name()).await?;
-    report.context("no run has been published")
+    let pipeline = &sent.ledger.pipeline;
+    let report = objects::last_report(pipeline.sandbox.bucket(), &pipeline.full_name()).await?;
+    report.context("no run has published a report")
 }

@@ -1,4 +1,4 @@
-//! Workers killed and frozen in mid-work, again and again, lose nothing and do nothing twice.
+//! Workers that are killed and frozen while they work lose no record and store none twice.
 //!
 //! `cargo xtask soak` runs this for long; `cargo xtask test` runs the short form.
 
@@ -6,22 +6,22 @@ use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use pinpipe_e2e::{
-    Kind, Pipeline, Spec, eventually, flow::Flow, kafka, load, node::Signal, objects,
-    pipeline::READY_WITHIN, shared::in_space,
+    Kind, Pipeline, Spec, eventually, kafka, ledger::Ledger, load, node::Signal, objects,
+    pipeline::READY_WITHIN, scenario::in_sandbox,
 };
 use serde_json::json;
 
-/// The environment's names for how often workers are killed and frozen, and how often in the short
-/// form.
+/// How many times workers are killed: environment variable and default.
 const KILLS: (&str, usize) = ("PINPIPE_SOAK_KILLS", 10);
+/// How many times workers are frozen.
 const FREEZES: (&str, usize) = ("PINPIPE_SOAK_FREEZES", 2);
-/// Batch runs killed.
+/// How many batch runs are killed.
 const KILLED_RUNS: (&str, usize) = ("PINPIPE_SOAK_RUNS", 1);
-/// The replicas of the live sink, one after the other, as the kills go on.
+/// The replicas of the live sink in the three phases of the test.
 const REPLICAS: [usize; 3] = [1, 3, 1];
-/// Who is killed, in turn.
+/// The components killed in turn.
 const VICTIMS: [&str; 5] = ["stream-live", "archive", "stream-live", "archive", "ingest"];
-/// How long the group may take to find out that a member is frozen, and the others to take over.
+/// How long the consumer group may take to expel a frozen member.
 const EXPELLED_WITHIN: Duration = Duration::from_secs(40);
 
 fn times((name, short): (&str, usize)) -> Result<usize> {
@@ -34,27 +34,30 @@ fn times((name, short): (&str, usize)) -> Result<usize> {
 }
 
 #[test]
-fn workers_killed_and_frozen_in_mid_work_lose_nothing_and_do_nothing_twice() -> Result<()> {
-    in_space("kills", async |space| {
-        let spec = Spec::new().live(space).archive(space, 50).batch(space);
-        let pipeline = space.apply("flow", &spec).await?;
+fn killed_and_frozen_workers_lose_no_record_and_store_none_twice() -> Result<()> {
+    in_sandbox("kills", async |sandbox| {
+        let spec = Spec::new()
+            .live(sandbox)
+            .archive(sandbox, 50)
+            .batch(sandbox);
+        let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
-        let mut flow = Flow::new(&pipeline);
-        load::during(&mut flow, 11, async || harass(&pipeline, &spec).await).await?;
+        let mut ledger = Ledger::new(&pipeline);
+        load::during(&mut ledger, 11, async || disturb(&pipeline, &spec).await).await?;
         for run in 0..times(KILLED_RUNS)? {
             kill_a_run(&pipeline, &format!("killed-{run}")).await?;
         }
         for kind in Kind::ALL {
-            flow.live_table_is_right(kind).await?;
-            flow.raw_objects_are_right(kind).await?;
-            flow.batch_table_is_right(kind).await?;
+            ledger.live_table_is_right(kind).await?;
+            ledger.raw_objects_are_right(kind).await?;
+            ledger.batch_table_is_right(kind).await?;
         }
         Ok(())
     })
 }
 
-/// Kills and freezes workers while the live sink's replicas go up and down.
-async fn harass(pipeline: &Pipeline, spec: &Spec) -> Result<()> {
+/// Kills and freezes workers while the live sink is scaled up and down.
+async fn disturb(pipeline: &Pipeline, spec: &Spec) -> Result<()> {
     let (kills, freezes) = (times(KILLS)?, times(FREEZES)?);
     let (mut killed, mut frozen) = (0, 0);
     for (n, replicas) in REPLICAS.into_iter().enumerate() {
@@ -68,8 +71,8 @@ async fn harass(pipeline: &Pipeline, spec: &Spec) -> Result<()> {
             kill(pipeline, victim).await?;
             killed += 1;
         }
-        // Alone a frozen worker is nobody's rival: only with others can it come back to partitions
-        // that were given away.
+        // Only with other members in its group can a frozen worker resume when its partitions are
+        // assigned to another one.
         let due = if replicas > 1 { freezes } else { 0 };
         for _ in 0..due {
             freeze(pipeline, "stream-live", replicas).await?;
@@ -97,18 +100,18 @@ async fn scale(pipeline: &Pipeline, spec: &Spec, replicas: usize) -> Result<()> 
     pipeline.ready().await
 }
 
-/// Kills a component's worker while it is at work, and waits until another one is.
+/// Kills a worker of a component while it writes, and waits until another one is ready.
 async fn kill(pipeline: &Pipeline, component: &str) -> Result<()> {
-    at_work(pipeline, component).await?;
+    is_writing(pipeline, component).await?;
     let killed = pipeline.kill(component).await?;
-    // A new pod starts at once; in the old one Kubernetes would wait longer after every crash.
-    pipeline.replace(&killed).await?;
-    pipeline.back(component, &killed).await
+    // A new pod starts at once; in the old one, the kubelet would back off after every crash.
+    pipeline.delete_pod(&killed).await?;
+    pipeline.recovers(component, &killed).await
 }
 
-/// Freezes a worker until its partitions are others', and lets it go on as if nothing had been.
+/// Freezes a worker until its partitions are assigned to others, and resumes it.
 async fn freeze(pipeline: &Pipeline, component: &str, members: usize) -> Result<()> {
-    at_work(pipeline, component).await?;
+    is_writing(pipeline, component).await?;
     let group = format!("{}.live", pipeline.full_name());
     let workers = pipeline.workers(component).await?;
     let worker = workers.first().context("no worker runs")?;
@@ -117,15 +120,15 @@ async fn freeze(pipeline: &Pipeline, component: &str, members: usize) -> Result<
         EXPELLED_WITHIN,
         "the frozen worker expelled from its group",
         async || {
-            let left = kafka::members(&group).await?;
-            ensure!(left.len() < members, "members: {left:?}");
+            let found = kafka::members(&group).await?;
+            ensure!(found.len() < members, "members: {found:?}");
             Ok(())
         },
     )
     .await;
     worker.send(Signal::Continue).await?;
     expelled?;
-    eventually(READY_WITHIN, "the group whole again", async || {
+    eventually(READY_WITHIN, "all members in the group again", async || {
         let all: BTreeSet<String> = kafka::members(&group).await?;
         ensure!(all.len() == members, "members: {all:?}");
         Ok(())
@@ -133,17 +136,18 @@ async fn freeze(pipeline: &Pipeline, component: &str, members: usize) -> Result<
     .await
 }
 
-/// Waits until a component writes: what it has written grows.
-async fn at_work(pipeline: &Pipeline, component: &str) -> Result<()> {
+/// Waits until what a component has written grows.
+async fn is_writing(pipeline: &Pipeline, component: &str) -> Result<()> {
     let written = async || -> Result<u64> {
         match component {
             "archive" => {
                 let mut records = 0;
                 for kind in Kind::ALL {
                     let folder = format!("topics/{}/", pipeline.topic(kind));
-                    records += objects::keys(&objects::client(), pipeline.space.bucket(), &folder)
-                        .await?
-                        .len();
+                    records +=
+                        objects::keys(&objects::client(), pipeline.sandbox.bucket(), &folder)
+                            .await?
+                            .len();
                 }
                 Ok(u64::try_from(records)?)
             }
@@ -154,14 +158,14 @@ async fn at_work(pipeline: &Pipeline, component: &str) -> Result<()> {
                 )?)
             }
             _ => Ok(u64::try_from(
-                pinpipe_e2e::postgres::count(&pipeline.space.schema(), Kind::Geo).await?,
+                pinpipe_e2e::postgres::count(&pipeline.sandbox.schema(), Kind::Geo).await?,
             )?),
         }
     };
     let mut before = None;
     eventually(
         Duration::from_secs(90),
-        &format!("{component} at work"),
+        &format!("{component} is writing"),
         async || {
             let now = written().await?;
             let before = *before.get_or_insert(now);
@@ -172,11 +176,10 @@ async fn at_work(pipeline: &Pipeline, component: &str) -> Result<()> {
     .await
 }
 
-/// Starts a run, kills it as soon as it has fixed what it covers, and waits until it has been done
-/// all the same.
+/// Starts a run, kills it as soon as it has written its manifest, and waits until it is complete.
 async fn kill_a_run(pipeline: &Pipeline, run: &str) -> Result<()> {
     pipeline.start_run(run).await?;
-    let bucket = pipeline.space.bucket();
+    let bucket = pipeline.sandbox.bucket();
     let folder = format!(
         "runs/{}/{}-batch-{run}/",
         pipeline.full_name(),
@@ -195,12 +198,12 @@ async fn kill_a_run(pipeline: &Pipeline, run: &str) -> Result<()> {
     let keys = objects::keys(&client, bucket, &folder).await?;
     ensure!(
         !keys.iter().any(|key| key.ends_with("/report.json")),
-        "the run was done before it could be killed: {keys:?}"
+        "the run was complete before it was killed: {keys:?}"
     );
-    pipeline.run_ends(run).await?;
+    pipeline.run_completes(run).await?;
     let report = objects::last_report(bucket, &pipeline.full_name())
         .await?
-        .context("no run has been published")?;
+        .context("no run has published a report")?;
     ensure!(report["outcome"] == "Succeeded", "{report}");
     Ok(())
 }

@@ -1,41 +1,46 @@
-//! Partitions raised while records flow: of all records of a key the latest one wins everywhere,
-//! though its key is in another partition now than before.
+//! When partitions are added while records flow, the latest record of a key wins in every store,
+//! though keys move to other partitions.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use anyhow::{Result, ensure};
-use pinpipe_e2e::{Kind, Pipeline, Spec, eventually, flow::Flow, kafka, load, shared::in_space};
+use pinpipe_e2e::{
+    Kind, Pipeline, Spec, eventually, kafka, ledger::Ledger, load, scenario::in_sandbox,
+};
 use serde_json::json;
 
-/// Partitions before and after.
+/// The number of partitions before and after.
 const BEFORE: usize = 3;
 const AFTER: usize = 5;
 
 #[test]
-fn the_latest_record_of_a_key_wins_across_raised_partitions() -> Result<()> {
-    in_space("later-wins", async |space| {
-        let spec = Spec::new().live(space).archive(space, 200).batch(space);
-        let pipeline = space.apply("flow", &spec).await?;
+fn the_latest_record_of_a_key_wins_after_partitions_are_added() -> Result<()> {
+    in_sandbox("later-wins", async |sandbox| {
+        let spec = Spec::new()
+            .live(sandbox)
+            .archive(sandbox, 200)
+            .batch(sandbox);
+        let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
-        let mut flow = Flow::new(&pipeline);
-        load::during(&mut flow, 5, async || raise(&pipeline).await).await?;
+        let mut ledger = Ledger::new(&pipeline);
+        load::during(&mut ledger, 5, async || add_partitions(&pipeline).await).await?;
         pipeline.start_run("all").await?;
-        pipeline.run_ends("all").await?;
+        pipeline.run_completes("all").await?;
         for kind in Kind::ALL {
-            let moved = moved_keys(&flow, kind).await?;
+            let moved = moved_keys(&ledger, kind).await?;
             ensure!(
                 moved > 0,
                 "no key of {kind} is in two partitions: the test proves nothing"
             );
-            flow.live_table_is_right(kind).await?;
-            flow.raw_objects_are_right(kind).await?;
-            flow.batch_table_is_right(kind).await?;
+            ledger.live_table_is_right(kind).await?;
+            ledger.raw_objects_are_right(kind).await?;
+            ledger.batch_table_is_right(kind).await?;
         }
         Ok(())
     })
 }
 
-async fn raise(pipeline: &Pipeline) -> Result<()> {
+async fn add_partitions(pipeline: &Pipeline) -> Result<()> {
     holds_records(pipeline, BEFORE).await?;
     pipeline
         .change(json!({"broker": {"kafka": {"topics": {"partitions": AFTER}}}}))
@@ -76,14 +81,14 @@ async fn holds_records(pipeline: &Pipeline, partitions: usize) -> Result<()> {
     .await
 }
 
-/// How many keys have records in more than one partition.
-async fn moved_keys(flow: &Flow, kind: Kind) -> Result<usize> {
-    let log = flow.log(kind).await?;
-    let places: BTreeSet<_> = log
+/// The number of keys with records in more than one partition.
+async fn moved_keys(ledger: &Ledger, kind: Kind) -> Result<usize> {
+    let log = ledger.log(kind).await?;
+    let positions: BTreeSet<_> = log
         .good
         .iter()
         .map(|(message, sample)| (&sample.key, message.partition))
         .collect();
-    let keys: BTreeSet<_> = places.iter().map(|(key, _)| key).collect();
-    Ok(places.len() - keys.len())
+    let keys: BTreeSet<_> = positions.iter().map(|(key, _)| key).collect();
+    Ok(positions.len() - keys.len())
 }

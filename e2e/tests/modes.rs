@@ -1,5 +1,5 @@
-//! What a pipeline does otherwise when its spec asks for it: tables that only grow, compressed raw
-//! objects, copies of repaired records, and sinks that stop at the first record they can't key.
+//! Optional modes of a pipeline: appended rows, compressed raw objects, copies of repaired records
+//! in the dead-letter topics, and sinks that stop at the first record without a readable key.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -8,48 +8,50 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use pinpipe_e2e::{
-    Kind, Spec, broken, ensure_same, eventually,
-    flow::{Flow, PREFIX},
-    kafka, objects,
+    Kind, Spec, broken, ensure_same, eventually, kafka,
+    ledger::{Ledger, PREFIX},
+    objects,
     postgres::{self, Row},
     samples::Samples,
-    shared::in_space,
+    scenario::in_sandbox,
 };
 
-/// Distinct keys of each kind, and records of them sent once more.
+/// Distinct keys of each kind.
 const KEYS: i64 = 300;
+/// Records of each kind that repeat a key with other values.
 const REPEATS: usize = 60;
-/// Within what everything sent has to be stored.
+/// How long the sinks may take to store all records.
 const STORED_WITHIN: Duration = Duration::from_mins(1);
 
 #[test]
 fn appended_rows_gzipped_objects_and_copies_of_repaired_records() -> Result<()> {
-    in_space("modes", async |space| {
+    in_sandbox("modes", async |sandbox| {
         let spec = Spec::new()
-            .live(space)
+            .live(sandbox)
             .write_mode("Append")
-            .archive(space, 100)
+            .archive(sandbox, 100)
             .compression("Gzip");
-        let pipeline = space
+        let pipeline = sandbox
             .apply(
                 "flow",
-                &spec.dead_letters("RejectAndLogRepairs").batch(space),
+                &spec.dead_letters("RejectAndLogRepairs").batch(sandbox),
             )
             .await?;
         pipeline.ready().await?;
-        let mut flow = Flow::new(&pipeline);
+        let mut ledger = Ledger::new(&pipeline);
         let mut make = Samples::new(29);
         for kind in Kind::ALL {
-            flow.send(kind, make.batch(kind, 0..KEYS, REPEATS), 50)
+            ledger
+                .send(kind, make.batch(kind, 0..KEYS, REPEATS), 50)
                 .await?;
         }
-        // A worker that dies repeats what it had not stored yet, and nothing else.
+        // The worker that replaces a killed one must not append the same records again.
         let killed = pipeline.kill("stream-live").await?;
-        pipeline.back("stream-live", &killed).await?;
+        pipeline.recovers("stream-live", &killed).await?;
         pipeline.start_run("all").await?;
-        pipeline.run_ends("all").await?;
+        pipeline.run_completes("all").await?;
         for kind in Kind::ALL {
-            let log = flow.log(kind).await?;
+            let log = ledger.log(kind).await?;
             let appended: BTreeMap<(i32, i64), Row> = log
                 .good
                 .iter()
@@ -62,16 +64,16 @@ fn appended_rows_gzipped_objects_and_copies_of_repaired_records() -> Result<()> 
                     ensure_same(
                         kind.live_table(),
                         &appended,
-                        &postgres::appended(&space.schema(), kind).await?,
+                        &postgres::appended(&sandbox.schema(), kind).await?,
                     )
                 },
             )
             .await?;
-            flow.raw_objects_are_right(kind).await?;
+            ledger.raw_objects_are_right(kind).await?;
             let folder = format!("{PREFIX}/{}/", pipeline.topic(kind));
-            let keys = objects::keys(&objects::client(), space.bucket(), &folder).await?;
+            let keys = objects::keys(&objects::client(), sandbox.bucket(), &folder).await?;
             ensure!(keys.iter().all(|key| key.ends_with(".json.gz")), "{keys:?}");
-            flow.batch_table_is_right(kind).await?;
+            ledger.batch_table_is_right(kind).await?;
 
             let repaired: BTreeSet<(i32, i64)> = log
                 .good
@@ -81,29 +83,30 @@ fn appended_rows_gzipped_objects_and_copies_of_repaired_records() -> Result<()> 
                 .collect();
             ensure!(
                 !repaired.is_empty(),
-                "no repaired record of {kind}: the test proves nothing"
+                "no repaired record of {kind}: too few samples"
             );
             eventually(
                 STORED_WITHIN,
                 &format!("copies of the repaired records of {kind}"),
                 async || {
                     let mut copies = BTreeSet::new();
-                    for letter in kafka::read(&format!("{}.dlq", pipeline.topic(kind))).await? {
+                    for dead_letter in kafka::read(&format!("{}.dlq", pipeline.topic(kind))).await?
+                    {
                         let header = |name: &str| {
-                            letter
+                            dead_letter
                                 .header(&format!("pinpipe.{name}"))
-                                .with_context(|| format!("no {name}: {letter:?}"))
+                                .with_context(|| format!("no {name}: {dead_letter:?}"))
                         };
-                        ensure!(header("outcome")? == "repaired", "{letter:?}");
+                        ensure!(header("outcome")? == "repaired", "{dead_letter:?}");
                         ensure!(
                             !header("field")?.is_empty() && !header("reason")?.is_empty(),
-                            "{letter:?}"
+                            "{dead_letter:?}"
                         );
                         copies.insert((header("partition")?.parse()?, header("offset")?.parse()?));
                     }
                     ensure!(
                         copies == repaired,
-                        "copies of {copies:?}, repaired were {repaired:?}"
+                        "expected copies of {repaired:?}, found {copies:?}"
                     );
                     Ok(())
                 },
@@ -115,72 +118,72 @@ fn appended_rows_gzipped_objects_and_copies_of_repaired_records() -> Result<()> 
 }
 
 #[test]
-fn every_sink_stops_at_a_record_it_cannot_key_and_goes_on_when_told_to() -> Result<()> {
-    in_space("fails", async |space| {
+fn a_sink_stops_at_a_record_without_a_readable_key_until_it_is_reset() -> Result<()> {
+    in_sandbox("fails", async |sandbox| {
         let spec = Spec::new()
-            .live(space)
-            .archive(space, 100)
+            .live(sandbox)
+            .archive(sandbox, 100)
             .compression("Zstd")
             .dead_letters("Fail");
-        let pipeline = space.apply("flow", &spec).await?;
+        let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
-        let mut flow = Flow::new(&pipeline);
+        let mut ledger = Ledger::new(&pipeline);
         let mut make = Samples::new(31);
-        flow.send(Kind::Geo, make.batch(Kind::Geo, 0..KEYS, REPEATS), 50)
+        ledger
+            .send(Kind::Geo, make.batch(Kind::Geo, 0..KEYS, REPEATS), 50)
             .await?;
-        flow.live_table_is_right(Kind::Geo).await?;
-        flow.send_broken(Kind::Geo, broken::records(Kind::Geo, 1, 8_192))
+        ledger.live_table_is_right(Kind::Geo).await?;
+        ledger
+            .send_broken(Kind::Geo, broken::records(Kind::Geo, 1, 8_192))
             .await?;
         for sink in ["StreamReady", "ArchiveReady"] {
             pipeline
-                .says(
+                .has_condition(
                     sink,
                     "False",
                     &["RecordRejected", &pipeline.topic(Kind::Geo)],
                 )
                 .await?;
         }
-        // What was before it is stored.
-        flow.live_table_is_right(Kind::Geo).await?;
+        // All records before the broken one are stored.
+        ledger.live_table_is_right(Kind::Geo).await?;
 
-        let log = flow.log(Kind::Geo).await?;
+        let log = ledger.log(Kind::Geo).await?;
         let (message, _) = log
             .broken
             .first()
             .context("the broken record is not in the log")?;
-        let behind = format!(
+        let reset = format!(
             "live/geo/{}=offset:{}",
             message.partition,
             message.offset + 1
         );
-        pipeline.annotate("pinpipe.dev/reset-sink", &behind).await?;
-        pipeline.says("StreamReady", "True", &[]).await?;
-        flow.send(Kind::Geo, make.batch(Kind::Geo, KEYS..2 * KEYS, 0), 50)
+        pipeline.annotate("pinpipe.dev/reset-sink", &reset).await?;
+        pipeline.has_condition("StreamReady", "True", &[]).await?;
+        ledger
+            .send(Kind::Geo, make.batch(Kind::Geo, KEYS..2 * KEYS, 0), 50)
             .await?;
-        flow.live_table_is_right(Kind::Geo).await?;
+        ledger.live_table_is_right(Kind::Geo).await?;
         pipeline
-            .says("ArchiveReady", "False", &["RecordRejected"])
+            .has_condition("ArchiveReady", "False", &["RecordRejected"])
             .await?;
         let dead_letters = format!("{}.dlq", pipeline.topic(Kind::Geo));
-        let letters = kafka::read(&dead_letters).await?;
-        ensure!(
-            letters.is_empty(),
-            "letters in spite of the mode: {letters:?}"
-        );
+        let found = kafka::read(&dead_letters).await?;
+        ensure!(found.is_empty(), "dead letters in mode Fail: {found:?}");
 
         pipeline.apply(&spec.dead_letters("Reject")).await?;
         pipeline.ready().await?;
-        flow.raw_objects_are_right(Kind::Geo).await?;
+        ledger.raw_objects_are_right(Kind::Geo).await?;
         let folder = format!("{PREFIX}/{}/", pipeline.topic(Kind::Geo));
-        let keys = objects::keys(&objects::client(), space.bucket(), &folder).await?;
+        let keys = objects::keys(&objects::client(), sandbox.bucket(), &folder).await?;
         ensure!(
             !keys.is_empty() && keys.iter().all(|key| key.ends_with(".json.zst")),
             "{keys:?}"
         );
-        let letters = kafka::read(&dead_letters).await?;
+        let found = kafka::read(&dead_letters).await?;
         ensure!(
-            letters.len() == 1,
-            "a letter for the broken record: {letters:?}"
+            found.len() == 1,
+            "expected one dead letter for the broken record, found {found:?}"
         );
         Ok(())
     })

@@ -1,5 +1,4 @@
-//! A node that stands still, with the operator that works and workers of every kind on it, while
-//! records flow.
+//! A node that stops responding while records flow, with the operator's leader and workers on it.
 
 use std::{
     collections::BTreeSet,
@@ -10,56 +9,57 @@ use anyhow::{Context as _, Result, ensure};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, ResourceExt, api::ListParams};
 use pinpipe_e2e::{
-    Kind, Pipeline, Spec, eventually,
-    flow::Flow,
-    kafka,
-    load::{self, flows, live, raw},
+    Kind, Pipeline, Spec, eventually, kafka,
+    ledger::Ledger,
+    load::{self, grow, live_rows, raw_objects},
     node,
-    operator::{self, leader, scale},
+    operator::{self, leader, with_standby},
     pipeline::{READY_WITHIN, Worker},
-    shared::in_space,
+    scenario::in_sandbox,
 };
 use serde_json::json;
 
-/// How long a pipeline may take to be itself again on the nodes that are left.
-const ELSEWHERE_WITHIN: Duration = Duration::from_mins(2);
-/// The components and how many pods each has. Those with two have one on each node.
+/// How long a pipeline may take to be ready again on the remaining nodes.
+const MOVED_WITHIN: Duration = Duration::from_mins(2);
+/// The replicas of each component. Those with two have one on each node.
 const COMPONENTS: [(&str, usize); 3] = [("ingest", 2), ("stream-live", 2), ("archive", 1)];
 
 #[test]
-fn a_node_that_stands_still_costs_two_minutes_and_no_record() -> Result<()> {
-    in_space("nodes", async |space| {
-        let cluster = &space.cluster;
-        scale(cluster, 2).await?;
-        let mut spec = Spec::new().live(space).archive(space, 100);
-        spec.0["ingest"]["replicas"] = json!(2);
-        spec.0["stream"]["sinks"][0]["replicas"] = json!(2);
-        let pipeline = space.apply("flow", &spec).await?;
-        pipeline.ready().await?;
-        let mut flow = Flow::new(&pipeline);
-        load::during(&mut flow, 17, async || {
-            flows(&pipeline, &[live, raw]).await?;
-            let lost = leader(cluster).await?;
-            let lost = operator::pods(cluster)
-                .await?
-                .get(&lost)
-                .and_then(Worker::of)
-                .context("no operator works")?
-                .node;
-            on_two_nodes(&pipeline).await?;
-            node::still(&lost, async || elsewhere(&pipeline, &lost).await).await?;
-            back(&pipeline, &lost).await
+fn a_node_that_stops_responding_costs_two_minutes_and_no_record() -> Result<()> {
+    in_sandbox("nodes", async |sandbox| {
+        let cluster = &sandbox.cluster;
+        with_standby(cluster, async || {
+            let mut spec = Spec::new().live(sandbox).archive(sandbox, 100);
+            spec.0["ingest"]["replicas"] = json!(2);
+            spec.0["stream"]["sinks"][0]["replicas"] = json!(2);
+            let pipeline = sandbox.apply("flow", &spec).await?;
+            pipeline.ready().await?;
+            let mut ledger = Ledger::new(&pipeline);
+            load::during(&mut ledger, 17, async || {
+                grow(&pipeline, &[live_rows, raw_objects]).await?;
+                let lost = leader(cluster).await?;
+                let lost = operator::pods(cluster)
+                    .await?
+                    .get(&lost)
+                    .and_then(Worker::of)
+                    .context("the leader is not running")?
+                    .node;
+                on_two_nodes(&pipeline).await?;
+                node::while_paused(&lost, async || moves(&pipeline, &lost).await).await?;
+                rejoins(&pipeline, &lost).await
+            })
+            .await?;
+            for kind in Kind::ALL {
+                ledger.live_table_is_right(kind).await?;
+                ledger.raw_objects_are_right(kind).await?;
+            }
+            Ok(())
         })
-        .await?;
-        for kind in Kind::ALL {
-            flow.live_table_is_right(kind).await?;
-            flow.raw_objects_are_right(kind).await?;
-        }
-        scale(cluster, 1).await
+        .await
     })
 }
 
-/// Where a pod is and what of it counts: one that is told to go does not.
+/// The pods that aren't being deleted.
 fn running(pods: &[Pod]) -> Vec<&Pod> {
     pods.iter()
         .filter(|pod| pod.metadata.deletion_timestamp.is_none())
@@ -70,7 +70,7 @@ fn node_of(pod: &Pod) -> Option<&str> {
     pod.spec.as_ref()?.node_name.as_deref()
 }
 
-/// Unless told otherwise the operator spreads pods over nodes.
+/// By default the operator spreads the pods of a component over nodes.
 async fn on_two_nodes(pipeline: &Pipeline) -> Result<()> {
     for (component, _) in COMPONENTS.iter().filter(|(_, pods)| *pods > 1) {
         let pods = pipeline.pods(component).await?;
@@ -80,14 +80,14 @@ async fn on_two_nodes(pipeline: &Pipeline) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the pipeline is whole and ready without the node, and its records flow.
-async fn elsewhere(pipeline: &Pipeline, lost: &str) -> Result<()> {
-    let stopped = Instant::now();
+/// Waits until all pods are ready on other nodes, the pipeline is ready, and records flow.
+async fn moves(pipeline: &Pipeline, lost: &str) -> Result<()> {
+    let paused = Instant::now();
     eventually(
-        ELSEWHERE_WITHIN,
-        &format!("{} whole without {lost}", pipeline.name),
+        MOVED_WITHIN,
+        &format!("{} ready without {lost}", pipeline.name),
         async || {
-            for (component, wanted) in COMPONENTS {
+            for (component, desired) in COMPONENTS {
                 let pods = pipeline.pods(component).await?;
                 let ready = |pod: &&Pod| {
                     let conditions = pod
@@ -102,8 +102,8 @@ async fn elsewhere(pipeline: &Pipeline, lost: &str) -> Result<()> {
                 };
                 let ready = running(&pods).into_iter().filter(ready).count();
                 ensure!(
-                    ready == wanted,
-                    "{ready} of {wanted} pods of {component} are ready elsewhere"
+                    ready == desired,
+                    "{ready} of {desired} pods of {component} are ready elsewhere"
                 );
             }
             let conditions = pipeline.conditions().await?;
@@ -117,19 +117,22 @@ async fn elsewhere(pipeline: &Pipeline, lost: &str) -> Result<()> {
         },
     )
     .await?;
-    flows(pipeline, &[live, raw]).await?;
-    println!("records flow {:?} after {lost} stopped", stopped.elapsed());
+    grow(pipeline, &[live_rows, raw_objects]).await?;
+    println!(
+        "records flow {:?} after {lost} was paused",
+        paused.elapsed()
+    );
     Ok(())
 }
 
-/// Waits until the node is back, what it still ran of old is gone, and all is as it was.
-async fn back(pipeline: &Pipeline, lost: &str) -> Result<()> {
-    let space = &pipeline.space;
-    let nodes: Api<Node> = Api::all(space.cluster.client());
-    let pods = space.cluster.api::<Pod>(&space.namespace);
+/// Waits until the node is ready again, its old pods are gone, and the pipeline is ready.
+async fn rejoins(pipeline: &Pipeline, lost: &str) -> Result<()> {
+    let sandbox = &pipeline.sandbox;
+    let nodes: Api<Node> = Api::all(sandbox.cluster.client());
+    let pods = sandbox.cluster.api::<Pod>(&sandbox.namespace);
     eventually(
         READY_WITHIN,
-        &format!("{lost} back and rid of what it ran"),
+        &format!("{lost} ready and its old pods gone"),
         async || {
             let node = nodes.get(lost).await?;
             let conditions = node
@@ -149,7 +152,7 @@ async fn back(pipeline: &Pipeline, lost: &str) -> Result<()> {
                 .filter(|pod| pod.metadata.deletion_timestamp.is_some())
                 .map(ResourceExt::name_any)
                 .collect();
-            ensure!(old.is_empty(), "{old:?} still go");
+            ensure!(old.is_empty(), "{old:?} are still being deleted");
             let group = format!("{}.live", pipeline.full_name());
             let members = kafka::members(&group).await?;
             ensure!(members.len() == 2, "members of {group}: {members:?}");
@@ -158,5 +161,5 @@ async fn back(pipeline: &Pipeline, lost: &str) -> Result<()> {
     )
     .await?;
     pipeline.ready().await?;
-    flows(pipeline, &[live, raw]).await
+    grow(pipeline, &[live_rows, raw_objects]).await
 }

@@ -1,6 +1,6 @@
-//! Broker, PostgreSQL, S3 and Cassandra away or slow while records flow: nothing acknowledged is
-//! lost, what doesn't need the server goes on, conditions say what is wrong, memory doesn't grow
-//! with the outage, and all is well again by itself.
+//! Kafka, PostgreSQL, S3 and Cassandra unavailable or slow while records flow: no acknowledged
+//! record is lost, what doesn't need the server continues, conditions name what is wrong, memory
+//! stays bounded, and the pipeline recovers without help.
 
 use std::{
     collections::BTreeMap,
@@ -9,53 +9,57 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use pinpipe_e2e::{
-    Kind, Pipeline, Spec, eventually,
-    flow::Flow,
-    load::{self, Measure, flows, live, raw},
+    Kind, Pipeline, Spec,
+    devstack::{while_slow, while_stopped},
+    eventually,
+    ledger::Ledger,
+    load::{self, Counter, grow, live_rows, raw_objects},
     objects,
-    outage::{slow, without},
     pipeline::READY_WITHIN,
-    shared::in_space,
+    scenario::in_sandbox,
 };
 
-/// The environment's name for how long each server is away, and after that slow, and how long in
-/// the short form, seconds.
+/// How long each server is unavailable, and after that slow, seconds: environment variable and
+/// default.
 const OUTAGE: (&str, u64) = ("PINPIPE_SOAK_OUTAGE", 10);
-/// The workers that run all the time.
+/// The components that always run.
 const COMPONENTS: [&str; 3] = ["ingest", "stream-live", "archive"];
-/// The most memory one of them may ever have resident, bytes.
-const FLAT: u64 = 64 << 20;
+/// The largest permitted peak of the resident memory of a worker, bytes.
+const MEMORY: u64 = 64 << 20;
 
 #[test]
-fn a_server_that_is_away_costs_no_record_and_holds_up_nothing_else() -> Result<()> {
-    in_space("outages", async |space| {
-        let spec = Spec::new().live(space).archive(space, 100).batch(space);
-        let pipeline = space.apply("flow", &spec).await?;
+fn an_unavailable_server_costs_no_record_and_blocks_nothing_else() -> Result<()> {
+    in_sandbox("outages", async |sandbox| {
+        let spec = Spec::new()
+            .live(sandbox)
+            .archive(sandbox, 100)
+            .batch(sandbox);
+        let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
-        let mut flow = Flow::new(&pipeline);
-        let load = load::during(&mut flow, 13, async || outages(&pipeline).await).await?;
+        let mut ledger = Ledger::new(&pipeline);
+        let load = load::during(&mut ledger, 13, async || outages(&pipeline).await).await?;
         ensure!(
             load.answers.contains_key(&503),
-            "ingest never said that the broker was away: {load:?}"
+            "ingest never answered 503 while Kafka was stopped: {load:?}"
         );
         ensure!(
             load.without_hint == 0,
-            "{} answers 503 without Retry-After",
+            "{} responses 503 without Retry-After",
             load.without_hint
         );
         batch_without_cassandra(&pipeline).await?;
         batch_with_slow_cassandra(&pipeline).await?;
         for kind in Kind::ALL {
-            flow.live_table_is_right(kind).await?;
-            flow.raw_objects_are_right(kind).await?;
-            flow.batch_table_is_right(kind).await?;
+            ledger.live_table_is_right(kind).await?;
+            ledger.raw_objects_are_right(kind).await?;
+            ledger.batch_table_is_right(kind).await?;
         }
         let restarts = restarts(&pipeline).await?;
         ensure!(
             restarts.values().all(|count| *count == 0),
             "workers were restarted: {restarts:?}"
         );
-        memory_stayed_flat(&pipeline).await
+        memory_stayed_bounded(&pipeline).await
     })
 }
 
@@ -70,42 +74,42 @@ fn outage() -> Result<Duration> {
 }
 
 async fn outages(pipeline: &Pipeline) -> Result<()> {
-    let cluster = &pipeline.space.cluster;
-    flows(pipeline, &[live, raw]).await?;
+    let cluster = &pipeline.sandbox.cluster;
+    grow(pipeline, &[live_rows, raw_objects]).await?;
 
-    without(cluster, "postgres", async || {
-        let begun = Instant::now();
+    while_stopped(cluster, "postgres", async || {
+        let stopped = Instant::now();
         pipeline
-            .says("StreamReady", "False", &["sink live"])
+            .has_condition("StreamReady", "False", &["sink live"])
             .await?;
-        lasts(begun, pipeline, &[raw]).await
+        lasts(stopped, pipeline, &[raw_objects]).await
     })
     .await?;
     pipeline.ready().await?;
-    flows(pipeline, &[live, raw]).await?;
+    grow(pipeline, &[live_rows, raw_objects]).await?;
 
-    without(cluster, "s3", async || {
-        let begun = Instant::now();
-        pipeline.says("ArchiveReady", "False", &[]).await?;
-        lasts(begun, pipeline, &[live]).await
+    while_stopped(cluster, "s3", async || {
+        let stopped = Instant::now();
+        pipeline.has_condition("ArchiveReady", "False", &[]).await?;
+        lasts(stopped, pipeline, &[live_rows]).await
     })
     .await?;
     pipeline.ready().await?;
-    flows(pipeline, &[live, raw]).await?;
+    grow(pipeline, &[live_rows, raw_objects]).await?;
 
-    without(cluster, "kafka", async || {
-        let begun = Instant::now();
-        pipeline.says("Ready", "False", &[]).await?;
-        lasts(begun, pipeline, &[]).await
+    while_stopped(cluster, "kafka", async || {
+        let stopped = Instant::now();
+        pipeline.has_condition("Ready", "False", &[]).await?;
+        lasts(stopped, pipeline, &[]).await
     })
     .await?;
     pipeline.ready().await?;
-    flows(pipeline, &[live, raw]).await?;
+    grow(pipeline, &[live_rows, raw_objects]).await?;
 
     for server in ["postgres", "s3", "kafka"] {
-        slow(cluster, server, outage()?, async || {
+        while_slow(cluster, server, outage()?, async || {
             println!("{server} is slow");
-            lasts(Instant::now(), pipeline, &[live, raw]).await
+            lasts(Instant::now(), pipeline, &[live_rows, raw_objects]).await
         })
         .await?;
         pipeline.ready().await?;
@@ -113,15 +117,15 @@ async fn outages(pipeline: &Pipeline) -> Result<()> {
     Ok(())
 }
 
-/// Keeps the outage up for as long as it shall last; what doesn't need the server must go on the
-/// whole time.
-async fn lasts(begun: Instant, pipeline: &Pipeline, measures: &[Measure]) -> Result<()> {
+/// Waits until the outage has lasted its time. The stores that don't need the server must grow all
+/// the while.
+async fn lasts(begun: Instant, pipeline: &Pipeline, growing: &[Counter]) -> Result<()> {
     let length = outage()?;
     eventually(
         length + Duration::from_mins(2),
         "the outage over",
         async || {
-            flows(pipeline, measures).await?;
+            grow(pipeline, growing).await?;
             ensure!(
                 begun.elapsed() >= length,
                 "{:?} of {length:?}",
@@ -133,13 +137,14 @@ async fn lasts(begun: Instant, pipeline: &Pipeline, measures: &[Measure]) -> Res
     .await
 }
 
-/// Starts a run without Cassandra; it waits for it.
+/// Starts a run while Cassandra is stopped. The run must wait for it.
 async fn batch_without_cassandra(pipeline: &Pipeline) -> Result<()> {
-    without(&pipeline.space.cluster, "cassandra", async || {
-        pipeline.start_run("patient").await?;
+    while_stopped(&pipeline.sandbox.cluster, "cassandra", async || {
+        pipeline.start_run("without-cassandra").await?;
         let folder = format!("runs/{}/", pipeline.full_name());
         eventually(READY_WITHIN, "the run's manifest", async || {
-            let keys = objects::keys(&objects::client(), pipeline.space.bucket(), &folder).await?;
+            let keys =
+                objects::keys(&objects::client(), pipeline.sandbox.bucket(), &folder).await?;
             ensure!(
                 keys.iter().any(|key| key.ends_with("/manifest.json")),
                 "{keys:?}"
@@ -149,38 +154,41 @@ async fn batch_without_cassandra(pipeline: &Pipeline) -> Result<()> {
         .await
     })
     .await?;
-    pipeline.run_ends("patient").await
+    pipeline.run_completes("without-cassandra").await
 }
 
-/// A run whose store takes its time.
+/// Completes a run while Cassandra is slow.
 async fn batch_with_slow_cassandra(pipeline: &Pipeline) -> Result<()> {
-    slow(
-        &pipeline.space.cluster,
+    while_slow(
+        &pipeline.sandbox.cluster,
         "cassandra",
         outage()?,
         async || {
             pipeline.start_run("slow").await?;
-            pipeline.run_ends("slow").await
+            pipeline.run_completes("slow").await
         },
     )
     .await
 }
 
-/// What piles up in a worker while its server is away has a bound, and the load of a minute is far
-/// above it.
-async fn memory_stayed_flat(pipeline: &Pipeline) -> Result<()> {
+/// A worker buffers a bounded number of records while its store is unavailable. The load of a
+/// minute is far above that.
+async fn memory_stayed_bounded(pipeline: &Pipeline) -> Result<()> {
     for component in COMPONENTS {
         for worker in pipeline.workers(component).await? {
             let peak = worker.peak_memory().await?;
-            println!("{}: at most {} MiB resident", worker.pod, peak >> 20);
-            ensure!(peak <= FLAT, "{} had {peak} bytes resident", worker.pod);
+            println!("{}: peak of {} MiB resident", worker.pod, peak >> 20);
+            ensure!(
+                peak <= MEMORY,
+                "{} had a peak of {peak} bytes resident",
+                worker.pod
+            );
         }
     }
     Ok(())
 }
 
-/// How often each pod's container was restarted. One that used more memory than it may would have
-/// been.
+/// The restarts of each pod's container: one that exceeds its memory limit is restarted.
 async fn restarts(pipeline: &Pipeline) -> Result<BTreeMap<String, i32>> {
     let mut restarts = BTreeMap::new();
     for component in COMPONENTS {

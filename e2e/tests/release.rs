@@ -1,10 +1,8 @@
-//! The operator's chart under load: upgraded from the one before, rolled back, uninstalled,
-//! installed again.
+//! The operator's chart under load: upgraded, rolled back, uninstalled, and installed again.
 //!
-//! The chart before is made of today's: its definition lacks a field that today's has, so that
-//! pipelines can be newer than it. Its operator is today's under another tag. What an older
-//! operator leaves to a newer one is tested where stored pipelines of each release are
-//! (crds/released).
+//! The previous chart is a copy of the current one whose CRD lacks a field, and whose operator is
+//! the current one under another tag. Compatibility with pipelines stored by earlier releases is
+//! tested in admission.rs.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,88 +17,91 @@ use k8s_openapi::{
 };
 use kube::{Api, ResourceExt};
 use pinpipe_e2e::{
-    Cluster, Kind, Pipeline, Space, Spec, eventually,
-    flow::Flow,
-    load::{self, flows, live, raw},
+    Kind, Pipeline, Sandbox, Spec, eventually, finally,
+    ledger::Ledger,
+    load::{self, grow, live_rows, raw_objects},
     node,
     operator::{self, NAMESPACE, RELEASE, helm},
     pipeline::{Child, READY_WITHIN},
-    shared::in_space,
+    scenario::in_sandbox,
 };
 use serde_json::{Value, json};
 
-/// Today's chart.
+/// The current chart.
 const CHART: &str = "../charts/pinpipe";
-/// The field that the definition before doesn't have, where the schemas of its parents are, and
-/// what a newer pipeline says in it.
-const NEWER: ([&str; 4], &str, &str) = (
+/// The field that the previous CRD lacks: the path of its parent, its name, and a value.
+const NEW_FIELD: ([&str; 4], &str, &str) = (
     ["spec", "broker", "kafka", "topics"],
     "deletionPolicy",
     "Retain",
 );
 
 #[test]
-fn pipelines_outlive_every_change_of_the_release_and_no_record_is_lost() -> Result<()> {
-    in_space("release", async |space| {
-        let release = Release::of_the_harness().await?;
-        let went = course(space, &release).await;
-        // Whatever came of it, others need the operator as it was.
-        let restored = release.upgrade(CHART, &release.tag).await;
-        went.and(restored)
+fn pipelines_survive_every_change_of_the_release_and_no_record_is_lost() -> Result<()> {
+    in_sandbox("release", async |sandbox| {
+        let release = Release::installed().await?;
+        finally(change_release(sandbox, &release), async |_| {
+            release.upgrade(CHART, &release.tag).await
+        })
+        .await
     })
 }
 
-async fn course(space: &Space, release: &Release) -> Result<()> {
-    let cluster = &space.cluster;
-    let before = chart_before(&std::env::temp_dir().join(format!("{}-chart", space.namespace)))?;
-    release.upgrade(&before.0, &release.tag).await?;
-    let pipeline = space
+async fn change_release(sandbox: &Sandbox, release: &Release) -> Result<()> {
+    let cluster = &sandbox.cluster;
+    let previous =
+        previous_chart(&std::env::temp_dir().join(format!("{}-chart", sandbox.namespace)))?;
+    release.upgrade(&previous.0, &release.tag).await?;
+    let pipeline = sandbox
         .apply(
             "flow",
-            &Spec::new().live(space).archive(space, 100).batch(space),
+            &Spec::new()
+                .live(sandbox)
+                .archive(sandbox, 100)
+                .batch(sandbox),
         )
         .await?;
     let mut pinned = Spec::new();
     pinned.0["image"] = json!({"tag": release.tag});
-    let pinned = space.apply("pinned", &pinned).await?;
+    let pinned = sandbox.apply("pinned", &pinned).await?;
     pipeline.ready().await?;
     pinned.ready().await?;
-    let mut flow = Flow::new(&pipeline);
-    load::during(&mut flow, 19, async || {
-        flows(&pipeline, &[live, raw]).await?;
-        let next = release.next_tag(cluster).await?;
+    let mut ledger = Ledger::new(&pipeline);
+    load::during(&mut ledger, 19, async || {
+        grow(&pipeline, &[live_rows, raw_objects]).await?;
+        let next = node::tag_as_next(cluster, &release.tag).await?;
         let untouched = pinned.children().await?;
-        let (upgraded, went) =
+        let (upgraded, rolled_out) =
             futures::join!(release.upgrade(CHART, &next), rolled(&pipeline, &next));
-        upgraded.and(went)?;
+        upgraded.and(rolled_out)?;
         pinned.ready().await?;
         let changed = pinned.changed_since(&untouched).await?;
         ensure!(
             changed.is_empty(),
-            "the pipeline with a tag of its own was changed, too: {changed:?}"
+            "the pipeline with an image tag of its own was changed, too: {changed:?}"
         );
 
-        let (place, field, value) = NEWER;
+        let (parent, field, value) = NEW_FIELD;
         let mut newer = json!({field: value});
-        for part in place.iter().skip(1).rev() {
+        for part in parent.iter().skip(1).rev() {
             newer = json!({*part: newer});
         }
         pipeline.change(newer).await?;
         pipeline.ready().await?;
         ensure!(
-            newer_field(&pipeline).await? == value,
-            "the definition upgraded doesn't have {field}"
+            value_of_new_field(&pipeline).await? == value,
+            "the upgraded CRD lacks {field}"
         );
-        let (back, went) = futures::join!(
+        let (rolled_back, rolled_out) = futures::join!(
             helm(&["rollback", RELEASE, "--namespace", NAMESPACE, "--wait"]),
             rolled(&pipeline, &release.tag)
         );
-        back.map(drop).and(went)?;
+        rolled_back.map(drop).and(rolled_out)?;
         ensure!(
-            newer_field(&pipeline).await?.is_null(),
-            "the definition rolled back has {field}"
+            value_of_new_field(&pipeline).await?.is_null(),
+            "the previous CRD has {field}"
         );
-        flows(&pipeline, &[live, raw]).await?;
+        grow(&pipeline, &[live_rows, raw_objects]).await?;
 
         without_operator(&pipeline).await?;
         release.upgrade(CHART, &release.tag).await?;
@@ -110,41 +111,41 @@ async fn course(space: &Space, release: &Release) -> Result<()> {
             .await?;
         pipeline.ready().await?;
         let changed = pipeline.changed_since(&left).await?;
-        let concerned = BTreeSet::from(
+        let expected = BTreeSet::from(
             ["Deployment/flow-archive", "ConfigMap/flow-archive"].map(str::to_owned),
         );
         ensure!(
-            changed == concerned,
-            "after the new install a change of the archive changed {changed:?}"
+            changed == expected,
+            "after the operator was installed again, a change of the archive changed {changed:?}"
         );
         pinned.ready().await
     })
     .await?;
     for kind in Kind::ALL {
-        flow.live_table_is_right(kind).await?;
-        flow.raw_objects_are_right(kind).await?;
+        ledger.live_table_is_right(kind).await?;
+        ledger.raw_objects_are_right(kind).await?;
     }
     Ok(())
 }
 
-/// What the pipeline says in the field.
-async fn newer_field(pipeline: &Pipeline) -> Result<Value> {
-    let (place, field, _) = NEWER;
+/// The value of the new field in the pipeline.
+async fn value_of_new_field(pipeline: &Pipeline) -> Result<Value> {
+    let (parent, field, _) = NEW_FIELD;
     let mut value = pipeline.get().await?.data;
-    for part in place.iter().chain([&field]) {
+    for part in parent.iter().chain([&field]) {
         value = value[*part].take();
     }
     Ok(value)
 }
 
-/// The release as the harness installed it.
+/// The Helm release as the harness installed it.
 struct Release {
     tag: String,
     values: Value,
 }
 
 impl Release {
-    async fn of_the_harness() -> Result<Self> {
+    async fn installed() -> Result<Self> {
         let values = helm(&[
             "get",
             "values",
@@ -165,7 +166,7 @@ impl Release {
         })
     }
 
-    /// Upgrades it to a chart and a tag, or installs it.
+    /// Upgrades the release to a chart and an image tag, or installs it.
     async fn upgrade(&self, chart: &str, tag: &str) -> Result<()> {
         let mut values = self.values.clone();
         values["image"]["tag"] = json!(tag);
@@ -185,16 +186,9 @@ impl Release {
             .await
             .map(drop)
     }
-
-    /// Gives the images that nodes have another tag, too, as if they were the next ones.
-    async fn next_tag(&self, cluster: &Cluster) -> Result<String> {
-        let next = format!("{}-next", self.tag);
-        node::tag_images(cluster, &self.tag, &next).await?;
-        Ok(next)
-    }
 }
 
-/// A chart's folder, removed in the end.
+/// The folder of a chart, removed when dropped.
 struct Folder(String);
 
 impl Drop for Folder {
@@ -203,23 +197,24 @@ impl Drop for Folder {
     }
 }
 
-fn chart_before(folder: &Path) -> Result<Folder> {
+/// Creates the previous chart.
+fn previous_chart(folder: &Path) -> Result<Folder> {
     copy(Path::new(CHART), folder)?;
-    let made = Folder(folder.display().to_string());
+    let chart = Folder(folder.display().to_string());
     let definition = folder.join("files/pinterestpipelines.yaml");
     let mut document: serde_yaml::Value = serde_yaml::from_str(&fs::read_to_string(&definition)?)?;
     let mut schema =
         &mut document["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
-    let (place, field, _) = NEWER;
-    for part in place {
+    let (parent, field, _) = NEW_FIELD;
+    for part in parent {
         schema = &mut schema[part]["properties"];
     }
     let removed = schema
         .as_mapping_mut()
         .and_then(|properties| properties.remove(field));
-    removed.with_context(|| format!("the definition has no {}.{field}", place.join(".")))?;
+    removed.with_context(|| format!("the CRD has no {}.{field}", parent.join(".")))?;
     fs::write(&definition, serde_yaml::to_string(&document)?)?;
-    Ok(made)
+    Ok(chart)
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
@@ -236,9 +231,9 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Whether all pods of a Deployment are of its template, ready, and no others are left.
+/// Whether the rollout of a Deployment is complete.
 fn is_complete(deployment: &Deployment) -> bool {
-    let wanted = deployment.spec.as_ref().and_then(|spec| spec.replicas);
+    let desired = deployment.spec.as_ref().and_then(|spec| spec.replicas);
     let Some(status) = &deployment.status else {
         return false;
     };
@@ -249,7 +244,7 @@ fn is_complete(deployment: &Deployment) -> bool {
             status.available_replicas,
         ]
         .iter()
-        .all(|count| *count == wanted)
+        .all(|count| *count == desired)
 }
 
 fn has_tag(deployment: &Deployment, tag: &str) -> bool {
@@ -268,8 +263,7 @@ fn has_tag(deployment: &Deployment, tag: &str) -> bool {
         })
 }
 
-/// Waits until the pipeline runs on images of this tag. One component at a time may be on its way
-/// there.
+/// Waits until the pipeline runs images with this tag. Components must be rolled one at a time.
 async fn rolled(pipeline: &Pipeline, tag: &str) -> Result<()> {
     let mut order: Vec<String> = Vec::new();
     let mut at_once = Vec::new();
@@ -282,17 +276,17 @@ async fn rolled(pipeline: &Pipeline, tag: &str) -> Result<()> {
                 .iter()
                 .filter(|deployment| has_tag(deployment, tag))
                 .collect();
-            let begun = rolled.iter().map(|deployment| deployment.name_any());
-            let new: Vec<String> = begun.filter(|name| !order.contains(name)).collect();
-            let under_way: Vec<String> = rolled
+            let names = rolled.iter().map(|deployment| deployment.name_any());
+            let new: Vec<String> = names.filter(|name| !order.contains(name)).collect();
+            let in_progress: Vec<String> = rolled
                 .iter()
                 .filter(|deployment| !is_complete(deployment))
                 .map(|deployment| deployment.name_any())
                 .collect();
-            // Those that have been through may be short of a pod for a moment, for reasons of their
-            // own.
-            if !new.is_empty() && under_way.len() > 1 {
-                at_once.push(under_way.clone());
+            // A component that is done may lack a pod for a moment for other reasons, so only the
+            // start of another one counts.
+            if !new.is_empty() && in_progress.len() > 1 {
+                at_once.push(in_progress.clone());
             }
             order.extend(new);
             ensure!(
@@ -300,20 +294,23 @@ async fn rolled(pipeline: &Pipeline, tag: &str) -> Result<()> {
                 "{order:?} of {} Deployments have the tag",
                 deployments.len()
             );
-            ensure!(under_way.is_empty(), "{under_way:?} still under way");
+            ensure!(
+                in_progress.is_empty(),
+                "{in_progress:?} are still being rolled"
+            );
             Ok(())
         },
     )
     .await?;
-    println!("{tag}: {order:?} in this order");
+    println!("{tag}: rolled {order:?} in this order");
     ensure!(at_once.is_empty(), "rolled at the same time: {at_once:?}");
     pipeline.ready().await
 }
 
-/// Uninstalls the operator: pipelines stay, run on, and take records.
+/// Uninstalls the operator. Pipelines and their children must stay, and records must flow.
 async fn without_operator(pipeline: &Pipeline) -> Result<()> {
-    let cluster = &pipeline.space.cluster;
-    let (was, children) = (pipeline.get().await?, pipeline.children().await?);
+    let cluster = &pipeline.sandbox.cluster;
+    let (before, children) = (pipeline.get().await?, pipeline.children().await?);
     helm(&["uninstall", RELEASE, "--namespace", NAMESPACE, "--wait"]).await?;
     eventually(READY_WITHIN, "the operator gone", async || {
         let pods = operator::pods(cluster).await?;
@@ -325,15 +322,15 @@ async fn without_operator(pipeline: &Pipeline) -> Result<()> {
     let definition = definitions
         .get("pinterestpipelines.pinpipe.dev")
         .await
-        .context("the definition")?;
+        .context("the CRD")?;
     ensure!(
         definition.metadata.deletion_timestamp.is_none(),
-        "the definition is about to be deleted"
+        "the CRD is being deleted"
     );
-    let is = pipeline.get().await?;
+    let after = pipeline.get().await?;
     ensure!(
-        is.uid() == was.uid() && is.data["spec"] == was.data["spec"],
-        "the pipeline was {was:?}, is {is:?}"
+        after.uid() == before.uid() && after.data["spec"] == before.data["spec"],
+        "the pipeline was {before:?}, is {after:?}"
     );
     let left = pipeline.children().await?;
     let ids = |children: &BTreeMap<String, Child>| -> Vec<(String, String)> {
@@ -348,5 +345,5 @@ async fn without_operator(pipeline: &Pipeline) -> Result<()> {
         children.keys(),
         left.keys()
     );
-    flows(pipeline, &[live, raw]).await
+    grow(pipeline, &[live_rows, raw_objects]).await
 }

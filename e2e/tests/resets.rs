@@ -1,37 +1,38 @@
-//! A sink that stopped because records were deleted before it read them says so, and goes on where
-//! its user tells it to. One that was taken out of the pipeline goes on where it was when it is
-//! back.
+//! A sink whose next records were deleted stops until its user resets it. A sink that is removed
+//! and added again continues at its last position.
 
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pinpipe_e2e::{
-    Kind, Pipeline, Spec, ensure_same, eventually, flow::Flow, kafka, postgres, samples::Samples,
-    shared::in_space,
+    Kind, Pipeline, Spec, ensure_same, eventually, kafka, ledger::Ledger, postgres,
+    samples::Samples, scenario::in_sandbox,
 };
 use serde_json::json;
 
-/// Records before the workers stop, and after.
-const SEEN: i64 = 300;
-const UNSEEN: i64 = 300;
+/// Records stored before the workers stop.
+const STORED: i64 = 300;
+/// Records written after that.
+const UNREAD: i64 = 300;
 
 #[test]
-fn a_sink_whose_records_are_gone_stops_and_is_reset_by_an_annotation() -> Result<()> {
-    in_space("resets", async |space| {
-        let pipeline = space.apply("flow", &Spec::new().live(space)).await?;
+fn a_sink_whose_records_are_deleted_stops_and_is_reset_by_an_annotation() -> Result<()> {
+    in_sandbox("resets", async |sandbox| {
+        let pipeline = sandbox.apply("flow", &Spec::new().live(sandbox)).await?;
         pipeline.ready().await?;
-        let mut flow = Flow::new(&pipeline);
+        let mut ledger = Ledger::new(&pipeline);
         let mut make = Samples::new(17);
-        flow.send(Kind::Geo, make.batch(Kind::Geo, 0..SEEN, 0), 100)
+        ledger
+            .send(Kind::Geo, make.batch(Kind::Geo, 0..STORED, 0), 100)
             .await?;
-        flow.live_table_is_right(Kind::Geo).await?;
-        let mut expected = flow.log(Kind::Geo).await?.latest();
+        ledger.live_table_is_right(Kind::Geo).await?;
+        let mut expected = ledger.log(Kind::Geo).await?.latest();
 
         pipeline.change(json!({"suspend": true})).await?;
         no_workers(&pipeline).await?;
         let topic = pipeline.topic(Kind::Geo);
-        let unseen = make.batch(Kind::Geo, SEEN..SEEN + UNSEEN, 0);
-        let records: Vec<_> = unseen
+        let unread = make.batch(Kind::Geo, STORED..STORED + UNREAD, 0);
+        let records: Vec<_> = unread
             .iter()
             .map(|s| (Some(s.key.clone().into_bytes()), s.raw.clone().into_bytes()))
             .collect();
@@ -40,7 +41,7 @@ fn a_sink_whose_records_are_gone_stops_and_is_reset_by_an_annotation() -> Result
 
         pipeline.change(json!({"suspend": false})).await?;
         pipeline
-            .says(
+            .has_condition(
                 "StreamReady",
                 "False",
                 &["OffsetOutOfRange", &topic, "pinpipe.dev/reset-sink"],
@@ -50,10 +51,9 @@ fn a_sink_whose_records_are_gone_stops_and_is_reset_by_an_annotation() -> Result
             .annotate("pinpipe.dev/reset-sink", "live=earliest")
             .await?;
         pipeline.ready().await?;
-        // What was stored stays; what is left in the log joins it; what was deleted is lost, and
-        // the user knows.
+        // Stored rows stay, and the records left in the topic are added.
         let left = kafka::read(&topic).await?;
-        for sample in &unseen {
+        for sample in &unread {
             if left
                 .iter()
                 .any(|message| message.key.as_deref() == Some(sample.key.as_bytes()))
@@ -62,17 +62,17 @@ fn a_sink_whose_records_are_gone_stops_and_is_reset_by_an_annotation() -> Result
             }
         }
         ensure!(
-            expected.len() > usize::try_from(SEEN)?,
-            "nothing unseen is left: the test proves nothing"
+            expected.len() > usize::try_from(STORED)?,
+            "every unread record was deleted: the test shows nothing"
         );
         eventually(
             Duration::from_mins(1),
-            "the rest in the live table",
+            "the remaining records in the live table",
             async || {
                 ensure_same(
                     "geo",
                     &expected,
-                    &postgres::live_table(&space.schema(), Kind::Geo).await?,
+                    &postgres::live_table(&sandbox.schema(), Kind::Geo).await?,
                 )
             },
         )
@@ -82,44 +82,53 @@ fn a_sink_whose_records_are_gone_stops_and_is_reset_by_an_annotation() -> Result
 }
 
 #[test]
-fn a_sink_taken_out_and_put_back_goes_on_where_it_was() -> Result<()> {
-    in_space("put-back", async |space| {
-        let (without, with) = (Spec::new(), Spec::new().live(space));
-        let pipeline = space.apply("flow", &with).await?;
+fn a_sink_removed_and_added_again_continues_at_its_last_position() -> Result<()> {
+    in_sandbox("put-back", async |sandbox| {
+        let (without, with) = (Spec::new(), Spec::new().live(sandbox));
+        let pipeline = sandbox.apply("flow", &with).await?;
         pipeline.ready().await?;
-        let mut flow = Flow::new(&pipeline);
+        let mut ledger = Ledger::new(&pipeline);
         let mut make = Samples::new(19);
-        flow.send(Kind::Geo, make.batch(Kind::Geo, 0..SEEN, 0), 100)
+        ledger
+            .send(Kind::Geo, make.batch(Kind::Geo, 0..STORED, 0), 100)
             .await?;
-        flow.live_table_is_right(Kind::Geo).await?;
+        ledger.live_table_is_right(Kind::Geo).await?;
 
         pipeline.apply(&without).await?;
         no_workers(&pipeline).await?;
         pipeline.ready().await?;
-        flow.send(
-            Kind::Geo,
-            make.batch(Kind::Geo, SEEN..SEEN + UNSEEN, 0),
-            100,
-        )
-        .await?;
-        let mut expected = flow.log(Kind::Geo).await?.latest();
-        // A row that is gone would come back if its record were read again.
-        let (gone, _) = expected.pop_first().context("nothing was sent")?;
-        let deleted = format!("DELETE FROM {}.geo WHERE ind = {gone}", space.schema());
+        ledger
+            .send(
+                Kind::Geo,
+                make.batch(Kind::Geo, STORED..STORED + UNREAD, 0),
+                100,
+            )
+            .await?;
+        let mut expected = ledger.log(Kind::Geo).await?.latest();
+        // A deleted row would reappear if its record were read again.
+        let (deleted_key, _) = expected.pop_first().context("nothing was sent")?;
+        let deleted = format!(
+            "DELETE FROM {}.geo WHERE ind = {deleted_key}",
+            sandbox.schema()
+        );
         ensure!(
             postgres::connect().await?.execute(&deleted, &[]).await? == 1,
-            "no row {gone}"
+            "no row {deleted_key}"
         );
 
         pipeline.apply(&with).await?;
         pipeline.ready().await?;
-        eventually(Duration::from_mins(1), "what came meanwhile", async || {
-            ensure_same(
-                "geo",
-                &expected,
-                &postgres::live_table(&space.schema(), Kind::Geo).await?,
-            )
-        })
+        eventually(
+            Duration::from_mins(1),
+            "the records sent meanwhile",
+            async || {
+                ensure_same(
+                    "geo",
+                    &expected,
+                    &postgres::live_table(&sandbox.schema(), Kind::Geo).await?,
+                )
+            },
+        )
         .await
     })
 }

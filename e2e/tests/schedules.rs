@@ -1,4 +1,4 @@
-//! Batch runs: asked for by an annotation, by schedule, and when they meet.
+//! Batch runs: requested by an annotation, scheduled, both at once, and one that can't start.
 
 use std::time::Duration;
 
@@ -13,39 +13,40 @@ use kube::{
     api::{ListParams, LogParams},
 };
 use pinpipe_e2e::{
-    Kind, Pipeline, Space, Spec, eventually, flow::Flow, pipeline::READY_WITHIN, samples::Samples,
-    shared::in_space, throughout,
+    Kind, Pipeline, Sandbox, Spec, eventually, ledger::Ledger, pipeline::READY_WITHIN,
+    samples::Samples, scenario::in_sandbox, throughout,
 };
 use serde_json::json;
 
-/// The next minute comes within this, and its Job.
+/// How long the Job of the next minute may take to appear.
 const NEXT_MINUTE: Duration = Duration::from_secs(90);
-/// When a Job was due, as the controller of `CronJob`s writes it.
+/// The annotation with the time for which the `CronJob` controller created a Job.
 const DUE: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
-/// A schedule that never comes while a test runs.
+/// A schedule that is due once a year.
 const NEVER: &str = "0 10 1 1 *";
 
-/// A pipeline with batch runs and records for them.
-async fn filled(space: &Space) -> Result<Flow> {
-    let pipeline = space
-        .apply("flow", &Spec::new().archive(space, 100).batch(space))
+/// A pipeline with batch runs and some records.
+async fn filled(sandbox: &Sandbox) -> Result<Ledger> {
+    let pipeline = sandbox
+        .apply("flow", &Spec::new().archive(sandbox, 100).batch(sandbox))
         .await?;
     pipeline.ready().await?;
-    let mut flow = Flow::new(&pipeline);
-    flow.send(
-        Kind::User,
-        Samples::new(37).batch(Kind::User, 0..200, 0),
-        100,
-    )
-    .await?;
-    Ok(flow)
+    let mut ledger = Ledger::new(&pipeline);
+    ledger
+        .send(
+            Kind::User,
+            Samples::new(37).batch(Kind::User, 0..200, 0),
+            100,
+        )
+        .await?;
+    Ok(ledger)
 }
 
-/// The Job that an annotation started.
-async fn asked_for(pipeline: &Pipeline) -> Result<String> {
-    eventually(READY_WITHIN, "the run that was asked for", async || {
-        let told = pipeline.events("RunStarted").await?;
-        let note = told.first().context("no event")?;
+/// The Job started for the annotation.
+async fn requested_run(pipeline: &Pipeline) -> Result<String> {
+    eventually(READY_WITHIN, "the requested run", async || {
+        let events = pipeline.events("RunStarted").await?;
+        let note = events.first().context("no event")?;
         Ok(note
             .split_whitespace()
             .nth(3)
@@ -55,14 +56,14 @@ async fn asked_for(pipeline: &Pipeline) -> Result<String> {
     .await
 }
 
-/// The Jobs that the schedule started, with the time each was due.
+/// The scheduled Jobs, with the time each was due.
 async fn scheduled(pipeline: &Pipeline) -> Result<Vec<(String, DateTime<Utc>)>> {
     let selector =
         ListParams::default().labels(&format!("app.kubernetes.io/instance={}", pipeline.name));
     let jobs = pipeline
-        .space
+        .sandbox
         .cluster
-        .api::<Job>(&pipeline.space.namespace)
+        .api::<Job>(&pipeline.sandbox.namespace)
         .list(&selector)
         .await?;
     let due = |job: &Job| {
@@ -77,15 +78,15 @@ async fn scheduled(pipeline: &Pipeline) -> Result<Vec<(String, DateTime<Utc>)>> 
         .collect()
 }
 
-/// Whether a pod of a Job said this.
-async fn said(space: &Space, job: &str, words: &str) -> Result<bool> {
-    let pods = space.cluster.api::<Pod>(&space.namespace);
+/// Whether the log of a pod of a Job contains this text.
+async fn logged(sandbox: &Sandbox, job: &str, text: &str) -> Result<bool> {
+    let pods = sandbox.cluster.api::<Pod>(&sandbox.namespace);
     let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
     for pod in pods.list(&of_job).await? {
         if pods
             .logs(&pod.name_any(), &LogParams::default())
             .await?
-            .contains(words)
+            .contains(text)
         {
             return Ok(true);
         }
@@ -94,18 +95,18 @@ async fn said(space: &Space, job: &str, words: &str) -> Result<bool> {
 }
 
 #[test]
-fn a_batch_run_starts_by_an_annotation_once_and_outlives_its_section() -> Result<()> {
-    in_space("asked", async |space| {
-        let flow = filled(space).await?;
-        let pipeline = &flow.pipeline;
+fn an_annotation_starts_one_run_which_survives_the_removal_of_the_section() -> Result<()> {
+    in_sandbox("requested", async |sandbox| {
+        let ledger = filled(sandbox).await?;
+        let pipeline = &ledger.pipeline;
         pipeline.annotate("pinpipe.dev/run-batch", "first").await?;
-        let job = asked_for(pipeline).await?;
-        // Taken away while it runs: the run goes on to its end, and only then what it needs is
-        // taken away, too.
+        let job = requested_run(pipeline).await?;
+        // Removing the section doesn't stop the run. The objects that the run needs are deleted
+        // only after it.
         pipeline.change(json!({"batch": null})).await?;
-        pipeline.job_ends(&job).await?;
-        flow.batch_table_is_right(Kind::User).await?;
-        eventually(READY_WITHIN, "the schedule gone", async || {
+        pipeline.job_completes(&job).await?;
+        ledger.batch_table_is_right(Kind::User).await?;
+        eventually(READY_WITHIN, "the objects of batch runs gone", async || {
             let children = pipeline.children().await?;
             let left: Vec<_> = children
                 .keys()
@@ -117,26 +118,26 @@ fn a_batch_run_starts_by_an_annotation_once_and_outlives_its_section() -> Result
         .await?;
         pipeline.annotate("pinpipe.dev/run-batch", "second").await?;
         pipeline
-            .says("Ready", "False", &["InvalidRun", "spec.batch"])
+            .has_condition("Ready", "False", &["InvalidRun", "spec.batch"])
             .await?;
         pipeline
-            .apply(&Spec::new().archive(space, 100).batch(space))
+            .apply(&Spec::new().archive(sandbox, 100).batch(sandbox))
             .await?;
         pipeline.ready().await?;
-        let told = eventually(READY_WITHIN, "the second run", async || {
-            let told = pipeline.events("RunStarted").await?;
-            ensure!(told.len() == 2, "{told:?}");
-            Ok(told)
+        let started = eventually(READY_WITHIN, "the second run", async || {
+            let events = pipeline.events("RunStarted").await?;
+            ensure!(events.len() == 2, "{events:?}");
+            Ok(events)
         })
         .await?;
-        // By now nothing but the status knows of the first one.
+        // Only the status still records the first one.
         pipeline.annotate("pinpipe.dev/run-batch", "first").await?;
         throughout(
             Duration::from_secs(15),
-            "a word starts one run",
+            "no second run for the same value",
             async || {
                 let now = pipeline.events("RunStarted").await?;
-                ensure!(now == told, "{now:?}");
+                ensure!(now == started, "{now:?}");
                 Ok(())
             },
         )
@@ -149,10 +150,10 @@ fn a_batch_run_starts_by_an_annotation_once_and_outlives_its_section() -> Result
 }
 
 #[test]
-fn a_run_that_is_asked_for_and_a_scheduled_one_take_turns() -> Result<()> {
-    in_space("turns", async |space| {
-        let flow = filled(space).await?;
-        let pipeline = &flow.pipeline;
+fn a_requested_run_and_a_scheduled_one_run_one_after_the_other() -> Result<()> {
+    in_sandbox("turns", async |sandbox| {
+        let ledger = filled(sandbox).await?;
+        let pipeline = &ledger.pipeline;
         pipeline
             .change(json!({"batch": {"schedule": "* * * * *"}}))
             .await?;
@@ -167,44 +168,46 @@ fn a_run_that_is_asked_for_and_a_scheduled_one_take_turns() -> Result<()> {
         pipeline
             .annotate("pinpipe.dev/run-batch", "meanwhile")
             .await?;
-        let by_hand = asked_for(pipeline).await?;
-        // The schedule is taken back while both are there, and ends neither.
+        let requested = requested_run(pipeline).await?;
+        // Changing the schedule stops neither of them.
         pipeline
             .change(json!({"batch": {"schedule": NEVER}}))
             .await?;
-        pipeline.job_ends(&by_schedule).await?;
-        pipeline.job_ends(&by_hand).await?;
-        let waits = "another holds the Lease, waiting";
+        pipeline.job_completes(&by_schedule).await?;
+        pipeline.job_completes(&requested).await?;
+        let waiting = "another holds the Lease, waiting";
         let waited = [
-            said(space, &by_schedule, waits).await?,
-            said(space, &by_hand, waits).await?,
+            logged(sandbox, &by_schedule, waiting).await?,
+            logged(sandbox, &requested, waiting).await?,
         ];
         ensure!(
             waited[0] != waited[1],
-            "one of both waits for the other: {waited:?}"
+            "exactly one must wait for the other: {waited:?}"
         );
-        flow.batch_table_is_right(Kind::User).await?;
+        ledger.batch_table_is_right(Kind::User).await?;
         pipeline.ready().await
     })
 }
 
 #[test]
-fn a_run_missed_while_suspended_is_made_up_for_once() -> Result<()> {
-    in_space("missed", async |space| {
-        let flow = filled(space).await?;
-        let pipeline = &flow.pipeline;
+fn a_run_missed_while_suspended_is_started_once() -> Result<()> {
+    in_sandbox("missed", async |sandbox| {
+        let ledger = filled(sandbox).await?;
+        let pipeline = &ledger.pipeline;
         pipeline.change(json!({"suspend": true})).await?;
-        pipeline.says("Suspended", "True", &["Suspended"]).await?;
-        // Far enough away for the schedule to be there before it comes.
+        pipeline
+            .has_condition("Suspended", "True", &["Suspended"])
+            .await?;
+        // At least 30 s from now, so that the CronJob is updated before it is due.
         let due = (Utc::now() + TimeDelta::seconds(90)).duration_trunc(TimeDelta::minutes(1))?;
         let schedule = due.format("%-M %-H %-d %-m *").to_string();
         pipeline
             .change(json!({"batch": {"schedule": schedule}}))
             .await?;
-        eventually(READY_WITHIN, "the schedule is there", async || {
-            let jobs = space
+        eventually(READY_WITHIN, "the schedule in the CronJob", async || {
+            let jobs = sandbox
                 .cluster
-                .api::<CronJob>(&space.namespace)
+                .api::<CronJob>(&sandbox.namespace)
                 .get("flow-batch")
                 .await?;
             let spec = jobs.spec.context("no spec")?;
@@ -217,10 +220,10 @@ fn a_run_missed_while_suspended_is_made_up_for_once() -> Result<()> {
         .await?;
         let left = (due - Utc::now())
             .to_std()
-            .context("the schedule came too late")?;
+            .context("the CronJob was updated too late")?;
         throughout(
             left + Duration::from_secs(10),
-            "nothing runs while the pipeline is suspended",
+            "no run while the pipeline is suspended",
             async || {
                 let runs = scheduled(pipeline).await?;
                 ensure!(runs.is_empty(), "{runs:?}");
@@ -229,16 +232,65 @@ fn a_run_missed_while_suspended_is_made_up_for_once() -> Result<()> {
         )
         .await?;
         pipeline.change(json!({"suspend": false})).await?;
-        let run = eventually(READY_WITHIN, "the run that was missed", async || {
+        let run = eventually(READY_WITHIN, "the missed run", async || {
             scheduled(pipeline).await?.pop().context("no Job")
         })
         .await?;
         ensure!(run.1 == due, "due at {due}, and not at {}", run.1);
-        pipeline.job_ends(&run.0).await?;
-        flow.batch_table_is_right(Kind::User).await?;
+        pipeline.job_completes(&run.0).await?;
+        ledger.batch_table_is_right(Kind::User).await?;
         pipeline.ready().await?;
         let runs = scheduled(pipeline).await?;
         ensure!(runs == [run], "{runs:?}");
         Ok(())
+    })
+}
+
+#[test]
+fn a_run_that_cannot_start_is_reported_and_replaced_once_the_pipeline_is_corrected() -> Result<()> {
+    in_sandbox("stuck", async |sandbox| {
+        let ledger = filled(sandbox).await?;
+        let pipeline = &ledger.pipeline;
+        let memory = |memory: &str| json!({"memory": memory});
+        let no_node_has = json!({"requests": memory("500Gi"), "limits": memory("500Gi")});
+        pipeline
+            .change(json!({"batch": {"schedule": "* * * * *", "resources": no_node_has}}))
+            .await?;
+        let reported = ["Unschedulable", "flow-batch-", "Insufficient memory"];
+        pipeline
+            .has_condition("BatchReady", "False", &reported)
+            .await?;
+        // Everything else works, and an unrelated change must not wait for the run.
+        pipeline.ready().await?;
+        let (stuck, _) = scheduled(pipeline).await?.pop().context("no Job")?;
+
+        let corrected = json!({"requests": memory("16Mi"), "limits": null});
+        pipeline
+            .change(json!({"batch": {"resources": corrected}}))
+            .await?;
+        eventually(READY_WITHIN, "the stuck run replaced", async || {
+            let events = pipeline.events("RunReplaced").await?;
+            ensure!(
+                events.iter().any(|note| note.contains(&stuck)),
+                "{events:?}"
+            );
+            Ok(())
+        })
+        .await?;
+        let next = eventually(NEXT_MINUTE, "the next run", async || {
+            let runs = scheduled(pipeline).await?;
+            let next = runs.into_iter().find(|(name, _)| *name != stuck);
+            next.context("no other Job")
+        })
+        .await?;
+        pipeline
+            .change(json!({"batch": {"schedule": NEVER}}))
+            .await?;
+        pipeline.job_completes(&next.0).await?;
+        ledger.batch_table_is_right(Kind::User).await?;
+        pipeline
+            .has_condition("BatchReady", "True", &["Scheduled", "succeeded"])
+            .await?;
+        pipeline.ready().await
     })
 }

@@ -1,4 +1,4 @@
-//! New images, one component at a time; and conditions that thresholds make.
+//! New images, rolled out one component at a time; and the conditions of thresholds.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,20 +10,24 @@ use k8s_openapi::api::{
 };
 use kube::{ResourceExt, api::ListParams};
 use pinpipe_e2e::{
-    Kind, Pipeline, Spec, broken, eventually, flow::Flow, node, pipeline::READY_WITHIN,
-    samples::Samples, shared::in_space, throughout,
+    Kind, Pipeline, Spec, broken, eventually, ledger::Ledger, node, pipeline::READY_WITHIN,
+    samples::Samples, scenario::in_sandbox, throughout,
 };
 use serde_json::json;
 
-/// Components with pods, readers first.
+/// How long to check that the status isn't written: at least one resync, which comes every 30 s
+/// with jitter.
+const UNWRITTEN: Duration = Duration::from_secs(45);
+
+/// The components in the order of their rollout: readers first.
 const ORDER: [&str; 3] = ["stream-live", "archive", "ingest"];
 
 /// The image of each component's Deployment.
 async fn images(pipeline: &Pipeline) -> Result<BTreeMap<String, String>> {
     let deployments = pipeline
-        .space
+        .sandbox
         .cluster
-        .api::<Deployment>(&pipeline.space.namespace);
+        .api::<Deployment>(&pipeline.sandbox.namespace);
     let mut images = BTreeMap::new();
     for component in ORDER {
         let spec = deployments
@@ -74,8 +78,7 @@ fn time(time: &impl ToString) -> Result<DateTime<Utc>> {
     Ok(DateTime::parse_from_rfc3339(&time.to_string())?.to_utc())
 }
 
-/// When a component's first pod with this image was asked for, and when the last one of them became
-/// ready.
+/// When the rollout of an image to a component began, and when its last pod became ready.
 async fn rolled(
     pipeline: &Pipeline,
     component: &str,
@@ -86,7 +89,7 @@ async fn rolled(
         pipeline.name
     );
     let params = ListParams::default().labels(&labels);
-    let (cluster, namespace) = (&pipeline.space.cluster, &pipeline.space.namespace);
+    let (cluster, namespace) = (&pipeline.sandbox.cluster, &pipeline.sandbox.namespace);
     let is = |pod: Option<&k8s_openapi::api::core::v1::PodSpec>| {
         pod.and_then(|pod| pod.containers.first())
             .is_some_and(|container| container.image.as_deref() == Some(image))
@@ -121,20 +124,21 @@ async fn rolled(
 }
 
 #[test]
-fn a_new_image_goes_to_one_component_at_a_time_and_no_record_is_lost() -> Result<()> {
-    in_space("upgrade", async |space| {
-        let pipeline = space
-            .apply("flow", &Spec::new().live(space).archive(space, 100))
+fn a_new_image_is_rolled_out_one_component_at_a_time_and_no_record_is_lost() -> Result<()> {
+    in_sandbox("upgrade", async |sandbox| {
+        let pipeline = sandbox
+            .apply("flow", &Spec::new().live(sandbox).archive(sandbox, 100))
             .await?;
         pipeline.ready().await?;
         let before = tag(&pipeline).await?;
-        let next = format!("{before}-next");
-        node::tag_images(&space.cluster, &before, &next).await?;
-        let (mut flow, mut make) = (Flow::new(&pipeline), Samples::new(41));
-        flow.send(Kind::Pin, make.batch(Kind::Pin, 0..1000, 0), 500)
+        let next = node::tag_as_next(&sandbox.cluster, &before).await?;
+        let (mut ledger, mut make) = (Ledger::new(&pipeline), Samples::new(41));
+        ledger
+            .send(Kind::Pin, make.batch(Kind::Pin, 0..1000, 0), 500)
             .await?;
         pipeline.change(json!({"image": {"tag": next}})).await?;
-        flow.send(Kind::Pin, make.batch(Kind::Pin, 1000..2000, 0), 100)
+        ledger
+            .send(Kind::Pin, make.batch(Kind::Pin, 1000..2000, 0), 100)
             .await?;
         pipeline.ready().await?;
         let images = images(&pipeline).await?;
@@ -155,17 +159,18 @@ fn a_new_image_goes_to_one_component_at_a_time_and_no_record_is_lost() -> Result
             }
             ready = Some((component, done));
         }
-        flow.send(Kind::Pin, make.batch(Kind::Pin, 2000..2100, 0), 100)
+        ledger
+            .send(Kind::Pin, make.batch(Kind::Pin, 2000..2100, 0), 100)
             .await?;
-        flow.live_table_is_right(Kind::Pin).await
+        ledger.live_table_is_right(Kind::Pin).await
     })
 }
 
 #[test]
-fn an_image_that_cannot_be_pulled_stops_an_upgrade_at_the_first_component() -> Result<()> {
-    in_space("stuck", async |space| {
-        let pipeline = space
-            .apply("flow", &Spec::new().live(space).archive(space, 100))
+fn an_image_that_cannot_be_pulled_stops_a_rollout_at_the_first_component() -> Result<()> {
+    in_sandbox("stuck", async |sandbox| {
+        let pipeline = sandbox
+            .apply("flow", &Spec::new().live(sandbox).archive(sandbox, 100))
             .await?;
         pipeline.ready().await?;
         let (before, running) = (tag(&pipeline).await?, pods(&pipeline).await?);
@@ -173,23 +178,23 @@ fn an_image_that_cannot_be_pulled_stops_an_upgrade_at_the_first_component() -> R
             .change(json!({"image": {"tag": "no-such-version"}}))
             .await?;
         pipeline
-            .says(
+            .has_condition(
                 "StreamReady",
                 "False",
                 &["ImageNotPullable", "archive, ingest waits"],
             )
             .await?;
         pipeline
-            .says("Ready", "False", &["ImageNotPullable"])
+            .has_condition("Ready", "False", &["ImageNotPullable"])
             .await?;
         pipeline
-            .says(
+            .has_condition(
                 "IngestReady",
                 "True",
                 &[&before, "until stream-live is ready"],
             )
             .await?;
-        // What waits can still be scaled.
+        // A component that waits can still be scaled.
         pipeline.change(json!({"ingest": {"replicas": 2}})).await?;
         eventually(READY_WITHIN, "a second pod of ingest", async || {
             let pods = pipeline.workers("ingest").await?.len();
@@ -197,10 +202,11 @@ fn an_image_that_cannot_be_pulled_stops_an_upgrade_at_the_first_component() -> R
             Ok(())
         })
         .await?;
-        let (mut flow, mut make) = (Flow::new(&pipeline), Samples::new(43));
-        flow.send(Kind::Geo, make.batch(Kind::Geo, 0..500, 0), 100)
+        let (mut ledger, mut make) = (Ledger::new(&pipeline), Samples::new(43));
+        ledger
+            .send(Kind::Geo, make.batch(Kind::Geo, 0..500, 0), 100)
             .await?;
-        flow.live_table_is_right(Kind::Geo).await?;
+        ledger.live_table_is_right(Kind::Geo).await?;
         let images = images(&pipeline).await?;
         ensure!(
             images["stream-live"].ends_with(":no-such-version"),
@@ -227,18 +233,20 @@ fn an_image_that_cannot_be_pulled_stops_an_upgrade_at_the_first_component() -> R
 }
 
 #[test]
-fn a_pipeline_that_is_suspended_takes_an_image_at_once() -> Result<()> {
-    in_space("atonce", async |space| {
-        let pipeline = space
-            .apply("flow", &Spec::new().live(space).archive(space, 100))
+fn a_suspended_pipeline_gets_a_new_image_in_all_components_at_once() -> Result<()> {
+    in_sandbox("atonce", async |sandbox| {
+        let pipeline = sandbox
+            .apply("flow", &Spec::new().live(sandbox).archive(sandbox, 100))
             .await?;
         pipeline.ready().await?;
         pipeline.change(json!({"suspend": true})).await?;
-        pipeline.says("Suspended", "True", &["Suspended"]).await?;
+        pipeline
+            .has_condition("Suspended", "True", &["Suspended"])
+            .await?;
         pipeline
             .change(json!({"image": {"tag": "no-such-version"}}))
             .await?;
-        eventually(READY_WITHIN, "the image everywhere", async || {
+        eventually(READY_WITHIN, "the image in every Deployment", async || {
             let images = images(&pipeline).await?;
             ensure!(
                 images
@@ -252,79 +260,80 @@ fn a_pipeline_that_is_suspended_takes_an_image_at_once() -> Result<()> {
     })
 }
 
-/// The archive gathers records for half an hour, so its lag is what was sent.
+/// The archive buffers records for half an hour, so its lag is the number of records sent.
 #[test]
-fn thresholds_are_told_and_ready_does_not_depend_on_them() -> Result<()> {
-    in_space("thresholds", async |space| {
-        let mut spec = Spec::new().live(space).archive(space, 100_000);
+fn thresholds_have_conditions_that_ready_does_not_depend_on() -> Result<()> {
+    in_sandbox("thresholds", async |sandbox| {
+        let mut spec = Spec::new().live(sandbox).archive(sandbox, 100_000);
         spec.0["archive"]["rotate"]["interval"] = json!("30m");
         spec.0["archive"]["thresholds"] = json!({"lag": 200});
         spec.0["stream"]["sinks"][0]["thresholds"] = json!({"lag": 1_000_000});
         spec.0["deadLetters"] = json!({"thresholds": {"rejectedRatio": 0.1}});
-        let pipeline = space.apply("flow", &spec).await?;
+        let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
         pipeline
-            .says("LagWithinThreshold", "True", &["WithinThreshold"])
+            .has_condition("LagWithinThreshold", "True", &["WithinThreshold"])
             .await?;
         pipeline
-            .says("RejectsWithinThreshold", "True", &["WithinThreshold"])
+            .has_condition("RejectsWithinThreshold", "True", &["WithinThreshold"])
             .await?;
 
-        let (mut flow, mut make) = (Flow::new(&pipeline), Samples::new(47));
-        flow.send(Kind::User, make.batch(Kind::User, 0..500, 0), 100)
+        let (mut ledger, mut make) = (Ledger::new(&pipeline), Samples::new(47));
+        ledger
+            .send(Kind::User, make.batch(Kind::User, 0..500, 0), 100)
             .await?;
         pipeline
-            .says(
+            .has_condition(
                 "LagWithinThreshold",
                 "False",
                 &["LagAboveThreshold", "the archive", "200"],
             )
             .await?;
-        let said = pipeline.conditions().await?["LagWithinThreshold"]["message"].to_string();
-        ensure!(!said.contains("sink live"), "{said}");
-        flow.send_broken(Kind::User, broken::records(Kind::User, 200, 65_536))
+        let message = pipeline.conditions().await?["LagWithinThreshold"]["message"].to_string();
+        ensure!(!message.contains("sink live"), "{message}");
+        ledger
+            .send_broken(Kind::User, broken::records(Kind::User, 200, 65_536))
             .await?;
         pipeline
-            .says(
+            .has_condition(
                 "RejectsWithinThreshold",
                 "False",
                 &["RejectsAboveThreshold", "0.1"],
             )
             .await?;
-        pipeline.says("Ready", "True", &["Ready"]).await?;
+        pipeline.has_condition("Ready", "True", &["Ready"]).await?;
         for reason in ["LagAboveThreshold", "RejectsAboveThreshold"] {
-            let told = pipeline.events(reason).await?;
-            ensure!(told.len() == 1, "{reason}: {told:?}");
+            let events = pipeline.events(reason).await?;
+            ensure!(events.len() == 1, "{reason}: {events:?}");
         }
-        // What moves beneath the message is nobody's write.
+        // The lag changes, but not the message, so the status isn't written.
         let version = pipeline.get().await?.metadata.resource_version;
-        flow.send(Kind::User, make.batch(Kind::User, 500..900, 0), 100)
+        ledger
+            .send(Kind::User, make.batch(Kind::User, 500..900, 0), 100)
             .await?;
-        flow.live_table_is_right(Kind::User).await?;
-        throughout(
-            Duration::from_mins(1),
-            "the status stays as it is",
-            async || {
-                let object = pipeline.get().await?;
-                ensure!(
-                    object.metadata.resource_version == version,
-                    "{}",
-                    object.data["status"]
-                );
-                Ok(())
-            },
-        )
+        ledger.live_table_is_right(Kind::User).await?;
+        throughout(UNWRITTEN, "the status stays unchanged", async || {
+            let object = pipeline.get().await?;
+            ensure!(
+                object.metadata.resource_version == version,
+                "{}",
+                object.data["status"]
+            );
+            Ok(())
+        })
         .await?;
 
-        // Suspended, the archive writes what it has.
+        // A suspended archive writes what it has buffered.
         pipeline.change(json!({"suspend": true})).await?;
         pipeline
-            .says("LagWithinThreshold", "Unknown", &["Suspended"])
+            .has_condition("LagWithinThreshold", "Unknown", &["Suspended"])
             .await?;
-        pipeline.says("Suspended", "True", &["Suspended"]).await?;
+        pipeline
+            .has_condition("Suspended", "True", &["Suspended"])
+            .await?;
         pipeline.change(json!({"suspend": false})).await?;
         pipeline
-            .says("LagWithinThreshold", "True", &["WithinThreshold"])
+            .has_condition("LagWithinThreshold", "True", &["WithinThreshold"])
             .await
     })
 }

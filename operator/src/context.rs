@@ -1,86 +1,177 @@
-//! What every pass has at hand.
+//! What every reconcile uses.
 
-use std::{collections::HashMap, sync::Mutex, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use kube::{Client, runtime::events::Recorder};
 use pinpipe_lease::{LeaseError, Proof};
-use tokio::sync::Semaphore;
+use pinpipe_plan::{
+    model::{Images, Policy},
+    names::MANAGER,
+};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
-    MANAGER,
+    kafka::{Brokers, TopicsCache},
     metrics::Metrics,
-    topics::{Brokers, TopicsCache},
-    validate::Images,
-    watched::Watched,
+    observe::{child_cache::ChildCache, pipeline_index::PipelineIndex},
+    records::Records,
+    rollouts::Rollouts,
 };
 
-/// What passes go by.
+/// Settings of the operator.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Where workers' images come from unless a pipeline says otherwise.
+    /// The operator's own namespace, which has the record of topics.
+    pub namespace: String,
+    /// Images of the workers where a pipeline chooses none.
     pub images: Images,
-    /// How many pipelines are worked on at once.
+    /// What pipelines may choose.
+    pub policy: Policy,
+    /// Number of pipelines reconciled at once.
     pub concurrency: u16,
-    /// How long the sinks of a suspended pipeline may take to read the topics to their ends.
+    /// Number of pipelines that roll the operator's images at once.
+    pub rollout_concurrency: u16,
+    /// How long the sinks of a suspended pipeline may take to read their topics to the end.
     pub drain_deadline: Duration,
-    /// After how long the topics of a deleted pipeline that can't be deleted are left where they
-    /// are.
+    /// How long the deletion of a pipeline's topics is tried.
     pub deletion_deadline: Duration,
 }
 
-/// What every pass has at hand.
+/// Reconciles that may have begun, for each that may use the API server.
+const BEGUN_PER_PERMIT: usize = 8;
+
+/// What every reconcile uses.
 pub struct Context {
-    /// The API server.
+    /// Client of the API server.
     pub client: Client,
-    /// Where events are written.
+    /// Publishes events.
     pub recorder: Recorder,
-    /// The workers' pods.
-    pub pods: reqwest::Client,
-    /// What passes go by.
+    /// HTTP client of the workers' pods.
+    pub pod_client: reqwest::Client,
+    /// Settings of the operator.
     pub settings: Settings,
-    /// What is counted.
+    /// The operator's metrics.
     pub metrics: Metrics,
-    /// All pipelines of the operator's namespaces, for the topics they claim.
-    pub watched: Watched,
-    /// The brokers asked a moment ago.
+    /// All watched pipelines.
+    pub pipelines: PipelineIndex,
+    /// Connected Kafka clusters.
     pub brokers: Brokers,
-    /// What brokers said a moment ago.
+    /// Recent states of topics.
     pub topics: TopicsCache,
-    /// How often the pass over a pipeline, by UID, failed in a row.
+    /// Which pipeline each topic belongs to.
+    pub records: Records,
+    /// Children of all pipelines.
+    pub children: ChildCache,
+    /// Consecutive failures by the pipeline's UID.
     pub failures: Mutex<HashMap<String, u32>>,
-    /// Room for as many passes as may run at once.
-    pub room: Semaphore,
-    /// That no other operator works meanwhile. None: there is none.
-    lease: Option<Proof>,
+    /// Consecutive reconciles, by the pipeline's UID, that found the same pipeline not ready, and
+    /// what they found.
+    pub unready: Mutex<HashMap<String, (u64, u32)>>,
+    /// Pipelines that roll the operator's images.
+    pub rollouts: Rollouts,
+    /// Permits to use the API server.
+    permits: Semaphore,
+    /// Permits to begin a reconcile: more, since many of those that have begun may wait for a
+    /// broker or a pod.
+    begun: Semaphore,
+    /// Proof that this replica holds the Lease; None when leader election is off.
+    pub lease: Option<Proof>,
 }
 
 impl Context {
-    /// With nothing remembered.
+    /// A context with empty caches.
     #[must_use]
     pub fn new(
         client: Client,
-        pods: reqwest::Client,
+        pod_client: reqwest::Client,
         settings: Settings,
         metrics: Metrics,
         lease: Option<Proof>,
     ) -> Self {
+        let (namespace, proof) = (&settings.namespace, lease.clone());
         Self {
+            records: Records::new(client.clone(), namespace, proof, metrics.clone()),
             recorder: Recorder::new(client.clone(), MANAGER.into()),
-            room: Semaphore::new(settings.concurrency.into()),
+            rollouts: Rollouts::new(settings.rollout_concurrency),
+            permits: Semaphore::new(settings.concurrency.into()),
+            begun: Semaphore::new(usize::from(settings.concurrency) * BEGUN_PER_PERMIT),
             client,
-            pods,
+            pod_client,
             settings,
             metrics,
-            watched: Watched::default(),
+            pipelines: PipelineIndex::default(),
             brokers: Brokers::default(),
             topics: TopicsCache::default(),
+            children: ChildCache::default(),
             failures: Mutex::default(),
+            unready: Mutex::default(),
             lease,
         }
     }
 
-    /// Whether this operator is the one that works: to be asked before anything is written.
-    pub fn may_write(&self) -> Result<(), LeaseError> {
+    /// Waits until a reconcile may begin. None: the operator stops.
+    pub async fn permit(&self) -> Option<Permit<'_>> {
+        let begun = self.begun.acquire().await.ok()?;
+        let held = self.permits.acquire().await.ok()?;
+        Some(Permit {
+            context: self,
+            held: Mutex::new(Some(held)),
+            _begun: begun,
+        })
+    }
+
+    /// Lets no reconcile begin any more.
+    pub fn close(&self) {
+        self.begun.close();
+        self.permits.close();
+    }
+
+    /// Drops what is kept about pipelines that are gone: no reconcile is started for those.
+    pub fn forget_gone(&self) {
+        let uids: HashSet<String> = self.pipelines.uids();
+        let failures = &mut self.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.retain(|uid, _| uids.contains(uid));
+        let unready = &mut self.unready.lock().unwrap_or_else(PoisonError::into_inner);
+        unready.retain(|uid, _| uids.contains(uid));
+        self.children.retain(&uids);
+    }
+
+    /// Checks that this replica still holds the Lease. Call it before every write.
+    pub fn check_lease(&self) -> Result<(), LeaseError> {
         self.lease.as_ref().map_or(Ok(()), Proof::check)
+    }
+}
+
+/// Concurrency permit of one reconcile. It is released while a broker or a pod is queried, so that
+/// slow networks delay no other pipeline.
+pub struct Permit<'a> {
+    context: &'a Context,
+    held: Mutex<Option<SemaphorePermit<'a>>>,
+    _begun: SemaphorePermit<'a>,
+}
+
+impl Permit<'_> {
+    /// Awaits an answer of a broker or a pod without the permit.
+    pub async fn released<T>(&self, answer: impl Future<Output = T>) -> T {
+        self.release();
+        let answer = answer.await;
+        self.acquire().await;
+        answer
+    }
+
+    /// Releases the permit.
+    pub fn release(&self) {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        held.take();
+    }
+
+    /// Waits for the permit again. A reconcile that has begun goes on while the operator stops.
+    pub async fn acquire(&self) {
+        let permit = self.context.permits.acquire().await.ok();
+        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = permit;
     }
 }

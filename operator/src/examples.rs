@@ -1,19 +1,19 @@
-//! What examples/ says to other programs is what the operator makes.
+//! What examples/ tell other programs agrees with what the operator makes.
 
 use std::fs;
 
 use k8s_openapi::jiff::Timestamp;
 use mlua::{Lua, LuaSerdeExt as _};
 use pinpipe_config::LAG_METRIC;
-use pinpipe_crds::condition_types;
+use pinpipe_crds::{condition_types, reasons};
+use pinpipe_plan::{
+    build::{Object, Observed, build},
+    samples::{pipeline, validated, whole},
+};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
-use crate::{
-    build::{self, Object},
-    status::{self, Finding, reasons},
-    validate::tests::{pipeline, validated, whole},
-};
+use crate::{finding::Finding, status};
 
 fn documents(example: &str) -> Vec<Value> {
     let text = fs::read_to_string(format!("../examples/{example}")).unwrap();
@@ -31,7 +31,8 @@ fn health(findings: &[Option<(&'static str, Finding)>], seen: i64) -> String {
     status.conditions = status::conditions(&[], findings, Some(seen), Timestamp::UNIX_EPOCH);
     status.observed_generation = Some(seen);
     resource.status = Some(status);
-    let script = &documents("gitops/argocd/health.yaml")[0]["data"]["resource.customizations.health.pinpipe.dev_PinterestPipeline"];
+    let key = "resource.customizations.health.pinpipe.dev_PinterestPipeline";
+    let script = &documents("gitops/argocd/health.yaml")[0]["data"][key];
     let lua = Lua::new();
     lua.globals()
         .set("obj", lua.to_value(&json!(resource)).unwrap())
@@ -49,6 +50,17 @@ fn argo_cd_knows_how_a_pipeline_is() {
     assert_eq!(health(&[], 1), "Progressing");
     let well = ready(Finding::good(reasons::READY, "all is well"));
     assert_eq!([well(1), well(0)], ["Healthy", "Progressing"]);
+    let well_but = [
+        (
+            condition_types::READY,
+            Finding::good(reasons::READY, "all is well"),
+        ),
+        (
+            condition_types::BATCH_READY,
+            Finding::bad(reasons::RUN_FAILED, "last night"),
+        ),
+    ];
+    assert_eq!(health(&well_but.map(Some), 1), "Healthy");
     let coming = ready(Finding::bad(reasons::PROGRESSING, "pods start"));
     assert_eq!(coming(1), "Progressing");
     let wrong = ready(Finding::bad(reasons::INVALID_SPEC, "spec.x is wrong"));
@@ -71,7 +83,7 @@ fn argo_cd_knows_how_a_pipeline_is() {
 fn keda_scales_a_sink_by_its_lag() {
     let mut spec = whole();
     spec["stream"]["sinks"][0]["autoscaling"] = json!({});
-    let objects = build::objects(&validated(spec));
+    let objects = build(&validated(spec), &Observed::default()).objects;
     let [monitor, scaled] = &documents("keda.yaml")[..] else {
         panic!("two documents")
     };

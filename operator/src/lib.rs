@@ -1,37 +1,30 @@
-//! The controller of `PinterestPipeline`: four phases, in four places.
+//! The operator of `PinterestPipeline`: it keeps topics and workers as each resource says.
 //!
-//! 1. [`dereference`] reads what a resource names (Secrets), and what other pipelines claim
-//!    ([`claims`], [`watched`]). Nothing else reads them.
-//! 2. [`validate`] makes a [`validate::ValidatedPipeline`] of it, defaults filled in, or a list of
-//!    problems. No client.
-//! 3. [`build`] makes the desired objects and topics of that. No client, no clock: same input, same
-//!    bytes.
-//! 4. [`apply`] brings the cluster there, [`topics`] the broker, and [`status`] says how it stands.
+//! [`controller`] starts a reconcile for each resource that changed, whose children changed, or
+//! whose time has come. [`reconcile`] takes the steps in order:
 //!
-//! [`offline`] does the second for a file, without a cluster (`pinpipe validate`). [`upgrade`] lets
-//! a new image go to one component at a time. [`said`] asks running workers how they are.
-//! [`controller`] runs the four for every resource, one pass at a time. A pass over a settled
-//! pipeline writes nothing.
+//! 1. [`observe`] reads the cluster, the workers and the consumer groups.
+//! 2. [`pinpipe_plan::validate`] fills in defaults or finds problems.
+//! 3. [`pinpipe_plan::build`] makes the desired objects and topics.
+//! 4. [`apply`] brings the cluster there, and [`kafka`] the topics that [`records`] assigns to
+//!    the pipeline.
+//! 5. [`status`] reports conditions and events.
+//!
+//! A reconcile of a settled pipeline writes nothing.
 
-pub mod api;
 pub mod apply;
-pub mod args;
-pub mod build;
-pub mod claims;
+pub mod cli;
 pub mod context;
 pub mod controller;
-pub mod dereference;
+pub mod error;
 #[cfg(test)]
 mod examples;
+pub mod finding;
+pub mod kafka;
+pub mod kube_client;
 pub mod metrics;
-pub mod offline;
-pub mod pass;
-pub mod said;
+pub mod observe;
+pub mod reconcile;
+pub mod records;
+pub mod rollouts;
 pub mod status;
-pub mod topics;
-pub mod upgrade;
-pub mod validate;
-pub mod watched;
-
-/// The field manager of every write.
-pub const MANAGER: &str = "pinpipe-operator";

@@ -7,14 +7,16 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use kube::{Api, Client, Config};
 use pinpipe_lease::{Held, LeaseError};
-use pinpipe_operator::{api, args::Args, context::Context, controller, metrics::Metrics, said};
+use pinpipe_operator::{
+    cli::Args, context::Context, controller, kube_client, metrics::Metrics, observe::worker_health,
+};
 use pinpipe_runtime::{admin::Admin, malloc, shutdown, telemetry};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 fn main() -> anyhow::Result<()> {
-    // A list of a thousand pipelines needs much memory for a moment.
-    malloc::give_back();
+    // A list of a thousand pipelines needs much memory for a short time.
+    malloc::return_freed_memory();
     Runtime::new()?.block_on(run())
 }
 
@@ -27,7 +29,7 @@ async fn run() -> anyhow::Result<()> {
     let config = Config::infer()
         .await
         .context("no access to a Kubernetes API: run in a cluster, or set KUBECONFIG")?;
-    let client = api::client(config, metrics.clone())
+    let client = kube_client::client(config, metrics.clone())
         .context("no client of the Kubernetes API can be made")?;
     let readiness = admin.readiness();
     tracing::info!(
@@ -38,13 +40,13 @@ async fn run() -> anyhow::Result<()> {
     );
 
     let admin = tokio::spawn(admin.serve(args.admin_port, axum::Router::new(), stop.clone()));
-    // One that stands by is ready to work, and says so.
-    tokio::spawn(controller::tell_ready(
+    // A replica that stands by is ready to take over, and is Ready.
+    tokio::spawn(controller::report_readiness(
         client.clone(),
         args.scopes(),
         readiness,
     ));
-    // Either's failure ends the process; a stop waits for both, and so for passes under way.
+    // A failure of either ends the process; a stop waits for both, and so for active reconciles.
     tokio::try_join!(
         async { admin.await? },
         work(&args, client, metrics, stop.clone())
@@ -53,21 +55,23 @@ async fn run() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Runs pipelines until `stop`, from when no other operator does.
+/// Reconciles pipelines until `stop`, once this replica holds the Lease.
 async fn work(
     args: &Args,
     client: Client,
     metrics: Metrics,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
-    let pods = said::client().context("no HTTP client can be made to ask workers with")?;
+    let pods = worker_health::client().context("the HTTP client for workers can't be made")?;
     let held = tokio::select! {
         held = lead(args, &client) => held?,
         () = stop.cancelled() => return Ok(()),
     };
     metrics.leads();
     let proof = held.as_ref().map(Held::proof);
-    let context = Arc::new(Context::new(client, pods, args.settings(), metrics, proof));
+    // In a pod it is the namespace of the ServiceAccount, elsewhere that of the kubeconfig.
+    let settings = args.settings(client.default_namespace());
+    let context = Arc::new(Context::new(client, pods, settings, metrics, proof));
     let controller = controller::run(context, args.scopes(), stop);
     let Some(held) = held else {
         controller.await;
@@ -76,8 +80,8 @@ async fn work(
     tokio::select! {
         biased;
         error = held.lost() => {
-            // At once, whatever is under way: another operator is about to begin.
-            tracing::error!(%error, "another operator may work from now on: this one ends");
+            // At once, whatever is under way: another replica is about to begin.
+            tracing::error!(%error, "another replica may work from now on: this one ends");
             exit(1);
         }
         () = controller => {}
@@ -86,7 +90,7 @@ async fn work(
     Ok(())
 }
 
-/// Waits until no other operator works. None: there is no Lease to go by, so there is no other.
+/// Waits for the Lease. None: leader election is off.
 async fn lead(args: &Args, client: &Client) -> Result<Option<Held>, LeaseError> {
     let (Some(name), Some(namespace)) = (&args.lease, &args.lease_namespace) else {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! What the operator counts.
+//! Metrics of the operator.
 
 use std::time::Duration;
 
@@ -13,21 +13,21 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// A pass, by how it ended.
+/// Labels of a reconcile.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-pub struct PassLabels {
+pub struct ReconcileLabels {
     /// `ready`, `not_ready`, `invalid`, `paused`, `gone` or `error`.
     pub outcome: &'static str,
 }
 
-/// What failed.
+/// Labels of an error.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct ErrorLabels {
-    /// See [`crate::pass::Error::kind`]; or `broker`, which fails no pass.
+    /// See [`crate::error::Error::kind`]; or `broker`, which fails no reconcile.
     pub kind: &'static str,
 }
 
-/// A write to the API server or the broker.
+/// Labels of a write to the API server or the broker.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct WriteLabels {
     /// `apply`, `patch`, `delete`, `create`, or `raise` for a topic's partitions.
@@ -36,7 +36,7 @@ pub struct WriteLabels {
     pub resource: String,
 }
 
-/// A request to the API server.
+/// Labels of a request to the API server.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub struct RequestLabels {
     /// `get`, `list`, `watch`, `create`, `apply`, `patch`, `update`, `delete`.
@@ -50,13 +50,13 @@ pub struct RequestLabels {
 /// The operator's metrics. Clones share the counts.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    passes: Family<PassLabels, Counter>,
+    reconciles: Family<ReconcileLabels, Counter>,
     errors: Family<ErrorLabels, Counter>,
     writes: Family<WriteLabels, Counter>,
     requests: Family<RequestLabels, Counter>,
     duration: Histogram,
-    queued: Gauge,
-    running: Gauge,
+    queue_depth: Gauge,
+    reconciles_running: Gauge,
     leader: Gauge,
 }
 
@@ -65,22 +65,22 @@ impl Metrics {
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
-            passes: Family::default(),
+            reconciles: Family::default(),
             errors: Family::default(),
             writes: Family::default(),
             requests: Family::default(),
             duration: Histogram::new(exponential_buckets(0.005, 2.0, 14)),
-            queued: Gauge::default(),
-            running: Gauge::default(),
+            queue_depth: Gauge::default(),
+            reconciles_running: Gauge::default(),
             leader: Gauge::default(),
         };
         let registry = registry.sub_registry_with_prefix("operator");
         registry.register(
             "reconciles",
-            "Passes over a pipeline, by outcome",
-            metrics.passes.clone(),
+            "Reconciles of a pipeline, by outcome",
+            metrics.reconciles.clone(),
         );
-        registry.register("errors", "What failed, by kind", metrics.errors.clone());
+        registry.register("errors", "Errors, by kind", metrics.errors.clone());
         registry.register(
             "writes",
             "Writes to the API server and the broker",
@@ -93,56 +93,58 @@ impl Metrics {
         );
         registry.register(
             "reconcile_duration_seconds",
-            "How long a pass took",
+            "Duration of a reconcile",
             metrics.duration.clone(),
         );
         registry.register(
             "queue_depth",
-            "Pipelines that wait for a pass",
-            metrics.queued.clone(),
+            "Pipelines that wait for a concurrency permit",
+            metrics.queue_depth.clone(),
         );
         registry.register(
             "reconciles_running",
-            "Passes under way",
-            metrics.running.clone(),
+            "Reconciles that are running",
+            metrics.reconciles_running.clone(),
         );
         registry.register(
             "leader",
-            "1 where this operator works, 0 where it stands by",
+            "1 if this replica holds the Lease, 0 if it stands by",
             metrics.leader.clone(),
         );
         metrics
     }
 
-    /// This operator works from now on.
+    /// This replica holds the Lease from now on.
     pub fn leads(&self) {
         self.leader.set(1);
     }
 
-    /// A pipeline waits for a pass, until what this gives is dropped.
+    /// Counts a pipeline that waits for a permit, until the guard is dropped.
     #[must_use]
-    pub fn queue(&self) -> Meanwhile {
-        Meanwhile::of(&self.queued)
+    pub fn queued(&self) -> GaugeGuard {
+        GaugeGuard::of(&self.queue_depth)
     }
 
-    /// A pass began. It ends when what this gives is dropped.
+    /// Counts a running reconcile, until the guard is dropped.
     #[must_use]
-    pub fn pass(&self) -> Meanwhile {
-        Meanwhile::of(&self.running)
+    pub fn running(&self) -> GaugeGuard {
+        GaugeGuard::of(&self.reconciles_running)
     }
 
-    /// A pass ended.
-    pub fn passed(&self, outcome: &'static str, took: Duration) {
-        self.passes.get_or_create(&PassLabels { outcome }).inc();
+    /// Counts a reconcile that ended.
+    pub fn reconciled(&self, outcome: &'static str, took: Duration) {
+        self.reconciles
+            .get_or_create(&ReconcileLabels { outcome })
+            .inc();
         self.duration.observe(took.as_secs_f64());
     }
 
-    /// A pass, or a part of it, failed.
+    /// Counts an error.
     pub fn failed(&self, kind: &'static str) {
         self.errors.get_or_create(&ErrorLabels { kind }).inc();
     }
 
-    /// The API server was asked.
+    /// Counts a request to the API server.
     pub fn requested(&self, verb: &'static str, resource: String, code: String) {
         self.requests
             .get_or_create(&RequestLabels {
@@ -153,7 +155,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Something was written.
+    /// Counts a write.
     pub fn wrote(&self, verb: &'static str, resource: &str) {
         self.writes
             .get_or_create(&WriteLabels {
@@ -164,18 +166,18 @@ impl Metrics {
     }
 }
 
-/// One more while this lives.
+/// Adds one to a gauge until it is dropped.
 #[derive(Debug)]
-pub struct Meanwhile(Gauge);
+pub struct GaugeGuard(Gauge);
 
-impl Meanwhile {
+impl GaugeGuard {
     fn of(gauge: &Gauge) -> Self {
         gauge.inc();
         Self(gauge.clone())
     }
 }
 
-impl Drop for Meanwhile {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }

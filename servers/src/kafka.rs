@@ -1,4 +1,4 @@
-//! One Kafka broker that is its own controller.
+//! A single Kafka broker that is also the controller.
 
 use std::{
     fs,
@@ -10,35 +10,34 @@ use anyhow::{Result, ensure};
 
 use crate::Programs;
 
-/// Where clients come in. Several, where each is to find the broker by another way.
+/// A listener of the broker. Several let different clients reach it at different addresses.
 #[derive(Clone, Copy, Debug)]
 pub struct Listener {
     /// The port the broker listens at.
     pub port: u16,
-    /// The port it tells clients that come in here: its own, or that of somebody who stands
-    /// between.
+    /// The port that the broker advertises to clients of this listener: its own or a proxy's.
     pub advertised: u16,
 }
 
-/// A broker.
+/// The settings of a broker.
 #[derive(Clone, Debug)]
 pub struct Kafka {
-    /// The folder of its jars.
+    /// The folder of Kafka's jars.
     pub lib: PathBuf,
-    /// How it logs.
+    /// The file of logging settings.
     pub log4j: PathBuf,
-    /// The folder of its files.
+    /// The folder of its settings and data.
     pub folder: PathBuf,
     /// The controller's port.
     pub controller: u16,
-    /// Where clients come in.
+    /// The listeners for clients.
     pub listeners: Vec<Listener>,
-    /// The Java heap: `512m`.
+    /// The size of the Java heap, such as `512m`.
     pub heap: &'static str,
 }
 
 impl Kafka {
-    /// Writes its files; gives the command that serves.
+    /// Writes the settings and formats the storage; returns the command that runs the broker.
     pub fn prepare(&self, programs: Programs<'_>) -> Result<Command> {
         let settings = self.folder.join("kafka.properties");
         fs::write(&settings, self.settings())?;
@@ -114,7 +113,7 @@ group.initial.rebalance.delay.ms=0
     }
 }
 
-/// The settings of logging beside the other files of the broker's image.
+/// The file of logging settings of the broker's image.
 #[must_use]
 pub fn log4j(checkout: &Path) -> PathBuf {
     checkout.join("e2e/images/kafka/log4j2.xml")

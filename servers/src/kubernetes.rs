@@ -1,4 +1,4 @@
-//! A Kubernetes API server and its etcd, without nodes, and with just the controllers one asks for.
+//! A Kubernetes API server and its etcd, without nodes and with selected controllers only.
 
 use std::{
     fs,
@@ -11,23 +11,23 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::Programs;
 
-/// Who may do everything, by this token.
+/// The token of a user in the group `system:masters`, who may do everything.
 const ADMIN_TOKEN: &str = "the-token-of-a-test";
 
-/// An API server and its etcd.
+/// The settings of an API server and its etcd.
 #[derive(Clone, Debug)]
 pub struct Kubernetes {
-    /// The binary that is every program of Kubernetes, told apart by the name it is called by.
+    /// The binary of all Kubernetes programs, which runs the one it is called as.
     pub hyperkube: PathBuf,
-    /// The folder of their files.
+    /// The folder of their data, keys and links.
     pub folder: PathBuf,
-    /// etcd's port.
+    /// etcd's port for clients.
     pub etcd: u16,
-    /// etcd's port for other members, of which there are none.
+    /// etcd's port for other members. It has none, but must listen.
     pub etcd_peer: u16,
     /// The API server's port.
     pub port: u16,
-    /// Who may do what: `AlwaysAllow`, `RBAC`.
+    /// The authorization mode: `AlwaysAllow` or `RBAC`.
     pub authorization: &'static str,
 }
 
@@ -46,13 +46,13 @@ impl Kubernetes {
             .arg(format!("--listen-peer-urls={peers}"))
             .arg(format!("--initial-advertise-peer-urls={peers}"))
             .arg(format!("--initial-cluster=default={peers}"))
-            // What is in it dies with it.
+            // The data is not needed after a crash.
             .arg("--unsafe-no-fsync");
         etcd
     }
 
-    /// Writes its files; gives the command that serves. It is ready when [`Kubernetes::is_ready`]
-    /// says so.
+    /// Writes tokens and keys; returns the command that runs the API server. Wait for
+    /// [`Kubernetes::is_ready`].
     pub fn api_server(&self, programs: Programs<'_>) -> Result<Command> {
         let keys = self.folder.join("kubernetes");
         fs::create_dir_all(&keys)?;
@@ -96,8 +96,7 @@ impl Kubernetes {
         Ok(server)
     }
 
-    /// The command that runs controllers of these names. It is to be started when the API server
-    /// answers.
+    /// The command that runs the controllers of these names. Start it when the API server is ready.
     pub fn controllers(&self, programs: Programs<'_>, names: &str) -> Result<Command> {
         let mut manager = programs(&self.program("kube-controller-manager")?);
         manager
@@ -107,7 +106,7 @@ impl Kubernetes {
         Ok(manager)
     }
 
-    /// Whether the API server answers.
+    /// Whether the API server reports ready.
     #[must_use]
     pub fn is_ready(&self, programs: Programs<'_>) -> bool {
         let Ok(kubectl) = self.program("kubectl") else {
@@ -120,7 +119,7 @@ impl Kubernetes {
         kubectl.output().is_ok_and(|output| output.status.success())
     }
 
-    /// The file that leads to the API server, for somebody who may do everything.
+    /// The path of the kubeconfig of a user who may do everything.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
         self.folder.join("kubernetes/kubeconfig")
@@ -139,7 +138,7 @@ users: [{{name: admin, user: {{token: {ADMIN_TOKEN}}}}}]
         )
     }
 
-    /// A program of Kubernetes: a link of that name to the one binary there is.
+    /// The path of a Kubernetes program: a link of that name to the binary.
     fn program(&self, name: &str) -> Result<String> {
         let link = self.folder.join(name);
         if !Path::exists(&link) {

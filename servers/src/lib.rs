@@ -1,8 +1,8 @@
 //! Servers that tests and measurements talk to, as processes of this machine on 127.0.0.1: a Kafka
 //! broker, a Kubernetes API server.
 //!
-//! What is made here are commands and the files they need. Who starts them keeps the process, its
-//! log and its end.
+//! This crate makes commands and the files they need. The caller starts them and owns the processes
+//! and their logs.
 
 pub mod kafka;
 pub mod kubernetes;
@@ -14,11 +14,11 @@ use std::{
     time::Duration,
 };
 
-/// How a program is started, by its name: what finds it, and in which environment it runs, is the
-/// caller's business.
+/// Makes the command of a program from its name. The caller decides where it is found and in which
+/// environment it runs.
 pub type Programs<'a> = &'a dyn Fn(&str) -> Command;
 
-/// An answer to `GET` over HTTP/1.0; none: no answer, or another status than 200.
+/// The response to `GET` over HTTP/1.0; None without a response or if its status isn't 200.
 #[must_use]
 pub fn get(port: u16, path: &str) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&address(port), Duration::from_secs(1)).ok()?;
@@ -35,7 +35,7 @@ pub fn get(port: u16, path: &str) -> Option<String> {
         .then(|| body.to_owned())
 }
 
-/// Whether somebody listens at a port.
+/// Whether a TCP connection to a port of 127.0.0.1 succeeds.
 #[must_use]
 pub fn listens(port: u16) -> bool {
     TcpStream::connect_timeout(&address(port), Duration::from_secs(1)).is_ok()

@@ -1,4 +1,4 @@
-//! The Debian image that the other images begin with: pulled, or made of Debian's packages.
+//! The Debian image that other images are based on: pulled, or built from Debian's packages.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,12 +15,12 @@ use crate::step::step;
 const PUBLISHED: &str = "debian:bookworm-slim";
 const OWN: &str = "pinpipe.local/debian:bookworm";
 
-/// Two threads may want it at once.
+/// Two threads may need the image at once.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// The image's name, once it is there.
+/// Ensures that the image is there; returns its name.
 pub fn ensure(context: &Context) -> Result<&'static str> {
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _permit = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     if engine::has_image(context, PUBLISHED) {
         return Ok(PUBLISHED);
     }
@@ -37,7 +37,7 @@ pub fn ensure(context: &Context) -> Result<&'static str> {
         let folder = context.temporary_folder("debian")?;
         let root = folder.join("root");
         log.download(|| {
-            // A second attempt goes on with what the first one fetched.
+            // A second attempt reuses what the first one downloaded.
             let mut command = context.command("debootstrap");
             command
                 .args(["--variant=minbase", "--include=ca-certificates", "bookworm"])

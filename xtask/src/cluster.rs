@@ -1,5 +1,5 @@
-//! The kind cluster of the demo and of the end-to-end tests: a control plane, which has the dev
-//! servers, and workers for the rest.
+//! The kind cluster of the demo and of the end-to-end tests: a control plane, which also runs the
+//! dev servers, and two workers.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -8,6 +8,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
+use clap::Subcommand;
 
 use crate::context::{CLUSTER, CONTROL_PLANE, Context};
 use crate::engine;
@@ -15,12 +16,33 @@ use crate::fingerprint::Fingerprint;
 use crate::node_image;
 use crate::step::{Log, step};
 
-/// How long a cluster that is there may take to answer before it is made anew.
+/// How long an existing cluster may take to answer before it is recreated.
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
-/// kubectl is supported within one minor version of the API server.
+/// kubectl is supported within one minor version of the API server; see
+/// <https://kubernetes.io/releases/version-skew-policy/#kubectl>.
 const MINOR_SKEW: u32 = 1;
 
-/// Makes the cluster unless the one that is there is healthy and was made from the same
+#[derive(Subcommand)]
+pub enum Action {
+    /// Creates the cluster, and whatever it needs, unless it is there
+    Up,
+    /// Removes the cluster, and the Docker Engine and network interfaces that were started for it
+    Down,
+    /// Prints the state of the cluster and how to use it
+    Status,
+}
+
+pub fn run(context: &Context, action: &Action) -> Result<()> {
+    match action {
+        Action::Up => up(context)?,
+        Action::Down => return down(context),
+        Action::Status => {}
+    }
+    print!("{}", status(context)?);
+    Ok(())
+}
+
+/// Creates the cluster unless the one that is there is healthy and was made from the same
 /// configuration.
 pub fn up(context: &Context) -> Result<()> {
     engine::ensure(context)?;
@@ -33,12 +55,13 @@ pub fn up(context: &Context) -> Result<()> {
     let key_file = context.cache.join("run/cluster.key");
     let same =
         fs::read_to_string(&key_file).is_ok_and(|made| Some(made) == keyed_start(context, &key));
-    go_on(context)?;
+    unpause(context)?;
     if same && ensure_kubectl(context).is_ok() && answers_within(context, ANSWER_WITHIN) {
-        println!("ok the cluster is there");
+        println!("ok the cluster is up");
         return Ok(());
     }
-    let hint = "`cargo xtask cluster down`, then try again; a port that is taken (kind-config.yaml) is named in the log";
+    let hint = "`cargo xtask cluster down`, then try again; the log names a port of \
+                kind-config.yaml that is in use";
     step(context, "kind cluster", hint, |log| {
         delete(context, log)?;
         let _ = fs::remove_file(&key_file);
@@ -81,7 +104,8 @@ pub fn down(context: &Context) -> Result<()> {
         step(
             context,
             "remove the cluster",
-            "remove the containers by hand: docker rm --force $(docker ps --all --quiet --filter name=pinpipe-)",
+            "remove the containers by hand: docker rm --force $(docker ps --all --quiet --filter \
+             name=pinpipe-)",
             |log| delete(context, log),
         )?;
     }
@@ -91,7 +115,7 @@ pub fn down(context: &Context) -> Result<()> {
     engine::stop_own(context)
 }
 
-/// kind's own way needs kind; a container left behind by a killed run may be there without it.
+/// Removes the nodes' containers. Unlike `kind delete` this needs no kind, which may not be built.
 fn delete(context: &Context, log: &Log) -> Result<()> {
     for container in nodes(context, None)? {
         log.run(
@@ -136,9 +160,10 @@ pub fn is_running(context: &Context) -> bool {
     state.is_ok_and(|output| output.stdout.trim_ascii() == b"true")
 }
 
-/// What a cluster was made from, and the starts of its nodes. A control plane that was started
-/// again has lost its volumes, which are in memory, and with them the servers' data, while the API
-/// server still knows what relied on those; any node the routes to the others' pods.
+/// The key of a cluster: its inputs, and the start times of its nodes; None if a node is stopped. A
+/// restarted control plane has lost the dev servers' volumes, which are in memory, while the API
+/// server still has the objects that rely on them. Any restarted node has lost the routes to the
+/// other nodes' pods.
 fn keyed_start(context: &Context, key: &str) -> Option<String> {
     let mut inspect = context.command("docker");
     inspect.args([
@@ -153,10 +178,10 @@ fn keyed_start(context: &Context, key: &str) -> Option<String> {
     })
 }
 
-/// Lets nodes go on that a killed test left standing still.
-fn go_on(context: &Context) -> Result<()> {
+/// Resumes nodes that a killed test left paused.
+fn unpause(context: &Context) -> Result<()> {
     for node in nodes(context, None)? {
-        // Of one that doesn't stand still this is refused.
+        // This fails for a node that isn't paused.
         context
             .command("docker")
             .args(["unpause", &node])
@@ -166,8 +191,8 @@ fn go_on(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Tells each node where the others' pods are: that is the network plug-in's work where there is
-/// one.
+/// Sets the routes to the other nodes' pods on each node, since the node image has no network
+/// plug-in that does.
 fn set_routes(context: &Context, log: &Log) -> Result<()> {
     let columns = "--output=jsonpath={range .items[*]}{.metadata.name} {.spec.podCIDR} \
                    {.status.addresses[?(@.type==\"InternalIP\")].address}{\"\\n\"}{end}";
@@ -214,8 +239,8 @@ fn answers_within(context: &Context, time: Duration) -> bool {
     }
 }
 
-/// Sees to it that there is a kubectl that fits the cluster: the machine's own, or the control
-/// plane's.
+/// Ensures that there is a kubectl that fits the cluster: the machine's own, or a copy of the
+/// control plane's, which is always there and needs no download.
 fn ensure_kubectl(context: &Context) -> Result<()> {
     let minor = |version: &str| {
         version
@@ -229,7 +254,7 @@ fn ensure_kubectl(context: &Context) -> Result<()> {
         .args(["exec", CONTROL_PLANE, "cat", "/kind/version"])
         .output()?;
     let server = minor(&String::from_utf8_lossy(&server.stdout))
-        .context("the control plane does not tell its version")?;
+        .context("the control plane has no /kind/version")?;
     let client = |program: &mut Command| {
         let output = program
             .args(["version", "--client", "--output", "json"])
@@ -260,11 +285,15 @@ fn ensure_kubectl(context: &Context) -> Result<()> {
     Ok(fs::rename(copied, context.bin("kubectl"))?)
 }
 
-/// What is there, and how to use it.
+/// The state of engine and cluster, and how to use them.
 pub fn status(context: &Context) -> Result<String> {
     let mut text = String::new();
     if !engine::find(context) {
-        return Ok("no Docker Engine answers, so there is no cluster. `cargo xtask cluster up` makes one.\n".to_owned());
+        return Ok(
+            "no Docker Engine answers, so there is no cluster. `cargo xtask cluster up` creates \
+             one.\n"
+                .to_owned(),
+        );
     }
     let engine = context
         .command("docker")
@@ -276,7 +305,7 @@ pub fn status(context: &Context) -> Result<String> {
         String::from_utf8_lossy(&engine.stdout).trim()
     )?;
     if !is_running(context) {
-        writeln!(text, "no cluster: `cargo xtask cluster up` makes one")?;
+        writeln!(text, "no cluster: `cargo xtask cluster up` creates one")?;
         return Ok(text);
     }
     for arguments in [

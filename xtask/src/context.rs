@@ -1,4 +1,4 @@
-//! Where things are, and how commands are started so that they find each other.
+//! Folders and the environment of the commands that are started.
 
 use std::env;
 use std::fs::{self, File, TryLockError};
@@ -21,12 +21,12 @@ pub const CONTROL_PLANE: &str = "pinpipe-control-plane";
 pub struct Context {
     /// The checkout.
     pub root: PathBuf,
-    /// What is kept between runs.
+    /// The folder of everything that is kept between runs.
     pub cache: PathBuf,
     docker_host: Mutex<Option<String>>,
 }
 
-/// Held while a run changes what others would change too.
+/// The lock that keeps other runs from the cache and the cluster.
 pub struct Alone {
     _lock: File,
     temporary: PathBuf,
@@ -34,7 +34,7 @@ pub struct Alone {
 
 impl Drop for Alone {
     fn drop(&mut self) {
-        // What is left is removed by the next run.
+        // The next run removes what is left.
         let _ = fs::remove_dir_all(&self.temporary);
     }
 }
@@ -62,15 +62,15 @@ impl Context {
         })
     }
 
-    /// Waits for no one: two runs at once would undo each other's work. Ends what a killed run left
-    /// running.
+    /// Takes the lock, or fails if another run has it; kills the processes that a killed run left
+    /// behind.
     pub fn run_alone(&self) -> Result<Alone> {
         let lock = File::create(self.cache.join("run/lock"))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 bail!(
-                    "another `cargo xtask` is at work with {}; wait for it to end",
+                    "another `cargo xtask` uses {}; wait for it to end",
                     self.cache.display()
                 )
             }
@@ -91,14 +91,14 @@ impl Context {
         })
     }
 
-    /// Where the processes started by this run are written down, for a later run to end them if
-    /// this one is killed.
+    /// The record of the processes that this run started. A later run kills them if this one was
+    /// killed.
     pub fn children_file(&self) -> PathBuf {
         self.cache.join("run/children")
     }
 
-    /// A new empty folder, on the same file system as what is kept, so that a finished result can
-    /// be renamed into place.
+    /// A new empty folder on the file system of the cache, so that a finished result can be renamed
+    /// into place.
     pub fn temporary_folder(&self, name: &str) -> Result<PathBuf> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
         let folder = self.cache.join("tmp").join(format!("{name}-{now}"));
@@ -106,7 +106,7 @@ impl Context {
         Ok(folder)
     }
 
-    /// Programs that were built or copied for want of the machine's own.
+    /// The path of a program that was built or fetched because the machine has none that fits.
     pub fn bin(&self, name: &str) -> PathBuf {
         self.cache.join("bin").join(name)
     }
@@ -115,7 +115,7 @@ impl Context {
         self.cache.join("kubeconfig")
     }
 
-    /// Names the Docker Engine that all later commands use. Without it they use the machine's own.
+    /// Sets the Docker Engine that all later commands use instead of the machine's own.
     pub fn use_engine(&self, host: String) {
         *self
             .docker_host
@@ -123,7 +123,7 @@ impl Context {
             .unwrap_or_else(PoisonError::into_inner) = Some(host);
     }
 
-    /// The environment that leads a command, or a person, to the cluster and its tools.
+    /// The environment variables with which commands find the cluster and its tools.
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         let path = env::var("PATH").unwrap_or_default();
         let mut variables = vec![
@@ -144,7 +144,7 @@ impl Context {
         variables
     }
 
-    /// That environment as lines for a person's shell.
+    /// The same as `export` lines for a shell.
     pub fn exports(&self) -> String {
         let line = |(name, value): (&str, String)| {
             let value = if name == "PATH" {
@@ -161,8 +161,8 @@ impl Context {
             .join("\n")
     }
 
-    /// A command in the checkout, with that environment and its temporary files where a later run
-    /// clears them away. Programs under the cache's `bin` come before the machine's.
+    /// A command in the checkout with that environment. Its temporary files are in the cache, where
+    /// a later run removes them. Programs in the cache's `bin` precede the machine's.
     pub fn command(&self, program: &str) -> Command {
         let own = self.bin(program);
         let mut command = if own.is_file() {
@@ -177,11 +177,11 @@ impl Context {
         command
     }
 
-    /// Cargo, building into a folder that outlives the checkout unless the caller named one.
+    /// Cargo, which builds into the cache unless the caller set `CARGO_TARGET_DIR`.
     pub fn cargo(&self) -> Command {
         let mut command = self.command("cargo");
-        // What `cargo run` says of xtask to us would reach build scripts too, and those of ring run
-        // again when it changes.
+        // `cargo run` sets these for xtask. ring's build script would see them and run again when
+        // they change.
         for (name, _) in env::vars_os() {
             if name.to_str().is_some_and(|name| {
                 name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_")
@@ -196,7 +196,7 @@ impl Context {
     }
 }
 
-/// Whether a program of this name is found along `PATH`.
+/// Whether a program of this name is found on `PATH`.
 pub fn on_path(program: &str) -> bool {
     env::var_os("PATH")
         .is_some_and(|path| env::split_paths(&path).any(|folder| folder.join(program).is_file()))

@@ -1,8 +1,7 @@
-//! What the workspace is made of: the licences of all crates, checked, and a bill of materials.
+//! The crates of the build: a check of their licences and sources, and a bill of materials.
 //!
-//! By `cargo metadata` alone. Security advisories are not looked up: that takes cargo-deny or
-//! cargo-audit, which a bare machine would have to compile for minutes, and their database from the
-//! network.
+//! `cargo metadata` lists them. Security advisories are not checked: cargo-deny and cargo-audit
+//! take minutes to compile on a bare machine and download their database.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -14,8 +13,7 @@ use serde_json::{Value, json};
 use crate::context::Context;
 use crate::step::{Log, step};
 
-/// The licences we accept, by their SPDX identifiers: permissive ones, whose terms a notice beside
-/// the binary meets.
+/// SPDX identifiers of the licences we accept: permissive ones that only require a notice.
 const ACCEPTED: [&str; 9] = [
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -27,7 +25,7 @@ const ACCEPTED: [&str; 9] = [
     "Unicode-3.0",
     "Zlib",
 ];
-/// The one place crates may come from, besides the workspace.
+/// The only source of crates besides the workspace.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
@@ -36,11 +34,11 @@ struct Package {
     name: String,
     version: String,
     licence: String,
-    /// None: of the workspace.
+    /// None for a crate of the workspace.
     source: Option<String>,
 }
 
-/// Whether every crate comes from crates.io and under a licence we accept.
+/// Fails unless every crate comes from crates.io and has a licence that we accept.
 pub fn check(context: &Context, log: &Log) -> Result<()> {
     let packages = packages(context, log)?;
     let wrong: BTreeSet<String> = packages
@@ -87,7 +85,11 @@ pub fn write_bill(context: &Context, file: &Path) -> Result<()> {
         "bomFormat": "CycloneDX",
         "specVersion": "1.5",
         "version": 1,
-        "metadata": {"component": {"type": "application", "name": "pinpipe", "version": env!("CARGO_PKG_VERSION")}},
+        "metadata": {"component": {
+            "type": "application",
+            "name": "pinpipe",
+            "version": env!("CARGO_PKG_VERSION"),
+        }},
         "components": components,
     });
     fs::write(file, serde_json::to_string_pretty(&bill)? + "\n")
@@ -114,7 +116,7 @@ fn component(package: &Package) -> Value {
     component
 }
 
-/// All crates that the build for [`TARGET`] takes, tests and build scripts among them.
+/// All crates of the build for [`TARGET`], including those of tests and build scripts.
 fn packages(context: &Context, log: &Log) -> Result<Vec<Package>> {
     let mut cargo = context.cargo();
     cargo.args([
@@ -139,7 +141,7 @@ fn packages(context: &Context, log: &Log) -> Result<Vec<Package>> {
     Ok(packages.collect())
 }
 
-/// Whether an SPDX expression can be met by licences we accept. `/` is an older way to write `OR`.
+/// Whether licences we accept satisfy an SPDX expression. `/` is an older form of `OR`.
 fn is_accepted(expression: &str) -> bool {
     let spaced = expression
         .replace('(', " ( ")
@@ -173,7 +175,7 @@ fn one<'a, 'b>(tokens: &'b [&'a str]) -> (bool, &'b [&'a str]) {
     match tokens.split_first() {
         Some((&"(", inside)) => {
             let (met, rest) = any_of(inside);
-            // What isn't closed is no expression.
+            // An unclosed group is no valid expression.
             rest.split_first()
                 .filter(|(token, _)| **token == ")")
                 .map_or((false, &[][..]), |(_, rest)| (met, rest))

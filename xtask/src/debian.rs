@@ -1,5 +1,5 @@
-//! Programs of the machine, installed from Debian's packages where they are missing and that can be
-//! done.
+//! Programs of the machine. Missing ones are installed from Debian's packages if this is root on
+//! Debian.
 
 use std::path::Path;
 use std::process::Command;
@@ -20,7 +20,7 @@ pub const fn need(program: &'static str, package: &'static str) -> Need {
     Need { program, package }
 }
 
-/// Whether this process may do anything on this machine.
+/// Whether this process runs as root.
 pub fn is_root() -> bool {
     Command::new("id")
         .arg("-u")
@@ -28,12 +28,12 @@ pub fn is_root() -> bool {
         .is_ok_and(|output| output.stdout.trim_ascii() == b"0")
 }
 
-/// apt-get holds a lock, so that threads take turns.
+/// apt-get fails when another one holds its lock.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-/// Sees to it that the programs are there.
+/// Ensures that the programs are there.
 pub fn ensure(context: &Context, needs: &[Need]) -> Result<()> {
-    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let _permit = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let missing: Vec<&Need> = needs.iter().filter(|need| !on_path(need.program)).collect();
     if missing.is_empty() {
         return Ok(());
@@ -45,7 +45,8 @@ pub fn ensure(context: &Context, needs: &[Need]) -> Result<()> {
         .join(", ");
     if !Path::new("/etc/debian_version").exists() || !is_root() {
         bail!(
-            "not found: {programs}. Install them, or run this as root on Debian, where it installs them itself"
+            "not found: {programs}. Install them, or run this as root on Debian, where it installs \
+             them itself"
         );
     }
     let packages: Vec<&str> = missing.iter().map(|need| need.package).collect();
@@ -85,7 +86,7 @@ pub fn ensure(context: &Context, needs: &[Need]) -> Result<()> {
     )
 }
 
-/// The Debian mirror this machine itself installs from.
+/// The Debian mirror that apt on this machine is configured with.
 pub fn mirror(context: &Context) -> Result<String> {
     let output = context
         .command("apt-get")
@@ -104,7 +105,8 @@ pub fn mirror(context: &Context) -> Result<String> {
     {
         Some(uri) => Ok(uri.to_owned()),
         None => bail!(
-            "apt has no Debian mirror configured (apt-get indextargets lists none ending in /debian)"
+            "apt has no Debian mirror configured (apt-get indextargets lists none ending in \
+             /debian)"
         ),
     }
 }

@@ -1,7 +1,7 @@
 //! `cargo xtask demo`: the main job, end to end, on a real cluster.
 
 use std::fs;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, Result, bail};
 use serde_json::Value;
@@ -9,64 +9,42 @@ use serde_json::Value;
 use crate::context::Context;
 use crate::step::step;
 use crate::workers::WorkerImages;
-use crate::{operator, stack};
+use crate::{compile, operator, stack, times};
 
 const EXAMPLE: &str = "examples/pinterest.yaml";
-const NAMESPACE: &str = "data";
+/// The namespace of the example.
+pub const NAMESPACE: &str = "data";
 const PIPELINE: &str = "pinterest";
-/// Users the emulator is, so records of each kind.
+/// The number of users the emulator simulates, which is the number of records of each kind.
 const USERS: u32 = 10_000;
 const KINDS: [&str; 3] = ["pin", "geo", "user"];
 
-/// The demo's steps and how long each took.
-struct Course<'a> {
-    context: &'a Context,
-    took: Vec<(&'static str, f64)>,
-}
-
-impl Course<'_> {
-    fn step<T>(
-        &mut self,
-        title: &'static str,
-        work: impl FnOnce(&Context) -> Result<T>,
-    ) -> Result<T> {
-        let start = Instant::now();
-        let result = work(self.context);
-        self.took.push((title, start.elapsed().as_secs_f64()));
-        result
-    }
-}
-
 pub fn run(context: &Context) -> Result<()> {
-    let mut course = Course {
-        context,
-        took: Vec::new(),
-    };
-    let images = course.step("cluster, images, dev servers", stack::up)?;
-    course.step("operator", |context| operator::install(context, &images))?;
-    course.step("pipeline Ready", apply)?;
+    let (images, _) = stack::up(context, || compile::demo(context))?;
+    operator::install(context, &images)?;
+    apply(context)?;
     let stamp = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let acknowledged = course.step("30,000 records posted", |context| {
-        emulate(context, &images, stamp)
-    })?;
-    course.step("batch run", |context| batch(context, stamp))?;
+    let acknowledged = emulate(context, &images, stamp)?;
+    batch(context, stamp)?;
     println!(
-        "\nThe pipeline {NAMESPACE}/{PIPELINE}: records acknowledged in this run, and what is in each place after it\n"
+        "\nThe pipeline {NAMESPACE}/{PIPELINE}: records acknowledged in this run, and what each \
+         store has after it\n"
     );
-    course.step("counts and answers", |context| {
+    times::of("counts and answers", || {
         report(context, &images, &acknowledged)
     })?;
-    println!("\nHow long it took, seconds");
-    for (title, seconds) in &course.took {
-        println!("  {title:<30} {seconds:>7.1}");
-    }
+    println!(
+        "\nHow long it took, minutes and seconds\n{}",
+        times::table()
+    );
     look_further(context);
     Ok(())
 }
 
 fn apply(context: &Context) -> Result<()> {
     let hint = format!(
-        "kubectl --namespace {NAMESPACE} describe pinterestpipeline {PIPELINE}: its conditions say what is wrong"
+        "kubectl --namespace {NAMESPACE} describe pinterestpipeline {PIPELINE}: its conditions \
+         show what is wrong"
     );
     step(context, &format!("apply {EXAMPLE}"), &hint, |log| {
         log.run(
@@ -80,7 +58,8 @@ fn apply(context: &Context) -> Result<()> {
         );
         let ready = log.run(wait.arg(format!("pinterestpipeline/{PIPELINE}")));
         if ready.is_err() {
-            let conditions = "--output=jsonpath={range .status.conditions[*]}{.type}={.status}: {.message}{\"\\n\"}{end}";
+            let conditions = "--output=jsonpath={range .status.conditions[*]}\
+                              {.type}={.status}: {.message}{\"\\n\"}{end}";
             log.run(
                 in_namespace(context, &["get", "pinterestpipeline", PIPELINE, conditions])
                     .arg("--request-timeout=10s"),
@@ -90,8 +69,8 @@ fn apply(context: &Context) -> Result<()> {
     })
 }
 
-/// Lets the emulator post its records through the ingest Service. Returns the acknowledged ones in
-/// the order of [`KINDS`].
+/// Runs the emulator, which posts its records through the ingest Service. Returns the numbers of
+/// acknowledged records in the order of [`KINDS`].
 fn emulate(context: &Context, images: &WorkerImages, stamp: u64) -> Result<[u64; 3]> {
     let name = format!("demo-emulator-{stamp}");
     let hint = format!("kubectl --namespace {NAMESPACE} logs job/{name}");
@@ -113,7 +92,7 @@ fn emulate(context: &Context, images: &WorkerImages, stamp: u64) -> Result<[u64;
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok());
         let report = report.rfind(|line| line["acknowledged"].is_object());
-        let report = report.context("the emulator's log has no report of what was acknowledged")?;
+        let report = report.context("the emulator's log has no report of acknowledged records")?;
         Ok(KINDS.map(|kind| report["acknowledged"][kind].as_u64().unwrap_or(0)))
     })
 }
@@ -134,13 +113,17 @@ spec:
       containers:
       - name: emulator
         image: {registry}/emulator:{tag}
-        args: [--target, 'http://{PIPELINE}-ingest.{NAMESPACE}.svc:8080', --count, '{USERS}', --rate, '0', --log-format, plain]
-        securityContext: {{allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {{drop: [ALL]}}}}
+        args: [--target, 'http://{PIPELINE}-ingest.{NAMESPACE}.svc:8080', --count, '{USERS}',
+          --rate, '0', --log-format, plain]
+        securityContext:
+          allowPrivilegeEscalation: false
+          readOnlyRootFilesystem: true
+          capabilities: {{drop: [ALL]}}
 "
     )
 }
 
-/// Starts a run from the `CronJob`, as its schedule would.
+/// Starts a batch run from the `CronJob`, as its schedule would.
 fn batch(context: &Context, stamp: u64) -> Result<()> {
     let name = format!("demo-batch-{stamp}");
     let hint = format!("kubectl --namespace {NAMESPACE} logs job/{name}");
@@ -154,7 +137,7 @@ fn batch(context: &Context, stamp: u64) -> Result<()> {
     })
 }
 
-/// The condition that a Job has from when it can't fail any more.
+/// The condition of a Job that can no longer fail.
 const SUCCEEDED: &str = "SuccessCriteriaMet";
 
 /// Waits for a Job to complete, or to fail.
@@ -175,7 +158,7 @@ fn finish(context: &Context, log: &crate::step::Log, job: &str, timeout: &str) -
         context,
         &["get", &object, &format!("--output={true_conditions}")],
     );
-    // The first of two conditions tells already how it ended, when nothing else of the status does.
+    // This condition is set before `Complete` and the rest of the status.
     if ended.is_err() || !log.output(&mut conditions)?.contains(SUCCEEDED) {
         log.run(&mut in_namespace(
             context,
@@ -206,8 +189,9 @@ fn look_further(context: &Context) {
         "  kubectl --namespace {NAMESPACE} get pinterestpipelines,pods
   kubectl --namespace {NAMESPACE} describe pinterestpipeline {PIPELINE}
   kubectl --namespace {NAMESPACE} logs deployment/{PIPELINE}-stream-live
-  kubectl --namespace devstack exec postgres-0 -- psql -U pinpipe -c 'SELECT category, count(*) FROM pin GROUP BY 1 ORDER BY 2 DESC'
-  kubectl explain pinterestpipeline.spec
+  kubectl --namespace devstack exec postgres-0 -- psql -U pinpipe \\
+    -c 'SELECT category, count(*) FROM pin GROUP BY 1 ORDER BY 2 DESC'
+  kubectl explain pinterestpipeline.spec --recursive
   cargo xtask cluster down    # removes everything"
     );
 }

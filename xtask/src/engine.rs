@@ -21,7 +21,7 @@ const START_WITHIN: Duration = Duration::from_mins(1);
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const STOP_WITHIN: Duration = Duration::from_secs(40);
 
-/// An engine of our own.
+/// The engine that is started here.
 struct Own<'a> {
     context: &'a Context,
     folder: PathBuf,
@@ -39,7 +39,8 @@ impl<'a> Own<'a> {
         format!("unix://{}", self.folder.join("docker.sock").display())
     }
 
-    /// The daemon, its containerd and the shims of its containers: all are told this folder.
+    /// The daemon, its containerd and the shims of its containers: all have the folder in their
+    /// arguments.
     fn processes(&self) -> Vec<u32> {
         self.of_programs(&[
             "dockerd",
@@ -56,8 +57,8 @@ impl<'a> Own<'a> {
     fn start(&self, log: &Log) -> Result<()> {
         let context = self.context;
         fs::create_dir_all(&self.folder)?;
-        // What still lives does not answer. Pid files would stop the next daemon, whoever has those
-        // ids now.
+        // Processes that still run do not answer. Pid files would keep the next daemon from
+        // starting, even if other processes have these ids now.
         self.processes().into_iter().for_each(process::kill_tree);
         for file in [
             "docker.pid",
@@ -83,7 +84,10 @@ impl<'a> Own<'a> {
         }
         daemon.args(["--bridge", host_network::ENGINE_BRIDGE]);
         if !has_capability(CAP_SYS_RESOURCE) {
-            log.line("root lacks CAP_SYS_RESOURCE: runc is called through a wrapper that does not ask for it");
+            log.line(
+                "root lacks CAP_SYS_RESOURCE: runc is called through a wrapper that does not \
+                 request it",
+            );
             let wrapper = context.bin("runc-without-sys-resource");
             fs::copy(
                 context.root.join("e2e/kind/runc-without-sys-resource"),
@@ -105,13 +109,13 @@ impl<'a> Own<'a> {
             if let Some(status) = child.try_wait()?
                 && !status.success()
             {
-                bail!("dockerd ended with {status}: {}", self.last_words());
+                bail!("dockerd ended with {status}: {}", self.log_end());
             }
             if start.elapsed() > START_WITHIN {
                 bail!(
                     "dockerd does not answer after {} s: {}",
                     START_WITHIN.as_secs(),
-                    self.last_words()
+                    self.log_end()
                 );
             }
             sleep(Duration::from_millis(200));
@@ -119,13 +123,13 @@ impl<'a> Own<'a> {
         Ok(())
     }
 
-    fn last_words(&self) -> String {
+    fn log_end(&self) -> String {
         let log = fs::read_to_string(self.folder.join("dockerd.log")).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         lines[lines.len().saturating_sub(5)..].join("\n")
     }
 
-    /// Mounts that a killed daemon left behind, the innermost first.
+    /// Unmounts what a killed daemon left mounted, the innermost first.
     fn unmount(&self, log: &Log) -> Result<()> {
         let mounts = fs::read_to_string("/proc/mounts")?;
         let folder = self.folder.display().to_string();
@@ -142,7 +146,7 @@ impl<'a> Own<'a> {
     }
 
     fn stop(&self, log: &Log) -> Result<()> {
-        // The daemon first: it ends its containers and its own children in order.
+        // The daemon first: it stops its containers and its children in order.
         process::stop(&self.of_programs(&["dockerd"]), STOP_WITHIN);
         self.processes().into_iter().for_each(process::kill_tree);
         self.unmount(log)?;
@@ -151,8 +155,7 @@ impl<'a> Own<'a> {
     }
 }
 
-/// The engine's control groups of containers that are gone. One that is in use cannot be removed,
-/// whoever's it is.
+/// Removes the control groups that ended containers left. One that is in use cannot be removed.
 fn remove_empty_cgroups() {
     fn remove(folder: &Path) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
@@ -193,12 +196,11 @@ fn has_capability(bit: u32) -> bool {
     mask.is_none_or(|mask| mask >> bit & 1 == 1)
 }
 
-/// Makes the context use an engine that is there already, first of all one of our own. Returns
-/// whether there is one.
+/// Makes the context use a running engine, preferably our own. Returns whether there is one.
 pub fn find(context: &Context) -> bool {
     let own = Own::new(context);
     let start = Instant::now();
-    // One that was just started, or is busy, gets the time it needs.
+    // One that was just started or is busy needs some time to answer.
     while !own.of_programs(&["dockerd"]).is_empty() && start.elapsed() < START_WITHIN {
         if answers(context, Some(&own.host())) {
             context.use_engine(own.host());
@@ -216,7 +218,8 @@ pub fn ensure(context: &Context) -> Result<()> {
     }
     if !cfg!(target_os = "linux") || !debian::is_root() {
         bail!(
-            "no Docker Engine answers (docker info). Start one, or run this as root on Linux, where it starts one itself"
+            "no Docker Engine answers (docker info). Start one, or run this as root on Linux, \
+             where it starts one itself"
         );
     }
     let needs = [
@@ -236,8 +239,7 @@ pub fn ensure(context: &Context) -> Result<()> {
     Ok(())
 }
 
-/// Stops the engine that was started here, if one was, and undoes what it did to the machine's
-/// network.
+/// Stops our own engine, if it runs, and undoes its changes to the machine's network.
 pub fn stop_own(context: &Context) -> Result<()> {
     let own = Own::new(context);
     if !own.folder.join("host-before").exists() && own.processes().is_empty() {
@@ -251,8 +253,8 @@ pub fn stop_own(context: &Context) -> Result<()> {
     )
 }
 
-/// Prepares the network of the nodes on an engine of our own, where its bridge has a name that
-/// `stop_own` knows.
+/// Creates the network of the nodes if the engine is our own, so that `stop_own` knows the name of
+/// its bridge.
 pub fn make_kind_network(context: &Context, log: &Log) -> Result<()> {
     let is_own = context
         .environment()
@@ -296,8 +298,8 @@ pub fn has_image(context: &Context, image: &str) -> bool {
     inspect.is_ok_and(|output| output.status.success())
 }
 
-/// Pulls an image from its registry. No registry answering within 20 seconds is not an error: other
-/// ways are gone then.
+/// Pulls an image from its registry; returns whether it did. A registry that does not answer within
+/// 20 seconds is not an error: the image is then built instead.
 pub fn pull(context: &Context, image: &str) -> Result<bool> {
     let name = image.split_once('@').map_or(image, |(name, _digest)| name);
     step(
@@ -318,8 +320,8 @@ pub fn pull(context: &Context, image: &str) -> Result<bool> {
     )
 }
 
-/// Images of the same repository but other tags only keep disk space, unless a container still uses
-/// one.
+/// Removes images of the same repository with other tags, to free disk space. One that a container
+/// uses stays.
 pub fn remove_older_images(context: &Context, log: &Log, image: &str) -> Result<()> {
     let (repository, tag) = image
         .rsplit_once(':')

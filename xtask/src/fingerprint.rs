@@ -1,4 +1,4 @@
-//! Names for what is kept: a hash of everything it was made from.
+//! Keys of what is kept in the cache: a hash of its inputs.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -8,8 +8,8 @@ use std::path::Path;
 use anyhow::{Context as _, Result};
 use sha2::{Digest as _, Sha256};
 
-/// Collects inputs in the order given. Each is framed by its length, so that no two lists of inputs
-/// look the same.
+/// Hashes inputs in the order given. Each is preceded by its length, so that different lists of
+/// inputs have different hashes.
 #[derive(Default)]
 pub struct Fingerprint(Sha256);
 
@@ -24,7 +24,7 @@ impl Fingerprint {
         self.0.update(bytes);
     }
 
-    /// A file's content, or a folder's: names and contents, in the order of the names.
+    /// Adds the content of a file, or the names and contents of a folder in the order of the names.
     pub fn path(mut self, path: &Path) -> Result<Self> {
         self.add_path(path)
             .with_context(|| format!("reading {}", path.display()))?;
@@ -48,7 +48,7 @@ impl Fingerprint {
         Ok(())
     }
 
-    /// Twelve hexadecimal digits: fit for an image tag.
+    /// The hash as twelve hexadecimal digits, which may be an image tag.
     pub fn finish(self) -> String {
         self.0
             .finalize()

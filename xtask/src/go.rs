@@ -1,8 +1,12 @@
-//! Programs built from Go modules: kind and helm where the machine has none, and what a node image
-//! is made of.
+//! Programs built from Go modules: kind and helm where the machine has none, and the programs of a
+//! node image.
+//!
+//! All but helm come from one module, e2e/kind, so that they compile the Kubernetes libraries once,
+//! in one version.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -10,74 +14,67 @@ use crate::context::{Context, on_path};
 use crate::fingerprint::Fingerprint;
 use crate::step::step;
 
-/// What to build: a package, named as in its module under e2e/kind.
-struct Program {
-    name: &'static str,
-    module: &'static str,
-    package: &'static str,
-    /// Packages whose variables hold the version it reports, Kubernetes' own.
-    version_variables: &'static [&'static str],
-}
-
-const fn program(name: &'static str, module: &'static str, package: &'static str) -> Program {
-    Program {
-        name,
-        module,
-        package,
-        version_variables: &[],
-    }
-}
-
-const KIND: Program = program("kind", "tools", "sigs.k8s.io/kind");
-const HELM: Program = program("helm", "tools", "helm.sh/helm/v4/cmd/helm");
-const ETCD: Program = program("etcd", "etcd", ".");
-const COREDNS: Program = program("coredns", "coredns", ".");
-const HYPERKUBE: Program = Program {
-    version_variables: &[
-        "k8s.io/component-base/version",
-        "k8s.io/client-go/pkg/version",
-    ],
-    ..program("hyperkube", "kubernetes", ".")
+/// The folder of the module of nodes, and of kind.
+const NODE: &str = "e2e/kind";
+/// The folder of helm's module, which needs another version of the Kubernetes libraries.
+const HELM: &str = "e2e/kind/helm";
+/// Packages whose variables hold the version that Kubernetes programs report.
+const VERSION_VARIABLES: [&str; 2] = [
+    "k8s.io/component-base/version",
+    "k8s.io/client-go/pkg/version",
+];
+const KIND: Program = Program {
+    name: "kind",
+    package: "sigs.k8s.io/kind",
 };
 
-/// kind and helm: the machine's own, or built.
-pub fn tools(context: &Context) -> Result<()> {
-    for tool in [KIND, HELM] {
-        if !on_path(tool.name) {
-            build(context, &tool)?;
-        }
+/// What to build. The last element of the package is the program's name.
+#[derive(Clone, Copy)]
+struct Program {
+    name: &'static str,
+    package: &'static str,
+}
+
+/// Go uses every core, and two builds at once would compile the packages they share twice.
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+
+/// kind: the machine's own, or built.
+pub fn kind(context: &Context) -> Result<()> {
+    if on_path(KIND.name) {
+        return Ok(());
     }
-    Ok(())
+    build(context, NODE, &[KIND])
 }
 
-/// The servers of a node that are small, built one after the other.
-pub fn node_servers(context: &Context) -> Result<()> {
-    build(context, &ETCD)?;
-    build(context, &COREDNS)
+/// helm, where no finished one can be had.
+pub fn helm(context: &Context) -> Result<()> {
+    let helm = Program {
+        name: "helm",
+        package: "helm.sh/helm/v4/cmd/helm",
+    };
+    build(context, HELM, &[helm])
 }
 
-/// All programs of Kubernetes in one binary, `hyperkube`.
-pub fn kubernetes(context: &Context) -> Result<()> {
-    build(context, &HYPERKUBE)
+/// The programs of a node: etcd, `CoreDNS`, and `hyperkube`, which is all programs of Kubernetes.
+pub fn node_programs(context: &Context) -> Result<()> {
+    let program = |name, package| Program { name, package };
+    let programs = [
+        program("hyperkube", "./hyperkube"),
+        program("etcd", "./etcd"),
+        program("coredns", "./coredns"),
+    ];
+    build(context, NODE, &programs)
 }
 
 /// The version of Kubernetes a node image has, such as `v1.36.3`.
 pub fn kubernetes_version(context: &Context) -> Result<String> {
-    version_of(context, HYPERKUBE.module, "k8s.io/kubernetes")
-}
-
-fn module_folder(context: &Context, module: &str) -> PathBuf {
-    context.root.join("e2e/kind").join(module)
-}
-
-fn version_of(context: &Context, module: &str, dependency: &str) -> Result<String> {
-    let file = module_folder(context, module).join("go.mod");
+    let file = context.root.join(NODE).join("go.mod");
     let text = fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
     let version = text
         .lines()
-        .find_map(|line| line.trim().strip_prefix(dependency)?.strip_prefix(' '));
+        .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "));
     Ok(version
-        .with_context(|| format!("{} does not require {dependency}", file.display()))?
+        .with_context(|| format!("{} does not require k8s.io/kubernetes", file.display()))?
         .to_owned())
 }
 
@@ -90,7 +87,7 @@ pub fn kind_source(context: &Context) -> Result<PathBuf> {
         "check that the Go module proxy can be reached",
         |log| {
             let mut go = context.command("go");
-            go.current_dir(module_folder(context, KIND.module)).args([
+            go.current_dir(context.root.join(NODE)).args([
                 "mod",
                 "download",
                 "-json",
@@ -109,62 +106,67 @@ pub fn kind_source(context: &Context) -> Result<PathBuf> {
 fn require_go() -> Result<()> {
     if !on_path("go") {
         bail!(
-            "not found: go, to build what this machine lacks. Install Go 1.26 or newer, or install kind and helm"
+            "not found: go, to build what this machine lacks. Install Go 1.26 or newer, or \
+             install kind and helm"
         );
     }
     Ok(())
 }
 
-/// Builds a program into the cache's `bin`, unless the one there was made from the same module.
-fn build(context: &Context, program: &Program) -> Result<()> {
-    require_go()?;
-    let folder = module_folder(context, program.module);
-    let linked = linker_flags(program, &kubernetes_version(context)?);
-    let key = Fingerprint::default()
-        .path(&folder)?
-        .text(program.package)
-        .text(&linked)
-        .finish();
-    let (binary, stamp) = (
-        context.bin(program.name),
-        context
-            .cache
-            .join("bin")
-            .join(format!(".{}.key", program.name)),
-    );
-    if binary.is_file() && fs::read_to_string(&stamp).is_ok_and(|made| made == key) {
+/// Builds programs of a module into the cache's `bin`, by one command, except those that are there
+/// and were built from the same inputs.
+fn build(context: &Context, module: &str, programs: &[Program]) -> Result<()> {
+    let _permit = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let folder = context.root.join(module);
+    let linked = linker_flags(&kubernetes_version(context)?);
+    let stamp = |name: &str| context.cache.join("bin").join(format!(".{name}.key"));
+    let mut missing = Vec::new();
+    for program in programs {
+        let mut key = Fingerprint::default()
+            .path(&folder.join("go.mod"))?
+            .path(&folder.join("go.sum"))?
+            .text(program.package)
+            .text(&linked);
+        if program.package.starts_with("./") {
+            key = key.path(&folder.join(program.package))?;
+        }
+        let key = key.finish();
+        let built = fs::read_to_string(stamp(program.name)).is_ok_and(|built| built == key);
+        if !built || !context.bin(program.name).is_file() {
+            missing.push((*program, key));
+        }
+    }
+    if missing.is_empty() {
         return Ok(());
     }
-    let hint = "check that the Go module proxy can be reached and that the disk has 6 GB free; what was built is kept";
-    step(
-        context,
-        &format!("Go program {}", program.name),
-        hint,
-        |log| {
-            let finished = context.temporary_folder(program.name)?.join(program.name);
-            log.download(|| {
-                let mut go = context.command("go");
-                // A static binary that is the same wherever the sources lie; -v names what is
-                // compiled, which shows progress.
-                go.current_dir(&folder).env("CGO_ENABLED", "0").args([
-                    "build",
-                    "-v",
-                    "-trimpath",
-                    "-ldflags",
-                    &linked,
-                    "-o",
-                ]);
-                go.arg(&finished).arg(program.package);
-                go
-            })?;
-            replace(&finished, &binary)?;
-            Ok(fs::write(&stamp, key)?)
-        },
-    )
+    require_go()?;
+    let names: Vec<&str> = missing.iter().map(|(program, _)| program.name).collect();
+    let title = format!("Go programs {}", names.join(" "));
+    let hint = "check that the Go module proxy can be reached and that the disk has 6 GB free; \
+                packages that were compiled are kept";
+    step(context, &title, hint, |log| {
+        let finished = context.temporary_folder("go")?;
+        log.download(|| {
+            let mut go = context.command("go");
+            // A static binary that is the same wherever the sources lie; -v prints each package
+            // that is compiled, which shows progress.
+            go.current_dir(&folder)
+                .env("CGO_ENABLED", "0")
+                .args(["build", "-v", "-trimpath", "-ldflags", &linked, "-o"])
+                .arg(&finished)
+                .args(missing.iter().map(|(program, _)| program.package));
+            go
+        })?;
+        for (program, key) in &missing {
+            replace(&finished.join(program.name), &context.bin(program.name))?;
+            fs::write(stamp(program.name), key)?;
+        }
+        Ok(())
+    })
 }
 
 /// Leaves out debug information, and sets the version that Kubernetes programs report.
-fn linker_flags(program: &Program, version: &str) -> String {
+fn linker_flags(version: &str) -> String {
     let numbers: Vec<&str> = version.trim_start_matches('v').split('.').collect();
     let minor = numbers.get(1).copied().unwrap_or("0");
     let values = [
@@ -172,7 +174,7 @@ fn linker_flags(program: &Program, version: &str) -> String {
         ("gitMajor", numbers[0]),
         ("gitMinor", minor),
     ];
-    let settings = program.version_variables.iter().flat_map(|package| {
+    let settings = VERSION_VARIABLES.iter().flat_map(|package| {
         values.map(|(variable, value)| format!("-X {package}.{variable}={value}"))
     });
     let flags: Vec<String> = ["-s", "-w"]
@@ -184,6 +186,18 @@ fn linker_flags(program: &Program, version: &str) -> String {
 }
 
 /// Puts a finished file into place in one step; a program that runs from the old one goes on.
-fn replace(finished: &Path, place: &Path) -> Result<()> {
+pub fn replace(finished: &Path, place: &Path) -> Result<()> {
     fs::rename(finished, place).with_context(|| format!("putting {} into place", place.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_report_the_version_of_kubernetes() {
+        let flags = linker_flags("v1.36.3");
+        assert!(flags.starts_with("-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3"));
+        assert!(flags.contains("k8s.io/client-go/pkg/version.gitMinor=36"));
+    }
 }

@@ -1,5 +1,5 @@
-//! What a Docker Engine of our own changes in the machine's network, and how that is undone: its
-//! bridges, its packet filter rules, forwarding.
+//! The changes that our own Docker Engine makes to the machine's network (bridges, packet filter
+//! rules, forwarding) and how they are undone.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -13,7 +13,7 @@ use crate::step::Log;
 /// The engine's default bridge. Build containers use it.
 pub const ENGINE_BRIDGE: &str = "pinpipe0";
 const ENGINE_ADDRESS: &str = "172.30.0.1/16";
-/// The bridge of the network `kind`, on which the nodes are.
+/// The bridge of the network `kind`, which connects the nodes.
 pub const KIND_BRIDGE: &str = "pinpipe1";
 pub const KIND_SUBNET: &str = "172.31.0.0/16";
 
@@ -31,7 +31,7 @@ fn remove(context: &Context, log: &Log, interface: &str) -> Result<()> {
     }
 }
 
-/// Removes bridges that a killed run left behind, and makes the engine's.
+/// Removes bridges that a killed run left behind, and creates the engine's.
 pub fn make_bridge(context: &Context, log: &Log) -> Result<()> {
     remove(context, log, ENGINE_BRIDGE)?;
     remove(context, log, KIND_BRIDGE)?;
@@ -52,7 +52,7 @@ pub fn make_bridge(context: &Context, log: &Log) -> Result<()> {
     )
 }
 
-/// Writes down what an engine is about to change, unless that was done and not undone yet.
+/// Saves the settings that an engine is about to change, unless they are saved already.
 pub fn remember(context: &Context, log: &Log, file: &Path) -> Result<()> {
     if file.exists() {
         return Ok(());
@@ -72,7 +72,7 @@ pub fn remember(context: &Context, log: &Log, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Takes away bridges and rules, and sets forwarding as it was.
+/// Removes bridges and rules, and restores forwarding.
 pub fn restore(context: &Context, log: &Log, file: &Path) -> Result<()> {
     remove(context, log, ENGINE_BRIDGE)?;
     remove(context, log, KIND_BRIDGE)?;
@@ -87,7 +87,7 @@ pub fn restore(context: &Context, log: &Log, file: &Path) -> Result<()> {
     if value("other-engine").is_none() {
         for table in ["nat", "filter", "raw"] {
             let rules = log.output(context.command("iptables").args(["-t", table, "-S"]))?;
-            for arguments in undoing(&rules) {
+            for arguments in removals(&rules) {
                 log.run(
                     context
                         .command("iptables")
@@ -107,9 +107,9 @@ pub fn restore(context: &Context, log: &Log, file: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The iptables arguments that take away Docker's rules and then its chains, out of what `iptables
-/// -S` printed.
-fn undoing(rules: &str) -> Vec<Vec<String>> {
+/// The iptables arguments that remove Docker's rules and then its chains, from the output of
+/// `iptables -S`.
+fn removals(rules: &str) -> Vec<Vec<String>> {
     let ours = |text: &str| {
         ["DOCKER", "pinpipe0", "pinpipe1"]
             .iter()
@@ -142,8 +142,12 @@ mod tests {
 
     #[test]
     fn only_dockers_rules_are_undone_and_chains_last() {
-        let rules = "-P FORWARD DROP\n-N DOCKER\n-N MINE\n-A FORWARD -o pinpipe0 -j DOCKER\n-A FORWARD -j MINE\n";
-        let commands: Vec<String> = undoing(rules).iter().map(|words| words.join(" ")).collect();
+        let rules = "-P FORWARD DROP\n-N DOCKER\n-N MINE\n\
+                     -A FORWARD -o pinpipe0 -j DOCKER\n-A FORWARD -j MINE\n";
+        let commands: Vec<String> = removals(rules)
+            .iter()
+            .map(|words| words.join(" "))
+            .collect();
         assert_eq!(
             commands,
             ["-D FORWARD -o pinpipe0 -j DOCKER", "-F DOCKER", "-X DOCKER"]

@@ -1,4 +1,4 @@
-//! Images of the dev servers, built from e2e/images, and how images get into the cluster.
+//! Images of the dev servers, built from e2e/images; and loading of images into the cluster.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -17,8 +17,8 @@ use crate::fingerprint::Fingerprint;
 use crate::step::step;
 use crate::workers::{self, WorkerImages};
 
-/// Where an image gets what no Debian package has: on the host, whose clients know their
-/// registries, into the build context's `lib`.
+/// Where an image's files come from that no Debian package has. They are fetched on the host, whose
+/// clients are configured for their registries, into the build context's `lib`.
 #[derive(Clone, Copy)]
 enum Source {
     /// Jars, by the folder's pom.xml.
@@ -58,7 +58,8 @@ fn server(context: &Context, name: &'static str, source: Source) -> Result<Serve
     if !engine::has_image(context, &image) {
         let lib = fetch(context, name, &recipe, source)?;
         let base = base::ensure(context)?;
-        let hint = "check that the Debian mirror can be reached from a container (docker run), or read the log";
+        let hint = "check that the Debian mirror can be reached from a container (docker run), or \
+                    read the log";
         step(context, &format!("image {name}"), hint, |log| {
             let folder = context.temporary_folder(name)?;
             link_tree(&recipe, &folder)?;
@@ -218,9 +219,9 @@ fn load(context: &Context, nodes: &[String], images: &[String]) -> Result<()> {
     step(
         context,
         &title,
-        "`cargo xtask cluster status` tells whether the nodes run",
+        "`cargo xtask cluster status` shows whether the nodes run",
         |log| {
-            // It saves them once, and the nodes take them side by side.
+            // kind saves the images once and loads them into all nodes at a time.
             let mut kind: Command = context.command("kind");
             log.run(
                 kind.args(["load", "docker-image", "--name", CLUSTER, "--nodes", &nodes])
@@ -234,7 +235,7 @@ fn load(context: &Context, nodes: &[String], images: &[String]) -> Result<()> {
 pub fn build_and_print(context: &Context) -> Result<()> {
     engine::ensure(context)?;
     let servers = servers(context)?;
-    let workers = workers::build(context, &compile::workspace(context)?)?;
+    let workers = workers::build(context, &compile::demo(context)?)?;
     if cluster::is_running(context) {
         load_servers(context, &servers)?;
         load_workers(context, &workers)?;

@@ -1,10 +1,11 @@
 //! `cargo xtask …`: the one entry point for people and CI.
 //!
-//! What it makes is kept under `~/.cache/pinpipe` (`PINPIPE_CACHE`), keyed by a hash of what it was
-//! made from, and made again when it is not there. Nothing found there decides a result.
+//! What it builds is kept under `~/.cache/pinpipe` (`PINPIPE_CACHE`), keyed by a hash of its
+//! inputs, and built again when it is not there. Nothing found there decides a result.
 
 mod base;
 mod bench;
+mod check;
 mod cluster;
 mod compile;
 mod context;
@@ -15,6 +16,7 @@ mod devstack;
 mod engine;
 mod fingerprint;
 mod go;
+mod helm;
 mod host_network;
 mod images;
 mod manifests;
@@ -25,6 +27,7 @@ mod soak;
 mod stack;
 mod step;
 mod test;
+mod times;
 mod workers;
 
 use std::path::PathBuf;
@@ -46,19 +49,21 @@ struct Arguments {
 enum Task {
     /// Shows the main job end to end on a kind cluster
     Demo,
-    /// Runs every check and test, the end-to-end tests on a kind cluster among them
-    Test,
-    /// Kills and freezes workers and takes servers away, many times, while records flow; then
-    /// compares every store row by row
+    /// Runs the checks and tests, including the end-to-end tests on a kind cluster
+    Test(test::Options),
+    /// Runs the static checks of words, line widths, module graphs and dependencies
+    Check,
+    /// Kills and freezes workers and stops servers, many times, while records flow; then compares
+    /// every store row by row
     Soak(soak::Options),
     /// Runs all proofs of the operator, on servers of their own; `PINPIPE_PROOFS` names some
     Proofs,
     /// The kind cluster that demo and test use
     Cluster {
         #[command(subcommand)]
-        action: ClusterAction,
+        action: cluster::Action,
     },
-    /// Measures the workers beside what somebody would use in their place, on this machine
+    /// Measures the workers and their alternatives on this machine
     Bench(bench::Options),
     /// Renders manifests/ from the operator's chart
     Manifests,
@@ -73,16 +78,6 @@ enum Task {
     Stack,
 }
 
-#[derive(Subcommand)]
-enum ClusterAction {
-    /// Makes the cluster, and whatever it needs, unless it is there
-    Up,
-    /// Removes the cluster, and the Docker Engine and network interfaces that were started for it
-    Down,
-    /// Prints what is there and how to use it
-    Status,
-}
-
 fn main() -> ExitCode {
     match run(Arguments::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -95,34 +90,25 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<()> {
     let context = Context::new()?;
+    let _alone = match &arguments.task {
+        // These change nothing, so they may run beside another task.
+        Task::Check
+        | Task::Cluster {
+            action: cluster::Action::Status,
+        } => None,
+        _ => Some(context.run_alone()?),
+    };
     match arguments.task {
-        Task::Cluster {
-            action: ClusterAction::Status,
-        } => {
-            print!("{}", cluster::status(&context)?);
-            Ok(())
-        }
-        task => {
-            let _alone = context.run_alone()?;
-            match task {
-                Task::Demo => demo::run(&context),
-                Task::Test => test::run(&context),
-                Task::Bench(options) => bench::run(&context, &options),
-                Task::Soak(options) => soak::run(&context, &options),
-                Task::Proofs => test::proofs(&context),
-                Task::Manifests => manifests::write(&context),
-                Task::Sbom { file } => crates::write_bill(&context, &file),
-                Task::Images => images::build_and_print(&context),
-                Task::Stack => stack::up(&context).map(drop),
-                Task::Cluster {
-                    action: ClusterAction::Down,
-                } => cluster::down(&context),
-                Task::Cluster { .. } => {
-                    cluster::up(&context)?;
-                    print!("{}", cluster::status(&context)?);
-                    Ok(())
-                }
-            }
-        }
+        Task::Demo => demo::run(&context),
+        Task::Test(options) => test::run(&context, &options),
+        Task::Check => check::run(&context),
+        Task::Bench(options) => bench::run(&context, &options),
+        Task::Soak(options) => soak::run(&context, &options),
+        Task::Proofs => test::proofs(&context),
+        Task::Manifests => manifests::write(&context),
+        Task::Sbom { file } => crates::write_bill(&context, &file),
+        Task::Images => images::build_and_print(&context),
+        Task::Stack => stack::up(&context, || compile::demo(&context)).map(drop),
+        Task::Cluster { action } => cluster::run(&context, &action),
     }
 }

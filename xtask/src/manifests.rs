@@ -1,18 +1,18 @@
-//! `manifests/`: what the chart renders with its own values, for `kubectl apply -k` without helm.
+//! `manifests/`: the operator's chart rendered with its default values, for `kubectl apply -k`.
 
 use std::fs;
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::context::Context;
-use crate::go;
+use crate::helm;
 use crate::operator::NAMESPACE;
 use crate::step::{Log, step};
 
-/// The rendered file, from the checkout. What stands beside it is written by hand.
+/// The rendered file, relative to the checkout. The other files of its folder are written by hand.
 const RENDERED: &str = "manifests/pinpipe.yaml";
-/// Lines that say who manages the objects, which is not true of these.
-const HELM_ALONE: [&str; 3] = [
+/// Lines that name helm as the manager of the objects, which it isn't here.
+const HELM_ONLY: [&str; 3] = [
     "app.kubernetes.io/managed-by: Helm",
     "helm.sh/chart: ",
     "# Source: ",
@@ -20,11 +20,11 @@ const HELM_ALONE: [&str; 3] = [
 
 /// `cargo xtask manifests`.
 pub fn write(context: &Context) -> Result<()> {
-    go::tools(context)?;
+    helm::ensure(context)?;
     step(
         context,
         "render the manifests",
-        "`helm lint charts/pinpipe` says more",
+        "`helm lint charts/pinpipe` shows more",
         |log| {
             fs::write(context.root.join(RENDERED), render(context, log)?)
                 .with_context(|| format!("writing {RENDERED}"))
@@ -32,7 +32,7 @@ pub fn write(context: &Context) -> Result<()> {
     )
 }
 
-/// Whether the committed file is what the chart renders.
+/// Fails unless the committed file is what the chart renders.
 pub fn check(context: &Context, log: &Log) -> Result<()> {
     let committed = fs::read_to_string(context.root.join(RENDERED))
         .with_context(|| format!("reading {RENDERED}"))?;
@@ -64,18 +64,24 @@ fn render(context: &Context, log: &Log) -> Result<String> {
     Ok(plain(head, &rendered))
 }
 
+/// The rendered objects without what only concerns helm, and without the blank lines that some of
+/// its versions put between objects.
 fn plain(head: &str, rendered: &str) -> String {
     let ours = |line: &&str| {
-        !HELM_ALONE
+        !HELM_ONLY
             .iter()
             .any(|helm| line.trim_start().starts_with(helm))
     };
-    let lines = [head]
-        .into_iter()
-        .chain(rendered.lines())
-        .filter(ours)
-        .map(|line| format!("{line}\n"));
-    lines.collect()
+    let mut plain = format!("{head}\n");
+    for line in rendered.lines().filter(ours) {
+        if line == "---" {
+            plain.truncate(plain.trim_end().len());
+            plain.push('\n');
+        }
+        plain.push_str(line);
+        plain.push('\n');
+    }
+    plain
 }
 
 #[cfg(test)]
@@ -83,11 +89,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_only_helm_would_say_is_left_out() {
-        let rendered = "---\n# Source: pinpipe/templates/x.yaml\nmetadata:\n  labels:\n    a: b\n    app.kubernetes.io/managed-by: Helm\n    helm.sh/chart: pinpipe-0.1.0";
+    fn what_depends_on_helm_is_left_out() {
+        let rendered = "---\n# Source: pinpipe/templates/x.yaml\nmetadata:\n  labels:\n\
+                        \x20   a: b\n    app.kubernetes.io/managed-by: Helm\n\
+                        \x20   helm.sh/chart: pinpipe-0.1.0\n\n---\nkind: Role";
         assert_eq!(
             plain("# head", rendered),
-            "# head\n---\nmetadata:\n  labels:\n    a: b\n"
+            "# head\n---\nmetadata:\n  labels:\n    a: b\n---\nkind: Role\n"
         );
     }
 }

@@ -1,5 +1,5 @@
-//! The image of the cluster's node: kind's published one where it can be pulled, otherwise built
-//! from Go modules and Debian packages.
+//! The image of the cluster's nodes: kind's published one where it can be pulled, otherwise one
+//! built from Go modules and Debian packages.
 
 use std::thread;
 
@@ -10,58 +10,61 @@ use crate::context::Context;
 use crate::engine;
 use crate::fingerprint::Fingerprint;
 use crate::go;
+use crate::helm;
 use crate::step::step;
 
-/// What kind v0.33.0, which is built where the machine has no kind, uses by itself.
+/// The default node image of kind v0.33.0, which is built where the machine has no kind.
 const PUBLISHED: &str =
     "kindest/node:v1.37.0@sha256:a1ed56cfb0e7b93589bdf97c8cd566405a265939e3620fc4f5de89adff580ae5";
 
-/// What the built image is made of, under e2e/kind.
-const RECIPE: [&str; 6] = [
+/// The inputs of the built image, under e2e/kind.
+const RECIPE: [&str; 8] = [
     "build-node-image.sh",
     "node",
     "pause",
-    "kubernetes",
+    "go.mod",
+    "go.sum",
+    "hyperkube",
     "etcd",
     "coredns",
 ];
 
-/// Where images built here are named.
+/// The name of images built here.
 const OWN: &str = "pinpipe.local/kind-node";
 
-/// Whether nodes of this image need to be told the routes to each other's pods: kind's published
-/// image brings what does that.
+/// Whether nodes of this image need routes to each other's pods: kind's published image has a
+/// network plug-in that sets them.
 pub fn needs_routes(image: &str) -> bool {
     image.starts_with(OWN)
 }
 
-/// Sees to it that kind, helm and a node image are there, building what is missing side by side.
-/// Returns the image's name.
+/// Ensures that kind, helm and a node image are there. Returns the image's name.
 pub fn ensure_with_tools(context: &Context) -> Result<String> {
     let recipe = context.root.join("e2e/kind");
-    let mut key = Fingerprint::default().path(&recipe.join("tools/go.mod"))?;
+    let mut key = Fingerprint::default();
     for part in RECIPE {
         key = key.path(&recipe.join(part))?;
     }
     let own = format!("{OWN}:{}", key.finish());
+    helm::ensure(context)?;
 
     let there = [PUBLISHED, own.as_str()]
         .into_iter()
         .find(|image| engine::has_image(context, image))
         .map(str::to_owned);
     if let Some(image) = there {
-        go::tools(context)?;
+        go::kind(context)?;
         return Ok(image);
     }
     thread::scope(|scope| {
-        let tools = scope.spawn(|| go::tools(context));
+        // A registry that doesn't answer takes a while, and kind is needed in any case.
+        let kind = scope.spawn(|| go::kind(context));
         let image = if engine::pull(context, PUBLISHED)? {
             PUBLISHED.to_owned()
         } else {
             build(context, own)?
         };
-        tools
-            .join()
+        kind.join()
             .expect("a thread that builds programs does not panic")?;
         Ok(image)
     })
@@ -71,11 +74,7 @@ fn build(context: &Context, image: String) -> Result<String> {
     let kind_source = go::kind_source(context)?;
     let base = thread::scope(|scope| {
         let base = scope.spawn(|| base::ensure(context));
-        let servers = scope.spawn(|| go::node_servers(context));
-        go::kubernetes(context)?;
-        servers
-            .join()
-            .expect("a thread that builds programs does not panic")?;
+        go::node_programs(context)?;
         base.join()
             .expect("a thread that builds an image does not panic")
     })?;

@@ -1,4 +1,4 @@
-//! The operator on the cluster, by its chart.
+//! Installs the operator on the cluster with its chart.
 
 use anyhow::Result;
 
@@ -12,7 +12,8 @@ pub const NAMESPACE: &str = "pinpipe-system";
 /// Installs the operator, or upgrades it to these images, and waits until it is ready.
 pub fn install(context: &Context, images: &WorkerImages) -> Result<()> {
     let hint = format!(
-        "kubectl --namespace {NAMESPACE} describe pods; `cargo xtask cluster status` says how to reach the cluster"
+        "kubectl --namespace {NAMESPACE} describe pods; `cargo xtask cluster status` shows how to \
+         reach the cluster"
     );
     step(context, "install the operator", &hint, |log| {
         let mut helm = context.command("helm");
@@ -24,7 +25,7 @@ pub fn install(context: &Context, images: &WorkerImages) -> Result<()> {
             "--namespace",
             NAMESPACE,
             "--create-namespace",
-            // What an end-to-end test waits for: e2e/src/cluster.rs has the same.
+            // Short enough for end-to-end tests to wait for; e2e/src/cluster.rs has the same.
             "--set",
             "operator.drainDeadline=60,operator.deletionDeadline=60",
         ]);

@@ -1,5 +1,5 @@
-//! Processes, by their ids: what a killed run left behind, and whether one still does something.
-//! Linux only; elsewhere these find nothing and do nothing.
+//! Processes by their ids: those that a killed run left behind, and the CPU time they use. Linux
+//! only: elsewhere these functions find nothing.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, OpenOptions};
@@ -15,13 +15,13 @@ struct Stat {
     parent: u32,
     /// User and system time, in clock ticks.
     cpu: u64,
-    /// Clock ticks after boot. With the id it names a process for good, since ids are used again.
+    /// Clock ticks after boot. With the id it identifies a process, since ids are reused.
     started: u64,
     zombie: bool,
 }
 
-/// Field positions are those of proc(5), counted behind the program's name, which may hold
-/// anything.
+/// Field positions are those of proc(5), counted after the program's name, which may contain
+/// spaces and brackets.
 fn parse_stat(line: &str) -> Option<Stat> {
     let fields: Vec<&str> = line
         .get(line.rfind(')')? + 1..)?
@@ -50,7 +50,7 @@ fn all() -> HashMap<u32, Stat> {
         .collect()
 }
 
-/// A process and all that descend from it.
+/// A process and all its descendants.
 fn tree(root: u32, processes: &HashMap<u32, Stat>) -> BTreeSet<u32> {
     let mut found = BTreeSet::from([root]);
     loop {
@@ -68,7 +68,7 @@ fn tree(root: u32, processes: &HashMap<u32, Stat>) -> BTreeSet<u32> {
     }
 }
 
-/// Processor time used so far by a process and each of its descendants, in clock ticks.
+/// The CPU time of a process and each of its descendants so far, in clock ticks.
 pub fn cpu_by_process(root: u32) -> Vec<(u32, u64)> {
     let processes = all();
     tree(root, &processes)
@@ -77,7 +77,7 @@ pub fn cpu_by_process(root: u32) -> Vec<(u32, u64)> {
         .collect()
 }
 
-/// Processor time used so far by a process and its descendants, in clock ticks.
+/// The CPU time of a process and its descendants so far, in clock ticks.
 pub fn cpu_of_tree(root: u32) -> u64 {
     cpu_by_process(root).iter().map(|(_, cpu)| cpu).sum()
 }
@@ -95,8 +95,7 @@ fn arguments(pid: u32) -> Vec<String> {
         .collect()
 }
 
-/// Living processes of these programs that were given an argument with this text, such as a path in
-/// our cache.
+/// Living processes of these programs with this text in an argument, such as a path in our cache.
 pub fn of_programs(programs: &[&str], text: &str) -> Vec<u32> {
     let is_one = |pid: u32| {
         let arguments = arguments(pid);
@@ -113,7 +112,7 @@ pub fn of_programs(programs: &[&str], text: &str) -> Vec<u32> {
         .collect()
 }
 
-/// What a command printed on standard output, unless it takes longer than the time, which ends it.
+/// The standard output of a command; the command is killed when the time is up.
 pub fn output_within(command: &mut Command, time: Duration) -> Option<Output> {
     let mut child = command
         .stdin(Stdio::null())
@@ -140,35 +139,36 @@ fn signal(name: &str, pids: &[u32]) {
     }
 }
 
-/// Asks processes to stop, and ends those that have not within the time.
+/// Sends SIGTERM, and SIGKILL to those processes that have not ended within the time.
 pub fn stop(pids: &[u32], patience: Duration) {
     signal("TERM", pids);
     let start = Instant::now();
     while start.elapsed() < patience && pids.iter().any(|pid| is_alive(*pid)) {
         sleep(Duration::from_millis(100));
     }
-    let stubborn: Vec<u32> = pids.iter().copied().filter(|pid| is_alive(*pid)).collect();
-    signal("KILL", &stubborn);
+    let remaining: Vec<u32> = pids.iter().copied().filter(|pid| is_alive(*pid)).collect();
+    signal("KILL", &remaining);
 }
 
-/// Ends a process and its descendants at once.
+/// Kills a process and its descendants.
 pub fn kill_tree(root: u32) {
     let pids: Vec<u32> = tree(root, &all()).into_iter().collect();
     signal("KILL", &pids);
 }
 
-/// Writes down a process that this run has started.
+/// Records a process that this run started.
 pub fn remember(file: &Path, pid: u32) {
     if let Some(stat) = stat(pid)
         && let Ok(mut file) = OpenOptions::new().create(true).append(true).open(file)
     {
-        // A line that could not be written costs a process left running after a kill, nothing else.
-        let _ = writeln!(file, "{pid} {}", stat.started);
+        // By one write, since threads append at the same time. Without the line, a process may
+        // outlive a killed run; nothing else depends on it.
+        let _ = file.write_all(format!("{pid} {}\n", stat.started).as_bytes());
     }
 }
 
-/// Ends the remembered processes that still run, with their descendants, and forgets them all.
-/// Returns how many trees there were.
+/// Kills the recorded processes that still run, with their descendants, and clears the record.
+/// Returns how many it killed, without the descendants.
 pub fn end_left_behind(file: &Path) -> usize {
     let remembered = fs::read_to_string(file).unwrap_or_default();
     let left: Vec<u32> = remembered
@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn stat_is_read_behind_a_name_with_spaces_and_brackets() {
+    fn stat_is_read_after_a_name_with_spaces_and_brackets() {
         let line =
             "4711 (a (b) c) S 12 4711 4711 0 -1 4194304 1 2 3 4 50 7 0 0 20 0 1 0 987654 1000 100";
         let stat = parse_stat(line).unwrap();
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_tree_holds_grandchildren_and_no_one_else() {
+    fn a_tree_contains_grandchildren_and_no_siblings() {
         let stat = |parent| Stat {
             parent,
             cpu: 0,

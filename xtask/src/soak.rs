@@ -1,5 +1,5 @@
-//! `cargo xtask soak`: the end-to-end tests of crashes and outages, for long. `cargo xtask test`
-//! has their short form.
+//! `cargo xtask soak`: runs the end-to-end tests of crashes and outages with many more repetitions
+//! and longer outages than `cargo xtask test`.
 
 use anyhow::Result;
 use clap::Args;
@@ -7,20 +7,20 @@ use clap::Args;
 use crate::context::Context;
 use crate::test;
 
-/// How much of each.
+/// How many faults to inject, and how long outages last.
 #[derive(Args)]
 pub struct Options {
-    /// How often a worker is killed with SIGKILL
+    /// How many times a worker is killed with SIGKILL
     #[arg(long, default_value_t = 100)]
     kills: usize,
-    /// How often a worker is frozen with SIGSTOP until its partitions are others', and goes on with
-    /// SIGCONT
+    /// How many times a worker is frozen with SIGSTOP until others own its partitions, and then
+    /// resumed with SIGCONT
     #[arg(long, default_value_t = 20)]
     freezes: usize,
     /// How many batch runs are killed
     #[arg(long, default_value_t = 5)]
     runs: usize,
-    /// How long the broker and each store are away, seconds
+    /// How long the broker and each store are stopped, in seconds
     #[arg(long, default_value_t = 120)]
     outage: u64,
 }

@@ -1,11 +1,12 @@
-//! All that the demo and the end-to-end tests stand on.
+//! The cluster with the dev servers and the workers' images: what the demo and the end-to-end tests
+//! need.
 
 use std::thread;
 
 use anyhow::Result;
 
 use crate::cluster;
-use crate::compile;
+use crate::compile::Executable;
 use crate::context::Context;
 use crate::devstack;
 use crate::engine;
@@ -27,18 +28,24 @@ pub fn servers(context: &Context) -> Result<()> {
     devstack::up(context, &servers)
 }
 
-/// The same, with the workers' images built meanwhile and loaded.
-pub fn up(context: &Context) -> Result<WorkerImages> {
+/// Brings up the same while `compile` builds executables, and loads the images of those of the
+/// workers.
+pub fn up(
+    context: &Context,
+    compile: impl FnOnce() -> Result<Vec<Executable>>,
+) -> Result<(WorkerImages, Vec<Executable>)> {
     engine::ensure(context)?;
-    let built = thread::scope(|scope| {
+    let (images, executables) = thread::scope(|scope| {
         let servers = scope.spawn(|| servers(context));
-        let built = compile::workspace(context)
-            .and_then(|executables| workers::build(context, &executables));
+        let built = compile().and_then(|executables| {
+            let images = workers::build(context, &executables)?;
+            Ok((images, executables))
+        });
         servers
             .join()
             .expect("the thread that brings up the servers does not panic")?;
         built
     })?;
-    images::load_workers(context, &built)?;
-    Ok(built)
+    images::load_workers(context, &images)?;
+    Ok((images, executables))
 }

@@ -1,9 +1,9 @@
-//! Long steps that tell what goes on: a line when one starts, another every so often with the time
-//! and the last line of its log, one with its duration at the end. When it fails: the last lines of
-//! its log, where the log is, and what to do.
+//! Long steps that show their progress: a line when one starts, another every 15 seconds with the
+//! time and the last line of its log, one with its duration at the end. When one fails: the last
+//! lines of its log, where the log is, and what to do.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufRead as _, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{RecvTimeoutError, channel};
@@ -14,14 +14,15 @@ use anyhow::{Context as _, Result, anyhow, bail};
 
 use crate::context::Context;
 use crate::process;
+use crate::times;
 
 const PROGRESS_EVERY: Duration = Duration::from_secs(15);
 const LINES_OF_A_FAILURE: usize = 20;
-/// A download that has said nothing and used no processor time for so long is taken for stuck.
+/// A download that has printed nothing and used no processor time for so long is taken for stuck.
 const STUCK_AFTER: Duration = Duration::from_mins(3);
 const ATTEMPTS: u32 = 3;
 
-/// Runs one step. `hint` tells what to do when it fails.
+/// Runs one step and records its time. `hint` is printed when it fails: what to do then.
 pub fn step<T>(
     context: &Context,
     title: &str,
@@ -43,7 +44,7 @@ pub fn step<T>(
                 );
             }
         });
-        let result = work(log);
+        let result = times::of(title, || work(log));
         drop(finished);
         result
     });
@@ -152,6 +153,20 @@ impl Log {
         Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
     }
 
+    /// Runs a command to its end and hands over each line of its standard output as it comes.
+    pub fn lines(&self, command: &mut Command, mut line: impl FnMut(&str)) -> Result<()> {
+        let mut child = self.spawn(command, Some(Stdio::piped()))?;
+        let output = child.stdout.take().context("the output is piped")?;
+        for text in BufReader::new(output).lines() {
+            line(&text?);
+        }
+        let status = child.wait()?;
+        if !status.success() {
+            bail!("`{}` ended with {status}", shown(command));
+        }
+        Ok(())
+    }
+
     /// Runs a command that downloads: one that fails or gets stuck is tried again.
     pub fn download(&self, make: impl Fn() -> Command) -> Result<()> {
         for attempt in 1.. {
@@ -168,7 +183,7 @@ impl Log {
         Ok(())
     }
 
-    /// Runs a command, but ends it when it gets stuck, or has said nothing at all for `patience`.
+    /// Runs a command, but kills it when it gets stuck, or has printed nothing for `patience`.
     pub fn run_unless_stuck(&self, command: &mut Command, patience: Duration) -> Result<()> {
         let mut child = self.spawn(command, None)?;
         let quiet = fs::metadata(&self.path)?.len();

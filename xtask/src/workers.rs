@@ -14,17 +14,17 @@ use crate::step::step;
 /// The registry part of the images' names. No such registry exists: the images are loaded into the
 /// cluster.
 const REGISTRY: &str = "pinpipe.local";
-/// The images' names; the binaries are named `pinpipe-` and this.
+/// The images' names.
 const WORKERS: [&str; 5] = ["operator", "ingest", "stream", "batch", "emulator"];
-/// What TLS clients trust; an image FROM scratch has none of its own.
+/// The certificate authorities that TLS clients trust; an image FROM scratch has none.
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
-/// The five images: their names have these two in common.
+/// The five images, which share registry and tag.
 pub struct WorkerImages {
     pub registry: &'static str,
     /// A hash of all five binaries.
     pub tag: String,
-    /// Where cargo put those, and the workspace's other binaries.
+    /// The folder where cargo put these and the workspace's other binaries.
     pub folder: PathBuf,
 }
 
@@ -37,8 +37,7 @@ impl WorkerImages {
             .collect()
     }
 
-    /// Arguments for helm that make charts/pinpipe use these images, for the operator and all it
-    /// creates.
+    /// Arguments of helm that make charts/pinpipe and the operator use these images.
     pub fn helm_arguments(&self) -> [String; 4] {
         let set = || "--set-string".to_owned();
         [
@@ -52,7 +51,7 @@ impl WorkerImages {
 
 /// Builds images of those binaries that changed.
 pub fn build(context: &Context, executables: &[Executable]) -> Result<WorkerImages> {
-    let binaries = binaries(executables)?;
+    let binaries = find(executables)?;
     let recipe = context.root.join("e2e/images/worker");
     let mut key = Fingerprint::default()
         .path(&recipe)?
@@ -101,20 +100,19 @@ pub fn build(context: &Context, executables: &[Executable]) -> Result<WorkerImag
     Ok(images)
 }
 
+/// The names of the binaries, in the order of [`WORKERS`].
+pub fn binaries() -> impl Iterator<Item = String> {
+    WORKERS.iter().map(|worker| format!("pinpipe-{worker}"))
+}
+
 /// The binaries in the order of [`WORKERS`].
-fn binaries(executables: &[Executable]) -> Result<Vec<(&'static str, &Path)>> {
-    let find = |worker: &'static str| {
-        let name = format!("pinpipe-{worker}");
+fn find(executables: &[Executable]) -> Result<Vec<(&'static str, &Path)>> {
+    let find = |(worker, name): (&&'static str, String)| {
         let binary = executables
             .iter()
             .find(|executable| !executable.is_test && executable.name == name);
-        Ok((
-            worker,
-            binary
-                .with_context(|| format!("cargo built no binary {name}"))?
-                .path
-                .as_path(),
-        ))
+        let binary = binary.with_context(|| format!("cargo built no binary {name}"))?;
+        Ok((*worker, binary.path.as_path()))
     };
-    WORKERS.into_iter().map(find).collect()
+    WORKERS.iter().zip(binaries()).map(find).collect()
 }

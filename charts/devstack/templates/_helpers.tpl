@@ -21,9 +21,13 @@ app.kubernetes.io/instance: {{ $root.Release.Name }}
 {{- end }}
 
 {{/*
-A server: its Services and a StatefulSet of one pod. Takes a dict: root, name, port, dataPath, and optionally externalPort (when
-clients outside use another one), config (a volume source) and its configPath, checksum (of what is read at start only), env (a
-list) and probe (the command of the readiness probe).
+A server: its Services and a StatefulSet of one pod. Takes a dict:
+  root, name, port, dataPath
+  probe         the command of the readiness probe
+  externalPort  optional: the port for clients outside the cluster, if it is another one
+  config, configPath, checksum  optional: a volume source, where it is mounted, and a hash of what the
+                server reads only at start
+  env           optional: a list of environment variables
 */}}
 {{- define "devstack.server" -}}
 {{- $values := index .root.Values .name -}}

@@ -1,4 +1,4 @@
-{{/* Fails where parameters are missing, or are another command's. */}}
+{{/* Fails when a parameter is missing or belongs to another command. */}}
 {{- define "pinpipe-job.check" -}}
 {{- $parameters := dict
   "run" (list)
@@ -25,7 +25,42 @@
 {{- end }}
 {{- end }}
 
-{{/* The variables that tell a batch run what it is, as YAML. */}}
+{{/*
+The pipeline's CronJob, as YAML: the value cronJob, or else the one in the cluster. Only the operator can
+make its template (the ConfigMap's name is a hash of its content), so without either this fails: a chart
+that renders nothing would look like success. (`helm lint` takes `fail` for a remark, and goes on.)
+*/}}
+{{- define "pinpipe-job.cronJob" -}}
+{{- $name := printf "%s-batch" .Values.pipeline }}
+{{- $found := dict }}
+{{- if .Values.cronJob }}
+{{- $found = .Values.cronJob | fromYaml }}
+{{- if ne (dig "metadata" "name" "" $found) $name }}
+{{- fail (printf "the value cronJob isn't the CronJob %s of the pipeline %s: %s" $name .Values.pipeline (include "pinpipe-job.give" .)) }}
+{{- end }}
+{{- else }}
+{{- /* A list of the namespace's, perhaps empty. It is nothing at all when helm has no cluster to ask. */}}
+{{- $listed := lookup "batch/v1" "CronJob" .Release.Namespace "" }}
+{{- range $listed.items }}
+{{- if and (eq .metadata.name $name) (eq (dig "labels" "app.kubernetes.io/managed-by" "" .metadata) "pinpipe-operator") }}
+{{- $found = . }}
+{{- end }}
+{{- end }}
+{{- if not $listed }}
+{{- fail (printf "helm has no access to a cluster here (helm template, --dry-run=client, Argo CD), and the Job is made of the CronJob %s in it: use `helm install`, or %s" $name (include "pinpipe-job.give" .)) }}
+{{- else if not $found }}
+{{- fail (printf "the namespace %s has no CronJob %s of the operator's: is there a PinterestPipeline %s with spec.batch, and are its Secrets there? (kubectl -n %s get pinterestpipelines)" .Release.Namespace $name .Values.pipeline .Release.Namespace) }}
+{{- end }}
+{{- end }}
+{{- toYaml $found }}
+{{- end }}
+
+{{/* How to give helm the CronJob. */}}
+{{- define "pinpipe-job.give" -}}
+give it: kubectl -n {{ .Release.Namespace }} get cronjob {{ .Values.pipeline }}-batch -o yaml > cronjob.yaml, and --set-file cronJob=cronjob.yaml
+{{- end }}
+
+{{/* The variables that parametrize a batch run, as YAML. */}}
 {{- define "pinpipe-job.env" -}}
 {{- $env := list }}
 {{- if eq .Values.command "full" }}
@@ -46,7 +81,7 @@
 {{- toYaml $env }}
 {{- end }}
 
-{{/* The worker's arguments, as YAML; none: a batch run. */}}
+{{/* The worker's arguments, as YAML. A batch run has none. */}}
 {{- define "pinpipe-job.args" -}}
 {{- $args := list }}
 {{- if eq .Values.command "redrive" }}

@@ -1,9 +1,12 @@
-{{/* The name of everything in this release. */}}
+{{/* The name of the release's objects. 52 characters leave room for suffixes. */}}
 {{- define "pinpipe.name" -}}
-{{- if contains "pinpipe" .Release.Name -}}
+{{- $part := .Values.nameOverride | default .Chart.Name -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride -}}
+{{- else if contains $part .Release.Name -}}
 {{- .Release.Name | trunc 52 | trimSuffix "-" -}}
 {{- else -}}
-{{- printf "%s-pinpipe" .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- printf "%s-%s" .Release.Name $part | trunc 52 | trimSuffix "-" -}}
 {{- end -}}
 {{- end }}
 
@@ -15,7 +18,17 @@
 {{- .Values.image.tag | default .Chart.AppVersion -}}
 {{- end }}
 
-{{/* The workers' digests as the operator takes them: ingest=sha256:…,stream=sha256:… */}}
+{{/* The operator's image. */}}
+{{- define "pinpipe.image" -}}
+{{- $repository := printf "%s/operator" .Values.image.registry -}}
+{{- .Values.image.repositories.operator | default $repository -}}
+:{{- include "pinpipe.tag" . -}}
+{{- with .Values.image.digests.operator -}}
+@{{- . -}}
+{{- end -}}
+{{- end }}
+
+{{/* The workers' digests as the operator's flag takes them: ingest=sha256:…,stream=sha256:… */}}
 {{- define "pinpipe.digests" -}}
 {{- $pairs := list -}}
 {{- range $worker := list "ingest" "stream" "batch" "emulator" -}}
@@ -26,49 +39,106 @@
 {{- join "," $pairs -}}
 {{- end }}
 
+{{/* The workers' repositories as the operator's flag takes them: ingest=…,stream=… */}}
+{{- define "pinpipe.repositories" -}}
+{{- $pairs := list -}}
+{{- range $worker := list "ingest" "stream" "batch" "emulator" -}}
+{{- with index $.Values.image.repositories $worker -}}
+{{- $pairs = append $pairs (printf "%s=%s" $worker .) -}}
+{{- end -}}
+{{- end -}}
+{{- join "," $pairs -}}
+{{- end }}
+
 {{- define "pinpipe.selector" -}}
 app.kubernetes.io/name: pinpipe-operator
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
+{{/* Labels of every object. */}}
 {{- define "pinpipe.labels" -}}
-{{ include "pinpipe.selector" . }}
-app.kubernetes.io/version: {{ include "pinpipe.tag" . | trunc 63 | quote }}
-app.kubernetes.io/part-of: pinpipe
-app.kubernetes.io/managed-by: {{ .Release.Service }}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 }}
+{{- $labels := include "pinpipe.selector" . | fromYaml -}}
+{{- $_ := set $labels "app.kubernetes.io/version" (include "pinpipe.tag" . | trunc 63) -}}
+{{- $_ := set $labels "app.kubernetes.io/part-of" "pinpipe" -}}
+{{- $_ := set $labels "app.kubernetes.io/managed-by" .Release.Service -}}
+{{- $chart := printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 -}}
+{{- $_ := set $labels "helm.sh/chart" $chart -}}
+{{- merge $labels (.Values.commonLabels | default dict) | toYaml -}}
 {{- end }}
 
-{{/* Just the verbs and kinds the operator uses where pipelines may be. */}}
+{{/* Labels of the pods. No versions: a new chart with the same image must not roll the pods. */}}
+{{- define "pinpipe.podLabels" -}}
+{{- $labels := include "pinpipe.selector" . | fromYaml -}}
+{{- $_ := set $labels "app.kubernetes.io/part-of" "pinpipe" -}}
+{{- $extra := .Values.operator.podLabels | default dict -}}
+{{- merge $labels $extra (.Values.commonLabels | default dict) | toYaml -}}
+{{- end }}
+
+{{/* What `podSecurity` leaves to the platform is the ids alone. */}}
+{{- define "pinpipe.podSecurityContext" -}}
+{{- $seccomp := dict "type" "RuntimeDefault" -}}
+{{- $context := dict "runAsNonRoot" true "seccompProfile" $seccomp -}}
+{{- if eq .Values.operator.podSecurity "Fixed" -}}
+{{- $context = merge $context (dict "runAsUser" 65532 "runAsGroup" 65532) -}}
+{{- end -}}
+{{- mergeOverwrite $context (.Values.operator.podSecurityContext | default dict) | toYaml -}}
+{{- end }}
+
+{{- define "pinpipe.securityContext" -}}
+{{- $context := dict
+  "allowPrivilegeEscalation" false
+  "readOnlyRootFilesystem" true
+  "capabilities" (dict "drop" (list "ALL")) -}}
+{{- mergeOverwrite $context (.Values.operator.securityContext | default dict) | toYaml -}}
+{{- end }}
+
+{{- define "pinpipe.topologySpread" -}}
+{{- $selector := dict "matchLabels" (include "pinpipe.selector" . | fromYaml) -}}
+{{- $own := dict "labelSelector" $selector "matchLabelKeys" (list "pod-template-hash") -}}
+{{- $spread := .Values.operator.topologySpreadConstraints -}}
+{{- if not $spread -}}
+{{- $spread = list (dict
+  "maxSkew" 1
+  "topologyKey" "kubernetes.io/hostname"
+  "whenUnsatisfiable" "ScheduleAnyway") -}}
+{{- end -}}
+{{- $all := list -}}
+{{- range $spread -}}
+{{- $all = append $all (hasKey . "labelSelector" | ternary . (merge (deepCopy .) $own)) -}}
+{{- end -}}
+{{- toYaml $all -}}
+{{- end }}
+
+{{/* Exactly the verbs and kinds the operator uses in namespaces with pipelines. */}}
 {{- define "pinpipe.rules" -}}
 - apiGroups: [pinpipe.dev]
   resources: [pinterestpipelines]
-  # Patched is the finalizer of those that take their topics along when they are deleted.
+  # `patch` sets and removes the finalizer of pipelines with deletionPolicy: Delete.
   verbs: [get, list, watch, patch]
 - apiGroups: [pinpipe.dev]
   resources: [pinterestpipelines/status]
   verbs: [patch]
-# Of Secrets just those a pipeline names are got; none is listed or watched.
+# The operator reads the Secrets that pipelines name. It neither lists nor watches Secrets.
 - apiGroups: [""]
   resources: [secrets]
   verbs: [get]
-# Why a component isn't ready, and what a batch run said at its end.
+# Why a component isn't ready, and how a batch run ended.
 - apiGroups: [""]
   resources: [pods]
   verbs: [list]
-# Which configurations are still referred to, and which batch run ended last.
+# Which ConfigMaps are still in use, and which batch run ended last.
 - apiGroups: [apps]
   resources: [replicasets]
   verbs: [list]
-# One is created where an annotation asks for a run.
+# `create` starts a batch run that an annotation requests. `delete` replaces one that could not start
+# before the pipeline was corrected.
 - apiGroups: [batch]
   resources: [jobs]
-  verbs: [list, create]
-# What a pipeline's status can't keep is told as its events.
+  verbs: [list, watch, create, delete]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create, patch]
-# A pipeline's children. Server-side apply of an object that isn't there yet needs create and patch.
+# A pipeline's children. Server-side apply needs `create` and `patch`.
 - apiGroups: [""]
   resources: [configmaps, services, serviceaccounts]
   verbs: [get, list, watch, create, patch, delete]
@@ -87,13 +157,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
   verbs: [get, list, watch, create, patch, delete]
-# The Lease of batch runs. The operator never updates one: it must hold what it grants to the batch workers.
+# The Lease of batch runs. The operator never updates it, but may grant the batch worker only
+# what it may do itself.
 - apiGroups: [coordination.k8s.io]
   resources: [leases]
-  verbs: [get, list, create, patch, delete, update]
+  verbs: [get, list, watch, create, patch, delete, update]
 {{- end }}
 
-{{/* The operator's account, as a binding names it. */}}
+{{/* The operator's account as the subject of a binding. */}}
 {{- define "pinpipe.subjects" -}}
 - kind: ServiceAccount
   name: {{ include "pinpipe.serviceAccount" . }}

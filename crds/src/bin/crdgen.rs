@@ -1,10 +1,10 @@
-//! Prints the definition of `PinterestPipeline`, or with `--write` brings the committed copies up
-//! to date.
+//! Prints the `CustomResourceDefinition` of `PinterestPipeline`, or with `--write` updates the
+//! committed copies.
 
 use std::{error::Error, fs, path::Path};
 
-/// The committed copies: the definition beside its crate, and the one Helm can reach from inside
-/// the chart.
+/// The committed copies: beside the crate, and in the Helm chart, which can only read its own
+/// files.
 const COPIES: [&str; 2] = [
     "pinterestpipelines.yaml",
     "../charts/pinpipe/files/pinterestpipelines.yaml",

@@ -1,6 +1,6 @@
 #!/bin/bash
-# Collects in /out what the image of the Kubernetes components holds beside their one binary: the tools kube-proxy runs, with
-# the modules and libraries they load, and a name for each component.
+# Collects in /out the files of the image of the Kubernetes components besides their binary: the
+# tools that kube-proxy runs, with their modules and libraries, and a link for each component.
 set -euo pipefail
 
 modules=$(dirname "$(find /usr/lib -path '*/xtables/libxt_tcp.so')")

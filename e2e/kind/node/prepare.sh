@@ -1,6 +1,7 @@
 #!/bin/bash
-# Run in the node image after kind's own base files are in place: the clean-up of kind's Dockerfile, then what this image needs
-# because its containerd and CNI plug-ins are Debian's and its host may lack CAP_SYS_RESOURCE and cgroup v2.
+# Runs in the node image after kind's own base files are in place: the clean-up of kind's
+# Dockerfile, then the changes for Debian's containerd and CNI plug-ins, and for hosts without
+# CAP_SYS_RESOURCE or cgroup v2.
 set -euo pipefail
 
 chmod 755 /usr/local/bin/entrypoint /usr/local/bin/clean-install /kind /kind/bin /kind/bin/*.sh
@@ -17,7 +18,7 @@ echo 'ReadKMsg=no' >>/etc/systemd/journald.conf
 systemctl enable kubelet.service containerd.service undo-mount-hacks.service
 systemctl mask systemd-binfmt.service
 
-# A host with cgroup v1, or whose root may not lower an OOM score.
+# For hosts with cgroup v1, or whose root may not lower an OOM score.
 sed -i 's#^KUBELET_EXTRA_ARGS=.*#& --fail-cgroupv1=false#' /etc/default/kubelet
 sed -i '/^OOMScoreAdjust/d' /etc/systemd/system/containerd.service
 sed -i 's/restrict_oom_score_adj = false/restrict_oom_score_adj = true/' /etc/containerd/config.toml
@@ -31,12 +32,14 @@ cat >>/etc/containerd/config.toml <<'TOML'
   conf_template = "/etc/containerd/cni.template"
 TOML
 
-# The call goes into the branch of kind's entrypoint for cgroup v1 with a cgroup namespace, which is the one indented by four.
-sed -i 's/^    # kubelet will try to manage cgroups \/ pods that are not owned by it when$/    hide-unmounted-controllers\n&/' \
-  /usr/local/bin/entrypoint
+# Calls the script in the branch of kind's entrypoint for cgroup v1 with a cgroup namespace: the
+# line indented by four.
+line='^    # kubelet will try to manage cgroups / pods that are not owned by it when$'
+sed -i "s|$line|    hide-unmounted-controllers\\n&|" /usr/local/bin/entrypoint
 grep -q hide-unmounted-controllers /usr/local/bin/entrypoint
 
-# Containers' base specification, as kind's Dockerfile makes it. Its hook for product files is left out: it needs DMI.
+# The base specification of containers, as in kind's Dockerfile, without its hook for product
+# files, which needs DMI.
 ctr oci spec | jq 'del(.process.rlimits)' >/etc/containerd/cri-base.json
 
 for name in kubelet kubeadm kubectl; do ln -sf hyperkube /usr/bin/$name; done

@@ -1,4 +1,4 @@
-/* The first process of a pod: holds its namespaces and reaps orphans until it is told to stop. */
+/* The first process of a pod: it keeps the namespaces and reaps orphans until SIGTERM or SIGINT. */
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>

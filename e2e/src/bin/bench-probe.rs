@@ -1,5 +1,5 @@
-//! The small programs of `cargo xtask bench`: a consumer that drops what it reads, records as
-//! files, the way of a record to its row.
+//! Measurements of `cargo xtask bench` that need a client: reading topics, exporting them as files,
+//! and the latency from ingest to the live table.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -28,10 +28,10 @@ use tokio_postgres::NoTls;
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 const KINDS: [&str; 3] = ["pin", "geo", "user"];
-/// Numbers of users that the emulator does not get to.
+/// The first key of posted records; the emulator's keys are lower.
 const FIRST_NUMBER: u64 = 1 << 40;
-/// How often the table is asked what is there: as exact as a latency gets.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// The interval of queries, and so the resolution of latencies.
+const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 #[derive(Parser)]
 struct Arguments {
@@ -44,43 +44,43 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Makes the three topics, as the operator makes them
+    /// Creates the three topics as the operator does
     Topics {
-        /// What their names begin with
+        /// Prefix of their names
         #[arg(long)]
         topics: String,
     },
-    /// Reads the three topics to their ends, and prints the bytes of all records
+    /// Reads the three topics to their ends and prints the number of bytes
     Consume {
-        /// What the topics' names begin with
+        /// Prefix of the topics' names
         #[arg(long)]
         topics: String,
     },
-    /// Writes the three topics as JSON lines, each with its time, partition and offset
+    /// Exports the three topics as JSON lines, each with time, partition and offset
     Lines {
-        /// What the topics' names begin with
+        /// Prefix of the topics' names
         #[arg(long)]
         topics: String,
-        /// The folder
+        /// Target folder
         #[arg(long)]
         to: PathBuf,
     },
-    /// Posts geo records at a fixed rate, and prints p50, p99 and the longest time until their rows
-    /// are there
+    /// Posts geo records at a fixed rate and prints p50, p99 and maximum of the time until each has
+    /// its row
     Latency {
         /// `host:port` of ingest
         #[arg(long)]
         ingest: String,
-        /// Where PostgreSQL is
+        /// URL of PostgreSQL
         #[arg(long)]
         postgres: String,
-        /// The live table
+        /// Name of the live table
         #[arg(long)]
         table: String,
-        /// Records a second
+        /// Records per second
         #[arg(long)]
         rate: u32,
-        /// How long
+        /// Duration
         #[arg(long)]
         seconds: u32,
     },
@@ -98,7 +98,7 @@ fn main() -> Result<()> {
             println!("{bytes}");
             Ok(())
         }
-        Task::Topics { topics } => run(make_topics(&arguments.kafka, &topics)),
+        Task::Topics { topics } => run(create_topics(&arguments.kafka, &topics)),
         Task::Lines { topics, to } => lines(&arguments.kafka, &topics, &to),
         Task::Latency {
             ingest,
@@ -110,7 +110,7 @@ fn main() -> Result<()> {
     }
 }
 
-async fn make_topics(kafka: &str, topics: &str) -> Result<()> {
+async fn create_topics(kafka: &str, topics: &str) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> = client(kafka).create()?;
     let names: Vec<String> = KINDS
         .iter()
@@ -121,11 +121,11 @@ async fn make_topics(kafka: &str, topics: &str) -> Result<()> {
             .set("message.timestamp.type", "LogAppendTime")
     });
     let new: Vec<NewTopic<'_>> = new.collect();
-    for made in admin
+    for created in admin
         .create_topics(&new, &AdminOptions::new().request_timeout(Some(TIMEOUT)))
         .await?
     {
-        made.map_err(|(topic, error)| anyhow!("{topic} can't be made: {error}"))?;
+        created.map_err(|(topic, error)| anyhow!("{topic} can't be created: {error}"))?;
     }
     Ok(())
 }
@@ -138,8 +138,7 @@ fn client(kafka: &str) -> ClientConfig {
     config
 }
 
-/// Every record of the three topics, in the order in which they come, with the consumer's settings
-/// of the stream worker.
+/// Reads every record of the three topics with the consumer settings of the stream worker.
 fn read(
     kafka: &str,
     topics: &str,
@@ -161,7 +160,7 @@ fn read(
         for partition in metadata
             .topics()
             .first()
-            .context("the broker knows no topic")?
+            .context("the metadata lacks the topic")?
             .partitions()
         {
             let (low, high) = consumer.fetch_watermarks(&topic, partition.id(), TIMEOUT)?;
@@ -212,7 +211,7 @@ fn lines(kafka: &str, topics: &str, to: &Path) -> Result<()> {
             "{{\"_time\":{time},\"_partition\":{partition},\"_offset\":{},",
             message.offset()
         )?;
-        // A line break in JSON that is not escaped is white space.
+        // An unescaped line break in JSON is white space.
         let raw = raw.trim_ascii_start();
         let line: Vec<u8> = raw[1..]
             .iter()
@@ -240,8 +239,8 @@ async fn latency(ingest: &str, postgres: &str, table: &str, rate: u32, seconds: 
     let count = u64::from(rate) * u64::from(seconds);
     let posting = tokio::spawn(post_all(ingest.to_owned(), first, count, rate));
     let (mut seen, mut appeared) = (first.cast_signed() - 1, BTreeMap::new());
-    // One post is acknowledged before the next is sent on its connection, but there are several:
-    // look a little behind as well.
+    // Connections are independent, so rows may appear out of order: each query starts after the
+    // last number below which all rows are there.
     let statement = client
         .prepare(&format!("SELECT ind FROM {table} WHERE ind > $1"))
         .await?;
@@ -260,7 +259,7 @@ async fn latency(ingest: &str, postgres: &str, table: &str, rate: u32, seconds: 
             "{} of {count} rows",
             appeared.len()
         );
-        sleep(LOOK_EVERY).await;
+        sleep(POLL_INTERVAL).await;
     }
     let posted = posting.await??;
     let mut latencies: Vec<Duration> = posted
@@ -279,8 +278,8 @@ async fn latency(ingest: &str, postgres: &str, table: &str, rate: u32, seconds: 
     Ok(())
 }
 
-/// Posts one record after the other, each when it is due; returns when that was. A connection waits
-/// for its acknowledgement, so there are many.
+/// Posts each record when it is due, and returns when that was. There are many connections because
+/// each waits for an acknowledgement before the next record.
 async fn post_all(
     ingest: String,
     first: u64,
@@ -288,7 +287,7 @@ async fn post_all(
     rate: u32,
 ) -> Result<Vec<(u64, Instant)>> {
     const CONNECTIONS: u64 = 32;
-    let tasks = (0..CONNECTIONS).map(|lane| {
+    let tasks = (0..CONNECTIONS).map(|connection| {
         let ingest = ingest.clone();
         tokio::spawn(async move {
             let mut stream = TcpStream::connect(&ingest).await?;
@@ -296,7 +295,8 @@ async fn post_all(
             let mut due = interval(Duration::from_secs(1) * u32::try_from(CONNECTIONS)? / rate);
             due.set_missed_tick_behavior(MissedTickBehavior::Burst);
             let mut sent = Vec::new();
-            for number in (first + lane..first + count).step_by(usize::try_from(CONNECTIONS)?) {
+            for number in (first + connection..first + count).step_by(usize::try_from(CONNECTIONS)?)
+            {
                 sent.push((number, due.tick().await.into_std()));
                 post(&mut stream, &ingest, number).await?;
             }
@@ -312,17 +312,19 @@ async fn post_all(
 
 async fn post(stream: &mut TcpStream, host: &str, number: u64) -> Result<()> {
     let body = format!(
-        "{{\"ind\": {number}, \"timestamp\": \"2020-08-28 03:52:47\", \"latitude\": -89.9, \"longitude\": -173.2, \"country\": \"Peru\"}}"
+        "{{\"ind\": {number}, \"timestamp\": \"2020-08-28 03:52:47\", \"latitude\": -89.9, \
+         \"longitude\": -173.2, \"country\": \"Peru\"}}"
     );
     let request = format!(
-        "POST /geo HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST /geo HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n\r\n{body}",
         body.len()
     );
     stream.write_all(request.as_bytes()).await?;
     let (mut answer, mut buffer) = (Vec::new(), [0; 4096]);
     loop {
         let read = stream.read(&mut buffer).await?;
-        ensure!(read > 0, "ingest hung up");
+        ensure!(read > 0, "ingest closed the connection");
         answer.extend_from_slice(&buffer[..read]);
         let text = String::from_utf8_lossy(&answer);
         let Some((head, body)) = text.split_once("\r\n\r\n") else {
@@ -335,7 +337,7 @@ async fn post(stream: &mut TcpStream, host: &str, number: u64) -> Result<()> {
                 .parse::<usize>()
                 .ok()
         });
-        if body.len() >= length.context("an answer without content-length")? {
+        if body.len() >= length.context("a response without content-length")? {
             ensure!(head.starts_with("http/1.1 202"), "ingest answers {text}");
             return Ok(());
         }

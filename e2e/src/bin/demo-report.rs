@@ -1,16 +1,15 @@
-//! Prints what became of a pipeline's records: counts at every stage, and the eight answers of the
-//! last batch run.
+//! Prints the number of a pipeline's records at every stage, and the answers of its last batch run.
 
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use pinpipe_e2e::{
-    Cluster, Kind, answers::QUESTIONS, cassandra, flow::PREFIX, kafka, objects, postgres, run,
+    Cluster, Kind, answers::QUESTIONS, cassandra, kafka, ledger::PREFIX, objects, postgres, run,
 };
 use serde_json::Value;
 
-/// Rows of an answer that are printed.
+/// The largest number of rows printed per answer.
 const ROWS: usize = 10;
 
 /// Counts at every stage of a pipeline of the demonstration cluster, and its answers.
@@ -22,20 +21,19 @@ struct Arguments {
     /// The pipeline's name.
     #[arg(long, default_value = "pinterest")]
     pipeline: String,
-    /// Pins the emulator says were acknowledged.
+    /// Acknowledged pins according to the emulator.
     #[arg(long)]
     acknowledged_pin: Option<u64>,
-    /// Geo records the emulator says were acknowledged.
+    /// Acknowledged geo records according to the emulator.
     #[arg(long)]
     acknowledged_geo: Option<u64>,
-    /// User records the emulator says were acknowledged.
+    /// Acknowledged user records according to the emulator.
     #[arg(long)]
     acknowledged_user: Option<u64>,
 }
 
-/// Where a pipeline's records go, by its spec; what the spec leaves out is as the operator's
-/// defaults are.
-struct Places {
+/// The stores of a pipeline, from its spec and the operator's defaults.
+struct Stores {
     topics: BTreeMap<Kind, String>,
     bucket: String,
     prefix: String,
@@ -46,12 +44,12 @@ struct Places {
 fn main() -> Result<()> {
     let arguments = Arguments::parse();
     run(async {
-        let places = places(&arguments).await?;
+        let stores = stores(&arguments).await?;
         let full_name = format!("{}.{}", arguments.namespace, arguments.pipeline);
-        let report = objects::last_report(&places.bucket, &full_name).await?;
+        let report = objects::last_report(&stores.bucket, &full_name).await?;
         let report = report
             .with_context(|| format!("no batch run of {full_name} has published a report yet"))?;
-        println!("{}", table(&stages(&arguments, &places, &report).await?));
+        println!("{}", table(&stages(&arguments, &stores, &report).await?));
         for question in &QUESTIONS {
             let answer = &report["answers"][question.name];
             let rows = answer["rows"].as_array().cloned().unwrap_or_default();
@@ -77,7 +75,7 @@ fn main() -> Result<()> {
     })
 }
 
-async fn places(arguments: &Arguments) -> Result<Places> {
+async fn stores(arguments: &Arguments) -> Result<Stores> {
     let Arguments {
         namespace,
         pipeline: name,
@@ -94,7 +92,7 @@ async fn places(arguments: &Arguments) -> Result<Places> {
         let set = &spec["broker"]["kafka"]["topics"]["overrides"][kind.name()]["name"];
         (kind, or(set, &format!("{namespace}.{name}.{kind}")))
     };
-    Ok(Places {
+    Ok(Stores {
         topics: Kind::ALL.map(topic).into(),
         bucket: spec["archive"]["bucket"]
             .as_str()
@@ -109,10 +107,10 @@ async fn places(arguments: &Arguments) -> Result<Places> {
     })
 }
 
-/// A row for each stage, a column for each kind of record, and their sum.
+/// A line per stage, with a column per kind of record and their sum.
 async fn stages(
     arguments: &Arguments,
-    places: &Places,
+    stores: &Stores,
     report: &Value,
 ) -> Result<Vec<Vec<String>>> {
     let mut stages: Vec<(&str, [Option<u64>; 3])> = vec![
@@ -132,19 +130,19 @@ async fn stages(
         ("rejected", [None; 3]),
     ];
     for (n, kind) in Kind::ALL.into_iter().enumerate() {
-        let topic = &places.topics[&kind];
+        let topic = &stores.topics[&kind];
         let in_topic: i64 = kafka::ends(topic)
             .await?
             .values()
             .map(|(start, end)| end - start)
             .sum();
-        let (_, in_objects) = objects::raw_count(&places.bucket, &places.prefix, topic).await?;
+        let (_, in_objects) = objects::raw_count(&stores.bucket, &stores.prefix, topic).await?;
         let counted = &report["kinds"][kind.name()];
         let found = [
             Some(u64::try_from(in_topic)?),
-            Some(u64::try_from(postgres::count(&places.schema, kind).await?)?),
+            Some(u64::try_from(postgres::count(&stores.schema, kind).await?)?),
             Some(in_objects),
-            Some(cassandra::count(&places.keyspace, kind.batch_table()).await?),
+            Some(cassandra::count(&stores.keyspace, kind.batch_table()).await?),
             counted["repaired"].as_u64(),
             counted["rejected"].as_u64(),
         ];
@@ -182,7 +180,7 @@ fn grouped(number: u64) -> String {
     text
 }
 
-/// A value as a person reads it: long numbers in groups, and no `.0`.
+/// A value for people: long numbers with commas, and no `.0`.
 fn text(value: &Value) -> String {
     let Value::Number(number) = value else {
         return value
@@ -192,7 +190,7 @@ fn text(value: &Value) -> String {
     let digits = number.to_string();
     let (whole, fraction) = digits.split_once('.').unwrap_or((&digits, "0"));
     let whole = match whole.parse::<u64>() {
-        // Years are among the short ones.
+        // Years stay without a comma.
         Ok(count) if count > 9_999 => grouped(count),
         _ => whole.to_owned(),
     };
@@ -203,7 +201,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// Lines with aligned columns, the first one as a heading: texts to the left, numbers to the right.
+/// A table with a heading; texts are aligned left, numbers right.
 fn table(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let cells = |column: usize| lines.iter().filter_map(move |line| line.get(column));

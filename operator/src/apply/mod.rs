@@ -1,380 +1,271 @@
-//! Phase 4: brings the cluster to the desired objects.
+//! Brings the cluster to the desired objects.
 //!
 //! Objects are written by server-side apply under one field manager, each after those it depends
-//! on. A write is skipped when the live object already holds every field we send ([`subset`]) and
-//! we own no field beyond ([`managed`]), so a settled pipeline is only read. An object of a child's
-//! name that isn't ours is left alone. What is ours and no longer desired is deleted.
+//! on. A write is skipped when an annotation has the hash of what would be sent and the operator
+//! owns exactly the fields that would be sent, so that a settled pipeline is only read. Values are
+//! not compared: whoever changes one takes over its field, and what an admission webhook rewrites
+//! stays rewritten without a write in each reconcile. An object that has a child's name but another
+//! owner is left alone. A child that is no longer desired is deleted ([`prune`]). Every write first
+//! checks the proof of the Lease.
 
-pub mod managed;
-pub mod subset;
+mod prune;
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use futures::future::try_join_all;
-use k8s_openapi::{
-    NamespaceResourceScope,
-    api::{
-        apps::v1::{Deployment, ReplicaSet},
-        autoscaling::v2::HorizontalPodAutoscaler,
-        batch::v1::{CronJob, Job},
-        coordination::v1::Lease,
-        core::v1::{ConfigMap, Service, ServiceAccount},
-        policy::v1::PodDisruptionBudget,
-        rbac::v1::{Role, RoleBinding},
-    },
-};
 use kube::{
-    Api, Client, Resource,
-    api::{
-        ApiResource, DeleteParams, DynamicObject, ListParams, Patch, PatchParams, Preconditions,
-    },
+    Api, Client,
+    api::{ApiResource, DynamicObject, Patch, PatchParams},
+};
+use pinpipe_lease::{LeaseError, Proof};
+use pinpipe_plan::{
+    build::Object,
+    names::{self, APPLIED_ANNOTATION, IMAGE_ANNOTATION, MANAGER},
 };
 use serde_json::{Value, json};
 
-use crate::{MANAGER, build, build::Object, metrics::Metrics};
+use crate::{
+    error::{Error, Trying as _},
+    metrics::Metrics,
+    observe::{
+        child_cache::{ChildCache, Of},
+        children::{Children, Key, is_owned, value},
+        managed_fields,
+    },
+};
 
-/// The field manager of a number of pods that was ours, until an autoscaler has taken it over.
+/// Field manager that holds the number of pods between the operator and an autoscaler.
 const HANDOVER: &str = "pinpipe-operator-handover";
 
-/// The kinds of children there are.
-#[must_use]
-pub fn child_kinds() -> [ApiResource; 10] {
-    fn kind<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>() -> ApiResource {
-        ApiResource::erase::<K>(&())
-    }
-    [
-        kind::<ServiceAccount>(),
-        kind::<Lease>(),
-        kind::<Role>(),
-        kind::<RoleBinding>(),
-        kind::<ConfigMap>(),
-        kind::<Service>(),
-        kind::<Deployment>(),
-        kind::<CronJob>(),
-        kind::<PodDisruptionBudget>(),
-        kind::<HorizontalPodAutoscaler>(),
-    ]
-}
-
-/// Kind and name of a child.
-pub type Key = (String, String);
-
-/// A child that could not be written. The others were.
+/// Why a child could not be written, although the others were.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Obstacle {
-    /// Something that isn't ours has its name.
+    /// An object that belongs to something else has its name.
     Foreign,
-    /// The API server refuses it, and says this.
+    /// The API server refuses it, with this message.
     Refused(String),
 }
 
-/// What a pipeline has in the cluster.
-#[derive(Clone, Debug, Default)]
-pub struct Live(BTreeMap<Key, Value>);
-
-impl Live {
-    /// These objects, each with its kind.
-    pub fn of(objects: impl IntoIterator<Item = (String, Value)>) -> Self {
-        Self(
-            objects
-                .into_iter()
-                .map(|(kind, object)| ((kind, name(&object)), object))
-                .collect(),
-        )
-    }
-
-    /// A child by kind and name.
-    #[must_use]
-    pub fn get(&self, kind: &str, name: &str) -> Option<&Value> {
-        self.0.get(&(kind.to_owned(), name.to_owned()))
-    }
-
-    /// All children.
-    pub fn objects(&self) -> impl Iterator<Item = &Value> {
-        self.0.values()
-    }
-}
-
-/// The API server, for the children of one pipeline.
-pub struct Applier {
-    /// The client.
+/// Writes the children of one pipeline.
+pub struct Applier<'a> {
+    /// Client of the API server.
     pub client: Client,
-    /// What is counted.
+    /// The operator's metrics.
     pub metrics: Metrics,
-    /// The pipeline's namespace.
+    /// Lists of children, which a write makes out of date.
+    pub cache: &'a ChildCache,
+    /// Proof that this replica holds the Lease; None when leader election is off.
+    pub lease: Option<Proof>,
+    /// Namespace of the pipeline.
     pub namespace: String,
-    /// The pipeline's name.
+    /// Name of the pipeline.
     pub pipeline: String,
-    /// The pipeline's UID.
+    /// UID of the pipeline.
     pub uid: String,
 }
 
-impl Applier {
-    fn api(&self, resource: &ApiResource) -> Api<DynamicObject> {
-        Api::namespaced_with(self.client.clone(), &self.namespace, resource)
-    }
-
-    /// Reads everything that is ours.
-    pub async fn live(&self) -> kube::Result<Live> {
-        let params = ListParams::default().labels(&build::selector(&self.pipeline, None));
-        let lists =
-            try_join_all(
-                child_kinds().map(|resource| {
-                    let params = params.clone();
-                    async move {
-                        Ok::<_, kube::Error>((self.api(&resource).list(&params).await?, resource))
-                    }
-                }),
-            )
-            .await?;
-        Ok(Live::of(lists.into_iter().flat_map(|(list, resource)| {
-            let objects = list.items.into_iter().map(|object| value(&object));
-            objects
-                .filter(|object| owned(object, &self.uid))
-                .map(move |object| (resource.kind.clone(), object))
-        })))
-    }
-
-    /// Writes what differs. `live` is what was read before, and afterwards what is there. Gives the
-    /// children that could not be written.
-    pub async fn write(
+impl Applier<'_> {
+    /// Applies the objects that differ from the children, and updates those. Returns the objects
+    /// that could not be written.
+    pub async fn apply(
         &self,
         desired: &[Object],
-        live: &mut Live,
-    ) -> kube::Result<Vec<(Key, Obstacle)>> {
+        children: &mut Children,
+    ) -> Result<Vec<(Key, Obstacle)>, Error> {
         let mut obstacles = Vec::new();
         for object in desired {
+            let object = &stamped(object);
             let key = (object.resource.kind.clone(), object.name.clone());
-            if !live.0.contains_key(&key)
-                && let Some(found) = self.api(&object.resource).get_opt(&object.name).await?
+            if children.get(&key.0, &key.1).is_none()
+                && let Some(found) = self.find(object).await?
             {
-                // Ours without its labels, or somebody else's.
-                let found = value(&found);
-                if !owned(&found, &self.uid) {
+                // Either the labels of a child were removed, or the object isn't a child.
+                if !is_owned(&found, &self.uid) {
                     obstacles.push((key, Obstacle::Foreign));
                     continue;
                 }
-                live.0.insert(key.clone(), found);
+                children.insert(key.clone(), found);
             }
-            let settled = live.0.get(&key).is_some_and(|found| {
-                subset::holds(found, &object.body)
-                    && !managed::owns_more(found, &object.body, MANAGER)
-            });
-            if settled {
+            let live = children.get(&key.0, &key.1);
+            if live.is_some_and(|live| is_settled(live, &object.body)) {
                 continue;
             }
-            let applied = match live.0.get(&key) {
-                Some(found) if hands_over(found, &object.body) => {
-                    self.hand_over(object, found).await
-                }
-                _ => Ok(()),
-            };
-            let applied = match applied {
-                Ok(()) => self.apply(object).await,
-                Err(error) => Err(error),
-            };
-            match applied {
+            match self.write(object, live).await? {
                 Ok(written) => {
-                    live.0.insert(key, written);
+                    if !is_settled(&written, &object.body) {
+                        let (kind, name) = (&key.0, &key.1);
+                        tracing::warn!(kind, name, "the API server dropped fields of a child");
+                    }
+                    children.insert(key, written);
                 }
-                // What is sent won't get better by being sent again: the user is to know.
-                Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
-                    obstacles.push((key, Obstacle::Refused(status.message)));
-                }
-                Err(error) => return Err(error),
+                Err(refusal) => obstacles.push((key, Obstacle::Refused(refusal))),
             }
         }
         Ok(obstacles)
     }
 
-    async fn apply(&self, object: &Object) -> kube::Result<Value> {
-        let params = PatchParams::apply(MANAGER).force();
-        let mut body = object.body.clone();
-        body["apiVersion"] = Value::String(object.resource.api_version.clone());
-        body["kind"] = Value::String(object.resource.kind.clone());
-        let written = self
-            .api(&object.resource)
-            .patch(&object.name, &params, &Patch::Apply(&body))
-            .await?;
-        self.metrics.wrote("apply", &object.resource.plural);
-        tracing::info!(kind = object.resource.kind, name = object.name, "applied");
-        Ok(value(&written))
+    fn api(&self, resource: &ApiResource) -> Api<DynamicObject> {
+        Api::namespaced_with(self.client.clone(), &self.namespace, resource)
     }
 
-    /// Lets the number of pods stand when it isn't ours to say any longer: a field nobody owns
-    /// would fall back to one pod until an autoscaler has had a look. Whatever scales the
-    /// Deployment takes it over with its first write.
-    async fn hand_over(&self, object: &Object, live: &Value) -> kube::Result<()> {
-        let body = json!({
-            "apiVersion": object.resource.api_version,
-            "kind": object.resource.kind,
-            "metadata": {"name": object.name},
-            "spec": {"replicas": live["spec"]["replicas"]},
-        });
-        let params = PatchParams::apply(HANDOVER).force();
-        self.api(&object.resource)
-            .patch(&object.name, &params, &Patch::Apply(&body))
-            .await?;
-        self.metrics.wrote("apply", &object.resource.plural);
-        Ok(())
+    fn of(&self) -> Of<'_> {
+        Of {
+            namespace: &self.namespace,
+            name: &self.pipeline,
+            uid: &self.uid,
+        }
     }
 
-    /// Deletes what is ours and no longer desired, except what is `needed` all the same, and a
-    /// `ConfigMap` that pods may still be started with.
-    pub async fn prune(
+    fn check_lease(&self) -> Result<(), LeaseError> {
+        self.lease.as_ref().map_or(Ok(()), Proof::check)
+    }
+
+    async fn find(&self, object: &Object) -> Result<Option<Value>, Error> {
+        let found = self.api(&object.resource).get_opt(&object.name).await;
+        Ok(found.trying("reading a child")?.as_ref().map(value))
+    }
+
+    /// Writes one object. The inner error is the API server's refusal of what was sent, which
+    /// sending it again would not change.
+    async fn write(
         &self,
-        desired: &[Object],
-        needed: &BTreeSet<Key>,
-        live: &mut Live,
-    ) -> kube::Result<()> {
-        let wanted: BTreeSet<Key> = desired
-            .iter()
-            .map(|o| (o.resource.kind.clone(), o.name.clone()))
-            .collect();
-        let mut orphans: Vec<Key> = live
-            .0
-            .keys()
-            .filter(|key| !wanted.contains(*key) && !needed.contains(*key))
-            .cloned()
-            .collect();
-        if orphans.iter().any(|(kind, _)| kind == "ConfigMap") {
-            let referred = self.referred_config_maps(live).await?;
-            orphans.retain(|(kind, name)| kind != "ConfigMap" || !referred.contains(name));
-        }
-        let kinds = child_kinds();
-        for key in orphans {
-            let Some(resource) = kinds.iter().find(|resource| resource.kind == key.0) else {
-                continue;
-            };
-            let uid = live
-                .0
-                .get(&key)
-                .and_then(|object| object["metadata"]["uid"].as_str())
-                .map(ToOwned::to_owned);
-            let params = DeleteParams {
-                preconditions: Some(Preconditions {
-                    uid,
-                    resource_version: None,
-                }),
-                ..DeleteParams::background()
-            };
-            match self.api(resource).delete(&key.1, &params).await {
-                Ok(_) => {
-                    self.metrics.wrote("delete", &resource.plural);
-                    tracing::info!(kind = key.0, name = key.1, "deleted: no longer wanted");
-                }
-                // Gone already, or another one has its name by now.
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-                Err(error) => return Err(error),
+        object: &Object,
+        live: Option<&Value>,
+    ) -> Result<Result<Value, String>, Error> {
+        let mut written = Ok(Value::Null);
+        if live.is_some_and(|live| is_handed_over(live, &object.body)) {
+            // The list of children may be older than the last change of the number of pods.
+            let live = self.find(object).await?;
+            if let Some(live) = live.filter(|live| is_handed_over(live, &object.body)) {
+                written = self.patch(object, HANDOVER, &replicas_of(&live)).await?;
             }
-            live.0.remove(&key);
         }
-        Ok(())
+        if written.is_ok() {
+            written = self.patch(object, MANAGER, &object.body).await?;
+            tracing::info!(kind = object.resource.kind, name = object.name, "applied");
+        }
+        Ok(written)
     }
 
-    /// The `ConfigMap`s that pod templates of Deployments, `ReplicaSet`s, `CronJob`s and Jobs name.
-    async fn referred_config_maps(&self, live: &Live) -> kube::Result<BTreeSet<String>> {
-        let sets_of = ListParams::default().labels(&build::selector(&self.pipeline, None));
-        let jobs_of = ListParams::default().labels(&build::jobs_selector(&self.pipeline));
-        let (sets, jobs) = (
-            ApiResource::erase::<ReplicaSet>(&()),
-            ApiResource::erase::<Job>(&()),
-        );
-        let (sets, jobs) = (self.api(&sets), self.api(&jobs));
-        let (sets, jobs) = futures::try_join!(sets.list(&sets_of), jobs.list(&jobs_of))?;
-        let runners = sets.items.iter().chain(&jobs.items).map(value);
-        Ok(runners
-            .chain(live.objects().cloned())
-            .flat_map(|object| config_maps(&object))
-            .collect())
+    async fn patch(
+        &self,
+        object: &Object,
+        manager: &str,
+        fields: &Value,
+    ) -> Result<Result<Value, String>, Error> {
+        self.check_lease()?;
+        self.cache.changes(&self.uid, &object.resource.kind);
+        let mut body = fields.clone();
+        body["apiVersion"] = json!(object.resource.api_version);
+        body["kind"] = json!(object.resource.kind);
+        body["metadata"]["name"] = json!(object.name);
+        let params = PatchParams::apply(manager).force();
+        let api = self.api(&object.resource);
+        match api.patch(&object.name, &params, &Patch::Apply(&body)).await {
+            Ok(written) => {
+                self.metrics.wrote("apply", &object.resource.plural);
+                Ok(Ok(value(&written)))
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
+                Ok(Err(status.message))
+            }
+            Err(error) => Err(error).trying("applying a child"),
+        }
     }
 }
 
-/// Whether a Deployment's number of pods was ours to say and is no longer. None at all is a
-/// suspended pipeline's, at which an autoscaler would leave it.
-fn hands_over(live: &Value, desired: &Value) -> bool {
-    let wants_no_say =
-        desired["spec"]["template"].is_object() && desired["spec"]["replicas"].is_null();
+/// An object with annotations of what is applied: its hash, and a Deployment's image.
+fn stamped(object: &Object) -> Object {
+    let mut stamped = object.clone();
+    let image = &object.body["spec"]["template"]["spec"]["containers"][0]["image"];
+    let image = image
+        .as_str()
+        .map(|image| (IMAGE_ANNOTATION, image.to_owned()));
+    let hash = (APPLIED_ANNOTATION, names::hash(&object.body.to_string()));
+    for (annotation, value) in image.into_iter().chain([hash]) {
+        stamped.body["metadata"]["annotations"][annotation] = json!(value);
+    }
+    stamped
+}
+
+/// Whether `desired` was the last that was applied, and nobody has taken over or given up a field
+/// of it since.
+fn is_settled(live: &Value, desired: &Value) -> bool {
+    let applied = |object: &Value| {
+        let annotations = &object["metadata"]["annotations"];
+        annotations[APPLIED_ANNOTATION]
+            .as_str()
+            .map(ToOwned::to_owned)
+    };
+    applied(live) == applied(desired) && managed_fields::owns_exactly(live, desired, MANAGER)
+}
+
+/// Whether the operator owned the number of pods and no longer sets it. A field without an owner
+/// would fall back to one pod until an autoscaler acts, so it is kept under another field manager;
+/// whatever scales the Deployment takes it over with its first write. At zero pods, which is how
+/// a suspended pipeline ends, an autoscaler would leave it there.
+fn is_handed_over(live: &Value, desired: &Value) -> bool {
+    let unset = desired["spec"]["template"].is_object() && desired["spec"]["replicas"].is_null();
     let has_pods = live["spec"]["replicas"]
         .as_i64()
         .is_some_and(|replicas| replicas > 0);
-    wants_no_say && has_pods && managed::owns(live, "/f:spec/f:replicas", MANAGER)
+    unset && has_pods && managed_fields::owns(live, "/f:spec/f:replicas", MANAGER)
 }
 
-/// The `ConfigMap`s a workload's pods mount.
-#[must_use]
-pub fn config_maps(workload: &Value) -> Vec<String> {
-    let spec = &workload["spec"];
-    let template = if spec["jobTemplate"].is_object() {
-        &spec["jobTemplate"]["spec"]["template"]
-    } else {
-        &spec["template"]
-    };
-    let volumes = template["spec"]["volumes"].as_array();
-    volumes
-        .into_iter()
-        .flatten()
-        .filter_map(|v| v["configMap"]["name"].as_str().map(ToOwned::to_owned))
-        .collect()
-}
-
-fn owned(object: &Value, uid: &str) -> bool {
-    let owners = object["metadata"]["ownerReferences"].as_array();
-    owners
-        .into_iter()
-        .flatten()
-        .any(|owner| owner["uid"] == uid)
-}
-
-fn name(object: &Value) -> String {
-    object["metadata"]["name"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned()
-}
-
-/// An object as it came. Its keys are texts, so it always is JSON.
-fn value(object: &DynamicObject) -> Value {
-    serde_json::to_value(object).unwrap_or_default()
+fn replicas_of(live: &Value) -> Value {
+    json!({"spec": {"replicas": live["spec"]["replicas"]}})
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn object(image: &str) -> Object {
+        let container = json!({"name": "main", "image": image});
+        Object {
+            resource: ApiResource::erase::<k8s_openapi::api::apps::v1::Deployment>(&()),
+            name: "a".to_owned(),
+            body: json!({"metadata": {"name": "a"},
+                "spec": {"template": {"spec": {"containers": [container]}}}}),
+        }
+    }
+
+    #[test]
+    fn a_rewritten_image_is_settled_and_one_that_another_manager_set_is_not() {
+        let desired = stamped(&object("r/ingest:1")).body;
+        assert_eq!(
+            desired["metadata"]["annotations"][IMAGE_ANNOTATION],
+            "r/ingest:1"
+        );
+        let annotations =
+            json!({format!("f:{APPLIED_ANNOTATION}"): {}, format!("f:{IMAGE_ANNOTATION}"): {}});
+        let owned = |container: Value| {
+            let containers = json!({"k:{\"name\":\"main\"}": container});
+            json!([{"manager": MANAGER, "operation": "Apply", "fieldsV1": {
+                "f:metadata": {"f:annotations": annotations},
+                "f:spec": {"f:template": {"f:spec": {"f:containers": containers}}}}}])
+        };
+        let mut live = desired.clone();
+        live["metadata"]["managedFields"] = owned(json!({".": {}, "f:name": {}, "f:image": {}}));
+        live["spec"]["template"]["spec"]["containers"][0]["image"] = json!("mirror/ingest:1");
+        assert!(is_settled(&live, &desired));
+        assert!(!is_settled(&live, &stamped(&object("r/ingest:2")).body));
+        live["metadata"]["managedFields"] = owned(json!({".": {}, "f:name": {}}));
+        assert!(!is_settled(&live, &desired), "kubectl set image");
+        live["metadata"]["managedFields"] = json!([]);
+        assert!(!is_settled(&live, &desired), "managedFields cleared");
+    }
+
     #[test]
     fn the_number_of_pods_is_handed_over_once_and_only_where_there_are_some() {
         let live = |replicas: i32, owned: Value| {
+            let fields = json!({"f:spec": owned});
             json!({"spec": {"replicas": replicas, "template": {}}, "metadata": {"managedFields": [
-                {"manager": MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": owned}}]}})
+                {"manager": MANAGER, "operation": "Apply", "fieldsV1": fields}]}})
         };
         let (ours, not_ours) = (json!({"f:replicas": {}}), json!({}));
-        let (silent, fixed) = (
-            json!({"spec": {"template": {}}}),
-            json!({"spec": {"template": {}, "replicas": 3}}),
-        );
-        assert!(hands_over(&live(5, ours.clone()), &silent));
-        assert!(!hands_over(&live(5, ours.clone()), &fixed));
-        assert!(!hands_over(&live(5, not_ours), &silent));
-        assert!(!hands_over(&live(0, ours), &silent));
-    }
-
-    #[test]
-    fn config_maps_of_deployments_and_cron_jobs_are_found() {
-        let template = json!({"spec": {"volumes": [{"name": "a", "configMap": {"name": "x"}}, {"name": "b", "secret": {}}]}});
-        assert_eq!(config_maps(&json!({"spec": {"template": template}})), ["x"]);
-        assert_eq!(
-            config_maps(&json!({"spec": {"jobTemplate": {"spec": {"template": template}}}})),
-            ["x"]
-        );
-        assert!(config_maps(&json!({"data": {}})).is_empty());
-    }
-
-    #[test]
-    fn an_object_is_ours_by_its_owners_uid_alone() {
-        let object = json!({"metadata": {"ownerReferences": [{"name": "p", "uid": "1"}]}});
-        assert!(owned(&object, "1"));
-        assert!(!owned(&object, "2"));
-        assert!(!owned(&json!({"metadata": {"name": "p-ingest"}}), "1"));
+        let unset = json!({"spec": {"template": {}}});
+        let fixed = json!({"spec": {"template": {}, "replicas": 3}});
+        assert!(is_handed_over(&live(5, ours.clone()), &unset));
+        assert!(!is_handed_over(&live(5, ours.clone()), &fixed));
+        assert!(!is_handed_over(&live(5, not_ours), &unset));
+        assert!(!is_handed_over(&live(0, ours), &unset));
     }
 }

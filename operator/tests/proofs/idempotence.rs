@@ -1,48 +1,109 @@
-//! A pipeline that is as it should be costs no write: not when it is looked at again, and not when
-//! a new operator looks for the first time.
+//! A settled pipeline causes no write, neither when it is reconciled again nor when a new operator
+//! reconciles it for the first time. A change of a child by somebody else causes one.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use serde_json::{Value, json};
 
-use crate::{specs, user::Pipeline, world::World};
+use crate::{cluster::Cluster, operator::Operator, pipeline::Pipeline, specs};
 
-pub async fn run(world: &World) -> Result<String> {
-    let lane = world.lane().await?;
-    let mut told = Vec::new();
+pub async fn run(cluster: &Cluster) -> Result<String> {
+    let operator = cluster.operator().await?;
+    let mut results = Vec::new();
     for (name, spec) in [
-        ("thorough", specs::thorough(&lane.bootstrap_servers)),
-        ("whole", specs::whole(&lane.bootstrap_servers)),
+        ("thorough", specs::thorough(&operator.bootstrap_servers)),
+        ("whole", specs::whole(&operator.bootstrap_servers)),
     ] {
         let namespace = format!("idempotence-{name}");
-        world.place(&namespace).await?;
+        cluster.namespace_with_secrets(&namespace).await?;
         let arguments = ["--namespace", &namespace];
-        let pipeline = Pipeline::new(&world.admin, &namespace, "pinterest");
+        let pipeline = Pipeline::new(&cluster.admin, &namespace, "pinterest");
         pipeline.create(&spec).await?;
-        lane.start(&arguments)?;
-        pipeline.settles(&lane).await?;
-        let written = lane.tap.writes().len();
+        operator.start(&arguments)?;
+        pipeline.settle(&operator).await?;
+        let written = operator.traffic.writes().len();
 
-        lane.tap.begin(None);
-        let passes = lane.passes().await?;
+        operator.traffic.begin(None);
+        let reconciles = operator.reconciles().await?;
         pipeline
             .annotate("example.com/irrelevant", "touched")
             .await?;
-        lane.passed(passes + 1.0).await?;
-        let again = lane.tap.attempts();
+        operator.wait_for_reconciles(reconciles + 1.0).await?;
+        let again = operator.traffic.attempts();
         ensure!(
             again.is_empty(),
-            "{name}: looked at again, it was written to: {again:?}"
+            "{name}: reconciled again, it was written to: {again:?}"
         );
 
-        lane.tap.kill();
-        lane.tap.begin(None);
-        lane.start(&arguments)?;
-        lane.passed(1.0).await?;
-        let anew = lane.tap.attempts();
-        ensure!(anew.is_empty(), "{name}: a new operator wrote: {anew:?}");
-        lane.tap.kill();
-        told.push(format!(
+        if name == "whole" {
+            repairs(cluster, &operator, &pipeline).await?;
+        }
+        operator.traffic.kill();
+        operator.traffic.begin(None);
+        operator.start(&arguments)?;
+        operator.wait_for_reconciles(1.0).await?;
+        let by_new = operator.traffic.attempts();
+        ensure!(
+            by_new.is_empty(),
+            "{name}: a new operator wrote: {by_new:?}"
+        );
+        operator.traffic.kill();
+        results.push(format!(
             "{name}: {written} writes until settled, none after that"
         ));
     }
-    Ok(told.join("; "))
+    Ok(results.join("; "))
+}
+
+/// Changes a Deployment as its user may, each of which the operator undoes with one write.
+async fn repairs(cluster: &Cluster, operator: &Operator, pipeline: &Pipeline) -> Result<()> {
+    let name = "pinterest-stream-live";
+    let api: Api<Deployment> = Api::namespaced(cluster.admin.clone(), &pipeline.namespace);
+    let template = |spec: Value| json!({"spec": {"template": {"spec": spec}}});
+    let label = json!([{"op": "remove", "path": "/metadata/labels/app.kubernetes.io~1name"}]);
+    let cleared = json!({"metadata": {"managedFields": [{}]}});
+    let changes: [(&str, Patch<Value>); 5] = [
+        (
+            "edit",
+            Patch::Strategic(template(json!({"terminationGracePeriodSeconds": 1}))),
+        ),
+        ("scale", Patch::Merge(json!({"spec": {"replicas": 9}}))),
+        (
+            "set image",
+            Patch::Strategic(template(
+                json!({"containers": [{"name": "stream", "image": "x"}]}),
+            )),
+        ),
+        ("field removed", Patch::Json(serde_json::from_value(label)?)),
+        ("managedFields cleared", Patch::Merge(cleared)),
+    ];
+    for (what, change) in changes {
+        let before = api.get(name).await?;
+        operator.traffic.begin(None);
+        if what == "scale" {
+            api.patch_scale(name, &PatchParams::default(), &change)
+                .await?;
+        } else {
+            api.patch(name, &PatchParams::default(), &change).await?;
+        }
+        let reconciles = operator.reconciles().await?;
+        operator
+            .wait_for_reconciles(reconciles + 1.0)
+            .await
+            .context(what)?;
+        pipeline.settle(operator).await.context(what)?;
+        let mut written = operator.traffic.writes();
+        written.retain(|write| write.contains(" deployments "));
+        ensure!(written.len() == 1, "{what}: {written:?}");
+        let after = api.get(name).await?;
+        ensure!(
+            before.spec == after.spec && before.metadata.labels == after.metadata.labels,
+            "{what}: it isn't undone: {before:?} {after:?}"
+        );
+    }
+    Ok(())
 }

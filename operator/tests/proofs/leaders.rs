@@ -1,5 +1,5 @@
-//! Two operators at once: only the one that holds the Lease writes. One that was killed is
-//! followed; one that stood still and goes on writes no more.
+//! With two operators, only the holder of the Lease writes. The standby takes over when the leader
+//! is killed or frozen, and a frozen leader that resumes doesn't write.
 
 use std::{process::Command, time::Duration};
 
@@ -7,18 +7,19 @@ use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
 
 use crate::{
-    lane::Lane,
+    cluster::{Cluster, RELEASE, SYSTEM},
+    operator::Operator,
+    pipeline::Pipeline,
     specs,
-    user::Pipeline,
-    world::{RELEASE, SYSTEM, World, until},
+    wait::until,
 };
 
-/// How long another may take to follow one that is gone: the Lease's time and some seconds.
-const FOLLOWS: Duration = Duration::from_secs(40);
+/// How long the standby may take to take over: until the Lease expires, and some seconds.
+const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(40);
 
-pub async fn run(world: &World) -> Result<String> {
+pub async fn run(cluster: &Cluster) -> Result<String> {
     let namespace = "leaders";
-    let (one, other) = (world.lane().await?, world.lane().await?);
+    let (one, other) = (cluster.operator().await?, cluster.operator().await?);
     let arguments = [
         "--namespace",
         namespace,
@@ -27,71 +28,80 @@ pub async fn run(world: &World) -> Result<String> {
         "--lease-namespace",
         SYSTEM,
     ];
-    world.place(namespace).await?;
+    cluster.namespace_with_secrets(namespace).await?;
     one.start(&arguments)?;
     leads(&one).await?;
     other.start(&arguments)?;
-    let pipeline = Pipeline::new(&world.admin, namespace, "pinterest");
+    let pipeline = Pipeline::new(&cluster.admin, namespace, "pinterest");
     pipeline
         .create(&specs::whole(&one.bootstrap_servers))
         .await?;
-    pipeline.settles(&one).await?;
+    pipeline.settle(&one).await?;
     only_leases(&other)?;
 
-    one.tap.kill();
+    one.traffic.kill();
     leads(&other).await?;
-    one.tap.begin(None);
+    one.traffic.begin(None);
     one.start(&arguments)?;
     pipeline
         .replace(&json!({}), &specs::changed(&one.bootstrap_servers))
         .await?;
     pipeline
-        .settles(&other)
+        .settle(&other)
         .await
-        .context("the second, after the first was killed")?;
+        .context("the second operator, after the first was killed")?;
     only_leases(&one)?;
 
-    let frozen = other.tap.pid().context("the second operator has ended")?;
+    let frozen = other
+        .traffic
+        .pid()
+        .context("the second operator has exited")?;
     signal("STOP", frozen)?;
-    other.tap.begin(None);
+    other.traffic.begin(None);
     leads(&one).await?;
     pipeline
         .replace(&json!({}), &specs::whole(&one.bootstrap_servers))
         .await?;
     pipeline
-        .settles(&one)
+        .settle(&one)
         .await
-        .context("the first again, while the second stands still")?;
+        .context("the first operator again, while the second is frozen")?;
     signal("CONT", frozen)?;
-    until("an operator that stood still ends", FOLLOWS, async || {
-        ensure!(other.tap.pid().is_none(), "it runs: {}", other.last_words());
-        Ok(())
-    })
+    until(
+        "the resumed operator exits",
+        TAKEN_OVER_WITHIN,
+        async || {
+            ensure!(
+                other.traffic.pid().is_none(),
+                "it is running: {}",
+                other.log_end()
+            );
+            Ok(())
+        },
+    )
     .await?;
     only_leases(&other)?;
-    Ok(
-        "one wrote at a time: while another stood by, after a kill, and after a standstill"
-            .to_owned(),
-    )
+    Ok("only the leader wrote: beside a standby, after a kill, and after a freeze".to_owned())
 }
 
-async fn leads(lane: &Lane) -> Result<()> {
-    until("an operator leads", FOLLOWS, async || {
-        let leads = lane.metric("pinpipe_operator_leader").await?;
-        ensure!(leads > 0.5, "it stands by");
+async fn leads(operator: &Operator) -> Result<()> {
+    until("an operator leads", TAKEN_OVER_WITHIN, async || {
+        let leads = operator.metric("pinpipe_operator_leader").await?;
+        ensure!(leads > 0.5, "it is a standby");
         Ok(())
     })
     .await
-    .with_context(|| lane.last_words())
+    .with_context(|| operator.log_end())
 }
 
-/// Of the broker nothing can be told: whoever leads goes there by the way that the pipeline names.
-fn only_leases(lane: &Lane) -> Result<()> {
-    let mut written = lane.tap.attempts();
+/// An error if the operator wrote to anything but Leases. Writes to the broker don't count: both
+/// operators reach it by the proxy that the pipeline names.
+fn only_leases(operator: &Operator) -> Result<()> {
+    let mut written = operator.traffic.attempts();
     written.retain(|write| write.contains(' '));
     ensure!(
         written.iter().all(|write| write.contains(" leases ")),
-        "one that doesn't lead wrote: {written:?}"
+        "an operator that isn't the leader wrote: {written:?}"
     );
     Ok(())
 }

@@ -1,25 +1,31 @@
-//! Proofs about the operator with real servers: its binary as a process, an API server with etcd, a
-//! Kafka broker; no nodes. What stands between counts, kills and meddles.
+//! Proofs about the operator: its binary as a process, with an API server, etcd and a Kafka broker,
+//! but no nodes. Proxies between them count requests, kill the operator, and inject faults.
 //!
-//! `cargo test -p pinpipe-operator --test proofs` runs all, and with names behind `--`, or in
-//! `PINPIPE_PROOFS` with commas between them, just these. Servers' files and logs are in a
-//! temporary folder, kept when a proof fails.
+//! `cargo test -p pinpipe-operator --test proofs` runs all proofs. Arguments, or a list separated
+//! by commas in `PINPIPE_PROOFS`, select some by name. The servers' files and logs are in a
+//! temporary folder, which is kept when a proof fails.
 
-mod api;
-mod broker;
+mod api_proxy;
+mod cluster;
 mod crash;
 mod idempotence;
-mod lane;
+mod kafka_proxy;
 mod leaders;
 mod many;
+mod namespaces;
+mod operator;
+mod ownership;
+mod pipeline;
 mod rbac;
+mod record;
+mod servers;
+mod snapshot;
 mod specs;
 mod stale;
-mod state;
-mod tap;
-mod user;
+mod stuck_runs;
+mod traffic;
+mod wait;
 mod walk;
-mod world;
 
 use std::{collections::BTreeSet, env, fs, process::ExitCode, time::Instant};
 
@@ -27,49 +33,59 @@ use anyhow::Result;
 use futures::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream::FuturesUnordered};
 use tokio::{runtime::Runtime, select};
 
-use crate::world::{Servers, World};
+use crate::{cluster::Cluster, servers::Servers};
 
-type Proof = for<'a> fn(&'a World) -> LocalBoxFuture<'a, Result<String>>;
+type Proof = for<'a> fn(&'a Cluster) -> LocalBoxFuture<'a, Result<String>>;
 
-/// One group after the other, those of a group side by side: they mostly wait.
+/// Groups run one after the other; the proofs of a group run concurrently, since they mostly wait.
 const PROOFS: [&[(&str, Proof)]; 2] = [
     &[
-        ("idempotence", |world| Box::pin(idempotence::run(world))),
-        ("crash", |world| Box::pin(crash::run(world))),
-        ("lost events", |world| Box::pin(stale::lost_events(world))),
-        ("older lists", |world| Box::pin(stale::older_lists(world))),
-        ("deleted while down", |world| {
-            Box::pin(stale::deleted_while_down(world))
+        ("idempotence", |cluster| Box::pin(idempotence::run(cluster))),
+        ("crash", |cluster| Box::pin(crash::run(cluster))),
+        ("lost events", |cluster| {
+            Box::pin(stale::lost_events(cluster))
         }),
-        ("foreign", |world| Box::pin(stale::foreign(world))),
-        ("same name", |world| Box::pin(stale::same_name(world))),
-        ("leaders", |world| Box::pin(leaders::run(world))),
+        ("older lists", |cluster| {
+            Box::pin(stale::older_lists(cluster))
+        }),
+        ("deleted while down", |cluster| {
+            Box::pin(stale::deleted_while_down(cluster))
+        }),
+        ("foreign", |cluster| Box::pin(stale::foreign(cluster))),
+        ("same name", |cluster| Box::pin(stale::same_name(cluster))),
+        ("stuck runs", |cluster| Box::pin(stuck_runs::run(cluster))),
+        ("record", |cluster| Box::pin(record::run(cluster))),
+        ("role gone", |cluster| {
+            Box::pin(namespaces::role_gone(cluster))
+        }),
+        ("ownership", |cluster| Box::pin(ownership::run(cluster))),
+        ("leaders", |cluster| Box::pin(leaders::run(cluster))),
     ],
     &[
-        ("walk", |world| Box::pin(walk::run(world))),
-        ("many", |world| Box::pin(many::run(world))),
+        ("walk", |cluster| Box::pin(walk::run(cluster))),
+        ("many", |cluster| Box::pin(many::run(cluster))),
     ],
 ];
-/// Where names may stand, besides arguments.
-const NAMED: &str = "PINPIPE_PROOFS";
-/// The one about all of them, which runs only when they did.
+/// The environment variable that selects proofs.
+const SELECTED: &str = "PINPIPE_PROOFS";
+/// The proof about the requests of all others; it runs only after all of them.
 const RBAC: &str = "rbac";
 
 fn main() -> ExitCode {
-    let mut named: Vec<String> = env::args()
+    let mut selected: Vec<String> = env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with('-'))
         .collect();
-    named.extend(
-        env::var(NAMED)
+    selected.extend(
+        env::var(SELECTED)
             .iter()
             .flat_map(|names| names.split(','))
             .map(ToOwned::to_owned),
     );
     let folder = env::temp_dir().join(format!("pinpipe-proofs-{}", std::process::id()));
-    match prove(&named, &folder) {
+    match prove(&selected, &folder) {
         Ok(true) => {
-            // What is left is the system's to clear away.
+            // A temporary folder: what can't be deleted does no harm.
             let _ = fs::remove_dir_all(&folder);
             ExitCode::SUCCESS
         }
@@ -84,25 +100,26 @@ fn main() -> ExitCode {
     }
 }
 
-/// Whether all that is asked for holds.
-fn prove(named: &[String], folder: &std::path::Path) -> Result<bool> {
+/// Whether all selected proofs pass.
+fn prove(selected: &[String], folder: &std::path::Path) -> Result<bool> {
     fs::create_dir_all(folder)?;
     let begun = Instant::now();
     let mut servers = Servers::start(folder.to_path_buf())?;
     println!("servers: {:.1} s", begun.elapsed().as_secs_f64());
     Runtime::new()?.block_on(async {
-        let world = World::new(&mut servers).await?;
+        let cluster = Cluster::new(&mut servers).await?;
         select! {
-            ended = world.run_deployments() => ended.map(|()| false),
-            proven = all(&world, named) => proven,
+            ended = cluster.run_deployments() => ended.map(|()| false),
+            proven = run_all(&cluster, selected) => proven,
         }
     })
 }
 
-async fn all(world: &World, named: &[String]) -> Result<bool> {
-    let is_asked = |name: &str| named.is_empty() || named.iter().any(|asked| asked == name);
+async fn run_all(cluster: &Cluster, selected: &[String]) -> Result<bool> {
+    let is_selected =
+        |name: &str| selected.is_empty() || selected.iter().any(|selected| selected == name);
     let (mut passed, mut failures) = (0, Vec::new());
-    let mut tell = |name: &str, begun: Instant, result: Result<String>| {
+    let mut report = |name: &str, begun: Instant, result: Result<String>| {
         let seconds = begun.elapsed().as_secs_f64();
         match result {
             Ok(found) => {
@@ -117,20 +134,20 @@ async fn all(world: &World, named: &[String]) -> Result<bool> {
     };
     for group in PROOFS {
         let begun = Instant::now();
-        let asked = group.iter().filter(|(name, _)| is_asked(name));
-        let mut proofs: FuturesUnordered<_> = asked
-            .map(|(name, proof)| proof(world).map(move |found| (*name, found)))
+        let proofs = group.iter().filter(|(name, _)| is_selected(name));
+        let mut proofs: FuturesUnordered<_> = proofs
+            .map(|(name, proof)| proof(cluster).map(move |found| (*name, found)))
             .collect();
         while let Some((name, found)) = proofs.next().await {
-            tell(name, begun, found);
+            report(name, begun, found);
         }
     }
-    if named.is_empty() {
-        let (used, granted): (BTreeSet<_>, BTreeSet<_>) = world.permissions();
-        tell(
+    if selected.is_empty() {
+        let (used, granted): (BTreeSet<_>, BTreeSet<_>) = cluster.permissions();
+        report(
             RBAC,
             Instant::now(),
-            rbac::compare(&used, &granted, &world.roles),
+            rbac::compare(&used, &granted, &cluster.roles),
         );
     }
     let (result, failed) = (

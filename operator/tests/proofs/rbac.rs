@@ -1,6 +1,5 @@
-//! The chart's Roles are what the operator needs, no more and no less. The API server refuses
-//! whatever they don't allow; what they allow and nobody needed in all the other proofs is found
-//! here.
+//! The chart's Roles grant exactly what the operator needs. The API server refuses what they don't
+//! grant; this proof finds what they grant and no other proof used.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,47 +7,55 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::{
-    api::rules,
-    tap::Use,
-    world::{RELEASE, SYSTEM},
+    api_proxy::rules,
+    cluster::{RELEASE, SYSTEM},
+    traffic::Permission,
 };
 
-/// `used` and `granted` are of all operators, `roles` the chart's by kind and name.
+/// Compares the permissions of all operators with the chart's roles, which are by kind and name.
 pub fn compare(
-    used: &BTreeSet<Use>,
-    granted: &BTreeSet<Use>,
+    used: &BTreeSet<Permission>,
+    granted: &BTreeSet<Permission>,
     roles: &BTreeMap<(String, String), Value>,
 ) -> Result<String> {
-    // Who grants a right must have it, so what the operator gives batch workers is needed, too,
-    // where they are.
+    // The API server lets nobody grant a permission they lack, so the operator also needs those of
+    // batch workers.
     let needed: BTreeSet<String> = used
         .iter()
         .chain(granted)
-        .filter(|used| !of_leader(used))
-        .map(named)
+        .filter(|used| !is_of_lease(used) && !is_of_record(used))
+        .map(name_of)
         .collect();
     let leading: BTreeSet<String> = used
         .iter()
-        .filter(|used| of_leader(used))
-        .map(named)
+        .filter(|used| is_of_lease(used))
+        .map(name_of)
+        .collect();
+    let recording: BTreeSet<String> = used
+        .iter()
+        .filter(|used| is_of_record(used))
+        .map(name_of)
         .collect();
     let mut problems = Vec::new();
-    let mut rules_in_all = 0;
+    let mut total = 0;
     for (kind, name, needed) in [
         ("ClusterRole", RELEASE.to_owned(), needed),
         ("Role", format!("{RELEASE}-leader"), leading),
+        ("Role", format!("{RELEASE}-topics"), recording),
     ] {
         let role = roles.get(&(kind.to_owned(), name.clone()));
         let allowed: BTreeSet<String> = role
             .iter()
             .flat_map(|role| rules(role))
-            .map(|rule| named(&rule))
+            .map(|rule| name_of(&rule))
             .collect();
-        rules_in_all += allowed.len();
+        total += allowed.len();
         let unused: Vec<_> = allowed.difference(&needed).collect();
         let missing: Vec<_> = needed.difference(&allowed).collect();
         if !unused.is_empty() {
-            problems.push(format!("{kind} {name} allows what nobody used: {unused:?}"));
+            problems.push(format!(
+                "{kind} {name} grants what was never used: {unused:?}"
+            ));
         }
         if !missing.is_empty() {
             problems.push(format!("{kind} {name} lacks what was used: {missing:?}"));
@@ -56,17 +63,22 @@ pub fn compare(
     }
     ensure!(problems.is_empty(), "{}", problems.join("\n"));
     Ok(format!(
-        "{rules_in_all} permissions, each of them used, and no other"
+        "{total} permissions, each of them used, and no others"
     ))
 }
 
-/// Whether it is about the Lease by which one operator works.
-fn of_leader(used: &Use) -> bool {
+/// Whether it is for the Lease of the leader.
+fn is_of_lease(used: &Permission) -> bool {
     used.resource == "leases" && used.namespace.as_deref() == Some(SYSTEM)
 }
 
-fn named(used: &Use) -> String {
-    let Use {
+/// Whether it is for the record of topics.
+fn is_of_record(used: &Permission) -> bool {
+    used.resource == "configmaps" && used.namespace.as_deref() == Some(SYSTEM)
+}
+
+fn name_of(used: &Permission) -> String {
+    let Permission {
         group,
         resource,
         verb,

@@ -1,82 +1,179 @@
-//! Pipelines to prove things with.
+//! Specs of the pipelines in proofs.
 
 use serde_json::{Value, json};
 
-/// Everything there is, with no more said than must be.
+/// Every section, with only the required fields and two replicas of ingest.
 pub fn whole(bootstrap_servers: &str) -> Value {
     json!({
-        "broker": {"kafka": {"bootstrapServers": bootstrap_servers, "topics": {"partitions": 1, "deletionPolicy": "Delete"}}},
+        "broker": {"kafka": {
+            "bootstrapServers": bootstrap_servers,
+            "topics": {"partitions": 1, "deletionPolicy": "Delete"},
+        }},
         "ingest": {"replicas": 2},
         "stream": {"sinks": [
             {"name": "live", "postgres": {"urlSecretRef": {"name": "warehouse", "key": "url"}}},
-            {"name": "old", "postgres": {"urlSecretRef": {"name": "warehouse", "key": "other"}, "schema": "old"}},
+            {"name": "old", "postgres": {
+                "urlSecretRef": {"name": "warehouse", "key": "other"},
+                "schema": "old",
+            }},
         ]},
         "archive": {"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}},
-        "batch": {"schedule": "0 10 * * *", "sinks": [
-            {"name": "serving", "cassandra": {"contactPoints": ["c:9042"], "credentialsSecretRef": {"name": "cassandra"}}}]},
+        "batch": {"schedule": "0 10 * * *", "sinks": [{"name": "serving", "cassandra": {
+            "contactPoints": ["c:9042"],
+            "credentialsSecretRef": {"name": "cassandra"},
+        }}]},
         "emulator": {},
     })
 }
 
-/// The same after a change of much of it.
+/// [`whole`] with a change in most sections.
 pub fn changed(bootstrap_servers: &str) -> Value {
     let mut spec = whole(bootstrap_servers);
     spec["broker"]["kafka"]["topics"]["partitions"] = json!(2);
     spec["ingest"] = json!({"autoscaling": {"minReplicas": 2, "maxReplicas": 3}});
-    spec["stream"]["sinks"][1] = json!({"name": "new", "replicas": 2, "postgres": {"urlSecretRef": {"name": "warehouse", "key": "other"}, "schema": "new"}});
+    spec["stream"]["sinks"][1] = json!({"name": "new", "replicas": 2, "postgres": {
+        "urlSecretRef": {"name": "warehouse", "key": "other"},
+        "schema": "new",
+    }});
     spec["batch"]["schedule"] = json!("30 11 * * *");
     spec["archive"]["rotate"] = json!({"records": 10});
     spec.as_object_mut().map(|spec| spec.remove("emulator"));
     spec
 }
 
-/// Every optional field, written in ways that the API server writes otherwise.
+/// Every optional field, with values that the API server normalizes.
 pub fn thorough(bootstrap_servers: &str) -> Value {
-    let mut ingest = json!({
-        "podLabels": {"team": "pins"}, "podAnnotations": {"example.com/a": "b"}, "nodeSelector": {"disk": "fast"},
-        "serviceAccountName": "someone",
-        "tolerations": [{"key": "dedicated", "operator": "Equal", "value": "pins", "effect": "NoSchedule"}],
-        "topologySpread": [{"topologyKey": "zone", "maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway"}],
+    let resources = json!({
+        "requests": {"cpu": "0.5", "memory": "1024Mi"},
+        "limits": {"cpu": 2, "memory": "1073741824"},
     });
-    let resources = json!({"requests": {"cpu": "0.5", "memory": "1024Mi"}, "limits": {"cpu": 2, "memory": "1073741824"}});
-    ingest["maxRecordBytes"] = json!(1000);
-    ingest["resources"] = resources.clone();
-    ingest["autoscaling"] =
-        json!({"minReplicas": 2, "maxReplicas": 5, "targetCPUUtilizationPercentage": 50});
     json!({
         "suspend": false,
-        "broker": {"kafka": {"bootstrapServers": bootstrap_servers, "topics": {"partitions": 2, "replicationFactor": 1,
-            "config": {"retention.ms": "604800000", "max.message.bytes": "2000000"}, "deletionPolicy": "Delete",
-            "overrides": {"pin": {"partitions": 3}, "geo": {"name": "thorough.places"}}}}},
+        "broker": thorough_broker(bootstrap_servers),
         "deadLetters": {"mode": "RejectAndLogRepairs"},
-        "ingest": ingest,
-        "stream": {"sinks": [
-            {"name": "live", "startFrom": "latest", "replicas": 2, "resources": {"limits": {"memory": "1Gi", "cpu": "1e0"}},
-                "postgres": {"urlSecretRef": {"name": "warehouse", "key": "url"}, "schema": "live", "writeMode": "Upsert"}},
-            {"name": "log", "startFrom": "earliest", "resources": {},
-                "postgres": {"urlSecretRef": {"name": "warehouse", "key": "other"}, "schema": "log", "writeMode": "Append"}},
-        ]},
-        "archive": {"bucket": "raw", "prefix": "raw/zone", "compression": "Zstd",
+        "ingest": thorough_ingest(&resources),
+        "stream": thorough_stream(),
+        "archive": {
+            "bucket": "raw",
+            "prefix": "raw/zone",
+            "compression": "Zstd",
             "rotate": {"bytes": 2048, "records": 10, "interval": "1h1m1s"},
-            "s3": {"endpoint": "http://s3.example:9000/", "region": "eu-west-1", "credentialsSecretRef": {"name": "s3"}},
+            "s3": {
+                "endpoint": "http://s3.example:9000/",
+                "region": "eu-west-1",
+                "credentialsSecretRef": {"name": "s3"},
+            },
             "thresholds": {"lag": 1000},
-            "resources": {"requests": {"cpu": ".25", "memory": "0.5Gi"}}},
-        "batch": {"schedule": "@daily", "timeZone": "Europe/London", "scratchSize": "20480Mi", "resources": resources,
-            "quality": {"maxRejectedRatio": 0.01, "maxRepairedRatio": {"age": 0.5, "country": 1}},
-            "sinks": [{"name": "serving", "cassandra": {"contactPoints": ["a.example:9042", "b.example:9042"],
-                "keyspace": "pins", "replicationFactor": 3, "credentialsSecretRef": {"name": "cassandra"}}}]},
-        "emulator": {"recordsPerSecond": 5, "seed": 7, "resources": {"requests": {"cpu": "100m"}}},
-        "image": {"registry": "registry.test/own", "tag": "2", "pullPolicy": "Always",
-            "pullSecrets": [{"name": "b"}, {"name": "a"}]},
+            "resources": {"requests": {"cpu": ".25", "memory": "0.5Gi"}},
+        },
+        "batch": thorough_batch(&resources),
+        "emulator": {
+            "recordsPerSecond": 5,
+            "seed": 7,
+            "resources": {"requests": {"cpu": "100m"}},
+        },
+        "image": {
+            "registry": "registry.test/own",
+            "tag": "2",
+            "pullPolicy": "Always",
+            "pullSecrets": [{"name": "b"}, {"name": "a"}],
+        },
     })
 }
 
-/// A pipeline.
+fn thorough_broker(bootstrap_servers: &str) -> Value {
+    json!({"kafka": {
+        "bootstrapServers": bootstrap_servers,
+        "topics": {
+            "partitions": 2,
+            "replicationFactor": 1,
+            "config": {"retention.ms": "604800000", "max.message.bytes": "2000000"},
+            "deletionPolicy": "Delete",
+            "overrides": {"pin": {"partitions": 3}, "geo": {"name": "thorough.places"}},
+        },
+    }})
+}
+
+fn thorough_ingest(resources: &Value) -> Value {
+    json!({
+        "podLabels": {"team": "pins"},
+        "podAnnotations": {"example.com/a": "b"},
+        "nodeSelector": {"disk": "fast"},
+        "serviceAccountName": "someone",
+        "tolerations": [{
+            "key": "dedicated",
+            "operator": "Equal",
+            "value": "pins",
+            "effect": "NoSchedule",
+        }],
+        "topologySpread": [{
+            "topologyKey": "zone",
+            "maxSkew": 1,
+            "whenUnsatisfiable": "ScheduleAnyway",
+        }],
+        "maxRecordBytes": 1000,
+        "resources": resources,
+        "autoscaling": {
+            "minReplicas": 2,
+            "maxReplicas": 5,
+            "targetCPUUtilizationPercentage": 50,
+        },
+    })
+}
+
+fn thorough_stream() -> Value {
+    json!({"sinks": [
+        {
+            "name": "live",
+            "startFrom": "latest",
+            "replicas": 2,
+            "resources": {"limits": {"memory": "1Gi", "cpu": "1e0"}},
+            "postgres": {
+                "urlSecretRef": {"name": "warehouse", "key": "url"},
+                "schema": "live",
+                "writeMode": "Upsert",
+            },
+        },
+        {
+            "name": "log",
+            "startFrom": "earliest",
+            "resources": {},
+            "postgres": {
+                "urlSecretRef": {"name": "warehouse", "key": "other"},
+                "schema": "log",
+                "writeMode": "Append",
+            },
+        },
+    ]})
+}
+
+fn thorough_batch(resources: &Value) -> Value {
+    json!({
+        "schedule": "@daily",
+        "timeZone": "Europe/London",
+        "scratchSize": "20480Mi",
+        "resources": resources,
+        "quality": {"maxRejectedRatio": 0.01, "maxRepairedRatio": {"age": 0.5, "country": 1}},
+        "sinks": [{"name": "serving", "cassandra": {
+            "contactPoints": ["a.example:9042", "b.example:9042"],
+            "keyspace": "pins",
+            "replicationFactor": 3,
+            "credentialsSecretRef": {"name": "cassandra"},
+        }}],
+    })
+}
+
+/// The manifest of a pipeline.
 pub fn pipeline(namespace: &str, name: &str, annotations: &Value, spec: &Value) -> Value {
     json!({
         "apiVersion": "pinpipe.dev/v1alpha1",
         "kind": "PinterestPipeline",
-        "metadata": {"name": name, "namespace": namespace, "annotations": annotations, "labels": {"team": "pins"}},
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "annotations": annotations,
+            "labels": {"team": "pins"},
+        },
         "spec": spec,
     })
 }

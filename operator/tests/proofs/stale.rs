@@ -1,5 +1,5 @@
-//! What the operator sees late, twice, or never: lost events, an older list after a newer one,
-//! children deleted while it was down.
+//! Stale and missing observations: lost watch events, an old list after a newer one, and children
+//! deleted while the operator was down. Also objects that belong to others.
 //!
 //! Source: Sun et al., "Automatic Reliability Testing for Cluster Management Controllers", OSDI
 //! 2022: stale states and unobserved states.
@@ -21,64 +21,65 @@ use kube::{
 use serde_json::json;
 
 use crate::{
-    lane::Lane,
+    cluster::Cluster,
+    operator::Operator,
+    pipeline::{Pipeline, SETTLES},
+    snapshot::{Snapshot, Snapshots, children, ensure_same},
     specs,
-    state::{Camera, Picture, children, ensure_same},
-    user::{Pipeline, SETTLES},
-    world::{World, until},
+    wait::until,
 };
 
-/// A settled pipeline with an operator of its own.
-async fn settled(world: &World, namespace: &str) -> Result<(Lane, Pipeline, Camera)> {
-    let lane = world.lane().await?;
-    world.place(namespace).await?;
-    let pipeline = Pipeline::new(&world.admin, namespace, "pinterest");
-    lane.start(&["--namespace", namespace])?;
+/// A settled pipeline with its own operator.
+async fn settled(cluster: &Cluster, namespace: &str) -> Result<(Operator, Pipeline, Snapshots)> {
+    let operator = cluster.operator().await?;
+    cluster.namespace_with_secrets(namespace).await?;
+    let pipeline = Pipeline::new(&cluster.admin, namespace, "pinterest");
+    operator.start(&["--namespace", namespace])?;
     pipeline
-        .create(&specs::whole(&lane.bootstrap_servers))
+        .create(&specs::whole(&operator.bootstrap_servers))
         .await?;
-    pipeline.settles(&lane).await?;
-    let camera = Camera::new(world.admin.clone(), &world.kafka)?;
-    Ok((lane, pipeline, camera))
+    pipeline.settle(&operator).await?;
+    let snapshots = Snapshots::new(cluster.admin.clone(), &cluster.kafka)?;
+    Ok((operator, pipeline, snapshots))
 }
 
 /// Waits until the children are these.
-async fn turn_into(
-    camera: &Camera,
-    lane: &Lane,
+async fn wait_for_children(
+    snapshots: &Snapshots,
+    operator: &Operator,
     namespace: &str,
-    expected: &Picture,
+    expected: &Snapshot,
 ) -> Result<()> {
-    until("children are as they should be", SETTLES, async || {
+    until("the expected children", SETTLES, async || {
         ensure_same(
             expected,
-            &children(namespace, camera.objects(namespace).await?),
+            &children(namespace, snapshots.objects(namespace).await?),
         )
     })
     .await
-    .with_context(|| lane.last_words())
+    .with_context(|| operator.log_end())
 }
 
-/// No event arrives any more: what changes is found by looking again.
-pub async fn lost_events(world: &World) -> Result<String> {
-    let lane = world.lane().await?;
-    let camera = Camera::new(world.admin.clone(), &world.kafka)?;
+/// When no watch event arrives any more, changes are found by resync.
+pub async fn lost_events(cluster: &Cluster) -> Result<String> {
+    let operator = cluster.operator().await?;
+    let snapshots = Snapshots::new(cluster.admin.clone(), &cluster.kafka)?;
     let names = ["lost-of-children", "lost-change", "lost-deletion"];
-    lane.start(&["--namespace", &names.join(",")])?;
-    let pipelines = names.map(|namespace| Pipeline::new(&world.admin, namespace, "pinterest"));
+    operator.start(&["--namespace", &names.join(",")])?;
+    let pipelines = names.map(|namespace| Pipeline::new(&cluster.admin, namespace, "pinterest"));
     for pipeline in &pipelines {
-        world.place(&pipeline.namespace).await?;
+        cluster.namespace_with_secrets(&pipeline.namespace).await?;
         pipeline
-            .create(&specs::whole(&lane.bootstrap_servers))
+            .create(&specs::whole(&operator.bootstrap_servers))
             .await?;
     }
     for pipeline in &pipelines {
-        pipeline.settles(&lane).await?;
+        pipeline.settle(&operator).await?;
     }
     let [with_children, changed, deleted] = &pipelines;
-    let before = children(names[0], camera.objects(names[0]).await?);
-    lane.api.meddling().loses = Some(Box::new(|_, _, _| true));
-    let deployments: Api<Deployment> = Api::namespaced(world.admin.clone(), names[0]);
+    let before = children(names[0], snapshots.objects(names[0]).await?);
+    operator.api.faults().drops = Some(Box::new(|_, _, _| true));
+    let deployments: Api<Deployment> = Api::namespaced(cluster.admin.clone(), names[0]);
     deployments
         .delete("pinterest-ingest", &DeleteParams::default())
         .await?;
@@ -87,29 +88,29 @@ pub async fn lost_events(world: &World) -> Result<String> {
         .patch("pinterest-stream-live", &PatchParams::default(), &scaled)
         .await?;
     changed
-        .replace(&json!({}), &specs::changed(&lane.bootstrap_servers))
+        .replace(&json!({}), &specs::changed(&operator.bootstrap_servers))
         .await?;
     deleted.delete().await?;
 
-    turn_into(&camera, &lane, names[0], &before)
+    wait_for_children(&snapshots, &operator, names[0], &before)
         .await
-        .context("children that were changed by hand")?;
-    with_children.settles(&lane).await?;
+        .context("children changed by others")?;
+    with_children.settle(&operator).await?;
     changed
-        .settles(&lane)
+        .settle(&operator)
         .await
         .context("a change of the pipeline")?;
-    until("a deletion is done", SETTLES, async || {
+    until("a deletion is finished", SETTLES, async || {
         deleted.is_gone().await
     })
     .await?;
-    Ok("children, a change and a deletion found without any event".to_owned())
+    Ok("changed children, a change and a deletion were found without any event".to_owned())
 }
 
-/// A list that is older than what was seen before undoes nothing.
-pub async fn older_lists(world: &World) -> Result<String> {
+/// A list older than the cache causes no write.
+pub async fn older_lists(cluster: &Cluster) -> Result<String> {
     let namespace = "older-lists";
-    let (lane, pipeline, camera) = settled(world, namespace).await?;
+    let (operator, pipeline, snapshots) = settled(cluster, namespace).await?;
     let paths = [
         ("pinterestpipelines", "pinpipe.dev/v1alpha1"),
         ("deployments", "apps/v1"),
@@ -123,85 +124,89 @@ pub async fn older_lists(world: &World) -> Result<String> {
                 .body(Vec::new())?;
         older.push((
             resource,
-            Bytes::from(world.admin.request_text(request).await?),
+            Bytes::from(cluster.admin.request_text(request).await?),
         ));
     }
     pipeline
-        .replace(&json!({}), &specs::changed(&lane.bootstrap_servers))
+        .replace(&json!({}), &specs::changed(&operator.bootstrap_servers))
         .await?;
-    pipeline.settles(&lane).await?;
-    let now = children(namespace, camera.objects(namespace).await?);
+    pipeline.settle(&operator).await?;
+    let now = children(namespace, snapshots.objects(namespace).await?);
 
-    // From here on the operator's watches show the first of these for good.
-    let go_back = async || {
+    // From then on the operator's watches show only the old lists.
+    let show_old_lists = async || {
         {
-            let mut meddling = lane.api.meddling();
-            meddling.loses = Some(Box::new(|_, _, _| true));
-            meddling.lists = older
+            let mut faults = operator.api.faults();
+            faults.drops = Some(Box::new(|_, _, _| true));
+            faults.lists = older
                 .iter()
                 .map(|(resource, list)| ((*resource).to_owned(), list.clone()))
                 .collect();
         }
-        lane.tap.begin(None);
-        let passes = lane.passes().await?;
-        lane.api.relist();
-        lane.passed(passes + 1.0).await?;
-        let written = lane.tap.attempts();
-        ensure!(
-            written.is_empty(),
-            "an older list made it write: {written:?}"
-        );
+        operator.traffic.begin(None);
+        let reconciles = operator.reconciles().await?;
+        operator.api.relist();
+        operator.wait_for_reconciles(reconciles + 1.0).await?;
+        let written = operator.traffic.attempts();
+        ensure!(written.is_empty(), "an old list caused writes: {written:?}");
         anyhow::Ok(())
     };
-    go_back()
+    show_old_lists()
         .await
-        .context("the pipeline as it was before its change")?;
-    ensure_same(&now, &children(namespace, camera.objects(namespace).await?))?;
+        .context("the pipeline before its change")?;
+    ensure_same(
+        &now,
+        &children(namespace, snapshots.objects(namespace).await?),
+    )?;
 
-    let see = || {
-        let mut meddling = lane.api.meddling();
-        meddling.loses = None;
-        meddling.lists.clear();
+    let stop_faults = || {
+        let mut faults = operator.api.faults();
+        faults.drops = None;
+        faults.lists.clear();
     };
-    see();
-    lane.api.relist();
+    stop_faults();
+    operator.api.relist();
     pipeline.delete().await?;
     until("the pipeline is gone", SETTLES, async || {
         pipeline.is_gone().await
     })
     .await?;
-    go_back().await.context("a pipeline that is gone")?;
-    turn_into(&camera, &lane, namespace, &Picture::new())
+    show_old_lists().await.context("a deleted pipeline")?;
+    wait_for_children(&snapshots, &operator, namespace, &Snapshot::new())
         .await
-        .context("the children of a pipeline that is gone")?;
+        .context("the children of a deleted pipeline")?;
 
-    see();
-    lane.api.relist();
+    stop_faults();
+    operator.api.relist();
     pipeline
-        .create(&specs::changed(&lane.bootstrap_servers))
+        .create(&specs::changed(&operator.bootstrap_servers))
         .await?;
-    pipeline.settles(&lane).await?;
-    let anew = children(namespace, camera.objects(namespace).await?);
-    go_back()
+    pipeline.settle(&operator).await?;
+    let replaced = children(namespace, snapshots.objects(namespace).await?);
+    show_old_lists()
         .await
-        .context("another pipeline of the same name")?;
+        .context("a new pipeline with the same name")?;
     ensure_same(
-        &anew,
-        &children(namespace, camera.objects(namespace).await?),
+        &replaced,
+        &children(namespace, snapshots.objects(namespace).await?),
     )?;
     Ok(
-        "no write for a pipeline as it was, one that is gone, and one whose name another has"
+        "no write for an old spec, a deleted pipeline, and one replaced by another of the same name"
             .to_owned(),
     )
 }
 
-/// What was deleted while no operator ran is made again.
-pub async fn deleted_while_down(world: &World) -> Result<String> {
+/// Children deleted while no operator ran are recreated.
+pub async fn deleted_while_down(cluster: &Cluster) -> Result<String> {
     let namespace = "deleted-while-down";
-    let (lane, pipeline, camera) = settled(world, namespace).await?;
-    let before = children(namespace, camera.objects(namespace).await?);
-    lane.tap.kill();
-    let (client, all, none) = (&world.admin, ListParams::default(), DeleteParams::default());
+    let (operator, pipeline, snapshots) = settled(cluster, namespace).await?;
+    let before = children(namespace, snapshots.objects(namespace).await?);
+    operator.traffic.kill();
+    let (client, all, none) = (
+        &cluster.admin,
+        ListParams::default(),
+        DeleteParams::default(),
+    );
     Api::<Deployment>::namespaced(client.clone(), namespace)
         .delete_collection(&none, &all)
         .await?;
@@ -218,100 +223,114 @@ pub async fn deleted_while_down(world: &World) -> Result<String> {
     Api::<Service>::namespaced(client.clone(), namespace)
         .delete_collection(&none, &all)
         .await?;
-    lane.start(&["--namespace", namespace])?;
-    turn_into(&camera, &lane, namespace, &before).await?;
-    pipeline.settles(&lane).await?;
-    Ok(format!("{} children are there again", before.len()))
+    operator.start(&["--namespace", namespace])?;
+    wait_for_children(&snapshots, &operator, namespace, &before).await?;
+    pipeline.settle(&operator).await?;
+    Ok(format!("{} children were recreated", before.len()))
 }
 
-/// Somebody else's object in a child's place is left alone, keeps nothing else from being done, and
-/// once it is gone the child comes.
-pub async fn foreign(world: &World) -> Result<String> {
+/// An object of someone else with the name of a child isn't touched and blocks nothing else. Once
+/// it is deleted, the child is created.
+pub async fn foreign(cluster: &Cluster) -> Result<String> {
     let namespace = "foreign";
-    let lane = world.lane().await?;
-    world.place(namespace).await?;
-    let deployments: Api<Deployment> = Api::namespaced(world.admin.clone(), namespace);
-    let theirs = json!({"metadata": {"name": "pinterest-ingest"}, "spec": {"selector": {"matchLabels": {"a": "b"}}, "template": {
-        "metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "d"}]}}}});
+    let operator = cluster.operator().await?;
+    cluster.namespace_with_secrets(namespace).await?;
+    let deployments: Api<Deployment> = Api::namespaced(cluster.admin.clone(), namespace);
+    let foreign = json!({
+        "metadata": {"name": "pinterest-ingest"},
+        "spec": {
+            "selector": {"matchLabels": {"a": "b"}},
+            "template": {
+                "metadata": {"labels": {"a": "b"}},
+                "spec": {"containers": [{"name": "c", "image": "d"}]},
+            },
+        },
+    });
     deployments
         .create(
             &kube::api::PostParams::default(),
-            &serde_json::from_value(theirs)?,
+            &serde_json::from_value(foreign)?,
         )
         .await?;
     let spec = async || anyhow::Ok(deployments.get("pinterest-ingest").await?.spec);
     let before = spec().await?;
-    let pipeline = Pipeline::new(&world.admin, namespace, "pinterest");
-    lane.start(&["--namespace", namespace])?;
+    let pipeline = Pipeline::new(&cluster.admin, namespace, "pinterest");
+    operator.start(&["--namespace", namespace])?;
     pipeline
-        .create(&specs::whole(&lane.bootstrap_servers))
+        .create(&specs::whole(&operator.bootstrap_servers))
         .await?;
     until(
-        "the conflict is told, and everything else is done",
+        "the conflict is reported, and everything else is ready",
         SETTLES,
         async || {
-            pipeline.says("Ready", "ChildConflict").await?;
-            pipeline.says("IngestReady", "ChildConflict").await?;
-            pipeline.says("Stalled", "ChildConflict").await?;
+            pipeline.has_reason("Ready", "ChildConflict").await?;
+            pipeline.has_reason("IngestReady", "ChildConflict").await?;
+            pipeline.has_reason("Stalled", "ChildConflict").await?;
             for (type_, reason) in [
                 ("TopicsReady", "TopicsReady"),
                 ("StreamReady", "Available"),
                 ("ArchiveReady", "Available"),
             ] {
-                pipeline.says(type_, reason).await?;
+                pipeline.has_reason(type_, reason).await?;
             }
-            pipeline.says("BatchReady", "Scheduled").await
+            pipeline.has_reason("BatchReady", "Scheduled").await
         },
     )
     .await?;
     ensure!(
         spec().await? == before,
-        "somebody else's Deployment was changed"
+        "the foreign Deployment was changed"
     );
     deployments
         .delete("pinterest-ingest", &DeleteParams::default())
         .await?;
-    pipeline.settles(&lane).await?;
+    pipeline.settle(&operator).await?;
     ensure!(
         spec().await? != before,
-        "the Deployment is still somebody else's"
+        "the Deployment is still the foreign one"
     );
-    Ok("left alone, told, and recovered from".to_owned())
+    Ok("not touched, reported, and recovered from".to_owned())
 }
 
-/// Pipelines of the same name in two namespaces have nothing in common.
-pub async fn same_name(world: &World) -> Result<String> {
-    let lane = world.lane().await?;
-    let camera = Camera::new(world.admin.clone(), &world.kafka)?;
+/// Pipelines with the same name in two namespaces share nothing.
+pub async fn same_name(cluster: &Cluster) -> Result<String> {
+    let operator = cluster.operator().await?;
+    let snapshots = Snapshots::new(cluster.admin.clone(), &cluster.kafka)?;
     let names = ["one-name-a", "one-name-b"];
-    let [one, other] = names.map(|namespace| Pipeline::new(&world.admin, namespace, "pinterest"));
-    lane.start(&["--namespace", &names.join(",")])?;
+    let [one, other] = names.map(|namespace| Pipeline::new(&cluster.admin, namespace, "pinterest"));
+    operator.start(&["--namespace", &names.join(",")])?;
     for pipeline in [&one, &other] {
-        world.place(&pipeline.namespace).await?;
+        cluster.namespace_with_secrets(&pipeline.namespace).await?;
         pipeline
-            .create(&specs::whole(&lane.bootstrap_servers))
+            .create(&specs::whole(&operator.bootstrap_servers))
             .await?;
     }
-    one.settles(&lane).await?;
-    other.settles(&lane).await?;
-    let (first, second) = (camera.take(names[0]).await?, camera.take(names[1]).await?);
+    one.settle(&operator).await?;
+    other.settle(&operator).await?;
+    let (first, second) = (
+        snapshots.take(names[0]).await?,
+        snapshots.take(names[1]).await?,
+    );
     ensure_same(&first, &second)?;
     one.delete().await?;
-    until("one is gone, topics and all", SETTLES, async || {
+    until("one is gone with its topics", SETTLES, async || {
         one.is_gone().await?;
-        let left = camera.take(names[0]).await?;
+        let left = snapshots.take(names[0]).await?;
         ensure!(left.is_empty(), "left: {:?}", left.keys());
         Ok(())
     })
     .await?;
-    until("the operator has nothing more to do", SETTLES, async || {
-        ensure!(lane.tap.is_quiet(Duration::from_secs(1)), "it is at work");
+    until("the operator is idle", SETTLES, async || {
+        ensure!(
+            operator.traffic.is_quiet(Duration::from_secs(1)),
+            "it is busy"
+        );
         Ok(())
     })
     .await?;
-    ensure_same(&second, &camera.take(names[1]).await?).context("the other")?;
+    ensure_same(&second, &snapshots.take(names[1]).await?).context("the other pipeline")?;
     Ok(format!(
-        "{} objects and topics each; one deleted, the other untouched",
+        "{} objects and topics each; one deleted, the other unchanged",
         first.len()
     ))
 }

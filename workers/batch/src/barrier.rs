@@ -1,4 +1,4 @@
-//! The barrier: everything in the topics now is in the raw objects before the run begins.
+//! The barrier: waits until everything now in the topics is in raw objects.
 
 use std::{
     collections::BTreeMap,
@@ -12,19 +12,19 @@ use pinpipe_config::Batch;
 use pinpipe_runtime::kafka::{Behind, Positions, Progress, behind, list};
 use tracing::{info, warn};
 
-/// How long one question to the broker may take.
+/// Timeout of one request to the broker.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long an archive pod may take to answer.
+/// Timeout of one flush request.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the archive is asked to flush: records may have come into its buffers after the first
-/// request.
+/// Interval of flush requests: the archive may buffer more records after the first one.
 const FLUSH_EVERY: Duration = Duration::from_secs(3);
-/// How often the archive's committed offsets are looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(300);
-/// How often the log says how far the archive is.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// Interval at which the archive's committed offsets are polled.
+const POLL_EVERY: Duration = Duration::from_millis(300);
+/// Interval of progress log lines.
+const LOG_EVERY: Duration = Duration::from_secs(10);
 
-/// The topics' ends at the time of the call, once the archive has reached them.
+/// Waits until the archive has reached the topics' end offsets at the time of the call, and returns
+/// them.
 pub async fn wait(config: &Batch) -> Result<Positions> {
     let deadline = Instant::now() + Duration::from_secs(config.barrier_timeout_seconds);
     let archive = Progress::new(
@@ -36,29 +36,29 @@ pub async fn wait(config: &Batch) -> Result<Positions> {
     let archive = Arc::new(archive);
     let topics = &config.topics;
     let topics = [&topics.pin, &topics.geo, &topics.user].map(|topic| topic.name.clone());
-    let ends = until(deadline, "the topics' end offsets can't be had", || {
+    let ends = retry_until(deadline, "can't read the topics' end offsets", || {
         let topics = topics.clone();
-        ask(&archive, move |archive| archive.ends(&topics))
+        query_broker(&archive, move |archive| archive.ends(&topics))
     })
     .await?;
-    let records: i64 = ends.values().flat_map(BTreeMap::values).sum();
+    let sum: i64 = ends.values().flat_map(BTreeMap::values).sum();
     info!(
-        offsets = records,
-        "the topics' ends are taken, waiting for the archive to reach them"
+        offsets = sum,
+        "waiting for the archive to reach the topics' end offsets"
     );
 
     let http = reqwest::Client::builder().timeout(FLUSH_TIMEOUT).build()?;
-    let (mut flushed, mut told) = (None::<Instant>, Instant::now());
-    let mut flush_problem = None;
+    let (mut flushed, mut last_logged) = (None::<Instant>, Instant::now());
+    let mut flush_error = None;
     loop {
-        let wanted = ends.clone();
-        let behind = until(
+        let target = ends.clone();
+        let behind = retry_until(
             deadline,
-            "the archive's committed offsets can't be had",
+            "can't read the archive's committed offsets",
             || {
-                let wanted = wanted.clone();
-                ask(&archive, move |archive| {
-                    Ok(behind(&wanted, &archive.committed(&wanted)?))
+                let target = target.clone();
+                query_broker(&archive, move |archive| {
+                    Ok(behind(&target, &archive.committed(&target)?))
                 })
             },
         )
@@ -67,61 +67,61 @@ pub async fn wait(config: &Batch) -> Result<Positions> {
             return Ok(ends);
         }
         if Instant::now() >= deadline {
-            bail!(failure(config, &behind, flush_problem.as_deref()));
+            bail!(timeout_message(config, &behind, flush_error.as_deref()));
         }
         if flushed.is_none_or(|at| at.elapsed() >= FLUSH_EVERY) {
-            flush_problem = flush(&http, &config.archive_admin)
+            flush_error = flush(&http, &config.archive_admin)
                 .await
                 .err()
                 .map(|error| format!("{error:#}"));
-            if let Some(problem) = &flush_problem {
-                warn!(problem, "the archive could not be asked to flush");
+            if let Some(error) = &flush_error {
+                warn!(error, "can't flush the archive");
             }
             flushed = Some(Instant::now());
         }
-        if told.elapsed() >= TELL_EVERY {
+        if last_logged.elapsed() >= LOG_EVERY {
             info!(behind = list(&behind), "waiting for the archive");
-            told = Instant::now();
+            last_logged = Instant::now();
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(POLL_EVERY).await;
     }
 }
 
-/// Asks again until there is an answer or `deadline` has passed.
-async fn until<T, F: Future<Output = Result<T>>>(
+/// Repeats `attempt` until it succeeds or `deadline` has passed.
+async fn retry_until<T, F: Future<Output = Result<T>>>(
     deadline: Instant,
     problem: &str,
-    ask: impl Fn() -> F,
+    attempt: impl Fn() -> F,
 ) -> Result<T> {
     loop {
-        match ask().await {
-            Ok(answer) => return Ok(answer),
+        match attempt().await {
+            Ok(value) => return Ok(value),
             Err(error) if Instant::now() >= deadline => {
                 return Err(error.context(problem.to_owned()));
             }
-            Err(error) => warn!(error = format!("{error:#}"), "{problem}, trying again"),
+            Err(error) => warn!(error = format!("{error:#}"), "{problem}, retrying"),
         }
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 
-/// Asks the broker where blocking is allowed.
-async fn ask<T: Send + 'static>(
+/// Runs a blocking query to the broker.
+async fn query_broker<T: Send + 'static>(
     archive: &Arc<Progress>,
-    question: impl FnOnce(&Progress) -> Result<T> + Send + 'static,
+    query: impl FnOnce(&Progress) -> Result<T> + Send + 'static,
 ) -> Result<T> {
     let archive = Arc::clone(archive);
-    tokio::task::spawn_blocking(move || question(&archive)).await?
+    tokio::task::spawn_blocking(move || query(&archive)).await?
 }
 
-/// Asks every pod of the archive to write what it holds.
+/// Requests every pod of the archive to write its buffered records. Succeeds if one of them does.
 async fn flush(http: &reqwest::Client, admin: &str) -> Result<()> {
     let addresses: Vec<_> = tokio::net::lookup_host(admin)
         .await
         .with_context(|| format!("{admin} has no address: the archive has no ready pod"))?
         .collect();
-    let mut asked = 0;
-    let mut problem = None;
+    let mut flushed = 0;
+    let mut failure = None;
     for address in addresses {
         match http
             .post(format!("http://{address}/flush"))
@@ -129,31 +129,32 @@ async fn flush(http: &reqwest::Client, admin: &str) -> Result<()> {
             .await
             .and_then(reqwest::Response::error_for_status)
         {
-            Ok(_) => asked += 1,
-            Err(error) => problem = Some(error),
+            Ok(_) => flushed += 1,
+            Err(error) => failure = Some(error),
         }
     }
-    match problem {
-        Some(error) if asked == 0 => {
-            Err(error).with_context(|| format!("no pod of the archive answers at {admin}"))
+    match failure {
+        Some(error) if flushed == 0 => {
+            Err(error).with_context(|| format!("no pod of the archive responds at {admin}"))
         }
         _ => Ok(()),
     }
 }
 
-/// What to say when the deadline has passed.
-fn failure(config: &Batch, behind: &[Behind], flush_problem: Option<&str>) -> String {
+fn timeout_message(config: &Batch, behind: &[Behind], flush_error: Option<&str>) -> String {
     let pipeline = &config.pipeline;
     let mut text = format!(
-        "the archive has not reached the topics' ends within {} s: {}. Check that its pod runs (kubectl -n {} get pods -l \
-         app.kubernetes.io/instance={},app.kubernetes.io/component=archive) and that its log tells of no trouble with the object store",
+        "the archive has not reached the topics' ends within {} s: {}. Check that its pod runs \
+         (kubectl -n {} get pods -l \
+         app.kubernetes.io/instance={},app.kubernetes.io/component=archive) and that its log has \
+         no errors of the object store",
         config.barrier_timeout_seconds,
         list(behind),
         pipeline.namespace,
         pipeline.name
     );
-    if let Some(problem) = flush_problem {
-        let _ = write!(text, "; the last request to flush failed: {problem}");
+    if let Some(error) = flush_error {
+        let _ = write!(text, "; the last flush request failed: {error}");
     }
     text
 }

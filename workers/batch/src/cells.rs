@@ -1,4 +1,4 @@
-//! One value of an Arrow table, as Cassandra and the report take it.
+//! Single values of an Arrow table, for Cassandra and for the report.
 
 use arrow::{
     array::{Array, AsArray, RecordBatch},
@@ -14,35 +14,35 @@ use scylla::{
     value::CqlTimestamp,
 };
 
-/// One value. The types of the clean tables and the answers, and no others.
+/// A value of one of the types in clean tables and answers.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Cell<'a> {
-    /// Missing.
+    /// SQL null.
     Null,
     /// Text.
     Text(&'a str),
-    /// A 32-bit integer.
+    /// 32-bit integer.
     Int(i32),
-    /// A 64-bit integer.
+    /// 64-bit integer.
     BigInt(i64),
-    /// A 64-bit float.
+    /// 64-bit float.
     Double(f64),
-    /// A list of 64-bit floats without nulls.
+    /// List of 64-bit floats without nulls.
     Doubles(Vec<f64>),
-    /// A time, microseconds since the epoch, UTC.
+    /// Timestamp, microseconds since the epoch, UTC.
     Time(i64),
 }
 
-/// An Arrow type that has no place in a clean table or an answer.
+/// An Arrow type that clean tables and answers don't have.
 #[derive(Debug, thiserror::Error)]
-#[error("a column of type {0} can't be stored")]
+#[error("unsupported column type {0}")]
 pub struct UnsupportedType(DataType);
 
-/// Cassandra's name of the type an Arrow column is stored as.
+/// The CQL type for an Arrow column.
 ///
-/// Lists are frozen, one cell: the elements of any other list are cells of their own under random
-/// names, so that writing it twice with one timestamp, as a repeated run or request does, would
-/// double it.
+/// Lists are frozen, which makes each a single cell. The elements of other lists are separate cells
+/// with random names, so writing a list twice with one timestamp, as a repeated run or request
+/// does, would duplicate its elements.
 pub fn cql_type(data_type: &DataType) -> Result<&'static str, UnsupportedType> {
     match data_type {
         DataType::Utf8 => Ok("text"),
@@ -57,7 +57,7 @@ pub fn cql_type(data_type: &DataType) -> Result<&'static str, UnsupportedType> {
     }
 }
 
-/// The values of row number `row`, in column order.
+/// The values of a row, in column order.
 pub fn row(batch: &RecordBatch, row: usize) -> Result<Vec<Cell<'_>>, UnsupportedType> {
     batch
         .columns()
@@ -91,7 +91,7 @@ fn cell(array: &dyn Array, row: usize) -> Result<Cell<'_>, UnsupportedType> {
 }
 
 impl Cell<'_> {
-    /// Its size in a request, about.
+    /// Approximate size in a request, bytes.
     pub const fn bytes(&self) -> usize {
         4 + match self {
             Cell::Null => 0,
@@ -102,7 +102,7 @@ impl Cell<'_> {
         }
     }
 
-    /// The value as JSON. Times as microseconds, which no answer has.
+    /// The value as JSON. Timestamps, which no answer has, become microseconds.
     pub fn to_json(&self) -> serde_json::Value {
         match self {
             Cell::Null => serde_json::Value::Null,
@@ -128,7 +128,7 @@ impl SerializeValue for Cell<'_> {
             Cell::BigInt(value) => value.serialize(typ, writer),
             Cell::Double(value) => value.serialize(typ, writer),
             Cell::Doubles(values) => values.serialize(typ, writer),
-            // Cassandra's timestamps are milliseconds; the microseconds before 1970 round down too.
+            // Cassandra's timestamps are milliseconds; times before 1970 are rounded down, too.
             Cell::Time(micros) => CqlTimestamp(micros.div_euclid(1000)).serialize(typ, writer),
         }
     }

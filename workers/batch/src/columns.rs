@@ -1,8 +1,8 @@
 //! The three clean tables in Arrow: schemas and builders.
 //!
-//! Columns stand in the contract's order. Coordinates are a list of two floats and times are UTC
-//! microseconds: Delta's own types, and what Cassandra's lists and timestamps are made from.
-//! `downloaded` and `age` need no more than 32 bits.
+//! Columns are in the contract's order. Coordinates are a list of two floats and timestamps are UTC
+//! microseconds, which Delta has as types and which convert to Cassandra's lists and timestamps.
+//! `downloaded` and `age` are bounded to 32 bits.
 
 use std::{mem, sync::Arc};
 
@@ -143,8 +143,7 @@ impl TableBuilder {
         self.rows
     }
 
-    /// Adds a record as the last row. A record of another kind than the table's is none of its rows
-    /// and is left out.
+    /// Appends a record. Records of another kind than the table's are ignored.
     pub fn push(&mut self, record: &Record<'_>) {
         match (&mut self.columns, record) {
             (Columns::Pin(columns), Record::Pin(pin)) => columns.push(pin),
@@ -155,7 +154,7 @@ impl TableBuilder {
         self.rows += 1;
     }
 
-    /// Takes the rows out as one batch.
+    /// Removes and returns the rows as one batch.
     pub fn finish(&mut self) -> Result<RecordBatch, ArrowError> {
         self.rows = 0;
         let columns = match &mut self.columns {
@@ -167,7 +166,7 @@ impl TableBuilder {
     }
 }
 
-/// An integer in a column that cleaning has bounded to far less than 32 bits.
+/// Narrows a value that cleaning has bounded to far less than 32 bits.
 fn small(value: Option<i64>) -> Option<i32> {
     value.and_then(|value| i32::try_from(value).ok())
 }
@@ -255,7 +254,7 @@ mod tests {
     use crate::cells::{self, Cell};
 
     #[test]
-    fn the_schemas_name_the_contracts_columns_in_its_order() {
+    fn the_schemas_have_the_contracts_columns_in_its_order() {
         for kind in Kind::ALL {
             let schema = schema(kind);
             let names: Vec<&str> = schema
@@ -275,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_becomes_a_row_nulls_included() {
+    fn a_record_becomes_a_row_with_its_nulls() {
         let mut table = TableBuilder::new(Kind::Geo);
         let full = Geo {
             ind: 7,
@@ -308,7 +307,7 @@ mod tests {
         assert_eq!(
             (table.len(), table.finish().unwrap().num_rows()),
             (0, 0),
-            "taken out"
+            "the rows were removed"
         );
     }
 }

@@ -1,31 +1,30 @@
-//! What a run has seen: records read, cleaned, repaired and rejected.
+//! Counts of the records a run has read, cleaned, repaired and rejected.
 
 use std::{collections::BTreeMap, ops::AddAssign};
 
 use pinpipe_core::{Rejection, Repairs};
 use serde::Serialize;
 
-/// Counts of one kind of record, or of all three.
+/// Counts of one kind of record, or of all kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
     /// Raw records read: clean and rejected ones.
     pub read: u64,
-    /// Records cleaned, repaired ones among them, repeats of a key too.
+    /// Clean records, including repaired ones and several of one key.
     pub clean: u64,
-    /// Clean records of which at least one field could not be read or was out of range, and became
-    /// null.
+    /// Clean records with at least one field that was unreadable or out of range and became null.
     pub repaired: u64,
-    /// Records in which nothing could be keyed.
+    /// Records that were rejected.
     pub rejected: u64,
-    /// Repaired fields, by the raw field's name and the reason.
+    /// Repaired fields by raw field name and reason.
     pub repaired_by_field: BTreeMap<&'static str, BTreeMap<&'static str, u64>>,
     /// Rejected records by reason.
     pub rejected_by_reason: BTreeMap<&'static str, u64>,
 }
 
 impl Counts {
-    /// Counts a record that was cleaned.
+    /// Counts a clean record.
     pub fn clean(&mut self, repairs: &Repairs) {
         self.read += 1;
         self.clean += 1;
@@ -43,7 +42,7 @@ impl Counts {
         }
     }
 
-    /// Counts a record that was rejected.
+    /// Counts a rejected record.
     pub fn rejected(&mut self, rejection: &Rejection) {
         self.read += 1;
         self.rejected += 1;

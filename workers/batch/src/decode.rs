@@ -1,4 +1,4 @@
-//! The bytes of one raw object, as they come, into clean rows.
+//! Decodes the bytes of one raw object, as they arrive, into clean rows.
 
 use std::{io::BufRead, mem};
 
@@ -7,157 +7,167 @@ use pinpipe_core::{Kind, Order, clean};
 use pinpipe_runtime::raw_zone::Index;
 
 use crate::{
-    columns::TableBuilder, counts::Counts, manifest::Window, retry::Hopeless, rows::Chunk,
+    columns::TableBuilder, counts::Counts, failure::Permanent, manifest::Window, rows::Chunk,
 };
 
-/// Rows of one chunk: bounds what Arrow's text columns can hold, and memory.
+/// Most rows of a chunk. Bounds memory, and the bytes of an Arrow text column, which has 32-bit
+/// offsets.
 const CHUNK_ROWS: usize = 8_192;
 
-/// Raw records into clean rows and counts.
+/// Cleans raw records into rows and counts.
 pub struct Cleaner {
     kind: Kind,
     max_bytes: usize,
     table: TableBuilder,
     orders: Vec<Order>,
-    places: Vec<Order>,
-    /// Chunks that are full.
+    positions: Vec<Order>,
+    /// Full chunks.
     ready: Vec<Chunk>,
-    seen: Seen,
+    stats: ReadStats,
 }
 
-/// What was seen.
+/// Statistics of the records read.
 #[derive(Clone, Debug, Default)]
-pub struct Seen {
-    /// Records.
+pub struct ReadStats {
+    /// Counts of records.
     pub counts: Counts,
-    /// The latest time of a record, milliseconds since the epoch; 0 without one.
+    /// Latest timestamp of a record, milliseconds since the epoch; 0 without records.
     pub latest: i64,
-    /// Bytes of the objects, as they are stored.
+    /// Bytes of the objects as stored, compressed or not.
     pub bytes: u64,
 }
 
 impl Cleaner {
-    /// Nothing seen yet.
+    /// A cleaner of records of one kind, which rejects records over `max_bytes`.
     pub fn new(kind: Kind, max_bytes: usize) -> Self {
         Self {
             kind,
             max_bytes,
             table: TableBuilder::new(kind),
             orders: Vec::new(),
-            places: Vec::new(),
+            positions: Vec::new(),
             ready: Vec::new(),
-            seen: Seen::default(),
+            stats: ReadStats::default(),
         }
     }
 
-    /// Takes one record that has this order and stands at this place.
-    pub fn record(&mut self, raw: &[u8], order: Order, place: Order) -> Result<()> {
-        self.seen.latest = self.seen.latest.max(place.time);
+    /// Cleans one record. `position` is its position in the log, and `order` decides which of two
+    /// records is the later one; they differ for re-driven records.
+    pub fn record(&mut self, raw: &[u8], order: Order, position: Order) -> Result<()> {
+        self.stats.latest = self.stats.latest.max(position.time);
         match clean(self.kind, raw, self.max_bytes) {
             Ok(cleaned) => {
-                self.seen.counts.clean(&cleaned.repairs);
+                self.stats.counts.clean(&cleaned.repairs);
                 self.table.push(&cleaned.record);
                 self.orders.push(order);
-                self.places.push(place);
+                self.positions.push(position);
                 if self.table.len() == CHUNK_ROWS {
                     self.end_chunk()?;
                 }
             }
-            Err(rejection) => self.seen.counts.rejected(&rejection),
+            Err(rejection) => self.stats.counts.rejected(&rejection),
         }
         Ok(())
     }
 
     fn end_chunk(&mut self) -> Result<()> {
-        let (orders, places) = (mem::take(&mut self.orders), mem::take(&mut self.places));
+        let (orders, positions) = (mem::take(&mut self.orders), mem::take(&mut self.positions));
         self.ready.push(Chunk {
             batch: self.table.finish()?,
             orders,
-            places,
+            positions,
         });
         Ok(())
     }
 
-    /// Takes the chunks that are full.
+    /// Removes and returns the full chunks.
     pub fn ready(&mut self) -> Vec<Chunk> {
         mem::take(&mut self.ready)
     }
 
-    /// Takes what is left.
-    pub fn finish(mut self) -> Result<(Vec<Chunk>, Seen)> {
+    /// Returns the remaining chunks and the statistics of all records.
+    pub fn finish(mut self) -> Result<(Vec<Chunk>, ReadStats)> {
         if self.table.len() > 0 {
             self.end_chunk()?;
         }
-        Ok((self.ready, self.seen))
+        Ok((self.ready, self.stats))
     }
 }
 
-/// Where the lines of an object stand.
-pub enum Places {
-    /// Our archive's index object says.
+/// Positions in the log of an object's lines.
+pub enum LinePositions {
+    /// As in the archive's index object.
     Index(Index),
-    /// One behind the other from an offset on, at no time: a connector's object, whatever it was,
-    /// is older than the archive's.
+    /// Consecutive offsets from this one on, with timestamp 0, so that a connector's records count
+    /// as older than the archive's.
     From(i64),
 }
 
-impl Places {
-    /// Order and place of a line; none: there is no such line.
+impl LinePositions {
+    /// Order and position of a line; `None` if the object has no such line.
     fn get(&self, line: usize, partition: i32) -> Option<(Order, Order)> {
         match self {
             Self::Index(index) => {
-                let place = Order {
+                let position = Order {
                     time: *index.times.get(line)?,
                     partition,
                     offset: *index.offsets.get(line)?,
                 };
-                Some((index.order(line, partition)?, place))
+                Some((index.order(line, partition)?, position))
             }
             Self::From(first) => {
-                let place = Order {
+                let position = Order {
                     time: 0,
                     partition,
                     offset: first + i64::try_from(line).ok()?,
                 };
-                Some((place, place))
+                Some((position, position))
             }
         }
     }
 }
 
-/// An object of one record a line, in pieces of any size.
-pub struct Lines {
+/// Decoder of an object with one record per line, fed in pieces of any size.
+pub struct LineDecoder {
     cleaner: Cleaner,
     partition: i32,
     window: Window,
-    places: Places,
-    ended: usize,
-    /// The line that has not come to its end.
+    positions: LinePositions,
+    /// Number of complete lines so far.
+    lines: usize,
+    /// The incomplete last line.
     line: Vec<u8>,
 }
 
-impl Lines {
-    /// An object of `partition` whose records outside of `window` are left out.
-    pub fn new(cleaner: Cleaner, partition: i32, window: Window, places: Places) -> Result<Self> {
-        if let Places::Index(index) = &places
+impl LineDecoder {
+    /// A decoder for an object of `partition` that skips records outside of `window`.
+    pub fn new(
+        cleaner: Cleaner,
+        partition: i32,
+        window: Window,
+        positions: LinePositions,
+    ) -> Result<Self> {
+        if let LinePositions::Index(index) = &positions
             && index.offsets.len() != index.times.len()
         {
-            return Err(Hopeless(
-                "its index object has more offsets than times, or fewer".to_owned(),
-            )
+            return Err(Permanent(format!(
+                "its index object has {} offsets but {} timestamps",
+                index.offsets.len(),
+                index.times.len()
+            ))
             .into());
         }
         Ok(Self {
             cleaner,
             partition,
             window,
-            places,
-            ended: 0,
+            positions,
+            lines: 0,
             line: Vec::new(),
         })
     }
 
-    /// Takes the next bytes.
+    /// Decodes the next bytes.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
         while !bytes.is_empty() {
             bytes.read_until(b'\n', &mut self.line)?;
@@ -170,44 +180,46 @@ impl Lines {
 
     fn end_line(&mut self) -> Result<()> {
         let mut line = mem::take(&mut self.line);
-        let (order, place) = self
-            .places
-            .get(self.ended, self.partition)
-            .ok_or_else(|| self.uneven())?;
-        self.ended += 1;
-        if self.window.contains(place.offset, place.time) {
+        let (order, position) = self
+            .positions
+            .get(self.lines, self.partition)
+            .ok_or_else(|| self.line_count_mismatch())?;
+        self.lines += 1;
+        if self.window.contains(position.offset, position.time) {
             self.cleaner
-                .record(line.strip_suffix(b"\n").unwrap_or(&line), order, place)?;
+                .record(line.strip_suffix(b"\n").unwrap_or(&line), order, position)?;
         }
         line.clear();
         self.line = line;
         Ok(())
     }
 
-    /// Takes the chunks that are full.
+    /// Removes and returns the full chunks.
     pub fn ready(&mut self) -> Vec<Chunk> {
         self.cleaner.ready()
     }
 
-    /// The object is at its end.
-    pub fn finish(mut self) -> Result<(Vec<Chunk>, Seen)> {
+    /// Ends the object. Returns the remaining chunks and the statistics of all records.
+    pub fn finish(mut self) -> Result<(Vec<Chunk>, ReadStats)> {
         if !self.line.is_empty() {
             self.end_line()?;
         }
-        match &self.places {
-            Places::Index(index) if index.offsets.len() != self.ended => Err(self.uneven()),
+        match &self.positions {
+            LinePositions::Index(index) if index.offsets.len() != self.lines => {
+                Err(self.line_count_mismatch())
+            }
             _ => self.cleaner.finish(),
         }
     }
 
-    /// May be an answer cut short, so worth another try.
-    fn uneven(&self) -> anyhow::Error {
-        let told = if let Places::Index(index) = &self.places {
+    /// The response may have been cut short, so the error is not permanent.
+    fn line_count_mismatch(&self) -> anyhow::Error {
+        let expected = if let LinePositions::Index(index) = &self.positions {
             index.offsets.len()
         } else {
-            self.ended
+            self.lines
         };
-        anyhow!("it does not have the {told} lines its index object tells of")
+        anyhow!("it doesn't have the {expected} lines of its index object")
     }
 }
 
@@ -240,12 +252,12 @@ mod tests {
         }
     }
 
-    fn lines(count: i64, window: Window) -> Lines {
-        Lines::new(
+    fn decoder(count: i64, window: Window) -> LineDecoder {
+        LineDecoder::new(
             Cleaner::new(Kind::User, 1000),
             3,
             window,
-            Places::Index(index(count)),
+            LinePositions::Index(index(count)),
         )
         .unwrap()
     }
@@ -260,11 +272,11 @@ mod tests {
     #[test]
     fn pieces_of_any_size_give_the_same_rows_and_counts() {
         for size in [1, 7, 41, 1000] {
-            let mut lines = lines(5, window(0..100));
+            let mut decoder = decoder(5, window(0..100));
             for piece in LINES.chunks(size) {
-                lines.push(piece).unwrap();
+                decoder.push(piece).unwrap();
             }
-            let (chunks, Seen { counts, latest, .. }) = lines.finish().unwrap();
+            let (chunks, ReadStats { counts, latest, .. }) = decoder.finish().unwrap();
             assert_eq!(
                 (counts.read, counts.clean, counts.repaired, counts.rejected),
                 (5, 3, 2, 2),
@@ -298,17 +310,17 @@ mod tests {
             assert_eq!(
                 chunk.orders,
                 [at(1000, 3, 10), at(7, 1, 70), at(1004, 3, 14)],
-                "re-driven: its first order"
+                "a re-driven record keeps its first order"
             );
             assert_eq!(
-                chunk.places,
+                chunk.positions,
                 [at(1000, 3, 10), at(1003, 3, 13), at(1004, 3, 14)]
             );
         }
     }
 
     #[test]
-    fn records_of_other_runs_are_left_to_them() {
+    fn records_outside_of_the_window_are_skipped() {
         for (window, read, clean) in [
             (window(0..13), 3, 1),
             (window(13..100), 2, 2),
@@ -322,58 +334,58 @@ mod tests {
                 1,
             ),
         ] {
-            let mut lines = lines(5, window);
-            lines.push(LINES).unwrap();
-            let counts = lines.finish().unwrap().1.counts;
+            let mut decoder = decoder(5, window);
+            decoder.push(LINES).unwrap();
+            let counts = decoder.finish().unwrap().1.counts;
             assert_eq!((counts.read, counts.clean), (read, clean));
         }
     }
 
     #[test]
-    fn the_last_line_may_lack_its_end_but_no_line_may_be_missing_or_too_many() {
+    fn the_last_line_may_lack_its_newline_but_the_line_count_must_match() {
         let trimmed = LINES.trim_ascii_end();
-        let mut whole = lines(5, window(0..100));
+        let mut whole = decoder(5, window(0..100));
         whole.push(trimmed).unwrap();
         assert_eq!(whole.finish().unwrap().1.counts.read, 5);
-        let mut short = lines(6, window(0..100));
+        let mut short = decoder(6, window(0..100));
         short.push(LINES).unwrap();
         assert!(short.finish().unwrap_err().to_string().contains("6 lines"));
-        assert!(lines(4, window(0..100)).push(LINES).is_err());
+        assert!(decoder(4, window(0..100)).push(LINES).is_err());
     }
 
     #[test]
-    fn an_object_without_a_line_is_read_as_nothing() {
-        let (chunks, seen) = lines(0, window(0..100)).finish().unwrap();
-        assert_eq!((chunks.len(), seen.counts.read, seen.latest), (0, 0, 0));
+    fn an_object_without_lines_has_no_rows() {
+        let (chunks, stats) = decoder(0, window(0..100)).finish().unwrap();
+        assert_eq!((chunks.len(), stats.counts.read, stats.latest), (0, 0, 0));
     }
 
     #[test]
-    fn a_connectors_lines_follow_each_other_and_are_older_than_any_time() {
+    fn a_connectors_lines_have_consecutive_offsets_and_timestamp_0() {
         let cleaner = Cleaner::new(Kind::User, 1000);
-        let mut lines =
-            Lines::new(cleaner, 2, window(i64::MIN..i64::MAX), Places::From(40)).unwrap();
-        lines.push(LINES).unwrap();
-        let (chunks, _) = lines.finish().unwrap();
+        let all = window(i64::MIN..i64::MAX);
+        let mut decoder = LineDecoder::new(cleaner, 2, all, LinePositions::From(40)).unwrap();
+        decoder.push(LINES).unwrap();
+        let (chunks, _) = decoder.finish().unwrap();
         let offsets: Vec<i64> = chunks[0].orders.iter().map(|order| order.offset).collect();
         assert_eq!((offsets, chunks[0].orders[0].time), (vec![40, 43, 44], 0));
     }
 
     #[test]
-    fn a_large_object_is_cut_into_chunks() {
+    fn a_large_object_is_split_into_chunks() {
         let rows = i64::try_from(CHUNK_ROWS).unwrap() + 1;
-        let mut lines = Lines::new(
+        let mut decoder = LineDecoder::new(
             Cleaner::new(Kind::User, 1000),
             0,
             window(0..i64::MAX),
-            Places::From(0),
+            LinePositions::From(0),
         )
         .unwrap();
         for i in 0..rows {
-            lines
+            decoder
                 .push(format!("{{\"ind\": {i}}}\n").as_bytes())
                 .unwrap();
         }
-        let (full, rest) = (lines.ready(), lines.finish().unwrap().0);
+        let (full, rest) = (decoder.ready(), decoder.finish().unwrap().0);
         let rows: Vec<usize> = full
             .iter()
             .chain(&rest)

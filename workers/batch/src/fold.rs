@@ -1,4 +1,4 @@
-//! What a run has read, folded into the state: bucket by bucket, a few at once, within a bound of
+//! Folds the rows a run has read into the state, bucket by bucket: a few concurrently, with bounded
 //! memory.
 
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -10,63 +10,67 @@ use arrow::{
     error::ArrowError,
 };
 use futures::{StreamExt, TryStreamExt, stream};
+use pinpipe_config::Pipeline;
 use pinpipe_core::Kind;
 use tokio::sync::Semaphore;
 use tracing::info;
 
 use crate::{
-    facts::{Buckets, Sides},
+    join::{JoinInputFiles, JoinInputs},
     manifest::Manifest,
     memory::Memory,
-    merge::{Merged, merge},
+    merge::{MergeOutput, merge},
     read::Read,
     rows,
-    scratch::{Scratch, Stream, Writer, discard, read as read_stream},
+    runs::full_run_command,
+    scratch::{Scratch, Stream, Writer, read as read_stream, remove},
     spill::{Spilled, buckets_of},
     state::{Part, State, States},
     store::Store,
 };
 
-/// Buckets worked on at once at most.
-const AT_ONCE: usize = 8;
-/// What a bucket takes beside the rows read: batches of what was kept, on their way through.
+/// Most buckets processed concurrently.
+const CONCURRENT_BUCKETS: usize = 8;
+/// Memory of a bucket besides the rows read, bytes: stored rows, batch by batch.
 const OVERHEAD: u64 = 16 << 20;
-/// How many times the rows read of a bucket are in memory: as they are, and as batches of the
-/// result.
+/// Copies in memory of the rows read of a bucket: the rows themselves, and batches of the result.
 const COPIES: u64 = 2;
 
-/// What a run leaves behind, and what the steps after it work on.
+/// The new state, and the inputs of the steps that follow.
 pub struct Folded {
-    /// The state, of which every object is written.
+    /// The state; all of its objects are written.
     pub state: State,
     /// Clean rows that this run has changed, by kind.
     pub changed: BTreeMap<Kind, Vec<Stream>>,
     /// All rows, for the join.
-    pub sides: Buckets,
+    pub join_inputs: JoinInputFiles,
 }
 
 /// The work on one bucket.
-struct Job {
+struct BucketJob {
     kind: Kind,
     bucket: u32,
     read: Option<Spilled>,
-    kept: Option<Part>,
+    stored: Option<Part>,
 }
 
 /// What all jobs share.
 struct Shared {
     scratch: Scratch,
-    sides: Sides,
+    join_inputs: JoinInputs,
+    states: States,
     run: String,
     buckets: u32,
-    /// There were fewer buckets: what was kept holds rows of other buckets too.
-    regroups: bool,
+    /// Whether the earlier state has fewer buckets, so that each of them is split.
+    splits: bool,
+    full_run_command: String,
 }
 
-/// Makes the state of the run `manifest` out of that of the run it builds on and what was read.
+/// Writes the state of the run `manifest`: the rows of `base`, the state it builds on, merged with
+/// the rows read.
 pub async fn fold(
     store: &Store,
-    states: &States,
+    pipeline: &Pipeline,
     manifest: &Manifest,
     base: Option<&State>,
     mut read: Read,
@@ -76,49 +80,55 @@ pub async fn fold(
     let buckets = manifest.buckets;
     let shared = Arc::new(Shared {
         scratch: scratch.clone(),
-        sides: Sides::new(scratch.folder(), buckets, memory.waiting),
+        join_inputs: JoinInputs::new(scratch.folder(), buckets, memory.buffers),
+        states: States::new(pipeline),
         run: manifest.run.clone(),
         buckets,
-        regroups: base.is_some_and(|base| base.buckets < buckets),
+        splits: base.is_some_and(|base| base.buckets < buckets),
+        full_run_command: full_run_command(pipeline),
     });
     let mut jobs = Vec::new();
     for kind in Kind::ALL {
         let mut spilled = read.rows.remove(&kind).unwrap_or_default().into_iter();
         for bucket in 0..buckets {
             let read = spilled.next().flatten();
-            let kept = base
+            let stored = base
                 .and_then(|base| base.part(kind, bucket % base.buckets))
                 .cloned();
-            if read.is_some() || kept.is_some() {
-                jobs.push(Job {
+            if read.is_some() || stored.is_some() {
+                jobs.push(BucketJob {
                     kind,
                     bucket,
                     read,
-                    kept,
+                    stored,
                 });
             }
         }
     }
     let mib = |bytes: u64| u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
-    let room = mib(memory.merging as u64).max(1);
-    let semaphore = Semaphore::new(usize::try_from(room)?);
+    let permits = mib(memory.merging as u64).max(1);
+    let semaphore = Semaphore::new(usize::try_from(permits)?);
     let total = jobs.len();
     let results = stream::iter(jobs).map(|job| async {
         let bytes = job.read.as_ref().map_or(0, |read| read.bytes * COPIES) + OVERHEAD;
-        let _room = semaphore.acquire_many(mib(bytes).clamp(1, room)).await?;
+        let _permit = semaphore.acquire_many(mib(bytes).clamp(1, permits)).await?;
         let (kind, bucket) = (job.kind, job.bucket);
-        let done = fold_bucket(store, states, &shared, job).await;
-        done.map(|done| (kind, done))
-            .with_context(|| format!("bucket {bucket} of {kind}"))
+        let result = fold_bucket(store, &shared, job).await;
+        result
+            .map(|result| (kind, result))
+            .with_context(|| format!("folding bucket {bucket} of {kind}"))
     });
-    let results: Vec<_> = results.buffer_unordered(AT_ONCE).try_collect().await?;
+    let results: Vec<_> = results
+        .buffer_unordered(CONCURRENT_BUCKETS)
+        .try_collect()
+        .await?;
     let mut tables: BTreeMap<Kind, Vec<Part>> = BTreeMap::new();
     let mut changed: BTreeMap<Kind, Vec<Stream>> = BTreeMap::new();
     for (kind, (part, rows)) in results {
         tables.entry(kind).or_default().extend(part);
         changed.entry(kind).or_default().extend(rows);
     }
-    // In the order of the buckets, whichever was done first.
+    // Jobs finish in any order; a repeated run must write the same state.
     for parts in tables.values_mut() {
         parts.sort_unstable_by_key(|part| part.bucket);
     }
@@ -126,12 +136,12 @@ pub async fn fold(
         streams.sort_unstable_by(|a, b| a.path.cmp(&b.path));
     }
     let latest = Kind::ALL.into_iter().filter_map(|kind| {
-        let read = read.seen.get(&kind).map_or(0, |seen| seen.latest);
-        let kept = base
+        let read = read.stats.get(&kind).map_or(0, |stats| stats.latest);
+        let stored = base
             .and_then(|base| base.latest.get(&kind))
             .copied()
             .unwrap_or(0);
-        Some((kind, read.max(kept))).filter(|(_, latest)| *latest > 0)
+        Some((kind, read.max(stored))).filter(|(_, latest)| *latest > 0)
     });
     let state = State {
         run: manifest.run.clone(),
@@ -140,53 +150,60 @@ pub async fn fold(
         latest: latest.collect(),
     };
     info!(buckets = total, bytes = state.bytes(), "state written");
-    let sides = Arc::into_inner(shared)
-        .context("a bucket is still being worked on")?
-        .sides
+    let join_inputs = Arc::into_inner(shared)
+        .context("a bucket is still being processed")?
+        .join_inputs
         .finish()?;
     Ok(Folded {
         state,
         changed,
-        sides,
+        join_inputs,
     })
 }
 
-/// One bucket: gives what of it is state now, and what has changed.
+/// Folds one bucket. Returns its part of the new state and its changed rows.
 async fn fold_bucket(
     store: &Store,
-    states: &States,
     shared: &Arc<Shared>,
-    job: Job,
+    job: BucketJob,
 ) -> Result<(Option<Part>, Option<Stream>)> {
     let (kind, bucket) = (job.kind, job.bucket);
-    let kept = match &job.kept {
+    let stored = match &job.stored {
         Some(part) => {
-            let path = shared.scratch.file(&format!("kept-{kind}-{bucket}.arrow"));
-            store
-                .get_file(&part.key, &path)
-                .await
-                .context("the state of the last run: run with --full where it is gone")?;
+            let path = shared
+                .scratch
+                .file(&format!("stored-{kind}-{bucket}.arrow"));
+            store.get_file(&part.key, &path).await.with_context(|| {
+                format!(
+                    "can't read the state of the last run (if it was deleted, start a full \
+                     run: {})",
+                    shared.full_run_command
+                )
+            })?;
             Some(path)
         }
         None => None,
     };
-    if job.read.is_none() && !shared.regroups {
+    if job.read.is_none() && !shared.splits {
         let shared = Arc::clone(shared);
-        tokio::task::spawn_blocking(move || pass(kind, kept.as_deref(), &shared.sides)).await??;
-        return Ok((job.kept, None));
+        tokio::task::spawn_blocking(move || {
+            push_unchanged(kind, stored.as_deref(), &shared.join_inputs)
+        })
+        .await??;
+        return Ok((job.stored, None));
     }
     let worker = Arc::clone(shared);
     let written = tokio::task::spawn_blocking(move || {
-        rewrite(kind, bucket, job.read.as_ref(), kept.as_deref(), &worker)
+        rewrite(kind, bucket, job.read.as_ref(), stored.as_deref(), &worker)
     })
     .await??;
     let (state, changed) = written;
     let Some(state) = state else {
         return Ok((None, None));
     };
-    let key = states.object(kind, bucket, &shared.run);
+    let key = shared.states.object(kind, bucket, &shared.run);
     let bytes = store.put_file(&key, &state.path).await?;
-    discard(&state.path);
+    remove(&state.path);
     Ok((
         Some(Part {
             bucket,
@@ -198,19 +215,19 @@ async fn fold_bucket(
     ))
 }
 
-/// A bucket that stays as it is: only the join wants its rows.
-fn pass(kind: Kind, kept: Option<&Path>, sides: &Sides) -> Result<()> {
-    if let Some(kept) = kept {
-        for rows in read_stream(kept)? {
-            sides.push(kind, &rows?)?;
+/// Adds the rows of an unchanged bucket to the join's inputs.
+fn push_unchanged(kind: Kind, stored: Option<&Path>, join_inputs: &JoinInputs) -> Result<()> {
+    if let Some(stored) = stored {
+        for rows in read_stream(stored)? {
+            join_inputs.push(kind, &rows?)?;
         }
-        discard(kept);
+        remove(stored);
     }
     Ok(())
 }
 
-/// Where the rows of a bucket go. Files are made at the first row.
-struct Out<'a> {
+/// The output of one bucket's merge. Files are created at the first row.
+struct BucketOutput<'a> {
     kind: Kind,
     bucket: u32,
     shared: &'a Shared,
@@ -218,9 +235,9 @@ struct Out<'a> {
     changed: Option<Writer>,
 }
 
-impl Merged for Out<'_> {
-    fn row_batch(&mut self, batch: RecordBatch) -> Result<()> {
-        self.shared.sides.push(self.kind, &batch)?;
+impl MergeOutput for BucketOutput<'_> {
+    fn state_batch(&mut self, batch: RecordBatch) -> Result<()> {
+        self.shared.join_inputs.push(self.kind, &batch)?;
         let state = match &mut self.state {
             Some(state) => state,
             none => {
@@ -253,26 +270,31 @@ fn rewrite(
     kind: Kind,
     bucket: u32,
     spilled: Option<&Spilled>,
-    kept: Option<&Path>,
+    stored: Option<&Path>,
     shared: &Shared,
 ) -> Result<(Option<Stream>, Option<Stream>)> {
     let read = match spilled {
         Some(spilled) => spilled.stream.read()?.collect::<Result<Vec<_>, _>>()?,
         None => Vec::new(),
     };
-    let own = |batch: Result<RecordBatch, ArrowError>| match batch {
-        Ok(batch) if shared.regroups => of_bucket(&batch, bucket, shared.buckets),
+    let in_bucket = |batch: Result<RecordBatch, ArrowError>| match batch {
+        Ok(batch) if shared.splits => rows_of_bucket(&batch, bucket, shared.buckets),
         batch => batch,
     };
-    let stream = kept.map(read_stream).transpose()?;
-    let mut out = Out {
+    let stream = stored.map(read_stream).transpose()?;
+    let mut out = BucketOutput {
         kind,
         bucket,
         shared,
         state: None,
         changed: None,
     };
-    merge(kind, stream.into_iter().flatten().map(own), &read, &mut out)?;
+    merge(
+        kind,
+        stream.into_iter().flatten().map(in_bucket),
+        &read,
+        &mut out,
+    )?;
     let files = (
         out.state.map(Writer::finish).transpose()?,
         out.changed.map(Writer::finish).transpose()?,
@@ -280,15 +302,19 @@ fn rewrite(
     for path in spilled
         .into_iter()
         .map(|spilled| spilled.stream.path.as_path())
-        .chain(kept)
+        .chain(stored)
     {
-        discard(path);
+        remove(path);
     }
     Ok(files)
 }
 
-/// The rows of one bucket.
-fn of_bucket(batch: &RecordBatch, bucket: u32, buckets: u32) -> Result<RecordBatch, ArrowError> {
+/// The rows of `batch` that belong to one bucket.
+fn rows_of_bucket(
+    batch: &RecordBatch,
+    bucket: u32,
+    buckets: u32,
+) -> Result<RecordBatch, ArrowError> {
     let found = buckets_of(batch.column(0), buckets);
     let rows = (0..)
         .zip(found)

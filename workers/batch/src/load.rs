@@ -1,4 +1,4 @@
-//! A run's rows and answers into the sinks.
+//! Loading a run's rows and answers into the sinks.
 
 use std::collections::BTreeMap;
 
@@ -9,9 +9,9 @@ use pinpipe_config::BatchSink;
 use pinpipe_core::{Kind, columns::key};
 use tracing::info;
 
-use crate::{answers::Answer, cassandra::Serving, columns, scratch::Stream, table::Table};
+use crate::{answers::Answer, cassandra::CassandraSink, columns, scratch::Stream, table::Table};
 
-/// The table of a kind's clean rows.
+/// Name of the table with a kind's clean rows.
 const fn clean_table(kind: Kind) -> &'static str {
     match kind {
         Kind::Pin => "pinterest_batch",
@@ -20,16 +20,16 @@ const fn clean_table(kind: Kind) -> &'static str {
     }
 }
 
-/// Writes the clean rows that have changed, and all answers, to one sink.
+/// Writes the changed clean rows and all answers to one sink.
 pub async fn load(
     sink: &BatchSink,
     run_time: DateTime<Utc>,
     changed: &BTreeMap<Kind, Vec<Stream>>,
     answers: &[Answer],
 ) -> Result<()> {
-    let serving = Serving::connect(&sink.cassandra).await?;
+    let cassandra = CassandraSink::connect(&sink.cassandra).await?;
     let table = |name: &str, schema: &Schema, key: &[&str]| {
-        Table::new(serving.keyspace(), name, schema, key)
+        Table::new(cassandra.keyspace(), name, schema, key)
     };
     let mut clean = Vec::new();
     for kind in Kind::ALL {
@@ -47,25 +47,25 @@ pub async fn load(
         .map(|(_, table)| table)
         .chain(answered.iter().map(|(table, _)| table))
         .collect();
-    serving.make_tables(&all).await?;
+    cassandra.create_tables(&all).await?;
     for (kind, table) in clean {
         let streams = changed.get(&kind).map_or(&[][..], Vec::as_slice);
         let total = streams.iter().map(|stream| stream.rows).sum();
         let batches = streams.iter().flat_map(Stream::batches);
-        let rows = serving.write(&table, total, batches, run_time).await?;
+        let rows = cassandra.write(&table, total, batches, run_time).await?;
         info!(sink = sink.name, table = table.name, rows, "table written");
     }
     for (table, rows) in answered {
         let total = rows.num_rows() as u64;
-        let written = serving
+        let written = cassandra
             .write(&table, total, std::iter::once(Ok(rows.clone())), run_time)
             .await?;
-        let vanished = serving.delete_vanished(&table, run_time).await?;
+        let deleted = cassandra.delete_stale(&table, run_time).await?;
         info!(
             sink = sink.name,
             table = table.name,
             rows = written,
-            vanished,
+            deleted,
             "answer written"
         );
     }

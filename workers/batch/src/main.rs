@@ -1,10 +1,10 @@
 //! The batch worker: one run from the raw objects to clean tables and the answers to the eight
 //! questions.
 //!
-//! Started by the pod of a Job, it holds the pipeline's Lease, waits until the archive has
-//! everything, fixes what the run covers in a manifest, and from there on does work that can be
-//! repeated: a run that dies anywhere is finished by the next one, with the same rows. What it
-//! publishes, the report and the pointer to the last run, comes last.
+//! It runs in the pod of a Job and holds the pipeline's Lease. It waits until the archive has
+//! written everything in the topics, records in a manifest what the run covers, and then does only
+//! idempotent work: the next run completes one that died, with the same rows. The report and the
+//! pointer to the last run are written last.
 
 mod answers;
 mod barrier;
@@ -13,8 +13,9 @@ mod cells;
 mod columns;
 mod counts;
 mod decode;
-mod facts;
+mod failure;
 mod fold;
+mod join;
 mod load;
 mod manifest;
 mod memory;
@@ -27,6 +28,7 @@ mod report;
 mod retry;
 mod rows;
 mod run;
+mod runs;
 mod scratch;
 mod spill;
 mod state;
@@ -46,23 +48,24 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand};
 use counts::Counts;
+use failure::Permanent;
 use pinpipe_config::Batch;
 use pinpipe_core::Kind;
 use pinpipe_runtime::{cli::WorkerArgs, config, malloc, shutdown, telemetry};
 use plan::Request;
-use quality::Unfit;
+use quality::QualityExceeded;
 use report::Summary;
 use tracing::{error, warn};
 
-/// How long requests under way may hold up the end.
-const END_TIMEOUT: Duration = Duration::from_millis(500);
-/// Behind every record.
+/// How long requests in progress may delay the end of the process.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
+/// Later than the timestamp of any record: 9999-12-31T23:59:59Z.
 const END_OF_TIME: DateTime<Utc> = match DateTime::from_timestamp(253_402_300_799, 0) {
     Some(time) => time,
     None => DateTime::UNIX_EPOCH,
 };
 
-/// Works over the raw objects of a pipeline: a batch run, unless a command says otherwise.
+/// Processes the raw objects of a pipeline. Without a command it executes a batch run.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
@@ -76,35 +79,49 @@ struct Args {
     run: RunArgs,
 }
 
-/// What to do.
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Runs one batch: what happens without a command, too.
+    /// Executes one batch run, which is also the default.
     Run(RunArgs),
-    /// Puts dead letters back into the pipeline, each once.
+    /// Writes dead letters back to their topics, each once.
     Redrive(redrive::Args),
 }
 
-/// What one run is told.
+/// Options of a batch run.
 #[derive(Debug, clap::Args)]
 struct RunArgs {
-    /// The run's name. A name that was used before takes that run up again, or finds it done.
-    /// Unless set: the time.
+    /// The run's name; the current time unless set. The name of an earlier run resumes that run, or
+    /// does nothing if it has finished.
     #[arg(long, env = "PINPIPE_RUN", value_name = "NAME")]
     run: Option<String>,
 
-    /// Reads everything anew instead of what no run has read yet. State that earlier runs have kept
-    /// is left aside.
-    #[arg(long, env = "PINPIPE_FULL", conflicts_with_all = ["from", "to", "import", "import_events"])]
+    /// Reads all records instead of those that no run has read yet, and ignores the state of
+    /// earlier runs.
+    #[arg(
+        long,
+        env = "PINPIPE_FULL",
+        conflicts_with_all = ["from", "to", "import", "import_events"]
+    )]
     full: bool,
 
-    /// Reads the records once more that came to Kafka from this moment on (RFC 3339), to clean them
-    /// by today's rules. Left out: from the first one on.
-    #[arg(long, env = "PINPIPE_FROM", value_name = "TIME", conflicts_with_all = ["import", "import_events"])]
+    /// Reads records again whose Kafka timestamp is not before TIME (RFC 3339), to clean them by
+    /// the current rules. Without it: from the first record on.
+    #[arg(
+        long,
+        env = "PINPIPE_FROM",
+        value_name = "TIME",
+        conflicts_with_all = ["import", "import_events"]
+    )]
     from: Option<DateTime<Utc>>,
 
-    /// The first moment behind them. Left out: to the last one that was read.
-    #[arg(long, env = "PINPIPE_TO", value_name = "TIME", conflicts_with_all = ["import", "import_events"])]
+    /// Reads records again whose Kafka timestamp is before TIME (RFC 3339). Without it: up to the
+    /// last record that was read.
+    #[arg(
+        long,
+        env = "PINPIPE_TO",
+        value_name = "TIME",
+        conflicts_with_all = ["import", "import_events"]
+    )]
     to: Option<DateTime<Utc>>,
 
     /// Reads an S3 sink connector's objects, plain or compressed:
@@ -112,13 +129,19 @@ struct RunArgs {
     #[arg(long, env = "PINPIPE_IMPORT", value_name = "PREFIX")]
     import: Option<String>,
 
-    /// Reads objects below PREFIX that are one JSON record each, several separated by commas:
+    /// Reads objects with a single JSON record each below PREFIX; several are separated by commas:
     /// pin=events/pin,geo=events/geo.
-    #[arg(long, env = "PINPIPE_IMPORT_EVENTS", value_name = "KIND=PREFIX", value_delimiter = ',', value_parser = kind_and_prefix)]
+    #[arg(
+        long,
+        env = "PINPIPE_IMPORT_EVENTS",
+        value_name = "KIND=PREFIX",
+        value_delimiter = ',',
+        value_parser = kind_and_prefix
+    )]
     import_events: Vec<(Kind, String)>,
 
-    /// Where the outcome goes, as JSON, when the file is there: Kubernetes makes it for the pod's
-    /// status.
+    /// File for the outcome as JSON, written only if it exists: Kubernetes creates it and copies
+    /// its content to the pod's status.
     #[arg(long, value_name = "PATH", default_value = "/dev/termination-log")]
     termination_log: PathBuf,
 }
@@ -126,7 +149,7 @@ struct RunArgs {
 fn kind_and_prefix(text: &str) -> Result<(Kind, String)> {
     let (kind, prefix) = text
         .split_once('=')
-        .context("write KIND=PREFIX, such as pin=events/pin")?;
+        .with_context(|| format!("`{text}` isn't KIND=PREFIX, such as pin=events/pin"))?;
     Ok((kind.parse()?, prefix.to_owned()))
 }
 
@@ -148,13 +171,13 @@ impl RunArgs {
                 }
             }
             _ if from < to => Request::Backfill { from, to },
-            _ => bail!("--from {from} is not before --to {to}"),
+            _ => bail!(Permanent(format!("--from {from} is not before --to {to}"))),
         })
     }
 }
 
 fn main() -> ExitCode {
-    malloc::give_back();
+    malloc::return_freed_memory();
     let args = Args::parse();
     telemetry::init(args.worker.log_format);
     match args.command {
@@ -165,38 +188,47 @@ fn main() -> ExitCode {
 }
 
 fn run_batch(worker: &WorkerArgs, args: &RunArgs) -> ExitCode {
-    let begun = Instant::now();
-    let named = args.run.clone().filter(|run| !run.is_empty());
-    let run = named.unwrap_or_else(|| Utc::now().format("%Y%m%dT%H%M%SZ").to_string());
+    let started = Instant::now();
+    let name = args.run.clone().filter(|run| !run.is_empty());
+    let run = name.unwrap_or_else(|| Utc::now().format("%Y%m%dT%H%M%SZ").to_string());
     let result = args
         .request()
-        .and_then(|request| work(&worker.config, &run, &request));
+        .and_then(|request| execute(&worker.config, &run, &request));
     let (summary, code) = match result {
         Ok(summary) => (summary, ExitCode::SUCCESS),
-        Err(problem) => {
-            let message = format!("{problem:#}");
+        Err(error) => {
+            let message = format!("{error:#}");
             error!(run, "{message}");
-            let none = Counts::default();
-            let counts = problem
-                .downcast_ref::<Unfit>()
-                .map_or(&none, |unfit| &unfit.counts);
+            let nothing_read = Counts::default();
+            let counts = error
+                .downcast_ref::<QualityExceeded>()
+                .map_or(&nothing_read, |exceeded| &exceeded.counts);
             (
-                Summary::failed(&run, begun.elapsed().as_secs_f64(), counts, &message),
-                ExitCode::FAILURE,
+                Summary::failed(&run, started.elapsed().as_secs_f64(), counts, &message),
+                failure::exit_code(&error).into(),
             )
         }
     };
-    if args.termination_log.exists()
-        && let Err(problem) = std::fs::write(&args.termination_log, summary.termination_message())
-    {
-        warn!(%problem, "the termination message could not be written");
-    }
+    write_termination_log(&args.termination_log, &summary.termination_message());
     code
 }
 
-fn work(path: &Path, run: &str, request: &Request) -> Result<Summary> {
-    let config: Batch = config::load(path)?;
-    // Two threads at least: on one, a long step of the work would keep the Lease from being
+/// Writes the pod's termination message. Outside of a pod there is no such file.
+fn write_termination_log(path: &Path, message: &str) {
+    if path.exists()
+        && let Err(error) = std::fs::write(path, message)
+    {
+        warn!(%error, path = %path.display(), "can't write the termination message");
+    }
+}
+
+fn load_config(path: &Path) -> Result<Batch> {
+    config::load(path).map_err(|error| Permanent::from(error).into())
+}
+
+fn execute(path: &Path, run: &str, request: &Request) -> Result<Summary> {
+    let config = load_config(path)?;
+    // At least two threads: on a single one, a long computation would keep the Lease from being
     // renewed.
     let threads = thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2));
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -207,7 +239,7 @@ fn work(path: &Path, run: &str, request: &Request) -> Result<Summary> {
         let stop = shutdown::on_signal();
         run::execute(&config, run, request, &stop).await
     });
-    runtime.shutdown_timeout(END_TIMEOUT);
+    runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     result
 }
 
@@ -222,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn options_say_what_a_run_reads() {
+    fn options_select_what_a_run_reads() {
         let time = |text: &str| DateTime::parse_from_rfc3339(text).unwrap().to_utc();
         let first = "2026-01-01T00:00:00Z";
         let last = "2026-02-01T00:00:00+01:00";
@@ -270,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn options_that_contradict_each_other_are_refused() {
+    fn refused_options_exit_with_the_permanent_code() {
         for options in [
             &["--full", "--from", "2026-01-01T00:00:00Z"][..],
             &["--full", "--import", "x"],
@@ -285,7 +317,22 @@ mod tests {
             &["--import-events", "pins=a"],
             &["--import-events", "events"],
         ] {
-            assert!(request(options).is_err(), "{options:?}");
+            let error = request(options).unwrap_err();
+            let code = match error.downcast_ref::<clap::Error>() {
+                Some(error) => u8::try_from(error.exit_code()).unwrap(),
+                None => failure::exit_code(&error),
+            };
+            assert_eq!(code, pinpipe_config::EXIT_PERMANENT_FAILURE, "{options:?}");
         }
+    }
+
+    #[test]
+    fn a_configuration_that_cannot_be_read_exits_with_the_permanent_code() {
+        let error = load_config(Path::new("/nonexistent/config.yaml")).unwrap_err();
+        assert!(format!("{error:#}").contains("/nonexistent/config.yaml"));
+        assert_eq!(
+            failure::exit_code(&error),
+            pinpipe_config::EXIT_PERMANENT_FAILURE
+        );
     }
 }

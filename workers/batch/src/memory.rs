@@ -1,45 +1,45 @@
-//! How the pod's memory is shared out among the steps of a run, which come one after the other.
+//! How the pod's memory is divided among the steps of a run.
 
 use std::fs;
 
 use pinpipe_runtime::memory;
 
-/// Without a limit to go by.
-const DEFAULT: usize = 1 << 30;
+/// Memory limit of a container without one.
+const DEFAULT_LIMIT: usize = 1 << 30;
 
-/// Bytes for each step.
+/// Memory of each step, bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Memory {
-    /// Rows that wait to be written to disk: while reading, and again while buckets are merged.
-    pub waiting: usize,
-    /// Buckets being merged.
+    /// Rows to be written to disk, while raw objects are read and while buckets are merged.
+    pub buffers: usize,
+    /// Buckets that are merged concurrently.
     pub merging: usize,
-    /// What a query may hold before it goes to disk.
-    pub questions: usize,
+    /// Queries; they spill what exceeds this.
+    pub queries: usize,
 }
 
 impl Memory {
-    /// For this container's limit.
-    pub fn here() -> Self {
-        Self::of(memory::limit().unwrap_or(DEFAULT))
+    /// The division of this container's memory limit.
+    pub fn of_container() -> Self {
+        Self::of(memory::limit().unwrap_or(DEFAULT_LIMIT))
     }
 
-    /// The rest is for what is on its way in and out, and for the process.
+    /// Leaves the rest to requests in progress and the process itself.
     const fn of(limit: usize) -> Self {
         Self {
-            waiting: limit / 8,
+            buffers: limit / 8,
             merging: limit / 4,
-            questions: limit / 4,
+            queries: limit / 4,
         }
     }
 }
 
-/// The most memory this process has had so far, bytes; none where the kernel doesn't say.
+/// Peak resident memory of this process, bytes; `None` if the kernel doesn't report it.
 pub fn peak() -> Option<u64> {
-    high_water(&fs::read_to_string("/proc/self/status").ok()?)
+    high_water_mark(&fs::read_to_string("/proc/self/status").ok()?)
 }
 
-fn high_water(status: &str) -> Option<u64> {
+fn high_water_mark(status: &str) -> Option<u64> {
     let line = status
         .lines()
         .find_map(|line| line.strip_prefix("VmHWM:"))?;
@@ -52,19 +52,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_high_water_mark_is_found() {
+    fn the_high_water_mark_is_parsed() {
         assert_eq!(
-            high_water("VmPeak:\t 9 kB\nVmHWM:\t   1024 kB\nVmRSS:\t  10 kB\n"),
+            high_water_mark("VmPeak:\t 9 kB\nVmHWM:\t   1024 kB\nVmRSS:\t  10 kB\n"),
             Some(1 << 20)
         );
-        assert_eq!(high_water("VmRSS:\t  10 kB\n"), None);
+        assert_eq!(high_water_mark("VmRSS:\t  10 kB\n"), None);
     }
 
     #[test]
-    fn steps_that_overlap_leave_half_of_the_limit() {
+    fn concurrent_steps_leave_half_of_the_limit() {
         let memory = Memory::of(512 << 20);
         assert!(
-            memory.waiting + memory.merging <= 256 << 20 && memory.questions <= 256 << 20,
+            memory.buffers + memory.merging <= 256 << 20 && memory.queries <= 256 << 20,
             "{memory:?}"
         );
     }

@@ -1,9 +1,9 @@
-//! Later wins: the rows of one bucket kept so far and those a run has read become the latest row of
-//! each key, whole.
+//! Merges the stored rows of one bucket with those a run has read into the latest row of each key.
+//! The latest row replaces earlier ones as a whole.
 //!
-//! Rows go out in the order of their keys, in batches of one size, so that a run done twice writes
-//! the same bytes. What was kept comes in that order too and is passed through; only what the run
-//! has read of the bucket is in memory.
+//! Output rows are sorted by key, in batches of a fixed size, so that a repeated run writes the
+//! same bytes. Stored rows are sorted, too, and are streamed; only the rows that the run has read
+//! are in memory.
 
 use std::cmp::Ordering;
 
@@ -18,28 +18,28 @@ use pinpipe_core::{Kind, Order};
 
 use crate::rows::{self, Orders};
 
-/// Rows of a batch: what one query step or one write to a sink works on.
+/// Rows per batch, which is the unit of query steps and of writes to a sink.
 pub const BATCH_ROWS: usize = 8192;
 
-/// Where the result goes.
-pub trait Merged {
-    /// State rows: the latest of each key, all of them, in the order of the keys.
-    fn row_batch(&mut self, rows: RecordBatch) -> Result<()>;
-    /// Clean rows: those of them that this run has read.
+/// Receiver of merged rows.
+pub trait MergeOutput {
+    /// Takes state rows: the latest row of every key, sorted by key.
+    fn state_batch(&mut self, rows: RecordBatch) -> Result<()>;
+    /// Takes clean rows: the latest rows that come from this run.
     fn changed_batch(&mut self, rows: RecordBatch) -> Result<()>;
 }
 
-/// Merges `read`, of [`rows::read_schema`], into `kept`, of [`rows::state_schema`] and sorted by
-/// its unique keys.
+/// Merges `read`, in [`rows::read_schema`], into `stored`, in [`rows::state_schema`] and sorted by
+/// unique key.
 pub fn merge(
     kind: Kind,
-    kept: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
+    stored: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
     read: &[RecordBatch],
-    out: &mut impl Merged,
+    out: &mut impl MergeOutput,
 ) -> Result<()> {
     match kind {
-        Kind::Pin => merge_by::<StringArray>(kind, kept, read, out),
-        Kind::Geo | Kind::User => merge_by::<Int64Array>(kind, kept, read, out),
+        Kind::Pin => merge_by::<StringArray>(kind, stored, read, out),
+        Kind::Geo | Kind::User => merge_by::<Int64Array>(kind, stored, read, out),
     }
 }
 
@@ -49,7 +49,7 @@ trait Keys {
     where
         Self: 'k;
 
-    /// The first column, always.
+    /// The key column of `rows`, which is always the first one.
     fn of(rows: &RecordBatch) -> &Self;
 
     fn key(&self, row: usize) -> Self::Key<'_>;
@@ -79,51 +79,49 @@ impl Keys for Int64Array {
     }
 }
 
-/// A row that was read: the batch's number and the row's in it.
-type Place = (usize, usize);
+/// Index of a row that was read: of its batch, and within the batch.
+type RowIndex = (usize, usize);
 
-/// What a run has read of a bucket, the latest of each key, sorted.
+/// The latest row of each key that a run has read, sorted by key.
 struct Latest<'a, K> {
     keys: Vec<&'a K>,
     orders: Vec<Orders<'a>>,
-    winners: Vec<Place>,
+    rows: Vec<RowIndex>,
 }
 
 impl<'a, K: Keys> Latest<'a, K> {
     fn new(kind: Kind, read: &'a [RecordBatch]) -> Self {
         let keys: Vec<&K> = read.iter().map(K::of).collect();
         let orders: Vec<Orders<'_>> = read.iter().map(|rows| Orders::of(kind, rows)).collect();
-        let places: Vec<Orders<'_>> = read.iter().map(|rows| Orders::places(kind, rows)).collect();
-        let later = |(batch, row): Place| (orders[batch].get(row), places[batch].get(row));
-        let key = |(batch, row): Place| keys[batch].key(row);
-        let rows = |(number, rows): (usize, &RecordBatch)| {
+        let positions: Vec<Orders<'_>> = read
+            .iter()
+            .map(|rows| Orders::positions(kind, rows))
+            .collect();
+        let order = |(batch, row): RowIndex| (orders[batch].get(row), positions[batch].get(row));
+        let key = |(batch, row): RowIndex| keys[batch].key(row);
+        let indices = |(number, rows): (usize, &RecordBatch)| {
             (0..rows.num_rows()).map(move |row| (number, row))
         };
-        let mut winners: Vec<Place> = read.iter().enumerate().flat_map(rows).collect();
-        winners
-            .sort_unstable_by(|&a, &b| key(a).cmp(&key(b)).then_with(|| later(b).cmp(&later(a))));
-        winners.dedup_by(|&mut next, &mut first| key(next) == key(first));
-        Self {
-            keys,
-            orders,
-            winners,
-        }
+        let mut rows: Vec<RowIndex> = read.iter().enumerate().flat_map(indices).collect();
+        rows.sort_unstable_by(|&a, &b| key(a).cmp(&key(b)).then_with(|| order(b).cmp(&order(a))));
+        rows.dedup_by(|&mut next, &mut first| key(next) == key(first));
+        Self { keys, orders, rows }
     }
 
-    fn key(&self, (batch, row): Place) -> K::Key<'_> {
+    fn key(&self, (batch, row): RowIndex) -> K::Key<'_> {
         self.keys[batch].key(row)
     }
 
-    fn order(&self, (batch, row): Place) -> Order {
+    fn order(&self, (batch, row): RowIndex) -> Order {
         self.orders[batch].get(row)
     }
 }
 
 fn merge_by<K: Keys>(
     kind: Kind,
-    kept: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
+    stored: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
     read: &[RecordBatch],
-    out: &mut impl Merged,
+    out: &mut impl MergeOutput,
 ) -> Result<()> {
     let latest = Latest::<K>::new(kind, read);
     let states = read
@@ -136,30 +134,30 @@ fn merge_by<K: Keys>(
         .collect::<Result<Vec<_>, _>>()?;
     let cleans: Vec<&RecordBatch> = cleans.iter().collect();
     let mut rows = Batches::new(BatchCoalescer::new(rows::state_schema(kind), BATCH_ROWS));
-    let mut waiting = latest.winners.iter().copied().peekable();
-    // The rows of this run that count: all but those of an order before that of the row kept.
-    let mut changed: Vec<Place> = Vec::with_capacity(latest.winners.len());
-    for batch in kept {
+    let mut pending = latest.rows.iter().copied().peekable();
+    // Rows of this run that are not older than the stored row of their key.
+    let mut changed: Vec<RowIndex> = Vec::with_capacity(latest.rows.len());
+    for batch in stored {
         let batch = batch?;
         let (keys, orders) = (K::of(&batch), Orders::of(kind, &batch));
         let mut merged = Vec::with_capacity(batch.num_rows());
         let unchanged = changed.len();
         for row in 0..batch.num_rows() {
             let mut replaced = false;
-            while let Some(&place) = waiting.peek() {
-                let order = latest.key(place).cmp(&keys.key(row));
-                // The same record again replaces its row: it was cleaned by today's rules.
-                let counts = order == Ordering::Less || latest.order(place) >= orders.get(row);
-                if order == Ordering::Greater {
+            while let Some(&index) = pending.peek() {
+                let ordering = latest.key(index).cmp(&keys.key(row));
+                // A record that is read again replaces its row: it is cleaned by the current rules.
+                let wins = ordering == Ordering::Less || latest.order(index) >= orders.get(row);
+                if ordering == Ordering::Greater {
                     break;
                 }
-                waiting.next();
-                if counts {
-                    merged.push((place.0 + 1, place.1));
-                    changed.push(place);
+                pending.next();
+                if wins {
+                    merged.push((index.0 + 1, index.1));
+                    changed.push(index);
                 }
-                if order == Ordering::Equal {
-                    replaced = counts;
+                if ordering == Ordering::Equal {
+                    replaced = wins;
                     break;
                 }
             }
@@ -168,30 +166,30 @@ fn merge_by<K: Keys>(
             }
         }
         if changed.len() == unchanged {
-            rows.push(batch, |batch| out.row_batch(batch))?;
+            rows.push(batch, |batch| out.state_batch(batch))?;
         } else {
             let sources: Vec<&RecordBatch> = std::iter::once(&batch).chain(&states).collect();
             rows.push(interleave_record_batch(&sources, &merged)?, |batch| {
-                out.row_batch(batch)
+                out.state_batch(batch)
             })?;
         }
     }
-    let rest: Vec<Place> = waiting.collect();
+    let rest: Vec<RowIndex> = pending.collect();
     let states: Vec<&RecordBatch> = states.iter().collect();
-    for places in rest.chunks(BATCH_ROWS) {
-        rows.push(interleave_record_batch(&states, places)?, |batch| {
-            out.row_batch(batch)
+    for indices in rest.chunks(BATCH_ROWS) {
+        rows.push(interleave_record_batch(&states, indices)?, |batch| {
+            out.state_batch(batch)
         })?;
     }
-    rows.finish(|batch| out.row_batch(batch))?;
+    rows.finish(|batch| out.state_batch(batch))?;
     changed.extend(rest);
-    for places in changed.chunks(BATCH_ROWS) {
-        out.changed_batch(interleave_record_batch(&cleans, places)?)?;
+    for indices in changed.chunks(BATCH_ROWS) {
+        out.changed_batch(interleave_record_batch(&cleans, indices)?)?;
     }
     Ok(())
 }
 
-/// Batches of one size out of batches of any.
+/// Turns batches of any size into batches of a fixed size.
 struct Batches(BatchCoalescer);
 
 impl Batches {
@@ -238,8 +236,8 @@ mod tests {
         changed: Vec<RecordBatch>,
     }
 
-    impl Merged for Collected {
-        fn row_batch(&mut self, rows: RecordBatch) -> Result<()> {
+    impl MergeOutput for Collected {
+        fn state_batch(&mut self, rows: RecordBatch) -> Result<()> {
             self.rows.push(rows);
             Ok(())
         }
@@ -266,7 +264,7 @@ mod tests {
         let orders: Vec<Order> = rows.iter().map(|(_, _, order)| *order).collect();
         Chunk {
             batch: table.finish().unwrap(),
-            places: orders.clone(),
+            positions: orders.clone(),
             orders,
         }
         .to_rows(Kind::User)
@@ -281,9 +279,9 @@ mod tests {
         }
     }
 
-    fn merged(kind: Kind, kept: &[RecordBatch], read: &[RecordBatch]) -> Collected {
+    fn merged(kind: Kind, stored: &[RecordBatch], read: &[RecordBatch]) -> Collected {
         let mut out = Collected::default();
-        merge(kind, kept.iter().cloned().map(Ok), read, &mut out).unwrap();
+        merge(kind, stored.iter().cloned().map(Ok), read, &mut out).unwrap();
         out
     }
 
@@ -304,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_row_wins_whole_wherever_it_stands() {
+    fn the_latest_row_wins_as_a_whole_whatever_batch_it_is_in() {
         let a = users(&[
             (2, Some("late"), at(9, 0, 1)),
             (1, Some("first"), at(1, 0, 0)),
@@ -318,12 +316,12 @@ mod tests {
             expected,
             "nulls included, by time before partition before offset"
         );
-        assert_eq!(names(&out.changed), expected, "all of it is new");
+        assert_eq!(names(&out.changed), expected, "all rows are new");
     }
 
     #[test]
-    fn what_was_kept_stays_unless_something_as_late_or_later_came() {
-        let kept = merged(
+    fn a_stored_row_stays_unless_one_of_the_same_order_or_a_later_one_was_read() {
+        let stored = merged(
             Kind::User,
             &[],
             &[users(&[
@@ -340,7 +338,7 @@ mod tests {
             (5, None, at(6, 0, 0)),
             (9, Some("behind all"), at(2, 0, 0)),
         ]);
-        let out = merged(Kind::User, &kept.rows, &[read]);
+        let out = merged(Kind::User, &stored.rows, &[read]);
         let changed = [
             row(0, "before all"),
             row(3, "the same again"),
@@ -357,8 +355,8 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_orders_the_record_read_later_wins() {
-        let re_driven = |name, offset| {
+    fn of_records_with_equal_orders_the_later_position_wins() {
+        let redriven = |name, offset| {
             let mut chunk = TableBuilder::new(Kind::User);
             chunk.push(&Record::User(User {
                 ind: 1,
@@ -369,18 +367,18 @@ mod tests {
             let chunk = Chunk {
                 batch: chunk.finish().unwrap(),
                 orders: vec![at(1, 0, 0)],
-                places: vec![at(9, 0, offset)],
+                positions: vec![at(9, 0, offset)],
             };
             chunk.to_rows(Kind::User).unwrap()
         };
         for batches in [["a", "b"], ["b", "a"]] {
-            let read = batches.map(|name| re_driven(name.into(), i64::from(name == "b")));
+            let read = batches.map(|name| redriven(name.into(), i64::from(name == "b")));
             assert_eq!(names(&merged(Kind::User, &[], &read).rows), [row(1, "b")]);
         }
     }
 
     #[test]
-    fn neither_the_order_of_reading_nor_the_cut_into_runs_changes_a_row() {
+    fn rows_depend_neither_on_the_order_of_reading_nor_on_the_split_into_runs() {
         let rows = |n: i64| {
             users(&[
                 (1, Some("x"), at(n, 0, 0)),
@@ -399,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_at_all_gives_nothing() {
+    fn without_rows_there_is_no_output() {
         for kind in Kind::ALL {
             let out = merged(kind, &[], &[]);
             assert_eq!((out.rows.len(), out.changed.len()), (0, 0));
@@ -407,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn pins_are_told_apart_by_text_and_cut_into_batches_of_one_size() {
+    fn pins_are_keyed_by_text_and_written_in_batches_of_a_fixed_size() {
         let count = BATCH_ROWS + 1;
         let pins = |range: std::ops::Range<usize>, time| {
             let mut table = TableBuilder::new(Kind::Pin);
@@ -432,7 +430,7 @@ mod tests {
                 .collect();
             Chunk {
                 batch: table.finish().unwrap(),
-                places: orders.clone(),
+                positions: orders.clone(),
                 orders,
             }
             .to_rows(Kind::Pin)
@@ -451,7 +449,7 @@ mod tests {
         let again = merged(Kind::Pin, &first, &[pins(0..2 * count, 0)]);
         assert_eq!(
             again.rows, whole,
-            "the same rows in the same batches, in however many runs"
+            "the same rows in the same batches, whatever the number of runs"
         );
     }
 }

@@ -1,10 +1,10 @@
-//! Which raw objects a run reads.
+//! Plans a run: decides which offsets and raw objects it reads, and puts them into its manifest.
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use chrono::{DateTime, Utc};
-use pinpipe_config::{Batch, Compression, Topics};
+use pinpipe_config::{Batch, Compression, Pipeline, Topics};
 use pinpipe_core::Kind;
 use pinpipe_runtime::{
     compressed,
@@ -14,39 +14,41 @@ use tracing::info;
 
 use crate::{
     barrier,
-    manifest::{Form, Manifest, Pointer, Positions, RawObject, RunKind, Runs, run_time},
+    failure::Permanent,
+    manifest::{Format, Manifest, Positions, RawObject, RunKind, run_time},
     read::topic,
+    runs::{Pointer, Runs, full_run_command},
     state::{self, State},
-    store::{Listed, Store},
+    store::{ListedObject, Store},
 };
 
-/// How much larger a compressed raw object is when it is read, about.
-const COMPRESSION: u64 = 8;
+/// Estimated ratio of a compressed raw object's decompressed size to its stored size.
+const COMPRESSION_RATIO: u64 = 8;
 
-/// What is asked of a new run.
+/// What a new run should read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Whatever is new.
+    /// Records that no run has read yet.
     Incremental,
-    /// Everything.
+    /// All records.
     Full,
-    /// A span of time again.
+    /// The records of a time range, read again.
     Backfill {
-        /// The first moment.
+        /// Start, inclusive.
         from: DateTime<Utc>,
-        /// The first moment behind it.
+        /// End, exclusive.
         to: DateTime<Utc>,
     },
-    /// Objects of somebody else.
+    /// Objects written by another tool.
     Import {
-        /// The prefix of a connector's objects.
+        /// Key prefix of objects written by an S3 sink connector.
         connector: Option<String>,
-        /// The prefixes of objects that are one record each.
+        /// Key prefixes of objects that hold a single record each, by kind of record.
         single: Vec<(Kind, String)>,
     },
 }
 
-/// Fixes what a new run covers, on top of the last one.
+/// Plans a new run that builds on the last finished one. Returns its manifest without writing it.
 pub async fn manifest(
     config: &Batch,
     store: &Store,
@@ -60,9 +62,11 @@ pub async fn manifest(
         Request::Incremental if base.is_some() => (RunKind::Incremental, base),
         Request::Incremental | Request::Full => (RunKind::Full, None),
         Request::Backfill { .. } | Request::Import { .. } if base.is_none() && last.is_some() => {
-            bail!(
-                "the last run left no state to build on: run once with --full (PINPIPE_FULL=true), then this again"
-            )
+            bail!(Permanent(format!(
+                "the last run left no state to build on. Start a full run first, then start this \
+                 one again: {}",
+                full_run_command(&config.pipeline)
+            )))
         }
         Request::Backfill { from, to } => (
             RunKind::Backfill {
@@ -73,7 +77,7 @@ pub async fn manifest(
         ),
         Request::Import { .. } => (RunKind::Import, base),
     };
-    let loaded = match base {
+    let already_read = match base {
         Some(base) => runs.read(store, &base.run).await?.to,
         None => Positions::new(),
     };
@@ -83,13 +87,13 @@ pub async fn manifest(
     };
     let to = match kind {
         RunKind::Incremental | RunKind::Full => barrier::wait(config).await?,
-        RunKind::Backfill { .. } | RunKind::Import => loaded.clone(),
+        RunKind::Backfill { .. } | RunKind::Import => already_read.clone(),
     };
     let from = to
         .iter()
-        .map(|(topic, ends)| (topic.clone(), begins(ends, loaded.get(topic))))
+        .map(|(topic, ends)| (topic.clone(), start_offsets(ends, already_read.get(topic))))
         .collect();
-    check_forward(&from, &to)?;
+    check_no_truncation(&config.pipeline, &from, &to)?;
     let mut manifest = Manifest {
         run,
         run_time: run_time(Utc::now(), last.map(|last| last.run_time)),
@@ -100,76 +104,94 @@ pub async fn manifest(
         to,
         objects: Vec::new(),
     };
-    let chosen = match request {
+    let selected = match request {
         Request::Import { connector, single } => {
-            let mut chosen = Vec::new();
+            let mut selected = Vec::new();
+            let mut prefixes = Vec::new();
             if let Some(prefix) = connector {
-                chosen.extend(connector_objects(store, &config.topics, prefix).await?);
+                selected.extend(connector_objects(store, &config.topics, prefix).await?);
+                prefixes.push(prefix.as_str());
             }
             for (kind, prefix) in single {
-                chosen.extend(single_objects(*kind, &store.list(&folder(prefix)).await?));
+                selected.extend(single_objects(*kind, &store.list(&folder(prefix)).await?));
+                prefixes.push(prefix);
             }
             ensure!(
-                !chosen.is_empty(),
-                "no object to import was found: see docs/batch.md for how they have to be named"
+                !selected.is_empty(),
+                Permanent(format!(
+                    "no object to import under the prefix {} in the bucket {}: see \
+                     docs/how-to/backfill-and-import.md for how objects must be named",
+                    prefixes.join(", "),
+                    config.zone.bucket
+                ))
             );
-            chosen
+            selected
         }
-        _ => archived(store, &config.topics, &manifest).await?,
+        _ => archived_objects(store, &config.topics, &manifest).await?,
     };
-    let bytes = |(object, bytes): &(RawObject, u64)| {
+    let raw_bytes = |(object, bytes): &(RawObject, u64)| {
         if is_plain(&object.key) {
             *bytes
         } else {
-            bytes.saturating_mul(COMPRESSION)
+            bytes.saturating_mul(COMPRESSION_RATIO)
         }
     };
-    manifest.buckets = state::buckets(state.as_ref(), chosen.iter().map(bytes).sum());
-    manifest.objects = chosen.into_iter().map(|(object, _)| object).collect();
+    manifest.buckets = state::buckets(state.as_ref(), selected.iter().map(raw_bytes).sum());
+    manifest.objects = selected.into_iter().map(|(object, _)| object).collect();
     info!(
         run = manifest.run,
         kind = manifest.kind.as_str(),
         builds_on = manifest.state,
         objects = manifest.objects.len(),
-        "the run is fixed"
+        "run planned"
     );
     Ok(manifest)
 }
 
-/// Where the partitions begin that end at `ends`: where the last run ended, or at 0.
-fn begins(ends: &BTreeMap<i32, i64>, loaded: Option<&BTreeMap<i32, i64>>) -> BTreeMap<i32, i64> {
-    let begin = |partition| {
-        loaded
-            .and_then(|loaded| loaded.get(partition))
+/// The first offset to read of each partition in `ends`: where the last run ended, or 0 for a new
+/// partition.
+fn start_offsets(
+    ends: &BTreeMap<i32, i64>,
+    already_read: Option<&BTreeMap<i32, i64>>,
+) -> BTreeMap<i32, i64> {
+    let start = |partition| {
+        already_read
+            .and_then(|offsets| offsets.get(partition))
             .copied()
             .unwrap_or(0)
     };
     ends.keys()
-        .map(|partition| (*partition, begin(partition)))
+        .map(|partition| (*partition, start(partition)))
         .collect()
 }
 
-/// A log never gets shorter; a topic made anew under its name does.
-fn check_forward(from: &Positions, to: &Positions) -> Result<()> {
+/// Fails if a partition now ends before the offset that the last run read up to. End offsets never
+/// decrease, unless a topic is deleted and created again.
+fn check_no_truncation(pipeline: &Pipeline, from: &Positions, to: &Positions) -> Result<()> {
     for (topic, ends) in to {
         for (partition, end) in ends {
-            let begin = from
+            let start = from
                 .get(topic)
-                .and_then(|begins| begins.get(partition))
+                .and_then(|starts| starts.get(partition))
                 .copied()
                 .unwrap_or(0);
             ensure!(
-                begin <= *end,
-                "{topic}[{partition}] ends at {end}, and the last run has read up to {begin}: the topic was made anew, or a Kafka \
-                 cluster put in the place of another. Once the archive's raw objects are in order, run with --full (PINPIPE_FULL=true)"
+                start <= *end,
+                Permanent(format!(
+                    "{topic}[{partition}] ends at offset {end}, but the last run read up to \
+                     {start}: the topic was recreated, or the Kafka cluster was replaced. Once \
+                     the archive writes the new topic's objects, start a full run: {}",
+                    full_run_command(pipeline)
+                ))
             );
         }
     }
     Ok(())
 }
 
-/// Our archive's objects that hold records of the run, in the log's order, with their sizes.
-async fn archived(
+/// The archived objects that may contain records of the run, in log order, each with its size in
+/// bytes.
+async fn archived_objects(
     store: &Store,
     topics: &Topics,
     manifest: &Manifest,
@@ -185,18 +207,18 @@ async fn archived(
                     partition,
                 })
                 .await?;
-            for (number, object) in listed.iter().enumerate() {
-                let next = listed.get(number + 1).map(|next| next.first);
-                let covered = object.first < window.offsets.end
+            for (index, object) in listed.iter().enumerate() {
+                let next = listed.get(index + 1).map(|next| next.first);
+                let overlaps = object.first < window.offsets.end
                     && next.is_none_or(|next| next > window.offsets.start);
-                if covered && holds_times(store, object, &manifest.kind).await? {
+                if overlaps && overlaps_times(store, object, &manifest.kind).await? {
                     let key = object.key.clone();
                     objects.push((
                         RawObject {
                             kind,
                             partition,
                             key,
-                            form: Form::Archive,
+                            format: Format::Archive,
                         },
                         object.bytes,
                     ));
@@ -207,21 +229,29 @@ async fn archived(
     Ok(objects)
 }
 
-/// Whether an object has records of the times a run covers: only backfills ask, by a request an
-/// object.
-async fn holds_times(store: &Store, object: &raw_zone::RawObject, kind: &RunKind) -> Result<bool> {
+/// Whether an object may contain records of the run's time range. Only a backfill has a time range;
+/// checking it takes one request per object.
+async fn overlaps_times(
+    store: &Store,
+    object: &raw_zone::RawObject,
+    kind: &RunKind,
+) -> Result<bool> {
     let RunKind::Backfill { from, to } = kind else {
         return Ok(true);
     };
-    let facts = store.raw_facts(&object.key).await?;
-    let facts =
-        facts.with_context(|| format!("the raw object {} was listed and is gone", object.key))?;
+    let Some(metadata) = store.raw_metadata(&object.key).await? else {
+        bail!(
+            "the raw object {} was deleted after it was listed",
+            object.key
+        );
+    };
     let overlaps =
-        facts.min_time < to.timestamp_millis() && facts.max_time >= from.timestamp_millis();
-    Ok(facts.record_count > 0 && overlaps)
+        metadata.min_time < to.timestamp_millis() && metadata.max_time >= from.timestamp_millis();
+    Ok(metadata.record_count > 0 && overlaps)
 }
 
-/// The objects of an S3 sink connector: those named as ours are, in a prefix of its own.
+/// The objects of an S3 sink connector. Their keys have the same format as the archive's, under
+/// another prefix.
 async fn connector_objects(
     store: &Store,
     topics: &Topics,
@@ -230,7 +260,10 @@ async fn connector_objects(
     let prefix = prefix.trim_matches('/');
     ensure!(
         prefix != store.prefix(),
-        "{prefix} is the prefix of this pipeline's own archive, which every run reads: --import is for objects of others"
+        Permanent(format!(
+            "{prefix} is the prefix of this pipeline's own archive, which every run reads: import \
+             the prefix of another tool's objects"
+        ))
     );
     let mut found = Vec::new();
     for kind in Kind::ALL {
@@ -250,7 +283,7 @@ async fn connector_objects(
                     kind,
                     partition,
                     key: object.key.clone(),
-                    form: Form::Connector(first),
+                    format: Format::Connector(first),
                 },
                 object.bytes,
             )
@@ -259,7 +292,8 @@ async fn connector_objects(
     Ok(found)
 }
 
-/// Partition and first offset in the name of a connector's object.
+/// Parses the partition and first offset from the key of a connector's object. `None` for any other
+/// key.
 fn connector_key(prefix: &str, topic: &str, key: &str) -> Option<(i32, i64)> {
     let path = key
         .strip_prefix(prefix)?
@@ -274,20 +308,21 @@ fn connector_key(prefix: &str, topic: &str, key: &str) -> Option<(i32, i64)> {
     Some((partition, raw.first_offset(prefix, key)?))
 }
 
-/// Objects that are one record each, in the order of their keys.
-fn single_objects(kind: Kind, listed: &[Listed]) -> Vec<(RawObject, u64)> {
-    let mut objects: Vec<&Listed> = listed
+/// Objects that hold a single record each, numbered in key order. Keys that don't end in `.json`
+/// are skipped.
+fn single_objects(kind: Kind, listed: &[ListedObject]) -> Vec<(RawObject, u64)> {
+    let mut objects: Vec<&ListedObject> = listed
         .iter()
         .filter(|object| is_plain(&object.key))
         .collect();
     objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-    let object = |(number, object): (i64, &Listed)| {
+    let object = |(number, object): (i64, &ListedObject)| {
         (
             RawObject {
                 kind,
                 partition: -1,
                 key: object.key.clone(),
-                form: Form::Single(number),
+                format: Format::Single(number),
             },
             object.bytes,
         )
@@ -295,11 +330,13 @@ fn single_objects(kind: Kind, listed: &[Listed]) -> Vec<(RawObject, u64)> {
     (0..).zip(objects).map(object).collect()
 }
 
+/// Whether a key is that of an uncompressed raw object.
 fn is_plain(key: &str) -> bool {
     matches!(compressed::split(key), Some((_, Compression::None)))
 }
 
-/// A prefix as a folder: `events` is not to find `events-old/`.
+/// Ends a key prefix with a slash, so that `events` doesn't match `events-old/`. An empty prefix
+/// stays empty.
 fn folder(prefix: &str) -> String {
     match prefix.trim_matches('/') {
         "" => String::new(),
@@ -316,29 +353,42 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_begins_where_the_last_run_ended_and_a_new_one_at_0() {
+    fn a_partition_starts_where_the_last_run_ended_and_a_new_one_at_0() {
         let to = positions(&[(0, 10), (1, 5)]);
         assert_eq!(
-            begins(&to["t"], positions(&[(0, 7)]).get("t")),
+            start_offsets(&to["t"], positions(&[(0, 7)]).get("t")),
             BTreeMap::from([(0, 7), (1, 0)])
         );
-        assert_eq!(begins(&to["t"], None), BTreeMap::from([(0, 0), (1, 0)]));
-    }
-
-    #[test]
-    fn a_log_that_got_shorter_is_refused() {
-        check_forward(&positions(&[(0, 7)]), &positions(&[(0, 7), (1, 0)])).unwrap();
-        let message = check_forward(&positions(&[(0, 8)]), &positions(&[(0, 7)]))
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("t[0] ends at 7") && message.contains("--full"),
-            "{message}"
+        assert_eq!(
+            start_offsets(&to["t"], None),
+            BTreeMap::from([(0, 0), (1, 0)])
         );
     }
 
     #[test]
-    fn a_connectors_objects_are_told_by_their_names() {
+    fn a_truncated_partition_is_a_permanent_error() {
+        let pipeline = Pipeline {
+            namespace: "data".into(),
+            name: "pins".into(),
+            uid: "u".into(),
+        };
+        let check =
+            |from: &[_], to: &[_]| check_no_truncation(&pipeline, &positions(from), &positions(to));
+        check(&[(0, 7)], &[(0, 7), (1, 0)]).unwrap();
+        let error = check(&[(0, 8)], &[(0, 7)]).unwrap_err();
+        assert!(error.is::<Permanent>());
+        let message = error.to_string();
+        for part in [
+            "t[0] ends at offset 7",
+            "helm install pins-full charts/pinpipe-job --namespace data \
+             --set pipeline=pins,command=full",
+        ] {
+            assert!(message.contains(part), "{message}");
+        }
+    }
+
+    #[test]
+    fn connector_keys_are_parsed_and_other_keys_are_ignored() {
         for (key, expected) in [
             (
                 "old/topics/t/partition=2/t+2+0000000042.json",
@@ -358,24 +408,24 @@ mod tests {
     }
 
     #[test]
-    fn single_records_are_numbered_in_the_order_of_their_keys() {
+    fn single_records_are_numbered_in_key_order() {
         let listed = [
             "events/event-b.json",
             "events/readme.txt",
             "events/event-a.json",
         ]
-        .map(|key| Listed {
+        .map(|key| ListedObject {
             key: key.into(),
             modified: 0,
             bytes: 1,
         });
         let found: Vec<_> = single_objects(Kind::Pin, &listed)
             .into_iter()
-            .map(|(object, _)| (object.key, object.form))
+            .map(|(object, _)| (object.key, object.format))
             .collect();
         let expected = [
-            ("events/event-a.json".to_owned(), Form::Single(0)),
-            ("events/event-b.json".to_owned(), Form::Single(1)),
+            ("events/event-a.json".to_owned(), Format::Single(0)),
+            ("events/event-b.json".to_owned(), Format::Single(1)),
         ];
         assert_eq!(found, expected);
         assert_eq!(

@@ -1,4 +1,5 @@
-//! Limits of data quality: checked when everything is read and nothing is written yet.
+//! Data quality limits (`spec.batch.quality`), checked after a run has read all its records and
+//! before it publishes anything.
 
 use std::collections::BTreeMap;
 
@@ -7,21 +8,22 @@ use pinpipe_core::Kind;
 
 use crate::counts::Counts;
 
-/// A run that exceeds a limit. Its counts go to its termination message.
+/// The error of a run that exceeds a limit. Its counts become part of the termination message.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "the data is worse than spec.batch.quality allows, so nothing was published: {}. Raise the limit, or find out who sends such records \
-     and mend it, and run again: the next run takes this one up with the limits of then",
+    "the data exceeds a limit in spec.batch.quality, so nothing was published: {}. Fix the \
+     producer of these records or raise the limit; the next run resumes this one with the limits \
+     in effect then",
     exceeded.join("; ")
 )]
-pub struct Unfit {
-    /// What was read, of all kinds.
+pub struct QualityExceeded {
+    /// The run's counts, summed over all kinds.
     pub counts: Counts,
     exceeded: Vec<String>,
 }
 
-/// Checks what a run has read.
-pub fn check(limits: &Quality, counts: &BTreeMap<Kind, Counts>) -> Result<(), Unfit> {
+/// Checks a run's counts, given per kind of record, against the limits.
+pub fn check(limits: &Quality, counts: &BTreeMap<Kind, Counts>) -> Result<(), QualityExceeded> {
     let mut all = Counts::default();
     for counts in counts.values() {
         all += counts;
@@ -30,12 +32,23 @@ pub fn check(limits: &Quality, counts: &BTreeMap<Kind, Counts>) -> Result<(), Un
     if let Some(limit) = limits.max_rejected_ratio
         && ratio(all.rejected, all.read) > limit
     {
-        let by_reason = list(&all.rejected_by_reason);
+        let by_kind: Vec<String> = counts
+            .iter()
+            .filter(|(_, counts)| counts.rejected > 0)
+            .map(|(kind, counts)| {
+                let reasons = list(&counts.rejected_by_reason);
+                format!(
+                    "{} of {} {kind} records ({reasons})",
+                    counts.rejected, counts.read
+                )
+            })
+            .collect();
         exceeded.push(format!(
-            "{} of {} records were rejected ({:.6} > maxRejectedRatio {limit}): {by_reason}",
+            "{} of {} records were rejected ({:.6} > maxRejectedRatio {limit}): {}",
             all.rejected,
             all.read,
-            ratio(all.rejected, all.read)
+            ratio(all.rejected, all.read),
+            by_kind.join(", ")
         ));
     }
     for (field, limit) in &limits.max_repaired_ratio {
@@ -46,7 +59,8 @@ pub fn check(limits: &Quality, counts: &BTreeMap<Kind, Counts>) -> Result<(), Un
             let repaired = reasons.values().sum();
             if ratio(repaired, counts.read) > *limit {
                 exceeded.push(format!(
-                    "{field} was repaired in {repaired} of {} {kind} records ({:.6} > maxRepairedRatio.{field} {limit}): {}",
+                    "{field} was repaired in {repaired} of {} {kind} records \
+                     ({:.6} > maxRepairedRatio.{field} {limit}): {}",
                     counts.read,
                     ratio(repaired, counts.read),
                     list(reasons)
@@ -57,7 +71,7 @@ pub fn check(limits: &Quality, counts: &BTreeMap<Kind, Counts>) -> Result<(), Un
     if exceeded.is_empty() {
         Ok(())
     } else {
-        Err(Unfit {
+        Err(QualityExceeded {
             counts: all,
             exceeded,
         })
@@ -115,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_limit_may_be_reached_and_not_exceeded() {
+    fn a_limit_may_be_reached_but_not_exceeded() {
         for within in [
             limits(None, &[]),
             limits(Some(0.05), &[]),
@@ -128,21 +142,23 @@ mod tests {
     }
 
     #[test]
-    fn the_message_names_the_limit_the_field_and_the_counts() {
-        let unfit = check(&limits(Some(0.04), &[("follower_count", 0.09)]), &counts()).unwrap_err();
-        let message = unfit.to_string();
+    fn the_message_names_the_limit_the_kind_the_field_and_the_counts() {
+        let error = check(&limits(Some(0.04), &[("follower_count", 0.09)]), &counts()).unwrap_err();
+        let message = error.to_string();
         for part in [
-            "5 of 100 records were rejected (0.050000 > maxRejectedRatio 0.04): key-missing 2, not-an-object 3",
-            "follower_count was repaired in 6 of 60 pin records (0.100000 > maxRepairedRatio.follower_count 0.09): unreadable 6",
+            "5 of 100 records were rejected (0.050000 > maxRejectedRatio 0.04): \
+             5 of 60 pin records (key-missing 2, not-an-object 3)",
+            "follower_count was repaired in 6 of 60 pin records \
+             (0.100000 > maxRepairedRatio.follower_count 0.09): unreadable 6",
             "spec.batch.quality",
         ] {
             assert!(message.contains(part), "{message}");
         }
-        assert_eq!((unfit.counts.read, unfit.counts.rejected), (100, 5));
+        assert_eq!((error.counts.read, error.counts.rejected), (100, 5));
     }
 
     #[test]
-    fn nothing_allowed_means_nothing() {
+    fn a_limit_of_zero_allows_no_rejected_record() {
         assert!(check(&limits(Some(0.0), &[]), &counts()).is_err());
     }
 }

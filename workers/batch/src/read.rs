@@ -1,7 +1,7 @@
-//! Reading the raw objects of a manifest: several at once, cleaned as they come, and spilled to
-//! disk by bucket.
+//! Reads the raw objects of a manifest: several concurrently, cleaned as they arrive, and spilled
+//! to disk by bucket.
 //!
-//! In memory are a few chunks and what waits to be written, whatever the number of records.
+//! Memory is bounded, whatever the number of records: a few chunks and the spill's buffers.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +14,7 @@ use pinpipe_config::{Batch, Topic, Topics};
 use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::{
     compressed::Decompressor,
-    raw_zone::{Facts, Index},
+    raw_zone::{Index, ObjectMetadata},
 };
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -23,32 +23,34 @@ use tokio::{
 use tracing::info;
 
 use crate::{
-    decode::{Cleaner, Lines, Places, Seen},
-    manifest::{Form, Manifest, RawObject, Window},
-    retry::{Hopeless, PATIENCE, patiently},
+    decode::{Cleaner, LineDecoder, LinePositions, ReadStats},
+    failure::Permanent,
+    manifest::{Format, Manifest, RawObject, Window},
+    retry::{RETRY_TIMEOUT, retry},
     rows::{self, Chunk},
+    runs::{Runs, full_run_command},
     spill::{Spill, Spilled, buckets_of},
     store::Store,
 };
 
-/// Objects read at once.
+/// Objects read concurrently.
 const READERS: usize = 4;
-/// Objects of one record each that one reader takes at a time.
+/// Single-record objects that a reader takes at a time.
 const SINGLES: usize = 256;
-/// Chunks on their way to the disk.
+/// Capacity of the channel of chunks to be spilled.
 const CHUNKS: usize = 4;
-/// How often the log says how far reading is.
-const TELL_EVERY: Duration = Duration::from_secs(5);
+/// Interval of progress log lines.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// What was read.
+/// The result of reading.
 pub struct Read {
-    /// Clean rows by kind and bucket, repeats of a key among them.
+    /// Clean rows by kind and bucket. A key may have several.
     pub rows: BTreeMap<Kind, Vec<Option<Spilled>>>,
-    /// What was seen, by kind.
-    pub seen: BTreeMap<Kind, Seen>,
+    /// Statistics by kind.
+    pub stats: BTreeMap<Kind, ReadStats>,
 }
 
-/// The topic of one kind.
+/// The topic of a kind.
 pub fn topic(topics: &Topics, kind: Kind) -> &Topic {
     match kind {
         Kind::Pin => &topics.pin,
@@ -57,11 +59,10 @@ pub fn topic(topics: &Topics, kind: Kind) -> &Topic {
     }
 }
 
-/// Where chunks go.
-type Chunks = Sender<(Kind, Chunk)>;
+type ChunkSender = Sender<(Kind, Chunk)>;
 
-/// Reads and cleans everything a manifest names. Rows go to files in `folder`; up to `budget` bytes
-/// of them wait in memory.
+/// Reads and cleans all objects of a manifest. Rows are written to files in `folder`; up to
+/// `budget` bytes of them are buffered in memory.
 pub async fn read(
     config: &Batch,
     store: &Store,
@@ -72,10 +73,13 @@ pub async fn read(
     let (chunks, arriving) = channel(CHUNKS);
     let (buckets, folder) = (manifest.buckets, folder.to_owned());
     let spilling = tokio::task::spawn_blocking(move || spill(arriving, buckets, &folder, budget));
-    let seen = read_all(config, store, manifest, chunks).await;
-    // Where the disk is full, readers only see that nobody takes their chunks: that comes first.
+    let stats = read_all(config, store, manifest, chunks).await;
+    // If the disk is full, readers only see a closed channel: the spill's error comes first.
     let rows = spilling.await??;
-    Ok(Read { rows, seen: seen? })
+    Ok(Read {
+        rows,
+        stats: stats?,
+    })
 }
 
 fn spill(
@@ -113,40 +117,50 @@ async fn read_all(
     config: &Batch,
     store: &Store,
     manifest: &Manifest,
-    chunks: Chunks,
-) -> Result<BTreeMap<Kind, Seen>> {
+    chunks: ChunkSender,
+) -> Result<BTreeMap<Kind, ReadStats>> {
     let max_bytes = usize::try_from(config.max_record_bytes)?;
+    let if_deleted = format!(
+        "can't read a raw object that the run needs (if it was deleted, delete {}, too, and start \
+         a full run: {})",
+        Runs::new(&config.pipeline).manifest(&manifest.run),
+        full_run_command(&config.pipeline)
+    );
     let total = manifest.objects.len();
-    let mut waiting = units(&manifest.objects).into_iter();
-    let mut tasks: JoinSet<Result<(Kind, usize, Seen)>> = JoinSet::new();
+    let mut pending = units(&manifest.objects).into_iter();
+    let mut tasks: JoinSet<Result<(Kind, usize, ReadStats)>> = JoinSet::new();
     let mut start = |tasks: &mut JoinSet<_>| {
-        if let Some(unit) = waiting.next().map(<[RawObject]>::to_vec) {
+        if let Some(unit) = pending.next().map(<[RawObject]>::to_vec) {
             let window =
                 manifest.window(&topic(&config.topics, unit[0].kind).name, unit[0].partition);
             let (store, chunks) = (store.clone(), chunks.clone());
+            let hint = if_deleted.clone();
             tasks.spawn(async move {
-                let seen = read_unit(&store, &unit, &window, max_bytes, &chunks).await?;
-                Ok((unit[0].kind, unit.len(), seen))
+                let stats = read_unit(&store, &unit, &window, max_bytes, &chunks)
+                    .await
+                    .context(hint)?;
+                Ok((unit[0].kind, unit.len(), stats))
             });
         }
     };
     for _ in 0..READERS {
         start(&mut tasks);
     }
-    let mut seen: BTreeMap<Kind, Seen> = Kind::ALL.map(|kind| (kind, Seen::default())).into();
-    let (begun, mut told) = (Instant::now(), Instant::now());
+    let mut stats: BTreeMap<Kind, ReadStats> =
+        Kind::ALL.map(|kind| (kind, ReadStats::default())).into();
+    let (started, mut last_logged) = (Instant::now(), Instant::now());
     let (mut done, mut records) = (0, 0);
     while let Some(task) = tasks.join_next().await {
-        let (kind, objects, found) = task??;
+        let (kind, objects, unit) = task??;
         start(&mut tasks);
         done += objects;
-        records += found.counts.read;
-        let all = seen.entry(kind).or_default();
-        all.counts += &found.counts;
-        all.latest = all.latest.max(found.latest);
-        all.bytes += found.bytes;
-        if done == total || told.elapsed() >= TELL_EVERY {
-            let per_second = (records as f64 / begun.elapsed().as_secs_f64().max(0.001)).round();
+        records += unit.counts.read;
+        let all = stats.entry(kind).or_default();
+        all.counts += &unit.counts;
+        all.latest = all.latest.max(unit.latest);
+        all.bytes += unit.bytes;
+        if done == total || last_logged.elapsed() >= LOG_EVERY {
+            let per_second = (records as f64 / started.elapsed().as_secs_f64().max(0.001)).round();
             info!(
                 objects = done,
                 of = total,
@@ -154,17 +168,17 @@ async fn read_all(
                 per_second,
                 "raw objects read"
             );
-            told = Instant::now();
+            last_logged = Instant::now();
         }
     }
-    Ok(seen)
+    Ok(stats)
 }
 
-/// What a reader takes at a time: one object, or many that are one record each.
+/// The units of work of a reader: one object each, or many single-record objects of one kind.
 fn units(objects: &[RawObject]) -> Vec<&[RawObject]> {
-    let single = |object: &RawObject| matches!(object.form, Form::Single(_));
-    let alike = objects.chunk_by(|a, b| single(a) && single(b) && a.kind == b.kind);
-    alike.flat_map(|objects| objects.chunks(SINGLES)).collect()
+    let single = |object: &RawObject| matches!(object.format, Format::Single(_));
+    let groups = objects.chunk_by(|a, b| single(a) && single(b) && a.kind == b.kind);
+    groups.flat_map(|objects| objects.chunks(SINGLES)).collect()
 }
 
 async fn read_unit(
@@ -172,11 +186,11 @@ async fn read_unit(
     unit: &[RawObject],
     window: &Window,
     max_bytes: usize,
-    chunks: &Chunks,
-) -> Result<Seen> {
+    chunks: &ChunkSender,
+) -> Result<ReadStats> {
     if let [
         RawObject {
-            form: Form::Single(_),
+            format: Format::Single(_),
             ..
         },
         ..,
@@ -185,19 +199,12 @@ async fn read_unit(
         return read_singles(store, unit, max_bytes, chunks).await;
     }
     let object = &unit[0];
-    // A second try sends chunks once more: rows of one order are one row in the end.
-    patiently(PATIENCE, "reading a raw object", || {
+    // A second attempt sends chunks again, which is harmless: rows of the same record are merged.
+    retry(RETRY_TIMEOUT, "reading a raw object", || {
         read_lines(store, object, window, max_bytes, chunks)
     })
     .await
-    .with_context(|| gone(&object.key))
-}
-
-fn gone(key: &str) -> String {
-    format!(
-        "the raw object {key}: the run needs it; where it is gone for good, delete the run's manifest.json and start anew with --full \
-         (PINPIPE_FULL=true)"
-    )
+    .with_context(|| object.key.clone())
 }
 
 async fn read_lines(
@@ -205,49 +212,49 @@ async fn read_lines(
     object: &RawObject,
     window: &Window,
     max_bytes: usize,
-    chunks: &Chunks,
-) -> Result<Seen> {
-    let got = store.get_once(&object.key).await?;
-    let places = match object.form {
-        Form::Archive => {
-            let facts = Facts::from_metadata(&got.metadata.unwrap_or_default());
-            let facts = facts.map_err(|error| Hopeless(error.to_string()))?;
-            Places::Index(store.get_json_once::<Index>(&facts.index).await?)
+    chunks: &ChunkSender,
+) -> Result<ReadStats> {
+    let response = store.get_once(&object.key).await?;
+    let positions = match object.format {
+        Format::Archive => {
+            let metadata = ObjectMetadata::from_metadata(&response.metadata.unwrap_or_default())
+                .map_err(|error| Permanent(error.to_string()))?;
+            LinePositions::Index(store.get_json_once::<Index>(&metadata.index).await?)
         }
-        Form::Connector(first) | Form::Single(first) => Places::From(first),
+        Format::Connector(first) | Format::Single(first) => LinePositions::From(first),
     };
-    let mut unpack =
-        Decompressor::for_key(&object.key).map_err(|error| Hopeless(error.to_string()))?;
-    let mut lines = Lines::new(
+    let mut decompressor =
+        Decompressor::for_key(&object.key).map_err(|error| Permanent(error.to_string()))?;
+    let mut decoder = LineDecoder::new(
         Cleaner::new(object.kind, max_bytes),
         object.partition,
         window.clone(),
-        places,
+        positions,
     )?;
-    let (mut body, mut bytes) = (got.body, 0);
+    let (mut body, mut bytes) = (response.body, 0);
     while let Some(piece) = body.next().await {
         let piece = piece?;
         bytes += piece.len() as u64;
-        unpack.push(&piece, |text| lines.push(text))?;
-        send(chunks, object.kind, lines.ready()).await?;
+        decompressor.push(&piece, |text| decoder.push(text))?;
+        send(chunks, object.kind, decoder.ready()).await?;
     }
-    unpack.finish()?;
-    let (rest, seen) = lines.finish()?;
+    decompressor.finish()?;
+    let (rest, stats) = decoder.finish()?;
     send(chunks, object.kind, rest).await?;
-    Ok(Seen { bytes, ..seen })
+    Ok(ReadStats { bytes, ..stats })
 }
 
-/// Objects that are one record each, with whatever white space is in them.
+/// Reads objects with a single record each, however it is indented.
 async fn read_singles(
     store: &Store,
     objects: &[RawObject],
     max_bytes: usize,
-    chunks: &Chunks,
-) -> Result<Seen> {
+    chunks: &ChunkSender,
+) -> Result<ReadStats> {
     let mut cleaner = Cleaner::new(objects[0].kind, max_bytes);
     let mut bytes = 0;
     for object in objects {
-        let raw = patiently(PATIENCE, "reading an object", || async {
+        let raw = retry(RETRY_TIMEOUT, "reading an object", || async {
             Ok(store
                 .get_once(&object.key)
                 .await?
@@ -256,9 +263,9 @@ async fn read_singles(
                 .await?
                 .into_bytes())
         });
-        let raw = raw.await.with_context(|| gone(&object.key))?;
+        let raw = raw.await.with_context(|| object.key.clone())?;
         bytes += raw.len() as u64;
-        let Form::Single(number) = object.form else {
+        let Format::Single(number) = object.format else {
             continue;
         };
         let order = Order {
@@ -270,18 +277,18 @@ async fn read_singles(
     }
     let kind = objects[0].kind;
     send(chunks, kind, cleaner.ready()).await?;
-    let (rest, seen) = cleaner.finish()?;
+    let (rest, stats) = cleaner.finish()?;
     send(chunks, kind, rest).await?;
-    Ok(Seen { bytes, ..seen })
+    Ok(ReadStats { bytes, ..stats })
 }
 
-async fn send(chunks: &Chunks, kind: Kind, ready: Vec<Chunk>) -> Result<()> {
+async fn send(chunks: &ChunkSender, kind: Kind, ready: Vec<Chunk>) -> Result<()> {
     for chunk in ready {
         chunks
             .send((kind, chunk))
             .await
             .ok()
-            .context("what was read can't be written to the scratch folder")?;
+            .context("can't write rows to the scratch folder")?;
     }
     Ok(())
 }
@@ -291,19 +298,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn single_records_are_taken_together_and_other_objects_one_by_one() {
-        let object = |kind, form| RawObject {
+    fn single_record_objects_are_grouped_and_other_objects_are_not() {
+        let object = |kind, format| RawObject {
             kind,
             partition: 0,
             key: String::new(),
-            form,
+            format,
         };
         let mut objects = vec![
-            object(Kind::Pin, Form::Archive),
-            object(Kind::Pin, Form::Connector(3)),
+            object(Kind::Pin, Format::Archive),
+            object(Kind::Pin, Format::Connector(3)),
         ];
         let singles =
-            |kind, count| (0..count).map(move |number| object(kind, Form::Single(number)));
+            |kind, count| (0..count).map(move |number| object(kind, Format::Single(number)));
         objects.extend(singles(Kind::Pin, 300).chain(singles(Kind::Geo, 2)));
         let sizes: Vec<usize> = units(&objects)
             .into_iter()

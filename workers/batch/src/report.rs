@@ -1,4 +1,5 @@
-//! What a run tells: a report in the bucket, and a few figures as its pod's termination message.
+//! The report of a run: an object in the bucket, whose summary is also the pod's termination
+//! message.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +18,7 @@ use crate::{
     answers::Answer,
     cells::{self, UnsupportedType},
     counts::Counts,
-    facts::Orphans,
+    join::Orphans,
     manifest::{Manifest, Positions},
     memory,
 };
@@ -25,35 +26,34 @@ use crate::{
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
-    /// Everything is written and published.
+    /// Everything was written and published.
     Succeeded,
-    /// Nothing is published.
+    /// Nothing was published.
     Failed,
 }
 
-/// The figures everyone asks for first: the head of the report, and the termination message the
-/// operator's status is made from.
+/// The head of the report, and the termination message from which the operator builds its status.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Summary {
     /// The run's name.
     pub run: String,
-    /// How it ended.
+    /// How the run ended.
     pub outcome: Outcome,
     /// Raw records read.
     pub read: u64,
-    /// Records cleaned, repaired ones and repeats of a key among them.
+    /// Clean records, including repaired ones and several of one key.
     pub clean: u64,
     /// Clean records with at least one field made null.
     pub repaired: u64,
-    /// Records in which nothing could be keyed.
+    /// Records that were rejected.
     pub rejected: u64,
-    /// How long it took.
+    /// Duration, seconds.
     pub seconds: f64,
-    /// Which records it was to read: `incremental`, `full`, `backfill` or `import`.
+    /// Kind of run: `incremental`, `full`, `backfill` or `import`. Absent for a failed run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
-    /// Why it failed.
+    /// Why the run failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
@@ -62,67 +62,67 @@ pub struct Summary {
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// The run's figures.
+    /// The run's outcome and counts.
     #[serde(flatten)]
     pub summary: Summary,
-    /// The time its rows carry.
+    /// Timestamp of the rows the run has written.
     pub run_time: DateTime<Utc>,
-    /// The run whose rows it builds on.
+    /// The run whose state this one builds on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub builds_on: Option<String>,
-    /// Figures of each kind of record.
+    /// Counts by kind of record.
     pub kinds: BTreeMap<Kind, KindReport>,
-    /// Fields repaired, by kind and raw name (`pin.follower_count`) and reason.
+    /// Repaired fields by kind and raw field name (`pin.follower_count`), and reason.
     pub repaired_by_field: BTreeMap<String, BTreeMap<&'static str, u64>>,
-    /// Records rejected, by reason.
+    /// Rejected records by reason.
     pub rejected_by_reason: BTreeMap<&'static str, u64>,
-    /// Rows that found no partner in the joins of the questions.
+    /// Rows without a match in the joins of the questions.
     pub orphans: Orphans,
-    /// The eight answers, by the questions' names.
+    /// The eight answers by question.
     pub answers: BTreeMap<&'static str, Table>,
-    /// The first record of each partition the run covers.
+    /// First offset of each partition that the run covers.
     pub from: Positions,
-    /// The first record of each partition behind the run.
+    /// First offset of each partition after those the run covers.
     pub to: Positions,
-    /// Raw objects read.
+    /// Number of raw objects read.
     pub objects: usize,
-    /// Their bytes, as they are stored.
+    /// Bytes of the raw objects as stored, compressed or not.
     pub bytes: u64,
-    /// The most memory the process had.
+    /// Peak memory of the process, bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub peak_memory_bytes: Option<u64>,
-    /// How long each phase took, seconds.
+    /// Duration of each phase, seconds.
     pub phases: BTreeMap<&'static str, f64>,
 }
 
-/// The figures of one kind of record.
+/// Counts of one kind of record.
 #[derive(Debug, Serialize)]
 pub struct KindReport {
-    /// What was read.
+    /// Counts of the records read.
     #[serde(flatten)]
     pub counts: Counts,
-    /// Distinct keys: rows of the clean table.
+    /// Rows of the clean table, which has one per key.
     pub keys: u64,
-    /// Rows of it this run has written.
+    /// Rows of the clean table that this run has written.
     pub changed: u64,
-    /// How fresh it is.
+    /// Freshness of the clean table.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub freshness: Option<Freshness>,
 }
 
-/// How fresh a clean table is.
+/// Freshness of a clean table.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Freshness {
-    /// When its latest record came to Kafka.
+    /// Kafka timestamp of the latest record.
     pub latest_record: DateTime<Utc>,
-    /// How long that was before the run began.
+    /// Age of the latest record when the run started, seconds.
     pub seconds: f64,
 }
 
 impl Freshness {
-    /// Of a table whose latest record is of `latest`, milliseconds since the epoch, in a run of
-    /// `run_time`.
+    /// The freshness of a table at `run_time`. `latest` is the timestamp of its latest record,
+    /// milliseconds since the epoch.
     pub fn new(latest: i64, run_time: DateTime<Utc>) -> Option<Self> {
         let latest_record = DateTime::from_timestamp_millis(latest)?;
         let age = (run_time - latest_record)
@@ -135,49 +135,49 @@ impl Freshness {
     }
 }
 
-/// A small table in JSON.
+/// An answer as JSON.
 #[derive(Debug, Serialize)]
 pub struct Table {
-    /// The columns' names.
+    /// Column names.
     pub columns: Vec<&'static str>,
-    /// The rows, each a list of values.
+    /// Rows, each a list of values in column order.
     pub rows: Vec<Vec<Value>>,
 }
 
-/// How long a run's phases take.
+/// Measures the phases of a run.
 #[derive(Debug)]
 pub struct Phases {
-    begun: Instant,
+    started: Instant,
     seconds: BTreeMap<&'static str, f64>,
 }
 
 impl Phases {
-    /// The clock starts.
-    pub fn begin() -> Self {
+    /// Starts the clock.
+    pub fn start() -> Self {
         Self {
-            begun: Instant::now(),
+            started: Instant::now(),
             seconds: BTreeMap::new(),
         }
     }
 
-    /// Runs a phase; its beginning and its end go to the log.
+    /// Executes a phase, and logs its start and its end.
     pub async fn time<T>(
         &mut self,
         name: &'static str,
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
-        info!(phase = name, "begins");
-        let begun = Instant::now();
+        info!(phase = name, "phase started");
+        let started = Instant::now();
         let result = work.await?;
-        let seconds = rounded(begun.elapsed().as_secs_f64());
-        info!(phase = name, seconds, "done");
+        let seconds = rounded(started.elapsed().as_secs_f64());
+        info!(phase = name, seconds, "phase finished");
         *self.seconds.entry(name).or_default() += seconds;
         Ok(result)
     }
 
-    /// Seconds since [`Phases::begin`].
+    /// Seconds since [`Phases::start`].
     pub fn total(&self) -> f64 {
-        rounded(self.begun.elapsed().as_secs_f64())
+        rounded(self.started.elapsed().as_secs_f64())
     }
 }
 
@@ -185,7 +185,7 @@ fn rounded(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-/// Puts the report of a run together.
+/// The report of a run that succeeded.
 pub fn report(
     manifest: &Manifest,
     kinds: BTreeMap<Kind, KindReport>,
@@ -258,7 +258,7 @@ fn rows(batch: &RecordBatch) -> Result<Vec<Vec<Value>>, UnsupportedType> {
 }
 
 impl Summary {
-    /// The summary of a run that ended early, having read `counts`.
+    /// The summary of a run that failed after it had read `counts`.
     pub fn failed(run: &str, seconds: f64, counts: &Counts, message: &str) -> Self {
         Self {
             run: run.to_owned(),
@@ -273,10 +273,10 @@ impl Summary {
         }
     }
 
-    /// As a termination message. Kubernetes cuts one at 4096 bytes, which would leave broken JSON:
-    /// a long message is cut before.
+    /// The summary as a termination message. Kubernetes truncates it at 4096 bytes, which would
+    /// break the JSON, so a long error message is shortened.
     pub fn termination_message(&self) -> String {
-        // Half of the 4096, since JSON may write a character as two; names are short.
+        // Less than half of 4096, since JSON may escape a character as two; names are short.
         const MESSAGE_BYTES: usize = 1700;
         let mut short = self.clone();
         if let Some(message) = &mut short.message {
@@ -291,7 +291,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_termination_message_stays_json_within_what_kubernetes_keeps() {
+    fn a_termination_message_is_valid_json_within_the_kubernetes_limit() {
         let summary = Summary::failed("r", 1.5, &Counts::default(), &"\"ä\n".repeat(5000));
         let message = summary.termination_message();
         assert!(message.len() < 4096, "{}", message.len());
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn freshness_is_how_old_the_latest_record_was() {
+    fn freshness_is_the_age_of_the_latest_record() {
         let run_time = DateTime::from_timestamp_millis(10_000).unwrap();
         assert!((Freshness::new(7_500, run_time).unwrap().seconds - 2.5).abs() < f64::EPSILON);
         assert!(

@@ -1,60 +1,53 @@
-//! Waiting for a server that is away: again and again with back-off, up to a limit, except where it
-//! is of no use.
+//! Retries with exponential backoff, for requests to servers that may be unavailable.
 
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tracing::{info, warn};
 
-/// How long a server may be away before the run ends.
-pub const PATIENCE: Duration = Duration::from_mins(3);
+use crate::failure::Permanent;
 
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a server may stay unavailable before the run fails.
+pub const RETRY_TIMEOUT: Duration = Duration::from_mins(3);
 
-/// An error that asking again won't mend.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Hopeless(pub String);
+const FIRST_DELAY: Duration = Duration::from_millis(200);
+const MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// Tries until it works, the error is [`Hopeless`] or `patience` is over; `what` goes to the log.
-pub async fn patiently<T, F>(
-    patience: Duration,
-    what: &str,
-    mut attempt: impl FnMut() -> F,
-) -> Result<T>
+/// Repeats `attempt` until it succeeds, fails with [`Permanent`], or `timeout` has passed. `what`
+/// names the work in log lines.
+pub async fn retry<T, F>(timeout: Duration, what: &str, mut attempt: impl FnMut() -> F) -> Result<T>
 where
     F: Future<Output = Result<T>>,
 {
-    let begun = Instant::now();
-    let mut pause = FIRST_PAUSE;
-    let mut tries = 1_u32;
+    let started = Instant::now();
+    let mut delay = FIRST_DELAY;
+    let mut attempts = 1_u32;
     loop {
         // Boxed: a request of the S3 client is a future of many kilobytes.
         match Box::pin(attempt()).await {
             Ok(value) => {
-                if tries > 1 {
-                    info!(what, tries, "worked at last");
+                if attempts > 1 {
+                    info!(what, attempts, "succeeded after retries");
                 }
                 return Ok(value);
             }
-            Err(error) if error.is::<Hopeless>() => return Err(error),
-            Err(error) if begun.elapsed() + pause > patience => {
+            Err(error) if error.is::<Permanent>() => return Err(error),
+            Err(error) if started.elapsed() + delay > timeout => {
                 return Err(error.context(format!(
-                    "tried {tries} times in {} s",
-                    begun.elapsed().as_secs()
+                    "failed {attempts} times in {} s",
+                    started.elapsed().as_secs()
                 )));
             }
             Err(error) => warn!(
                 what,
-                tries,
+                attempts,
                 error = format!("{error:#}"),
-                "failed, trying again"
+                "failed, retrying"
             ),
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LONGEST_PAUSE);
-        tries += 1;
+        tokio::time::sleep(delay).await;
+        delay = (delay * 2).min(MAX_DELAY);
+        attempts += 1;
     }
 }
 
@@ -67,14 +60,14 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_fails_for_a_while_works_in_the_end() {
-        let tries = Cell::new(0);
-        let result = patiently(PATIENCE, "test", || {
-            tries.set(tries.get() + 1);
-            let now = tries.get();
+    async fn a_failure_that_passes_is_retried() {
+        let attempts = Cell::new(0);
+        let result = retry(RETRY_TIMEOUT, "test", || {
+            attempts.set(attempts.get() + 1);
+            let now = attempts.get();
             async move {
                 if now < 3 {
-                    Err(anyhow!("away"))
+                    Err(anyhow!("unavailable"))
                 } else {
                     Ok(now)
                 }
@@ -84,23 +77,25 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_hopeless_is_tried_once_and_patience_ends() {
-        let tries = Cell::new(0);
-        let result: Result<()> = patiently(PATIENCE, "test", || {
-            tries.set(tries.get() + 1);
-            async { Err(Hopeless("no such key".into())).context("reading") }
+    async fn a_permanent_failure_is_not_retried_and_retries_are_limited() {
+        let attempts = Cell::new(0);
+        let result: Result<()> = retry(RETRY_TIMEOUT, "test", || {
+            attempts.set(attempts.get() + 1);
+            async { Err(Permanent("no such key".into())).context("reading") }
         })
         .await;
         assert_eq!(
-            (tries.get(), format!("{:#}", result.unwrap_err())),
+            (attempts.get(), format!("{:#}", result.unwrap_err())),
             (1, "reading: no such key".to_owned())
         );
 
-        let result: Result<()> =
-            patiently(Duration::ZERO, "test", || async { Err(anyhow!("away")) }).await;
+        let result: Result<()> = retry(Duration::ZERO, "test", || async {
+            Err(anyhow!("unavailable"))
+        })
+        .await;
         assert_eq!(
             format!("{:#}", result.unwrap_err()),
-            "tried 1 times in 0 s: away"
+            "failed 1 times in 0 s: unavailable"
         );
     }
 }

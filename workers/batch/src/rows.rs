@@ -1,8 +1,8 @@
-//! Clean rows with what decides which of two is the later one.
+//! Clean rows with their records' order, which decides which of two rows is the later one.
 //!
-//! Two schemas beside the clean one: *state* rows have their record's order behind the clean
-//! columns, and rows *read* in this run also the record's own place in the log, which differs where
-//! a record was re-driven.
+//! There are two schemas besides the clean one. *State* rows have the record's order after the
+//! clean columns. Rows *read* in this run also have the record's own position in the log, which
+//! differs from its order if the record was re-driven.
 
 use std::sync::Arc;
 
@@ -16,20 +16,20 @@ use pinpipe_core::{Kind, Order};
 use crate::columns;
 
 const ORDER: [&str; 3] = ["_time", "_partition", "_offset"];
-const PLACE: [&str; 3] = ["_read_time", "_read_partition", "_read_offset"];
+const POSITION: [&str; 3] = ["_read_time", "_read_partition", "_read_offset"];
 
-/// Rows of a clean table, and where each is from.
+/// Clean rows with the order and position of their records.
 #[derive(Debug)]
 pub struct Chunk {
     /// The clean rows.
     pub batch: RecordBatch,
-    /// What "later" goes by, one per row.
+    /// Order of each row's record, which decides which row is the later one.
     pub orders: Vec<Order>,
-    /// Where the record stands in the log, one per row: it decides between equal orders.
-    pub places: Vec<Order>,
+    /// Position in the log of each row's record, which decides between equal orders.
+    pub positions: Vec<Order>,
 }
 
-fn with(kind: Kind, names: &[[&str; 3]]) -> SchemaRef {
+fn schema_with(kind: Kind, names: &[[&str; 3]]) -> SchemaRef {
     let mut fields: Vec<Arc<Field>> = columns::schema(kind).fields().iter().cloned().collect();
     let types = [DataType::Int64, DataType::Int32, DataType::Int64];
     for (name, data_type) in names.iter().flat_map(|names| names.iter().zip(&types)) {
@@ -40,12 +40,12 @@ fn with(kind: Kind, names: &[[&str; 3]]) -> SchemaRef {
 
 /// The schema of state rows.
 pub fn state_schema(kind: Kind) -> SchemaRef {
-    with(kind, &[ORDER])
+    schema_with(kind, &[ORDER])
 }
 
 /// The schema of rows read in this run.
 pub fn read_schema(kind: Kind) -> SchemaRef {
-    with(kind, &[ORDER, PLACE])
+    schema_with(kind, &[ORDER, POSITION])
 }
 
 fn order_columns(orders: &[Order]) -> [ArrayRef; 3] {
@@ -63,16 +63,16 @@ fn order_columns(orders: &[Order]) -> [ArrayRef; 3] {
 }
 
 impl Chunk {
-    /// As rows of [`read_schema`].
+    /// The rows in [`read_schema`].
     pub fn to_rows(&self, kind: Kind) -> Result<RecordBatch, ArrowError> {
         let mut arrays = self.batch.columns().to_vec();
         arrays.extend(order_columns(&self.orders));
-        arrays.extend(order_columns(&self.places));
+        arrays.extend(order_columns(&self.positions));
         RecordBatch::try_new(read_schema(kind), arrays)
     }
 }
 
-/// The clean columns alone.
+/// Only the clean columns of `rows`.
 pub fn clean(kind: Kind, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     RecordBatch::try_new(
         columns::schema(kind),
@@ -80,14 +80,14 @@ pub fn clean(kind: Kind, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> 
     )
 }
 
-/// The columns of state rows alone.
+/// Only the columns of [`state_schema`] of `rows`.
 pub fn state(kind: Kind, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let schema = state_schema(kind);
     let columns = rows.columns()[..schema.fields().len()].to_vec();
     RecordBatch::try_new(schema, columns)
 }
 
-/// Three columns that make up an [`Order`].
+/// The three columns of an [`Order`].
 pub struct Orders<'a> {
     times: &'a Int64Array,
     partitions: &'a Int32Array,
@@ -95,13 +95,13 @@ pub struct Orders<'a> {
 }
 
 impl<'a> Orders<'a> {
-    /// The orders of rows of either schema.
+    /// The orders of state rows or of rows read.
     pub fn of(kind: Kind, rows: &'a RecordBatch) -> Self {
         Self::at(rows, columns::schema(kind).fields().len())
     }
 
-    /// The places of rows read in this run.
-    pub fn places(kind: Kind, rows: &'a RecordBatch) -> Self {
+    /// The positions of rows read.
+    pub fn positions(kind: Kind, rows: &'a RecordBatch) -> Self {
         Self::at(rows, columns::schema(kind).fields().len() + ORDER.len())
     }
 
@@ -113,7 +113,7 @@ impl<'a> Orders<'a> {
         }
     }
 
-    /// That of a row.
+    /// The order of a row.
     pub fn get(&self, row: usize) -> Order {
         Order {
             time: self.times.value(row),

@@ -1,8 +1,8 @@
-//! One run: barrier, manifest, state, answers, sinks, report.
+//! The steps of a run: barrier, manifest, state, answers, sinks, report.
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use pinpipe_config::Batch;
 use pinpipe_core::Kind;
 use pinpipe_lease::{self as lease, Held};
@@ -10,60 +10,67 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::{
-    answers, facts,
+    answers,
+    failure::Permanent,
     fold::{Folded, fold},
+    join,
     load::load,
-    manifest::{self, Manifest, Pointer, Run, Runs, Step},
+    manifest::Manifest,
     memory::Memory,
     plan::{self, Request},
     quality,
     read::{self, Read},
     report::{self, Freshness, KindReport, Phases, Summary},
+    runs::{self, Pointer, Run, Runs, Step, full_run_command},
     scratch::Scratch,
     state::{State, States},
     store::Store,
 };
 
-/// Does what the run `name` asks for while holding the Lease, runs that died first. Ends early,
-/// with nothing published, when `stop` is cancelled or the Lease is lost.
+/// Completes unfinished runs, then the run `name`, while holding the Lease. If `stop` is cancelled
+/// or the Lease is lost, it ends early and publishes nothing.
 pub async fn execute(
     config: &Batch,
     name: &str,
     request: &Request,
     stop: &CancellationToken,
 ) -> Result<Summary> {
-    manifest::check_name(name)?;
+    runs::check_name(name)?;
     let held = tokio::select! {
-        held = take_lease(config) => held?,
-        () = stop.cancelled() => bail!("stopped before it began"),
+        held = acquire_lease(config) => held?,
+        () = stop.cancelled() => bail!("stopped while waiting for the Lease {}", config.lease),
     };
     let result = tokio::select! {
         biased;
-        () = stop.cancelled() => Err(anyhow::anyhow!("stopped in mid-run, nothing was published: the next run takes this one up")),
-        error = held.lost() => {
-            Err(anyhow::Error::from(error).context("nothing was published: the next run takes this one up"))
-        }
-        result = under_lease(config, name, request, &held) => result,
+        () = stop.cancelled() => Err(anyhow!("stopped by a signal; {RESUMED}")),
+        error = held.lost() => Err(anyhow::Error::from(error).context(RESUMED)),
+        result = execute_with_lease(config, name, request, &held) => result,
     };
     held.release().await;
     result
 }
 
-async fn take_lease(config: &Batch) -> Result<Held> {
-    let client = kube::Client::try_default()
-        .await
-        .context("no access to the Kubernetes API, which keeps the run's Lease")?;
+/// What an interrupted run means for its data.
+const RESUMED: &str = "nothing was published and the next run resumes this one";
+
+async fn acquire_lease(config: &Batch) -> Result<Held> {
+    let client = kube::Client::try_default().await.with_context(|| {
+        format!(
+            "no Kubernetes API client for the Lease {}: the run needs its ServiceAccount token",
+            config.lease
+        )
+    })?;
     let api = kube::Api::namespaced(client, &config.pipeline.namespace);
     Ok(lease::acquire(
         api,
         &config.lease,
         &lease::identity().await,
-        Some(lease::OUTLIVES_A_CRASH),
+        Some(lease::TAKEOVER_TIMEOUT),
     )
     .await?)
 }
 
-async fn under_lease(
+async fn execute_with_lease(
     config: &Batch,
     name: &str,
     request: &Request,
@@ -72,19 +79,19 @@ async fn under_lease(
     let store = Store::open(&config.zone).await?;
     let runs = Runs::new(&config.pipeline);
     let known = runs.list(&store).await?;
-    let mut last = runs.last_done(&store, &known).await?;
+    let mut last = runs.last_finished(&store, &known).await?;
     let mut summary = None;
-    for step in manifest::steps(&known, name) {
-        let mut phases = Phases::begin();
+    for step in runs::steps(&known, name) {
+        let mut phases = Phases::start();
         let manifest = match step {
-            Step::Finish(run) => {
-                info!(run, "taking up a run that died, from its manifest");
+            Step::Resume(run) => {
+                info!(run, "resuming an unfinished run from its manifest");
                 runs.read(&store, &run).await?
             }
-            Step::Begin(run) => {
+            Step::Start(run) => {
                 let planned = plan::manifest(config, &store, &runs, run, request, last.as_ref());
                 let planned = phases.time("barrier and manifest", planned).await?;
-                runs.begin(&store, planned).await?
+                runs.start(&store, planned).await?
             }
         };
         let session = Session {
@@ -95,18 +102,18 @@ async fn under_lease(
             last: last.as_ref(),
             held,
         };
-        let done = session.finish(&manifest, phases).await?;
-        last = Some(done.0);
-        summary = Some(done.1);
+        let (pointer, run_summary) = session.complete(&manifest, phases).await?;
+        last = Some(pointer);
+        summary = Some(run_summary);
     }
     if let Some(summary) = summary {
         return Ok(summary);
     }
-    info!(run = name, "this run is done already");
+    info!(run = name, "the run has already finished");
     store.get_json(&runs.report(name)).await
 }
 
-/// What a run is done with.
+/// Everything a run needs besides its manifest.
 struct Session<'a> {
     config: &'a Batch,
     store: &'a Store,
@@ -117,8 +124,12 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Everything from the manifest on. Done twice, it gives the same rows.
-    async fn finish(&self, manifest: &Manifest, mut phases: Phases) -> Result<(Pointer, Summary)> {
+    /// All steps after the manifest. Idempotent: executed twice, they write the same rows.
+    async fn complete(
+        &self,
+        manifest: &Manifest,
+        mut phases: Phases,
+    ) -> Result<(Pointer, Summary)> {
         let Self {
             config,
             store,
@@ -126,16 +137,15 @@ impl Session<'_> {
             ..
         } = *self;
         let base = self.base(manifest).await?;
-        let memory = Memory::here();
+        let memory = Memory::of_container();
         let scratch = Scratch::open(&config.scratch_dir)?;
-        let reading = read::read(config, store, manifest, scratch.folder(), memory.waiting);
+        let reading = read::read(config, store, manifest, scratch.folder(), memory.buffers);
         let read = phases.time("read and clean", reading).await?;
-        let Counted { counts, bytes } = Counted::of(&read);
+        let Totals { counts, bytes } = Totals::of(&read);
         quality::check(&config.quality, &counts)?;
-        let states = States::new(&config.pipeline);
         let folding = fold(
             store,
-            &states,
+            &config.pipeline,
             manifest,
             base.as_ref(),
             read,
@@ -145,16 +155,16 @@ impl Session<'_> {
         let Folded {
             state,
             changed,
-            sides,
+            join_inputs,
         } = phases.time("latest per key", folding).await?;
         store.put_json(&runs.state(&manifest.run), &state).await?;
-        let file = scratch.file("facts.arrow");
+        let file = scratch.file("joined.arrow");
         // A long computation, kept off the threads that renew the Lease.
         let joining =
-            async { tokio::task::spawn_blocking(move || facts::join(sides, file)).await? };
-        let facts = phases.time("join", joining).await?;
-        let asking = answers::ask(&facts, scratch.folder(), memory.questions);
-        let answers = phases.time("questions", asking).await?;
+            async { tokio::task::spawn_blocking(move || join::join(join_inputs, file)).await? };
+        let joined = phases.time("join", joining).await?;
+        let answering = answers::answer_all(&joined, scratch.folder(), memory.queries);
+        let answers = phases.time("questions", answering).await?;
         for sink in &config.sinks {
             let loading = load(sink, manifest.run_time, &changed, &answers);
             phases
@@ -184,11 +194,11 @@ impl Session<'_> {
             )
         };
         let kinds = counts.into_iter().map(kind).collect();
-        let report = report::report(manifest, kinds, bytes, facts.orphans, &answers, &phases)?;
+        let report = report::report(manifest, kinds, bytes, joined.orphans, &answers, &phases)?;
         self.held.check()?;
         store.put_json(&runs.report(&manifest.run), &report).await?;
         self.held.check()?;
-        let pointer = runs.point_to(store, manifest, true).await?;
+        let pointer = runs.publish(store, manifest, true).await?;
         let Summary {
             run,
             read,
@@ -200,23 +210,25 @@ impl Session<'_> {
         } = &report.summary;
         info!(
             run,
-            read, clean, repaired, rejected, seconds, "the run is done and published"
+            read, clean, repaired, rejected, seconds, "the run is finished and published"
         );
-        let open = self
+        let unfinished = self
             .known
             .iter()
-            .filter(|run| run.is_open() && run.name != manifest.run);
-        let open: Vec<&str> = open.map(|run| run.name.as_str()).collect();
-        let before = match (base, self.last.and_then(|last| last.state.as_deref())) {
-            (None, Some(before)) => store.find_json(before).await?,
+            .filter(|run| run.is_unfinished() && run.name != manifest.run);
+        let unfinished: Vec<&str> = unfinished.map(|run| run.name.as_str()).collect();
+        let previous = match (base, self.last.and_then(|last| last.state.as_deref())) {
+            (None, Some(key)) => store.find_json(key).await?,
             (base, _) => base,
         };
-        let kept: Vec<&State> = std::iter::once(&state).chain(&before).collect();
-        states.tidy(store, &kept, &open).await;
+        let retained: Vec<&State> = std::iter::once(&state).chain(&previous).collect();
+        States::new(&config.pipeline)
+            .delete_unreferenced(store, &retained, &unfinished)
+            .await;
         Ok((pointer, report.summary))
     }
 
-    /// The state a run builds on: that of the last run done, or of none.
+    /// The state of the run that the manifest builds on, which must be the last finished one.
     async fn base(&self, manifest: &Manifest) -> Result<Option<State>> {
         let Some(base) = &manifest.state else {
             return Ok(None);
@@ -224,30 +236,34 @@ impl Session<'_> {
         let last = self.last.map(|last| last.run.as_str());
         ensure!(
             last == Some(base),
-            "the run {} builds on the state of {base}, but the last run done is {}: delete {} and start anew",
-            manifest.run,
-            last.unwrap_or("none"),
-            self.runs.manifest(&manifest.run)
+            Permanent(format!(
+                "the run {} builds on the state of the run {base}, but the last finished run is \
+                 {}: delete the object {} and start a full run: {}",
+                manifest.run,
+                last.unwrap_or("none"),
+                self.runs.manifest(&manifest.run),
+                full_run_command(&self.config.pipeline)
+            ))
         );
         self.store.get_json(&self.runs.state(base)).await.map(Some)
     }
 }
 
-/// What was read, without the rows.
-struct Counted {
+/// Counts of what was read, without the rows.
+struct Totals {
     counts: BTreeMap<Kind, crate::counts::Counts>,
     bytes: u64,
 }
 
-impl Counted {
+impl Totals {
     fn of(read: &Read) -> Self {
         Self {
             counts: read
-                .seen
+                .stats
                 .iter()
-                .map(|(kind, seen)| (*kind, seen.counts.clone()))
+                .map(|(kind, stats)| (*kind, stats.counts.clone()))
                 .collect(),
-            bytes: read.seen.values().map(|seen| seen.bytes).sum(),
+            bytes: read.stats.values().map(|stats| stats.bytes).sum(),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The folder on disk for what does not fit into memory, and the Arrow IPC streams in it.
+//! The scratch folder for data that exceeds the memory, and the Arrow IPC streams in it.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -14,25 +14,25 @@ use arrow_ipc::{
     writer::{IpcWriteOptions, StreamEncoder, StreamWriter},
 };
 
-/// A run's folder.
+/// The folder of one run.
 #[derive(Clone, Debug)]
 pub struct Scratch(PathBuf);
 
 impl Scratch {
-    /// An empty folder of its own in `folder`: what an earlier run left there is gone.
+    /// Creates an empty folder `run` in `folder`. Files of an earlier run are deleted.
     pub fn open(folder: &Path) -> Result<Self> {
-        let own = folder.join("run");
-        let cleared = match fs::remove_dir_all(&own) {
+        let path = folder.join("run");
+        let emptied = match fs::remove_dir_all(&path) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => fs::create_dir_all(&own),
+            _ => fs::create_dir_all(&path),
         };
-        cleared.with_context(|| {
+        emptied.with_context(|| {
             format!(
-                "the scratch folder {} can't be emptied: it has to be on a disk this pod may write to",
-                own.display()
+                "can't empty the scratch folder {}: it must be on a writable volume",
+                path.display()
             )
         })?;
-        Ok(Self(own))
+        Ok(Self(path))
     }
 
     /// The path of a file.
@@ -40,18 +40,19 @@ impl Scratch {
         self.0.join(name)
     }
 
-    /// The folder, for those who name files themselves.
+    /// The path of the folder.
     pub fn folder(&self) -> &Path {
         &self.0
     }
 }
 
-/// Removes a file that is no longer needed. One that stays takes room until the run ends, no more.
-pub fn discard(path: &Path) {
+/// Deletes a file that is no longer needed. Errors are ignored: the file only uses space until the
+/// run ends.
+pub fn remove(path: &Path) {
     let _ = fs::remove_file(path);
 }
 
-/// A stream being written to a file of its own.
+/// Writes a stream to a new file.
 pub struct Writer {
     out: StreamWriter<BufWriter<File>>,
     path: PathBuf,
@@ -61,19 +62,19 @@ pub struct Writer {
 /// A stream in a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Its rows.
+    /// Number of rows.
     pub rows: u64,
 }
 
 impl Writer {
-    /// A plain stream.
+    /// A writer of an uncompressed stream.
     pub fn plain(path: PathBuf, schema: &SchemaRef) -> Result<Self> {
         Self::with(path, schema, None)
     }
 
-    /// A stream compressed by LZ4: what goes over the network and is kept.
+    /// A writer of an LZ4-compressed stream, for objects to be uploaded.
     pub fn compressed(path: PathBuf, schema: &SchemaRef) -> Result<Self> {
         Self::with(path, schema, Some(CompressionType::LZ4_FRAME))
     }
@@ -85,15 +86,17 @@ impl Writer {
     ) -> Result<Self> {
         let options = IpcWriteOptions::default().try_with_compression(compression)?;
         let file =
-            File::create(&path).with_context(|| format!("{} can't be written", path.display()))?;
+            File::create(&path).with_context(|| format!("can't create {}", path.display()))?;
         let out = StreamWriter::try_new_with_options(BufWriter::new(file), schema, options)?;
         Ok(Self { out, path, rows: 0 })
     }
 
-    /// Writes rows behind those that are there.
+    /// Appends rows.
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         self.rows += batch.num_rows() as u64;
-        self.out.write(batch).with_context(|| full(&self.path))
+        self.out
+            .write(batch)
+            .with_context(|| cant_write(&self.path))
     }
 
     /// Ends the stream.
@@ -101,7 +104,7 @@ impl Writer {
         self.out
             .finish()
             .and_then(|()| self.out.flush())
-            .with_context(|| full(&self.path))?;
+            .with_context(|| cant_write(&self.path))?;
         Ok(Stream {
             path: self.path,
             rows: self.rows,
@@ -109,15 +112,16 @@ impl Writer {
     }
 }
 
-/// A stream that grows bit by bit and holds no open file meanwhile: there may be hundreds of them.
-pub struct Growing {
+/// Writes a stream by appending to a file that is not kept open between writes, since there may be
+/// hundreds of them.
+pub struct AppendWriter {
     encoder: StreamEncoder,
     stream: Stream,
     bytes: u64,
 }
 
-impl Growing {
-    /// An empty stream.
+impl AppendWriter {
+    /// A writer of an empty stream.
     pub fn new(path: PathBuf, schema: &SchemaRef) -> Result<Self> {
         Ok(Self {
             encoder: StreamEncoder::try_new(schema)?,
@@ -126,7 +130,7 @@ impl Growing {
         })
     }
 
-    /// Writes rows behind those that are there.
+    /// Appends rows.
     pub fn append(&mut self, batch: &RecordBatch) -> Result<()> {
         let path = &self.stream.path;
         let mut write = || -> Result<u64> {
@@ -138,29 +142,29 @@ impl Growing {
             }
             Ok(bytes)
         };
-        self.bytes += write().with_context(|| full(path))?;
+        self.bytes += write().with_context(|| cant_write(path))?;
         self.stream.rows += batch.num_rows() as u64;
         Ok(())
     }
 
-    /// Bytes on disk.
+    /// Size of the file, bytes.
     pub const fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// The stream as it is. Its end is that of the file, without a mark.
+    /// Returns the stream. It ends with the file, without an end-of-stream marker.
     pub fn finish(self) -> Stream {
         self.stream
     }
 }
 
 impl Stream {
-    /// Its batches, one after the other.
+    /// Opens the stream. Iterating over the reader yields the batches.
     pub fn read(&self) -> Result<StreamReader<BufReader<File>>> {
         read(&self.path)
     }
 
-    /// The same, with an error to open it as the first of them.
+    /// The batches of the stream. An error when opening it becomes the only item.
     pub fn batches(&self) -> impl Iterator<Item = Result<RecordBatch>> + Send + use<> {
         let (batches, failed) = match self.read() {
             Ok(batches) => (Some(batches), None),
@@ -172,16 +176,16 @@ impl Stream {
     }
 }
 
-/// The batches of a file, one after the other.
+/// Opens the stream in a file. Iterating over the reader yields the batches.
 pub fn read(path: &Path) -> Result<StreamReader<BufReader<File>>> {
-    let file = File::open(path).with_context(|| format!("{} can't be read", path.display()))?;
+    let file = File::open(path).with_context(|| format!("can't open {}", path.display()))?;
     StreamReader::try_new_buffered(file, None)
-        .with_context(|| format!("{} is no Arrow IPC stream", path.display()))
+        .with_context(|| format!("{} isn't an Arrow IPC stream", path.display()))
 }
 
-fn full(path: &Path) -> String {
+fn cant_write(path: &Path) -> String {
     format!(
-        "{} can't be written: is there room left in the scratch folder?",
+        "can't write {}; if the scratch volume is full, raise spec.batch.scratchSize",
         path.display()
     )
 }

@@ -1,7 +1,7 @@
-//! Rows on disk by hash bucket, so that each bucket can be worked on by itself.
+//! Rows on disk by hash bucket, so that each bucket can be processed separately.
 //!
-//! The hash is part of what is kept: the state of an older run is found by it. So it is FNV-1a,
-//! written down here, and not that of a library.
+//! State objects are found by this hash, so it must never change. It is FNV-1a, implemented here
+//! rather than taken from a library that may change its hash.
 
 use std::path::{Path, PathBuf};
 
@@ -12,20 +12,20 @@ use arrow::{
     datatypes::{Int64Type, SchemaRef},
 };
 
-use crate::scratch::{Growing, Stream};
+use crate::scratch::{AppendWriter, Stream};
 
-/// The bucket of `bytes` out of `buckets`, a power of two. Of twice as many buckets, `b` is split
-/// into `b` and `b + buckets`.
+/// The bucket of `bytes` out of `buckets`, a power of two. When the number of buckets doubles,
+/// bucket `b` is split into `b` and `b + buckets`.
 fn bucket(bytes: &[u8], buckets: u32) -> u32 {
     let fnv = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
         (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
     });
-    // The upper half is the better one: it is folded into the lower.
+    // The upper half is better distributed, so it is folded into the lower one.
     let folded = (fnv ^ (fnv >> 32)) & u64::from(u32::MAX);
     u32::try_from(folded).unwrap_or_default() & (buckets - 1)
 }
 
-/// The bucket of each row by a column of numbers or of texts without nulls.
+/// The bucket of each row by its value in `column`: 64-bit integers or texts without nulls.
 pub fn buckets_of(column: &dyn Array, buckets: u32) -> Vec<u32> {
     if let Some(numbers) = column.as_primitive_opt::<Int64Type>() {
         return numbers
@@ -40,47 +40,48 @@ pub fn buckets_of(column: &dyn Array, buckets: u32) -> Vec<u32> {
         .collect()
 }
 
-/// Rows on their way to the disk.
+/// Writes rows to one file per bucket.
 pub struct Spill {
-    /// Paths of the buckets' files, without their number.
+    /// Common prefix of the files' paths.
     stem: PathBuf,
     schema: SchemaRef,
     buckets: Vec<Bucket>,
-    /// Bytes held in memory, and how many may be.
-    held: usize,
+    /// Bytes buffered in memory.
+    buffered_bytes: usize,
+    /// Most bytes to be buffered in memory.
     budget: usize,
 }
 
 #[derive(Default)]
 struct Bucket {
-    waiting: Vec<RecordBatch>,
-    file: Option<Growing>,
+    buffered: Vec<RecordBatch>,
+    file: Option<AppendWriter>,
 }
 
 /// The rows of one bucket.
 #[derive(Clone, Debug)]
 pub struct Spilled {
-    /// Where they are.
+    /// The file.
     pub stream: Stream,
-    /// How large they are in memory, about.
+    /// Approximate size of the rows in memory.
     pub bytes: u64,
 }
 
 impl Spill {
-    /// No rows yet. Files are named by `stem` and the bucket's number; up to `budget` bytes wait in
-    /// memory.
+    /// A spill without rows. Files are named `<stem>-<bucket>.arrow`; up to `budget` bytes are
+    /// buffered in memory.
     pub fn new(stem: &Path, schema: SchemaRef, buckets: u32, budget: usize) -> Self {
         let buckets = (0..buckets).map(|_| Bucket::default()).collect();
         Self {
             stem: stem.to_owned(),
             schema,
             buckets,
-            held: 0,
+            buffered_bytes: 0,
             budget,
         }
     }
 
-    /// Takes rows in; `buckets` says where each belongs.
+    /// Adds rows; `buckets` has the bucket of each row.
     pub fn push(&mut self, batch: &RecordBatch, buckets: &[u32]) -> Result<()> {
         let mut rows: Vec<(u32, u32)> = buckets.iter().copied().zip(0..).collect();
         rows.sort_unstable();
@@ -88,50 +89,51 @@ impl Spill {
             batch,
             &UInt32Array::from_iter_values(rows.iter().map(|(_, row)| *row)),
         )?;
-        self.held += sorted.get_array_memory_size();
-        let mut begin = 0;
-        for run in rows.chunk_by(|a, b| a.0 == b.0) {
-            let bucket = usize::try_from(run[0].0)?;
+        self.buffered_bytes += sorted.get_array_memory_size();
+        let mut start = 0;
+        for group in rows.chunk_by(|a, b| a.0 == b.0) {
+            let bucket = usize::try_from(group[0].0)?;
             self.buckets[bucket]
-                .waiting
-                .push(sorted.slice(begin, run.len()));
-            begin += run.len();
+                .buffered
+                .push(sorted.slice(start, group.len()));
+            start += group.len();
         }
-        if self.held >= self.budget {
+        if self.buffered_bytes >= self.budget {
             self.flush()
         } else {
             Ok(())
         }
     }
 
-    /// All rows that wait, of all buckets: they share memory, so writing only some would free none.
+    /// Writes the buffered rows of all buckets. They are slices of the same memory, so writing only
+    /// some buckets would free nothing.
     fn flush(&mut self) -> Result<()> {
         for (number, bucket) in self
             .buckets
             .iter_mut()
             .enumerate()
-            .filter(|(_, bucket)| !bucket.waiting.is_empty())
+            .filter(|(_, bucket)| !bucket.buffered.is_empty())
         {
-            let rows = concat_batches(&self.schema, &bucket.waiting)?;
-            bucket.waiting.clear();
+            let rows = concat_batches(&self.schema, &bucket.buffered)?;
+            bucket.buffered.clear();
             let file = match &mut bucket.file {
                 Some(file) => file,
                 none => {
                     let mut path = self.stem.clone().into_os_string();
                     path.push(format!("-{number}.arrow"));
-                    none.insert(Growing::new(path.into(), &self.schema)?)
+                    none.insert(AppendWriter::new(path.into(), &self.schema)?)
                 }
             };
             file.append(&rows)?;
         }
-        self.held = 0;
+        self.buffered_bytes = 0;
         Ok(())
     }
 
-    /// Everything on disk: a stream per bucket, none where there are no rows.
+    /// Writes the buffered rows and returns the files by bucket; `None` for one without rows.
     pub fn finish(mut self) -> Result<Vec<Option<Spilled>>> {
         self.flush()?;
-        let spilled = |file: Growing| Spilled {
+        let spilled = |file: AppendWriter| Spilled {
             bytes: file.bytes(),
             stream: file.finish(),
         };
@@ -153,28 +155,28 @@ mod tests {
     };
 
     use super::*;
-    use crate::testing::Folder;
+    use crate::testing::TestDir;
 
     #[test]
-    fn the_hash_is_what_it_was() {
+    fn the_hash_never_changes() {
         let numbers = Int64Array::from(vec![0, 1, 7528, -1, i64::MAX]);
         let texts = StringArray::from(vec!["", "a", "fbe53c66-3442-4773-b19e-d3ec6f54dddf"]);
         assert_eq!(
             buckets_of(&numbers, 1 << 16),
             HASHED_NUMBERS,
-            "state that was written can't be found any more"
+            "existing state can't be found any more"
         );
         assert_eq!(
             buckets_of(&texts, 1 << 16),
             HASHED_TEXTS,
-            "state that was written can't be found any more"
+            "existing state can't be found any more"
         );
     }
     const HASHED_NUMBERS: [u32; 5] = [49655, 56973, 53851, 37558, 64310];
     const HASHED_TEXTS: [u32; 3] = [49089, 12480, 62957];
 
     #[test]
-    fn numbers_in_a_row_are_spread_and_more_buckets_split_each_one() {
+    fn consecutive_numbers_are_distributed_evenly_and_doubling_splits_each_bucket() {
         let numbers = Int64Array::from_iter_values(0..64_000);
         let (few, many) = (buckets_of(&numbers, 64), buckets_of(&numbers, 256));
         for bucket in 0..64 {
@@ -185,13 +187,13 @@ mod tests {
     }
 
     #[test]
-    fn every_row_comes_back_in_its_bucket_however_little_may_wait() {
+    fn every_row_is_in_its_bucket_whatever_the_budget() {
         for budget in [0, 3000, usize::MAX] {
-            let folder = Folder::new();
+            let folder = TestDir::new();
             let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, false)]));
             let mut spill = Spill::new(&folder.file("rows"), Arc::clone(&schema), 8, budget);
-            for begin in (0..1000).step_by(100) {
-                let numbers = Int64Array::from_iter_values(begin..begin + 100);
+            for start in (0..1000).step_by(100) {
+                let numbers = Int64Array::from_iter_values(start..start + 100);
                 let buckets = buckets_of(&numbers, 8);
                 spill
                     .push(
@@ -225,8 +227,8 @@ mod tests {
     }
 
     #[test]
-    fn no_rows_leave_no_file() {
-        let folder = Folder::new();
+    fn buckets_without_rows_have_no_file() {
+        let folder = TestDir::new();
         let spill = Spill::new(&folder.file("rows"), Arc::new(Schema::empty()), 4, 10);
         assert!(spill.finish().unwrap().iter().all(Option::is_none));
     }

@@ -1,13 +1,13 @@
-//! What runs keep: the latest row of each key, in hash buckets, so that answers always cover
-//! everything.
+//! The state that runs leave behind: the latest row of each key, in hash buckets, so that answers
+//! always cover all records.
 //!
 //! ```text
-//! runs/<namespace>.<pipeline>/<run>/state.json                the buckets as the run left them
-//! state/<namespace>.<pipeline>/<kind>/<bucket>/<run>.arrow    the rows of one bucket, as the run that wrote it left them
+//! runs/<namespace>.<pipeline>/<run>/state.json                all buckets after the run
+//! state/<namespace>.<pipeline>/<kind>/<bucket>/<run>.arrow    one bucket, written by this run
 //! ```
-//! An object is never changed: a run writes new ones for the buckets it touches and refers to older
-//! ones for the others. Rows are sorted by key and have `_time`, `_partition` and `_offset` behind
-//! the clean columns. Arrow IPC streams, compressed by LZ4.
+//! Objects are immutable: a run writes new ones for the buckets it changes and refers to older ones
+//! for the others. They are Arrow IPC streams, compressed with LZ4, with rows sorted by key. After
+//! the clean columns, rows have `_time`, `_partition` and `_offset`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,46 +16,45 @@ use pinpipe_core::Kind;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use crate::store::{Listed, Store};
+use crate::store::{ListedObject, Store};
 
-/// Buckets of each kind at least.
-pub const BUCKETS: u32 = 64;
-/// Buckets at most: each is a file, a few requests and some memory.
-const MOST_BUCKETS: u32 = 1024;
-/// What a bucket may grow to before there are twice as many: rows of ten million pins are six times
-/// as much.
+/// Fewest buckets per kind.
+pub const MIN_BUCKETS: u32 = 64;
+/// Most buckets per kind: each one costs a file, a few requests and some memory.
+const MAX_BUCKETS: u32 = 1024;
+/// Size of a bucket's rows, bytes, over which the number of buckets is doubled.
 const BUCKET_BYTES: u64 = 96 << 20;
 
-/// The state a run left behind.
+/// The state after a run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct State {
     /// The run.
     pub run: String,
-    /// Buckets of each kind, a power of two.
+    /// Number of buckets per kind, a power of two.
     pub buckets: u32,
-    /// The buckets that have rows.
+    /// Buckets with rows, by kind.
     pub tables: BTreeMap<Kind, Vec<Part>>,
-    /// The latest record of each kind: milliseconds since the epoch.
+    /// Timestamp of the latest record of each kind, milliseconds since the epoch.
     pub latest: BTreeMap<Kind, i64>,
 }
 
-/// One bucket that has rows.
+/// A bucket with rows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Part {
-    /// Its number.
+    /// Number of the bucket.
     pub bucket: u32,
-    /// The object's key.
+    /// Key of the object.
     pub key: String,
-    /// Its rows.
+    /// Number of rows.
     pub rows: u64,
-    /// The object's size.
+    /// Size of the object, bytes.
     pub bytes: u64,
 }
 
 impl State {
-    /// A bucket of this state, if it has rows.
+    /// A bucket; `None` if it has no rows.
     pub fn part(&self, kind: Kind, bucket: u32) -> Option<&Part> {
         self.tables
             .get(&kind)?
@@ -63,7 +62,7 @@ impl State {
             .find(|part| part.bucket == bucket)
     }
 
-    /// Rows of a kind.
+    /// Number of rows of a kind.
     pub fn rows(&self, kind: Kind) -> u64 {
         self.tables
             .get(&kind)
@@ -73,7 +72,7 @@ impl State {
             .sum()
     }
 
-    /// Bytes of the objects.
+    /// Size of all objects, bytes.
     pub fn bytes(&self) -> u64 {
         self.tables.values().flatten().map(|part| part.bytes).sum()
     }
@@ -83,72 +82,77 @@ impl State {
     }
 }
 
-/// How many buckets a run keeps its rows in: as many as there were, or twice as many, and again,
-/// until what it reads, raw bytes, fits with what is kept.
-pub fn buckets(before: Option<&State>, raw_bytes: u64) -> u32 {
-    let mut buckets = before.map_or(BUCKETS, |state| state.buckets);
-    let bytes = raw_bytes + before.map_or(0, State::bytes);
-    while buckets < MOST_BUCKETS && bytes / u64::from(buckets) > BUCKET_BYTES {
+/// The number of buckets for a run: that of the state it builds on, doubled until the raw bytes to
+/// be read and the stored ones fit.
+pub fn buckets(base: Option<&State>, raw_bytes: u64) -> u32 {
+    let mut buckets = base.map_or(MIN_BUCKETS, |state| state.buckets);
+    let bytes = raw_bytes + base.map_or(0, State::bytes);
+    while buckets < MAX_BUCKETS && bytes / u64::from(buckets) > BUCKET_BYTES {
         buckets *= 2;
     }
     buckets
 }
 
-/// Where a pipeline's state is.
+/// The state objects of a pipeline.
 #[derive(Clone, Debug)]
 pub struct States {
     folder: String,
 }
 
 impl States {
-    /// The state of `pipeline`.
+    /// The state objects of `pipeline`.
     pub fn new(pipeline: &Pipeline) -> Self {
         Self {
             folder: format!("state/{}.{}", pipeline.namespace, pipeline.name),
         }
     }
 
-    /// The key of a bucket's rows as `run` writes them.
+    /// Key of the object that `run` writes for a bucket.
     pub fn object(&self, kind: Kind, bucket: u32, run: &str) -> String {
         format!("{}/{kind}/{bucket:04}/{run}.arrow", self.folder)
     }
 
-    /// Deletes the objects that none of `kept` refers to and that are of no run in `open`. What
-    /// can't be deleted is left to the next run.
-    pub async fn tidy(&self, store: &Store, kept: &[&State], open: &[&str]) {
-        let unused = async {
+    /// Deletes all objects that neither `retained` refers to nor a run in `unfinished` has written.
+    /// If that fails, the next run deletes them.
+    pub async fn delete_unreferenced(
+        &self,
+        store: &Store,
+        retained: &[&State],
+        unfinished: &[&str],
+    ) {
+        let deletion = async {
             let listed = store.list(&format!("{}/", self.folder)).await?;
-            let unused = unused(&listed, kept, open);
-            store.delete(&unused).await?;
-            Ok::<_, anyhow::Error>(unused.len())
+            let keys = unreferenced(&listed, retained, unfinished);
+            store.delete(&keys).await?;
+            Ok::<_, anyhow::Error>(keys.len())
         };
-        match unused.await {
+        match deletion.await {
             Ok(0) => {}
-            Ok(objects) => info!(objects, "state of earlier runs deleted"),
+            Ok(objects) => info!(objects, "deleted the state of earlier runs"),
             Err(error) => {
                 warn!(
                     error = format!("{error:#}"),
-                    "state of earlier runs is left to the next run to delete"
+                    "can't delete the state of earlier runs; the next run tries again"
                 );
             }
         }
     }
 }
 
-fn unused(listed: &[Listed], kept: &[&State], open: &[&str]) -> Vec<String> {
-    let kept: BTreeSet<&str> = kept.iter().flat_map(|state| state.keys()).collect();
+fn unreferenced(listed: &[ListedObject], retained: &[&State], unfinished: &[&str]) -> Vec<String> {
+    let referenced: BTreeSet<&str> = retained.iter().flat_map(|state| state.keys()).collect();
     let run = |key: &str| {
         key.rsplit('/')
             .next()
             .and_then(|name| name.strip_suffix(".arrow"))
             .map(str::to_owned)
     };
-    let is_unused = |key: &str| {
-        run(key).is_some_and(|run| !kept.contains(key) && !open.contains(&run.as_str()))
+    let is_unreferenced = |key: &str| {
+        run(key).is_some_and(|run| !referenced.contains(key) && !unfinished.contains(&run.as_str()))
     };
     listed
         .iter()
-        .filter(|object| is_unused(&object.key))
+        .filter(|object| is_unreferenced(&object.key))
         .map(|object| object.key.clone())
         .collect()
 }
@@ -182,33 +186,33 @@ mod tests {
     }
 
     #[test]
-    fn what_the_last_two_runs_and_open_ones_refer_to_stays() {
-        let before = state("b", &[(0, "a"), (1, "b")]);
+    fn objects_of_the_last_two_states_and_of_unfinished_runs_are_kept() {
+        let previous = state("b", &[(0, "a"), (1, "b")]);
         let last = state("c", &[(0, "c"), (1, "b")]);
         let key = |bucket, run| states().object(Kind::Pin, bucket, run);
-        let listed: Vec<Listed> = [
+        let listed: Vec<ListedObject> = [
             key(0, "a"),
             key(1, "a"),
             key(1, "b"),
             key(0, "c"),
-            key(0, "open.1"),
+            key(0, "unfinished.1"),
             key(3, "gone"),
             "state/x".into(),
         ]
-        .map(|key| Listed {
+        .map(|key| ListedObject {
             key,
             modified: 0,
             bytes: 0,
         })
         .into();
         assert_eq!(
-            unused(&listed, &[&last, &before], &["open.1"]),
+            unreferenced(&listed, &[&last, &previous], &["unfinished.1"]),
             [key(1, "a"), key(3, "gone")]
         );
     }
 
     #[test]
-    fn a_bucket_without_rows_is_none() {
+    fn a_bucket_without_rows_has_no_part() {
         let state = state("a", &[(3, "a"), (7, "a")]);
         assert_eq!(
             (
@@ -228,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn buckets_are_doubled_until_one_fits_and_never_halved() {
+    fn buckets_are_doubled_until_the_rows_fit_and_never_halved() {
         let gib = 1 << 30;
         for (raw, expected) in [
             (0, 64),

@@ -1,29 +1,32 @@
-//! The bucket: JSON documents, files and listings. What runs share stands under
-//! `runs/<namespace>.<pipeline>/`.
+//! The bucket: JSON documents, files and listings.
 //!
-//! Each call waits for a store that is away, for a bounded time. All of them may be repeated.
+//! Unless documented otherwise, each call retries while the store is unavailable, for a bounded
+//! time. All calls are idempotent.
 
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use aws_sdk_s3::{
     Client,
-    error::{DisplayErrorContext, SdkError},
+    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
     operation::get_object::GetObjectOutput,
     primitives::ByteStream,
     types::{Delete, ObjectIdentifier},
 };
 use pinpipe_config::RawZone;
-use pinpipe_runtime::raw_zone::{self, Facts, RawPartition};
+use pinpipe_runtime::raw_zone::{self, ObjectMetadata, RawPartition};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::retry::{Hopeless, PATIENCE, patiently};
+use crate::{
+    failure::Permanent,
+    retry::{RETRY_TIMEOUT, retry},
+};
 
-/// Objects deleted by one request.
-const MOST_DELETED: usize = 1000;
+/// Most keys of one `DeleteObjects` request, by the S3 API.
+const MAX_KEYS_PER_DELETE: usize = 1000;
 
-/// The bucket of a pipeline's raw zone.
+/// A pipeline's bucket.
 #[derive(Clone, Debug)]
 pub struct Store {
     client: Client,
@@ -31,37 +34,55 @@ pub struct Store {
     prefix: String,
 }
 
-/// An object as a listing tells of it.
+/// An object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Listed {
-    /// Its key.
+pub struct ListedObject {
+    /// Key.
     pub key: String,
-    /// When it was written, milliseconds since the epoch by the store's clock.
+    /// When the object was written, milliseconds since the epoch by the store's clock.
     pub modified: i64,
-    /// Its size.
+    /// Size, bytes.
     pub bytes: u64,
 }
 
 impl Store {
-    /// The bucket of the raw zone; made when absent.
+    /// Opens the bucket, and creates it if it doesn't exist.
     pub async fn open(zone: &RawZone) -> Result<Self> {
-        let client = pinpipe_runtime::s3::client(&zone.s3)?;
-        pinpipe_runtime::s3::ensure_bucket(&client, &zone.bucket).await?;
-        Ok(Self {
-            client,
+        let store = Self {
+            client: pinpipe_runtime::s3::client(&zone.s3).map_err(Permanent::from)?,
             bucket: zone.bucket.clone(),
             prefix: zone.prefix.clone(),
+        };
+        let bucket = pinpipe_runtime::s3::ensure_bucket(&store.client, &zone.s3, &store.bucket);
+        let Err(error) = bucket.await else {
+            return Ok(store);
+        };
+        Err(match store.refusal().await {
+            Some(refusal) => Permanent(format!("{error:#}; {refusal:#}")).into(),
+            None => error,
         })
     }
 
-    /// The prefix of the archive's raw objects.
+    /// Why the store refuses access to an existing bucket; `None` if it doesn't. The response to
+    /// `ensure_bucket`'s HEAD request has no body, so only a GET request gets the server's message.
+    async fn refusal(&self) -> Option<anyhow::Error> {
+        let request = self.client.list_objects_v2().bucket(&self.bucket);
+        let error = request.max_keys(1).send().await.err()?;
+        if status(&error) == Some(404) {
+            return None;
+        }
+        let error = self.request_error("can't be listed", "", &error);
+        error.is::<Permanent>().then_some(error)
+    }
+
+    /// The key prefix of the archive's raw objects.
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
 
     /// All objects under `prefix`, in the store's order.
-    pub async fn list(&self, prefix: &str) -> Result<Vec<Listed>> {
-        patiently(PATIENCE, "listing", || async {
+    pub async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>> {
+        retry(RETRY_TIMEOUT, "listing", || async {
             let mut pages = self
                 .client
                 .list_objects_v2()
@@ -71,7 +92,8 @@ impl Store {
                 .send();
             let mut found = Vec::new();
             while let Some(page) = pages.next().await {
-                let page = page.map_err(|error| self.failed("can't be listed", prefix, &error))?;
+                let page =
+                    page.map_err(|error| self.request_error("can't be listed", prefix, &error))?;
                 found.extend(
                     page.contents
                         .unwrap_or_default()
@@ -85,7 +107,7 @@ impl Store {
                                 .size
                                 .and_then(|size| u64::try_from(size).ok())
                                 .unwrap_or_default();
-                            Some(Listed {
+                            Some(ListedObject {
                                 key: object.key?,
                                 modified,
                                 bytes,
@@ -98,16 +120,16 @@ impl Store {
         .await
     }
 
-    /// The raw objects of one partition, in the log's order.
+    /// The archive's raw objects of one partition, in log order.
     pub async fn raw_objects(&self, partition: &RawPartition) -> Result<Vec<raw_zone::RawObject>> {
-        patiently(PATIENCE, "listing raw objects", || {
+        retry(RETRY_TIMEOUT, "listing raw objects", || {
             raw_zone::list(&self.client, &self.bucket, &self.prefix, partition)
         })
         .await
     }
 
-    /// An object's metadata and body, not waiting for a store that is away: who reads the body has
-    /// to begin again anyway.
+    /// An object's metadata and body, without retries: a caller that fails while it reads the body
+    /// has to retry the whole request.
     pub async fn get_once(&self, key: &str) -> Result<GetObjectOutput> {
         let got = self
             .client
@@ -116,18 +138,18 @@ impl Store {
             .key(key)
             .send()
             .await;
-        got.map_err(|error| self.failed("can't be read", key, &error))
+        got.map_err(|error| self.request_error("can't be read", key, &error))
     }
 
-    /// A JSON document, not waiting either.
+    /// A JSON document, without retries.
     pub async fn get_json_once<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
         let body = self.get_once(key).await?.body.collect().await;
         let bytes = body
-            .with_context(|| format!("s3://{}/{key} can't be read to its end", self.bucket))?
+            .with_context(|| format!("reading s3://{}/{key}", self.bucket))?
             .into_bytes();
         serde_json::from_slice(&bytes).map_err(|error| {
-            Hopeless(format!(
-                "s3://{}/{key} is not what it should be: {error}",
+            Permanent(format!(
+                "s3://{}/{key} has unexpected content: {error}",
                 self.bucket
             ))
             .into()
@@ -136,10 +158,13 @@ impl Store {
 
     /// A JSON document.
     pub async fn get_json<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
-        patiently(PATIENCE, "reading a document", || self.get_json_once(key)).await
+        retry(RETRY_TIMEOUT, "reading a document", || {
+            self.get_json_once(key)
+        })
+        .await
     }
 
-    /// A JSON document, or none where the key is absent.
+    /// A JSON document, or `None` if there is no object with this key.
     pub async fn find_json<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
         let listed = self.list(key).await?;
         if listed.iter().any(|object| object.key == key) {
@@ -149,10 +174,10 @@ impl Store {
         }
     }
 
-    /// Writes a JSON document, over what may be there.
+    /// Writes a JSON document; replaces an existing object.
     pub async fn put_json<T: Serialize>(&self, key: &str, document: &T) -> Result<()> {
         let bytes = serde_json::to_vec_pretty(document)?;
-        patiently(PATIENCE, "writing a document", || async {
+        retry(RETRY_TIMEOUT, "writing a document", || async {
             let put = self
                 .client
                 .put_object()
@@ -160,17 +185,17 @@ impl Store {
                 .key(key)
                 .content_type("application/json");
             let put = put.body(ByteStream::from(bytes.clone())).send().await;
-            put.map_err(|error| self.failed("can't be written", key, &error))?;
+            put.map_err(|error| self.request_error("can't be written", key, &error))?;
             Ok(())
         })
         .await
     }
 
-    /// Writes a JSON document where the key is absent, and says whether it was. Said no, what is
-    /// there may still be our own: when the answer to a first attempt was lost.
+    /// Writes a JSON document if there is no object with this key, and returns whether it did. If
+    /// the response to a first attempt is lost, it returns false although it wrote the object.
     pub async fn create_json<T: Serialize>(&self, key: &str, document: &T) -> Result<bool> {
         let bytes = serde_json::to_vec_pretty(document)?;
-        patiently(PATIENCE, "writing a document", || async {
+        retry(RETRY_TIMEOUT, "writing a document", || async {
             let put = self
                 .client
                 .put_object()
@@ -185,15 +210,15 @@ impl Store {
             {
                 Ok(_) => Ok(true),
                 Err(error) if status(&error) == Some(412) => Ok(false),
-                Err(error) => Err(self.failed("can't be written", key, &error)),
+                Err(error) => Err(self.request_error("can't be written", key, &error)),
             }
         })
         .await
     }
 
-    /// Writes a file as an object, over what may be there; gives its size.
+    /// Uploads a file, replacing an existing object, and returns its size in bytes.
     pub async fn put_file(&self, key: &str, path: &Path) -> Result<u64> {
-        patiently(PATIENCE, "writing an object", || async {
+        retry(RETRY_TIMEOUT, "writing an object", || async {
             let bytes = tokio::fs::metadata(path).await?.len();
             let body = ByteStream::from_path(path).await?;
             let put = self
@@ -204,15 +229,15 @@ impl Store {
                 .body(body)
                 .send()
                 .await;
-            put.map_err(|error| self.failed("can't be written", key, &error))?;
+            put.map_err(|error| self.request_error("can't be written", key, &error))?;
             Ok(bytes)
         })
         .await
     }
 
-    /// Reads an object into a file.
+    /// Downloads an object into a file.
     pub async fn get_file(&self, key: &str, path: &Path) -> Result<()> {
-        patiently(PATIENCE, "reading an object", || async {
+        retry(RETRY_TIMEOUT, "reading an object", || async {
             let mut body = self.get_once(key).await?.body.into_async_read();
             let mut file = tokio::fs::File::create(path).await?;
             tokio::io::copy(&mut body, &mut file).await?;
@@ -222,9 +247,9 @@ impl Store {
         .await
     }
 
-    /// Deletes objects; those that are not there are no error.
+    /// Deletes objects, without retries. Keys without an object are no error.
     pub async fn delete(&self, keys: &[String]) -> Result<()> {
-        for keys in keys.chunks(MOST_DELETED) {
+        for keys in keys.chunks(MAX_KEYS_PER_DELETE) {
             let ids = keys
                 .iter()
                 .map(|key| ObjectIdentifier::builder().key(key).build())
@@ -240,34 +265,34 @@ impl Store {
                 .delete(all)
                 .send()
                 .await;
-            deleted.map_err(|error| self.failed("can't be deleted", &keys[0], &error))?;
+            deleted.map_err(|error| self.request_error("can't be deleted", &keys[0], &error))?;
         }
         Ok(())
     }
 
-    /// What the metadata of a raw object says.
-    pub async fn raw_facts(&self, key: &str) -> Result<Option<Facts>> {
-        patiently(PATIENCE, "reading a raw object's metadata", || {
-            raw_zone::facts(&self.client, &self.bucket, key)
+    /// The metadata of a raw object; `None` if it doesn't exist.
+    pub async fn raw_metadata(&self, key: &str) -> Result<Option<ObjectMetadata>> {
+        retry(RETRY_TIMEOUT, "reading a raw object's metadata", || {
+            raw_zone::object_metadata(&self.client, &self.bucket, key)
         })
         .await
     }
 
-    fn failed<E: std::error::Error + 'static>(
+    fn request_error<E: std::error::Error + ProvideErrorMetadata + 'static>(
         &self,
         what: &str,
         key: &str,
         error: &SdkError<E>,
     ) -> anyhow::Error {
-        let text = format!(
-            "s3://{}/{key} {what}: {}",
-            self.bucket,
-            DisplayErrorContext(error)
-        );
+        let reason = match (error.code(), error.message()) {
+            (Some(code), Some(message)) => format!("{code}: {message}"),
+            _ => DisplayErrorContext(error).to_string(),
+        };
+        let text = format!("s3://{}/{key} {what}: {reason}", self.bucket);
         match status(error) {
-            // 408 and 429: later; 409: another write to the key was under way.
+            // 408 and 429 ask to retry; 409: another write to the key was in progress.
             Some(408 | 409 | 429) | None => anyhow!(text),
-            Some(code) if code < 500 => Hopeless(text).into(),
+            Some(code) if code < 500 => Permanent(text).into(),
             Some(_) => anyhow!(text),
         }
     }

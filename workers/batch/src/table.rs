@@ -4,22 +4,22 @@ use arrow::datatypes::Schema;
 
 use crate::cells::{UnsupportedType, cql_type};
 
-/// A table: a clean one or an answer's.
+/// A table of clean rows or of an answer.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// Its name.
+    /// The table's name.
     pub name: String,
-    /// Keyspace and name, quoted.
+    /// Keyspace and table name, quoted.
     path: String,
-    /// Quoted names and types.
+    /// Quoted names and CQL types of the columns.
     columns: Vec<(String, &'static str)>,
-    /// Quoted names; the first is the partition key.
+    /// Quoted names of the key columns; the first one is the partition key.
     key: Vec<String>,
 }
 
 impl Table {
-    /// The table that holds rows of `schema`, told apart by `key`, whose first column is the
-    /// partition key.
+    /// A table for rows of `schema` with the primary key `key`, whose first column is the partition
+    /// key.
     pub fn new(
         keyspace: &str,
         name: &str,
@@ -38,7 +38,7 @@ impl Table {
         })
     }
 
-    /// Makes it where it is absent.
+    /// Creates the table if it doesn't exist.
     pub fn create(&self) -> String {
         let columns: Vec<String> = self
             .columns
@@ -52,20 +52,20 @@ impl Table {
         )
     }
 
-    /// Writes a whole row: one value per column, in order.
+    /// Inserts a whole row: one value per column, in order.
     pub fn insert(&self) -> String {
         let names: Vec<&str> = self.columns.iter().map(|(name, _)| name.as_str()).collect();
-        let marks = vec!["?"; names.len()].join(", ");
+        let values = vec!["?"; names.len()].join(", ");
         format!(
-            "INSERT INTO {} ({}) VALUES ({marks})",
+            "INSERT INTO {} ({}) VALUES ({values})",
             self.path,
             names.join(", ")
         )
     }
 
-    /// Key and time of every row, microseconds; the time is that of the last column, which is no
-    /// part of an answer's key.
-    pub fn written(&self) -> String {
+    /// Selects the key and the write time of every row, microseconds. The write time is that of the
+    /// last column, which is not part of an answer's key.
+    pub fn select_write_times(&self) -> String {
         let last = self.columns.last().map_or("", |(name, _)| name);
         format!(
             "SELECT {}, writetime({last}) FROM {}",
@@ -81,7 +81,7 @@ impl Table {
     }
 }
 
-/// A name as CQL takes any, with its case.
+/// An identifier quoted for CQL, which keeps its case.
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clean_table_is_keyed_by_its_record() {
+    fn a_clean_table_has_its_records_key() {
         let schema = crate::columns::schema(Kind::Geo);
         let table = Table::new(
             "pinterest_data",
@@ -105,17 +105,19 @@ mod tests {
         .unwrap();
         assert_eq!(
             table.create(),
-            "CREATE TABLE IF NOT EXISTS \"pinterest_data\".\"geo_batch\" (\"ind\" bigint, \"country\" text, \
-             \"coordinates\" frozen<list<double>>, \"timestamp\" timestamp, PRIMARY KEY (\"ind\"))"
+            "CREATE TABLE IF NOT EXISTS \"pinterest_data\".\"geo_batch\" \
+             (\"ind\" bigint, \"country\" text, \"coordinates\" frozen<list<double>>, \
+             \"timestamp\" timestamp, PRIMARY KEY (\"ind\"))"
         );
         assert_eq!(
             table.insert(),
-            "INSERT INTO \"pinterest_data\".\"geo_batch\" (\"ind\", \"country\", \"coordinates\", \"timestamp\") VALUES (?, ?, ?, ?)"
+            "INSERT INTO \"pinterest_data\".\"geo_batch\" \
+             (\"ind\", \"country\", \"coordinates\", \"timestamp\") VALUES (?, ?, ?, ?)"
         );
     }
 
     #[test]
-    fn an_answer_is_keyed_by_its_groups() {
+    fn an_answers_table_is_keyed_by_its_groups() {
         let field = |name, data_type| Field::new(name, data_type, false);
         let schema = Schema::new(vec![
             field("join_year", DataType::Int32),
@@ -131,7 +133,7 @@ mod tests {
             table.create()
         );
         assert_eq!(
-            table.written(),
+            table.select_write_times(),
             "SELECT \"join_year\", \"age_group\", writetime(\"median\") FROM \"k\".\"t\""
         );
         assert_eq!(
@@ -141,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_without_a_place_is_refused() {
+    fn an_unsupported_type_is_refused() {
         let schema = Schema::new(vec![Field::new("x", DataType::Boolean, false)]);
         assert!(
             Table::new("k", "t", &schema, &["x"])

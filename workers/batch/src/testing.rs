@@ -1,4 +1,4 @@
-//! What several modules' tests need.
+//! Helpers for the tests of several modules.
 
 use std::{
     fs,
@@ -6,11 +6,11 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-/// A folder for one test, removed in the end.
-pub struct Folder(PathBuf);
+/// A temporary folder for one test, deleted when dropped.
+pub struct TestDir(PathBuf);
 
-impl Folder {
-    /// An empty folder.
+impl TestDir {
+    /// Creates an empty folder.
     pub fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!(
@@ -23,7 +23,7 @@ impl Folder {
         Self(path)
     }
 
-    /// The folder.
+    /// The path of the folder.
     pub fn path(&self) -> &Path {
         &self.0
     }
@@ -34,7 +34,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for TestDir {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }

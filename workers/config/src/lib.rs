@@ -1,16 +1,17 @@
-//! The workers' configuration: the operator writes it into a `ConfigMap`, a worker reads it once,
-//! at its start.
+//! The workers' configuration: the operator writes it into a `ConfigMap`, and a worker reads it
+//! once at startup.
 //!
-//! Types alone, so that neither side depends on the other's code. Operator and workers may be one
-//! release apart, either way, during an upgrade or where `spec.image.tag` pins the workers:
-//! - A field that is added has a default that means what workers did before it, and is written only
-//!   where it says something else. So an older worker reads whatever it can do, and refuses by its
-//!   name what it can't, rather than do something else in silence.
-//! - What can't be said that way takes another [`CONFIG_VERSION`], in two releases: in the first,
-//!   workers read it ([`NEWEST_READ`]); in the second, operators write it.
+//! This crate contains types only, so that operator and workers don't depend on each other's code.
+//! They may be one release apart, in either direction, during an upgrade or if `spec.image.tag`
+//! pins the workers:
+//! - A new field has a default that means what workers did before, and is serialized only if it
+//!   differs from that default. An older worker therefore reads every configuration it supports and
+//!   refuses an unsupported field by name instead of silently ignoring it.
+//! - An incompatible change takes another [`CONFIG_VERSION`] and two releases: in the first,
+//!   workers can read it ([`NEWEST_READ`]); in the second, operators write it.
 //!
-//! What each release wrote is kept in `samples/`. Credentials never stand here: a field that ends
-//! in `file` or `dir` is a path at which the operator mounts a Secret.
+//! `samples/` keeps what each release wrote. A configuration never contains credentials: a field
+//! whose name ends in `file` or `dir` is a path at which the operator mounts a Secret.
 
 use std::{
     collections::BTreeMap,
@@ -19,71 +20,76 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// The version operators write. Workers read it and the one before.
+/// The version that operators write. Workers also read the version before it.
 pub const CONFIG_VERSION: u32 = 1;
 
-/// The newest version workers read: [`CONFIG_VERSION`], or the next one in the release before it is
-/// written.
+/// The newest version that workers read: [`CONFIG_VERSION`], or the next version in the release
+/// before operators write it.
 pub const NEWEST_READ: u32 = 1;
 
-/// The name of the one key of a worker's `ConfigMap`.
+/// The only key of a worker's `ConfigMap`.
 pub const CONFIG_KEY: &str = "config.yaml";
 
-/// The folder the operator mounts a worker's `ConfigMap` at.
+/// The directory where the operator mounts a worker's `ConfigMap`.
 pub const CONFIG_DIR: &str = "/etc/pinpipe/config";
 
-/// The folder under which each Secret a worker needs is mounted, in a folder of its own.
+/// The directory under which each Secret of a worker is mounted, in a subdirectory of its own.
 pub const SECRETS_DIR: &str = "/etc/pinpipe/secrets";
 
-/// The port on which ingest takes records.
+/// The port on which ingest accepts records.
 pub const HTTP_PORT: u16 = 8080;
 
 /// The port of every worker's `/healthz`, `/readyz` and `/metrics`, and of the archive's `POST
 /// /flush`.
 pub const ADMIN_PORT: u16 = 9090;
 
-/// The metric of how far a sink is behind, records, a gauge for each partition. Autoscalers are
-/// told its name, and its labels.
+/// Exit code of the batch worker after a failure that no retry fixes: a quality limit was exceeded,
+/// or the configuration, arguments or credentials were refused. Any other failure exits with 1 and
+/// may succeed when the pod is retried. It equals the code of the argument parser for wrong
+/// arguments.
+pub const EXIT_PERMANENT_FAILURE: u8 = 2;
+
+/// The consumer lag of a sink, records: a gauge per partition. Autoscalers refer to its name and
+/// its labels.
 pub const LAG_METRIC: &str = "pinpipe_stream_lag_records";
-/// Its label that holds the pipeline's namespace.
+/// The label of [`LAG_METRIC`] with the pipeline's namespace.
 pub const LAG_NAMESPACE_LABEL: &str = "namespace";
-/// Its label that holds the pipeline's name.
+/// The label of [`LAG_METRIC`] with the pipeline's name.
 pub const LAG_PIPELINE_LABEL: &str = "pipeline";
-/// Its label that holds the sink's name; the archive's is `archive`.
+/// The label of [`LAG_METRIC`] with the sink's name, `archive` for the archive.
 pub const LAG_SINK_LABEL: &str = "sink";
 
-/// A worker's whole configuration: one of [`Ingest`], [`Stream`], [`Batch`], [`Emulator`].
+/// A worker's configuration document: [`Ingest`], [`Stream`], [`Batch`] or [`Emulator`].
 pub trait WorkerConfig: Serialize + DeserializeOwned {
-    /// The version of the document.
+    /// The document's version.
     fn config_version(&self) -> u32;
 }
 
 /// Why a configuration can't be used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    /// It isn't YAML, or not of this worker's type: the operator may be newer and ask for something
-    /// that this worker can't do.
+    /// Not YAML, or not of this worker's type. A newer operator may use a field that this worker
+    /// does not support.
     #[error(
-        "the configuration can't be read: {0}: if the operator is newer than this worker, the pipeline uses what this worker doesn't know: \
-         raise or empty spec.image.tag"
+        "the configuration can't be read: {0}: if the operator is newer than this worker, the \
+         pipeline uses a feature that this worker doesn't support: raise or remove spec.image.tag"
     )]
     Unreadable(#[from] serde_yaml::Error),
-    /// It was written by an operator too new or too old.
+    /// The operator that wrote the configuration is too new or too old.
     #[error(
         "the configuration has configVersion {found}, this worker understands {} to {NEWEST_READ}: \
          use an operator and workers at most one release apart (spec.image.tag)",
         CONFIG_VERSION - 1
     )]
     Version {
-        /// The version the document names.
+        /// The document's version.
         found: u32,
     },
 }
 
 /// Reads a configuration from YAML and checks its version.
 pub fn parse<T: WorkerConfig>(yaml: &str) -> Result<T, ConfigError> {
-    /// The version alone: looked at first, since a document of another version may well not fit the
-    /// type.
+    /// Only the version, which is checked first: a document of another version may not fit `T`.
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
     struct Version {
@@ -96,7 +102,7 @@ pub fn parse<T: WorkerConfig>(yaml: &str) -> Result<T, ConfigError> {
     Ok(serde_yaml::from_str(yaml)?)
 }
 
-/// Whether a field says what holds without it.
+/// Whether a field has its default value and need not be serialized.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
@@ -112,7 +118,7 @@ macro_rules! worker_config {
 }
 worker_config!(Ingest, Stream, Batch, Emulator);
 
-/// Which pipeline a worker belongs to.
+/// The pipeline that a worker belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Pipeline {
@@ -120,19 +126,20 @@ pub struct Pipeline {
     pub namespace: String,
     /// The resource's name.
     pub name: String,
-    /// The resource's UID: a pipeline deleted and created again under its name is another one.
+    /// The resource's UID, which differs if a pipeline is deleted and created again by the same
+    /// name.
     pub uid: String,
 }
 
-/// How to reach the Kafka cluster. `PLAINTEXT` alone so far.
+/// How to reach the Kafka cluster. Only the security protocol `PLAINTEXT` is supported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Kafka {
-    /// `host:port`, several with commas between them.
+    /// `host:port` of one or more brokers, comma-separated.
     pub bootstrap_servers: String,
 }
 
-/// One kind of record's topic, and where its rejected records go.
+/// The topics of one kind of record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Topic {
@@ -146,199 +153,203 @@ pub struct Topic {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Topics {
-    /// Pins.
+    /// Topics of pins.
     pub pin: Topic,
-    /// Where a pin was posted.
+    /// Topics of geo records.
     pub geo: Topic,
-    /// Who posted it.
+    /// Topics of users.
     pub user: Topic,
 }
 
-/// An S3 endpoint and who we are there.
+/// An S3 endpoint and its credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct S3 {
-    /// `http://host:port` of a server other than AWS (addressed by path, not by virtual host);
-    /// absent: AWS itself.
+    /// URL of an S3 server other than AWS, `http://host:port`. Buckets are then addressed by path
+    /// rather than by virtual host. AWS if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// The region, `us-east-1` for most servers other than AWS.
+    /// The region. Most servers other than AWS accept `us-east-1`.
     pub region: String,
-    /// A folder with the files `accessKeyId` and `secretAccessKey`.
+    /// A directory with the files `accessKeyId` and `secretAccessKey`.
     pub credentials_dir: PathBuf,
 }
 
-/// When the archive closes an object: at the first of the three.
+/// When the archive closes an object: at the first limit reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Rotate {
-    /// Bytes of raw records.
+    /// Size of the raw records, bytes, before compression.
     pub bytes: u64,
-    /// Records.
+    /// Number of records.
     pub records: u64,
-    /// Seconds on the wall clock since the object's first record came.
+    /// Seconds since the object's first record arrived.
     pub interval_seconds: u64,
 }
 
-/// Where the raw zone is.
+/// The location of raw objects.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct RawZone {
-    /// The bucket; created when absent.
+    /// The bucket, created if it does not exist.
     pub bucket: String,
-    /// The key prefix of raw objects, without a slash at either end: `topics`.
+    /// The key prefix of raw objects without leading or trailing slash, such as `topics`.
     pub prefix: String,
-    /// The store.
+    /// The object store.
     pub s3: S3,
 }
 
-/// The REST service.
+/// Configuration of ingest, the REST service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Ingest {
     /// See [`CONFIG_VERSION`].
     pub config_version: u32,
-    /// Whose it is.
+    /// The pipeline.
     pub pipeline: Pipeline,
-    /// The broker.
+    /// The Kafka cluster.
     pub kafka: Kafka,
-    /// Where records go.
+    /// The topics that records are sent to.
     pub topics: Topics,
-    /// The size limit of one record, bytes.
+    /// Size limit of a record, bytes.
     pub max_record_bytes: u32,
-    /// The size limit of one request's body, bytes.
+    /// Size limit of a request body, bytes.
     pub max_request_bytes: u32,
 }
 
-/// A stream worker: consumes the three topics into one sink.
+/// Configuration of a stream worker, which writes the three topics to one sink.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Stream {
     /// See [`CONFIG_VERSION`].
     pub config_version: u32,
-    /// Whose it is.
+    /// The pipeline.
     pub pipeline: Pipeline,
-    /// The broker.
+    /// The Kafka cluster.
     pub kafka: Kafka,
-    /// Where records come from.
+    /// The topics to consume.
     pub topics: Topics,
     /// The consumer group.
     pub group: String,
-    /// Records over this many bytes are rejected.
+    /// Size limit of a record, bytes. Larger records are rejected.
     pub max_record_bytes: u32,
-    /// Whether this worker writes the dead letters: one worker of a pipeline does, the others count
-    /// and pass.
+    /// Whether this worker writes dead letters. One worker of a pipeline does; the others only
+    /// count rejected records.
     pub writes_dead_letters: bool,
-    /// What becomes of records that are rejected or repaired.
+    /// How rejected and repaired records are handled.
     #[serde(default, skip_serializing_if = "is_default")]
     pub dead_letter_mode: DeadLetterMode,
-    /// A change of this sink's positions that a user asks for, carried out once.
+    /// A reset of this sink's positions requested by a user, performed once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reset: Option<Reset>,
-    /// Where records go.
+    /// The sink that records are written to.
     pub sink: StreamSink,
 }
 
-/// What becomes of records that are rejected or repaired.
+/// How rejected and repaired records are handled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum DeadLetterMode {
-    /// A rejected record goes to the dead-letter topic; what is behind it goes on.
+    /// Rejected records go to the dead-letter topic.
     #[default]
     Reject,
-    /// The same, and a copy of each repaired record with the fields and reasons goes there too.
+    /// Like `Reject`; in addition, a copy of each repaired record goes there, with the repaired
+    /// fields and reasons.
     RejectAndLogRepairs,
     /// Every sink stops at the first rejected record.
     Fail,
 }
 
-/// Positions a sink is to have instead of its own.
+/// A reset of a sink's positions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Reset {
-    /// Which request this is: the sink remembers the ones it has carried out.
+    /// The request's id. The sink stores the ids of completed resets so that none is repeated.
     pub id: String,
-    /// The topic; absent: all three.
+    /// The topic. All three if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub topic: Option<String>,
-    /// The partition; absent: all of them.
+    /// The partition. All partitions if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub partition: Option<i32>,
-    /// Where to read on.
+    /// The position to resume from.
     pub to: ResetTo,
 }
 
-/// Where a sink that is reset reads on.
+/// The position to resume from after a reset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum ResetTo {
-    /// The first record the broker still has.
+    /// The earliest record that the broker retains.
     Earliest,
-    /// The end of the log when the reset is carried out.
+    /// The end of the log at the time of the reset.
     Latest,
-    /// This offset.
+    /// An offset.
     Offset(i64),
-    /// The first record not before this time, milliseconds since the epoch.
+    /// The first record at or after a time, milliseconds since the epoch.
     Time(i64),
 }
 
-/// The sink of a stream worker.
+/// A stream worker's sink.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum StreamSink {
-    /// Live tables.
+    /// Live tables in PostgreSQL.
     Postgres(Postgres),
-    /// Raw objects.
+    /// Raw objects in an object store.
     Archive(Archive),
 }
 
-/// Where a sink without a position begins.
+/// Where a sink without stored positions starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum StartFrom {
-    /// The first record the broker still has.
+    /// The earliest record that the broker retains.
     Earliest,
-    /// The end of the log when the sink first ran.
+    /// The end of the log when the sink runs for the first time.
     Latest,
 }
 
-/// The PostgreSQL sink.
+/// Configuration of the PostgreSQL sink.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Postgres {
-    /// The sink's name in the resource, part of its positions' identity.
+    /// The sink's name in the resource. Positions are stored by this name.
     pub name: String,
-    /// A file that holds `postgresql://user:password@host:port/database`.
+    /// A file with the URL `postgresql://user:password@host:port/database`.
     pub url_file: PathBuf,
-    /// The schema of the tables; created when absent.
+    /// The Secret and key behind `url_file`, as messages name them: `Secret warehouse, key url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// The schema of the tables, created if it does not exist.
     pub schema: String,
-    /// Where the sink begins.
+    /// Where the sink starts if it has no stored positions.
     pub start_from: StartFrom,
-    /// What a row is.
+    /// What a row stands for.
     #[serde(default, skip_serializing_if = "is_default")]
     pub write_mode: WriteMode,
 }
 
-/// What a row of a live table is.
+/// What a row of a live table stands for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum WriteMode {
-    /// The latest record of its key.
+    /// The latest record of a key.
     #[default]
     Upsert,
-    /// A record: the key is topic, partition and offset.
+    /// One record. The primary key is topic, partition and offset.
     Append,
 }
 
-/// The raw archive. It begins at the earliest record, always.
+/// Configuration of the raw archive. It always starts at the earliest record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Archive {
-    /// Where objects go.
+    /// The location of raw objects.
     pub zone: RawZone,
     /// When an object is closed.
     pub rotate: Rotate,
-    /// How objects are written.
+    /// How objects are compressed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub compression: Compression,
 }
@@ -347,50 +358,50 @@ pub struct Archive {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Compression {
-    /// Not at all: `.json`.
+    /// Uncompressed, `.json`.
     #[default]
     None,
-    /// `.json.gz`.
+    /// gzip, `.json.gz`.
     Gzip,
-    /// `.json.zst`.
+    /// Zstandard, `.json.zst`.
     Zstd,
 }
 
-/// The batch worker.
+/// Configuration of the batch worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Batch {
     /// See [`CONFIG_VERSION`].
     pub config_version: u32,
-    /// Whose it is.
+    /// The pipeline.
     pub pipeline: Pipeline,
-    /// The broker, asked for the topics' end offsets and the archive's committed ones.
+    /// The Kafka cluster, queried for end offsets and the archive's committed offsets.
     pub kafka: Kafka,
     /// The topics.
     pub topics: Topics,
-    /// Records over this many bytes are rejected.
+    /// Size limit of a record, bytes. Larger records are rejected.
     pub max_record_bytes: u32,
-    /// Where the raw objects are; manifests and reports go to the same bucket.
+    /// The location of raw objects. Manifests and reports are stored in the same bucket.
     pub zone: RawZone,
     /// The archive's consumer group.
     pub archive_group: String,
-    /// `host:port` of the archive's `POST /flush`; the name resolves to every pod of the archive.
+    /// `host:port` of the archive's `POST /flush`. The name resolves to every pod of the archive.
     pub archive_admin: String,
-    /// How long the archive may take to reach the topics' end, seconds.
+    /// How long to wait for the archive to reach the end of the topics, seconds.
     pub barrier_timeout_seconds: u64,
-    /// The Lease, in the pipeline's namespace, held during a run.
+    /// The name of the Lease held during a run, in the pipeline's namespace.
     pub lease: String,
-    /// Where clean tables and answers go; at least one.
+    /// Where clean tables and answers are written. At least one.
     pub sinks: Vec<BatchSink>,
-    /// What a run must not exceed to be published.
+    /// Data quality limits of a run.
     #[serde(default, skip_serializing_if = "is_default")]
     pub quality: Quality,
-    /// A folder on disk for what does not fit into memory; emptied by every run.
+    /// A directory for data that does not fit into memory. Emptied by every run.
     #[serde(default = "scratch_dir", skip_serializing_if = "is_scratch_dir")]
     pub scratch_dir: PathBuf,
 }
 
-/// Where the operator mounts what a worker may write for a while: the disk of a batch run.
+/// Where the operator mounts the scratch volume of a batch run.
 pub const SCRATCH_DIR: &str = "/tmp";
 
 fn scratch_dir() -> PathBuf {
@@ -401,16 +412,16 @@ fn is_scratch_dir(path: &PathBuf) -> bool {
     path == Path::new(SCRATCH_DIR)
 }
 
-/// Limits of data quality: a run that exceeds one fails before it publishes anything. Ratios are of
-/// the records the run read.
+/// Data quality limits. A run that exceeds one fails before it publishes anything. Ratios refer to
+/// the records that the run read.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Quality {
-    /// Rejected records, 0 to 1.
+    /// Maximum ratio of rejected records, 0 to 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_rejected_ratio: Option<f64>,
-    /// Repaired records by raw field (`follower_count`), 0 to 1, of the records of the kind that
-    /// has the field.
+    /// Maximum ratio of repaired records, 0 to 1, by raw field (`follower_count`). Refers to the
+    /// records of the kind that has the field.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub max_repaired_ratio: BTreeMap<String, f64>,
 }
@@ -425,34 +436,34 @@ pub struct BatchSink {
     pub cassandra: Cassandra,
 }
 
-/// A Cassandra cluster.
+/// Configuration of the Cassandra sink.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Cassandra {
-    /// `host:port` each.
+    /// `host:port` of one or more nodes.
     pub contact_points: Vec<String>,
-    /// The keyspace; created when absent.
+    /// The keyspace, created if it does not exist.
     pub keyspace: String,
-    /// The replication factor a new keyspace is created with.
+    /// The replication factor of a newly created keyspace.
     pub replication_factor: u32,
-    /// A folder with the files `username` and `password`; absent: no authentication.
+    /// A directory with the files `username` and `password`. No authentication if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials_dir: Option<PathBuf>,
 }
 
-/// The emulator.
+/// Configuration of the emulator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Emulator {
     /// See [`CONFIG_VERSION`].
     pub config_version: u32,
-    /// Whose it is.
+    /// The pipeline.
     pub pipeline: Pipeline,
-    /// The base URL of ingest: `http://pinterest-ingest.data.svc:8080`.
+    /// The base URL of ingest, such as `http://pinterest-ingest.data.svc:8080`.
     pub target: String,
-    /// Records a second, all three kinds together.
+    /// Records per second, all three kinds together.
     pub records_per_second: u32,
-    /// The seed of the synthetic users; the same seed gives the same records.
+    /// The seed of the synthetic users. The same seed produces the same records.
     pub seed: u64,
 }
 

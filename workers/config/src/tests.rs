@@ -4,12 +4,13 @@ use super::*;
 
 fn yaml(version: u32) -> String {
     format!(
-        "configVersion: {version}\npipeline: {{namespace: n, name: p, uid: u}}\ntarget: http://x\nrecordsPerSecond: 1\nseed: 7\n"
+        "configVersion: {version}\npipeline: {{namespace: n, name: p, uid: u}}\n\
+         target: http://x\nrecordsPerSecond: 1\nseed: 7\n"
     )
 }
 
 #[test]
-fn takes_its_own_version_and_the_one_before() {
+fn the_current_version_and_the_one_before_are_read() {
     assert!((CONFIG_VERSION..=CONFIG_VERSION + 1).contains(&NEWEST_READ));
     for version in CONFIG_VERSION - 1..=NEWEST_READ {
         assert_eq!(
@@ -20,7 +21,7 @@ fn takes_its_own_version_and_the_one_before() {
 }
 
 #[test]
-fn refuses_a_version_it_does_not_know_even_where_the_fields_differ() {
+fn an_unknown_version_is_refused_even_if_the_fields_differ() {
     let newer = format!("configVersion: {}\nsomethingNew: true\n", NEWEST_READ + 1);
     let message = parse::<Emulator>(&newer).unwrap_err().to_string();
     assert!(
@@ -30,7 +31,7 @@ fn refuses_a_version_it_does_not_know_even_where_the_fields_differ() {
 }
 
 #[test]
-fn names_an_unknown_field() {
+fn an_unknown_field_is_named() {
     let message = parse::<Emulator>(&(yaml(CONFIG_VERSION) + "sede: 7\n"))
         .unwrap_err()
         .to_string();
@@ -40,10 +41,10 @@ fn names_an_unknown_field() {
     );
 }
 
-/// A folder of `samples/` for each release; a file for each of its configurations of a pipeline
-/// that says no more than it must.
+/// `samples/` has a directory per release with the configurations of a minimal pipeline, one file
+/// per worker.
 #[test]
-fn what_every_release_wrote_is_read_and_means_the_same() {
+fn configurations_of_every_release_are_read_and_written_unchanged() {
     fn same<T: WorkerConfig>(path: &Path, yaml: &str) {
         let read: T = parse(yaml).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let before: serde_yaml::Value = serde_yaml::from_str(yaml).unwrap();
@@ -51,7 +52,7 @@ fn what_every_release_wrote_is_read_and_means_the_same() {
         assert_eq!(
             before,
             now,
-            "{}: a worker of that release reads no more than that",
+            "{}: workers of that release refuse new fields",
             path.display()
         );
     }
@@ -66,7 +67,7 @@ fn what_every_release_wrote_is_read_and_means_the_same() {
                 "emulator" => same::<Emulator>(&path, &yaml),
                 "archive" => same::<Stream>(&path, &yaml),
                 other if other.starts_with("stream-") => same::<Stream>(&path, &yaml),
-                other => panic!("what is {other}?"),
+                other => panic!("no such worker: {other}"),
             }
             read += 1;
         }

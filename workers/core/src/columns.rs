@@ -1,9 +1,8 @@
-//! The clean columns, in the order every table and file has them.
+//! Clean columns, in the order used in every table and file.
 
 use crate::Kind;
 
-/// The names of a kind's clean columns, in the contract's order; the fields of the record types
-/// stand in the same order.
+/// The names of a kind's clean columns. The fields of the record types have the same order.
 #[must_use]
 pub const fn columns(kind: Kind) -> &'static [&'static str] {
     match kind {
@@ -26,7 +25,7 @@ pub const fn columns(kind: Kind) -> &'static [&'static str] {
     }
 }
 
-/// The name of a kind's key column, always the first one.
+/// The name of a kind's key column, which is always the first column.
 #[must_use]
 pub const fn key(kind: Kind) -> &'static str {
     match kind {

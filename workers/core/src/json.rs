@@ -1,17 +1,17 @@
-//! One pass over a record's JSON: strict, iterative, without a tree.
+//! Strict, single-pass JSON parser for one record.
 //!
-//! The whole text is checked against RFC 8259; of the top-level object the values of known fields
-//! are kept, as slices of the text and not yet decoded. The last value of a name counts. Nothing is
-//! recursive, so no depth of nesting can exhaust the stack.
+//! Validates the whole text against RFC 8259 and keeps the values of known top-level fields as
+//! undecoded slices. If a name is repeated, its last value counts. The parser does not recurse, so
+//! deep nesting can't exhaust the stack.
 
 #![expect(
     clippy::inline_always,
-    reason = "measured: a call per text and name costs a third of the time"
+    reason = "measured: a call per string and name takes a third of the time"
 )]
 
 use crate::{Rejection, text::unescape};
 
-/// A field's value as it stands in the JSON text.
+/// A field's undecoded value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Raw<'a> {
     /// The object has no such field.
@@ -21,18 +21,18 @@ pub(crate) enum Raw<'a> {
     Null,
     /// `true` or `false`
     Bool(bool),
-    /// A number: its JSON text.
+    /// A number, as its JSON text.
     Number(&'a str),
-    /// A text without escapes: what stands between its quotes.
+    /// A string without escapes, without its quotes.
     Text(&'a str),
-    /// A text with at least one escape, all of them well-formed: what stands between its quotes.
+    /// A string with at least one escape, without its quotes. All escapes are well-formed.
     Escaped(&'a str),
-    /// An object or a list.
+    /// An object or an array.
     Composite,
 }
 
-/// Reads one JSON object; `slot` tells where in the result the value of a name belongs, if
-/// anywhere.
+/// Parses one JSON object. `slot` maps a field name to its index in the result, or to `None` if the
+/// field is not needed.
 pub(crate) fn read_object<const N: usize>(
     text: &str,
     slot: impl Fn(&str) -> Option<usize>,
@@ -43,8 +43,8 @@ pub(crate) fn read_object<const N: usize>(
     let is_object = json.byte(start) == Some(b'{');
     let end = if is_object {
         json.object(start + 1, |name, value| {
-            if let Some(place) = slot(name).and_then(|slot| found.get_mut(slot)) {
-                *place = value;
+            if let Some(entry) = slot(name).and_then(|slot| found.get_mut(slot)) {
+                *entry = value;
             }
         })
     } else {
@@ -57,8 +57,9 @@ pub(crate) fn read_object<const N: usize>(
     }
 }
 
-/// A JSON text. Its methods read what they are named after at a place, and give the place behind
-/// it, or `None` where something else stands. Places go by value, so that they stay in registers.
+/// A JSON text. Each method parses the token it is named after at byte position `at` and returns
+/// the position after it, or `None` on a syntax error. Positions are passed by value so that they
+/// stay in registers.
 #[derive(Clone, Copy)]
 struct Json<'a>(&'a str);
 
@@ -81,7 +82,7 @@ impl<'a> Json<'a> {
         at
     }
 
-    /// The rest of an object, behind its `{`.
+    /// Parses the rest of an object after its `{`.
     #[inline]
     fn object(self, at: usize, mut field: impl FnMut(&str, Raw<'a>)) -> Option<usize> {
         let mut at = self.space(at);
@@ -89,11 +90,11 @@ impl<'a> Json<'a> {
             return Some(end);
         }
         loop {
-            let (name, behind) = self.name(at)?;
-            let (value, behind) = self.value(behind)?;
+            let (name, after) = self.name(at)?;
+            let (value, after) = self.value(after)?;
             match name {
                 Raw::Text(name) => field(name, value),
-                // A name that is no text (a lone surrogate) is the name of no field.
+                // A name with a lone surrogate can't be the name of a known field.
                 Raw::Escaped(name) => {
                     if let Some(name) = unescape(name) {
                         field(&name, value);
@@ -101,15 +102,15 @@ impl<'a> Json<'a> {
                 }
                 _ => return None,
             }
-            at = self.space(behind);
+            at = self.space(after);
             match self.expect(at, b',') {
-                Some(behind) => at = self.space(behind),
+                Some(after) => at = self.space(after),
                 None => return self.expect(at, b'}'),
             }
         }
     }
 
-    /// A field's name with the colon and the space behind it.
+    /// Parses a field name, the colon and the white space after it.
     #[inline(always)]
     fn name(self, at: usize) -> Option<(Raw<'a>, usize)> {
         let (name, at) = self.text(self.expect(at, b'"')?)?;
@@ -125,29 +126,29 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// Any value but a text.
+    /// Parses any value but a string.
     fn other_value(self, at: usize) -> Option<(Raw<'a>, usize)> {
         match self.byte(at)? {
             b'-' | b'0'..=b'9' => {
                 let end = self.number(at)?;
                 Some((Raw::Number(self.0.get(at..end)?), end))
             }
-            b'n' => Some((Raw::Null, self.word(at, "null")?)),
-            b't' => Some((Raw::Bool(true), self.word(at, "true")?)),
-            b'f' => Some((Raw::Bool(false), self.word(at, "false")?)),
+            b'n' => Some((Raw::Null, self.literal(at, "null")?)),
+            b't' => Some((Raw::Bool(true), self.literal(at, "true")?)),
+            b'f' => Some((Raw::Bool(false), self.literal(at, "false")?)),
             b'{' | b'[' => Some((Raw::Composite, self.composite(at)?)),
             _ => None,
         }
     }
 
-    fn word(self, at: usize, word: &str) -> Option<usize> {
+    fn literal(self, at: usize, literal: &str) -> Option<usize> {
         self.0
             .get(at..)?
-            .starts_with(word)
-            .then_some(at + word.len())
+            .starts_with(literal)
+            .then_some(at + literal.len())
     }
 
-    /// The rest of a text, behind its opening quote.
+    /// Parses the rest of a string after its opening quote.
     #[inline(always)]
     fn text(self, from: usize) -> Option<(Raw<'a>, usize)> {
         let end = from + plain_run(self.0.as_bytes().get(from..)?);
@@ -157,7 +158,7 @@ impl<'a> Json<'a> {
         }
     }
 
-    /// The rest of a text that begins at `from`, when no quote stands at `at`.
+    /// Parses the rest of a string that begins at `from`, from the escape at `at` on.
     #[cold]
     fn escaped_text(self, from: usize, mut at: usize) -> Option<(Raw<'a>, usize)> {
         loop {
@@ -190,7 +191,7 @@ impl<'a> Json<'a> {
         Some(at)
     }
 
-    /// One digit or more.
+    /// Parses one or more digits.
     #[inline]
     fn digits(self, from: usize) -> Option<usize> {
         let mut at = from;
@@ -200,9 +201,9 @@ impl<'a> Json<'a> {
         (at > from).then_some(at)
     }
 
-    /// An object or list with all it holds.
+    /// Parses a nested object or array.
     fn composite(self, mut at: usize) -> Option<usize> {
-        // What closes each object or list that is open, the innermost last.
+        // The closing bracket of each open object or array, the innermost last.
         let mut open: Vec<u8> = Vec::new();
         loop {
             match self.byte(at)? {
@@ -221,14 +222,14 @@ impl<'a> Json<'a> {
                 }
                 _ => at = self.value(at)?.1,
             }
-            // Behind a value: close what ends here, then go on with the next one.
+            // After a value: close the objects and arrays that end here, then parse the next value.
             loop {
                 let Some(&close) = open.last() else {
                     return Some(at);
                 };
                 at = self.space(at);
-                if let Some(behind) = self.expect(at, b',') {
-                    at = self.space(behind);
+                if let Some(after) = self.expect(at, b',') {
+                    at = self.space(after);
                     if close == b'}' {
                         at = self.name(at)?.1;
                     }
@@ -241,7 +242,7 @@ impl<'a> Json<'a> {
     }
 }
 
-/// How many bytes an escape has behind its backslash, where `rest` begins.
+/// The length of an escape after its backslash, in bytes. `rest` starts after the backslash.
 fn escape_len(rest: &[u8]) -> Option<usize> {
     match rest.first()? {
         b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => Some(1),
@@ -254,8 +255,7 @@ fn escape_len(rest: &[u8]) -> Option<usize> {
     }
 }
 
-/// How many bytes stand before the first quote, backslash or control character, or in all of
-/// `bytes` when there is none.
+/// The number of bytes before the first quote, backslash or control character.
 #[inline(always)]
 fn plain_run(bytes: &[u8]) -> usize {
     let (words, rest) = bytes.as_chunks::<8>();
@@ -268,7 +268,7 @@ fn plain_run(bytes: &[u8]) -> usize {
     words.len() * 8 + short_plain_run(rest)
 }
 
-/// [`plain_run`] in the last few bytes of a record, too few for a word.
+/// [`plain_run`] for the last bytes of a record, fewer than eight.
 #[cold]
 fn short_plain_run(bytes: &[u8]) -> usize {
     bytes
@@ -277,9 +277,9 @@ fn short_plain_run(bytes: &[u8]) -> usize {
         .unwrap_or(bytes.len())
 }
 
-/// Sets the high bit of the lowest byte of `word` that is a quote, a backslash or a control
-/// character, perhaps of bytes above it too, and of none below it. Bit twiddling after Mycroft: a
-/// borrow can only reach bytes above a true match.
+/// Sets the high bit of the lowest byte of `word` that is a quote, backslash or control character.
+/// Bits of higher bytes may be set wrongly, those of lower bytes are not: a borrow in Mycroft's
+/// zero-byte test only reaches bytes above a true match.
 #[inline]
 const fn special_bytes(word: u64) -> u64 {
     const ONES: u64 = 0x0101_0101_0101_0101;
@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn values_are_kept_as_they_stand() {
+    fn values_are_kept_undecoded() {
         for (value, raw) in [
             ("null", Raw::Null),
             ("true", Raw::Bool(true)),
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_value_of_a_name_counts_however_it_is_written() {
+    fn the_last_value_of_a_name_counts_even_if_the_name_is_escaped() {
         assert_eq!(
             read(r#"{"a": 1, "\u0061": null, "b": 2, "a": 3}"#),
             Ok([Raw::Number("3"), Raw::Number("2")])
@@ -365,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_strictly_json_is_refused() {
+    fn invalid_json_is_rejected() {
         for json in [
             "",
             " ",
@@ -434,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn special_bytes_are_found_at_every_place() {
+    fn special_bytes_are_found_at_every_position() {
         for special in [b'"', b'\\', 0, 0x1f] {
             for len in 0..40 {
                 for at in 0..len {

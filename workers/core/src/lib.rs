@@ -1,9 +1,9 @@
-//! Records, cleaning and the eight questions of the pipeline's contract. Pure: no I/O, no async, no
+//! Record types, cleaning rules and the eight batch questions. Pure: no I/O, no async, no
 //! Kubernetes.
 //!
-//! [`clean`] takes the raw bytes of one record and gives a typed, mostly borrowed record, with the
-//! fields it had to make null ([`Repairs`]), or the reason why nothing can be kept ([`Rejection`]).
-//! It never panics, whatever the bytes.
+//! [`clean`] turns the raw bytes of one record into a typed, mostly borrowed record and the list of
+//! fields it set to null ([`Repairs`]), or into the reason for rejecting it ([`Rejection`]). It
+//! never panics, whatever the bytes.
 
 mod clean;
 pub mod columns;

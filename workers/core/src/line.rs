@@ -1,12 +1,11 @@
-//! One raw record a line: the form of the raw zone's objects.
+//! Raw records as single lines, the format of raw objects (NDJSON).
 
 use std::borrow::Cow;
 
-/// A JSON record on one line: its line breaks are removed where it has any.
+/// Removes line breaks from a JSON record.
 ///
-/// `raw` has to be valid JSON. Its line breaks then stand between tokens only (inside a text they
-/// are escaped) and separate nothing that punctuation doesn't separate as well, so that the value
-/// stays the same.
+/// `raw` must be valid JSON. Its line breaks are then insignificant white space between tokens
+/// (inside strings they are escaped), so removing them does not change the value.
 #[must_use]
 pub fn single_line(raw: &[u8]) -> Cow<'_, [u8]> {
     if raw.contains(&b'\n') || raw.contains(&b'\r') {

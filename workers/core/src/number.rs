@@ -1,9 +1,9 @@
-//! Numbers written as text: integers, decimals, follower counts. All arithmetic is exact or
-//! refused.
+//! Parsers for numbers written as text: integers, decimals, follower counts. Integer arithmetic is
+//! checked: a result that does not fit is an error, never rounded.
 
 use crate::RepairReason::{self, OutOfRange, Unreadable};
 
-/// Reads `[+-]?\d+(\.0+)?`, a JSON number or the text of one; no exponents. Over 64 bits is out of
+/// Parses `[+-]?\d+(\.0+)?`, without exponents. A value that does not fit into an `i64` is out of
 /// range.
 #[inline]
 pub(crate) fn integer(text: &str) -> Result<i64, RepairReason> {
@@ -21,7 +21,7 @@ pub(crate) fn integer(text: &str) -> Result<i64, RepairReason> {
     fold_digits(0, digits, sign)
 }
 
-/// Reads an integer within bounds.
+/// Parses an [`integer`] within `bounds`, both inclusive.
 #[inline]
 pub(crate) fn integer_within(
     text: &str,
@@ -35,11 +35,11 @@ pub(crate) fn integer_within(
     }
 }
 
-/// Reads `[+-]?\d+(\.\d+)?([eE][+-]?\d+)?`, a JSON number or the text of one, within ±`bound`.
+/// Parses `[+-]?\d+(\.\d+)?([eE][+-]?\d+)?` within ±`bound`, inclusive.
 #[inline]
 pub(crate) fn decimal_within(text: &str, bound: f64) -> Result<f64, RepairReason> {
-    // Of what Rust reads besides, `inf`, `nan` and `.5` begin with no digit, and `5.` has none
-    // behind its point.
+    // `f64::from_str` also accepts `inf`, `nan`, `.5` and `5.`: require a digit at the start and
+    // after the point.
     let unsigned = text.strip_prefix(['+', '-']).unwrap_or(text);
     let fraction = unsigned
         .split_once('.')
@@ -59,11 +59,12 @@ fn is_digit(c: char) -> bool {
     c.is_ascii_digit()
 }
 
-/// Reads a count of followers: `512`, `1,234`, `124k`, `1.2M`, `2B`; what is left of a fraction is
-/// cut off.
+/// Parses a follower count: `512`, `1,234`, `124k`, `1.2M`, `2B`. A fraction that is left after the
+/// suffix is applied is truncated.
 ///
-/// Digits come first; commas stand only where they group all digits by three; the letter, of either
-/// case, follows at once. A negative count is out of range like one over 64 bits.
+/// The text starts with a digit. If it has commas, they must separate groups of three digits. The
+/// suffix, in either case, follows without a space. Negative counts, `-0` included, and counts that
+/// do not fit into an `i64` are out of range.
 #[inline]
 pub(crate) fn follower_count(text: &str) -> Result<i64, RepairReason> {
     if let Some(positive) = text.strip_prefix('-') {
@@ -99,7 +100,8 @@ fn count(text: &str) -> Result<i64, RepairReason> {
     Ok(count)
 }
 
-/// Whether `whole` is digits alone, or one to three of them and then groups of three behind commas.
+/// Whether `whole` is digits only, or one to three digits followed by comma-separated groups of
+/// three.
 fn is_grouped(whole: &str) -> bool {
     let mut groups = whole.split(',');
     let first = groups.next().unwrap_or_default();
@@ -109,7 +111,7 @@ fn is_grouped(whole: &str) -> bool {
             || (first.len() <= 3 && groups.all(|group| group.len() == 3 && are_digits(group))))
 }
 
-/// Parts a text behind its leading ASCII digits.
+/// Splits `text` after its leading ASCII digits.
 #[inline]
 fn split_digits(text: &str) -> (&str, &str) {
     let end = text
@@ -119,8 +121,8 @@ fn split_digits(text: &str) -> (&str, &str) {
     text.split_at(end)
 }
 
-/// Appends `digits` to the decimal digits of `number`; `sign` is 1 or −1, so that both ends of the
-/// range are met exactly.
+/// Appends the decimal `digits` to `number`. With the `sign` −1 they are subtracted, not added, so
+/// that `i64::MIN` can be parsed without overflow.
 #[inline]
 fn fold_digits(number: i64, digits: &str, sign: i64) -> Result<i64, RepairReason> {
     digits
@@ -138,7 +140,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_have_no_fraction_and_no_exponent() {
+    fn integers_may_have_a_zero_fraction_but_no_exponent() {
         for (text, number) in [
             ("7528", Ok(7528)),
             ("+7528", Ok(7528)),
@@ -175,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn bounds_belong_to_the_range() {
+    fn bounds_are_inclusive() {
         for (text, number) in [
             ("0", Ok(0)),
             ("150", Ok(150)),
@@ -187,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn decimals_are_json_numbers_or_their_texts() {
+    fn decimals_need_digits_on_both_sides_of_the_point() {
         for (text, number) in [
             ("-89.9787", Ok(-89.9787)),
             ("+12.5", Ok(12.5)),

@@ -1,42 +1,41 @@
-//! The eight questions every batch run asks, as SQL for `DataFusion`.
+//! The eight questions that every batch run answers, as SQL for `DataFusion`.
 //!
-//! They are asked of two tables, each with the latest row per key:
+//! They query two tables with the latest row per key:
 //!
 //! - `facts`: `pin LEFT JOIN geo ON index_id = geo.ind LEFT JOIN "user" ON index_id = "user".ind`,
 //!   with the columns `category`, `poster_name`, `follower_count`, `country`, `timestamp`, `age`
-//!   and `date_joined`. geo and user are unique by the number, pins are not, and each pin counts.
-//!   Each question leaves out nulls of what it groups by, so that its join is an inner one.
-//! - `user`, of which `date_joined` is enough.
+//!   and `date_joined`. Several pins may share an `index_id`; each of them counts.
+//! - `user`, of which only the column `date_joined` is needed.
 //!
 //! Columns are those of [`crate::columns`]; `timestamp` and `date_joined` are timestamps in
-//! microseconds, UTC. One join for all questions, and none of them needs memory for more than its
-//! groups and distinct follower counts: those of large data can spill.
+//! microseconds, UTC. All questions share one join, and a query keeps only its groups and distinct
+//! follower counts in memory, which can spill to disk.
 //!
-//! - Nulls take no part: a group with nothing left stays out.
-//! - Ties go to the first text in UTF-8 byte order, which is how Arrow compares texts.
-//! - Medians are exact and taken of 64-bit floats, so that the mean of two middle values keeps its
-//!   half.
-//! - Answers come ordered by their key columns.
+//! - Rows with nulls in the columns of a question are ignored.
+//! - Ties go to the first string in UTF-8 byte order, which is how Arrow compares strings.
+//! - Medians are exact and computed as 64-bit floats: the mean of two middle values keeps its
+//!   fraction.
+//! - Answers are ordered by their key columns.
 
 /// One question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Question {
-    /// Its name, also that of its answer's table.
+    /// The question's name, also the name of its answer's table.
     pub name: &'static str,
     /// The answer's columns, in order.
     pub columns: &'static [Column],
-    /// The columns that tell the answer's rows apart.
+    /// The columns that identify a row of the answer.
     pub key: &'static [&'static str],
-    /// The question itself.
+    /// The SQL query.
     pub sql: &'static str,
 }
 
-/// A column of an answer; never null.
+/// A column of an answer. Never null.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// Its name.
+    /// The column's name.
     pub name: &'static str,
-    /// Its type.
+    /// The column's type.
     pub ty: ColumnType,
 }
 
@@ -78,7 +77,7 @@ const fn int(name: &'static str) -> Column {
     }
 }
 
-/// A question by its name: what all start from, then `questions/<name>.sql`.
+/// A question by its name: the shared `questions/facts.sql` followed by `questions/<name>.sql`.
 macro_rules! question {
     ($name:literal, $columns:expr, $key:expr) => {
         Question {
@@ -93,7 +92,7 @@ macro_rules! question {
     };
 }
 
-/// The questions, in the contract's order.
+/// The eight questions.
 pub const QUESTIONS: [Question; 8] = [
     question!(
         "popular_category_by_country",

@@ -1,7 +1,7 @@
-//! The clean records: what a sink writes, one type per kind, with the columns of the contract in
-//! its order.
+//! Clean records, as sinks write them: one type per kind, fields in the order of the columns
+//! ([`crate::columns`]).
 //!
-//! Texts borrow from the raw bytes wherever cleaning leaves them as they stood. `None` is a null.
+//! Strings borrow from the raw bytes where cleaning did not change them. `None` is null.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
@@ -13,19 +13,19 @@ use crate::Repairs;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Kind {
-    /// A post: who pinned what, and where it was saved.
+    /// A post.
     Pin,
     /// Where and when a pin was posted.
     Geo,
-    /// Who posted it.
+    /// The user who posted a pin.
     User,
 }
 
 impl Kind {
-    /// All kinds, in the order of their names in the contract.
+    /// All kinds, in the order used in tables and documentation.
     pub const ALL: [Self; 3] = [Self::Pin, Self::Geo, Self::User];
 
-    /// The name in topics, tables and routes: `pin`, `geo` or `user`.
+    /// The name in topic names and routes: `pin`, `geo` or `user`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -42,28 +42,28 @@ impl fmt::Display for Kind {
     }
 }
 
-/// A word that names no [`Kind`].
+/// The text does not name a [`Kind`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no kind of record: pin, geo and user are")]
+#[error("`{0}` is not a kind of record: use pin, geo or user")]
 pub struct UnknownKind(String);
 
 impl FromStr for Kind {
     type Err = UnknownKind;
 
-    fn from_str(word: &str) -> Result<Self, Self::Err> {
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
         Self::ALL
             .into_iter()
-            .find(|kind| kind.as_str() == word)
-            .ok_or_else(|| UnknownKind(word.to_owned()))
+            .find(|kind| kind.as_str() == text)
+            .ok_or_else(|| UnknownKind(text.to_owned()))
     }
 }
 
 /// A clean pin, keyed by `unique_id`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pin<'a> {
-    /// The key; never empty.
+    /// The key. Never empty.
     pub unique_id: Cow<'a, str>,
-    /// The number that joins the three kinds; raw name `index`. Several pins may share one.
+    /// The number that joins the three kinds, `index` in raw records. Pins may share one.
     pub index_id: i64,
     /// The pin's title.
     pub title: Option<Cow<'a, str>>,
@@ -71,26 +71,26 @@ pub struct Pin<'a> {
     pub category: Option<Cow<'a, str>>,
     /// The pin's description.
     pub description: Option<Cow<'a, str>>,
-    /// Who posted it.
+    /// The poster's name.
     pub poster_name: Option<Cow<'a, str>>,
-    /// The poster's followers, 0 and more.
+    /// The poster's followers, at least 0.
     pub follower_count: Option<i64>,
     /// The tags, comma-separated, as posted.
     pub tag_list: Option<Cow<'a, str>>,
-    /// `image`, `video`, `multi-video(story page format)` and the like.
+    /// The media type, such as `image`, `video` or `multi-video(story page format)`.
     pub is_image_or_video: Option<Cow<'a, str>>,
-    /// The picture's URL.
+    /// The image's URL.
     pub image_src: Option<Cow<'a, str>>,
-    /// 0 or 1.
+    /// Whether the image was downloaded: 0 or 1.
     pub downloaded: Option<i64>,
-    /// The path it was saved at, without `Local save in`.
+    /// The path it was saved to, without the prefix `Local save in`.
     pub save_location: Option<Cow<'a, str>>,
 }
 
 /// A clean geo record, keyed by `ind`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Geo<'a> {
-    /// The key: the number of its pins.
+    /// The key: the `index_id` of its pins.
     pub ind: i64,
     /// The country's name.
     pub country: Option<Cow<'a, str>>,
@@ -103,11 +103,11 @@ pub struct Geo<'a> {
 /// A clean user, keyed by `ind`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User<'a> {
-    /// The key: the number of their pins.
+    /// The key: the `index_id` of the user's pins.
     pub ind: i64,
-    /// First and last name joined by one space, or the one there is.
+    /// First and last name joined by one space, or the only one present.
     pub user_name: Option<Cow<'a, str>>,
-    /// Years, 0…150.
+    /// Age, years, 0…150.
     pub age: Option<i64>,
     /// When the user joined: microseconds since 1970-01-01T00:00:00Z.
     pub date_joined: Option<i64>,
@@ -135,8 +135,7 @@ impl Record<'_> {
         }
     }
 
-    /// The key as text, the form of Kafka's message keys: a pin's `unique_id`, the others' `ind` in
-    /// canonical form (`7528`).
+    /// The Kafka message key: a pin's `unique_id`, or `ind` as a canonical decimal (`7528`).
     #[must_use]
     pub fn key(&self) -> Cow<'_, str> {
         match self {
@@ -148,20 +147,21 @@ impl Record<'_> {
     }
 }
 
-/// A clean record and what had to be made null to get it.
+/// A clean record and its repairs.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cleaned<'a> {
     /// The clean record.
     pub record: Record<'a>,
-    /// The raw fields that became null because they could not be read or were out of range; missing
-    /// ones are not among them.
+    /// Raw fields set to null because they were unreadable or out of range. Missing fields are not
+    /// repairs.
     pub repairs: Repairs,
 }
 
-/// Which of two records with one key counts: the later one, whole, nulls included.
+/// A record's position in the order that decides between records of one key: the later record
+/// replaces the earlier one as a whole, nulls included.
 ///
-/// Later by Kafka's `LogAppendTime`, then partition, then offset, so that repeats, re-drives and
-/// raised partition counts agree.
+/// Compared by Kafka's `LogAppendTime`, then partition, then offset. The result is the same after
+/// duplicates, redrives and an increase of the partition count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Order {
     /// `LogAppendTime`, milliseconds since the epoch.

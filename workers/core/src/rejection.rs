@@ -1,11 +1,12 @@
-//! Why a record can't be kept: nothing keys it.
+//! Rejections: reasons why a record has no readable key and can't be stored.
 
-/// Why a record is rejected. Checked in this order; the first that holds is given.
+/// Why a record is rejected. Checks run in this order; the first failure is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Rejection {
-    /// The record is longer than the pipeline takes.
+    /// The record exceeds the pipeline's size limit.
     #[error(
-        "the record has {bytes} bytes, {limit} are allowed: shorten its texts or raise spec.ingest.maxRecordBytes"
+        "the record has {bytes} bytes, {limit} are allowed: shorten its texts or raise \
+         spec.ingest.maxRecordBytes"
     )]
     TooLarge {
         /// The record's size, bytes.
@@ -13,26 +14,28 @@ pub enum Rejection {
         /// The limit, bytes.
         limit: usize,
     },
-    /// The bytes are no UTF-8.
+    /// The bytes are not UTF-8.
     #[error("the record is not UTF-8: JSON has to be sent in UTF-8")]
     NotUtf8,
-    /// The text is no JSON, or has something behind its one value.
+    /// The text is not JSON, or has data after its value.
     #[error(
-        "the record is not JSON: one complete JSON object was expected (NaN and Infinity are not JSON)"
+        "the record is not JSON: one complete JSON object was expected (NaN and Infinity are not \
+         JSON)"
     )]
     NotJson,
-    /// The JSON value is a list, a text, a number, a boolean or null.
+    /// The JSON value is an array, a string, a number, a boolean or null.
     #[error("the record is JSON but not an object: send its fields as {{\"name\": value, …}}")]
     NotAnObject,
     /// A field of the key is absent, null or empty.
     #[error(
-        "the record has no `{field}`: it is part of the record's key and has to be there, not null and not empty"
+        "the record has no `{field}`: it is part of the record's key and must be present, not \
+         null and not empty"
     )]
     KeyMissing {
         /// The field's raw name.
         field: &'static str,
     },
-    /// A field of the key is there and can't be read.
+    /// A field of the key is present but can't be read.
     #[error("the record's `{field}` can't be read: {}", expected(field))]
     KeyUnreadable {
         /// The field's raw name.
@@ -40,7 +43,7 @@ pub enum Rejection {
     },
 }
 
-/// What a key field has to hold.
+/// The expected type of a key field, for people.
 fn expected(field: &str) -> &'static str {
     if field == "unique_id" {
         "a text without lone surrogates was expected"
@@ -63,7 +66,7 @@ impl Rejection {
         }
     }
 
-    /// The key field at fault, by its raw name.
+    /// The raw name of the invalid key field.
     #[must_use]
     pub const fn field(&self) -> Option<&'static str> {
         match self {

@@ -1,16 +1,16 @@
-//! What cleaning reports: the raw fields made null though they were not missing.
+//! Repairs: raw fields that cleaning set to null although they had a value.
 
-/// Why a field's value became null.
+/// Why cleaning set a field to null.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RepairReason {
-    /// It is no value of the field's type, such as a date of `yesterday`.
+    /// The value can't be read as the field's type, such as the date `yesterday`.
     Unreadable,
-    /// It can be read and lies outside the field's bounds, such as an age of 200.
+    /// The value is readable but outside the field's bounds, such as an age of 200.
     OutOfRange,
 }
 
 impl RepairReason {
-    /// The reason in metrics and reports: `unreadable` or `out-of-range`.
+    /// The reason's name in metrics and reports: `unreadable` or `out-of-range`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -20,16 +20,16 @@ impl RepairReason {
     }
 }
 
-/// One field made null.
+/// One field set to null.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Repair {
     /// The field's raw name, such as `first_name`.
     pub field: &'static str,
-    /// Why its value could not stay.
+    /// Why its value was dropped.
     pub reason: RepairReason,
 }
 
-/// The repairs of one record: a set, at most one per field, held in a few bytes.
+/// The repairs of one record: a set with at most one repair per field, stored as bit masks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Repairs {
     fields: &'static [&'static str],
@@ -39,7 +39,7 @@ pub struct Repairs {
 }
 
 impl Repairs {
-    /// No repairs yet, of a record whose raw fields are `fields` (16 at most).
+    /// An empty set for a record whose raw fields are `fields` (at most 16).
     pub(crate) const fn none(fields: &'static [&'static str]) -> Self {
         Self {
             fields,
@@ -48,7 +48,7 @@ impl Repairs {
         }
     }
 
-    /// Notes that the field at `slot` became null.
+    /// Records that the field at `slot` was set to null.
     pub(crate) const fn add(&mut self, slot: usize, reason: RepairReason) {
         match reason {
             RepairReason::Unreadable => self.unreadable |= 1 << slot,
@@ -62,13 +62,13 @@ impl Repairs {
         self.unreadable | self.out_of_range == 0
     }
 
-    /// How many fields became null.
+    /// How many fields were set to null.
     #[must_use]
     pub const fn len(&self) -> usize {
         (self.unreadable.count_ones() + self.out_of_range.count_ones()) as usize
     }
 
-    /// The repairs, in the order of the raw fields.
+    /// The repairs in raw-field order.
     pub fn iter(&self) -> impl Iterator<Item = Repair> + use<> {
         let Self {
             fields,

@@ -1,17 +1,17 @@
-//! Texts: escapes, U+0000, white space at the ends.
+//! String values: JSON escapes, U+0000 and surrounding white space.
 
 use std::borrow::Cow;
 
 use crate::{RepairReason, json::Raw};
 
-/// What a field's value comes to: `Ok(None)` is missing, an error is to be reported.
+/// A cleaned field: `Ok(None)` if it is missing, an error if it has to be reported as a repair.
 pub(crate) type Value<T> = Result<Option<T>, RepairReason>;
 
-/// Reads a value as text, the first step of cleaning any field: U+0000 is removed, then white space
-/// (Unicode's `White_Space`) at both ends; nothing left is missing.
+/// Reads a value as text, the first step of cleaning any field: removes U+0000, then trims white
+/// space (Unicode's `White_Space`). An empty result counts as missing.
 ///
-/// A number or a boolean is its JSON text. An object, a list, or a text with a lone surrogate can't
-/// be read.
+/// Numbers and booleans yield their JSON text. Objects, arrays and strings with a lone surrogate
+/// are unreadable.
 #[inline]
 pub(crate) fn text(raw: Raw<'_>) -> Value<Cow<'_, str>> {
     let text = match raw {
@@ -28,8 +28,8 @@ pub(crate) fn text(raw: Raw<'_>) -> Value<Cow<'_, str>> {
     Ok(if text.is_empty() { None } else { Some(text) })
 }
 
-/// `str::trim`, at once for a text that both begins and ends with a visible ASCII character, as
-/// nearly all do.
+/// `str::trim` with a fast path for strings that begin and end with a visible ASCII character,
+/// which nearly all do.
 #[inline]
 fn trim(text: &str) -> &str {
     match text.as_bytes() {
@@ -38,7 +38,8 @@ fn trim(text: &str) -> &str {
     }
 }
 
-/// U+0000 can only come from an escape: JSON has no raw control characters.
+/// Unescapes, removes U+0000 and trims. Only escapes can yield U+0000: JSON strings contain no raw
+/// control characters.
 fn unescaped_and_trimmed(text: &str) -> Option<String> {
     let mut text = unescape(text)?;
     text.retain(|c| c != '\0');
@@ -47,8 +48,8 @@ fn unescaped_and_trimmed(text: &str) -> Option<String> {
     Some(text)
 }
 
-/// Decodes a text whose escapes are well-formed; `None` when it holds a lone surrogate, which is no
-/// character.
+/// Decodes a string whose escapes are well-formed. `None` if it contains a lone surrogate, which no
+/// Rust string can hold.
 pub(crate) fn unescape(mut rest: &str) -> Option<String> {
     let mut text = String::with_capacity(rest.len());
     while let Some((run, escape)) = rest.split_once('\\') {
@@ -61,9 +62,9 @@ pub(crate) fn unescape(mut rest: &str) -> Option<String> {
             'r' => '\r',
             't' => '\t',
             'u' => {
-                let (c, behind) = unicode_escape(escape)?;
+                let (c, after) = unicode_escape(escape)?;
                 text.push(c);
-                rest = behind;
+                rest = after;
                 continue;
             }
             itself => itself,
@@ -75,22 +76,22 @@ pub(crate) fn unescape(mut rest: &str) -> Option<String> {
     Some(text)
 }
 
-/// The character that one `uXXXX`, or two as a surrogate pair, stand for, and what comes behind.
+/// Decodes `uXXXX`, or a surrogate pair of two, and returns the character and the rest.
 fn unicode_escape(escape: &str) -> Option<(char, &str)> {
-    let (first, behind) = code_unit(escape)?;
+    let (first, after) = code_unit(escape)?;
     if let Some(c) = char::from_u32(first) {
-        return Some((c, behind));
+        return Some((c, after));
     }
-    let (second, behind) = code_unit(behind.strip_prefix('\\')?)?;
+    let (second, after) = code_unit(after.strip_prefix('\\')?)?;
     let is_pair = first < 0xdc00 && (0xdc00..0xe000).contains(&second);
     let c = is_pair
         .then(|| char::from_u32(0x1_0000 + ((first - 0xd800) << 10) + (second - 0xdc00)))??;
-    Some((c, behind))
+    Some((c, after))
 }
 
 fn code_unit(escape: &str) -> Option<(u32, &str)> {
-    let (digits, behind) = escape.strip_prefix('u')?.split_at_checked(4)?;
-    Some((u32::from_str_radix(digits, 16).ok()?, behind))
+    let (digits, after) = escape.strip_prefix('u')?.split_at_checked(4)?;
+    Some((u32::from_str_radix(digits, 16).ok()?, after))
 }
 
 #[cfg(test)]
@@ -118,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn values_become_clean_texts() {
+    fn values_are_trimmed_and_empty_ones_are_missing() {
         let unreadable = Err(RepairReason::Unreadable);
         for (raw, clean) in [
             (Raw::Absent, Ok(None)),

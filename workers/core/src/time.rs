@@ -1,12 +1,12 @@
-//! Timestamps: ISO 8601 with a space or `T`, to microseconds since the epoch.
+//! ISO 8601 timestamps, parsed to microseconds since the epoch.
 
-/// Reads `YYYY-MM-DD HH:MM:SS` with a space or `T` between, any number of fraction digits, then
-/// `Z`, an offset (`+05:30`, `-0800`, `+02`) or nothing, which means UTC; microseconds since
+/// Parses `YYYY-MM-DD HH:MM:SS` or `YYYY-MM-DDTHH:MM:SS`, any number of fraction digits, then `Z`,
+/// an offset (`+05:30`, `-0800`, `+02`) or nothing, which means UTC. Returns microseconds since
 /// 1970-01-01T00:00:00Z.
 ///
-/// Digits past microseconds are cut. The date has to be in the (proleptic Gregorian) calendar,
-/// years 0001 to 9999, and seconds end at 59: a count of microseconds since the epoch has no place
-/// for a leap second. Offsets end at ±23:59.
+/// Digits past microseconds are truncated. The date must exist in the proleptic Gregorian calendar,
+/// years 0001 to 9999. Leap seconds are refused: microseconds since the epoch can't express them.
+/// Offsets range to ±23:59.
 #[inline]
 pub(crate) fn timestamp(text: &str) -> Option<i64> {
     let (fixed, rest) = text.as_bytes().split_first_chunk::<19>()?;
@@ -34,14 +34,14 @@ pub(crate) fn timestamp(text: &str) -> Option<i64> {
     Some(seconds * 1_000_000 + micros)
 }
 
-/// Two ASCII digits.
+/// Parses two ASCII digits.
 #[inline]
 fn number([tens, ones]: [u8; 2]) -> Option<i64> {
     (tens.is_ascii_digit() && ones.is_ascii_digit())
         .then(|| i64::from(tens - b'0') * 10 + i64::from(ones - b'0'))
 }
 
-/// The microseconds of a fraction, 0 when there is none, and what comes behind it.
+/// Parses an optional fraction and returns its microseconds and the rest.
 #[inline]
 fn fraction(text: &[u8]) -> Option<(i64, &[u8])> {
     let Some(text) = text.strip_prefix(b".") else {
@@ -58,7 +58,7 @@ fn fraction(text: &[u8]) -> Option<(i64, &[u8])> {
     (!digits.is_empty()).then_some((micros, rest))
 }
 
-/// The seconds by which a local time is ahead of UTC.
+/// Parses a UTC offset, seconds east of UTC.
 #[inline]
 fn offset(text: &[u8]) -> Option<i64> {
     let (sign, hours, minutes) = match *text {
@@ -89,8 +89,8 @@ fn days_in(year: i64, month: i64) -> i64 {
     }
 }
 
-/// Days from 1970-01-01, by Howard Hinnant's `days_from_civil` (public domain) for years from 0 on:
-/// years begin in March, so that the leap day comes last.
+/// Days since 1970-01-01. Source: Howard Hinnant's `days_from_civil` (public domain), for years
+/// from 0 on. Its years begin in March so that the leap day comes last.
 #[inline]
 fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = year - i64::from(month <= 2);
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn timestamps_are_read() {
+    fn timestamps_are_parsed() {
         for (text, micros) in [
             ("1970-01-01 00:00:00", Some(0)),
             ("2020-08-28 03:52:47", Some(1_598_586_767_000_000)),
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn days_follow_one_another() {
+    fn days_are_consecutive() {
         let mut day = days_since_epoch(1, 1, 1);
         for year in 1..=9999 {
             for month in 1..=12 {

@@ -1,8 +1,8 @@
-//! One user's three records, dirty as domain data is: every text that means missing, numbers as
-//! texts, follower counts in every form, dates in several formats, values out of range, fields that
-//! are absent, null or unknown.
+//! Generates the three records of a user with typical dirty values: placeholder texts, numbers as
+//! strings, follower counts in every format, dates in several formats, values out of range, and
+//! fields that are absent, null or unknown.
 //!
-//! Every record has a readable key, so none of them is refused.
+//! Every record has a readable key, so none is rejected.
 
 use std::fmt::Write as _;
 
@@ -13,20 +13,20 @@ use crate::{
     words::{CATEGORIES, COUNTRIES, FIRST_NAMES, LAST_NAMES, WORDS},
 };
 
-/// Makes users' records; the same seed makes the same ones.
+/// Generates users' records. The same seed produces the same records.
 #[derive(Clone, Copy, Debug)]
 pub struct Generator {
     seed: u64,
 }
 
-/// One user's records, as JSON texts.
+/// A user's records as JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Triple {
-    /// The pin; its `unique_id` is its own, its `index` nearly always the user's number.
+    /// The pin. Its `unique_id` is unique, its `index` nearly always the user's number.
     pub pin: String,
-    /// Where it was posted; its `ind` is the user's number.
+    /// The geo record. Its `ind` is the user's number.
     pub geo: String,
-    /// Who posted it; its `ind` is the user's number.
+    /// The user record. Its `ind` is the user's number.
     pub user: String,
 }
 
@@ -49,7 +49,7 @@ impl Generator {
         Self { seed }
     }
 
-    /// The records of the user with this number, from 0.
+    /// The records of the user with this number, counted from 0.
     #[must_use]
     pub fn user(&self, number: u64) -> Triple {
         let mut draw = Draw::new(self.seed, number);
@@ -61,7 +61,7 @@ impl Generator {
     }
 }
 
-/// A JSON object while it is written: names and values, the values as JSON.
+/// A JSON object being built: names and JSON values.
 struct Object(Vec<(&'static str, String)>);
 
 impl Object {
@@ -71,7 +71,7 @@ impl Object {
         }
     }
 
-    /// The object's text: sometimes with a field nobody knows, in another order, or over several
+    /// Serializes the object, sometimes with an unknown field, in another order or on several
     /// lines.
     fn finish(mut self, draw: &mut Draw) -> String {
         if draw.chance(0.03) {
@@ -102,7 +102,7 @@ impl Object {
 fn pin(draw: &mut Draw, number: u64) -> String {
     let mut object = Object(Vec::with_capacity(13));
     let (category, tags) = draw.one_of(&CATEGORIES);
-    // A few pins belong to a user who has one already.
+    // A few pins belong to a user who already has one.
     let index = if number > 0 && draw.chance(0.03) {
         draw.below(number)
     } else {
@@ -175,7 +175,7 @@ fn geo(draw: &mut Draw, number: u64) -> String {
     object.put("ind", key(draw, number));
     object.put(
         "timestamp",
-        or_missing(draw, &[], |draw| moment(draw, 2017, 2023)),
+        or_missing(draw, &[], |draw| timestamp(draw, 2017, 2023)),
     );
     object.put("latitude", degrees(draw, 90));
     object.put("longitude", degrees(draw, 180));
@@ -200,18 +200,18 @@ fn user(draw: &mut Draw, number: u64) -> String {
     object.put("age", or_missing(draw, &[], age));
     object.put(
         "date_joined",
-        or_missing(draw, &[], |draw| moment(draw, 2014, 2021)),
+        or_missing(draw, &[], |draw| timestamp(draw, 2014, 2021)),
     );
     object.finish(draw)
 }
 
-/// A JSON text.
+/// Serializes a JSON string.
 fn text(value: &str) -> String {
     serde_json::Value::from(value).to_string()
 }
 
-/// Mostly the value; else one of the field's texts for missing, an empty or blank one, null, or
-/// nothing at all (none).
+/// Mostly `value`; otherwise one of the field's placeholder texts, an empty or blank string, null,
+/// or no field (`None`).
 fn or_missing(
     draw: &mut Draw,
     texts: &[&str],
@@ -229,7 +229,7 @@ fn or_missing(
     }
 }
 
-/// An integer key in one of its forms, all canonical to the same text.
+/// An integer key in one of its formats. All of them are read as the same key.
 fn key(draw: &mut Draw, number: u64) -> String {
     match draw.below(40) {
         0 => format!("\"{number}\""),
@@ -318,7 +318,7 @@ fn save_location(draw: &mut Draw, category: &str) -> Option<String> {
     })
 }
 
-/// Degrees within ± `limit`, now and then beyond, as a number or a text, or missing.
+/// Degrees, mostly within ±`limit`, as a number or a string, or missing.
 fn degrees(draw: &mut Draw, limit: i64) -> Option<String> {
     or_missing(draw, &[], |draw| {
         let beyond = if draw.chance(0.01) { limit } else { 0 };
@@ -350,8 +350,8 @@ fn age(draw: &mut Draw) -> String {
     }
 }
 
-/// A moment in one of the formats that can be read, and now and then in one that can't.
-fn moment(draw: &mut Draw, first_year: i64, last_year: i64) -> String {
+/// A timestamp, mostly in one of the readable formats.
+fn timestamp(draw: &mut Draw, first_year: i64, last_year: i64) -> String {
     let date = format!(
         "{}-{:02}-{:02}",
         draw.between(first_year, last_year),
@@ -364,21 +364,21 @@ fn moment(draw: &mut Draw, first_year: i64, last_year: i64) -> String {
         draw.between(0, 59),
         draw.between(0, 59)
     );
-    let mut moment = String::new();
+    let mut timestamp = String::new();
     // Writing to a String can't fail.
     let _ = match draw.below(60) {
-        0 => write!(moment, "{date}T{time}"),
-        1 => write!(moment, "{date}T{time}Z"),
-        2 => write!(moment, "{date}T{time}+05:30"),
-        3 => write!(moment, "{date} {time}.{:03}", draw.between(0, 999)),
+        0 => write!(timestamp, "{date}T{time}"),
+        1 => write!(timestamp, "{date}T{time}Z"),
+        2 => write!(timestamp, "{date}T{time}+05:30"),
+        3 => write!(timestamp, "{date} {time}.{:03}", draw.between(0, 999)),
         4 => write!(
-            moment,
+            timestamp,
             "{date}T{time}.{:09}-0800",
             draw.between(0, 999_999_999)
         ),
-        5 => write!(moment, " {date} {time} "),
+        5 => write!(timestamp, " {date} {time} "),
         6 => write!(
-            moment,
+            timestamp,
             "{}",
             draw.one_of(&[
                 date.as_str(),
@@ -387,9 +387,9 @@ fn moment(draw: &mut Draw, first_year: i64, last_year: i64) -> String {
                 "28/08/2020 03:52:47"
             ])
         ),
-        _ => write!(moment, "{date} {time}"),
+        _ => write!(timestamp, "{date} {time}"),
     };
-    text(&moment)
+    text(&timestamp)
 }
 
 #[cfg(test)]
@@ -403,7 +403,7 @@ mod tests {
     const USERS: u64 = 4000;
 
     #[test]
-    fn a_seed_makes_the_same_users_in_any_order() {
+    fn a_seed_produces_the_same_users_in_any_order() {
         let generator = Generator::new(7);
         let later = generator.user(20);
         assert_eq!(generator.user(3), Generator::new(7).user(3));
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn every_record_has_a_key_of_its_own() {
+    fn every_record_has_a_unique_key() {
         for kind in Kind::ALL {
             let mut keys = HashSet::new();
             for number in 0..USERS {
@@ -423,9 +423,9 @@ mod tests {
         }
     }
 
-    /// Whatever cleaning has a rule for turns up: both reasons, in every field that has them.
+    /// The records cause every kind of repair.
     #[test]
-    fn dirt_of_every_sort() {
+    fn every_kind_of_dirty_value_occurs() {
         let mut repairs: HashMap<(&str, RepairReason), u32> = HashMap::new();
         let (mut shared, mut followers) = (0, 0);
         for number in 0..USERS {

@@ -1,7 +1,7 @@
-//! Synthetic users who post pins, where they were and who they are, as dirty as real ones.
+//! Emulator: synthetic users whose pins, geo and user records are as dirty as real ones.
 //!
-//! [`Generator`] makes the records, the same for the same seed; [`send`] posts them until ingest
-//! has acknowledged each.
+//! [`Generator`] creates the records deterministically from a seed. [`send`] posts them until
+//! ingest has acknowledged every one.
 
 pub mod draw;
 mod generator;

@@ -1,4 +1,4 @@
-//! The emulator: see the library.
+//! The emulator.
 
 use std::{
     process::ExitCode,
@@ -18,56 +18,57 @@ use pinpipe_runtime::{admin::Admin, cli::WorkerArgs, config, shutdown, telemetry
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// Requests on their way at once.
+/// Number of concurrent requests.
 const CONNECTIONS: usize = 16;
 
 /// How often progress is logged.
 const PROGRESS: Duration = Duration::from_secs(10);
 
-/// Posts synthetic users' records to ingest and says how many were acknowledged, as one JSON line
-/// on standard output.
+/// Posts synthetic users' records to ingest and prints the numbers of acknowledged records as one
+/// JSON line to standard output.
 ///
-/// Options win over the configuration file; with --target none is needed. Exits with 0 only when
-/// every record was acknowledged.
+/// Options override the configuration file, which is not needed if --target is set. The exit code
+/// is 0 only if every record was acknowledged.
 #[derive(Parser)]
 #[command(name = "pinpipe-emulator", version)]
 struct Args {
     #[command(flatten)]
     worker: WorkerArgs,
-    /// Ingest's base URL, such as `http://127.0.0.1:8080`.
+    /// The base URL of ingest, such as `http://127.0.0.1:8080`.
     #[arg(long, value_name = "URL")]
     target: Option<String>,
-    /// Users to send, so records of each kind; without it the emulator goes on until it is stopped.
+    /// Number of users, and so of records of each kind. Without it the emulator runs until it is
+    /// stopped.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
-    /// Records a second, all kinds together; 0: as fast as possible. 30 unless set.
+    /// Records per second, all kinds together; 0 for as fast as possible. The default is 30.
     #[arg(long, value_name = "N")]
     rate: Option<u32>,
-    /// The same seed makes the same users. 1 unless set.
+    /// Seed of the users. The same seed produces the same users. The default is 1.
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
-    /// The part of records sent once more, 0 to 1.
-    #[arg(long, value_name = "PART", default_value_t = 0.0, value_parser = ratio)]
+    /// Ratio of records that are sent twice, 0 to 1.
+    #[arg(long, value_name = "RATIO", default_value_t = 0.0, value_parser = ratio)]
     repeat_ratio: f64,
 }
 
 fn ratio(text: &str) -> Result<f64, String> {
     let ratio: f64 = text
         .parse()
-        .map_err(|_| "a number from 0 to 1 is needed".to_owned())?;
+        .map_err(|_| "it must be a number from 0 to 1".to_owned())?;
     if (0.0..=1.0).contains(&ratio) {
         Ok(ratio)
     } else {
-        Err("it has to be from 0 to 1".to_owned())
+        Err("it must be from 0 to 1".to_owned())
     }
 }
 
-/// What to send where.
+/// Settings of a run.
 struct Run {
     target: String,
     rate: u32,
     seed: u64,
-    /// Whether the emulator runs as a worker of a pipeline, with an admin server.
+    /// Whether the emulator is a worker of a pipeline, with an admin server.
     worker: bool,
 }
 
@@ -84,7 +85,7 @@ impl Run {
             .clone()
             .or_else(|| file.as_ref().map(|file| file.target.clone()));
         Ok(Self {
-            target: target.context("there is no target: name ingest's address with --target")?,
+            target: target.context("no target: set the URL of ingest with --target")?,
             rate: args
                 .rate
                 .or_else(|| file.as_ref().map(|file| file.records_per_second))
@@ -137,7 +138,7 @@ async fn main() -> Result<ExitCode> {
     })
 }
 
-/// Sends round after round, over several connections; ends when all is settled.
+/// Sends all rounds over several connections, and returns when every record is settled.
 async fn send_all(
     mut source: Source,
     mut pace: Pace,

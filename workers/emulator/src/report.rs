@@ -1,4 +1,4 @@
-//! What was sent and what became of it.
+//! Counts of sent records.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,72 +10,68 @@ use prometheus_client::{
 };
 use serde::Serialize;
 
-/// Records of a kind.
+/// Labels of record counts.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
 }
 
-/// Counts while sending, and the emulator's metrics; clones share the same numbers.
+/// Counts, which are also the emulator's metrics. Clones share the same values.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     acknowledged: Family<KindLabel, Counter>,
-    /// Records sent once more on purpose and acknowledged.
+    /// Acknowledged duplicates sent on purpose.
     pub repeated: Counter,
-    /// Records ingest will never take.
+    /// Records refused by ingest.
     pub refused: Counter,
-    /// Records given up because the emulator was stopped.
+    /// Records not sent because the emulator was stopped.
     pub unsent: Counter,
-    /// Requests sent again.
+    /// Repeated requests.
     pub retries: Counter,
 }
 
-/// The result of a run.
+/// The counts of a run.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
-    /// Records ingest has acknowledged, per kind, without repeats.
+    /// Acknowledged records by kind, without duplicates.
     pub acknowledged: BTreeMap<&'static str, u64>,
-    /// Records sent once more on purpose and acknowledged.
+    /// Acknowledged duplicates sent on purpose.
     pub repeated: u64,
-    /// Records ingest will never take.
+    /// Records refused by ingest.
     pub refused: u64,
-    /// Records given up because the emulator was stopped.
+    /// Records not sent because the emulator was stopped.
     pub unsent: u64,
-    /// Requests sent again.
+    /// Repeated requests.
     pub retries: u64,
-    /// How long it took.
+    /// Duration of the run, seconds.
     pub seconds: f64,
 }
 
 impl Tally {
-    /// Shows the counts as metrics.
+    /// Registers the counts as metrics.
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("emulator");
         registry.register(
             "acknowledged",
-            "Records ingest has acknowledged",
+            "Records acknowledged by ingest",
             self.acknowledged.clone(),
         );
         registry.register(
             "repeated",
-            "Records sent once more on purpose and acknowledged",
+            "Acknowledged duplicates sent on purpose",
             self.repeated.clone(),
         );
-        registry.register(
-            "refused",
-            "Records ingest will never take",
-            self.refused.clone(),
-        );
+        registry.register("refused", "Records refused by ingest", self.refused.clone());
         registry.register(
             "unsent",
-            "Records given up because the emulator was stopped",
+            "Records not sent because the emulator was stopped",
             self.unsent.clone(),
         );
-        registry.register("retries", "Requests sent again", self.retries.clone());
+        registry.register("retries", "Repeated requests", self.retries.clone());
     }
 
-    /// The records of a kind that ingest has acknowledged, without repeats.
+    /// Acknowledged records of a kind, without duplicates.
     #[must_use]
     pub fn acknowledged(&self, kind: Kind) -> Counter {
         self.acknowledged.get_or_create_owned(&KindLabel {
@@ -83,7 +79,7 @@ impl Tally {
         })
     }
 
-    /// What was counted so far.
+    /// The counts so far.
     #[must_use]
     pub fn report(&self, took: Duration) -> Report {
         Report {
@@ -100,7 +96,7 @@ impl Tally {
 }
 
 impl Report {
-    /// Whether all that was to be sent (`count` of each kind, if set) has been acknowledged.
+    /// Whether all records, `count` of each kind if set, have been acknowledged.
     #[must_use]
     pub fn complete(&self, count: Option<u64>) -> bool {
         self.refused == 0
@@ -125,7 +121,10 @@ mod tests {
         assert!(!tally.report(Duration::ZERO).complete(Some(5)));
         assert_eq!(
             serde_json::to_string(&report).unwrap(),
-            r#"{"acknowledged":{"geo":5,"pin":5,"user":5},"repeated":0,"refused":0,"unsent":0,"retries":0,"seconds":1.5}"#
+            concat!(
+                r#"{"acknowledged":{"geo":5,"pin":5,"user":5},"repeated":0,"#,
+                r#""refused":0,"unsent":0,"retries":0,"seconds":1.5}"#
+            )
         );
     }
 }

@@ -1,4 +1,4 @@
-//! Posting batches until ingest has acknowledged every record of them.
+//! Posts batches until ingest has acknowledged or refused every record.
 
 use std::time::Duration;
 
@@ -13,20 +13,20 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{report::Tally, source::Batch};
 
-/// How long ingest may take to answer: more than its own delivery timeout.
+/// How long ingest may take to respond. Longer than its own delivery timeout.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The first and the longest pause before a request is sent again.
-const PAUSE: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+/// The first and the longest backoff.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 
-/// Ingest's answer, as far as it concerns us.
+/// The parts of ingest's response that are used.
 #[derive(Deserialize)]
 struct Answer {
     records: Option<Vec<RecordAnswer>>,
     message: Option<String>,
 }
 
-/// What became of one record.
+/// The result of one record.
 #[derive(Deserialize)]
 struct RecordAnswer {
     offset: Option<i64>,
@@ -35,17 +35,17 @@ struct RecordAnswer {
     message: Option<String>,
 }
 
-/// What became of a batch in one attempt.
+/// The result of one attempt to send a batch.
 enum Attempt {
-    /// One answer per record.
+    /// One result per record.
     PerRecord(Vec<RecordAnswer>),
-    /// The whole batch can't be taken, and why.
+    /// The batch is refused, with ingest's message.
     Refused(String),
-    /// The whole batch has to be sent again, at the earliest after this, and why.
-    Again(Option<Duration>, String),
+    /// The batch has to be sent again, after the given time if ingest asks for it. With the reason.
+    Retry(Option<Duration>, String),
 }
 
-/// Posts to one ingest service.
+/// A client of one ingest service.
 #[derive(Clone, Debug)]
 pub struct Sender {
     client: Client,
@@ -53,28 +53,28 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// `target` is ingest's base URL, `http://host:port`.
+    /// Creates a client. `target` is the base URL of ingest, `http://host:port`.
     pub fn new(target: &str) -> Result<Self> {
         ensure!(
             target.starts_with("http://"),
-            "the target `{target}` is no http:// URL: name ingest's address, such as http://127.0.0.1:8080"
+            "the target `{target}` is not an http:// URL: set the URL of ingest, such as \
+             http://127.0.0.1:8080"
         );
         let client = Client::builder()
             .timeout(REQUEST_TIMEOUT)
             .connect_timeout(Duration::from_secs(5))
             .tcp_nodelay(true)
             .build()
-            .context("the HTTP client can't be set up")?;
+            .context("can't create the HTTP client")?;
         Ok(Self {
             client,
             target: target.trim_end_matches('/').to_owned(),
         })
     }
 
-    /// Sends a batch, again and again until each record is acknowledged or refused; after `stop` it
-    /// isn't sent again.
+    /// Sends a batch until each record is acknowledged or refused, without retries after `stop`.
     pub async fn deliver(&self, batch: Batch, tally: &Tally, stop: &CancellationToken) {
-        // A record, and whether it is a repeat.
+        // Records, and whether each is a duplicate.
         let first_repeat = batch.records.len() - batch.repeats;
         let mut left: Vec<(String, bool)> = batch
             .records
@@ -82,7 +82,7 @@ impl Sender {
             .enumerate()
             .map(|(i, record)| (record, i >= first_repeat))
             .collect();
-        let mut pause = PAUSE.0;
+        let mut backoff = BACKOFF.0;
         while !left.is_empty() {
             let (wait, reason) = match self.attempt(batch.kind.as_str(), &left).await {
                 Attempt::Refused(message) => {
@@ -90,17 +90,17 @@ impl Sender {
                         kind = batch.kind.as_str(),
                         records = left.len(),
                         message,
-                        "ingest refuses a request"
+                        "ingest refused a request"
                     );
                     tally.refused.inc_by(left.len() as u64);
                     return;
                 }
-                Attempt::Again(wait, reason) => (wait, reason),
+                Attempt::Retry(wait, reason) => (wait, reason),
                 Attempt::PerRecord(answers) => {
                     let before = left.len();
                     left = settle(batch.kind, left, answers, tally);
                     if left.len() < before {
-                        pause = PAUSE.0;
+                        backoff = BACKOFF.0;
                     }
                     (
                         None,
@@ -111,16 +111,16 @@ impl Sender {
             if left.is_empty() {
                 return;
             }
-            tracing::warn!(kind = batch.kind.as_str(), reason, "sending again");
+            tracing::warn!(kind = batch.kind.as_str(), reason, "retrying");
             tokio::select! {
                 () = stop.cancelled() => {
                     tally.unsent.inc_by(left.len() as u64);
                     return;
                 }
-                () = tokio::time::sleep(wait.unwrap_or(pause)) => {}
+                () = tokio::time::sleep(wait.unwrap_or(backoff)) => {}
             }
             tally.retries.inc();
-            pause = (pause * 2).min(PAUSE.1);
+            backoff = (backoff * 2).min(BACKOFF.1);
         }
     }
 
@@ -132,7 +132,7 @@ impl Sender {
             .body(body(records));
         let response = match request.send().await {
             Ok(response) => response,
-            Err(error) => return Attempt::Again(None, format!("{:#}", anyhow::Error::new(error))),
+            Err(error) => return Attempt::Retry(None, format!("{:#}", anyhow::Error::new(error))),
         };
         let status = response.status();
         let wait = response
@@ -142,7 +142,7 @@ impl Sender {
             .map(Duration::from_secs);
         let answer = match response.bytes().await {
             Ok(bytes) => serde_json::from_slice::<Answer>(&bytes).ok(),
-            Err(error) => return Attempt::Again(wait, format!("{:#}", anyhow::Error::new(error))),
+            Err(error) => return Attempt::Retry(wait, format!("{:#}", anyhow::Error::new(error))),
         };
         let (answers, message) =
             answer.map_or((None, None), |answer| (answer.records, answer.message));
@@ -153,14 +153,14 @@ impl Sender {
                 || status == StatusCode::TOO_MANY_REQUESTS
                 || status == StatusCode::REQUEST_TIMEOUT =>
             {
-                Attempt::Again(wait, message)
+                Attempt::Retry(wait, message)
             }
             _ => Attempt::Refused(message),
         }
     }
 }
 
-/// One record as it is, several as an array.
+/// The request body: a single record as it is, several as an array.
 fn body(records: &[(String, bool)]) -> String {
     if let [(only, _)] = records {
         return only.clone();
@@ -169,7 +169,7 @@ fn body(records: &[(String, bool)]) -> String {
     format!("[{}]", texts.join(",\n"))
 }
 
-/// Counts what is settled; gives what has to be sent again.
+/// Counts the settled records and returns those to be sent again.
 fn settle(
     kind: Kind,
     sent: Vec<(String, bool)>,
@@ -191,7 +191,7 @@ fn settle(
                     kind = kind.as_str(),
                     record,
                     message = answer.message,
-                    "ingest refuses a record"
+                    "ingest refused a record"
                 );
                 tally.refused.inc();
             }

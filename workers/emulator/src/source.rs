@@ -1,4 +1,4 @@
-//! What is sent, in which order and when: rounds of some users each, one request per kind, at a set
+//! The order and timing of requests: rounds of several users, with one request per kind, at a fixed
 //! rate.
 
 use std::time::Duration;
@@ -8,35 +8,35 @@ use tokio::time::Instant;
 
 use crate::{Generator, draw::Draw};
 
-/// Rounds a second at rates high enough to fill them.
+/// Rounds per second, if the rate is high enough to fill them.
 const ROUNDS_PER_SECOND: u32 = 20;
 
-/// The most users of a round.
+/// Maximum number of users in a round.
 const MAX_ROUND: u32 = 200;
 
-/// Records of one kind for one request.
+/// The records of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Batch {
-    /// Their kind.
+    /// The records' kind.
     pub kind: Kind,
-    /// JSON texts.
+    /// The records as JSON.
     pub records: Vec<String>,
-    /// How many of them, at the end, were sent before.
+    /// How many records at the end are duplicates of earlier ones.
     pub repeats: usize,
 }
 
-/// Makes batches.
+/// An iterator over the rounds of requests.
 #[derive(Debug)]
 pub struct Source {
     generator: Generator,
     repeats: Repeats,
-    /// Users still to come; none: without end.
+    /// Remaining users. `None` for an endless source.
     left: Option<u64>,
     next_user: u64,
     round: u32,
 }
 
-/// Which records are sent once more.
+/// Chooses the records that are sent twice.
 struct Repeats {
     ratio: f64,
     draw: Draw,
@@ -51,13 +51,15 @@ impl std::fmt::Debug for Repeats {
 }
 
 impl Source {
-    /// `count` users (none: without end) of a seed, in rounds that suit a rate (records a second,
-    /// all kinds together; 0: any), a part `repeat_ratio` (0 … 1) of all records sent once more.
+    /// Creates a source of `count` users, or endless if `None`.
+    ///
+    /// Rounds are sized for `rate`, records per second of all kinds together; 0 for unlimited.
+    /// `repeat_ratio`, 0…1, is the ratio of records that are sent twice.
     #[must_use]
     pub fn new(seed: u64, count: Option<u64>, rate: u32, repeat_ratio: f64) -> Self {
         Self {
             generator: Generator::new(seed),
-            // A stream no user has.
+            // A random stream that no user has.
             repeats: Repeats {
                 ratio: repeat_ratio,
                 draw: Draw::new(seed, u64::MAX),
@@ -76,7 +78,7 @@ impl Source {
 impl Iterator for Source {
     type Item = [Batch; 3];
 
-    /// The next round: one batch per kind.
+    /// Returns the next round: one batch per kind.
     fn next(&mut self) -> Option<[Batch; 3]> {
         let users = self.left.map_or(u64::from(self.round), |left| {
             left.min(u64::from(self.round))
@@ -110,7 +112,7 @@ impl Iterator for Source {
     }
 }
 
-/// When the next round is due.
+/// Limits the rate of rounds.
 #[derive(Debug)]
 pub struct Pace {
     rate: u32,
@@ -118,7 +120,7 @@ pub struct Pace {
 }
 
 impl Pace {
-    /// `rate` records a second; 0: at once, always.
+    /// Limits to `rate` records per second; 0 for unlimited.
     #[must_use]
     pub fn new(rate: u32) -> Self {
         Self {
@@ -127,7 +129,7 @@ impl Pace {
         }
     }
 
-    /// Waits until a round of so many records is due.
+    /// Waits until a round with this number of records is due.
     pub async fn wait(&mut self, records: usize) {
         if self.rate > 0 {
             let due = self.next(Instant::now(), records);
@@ -135,7 +137,7 @@ impl Pace {
         }
     }
 
-    /// When a round of so many records is due. A delay of up to a second is made up for.
+    /// When a round with this number of records is due. Catches up a delay of at most one second.
     fn next(&mut self, now: Instant, records: usize) -> Instant {
         let due = self
             .due
@@ -162,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn count_is_of_each_kind_and_repeats_come_on_top() {
+    fn count_is_per_kind_and_excludes_duplicates() {
         assert_eq!(totals(Source::new(1, Some(0), 0, 0.5)), (vec![0, 0, 0], 0));
         assert_eq!(
             totals(Source::new(1, Some(451), 0, 0.0)),
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn rounds_suit_the_rate() {
+    fn rounds_are_sized_for_the_rate() {
         for (rate, users) in [(0, 200), (1, 1), (3000, 50), (1_000_000, 200)] {
             let round = Source::new(1, None, rate, 0.0).next().unwrap();
             assert_eq!(round[0].records.len(), users, "{rate}");
@@ -182,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pace_is_kept_and_a_long_delay_is_not_made_up_for() {
+    fn the_rate_is_kept_and_long_delays_are_not_caught_up() {
         let mut pace = Pace::new(100);
         let start = pace.due;
         let ms = |due: Instant| (due - start).as_millis();

@@ -1,4 +1,4 @@
-//! What records are made of.
+//! Values that records are made of.
 
 /// Pin categories, with their usual tags.
 pub(crate) const CATEGORIES: [(&str, &str); 14] = [
@@ -18,7 +18,7 @@ pub(crate) const CATEGORIES: [(&str, &str); 14] = [
     ("café-culture", "Kaffee,コーヒー,Açaí"),
 ];
 
-/// Countries, some beyond ASCII.
+/// Countries, some with non-ASCII names.
 pub(crate) const COUNTRIES: [&str; 24] = [
     "Afghanistan",
     "Albania",
@@ -77,7 +77,7 @@ pub(crate) const LAST_NAMES: [&str; 20] = [
     "Yılmaz", "佐藤",
 ];
 
-/// Words of titles and descriptions; some need escapes in JSON.
+/// Words of titles and descriptions. Some need escapes in JSON.
 pub(crate) const WORDS: [&str; 28] = [
     "simple",
     "ideas",

@@ -1,4 +1,4 @@
-//! What a client is told of each record of its request.
+//! The response to a request: one result per record.
 
 use axum::{
     Json,
@@ -12,58 +12,76 @@ use serde::Serialize;
 use crate::{
     problem::RETRY_AFTER,
     producer::{Delivery, Unconfirmed},
+    syntax,
 };
 
-/// What became of one record.
+/// The result for one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The broker has it.
+    /// The broker has stored the record.
     Accepted {
-        /// The topic's partition.
+        /// The partition.
         partition: i32,
-        /// Its offset there.
+        /// The offset in the partition.
         offset: i64,
     },
-    /// It can't be taken: sending it again won't help.
+    /// The record can't be accepted. Sending it again won't help.
     Refused(Refusal),
-    /// It is not known to be stored: it has to be sent again.
+    /// The record is not known to be stored. The client must send it again.
     Unconfirmed(Unconfirmed),
 }
 
-/// Why a record can't be taken.
+/// Why a record can't be accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// By the core's rule: nothing keys it.
-    Record(Rejection),
-    /// By the broker.
+    /// The record is rejected by the cleaning rules.
+    Record {
+        /// The reason.
+        rejection: Rejection,
+        /// Where and why it is not JSON, if that is the reason.
+        detail: Option<String>,
+    },
+    /// The broker refuses the record.
     Broker(RDKafkaErrorCode),
 }
 
 impl Refusal {
-    /// The name in answers and metrics.
+    /// The refusal of a rejected record.
+    #[must_use]
+    pub fn record(rejection: Rejection, record: &[u8]) -> Self {
+        let is_not_json = rejection == Rejection::NotJson;
+        Self::Record {
+            rejection,
+            detail: is_not_json.then(|| syntax::describe(record)).flatten(),
+        }
+    }
+
+    /// The error code in responses and metrics.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
-            Self::Record(rejection) => rejection.reason(),
+            Self::Record { rejection, .. } => rejection.reason(),
             Self::Broker(_) => "refused-by-broker",
         }
     }
 
     fn field(&self) -> Option<&'static str> {
         match self {
-            Self::Record(rejection) => rejection.field(),
+            Self::Record { rejection, .. } => rejection.field(),
             Self::Broker(_) => None,
         }
     }
 
     fn message(&self) -> String {
         match self {
-            Self::Record(rejection) => rejection.to_string(),
-            Self::Broker(code) => {
-                format!(
-                    "the broker does not take the record ({code}): compare the topic's max.message.bytes with spec.ingest.maxRecordBytes"
-                )
+            Self::Record { rejection, detail } => {
+                detail.clone().unwrap_or_else(|| rejection.to_string())
             }
+            Self::Broker(code) => format!(
+                "the broker refuses the record ({code}): don't send it again, and tell the \
+                 pipeline's owner to check the conditions of the PinterestPipeline and the topic's \
+                 max.message.bytes"
+            ),
         }
     }
 }
@@ -78,28 +96,29 @@ impl From<Delivery> for Outcome {
     }
 }
 
-/// The answer to a request that was taken apart: one outcome per record, in the request's order.
+/// The response to a request whose records could be told apart: one outcome per record, in request
+/// order.
 #[derive(Clone, Debug)]
 pub struct Answer<'a> {
     /// The topic of the request's kind.
     pub topic: &'a str,
-    /// What became of each record.
+    /// The outcome of each record.
     pub outcomes: Vec<Outcome>,
 }
 
-/// How many records came out how.
+/// Numbers of records by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counts {
-    /// Stored.
+    /// Stored records.
     pub accepted: u64,
-    /// Never to be taken.
+    /// Refused records.
     pub rejected: u64,
-    /// To be sent again.
+    /// Records to be sent again.
     pub unconfirmed: u64,
 }
 
 impl Answer<'_> {
-    /// How many records came out how.
+    /// Counts the records by outcome.
     #[must_use]
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::default();
@@ -113,8 +132,9 @@ impl Answer<'_> {
         counts
     }
 
-    /// 503 when something has to be sent again, else 202 when something was taken (or nothing was
-    /// sent, as `[]`), else what is wrong with all: 400 not JSON, 413 too large, 422 any other mix.
+    /// The HTTP status: 503 if a record has to be sent again; else 202 if a record was accepted or
+    /// the request was `[]`; else 400 if all records are not JSON, 413 if all are too large, or
+    /// 422.
     #[must_use]
     pub fn status(&self) -> StatusCode {
         let counts = self.counts();
@@ -132,18 +152,29 @@ impl Answer<'_> {
         if all(|refusal| {
             matches!(
                 refusal,
-                Refusal::Record(Rejection::NotJson | Rejection::NotUtf8)
+                Refusal::Record {
+                    rejection: Rejection::NotJson | Rejection::NotUtf8,
+                    ..
+                }
             )
         }) {
             StatusCode::BAD_REQUEST
-        } else if all(|refusal| matches!(refusal, Refusal::Record(Rejection::TooLarge { .. }))) {
+        } else if all(|refusal| {
+            matches!(
+                refusal,
+                Refusal::Record {
+                    rejection: Rejection::TooLarge { .. },
+                    ..
+                }
+            )
+        }) {
             StatusCode::PAYLOAD_TOO_LARGE
         } else {
             StatusCode::UNPROCESSABLE_ENTITY
         }
     }
 
-    /// The sentence of an answer that isn't a success.
+    /// The error code and message of a response that is not a success.
     fn problem(&self) -> Option<(&'static str, String)> {
         let Counts {
             accepted,
@@ -152,22 +183,23 @@ impl Answer<'_> {
         } = self.counts();
         if unconfirmed > 0 {
             let message = format!(
-                "{unconfirmed} of {} records are not known to be stored: send those marked \"retry\" again after {RETRY_AFTER} s, \
-                 the {accepted} with an offset are stored",
+                "{unconfirmed} of {} records are not known to be stored: send those marked \
+                 \"retry\" again after {RETRY_AFTER} s, the {accepted} with an offset are stored",
                 self.outcomes.len()
             );
             return Some(("broker-unavailable", message));
         }
         (accepted == 0 && rejected > 0).then(|| {
             let message = format!(
-                "none of the {rejected} records was taken: each has its own error; correct them before sending again"
+                "none of the {rejected} records was accepted: each has its own error; correct them \
+                 before sending again"
             );
             ("refused", message)
         })
     }
 }
 
-/// A record's part of the JSON body.
+/// A record's result in the JSON body.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum RecordBody<'a> {
@@ -189,7 +221,7 @@ enum RecordBody<'a> {
     },
 }
 
-/// The JSON body.
+/// The JSON body of the response.
 #[derive(Serialize)]
 struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -255,13 +287,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_status_says_what_to_do() {
+    fn the_status_depends_on_all_outcomes() {
         let stored = Outcome::Accepted {
             partition: 0,
             offset: 7,
         };
         let again = Outcome::Unconfirmed(Unconfirmed::Timeout);
-        let refused = |rejection| Outcome::Refused(Refusal::Record(rejection));
+        let refused = |rejection| Outcome::Refused(Refusal::record(rejection, b"{"));
         let no_json = refused(Rejection::NotJson);
         let too_large = refused(Rejection::TooLarge { bytes: 2, limit: 1 });
         let no_key = refused(Rejection::KeyMissing { field: "ind" });
@@ -289,5 +321,22 @@ mod tests {
             };
             assert_eq!(answer.status(), status, "{answer:?}");
         }
+    }
+
+    #[test]
+    fn messages_say_what_the_client_and_the_owner_can_do() {
+        let broker = Refusal::Broker(RDKafkaErrorCode::MessageSizeTooLarge).message();
+        let topic = Unconfirmed::TopicMissing.to_string();
+        for message in [&broker, &topic] {
+            assert!(
+                message.contains("owner") && message.contains("conditions"),
+                "{message}"
+            );
+        }
+        assert!(broker.contains("don't send it again"), "{broker}");
+        let not_json = Refusal::record(Rejection::NotJson, br#"{"ind": }"#);
+        assert_eq!(not_json.name(), "not-json");
+        let message = not_json.message();
+        assert!(message.contains("line 1, column 9"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! Reading a request's body, within its limit, its time and the shared budget.
+//! Reads request bodies within the size limit, the timeout and the shared memory budget.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use futures::{StreamExt, TryStreamExt};
 
 use crate::{budget::Share, problem::Problem, split::Form};
 
-/// How long a client may take to send its body.
+/// How long a client may take to send the body.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How many times the limit is read and thrown away so that a client which sends too much sees the
-/// answer, not a broken connection.
+/// How many times the limit is read and discarded if a body is too large, so that the client sees
+/// the response rather than a broken connection.
 const DRAIN_FACTOR: usize = 4;
 
-/// The form the headers announce, or why the body can't be taken.
+/// The body's format according to the headers, or why it is not supported.
 pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     let text = |name| {
         headers
@@ -37,7 +37,7 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
         .ok_or(Problem::UnsupportedMediaType(content_type))
 }
 
-/// The whole body; its bytes are taken from `share` as they come.
+/// Reads the whole body. Its bytes are taken from `share` as they arrive.
 pub async fn read(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, Problem> {
     let mut stream = body.into_data_stream();
     match tokio::time::timeout(READ_TIMEOUT, read_all(&mut stream, limit, share)).await {
@@ -78,7 +78,7 @@ async fn read_all(
     })
 }
 
-/// Reads on for nothing, up to so many bytes.
+/// Reads and discards up to `bytes`.
 async fn drain(stream: &mut BodyDataStream, bytes: usize) {
     let mut left = bytes;
     while let Some(Ok(chunk)) = stream.next().await {

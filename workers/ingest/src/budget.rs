@@ -1,34 +1,35 @@
-//! The memory that requests in work may hold together. Over it, a request is told to come again
-//! (429), so that load can't bring the process to its limit.
+//! The memory budget shared by all requests in flight. A request over the budget is refused with
+//! status 429, so that load can't drive the process to its memory limit.
 
 use std::sync::Arc;
 
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// What a record costs beside its own bytes: its place in the producer's queue and in the answer.
+/// Memory per record besides its own bytes: its entries in the producer's queue and in the
+/// response, bytes.
 pub const RECORD_OVERHEAD: usize = 512;
 
-/// A number of bytes that requests share.
+/// A memory budget shared by requests.
 #[derive(Clone, Debug)]
 pub struct Budget {
     free: Arc<Semaphore>,
     held: Gauge,
 }
 
-/// The part of the budget one request holds; given back when dropped.
+/// One request's share of the budget. Dropping it returns the bytes.
 #[derive(Debug)]
 pub struct Share {
     budget: Budget,
     permit: Option<OwnedSemaphorePermit>,
 }
 
-/// The budget is used up.
+/// The budget is exhausted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct UsedUp;
+pub struct Exhausted;
 
 impl Budget {
-    /// A budget of `bytes`; `held` shows what is in use.
+    /// A budget of `bytes`. `held` shows the bytes in use.
     #[must_use]
     pub fn new(bytes: usize, held: Gauge) -> Self {
         Self {
@@ -37,7 +38,7 @@ impl Budget {
         }
     }
 
-    /// A share without a byte yet.
+    /// An empty share.
     #[must_use]
     pub fn share(&self) -> Share {
         Share {
@@ -48,12 +49,12 @@ impl Budget {
 }
 
 impl Share {
-    /// Takes more bytes, at once or not at all.
-    pub fn take(&mut self, bytes: usize) -> Result<(), UsedUp> {
-        let count = u32::try_from(bytes).map_err(|_| UsedUp)?;
+    /// Takes all of `bytes` or none, without waiting.
+    pub fn take(&mut self, bytes: usize) -> Result<(), Exhausted> {
+        let count = u32::try_from(bytes).map_err(|_| Exhausted)?;
         let more = Arc::clone(&self.budget.free)
             .try_acquire_many_owned(count)
-            .map_err(|_| UsedUp)?;
+            .map_err(|_| Exhausted)?;
         self.budget.held.inc_by(i64::from(count));
         match &mut self.permit {
             Some(permit) => permit.merge(more),
@@ -80,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_share_is_given_back() {
+    fn dropping_a_share_returns_its_bytes() {
         let held = Gauge::default();
         let budget = Budget::new(100, held.clone());
         let mut one = budget.share();
@@ -89,7 +90,7 @@ mod tests {
         let mut two = budget.share();
         assert_eq!(
             (two.take(11), two.take(10), held.get()),
-            (Err(UsedUp), Ok(()), 100)
+            (Err(Exhausted), Ok(()), 100)
         );
         drop(one);
         assert_eq!((two.take(90), held.get()), (Ok(()), 100));

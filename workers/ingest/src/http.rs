@@ -1,4 +1,4 @@
-//! The routes.
+//! HTTP routes.
 
 use std::{sync::Arc, time::Instant};
 
@@ -21,32 +21,32 @@ use crate::{
     split,
 };
 
-/// What bounds a request.
+/// Limits of a request.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// One record, bytes.
+    /// Size of one record, bytes.
     pub record_bytes: usize,
-    /// One request's body, bytes.
+    /// Size of the body, bytes.
     pub request_bytes: usize,
-    /// The records of one request.
+    /// Number of records.
     pub request_records: usize,
 }
 
-/// What every request needs.
+/// Shared state of the routes.
 pub struct Service {
-    /// Where each kind goes.
+    /// The topics of the three kinds.
     pub topics: Topics,
-    /// What bounds a request.
+    /// Limits of a request.
     pub limits: Limits,
-    /// The memory of all requests together.
+    /// Memory budget of all requests.
     pub budget: Budget,
-    /// The way to the broker.
+    /// The Kafka producer.
     pub producer: Producer,
-    /// Counts.
+    /// Metrics.
     pub metrics: Metrics,
 }
 
-/// `POST /pin`, `/geo`, `/user`; everything else is answered in JSON too.
+/// Routes `POST /pin`, `/geo` and `/user`. Errors of other paths and methods are JSON too.
 pub fn router(service: Service) -> Router {
     let mut router = Router::new();
     for kind in Kind::ALL {
@@ -84,8 +84,7 @@ impl Service {
         if body.trim_ascii().is_empty() {
             return Err(Problem::Empty);
         }
-        let records =
-            split::records(&body, form).map_err(|split::BrokenArray| Problem::BrokenArray)?;
+        let records = split::records(&body, form).map_err(Problem::BrokenArray)?;
         if records.len() > self.limits.request_records {
             return Err(Problem::TooManyRecords {
                 count: records.len(),
@@ -102,7 +101,7 @@ impl Service {
         })
     }
 
-    /// Sends what can be keyed, and waits for the broker's word.
+    /// Sends the records that have a key and waits for their delivery reports.
     async fn store(&self, kind: Kind, topic: &str, records: &[&[u8]]) -> Vec<Outcome> {
         let batch = Batch::new(records.len());
         let refusals: Vec<Option<Outcome>> = records
@@ -114,7 +113,7 @@ impl Service {
                             .send(&batch, topic, &key, &single_line(record));
                         None
                     }
-                    Err(rejection) => Some(Outcome::Refused(Refusal::Record(rejection))),
+                    Err(rejection) => Some(Outcome::Refused(Refusal::record(rejection, record))),
                 },
             )
             .collect();
@@ -134,7 +133,7 @@ impl Service {
     }
 }
 
-/// Counts a request as in work, also when its client goes away in the middle.
+/// Counts a request in flight until it is dropped, which also covers disconnected clients.
 struct InFlight<'a>(&'a Metrics);
 
 impl<'a> InFlight<'a> {

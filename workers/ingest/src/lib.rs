@@ -1,10 +1,11 @@
-//! The REST service: records in by HTTP, out to their Kafka topics, answered only after the broker
-//! has them.
+//! Ingest, the REST service: accepts records by HTTP and sends them to their Kafka topics. It
+//! responds after the broker has confirmed them.
 //!
-//! A request is read whole under a budget of memory ([`budget`]), taken apart into raw records
-//! without building them ([`split`]), keyed by the core's cleaning rule, sent ([`producer`]) and
-//! answered record by record in its own order ([`answer`]). What a client was told is stored, is
-//! stored; what it was told to send again may be stored too, and a repeat does no harm.
+//! A request is read within a memory budget ([`budget`]) and split into raw records without parsing
+//! them ([`split`]). Records are keyed by the cleaning rules of `pinpipe-core` and sent
+//! ([`producer`]). The response has one result per record, in request order ([`answer`]). A record
+//! reported as accepted is stored. A record reported as unconfirmed may be stored too: sending it
+//! again is safe.
 
 pub mod answer;
 pub mod body;
@@ -14,3 +15,4 @@ pub mod metrics;
 pub mod problem;
 pub mod producer;
 pub mod split;
+pub mod syntax;

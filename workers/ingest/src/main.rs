@@ -1,4 +1,4 @@
-//! The ingest worker: see the library.
+//! The ingest worker.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -19,30 +19,31 @@ use pinpipe_runtime::{admin::Admin, cli::WorkerArgs, config, outage::Outage, shu
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-/// How long a record may take to be confirmed.
+/// How long the broker may take to confirm a record.
 const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long requests in work may take to end once the worker was told to stop, and what is queued
-/// for the broker after them: with the pod's pre-stop pause, less than its grace period of 30 s.
+/// How long requests in flight may take after the stop signal. Together with [`FLUSH_TIMEOUT`] and
+/// the pod's preStop sleep, this must be less than the termination grace period of 30 s.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long the producer's queue may take to be sent after the last request.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The memory of all requests together, and of the queue to the broker: at least this, bytes.
+/// Minimum memory of all requests, and of the producer's queue, bytes.
 const IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
 
-/// The records of one request.
+/// Maximum number of records of a request.
 const REQUEST_RECORDS: usize = 10_000;
 
-/// Takes records by HTTP and stores them in their Kafka topics.
+/// Accepts records by HTTP and sends them to their Kafka topics.
 #[derive(Parser)]
 #[command(name = "pinpipe-ingest", version)]
 struct Args {
     #[command(flatten)]
     worker: WorkerArgs,
-    /// The port on which records are taken.
+    /// The port for records.
     #[arg(long, default_value_t = HTTP_PORT)]
     port: u16,
-    /// The port of /healthz, /readyz and /metrics.
+    /// The port for /healthz, /readyz and /metrics.
     #[arg(long, default_value_t = ADMIN_PORT)]
     admin_port: u16,
 }
@@ -67,7 +68,7 @@ async fn main() -> Result<()> {
     let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, args.port));
     let listener = TcpListener::bind(address)
         .await
-        .with_context(|| format!("port {} can't be listened at", args.port))?
+        .with_context(|| format!("can't listen on port {}", args.port))?
         .tap_io(|stream| _ = stream.set_nodelay(true));
     let stop_admin = CancellationToken::new();
     let mut admin =
@@ -76,14 +77,14 @@ async fn main() -> Result<()> {
     tracing::info!(
         port = args.port,
         bootstrap_servers = config.kafka.bootstrap_servers,
-        "taking records"
+        "accepting records"
     );
 
     let draining = CancellationToken::new();
     let server = axum::serve(listener, router(service))
         .with_graceful_shutdown(draining.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
-    let died = tokio::select! {
+    let is_dead = tokio::select! {
         () = stop.cancelled() => false,
         () = producer.dead() => true,
         result = &mut admin => return result?,
@@ -94,15 +95,15 @@ async fn main() -> Result<()> {
         result??;
     } else {
         tracing::warn!(
-            "requests were still open after {} s and get no answer",
+            "requests still open after {} s get no response",
             DRAIN_TIMEOUT.as_secs()
         );
     }
     tokio::task::spawn_blocking(move || producer.flush(FLUSH_TIMEOUT)).await??;
     stop_admin.cancel();
     admin.await??;
-    if died {
-        bail!("the Kafka producer met an error it can't go on after: start the worker again");
+    if is_dead {
+        bail!("the Kafka producer had a fatal error: restart the worker");
     }
     tracing::info!("stopped");
     Ok(())
@@ -131,7 +132,7 @@ fn service(config: &Ingest, producer: Producer, metrics: Metrics) -> Service {
     }
 }
 
-/// Room for a few requests of the largest size, whatever that is.
+/// Memory for at least four requests of the maximum size.
 fn in_flight_bytes(config: &Ingest) -> usize {
     IN_FLIGHT_BYTES.max(config.max_request_bytes as usize * 4)
 }

@@ -1,4 +1,4 @@
-//! What `/metrics` tells of this service.
+//! Metrics of ingest.
 
 use std::time::Duration;
 
@@ -17,43 +17,43 @@ use prometheus_client::{
 
 use crate::answer::{Answer, Outcome};
 
-/// Records of a kind.
+/// Labels of record counts.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct KindLabel {
     kind: &'static str,
 }
 
-/// Records of a kind and why they were not stored.
+/// Labels of counts of records that were not stored.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabels {
     kind: &'static str,
     reason: &'static str,
 }
 
-/// Requests of a kind by their status.
+/// Labels of request durations.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
     kind: &'static str,
     status: u16,
 }
 
-/// The service's metrics; clones share the same numbers.
+/// The metrics. Clones share the same values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
     accepted: Family<KindLabel, Counter>,
     refused: Family<ReasonLabels, Counter>,
     delivery_errors: Family<ReasonLabels, Counter>,
     seconds: Family<RequestLabels, Histogram, fn() -> Histogram>,
-    /// Bytes of requests in work.
+    /// Memory held by requests in flight, bytes.
     pub in_flight_bytes: Gauge,
-    /// Requests in work.
+    /// Requests in flight.
     pub in_flight_requests: Gauge,
-    /// 1 while a broker is connected.
+    /// 1 while a broker is connected, else 0.
     pub broker_up: Gauge,
 }
 
 impl Metrics {
-    /// Registers all of them.
+    /// Registers the metrics.
     #[must_use]
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
@@ -71,7 +71,7 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("ingest");
         registry.register(
             "records_accepted",
-            "Records the broker has confirmed",
+            "Records confirmed by the broker",
             metrics.accepted.clone(),
         );
         registry.register(
@@ -81,22 +81,22 @@ impl Metrics {
         );
         registry.register(
             "delivery_errors",
-            "Records the broker did not confirm and clients were told to send again",
+            "Records not confirmed by the broker, which clients have to send again, by reason",
             metrics.delivery_errors.clone(),
         );
         registry.register(
             "request_seconds",
-            "Time from a request's headers to its answer",
+            "Time from the request headers to the response",
             metrics.seconds.clone(),
         );
         registry.register(
             "in_flight_bytes",
-            "Bytes of memory that requests in work hold",
+            "Memory held by requests in flight",
             metrics.in_flight_bytes.clone(),
         );
         registry.register(
             "in_flight_requests",
-            "Requests in work",
+            "Requests in flight",
             metrics.in_flight_requests.clone(),
         );
         registry.register(
@@ -107,7 +107,7 @@ impl Metrics {
         metrics
     }
 
-    /// Counts an answer's records.
+    /// Counts a response's records.
     pub fn count(&self, kind: Kind, answer: &Answer<'_>) {
         let kind = kind.as_str();
         let mut accepted = 0;
@@ -137,7 +137,7 @@ impl Metrics {
             .inc_by(accepted);
     }
 
-    /// Notes a request's status and how long it took.
+    /// Observes a request's status and duration.
     pub fn request(&self, kind: Kind, status: StatusCode, took: Duration) {
         let labels = RequestLabels {
             kind: kind.as_str(),

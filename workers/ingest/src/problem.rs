@@ -1,4 +1,4 @@
-//! A request refused as a whole: its status and a JSON body that says what to do.
+//! Errors of a whole request: status and a JSON body that says what to do.
 
 use axum::{
     Json,
@@ -7,25 +7,28 @@ use axum::{
 };
 use serde::Serialize;
 
-/// Why a request was not taken. Nothing of it was sent to the broker.
+use crate::split::BrokenArray;
+
+/// Why a request was refused. None of its records was sent to the broker.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// No route of this path.
-    #[error("there is nothing here: POST records to /pin, /geo or /user")]
+    /// No route with this path.
+    #[error("no such path: POST records to /pin, /geo or /user, without a slash at the end")]
     NotFound,
-    /// A route, but not for this method.
+    /// No route with this method.
     #[error("records are sent with POST")]
     MethodNotAllowed,
-    /// A body of another type.
+    /// Unsupported `Content-Type`.
     #[error(
-        "the Content-Type is {}: send JSON (an object or an array) as application/json, or one object a line as application/x-ndjson",
+        "the Content-Type is {}: send JSON (an object or an array) as application/json, or one \
+         object per line as application/x-ndjson",
         .0.as_deref().map_or("missing".to_owned(), |name| format!("`{name}`"))
     )]
     UnsupportedMediaType(Option<String>),
-    /// A compressed body.
-    #[error("the Content-Encoding `{0}` is not understood: send the body uncompressed")]
+    /// Unsupported `Content-Encoding`.
+    #[error("the Content-Encoding `{0}` is not supported: send the body uncompressed")]
     UnsupportedEncoding(String),
-    /// Too many bytes.
+    /// The body is too large.
     #[error("the request's body is over {limit} bytes: send fewer records in a request")]
     BodyTooLarge {
         /// The limit, bytes.
@@ -36,32 +39,31 @@ pub enum Problem {
         "the request has {count} records, {limit} are allowed: send fewer records in a request"
     )]
     TooManyRecords {
-        /// How many it has.
+        /// The number of records.
         count: usize,
-        /// How many are allowed.
+        /// The allowed number of records.
         limit: usize,
     },
-    /// The body came too slowly, or the connection broke.
+    /// The body arrived too slowly, or the connection broke.
     #[error("the request's body did not arrive: {0}; send it again")]
     BodyLost(String),
-    /// Nothing in it.
+    /// The body is empty.
     #[error(
-        "the request has no body: send one JSON object, an array of objects, or one object a line"
+        "the request has no body: send one JSON object, an array of objects, or one object per line"
     )]
     Empty,
-    /// An array of which one can't tell where records end.
+    /// The body is an array whose records can't be told apart.
+    #[error("{0}; none of its records was accepted")]
+    BrokenArray(BrokenArray),
+    /// The memory budget is exhausted.
     #[error(
-        "the array can't be read: it isn't closed, or something stands behind it; none of its records was taken"
-    )]
-    BrokenArray,
-    /// The memory for requests is in use.
-    #[error(
-        "too many records are on their way to the broker: send the same request again after {RETRY_AFTER} s"
+        "too many records are waiting for the broker: send the same request again after \
+         {RETRY_AFTER} s"
     )]
     Busy,
 }
 
-/// How long a client should wait before it comes again, seconds.
+/// How long a client should wait before it retries, seconds.
 pub const RETRY_AFTER: u16 = 1;
 
 impl Problem {
@@ -78,12 +80,12 @@ impl Problem {
                 StatusCode::PAYLOAD_TOO_LARGE
             }
             Self::BodyLost(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::Empty | Self::BrokenArray => StatusCode::BAD_REQUEST,
+            Self::Empty | Self::BrokenArray(_) => StatusCode::BAD_REQUEST,
             Self::Busy => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
-    /// The name in the body's `error` and in metrics.
+    /// The error code in the response and in metrics.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -95,7 +97,7 @@ impl Problem {
             Self::TooManyRecords { .. } => "too-many-records",
             Self::BodyLost(_) => "body-lost",
             Self::Empty => "empty",
-            Self::BrokenArray => "not-json",
+            Self::BrokenArray(_) => "not-json",
             Self::Busy => "busy",
         }
     }
@@ -120,7 +122,7 @@ impl IntoResponse for Problem {
             Self::Busy => {
                 _ = response
                     .headers_mut()
-                    .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER))
+                    .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
             }
             Self::UnsupportedEncoding(_) => {
                 response.headers_mut().insert(

@@ -1,8 +1,8 @@
-//! Records to the broker, and word of each back to the request it came in.
+//! Sends records to Kafka and returns the delivery report of each to its request.
 //!
-//! The producer is idempotent and waits for all in-sync replicas; a record counts as stored only
-//! when its delivery report says so. One [`Batch`] gathers the reports of one request and wakes it
-//! once, when the last has come.
+//! The producer is idempotent and waits for all in-sync replicas. A record counts as stored only if
+//! its delivery report says so. A [`Batch`] collects the delivery reports of one request and wakes
+//! it once, after the last one.
 
 use std::{
     sync::{
@@ -14,11 +14,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use pinpipe_config::Kafka;
-use pinpipe_runtime::outage::Outage;
+use pinpipe_runtime::{kafka::BrokerErrors, outage::Outage};
 use prometheus_client::metrics::gauge::Gauge;
 use rdkafka::{
     ClientContext, Message, Statistics,
-    config::FromClientConfigAndContext,
+    config::{FromClientConfigAndContext, RDKafkaLogLevel},
     error::{KafkaError, RDKafkaErrorCode},
     producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
@@ -28,19 +28,19 @@ use tokio_util::sync::CancellationToken;
 /// What librdkafka may add to a record in a produce request, bytes.
 const MESSAGE_OVERHEAD: u32 = 64 * 1024;
 
-/// What became of a record sent to the broker.
+/// The result of sending a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Delivery {
-    /// The broker has it.
+    /// The broker has stored the record.
     Stored {
-        /// The topic's partition.
+        /// The partition.
         partition: i32,
-        /// Its offset there.
+        /// The offset in the partition.
         offset: i64,
     },
-    /// The broker will never take it.
+    /// The broker will never accept the record.
     Refused(RDKafkaErrorCode),
-    /// Nobody knows: it has to be sent again.
+    /// The record is not known to be stored and has to be sent again.
     Unconfirmed(Unconfirmed),
 }
 
@@ -49,22 +49,25 @@ pub enum Delivery {
 pub enum Unconfirmed {
     /// No confirmation in time.
     #[error(
-        "the broker did not confirm the record in time: send it again (if it was stored after all, a repeat does no harm)"
+        "the broker did not confirm the record in time: send it again (a duplicate does no harm)"
     )]
     Timeout,
     /// The producer's queue is full.
     #[error("the queue to the broker is full: send the record again")]
     QueueFull,
-    /// The topic is not there.
-    #[error("the broker has no such topic: the operator creates it; send the record again")]
+    /// The topic does not exist.
+    #[error(
+        "the record's topic does not exist in Kafka: send the record again later; if this lasts \
+         for minutes, tell the pipeline's owner to check the conditions of the PinterestPipeline"
+    )]
     TopicMissing,
-    /// Another error of the broker or of the way to it.
+    /// Another error of the broker or the connection to it.
     #[error("the broker could not store the record ({0}): send it again")]
     Broker(RDKafkaErrorCode),
 }
 
 impl Unconfirmed {
-    /// The name in answers and metrics.
+    /// The error code in responses and metrics.
     #[must_use]
     pub const fn name(self) -> &'static str {
         match self {
@@ -94,130 +97,134 @@ impl From<RDKafkaErrorCode> for Delivery {
     }
 }
 
-/// How the producer is set up.
+/// Settings of the producer.
 #[derive(Clone, Copy, Debug)]
 pub struct Settings {
-    /// The size limit of a record, bytes.
+    /// Size limit of a record, bytes.
     pub max_record_bytes: u32,
-    /// How long a record may take to be confirmed; a broker away for less goes unnoticed by
-    /// clients.
+    /// How long the broker may take to confirm a record. Clients don't notice shorter outages.
     pub delivery_timeout: Duration,
-    /// The bytes that may wait for the broker.
+    /// Size of the queue to the broker, bytes.
     pub queue_bytes: usize,
 }
 
-/// The deliveries of one request's records.
-struct Gathered {
+/// Delivery reports of one request.
+struct Reports {
     deliveries: Vec<Delivery>,
-    /// Reports still to come; one more while records are being sent.
-    waiting: usize,
+    /// Outstanding reports, plus one while records are still being sent.
+    outstanding: usize,
     done: Option<oneshot::Sender<Vec<Delivery>>>,
 }
 
-/// Records of one request on their way.
+/// The records of one request that were sent to the broker.
 pub struct Batch {
-    gathered: Arc<Mutex<Gathered>>,
+    reports: Arc<Mutex<Reports>>,
     done: oneshot::Receiver<Vec<Delivery>>,
 }
 
-/// Travels with a record through librdkafka.
+/// Identifies a sent record. librdkafka returns it with the delivery report.
 pub struct Ticket {
-    gathered: Arc<Mutex<Gathered>>,
+    reports: Arc<Mutex<Reports>>,
     index: usize,
 }
 
 impl Ticket {
     fn report(self, delivery: Delivery) {
-        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-        gathered.deliveries[self.index] = delivery;
-        gathered.one_less();
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        reports.deliveries[self.index] = delivery;
+        reports.complete_one();
     }
 }
 
-impl Gathered {
-    fn one_less(&mut self) {
-        self.waiting -= 1;
-        if self.waiting == 0
+impl Reports {
+    fn complete_one(&mut self) {
+        self.outstanding -= 1;
+        if self.outstanding == 0
             && let Some(done) = self.done.take()
         {
-            // A client that went away doesn't wait for its answer.
+            // The receiver is gone if the client has disconnected.
             let _ = done.send(std::mem::take(&mut self.deliveries));
         }
     }
 }
 
 impl Batch {
-    /// For up to `capacity` records.
+    /// A batch of up to `capacity` records.
     #[must_use]
     pub fn new(capacity: usize) -> Self {
         let (sender, done) = oneshot::channel();
-        let gathered = Gathered {
+        let reports = Reports {
             deliveries: Vec::with_capacity(capacity),
-            waiting: 1,
+            outstanding: 1,
             done: Some(sender),
         };
         Self {
-            gathered: Arc::new(Mutex::new(gathered)),
+            reports: Arc::new(Mutex::new(reports)),
             done,
         }
     }
 
-    /// Waits for the last report; deliveries come in the order of [`Producer::send`]. Each comes
-    /// within the delivery timeout.
+    /// Waits for all delivery reports, which arrive within the delivery timeout. They are in the
+    /// order of the calls of [`Producer::send`].
     pub async fn deliveries(self) -> Vec<Delivery> {
-        self.gathered
+        self.reports
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .one_less();
+            .complete_one();
         self.done.await.unwrap_or_default()
     }
 
     fn ticket(&self) -> Ticket {
-        let mut gathered = self.gathered.lock().unwrap_or_else(PoisonError::into_inner);
-        gathered
+        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        reports
             .deliveries
             .push(Delivery::Unconfirmed(Unconfirmed::Timeout));
-        gathered.waiting += 1;
+        reports.outstanding += 1;
         Ticket {
-            gathered: Arc::clone(&self.gathered),
-            index: gathered.deliveries.len() - 1,
+            reports: Arc::clone(&self.reports),
+            index: reports.deliveries.len() - 1,
         }
     }
 }
 
-/// Hears of deliveries, of brokers coming and going, and of the error after which librdkafka sends
-/// no more.
+/// Handles librdkafka's callbacks: delivery reports, broker states and fatal errors.
 struct Listener {
     broker_up: Gauge,
     outage: Outage,
     was_up: AtomicBool,
+    errors: BrokerErrors,
     dead: CancellationToken,
 }
 
 impl Listener {
+    /// Message of an outage.
+    fn no_broker(&self) -> String {
+        let unreachable = self.errors.unreachable();
+        format!("{unreachable}. Requests get status 503 until a broker answers")
+    }
+
     fn set_up(&self, up: bool) {
         self.broker_up.set(i64::from(up));
         if up {
             self.outage.up();
         } else {
-            self.outage.down(|| {
-                "no broker can be reached: records are answered with 503 until one is there"
-                    .to_owned()
-            });
+            self.outage.down(|| self.no_broker());
         }
         if self.was_up.swap(up, Ordering::Relaxed) != up {
             if up {
-                tracing::info!("the broker is there");
+                tracing::info!("connected to a broker");
             } else {
-                tracing::warn!(
-                    "no broker can be reached: records are answered with 503 until one is there"
-                );
+                tracing::warn!("{}", self.no_broker());
             }
         }
     }
 }
 
 impl ClientContext for Listener {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.errors.log(level, facility, message);
+    }
+
     fn stats(&self, statistics: Statistics) {
         self.set_up(
             statistics
@@ -231,11 +238,10 @@ impl ClientContext for Listener {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown) => self.set_up(false),
             Some(RDKafkaErrorCode::Fatal) => {
-                tracing::error!(reason, "the producer can't go on");
+                tracing::error!(reason, "fatal producer error");
                 self.dead.cancel();
             }
-            // librdkafka logs it too, and once only.
-            _ => tracing::debug!(%error, reason, "broker"),
+            _ => self.errors.error(error, reason),
         }
     }
 }
@@ -257,7 +263,7 @@ impl ProducerContext for Listener {
     }
 }
 
-/// The producer; clones share one.
+/// The Kafka producer. Clones share one queue and connection.
 #[derive(Clone)]
 pub struct Producer {
     producer: ThreadedProducer<Listener>,
@@ -265,7 +271,7 @@ pub struct Producer {
 }
 
 impl Producer {
-    /// Sets the producer up. The broker need not be there yet.
+    /// Creates the producer without waiting for a broker.
     pub fn new(
         kafka: &Kafka,
         settings: Settings,
@@ -277,11 +283,11 @@ impl Producer {
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("compression.type", "lz4")
-            // Where Java's producers would put the same key.
+            // The partitioner of Java's producers: the same key goes to the same partition.
             .set("partitioner", "murmur2_random")
             .set("linger.ms", "5")
             .set("batch.num.messages", "10000")
-            // A topic that isn't there is told as such before the delivery timeout.
+            // Report a missing topic before the delivery timeout.
             .set("topic.metadata.propagation.max.ms", "5000")
             .set(
                 "message.max.bytes",
@@ -302,10 +308,11 @@ impl Producer {
             broker_up,
             outage,
             was_up: AtomicBool::new(false),
+            errors: BrokerErrors::new(&kafka.bootstrap_servers),
             dead: dead.clone(),
         };
         let producer = ThreadedProducer::from_config_and_context(&config, listener)
-            .context("the Kafka producer can't be set up: check kafka.bootstrapServers")?;
+            .context("can't create the Kafka producer: check kafka.bootstrapServers")?;
         Ok(Self { producer, dead })
     }
 
@@ -324,12 +331,12 @@ impl Producer {
         }
     }
 
-    /// Resolves when librdkafka can send no more and the process has to start anew.
+    /// Completes after a fatal error, when the process has to be restarted.
     pub async fn dead(&self) {
         self.dead.cancelled().await;
     }
 
-    /// Waits until every record sent has been reported on. Blocks.
+    /// Blocks until every sent record has its delivery report.
     pub fn flush(&self, timeout: Duration) -> Result<()> {
         self.producer.flush(timeout).context(
             "some records could not be sent to the broker in time; none of them was acknowledged",

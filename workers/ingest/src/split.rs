@@ -1,19 +1,22 @@
-//! One request's body → its raw records, as slices of the body.
+//! Splits a request body into raw records, as slices of the body.
 //!
-//! Only the structure between records is looked at: what is wrong inside a record is found when its
-//! key is read, and concerns that record alone. Nothing here recurses, so depth costs nothing.
+//! Only the structure between records is checked. An error inside a record is found when its key is
+//! read and affects that record only. Nothing here recurses, so deep nesting is harmless.
 
-/// How a body was announced.
+use crate::syntax::Position;
+
+/// The format of a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// `application/json`: an object, an array of them, or (by its content) one object a line.
+    /// `application/json`: an object, an array of objects or, depending on the content, one object
+    /// per line.
     Json,
-    /// `application/x-ndjson`: one object a line.
+    /// `application/x-ndjson`: one object per line.
     Lines,
 }
 
 impl Form {
-    /// The form a `Content-Type` names; none when it is another type.
+    /// The format for a `Content-Type`. `None` if it is not supported.
     #[must_use]
     pub fn of(content_type: &str) -> Option<Self> {
         let media_type = content_type.split(';').next().unwrap_or_default().trim();
@@ -25,19 +28,32 @@ impl Form {
     }
 }
 
-/// The array isn't closed, or something stands behind it: where it ends is unknown, so nothing of
-/// it is taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct BrokenArray;
+/// Why an array can't be split. It is unknown where its records end, so none of them is accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BrokenArray {
+    /// The body ends before the array does.
+    #[error("the array isn't closed: a ']' is missing, or a '}}' or '\"' inside a record")]
+    Unclosed,
+    /// The array is followed by something else.
+    #[error("the array is followed by something else at {0}")]
+    Trailing(Position),
+    /// A closing bracket has no opening one.
+    #[error("the array has a closing bracket without an opening one at {0}")]
+    Unmatched(Position),
+}
 
-/// The raw records of a body, in order, without the white space around them. No record: the body is
-/// empty, or an empty array.
+/// Returns the raw records of a body in order, without surrounding white space. There are none if
+/// the body is empty or an empty array.
 pub fn records(body: &[u8], form: Form) -> Result<Vec<&[u8]>, BrokenArray> {
+    let whole = body;
     let body = body.trim_ascii();
     match form {
         _ if body.is_empty() => Ok(Vec::new()),
         Form::Lines => Ok(lines(body)),
-        Form::Json if body[0] == b'[' => array(body),
+        Form::Json if body[0] == b'[' => {
+            let skipped = whole.len() - whole.trim_ascii_start().len();
+            array(body, |at| Position::of(whole, skipped + at))
+        }
         Form::Json => match value_end(body) {
             Some(end) if end < body.len() => Ok(lines(body)),
             _ => Ok(vec![body]),
@@ -52,27 +68,32 @@ fn lines(body: &[u8]) -> Vec<&[u8]> {
         .collect()
 }
 
-/// The elements of the array that `body` has to be.
-fn array(body: &[u8]) -> Result<Vec<&[u8]>, BrokenArray> {
+/// Returns the elements of the array `body`. `position` converts an offset in `body`.
+fn array(body: &[u8], position: impl Fn(usize) -> Position) -> Result<Vec<&[u8]>, BrokenArray> {
     let mut elements = Vec::new();
     let mut start = 1;
     let mut scan = Scan { text: body, at: 1 };
     let mut depth = 0_usize;
-    while let Some((at, mark)) = scan.next_mark() {
-        match mark {
+    while let Some((at, token)) = scan.next_token() {
+        match token {
             b'{' | b'[' => depth += 1,
             b']' if depth == 0 => {
                 let last = body[start..at].trim_ascii();
                 if !(last.is_empty() && elements.is_empty()) {
                     elements.push(last);
                 }
-                return if scan.at == body.len() {
+                let rest = body[scan.at..].trim_ascii_start();
+                return if rest.is_empty() {
                     Ok(elements)
                 } else {
-                    Err(BrokenArray)
+                    Err(BrokenArray::Trailing(position(body.len() - rest.len())))
                 };
             }
-            b'}' | b']' => depth = depth.checked_sub(1).ok_or(BrokenArray)?,
+            b'}' | b']' => {
+                depth = depth
+                    .checked_sub(1)
+                    .ok_or_else(|| BrokenArray::Unmatched(position(at)))?;
+            }
             b',' if depth == 0 => {
                 elements.push(body[start..at].trim_ascii());
                 start = at + 1;
@@ -80,19 +101,19 @@ fn array(body: &[u8]) -> Result<Vec<&[u8]>, BrokenArray> {
             _ => {}
         }
     }
-    Err(BrokenArray)
+    Err(BrokenArray::Unclosed)
 }
 
-/// Where the object that `body` starts with ends; none when it starts with another value, or never
-/// ends.
+/// The end of the object at the start of `body`. `None` if there is another value, or the object is
+/// not closed.
 fn value_end(body: &[u8]) -> Option<usize> {
     if body[0] != b'{' {
         return None;
     }
     let mut scan = Scan { text: body, at: 0 };
     let mut depth = 0_usize;
-    while let Some((_, mark)) = scan.next_mark() {
-        match mark {
+    while let Some((_, token)) = scan.next_token() {
+        match token {
             b'{' | b'[' => depth += 1,
             b'}' | b']' => depth -= 1,
             _ => {}
@@ -104,14 +125,14 @@ fn value_end(body: &[u8]) -> Option<usize> {
     None
 }
 
-/// Walks JSON's brackets and commas, passing over texts.
+/// Scans for JSON's brackets and commas outside strings.
 struct Scan<'a> {
     text: &'a [u8],
     at: usize,
 }
 
 impl Scan<'_> {
-    fn next_mark(&mut self) -> Option<(usize, u8)> {
+    fn next_token(&mut self) -> Option<(usize, u8)> {
         loop {
             let at = self.at
                 + self
@@ -123,12 +144,12 @@ impl Scan<'_> {
             if self.text[at] != b'"' {
                 return Some((at, self.text[at]));
             }
-            self.pass_text()?;
+            self.skip_string()?;
         }
     }
 
-    /// Moves behind the closing quotation mark; none when there is none.
-    fn pass_text(&mut self) -> Option<()> {
+    /// Moves after the closing quote. `None` if there is none.
+    fn skip_string(&mut self) -> Option<()> {
         loop {
             self.at += self
                 .text
@@ -190,24 +211,28 @@ mod tests {
     }
 
     #[test]
-    fn an_array_without_a_clear_end_is_not_taken_apart() {
-        for body in [
-            "[",
-            "[1",
-            "[1,",
-            r#"["]"#,
-            "[1] 2",
-            "[{]}]",
-            r#"[{"a": 1}}]"#,
-            "[[1]",
-            "[1]]",
-        ] {
-            assert_eq!(split(body, Form::Json), Err(BrokenArray), "{body}");
+    fn a_broken_array_is_not_split() {
+        for body in ["[", "[1", "[1,", r#"["]"#, "[[1]"] {
+            assert_eq!(
+                split(body, Form::Json),
+                Err(BrokenArray::Unclosed),
+                "{body}"
+            );
+        }
+        for (body, at) in [("[1] 2", 4), ("\n[1]]", 4)] {
+            let position = Position::of(body.as_bytes(), at);
+            let expected = Err(BrokenArray::Trailing(position));
+            assert_eq!(split(body, Form::Json), expected, "{body}");
+        }
+        for (body, at) in [("[{]}]", 3), (r#"[{"a": 1}}]"#, 9)] {
+            let position = Position::of(body.as_bytes(), at);
+            let expected = Err(BrokenArray::Unmatched(position));
+            assert_eq!(split(body, Form::Json), expected, "{body}");
         }
     }
 
     #[test]
-    fn lines_stand_for_themselves() {
+    fn each_line_is_a_record() {
         assert_eq!(
             split("[1]\n{\n\n {\"a\": 1}\t\r\n", Form::Lines),
             Ok(vec!["[1]", "{", r#"{"a": 1}"#])
@@ -215,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn depth_costs_nothing() {
+    fn deep_nesting_is_harmless() {
         let deep = format!("[{}{}]", "[".repeat(1_000_000), "]".repeat(1_000_000));
         assert_eq!(split(&deep, Form::Json).unwrap().len(), 1);
     }

@@ -1,5 +1,5 @@
-//! Ingest's answers where no broker is needed, or none is there: a real service at a real port, its
-//! broker's port closed.
+//! Tests of ingest's HTTP interface without a broker: the service listens on a real port, but the
+//! broker's port is closed.
 #![expect(
     clippy::unwrap_used,
     reason = "a test fails by panicking, its helpers too"
@@ -26,9 +26,10 @@ const RECORD_BYTES: usize = 200;
 const REQUEST_BYTES: usize = 2000;
 const DELIVERY_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// A service whose requests may hold so many bytes; gives the URLs of ingest and of its metrics.
+/// Starts a service whose requests may hold `in_flight_bytes`. Returns the URLs of ingest and
+/// metrics.
 async fn serve(in_flight_bytes: usize) -> (String, String) {
-    // A port nobody listens at: bound once, so that it is free, and closed again.
+    // A port without a listener: bound once to find a free one, and closed again.
     let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))
         .await
         .unwrap()
@@ -89,7 +90,7 @@ async fn answer(request: RequestBuilder) -> (u16, Value) {
 }
 
 #[tokio::test]
-async fn what_cannot_be_taken_says_what_to_do() {
+async fn errors_say_what_to_do() {
     let (url, _) = serve(1 << 20).await;
     let pin = format!("{url}/pin");
     let long = format!(r#"{{"ind": 1, "x": "{}"}}"#, "x".repeat(RECORD_BYTES));
@@ -129,7 +130,14 @@ async fn what_cannot_be_taken_says_what_to_do() {
             json(&pin, r#"[{"index": 1"#),
             400,
             "not-json",
-            "none of its records",
+            "the array isn't closed",
+        ),
+        (json(&pin, "[{}]\n {}"), 400, "not-json", "line 2, column 2"),
+        (
+            json(&format!("{pin}/"), "{}"),
+            404,
+            "not-found",
+            "without a slash",
         ),
         (
             json(&pin, vec![b' '; REQUEST_BYTES + 1]),
@@ -175,7 +183,7 @@ async fn what_cannot_be_taken_says_what_to_do() {
 }
 
 #[tokio::test]
-async fn nothing_to_send_is_accepted() {
+async fn an_empty_array_is_accepted() {
     let (url, _) = serve(1 << 20).await;
     let (status, body) = answer(json(&format!("{url}/pin"), "[]")).await;
     assert_eq!(
@@ -185,7 +193,7 @@ async fn nothing_to_send_is_accepted() {
 }
 
 #[tokio::test]
-async fn every_record_has_its_own_answer() {
+async fn every_record_has_its_own_result() {
     let (url, metrics) = serve(1 << 20).await;
     let body = r#"[{"ind": "x"}, {"ind": 1}, 7, {"country": "Albania"}]"#;
     let start = Instant::now();
@@ -196,7 +204,7 @@ async fn every_record_has_its_own_answer() {
         [&body["accepted"], &body["rejected"], &body["unconfirmed"]],
         [0, 3, 1]
     );
-    let told: Vec<_> = (0..4)
+    let results: Vec<_> = (0..4)
         .map(|i| &body["records"][i])
         .map(|record| {
             (
@@ -207,7 +215,7 @@ async fn every_record_has_its_own_answer() {
         })
         .collect();
     assert_eq!(
-        told,
+        results,
         [
             ("key-unreadable", Some("ind"), None),
             ("delivery-timeout", None, Some(true)),
@@ -233,12 +241,11 @@ async fn every_record_has_its_own_answer() {
 }
 
 #[tokio::test]
-async fn over_the_budget_a_request_has_to_come_again() {
+async fn a_request_over_the_budget_is_refused_until_memory_is_free() {
     let (url, _) = serve(REQUEST_BYTES).await;
     let url = format!("{url}/user");
     let record = r#"{"ind": 1}"#;
-    // Three records with their overhead fit, six don't, and never will while the first wait for the
-    // broker.
+    // Three records with their overhead fit, six don't while the first three wait for the broker.
     let (first, second) = tokio::join!(
         answer(json(&url, format!("[{record},{record},{record}]"))),
         answer(json(&url, format!("[{record},{record},{record}]"))),
@@ -247,5 +254,5 @@ async fn over_the_budget_a_request_has_to_come_again() {
     statuses.sort_unstable();
     assert_eq!(statuses, [429, 503]);
     let (status, _) = answer(json(&url, record)).await;
-    assert_eq!(status, 503, "the budget is free again");
+    assert_eq!(status, 503, "the budget is available again");
 }

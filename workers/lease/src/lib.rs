@@ -1,10 +1,10 @@
-//! One at a time: a Kubernetes `Lease`, held by a batch run while it lasts, and by the operator
-//! that works while others stand by.
+//! Mutual exclusion by a Kubernetes `Lease`. A batch run holds one while it runs, and the
+//! operator's active replica holds one for leader election.
 //!
-//! Every write carries the `resourceVersion` it was based on, so of two that try at once one loses.
-//! A holder that died is recognised without comparing clocks of two machines: the `Lease` has not
-//! changed for its own duration, measured here. A holder that can't renew stops before anyone else
-//! may begin.
+//! Every write carries the `resourceVersion` it is based on, so only one of two concurrent writes
+//! succeeds. A dead holder is detected without comparing clocks of two machines: its `Lease` has
+//! not changed for the lease duration, measured locally. A holder that can't renew its `Lease`
+//! stops before another candidate may acquire it.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -24,26 +24,36 @@ use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// How long a `Lease` is valid after its last renewal. A crashed holder delays the next by this
-/// much.
+/// How long a `Lease` is valid after its last renewal, and so how long a crashed holder delays the
+/// next one.
 const DURATION: Duration = Duration::from_secs(15);
 /// How often a holder renews.
-const RENEW_EVERY: Duration = Duration::from_secs(3);
-/// A holder that could not renew for this long gives up: before anyone else may take over.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(11);
+const RENEW_INTERVAL: Duration = Duration::from_secs(3);
+/// A holder that could not renew for this long considers the `Lease` lost. Shorter than
+/// [`DURATION`] so that it stops before another candidate may acquire it.
+const RENEW_DEADLINE: Duration = Duration::from_secs(11);
 /// How long one request to the API server may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
-/// How often one who waits looks again.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// How long to wait at least so as to outlive a crashed holder, not a living one.
-pub const OUTLIVES_A_CRASH: Duration = Duration::from_secs(25);
+/// How often a waiting candidate tries to acquire the `Lease`.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
+/// How long a candidate must wait to acquire the `Lease` of a crashed holder.
+pub const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(25);
 
-/// Why the `Lease` was not got, or not kept.
+const _: () = assert!(
+    RENEW_DEADLINE.as_secs() + REQUEST_TIMEOUT.as_secs() <= DURATION.as_secs(),
+    "a holder must stop before another candidate may acquire the Lease"
+);
+const _: () = assert!(
+    DURATION.as_secs() < TAKEOVER_TIMEOUT.as_secs(),
+    "a candidate must wait until the Lease of a crashed holder has expired"
+);
+
+/// Why the `Lease` could not be acquired or was lost.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// Another is at work.
+    /// Another holder has the `Lease`.
     #[error(
-        "another ({holder}) holds the Lease {name}: wait until that has ended, then start this one again"
+        "{holder} holds the Lease {name}: wait until it has released it, then start this one again"
     )]
     Busy {
         /// The `Lease`.
@@ -51,17 +61,17 @@ pub enum LeaseError {
         /// The identity of its holder.
         holder: String,
     },
-    /// The API server refused or can't be reached.
-    #[error("the Lease {name} can't be taken: {source}{}", hint(source))]
+    /// The API server refused the request or can't be reached.
+    #[error("the Lease {name} can't be acquired: {source}{}", hint(source))]
     Api {
         /// The `Lease`.
         name: String,
-        /// What the API server said.
+        /// The API server's error.
         source: Box<kube::Error>,
     },
-    /// The API server did not answer in time.
-    #[error("the Lease {name} can't be taken: the API server does not answer")]
-    Silent {
+    /// The API server did not respond in time.
+    #[error("the Lease {name} can't be acquired: the API server does not respond")]
+    Timeout {
         /// The `Lease`.
         name: String,
     },
@@ -76,20 +86,20 @@ pub enum LeaseError {
 fn hint(error: &kube::Error) -> &'static str {
     match error {
         kube::Error::Api(status) if status.code == 403 => {
-            " (the ServiceAccount needs get, create and update on it: was its Role changed by hand?)"
+            " (the ServiceAccount needs get, create and update on it: check its Role)"
         }
         _ => "",
     }
 }
 
-/// The `Lease` while we hold it. Dropped without [`Held::release`] it simply runs out.
+/// An acquired `Lease`. If dropped without [`Held::release`], it expires.
 pub struct Held {
     api: Api<Lease>,
     proof: Proof,
     renewal: JoinHandle<()>,
 }
 
-/// Tells whether a `Lease` is still held. Clones tell of the same one.
+/// Proof that a `Lease` is held. Clones refer to the same `Lease`.
 #[derive(Clone)]
 pub struct Proof {
     name: String,
@@ -98,10 +108,10 @@ pub struct Proof {
 }
 
 impl Proof {
-    /// Whether the `Lease` is still ours at this moment: asked before anything is written, since a
-    /// process that was stopped and went on may come here before its renewal notices.
+    /// Fails with [`LeaseError::Lost`] if the `Lease` is no longer held. Call it before every
+    /// write: a process that was suspended may get here before its renewal task notices.
     pub fn check(&self) -> Result<(), LeaseError> {
-        if self.lost.is_cancelled() || lock(&self.state).renewed.elapsed() > GIVE_UP_AFTER {
+        if self.lost.is_cancelled() || lock(&self.state).renewed.elapsed() > RENEW_DEADLINE {
             return Err(LeaseError::Lost {
                 name: self.name.clone(),
             });
@@ -110,8 +120,8 @@ impl Proof {
     }
 }
 
-/// The name one holds a `Lease` by: the host's, which is the pod's, and the process' number. A
-/// container restarted in its pod has the same: its predecessor is gone, and it need not wait.
+/// The holder identity: the host name, which is the pod's name, and the process id. A container
+/// restarted in its pod has the same identity and need not wait for its predecessor's `Lease`.
 pub async fn identity() -> String {
     let host = tokio::fs::read_to_string("/proc/sys/kernel/hostname")
         .await
@@ -119,14 +129,14 @@ pub async fn identity() -> String {
     format!("{}_{}", host.trim(), std::process::id())
 }
 
-/// The `Lease` as we last wrote it, and when we began to write it.
+/// The `Lease` as last written, and when that write began.
 struct State {
     lease: Lease,
     renewed: Instant,
 }
 
-/// Takes the `Lease` for `identity`. While another has it waits for so long, or (`None`) until it
-/// is free.
+/// Acquires the `Lease` for `identity`. Waits up to `patience` while another holder has it, or
+/// without limit if `patience` is `None`.
 pub async fn acquire(
     api: Api<Lease>,
     name: &str,
@@ -134,13 +144,13 @@ pub async fn acquire(
     patience: Option<Duration>,
 ) -> Result<Held, LeaseError> {
     let begun = Instant::now();
-    let mut watched = Watched::default();
-    let mut told = false;
+    let mut observed = ObservedHolder::default();
+    let mut logged = false;
     loop {
         let renewed = Instant::now();
-        let problem = match attempt(&api, name, identity, &mut watched).await {
-            Ok(Attempt::Got(lease)) => {
-                info!(lease = name, "the Lease is ours");
+        let problem = match attempt(&api, name, identity, &mut observed).await {
+            Ok(Attempt::Acquired(lease)) => {
+                info!(lease = name, "Lease acquired");
                 return Ok(Held::new(
                     api,
                     name,
@@ -152,46 +162,58 @@ pub async fn acquire(
                 ));
             }
             Ok(Attempt::HeldBy(holder)) => {
-                if !told {
+                if !logged {
                     info!(lease = name, %holder, "another holds the Lease, waiting");
-                    told = true;
+                    logged = true;
                 }
                 LeaseError::Busy {
                     name: name.to_owned(),
                     holder,
                 }
             }
-            Ok(Attempt::Raced) => continue,
+            Ok(Attempt::Conflict) => continue,
             Err(error @ LeaseError::Api { .. }) if is_refusal(&error) => return Err(error),
             Err(error) => {
-                warn!(lease = name, %error, "trying again");
+                warn!(lease = name, %error, "can't acquire the Lease, retrying");
                 error
             }
         };
         if patience.is_some_and(|patience| begun.elapsed() > patience) {
             return Err(problem);
         }
-        tokio::time::sleep(LOOK_EVERY).await;
+        tokio::time::sleep(RETRY_INTERVAL).await;
     }
 }
 
 fn is_refusal(error: &LeaseError) -> bool {
-    matches!(error, LeaseError::Api { source, .. }
-        if matches!(&**source, kube::Error::Api(status) if matches!(status.code, 401 | 403 | 404 | 422)))
+    matches!(status_code(error), Some(401 | 403 | 404 | 422))
 }
 
+/// The HTTP status of the API server's response.
+fn status_code(error: &LeaseError) -> Option<u16> {
+    match error {
+        LeaseError::Api { source, .. } => match &**source {
+            kube::Error::Api(status) => Some(status.code),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+/// The outcome of one attempt to acquire the `Lease`.
 enum Attempt {
-    Got(Box<Lease>),
+    Acquired(Box<Lease>),
     HeldBy(String),
-    Raced,
+    /// Another candidate wrote first.
+    Conflict,
 }
 
-/// One look, and one write if the `Lease` is free.
+/// Reads the `Lease` and, if it is free, writes it once.
 async fn attempt(
     api: &Api<Lease>,
     name: &str,
     identity: &str,
-    watched: &mut Watched,
+    observed: &mut ObservedHolder,
 ) -> Result<Attempt, LeaseError> {
     let write = match request(name, api.get_opt(name)).await? {
         None => {
@@ -200,32 +222,32 @@ async fn attempt(
                     name: Some(name.to_owned()),
                     ..ObjectMeta::default()
                 },
-                spec: Some(taken(None, identity)),
+                spec: Some(acquired(None, identity)),
             };
             request(name, api.create(&PostParams::default(), &lease)).await
         }
         Some(mut lease) => {
-            if let Some(holder) = watched.holder(&lease, identity, Instant::now()) {
+            if let Some(holder) = observed.holder(&lease, identity, Instant::now()) {
                 return Ok(Attempt::HeldBy(holder));
             }
-            lease.spec = Some(taken(lease.spec.as_ref(), identity));
+            lease.spec = Some(acquired(lease.spec.as_ref(), identity));
             request(name, api.replace(name, &PostParams::default(), &lease)).await
         }
     };
     match write {
-        Ok(lease) => Ok(Attempt::Got(Box::new(lease))),
-        Err(error) if is_conflict(&error) => Ok(Attempt::Raced),
+        Ok(lease) => Ok(Attempt::Acquired(Box::new(lease))),
+        Err(error) if is_conflict(&error) => Ok(Attempt::Conflict),
         Err(error) => Err(error),
     }
 }
 
-/// What one who waits has seen of the holder: its last write and since when that has stood.
+/// The `resourceVersion` of the holder's last write and when a waiting candidate first observed it.
 #[derive(Default)]
-struct Watched(Option<(String, Instant)>);
+struct ObservedHolder(Option<(String, Instant)>);
 
-impl Watched {
-    /// Who holds `lease` and is, as far as can be told at `now`, alive. Our own identity is that of
-    /// a container which ran in this pod before us and is gone, so it doesn't count.
+impl ObservedHolder {
+    /// The holder of `lease` if it may be alive at `now`. A holder with our own identity is a
+    /// former container of this pod and is ignored.
     fn holder(&mut self, lease: &Lease, identity: &str, now: Instant) -> Option<String> {
         let spec = lease.spec.as_ref()?;
         let holder = spec
@@ -249,8 +271,8 @@ impl Watched {
     }
 }
 
-/// The spec with which `identity` becomes the holder.
-fn taken(before: Option<&LeaseSpec>, identity: &str) -> LeaseSpec {
+/// The spec that makes `identity` the holder.
+fn acquired(before: Option<&LeaseSpec>, identity: &str) -> LeaseSpec {
     let now = MicroTime(Timestamp::now());
     LeaseSpec {
         holder_identity: Some(identity.to_owned()),
@@ -275,14 +297,14 @@ async fn request<T>(
             name: name.to_owned(),
             source: Box::new(error),
         }),
-        Err(_) => Err(LeaseError::Silent {
+        Err(_) => Err(LeaseError::Timeout {
             name: name.to_owned(),
         }),
     }
 }
 
 fn is_conflict(error: &LeaseError) -> bool {
-    matches!(error, LeaseError::Api { source, .. } if matches!(&**source, kube::Error::Api(status) if status.code == 409))
+    status_code(error) == Some(409)
 }
 
 impl Held {
@@ -307,13 +329,13 @@ impl Held {
         }
     }
 
-    /// What tells others in this process whether the `Lease` is still held.
+    /// A proof that the `Lease` is held, for other tasks of this process.
     #[must_use]
     pub fn proof(&self) -> Proof {
         self.proof.clone()
     }
 
-    /// Ends when the `Lease` is lost, never before.
+    /// Completes when the `Lease` is lost.
     pub async fn lost(&self) -> LeaseError {
         self.proof.lost.cancelled().await;
         LeaseError::Lost {
@@ -326,12 +348,12 @@ impl Held {
         self.proof.check()
     }
 
-    /// Lets the next in at once.
+    /// Releases the `Lease` so that the next candidate can acquire it at once.
     pub async fn release(self) {
         self.renewal.abort();
         let Proof { name, state, lost } = self.proof;
-        // An aborted renewal may have written a moment ago: then this write meets another version
-        // and the Lease runs out.
+        // If the aborted renewal has just written, the release below fails with a conflict and the
+        // Lease expires.
         let _ = self.renewal.await;
         if lost.is_cancelled() {
             return;
@@ -349,13 +371,14 @@ impl Held {
         {
             Ok(_) => info!(lease = name, "Lease released"),
             Err(error) => {
-                warn!(lease = name, %error, "the Lease was not released, it runs out by itself")
+                warn!(lease = name, %error, "the Lease could not be released, it will expire");
             }
         }
     }
 }
 
-/// Renews until the `Lease` is someone else's or could not be renewed in time; then cancels `lost`.
+/// Renews the `Lease` until another holder has it or [`RENEW_DEADLINE`] has passed, then cancels
+/// `lost`.
 async fn renew(
     api: Api<Lease>,
     name: String,
@@ -364,7 +387,7 @@ async fn renew(
     lost: CancellationToken,
 ) {
     loop {
-        tokio::time::sleep(RENEW_EVERY).await;
+        tokio::time::sleep(RENEW_INTERVAL).await;
         let renewed = Instant::now();
         let mut lease = lock(&state).lease.clone();
         if let Some(spec) = &mut lease.spec {
@@ -374,8 +397,8 @@ async fn renew(
             Ok(lease) => *lock(&state) = State { lease, renewed },
             Err(error) => {
                 warn!(lease = name, %error, "the Lease could not be renewed");
-                // A conflict: someone edited the object, or our own write came through though its
-                // answer did not.
+                // On a conflict, somebody edited the object, or our write succeeded but its
+                // response was lost.
                 if let Ok(now) = request(&name, api.get(&name)).await {
                     if now
                         .spec
@@ -389,11 +412,11 @@ async fn renew(
                 }
             }
         }
-        if lock(&state).renewed.elapsed() > GIVE_UP_AFTER {
+        if lock(&state).renewed.elapsed() > RENEW_DEADLINE {
             break;
         }
     }
-    warn!(lease = name, "the Lease is lost");
+    warn!(lease = name, "Lease lost");
     lost.cancel();
 }
 
@@ -411,55 +434,49 @@ mod tests {
                 resource_version: Some(version.to_owned()),
                 ..ObjectMeta::default()
             },
-            spec: Some(taken(None, holder)),
+            spec: Some(acquired(None, holder)),
         }
     }
 
     #[test]
-    fn a_holder_is_alive_until_its_lease_has_stood_still_for_its_duration() {
-        let (mut watched, start) = (Watched::default(), Instant::now());
+    fn a_holder_is_dead_when_its_lease_has_not_changed_for_its_duration() {
+        let (mut observed, start) = (ObservedHolder::default(), Instant::now());
         let held = Some("other".to_owned());
-        assert_eq!(watched.holder(&lease("other", "1"), "me", start), held);
+        assert_eq!(observed.holder(&lease("other", "1"), "me", start), held);
         let almost = DURATION.saturating_sub(Duration::from_millis(1));
         assert_eq!(
-            watched.holder(&lease("other", "1"), "me", start + almost),
+            observed.holder(&lease("other", "1"), "me", start + almost),
             held
         );
         assert_eq!(
-            watched.holder(&lease("other", "2"), "me", start + almost),
+            observed.holder(&lease("other", "2"), "me", start + almost),
             held,
-            "renewed: it counts from anew"
+            "a renewal restarts the duration"
         );
         assert_eq!(
-            watched.holder(&lease("other", "2"), "me", start + almost + almost),
+            observed.holder(&lease("other", "2"), "me", start + almost + almost),
             held
         );
         assert_eq!(
-            watched.holder(&lease("other", "2"), "me", start + almost + DURATION),
+            observed.holder(&lease("other", "2"), "me", start + almost + DURATION),
             None
         );
     }
 
     #[test]
-    fn released_or_our_own_is_free() {
+    fn a_lease_released_or_of_our_own_identity_is_free() {
         for holder in ["", "me"] {
             assert_eq!(
-                Watched::default().holder(&lease(holder, "1"), "me", Instant::now()),
+                ObservedHolder::default().holder(&lease(holder, "1"), "me", Instant::now()),
                 None
             );
         }
     }
 
     #[test]
-    fn a_holder_gives_up_before_another_may_take_over() {
-        assert!(GIVE_UP_AFTER + REQUEST_TIMEOUT <= DURATION);
-        assert!(DURATION < OUTLIVES_A_CRASH);
-    }
-
-    #[test]
     fn transitions_are_counted() {
-        let first = taken(None, "a");
-        let second = taken(Some(&first), "b");
+        let first = acquired(None, "a");
+        let second = acquired(Some(&first), "b");
         assert_eq!(
             (first.lease_transitions, second.lease_transitions),
             (Some(0), Some(1))

@@ -1,4 +1,5 @@
-//! Every worker's admin server: `/healthz`, `/readyz` and `/metrics`, and what a worker adds.
+//! The admin server of every worker: `/healthz`, `/readyz`, `/metrics` and routes that a worker
+//! adds.
 
 use std::{
     collections::BTreeMap,
@@ -20,14 +21,14 @@ use tokio_util::sync::CancellationToken;
 /// The media type of `/metrics`.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Whether a worker is ready, and if not, why; and what else is the matter. Clones share one state.
+/// A worker's readiness and degradations. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct Readiness(Arc<Mutex<State>>);
 
 #[derive(Debug)]
 struct State {
     ready: Result<(), String>,
-    /// By reason, a sentence each.
+    /// Messages by reason.
     degraded: BTreeMap<&'static str, String>,
 }
 
@@ -36,18 +37,18 @@ impl Readiness {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ready (`Ok`), or not and why, in a sentence for the user.
+    /// Sets readiness: `Ok`, or a message for the user that says why the worker is not ready.
     pub fn set(&self, state: Result<(), String>) {
         self.state().ready = state;
     }
 
-    /// What was set last; at first: starting, so not ready.
+    /// The state that was set last. Initially not ready, with the message `starting`.
     pub fn get(&self) -> Result<(), String> {
         self.state().ready.clone()
     }
 
-    /// What is the matter though the worker may be ready, the first by name: `SinkUnavailable:
-    /// PostgreSQL refuses …`.
+    /// The first degradation by name, such as `SinkUnavailable: PostgreSQL refuses …`. The worker
+    /// may be ready nevertheless.
     #[must_use]
     pub fn degradation(&self) -> Option<String> {
         self.state()
@@ -56,9 +57,8 @@ impl Readiness {
             .map(|(reason, message)| format!("{reason}: {message}"))
     }
 
-    /// Something is the matter that another pod would do no better about, such as
-    /// `SinkUnavailable`, and what, in a sentence for the user; or no longer (`None`). The worker
-    /// stays as ready as it is.
+    /// Sets or clears (`None`) a degradation that restarting the pod would not fix, such as
+    /// `SinkUnavailable`, with a message for the user. Readiness is not affected.
     pub fn degraded(&self, reason: &'static str, message: Option<String>) {
         let mut state = self.state();
         match message {
@@ -68,7 +68,7 @@ impl Readiness {
     }
 }
 
-/// The admin server before it serves: where metrics are registered.
+/// Builder of the admin server. Register metrics before it serves.
 #[derive(Debug)]
 pub struct Admin {
     registry: Registry,
@@ -82,7 +82,7 @@ impl Default for Admin {
 }
 
 impl Admin {
-    /// Not ready yet, and without a metric.
+    /// Not ready, without metrics.
     #[must_use]
     pub fn new() -> Self {
         Self {
@@ -94,20 +94,20 @@ impl Admin {
         }
     }
 
-    /// Where to register metrics; their names get the prefix `pinpipe_`.
+    /// The registry of metrics. Their names get the prefix `pinpipe_`.
     pub fn registry(&mut self) -> &mut Registry {
         &mut self.registry
     }
 
-    /// What `/readyz` answers by.
+    /// The readiness that `/readyz` reports.
     #[must_use]
     pub fn readiness(&self) -> Readiness {
         self.readiness.clone()
     }
 
-    /// The routes: `/healthz` (200 while the process can answer), `/readyz` (200, `ready` or
-    /// `degraded: ` and why; or 503, `not ready: ` and why), `/metrics` (OpenMetrics text), and
-    /// those of `extra`.
+    /// Routes: `/healthz` (200 while the process responds), `/readyz` (200 with `ready` or
+    /// `degraded: <message>`, or 503 with `not ready: <message>`), `/metrics` (OpenMetrics text)
+    /// and those of `extra`.
     pub fn router(self, extra: Router) -> Router {
         let Self {
             registry,
@@ -121,12 +121,12 @@ impl Admin {
             .merge(extra)
     }
 
-    /// Serves on all addresses of the pod until `stop`. An error: the port can't be had.
+    /// Serves on all addresses of the pod until `stop`. Fails if the port can't be bound.
     pub async fn serve(self, port: u16, extra: Router, stop: CancellationToken) -> Result<()> {
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
         let listener = TcpListener::bind(address)
             .await
-            .with_context(|| format!("the admin port {port} can't be listened at"))?;
+            .with_context(|| format!("can't listen on the admin port {port}"))?;
         axum::serve(listener, self.router(extra))
             .with_graceful_shutdown(stop.cancelled_owned())
             .await?;
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn not_ready_says_why() {
+    async fn readyz_reports_readiness_and_degradation() {
         let mut admin = Admin::new();
         let counter = prometheus_client::metrics::counter::Counter::<u64>::default();
         admin
@@ -196,10 +196,10 @@ mod tests {
                 "degraded: SinkUnavailable: PostgreSQL refuses\n".to_owned()
             )
         );
-        readiness.set(Err("the broker is away".to_owned()));
+        readiness.set(Err("no broker".to_owned()));
         assert_eq!(
             get("/readyz").await,
-            (503, "not ready: the broker is away\n".to_owned())
+            (503, "not ready: no broker\n".to_owned())
         );
         readiness.degraded("SinkUnavailable", None);
         readiness.set(Ok(()));

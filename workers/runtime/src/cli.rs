@@ -1,10 +1,10 @@
-//! The command line of every worker.
+//! Command-line options shared by all workers.
 
 use std::path::PathBuf;
 
 use crate::telemetry::LogFormat;
 
-/// The options every worker has.
+/// Options of every worker.
 #[derive(Clone, Debug, clap::Args)]
 pub struct WorkerArgs {
     /// The worker's configuration file, written by the operator.
@@ -16,7 +16,13 @@ pub struct WorkerArgs {
     )]
     pub config: PathBuf,
 
-    /// The form of log lines: json, or plain for people. Which lines: `RUST_LOG` (info unless set).
-    #[arg(long, env = "PINPIPE_LOG_FORMAT", value_name = "FORMAT", default_value_t = LogFormat::Json)]
+    /// Format of log lines: json, or plain for people. Set the log level with `RUST_LOG`; the
+    /// default is info.
+    #[arg(
+        long,
+        env = "PINPIPE_LOG_FORMAT",
+        value_name = "FORMAT",
+        default_value_t = LogFormat::Json
+    )]
     pub log_format: LogFormat,
 }

@@ -1,7 +1,7 @@
-//! How raw objects are compressed: the suffix of the key tells, and nothing else.
+//! Compression of raw objects, determined only by the suffix of the object's key.
 //!
-//! No `Content-Encoding` is set: with it some clients would give the text and others the bytes, and
-//! the suffix would lie to one of the two.
+//! `Content-Encoding` is not set: some clients decompress such objects transparently and others
+//! don't, so the suffix would be wrong for one of them.
 
 use std::io::{self, Write};
 
@@ -12,12 +12,12 @@ use zstd::stream::{
     write::Encoder,
 };
 
-/// Bytes of text handed on at once.
-const PIECE: usize = 64 << 10;
-/// The window of any gzip stream, as a power of two.
+/// Size of the decompression buffer, bytes.
+const CHUNK: usize = 64 << 10;
+/// The largest window of gzip streams, as a power of two.
 const GZIP_WINDOW: u8 = 15;
 
-/// The suffixes of raw objects, the longer ones first.
+/// Suffixes of raw objects, longer ones first.
 const SUFFIXES: [(&str, Compression); 3] = [
     (".json.gz", Compression::Gzip),
     (".json.zst", Compression::Zstd),
@@ -44,8 +44,8 @@ pub const fn content_type(compression: Compression) -> &'static str {
     }
 }
 
-/// A key without the suffix of raw objects, and how such an object is compressed; `None`: it has no
-/// such suffix.
+/// Splits a raw object's key into the part before the suffix and the compression. `None` if the key
+/// has no such suffix.
 #[must_use]
 pub fn split(key: &str) -> Option<(&str, Compression)> {
     SUFFIXES
@@ -53,7 +53,7 @@ pub fn split(key: &str) -> Option<(&str, Compression)> {
         .find_map(|(suffix, compression)| Some((key.strip_suffix(suffix)?, *compression)))
 }
 
-/// Compresses a whole object. Takes a while: call it where blocking is allowed.
+/// Compresses a whole object. CPU-bound: call it where blocking is allowed.
 pub fn compress(compression: Compression, text: &[u8]) -> io::Result<Vec<u8>> {
     match compression {
         Compression::None => Ok(text.to_vec()),
@@ -100,7 +100,7 @@ impl Decompressor {
         let (_, compression) = split(key).ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::InvalidInput,
-                format!("{key} is no raw object"),
+                format!("{key} is not a raw object"),
             )
         })?;
         Self::new(compression)
@@ -111,9 +111,9 @@ impl Decompressor {
             Compression::None => (Stream::Plain, Vec::new()),
             Compression::Gzip => (
                 Stream::Gzip(Decompress::new_gzip(GZIP_WINDOW)),
-                vec![0; PIECE],
+                vec![0; CHUNK],
             ),
-            Compression::Zstd => (Stream::Zstd(Decoder::new()?), vec![0; PIECE]),
+            Compression::Zstd => (Stream::Zstd(Decoder::new()?), vec![0; CHUNK]),
         };
         Ok(Self {
             stream,
@@ -122,9 +122,8 @@ impl Decompressor {
         })
     }
 
-    /// Takes the next bytes of the object and hands the text in them on, in pieces of 64 KiB at
-    /// most where it was compressed. An error: the bytes are not what the suffix says, or `take`
-    /// gave it.
+    /// Decompresses the object's next bytes and passes the text to `take`, in chunks of up to 64
+    /// KiB if it was compressed. Fails if the bytes don't match the suffix or if `take` fails.
     pub fn push<E: From<io::Error>>(
         &mut self,
         mut bytes: &[u8],
@@ -133,7 +132,7 @@ impl Decompressor {
         if matches!(self.stream, Stream::Plain) {
             return take(bytes);
         }
-        // A full piece may have more behind it, also when all bytes are read.
+        // If the buffer is full, more output may follow although all input has been read.
         let mut full = false;
         while !bytes.is_empty() || full {
             if self.ended && bytes.is_empty() {
@@ -158,8 +157,7 @@ impl Decompressor {
             }),
             Stream::Gzip(stream) => {
                 if self.ended {
-                    // What `gzip` and other archives make by joining files: a stream behind the
-                    // stream.
+                    // Concatenated gzip files: another stream follows.
                     *stream = Decompress::new_gzip(GZIP_WINDOW);
                 }
                 let before = (stream.total_in(), stream.total_out());
@@ -188,14 +186,14 @@ impl Decompressor {
         }
     }
 
-    /// All bytes were pushed; an error: the stream is cut short.
+    /// Finishes after the last [`Self::push`]. Fails if the compressed stream is truncated.
     pub fn finish(self) -> io::Result<()> {
         if self.ended {
             return Ok(());
         }
         Err(io::Error::new(
             io::ErrorKind::UnexpectedEof,
-            "the compressed object is cut short",
+            "the compressed object is truncated",
         ))
     }
 }
@@ -210,12 +208,12 @@ mod tests {
         format!("topics/t/partition=0/t+0+0000000000{}", suffix(compression))
     }
 
-    /// The text of an object that comes in pieces of `size` bytes.
+    /// Decompresses an object in chunks of `size` bytes.
     fn text(key: &str, object: &[u8], size: usize) -> io::Result<Vec<u8>> {
         let (mut decompressor, mut text) = (Decompressor::for_key(key)?, Vec::new());
         for bytes in object.chunks(size) {
-            decompressor.push(bytes, |piece| {
-                text.extend_from_slice(piece);
+            decompressor.push(bytes, |chunk| {
+                text.extend_from_slice(chunk);
                 io::Result::Ok(())
             })?;
         }
@@ -230,22 +228,21 @@ mod tests {
     }
 
     #[test]
-    fn what_was_compressed_comes_back_in_pieces_of_any_size() {
-        // The second expands more than a thousandfold: one byte of input may fill many pieces of
-        // text.
-        for original in [lines(), vec![b'x'; 3 * PIECE], Vec::new()] {
+    fn objects_are_decompressed_in_chunks_of_any_size() {
+        // The second expands more than a thousandfold: one byte of input may yield many chunks.
+        for original in [lines(), vec![b'x'; 3 * CHUNK], Vec::new()] {
             for compression in ALL {
                 let object = compress(compression, &original).unwrap();
                 for size in [1, 7, 4096, usize::MAX] {
                     let back = text(&key(compression), &object, size).unwrap();
-                    assert!(back == original, "{compression:?} in pieces of {size}");
+                    assert!(back == original, "{compression:?} in chunks of {size}");
                 }
             }
         }
     }
 
     #[test]
-    fn joined_streams_are_read_to_their_end() {
+    fn concatenated_streams_are_read_to_the_end() {
         for compression in ALL {
             let object = [
                 compress(compression, b"a\n").unwrap(),
@@ -263,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn an_object_cut_short_or_broken_is_an_error() {
+    fn a_truncated_or_corrupt_object_is_an_error() {
         for compression in [Compression::Gzip, Compression::Zstd] {
             let mut object = compress(compression, &lines()).unwrap();
             for length in [0, 1, object.len() / 2, object.len() - 1] {
@@ -276,7 +273,7 @@ mod tests {
             object[middle] ^= 0xff;
             assert!(
                 text(&key(compression), &object, 100).is_err(),
-                "{compression:?} broken"
+                "{compression:?} corrupt"
             );
             assert!(
                 text(&key(compression), b"{\"ind\":1}\n", 100).is_err(),
@@ -286,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn only_raw_objects_have_a_decompressor() {
+    fn other_suffixes_have_no_decompressor() {
         for key in ["a", "a.gz", "a.json.bz2", ""] {
             assert!(Decompressor::for_key(key).is_err(), "{key}");
         }

@@ -1,4 +1,4 @@
-//! Reading a worker's configuration and the files its Secrets are mounted at.
+//! Reads a worker's configuration and its mounted Secrets.
 
 use std::{fs, path::Path};
 
@@ -9,27 +9,35 @@ pub use pinpipe_config::{Kafka, S3, WorkerConfig};
 pub fn load<T: WorkerConfig>(path: &Path) -> Result<T> {
     let yaml = fs::read_to_string(path).with_context(|| {
         format!(
-            "{} can't be read: mount the worker's ConfigMap there, or name another file with --config",
+            "{} can't be read: mount the worker's ConfigMap there, or set another file with \
+             --config",
             path.display()
         )
     })?;
     pinpipe_config::parse(&yaml).with_context(|| path.display().to_string())
 }
 
-/// Reads one key of a mounted Secret, without the white space that editors leave at its end. Errors
-/// name the file, never the content.
-pub fn secret_file(path: &Path) -> Result<String> {
+/// Reads one key of a mounted Secret and trims trailing white space, which editors often add.
+/// Errors never have its content. They name the Secret and key by `name`, such as `Secret
+/// warehouse, key url`; without it, the file.
+pub fn secret_file(path: &Path, name: Option<&str>) -> Result<String> {
+    let name = || {
+        name.map_or_else(
+            || format!("the secret file {}", path.display()),
+            str::to_owned,
+        )
+    };
     let mut secret = fs::read_to_string(path).with_context(|| {
         format!(
-            "the secret file {} can't be read: does the Secret have this key?",
-            path.display()
+            "{} can't be read: check that the Secret has this key",
+            name()
         )
     })?;
     secret.truncate(secret.trim_end().len());
     ensure!(
         !secret.is_empty(),
-        "the secret file {} is empty: set the Secret's key to a value",
-        path.display()
+        "{} is empty: set the Secret's key to a value",
+        name()
     );
     Ok(secret)
 }
@@ -42,7 +50,7 @@ mod tests {
 
     use super::*;
 
-    /// A file of its own for each test.
+    /// Creates a temporary file for one test.
     fn file(name: &str, content: &str) -> PathBuf {
         let path =
             std::env::temp_dir().join(format!("pinpipe-runtime-{}-{name}", std::process::id()));
@@ -51,8 +59,9 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_that_cannot_be_read_is_named_with_its_field() {
-        let head = "configVersion: 1\npipeline: {namespace: n, name: p, uid: u}\ntarget: http://x\nseed: 7\n";
+    fn an_error_names_the_file_and_the_field() {
+        let head = "configVersion: 1\npipeline: {namespace: n, name: p, uid: u}\n\
+                    target: http://x\nseed: 7\n";
         for (name, content, says) in [
             ("missing-field.yaml", head.to_owned(), "recordsPerSecond"),
             (
@@ -85,16 +94,25 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_loses_the_white_space_an_editor_leaves() {
+    fn trailing_white_space_of_a_secret_is_trimmed() {
         let path = file("secret", " pass word \r\n");
-        assert_eq!(secret_file(&path).unwrap(), " pass word");
-        fs::write(&path, "\n").unwrap();
-        assert!(
-            secret_file(&path)
-                .unwrap_err()
-                .to_string()
-                .contains("is empty")
-        );
+        assert_eq!(secret_file(&path, None).unwrap(), " pass word");
         fs::remove_file(path).unwrap();
+    }
+
+    #[test]
+    fn a_missing_or_empty_secret_is_named_by_secret_and_key_if_they_are_known() {
+        let path = file("empty-secret", "\n");
+        let message = |name| secret_file(&path, name).unwrap_err().to_string();
+        let empty = [message(Some("Secret s, key k")), message(None)];
+        fs::remove_file(&path).unwrap();
+        let missing = [message(Some("Secret s, key k")), message(None)];
+        let file = format!("the secret file {} ", path.display());
+        for ([known, unknown], problem) in [(empty, "is empty: "), (missing, "can't be read: ")] {
+            let start = format!("Secret s, key k {problem}");
+            assert!(known.starts_with(&start), "{known}");
+            assert!(!known.contains(path.to_str().unwrap()), "{known}");
+            assert!(unknown.starts_with(&(file.clone() + problem)), "{unknown}");
+        }
     }
 }

@@ -1,15 +1,14 @@
-//! What every worker shares: its command line, configuration, telemetry, health and shutdown, and
-//! clients of the broker and the object store.
+//! Shared by all workers: command line, configuration, telemetry, health and shutdown, and clients
+//! for Kafka and the object store.
 //!
-//! Nothing here knows what stands in a record. `unsafe` code is allowed in two places,
-//! `kafka::describe` and `malloc`.
+//! This crate does not depend on the content of records. `unsafe` code is allowed only in
+//! the bindings of [`kafka`] and in [`malloc`].
 
 pub mod admin;
 pub mod cli;
 pub mod compressed;
 pub mod config;
 pub mod dead_letter;
-pub mod figures;
 pub mod kafka;
 pub mod malloc;
 pub mod memory;
@@ -18,3 +17,4 @@ pub mod raw_zone;
 pub mod s3;
 pub mod shutdown;
 pub mod telemetry;
+pub mod worker_metrics;

@@ -2,13 +2,13 @@
 
 use std::fs;
 
-/// The limit's files, of cgroup version 2 and 1, as a container sees them.
+/// Files with the limit, of cgroup v2 and v1, as seen inside a container.
 const LIMITS: [&str; 2] = [
     "/sys/fs/cgroup/memory.max",
     "/sys/fs/cgroup/memory/memory.limit_in_bytes",
 ];
 
-/// The memory limit of this container, bytes; none: there is no limit.
+/// The container's memory limit, bytes. `None` if there is no limit.
 #[must_use]
 pub fn limit() -> Option<usize> {
     bounded(
@@ -18,7 +18,7 @@ pub fn limit() -> Option<usize> {
     )
 }
 
-/// Version 1 says "no limit" by a number beyond any machine's memory.
+/// `None` for no limit, which cgroup v1 expresses as a number larger than any machine's memory.
 fn bounded(limit: u64) -> Option<usize> {
     usize::try_from(limit)
         .ok()
@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_number_beyond_any_memory_is_no_limit() {
+    fn the_no_limit_value_of_cgroup_v1_is_recognised() {
         assert_eq!(bounded(512 << 20), Some(512 << 20));
         assert_eq!(bounded(9_223_372_036_854_771_712), None);
     }

@@ -1,4 +1,4 @@
-//! Something a worker needs and waits for while it is away.
+//! Outages of a worker's dependencies.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -7,61 +7,63 @@ use std::{
 
 use crate::admin::Readiness;
 
-/// How long it is away before that is told: blips are nobody's business.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a dependency must be unavailable before it is reported, so that blips are not.
+const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
-/// What is away, once it has been for a while, in the words of one failure until it is back: so
-/// what is told doesn't change from try to try. Clones share one state.
+/// Reports a dependency as degraded once it has been unavailable for ten seconds. The message stays
+/// that of one failure until the outage ends, so that it doesn't change with every retry. Clones
+/// share one state.
 #[derive(Clone, Debug)]
 pub struct Outage {
     readiness: Readiness,
     reason: &'static str,
-    away: Arc<Mutex<Option<Away>>>,
+    ongoing: Arc<Mutex<Option<Ongoing>>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Away {
+struct Ongoing {
     since: Instant,
-    told: bool,
+    reported: bool,
 }
 
 impl Outage {
-    /// Not away. `reason` names the outage where `readiness` tells of it, such as
+    /// No outage yet. `reason` identifies this dependency in `readiness`, such as
     /// `SinkUnavailable`.
     #[must_use]
     pub fn new(readiness: Readiness, reason: &'static str) -> Self {
         Self {
             readiness,
             reason,
-            away: Arc::default(),
+            ongoing: Arc::default(),
         }
     }
 
-    /// It answered.
+    /// Records that the dependency is available.
     pub fn up(&self) {
-        let away = self
-            .away
+        let outage = self
+            .ongoing
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if away.is_some_and(|away| away.told) {
+        if outage.is_some_and(|outage| outage.reported) {
             self.readiness.degraded(self.reason, None);
         }
     }
 
-    /// It did not. To be called again and again while it doesn't.
+    /// Records that the dependency is unavailable. Call it on every failure: the outage is reported
+    /// by the first call after the grace period.
     pub fn down(&self, why: impl FnOnce() -> String) {
         self.down_at(Instant::now(), why);
     }
 
     fn down_at(&self, now: Instant, why: impl FnOnce() -> String) {
-        let mut state = self.away.lock().unwrap_or_else(PoisonError::into_inner);
-        let away = state.get_or_insert(Away {
+        let mut state = self.ongoing.lock().unwrap_or_else(PoisonError::into_inner);
+        let outage = state.get_or_insert(Ongoing {
             since: now,
-            told: false,
+            reported: false,
         });
-        if !away.told && now.duration_since(away.since) >= PATIENCE {
-            away.told = true;
+        if !outage.reported && now.duration_since(outage.since) >= GRACE_PERIOD {
+            outage.reported = true;
             self.readiness.degraded(self.reason, Some(why()));
         }
     }
@@ -73,26 +75,30 @@ mod tests {
     use crate::admin::Admin;
 
     #[test]
-    fn an_outage_is_told_after_a_while_in_one_sentence_until_it_ends() {
+    fn an_outage_is_reported_after_a_grace_period_with_one_message_until_it_ends() {
         let readiness = Admin::new().readiness();
         let outage = Outage::new(readiness.clone(), "SinkUnavailable");
-        let begun = Instant::now();
-        let told = |after: Duration, why: &str| {
-            outage.down_at(begun + after, || why.to_owned());
+        let start = Instant::now();
+        let reported = |after: Duration, why: &str| {
+            outage.down_at(start + after, || why.to_owned());
             readiness.degradation()
         };
-        assert_eq!(told(Duration::ZERO, "one"), None);
-        assert_eq!(told(PATIENCE / 2, "two"), None);
+        assert_eq!(reported(Duration::ZERO, "one"), None);
+        assert_eq!(reported(GRACE_PERIOD / 2, "two"), None);
         assert_eq!(
-            told(PATIENCE, "three").as_deref(),
+            reported(GRACE_PERIOD, "three").as_deref(),
             Some("SinkUnavailable: three")
         );
         assert_eq!(
-            told(PATIENCE * 2, "four").as_deref(),
+            reported(GRACE_PERIOD * 2, "four").as_deref(),
             Some("SinkUnavailable: three")
         );
         outage.up();
         assert_eq!(readiness.degradation(), None);
-        assert_eq!(told(PATIENCE * 3, "five"), None, "another outage begins");
+        assert_eq!(
+            reported(GRACE_PERIOD * 3, "five"),
+            None,
+            "another outage begins"
+        );
     }
 }

@@ -1,18 +1,18 @@
-//! The raw zone: what objects are called, what stands in their metadata, and how they are listed.
-//!
-//! The archive writes it, the batch worker reads it; this module is the one place where both learn
-//! the layout.
+//! Layout of the raw zone: object keys, metadata and listing. The archive writes raw objects, the
+//! batch worker reads them.
 //!
 //! ```text
-//! <prefix>/<topic>/partition=<p>/<topic>+<p>+<first>.json[.gz|.zst]        raw records, one a line
-//! <prefix>/_index/<topic>/partition=<p>/<topic>+<p>+<first>+<next>+<lines>.json    each line's offset and timestamp
+//! <prefix>/<topic>/partition=<p>/<topic>+<p>+<first>.json[.gz|.zst]
+//!     raw records, one per line
+//! <prefix>/_index/<topic>/partition=<p>/<topic>+<p>+<first>+<next>+<lines>.json
+//!     offset and timestamp of each line
 //! ```
-//! `<first>` is the position the archive resumed from, not the offset of the first line: records
-//! without a line (a transaction's markers, what is in the dead letters only) leave no trace in it.
-//! An object holds the offsets `first..next_offset` of its partition whole, and the next object's
-//! `<first>` is its `next_offset`. Names are compared as numbers: ten digits are a minimum, so a
-//! list in the store's own order is not in the log's order. An object without lines is a gap:
-//! offsets the archive was told to pass over.
+//! `<first>` is the position that the archive resumed from, not the offset of the first line:
+//! transaction markers and records that are only in the dead letters have no line. An object covers
+//! all offsets `first..next_offset` of its partition, and the next object's `<first>` is that
+//! `next_offset`. Compare names as numbers: they have at least ten digits, so the store's
+//! lexicographic order is not the log's order. An object without lines is a gap: offsets that a
+//! reset told the archive to skip.
 
 use std::{collections::HashMap, str::FromStr};
 
@@ -24,17 +24,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::compressed;
 
-/// One partition of a topic, as raw objects name it.
+/// A topic partition in the raw zone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RawPartition {
-    /// The topic's name; Kafka allows `[a-zA-Z0-9._-]`, so it holds no `+` and no `/`.
+    /// The topic's name. Kafka allows `[a-zA-Z0-9._-]`, so it contains neither `+` nor `/`.
     pub topic: String,
-    /// The partition.
+    /// The partition's number.
     pub partition: i32,
 }
 
 impl RawPartition {
-    /// The folder of its raw objects below `prefix`, with a slash at its end.
+    /// The key prefix of its raw objects below `prefix`, with a trailing slash.
     #[must_use]
     pub fn folder(&self, prefix: &str) -> String {
         format!(
@@ -56,9 +56,9 @@ impl RawPartition {
         )
     }
 
-    /// The key of the index object for the offsets `first..next`, of which the object has `lines`
-    /// lines. Two workers that wrote the same range before and after the broker compacted it differ
-    /// in that, and neither must replace the other's index.
+    /// The key of the index object for the offsets `first..next`, whose raw object has `lines`
+    /// lines. The line count is part of the key since two workers that write the same range before
+    /// and after the broker compacts it must not replace each other's index.
     #[must_use]
     pub fn index_key(&self, prefix: &str, first: i64, next: i64, lines: usize) -> String {
         format!(
@@ -69,14 +69,14 @@ impl RawPartition {
         )
     }
 
-    /// The folder of its index objects below `prefix`, with a slash at its end.
+    /// The key prefix of its index objects below `prefix`, with a trailing slash.
     #[must_use]
     pub fn index_folder(&self, prefix: &str) -> String {
         self.folder(&joined(prefix, "_index"))
     }
 
-    /// The `<first>` in the key of one of its raw objects, however it is compressed; `None` for any
-    /// other key.
+    /// The `<first>` in the key of one of its raw objects, whatever the compression. `None` for
+    /// other keys.
     #[must_use]
     pub fn first_offset(&self, prefix: &str, key: &str) -> Option<i64> {
         let (name, _) = compressed::split(key.strip_prefix(&self.folder(prefix))?)?;
@@ -86,7 +86,7 @@ impl RawPartition {
     }
 }
 
-/// `name` below `prefix`.
+/// Joins `prefix` and `name` with a slash, or returns `name` if `prefix` is empty.
 #[must_use]
 pub fn joined(prefix: &str, name: &str) -> String {
     if prefix.is_empty() {
@@ -96,25 +96,25 @@ pub fn joined(prefix: &str, name: &str) -> String {
     }
 }
 
-/// The folder of a topic's raw objects below `prefix`, with a slash at its end.
+/// The key prefix of a topic's raw objects below `prefix`, with a trailing slash.
 fn topic_folder(prefix: &str, topic: &str) -> String {
     joined(prefix, topic) + "/"
 }
 
-/// What a raw object's metadata says (`x-amz-meta-…`).
+/// Metadata of a raw object (`x-amz-meta-…`).
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// The offset behind the last one this object accounts for: where the archive resumes.
+pub struct ObjectMetadata {
+    /// The offset after the last one that this object covers. The archive resumes there.
     pub next_offset: i64,
-    /// Lines.
+    /// Number of lines.
     pub record_count: u64,
-    /// The earliest of its records' timestamps, milliseconds since the epoch.
+    /// The earliest timestamp of its records, milliseconds since the epoch.
     pub min_time: i64,
-    /// The latest of its records' timestamps, milliseconds since the epoch.
+    /// The latest timestamp of its records, milliseconds since the epoch.
     pub max_time: i64,
-    /// The Kafka cluster the records came from.
+    /// The id of the Kafka cluster.
     pub cluster_id: String,
-    /// The topic's id: a topic deleted and created again under its name has another one.
+    /// The topic's id, which changes if the topic is deleted and created again.
     pub topic_id: String,
     /// The key of its index object.
     pub index: String,
@@ -123,13 +123,13 @@ pub struct Facts {
 /// Why a raw object's metadata can't be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("its metadata {problem} {name}: it was not written by this archive")]
-pub struct FactsError {
+pub struct MetadataError {
     name: &'static str,
     problem: &'static str,
 }
 
-impl Facts {
-    /// As metadata of an object.
+impl ObjectMetadata {
+    /// Converts to object metadata.
     #[must_use]
     pub fn to_metadata(&self) -> HashMap<String, String> {
         [
@@ -145,8 +145,8 @@ impl Facts {
         .into()
     }
 
-    /// Out of an object's metadata.
-    pub fn from_metadata(metadata: &HashMap<String, String>) -> Result<Self, FactsError> {
+    /// Parses object metadata.
+    pub fn from_metadata(metadata: &HashMap<String, String>) -> Result<Self, MetadataError> {
         Ok(Self {
             next_offset: number(metadata, "next-offset")?,
             record_count: number(metadata, "record-count")?,
@@ -162,8 +162,8 @@ impl Facts {
 fn text<'a>(
     metadata: &'a HashMap<String, String>,
     name: &'static str,
-) -> Result<&'a str, FactsError> {
-    metadata.get(name).map(String::as_str).ok_or(FactsError {
+) -> Result<&'a str, MetadataError> {
+    metadata.get(name).map(String::as_str).ok_or(MetadataError {
         name,
         problem: "has no",
     })
@@ -172,46 +172,46 @@ fn text<'a>(
 fn number<T: FromStr>(
     metadata: &HashMap<String, String>,
     name: &'static str,
-) -> Result<T, FactsError> {
-    text(metadata, name)?.parse().map_err(|_| FactsError {
+) -> Result<T, MetadataError> {
+    text(metadata, name)?.parse().map_err(|_| MetadataError {
         name,
         problem: "has no readable",
     })
 }
 
-/// An index object: one entry per line of its raw object, in the same order.
+/// Content of an index object: one entry per line of the raw object, in the same order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Index {
-    /// Each record's offset.
+    /// The offset of each record.
     pub offsets: Vec<i64>,
-    /// Each record's timestamp, milliseconds since the epoch.
+    /// The timestamp of each record, milliseconds since the epoch.
     pub times: Vec<i64>,
-    /// The lines whose record was re-driven, by rising number: what "later" means for these.
+    /// The original order of redriven records, sorted by line.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub orders: Vec<LineOrder>,
 }
 
-/// The order of a re-driven record: that of the record it first was, not of where it stands in the
-/// log now.
+/// The order of a redriven record: the position of the original record, not that of its copy in the
+/// log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LineOrder {
     /// The line's number in the raw object, from 0.
     pub line: usize,
-    /// Milliseconds since the epoch.
+    /// The original timestamp, milliseconds since the epoch.
     pub time: i64,
-    /// The partition it first stood in.
+    /// The original partition.
     pub partition: i32,
-    /// Its first offset there.
+    /// The original offset.
     pub offset: i64,
 }
 
 impl Index {
-    /// What decides which of two records of one key is later, for the record of a line; `partition`
-    /// is the raw object's. `None`: there is no such line.
+    /// The order of the record at `line`. `partition` is the raw object's. `None` if there is no
+    /// such line.
     #[must_use]
     pub fn order(&self, line: usize, partition: i32) -> Option<Order> {
         let (&offset, &time) = (self.offsets.get(line)?, self.times.get(line)?);
-        let place = Order {
+        let own = Order {
             time,
             partition,
             offset,
@@ -219,7 +219,7 @@ impl Index {
         Some(
             self.orders
                 .binary_search_by_key(&line, |order| order.line)
-                .map_or(place, |found| {
+                .map_or(own, |found| {
                     let LineOrder {
                         time,
                         partition,
@@ -236,18 +236,18 @@ impl Index {
     }
 }
 
-/// A raw object as a listing shows it.
+/// A raw object in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RawObject {
-    /// Its key.
+    /// The object's key.
     pub key: String,
-    /// Where it begins.
+    /// The `<first>` of its key.
     pub first: i64,
-    /// Its size, bytes.
+    /// The object's size, bytes.
     pub bytes: u64,
 }
 
-/// The raw objects of a partition, in the log's order. No such bucket: an error.
+/// Lists the raw objects of a partition in the log's order. Fails if the bucket does not exist.
 pub async fn list(
     client: &Client,
     bucket: &str,
@@ -283,7 +283,7 @@ pub async fn list(
     Ok(objects)
 }
 
-/// The partitions of a topic that have a folder in the raw zone, in order.
+/// Lists the partitions of a topic that have raw objects, in order.
 pub async fn partitions(
     client: &Client,
     bucket: &str,
@@ -317,12 +317,16 @@ pub async fn partitions(
     Ok(found)
 }
 
-/// What an object's metadata says; `None`: there is no such object.
-pub async fn facts(client: &Client, bucket: &str, key: &str) -> anyhow::Result<Option<Facts>> {
+/// Reads an object's metadata. `None` if there is no such object.
+pub async fn object_metadata(
+    client: &Client,
+    bucket: &str,
+    key: &str,
+) -> anyhow::Result<Option<ObjectMetadata>> {
     match client.head_object().bucket(bucket).key(key).send().await {
         Ok(head) => {
             let none = HashMap::new();
-            let facts = Facts::from_metadata(head.metadata().unwrap_or(&none));
+            let facts = ObjectMetadata::from_metadata(head.metadata().unwrap_or(&none));
             Ok(Some(facts.with_context(|| {
                 format!("s3://{bucket}/{key} can't be used")
             })?))
@@ -340,7 +344,7 @@ pub async fn facts(client: &Client, bucket: &str, key: &str) -> anyhow::Result<O
     }
 }
 
-/// An index object's content.
+/// Reads an index object.
 pub async fn index(client: &Client, bucket: &str, key: &str) -> anyhow::Result<Index> {
     let object = client.get_object().bucket(bucket).key(key).send().await;
     let object =
@@ -366,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_those_of_the_contract() {
+    fn keys_have_the_documented_layout() {
         use Compression::{Gzip, None, Zstd};
         for (prefix, first, compression, key) in [
             (
@@ -393,12 +397,13 @@ mod tests {
         }
         assert_eq!(
             partition().index_key("topics", 7, 19, 12),
-            "topics/_index/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000007+0000000019+12.json"
+            "topics/_index/data.pinterest.pin/partition=2/\
+             data.pinterest.pin+2+0000000007+0000000019+12.json"
         );
     }
 
     #[test]
-    fn other_keys_are_no_raw_objects() {
+    fn other_keys_are_not_raw_objects() {
         for key in [
             "topics/data.pinterest.pin/partition=2/data.pinterest.pin+1+0000000000.json",
             "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+000000000.json",
@@ -406,14 +411,15 @@ mod tests {
             "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000000.json.bz2",
             "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000000",
             "topics/data.pinterest.pin/partition=2/",
-            "topics/_index/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000000+0000000001.json",
+            "topics/_index/data.pinterest.pin/partition=2/\
+             data.pinterest.pin+2+0000000000+0000000001.json",
         ] {
             assert_eq!(partition().first_offset("topics", key), None, "{key}");
         }
     }
 
     #[test]
-    fn a_re_driven_line_keeps_the_order_it_first_had() {
+    fn a_redriven_line_keeps_its_original_order() {
         let redriven = LineOrder {
             line: 1,
             time: 5,
@@ -444,15 +450,15 @@ mod tests {
     }
 
     #[test]
-    fn an_index_without_re_driven_lines_is_what_it_always_was() {
+    fn an_index_without_redriven_lines_has_no_field_orders() {
         let before = r#"{"offsets":[7],"times":[1]}"#;
         let index: Index = serde_json::from_str(before).unwrap();
         assert_eq!(serde_json::to_string(&index).unwrap(), before);
     }
 
     #[test]
-    fn metadata_comes_back_as_it_was_written() {
-        let facts = Facts {
+    fn metadata_round_trips() {
+        let facts = ObjectMetadata {
             next_offset: 42,
             record_count: 40,
             min_time: 1,
@@ -462,9 +468,11 @@ mod tests {
             index: "i".into(),
         };
         let mut metadata = facts.to_metadata();
-        assert_eq!(Facts::from_metadata(&metadata), Ok(facts));
+        assert_eq!(ObjectMetadata::from_metadata(&metadata), Ok(facts));
         metadata.remove("next-offset");
-        let message = Facts::from_metadata(&metadata).unwrap_err().to_string();
+        let message = ObjectMetadata::from_metadata(&metadata)
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("next-offset"), "{message}");
     }
 }

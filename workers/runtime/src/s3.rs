@@ -1,16 +1,16 @@
-//! The object store.
+//! Client for the object store.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
-use anyhow::{Context, Result};
+use anyhow::{Result, anyhow};
 use aws_sdk_s3::{
     Client,
     config::{
         BehaviorVersion, Config, Credentials, Region, RequestChecksumCalculation,
         ResponseChecksumValidation, retry::RetryConfig, timeout::TimeoutConfig,
     },
-    error::DisplayErrorContext,
-    operation::{create_bucket::CreateBucketError, head_bucket::HeadBucketError},
+    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    operation::create_bucket::CreateBucketError,
     types::{BucketLocationConstraint, CreateBucketConfiguration},
 };
 use aws_smithy_http_client::{
@@ -20,16 +20,16 @@ use aws_smithy_http_client::{
 
 use crate::config::{S3, secret_file};
 
-/// The region in which a bucket is made by naming none.
+/// The region for which `CreateBucket` must not contain a location constraint.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// A client of the store, with the credentials read from their files now. Nothing is sent yet.
+/// Creates a client with the credentials read from their files. Sends no request.
 ///
-/// With an endpoint, buckets are addressed by path, and checksums are sent only where the protocol
-/// asks for one: many servers other than AWS refuse the newer ones.
+/// With an endpoint, buckets are addressed by path, and checksums are sent only if the protocol
+/// requires them: many servers other than AWS refuse the newer checksums.
 pub fn client(s3: &S3) -> Result<Client> {
-    let key_id = secret_file(&s3.credentials_dir.join("accessKeyId"))?;
-    let key = secret_file(&s3.credentials_dir.join("secretAccessKey"))?;
+    let key_id = secret_file(&s3.credentials_dir.join("accessKeyId"), None)?;
+    let key = secret_file(&s3.credentials_dir.join("secretAccessKey"), None)?;
     let http = Builder::new()
         .tls_provider(Provider::Rustls(CryptoMode::Ring))
         .build_https();
@@ -56,38 +56,21 @@ pub fn client(s3: &S3) -> Result<Client> {
     Ok(Client::from_conf(config.build()))
 }
 
-/// Makes the bucket where it is absent. Two workers may do so at once: what counts is that it is
-/// there in the end.
-pub async fn ensure_bucket(client: &Client, bucket: &str) -> Result<()> {
-    let Err(missing) = client.head_bucket().bucket(bucket).send().await else {
+/// The response header in which S3 names a bucket's actual region.
+const BUCKET_REGION: &str = "x-amz-bucket-region";
+
+/// Creates the bucket if it does not exist. Safe to call from several workers at once.
+pub async fn ensure_bucket(client: &Client, s3: &S3, bucket: &str) -> Result<()> {
+    let place = Place { s3, bucket };
+    let Err(error) = client.head_bucket().bucket(bucket).send().await else {
         return Ok(());
     };
-    if !missing
-        .as_service_error()
-        .is_some_and(HeadBucketError::is_not_found)
-    {
-        return Err(anyhow::anyhow!("{}", DisplayErrorContext(&missing))).with_context(|| {
-            format!("bucket {bucket}: the store can't tell whether it is there; check endpoint and credentials")
-        });
+    let failure = Failure::from(&error);
+    if failure.status != Some(404) {
+        return Err(anyhow!("{}", place.unusable(&failure)));
     }
-    let region = client
-        .config()
-        .region()
-        .map(Region::as_ref)
-        .filter(|region| *region != DEFAULT_REGION);
-    let place = region.map(|region| {
-        CreateBucketConfiguration::builder()
-            .location_constraint(BucketLocationConstraint::from(region))
-            .build()
-    });
-    match client
-        .create_bucket()
-        .bucket(bucket)
-        .set_create_bucket_configuration(place)
-        .send()
-        .await
-    {
-        Ok(_) => {
+    match create_bucket(client, bucket).await {
+        Ok(()) => {
             tracing::info!(bucket, "bucket created");
             Ok(())
         }
@@ -98,13 +81,200 @@ pub async fn ensure_bucket(client: &Client, bucket: &str) -> Result<()> {
         {
             Ok(())
         }
+        // Another worker may have created it in the meantime.
         Err(error) => match client.head_bucket().bucket(bucket).send().await {
             Ok(_) => Ok(()),
-            Err(_) => Err(anyhow::anyhow!("{}", DisplayErrorContext(&error))).with_context(|| {
-                format!(
-                    "bucket {bucket} can't be created: create it, or allow these credentials to"
-                )
-            }),
+            Err(_) => Err(anyhow!("{}", place.missing(&Failure::from(&error)))),
         },
+    }
+}
+
+async fn create_bucket(client: &Client, bucket: &str) -> Result<(), SdkError<CreateBucketError>> {
+    let region = client
+        .config()
+        .region()
+        .map(Region::as_ref)
+        .filter(|region| *region != DEFAULT_REGION);
+    let configuration = region.map(|region| {
+        CreateBucketConfiguration::builder()
+            .location_constraint(BucketLocationConstraint::from(region))
+            .build()
+    });
+    client
+        .create_bucket()
+        .bucket(bucket)
+        .set_create_bucket_configuration(configuration)
+        .send()
+        .await?;
+    Ok(())
+}
+
+/// Why a request failed.
+#[derive(Debug)]
+struct Failure {
+    /// The HTTP status. `None` if there was no response.
+    status: Option<u16>,
+    /// The bucket's actual region, if the store names it.
+    region: Option<String>,
+    /// The store's error code and message, or the client's error without a response.
+    reason: String,
+}
+
+impl<E> From<&SdkError<E>> for Failure
+where
+    E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+{
+    fn from(error: &SdkError<E>) -> Self {
+        let response = error.raw_response();
+        let reason = match (error.code(), error.message()) {
+            (Some(code), Some(message)) => format!("{code}: {message}"),
+            (Some(only), None) | (None, Some(only)) => only.to_owned(),
+            // Responses to HEAD requests have no body.
+            (None, None) if response.is_some() => "no further message".to_owned(),
+            (None, None) => DisplayErrorContext(error).to_string(),
+        };
+        Self {
+            status: response.map(|response| response.status().as_u16()),
+            region: response
+                .and_then(|response| response.headers().get(BUCKET_REGION))
+                .map(ToOwned::to_owned),
+            reason,
+        }
+    }
+}
+
+/// A bucket, for messages.
+#[derive(Clone, Copy)]
+struct Place<'a> {
+    s3: &'a S3,
+    bucket: &'a str,
+}
+
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let endpoint = self.s3.endpoint.as_deref().unwrap_or("AWS");
+        let Self { s3, bucket } = self;
+        write!(f, "bucket {bucket} at {endpoint} (region {})", s3.region)
+    }
+}
+
+impl Place<'_> {
+    /// Says why the bucket can't be checked, and what to do.
+    fn unusable(&self, failure: &Failure) -> String {
+        let Failure {
+            status,
+            region,
+            reason,
+        } = failure;
+        match (*status, region) {
+            (Some(301 | 307 | 400), Some(region)) if *region != self.s3.region => {
+                format!("{self} is in another region ({reason}): set s3.region to {region}")
+            }
+            (Some(301), _) => format!(
+                "{self} is in another region or at another endpoint ({reason}): correct s3.region \
+                 or s3.endpoint"
+            ),
+            (Some(403), _) => format!(
+                "{self}: access denied ({reason}): the credentials need s3:ListBucket on the \
+                 bucket, or it belongs to another account"
+            ),
+            (Some(status), _) => format!(
+                "{self} can't be checked, HTTP status {status} ({reason}): check s3.endpoint, \
+                 s3.region and the credentials"
+            ),
+            (None, _) => format!(
+                "{self} can't be reached: {reason}: check that s3.endpoint is right and reachable \
+                 from the cluster"
+            ),
+        }
+    }
+
+    /// Says that the bucket neither exists nor can be created, and what to do.
+    fn missing(&self, failure: &Failure) -> String {
+        format!(
+            "{self} does not exist and can't be created ({}): create it, or allow these \
+             credentials s3:CreateBucket",
+            failure.reason
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failure(status: Option<u16>, region: Option<&str>, reason: &str) -> Failure {
+        Failure {
+            status,
+            region: region.map(str::to_owned),
+            reason: reason.to_owned(),
+        }
+    }
+
+    #[test]
+    fn each_failure_says_what_to_do() {
+        let s3 = S3 {
+            endpoint: Some("http://s3.example:9000".to_owned()),
+            region: "eu-west-1".to_owned(),
+            credentials_dir: "/secrets".into(),
+        };
+        let place = Place {
+            s3: &s3,
+            bucket: "data",
+        };
+        for (failure, says) in [
+            (
+                failure(Some(301), Some("us-west-2"), "m"),
+                "set s3.region to us-west-2",
+            ),
+            (
+                failure(Some(400), Some("us-west-2"), "m"),
+                "set s3.region to us-west-2",
+            ),
+            (
+                failure(Some(301), None, "m"),
+                "another region or at another endpoint (m)",
+            ),
+            (
+                failure(Some(403), None, "AccessDenied: m"),
+                "(AccessDenied: m): the credentials need s3:ListBucket",
+            ),
+            (failure(Some(400), None, "m"), "HTTP status 400 (m)"),
+            (
+                failure(Some(503), Some("eu-west-1"), "SlowDown: m"),
+                "HTTP status 503 (SlowDown: m)",
+            ),
+            (
+                failure(None, None, "connection refused"),
+                "can't be reached: connection refused",
+            ),
+        ] {
+            let message = place.unusable(&failure);
+            let begins = "bucket data at http://s3.example:9000 (region eu-west-1)";
+            assert!(
+                message.starts_with(begins) && message.contains(says),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_missing_bucket_says_why_it_was_not_created() {
+        let s3 = S3 {
+            endpoint: None,
+            region: "eu-west-1".to_owned(),
+            credentials_dir: "/secrets".into(),
+        };
+        let place = Place {
+            s3: &s3,
+            bucket: "data",
+        };
+        let message = place.missing(&failure(Some(403), None, "AccessDenied: no"));
+        assert!(
+            message.starts_with("bucket data at AWS (region eu-west-1) does not exist")
+                && message.contains("(AccessDenied: no)")
+                && message.contains("s3:CreateBucket"),
+            "{message}"
+        );
     }
 }

@@ -1,10 +1,10 @@
-//! When to stop.
+//! Graceful shutdown on signals.
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// A token cancelled by the first SIGTERM (Kubernetes stops the pod) or SIGINT (Ctrl-C). To be
-/// called inside the runtime, once.
+/// Returns a token that is cancelled by the first SIGTERM (Kubernetes stops the pod) or SIGINT
+/// (Ctrl-C). Call it once, inside the Tokio runtime.
 #[must_use]
 pub fn on_signal() -> CancellationToken {
     let stop = CancellationToken::new();
@@ -23,7 +23,11 @@ pub fn on_signal() -> CancellationToken {
                 });
             }
             Err(error) => {
-                tracing::error!(%error, signal = name, "the signal can't be heard: only a kill will stop this process");
+                tracing::error!(
+                    %error,
+                    signal = name,
+                    "can't handle this signal: it will not stop the process"
+                );
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Log lines on standard error, as JSON for machines or plain for people.
+//! Logging to standard error.
 
 use std::{
     fmt,
@@ -8,12 +8,12 @@ use std::{
 
 use tracing_subscriber::EnvFilter;
 
-/// The form of log lines.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
-    /// Text.
+    /// Plain text for people.
     Plain,
 }
 
@@ -24,7 +24,7 @@ impl FromStr for LogFormat {
         match text {
             "json" => Ok(Self::Json),
             "plain" => Ok(Self::Plain),
-            _ => Err(format!("`{text}` is no log format: use json or plain")),
+            _ => Err(format!("`{text}` is not a log format: use json or plain")),
         }
     }
 }
@@ -38,10 +38,10 @@ impl fmt::Display for LogFormat {
     }
 }
 
-/// Sends every event of `tracing`, librdkafka's lines among them, to standard error. `RUST_LOG`
-/// chooses which; `info` unless set.
+/// Writes `tracing` events, which include librdkafka's log lines, to standard error. `RUST_LOG`
+/// sets the filter; the default is `info`.
 ///
-/// Standard output stays free for a worker's result. A second call changes nothing.
+/// Standard output is reserved for a worker's result. A second call has no effect.
 pub fn init(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt()
@@ -57,6 +57,6 @@ pub fn init(format: LogFormat) {
         LogFormat::Plain => lines.with_ansi(io::stderr().is_terminal()).try_init(),
     };
     if let Err(error) = result {
-        tracing::debug!(%error, "log lines had been set up before");
+        tracing::debug!(%error, "logging is already set up");
     }
 }

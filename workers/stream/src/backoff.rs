@@ -1,11 +1,11 @@
-//! How long to wait between tries.
+//! Exponential backoff.
 
 use std::time::Duration;
 
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// Doubles from 200 ms up to 10 s.
+/// Waits that double from 200 ms up to 10 s.
 #[derive(Clone, Debug)]
 pub struct Backoff(Duration);
 

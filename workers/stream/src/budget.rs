@@ -1,22 +1,22 @@
-//! How much memory batches may take.
+//! The memory budget of the batches.
 
 use pinpipe_runtime::memory;
 
 const MIB: usize = 1 << 20;
-/// Without a limit to go by.
+/// The budget where the container has no memory limit.
 const DEFAULT: usize = 256 * MIB;
-const LEAST: usize = 16 * MIB;
-const MOST: usize = 1024 * MIB;
+const MIN: usize = 16 * MIB;
+const MAX: usize = 1024 * MIB;
 
-/// The byte budget over all partitions: a third of the container's memory limit. The rest is for
-/// librdkafka's own queues, what is on its way to the sink, and the process.
+/// The byte budget of all partitions together: a third of the container's memory limit. The rest is
+/// for librdkafka's queues, requests to the sink and the process itself.
 #[must_use]
 pub fn bytes() -> usize {
     budget(memory::limit())
 }
 
 fn budget(limit: Option<usize>) -> usize {
-    limit.map_or(DEFAULT, |limit| (limit / 3).clamp(LEAST, MOST))
+    limit.map_or(DEFAULT, |limit| (limit / 3).clamp(MIN, MAX))
 }
 
 #[cfg(test)]
@@ -28,8 +28,8 @@ mod tests {
         for (limit, expected) in [
             (None, DEFAULT),
             (Some(192 * MIB), 64 * MIB),
-            (Some(MIB), LEAST),
-            (Some(64 << 30), MOST),
+            (Some(MIB), MIN),
+            (Some(64 << 30), MAX),
         ] {
             assert_eq!(budget(limit), expected, "{limit:?}");
         }

@@ -1,7 +1,7 @@
-//! One batch's way into the sink: letters first, then the commit, tried until it is decided.
+//! The commit of one batch: dead letters first, then the sink, retried until the outcome is known.
 
 use std::{
-    sync::Mutex,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -9,101 +9,103 @@ use pinpipe_runtime::outage::Outage;
 
 use crate::{
     backoff::Backoff,
-    lane::Sealed,
+    buffer::Sealed,
     metrics::Metrics,
     sink::{Batch, Halt, Sink, SinkError, Source},
 };
 
-/// How often what stays wrong is written of in the log.
+/// The interval at which a lasting problem is logged again.
 pub const REMINDER: Duration = Duration::from_secs(30);
 
 /// How a commit ended.
 #[derive(Debug)]
 pub enum Outcome {
-    /// Stored; the sink's position is `stored` now.
+    /// The batch is stored.
     Committed {
         /// The end of the batch.
         to: i64,
         /// The sink's position.
         stored: i64,
     },
-    /// Another worker was there first.
+    /// Another worker has moved the position.
     Moved,
     /// The sink must stop.
     Halted(Halt),
 }
 
-/// Whether the sink answers: metric, log and readiness for all who talk to it.
+/// Whether the sink is available, as metric, log line and readiness. Shared by every task that
+/// calls the sink.
 #[derive(Debug)]
 pub struct SinkHealth {
     metrics: Metrics,
     outage: Outage,
-    away: Mutex<Option<Away>>,
+    downtime: Mutex<Option<Downtime>>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Away {
+struct Downtime {
     since: Instant,
     reminded: Instant,
 }
 
 impl SinkHealth {
-    /// Not known yet.
+    /// Reports to `metrics` and `outage`; nothing is reported until the first call.
     pub const fn new(metrics: Metrics, outage: Outage) -> Self {
         Self {
             metrics,
             outage,
-            away: Mutex::new(None),
+            downtime: Mutex::new(None),
         }
     }
 
-    /// It answered.
+    fn downtime(&self) -> MutexGuard<'_, Option<Downtime>> {
+        self.downtime.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reports that the sink answered.
     pub fn up(&self) {
         self.metrics.sink_up.set(1);
         self.outage.up();
-        if let Some(away) = self
-            .away
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .take()
-        {
-            tracing::info!(away_for = ?away.since.elapsed(), "the sink is back");
+        if let Some(downtime) = self.downtime().take() {
+            tracing::info!(after = ?downtime.since.elapsed(), "the sink is available again");
         }
     }
 
-    /// It did not, or refused.
+    /// Reports that the sink failed or did not answer.
     pub fn down(&self, error: &anyhow::Error) {
         self.metrics.sink_up.set(0);
-        self.outage.down(|| format!("{error:#}"));
+        let error = format!("{error:#}");
+        self.outage.down(|| error.clone());
         let now = Instant::now();
-        let mut state = self
-            .away
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut state = self.downtime();
         match state.as_mut() {
-            Some(away) if now.duration_since(away.reminded) < REMINDER => {
-                tracing::debug!(error = format!("{error:#}"), "the sink is away");
+            Some(downtime) if now.duration_since(downtime.reminded) < REMINDER => {
+                tracing::debug!(error, "the sink is unavailable");
             }
-            Some(away) => {
-                away.reminded = now;
-                tracing::warn!(error = format!("{error:#}"), away_for = ?away.since.elapsed(), "the sink is still away: trying on");
+            Some(downtime) => {
+                downtime.reminded = now;
+                tracing::warn!(
+                    error,
+                    since = ?downtime.since.elapsed(),
+                    "the sink is still unavailable: retrying"
+                );
             }
             None => {
-                *state = Some(Away {
+                *state = Some(Downtime {
                     since: now,
                     reminded: now,
                 });
                 tracing::warn!(
-                    error = format!("{error:#}"),
-                    "the sink is away: trying again until it is back, nothing is lost meanwhile"
+                    error,
+                    "the sink is unavailable: retrying until it answers, no record is lost"
                 );
             }
         }
     }
 }
 
-/// Stores a batch. Ends when it is decided; may be dropped at any time, since positions and data
-/// move together or not at all. Between two tries it waits by `pause`.
+/// Stores a batch and returns once the outcome is known. Waits between two attempts by `pause`. The
+/// future may be dropped at any time, since a sink moves data and position together or not at all.
 pub async fn commit<S: Sink, P: Future<Output = ()>>(
     sink: &S,
     health: &SinkHealth,
@@ -113,19 +115,20 @@ pub async fn commit<S: Sink, P: Future<Output = ()>>(
     from: i64,
     pause: impl Fn(Duration) -> P,
 ) -> Outcome {
-    for letter in &mut sealed.letters {
-        letter.acknowledged().await;
+    for dead_letter in &mut sealed.dead_letters {
+        dead_letter.acknowledged().await;
     }
+    let records = sealed.batch.records();
     let mut backoff = Backoff::default();
     loop {
-        let begun = Instant::now();
+        let started = Instant::now();
         match sink.commit(source, &sealed.batch, from, sealed.to).await {
             Ok(stored) => {
                 health.up();
-                if sealed.batch.records() > 0 {
-                    metrics.committed(sealed.batch.records(), begun.elapsed());
+                if records > 0 {
+                    metrics.committed(records, started.elapsed());
                 }
-                tracing::debug!(%source, from, to = sealed.to, records = sealed.batch.records(), "committed");
+                tracing::debug!(%source, from, to = sealed.to, records, "committed");
                 return Outcome::Committed {
                     to: sealed.to,
                     stored,
@@ -133,7 +136,7 @@ pub async fn commit<S: Sink, P: Future<Output = ()>>(
             }
             Err(SinkError::Moved) => return Outcome::Moved,
             Err(SinkError::Halt(halt)) => return Outcome::Halted(halt),
-            Err(SinkError::Away(error)) => {
+            Err(SinkError::Unavailable(error)) => {
                 health.down(&error);
                 pause(backoff.next()).await;
             }

@@ -1,15 +1,15 @@
-//! The Kafka consumer: its settings, and what it tells while it is polled.
+//! The Kafka consumer: its settings, and the events it sends besides records.
 //!
-//! Rebalances are not answered inside librdkafka's callback but by the session's loop, by
-//! `incremental_assign` and `incremental_unassign`: librdkafka waits for that answer and goes on
-//! with its heartbeats meanwhile. So the loop can ask the sink where to resume, or flush what it
-//! has, without blocking a thread.
+//! The session's loop answers rebalances, not librdkafka's callback, with `incremental_assign` and
+//! `incremental_unassign`. librdkafka waits for that answer and keeps sending heartbeats, so that
+//! the loop can ask the sink where to resume, or flush, without blocking a thread.
 
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 
+use pinpipe_runtime::kafka::BrokerErrors;
 use rdkafka::{
     ClientContext, Statistics, TopicPartitionList,
     config::RDKafkaLogLevel,
@@ -19,44 +19,46 @@ use rdkafka::{
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-/// A partition as Kafka names it.
+/// A topic's name and a partition's number.
 pub type TopicPartition = (String, i32);
 
-/// What the consumer tells beside records.
+/// An event of the consumer.
 #[derive(Debug)]
 pub enum Event {
-    /// The group gives us partitions; to be answered.
+    /// The group assigns partitions. Must be answered.
     Assign(Vec<TopicPartition>),
-    /// The group takes partitions; to be answered. Lost ones are another worker's already.
+    /// The group revokes partitions. Must be answered.
     Revoke {
         /// The partitions.
         partitions: Vec<TopicPartition>,
-        /// Whether it is too late to commit.
+        /// Whether another worker owns them already, so that it is too late to commit.
         lost: bool,
     },
     /// Offsets were not committed to the group.
     CommitFailed(KafkaError),
-    /// librdkafka's figures.
+    /// librdkafka's statistics.
     Statistics(Box<Statistics>),
 }
 
-/// The callbacks.
+/// librdkafka's callbacks.
 pub struct Context {
     events: UnboundedSender<Event>,
-    /// Set once nobody answers rebalances any more.
+    /// Set once the session no longer answers rebalances.
     closing: Arc<AtomicBool>,
+    /// Why brokers can't be reached.
+    pub broker_errors: BrokerErrors,
 }
 
 /// The consumer.
 pub type Consumer = StreamConsumer<Context>;
 
-/// A consumer with what it tells, and the switch to set before it is dropped.
+/// A consumer, its events, and the flag to set before it is dropped.
 pub struct Connected {
     /// The consumer.
     pub consumer: Arc<Consumer>,
-    /// What it tells.
+    /// Its events.
     pub events: UnboundedReceiver<Event>,
-    /// See [`Context`].
+    /// Set it once nothing answers rebalances any more.
     pub closing: Arc<AtomicBool>,
 }
 
@@ -71,23 +73,23 @@ pub fn connect(config: &pinpipe_config::Stream, topics: &[&str]) -> KafkaResult<
         .set("enable.auto.commit", "false")
         .set("enable.auto.offset.store", "false")
         .set("auto.offset.reset", "error")
-        // A worker that was killed is replaced within seconds.
+        // The partitions of a killed worker move to another within seconds.
         .set("session.timeout.ms", "10000")
         .set("heartbeat.interval.ms", "2000")
         // New topics and partitions are found within seconds.
         .set("topic.metadata.refresh.interval.ms", "10000")
         .set("statistics.interval.ms", "2000")
-        // The worker has a byte budget of its own: what librdkafka fetches ahead comes on top, per
-        // partition.
+        // librdkafka's prefetch, per partition, comes on top of the worker's byte budget.
         .set("queued.max.messages.kbytes", "2048")
-        // That is soon full, and soon empty again: librdkafka's own second of waiting would leave
-        // the worker idle in between.
+        // This small queue fills and empties quickly: with librdkafka's default backoff of a second
+        // the worker would be idle in between.
         .set("fetch.queue.backoff.ms", "20")
         .set("fetch.max.bytes", "8388608")
         .set("fetch.wait.max.ms", "100")
         .create_with_context(Context {
             events: sender,
             closing: closing.clone(),
+            broker_errors: BrokerErrors::new(&config.kafka.bootstrap_servers),
         })?;
     consumer.subscribe(topics)?;
     Ok(Connected {
@@ -105,34 +107,23 @@ fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {
 }
 
 impl Context {
-    fn tell(&self, event: Event) {
-        // The receiver is gone when the session has ended: nobody wants to know then.
+    fn send(&self, event: Event) {
+        // The receiver is gone once the session has ended.
         let _ = self.events.send(event);
     }
 }
 
 impl ClientContext for Context {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        match level {
-            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-                tracing::error!(facility, message, "librdkafka");
-            }
-            // A broker that is away is retried for ever and shows in the metrics.
-            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
-                tracing::warn!(facility, message, "librdkafka");
-            }
-            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
-                tracing::debug!(facility, message, "librdkafka")
-            }
-        }
+        self.broker_errors.log(level, facility, message);
     }
 
     fn stats(&self, statistics: Statistics) {
-        self.tell(Event::Statistics(Box::new(statistics)));
+        self.send(Event::Statistics(Box::new(statistics)));
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "librdkafka");
+        self.broker_errors.error(error, reason);
     }
 }
 
@@ -145,19 +136,19 @@ impl ConsumerContext for Context {
     ) {
         let assign = code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.closing.load(Ordering::SeqCst) {
-            // An assignment on the way out is declined by giving it back at once.
+            // librdkafka must be answered even while the consumer leaves the group.
             let answer = if assign {
                 consumer.incremental_assign(list)
             } else {
                 consumer.incremental_unassign(list)
             };
             if let Err(error) = answer {
-                tracing::debug!(%error, "a rebalance while leaving the group");
+                tracing::debug!(%error, "a rebalance while leaving the group failed");
             }
         } else if assign {
-            self.tell(Event::Assign(partitions(list)));
+            self.send(Event::Assign(partitions(list)));
         } else {
-            self.tell(Event::Revoke {
+            self.send(Event::Revoke {
                 partitions: partitions(list),
                 lost: consumer.assignment_lost(),
             });
@@ -166,7 +157,7 @@ impl ConsumerContext for Context {
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
         if let Err(error) = result {
-            self.tell(Event::CommitFailed(error));
+            self.send(Event::CommitFailed(error));
         }
     }
 }

@@ -1,13 +1,15 @@
-//! Dead letters: rejected records, and copies of repaired ones where the pipeline wants them, on a
-//! topic of their own, with headers that say where each came from and why
-//! ([`pinpipe_runtime::dead_letter`]).
+//! The dead-letter producer: rejected records, and copies of repaired ones where the pipeline wants
+//! them, with headers that name origin and reason ([`pinpipe_runtime::dead_letter`]).
 //!
-//! At least once: a position moves only after the letters before it are acknowledged by all
-//! replicas. A letter is named by (topic id, partition, offset), so that readers can drop the
-//! repeats a crash leaves.
+//! Delivery is at least once: a position moves only after all replicas have acknowledged the dead
+//! letters before it. A dead letter's id is (topic id, partition, offset), so that readers can drop
+//! the duplicates a crash leaves.
 
 use pinpipe_core::Order;
-use pinpipe_runtime::dead_letter::{Letter, LetterId, Redriven, Verdict};
+use pinpipe_runtime::{
+    dead_letter::{DeadLetter, DeadLetterId, Redriven, Verdict},
+    kafka::BrokerErrors,
+};
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     message::OwnedHeaders,
@@ -18,21 +20,21 @@ use tokio::task::JoinHandle;
 
 use crate::{backoff::Backoff, sink::Source};
 
-/// Writes dead letters.
+/// Produces dead letters.
 #[derive(Clone)]
 pub struct DeadLetters {
-    producer: FutureProducer,
+    producer: FutureProducer<BrokerErrors>,
+    errors: BrokerErrors,
 }
 
-/// A letter that is on its way; aborted when dropped.
+/// A dead letter being sent; dropping it aborts the send.
 #[derive(Debug)]
 pub struct Pending(JoinHandle<()>);
 
 impl Pending {
-    /// Until the broker has it.
+    /// Waits until the broker has acknowledged it.
     pub async fn acknowledged(&mut self) {
-        // The task ends only with the letter's acknowledgement; it can't be aborted while we hold
-        // it.
+        // The task ends only with the acknowledgement, and is not aborted while `self` lives.
         let _ = (&mut self.0).await;
     }
 }
@@ -51,27 +53,28 @@ struct Outgoing {
 }
 
 impl DeadLetters {
-    /// With a producer of their own.
+    /// Creates a producer of its own.
     pub fn new(kafka: &pinpipe_config::Kafka, client_id: &str) -> anyhow::Result<Self> {
+        let errors = BrokerErrors::new(&kafka.bootstrap_servers);
         let producer =
             pinpipe_runtime::kafka::client_config(kafka, &format!("{client_id}-dead-letters"))
                 .set("enable.idempotence", "true")
                 .set("acks", "all")
                 .set("linger.ms", "5")
-                // The broker's limit counts, not librdkafka's own.
+                // Above any topic's limit: the broker decides what is too large.
                 .set("message.max.bytes", "100000000")
                 .set("queue.buffering.max.kbytes", "32768")
-                .create()?;
-        Ok(Self { producer })
+                .create_with_context(errors.clone())?;
+        Ok(Self { producer, errors })
     }
 
-    /// Sends the letter of the record at `place` on its way.
+    /// Starts to send the dead letter of the record at `position`.
     #[must_use]
     pub fn send(
         &self,
         topic: &str,
         source: &Source,
-        place: Order,
+        position: Order,
         (key, value): (Option<&[u8]>, Option<&[u8]>),
         (verdict, redriven): (Verdict, Option<Redriven>),
     ) -> Pending {
@@ -79,9 +82,9 @@ impl DeadLetters {
             time,
             partition,
             offset,
-        } = place;
-        let letter = Letter {
-            id: LetterId {
+        } = position;
+        let letter = DeadLetter {
+            id: DeadLetterId {
                 topic_id: source.topic.id.clone(),
                 partition,
                 offset,
@@ -99,7 +102,7 @@ impl DeadLetters {
             headers: letter.headers(key),
         };
         Pending(tokio::spawn(deliver(
-            self.producer.clone(),
+            self.clone(),
             outgoing,
             source.clone(),
             offset,
@@ -107,29 +110,41 @@ impl DeadLetters {
     }
 }
 
-/// Tries until the broker has the letter: the position behind it must not move before.
-async fn deliver(producer: FutureProducer, mut letter: Outgoing, source: Source, offset: i64) {
+/// Retries until the broker has the dead letter: the position behind its record waits for it.
+async fn deliver(dead_letters: DeadLetters, mut outgoing: Outgoing, source: Source, offset: i64) {
     let mut backoff = Backoff::default();
     loop {
         let record = FutureRecord {
-            topic: &letter.topic,
+            topic: &outgoing.topic,
             partition: None,
-            payload: letter.value.as_deref(),
-            key: letter.key.as_deref(),
+            payload: outgoing.value.as_deref(),
+            key: outgoing.key.as_deref(),
             timestamp: None,
-            headers: Some(letter.headers.clone()),
+            headers: Some(outgoing.headers.clone()),
         };
-        match producer.send(record, Timeout::Never).await {
+        match dead_letters.producer.send(record, Timeout::Never).await {
             Ok(_) => return,
             Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _))
-                if letter.value.is_some() =>
+                if outgoing.value.is_some() =>
             {
-                tracing::warn!(%source, offset, "a record is too large for the dead-letter topic: its headers alone go there");
-                letter.value = None;
+                tracing::warn!(
+                    %source,
+                    offset,
+                    "a record is too large for the dead-letter topic: sending its headers alone"
+                );
+                outgoing.value = None;
             }
             Err((error, _)) => {
                 let wait = backoff.next();
-                tracing::warn!(%source, offset, topic = letter.topic, %error, retry_in = ?wait, "a dead letter can't be written yet");
+                let error = dead_letters.errors.explain(error.into());
+                tracing::warn!(
+                    %source,
+                    offset,
+                    topic = outgoing.topic,
+                    error = format!("{error:#}"),
+                    retry_in = ?wait,
+                    "a dead letter can't be written yet: retrying"
+                );
                 tokio::time::sleep(wait).await;
             }
         }

@@ -1,12 +1,13 @@
-//! The stream worker: Kafka → clean → a sink. The archive is this worker with the raw sink.
+//! The stream worker: consumes a pipeline's Kafka topics, cleans the records and stores them in one
+//! sink. The archive is this worker with the raw sink.
 
 mod archive;
 mod backoff;
 mod budget;
+mod buffer;
 mod commit;
 mod consumer;
 mod dead_letter;
-mod lane;
 mod metrics;
 #[cfg(test)]
 mod model;
@@ -29,9 +30,9 @@ use pinpipe_config::{ADMIN_PORT, Stream, StreamSink};
 use pinpipe_runtime::{
     admin::{Admin, Readiness},
     cli::WorkerArgs,
-    config, figures,
+    config,
     outage::Outage,
-    shutdown, telemetry,
+    shutdown, telemetry, worker_metrics,
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -47,12 +48,12 @@ use crate::{
     sink::{Sink, SinkError},
 };
 
-/// What `/readyz` calls it when the sink doesn't answer.
+/// The reason in `/readyz` while the sink is unavailable.
 const SINK_UNAVAILABLE: &str = "SinkUnavailable";
-/// How long a stopped sink waits before it looks whether somebody has reset it.
-const HALTED: Duration = Duration::from_secs(30);
-/// How long a broken session waits before the next.
-const AGAIN: Duration = Duration::from_secs(1);
+/// The delay before a halted sink is tried again: somebody may have reset it meanwhile.
+const HALT_RETRY_DELAY: Duration = Duration::from_secs(30);
+/// The delay between a failed session and the next.
+const RESTART_DELAY: Duration = Duration::from_secs(1);
 
 /// Consumes a pipeline's topics into one sink.
 #[derive(Debug, Parser)]
@@ -108,10 +109,10 @@ async fn serve<S: Sink>(
             }),
         )
         .route(
-            figures::PATH,
+            worker_metrics::PATH,
             get({
                 let metrics = metrics.clone();
-                async move || Json(metrics.figures())
+                async move || Json(metrics.threshold_values())
             }),
         );
     let dead_letters = config
@@ -133,31 +134,33 @@ async fn serve<S: Sink>(
     tracing::info!(
         group = worker.config.group,
         budget = worker.budget,
-        "the stream worker begins"
+        "the stream worker starts"
     );
-    // The admin server outlives the work: a worker that drains still answers its probes.
+    // The admin server stops last: a worker that drains still answers its probes.
     let served = CancellationToken::new();
     let admin_server = tokio::spawn(admin.serve(port, routes, served.clone()));
     let work = async {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = reach(&worker, &readiness) => work(&worker, &readiness, &stop).await,
+            () = wait_for_sink(&worker, &readiness) => {
+                run_sessions(&worker, &readiness, &stop).await;
+            }
         }
         served.cancel();
     };
     tokio::pin!(admin_server);
     tokio::select! {
-        answered = &mut admin_server => answered?,
+        served = &mut admin_server => served?,
         () = work => admin_server.await?,
     }
 }
 
-/// Asks the sink until it answers. One that never did (a wrong URL, a Secret of another time) must
-/// not look as if it worked until the first records come; one that is away later leaves its worker
-/// ready, since another would do no better.
-async fn reach<S: Sink>(worker: &Worker<S>, readiness: &Readiness) {
+/// Checks the sink until it answers. The worker is not ready before: a wrong URL or an outdated
+/// Secret must show at once rather than with the first record. Later outages leave the worker
+/// ready, since another pod could not reach the sink either.
+async fn wait_for_sink<S: Sink>(worker: &Worker<S>, readiness: &Readiness) {
     let mut backoff = Backoff::default();
-    while let Err(SinkError::Away(error)) = worker.sink.check().await {
+    while let Err(SinkError::Unavailable(error)) = worker.sink.check().await {
         worker.health.down(&error);
         readiness.set(Err(format!("{SINK_UNAVAILABLE}: {error:#}")));
         tokio::time::sleep(backoff.next()).await;
@@ -166,26 +169,30 @@ async fn reach<S: Sink>(worker: &Worker<S>, readiness: &Readiness) {
     readiness.set(Ok(()));
 }
 
-/// One session after the other. A broker or sink that is away ends none; a sink that must stop is
-/// looked at again now and then, so that a reset needs no restart.
-async fn work<S: Sink>(worker: &Worker<S>, readiness: &Readiness, stop: &CancellationToken) {
+/// Runs one session after the other until `stop`. An unavailable broker or sink ends no session. A
+/// halted sink is tried again at intervals, so that a reset needs no restart.
+async fn run_sessions<S: Sink>(
+    worker: &Worker<S>,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) {
     let resumed = || {
         readiness.set(Ok(()));
         worker.metrics.halted(None);
     };
     loop {
         let wait = match session::run(worker, stop, &resumed).await {
-            Ok(()) => return tracing::info!("the stream worker ends"),
+            Ok(()) => return tracing::info!("the stream worker stops"),
             Err(End::Halt(halt)) => {
-                let why = reset::explained(&halt, &worker.config);
+                let why = reset::explain(&halt, &worker.config);
                 tracing::error!(reason = halt.reason(), "{why}");
                 worker.metrics.halted(Some(halt.reason()));
                 readiness.set(Err(why));
-                HALTED
+                HALT_RETRY_DELAY
             }
-            Err(End::Again(error)) => {
-                tracing::warn!(error = format!("{error:#}"), "the consumer begins anew");
-                AGAIN
+            Err(End::Restart(error)) => {
+                tracing::warn!(error = format!("{error:#}"), "the session restarts");
+                RESTART_DELAY
             }
         };
         tokio::select! {

@@ -1,9 +1,9 @@
-//! What a stream worker tells at `/metrics`.
+//! The stream worker's metrics.
 
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -11,7 +11,7 @@ use pinpipe_config::{LAG_NAMESPACE_LABEL, LAG_PIPELINE_LABEL, LAG_SINK_LABEL, Pi
 use pinpipe_core::{Cleaned, Kind, Rejection};
 use pinpipe_runtime::{
     dead_letter::{Redriven, UnusableOrder},
-    figures::{Figures, Recent},
+    worker_metrics::{RecentCounts, WorkerMetrics},
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -24,14 +24,14 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// A kind and what became of a record.
+/// Labels: the record's kind and outcome.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Outcome {
     kind: &'static str,
     outcome: &'static str,
 }
 
-/// A field that became null, and why.
+/// Labels: a field that was made null, and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RepairedField {
     kind: &'static str,
@@ -39,34 +39,35 @@ pub struct RepairedField {
     reason: &'static str,
 }
 
-/// Why records were rejected.
+/// Labels: the kind of rejected records and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Rejected {
     kind: &'static str,
     reason: &'static str,
 }
 
-/// A kind, and whether a record's first order could be used.
+/// Labels: the kind of re-driven records, and whether their original order was `used` or
+/// `unusable`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct RedrivenRecord {
     kind: &'static str,
     order: &'static str,
 }
 
-/// A kind.
+/// Label: the kind.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct OfKind {
     kind: &'static str,
 }
 
-/// A partition.
+/// Labels: the partition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, EncodeLabelSet)]
 pub struct Partition {
     topic: String,
     partition: i32,
 }
 
-/// Why the sink is stopped.
+/// Label: the reason why the sink is halted.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Halted {
     reason: &'static str,
@@ -84,23 +85,29 @@ pub struct Metrics {
     lag: Family<Partition, Gauge>,
     commit_seconds: Histogram,
     batch_records: Histogram,
-    /// Bytes in batches, open and under way.
+    /// Memory used by all batches, bytes.
     pub buffered_bytes: Gauge,
-    /// 1 while consumption is held back because the buffers are full.
+    /// 1 while consumption is paused because the buffers are full.
     pub paused: Gauge,
-    /// 1 while the sink takes commits.
+    /// 1 while the sink is available.
     pub sink_up: Gauge,
     /// 1 while a broker is connected.
     pub broker_up: Gauge,
     last_commit: Gauge,
     halted: Family<Halted, Gauge>,
-    /// What the gauges of lag say, and the counts of a while ago: neither can be asked of the
-    /// metrics themselves.
-    told: Arc<Mutex<(BTreeMap<Partition, i64>, Recent)>>,
+    thresholds: Arc<Mutex<Thresholds>>,
+}
+
+/// The state behind [`Metrics::threshold_values`], which the metrics themselves can't be queried
+/// for.
+#[derive(Debug, Default)]
+struct Thresholds {
+    lag: BTreeMap<Partition, i64>,
+    recent: RecentCounts,
 }
 
 impl Metrics {
-    /// Registers all of them, the lag as that of a pipeline's sink.
+    /// Registers all metrics; the lag is labelled with the pipeline and its sink.
     pub fn new(registry: &mut Registry, pipeline: &Pipeline, sink: &str) -> Self {
         let metrics = Self {
             records: Family::default(),
@@ -118,32 +125,33 @@ impl Metrics {
             broker_up: Gauge::default(),
             last_commit: Gauge::default(),
             halted: Family::default(),
-            told: Arc::default(),
+            thresholds: Arc::default(),
         };
         let m = &metrics;
         registry.register(
             "stream_records",
-            "Records read, by what became of them: clean, repaired, rejected",
+            "Records read, by outcome: clean, repaired, rejected",
             m.records.clone(),
         );
         registry.register(
             "stream_repairs",
-            "Fields made null, by the reason",
+            "Fields made null, by reason",
             m.repairs.clone(),
         );
         registry.register(
             "stream_rejections",
-            "Records rejected, by the reason",
+            "Records rejected, by reason",
             m.rejections.clone(),
         );
         registry.register(
             "stream_unstorable_records",
-            "Clean records this sink can't hold",
+            "Clean records that this sink can't store",
             m.unstorable.clone(),
         );
         registry.register(
             "stream_redriven_records",
-            "Records re-driven out of the dead letters, by whether their first order could be used: used, unusable",
+            "Records re-driven from the dead letters, by whether their original order was used: \
+             used, unusable",
             m.redriven.clone(),
         );
         registry.register(
@@ -151,7 +159,8 @@ impl Metrics {
             "Records stored in the sink",
             m.committed_records.clone(),
         );
-        // An autoscaler adds up the partitions of one sink, whatever scraped them.
+        // With these labels an autoscaler can sum the partitions of one sink, whatever labels the
+        // scraper adds.
         let sink = [
             (LAG_NAMESPACE_LABEL, pipeline.namespace.clone()),
             (LAG_PIPELINE_LABEL, pipeline.name.clone()),
@@ -162,12 +171,12 @@ impl Metrics {
             .sub_registry_with_labels(sink.into_iter())
             .register(
                 "stream_lag_records",
-                "Offsets between the log's end and what is dealt with",
+                "Offsets between the log's end and the last one stored or rejected",
                 m.lag.clone(),
             );
         registry.register(
             "stream_commit_seconds",
-            "Duration of a sink's commit",
+            "Duration of a commit to the sink",
             m.commit_seconds.clone(),
         );
         registry.register(
@@ -177,17 +186,17 @@ impl Metrics {
         );
         registry.register(
             "stream_buffered_bytes",
-            "Bytes in batches, open and under way",
+            "Memory used by all batches",
             m.buffered_bytes.clone(),
         );
         registry.register(
             "stream_paused",
-            "1 while consumption waits for memory",
+            "1 while consumption is paused because the buffers are full",
             m.paused.clone(),
         );
         registry.register(
             "stream_sink_up",
-            "1 while the sink answers",
+            "1 while the sink is available",
             m.sink_up.clone(),
         );
         registry.register(
@@ -197,12 +206,12 @@ impl Metrics {
         );
         registry.register(
             "stream_last_commit_timestamp_seconds",
-            "When the sink last took a batch",
+            "Time of the last commit",
             m.last_commit.clone(),
         );
         registry.register(
             "stream_halted",
-            "1 while the sink is stopped until somebody resets it, by reason",
+            "1 while the sink is halted until a person acts, by reason",
             m.halted.clone(),
         );
         for kind in Kind::ALL {
@@ -216,7 +225,7 @@ impl Metrics {
         metrics
     }
 
-    /// Counts a record by what cleaning made of it.
+    /// Counts a record by the outcome of cleaning.
     pub fn read(&self, kind: Kind, cleaned: &Result<Cleaned<'_>, Rejection>) {
         let kind = kind.as_str();
         let outcome = match cleaned {
@@ -245,7 +254,7 @@ impl Metrics {
         self.records.get_or_create(&Outcome { kind, outcome }).inc();
     }
 
-    /// Counts a clean record the sink can't hold.
+    /// Counts a clean record that the sink can't store.
     pub fn unstorable(&self, kind: Kind) {
         self.unstorable
             .get_or_create(&OfKind {
@@ -254,7 +263,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Counts a record by what its headers say of an earlier order.
+    /// Counts a record that carries an original order.
     pub fn redriven(&self, kind: Kind, redriven: &Result<Option<Redriven>, UnusableOrder>) {
         let order = match redriven {
             Ok(None) => return,
@@ -269,7 +278,7 @@ impl Metrics {
             .inc();
     }
 
-    /// Counts a batch that is stored.
+    /// Counts a stored batch.
     pub fn committed(&self, records: usize, took: Duration) {
         self.committed_records.inc_by(records as u64);
         self.commit_seconds.observe(took.as_secs_f64());
@@ -281,37 +290,35 @@ impl Metrics {
             .set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
-    /// How far a partition is behind.
+    fn thresholds(&self) -> MutexGuard<'_, Thresholds> {
+        self.thresholds
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sets a partition's consumer lag.
     pub fn lag(&self, topic: &str, partition: i32, records: i64) {
         let partition = Partition {
             topic: topic.to_owned(),
             partition,
         };
         self.lag.get_or_create(&partition).set(records);
-        self.told
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .insert(partition, records);
+        self.thresholds().lag.insert(partition, records);
     }
 
-    /// A partition is another worker's now.
-    pub fn forget(&self, topic: &str, partition: i32) {
+    /// Removes the lag of a partition that this worker no longer consumes.
+    pub fn remove_partition(&self, topic: &str, partition: i32) {
         let partition = Partition {
             topic: topic.to_owned(),
             partition,
         };
         self.lag.remove(&partition);
-        self.told
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .0
-            .remove(&partition);
+        self.thresholds().lag.remove(&partition);
     }
 
-    /// What thresholds are held against. To be called now and then, since what was counted is
-    /// forgotten after a while.
-    pub fn figures(&self) -> Figures {
+    /// The values that the pipeline's thresholds are compared with. Call it at intervals: each call
+    /// adds the current counts to the window of recent ones.
+    pub fn threshold_values(&self) -> WorkerMetrics {
         let count = |outcome: &'static str| -> u64 {
             let of = |kind: Kind| {
                 self.records
@@ -323,19 +330,19 @@ impl Metrics {
             };
             Kind::ALL.into_iter().map(of).sum()
         };
-        let counted = count("rejected");
-        let counted = (counted + count("clean") + count("repaired"), counted);
-        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let (read, rejected) = told.1.count(counted);
-        Figures {
-            lag: told.0.values().sum(),
-            partitions: u32::try_from(told.0.len()).unwrap_or(u32::MAX),
+        let rejected = count("rejected");
+        let read = rejected + count("clean") + count("repaired");
+        let mut thresholds = self.thresholds();
+        let (read, rejected) = thresholds.recent.count((read, rejected));
+        WorkerMetrics {
+            lag: thresholds.lag.values().sum(),
+            partitions: u32::try_from(thresholds.lag.len()).unwrap_or(u32::MAX),
             read,
             rejected,
         }
     }
 
-    /// The sink is stopped for a reason, or (`None`) goes on.
+    /// Sets the reason why the sink is halted; `None`: it runs.
     pub fn halted(&self, reason: Option<&'static str>) {
         self.halted.clear();
         if let Some(reason) = reason {
@@ -352,7 +359,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lag_is_told_as_autoscalers_are_told_to_look_for_it() {
+    fn the_lag_has_the_name_and_labels_autoscalers_query() {
         let mut registry = Registry::with_prefix("pinpipe");
         let pipeline = Pipeline {
             namespace: "data".into(),
@@ -361,7 +368,7 @@ mod tests {
         };
         let metrics = Metrics::new(&mut registry, &pipeline, "live");
         metrics.lag("data.pinterest.pin", 2, 17);
-        let told = |registry: &Registry| {
+        let lag = |registry: &Registry| {
             let mut text = String::new();
             encode(&mut text, registry).unwrap();
             text.lines()
@@ -369,9 +376,11 @@ mod tests {
                 .map(str::to_owned)
                 .collect::<Vec<_>>()
         };
-        let line = r#"{namespace="data",pipeline="pinterest",sink="live",topic="data.pinterest.pin",partition="2"} 17"#;
-        assert_eq!(told(&registry), [format!("{LAG_METRIC}{line}")]);
-        metrics.forget("data.pinterest.pin", 2);
-        assert!(told(&registry).is_empty(), "another worker tells it now");
+        let labels = r#"namespace="data",pipeline="pinterest",sink="live""#;
+        let partition = r#"topic="data.pinterest.pin",partition="2""#;
+        let line = format!("{LAG_METRIC}{{{labels},{partition}}} 17");
+        assert_eq!(lag(&registry), [line]);
+        metrics.remove_partition("data.pinterest.pin", 2);
+        assert!(lag(&registry).is_empty(), "another worker reports it now");
     }
 }

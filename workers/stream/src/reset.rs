@@ -1,5 +1,5 @@
-//! Resets: positions a user asks for in place of a sink's own, and how a sink that is stopped tells
-//! of them.
+//! Resets: positions a user sets in place of a sink's own, and the message of a halted sink, which
+//! names the reset to request.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use pinpipe_runtime::raw_zone;
 
 use crate::{resume::Log, sink::Halt};
 
-/// Whether a reset is of this topic.
-pub fn concerns(reset: &Reset, topic: &str) -> bool {
+/// Whether a reset includes this topic.
+pub fn applies_to(reset: &Reset, topic: &str) -> bool {
     reset.topic.as_deref().is_none_or(|named| named == topic)
 }
 
-/// Where each partition is to go on. `at` has the first offset not before [`ResetTo::Time`], where
-/// there is one.
+/// The new position of each partition. `at` holds the first offset not before [`ResetTo::Time`], in
+/// partitions that have one.
 pub fn targets(
     topic: &str,
     to: ResetTo,
@@ -25,17 +25,17 @@ pub fn targets(
         ResetTo::Earliest => Ok((partition, log.low)),
         ResetTo::Latest => Ok((partition, log.high)),
         ResetTo::Time(_) => Ok((partition, at.get(&partition).copied().unwrap_or(log.high))),
-        ResetTo::Offset(offset) if log.holds(offset) => Ok((partition, offset)),
+        ResetTo::Offset(offset) if log.contains(offset) => Ok((partition, offset)),
         ResetTo::Offset(offset) => Err(Halt::ResetImpossible(format!(
-            "offset {offset} is outside the log of {topic}[{partition}], which holds {} to {}: name one within it, or earliest or \
-             latest",
+            "offset {offset} is outside the log of {topic}[{partition}], which holds {} to {}: \
+             name one within it, or earliest or latest",
             log.low, log.high
         ))),
     };
     logs.iter().map(target).collect()
 }
 
-/// The partition a reset names is not there.
+/// The error for a reset of a partition that does not exist.
 pub fn no_such_partition(topic: &str, partition: i32, logs: &BTreeMap<i32, Log>) -> Halt {
     let last = logs.keys().next_back().copied().unwrap_or(0);
     Halt::ResetImpossible(format!(
@@ -43,8 +43,8 @@ pub fn no_such_partition(topic: &str, partition: i32, logs: &BTreeMap<i32, Log>)
     ))
 }
 
-/// Why a sink is stopped, and what its user can do.
-pub fn explained(halt: &Halt, config: &Stream) -> String {
+/// Why a sink is halted, and what the user can do.
+pub fn explain(halt: &Halt, config: &Stream) -> String {
     let (Halt::TopicReplaced {
         source_name: source,
         ..
@@ -83,25 +83,27 @@ pub fn explained(halt: &Halt, config: &Stream) -> String {
             )
         }
         (Halt::TopicReplaced { .. }, StreamSink::Archive(archive)) => {
-            let place = format!(
+            let zone = format!(
                 "s3://{}",
                 raw_zone::joined(&archive.zone.bucket, &archive.zone.prefix)
             );
             format!(
-                "{halt}. The new topic's objects would have the names of the old one's: move {place}/{topic}/ and \
-                 {place}/_index/{topic}/ out of the archive's prefix, and it begins at the earliest record of the new topic"
+                "{halt}. The new topic's objects would have the names of the old one's: move \
+                 {zone}/{topic}/ and {zone}/_index/{topic}/ out of the archive's prefix, and the \
+                 archive starts at the earliest record of the new topic"
             )
         }
         _ => format!(
-            "{halt}. To go on at the earliest record there is: {} (or latest, offset:<n>, time:<RFC 3339>; \
-             '{sink}/{topic}/{partition}=…' for this partition alone)",
-            command(&format!("{sink}=earliest#{}", occasion(halt)))
+            "{halt}. To go on at the earliest record there is: {} (or latest, offset:<n>, \
+             time:<RFC 3339>; '{sink}/{topic}/{partition}=…' for this partition alone)",
+            command(&format!("{sink}=earliest#{}", reset_id(halt)))
         ),
     }
 }
 
-/// What sets this stop apart from earlier ones: the same request is carried out only once.
-fn occasion(halt: &Halt) -> String {
+/// The part of a reset's id that tells this halt from earlier ones: a request is carried out only
+/// once.
+fn reset_id(halt: &Halt) -> String {
     match halt {
         Halt::TopicReplaced { found, .. } => found.clone(),
         Halt::OffsetOutOfRange { position, .. } => position.to_string(),
@@ -140,22 +142,28 @@ mod tests {
 
     #[test]
     fn an_offset_outside_a_log_is_refused_with_the_log_s_bounds() {
-        for (offset, place) in [(9, "t[0]"), (16, "t[1]")] {
+        for (offset, partition) in [(9, "t[0]"), (16, "t[1]")] {
             let message = targets("t", ResetTo::Offset(offset), &logs(), &BTreeMap::new())
                 .unwrap_err()
                 .to_string();
-            assert!(message.contains(place), "{message}");
+            assert!(message.contains(partition), "{message}");
         }
     }
 
     #[test]
-    fn a_stopped_sink_names_the_annotation_that_lets_it_go_on() {
-        let yaml = "configVersion: 1\npipeline: {namespace: data, name: pinterest, uid: u}\nkafka: {bootstrapServers: k}\n\
-            topics: {pin: {name: p, deadLetter: p.dlq}, geo: {name: g, deadLetter: g.dlq}, user: {name: u, deadLetter: u.dlq}}\n\
+    fn a_halted_sink_names_the_annotation_that_resets_it() {
+        let yaml = "configVersion: 1\n\
+            pipeline: {namespace: data, name: pinterest, uid: u}\n\
+            kafka: {bootstrapServers: k}\n\
+            topics:\n  \
+              pin: {name: p, deadLetter: p.dlq}\n  \
+              geo: {name: g, deadLetter: g.dlq}\n  \
+              user: {name: u, deadLetter: u.dlq}\n\
             group: g\nmaxRecordBytes: 1\nwritesDeadLetters: false\ndeadLetterMode: reject\nsink: ";
         let postgres =
             "!postgres {name: live, urlFile: f, schema: s, startFrom: earliest, writeMode: upsert}";
-        let archive = "!archive {zone: {bucket: b, prefix: topics, s3: {region: r, credentialsDir: d}}, compression: none, \
+        let archive = "!archive {zone: {bucket: b, prefix: topics, s3: {region: r, \
+            credentialsDir: d}}, compression: none, \
             rotate: {bytes: 1, records: 1, intervalSeconds: 1}}";
         let config =
             |sink: &str| pinpipe_config::parse::<Stream>(&format!("{yaml}{sink}\n")).unwrap();
@@ -178,7 +186,7 @@ mod tests {
             reason: "not-json",
             problem: String::new(),
         };
-        for (halt, sink, told) in [
+        for (halt, sink, expected) in [
             (
                 &rejected,
                 postgres,
@@ -187,7 +195,8 @@ mod tests {
             (
                 &gone,
                 postgres,
-                "kubectl annotate -n data pp pinterest --overwrite pinpipe.dev/reset-sink='live=earliest#1'",
+                "kubectl annotate -n data pp pinterest --overwrite \
+                 pinpipe.dev/reset-sink='live=earliest#1'",
             ),
             (&replaced, postgres, "'live=earliest#new' (or latest"),
             (&replaced, postgres, "'live/p/2=…'"),
@@ -202,8 +211,8 @@ mod tests {
                 "move s3://b/topics/p/ and s3://b/topics/_index/p/ out",
             ),
         ] {
-            let message = explained(halt, &config(sink));
-            assert!(message.contains(told), "{message}");
+            let message = explain(halt, &config(sink));
+            assert!(message.contains(expected), "{message}");
         }
     }
 }

@@ -1,37 +1,35 @@
-//! What a sink is: a place that keeps batches of records and, in the same atomic step, the position
+//! The trait of sinks. A sink stores batches of records and, in the same atomic step, the position
 //! behind them.
 //!
-//! The loop in [`crate::session`] knows nothing else about PostgreSQL or S3. The rules between the
-//! two:
-//! - a batch is of one partition; there is at most one commit of a partition under way;
-//! - `commit(from, to)` stores the batch *and* the position `to`, or neither, and only if the
-//!   stored position is still `from`;
-//! - a commit that failed half-way may be called again with the same arguments, also when the first
-//!   did get through.
+//! [`crate::session`] knows nothing else about PostgreSQL or S3. The contract between the two:
+//! - A batch holds records of one partition, and a partition has at most one commit in flight.
+//! - `commit(from, to)` stores the batch *and* the position `to`, or neither, and only while the
+//!   stored position is still `from`.
+//! - A failed commit may be retried with the same arguments, even if the first attempt succeeded.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use pinpipe_core::{Cleaned, Kind, Order, Rejection};
 
-/// A topic and which one of that name it is.
+/// A topic, identified beyond its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topic {
-    /// What its records are.
+    /// The kind of its records.
     pub kind: Kind,
-    /// Its name.
+    /// The topic's name.
     pub name: String,
-    /// Its cluster.
+    /// The id of its Kafka cluster.
     pub cluster_id: String,
-    /// Its id: a topic deleted and created again has another one.
+    /// The topic's id: a topic deleted and created again has another one.
     pub id: String,
 }
 
 /// A partition to read from.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// Its topic.
+    /// The topic.
     pub topic: Arc<Topic>,
-    /// Its number.
+    /// The partition's number.
     pub partition: i32,
 }
 
@@ -41,36 +39,36 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// A position as a sink has stored it.
+/// The position a sink has stored for a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// The cluster it is of.
+    /// The id of the Kafka cluster.
     pub cluster_id: String,
-    /// The topic it is of.
+    /// The topic's id.
     pub topic_id: String,
     /// The next offset to read.
     pub next: i64,
 }
 
-/// One record on its way into a batch.
+/// A record that was read and cleaned.
 #[derive(Clone, Copy, Debug)]
 pub struct Consumed<'a> {
     /// The record as it was posted.
     pub raw: &'a [u8],
-    /// Where it stands in the log: positions, and rows named by their place, go by this.
-    pub place: Order,
-    /// What decides which of two records of one key is later: the place, or for a re-driven record
-    /// the place it first had.
+    /// Its time and position in the log: stored positions, and rows keyed by offset, follow it.
+    pub position: Order,
+    /// Decides which of two records with the same key is later: the position in the log, or for a
+    /// re-driven record the position it first had.
     pub order: Order,
-    /// What cleaning made of it.
+    /// The clean record, or why it is rejected.
     pub cleaned: &'a Result<Cleaned<'a>, Rejection>,
 }
 
-/// A clean record that a sink can't hold. It is counted and logged, and must not stop those behind
-/// it.
+/// Why a sink can't store a clean record. Such a record is counted and logged and does not stop the
+/// ones behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unstorable {
-    /// Its key is too long to be indexed.
+    /// The key is too long to be indexed.
     #[error("its key has {bytes} bytes, the sink can index {limit}")]
     KeyTooLong {
         /// The key's size, bytes.
@@ -80,49 +78,50 @@ pub enum Unstorable {
     },
 }
 
-/// Records of one partition, in the form the sink will store them.
+/// Records of one partition, encoded for the sink.
 pub trait Batch: Send + Sync + 'static {
-    /// Adds a record, or leaves it out where the sink doesn't keep such records. They come in the
-    /// order of their offsets. An error: the sink would keep it and never can.
+    /// Adds a record, or skips one of a class the sink doesn't store, such as rejected records.
+    /// Records come in the order of their offsets. Fails where the sink ought to store the record
+    /// and can't.
     fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable>;
-    /// No more records come: what is left is what will be sent. Called once, before the batch is
-    /// committed.
+    /// Ends the batch. Called once, before the commit.
     fn close(&mut self);
-    /// Records pushed and kept.
+    /// The number of records in the batch.
     fn records(&self) -> usize;
-    /// Memory taken, bytes, about.
+    /// Memory used, bytes, estimated.
     fn bytes(&self) -> usize;
 }
 
-/// When a batch is closed: at the first of the three.
+/// The limits of a batch: it is closed at whichever is reached first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Records.
     pub records: usize,
     /// Bytes.
     pub bytes: usize,
-    /// Wall-clock time since the batch's first record came.
+    /// Time since the batch's first record was read.
     pub age: Duration,
 }
 
-/// Where a sink begins in a partition it has no position of.
+/// Where a sink starts in a partition it has no position for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum First {
-    /// At the earliest record or at the end of the log, stored before the first record is read. A
-    /// partition that appears later begins at 0.
-    Remembered(pinpipe_config::StartFrom),
+pub enum InitialPosition {
+    /// At the earliest record or at the end of the log. The sink stores that position before the
+    /// first record is read. A partition added later starts at 0.
+    Stored(pinpipe_config::StartFrom),
     /// At the consumer group's committed offset, else at the earliest record.
-    Committed,
+    GroupOffset,
 }
 
-/// Why a sink must not go on until a person has decided something. Nothing is skipped or read twice
-/// in silence.
+/// Why a sink stops until a person has decided how to continue. Records are never skipped or read
+/// twice silently.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Halt {
-    /// The stored position is of another topic or cluster.
+    /// The stored position belongs to another topic or cluster.
     #[error(
-        "TopicReplaced: {source_name} has id {found} in cluster {found_cluster}, the stored position is of id {stored} in cluster \
-         {stored_cluster}. The topic was created again or the broker was swapped"
+        "TopicReplaced: {source_name} has id {found} in cluster {found_cluster}, the stored \
+         position is for id {stored} in cluster {stored_cluster}. The topic was created again or \
+         the broker was swapped"
     )]
     TopicReplaced {
         /// The partition.
@@ -136,10 +135,11 @@ pub enum Halt {
         /// The cluster id of the stored position.
         stored_cluster: String,
     },
-    /// The stored position is not within the log any more.
+    /// The stored position is no longer within the log.
     #[error(
-        "OffsetOutOfRange: the stored position {position} of {source_name} is outside the log, which holds {low} to {high}: records \
-         were deleted before they were read, or the log was cut"
+        "OffsetOutOfRange: the stored position {position} of {source_name} is outside the log, \
+         which holds {low} to {high}: records were deleted before they were read, or the log was \
+         truncated"
     )]
     OffsetOutOfRange {
         /// The partition.
@@ -151,23 +151,25 @@ pub enum Halt {
         /// The log's end.
         high: i64,
     },
-    /// What is stored can't be understood.
+    /// The stored position can't be read.
     #[error("PositionUnreadable: {0}")]
     PositionUnreadable(String),
-    /// The store does not do what the sink relies on.
+    /// The store lacks a guarantee the sink relies on.
     #[error("StoreUnsuitable: {0}")]
     StoreUnsuitable(String),
-    /// A table that is there already can't be written to.
+    /// An existing table can't be written to.
     #[error("TableUnsuitable: {0}")]
     TableUnsuitable(String),
-    /// A reset that was asked for can't be carried out.
+    /// A requested reset can't be carried out.
     #[error("ResetImpossible: {0}")]
     ResetImpossible(String),
-    /// A record is rejected, and the pipeline is to stop at such.
+    /// A record is rejected, and the pipeline is set to stop at rejected records.
     #[error(
-        "RecordRejected: the record at offset {offset} of {source_name} is rejected ({reason}: {problem}) and \
-         spec.deadLetters.mode is Fail. Correct what produced it, then set spec.deadLetters.mode to Reject, or reset this sink \
-         to offset {} (annotation pinpipe.dev/reset-sink) to go on behind it", offset + 1
+        "RecordRejected: the record at offset {offset} of {source_name} is rejected ({reason}: \
+         {problem}) and spec.deadLetters.mode is Fail. Correct what produced it, then set \
+         spec.deadLetters.mode to Reject, or reset this sink to offset {} (annotation \
+         pinpipe.dev/reset-sink) to go on behind it",
+        offset + 1
     )]
     RecordRejected {
         /// The partition.
@@ -182,7 +184,7 @@ pub enum Halt {
 }
 
 impl Halt {
-    /// The reason's name, as in metrics.
+    /// The reason's name, as in conditions and metrics.
     #[must_use]
     pub const fn reason(&self) -> &'static str {
         match self {
@@ -196,8 +198,8 @@ impl Halt {
         }
     }
 
-    /// Checks that a stored position is of the topic that is there now.
-    pub fn unless_same(
+    /// Checks that a stored position belongs to the topic that exists now.
+    pub fn check_identity(
         source: &Source,
         stored_cluster: &str,
         stored_topic: &str,
@@ -216,33 +218,33 @@ impl Halt {
     }
 }
 
-/// Why a sink did not do what it was asked.
+/// Why a call to a sink failed.
 #[derive(Debug, thiserror::Error)]
 pub enum SinkError {
-    /// It is away, or refuses us: try again later.
+    /// The sink is unavailable or refuses the request: retry later.
     #[error("{0:#}")]
-    Away(#[from] anyhow::Error),
-    /// The stored position is not the expected one: another worker has done our work. Read it again
-    /// and go on from there.
+    Unavailable(#[from] anyhow::Error),
+    /// The stored position is not the expected one, since another worker has committed: read it
+    /// again and continue from there.
     #[error("another worker has moved the position")]
     Moved,
-    /// Stop.
+    /// The sink must stop.
     #[error(transparent)]
     Halt(#[from] Halt),
 }
 
-/// A place for records.
+/// A store of records and of the positions behind them.
 pub trait Sink: Send + Sync + 'static {
-    /// How it gathers records.
+    /// The type of its batches.
     type Batch: Batch;
 
-    /// When its batches are closed.
+    /// The limits of a batch.
     fn limits(&self) -> Limits;
 
-    /// Where it begins without a position.
-    fn first(&self) -> First;
+    /// Where to start in a partition without a stored position.
+    fn initial_position(&self) -> InitialPosition;
 
-    /// Whether it can be reached and lets us in. Asked when the worker starts.
+    /// Checks that the sink can be reached and used. Called when the worker starts.
     fn check(&self) -> impl Future<Output = Result<(), SinkError>> + Send {
         std::future::ready(Ok(()))
     }
@@ -250,28 +252,26 @@ pub trait Sink: Send + Sync + 'static {
     /// An empty batch.
     fn batch(&self, source: &Source) -> Self::Batch;
 
-    /// The stored positions of a topic, by partition: those of `partitions`, and of others where
-    /// that costs nothing.
+    /// The stored positions of a topic, by partition: those of `partitions`, and perhaps of others.
     fn positions(
         &self,
         topic: &Arc<Topic>,
         partitions: &[i32],
     ) -> impl Future<Output = Result<BTreeMap<i32, Position>, SinkError>> + Send;
 
-    /// Stores first positions where there is none, unless the topic's positions are others than
-    /// `seen`: then another worker has stored its own meanwhile, and what is first has to be found
-    /// out anew. Only asked of sinks whose [`First`] is `Remembered`; the others have nothing to
-    /// store.
-    fn remember(
+    /// Stores `initial` positions where there are none. Stores nothing if the topic's positions are
+    /// no longer `known`: another worker has stored its own, and the initial ones must be computed
+    /// again. Called only for sinks whose [`InitialPosition`] is `Stored`.
+    fn store_initial_positions(
         &self,
         _topic: &Arc<Topic>,
-        _seen: &BTreeMap<i32, Position>,
-        _first: &BTreeMap<i32, i64>,
+        _known: &BTreeMap<i32, Position>,
+        _initial: &BTreeMap<i32, i64>,
     ) -> impl Future<Output = Result<(), SinkError>> + Send {
         std::future::ready(Ok(()))
     }
 
-    /// Those of `partitions` in which the reset `id` has not been carried out, by anybody.
+    /// Those of `partitions` in which no worker has carried out the reset `id`.
     fn reset_pending(
         &self,
         topic: &Arc<Topic>,
@@ -279,10 +279,10 @@ pub trait Sink: Send + Sync + 'static {
         partitions: &[i32],
     ) -> impl Future<Output = Result<Vec<i32>, SinkError>> + Send;
 
-    /// Makes `to` the positions of partitions, whatever they were and of whichever topic of the
-    /// name, and remembers that the reset `id` is carried out: both or neither, or so that calling
-    /// it again ends it. A sink that keeps no position without records leaves partitions it has
-    /// nothing of to the group's committed offset.
+    /// Sets the positions of partitions to `to`, also where the stored ones belong to an earlier
+    /// topic of that name, and records that the reset `id` is carried out. Does both or neither, or
+    /// can be called again to complete it. A sink that stores no position without records leaves
+    /// partitions it has no records of to the group's committed offset.
     fn reset(
         &self,
         topic: &Arc<Topic>,
@@ -290,9 +290,9 @@ pub trait Sink: Send + Sync + 'static {
         to: &BTreeMap<i32, i64>,
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
 
-    /// Stores a batch and moves the position from `from` to `to` in one step. Gives the position
-    /// that is stored now: `to`, or `from` still where the batch is empty and the sink keeps no
-    /// positions without records.
+    /// Stores a batch and moves the position from `from` to `to` in one atomic step. Returns the
+    /// stored position: `to`, or still `from` where the batch is empty and the sink stores no
+    /// position without records. More than `to` means that another worker is ahead.
     fn commit(
         &self,
         source: &Source,

@@ -1,5 +1,5 @@
-//! Kafka to raw objects: processor time for each GB of records, beside a consumer that drops what
-//! it reads.
+//! Kafka to raw objects: CPU time per GB of records, compared with a consumer that drops what it
+//! reads.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ pub fn run(bench: &Bench) -> Result<()> {
     let bytes: f64 = String::from_utf8(bytes.stdout)?
         .trim()
         .parse()
-        .context("the consumer told no bytes")?;
+        .context("the consumer reported no bytes")?;
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for number in 1..=bench.runs {
-        // An archive goes on where its objects end, so every run has a bucket of its own.
+        // An archive resumes where its objects end, so every run has its own bucket.
         let name = format!("archive{number}");
         ours.push(super::measure(&format!("archive, run {number}"), || {
             let archive = workers::archive(bench, &name, TOPICS, &name)?;
@@ -42,7 +42,8 @@ pub fn run(bench: &Bench) -> Result<()> {
     }
     let gigabytes = bytes / 1e9;
     println!(
-        "\nKafka to raw objects, {records} records, {gigabytes:.2} GB: medians, and the largest peak of memory\n"
+        "\nKafka to raw objects, {records} records, {gigabytes:.2} GB: medians, and the largest \
+         peak of memory\n"
     );
     println!("| | seconds of processors a GB | MB/s | peak memory |\n|---|---|---|---|");
     let (ours, bare) = (typical(&ours), typical(&bare));

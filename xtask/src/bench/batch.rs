@@ -20,13 +20,13 @@ use crate::images;
 use crate::step::step;
 
 const TOPICS: &str = "batch";
-/// The archive, and its bucket.
+/// The name of the archive and of its bucket.
 const ARCHIVE: &str = "batch-archive";
-/// The part of records posted twice.
+/// The share of records that are posted twice.
 const REPEATED: f64 = 0.05;
-/// The memory of the batch worker, bytes.
+/// The memory limit of the batch worker, bytes.
 const MEMORY: u64 = 512 << 20;
-/// How many times the records there are when its memory is the same.
+/// The factor by which the records grow in the same memory.
 const SCALE: u64 = 10;
 /// Questions a run answers.
 const QUESTIONS: usize = 8;
@@ -99,7 +99,7 @@ pub fn scale(bench: &Bench) -> Result<()> {
     Ok(())
 }
 
-/// A run of a pipeline of its own, so over everything.
+/// A run of a new pipeline, which therefore reads everything.
 fn worker(
     bench: &Bench,
     limit: &Limit,
@@ -118,7 +118,7 @@ fn worker(
     Ok(usage)
 }
 
-/// All records in raw objects; the archive stays, since a run asks it to flush.
+/// Stores all records as raw objects. The archive keeps running because a run asks it to flush.
 fn archived(bench: &Bench, records: u64) -> Result<Running> {
     step(
         bench.context,
@@ -135,7 +135,7 @@ fn archived(bench: &Bench, records: u64) -> Result<Running> {
     )
 }
 
-/// What it took, and the answers by question, each as a list of rows.
+/// The usage of a run, and its answers by question, each as a list of rows.
 fn pyspark(bench: &Bench, recipe: &Path, wheels: &Path, input: &Path) -> Result<(Usage, Value)> {
     let (output, scratch) = (
         bench.folder.join("spark-output"),
@@ -169,7 +169,7 @@ fn pyspark(bench: &Bench, recipe: &Path, wheels: &Path, input: &Path) -> Result<
     Ok((usage, report["answers"].take()))
 }
 
-/// Fails unless both have answered the eight questions alike.
+/// Fails unless both gave the same eight answers.
 fn same_answers(ours: &Value, spark: &Value) -> Result<()> {
     let ours = ours
         .as_object()
@@ -192,7 +192,7 @@ fn same_answers(ours: &Value, spark: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Rows in some order, whole numbers and others written alike.
+/// Rows in a fixed order, with integers and other numbers in one format.
 fn comparable(rows: &Value) -> Vec<String> {
     let value = |value: &Value| {
         value
@@ -214,7 +214,8 @@ fn comparable(rows: &Value) -> Vec<String> {
 
 fn summary(records: u64, ours: &Usage, spark: &Usage) {
     println!(
-        "\nA batch run over {records} records, the batch worker within {:.0} MiB: medians, and the largest peak of memory\n",
+        "\nA batch run over {records} records, the batch worker within {:.0} MiB: medians, and the \
+         largest peak of memory\n",
         mebibytes(MEMORY)
     );
     println!("| | seconds | seconds of processors | peak memory |\n|---|---|---|---|");

@@ -1,4 +1,4 @@
-//! From POST to a row that others see in PostgreSQL, at a fixed rate.
+//! The time from POST to a committed row in PostgreSQL, at a fixed rate.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_mins(1);
 pub fn run(bench: &Bench) -> Result<()> {
     let _kafka = servers::kafka(bench.context, &bench.folder)?;
     let _postgres = servers::postgres(bench.context, &bench.folder)?;
-    // Some records, so that everything is there when it is measured.
+    // Some records first, so that topics and tables exist when the measurement starts.
     let records = bench.fill(TOPICS, 100, 1, 0.0)?;
     let _ingest = workers::ingest(bench, TOPICS)?;
     let worker = workers::live(bench, "latency", TOPICS)?;

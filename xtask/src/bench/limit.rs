@@ -1,4 +1,4 @@
-//! A process in a memory cgroup of its own that sees the limit where a container would.
+//! A process in its own memory cgroup, which sees the limit where a container would.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 /// The group's name.
 const NAME: &str = "pinpipe-bench";
 
-/// Where memory cgroups are, and the file of a limit: version 1 and 2.
+/// The folder of memory cgroups and the name of the limit's file, in version 1 and 2.
 const VERSIONS: [(&str, &str); 2] = [
     ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
     ("/sys/fs/cgroup", "memory.max"),
@@ -23,13 +23,13 @@ pub struct Limit {
 
 impl Drop for Limit {
     fn drop(&mut self) {
-        // What still runs in it keeps it; the next run uses it again.
+        // A group with a living process stays; the next run uses it again.
         let _ = fs::remove_dir(&self.group);
     }
 }
 
 impl Limit {
-    /// Makes a group that may use this many bytes.
+    /// Creates a group that may use this many bytes.
     pub fn new(bytes: u64) -> Result<Self> {
         let first = usize::from(!Path::new(VERSIONS[0].0).is_dir());
         let (root, file) = VERSIONS[first];

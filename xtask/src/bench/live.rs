@@ -1,5 +1,5 @@
-//! Kafka to PostgreSQL, beside the same COPY and the same upsert fed from files; and how long a
-//! killed worker's successor takes.
+//! Kafka to PostgreSQL, compared with the same COPY and upsert from files; and the time of recovery
+//! after a worker was killed.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -18,7 +18,7 @@ use crate::step::step;
 const TOPICS: &str = "live";
 /// Records of a batch, as in the worker.
 const BATCH: u64 = 10_000;
-/// A live table, and its key.
+/// Each live table and its key.
 const TABLES: [(&str, &str); 3] = [
     ("pin", "unique_id"),
     ("geo", "ind"),
@@ -52,7 +52,8 @@ pub fn run(bench: &Bench) -> Result<()> {
     }
     let (ours, copied) = (typical(&ours), typical(&copied));
     println!(
-        "\nKafka to PostgreSQL, {records} records, half of them updates: medians, and the largest peak of memory\n"
+        "\nKafka to PostgreSQL, {records} records, half of them updates: medians, and the largest \
+         peak of memory\n"
     );
     println!("| | seconds | records a second | peak memory |\n|---|---|---|---|");
     for (name, usage) in [
@@ -81,8 +82,8 @@ fn drop_schema(bench: &Bench, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// From the start of a worker until it has stored everything: so also the rate at which a backlog
-/// is drained.
+/// The time from the start of a worker until it has stored everything, which is also the rate at
+/// which it drains a backlog.
 fn stream(bench: &Bench, name: &str, records: u64) -> Result<Usage> {
     let worker = workers::live(bench, name, TOPICS)?;
     let mut watch = Watch::new(worker.pid());
@@ -104,7 +105,7 @@ fn prepare(bench: &Bench, users: u64) -> Result<Vec<(PathBuf, u64)>> {
                 .arg(bench.folder.join("copy"))
                 .status()?;
             let batches = users.div_ceil(BATCH);
-            // What the first pass stored is what the second did, a day before it.
+            // The first load stored the same rows as the second, a day earlier.
             for (pass, age) in [(0, "1 day"), (1, "0")] {
                 for batch in 0..batches {
                     let file = folder.join(format!("{}", pass * batches + batch));
@@ -112,8 +113,10 @@ fn prepare(bench: &Bench, users: u64) -> Result<Vec<(PathBuf, u64)>> {
                     let columns = columns(bench, table)?
                         .replace("\"_time\"", &format!("_time - interval '{age}' AS _time"));
                     let sql = format!(
-                        "COPY (SELECT {columns} FROM (SELECT * FROM prepared.{table} ORDER BY _offset, _partition \
-                         LIMIT {BATCH} OFFSET {skipped}) AS batch ORDER BY \"{key}\") TO '{}' (FORMAT binary)",
+                        "COPY (SELECT {columns} FROM (\
+                   SELECT * FROM prepared.{table} ORDER BY _offset, _partition \
+                         LIMIT {BATCH} OFFSET {skipped}) AS batch \
+                 ORDER BY \"{key}\") TO '{}' (FORMAT binary)",
                         file.display()
                     );
                     servers::psql(bench.context, &sql)?;
@@ -130,14 +133,21 @@ fn columns(bench: &Bench, table: &str) -> Result<String> {
     servers::psql(
         bench.context,
         &format!(
-            "SELECT string_agg(quote_ident(column_name), ', ' ORDER BY ordinal_position) FROM information_schema.columns \
+            "SELECT string_agg(quote_ident(column_name), ', ' ORDER BY ordinal_position) \
+             FROM information_schema.columns \
              WHERE table_schema = 'prepared' AND table_name = '{table}'"
         ),
     )
-    .map(|names| names.split(", ").map(|name| format!("\"{}\"", name.trim_matches('"'))).collect::<Vec<_>>().join(", "))
+    .map(|names| {
+        names
+            .split(", ")
+            .map(|name| format!("\"{}\"", name.trim_matches('"')))
+            .collect::<Vec<_>>()
+            .join(", ")
+    })
 }
 
-/// The worker's transactions without the worker: a connection for each table, as it has.
+/// The worker's transactions without the worker, with a connection for each table as in the worker.
 fn copy(bench: &Bench, files: &[(PathBuf, u64)], schema: &str) -> Result<Usage> {
     servers::psql(bench.context, &format!("CREATE SCHEMA {schema}"))?;
     let mut scripts = Vec::new();
@@ -203,8 +213,9 @@ fn script(
         "CREATE TEMPORARY TABLE stage (LIKE {schema}.{table}) ON COMMIT DELETE ROWS;
 CREATE TEMPORARY TABLE position (next_offset bigint, moved_at timestamptz);
 INSERT INTO position VALUES (0, now());
-PREPARE upsert AS INSERT INTO {schema}.{table} AS live ({columns}) SELECT {columns} FROM stage ORDER BY {order} \
-ON CONFLICT (\"{key}\") DO UPDATE SET {} WHERE (excluded._time, excluded._partition, excluded._offset) > \
+PREPARE upsert AS INSERT INTO {schema}.{table} AS live ({columns}) \
+SELECT {columns} FROM stage ORDER BY {order} ON CONFLICT (\"{key}\") DO UPDATE SET {} \
+WHERE (excluded._time, excluded._partition, excluded._offset) > \
 (live._time, live._partition, live._offset);
 ",
         set.join(", ")
@@ -213,15 +224,16 @@ ON CONFLICT (\"{key}\") DO UPDATE SET {} WHERE (excluded._time, excluded._partit
         // Writing to a String does not fail.
         let _ = writeln!(
             script,
-            "BEGIN; SELECT next_offset FROM position FOR UPDATE; COPY stage ({columns}) FROM '{}' (FORMAT binary); \
-             EXECUTE upsert; UPDATE position SET next_offset = {batch}, moved_at = now(); COMMIT;",
+            "BEGIN; SELECT next_offset FROM position FOR UPDATE; \
+             COPY stage ({columns}) FROM '{}' (FORMAT binary); EXECUTE upsert; \
+             UPDATE position SET next_offset = {batch}, moved_at = now(); COMMIT;",
             folder.join(batch.to_string()).display()
         );
     }
     script
 }
 
-/// A worker is killed in the middle of a backlog: how long until another has stored the next batch.
+/// The time from killing a worker in the middle of a backlog until another stores the next batch.
 fn recovery(bench: &Bench, records: u64) -> Result<()> {
     let mut took = Vec::new();
     for number in 1..=bench.runs {

@@ -1,4 +1,4 @@
-//! What a process took: time, processor time, memory.
+//! The time, CPU time and memory that a process uses.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,27 +10,27 @@ use anyhow::{Result, ensure};
 
 use crate::process;
 
-/// How often a process is looked at: what it uses behind the last look is not seen.
+/// How often a process is sampled. Usage after the last sample is missed.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// Clock ticks a second in /proc/PID/stat, on every Linux there is.
+/// Clock ticks per second in /proc/PID/stat, the same on every Linux.
 const TICKS: f64 = 100.0;
 
-/// What a process and its descendants took.
+/// The usage of a process and its descendants.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Usage {
-    /// On the wall clock.
+    /// Wall-clock time, seconds.
     pub seconds: f64,
-    /// Of processors, user and system.
+    /// CPU time, user and system, seconds.
     pub cpu: f64,
-    /// The largest resident sets, added up, bytes.
+    /// The sum of the processes' largest resident sets, bytes.
     pub peak: u64,
 }
 
-/// Looks at a process now and then.
+/// Samples a process.
 pub struct Watch {
     root: u32,
     begun: Instant,
-    /// By process, so that what has ended still counts.
+    /// By process, so that processes that ended still count.
     cpu: BTreeMap<u32, u64>,
     peaks: BTreeMap<u32, u64>,
 }
@@ -62,7 +62,7 @@ impl Watch {
         }
     }
 
-    /// Looks until `done`, or until the time is up.
+    /// Samples until `done` or until the time is up.
     pub fn until(
         &mut self,
         patience: Duration,
@@ -84,7 +84,7 @@ impl Watch {
     }
 }
 
-/// Waits for the end of a program that does one thing.
+/// Samples a program until it ends.
 pub fn to_the_end(child: &mut Child) -> Result<Usage> {
     let mut watch = Watch::new(child.id());
     loop {
@@ -113,7 +113,7 @@ fn peak(pid: u32) -> Option<u64> {
     )
 }
 
-/// The middle value; of an even number, the mean of the two in the middle.
+/// The median; for an even number of values the mean of the two in the middle.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);

@@ -1,8 +1,8 @@
-//! `cargo xtask bench`: the workers beside what somebody would use in their place, on this machine,
-//! without a cluster.
+//! `cargo xtask bench`: the workers and their alternatives, measured on this machine without a
+//! cluster.
 //!
-//! Contenders take turns, so that what else the machine does meets all of them; medians are
-//! printed, and nothing here passes or fails.
+//! The contenders run alternately, so that other load on the machine affects all of them. Medians
+//! are printed, and nothing here passes or fails.
 
 mod archive;
 mod batch;
@@ -31,7 +31,7 @@ use measure::Usage;
 pub struct Options {
     /// What to measure; everything unless named
     what: Vec<What>,
-    /// Runs of each contender, by turns
+    /// Runs of each contender
     #[arg(long, default_value_t = 5)]
     runs: usize,
     /// Records of each kind in a batch run; the streams take a tenth of them, twice
@@ -57,7 +57,7 @@ enum What {
     Latency,
 }
 
-/// What measurements run.
+/// The binaries that measurements need.
 const PROGRAMS: [&str; 5] = [
     "pinpipe-ingest",
     "pinpipe-stream",
@@ -66,10 +66,10 @@ const PROGRAMS: [&str; 5] = [
     "bench-probe",
 ];
 
-/// What a measurement works with.
+/// The settings of a measurement.
 pub struct Bench<'a> {
     context: &'a Context,
-    /// Everything the servers and workers write.
+    /// The folder of everything that servers and workers write.
     folder: PathBuf,
     binaries: PathBuf,
     runs: usize,
@@ -110,18 +110,18 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
             What::Archive => archive::run(&bench),
             What::Latency => latency::run(&bench),
         }?;
-        // Gigabytes.
+        // It holds gigabytes.
         let _ = fs::remove_dir_all(&bench.folder);
     }
     Ok(())
 }
 
-/// Builds the workers as they are published; returns where they are.
+/// Builds the workers in the release profile; returns their folder.
 fn build(context: &Context) -> Result<PathBuf> {
     step(
         context,
         "cargo build --release",
-        "mend what the compiler found",
+        "fix the compiler's errors",
         |log| {
             let mut cargo = context.cargo();
             cargo.args([
@@ -131,7 +131,7 @@ fn build(context: &Context) -> Result<PathBuf> {
                 "--message-format",
                 "json-render-diagnostics",
             ]);
-            // Each takes minutes to be optimised as a whole.
+            // Only these: optimising a binary takes minutes.
             cargo.args(PROGRAMS.iter().flat_map(|program| ["--bin", program]));
             let messages = log.output(&mut cargo)?;
             let binary = messages.lines().find_map(|line| {
@@ -147,8 +147,8 @@ fn build(context: &Context) -> Result<PathBuf> {
     )
 }
 
-/// An empty folder that the user of the PostgreSQL server can get to, too: a home may be closed to
-/// others.
+/// An empty folder that the user of the PostgreSQL server can open; a home folder may be closed to
+/// other users.
 fn folder() -> Result<PathBuf> {
     let folder = env::temp_dir().join("pinpipe-bench");
     let removed = fs::remove_dir_all(&folder);
@@ -161,7 +161,7 @@ fn folder() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// One run of one contender, with a line of what it took.
+/// Measures one run of one contender and prints its usage.
 fn measure(title: &str, work: impl FnOnce() -> Result<Usage>) -> Result<Usage> {
     let usage = work().with_context(|| title.to_owned())?;
     println!(
@@ -174,7 +174,7 @@ fn measure(title: &str, work: impl FnOnce() -> Result<Usage>) -> Result<Usage> {
 }
 
 impl Bench<'_> {
-    /// The small programs of the measurements themselves.
+    /// The command of the measurements' own probes.
     fn probe(&self, arguments: &[&str]) -> Command {
         let mut probe = Command::new(self.binaries.join("bench-probe"));
         probe
@@ -206,7 +206,7 @@ fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-/// The middle one of the runs' times, and the largest peak.
+/// The medians of the runs' times, and the largest peak.
 fn typical(usages: &[Usage]) -> Usage {
     Usage {
         seconds: measure::median(usages.iter().map(|usage| usage.seconds)),

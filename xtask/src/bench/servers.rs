@@ -13,15 +13,15 @@ use pinpipe_servers::{get, kubernetes, listens};
 use crate::context::{Context, on_path};
 use crate::debian::{self, is_root, need};
 use crate::images;
-use crate::{go, process};
+use crate::{go, helm, process};
 
-/// The ports, all of 127.0.0.1.
+/// The ports, all on 127.0.0.1.
 pub const KAFKA: u16 = 24092;
 const KAFKA_CONTROLLER: u16 = 24093;
 pub const POSTGRES: u16 = 24432;
 pub const S3: u16 = 24900;
-/// The master's, the volume server's and the filer's; each has its gRPC port behind it, as the
-/// gateway has.
+/// Ports of the master, the volume server and the filer. The gRPC port of each, and of the gateway,
+/// is the next one.
 const S3_INNER: [(&str, u16); 3] = [("master", 24910), ("volume", 24920), ("filer", S3_FILER)];
 pub const S3_FILER: u16 = 24930;
 const ETCD: u16 = 24379;
@@ -48,7 +48,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// Starts a program whose output goes to a log of its own.
+    /// Starts a program whose output goes to its own log.
     pub fn start(context: &Context, name: &str, command: &mut Command) -> Result<Self> {
         let log = context.cache.join("logs").join(format!("bench-{name}.log"));
         let file = File::create(&log).with_context(|| format!("creating {}", log.display()))?;
@@ -93,13 +93,12 @@ impl Running {
     }
 }
 
-/// Sees to it that what runs a Kafka broker, an API server and the chart on this machine is there.
+/// Ensures that what runs a Kafka broker, an API server and the chart on this machine is there.
 pub fn programs(context: &Context) -> Result<()> {
     debian::ensure(context, &[need("java", "openjdk-17-jre-headless")])?;
     images::lib(context, "kafka")?;
-    go::tools(context)?;
-    go::node_servers(context)?;
-    go::kubernetes(context)
+    helm::ensure(context)?;
+    go::node_programs(context)
 }
 
 /// One Kafka broker.
@@ -120,7 +119,7 @@ pub fn kafka(context: &Context, folder: &Path) -> Result<Running> {
     Running::start(context, "kafka", &mut serve)?.until(|| listens(KAFKA))
 }
 
-/// `SeaweedFS` with its S3 gateway, and the credentials in a folder as workers read them.
+/// `SeaweedFS` with its S3 gateway; the credentials are in a folder, as workers read them.
 pub fn s3(context: &Context, folder: &Path) -> Result<Running> {
     let lib = images::lib(context, "s3")?;
     let (data, credentials) = (folder.join("s3"), folder.join("s3-credentials"));
@@ -131,7 +130,11 @@ pub fn s3(context: &Context, folder: &Path) -> Result<Running> {
     let identities = folder.join("identities.json");
     fs::write(
         &identities,
-        r#"{"identities":[{"name":"bench","credentials":[{"accessKey":"bench","secretKey":"bench-secret"}],"actions":["Admin","Read","Write","List"]}]}"#,
+        r#"{"identities":[{
+            "name":"bench",
+            "credentials":[{"accessKey":"bench","secretKey":"bench-secret"}],
+            "actions":["Admin","Read","Write","List"]
+        }]}"#,
     )?;
     let mut weed = Command::new(lib.join("bin/weed"));
     weed.args([
@@ -215,7 +218,7 @@ pub fn postgres(context: &Context, folder: &Path) -> Result<Running> {
     Running::start(context, "postgres", &mut server)?.until(|| psql(context, "SELECT 1").is_ok())
 }
 
-/// Where Debian keeps the server's programs: not along `PATH`.
+/// The folder of Debian's PostgreSQL programs, which is not on `PATH`.
 fn postgres_programs(context: &Context) -> Result<PathBuf> {
     let find = || {
         let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
@@ -246,7 +249,7 @@ pub fn psql_command(context: &Context) -> Command {
     psql
 }
 
-/// What SQL answers.
+/// The result of an SQL statement, as text.
 pub fn psql(context: &Context, sql: &str) -> Result<String> {
     let output = psql_command(context).args(["--command", sql]).output()?;
     ensure!(
@@ -257,15 +260,14 @@ pub fn psql(context: &Context, sql: &str) -> Result<String> {
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// A Kubernetes API server, for the batch worker's Lease, and the kubeconfig that leads to it.
+/// A Kubernetes API server for the batch worker's Lease, and the kubeconfig for it.
 pub struct Kubernetes {
     _servers: [Running; 2],
     pub kubeconfig: PathBuf,
 }
 
 pub fn kubernetes(context: &Context, folder: &Path) -> Result<Kubernetes> {
-    go::node_servers(context)?;
-    go::kubernetes(context)?;
+    go::node_programs(context)?;
     let programs = |program: &str| context.command(program);
     let kubernetes = kubernetes::Kubernetes {
         hyperkube: context.bin("hyperkube"),

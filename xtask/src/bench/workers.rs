@@ -1,4 +1,4 @@
-//! The workers under measurement, with configurations as the operator writes them.
+//! The measured workers, with configurations as the operator writes them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,10 +15,10 @@ pub const INGEST: u16 = 24080;
 const INGEST_ADMIN: u16 = 24081;
 pub const STREAM_ADMIN: u16 = 24082;
 
-/// Every record fits.
+/// Larger than every record, bytes.
 const MAX_RECORD_BYTES: u32 = 65_536;
 
-/// What all configurations have in common; the topics are named by `topics`.
+/// The part that all configurations share; `topics` is the prefix of the topics' names.
 fn common(pipeline: &str, topics: &str) -> String {
     format!(
         "configVersion: 1
@@ -35,12 +35,13 @@ maxRecordBytes: {MAX_RECORD_BYTES}
 
 fn zone(bench: &Bench, bucket: &str) -> String {
     format!(
-        "bucket: {bucket}, prefix: topics, s3: {{endpoint: 'http://127.0.0.1:{S3}', region: us-east-1, credentialsDir: '{}'}}",
+        "bucket: {bucket}, prefix: topics, s3: {{endpoint: 'http://127.0.0.1:{S3}', \
+         region: us-east-1, credentialsDir: '{}'}}",
         bench.folder.join("s3-credentials").display()
     )
 }
 
-/// The program, with its configuration in a file.
+/// The command of a worker, with its configuration in a file.
 fn worker(bench: &Bench, program: &str, name: &str, config: &str) -> Result<Command> {
     let file = bench.folder.join(format!("{name}.yaml"));
     fs::write(&file, config).with_context(|| format!("writing {}", file.display()))?;
@@ -65,7 +66,7 @@ pub fn ingest(bench: &Bench, topics: &str) -> Result<Running> {
         .until(|| get(INGEST_ADMIN, "/readyz").is_some())
 }
 
-/// Lets the emulator post `users` users' records; returns how many were acknowledged.
+/// Makes the emulator post the records of `users` users; returns how many were acknowledged.
 pub fn emulate(bench: &Bench, users: u64, repeated: f64) -> Result<u64> {
     let mut emulator = Command::new(bench.binaries.join("pinpipe-emulator"));
     emulator
@@ -101,7 +102,7 @@ fn stream(bench: &Bench, name: &str, topics: &str, sink: &str) -> Result<Running
     Running::start(bench.context, name, &mut command)
 }
 
-/// A worker that writes live tables into a schema of its own.
+/// A stream worker that writes live tables into its own schema.
 pub fn live(bench: &Bench, name: &str, topics: &str) -> Result<Running> {
     let url = bench.folder.join("postgres-url");
     fs::write(
@@ -109,16 +110,18 @@ pub fn live(bench: &Bench, name: &str, topics: &str) -> Result<Running> {
         format!("postgresql://postgres@127.0.0.1:{POSTGRES}/postgres"),
     )?;
     let sink = format!(
-        "!postgres {{name: {name}, urlFile: '{}', schema: {name}, startFrom: earliest, writeMode: upsert}}",
+        "!postgres {{name: {name}, urlFile: '{}', schema: {name}, startFrom: earliest, \
+             writeMode: upsert}}",
         url.display()
     );
     stream(bench, name, topics, &sink)
 }
 
-/// A worker that writes raw objects into a bucket.
+/// A stream worker that writes raw objects into a bucket.
 pub fn archive(bench: &Bench, name: &str, topics: &str, bucket: &str) -> Result<Running> {
     let sink = format!(
-        "!archive {{zone: {{{}}}, rotate: {{bytes: 67108864, records: 100000, intervalSeconds: 5}}, compression: none}}",
+        "!archive {{zone: {{{}}}, \
+             rotate: {{bytes: 67108864, records: 100000, intervalSeconds: 5}}, compression: none}}",
         zone(bench, bucket)
     );
     stream(bench, name, topics, &sink)
@@ -135,8 +138,8 @@ pub fn stored() -> u64 {
         .unwrap_or(0)
 }
 
-/// A run over the raw objects that the archive `name` has written of `topics` into the bucket of
-/// that name.
+/// A batch run over the raw objects that the archive `name` wrote from `topics` into the bucket
+/// `name`.
 pub fn batch(
     bench: &Bench,
     pipeline: &str,
@@ -169,7 +172,7 @@ scratchDir: '{}'
     Ok(command)
 }
 
-/// What the run of a pipeline said of itself.
+/// The report that a batch run printed.
 pub fn outcome(bench: &Bench, pipeline: &str) -> Result<Value> {
     let file = bench.folder.join(format!("{pipeline}.json"));
     let text = fs::read_to_string(&file)?;
@@ -181,8 +184,8 @@ pub fn outcome(bench: &Bench, pipeline: &str) -> Result<Value> {
     })
 }
 
-/// The report of a pipeline's last run, as it stands in a bucket: asked of the S3 server's filer,
-/// which wants no signature.
+/// The report of a pipeline's last run, read from its bucket through the S3 server's filer, which
+/// needs no signature.
 pub fn report(bucket: &str, pipeline: &str) -> Result<Value> {
     let path = format!("/buckets/{bucket}/runs/default.{pipeline}/bench/report.json");
     let report = get(S3_FILER, &path).with_context(|| format!("no report at {path}"))?;

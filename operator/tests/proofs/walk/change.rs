@@ -1,52 +1,55 @@
-//! Changes of a pipeline, drawn at random over all optional fields: some that can be done, some
-//! that can't, and who says so.
+//! Random changes of a pipeline over all optional fields, valid and invalid, with the expected
+//! outcome.
 
 use rand::{Rng as _, rngs::StdRng, seq::IndexedRandom as _};
 use serde_json::{Map, Value, json};
 
-/// What should come of a change.
+/// The expected outcome of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is done.
-    Done,
-    /// The API server refuses it.
-    Refused,
-    /// The API server takes it, and refuses a child that it makes.
-    Child,
-    /// An annotation asks for what can't be done: told by this reason.
-    Asked(&'static str),
+    /// It is applied.
+    Applied,
+    /// The API server rejects it.
+    Rejected,
+    /// The API server accepts it, but rejects a child built from it.
+    ChildRejected,
+    /// An annotation is invalid; Ready has this reason.
+    InvalidAnnotation(&'static str),
 }
 
 impl Outcome {
-    /// For counts.
+    /// The name in the proof's result.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Done => "done",
-            Self::Refused => "refused",
-            Self::Child => "a child refused",
-            Self::Asked(_) => "not understood",
+            Self::Applied => "applied",
+            Self::Rejected => "rejected",
+            Self::ChildRejected => "child rejected",
+            Self::InvalidAnnotation(_) => "invalid annotation",
         }
     }
 }
 
 /// A change.
 pub struct Change {
-    /// In a few words.
+    /// A short description.
     pub what: String,
-    /// The spec as it is to be.
+    /// The new spec.
     pub spec: Value,
-    /// The annotations as they are to be.
+    /// The new annotations.
     pub annotations: Value,
-    /// What should come of it.
+    /// The expected outcome.
     pub outcome: Outcome,
 }
 
-/// A pipeline with no more in it than must be.
-pub fn least(bootstrap_servers: &str) -> Value {
-    json!({"broker": {"kafka": {"bootstrapServers": bootstrap_servers, "topics": {"partitions": 1}}}})
+/// A spec with only the required fields and one partition.
+pub fn minimal(bootstrap_servers: &str) -> Value {
+    json!({"broker": {"kafka": {
+        "bootstrapServers": bootstrap_servers,
+        "topics": {"partitions": 1},
+    }}})
 }
 
-/// A change of a pipeline.
+/// A random change of a pipeline.
 pub fn draw(random: &mut StdRng, from: &Value) -> Change {
     let plain = |what: &str, spec, outcome| Change {
         what: what.to_owned(),
@@ -56,8 +59,8 @@ pub fn draw(random: &mut StdRng, from: &Value) -> Change {
     };
     match random.random_range(0..100) {
         0..16 => {
-            let (what, spec) = refused(random, from);
-            plain(&what, spec, Outcome::Refused)
+            let (what, spec) = invalid(random, from);
+            plain(&what, spec, Outcome::Rejected)
         }
         16..22 => {
             let mut spec = from.clone();
@@ -68,7 +71,7 @@ pub fn draw(random: &mut StdRng, from: &Value) -> Change {
                 &[("timeZone", "Nowhere/Else"), ("schedule", "99 10 * * *")],
             );
             spec["batch"][field] = json!(value);
-            plain(field, spec, Outcome::Child)
+            plain(field, spec, Outcome::ChildRejected)
         }
         22..28 => {
             let (key, value, reason) = pick(
@@ -85,7 +88,7 @@ pub fn draw(random: &mut StdRng, from: &Value) -> Change {
                 what: format!("{key}={value}"),
                 spec: from.clone(),
                 annotations,
-                outcome: Outcome::Asked(reason),
+                outcome: Outcome::InvalidAnnotation(reason),
             }
         }
         _ => loop {
@@ -94,15 +97,15 @@ pub fn draw(random: &mut StdRng, from: &Value) -> Change {
                 what.push(mutate(random, &mut spec));
             }
             if spec != *from {
-                break plain(&what.join(" and "), spec, Outcome::Done);
+                break plain(&what.join(" and "), spec, Outcome::Applied);
             }
         },
     }
 }
 
-/// One thing that can be done.
-fn mutate(random: &mut StdRng, spec: &mut Value) -> &'static str {
-    let (what, value) = match random.random_range(0..20) {
+/// Makes one valid change, and returns the field.
+fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
+    let (what, value) = match random.random_range(0..24) {
         0 => (
             "suspend",
             maybe(random, |random| json!(random.random_bool(0.5))),
@@ -173,24 +176,76 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> &'static str {
                 |random| json!({"retention.ms": random.random_range(1..9).to_string()}),
             ),
         ),
-        _ => (
+        19 => (
             "broker/kafka/topics/overrides/pin/partitions",
             maybe(random, |random| json!(random.random_range(1..4))),
         ),
+        20 => (
+            pick(random, &["image/digests/ingest", "image/digests/stream"]),
+            maybe(random, |random| {
+                json!(format!("sha256:{:064x}", random.random_range(0..9)))
+            }),
+        ),
+        _ => {
+            let (setting, value) = pod_setting(random);
+            let sections = ["ingest", "archive", "batch", "emulator", "stream/sinks/0"];
+            let section = pick(random, &sections);
+            let pointer = format!("/{section}");
+            let Some(found) = spec.pointer_mut(&pointer).filter(|found| found.is_object()) else {
+                put(spec, &format!("ingest/{setting}"), value);
+                return format!("ingest/{setting}");
+            };
+            put(found, setting, value);
+            return format!("{section}/{setting}");
+        }
     };
     put(spec, what, value);
     if !spec["archive"].is_object() {
         put(spec, "batch", None);
     }
-    what
+    what.to_owned()
 }
 
-/// One thing that the schema or a rule forbids.
-fn refused(random: &mut StdRng, from: &Value) -> (String, Value) {
+/// A setting of a component's pods.
+fn pod_setting(random: &mut StdRng) -> (&'static str, Option<Value>) {
+    let failed_node = json!({
+        "key": "node.kubernetes.io/not-ready",
+        "operator": "Exists",
+        "effect": "NoExecute",
+        "tolerationSeconds": 5,
+    });
+    let spread = json!({
+        "topologyKey": "rack",
+        "maxSkew": 2,
+        "whenUnsatisfiable": "DoNotSchedule",
+    });
+    let settings = [
+        ("podLabels", json!({"team": "pins"})),
+        ("podLabels", json!({"team": "data", "tier": "x"})),
+        ("podAnnotations", json!({"example.com/note": "a"})),
+        ("nodeSelector", json!({"disk": "fast"})),
+        ("nodeSelector", json!({"disk": "slow", "rack": "1"})),
+        ("tolerations", json!([{"key": "gpu", "operator": "Exists"}])),
+        ("tolerations", json!([failed_node])),
+        ("tolerations", json!([{"operator": "Exists"}])),
+        ("topologySpread", json!([])),
+        ("topologySpread", json!([spread])),
+        ("serviceAccountName", json!("reader")),
+    ];
+    let (setting, value) = pick(random, &settings);
+    (setting, maybe(random, |_| value))
+}
+
+/// A change that the schema or a validation rule rejects.
+fn invalid(random: &mut StdRng, from: &Value) -> (String, Value) {
     let postgres = json!({"urlSecretRef": {"name": "warehouse", "key": "url"}});
     let sink = |name: &str| json!({"name": name, "postgres": postgres});
     let mut whole_archive = archive(random);
     whole_archive["prefix"] = json!("runs/x");
+    let with_rotate = |rotate: Value| {
+        let credentials = json!({"credentialsSecretRef": {"name": "s3"}});
+        json!({"bucket": "raw", "s3": credentials, "rotate": rotate})
+    };
     let cases = [
         ("ingest/replicas", json!(0)),
         ("ingest/replicas", json!(101)),
@@ -230,21 +285,15 @@ fn refused(random: &mut StdRng, from: &Value) -> (String, Value) {
             json!({"bucket": "A", "s3": {"credentialsSecretRef": {"name": "s3"}}}),
         ),
         ("archive", json!({"bucket": "raw"})),
-        (
-            "archive",
-            json!({"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}, "rotate": {"interval": "5 minutes"}}),
-        ),
-        (
-            "archive",
-            json!({"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}, "rotate": {"bytes": 1}}),
-        ),
+        ("archive", with_rotate(json!({"interval": "5 minutes"}))),
+        ("archive", with_rotate(json!({"bytes": 1}))),
         ("image/tag", json!("!")),
         ("image/pullPolicy", json!("Sometimes")),
         ("emulator/recordsPerSecond", json!(0)),
     ];
     let mut spec = from.clone();
     if random.random_bool(0.1) {
-        // A batch run reads the archive.
+        // Batch runs need an archive.
         put(&mut spec, "batch", Some(batch(random)));
         put(&mut spec, "archive", None);
         return ("batch without archive".to_owned(), spec);
@@ -259,11 +308,14 @@ fn refused(random: &mut StdRng, from: &Value) -> (String, Value) {
             ],
         );
         spec["archive"][field] = json!(value);
-        return (format!("archive/{field} is fixed"), spec);
+        return (format!("archive/{field} is immutable"), spec);
     }
     if from["batch"].is_object() && random.random_bool(0.15) {
         spec["batch"]["sinks"][0]["cassandra"]["keyspace"] = json!("another");
-        return ("batch/sinks/0/cassandra/keyspace is fixed".to_owned(), spec);
+        return (
+            "batch/sinks/0/cassandra/keyspace is immutable".to_owned(),
+            spec,
+        );
     }
     let (path, value) = pick(random, &cases);
     put(&mut spec, path, Some(value.clone()));
@@ -274,15 +326,26 @@ fn stream(random: &mut StdRng) -> Value {
     let sinks = names(random, &["live", "log", "a", "b-2", "copy"]);
     let sinks = sinks.as_array().into_iter().flatten().map(|sink| {
         let mut sink = sink.clone();
-        // Fixed by the name, since it can't be changed.
-        let mode = if sink["name"] == "log" { json!("Append") } else { json!("Upsert") };
-        sink["postgres"] =
-            json!({"urlSecretRef": {"name": "warehouse", "key": pick(random, &["url", "other"])}, "writeMode": mode});
+        // Determined by the name, because it is immutable.
+        let mode = if sink["name"] == "log" {
+            json!("Append")
+        } else {
+            json!("Upsert")
+        };
+        let key = pick(random, &["url", "other"]);
+        let url = json!({"name": "warehouse", "key": key});
+        sink["postgres"] = json!({"urlSecretRef": url, "writeMode": mode});
         for (field, value) in [
             ("startFrom", one_of(random, &["earliest", "latest"])),
-            ("replicas", maybe(random, |random| json!(random.random_range(1..4)))),
+            (
+                "replicas",
+                maybe(random, |random| json!(random.random_range(1..4))),
+            ),
             ("resources", resources(random)),
-            ("postgres/schema", one_of(random, &["public", "live", "_x1"])),
+            (
+                "postgres/schema",
+                one_of(random, &["public", "live", "_x1"]),
+            ),
         ] {
             put(&mut sink, field, value);
         }
@@ -297,14 +360,11 @@ fn archive(random: &mut StdRng) -> Value {
         ("rotate", maybe(random, rotate)),
         (
             "s3/endpoint",
-            one_of(
+            // Immutable, apart from a slash at its end.
+            Some(json!(pick(
                 random,
-                &[
-                    "http://s3.example:9000",
-                    "http://s3.example:9000/",
-                    "https://s3.example",
-                ],
-            ),
+                &["http://s3.example:9000", "http://s3.example:9000/"],
+            ))),
         ),
         ("s3/region", one_of(random, &["us-east-1", "eu-west-1"])),
         ("resources", resources(random)),
@@ -340,20 +400,30 @@ fn batch(random: &mut StdRng) -> Value {
         .flatten()
         .map(|sink| {
             let mut sink = sink.clone();
-            sink["cassandra"] =
-                json!({"contactPoints": pick(random, &[&["a:9042"][..], &["a:9042", "b.example:9042"]])});
+            let points = pick(random, &[&["a:9042"][..], &["a:9042", "b.example:9042"]]);
+            sink["cassandra"] = json!({"contactPoints": points});
             for (field, value) in [
-                // Fixed by the name, since it can't be changed.
-                ("cassandra/keyspace", (sink["name"] == "second").then(|| json!("pins"))),
-                ("cassandra/replicationFactor", maybe(random, |random| json!(random.random_range(1..4)))),
-                ("cassandra/credentialsSecretRef", maybe(random, |_| json!({"name": "cassandra"}))),
+                // Determined by the name, because it is immutable.
+                (
+                    "cassandra/keyspace",
+                    (sink["name"] == "second").then(|| json!("pins")),
+                ),
+                (
+                    "cassandra/replicationFactor",
+                    maybe(random, |random| json!(random.random_range(1..4))),
+                ),
+                (
+                    "cassandra/credentialsSecretRef",
+                    maybe(random, |_| json!({"name": "cassandra"})),
+                ),
             ] {
                 put(&mut sink, field, value);
             }
             sink
         })
         .collect();
-    let mut batch = json!({"schedule": pick(random, &["0 10 * * *", "@daily", "*/5 1-3 * JAN MON"]), "sinks": sinks});
+    let schedule = pick(random, &["0 10 * * *", "@daily", "*/5 1-3 * JAN MON"]);
+    let mut batch = json!({"schedule": schedule, "sinks": sinks});
     for (field, value) in [
         (
             "timeZone",
@@ -404,13 +474,16 @@ fn resources(random: &mut StdRng) -> Option<Value> {
         json!({"requests": {"cpu": "0.5"}}),
         json!({"requests": {"cpu": ".25", "memory": "1024Mi"}, "limits": {"memory": "1Gi"}}),
         json!({"limits": {"cpu": 2, "memory": "1e9"}}),
-        json!({"requests": {"cpu": "100m", "memory": "1G"}, "limits": {"cpu": "1.0", "memory": "1073741824"}}),
+        json!({
+            "requests": {"cpu": "100m", "memory": "1G"},
+            "limits": {"cpu": "1.0", "memory": "1073741824"},
+        }),
         json!({"requests": {}, "limits": {"memory": "1048576Ki"}}),
     ];
     maybe(random, |random| pick(random, &all))
 }
 
-/// Some of these names, each once, in any order.
+/// Some of the names, each at most once, in random order.
 fn names(random: &mut StdRng, of: &[&str]) -> Value {
     let count = random.random_range(1..=of.len());
     let chosen: Vec<_> = of
@@ -428,12 +501,12 @@ fn one_of(random: &mut StdRng, of: &[&str]) -> Option<Value> {
     maybe(random, |random| json!(pick(random, of)))
 }
 
-/// Mostly something.
-fn maybe(random: &mut StdRng, something: impl FnOnce(&mut StdRng) -> Value) -> Option<Value> {
-    random.random_bool(0.7).then(|| something(random))
+/// A value with a probability of 70%.
+fn maybe(random: &mut StdRng, value: impl FnOnce(&mut StdRng) -> Value) -> Option<Value> {
+    random.random_bool(0.7).then(|| value(random))
 }
 
-/// Sets a field, making what it is in where that isn't there; or takes it away.
+/// Sets a field, creating its parents, or removes it.
 fn put(of: &mut Value, path: &str, value: Option<Value>) {
     let (mut at, mut path) = (of, path);
     while let Some((first, rest)) = path.split_once('/') {

@@ -1,4 +1,4 @@
-//! The eight questions over hand-made rows.
+//! The eight questions over a few rows each, through the files that a run uses.
 
 use pinpipe_core::{Geo, Pin, Record, User};
 use serde_json::{Value, json};
@@ -7,11 +7,11 @@ use super::*;
 use crate::{
     cells::{self, Cell},
     columns::TableBuilder,
-    facts::{Orphans, Sides, join},
-    testing::Folder,
+    join::{JoinInputs, Orphans, join},
+    testing::TestDir,
 };
 
-/// What the questions may hold.
+/// Memory limit of the queries, bytes.
 const BUDGET: usize = 64 << 20;
 
 /// Index, category, poster, followers.
@@ -27,15 +27,14 @@ fn micros(time: &str) -> i64 {
         .timestamp_micros()
 }
 
-/// The join of a few rows, through the same files as that of many.
-fn joined(folder: &Folder, tables: &[(Kind, Vec<RecordBatch>)]) -> Facts {
-    let sides = Sides::new(folder.path(), 8, 1000);
+fn joined(folder: &TestDir, tables: &[(Kind, Vec<RecordBatch>)]) -> JoinedRows {
+    let inputs = JoinInputs::new(folder.path(), 8, 1000);
     for (kind, batches) in tables {
         for batch in batches {
-            sides.push(*kind, batch).unwrap();
+            inputs.push(*kind, batch).unwrap();
         }
     }
-    join(sides.finish().unwrap(), folder.file("facts.arrow")).unwrap()
+    join(inputs.finish().unwrap(), folder.file("joined.arrow")).unwrap()
 }
 
 fn table(kind: Kind, records: impl Iterator<Item = Record<'static>>) -> (Kind, Vec<RecordBatch>) {
@@ -85,8 +84,8 @@ async fn answer_to(name: &str, pins: &[PinRow], geos: &[GeoRow], users: &[UserRo
         table(Kind::Geo, geos.iter().map(geo)),
         table(Kind::User, users.iter().map(user)),
     ];
-    let folder = Folder::new();
-    let answers = ask(&joined(&folder, &tables), folder.path(), BUDGET)
+    let folder = TestDir::new();
+    let answers = answer_all(&joined(&folder, &tables), folder.path(), BUDGET)
         .await
         .unwrap();
     let answer = answers
@@ -114,9 +113,9 @@ fn followed(index: i64, followers: impl Into<Option<i64>>) -> PinRow {
 const POSTED: Option<&str> = Some("2020-06-01T00:00:00Z");
 
 #[tokio::test]
-async fn nothing_gives_eight_empty_answers() {
-    let folder = Folder::new();
-    let answers = ask(&joined(&folder, &[]), folder.path(), BUDGET)
+async fn without_rows_there_are_eight_empty_answers() {
+    let folder = TestDir::new();
+    let answers = answer_all(&joined(&folder, &[]), folder.path(), BUDGET)
         .await
         .unwrap();
     assert_eq!(answers.len(), 8);
@@ -143,11 +142,11 @@ async fn nothing_gives_eight_empty_answers() {
 #[tokio::test]
 async fn a_countrys_most_popular_category_counts_pins_and_breaks_ties_by_bytes() {
     let pins = [
-        // Two pins of one index count twice.
+        // Two pins with the same index count twice.
         pin(1, "travel"),
         pin(1, "travel"),
         pin(2, "art"),
-        // A tie: bytes compare, so `Z` is before `a`, and `ä` behind both.
+        // A tie, broken by byte order: `Z` before `a` before `ä`.
         pin(3, "äpfel"),
         pin(4, "art"),
         pin(5, "Zen"),
@@ -173,7 +172,7 @@ async fn a_countrys_most_popular_category_counts_pins_and_breaks_ties_by_bytes()
 }
 
 #[tokio::test]
-async fn null_countries_are_no_group() {
+async fn null_countries_form_no_group() {
     let answer = answer_to(
         "popular_category_by_country",
         &[pin(8, "art")],
@@ -185,7 +184,7 @@ async fn null_countries_are_no_group() {
 }
 
 #[tokio::test]
-async fn post_years_are_utc_and_run_from_2018_to_2022() {
+async fn post_years_are_in_utc_and_range_from_2018_to_2022() {
     let pins: Vec<PinRow> = (1..=7)
         .map(|index| pin(index, "art"))
         .chain([pin(3, "diy"), pin(3, "diy")])
@@ -211,7 +210,7 @@ async fn one_top_poster_per_country() {
         poster(1, Some("Zoe"), Some(500)),
         poster(1, Some("Ann"), Some(500)),
         poster(2, Some("Bob"), Some(499)),
-        // Neither a nameless poster nor one with unknown followers takes part.
+        // Posters without a name or a follower count are left out.
         poster(2, None, Some(9000)),
         poster(3, Some("Nil"), None),
         poster(4, Some("Big"), Some(i64::MAX)),
@@ -252,7 +251,7 @@ async fn age_groups_have_the_contracts_bounds() {
 }
 
 #[tokio::test]
-async fn medians_are_exact_and_keep_their_half() {
+async fn medians_are_exact_and_may_be_fractions() {
     let pins = [
         followed(1, 10),
         followed(1, 13),
@@ -275,12 +274,12 @@ async fn medians_are_exact_and_keep_their_half() {
     assert_eq!(
         answer,
         json!([["18-24", 11.5], ["25-35", 7.0], ["50+", 2.0]]),
-        "nothing known of 36-50"
+        "no follower counts for 36-50"
     );
 }
 
 #[tokio::test]
-async fn users_are_counted_without_any_join() {
+async fn users_without_pins_are_counted() {
     let joined = [
         "2014-12-31T23:59:59Z",
         "2015-01-01T00:00:00Z",
@@ -298,7 +297,7 @@ async fn users_are_counted_without_any_join() {
 }
 
 #[tokio::test]
-async fn medians_by_join_year_take_every_age_and_those_by_both_only_known_groups() {
+async fn medians_by_join_year_include_every_age_and_those_by_both_only_age_groups() {
     let pins = [
         followed(1, 10),
         followed(2, 20),
@@ -334,7 +333,7 @@ async fn medians_by_join_year_take_every_age_and_those_by_both_only_known_groups
 }
 
 #[test]
-fn what_finds_no_partner_is_counted_on_each_side_of_each_join() {
+fn rows_without_a_match_are_counted_on_both_sides_of_each_join() {
     let pin = |index_id: i64| {
         Record::Pin(Pin {
             unique_id: index_id.to_string().into(),
@@ -372,18 +371,18 @@ fn what_finds_no_partner_is_counted_on_each_side_of_each_join() {
         table(Kind::Geo, (30..110).map(geo)),
         table(Kind::User, (1..140).map(user)),
     ];
-    let facts = joined(&Folder::new(), &tables);
+    let rows = joined(&TestDir::new(), &tables);
     let expected = Orphans {
         pins_without_geo: 30,
         geos_without_pin: 10,
         pins_without_user: 1,
         users_without_pin: 40,
     };
-    assert_eq!((facts.orphans, facts.joined.rows), (expected, 100));
+    assert_eq!((rows.orphans, rows.joined.rows), (expected, 100));
 }
 
 #[tokio::test]
-async fn what_does_not_fit_into_memory_gives_the_same_answers() {
+async fn queries_that_spill_give_the_same_answers() {
     let pins = (0..60_000).map(|i: i64| {
         Record::Pin(Pin {
             unique_id: i.to_string().into(),
@@ -422,12 +421,13 @@ async fn what_does_not_fit_into_memory_gives_the_same_answers() {
         table(Kind::Geo, geos),
         table(Kind::User, users),
     ];
-    let folder = Folder::new();
-    let facts = joined(&folder, &tables);
-    let plenty = ask(&facts, folder.path(), 1 << 30).await.unwrap();
-    let little = ask(&facts, folder.path(), 4 << 20).await.unwrap();
-    for (plenty, little) in plenty.iter().zip(little) {
-        assert!(plenty.rows.num_rows() > 0, "{}", plenty.question.name);
-        assert_eq!(plenty.rows, little.rows, "{}", plenty.question.name);
+    let folder = TestDir::new();
+    let rows = joined(&folder, &tables);
+    let in_memory = answer_all(&rows, folder.path(), 1 << 30).await.unwrap();
+    let spilled = answer_all(&rows, folder.path(), 4 << 20).await.unwrap();
+    for (in_memory, spilled) in in_memory.iter().zip(spilled) {
+        let name = in_memory.question.name;
+        assert!(in_memory.rows.num_rows() > 0, "{name}");
+        assert_eq!(in_memory.rows, spilled.rows, "{name}");
     }
 }

@@ -1,25 +1,25 @@
-//! Which letters are to be re-driven.
+//! Selects the dead letters to re-drive.
 
-use pinpipe_runtime::dead_letter::{Letter, Outcome};
+use pinpipe_runtime::dead_letter::{DeadLetter, Outcome};
 
 use super::Args;
 
-/// What a letter has to be like. An empty list asks for nothing.
+/// Conditions on a dead letter. An empty list matches everything.
 #[derive(Clone, Debug)]
 pub struct Filter {
     reasons: Vec<String>,
     fields: Vec<String>,
-    /// Milliseconds since the epoch; the record's own time.
+    /// Earliest Kafka timestamp of the record, milliseconds since the epoch, inclusive.
     since: i64,
-    /// Behind the last one.
+    /// Latest Kafka timestamp of the record, milliseconds since the epoch, exclusive.
     until: i64,
     outcome: Outcome,
 }
 
 impl Filter {
-    /// As the command line asks.
+    /// The filter of the command line.
     pub fn new(args: &Args) -> Self {
-        let named = |names: &[String]| {
+        let non_empty = |names: &[String]| {
             names
                 .iter()
                 .filter(|name| !name.is_empty())
@@ -27,18 +27,18 @@ impl Filter {
                 .collect()
         };
         Self {
-            reasons: named(&args.reason),
-            fields: named(&args.field),
+            reasons: non_empty(&args.reason),
+            fields: non_empty(&args.field),
             since: args.since.map_or(i64::MIN, |time| time.timestamp_millis()),
             until: args.until.map_or(i64::MAX, |time| time.timestamp_millis()),
             outcome: args.outcome,
         }
     }
 
-    /// Whether a letter is like that: reason and field have to meet in one of its faults.
-    pub fn matches(&self, letter: &Letter) -> bool {
+    /// Whether a dead letter matches. Reason and field must match the same one of its faults.
+    pub fn matches(&self, letter: &DeadLetter) -> bool {
         let among = |names: &[String], name: Option<&str>| {
-            names.is_empty() || name.is_some_and(|name| names.iter().any(|wanted| wanted == name))
+            names.is_empty() || name.is_some_and(|name| names.iter().any(|listed| listed == name))
         };
         letter.verdict.outcome == self.outcome
             && (self.since..self.until).contains(&letter.time)
@@ -53,7 +53,7 @@ impl Filter {
 mod tests {
     use clap::Parser;
     use pinpipe_core::{Kind, clean};
-    use pinpipe_runtime::dead_letter::LetterId;
+    use pinpipe_runtime::dead_letter::DeadLetterId;
 
     use super::*;
 
@@ -63,18 +63,18 @@ mod tests {
         args: Args,
     }
 
-    fn letter(raw: &str) -> Letter {
+    fn letter(raw: &str) -> DeadLetter {
         let verdict = match clean(Kind::User, raw.as_bytes(), 100) {
             Ok(cleaned) => (&cleaned.repairs).into(),
             Err(rejection) => (&rejection).into(),
         };
-        let id = LetterId {
+        let id = DeadLetterId {
             topic_id: "t".into(),
             partition: 0,
             offset: 0,
         };
         let time = 1_767_225_600_000; // 2026-01-01T00:00:00Z
-        Letter {
+        DeadLetter {
             id,
             cluster_id: String::new(),
             topic: String::new(),
@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn letters_are_chosen_by_reason_field_time_and_outcome() {
+    fn dead_letters_are_selected_by_reason_field_time_and_outcome() {
         let (no_key, no_json) = ("{}", "x");
         let repaired = r#"{"ind":1,"age":200,"date_joined":"x"}"#;
         for (options, raw, expected) in [
@@ -135,8 +135,8 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_time_kind_or_outcome_is_refused_with_what_is() {
-        for (option, value, says) in [
+    fn an_invalid_time_kind_or_outcome_is_refused_with_a_valid_example() {
+        for (option, value, example) in [
             ("--since", "yesterday", "2026-01-31"),
             ("--outcome", "lost", "repaired"),
             ("--topic", "Pin", "Pin"),
@@ -144,7 +144,7 @@ mod tests {
             let message = Cli::try_parse_from(["redrive", option, value])
                 .unwrap_err()
                 .to_string();
-            assert!(message.contains(says), "{message}");
+            assert!(message.contains(example), "{message}");
         }
     }
 }

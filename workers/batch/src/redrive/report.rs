@@ -1,4 +1,4 @@
-//! What a re-drive tells.
+//! The report of a re-drive.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -6,77 +6,77 @@ use pinpipe_core::Kind;
 use pinpipe_runtime::dead_letter::Verdict;
 use serde::Serialize;
 
-/// A message longer than this is cut: Kubernetes cuts a termination message at 4096 bytes, which
-/// would leave broken JSON.
+/// Most bytes of the error message. Kubernetes truncates a termination message at 4096 bytes, which
+/// would break the JSON.
 const MESSAGE_BYTES: usize = 1500;
 
-/// What became of the letters.
+/// Outcome and counts of a re-drive.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// `Succeeded` or `Failed`.
     outcome: &'static str,
-    /// Whether nothing was written: `redriven` counts what would be.
+    /// Whether nothing was written; `redriven` counts what would be.
     dry_run: bool,
-    /// How long it took.
+    /// Duration, seconds.
     seconds: f64,
-    /// Why it failed.
+    /// Why the re-drive failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
-    /// By kind of record.
+    /// Counts by kind of record.
     topics: BTreeMap<Kind, TopicReport>,
 }
 
-/// What became of the letters of one kind. A figure that is 0 is left out, but for the first three.
+/// Counts of the dead letters of one kind. Except for the first three, counts of 0 are omitted.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TopicReport {
-    /// Letters read, repeats not among them.
+    /// Dead letters read, without repeats.
     pub letters: u64,
-    /// Letters that were open and that the filter let through: the sum of those below down to
-    /// `left`.
+    /// Dead letters that match the filter and were not re-driven before: the sum of the counts from
+    /// `redriven` to `left`.
     pub matching: u64,
-    /// Records put into the pipeline, and marked.
+    /// Records re-driven.
     pub redriven: u64,
-    /// Records that would be rejected again, by the reason.
+    /// Records that would be rejected again, by reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub still_rejected: BTreeMap<&'static str, u64>,
     /// Records that would be repaired again.
     #[serde(skip_serializing_if = "is_zero")]
     pub still_repaired: u64,
-    /// Letters that hold no record: it was too large for the dead-letter topic.
+    /// Dead letters without a value, which was too large for the dead-letter topic.
     #[serde(skip_serializing_if = "is_zero")]
     pub without_value: u64,
-    /// Records the broker refuses as too large, with their new headers.
+    /// Records that the broker refuses as too large with their additional headers.
     #[serde(skip_serializing_if = "is_zero")]
     pub too_large: u64,
-    /// Letters left for another time: the limit was reached.
+    /// Dead letters that were left because `--max` was reached.
     #[serde(skip_serializing_if = "is_zero")]
     pub left: u64,
-    /// Letters that were back in the pipeline before.
+    /// Dead letters that were re-driven before.
     #[serde(skip_serializing_if = "is_zero")]
     pub done_before: u64,
-    /// Letters written more than once.
+    /// Repeats of dead letters that were written more than once.
     #[serde(skip_serializing_if = "is_zero")]
     pub repeats: u64,
-    /// Records in the dead-letter topic that are no letters.
+    /// Records in the dead-letter topic that are neither dead letters nor markers.
     #[serde(skip_serializing_if = "is_zero")]
     pub unreadable: u64,
-    /// Letters that were open at the beginning, by outcome and reason, whatever the filter says.
+    /// Dead letters that were not re-driven before, by outcome and reason, ignoring the filter.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub open: BTreeMap<String, u64>,
 }
 
 #[expect(
     clippy::trivially_copy_pass_by_ref,
-    reason = "serde asks with a reference"
+    reason = "serde passes a reference"
 )]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
 impl TopicReport {
-    /// Counts an open letter. One of several reasons counts once for each of them.
+    /// Counts a dead letter that was not re-driven before, once for each of its reasons.
     pub fn open(&mut self, verdict: &Verdict) {
         let mut reasons: Vec<&str> = verdict
             .faults
@@ -95,7 +95,7 @@ impl TopicReport {
 }
 
 impl Report {
-    /// Nothing happened yet.
+    /// A report without counts.
     pub const fn new(dry_run: bool) -> Self {
         Self {
             outcome: "Succeeded",
@@ -106,13 +106,13 @@ impl Report {
         }
     }
 
-    /// The figures of one kind.
+    /// The counts of one kind.
     pub fn topic(&mut self, kind: Kind) -> &mut TopicReport {
         self.topics.entry(kind).or_default()
     }
 
-    /// It is over, with or without an error.
-    pub fn end(&mut self, took: Duration, error: Option<&anyhow::Error>) {
+    /// Records the end of the re-drive, which failed if there is an `error`.
+    pub fn finish(&mut self, took: Duration, error: Option<&anyhow::Error>) {
         self.seconds = (took.as_secs_f64() * 1000.0).round() / 1000.0;
         if let Some(error) = error {
             self.outcome = "Failed";
@@ -122,7 +122,7 @@ impl Report {
         }
     }
 
-    /// On one line.
+    /// The report as JSON, on one line.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
     }
@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_report_is_a_termination_message() {
+    fn the_longest_report_fits_into_a_termination_message() {
         let mut report = Report::new(false);
         for kind in Kind::ALL {
             let topic = report.topic(kind);
@@ -166,7 +166,7 @@ mod tests {
             ) = (n, n, n, n);
             (topic.repeats, topic.unreadable) = (n, n);
         }
-        report.end(
+        report.finish(
             Duration::from_secs(1),
             Some(&anyhow::anyhow!("ä".repeat(5000))),
         );

@@ -1,14 +1,14 @@
-//! Putting letters back: a record into its topic and the mark into the dead letters, both or
-//! neither.
+//! Re-drives dead letters in transactions: each record to its topic and its marker to the dead
+//! letters, either both or neither.
 //!
-//! The transactional id is the pipeline's: whoever begins a re-drive puts an end to any other that
-//! is under way, whose transaction is given up or was committed before.
+//! The transactional id belongs to the pipeline, so a re-drive that starts fences any other one in
+//! progress, whose open transaction is aborted.
 
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pinpipe_config::{Batch, Topic};
-use pinpipe_runtime::dead_letter::Letter;
+use pinpipe_runtime::dead_letter::DeadLetter;
 use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::OwnedHeaders,
@@ -17,45 +17,59 @@ use rdkafka::{
 use tokio::task::block_in_place;
 use tracing::warn;
 
-/// How long the broker may take to begin or to end a transaction.
-const BROKER_TIMEOUT: Duration = Duration::from_mins(1);
-/// How often a transaction is tried.
-const TRIES: u32 = 3;
+use crate::failure::Permanent;
 
-/// A letter and its record.
+/// Timeout of starting, committing or aborting a transaction.
+const BROKER_TIMEOUT: Duration = Duration::from_mins(1);
+/// Most attempts of a transaction.
+const MAX_ATTEMPTS: u32 = 3;
+
+/// A dead letter and its record.
 #[derive(Debug)]
 pub struct Item {
-    /// The letter.
-    pub letter: Letter,
-    /// The key the record goes back with.
+    /// The dead letter's headers.
+    pub letter: DeadLetter,
+    /// The key that the re-driven record gets.
     pub key: Option<Vec<u8>>,
-    /// The record.
+    /// The record's value.
     pub value: Vec<u8>,
 }
 
-/// The one re-drive of a pipeline.
+/// The transactional producer of a pipeline's re-drive.
 pub struct Transactions {
     producer: FutureProducer,
 }
 
-/// Why a transaction came to nothing.
+/// Why a transaction failed.
 #[derive(Debug, thiserror::Error)]
-enum Undone {
+enum TransactionError {
     #[error("the broker refuses a record as too large")]
     TooLarge,
     #[error(
-        "another re-drive of this pipeline has begun: this one ends. What it put back is marked"
+        "another re-drive of this pipeline has started, so this one ends; the other one continues \
+         with the dead letters that were not re-driven"
     )]
     Fenced,
     #[error(transparent)]
     Kafka(KafkaError),
     #[error(
-        "the broker was away too long to tell what became of a transaction ({0}): begin the re-drive again, it goes on from what there is"
+        "a transaction was neither committed nor aborted, since the broker was unavailable for \
+         too long ({0}): start the re-drive again"
     )]
     Undecided(KafkaError),
 }
 
-impl From<KafkaError> for Undone {
+impl TransactionError {
+    /// Retrying a fenced re-drive would fence the other one.
+    fn into_failure(self) -> anyhow::Error {
+        match self {
+            Self::Fenced => Permanent(self.to_string()).into(),
+            error => error.into(),
+        }
+    }
+}
+
+impl From<KafkaError> for TransactionError {
     fn from(error: KafkaError) -> Self {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::MessageSizeTooLarge) => Self::TooLarge,
@@ -70,8 +84,8 @@ impl From<KafkaError> for Undone {
 }
 
 impl Transactions {
-    /// Ends any other re-drive of the pipeline. Blocks.
-    pub fn begin(config: &Batch) -> Result<Self> {
+    /// Creates the producer, which fences any other re-drive of the pipeline. Blocks.
+    pub fn new(config: &Batch) -> Result<Self> {
         let id = format!(
             "{}.{}.redrive",
             config.pipeline.namespace, config.pipeline.name
@@ -80,92 +94,97 @@ impl Transactions {
             pinpipe_runtime::kafka::client_config(&config.kafka, "pinpipe-redrive")
                 .set("transactional.id", id)
                 .set("acks", "all")
-                // As ingest: a key's records stay in one partition.
+                // The same as ingest's, so that the records of a key stay in one partition.
                 .set("partitioner", "murmur2_random")
                 .set("linger.ms", "5")
-                // What a killed re-drive leaves open holds up readers of committed records for so
-                // long, unless the next one begins.
+                // The open transaction of a killed re-drive blocks read_committed consumers for
+                // this long, unless another re-drive starts.
                 .set("transaction.timeout.ms", "60000")
                 .set("message.timeout.ms", "45000")
-                // The broker's limit counts, not librdkafka's own.
+                // So that only the broker's limit applies.
                 .set("message.max.bytes", "100000000")
                 .create()
-                .context("the Kafka client can't be made")?;
-        until_decided(|| producer.init_transactions(BROKER_TIMEOUT)).with_context(|| {
+                .context("can't create the Kafka producer")?;
+        retry_retriable(|| producer.init_transactions(BROKER_TIMEOUT)).with_context(|| {
             format!(
-                "no transaction can be begun in Kafka at {}",
+                "can't initialise transactions in Kafka at {}",
                 config.kafka.bootstrap_servers
             )
         })?;
         Ok(Self { producer })
     }
 
-    /// Puts letters back, and tells `done` how many in each transaction. Gives the number of those
-    /// the broker refuses as too large.
-    pub async fn put_back(
+    /// Re-drives dead letters and calls `done` with their number after each transaction. Returns
+    /// the number of records that the broker refuses as too large.
+    pub async fn redrive(
         &self,
         topic: &Topic,
         items: &[Item],
         mut done: impl FnMut(u64),
     ) -> Result<u64> {
-        match self.patiently(topic, items).await {
+        match self.transact_with_retries(topic, items).await {
             Ok(()) => {
                 done(items.len() as u64);
                 return Ok(0);
             }
-            Err(Undone::TooLarge) => {}
-            Err(error) => return Err(error.into()),
+            Err(TransactionError::TooLarge) => {}
+            Err(error) => return Err(error.into_failure()),
         }
-        // One of them is: the others must not suffer for it.
+        // One record that is too large must not keep the others from being re-driven.
         let mut too_large = 0;
         for item in items.chunks(1) {
-            match self.patiently(topic, item).await {
+            match self.transact_with_retries(topic, item).await {
                 Ok(()) => done(1),
-                Err(Undone::TooLarge) => too_large += 1,
-                Err(error) => return Err(error.into()),
+                Err(TransactionError::TooLarge) => too_large += 1,
+                Err(error) => return Err(error.into_failure()),
             }
         }
         Ok(too_large)
     }
 
-    async fn patiently(&self, topic: &Topic, items: &[Item]) -> Result<(), Undone> {
-        let mut tries = 1;
+    async fn transact_with_retries(
+        &self,
+        topic: &Topic,
+        items: &[Item],
+    ) -> Result<(), TransactionError> {
+        let mut attempts = 1;
         loop {
             match self.transact(topic, items).await {
-                Err(Undone::Kafka(error))
-                    if tries < TRIES && self.producer.client().fatal_error().is_none() =>
+                Err(TransactionError::Kafka(error))
+                    if attempts < MAX_ATTEMPTS
+                        && self.producer.client().fatal_error().is_none() =>
                 {
-                    warn!(%error, "letters could not be put back, trying again");
-                    tries += 1;
+                    warn!(%error, "a transaction failed, retrying");
+                    attempts += 1;
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
-                decided => return decided,
+                result => return result,
             }
         }
     }
 
-    async fn transact(&self, topic: &Topic, items: &[Item]) -> Result<(), Undone> {
+    async fn transact(&self, topic: &Topic, items: &[Item]) -> Result<(), TransactionError> {
         self.producer.begin_transaction()?;
         let written = match self.write(topic, items).await {
-            Ok(()) => until_decided(|| self.producer.commit_transaction(BROKER_TIMEOUT))
-                .map_err(Undone::from),
+            Ok(()) => retry_retriable(|| self.producer.commit_transaction(BROKER_TIMEOUT))
+                .map_err(TransactionError::from),
             Err(error) => Err(error),
         };
         if written.is_err() && self.producer.client().fatal_error().is_none() {
-            until_decided(|| self.producer.abort_transaction(BROKER_TIMEOUT))
-                .map_err(Undone::Undecided)?;
+            retry_retriable(|| self.producer.abort_transaction(BROKER_TIMEOUT))
+                .map_err(TransactionError::Undecided)?;
         }
         written.map_err(|error| match self.producer.client().fatal_error() {
-            // The epoch of this transactional id is another's: everything else is a consequence.
-            Some((RDKafkaErrorCode::Fenced, _)) => Undone::Fenced,
+            // Another producer has this transactional id; other errors are only consequences.
+            Some((RDKafkaErrorCode::Fenced, _)) => TransactionError::Fenced,
             _ => error,
         })
     }
 
-    async fn write(&self, topic: &Topic, items: &[Item]) -> Result<(), Undone> {
+    async fn write(&self, topic: &Topic, items: &[Item]) -> Result<(), TransactionError> {
         let mut deliveries = Vec::with_capacity(items.len() * 2);
         for Item { letter, key, value } in items {
-            let name = letter.id.to_string();
+            let id = letter.id.to_string();
             deliveries.push(self.send(
                 &topic.name,
                 key.as_deref(),
@@ -174,7 +193,7 @@ impl Transactions {
             )?);
             deliveries.push(self.send(
                 &topic.dead_letter,
-                Some(name.as_bytes()),
+                Some(id.as_bytes()),
                 None,
                 letter.mark_headers(),
             )?);
@@ -210,8 +229,8 @@ impl Transactions {
     }
 }
 
-/// Repeats a step of a transaction while the broker leaves open what became of it. Blocks.
-fn until_decided(step: impl Fn() -> KafkaResult<()>) -> KafkaResult<()> {
+/// Repeats a step of a transaction while it fails with a retriable error. Blocks.
+fn retry_retriable(step: impl Fn() -> KafkaResult<()>) -> KafkaResult<()> {
     let deadline = Instant::now() + BROKER_TIMEOUT * 2;
     block_in_place(|| {
         loop {
@@ -221,8 +240,25 @@ fn until_decided(step: impl Fn() -> KafkaResult<()>) -> KafkaResult<()> {
                 {
                     std::thread::sleep(Duration::from_millis(100));
                 }
-                decided => return decided,
+                result => return result,
             }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fenced_redrive_must_not_be_retried() {
+        let fenced = TransactionError::from(KafkaError::MessageProduction(
+            RDKafkaErrorCode::ProducerFenced,
+        ));
+        assert!(fenced.into_failure().is::<Permanent>());
+        let timed_out = TransactionError::from(KafkaError::MessageProduction(
+            RDKafkaErrorCode::MessageTimedOut,
+        ));
+        assert!(!timed_out.into_failure().is::<Permanent>());
+    }
 }

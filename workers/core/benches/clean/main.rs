@@ -1,7 +1,7 @@
-//! What cleaning costs, next to sonic-rs decoding the same bytes into plain typed records without
+//! Benchmark of cleaning against sonic-rs, which decodes the same bytes into typed records without
 //! cleaning them.
 //!
-//! `cargo bench -p pinpipe-core`; figures and how they were taken: docs/performance.md.
+//! Run with `cargo bench -p pinpipe-core`. Results and method: docs/internals/performance.md.
 
 mod plain;
 mod sample;
@@ -12,7 +12,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use pinpipe_core::{Kind, clean, record_key};
 use sample::Sample;
 
-/// Records a sample has: few enough for the cache, where records just consumed are too.
+/// Records in a sample. Few enough to stay in the CPU cache, like records just consumed.
 const RECORDS: usize = 1_000;
 
 const LIMIT: usize = 1 << 20;
@@ -37,17 +37,17 @@ fn main() {
         });
         group.bench_function(BenchmarkId::new("plain-sonic-rs", name), |bencher| {
             bencher.iter(|| {
-                sample.each(|kind, raw| _ = black_box(plain::decode(kind, black_box(raw))))
+                sample.each(|kind, raw| _ = black_box(plain::decode(kind, black_box(raw))));
             });
         });
         group.bench_function(BenchmarkId::new("clean", name), |bencher| {
             bencher.iter(|| {
-                sample.each(|kind, raw| _ = black_box(clean(kind, black_box(raw), LIMIT)))
+                sample.each(|kind, raw| _ = black_box(clean(kind, black_box(raw), LIMIT)));
             });
         });
         group.bench_function(BenchmarkId::new("record-key", name), |bencher| {
             bencher.iter(|| {
-                sample.each(|kind, raw| _ = black_box(record_key(kind, black_box(raw), LIMIT)))
+                sample.each(|kind, raw| _ = black_box(record_key(kind, black_box(raw), LIMIT)));
             });
         });
     }

@@ -1,17 +1,16 @@
-//! The yardstick: the same fields, typed and borrowed, read by sonic-rs through serde and left as
-//! they are.
+//! The baseline: the same fields, typed and borrowed, decoded by sonic-rs through serde.
 //!
-//! It needs fields of one JSON type each, knows no numeric strings, and refuses a name given twice;
-//! the samples have neither.
+//! It expects one JSON type per field, does not read numbers from strings and refuses repeated
+//! names. The samples contain neither.
 
-#![expect(dead_code, reason = "decoded to be measured, and not looked at")]
+#![expect(dead_code, reason = "decoded for measurement only")]
 
 use std::borrow::Cow;
 
 use pinpipe_core::Kind;
 use serde::Deserialize;
 
-/// Serde borrows a `Cow` only where it is a field's own type, not within an `Option`.
+/// Needed since serde borrows a `Cow` only if it is the field's own type, not inside an `Option`.
 #[derive(Deserialize)]
 pub struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
@@ -64,7 +63,7 @@ pub struct User<'a> {
     date_joined: Option<Text<'a>>,
 }
 
-/// A record as it stands in its JSON.
+/// A decoded record.
 pub enum Record<'a> {
     Pin(Pin<'a>),
     Geo(Geo<'a>),

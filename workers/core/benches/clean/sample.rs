@@ -1,14 +1,14 @@
-//! Synthetic records as users post them, with the contract's dirty values; the same ones each time.
+//! Synthetic records with typical dirty values. Deterministic.
 
 use std::fmt::Write as _;
 
 use pinpipe_core::{Kind, clean};
 
-/// Raw records and their kinds, in turn.
+/// Raw records with their kinds.
 pub struct Sample(Vec<(Kind, Vec<u8>)>);
 
 impl Sample {
-    /// `count` records, `kinds` by turns.
+    /// `count` records that cycle through `kinds`.
     pub fn of(kinds: &[Kind], count: usize) -> Self {
         let mut dice = Dice(7528);
         let record = |kind| {
@@ -40,8 +40,8 @@ impl Sample {
         }
     }
 
-    /// What the sample is like. Everything in it can be read by both sides, or the comparison would
-    /// mean nothing.
+    /// Describes the sample, and asserts that both decoders accept every record: otherwise the
+    /// comparison would be unfair.
     pub fn summary(&self) -> String {
         let (mut repaired, mut escaped) = (0, 0);
         self.each(|kind, raw| {
@@ -67,7 +67,7 @@ impl Sample {
     }
 }
 
-/// A generator of pseudo-random numbers (`SplitMix64`) and of what hangs on them.
+/// A pseudo-random generator (`SplitMix64`) of field values.
 struct Dice(u64);
 
 impl Dice {
@@ -82,7 +82,7 @@ impl Dice {
         choices[self.roll(choices.len())]
     }
 
-    /// `text`, or in one record of `of` one of `dirty`.
+    /// `text`, or in one of `of` records one of `dirty`.
     fn dirty<'a>(&mut self, of: usize, dirty: &[&'a str], text: &'a str) -> &'a str {
         if self.roll(of) == 0 {
             self.one_of(dirty)
@@ -170,7 +170,11 @@ impl Dice {
         let mut json = String::new();
         _ = write!(
             json,
-            r#"{{"index": {}, "unique_id": "{:08x}-3442-4773-b19e-{:012x}", "title": "{title}", "description": "{description}", "poster_name": "{}", "follower_count": "{}", "tag_list": "{}", "is_image_or_video": "{}", "image_src": "{}", "downloaded": {}, "save_location": "Local save in /data/{category}", "category": "{category}"}}"#,
+            "{{\"index\": {}, \"unique_id\": \"{:08x}-3442-4773-b19e-{:012x}\", \
+             \"title\": \"{title}\", \"description\": \"{description}\", \
+             \"poster_name\": \"{}\", \"follower_count\": \"{}\", \"tag_list\": \"{}\", \
+             \"is_image_or_video\": \"{}\", \"image_src\": \"{}\", \"downloaded\": {}, \
+             \"save_location\": \"Local save in /data/{category}\", \"category\": \"{category}\"}}",
             self.roll(12_000),
             self.roll(1 << 32),
             self.roll(1 << 48),
@@ -211,7 +215,8 @@ impl Dice {
     fn user(&mut self) -> String {
         let (time, age) = (self.time(), (18 + self.roll(50)).to_string());
         format!(
-            r#"{{"ind": {}, "first_name": "{}", "last_name": "{}", "age": {}, "date_joined": "{}"}}"#,
+            "{{\"ind\": {}, \"first_name\": \"{}\", \"last_name\": \"{}\", \"age\": {}, \
+             \"date_joined\": \"{}\"}}",
             self.roll(12_000),
             self.one_of(&["Abigail", "Christopher", " Zoë", "Aaron", ""]),
             self.one_of(&["Ali", "Alexander", "Bjorklund", "Christensen"]),

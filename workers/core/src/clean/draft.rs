@@ -1,4 +1,4 @@
-//! A record half-way: its raw values by slot, and the repairs noted so far.
+//! A record being cleaned: its raw values by slot and the repairs so far.
 
 use std::borrow::Cow;
 
@@ -10,11 +10,11 @@ use crate::{
     time,
 };
 
-/// The raw fields of a kind: a constant per slot, their names in `FIELDS`, and `slot` from name to
-/// slot.
+/// Declares the raw fields of a kind: a constant per slot, the names in `FIELDS`, and the function
+/// `slot` that maps a name to its slot.
 macro_rules! raw_fields {
     ($($slot:ident = $name:literal,)*) => {
-        /// The raw fields' names, by slot.
+        /// Raw field names by slot.
         pub(super) const FIELDS: &[&str; [$($name),*].len()] = &[$($name),*];
 
         #[allow(non_camel_case_types, clippy::upper_case_acronyms)]
@@ -32,7 +32,7 @@ macro_rules! raw_fields {
 }
 pub(super) use raw_fields;
 
-/// The values of a record's `N` raw fields, to be taken out one by one.
+/// The `N` raw field values of a record.
 pub(super) struct Draft<'a, const N: usize> {
     fields: &'static [&'static str; N],
     raw: [Raw<'a>; N],
@@ -40,7 +40,7 @@ pub(super) struct Draft<'a, const N: usize> {
 }
 
 impl<'a, const N: usize> Draft<'a, N> {
-    /// Reads the object; every name that `slot` knows has a value afterwards.
+    /// Parses the object and keeps the values of the fields that `slot` knows.
     #[inline]
     pub(super) fn read(
         json: &'a str,
@@ -54,7 +54,7 @@ impl<'a, const N: usize> Draft<'a, N> {
         })
     }
 
-    /// A key field's value, read by `read` from its text.
+    /// Reads a required key field with `read`.
     #[inline]
     pub(super) fn key<T>(
         &self,
@@ -69,22 +69,21 @@ impl<'a, const N: usize> Draft<'a, N> {
         }
     }
 
-    /// A number that joins records.
+    /// Reads a required integer key field.
     #[inline]
     pub(super) fn key_number(&self, slot: usize) -> Result<i64, Rejection> {
         self.key(slot, |text| number::integer(&text))
     }
 
-    /// A text, unless it is one of those that mean missing.
+    /// Reads a text field. The texts in `missing` count as missing.
     #[inline]
     pub(super) fn text(&mut self, slot: usize, missing: &[&str]) -> Option<Cow<'a, str>> {
         let text = text(self.raw[slot]);
-        self.noted(slot, text)
+        self.or_repair(slot, text)
             .filter(|text| !missing.contains(&text.as_ref()))
     }
 
-    /// A value that `read` makes of the field's text, unless that is one of those that mean
-    /// missing.
+    /// Reads a field with `read`. The texts in `missing` count as missing.
     #[inline]
     pub(super) fn value<T>(
         &mut self,
@@ -94,10 +93,10 @@ impl<'a, const N: usize> Draft<'a, N> {
     ) -> Option<T> {
         let text = self.text(slot, missing)?;
         let value = read(&text).map(Some);
-        self.noted(slot, value)
+        self.or_repair(slot, value)
     }
 
-    /// A timestamp, microseconds since the epoch.
+    /// Reads a timestamp, microseconds since the epoch.
     #[inline]
     pub(super) fn timestamp(&mut self, slot: usize) -> Option<i64> {
         self.value(slot, &[], |text| {
@@ -105,7 +104,7 @@ impl<'a, const N: usize> Draft<'a, N> {
         })
     }
 
-    /// Whether the field holds JSON's `true` or `false`.
+    /// The field's value if it is a JSON boolean.
     #[inline]
     pub(super) fn boolean(&self, slot: usize) -> Option<bool> {
         match self.raw[slot] {
@@ -114,8 +113,9 @@ impl<'a, const N: usize> Draft<'a, N> {
         }
     }
 
+    /// Adds an error to the repairs.
     #[inline]
-    fn noted<T>(&mut self, slot: usize, value: Value<T>) -> Option<T> {
+    fn or_repair<T>(&mut self, slot: usize, value: Value<T>) -> Option<T> {
         value.unwrap_or_else(|reason| {
             self.repairs.add(slot, reason);
             None

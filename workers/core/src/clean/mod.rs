@@ -1,5 +1,4 @@
-//! From raw bytes to a clean record, by the contract's tables: one module per kind, the rules they
-//! share in `draft`.
+//! Cleaning rules: one module per kind, shared rules in `draft`. docs/cleaning.md describes them.
 
 mod draft;
 mod geo;
@@ -14,8 +13,8 @@ use crate::{Cleaned, Kind, Rejection};
 
 /// Cleans one raw record.
 ///
-/// `max_bytes` is the pipeline's limit of a record's size. Texts that cleaning leaves as they stood
-/// are borrowed from `raw`.
+/// `max_bytes` limits the record's size. Strings that cleaning does not change are borrowed from
+/// `raw`.
 pub fn clean(kind: Kind, raw: &[u8], max_bytes: usize) -> Result<Cleaned<'_>, Rejection> {
     let json = json(raw, max_bytes)?;
     match kind {
@@ -25,10 +24,10 @@ pub fn clean(kind: Kind, raw: &[u8], max_bytes: usize) -> Result<Cleaned<'_>, Re
     }
 }
 
-/// The key of one raw record, as text (a pin's `unique_id`, the others' `ind` as `7528`): the
-/// message key ingest sends.
+/// Extracts the Kafka message key of one raw record: a pin's `unique_id`, or `ind` as a canonical
+/// decimal (`7528`).
 ///
-/// Rejects exactly what [`clean`] rejects, and cleans nothing but the key.
+/// Rejects exactly the records that [`clean`] rejects, but cleans only the key fields.
 pub fn record_key(kind: Kind, raw: &[u8], max_bytes: usize) -> Result<String, Rejection> {
     let json = json(raw, max_bytes)?;
     match kind {

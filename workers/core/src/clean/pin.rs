@@ -20,7 +20,7 @@ raw_fields! {
     SAVE_LOCATION = "save_location",
 }
 
-/// Removed, with the white space behind it, from the front of `save_location`.
+/// Prefix removed from `save_location`, together with the white space after it.
 const SAVED_IN: &str = "Local save in";
 
 pub(super) fn clean(json: &str) -> Result<Cleaned<'_>, Rejection> {
@@ -59,12 +59,12 @@ pub(super) fn key(json: &str) -> Result<String, Rejection> {
     keys(&Draft::read(json, FIELDS, slot)?).map(|(unique_id, _)| unique_id.into_owned())
 }
 
-/// A pin is keyed by its `unique_id` and joined by its `index`; neither may be missing.
+/// Reads `unique_id`, the key, and `index`, the join key. Both are required.
 fn keys<'a>(draft: &Draft<'a, 12>) -> Result<(Cow<'a, str>, i64), Rejection> {
     Ok((draft.key(UNIQUE_ID, Ok)?, draft.key_number(INDEX)?))
 }
 
-/// The path behind `Local save in`; nothing left is missing.
+/// Strips [`SAVED_IN`] from a save location. An empty rest counts as missing.
 fn location(text: Cow<'_, str>) -> Option<Cow<'_, str>> {
     let path = match text {
         Cow::Borrowed(text) => {

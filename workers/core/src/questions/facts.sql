@@ -1,5 +1,5 @@
--- What every question starts from: each pin with where, when and by whom it was posted. Years are those of the UTC timestamps; 50+
--- means 51 and over, and younger or unknown ages have no group.
+-- Shared by all questions: each pin with its place, time and poster. Years are in UTC. Age group
+-- 50+ means 51 and over; ages under 18 and unknown ages have no group.
 WITH posts AS (
     SELECT
         category, poster_name, follower_count, country,

@@ -1,15 +1,19 @@
--- An exact median without holding a group: values are counted, the counts added up in order, and the one or two values found that
--- hold the middle places.
+-- Exact median without collecting a group in memory: count each value, sum the counts in value
+-- order, and average the one or two values at the middle positions.
 , followed AS (
     SELECT join_year, follower_count FROM posts
     WHERE join_year BETWEEN 2015 AND 2020 AND follower_count IS NOT NULL
 ),
 counts AS (
-    SELECT join_year, follower_count, count(*) AS pins FROM followed GROUP BY join_year, follower_count
+    SELECT join_year, follower_count, count(*) AS pins
+    FROM followed
+    GROUP BY join_year, follower_count
 ),
 running AS (
     SELECT join_year, follower_count, pins,
-        sum(pins) OVER (PARTITION BY join_year ORDER BY follower_count ROWS UNBOUNDED PRECEDING) AS upto
+        sum(pins) OVER (
+            PARTITION BY join_year ORDER BY follower_count ROWS UNBOUNDED PRECEDING
+        ) AS upto
     FROM counts
 ),
 totals AS (

@@ -4,7 +4,10 @@
     WHERE age_group IS NOT NULL AND category IS NOT NULL
     GROUP BY age_group, category
 ),
-places AS (
-    SELECT *, row_number() OVER (PARTITION BY age_group ORDER BY category_count DESC, category) AS place FROM counts
+ranked AS (
+    SELECT *, row_number() OVER (
+        PARTITION BY age_group ORDER BY category_count DESC, category
+    ) AS ranking
+    FROM counts
 )
-SELECT age_group, category, category_count FROM places WHERE place = 1 ORDER BY age_group
+SELECT age_group, category, category_count FROM ranked WHERE ranking = 1 ORDER BY age_group

@@ -4,7 +4,10 @@
     WHERE country IS NOT NULL AND category IS NOT NULL
     GROUP BY country, category
 ),
-places AS (
-    SELECT *, row_number() OVER (PARTITION BY country ORDER BY category_count DESC, category) AS place FROM counts
+ranked AS (
+    SELECT *, row_number() OVER (
+        PARTITION BY country ORDER BY category_count DESC, category
+    ) AS ranking
+    FROM counts
 )
-SELECT country, category, category_count FROM places WHERE place = 1 ORDER BY country
+SELECT country, category, category_count FROM ranked WHERE ranking = 1 ORDER BY country

@@ -4,7 +4,10 @@
     WHERE post_year BETWEEN 2018 AND 2022 AND category IS NOT NULL
     GROUP BY post_year, category
 ),
-places AS (
-    SELECT *, row_number() OVER (PARTITION BY post_year ORDER BY category_count DESC, category) AS place FROM counts
+ranked AS (
+    SELECT *, row_number() OVER (
+        PARTITION BY post_year ORDER BY category_count DESC, category
+    ) AS ranking
+    FROM counts
 )
-SELECT post_year, category, category_count FROM places WHERE place = 1 ORDER BY post_year
+SELECT post_year, category, category_count FROM ranked WHERE ranking = 1 ORDER BY post_year

@@ -7,6 +7,7 @@ tops AS (
     SELECT country, max(follower_count) AS follower_count FROM posters GROUP BY country
 )
 SELECT tops.country, min(posters.poster_name) AS poster_name, tops.follower_count
-FROM tops JOIN posters ON posters.country = tops.country AND posters.follower_count = tops.follower_count
+FROM tops JOIN posters
+    ON posters.country = tops.country AND posters.follower_count = tops.follower_count
 GROUP BY tops.country, tops.follower_count
 ORDER BY country

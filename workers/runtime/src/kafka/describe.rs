@@ -1,7 +1,7 @@
-//! Topics by librdkafka's `DescribeTopics`, which the crate rdkafka has no call for.
+//! Calls librdkafka's `DescribeTopics`, for which the crate rdkafka has no binding.
 //!
-//! Everything librdkafka hands out here is owned by one of the guards below, which give it
-//! back in the order it must be; strings and ids are copied before.
+//! Guards own everything that librdkafka allocates here and free it in the right order. Strings and
+//! ids are copied first.
 #![expect(
     unsafe_code,
     reason = "librdkafka's C interface is the only way to topic ids"
@@ -17,22 +17,22 @@ use rdkafka::{ClientContext, bindings as rd, client::Client, types::RDKafkaError
 
 use super::{IdentityError, Topic, is_no_answer};
 
-/// A pointer of librdkafka and the function that frees it.
-struct Guard<T> {
+/// An owned librdkafka pointer and the function that frees it.
+pub(super) struct Guard<T> {
     pointer: NonNull<T>,
     free: unsafe extern "C" fn(*mut T),
 }
 
 impl<T> Guard<T> {
-    /// None when `pointer` is null.
+    /// `None` if `pointer` is null.
     ///
     /// # Safety
-    /// `free` must be the destructor of what `pointer` points to, and nothing else may free it.
-    unsafe fn new(pointer: *mut T, free: unsafe extern "C" fn(*mut T)) -> Option<Self> {
+    /// `free` must be the destructor for the type of `pointer`, and nothing else may free it.
+    pub(super) unsafe fn new(pointer: *mut T, free: unsafe extern "C" fn(*mut T)) -> Option<Self> {
         NonNull::new(pointer).map(|pointer| Self { pointer, free })
     }
 
-    fn as_ptr(&self) -> *mut T {
+    pub(super) fn as_ptr(&self) -> *mut T {
         self.pointer.as_ptr()
     }
 }
@@ -44,7 +44,7 @@ impl<T> Drop for Guard<T> {
     }
 }
 
-/// Every topic named, or why it can't be told of.
+/// Describes every topic in `topics`, or says why it can't be described.
 pub(super) fn topics<C: ClientContext>(
     client: &Client<C>,
     topics: &[&str],
@@ -60,12 +60,12 @@ pub(super) fn topics<C: ClientContext>(
         .collect::<Result<Vec<_>, _>>()?;
     let mut name_pointers: Vec<*const c_char> = names.iter().map(|name| name.as_ptr()).collect();
     let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    let out_of_memory = || IdentityError::Refused("librdkafka gave no handle".to_owned());
+    let out_of_memory = || IdentityError::Refused("librdkafka returned no handle".to_owned());
     let native = client.native_ptr();
 
-    // SAFETY: `native` lives as long as `client`, which we borrow. The name pointers live in
-    // `names`, and librdkafka copies them. Each guard gets the destructor that librdkafka documents
-    // for what it holds; they drop in reverse order, so the queue goes last.
+    // SAFETY: `native` lives as long as `client`, which is borrowed. The name pointers live in
+    // `names`, and librdkafka copies them. Each guard has the destructor documented for its type.
+    // Guards drop in reverse order, so the queue is destroyed last.
     let event = unsafe {
         let queue = Guard::new(rd::rd_kafka_queue_new(native), rd::rd_kafka_queue_destroy)
             .ok_or_else(out_of_memory)?;
@@ -85,8 +85,8 @@ pub(super) fn topics<C: ClientContext>(
             rd::rd_kafka_AdminOptions_destroy,
         )
         .ok_or_else(out_of_memory)?;
-        // The error text may be left out (null, length 0); a time out of range leaves the default,
-        // which is only longer.
+        // The error buffer is optional (null, length 0). A timeout out of range leaves the default,
+        // which is longer.
         rd::rd_kafka_AdminOptions_set_request_timeout(
             options.as_ptr(),
             milliseconds,
@@ -99,31 +99,32 @@ pub(super) fn topics<C: ClientContext>(
             options.as_ptr(),
             queue.as_ptr(),
         );
-        // librdkafka answers by itself when the request's time is up; a second more lets that
-        // answer through.
+        // librdkafka reports the timeout as an event: one second more lets that event arrive.
         Guard::new(
             rd::rd_kafka_queue_poll(queue.as_ptr(), milliseconds.saturating_add(1000)),
             rd::rd_kafka_event_destroy,
         )
-        .ok_or(IdentityError::NoAnswer(timeout))?
+        .ok_or_else(|| IdentityError::NoAnswer(format!("timed out after {timeout:?}")))?
     };
 
-    // SAFETY: the event is alive; the result and its descriptions belong to it. `topics` points to
+    // SAFETY: the event is alive and owns the result and its descriptions. `topics` points to
     // `count` valid descriptions.
     unsafe {
         match RDKafkaErrorCode::from(rd::rd_kafka_event_error(event.as_ptr())) {
             RDKafkaErrorCode::NoError => {}
-            code if is_no_answer(code) => return Err(IdentityError::NoAnswer(timeout)),
-            _ => {
-                return Err(IdentityError::Refused(text(
-                    rd::rd_kafka_event_error_string(event.as_ptr()),
-                )));
+            code => {
+                let message = text(rd::rd_kafka_event_error_string(event.as_ptr()));
+                return Err(if is_no_answer(code) {
+                    IdentityError::NoAnswer(message)
+                } else {
+                    IdentityError::Refused(message)
+                });
             }
         }
         let result = rd::rd_kafka_event_DescribeTopics_result(event.as_ptr());
         if result.is_null() {
             return Err(IdentityError::Refused(
-                "the answer is of another kind".to_owned(),
+                "librdkafka returned an event of another type".to_owned(),
             ));
         }
         let mut count = 0;
@@ -132,13 +133,13 @@ pub(super) fn topics<C: ClientContext>(
     }
 }
 
-/// One topic.
+/// Copies one topic description.
 ///
 /// # Safety
 /// `topic` must be a valid description.
 unsafe fn topic(topic: *const rd::rd_kafka_TopicDescription_t) -> Result<Topic, IdentityError> {
-    // SAFETY: by this function's contract; what is returned belongs to the description, and is
-    // copied here.
+    // SAFETY: by this function's contract. Returned pointers belong to the description and are
+    // copied.
     unsafe {
         let name = text(rd::rd_kafka_TopicDescription_name(topic));
         let error = rd::rd_kafka_TopicDescription_error(topic);
@@ -165,11 +166,11 @@ unsafe fn topic(topic: *const rd::rd_kafka_TopicDescription_t) -> Result<Topic, 
     }
 }
 
-/// A copy of a C string; empty when there is none.
+/// Copies a C string. Empty if `pointer` is null.
 ///
 /// # Safety
 /// `pointer` must be null or a C string.
-unsafe fn text(pointer: *const c_char) -> String {
+pub(super) unsafe fn text(pointer: *const c_char) -> String {
     if pointer.is_null() {
         return String::new();
     }

@@ -1,6 +1,6 @@
-//! How far a consumer group has come: the topics' ends, and the offsets it has committed.
+//! Progress of a consumer group: the end offsets of topics and the group's committed offsets.
 //!
-//! Everything here blocks: call it where that is allowed.
+//! All requests block: call them where blocking is allowed.
 
 use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
 
@@ -8,84 +8,91 @@ use anyhow::{Context as _, Result, anyhow};
 use rdkafka::{
     Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
+    error::KafkaResult,
 };
 
-use super::client_config;
+use super::{BrokerErrors, client_config};
 use crate::config::Kafka;
 
-/// Topic → partition → next offset.
+/// Next offset by topic and partition.
 pub type Positions = BTreeMap<String, BTreeMap<i32, i64>>;
 
-/// A partition that a group has not read to its end.
+/// A partition that a group has not read to the end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Behind {
-    /// The topic.
+    /// The topic's name.
     pub topic: String,
-    /// The partition.
+    /// The partition's number.
     pub partition: i32,
-    /// None: the group has never committed an offset here.
+    /// The committed offset. `None` if the group has never committed one.
     pub committed: Option<i64>,
-    /// The end to be reached.
+    /// The end offset.
     pub end: i64,
 }
 
-/// A client in the name of a consumer group, which it only asks after and never joins.
+/// A client that queries the offsets of a consumer group without joining it.
 pub struct Progress {
-    consumer: BaseConsumer,
-    bootstrap_servers: String,
+    consumer: BaseConsumer<BrokerErrors>,
     timeout: Duration,
 }
 
 impl Progress {
-    /// Nothing is connected yet. `timeout` is for each question to the broker.
+    /// Creates the client without connecting. `timeout` applies to each request.
     pub fn new(kafka: &Kafka, client_id: &str, group: &str, timeout: Duration) -> Result<Self> {
         let mut settings = client_config(kafka, client_id);
         settings
             .set("group.id", group)
             .set("enable.auto.commit", "false");
-        // The ends a reader of committed records sees: nobody has read what an open transaction
-        // wrote.
+        // End offsets as seen by a reader of committed records: records of open transactions can't
+        // be read yet.
         settings.set("isolation.level", "read_committed");
         let consumer = settings
-            .create()
-            .context("the Kafka client can't be made")?;
-        Ok(Self {
-            consumer,
-            bootstrap_servers: kafka.bootstrap_servers.clone(),
-            timeout,
-        })
+            .create_with_context(BrokerErrors::new(&kafka.bootstrap_servers))
+            .context("can't create the Kafka client")?;
+        Ok(Self { consumer, timeout })
     }
 
-    /// The ends of all partitions of these topics.
+    /// The end offsets of all partitions of `topics`, requested from each broker at once.
     pub fn ends(&self, topics: &[String]) -> Result<Positions> {
-        let mut ends = Positions::new();
+        let mut wanted = TopicPartitionList::new();
         for topic in topics {
             let metadata = self
-                .consumer
-                .fetch_metadata(Some(topic), self.timeout)
-                .with_context(|| format!("Kafka at {} does not answer", self.bootstrap_servers))?;
+                .explained(self.consumer.fetch_metadata(Some(topic), self.timeout))
+                .with_context(|| format!("can't get the metadata of {topic}"))?;
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             let partitions = found
                 .filter(|found| found.error().is_none())
                 .map_or(&[][..], |found| found.partitions());
             if partitions.is_empty() {
                 return Err(anyhow!(
-                    "the topic {topic} is not there: the operator makes it, see the pipeline's status"
+                    "the topic {topic} does not exist: the operator creates it, see the pipeline's \
+                     status"
                 ));
             }
             for partition in partitions {
-                let id = partition.id();
-                let (_, end) = self
-                    .consumer
-                    .fetch_watermarks(topic, id, self.timeout)
-                    .with_context(|| format!("the end of {topic}[{id}]"))?;
-                ends.entry(topic.clone()).or_default().insert(id, end);
+                // In place of a time, -1 requests the end. Source: the Kafka protocol, ListOffsets.
+                wanted.add_partition_offset(topic, partition.id(), Offset::End)?;
             }
+        }
+        let answer = self
+            .explained(self.consumer.offsets_for_times(wanted, self.timeout))
+            .with_context(|| format!("can't get the end offsets of {}", topics.join(", ")))?;
+        let mut ends = Positions::new();
+        for element in answer.elements() {
+            let (topic, partition) = (element.topic(), element.partition());
+            let failed = || format!("can't get the end offset of {topic}[{partition}]");
+            element.error().with_context(failed)?;
+            let Offset::Offset(end) = element.offset() else {
+                return Err(anyhow!(failed()));
+            };
+            ends.entry(topic.to_owned())
+                .or_default()
+                .insert(partition, end);
         }
         Ok(ends)
     }
 
-    /// The group's committed offsets where it has committed any, of the partitions of `wanted`.
+    /// The group's committed offsets of the partitions in `wanted`, where it has committed any.
     pub fn committed(&self, wanted: &Positions) -> Result<Positions> {
         let mut list = TopicPartitionList::new();
         for (topic, partitions) in wanted {
@@ -94,9 +101,8 @@ impl Progress {
             }
         }
         let answer = self
-            .consumer
-            .committed_offsets(list, self.timeout)
-            .context("the group's committed offsets")?;
+            .explained(self.consumer.committed_offsets(list, self.timeout))
+            .context("can't get the group's committed offsets")?;
         let mut committed = Positions::new();
         for element in answer.elements() {
             element
@@ -111,10 +117,18 @@ impl Progress {
         }
         Ok(committed)
     }
+
+    /// Adds the cause to an error if no broker answered.
+    fn explained<T>(&self, result: KafkaResult<T>) -> Result<T> {
+        let errors = self.consumer.context();
+        // Nothing else polls this consumer.
+        errors.collect(self.consumer.client());
+        result.map_err(|error| errors.explain(error.into()))
+    }
 }
 
-/// The partitions whose committed offset has not reached the wanted one. An empty partition wants
-/// nothing.
+/// The partitions whose committed offset is below the wanted one. Empty partitions are never
+/// behind.
 #[must_use]
 pub fn behind(wanted: &Positions, committed: &Positions) -> Vec<Behind> {
     let mut behind = Vec::new();
@@ -137,7 +151,7 @@ pub fn behind(wanted: &Positions, committed: &Positions) -> Vec<Behind> {
     behind
 }
 
-/// For a person: `t[0] at 9 of 10, t[1] at nothing of 3 and 4 more`.
+/// Formats partitions for people: `t[0] at 9 of 10, t[1] at nothing of 3 and 4 more`.
 #[must_use]
 pub fn list(behind: &[Behind]) -> String {
     const SHOWN: usize = 6;

@@ -1,4 +1,4 @@
-//! A batch of raw records, one a line, and where each came from.
+//! A batch of raw records, one per line, with their offsets and times.
 
 use anyhow::Context;
 use bytes::{Bytes, BytesMut};
@@ -12,49 +12,48 @@ use tokio::{sync::OnceCell, task::spawn_blocking};
 
 use crate::sink::{Batch, Consumed, Unstorable};
 
-/// What the compressed text is reckoned with before it is there: JSON comes down to less than this
-/// share.
-const COMPRESSED: usize = 2;
+/// The assumed compression ratio, until the text is compressed: JSON compresses better than that.
+const COMPRESSION_RATIO: usize = 2;
 
 /// Raw records of one partition.
 #[derive(Debug)]
 pub struct Lines {
     compression: Compression,
-    /// While the batch is open.
-    gathered: BytesMut,
-    /// Once it is closed.
+    /// The text while the batch is open.
+    open_text: BytesMut,
+    /// The text once the batch is closed.
     text: Bytes,
-    places: Vec<Line>,
-    /// The orders of re-driven records, by the number of their line.
+    entries: Vec<Line>,
+    /// The orders of re-driven records, by line number.
     orders: Vec<(usize, Order)>,
-    /// All of the text, compressed once however often it is sent.
+    /// The whole text, compressed once for all attempts to send it.
     compressed: OnceCell<Bytes>,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Line {
-    place: Order,
-    /// Where it begins in the text.
+    position: Order,
+    /// Its first byte in the text.
     start: usize,
 }
 
-/// What of a batch is still to be written: its lines from some offset on.
+/// The rest of a batch that is still to be written: its lines from some offset on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// The lines, each with a line break at its end.
+    /// The lines, each ending in a line break.
     pub text: Bytes,
-    /// Offset and time of each.
+    /// The offset and time of each line.
     pub index: Index,
 }
 
 impl Part {
-    /// Lines.
+    /// The number of lines.
     pub fn records(&self) -> usize {
         self.index.offsets.len()
     }
 
-    /// The earliest and the latest of the records' times, milliseconds since the epoch; zeros
-    /// without a record.
+    /// The earliest and the latest record time, milliseconds since the epoch; zeros without
+    /// records.
     pub fn times(&self) -> (i64, i64) {
         let times = &self.index.times;
         (
@@ -65,20 +64,20 @@ impl Part {
 }
 
 impl Lines {
-    /// None yet.
+    /// An empty batch.
     #[must_use]
     pub fn new(compression: Compression) -> Self {
         Self {
             compression,
-            gathered: BytesMut::new(),
+            open_text: BytesMut::new(),
             text: Bytes::new(),
-            places: Vec::new(),
+            entries: Vec::new(),
             orders: Vec::new(),
             compressed: OnceCell::new(),
         }
     }
 
-    /// A part as its object holds it.
+    /// The object's body for a part, compressed if need be.
     pub async fn body(&self, part: &Part) -> anyhow::Result<Bytes> {
         if self.compression == Compression::None {
             return Ok(part.text.clone());
@@ -92,17 +91,19 @@ impl Lines {
             .cloned()
     }
 
-    /// The lines at `from` and behind. Of a closed batch.
+    /// The lines from offset `from` on. Call it after the batch is closed.
     #[must_use]
     pub fn part(&self, from: i64) -> Part {
-        let skipped = self.places.partition_point(|line| line.place.offset < from);
-        let kept = &self.places[skipped..];
+        let skipped = self
+            .entries
+            .partition_point(|line| line.position.offset < from);
+        let kept = &self.entries[skipped..];
         let start = kept.first().map_or(self.text.len(), |line| line.start);
         Part {
             text: self.text.slice(start..),
             index: Index {
-                offsets: kept.iter().map(|line| line.place.offset).collect(),
-                times: kept.iter().map(|line| line.place.time).collect(),
+                offsets: kept.iter().map(|line| line.position.offset).collect(),
+                times: kept.iter().map(|line| line.position.time).collect(),
                 orders: self
                     .orders
                     .iter()
@@ -131,14 +132,14 @@ const fn line_order(
     }
 }
 
-/// Compresses a text on a thread where that holds up nobody.
+/// Compresses a text on a thread for blocking work.
 pub async fn compress(compression: Compression, text: Bytes) -> anyhow::Result<Bytes> {
     let compressed = spawn_blocking(move || compressed::compress(compression, &text)).await?;
     Ok(compressed.context("records can't be compressed")?.into())
 }
 
-/// Whether a record belongs into the raw zone: all that is JSON, also where no key can be read.
-/// What is not JSON, and what is too large to be looked at, is in the dead letters only.
+/// Whether a record belongs in the raw zone: any JSON does, even without a readable key. Records
+/// that are not JSON or too large to parse go to the dead letters only.
 const fn is_kept(rejection: Option<&Rejection>) -> bool {
     match rejection {
         None
@@ -152,37 +153,37 @@ const fn is_kept(rejection: Option<&Rejection>) -> bool {
 impl Batch for Lines {
     fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable> {
         if is_kept(record.cleaned.as_ref().err()) {
-            if record.order != record.place {
-                self.orders.push((self.places.len(), record.order));
+            if record.order != record.position {
+                self.orders.push((self.entries.len(), record.order));
             }
-            self.places.push(Line {
-                place: record.place,
-                start: self.gathered.len(),
+            self.entries.push(Line {
+                position: record.position,
+                start: self.open_text.len(),
             });
-            self.gathered.extend_from_slice(&single_line(record.raw));
-            self.gathered.extend_from_slice(b"\n");
+            self.open_text.extend_from_slice(&single_line(record.raw));
+            self.open_text.extend_from_slice(b"\n");
         }
         Ok(())
     }
 
     fn close(&mut self) {
-        self.text = self.gathered.split().freeze();
+        self.text = self.open_text.split().freeze();
     }
 
     fn records(&self) -> usize {
-        self.places.len()
+        self.entries.len()
     }
 
     fn bytes(&self) -> usize {
         let compressed = if self.compression == Compression::None {
             0
         } else {
-            self.text.len() / COMPRESSED
+            self.text.len() / COMPRESSION_RATIO
         };
-        self.gathered.len()
+        self.open_text.len()
             + self.text.len()
             + compressed
-            + self.places.len() * size_of::<Line>()
+            + self.entries.len() * size_of::<Line>()
             + self.orders.len() * size_of::<(usize, Order)>()
     }
 }
@@ -197,7 +198,7 @@ mod tests {
         let mut lines = Lines::new(Compression::None);
         for (offset, raw) in records {
             let cleaned = pinpipe_core::clean(Kind::Geo, raw.as_bytes(), 60);
-            let place = Order {
+            let position = Order {
                 time: 100 - offset,
                 partition: 0,
                 offset: *offset,
@@ -205,8 +206,8 @@ mod tests {
             lines
                 .push(Consumed {
                     raw: raw.as_bytes(),
-                    place,
-                    order: place,
+                    position,
+                    order: position,
                     cleaned: &cleaned,
                 })
                 .unwrap();
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_json_is_kept_on_one_line() {
+    fn every_json_record_is_kept_on_one_line() {
         let long = format!("{{\"ind\": 1, \"country\": \"{}\"}}", "x".repeat(60));
         let lines = lines(&[
             (0, "{\"ind\": 1}"),
@@ -237,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn a_re_driven_record_keeps_its_order_in_whichever_part_it_stands() {
+    fn a_re_driven_record_keeps_its_order_in_every_part() {
         let mut lines = Lines::new(Compression::None);
         let raw = b"{\"ind\":1}";
         let cleaned = pinpipe_core::clean(Kind::Geo, raw, 60);
@@ -247,7 +248,7 @@ mod tests {
             offset: 4,
         };
         for (offset, redriven) in [(10, None), (11, Some(first)), (12, None)] {
-            let place = Order {
+            let position = Order {
                 time: 100,
                 partition: 0,
                 offset,
@@ -255,8 +256,8 @@ mod tests {
             lines
                 .push(Consumed {
                     raw,
-                    place,
-                    order: redriven.unwrap_or(place),
+                    position,
+                    order: redriven.unwrap_or(position),
                     cleaned: &cleaned,
                 })
                 .unwrap();
@@ -273,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_begins_at_the_first_line_not_before_the_offset() {
+    fn a_part_starts_at_the_first_line_not_before_the_offset() {
         let lines = lines(&[
             (10, "{\"ind\":1}"),
             (12, "{\"ind\":2}"),
@@ -301,7 +302,7 @@ mod tests {
             let mut lines = Lines::new(compression);
             let cleaned = pinpipe_core::clean(Kind::Geo, b"{\"ind\":1}", 60);
             for offset in 10..13 {
-                let place = Order {
+                let position = Order {
                     time: 100,
                     partition: 0,
                     offset,
@@ -310,8 +311,8 @@ mod tests {
                 lines
                     .push(Consumed {
                         raw: raw.as_bytes(),
-                        place,
-                        order: place,
+                        position,
+                        order: position,
                         cleaned: &cleaned,
                     })
                     .unwrap();

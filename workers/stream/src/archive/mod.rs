@@ -1,9 +1,9 @@
 //! The raw archive: every record as it was posted, in objects of an S3 store.
 //!
-//! An object is its own position: its key says where the archive resumed, its metadata where it
-//! goes on. `If-None-Match: *` makes the PUT the atomic step, since of two workers that resumed at
-//! one place both write the same key. The protocol is in `docs/architecture.md`; the layout in
-//! [`pinpipe_runtime::raw_zone`].
+//! The objects are also the position: an object's key holds the position it starts at, its metadata
+//! the one behind it. `If-None-Match: *` makes the PUT atomic, since two workers that resume at one
+//! position write the same key. `docs/internals/architecture.md` describes the protocol,
+//! [`pinpipe_runtime::raw_zone`] the layout.
 
 pub mod lines;
 mod reset;
@@ -15,7 +15,7 @@ use anyhow::Context;
 use bytes::Bytes;
 use pinpipe_runtime::{
     compressed,
-    raw_zone::{Facts, Index, RawPartition},
+    raw_zone::{Index, ObjectMetadata, RawPartition},
 };
 use tokio::sync::OnceCell;
 
@@ -25,29 +25,29 @@ use self::{
 };
 use crate::{
     protocol::Taken,
-    sink::{First, Halt, Limits, Position, Sink, SinkError, Source, Topic},
+    sink::{Halt, InitialPosition, Limits, Position, Sink, SinkError, Source, Topic},
 };
 
 /// The sink.
 #[derive(Debug)]
 pub struct Archive {
     config: pinpipe_config::Archive,
-    /// Whose archive: the consumer group.
+    /// The consumer group.
     owner: String,
-    /// Opened at first need.
+    /// The store, opened at first use.
     store: OnceCell<Store>,
 }
 
-/// What an object holds.
+/// The content of a raw object.
 struct Content<'a> {
     body: Bytes,
     index: &'a Index,
-    /// The earliest and the latest of its records' times.
+    /// The earliest and the latest record time.
     times: (i64, i64),
 }
 
 impl Archive {
-    /// An archive that goes to the store when it is first needed.
+    /// An archive that connects when it is first used.
     #[must_use]
     pub const fn new(config: pinpipe_config::Archive, owner: String) -> Self {
         Self {
@@ -63,8 +63,8 @@ impl Archive {
             .await
     }
 
-    /// Where the archive of a partition ends: the highest key by number, and what its metadata
-    /// says.
+    /// Where a partition's archive ends, by the metadata of the object with the highest offset in
+    /// its key.
     async fn position(
         &self,
         store: &Store,
@@ -75,8 +75,8 @@ impl Archive {
             return Ok(None);
         };
         let facts = store.facts(&last.key).await?;
-        // Gone since it was listed: somebody is tidying up, so ask again.
-        let facts = facts.with_context(|| format!("{} was listed and is gone", last.key))?;
+        // Somebody deletes objects: the caller retries.
+        let facts = facts.with_context(|| format!("{} was deleted meanwhile", last.key))?;
         Ok(Some(Position {
             cluster_id: facts.cluster_id,
             topic_id: facts.topic_id,
@@ -84,8 +84,8 @@ impl Archive {
         }))
     }
 
-    /// Writes the object that accounts for `from..to`, its index object before it. Gives where the
-    /// object of that key ends: at `to`, or elsewhere when another one is there.
+    /// Writes the index object, then the object for the offsets `from..to`. Returns where the
+    /// object with that key ends: at `to`, or elsewhere if there was one before.
     async fn write(
         &self,
         store: &Store,
@@ -96,7 +96,7 @@ impl Archive {
     ) -> Result<i64, SinkError> {
         let raw = raw_partition(&source.topic, source.partition);
         let (prefix, compression) = (&self.config.zone.prefix, self.config.compression);
-        let facts = Facts {
+        let facts = ObjectMetadata {
             next_offset: to,
             record_count: content.index.offsets.len() as u64,
             min_time: content.times.0,
@@ -118,17 +118,17 @@ impl Archive {
         let there = store
             .facts(&key)
             .await?
-            .with_context(|| format!("{} is there and is not", store.url(&key)))?;
-        Halt::unless_same(source, &there.cluster_id, &there.topic_id)?;
+            .with_context(|| format!("{} was deleted meanwhile", store.url(&key)))?;
+        Halt::check_identity(source, &there.cluster_id, &there.topic_id)?;
         match Taken::decide(there.next_offset, from, to) {
             Taken::Done(end) | Taken::Behind(end) => Ok(end),
             Taken::Unreadable => {
-                let what = format!(
-                    "{} ends at {}, before it begins",
+                let problem = format!(
+                    "{} ends at {}, before it starts",
                     store.url(&key),
                     there.next_offset
                 );
-                Err(Halt::PositionUnreadable(what).into())
+                Err(Halt::PositionUnreadable(problem).into())
             }
         }
     }
@@ -153,8 +153,8 @@ impl Sink for Archive {
         }
     }
 
-    fn first(&self) -> First {
-        First::Committed
+    fn initial_position(&self) -> InitialPosition {
+        InitialPosition::GroupOffset
     }
 
     async fn check(&self) -> Result<(), SinkError> {
@@ -189,7 +189,7 @@ impl Sink for Archive {
         id: &str,
         partitions: &[i32],
     ) -> Result<Vec<i32>, SinkError> {
-        self.not_reset(topic, id, partitions).await
+        self.pending_resets(topic, id, partitions).await
     }
 
     async fn reset(
@@ -234,7 +234,12 @@ impl Sink for Archive {
             if end >= to {
                 return Ok(end);
             }
-            tracing::info!(%source, from, next = end, "the object is there already: going on behind it");
+            tracing::info!(
+                %source,
+                from,
+                next = end,
+                "another worker has written the object: continuing behind it"
+            );
             from = end;
         }
     }

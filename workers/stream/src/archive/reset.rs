@@ -1,9 +1,8 @@
-//! Resets of the archive: forward alone, since what is archived stays archived.
+//! Resets of the archive. They only go forward, since archived records stay archived.
 //!
-//! The records passed over leave an object without lines, which accounts for their offsets. Beside
-//! the index objects a marker says that a reset was carried out, and to where. It is written first:
-//! a reset that broke off behind it is ended by the next worker, who finds the archive short of the
-//! marker's offset.
+//! An object without lines covers the skipped offsets. A marker beside the index objects records
+//! the reset and its target. It is written first, so that the next worker completes an interrupted
+//! reset: it finds the archive's end before the marker's offset.
 
 use std::{fmt::Write, sync::Arc};
 
@@ -14,24 +13,24 @@ use serde::{Deserialize, Serialize};
 use super::{Archive, Content, lines::compress, raw_partition, store::Store};
 use crate::sink::{Halt, Position, SinkError, Source, Topic};
 
-/// What a reset came to in one partition.
+/// The record of a reset in one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Marker {
-    /// The topic it was carried out on.
+    /// The id of the topic that was reset.
     topic_id: String,
-    /// Where the archive goes on.
+    /// The offset at which the archive continues.
     to: i64,
 }
 
 impl Marker {
-    /// Whether the archive, which ends at `position`, has not got there.
+    /// Whether the archive's end, `position`, is still before the marker's offset.
     fn is_ahead(&self, topic: &Topic, position: Option<&Position>) -> bool {
         self.topic_id == topic.id && position.is_some_and(|position| position.next < self.to)
     }
 }
 
-/// The key of a reset's marker. An id may hold anything, a key's last part had better not.
+/// The key of a reset's marker. Escapes characters of the id that are unsafe in object keys.
 fn marker_key(prefix: &str, raw: &RawPartition, id: &str) -> String {
     let mut key = raw.index_folder(prefix) + "reset+";
     for byte in id.bytes() {
@@ -44,7 +43,7 @@ fn marker_key(prefix: &str, raw: &RawPartition, id: &str) -> String {
     key + ".json"
 }
 
-/// Whether an archive that ends at `next` can be told to go on at `to`.
+/// Checks that an archive which ends at `next` can continue at `to`.
 fn check_forward(
     source: &Source,
     folder: &str,
@@ -56,14 +55,15 @@ fn check_forward(
         return Ok(());
     }
     Err(Halt::ResetImpossible(format!(
-        "the archive of {source} ends at offset {next} and is to go on at {to}: it holds the records between already. To archive them \
-         again, move {folder} and {index_folder} out of the archive's prefix; to go on without that, withdraw the reset"
+        "the archive of {source} ends at offset {next} and is to go on at {to}: it holds the \
+         records between already. To archive them again, move {folder} and {index_folder} out of \
+         the archive's prefix; to go on without that, withdraw the reset"
     )))
 }
 
 impl Archive {
-    /// Those of `partitions` in which the reset `id` is not carried out, or not to its end.
-    pub(super) async fn not_reset(
+    /// Those of `partitions` in which the reset `id` is not carried out or not complete.
+    pub(super) async fn pending_resets(
         &self,
         topic: &Arc<Topic>,
         id: &str,
@@ -95,8 +95,8 @@ impl Archive {
             .await
     }
 
-    /// Makes the archive go on at `to` in one partition. An archive that has nothing of it yet
-    /// begins at the group's committed offset, which the caller has set.
+    /// Makes the archive continue at `to` in one partition. An archive without objects of the
+    /// partition starts at the group's committed offset, which the caller has set.
     pub(super) async fn reset_partition(
         &self,
         source: &Source,
@@ -110,13 +110,13 @@ impl Archive {
         );
         let position = self.position(store, &raw).await?;
         if let Some(position) = &position {
-            Halt::unless_same(source, &position.cluster_id, &position.topic_id)?;
+            Halt::check_identity(source, &position.cluster_id, &position.topic_id)?;
         }
-        let broken_off = self
+        let interrupted = self
             .marker(store, &raw, id)
             .await?
             .filter(|marker| marker.topic_id == source.topic.id);
-        let to = if let Some(marker) = broken_off {
+        let to = if let Some(marker) = interrupted {
             marker.to
         } else {
             if let Some(position) = &position {
@@ -136,7 +136,7 @@ impl Archive {
             to
         };
         let Some(Position { mut next, .. }) = position else {
-            tracing::info!(%source, to, reset = id, "the archive, empty so far, begins where the reset says");
+            tracing::info!(%source, to, reset = id, "the empty archive starts at that offset");
             return Ok(());
         };
         while next < to {
@@ -147,7 +147,13 @@ impl Archive {
                 times: (0, 0),
             };
             let end = self.write(store, source, gap, next, to).await?;
-            tracing::warn!(%source, from = next, to = end, reset = id, "reset: what is not archived yet of the records between never will be");
+            tracing::warn!(
+                %source,
+                from = next,
+                to = end,
+                reset = id,
+                "the reset skips records, which will not be archived"
+            );
             next = end;
         }
         Ok(())
@@ -174,7 +180,7 @@ mod tests {
     }
 
     #[test]
-    fn a_marker_stands_beside_the_index_objects_whatever_the_id_holds() {
+    fn a_marker_s_key_is_safe_whatever_the_id_contains() {
         let raw = raw_partition(&source().topic, 1);
         assert_eq!(
             marker_key("topics", &raw, "live=a/ä-1"),
@@ -187,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn an_archive_is_reset_forward_alone() {
+    fn an_archive_is_only_reset_forward() {
         for (next, to, allowed) in [(5, 5, true), (5, 9, true), (5, 4, false)] {
             let checked = check_forward(&source(), "s3://b/t/", "s3://b/_index/t/", next, to);
             assert_eq!(checked.is_ok(), allowed, "{next} to {to}");
@@ -202,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_ended_only_where_it_broke_off() {
+    fn a_reset_is_completed_only_where_it_was_interrupted() {
         let marker = Marker {
             topic_id: "i".into(),
             to: 9,
@@ -219,10 +225,10 @@ mod tests {
         ] {
             assert_eq!(marker.is_ahead(&source().topic, position.as_ref()), ahead);
         }
-        let of_another = Marker {
+        let other_topic = Marker {
             topic_id: "other".into(),
             to: 9,
         };
-        assert!(!of_another.is_ahead(&source().topic, Some(&position(8))));
+        assert!(!other_topic.is_ahead(&source().topic, Some(&position(8))));
     }
 }

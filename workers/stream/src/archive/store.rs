@@ -1,5 +1,4 @@
-//! The bucket as the archive uses it: objects are created, never replaced, and the store must see
-//! to that.
+//! The archive's bucket. Objects are created and never replaced, which the store must ensure.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -15,58 +14,59 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pinpipe_config::RawZone;
 use pinpipe_runtime::{
-    raw_zone::{self, Facts, RawObject, RawPartition},
+    raw_zone::{self, ObjectMetadata, RawObject, RawPartition},
     s3,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::sink::{Halt, SinkError};
 
-/// Objects over this size are sent in parts: a request of more may not get through in its time.
-const WHOLE: usize = 64 << 20;
-/// A part's size; S3 wants 5 MiB at least.
-const PART: usize = 16 << 20;
-/// Parts sent at once.
-const PARTS_AT_ONCE: usize = 4;
-/// How long to wait while another write of the same key is under way.
-const CONFLICT: Duration = Duration::from_millis(200);
+/// Larger objects are uploaded in parts, since a larger single request may time out, bytes.
+const MAX_SINGLE_PUT: usize = 64 << 20;
+/// The size of a part, bytes; S3 requires at least 5 MiB.
+const PART_SIZE: usize = 16 << 20;
+/// Parts uploaded concurrently.
+const CONCURRENT_PARTS: usize = 4;
+/// The delay before a retry while another write of the same key is in flight.
+const CONFLICT_DELAY: Duration = Duration::from_millis(200);
 
 /// The bucket.
 #[derive(Debug)]
 pub struct Store {
     client: Client,
     bucket: String,
-    /// AWS wants to know it before the first part; other servers may not know it at all.
+    /// The checksum of parts. AWS requires it to be declared with the upload; other servers may not
+    /// support it.
     part_checksum: Option<ChecksumAlgorithm>,
 }
 
-/// What is to be written.
+/// An object to write.
 #[derive(Clone, Debug)]
 pub struct Object {
-    /// All of it.
+    /// The whole body.
     pub body: Bytes,
-    /// Its `Content-Type`.
+    /// The `Content-Type`.
     pub content_type: &'static str,
-    /// Its `x-amz-meta-…`.
+    /// The `x-amz-meta-…` headers.
     pub metadata: HashMap<String, String>,
 }
 
-/// What became of a conditional write.
+/// The outcome of a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Put {
-    /// It is there.
+    /// The object is written.
     Written,
-    /// Something of that key is there already: another worker's, or ours whose answer was lost.
+    /// The key exists already: another worker's object, or ours whose reply was lost.
     Taken,
 }
 
-/// A request that failed: the answer's status, where there was one.
-struct Failed {
+/// A failed request, with the reply's status if there was a reply.
+struct RequestError {
     status: Option<u16>,
     error: anyhow::Error,
 }
 
-impl<E: std::error::Error + Send + Sync + 'static> From<SdkError<E>> for Failed {
+impl<E: std::error::Error + Send + Sync + 'static> From<SdkError<E>> for RequestError {
     fn from(error: SdkError<E>) -> Self {
         Self {
             status: error
@@ -78,11 +78,11 @@ impl<E: std::error::Error + Send + Sync + 'static> From<SdkError<E>> for Failed 
 }
 
 impl Store {
-    /// The zone's bucket, created when absent. The store is asked for what the archive relies on
-    /// before anything is entrusted to it; `owner` names the object that takes.
+    /// Opens the zone's bucket and creates it when absent. Probes conditional writes first, with an
+    /// object that `owner` names.
     pub async fn open(zone: &RawZone, owner: &str) -> Result<Self, SinkError> {
         let client = s3::client(&zone.s3)?;
-        s3::ensure_bucket(&client, &zone.bucket).await?;
+        s3::ensure_bucket(&client, &zone.s3, &zone.bucket).await?;
         let part_checksum = zone
             .s3
             .endpoint
@@ -100,12 +100,12 @@ impl Store {
         Ok(store)
     }
 
-    /// `s3://…` of a key, for people.
+    /// The `s3://…` URL of a key, for messages.
     pub fn url(&self, key: &str) -> String {
         format!("s3://{}/{key}", self.bucket)
     }
 
-    /// Writes one key twice: the second must be refused.
+    /// Writes one key twice; the store must refuse the second write.
     async fn probe(&self, key: &str, endpoint: &str) -> Result<(), SinkError> {
         let object = Object {
             body: Bytes::from_static(
@@ -116,18 +116,18 @@ impl Store {
         };
         let mut written = 0;
         while written < 2 {
-            match self.put_whole(key, &object).await {
+            match self.put_single(key, &object).await {
                 Ok(()) => written += 1,
-                Err(Failed {
+                Err(RequestError {
                     status: Some(412), ..
                 }) => return Ok(()),
-                Err(Failed {
+                Err(RequestError {
                     status: Some(409), ..
-                }) => tokio::time::sleep(CONFLICT).await,
-                Err(Failed {
+                }) => tokio::time::sleep(CONFLICT_DELAY).await,
+                Err(RequestError {
                     status: Some(501), ..
                 }) => break,
-                Err(Failed { error, .. }) => {
+                Err(RequestError { error, .. }) => {
                     return Err(error
                         .context(format!("can't write {}", self.url(key)))
                         .into());
@@ -135,8 +135,9 @@ impl Store {
             }
         }
         Err(Halt::StoreUnsuitable(format!(
-            "the object store {endpoint} does not honour If-None-Match: it wrote {} over what was there. Two workers could replace \
-             each other's objects, so nothing is archived. Use a store with conditional writes, or a version of it that has them, in \
+            "the object store {endpoint} does not honour If-None-Match: it wrote {} over what was \
+             there. Two workers could replace each other's objects, so nothing is archived. Use a \
+             store with conditional writes, or a version of it that has them, in \
              spec.archive.s3.endpoint",
             self.url(key)
         ))
@@ -152,26 +153,26 @@ impl Store {
         raw_zone::list(&self.client, &self.bucket, prefix, partition).await
     }
 
-    /// The metadata of a raw object; none: no such object.
-    pub async fn facts(&self, key: &str) -> Result<Option<Facts>, SinkError> {
-        raw_zone::facts(&self.client, &self.bucket, key)
+    /// The metadata of a raw object; none if the object does not exist.
+    pub async fn facts(&self, key: &str) -> Result<Option<ObjectMetadata>, SinkError> {
+        raw_zone::object_metadata(&self.client, &self.bucket, key)
             .await
             .map_err(|error| {
                 if error
                     .chain()
-                    .any(<dyn std::error::Error>::is::<raw_zone::FactsError>)
+                    .any(<dyn std::error::Error>::is::<raw_zone::MetadataError>)
                 {
                     Halt::PositionUnreadable(format!(
                         "{error:#}. Move it out of the archive's prefix to go on"
                     ))
                     .into()
                 } else {
-                    SinkError::Away(error)
+                    SinkError::Unavailable(error)
                 }
             })
     }
 
-    /// A JSON document; none: there is no such object.
+    /// Reads a JSON document; none if the object does not exist.
     pub async fn get_json<T: DeserializeOwned>(&self, key: &str) -> anyhow::Result<Option<T>> {
         let object = match self
             .client
@@ -200,11 +201,11 @@ impl Store {
             .with_context(|| format!("can't read all of {}", self.url(key)))?;
         let document = serde_json::from_slice(&bytes.into_bytes());
         Ok(Some(document.with_context(|| {
-            format!("{} is not what it should be", self.url(key))
+            format!("{} is not the expected JSON document", self.url(key))
         })?))
     }
 
-    /// Writes a JSON document, also over what is there.
+    /// Writes a JSON document, replacing an existing one.
     pub async fn put_json(&self, key: &str, document: &impl Serialize) -> anyhow::Result<()> {
         let body = serde_json::to_vec(document)?;
         let put = self
@@ -220,24 +221,24 @@ impl Store {
         Ok(())
     }
 
-    /// Writes a raw object unless there is one of that key.
+    /// Writes a raw object unless its key exists.
     pub async fn create(&self, key: &str, object: &Object) -> Result<Put, SinkError> {
         loop {
-            let written = if object.body.len() > WHOLE {
+            let written = if object.body.len() > MAX_SINGLE_PUT {
                 self.put_parts(key, object).await
             } else {
-                self.put_whole(key, object).await
+                self.put_single(key, object).await
             };
             let Err(failed) = written else {
                 return Ok(Put::Written);
             };
             match failed.status {
                 Some(412) => return Ok(Put::Taken),
-                // Another conditional write of this key is under way: it decides.
-                Some(409) => tokio::time::sleep(CONFLICT).await,
+                // Another conditional write of this key is in flight: wait for its outcome.
+                Some(409) => tokio::time::sleep(CONFLICT_DELAY).await,
                 _ => {}
             }
-            // The answer may be lost and the object there.
+            // The object may be written although the reply was lost.
             if self.facts(key).await?.is_some() {
                 return Ok(Put::Taken);
             }
@@ -250,7 +251,7 @@ impl Store {
         }
     }
 
-    async fn put_whole(&self, key: &str, object: &Object) -> Result<(), Failed> {
+    async fn put_single(&self, key: &str, object: &Object) -> Result<(), RequestError> {
         let put = self
             .client
             .put_object()
@@ -265,8 +266,8 @@ impl Store {
         Ok(())
     }
 
-    /// The condition is that of the last request: until then nothing of that key is to be seen.
-    async fn put_parts(&self, key: &str, object: &Object) -> Result<(), Failed> {
+    /// Uploads in parts. The condition applies to the last request, which makes the object visible.
+    async fn put_parts(&self, key: &str, object: &Object) -> Result<(), RequestError> {
         let create = self
             .client
             .create_multipart_upload()
@@ -281,7 +282,7 @@ impl Store {
         let mut upload = Upload::new(self, key, &created)?;
         let parts: Vec<CompletedPart> = stream::iter(parts(object.body.len()))
             .map(|(number, part)| upload.send(number, object.body.slice(part)))
-            .buffered(PARTS_AT_ONCE)
+            .buffered(CONCURRENT_PARTS)
             .try_collect()
             .await?;
         let complete = self
@@ -304,17 +305,17 @@ impl Store {
     }
 }
 
-/// The parts of `length` bytes: their numbers, from 1, and where they are.
+/// The numbers, from 1, and byte ranges of the parts of `length` bytes.
 fn parts(length: usize) -> impl Iterator<Item = (i32, std::ops::Range<usize>)> {
     (1..).zip(
         (0..length)
-            .step_by(PART)
-            .map(move |start| start..length.min(start + PART)),
+            .step_by(PART_SIZE)
+            .map(move |start| start..length.min(start + PART_SIZE)),
     )
 }
 
-/// An upload in parts. Dropped before it is completed, because of an error or because the partition
-/// was taken from us, it is aborted, so that the store keeps no parts that nobody will ever see.
+/// A multipart upload. It is aborted when dropped before completion, after an error or a
+/// revocation, so that the store doesn't keep its parts.
 struct Upload {
     client: Client,
     bucket: String,
@@ -328,10 +329,10 @@ impl Upload {
         store: &Store,
         key: &str,
         created: &CreateMultipartUploadOutput,
-    ) -> Result<Self, Failed> {
-        let id = created.upload_id().ok_or_else(|| Failed {
+    ) -> Result<Self, RequestError> {
+        let id = created.upload_id().ok_or_else(|| RequestError {
             status: None,
-            error: anyhow!("the store gave an upload in parts no id"),
+            error: anyhow!("the store returned no id for a multipart upload"),
         })?;
         Ok(Self {
             client: store.client.clone(),
@@ -342,7 +343,7 @@ impl Upload {
         })
     }
 
-    async fn send(&self, number: i32, body: Bytes) -> Result<CompletedPart, Failed> {
+    async fn send(&self, number: i32, body: Bytes) -> Result<CompletedPart, RequestError> {
         let part = self
             .client
             .upload_part()
@@ -383,7 +384,7 @@ impl Drop for Upload {
                 tracing::debug!(
                     error = format!("{error:#}"),
                     url,
-                    "an upload in parts was not aborted"
+                    "a multipart upload could not be aborted"
                 );
             }
         });
@@ -396,13 +397,17 @@ mod tests {
 
     #[test]
     fn parts_cover_the_object_without_gaps_and_only_the_last_is_smaller() {
-        for (length, count) in [(WHOLE + 1, 5), (5 * PART, 5), (PART - 1, 1)] {
+        for (length, count) in [
+            (MAX_SINGLE_PUT + 1, 5),
+            (5 * PART_SIZE, 5),
+            (PART_SIZE - 1, 1),
+        ] {
             let parts: Vec<_> = parts(length).collect();
             assert_eq!(parts.len(), count);
             let mut end = 0;
             for (number, (given, part)) in (1..).zip(&parts) {
                 assert_eq!((*given, part.start), (number, end));
-                assert!(part.len() == PART || part.end == length);
+                assert!(part.len() == PART_SIZE || part.end == length);
                 end = part.end;
             }
             assert_eq!(end, length);

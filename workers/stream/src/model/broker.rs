@@ -1,4 +1,4 @@
-//! The broker: a topic's partitions with their gaps, and the consumer group's committed offsets.
+//! The model's broker: the partitions of one topic and the consumer group's committed offsets.
 
 use std::{
     collections::BTreeMap,
@@ -21,12 +21,12 @@ static TOPIC: LazyLock<Arc<Topic>> = LazyLock::new(|| {
     })
 });
 
-/// The one topic there is.
+/// The only topic.
 pub fn topic() -> Arc<Topic> {
     TOPIC.clone()
 }
 
-/// One of its partitions.
+/// A partition of the topic.
 pub fn source(partition: i32) -> Source {
     Source {
         topic: topic(),
@@ -34,29 +34,29 @@ pub fn source(partition: i32) -> Source {
     }
 }
 
-/// What was appended at an offset.
+/// The kind of a log entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
-    /// A record of this key.
+pub enum EntryKind {
+    /// A record with this key.
     Record(i64),
-    /// A record that no sink keeps.
+    /// A record that is rejected, so that no sink stores it.
     Rejected,
-    /// A transaction's marker, which no consumer is given.
+    /// A transaction marker, which is never delivered to a consumer.
     Marker,
 }
 
-/// An offset.
+/// A log entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Entry {
-    pub what: What,
+    pub kind: EntryKind,
     /// `LogAppendTime`, milliseconds.
     pub time: i64,
-    /// Gone: there is a later record of its key in the partition.
+    /// Removed by compaction, since the partition has a later record of the key.
     pub compacted: bool,
 }
 
-/// A partition's log. What retention deletes stays here for the oracle; `low` says what a consumer
-/// is given.
+/// A partition's log. Consumers get the entries from `low` on; those before it, which retention has
+/// deleted, are kept for the oracle.
 #[derive(Clone, Debug, Default)]
 pub struct PartitionLog {
     pub entries: Vec<Entry>,
@@ -72,12 +72,11 @@ impl PartitionLog {
         self.entries.get(usize::try_from(offset).ok()?)
     }
 
-    /// The records of a range that sinks keep: offset, key, time, and whether they may have been
-    /// gone before anyone read them.
+    /// The records in a range that sinks store: offset, key and entry.
     pub fn records(&self, from: i64, to: i64) -> impl Iterator<Item = (i64, i64, &Entry)> {
         (from..to).filter_map(|offset| match self.entry(offset)? {
             entry @ Entry {
-                what: What::Record(key),
+                kind: EntryKind::Record(key),
                 ..
             } => Some((offset, *key, entry)),
             _ => None,
@@ -85,15 +84,15 @@ impl PartitionLog {
     }
 }
 
-/// The text of a record: it tells where it stands, so that the oracle can see what became of it.
-pub fn raw(what: What, partition: i32, offset: i64) -> String {
-    match what {
-        What::Record(key) => format!("{{\"ind\":{key},\"country\":\"{partition}/{offset}\"}}"),
-        What::Rejected | What::Marker => format!("{partition}/{offset}"),
+/// The text of a record. It contains the record's partition and offset, for the oracle.
+pub fn raw(kind: EntryKind, partition: i32, offset: i64) -> String {
+    match kind {
+        EntryKind::Record(key) => format!("{{\"ind\":{key},\"country\":\"{partition}/{offset}\"}}"),
+        EntryKind::Rejected | EntryKind::Marker => format!("{partition}/{offset}"),
     }
 }
 
-/// See the module.
+/// The broker.
 #[derive(Debug, Default)]
 pub struct Broker {
     pub partitions: Vec<PartitionLog>,
@@ -110,7 +109,7 @@ impl Broker {
         &mut self.partitions[usize::try_from(partition).unwrap()]
     }
 
-    pub fn numbers(&self) -> Vec<i32> {
+    pub fn partition_ids(&self) -> Vec<i32> {
         (0..i32::try_from(self.partitions.len()).unwrap()).collect()
     }
 
@@ -122,11 +121,11 @@ impl Broker {
         }
     }
 
-    /// Takes away a record that a later one of its key, in the same partition, has replaced.
+    /// Removes a record if the partition has a later one of its key.
     pub fn compact(&mut self, partition: i32, offset: i64) {
         let log = self.log_mut(partition);
         let Some(Entry {
-            what: What::Record(key),
+            kind: EntryKind::Record(key),
             time,
             ..
         }) = log.entry(offset).copied()
@@ -142,7 +141,7 @@ impl Broker {
     }
 }
 
-/// The order of a record.
+/// A record's order.
 pub fn order(partition: i32, offset: i64, entry: &Entry) -> Order {
     Order {
         time: entry.time,

@@ -1,9 +1,8 @@
-//! A worker: what [`crate::session`] does with lanes, commits and the group, without its clocks and
-//! its consumer.
+//! A worker of the model: the session without its timers and its consumer.
 //!
-//! The rules it repeats are those of `session.rs`, `session/rebalance.rs` and `session/upkeep.rs`,
-//! and the order of questions in [`crate::resume::Resume`]; lanes, commits, batches and the
-//! decision where to start are the real ones.
+//! It repeats the rules of `session/mod.rs`, `session/rebalance.rs` and `session/upkeep.rs`, and
+//! the order of queries in [`crate::resume::Resume`]. Partition buffers, commits, batches and the
+//! decision where to start are the real code.
 
 use std::{
     collections::BTreeMap,
@@ -18,50 +17,51 @@ use pinpipe_core::Kind;
 use pinpipe_runtime::{admin::Admin, outage::Outage};
 
 use super::{
-    broker::{Broker, What, order, raw, source, topic},
-    network::others_first,
+    broker::{Broker, EntryKind, order, raw, source, topic},
+    network::yield_once,
 };
 use crate::{
+    buffer::PartitionBuffer,
     commit::{Outcome, SinkHealth, commit},
-    lane::Lane,
     metrics::Metrics,
-    resume::{Start, first_positions, start},
-    sink::{Batch, Consumed, First, Halt, Sink, SinkError},
+    resume::{Start, initial_positions, start},
+    sink::{Batch, Consumed, Halt, InitialPosition, Sink, SinkError},
 };
 
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// What ends a session.
+/// Why a session ended.
 #[derive(Debug)]
 pub enum End {
-    /// In a model without replaced topics and deleted positions: always a mistake.
+    /// The sink must stop. Always a failure, since the model replaces no topic and loses no
+    /// position.
     Halt(Halt),
-    /// To be begun anew.
-    Again,
+    /// The session must be restarted.
+    Restart,
 }
 
-/// The consumer's place in a partition.
+/// The consumer's position in a partition.
 #[derive(Clone, Copy, Debug)]
 struct Cursor {
     fetch: i64,
-    /// librdkafka forgets it when it is made to go on elsewhere.
+    /// The position librdkafka reports; none after a seek.
     position: Option<i64>,
 }
 
-/// See the module.
+/// A member of the consumer group.
 pub struct Member<S: Sink> {
     sink: Arc<S>,
     metrics: Metrics,
     broker: Arc<Mutex<Broker>>,
-    lanes: BTreeMap<i32, Lane<S::Batch>>,
+    buffers: BTreeMap<i32, PartitionBuffer<S::Batch>>,
     consumer: BTreeMap<i32, Cursor>,
     commits: BTreeMap<i32, Task<Outcome>>,
     assignment: Option<Task<Result<Vec<Start>, Halt>>>,
     moves: Vec<Task<Result<Vec<Start>, Halt>>>,
     revoking: Option<Vec<i32>>,
-    /// Its group listens to it.
+    /// Whether its group session is alive.
     pub in_group: bool,
-    /// On its way out: it stores what it has and takes no more.
+    /// Whether it is draining before it leaves.
     pub stopping: bool,
 }
 
@@ -71,7 +71,7 @@ impl<S: Sink> Member<S> {
             sink,
             metrics,
             broker,
-            lanes: BTreeMap::new(),
+            buffers: BTreeMap::new(),
             consumer: BTreeMap::new(),
             commits: BTreeMap::new(),
             assignment: None,
@@ -82,7 +82,7 @@ impl<S: Sink> Member<S> {
         }
     }
 
-    /// Whether the group may ask something of it: it answers one thing after the other.
+    /// Whether the coordinator may send it another request: it answers one at a time.
     pub fn is_free(&self) -> bool {
         self.in_group && !self.stopping && self.assignment.is_none() && self.revoking.is_none()
     }
@@ -98,51 +98,55 @@ impl<S: Sink> Member<S> {
     pub fn revoke(&mut self, partitions: Vec<i32>) {
         for &partition in &partitions {
             self.seal(partition);
-            if let Some(lane) = self.lanes.get_mut(&partition) {
-                lane.drain();
+            if let Some(buffer) = self.buffers.get_mut(&partition) {
+                buffer.drain();
             }
         }
         self.revoking = Some(partitions);
     }
 
-    /// Gives revoked partitions up once they are drained, or when it took `too_long`.
+    /// Releases revoked partitions once they are drained, or when that took `too_long`.
     pub fn finish_revoking(&mut self, too_long: bool) -> Vec<i32> {
-        let drained = |partition| self.lanes.get(partition).is_none_or(Lane::is_empty);
+        let drained = |partition| {
+            self.buffers
+                .get(partition)
+                .is_none_or(PartitionBuffer::is_empty)
+        };
         match &self.revoking {
             Some(partitions) if too_long || partitions.iter().all(drained) => {}
             _ => return Vec::new(),
         }
-        self.tell_group();
+        self.commit_offsets();
         let partitions = self.revoking.take().unwrap_or_default();
         for partition in &partitions {
-            self.forget(*partition);
+            self.drop_partition(*partition);
         }
         partitions
     }
 
-    /// Learns that the group has thrown it out, and comes again.
+    /// Notices that its group session has expired, and joins again.
     pub fn lose_all(&mut self) {
         let all: Vec<i32> = self
-            .lanes
+            .buffers
             .keys()
             .chain(self.consumer.keys())
             .copied()
             .collect();
         for partition in all {
-            self.forget(partition);
+            self.drop_partition(partition);
         }
         (self.assignment, self.revoking) = (None, None);
         self.moves.clear();
         self.in_group = true;
     }
 
-    fn forget(&mut self, partition: i32) {
+    fn drop_partition(&mut self, partition: i32) {
         self.commits.remove(&partition);
-        self.lanes.remove(&partition);
+        self.buffers.remove(&partition);
         self.consumer.remove(&partition);
     }
 
-    /// Takes what the consumer has next of a partition.
+    /// Reads the next record of a partition.
     pub fn poll(&mut self, partition: i32, now: Instant) -> Result<(), End> {
         let Some(cursor) = self.consumer.get_mut(&partition).filter(|_| !self.stopping) else {
             return Ok(());
@@ -150,7 +154,7 @@ impl<S: Sink> Member<S> {
         let broker = self.broker.lock().unwrap();
         let log = broker.log(partition);
         if cursor.fetch < log.low || cursor.fetch > log.high() {
-            return Err(End::Again);
+            return Err(End::Restart);
         }
         while log.entry(cursor.fetch).is_some_and(|entry| entry.compacted) {
             cursor.fetch += 1;
@@ -161,37 +165,37 @@ impl<S: Sink> Member<S> {
         let offset = cursor.fetch;
         cursor.fetch += 1;
         cursor.position = Some(cursor.fetch);
-        let Some(lane) = self.lanes.get_mut(&partition) else {
+        let Some(buffer) = self.buffers.get_mut(&partition) else {
             return Ok(());
         };
-        if entry.what == What::Marker || !lane.wants(offset) {
+        if entry.kind == EntryKind::Marker || !buffer.accepts(offset) {
             return Ok(());
         }
-        let raw = raw(entry.what, partition, offset);
+        let raw = raw(entry.kind, partition, offset);
         let cleaned = pinpipe_core::clean(Kind::Geo, raw.as_bytes(), 1000);
-        let batch = lane.take(offset, now, |source| self.sink.batch(source));
-        let place = order(partition, offset, entry);
+        let batch = buffer.batch_for(offset, now, |source| self.sink.batch(source));
+        let position = order(partition, offset, entry);
         let record = Consumed {
             raw: raw.as_bytes(),
-            place,
-            order: place,
+            position,
+            order: position,
             cleaned: &cleaned,
         };
         batch.push(record).unwrap();
         drop(broker);
-        if lane.is_full(&self.sink.limits()) {
+        if buffer.is_full(&self.sink.limits()) {
             self.seal(partition);
         }
         Ok(())
     }
 
-    /// What is old enough goes to the sink.
+    /// Commits the batches that are due.
     pub fn tick(&mut self, now: Instant) {
         let age = self.sink.limits().age;
         let due: Vec<i32> = self
-            .lanes
+            .buffers
             .iter()
-            .filter(|(_, lane)| lane.is_due(now, age))
+            .filter(|(_, buffer)| buffer.is_due(now, age))
             .map(|(p, _)| *p)
             .collect();
         for partition in due {
@@ -199,56 +203,56 @@ impl<S: Sink> Member<S> {
         }
     }
 
-    /// Everything goes to the sink.
+    /// Commits everything.
     pub fn flush(&mut self) {
         self.advance();
-        for partition in self.lanes.keys().copied().collect::<Vec<_>>() {
+        for partition in self.buffers.keys().copied().collect::<Vec<_>>() {
             self.seal(partition);
         }
     }
 
     pub fn bookkeeping(&mut self) {
         self.advance();
-        self.tell_group();
+        self.commit_offsets();
     }
 
     fn advance(&mut self) {
-        for (partition, lane) in &mut self.lanes {
+        for (partition, buffer) in &mut self.buffers {
             if let Some(position) = self
                 .consumer
                 .get(partition)
                 .and_then(|cursor| cursor.position)
             {
-                lane.advance(position);
+                buffer.advance(position);
             }
         }
     }
 
-    fn tell_group(&mut self) {
+    fn commit_offsets(&mut self) {
         if !self.in_group {
             return;
         }
         let mut broker = self.broker.lock().unwrap();
-        for (partition, lane) in &mut self.lanes {
-            if let Some(offset) = lane.to_tell() {
+        for (partition, buffer) in &mut self.buffers {
+            if let Some(offset) = buffer.offset_to_commit() {
                 broker.committed.insert(*partition, offset);
-                lane.told(Some(offset));
+                buffer.set_group_offset(Some(offset));
             }
         }
     }
 
     fn seal(&mut self, partition: i32) {
-        if let Some(lane) = self.lanes.get_mut(&partition) {
-            lane.seal(|source| self.sink.batch(source));
+        if let Some(buffer) = self.buffers.get_mut(&partition) {
+            buffer.seal(|source| self.sink.batch(source));
             self.start_commit(partition);
         }
     }
 
     fn start_commit(&mut self, partition: i32) {
-        let Some(lane) = self.lanes.get_mut(&partition) else {
+        let Some(buffer) = self.buffers.get_mut(&partition) else {
             return;
         };
-        let Some((sealed, from)) = lane.start() else {
+        let Some((sealed, from)) = buffer.start() else {
             return;
         };
         let (sink, metrics) = (self.sink.clone(), self.metrics.clone());
@@ -262,50 +266,50 @@ impl<S: Sink> Member<S> {
                 &source(partition),
                 sealed,
                 from,
-                |_| others_first(),
+                |_| yield_once(),
             )
             .await
         };
         self.commits.insert(partition, Box::pin(task));
     }
 
-    /// Whether nothing is gathered, under way, or unanswered, and everything is told, up to the
-    /// ends of the logs.
+    /// Whether everything up to the ends of the logs is stored and committed to the group, and no
+    /// request is unanswered.
     pub fn is_settled(&self) -> bool {
         let broker = self.broker.lock().unwrap();
-        let mut lanes = self.lanes.iter();
+        let mut buffers = self.buffers.iter();
         self.in_group
             && self.assignment.is_none()
             && self.moves.is_empty()
             && self.revoking.is_none()
-            && lanes.all(|(partition, lane)| {
-                lane.is_empty()
-                    && lane.to_tell().is_none()
-                    && lane.done() == broker.log(*partition).high()
+            && buffers.all(|(partition, buffer)| {
+                buffer.is_empty()
+                    && buffer.offset_to_commit().is_none()
+                    && buffer.done() == broker.log(*partition).high()
             })
     }
 
-    /// Whether nothing is under way.
+    /// Whether no commit is in flight.
     pub fn is_drained(&self) -> bool {
         self.commits.is_empty()
     }
 
-    /// Whether it is asking where to resume.
+    /// Whether it is looking up where to resume.
     pub fn is_resuming(&self) -> bool {
         self.assignment.is_some() || !self.moves.is_empty()
     }
 
-    /// What its consumer has.
+    /// The partitions assigned to its consumer.
     pub fn partitions(&self) -> Vec<i32> {
         self.consumer.keys().copied().collect()
     }
 
-    /// Where it reads a partition.
-    pub fn place(&self, partition: i32) -> Option<i64> {
+    /// The offset it reads next in a partition.
+    pub fn position(&self, partition: i32) -> Option<i64> {
         self.consumer.get(&partition).map(|cursor| cursor.fetch)
     }
 
-    /// Goes on with everything that may go on.
+    /// Polls everything in flight.
     pub fn proceed(&mut self) -> Result<(), End> {
         if let Some(task) = &mut self.assignment
             && let Poll::Ready(starts) = poll(task)
@@ -319,7 +323,7 @@ impl<S: Sink> Member<S> {
                         position: None,
                     },
                 );
-                self.take_up(&start);
+                self.open_buffer(&start);
             }
         }
         let mut found = Vec::new();
@@ -337,8 +341,8 @@ impl<S: Sink> Member<S> {
                     .revoking
                     .as_ref()
                     .is_some_and(|revoked| revoked.contains(&partition));
-                if self.lanes.contains_key(&partition) && !revoked {
-                    self.take_up(&start);
+                if self.buffers.contains_key(&partition) && !revoked {
+                    self.open_buffer(&start);
                     self.seek(partition);
                 }
             }
@@ -353,19 +357,19 @@ impl<S: Sink> Member<S> {
     }
 
     fn on_commit(&mut self, partition: i32, outcome: Outcome) -> Result<(), End> {
-        let Some(lane) = self.lanes.get_mut(&partition) else {
+        let Some(buffer) = self.buffers.get_mut(&partition) else {
             return Ok(());
         };
         match outcome {
             Outcome::Committed { to, stored } => {
-                if lane.committed(to, stored) {
+                if buffer.committed(to, stored) {
                     self.seek(partition);
                 }
                 self.start_commit(partition);
             }
             Outcome::Moved => {
-                lane.restart(lane.done(), lane.done());
-                lane.drain();
+                buffer.restart(buffer.done(), buffer.done());
+                buffer.drain();
                 self.moves.push(Box::pin(resume(
                     self.sink.clone(),
                     self.broker.clone(),
@@ -377,23 +381,23 @@ impl<S: Sink> Member<S> {
         Ok(())
     }
 
-    fn take_up(&mut self, start: &Start) {
-        let lane = Lane::new(
+    fn open_buffer(&mut self, start: &Start) {
+        let buffer = PartitionBuffer::new(
             start.source.clone(),
             start.stored,
             start.fetch,
             start.committed,
         );
-        self.lanes.insert(start.source.partition, lane);
+        self.buffers.insert(start.source.partition, buffer);
     }
 
     fn seek(&mut self, partition: i32) {
-        if let (Some(lane), Some(cursor)) = (
-            self.lanes.get(&partition),
+        if let (Some(buffer), Some(cursor)) = (
+            self.buffers.get(&partition),
             self.consumer.get_mut(&partition),
         ) {
             *cursor = Cursor {
-                fetch: lane.next(),
+                fetch: buffer.next(),
                 position: None,
             };
         }
@@ -414,7 +418,7 @@ async fn resume<S: Sink>(
         match starts(&*sink, &broker, &partitions).await {
             Ok(starts) => return Ok(starts),
             Err(SinkError::Halt(halt)) => return Err(halt),
-            Err(_) => others_first().await,
+            Err(_) => yield_once().await,
         }
     }
 }
@@ -426,31 +430,31 @@ async fn starts<S: Sink>(
 ) -> Result<Vec<Start>, SinkError> {
     let topic = topic();
     let mut stored = sink.positions(&topic, partitions).await?;
-    if let First::Remembered(from) = sink.first()
+    if let InitialPosition::Stored(from) = sink.initial_position()
         && partitions
             .iter()
             .any(|partition| !stored.contains_key(partition))
     {
-        others_first().await;
+        yield_once().await;
         let logs = {
             let broker = broker.lock().unwrap();
             broker
-                .numbers()
+                .partition_ids()
                 .into_iter()
                 .map(|partition| (partition, broker.watermarks(partition)))
                 .collect()
         };
-        sink.remember(&topic, &stored, &first_positions(from, &stored, &logs))
+        sink.store_initial_positions(&topic, &stored, &initial_positions(from, &stored, &logs))
             .await?;
         stored = sink.positions(&topic, partitions).await?;
         if partitions
             .iter()
             .any(|partition| !stored.contains_key(partition))
         {
-            return Err(anyhow!("another worker has stored first positions meanwhile").into());
+            return Err(anyhow!("another worker has stored initial positions meanwhile").into());
         }
     }
-    others_first().await;
+    yield_once().await;
     let logs: BTreeMap<_, _> = {
         let broker = broker.lock().unwrap();
         partitions
@@ -458,7 +462,7 @@ async fn starts<S: Sink>(
             .map(|partition| (*partition, broker.watermarks(*partition)))
             .collect()
     };
-    others_first().await;
+    yield_once().await;
     let committed = broker.lock().unwrap().committed.clone();
     let mut starts = Vec::new();
     for &partition in partitions {
@@ -469,7 +473,7 @@ async fn starts<S: Sink>(
         let committed = committed.get(&partition).copied();
         let (stored, fetch) = start(
             &source,
-            sink.first(),
+            sink.initial_position(),
             stored.get(&partition),
             committed,
             log,

@@ -1,32 +1,38 @@
-//! A model test of the protocol between workers, log and store: lanes, commits, resuming and
-//! batches are the real code; the log, the consumer group and the stores are in memory, and chance,
-//! by seed, decides what happens next.
+//! A model test of the protocol between workers, log and stores. Partition buffers, commits, the
+//! decision where to resume and batches are the real code. The log, the consumer group and the
+//! stores are in memory, and a seeded random generator picks each step.
 //!
-//! What may happen: appends with times that repeat or go back, rejected records, markers,
-//! compaction, retention; workers that crash, join, are stopped, are thrown out of the group
-//! without knowing it and go on meanwhile; rebalances, with and without the time to drain; calls to
-//! the store that take effect late (also after their caller was replaced), twice, or never, and
-//! answers that are lost; partitions added; positions set back by a person. After every effect on
-//! the store: every record before the position is there, none twice, none from behind it, later
-//! ones win. At the end: every record is there.
+//! The steps include:
+//! - appends with times that repeat or go back, rejected records, transaction markers, compaction,
+//!   retention and added partitions;
+//! - workers that join, crash, are stopped, or lose their group membership without noticing and
+//!   carry on; rebalances with and without the time to drain;
+//! - calls to the store that take effect late, even after their caller was replaced, or never, and
+//!   replies that are lost;
+//! - positions set back by an operator.
 //!
-//! What it catches: each of these was done to the code while the test was written, and made it fail
-//! then.
+//! After every effect on the store, the oracle checks that it holds every record before the
+//! position exactly once, none behind it, and the later of two records of a key. At the end every
+//! record must be stored.
 //!
-//! | where | mutation |
-//! |---|---|
-//! | upsert | the expected position is ignored; later rows don't win in a batch, or in the table; a first position overwrites one that is there |
-//! | archive | no `If-None-Match`; no trimming; a taken key, or a time-out, is held for success; keys named by the first record kept |
-//! | lane | two commits under way; records or positions taken while draining; the expected position, or what is dealt with, mixed up with the other; the group told more than is stored |
-//! | session | no seek after another worker has moved the position, or was further |
-//! | resuming | partitions that appear later begin at their end; the group's offset believed before the sink's |
+//! Each of these mutations of the code made the test fail:
 //!
-//! Not caught: telling one's own lost answer from another's progress (the position is read again
-//! then), forgetting what was gathered when another worker was further (the store refuses or trims
-//! it), and leaving out records that come a second time.
+//! - upsert: the expected position is ignored; later rows don't win, in a batch or in the table; an
+//!   initial position overwrites an existing one;
+//! - archive: no `If-None-Match`; no trimming; a taken key or a timeout counts as success; keys
+//!   hold the first record's offset instead of the position;
+//! - buffer: two commits in flight; records or positions accepted while draining; `stored` and
+//!   `done` mixed up; offsets committed to the group before they are stored;
+//! - session: no seek after another worker has moved the position or was further ahead;
+//! - resuming: partitions added later start at their end; the group's offset takes precedence over
+//!   the sink's.
 //!
-//! `PINPIPE_SEED=<seed>` runs one seed and tells what happens in it; `PINPIPE_RUNS=<count>` runs
-//! more seeds.
+//! The test does not notice these, since the store or a second read of the position makes up for
+//! them: taking the lost reply to one's own commit for another worker's progress, keeping buffered
+//! records when another worker is further ahead, and accepting records twice.
+//!
+//! `PINPIPE_SEED=<seed>` runs one seed and prints its steps; `PINPIPE_RUNS=<count>` sets the number
+//! of seeds.
 
 mod broker;
 mod member;
@@ -45,12 +51,12 @@ use prometheus_client::registry::Registry;
 use self::{objects::Bucket, oracle::Store, tables::Tables, world::World};
 use crate::metrics::Metrics;
 
-/// Runs of each store.
-const RUNS: u64 = 1500;
-/// Moments of a run.
-const MOMENTS: usize = 220;
+/// The seeds run for each store.
+const DEFAULT_RUNS: u64 = 1500;
+/// The steps of a run.
+const STEPS: usize = 220;
 
-fn number(variable: &str) -> Option<u64> {
+fn env_number(variable: &str) -> Option<u64> {
     env::var(variable).ok().map(|text| text.parse().unwrap())
 }
 
@@ -61,14 +67,16 @@ fn run<S: Store>(store: &str) {
         uid: String::new(),
     };
     let metrics = Metrics::new(&mut Registry::default(), &pipeline, store);
-    let one = number("PINPIPE_SEED");
-    let seeds = one.map_or(0..number("PINPIPE_RUNS").unwrap_or(RUNS), |seed| {
-        seed..seed + 1
-    });
+    let one = env_number("PINPIPE_SEED");
+    let seeds = one.map_or(
+        0..env_number("PINPIPE_RUNS").unwrap_or(DEFAULT_RUNS),
+        |seed| seed..seed + 1,
+    );
     for seed in seeds {
-        if let Err(why) = World::<S>::new(seed, metrics.clone(), one.is_some()).run(MOMENTS) {
+        if let Err(why) = World::<S>::new(seed, metrics.clone(), one.is_some()).run(STEPS) {
             panic!(
-                "{store}: {why}\nto see it happen: PINPIPE_SEED={seed} cargo test --workspace --bins model::{store}"
+                "{store}: {why}\nto print the steps: PINPIPE_SEED={seed} \
+                 cargo test --workspace --bins model::{store}"
             );
         }
     }

@@ -1,5 +1,5 @@
-//! Calls to a store that are under way: each takes effect at a moment of its own, if at all, and
-//! its answer arrives later, if at all. A caller that gives up, or dies, takes nothing back.
+//! The network between workers and a store. A call in flight takes effect at some time, or never,
+//! and its reply arrives later, or never. It stays in flight when its caller gives up or crashes.
 
 use std::{
     sync::{Arc, Mutex},
@@ -14,13 +14,13 @@ pub struct Network<S> {
     pub calls: Vec<Box<dyn Call<S>>>,
 }
 
-/// One call.
+/// A call in flight.
 pub trait Call<S>: Send {
     fn take_effect(&mut self, store: &mut S);
     fn has_taken_effect(&self) -> bool;
-    /// The caller learns what came of it.
-    fn answer(&mut self);
-    /// The caller learns that there will be no answer.
+    /// Delivers the reply to the caller.
+    fn reply(&mut self);
+    /// Fails the call for its caller.
     fn lose(&mut self);
     /// Whether the caller still waits.
     fn is_awaited(&self) -> bool;
@@ -28,17 +28,17 @@ pub trait Call<S>: Send {
 
 enum Slot<T> {
     Waiting,
-    Answer(T),
+    Reply(T),
     Lost,
 }
 
-struct Under<F, T> {
+struct PendingCall<F, T> {
     effect: Option<F>,
     result: Option<T>,
     slot: Arc<Mutex<Slot<T>>>,
 }
 
-impl<S, T: Send, F: FnOnce(&mut S) -> T + Send> Call<S> for Under<F, T> {
+impl<S, T: Send, F: FnOnce(&mut S) -> T + Send> Call<S> for PendingCall<F, T> {
     fn take_effect(&mut self, store: &mut S) {
         if let Some(effect) = self.effect.take() {
             self.result = Some(effect(store));
@@ -49,9 +49,9 @@ impl<S, T: Send, F: FnOnce(&mut S) -> T + Send> Call<S> for Under<F, T> {
         self.effect.is_none()
     }
 
-    fn answer(&mut self) {
+    fn reply(&mut self) {
         if let Some(result) = self.result.take() {
-            *self.slot.lock().unwrap() = Slot::Answer(result);
+            *self.slot.lock().unwrap() = Slot::Reply(result);
         }
     }
 
@@ -64,13 +64,13 @@ impl<S, T: Send, F: FnOnce(&mut S) -> T + Send> Call<S> for Under<F, T> {
     }
 }
 
-/// Calls the store, and waits for the answer or for its loss.
+/// Calls the store and waits for the reply or the failure.
 pub async fn call<S: 'static, T: Send + 'static>(
     network: &Mutex<Network<S>>,
     effect: impl FnOnce(&mut S) -> T + Send + 'static,
 ) -> anyhow::Result<T> {
     let slot = Arc::new(Mutex::new(Slot::Waiting));
-    network.lock().unwrap().calls.push(Box::new(Under {
+    network.lock().unwrap().calls.push(Box::new(PendingCall {
         effect: Some(effect),
         result: None,
         slot: slot.clone(),
@@ -78,15 +78,15 @@ pub async fn call<S: 'static, T: Send + 'static>(
     std::future::poll_fn(move |_| {
         match std::mem::replace(&mut *slot.lock().unwrap(), Slot::Waiting) {
             Slot::Waiting => Poll::Pending,
-            Slot::Answer(answer) => Poll::Ready(Ok(answer)),
-            Slot::Lost => Poll::Ready(Err(anyhow!("no answer"))),
+            Slot::Reply(reply) => Poll::Ready(Ok(reply)),
+            Slot::Lost => Poll::Ready(Err(anyhow!("no reply"))),
         }
     })
     .await
 }
 
-/// Lets others go first, once.
-pub async fn others_first() {
+/// Yields once to the other tasks.
+pub async fn yield_once() {
     let mut waited = false;
     std::future::poll_fn(move |_| {
         if std::mem::replace(&mut waited, true) {

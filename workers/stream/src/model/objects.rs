@@ -1,5 +1,4 @@
-//! A store like S3: objects that are there or not, a conditional PUT, and nothing that changes two
-//! of them together.
+//! A store like S3: objects, a conditional PUT, and no operation on two objects at once.
 
 use std::{
     collections::BTreeMap,
@@ -10,14 +9,14 @@ use bytes::Bytes;
 use pinpipe_config::{Compression, StartFrom};
 
 use super::{
-    broker::{Broker, What, raw},
+    broker::{Broker, EntryKind, raw},
     network::{Network, call},
     oracle::Store,
 };
 use crate::{
     archive::lines::Lines,
     protocol::Taken,
-    sink::{First, Halt, Limits, Position, Sink, SinkError, Source, Topic},
+    sink::{Halt, InitialPosition, Limits, Position, Sink, SinkError, Source, Topic},
 };
 
 #[derive(Clone, Debug)]
@@ -26,15 +25,16 @@ struct Object {
     text: Bytes,
 }
 
-/// See the module.
+/// The bucket.
 #[derive(Debug, Default)]
 pub struct Bucket {
     /// By partition and the offset in the key.
     objects: BTreeMap<(i32, i64), Object>,
-    /// Each line's offset, by partition, the two offsets in the key, and the number of lines.
+    /// The offsets of an object's lines, by partition, the two offsets in the key and the number of
+    /// lines.
     indexes: BTreeMap<(i32, i64, i64, usize), Vec<i64>>,
-    /// Where each partition's archive is to begin, if not at 0.
-    begun: BTreeMap<i32, i64>,
+    /// Where each partition's archive must start, if not at 0.
+    started_at: BTreeMap<i32, i64>,
     /// The furthest position of each partition.
     reached: BTreeMap<i32, i64>,
 }
@@ -46,13 +46,13 @@ pub struct Archive {
 }
 
 impl Bucket {
-    fn of(&self, partition: i32) -> impl DoubleEndedIterator<Item = (i64, &Object)> {
+    fn partition(&self, partition: i32) -> impl DoubleEndedIterator<Item = (i64, &Object)> {
         self.objects
             .range((partition, 0)..=(partition, i64::MAX))
             .map(|((_, first), object)| (*first, object))
     }
 
-    /// `If-None-Match: *`: false where the key is taken.
+    /// PUT with `If-None-Match: *`; false if the key is taken.
     fn put(&mut self, key: (i32, i64), object: Object) -> bool {
         if self.objects.contains_key(&key) {
             return false;
@@ -78,9 +78,11 @@ impl Bucket {
             .get(&(partition, first, object.next, lines.len()));
         let index = index.ok_or_else(|| format!("{name} has no index"))?;
         for (line, offset) in lines.iter().zip(index) {
-            let what = log.entry(*offset).map_or(What::Marker, |entry| entry.what);
-            if *line != (raw(what, partition, *offset) + "\n").as_bytes() {
-                return Err(format!("{name}: the line of offset {offset} is another"));
+            let kind = log
+                .entry(*offset)
+                .map_or(EntryKind::Marker, |entry| entry.kind);
+            if *line != (raw(kind, partition, *offset) + "\n").as_bytes() {
+                return Err(format!("{name}: the line of offset {offset} differs"));
             }
         }
         let mut found = index.iter().copied().peekable();
@@ -91,7 +93,7 @@ impl Bucket {
         }
         match found.next() {
             Some(offset) => Err(format!(
-                "{name} has offset {offset} out of order or out of place: {index:?}"
+                "{name} has offset {offset} out of order: {index:?}"
             )),
             None => Ok(()),
         }
@@ -106,27 +108,26 @@ impl Store for Bucket {
     }
 
     fn stored(&self, partition: i32) -> Option<i64> {
-        self.of(partition)
+        self.partition(partition)
             .next_back()
             .map(|(_, object)| object.next)
     }
 
-    fn dealt_with(_: Option<i64>, committed: Option<i64>) -> i64 {
+    fn no_longer_needed(_: Option<i64>, committed: Option<i64>) -> i64 {
         committed.unwrap_or(0)
     }
 
-    /// Somebody deletes the last objects, or all of them: then the archive goes on at the group's
-    /// offset.
+    /// Deletes the last objects, or all of them; then the archive continues at the group's offset.
     fn replay(&mut self, partition: i32, to: i64, broker: &Broker) -> bool {
         let gone: Vec<i64> = self
-            .of(partition)
+            .partition(partition)
             .map(|(first, _)| first)
             .filter(|first| *first >= to)
             .collect();
         let Some(&end) = gone.first() else {
             return false;
         };
-        let emptied = gone.len() == self.of(partition).count();
+        let emptied = gone.len() == self.partition(partition).count();
         if !emptied && end < broker.log(partition).low {
             return false;
         }
@@ -135,7 +136,7 @@ impl Store for Bucket {
         }
         self.reached.remove(&partition);
         if emptied {
-            self.begun.insert(
+            self.started_at.insert(
                 partition,
                 broker
                     .committed
@@ -147,15 +148,16 @@ impl Store for Bucket {
         true
     }
 
-    fn replay_needs_silence() -> bool {
+    fn replay_needs_no_workers() -> bool {
         true
     }
 
     fn check(&self, broker: &Broker, settled: bool) -> Result<(), String> {
-        for partition in broker.numbers() {
-            let mut end = self.begun.get(&partition).copied().unwrap_or(0);
-            // Where nothing is stored yet the group's offset tells of rejected records and markers.
-            if let Some((first, _)) = self.of(partition).next()
+        for partition in broker.partition_ids() {
+            let mut end = self.started_at.get(&partition).copied().unwrap_or(0);
+            // An archive without objects starts at the group's offset, behind rejected records and
+            // markers.
+            if let Some((first, _)) = self.partition(partition).next()
                 && broker
                     .log(partition)
                     .records(end, first)
@@ -163,7 +165,7 @@ impl Store for Bucket {
             {
                 end = first;
             }
-            for (first, object) in self.of(partition) {
+            for (first, object) in self.partition(partition) {
                 if first != end || object.next <= first {
                     return Err(format!(
                         "partition {partition}: object {first}..{} follows {end}",
@@ -207,8 +209,8 @@ impl Sink for Archive {
         self.limits
     }
 
-    fn first(&self) -> First {
-        First::Committed
+    fn initial_position(&self) -> InitialPosition {
+        InitialPosition::GroupOffset
     }
 
     fn batch(&self, _: &Source) -> Lines {
@@ -282,15 +284,15 @@ impl Sink for Archive {
             if matches!(put, Ok(true)) {
                 return Ok(to);
             }
-            // The key is taken, or the answer is lost and the object may be there.
+            // The key is taken, or the reply is lost and the object may exist.
             let head = move |bucket: &mut Bucket| {
                 bucket
                     .objects
                     .get(&(partition, from))
                     .map(|object| object.next)
             };
-            let there = call(&self.network, head).await?;
-            let Some(next) = there else {
+            let existing = call(&self.network, head).await?;
+            let Some(next) = existing else {
                 return Err(put.err().unwrap().into());
             };
             match Taken::decide(next, from, to) {

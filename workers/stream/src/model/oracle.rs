@@ -1,4 +1,4 @@
-//! What must be true of a store at every moment.
+//! The oracle: the invariants of a store.
 
 use std::sync::{Arc, Mutex};
 
@@ -7,28 +7,30 @@ use pinpipe_config::StartFrom;
 use super::{broker::Broker, network::Network};
 use crate::sink::{Limits, Sink};
 
-/// A store in memory, and what it knows of right and wrong.
+/// A store in memory that can check its own invariants.
 pub trait Store: Default + Send + Sized + 'static {
     type Sink: Sink;
 
     fn sink(network: Arc<Mutex<Network<Self>>>, from: StartFrom, limits: Limits) -> Self::Sink;
 
-    /// The position of a partition.
+    /// The stored position of a partition.
     fn stored(&self, partition: i32) -> Option<i64>;
 
-    /// The offset before which nobody needs the log any more.
-    fn dealt_with(stored: Option<i64>, committed: Option<i64>) -> i64;
+    /// The offset before which retention may delete records.
+    fn no_longer_needed(stored: Option<i64>, committed: Option<i64>) -> i64;
 
-    /// A person has the records from `to` on read again. False: nothing was changed.
+    /// Sets a position back to `to`, as an operator would, so that the records from there on are
+    /// read again. Returns whether anything changed.
     fn replay(&mut self, partition: i32, to: i64, broker: &Broker) -> bool;
 
-    /// Whether no worker may be at work meanwhile.
-    fn replay_needs_silence() -> bool;
+    /// Whether all workers must be stopped for a replay.
+    fn replay_needs_no_workers() -> bool;
 
-    /// Every record before the position is there, once, the later of two having won, and none from
-    /// behind it. When all has `settled`, every record of the log is.
+    /// Checks that the store holds every record before the position exactly once, with the later of
+    /// two records of a key, and none behind the position. Once the run has `settled`, the position
+    /// must be at the end of the log.
     fn check(&self, broker: &Broker, settled: bool) -> Result<(), String>;
 
-    /// Nothing was skipped of partitions that appeared after the first position was stored.
+    /// Checks that partitions added after the first position was stored start at 0.
     fn check_start(&self, first_partitions: usize) -> Result<(), String>;
 }

@@ -1,4 +1,4 @@
-//! A store like PostgreSQL: rows and positions that one transaction changes together.
+//! A store like PostgreSQL: rows and positions change together in one transaction.
 
 use std::{
     collections::BTreeMap,
@@ -17,22 +17,22 @@ use super::{
 use crate::{
     postgres::rows::Rows,
     protocol,
-    sink::{Batch, First, Limits, Position, Sink, SinkError, Source, Topic},
+    sink::{Batch, InitialPosition, Limits, Position, Sink, SinkError, Source, Topic},
 };
 
-/// A row: what decides which is later, and the record's own text.
+/// A row: its order and the record's text.
 type Row = (Order, String);
 
-/// See the module.
+/// The tables.
 #[derive(Debug, Default)]
 pub struct Tables {
     rows: BTreeMap<i64, Row>,
     positions: BTreeMap<i32, i64>,
     /// Each partition's first position.
-    begun: BTreeMap<i32, i64>,
+    started_at: BTreeMap<i32, i64>,
     /// The furthest position of each partition.
     reached: BTreeMap<i32, i64>,
-    /// What must not happen and did.
+    /// A violated invariant that `check` could not see afterwards.
     fault: Option<String>,
 }
 
@@ -58,9 +58,9 @@ impl Tables {
             return Ok(to);
         }
         for (key, row) in rows {
-            let there = self.rows.entry(key).or_insert_with(|| row.clone());
-            if row.0 > there.0 {
-                *there = row;
+            let existing = self.rows.entry(key).or_insert_with(|| row.clone());
+            if row.0 > existing.0 {
+                *existing = row;
             }
         }
         if to < stored {
@@ -74,16 +74,16 @@ impl Tables {
         Ok(to)
     }
 
-    fn remember(&mut self, seen: usize, first: BTreeMap<i32, i64>) {
-        if self.positions.len() != seen {
+    fn store_initial_positions(&mut self, known: usize, initial: BTreeMap<i32, i64>) {
+        if self.positions.len() != known {
             return;
         }
-        for (partition, position) in first {
+        for (partition, position) in initial {
             if self.positions.contains_key(&partition) {
                 continue;
             }
             self.positions.insert(partition, position);
-            self.begun.insert(partition, position);
+            self.started_at.insert(partition, position);
             self.reached.insert(partition, position);
         }
     }
@@ -104,12 +104,12 @@ impl Store for Tables {
         self.positions.get(&partition).copied()
     }
 
-    fn dealt_with(stored: Option<i64>, _: Option<i64>) -> i64 {
+    fn no_longer_needed(stored: Option<i64>, _: Option<i64>) -> i64 {
         stored.unwrap_or(0)
     }
 
     fn replay(&mut self, partition: i32, to: i64, _: &Broker) -> bool {
-        let begun = self.begun.get(&partition).copied();
+        let started_at = self.started_at.get(&partition).copied();
         let Some(stored) = self
             .positions
             .get_mut(&partition)
@@ -117,11 +117,11 @@ impl Store for Tables {
         else {
             return false;
         };
-        *stored = to.max(begun.unwrap_or(0));
+        *stored = to.max(started_at.unwrap_or(0));
         true
     }
 
-    fn replay_needs_silence() -> bool {
+    fn replay_needs_no_workers() -> bool {
         false
     }
 
@@ -129,37 +129,37 @@ impl Store for Tables {
         if let Some(fault) = &self.fault {
             return Err(fault.clone());
         }
-        // By key: the latest record, and the latest that was not compacted away, maybe before it
-        // could be read.
+        // By key: the latest record, and the latest that compaction has not removed, perhaps before
+        // it could be read.
         let mut latest: BTreeMap<i64, Order> = BTreeMap::new();
         let mut certain: BTreeMap<i64, Order> = BTreeMap::new();
         for (&partition, &reached) in &self.reached {
             for (offset, key, entry) in broker
                 .log(partition)
-                .records(self.begun[&partition], reached)
+                .records(self.started_at[&partition], reached)
             {
                 let order = order(partition, offset, entry);
-                let of = latest.entry(key).or_insert(order);
-                *of = order.max(*of);
+                let newest = latest.entry(key).or_insert(order);
+                *newest = order.max(*newest);
                 if !entry.compacted {
-                    let of = certain.entry(key).or_insert(order);
-                    *of = order.max(*of);
+                    let newest = certain.entry(key).or_insert(order);
+                    *newest = order.max(*newest);
                 }
             }
         }
         for (key, (order, text)) in &self.rows {
             let Some(entry) = broker.log(order.partition).entry(order.offset) else {
-                return Err(format!("row {key} is of no record: {order:?}"));
+                return Err(format!("row {key} has no record: {order:?}"));
             };
             if entry.time != order.time || *text != format!("{}/{}", order.partition, order.offset)
             {
                 return Err(format!(
-                    "row {key} is not the record it says: {order:?} {text} {entry:?}"
+                    "row {key} differs from its record: {order:?} {text} {entry:?}"
                 ));
             }
             if latest.get(key).is_none_or(|latest| order > latest) {
                 return Err(format!(
-                    "row {key} is of a record the position is not behind: {order:?}"
+                    "row {key} comes from a record behind the position: {order:?}"
                 ));
             }
         }
@@ -173,7 +173,7 @@ impl Store for Tables {
                 }
             }
         }
-        for log in broker.numbers().into_iter().filter(|_| settled) {
+        for log in broker.partition_ids().into_iter().filter(|_| settled) {
             let (stored, high) = (self.stored(log), broker.log(log).high());
             if stored != Some(high) {
                 return Err(format!(
@@ -185,12 +185,12 @@ impl Store for Tables {
     }
 
     fn check_start(&self, first_partitions: usize) -> Result<(), String> {
-        let late = self.begun.iter().find(|(number, begun)| {
-            usize::try_from(**number).unwrap() >= first_partitions && **begun > 0
+        let late = self.started_at.iter().find(|(number, started_at)| {
+            usize::try_from(**number).unwrap() >= first_partitions && **started_at > 0
         });
         match late {
-            Some((partition, begun)) => Err(format!(
-                "partition {partition} appeared later and begins at {begun}"
+            Some((partition, started_at)) => Err(format!(
+                "partition {partition} was added later and starts at {started_at}"
             )),
             None => Ok(()),
         }
@@ -204,8 +204,8 @@ impl Sink for Upsert {
         self.limits
     }
 
-    fn first(&self) -> First {
-        First::Remembered(self.from)
+    fn initial_position(&self) -> InitialPosition {
+        InitialPosition::Stored(self.from)
     }
 
     fn batch(&self, source: &Source) -> Rows {
@@ -229,14 +229,17 @@ impl Sink for Upsert {
             .collect())
     }
 
-    async fn remember(
+    async fn store_initial_positions(
         &self,
         _: &Arc<Topic>,
-        seen: &BTreeMap<i32, Position>,
-        first: &BTreeMap<i32, i64>,
+        known: &BTreeMap<i32, Position>,
+        initial: &BTreeMap<i32, i64>,
     ) -> Result<(), SinkError> {
-        let (seen, first) = (seen.len(), first.clone());
-        Ok(call(&self.network, move |tables| tables.remember(seen, first)).await?)
+        let (known, initial) = (known.len(), initial.clone());
+        Ok(call(&self.network, move |tables| {
+            tables.store_initial_positions(known, initial);
+        })
+        .await?)
     }
 
     async fn reset_pending(
@@ -266,7 +269,7 @@ impl Sink for Upsert {
     ) -> Result<i64, SinkError> {
         let partition = source.partition;
         let rows = if rows.records() > 0 {
-            decoded(rows.copy_data())
+            decode(rows.copy_data())
         } else {
             Vec::new()
         };
@@ -277,9 +280,9 @@ impl Sink for Upsert {
     }
 }
 
-/// The rows of COPY's binary form: `ind, country, coordinates, timestamp, _time, _partition,
+/// Decodes rows of COPY's binary format: `ind, country, coordinates, timestamp, _time, _partition,
 /// _offset`.
-fn decoded(mut data: Bytes) -> Vec<(i64, Row)> {
+fn decode(mut data: Bytes) -> Vec<(i64, Row)> {
     data.advance(19);
     let mut rows = Vec::new();
     while data.get_i16() > 0 {
@@ -314,7 +317,7 @@ fn rows_are_decoded_as_they_were_encoded() {
     use crate::sink::Consumed;
     let mut rows = Rows::new(pinpipe_core::Kind::Geo, WriteMode::Upsert);
     for offset in 0..4 {
-        let raw = raw(super::broker::What::Record(offset % 3), 2, offset);
+        let raw = raw(super::broker::EntryKind::Record(offset % 3), 2, offset);
         let cleaned = pinpipe_core::clean(pinpipe_core::Kind::Geo, raw.as_bytes(), 1000);
         let order = Order {
             time: 50 - offset,
@@ -323,14 +326,14 @@ fn rows_are_decoded_as_they_were_encoded() {
         };
         rows.push(Consumed {
             raw: raw.as_bytes(),
-            place: order,
+            position: order,
             order,
             cleaned: &cleaned,
         })
         .unwrap();
     }
     rows.close();
-    let found: Vec<_> = decoded(rows.copy_data())
+    let found: Vec<_> = decode(rows.copy_data())
         .into_iter()
         .map(|(key, (order, text))| (key, order.offset, text))
         .collect();

@@ -1,47 +1,54 @@
-//! A connection to PostgreSQL that is ready for batches of one kind: tables made, statements
+//! A connection to PostgreSQL that is ready for batches of one kind: tables created, statements
 //! prepared.
 
 use std::time::Duration;
 
-use anyhow::{Context, anyhow};
 use pinpipe_core::Kind;
-use pinpipe_runtime::config::secret_file;
 use tokio_postgres::{Client, NoTls, Statement, error::SqlState};
 
 use super::{
-    CREATION_LOCK, Postgres, failed,
+    CREATE_LOCK, Postgres, failed,
+    server::{self, Server},
     sql::Sql,
     table::{Found, fit},
 };
 use crate::sink::{Halt, SinkError};
 
-/// A worker that is stopped in mid-transaction must not keep the position's row from its successor.
-const SESSION: &str = "SET lock_timeout = '20s'; SET idle_in_transaction_session_timeout = '20s'; SET client_min_messages = warning";
+/// The timeouts release the lock on a position's row when a worker dies in mid-transaction.
+const SESSION: &str = "SET lock_timeout = '20s'; \
+    SET idle_in_transaction_session_timeout = '20s'; \
+    SET client_min_messages = warning";
 /// A table's columns. Parameter: its quoted name.
-const COLUMNS: &str = "SELECT attname::text, format_type(atttypid, atttypmod), NOT attnotnull, atthasdef OR attidentity <> '' \
-                       FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
-/// The columns of each key that `ON CONFLICT` can name. Parameter: the table's quoted name.
-const UNIQUE_KEYS: &str = "SELECT ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = indrelid \
-                           AND attnum = ANY ((indkey::int2[])[0:indnkeyatts - 1])) FROM pg_index WHERE indrelid = to_regclass($1) \
-                           AND indisunique AND indimmediate AND indisvalid AND indpred IS NULL AND indexprs IS NULL";
+const COLUMNS: &str = "SELECT attname::text, format_type(atttypid, atttypmod), NOT attnotnull, \
+    atthasdef OR attidentity <> '' \
+    FROM pg_attribute \
+    WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped";
+/// The columns of each unique key that `ON CONFLICT` can name. Parameter: the table's quoted name.
+const UNIQUE_KEYS: &str = "SELECT ARRAY(SELECT attname::text FROM pg_attribute \
+    WHERE attrelid = indrelid AND attnum = ANY ((indkey::int2[])[0:indnkeyatts - 1])) \
+    FROM pg_index \
+    WHERE indrelid = to_regclass($1) AND indisunique AND indimmediate AND indisvalid \
+    AND indpred IS NULL AND indexprs IS NULL";
 
-/// The connection.
+/// A connection with its prepared statements.
 #[derive(Debug)]
 pub struct Connection {
-    /// The connection itself.
+    /// The connection.
     pub client: Client,
-    /// Takes a batch.
+    /// The server, for messages.
+    pub server: Server,
+    /// Copies a batch into the staging table.
     pub copy: Statement,
-    /// Moves it into the live table.
+    /// Inserts the staged batch into the live table.
     pub insert: Statement,
-    /// Locks a position.
+    /// Locks and reads a position.
     pub lock: Statement,
-    /// Moves it.
+    /// Moves a locked position.
     pub move_position: Statement,
 }
 
 impl Connection {
-    /// Whether there is a table of that quoted name.
+    /// Whether a table of that quoted name exists.
     pub async fn has_table(&self, name: &str) -> Result<bool, SinkError> {
         let row = self
             .client
@@ -54,14 +61,7 @@ impl Connection {
 
 impl Postgres {
     pub(super) async fn connect(&self, kind: Kind) -> Result<Connection, SinkError> {
-        let file = self.config.url_file.display();
-        let url = secret_file(&self.config.url_file)?;
-        // The parser's error quotes no part of the URL, which holds the password.
-        let mut config: tokio_postgres::Config = url.parse().with_context(|| {
-            format!(
-                "the Secret's URL in {file} can't be read: postgresql://user:password@host:port/database is expected"
-            )
-        })?;
+        let (mut config, server) = server::read(&self.config)?;
         config
             .application_name(&self.owner)
             .connect_timeout(Duration::from_secs(10))
@@ -69,22 +69,29 @@ impl Postgres {
         let (client, driver) = config
             .connect(NoTls)
             .await
-            .map_err(|error| refusal(error, &file.to_string()))?;
+            .map_err(|error| server.connection_error(error))?;
         tokio::spawn(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "a connection to PostgreSQL ended");
             }
         });
-        self.prepare(client, kind).await.map_err(|error| match error {
-            SinkError::Away(error) => SinkError::Away(error.context(format!(
-                "the tables in schema {} can't be prepared: does the URL's user own the schema or may it create in it?",
+        let prepared = self.prepare(client, server.clone(), kind).await;
+        prepared.map_err(|error| match error {
+            SinkError::Unavailable(error) => SinkError::Unavailable(error.context(format!(
+                "{server}: can't prepare the tables in schema {}, where the URL's user needs the \
+                 right to create them",
                 self.config.schema
             ))),
             other => other,
         })
     }
 
-    async fn prepare(&self, mut client: Client, kind: Kind) -> Result<Connection, SinkError> {
+    async fn prepare(
+        &self,
+        mut client: Client,
+        server: Server,
+        kind: Kind,
+    ) -> Result<Connection, SinkError> {
         client.batch_execute(SESSION).await.map_err(failed)?;
         self.create_tables(&mut client).await.map_err(failed)?;
         self.fit_table(&client, kind).await?;
@@ -107,6 +114,7 @@ impl Postgres {
             .map_err(failed)?;
         Ok(Connection {
             client,
+            server,
             copy,
             insert,
             lock,
@@ -114,7 +122,7 @@ impl Postgres {
         })
     }
 
-    /// Sees that rows fit into the kind's live table, and adds the columns it lacks.
+    /// Checks that the kind's live table can hold the rows, and adds missing columns.
     async fn fit_table(&self, client: &Client, kind: Kind) -> Result<(), SinkError> {
         let table = self.sql.live(kind);
         let found: Vec<Found> = client
@@ -126,7 +134,7 @@ impl Postgres {
                 name: row.get(0),
                 ty: row.get(1),
                 nullable: row.get(2),
-                filled: row.get(3),
+                has_default: row.get(3),
             })
             .collect();
         let keys = client.query(UNIQUE_KEYS, &[&table]).await.map_err(failed)?;
@@ -145,7 +153,8 @@ impl Postgres {
             }
             Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
                 Err(Halt::TableUnsuitable(format!(
-                    "{table} lacks columns, and the URL's user may not add them. Let the table's owner run: {statement}"
+                    "{table} lacks columns, and the URL's user may not add them. Let the table's \
+                     owner run: {statement}"
                 ))
                 .into())
             }
@@ -153,8 +162,7 @@ impl Postgres {
         }
     }
 
-    /// Creates what is absent, and touches nothing else: a user that may only write needs no right
-    /// to create.
+    /// Creates missing tables. Where all exist, a user without the right to create is enough.
     async fn create_tables(&self, client: &mut Client) -> Result<(), tokio_postgres::Error> {
         let tables = self.sql.tables();
         let names: Vec<&str> = tables.iter().map(|(name, _)| name.as_str()).collect();
@@ -164,7 +172,7 @@ impl Postgres {
             return Ok(());
         }
         let transaction = client.transaction().await?;
-        transaction.execute(CREATION_LOCK, &[]).await?;
+        transaction.execute(CREATE_LOCK, &[]).await?;
         let schemas = transaction
             .query(
                 "SELECT FROM pg_namespace WHERE nspname = $1",
@@ -180,27 +188,5 @@ impl Postgres {
         transaction.commit().await?;
         tracing::info!(schema = self.config.schema, "tables created");
         Ok(())
-    }
-}
-
-/// A refused connection, as the sentence that helps.
-fn refusal(error: tokio_postgres::Error, file: &str) -> anyhow::Error {
-    match error.code() {
-        Some(code)
-            if *code == SqlState::INVALID_PASSWORD
-                || *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION =>
-        {
-            anyhow!(
-                "PostgreSQL refuses the user or the password: correct the URL in the Secret (mounted at {file})"
-            )
-        }
-        Some(code) if *code == SqlState::INVALID_CATALOG_NAME => {
-            anyhow!(
-                "PostgreSQL has no such database: create it, or correct the URL in the Secret (mounted at {file})"
-            )
-        }
-        _ => anyhow::Error::new(error).context(format!(
-            "PostgreSQL can't be reached by the URL in the Secret (mounted at {file})"
-        )),
     }
 }

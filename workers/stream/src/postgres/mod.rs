@@ -1,11 +1,13 @@
 //! The PostgreSQL sink: live tables, and the positions in a table beside them.
 //!
-//! A batch is one transaction: lock the position's row and see that it is the expected one; COPY
-//! into a temporary table; INSERT … ON CONFLICT … WHERE later, or DO NOTHING where rows are
-//! appended; move the position. Whoever finds another position has been overtaken and rolls back.
+//! A batch is one transaction: lock the position's row and compare it with the expected position;
+//! COPY into a temporary table; INSERT … ON CONFLICT … WHERE later, or DO NOTHING where rows are
+//! appended; move the position. A worker that finds another position rolls back: another worker has
+//! committed meanwhile.
 
 mod connect;
 pub mod rows;
+mod server;
 mod sql;
 mod table;
 
@@ -22,30 +24,31 @@ use tokio_postgres::{CopyInSink, Transaction, error::SqlState, types::ToSql};
 use self::{connect::Connection, rows::Rows, sql::Sql};
 use crate::{
     protocol,
-    sink::{Batch, First, Halt, Limits, Position, Sink, SinkError, Source, Topic},
+    sink::{Batch, Halt, InitialPosition, Limits, Position, Sink, SinkError, Source, Topic},
 };
 
 /// How long a record may wait for others before its batch is stored.
 const ALLOWED_LATENCY: Duration = Duration::from_millis(500);
-/// A batch's records, bytes: past some thousands, more records a transaction gain nothing and cost
-/// memory.
+/// The most records in a batch: more than some thousand in a transaction cost memory and gain
+/// nothing.
 const MAX_RECORDS: usize = 10_000;
+/// The size of a batch, bytes.
 const MAX_BYTES: usize = 8 << 20;
-/// How long anything may take before the connection is given up.
+/// How long one call may take before its connection is dropped.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// Held until the transaction's end while tables are created: `CREATE … IF NOT EXISTS` alone fails
-/// when two workers do it at once.
-const CREATION_LOCK: &str = "SELECT pg_advisory_xact_lock(31641120444870757)";
+/// A lock held while tables are created, until the transaction ends: `CREATE … IF NOT EXISTS` alone
+/// fails when two workers run it at once.
+const CREATE_LOCK: &str = "SELECT pg_advisory_xact_lock(31641120444870757)";
 
 /// The sink.
 #[derive(Debug)]
 pub struct Postgres {
     config: pinpipe_config::Postgres,
-    /// Whose positions: the consumer group, which holds namespace, pipeline and sink.
+    /// The consumer group, whose name contains namespace, pipeline and sink. Positions are stored
+    /// under it.
     owner: String,
     sql: Sql,
-    /// One connection per kind: batches of one kind meet in the same rows, of different kinds
-    /// never.
+    /// One connection per kind: only batches of the same kind write to the same rows.
     connections: [Mutex<Option<Connection>>; 3],
 }
 
@@ -62,28 +65,34 @@ impl Postgres {
         }
     }
 
-    /// Runs `work` on the kind's connection. It goes back only when all went well: after an error,
-    /// a time-out or a cancellation nobody knows what state it is in.
+    /// Runs `work` on the kind's connection. The connection is kept only after success: after an
+    /// error, a timeout or a cancellation its state is unknown.
     async fn with<T>(
         &self,
         kind: Kind,
         work: impl AsyncFnOnce(&mut Connection) -> Result<T, SinkError>,
     ) -> Result<T, SinkError> {
         let mut slot = self.connections[kind as usize].lock().await;
-        let all = async {
+        let call = async {
             let mut connection = match slot.take() {
                 Some(connection) if !connection.client.is_closed() => connection,
                 _ => self.connect(kind).await?,
             };
-            let done = work(&mut connection).await;
-            if done.is_ok() {
-                *slot = Some(connection);
+            match work(&mut connection).await {
+                Ok(done) => {
+                    *slot = Some(connection);
+                    Ok(done)
+                }
+                Err(SinkError::Unavailable(error)) => {
+                    Err(error.context(connection.server.to_string()).into())
+                }
+                Err(error) => Err(error),
             }
-            done
         };
-        timeout(TIMEOUT, all)
-            .await
-            .unwrap_or_else(|_| Err(anyhow!("PostgreSQL did not answer within {TIMEOUT:?}").into()))
+        timeout(TIMEOUT, call).await.unwrap_or_else(|_| {
+            let (_, server) = server::read(&self.config)?;
+            Err(anyhow!("{server} did not answer within {TIMEOUT:?}").into())
+        })
     }
 
     async fn store(
@@ -106,7 +115,7 @@ impl Postgres {
         let Some(row) = row else {
             return Err(SinkError::Moved);
         };
-        Halt::unless_same(source, row.get(0), row.get(1))?;
+        Halt::check_identity(source, row.get(0), row.get(1))?;
         if !protocol::is_due(row.get(2), from, to)? {
             return Ok(to);
         }
@@ -147,9 +156,8 @@ impl Postgres {
         Ok(to)
     }
 
-    /// Some rows of an appended batch are there already: that is as it should be when their
-    /// partition is read again, but not when they are of another topic, whose offsets were the
-    /// same.
+    /// Checks the rows of an appended batch that exist already. They are expected when a partition
+    /// is read again, but must not belong to an earlier topic of the same name.
     async fn check_repeats(
         &self,
         transaction: &Transaction<'_>,
@@ -165,8 +173,9 @@ impl Postgres {
         }
         let (table, name) = (self.sql.live(kind), topic.name.replace('\'', "''"));
         Err(Halt::TableUnsuitable(format!(
-            "{table} holds records of an earlier topic {} at the same partitions and offsets: give them another name, with UPDATE \
-             {table} SET _topic = '{name} (earlier)' WHERE _topic = '{name}' AND _time < …, or rename the table",
+            "{table} holds records of an earlier topic {} at the same partitions and offsets: give \
+             them another name, with UPDATE {table} SET _topic = '{name} (earlier)' WHERE _topic = \
+             '{name}' AND _time < …, or rename the table",
             topic.name
         ))
         .into())
@@ -197,20 +206,23 @@ impl Postgres {
         id: &str,
         to: &BTreeMap<i32, i64>,
     ) -> Result<(), SinkError> {
-        let made = connection.has_table(&self.sql.resets()).await?;
+        let exists = connection.has_table(&self.sql.resets()).await?;
         let transaction = connection.client.transaction().await.map_err(failed)?;
-        if !made {
+        if !exists {
             transaction
-                .execute(CREATION_LOCK, &[])
+                .execute(CREATE_LOCK, &[])
                 .await
                 .map_err(failed)?;
             let statement = self.sql.create_resets();
-            transaction.batch_execute(&statement).await.map_err(|error| match error.code() {
-                Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => Halt::ResetImpossible(format!(
-                    "the URL's user may not make the table in which resets are noted. Let the schema's owner run: {statement}, and grant \
-                     SELECT and INSERT on it"
-                ))
-                .into(),
+            let created = transaction.batch_execute(&statement).await;
+            created.map_err(|error| match error.code() {
+                Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+                    Halt::ResetImpossible(format!(
+                        "the URL's user may not create the table of resets. Let the schema's owner \
+                         run: {statement}, and grant SELECT and INSERT on it"
+                    ))
+                    .into()
+                }
                 _ => failed(error),
             })?;
         }
@@ -223,9 +235,9 @@ impl Postgres {
             return Ok(());
         }
         for (partition, next) in to {
-            let place: [&(dyn ToSql + Sync); 3] = [&self.owner, &topic.name, partition];
+            let key: [&(dyn ToSql + Sync); 3] = [&self.owner, &topic.name, partition];
             let old = transaction
-                .query_opt(&self.sql.lock_position(), &place)
+                .query_opt(&self.sql.lock_position(), &key)
                 .await
                 .map_err(failed)?;
             let from: Option<i64> = old.map(|row| row.get(2));
@@ -265,8 +277,8 @@ impl Sink for Postgres {
         }
     }
 
-    fn first(&self) -> First {
-        First::Remembered(self.config.start_from)
+    fn initial_position(&self) -> InitialPosition {
+        InitialPosition::Stored(self.config.start_from)
     }
 
     async fn check(&self) -> Result<(), SinkError> {
@@ -304,31 +316,30 @@ impl Sink for Postgres {
         .await
     }
 
-    async fn remember(
+    async fn store_initial_positions(
         &self,
         topic: &Arc<Topic>,
-        seen: &BTreeMap<i32, Position>,
-        first: &BTreeMap<i32, i64>,
+        known: &BTreeMap<i32, Position>,
+        initial: &BTreeMap<i32, i64>,
     ) -> Result<(), SinkError> {
         self.with(topic.kind, async |connection| {
             let transaction = connection.client.transaction().await.map_err(failed)?;
-            // One after the other: of two workers that look at the log at once, the first one's
-            // look counts.
+            // Workers take turns: only the first stores the initial positions it computed.
             transaction
-                .execute(CREATION_LOCK, &[])
+                .execute(CREATE_LOCK, &[])
                 .await
                 .map_err(failed)?;
             let stored = transaction
                 .query(&self.sql.read_positions(), &[&self.owner, &topic.name])
                 .await
                 .map_err(failed)?;
-            if stored.len() != seen.len() {
+            if stored.len() != known.len() {
                 return Ok(());
             }
-            for (partition, next) in first {
+            for (partition, next) in initial {
                 transaction
                     .execute(
-                        &self.sql.remember(),
+                        &self.sql.insert_position(),
                         &[
                             &self.owner,
                             &topic.name,
@@ -389,10 +400,10 @@ impl Sink for Postgres {
     }
 }
 
-/// A statement's failure, with what the server says about it.
+/// A statement's failure, with the server's own sentence. The caller adds the server.
 fn failed(error: tokio_postgres::Error) -> SinkError {
-    SinkError::Away(match error.as_db_error() {
-        Some(said) => anyhow!("PostgreSQL: {} ({})", said.message(), said.code().code()),
-        None => anyhow::Error::new(error).context("PostgreSQL"),
+    SinkError::Unavailable(match error.as_db_error() {
+        Some(answer) => anyhow!(server::sentence(answer)),
+        None => error.into(),
     })
 }

@@ -1,9 +1,9 @@
-//! A batch of clean rows in the binary form of PostgreSQL's COPY.
+//! A batch of clean rows in the binary format of PostgreSQL's COPY.
 //!
-//! Rows are encoded as they come. Where rows are replaced, the latest of each key is picked before
-//! they are sent, and the rest is left out; where they are appended, all are sent. The format:
-//! <https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-BINARY-FORMAT>; every row is a
-//! count of fields and for each field its length and its bytes in the type's own binary form, all
+//! Rows are encoded as they are pushed. With upsert, only the latest row of each key is sent; with
+//! append, all rows are. The format is
+//! <https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-BINARY-FORMAT>: a row is a count
+//! of fields, then for each field its length and its bytes in the type's binary format, all
 //! big-endian.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -15,11 +15,11 @@ use crate::sink::{Batch, Consumed, Unstorable};
 /// Microseconds between 1970-01-01, the records' epoch, and 2000-01-01, PostgreSQL's.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
 
-/// The longest key, bytes: an entry of a B-tree takes a third of an 8 KiB page, 2704 bytes with its
-/// header, at most.
+/// The longest key, bytes. A B-tree entry may take a third of an 8 KiB page: 2704 bytes with its
+/// header.
 const MAX_KEY: usize = 2600;
 
-/// The object id of `double precision` in `pg_type`.
+/// The OID of `double precision` in `pg_type`.
 const FLOAT8: i32 = 701;
 
 /// Clean rows of one kind.
@@ -28,7 +28,7 @@ pub struct Rows {
     kind: Kind,
     mode: WriteMode,
     encoded: BytesMut,
-    places: Vec<Row>,
+    entries: Vec<Row>,
     records: usize,
     copy_data: Bytes,
 }
@@ -41,27 +41,27 @@ struct Row {
 }
 
 impl Rows {
-    /// None yet.
+    /// An empty batch.
     #[must_use]
     pub fn new(kind: Kind, mode: WriteMode) -> Self {
         Self {
             kind,
             mode,
             encoded: BytesMut::new(),
-            places: Vec::new(),
+            entries: Vec::new(),
             records: 0,
             copy_data: Bytes::new(),
         }
     }
 
-    /// The kind.
+    /// The rows' kind.
     #[must_use]
     pub const fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// What to send for `COPY … FROM STDIN (FORMAT binary)`: the latest row of each key, sorted by
-    /// key, or all rows in the order of their offsets. Of a closed batch.
+    /// The data for `COPY … FROM STDIN (FORMAT binary)`: the latest row of each key, sorted by key,
+    /// or all rows in the order of their offsets. Empty until the batch is closed.
     #[must_use]
     pub fn copy_data(&self) -> Bytes {
         self.copy_data.clone()
@@ -69,7 +69,7 @@ impl Rows {
 
     /// The latest row of each key, sorted by key.
     fn latest(&self) -> Vec<Row> {
-        let mut rows = self.places.clone();
+        let mut rows = self.entries.clone();
         match self.kind {
             Kind::Pin => rows
                 .sort_unstable_by(|a, b| self.key(a).cmp(self.key(b)).then(b.order.cmp(&a.order))),
@@ -96,7 +96,7 @@ impl Rows {
         data.freeze()
     }
 
-    /// The key's bytes: of the first field, behind the count of fields and the field's length.
+    /// The key's bytes: those of the first field, after the field count and the field's length.
     fn key(&self, row: &Row) -> &[u8] {
         let field = &self.encoded[row.start + 2..row.end];
         match field.split_first_chunk() {
@@ -126,7 +126,7 @@ impl Rows {
         put_time(out, Some(order.time.saturating_mul(1000)));
         put_int(out, Some(order.partition));
         put_bigint(out, Some(order.offset));
-        self.places.push(Row {
+        self.entries.push(Row {
             order,
             start,
             end: self.encoded.len(),
@@ -151,7 +151,7 @@ impl Batch for Rows {
         }
         let order = match self.mode {
             WriteMode::Upsert => record.order,
-            WriteMode::Append => record.place,
+            WriteMode::Append => record.position,
         };
         self.add(&cleaned.record, order);
         Ok(())
@@ -160,10 +160,10 @@ impl Batch for Rows {
     fn close(&mut self) {
         self.copy_data = match self.mode {
             WriteMode::Upsert => self.encode(&self.latest()),
-            WriteMode::Append => self.encode(&self.places),
+            WriteMode::Append => self.encode(&self.entries),
         };
         self.encoded = BytesMut::new();
-        self.places = Vec::new();
+        self.entries = Vec::new();
     }
 
     fn records(&self) -> usize {
@@ -171,7 +171,7 @@ impl Batch for Rows {
     }
 
     fn bytes(&self) -> usize {
-        self.encoded.len() + self.places.len() * size_of::<Row>() + self.copy_data.len()
+        self.encoded.len() + self.entries.len() * size_of::<Row>() + self.copy_data.len()
     }
 }
 
@@ -212,7 +212,8 @@ fn put_null(out: &mut BytesMut) {
 }
 
 fn put_text(out: &mut BytesMut, text: Option<&str>) {
-    // A record is far below 2 GiB: a text that were not would be null rather than a broken stream.
+    // Records are far smaller than 2 GiB; a longer text would become null rather than break the
+    // stream.
     match text.and_then(|text| Some((i32::try_from(text.len()).ok()?, text))) {
         Some((length, text)) => {
             out.put_i32(length);
@@ -317,7 +318,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_of_each_key_is_sent_and_keys_are_sorted_as_numbers() {
+    fn only_the_latest_row_of_each_key_is_sent_and_integer_keys_are_sorted_as_numbers() {
         let mut rows = Rows::new(Kind::User, WriteMode::Upsert);
         for (ind, name, time, offset) in [
             (7, "old", 5, 0),
@@ -330,7 +331,7 @@ mod tests {
         }
         rows.close();
         let sent = fields(&rows.copy_data());
-        let seen: Vec<_> = sent
+        let names: Vec<_> = sent
             .iter()
             .map(|row| {
                 (
@@ -339,23 +340,24 @@ mod tests {
                 )
             })
             .collect();
-        assert_eq!(seen, [(-3, b"x".to_vec()), (7, b"last".to_vec())]);
+        assert_eq!(names, [(-3, b"x".to_vec()), (7, b"last".to_vec())]);
         assert_eq!(rows.records(), 5);
     }
 
     #[test]
-    fn texts_are_sorted_by_their_bytes_and_every_column_is_there() {
+    fn text_keys_are_sorted_by_bytes_and_every_column_is_encoded() {
         let mut rows = Rows::new(Kind::Pin, WriteMode::Upsert);
         for (offset, id) in ["b", "a", "Z", "ä"].into_iter().enumerate() {
             let raw = format!(
-                "{{\"unique_id\":\"{id}\",\"index\":1,\"follower_count\":\"1k\",\"downloaded\":true}}"
+                "{{\"unique_id\":\"{id}\",\"index\":1,\"follower_count\":\"1k\",\
+                 \"downloaded\":true}}"
             );
             let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 1000);
-            let place = order(1, i64::try_from(offset).unwrap());
+            let position = order(1, i64::try_from(offset).unwrap());
             rows.push(Consumed {
                 raw: raw.as_bytes(),
-                place,
-                order: place,
+                position,
+                order: position,
                 cleaned: &cleaned,
             })
             .unwrap();
@@ -378,7 +380,7 @@ mod tests {
         let cleaned = pinpipe_core::clean(Kind::Geo, b"{}", 1000);
         rows.push(Consumed {
             raw: b"{}",
-            place: order(1, 1),
+            position: order(1, 1),
             order: order(1, 1),
             cleaned: &cleaned,
         })
@@ -389,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_no_index_takes_is_left_out_where_it_is_indexed() {
+    fn a_key_too_long_for_the_index_is_refused_where_it_is_indexed() {
         for (mode, length, stored) in [
             (WriteMode::Upsert, MAX_KEY, true),
             (WriteMode::Upsert, MAX_KEY + 1, false),
@@ -398,11 +400,11 @@ mod tests {
             let mut rows = Rows::new(Kind::Pin, mode);
             let raw = format!("{{\"unique_id\":\"{}\",\"index\":1}}", "k".repeat(length));
             let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 10_000);
-            let place = order(1, 1);
+            let position = order(1, 1);
             let pushed = rows.push(Consumed {
                 raw: raw.as_bytes(),
-                place,
-                order: place,
+                position,
+                order: position,
                 cleaned: &cleaned,
             });
             assert_eq!(

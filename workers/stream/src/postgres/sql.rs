@@ -1,21 +1,21 @@
-//! The statements of the PostgreSQL sink. Pure: text in, text out.
+//! The statements of the PostgreSQL sink. Pure.
 
 use pinpipe_config::WriteMode;
 use pinpipe_core::{Kind, columns};
 
-/// The column beside the clean ones that only appended rows have.
+/// The column of the topic's name, which only appended rows have.
 const TOPIC: &str = "_topic";
-/// The columns beside the clean ones: what "later" is decided by.
+/// The columns that decide which of two rows is later.
 const ORDER: [&str; 3] = ["_time", "_partition", "_offset"];
 
 /// A column of a live table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
-    /// Its name.
+    /// The column's name.
     pub name: &'static str,
-    /// Its type, as PostgreSQL writes it.
+    /// The type, as PostgreSQL's `format_type` writes it.
     pub ty: &'static str,
-    /// Whether it may be null.
+    /// Whether the column may be null.
     pub nullable: bool,
 }
 
@@ -30,7 +30,7 @@ impl Column {
     }
 }
 
-/// The statements, with names quoted once and for all.
+/// The statements for the tables of one schema.
 #[derive(Clone, Debug)]
 pub struct Sql {
     schema: String,
@@ -67,18 +67,18 @@ fn column(name: &'static str) -> Column {
     Column { name, ty, nullable }
 }
 
-/// The columns a batch is copied with, in order.
+/// The columns of a copied batch, in order.
 fn copied(kind: Kind) -> impl Iterator<Item = &'static str> {
     columns::columns(kind).iter().copied().chain(ORDER)
 }
 
-/// The same, quoted.
+/// The quoted columns of a copied batch, in order.
 fn names(kind: Kind) -> Vec<String> {
     copied(kind).map(quoted).collect()
 }
 
 impl Sql {
-    /// Statements for the tables in `schema`.
+    /// The statements for the tables in `schema`, whose rows `mode` writes.
     #[must_use]
     pub fn new(schema: &str, mode: WriteMode) -> Self {
         Self {
@@ -87,7 +87,7 @@ impl Sql {
         }
     }
 
-    /// What a row is.
+    /// How rows are written.
     #[must_use]
     pub const fn mode(&self) -> WriteMode {
         self.mode
@@ -106,7 +106,7 @@ impl Sql {
             .collect()
     }
 
-    /// The columns rows are told apart by.
+    /// The columns of the primary key.
     #[must_use]
     pub fn key(&self, kind: Kind) -> Vec<&'static str> {
         match self.mode {
@@ -115,14 +115,15 @@ impl Sql {
         }
     }
 
-    /// The tables this sink needs, by their quoted names, each with the statement that creates it.
+    /// The tables the sink needs: quoted name, and the statement that creates the table.
     #[must_use]
     pub fn tables(&self) -> Vec<(String, String)> {
         let positions = (
             self.positions(),
             format!(
-                "CREATE TABLE IF NOT EXISTS {} (sink text, topic text, partition integer, cluster_id text NOT NULL, \
-                 topic_id text NOT NULL, next_offset bigint NOT NULL, moved_at timestamptz NOT NULL DEFAULT now(), \
+                "CREATE TABLE IF NOT EXISTS {} (sink text, topic text, partition integer, \
+                 cluster_id text NOT NULL, topic_id text NOT NULL, next_offset bigint NOT NULL, \
+                 moved_at timestamptz NOT NULL DEFAULT now(), \
                  PRIMARY KEY (sink, topic, partition))",
                 self.positions()
             ),
@@ -140,7 +141,7 @@ impl Sql {
         std::iter::once(positions).chain(live).collect()
     }
 
-    /// Adds columns that are missing in a live table.
+    /// Adds missing columns to a live table.
     #[must_use]
     pub fn add_columns(&self, kind: Kind, columns: &[&Column]) -> String {
         let added: Vec<String> = columns
@@ -170,7 +171,8 @@ impl Sql {
         format!("pg_temp.pinpipe_stage_{}", table(kind))
     }
 
-    /// The connection's own table a batch is copied into; emptied by every commit.
+    /// Creates the staging table, temporary and emptied by every commit, that batches are copied
+    /// into.
     #[must_use]
     pub fn create_stage(kind: Kind) -> String {
         let columns: Vec<String> = copied(kind).map(|name| column(name).definition()).collect();
@@ -181,7 +183,7 @@ impl Sql {
         )
     }
 
-    /// Takes a batch, in binary.
+    /// Copies a batch into the staging table.
     #[must_use]
     pub fn copy(kind: Kind) -> String {
         format!(
@@ -191,7 +193,7 @@ impl Sql {
         )
     }
 
-    /// Moves the batch into the live table. Parameter, where rows are appended: topic.
+    /// Inserts the staged batch into the live table. Parameter, with append only: topic.
     #[must_use]
     pub fn insert(&self, kind: Kind) -> String {
         match self.mode {
@@ -200,10 +202,9 @@ impl Sql {
         }
     }
 
-    /// A later record replaces the whole row, nulls included. One of the same order is the same
-    /// record, re-driven perhaps because it is cleaned better now. Rows are locked in the order of
-    /// their keys, always the same, so that two of these can wait for each other but never in a
-    /// circle.
+    /// A later record replaces the whole row, nulls included. So does a record of the same order,
+    /// which is the same record re-driven, perhaps after cleaning was corrected. Rows are locked in
+    /// the order of their keys, so that two of these statements can't deadlock.
     fn upsert(&self, kind: Kind) -> String {
         let key = quoted(columns::key(kind));
         let all = names(kind);
@@ -222,8 +223,8 @@ impl Sql {
                 .join(", ")
         };
         format!(
-            "INSERT INTO {live} AS live ({all}) SELECT {all} FROM {stage} ORDER BY {order} ON CONFLICT ({key}) DO UPDATE SET {set} \
-             WHERE ({excluded}) >= ({current})",
+            "INSERT INTO {live} AS live ({all}) SELECT {all} FROM {stage} ORDER BY {order} \
+             ON CONFLICT ({key}) DO UPDATE SET {set} WHERE ({excluded}) >= ({current})",
             live = self.live(kind),
             all = all.join(", "),
             stage = Self::stage(kind),
@@ -233,11 +234,12 @@ impl Sql {
         )
     }
 
-    /// A record that is there already, since the partition is read again, stays as it is.
+    /// Rows that exist already, since their partition is read again, stay as they are.
     fn append(&self, kind: Kind) -> String {
         let key: Vec<String> = self.key(kind).into_iter().map(quoted).collect();
         format!(
-            "INSERT INTO {live} ({topic}, {all}) SELECT $1::text, {all} FROM {stage} ORDER BY \"_offset\" ON CONFLICT ({key}) DO NOTHING",
+            "INSERT INTO {live} ({topic}, {all}) SELECT $1::text, {all} FROM {stage} \
+             ORDER BY \"_offset\" ON CONFLICT ({key}) DO NOTHING",
             live = self.live(kind),
             topic = quoted(TOPIC),
             all = names(kind).join(", "),
@@ -246,34 +248,36 @@ impl Sql {
         )
     }
 
-    /// Whether a row of the live table has the place of one in the batch and is of another record.
+    /// Whether the live table holds a different record at the partition and offset of a staged row.
     /// Parameter: topic.
     #[must_use]
     pub fn collides(&self, kind: Kind) -> String {
         format!(
-            "SELECT EXISTS (SELECT FROM {} AS stage JOIN {} AS live ON live._topic = $1::text AND live._partition = stage._partition \
-             AND live._offset = stage._offset WHERE live._time <> stage._time)",
+            "SELECT EXISTS (SELECT FROM {} AS stage JOIN {} AS live ON live._topic = $1::text \
+             AND live._partition = stage._partition AND live._offset = stage._offset \
+             WHERE live._time <> stage._time)",
             Self::stage(kind),
             self.live(kind)
         )
     }
 
-    /// A topic's positions. Parameters: sink, topic.
+    /// Reads a topic's positions. Parameters: sink, topic.
     #[must_use]
     pub fn read_positions(&self) -> String {
         format!(
-            "SELECT partition, cluster_id, topic_id, next_offset FROM {} WHERE sink = $1 AND topic = $2",
+            "SELECT partition, cluster_id, topic_id, next_offset FROM {} \
+             WHERE sink = $1 AND topic = $2",
             self.positions()
         )
     }
 
-    /// Stores a first position. Parameters: sink, topic, partition, cluster id, topic id, next
-    /// offset.
+    /// Stores an initial position unless there is one. Parameters: sink, topic, partition, cluster
+    /// id, topic id, next offset.
     #[must_use]
-    pub fn remember(&self) -> String {
+    pub fn insert_position(&self) -> String {
         format!(
-            "INSERT INTO {} (sink, topic, partition, cluster_id, topic_id, next_offset) VALUES ($1, $2, $3, $4, $5, $6) \
-             ON CONFLICT DO NOTHING",
+            "INSERT INTO {} (sink, topic, partition, cluster_id, topic_id, next_offset) \
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING",
             self.positions()
         )
     }
@@ -282,7 +286,8 @@ impl Sql {
     #[must_use]
     pub fn lock_position(&self) -> String {
         format!(
-            "SELECT cluster_id, topic_id, next_offset FROM {} WHERE sink = $1 AND topic = $2 AND partition = $3 FOR UPDATE",
+            "SELECT cluster_id, topic_id, next_offset FROM {} \
+             WHERE sink = $1 AND topic = $2 AND partition = $3 FOR UPDATE",
             self.positions()
         )
     }
@@ -291,23 +296,24 @@ impl Sql {
     #[must_use]
     pub fn move_position(&self) -> String {
         format!(
-            "UPDATE {} SET next_offset = $4, moved_at = now() WHERE sink = $1 AND topic = $2 AND partition = $3",
+            "UPDATE {} SET next_offset = $4, moved_at = now() \
+             WHERE sink = $1 AND topic = $2 AND partition = $3",
             self.positions()
         )
     }
 
-    /// The table of resets that were carried out; made when the first is asked for.
+    /// The table of resets that were carried out, created with the first one.
     #[must_use]
     pub fn resets(&self) -> String {
         format!("{}.pinpipe_reset", self.schema)
     }
 
-    /// Creates it.
+    /// Creates the table of resets.
     #[must_use]
     pub fn create_resets(&self) -> String {
         format!(
-            "CREATE TABLE IF NOT EXISTS {} (sink text, topic text, id text, carried_out_at timestamptz NOT NULL DEFAULT now(), \
-             PRIMARY KEY (sink, topic, id))",
+            "CREATE TABLE IF NOT EXISTS {} (sink text, topic text, id text, \
+             carried_out_at timestamptz NOT NULL DEFAULT now(), PRIMARY KEY (sink, topic, id))",
             self.resets()
         )
     }
@@ -321,7 +327,7 @@ impl Sql {
         )
     }
 
-    /// Notes that a reset is carried out, unless it was. Parameters: sink, topic, id.
+    /// Records a reset as carried out, unless it is recorded. Parameters: sink, topic, id.
     #[must_use]
     pub fn note_reset(&self) -> String {
         format!(
@@ -330,13 +336,14 @@ impl Sql {
         )
     }
 
-    /// Makes a position what it is told to be. Parameters: sink, topic, partition, cluster id,
-    /// topic id, next offset.
+    /// Sets a position, whatever it was. Parameters: sink, topic, partition, cluster id, topic id,
+    /// next offset.
     #[must_use]
     pub fn reset_position(&self) -> String {
         format!(
-            "INSERT INTO {} (sink, topic, partition, cluster_id, topic_id, next_offset) VALUES ($1, $2, $3, $4, $5, $6) \
-             ON CONFLICT (sink, topic, partition) DO UPDATE SET cluster_id = excluded.cluster_id, topic_id = excluded.topic_id, \
+            "INSERT INTO {} (sink, topic, partition, cluster_id, topic_id, next_offset) \
+             VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (sink, topic, partition) DO UPDATE SET \
+             cluster_id = excluded.cluster_id, topic_id = excluded.topic_id, \
              next_offset = excluded.next_offset, moved_at = now()",
             self.positions()
         )
@@ -352,12 +359,16 @@ mod tests {
         let sql = Sql::new("live", WriteMode::Upsert).insert(Kind::Geo);
         assert_eq!(
             sql,
-            "INSERT INTO \"live\".geo AS live (\"ind\", \"country\", \"coordinates\", \"timestamp\", \"_time\", \"_partition\", \
-             \"_offset\") SELECT \"ind\", \"country\", \"coordinates\", \"timestamp\", \"_time\", \"_partition\", \"_offset\" FROM \
-             pg_temp.pinpipe_stage_geo ORDER BY \"ind\" ON CONFLICT (\"ind\") DO UPDATE SET \"country\" = excluded.\"country\", \
-             \"coordinates\" = excluded.\"coordinates\", \"timestamp\" = excluded.\"timestamp\", \"_time\" = excluded.\"_time\", \
-             \"_partition\" = excluded.\"_partition\", \"_offset\" = excluded.\"_offset\" WHERE (excluded.\"_time\", \
-             excluded.\"_partition\", excluded.\"_offset\") >= (live.\"_time\", live.\"_partition\", live.\"_offset\")"
+            "INSERT INTO \"live\".geo AS live (\"ind\", \"country\", \"coordinates\", \
+             \"timestamp\", \"_time\", \"_partition\", \"_offset\") \
+             SELECT \"ind\", \"country\", \"coordinates\", \"timestamp\", \"_time\", \
+             \"_partition\", \"_offset\" FROM pg_temp.pinpipe_stage_geo ORDER BY \"ind\" \
+             ON CONFLICT (\"ind\") DO UPDATE SET \"country\" = excluded.\"country\", \
+             \"coordinates\" = excluded.\"coordinates\", \
+             \"timestamp\" = excluded.\"timestamp\", \"_time\" = excluded.\"_time\", \
+             \"_partition\" = excluded.\"_partition\", \"_offset\" = excluded.\"_offset\" \
+             WHERE (excluded.\"_time\", excluded.\"_partition\", excluded.\"_offset\") >= \
+             (live.\"_time\", live.\"_partition\", live.\"_offset\")"
         );
     }
 
@@ -373,15 +384,17 @@ mod tests {
     fn appending_keeps_every_record_once() {
         assert_eq!(
             Sql::new("live", WriteMode::Append).insert(Kind::User),
-            "INSERT INTO \"live\".user_profile (\"_topic\", \"ind\", \"user_name\", \"age\", \"date_joined\", \"_time\", \
-             \"_partition\", \"_offset\") SELECT $1::text, \"ind\", \"user_name\", \"age\", \"date_joined\", \"_time\", \
-             \"_partition\", \"_offset\" FROM pg_temp.pinpipe_stage_user_profile ORDER BY \"_offset\" ON CONFLICT (\"_topic\", \
-             \"_partition\", \"_offset\") DO NOTHING"
+            "INSERT INTO \"live\".user_profile (\"_topic\", \"ind\", \"user_name\", \"age\", \
+             \"date_joined\", \"_time\", \"_partition\", \"_offset\") \
+             SELECT $1::text, \"ind\", \"user_name\", \"age\", \"date_joined\", \"_time\", \
+             \"_partition\", \"_offset\" FROM pg_temp.pinpipe_stage_user_profile \
+             ORDER BY \"_offset\" ON CONFLICT (\"_topic\", \"_partition\", \"_offset\") \
+             DO NOTHING"
         );
     }
 
     #[test]
-    fn every_table_has_its_columns_in_the_contract_s_order() {
+    fn every_table_has_its_columns_in_the_documented_order() {
         for (mode, key) in [
             (WriteMode::Upsert, None),
             (

@@ -1,26 +1,26 @@
-//! A live table that is there already, held against what the sink needs of it. Pure.
+//! Checks whether an existing live table suits the sink. Pure.
 //!
-//! What is ours is only ever added to: a column of ours that is missing is made, unless it can't be
-//! empty. Other columns are the user's, and no matter as long as they need no value.
+//! The sink only ever adds to a table: it adds missing columns that are nullable. Other columns
+//! belong to the user and may stay as long as they need no value.
 
 use std::collections::BTreeSet;
 
 use super::sql::{Column, quoted};
 
-/// A column as PostgreSQL describes it.
+/// An existing column.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Found {
-    /// Its name.
+    /// The column's name.
     pub name: String,
-    /// Its type, as `format_type` writes it.
+    /// The type, as `format_type` writes it.
     pub ty: String,
-    /// Whether it takes nulls.
+    /// Whether the column may be null.
     pub nullable: bool,
-    /// Whether it gets a value when none is given.
-    pub filled: bool,
+    /// Whether the column has a default or is an identity column.
+    pub has_default: bool,
 }
 
-/// The columns to be added to a table, or what is wrong with it and what to do.
+/// The columns to add to a table, or why it is unsuitable and what to do.
 pub fn fit<'a>(
     table: &str,
     wanted: &'a [Column],
@@ -36,44 +36,46 @@ pub fn fit<'a>(
             None if column.nullable => missing.push(column),
             None => {
                 return Err(format!(
-                    "{table} has no column {name} {}, and it can't be added to rows that are there: {WAY_OUT}",
+                    "{table} has no column {name} {}, and it can't be added to existing rows: \
+                     {REMEDY}",
                     column.ty
                 ));
             }
             Some(found) if found.ty != column.ty => {
                 return Err(format!(
-                    "the column {name} of {table} is {}, {} is needed: ALTER TABLE {table} ALTER COLUMN {name} TYPE {}, or {WAY_OUT}",
+                    "the column {name} of {table} is {}, {} is needed: ALTER TABLE {table} ALTER \
+                     COLUMN {name} TYPE {}, or {REMEDY}",
                     found.ty, column.ty, column.ty
                 ));
             }
             Some(found) if column.nullable && !found.nullable => {
                 return Err(format!(
-                    "the column {name} of {table} takes no nulls, and records may have none: ALTER TABLE {table} ALTER COLUMN {name} \
-                     DROP NOT NULL"
+                    "the column {name} of {table} is NOT NULL, and records may lack the value: \
+                     ALTER TABLE {table} ALTER COLUMN {name} DROP NOT NULL"
                 ));
             }
             Some(_) => {}
         }
     }
-    let foreign = |found: &&Found| wanted.iter().all(|column| column.name != found.name);
-    if let Some(needy) = found
+    let other = |found: &&Found| wanted.iter().all(|column| column.name != found.name);
+    if let Some(required) = found
         .iter()
-        .filter(foreign)
-        .find(|found| !found.nullable && !found.filled)
+        .filter(other)
+        .find(|found| !found.nullable && !found.has_default)
     {
         return Err(format!(
-            "the column {name} of {table} is not pinpipe's, takes no nulls and has no default, so no row can be inserted: ALTER TABLE \
-             {table} ALTER COLUMN {name} SET DEFAULT …",
-            name = quoted(&needy.name)
+            "the column {name} of {table} is not pinpipe's, is NOT NULL and has no default, so no \
+             row can be inserted: ALTER TABLE {table} ALTER COLUMN {name} SET DEFAULT …",
+            name = quoted(&required.name)
         ));
     }
     Ok(missing)
 }
 
-const WAY_OUT: &str =
+const REMEDY: &str =
     "rename the table, and the worker creates its own, or name another schema in the sink";
 
-/// One of the table's unique keys must be the one rows are told apart by.
+/// Checks that the table has the sink's key among its unique keys.
 fn check_key(table: &str, key: &[&str], unique: &[Vec<String>]) -> Result<(), String> {
     let wanted: BTreeSet<&str> = key.iter().copied().collect();
     if unique
@@ -91,8 +93,9 @@ fn check_key(table: &str, key: &[&str], unique: &[Vec<String>]) -> Result<(), St
             .join(" and "),
     };
     Err(format!(
-        "{table} has {has}, the sink's writeMode needs the primary key ({}). If the mode was changed: change it back, or {WAY_OUT}; \
-         the new table has what is read from then on, all of it after a reset to earliest",
+        "{table} has {has}, the sink's writeMode needs the primary key ({}). If the mode was \
+         changed: change it back, or {REMEDY}; the new table gets the records read from then on, \
+         or all of them after a reset to earliest",
         key.join(", ")
     ))
 }
@@ -104,7 +107,7 @@ mod tests {
 
     use super::{super::sql::Sql, *};
 
-    /// The table as the sink makes it.
+    /// The table as the sink creates it.
     fn own(sql: &Sql) -> (Vec<Column>, Vec<Found>, Vec<Vec<String>>) {
         let wanted = sql.columns(Kind::Geo);
         let found = wanted
@@ -113,7 +116,7 @@ mod tests {
                 name: column.name.to_owned(),
                 ty: column.ty.to_owned(),
                 nullable: column.nullable,
-                filled: false,
+                has_default: false,
             })
             .collect();
         let key = sql
@@ -146,15 +149,16 @@ mod tests {
     }
 
     #[test]
-    fn missing_columns_are_added_and_a_user_s_own_are_left_alone() {
+    fn missing_columns_are_added_and_the_user_s_own_stay() {
         let added = fitted(WriteMode::Upsert, |found, _| {
             found.retain(|column| column.name != "country");
-            for (name, nullable, filled) in [("note", true, false), ("loaded_at", false, true)] {
+            for (name, nullable, has_default) in [("note", true, false), ("loaded_at", false, true)]
+            {
                 found.push(Found {
                     name: name.to_owned(),
                     ty: "text".to_owned(),
                     nullable,
-                    filled,
+                    has_default,
                 });
             }
         });
@@ -162,30 +166,31 @@ mod tests {
     }
 
     #[test]
-    fn what_can_t_be_written_to_is_refused_with_the_column() {
+    fn an_unsuitable_table_is_refused_with_the_column() {
         type Change = fn(&mut Vec<Found>, &mut Vec<Vec<String>>);
         let cases: [(&str, Change); 6] = [
             (
                 "\"country\" of s.geo is integer, text is needed",
                 |found, _| found[1].ty = "integer".to_owned(),
             ),
-            ("\"country\" of s.geo takes no nulls", |found, _| {
-                found[1].nullable = false
+            ("\"country\" of s.geo is NOT NULL", |found, _| {
+                found[1].nullable = false;
             }),
             ("no column \"_offset\"", |found, _| {
-                found.retain(|column| column.name != "_offset")
+                found.retain(|column| column.name != "_offset");
             }),
             ("\"own\" of s.geo is not pinpipe's", |found, _| {
                 found.push(Found {
                     name: "own".into(),
                     ty: "text".into(),
                     nullable: false,
-                    filled: false,
+                    has_default: false,
                 });
             }),
             ("has no unique key", |_, unique| unique.clear()),
             (
-                "has (_topic, _partition, _offset), the sink's writeMode needs the primary key (ind)",
+                "has (_topic, _partition, _offset), the sink's writeMode needs the primary key \
+                 (ind)",
                 |_, unique| {
                     *unique = vec![
                         ["_topic", "_partition", "_offset"]
@@ -195,14 +200,14 @@ mod tests {
                 },
             ),
         ];
-        for (told, change) in cases {
+        for (expected, change) in cases {
             let message = fitted(WriteMode::Upsert, change).unwrap_err();
-            assert!(message.contains(told), "{message}");
+            assert!(message.contains(expected), "{message}");
         }
     }
 
     #[test]
-    fn any_unique_key_of_the_right_columns_will_do() {
+    fn any_unique_key_of_the_right_columns_suits() {
         let added = fitted(WriteMode::Append, |_, unique| {
             unique[0].reverse();
             unique.insert(0, vec!["id".to_owned()]);

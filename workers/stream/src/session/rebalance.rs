@@ -1,15 +1,15 @@
-//! What the group gives and takes: partitions are taken up where the sink left off, and stored
-//! before they are let go.
+//! Rebalances: assigned partitions resume at the sink's position, and revoked partitions are
+//! released once their records are stored.
 
 use std::time::Instant;
 
 use anyhow::anyhow;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 
-use super::{DRAIN, End, Key, PROBATION, Resumed, Session, upkeep::list};
+use super::{DRAIN_TIMEOUT, End, Key, PROBATION, Resumed, Session, upkeep::list};
 use crate::{
+    buffer::PartitionBuffer,
     consumer::{Event, TopicPartition},
-    lane::Lane,
     resume::{Assigned, Resume, Start},
     sink::{Sink, Source},
 };
@@ -33,9 +33,9 @@ impl<S: Sink> Session<'_, S> {
             } => {
                 tracing::warn!(
                     ?partitions,
-                    "partitions were lost: what was gathered of them is dropped and read again by another worker"
+                    "partitions were lost: another worker reads their buffered records again"
                 );
-                self.give_up(&partitions)?;
+                self.release(&partitions)?;
             }
             Event::Revoke {
                 partitions,
@@ -46,16 +46,18 @@ impl<S: Sink> Session<'_, S> {
                     .filter_map(|partition| self.worker.key(partition))
                 {
                     self.seal(key);
-                    if let Some(lane) = self.lanes.get_mut(&key) {
-                        lane.drain();
+                    if let Some(buffer) = self.buffers.get_mut(&key) {
+                        buffer.drain();
                     }
                 }
-                self.revoking = Some((partitions, Instant::now() + DRAIN));
+                self.revoking = Some((partitions, Instant::now() + DRAIN_TIMEOUT));
                 self.finish_revoking();
             }
             Event::CommitFailed(error) => {
-                tracing::debug!(%error, "offsets were not committed to the group: trying again");
-                self.lanes.values_mut().for_each(|lane| lane.told(None));
+                tracing::debug!(%error, "offsets were not committed to the group: retrying");
+                self.buffers
+                    .values_mut()
+                    .for_each(|buffer| buffer.set_group_offset(None));
             }
             Event::Statistics(statistics) => self.on_statistics(&statistics),
         }
@@ -81,7 +83,7 @@ impl<S: Sink> Session<'_, S> {
             self.consumer.pause(&list).map_err(anyhow::Error::new)?;
         }
         for start in starts {
-            self.take_up(start);
+            self.open_buffer(start);
         }
         self.resumes_at = Some(Instant::now() + PROBATION);
         Ok(())
@@ -91,8 +93,8 @@ impl<S: Sink> Session<'_, S> {
         for start in starts(found)?.unwrap_or_default() {
             let key = (start.source.topic.kind, start.source.partition);
             // It may have been revoked meanwhile.
-            if self.lanes.contains_key(&key) && !self.is_revoked(&start.source) {
-                self.take_up(start);
+            if self.buffers.contains_key(&key) && !self.is_revoked(&start.source) {
+                self.open_buffer(start);
                 self.seek(key)?;
             }
         }
@@ -108,12 +110,17 @@ impl<S: Sink> Session<'_, S> {
         }
     }
 
-    fn take_up(&mut self, start: Start) {
-        tracing::info!(source = %start.source, stored = start.stored, next = start.fetch, "resuming");
+    fn open_buffer(&mut self, start: Start) {
+        tracing::info!(
+            source = %start.source,
+            stored = start.stored,
+            next = start.fetch,
+            "resuming"
+        );
         let key = (start.source.topic.kind, start.source.partition);
-        self.lanes.insert(
+        self.buffers.insert(
             key,
-            Lane::new(start.source, start.stored, start.fetch, start.committed),
+            PartitionBuffer::new(start.source, start.stored, start.fetch, start.committed),
         );
     }
 
@@ -125,8 +132,7 @@ impl<S: Sink> Session<'_, S> {
         })
     }
 
-    /// Gives revoked partitions up when nothing of them is under way any more, or when it took too
-    /// long.
+    /// Releases revoked partitions once they are drained, or after the deadline.
     pub(super) fn finish_revoking(&mut self) {
         let Some((partitions, deadline)) = &self.revoking else {
             return;
@@ -134,32 +140,33 @@ impl<S: Sink> Session<'_, S> {
         let drained = partitions
             .iter()
             .filter_map(|partition| self.worker.key(partition))
-            .all(|key| self.lanes.get(&key).is_none_or(Lane::is_empty));
+            .all(|key| self.buffers.get(&key).is_none_or(PartitionBuffer::is_empty));
         if !drained && Instant::now() < *deadline {
             return;
         }
         if !drained {
             tracing::warn!(
-                "what was gathered of revoked partitions could not be stored in time: it is dropped and read again by another worker"
+                "buffered records of revoked partitions could not be stored in time: another \
+                 worker reads them again"
             );
         }
-        self.tell_group(CommitMode::Async);
+        self.commit_offsets(CommitMode::Async);
         if let Some((partitions, _)) = self.revoking.take()
-            && let Err(error) = self.give_up(&partitions)
+            && let Err(error) = self.release(&partitions)
         {
-            tracing::warn!(%error, "partitions could not be given up");
+            tracing::warn!(%error, "partitions could not be released");
         }
     }
 
-    /// Drops lanes, and answers the group.
-    fn give_up(&mut self, partitions: &[TopicPartition]) -> anyhow::Result<()> {
-        // An assignment that is not answered yet is void: the group has changed its mind.
+    /// Drops the buffers of partitions and answers the group.
+    fn release(&mut self, partitions: &[TopicPartition]) -> anyhow::Result<()> {
+        // The revocation supersedes assignments that are not answered yet.
         self.assignments.abort_all();
         for key in partitions
             .iter()
             .filter_map(|partition| self.worker.key(partition))
         {
-            self.forget(key);
+            self.drop_buffer(key);
         }
         let list = list(
             partitions
@@ -170,32 +177,32 @@ impl<S: Sink> Session<'_, S> {
         Ok(())
     }
 
-    fn forget(&mut self, key: Key) {
-        if let Some(handle) = self.under_way.remove(&key) {
+    fn drop_buffer(&mut self, key: Key) {
+        if let Some(handle) = self.in_flight.remove(&key) {
             handle.abort();
         }
-        if let Some(lane) = self.lanes.remove(&key) {
+        if let Some(buffer) = self.buffers.remove(&key) {
             self.worker
                 .metrics
-                .forget(&lane.source().topic.name, lane.source().partition);
+                .remove_partition(&buffer.source().topic.name, buffer.source().partition);
         }
     }
 
-    pub(super) fn forget_all(&mut self) {
-        for key in self.lanes.keys().copied().collect::<Vec<_>>() {
-            self.forget(key);
+    pub(super) fn drop_all(&mut self) {
+        for key in self.buffers.keys().copied().collect::<Vec<_>>() {
+            self.drop_buffer(key);
         }
         self.worker.metrics.buffered_bytes.set(0);
     }
 }
 
-/// Where to resume, unless the question was taken back.
+/// Where to resume; none where the look-up was aborted.
 fn starts(found: Resumed) -> Result<Option<Vec<Start>>, End> {
     match found {
         Ok(starts) => Ok(Some(starts?)),
         Err(error) if error.is_cancelled() => Ok(None),
         Err(error) => Err(anyhow!(error)
-            .context("where to resume was not found")
+            .context("the look-up of where to resume failed")
             .into()),
     }
 }

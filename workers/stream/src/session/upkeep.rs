@@ -1,5 +1,5 @@
-//! What is done now and then: batches that are old enough, gaps, the group's offsets, memory, the
-//! topics' ids, figures.
+//! The session's periodic work: sealing batches by age, gaps in the log, committing offsets to the
+//! group, the memory budget, the topics' ids and statistics.
 
 use std::{
     sync::Arc,
@@ -15,27 +15,27 @@ use tokio::task::JoinError;
 
 use super::{End, Key, Session};
 use crate::{
-    lane::Lane,
-    resume::is_same,
+    buffer::PartitionBuffer,
+    resume::same_identity,
     sink::{Sink, Topic},
 };
 
-/// How long full buffers may keep us from polling before the partitions are paused.
-const UNPOLLED: Duration = Duration::from_secs(2);
+/// How long the consumer is not polled while the buffers are full before its partitions are paused.
+const MAX_UNPOLLED: Duration = Duration::from_secs(2);
 
 impl<S: Sink> Session<'_, S> {
     pub(super) fn on_tick(&mut self) {
         let (now, age) = (Instant::now(), self.worker.sink.limits().age);
         let due: Vec<Key> = self
-            .lanes
+            .buffers
             .iter()
-            .filter(|(_, lane)| lane.is_due(now, age))
+            .filter(|(_, buffer)| buffer.is_due(now, age))
             .map(|(key, _)| *key)
             .collect();
         for key in due {
             self.seal(key);
         }
-        self.keep_budget();
+        self.enforce_budget();
         self.finish_revoking();
         if self.resumes_at.take_if(|at| *at <= now).is_some() {
             (self.resumed)();
@@ -44,18 +44,17 @@ impl<S: Sink> Session<'_, S> {
 
     pub(super) fn flush(&mut self) {
         self.advance();
-        for key in self.lanes.keys().copied().collect::<Vec<_>>() {
+        for key in self.buffers.keys().copied().collect::<Vec<_>>() {
             self.seal(key);
         }
     }
 
     pub(super) fn bookkeeping(&mut self) {
         self.advance();
-        self.tell_group(CommitMode::Async);
+        self.commit_offsets(CommitMode::Async);
     }
 
-    /// Takes gaps in the log into account: control records of transactions move the consumer's
-    /// position without a record.
+    /// Skips gaps in the log: transaction markers move the consumer's position without a record.
     fn advance(&mut self) {
         let Ok(positions) = self.consumer.position() else {
             return;
@@ -63,47 +62,49 @@ impl<S: Sink> Session<'_, S> {
         for element in positions.elements() {
             if let (Some((kind, _)), Offset::Offset(position)) =
                 (self.worker.topic(element.topic()), element.offset())
-                && let Some(lane) = self.lanes.get_mut(&(kind, element.partition()))
+                && let Some(buffer) = self.buffers.get_mut(&(kind, element.partition()))
             {
-                lane.advance(position);
+                buffer.advance(position);
             }
         }
     }
 
-    /// Commits to the group what is dealt with: for lag displays, and for the batch worker, which
-    /// waits for the archive's offsets.
-    pub(super) fn tell_group(&mut self, mode: CommitMode) {
+    /// Commits offsets to the group, for displays of the consumer lag and for the batch worker,
+    /// which waits for the archive's offsets.
+    pub(super) fn commit_offsets(&mut self, mode: CommitMode) {
         let offsets: Vec<(Key, i64)> = self
-            .lanes
+            .buffers
             .iter()
-            .filter_map(|(key, lane)| Some((*key, lane.to_tell()?)))
+            .filter_map(|(key, buffer)| Some((*key, buffer.offset_to_commit()?)))
             .collect();
         if offsets.is_empty() {
             return;
         }
-        let list = list(self.lanes.values().filter_map(|lane| {
+        let list = list(self.buffers.values().filter_map(|buffer| {
             Some((
-                lane.source().topic.name.as_str(),
-                lane.source().partition,
-                lane.to_tell()?,
+                buffer.source().topic.name.as_str(),
+                buffer.source().partition,
+                buffer.offset_to_commit()?,
             ))
         }));
         match self.consumer.commit(&list, mode) {
             Ok(()) => {
                 for (key, offset) in offsets {
-                    if let Some(lane) = self.lanes.get_mut(&key) {
-                        lane.told(Some(offset));
+                    if let Some(buffer) = self.buffers.get_mut(&key) {
+                        buffer.set_group_offset(Some(offset));
                     }
                 }
             }
-            Err(error) => tracing::debug!(%error, "offsets can't be committed to the group yet"),
+            Err(error) => {
+                tracing::debug!(%error, "offsets can't be committed to the group: retrying");
+            }
         }
     }
 
-    /// Keeps all batches within the budget: the biggest open one is closed first, then consumption
-    /// waits.
-    pub(super) fn keep_budget(&mut self) {
-        let bytes: usize = self.lanes.values().map(Lane::bytes).sum();
+    /// Keeps all batches within the memory budget: seals the largest open batch first, then stops
+    /// consuming.
+    pub(super) fn enforce_budget(&mut self) {
+        let bytes: usize = self.buffers.values().map(PartitionBuffer::bytes).sum();
         self.worker
             .metrics
             .buffered_bytes
@@ -116,9 +117,9 @@ impl<S: Sink> Session<'_, S> {
         if self.full_since.is_none() {
             self.full_since = Some(Instant::now());
             let biggest = self
-                .lanes
+                .buffers
                 .iter()
-                .max_by_key(|(_, lane)| lane.open_bytes())
+                .max_by_key(|(_, buffer)| buffer.open_bytes())
                 .map(|(key, _)| *key);
             if let Some(key) = biggest {
                 self.seal(key);
@@ -126,7 +127,7 @@ impl<S: Sink> Session<'_, S> {
         }
         if self
             .full_since
-            .is_some_and(|since| since.elapsed() > UNPOLLED)
+            .is_some_and(|since| since.elapsed() > MAX_UNPOLLED)
         {
             self.pause(true);
         }
@@ -148,29 +149,29 @@ impl<S: Sink> Session<'_, S> {
         };
         match done {
             Ok(()) if pause => {
-                tracing::info!("consumption waits until the sink has taken what is gathered")
+                tracing::info!("consumption pauses until the sink has stored buffered records");
             }
-            Ok(()) => tracing::info!("consumption goes on"),
+            Ok(()) => tracing::info!("consumption resumes"),
             Err(error) => {
-                tracing::warn!(%error, pause, "partitions could not be paused or resumed")
+                tracing::warn!(%error, pause, "partitions could not be paused or resumed");
             }
         }
     }
 
     pub(super) fn check_identity(&mut self) {
-        if !self.checks.is_empty() || self.lanes.is_empty() {
+        if !self.checks.is_empty() || self.buffers.is_empty() {
             return;
         }
         let mut topics: Vec<Arc<Topic>> = self
-            .lanes
+            .buffers
             .values()
-            .map(|lane| lane.source().topic.clone())
+            .map(|buffer| buffer.source().topic.clone())
             .collect();
         topics.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         topics.dedup();
         let consumer = self.consumer.clone();
         self.checks
-            .spawn_blocking(move || is_same(&consumer, &topics));
+            .spawn_blocking(move || same_identity(&consumer, &topics));
     }
 
     pub(super) fn on_statistics(&self, statistics: &Statistics) {
@@ -179,31 +180,31 @@ impl<S: Sink> Session<'_, S> {
             .values()
             .any(|broker| broker.state == "UP" && broker.nodeid >= 0);
         self.worker.metrics.broker_up.set(i64::from(connected));
-        for lane in self.lanes.values() {
-            let (topic, partition) = (&lane.source().topic.name, lane.source().partition);
-            let figures = statistics
+        for buffer in self.buffers.values() {
+            let (topic, partition) = (&buffer.source().topic.name, buffer.source().partition);
+            let log = statistics
                 .topics
                 .get(topic)
-                .and_then(|figures| figures.partitions.get(&partition));
-            if let Some(figures) = figures.filter(|figures| figures.ls_offset >= 0) {
-                self.worker
-                    .metrics
-                    .lag(topic, partition, (figures.ls_offset - lane.done()).max(0));
+                .and_then(|topic| topic.partitions.get(&partition));
+            if let Some(log) = log.filter(|log| log.ls_offset >= 0) {
+                let lag = (log.ls_offset - buffer.done()).max(0);
+                self.worker.metrics.lag(topic, partition, lag);
             }
         }
-        self.worker.metrics.figures();
+        // Adds the current counts to the window of recent ones.
+        self.worker.metrics.threshold_values();
     }
 }
 
 pub(super) fn on_identity(check: Result<anyhow::Result<bool>, JoinError>) -> Result<(), End> {
     match check {
         Ok(Ok(false)) => {
-            Err(anyhow!("a topic is not the one it was: looking at all positions again").into())
+            Err(anyhow!("a topic or its cluster was replaced: checking all positions again").into())
         }
         Ok(Err(error)) => {
             tracing::debug!(
                 error = format!("{error:#}"),
-                "the topics' ids can't be compared now"
+                "the topics' ids can't be compared: retrying"
             );
             Ok(())
         }
@@ -211,7 +212,7 @@ pub(super) fn on_identity(check: Result<anyhow::Result<bool>, JoinError>) -> Res
     }
 }
 
-/// A list of partitions and offsets; a negative offset means none.
+/// librdkafka's list of partitions and offsets; a negative offset stands for none.
 pub(super) fn list<'a>(
     partitions: impl Iterator<Item = (&'a str, i32, i64)>,
 ) -> TopicPartitionList {
@@ -221,7 +222,7 @@ pub(super) fn list<'a>(
         if offset >= 0
             && let Err(error) = element.set_offset(Offset::Offset(offset))
         {
-            tracing::error!(%error, topic, partition, offset, "librdkafka refuses an offset");
+            tracing::error!(%error, topic, partition, offset, "librdkafka rejects an offset");
         }
     }
     list

@@ -1,0 +1,177 @@
+//! Runs the command: arguments, output and exit status.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    io::Write as _,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+const PIPELINE: &str = "\
+apiVersion: pinpipe.dev/v1alpha1
+kind: PinterestPipeline
+metadata: {name: pinterest, namespace: data}
+spec:
+  broker:
+    kafka: {bootstrapServers: k:9092, topics: {overrides: {pin: {name: pins}}}}
+";
+
+/// A new folder for the files of one test.
+fn folder(test: &str) -> PathBuf {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(test);
+    if folder.exists() {
+        fs::remove_dir_all(&folder).unwrap();
+    }
+    fs::create_dir_all(&folder).unwrap();
+    folder
+}
+
+/// Runs `validate` in a folder. Returns its exit status, and standard output and error together.
+fn validate(folder: &Path, arguments: &[&str], input: &str) -> (i32, String) {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kubectl-pinpipe"))
+        .arg("validate")
+        .args(arguments)
+        .current_dir(folder)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(input.as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.code().unwrap(),
+        String::from_utf8(text).unwrap(),
+    )
+}
+
+#[test]
+fn the_exit_status_and_the_output_tell_what_was_found() {
+    let folder = folder("status");
+    fs::write(folder.join("good.yaml"), PIPELINE).unwrap();
+    fs::write(
+        folder.join("bad.yml"),
+        PIPELINE.replace("topics:", "topcis:"),
+    )
+    .unwrap();
+    fs::write(folder.join("other.json"), "{\"kind\": \"Secret\"}").unwrap();
+    fs::write(folder.join("notes.txt"), "not: [yaml").unwrap();
+    let none = "no pipeline found: one has kind: PinterestPipeline and apiVersion: \
+                pinpipe.dev/v1alpha1";
+    let good = "data/pinterest is valid";
+    let bad = "6: spec.broker.kafka.topcis: unknown field \"spec.broker.kafka.topcis\": did you \
+               mean topics?";
+    for (arguments, input, status, lines) in [
+        (
+            &["good.yaml"][..],
+            "",
+            0,
+            vec![format!("good.yaml: {good}")],
+        ),
+        (
+            &["good.yaml", "other.json"],
+            "",
+            0,
+            vec![format!("good.yaml: {good}"), format!("other.json: {none}")],
+        ),
+        (
+            &["other.json"],
+            "",
+            1,
+            vec![
+                format!("other.json: {none}"),
+                "1 problem, 0 valid".to_owned(),
+            ],
+        ),
+        (&["-"], PIPELINE, 0, vec![format!("<stdin>: {good}")]),
+        (
+            &["absent.yaml"],
+            "",
+            2,
+            vec!["error: absent.yaml: No such file or directory (os error 2)".to_owned()],
+        ),
+    ] {
+        let expected = lines.join("\n") + "\n";
+        assert_eq!(
+            validate(&folder, arguments, input),
+            (status, expected),
+            "{arguments:?}"
+        );
+    }
+    let (status, text) = validate(&folder, &["."], "");
+    assert_eq!(status, 1, "{text}");
+    let files: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .collect();
+    assert_eq!(files[0], ("./bad.yml", bad), "{text}");
+    assert!(!text.contains("notes.txt"), "{text}");
+    assert!(text.ends_with("1 problem, 1 valid\n"), "{text}");
+}
+
+#[test]
+fn pipelines_are_compared_with_those_of_all_before_files() {
+    let folder = folder("before");
+    for subfolder in ["old", "new", "empty"] {
+        fs::create_dir(folder.join(subfolder)).unwrap();
+    }
+    let named = |name: &str| PIPELINE.replace("name: pinterest", &format!("name: {name}"));
+    let write = |file: &str, text: &str| fs::write(folder.join(file), text).unwrap();
+    write("old/a.yaml", &named("a"));
+    write("old/b.yaml", &named("b"));
+    write("c.yaml", &named("c"));
+    write("broken.yaml", "a: [");
+    let renamed = |name: &str| named(name).replace("pins", "places");
+    let new = format!(
+        "{}---\n{}",
+        renamed("b"),
+        renamed("c").replace("namespace: data", "namespace: other")
+    );
+    write("new/all.yaml", &new);
+
+    let (status, text) = validate(
+        &folder,
+        &["new", "--before", "old", "--before", "c.yaml"],
+        "",
+    );
+    assert_eq!(status, 1, "{text}");
+    let begin = "new/all.yaml:6: spec.broker.kafka.topics.overrides.pin.name: ";
+    assert!(text.starts_with(begin), "{text}");
+    let valid = "new/all.yaml: other/c is valid, and new: no --before file has a pipeline of this \
+                 namespace and name\n";
+    assert!(
+        text.ends_with(&format!("{valid}1 problem, 1 valid\n")),
+        "{text}"
+    );
+
+    let (status, text) = validate(&folder, &["c.yaml", "--before", "-"], &renamed("c"));
+    assert_eq!(status, 1, "{text}");
+    let (status, text) = validate(&folder, &["c.yaml", "--before", "c.yaml"], "");
+    assert_eq!((status, text.as_str()), (0, "c.yaml: data/c is valid\n"));
+
+    for (before, message) in [
+        ("broken.yaml", "error: --before: broken.yaml:"),
+        (
+            "empty",
+            "error: empty: this folder has no .yaml, .yml or .json file",
+        ),
+    ] {
+        let (status, text) = validate(&folder, &["c.yaml", "--before", before], "");
+        assert_eq!(status, 2, "{text}");
+        assert!(text.starts_with(message), "{text}");
+    }
+}
+
+#[test]
+fn topic_names_that_kafka_takes_for_one_are_refused() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/invalid");
+    let (status, text) = validate(&folder, &["topic-collision.yaml"], "");
+    assert_eq!(status, 1, "{text}");
+    let begin = "topic-collision.yaml:10: spec.broker.kafka.topics.overrides: topics shop.pin and \
+                 shop_pin differ only by '.' and '_'";
+    assert!(text.starts_with(begin), "{text}");
+}

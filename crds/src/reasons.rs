@@ -1,0 +1,151 @@
+//! The reasons conditions and events give. Scripts match on them, so none changes its meaning.
+
+/// `Ready`: everything works.
+pub const READY: &str = "Ready";
+/// `spec.suspend` is set and every worker is at zero.
+pub const SUSPENDED: &str = "Suspended";
+/// `spec.suspend` is set; ingest stops, and sinks read the topics to their ends.
+pub const DRAINING: &str = "Draining";
+/// `spec.suspend` is set and every worker is at zero, some before they had read the topics to their
+/// ends.
+pub const DRAIN_DEADLINE_EXCEEDED: &str = "DrainDeadlineExceeded";
+/// `spec.suspend` is set and a component's pods are stopping.
+pub const SUSPENDING: &str = "Suspending";
+/// The annotation `pinpipe.dev/paused` is set: nobody looks.
+pub const PAUSED: &str = "Paused";
+/// The pipeline is being deleted, and topics with it.
+pub const DELETING: &str = "Deleting";
+/// An annotation asks for a reset that can't be done; everything else goes on.
+pub const INVALID_RESET: &str = "InvalidReset";
+/// An annotation asks for a topic to be forgotten in a way that can't be understood; everything
+/// else goes on.
+pub const INVALID_FORGET: &str = "InvalidForget";
+/// An annotation asks for a batch run that can't be started; everything else goes on.
+pub const INVALID_RUN: &str = "InvalidRun";
+/// The spec holds something that can't be done; nothing was changed.
+pub const INVALID_SPEC: &str = "InvalidSpec";
+/// An object with a child's name belongs to somebody else; it was left alone.
+pub const CHILD_CONFLICT: &str = "ChildConflict";
+/// The API server refuses a child.
+pub const CHILD_REFUSED: &str = "ChildRefused";
+
+/// Every topic is there.
+pub const TOPICS_READY: &str = "TopicsReady";
+/// Topics were created and the broker doesn't show all of them yet.
+pub const TOPICS_PENDING: &str = "TopicsPending";
+/// No broker answers.
+pub const BROKER_UNREACHABLE: &str = "BrokerUnreachable";
+/// The broker answers with an error.
+pub const BROKER_FAILED: &str = "BrokerFailed";
+/// The broker refuses to create a topic.
+pub const TOPIC_REFUSED: &str = "TopicRefused";
+/// The broker refuses to give a topic more partitions.
+pub const PARTITIONS_REFUSED: &str = "PartitionsRefused";
+/// A topic belongs to another pipeline; nothing of this one is deployed.
+pub const TOPIC_CONFLICT: &str = "TopicConflict";
+/// A topic was deleted by somebody else.
+pub const TOPIC_MISSING: &str = "TopicMissing";
+/// A topic was deleted and created again by somebody else; in a sink's condition, its positions are
+/// of another topic.
+pub const TOPIC_REPLACED: &str = "TopicReplaced";
+/// An existing topic has a setting the pipeline can't work with.
+pub const TOPIC_UNSUITABLE: &str = "TopicUnsuitable";
+
+/// All pods are there and ready.
+pub const AVAILABLE: &str = "Available";
+/// Pods are on their way.
+pub const PROGRESSING: &str = "Progressing";
+/// A Secret, or a key of it, is missing.
+pub const SECRET_MISSING: &str = "SecretMissing";
+/// The image can't be pulled.
+pub const IMAGE_NOT_PULLABLE: &str = "ImageNotPullable";
+/// The worker stops again and again.
+pub const CRASHING: &str = "Crashing";
+/// No node has room, or fits.
+pub const UNSCHEDULABLE: &str = "Unschedulable";
+/// The cluster refuses to make the pods (a quota, a policy).
+pub const PODS_REFUSED: &str = "PodsRefused";
+/// The container can't be made as its pod says.
+pub const CONTAINER_REFUSED: &str = "ContainerRefused";
+
+/// A sink's position is outside its topic's log.
+pub const OFFSET_OUT_OF_RANGE: &str = "OffsetOutOfRange";
+/// A sink stopped at a rejected record, as `deadLetters.mode: Fail` asks.
+pub const RECORD_REJECTED: &str = "RecordRejected";
+/// A sink's store can't do what the sink needs.
+pub const STORE_UNSUITABLE: &str = "StoreUnsuitable";
+/// A live table that was there already can't be the sink's: it has another key, or a column of
+/// another type.
+pub const TABLE_UNSUITABLE: &str = "TableUnsuitable";
+/// A sink stopped at a reset that can't be carried out.
+pub const RESET_IMPOSSIBLE: &str = "ResetImpossible";
+/// A sink's position can't be understood.
+pub const POSITION_UNREADABLE: &str = "PositionUnreadable";
+/// A sink's store doesn't answer, or refuses: its worker tries on.
+pub const SINK_UNAVAILABLE: &str = "SinkUnavailable";
+/// A worker finds no broker: it tries on.
+pub const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
+/// What workers say of themselves, in these words.
+pub const FROM_WORKERS: [&str; 9] = [
+    TOPIC_REPLACED,
+    OFFSET_OUT_OF_RANGE,
+    RECORD_REJECTED,
+    STORE_UNSUITABLE,
+    TABLE_UNSUITABLE,
+    RESET_IMPOSSIBLE,
+    POSITION_UNREADABLE,
+    SINK_UNAVAILABLE,
+    BROKER_UNAVAILABLE,
+];
+
+/// What comes and goes by itself with a change of the spec.
+pub const PASSING: [&str; 5] = [PROGRESSING, TOPICS_PENDING, SUSPENDING, DRAINING, DELETING];
+/// What stays as it is until somebody does something. The operator looks again all the same.
+pub const STALLED: [&str; 18] = [
+    INVALID_SPEC,
+    INVALID_RESET,
+    INVALID_FORGET,
+    INVALID_RUN,
+    CHILD_CONFLICT,
+    CHILD_REFUSED,
+    TOPIC_CONFLICT,
+    TOPIC_MISSING,
+    TOPIC_REPLACED,
+    TOPIC_UNSUITABLE,
+    TOPIC_REFUSED,
+    PARTITIONS_REFUSED,
+    OFFSET_OUT_OF_RANGE,
+    RECORD_REJECTED,
+    STORE_UNSUITABLE,
+    TABLE_UNSUITABLE,
+    RESET_IMPOSSIBLE,
+    POSITION_UNREADABLE,
+];
+
+/// Batch runs are scheduled, and the last one, if any, succeeded.
+pub const SCHEDULED: &str = "Scheduled";
+/// A batch run is under way, and the one before it, if any, succeeded.
+pub const RUNNING: &str = "Running";
+/// The last batch run failed.
+pub const RUN_FAILED: &str = "RunFailed";
+/// A batch run that was due hasn't succeeded in time, or was never started.
+pub const BATCH_OVERDUE: &str = "BatchOverdue";
+/// An event: a batch run that could not start was deleted, since the pipeline now has another
+/// configuration.
+pub const RUN_REPLACED: &str = "RunReplaced";
+
+/// No value is above its threshold.
+pub const WITHIN_THRESHOLD: &str = "WithinThreshold";
+/// A sink is further behind than its threshold.
+pub const LAG_ABOVE_THRESHOLD: &str = "LagAboveThreshold";
+/// More records are rejected than the threshold says.
+pub const REJECTS_ABOVE_THRESHOLD: &str = "RejectsAboveThreshold";
+/// The workers that know don't tell.
+pub const METRICS_MISSING: &str = "MetricsMissing";
+
+/// An event: a batch run is started, as an annotation asks.
+pub const RUN_STARTED: &str = "RunStarted";
+/// An event: a deleted pipeline's topics are left, though they should have gone with it.
+pub const TOPICS_LEFT: &str = "TopicsLeft";
+/// An event: a sink's worker is told to change its positions, as an annotation asks.
+pub const SINK_RESET: &str = "SinkReset";

@@ -1,0 +1,102 @@
+//! The batch runs and other Jobs of a pipeline.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use kube::api::PostParams;
+use serde_json::json;
+
+use crate::{Pipeline, eventually, operator};
+
+/// How long a batch run may take.
+const RUN_WITHIN: Duration = Duration::from_mins(4);
+
+impl Pipeline {
+    /// Starts a batch run, as `kubectl create job --from=cronjob/…` does.
+    pub async fn start_run(&self, run: &str) -> Result<()> {
+        let name = format!("{}-batch", self.name);
+        let cron: CronJob = self
+            .sandbox
+            .cluster
+            .api::<CronJob>(&self.sandbox.namespace)
+            .get(&name)
+            .await?;
+        let template = cron
+            .spec
+            .as_ref()
+            .map(|spec| spec.job_template.clone())
+            .unwrap_or_default();
+        let mut metadata = template.metadata.unwrap_or_default();
+        metadata.name = Some(format!("{name}-{run}"));
+        metadata.annotations.get_or_insert_default().insert(
+            "cronjob.kubernetes.io/instantiate".to_owned(),
+            "manual".to_owned(),
+        );
+        metadata.owner_references = Some(vec![serde_json::from_value(json!({
+            "apiVersion": "batch/v1",
+            "kind": "CronJob",
+            "name": name,
+            "uid": cron.metadata.uid,
+            "controller": true,
+        }))?]);
+        let job = Job {
+            metadata,
+            spec: template.spec,
+            ..Job::default()
+        };
+        self.sandbox
+            .cluster
+            .api::<Job>(&self.sandbox.namespace)
+            .create(&PostParams::default(), &job)
+            .await?;
+        Ok(())
+    }
+
+    /// Starts a Job with the chart charts/pinpipe-job; `values` are `name=value`. The Job has the
+    /// name of the release.
+    pub async fn install_job(&self, release: &str, values: &[&str]) -> Result<()> {
+        let chart = "../charts/pinpipe-job";
+        let pipeline = format!("pipeline={}", self.name);
+        let mut arguments = vec![
+            "install",
+            release,
+            chart,
+            "--namespace",
+            &self.sandbox.namespace,
+            "--set",
+            &pipeline,
+        ];
+        arguments.extend(values.iter().flat_map(|value| ["--set", *value]));
+        operator::helm(&arguments).await.map(drop)
+    }
+
+    /// Waits until a batch run is complete; an error if it fails.
+    pub async fn run_completes(&self, run: &str) -> Result<()> {
+        self.job_completes(&format!("{}-batch-{run}", self.name))
+            .await
+    }
+
+    /// Waits until a Job is complete; an error if it fails.
+    pub async fn job_completes(&self, name: &str) -> Result<()> {
+        let jobs = self.sandbox.cluster.api::<Job>(&self.sandbox.namespace);
+        let failed = eventually(RUN_WITHIN, &format!("Job {name} complete"), async || {
+            let status = jobs.get(name).await?.status.unwrap_or_default();
+            let is = |kind: &str| {
+                status
+                    .conditions
+                    .iter()
+                    .flatten()
+                    .find(|c| c.type_ == kind && c.status == "True")
+                    .map(|c| c.message.clone())
+            };
+            if let Some(message) = is("Failed") {
+                return Ok(Some(message.unwrap_or_default()));
+            }
+            is("Complete").with_context(|| format!("{status:?}"))?;
+            Ok(None)
+        })
+        .await?;
+        failed.map_or(Ok(()), |message| bail!("Job {name} failed: {message}"))
+    }
+}

@@ -1,0 +1,227 @@
+//! The workers' configurations, each in a `ConfigMap`.
+
+use std::{collections::BTreeMap, path::PathBuf};
+
+use k8s_openapi::api::core::v1::ConfigMap;
+use pinpipe_config::{self as config, CONFIG_KEY, CONFIG_VERSION, SECRETS_DIR, WorkerConfig};
+use pinpipe_crds::{Compression, DeadLetterMode, StartFrom, WriteMode};
+
+use super::{Builder, labels};
+use crate::{
+    component::Component,
+    model::{Archive, Batch, Emulator, Mount, Sink, ValidatedPipeline},
+    names::{self, hash},
+};
+
+/// Size limit of a request, in records of the size limit, within the bounds below.
+const RECORDS_PER_REQUEST: u32 = 64;
+/// Bounds of the size limit of a request, bytes.
+const REQUEST_BYTES: (u32, u32) = (1024 * 1024, 16 * 1024 * 1024);
+/// How long a batch run waits for the archive to reach the end of the topics, seconds.
+const BARRIER_TIMEOUT_SECONDS: u64 = 600;
+
+/// A `ConfigMap` and the hash of its content.
+pub(super) struct Config {
+    pub(super) name: String,
+    pub(super) hash: String,
+}
+
+impl Builder<'_> {
+    /// Adds the `ConfigMap` of a component. It is immutable and named by its content, so that the
+    /// configuration of a running pod never changes.
+    pub(super) fn config_map(
+        &mut self,
+        component: &Component,
+        config: &impl WorkerConfig,
+    ) -> Config {
+        // The keys of these types are text, so they always serialise.
+        let yaml = serde_yaml::to_string(config).unwrap_or_default();
+        let hash = hash(&yaml);
+        let name = format!("{}-{}", self.pipeline.child(component), &hash[..10]);
+        self.push(&ConfigMap {
+            metadata: labels::named(self.pipeline, component, name.clone()),
+            data: Some(BTreeMap::from([(CONFIG_KEY.to_owned(), yaml)])),
+            immutable: Some(true),
+            ..ConfigMap::default()
+        });
+        Config { name, hash }
+    }
+}
+
+pub(super) fn ingest(pipeline: &ValidatedPipeline) -> config::Ingest {
+    let max_record_bytes = pipeline.ingest.max_record_bytes;
+    config::Ingest {
+        config_version: CONFIG_VERSION,
+        pipeline: identity(pipeline),
+        kafka: kafka(pipeline),
+        topics: topics(pipeline),
+        max_record_bytes,
+        max_request_bytes: max_record_bytes
+            .saturating_mul(RECORDS_PER_REQUEST)
+            .clamp(REQUEST_BYTES.0, REQUEST_BYTES.1),
+    }
+}
+
+pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Stream {
+    let postgres = config::StreamSink::Postgres(config::Postgres {
+        name: sink.name.clone(),
+        url_file: secrets_dir("postgres").join("url"),
+        secret: sink.secrets.mounts.first().and_then(secret_and_key),
+        schema: sink.schema.clone(),
+        start_from: match sink.start_from {
+            StartFrom::Earliest => config::StartFrom::Earliest,
+            StartFrom::Latest => config::StartFrom::Latest,
+        },
+        write_mode: match sink.write_mode {
+            WriteMode::Upsert => config::WriteMode::Upsert,
+            WriteMode::Append => config::WriteMode::Append,
+        },
+    });
+    consumer(pipeline, &Component::stream(&sink.name), postgres)
+}
+
+pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive) -> config::Stream {
+    let sink = config::StreamSink::Archive(config::Archive {
+        zone: raw_zone(archive),
+        rotate: config::Rotate {
+            bytes: archive.rotate_bytes,
+            records: archive.rotate_records,
+            interval_seconds: archive.rotate_seconds,
+        },
+        compression: match archive.compression {
+            Compression::None => config::Compression::None,
+            Compression::Gzip => config::Compression::Gzip,
+            Compression::Zstd => config::Compression::Zstd,
+        },
+    });
+    consumer(pipeline, &Component::Archive, sink)
+}
+
+pub(super) fn batch(
+    pipeline: &ValidatedPipeline,
+    archive: &Archive,
+    batch: &Batch,
+) -> config::Batch {
+    config::Batch {
+        config_version: CONFIG_VERSION,
+        pipeline: identity(pipeline),
+        kafka: kafka(pipeline),
+        topics: topics(pipeline),
+        max_record_bytes: pipeline.ingest.max_record_bytes,
+        zone: raw_zone(archive),
+        archive_group: group(pipeline, &Component::Archive),
+        archive_admin: format!(
+            "{}.{}.svc:{}",
+            pipeline.child(&Component::Archive),
+            pipeline.namespace,
+            config::ADMIN_PORT
+        ),
+        barrier_timeout_seconds: BARRIER_TIMEOUT_SECONDS,
+        lease: pipeline.child(&Component::Batch),
+        sinks: batch
+            .sinks
+            .iter()
+            .map(|sink| config::BatchSink {
+                name: sink.name.clone(),
+                cassandra: config::Cassandra {
+                    contact_points: sink.contact_points.clone(),
+                    keyspace: sink.keyspace.clone(),
+                    replication_factor: sink.replication_factor,
+                    credentials_dir: sink
+                        .credentials
+                        .then(|| secrets_dir(&format!("cassandra-{}", sink.name))),
+                },
+            })
+            .collect(),
+        quality: batch.quality.clone(),
+        scratch_dir: PathBuf::from(config::SCRATCH_DIR),
+    }
+}
+
+pub(super) fn emulator(pipeline: &ValidatedPipeline, emulator: &Emulator) -> config::Emulator {
+    config::Emulator {
+        config_version: CONFIG_VERSION,
+        pipeline: identity(pipeline),
+        target: pipeline.ingest_url(),
+        records_per_second: emulator.records_per_second,
+        seed: emulator.seed,
+    }
+}
+
+fn consumer(
+    pipeline: &ValidatedPipeline,
+    component: &Component,
+    sink: config::StreamSink,
+) -> config::Stream {
+    config::Stream {
+        config_version: CONFIG_VERSION,
+        pipeline: identity(pipeline),
+        kafka: kafka(pipeline),
+        topics: topics(pipeline),
+        group: group(pipeline, component),
+        max_record_bytes: pipeline.ingest.max_record_bytes,
+        writes_dead_letters: pipeline.dead_letter_writer().as_ref() == Some(component),
+        dead_letter_mode: match pipeline.dead_letters {
+            DeadLetterMode::Reject => config::DeadLetterMode::Reject,
+            DeadLetterMode::RejectAndLogRepairs => config::DeadLetterMode::RejectAndLogRepairs,
+            DeadLetterMode::Fail => config::DeadLetterMode::Fail,
+        },
+        reset: pipeline
+            .reset(component)
+            .map(|requested| requested.reset.clone()),
+        sink,
+    }
+}
+
+fn identity(pipeline: &ValidatedPipeline) -> config::Pipeline {
+    config::Pipeline {
+        namespace: pipeline.namespace.clone(),
+        name: pipeline.name.clone(),
+        uid: pipeline.uid.clone(),
+    }
+}
+
+fn kafka(pipeline: &ValidatedPipeline) -> config::Kafka {
+    config::Kafka {
+        bootstrap_servers: pipeline.bootstrap_servers.clone(),
+    }
+}
+
+fn topics(pipeline: &ValidatedPipeline) -> config::Topics {
+    let [pin, geo, user] = pipeline.topics.each_ref().map(|topic| config::Topic {
+        name: topic.name.clone(),
+        dead_letter: names::dead_letter(&topic.name),
+    });
+    config::Topics { pin, geo, user }
+}
+
+fn group(pipeline: &ValidatedPipeline, component: &Component) -> String {
+    names::group(
+        &pipeline.namespace,
+        &pipeline.name,
+        component.sink().unwrap_or_default(),
+    )
+}
+
+fn raw_zone(archive: &Archive) -> config::RawZone {
+    config::RawZone {
+        bucket: archive.bucket.clone(),
+        prefix: archive.prefix.clone(),
+        s3: config::S3 {
+            endpoint: archive.endpoint.clone(),
+            region: archive.region.clone(),
+            credentials_dir: secrets_dir("s3"),
+        },
+    }
+}
+
+/// The Secret and key behind a mounted file, as a worker's messages name them.
+fn secret_and_key(mount: &Mount) -> Option<String> {
+    let (key, _) = mount.files.first()?;
+    Some(format!("Secret {}, key {key}", mount.secret))
+}
+
+/// Folder in which a Secret is mounted.
+pub(super) fn secrets_dir(purpose: &str) -> PathBuf {
+    PathBuf::from(SECRETS_DIR).join(purpose)
+}

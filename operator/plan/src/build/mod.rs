@@ -1,0 +1,150 @@
+//! The objects and topics that a validated pipeline wants, given what was observed of the cluster.
+//!
+//! There is no client and no clock here: the same input gives the same bytes. Everything that
+//! depends on the cluster (what drains, what is at zero, which images run) is part of [`Observed`];
+//! nothing is edited after it was built.
+
+mod autoscaler;
+mod config_map;
+mod cron_job;
+mod deployment;
+mod disruption_budget;
+mod job;
+mod labels;
+mod pod;
+mod rollout;
+mod service;
+mod topics;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec};
+use kube::{Resource, core::ApiResource};
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{component::Component, model::ValidatedPipeline, names};
+
+pub use cron_job::STARTING_DEADLINE_SECONDS;
+pub use job::requested_run;
+pub use rollout::{Rollout, Stage, stage};
+pub use topics::{DesiredTopic, topics};
+
+/// An object as it should be.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Object {
+    /// API version and kind.
+    pub resource: ApiResource,
+    /// Name.
+    pub name: String,
+    /// Every field that the operator owns.
+    pub body: Value,
+}
+
+/// Observations of the cluster that decide how objects are built.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Observed {
+    /// Components that run although the pipeline is suspended: sinks that haven't read their topics
+    /// to the end.
+    pub draining: BTreeSet<Component>,
+    /// Components whose Deployments have no pods. A `HorizontalPodAutoscaler` ignores those.
+    pub at_zero: BTreeSet<Component>,
+    /// Whether components keep their images, because too many other pipelines roll.
+    pub keeps_images: bool,
+    /// Whether records of the topics can't be ordered. Sinks have no pods then: they would keep
+    /// older records instead of later ones.
+    pub unsuitable_topics: bool,
+    /// Deployments that exist.
+    pub deployments: BTreeMap<Component, RunningDeployment>,
+}
+
+/// A Deployment that exists.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct RunningDeployment {
+    /// Pod template as the operator last applied it. None: it can't be told.
+    pub template: Option<PodTemplateSpec>,
+    /// Whether enough pods of the current template are ready.
+    pub ready: bool,
+    /// Whether all pods of the current template have ever been ready.
+    pub rolled_out: bool,
+}
+
+/// Everything a pipeline wants.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Desired {
+    /// Record of the settings that can't be changed. Written before topics and objects, which rely
+    /// on it.
+    pub record: Object,
+    /// Objects, each after those it depends on.
+    pub objects: Vec<Object>,
+    /// Components that wait for another one to run its new image.
+    pub rollout: Rollout,
+}
+
+/// What building an object needs.
+struct Builder<'a> {
+    pipeline: &'a ValidatedPipeline,
+    observed: &'a Observed,
+    rollout: Rollout,
+    objects: Vec<Object>,
+}
+
+/// Builds everything a pipeline wants.
+#[must_use]
+pub fn build(pipeline: &ValidatedPipeline, observed: &Observed) -> Desired {
+    let rollout = rollout::decide(pipeline, observed);
+    let mut builder = Builder {
+        pipeline,
+        observed,
+        rollout,
+        objects: Vec::new(),
+    };
+    builder.ingest();
+    for sink in &pipeline.sinks {
+        builder.stream(sink);
+    }
+    if let Some(archive) = &pipeline.archive {
+        builder.archive(archive);
+        if let Some(batch) = &pipeline.batch {
+            builder.batch(archive, batch);
+        }
+    }
+    if let Some(emulator) = &pipeline.emulator {
+        builder.emulator(emulator);
+    }
+    Desired {
+        record: record(pipeline),
+        objects: builder.objects,
+        rollout: builder.rollout,
+    }
+}
+
+impl Builder<'_> {
+    fn push<K: Resource<DynamicType = ()> + Serialize>(&mut self, typed: &K) {
+        self.objects.push(object(typed));
+    }
+}
+
+fn record(pipeline: &ValidatedPipeline) -> Object {
+    object(&ConfigMap {
+        metadata: labels::of_pipeline(pipeline, names::record(&pipeline.name)),
+        data: Some(pipeline.record.clone()),
+        ..ConfigMap::default()
+    })
+}
+
+/// A typed object in the form in which it is applied.
+fn object<K: Resource<DynamicType = ()> + Serialize>(typed: &K) -> Object {
+    let resource = ApiResource::erase::<K>(&());
+    // The keys of Kubernetes' types are text, so they always serialise; the API server would refuse
+    // a null.
+    let body = serde_json::to_value(typed).unwrap_or_default();
+    Object {
+        name: typed.meta().name.clone().unwrap_or_default(),
+        resource,
+        body,
+    }
+}
+
+#[cfg(test)]
+mod tests;

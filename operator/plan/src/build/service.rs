@@ -1,0 +1,51 @@
+//! Services in front of ingest and the archive.
+
+use k8s_openapi::{
+    api::core::v1::{Service, ServicePort, ServiceSpec},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+use pinpipe_config::{ADMIN_PORT, HTTP_PORT};
+
+use super::{Builder, labels};
+use crate::component::Component;
+
+impl Builder<'_> {
+    pub(super) fn ingest_service(&mut self) {
+        let spec = self.service_spec(&Component::Ingest, "http", HTTP_PORT);
+        self.service(&Component::Ingest, spec);
+    }
+
+    /// Headless, since the batch worker asks every pod of the archive to flush; a pod that isn't
+    /// ready has buffers to flush, too.
+    pub(super) fn archive_service(&mut self) {
+        let spec = ServiceSpec {
+            cluster_ip: Some("None".to_owned()),
+            publish_not_ready_addresses: Some(true),
+            ..self.service_spec(&Component::Archive, "admin", ADMIN_PORT)
+        };
+        self.service(&Component::Archive, spec);
+    }
+
+    fn service(&mut self, component: &Component, spec: ServiceSpec) {
+        let metadata = labels::metadata(self.pipeline, component);
+        self.push(&Service {
+            metadata,
+            spec: Some(spec),
+            status: None,
+        });
+    }
+
+    fn service_spec(&self, component: &Component, port: &str, number: u16) -> ServiceSpec {
+        ServiceSpec {
+            selector: Some(labels::pod_selector(self.pipeline, component)),
+            ports: Some(vec![ServicePort {
+                name: Some(port.to_owned()),
+                port: number.into(),
+                target_port: Some(IntOrString::String(port.to_owned())),
+                protocol: Some("TCP".to_owned()),
+                ..ServicePort::default()
+            }]),
+            ..ServiceSpec::default()
+        }
+    }
+}

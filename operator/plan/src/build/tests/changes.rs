@@ -1,0 +1,254 @@
+//! Which objects change with a spec, an annotation or a Secret.
+
+use serde_json::{Value, json};
+
+use super::{find, objects, with};
+use crate::{
+    build::Object,
+    names::{RESET_ANNOTATION, SECRETS_ANNOTATION},
+    samples::{all_there, images, pipeline, whole},
+    validate::{SecretKey, validate},
+};
+
+/// Kinds and names of objects that differ; `ConfigMaps` without the hash in their names.
+fn changed(before: &[Object], after: &[Object]) -> Vec<String> {
+    let mut changed: Vec<String> = before
+        .iter()
+        .filter(|object| !after.contains(object))
+        .chain(after.iter().filter(|object| !before.contains(object)))
+        .map(|object| match object.resource.kind.as_str() {
+            "ConfigMap" => format!("ConfigMap/{}", &object.name[..object.name.len() - 11]),
+            kind => format!("{kind}/{}", object.name),
+        })
+        .collect();
+    changed.sort();
+    changed.dedup();
+    changed
+}
+
+/// A change of the whole spec.
+type Change = fn(&mut Value);
+
+/// A change of the spec, and the objects that it changes.
+#[test]
+fn a_change_of_a_component_changes_only_its_objects() {
+    let before = with(|_| ());
+    let cases: [(Change, &[&str]); 20] = [
+        (
+            |s| s["ingest"] = json!({"replicas": 3}),
+            &["Deployment/pinterest-ingest"],
+        ),
+        (
+            |s| s["ingest"] = json!({"replicas": 1}),
+            &[
+                "Deployment/pinterest-ingest",
+                "PodDisruptionBudget/pinterest-ingest",
+            ],
+        ),
+        (
+            |s| s["ingest"] = json!({"autoscaling": {"maxReplicas": 9}}),
+            &[
+                "Deployment/pinterest-ingest",
+                "HorizontalPodAutoscaler/pinterest-ingest",
+            ],
+        ),
+        (
+            |s| s["stream"]["sinks"][0]["autoscaling"] = json!({"targetLag": 1000}),
+            &[
+                "Deployment/pinterest-stream-live",
+                "HorizontalPodAutoscaler/pinterest-stream-live",
+                "PodDisruptionBudget/pinterest-stream-live",
+            ],
+        ),
+        (
+            |s| s["archive"]["nodeSelector"] = json!({"disk": "fast"}),
+            &["Deployment/pinterest-archive"],
+        ),
+        (
+            |s| s["image"] = json!({"digests": {"emulator": "sha256:a"}}),
+            &["Deployment/pinterest-emulator"],
+        ),
+        (
+            |s| s["emulator"] = json!({"seed": 9}),
+            &[
+                "ConfigMap/pinterest-emulator",
+                "Deployment/pinterest-emulator",
+            ],
+        ),
+        (
+            |s| s["stream"]["sinks"][0]["postgres"]["schema"] = json!("live"),
+            &[
+                "ConfigMap/pinterest-stream-live",
+                "Deployment/pinterest-stream-live",
+            ],
+        ),
+        (
+            |s| s["archive"]["rotate"] = json!({"records": 5}),
+            &[
+                "ConfigMap/pinterest-archive",
+                "Deployment/pinterest-archive",
+            ],
+        ),
+        (
+            |s| s["stream"]["sinks"][0]["postgres"]["writeMode"] = json!("Append"),
+            &[
+                "ConfigMap/pinterest-stream-live",
+                "Deployment/pinterest-stream-live",
+            ],
+        ),
+        (
+            |s| s["archive"]["compression"] = json!("Zstd"),
+            &[
+                "ConfigMap/pinterest-archive",
+                "Deployment/pinterest-archive",
+            ],
+        ),
+        (
+            |s| s["deadLetters"] = json!({"mode": "Fail"}),
+            &[
+                "ConfigMap/pinterest-archive",
+                "ConfigMap/pinterest-stream-live",
+                "Deployment/pinterest-archive",
+                "Deployment/pinterest-stream-live",
+            ],
+        ),
+        (
+            |s| s["batch"]["quality"] = json!({"maxRepairedRatio": {"age": 0.5}}),
+            &["ConfigMap/pinterest-batch", "CronJob/pinterest-batch"],
+        ),
+        (
+            |s| s["batch"]["scratchSize"] = json!("20Gi"),
+            &["CronJob/pinterest-batch"],
+        ),
+        (
+            |s| s["batch"]["deadline"] = json!("2h"),
+            &["CronJob/pinterest-batch"],
+        ),
+        (
+            |s| s["batch"]["schedule"] = json!("@hourly"),
+            &["CronJob/pinterest-batch"],
+        ),
+        (
+            |s| s["batch"]["sinks"][0]["cassandra"]["keyspace"] = json!("k"),
+            &["ConfigMap/pinterest-batch", "CronJob/pinterest-batch"],
+        ),
+        (
+            |s| s["stream"]["sinks"][0]["resources"] = json!({"limits": {"memory": "1Gi"}}),
+            &["Deployment/pinterest-stream-live"],
+        ),
+        (
+            |s| s["suspend"] = json!(true),
+            &[
+                "CronJob/pinterest-batch",
+                "Deployment/pinterest-archive",
+                "Deployment/pinterest-emulator",
+                "Deployment/pinterest-ingest",
+                "Deployment/pinterest-stream-live",
+            ],
+        ),
+        (
+            |s| {
+                s["broker"] = json!({"kafka": {
+                    "bootstrapServers": "kafka:9092",
+                    "topics": {"partitions": 9},
+                }});
+            },
+            &[],
+        ),
+    ];
+    for (number, (change, changes)) in cases.into_iter().enumerate() {
+        let after = with(change);
+        assert_eq!(changed(&before, &after), changes, "case {number}");
+    }
+}
+
+#[test]
+fn a_reset_rolls_only_the_worker_of_its_sink() {
+    let before = with(|_| ());
+    for (annotation, component) in [
+        ("live/pin=earliest", "stream-live"),
+        ("archive=latest", "archive"),
+    ] {
+        let mut pipeline = pipeline(whole());
+        pipeline.metadata.annotations = Some(
+            [(
+                RESET_ANNOTATION.to_owned(),
+                format!("{annotation},lake=earliest"),
+            )]
+            .into(),
+        );
+        let validated = validate(&pipeline, &all_there(&pipeline), &images()).unwrap();
+        assert_eq!(
+            validated.reset_problems.len(),
+            1,
+            "the other request names no sink, which affects nothing else"
+        );
+        let after = objects(&validated);
+        let changes =
+            ["ConfigMap", "Deployment"].map(|kind| format!("{kind}/pinterest-{component}"));
+        assert_eq!(changed(&before, &after), changes);
+    }
+}
+
+#[test]
+fn a_changed_secret_rolls_the_workers_that_use_it() {
+    let pipeline = pipeline(whole());
+    let before = objects(&validate(&pipeline, &all_there(&pipeline), &images()).unwrap());
+    for (secret, key, changes) in [
+        (
+            "warehouse",
+            "uri",
+            &["Deployment/pinterest-stream-live"][..],
+        ),
+        (
+            "s3",
+            "accessKeyId",
+            &["CronJob/pinterest-batch", "Deployment/pinterest-archive"][..],
+        ),
+        ("cassandra", "password", &["CronJob/pinterest-batch"][..]),
+    ] {
+        let mut found = all_there(&pipeline);
+        found.secrets.insert(
+            (secret.into(), key.into()),
+            SecretKey::Digest("rotated".into()),
+        );
+        let after = objects(&validate(&pipeline, &found, &images()).unwrap());
+        assert_eq!(changed(&before, &after), changes, "{secret}");
+    }
+}
+
+#[test]
+fn without_a_secret_new_pods_wait_and_running_ones_stay() {
+    let pipeline = pipeline(whole());
+    let before = objects(&validate(&pipeline, &all_there(&pipeline), &images()).unwrap());
+    let mut found = all_there(&pipeline);
+    found.secrets.retain(|(name, _), _| name != "s3");
+    let without = objects(&validate(&pipeline, &found, &images()).unwrap());
+    assert_eq!(
+        changed(&before, &without),
+        ["CronJob/pinterest-batch", "Deployment/pinterest-archive"]
+    );
+
+    let digest = |name: &str| {
+        let spec = &find(
+            &before,
+            if name == "pinterest-batch" {
+                "CronJob"
+            } else {
+                "Deployment"
+            },
+            name,
+        )["spec"];
+        let template = spec
+            .pointer("/jobTemplate/spec/template")
+            .unwrap_or(&spec["template"]);
+        let annotations = &template["metadata"]["annotations"];
+        (
+            name.to_owned(),
+            annotations[SECRETS_ANNOTATION].as_str().unwrap().to_owned(),
+        )
+    };
+    found.previous = ["pinterest-archive", "pinterest-batch"].map(digest).into();
+    let kept = objects(&validate(&pipeline, &found, &images()).unwrap());
+    assert_eq!(changed(&before, &kept), [""; 0]);
+}

@@ -1,0 +1,452 @@
+//! A pipeline with every default filled in. Nothing in it depends on a client.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{ResourceRequirements, Toleration},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use pinpipe_config::Reset;
+use pinpipe_crds::{Compression, DeadLetterMode, DeletionPolicy, PullPolicy, StartFrom, WriteMode};
+use serde::Serialize;
+
+use crate::{component::Component, names};
+
+/// A resource that passed validation.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ValidatedPipeline {
+    /// Namespace of the resource and of everything made for it.
+    pub namespace: String,
+    /// Name of the resource.
+    pub name: String,
+    /// UID of the resource.
+    pub uid: String,
+    /// Whether workers are scaled to zero once their topics are drained.
+    pub suspend: bool,
+    /// Kafka's bootstrap servers, `host:port,…`.
+    pub bootstrap_servers: String,
+    /// Topics of pins, geos and users.
+    pub topics: [Topic; 3],
+    /// What happens to the topics when the pipeline is deleted.
+    pub deletion_policy: DeletionPolicy,
+    /// What happens to rejected and repaired records.
+    pub dead_letters: DeadLetterMode,
+    /// Share of rejected records, 0…1, above which a condition is False.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rejected_threshold: Option<f64>,
+    /// The REST service.
+    pub ingest: Ingest,
+    /// Stream sinks, in the order of the resource.
+    pub sinks: Vec<Sink>,
+    /// The archive of raw records.
+    pub archive: Option<Archive>,
+    /// Batch runs. Present only together with the archive.
+    pub batch: Option<Batch>,
+    /// The emulator.
+    pub emulator: Option<Emulator>,
+    /// Images of the workers.
+    pub image: Image,
+    /// One-off requests made by annotations.
+    #[serde(skip)]
+    pub requests: Requests,
+    /// Settings that can't be changed, those of removed sections included, by key.
+    #[serde(skip)]
+    pub record: BTreeMap<String, String>,
+    /// Problems of the annotation that resets sinks, a sentence each. They hold up nothing else.
+    pub reset_problems: Vec<String>,
+    /// Sentence about a topic that belongs to another pipeline. Nothing is deployed then.
+    pub topic_conflict: Option<String>,
+}
+
+impl ValidatedPipeline {
+    /// Name of a component's objects: `<pipeline>-<component>`.
+    #[must_use]
+    pub fn child(&self, component: &Component) -> String {
+        names::child(&self.name, component)
+    }
+
+    /// The one component that writes rejected records to the dead-letter topics: the archive, or
+    /// else the first sink by name.
+    #[must_use]
+    pub fn dead_letter_writer(&self) -> Option<Component> {
+        if self.archive.is_some() {
+            return Some(Component::Archive);
+        }
+        let first = self.sinks.iter().map(|sink| &sink.name).min();
+        first.map(|name| Component::stream(name))
+    }
+
+    /// Components with a Deployment, readers of the topics before writers.
+    #[must_use]
+    pub fn deployments(&self) -> Vec<Component> {
+        let sinks = self.sinks.iter().map(|sink| Component::stream(&sink.name));
+        let archive = self.archive.iter().map(|_| Component::Archive);
+        let emulator = self.emulator.iter().map(|_| Component::Emulator);
+        sinks
+            .chain(archive)
+            .chain([Component::Ingest])
+            .chain(emulator)
+            .collect()
+    }
+
+    /// Components that consume the topics, each with its consumer group.
+    #[must_use]
+    pub fn groups(&self) -> BTreeMap<Component, String> {
+        let consumers = self.deployments().into_iter();
+        consumers
+            .filter_map(|component| {
+                let group = names::group(&self.namespace, &self.name, component.sink()?);
+                Some((component, group))
+            })
+            .collect()
+    }
+
+    /// Replica settings of a component that may have several pods.
+    #[must_use]
+    pub fn replicas(&self, component: &Component) -> Option<&Replicas> {
+        match component {
+            Component::Ingest => Some(&self.ingest.replicas),
+            Component::Stream(name) => self.sink(name).map(|sink| &sink.replicas),
+            Component::Archive | Component::Batch | Component::Emulator => None,
+        }
+    }
+
+    /// Secrets of a component. None: it needs none, or isn't deployed.
+    #[must_use]
+    pub fn secrets(&self, component: &Component) -> Option<&Secrets> {
+        match component {
+            Component::Archive => self.archive.as_ref().map(|archive| &archive.secrets),
+            Component::Batch => self.batch.as_ref().map(|batch| &batch.secrets),
+            Component::Stream(name) => self.sink(name).map(|sink| &sink.secrets),
+            Component::Emulator | Component::Ingest => None,
+        }
+    }
+
+    /// Requested reset of a component's positions.
+    #[must_use]
+    pub fn reset(&self, component: &Component) -> Option<&SinkReset> {
+        match component {
+            Component::Archive => self.archive.as_ref()?.reset.as_ref(),
+            Component::Stream(name) => self.sink(name)?.reset.as_ref(),
+            Component::Batch | Component::Emulator | Component::Ingest => None,
+        }
+    }
+
+    /// Where clients inside the cluster post records.
+    #[must_use]
+    pub fn ingest_url(&self) -> String {
+        let (child, port) = (self.child(&Component::Ingest), pinpipe_config::HTTP_PORT);
+        format!("http://{child}.{}.svc:{port}", self.namespace)
+    }
+
+    fn sink(&self, name: &str) -> Option<&Sink> {
+        self.sinks.iter().find(|sink| sink.name == name)
+    }
+}
+
+/// A topic to be created where it is absent, and given more partitions where it has fewer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// Number of partitions.
+    pub partitions: i32,
+    /// Replicas of each partition; -1 is the broker's default.
+    pub replication_factor: i32,
+    /// Settings it is created with, besides those the operator sets.
+    pub config: BTreeMap<String, String>,
+}
+
+/// The REST service.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Ingest {
+    /// Number of pods.
+    pub replicas: Replicas,
+    /// Size limit of a record, bytes.
+    pub max_record_bytes: u32,
+    /// Resources of each pod.
+    pub resources: ResourceRequirements,
+    /// Pod settings.
+    pub pods: Pods,
+}
+
+/// A stream sink.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sink {
+    /// Its name.
+    pub name: String,
+    /// Where a new sink begins to read.
+    pub start_from: StartFrom,
+    /// Number of pods.
+    pub replicas: Replicas,
+    /// Sentence about the number of pods where the topics have too few partitions for it.
+    pub held_back: Option<String>,
+    /// Resources of each pod.
+    pub resources: ResourceRequirements,
+    /// Pod settings.
+    pub pods: Pods,
+    /// Schema of its PostgreSQL tables.
+    pub schema: String,
+    /// Whether a row is the latest of its key or one record.
+    pub write_mode: WriteMode,
+    /// Lag, in records, above which a condition is False.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_threshold: Option<i64>,
+    /// Requested reset of its positions.
+    pub reset: Option<SinkReset>,
+    /// Secrets its pods mount.
+    pub secrets: Secrets,
+}
+
+/// The archive of raw records.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Archive {
+    /// Bucket.
+    pub bucket: String,
+    /// Prefix of every object's key.
+    pub prefix: String,
+    /// Compression of new objects.
+    pub compression: Compression,
+    /// Size at which an object is closed, bytes before compression.
+    pub rotate_bytes: u64,
+    /// Number of records at which an object is closed.
+    pub rotate_records: u64,
+    /// Age at which an object is closed, seconds.
+    pub rotate_seconds: u64,
+    /// Lag, in records, above which a condition is False.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lag_threshold: Option<i64>,
+    /// URL of the object store; None is AWS.
+    pub endpoint: Option<String>,
+    /// Region of the bucket.
+    pub region: String,
+    /// Requested reset of its positions.
+    pub reset: Option<SinkReset>,
+    /// Resources of the pod.
+    pub resources: ResourceRequirements,
+    /// Pod settings.
+    pub pods: Pods,
+    /// Secrets its pod mounts.
+    pub secrets: Secrets,
+}
+
+/// Batch runs.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Batch {
+    /// Cron schedule.
+    pub schedule: String,
+    /// Time zone of the schedule, a name of the IANA database.
+    pub time_zone: String,
+    /// Time after which a run is stopped, seconds.
+    pub deadline_seconds: u64,
+    /// Resources of a run's pod.
+    pub resources: ResourceRequirements,
+    /// Pod settings.
+    pub pods: Pods,
+    /// Disk space of a run.
+    pub scratch_size: Quantity,
+    /// Limits above which a run fails.
+    pub quality: pinpipe_config::Quality,
+    /// Stores that a run loads.
+    pub sinks: Vec<CassandraSink>,
+    /// Secrets a run's pod mounts: the object store's and the sinks'.
+    pub secrets: Secrets,
+}
+
+/// A Cassandra cluster that batch runs load.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CassandraSink {
+    /// Name of the sink.
+    pub name: String,
+    /// Contact points, `host:port` each.
+    pub contact_points: Vec<String>,
+    /// Keyspace.
+    pub keyspace: String,
+    /// Replication factor the keyspace is created with.
+    pub replication_factor: u32,
+    /// Whether it has a Secret with user name and password.
+    pub credentials: bool,
+}
+
+/// The emulator.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Emulator {
+    /// Records posted a second.
+    pub records_per_second: u32,
+    /// Seed of the made-up records.
+    pub seed: u64,
+    /// Resources of the pod.
+    pub resources: ResourceRequirements,
+    /// Pod settings.
+    pub pods: Pods,
+}
+
+/// The operator's own choice of images, used where a pipeline makes none.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Images {
+    /// Registry and path, such as `ghcr.io/pinpipe`.
+    pub registry: String,
+    /// Tag, such as `0.1.0`.
+    pub tag: String,
+    /// Digest (`sha256:…`) by worker.
+    pub digests: BTreeMap<String, String>,
+    /// Full name of the image by worker, where it isn't `<registry>/<worker>`.
+    pub repositories: BTreeMap<String, String>,
+}
+
+/// What an operator permits pipelines to choose. The default permits everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Policy {
+    /// Registries that pipelines may name, each with everything below it; empty permits all.
+    pub allowed_registries: Vec<String>,
+    /// Whether pipelines may not name a `ServiceAccount`.
+    pub forbid_service_account_name: bool,
+}
+
+/// Images of a pipeline's workers.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Image {
+    /// Registry and path, such as `ghcr.io/pinpipe`.
+    pub registry: String,
+    /// Tag, such as `0.1.0`.
+    pub tag: String,
+    /// Digest (`sha256:…`) by worker, where one is pinned.
+    pub digests: BTreeMap<String, String>,
+    /// Full name of the image by worker, where it isn't `<registry>/<worker>`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub repositories: BTreeMap<String, String>,
+    /// Pull policy.
+    pub pull_policy: PullPolicy,
+    /// Secrets with the registry's credentials.
+    pub pull_secrets: Vec<String>,
+}
+
+/// A Secret mounted into a component's pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Mount {
+    /// Name of its folder below [`pinpipe_config::SECRETS_DIR`].
+    pub purpose: String,
+    /// Name of the Secret.
+    pub secret: String,
+    /// Pairs of a key and the file it is mounted as.
+    pub files: Vec<(String, String)>,
+}
+
+/// Secrets of a component.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Secrets {
+    /// Secrets its pods mount.
+    pub mounts: Vec<Mount>,
+    /// Hash of their contents. None: a key is missing and was never there, so no pod can start.
+    pub digest: Option<String>,
+    /// Missing Secrets and keys, a sentence each.
+    pub missing: Vec<String>,
+}
+
+/// Number of a component's pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub enum Replicas {
+    /// This many.
+    Fixed(i32),
+    /// Set by a `HorizontalPodAutoscaler` that the operator makes.
+    Autoscaled {
+        /// Lower bound.
+        min: i32,
+        /// Upper bound.
+        max: i32,
+        /// Value the autoscaler aims at.
+        target: Target,
+    },
+    /// Set by an autoscaler of the user's, such as KEDA.
+    LeftAlone,
+}
+
+impl Replicas {
+    /// Fewest pods that count as available where an autoscaler sets the number.
+    #[must_use]
+    pub fn least(&self) -> Option<i32> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Autoscaled { min, .. } => Some(*min),
+            Self::LeftAlone => Some(1),
+        }
+    }
+
+    /// Whether there may be more than one pod.
+    #[must_use]
+    pub fn may_be_several(&self) -> bool {
+        match self {
+            Self::Fixed(pods) => *pods > 1,
+            Self::Autoscaled { max, .. } => *max > 1,
+            Self::LeftAlone => true,
+        }
+    }
+}
+
+/// Value an autoscaler aims at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub enum Target {
+    /// CPU time used, in percent of the time requested.
+    Cpu(i32),
+    /// Lag of each pod, in records.
+    Lag(i64),
+}
+
+/// Settings of a component's pods.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct Pods {
+    /// `ServiceAccount`, where one is named.
+    pub service_account: Option<String>,
+    /// Labels besides the operator's.
+    pub labels: BTreeMap<String, String>,
+    /// Annotations besides the operator's.
+    pub annotations: BTreeMap<String, String>,
+    /// Labels a node must have.
+    pub node_selector: BTreeMap<String, String>,
+    /// Tolerated taints.
+    pub tolerations: Vec<Toleration>,
+    /// Topology spread constraints.
+    pub spread: Vec<Spread>,
+    /// Node label for a preferred anti-affinity between the component's pods.
+    pub apart: Option<&'static str>,
+}
+
+/// A topology spread constraint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Spread {
+    /// Node label whose values are the domains.
+    pub topology_key: String,
+    /// Largest permitted difference between two domains.
+    pub max_skew: i32,
+    /// `ScheduleAnyway` or `DoNotSchedule`.
+    pub when_unsatisfiable: &'static str,
+}
+
+/// A requested reset of a sink's positions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct SinkReset {
+    /// The request as the annotation has it.
+    pub request: String,
+    /// The request as the worker gets it.
+    pub reset: Reset,
+}
+
+/// A topic to be forgotten while the operator knows it by this id.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Forgotten {
+    /// Name of the topic.
+    pub topic: String,
+    /// Id it had.
+    pub id: String,
+}
+
+/// One-off requests made by annotations, besides resets of sinks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Requests {
+    /// Topics to be forgotten.
+    pub forget: Vec<Forgotten>,
+    /// Value of the annotation that starts a batch run.
+    pub run: Option<String>,
+    /// Problems: reason and sentence each.
+    pub problems: Vec<(&'static str, String)>,
+}

@@ -1,0 +1,139 @@
+//! Plain data in; a [`ValidatedPipeline`], or problems with the paths of their fields, out.
+//!
+//! Every default is filled in here and nowhere else. Defaults are frozen for `v1alpha1` by the
+//! golden test: changing one would change pipelines that nobody edited.
+
+mod annotations;
+mod duration;
+mod images;
+mod pods;
+mod policy;
+mod record;
+mod resources;
+mod secrets;
+mod sinks;
+mod topics;
+
+use std::{collections::BTreeMap, fmt};
+
+use pinpipe_crds::{self as crds, PinterestPipeline};
+
+use crate::{
+    model::{Emulator, Images, Ingest, ValidatedPipeline},
+    ownership::Claim,
+};
+
+pub use annotations::RESET_FORMS;
+pub use secrets::{Inputs, SecretKey, references};
+
+/// A part of a resource that can't be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Path of the field, such as `spec.archive.rotate.interval`.
+    pub field: &'static str,
+    /// What is wrong and what to do, in a sentence.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// Fills in defaults, and finds the problems that the schema and its rules can't find. `images` is
+/// the operator's own choice.
+pub fn validate(
+    pipeline: &PinterestPipeline,
+    inputs: &Inputs,
+    images: &Images,
+) -> Result<ValidatedPipeline, Vec<Problem>> {
+    let (metadata, spec) = (&pipeline.metadata, &pipeline.spec);
+    let mut problems = Vec::new();
+    policy::check(spec, &inputs.policy, images, &mut problems);
+    let topics = topics::topics(pipeline, &mut problems);
+    let mut resets = annotations::resets(pipeline, &topics);
+    let requests = annotations::requests(pipeline, &topics);
+    let mut sinks = sinks::Sinks {
+        pipeline: metadata.name.as_deref().unwrap_or_default(),
+        partitions: topics::partitions(pipeline, &topics),
+        inputs,
+        problems: &mut problems,
+    };
+    let streams = spec.stream.iter().flat_map(|stream| &stream.sinks);
+    let streams = streams.filter_map(|sink| sinks.stream(sink, resets.by_sink.remove(&sink.name)));
+    let streams = streams.collect();
+    let reset = resets.by_sink.remove(annotations::ARCHIVE);
+    let archive = spec
+        .archive
+        .as_ref()
+        .map(|archive| sinks.archive(archive, reset));
+    let batch = spec
+        .batch
+        .as_ref()
+        .and_then(|batch| sinks.batch(batch, spec.archive.as_ref()));
+    let kafka = &spec.broker.kafka;
+    let dead_letters = spec.dead_letters.clone().unwrap_or_default();
+    let thresholds = dead_letters.thresholds;
+    let mut validated = ValidatedPipeline {
+        suspend: spec.suspend.unwrap_or(false),
+        bootstrap_servers: kafka.bootstrap_servers.clone(),
+        deletion_policy: kafka
+            .topics
+            .iter()
+            .find_map(|t| t.deletion_policy)
+            .unwrap_or_default(),
+        topics,
+        dead_letters: dead_letters.mode.unwrap_or_default(),
+        rejected_threshold: thresholds.and_then(|thresholds| thresholds.rejected_ratio),
+        ingest: ingest(&spec.ingest.clone().unwrap_or_default()),
+        sinks: streams,
+        archive,
+        batch,
+        emulator: spec.emulator.as_ref().map(emulator),
+        image: images::image(spec.image.as_ref(), images),
+        requests,
+        record: BTreeMap::new(),
+        reset_problems: resets.problems,
+        topic_conflict: Claim::of(pipeline).conflict(&inputs.claims),
+        uid: metadata.uid.clone().unwrap_or_default(),
+        namespace: metadata.namespace.clone().unwrap_or_default(),
+        name: metadata.name.clone().unwrap_or_default(),
+    };
+    validated.record = record::compare(&validated, &inputs.record, &mut problems);
+    if problems.is_empty() {
+        Ok(validated)
+    } else {
+        Err(problems)
+    }
+}
+
+fn ingest(ingest: &crds::Ingest) -> Ingest {
+    Ingest {
+        replicas: pods::ingest_replicas(ingest),
+        max_record_bytes: unsigned(ingest.max_record_bytes, 65_536),
+        resources: resources::or_default(ingest.resources.as_ref(), ["50m", "64Mi", "256Mi"]),
+        pods: pods::several(&ingest.pods),
+    }
+}
+
+fn emulator(emulator: &crds::Emulator) -> Emulator {
+    Emulator {
+        records_per_second: unsigned(emulator.records_per_second, 100),
+        seed: unsigned(emulator.seed, 1),
+        resources: resources::or_default(emulator.resources.as_ref(), ["20m", "32Mi", "128Mi"]),
+        pods: pods::one(&emulator.pods),
+    }
+}
+
+/// A number that the schema bounds to fit, or the default.
+fn unsigned<S, U: TryFrom<S>>(value: Option<S>, default: U) -> U {
+    value
+        .and_then(|value| U::try_from(value).ok())
+        .unwrap_or(default)
+}
+
+#[cfg(test)]
+mod released;
+#[cfg(test)]
+mod tests;

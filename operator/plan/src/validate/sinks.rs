@@ -1,0 +1,187 @@
+//! Stream sinks, the archive and batch runs, with their defaults.
+
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use pinpipe_config::Quality;
+use pinpipe_crds::{self as crds, BatchSink, S3, StreamSink};
+
+use super::{Inputs, Problem, duration, pods, resources, secrets, unsigned};
+use crate::{
+    component::Component,
+    model::{Archive, Batch, CassandraSink, Mount, Secrets, Sink, SinkReset},
+    names,
+};
+
+/// What the sinks of one pipeline are validated with.
+pub(super) struct Sinks<'a> {
+    /// Name of the pipeline.
+    pub(super) pipeline: &'a str,
+    /// Partitions of all topics together.
+    pub(super) partitions: i32,
+    pub(super) inputs: &'a Inputs,
+    pub(super) problems: &'a mut Vec<Problem>,
+}
+
+impl Sinks<'_> {
+    pub(super) fn stream(&mut self, sink: &StreamSink, reset: Option<SinkReset>) -> Option<Sink> {
+        let Some(postgres) = &sink.postgres else {
+            self.unknown_kind("spec.stream.sinks", &sink.name, "postgres");
+            return None;
+        };
+        let secret = &postgres.url_secret_ref;
+        let mounts = vec![Mount {
+            purpose: "postgres".to_owned(),
+            secret: secret.name.clone(),
+            files: vec![(secret.key.clone(), "url".to_owned())],
+        }];
+        let (replicas, held_back) = pods::sink_replicas(sink, self.partitions);
+        Some(Sink {
+            name: sink.name.clone(),
+            start_from: sink.start_from.unwrap_or_default(),
+            replicas,
+            held_back,
+            resources: resources::or_default(sink.resources.as_ref(), ["50m", "64Mi", "512Mi"]),
+            pods: pods::several(&sink.pods),
+            schema: postgres
+                .schema
+                .clone()
+                .unwrap_or_else(|| "public".to_owned()),
+            write_mode: postgres.write_mode.unwrap_or_default(),
+            lag_threshold: sink
+                .thresholds
+                .as_ref()
+                .and_then(|thresholds| thresholds.lag),
+            reset,
+            secrets: self.secrets(&Component::stream(&sink.name), mounts),
+        })
+    }
+
+    pub(super) fn archive(&mut self, archive: &crds::Archive, reset: Option<SinkReset>) -> Archive {
+        let rotate = archive.rotate.clone().unwrap_or_default();
+        let interval = rotate.interval.as_deref().unwrap_or("5m");
+        let rotate_seconds = self.seconds("spec.archive.rotate.interval", interval);
+        let endpoint = archive.s3.endpoint.as_deref();
+        Archive {
+            bucket: archive.bucket.clone(),
+            prefix: archive
+                .prefix
+                .clone()
+                .unwrap_or_else(|| "topics".to_owned()),
+            compression: archive.compression.unwrap_or_default(),
+            rotate_bytes: unsigned(rotate.bytes, 134_217_728),
+            rotate_records: unsigned(rotate.records, 100_000),
+            rotate_seconds,
+            lag_threshold: archive
+                .thresholds
+                .as_ref()
+                .and_then(|thresholds| thresholds.lag),
+            endpoint: endpoint.map(|url| url.trim_end_matches('/').to_owned()),
+            region: archive
+                .s3
+                .region
+                .clone()
+                .unwrap_or_else(|| "us-east-1".to_owned()),
+            reset,
+            resources: resources::or_default(archive.resources.as_ref(), ["50m", "128Mi", "768Mi"]),
+            pods: pods::one(&archive.pods),
+            secrets: self.secrets(&Component::Archive, vec![s3_mount(&archive.s3)]),
+        }
+    }
+
+    pub(super) fn batch(
+        &mut self,
+        batch: &crds::Batch,
+        archive: Option<&crds::Archive>,
+    ) -> Option<Batch> {
+        let Some(archive) = archive else {
+            let message = "a batch run reads the archive's raw objects: add spec.archive or remove \
+                           spec.batch";
+            self.problems.push(Problem {
+                field: "spec.batch",
+                message: message.to_owned(),
+            });
+            return None;
+        };
+        let mut mounts = vec![s3_mount(&archive.s3)];
+        let quality = batch.quality.clone().unwrap_or_default();
+        let sinks = batch
+            .sinks
+            .iter()
+            .filter_map(|sink| self.cassandra(sink, &mut mounts));
+        let sinks = sinks.collect();
+        let deadline = batch.deadline.as_deref().unwrap_or("6h");
+        let scratch = batch.scratch_size.as_ref().map_or("16Gi", |size| &size.0);
+        Some(Batch {
+            schedule: batch.schedule.clone(),
+            time_zone: batch.time_zone.clone().unwrap_or_else(|| "UTC".to_owned()),
+            deadline_seconds: self.seconds("spec.batch.deadline", deadline),
+            resources: resources::or_default(batch.resources.as_ref(), ["100m", "256Mi", "2Gi"]),
+            pods: pods::one(&batch.pods),
+            scratch_size: Quantity(scratch.to_owned()),
+            quality: Quality {
+                max_rejected_ratio: quality.max_rejected_ratio,
+                max_repaired_ratio: quality.max_repaired_ratio.unwrap_or_default(),
+            },
+            sinks,
+            secrets: self.secrets(&Component::Batch, mounts),
+        })
+    }
+
+    fn cassandra(&mut self, sink: &BatchSink, mounts: &mut Vec<Mount>) -> Option<CassandraSink> {
+        let Some(cassandra) = &sink.cassandra else {
+            self.unknown_kind("spec.batch.sinks", &sink.name, "cassandra");
+            return None;
+        };
+        if let Some(secret) = &cassandra.credentials_secret_ref {
+            mounts.push(Mount {
+                purpose: format!("cassandra-{}", sink.name),
+                secret: secret.name.clone(),
+                files: same_names(secrets::CASSANDRA_KEYS),
+            });
+        }
+        let keyspace = cassandra.keyspace.clone();
+        Some(CassandraSink {
+            name: sink.name.clone(),
+            contact_points: cassandra.contact_points.clone(),
+            keyspace: keyspace.unwrap_or_else(|| "pinterest_data".to_owned()),
+            replication_factor: unsigned(cassandra.replication_factor, 1),
+            credentials: cassandra.credentials_secret_ref.is_some(),
+        })
+    }
+
+    /// Seconds of a duration; a text that isn't one is a problem of its field.
+    fn seconds(&mut self, field: &'static str, text: &str) -> u64 {
+        duration::seconds(text).unwrap_or_else(|| {
+            let message = format!(
+                "`{text}` is not a duration: write hours, minutes and seconds, such as 90s or 1h30m"
+            );
+            self.problems.push(Problem { field, message });
+            0
+        })
+    }
+
+    fn secrets(&self, component: &Component, mounts: Vec<Mount>) -> Secrets {
+        self.inputs
+            .secrets_of(&names::child(self.pipeline, component), mounts)
+    }
+
+    fn unknown_kind(&mut self, field: &'static str, sink: &str, known: &str) {
+        let message = format!(
+            "the sink {sink} has no kind that this operator knows: set {known}, or upgrade the \
+             operator"
+        );
+        self.problems.push(Problem { field, message });
+    }
+}
+
+fn s3_mount(s3: &S3) -> Mount {
+    Mount {
+        purpose: "s3".to_owned(),
+        secret: s3.credentials_secret_ref.name.clone(),
+        files: same_names(secrets::S3_KEYS),
+    }
+}
+
+/// Keys that are mounted as files of the same names.
+fn same_names(keys: [&str; 2]) -> Vec<(String, String)> {
+    keys.map(|key| (key.to_owned(), key.to_owned())).into()
+}

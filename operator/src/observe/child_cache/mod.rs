@@ -1,0 +1,415 @@
+//! What the operator knows about children without listing them.
+//!
+//! A metadata watch of each kind keeps one number per pipeline: the sum of the hashes of its
+//! objects' names, UIDs and resource versions. A list is kept, compressed, with the sum of what it
+//! contained, and is used again while the watch has the same sum. So a pipeline at rest causes no
+//! list. A list is never used again after a write of the operator, before the watch has listed
+//! everything, or when it is old: an event may be lost.
+
+use std::{
+    collections::{HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher as _},
+    io::{Read as _, Write as _},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use flate2::{Compression, read::ZlibDecoder, write::ZlibEncoder};
+use futures::future::try_join_all;
+use k8s_openapi::api::batch::v1::Job;
+use kube::{
+    Api, Client,
+    api::{ApiResource, DynamicObject, ListParams, ObjectMeta},
+    runtime::watcher::Event,
+};
+use pinpipe_crds::PinterestPipeline;
+use pinpipe_plan::names::{self, INSTANCE_LABEL, MANAGER};
+use serde_json::Value;
+
+use super::children::{Children, is_owned, kinds, value};
+
+/// How long a list is used again, at least, and for each pipeline. The lists of all pipelines
+/// together are then about four requests per second, however many pipelines there are.
+const TRUSTED_FOR: Duration = Duration::from_secs(3);
+
+/// Kind of the batch runs, which are no children of the pipeline.
+const RUNS: &str = "Job";
+
+/// What a change of an object means to its pipeline.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Matters {
+    /// Every change, that of the status included.
+    Always,
+    /// Only a change of the metadata or of fields that the operator applied. The status of an
+    /// autoscaler, for one, changes every 15 s.
+    WhenOurs,
+}
+
+/// A watched object, by hashes.
+#[derive(Clone, Copy)]
+struct Known {
+    pipeline: u64,
+    version: u64,
+    /// Hash of what concerns the operator.
+    ours: u64,
+}
+
+/// Objects of one watch.
+#[derive(Default)]
+struct Objects {
+    by_name: HashMap<u64, Known>,
+    /// Sum of the versions by pipeline.
+    sums: HashMap<u64, u64>,
+}
+
+impl Objects {
+    fn insert(&mut self, name: u64, known: Known) -> Option<Known> {
+        let old = self.remove(name);
+        let sum = self.sums.entry(known.pipeline).or_default();
+        *sum = sum.wrapping_add(known.version);
+        self.by_name.insert(name, known);
+        old
+    }
+
+    fn remove(&mut self, name: u64) -> Option<Known> {
+        let old = self.by_name.remove(&name)?;
+        let sum = self.sums.entry(old.pipeline).or_default();
+        *sum = sum.wrapping_sub(old.version);
+        if *sum == 0 {
+            self.sums.remove(&old.pipeline);
+        }
+        Some(old)
+    }
+}
+
+/// A watch of one kind, in one namespace or in all.
+pub struct KindWatch {
+    kind: String,
+    namespace: Option<String>,
+    matters: Matters,
+    state: Mutex<WatchState>,
+}
+
+#[derive(Default)]
+struct WatchState {
+    /// None: not everything is listed yet.
+    objects: Option<Objects>,
+    /// Objects listed so far, during a list.
+    listed: Objects,
+}
+
+impl KindWatch {
+    /// Takes note of an event. Returns whether the object's pipeline should be reconciled.
+    pub fn observe<K: kube::Resource>(&self, event: &Event<K>) -> bool {
+        let mut state = lock(&self.state);
+        match event {
+            Event::Init => {
+                state.listed = Objects::default();
+                false
+            }
+            Event::InitApply(object) => {
+                let (name, known) = known(object.meta());
+                let before = state.objects.as_ref();
+                let before = before.and_then(|before| before.by_name.get(&name).copied());
+                state.listed.insert(name, known);
+                self.concerns(before, known)
+            }
+            Event::InitDone => {
+                state.objects = Some(std::mem::take(&mut state.listed));
+                false
+            }
+            Event::Apply(object) => {
+                let (name, known) = known(object.meta());
+                let before = state.objects.get_or_insert_default().insert(name, known);
+                self.concerns(before, known)
+            }
+            Event::Delete(object) => {
+                let (name, _) = known(object.meta());
+                state.objects.get_or_insert_default().remove(name);
+                true
+            }
+        }
+    }
+
+    fn concerns(&self, before: Option<Known>, now: Known) -> bool {
+        before.is_none_or(|before| match self.matters {
+            Matters::Always => before.version != now.version,
+            Matters::WhenOurs => before.ours != now.ours,
+        })
+    }
+
+    /// Sum of the versions of a pipeline's objects. None: not everything is listed yet.
+    fn sum(&self, pipeline: u64) -> Option<u64> {
+        let state = lock(&self.state);
+        let objects = state.objects.as_ref()?;
+        Some(objects.sums.get(&pipeline).copied().unwrap_or_default())
+    }
+}
+
+/// Objects of one kind as they were listed.
+struct Listed {
+    sum: u64,
+    at: Instant,
+    compressed: Vec<u8>,
+}
+
+/// What is kept about one pipeline.
+#[derive(Default)]
+struct Kept {
+    lists: HashMap<String, Listed>,
+    /// [`ChildCache::fingerprint`] when the `ConfigMaps` in use were last looked up.
+    pruned: Option<u64>,
+}
+
+/// Children of all pipelines.
+#[derive(Default)]
+pub struct ChildCache {
+    watches: Mutex<Vec<Arc<KindWatch>>>,
+    /// By the pipeline's UID.
+    kept: Mutex<HashMap<String, Kept>>,
+}
+
+/// A pipeline whose children are read.
+#[derive(Clone, Copy, Debug)]
+pub struct Of<'a> {
+    /// Namespace of the pipeline.
+    pub namespace: &'a str,
+    /// Name of the pipeline.
+    pub name: &'a str,
+    /// UID of the pipeline.
+    pub uid: &'a str,
+}
+
+impl ChildCache {
+    /// Adds a watch of a kind, in one namespace or in all.
+    pub fn watch(&self, kind: &str, namespace: Option<&str>, matters: Matters) -> Arc<KindWatch> {
+        let watch = Arc::new(KindWatch {
+            kind: kind.to_owned(),
+            namespace: namespace.map(ToOwned::to_owned),
+            matters,
+            state: Mutex::default(),
+        });
+        lock(&self.watches).push(Arc::clone(&watch));
+        watch
+    }
+
+    /// Children of a pipeline. `pipelines` is the number of all pipelines.
+    pub async fn children(
+        &self,
+        client: &Client,
+        of: Of<'_>,
+        pipelines: usize,
+    ) -> kube::Result<Children> {
+        let selector = names::selector(of.name, None);
+        let lists = kinds().map(|resource| {
+            let selector = selector.clone();
+            async move {
+                let objects = self.objects(client, of, &resource, &selector, pipelines);
+                Ok::<_, kube::Error>((objects.await?, resource.kind))
+            }
+        });
+        let lists = try_join_all(lists).await?;
+        Ok(Children::of(lists.into_iter().flat_map(
+            |(objects, kind)| {
+                let owned = objects.into_iter();
+                owned
+                    .filter(|object| is_owned(object, of.uid))
+                    .map(move |object| (kind.clone(), object))
+            },
+        )))
+    }
+
+    /// Batch runs of a pipeline. `pipelines` is the number of all pipelines.
+    pub async fn runs(
+        &self,
+        client: &Client,
+        of: Of<'_>,
+        pipelines: usize,
+    ) -> kube::Result<Vec<Job>> {
+        let resource = ApiResource::erase::<Job>(&());
+        let selector = names::runs_selector(of.name);
+        let objects = self.objects(client, of, &resource, &selector, pipelines);
+        let objects = objects.await?.into_iter();
+        Ok(objects
+            .filter_map(|object| serde_json::from_value(object).ok())
+            .collect())
+    }
+
+    async fn objects(
+        &self,
+        client: &Client,
+        of: Of<'_>,
+        resource: &ApiResource,
+        selector: &str,
+        pipelines: usize,
+    ) -> kube::Result<Vec<Value>> {
+        let kind = resource.kind.as_str();
+        let sum = self.sum(kind, of);
+        let trusted = TRUSTED_FOR.saturating_mul(u32::try_from(pipelines).unwrap_or(u32::MAX));
+        if let Some(objects) = sum.and_then(|sum| self.kept(of.uid, kind, sum, trusted)) {
+            return Ok(objects);
+        }
+        let api: Api<DynamicObject> = Api::namespaced_with(client.clone(), of.namespace, resource);
+        let at = Instant::now();
+        let list = api.list(&ListParams::default().labels(selector)).await?;
+        let versions = list
+            .items
+            .iter()
+            .map(|object| known(&object.metadata).1.version);
+        let sum = versions.fold(0, u64::wrapping_add);
+        let objects: Vec<Value> = list.items.iter().map(value).collect();
+        if let Some(compressed) = compress(&objects) {
+            let listed = Listed {
+                sum,
+                at,
+                compressed,
+            };
+            let mut kept = lock(&self.kept);
+            let kept = kept.entry(of.uid.to_owned()).or_default();
+            kept.lists.insert(kind.to_owned(), listed);
+        }
+        Ok(objects)
+    }
+
+    /// The last list, if the watch has the same versions and the list isn't too old.
+    fn kept(&self, uid: &str, kind: &str, sum: u64, trusted: Duration) -> Option<Vec<Value>> {
+        let kept = lock(&self.kept);
+        let listed = kept.get(uid)?.lists.get(kind)?;
+        if listed.sum != sum || listed.at.elapsed() > trusted {
+            return None;
+        }
+        decompress(&listed.compressed)
+    }
+
+    fn sum(&self, kind: &str, of: Of<'_>) -> Option<u64> {
+        let watches = lock(&self.watches);
+        let mut watches = watches.iter().filter(|watch| watch.kind == kind);
+        let watch = watches.find(|watch| {
+            let namespace = watch.namespace.as_deref();
+            namespace.is_none_or(|namespace| namespace == of.namespace)
+        })?;
+        watch.sum(hash(&(of.namespace, of.name)))
+    }
+
+    /// Hash of the versions of a pipeline's workloads, runs and `ConfigMaps`: of what may change
+    /// the state of a pipeline that isn't ready, and which `ConfigMaps` are in use. None: not
+    /// everything is listed yet.
+    #[must_use]
+    pub fn fingerprint(&self, of: Of<'_>) -> Option<u64> {
+        let kinds = ["Deployment", "CronJob", RUNS, "ConfigMap"];
+        let sums: Option<Vec<u64>> = kinds.iter().map(|kind| self.sum(kind, of)).collect();
+        sums.map(|sums| hash(&sums))
+    }
+
+    /// Forgets the last list of a kind, which the operator is about to change.
+    pub fn changes(&self, uid: &str, kind: &str) {
+        if let Some(kept) = lock(&self.kept).get_mut(uid) {
+            kept.lists.remove(kind);
+            kept.pruned = None;
+        }
+    }
+
+    /// Whether the `ConfigMaps` in use were looked up and nothing has changed since.
+    #[must_use]
+    pub fn is_pruned(&self, of: Of<'_>) -> bool {
+        let Some(now) = self.fingerprint(of) else {
+            return false;
+        };
+        let kept = lock(&self.kept);
+        kept.get(of.uid)
+            .is_some_and(|kept| kept.pruned == Some(now))
+    }
+
+    /// Remembers that the `ConfigMaps` in use were looked up. `fingerprint` is from before that.
+    pub fn pruned(&self, uid: &str, fingerprint: Option<u64>) {
+        let mut kept = lock(&self.kept);
+        kept.entry(uid.to_owned()).or_default().pruned = fingerprint;
+    }
+
+    /// Forgets the lists of a pipeline.
+    pub fn forget(&self, uid: &str) {
+        lock(&self.kept).remove(uid);
+    }
+
+    /// Forgets all pipelines but these.
+    pub fn retain(&self, uids: &HashSet<String>) {
+        lock(&self.kept).retain(|uid, _| uids.contains(uid));
+    }
+}
+
+/// Namespace and name of the pipeline that owns an object.
+#[must_use]
+pub fn owner(metadata: &ObjectMeta) -> Option<(String, String)> {
+    let kind = <PinterestPipeline as kube::Resource>::kind(&());
+    let owners = metadata.owner_references.iter().flatten();
+    let owner = owners.into_iter().find(|owner| owner.kind == kind)?;
+    Some((metadata.namespace.clone()?, owner.name.clone()))
+}
+
+/// Namespace and name of the pipeline that an object is labelled with.
+#[must_use]
+pub fn instance(metadata: &ObjectMeta) -> Option<(String, String)> {
+    let name = metadata.labels.as_ref()?.get(INSTANCE_LABEL)?;
+    Some((metadata.namespace.clone()?, name.clone()))
+}
+
+fn known(metadata: &ObjectMeta) -> (u64, Known) {
+    let name = hash(&(&metadata.namespace, &metadata.name));
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let labels = metadata.labels.as_ref();
+    let instance = labels.and_then(|labels| labels.get(INSTANCE_LABEL));
+    let known = Known {
+        pipeline: hash(&(namespace, instance.map(String::as_str).unwrap_or_default())),
+        version: hash(&(name, &metadata.uid, &metadata.resource_version)),
+        ours: ours(metadata),
+    };
+    (name, known)
+}
+
+/// Hash of what concerns the operator: everything but the version and the fields of others.
+fn ours(metadata: &ObjectMeta) -> u64 {
+    let managed = metadata.managed_fields.iter().flatten();
+    let mut managed = managed.filter(|entry| {
+        entry.manager.as_deref() == Some(MANAGER) && entry.operation.as_deref() == Some("Apply")
+    });
+    let owned = managed.next().and_then(|entry| entry.fields_v1.as_ref());
+    let owners = metadata.owner_references.iter().flatten();
+    let owners: Vec<&str> = owners.map(|owner| owner.uid.as_str()).collect();
+    hash(&(
+        &metadata.uid,
+        &metadata.labels,
+        &metadata.annotations,
+        metadata.deletion_timestamp.is_some(),
+        owners,
+        owned.map(|owned| owned.0.to_string()),
+    ))
+}
+
+fn hash(of: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    of.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn compress(objects: &[Value]) -> Option<Vec<u8>> {
+    let mut encoder = ZlibEncoder::new(Vec::new(), Compression::fast());
+    serde_json::to_writer(&mut encoder, objects).ok()?;
+    encoder.flush().ok()?;
+    encoder.finish().ok().map(|mut bytes| {
+        bytes.shrink_to_fit();
+        bytes
+    })
+}
+
+fn decompress(compressed: &[u8]) -> Option<Vec<Value>> {
+    let mut text = Vec::new();
+    ZlibDecoder::new(compressed).read_to_end(&mut text).ok()?;
+    serde_json::from_slice(&text).ok()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,118 @@
+use kube::core::PartialObjectMeta;
+use serde_json::json;
+
+use super::*;
+
+type Object = PartialObjectMeta<Job>;
+
+fn object(name: &str, version: &str, annotation: &str) -> Object {
+    serde_json::from_value(json!({"metadata": {
+        "namespace": "data", "name": name, "uid": name, "resourceVersion": version,
+        "labels": {INSTANCE_LABEL: "pinterest"}, "annotations": {"a": annotation},
+        "managedFields": [{"manager": "hpa", "operation": "Update", "time": null}],
+    }}))
+    .unwrap()
+}
+
+fn sum_of(objects: &[Object]) -> u64 {
+    let versions = objects
+        .iter()
+        .map(|object| known(&object.metadata).1.version);
+    versions.fold(0, u64::wrapping_add)
+}
+
+#[test]
+fn the_sum_of_a_watch_is_that_of_a_list_whatever_the_order_of_events() {
+    let watch = ChildCache::default().watch("Job", None, Matters::Always);
+    let pipeline = hash(&("data", "pinterest"));
+    assert_eq!(watch.sum(pipeline), None, "nothing is listed yet");
+    let [a, b, c] = ["a", "b", "c"].map(|name| object(name, "1", ""));
+    for event in [
+        Event::Init,
+        Event::InitApply(a.clone()),
+        Event::InitApply(c.clone()),
+    ] {
+        watch.observe(&event);
+    }
+    assert_eq!(watch.sum(pipeline), None, "the list isn't complete");
+    watch.observe(&Event::<Object>::InitDone);
+    watch.observe(&Event::Apply(b));
+    let b = object("b", "2", "");
+    watch.observe(&Event::Apply(b.clone()));
+    watch.observe(&Event::Delete(c));
+    assert_eq!(watch.sum(pipeline), Some(sum_of(&[b.clone(), a.clone()])));
+    assert_ne!(
+        watch.sum(pipeline),
+        Some(sum_of(&[object("b", "1", ""), a]))
+    );
+    // A list in which objects are missing that the watch knew.
+    for event in [Event::Init, Event::InitApply(b.clone()), Event::InitDone] {
+        watch.observe(&event);
+    }
+    assert_eq!(watch.sum(pipeline), Some(sum_of(&[b])));
+    assert_eq!(watch.sum(hash(&("data", "other"))), Some(0));
+}
+
+#[test]
+fn a_status_starts_a_reconcile_only_where_it_matters() {
+    let cache = ChildCache::default();
+    let all = cache.watch("Deployment", None, Matters::Always);
+    let ours = cache.watch("HorizontalPodAutoscaler", None, Matters::WhenOurs);
+    for (version, annotation, concerns_all, concerns_ours) in [
+        ("1", "", true, true),
+        ("2", "", true, false),
+        ("2", "", false, false),
+        ("3", "x", true, true),
+    ] {
+        let event = Event::Apply(object("a", version, annotation));
+        assert_eq!(all.observe(&event), concerns_all, "{version}");
+        assert_eq!(ours.observe(&event), concerns_ours, "{version}");
+    }
+    assert!(ours.observe(&Event::Delete(object("a", "4", "x"))));
+}
+
+#[test]
+fn a_list_is_used_until_something_moves() {
+    let cache = ChildCache::default();
+    let objects = vec![json!({"metadata": {"name": "a"}})];
+    let keep = || {
+        let compressed = compress(&objects).unwrap();
+        let listed = Listed {
+            sum: 7,
+            at: Instant::now(),
+            compressed,
+        };
+        let mut kept = lock(&cache.kept);
+        let kept = kept.entry("u".to_owned()).or_default();
+        kept.lists.insert("Role".to_owned(), listed);
+    };
+    let minute = Duration::from_mins(1);
+    keep();
+    assert_eq!(cache.kept("u", "Role", 7, minute), Some(objects.clone()));
+    assert_eq!(
+        cache.kept("u", "Role", 8, minute),
+        None,
+        "the watch saw a change"
+    );
+    assert_eq!(
+        cache.kept("u", "Role", 7, Duration::ZERO),
+        None,
+        "it is old"
+    );
+    cache.changes("u", "Role");
+    assert_eq!(
+        cache.kept("u", "Role", 7, minute),
+        None,
+        "the operator wrote"
+    );
+    keep();
+    cache.forget("u");
+    assert_eq!(cache.kept("u", "Role", 7, minute), None, "it is forgotten");
+    keep();
+    cache.retain(&HashSet::new());
+    assert_eq!(
+        cache.kept("u", "Role", 7, minute),
+        None,
+        "the pipeline is gone"
+    );
+}

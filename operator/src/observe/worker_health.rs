@@ -1,0 +1,277 @@
+//! Health and metrics of running workers, probed pod by pod.
+//!
+//! Kubernetes knows that a pod isn't ready, but not why; and a worker whose sink is unavailable
+//! stays ready, since a replacement would do no better. `/readyz` gives the reason. A pod that
+//! doesn't answer is left out.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use futures::future::join_all;
+use k8s_openapi::api::core::v1::Pod;
+use pinpipe_config::ADMIN_PORT;
+use pinpipe_crds::reasons;
+use pinpipe_plan::component::Component;
+use pinpipe_runtime::worker_metrics::{self, WorkerMetrics};
+use reqwest::{Client, Response, redirect::Policy};
+
+use super::pods::component;
+use crate::finding::Finding;
+
+/// Time-out of one request to a pod.
+const TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes that are read of an answer.
+const MAX_ANSWER: usize = 4096;
+
+/// Values that the workers of a component reported.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ComponentMetrics {
+    /// Number of pods that were asked.
+    pub asked: usize,
+    /// Values of the pods that answered.
+    pub answers: Vec<WorkerMetrics>,
+    /// Whether a worker of the component reports a problem.
+    pub has_problem: bool,
+}
+
+/// A client that connects to pods directly, whatever proxy the operator's environment names.
+pub fn client() -> reqwest::Result<Client> {
+    Client::builder()
+        .timeout(TIMEOUT)
+        .no_proxy()
+        .redirect(Policy::none())
+        .build()
+}
+
+/// First problem reported by each component's pods, in the order of the pods' names.
+pub async fn problems(client: &Client, pods: &[Pod]) -> BTreeMap<Component, Finding> {
+    let mut targets: Vec<Target<'_>> = pods.iter().filter_map(target).collect();
+    targets.sort_unstable();
+    let answers = join_all(targets.iter().map(|target| async move {
+        let answer = health(client, target.address).await;
+        answer
+            .inspect_err(|error| tracing::debug!(pod = target.pod, %error, "no health of a worker"))
+            .ok()
+    }))
+    .await;
+    let mut problems = BTreeMap::new();
+    for (target, answer) in targets.into_iter().zip(answers) {
+        if let Some(finding) = answer.as_deref().and_then(finding) {
+            problems.entry(target.component).or_insert(finding);
+        }
+    }
+    problems
+}
+
+/// Metrics of these components, as far as their pods answer. A worker of an older release without
+/// them is left out.
+pub async fn metrics(
+    client: &Client,
+    pods: &[Pod],
+    components: &[Component],
+) -> BTreeMap<Component, ComponentMetrics> {
+    let targets = pods.iter().filter_map(target);
+    let targets = targets.filter(|target| components.contains(&target.component));
+    let answers = targets.map(|target| async move {
+        let answer = async {
+            let body = body(client, target.address, worker_metrics::PATH).await?;
+            anyhow::Ok(serde_json::from_slice(&body)?)
+        };
+        let metrics: anyhow::Result<WorkerMetrics> = answer.await;
+        let metrics = metrics.inspect_err(
+            |error| tracing::debug!(pod = target.pod, %error, "no metrics of a worker"),
+        );
+        (target.component, metrics.ok())
+    });
+    let mut metrics: BTreeMap<Component, ComponentMetrics> = BTreeMap::new();
+    for (component, answer) in join_all(answers).await {
+        let of_component = metrics.entry(component).or_default();
+        of_component.asked += 1;
+        of_component.answers.extend(answer);
+    }
+    metrics
+}
+
+/// Requests the pods of a component to flush what they have buffered. A pod that can't be reached
+/// flushes when its time comes.
+pub async fn flush(client: &Client, pods: &[Pod], component: &Component) {
+    let targets = pods
+        .iter()
+        .filter_map(target)
+        .filter(|target| target.component == *component);
+    join_all(targets.map(|target| async move {
+        if let Err(error) = client.post(url(target.address, "/flush")).send().await {
+            tracing::debug!(pod = target.pod, %error, "a worker can't be requested to flush");
+        }
+    }))
+    .await;
+}
+
+/// A pod that can be probed.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Target<'a> {
+    component: Component,
+    pod: &'a str,
+    address: IpAddr,
+}
+
+/// The pod as a target. None: it isn't running, or its component has no health to report.
+fn target(pod: &Pod) -> Option<Target<'_>> {
+    let component = component(pod).filter(|component| {
+        matches!(
+            component,
+            Component::Ingest | Component::Archive | Component::Stream(_)
+        )
+    })?;
+    let status = pod.status.as_ref()?;
+    let mut containers = status
+        .container_statuses
+        .iter()
+        .flatten()
+        .map(|c| c.state.as_ref());
+    let runs = containers.any(|state| state.is_some_and(|state| state.running.is_some()));
+    if pod.metadata.deletion_timestamp.is_some() || !runs {
+        return None;
+    }
+    let address = status.pod_ip.as_deref()?.parse().ok()?;
+    Some(Target {
+        component,
+        pod: pod.metadata.name.as_deref()?,
+        address,
+    })
+}
+
+fn url(address: IpAddr, path: &str) -> String {
+    format!("http://{}{path}", SocketAddr::new(address, ADMIN_PORT))
+}
+
+/// The answer of `/readyz`, whatever its status.
+async fn health(client: &Client, address: IpAddr) -> reqwest::Result<String> {
+    let body = bytes(client.get(url(address, "/readyz")).send().await?).await?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+/// The answer of a path that always answers with 200.
+async fn body(client: &Client, address: IpAddr, path: &str) -> reqwest::Result<Vec<u8>> {
+    bytes(
+        client
+            .get(url(address, path))
+            .send()
+            .await?
+            .error_for_status()?,
+    )
+    .await
+}
+
+async fn bytes(mut response: Response) -> reqwest::Result<Vec<u8>> {
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await? {
+        body.extend_from_slice(&chunk);
+        if body.len() >= MAX_ANSWER {
+            body.truncate(MAX_ANSWER);
+            break;
+        }
+    }
+    Ok(body)
+}
+
+/// Parses `not ready: TopicReplaced: …` or `degraded: SinkUnavailable: …`. Other answers, such as
+/// `ready` or `not ready: starting`, add nothing to what Kubernetes tells.
+fn finding(answer: &str) -> Option<Finding> {
+    let problem = answer
+        .strip_prefix("not ready: ")
+        .or_else(|| answer.strip_prefix("degraded: "))?;
+    let (reason, message) = problem.split_once(": ")?;
+    let reason = reasons::FROM_WORKERS
+        .into_iter()
+        .find(|known| *known == reason)?;
+    Some(Finding::bad(
+        reason,
+        message.split_whitespace().collect::<Vec<_>>().join(" "),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn an_answer_is_a_finding_where_its_reason_is_known() {
+        for (answer, expected) in [
+            ("ready\n", None),
+            ("not ready: starting\n", None),
+            ("not ready: stopping: soon\n", None),
+            ("<html>", None),
+            (
+                "not ready: OffsetOutOfRange: the stored position 5 of t[0]\nis outside\n",
+                Some((
+                    reasons::OFFSET_OUT_OF_RANGE,
+                    "the stored position 5 of t[0] is outside",
+                )),
+            ),
+            (
+                "degraded: SinkUnavailable: PostgreSQL: connection refused\n",
+                Some((reasons::SINK_UNAVAILABLE, "PostgreSQL: connection refused")),
+            ),
+        ] {
+            let expected = expected.map(|(reason, message)| Finding::bad(reason, message));
+            assert_eq!(finding(answer), expected, "{answer}");
+        }
+    }
+
+    #[test]
+    fn only_running_workers_are_probed() {
+        let pod = |component: &str, status: Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {
+                    "name": "p",
+                    "labels": {"app.kubernetes.io/component": component},
+                },
+                "status": status,
+            }))
+            .unwrap()
+        };
+        let status = |state: Value| {
+            let container = json!({
+                "name": "w",
+                "image": "",
+                "imageID": "",
+                "ready": true,
+                "restartCount": 0,
+                "state": state,
+            });
+            json!({"podIP": "10.0.0.1", "containerStatuses": [container]})
+        };
+        let running = status(json!({"running": {}}));
+        for (component, probed) in [
+            ("ingest", true),
+            ("stream-live", true),
+            ("archive", true),
+            ("batch", false),
+            ("emulator", false),
+        ] {
+            assert_eq!(
+                target(&pod(component, running.clone())).is_some(),
+                probed,
+                "{component}"
+            );
+        }
+        assert_eq!(
+            target(&pod(
+                "ingest",
+                status(json!({"waiting": {"reason": "CrashLoopBackOff"}}))
+            )),
+            None
+        );
+        assert_eq!(target(&pod("ingest", json!({"podIP": "10.0.0.1"}))), None);
+        let mut going = pod("ingest", running);
+        going.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        assert_eq!(target(&going), None);
+    }
+}

@@ -1,0 +1,497 @@
+//! Batch runs: how they are, those that an annotation requests, those that could not start before
+//! the pipeline changed, and those that a change of the resource must not end.
+//!
+//! A requested run is a Job of the `CronJob`'s template, as the schedule would make it, owned by
+//! the `CronJob`. The status keeps the ids of the requests, since the Job is deleted after some
+//! time.
+//!
+//! A Job that can't start holds back the schedule, which starts no second run beside it. Once the
+//! pipeline is corrected, the Job is deleted, so that a run starts with the new configuration. A
+//! Job that is just starting, or of which a container may have run, is left alone.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::{
+    api::{
+        batch::v1::{CronJob, Job},
+        core::v1::ObjectReference,
+    },
+    jiff::Timestamp,
+};
+use kube::{
+    Api, ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    runtime::events::EventType,
+};
+use pinpipe_crds::{BatchStatus, Outcome, condition_types, reasons};
+use pinpipe_plan::{
+    build::requested_run,
+    component::Component,
+    model::ValidatedPipeline,
+    names::{MANAGER, RUN_ANNOTATION, TEMPLATE_ANNOTATION},
+};
+use serde_json::json;
+
+use super::Reconciler;
+use crate::{
+    context::Context,
+    error::{Error, Trying as _},
+    finding::Finding,
+    observe::{
+        children::{Children, Key},
+        runs::{self, Run, has_ended},
+    },
+    status::{
+        batch_runs::{self, Runs},
+        schedule,
+    },
+};
+
+/// Number of request ids that are kept besides the latest.
+const REMEMBERED: usize = 32;
+/// Kinds of the batch component's children that its runs need until they end.
+const NEEDED_BY_RUNS: [&str; 5] = ["CronJob", "Lease", "Role", "RoleBinding", "ServiceAccount"];
+
+/// Ids of the requests that have started runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct RequestIds {
+    pub(super) last: Option<String>,
+    /// Earlier ones, the latest first.
+    pub(super) before: Vec<String>,
+}
+
+impl RequestIds {
+    fn of(status: Option<&BatchStatus>) -> Self {
+        let batch = status.cloned().unwrap_or_default();
+        Self {
+            last: batch.last_requested,
+            before: batch.requested_before,
+        }
+    }
+
+    /// Whether the request with this id has started a run.
+    fn contains(&self, id: &str) -> bool {
+        self.last
+            .iter()
+            .chain(&self.before)
+            .any(|known| known == id)
+    }
+
+    fn with(mut self, id: &str) -> Self {
+        self.before.splice(0..0, self.last.replace(id.to_owned()));
+        self.before.truncate(REMEMBERED);
+        self
+    }
+
+    fn without(mut self, id: &str) -> Self {
+        self.last.take_if(|last| last == id);
+        self.before.retain(|before| before != id);
+        self
+    }
+}
+
+impl Reconciler<'_> {
+    /// The batch runs; none without a batch section.
+    pub(super) async fn runs(&self, pipeline: &ValidatedPipeline) -> Result<Vec<Run>, Error> {
+        if pipeline.batch.is_none() {
+            return Ok(Vec::new());
+        }
+        let jobs = self.jobs_of_runs().await?;
+        let runs = runs::with_pods(&self.context.client, &self.namespace, jobs).await;
+        runs.trying("listing the pods of batch runs")
+    }
+
+    async fn jobs_of_runs(&self) -> Result<Vec<Job>, Error> {
+        let Context {
+            client,
+            children,
+            pipelines,
+            ..
+        } = self.context;
+        let jobs = children.runs(client, self.of(), pipelines.count());
+        jobs.await.trying("listing Jobs")
+    }
+
+    /// Status and finding of batch runs.
+    pub(super) async fn batch(
+        &self,
+        pipeline: &ValidatedPipeline,
+        children: &Children,
+        runs: &[Run],
+    ) -> Result<(Option<BatchStatus>, Option<Finding>), Error> {
+        let Some(batch) = &pipeline.batch else {
+            return Ok((None, None));
+        };
+        let before = self
+            .resource
+            .status
+            .as_ref()
+            .and_then(|status| status.batch.as_ref());
+        let known = before.and_then(|batch| batch.last_run.as_ref());
+        // The sentence a run failed with is read once; from then on the condition keeps it, unless
+        // it has another reason meanwhile.
+        let told = self
+            .condition(condition_types::BATCH_READY)
+            .filter(|condition| condition.reason == reasons::RUN_FAILED);
+        let has_sentence = told.is_some() || pipeline.suspend || !batch.secrets.missing.is_empty();
+        let is_told = |name: &str, outcome| {
+            known.is_some_and(|run| run.name == name)
+                && (outcome == Outcome::Succeeded || has_sentence)
+        };
+        let ended = batch_runs::last_ended(runs);
+        let ended = ended.filter(|(run, outcome)| !is_told(&run.name(), *outcome));
+        let (last_run, failure) = match ended {
+            Some((run, outcome)) => {
+                let pods = runs::pods_of(&self.context.client, &self.namespace, &run.job).await;
+                let pods = pods.trying("listing a run's pods")?;
+                let (run, failure) = batch_runs::last_run(&run.job, outcome, &pods);
+                (Some(run), failure)
+            }
+            None => (None, None),
+        };
+        let is_new = last_run.is_some();
+        let now = Timestamp::now();
+        let active = runs.iter().find(|run| run.is_active()).map(Run::name);
+        let cron_job = cron_job(pipeline, children);
+        let overdue = cron_job.as_ref().filter(|_| !pipeline.suspend);
+        let overdue =
+            overdue.and_then(|cron| schedule::overdue(batch, cron, active.is_some(), now));
+        let status = batch_runs::status(cron_job.as_ref(), before, last_run, overdue.is_some());
+        if let Some(missing) = batch.secrets.missing.first() {
+            let message = format!("{missing} (namespace {})", self.namespace);
+            return Ok((
+                Some(status),
+                Some(Finding::bad(reasons::SECRET_MISSING, message)),
+            ));
+        }
+        let mut problems = runs
+            .iter()
+            .filter_map(|run| batch_runs::start_problem(run, &self.namespace, now));
+        let mut finding = batch_runs::finding(&Runs {
+            suspended: pipeline.suspend,
+            start_problem: problems.next().as_ref(),
+            last: status.last_run.as_ref(),
+            failure: failure.as_deref(),
+            overdue: overdue.as_ref(),
+            active: active.as_deref(),
+            place: &format!("-n {}", self.namespace),
+        });
+        if let Some(told) = told.filter(|_| !is_new && finding.reason == reasons::RUN_FAILED) {
+            finding.message.clone_from(&told.message);
+        }
+        Ok((Some(status), Some(finding)))
+    }
+
+    /// Deletes the Jobs of stuck runs that the schedule, or the same request, starts again with
+    /// another configuration. Returns the other runs.
+    pub(super) async fn replace_stuck_runs(
+        &mut self,
+        pipeline: &ValidatedPipeline,
+        children: &Children,
+        runs: Vec<Run>,
+    ) -> Result<Vec<Run>, Error> {
+        let Some(cron_job) = cron_job(pipeline, children) else {
+            return Ok(runs);
+        };
+        let (request, now) = (pipeline.requests.run.as_deref(), Timestamp::now());
+        let mut left = Vec::new();
+        for mut run in runs {
+            if !batch_runs::is_stuck(&run, now) || !starts_again(&run, &cron_job, request) {
+                left.push(run);
+                continue;
+            }
+            // In this order, no request is lost if the operator stops in between.
+            if let Some(request) = requested_by(&run.job) {
+                self.forget_request(request).await?;
+            }
+            if let Some(terminating) = self.delete_run(&run).await? {
+                run.job = terminating;
+                left.push(run);
+            }
+        }
+        Ok(left)
+    }
+
+    async fn forget_request(&mut self, request: &str) -> Result<(), Error> {
+        let mut status = self.resource.status.clone().unwrap_or_default();
+        let Some(batch) = &mut status.batch else {
+            return Ok(());
+        };
+        let ids = RequestIds::of(Some(batch)).without(request);
+        (batch.last_requested, batch.requested_before) = (ids.last, ids.before);
+        status.batch.take_if(|batch| is_empty(batch));
+        self.write_and_continue(status).await
+    }
+
+    /// Deletes a Job that is still as it was observed. Returns it while it isn't gone.
+    async fn delete_run(&self, run: &Run) -> Result<Option<Job>, Error> {
+        self.context.check_lease()?;
+        self.context.children.changes(&self.uid, "Job");
+        let name = run.name();
+        let params = DeleteParams {
+            // A Job whose pod starts changes its status, and so its version.
+            preconditions: Some(Preconditions {
+                uid: run.job.uid(),
+                resource_version: run.job.resource_version(),
+            }),
+            ..DeleteParams::background()
+        };
+        let terminating = match self.jobs().delete(&name, &params).await {
+            Ok(deleted) => deleted.left(),
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(None),
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                return Ok(Some(run.job.clone()));
+            }
+            Err(error) => return Err(error).trying("deleting a batch run that could not start"),
+        };
+        self.context.metrics.wrote("delete", "jobs");
+        let (namespace, pipeline) = (&self.namespace, &self.name);
+        tracing::info!(
+            namespace,
+            name = pipeline,
+            job = name,
+            "deleted a stuck run"
+        );
+        let message = format!(
+            "deleted the batch run {name}, which could not start, since the pipeline changed; \
+             the next one starts as the pipeline is now"
+        );
+        let (type_, reason) = (EventType::Normal, reasons::RUN_REPLACED);
+        self.event(
+            type_,
+            reason,
+            "Run",
+            &message,
+            Some(self.job_reference(&name)),
+        )
+        .await;
+        Ok(terminating)
+    }
+
+    /// Starts the run that is requested, unless it was started before. Returns the ids of the
+    /// requests that have started runs, or why this one can't.
+    pub(super) async fn start_requested_run(
+        &self,
+        pipeline: &ValidatedPipeline,
+        children: &Children,
+        runs: &[Run],
+    ) -> Result<Result<RequestIds, Finding>, Error> {
+        let batch = self
+            .resource
+            .status
+            .as_ref()
+            .and_then(|status| status.batch.as_ref());
+        let started = RequestIds::of(batch);
+        let request = pipeline
+            .requests
+            .run
+            .as_ref()
+            .filter(|id| !started.contains(id));
+        let Some(request) = request else {
+            return Ok(Ok(started));
+        };
+        // A condition tells why the CronJob is missing; the run starts once it exists.
+        let cron_job = cron_job(pipeline, children).filter(|_| !pipeline.suspend);
+        let Some(job) = cron_job.and_then(|cron_job| requested_run(pipeline, &cron_job, request))
+        else {
+            return Ok(Ok(started));
+        };
+        let name = job.name_any();
+        let is_terminating = |run: &Run| run.job.metadata.deletion_timestamp.is_some();
+        if runs
+            .iter()
+            .any(|run| run.name() == name && is_terminating(run))
+        {
+            return Ok(Ok(started));
+        }
+        self.context.check_lease()?;
+        self.context.children.changes(&self.uid, "Job");
+        let params = PostParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        match self.jobs().create(&params, &job).await {
+            Ok(_) => self.report_started_run(&name, request).await,
+            // An earlier reconcile ended between creating the Job and writing the status.
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
+                let message = format!("the API server refuses Job {name}: {}", status.message);
+                return Ok(Err(Finding::bad(reasons::CHILD_REFUSED, message)));
+            }
+            Err(error) => return Err(error).trying("starting a batch run"),
+        }
+        Ok(Ok(started.with(request)))
+    }
+
+    async fn report_started_run(&self, job: &str, request: &str) {
+        self.context.metrics.wrote("create", "jobs");
+        let (namespace, name) = (&self.namespace, &self.name);
+        tracing::info!(namespace, name, job, request, "started a batch run");
+        let message =
+            format!("the batch run {job} is started, as {RUN_ANNOTATION}={request} requests");
+        let (type_, reason) = (EventType::Normal, reasons::RUN_STARTED);
+        self.event(
+            type_,
+            reason,
+            "Run",
+            &message,
+            Some(self.job_reference(job)),
+        )
+        .await;
+    }
+
+    fn job_reference(&self, job: &str) -> ObjectReference {
+        ObjectReference {
+            api_version: Some("batch/v1".to_owned()),
+            kind: Some("Job".to_owned()),
+            namespace: Some(self.namespace.clone()),
+            name: Some(job.to_owned()),
+            ..ObjectReference::default()
+        }
+    }
+
+    /// Children that active runs still need although the pipeline has no batch section any more.
+    /// The schedule is suspended until they end.
+    pub(super) async fn needed_by_runs(
+        &self,
+        pipeline: &ValidatedPipeline,
+        children: &Children,
+    ) -> Result<BTreeSet<Key>, Error> {
+        let cron_job = cron_job(pipeline, children).filter(|_| pipeline.batch.is_none());
+        let Some(cron_job) = cron_job else {
+            return Ok(BTreeSet::new());
+        };
+        let jobs = self.jobs_of_runs().await?;
+        if jobs.iter().all(|job| has_ended(job).is_some()) {
+            return Ok(BTreeSet::new());
+        }
+        let name = pipeline.child(&Component::Batch);
+        if cron_job.spec.and_then(|spec| spec.suspend) != Some(true) {
+            self.context.check_lease()?;
+            self.context.children.changes(&self.uid, "CronJob");
+            let client = self.context.client.clone();
+            let cron_jobs: Api<CronJob> = Api::namespaced(client, &self.namespace);
+            let suspend = Patch::Merge(json!({"spec": {"suspend": true}}));
+            let params = PatchParams {
+                field_manager: Some(MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            let patched = cron_jobs.patch(&name, &params, &suspend).await;
+            patched.trying("suspending batch runs")?;
+            self.context.metrics.wrote("patch", "cronjobs");
+        }
+        Ok(NEEDED_BY_RUNS
+            .map(|kind| (kind.to_owned(), name.clone()))
+            .into())
+    }
+
+    fn jobs(&self) -> Api<Job> {
+        Api::namespaced(self.context.client.clone(), &self.namespace)
+    }
+}
+
+/// Whether a batch section says nothing. It is left out then: where an object loses its last field
+/// by server-side apply, the API server makes it null, which it then refuses.
+pub(super) fn is_empty(batch: &BatchStatus) -> bool {
+    *batch == BatchStatus::default()
+}
+
+/// Whether the schedule, or the same request, starts a run again, with another configuration.
+fn starts_again(run: &Run, cron_job: &CronJob, request: Option<&str>) -> bool {
+    let digest = run.job.annotations().get(TEMPLATE_ANNOTATION);
+    let template = cron_job.spec.as_ref().map(|spec| &spec.job_template);
+    let wanted = template
+        .and_then(|template| template.metadata.as_ref()?.annotations.as_ref())
+        .and_then(|annotations| annotations.get(TEMPLATE_ANNOTATION));
+    let is_changed = digest.is_some() && wanted.is_some() && digest != wanted;
+    let mut owners = run.job.owner_references().iter();
+    let is_owned = owners.any(|owner| {
+        owner.controller == Some(true) && Some(&owner.uid) == cron_job.metadata.uid.as_ref()
+    });
+    // One that somebody made by hand holds nothing back, and would not be made again.
+    let requested = requested_by(&run.job).filter(|by| Some(*by) == request);
+    is_changed && is_owned && (run.is_scheduled() || requested.is_some())
+}
+
+/// Request that a run was started for.
+fn requested_by(job: &Job) -> Option<&str> {
+    job.annotations().get(RUN_ANNOTATION).map(String::as_str)
+}
+
+fn cron_job(pipeline: &ValidatedPipeline, children: &Children) -> Option<CronJob> {
+    children.typed("CronJob", &pipeline.child(&Component::Batch))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_starts_one_run_even_after_later_ones() {
+        let mut ids = RequestIds::default().with("a").with("b");
+        assert!(ids.contains("a") && ids.contains("b") && !ids.contains("c"));
+        let before = ["a".to_owned()];
+        assert_eq!(
+            (ids.last.as_deref(), ids.before.as_slice()),
+            (Some("b"), &before[..])
+        );
+        for at in 0..REMEMBERED {
+            ids = ids.with(&at.to_string());
+        }
+        assert!(ids.before.len() == REMEMBERED && ids.contains("b") && !ids.contains("a"));
+        let status = BatchStatus {
+            last_requested: ids.last.clone(),
+            requested_before: ids.before.clone(),
+            ..BatchStatus::default()
+        };
+        assert_eq!(RequestIds::of(Some(&status)), ids);
+        assert!(!ids.clone().without("b").contains("b"));
+        let last = ids.last.clone().unwrap();
+        assert!(!ids.without(&last).contains(&last));
+    }
+
+    fn cron_job(digest: &str) -> CronJob {
+        let annotations = json!({TEMPLATE_ANNOTATION: digest});
+        let template = json!({"metadata": {"annotations": annotations},
+            "spec": {"template": {"spec": {"containers": []}}}});
+        serde_json::from_value(json!({"metadata": {"name": "p-batch", "uid": "7"},
+            "spec": {"schedule": "@daily", "jobTemplate": template}}))
+        .unwrap()
+    }
+
+    fn run(annotations: &[(&str, &str)], owner: &str) -> Run {
+        let annotations: std::collections::BTreeMap<_, _> = annotations.iter().copied().collect();
+        let owner = json!({"apiVersion": "batch/v1", "kind": "CronJob", "name": "p-batch",
+            "uid": owner, "controller": true});
+        let job = json!({"metadata": {"name": "r", "annotations": annotations,
+            "ownerReferences": [owner]}, "status": {"active": 1}});
+        Run {
+            job: serde_json::from_value(job).unwrap(),
+            pods: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_run_is_replaced_only_if_it_is_another_now_and_starts_again() {
+        let now = cron_job("new");
+        let manual = ("cronjob.kubernetes.io/instantiate", "manual");
+        let (old, new) = ((TEMPLATE_ANNOTATION, "old"), (TEMPLATE_ANNOTATION, "new"));
+        let requested = (RUN_ANNOTATION, "first");
+        let replaced = |run: &Run| starts_again(run, &now, Some("first"));
+        assert!(replaced(&run(&[old], "7")));
+        assert!(replaced(&run(&[old, manual, requested], "7")));
+        for (kept, why) in [
+            (run(&[new], "7"), "it is as it should be"),
+            (run(&[], "7"), "it was made by an operator that set no hash"),
+            (run(&[old], "8"), "it belongs to something else"),
+            (run(&[old, manual], "7"), "it was made by hand"),
+            (
+                run(&[old, manual, (RUN_ANNOTATION, "earlier")], "7"),
+                "nothing requests it any more",
+            ),
+        ] {
+            assert!(!replaced(&kept), "{why}");
+        }
+        assert!(!starts_again(&run(&[old], "7"), &CronJob::default(), None));
+    }
+}

@@ -1,0 +1,334 @@
+//! Findings about components: by their Deployments, their pods, and what their workers report.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod};
+use pinpipe_crds::reasons;
+use pinpipe_plan::{
+    build::{Observed, Rollout},
+    component::Component,
+    model::{Replicas, Sink, ValidatedPipeline},
+    names::{COMPONENT_LABEL, INSTANCE_LABEL, RESET_ANNOTATION},
+    validate::RESET_FORMS,
+};
+
+use super::Reconciler;
+use crate::{
+    apply::Obstacle,
+    finding::Finding,
+    observe::{
+        children::{Children, Key},
+        deployment::progress,
+        pods,
+    },
+    status::{Findings, deployment},
+};
+
+/// What is known about the components after applying.
+pub(super) struct ComponentView<'a> {
+    pub(super) children: &'a Children,
+    pub(super) observed: &'a Observed,
+    pub(super) rollout: &'a Rollout,
+    pub(super) pods: &'a [Pod],
+    /// Problems that workers report.
+    pub(super) problems: &'a BTreeMap<Component, Finding>,
+}
+
+impl Reconciler<'_> {
+    /// Findings about all parts of the pipeline.
+    pub(super) fn findings(
+        &self,
+        pipeline: &ValidatedPipeline,
+        view: &ComponentView<'_>,
+        topics: Finding,
+        batch: Option<Finding>,
+        suspension: Option<Finding>,
+    ) -> Findings {
+        let component = |component| self.component(pipeline, view, &component);
+        let mut ingest = component(Component::Ingest);
+        let note = scaling_problem(view.children, &pipeline.child(&Component::Ingest));
+        if let Some(note) = note.filter(|_| ingest.ok && !pipeline.suspend) {
+            ingest.message = format!("{}; {note}", ingest.message);
+        }
+        Findings {
+            suspension,
+            requests: requests(pipeline),
+            topics,
+            ingest,
+            stream: self.stream(pipeline, view),
+            archive: pipeline
+                .archive
+                .is_some()
+                .then(|| component(Component::Archive)),
+            batch,
+            emulator: pipeline
+                .emulator
+                .is_some()
+                .then(|| component(Component::Emulator)),
+        }
+    }
+
+    /// Finding about all stream sinks together. None: there are none.
+    fn stream(&self, pipeline: &ValidatedPipeline, view: &ComponentView<'_>) -> Option<Finding> {
+        let sinks = pipeline.sinks.iter().map(|sink| {
+            let mut finding = self.component(pipeline, view, &Component::stream(&sink.name));
+            finding.message = format!("sink {}: {}", sink.name, finding.message);
+            finding
+        });
+        let worst = Finding::worst(sinks.collect())?;
+        if !worst.ok || pipeline.suspend {
+            return Some(worst);
+        }
+        let notes = pipeline
+            .sinks
+            .iter()
+            .flat_map(|sink| sink_notes(pipeline, view, sink));
+        let message = format!(
+            "all pods of all sinks are ready{}",
+            notes.collect::<String>()
+        );
+        Some(Finding::good(reasons::AVAILABLE, message))
+    }
+
+    fn component(
+        &self,
+        pipeline: &ValidatedPipeline,
+        view: &ComponentView<'_>,
+        component: &Component,
+    ) -> Finding {
+        let missing = pipeline
+            .secrets(component)
+            .and_then(|secrets| secrets.missing.first());
+        if let Some(missing) = missing {
+            let message = format!("{missing} (namespace {})", self.namespace);
+            return Finding::bad(reasons::SECRET_MISSING, message);
+        }
+        let Some(found) = view.children.deployment(pipeline, component) else {
+            let name = pipeline.child(component);
+            let message = format!("Deployment {name} is about to be created");
+            return Finding::bad(reasons::PROGRESSING, message);
+        };
+        let is_sink = component.sink().is_some();
+        if view.observed.unsuitable_topics && is_sink && !pipeline.suspend {
+            let message = "no pods, since records of a topic can't be ordered; see TopicsReady";
+            return Finding::bad(reasons::TOPIC_UNSUITABLE, message);
+        }
+        let is_own = |pod: &&Pod| pods::component(pod).as_ref() == Some(component);
+        let pods: Vec<&Pod> = view.pods.iter().filter(is_own).collect();
+        let is_draining = view.observed.draining.contains(component);
+        let is_stopped = pipeline.suspend && !is_draining;
+        let least = pipeline.replicas(component).and_then(Replicas::least);
+        let finding = deployment::finding(
+            &progress(&found, least),
+            &pods,
+            view.problems.get(component),
+            is_stopped,
+            &self.place(component),
+        );
+        if finding.ok && pipeline.suspend && is_draining {
+            let message = "it reads its topics to the end because spec.suspend is set";
+            return Finding::good(reasons::DRAINING, message);
+        }
+        with_rollout(view.rollout, component, finding)
+    }
+
+    /// Options of kubectl that select a component's pods.
+    fn place(&self, component: &Component) -> String {
+        let Self {
+            namespace, name, ..
+        } = self;
+        format!("-n {namespace} -l {INSTANCE_LABEL}={name},{COMPONENT_LABEL}={component}")
+    }
+}
+
+/// Adds to a finding that others wait for the component's image, or that it waits itself.
+fn with_rollout(rollout: &Rollout, component: &Component, mut finding: Finding) -> Finding {
+    let Some(current) = &rollout.current else {
+        if let Some(image) = rollout.waiting.get(component) {
+            finding.message = format!(
+                "{}; it keeps the image {image} while other pipelines get theirs",
+                finding.message
+            );
+        }
+        return finding;
+    };
+    if current == component && !rollout.waiting.is_empty() && !finding.ok {
+        let waiting: Vec<_> = rollout.waiting.keys().map(ToString::to_string).collect();
+        let waiting = waiting.join(", ");
+        finding.message = format!(
+            "{}; the new image of {waiting} waits until it is ready",
+            finding.message
+        );
+    } else if let Some(image) = rollout.waiting.get(component) {
+        finding.message = format!(
+            "{}; it keeps the image {image} until {current} is ready",
+            finding.message
+        );
+    }
+    finding
+}
+
+fn sink_notes(
+    pipeline: &ValidatedPipeline,
+    view: &ComponentView<'_>,
+    sink: &Sink,
+) -> impl Iterator<Item = String> {
+    let name = &sink.name;
+    let child = pipeline.child(&Component::stream(name));
+    let held_back = sink
+        .held_back
+        .as_ref()
+        .map(|note| format!("; sink {name} has {note}"));
+    let scaling = scaling_problem(view.children, &child);
+    held_back
+        .into_iter()
+        .chain(scaling.map(|note| format!("; sink {name}: {note}")))
+}
+
+/// Problem of an annotation.
+fn requests(pipeline: &ValidatedPipeline) -> Option<Finding> {
+    let resets = (!pipeline.reset_problems.is_empty()).then(|| {
+        let problems = pipeline.reset_problems.join("; ");
+        let message = format!("{RESET_ANNOTATION}: {problems}; a request is {RESET_FORMS}");
+        (reasons::INVALID_RESET, message)
+    });
+    let problems: Vec<_> = resets.iter().chain(&pipeline.requests.problems).collect();
+    let (reason, _) = problems.first()?;
+    let messages: Vec<_> = problems
+        .iter()
+        .map(|(_, message)| message.as_str())
+        .collect();
+    Some(Finding::bad(reason, messages.join("; ")))
+}
+
+/// Sentence about an autoscaler that reports that it can't scale. None, too, where there is none,
+/// or where it ignores a Deployment without pods.
+fn scaling_problem(children: &Children, child: &str) -> Option<String> {
+    let scaler: HorizontalPodAutoscaler = children.typed("HorizontalPodAutoscaler", child)?;
+    let mut conditions = scaler.status?.conditions?.into_iter();
+    let active = conditions.find(|condition| condition.type_ == "ScalingActive")?;
+    let reason = active.reason.filter(|reason| reason != "ScalingDisabled");
+    let reason = reason.filter(|_| active.status == "False")?;
+    Some(format!(
+        "its HorizontalPodAutoscaler {child} can't scale it ({reason}; see kubectl describe hpa \
+         {child})"
+    ))
+}
+
+/// Attributes children that could not be written to their components.
+pub(super) fn attribute(
+    findings: &mut Findings,
+    pipeline: &ValidatedPipeline,
+    obstacles: Vec<(Key, Obstacle)>,
+) {
+    for (key, obstacle) in obstacles {
+        let finding = unwritten(&key, &obstacle);
+        match component_of(pipeline, &key.1) {
+            Component::Stream(_) => findings.stream = Some(finding),
+            Component::Archive => findings.archive = Some(finding),
+            Component::Batch => findings.batch = Some(finding),
+            Component::Emulator => findings.emulator = Some(finding),
+            Component::Ingest => findings.ingest = finding,
+        }
+    }
+}
+
+/// Finding about a child that could not be written.
+pub(super) fn unwritten((kind, name): &Key, obstacle: &Obstacle) -> Finding {
+    match obstacle {
+        Obstacle::Foreign => Finding::bad(
+            reasons::CHILD_CONFLICT,
+            format!(
+                "{kind} {name} exists and doesn't belong to this pipeline, so it was left alone: \
+                 delete or rename it"
+            ),
+        ),
+        Obstacle::Refused(why) => Finding::bad(
+            reasons::CHILD_REFUSED,
+            format!("the API server refuses {kind} {name}: {why}"),
+        ),
+    }
+}
+
+/// Component of a child, by its name; a `ConfigMap`'s ends in a hash.
+fn component_of(pipeline: &ValidatedPipeline, child: &str) -> Component {
+    let components = pipeline.deployments().into_iter().chain([Component::Batch]);
+    let matching = components.filter(|component| {
+        let rest = child.strip_prefix(&pipeline.child(component));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    });
+    // Of stream-a and stream-a-b the longer name is meant.
+    matching
+        .max_by_key(|component| component.to_string().len())
+        .unwrap_or(Component::Ingest)
+}
+
+#[cfg(test)]
+mod tests {
+    use pinpipe_plan::samples::{validated, whole};
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_rollout_is_part_of_the_messages_of_those_it_concerns() {
+        let live = Component::stream("live");
+        let waiting = [
+            (Component::Archive, "r/stream:1"),
+            (Component::Ingest, "r/ingest:1"),
+        ];
+        let waiting = waiting
+            .map(|(component, image)| (component, image.to_owned()))
+            .into();
+        let rollout = Rollout {
+            current: Some(live.clone()),
+            waiting,
+        };
+        let stuck = Finding::bad(reasons::IMAGE_NOT_PULLABLE, "no image");
+        let stuck = with_rollout(&rollout, &live, stuck);
+        assert_eq!(
+            stuck.message,
+            "no image; the new image of archive, ingest waits until it is ready"
+        );
+        let good = Finding::good(reasons::AVAILABLE, "all pods are ready");
+        let waits = with_rollout(&rollout, &Component::Archive, good.clone());
+        assert!(
+            waits.ok && waits.message.contains("until stream-live is ready"),
+            "{waits:?}"
+        );
+        assert!(waits.message.contains("r/stream:1"), "{waits:?}");
+        let held = Rollout {
+            current: None,
+            ..rollout
+        };
+        let held = with_rollout(&held, &Component::Archive, good.clone());
+        assert!(
+            held.ok && held.message.ends_with("while other pipelines get theirs"),
+            "{held:?}"
+        );
+        assert_eq!(with_rollout(&Rollout::default(), &live, good.clone()), good);
+    }
+
+    #[test]
+    fn a_child_belongs_to_the_component_it_is_named_after() {
+        let mut spec = whole();
+        let url = json!({"name": "w", "key": "u"});
+        let sink = |name: &str| json!({"name": name, "postgres": {"urlSecretRef": url}});
+        spec["stream"]["sinks"] = json!([sink("a"), sink("a-b")]);
+        let pipeline = validated(spec);
+        for (child, component) in [
+            ("pinterest-ingest", "ingest"),
+            ("pinterest-ingest-0123456789", "ingest"),
+            ("pinterest-stream-a", "stream-a"),
+            ("pinterest-stream-a-b", "stream-a-b"),
+            ("pinterest-stream-a-b-0123456789", "stream-a-b"),
+            ("pinterest-batch", "batch"),
+        ] {
+            assert_eq!(
+                component_of(&pipeline, child).to_string(),
+                component,
+                "{child}"
+            );
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! One reconcile of one pipeline: observe, validate, claim topics, build, apply, report.
+
+mod batch_runs;
+mod components;
+mod deletion;
+mod pause;
+mod report;
+mod resets;
+mod suspend;
+mod thresholds;
+mod topics;
+mod unreadable;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    pin::pin,
+    slice,
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::Api;
+use pinpipe_crds::{PinterestPipeline, condition_types, reasons};
+use pinpipe_plan::{
+    build::{self, Desired, Observed, Stage},
+    model::ValidatedPipeline,
+    names,
+    ownership::Claim,
+    validate::{Inputs, Problem, validate},
+};
+use tokio::time::timeout;
+
+use crate::{
+    apply::{Applier, Obstacle},
+    context::{Context, Permit},
+    error::{Error, Trying as _},
+    kafka::{Suitability, TopicsState},
+    observe::{
+        child_cache::Of,
+        children::{Children, Key},
+        deployment, secrets,
+    },
+};
+
+use suspend::Suspension;
+pub use unreadable::unreadable;
+
+/// How long workers wait for their topics.
+const TOPICS_FIRST: Duration = Duration::from_secs(2);
+
+/// How a reconcile ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The pipeline is ready.
+    Ready,
+    /// The pipeline is ready, and a batch run is under way, whose pods aren't watched.
+    RunActive,
+    /// The pipeline isn't ready, and the status says why.
+    NotReady,
+    /// The pipeline waits for something that takes seconds.
+    Waiting,
+    /// The spec can't be done. Nothing was changed.
+    Invalid,
+    /// The pipeline is paused. Nothing was changed.
+    Paused,
+    /// The pipeline is gone, or is about to go.
+    Gone,
+}
+
+impl Outcome {
+    /// Value of the metric's label.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Ready | Self::RunActive => "ready",
+            Self::NotReady | Self::Waiting => "not_ready",
+            Self::Invalid => "invalid",
+            Self::Paused => "paused",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// A pipeline that is being reconciled.
+struct Reconciler<'a> {
+    context: &'a Context,
+    permit: Arc<Permit<'a>>,
+    api: Api<PinterestPipeline>,
+    resource: PinterestPipeline,
+    namespace: String,
+    name: String,
+    uid: String,
+}
+
+/// What was applied.
+struct Applied {
+    topics: TopicsState,
+    /// Children that could not be written.
+    obstacles: Vec<(Key, Obstacle)>,
+}
+
+/// Brings one pipeline to what its resource says. The `permit` is released while brokers and pods
+/// are queried.
+pub async fn reconcile<'a>(
+    context: &'a Context,
+    namespace: &str,
+    name: &str,
+    permit: Permit<'a>,
+) -> Result<Outcome, Error> {
+    let api: Api<PinterestPipeline> = Api::namespaced(context.client.clone(), namespace);
+    // The watch may be older than our last write of the status, from which conditions continue.
+    let Some(resource) = api.get_opt(name).await.trying("reading the pipeline")? else {
+        return Ok(Outcome::Gone);
+    };
+    let uid = resource.metadata.uid.clone().unwrap_or_default();
+    let (namespace, name) = (namespace.to_owned(), name.to_owned());
+    let reconciler = Reconciler {
+        context,
+        permit: Arc::new(permit),
+        api,
+        resource,
+        namespace,
+        name,
+        uid,
+    };
+    if reconciler.resource.metadata.deletion_timestamp.is_some() {
+        context.rollouts.end(&reconciler.uid);
+        return reconciler.delete().await;
+    }
+    if reconciler.is_paused() {
+        context.rollouts.end(&reconciler.uid);
+        return reconciler.pause().await;
+    }
+    Box::pin(reconciler.run()).await
+}
+
+impl<'a> Reconciler<'a> {
+    async fn run(mut self) -> Result<Outcome, Error> {
+        self.report_start().await?;
+        let mut children = self.children().await?;
+        let pipeline = match self.validate(&children).await? {
+            Ok(pipeline) => pipeline,
+            Err(problems) => {
+                self.context.rollouts.end(&self.uid);
+                return self.report_invalid(&problems).await;
+            }
+        };
+        self.keep_finalizer(pipeline.deletion_policy).await?;
+        let suspension = self.suspension(&pipeline, &children).await?;
+        self.report_suspension(&suspension).await?;
+        let (observed, desired, resets, applied) = {
+            let permit = Arc::clone(&self.permit);
+            let topics = build::topics(&pipeline);
+            let mut topics = pin!(self.apply_topics(&pipeline, &topics));
+            // Topics come before the workers that use them, so that no broker creates them with its
+            // own settings; but workers don't wait long for a slow broker.
+            let early = permit.released(timeout(TOPICS_FIRST, &mut topics)).await;
+            let early = early.ok().transpose()?;
+            if let Some(conflict) = conflict(early.as_ref(), &pipeline, &children) {
+                return self.withdraw(&conflict, &mut children).await;
+            }
+            let observed = self.observed(&pipeline, &children, early.as_ref(), &suspension);
+            let desired = build::build(&pipeline, &observed);
+            let resets = resets::new(&pipeline, &desired.objects, &children);
+            let obstacles = self.apply(&pipeline, &desired, &mut children).await?;
+            let topics = match early {
+                Some(topics) => topics,
+                None => permit.released(topics).await?,
+            };
+            if let Some(conflict) = topics.conflict() {
+                return self.withdraw(conflict, &mut children).await;
+            }
+            (observed, desired, resets, Applied { topics, obstacles })
+        };
+        self.report_resets(&resets, &children).await;
+        let runs = self.runs(&pipeline).await?;
+        let runs = self.replace_stuck_runs(&pipeline, &children, runs).await?;
+        let requested_run = self
+            .start_requested_run(&pipeline, &children, &runs)
+            .await?;
+        let report = report::Input {
+            pipeline: &pipeline,
+            children: &children,
+            observed: &observed,
+            rollout: &desired.rollout,
+            suspension: suspension.finding,
+            runs: &runs,
+            requested_run,
+        };
+        self.report(report, applied).await
+    }
+
+    async fn children(&self) -> Result<Children, Error> {
+        let Context {
+            client,
+            children,
+            pipelines,
+            ..
+        } = self.context;
+        let children = children.children(client, self.of(), pipelines.count());
+        children.await.trying("listing children")
+    }
+
+    fn of(&self) -> Of<'_> {
+        Of {
+            namespace: &self.namespace,
+            name: &self.name,
+            uid: &self.uid,
+        }
+    }
+
+    /// Observes what validation needs, and validates.
+    async fn validate(
+        &self,
+        children: &Children,
+    ) -> Result<Result<ValidatedPipeline, Vec<Problem>>, Error> {
+        let spec = &self.resource.spec;
+        let secrets = secrets::read(&self.context.client, &self.namespace, spec).await;
+        let inputs = Inputs {
+            secrets: secrets.trying("reading Secrets")?,
+            previous: children.secret_digests(),
+            record: children.record(&self.name),
+            policy: self.context.settings.policy.clone(),
+            claims: self.context.pipelines.meeting(&Claim::of(&self.resource)),
+        };
+        Ok(validate(
+            &self.resource,
+            &inputs,
+            &self.context.settings.images,
+        ))
+    }
+
+    /// Deletes all children but the record, since those that run would read and write another
+    /// pipeline's topics, and reports why.
+    async fn withdraw(&self, conflict: &str, children: &mut Children) -> Result<Outcome, Error> {
+        self.context.rollouts.end(&self.uid);
+        let needed = BTreeSet::from([self.record()]);
+        self.applier().prune(&[], &needed, children).await?;
+        self.report_conflict(conflict).await
+    }
+
+    /// Kind and name of the record.
+    fn record(&self) -> Key {
+        ("ConfigMap".to_owned(), names::record(&self.name))
+    }
+
+    /// Applies objects, and deletes the children that are no longer desired. Returns those that
+    /// could not be written. Nothing is applied before the record, without which a removed section
+    /// could be added again with other settings.
+    async fn apply(
+        &self,
+        pipeline: &ValidatedPipeline,
+        desired: &Desired,
+        children: &mut Children,
+    ) -> Result<Vec<(Key, Obstacle)>, Error> {
+        let applier = self.applier();
+        let mut needed = self.needed_by_runs(pipeline, children).await?;
+        needed.insert(self.record());
+        let record = slice::from_ref(&desired.record);
+        let unwritten = applier.apply(record, children).await?;
+        if !unwritten.is_empty() {
+            return Ok(unwritten);
+        }
+        let obstacles = applier.apply(&desired.objects, children).await?;
+        applier.prune(&desired.objects, &needed, children).await?;
+        Ok(obstacles)
+    }
+
+    /// Observations that decide how objects are built.
+    fn observed(
+        &self,
+        pipeline: &ValidatedPipeline,
+        children: &Children,
+        topics: Option<&TopicsState>,
+        suspension: &Suspension,
+    ) -> Observed {
+        let deployments = pipeline.deployments().into_iter();
+        let deployments = deployments.filter_map(|component| {
+            let running = deployment::running(children, pipeline, &component)?;
+            Some((component, running))
+        });
+        let suitability = topics.map_or(Suitability::Unknown, |topics| topics.suitability);
+        let conditions = self
+            .resource
+            .status
+            .iter()
+            .flat_map(|status| &status.conditions);
+        let mut observed = Observed {
+            draining: suspension.draining.clone(),
+            at_zero: children.at_zero(pipeline),
+            keeps_images: false,
+            deployments: deployments.collect(),
+            unsuitable_topics: match suitability {
+                Suitability::Suitable => false,
+                Suitability::Unsuitable => true,
+                Suitability::Unknown => were_unsuitable(conditions),
+            },
+        };
+        observed.keeps_images = self.keeps_images(pipeline, &observed);
+        observed
+    }
+
+    /// Whether too many other pipelines roll. A tag of the pipeline's own is rolled at once.
+    fn keeps_images(&self, pipeline: &ValidatedPipeline, observed: &Observed) -> bool {
+        let image = self.resource.spec.image.as_ref();
+        let tag = image.and_then(|image| image.tag.as_deref());
+        let stage = match tag {
+            Some(tag) if !tag.is_empty() => Stage::Done,
+            _ => build::stage(pipeline, observed),
+        };
+        let context = self.context;
+        let exists = |uid: &str| context.pipelines.contains(uid);
+        !context.rollouts.permit(&self.uid, stage, exists)
+    }
+
+    fn applier(&self) -> Applier<'a> {
+        Applier {
+            client: self.context.client.clone(),
+            metrics: self.context.metrics.clone(),
+            cache: &self.context.children,
+            lease: self.context.lease.clone(),
+            namespace: self.namespace.clone(),
+            pipeline: self.name.clone(),
+            uid: self.uid.clone(),
+        }
+    }
+}
+
+/// Sentence about a topic that belongs to another pipeline. While no broker answers, nobody
+/// knows who holds the topics; then a pipeline that never ran leaves them to an older one, and
+/// one that runs is left alone.
+fn conflict(
+    topics: Option<&TopicsState>,
+    pipeline: &ValidatedPipeline,
+    children: &Children,
+) -> Option<String> {
+    match topics {
+        Some(topics) if topics.claimed => return None,
+        Some(topics) if topics.conflict().is_some() => {
+            return topics.conflict().map(ToOwned::to_owned);
+        }
+        Some(_) | None => {}
+    }
+    let components = pipeline.deployments();
+    let runs = components.iter().any(|component| {
+        let deployment = children.deployment(pipeline, component);
+        deployment.is_some()
+    });
+    pipeline.topic_conflict.clone().filter(|_| !runs)
+}
+
+/// Whether topics were unsuitable when a broker last answered. Sinks keep the reason while it
+/// doesn't.
+fn were_unsuitable<'a>(conditions: impl Iterator<Item = &'a Condition>) -> bool {
+    let reasons: BTreeMap<_, _> = conditions
+        .map(|c| (c.type_.as_str(), c.reason.as_str()))
+        .collect();
+    let is_unsuitable = |type_| reasons.get(type_) == Some(&reasons::TOPIC_UNSUITABLE);
+    match reasons.get(condition_types::TOPICS_READY) {
+        Some(&reasons::BROKER_UNREACHABLE | &reasons::BROKER_FAILED) => {
+            is_unsuitable(condition_types::STREAM_READY)
+                || is_unsuitable(condition_types::ARCHIVE_READY)
+        }
+        _ => is_unsuitable(condition_types::TOPICS_READY),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Reasons of `TopicsReady` and `StreamReady` → whether topics are taken to be unsuitable.
+    #[test]
+    fn topics_stay_unsuitable_while_no_broker_answers() {
+        use reasons::{AVAILABLE, BROKER_FAILED, BROKER_UNREACHABLE, TOPIC_UNSUITABLE};
+        for (topics, stream, expected) in [
+            (reasons::TOPICS_READY, AVAILABLE, false),
+            (TOPIC_UNSUITABLE, AVAILABLE, true),
+            (BROKER_UNREACHABLE, TOPIC_UNSUITABLE, true),
+            (BROKER_FAILED, TOPIC_UNSUITABLE, true),
+            (BROKER_UNREACHABLE, AVAILABLE, false),
+            (reasons::TOPICS_READY, TOPIC_UNSUITABLE, false),
+        ] {
+            let condition = |type_: &str, reason: &str| -> Condition {
+                let condition = json!({"type": type_, "status": "False", "reason": reason,
+                    "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"});
+                serde_json::from_value(condition).unwrap()
+            };
+            let conditions = [
+                condition(condition_types::TOPICS_READY, topics),
+                condition(condition_types::STREAM_READY, stream),
+            ];
+            let found = were_unsuitable(conditions.iter());
+            assert_eq!(found, expected, "{topics} {stream}");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! A corrected pipeline replaces batch runs that never started, and no others.
+
+use anyhow::{Context as _, Result, ensure};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use kube::{
+    Api, ResourceExt as _,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    cluster::Cluster,
+    pipeline::{Pipeline, SETTLES},
+    specs,
+    wait::until,
+};
+
+const NAMESPACE: &str = "stuck-runs";
+const HASH: &str = "pinpipe.dev/template-hash";
+
+pub async fn run(cluster: &Cluster) -> Result<String> {
+    let operator = cluster.operator().await?;
+    cluster.namespace_with_secrets(NAMESPACE).await?;
+    let pipeline = Pipeline::new(&cluster.admin, NAMESPACE, "pinterest");
+    operator.start(&["--namespace", NAMESPACE])?;
+    let mut spec = specs::whole(&operator.bootstrap_servers);
+    pipeline.create(&spec).await?;
+    pipeline.settle(&operator).await?;
+
+    let jobs: Api<Job> = Api::namespaced(cluster.admin.clone(), NAMESPACE);
+    let request = json!({"pinpipe.dev/run-batch": "first"});
+    pipeline.replace(&request, &spec).await?;
+    until("the requested run", SETTLES, async || {
+        requested(&jobs).await.map(drop)
+    })
+    .await
+    .with_context(|| operator.log_end())?;
+    let before = requested(&jobs).await?;
+    let manual = json!({"cronjob.kubernetes.io/instantiate": "manual"});
+    for (name, annotations) in [
+        ("stuck", json!({})),
+        ("ran", json!({})),
+        ("by-hand", manual),
+    ] {
+        create(cluster, &jobs, name, &annotations).await?;
+    }
+    // Nothing works on Jobs here: these wait for their pods, and one has a pod that runs.
+    let waits = json!({"startTime": "2026-01-01T00:00:00Z"});
+    let runs = json!({"startTime": "2026-01-01T00:00:00Z", "active": 1, "ready": 1});
+    for (name, status) in [
+        (before.name_any().as_str(), &waits),
+        ("stuck", &waits),
+        ("by-hand", &waits),
+        ("ran", &runs),
+    ] {
+        let status = json!({"status": status});
+        jobs.patch_status(name, &PatchParams::default(), &Patch::Merge(&status))
+            .await?;
+    }
+
+    spec["batch"]["resources"] = json!({"requests": {"memory": "64Mi"}});
+    pipeline.replace(&request, &spec).await?;
+    until("the stuck run is deleted", SETTLES, async || {
+        let left = jobs.get_opt("stuck").await?;
+        ensure!(left.is_none(), "it is still there");
+        Ok(())
+    })
+    .await
+    .with_context(|| operator.log_end())?;
+    until("the requested run is started again", SETTLES, async || {
+        let now = requested(&jobs).await?;
+        ensure!(now.uid() != before.uid(), "it is still the old Job");
+        ensure!(now.name_any() == before.name_any(), "{}", now.name_any());
+        let [now, before] = [&now, &before].map(|job| job.annotations().get(HASH));
+        ensure!(now.is_some() && now != before, "{now:?}");
+        Ok(())
+    })
+    .await
+    .with_context(|| operator.log_end())?;
+    pipeline.settle(&operator).await?;
+    for kept in ["ran", "by-hand"] {
+        jobs.get(kept)
+            .await
+            .with_context(|| format!("Job {kept}"))?;
+    }
+    Ok("two replaced, one that ran and one made by hand left alone".to_owned())
+}
+
+/// The Job that the operator made for the request.
+async fn requested(jobs: &Api<Job>) -> Result<Job> {
+    let list = jobs.list(&kube::api::ListParams::default()).await?;
+    let mut found = list.items.into_iter();
+    let is_requested = |job: &Job| job.annotations().contains_key("pinpipe.dev/run-batch");
+    found.find(is_requested).context("no Job for the request")
+}
+
+/// Creates a Job as the `CronJob` controller does, with further annotations.
+async fn create(cluster: &Cluster, jobs: &Api<Job>, name: &str, more: &Value) -> Result<()> {
+    let cron_jobs: Api<CronJob> = Api::namespaced(cluster.admin.clone(), NAMESPACE);
+    let cron_job = cron_jobs.get("pinterest-batch").await?;
+    let (owner, uid) = (cron_job.name_any(), cron_job.uid());
+    let template = cron_job.spec.context("no spec")?.job_template;
+    let mut body = serde_json::to_value(template)?;
+    body["metadata"]["name"] = json!(name);
+    body["metadata"]["ownerReferences"] = json!([{"apiVersion": "batch/v1", "kind": "CronJob",
+        "name": owner, "uid": uid, "controller": true}]);
+    for (key, value) in more.as_object().into_iter().flatten() {
+        body["metadata"]["annotations"][key] = value.clone();
+    }
+    let job = serde_json::from_value(body)?;
+    jobs.create(&PostParams::default(), &job).await?;
+    Ok(())
+}

@@ -1,0 +1,291 @@
+//! Pod templates.
+
+use serde_json::{Value, json};
+
+use super::{Config, Oracle, set};
+
+/// A component's pods, as far as they differ from those of other components.
+pub struct Worker<'a> {
+    pub component: &'a str,
+    /// The image and the container.
+    pub image: &'a str,
+    /// The component's section of the spec.
+    pub section: &'a Value,
+    /// CPU request, memory request and memory limit if the section sets none.
+    pub default_resources: [&'a str; 3],
+    pub secrets: Vec<Secret>,
+    pub grace_seconds: i64,
+}
+
+/// A mounted Secret.
+pub struct Secret {
+    /// The directory below `/etc/pinpipe/secrets`.
+    pub directory: String,
+    pub name: Value,
+    /// Keys and the files they are mounted as.
+    pub files: Vec<(String, String)>,
+}
+
+impl Secret {
+    /// A Secret whose keys are mounted as files of the same names.
+    pub fn new(directory: &str, reference: &Value, keys: [&str; 2]) -> Self {
+        Self {
+            directory: directory.to_owned(),
+            name: reference["name"].clone(),
+            files: keys.map(|key| (key.to_owned(), key.to_owned())).into(),
+        }
+    }
+}
+
+impl Oracle<'_> {
+    /// The pod template of a worker. Of the existing template, `found`, only the hash of the
+    /// Secrets is used.
+    pub fn template(&self, worker: &Worker<'_>, config: &Config, found: &Value) -> Value {
+        let section = worker.section;
+        let mut labels = self.labels(worker.component);
+        extend(&mut labels, &section["podLabels"]);
+        let mut annotations = json!({"pinpipe.dev/config-hash": config.hash});
+        extend(&mut annotations, &section["podAnnotations"]);
+        if !worker.secrets.is_empty() {
+            let found = &found["metadata"]["annotations"]["pinpipe.dev/secrets-hash"];
+            let is_hash = found.as_str().is_some_and(|hash| hash.len() == 32);
+            let hash = if is_hash {
+                found.clone()
+            } else {
+                json!("a hash")
+            };
+            set(&mut annotations, "pinpipe.dev/secrets-hash", hash);
+        }
+        json!({
+            "metadata": {"labels": labels, "annotations": annotations},
+            "spec": self.pod_spec(worker, config),
+        })
+    }
+
+    fn pod_spec(&self, worker: &Worker<'_>, config: &Config) -> Value {
+        let (section, image) = (worker.section, &self.spec["image"]);
+        let is_batch = worker.component == "batch";
+        let account = match section["serviceAccountName"].as_str() {
+            Some(account) => json!(account),
+            None if is_batch => json!(self.child("batch")),
+            None => json!("default"),
+        };
+        let (spread, affinity) = self.spread(worker);
+        let mut spec = json!({
+            "containers": [self.container(worker)],
+            "volumes": volumes(worker, config),
+            "imagePullSecrets": image["pullSecrets"],
+            "serviceAccountName": account,
+            "nodeSelector": section["nodeSelector"],
+            "tolerations": tolerations(&section["tolerations"]),
+            "topologySpreadConstraints": spread,
+            "affinity": affinity,
+            "automountServiceAccountToken": is_batch,
+            "enableServiceLinks": false,
+            "terminationGracePeriodSeconds": worker.grace_seconds,
+            "securityContext": {
+                "runAsNonRoot": true,
+                "runAsUser": 65_532,
+                "runAsGroup": 65_532,
+                "fsGroup": 65_532,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+        });
+        if is_batch {
+            set(&mut spec, "restartPolicy", json!("Never"));
+        }
+        spec
+    }
+
+    fn container(&self, worker: &Worker<'_>) -> Value {
+        let admin = json!({"name": "admin", "containerPort": 9090, "protocol": "TCP"});
+        let http = json!({"name": "http", "containerPort": 8080, "protocol": "TCP"});
+        let (ports, env) = match worker.component {
+            "batch" => (json!([]), json!([run_name()])),
+            "ingest" => (json!([http, admin]), Value::Null),
+            _ => (json!([admin]), Value::Null),
+        };
+        let lifecycle = match worker.component {
+            "ingest" => json!({"preStop": {"sleep": {"seconds": 3}}}),
+            _ => Value::Null,
+        };
+        let probe = |path: &str, period: i64, failures: i64| match worker.component {
+            "batch" => Value::Null,
+            _ => json!({
+                "httpGet": {"path": path, "port": "admin"},
+                "periodSeconds": period,
+                "failureThreshold": failures,
+                "timeoutSeconds": 3,
+            }),
+        };
+        let [cpu, memory, limit] = worker.default_resources;
+        let resources = match &worker.section["resources"] {
+            // Set requests and limits replace all defaults.
+            Value::Object(set) => json!({
+                "requests": set.get("requests"),
+                "limits": set.get("limits"),
+            }),
+            _ => json!({
+                "requests": {"cpu": cpu, "memory": memory},
+                "limits": {"memory": limit},
+            }),
+        };
+        let pull_policy = &self.spec["image"]["pullPolicy"];
+        json!({
+            "name": worker.image,
+            "image": self.image(worker.image),
+            "imagePullPolicy": pull_policy.as_str().unwrap_or("IfNotPresent"),
+            "env": env,
+            "ports": ports,
+            "resources": resources,
+            "volumeMounts": mounts(worker),
+            "lifecycle": lifecycle,
+            "startupProbe": probe("/healthz", 1, 60),
+            "livenessProbe": probe("/healthz", 10, 6),
+            "readinessProbe": probe("/readyz", 5, 2),
+            "securityContext": {
+                "allowPrivilegeEscalation": false,
+                "readOnlyRootFilesystem": true,
+                "runAsNonRoot": true,
+                "capabilities": {"drop": ["ALL"]},
+            },
+            "terminationMessagePolicy": "FallbackToLogsOnError",
+        })
+    }
+
+    /// `<registry>/<worker>:<tag>`, with a digest where one is pinned. The operator's digests
+    /// belong to the operator's tag.
+    fn image(&self, worker: &str) -> String {
+        let set = &self.spec["image"];
+        let registry = set["registry"].as_str().unwrap_or(self.images.registry);
+        let own_tag = set["tag"].as_str().filter(|tag| !tag.is_empty());
+        let tag = own_tag.unwrap_or(self.images.tag);
+        let operators = self.images.digests.iter().find(|(name, _)| *name == worker);
+        let operators = operators.filter(|_| own_tag.is_none());
+        let digest = set["digests"][worker]
+            .as_str()
+            .or(operators.map(|(_, digest)| *digest));
+        match digest {
+            Some(digest) => format!("{registry}/{worker}:{tag}@{digest}"),
+            None => format!("{registry}/{worker}:{tag}"),
+        }
+    }
+
+    /// Topology spread constraints and affinity. By default, the pods of ingest and stream sinks
+    /// are spread over nodes and zones.
+    fn spread(&self, worker: &Worker<'_>) -> (Value, Value) {
+        let selector = json!({"matchLabels": self.selector(worker.component)});
+        let of_template = json!(["pod-template-hash"]);
+        if let Some(set) = worker.section["topologySpread"].as_array() {
+            let set = set.iter().map(|constraint| {
+                json!({
+                    "topologyKey": constraint["topologyKey"],
+                    "maxSkew": constraint["maxSkew"].as_i64().unwrap_or(1),
+                    "whenUnsatisfiable": constraint["whenUnsatisfiable"],
+                    "labelSelector": selector,
+                    "matchLabelKeys": of_template,
+                })
+            });
+            return (set.collect(), Value::Null);
+        }
+        if matches!(worker.component, "archive" | "batch" | "emulator") {
+            return (Value::Null, Value::Null);
+        }
+        let spread = json!([{
+            "topologyKey": "kubernetes.io/hostname",
+            "maxSkew": 1,
+            "whenUnsatisfiable": "ScheduleAnyway",
+            "labelSelector": selector,
+            "matchLabelKeys": of_template,
+        }]);
+        let apart = json!([{
+            "weight": 100,
+            "podAffinityTerm": {
+                "topologyKey": "topology.kubernetes.io/zone",
+                "labelSelector": selector,
+                "matchLabelKeys": of_template,
+            },
+        }]);
+        let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
+        (spread, json!({"podAntiAffinity": {preferred: apart}}))
+    }
+}
+
+/// The tolerations that are set, and half a minute for the taints of a failed node unless a set
+/// toleration applies to them.
+fn tolerations(set: &Value) -> Value {
+    let mut all = set.as_array().cloned().unwrap_or_default();
+    for taint in [
+        "node.kubernetes.io/not-ready",
+        "node.kubernetes.io/unreachable",
+    ] {
+        let applies = |toleration: &Value| {
+            let (key, effect) = (&toleration["key"], &toleration["effect"]);
+            (key.is_null() || key == taint) && (effect.is_null() || effect == "NoExecute")
+        };
+        if !set.as_array().into_iter().flatten().any(applies) {
+            all.push(json!({
+                "key": taint,
+                "operator": "Exists",
+                "effect": "NoExecute",
+                "tolerationSeconds": 30,
+            }));
+        }
+    }
+    Value::Array(all)
+}
+
+fn volumes(worker: &Worker<'_>, config: &Config) -> Value {
+    let mut volumes = vec![json!({"name": "config", "configMap": {"name": config.name}})];
+    for secret in &worker.secrets {
+        let files = secret.files.iter();
+        let items: Vec<_> = files
+            .map(|(key, path)| json!({"key": key, "path": path}))
+            .collect();
+        volumes.push(json!({
+            "name": format!("secret-{}", secret.directory),
+            "secret": {"secretName": secret.name, "defaultMode": 0o440, "items": items},
+        }));
+    }
+    if worker.component == "batch" {
+        let size = &worker.section["scratchSize"];
+        let size = if size.is_null() {
+            json!("16Gi")
+        } else {
+            size.clone()
+        };
+        volumes.push(json!({"name": "tmp", "emptyDir": {"sizeLimit": size}}));
+    }
+    Value::Array(volumes)
+}
+
+fn mounts(worker: &Worker<'_>) -> Value {
+    let config = json!({"name": "config", "mountPath": "/etc/pinpipe/config", "readOnly": true});
+    let mut mounts = vec![config];
+    for secret in &worker.secrets {
+        mounts.push(json!({
+            "name": format!("secret-{}", secret.directory),
+            "mountPath": format!("/etc/pinpipe/secrets/{}", secret.directory),
+            "readOnly": true,
+        }));
+    }
+    if worker.component == "batch" {
+        mounts.push(json!({"name": "tmp", "mountPath": "/tmp", "readOnly": null}));
+    }
+    Value::Array(mounts)
+}
+
+/// A run has the name of its Job.
+fn run_name() -> Value {
+    let path = "metadata.labels['batch.kubernetes.io/job-name']";
+    json!({"name": "PINPIPE_RUN", "valueFrom": {"fieldRef": {"fieldPath": path}}})
+}
+
+/// Adds the fields of an object to another one; those that are there stay.
+fn extend(to: &mut Value, from: &Value) {
+    for (key, value) in from.as_object().into_iter().flatten() {
+        if to[key].is_null() {
+            set(to, key, value.clone());
+        }
+    }
+}

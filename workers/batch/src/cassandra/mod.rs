@@ -1,0 +1,388 @@
+//! The Cassandra sink: creates the keyspace and the tables if they don't exist, and writes rows
+//! with the run's time as their timestamp.
+//!
+//! Because of the timestamp, a repeated run writes the same cells, and a late one that another run
+//! has overtaken changes nothing. Rows are always written whole, nulls included.
+
+mod errors;
+mod inserts;
+
+use std::{
+    collections::HashSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use arrow::array::RecordBatch;
+use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt, stream};
+use pinpipe_config::Cassandra;
+use pinpipe_runtime::config::secret_file;
+use scylla::{
+    client::{
+        execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder,
+    },
+    errors::ExecutionError,
+    response::query_result::QueryResult,
+    serialize::row::SerializeRow,
+    statement::prepared::PreparedStatement,
+    value::{CqlValue, Row},
+};
+use tokio::task::JoinSet;
+use tracing::{info, warn};
+
+use self::{
+    errors::{connect_error, request_error},
+    inserts::Inserts,
+};
+use crate::{
+    failure::Permanent,
+    retry::{RETRY_TIMEOUT, retry},
+    table::{Table, quoted},
+};
+
+/// Record batches written concurrently, each by its own task.
+const WRITERS: usize = 4;
+/// Concurrent requests of one writer.
+const REQUESTS: usize = 32;
+/// Timeout of one request.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
+/// How long it may take until all nodes have a schema change.
+const AGREEMENT_TIMEOUT: Duration = Duration::from_mins(1);
+/// Interval of progress log lines.
+const LOG_EVERY: Duration = Duration::from_secs(5);
+/// First and longest delay between two attempts of a request.
+const RETRY_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// A keyspace of a Cassandra cluster.
+#[derive(Clone)]
+pub struct CassandraSink {
+    session: Arc<Session>,
+    keyspace: String,
+    /// Whether the last request of any writer failed, so that an outage is logged once and not once
+    /// per row.
+    unavailable: Arc<AtomicBool>,
+}
+
+impl CassandraSink {
+    /// Connects, retrying while the cluster is unavailable, and creates the keyspace if it doesn't
+    /// exist.
+    pub async fn connect(config: &Cassandra) -> Result<Self> {
+        let session = retry(RETRY_TIMEOUT, "connecting to Cassandra", || connect(config)).await?;
+        let sink = Self {
+            session: Arc::new(session),
+            keyspace: config.keyspace.clone(),
+            unavailable: Arc::new(AtomicBool::new(false)),
+        };
+        sink.create_keyspace(config.replication_factor).await?;
+        Ok(sink)
+    }
+
+    /// The keyspace's name.
+    pub fn keyspace(&self) -> &str {
+        &self.keyspace
+    }
+
+    /// Checks first, so that an existing keyspace needs no permission to create keyspaces.
+    async fn create_keyspace(&self, replication_factor: u32) -> Result<()> {
+        let existing = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
+        if !self.schema_names(existing).await?.is_empty() {
+            return Ok(());
+        }
+        info!(
+            keyspace = self.keyspace,
+            replication_factor, "creating the keyspace"
+        );
+        self.change_schema(&format!(
+            "CREATE KEYSPACE IF NOT EXISTS {} WITH replication = \
+             {{'class': 'SimpleStrategy', 'replication_factor': {replication_factor}}}",
+            quoted(&self.keyspace)
+        ))
+        .await
+        .with_context(|| format!("can't create the keyspace {}", self.keyspace))
+    }
+
+    /// Creates those of `tables` that don't exist.
+    pub async fn create_tables(&self, tables: &[&Table]) -> Result<()> {
+        let existing = self
+            .schema_names("SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?")
+            .await?;
+        for table in tables
+            .iter()
+            .filter(|table| !existing.contains(&table.name))
+        {
+            self.change_schema(&table.create()).await.with_context(|| {
+                format!(
+                    "can't create the table {} in the keyspace {}",
+                    table.name, self.keyspace
+                )
+            })?;
+            info!(table = table.name, "table created");
+        }
+        Ok(())
+    }
+
+    /// The names that a query on `system_schema` returns for the keyspace.
+    async fn schema_names(&self, query: &str) -> Result<HashSet<String>> {
+        let statement = self.prepare(query).await?;
+        let rows = self
+            .execute(&statement, &(&self.keyspace,))
+            .await?
+            .into_rows_result()?;
+        let names = rows.rows::<(String,)>()?.map(|row| Ok(row?.0));
+        names.collect()
+    }
+
+    /// Changes the schema. The driver waits until all nodes have the change.
+    async fn change_schema(&self, cql: &str) -> Result<()> {
+        retry(RETRY_TIMEOUT, "changing Cassandra's schema", || async {
+            self.session
+                .query_unpaged(cql, ())
+                .await
+                .map_err(request_error)?;
+            Ok(())
+        })
+        .await
+    }
+
+    async fn prepare(&self, cql: &str) -> Result<PreparedStatement> {
+        let mut statement = retry(RETRY_TIMEOUT, "preparing a statement", || async {
+            self.session
+                .prepare(cql)
+                .await
+                .map_err(|error| request_error(error.into()))
+        })
+        .await
+        .with_context(|| {
+            format!("can't prepare `{cql}`; an existing table may have other columns")
+        })?;
+        // These are reads, and writes with a fixed timestamp, so the driver may repeat them.
+        statement.set_is_idempotent(true);
+        Ok(statement)
+    }
+
+    /// Executes a statement, retrying while the cluster is unavailable.
+    async fn execute(
+        &self,
+        statement: &PreparedStatement,
+        values: &(impl SerializeRow + Sync),
+    ) -> Result<QueryResult> {
+        self.send(|| self.session.execute_unpaged(statement, values))
+            .await
+    }
+
+    /// Sends a request, retrying while the cluster is unavailable.
+    async fn send<F>(&self, request: impl Fn() -> F) -> Result<QueryResult>
+    where
+        F: Future<Output = Result<QueryResult, ExecutionError>>,
+    {
+        let started = Instant::now();
+        let (mut delay, max_delay) = RETRY_DELAYS;
+        loop {
+            let error = match request().await {
+                Ok(result) => {
+                    if self.unavailable.swap(false, Ordering::Relaxed) {
+                        info!("Cassandra is available again");
+                    }
+                    return Ok(result);
+                }
+                Err(error) => request_error(error),
+            };
+            if error.is::<Permanent>() || started.elapsed() > RETRY_TIMEOUT {
+                return Err(error);
+            }
+            if !self.unavailable.swap(true, Ordering::Relaxed) {
+                warn!(
+                    error = format!("{error:#}"),
+                    "Cassandra is unavailable, retrying"
+                );
+            }
+            tokio::time::sleep(delay).await;
+            delay = (delay * 2).min(max_delay);
+        }
+    }
+
+    /// Writes rows with `run_time` as their timestamp and returns how many it wrote. `total` is the
+    /// expected number, for the log.
+    pub async fn write(
+        &self,
+        table: &Table,
+        total: u64,
+        mut rows: impl Iterator<Item = Result<RecordBatch>> + Send,
+        run_time: DateTime<Utc>,
+    ) -> Result<u64> {
+        let insert = Arc::new(Inserts::new(self.prepare(&table.insert()).await?, run_time));
+        let mut writers = JoinSet::new();
+        let mut start = |writers: &mut JoinSet<_>| -> Result<()> {
+            if let Some(batch) = rows.next().transpose()? {
+                let (sink, insert) = (self.clone(), Arc::clone(&insert));
+                writers.spawn(async move { sink.write_batch(&insert, &batch).await });
+            }
+            Ok(())
+        };
+        for _ in 0..WRITERS {
+            start(&mut writers)?;
+        }
+        let (mut written, mut last_logged) = (0, Instant::now());
+        while let Some(writer) = writers.join_next().await {
+            written += writer?.with_context(|| format!("writing to the table {}", table.name))?;
+            start(&mut writers)?;
+            if last_logged.elapsed() >= LOG_EVERY {
+                info!(table = table.name, rows = written, of = total, "writing");
+                last_logged = Instant::now();
+            }
+        }
+        Ok(written)
+    }
+
+    async fn write_batch(&self, inserts: &Inserts, batch: &RecordBatch) -> Result<u64> {
+        let requests = stream::iter(inserts.requests(batch)?).map(Ok);
+        requests
+            .try_for_each_concurrent(REQUESTS, |rows| async move {
+                self.send(|| self.session.batch(inserts.batch(rows.len()), &rows))
+                    .await
+                    .map(drop)
+            })
+            .await?;
+        Ok(batch.num_rows() as u64)
+    }
+
+    /// Deletes the rows of an answer's table that were written before this run, and returns their
+    /// number. The run must have written its own rows before. The deletion's timestamp is one
+    /// microsecond older than those rows, so it can't delete them.
+    pub async fn delete_stale(&self, table: &Table, run_time: DateTime<Utc>) -> Result<usize> {
+        let run_micros = run_time.timestamp_micros();
+        let write_times = self.prepare(&table.select_write_times()).await?;
+        let mut delete = self.prepare(&table.delete()).await?;
+        delete.set_timestamp(Some(run_micros - 1));
+        let stale = retry(RETRY_TIMEOUT, "reading an answer's keys", || {
+            self.keys_written_before(&write_times, run_micros)
+        })
+        .await?;
+        for key in &stale {
+            self.execute(&delete, key)
+                .await
+                .with_context(|| format!("deleting a row of the table {}", table.name))?;
+        }
+        Ok(stale.len())
+    }
+
+    /// Keys of the rows written before `micros`. `write_times` selects the key columns and the
+    /// write time.
+    async fn keys_written_before(
+        &self,
+        write_times: &PreparedStatement,
+        micros: i64,
+    ) -> Result<Vec<Vec<Option<CqlValue>>>> {
+        let mut rows = self
+            .session
+            .execute_iter(write_times.clone(), ())
+            .await?
+            .rows_stream::<Row>()?;
+        let mut keys = Vec::new();
+        while let Some(Row { mut columns }) = rows.try_next().await? {
+            // A row without a write time has only null values, so this run has not written it.
+            let time = columns.pop().flatten().and_then(|time| time.as_bigint());
+            if time.is_none_or(|time| time < micros) {
+                keys.push(columns);
+            }
+        }
+        Ok(keys)
+    }
+}
+
+async fn connect(config: &Cassandra) -> Result<Session> {
+    let profile = ExecutionProfile::builder()
+        .request_timeout(Some(REQUEST_TIMEOUT))
+        .build();
+    let mut builder = SessionBuilder::new()
+        .known_nodes(&config.contact_points)
+        .connection_timeout(Duration::from_secs(5))
+        .schema_agreement_timeout(AGREEMENT_TIMEOUT)
+        .default_execution_profile_handle(profile.into_handle());
+    if let Some(folder) = &config.credentials_dir {
+        let secret = |key| secret_file(&folder.join(key), None).map_err(Permanent::from);
+        builder = builder.user(secret("username")?, secret("password")?);
+    }
+    builder
+        .build()
+        .await
+        .map_err(|error| connect_error(config, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::{TcpListener, TcpStream},
+    };
+
+    use super::*;
+    use crate::testing::TestDir;
+
+    const MESSAGE: &str = "Provided username pins and/or password are incorrect";
+
+    /// A server that refuses all credentials, by the CQL binary protocol v4.
+    async fn refuse_credentials(mut stream: TcpStream) -> std::io::Result<()> {
+        loop {
+            let mut header = [0; 9];
+            stream.read_exact(&mut header).await?;
+            let [_, _, stream_high, stream_low, opcode, length @ ..] = header;
+            let mut body = vec![0; usize::try_from(u32::from_be_bytes(length)).unwrap()];
+            stream.read_exact(&mut body).await?;
+            let text = |text: &str| {
+                let length = u16::try_from(text.len()).unwrap();
+                [&length.to_be_bytes(), text.as_bytes()].concat()
+            };
+            let (opcode, body) = match opcode {
+                // OPTIONS: SUPPORTED, nothing.
+                0x05 => (0x06, vec![0, 0]),
+                // STARTUP: AUTHENTICATE.
+                0x01 => (
+                    0x03,
+                    text("org.apache.cassandra.auth.PasswordAuthenticator"),
+                ),
+                // AUTH_RESPONSE: ERROR, bad credentials.
+                _ => (
+                    0x00,
+                    [&0x0100_u32.to_be_bytes()[..], &text(MESSAGE)].concat(),
+                ),
+            };
+            let length = u32::try_from(body.len()).unwrap().to_be_bytes();
+            let header = [0x84, 0, stream_high, stream_low, opcode];
+            stream
+                .write_all(&[&header[..], &length, &body].concat())
+                .await?;
+        }
+    }
+
+    #[tokio::test]
+    async fn refused_credentials_fail_without_retries_and_with_the_servers_message() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(refuse_credentials(stream));
+            }
+        });
+        let credentials = TestDir::new();
+        for key in ["username", "password"] {
+            std::fs::write(credentials.file(key), "pins").unwrap();
+        }
+        let config = Cassandra {
+            contact_points: vec![address.clone()],
+            keyspace: "pinterest_data".into(),
+            replication_factor: 1,
+            credentials_dir: Some(credentials.path().to_owned()),
+        };
+        let error = CassandraSink::connect(&config).await.err().unwrap();
+        assert!(error.is::<Permanent>(), "{error:#}");
+        for part in [&address, "credentialsSecretRef", MESSAGE] {
+            assert!(error.to_string().contains(part), "{error:#}");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Permanent failures, and the exit code that distinguishes them from failures worth a retry.
+
+use pinpipe_config::EXIT_PERMANENT_FAILURE;
+
+use crate::quality::QualityExceeded;
+
+const EXIT_FAILURE: u8 = 1;
+
+/// An error that neither repeating the request nor restarting the pod fixes.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Permanent(pub String);
+
+impl From<anyhow::Error> for Permanent {
+    fn from(error: anyhow::Error) -> Self {
+        Self(format!("{error:#}"))
+    }
+}
+
+/// The exit code of a process that failed: [`EXIT_PERMANENT_FAILURE`] or 1.
+pub fn exit_code(error: &anyhow::Error) -> u8 {
+    if error.is::<Permanent>() || error.is::<QualityExceeded>() {
+        EXIT_PERMANENT_FAILURE
+    } else {
+        EXIT_FAILURE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use anyhow::{Context, anyhow};
+    use pinpipe_config::Quality;
+    use pinpipe_core::Kind;
+
+    use super::*;
+    use crate::{counts::Counts, quality};
+
+    #[test]
+    fn only_failures_that_a_retry_cannot_fix_exit_with_the_permanent_code() {
+        let rejected = Counts {
+            read: 1,
+            rejected: 1,
+            ..Counts::default()
+        };
+        let limits = Quality {
+            max_rejected_ratio: Some(0.0),
+            ..Quality::default()
+        };
+        let exceeded = quality::check(&limits, &BTreeMap::from([(Kind::Pin, rejected)]));
+        let in_context = |error: anyhow::Error| -> anyhow::Result<()> {
+            Err(error).context("writing to geo_batch").context("sink a")
+        };
+        for (error, expected) in [
+            (exceeded.unwrap_err().into(), EXIT_PERMANENT_FAILURE),
+            (Permanent("denied".into()).into(), EXIT_PERMANENT_FAILURE),
+            (anyhow!("connection refused"), 1),
+        ] {
+            assert_eq!(exit_code(&error), expected, "{error}");
+            let error = in_context(error).unwrap_err();
+            assert_eq!(exit_code(&error), expected, "{error:#}");
+        }
+    }
+}

@@ -1,0 +1,202 @@
+//! Reads a dead-letter topic from its beginning to its end at the start of the re-drive.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use pinpipe_config::Batch;
+use pinpipe_runtime::dead_letter::DeadLetterId;
+use rdkafka::{
+    ClientConfig, Message, Offset, TopicPartitionList,
+    consumer::{BaseConsumer, Consumer, StreamConsumer},
+    error::{KafkaError, RDKafkaErrorCode},
+    message::BorrowedMessage,
+};
+use tracing::debug;
+
+/// Timeout of one request to the broker.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long to wait for the next record.
+const RECEIVE_TIMEOUT: Duration = Duration::from_mins(2);
+
+/// End offset of each partition that has records.
+pub type Ends = BTreeMap<i32, i64>;
+
+fn settings(config: &Batch) -> ClientConfig {
+    let mut settings = pinpipe_runtime::kafka::client_config(&config.kafka, "pinpipe-redrive");
+    settings
+        // librdkafka requires a group id. The group is never joined and nothing is committed.
+        .set(
+            "group.id",
+            format!(
+                "{}.{}.redrive",
+                config.pipeline.namespace, config.pipeline.name
+            ),
+        )
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", "read_committed")
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "earliest")
+        .set("queued.max.messages.kbytes", "8192");
+    settings
+}
+
+/// The current end offsets of the topic's partitions. Blocks.
+pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
+    let consumer: BaseConsumer = settings(config)
+        .create()
+        .context("can't create the Kafka consumer")?;
+    tokio::task::block_in_place(|| {
+        let metadata = consumer
+            .fetch_metadata(Some(topic), BROKER_TIMEOUT)
+            .with_context(|| {
+                format!(
+                    "can't read the metadata of the topic {topic} from Kafka at {}",
+                    config.kafka.bootstrap_servers
+                )
+            })?;
+        let found = metadata
+            .topics()
+            .iter()
+            .find(|found| found.name() == topic && found.error().is_none());
+        let partitions = found.map_or(&[][..], |found| found.partitions());
+        ensure!(
+            !partitions.is_empty(),
+            "the topic {topic} doesn't exist; the operator creates it, see the condition \
+             TopicsReady of the pipeline"
+        );
+        let mut ends = Ends::new();
+        for partition in partitions
+            .iter()
+            .map(rdkafka::metadata::MetadataPartition::id)
+        {
+            let (low, end) = consumer
+                .fetch_watermarks(topic, partition, BROKER_TIMEOUT)
+                .with_context(|| format!("can't read the end offset of {topic}[{partition}]"))?;
+            if low < end {
+                ends.insert(partition, end);
+            }
+        }
+        Ok(ends)
+    })
+}
+
+/// Reader of a dead-letter topic.
+pub struct DeadLetterReader {
+    consumer: StreamConsumer,
+    /// Partitions that are not yet read to their end.
+    unread: Ends,
+}
+
+impl DeadLetterReader {
+    /// A reader at the beginning of the topic.
+    pub fn new(config: &Batch, topic: &str, ends: &Ends) -> Result<Self> {
+        let consumer: StreamConsumer = settings(config)
+            .create()
+            .context("can't create the Kafka consumer")?;
+        let mut list = TopicPartitionList::new();
+        for partition in ends.keys() {
+            list.add_partition_offset(topic, *partition, Offset::Beginning)?;
+        }
+        consumer.assign(&list)?;
+        Ok(Self {
+            consumer,
+            unread: ends.clone(),
+        })
+    }
+
+    /// The next record of any partition; `None` when all partitions are read.
+    pub async fn next(&mut self) -> Result<Option<BorrowedMessage<'_>>> {
+        while !self.unread.is_empty() {
+            let received = tokio::time::timeout(RECEIVE_TIMEOUT, self.consumer.recv()).await;
+            let received = received.ok().with_context(|| {
+                format!("no record received from Kafka for {RECEIVE_TIMEOUT:?}")
+            })?;
+            match received {
+                Ok(message) => {
+                    let (partition, offset) = (message.partition(), message.offset());
+                    let Some(&end) = self.unread.get(&partition) else {
+                        continue;
+                    };
+                    if offset + 1 >= end {
+                        self.unread.remove(&partition);
+                    }
+                    if offset < end {
+                        return Ok(Some(message));
+                    }
+                }
+                Err(KafkaError::PartitionEOF(partition)) => {
+                    self.unread.remove(&partition);
+                }
+                Err(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)) => {
+                    bail!("the topic was deleted");
+                }
+                Err(KafkaError::MessageConsumptionFatal(code)) => {
+                    bail!("fatal error of the Kafka consumer: {code}")
+                }
+                Err(error) => debug!(%error, "error of the Kafka consumer"),
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// A set of ids of dead letters, with a few bytes per id since there may be millions.
+#[derive(Debug, Default)]
+pub struct LetterIdSet {
+    /// Several if the records' topic was deleted and created again.
+    topic_ids: Vec<String>,
+    /// Index in `topic_ids`, partition and offset.
+    ids: HashSet<(usize, i32, i64)>,
+}
+
+impl LetterIdSet {
+    /// Adds an id; returns whether it is new.
+    pub fn insert(&mut self, id: &DeadLetterId) -> bool {
+        let topic = self.topic(id).unwrap_or_else(|| {
+            self.topic_ids.push(id.topic_id.clone());
+            self.topic_ids.len() - 1
+        });
+        self.ids.insert((topic, id.partition, id.offset))
+    }
+
+    /// Whether the set contains an id.
+    pub fn contains(&self, id: &DeadLetterId) -> bool {
+        self.topic(id)
+            .is_some_and(|topic| self.ids.contains(&(topic, id.partition, id.offset)))
+    }
+
+    fn topic(&self, id: &DeadLetterId) -> Option<usize> {
+        self.topic_ids
+            .iter()
+            .position(|topic_id| *topic_id == id.topic_id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_of_a_recreated_topic_are_different() {
+        let id = |topic_id: &str, partition, offset| DeadLetterId {
+            topic_id: topic_id.into(),
+            partition,
+            offset,
+        };
+        let mut set = LetterIdSet::default();
+        for (letter, new) in [
+            (id("a", 0, 1), true),
+            (id("a", 0, 1), false),
+            (id("b", 0, 1), true),
+            (id("a", 1, 1), true),
+            (id("a", 0, 2), true),
+            (id("b", 0, 1), false),
+        ] {
+            assert_eq!(set.contains(&letter), !new);
+            assert_eq!(set.insert(&letter), new);
+        }
+    }
+}

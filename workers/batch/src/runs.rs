@@ -1,0 +1,336 @@
+//! The runs of one pipeline, as stored in the bucket: which exist, which one finished last, and
+//! which ones a worker resumes or starts.
+//!
+//! ```text
+//! runs/<namespace>.<pipeline>/<run>/manifest.json   what the run reads, created only once
+//!                                   state.json      what later runs build on, see `state`
+//!                                   report.json     written when the run has finished
+//!                             latest.json           pointer to the last finished run
+//! ```
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use chrono::{DateTime, Utc};
+use pinpipe_config::Pipeline;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    failure::Permanent,
+    manifest::Manifest,
+    store::{ListedObject, Store},
+};
+
+/// The pointer to the last finished run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pointer {
+    /// The run's name.
+    pub run: String,
+    /// The run's time, see [`Manifest::run_time`].
+    pub run_time: DateTime<Utc>,
+    /// Key of the run's manifest.
+    pub manifest: String,
+    /// Key of the run's report.
+    pub report: String,
+    /// Key of the run's state; `None` if the run's release didn't keep state yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+}
+
+/// A run, as found by listing its objects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The run's name.
+    pub name: String,
+    /// When the manifest was written, milliseconds since the epoch.
+    started: i64,
+    /// When the report was written, milliseconds since the epoch; `None` for an unfinished run.
+    finished: Option<i64>,
+    /// Whether the run has written its state.
+    has_state: bool,
+}
+
+impl Run {
+    /// Whether the run has no report yet. Such a run is resumed.
+    pub const fn is_unfinished(&self) -> bool {
+        self.finished.is_none()
+    }
+}
+
+/// One run that a batch worker carries out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Resume an unfinished run from its manifest.
+    Resume(String),
+    /// Start the requested run.
+    Start(String),
+}
+
+/// The runs of one pipeline in the bucket.
+#[derive(Clone, Debug)]
+pub struct Runs {
+    folder: String,
+}
+
+impl Runs {
+    /// The runs of `pipeline`.
+    pub fn new(pipeline: &Pipeline) -> Self {
+        Self {
+            folder: format!("runs/{}.{}", pipeline.namespace, pipeline.name),
+        }
+    }
+
+    /// Key of a run's manifest.
+    pub fn manifest(&self, run: &str) -> String {
+        format!("{}/{run}/manifest.json", self.folder)
+    }
+
+    /// Key of a run's report.
+    pub fn report(&self, run: &str) -> String {
+        format!("{}/{run}/report.json", self.folder)
+    }
+
+    /// Key of a run's state.
+    pub fn state(&self, run: &str) -> String {
+        format!("{}/{run}/state.json", self.folder)
+    }
+
+    /// Key of the pointer to the last finished run.
+    pub fn pointer(&self) -> String {
+        format!("{}/latest.json", self.folder)
+    }
+
+    /// All runs that have a manifest, oldest first.
+    pub async fn list(&self, store: &Store) -> Result<Vec<Run>> {
+        Ok(self.runs(&store.list(&format!("{}/", self.folder)).await?))
+    }
+
+    fn runs(&self, objects: &[ListedObject]) -> Vec<Run> {
+        #[derive(Default)]
+        struct Found {
+            started: Option<i64>,
+            finished: Option<i64>,
+            has_state: bool,
+        }
+        let mut found: BTreeMap<&str, Found> = BTreeMap::new();
+        for object in objects {
+            let path = object
+                .key
+                .strip_prefix(&self.folder)
+                .and_then(|path| path.strip_prefix('/'));
+            match path.and_then(|path| path.split_once('/')) {
+                Some((run, "manifest.json")) => {
+                    found.entry(run).or_default().started = Some(object.modified);
+                }
+                Some((run, "report.json")) => {
+                    found.entry(run).or_default().finished = Some(object.modified);
+                }
+                Some((run, "state.json")) => found.entry(run).or_default().has_state = true,
+                _ => {}
+            }
+        }
+        let run = |(
+            name,
+            Found {
+                started,
+                finished,
+                has_state,
+            },
+        ): (&str, Found)| {
+            Some(Run {
+                name: name.to_owned(),
+                started: started?,
+                finished,
+                has_state,
+            })
+        };
+        let mut runs: Vec<Run> = found.into_iter().filter_map(run).collect();
+        runs.sort_by_key(|run| run.started);
+        runs
+    }
+
+    /// Reads a run's manifest.
+    pub async fn read(&self, store: &Store, run: &str) -> Result<Manifest> {
+        store.get_json(&self.manifest(run)).await
+    }
+
+    /// Writes the manifest of a new run and returns it. If the run already has a manifest, returns
+    /// the existing one instead.
+    pub async fn start(&self, store: &Store, manifest: Manifest) -> Result<Manifest> {
+        let key = self.manifest(&manifest.run);
+        if store.create_json(&key, &manifest).await? {
+            return Ok(manifest);
+        }
+        store.get_json(&key).await
+    }
+
+    /// Points the pipeline's pointer at a finished run.
+    pub async fn publish(
+        &self,
+        store: &Store,
+        manifest: &Manifest,
+        has_state: bool,
+    ) -> Result<Pointer> {
+        let pointer = Pointer {
+            run: manifest.run.clone(),
+            run_time: manifest.run_time,
+            manifest: self.manifest(&manifest.run),
+            report: self.report(&manifest.run),
+            state: has_state.then(|| self.state(&manifest.run)),
+        };
+        store.put_json(&self.pointer(), &pointer).await?;
+        Ok(pointer)
+    }
+
+    /// The last finished run. If a worker died between writing a run's report and the pointer, the
+    /// pointer is updated first.
+    pub async fn last_finished(&self, store: &Store, runs: &[Run]) -> Result<Option<Pointer>> {
+        let pointer: Option<Pointer> = store.find_json(&self.pointer()).await?;
+        let Some(last) = runs
+            .iter()
+            .filter(|run| !run.is_unfinished())
+            .max_by_key(|run| run.finished)
+        else {
+            return Ok(pointer);
+        };
+        if pointer
+            .as_ref()
+            .is_some_and(|pointer| pointer.run == last.name)
+        {
+            return Ok(pointer);
+        }
+        let manifest = self.read(store, &last.name).await?;
+        if pointer
+            .as_ref()
+            .is_some_and(|pointer| pointer.run_time >= manifest.run_time)
+        {
+            return Ok(pointer);
+        }
+        tracing::info!(
+            run = last.name,
+            "updating the pointer to the last finished run"
+        );
+        self.publish(store, &manifest, last.has_state)
+            .await
+            .map(Some)
+    }
+}
+
+/// The steps of a worker started for the run `own`. Unfinished runs are resumed first, since their
+/// rows are older. `own` isn't started again if it has finished: the worker of an earlier attempt
+/// may have died after its last write.
+pub fn steps(runs: &[Run], own: &str) -> Vec<Step> {
+    let mut steps: Vec<Step> = runs
+        .iter()
+        .filter(|run| run.is_unfinished())
+        .map(|run| Step::Resume(run.name.clone()))
+        .collect();
+    if !runs.iter().any(|run| run.name == own) {
+        steps.push(Step::Start(own.to_owned()));
+    }
+    steps
+}
+
+/// The command that starts a full run in the cluster, for error messages.
+pub fn full_run_command(pipeline: &Pipeline) -> String {
+    let Pipeline {
+        namespace, name, ..
+    } = pipeline;
+    format!(
+        "helm install {name}-full charts/pinpipe-job --namespace {namespace} \
+         --set pipeline={name},command=full"
+    )
+}
+
+/// Checks a run's name, which becomes part of object keys.
+pub fn check_name(run: &str) -> Result<()> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    ensure!(
+        !run.is_empty() && run.len() <= 253 && run.chars().all(fits) && !run.starts_with('.'),
+        Permanent(format!(
+            "invalid run name `{run}`: use at most 253 ASCII letters, digits, `-`, `_` and `.`, \
+             and don't start with `.`"
+        ))
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn runs() -> Runs {
+        Runs::new(&Pipeline {
+            namespace: "data".into(),
+            name: "pins".into(),
+            uid: "u".into(),
+        })
+    }
+
+    fn listed(objects: &[(&str, i64)]) -> Vec<Run> {
+        let object = |(key, modified): &(&str, i64)| ListedObject {
+            key: format!("runs/data.pins/{key}"),
+            modified: *modified,
+            bytes: 1,
+        };
+        runs().runs(&objects.iter().map(object).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn unfinished_runs_are_resumed_before_a_new_one_starts() {
+        let found = listed(&[
+            ("b/manifest.json", 1),
+            ("a/manifest.json", 2),
+            ("c/manifest.json", 0),
+            ("c/report.json", 9),
+        ]);
+        let expected = [
+            Step::Resume("b".into()),
+            Step::Resume("a".into()),
+            Step::Start("d".into()),
+        ];
+        assert_eq!(
+            steps(&found, "d"),
+            expected,
+            "oldest first, regardless of name"
+        );
+    }
+
+    #[test]
+    fn a_retried_pod_resumes_its_own_run_and_does_nothing_if_it_has_finished() {
+        assert_eq!(
+            steps(&listed(&[("a/manifest.json", 1)]), "a"),
+            [Step::Resume("a".into())]
+        );
+        assert_eq!(
+            steps(
+                &listed(&[("a/manifest.json", 1), ("a/report.json", 2)]),
+                "a"
+            ),
+            []
+        );
+        assert_eq!(steps(&listed(&[]), "a"), [Step::Start("a".into())]);
+    }
+
+    #[test]
+    fn other_objects_are_ignored() {
+        let found = listed(&[
+            ("latest.json", 3),
+            ("a/manifest.json.bak", 1),
+            ("b/report.json", 2),
+            ("c/deep/manifest.json", 1),
+        ]);
+        assert_eq!(found, []);
+    }
+
+    #[test]
+    fn names_that_are_unsafe_in_object_keys_are_refused() {
+        for name in ["", "a/b", "..", "a b", "ä"] {
+            assert!(check_name(name).is_err(), "{name}");
+        }
+        for name in ["20261121T100000Z", "pinterest-batch-29384756", "a.b_c"] {
+            check_name(name).unwrap();
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! What librdkafka logs about connections to brokers.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use rdkafka::{
+    ClientContext, client::Client, config::RDKafkaLogLevel, consumer::ConsumerContext,
+    error::KafkaError,
+};
+
+use super::{
+    IdentityError,
+    cause::{Cause, Unreachable},
+    events, is_no_answer,
+};
+
+/// librdkafka's name for log messages about failed connections.
+const FAILED_CONNECTION: &str = "FAIL";
+
+/// Client context that passes librdkafka's log on and keeps why brokers can't be reached. Clones
+/// share it.
+///
+/// Requests to brokers that can't be reached fail with no more than "timed out". Only the log has
+/// the cause, such as `Connection refused`. librdkafka queues its log until the client is polled;
+/// see [`Self::collect`].
+#[derive(Clone, Debug)]
+pub struct BrokerErrors {
+    bootstrap_servers: Arc<str>,
+    cause: Arc<Mutex<Cause>>,
+}
+
+impl BrokerErrors {
+    /// Creates the context of clients of the cluster at these addresses.
+    #[must_use]
+    pub fn new(bootstrap_servers: &str) -> Self {
+        Self {
+            bootstrap_servers: bootstrap_servers.into(),
+            cause: Arc::default(),
+        }
+    }
+
+    /// The error of brokers that do not answer, with the cause if it was logged lately.
+    #[must_use]
+    pub fn unreachable(&self) -> Unreachable {
+        Unreachable {
+            bootstrap_servers: self.bootstrap_servers.to_string(),
+            cause: self.cause().get(Instant::now()).map(str::to_owned),
+        }
+    }
+
+    /// Replaces an error that only says that no broker answered by [`Self::unreachable`]. Returns
+    /// other errors as they are.
+    #[must_use]
+    pub fn explain(&self, error: anyhow::Error) -> anyhow::Error {
+        let code = error
+            .downcast_ref::<KafkaError>()
+            .and_then(KafkaError::rdkafka_error_code);
+        let identity = error.downcast_ref::<IdentityError>();
+        if matches!(identity, Some(IdentityError::NoAnswer(_))) || code.is_some_and(is_no_answer) {
+            tracing::debug!(error = format!("{error:#}"), "no Kafka broker answered");
+            self.unreachable().into()
+        } else {
+            error
+        }
+    }
+
+    /// Reads the log that `client` has queued. For clients that nothing polls, such as admin
+    /// clients; records that a polled consumer would receive are lost.
+    pub fn collect(&self, client: &Client<Self>) {
+        events::logged(client, |level, facility, message| {
+            self.log(level, facility, message);
+        });
+    }
+
+    /// Forgets the cause, after a broker has answered.
+    pub fn clear(&self) {
+        *self.cause() = Cause::default();
+    }
+
+    fn cause(&self) -> MutexGuard<'_, Cause> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ClientContext for BrokerErrors {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if facility == FAILED_CONNECTION {
+            self.cause().log(Instant::now(), message);
+        }
+        match level {
+            RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
+                tracing::error!(facility, message, "librdkafka");
+            }
+            // librdkafka retries an unavailable broker for ever; the metrics show it, too.
+            RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
+                tracing::warn!(facility, message, "librdkafka");
+            }
+            RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
+                tracing::debug!(facility, message, "librdkafka");
+            }
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        // librdkafka logs failed connections, too.
+        tracing::debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for BrokerErrors {}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        io::Read as _,
+        net::{SocketAddr, TcpListener},
+        thread,
+        time::Duration,
+    };
+
+    use rdkafka::{admin::AdminClient, error::RDKafkaErrorCode};
+
+    use super::*;
+    use crate::{
+        config::Kafka,
+        kafka::{Progress, client_config, topics},
+    };
+
+    const TIMEOUT: Duration = Duration::from_secs(2);
+
+    #[test]
+    fn no_answer_is_explained_by_librdkafka_s_own_sentence() {
+        let no_answers: [fn() -> anyhow::Error; 2] = [
+            || IdentityError::NoAnswer("Local: Timed out".to_owned()).into(),
+            || KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut).into(),
+        ];
+        for no_answer in no_answers {
+            let errors = BrokerErrors::new("kafka:9093");
+            let explained = || format!("{:#}", errors.explain(no_answer()));
+            let start = "the Kafka brokers at kafka:9093 (spec.broker.kafka.bootstrapServers) do \
+                         not answer";
+            let nothing_logged = explained();
+            assert!(nothing_logged.starts_with(&format!("{start}; check ")));
+            let error = "k:1/bootstrap: Connect to ipv4#10.0.0.3:1 failed: Connection refused";
+            errors.clone().log(RDKafkaLogLevel::Error, "FAIL", error);
+            errors.log(RDKafkaLogLevel::Warning, "GETPID", "k:1/bootstrap: other");
+            let message = explained();
+            let expected = format!("{start}: Connect failed: Connection refused; check ");
+            assert!(message.starts_with(&expected), "{message}");
+            errors.clear();
+            assert_eq!(explained(), nothing_logged);
+        }
+    }
+
+    #[test]
+    fn an_answer_stays_as_it_is() {
+        let errors = BrokerErrors::new("kafka:9093");
+        errors.log(RDKafkaLogLevel::Error, "FAIL", "an older failure");
+        let error = KafkaError::MetadataFetch(RDKafkaErrorCode::TopicAuthorizationFailed);
+        let message = error.to_string();
+        assert_eq!(errors.explain(error.into()).to_string(), message);
+    }
+
+    /// A server that closes each connection once it has read what should be the header of a TLS
+    /// record.
+    fn tls_listener() -> SocketAddr {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let _ = stream.unwrap().read_exact(&mut [0; 5]);
+            }
+        });
+        address
+    }
+
+    #[test]
+    fn a_tls_listener_is_recognized_by_an_admin_client() {
+        let kafka = Kafka {
+            bootstrap_servers: tls_listener().to_string(),
+        };
+        let errors = BrokerErrors::new(&kafka.bootstrap_servers);
+        let client: AdminClient<_> = client_config(&kafka, "test")
+            .create_with_context(errors.clone())
+            .unwrap();
+        let error = topics(client.inner(), &["t"], TIMEOUT).unwrap_err();
+        errors.collect(client.inner());
+        let message = errors.explain(error.into()).to_string();
+        assert!(message.contains("might require TLS"), "{message}");
+    }
+
+    #[test]
+    fn a_tls_listener_is_recognized_by_a_consumer() {
+        let kafka = Kafka {
+            bootstrap_servers: tls_listener().to_string(),
+        };
+        let progress = Progress::new(&kafka, "test", "group", TIMEOUT).unwrap();
+        let message = || format!("{:#}", progress.ends(&["t".to_owned()]).unwrap_err());
+        let first = message();
+        assert!(first.contains("might require TLS"), "{first}");
+        assert_eq!(message(), first);
+    }
+}

@@ -1,0 +1,229 @@
+//! The look-up of where partitions resume, which also carries out resets.
+
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
+
+use anyhow::{Context, anyhow};
+use pinpipe_config::{Reset, ResetTo};
+use pinpipe_core::Kind;
+
+use super::{Start, initial_positions, start};
+use crate::{
+    backoff::Backoff,
+    commit::{REMINDER, SinkHealth},
+    consumer::Consumer,
+    reset,
+    sink::{Halt, InitialPosition, Position, Sink, SinkError, Source, Topic},
+};
+
+/// The look-up of where to resume.
+pub struct Resume<S> {
+    /// The consumer, whose connection serves queries to the brokers.
+    pub consumer: Arc<Consumer>,
+    /// The sink.
+    pub sink: Arc<S>,
+    /// Reports whether the sink is available.
+    pub health: Arc<SinkHealth>,
+    /// A reset that a user has requested.
+    pub reset: Option<Reset>,
+}
+
+/// Partitions by topic.
+pub type Assigned = BTreeMap<(Kind, String), Vec<i32>>;
+
+impl<S: Sink> Resume<S> {
+    /// Finds where to resume, retrying until broker and sink have answered.
+    pub async fn run(self, assigned: Assigned) -> Result<Vec<Start>, Halt> {
+        let mut starts = Vec::new();
+        for ((kind, name), partitions) in assigned {
+            let (mut backoff, mut last_logged) = (Backoff::default(), None);
+            let found = loop {
+                match self.look_up(kind, &name, &partitions).await {
+                    Ok(found) => break found,
+                    Err(SinkError::Halt(halt)) => return Err(halt),
+                    Err(error) => {
+                        let wait = backoff.next();
+                        if last_logged.is_none_or(|at: Instant| at.elapsed() > REMINDER) {
+                            last_logged = Some(Instant::now());
+                            tracing::warn!(
+                                topic = name,
+                                error = format!("{error:#}"),
+                                "can't find out where to resume: retrying"
+                            );
+                        }
+                        tokio::time::sleep(wait).await;
+                    }
+                }
+            };
+            starts.extend(found);
+        }
+        Ok(starts)
+    }
+
+    async fn look_up(
+        &self,
+        kind: Kind,
+        name: &str,
+        partitions: &[i32],
+    ) -> Result<Vec<Start>, SinkError> {
+        let topic = Arc::new(self.identify(kind, name).await?);
+        if let Some(reset) = self
+            .reset
+            .as_ref()
+            .filter(|reset| reset::applies_to(reset, name))
+        {
+            if reset.partition.is_some() {
+                // With a position of this partition alone the others would count as added later
+                // and start at 0.
+                self.stored(&topic, partitions).await?;
+            }
+            self.carry_out(reset, &topic, partitions).await?;
+        }
+        let stored = self.stored(&topic, partitions).await?;
+        let logs = self.logs(name, Some(partitions.to_vec())).await?;
+        let committed = self.committed(name, partitions).await?;
+        let mut starts = Vec::new();
+        for &partition in partitions {
+            let source = Source {
+                topic: topic.clone(),
+                partition,
+            };
+            let log = *logs
+                .get(&partition)
+                .with_context(|| format!("{source}: no such partition yet"))?;
+            let committed = committed.get(&partition).copied();
+            let (stored, fetch) = start(
+                &source,
+                self.sink.initial_position(),
+                stored.get(&partition),
+                committed,
+                log,
+            )?;
+            starts.push(Start {
+                source,
+                stored,
+                fetch,
+                committed,
+            });
+        }
+        Ok(starts)
+    }
+
+    /// The sink's positions, after storing initial ones where the sink does that.
+    async fn stored(
+        &self,
+        topic: &Arc<Topic>,
+        partitions: &[i32],
+    ) -> Result<BTreeMap<i32, Position>, SinkError> {
+        let stored = self.positions(topic, partitions).await?;
+        let InitialPosition::Stored(from) = self.sink.initial_position() else {
+            return Ok(stored);
+        };
+        if partitions
+            .iter()
+            .all(|partition| stored.contains_key(partition))
+        {
+            return Ok(stored);
+        }
+        if let Some((partition, position)) = stored.first_key_value() {
+            let source = Source {
+                topic: topic.clone(),
+                partition: *partition,
+            };
+            Halt::check_identity(&source, &position.cluster_id, &position.topic_id)?;
+        }
+        let logs = self.logs(&topic.name, None).await?;
+        self.sink
+            .store_initial_positions(topic, &stored, &initial_positions(from, &stored, &logs))
+            .await?;
+        let stored = self.positions(topic, partitions).await?;
+        if partitions
+            .iter()
+            .any(|partition| !stored.contains_key(partition))
+        {
+            return Err(anyhow!(
+                "another worker has stored initial positions of {} meanwhile",
+                topic.name
+            )
+            .into());
+        }
+        Ok(stored)
+    }
+
+    /// Carries out a reset unless that was done before. A sink that stores initial positions is
+    /// reset in all partitions of the topic at once, by the first worker; other sinks are reset by
+    /// the worker each partition is assigned to.
+    async fn carry_out(
+        &self,
+        reset: &Reset,
+        topic: &Arc<Topic>,
+        assigned: &[i32],
+    ) -> Result<(), SinkError> {
+        let at_once = self.sink.initial_position() != InitialPosition::GroupOffset;
+        let wanted: Vec<i32> = match reset.partition {
+            Some(partition) if at_once => vec![partition],
+            named => assigned
+                .iter()
+                .copied()
+                .filter(|partition| named.is_none_or(|named| named == *partition))
+                .collect(),
+        };
+        let pending = self.observed(self.sink.reset_pending(topic, &reset.id, &wanted).await)?;
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let mut logs = self.logs(&topic.name, None).await?;
+        if let Some(partition) = reset
+            .partition
+            .filter(|partition| !logs.contains_key(partition))
+        {
+            return Err(reset::no_such_partition(&topic.name, partition, &logs).into());
+        }
+        if !at_once || reset.partition.is_some() {
+            logs.retain(|partition, _| pending.contains(partition));
+        }
+        let at = match reset.to {
+            ResetTo::Time(time) => {
+                self.offsets_at(&topic.name, logs.keys().copied().collect(), time)
+                    .await?
+            }
+            _ => BTreeMap::new(),
+        };
+        let targets = reset::targets(&topic.name, reset.to, &logs, &at)?;
+        if !at_once {
+            let stored = self.positions(topic, &pending).await?;
+            let without = targets
+                .iter()
+                .filter(|(partition, _)| !stored.contains_key(partition));
+            self.commit_offsets(
+                &topic.name,
+                without.map(|(partition, to)| (*partition, *to)).collect(),
+            )
+            .await?;
+        }
+        tracing::warn!(
+            topic = topic.name,
+            id = reset.id,
+            ?targets,
+            "resetting positions as requested"
+        );
+        self.observed(self.sink.reset(topic, &reset.id, &targets).await)
+    }
+
+    async fn positions(
+        &self,
+        topic: &Arc<Topic>,
+        partitions: &[i32],
+    ) -> Result<BTreeMap<i32, Position>, SinkError> {
+        self.observed(self.sink.positions(topic, partitions).await)
+    }
+
+    /// Reports to [`SinkHealth`] whether the sink answered.
+    fn observed<T>(&self, answer: Result<T, SinkError>) -> Result<T, SinkError> {
+        match &answer {
+            Ok(_) => self.health.up(),
+            Err(SinkError::Unavailable(error)) => self.health.down(error),
+            Err(_) => {}
+        }
+        answer
+    }
+}

@@ -1,0 +1,67 @@
+//! What only `cargo xtask test --all` runs.
+
+use std::fmt::Write as _;
+
+/// Something that a normal `test` leaves out.
+struct Slow {
+    what: &'static str,
+    left_out: LeftOut,
+    because: &'static str,
+}
+
+enum LeftOut {
+    /// An end-to-end test program.
+    Program(&'static str),
+    /// The extent of the operator's proofs, which this environment variable sets.
+    Setting(&'static str, &'static str),
+}
+
+const SLOW: [Slow; 2] = [
+    Slow {
+        what: "e2e/tests/release.rs",
+        left_out: LeftOut::Program("release"),
+        because: "it upgrades, rolls back and reinstalls the chart under load while nothing else \
+                  may use the operator",
+    },
+    Slow {
+        what: "the proof `many` with 1,000 pipelines",
+        left_out: LeftOut::Setting("PINPIPE_MANY", "1000"),
+        because: "they take minutes to settle; 100 pipelines were proven here",
+    },
+];
+
+/// Whether an end-to-end test program is left out of a normal run.
+pub fn is_slow(program: &str) -> bool {
+    SLOW.iter()
+        .any(|slow| matches!(slow.left_out, LeftOut::Program(name) if name == program))
+}
+
+/// The environment of the operator's proofs.
+pub fn settings(all: bool) -> Vec<(&'static str, String)> {
+    let settings = SLOW.iter().filter_map(|slow| match slow.left_out {
+        LeftOut::Setting(name, value) if all => Some((name, value.to_owned())),
+        _ => None,
+    });
+    settings.collect()
+}
+
+/// A line for each thing that was left out.
+pub fn left_out() -> String {
+    let mut text = String::new();
+    for Slow { what, because, .. } in SLOW {
+        let _ = writeln!(text, "not run here: {what}, because {because}");
+    }
+    text + "`cargo xtask test --all` runs these too\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_run_of_all_makes_the_proofs_larger() {
+        assert!(is_slow("release") && !is_slow("modes"));
+        assert!(settings(false).is_empty());
+        assert_eq!(settings(true), [("PINPIPE_MANY", "1000".to_owned())]);
+    }
+}
