@@ -9,7 +9,7 @@
     reason = "measured: a call per string and name takes a third of the time"
 )]
 
-use crate::{Rejection, text::unescape};
+use crate::{Rejection, escape::unescape};
 
 /// A field's undecoded value.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

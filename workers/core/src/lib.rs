@@ -7,6 +7,7 @@
 
 mod clean;
 pub mod columns;
+mod escape;
 mod json;
 mod line;
 mod number;

@@ -17,8 +17,6 @@ use crate::step::Log;
 const CHECKED: [&str; 4] = ["crds/src", "operator/src", "operator/plan/src", "cli/src"];
 /// Crates below this folder are checked, too.
 const WORKERS: &str = "workers";
-/// Sources that have cycles, so that only their graphs are written to the log.
-const WITH_CYCLES: [&str; 3] = ["operator/src", "workers/core/src", "workers/stream/src"];
 
 /// A node is named by its path: `a::b` for src/a/b.rs, nothing for the crate's root.
 type Graph = BTreeMap<String, BTreeSet<String>>;
@@ -42,10 +40,8 @@ pub fn findings(root: &Path, log: &Log) -> Result<Vec<String>> {
             let imports: Vec<&str> = imports.iter().map(|name| shown(name)).collect();
             log.line(&format!("  {} -> {}", shown(module), imports.join(" ")));
         }
-        if !WITH_CYCLES.contains(&source.as_str()) {
-            let cycles = cycles(&graph);
-            found.extend(cycles.iter().map(|cycle| format!("{source}: {cycle}")));
-        }
+        let cycles = cycles(&graph);
+        found.extend(cycles.iter().map(|cycle| format!("{source}: {cycle}")));
     }
     Ok(found)
 }
