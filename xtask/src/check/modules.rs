@@ -18,6 +18,9 @@ const CHECKED: [&str; 4] = ["crds/src", "operator/src", "operator/plan/src", "cl
 /// Crates below this folder are checked, too.
 const WORKERS: &str = "workers";
 
+/// The crate whose graph is also printed.
+const PRINTED: &str = "operator/src";
+
 /// A node is named by its path: `a::b` for src/a/b.rs, nothing for the crate's root.
 type Graph = BTreeMap<String, BTreeSet<String>>;
 
@@ -38,7 +41,11 @@ pub fn findings(root: &Path, log: &Log) -> Result<Vec<String>> {
         log.line(source);
         for (module, imports) in &graph {
             let imports: Vec<&str> = imports.iter().map(|name| shown(name)).collect();
-            log.line(&format!("  {} -> {}", shown(module), imports.join(" ")));
+            let line = format!("  {} -> {}", shown(module), imports.join(" "));
+            log.line(&line);
+            if source == PRINTED {
+                println!("   {line}");
+            }
         }
         let cycles = cycles(&graph);
         found.extend(cycles.iter().map(|cycle| format!("{source}: {cycle}")));
