@@ -78,7 +78,7 @@ async fn drive(controller: Controller<CachedPipeline>, context: Arc<Context>) {
 /// be counted.
 async fn reconcile(resource: Arc<CachedPipeline>, context: Arc<Context>) -> Result<Action, Error> {
     let waiting = context.metrics.queued();
-    // Closed when the operator stops: the next one reconciles whatever waits then.
+    // None: the operator stops. The replica that takes over reconciles whatever waited here.
     let Some(permit) = context.permit().await else {
         return Ok(Action::await_change());
     };
@@ -136,9 +136,9 @@ async fn reconcile_one<'a>(
     ))
 }
 
-/// Number of consecutive reconciles that found the same pipeline not ready, or the same run active.
-/// It begins again with
-/// each change of the pipeline, its status included, and of its children.
+/// Number of consecutive reconciles that found the same pipeline not ready, or the same run
+/// active. It begins again with each change of the pipeline, its status included, and of the
+/// children in [`ChildCache::fingerprint`](crate::observe::child_cache::ChildCache::fingerprint).
 fn count_unready(context: &Context, resource: &CachedPipeline, outcome: Outcome) -> u32 {
     let uid = resource.uid().unwrap_or_default();
     let mut unready = context

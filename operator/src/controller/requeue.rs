@@ -12,20 +12,22 @@ const READY: Duration = Duration::from_secs(30);
 /// First and longest wait of a pipeline that isn't ready, or has a batch run under way. It doubles
 /// while nothing changes.
 const NOT_READY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_mins(1));
-/// Shortest average time between two of those pipelines.
+/// Shortest average time between reconciles of two such pipelines: where there are many, each
+/// waits longer.
 const NOT_READY_SPACING: Duration = Duration::from_millis(60);
 /// Wait of a pipeline that waits for something that takes seconds.
 const WAITING: Duration = Duration::from_secs(2);
 /// Wait of a pipeline that is invalid or paused; a change of it is an event.
 const UNCHANGED: Duration = Duration::from_mins(5);
-/// Shortest average time between two ready pipelines: where there are many, each waits longer. A
-/// reconcile of a ready pipeline is about five requests: the pipeline, its pods and its Secrets.
+/// Shortest average time between reconciles of two ready pipelines: where there are many, each
+/// waits longer. A reconcile of a ready pipeline is about five requests: the pipeline, its pods and
+/// its Secrets.
 const SPACING: Duration = Duration::from_millis(400);
 /// First and longest wait after failures.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(2), Duration::from_mins(5));
 
-/// Next reconcile of one of so many pipelines. `unchanged` is the number of reconciles that found
-/// it as unready as before.
+/// When to reconcile a pipeline again, where there are `pipelines` in all. `unchanged` is the
+/// number of reconciles that found it as unready as before.
 pub(super) fn after(outcome: Outcome, unchanged: u32, pipelines: usize) -> Action {
     let wait = match outcome {
         Outcome::Ready => READY.max(spaced(SPACING, pipelines)),

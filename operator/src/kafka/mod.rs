@@ -43,7 +43,8 @@ pub enum Suitability {
     Suitable,
     /// Records can't be ordered, so they must not.
     Unsuitable,
-    /// No broker could be asked.
+    /// It can't be told: no broker answered, one answered with an error, or the topics aren't
+    /// claimed.
     Unknown,
 }
 

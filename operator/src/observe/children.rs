@@ -133,7 +133,7 @@ impl Children {
         record.and_then(|record| record.data).unwrap_or_default()
     }
 
-    /// Components of a pipeline that may have several pods and whose Deployments have none.
+    /// Components of a pipeline that may have several pods and whose Deployments ask for none.
     #[must_use]
     pub fn at_zero(&self, pipeline: &ValidatedPipeline) -> BTreeSet<Component> {
         let components = pipeline.deployments().into_iter();

@@ -1,15 +1,15 @@
 //! Deletion. Children are deleted by their owner references, topics only if `deletionPolicy` is
 //! `Delete`.
 //!
-//! Only then a finalizer is set, before the first topic is created. With it, a deletion first
+//! With `Delete`, a finalizer is set before the first topic is created. The deletion then first
 //! deletes the children, so that nothing uses the topics any more, and then the topics that the
 //! record proves to be this pipeline's and that still have the id in the record. A deletion always
 //! ends: after [`crate::context::Settings::deletion_deadline`] the topics are left where they are,
 //! and an event names them.
 //!
-//! The deletion of a namespace may delete the operator's Role in it before the pipelines. The
-//! children can't be listed any more then; they go with the namespace. The chart's cluster-wide
-//! role still permits to release the pipeline.
+//! The deletion of a namespace may delete the operator's Role in it before the pipelines. So if
+//! listing the children is forbidden, whatever the cause, topics are deleted without waiting for
+//! the pods, and the pipeline is released: the chart's cluster-wide role still permits that.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -40,12 +40,13 @@ use crate::{
 pub const FINALIZER: &str = "pinpipe.dev/topics";
 /// Finalizer of `kubectl delete --cascade=orphan`: children stay, and they need their topics.
 const ORPHAN: &str = "orphan";
-/// Share of the deadline for which topics wait for the last pod, which never ends if its node is
-/// lost.
+/// Share of the deadline for which topics wait for pods that are stopping. Then they are deleted
+/// all the same: a pod whose node is lost never ends.
 const PODS_FIRST: f64 = 0.4;
 
-/// Beginning and end of the event about topics that are left.
+/// Beginning of the event about topics that are left.
 const LEFT: &str = "left in Kafka, although deletionPolicy is Delete";
+/// End of that event.
 const LEFT_ADVICE: &str = "delete yourself those that nobody needs";
 
 /// What to do about the topics of a deleted pipeline.
@@ -55,7 +56,7 @@ enum Topics {
     Keep,
     /// They may be the pipeline's, and are left for this reason.
     Leave(Vec<String>, &'static str),
-    /// The record decides.
+    /// Delete those that the record proves to be the pipeline's.
     Delete,
 }
 
@@ -217,7 +218,8 @@ impl Reconciler<'_> {
         let gone = entries.iter();
         let gone = gone.filter(|(name, entry)| is_gone(name) && claim.holds(entry));
         let changes = gone.map(|(name, _)| (name.clone(), None)).collect();
-        // If it isn't written, a pipeline with this name finds that the topics are gone.
+        // A refusal is ignored: the entries then stay, and the next pipeline with this name reports
+        // that its topics are gone.
         records.write(&cluster.id, &entries, &changes).await?;
         Ok(Progress::Done(leave))
     }

@@ -46,7 +46,8 @@ use crate::{
 use suspend::Suspension;
 pub use unreadable::unreadable;
 
-/// How long workers wait for their topics.
+/// How long objects wait for their topics. After that they are applied all the same, and the
+/// topics are awaited afterwards.
 const TOPICS_FIRST: Duration = Duration::from_secs(2);
 
 /// How a reconcile ended.
@@ -100,7 +101,8 @@ struct Applied {
     obstacles: Vec<(Key, Obstacle)>,
 }
 
-/// Brings one pipeline to what its resource says. The `permit` is released while brokers and pods
+/// Brings one pipeline to what its resource says. The `permit` is released while topics are
+/// applied, including the requests to the API server that this needs, and while brokers and pods
 /// are queried.
 pub async fn reconcile<'a>(
     context: &'a Context,
@@ -109,7 +111,8 @@ pub async fn reconcile<'a>(
     permit: Permit<'a>,
 ) -> Result<Outcome, Error> {
     let api: Api<PinterestPipeline> = Api::namespaced(context.client.clone(), namespace);
-    // The watch may be older than our last write of the status, from which conditions continue.
+    // Not from the watch, which may lag behind our last write of the status: new conditions keep
+    // the transition times of those in it.
     let Some(resource) = api.get_opt(name).await.trying("reading the pipeline")? else {
         return Ok(Outcome::Gone);
     };
@@ -301,7 +304,8 @@ impl<'a> Reconciler<'a> {
         observed
     }
 
-    /// Whether too many other pipelines roll. A tag of the pipeline's own is rolled at once.
+    /// Whether components keep their images, because too many other pipelines roll. A pipeline with
+    /// a tag of its own never waits for others, nor do others wait for it.
     fn keeps_images(&self, pipeline: &ValidatedPipeline, observed: &Observed) -> bool {
         let image = self.resource.spec.image.as_ref();
         let tag = image.and_then(|image| image.tag.as_deref());
@@ -327,9 +331,9 @@ impl<'a> Reconciler<'a> {
     }
 }
 
-/// Sentence about a topic that belongs to another pipeline. While no broker answers, nobody
-/// knows who holds the topics; then a pipeline that never ran leaves them to an older one, and
-/// one that runs is left alone.
+/// Sentence about a topic that belongs to another pipeline. Where the topics aren't claimed (no
+/// broker answers, or the record can't be written) it isn't known who holds them: then a pipeline
+/// without Deployments leaves them to an older one, and one with Deployments is left alone.
 fn conflict(
     topics: Option<&TopicsState>,
     pipeline: &ValidatedPipeline,
@@ -350,20 +354,21 @@ fn conflict(
     pipeline.topic_conflict.clone().filter(|_| !runs)
 }
 
-/// Whether topics were unsuitable when a broker last answered. Sinks keep the reason while it
-/// doesn't.
+/// Whether topics were unsuitable when a broker last answered, by the conditions. While none
+/// answers, and when a topic has another problem first, `TopicsReady` has another reason, but the
+/// sinks' conditions keep this one.
 fn were_unsuitable<'a>(conditions: impl Iterator<Item = &'a Condition>) -> bool {
     let reasons: BTreeMap<_, _> = conditions
         .map(|c| (c.type_.as_str(), c.reason.as_str()))
         .collect();
     let is_unsuitable = |type_| reasons.get(type_) == Some(&reasons::TOPIC_UNSUITABLE);
-    match reasons.get(condition_types::TOPICS_READY) {
-        Some(&reasons::BROKER_UNREACHABLE | &reasons::BROKER_FAILED) => {
-            is_unsuitable(condition_types::STREAM_READY)
-                || is_unsuitable(condition_types::ARCHIVE_READY)
-        }
-        _ => is_unsuitable(condition_types::TOPICS_READY),
-    }
+    let types = [
+        condition_types::TOPICS_READY,
+        condition_types::STREAM_READY,
+        condition_types::ARCHIVE_READY,
+    ];
+    reasons.get(condition_types::TOPICS_READY) != Some(&reasons::TOPICS_READY)
+        && types.into_iter().any(is_unsuitable)
 }
 
 #[cfg(test)]
@@ -374,13 +379,18 @@ mod tests {
 
     /// Reasons of `TopicsReady` and `StreamReady` → whether topics are taken to be unsuitable.
     #[test]
-    fn topics_stay_unsuitable_while_no_broker_answers() {
-        use reasons::{AVAILABLE, BROKER_FAILED, BROKER_UNREACHABLE, TOPIC_UNSUITABLE};
+    fn topics_stay_unsuitable_until_a_broker_says_otherwise() {
+        use reasons::{
+            AVAILABLE, BROKER_FAILED, BROKER_UNREACHABLE, PARTITIONS_REFUSED, TOPIC_MISSING,
+            TOPIC_UNSUITABLE,
+        };
         for (topics, stream, expected) in [
             (reasons::TOPICS_READY, AVAILABLE, false),
             (TOPIC_UNSUITABLE, AVAILABLE, true),
             (BROKER_UNREACHABLE, TOPIC_UNSUITABLE, true),
             (BROKER_FAILED, TOPIC_UNSUITABLE, true),
+            (PARTITIONS_REFUSED, TOPIC_UNSUITABLE, true),
+            (TOPIC_MISSING, TOPIC_UNSUITABLE, true),
             (BROKER_UNREACHABLE, AVAILABLE, false),
             (reasons::TOPICS_READY, TOPIC_UNSUITABLE, false),
         ] {

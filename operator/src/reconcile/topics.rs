@@ -117,9 +117,9 @@ impl Reconciler<'_> {
                 self.context.check_lease()?;
                 self.raise(broker, plan.raise).await
             }
-            refused => refused,
+            failed => failed,
         };
-        // Also after a refusal: the ids of topics that were created are needed to delete them.
+        // Also after a failure: the ids of topics that were created are needed to delete them.
         let names = desired.iter().map(|topic| topic.name.clone());
         let cluster = match broker.describe(names.collect()).await {
             Ok(cluster) => cluster,

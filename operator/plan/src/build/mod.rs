@@ -47,7 +47,8 @@ pub struct Observed {
     /// Components that run although the pipeline is suspended: sinks that haven't read their topics
     /// to the end.
     pub draining: BTreeSet<Component>,
-    /// Components whose Deployments have no pods. A `HorizontalPodAutoscaler` ignores those.
+    /// Components that may have several pods and whose Deployments ask for none. A
+    /// `HorizontalPodAutoscaler` ignores those.
     pub at_zero: BTreeSet<Component>,
     /// Whether components keep their images, because too many other pipelines roll.
     pub keeps_images: bool,
@@ -72,12 +73,12 @@ pub struct RunningDeployment {
 /// Everything a pipeline wants.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Desired {
-    /// Record of the settings that can't be changed. Written before topics and objects, which rely
-    /// on it.
+    /// Record of the settings that can't be changed. No other object is applied before it; topics
+    /// may be created before.
     pub record: Object,
     /// Objects, each after those it depends on.
     pub objects: Vec<Object>,
-    /// Components that wait for another one to run its new image.
+    /// Which component gets its new image, and which wait: for that one, or for other pipelines.
     pub rollout: Rollout,
 }
 

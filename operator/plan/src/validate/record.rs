@@ -14,7 +14,8 @@ use crate::{
     names::{self, KINDS},
 };
 
-const OBJECTS: &str = "the archive's positions are its objects there, and batch runs read them";
+const OBJECTS: &str =
+    "the names of the archive's objects are its positions, and batch runs read those objects";
 
 /// A setting that can't be changed.
 struct Setting {
@@ -104,9 +105,9 @@ fn changed(pipeline: &ValidatedPipeline, setting: &Setting, before: &str) -> Str
     format!(
         "{key} is {} and was {} when it was first deployed: {because}; set it back (if that is \
          refused as a change, remove the section and add it again), or create another pipeline \
-         under another name; if the data is there, too, or to start over on \
-         purpose, remove the old value from the record: kubectl -n {namespace} patch configmap \
-         {record} --type json -p '[{{\"op\":\"remove\",\"path\":\"/data/{key}\"}}]'",
+         under another name; if the data already fits the new value, or to start over on purpose, \
+         remove the old value from the record: kubectl -n {namespace} patch configmap {record} \
+         --type json -p '[{{\"op\":\"remove\",\"path\":\"/data/{key}\"}}]'",
         shown(value),
         shown(before)
     )

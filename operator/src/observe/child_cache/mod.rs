@@ -28,11 +28,12 @@ use serde_json::Value;
 
 use super::children::{Children, is_owned, kinds, value};
 
-/// How long a list is used again, at least, and for each pipeline. The lists of all pipelines
-/// together are then about four requests per second, however many pipelines there are.
+/// Longest time for which a list is used again, times the number of pipelines. So the lists of
+/// all pipelines together are about four requests per second, however many there are.
 const TRUSTED_FOR: Duration = Duration::from_secs(3);
 
-/// Kind of the batch runs, which are no children of the pipeline.
+/// Kind of the batch runs. They aren't in [`kinds`], since they are found by their labels and not
+/// by their owner.
 const RUNS: &str = "Job";
 
 /// What a change of an object means to its pipeline.
@@ -40,8 +41,8 @@ const RUNS: &str = "Job";
 pub enum Matters {
     /// Every change, that of the status included.
     Always,
-    /// Only a change of the metadata or of fields that the operator applied. The status of an
-    /// autoscaler, for one, changes every 15 s.
+    /// Only a change of labels, annotations, owners or the fields that the operator owns. The
+    /// status of an autoscaler, for one, changes every 15 s.
     WhenOurs,
 }
 
@@ -301,7 +302,7 @@ impl ChildCache {
         sums.map(|sums| hash(&sums))
     }
 
-    /// Forgets the last list of a kind, which the operator is about to change.
+    /// Forgets the last list of a kind, of which the operator is about to write an object.
     pub fn changes(&self, uid: &str, kind: &str) {
         if let Some(kept) = lock(&self.kept).get_mut(uid) {
             kept.lists.remove(kind);
@@ -326,7 +327,7 @@ impl ChildCache {
         kept.entry(uid.to_owned()).or_default().pruned = fingerprint;
     }
 
-    /// Forgets the lists of a pipeline.
+    /// Forgets everything that is kept about a pipeline.
     pub fn forget(&self, uid: &str) {
         lock(&self.kept).remove(uid);
     }
