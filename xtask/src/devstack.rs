@@ -36,6 +36,8 @@ pub fn up(context: &Context, servers: &[Server]) -> Result<()> {
             "--namespace",
             NAMESPACE,
             "--create-namespace",
+            // A test that was killed while it had scaled a server down owns its replicas.
+            "--force-conflicts",
         ]);
         helm.args(["--set", "nodePorts.enabled=true"]);
         helm.args(["--set-json", ON_CONTROL_PLANE]);

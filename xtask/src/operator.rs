@@ -25,6 +25,8 @@ pub fn install(context: &Context, images: &WorkerImages) -> Result<()> {
             "--namespace",
             NAMESPACE,
             "--create-namespace",
+            // A test that was killed while it had scaled the operator owns its replicas.
+            "--force-conflicts",
             // Short enough for end-to-end tests to wait for; e2e/src/cluster.rs has the same.
             "--set",
             "operator.drainDeadline=60,operator.deletionDeadline=60",
