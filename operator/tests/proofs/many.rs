@@ -18,8 +18,9 @@ use crate::{cluster::Cluster, operator::Operator, pipeline::Pipeline, wait::unti
 const DEFAULT_COUNT: usize = 100;
 /// The environment variable with another number.
 const COUNT: &str = "PINPIPE_MANY";
-/// The largest permitted resident memory of the operator, bytes.
-const MEMORY: u64 = 100 << 20;
+/// The largest permitted resident memory of the operator, bytes. About a third of it are pages of
+/// the debug build.
+const MEMORY: u64 = 150 << 20;
 /// The longest resync interval of a ready pipeline, with jitter: at least, and per pipeline.
 const RESYNC: (Duration, Duration) = (Duration::from_secs(36), Duration::from_millis(480));
 /// The largest permitted rate of requests to the API server at rest, per second.
