@@ -122,12 +122,13 @@ pub async fn pods_of(client: &Client, namespace: &str, job: &Job) -> kube::Resul
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use serde_json::{Value, json};
 
     use super::*;
 
-    fn run(status: &Value, pods: &[Value]) -> Run {
+    /// The run of a Job with this status, with these pods.
+    pub(crate) fn run(status: &Value, pods: &[Value]) -> Run {
         let job = json!({"metadata": {"name": "r"}, "status": status});
         Run {
             job: serde_json::from_value(job).unwrap(),

@@ -200,17 +200,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-
-    fn run(status: &Value, pods: &[Value]) -> Run {
-        let job = json!({"metadata": {"name": "r"}, "status": status});
-        Run {
-            job: serde_json::from_value(job).unwrap(),
-            pods: pods
-                .iter()
-                .map(|pod| serde_json::from_value(pod.clone()).unwrap())
-                .collect(),
-        }
-    }
+    use crate::observe::runs::tests::run;
 
     fn ended(name: &str, condition: &str, time: &str) -> Run {
         let condition = json!({"type": condition, "status": "True", "lastTransitionTime": time});
