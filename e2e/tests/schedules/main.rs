@@ -1,4 +1,7 @@
-//! Batch runs: requested by an annotation, scheduled, both at once, and one that can't start.
+//! Batch runs: requested by an annotation, scheduled, both at once, one that can't start, and those
+//! that fail.
+
+mod failures;
 
 use std::time::Duration;
 
@@ -22,6 +25,8 @@ use serde_json::json;
 const NEXT_MINUTE: Duration = Duration::from_secs(90);
 /// The annotation with the time for which the `CronJob` controller created a Job.
 const DUE: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
+/// How long a batch run may take.
+const RUN_WITHIN: Duration = Duration::from_mins(4);
 /// A schedule that is due once a year.
 const NEVER: &str = "0 10 1 1 *";
 
