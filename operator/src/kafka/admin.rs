@@ -23,6 +23,9 @@ use crate::finding::Finding;
 
 /// Time-out of one request to a broker.
 const TIMEOUT: Duration = Duration::from_secs(8);
+/// Time-out of a connection, milliseconds: shorter than that of a request, so that each attempt
+/// finds out that connections time out.
+const CONNECTION_TIMEOUT: &str = "5000";
 
 /// Why a request to the brokers failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -226,6 +229,7 @@ impl Broker {
             bootstrap_servers: bootstrap_servers.to_owned(),
         };
         let client = kafka::client_config(&config, MANAGER)
+            .set("socket.connection.setup.timeout.ms", CONNECTION_TIMEOUT)
             .create_with_context(errors.clone())
             .map_err(|error| BrokerError::Failed(error.to_string()))?;
         Ok(Self {

@@ -14,6 +14,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use pinpipe_crds::{condition_types, reasons};
+use pinpipe_runtime::kafka::Unreachable;
 
 use crate::finding::Finding;
 
@@ -184,7 +185,8 @@ pub fn conditions(
 
 /// Message of a condition. A worker's sentence is written once while only its numbers move: the end
 /// of a log, for one, moves all the time while a sink that halted stays where it is. So is the
-/// first answer of a registry, which may name another port with each attempt.
+/// first answer of a registry, which may name another port with each attempt, and the cause of an
+/// outage of the brokers, which not every attempt finds.
 fn message(finding: &Finding, kept: Option<&Condition>) -> String {
     let message = shorten(&finding.message);
     let is_moving = |old: &&Condition| {
@@ -192,7 +194,8 @@ fn message(finding: &Finding, kept: Option<&Condition>) -> String {
         let is_pull = finding.reason == reasons::IMAGE_NOT_PULLABLE;
         old.reason == finding.reason
             && (is_worker && without_numbers(&old.message) == without_numbers(&message)
-                || is_pull && answered_pull(&old.message) == image_of_pull(&message))
+                || is_pull && answered_pull(&old.message) == image_of_pull(&message)
+                || Unreachable::is_same_outage(&old.message, &message))
     };
     kept.filter(is_moving)
         .map_or_else(|| message.clone(), |old| old.message.clone())

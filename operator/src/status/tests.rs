@@ -389,3 +389,47 @@ fn the_first_answer_of_a_registry_stays_while_the_image_is_the_same() {
     let other = "the image r/i:2 can't be pulled (read udp 10.0.0.1:9): check";
     assert_ne!(written(&answered, other), answered);
 }
+
+/// Causes of an earlier and a later attempt to reach the brokers → whether the sentence changes.
+#[test]
+fn the_cause_of_an_outage_stays_while_an_attempt_finds_no_other() {
+    let (refused, dns) = (
+        "Connect failed: Connection refused",
+        "Failed to resolve 'k:9092': Name or service not known",
+    );
+    let (slow, ended) = (
+        "Connection setup timed out in state CONNECT",
+        "Disconnected",
+    );
+    let written = |before: &[Condition], servers: &str, cause: Option<&str>| {
+        let error = pinpipe_runtime::kafka::Unreachable {
+            bootstrap_servers: servers.to_owned(),
+            cause: cause.map(ToOwned::to_owned),
+        };
+        let findings = Findings {
+            topics: Finding::bad(reasons::BROKER_UNREACHABLE, error.to_string()),
+            archive: Some(Finding::bad(reasons::PROGRESSING, "0 of 1 pods")),
+            ..findings()
+        };
+        conditions(before, findings.conditions(), Some(1), at(100))
+    };
+    for (earlier, later, changes) in [
+        (Some(refused), None, false),
+        (Some(refused), Some(refused), false),
+        (Some(refused), Some(dns), true),
+        (Some(refused), Some(slow), true),
+        (None, Some(slow), false),
+        (Some(slow), None, false),
+        (Some(slow), Some(ended), false),
+        (Some(slow), Some(refused), true),
+        (None, Some(refused), true),
+    ] {
+        let first = written(&[], "k:9092", earlier);
+        let then = written(&first, "k:9092", later);
+        assert_eq!(then != first, changes, "{earlier:?} {later:?}");
+        if changes {
+            assert_eq!(then, written(&[], "k:9092", later));
+        }
+        assert_ne!(written(&first, "other:9092", later), first);
+    }
+}

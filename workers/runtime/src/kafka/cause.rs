@@ -119,6 +119,12 @@ fn is_origin(part: &str) -> bool {
     is_name && !part.contains(char::is_whitespace)
 }
 
+/// The part of [`Unreachable`] before the cause.
+const NO_ANSWER: &str = "(spec.broker.kafka.bootstrapServers) do not answer";
+/// The part of [`Unreachable`] after the cause.
+const ADVICE: &str = "; check that they run, that no network policy or firewall is in the way, and \
+                      that this is a plaintext listener, without TLS and SASL";
+
 /// Kafka brokers that do not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Unreachable {
@@ -132,17 +138,52 @@ impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "the Kafka brokers at {} (spec.broker.kafka.bootstrapServers) do not answer",
+            "the Kafka brokers at {} {NO_ANSWER}",
             self.bootstrap_servers
         )?;
         if let Some(cause) = &self.cause {
             write!(f, ": {cause}")?;
         }
-        f.write_str(
-            "; check that they run, that no network policy or firewall is in the way, and that \
-             this is a plaintext listener, without TLS and SASL",
-        )
+        f.write_str(ADVICE)
     }
+}
+
+impl Unreachable {
+    /// Whether a message with this error is about the outage of an earlier one: nothing differs but
+    /// the cause, and the later cause says no more. An attempt may find none, or a symptom, where
+    /// another found why connections fail.
+    #[must_use]
+    pub fn is_same_outage(earlier: &str, later: &str) -> bool {
+        let (Some(earlier), Some(later)) = (parts(earlier), parts(later)) else {
+            return false;
+        };
+        let says_more = match (earlier.cause, later.cause) {
+            (_, None) => false,
+            (None, Some(later)) => detail(later) == Detail::Reason,
+            (Some(earlier), Some(later)) => {
+                earlier != later
+                    && (detail(earlier), detail(later)) != (Detail::Symptom, Detail::Symptom)
+            }
+        };
+        !says_more && (earlier.before, earlier.after) == (later.before, later.after)
+    }
+}
+
+/// A message with an [`Unreachable`], taken apart.
+struct Parts<'a> {
+    before: &'a str,
+    cause: Option<&'a str>,
+    after: &'a str,
+}
+
+fn parts(message: &str) -> Option<Parts<'_>> {
+    let (before, rest) = message.split_once(NO_ANSWER)?;
+    let (cause, after) = rest.split_once(ADVICE)?;
+    Some(Parts {
+        before,
+        cause: cause.strip_prefix(": "),
+        after,
+    })
 }
 
 #[cfg(test)]
