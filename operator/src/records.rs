@@ -161,10 +161,10 @@ impl Records {
                     attempts += 1;
                     *shard = None;
                 }
-                Err(Error::Api { source, .. }) if has_code(&source, &[403, 413, 422]) => {
-                    return Ok(Written::Refused(source.to_string()));
-                }
                 Err(error) => {
+                    if let Some(refusal) = refusal(&error) {
+                        return Ok(Written::Refused(refusal));
+                    }
                     // It may have been written all the same.
                     *shard = None;
                     return Err(error);
@@ -262,6 +262,17 @@ fn contents(config_map: ConfigMap) -> Contents {
         entries: entries.collect(),
         version: config_map.metadata.resource_version,
     }
+}
+
+/// The API server's sentence about a write that it refuses.
+fn refusal(error: &Error) -> Option<String> {
+    let Error::Api { source, .. } = error else {
+        return None;
+    };
+    let kube::Error::Api(status) = source.as_ref() else {
+        return None;
+    };
+    matches!(status.code, 403 | 413 | 422).then(|| status.message.clone())
 }
 
 fn has_code(error: &kube::Error, codes: &[u16]) -> bool {

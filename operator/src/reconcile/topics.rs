@@ -109,7 +109,7 @@ impl Reconciler<'_> {
         let created = self.create(broker, plan.create, &mut topics, is_new).await;
         // Before anything else can fail: it is the only proof of what was just created.
         if let Some(problem) = self.write_record(&record, &topics).await? {
-            return Ok(problem);
+            return Ok(TopicsState { topics, ..problem });
         }
         let record = record.with(&claim, &topics);
         let changed = match created {
@@ -136,7 +136,9 @@ impl Reconciler<'_> {
         let pending = after.pending();
         let mut state = after.state;
         if let Some(problem) = self.write_record(&record, &state.topics).await? {
-            return Ok(problem);
+            // The status has the new topics' ids until the record can have them.
+            let topics = state.topics;
+            return Ok(TopicsState { topics, ..problem });
         }
         if let Err(error) = changed {
             state.finding = self.broker_finding(&error);

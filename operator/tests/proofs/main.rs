@@ -5,6 +5,7 @@
 //! by commas in `PINPIPE_PROOFS`, select some by name. The servers' files and logs are in a
 //! temporary folder, which is kept when a proof fails.
 
+mod admission;
 mod api_proxy;
 mod cluster;
 mod crash;
@@ -59,6 +60,9 @@ const PROOFS: [&[(&str, Proof)]; 2] = [
             Box::pin(namespaces::role_gone(cluster))
         }),
         ("ownership", |cluster| Box::pin(ownership::run(cluster))),
+        ("refused record", |cluster| {
+            Box::pin(ownership::refused_record(cluster))
+        }),
         ("leaders", |cluster| Box::pin(leaders::run(cluster))),
     ],
     &[

@@ -13,6 +13,7 @@ use pinpipe_crds::PinterestPipeline;
 use serde_json::{Value, json};
 
 use crate::{
+    admission::RefusedIds,
     cluster::Cluster,
     operator::Operator,
     pipeline::{Pipeline, SETTLES},
@@ -92,6 +93,30 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
         "the holder kept its {} Deployments, also without status; {refused}",
         before.len()
     ))
+}
+
+/// While the ids of new topics can't be recorded, the status has them.
+pub async fn refused_record(cluster: &Cluster) -> Result<String> {
+    let namespace = "record-refused";
+    let operator = cluster.operator().await?;
+    cluster.namespace_with_secrets(namespace).await?;
+    let prefix = format!("{namespace}.");
+    let policy = RefusedIds::begin(&cluster.admin, &prefix).await?;
+    let pipeline = Pipeline::new(&cluster.admin, namespace, "pinterest");
+    operator.start(&["--namespace", namespace])?;
+    pipeline
+        .create(&specs::whole(&operator.bootstrap_servers))
+        .await?;
+    let refused = async || pipeline.has_reason("TopicsReady", "TopicRefused").await;
+    until("the record is refused", SETTLES, refused).await?;
+    let found = pipeline.get().await?;
+    let topics = found["status"]["topics"].as_array();
+    let ids = topics.into_iter().flatten();
+    let ids: Vec<_> = ids.filter_map(|topic| topic["id"].as_str()).collect();
+    ensure!(ids.len() == 6, "ids: {ids:?}, status: {}", found["status"]);
+    policy.end().await?;
+    pipeline.settle(&operator).await?;
+    Ok("the status had the ids until the record was written".to_owned())
 }
 
 /// Names that begin with another namespace's name, or that Kafka refuses.
