@@ -12,12 +12,12 @@ use pinpipe_plan::{
     model::{Images, Policy},
     names::MANAGER,
 };
-use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::{
     kafka::{Brokers, TopicsCache},
     metrics::Metrics,
     observe::{child_cache::ChildCache, pipeline_index::PipelineIndex},
+    permits::Permits,
     records::Records,
     rollouts::Rollouts,
 };
@@ -40,9 +40,6 @@ pub struct Settings {
     /// How long the deletion of a pipeline's topics is tried.
     pub deletion_deadline: Duration,
 }
-
-/// Reconciles that may have begun, for each that may use the API server.
-const BEGUN_PER_PERMIT: usize = 8;
 
 /// What every reconcile uses.
 pub struct Context {
@@ -73,11 +70,8 @@ pub struct Context {
     pub unready: Mutex<HashMap<String, (u64, u32)>>,
     /// Pipelines that roll the operator's images.
     pub rollouts: Rollouts,
-    /// Permits to use the API server.
-    permits: Semaphore,
-    /// Permits to begin a reconcile: more, since many of those that have begun may wait for a
-    /// broker or a pod.
-    begun: Semaphore,
+    /// Concurrency permits of reconciles.
+    pub permits: Permits,
     /// Proof that this replica holds the Lease; None when leader election is off.
     pub lease: Option<Proof>,
 }
@@ -97,8 +91,7 @@ impl Context {
             records: Records::new(client.clone(), namespace, proof, metrics.clone()),
             recorder: Recorder::new(client.clone(), MANAGER.into()),
             rollouts: Rollouts::new(settings.rollout_concurrency),
-            permits: Semaphore::new(settings.concurrency.into()),
-            begun: Semaphore::new(usize::from(settings.concurrency) * BEGUN_PER_PERMIT),
+            permits: Permits::new(settings.concurrency),
             client,
             pod_client,
             settings,
@@ -111,23 +104,6 @@ impl Context {
             unready: Mutex::default(),
             lease,
         }
-    }
-
-    /// Waits until a reconcile may begin. None: the operator stops.
-    pub async fn permit(&self) -> Option<Permit<'_>> {
-        let begun = self.begun.acquire().await.ok()?;
-        let held = self.permits.acquire().await.ok()?;
-        Some(Permit {
-            context: self,
-            held: Mutex::new(Some(held)),
-            _begun: begun,
-        })
-    }
-
-    /// Lets no reconcile begin any more.
-    pub fn close(&self) {
-        self.begun.close();
-        self.permits.close();
     }
 
     /// Drops what is kept about pipelines that are gone: no reconcile is started for those.
@@ -143,35 +119,5 @@ impl Context {
     /// Checks that this replica still holds the Lease. Call it before every write.
     pub fn check_lease(&self) -> Result<(), LeaseError> {
         self.lease.as_ref().map_or(Ok(()), Proof::check)
-    }
-}
-
-/// Concurrency permit of one reconcile. It is released while a broker or a pod is queried, so that
-/// slow networks delay no other pipeline.
-pub struct Permit<'a> {
-    context: &'a Context,
-    held: Mutex<Option<SemaphorePermit<'a>>>,
-    _begun: SemaphorePermit<'a>,
-}
-
-impl Permit<'_> {
-    /// Awaits an answer of a broker or a pod without the permit.
-    pub async fn released<T>(&self, answer: impl Future<Output = T>) -> T {
-        self.release();
-        let answer = answer.await;
-        self.acquire().await;
-        answer
-    }
-
-    /// Releases the permit.
-    pub fn release(&self) {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.take();
-    }
-
-    /// Waits for the permit again. A reconcile that has begun goes on while the operator stops.
-    pub async fn acquire(&self) {
-        let permit = self.context.permits.acquire().await.ok();
-        *self.held.lock().unwrap_or_else(PoisonError::into_inner) = permit;
     }
 }

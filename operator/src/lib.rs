@@ -24,6 +24,7 @@ pub mod kafka;
 pub mod kube_client;
 pub mod metrics;
 pub mod observe;
+pub mod permits;
 pub mod reconcile;
 pub mod records;
 pub mod rollouts;

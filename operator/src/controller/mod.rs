@@ -20,9 +20,10 @@ use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    context::{Context, Permit},
+    context::Context,
     error::Error,
     observe::{child_cache::Of, pipeline_index::CachedPipeline},
+    permits::Permit,
     reconcile::{self, Outcome},
 };
 
@@ -54,7 +55,7 @@ pub async fn run(context: Arc<Context>, scopes: Vec<Scope>, stop: CancellationTo
         while stop.run_until_cancelled(forget.tick()).await.is_some() {
             context.forget_gone();
         }
-        context.close();
+        context.permits.close();
     };
     join!(work, close);
 }
@@ -79,7 +80,7 @@ async fn drive(controller: Controller<CachedPipeline>, context: Arc<Context>) {
 async fn reconcile(resource: Arc<CachedPipeline>, context: Arc<Context>) -> Result<Action, Error> {
     let waiting = context.metrics.queued();
     // None: the operator stops. The replica that takes over reconciles whatever waited here.
-    let Some(permit) = context.permit().await else {
+    let Some(permit) = context.permits.permit().await else {
         return Ok(Action::await_change());
     };
     drop(waiting);
@@ -263,7 +264,7 @@ mod tests {
         let second = tokio::spawn(reconcile(cached, context.clone()));
         until("another waits", || has("operator_queue_depth 1")).await;
         assert!(has("operator_reconciles_running 1"));
-        context.close();
+        context.permits.close();
         assert_eq!(second.await.unwrap().unwrap(), Action::await_change());
         assert!(
             has("operator_queue_depth 0") && !first.is_finished(),

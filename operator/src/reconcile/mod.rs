@@ -29,11 +29,11 @@ use pinpipe_plan::{
     ownership::Claim,
     validate::{Inputs, Problem, validate},
 };
-use tokio::time::timeout;
+use tokio::{select, time::sleep};
 
 use crate::{
     apply::{Applier, Obstacle},
-    context::{Context, Permit},
+    context::Context,
     error::{Error, Trying as _},
     kafka::{Suitability, TopicsState},
     observe::{
@@ -41,6 +41,7 @@ use crate::{
         children::{Children, Key},
         deployment, secrets,
     },
+    permits::Permit,
 };
 
 use suspend::Suspension;
@@ -101,8 +102,7 @@ struct Applied {
     obstacles: Vec<(Key, Obstacle)>,
 }
 
-/// Brings one pipeline to what its resource says. The `permit` is released while topics are
-/// applied, including the requests to the API server that this needs, and while brokers and pods
+/// Brings one pipeline to what its resource says. The `permit` is released while brokers and pods
 /// are queried.
 pub async fn reconcile<'a>(
     context: &'a Context,
@@ -158,8 +158,14 @@ impl<'a> Reconciler<'a> {
             let mut topics = pin!(self.apply_topics(&pipeline, &topics));
             // Topics come before the workers that use them, so that no broker creates them with its
             // own settings; but workers don't wait long for a slow broker.
-            let early = permit.released(timeout(TOPICS_FIRST, &mut topics)).await;
-            let early = early.ok().transpose()?;
+            let early = select! {
+                biased;
+                topics = &mut topics => Some(topics?),
+                () = asks_slow_broker(&permit) => None,
+            };
+            if early.is_none() {
+                permit.acquire().await;
+            }
             if let Some(conflict) = conflict(early.as_ref(), &pipeline, &children) {
                 return self.withdraw(&conflict, &mut children).await;
             }
@@ -169,7 +175,10 @@ impl<'a> Reconciler<'a> {
             let obstacles = self.apply(&pipeline, &desired, &mut children).await?;
             let topics = match early {
                 Some(topics) => topics,
-                None => permit.released(topics).await?,
+                None => {
+                    permit.release();
+                    topics.await?
+                }
             };
             if let Some(conflict) = topics.conflict() {
                 return self.withdraw(conflict, &mut children).await;
@@ -329,6 +338,12 @@ impl<'a> Reconciler<'a> {
             uid: self.uid.clone(),
         }
     }
+}
+
+/// Waits until the topics have taken long and a broker's answer is awaited.
+async fn asks_slow_broker(permit: &Permit<'_>) {
+    sleep(TOPICS_FIRST).await;
+    permit.waiting().await;
 }
 
 /// Sentence about a topic that belongs to another pipeline. Where the topics aren't claimed (no

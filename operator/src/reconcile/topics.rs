@@ -50,7 +50,8 @@ impl Reconciler<'_> {
         }
         let names: Vec<String> = desired.iter().map(|topic| topic.name.clone()).collect();
         let brokers = &self.context.brokers;
-        let state = match brokers.describe(&pipeline.bootstrap_servers, names).await {
+        let described = brokers.describe(&pipeline.bootstrap_servers, names);
+        let state = match self.permit.released(described).await {
             Err(error) => {
                 let finding = self.broker_finding(&error);
                 self.unclaimed(finding.reason, finding.message)
@@ -121,7 +122,8 @@ impl Reconciler<'_> {
         };
         // Also after a failure: the ids of topics that were created are needed to delete them.
         let names = desired.iter().map(|topic| topic.name.clone());
-        let cluster = match broker.describe(names.collect()).await {
+        let described = broker.describe(names.collect());
+        let cluster = match self.permit.released(described).await {
             Ok(cluster) => cluster,
             Err(error) => {
                 let finding = self.broker_finding(&changed.err().unwrap_or(error));
@@ -151,7 +153,7 @@ impl Reconciler<'_> {
     async fn raise(&self, broker: &Broker, topics: Vec<Raise>) -> Result<(), BrokerError> {
         if !topics.is_empty() {
             let raised = topics.len();
-            broker.raise(topics).await?;
+            self.permit.released(broker.raise(topics)).await?;
             self.count("raise", raised);
         }
         Ok(())
@@ -175,7 +177,7 @@ impl Reconciler<'_> {
             return Ok(());
         }
         let mut failure = Ok(());
-        for (name, result) in broker.create(desired).await? {
+        for (name, result) in self.permit.released(broker.create(desired)).await? {
             match result {
                 Ok(creation) => {
                     let topic = topics.iter_mut().find(|topic| topic.name == name);
