@@ -32,7 +32,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether RBAC, or another authorizer, refuses the request.
+    /// Whether an authorizer refuses the request, as [`is_forbidden`] tells.
     #[must_use]
     pub fn is_forbidden(&self) -> bool {
         matches!(self, Self::Api { source, .. } if is_forbidden(source))
@@ -49,10 +49,19 @@ impl Error {
     }
 }
 
-/// Whether the API server forbids a request.
+/// Whether an authorizer, such as RBAC, refuses a request. Quotas, admission webhooks and
+/// namespaces that are being deleted refuse with the same code, but not in this sentence. Source:
+/// `forbiddenMessage` in k8s.io/apiserver, `responsewriters/errors.go`.
 #[must_use]
 pub fn is_forbidden(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 403)
+    let kube::Error::Api(status) = error else {
+        return false;
+    };
+    let (_, who) = status
+        .message
+        .split_once("is forbidden: User \"")
+        .unwrap_or_default();
+    status.code == 403 && who.contains("\" cannot ")
 }
 
 /// Names what was tried when the API server failed.
@@ -67,5 +76,58 @@ impl<T> Trying<T> for kube::Result<T> {
             action,
             source: Box::new(source),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Answers of the API server → whether an authorizer refused the request.
+    #[test]
+    fn only_an_authorizer_forbids() {
+        let user = "User \"system:serviceaccount:pinpipe-system:pinpipe\"";
+        let list = format!(
+            "deployments.apps is forbidden: {user} cannot list resource \"deployments\" in API \
+             group \"apps\" in the namespace \"data\""
+        );
+        let by_webhook = format!("{list}: the policy service denies it");
+        for (code, reason, message, expected) in [
+            (403, "Forbidden", list.as_str(), true),
+            (403, "Forbidden", &by_webhook, true),
+            (
+                403,
+                "Forbidden",
+                "pods \"a\" is forbidden: exceeded quota: q",
+                false,
+            ),
+            (
+                403,
+                "Forbidden",
+                "admission webhook \"w\" denied the request: no",
+                false,
+            ),
+            (
+                403,
+                "",
+                "admission webhook \"w\" denied the request: no",
+                false,
+            ),
+            (
+                403,
+                "Forbidden",
+                "configmaps \"a\" is forbidden: unable to create new content in namespace data \
+                 because it is being terminated",
+                false,
+            ),
+            (404, "NotFound", &list, false),
+        ] {
+            let status = json!({"status": "Failure", "code": code, "reason": reason,
+                "message": message});
+            let error = kube::Error::Api(serde_json::from_value(status).unwrap());
+            assert_eq!(is_forbidden(&error), expected, "{code} {message}");
+        }
     }
 }

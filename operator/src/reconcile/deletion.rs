@@ -8,8 +8,9 @@
 //! and an event names them.
 //!
 //! The deletion of a namespace may delete the operator's Role in it before the pipelines. So if
-//! listing the children is forbidden, whatever the cause, topics are deleted without waiting for
-//! the pods, and the pipeline is released: the chart's cluster-wide role still permits that.
+//! listing the children and listing pods is forbidden, topics are deleted without waiting for the
+//! pods, and the pipeline is released: the chart's cluster-wide role still permits that. Any other
+//! refusal is retried until the deadline.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -106,7 +107,9 @@ impl Reconciler<'_> {
         let elapsed = elapsed(since, Timestamp::now());
         let deadline = self.context.settings.deletion_deadline;
         let children = match self.children().await {
-            Err(error) if error.is_forbidden() => return self.delete_without_role(&error).await,
+            Err(error) if error.is_forbidden() && self.is_role_gone().await => {
+                return self.delete_without_role(&error).await;
+            }
             children => children,
         };
         let why = match self.delete_topics(elapsed, children).await {
@@ -155,6 +158,13 @@ impl Reconciler<'_> {
             return Ok(Progress::Waiting(why.to_owned()));
         }
         self.delete_in_kafka().await
+    }
+
+    /// Whether pods can't be listed either: a Role that is there but lacks a permission is a mistake
+    /// that may be put right.
+    async fn is_role_gone(&self) -> bool {
+        let pods = self.labelled_pods().await;
+        pods.is_err_and(|error| error.is_forbidden())
     }
 
     /// Deletes topics without waiting for pods, and releases the resource in any case.

@@ -3,7 +3,10 @@
 
 use anyhow::{Result, ensure};
 use k8s_openapi::api::rbac::v1::Role;
-use kube::{Api, api::DeleteParams};
+use kube::{
+    Api,
+    api::{DeleteParams, PostParams},
+};
 
 use crate::{
     cluster::{Cluster, RESTRICTED},
@@ -29,8 +32,30 @@ pub async fn role_gone(cluster: &Cluster) -> Result<String> {
     let topics = snapshots.topics(&prefix).await?.len();
     ensure!(topics == 6, "{topics} topics");
     let roles: Api<Role> = Api::namespaced(cluster.admin.clone(), namespace);
-    roles.delete(RESTRICTED, &DeleteParams::default()).await?;
+    let mut lacking = roles.get(RESTRICTED).await?;
+    for rule in lacking.rules.iter_mut().flatten() {
+        if rule.api_groups.as_deref() == Some(&["batch".to_owned()]) {
+            rule.verbs.retain(|verb| verb != "list");
+        }
+    }
+    let params = PostParams::default();
+    roles.replace(RESTRICTED, &params, &lacking).await?;
+    operator.traffic.kill();
     pipeline.delete().await?;
+    operator.start(&["--namespace", namespace])?;
+    until("a list is refused", SETTLES, async || {
+        let failures = operator.metric("pinpipe_operator_errors_total").await?;
+        ensure!(failures > 0.5, "{}", operator.log_end());
+        Ok(())
+    })
+    .await?;
+    let left = snapshots.topics(&prefix).await?.len();
+    ensure!(
+        left == topics,
+        "{left} topics: one permission was taken for the Role"
+    );
+
+    roles.delete(RESTRICTED, &DeleteParams::default()).await?;
     until("the pipeline is released", SETTLES, async || {
         pipeline.is_gone().await
     })
