@@ -1,8 +1,8 @@
 //! Watches of pipelines and their children.
 
-use std::{collections::BTreeSet, fmt::Debug, future::ready, time::Duration};
+use std::{collections::BTreeSet, fmt::Debug, time::Duration};
 
-use futures::{Stream, StreamExt as _, future::join_all};
+use futures::{Stream, StreamExt as _, future::join_all, stream::iter};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -35,7 +35,7 @@ use super::requeue::jittered;
 use crate::{
     context::Context,
     observe::{
-        child_cache::{self, Matters},
+        child_cache::{self, Concerned, Matters},
         pipeline_index::{CachedPipeline, FILLED_WITHIN},
     },
 };
@@ -190,29 +190,35 @@ impl Watches<'_> {
             .children
             .watch(&kind, self.scope.namespace(), matters);
         let events = watcher(api, watcher::Config::default().labels(labels));
-        events.backoff(ConstantBackoff).filter_map(move |event| {
-            let trigger = match event {
-                Ok(event) => watch.observe(&event).then(|| of(event, pipeline)).flatten(),
+        events.backoff(ConstantBackoff).flat_map(move |event| {
+            let concerned = match event {
+                Ok(event) => match watch.observe(&event) {
+                    Concerned::Nobody => Vec::new(),
+                    Concerned::Owner => owner(&event, pipeline).into_iter().collect(),
+                    Concerned::Owners(pipelines) => pipelines,
+                },
                 Err(error) => {
                     tracing::warn!(%error, kind = %K::kind(&()), "a watch failed, trying again");
-                    None
+                    Vec::new()
                 }
             };
-            ready(trigger)
+            let concerned = concerned.into_iter();
+            iter(concerned.map(|(namespace, name)| ObjectRef::new(&name).within(&namespace)))
         })
     }
 }
 
-/// Pipeline of the object of an event.
-fn of<K: Resource>(
-    event: Event<K>,
+/// Namespace and name of the pipeline of an event's object.
+fn owner<K: Resource>(
+    event: &Event<K>,
     pipeline: fn(&ObjectMeta) -> Option<(String, String)>,
-) -> Option<ObjectRef<CachedPipeline>> {
-    let (Event::Apply(object) | Event::InitApply(object) | Event::Delete(object)) = event else {
-        return None;
-    };
-    let (namespace, name) = pipeline(object.meta())?;
-    Some(ObjectRef::new(&name).within(&namespace))
+) -> Option<(String, String)> {
+    match event {
+        Event::Apply(object) | Event::InitApply(object) | Event::Delete(object) => {
+            pipeline(object.meta())
+        }
+        Event::Init | Event::InitDone => None,
+    }
 }
 
 /// [`WATCH_BACKOFF`] with jitter.

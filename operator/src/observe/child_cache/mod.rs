@@ -46,6 +46,17 @@ pub enum Matters {
     WhenOurs,
 }
 
+/// Pipelines that an event of a watch concerns.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Concerned {
+    /// None.
+    Nobody,
+    /// The pipeline of the event's object.
+    Owner,
+    /// Pipelines, by namespace and name, whose objects were deleted while the watch was interrupted.
+    Owners(Vec<(String, String)>),
+}
+
 /// A watched object, by hashes.
 #[derive(Clone, Copy)]
 struct Known {
@@ -59,27 +70,55 @@ struct Known {
 #[derive(Default)]
 struct Objects {
     by_name: HashMap<u64, Known>,
-    /// Sum of the versions by pipeline.
-    sums: HashMap<u64, u64>,
+    by_pipeline: HashMap<u64, OfPipeline>,
+}
+
+/// Objects of one pipeline.
+struct OfPipeline {
+    namespace: String,
+    name: String,
+    /// Sum of the versions.
+    sum: u64,
 }
 
 impl Objects {
-    fn insert(&mut self, name: u64, known: Known) -> Option<Known> {
+    fn insert(&mut self, name: u64, known: Known, metadata: &ObjectMeta) -> Option<Known> {
         let old = self.remove(name);
-        let sum = self.sums.entry(known.pipeline).or_default();
-        *sum = sum.wrapping_add(known.version);
+        let of = self.by_pipeline.entry(known.pipeline).or_insert_with(|| {
+            let (namespace, name) = pipeline(metadata);
+            OfPipeline {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+                sum: 0,
+            }
+        });
+        of.sum = of.sum.wrapping_add(known.version);
         self.by_name.insert(name, known);
         old
     }
 
     fn remove(&mut self, name: u64) -> Option<Known> {
         let old = self.by_name.remove(&name)?;
-        let sum = self.sums.entry(old.pipeline).or_default();
-        *sum = sum.wrapping_sub(old.version);
-        if *sum == 0 {
-            self.sums.remove(&old.pipeline);
+        if let Some(of) = self.by_pipeline.get_mut(&old.pipeline) {
+            of.sum = of.sum.wrapping_sub(old.version);
+            if of.sum == 0 {
+                self.by_pipeline.remove(&old.pipeline);
+            }
         }
         Some(old)
+    }
+
+    /// Pipelines of the objects that aren't in a later list.
+    fn owners_of_deleted(&self, later: &Self) -> Vec<(String, String)> {
+        let deleted = self.by_name.iter();
+        let deleted = deleted.filter(|(name, _)| !later.by_name.contains_key(name));
+        let pipelines: HashSet<u64> = deleted.map(|(_, known)| known.pipeline).collect();
+        let pipelines = pipelines
+            .iter()
+            .filter_map(|hash| self.by_pipeline.get(hash));
+        pipelines
+            .map(|of| (of.namespace.clone(), of.name.clone()))
+            .collect()
     }
 }
 
@@ -100,50 +139,60 @@ struct WatchState {
 }
 
 impl KindWatch {
-    /// Takes note of an event. Returns whether the object's pipeline should be reconciled.
-    pub fn observe<K: kube::Resource>(&self, event: &Event<K>) -> bool {
+    /// Takes note of an event. Returns which pipelines should be reconciled.
+    pub fn observe<K: kube::Resource>(&self, event: &Event<K>) -> Concerned {
         let mut state = lock(&self.state);
         match event {
             Event::Init => {
                 state.listed = Objects::default();
-                false
+                Concerned::Nobody
             }
             Event::InitApply(object) => {
                 let (name, known) = known(object.meta());
                 let before = state.objects.as_ref();
                 let before = before.and_then(|before| before.by_name.get(&name).copied());
-                state.listed.insert(name, known);
-                self.concerns(before, known)
+                state.listed.insert(name, known, object.meta());
+                self.concerned(before, known)
             }
             Event::InitDone => {
-                state.objects = Some(std::mem::take(&mut state.listed));
-                false
+                let listed = std::mem::take(&mut state.listed);
+                let before = state.objects.as_ref();
+                let owners = before.map(|before| before.owners_of_deleted(&listed));
+                state.objects = Some(listed);
+                Concerned::Owners(owners.unwrap_or_default())
             }
             Event::Apply(object) => {
                 let (name, known) = known(object.meta());
-                let before = state.objects.get_or_insert_default().insert(name, known);
-                self.concerns(before, known)
+                let objects = state.objects.get_or_insert_default();
+                let before = objects.insert(name, known, object.meta());
+                self.concerned(before, known)
             }
             Event::Delete(object) => {
                 let (name, _) = known(object.meta());
                 state.objects.get_or_insert_default().remove(name);
-                true
+                Concerned::Owner
             }
         }
     }
 
-    fn concerns(&self, before: Option<Known>, now: Known) -> bool {
-        before.is_none_or(|before| match self.matters {
+    fn concerned(&self, before: Option<Known>, now: Known) -> Concerned {
+        let concerns = before.is_none_or(|before| match self.matters {
             Matters::Always => before.version != now.version,
             Matters::WhenOurs => before.ours != now.ours,
-        })
+        });
+        if concerns {
+            Concerned::Owner
+        } else {
+            Concerned::Nobody
+        }
     }
 
     /// Sum of the versions of a pipeline's objects. None: not everything is listed yet.
     fn sum(&self, pipeline: u64) -> Option<u64> {
         let state = lock(&self.state);
         let objects = state.objects.as_ref()?;
-        Some(objects.sums.get(&pipeline).copied().unwrap_or_default())
+        let of = objects.by_pipeline.get(&pipeline);
+        Some(of.map(|of| of.sum).unwrap_or_default())
     }
 }
 
@@ -354,13 +403,19 @@ pub fn instance(metadata: &ObjectMeta) -> Option<(String, String)> {
     Some((metadata.namespace.clone()?, name.clone()))
 }
 
-fn known(metadata: &ObjectMeta) -> (u64, Known) {
-    let name = hash(&(&metadata.namespace, &metadata.name));
+/// Namespace and name of the pipeline that an object is labelled with; the name is empty without
+/// the label.
+fn pipeline(metadata: &ObjectMeta) -> (&str, &str) {
     let namespace = metadata.namespace.as_deref().unwrap_or_default();
     let labels = metadata.labels.as_ref();
     let instance = labels.and_then(|labels| labels.get(INSTANCE_LABEL));
+    (namespace, instance.map(String::as_str).unwrap_or_default())
+}
+
+fn known(metadata: &ObjectMeta) -> (u64, Known) {
+    let name = hash(&(&metadata.namespace, &metadata.name));
     let known = Known {
-        pipeline: hash(&(namespace, instance.map(String::as_str).unwrap_or_default())),
+        pipeline: hash(&pipeline(metadata)),
         version: hash(&(name, &metadata.uid, &metadata.resource_version)),
         ours: ours(metadata),
     };

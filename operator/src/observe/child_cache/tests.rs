@@ -58,17 +58,41 @@ fn a_status_starts_a_reconcile_only_where_it_matters() {
     let cache = ChildCache::default();
     let all = cache.watch("Deployment", None, Matters::Always);
     let ours = cache.watch("HorizontalPodAutoscaler", None, Matters::WhenOurs);
+    use Concerned::{Nobody, Owner};
     for (version, annotation, concerns_all, concerns_ours) in [
-        ("1", "", true, true),
-        ("2", "", true, false),
-        ("2", "", false, false),
-        ("3", "x", true, true),
+        ("1", "", Owner, Owner),
+        ("2", "", Owner, Nobody),
+        ("2", "", Nobody, Nobody),
+        ("3", "x", Owner, Owner),
     ] {
         let event = Event::Apply(object("a", version, annotation));
         assert_eq!(all.observe(&event), concerns_all, "{version}");
         assert_eq!(ours.observe(&event), concerns_ours, "{version}");
     }
-    assert!(ours.observe(&Event::Delete(object("a", "4", "x"))));
+    let gone = Event::Delete(object("a", "4", "x"));
+    assert_eq!(ours.observe(&gone), Owner);
+}
+
+#[test]
+fn owners_of_objects_deleted_while_the_watch_was_interrupted_are_reconciled() {
+    let watch = ChildCache::default().watch("Service", None, Matters::WhenOurs);
+    let [kept, lost, created] = ["a", "b", "c"].map(|name| object(name, "1", ""));
+    let mut other = object("d", "1", "");
+    other.metadata.namespace = Some("other".to_owned());
+    let list = |objects: &[&Object]| {
+        watch.observe(&Event::<Object>::Init);
+        for object in objects {
+            watch.observe(&Event::InitApply((*object).clone()));
+        }
+        watch.observe(&Event::<Object>::InitDone)
+    };
+    assert_eq!(list(&[&kept, &lost, &other]), Concerned::Owners(vec![]));
+    let owner = ("data".to_owned(), "pinterest".to_owned());
+    let owners = Concerned::Owners(vec![owner]);
+    assert_eq!(list(&[&kept, &created, &other]), owners);
+    assert_eq!(list(&[&kept, &created, &other]), Concerned::Owners(vec![]));
+    watch.observe(&Event::Delete(kept));
+    assert_eq!(list(&[&created, &other]), Concerned::Owners(vec![]));
 }
 
 #[test]
