@@ -6,22 +6,16 @@ mod deletion;
 mod pause;
 mod report;
 mod resets;
+mod suitability;
 mod suspend;
 mod thresholds;
 mod topics;
 mod unreadable;
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    pin::pin,
-    slice,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, pin::pin, slice, sync::Arc, time::Duration};
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::Api;
-use pinpipe_crds::{PinterestPipeline, condition_types, reasons};
+use pinpipe_crds::{PinterestPipeline, condition_types};
 use pinpipe_plan::{
     build::{self, Desired, Observed, Stage},
     model::ValidatedPipeline,
@@ -173,7 +167,7 @@ impl<'a> Reconciler<'a> {
             let desired = build::build(&pipeline, &observed);
             let resets = resets::new(&pipeline, &desired.objects, &children);
             let obstacles = self.apply(&pipeline, &desired, &mut children).await?;
-            let topics = match early {
+            let mut topics = match early {
                 Some(topics) => topics,
                 None => {
                     permit.release();
@@ -183,6 +177,7 @@ impl<'a> Reconciler<'a> {
             if let Some(conflict) = topics.conflict() {
                 return self.withdraw(conflict, &mut children).await;
             }
+            suitability::remember(&mut topics, self.condition(condition_types::TOPICS_READY));
             (observed, desired, resets, Applied { topics, obstacles })
         };
         self.report_resets(&resets, &children).await;
@@ -293,21 +288,13 @@ impl<'a> Reconciler<'a> {
             Some((component, running))
         });
         let suitability = topics.map_or(Suitability::Unknown, |topics| topics.suitability);
-        let conditions = self
-            .resource
-            .status
-            .iter()
-            .flat_map(|status| &status.conditions);
+        let before = self.condition(condition_types::TOPICS_READY);
         let mut observed = Observed {
             draining: suspension.draining.clone(),
             at_zero: children.at_zero(pipeline),
             keeps_images: false,
             deployments: deployments.collect(),
-            unsuitable_topics: match suitability {
-                Suitability::Suitable => false,
-                Suitability::Unsuitable => true,
-                Suitability::Unknown => were_unsuitable(conditions),
-            },
+            unsuitable_topics: suitability::is_unsuitable(suitability, before),
         };
         observed.keeps_images = self.keeps_images(pipeline, &observed);
         observed
@@ -367,59 +354,4 @@ fn conflict(
         deployment.is_some()
     });
     pipeline.topic_conflict.clone().filter(|_| !runs)
-}
-
-/// Whether topics were unsuitable when a broker last answered, by the conditions. While none
-/// answers, and when a topic has another problem first, `TopicsReady` has another reason, but the
-/// sinks' conditions keep this one.
-fn were_unsuitable<'a>(conditions: impl Iterator<Item = &'a Condition>) -> bool {
-    let reasons: BTreeMap<_, _> = conditions
-        .map(|c| (c.type_.as_str(), c.reason.as_str()))
-        .collect();
-    let is_unsuitable = |type_| reasons.get(type_) == Some(&reasons::TOPIC_UNSUITABLE);
-    let types = [
-        condition_types::TOPICS_READY,
-        condition_types::STREAM_READY,
-        condition_types::ARCHIVE_READY,
-    ];
-    reasons.get(condition_types::TOPICS_READY) != Some(&reasons::TOPICS_READY)
-        && types.into_iter().any(is_unsuitable)
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    /// Reasons of `TopicsReady` and `StreamReady` → whether topics are taken to be unsuitable.
-    #[test]
-    fn topics_stay_unsuitable_until_a_broker_says_otherwise() {
-        use reasons::{
-            AVAILABLE, BROKER_FAILED, BROKER_UNREACHABLE, PARTITIONS_REFUSED, TOPIC_MISSING,
-            TOPIC_UNSUITABLE,
-        };
-        for (topics, stream, expected) in [
-            (reasons::TOPICS_READY, AVAILABLE, false),
-            (TOPIC_UNSUITABLE, AVAILABLE, true),
-            (BROKER_UNREACHABLE, TOPIC_UNSUITABLE, true),
-            (BROKER_FAILED, TOPIC_UNSUITABLE, true),
-            (PARTITIONS_REFUSED, TOPIC_UNSUITABLE, true),
-            (TOPIC_MISSING, TOPIC_UNSUITABLE, true),
-            (BROKER_UNREACHABLE, AVAILABLE, false),
-            (reasons::TOPICS_READY, TOPIC_UNSUITABLE, false),
-        ] {
-            let condition = |type_: &str, reason: &str| -> Condition {
-                let condition = json!({"type": type_, "status": "False", "reason": reason,
-                    "message": "m", "lastTransitionTime": "2026-01-01T00:00:00Z"});
-                serde_json::from_value(condition).unwrap()
-            };
-            let conditions = [
-                condition(condition_types::TOPICS_READY, topics),
-                condition(condition_types::STREAM_READY, stream),
-            ];
-            let found = were_unsuitable(conditions.iter());
-            assert_eq!(found, expected, "{topics} {stream}");
-        }
-    }
 }

@@ -281,7 +281,9 @@ fn compare(
     }
 }
 
-fn finding(problems: Vec<(&'static str, String)>, notes: &[String], topics: usize) -> Finding {
+fn finding(mut problems: Vec<(&'static str, String)>, notes: &[String], topics: usize) -> Finding {
+    // What keeps sinks from starting comes first.
+    problems.sort_by_key(|(reason, _)| *reason != reasons::TOPIC_UNSUITABLE);
     let more = problems.len().saturating_sub(1);
     match problems.into_iter().next() {
         Some((reason, message)) if more > 0 => {
