@@ -5,18 +5,13 @@
     reason = "librdkafka's C interface is the only way to the broker's sentence"
 )]
 
-use std::{
-    ffi::{CString, c_char},
-    ptr,
-    time::Duration,
-};
+use std::{ffi::c_char, time::Duration};
 
 use rdkafka::{ClientContext, bindings as rd, client::Client, types::RDKafkaErrorCode};
 
 use super::{
     IdentityError,
-    describe::{Guard, text},
-    is_no_answer,
+    request::{Guard, c_string, no_handle, request, text},
 };
 
 /// Room for librdkafka's sentence about a topic that it refuses before it asks a broker, bytes.
@@ -47,8 +42,22 @@ pub struct Refusal {
 /// Result about each topic, by its name.
 pub type Results = Vec<(String, Result<(), Refusal>)>;
 
-type Event = *mut rd::rd_kafka_event_t;
 type TopicResult = *const rd::rd_kafka_topic_result_t;
+
+/// librdkafka's functions for one kind of request. `T` is what it is told about one topic, and `R`
+/// its answer.
+struct Calls<T, R> {
+    operation: rd::rd_kafka_admin_op_t,
+    send: unsafe extern "C" fn(
+        *mut rd::rd_kafka_t,
+        *mut *mut T,
+        usize,
+        *const rd::rd_kafka_AdminOptions_t,
+        *mut rd::rd_kafka_queue_t,
+    ),
+    answer: unsafe extern "C" fn(*mut rd::rd_kafka_event_t) -> *const R,
+    results: unsafe extern "C" fn(*const R, *mut usize) -> *mut TopicResult,
+}
 
 /// Creates topics. Blocks for up to `timeout`.
 pub fn create_topics<C: ClientContext>(
@@ -56,28 +65,13 @@ pub fn create_topics<C: ClientContext>(
     topics: &[NewTopic<'_>],
     timeout: Duration,
 ) -> Result<Results, IdentityError> {
-    let topics = topics.iter().map(new_topic);
-    let topics = topics.collect::<Result<Vec<_>, _>>()?;
-    let mut pointers: Vec<_> = topics.iter().map(Guard::as_ptr).collect();
-    let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS;
-    change(
-        client,
-        operation,
-        timeout,
-        // SAFETY: the pointers are valid as long as `topics`; librdkafka copies what they point to.
-        |options, queue| unsafe {
-            let (topics, count) = (pointers.as_mut_ptr(), pointers.len());
-            rd::rd_kafka_CreateTopics(client.native_ptr(), topics, count, options, queue);
-        },
-        // SAFETY: `change` passes a valid event and counter.
-        |event, count| unsafe {
-            let result = rd::rd_kafka_event_CreateTopics_result(event);
-            if result.is_null() {
-                return None;
-            }
-            Some(rd::rd_kafka_CreateTopics_result_topics(result, count))
-        },
-    )
+    let calls = Calls {
+        operation: rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS,
+        send: rd::rd_kafka_CreateTopics,
+        answer: rd::rd_kafka_event_CreateTopics_result,
+        results: rd::rd_kafka_CreateTopics_result_topics,
+    };
+    change(client, &calls, topics.iter().map(new_topic), timeout)
 }
 
 /// Raises topics to these numbers of partitions. Blocks for up to `timeout`.
@@ -86,6 +80,12 @@ pub fn create_partitions<C: ClientContext>(
     topics: &[(&str, usize)],
     timeout: Duration,
 ) -> Result<Results, IdentityError> {
+    let calls = Calls {
+        operation: rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATEPARTITIONS,
+        send: rd::rd_kafka_CreatePartitions,
+        answer: rd::rd_kafka_event_CreatePartitions_result,
+        results: rd::rd_kafka_CreatePartitions_result_topics,
+    };
     let topics = topics.iter().map(|(name, partitions)| {
         let name = c_string(name)?;
         // SAFETY: librdkafka copies the name and writes at most the length it is given.
@@ -95,27 +95,7 @@ pub fn create_partitions<C: ClientContext>(
             Guard::new(topic, rd::rd_kafka_NewPartitions_destroy)
         })
     });
-    let topics = topics.collect::<Result<Vec<_>, _>>()?;
-    let mut pointers: Vec<_> = topics.iter().map(Guard::as_ptr).collect();
-    let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATEPARTITIONS;
-    change(
-        client,
-        operation,
-        timeout,
-        // SAFETY: as in `create_topics`.
-        |options, queue| unsafe {
-            let (topics, count) = (pointers.as_mut_ptr(), pointers.len());
-            rd::rd_kafka_CreatePartitions(client.native_ptr(), topics, count, options, queue);
-        },
-        // SAFETY: as in `create_topics`.
-        |event, count| unsafe {
-            let result = rd::rd_kafka_event_CreatePartitions_result(event);
-            if result.is_null() {
-                return None;
-            }
-            Some(rd::rd_kafka_CreatePartitions_result_topics(result, count))
-        },
-    )
+    change(client, &calls, topics, timeout)
 }
 
 /// Deletes topics. Blocks for up to `timeout`.
@@ -124,6 +104,12 @@ pub fn delete_topics<C: ClientContext>(
     topics: &[&str],
     timeout: Duration,
 ) -> Result<Results, IdentityError> {
+    let calls = Calls {
+        operation: rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DELETETOPICS,
+        send: rd::rd_kafka_DeleteTopics,
+        answer: rd::rd_kafka_event_DeleteTopics_result,
+        results: rd::rd_kafka_DeleteTopics_result_topics,
+    };
     let topics = topics.iter().map(|name| {
         let name = c_string(name)?;
         // SAFETY: librdkafka copies the name.
@@ -133,27 +119,7 @@ pub fn delete_topics<C: ClientContext>(
         };
         topic.ok_or_else(no_handle)
     });
-    let topics = topics.collect::<Result<Vec<_>, _>>()?;
-    let mut pointers: Vec<_> = topics.iter().map(Guard::as_ptr).collect();
-    let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DELETETOPICS;
-    change(
-        client,
-        operation,
-        timeout,
-        // SAFETY: as in `create_topics`.
-        |options, queue| unsafe {
-            let (topics, count) = (pointers.as_mut_ptr(), pointers.len());
-            rd::rd_kafka_DeleteTopics(client.native_ptr(), topics, count, options, queue);
-        },
-        // SAFETY: as in `create_topics`.
-        |event, count| unsafe {
-            let result = rd::rd_kafka_event_DeleteTopics_result(event);
-            if result.is_null() {
-                return None;
-            }
-            Some(rd::rd_kafka_DeleteTopics_result_topics(result, count))
-        },
-    )
+    change(client, &calls, topics, timeout)
 }
 
 fn new_topic(topic: &NewTopic<'_>) -> Result<Guard<rd::rd_kafka_NewTopic_t>, IdentityError> {
@@ -175,49 +141,29 @@ fn new_topic(topic: &NewTopic<'_>) -> Result<Guard<rd::rd_kafka_NewTopic_t>, Ide
 }
 
 /// Sends a request and waits for the results.
-fn change<C: ClientContext>(
+fn change<C: ClientContext, T, R>(
     client: &Client<C>,
-    operation: rd::rd_kafka_admin_op_t,
+    calls: &Calls<T, R>,
+    topics: impl Iterator<Item = Result<Guard<T>, IdentityError>>,
     timeout: Duration,
-    mut send: impl FnMut(*const rd::rd_kafka_AdminOptions_t, *mut rd::rd_kafka_queue_t),
-    results: impl Fn(Event, *mut usize) -> Option<*mut TopicResult>,
 ) -> Result<Results, IdentityError> {
-    let milliseconds = i32::try_from(timeout.as_millis()).unwrap_or(i32::MAX);
-    let native = client.native_ptr();
-    // SAFETY: `native` lives as long as `client`, which is borrowed. Each guard gets the destructor
-    // that librdkafka documents for what it holds; they drop in reverse order. The error texts of
-    // options may be left out (null, length 0).
-    let event = unsafe {
-        let queue = Guard::new(rd::rd_kafka_queue_new(native), rd::rd_kafka_queue_destroy)
-            .ok_or_else(no_handle)?;
-        let options = Guard::new(
-            rd::rd_kafka_AdminOptions_new(native, operation),
-            rd::rd_kafka_AdminOptions_destroy,
-        )
-        .ok_or_else(no_handle)?;
-        let (to, none) = (options.as_ptr(), ptr::null_mut());
-        rd::rd_kafka_AdminOptions_set_request_timeout(to, milliseconds, none, 0);
-        rd::rd_kafka_AdminOptions_set_operation_timeout(to, milliseconds, none, 0);
-        send(to, queue.as_ptr());
-        // librdkafka answers when the request's time is up; a second more lets that answer through.
-        Guard::new(
-            rd::rd_kafka_queue_poll(queue.as_ptr(), milliseconds.saturating_add(1000)),
-            rd::rd_kafka_event_destroy,
-        )
-        .ok_or_else(|| IdentityError::NoAnswer(format!("timed out after {timeout:?}")))?
-    };
-    // SAFETY: the event is alive, and so are the results, which belong to it. `topics` points to
+    let topics = topics.collect::<Result<Vec<_>, _>>()?;
+    let mut pointers: Vec<_> = topics.iter().map(Guard::as_ptr).collect();
+    let (to, count) = (pointers.as_mut_ptr(), pointers.len());
+    // SAFETY: the pointers are valid as long as `topics`; librdkafka copies what they point to.
+    let event = request(client, calls.operation, timeout, |options, queue| unsafe {
+        (calls.send)(client.native_ptr(), to, count, options, queue);
+    })?;
+    // SAFETY: the event is alive, and so are the results, which belong to it. `results` points to
     // `count` valid results.
     unsafe {
-        let sentence = || text(rd::rd_kafka_event_error_string(event.as_ptr()));
-        match RDKafkaErrorCode::from(rd::rd_kafka_event_error(event.as_ptr())) {
-            RDKafkaErrorCode::NoError => {}
-            code if is_no_answer(code) => return Err(IdentityError::NoAnswer(sentence())),
-            _ => return Err(IdentityError::Refused(sentence())),
+        let answer = (calls.answer)(event.as_ptr());
+        if answer.is_null() {
+            return Err(no_handle());
         }
         let mut count = 0;
-        let topics = results(event.as_ptr(), &raw mut count).ok_or_else(no_handle)?;
-        Ok((0..count).map(|at| result(*topics.add(at))).collect())
+        let results = (calls.results)(answer, &raw mut count);
+        Ok((0..count).map(|at| result(*results.add(at))).collect())
     }
 }
 
@@ -250,12 +196,4 @@ fn sentence_of<T>(
         // SAFETY: librdkafka ends the text with a zero byte; without a text the buffer is zero.
         IdentityError::Refused(unsafe { text(sentence.as_ptr()) })
     })
-}
-
-fn c_string(text: &str) -> Result<CString, IdentityError> {
-    CString::new(text).map_err(|error| IdentityError::Refused(format!("`{text}`: {error}")))
-}
-
-fn no_handle() -> IdentityError {
-    IdentityError::Refused("librdkafka returned no handle".to_owned())
 }

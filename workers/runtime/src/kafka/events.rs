@@ -9,7 +9,7 @@ use std::ptr;
 
 use rdkafka::{ClientContext, bindings as rd, client::Client, config::RDKafkaLogLevel};
 
-use super::describe::{Guard, text};
+use super::request::{Guard, text};
 
 /// Calls `log` with level, facility and message of everything that `client` has logged since the
 /// last call. Other events in the client's main queue are dropped. Never blocks.

@@ -6,6 +6,7 @@ mod change;
 mod describe;
 mod events;
 mod progress;
+mod request;
 
 use std::{collections::HashMap, time::Duration};
 
