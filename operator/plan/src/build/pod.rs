@@ -244,7 +244,9 @@ fn container(image: &Image, worker: &Worker<'_>) -> Container {
         image_pull_policy: Some(pull_policy.to_owned()),
         env: non_empty(worker.env.clone()),
         ports: non_empty(worker.ports.clone()),
-        resources: Some(worker.resources.clone()),
+        resources: Some(worker.resources)
+            .filter(|resources| **resources != ResourceRequirements::default())
+            .cloned(),
         volume_mounts: Some(mounts(worker)),
         lifecycle: worker.lifecycle.clone(),
         security_context: Some(SecurityContext {

@@ -15,8 +15,8 @@ pub(super) fn or_default(
 ) -> ResourceRequirements {
     match set {
         Some(set) => ResourceRequirements {
-            requests: set.requests.as_ref().map(amounts),
-            limits: set.limits.as_ref().map(amounts),
+            requests: set.requests.as_ref().and_then(amounts),
+            limits: set.limits.as_ref().and_then(amounts),
             claims: None,
         },
         None => ResourceRequirements {
@@ -27,13 +27,15 @@ pub(super) fn or_default(
     }
 }
 
-fn amounts(amounts: &Amounts) -> BTreeMap<String, Quantity> {
+/// Amounts by resource. None: no amount is set.
+fn amounts(amounts: &Amounts) -> Option<BTreeMap<String, Quantity>> {
     let named = [("cpu", &amounts.cpu), ("memory", &amounts.memory)];
-    quantities(
+    let set = quantities(
         named
             .into_iter()
             .filter_map(|(name, amount)| Some((name, amount.as_ref()?.0.as_str()))),
-    )
+    );
+    (!set.is_empty()).then_some(set)
 }
 
 fn quantities<'a>(

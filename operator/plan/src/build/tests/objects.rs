@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{find, ids, objects, with};
 use crate::{
-    build::{Object, topics},
+    build::{Object, Observed, build, topics},
     names::{INSTANCE_LABEL, MANAGED_BY_LABEL, MANAGER, TEMPLATE_ANNOTATION},
     samples::{all_there, images, validated, whole},
     validate::validate,
@@ -222,4 +222,66 @@ fn the_hash_of_a_job_changes_with_its_template_only() {
         digest(|s| s["batch"]["resources"] = json!({"limits": {"memory": "500Gi"}})),
         same
     );
+}
+
+/// Paths of empty maps and lists.
+fn empty(path: &str, value: &Value, found: &mut Vec<String>) {
+    let children: Vec<(String, &Value)> = match value {
+        Value::Object(map) => map
+            .iter()
+            .map(|(key, value)| (key.clone(), value))
+            .collect(),
+        Value::Array(list) => (0..).map(|at: usize| at.to_string()).zip(list).collect(),
+        _ => return,
+    };
+    // An empty volume is one.
+    if children.is_empty() && !path.ends_with("/emptyDir") {
+        found.push(path.to_owned());
+    }
+    for (key, value) in children {
+        empty(&format!("{path}/{key}"), value, found);
+    }
+}
+
+/// The API server drops them from what the operator owns, so they would be sent again and again.
+#[test]
+fn nothing_that_is_built_has_an_empty_map_or_list() {
+    let with_empty = |resources: Value| {
+        let nothing = json!({
+            "podLabels": {}, "podAnnotations": {}, "nodeSelector": {}, "tolerations": [],
+            "topologySpread": [], "resources": resources,
+        });
+        let mut spec = whole();
+        spec["ingest"] = json!({});
+        spec["image"] = json!({"pullSecrets": []});
+        spec["batch"]["quality"] = json!({"maxRepairedRatio": {}});
+        for path in [
+            "/ingest",
+            "/stream/sinks/0",
+            "/archive",
+            "/batch",
+            "/emulator",
+        ] {
+            let section = spec.pointer_mut(path).and_then(Value::as_object_mut);
+            section
+                .unwrap()
+                .extend(nothing.as_object().unwrap().clone());
+        }
+        spec
+    };
+    for spec in [
+        json!({}),
+        whole(),
+        with_empty(json!({})),
+        with_empty(json!({"requests": {}, "limits": {}})),
+    ] {
+        let pipeline = validated(spec);
+        let built = build(&pipeline, &Observed::default());
+        let mut found = Vec::new();
+        for object in built.objects.iter().chain([&built.record]) {
+            let id = format!("{}/{}", object.resource.kind, object.name);
+            empty(&id, &object.body, &mut found);
+        }
+        assert_eq!(found, [""; 0]);
+    }
 }
