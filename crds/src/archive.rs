@@ -13,17 +13,18 @@ use crate::{LagThresholds, PodSettings, Resources, S3, schema::unchanged_or};
     validation = Rule::new("self.bucket == oldSelf.bucket").message(
         "spec.archive.bucket can't be changed, since the archive's positions are its objects \
          there: create another pipeline with the new bucket; this one's objects stay when it is \
-         deleted"
+         deleted; if you set back the first bucket, remove spec.archive and add it again"
     ),
     validation = Rule::new(unchanged_or("prefix", "topics")).message(
         "spec.archive.prefix can't be changed, since the archive's positions are its objects \
          there: create another pipeline with the new prefix; this one's objects stay when it is \
-         deleted"
+         deleted; if you set back the first prefix, remove spec.archive and add it again"
     ),
     validation = Rule::new(unchanged_or("compression", "None")).message(
         "spec.archive.compression can't be changed, since it is part of the objects' names and \
          the archive's positions are those names: create another pipeline with the new \
-         compression; this one's objects stay when it is deleted"
+         compression; this one's objects stay when it is deleted; if you set back the first \
+         compression, remove spec.archive and add it again"
     )
 )]
 pub struct Archive {
