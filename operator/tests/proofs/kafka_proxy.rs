@@ -12,6 +12,7 @@ use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader},
     net::{TcpListener, TcpStream},
     select,
+    sync::watch,
 };
 
 use crate::traffic::Traffic;
@@ -26,18 +27,32 @@ const WRITES: [(i16, &str); 6] = [
     (45, "AlterPartitionReassignments"),
 ];
 
-/// Serves at the address that the broker advertises to clients of its listener `broker`.
-pub fn serve(listener: std::net::TcpListener, broker: u16, traffic: Arc<Traffic>) -> Result<()> {
+/// Serves at the address that the broker advertises to clients of its listener `broker`. While the
+/// returned switch is on, every connection is closed.
+pub fn serve(
+    listener: std::net::TcpListener,
+    broker: u16,
+    traffic: Arc<Traffic>,
+) -> Result<watch::Sender<bool>> {
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
+    let outage = watch::Sender::new(false);
+    let is_out = outage.subscribe();
     tokio::spawn(async move {
         while let Ok((client, _)) = listener.accept().await {
             let traffic = Arc::clone(&traffic);
-            // When either side closes its connection, both are closed; that is no error.
-            tokio::spawn(async move { forward(client, broker, &traffic).await });
+            let mut is_out = is_out.clone();
+            tokio::spawn(async move {
+                // When either side closes its connection, both are closed; that is no error.
+                select! {
+                    biased;
+                    _ = is_out.wait_for(|is_out| *is_out) => {}
+                    _ = forward(client, broker, &traffic) => {}
+                }
+            });
         }
     });
-    Ok(())
+    Ok(outage)
 }
 
 async fn forward(client: TcpStream, broker: u16, traffic: &Traffic) -> io::Result<()> {

@@ -1,23 +1,31 @@
-//! Many pipelines on one broker: they settle and then cause no write, the operator's memory stays
+//! Many pipelines on one broker: they settle, cause few requests and no write at rest, and no flood
+//! when the broker is gone for all of them. A changed Secret is seen, the operator's memory stays
 //! bounded, and a pipeline without a broker delays no other.
 
 use std::{
+    collections::VecDeque,
     env,
+    str::FromStr,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use kube::{Api, api::ListParams};
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Secret};
+use kube::{
+    Api,
+    api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams},
+};
 use pinpipe_crds::PinterestPipeline;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{cluster::Cluster, operator::Operator, pipeline::Pipeline, wait::until};
 
-/// The default number of pipelines. `PINPIPE_MANY=1000` takes minutes.
-const DEFAULT_COUNT: usize = 100;
-/// The environment variable with another number.
-const COUNT: &str = "PINPIPE_MANY";
+/// The environment variable with the number of pipelines, and the default.
+const COUNT: (&str, usize) = ("PINPIPE_MANY", 100);
+/// The environment variable with the least number of seconds at rest, and the default.
+const REST: (&str, u64) = ("PINPIPE_MANY_REST", 60);
+const NAMESPACE: &str = "many";
 /// The largest permitted resident memory of the operator, bytes. About a third of it are pages of
 /// the debug build.
 const MEMORY: u64 = 150 << 20;
@@ -25,16 +33,292 @@ const MEMORY: u64 = 150 << 20;
 const RESYNC: (Duration, Duration) = (Duration::from_secs(36), Duration::from_millis(480));
 /// The largest permitted rate of requests to the API server at rest, per second.
 const REQUESTS: f64 = 20.0;
+/// The largest permitted rate of requests to the API server while the broker is gone for all
+/// pipelines, per second, in any [`WINDOW`].
+const REQUESTS_IN_OUTAGE: f64 = 200.0;
+const WINDOW: Duration = Duration::from_secs(10);
+/// The pipeline with a Secret of its own, which is changed.
+const ROTATED: &str = "p-0";
+
+/// Many pipelines and their operator.
+struct Fleet<'a> {
+    cluster: &'a Cluster,
+    operator: Operator,
+    many: usize,
+    /// How long it may take until something is true of all pipelines.
+    deadline: Duration,
+    /// Figures, for the result.
+    found: Vec<String>,
+}
 
 pub async fn run(cluster: &Cluster) -> Result<String> {
-    let many = env::var(COUNT).map_or(Ok(DEFAULT_COUNT), |many| many.parse())?;
-    let namespace = "many";
-    cluster.namespace_with_secrets(namespace).await?;
-    let operator = cluster.operator().await?;
-    let begun = Instant::now();
-    let spec = json!({
+    let many = setting(COUNT)?;
+    cluster.namespace_with_secrets(NAMESPACE).await?;
+    let mut fleet = Fleet {
+        cluster,
+        operator: cluster.operator().await?,
+        many,
+        deadline: Duration::from_secs(180 + many as u64),
+        found: Vec::new(),
+    };
+    fleet.create().await?;
+    fleet.settle().await?;
+    fleet.rest(Duration::from_secs(setting(REST)?)).await?;
+    fleet.relist().await?;
+    fleet.outage().await?;
+    Ok(fleet.found.join("; "))
+}
+
+fn setting<T: FromStr<Err: std::error::Error + Send + Sync + 'static>>(
+    (name, default): (&str, T),
+) -> Result<T> {
+    env::var(name).map_or(Ok(default), |text| text.parse().context(name.to_owned()))
+}
+
+impl Fleet<'_> {
+    async fn create(&mut self) -> Result<()> {
+        let begun = Instant::now();
+        let spec = spec(&self.operator.bootstrap_servers);
+        let admin = &self.cluster.admin;
+        let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
+        let own = Secret {
+            metadata: ObjectMeta {
+                name: Some(ROTATED.to_owned()),
+                ..ObjectMeta::default()
+            },
+            string_data: Some([("url".to_owned(), "first".to_owned())].into()),
+            ..Secret::default()
+        };
+        secrets.create(&PostParams::default(), &own).await?;
+        // An address reserved for documentation (RFC 5737), which never answers.
+        let without_broker = self::spec("192.0.2.1:9092");
+        let broken = Pipeline::new(admin, NAMESPACE, "broken");
+        broken.create(&without_broker).await?;
+        stream::iter(0..self.many)
+            .map(|at| Pipeline::new(admin, NAMESPACE, &format!("p-{at}")))
+            .map(|pipeline| {
+                let mut spec = spec.clone();
+                if pipeline.name == ROTATED {
+                    let postgres = &mut spec["stream"]["sinks"][0]["postgres"];
+                    postgres["urlSecretRef"]["name"] = json!(ROTATED);
+                }
+                async move { pipeline.create(&spec).await }
+            })
+            .buffer_unordered(8)
+            .try_collect::<Vec<()>>()
+            .await?;
+        let (many, seconds) = (self.many, begun.elapsed().as_secs());
+        self.found
+            .push(format!("{many} pipelines created in {seconds} s"));
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<()> {
+        self.operator.start(&["--namespace", NAMESPACE])?;
+        let begun = Instant::now();
+        until(
+            "all pipelines are ready, except the broken one",
+            self.deadline,
+            async || {
+                // Listing all pipelines is expensive for the API server.
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                self.are("Ready", "Ready").await
+            },
+        )
+        .await
+        .with_context(|| self.operator.log_end())?;
+        let settled = begun.elapsed().as_secs();
+        self.found
+            .push(format!("ready {settled} s after the operator's start"));
+        self.check_memory()?;
+        // The last pipelines became ready a moment ago, and are reconciled once more for the status
+        // of their Deployments.
+        let minute = Duration::from_mins(1);
+        until("the operator writes nothing more", minute, async || {
+            self.operator.traffic.begin(None);
+            self.more_reconciles(50, self.deadline, || ()).await?;
+            let written = self.operator.traffic.attempts();
+            ensure!(written.is_empty(), "{written:?}");
+            Ok(())
+        })
+        .await
+    }
+
+    /// Nothing is written at rest but what a changed Secret rolls.
+    async fn rest(&mut self, least: Duration) -> Result<()> {
+        let traffic = &self.operator.traffic;
+        traffic.begin(None);
+        let admin = &self.cluster.admin;
+        let deployments: Api<Deployment> = Api::namespaced(admin.clone(), NAMESPACE);
+        let name = format!("{ROTATED}-stream-live");
+        let before = deployments.get(&name).await?.spec;
+        let (requests, begun) = (traffic.requests(), Instant::now());
+        let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
+        let rotated = Patch::Merge(json!({"stringData": {"url": "second"}}));
+        secrets
+            .patch(ROTATED, &PatchParams::default(), &rotated)
+            .await?;
+        let resync = RESYNC.0.max(RESYNC.1 * u32::try_from(self.many)?);
+        self.more_reconciles(self.many, 2 * resync + self.deadline, || ())
+            .await
+            .context("every pipeline is reconciled")?;
+        until("the changed Secret is seen", resync, async || {
+            let after = deployments.get(&name).await?.spec;
+            ensure!(after != before, "the pod template is as it was");
+            Ok(())
+        })
+        .await?;
+        tokio::time::sleep(least.saturating_sub(begun.elapsed())).await;
+        let (time, requests) = (begun.elapsed(), traffic.requests() - requests);
+        let rate = requests as f64 / time.as_secs_f64();
+        self.found.push(format!(
+            "{rate:.1} requests per second in {} s at rest, in which a changed Secret was seen",
+            time.as_secs()
+        ));
+        self.unwritten().await?;
+        ensure!(rate < REQUESTS, "too many: {}", self.found.join("; "));
+        self.check_memory()
+    }
+
+    /// Nothing is written when all lists are repeated.
+    async fn relist(&mut self) -> Result<()> {
+        self.operator.api.relist();
+        self.more_reconciles(self.many, self.deadline, || ())
+            .await
+            .context("every pipeline is reconciled after all lists were repeated")?;
+        self.unwritten().await?;
+        self.are("Ready", "Ready").await
+    }
+
+    /// The broker is gone for all pipelines, until all have reported it, and comes back.
+    async fn outage(&mut self) -> Result<()> {
+        let mut rates = Rates::default();
+        let begun = Instant::now();
+        let requests = self.operator.traffic.requests();
+        self.operator.outage.send_replace(true);
+        let reported = async |reason: &'static str, rates: &mut Rates| {
+            let deadline = 2 * self.deadline;
+            until(reason, deadline, async || {
+                for _ in 0..5 {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    rates.add(self.operator.traffic.requests());
+                }
+                self.are("TopicsReady", reason).await
+            })
+            .await
+            .with_context(|| self.operator.log_end())
+        };
+        reported("BrokerUnreachable", &mut rates).await?;
+        let noticed = begun.elapsed();
+        // All are reconciled again, because they aren't ready.
+        self.more_reconciles(self.many, self.deadline, || {
+            rates.add(self.operator.traffic.requests());
+        })
+        .await?;
+        let (time, requests) = (begun.elapsed(), self.operator.traffic.requests() - requests);
+        self.operator.outage.send_replace(false);
+        reported("TopicsReady", &mut rates).await?;
+        let recovered = begun.elapsed().saturating_sub(time);
+        self.found.push(format!(
+            "broker gone for {} s, which all reported after {} s: {:.1} requests per second, at \
+             most {:.1} in {} s; available again for all after {} s",
+            time.as_secs(),
+            noticed.as_secs(),
+            requests as f64 / time.as_secs_f64(),
+            rates.highest,
+            WINDOW.as_secs(),
+            recovered.as_secs(),
+        ));
+        let found = self.found.join("; ");
+        ensure!(rates.highest < REQUESTS_IN_OUTAGE, "too many: {found}");
+        self.check_memory()
+    }
+
+    /// An error unless all pipelines but the broken one have this reason in a condition.
+    async fn are(&self, type_: &str, reason: &str) -> Result<()> {
+        let api: Api<PinterestPipeline> = Api::namespaced(self.cluster.admin.clone(), NAMESPACE);
+        let pipelines = api.list(&ListParams::default()).await?;
+        let is = |pipeline: &&PinterestPipeline| {
+            let status = pipeline.status.iter();
+            let mut conditions = status.flat_map(|status| &status.conditions);
+            pipeline.metadata.name.as_deref() != Some("broken")
+                && conditions.any(|found| found.type_ == type_ && found.reason == reason)
+        };
+        let count = pipelines.iter().filter(is).count();
+        ensure!(count == self.many, "{count} of {} are {reason}", self.many);
+        Ok(())
+    }
+
+    /// An error if a pipeline other than the one with the changed Secret was written to.
+    async fn unwritten(&self) -> Result<()> {
+        let mut written = self.operator.traffic.attempts();
+        let is_rotated = |write: &String| {
+            let name = write.rsplit(' ').next().unwrap_or_default();
+            let rest = name.strip_prefix(ROTATED);
+            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        };
+        // An event has a name that the API server makes.
+        written.retain(|write| !is_rotated(write) && !write.contains(" events "));
+        let broken = Pipeline::new(&self.cluster.admin, NAMESPACE, "broken");
+        let broken = broken.get().await?;
+        ensure!(
+            written.is_empty(),
+            "settled pipelines were written to: {written:?}; the broken one is {}",
+            broken["status"]
+        );
+        Ok(())
+    }
+
+    fn check_memory(&mut self) -> Result<()> {
+        let memory = self.operator.memory()?;
+        self.found.push(format!("resident {} MiB", memory >> 20));
+        let found = self.found.join("; ");
+        ensure!(memory < MEMORY, "more than {} MiB: {found}", MEMORY >> 20);
+        Ok(())
+    }
+
+    /// Waits until that many more reconciles are complete; calls `sample` often meanwhile.
+    async fn more_reconciles(
+        &self,
+        reconciles: usize,
+        deadline: Duration,
+        mut sample: impl FnMut(),
+    ) -> Result<()> {
+        let before = self.operator.reconciles().await?;
+        until("reconciles", deadline, async || {
+            sample();
+            let ended = self.operator.reconciles().await? - before;
+            ensure!(ended >= reconciles as f64, "{ended} of {reconciles}");
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// The highest rate of requests in any [`WINDOW`].
+#[derive(Default)]
+struct Rates {
+    samples: VecDeque<(Instant, usize)>,
+    highest: f64,
+}
+
+impl Rates {
+    fn add(&mut self, requests: usize) {
+        self.samples.push_back((Instant::now(), requests));
+        while let Some((at, before)) = self.samples.front()
+            && at.elapsed() >= WINDOW
+        {
+            let rate = (requests - before) as f64 / at.elapsed().as_secs_f64();
+            self.highest = self.highest.max(rate);
+            self.samples.pop_front();
+        }
+    }
+}
+
+fn spec(bootstrap_servers: &str) -> Value {
+    json!({
         "broker": {"kafka": {
-            "bootstrapServers": operator.bootstrap_servers,
+            "bootstrapServers": bootstrap_servers,
             "topics": {"partitions": 1},
         }},
         "ingest": {"autoscaling": {"minReplicas": 1, "maxReplicas": 2}},
@@ -46,129 +330,5 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
             "contactPoints": ["c:9042"],
             "credentialsSecretRef": {"name": "cassandra"},
         }}]},
-    });
-    let mut without_broker = spec.clone();
-    // An address reserved for documentation (RFC 5737), which never answers.
-    without_broker["broker"]["kafka"]["bootstrapServers"] = json!("192.0.2.1:9092");
-    let name = |at: usize| format!("p-{at}");
-    Pipeline::new(&cluster.admin, namespace, "broken")
-        .create(&without_broker)
-        .await?;
-    stream::iter(0..many)
-        .map(|at| Pipeline::new(&cluster.admin, namespace, &name(at)))
-        .map(|pipeline| {
-            let spec = &spec;
-            async move { pipeline.create(spec).await }
-        })
-        .buffer_unordered(8)
-        .try_collect::<Vec<()>>()
-        .await?;
-    let created = begun.elapsed();
-
-    operator.start(&["--namespace", namespace])?;
-    let begun = Instant::now();
-    let api: Api<PinterestPipeline> = Api::namespaced(cluster.admin.clone(), namespace);
-    let ready = async || {
-        let pipelines = api.list(&ListParams::default()).await?;
-        let is_ready = |pipeline: &&PinterestPipeline| {
-            let conditions = pipeline.status.iter().flat_map(|status| &status.conditions);
-            conditions
-                .into_iter()
-                .any(|condition| condition.type_ == "Ready" && condition.status == "True")
-        };
-        anyhow::Ok(pipelines.iter().filter(is_ready).count())
-    };
-    let deadline = Duration::from_secs(180 + many as u64);
-    until(
-        "all pipelines are ready, except the broken one",
-        deadline,
-        async || {
-            let ready = ready().await?;
-            // Listing all pipelines is expensive for the API server.
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            ensure!(ready == many, "{ready} of {many}");
-            Ok(())
-        },
-    )
-    .await
-    .with_context(|| operator.log_end())?;
-    let settled = begun.elapsed();
-    let peak = operator.memory()?;
-
-    // The last pipelines became ready a moment ago, and are reconciled once more for the status of
-    // their Deployments.
-    until(
-        "the operator writes nothing more",
-        Duration::from_mins(1),
-        async || {
-            operator.traffic.begin(None);
-            wait_for_more_reconciles(&operator, 50, deadline).await?;
-            ensure!(
-                operator.traffic.attempts().is_empty(),
-                "{:?}",
-                operator.traffic.attempts()
-            );
-            Ok(())
-        },
-    )
-    .await?;
-
-    operator.traffic.begin(None);
-    let resync = RESYNC.0.max(RESYNC.1 * u32::try_from(many)?);
-    let (requests_before, begun) = (operator.traffic.requests(), Instant::now());
-    wait_for_more_reconciles(&operator, 2 * many, 3 * resync + deadline)
-        .await
-        .context("every pipeline is reconciled twice")?;
-    let (resynced, requests) = (
-        begun.elapsed(),
-        operator.traffic.requests() - requests_before,
-    );
-    let rate = requests as f64 / resynced.as_secs_f64();
-    ensure!(rate < REQUESTS, "{rate:.1} requests per second at rest");
-    operator.api.relist();
-    wait_for_more_reconciles(&operator, many, deadline)
-        .await
-        .context("every pipeline is reconciled after all lists were repeated")?;
-    let written = operator.traffic.attempts();
-    let broken = Pipeline::new(&cluster.admin, namespace, "broken")
-        .get()
-        .await?;
-    ensure!(
-        written.is_empty(),
-        "settled pipelines were written to: {written:?}; the broken one is {}",
-        broken["status"]
-    );
-    ensure!(ready().await? == many, "not every pipeline is still ready");
-    let memory = operator.memory()?;
-    let result = format!(
-        "{many} pipelines created in {:.1} s, ready {:.1} s after the operator's start; reconciled \
-         twice in {:.1} s with {requests} requests and no write; resident {} MiB once they were \
-         ready, {} MiB at the end",
-        created.as_secs_f64(),
-        settled.as_secs_f64(),
-        resynced.as_secs_f64(),
-        peak >> 20,
-        memory >> 20,
-    );
-    ensure!(
-        memory.max(peak) < MEMORY,
-        "more than {} MiB: {result}",
-        MEMORY >> 20
-    );
-    Ok(result)
-}
-
-/// Waits until that many more reconciles are complete.
-async fn wait_for_more_reconciles(
-    operator: &Operator,
-    reconciles: usize,
-    deadline: Duration,
-) -> Result<()> {
-    let before = operator.reconciles().await?;
-    until("reconciles", deadline, async || {
-        let ended = operator.reconciles().await? - before;
-        ensure!(ended >= reconciles as f64, "{ended} of {reconciles}");
-        Ok(())
     })
-    .await
 }

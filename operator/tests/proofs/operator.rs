@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use kube::Client;
+use tokio::sync::watch;
 
 use crate::{
     api_proxy::ApiProxy,
@@ -33,6 +34,8 @@ pub struct Operator {
     pub api: Arc<ApiProxy>,
     /// The broker's address for its pipelines, which is that of the proxy.
     pub bootstrap_servers: String,
+    /// While it is on, the broker answers none of its pipelines.
+    pub outage: watch::Sender<bool>,
     name: String,
     admin: u16,
     kubeconfig: PathBuf,
@@ -44,7 +47,7 @@ impl Operator {
         let traffic = Arc::new(Traffic::default());
         let (api, port) = ApiProxy::serve(client, Arc::clone(&traffic)).await?;
         let bootstrap_servers = slot.advertised.local_addr()?.to_string();
-        kafka_proxy::serve(slot.advertised, slot.broker, Arc::clone(&traffic))?;
+        let outage = kafka_proxy::serve(slot.advertised, slot.broker, Arc::clone(&traffic))?;
         let kubeconfig = folder.join(format!("{}.kubeconfig", slot.name));
         fs::write(
             &kubeconfig,
@@ -63,6 +66,7 @@ users: [{{name: operator, user: {{}}}}]
             traffic,
             api,
             bootstrap_servers,
+            outage,
             name: slot.name,
             admin: slot.admin,
             kubeconfig,
