@@ -85,7 +85,10 @@ impl Reconciler<'_> {
         let plan = kafka::plan(desired, &known, &cluster.topics, &self.target());
         let record = Record { cluster, entries };
         if let Some(problem) = self.write_record(&record, &plan.intent).await? {
-            return Ok(problem);
+            // Without topics that would have been created now.
+            let mut topics = plan.state.topics;
+            topics.retain(|topic| topic.id.is_some());
+            return Ok(TopicsState { topics, ..problem });
         }
         if plan.pending().is_none() {
             return Ok(plan.state);

@@ -1,7 +1,7 @@
 //! With two operators, only the holder of the Lease writes. The standby takes over when the leader
-//! is killed or frozen, and a frozen leader that resumes doesn't write.
+//! is killed, or frozen in the middle of an apply; a frozen leader that resumes doesn't write.
 
-use std::{process::Command, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::json;
@@ -9,13 +9,17 @@ use serde_json::json;
 use crate::{
     cluster::{Cluster, RELEASE, SYSTEM},
     operator::Operator,
-    pipeline::Pipeline,
+    pipeline::{Pipeline, SETTLES},
     specs,
+    traffic::signal,
     wait::until,
 };
 
 /// How long the standby may take to take over: until the Lease expires, and some seconds.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(40);
+
+/// Writes of the leader before it freezes; the change needs more.
+const WRITES_BEFORE: usize = 3;
 
 pub async fn run(cluster: &Cluster) -> Result<String> {
     let namespace = "leaders";
@@ -52,21 +56,29 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
         .context("the second operator, after the first was killed")?;
     only_leases(&one)?;
 
-    let frozen = other
-        .traffic
-        .pid()
-        .context("the second operator has exited")?;
-    signal("STOP", frozen)?;
+    let frozen = other.traffic.pid();
+    let frozen = frozen.context("the second operator has exited")?;
+    one.traffic.begin(None);
     other.traffic.begin(None);
-    leads(&one).await?;
+    other.traffic.freeze_after(WRITES_BEFORE);
     pipeline
         .replace(&json!({}), &specs::whole(&one.bootstrap_servers))
         .await?;
+    until("the second operator freezes", SETTLES, async || {
+        ensure!(!other.traffic.is_freezing(), "{}", other.log_end());
+        Ok(())
+    })
+    .await?;
+    other.traffic.begin(None);
+    leads(&one).await?;
     pipeline
         .settle(&one)
         .await
         .context("the first operator again, while the second is frozen")?;
-    signal("CONT", frozen)?;
+    let mut rest = one.traffic.writes();
+    rest.retain(|write| write.contains(' ') && !write.contains(" leases "));
+    ensure!(rest.len() > 1, "it froze after its last write: {rest:?}");
+    signal("CONT", frozen);
     until(
         "the resumed operator exits",
         TAKEN_OVER_WITHIN,
@@ -81,7 +93,11 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
     )
     .await?;
     only_leases(&other)?;
-    Ok("only the leader wrote: beside a standby, after a kill, and after a freeze".to_owned())
+    let rest = rest.len();
+    Ok(format!(
+        "only the leader wrote: beside a standby, after a kill, and after a freeze in the middle \
+         of an apply, of which {rest} writes were left"
+    ))
 }
 
 async fn leads(operator: &Operator) -> Result<()> {
@@ -103,13 +119,5 @@ fn only_leases(operator: &Operator) -> Result<()> {
         written.iter().all(|write| write.contains(" leases ")),
         "an operator that isn't the leader wrote: {written:?}"
     );
-    Ok(())
-}
-
-fn signal(name: &str, pid: u32) -> Result<()> {
-    let status = Command::new("sh")
-        .args(["-c", &format!("kill -{name} {pid}")])
-        .status()?;
-    ensure!(status.success(), "kill -{name}: {status}");
     Ok(())
 }

@@ -63,6 +63,9 @@ const PROOFS: [&[(&str, Proof)]; 2] = [
         ("refused record", |cluster| {
             Box::pin(ownership::refused_record(cluster))
         }),
+        ("rewritten", |cluster| {
+            Box::pin(admission::rewritten(cluster))
+        }),
         ("leaders", |cluster| Box::pin(leaders::run(cluster))),
     ],
     &[

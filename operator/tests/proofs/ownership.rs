@@ -13,7 +13,7 @@ use pinpipe_crds::PinterestPipeline;
 use serde_json::{Value, json};
 
 use crate::{
-    admission::RefusedIds,
+    admission::refuse_ids,
     cluster::Cluster,
     operator::Operator,
     pipeline::{Pipeline, SETTLES},
@@ -100,8 +100,7 @@ pub async fn refused_record(cluster: &Cluster) -> Result<String> {
     let namespace = "record-refused";
     let operator = cluster.operator().await?;
     cluster.namespace_with_secrets(namespace).await?;
-    let prefix = format!("{namespace}.");
-    let policy = RefusedIds::begin(&cluster.admin, &prefix).await?;
+    let policy = refuse_ids(&cluster.admin, &format!("{namespace}.")).await?;
     let pipeline = Pipeline::new(&cluster.admin, namespace, "pinterest");
     operator.start(&["--namespace", namespace])?;
     pipeline
@@ -114,7 +113,7 @@ pub async fn refused_record(cluster: &Cluster) -> Result<String> {
     let ids = topics.into_iter().flatten();
     let ids: Vec<_> = ids.filter_map(|topic| topic["id"].as_str()).collect();
     ensure!(ids.len() == 6, "ids: {ids:?}, status: {}", found["status"]);
-    policy.end().await?;
+    policy.delete().await?;
     pipeline.settle(&operator).await?;
     Ok("the status had the ids until the record was written".to_owned())
 }

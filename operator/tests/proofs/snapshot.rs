@@ -237,9 +237,23 @@ pub fn children(namespace: &str, objects: Vec<Value>) -> Snapshot {
     snapshot
 }
 
-/// Removes status, generation, and the managed fields of others. Sets are sorted, because
-/// server-side apply keeps the order of items that are already there.
+/// Whether the operator sets the number of a Deployment's pods.
+pub fn sets_replicas(deployment: &Value) -> bool {
+    let entries = deployment["metadata"]["managedFields"].as_array();
+    let mut own = entries
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry["manager"] == MANAGER && entry["operation"] == "Apply");
+    own.any(|entry| !entry["fieldsV1"]["f:spec"]["f:replicas"].is_null())
+}
+
+/// Removes status, generation, the managed fields of others, and the number of pods where others
+/// set it. Sets are sorted, because server-side apply keeps the order of items that are already
+/// there.
 pub fn without_history(object: &mut Value) {
+    if object["kind"] == "Deployment" && !sets_replicas(object) {
+        object["spec"]["replicas"] = json!("set by others");
+    }
     if let Some(object) = object.as_object_mut() {
         object.remove("status");
     }

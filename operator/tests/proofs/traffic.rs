@@ -3,10 +3,17 @@
 
 use std::{
     collections::BTreeSet,
-    process::Child,
+    process::{Child, Command},
     sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
+
+/// Sends a signal to a process. Whoever waits for its effect notices if that fails.
+pub fn signal(name: &str, pid: u32) {
+    let _ = Command::new("sh")
+        .args(["-c", &format!("kill -{name} {pid}")])
+        .status();
+}
 
 /// A permission that a request needs, in the terms of RBAC.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +40,8 @@ struct State {
     done: Vec<String>,
     /// Kill the operator after this many successful writes.
     kill_after: Option<usize>,
+    /// Freeze the operator after this many successful writes.
+    freeze_after: Option<usize>,
     /// Requests so far, without watches.
     requests: usize,
     /// Requests in flight, without watches.
@@ -66,6 +75,17 @@ impl Traffic {
         state.attempts.clear();
         state.done.clear();
         state.kill_after = kill_after;
+    }
+
+    /// Plans to freeze the operator, with SIGSTOP, after that many successful writes from now on.
+    pub fn freeze_after(&self, writes: usize) {
+        let mut state = self.state();
+        state.freeze_after = Some(state.done.len() + writes);
+    }
+
+    /// Whether a planned freeze is still to come.
+    pub fn is_freezing(&self) -> bool {
+        self.state().freeze_after.is_some()
     }
 
     /// Sets the operator whose traffic this is.
@@ -110,6 +130,12 @@ impl Traffic {
             let mut state = self.state();
             state.done.push(write);
             state.last = Some(Instant::now());
+            if state.freeze_after == Some(state.done.len()) {
+                state.freeze_after = None;
+                if let Some(operator) = &state.operator {
+                    signal("STOP", operator.id());
+                }
+            }
             let killed = state.kill_after == Some(state.done.len());
             if killed {
                 state.kill_after = None;

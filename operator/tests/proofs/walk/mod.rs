@@ -31,7 +31,8 @@ use crate::{
     operator::{Operator, REGISTRY, TAG},
     pipeline::{Pipeline, SETTLES},
     snapshot::{
-        Snapshot, Snapshots, children, condition, ensure_same, without_assigned, without_history,
+        Snapshot, Snapshots, children, condition, ensure_same, sets_replicas, without_assigned,
+        without_history,
     },
     wait::until,
 };
@@ -203,6 +204,25 @@ impl Walk<'_> {
     }
 }
 
+/// Names of the Deployments whose number of pods is left to autoscalers.
+fn scaled(spec: &Value) -> Vec<String> {
+    if spec["suspend"] == true {
+        return Vec::new();
+    }
+    let sinks = spec["stream"]["sinks"].as_array().into_iter().flatten();
+    let sinks = sinks.map(|sink| {
+        let name = sink["name"].as_str().unwrap_or_default();
+        (format!("stream-{name}"), sink)
+    });
+    let components = [("ingest".to_owned(), &spec["ingest"])]
+        .into_iter()
+        .chain(sinks);
+    let scaled = components.filter(|(_, section)| section["autoscaling"].is_object());
+    scaled
+        .map(|(component, _)| format!("{NAME}-{component}"))
+        .collect()
+}
+
 /// A pipeline that is changed, one change after the other.
 struct Walker<'a> {
     walk: &'a Walk<'a>,
@@ -292,6 +312,18 @@ impl Walker<'_> {
                 "not as required:\n{}",
                 differences.join("\n")
             );
+            let spec = &pipeline["spec"];
+            let scaled = scaled(spec).into_iter();
+            let held = scaled.filter(|name| {
+                let mut children = children.iter();
+                children.any(|child| {
+                    child["kind"] == "Deployment"
+                        && child["metadata"]["name"] == *name
+                        && sets_replicas(child)
+                })
+            });
+            let held: Vec<_> = held.collect();
+            ensure!(held.is_empty(), "not handed over to autoscalers: {held:?}");
             Ok(())
         })
         .await

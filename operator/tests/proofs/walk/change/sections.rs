@@ -1,0 +1,204 @@
+//! Random sections of a spec, all of them valid.
+
+use rand::{Rng as _, rngs::StdRng};
+use serde_json::{Value, json};
+
+use super::random::{maybe, names, one_of, pick, put};
+
+pub fn stream(random: &mut StdRng) -> Value {
+    let sinks = names(random, &["live", "log", "a", "b-2", "copy"]);
+    let sinks = sinks.as_array().into_iter().flatten().map(|sink| {
+        let mut sink = sink.clone();
+        // Determined by the name, because it is immutable.
+        let mode = if sink["name"] == "log" {
+            json!("Append")
+        } else {
+            json!("Upsert")
+        };
+        let key = pick(random, &["url", "other"]);
+        let url = json!({"name": "warehouse", "key": key});
+        sink["postgres"] = json!({"urlSecretRef": url, "writeMode": mode});
+        for (field, value) in [
+            ("startFrom", one_of(random, &["earliest", "latest"])),
+            sink_scaling(random),
+            ("resources", resources(random)),
+            ("thresholds", maybe(random, lag_threshold)),
+            (
+                "postgres/schema",
+                one_of(random, &["public", "live", "_x1"]),
+            ),
+        ] {
+            put(&mut sink, field, value);
+        }
+        sink
+    });
+    json!({"sinks": sinks.collect::<Vec<_>>()})
+}
+
+/// The number of a sink's pods, or what scales it.
+fn sink_scaling(random: &mut StdRng) -> (&'static str, Option<Value>) {
+    if random.random_bool(0.5) {
+        let replicas = maybe(random, |random| json!(random.random_range(1..4)));
+        return ("replicas", replicas);
+    }
+    let least = random.random_range(1..3);
+    let all = [
+        json!({}),
+        json!({"targetLag": random.random_range(1..9999)}),
+        json!({"targetLag": 500, "maxReplicas": least + random.random_range(0..3)}),
+        json!({"targetLag": 500, "minReplicas": least, "maxReplicas": least + 2}),
+    ];
+    ("autoscaling", maybe(random, |random| pick(random, &all)))
+}
+
+pub fn ingest_scaling(random: &mut StdRng) -> Value {
+    let mut scaling = json!({"maxReplicas": random.random_range(2..6)});
+    for (field, value) in [
+        (
+            "minReplicas",
+            maybe(random, |random| json!(random.random_range(1..3))),
+        ),
+        (
+            "targetCPUUtilizationPercentage",
+            maybe(random, |random| json!(random.random_range(1..200))),
+        ),
+    ] {
+        put(&mut scaling, field, value);
+    }
+    scaling
+}
+
+pub fn lag_threshold(random: &mut StdRng) -> Value {
+    json!({"lag": random.random_range(1..9999)})
+}
+
+pub fn archive(random: &mut StdRng) -> Value {
+    let mut archive = json!({"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}});
+    for (field, value) in [
+        ("rotate", maybe(random, rotate)),
+        (
+            "s3/endpoint",
+            // Immutable, apart from a slash at its end.
+            Some(json!(pick(
+                random,
+                &["http://s3.example:9000", "http://s3.example:9000/"],
+            ))),
+        ),
+        ("s3/region", one_of(random, &["us-east-1", "eu-west-1"])),
+        ("resources", resources(random)),
+        ("thresholds", maybe(random, lag_threshold)),
+    ] {
+        put(&mut archive, field, value);
+    }
+    archive
+}
+
+pub fn rotate(random: &mut StdRng) -> Value {
+    let mut rotate = json!({});
+    for (field, value) in [
+        (
+            "bytes",
+            maybe(random, |random| json!(random.random_range(1024..999_999))),
+        ),
+        (
+            "records",
+            maybe(random, |random| json!(random.random_range(1..9999))),
+        ),
+        ("interval", one_of(random, &["90s", "5m", "1h30m", "24h"])),
+    ] {
+        put(&mut rotate, field, value);
+    }
+    rotate
+}
+
+pub fn batch(random: &mut StdRng) -> Value {
+    let sinks = names(random, &["serving", "second"]);
+    let sinks: Vec<_> = sinks
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|sink| {
+            let mut sink = sink.clone();
+            let points = pick(random, &[&["a:9042"][..], &["a:9042", "b.example:9042"]]);
+            sink["cassandra"] = json!({"contactPoints": points});
+            for (field, value) in [
+                // Determined by the name, because it is immutable.
+                (
+                    "cassandra/keyspace",
+                    (sink["name"] == "second").then(|| json!("pins")),
+                ),
+                (
+                    "cassandra/replicationFactor",
+                    maybe(random, |random| json!(random.random_range(1..4))),
+                ),
+                (
+                    "cassandra/credentialsSecretRef",
+                    maybe(random, |_| json!({"name": "cassandra"})),
+                ),
+            ] {
+                put(&mut sink, field, value);
+            }
+            sink
+        })
+        .collect();
+    let schedule = pick(random, &["0 10 * * *", "@daily", "*/5 1-3 * JAN MON"]);
+    let mut batch = json!({"schedule": schedule, "sinks": sinks});
+    for (field, value) in [
+        (
+            "timeZone",
+            one_of(random, &["UTC", "Etc/UTC", "Europe/London"]),
+        ),
+        (
+            "scratchSize",
+            one_of(random, &["1Gi", "1024Mi", "0.5Gi", "1073741824"]),
+        ),
+        ("resources", resources(random)),
+        ("deadline", one_of(random, &["1m", "90m", "6h", "720h"])),
+        (
+            "quality/maxRejectedRatio",
+            maybe(random, |random| {
+                json!(f64::from(random.random_range(0..5)) / 4.0)
+            }),
+        ),
+        (
+            "quality/maxRepairedRatio",
+            maybe(random, |_| json!({"age": 0.5, "country": 1})),
+        ),
+    ] {
+        put(&mut batch, field, value);
+    }
+    batch
+}
+
+pub fn emulator(random: &mut StdRng) -> Value {
+    let mut emulator = json!({});
+    for (field, value) in [
+        (
+            "recordsPerSecond",
+            maybe(random, |random| json!(random.random_range(1..500))),
+        ),
+        (
+            "seed",
+            maybe(random, |random| json!(random.random_range(0..9))),
+        ),
+        ("resources", resources(random)),
+    ] {
+        put(&mut emulator, field, value);
+    }
+    emulator
+}
+
+pub fn resources(random: &mut StdRng) -> Option<Value> {
+    let all = [
+        json!({}),
+        json!({"requests": {"cpu": "0.5"}}),
+        json!({"requests": {"cpu": ".25", "memory": "1024Mi"}, "limits": {"memory": "1Gi"}}),
+        json!({"limits": {"cpu": 2, "memory": "1e9"}}),
+        json!({
+            "requests": {"cpu": "100m", "memory": "1G"},
+            "limits": {"cpu": "1.0", "memory": "1073741824"},
+        }),
+        json!({"requests": {}, "limits": {"memory": "1048576Ki"}}),
+    ];
+    maybe(random, |random| pick(random, &all))
+}
