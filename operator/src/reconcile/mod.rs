@@ -167,12 +167,11 @@ impl<'a> Reconciler<'a> {
             let desired = build::build(&pipeline, &observed);
             let resets = resets::new(&pipeline, &desired.objects, &children);
             let obstacles = self.apply(&pipeline, &desired, &mut children).await?;
-            let mut topics = match early {
-                Some(topics) => topics,
-                None => {
-                    permit.release();
-                    topics.await?
-                }
+            let mut topics = if let Some(topics) = early {
+                topics
+            } else {
+                permit.release();
+                topics.await?
             };
             if let Some(conflict) = topics.conflict() {
                 return self.withdraw(conflict, &mut children).await;

@@ -96,7 +96,7 @@ async fn rewrite<'a>(client: &'a Client, namespace: &str) -> Result<Policy<'a>> 
         "operations": ["CREATE", "UPDATE"]});
     let container = "object.spec.template.spec.containers[0]";
     let path = "/spec/template/spec/containers/0";
-    let patch = format!(
+    let rewritten = format!(
         "[JSONPatch{{op: 'replace', path: '{path}/image', value: '{MIRROR}' + {container}.image}}, \
          JSONPatch{{op: 'add', path: '{path}/resources/requests/cpu', value: '333m'}}]"
     );
@@ -109,7 +109,7 @@ async fn rewrite<'a>(client: &'a Client, namespace: &str) -> Result<Policy<'a>> 
             "name": "once",
             "expression": format!("!{container}.image.startsWith('{MIRROR}')"),
         }],
-        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": patch}}],
+        "mutations": [{"patchType": "JSONPatch", "jsonPatch": {"expression": rewritten}}],
         "reinvocationPolicy": "Never",
         "failurePolicy": "Fail",
     });

@@ -55,10 +55,10 @@ fn the_sum_of_a_watch_is_that_of_a_list_whatever_the_order_of_events() {
 
 #[test]
 fn a_status_starts_a_reconcile_only_where_it_matters() {
+    use Concerned::{Nobody, Owner};
     let cache = ChildCache::default();
     let all = cache.watch("Deployment", None, Matters::Always);
     let ours = cache.watch("HorizontalPodAutoscaler", None, Matters::WhenOurs);
-    use Concerned::{Nobody, Owner};
     for (version, annotation, concerns_all, concerns_ours) in [
         ("1", "", Owner, Owner),
         ("2", "", Owner, Nobody),
@@ -76,7 +76,7 @@ fn a_status_starts_a_reconcile_only_where_it_matters() {
 #[test]
 fn owners_of_objects_deleted_while_the_watch_was_interrupted_are_reconciled() {
     let watch = ChildCache::default().watch("Service", None, Matters::WhenOurs);
-    let [kept, lost, created] = ["a", "b", "c"].map(|name| object(name, "1", ""));
+    let [first, gone, created] = ["a", "b", "c"].map(|name| object(name, "1", ""));
     let mut other = object("d", "1", "");
     other.metadata.namespace = Some("other".to_owned());
     let list = |objects: &[&Object]| {
@@ -86,12 +86,12 @@ fn owners_of_objects_deleted_while_the_watch_was_interrupted_are_reconciled() {
         }
         watch.observe(&Event::<Object>::InitDone)
     };
-    assert_eq!(list(&[&kept, &lost, &other]), Concerned::Owners(vec![]));
+    assert_eq!(list(&[&first, &gone, &other]), Concerned::Owners(vec![]));
     let owner = ("data".to_owned(), "pinterest".to_owned());
     let owners = Concerned::Owners(vec![owner]);
-    assert_eq!(list(&[&kept, &created, &other]), owners);
-    assert_eq!(list(&[&kept, &created, &other]), Concerned::Owners(vec![]));
-    watch.observe(&Event::Delete(kept));
+    assert_eq!(list(&[&first, &created, &other]), owners);
+    assert_eq!(list(&[&first, &created, &other]), Concerned::Owners(vec![]));
+    watch.observe(&Event::Delete(first));
     assert_eq!(list(&[&created, &other]), Concerned::Owners(vec![]));
 }
 
