@@ -19,7 +19,7 @@ use pinpipe_servers::{
 };
 
 /// The largest number of operators in a run of all proofs: each needs a listener of the broker.
-const MAX_OPERATORS: usize = 22;
+const MAX_OPERATORS: usize = 24;
 /// How long a server may take to answer.
 const START: Duration = Duration::from_mins(2);
 /// How many lines of a log an error shows.
