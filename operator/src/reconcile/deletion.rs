@@ -160,8 +160,8 @@ impl Reconciler<'_> {
         self.delete_in_kafka().await
     }
 
-    /// Whether pods can't be listed either: a Role that is there but lacks a permission is a mistake
-    /// that may be put right.
+    /// Whether pods can't be listed either. A Role that is there but lacks a permission is a
+    /// mistake that may be put right.
     async fn is_role_gone(&self) -> bool {
         let pods = self.labelled_pods().await;
         pods.is_err_and(|error| error.is_forbidden())

@@ -190,7 +190,7 @@ impl Fleet<'_> {
         self.are("Ready", "Ready").await
     }
 
-    /// The broker is gone for all pipelines, until all have reported it, and comes back.
+    /// The broker is gone for all pipelines, until all have reported it, and returns.
     async fn outage(&mut self) -> Result<()> {
         let mut rates = Rates::default();
         let begun = Instant::now();

@@ -53,7 +53,7 @@ pub enum Concerned {
     Nobody,
     /// The pipeline of the event's object.
     Owner,
-    /// Pipelines, by namespace and name, whose objects were deleted while the watch was interrupted.
+    /// Pipelines, by namespace and name, that lost objects while the watch was interrupted.
     Owners(Vec<(String, String)>),
 }
 
