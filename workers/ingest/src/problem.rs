@@ -35,12 +35,8 @@ pub enum Problem {
         limit: usize,
     },
     /// Too many records.
-    #[error(
-        "the request has {count} records, {limit} are allowed: send fewer records in a request"
-    )]
+    #[error("the request has over {limit} records: send fewer records in a request")]
     TooManyRecords {
-        /// The number of records.
-        count: usize,
         /// The allowed number of records.
         limit: usize,
     },
@@ -57,7 +53,7 @@ pub enum Problem {
     BrokenArray(BrokenArray),
     /// The memory budget is exhausted.
     #[error(
-        "too many records are waiting for the broker: send the same request again after \
+        "too many bytes are on their way to the broker: send the same request again after \
          {RETRY_AFTER} s"
     )]
     Busy,

@@ -28,7 +28,16 @@ impl Form {
     }
 }
 
-/// Why an array can't be split. It is unknown where its records end, so none of them is accepted.
+/// Why a body can't be split. None of its records is accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unsplit {
+    /// It is unknown where the records of an array end.
+    Broken(BrokenArray),
+    /// There are more records than the limit.
+    TooMany,
+}
+
+/// What is wrong with an array.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokenArray {
     /// The body ends before the array does.
@@ -42,35 +51,59 @@ pub enum BrokenArray {
     Unmatched(Position),
 }
 
-/// Returns the raw records of a body in order, without surrounding white space. There are none if
-/// the body is empty or an empty array.
-pub fn records(body: &[u8], form: Form) -> Result<Vec<&[u8]>, BrokenArray> {
-    let whole = body;
-    let body = body.trim_ascii();
-    match form {
-        _ if body.is_empty() => Ok(Vec::new()),
-        Form::Lines => Ok(lines(body)),
-        Form::Json if body[0] == b'[' => {
-            let skipped = whole.len() - whole.trim_ascii_start().len();
-            array(body, |at| Position::of(whole, skipped + at))
+/// The records found so far.
+struct Records<'a> {
+    found: Vec<&'a [u8]>,
+    limit: usize,
+}
+
+impl<'a> Records<'a> {
+    /// Adds a record without the white space around it.
+    fn push(&mut self, record: &'a [u8]) -> Result<(), Unsplit> {
+        if self.found.len() == self.limit {
+            return Err(Unsplit::TooMany);
         }
-        Form::Json => match value_end(body) {
-            Some(end) if end < body.len() => Ok(lines(body)),
-            _ => Ok(vec![body]),
-        },
+        self.found.push(record.trim_ascii());
+        Ok(())
     }
 }
 
-fn lines(body: &[u8]) -> Vec<&[u8]> {
-    body.split(|byte| *byte == b'\n')
-        .map(<[u8]>::trim_ascii)
-        .filter(|line| !line.is_empty())
-        .collect()
+/// Returns the raw records of a body in order, without surrounding white space. There are none if
+/// the body is empty or an empty array. Stops at the first record over `limit`.
+pub fn records(body: &[u8], form: Form, limit: usize) -> Result<Vec<&[u8]>, Unsplit> {
+    let whole = body;
+    let body = body.trim_ascii();
+    let mut records = Records {
+        found: Vec::new(),
+        limit,
+    };
+    match form {
+        _ if body.is_empty() => {}
+        Form::Lines => lines(body, &mut records)?,
+        Form::Json if body[0] == b'[' => {
+            let skipped = whole.len() - whole.trim_ascii_start().len();
+            array(body, &mut records, |at| Position::of(whole, skipped + at))?;
+        }
+        Form::Json => match value_end(body) {
+            Some(end) if end < body.len() => lines(body, &mut records)?,
+            _ => records.push(body)?,
+        },
+    }
+    Ok(records.found)
 }
 
-/// Returns the elements of the array `body`. `position` converts an offset in `body`.
-fn array(body: &[u8], position: impl Fn(usize) -> Position) -> Result<Vec<&[u8]>, BrokenArray> {
-    let mut elements = Vec::new();
+fn lines<'a>(body: &'a [u8], records: &mut Records<'a>) -> Result<(), Unsplit> {
+    body.split(|byte| *byte == b'\n')
+        .filter(|line| !line.trim_ascii().is_empty())
+        .try_for_each(|line| records.push(line))
+}
+
+/// Adds the elements of the array `body`. `position` converts an offset in `body`.
+fn array<'a>(
+    body: &'a [u8],
+    elements: &mut Records<'a>,
+    position: impl Fn(usize) -> Position,
+) -> Result<(), Unsplit> {
     let mut start = 1;
     let mut scan = Scan { text: body, at: 1 };
     let mut depth = 0_usize;
@@ -78,30 +111,31 @@ fn array(body: &[u8], position: impl Fn(usize) -> Position) -> Result<Vec<&[u8]>
         match token {
             b'{' | b'[' => depth += 1,
             b']' if depth == 0 => {
-                let last = body[start..at].trim_ascii();
-                if !(last.is_empty() && elements.is_empty()) {
-                    elements.push(last);
+                let last = &body[start..at];
+                if !(last.trim_ascii().is_empty() && elements.found.is_empty()) {
+                    elements.push(last)?;
                 }
                 let rest = body[scan.at..].trim_ascii_start();
                 return if rest.is_empty() {
-                    Ok(elements)
+                    Ok(())
                 } else {
-                    Err(BrokenArray::Trailing(position(body.len() - rest.len())))
+                    let at = position(body.len() - rest.len());
+                    Err(Unsplit::Broken(BrokenArray::Trailing(at)))
                 };
             }
             b'}' | b']' => {
                 depth = depth
                     .checked_sub(1)
-                    .ok_or_else(|| BrokenArray::Unmatched(position(at)))?;
+                    .ok_or_else(|| Unsplit::Broken(BrokenArray::Unmatched(position(at))))?;
             }
             b',' if depth == 0 => {
-                elements.push(body[start..at].trim_ascii());
+                elements.push(&body[start..at])?;
                 start = at + 1;
             }
             _ => {}
         }
     }
-    Err(BrokenArray::Unclosed)
+    Err(Unsplit::Broken(BrokenArray::Unclosed))
 }
 
 /// The end of the object at the start of `body`. `None` if there is another value, or the object is
@@ -169,8 +203,10 @@ impl Scan<'_> {
 mod tests {
     use super::*;
 
-    fn split(body: &str, form: Form) -> Result<Vec<&str>, BrokenArray> {
-        records(body.as_bytes(), form).map(|all| {
+    const LIMIT: usize = 10;
+
+    fn split(body: &str, form: Form) -> Result<Vec<&str>, Unsplit> {
+        records(body.as_bytes(), form, LIMIT).map(|all| {
             all.into_iter()
                 .map(|one| std::str::from_utf8(one).unwrap())
                 .collect()
@@ -215,18 +251,18 @@ mod tests {
         for body in ["[", "[1", "[1,", r#"["]"#, "[[1]"] {
             assert_eq!(
                 split(body, Form::Json),
-                Err(BrokenArray::Unclosed),
+                Err(Unsplit::Broken(BrokenArray::Unclosed)),
                 "{body}"
             );
         }
         for (body, at) in [("[1] 2", 4), ("\n[1]]", 4)] {
             let position = Position::of(body.as_bytes(), at);
-            let expected = Err(BrokenArray::Trailing(position));
+            let expected = Err(Unsplit::Broken(BrokenArray::Trailing(position)));
             assert_eq!(split(body, Form::Json), expected, "{body}");
         }
         for (body, at) in [("[{]}]", 3), (r#"[{"a": 1}}]"#, 9)] {
             let position = Position::of(body.as_bytes(), at);
-            let expected = Err(BrokenArray::Unmatched(position));
+            let expected = Err(Unsplit::Broken(BrokenArray::Unmatched(position)));
             assert_eq!(split(body, Form::Json), expected, "{body}");
         }
     }
@@ -237,6 +273,21 @@ mod tests {
             split("[1]\n{\n\n {\"a\": 1}\t\r\n", Form::Lines),
             Ok(vec!["[1]", "{", r#"{"a": 1}"#])
         );
+    }
+
+    #[test]
+    fn splitting_stops_at_the_limit() {
+        for (separator, close, form) in [(",", "]", Form::Json), ("\n", "", Form::Lines)] {
+            let open = if close.is_empty() { "" } else { "[" };
+            let body = |count: usize| {
+                let records = vec!["1"; count].join(separator);
+                format!("{open}{records}{close}")
+            };
+            assert_eq!(split(&body(LIMIT), form).unwrap().len(), LIMIT);
+            assert_eq!(split(&body(LIMIT + 1), form), Err(Unsplit::TooMany));
+        }
+        let nothing = format!("[{}", ",".repeat(1_000_000));
+        assert_eq!(split(&nothing, Form::Json), Err(Unsplit::TooMany));
     }
 
     #[test]

@@ -12,15 +12,16 @@ use std::{
 
 use pinpipe_config::{Kafka, Topic, Topics};
 use pinpipe_ingest::{
-    budget::Budget,
+    budget::{Budget, RECORD_OVERHEAD},
     http::{Limits, Service, router},
     metrics::Metrics,
     producer::{Producer, Settings},
 };
-use pinpipe_runtime::{admin::Admin, outage::Outage};
+use pinpipe_runtime::{admin::Admin, outage::Outage, server};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
 const RECORD_BYTES: usize = 200;
 const REQUEST_BYTES: usize = 2000;
@@ -67,9 +68,10 @@ async fn serve(in_flight_bytes: usize) -> (String, String) {
     };
     let mut urls = Vec::new();
     for app in [router(service), admin.router(axum::Router::new())] {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        urls.push(format!("http://{}", listener.local_addr().unwrap()));
-        tokio::spawn(axum::serve(listener, app).into_future());
+        let listener = server::listen(0).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        urls.push(format!("http://127.0.0.1:{port}"));
+        tokio::spawn(server::serve(listener, app, 16, CancellationToken::new()));
     }
     (urls.remove(0), urls.remove(0))
 }
@@ -242,7 +244,7 @@ async fn every_record_has_its_own_result() {
 
 #[tokio::test]
 async fn a_request_over_the_budget_is_refused_until_memory_is_free() {
-    let (url, _) = serve(REQUEST_BYTES).await;
+    let (url, _) = serve(4 * RECORD_OVERHEAD).await;
     let url = format!("{url}/user");
     let record = r#"{"ind": 1}"#;
     // Three records with their overhead fit, six don't while the first three wait for the broker.
