@@ -167,7 +167,7 @@ async fn errors_say_what_to_do() {
             "own error",
         ),
         (
-            json(&format!("{url}/geo"), r#"{"index": 1}"#),
+            json(&format!("{url}/geo"), r#"{"idx": 1}"#),
             422,
             "refused",
             "own error",
