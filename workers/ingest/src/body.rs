@@ -8,7 +8,7 @@ use axum::{
 };
 use futures::{StreamExt, TryStreamExt};
 
-use crate::{budget::Share, problem::Problem, split::Form};
+use crate::{budget::Share, problem::Problem, split};
 
 /// How long a client may take to send the body.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -20,8 +20,9 @@ const MIN_BUFFER: usize = 16 * 1024;
 /// the response rather than a broken connection.
 const DRAIN_FACTOR: usize = 4;
 
-/// The body's format according to the headers, or why it is not supported.
-pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
+/// Checks that the body's form is supported according to the headers. A request without a
+/// `Content-Type` is read as JSON.
+pub fn check_form(headers: &HeaderMap) -> Result<(), Problem> {
     let text = |name| {
         headers
             .get(name)
@@ -32,11 +33,10 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     {
         return Err(Problem::UnsupportedEncoding(encoding));
     }
-    let content_type = text(header::CONTENT_TYPE);
-    content_type
-        .as_deref()
-        .and_then(Form::of)
-        .ok_or(Problem::UnsupportedMediaType(content_type))
+    match text(header::CONTENT_TYPE) {
+        Some(other) if !split::is_supported(&other) => Err(Problem::UnsupportedMediaType(other)),
+        _ => Ok(()),
+    }
 }
 
 /// A request's body with its share of the budget, which covers its buffer.

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     Router,
     extract::{Request, State},
+    http::Method,
     response::{IntoResponse, Response},
-    routing::post,
 };
 use pinpipe_config::Topics;
 use pinpipe_core::{Kind, record_key, single_line};
@@ -47,19 +47,24 @@ pub struct Service {
     pub metrics: Metrics,
 }
 
-/// Routes `POST /pin`, `/geo` and `/user`. Errors of other paths and methods are JSON too.
+/// Routes `POST /pin`, `/geo` and `/user`, also with doubled slashes and one at the end. Errors of
+/// other paths and methods are JSON, too.
 pub fn router(service: Service) -> Router {
-    let mut router = Router::new();
-    for kind in Kind::ALL {
-        let take = move |State(service): State<Arc<Service>>, request: Request| async move {
-            service.post(kind, request).await
-        };
-        router = router.route(&format!("/{kind}"), post(take));
+    Router::new().fallback(route).with_state(Arc::new(service))
+}
+
+async fn route(State(service): State<Arc<Service>>, request: Request) -> Response {
+    let path = request.uri().path();
+    let mut segments = path.split('/').filter(|segment| !segment.is_empty());
+    let kind = match (segments.next(), segments.next()) {
+        (Some(segment), None) => segment.parse().ok(),
+        _ => None,
+    };
+    match kind {
+        None => Problem::NotFound.into_response(),
+        Some(_) if request.method() != Method::POST => Problem::MethodNotAllowed.into_response(),
+        Some(kind) => service.post(kind, request).await,
     }
-    router
-        .fallback(|| async { Problem::NotFound })
-        .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
-        .with_state(Arc::new(service))
 }
 
 impl Service {
@@ -84,7 +89,7 @@ impl Service {
         kind: Kind,
         request: Request,
     ) -> Result<(Answer<'_>, Option<Share>), Problem> {
-        let form = body::form(request.headers())?;
+        body::check_form(request.headers())?;
         let client = request.extensions().get::<Client>().cloned();
         let limit = self.limits.request_bytes;
         let Received { bytes, mut share } =
@@ -97,7 +102,7 @@ impl Service {
             return Err(Problem::Empty);
         }
         let limit = self.limits.request_records;
-        let records = split::records(&bytes, form, limit).map_err(|unsplit| match unsplit {
+        let records = split::records(&bytes, limit).map_err(|unsplit| match unsplit {
             Unsplit::Broken(array) => Problem::BrokenArray(array),
             Unsplit::TooMany => Problem::TooManyRecords { limit },
         })?;
