@@ -87,8 +87,8 @@ pub fn key_integer(rng: &mut StdRng, value: i64) -> String {
     }
 }
 
-/// The number that joins the kinds, under its kind's own name, under the other kinds' name, or under
-/// both: then the own name counts.
+/// The number that joins the kinds, under its kind's own name, under that of the other kinds, or
+/// under both: then the own name counts.
 pub fn shared_number(
     rng: &mut StdRng,
     [own, other]: [&'static str; 2],

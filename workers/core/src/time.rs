@@ -10,8 +10,8 @@ const SECONDS: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
 /// 1970-01-01T00:00:00Z.
 ///
 /// Digits past microseconds are truncated. The date must exist in the proleptic Gregorian calendar,
-/// and the moment lie in the years 0001 to 9999, with the offset and in UTC. Leap seconds are refused: microseconds since the epoch can't express them.
-/// Offsets range to ±23:59.
+/// and the moment must lie in the years 0001 to 9999, as written and in UTC. Leap seconds are
+/// refused: microseconds since the epoch can't express them. Offsets range to ±23:59.
 #[inline]
 pub(crate) fn timestamp(text: &str) -> Option<i64> {
     let (fixed, rest) = text.as_bytes().split_first_chunk::<19>()?;

@@ -111,8 +111,7 @@ fn objects<'a>(mut rest: &'a [u8], records: &mut Records<'a>) -> Result<(), Unsp
 
 /// The offset of the first line break, or the end.
 fn line_end(text: &[u8]) -> usize {
-    let newline = text.iter().position(|byte| *byte == b'\n');
-    newline.unwrap_or(text.len())
+    memchr::memchr(b'\n', text).unwrap_or(text.len())
 }
 
 /// The offset of the next line that begins with an object, or the end.
@@ -227,10 +226,10 @@ impl<'a> Scan<'a> {
 
     fn next_token(&mut self) -> Option<(usize, u8)> {
         loop {
-            let found = self.skip_to(|byte| IS_TOKEN[usize::from(byte)])?;
-            let at = self.at - 1;
+            let is_token = |rest: &[u8]| rest.iter().position(|byte| IS_TOKEN[usize::from(*byte)]);
+            let found = self.skip_to(is_token)?;
             if found != b'"' {
-                return Some((at, found));
+                return Some((self.at - 1, found));
             }
             self.skip_string()?;
         }
@@ -239,7 +238,7 @@ impl<'a> Scan<'a> {
     /// Moves after the closing quote. `None` if there is none.
     fn skip_string(&mut self) -> Option<()> {
         loop {
-            match self.skip_to(|byte| matches!(byte, b'"' | b'\\' | b'\n'))? {
+            match self.skip_to(|rest| memchr::memchr3(b'"', b'\\', b'\n', rest))? {
                 b'\\' => self.at += 1,
                 b'\n' if self.by_line => return None,
                 b'\n' => {}
@@ -248,10 +247,11 @@ impl<'a> Scan<'a> {
         }
     }
 
-    /// Moves after the next byte that is wanted, and returns it. Moves to the end if there is none.
-    fn skip_to(&mut self, is_wanted: impl Fn(u8) -> bool) -> Option<u8> {
+    /// Moves after the next byte that `find` finds, and returns it. Moves to the end if there is
+    /// none.
+    fn skip_to(&mut self, find: impl Fn(&[u8]) -> Option<usize>) -> Option<u8> {
         let rest = self.text.get(self.at..)?;
-        let found = rest.iter().position(|byte| is_wanted(*byte));
+        let found = find(rest);
         self.at += found.map_or(rest.len(), |at| at + 1);
         found.map(|at| rest[at])
     }

@@ -23,7 +23,7 @@ pub struct Client(Arc<State>);
 struct State {
     open: Arc<Mutex<Open>>,
     /// Its number in [`Open::waiting`].
-    turn: AtomicU64,
+    waiting_number: AtomicU64,
     work: Arc<AsyncMutex<()>>,
     /// Whether a request's headers were read and its response wasn't returned yet.
     in_request: AtomicBool,
@@ -67,22 +67,22 @@ impl Client {
         self.0.in_request.load(Ordering::Relaxed)
     }
 
-    /// Completes when the connection has to make place for another one.
+    /// Completes when the connection has to be closed in favour of another one.
     pub(super) async fn replaced(&self) {
         self.0.replaced.cancelled().await;
     }
 
     fn begin_to_wait(&self) {
         let mut open = lock(&self.0.open);
-        open.turns += 1;
-        self.0.turn.store(open.turns, Ordering::Relaxed);
-        let turn = open.turns;
-        open.waiting.insert(turn, self.clone());
+        open.numbers += 1;
+        self.0.waiting_number.store(open.numbers, Ordering::Relaxed);
+        let number = open.numbers;
+        open.waiting.insert(number, self.clone());
     }
 
     fn end_to_wait(&self) {
-        let turn = self.0.turn.load(Ordering::Relaxed);
-        lock(&self.0.open).waiting.remove(&turn);
+        let number = self.0.waiting_number.load(Ordering::Relaxed);
+        lock(&self.0.open).waiting.remove(&number);
     }
 }
 
@@ -95,7 +95,8 @@ pub(super) struct Connections {
 #[derive(Debug, Default)]
 struct Open {
     count: usize,
-    turns: u64,
+    /// The last number given.
+    numbers: u64,
     /// The connections that wait for their clients; the one that has waited longest comes first.
     waiting: BTreeMap<u64, Client>,
 }
@@ -104,19 +105,19 @@ fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A connection's place among the open ones. Dropping it makes the place free.
-pub(super) struct Place(Client);
+/// A permit for one open connection, which ends when it is dropped.
+pub(super) struct Permit(Client);
 
-impl Place {
+impl Permit {
     pub(super) const fn client(&self) -> &Client {
         &self.0
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.0.end_to_wait();
-        // The place of a replaced connection belongs to another one.
+        // The permit of a replaced connection was passed on.
         if !self.0.0.replaced.is_cancelled() {
             lock(&self.0.0.open).count -= 1;
         }
@@ -131,9 +132,9 @@ impl Connections {
         }
     }
 
-    /// A place for a new connection. If there is none, the connection that has waited longest for
-    /// its client loses its own. None if all are being worked on.
-    pub(super) fn admit(&self) -> Option<Place> {
+    /// A permit for a new connection. If there is none left, the connection that has waited longest
+    /// for its client is closed. None if all are being worked on.
+    pub(super) fn admit(&self) -> Option<Permit> {
         let mut open = lock(&self.open);
         if open.count < self.limit {
             open.count += 1;
@@ -144,13 +145,13 @@ impl Connections {
         drop(open);
         let client = Client(Arc::new(State {
             open: Arc::clone(&self.open),
-            turn: AtomicU64::new(0),
+            waiting_number: AtomicU64::new(0),
             work: Arc::default(),
             in_request: AtomicBool::new(false),
             replaced: CancellationToken::new(),
         }));
         client.begin_to_wait();
-        Some(Place(client))
+        Some(Permit(client))
     }
 }
 
@@ -162,7 +163,7 @@ mod tests {
     async fn only_connections_that_wait_for_their_client_are_replaced() {
         let connections = Connections::new(2);
         let (one, two) = (connections.admit().unwrap(), connections.admit().unwrap());
-        let is_replaced = |place: &Place| place.client().0.replaced.is_cancelled();
+        let is_replaced = |permit: &Permit| permit.client().0.replaced.is_cancelled();
         let first_work = one.client().work().await;
         let three = connections.admit().unwrap();
         assert!(is_replaced(&two));

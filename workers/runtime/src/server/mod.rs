@@ -51,8 +51,8 @@ const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 const TOO_MANY_CONNECTIONS: &str = "HTTP/1.1 503 Service Unavailable\r\n\
     content-type: application/json\r\ncontent-length: 108\r\nretry-after: 1\r\n\
     connection: close\r\n\r\n\
-    {\"error\":\"too-many-connections\",\"message\":\"too many connections are open: send the request \
-    again after 1 s\"}";
+    {\"error\":\"too-many-connections\",\"message\":\"too many connections are open: send the \
+    request again after 1 s\"}";
 
 /// Listens at a port of all the pod's addresses, IPv6 and IPv4; of IPv4 alone where the node has no
 /// IPv6. Port 0 stands for any free port.
@@ -105,16 +105,16 @@ pub async fn serve(
                 continue;
             }
         };
-        let Some(place) = open.admit() else {
-            // The send buffer of a new connection is empty, so this takes all or the client is gone.
+        let Some(permit) = open.admit() else {
+            // The send buffer of a new connection is empty: this writes all or the client is gone.
             _ = stream.try_write(TOO_MANY_CONNECTIONS.as_bytes());
             continue;
         };
         let service = TowerToHyperService::new(router.clone());
         let stop = stop.clone();
         tasks.spawn(async move {
-            connection(stream, place.client(), service, stop).await;
-            drop(place);
+            connection(stream, permit.client(), service, stop).await;
+            drop(permit);
         });
     }
     drop(listener);
