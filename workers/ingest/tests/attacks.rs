@@ -235,7 +235,7 @@ fn no_client_takes_the_memory_of_all() {
             stream
         })
         .collect();
-    let slow_headers: Vec<_> = (0..300)
+    let unended: Vec<_> = (0..300)
         .map(|_| {
             let mut stream = ingest.connect();
             let head = b"POST /pin HTTP/1.1\r\nHost: x\r\nX-A: ";
@@ -256,7 +256,7 @@ fn no_client_takes_the_memory_of_all() {
     refused(8, &|| exchange(address, &deep_record));
     ingest.withstands("deep nesting");
 
-    let no_text = [b"[0]".as_slice(), &[0xff; BODY - 4], b"]"].concat();
+    let no_text = [b"[0]".as_slice(), &vec![0xff; BODY - 4], b"]"].concat();
     let no_text = post("/pin", no_text);
     refused(8, &|| exchange(address, &no_text));
     ingest.withstands("invalid UTF-8");
@@ -288,11 +288,7 @@ fn no_client_takes_the_memory_of_all() {
     ingest.withstands("10,000 idle connections");
     drop(idle);
 
-    all_closed(
-        slow_headers,
-        |stream| _ = stream.write(b"a"),
-        "slow headers",
-    );
+    all_closed(unended, |stream| _ = stream.write(b"a"), "slow headers");
     all_closed(slow_readers, |_| (), "responses that aren't read");
     assert!(slow_start.elapsed() < Duration::from_secs(40));
     ingest.withstands("all of them");
