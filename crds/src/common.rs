@@ -51,7 +51,7 @@ pub struct S3 {
     /// URL of an S3-compatible server, such as `http://host:port`. Defaults to AWS.
     #[schemars(length(min = 8, max = 512))]
     #[x_kube(
-        validation = Rule::new("self.matches('^https?://[A-Za-z0-9._:-]+/?$')")
+        validation = Rule::new(r"self.matches('^https?://[\\[\\]A-Za-z0-9._:-]+/?$')")
             .message(
                 "s3.endpoint must be http://host:port or https://host, without a path: \
                  http://s3.example:9000"

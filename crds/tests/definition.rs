@@ -207,6 +207,24 @@ fn mutable_fields_may_change() {
 }
 
 #[test]
+fn servers_may_have_ipv6_addresses() {
+    for endpoint in ["http://[fd00::2]:9000", "https://[fd00::2]/"] {
+        let six = pipeline(&json!({
+            "broker": {"kafka": {"bootstrapServers": "[fd00::1]:9092"}},
+            "archive": {
+                "bucket": "data",
+                "s3": {"endpoint": endpoint, "credentialsSecretRef": {"name": "s3"}},
+            },
+            "batch": {
+                "schedule": "@daily",
+                "sinks": [{"name": "serving", "cassandra": {"contactPoints": ["[fd00::3]:9042"]}}],
+            },
+        }));
+        assert_eq!(check_rules(&six, None), Ok(()), "{endpoint}");
+    }
+}
+
+#[test]
 fn a_default_may_be_added_or_removed() {
     let before = pipeline(&json!({
         "broker": {"kafka": {"bootstrapServers": "k:9092"}},

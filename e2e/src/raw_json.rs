@@ -87,6 +87,23 @@ pub fn key_integer(rng: &mut StdRng, value: i64) -> String {
     }
 }
 
+/// The number that joins the kinds, under its kind's own name, under that of the other kinds, or
+/// under both: then the own name counts.
+pub fn shared_number(
+    rng: &mut StdRng,
+    [own, other]: [&'static str; 2],
+    value: i64,
+) -> Vec<(&'static str, RawField)> {
+    let number = RawField::Token(key_integer(rng, value));
+    let any = pick(rng, &["null", "-1", "\"seven\"", "[1]"]).to_owned();
+    match rng.random_range(0..10) {
+        0 => vec![(other, number)],
+        1 => vec![(own, RawField::Token("null".to_owned())), (other, number)],
+        2 => vec![(own, number), (other, RawField::Token(any))],
+        _ => vec![(own, number)],
+    }
+}
+
 /// An age, years.
 pub fn age(rng: &mut StdRng, value: Option<i64>) -> RawField {
     match value {

@@ -194,7 +194,8 @@ impl Samples {
             format!("\"{unique_id}\"")
         };
         fields.add("unique_id", RawField::Token(id));
-        fields.add("index", RawField::Token(raw_json::key_integer(rng, index)));
+        let names = ["index", "ind"];
+        fields.0.extend(raw_json::shared_number(rng, names, index));
         fields.add(
             "title",
             raw_json::text(rng, title, &["No Title Data Available"]),
@@ -251,10 +252,7 @@ impl Samples {
             json!(timestamp),
         ];
         let rng = &mut self.rng;
-        let mut fields = Fields(vec![(
-            "ind",
-            RawField::Token(raw_json::key_integer(rng, ind)),
-        )]);
+        let mut fields = Fields(raw_json::shared_number(rng, ["ind", "index"], ind));
         fields.add("country", raw_json::text(rng, country, &[]));
         let [latitude, longitude] = raw_json::coordinates(rng, coordinates);
         fields.add("latitude", latitude);
@@ -279,10 +277,7 @@ impl Samples {
         let joined = self.time(2013..2023);
         let row = vec![json!(ind), json!(name), json!(age), json!(joined)];
         let rng = &mut self.rng;
-        let mut fields = Fields(vec![(
-            "ind",
-            RawField::Token(raw_json::key_integer(rng, ind)),
-        )]);
+        let mut fields = Fields(raw_json::shared_number(rng, ["ind", "index"], ind));
         fields.add("first_name", raw_json::text(rng, first, &[]));
         fields.add("last_name", raw_json::text(rng, last, &[]));
         fields.add("age", raw_json::age(rng, age));

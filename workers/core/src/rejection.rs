@@ -28,8 +28,9 @@ pub enum Rejection {
     NotAnObject,
     /// A field of the key is absent, null or empty.
     #[error(
-        "the record has no `{field}`: it is part of the record's key and must be present, not \
-         null and not empty"
+        "the record has no {}: it is part of the record's key and must be present, not null and \
+         not empty",
+        names(field)
     )]
     KeyMissing {
         /// The field's raw name.
@@ -41,6 +42,15 @@ pub enum Rejection {
         /// The field's raw name.
         field: &'static str,
     },
+}
+
+/// The names under which a key field is looked for, for people.
+fn names(field: &str) -> &'static str {
+    match field {
+        "index" => "`index` (or `ind`)",
+        "ind" => "`ind` (or `index`)",
+        _ => "`unique_id`",
+    }
 }
 
 /// The expected type of a key field, for people.

@@ -1,12 +1,17 @@
 //! ISO 8601 timestamps, parsed to microseconds since the epoch.
 
+use std::ops::RangeInclusive;
+
+/// The years 0001 to 9999 in UTC, seconds since the epoch.
+const SECONDS: RangeInclusive<i64> = -62_135_596_800..=253_402_300_799;
+
 /// Parses `YYYY-MM-DD HH:MM:SS` or `YYYY-MM-DDTHH:MM:SS`, any number of fraction digits, then `Z`,
 /// an offset (`+05:30`, `-0800`, `+02`) or nothing, which means UTC. Returns microseconds since
 /// 1970-01-01T00:00:00Z.
 ///
 /// Digits past microseconds are truncated. The date must exist in the proleptic Gregorian calendar,
-/// years 0001 to 9999. Leap seconds are refused: microseconds since the epoch can't express them.
-/// Offsets range to ±23:59.
+/// and the moment must lie in the years 0001 to 9999, as written and in UTC. Leap seconds are
+/// refused: microseconds since the epoch can't express them. Offsets range to ±23:59.
 #[inline]
 pub(crate) fn timestamp(text: &str) -> Option<i64> {
     let (fixed, rest) = text.as_bytes().split_first_chunk::<19>()?;
@@ -31,7 +36,9 @@ pub(crate) fn timestamp(text: &str) -> Option<i64> {
     let (micros, rest) = fraction(rest)?;
     let seconds = days_since_epoch(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second
         - offset(rest)?;
-    Some(seconds * 1_000_000 + micros)
+    SECONDS
+        .contains(&seconds)
+        .then_some(seconds * 1_000_000 + micros)
 }
 
 /// Parses two ASCII digits.
@@ -124,6 +131,20 @@ mod tests {
             ("2024-02-29 23:59:59", Some(1_709_251_199_000_000)),
             ("0001-01-01 00:00:00", Some(-62_135_596_800_000_000)),
             ("9999-12-31 23:59:59.999999", Some(253_402_300_799_999_999)),
+            ("1969-12-31 23:59:59.9999999", Some(-1)),
+            ("2020-01-01T00:00:00-00:00", Some(1_577_836_800_000_000)),
+            // The first and last moments of the years 0001 to 9999 in UTC, whatever the offset.
+            (
+                "9999-12-31T22:59:59.999999-01:00",
+                Some(253_402_300_799_999_999),
+            ),
+            ("9999-12-31T23:00:00-01:00", None),
+            ("9999-12-31T23:59:59-0001", None),
+            ("9999-12-31T23:59:59-23:59", None),
+            ("0001-01-01T01:00:00+01:00", Some(-62_135_596_800_000_000)),
+            ("0001-01-01T00:59:59.999999+01:00", None),
+            ("0001-01-01 00:00:00+01", None),
+            ("0001-01-01 00:00:00+23:59", None),
             ("2020-08-28", None),
             ("2020-08-28 03:52", None),
             ("2020-08-28 03:52:47.", None),

@@ -1,15 +1,18 @@
 //! The response to a request: one result per record.
 
+use std::borrow::Cow;
+
 use axum::{
-    Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use bytes::Bytes;
 use pinpipe_core::Rejection;
 use rdkafka::types::RDKafkaErrorCode;
 use serde::Serialize;
 
 use crate::{
+    budget::Share,
     problem::RETRY_AFTER,
     producer::{Delivery, Unconfirmed},
     syntax,
@@ -72,16 +75,17 @@ impl Refusal {
         }
     }
 
-    fn message(&self) -> String {
+    fn message(&self) -> Cow<'_, str> {
         match self {
-            Self::Record { rejection, detail } => {
-                detail.clone().unwrap_or_else(|| rejection.to_string())
-            }
-            Self::Broker(code) => format!(
+            Self::Record { rejection, detail } => match detail {
+                Some(detail) => Cow::Borrowed(detail),
+                None => Cow::Owned(rejection.to_string()),
+            },
+            Self::Broker(code) => Cow::Owned(format!(
                 "the broker refuses the record ({code}): don't send it again, and tell the \
                  pipeline's owner to check the conditions of the PinterestPipeline and the topic's \
                  max.message.bytes"
-            ),
+            )),
         }
     }
 }
@@ -212,7 +216,7 @@ enum RecordBody<'a> {
         error: &'static str,
         #[serde(skip_serializing_if = "Option::is_none")]
         field: Option<&'static str>,
-        message: String,
+        message: Cow<'a, str>,
     },
     Unconfirmed {
         error: &'static str,
@@ -234,8 +238,21 @@ struct Body<'a> {
     records: Vec<RecordBody<'a>>,
 }
 
-impl IntoResponse for Answer<'_> {
-    fn into_response(self) -> Response {
+/// A body with the share of the budget that covers it, which is held until it was sent.
+struct Charged {
+    json: Vec<u8>,
+    _share: Option<Share>,
+}
+
+impl AsRef<[u8]> for Charged {
+    fn as_ref(&self) -> &[u8] {
+        &self.json
+    }
+}
+
+impl Answer<'_> {
+    /// The response. It holds `share` until the client has received it.
+    pub fn response(self, share: Option<Share>) -> Response {
         let (error, message) = self.problem().unzip();
         let Counts {
             accepted,
@@ -272,7 +289,21 @@ impl IntoResponse for Answer<'_> {
             unconfirmed,
             records,
         };
-        let mut response = (status, Json(body)).into_response();
+        let json = match serde_json::to_vec(&body) {
+            Ok(json) => json,
+            Err(error) => {
+                tracing::error!(%error, "a response can't be written as JSON");
+                return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+            }
+        };
+        drop(body);
+        drop(self.outcomes);
+        let json = Bytes::from_owner(Charged {
+            json,
+            _share: share,
+        });
+        let content_type = [(header::CONTENT_TYPE, "application/json")];
+        let mut response = (status, content_type, json).into_response();
         if status == StatusCode::SERVICE_UNAVAILABLE {
             response
                 .headers_mut()
@@ -325,8 +356,9 @@ mod tests {
 
     #[test]
     fn messages_say_what_the_client_and_the_owner_can_do() {
-        let broker = Refusal::Broker(RDKafkaErrorCode::MessageSizeTooLarge).message();
-        let topic = Unconfirmed::TopicMissing.to_string();
+        let refused = Refusal::Broker(RDKafkaErrorCode::MessageSizeTooLarge);
+        let broker = refused.message();
+        let topic = Unconfirmed::TopicMissing.to_string().into();
         for message in [&broker, &topic] {
             assert!(
                 message.contains("owner") && message.contains("conditions"),

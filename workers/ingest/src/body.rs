@@ -3,23 +3,26 @@
 use std::time::Duration;
 
 use axum::{
-    body::{Body, BodyDataStream},
+    body::{Body, BodyDataStream, HttpBody as _},
     http::{HeaderMap, header},
 };
-use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 
-use crate::{budget::Share, problem::Problem, split::Form};
+use crate::{budget::Share, problem::Problem, split};
 
 /// How long a client may take to send the body.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The first buffer of a body whose length isn't known, bytes.
+const MIN_BUFFER: usize = 16 * 1024;
 
 /// How many times the limit is read and discarded if a body is too large, so that the client sees
 /// the response rather than a broken connection.
 const DRAIN_FACTOR: usize = 4;
 
-/// The body's format according to the headers, or why it is not supported.
-pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
+/// Checks that the body's form is supported according to the headers. A request without a
+/// `Content-Type` is read as JSON.
+pub fn check_form(headers: &HeaderMap) -> Result<(), Problem> {
     let text = |name| {
         headers
             .get(name)
@@ -30,17 +33,33 @@ pub fn form(headers: &HeaderMap) -> Result<Form, Problem> {
     {
         return Err(Problem::UnsupportedEncoding(encoding));
     }
-    let content_type = text(header::CONTENT_TYPE);
-    content_type
-        .as_deref()
-        .and_then(Form::of)
-        .ok_or(Problem::UnsupportedMediaType(content_type))
+    match text(header::CONTENT_TYPE) {
+        Some(other) if !split::is_supported(&other) => Err(Problem::UnsupportedMediaType(other)),
+        _ => Ok(()),
+    }
 }
 
-/// Reads the whole body. Its bytes are taken from `share` as they arrive.
-pub async fn read(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, Problem> {
+/// A request's body with its share of the budget, which covers its buffer.
+pub struct Received {
+    /// The body.
+    pub bytes: Vec<u8>,
+    /// The request's share.
+    pub share: Share,
+}
+
+/// Reads the whole body into one buffer, whose capacity is taken from `share` as it grows.
+pub async fn read(body: Body, limit: usize, share: Share) -> Result<Received, Problem> {
+    let declared = body.size_hint().exact();
     let mut stream = body.into_data_stream();
-    match tokio::time::timeout(READ_TIMEOUT, read_all(&mut stream, limit, share)).await {
+    let reading = async {
+        if declared.is_some_and(|length| length > limit as u64) {
+            drain(&mut stream, limit.saturating_mul(DRAIN_FACTOR)).await;
+            return Err(Problem::BodyTooLarge { limit });
+        }
+        let most = declared.and_then(|length| usize::try_from(length).ok());
+        read_all(&mut stream, limit, most.unwrap_or(limit), share).await
+    };
+    match tokio::time::timeout(READ_TIMEOUT, reading).await {
         Ok(result) => result,
         Err(_) => Err(Problem::BodyLost(format!(
             "it took longer than {} s",
@@ -49,33 +68,41 @@ pub async fn read(body: Body, limit: usize, share: &mut Share) -> Result<Bytes, 
     }
 }
 
+/// Reads up to `limit` bytes. The buffer doubles as bytes arrive, up to `expected`: a client that
+/// announces a large body and doesn't send it takes nothing from others.
 async fn read_all(
     stream: &mut BodyDataStream,
     limit: usize,
-    share: &mut Share,
-) -> Result<Bytes, Problem> {
-    let mut chunks = Vec::new();
-    let mut length = 0;
+    expected: usize,
+    mut share: Share,
+) -> Result<Received, Problem> {
+    let mut bytes = Vec::new();
     while let Some(chunk) = stream
         .try_next()
         .await
         .map_err(|error| Problem::BodyLost(error.to_string()))?
     {
-        length += chunk.len();
+        let length = bytes.len() + chunk.len();
         if length > limit {
+            drop(bytes);
             drain(stream, limit.saturating_mul(DRAIN_FACTOR)).await;
             return Err(Problem::BodyTooLarge { limit });
         }
-        if share.take(chunk.len()).is_err() {
-            drain(stream, limit).await;
-            return Err(Problem::Busy);
+        if length > bytes.capacity() {
+            let before = bytes.capacity();
+            let capacity = (2 * before).max(MIN_BUFFER).min(expected).max(length);
+            // Both buffers are there while the bytes are copied.
+            if share.take(capacity).is_err() {
+                drop(bytes);
+                drain(stream, limit).await;
+                return Err(Problem::Busy);
+            }
+            bytes.reserve_exact(capacity - bytes.len());
+            share.give_back(before);
         }
-        chunks.push(chunk);
+        bytes.extend_from_slice(&chunk);
     }
-    Ok(match chunks.as_slice() {
-        [only] => only.clone(),
-        _ => chunks.concat().into(),
-    })
+    Ok(Received { bytes, share })
 }
 
 /// Reads and discards up to `bytes`.

@@ -1,5 +1,8 @@
 //! The memory budget shared by all requests in flight. A request over the budget is refused with
 //! status 429, so that load can't drive the process to its memory limit.
+//!
+//! A request is charged for its body, for the copies of its records in the producer's queue, and
+//! for its response, until the last delivery report has come and the response is sent.
 
 use std::sync::Arc;
 
@@ -8,7 +11,42 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Memory per record besides its own bytes: its entries in the producer's queue and in the
 /// response, bytes.
-pub const RECORD_OVERHEAD: usize = 512;
+pub const RECORD_OVERHEAD: usize = 1024;
+
+/// The memory limit that is assumed for a container that has none, bytes: the default of
+/// `spec.ingest.resources`.
+const DEFAULT_MEMORY: usize = 256 << 20;
+
+/// The memory of one connection with its socket's buffers, bytes.
+const CONNECTION: usize = 64 << 10;
+
+/// What the memory limit is spent on. Half of it is for requests and a quarter for connections; the
+/// rest is for the program itself and the allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    /// The budget of all requests, bytes.
+    pub requests: usize,
+    /// The size limit of a request's body, bytes.
+    pub request_bytes: usize,
+    /// The number of connections.
+    pub connections: usize,
+}
+
+impl Memory {
+    /// Divides `limit`, bytes; `max_request_bytes` is the configured size limit of a body, bytes. A
+    /// quarter of the budget is the most that a body may have, so that no request is too large ever
+    /// to be accepted.
+    #[must_use]
+    pub fn of(limit: Option<usize>, max_request_bytes: usize) -> Self {
+        let limit = limit.unwrap_or(DEFAULT_MEMORY);
+        let requests = limit / 2;
+        Self {
+            requests,
+            request_bytes: max_request_bytes.min(requests / 4),
+            connections: (limit / 4 / CONNECTION).max(1),
+        }
+    }
+}
 
 /// A memory budget shared by requests.
 #[derive(Clone, Debug)]
@@ -62,6 +100,17 @@ impl Share {
         }
         Ok(())
     }
+
+    /// Returns `bytes` of those taken.
+    pub fn give_back(&mut self, bytes: usize) {
+        let returned = self.permit.as_mut().and_then(|permit| permit.split(bytes));
+        debug_assert!(returned.is_some(), "{bytes} bytes were not taken");
+        if returned.is_some() {
+            self.budget
+                .held
+                .dec_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+        }
+    }
 }
 
 impl Drop for Share {
@@ -94,7 +143,26 @@ mod tests {
         );
         drop(one);
         assert_eq!((two.take(90), held.get()), (Ok(()), 100));
+        two.give_back(60);
+        assert_eq!((budget.share().take(61), held.get()), (Err(Exhausted), 40));
         drop(two);
         assert_eq!(held.get(), 0);
+    }
+
+    #[test]
+    fn a_body_of_the_largest_size_fits_into_the_budget_with_the_copies_of_its_records() {
+        for (limit, max_request_bytes, request_bytes, connections) in [
+            (None, 4 << 20, 4 << 20, 1024),
+            (Some(256 << 20), 16 << 20, 16 << 20, 1024),
+            (Some(64 << 20), 16 << 20, 8 << 20, 256),
+            (Some(1 << 30), 16 << 20, 16 << 20, 4096),
+        ] {
+            let memory = Memory::of(limit, max_request_bytes);
+            assert_eq!(
+                (memory.request_bytes, memory.connections),
+                (request_bytes, connections)
+            );
+            assert!(memory.requests >= 4 * memory.request_bytes);
+        }
     }
 }

@@ -5,20 +5,21 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     Router,
     extract::{Request, State},
+    http::Method,
     response::{IntoResponse, Response},
-    routing::post,
 };
 use pinpipe_config::Topics;
 use pinpipe_core::{Kind, record_key, single_line};
+use pinpipe_runtime::server::Client;
 
 use crate::{
     answer::{Answer, Outcome, Refusal},
-    body,
-    budget::{Budget, RECORD_OVERHEAD},
+    body::{self, Received},
+    budget::{Budget, RECORD_OVERHEAD, Share},
     metrics::Metrics,
     problem::Problem,
     producer::{Batch, Producer},
-    split,
+    split::{self, Unsplit},
 };
 
 /// Limits of a request.
@@ -46,19 +47,24 @@ pub struct Service {
     pub metrics: Metrics,
 }
 
-/// Routes `POST /pin`, `/geo` and `/user`. Errors of other paths and methods are JSON too.
+/// Routes `POST /pin`, `/geo` and `/user`, also with doubled slashes and one at the end. Errors of
+/// other paths and methods are JSON, too.
 pub fn router(service: Service) -> Router {
-    let mut router = Router::new();
-    for kind in Kind::ALL {
-        let take = move |State(service): State<Arc<Service>>, request: Request| async move {
-            service.post(kind, request).await
-        };
-        router = router.route(&format!("/{kind}"), post(take));
+    Router::new().fallback(route).with_state(Arc::new(service))
+}
+
+async fn route(State(service): State<Arc<Service>>, request: Request) -> Response {
+    let path = request.uri().path();
+    let mut segments = path.split('/').filter(|segment| !segment.is_empty());
+    let kind = match (segments.next(), segments.next()) {
+        (Some(segment), None) => segment.parse().ok(),
+        _ => None,
+    };
+    match kind {
+        None => Problem::NotFound.into_response(),
+        Some(_) if request.method() != Method::POST => Problem::MethodNotAllowed.into_response(),
+        Some(kind) => service.post(kind, request).await,
     }
-    router
-        .fallback(|| async { Problem::NotFound })
-        .method_not_allowed_fallback(|| async { Problem::MethodNotAllowed })
-        .with_state(Arc::new(service))
 }
 
 impl Service {
@@ -66,9 +72,9 @@ impl Service {
         let start = Instant::now();
         let _in_flight = InFlight::enter(&self.metrics);
         let response = match self.take(kind, request).await {
-            Ok(answer) => {
+            Ok((answer, share)) => {
                 self.metrics.count(kind, &answer);
-                answer.into_response()
+                answer.response(share)
             }
             Err(problem) => problem.into_response(),
         };
@@ -77,50 +83,69 @@ impl Service {
         response
     }
 
-    async fn take(&self, kind: Kind, request: Request) -> Result<Answer<'_>, Problem> {
-        let form = body::form(request.headers())?;
-        let mut share = self.budget.share();
-        let body = body::read(request.into_body(), self.limits.request_bytes, &mut share).await?;
-        if body.trim_ascii().is_empty() {
+    /// The answer to a request, and what it still holds of the budget.
+    async fn take(
+        &self,
+        kind: Kind,
+        request: Request,
+    ) -> Result<(Answer<'_>, Option<Share>), Problem> {
+        body::check_form(request.headers())?;
+        let client = request.extensions().get::<Client>().cloned();
+        let limit = self.limits.request_bytes;
+        let Received { bytes, mut share } =
+            body::read(request.into_body(), limit, self.budget.share()).await?;
+        let _work = match &client {
+            Some(client) => Some(client.work().await),
+            None => None,
+        };
+        if bytes.trim_ascii().is_empty() {
             return Err(Problem::Empty);
         }
-        let records = split::records(&body, form).map_err(Problem::BrokenArray)?;
-        if records.len() > self.limits.request_records {
-            return Err(Problem::TooManyRecords {
-                count: records.len(),
-                limit: self.limits.request_records,
-            });
-        }
+        let limit = self.limits.request_records;
+        let records = split::records(&bytes, limit).map_err(|unsplit| match unsplit {
+            Unsplit::Broken(array) => Problem::BrokenArray(array),
+            Unsplit::TooMany => Problem::TooManyRecords { limit },
+        })?;
+        // The producer's queue holds copies of the records.
         share
-            .take(records.len() * RECORD_OVERHEAD)
+            .take(records.len() * RECORD_OVERHEAD + bytes.len())
             .map_err(|_| Problem::Busy)?;
         let topic = self.topic(kind);
-        Ok(Answer {
-            topic,
-            outcomes: self.store(kind, topic, &records).await,
-        })
+        let batch = Batch::new(records.len(), share);
+        let refusals = self.send(kind, topic, &records, &batch);
+        drop(records);
+        let buffer = bytes.capacity();
+        drop(bytes);
+        batch.give_back(buffer);
+        let (deliveries, share) = batch.deliveries().await;
+        let mut deliveries = deliveries.into_iter();
+        let outcomes = refusals
+            .into_iter()
+            .filter_map(|refusal| refusal.or_else(|| deliveries.next().map(Outcome::from)))
+            .collect();
+        Ok((Answer { topic, outcomes }, share))
     }
 
-    /// Sends the records that have a key and waits for their delivery reports.
-    async fn store(&self, kind: Kind, topic: &str, records: &[&[u8]]) -> Vec<Outcome> {
-        let batch = Batch::new(records.len());
-        let refusals: Vec<Option<Outcome>> = records
+    /// Sends the records that have a key, as part of `batch`. For each of the others, in the same
+    /// place, the outcome.
+    fn send(
+        &self,
+        kind: Kind,
+        topic: &str,
+        records: &[&[u8]],
+        batch: &Batch,
+    ) -> Vec<Option<Outcome>> {
+        records
             .iter()
             .map(
                 |record| match record_key(kind, record, self.limits.record_bytes) {
                     Ok(key) => {
-                        self.producer
-                            .send(&batch, topic, &key, &single_line(record));
+                        self.producer.send(batch, topic, &key, &single_line(record));
                         None
                     }
                     Err(rejection) => Some(Outcome::Refused(Refusal::record(rejection, record))),
                 },
             )
-            .collect();
-        let mut deliveries = batch.deliveries().await.into_iter();
-        refusals
-            .into_iter()
-            .filter_map(|refusal| refusal.or_else(|| deliveries.next().map(Outcome::from)))
             .collect()
     }
 

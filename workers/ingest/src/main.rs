@@ -1,22 +1,21 @@
 //! The ingest worker.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    time::Duration,
-};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use axum::serve::ListenerExt;
+use anyhow::{Result, bail};
 use clap::Parser;
 use pinpipe_config::{ADMIN_PORT, HTTP_PORT, Ingest};
 use pinpipe_ingest::{
-    budget::Budget,
+    budget::{Budget, Memory},
     http::{Limits, Service, router},
     metrics::Metrics,
     producer::{Producer, Settings},
 };
-use pinpipe_runtime::{admin::Admin, cli::WorkerArgs, config, outage::Outage, shutdown, telemetry};
-use tokio::net::TcpListener;
+use pinpipe_runtime::{
+    admin::Admin, cli::WorkerArgs, config, malloc, memory, outage::Outage, server, shutdown,
+    telemetry,
+};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 
 /// How long the broker may take to confirm a record.
@@ -27,9 +26,6 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the producer's queue may take to be sent after the last request.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Minimum memory of all requests, and of the producer's queue, bytes.
-const IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
 
 /// Maximum number of records of a request.
 const REQUEST_RECORDS: usize = 10_000;
@@ -46,30 +42,38 @@ struct Args {
     /// The port for /healthz, /readyz and /metrics.
     #[arg(long, default_value_t = ADMIN_PORT)]
     admin_port: u16,
+    /// The memory to use at most, bytes: the container's limit unless given.
+    #[arg(long, value_name = "BYTES")]
+    memory_bytes: Option<usize>,
 }
 
-#[tokio::main]
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
+    malloc::return_freed_memory();
+    Runtime::new()?.block_on(run())
+}
+
+async fn run() -> Result<()> {
     let args = Args::parse();
     telemetry::init(args.worker.log_format);
     let stop = shutdown::on_signal();
     let config: Ingest = config::load(&args.worker.config)?;
+    let memory = Memory::of(
+        args.memory_bytes.or_else(memory::limit),
+        config.max_request_bytes as usize,
+    );
 
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());
     let readiness = admin.readiness();
     let producer = producer(
         &config,
+        memory,
         &metrics,
         Outage::new(readiness.clone(), "BrokerUnavailable"),
     )?;
-    let service = service(&config, producer.clone(), metrics);
+    let service = service(&config, memory, producer.clone(), metrics);
 
-    let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, args.port));
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("can't listen on port {}", args.port))?
-        .tap_io(|stream| _ = stream.set_nodelay(true));
+    let listener = server::listen(args.port)?;
     let stop_admin = CancellationToken::new();
     let mut admin =
         tokio::spawn(admin.serve(args.admin_port, axum::Router::new(), stop_admin.clone()));
@@ -81,9 +85,12 @@ async fn main() -> Result<()> {
     );
 
     let draining = CancellationToken::new();
-    let server = axum::serve(listener, router(service))
-        .with_graceful_shutdown(draining.clone().cancelled_owned());
-    let server = tokio::spawn(server.into_future());
+    let server = tokio::spawn(server::serve(
+        listener,
+        router(service),
+        memory.connections,
+        draining.clone(),
+    ));
     let is_dead = tokio::select! {
         () = stop.cancelled() => false,
         () = producer.dead() => true,
@@ -92,7 +99,7 @@ async fn main() -> Result<()> {
     readiness.set(Err("stopping".to_owned()));
     draining.cancel();
     if let Ok(result) = tokio::time::timeout(DRAIN_TIMEOUT, server).await {
-        result??;
+        result?;
     } else {
         tracing::warn!(
             "requests still open after {} s get no response",
@@ -109,30 +116,30 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-fn producer(config: &Ingest, metrics: &Metrics, outage: Outage) -> Result<Producer> {
+fn producer(
+    config: &Ingest,
+    memory: Memory,
+    metrics: &Metrics,
+    outage: Outage,
+) -> Result<Producer> {
     let settings = Settings {
         max_record_bytes: config.max_record_bytes,
         delivery_timeout: DELIVERY_TIMEOUT,
-        queue_bytes: in_flight_bytes(config),
+        queue_bytes: memory.requests,
     };
     Producer::new(&config.kafka, settings, metrics.broker_up.clone(), outage)
 }
 
-fn service(config: &Ingest, producer: Producer, metrics: Metrics) -> Service {
+fn service(config: &Ingest, memory: Memory, producer: Producer, metrics: Metrics) -> Service {
     Service {
         topics: config.topics.clone(),
         limits: Limits {
             record_bytes: config.max_record_bytes as usize,
-            request_bytes: config.max_request_bytes as usize,
+            request_bytes: memory.request_bytes,
             request_records: REQUEST_RECORDS,
         },
-        budget: Budget::new(in_flight_bytes(config), metrics.in_flight_bytes.clone()),
+        budget: Budget::new(memory.requests, metrics.in_flight_bytes.clone()),
         producer,
         metrics,
     }
-}
-
-/// Memory for at least four requests of the maximum size.
-fn in_flight_bytes(config: &Ingest) -> usize {
-    IN_FLIGHT_BYTES.max(config.max_request_bytes as usize * 4)
 }

@@ -13,18 +13,17 @@ use crate::split::BrokenArray;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// No route with this path.
-    #[error("no such path: POST records to /pin, /geo or /user, without a slash at the end")]
+    #[error("no such path: POST records to /pin, /geo or /user")]
     NotFound,
     /// No route with this method.
     #[error("records are sent with POST")]
     MethodNotAllowed,
     /// Unsupported `Content-Type`.
     #[error(
-        "the Content-Type is {}: send JSON (an object or an array) as application/json, or one \
-         object per line as application/x-ndjson",
-        .0.as_deref().map_or("missing".to_owned(), |name| format!("`{name}`"))
+        "the Content-Type is `{0}`: send JSON (one object, an array, or objects one after the \
+         other) as application/json"
     )]
-    UnsupportedMediaType(Option<String>),
+    UnsupportedMediaType(String),
     /// Unsupported `Content-Encoding`.
     #[error("the Content-Encoding `{0}` is not supported: send the body uncompressed")]
     UnsupportedEncoding(String),
@@ -35,12 +34,8 @@ pub enum Problem {
         limit: usize,
     },
     /// Too many records.
-    #[error(
-        "the request has {count} records, {limit} are allowed: send fewer records in a request"
-    )]
+    #[error("the request has over {limit} records: send fewer records in a request")]
     TooManyRecords {
-        /// The number of records.
-        count: usize,
         /// The allowed number of records.
         limit: usize,
     },
@@ -49,7 +44,8 @@ pub enum Problem {
     BodyLost(String),
     /// The body is empty.
     #[error(
-        "the request has no body: send one JSON object, an array of objects, or one object per line"
+        "the request has no body: send one JSON object, an array of objects, or objects one after \
+         the other"
     )]
     Empty,
     /// The body is an array whose records can't be told apart.
@@ -57,7 +53,7 @@ pub enum Problem {
     BrokenArray(BrokenArray),
     /// The memory budget is exhausted.
     #[error(
-        "too many records are waiting for the broker: send the same request again after \
+        "too many bytes are on their way to the broker: send the same request again after \
          {RETRY_AFTER} s"
     )]
     Busy,
@@ -123,6 +119,11 @@ impl IntoResponse for Problem {
                 _ = response
                     .headers_mut()
                     .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+            }
+            Self::MethodNotAllowed => {
+                _ = response
+                    .headers_mut()
+                    .insert(header::ALLOW, HeaderValue::from_static("POST"));
             }
             Self::UnsupportedEncoding(_) => {
                 response.headers_mut().insert(

@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -24,6 +24,8 @@ use rdkafka::{
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
+
+use crate::budget::Share;
 
 /// What librdkafka may add to a record in a produce request, bytes.
 const MESSAGE_OVERHEAD: u32 = 64 * 1024;
@@ -108,18 +110,25 @@ pub struct Settings {
     pub queue_bytes: usize,
 }
 
+/// What a request gets after the last delivery report: the reports, in the order of the calls of
+/// [`Producer::send`], and its share of the budget.
+type Reported = (Vec<Delivery>, Option<Share>);
+
 /// Delivery reports of one request.
 struct Reports {
     deliveries: Vec<Delivery>,
+    /// The request's share of the budget, held until the last report: the records are in memory
+    /// until then, even if the client is gone.
+    share: Option<Share>,
     /// Outstanding reports, plus one while records are still being sent.
     outstanding: usize,
-    done: Option<oneshot::Sender<Vec<Delivery>>>,
+    done: Option<oneshot::Sender<Reported>>,
 }
 
 /// The records of one request that were sent to the broker.
 pub struct Batch {
     reports: Arc<Mutex<Reports>>,
-    done: oneshot::Receiver<Vec<Delivery>>,
+    done: oneshot::Receiver<Reported>,
 }
 
 /// Identifies a sent record. librdkafka returns it with the delivery report.
@@ -143,18 +152,19 @@ impl Reports {
             && let Some(done) = self.done.take()
         {
             // The receiver is gone if the client has disconnected.
-            let _ = done.send(std::mem::take(&mut self.deliveries));
+            let _ = done.send((std::mem::take(&mut self.deliveries), self.share.take()));
         }
     }
 }
 
 impl Batch {
-    /// A batch of up to `capacity` records.
+    /// A batch of up to `capacity` records, whose memory is charged to `share`.
     #[must_use]
-    pub fn new(capacity: usize) -> Self {
+    pub fn new(capacity: usize, share: Share) -> Self {
         let (sender, done) = oneshot::channel();
         let reports = Reports {
             deliveries: Vec::with_capacity(capacity),
+            share: Some(share),
             outstanding: 1,
             done: Some(sender),
         };
@@ -164,22 +174,30 @@ impl Batch {
         }
     }
 
+    fn reports(&self) -> MutexGuard<'_, Reports> {
+        self.reports.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns `bytes` of the batch's share.
+    pub fn give_back(&self, bytes: usize) {
+        if let Some(share) = &mut self.reports().share {
+            share.give_back(bytes);
+        }
+    }
+
     /// Waits for all delivery reports, which arrive within the delivery timeout. They are in the
-    /// order of the calls of [`Producer::send`].
-    pub async fn deliveries(self) -> Vec<Delivery> {
-        self.reports
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .complete_one();
+    /// order of the calls of [`Producer::send`]. What is left of the share is for the response.
+    pub async fn deliveries(self) -> (Vec<Delivery>, Option<Share>) {
+        self.reports().complete_one();
         self.done.await.unwrap_or_default()
     }
 
     fn ticket(&self) -> Ticket {
-        let mut reports = self.reports.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reports = self.reports();
+        reports.outstanding += 1;
         reports
             .deliveries
             .push(Delivery::Unconfirmed(Unconfirmed::Timeout));
-        reports.outstanding += 1;
         Ticket {
             reports: Arc::clone(&self.reports),
             index: reports.deliveries.len() - 1,

@@ -1,34 +1,40 @@
 //! Splits a request body into raw records, as slices of the body.
 //!
 //! Only the structure between records is checked. An error inside a record is found when its key is
-//! read and affects that record only. Nothing here recurses, so deep nesting is harmless.
+//! read and affects that record only. Nothing here recurses, so deep nesting is harmless, and the
+//! time is linear in the body's length.
 
 use crate::syntax::Position;
 
-/// The format of a body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// `application/json`: an object, an array of objects or, depending on the content, one object
-    /// per line.
-    Json,
-    /// `application/x-ndjson`: one object per line.
-    Lines,
+/// U+FEFF in UTF-8, which some programs write at the beginning of a file.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// Whether a body with this `Content-Type` is read. All are read alike, as JSON: one object, an
+/// array, or objects one after the other. A form's type is what some clients send by default.
+#[must_use]
+pub fn is_supported(content_type: &str) -> bool {
+    const TYPES: [&str; 6] = [
+        "application/json",
+        "application/x-ndjson",
+        "application/ndjson",
+        "application/jsonl",
+        "application/x-jsonlines",
+        "application/x-www-form-urlencoded",
+    ];
+    let media_type = content_type.split(';').next().unwrap_or_default().trim();
+    TYPES.iter().any(|one| media_type.eq_ignore_ascii_case(one))
 }
 
-impl Form {
-    /// The format for a `Content-Type`. `None` if it is not supported.
-    #[must_use]
-    pub fn of(content_type: &str) -> Option<Self> {
-        let media_type = content_type.split(';').next().unwrap_or_default().trim();
-        match () {
-            () if media_type.eq_ignore_ascii_case("application/json") => Some(Self::Json),
-            () if media_type.eq_ignore_ascii_case("application/x-ndjson") => Some(Self::Lines),
-            () => None,
-        }
-    }
+/// Why a body can't be split. None of its records is accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unsplit {
+    /// It is unknown where the records of an array end.
+    Broken(BrokenArray),
+    /// There are more records than the limit.
+    TooMany,
 }
 
-/// Why an array can't be split. It is unknown where its records end, so none of them is accepted.
+/// What is wrong with an array.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BrokenArray {
     /// The body ends before the array does.
@@ -42,107 +48,188 @@ pub enum BrokenArray {
     Unmatched(Position),
 }
 
-/// Returns the raw records of a body in order, without surrounding white space. There are none if
-/// the body is empty or an empty array.
-pub fn records(body: &[u8], form: Form) -> Result<Vec<&[u8]>, BrokenArray> {
-    let whole = body;
-    let body = body.trim_ascii();
-    match form {
-        _ if body.is_empty() => Ok(Vec::new()),
-        Form::Lines => Ok(lines(body)),
-        Form::Json if body[0] == b'[' => {
-            let skipped = whole.len() - whole.trim_ascii_start().len();
-            array(body, |at| Position::of(whole, skipped + at))
+/// The records found so far.
+struct Records<'a> {
+    found: Vec<&'a [u8]>,
+    limit: usize,
+}
+
+impl<'a> Records<'a> {
+    /// Adds a record without the white space around it.
+    fn push(&mut self, record: &'a [u8]) -> Result<(), Unsplit> {
+        if self.found.len() == self.limit {
+            return Err(Unsplit::TooMany);
         }
-        Form::Json => match value_end(body) {
-            Some(end) if end < body.len() => Ok(lines(body)),
-            _ => Ok(vec![body]),
-        },
+        self.found.push(record.trim_ascii());
+        Ok(())
     }
 }
 
-fn lines(body: &[u8]) -> Vec<&[u8]> {
-    body.split(|byte| *byte == b'\n')
-        .map(<[u8]>::trim_ascii)
-        .filter(|line| !line.is_empty())
-        .collect()
+/// Returns the raw records of a body in order, without surrounding white space. There are none if
+/// the body is empty or an empty array. Stops at the first record over `limit`. A byte order mark
+/// at the beginning is skipped.
+pub fn records(body: &[u8], limit: usize) -> Result<Vec<&[u8]>, Unsplit> {
+    let whole = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    let body = whole.trim_ascii();
+    let mut records = Records {
+        found: Vec::new(),
+        limit,
+    };
+    if body.first() == Some(&b'[') {
+        let skipped = whole.len() - whole.trim_ascii_start().len();
+        array(body, &mut records, |at| Position::of(whole, skipped + at))?;
+    } else {
+        objects(body, &mut records)?;
+    }
+    Ok(records.found)
 }
 
-/// Returns the elements of the array `body`. `position` converts an offset in `body`.
-fn array(body: &[u8], position: impl Fn(usize) -> Position) -> Result<Vec<&[u8]>, BrokenArray> {
-    let mut elements = Vec::new();
+/// Adds the objects of `rest`, which stand one after the other, with or without line breaks. What
+/// is not a closed object goes up to the next line that begins with one, as one record.
+fn objects<'a>(mut rest: &'a [u8], records: &mut Records<'a>) -> Result<(), Unsplit> {
+    // Bytes that may be read twice. Once they are used up, an object has to end on its line.
+    let mut twice = rest.len();
+    loop {
+        rest = rest.trim_ascii_start();
+        if rest.is_empty() {
+            return Ok(());
+        }
+        let within = match twice {
+            0 => &rest[..line_end(rest)],
+            _ => rest,
+        };
+        let end = object_end(within).unwrap_or_else(|read| {
+            let end = next_object(rest);
+            twice = twice.saturating_sub(read.saturating_sub(end));
+            end
+        });
+        let (record, after) = rest.split_at(end);
+        records.push(record)?;
+        rest = after;
+    }
+}
+
+/// The offset of the first line break, or the end.
+fn line_end(text: &[u8]) -> usize {
+    memchr::memchr(b'\n', text).unwrap_or(text.len())
+}
+
+/// The offset of the next line that begins with an object, or the end.
+fn next_object(text: &[u8]) -> usize {
+    let mut at = line_end(text);
+    while at < text.len() {
+        let line = &text[at + 1..];
+        if line.trim_ascii_start().first() == Some(&b'{') {
+            return at + 1;
+        }
+        at += 1 + line_end(line);
+    }
+    text.len()
+}
+
+/// Adds the elements of the array `body`. `position` converts an offset in `body`.
+fn array<'a>(
+    body: &'a [u8],
+    elements: &mut Records<'a>,
+    position: impl Fn(usize) -> Position,
+) -> Result<(), Unsplit> {
     let mut start = 1;
-    let mut scan = Scan { text: body, at: 1 };
+    let mut scan = Scan::of_array(body);
     let mut depth = 0_usize;
     while let Some((at, token)) = scan.next_token() {
         match token {
             b'{' | b'[' => depth += 1,
             b']' if depth == 0 => {
-                let last = body[start..at].trim_ascii();
-                if !(last.is_empty() && elements.is_empty()) {
-                    elements.push(last);
+                let last = &body[start..at];
+                if !(last.trim_ascii().is_empty() && elements.found.is_empty()) {
+                    elements.push(last)?;
                 }
                 let rest = body[scan.at..].trim_ascii_start();
                 return if rest.is_empty() {
-                    Ok(elements)
+                    Ok(())
                 } else {
-                    Err(BrokenArray::Trailing(position(body.len() - rest.len())))
+                    let at = position(body.len() - rest.len());
+                    Err(Unsplit::Broken(BrokenArray::Trailing(at)))
                 };
             }
             b'}' | b']' => {
                 depth = depth
                     .checked_sub(1)
-                    .ok_or_else(|| BrokenArray::Unmatched(position(at)))?;
+                    .ok_or_else(|| Unsplit::Broken(BrokenArray::Unmatched(position(at))))?;
             }
             b',' if depth == 0 => {
-                elements.push(body[start..at].trim_ascii());
+                elements.push(&body[start..at])?;
                 start = at + 1;
             }
             _ => {}
         }
     }
-    Err(BrokenArray::Unclosed)
+    Err(Unsplit::Broken(BrokenArray::Unclosed))
 }
 
-/// The end of the object at the start of `body`. `None` if there is another value, or the object is
-/// not closed.
-fn value_end(body: &[u8]) -> Option<usize> {
-    if body[0] != b'{' {
-        return None;
+/// The end of the object at the start of `text`; if it has none, how far `text` was read.
+///
+/// An object on a line of its own belongs to the one before only if it stands where JSON has a
+/// value. A string doesn't go on over the end of a line.
+fn object_end(text: &[u8]) -> Result<usize, usize> {
+    if text.first() != Some(&b'{') {
+        return Err(0);
     }
-    let mut scan = Scan { text: body, at: 0 };
+    let mut scan = Scan::of_lines(text);
     let mut depth = 0_usize;
-    while let Some((_, token)) = scan.next_token() {
+    while let Some((at, token)) = scan.next_token() {
         match token {
+            b'{' if depth > 0 && begins_record(&text[..at]) => return Err(at),
             b'{' | b'[' => depth += 1,
             b'}' | b']' => depth -= 1,
             _ => {}
         }
         if depth == 0 {
-            return Some(scan.at);
+            return Ok(scan.at);
         }
     }
-    None
+    Err(scan.at.min(text.len()))
+}
+
+/// Whether an object that stands behind `before` within another one must be the next record: it
+/// begins a line, but not where JSON has a value.
+fn begins_record(before: &[u8]) -> bool {
+    let trimmed = before.trim_ascii_end();
+    before[trimmed.len()..].contains(&b'\n') && !matches!(trimmed.last(), Some(b':' | b'[' | b','))
 }
 
 /// Scans for JSON's brackets and commas outside strings.
 struct Scan<'a> {
     text: &'a [u8],
     at: usize,
+    /// Whether a line break in a string ends the scan.
+    by_line: bool,
 }
 
-impl Scan<'_> {
+impl<'a> Scan<'a> {
+    /// Scans an array behind its opening bracket.
+    const fn of_array(text: &'a [u8]) -> Self {
+        Self {
+            text,
+            at: 1,
+            by_line: false,
+        }
+    }
+
+    const fn of_lines(text: &'a [u8]) -> Self {
+        Self {
+            text,
+            at: 0,
+            by_line: true,
+        }
+    }
+
     fn next_token(&mut self) -> Option<(usize, u8)> {
         loop {
-            let at = self.at
-                + self
-                    .text
-                    .get(self.at..)?
-                    .iter()
-                    .position(|byte| b"\"{}[],".contains(byte))?;
-            self.at = at + 1;
-            if self.text[at] != b'"' {
-                return Some((at, self.text[at]));
+            let is_token = |rest: &[u8]| rest.iter().position(|byte| IS_TOKEN[usize::from(*byte)]);
+            let found = self.skip_to(is_token)?;
+            if found != b'"' {
+                return Some((self.at - 1, found));
             }
             self.skip_string()?;
         }
@@ -151,26 +238,45 @@ impl Scan<'_> {
     /// Moves after the closing quote. `None` if there is none.
     fn skip_string(&mut self) -> Option<()> {
         loop {
-            self.at += self
-                .text
-                .get(self.at..)?
-                .iter()
-                .position(|byte| matches!(byte, b'"' | b'\\'))?
-                + 1;
-            match self.text[self.at - 1] {
+            match self.skip_to(|rest| memchr::memchr3(b'"', b'\\', b'\n', rest))? {
                 b'\\' => self.at += 1,
+                b'\n' if self.by_line => return None,
+                b'\n' => {}
                 _ => return Some(()),
             }
         }
     }
+
+    /// Moves after the next byte that `find` finds, and returns it. Moves to the end if there is
+    /// none.
+    fn skip_to(&mut self, find: impl Fn(&[u8]) -> Option<usize>) -> Option<u8> {
+        let rest = self.text.get(self.at..)?;
+        let found = find(rest);
+        self.at += found.map_or(rest.len(), |at| at + 1);
+        found.map(|at| rest[at])
+    }
 }
+
+/// The bytes that [`Scan`] stops at.
+const IS_TOKEN: [bool; 256] = {
+    let mut is_token = [false; 256];
+    let tokens = b"\"{}[],";
+    let mut at = 0;
+    while at < tokens.len() {
+        is_token[tokens[at] as usize] = true;
+        at += 1;
+    }
+    is_token
+};
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn split(body: &str, form: Form) -> Result<Vec<&str>, BrokenArray> {
-        records(body.as_bytes(), form).map(|all| {
+    const LIMIT: usize = 10;
+
+    fn split(body: &str) -> Result<Vec<&str>, Unsplit> {
+        records(body.as_bytes(), LIMIT).map(|all| {
             all.into_iter()
                 .map(|one| std::str::from_utf8(one).unwrap())
                 .collect()
@@ -206,7 +312,7 @@ mod tests {
             (r#"{"a": "\"#, vec![r#"{"a": "\"#]),
             ("\"a\"", vec!["\"a\""]),
         ] {
-            assert_eq!(split(body, Form::Json), Ok(expected), "{body}");
+            assert_eq!(split(body), Ok(expected), "{body}");
         }
     }
 
@@ -214,48 +320,102 @@ mod tests {
     fn a_broken_array_is_not_split() {
         for body in ["[", "[1", "[1,", r#"["]"#, "[[1]"] {
             assert_eq!(
-                split(body, Form::Json),
-                Err(BrokenArray::Unclosed),
+                split(body),
+                Err(Unsplit::Broken(BrokenArray::Unclosed)),
                 "{body}"
             );
         }
         for (body, at) in [("[1] 2", 4), ("\n[1]]", 4)] {
             let position = Position::of(body.as_bytes(), at);
-            let expected = Err(BrokenArray::Trailing(position));
-            assert_eq!(split(body, Form::Json), expected, "{body}");
+            let expected = Err(Unsplit::Broken(BrokenArray::Trailing(position)));
+            assert_eq!(split(body), expected, "{body}");
         }
         for (body, at) in [("[{]}]", 3), (r#"[{"a": 1}}]"#, 9)] {
             let position = Position::of(body.as_bytes(), at);
-            let expected = Err(BrokenArray::Unmatched(position));
-            assert_eq!(split(body, Form::Json), expected, "{body}");
+            let expected = Err(Unsplit::Broken(BrokenArray::Unmatched(position)));
+            assert_eq!(split(body), expected, "{body}");
         }
     }
 
     #[test]
-    fn each_line_is_a_record() {
-        assert_eq!(
-            split("[1]\n{\n\n {\"a\": 1}\t\r\n", Form::Lines),
-            Ok(vec!["[1]", "{", r#"{"a": 1}"#])
-        );
+    fn objects_stand_one_after_the_other() {
+        for (body, expected) in [
+            (
+                r#"{"a": 1}{"b": 2} {"c": 3}"#,
+                vec![r#"{"a": 1}"#, r#"{"b": 2}"#, r#"{"c": 3}"#],
+            ),
+            ("\u{feff}{}", vec!["{}"]),
+            ("\u{feff}[{}]", vec!["{}"]),
+            (
+                "{\n  \"a\": [\n {\"b\":\n{}}\n,\n{}]\n}\n{\n  \"a\": 2\n}",
+                vec![
+                    "{\n  \"a\": [\n {\"b\":\n{}}\n,\n{}]\n}",
+                    "{\n  \"a\": 2\n}",
+                ],
+            ),
+            // What is broken takes no other record with it.
+            ("{\"a\": \"1\n{\"b\": 2}", vec!["{\"a\": \"1", "{\"b\": 2}"]),
+            (
+                "{\"a\": {\n{\"b\": 2}\n{}",
+                vec!["{\"a\": {", "{\"b\": 2}", "{}"],
+            ),
+            ("{\"a\": {}\n{\"b\": 2}", vec!["{\"a\": {}", "{\"b\": 2}"]),
+            (
+                "{\"a\": 1,\n{\"b\": 2}\n{}",
+                vec!["{\"a\": 1,", "{\"b\": 2}", "{}"],
+            ),
+            ("{\"a\": 1,\n{\"b\": 2}", vec!["{\"a\": 1,", "{\"b\": 2}"]),
+            ("{\"a\": [\n{\"b\": 2}", vec!["{\"a\": [", "{\"b\": 2}"]),
+            ("{}} \n {}", vec!["{}", "}", "{}"]),
+            ("{\n \"a\": 1,\n \"b\"", vec!["{\n \"a\": 1,\n \"b\""]),
+            ("x\ny\n{}\nz", vec!["x\ny", "{}", "z"]),
+        ] {
+            assert_eq!(split(body), Ok(expected), "{body}");
+        }
+    }
+
+    #[test]
+    fn the_time_is_linear_in_the_length() {
+        for line in ["{\"a\":[\n", "{\"a\":[\"\n", "{\"a\":\n"] {
+            let body = [line.repeat(200_000).as_bytes(), b"\"\n}"].concat();
+            assert_eq!(records(&body, usize::MAX).unwrap().len(), 200_000, "{line}");
+        }
+    }
+
+    #[test]
+    fn splitting_stops_at_the_limit() {
+        for (open, separator, close) in [("[", ",", "]"), ("", "\n", ""), ("", "", "")] {
+            let body = |count: usize| {
+                let records = vec!["{}"; count].join(separator);
+                format!("{open}{records}{close}")
+            };
+            assert_eq!(split(&body(LIMIT)).unwrap().len(), LIMIT);
+            assert_eq!(split(&body(LIMIT + 1)), Err(Unsplit::TooMany));
+        }
+        let nothing = format!("[{}", ",".repeat(1_000_000));
+        assert_eq!(split(&nothing), Err(Unsplit::TooMany));
     }
 
     #[test]
     fn deep_nesting_is_harmless() {
         let deep = format!("[{}{}]", "[".repeat(1_000_000), "]".repeat(1_000_000));
-        assert_eq!(split(&deep, Form::Json).unwrap().len(), 1);
+        assert_eq!(split(&deep).unwrap().len(), 1);
     }
 
     #[test]
     fn content_types() {
-        for (text, form) in [
-            ("application/json", Some(Form::Json)),
-            ("Application/JSON; charset=utf-8", Some(Form::Json)),
-            ("application/x-ndjson", Some(Form::Lines)),
-            ("text/plain", None),
-            ("application/jsonp", None),
-            ("", None),
+        for (text, supported) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/x-ndjson", true),
+            ("application/ndjson", true),
+            ("application/jsonl", true),
+            ("application/x-www-form-urlencoded", true),
+            ("text/plain", false),
+            ("application/jsonp", false),
+            ("", false),
         ] {
-            assert_eq!(Form::of(text), form, "{text}");
+            assert_eq!(is_supported(text), supported, "{text}");
         }
     }
 }

@@ -36,10 +36,12 @@ impl Position {
         let (before, after) = text.split_at(at.min(text.len()));
         let line_start = before.iter().rposition(|byte| *byte == b'\n');
         let line_start = line_start.map_or(0, |newline| newline + 1);
-        let in_line = String::from_utf8_lossy(&before[line_start..]);
+        let in_line = before[line_start..].utf8_chunks();
+        let characters = in_line
+            .map(|chunk| chunk.valid().chars().count() + usize::from(!chunk.invalid().is_empty()));
         Self {
             line: before.split(|byte| *byte == b'\n').count(),
-            column: in_line.chars().count() + 1,
+            column: characters.sum::<usize>() + 1,
             excerpt: excerpt(before, after),
         }
     }

@@ -3,7 +3,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::{Ipv4Addr, SocketAddr},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -15,11 +14,15 @@ use axum::{
     routing::get,
 };
 use prometheus_client::{encoding::text::encode, registry::Registry};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::server;
 
 /// The media type of `/metrics`.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Open connections of the admin server: those of the kubelet, the operator and scrapers.
+const CONNECTIONS: usize = 64;
 
 /// A worker's readiness and degradations. Clones share one state.
 #[derive(Clone, Debug)]
@@ -123,13 +126,8 @@ impl Admin {
 
     /// Serves on all addresses of the pod until `stop`. Fails if the port can't be bound.
     pub async fn serve(self, port: u16, extra: Router, stop: CancellationToken) -> Result<()> {
-        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, port));
-        let listener = TcpListener::bind(address)
-            .await
-            .with_context(|| format!("can't listen on the admin port {port}"))?;
-        axum::serve(listener, self.router(extra))
-            .with_graceful_shutdown(stop.cancelled_owned())
-            .await?;
+        let listener = server::listen(port).context("the admin server")?;
+        server::serve(listener, self.router(extra), CONNECTIONS, stop).await;
         Ok(())
     }
 }
@@ -167,15 +165,12 @@ mod tests {
             .register("things", "Things", counter.clone());
         counter.inc();
         let readiness = admin.readiness();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let listener = server::listen(0).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let url = format!("http://127.0.0.1:{port}");
         let stop = CancellationToken::new();
         let app = admin.router(Router::new());
-        let server = tokio::spawn(
-            axum::serve(listener, app)
-                .with_graceful_shutdown(stop.clone().cancelled_owned())
-                .into_future(),
-        );
+        let server = tokio::spawn(server::serve(listener, app, CONNECTIONS, stop.clone()));
         let get = async |path: &str| {
             let response = reqwest::get(format!("{url}{path}")).await.unwrap();
             (response.status().as_u16(), response.text().await.unwrap())
@@ -211,6 +206,6 @@ mod tests {
             "{metrics}"
         );
         stop.cancel();
-        server.await.unwrap().unwrap();
+        server.await.unwrap();
     }
 }

@@ -15,6 +15,7 @@ pub mod memory;
 pub mod outage;
 pub mod raw_zone;
 pub mod s3;
+pub mod server;
 pub mod shutdown;
 pub mod telemetry;
 pub mod worker_metrics;

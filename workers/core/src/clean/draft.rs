@@ -69,10 +69,18 @@ impl<'a, const N: usize> Draft<'a, N> {
         }
     }
 
-    /// Reads a required integer key field.
+    /// Reads the number that joins the kinds, a required key field. It counts under the name of the
+    /// slot `own`; only if it is missing there, under the name of the slot `other`.
     #[inline]
-    pub(super) fn key_number(&self, slot: usize) -> Result<i64, Rejection> {
-        self.key(slot, |text| number::integer(&text))
+    pub(super) fn shared_number(&self, own: usize, other: usize) -> Result<i64, Rejection> {
+        let read = |slot| self.key(slot, |text| number::integer(&text));
+        match read(own) {
+            Err(missing @ Rejection::KeyMissing { .. }) => match read(other) {
+                Err(Rejection::KeyMissing { .. }) => Err(missing),
+                result => result,
+            },
+            result => result,
+        }
     }
 
     /// Reads a text field. The texts in `missing` count as missing.

@@ -5,6 +5,7 @@ use crate::{Cleaned, Geo, Record, Rejection, number};
 
 raw_fields! {
     IND = "ind",
+    INDEX = "index",
     TIMESTAMP = "timestamp",
     LATITUDE = "latitude",
     LONGITUDE = "longitude",
@@ -13,7 +14,7 @@ raw_fields! {
 
 pub(super) fn clean(json: &str) -> Result<Cleaned<'_>, Rejection> {
     let mut draft = Draft::read(json, FIELDS, slot)?;
-    let ind = draft.key_number(IND)?;
+    let ind = draft.shared_number(IND, INDEX)?;
     let latitude = draft.value(LATITUDE, &[], |text| number::decimal_within(text, 90.0));
     let longitude = draft.value(LONGITUDE, &[], |text| number::decimal_within(text, 180.0));
     let geo = Geo {
@@ -30,6 +31,6 @@ pub(super) fn clean(json: &str) -> Result<Cleaned<'_>, Rejection> {
 
 pub(super) fn key(json: &str) -> Result<String, Rejection> {
     Draft::read(json, FIELDS, slot)?
-        .key_number(IND)
+        .shared_number(IND, INDEX)
         .map(|ind| ind.to_string())
 }

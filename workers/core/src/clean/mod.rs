@@ -44,5 +44,5 @@ fn json(raw: &[u8], max_bytes: usize) -> Result<&str, Rejection> {
             limit: max_bytes,
         });
     }
-    str::from_utf8(raw).map_err(|_| Rejection::NotUtf8)
+    simdutf8::basic::from_utf8(raw).map_err(|_| Rejection::NotUtf8)
 }

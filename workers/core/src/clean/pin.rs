@@ -8,6 +8,7 @@ use crate::{Cleaned, Pin, Record, Rejection, number};
 raw_fields! {
     UNIQUE_ID = "unique_id",
     INDEX = "index",
+    IND = "ind",
     TITLE = "title",
     CATEGORY = "category",
     DESCRIPTION = "description",
@@ -60,8 +61,8 @@ pub(super) fn key(json: &str) -> Result<String, Rejection> {
 }
 
 /// Reads `unique_id`, the key, and `index`, the join key. Both are required.
-fn keys<'a>(draft: &Draft<'a, 12>) -> Result<(Cow<'a, str>, i64), Rejection> {
-    Ok((draft.key(UNIQUE_ID, Ok)?, draft.key_number(INDEX)?))
+fn keys<'a>(draft: &Draft<'a, 13>) -> Result<(Cow<'a, str>, i64), Rejection> {
+    Ok((draft.key(UNIQUE_ID, Ok)?, draft.shared_number(INDEX, IND)?))
 }
 
 /// Strips [`SAVED_IN`] from a save location. An empty rest counts as missing.

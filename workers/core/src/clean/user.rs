@@ -5,6 +5,7 @@ use crate::{Cleaned, Record, Rejection, User, number};
 
 raw_fields! {
     IND = "ind",
+    INDEX = "index",
     FIRST_NAME = "first_name",
     LAST_NAME = "last_name",
     AGE = "age",
@@ -13,7 +14,7 @@ raw_fields! {
 
 pub(super) fn clean(json: &str) -> Result<Cleaned<'_>, Rejection> {
     let mut draft = Draft::read(json, FIELDS, slot)?;
-    let ind = draft.key_number(IND)?;
+    let ind = draft.shared_number(IND, INDEX)?;
     let user_name = match (draft.text(FIRST_NAME, &[]), draft.text(LAST_NAME, &[])) {
         (Some(first), Some(last)) => Some([&first, " ", &last].concat().into()),
         (first, last) => first.or(last),
@@ -32,6 +33,6 @@ pub(super) fn clean(json: &str) -> Result<Cleaned<'_>, Rejection> {
 
 pub(super) fn key(json: &str) -> Result<String, Rejection> {
     Draft::read(json, FIELDS, slot)?
-        .key_number(IND)
+        .shared_number(IND, INDEX)
         .map(|ind| ind.to_string())
 }

@@ -141,11 +141,11 @@ fn keys_are_cleaned_like_other_fields_and_are_required() {
         ),
         (
             Kind::Pin,
-            r#"{"unique_id": "a", "ind": 1}"#,
-            missing("index"),
+            r#"{"unique_id": "a", "index": "\ud800"}"#,
+            unreadable("index"),
         ),
         (Kind::Geo, r#"{"ind": 1}"#, None),
-        (Kind::Geo, r#"{"index": 1}"#, missing("ind")),
+        (Kind::Geo, r#"{"idx": 1}"#, missing("ind")),
         (Kind::Geo, r#"{"ind": 1, "ind": "x"}"#, unreadable("ind")),
         (Kind::User, r#"{"ind": "x", "\u0069nd": 1}"#, None),
         (Kind::User, r#"{"ind": true}"#, unreadable("ind")),
@@ -172,6 +172,62 @@ fn keys_are_cleaned_like_other_fields_and_are_required() {
             .key(),
         "a"
     );
+}
+
+#[test]
+fn the_shared_number_has_either_name() {
+    let key = |kind, fields: &str| {
+        let json = match kind {
+            Kind::Pin => format!(r#"{{"unique_id": "u", {fields}}}"#),
+            Kind::Geo | Kind::User => format!("{{{fields}}}"),
+        };
+        let rejection = rejection(kind, &json);
+        let cleaned = clean(kind, json.as_bytes(), LIMIT);
+        let number = cleaned.map(|cleaned| match cleaned.record {
+            Record::Pin(pin) => pin.index_id,
+            Record::Geo(geo) => geo.ind,
+            Record::User(user) => user.ind,
+        });
+        assert_eq!(number.err(), rejection);
+        number
+    };
+    for (kind, own, other) in [
+        (Kind::Pin, "index", "ind"),
+        (Kind::Geo, "ind", "index"),
+        (Kind::User, "ind", "index"),
+    ] {
+        let missing = Err(Rejection::KeyMissing { field: own });
+        let unreadable = |field| Err(Rejection::KeyUnreadable { field });
+        for (of_own, of_other, number) in [
+            (None, Some("7528"), Ok(7528)),
+            (None, Some("\" +7528.0 \""), Ok(7528)),
+            (Some("1"), Some("2"), Ok(1)),
+            (Some("1"), Some("\"x\""), Ok(1)),
+            (Some("\"x\""), Some("2"), unreadable(own)),
+            // A value that is missing isn't there.
+            (Some("null"), Some("2"), Ok(2)),
+            (Some("\" \""), Some("2"), Ok(2)),
+            (None, Some("\"x\""), unreadable(other)),
+            (None, Some("[7528]"), unreadable(other)),
+            (None, Some("null"), missing),
+            (Some("null"), Some("null"), missing),
+        ] {
+            let field =
+                |name, value: Option<&str>| value.map(|value| format!(r#""{name}": {value}"#));
+            let mut fields: Vec<_> = [field(own, of_own), field(other, of_other)]
+                .into_iter()
+                .flatten()
+                .collect();
+            assert_eq!(key(kind, &fields.join(",")), number, "{kind}: {fields:?}");
+            fields.reverse();
+            assert_eq!(key(kind, &fields.join(",")), number, "{kind}: {fields:?}");
+        }
+        let message = Rejection::KeyMissing { field: own }.to_string();
+        assert!(
+            message.contains("`index`") && message.contains("`ind`"),
+            "{message}"
+        );
+    }
 }
 
 #[test]
