@@ -2,7 +2,7 @@
 
 use pinpipe_config::EXIT_PERMANENT_FAILURE;
 
-use crate::quality::QualityExceeded;
+use crate::{counts::Counts, quality::QualityExceeded};
 
 const EXIT_FAILURE: u8 = 1;
 
@@ -17,9 +17,22 @@ impl From<anyhow::Error> for Permanent {
     }
 }
 
+/// Whether no repetition of the same run can succeed.
+pub fn is_permanent(error: &anyhow::Error) -> bool {
+    error.is::<Permanent>() || error.is::<QualityExceeded>()
+}
+
+/// Counts of the records that a failed run has read; zero unless it failed because of them.
+pub fn counts(error: &anyhow::Error) -> Counts {
+    error
+        .downcast_ref::<QualityExceeded>()
+        .map(|exceeded| exceeded.counts.clone())
+        .unwrap_or_default()
+}
+
 /// The exit code of a process that failed: [`EXIT_PERMANENT_FAILURE`] or 1.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<Permanent>() || error.is::<QualityExceeded>() {
+    if is_permanent(error) {
         EXIT_PERMANENT_FAILURE
     } else {
         EXIT_FAILURE
@@ -35,7 +48,7 @@ mod tests {
     use pinpipe_core::Kind;
 
     use super::*;
-    use crate::{counts::Counts, quality};
+    use crate::quality;
 
     #[test]
     fn only_failures_that_a_retry_cannot_fix_exit_with_the_permanent_code() {

@@ -17,7 +17,7 @@ use tracing::info;
 
 use crate::{
     join::{JoinInputFiles, JoinInputs},
-    manifest::Manifest,
+    manifest::{Manifest, Positions},
     memory::Memory,
     merge::{MergeOutput, merge},
     read::Read,
@@ -145,6 +145,9 @@ pub async fn fold(
     });
     let state = State {
         run: manifest.run.clone(),
+        run_time: Some(manifest.run_time),
+        id: manifest.state_id.clone(),
+        begin: Positions::new(),
         buckets,
         tables,
         latest: latest.collect(),

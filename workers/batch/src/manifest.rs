@@ -26,6 +26,9 @@ pub struct Manifest {
     /// The run whose state this one builds on; `None` for a run that starts empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// Identifies the state the run writes, see [`crate::state::State::id`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub state_id: String,
     /// Number of buckets per kind in the state the run writes.
     #[serde(default = "min_buckets")]
     pub buckets: u32,
@@ -211,6 +214,7 @@ mod tests {
                 run_time: time(1_795_000_000_123_456),
                 kind,
                 state: Some("q".into()),
+                state_id: "u-1".into(),
                 buckets: 128,
                 from: positions(0),
                 to: positions(7),
@@ -254,6 +258,7 @@ mod tests {
             run_time: time(0),
             kind,
             state: None,
+            state_id: String::new(),
             buckets: MIN_BUCKETS,
             from: positions(10),
             to: positions(20),

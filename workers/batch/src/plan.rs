@@ -1,19 +1,21 @@
 //! Plans a run: decides which offsets and raw objects it reads, and puts them into its manifest.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt, stream};
 use pinpipe_config::{Batch, Compression, Pipeline, Topics};
 use pinpipe_core::Kind;
 use pinpipe_runtime::{
     compressed,
-    raw_zone::{self, RawPartition},
+    raw_zone::{self, ObjectMetadata, RawPartition},
 };
 use tracing::info;
 
 use crate::{
     barrier,
+    coverage::{self, Span},
     failure::Permanent,
     manifest::{Format, Manifest, Positions, RawObject, RunKind, run_time},
     read::topic,
@@ -22,6 +24,8 @@ use crate::{
     store::{ListedObject, Store},
 };
 
+/// Concurrent requests for objects' metadata.
+const REQUESTS: usize = 16;
 /// Estimated ratio of a compressed raw object's decompressed size to its stored size.
 const COMPRESSION_RATIO: u64 = 8;
 
@@ -81,10 +85,11 @@ pub async fn manifest(
         Some(base) => runs.read(store, &base.run).await?.to,
         None => Positions::new(),
     };
-    let state: Option<State> = match base {
-        Some(base) => Some(store.get_json(&runs.state(&base.run)).await?),
+    let previous: Option<State> = match last.and_then(|last| last.state.as_deref()) {
+        Some(key) => store.find_json(key).await?,
         None => None,
     };
+    let state = previous.as_ref().filter(|_| base.is_some());
     let to = match kind {
         RunKind::Incremental | RunKind::Full => barrier::wait(config).await?,
         RunKind::Backfill { .. } | RunKind::Import => already_read.clone(),
@@ -94,9 +99,11 @@ pub async fn manifest(
         .map(|(topic, ends)| (topic.clone(), start_offsets(ends, already_read.get(topic))))
         .collect();
     check_no_truncation(&config.pipeline, &from, &to)?;
+    let run_time = run_time(Utc::now(), last.map(|last| last.run_time));
     let mut manifest = Manifest {
+        state_id: state_id(&config.pipeline, run_time, previous.as_ref()),
         run,
-        run_time: run_time(Utc::now(), last.map(|last| last.run_time)),
+        run_time,
         kind,
         state: base.map(|base| base.run.clone()),
         buckets: 0,
@@ -136,7 +143,7 @@ pub async fn manifest(
             bytes.saturating_mul(COMPRESSION_RATIO)
         }
     };
-    manifest.buckets = state::buckets(state.as_ref(), selected.iter().map(raw_bytes).sum());
+    manifest.buckets = state::buckets(state, selected.iter().map(raw_bytes).sum());
     manifest.objects = selected.into_iter().map(|(object, _)| object).collect();
     info!(
         run = manifest.run,
@@ -146,6 +153,14 @@ pub async fn manifest(
         "run planned"
     );
     Ok(manifest)
+}
+
+/// The id of the state that a run writes: that of the last one, or a new one.
+fn state_id(pipeline: &Pipeline, run_time: DateTime<Utc>, previous: Option<&State>) -> String {
+    match previous {
+        Some(previous) if !previous.id.is_empty() => previous.id.clone(),
+        _ => format!("{}-{}", pipeline.uid, run_time.timestamp_micros()),
+    }
 }
 
 /// The first offset to read of each partition in `ends`: where the last run ended, or 0 for a new
@@ -201,53 +216,87 @@ async fn archived_objects(
         let topic = &topic(topics, kind).name;
         for &partition in manifest.to.get(topic).into_iter().flat_map(BTreeMap::keys) {
             let window = manifest.window(topic, partition);
-            let listed = store
-                .raw_objects(&RawPartition {
-                    topic: topic.clone(),
-                    partition,
-                })
-                .await?;
-            for (index, object) in listed.iter().enumerate() {
+            let raw = RawPartition {
+                topic: topic.clone(),
+                partition,
+            };
+            let listed = store.raw_objects(&raw).await?;
+            let overlaps = |(index, object): (usize, &raw_zone::RawObject)| {
                 let next = listed.get(index + 1).map(|next| next.first);
-                let overlaps = object.first < window.offsets.end
-                    && next.is_none_or(|next| next > window.offsets.start);
-                if overlaps && overlaps_times(store, object, &manifest.kind).await? {
-                    let key = object.key.clone();
-                    objects.push((
-                        RawObject {
-                            kind,
-                            partition,
-                            key,
-                            format: Format::Archive,
-                        },
-                        object.bytes,
-                    ));
+                object.first < window.offsets.end
+                    && next.is_none_or(|next| next > window.offsets.start)
+            };
+            let within = listed
+                .iter()
+                .enumerate()
+                .filter(|(index, object)| overlaps((*index, object)))
+                .map(|(_, object)| object.clone());
+            let selected = match &manifest.kind {
+                RunKind::Backfill { from, to } => {
+                    let times = from.timestamp_millis()..to.timestamp_millis();
+                    of_times(store, &raw, within.collect(), times).await?
                 }
-            }
+                _ => within.collect(),
+            };
+            objects.extend(selected.into_iter().map(|object| {
+                (
+                    RawObject {
+                        kind,
+                        partition,
+                        key: object.key,
+                        format: Format::Archive,
+                    },
+                    object.bytes,
+                )
+            }));
         }
     }
     Ok(objects)
 }
 
-/// Whether an object may contain records of the run's time range. Only a backfill has a time range;
-/// checking it takes one request per object.
-async fn overlaps_times(
+/// Those of a partition's objects that may contain records of a time range. That takes one request
+/// per object, which also shows whether an object is missing between others.
+async fn of_times(
     store: &Store,
-    object: &raw_zone::RawObject,
-    kind: &RunKind,
-) -> Result<bool> {
-    let RunKind::Backfill { from, to } = kind else {
-        return Ok(true);
+    partition: &RawPartition,
+    objects: Vec<raw_zone::RawObject>,
+    times: Range<i64>,
+) -> Result<Vec<raw_zone::RawObject>> {
+    let with_metadata: Vec<_> = stream::iter(objects)
+        .map(async |object| {
+            let metadata = store.raw_metadata(&object.key).await?;
+            let metadata = metadata.with_context(|| {
+                format!(
+                    "the raw object {} was deleted after it was listed",
+                    object.key
+                )
+            })?;
+            anyhow::Ok((object, metadata))
+        })
+        .buffered(REQUESTS)
+        .try_collect()
+        .await?;
+    let spans: Vec<Span> = with_metadata
+        .iter()
+        .map(|(object, metadata)| Span {
+            key: object.key.clone(),
+            first: object.first,
+            next: metadata.next_offset,
+        })
+        .collect();
+    if let (_, Some(gap)) = coverage::gaps(partition, &spans, None) {
+        bail!(gap.into_error());
+    }
+    let overlaps = |metadata: &ObjectMetadata| {
+        metadata.record_count > 0
+            && metadata.min_time < times.end
+            && metadata.max_time >= times.start
     };
-    let Some(metadata) = store.raw_metadata(&object.key).await? else {
-        bail!(
-            "the raw object {} was deleted after it was listed",
-            object.key
-        );
-    };
-    let overlaps =
-        metadata.min_time < to.timestamp_millis() && metadata.max_time >= from.timestamp_millis();
-    Ok(metadata.record_count > 0 && overlaps)
+    Ok(with_metadata
+        .into_iter()
+        .filter(|(_, metadata)| overlaps(metadata))
+        .map(|(object, _)| object)
+        .collect())
 }
 
 /// The objects of an S3 sink connector. Their keys have the same format as the archive's, under

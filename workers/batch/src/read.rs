@@ -14,7 +14,7 @@ use pinpipe_config::{Batch, Topic, Topics};
 use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::{
     compressed::Decompressor,
-    raw_zone::{Index, ObjectMetadata},
+    raw_zone::{self, Index, ObjectMetadata, RawPartition},
 };
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
@@ -23,12 +23,12 @@ use tokio::{
 use tracing::info;
 
 use crate::{
+    coverage::{Span, Spans},
     decode::{Cleaner, LineDecoder, LinePositions, ReadStats},
     failure::Permanent,
     manifest::{Format, Manifest, RawObject, Window},
     retry::{RETRY_TIMEOUT, retry},
     rows::{self, Chunk},
-    runs::{Runs, full_run_command},
     spill::{Spill, Spilled, buckets_of},
     store::Store,
 };
@@ -48,6 +48,16 @@ pub struct Read {
     pub rows: BTreeMap<Kind, Vec<Option<Spilled>>>,
     /// Statistics by kind.
     pub stats: BTreeMap<Kind, ReadStats>,
+    /// What the archive's objects cover.
+    pub spans: Spans,
+}
+
+/// The result of reading one unit of work.
+#[derive(Default)]
+struct UnitRead {
+    stats: ReadStats,
+    /// What an object of the archive covers.
+    span: Option<Span>,
 }
 
 /// The topic of a kind.
@@ -73,13 +83,11 @@ pub async fn read(
     let (chunks, arriving) = channel(CHUNKS);
     let (buckets, folder) = (manifest.buckets, folder.to_owned());
     let spilling = tokio::task::spawn_blocking(move || spill(arriving, buckets, &folder, budget));
-    let stats = read_all(config, store, manifest, chunks).await;
+    let read = read_all(config, store, manifest, chunks).await;
     // If the disk is full, readers only see a closed channel: the spill's error comes first.
     let rows = spilling.await??;
-    Ok(Read {
-        rows,
-        stats: stats?,
-    })
+    let (stats, spans) = read?;
+    Ok(Read { rows, stats, spans })
 }
 
 fn spill(
@@ -118,28 +126,22 @@ async fn read_all(
     store: &Store,
     manifest: &Manifest,
     chunks: ChunkSender,
-) -> Result<BTreeMap<Kind, ReadStats>> {
+) -> Result<(BTreeMap<Kind, ReadStats>, Spans)> {
     let max_bytes = usize::try_from(config.max_record_bytes)?;
-    let if_deleted = format!(
-        "can't read a raw object that the run needs (if it was deleted, delete {}, too, and start \
-         a full run: {})",
-        Runs::new(&config.pipeline).manifest(&manifest.run),
-        full_run_command(&config.pipeline)
-    );
+    let if_deleted = "can't read a raw object that the run needs";
     let total = manifest.objects.len();
     let mut pending = units(&manifest.objects).into_iter();
-    let mut tasks: JoinSet<Result<(Kind, usize, ReadStats)>> = JoinSet::new();
+    let mut tasks: JoinSet<Result<(Vec<RawObject>, UnitRead)>> = JoinSet::new();
     let mut start = |tasks: &mut JoinSet<_>| {
         if let Some(unit) = pending.next().map(<[RawObject]>::to_vec) {
             let window =
                 manifest.window(&topic(&config.topics, unit[0].kind).name, unit[0].partition);
             let (store, chunks) = (store.clone(), chunks.clone());
-            let hint = if_deleted.clone();
             tasks.spawn(async move {
-                let stats = read_unit(&store, &unit, &window, max_bytes, &chunks)
+                let read = read_unit(&store, &unit, &window, max_bytes, &chunks)
                     .await
-                    .context(hint)?;
-                Ok((unit[0].kind, unit.len(), stats))
+                    .context(if_deleted)?;
+                Ok((unit, read))
             });
         }
     };
@@ -148,17 +150,26 @@ async fn read_all(
     }
     let mut stats: BTreeMap<Kind, ReadStats> =
         Kind::ALL.map(|kind| (kind, ReadStats::default())).into();
+    let mut spans = Spans::new();
     let (started, mut last_logged) = (Instant::now(), Instant::now());
     let (mut done, mut records) = (0, 0);
     while let Some(task) = tasks.join_next().await {
-        let (kind, objects, unit) = task??;
+        let (objects, UnitRead { stats: unit, span }) = task??;
         start(&mut tasks);
-        done += objects;
+        let RawObject {
+            kind, partition, ..
+        } = objects[0];
+        done += objects.len();
         records += unit.counts.read;
         let all = stats.entry(kind).or_default();
         all.counts += &unit.counts;
         all.latest = all.latest.max(unit.latest);
         all.bytes += unit.bytes;
+        if let Some(span) = span {
+            let topic = topic(&config.topics, kind).name.clone();
+            let partition = RawPartition { topic, partition };
+            spans.entry(partition).or_default().push(span);
+        }
         if done == total || last_logged.elapsed() >= LOG_EVERY {
             let per_second = (records as f64 / started.elapsed().as_secs_f64().max(0.001)).round();
             info!(
@@ -171,7 +182,7 @@ async fn read_all(
             last_logged = Instant::now();
         }
     }
-    Ok(stats)
+    Ok((stats, spans))
 }
 
 /// The units of work of a reader: one object each, or many single-record objects of one kind.
@@ -187,7 +198,7 @@ async fn read_unit(
     window: &Window,
     max_bytes: usize,
     chunks: &ChunkSender,
-) -> Result<ReadStats> {
+) -> Result<UnitRead> {
     if let [
         RawObject {
             format: Format::Single(_),
@@ -196,7 +207,8 @@ async fn read_unit(
         ..,
     ] = unit
     {
-        return read_singles(store, unit, max_bytes, chunks).await;
+        let stats = read_singles(store, unit, max_bytes, chunks).await?;
+        return Ok(UnitRead { stats, span: None });
     }
     let object = &unit[0];
     // A second attempt sends chunks again, which is harmless: rows of the same record are merged.
@@ -213,12 +225,23 @@ async fn read_lines(
     window: &Window,
     max_bytes: usize,
     chunks: &ChunkSender,
-) -> Result<ReadStats> {
+) -> Result<UnitRead> {
     let response = store.get_once(&object.key).await?;
+    let mut span = None;
     let positions = match object.format {
         Format::Archive => {
             let metadata = ObjectMetadata::from_metadata(&response.metadata.unwrap_or_default())
                 .map_err(|error| Permanent(error.to_string()))?;
+            span = raw_zone::first_offset(&object.key).map(|first| Span {
+                key: object.key.clone(),
+                first,
+                next: metadata.next_offset,
+            });
+            if metadata.record_count == 0 {
+                // A gap that was told to be one. It needs no index.
+                let stats = ReadStats::default();
+                return Ok(UnitRead { stats, span });
+            }
             LinePositions::Index(store.get_json_once::<Index>(&metadata.index).await?)
         }
         Format::Connector(first) | Format::Single(first) => LinePositions::From(first),
@@ -241,7 +264,8 @@ async fn read_lines(
     decompressor.finish()?;
     let (rest, stats) = decoder.finish()?;
     send(chunks, object.kind, rest).await?;
-    Ok(ReadStats { bytes, ..stats })
+    let stats = ReadStats { bytes, ..stats };
+    Ok(UnitRead { stats, span })
 }
 
 /// Reads objects with a single record each, however it is indented.

@@ -18,6 +18,7 @@ use crate::{
     answers::Answer,
     cells::{self, UnsupportedType},
     counts::Counts,
+    coverage::Gap,
     join::Orphans,
     manifest::{Manifest, Positions},
     memory,
@@ -84,6 +85,10 @@ pub struct Report {
     pub from: Positions,
     /// First offset of each partition after those the run covers.
     pub to: Positions,
+    /// Offsets without a raw object before the first one that is there, which the run has gone
+    /// without.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
     /// Number of raw objects read.
     pub objects: usize,
     /// Bytes of the raw objects as stored, compressed or not.
@@ -190,6 +195,7 @@ pub fn report(
     manifest: &Manifest,
     kinds: BTreeMap<Kind, KindReport>,
     bytes: u64,
+    gaps: Vec<Gap>,
     orphans: Orphans,
     answers: &[Answer],
     phases: &Phases,
@@ -226,6 +232,7 @@ pub fn report(
         answers: answers.collect::<Result<_, UnsupportedType>>()?,
         from: manifest.from.clone(),
         to: manifest.to.clone(),
+        gaps,
         objects: manifest.objects.len(),
         bytes,
         peak_memory_bytes: memory::peak(),

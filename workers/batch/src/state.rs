@@ -11,12 +11,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use pinpipe_config::Pipeline;
 use pinpipe_core::Kind;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use crate::store::{ListedObject, Store};
+use crate::{
+    manifest::Positions,
+    store::{ListedObject, Store},
+};
 
 /// Fewest buckets per kind.
 pub const MIN_BUCKETS: u32 = 64;
@@ -31,6 +35,18 @@ const BUCKET_BYTES: u64 = 96 << 20;
 pub struct State {
     /// The run.
     pub run: String,
+    /// The run's time, see [`crate::manifest::Manifest::run_time`]; `None` in states of releases
+    /// that didn't write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_time: Option<DateTime<Utc>>,
+    /// Identifies this state and all that are built on it or rebuilt in its place; empty in states
+    /// of releases that didn't write it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// First offset of each partition that the archive's objects covered when this state was
+    /// begun. A full run needs all records from there on.
+    #[serde(default, skip_serializing_if = "Positions::is_empty")]
+    pub begin: Positions,
     /// Number of buckets per kind, a power of two.
     pub buckets: u32,
     /// Buckets with rows, by kind.
@@ -179,6 +195,9 @@ mod tests {
         let tables = BTreeMap::from([(Kind::Pin, parts.iter().map(part).collect())]);
         State {
             run: run.into(),
+            run_time: None,
+            id: String::new(),
+            begin: Positions::new(),
             buckets: 64,
             tables,
             latest: BTreeMap::new(),

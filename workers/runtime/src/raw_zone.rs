@@ -80,10 +80,22 @@ impl RawPartition {
     #[must_use]
     pub fn first_offset(&self, prefix: &str, key: &str) -> Option<i64> {
         let (name, _) = compressed::split(key.strip_prefix(&self.folder(prefix))?)?;
-        let digits = name.strip_prefix(&format!("{}+{}+", self.topic, self.partition))?;
-        (digits.len() >= 10 && digits.bytes().all(|b| b.is_ascii_digit()))
-            .then(|| digits.parse().ok())?
+        offset(name.strip_prefix(&format!("{}+{}+", self.topic, self.partition))?)
     }
+}
+
+/// The `<first>` in a raw object's key, whatever its prefix, topic and partition. `None` for other
+/// keys.
+#[must_use]
+pub fn first_offset(key: &str) -> Option<i64> {
+    let (name, _) = compressed::split(key)?;
+    offset(name.rsplit('+').next()?)
+}
+
+/// Parses the digits of an offset in a key.
+fn offset(digits: &str) -> Option<i64> {
+    (digits.len() >= 10 && digits.bytes().all(|b| b.is_ascii_digit()))
+        .then(|| digits.parse().ok())?
 }
 
 /// Joins `prefix` and `name` with a slash, or returns `name` if `prefix` is empty.
