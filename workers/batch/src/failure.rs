@@ -1,6 +1,7 @@
 //! Permanent failures, and the exit code that distinguishes them from failures worth a retry.
 
 use pinpipe_config::EXIT_PERMANENT_FAILURE;
+use pinpipe_runtime::{failure::Class, s3::RequestError};
 
 use crate::{counts::Counts, quality::QualityExceeded};
 
@@ -11,6 +12,11 @@ const EXIT_FAILURE: u8 = 1;
 #[error("{0}")]
 pub struct Permanent(pub String);
 
+/// Why a server will never store the rows of a request.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
 impl From<anyhow::Error> for Permanent {
     fn from(error: anyhow::Error) -> Self {
         Self(format!("{error:#}"))
@@ -19,7 +25,12 @@ impl From<anyhow::Error> for Permanent {
 
 /// Whether no repetition of the same run can succeed.
 pub fn is_permanent(error: &anyhow::Error) -> bool {
-    error.is::<Permanent>() || error.is::<QualityExceeded>()
+    error.is::<Permanent>()
+        || error.is::<QualityExceeded>()
+        || error.is::<Refusal>()
+        || error
+            .downcast_ref::<RequestError>()
+            .is_some_and(|error| error.class == Class::Halt)
 }
 
 /// Counts of the records that a failed run has read; zero unless it failed because of them.

@@ -31,10 +31,10 @@ mod rows;
 mod run;
 mod runs;
 mod scratch;
+mod sink;
 mod spill;
 mod state;
 mod store;
-mod table;
 #[cfg(test)]
 mod testing;
 

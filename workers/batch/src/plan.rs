@@ -220,7 +220,7 @@ async fn archived_objects(
                 topic: topic.clone(),
                 partition,
             };
-            let listed = store.raw_objects(&raw).await?;
+            let listed = store.raw_objects(&raw, 0).await?;
             let overlaps = |(index, object): (usize, &raw_zone::RawObject)| {
                 let next = listed.get(index + 1).map(|next| next.first);
                 object.first < window.offsets.end

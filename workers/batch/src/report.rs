@@ -20,6 +20,7 @@ use crate::{
     counts::Counts,
     coverage::Gap,
     join::Orphans,
+    load::SinkReport,
     manifest::{Manifest, Positions},
     memory,
 };
@@ -85,6 +86,8 @@ pub struct Report {
     pub from: Positions,
     /// First offset of each partition after those the run covers.
     pub to: Positions,
+    /// What each sink got.
+    pub sinks: BTreeMap<String, SinkReport>,
     /// Offsets without a raw object before the first one that is there, which the run has gone
     /// without.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -196,6 +199,7 @@ pub fn report(
     kinds: BTreeMap<Kind, KindReport>,
     bytes: u64,
     gaps: Vec<Gap>,
+    sinks: BTreeMap<String, SinkReport>,
     orphans: Orphans,
     answers: &[Answer],
     phases: &Phases,
@@ -232,6 +236,7 @@ pub fn report(
         answers: answers.collect::<Result<_, UnsupportedType>>()?,
         from: manifest.from.clone(),
         to: manifest.to.clone(),
+        sinks,
         gaps,
         objects: manifest.objects.len(),
         bytes,

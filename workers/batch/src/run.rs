@@ -15,7 +15,7 @@ use crate::{
     failure::{self, Permanent},
     fold::{Folded, fold},
     join,
-    load::load,
+    load::Loading,
     manifest::Manifest,
     memory::Memory,
     plan::{self, Request},
@@ -24,6 +24,7 @@ use crate::{
     report::{self, Freshness, KindReport, Phases, Summary},
     runs::{self, Pointer, Run, Runs, Step, full_run_command},
     scratch::Scratch,
+    sink::{self, Marker},
     state::{State, States},
     store::Store,
 };
@@ -258,12 +259,32 @@ impl Session<'_> {
         let joined = phases.time("join", joining).await?;
         let answering = answers::answer_all(&joined, scratch.folder(), memory.queries);
         let answers = phases.time("questions", answering).await?;
+        let loading = Loading {
+            store,
+            scratch: &scratch,
+            state: &state,
+            marker: Marker {
+                state_id: state.id.clone(),
+                run_time: manifest.run_time,
+            },
+            base: previous
+                .filter(|_| manifest.state.is_some())
+                .map(|base| base.run_time.unwrap_or_default()),
+            changed: &changed,
+            answers: &answers,
+        };
+        let pipeline = sink::pipeline_name(&config.pipeline);
+        let mut sinks = BTreeMap::new();
         for sink in &config.sinks {
-            let loading = load(sink, manifest.run_time, &changed, &answers);
-            phases
-                .time("load", loading)
+            let load = async {
+                let connected = sink::connect(sink).await?;
+                loading.load(&sink.name, &pipeline, &*connected).await
+            };
+            let loaded = phases
+                .time("load", load)
                 .await
                 .with_context(|| format!("sink {}", sink.name))?;
+            sinks.insert(sink.name.clone(), loaded);
         }
         let kind = |(kind, counts)| {
             let changed = changed
@@ -292,6 +313,7 @@ impl Session<'_> {
             kinds,
             bytes,
             gaps,
+            sinks,
             joined.orphans,
             &answers,
             &phases,

@@ -5,21 +5,24 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, ensure};
 use aws_sdk_s3::{
     Client,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
     operation::get_object::GetObjectOutput,
     primitives::ByteStream,
     types::{Delete, ObjectIdentifier},
 };
 use pinpipe_config::RawZone;
-use pinpipe_runtime::raw_zone::{self, ObjectMetadata, RawPartition};
+use pinpipe_runtime::{
+    raw_zone::{self, ObjectMetadata, RawPartition},
+    s3::RequestError,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
-    failure::Permanent,
+    failure::{self, Permanent},
     retry::{RETRY_TIMEOUT, retry},
 };
 
@@ -72,7 +75,7 @@ impl Store {
             return None;
         }
         let error = self.request_error("can't be listed", "", &error);
-        error.is::<Permanent>().then_some(error)
+        failure::is_permanent(&error).then_some(error)
     }
 
     /// The key prefix of the archive's raw objects.
@@ -120,10 +123,15 @@ impl Store {
         .await
     }
 
-    /// The archive's raw objects of one partition, in log order.
-    pub async fn raw_objects(&self, partition: &RawPartition) -> Result<Vec<raw_zone::RawObject>> {
+    /// The archive's raw objects of one partition that begin at `from` or later, and perhaps
+    /// earlier ones, in log order.
+    pub async fn raw_objects(
+        &self,
+        partition: &RawPartition,
+        from: i64,
+    ) -> Result<Vec<raw_zone::RawObject>> {
         retry(RETRY_TIMEOUT, "listing raw objects", || {
-            raw_zone::list(&self.client, &self.bucket, &self.prefix, partition)
+            raw_zone::list(&self.client, &self.bucket, &self.prefix, partition, from)
         })
         .await
     }
@@ -265,7 +273,20 @@ impl Store {
                 .delete(all)
                 .send()
                 .await;
-            deleted.map_err(|error| self.request_error("can't be deleted", &keys[0], &error))?;
+            let deleted = deleted
+                .map_err(|error| self.request_error("can't be deleted", &keys[0], &error))?;
+            // The response's status is 200 even if no object could be deleted.
+            let failed = deleted.errors();
+            ensure!(
+                failed.is_empty(),
+                "{} of {} objects can't be deleted; the first is s3://{}/{}: {}: {}",
+                failed.len(),
+                keys.len(),
+                self.bucket,
+                failed[0].key().unwrap_or_default(),
+                failed[0].code().unwrap_or_default(),
+                failed[0].message().unwrap_or_default()
+            );
         }
         Ok(())
     }
@@ -278,23 +299,11 @@ impl Store {
         .await
     }
 
-    fn request_error<E: std::error::Error + ProvideErrorMetadata + 'static>(
-        &self,
-        what: &str,
-        key: &str,
-        error: &SdkError<E>,
-    ) -> anyhow::Error {
-        let reason = match (error.code(), error.message()) {
-            (Some(code), Some(message)) => format!("{code}: {message}"),
-            _ => DisplayErrorContext(error).to_string(),
-        };
-        let text = format!("s3://{}/{key} {what}: {reason}", self.bucket);
-        match status(error) {
-            // 408 and 429 ask to retry; 409: another write to the key was in progress.
-            Some(408 | 409 | 429) | None => anyhow!(text),
-            Some(code) if code < 500 => Permanent(text).into(),
-            Some(_) => anyhow!(text),
-        }
+    fn request_error<E>(&self, what: &'static str, key: &str, error: &SdkError<E>) -> anyhow::Error
+    where
+        E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        RequestError::new(&self.bucket, key, what, error).into()
     }
 }
 

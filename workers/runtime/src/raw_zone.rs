@@ -22,7 +22,7 @@ use pinpipe_config::Compression;
 use pinpipe_core::Order;
 use serde::{Deserialize, Serialize};
 
-use crate::compressed;
+use crate::{compressed, s3::RequestError};
 
 /// A topic partition in the raw zone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -54,6 +54,16 @@ impl RawPartition {
             self.topic,
             self.partition
         )
+    }
+
+    /// A key before those of all raw objects that begin at `from` or later, in the store's order.
+    /// From a thousand million on there is none: a number of eleven digits may come before one of
+    /// ten.
+    fn start_after(&self, prefix: &str, from: i64) -> Option<String> {
+        (1..1_000_000_000).contains(&from).then(|| {
+            let folder = self.folder(prefix);
+            format!("{folder}{}+{}+{from:010}", self.topic, self.partition)
+        })
     }
 
     /// The key of the index object for the offsets `first..next`, whose raw object has `lines`
@@ -259,23 +269,27 @@ pub struct RawObject {
     pub bytes: u64,
 }
 
-/// Lists the raw objects of a partition in the log's order. Fails if the bucket does not exist.
+/// Lists the raw objects of a partition in the log's order: all that begin at `from` or later, and
+/// perhaps earlier ones. Fails if the bucket does not exist.
 pub async fn list(
     client: &Client,
     bucket: &str,
     prefix: &str,
     partition: &RawPartition,
+    from: i64,
 ) -> anyhow::Result<Vec<RawObject>> {
     let folder = partition.folder(prefix);
     let mut pages = client
         .list_objects_v2()
         .bucket(bucket)
         .prefix(&folder)
+        .set_start_after(partition.start_after(prefix, from))
         .into_paginator()
         .send();
     let mut objects = Vec::new();
     while let Some(page) = pages.next().await {
-        let page = page.with_context(|| format!("can't list s3://{bucket}/{folder}"))?;
+        let page =
+            page.map_err(|error| RequestError::new(bucket, &folder, "can't be listed", &error))?;
         for object in page.contents() {
             let Some(key) = object.key() else { continue };
             if let Some(first) = partition.first_offset(prefix, key) {
@@ -312,7 +326,8 @@ pub async fn partitions(
         .send();
     let mut found = Vec::new();
     while let Some(page) = pages.next().await {
-        let page = page.with_context(|| format!("can't list s3://{bucket}/{folder}"))?;
+        let page =
+            page.map_err(|error| RequestError::new(bucket, &folder, "can't be listed", &error))?;
         found.extend(page.common_prefixes().iter().filter_map(|common| {
             let number = common
                 .prefix()?
@@ -351,7 +366,7 @@ pub async fn object_metadata(
             Ok(None)
         }
         Err(error) => {
-            Err(error).with_context(|| format!("can't read the metadata of s3://{bucket}/{key}"))
+            Err(RequestError::new(bucket, key, "can't be asked for its metadata", &error).into())
         }
     }
 }
@@ -359,8 +374,7 @@ pub async fn object_metadata(
 /// Reads an index object.
 pub async fn index(client: &Client, bucket: &str, key: &str) -> anyhow::Result<Index> {
     let object = client.get_object().bucket(bucket).key(key).send().await;
-    let object =
-        object.with_context(|| format!("can't read the index object s3://{bucket}/{key}"))?;
+    let object = object.map_err(|error| RequestError::new(bucket, key, "can't be read", &error))?;
     let bytes = object
         .body
         .collect()
@@ -412,6 +426,28 @@ mod tests {
             "topics/_index/data.pinterest.pin/partition=2/\
              data.pinterest.pin+2+0000000007+0000000019+12.json"
         );
+    }
+
+    #[test]
+    fn a_listing_from_an_offset_leaves_out_only_earlier_objects() {
+        let key = |first| partition().object_key("topics", first, Compression::Zstd);
+        for from in [
+            1,
+            7,
+            999_999_999,
+            1_000_000_000,
+            9_999_999_999,
+            12_345_678_901,
+        ] {
+            let Some(after) = partition().start_after("topics", from) else {
+                continue;
+            };
+            assert!(key(from - 1) < after, "{from}");
+            for later in [from, from + 1, from * 10, 10_000_000_000, 99_999_999_999] {
+                assert!(key(later) > after, "{from} leaves out {later}");
+            }
+        }
+        assert_eq!(partition().start_after("topics", 0), None, "all of them");
     }
 
     #[test]

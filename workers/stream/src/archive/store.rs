@@ -150,7 +150,7 @@ impl Store {
         prefix: &str,
         partition: &RawPartition,
     ) -> anyhow::Result<Vec<RawObject>> {
-        raw_zone::list(&self.client, &self.bucket, prefix, partition).await
+        raw_zone::list(&self.client, &self.bucket, prefix, partition, 0).await
     }
 
     /// The metadata of a raw object; none if the object does not exist.
