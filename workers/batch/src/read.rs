@@ -100,17 +100,12 @@ fn spill(
         let stem = folder.join(format!("read-{kind}"));
         (
             kind,
-            Spill::new(
-                &stem,
-                rows::read_schema(kind),
-                buckets,
-                budget / Kind::ALL.len(),
-            ),
+            Spill::latest_of(kind, &stem, buckets, budget / Kind::ALL.len()),
         )
     };
     let mut spills = BTreeMap::from(Kind::ALL.map(spill));
     while let Some((kind, chunk)) = arriving.blocking_recv() {
-        let rows = chunk.to_rows(kind)?;
+        let rows = rows::latest_per_key(kind, chunk.to_rows(kind)?)?;
         if let Some(spill) = spills.get_mut(&kind) {
             spill.push(&rows, &buckets_of(rows.column(0), buckets))?;
         }
@@ -320,6 +315,50 @@ async fn send(chunks: &ChunkSender, kind: Kind, ready: Vec<Chunk>) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Versions of one user.
+    fn versions(offsets: std::ops::Range<i64>) -> Chunk {
+        let mut cleaner = Cleaner::new(Kind::User, 1000);
+        for offset in offsets {
+            let raw = format!("{{\"ind\": 7, \"first_name\": \"{offset}\"}}");
+            let order = Order {
+                time: 0,
+                partition: 0,
+                offset,
+            };
+            cleaner.record(raw.as_bytes(), order, order).unwrap();
+        }
+        cleaner.finish().unwrap().0.remove(0)
+    }
+
+    #[test]
+    fn repeats_of_a_key_are_dropped_before_rows_are_written() {
+        for budget in [0, usize::MAX] {
+            let folder = crate::testing::TestDir::new();
+            let (chunks, arriving) = channel(20);
+            for start in 0..20 {
+                let chunk = versions(start * 1000..(start + 1) * 1000);
+                chunks.try_send((Kind::User, chunk)).unwrap();
+            }
+            drop(chunks);
+            let mut rows = spill(arriving, 64, folder.path(), budget).unwrap();
+            let spilled: Vec<Spilled> = rows
+                .remove(&Kind::User)
+                .unwrap()
+                .into_iter()
+                .flatten()
+                .collect();
+            assert_eq!(spilled.len(), 1);
+            assert!(spilled[0].stream.rows <= 20, "{}", spilled[0].stream.rows);
+            let last = spilled[0].stream.batches().last().unwrap().unwrap();
+            let row = crate::cells::row(&last, last.num_rows() - 1).unwrap();
+            assert_eq!(
+                row[1],
+                crate::cells::Cell::Text("19999"),
+                "the latest stays"
+            );
+        }
+    }
 
     #[test]
     fn single_record_objects_are_grouped_and_other_objects_are_not() {

@@ -203,15 +203,7 @@ impl Session<'_> {
         let (begin, gaps) = coverage::check(manifest, &read.spans, previous)?;
         let totals = Totals::of(&read);
         quality::check(&config.quality, &totals.counts)?;
-        let folding = fold(
-            store,
-            &config.pipeline,
-            manifest,
-            base,
-            read,
-            &scratch,
-            &memory,
-        );
+        let folding = fold(store, config, manifest, base, read, &scratch, &memory);
         let mut folded = phases.time("latest per key", folding).await?;
         folded.state.begin = begin;
         self.held.check()?;
@@ -248,6 +240,7 @@ impl Session<'_> {
             folded:
                 Folded {
                     state,
+                    changed_rows,
                     changed,
                     join_inputs,
                 },
@@ -287,12 +280,7 @@ impl Session<'_> {
             sinks.insert(sink.name.clone(), loaded);
         }
         let kind = |(kind, counts)| {
-            let changed = changed
-                .get(&kind)
-                .into_iter()
-                .flatten()
-                .map(|stream| stream.rows)
-                .sum();
+            let changed = changed_rows.get(&kind).copied().unwrap_or(0);
             let freshness = state
                 .latest
                 .get(&kind)
