@@ -160,6 +160,18 @@ pub fn check(
     Ok((begin, accepted))
 }
 
+/// First offset of the last object of each partition, of those read and those that `base` knows.
+pub fn last_objects(spans: &Spans, base: Option<&State>) -> Positions {
+    let mut last = base.map(|base| base.listed.clone()).unwrap_or_default();
+    for (RawPartition { topic, partition }, spans) in spans {
+        let first = spans.iter().map(|span| span.first).max().unwrap_or(0);
+        let known = last.entry(topic.clone()).or_default().entry(*partition);
+        let known = known.or_insert(first);
+        *known = first.max(*known);
+    }
+    last
+}
+
 /// The gaps of one partition whose records are needed from the offset `from` on: the one at the
 /// front first, which an expiry rule of the bucket may have made, then those between objects.
 pub fn gaps(
@@ -263,6 +275,7 @@ mod tests {
         Manifest {
             run: "r".into(),
             run_time: chrono::DateTime::UNIX_EPOCH,
+            release: String::new(),
             kind,
             state: None,
             state_id: String::new(),
@@ -279,6 +292,7 @@ mod tests {
             run_time: None,
             id: String::new(),
             begin: Positions::from([("t".into(), [(3, begin)].into())]),
+            listed: Positions::new(),
             buckets: 64,
             tables: BTreeMap::new(),
             latest: BTreeMap::new(),

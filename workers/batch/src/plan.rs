@@ -17,7 +17,7 @@ use crate::{
     barrier,
     coverage::{self, Span},
     failure::Permanent,
-    manifest::{Format, Manifest, Positions, RawObject, RunKind, run_time},
+    manifest::{Format, Manifest, Positions, RELEASE, RawObject, RunKind, run_time},
     read::topic,
     runs::{Pointer, Runs, full_run_command},
     state::{self, State},
@@ -104,6 +104,7 @@ pub async fn manifest(
         state_id: state_id(&config.pipeline, run_time, previous.as_ref()),
         run,
         run_time,
+        release: RELEASE.to_owned(),
         kind,
         state: base.map(|base| base.run.clone()),
         buckets: 0,
@@ -134,7 +135,7 @@ pub async fn manifest(
             );
             selected
         }
-        _ => archived_objects(store, &config.topics, &manifest).await?,
+        _ => archived_objects(store, &config.topics, &manifest, state).await?,
     };
     let raw_bytes = |(object, bytes): &(RawObject, u64)| {
         if is_plain(&object.key) {
@@ -205,53 +206,72 @@ fn check_no_truncation(pipeline: &Pipeline, from: &Positions, to: &Positions) ->
 }
 
 /// The archived objects that may contain records of the run, in log order, each with its size in
-/// bytes.
+/// bytes. Objects before the last one that `state` knows are not listed for an incremental run.
 async fn archived_objects(
     store: &Store,
     topics: &Topics,
     manifest: &Manifest,
+    state: Option<&State>,
 ) -> Result<Vec<(RawObject, u64)>> {
-    let mut objects = Vec::new();
+    let mut partitions = Vec::new();
     for kind in Kind::ALL {
         let topic = &topic(topics, kind).name;
         for &partition in manifest.to.get(topic).into_iter().flat_map(BTreeMap::keys) {
-            let window = manifest.window(topic, partition);
-            let raw = RawPartition {
-                topic: topic.clone(),
-                partition,
-            };
-            let listed = store.raw_objects(&raw, 0).await?;
-            let overlaps = |(index, object): (usize, &raw_zone::RawObject)| {
-                let next = listed.get(index + 1).map(|next| next.first);
-                object.first < window.offsets.end
-                    && next.is_none_or(|next| next > window.offsets.start)
-            };
-            let within = listed
-                .iter()
-                .enumerate()
-                .filter(|(index, object)| overlaps((*index, object)))
-                .map(|(_, object)| object.clone());
-            let selected = match &manifest.kind {
-                RunKind::Backfill { from, to } => {
-                    let times = from.timestamp_millis()..to.timestamp_millis();
-                    of_times(store, &raw, within.collect(), times).await?
-                }
-                _ => within.collect(),
-            };
-            objects.extend(selected.into_iter().map(|object| {
-                (
-                    RawObject {
-                        kind,
-                        partition,
-                        key: object.key,
-                        format: Format::Archive,
-                    },
-                    object.bytes,
-                )
-            }));
+            let topic = topic.clone();
+            partitions.push((kind, RawPartition { topic, partition }));
         }
     }
-    Ok(objects)
+    let objects: Vec<_> = stream::iter(partitions)
+        .map(|(kind, raw)| async move {
+            let objects = partition_objects(store, manifest, state, &raw).await?;
+            let partition = raw.partition;
+            let objects = objects.into_iter().map(move |object| {
+                let raw_object = RawObject {
+                    kind,
+                    partition,
+                    key: object.key,
+                    format: Format::Archive,
+                };
+                (raw_object, object.bytes)
+            });
+            anyhow::Ok(objects.collect::<Vec<_>>())
+        })
+        .buffered(REQUESTS)
+        .try_collect()
+        .await?;
+    Ok(objects.into_iter().flatten().collect())
+}
+
+async fn partition_objects(
+    store: &Store,
+    manifest: &Manifest,
+    state: Option<&State>,
+    raw: &RawPartition,
+) -> Result<Vec<raw_zone::RawObject>> {
+    let RawPartition { topic, partition } = raw;
+    let window = manifest.window(topic, *partition);
+    let known = state.and_then(|state| state.listed.get(topic)?.get(partition));
+    let from = match manifest.kind {
+        RunKind::Incremental => known.copied().unwrap_or(0),
+        _ => 0,
+    };
+    let listed = store.raw_objects(raw, from).await?;
+    let next = listed.iter().skip(1).map(|next| Some(next.first));
+    let within: Vec<raw_zone::RawObject> = listed
+        .iter()
+        .zip(next.chain([None]))
+        .filter(|(object, next)| {
+            object.first < window.offsets.end && next.is_none_or(|next| next > window.offsets.start)
+        })
+        .map(|(object, _)| object.clone())
+        .collect();
+    match &manifest.kind {
+        RunKind::Backfill { from, to } => {
+            let times = from.timestamp_millis()..to.timestamp_millis();
+            of_times(store, raw, within, times).await
+        }
+        _ => Ok(within),
+    }
 }
 
 /// Those of a partition's objects that may contain records of a time range. That takes one request

@@ -6,10 +6,12 @@
 use std::{
     collections::BTreeMap,
     path::Path,
+    pin::pin,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
+use futures::{StreamExt, TryStreamExt, stream};
 use pinpipe_config::{Batch, Topic, Topics};
 use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::{
@@ -37,6 +39,8 @@ use crate::{
 const READERS: usize = 4;
 /// Single-record objects that a reader takes at a time.
 const SINGLES: usize = 256;
+/// Single-record objects that a reader reads concurrently.
+const REQUESTS: usize = 8;
 /// Capacity of the channel of chunks to be spilled.
 const CHUNKS: usize = 4;
 /// Interval of progress log lines.
@@ -272,18 +276,18 @@ async fn read_singles(
 ) -> Result<ReadStats> {
     let mut cleaner = Cleaner::new(objects[0].kind, max_bytes);
     let mut bytes = 0;
-    for object in objects {
-        let raw = retry(RETRY_TIMEOUT, "reading an object", || async {
-            Ok(store
-                .get_once(&object.key)
-                .await?
-                .body
-                .collect()
-                .await?
-                .into_bytes())
-        });
-        let raw = raw.await.with_context(|| object.key.clone())?;
-        bytes += raw.len() as u64;
+    let read = stream::iter(objects.to_vec())
+        .map(|object| async move {
+            let reading = retry(RETRY_TIMEOUT, "reading an object", || {
+                read_single(store, &object.key, max_bytes)
+            });
+            let raw = reading.await.with_context(|| object.key.clone())?;
+            anyhow::Ok((object, raw))
+        })
+        .buffered(REQUESTS);
+    let mut read = pin!(read);
+    while let Some((object, (raw, size))) = read.try_next().await? {
+        bytes += size;
         let Format::Single(number) = object.format else {
             continue;
         };
@@ -292,13 +296,49 @@ async fn read_singles(
             partition: object.partition,
             offset: number,
         };
-        cleaner.record(raw.trim_ascii(), order, order)?;
+        cleaner.record(raw.trim_ascii_end(), order, order)?;
+        send(chunks, objects[0].kind, cleaner.ready()).await?;
     }
     let kind = objects[0].kind;
-    send(chunks, kind, cleaner.ready()).await?;
     let (rest, stats) = cleaner.finish()?;
     send(chunks, kind, rest).await?;
     Ok(ReadStats { bytes, ..stats })
+}
+
+/// Reads one object with a single record, without the white space before it. Returns it with the
+/// object's size; of an object larger than a record may be, only as much as shows that.
+async fn read_single(store: &Store, key: &str, max_bytes: usize) -> Result<(Vec<u8>, u64)> {
+    let mut body = store.get_once(key).await?.body;
+    let (mut record, mut size) = (SingleRecord::new(max_bytes), 0);
+    while let Some(piece) = body.next().await {
+        let piece = piece?;
+        size += piece.len() as u64;
+        record.push(&piece);
+    }
+    Ok((record.0, size))
+}
+
+/// The bytes of a single record as they arrive, and the most there may be.
+struct SingleRecord(Vec<u8>, usize);
+
+impl SingleRecord {
+    const fn new(max_bytes: usize) -> Self {
+        Self(Vec::new(), max_bytes)
+    }
+
+    fn push(&mut self, mut piece: &[u8]) {
+        let Self(kept, most) = self;
+        if kept.is_empty() {
+            piece = piece.trim_ascii_start();
+        }
+        let room = most.saturating_sub(kept.len());
+        let (within, beyond) = piece.split_at(piece.len().min(room));
+        kept.extend_from_slice(within);
+        // One byte more shows that the record is too large; white space behind it doesn't count.
+        if kept.len() == *most && !beyond.trim_ascii().is_empty() {
+            kept.push(b'x');
+        }
+    }
 }
 
 async fn send(chunks: &ChunkSender, kind: Kind, ready: Vec<Chunk>) -> Result<()> {
@@ -357,6 +397,26 @@ mod tests {
                 crate::cells::Cell::Text("19999"),
                 "the latest stays"
             );
+        }
+    }
+
+    #[test]
+    fn a_single_record_is_kept_up_to_the_limit_without_white_space_around_it() {
+        let read = |pieces: &[&[u8]]| {
+            let mut record = SingleRecord::new(4);
+            for piece in pieces {
+                record.push(piece);
+            }
+            record.0.trim_ascii_end().to_vec()
+        };
+        assert_eq!(read(&[b" \n", b" ab", b"cd\n", b"\n\n"]), b"abcd");
+        assert_eq!(read(&[b"a ", b" b"]), b"a  b");
+        for large in [
+            &[&b"abcde"[..]][..],
+            &[b"abcd", b" ", b"e"],
+            &[&[b'x'; 1000][..]; 9],
+        ] {
+            assert_eq!(read(large).len(), 5, "one more than allowed");
         }
     }
 

@@ -96,7 +96,8 @@ async fn execute_with_lease(
         let manifest = match step {
             Step::Resume(run) => {
                 info!(run, "resuming an unfinished run from its manifest");
-                runs.read(&store, &run).await?
+                held.check()?;
+                runs.resume(&store, &run, last.as_ref()).await?
             }
             Step::Start(run) => {
                 let planned = plan::manifest(config, &store, &runs, run, request, last.as_ref());
@@ -201,11 +202,13 @@ impl Session<'_> {
         let reading = read::read(config, store, manifest, scratch.folder(), memory.buffers);
         let read = phases.time("read and clean", reading).await?;
         let (begin, gaps) = coverage::check(manifest, &read.spans, previous)?;
+        let listed = coverage::last_objects(&read.spans, base);
         let totals = Totals::of(&read);
         quality::check(&config.quality, &totals.counts)?;
         let folding = fold(store, config, manifest, base, read, &scratch, &memory);
         let mut folded = phases.time("latest per key", folding).await?;
         folded.state.begin = begin;
+        folded.state.listed = listed;
         self.held.check()?;
         let key = self.runs.state(&manifest.run);
         store.put_json(&key, &folded.state).await?;
@@ -323,15 +326,18 @@ impl Session<'_> {
             run,
             read, clean, repaired, rejected, seconds, "the run is finished and published"
         );
-        let unfinished = self
-            .known
-            .iter()
-            .filter(|run| run.must_be_finished() && run.name != manifest.run);
-        let unfinished: Vec<&str> = unfinished.map(|run| run.name.as_str()).collect();
-        let retained: Vec<&State> = std::iter::once(&state).chain(previous).collect();
-        States::new(&config.pipeline)
-            .delete_unreferenced(store, &retained, &unfinished)
-            .await;
+        // Only what is older than the last two published runs: a run that began meanwhile, if this
+        // process was frozen, is not known here.
+        let before = self
+            .last
+            .and_then(|last| self.known.iter().find(|run| run.name == last.run))
+            .map(Run::started);
+        if let Some(before) = before {
+            let retained: Vec<&State> = std::iter::once(&state).chain(previous).collect();
+            States::new(&config.pipeline)
+                .delete_unreferenced(store, &retained, before, self.held)
+                .await;
+        }
         Ok((pointer, report.summary))
     }
 

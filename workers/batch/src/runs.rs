@@ -4,6 +4,7 @@
 //! ```text
 //! runs/<namespace>.<pipeline>/<run>/manifest.json   what the run reads, created only once
 //!                                   state.json      what later runs build on, see `state`
+//!                                   attempt.json    written when another release resumes it
 //!                                   report.json     written when the run has finished
 //!                                   failed.json     written when it failed before its state
 //!                             latest.json           pointer to the last finished run
@@ -18,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     failure::Permanent,
-    manifest::Manifest,
+    manifest::{Attempt, Manifest},
     store::{ListedObject, Store},
 };
 
@@ -62,6 +63,11 @@ impl Run {
         self.finished.is_none() && self.has_state
     }
 
+    /// When the manifest was written, milliseconds since the epoch by the store's clock.
+    pub const fn started(&self) -> i64 {
+        self.started
+    }
+
     /// Whether the run failed for good before it had written its state. It is never resumed.
     pub const fn has_failed(&self) -> bool {
         self.failed
@@ -94,6 +100,11 @@ impl Runs {
     /// Key of a run's manifest.
     pub fn manifest(&self, run: &str) -> String {
         format!("{}/{run}/manifest.json", self.folder)
+    }
+
+    /// Key of a run's last attempt by another release.
+    fn attempt(&self, run: &str) -> String {
+        format!("{}/{run}/attempt.json", self.folder)
     }
 
     /// Key of a run's report.
@@ -169,9 +180,29 @@ impl Runs {
         runs
     }
 
-    /// Reads a run's manifest.
+    /// Reads a run's manifest, as its last attempt carries it out.
     pub async fn read(&self, store: &Store, run: &str) -> Result<Manifest> {
-        store.get_json(&self.manifest(run)).await
+        let manifest: Manifest = store.get_json(&self.manifest(run)).await?;
+        let attempt: Option<Attempt> = store.find_json(&self.attempt(run)).await?;
+        Ok(match attempt {
+            Some(attempt) => manifest.with_attempt(attempt),
+            None => manifest,
+        })
+    }
+
+    /// Reads the manifest of a run that this process resumes after the last finished one.
+    pub async fn resume(
+        &self,
+        store: &Store,
+        run: &str,
+        last: Option<&Pointer>,
+    ) -> Result<Manifest> {
+        let manifest = self.read(store, run).await?;
+        let Some(attempt) = manifest.new_attempt(last.map(|last| last.run_time)) else {
+            return Ok(manifest);
+        };
+        store.put_json(&self.attempt(run), &attempt).await?;
+        Ok(manifest.with_attempt(attempt))
     }
 
     /// Writes the manifest of a new run and returns it. If the run already has a manifest, returns

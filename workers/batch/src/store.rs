@@ -27,7 +27,7 @@ use crate::{
 };
 
 /// Most keys of one `DeleteObjects` request, by the S3 API.
-const MAX_KEYS_PER_DELETE: usize = 1000;
+pub const MAX_KEYS_PER_DELETE: usize = 1000;
 
 /// A pipeline's bucket.
 #[derive(Clone, Debug)]
@@ -255,39 +255,38 @@ impl Store {
         .await
     }
 
-    /// Deletes objects, without retries. Keys without an object are no error.
+    /// Deletes up to [`MAX_KEYS_PER_DELETE`] objects, without retries. Keys without an object are
+    /// no error.
     pub async fn delete(&self, keys: &[String]) -> Result<()> {
-        for keys in keys.chunks(MAX_KEYS_PER_DELETE) {
-            let ids = keys
-                .iter()
-                .map(|key| ObjectIdentifier::builder().key(key).build())
-                .collect::<Result<Vec<_>, _>>()?;
-            let all = Delete::builder()
-                .set_objects(Some(ids))
-                .quiet(true)
-                .build()?;
-            let deleted = self
-                .client
-                .delete_objects()
-                .bucket(&self.bucket)
-                .delete(all)
-                .send()
-                .await;
-            let deleted = deleted
-                .map_err(|error| self.request_error("can't be deleted", &keys[0], &error))?;
-            // The response's status is 200 even if no object could be deleted.
-            let failed = deleted.errors();
-            ensure!(
-                failed.is_empty(),
-                "{} of {} objects can't be deleted; the first is s3://{}/{}: {}: {}",
-                failed.len(),
-                keys.len(),
-                self.bucket,
-                failed[0].key().unwrap_or_default(),
-                failed[0].code().unwrap_or_default(),
-                failed[0].message().unwrap_or_default()
-            );
-        }
+        let ids = keys
+            .iter()
+            .map(|key| ObjectIdentifier::builder().key(key).build())
+            .collect::<Result<Vec<_>, _>>()?;
+        let all = Delete::builder()
+            .set_objects(Some(ids))
+            .quiet(true)
+            .build()?;
+        let deleted = self
+            .client
+            .delete_objects()
+            .bucket(&self.bucket)
+            .delete(all)
+            .send()
+            .await;
+        let deleted =
+            deleted.map_err(|error| self.request_error("can't be deleted", &keys[0], &error))?;
+        // The response's status is 200 even if no object could be deleted.
+        let failed = deleted.errors();
+        ensure!(
+            failed.is_empty(),
+            "{} of {} objects can't be deleted; the first is s3://{}/{}: {}: {}",
+            failed.len(),
+            keys.len(),
+            self.bucket,
+            failed[0].key().unwrap_or_default(),
+            failed[0].code().unwrap_or_default(),
+            failed[0].message().unwrap_or_default()
+        );
         Ok(())
     }
 

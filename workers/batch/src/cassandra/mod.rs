@@ -8,6 +8,8 @@ mod errors;
 mod inserts;
 mod marker;
 mod rows;
+#[cfg(test)]
+mod server_tests;
 mod table;
 
 use std::{

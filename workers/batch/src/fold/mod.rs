@@ -165,6 +165,7 @@ pub async fn fold(
         run_time: Some(manifest.run_time),
         id: manifest.state_id.clone(),
         begin: Positions::new(),
+        listed: Positions::new(),
         buckets,
         tables,
         latest: latest.collect(),
