@@ -1,7 +1,7 @@
 //! Permanent failures, and the exit code that distinguishes them from failures worth a retry.
 
 use pinpipe_config::EXIT_PERMANENT_FAILURE;
-use pinpipe_runtime::{failure::Class, s3::RequestError};
+use pinpipe_runtime::{documents::Unreadable, failure::Class, s3::RequestError};
 
 use crate::{counts::Counts, quality::QualityExceeded};
 
@@ -28,6 +28,7 @@ pub fn is_permanent(error: &anyhow::Error) -> bool {
     error.is::<Permanent>()
         || error.is::<QualityExceeded>()
         || error.is::<Refusal>()
+        || error.is::<Unreadable>()
         || error
             .downcast_ref::<RequestError>()
             .is_some_and(|error| error.class == Class::Halt)

@@ -152,8 +152,8 @@ impl Manifest {
     /// The run as an attempt carries it out.
     pub fn with_attempt(self, Attempt { release, run_time }: Attempt) -> Self {
         Self {
-            release,
             run_time,
+            release,
             ..self
         }
     }

@@ -193,13 +193,11 @@ fn rounded(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-/// The report of a run that succeeded.
+/// The report of a run that succeeded, without its sinks and gaps.
 pub fn report(
     manifest: &Manifest,
     kinds: BTreeMap<Kind, KindReport>,
     bytes: u64,
-    gaps: Vec<Gap>,
-    sinks: BTreeMap<String, SinkReport>,
     orphans: Orphans,
     answers: &[Answer],
     phases: &Phases,
@@ -236,8 +234,8 @@ pub fn report(
         answers: answers.collect::<Result<_, UnsupportedType>>()?,
         from: manifest.from.clone(),
         to: manifest.to.clone(),
-        sinks,
-        gaps,
+        sinks: BTreeMap::new(),
+        gaps: Vec::new(),
         objects: manifest.objects.len(),
         bytes,
         peak_memory_bytes: memory::peak(),

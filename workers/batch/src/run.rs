@@ -299,16 +299,8 @@ impl Session<'_> {
             )
         };
         let kinds = counts.into_iter().map(kind).collect();
-        let report = report::report(
-            manifest,
-            kinds,
-            bytes,
-            gaps,
-            sinks,
-            joined.orphans,
-            &answers,
-            &phases,
-        )?;
+        let mut report = report::report(manifest, kinds, bytes, joined.orphans, &answers, &phases)?;
+        (report.sinks, report.gaps) = (sinks, gaps);
         self.held.check()?;
         store.put_json(&runs.report(&manifest.run), &report).await?;
         self.held.check()?;

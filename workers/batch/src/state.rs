@@ -170,7 +170,7 @@ fn unreferenced(listed: &[ListedObject], retained: &[&State], before: i64) -> Ve
     listed
         .iter()
         .filter(|object| object.modified < before && !referenced.contains(object.key.as_str()))
-        .filter(|object| object.key.ends_with(".arrow"))
+        .filter(|object| object.key.strip_suffix(".arrow").is_some())
         .map(|object| object.key.clone())
         .collect()
 }

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use aws_sdk_s3::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
@@ -15,6 +15,7 @@ use aws_sdk_s3::{
 };
 use pinpipe_config::RawZone;
 use pinpipe_runtime::{
+    documents,
     raw_zone::{self, ObjectMetadata, RawPartition},
     s3::RequestError,
 };
@@ -151,16 +152,9 @@ impl Store {
 
     /// A JSON document, without retries.
     pub async fn get_json_once<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
-        let body = self.get_once(key).await?.body.collect().await;
-        let bytes = body
-            .with_context(|| format!("reading s3://{}/{key}", self.bucket))?
-            .into_bytes();
-        serde_json::from_slice(&bytes).map_err(|error| {
-            Permanent(format!(
-                "s3://{}/{key} has unexpected content: {error}",
-                self.bucket
-            ))
-            .into()
+        let found = documents::get(&self.client, &self.bucket, key).await?;
+        found.ok_or_else(|| {
+            Permanent(format!("there is no object s3://{}/{key}", self.bucket)).into()
         })
     }
 
@@ -174,27 +168,17 @@ impl Store {
 
     /// A JSON document, or `None` if there is no object with this key.
     pub async fn find_json<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
-        let listed = self.list(key).await?;
-        if listed.iter().any(|object| object.key == key) {
-            self.get_json(key).await.map(Some)
-        } else {
-            Ok(None)
-        }
+        retry(RETRY_TIMEOUT, "reading a document", || {
+            documents::get(&self.client, &self.bucket, key)
+        })
+        .await
     }
 
     /// Writes a JSON document; replaces an existing object.
     pub async fn put_json<T: Serialize>(&self, key: &str, document: &T) -> Result<()> {
-        let bytes = serde_json::to_vec_pretty(document)?;
+        let text = serde_json::to_vec_pretty(document)?;
         retry(RETRY_TIMEOUT, "writing a document", || async {
-            let put = self
-                .client
-                .put_object()
-                .bucket(&self.bucket)
-                .key(key)
-                .content_type("application/json");
-            let put = put.body(ByteStream::from(bytes.clone())).send().await;
-            put.map_err(|error| self.request_error("can't be written", key, &error))?;
-            Ok(())
+            Ok(documents::put(&self.client, &self.bucket, key, text.clone()).await?)
         })
         .await
     }

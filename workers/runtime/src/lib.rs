@@ -10,6 +10,7 @@ pub mod cli;
 pub mod compressed;
 pub mod config;
 pub mod dead_letter;
+pub mod documents;
 pub mod failure;
 pub mod kafka;
 pub mod malloc;

@@ -84,14 +84,14 @@ fn attempt_class(attempt: &RequestAttemptError) -> Class {
         | RequestAttemptError::CqlRequestSerialization(_)
         // Of a prepared statement: `Key length of 70000 is longer than maximum of 65535`.
         | RequestAttemptError::DbError(DbError::Invalid, _) => Class::Refused,
-        RequestAttemptError::DbError(error, _) => match error {
+        RequestAttemptError::DbError(
             DbError::SyntaxError
             | DbError::ConfigError
             | DbError::Unauthorized
             | DbError::AlreadyExists { .. }
-            | DbError::AuthenticationError => Class::Halt,
-            _ => Class::Unavailable,
-        },
+            | DbError::AuthenticationError,
+            _,
+        ) => Class::Halt,
         _ => Class::Unavailable,
     }
 }

@@ -116,7 +116,9 @@ async fn a_keyspace_belongs_to_one_pipeline_and_keeps_its_last_run() {
 async fn a_key_that_is_too_long_is_set_aside_and_all_other_rows_are_written() {
     let sink = connect_to("refused").await;
     let pin = table(Kind::Pin);
-    sink.prepare("data/pins", &[pin.clone()]).await.unwrap();
+    sink.prepare("data/pins", std::slice::from_ref(&pin))
+        .await
+        .unwrap();
     let mut all: Vec<String> = (0..500).map(|number| format!("pin {number}")).collect();
     all.insert(77, "k".repeat(70_000));
     let written = sink.write(&pin, 501, pins(&all), at(5)).await.unwrap();

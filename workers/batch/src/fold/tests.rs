@@ -114,14 +114,14 @@ fn measured(test: &str, records: usize) -> (usize, usize, String) {
         .env(RECORDS, records.to_string())
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text.lines().find_map(|line| {
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = printed.lines().find_map(|line| {
         let (_, rest) = line.split_once("measured ")?;
         let mut words = rest.splitn(3, ' ');
         let mut number = || words.next()?.parse().ok();
         Some((number()?, number()?, words.next()?.to_owned()))
     });
-    line.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)))
+    line.unwrap_or_else(|| panic!("{printed}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 fn records(quick: usize) -> usize {
