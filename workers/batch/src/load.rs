@@ -6,18 +6,26 @@ use anyhow::{Context, Result};
 use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
+use pinpipe_config::BatchSink;
 use pinpipe_core::{Kind, columns::key};
 use serde::Serialize;
 use tracing::info;
 
 use crate::{
     answers::Answer,
+    cassandra::CassandraSink,
     columns, rows,
     scratch::{self, Scratch, Stream},
     sink::{Extent, LISTED, Marker, Refused, Rows, Sink, SinkTable, Written, extent},
     state::State,
     store::Store,
 };
+
+/// Connects to a sink.
+pub async fn connect(sink: &BatchSink) -> Result<Box<dyn Sink>> {
+    let BatchSink { name: _, cassandra } = sink;
+    Ok(Box::new(CassandraSink::connect(cassandra).await?))
+}
 
 /// Name of the table with a kind's clean rows.
 const fn clean_table(kind: Kind) -> &'static str {

@@ -15,7 +15,7 @@ use crate::{
     failure::{self, Permanent},
     fold::{Folded, fold},
     join,
-    load::Loading,
+    load::{self, Loading},
     manifest::Manifest,
     memory::Memory,
     plan::{self, Request},
@@ -273,7 +273,7 @@ impl Session<'_> {
         let mut sinks = BTreeMap::new();
         for sink in &config.sinks {
             let load = async {
-                let connected = sink::connect(sink).await?;
+                let connected = load::connect(sink).await?;
                 loading.load(&sink.name, &pipeline, &*connected).await
             };
             let loaded = phases

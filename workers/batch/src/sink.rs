@@ -9,10 +9,10 @@ use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
-use pinpipe_config::{BatchSink, Pipeline};
+use pinpipe_config::Pipeline;
 use serde::Serialize;
 
-use crate::{cassandra::CassandraSink, failure::Permanent};
+use crate::failure::Permanent;
 
 /// Most refused rows of a sink that are listed in the report.
 pub const LISTED: usize = 100;
@@ -110,12 +110,6 @@ pub trait Sink: Send + Sync {
 
     /// Replaces the marker.
     async fn mark(&self, marker: &Marker) -> Result<()>;
-}
-
-/// Connects to a sink.
-pub async fn connect(sink: &BatchSink) -> Result<Box<dyn Sink>> {
-    let BatchSink { name: _, cassandra } = sink;
-    Ok(Box::new(CassandraSink::connect(cassandra).await?))
 }
 
 /// A pipeline's name in a sink.

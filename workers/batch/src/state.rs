@@ -15,13 +15,11 @@ use chrono::{DateTime, Utc};
 use pinpipe_config::Pipeline;
 use pinpipe_core::Kind;
 use pinpipe_lease::Held;
+use pinpipe_runtime::kafka::Positions;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use crate::{
-    manifest::Positions,
-    store::{ListedObject, MAX_KEYS_PER_DELETE, Store},
-};
+use crate::store::{ListedObject, MAX_KEYS_PER_DELETE, Store};
 
 /// Fewest buckets per kind.
 pub const MIN_BUCKETS: u32 = 64;
@@ -36,7 +34,7 @@ const BUCKET_BYTES: u64 = 96 << 20;
 pub struct State {
     /// The run.
     pub run: String,
-    /// The run's time, see [`crate::manifest::Manifest::run_time`]; `None` in states of releases
+    /// The run's time, as in its manifest; `None` in states of releases
     /// that didn't write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub run_time: Option<DateTime<Utc>>,

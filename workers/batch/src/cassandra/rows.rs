@@ -16,15 +16,12 @@ use super::{
     inserts::{self, Inserts},
 };
 use crate::{
-    cells::Cell,
     failure::Refusal,
     sink::{Refused, Written},
 };
 
 /// Concurrent requests of one writer.
 const REQUESTS: usize = 32;
-/// Most characters of a refused row's key in the report.
-const KEY_CHARS: usize = 100;
 
 impl CassandraSink {
     pub(super) async fn write_batch(
@@ -130,21 +127,5 @@ impl CassandraSink {
                 Ok(())
             })
             .await
-    }
-}
-
-/// A row's key for messages.
-pub fn key_text(key: &[&Cell<'_>]) -> String {
-    let text: Vec<String> = key
-        .iter()
-        .map(|cell| match cell {
-            Cell::Text(text) => (*text).to_owned(),
-            cell => cell.to_json().to_string(),
-        })
-        .collect();
-    let text = text.join(", ");
-    match text.char_indices().nth(KEY_CHARS) {
-        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
-        None => text,
     }
 }
