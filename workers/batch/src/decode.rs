@@ -1,6 +1,9 @@
 //! Decodes the bytes of one raw object, as they arrive, into clean rows.
 
-use std::{io::BufRead, mem};
+use std::{
+    io::{BufRead, Read as _},
+    mem,
+};
 
 use anyhow::{Result, anyhow};
 use pinpipe_core::{Kind, Order, clean};
@@ -13,6 +16,8 @@ use crate::{
 /// Most rows of a chunk. Bounds memory, and the bytes of an Arrow text column, which has 32-bit
 /// offsets.
 const CHUNK_ROWS: usize = 8_192;
+/// Bytes of raw records after which a chunk ends. Bounds memory when records are large.
+const CHUNK_BYTES: usize = 8 << 20;
 
 /// Cleans raw records into rows and counts.
 pub struct Cleaner {
@@ -21,6 +26,8 @@ pub struct Cleaner {
     table: TableBuilder,
     orders: Vec<Order>,
     positions: Vec<Order>,
+    /// Bytes of the raw records in `table`.
+    bytes: usize,
     /// Full chunks.
     ready: Vec<Chunk>,
     stats: ReadStats,
@@ -46,6 +53,7 @@ impl Cleaner {
             table: TableBuilder::new(kind),
             orders: Vec::new(),
             positions: Vec::new(),
+            bytes: 0,
             ready: Vec::new(),
             stats: ReadStats::default(),
         }
@@ -61,7 +69,8 @@ impl Cleaner {
                 self.table.push(&cleaned.record);
                 self.orders.push(order);
                 self.positions.push(position);
-                if self.table.len() == CHUNK_ROWS {
+                self.bytes += raw.len();
+                if self.table.len() == CHUNK_ROWS || self.bytes >= CHUNK_BYTES {
                     self.end_chunk()?;
                 }
             }
@@ -72,6 +81,7 @@ impl Cleaner {
 
     fn end_chunk(&mut self) -> Result<()> {
         let (orders, positions) = (mem::take(&mut self.orders), mem::take(&mut self.positions));
+        self.bytes = 0;
         self.ready.push(Chunk {
             batch: self.table.finish()?,
             orders,
@@ -135,7 +145,7 @@ pub struct LineDecoder {
     positions: LinePositions,
     /// Number of complete lines so far.
     lines: usize,
-    /// The incomplete last line.
+    /// The incomplete last line, up to the byte that makes it too large.
     line: Vec<u8>,
 }
 
@@ -169,9 +179,18 @@ impl LineDecoder {
 
     /// Decodes the next bytes.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
+        // One more than a record may have, and the newline.
+        let most = self.cleaner.max_bytes.saturating_add(2);
         while !bytes.is_empty() {
-            bytes.read_until(b'\n', &mut self.line)?;
-            if self.line.last() == Some(&b'\n') {
+            let (piece, room) = (bytes, most - self.line.len());
+            let taken = if room == 0 {
+                bytes.skip_until(b'\n')?
+            } else {
+                let taken = bytes.take(room as u64).read_until(b'\n', &mut self.line)?;
+                bytes = &piece[taken..];
+                taken
+            };
+            if piece[..taken].last() == Some(&b'\n') {
                 self.end_line()?;
             }
         }
@@ -368,6 +387,63 @@ mod tests {
         let (chunks, _) = decoder.finish().unwrap();
         let offsets: Vec<i64> = chunks[0].orders.iter().map(|order| order.offset).collect();
         assert_eq!((offsets, chunks[0].orders[0].time), (vec![40, 43, 44], 0));
+    }
+
+    #[test]
+    fn a_line_of_a_gigabyte_is_rejected_and_not_held_in_memory() {
+        let all = window(i64::MIN..i64::MAX);
+        let cleaner = Cleaner::new(Kind::User, 1000);
+        let mut decoder = LineDecoder::new(cleaner, 0, all, LinePositions::From(0)).unwrap();
+        decoder.push(b"{\"ind\": 1}\n").unwrap();
+        let piece = vec![b'x'; 1 << 20];
+        for _ in 0..1024 {
+            decoder.push(&piece).unwrap();
+            assert!(decoder.line.capacity() < 10_000, "the line is kept");
+        }
+        decoder.push(b"x\n{\"ind\": 2}\n").unwrap();
+        let (chunks, ReadStats { counts, .. }) = decoder.finish().unwrap();
+        assert_eq!((counts.read, counts.clean), (3, 2));
+        assert_eq!(counts.rejected_by_reason, [("too-large", 1)].into());
+        assert_eq!(chunks[0].orders[1].offset, 2, "it is a line like others");
+    }
+
+    #[test]
+    fn a_line_as_long_as_allowed_is_read_in_pieces_of_any_size() {
+        let record = br#"{"ind": 7, "first_name": "abcdefgh"}"#;
+        for (limit, size) in [(0, 1), (0, 5), (0, 1000), (1, 1), (1, 5), (1, 1000)] {
+            let cleaner = Cleaner::new(Kind::User, record.len() - limit);
+            let all = window(i64::MIN..i64::MAX);
+            let mut decoder = LineDecoder::new(cleaner, 0, all, LinePositions::From(0)).unwrap();
+            for piece in [record, &b"\n"[..], record].concat().chunks(size) {
+                decoder.push(piece).unwrap();
+            }
+            let counts = decoder.finish().unwrap().1.counts;
+            let rejected = 2 * limit as u64;
+            assert_eq!(
+                (counts.read, counts.rejected),
+                (2, rejected),
+                "{limit} {size}"
+            );
+        }
+    }
+
+    #[test]
+    fn large_records_make_smaller_chunks() {
+        let all = window(i64::MIN..i64::MAX);
+        let cleaner = Cleaner::new(Kind::User, 1 << 20);
+        let mut decoder = LineDecoder::new(cleaner, 0, all, LinePositions::From(0)).unwrap();
+        let line = format!(
+            "{{\"ind\": 1, \"first_name\": \"{}\"}}\n",
+            "x".repeat(1 << 19)
+        );
+        for _ in 0..64 {
+            decoder.push(line.as_bytes()).unwrap();
+        }
+        let chunks = decoder.ready();
+        assert!(chunks.len() >= 3, "{} chunks of 32 MiB", chunks.len());
+        for chunk in chunks {
+            assert!(chunk.batch.get_array_memory_size() < 20 << 20);
+        }
     }
 
     #[test]

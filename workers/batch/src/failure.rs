@@ -1,8 +1,9 @@
 //! Permanent failures, and the exit code that distinguishes them from failures worth a retry.
 
 use pinpipe_config::EXIT_PERMANENT_FAILURE;
+use pinpipe_runtime::{documents::Unreadable, failure::Class, s3::RequestError};
 
-use crate::quality::QualityExceeded;
+use crate::{counts::Counts, quality::QualityExceeded};
 
 const EXIT_FAILURE: u8 = 1;
 
@@ -11,15 +12,39 @@ const EXIT_FAILURE: u8 = 1;
 #[error("{0}")]
 pub struct Permanent(pub String);
 
+/// Why a server will never store the rows of a request.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Refusal(pub String);
+
 impl From<anyhow::Error> for Permanent {
     fn from(error: anyhow::Error) -> Self {
         Self(format!("{error:#}"))
     }
 }
 
+/// Whether no repetition of the same run can succeed.
+pub fn is_permanent(error: &anyhow::Error) -> bool {
+    error.is::<Permanent>()
+        || error.is::<QualityExceeded>()
+        || error.is::<Refusal>()
+        || error.is::<Unreadable>()
+        || error
+            .downcast_ref::<RequestError>()
+            .is_some_and(|error| error.class == Class::Halt)
+}
+
+/// Counts of the records that a failed run has read; zero unless it failed because of them.
+pub fn counts(error: &anyhow::Error) -> Counts {
+    error
+        .downcast_ref::<QualityExceeded>()
+        .map(|exceeded| exceeded.counts.clone())
+        .unwrap_or_default()
+}
+
 /// The exit code of a process that failed: [`EXIT_PERMANENT_FAILURE`] or 1.
 pub fn exit_code(error: &anyhow::Error) -> u8 {
-    if error.is::<Permanent>() || error.is::<QualityExceeded>() {
+    if is_permanent(error) {
         EXIT_PERMANENT_FAILURE
     } else {
         EXIT_FAILURE
@@ -35,7 +60,7 @@ mod tests {
     use pinpipe_core::Kind;
 
     use super::*;
-    use crate::{counts::Counts, quality};
+    use crate::quality;
 
     #[test]
     fn only_failures_that_a_retry_cannot_fix_exit_with_the_permanent_code() {

@@ -2,14 +2,30 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
-use arrow::datatypes::Schema;
+use anyhow::{Context, Result};
+use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
+use futures::{StreamExt, stream};
 use pinpipe_config::BatchSink;
 use pinpipe_core::{Kind, columns::key};
+use serde::Serialize;
 use tracing::info;
 
-use crate::{answers::Answer, cassandra::CassandraSink, columns, scratch::Stream, table::Table};
+use crate::{
+    answers::Answer,
+    cassandra::CassandraSink,
+    columns, rows,
+    scratch::{self, Scratch, Stream},
+    sink::{Extent, LISTED, Marker, Refused, Rows, Sink, SinkTable, Written, extent},
+    state::State,
+    store::Store,
+};
+
+/// Connects to a sink.
+pub async fn connect(sink: &BatchSink) -> Result<Box<dyn Sink>> {
+    let BatchSink { name: _, cassandra } = sink;
+    Ok(Box::new(CassandraSink::connect(cassandra).await?))
+}
 
 /// Name of the table with a kind's clean rows.
 const fn clean_table(kind: Kind) -> &'static str {
@@ -20,54 +36,145 @@ const fn clean_table(kind: Kind) -> &'static str {
     }
 }
 
-/// Writes the changed clean rows and all answers to one sink.
-pub async fn load(
-    sink: &BatchSink,
-    run_time: DateTime<Utc>,
-    changed: &BTreeMap<Kind, Vec<Stream>>,
-    answers: &[Answer],
-) -> Result<()> {
-    let cassandra = CassandraSink::connect(&sink.cassandra).await?;
-    let table = |name: &str, schema: &Schema, key: &[&str]| {
-        Table::new(cassandra.keyspace(), name, schema, key)
-    };
-    let mut clean = Vec::new();
-    for kind in Kind::ALL {
-        clean.push((
-            kind,
-            table(clean_table(kind), &columns::schema(kind), &[key(kind)])?,
-        ));
+/// What a sink got.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SinkReport {
+    /// Which clean rows the sink got.
+    pub loaded: Extent,
+    /// Why these.
+    pub because: String,
+    /// Rows written, of clean tables and answers.
+    pub rows: u64,
+    /// Rows deleted that the run doesn't have.
+    pub deleted: u64,
+    /// Rows that the server refuses for good. The sink doesn't have them.
+    pub refused: u64,
+    /// The first of these rows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub refused_rows: Vec<Refused>,
+}
+
+impl SinkReport {
+    fn add(&mut self, written: Written, deleted: u64) {
+        self.rows += written.rows;
+        self.deleted += deleted;
+        self.refused += written.refused;
+        let free = LISTED.saturating_sub(self.refused_rows.len());
+        self.refused_rows
+            .extend(written.refused_rows.into_iter().take(free));
     }
-    let mut answered = Vec::new();
-    for Answer { question, rows } in answers {
-        answered.push((table(question.name, &rows.schema(), question.key)?, rows));
+}
+
+/// The result of a run, for all sinks.
+pub struct Loading<'a> {
+    /// The bucket with the state's objects.
+    pub store: &'a Store,
+    /// The folder for downloads.
+    pub scratch: &'a Scratch,
+    /// The run's state.
+    pub state: &'a State,
+    /// The run's marker.
+    pub marker: Marker,
+    /// The time of the run it builds on; `None` for a run that starts empty.
+    pub base: Option<DateTime<Utc>>,
+    /// Clean rows that the run has changed.
+    pub changed: &'a BTreeMap<Kind, Vec<Stream>>,
+    /// All answers.
+    pub answers: &'a [Answer],
+}
+
+impl Loading<'_> {
+    /// Writes the clean rows that the sink lacks and all answers to one sink. `pipeline` claims it.
+    pub async fn load(&self, name: &str, pipeline: &str, sink: &dyn Sink) -> Result<SinkReport> {
+        let clean = Kind::ALL.map(|kind| SinkTable {
+            name: clean_table(kind),
+            schema: columns::schema(kind),
+            key: vec![key(kind)],
+        });
+        let answered = self.answers.iter().map(|answer| SinkTable {
+            name: answer.question.name,
+            schema: answer.rows.schema(),
+            key: answer.question.key.to_vec(),
+        });
+        let tables: Vec<SinkTable> = clean.into_iter().chain(answered).collect();
+        let (clean, answered) = tables.split_at(Kind::ALL.len());
+        let found = sink.prepare(pipeline, &tables).await?;
+        let (extent, because) = extent(found.as_ref(), &self.marker, self.base)?;
+        info!(sink = name, loaded = ?extent, because, "loading");
+        let mut report = SinkReport {
+            loaded: extent,
+            because,
+            rows: 0,
+            deleted: 0,
+            refused: 0,
+            refused_rows: Vec::new(),
+        };
+        let run_time = self.marker.run_time;
+        for (kind, table) in Kind::ALL.into_iter().zip(clean) {
+            let (total, rows) = self.rows_since(kind, extent);
+            let written = sink.write(table, total, rows, run_time).await?;
+            let deleted = match extent {
+                Extent::Whole => sink.delete_older(table, run_time).await?,
+                Extent::Changes => 0,
+            };
+            finished(name, table, &written, deleted);
+            report.add(written, deleted);
+        }
+        for (answer, table) in self.answers.iter().zip(answered) {
+            let rows = stream::iter([Ok(answer.rows.clone())]).boxed();
+            let total = answer.rows.num_rows() as u64;
+            let written = sink.write(table, total, rows, run_time).await?;
+            let deleted = sink.delete_older(table, run_time).await?;
+            finished(name, table, &written, deleted);
+            report.add(written, deleted);
+        }
+        sink.mark(&self.marker).await?;
+        Ok(report)
     }
-    let all: Vec<&Table> = clean
-        .iter()
-        .map(|(_, table)| table)
-        .chain(answered.iter().map(|(table, _)| table))
-        .collect();
-    cassandra.create_tables(&all).await?;
-    for (kind, table) in clean {
-        let streams = changed.get(&kind).map_or(&[][..], Vec::as_slice);
-        let total = streams.iter().map(|stream| stream.rows).sum();
-        let batches = streams.iter().flat_map(Stream::batches);
-        let rows = cassandra.write(&table, total, batches, run_time).await?;
-        info!(sink = sink.name, table = table.name, rows, "table written");
+
+    /// The clean rows of a kind that a sink lacks, and their number.
+    fn rows_since(&self, kind: Kind, extent: Extent) -> (u64, Rows<'_>) {
+        // A run that starts empty has changed all rows, and has them on disk.
+        if extent == Extent::Changes || self.base.is_none() {
+            let streams = self.changed.get(&kind).map_or(&[][..], Vec::as_slice);
+            let total = streams.iter().map(|stream| stream.rows).sum();
+            return (
+                total,
+                stream::iter(streams.iter().flat_map(Stream::batches)).boxed(),
+            );
+        }
+        let parts = self.state.tables.get(&kind).map_or(&[][..], Vec::as_slice);
+        let rows = stream::iter(parts)
+            .then(move |part| async move {
+                let path = self
+                    .scratch
+                    .file(&format!("load-{kind}-{}.arrow", part.bucket));
+                self.store
+                    .get_file(&part.key, &path)
+                    .await
+                    .context("can't read the state that this run has written")?;
+                let batches = scratch::read(&path)?;
+                // The open file stays readable.
+                scratch::remove(&path);
+                anyhow::Ok(batches.map(move |batch| anyhow::Ok(rows::clean(kind, &batch?)?)))
+            })
+            .flat_map(|part| match part {
+                Ok(batches) => stream::iter(batches).boxed(),
+                Err(error) => stream::iter([Err::<RecordBatch, _>(error)]).boxed(),
+            });
+        (self.state.rows(kind), rows.boxed())
     }
-    for (table, rows) in answered {
-        let total = rows.num_rows() as u64;
-        let written = cassandra
-            .write(&table, total, std::iter::once(Ok(rows.clone())), run_time)
-            .await?;
-        let deleted = cassandra.delete_stale(&table, run_time).await?;
-        info!(
-            sink = sink.name,
-            table = table.name,
-            rows = written,
-            deleted,
-            "answer written"
-        );
-    }
-    Ok(())
+}
+
+fn finished(sink: &str, table: &SinkTable, written: &Written, deleted: u64) {
+    let Written { rows, refused, .. } = written;
+    info!(
+        sink,
+        table = table.name,
+        rows,
+        refused,
+        deleted,
+        "table written"
+    );
 }

@@ -12,6 +12,7 @@ mod cassandra;
 mod cells;
 mod columns;
 mod counts;
+mod coverage;
 mod decode;
 mod failure;
 mod fold;
@@ -22,6 +23,7 @@ mod memory;
 mod merge;
 mod plan;
 mod quality;
+mod query;
 mod read;
 mod redrive;
 mod report;
@@ -30,10 +32,11 @@ mod rows;
 mod run;
 mod runs;
 mod scratch;
+mod sink;
+mod sort;
 mod spill;
 mod state;
 mod store;
-mod table;
 #[cfg(test)]
 mod testing;
 
@@ -47,13 +50,11 @@ use std::{
 use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand};
-use counts::Counts;
 use failure::Permanent;
 use pinpipe_config::Batch;
 use pinpipe_core::Kind;
 use pinpipe_runtime::{cli::WorkerArgs, config, malloc, shutdown, telemetry};
 use plan::Request;
-use quality::QualityExceeded;
 use report::Summary;
 use tracing::{error, warn};
 
@@ -199,12 +200,9 @@ fn run_batch(worker: &WorkerArgs, args: &RunArgs) -> ExitCode {
         Err(error) => {
             let message = format!("{error:#}");
             error!(run, "{message}");
-            let nothing_read = Counts::default();
-            let counts = error
-                .downcast_ref::<QualityExceeded>()
-                .map_or(&nothing_read, |exceeded| &exceeded.counts);
+            let (seconds, counts) = (started.elapsed().as_secs_f64(), failure::counts(&error));
             (
-                Summary::failed(&run, started.elapsed().as_secs_f64(), counts, &message),
+                Summary::failed(&run, seconds, &counts, &message),
                 failure::exit_code(&error).into(),
             )
         }

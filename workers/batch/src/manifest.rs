@@ -20,12 +20,18 @@ pub struct Manifest {
     pub run: String,
     /// When the run began, microseconds; later than every earlier run's. The timestamp of its rows.
     pub run_time: DateTime<Utc>,
+    /// The release of the workers that carry out the run; empty for releases that didn't write it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub release: String,
     /// Which records the run reads.
     #[serde(default)]
     pub kind: RunKind,
     /// The run whose state this one builds on; `None` for a run that starts empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<String>,
+    /// Identifies the state the run writes, see [`crate::state::State::id`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub state_id: String,
     /// Number of buckets per kind in the state the run writes.
     #[serde(default = "min_buckets")]
     pub buckets: u32,
@@ -36,6 +42,9 @@ pub struct Manifest {
     /// Raw objects to read, ordered by kind, partition and offset.
     pub objects: Vec<RawObject>,
 }
+
+/// The release of this program.
+pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
 
 const fn min_buckets() -> u32 {
     MIN_BUCKETS
@@ -118,7 +127,37 @@ pub fn run_time(now: DateTime<Utc>, last: Option<DateTime<Utc>>) -> DateTime<Utc
     last.map_or(now, |last| now.max(last + TimeDelta::microseconds(1)))
 }
 
+/// A later attempt of a run: what replaces the manifest's own values.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// The release of the workers.
+    pub release: String,
+    /// The timestamp of the attempt's rows.
+    pub run_time: DateTime<Utc>,
+}
+
 impl Manifest {
+    /// The attempt of this release that resumes the run; `None` if the run goes on as it began.
+    /// Another release may clean a record into other values, so its rows need a later timestamp
+    /// than the first ones. So do those of a run that another one has overtaken.
+    pub fn new_attempt(&self, last: Option<DateTime<Utc>>) -> Option<Attempt> {
+        let overtaken = last.is_some_and(|last| last >= self.run_time);
+        (self.release != RELEASE || overtaken).then(|| Attempt {
+            release: RELEASE.to_owned(),
+            run_time: run_time(self.run_time + TimeDelta::microseconds(1), last),
+        })
+    }
+
+    /// The run as an attempt carries it out.
+    pub fn with_attempt(self, Attempt { release, run_time }: Attempt) -> Self {
+        Self {
+            run_time,
+            release,
+            ..self
+        }
+    }
+
     /// The records of a partition that belong to the run.
     pub fn window(&self, topic: &str, partition: i32) -> Window {
         let offset = |positions: &Positions| {
@@ -209,8 +248,10 @@ mod tests {
             let manifest = Manifest {
                 run: "r".into(),
                 run_time: time(1_795_000_000_123_456),
+                release: "1.2.3".into(),
                 kind,
                 state: Some("q".into()),
+                state_id: "u-1".into(),
                 buckets: 128,
                 from: positions(0),
                 to: positions(7),
@@ -246,14 +287,50 @@ mod tests {
     }
 
     #[test]
+    fn another_release_writes_with_a_later_timestamp() {
+        let at = |micros| DateTime::from_timestamp_micros(micros).unwrap();
+        let planned = |release: &str| Manifest {
+            run: "r".into(),
+            run_time: at(100),
+            release: release.into(),
+            kind: RunKind::Full,
+            state: None,
+            state_id: String::new(),
+            buckets: MIN_BUCKETS,
+            from: Positions::new(),
+            to: Positions::new(),
+            objects: Vec::new(),
+        };
+        assert_eq!(planned(RELEASE).new_attempt(Some(at(99))), None);
+        for (release, last, expected) in [
+            ("0.0.1", None, 101),
+            ("0.0.1", Some(99), 101),
+            // Another run was published meanwhile.
+            (RELEASE, Some(100), 101),
+            (RELEASE, Some(500), 501),
+        ] {
+            let attempt = planned(release).new_attempt(last.map(at)).unwrap();
+            let resumed = planned(release).with_attempt(attempt);
+            assert_eq!(
+                (resumed.run_time, resumed.release.as_str()),
+                (at(expected), RELEASE),
+                "{release} {last:?}"
+            );
+            assert_eq!(resumed.new_attempt(last.map(at)), None, "resumed again");
+        }
+    }
+
+    #[test]
     fn a_run_reads_only_its_own_records() {
         let positions = |offset| Positions::from([("t".to_owned(), BTreeMap::from([(0, offset)]))]);
         let time = |millis| DateTime::from_timestamp_millis(millis).unwrap();
         let manifest = |kind| Manifest {
             run: "r".into(),
             run_time: time(0),
+            release: String::new(),
             kind,
             state: None,
+            state_id: String::new(),
             buckets: MIN_BUCKETS,
             from: positions(10),
             to: positions(20),

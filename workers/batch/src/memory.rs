@@ -25,7 +25,7 @@ impl Memory {
     }
 
     /// Leaves the rest to requests in progress and the process itself.
-    const fn of(limit: usize) -> Self {
+    pub const fn of(limit: usize) -> Self {
         Self {
             buffers: limit / 8,
             merging: limit / 4,

@@ -2,21 +2,23 @@
 //! The latest row replaces earlier ones as a whole.
 //!
 //! Output rows are sorted by key, in batches of a fixed size, so that a repeated run writes the
-//! same bytes. Stored rows are sorted, too, and are streamed; only the rows that the run has read
-//! are in memory.
+//! same bytes. Both inputs are sorted, too, and are streamed.
 
 use std::cmp::Ordering;
 
 use anyhow::Result;
 use arrow::{
-    array::{AsArray, Int64Array, RecordBatch, StringArray},
-    compute::{BatchCoalescer, interleave_record_batch},
+    array::{AsArray, Int64Array, RecordBatch, StringArray, UInt32Array},
+    compute::{BatchCoalescer, interleave_record_batch, take_record_batch},
     datatypes::Int64Type,
     error::ArrowError,
 };
-use pinpipe_core::{Kind, Order};
+use pinpipe_core::Kind;
 
-use crate::rows::{self, Orders};
+use crate::{
+    columns,
+    rows::{self, Orders},
+};
 
 /// Rows per batch, which is the unit of query steps and of writes to a sink.
 pub const BATCH_ROWS: usize = 8192;
@@ -29,18 +31,36 @@ pub trait MergeOutput {
     fn changed_batch(&mut self, rows: RecordBatch) -> Result<()>;
 }
 
-/// Merges `read`, in [`rows::read_schema`], into `stored`, in [`rows::state_schema`] and sorted by
-/// unique key.
+/// Merges `read`, in [`rows::read_schema`], into `stored`, in [`rows::state_schema`]. Both are
+/// sorted by key, with one row per key. Returns how many rows of this run are not older than the
+/// stored ones; `out` gets these, too, if `keep_changed`.
 pub fn merge(
     kind: Kind,
     stored: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
-    read: &[RecordBatch],
+    read: impl Iterator<Item = Result<RecordBatch>>,
+    keep_changed: bool,
     out: &mut impl MergeOutput,
-) -> Result<()> {
+) -> Result<u64> {
     match kind {
-        Kind::Pin => merge_by::<StringArray>(kind, stored, read, out),
-        Kind::Geo | Kind::User => merge_by::<Int64Array>(kind, stored, read, out),
+        Kind::Pin => merge_by::<StringArray>(kind, stored, read, keep_changed, out),
+        Kind::Geo | Kind::User => merge_by::<Int64Array>(kind, stored, read, keep_changed, out),
     }
+}
+
+/// The latest row of each key of rows in memory, sorted by key, batch by batch.
+pub fn latest(kind: Kind, read: &[RecordBatch]) -> impl Iterator<Item = Result<RecordBatch>> {
+    let rows = match kind {
+        Kind::Pin => latest_by::<StringArray>(kind, read),
+        Kind::Geo | Kind::User => latest_by::<Int64Array>(kind, read),
+    };
+    let batches: Vec<&RecordBatch> = read.iter().collect();
+    let mut start = 0;
+    std::iter::from_fn(move || {
+        let end = rows.len().min(start + BATCH_ROWS);
+        let indices = rows.get(start..end).filter(|rows| !rows.is_empty())?;
+        start = end;
+        Some(interleave_record_batch(&batches, indices).map_err(Into::into))
+    })
 }
 
 /// A key column.
@@ -82,111 +102,124 @@ impl Keys for Int64Array {
 /// Index of a row that was read: of its batch, and within the batch.
 type RowIndex = (usize, usize);
 
-/// The latest row of each key that a run has read, sorted by key.
-struct Latest<'a, K> {
-    keys: Vec<&'a K>,
-    orders: Vec<Orders<'a>>,
-    rows: Vec<RowIndex>,
+fn latest_by<K: Keys>(kind: Kind, read: &[RecordBatch]) -> Vec<RowIndex> {
+    let keys: Vec<&K> = read.iter().map(K::of).collect();
+    let orders: Vec<Orders<'_>> = read.iter().map(|rows| Orders::of(kind, rows)).collect();
+    let positions: Vec<Orders<'_>> = read
+        .iter()
+        .map(|rows| Orders::positions(kind, rows))
+        .collect();
+    let order = |(batch, row): RowIndex| (orders[batch].get(row), positions[batch].get(row));
+    let key = |(batch, row): RowIndex| keys[batch].key(row);
+    let indices =
+        |(number, rows): (usize, &RecordBatch)| (0..rows.num_rows()).map(move |row| (number, row));
+    let mut rows: Vec<RowIndex> = read.iter().enumerate().flat_map(indices).collect();
+    rows.sort_unstable_by(|&a, &b| key(a).cmp(&key(b)).then_with(|| order(b).cmp(&order(a))));
+    rows.dedup_by(|&mut next, &mut first| key(next) == key(first));
+    rows
 }
 
-impl<'a, K: Keys> Latest<'a, K> {
-    fn new(kind: Kind, read: &'a [RecordBatch]) -> Self {
-        let keys: Vec<&K> = read.iter().map(K::of).collect();
-        let orders: Vec<Orders<'_>> = read.iter().map(|rows| Orders::of(kind, rows)).collect();
-        let positions: Vec<Orders<'_>> = read
-            .iter()
-            .map(|rows| Orders::positions(kind, rows))
-            .collect();
-        let order = |(batch, row): RowIndex| (orders[batch].get(row), positions[batch].get(row));
-        let key = |(batch, row): RowIndex| keys[batch].key(row);
-        let indices = |(number, rows): (usize, &RecordBatch)| {
-            (0..rows.num_rows()).map(move |row| (number, row))
-        };
-        let mut rows: Vec<RowIndex> = read.iter().enumerate().flat_map(indices).collect();
-        rows.sort_unstable_by(|&a, &b| key(a).cmp(&key(b)).then_with(|| order(b).cmp(&order(a))));
-        rows.dedup_by(|&mut next, &mut first| key(next) == key(first));
-        Self { keys, orders, rows }
+/// A stream of sorted batches and the next row in its current one.
+struct Cursor<I> {
+    batches: I,
+    batch: Option<RecordBatch>,
+    row: usize,
+}
+
+impl<I: Iterator<Item = Result<RecordBatch, E>>, E> Cursor<I> {
+    const fn new(batches: I) -> Self {
+        Self {
+            batches,
+            batch: None,
+            row: 0,
+        }
     }
 
-    fn key(&self, (batch, row): RowIndex) -> K::Key<'_> {
-        self.keys[batch].key(row)
-    }
-
-    fn order(&self, (batch, row): RowIndex) -> Order {
-        self.orders[batch].get(row)
+    /// The batch with the next row; `None` at the end.
+    fn current(&mut self) -> Result<Option<RecordBatch>, E> {
+        while self
+            .batch
+            .as_ref()
+            .is_none_or(|batch| self.row == batch.num_rows())
+        {
+            let Some(batch) = self.batches.next().transpose()? else {
+                return Ok(None);
+            };
+            (self.batch, self.row) = (Some(batch), 0);
+        }
+        Ok(self.batch.clone())
     }
 }
+
+/// Index of a source of merged rows.
+const STORED: usize = 0;
+const READ: usize = 1;
 
 fn merge_by<K: Keys>(
     kind: Kind,
     stored: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
-    read: &[RecordBatch],
+    read: impl Iterator<Item = Result<RecordBatch>>,
+    keep_changed: bool,
     out: &mut impl MergeOutput,
-) -> Result<()> {
-    let latest = Latest::<K>::new(kind, read);
-    let states = read
-        .iter()
-        .map(|rows| rows::state(kind, rows))
-        .collect::<Result<Vec<_>, _>>()?;
-    let cleans = read
-        .iter()
-        .map(|rows| rows::clean(kind, rows))
-        .collect::<Result<Vec<_>, _>>()?;
-    let cleans: Vec<&RecordBatch> = cleans.iter().collect();
-    let mut rows = Batches::new(BatchCoalescer::new(rows::state_schema(kind), BATCH_ROWS));
-    let mut pending = latest.rows.iter().copied().peekable();
-    // Rows of this run that are not older than the stored row of their key.
-    let mut changed: Vec<RowIndex> = Vec::with_capacity(latest.rows.len());
-    for batch in stored {
-        let batch = batch?;
-        let (keys, orders) = (K::of(&batch), Orders::of(kind, &batch));
-        let mut merged = Vec::with_capacity(batch.num_rows());
-        let unchanged = changed.len();
-        for row in 0..batch.num_rows() {
-            let mut replaced = false;
-            while let Some(&index) = pending.peek() {
-                let ordering = latest.key(index).cmp(&keys.key(row));
-                // A record that is read again replaces its row: it is cleaned by the current rules.
-                let wins = ordering == Ordering::Less || latest.order(index) >= orders.get(row);
-                if ordering == Ordering::Greater {
-                    break;
-                }
-                pending.next();
-                if wins {
-                    merged.push((index.0 + 1, index.1));
-                    changed.push(index);
-                }
-                if ordering == Ordering::Equal {
-                    replaced = wins;
-                    break;
-                }
-            }
-            if !replaced {
-                merged.push((0, row));
-            }
+) -> Result<u64> {
+    let none = RecordBatch::new_empty(rows::read_schema(kind));
+    let (mut stored, mut read) = (Cursor::new(stored), Cursor::new(read));
+    let mut state = Batches::new(BatchCoalescer::new(rows::state_schema(kind), BATCH_ROWS));
+    let mut clean = Batches::new(BatchCoalescer::new(columns::schema(kind), BATCH_ROWS));
+    let mut changed_rows = 0;
+    loop {
+        let (old, new) = (stored.current()?, read.current()?);
+        if old.is_none() && new.is_none() {
+            break;
         }
-        if changed.len() == unchanged {
-            rows.push(batch, |batch| out.state_batch(batch))?;
+        let (old_len, new_len) = [&old, &new]
+            .map(|batch| batch.as_ref().map_or(0, RecordBatch::num_rows))
+            .into();
+        let (old, new) = (old.as_ref().unwrap_or(&none), new.as_ref().unwrap_or(&none));
+        let (old_keys, old_orders) = (K::of(old), Orders::of(kind, old));
+        let (new_keys, new_orders) = (K::of(new), Orders::of(kind, new));
+        let mut merged: Vec<RowIndex> = Vec::new();
+        // Rows of this run that are not older than the stored row of their key.
+        let mut changed: Vec<u32> = Vec::new();
+        // Until one of the batches ends.
+        while (stored.row < old_len || old_len == 0) && (read.row < new_len || new_len == 0) {
+            let ordering = match (old_len, new_len) {
+                (0, _) => Ordering::Greater,
+                (_, 0) => Ordering::Less,
+                _ => old_keys.key(stored.row).cmp(&new_keys.key(read.row)),
+            };
+            // A record that is read again replaces its row: it is cleaned by the current rules.
+            let wins = match ordering {
+                Ordering::Less => false,
+                Ordering::Greater => true,
+                Ordering::Equal => new_orders.get(read.row) >= old_orders.get(stored.row),
+            };
+            if wins {
+                merged.push((READ, read.row));
+                changed.push(u32::try_from(read.row)?);
+            } else {
+                merged.push((STORED, stored.row));
+            }
+            stored.row += usize::from(ordering != Ordering::Greater);
+            read.row += usize::from(ordering != Ordering::Less);
+        }
+        let mut take_state = |batch| out.state_batch(batch);
+        if changed.is_empty() && merged.len() == old_len {
+            state.push(old.clone(), &mut take_state)?;
         } else {
-            let sources: Vec<&RecordBatch> = std::iter::once(&batch).chain(&states).collect();
-            rows.push(interleave_record_batch(&sources, &merged)?, |batch| {
-                out.state_batch(batch)
-            })?;
+            let (old, new) = (rows::state(kind, old)?, rows::state(kind, new)?);
+            let rows = interleave_record_batch(&[&old, &new], &merged)?;
+            state.push(rows, &mut take_state)?;
+        }
+        changed_rows += changed.len() as u64;
+        if keep_changed && !changed.is_empty() {
+            let rows = take_record_batch(&rows::clean(kind, new)?, &UInt32Array::from(changed))?;
+            clean.push(rows, |batch| out.changed_batch(batch))?;
         }
     }
-    let rest: Vec<RowIndex> = pending.collect();
-    let states: Vec<&RecordBatch> = states.iter().collect();
-    for indices in rest.chunks(BATCH_ROWS) {
-        rows.push(interleave_record_batch(&states, indices)?, |batch| {
-            out.state_batch(batch)
-        })?;
-    }
-    rows.finish(|batch| out.state_batch(batch))?;
-    changed.extend(rest);
-    for indices in changed.chunks(BATCH_ROWS) {
-        out.changed_batch(interleave_record_batch(&cleans, indices)?)?;
-    }
-    Ok(())
+    state.finish(|batch| out.state_batch(batch))?;
+    clean.finish(|batch| out.changed_batch(batch))?;
+    Ok(changed_rows)
 }
 
 /// Turns batches of any size into batches of a fixed size.
@@ -221,7 +254,7 @@ impl Batches {
 
 #[cfg(test)]
 mod tests {
-    use pinpipe_core::{Pin, Record, User};
+    use pinpipe_core::{Order, Pin, Record, User};
 
     use super::*;
     use crate::{
@@ -281,7 +314,10 @@ mod tests {
 
     fn merged(kind: Kind, stored: &[RecordBatch], read: &[RecordBatch]) -> Collected {
         let mut out = Collected::default();
-        merge(kind, stored.iter().cloned().map(Ok), read, &mut out).unwrap();
+        let stored = stored.iter().cloned().map(Ok);
+        let rows = merge(kind, stored, latest(kind, read), true, &mut out).unwrap();
+        let kept: usize = out.changed.iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(rows, kept as u64);
         out
     }
 

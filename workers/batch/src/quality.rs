@@ -12,8 +12,8 @@ use crate::counts::Counts;
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the data exceeds a limit in spec.batch.quality, so nothing was published: {}. Fix the \
-     producer of these records or raise the limit; the next run resumes this one with the limits \
-     in effect then",
+     producer of these records or raise the limit, then start another run: it reads these records \
+     again, with the limits in effect then",
     exceeded.join("; ")
 )]
 pub struct QualityExceeded {

@@ -18,7 +18,9 @@ use crate::{
     answers::Answer,
     cells::{self, UnsupportedType},
     counts::Counts,
+    coverage::Gap,
     join::Orphans,
+    load::SinkReport,
     manifest::{Manifest, Positions},
     memory,
 };
@@ -84,6 +86,12 @@ pub struct Report {
     pub from: Positions,
     /// First offset of each partition after those the run covers.
     pub to: Positions,
+    /// What each sink got.
+    pub sinks: BTreeMap<String, SinkReport>,
+    /// Offsets without a raw object before the first one that is there, which the run has gone
+    /// without.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gaps: Vec<Gap>,
     /// Number of raw objects read.
     pub objects: usize,
     /// Bytes of the raw objects as stored, compressed or not.
@@ -185,7 +193,7 @@ fn rounded(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-/// The report of a run that succeeded.
+/// The report of a run that succeeded, without its sinks and gaps.
 pub fn report(
     manifest: &Manifest,
     kinds: BTreeMap<Kind, KindReport>,
@@ -226,6 +234,8 @@ pub fn report(
         answers: answers.collect::<Result<_, UnsupportedType>>()?,
         from: manifest.from.clone(),
         to: manifest.to.clone(),
+        sinks: BTreeMap::new(),
+        gaps: Vec::new(),
         objects: manifest.objects.len(),
         bytes,
         peak_memory_bytes: memory::peak(),

@@ -4,10 +4,11 @@
 //! clean columns. Rows *read* in this run also have the record's own position in the log, which
 //! differs from its order if the record was re-driven.
 
-use std::sync::Arc;
+use std::{collections::HashMap, hash::Hash, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch},
+    array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, UInt32Array},
+    compute::take_record_batch,
     datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef},
     error::ArrowError,
 };
@@ -36,6 +37,11 @@ fn schema_with(kind: Kind, names: &[[&str; 3]]) -> SchemaRef {
         fields.push(Arc::new(Field::new(*name, data_type.clone(), false)));
     }
     Arc::new(Schema::new(fields))
+}
+
+/// The columns by which rows read in this run are ordered, the most important one first.
+pub fn order_names() -> impl Iterator<Item = &'static str> {
+    ORDER.into_iter().chain(POSITION)
 }
 
 /// The schema of state rows.
@@ -70,6 +76,48 @@ impl Chunk {
         arrays.extend(order_columns(&self.positions));
         RecordBatch::try_new(read_schema(kind), arrays)
     }
+}
+
+/// The latest row of each key of `rows`, in [`read_schema`], in their order.
+pub fn latest_per_key(kind: Kind, rows: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let kept = match kind {
+        Kind::Pin => latest_rows(kind, &rows, rows.column(0).as_string::<i32>().iter()),
+        Kind::Geo | Kind::User => latest_rows(
+            kind,
+            &rows,
+            rows.column(0).as_primitive::<Int64Type>().iter(),
+        ),
+    };
+    if kept.len() == rows.num_rows() {
+        return Ok(rows);
+    }
+    take_record_batch(&rows, &UInt32Array::from(kept))
+}
+
+fn latest_rows<K: Eq + Hash>(
+    kind: Kind,
+    rows: &RecordBatch,
+    keys: impl ExactSizeIterator<Item = K>,
+) -> Vec<u32> {
+    let (orders, positions) = (Orders::of(kind, rows), Orders::positions(kind, rows));
+    let order = |row: u32| {
+        let row = row as usize;
+        (orders.get(row), positions.get(row))
+    };
+    let mut latest: HashMap<K, u32> = HashMap::with_capacity(keys.len());
+    for (row, key) in (0..).zip(keys) {
+        latest
+            .entry(key)
+            .and_modify(|kept| {
+                if order(row) >= order(*kept) {
+                    *kept = row;
+                }
+            })
+            .or_insert(row);
+    }
+    let mut kept: Vec<u32> = latest.into_values().collect();
+    kept.sort_unstable();
+    kept
 }
 
 /// Only the clean columns of `rows`.

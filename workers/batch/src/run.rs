@@ -11,10 +11,11 @@ use tracing::info;
 
 use crate::{
     answers,
-    failure::Permanent,
+    coverage::{self, Gap},
+    failure::{self, Permanent},
     fold::{Folded, fold},
     join,
-    load::load,
+    load::{self, Loading},
     manifest::Manifest,
     memory::Memory,
     plan::{self, Request},
@@ -23,6 +24,7 @@ use crate::{
     report::{self, Freshness, KindReport, Phases, Summary},
     runs::{self, Pointer, Run, Runs, Step, full_run_command},
     scratch::Scratch,
+    sink::{self, Marker},
     state::{State, States},
     store::Store,
 };
@@ -80,13 +82,22 @@ async fn execute_with_lease(
     let runs = Runs::new(&config.pipeline);
     let known = runs.list(&store).await?;
     let mut last = runs.last_finished(&store, &known).await?;
+    if known.iter().any(|run| run.name == name && run.has_failed()) {
+        let failed: Summary = store.get_json(&runs.failed(name)).await?;
+        bail!(Permanent(format!(
+            "the run {name} has failed before and is not repeated; start one under another name. \
+             It failed with: {}",
+            failed.message.unwrap_or_default()
+        )));
+    }
     let mut summary = None;
     for step in runs::steps(&known, name) {
         let mut phases = Phases::start();
         let manifest = match step {
             Step::Resume(run) => {
                 info!(run, "resuming an unfinished run from its manifest");
-                runs.read(&store, &run).await?
+                held.check()?;
+                runs.resume(&store, &run, last.as_ref()).await?
             }
             Step::Start(run) => {
                 let planned = plan::manifest(config, &store, &runs, run, request, last.as_ref());
@@ -102,7 +113,7 @@ async fn execute_with_lease(
             last: last.as_ref(),
             held,
         };
-        let (pointer, run_summary) = session.complete(&manifest, phases).await?;
+        let (pointer, run_summary) = session.execute(&manifest, phases).await?;
         last = Some(pointer);
         summary = Some(run_summary);
     }
@@ -123,11 +134,99 @@ struct Session<'a> {
     held: &'a Held,
 }
 
+/// A run whose state is written.
+struct Prepared {
+    scratch: Scratch,
+    memory: Memory,
+    totals: Totals,
+    gaps: Vec<Gap>,
+    folded: Folded,
+}
+
 impl Session<'_> {
     /// All steps after the manifest. Idempotent: executed twice, they write the same rows.
-    async fn complete(
+    async fn execute(&self, manifest: &Manifest, mut phases: Phases) -> Result<(Pointer, Summary)> {
+        let previous = self.previous().await?;
+        let prepared = match self.prepare(manifest, previous.as_ref(), &mut phases).await {
+            Ok(prepared) => prepared,
+            Err(error) => {
+                self.give_up(manifest, &phases, &error).await?;
+                return Err(error);
+            }
+        };
+        self.publish(manifest, previous.as_ref(), prepared, phases)
+            .await
+    }
+
+    /// The state of the last finished run.
+    async fn previous(&self) -> Result<Option<State>> {
+        match self.last.and_then(|last| last.state.as_deref()) {
+            Some(key) => self.store.find_json(key).await,
+            None => Ok(None),
+        }
+    }
+
+    /// Marks a run that failed for good before it had written its state, so that it isn't resumed.
+    async fn give_up(
         &self,
         manifest: &Manifest,
+        phases: &Phases,
+        error: &anyhow::Error,
+    ) -> Result<()> {
+        let run = &manifest.run;
+        let has_state = self
+            .known
+            .iter()
+            .any(|known| known.name == *run && known.must_be_finished());
+        if !failure::is_permanent(error) || has_state {
+            return Ok(());
+        }
+        self.held.check()?;
+        let (counts, message) = (failure::counts(error), format!("{error:#}"));
+        let summary = Summary::failed(run, phases.total(), &counts, &message);
+        self.store.put_json(&self.runs.failed(run), &summary).await
+    }
+
+    /// Reads, checks and folds the records, and writes the new state. Nothing outside refers to
+    /// what these steps write.
+    async fn prepare(
+        &self,
+        manifest: &Manifest,
+        previous: Option<&State>,
+        phases: &mut Phases,
+    ) -> Result<Prepared> {
+        let Self { config, store, .. } = *self;
+        let base = self.base(manifest, previous)?;
+        let memory = Memory::of_container();
+        let scratch = Scratch::open(&config.scratch_dir)?;
+        let reading = read::read(config, store, manifest, scratch.folder(), memory.buffers);
+        let read = phases.time("read and clean", reading).await?;
+        let (begin, gaps) = coverage::check(manifest, &read.spans, previous)?;
+        let listed = coverage::last_objects(&read.spans, base);
+        let totals = Totals::of(&read);
+        quality::check(&config.quality, &totals.counts)?;
+        let folding = fold(store, config, manifest, base, read, &scratch, &memory);
+        let mut folded = phases.time("latest per key", folding).await?;
+        folded.state.begin = begin;
+        folded.state.listed = listed;
+        self.held.check()?;
+        let key = self.runs.state(&manifest.run);
+        store.put_json(&key, &folded.state).await?;
+        Ok(Prepared {
+            scratch,
+            memory,
+            totals,
+            gaps,
+            folded,
+        })
+    }
+
+    /// Answers the questions, loads the sinks and publishes the run.
+    async fn publish(
+        &self,
+        manifest: &Manifest,
+        previous: Option<&State>,
+        prepared: Prepared,
         mut phases: Phases,
     ) -> Result<(Pointer, Summary)> {
         let Self {
@@ -136,28 +235,19 @@ impl Session<'_> {
             runs,
             ..
         } = *self;
-        let base = self.base(manifest).await?;
-        let memory = Memory::of_container();
-        let scratch = Scratch::open(&config.scratch_dir)?;
-        let reading = read::read(config, store, manifest, scratch.folder(), memory.buffers);
-        let read = phases.time("read and clean", reading).await?;
-        let Totals { counts, bytes } = Totals::of(&read);
-        quality::check(&config.quality, &counts)?;
-        let folding = fold(
-            store,
-            &config.pipeline,
-            manifest,
-            base.as_ref(),
-            read,
-            &scratch,
-            &memory,
-        );
-        let Folded {
-            state,
-            changed,
-            join_inputs,
-        } = phases.time("latest per key", folding).await?;
-        store.put_json(&runs.state(&manifest.run), &state).await?;
+        let Prepared {
+            scratch,
+            memory,
+            totals: Totals { counts, bytes },
+            gaps,
+            folded:
+                Folded {
+                    state,
+                    changed_rows,
+                    changed,
+                    join_inputs,
+                },
+        } = prepared;
         let file = scratch.file("joined.arrow");
         // A long computation, kept off the threads that renew the Lease.
         let joining =
@@ -165,20 +255,35 @@ impl Session<'_> {
         let joined = phases.time("join", joining).await?;
         let answering = answers::answer_all(&joined, scratch.folder(), memory.queries);
         let answers = phases.time("questions", answering).await?;
+        let loading = Loading {
+            store,
+            scratch: &scratch,
+            state: &state,
+            marker: Marker {
+                state_id: state.id.clone(),
+                run_time: manifest.run_time,
+            },
+            base: previous
+                .filter(|_| manifest.state.is_some())
+                .map(|base| base.run_time.unwrap_or_default()),
+            changed: &changed,
+            answers: &answers,
+        };
+        let pipeline = sink::pipeline_name(&config.pipeline);
+        let mut sinks = BTreeMap::new();
         for sink in &config.sinks {
-            let loading = load(sink, manifest.run_time, &changed, &answers);
-            phases
-                .time("load", loading)
+            let load = async {
+                let connected = load::connect(sink).await?;
+                loading.load(&sink.name, &pipeline, &*connected).await
+            };
+            let loaded = phases
+                .time("load", load)
                 .await
                 .with_context(|| format!("sink {}", sink.name))?;
+            sinks.insert(sink.name.clone(), loaded);
         }
         let kind = |(kind, counts)| {
-            let changed = changed
-                .get(&kind)
-                .into_iter()
-                .flatten()
-                .map(|stream| stream.rows)
-                .sum();
+            let changed = changed_rows.get(&kind).copied().unwrap_or(0);
             let freshness = state
                 .latest
                 .get(&kind)
@@ -194,7 +299,8 @@ impl Session<'_> {
             )
         };
         let kinds = counts.into_iter().map(kind).collect();
-        let report = report::report(manifest, kinds, bytes, joined.orphans, &answers, &phases)?;
+        let mut report = report::report(manifest, kinds, bytes, joined.orphans, &answers, &phases)?;
+        (report.sinks, report.gaps) = (sinks, gaps);
         self.held.check()?;
         store.put_json(&runs.report(&manifest.run), &report).await?;
         self.held.check()?;
@@ -212,24 +318,27 @@ impl Session<'_> {
             run,
             read, clean, repaired, rejected, seconds, "the run is finished and published"
         );
-        let unfinished = self
-            .known
-            .iter()
-            .filter(|run| run.is_unfinished() && run.name != manifest.run);
-        let unfinished: Vec<&str> = unfinished.map(|run| run.name.as_str()).collect();
-        let previous = match (base, self.last.and_then(|last| last.state.as_deref())) {
-            (None, Some(key)) => store.find_json(key).await?,
-            (base, _) => base,
-        };
-        let retained: Vec<&State> = std::iter::once(&state).chain(&previous).collect();
-        States::new(&config.pipeline)
-            .delete_unreferenced(store, &retained, &unfinished)
-            .await;
+        // Only what is older than the last two published runs: a run that began meanwhile, if this
+        // process was frozen, is not known here.
+        let before = self
+            .last
+            .and_then(|last| self.known.iter().find(|run| run.name == last.run))
+            .map(Run::started);
+        if let Some(before) = before {
+            let retained: Vec<&State> = std::iter::once(&state).chain(previous).collect();
+            States::new(&config.pipeline)
+                .delete_unreferenced(store, &retained, before, self.held)
+                .await;
+        }
         Ok((pointer, report.summary))
     }
 
-    /// The state of the run that the manifest builds on, which must be the last finished one.
-    async fn base(&self, manifest: &Manifest) -> Result<Option<State>> {
+    /// The state that the manifest builds on, which must be that of the last finished run.
+    fn base<'a>(
+        &self,
+        manifest: &Manifest,
+        previous: Option<&'a State>,
+    ) -> Result<Option<&'a State>> {
         let Some(base) = &manifest.state else {
             return Ok(None);
         };
@@ -238,14 +347,20 @@ impl Session<'_> {
             last == Some(base),
             Permanent(format!(
                 "the run {} builds on the state of the run {base}, but the last finished run is \
-                 {}: delete the object {} and start a full run: {}",
+                 {}, which has read the same records: start a new run",
                 manifest.run,
                 last.unwrap_or("none"),
-                self.runs.manifest(&manifest.run),
+            ))
+        );
+        ensure!(
+            previous.is_some(),
+            Permanent(format!(
+                "the state of the run {base}, {}, is gone: start a full run: {}",
+                self.runs.state(base),
                 full_run_command(&self.config.pipeline)
             ))
         );
-        self.store.get_json(&self.runs.state(base)).await.map(Some)
+        Ok(previous)
     }
 }
 

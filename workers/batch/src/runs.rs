@@ -4,7 +4,9 @@
 //! ```text
 //! runs/<namespace>.<pipeline>/<run>/manifest.json   what the run reads, created only once
 //!                                   state.json      what later runs build on, see `state`
+//!                                   attempt.json    written when another release resumes it
 //!                                   report.json     written when the run has finished
+//!                                   failed.json     written when it failed before its state
 //!                             latest.json           pointer to the last finished run
 //! ```
 
@@ -17,7 +19,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     failure::Permanent,
-    manifest::Manifest,
+    manifest::{Attempt, Manifest},
     store::{ListedObject, Store},
 };
 
@@ -49,12 +51,26 @@ pub struct Run {
     finished: Option<i64>,
     /// Whether the run has written its state.
     has_state: bool,
+    /// Whether the run failed for good before it had written its state.
+    failed: bool,
 }
 
 impl Run {
-    /// Whether the run has no report yet. Such a run is resumed.
-    pub const fn is_unfinished(&self) -> bool {
-        self.finished.is_none()
+    /// Whether the run may have written to a sink but has no report yet. Such a run must be
+    /// finished before any other. A run without state has written nothing that counts: only its own
+    /// worker resumes it.
+    pub const fn must_be_finished(&self) -> bool {
+        self.finished.is_none() && self.has_state
+    }
+
+    /// When the manifest was written, milliseconds since the epoch by the store's clock.
+    pub const fn started(&self) -> i64 {
+        self.started
+    }
+
+    /// Whether the run failed for good before it had written its state. It is never resumed.
+    pub const fn has_failed(&self) -> bool {
+        self.failed
     }
 }
 
@@ -86,9 +102,19 @@ impl Runs {
         format!("{}/{run}/manifest.json", self.folder)
     }
 
+    /// Key of a run's last attempt by another release.
+    fn attempt(&self, run: &str) -> String {
+        format!("{}/{run}/attempt.json", self.folder)
+    }
+
     /// Key of a run's report.
     pub fn report(&self, run: &str) -> String {
         format!("{}/{run}/report.json", self.folder)
+    }
+
+    /// Key of the summary of a run that failed before it had written its state.
+    pub fn failed(&self, run: &str) -> String {
+        format!("{}/{run}/failed.json", self.folder)
     }
 
     /// Key of a run's state.
@@ -112,6 +138,7 @@ impl Runs {
             started: Option<i64>,
             finished: Option<i64>,
             has_state: bool,
+            failed: bool,
         }
         let mut found: BTreeMap<&str, Found> = BTreeMap::new();
         for object in objects {
@@ -127,6 +154,7 @@ impl Runs {
                     found.entry(run).or_default().finished = Some(object.modified);
                 }
                 Some((run, "state.json")) => found.entry(run).or_default().has_state = true,
+                Some((run, "failed.json")) => found.entry(run).or_default().failed = true,
                 _ => {}
             }
         }
@@ -136,6 +164,7 @@ impl Runs {
                 started,
                 finished,
                 has_state,
+                failed,
             },
         ): (&str, Found)| {
             Some(Run {
@@ -143,6 +172,7 @@ impl Runs {
                 started: started?,
                 finished,
                 has_state,
+                failed: failed && !has_state,
             })
         };
         let mut runs: Vec<Run> = found.into_iter().filter_map(run).collect();
@@ -150,9 +180,29 @@ impl Runs {
         runs
     }
 
-    /// Reads a run's manifest.
+    /// Reads a run's manifest, as its last attempt carries it out.
     pub async fn read(&self, store: &Store, run: &str) -> Result<Manifest> {
-        store.get_json(&self.manifest(run)).await
+        let manifest: Manifest = store.get_json(&self.manifest(run)).await?;
+        let attempt: Option<Attempt> = store.find_json(&self.attempt(run)).await?;
+        Ok(match attempt {
+            Some(attempt) => manifest.with_attempt(attempt),
+            None => manifest,
+        })
+    }
+
+    /// Reads the manifest of a run that this process resumes after the last finished one.
+    pub async fn resume(
+        &self,
+        store: &Store,
+        run: &str,
+        last: Option<&Pointer>,
+    ) -> Result<Manifest> {
+        let manifest = self.read(store, run).await?;
+        let Some(attempt) = manifest.new_attempt(last.map(|last| last.run_time)) else {
+            return Ok(manifest);
+        };
+        store.put_json(&self.attempt(run), &attempt).await?;
+        Ok(manifest.with_attempt(attempt))
     }
 
     /// Writes the manifest of a new run and returns it. If the run already has a manifest, returns
@@ -189,7 +239,7 @@ impl Runs {
         let pointer: Option<Pointer> = store.find_json(&self.pointer()).await?;
         let Some(last) = runs
             .iter()
-            .filter(|run| !run.is_unfinished())
+            .filter(|run| run.finished.is_some())
             .max_by_key(|run| run.finished)
         else {
             return Ok(pointer);
@@ -217,13 +267,16 @@ impl Runs {
     }
 }
 
-/// The steps of a worker started for the run `own`. Unfinished runs are resumed first, since their
-/// rows are older. `own` isn't started again if it has finished: the worker of an earlier attempt
-/// may have died after its last write.
+/// The steps of a worker started for the run `own`. Runs that may have written to a sink are
+/// resumed first, since their rows are older. `own` isn't started again if it has finished: the
+/// worker of an earlier attempt may have died after its last write.
 pub fn steps(runs: &[Run], own: &str) -> Vec<Step> {
+    let resumed = |run: &&Run| {
+        run.must_be_finished() || (run.name == own && run.finished.is_none() && !run.failed)
+    };
     let mut steps: Vec<Step> = runs
         .iter()
-        .filter(|run| run.is_unfinished())
+        .filter(resumed)
         .map(|run| Step::Resume(run.name.clone()))
         .collect();
     if !runs.iter().any(|run| run.name == own) {
@@ -281,7 +334,9 @@ mod tests {
     fn unfinished_runs_are_resumed_before_a_new_one_starts() {
         let found = listed(&[
             ("b/manifest.json", 1),
+            ("b/state.json", 4),
             ("a/manifest.json", 2),
+            ("a/state.json", 3),
             ("c/manifest.json", 0),
             ("c/report.json", 9),
         ]);
@@ -311,6 +366,31 @@ mod tests {
             []
         );
         assert_eq!(steps(&listed(&[]), "a"), [Step::Start("a".into())]);
+    }
+
+    #[test]
+    fn a_run_that_has_written_nothing_to_a_sink_is_in_nobodys_way() {
+        let failed = listed(&[("bad/manifest.json", 1), ("bad/failed.json", 2)]);
+        assert_eq!(steps(&failed, "d"), [Step::Start("d".into())]);
+        assert_eq!(steps(&failed, "bad"), [], "it is not repeated");
+        assert!(failed[0].has_failed());
+        let died = listed(&[("died/manifest.json", 1)]);
+        assert_eq!(steps(&died, "d"), [Step::Start("d".into())]);
+        assert_eq!(
+            steps(&died, "died"),
+            [Step::Resume("died".into())],
+            "its own worker is started again"
+        );
+        let loading = listed(&[
+            ("a/manifest.json", 1),
+            ("a/state.json", 2),
+            ("a/failed.json", 3),
+        ]);
+        assert_eq!(
+            steps(&loading, "d"),
+            [Step::Resume("a".into()), Step::Start("d".into())],
+            "its state comes first: sinks may have its rows"
+        );
     }
 
     #[test]

@@ -11,8 +11,15 @@ use arrow::{
     compute::{concat_batches, take_record_batch},
     datatypes::{Int64Type, SchemaRef},
 };
+use pinpipe_core::Kind;
 
-use crate::scratch::{AppendWriter, Stream};
+use crate::{
+    rows,
+    scratch::{AppendWriter, Stream},
+};
+
+/// About how many bytes a batch on disk has at most, so that many can be read side by side.
+const BATCH_BYTES: usize = 1 << 20;
 
 /// The bucket of `bytes` out of `buckets`, a power of two. When the number of buckets doubles,
 /// bucket `b` is split into `b` and `b + buckets`.
@@ -50,6 +57,8 @@ pub struct Spill {
     buffered_bytes: usize,
     /// Most bytes to be buffered in memory.
     budget: usize,
+    /// The kind of the rows if they are rows read, of which only the latest of each key is needed.
+    latest_of: Option<Kind>,
 }
 
 #[derive(Default)]
@@ -78,6 +87,16 @@ impl Spill {
             buckets,
             buffered_bytes: 0,
             budget,
+            latest_of: None,
+        }
+    }
+
+    /// A spill of rows read in this run. Repeats of a key are dropped as far as they meet in
+    /// memory.
+    pub fn latest_of(kind: Kind, stem: &Path, buckets: u32, budget: usize) -> Self {
+        Self {
+            latest_of: Some(kind),
+            ..Self::new(stem, rows::read_schema(kind), buckets, budget)
         }
     }
 
@@ -114,8 +133,11 @@ impl Spill {
             .enumerate()
             .filter(|(_, bucket)| !bucket.buffered.is_empty())
         {
-            let rows = concat_batches(&self.schema, &bucket.buffered)?;
+            let mut rows = concat_batches(&self.schema, &bucket.buffered)?;
             bucket.buffered.clear();
+            if let Some(kind) = self.latest_of {
+                rows = rows::latest_per_key(kind, rows)?;
+            }
             let file = match &mut bucket.file {
                 Some(file) => file,
                 none => {
@@ -124,7 +146,11 @@ impl Spill {
                     none.insert(AppendWriter::new(path.into(), &self.schema)?)
                 }
             };
-            file.append(&rows)?;
+            let batches = rows.get_array_memory_size() / BATCH_BYTES + 1;
+            let step = rows.num_rows().div_ceil(batches).max(1);
+            for start in (0..rows.num_rows()).step_by(step) {
+                file.append(&rows.slice(start, step.min(rows.num_rows() - start)))?;
+            }
         }
         self.buffered_bytes = 0;
         Ok(())

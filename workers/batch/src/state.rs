@@ -11,12 +11,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use chrono::{DateTime, Utc};
 use pinpipe_config::Pipeline;
 use pinpipe_core::Kind;
+use pinpipe_lease::Held;
+use pinpipe_runtime::kafka::Positions;
 use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
-use crate::store::{ListedObject, Store};
+use crate::store::{ListedObject, MAX_KEYS_PER_DELETE, Store};
 
 /// Fewest buckets per kind.
 pub const MIN_BUCKETS: u32 = 64;
@@ -31,6 +34,21 @@ const BUCKET_BYTES: u64 = 96 << 20;
 pub struct State {
     /// The run.
     pub run: String,
+    /// The run's time, as in its manifest; `None` in states of releases
+    /// that didn't write it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run_time: Option<DateTime<Utc>>,
+    /// Identifies this state and all that are built on it or rebuilt in its place; empty in states
+    /// of releases that didn't write it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// First offset of each partition that the archive's objects covered when this state was
+    /// begun. A full run needs all records from there on.
+    #[serde(default, skip_serializing_if = "Positions::is_empty")]
+    pub begin: Positions,
+    /// First offset of the last object of each partition that was read: listings begin there.
+    #[serde(default, skip_serializing_if = "Positions::is_empty")]
+    pub listed: Positions,
     /// Number of buckets per kind, a power of two.
     pub buckets: u32,
     /// Buckets with rows, by kind.
@@ -112,18 +130,24 @@ impl States {
         format!("{}/{kind}/{bucket:04}/{run}.arrow", self.folder)
     }
 
-    /// Deletes all objects that neither `retained` refers to nor a run in `unfinished` has written.
-    /// If that fails, the next run deletes them.
+    /// Deletes all objects that were written before `before`, milliseconds since the epoch by the
+    /// store's clock, and that `retained` doesn't refer to. If that fails, the next run deletes
+    /// them.
     pub async fn delete_unreferenced(
         &self,
         store: &Store,
         retained: &[&State],
-        unfinished: &[&str],
+        before: i64,
+        held: &Held,
     ) {
         let deletion = async {
+            held.check()?;
             let listed = store.list(&format!("{}/", self.folder)).await?;
-            let keys = unreferenced(&listed, retained, unfinished);
-            store.delete(&keys).await?;
+            let keys = unreferenced(&listed, retained, before);
+            for keys in keys.chunks(MAX_KEYS_PER_DELETE) {
+                held.check()?;
+                store.delete(keys).await?;
+            }
             Ok::<_, anyhow::Error>(keys.len())
         };
         match deletion.await {
@@ -139,20 +163,12 @@ impl States {
     }
 }
 
-fn unreferenced(listed: &[ListedObject], retained: &[&State], unfinished: &[&str]) -> Vec<String> {
+fn unreferenced(listed: &[ListedObject], retained: &[&State], before: i64) -> Vec<String> {
     let referenced: BTreeSet<&str> = retained.iter().flat_map(|state| state.keys()).collect();
-    let run = |key: &str| {
-        key.rsplit('/')
-            .next()
-            .and_then(|name| name.strip_suffix(".arrow"))
-            .map(str::to_owned)
-    };
-    let is_unreferenced = |key: &str| {
-        run(key).is_some_and(|run| !referenced.contains(key) && !unfinished.contains(&run.as_str()))
-    };
     listed
         .iter()
-        .filter(|object| is_unreferenced(&object.key))
+        .filter(|object| object.modified < before && !referenced.contains(object.key.as_str()))
+        .filter(|object| object.key.strip_suffix(".arrow").is_some())
         .map(|object| object.key.clone())
         .collect()
 }
@@ -179,6 +195,10 @@ mod tests {
         let tables = BTreeMap::from([(Kind::Pin, parts.iter().map(part).collect())]);
         State {
             run: run.into(),
+            run_time: None,
+            id: String::new(),
+            begin: Positions::new(),
+            listed: Positions::new(),
             buckets: 64,
             tables,
             latest: BTreeMap::new(),
@@ -186,28 +206,29 @@ mod tests {
     }
 
     #[test]
-    fn objects_of_the_last_two_states_and_of_unfinished_runs_are_kept() {
+    fn only_objects_older_than_the_last_two_runs_and_not_in_their_states_are_deleted() {
         let previous = state("b", &[(0, "a"), (1, "b")]);
         let last = state("c", &[(0, "c"), (1, "b")]);
         let key = |bucket, run| states().object(Kind::Pin, bucket, run);
         let listed: Vec<ListedObject> = [
-            key(0, "a"),
-            key(1, "a"),
-            key(1, "b"),
-            key(0, "c"),
-            key(0, "unfinished.1"),
-            key(3, "gone"),
-            "state/x".into(),
+            (key(0, "a"), 5),
+            (key(1, "a"), 5),
+            (key(1, "b"), 10),
+            (key(0, "c"), 20),
+            // A run that died, and one that has begun since this process was frozen.
+            (key(0, "died"), 9),
+            (key(0, "meanwhile"), 30),
+            ("state/x".into(), 5),
         ]
-        .map(|key| ListedObject {
+        .map(|(key, modified)| ListedObject {
             key,
-            modified: 0,
+            modified,
             bytes: 0,
         })
         .into();
         assert_eq!(
-            unreferenced(&listed, &[&last, &previous], &["unfinished.1"]),
-            [key(1, "a"), key(3, "gone")]
+            unreferenced(&listed, &[&last, &previous], 10),
+            [key(1, "a"), key(0, "died")]
         );
     }
 

@@ -5,26 +5,30 @@
 
 use std::path::Path;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, ensure};
 use aws_sdk_s3::{
     Client,
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
     operation::get_object::GetObjectOutput,
     primitives::ByteStream,
     types::{Delete, ObjectIdentifier},
 };
 use pinpipe_config::RawZone;
-use pinpipe_runtime::raw_zone::{self, ObjectMetadata, RawPartition};
+use pinpipe_runtime::{
+    documents,
+    raw_zone::{self, ObjectMetadata, RawPartition},
+    s3::RequestError,
+};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
-    failure::Permanent,
+    failure::{self, Permanent},
     retry::{RETRY_TIMEOUT, retry},
 };
 
 /// Most keys of one `DeleteObjects` request, by the S3 API.
-const MAX_KEYS_PER_DELETE: usize = 1000;
+pub const MAX_KEYS_PER_DELETE: usize = 1000;
 
 /// A pipeline's bucket.
 #[derive(Clone, Debug)]
@@ -72,7 +76,7 @@ impl Store {
             return None;
         }
         let error = self.request_error("can't be listed", "", &error);
-        error.is::<Permanent>().then_some(error)
+        failure::is_permanent(&error).then_some(error)
     }
 
     /// The key prefix of the archive's raw objects.
@@ -120,10 +124,15 @@ impl Store {
         .await
     }
 
-    /// The archive's raw objects of one partition, in log order.
-    pub async fn raw_objects(&self, partition: &RawPartition) -> Result<Vec<raw_zone::RawObject>> {
+    /// The archive's raw objects of one partition that begin at `from` or later, and perhaps
+    /// earlier ones, in log order.
+    pub async fn raw_objects(
+        &self,
+        partition: &RawPartition,
+        from: i64,
+    ) -> Result<Vec<raw_zone::RawObject>> {
         retry(RETRY_TIMEOUT, "listing raw objects", || {
-            raw_zone::list(&self.client, &self.bucket, &self.prefix, partition)
+            raw_zone::list(&self.client, &self.bucket, &self.prefix, partition, from)
         })
         .await
     }
@@ -143,16 +152,9 @@ impl Store {
 
     /// A JSON document, without retries.
     pub async fn get_json_once<T: DeserializeOwned>(&self, key: &str) -> Result<T> {
-        let body = self.get_once(key).await?.body.collect().await;
-        let bytes = body
-            .with_context(|| format!("reading s3://{}/{key}", self.bucket))?
-            .into_bytes();
-        serde_json::from_slice(&bytes).map_err(|error| {
-            Permanent(format!(
-                "s3://{}/{key} has unexpected content: {error}",
-                self.bucket
-            ))
-            .into()
+        let found = documents::get(&self.client, &self.bucket, key).await?;
+        found.ok_or_else(|| {
+            Permanent(format!("there is no object s3://{}/{key}", self.bucket)).into()
         })
     }
 
@@ -166,27 +168,17 @@ impl Store {
 
     /// A JSON document, or `None` if there is no object with this key.
     pub async fn find_json<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>> {
-        let listed = self.list(key).await?;
-        if listed.iter().any(|object| object.key == key) {
-            self.get_json(key).await.map(Some)
-        } else {
-            Ok(None)
-        }
+        retry(RETRY_TIMEOUT, "reading a document", || {
+            documents::get(&self.client, &self.bucket, key)
+        })
+        .await
     }
 
     /// Writes a JSON document; replaces an existing object.
     pub async fn put_json<T: Serialize>(&self, key: &str, document: &T) -> Result<()> {
-        let bytes = serde_json::to_vec_pretty(document)?;
+        let text = serde_json::to_vec_pretty(document)?;
         retry(RETRY_TIMEOUT, "writing a document", || async {
-            let put = self
-                .client
-                .put_object()
-                .bucket(&self.bucket)
-                .key(key)
-                .content_type("application/json");
-            let put = put.body(ByteStream::from(bytes.clone())).send().await;
-            put.map_err(|error| self.request_error("can't be written", key, &error))?;
-            Ok(())
+            Ok(documents::put(&self.client, &self.bucket, key, text.clone()).await?)
         })
         .await
     }
@@ -247,26 +239,38 @@ impl Store {
         .await
     }
 
-    /// Deletes objects, without retries. Keys without an object are no error.
+    /// Deletes up to [`MAX_KEYS_PER_DELETE`] objects, without retries. Keys without an object are
+    /// no error.
     pub async fn delete(&self, keys: &[String]) -> Result<()> {
-        for keys in keys.chunks(MAX_KEYS_PER_DELETE) {
-            let ids = keys
-                .iter()
-                .map(|key| ObjectIdentifier::builder().key(key).build())
-                .collect::<Result<Vec<_>, _>>()?;
-            let all = Delete::builder()
-                .set_objects(Some(ids))
-                .quiet(true)
-                .build()?;
-            let deleted = self
-                .client
-                .delete_objects()
-                .bucket(&self.bucket)
-                .delete(all)
-                .send()
-                .await;
+        let ids = keys
+            .iter()
+            .map(|key| ObjectIdentifier::builder().key(key).build())
+            .collect::<Result<Vec<_>, _>>()?;
+        let all = Delete::builder()
+            .set_objects(Some(ids))
+            .quiet(true)
+            .build()?;
+        let deleted = self
+            .client
+            .delete_objects()
+            .bucket(&self.bucket)
+            .delete(all)
+            .send()
+            .await;
+        let deleted =
             deleted.map_err(|error| self.request_error("can't be deleted", &keys[0], &error))?;
-        }
+        // The response's status is 200 even if no object could be deleted.
+        let failed = deleted.errors();
+        ensure!(
+            failed.is_empty(),
+            "{} of {} objects can't be deleted; the first is s3://{}/{}: {}: {}",
+            failed.len(),
+            keys.len(),
+            self.bucket,
+            failed[0].key().unwrap_or_default(),
+            failed[0].code().unwrap_or_default(),
+            failed[0].message().unwrap_or_default()
+        );
         Ok(())
     }
 
@@ -278,23 +282,11 @@ impl Store {
         .await
     }
 
-    fn request_error<E: std::error::Error + ProvideErrorMetadata + 'static>(
-        &self,
-        what: &str,
-        key: &str,
-        error: &SdkError<E>,
-    ) -> anyhow::Error {
-        let reason = match (error.code(), error.message()) {
-            (Some(code), Some(message)) => format!("{code}: {message}"),
-            _ => DisplayErrorContext(error).to_string(),
-        };
-        let text = format!("s3://{}/{key} {what}: {reason}", self.bucket);
-        match status(error) {
-            // 408 and 429 ask to retry; 409: another write to the key was in progress.
-            Some(408 | 409 | 429) | None => anyhow!(text),
-            Some(code) if code < 500 => Permanent(text).into(),
-            Some(_) => anyhow!(text),
-        }
+    fn request_error<E>(&self, what: &'static str, key: &str, error: &SdkError<E>) -> anyhow::Error
+    where
+        E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        RequestError::new(&self.bucket, key, what, error).into()
     }
 }
 

@@ -8,7 +8,7 @@ use std::io::{self, Write};
 use flate2::{Decompress, FlushDecompress, Status, write::GzEncoder};
 use pinpipe_config::Compression;
 use zstd::stream::{
-    raw::{Decoder, Operation},
+    raw::{DParameter, Decoder, Operation},
     write::Encoder,
 };
 
@@ -16,6 +16,9 @@ use zstd::stream::{
 const CHUNK: usize = 64 << 10;
 /// The largest window of gzip streams, as a power of two.
 const GZIP_WINDOW: u8 = 15;
+/// The largest window of Zstandard streams, as a power of two: 8 MiB, which RFC 8878 asks every
+/// decoder to support. `zstd` needs more only with `--ultra` or `--long`.
+const ZSTD_WINDOW: u32 = 23;
 
 /// Suffixes of raw objects, longer ones first.
 const SUFFIXES: [(&str, Compression); 3] = [
@@ -113,7 +116,11 @@ impl Decompressor {
                 Stream::Gzip(Decompress::new_gzip(GZIP_WINDOW)),
                 vec![0; CHUNK],
             ),
-            Compression::Zstd => (Stream::Zstd(Decoder::new()?), vec![0; CHUNK]),
+            Compression::Zstd => {
+                let mut decoder = Decoder::new()?;
+                decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW))?;
+                (Stream::Zstd(decoder), vec![0; CHUNK])
+            }
         };
         Ok(Self {
             stream,
@@ -176,7 +183,9 @@ impl Decompressor {
                 Ok(step)
             }
             Stream::Zstd(stream) => {
-                let status = stream.run_on_buffers(bytes, &mut self.text)?;
+                let status = stream
+                    .run_on_buffers(bytes, &mut self.text)
+                    .map_err(window_error)?;
                 Ok(Step {
                     read: status.bytes_read,
                     written: status.bytes_written,
@@ -196,6 +205,20 @@ impl Decompressor {
             "the compressed object is truncated",
         ))
     }
+}
+
+/// Adds what to do to the error of a frame whose window is too large.
+fn window_error(error: io::Error) -> io::Error {
+    if !error.to_string().contains("too much memory") {
+        return error;
+    }
+    io::Error::new(
+        io::ErrorKind::InvalidData,
+        format!(
+            "{error}: its window is larger than 8 MiB; compress it again with zstd's level 19 or \
+             lower and without --long"
+        ),
+    )
 }
 
 #[cfg(test)]
@@ -280,6 +303,20 @@ mod tests {
                 "{compression:?} plain"
             );
         }
+    }
+
+    #[test]
+    fn a_window_that_takes_much_memory_is_refused() {
+        let object = |window| {
+            let mut encoder = Encoder::new(Vec::new(), 1).unwrap();
+            encoder.window_log(window).unwrap();
+            encoder.write_all(&lines()).unwrap();
+            encoder.finish().unwrap()
+        };
+        let key = key(Compression::Zstd);
+        assert!(text(&key, &object(ZSTD_WINDOW), 100).is_ok());
+        let error = text(&key, &object(ZSTD_WINDOW + 1), 100).unwrap_err();
+        assert!(error.to_string().contains("level 19"), "{error}");
     }
 
     #[test]

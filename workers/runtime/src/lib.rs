@@ -5,10 +5,13 @@
 //! the bindings of [`kafka`] and in [`malloc`].
 
 pub mod admin;
+pub mod backoff;
 pub mod cli;
 pub mod compressed;
 pub mod config;
 pub mod dead_letter;
+pub mod documents;
+pub mod failure;
 pub mod kafka;
 pub mod malloc;
 pub mod memory;

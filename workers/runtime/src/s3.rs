@@ -18,7 +18,10 @@ use aws_smithy_http_client::{
     tls::{Provider, rustls_provider::CryptoMode},
 };
 
-use crate::config::{S3, secret_file};
+use crate::{
+    config::{S3, secret_file},
+    failure::{self, Class},
+};
 
 /// The region for which `CreateBucket` must not contain a location constraint.
 const DEFAULT_REGION: &str = "us-east-1";
@@ -109,6 +112,38 @@ async fn create_bucket(client: &Client, bucket: &str) -> Result<(), SdkError<Cre
     Ok(())
 }
 
+/// The error of a request for an object.
+#[derive(Debug, thiserror::Error)]
+#[error("s3://{bucket}/{key} {what}: {reason}")]
+pub struct RequestError {
+    /// How to go on.
+    pub class: Class,
+    /// The HTTP status. `None` if there was no response.
+    pub status: Option<u16>,
+    bucket: String,
+    key: String,
+    what: &'static str,
+    reason: String,
+}
+
+impl RequestError {
+    /// The error of a request for `key`. `what` completes the sentence: `can't be read`.
+    pub fn new<E>(bucket: &str, key: &str, what: &'static str, error: &SdkError<E>) -> Self
+    where
+        E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        let Failure { status, reason, .. } = Failure::from(error);
+        Self {
+            class: failure::of_http_status(status),
+            status,
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            what,
+            reason,
+        }
+    }
+}
+
 /// Why a request failed.
 #[derive(Debug)]
 struct Failure {
@@ -126,15 +161,18 @@ where
 {
     fn from(error: &SdkError<E>) -> Self {
         let response = error.raw_response();
+        let status = response.map(|response| response.status().as_u16());
         let reason = match (error.code(), error.message()) {
             (Some(code), Some(message)) => format!("{code}: {message}"),
             (Some(only), None) | (None, Some(only)) => only.to_owned(),
             // Responses to HEAD requests have no body.
-            (None, None) if response.is_some() => "no further message".to_owned(),
-            (None, None) => DisplayErrorContext(error).to_string(),
+            (None, None) => match status {
+                Some(status) => format!("HTTP status {status} without a message"),
+                None => DisplayErrorContext(error).to_string(),
+            },
         };
         Self {
-            status: response.map(|response| response.status().as_u16()),
+            status,
             region: response
                 .and_then(|response| response.headers().get(BUCKET_REGION))
                 .map(ToOwned::to_owned),

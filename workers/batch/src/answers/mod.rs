@@ -9,16 +9,7 @@ use arrow::{
     compute::{cast, concat_batches},
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
-use datafusion::{
-    catalog::streaming::StreamingTable,
-    common::DataFusionError,
-    execution::{
-        SendableRecordBatchStream, TaskContext, memory_pool::FairSpillPool,
-        runtime_env::RuntimeEnvBuilder,
-    },
-    physical_plan::{stream::RecordBatchReceiverStreamBuilder, streaming::PartitionStream},
-    prelude::{SessionConfig, SessionContext},
-};
+use datafusion::prelude::SessionContext;
 use pinpipe_core::{
     Kind,
     questions::{ColumnType, QUESTIONS, Question},
@@ -26,16 +17,13 @@ use pinpipe_core::{
 
 use crate::{
     join::{JoinedRows, input_schema, joined_schema},
-    scratch::Stream,
+    merge::BATCH_ROWS,
+    query::{self, table},
 };
 
 /// Least memory of each concurrent partition of a query: with less, some operators fail instead of
 /// spilling.
 const PARTITION_BYTES: usize = 48 << 20;
-/// The fraction of the memory, 1/8, that a sort reserves for merging spilled data.
-const SPILL_RESERVE: usize = 8;
-/// Batches read ahead of a query.
-const READ_AHEAD: usize = 2;
 
 /// A question and the rows of its answer, ordered by key.
 #[derive(Debug)]
@@ -51,15 +39,7 @@ pub struct Answer {
 pub async fn answer_all(rows: &JoinedRows, folder: &Path, budget: usize) -> Result<Vec<Answer>> {
     let cpus = thread::available_parallelism().map_or(1, NonZeroUsize::get);
     let partitions = (budget / PARTITION_BYTES).clamp(1, cpus);
-    let config = SessionConfig::new()
-        .with_target_partitions(partitions)
-        .with_sort_spill_reservation_bytes(budget / SPILL_RESERVE / partitions);
-    let runtime = RuntimeEnvBuilder::new()
-        .with_memory_pool(Arc::new(FairSpillPool::new(budget)))
-        .with_temp_file_path(folder)
-        .with_max_temp_directory_size(u64::MAX)
-        .build_arc()?;
-    let session = SessionContext::new_with_config_rt(config, runtime);
+    let session = query::session(folder, budget, partitions, BATCH_ROWS)?;
     session.register_table("facts", table(joined_schema(), vec![rows.joined.clone()])?)?;
     session.register_table(
         Kind::User.as_str(),
@@ -78,52 +58,6 @@ pub async fn answer_all(rows: &JoinedRows, folder: &Path, budget: usize) -> Resu
         answers.push(Answer { question, rows });
     }
     Ok(answers)
-}
-
-/// Streams on disk as a table.
-fn table(schema: SchemaRef, streams: Vec<Stream>) -> Result<Arc<StreamingTable>> {
-    let files = Arc::new(Files {
-        schema: Arc::clone(&schema),
-        streams,
-    });
-    Ok(Arc::new(StreamingTable::try_new(schema, vec![files])?))
-}
-
-/// Streams on disk, read one after the other.
-#[derive(Debug)]
-struct Files {
-    schema: SchemaRef,
-    streams: Vec<Stream>,
-}
-
-impl PartitionStream for Files {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let mut builder =
-            RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), READ_AHEAD);
-        let (sender, streams) = (builder.tx(), self.streams.clone());
-        builder.spawn_blocking(move || {
-            for stream in streams {
-                for batch in stream
-                    .read()
-                    .map_err(|error| DataFusionError::External(error.into()))?
-                {
-                    // The receiver is dropped if the query ends early.
-                    if sender
-                        .blocking_send(batch.map_err(DataFusionError::from))
-                        .is_err()
-                    {
-                        return Ok(());
-                    }
-                }
-            }
-            Ok(())
-        });
-        builder.build()
-    }
 }
 
 async fn answer(session: &SessionContext, question: &Question) -> Result<RecordBatch> {

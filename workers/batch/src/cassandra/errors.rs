@@ -1,13 +1,14 @@
-//! Which of the driver's errors are permanent, and what they tell the user.
+//! What the driver's errors mean for a run, and what they tell the user.
 
 use anyhow::anyhow;
 use pinpipe_config::Cassandra;
+use pinpipe_runtime::failure::Class;
 use scylla::errors::{
     ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
     MetadataError, NewSessionError, PrepareError, RequestAttemptError,
 };
 
-use crate::failure::Permanent;
+use crate::failure::{Permanent, Refusal};
 
 /// Start of an authentication error's message if the server couldn't read its roles, by Cassandra's
 /// `PasswordAuthenticator.queryHashedPassword`.
@@ -51,43 +52,66 @@ fn refused_credentials(error: &ConnectionSetupRequestErrorKind) -> Option<String
     }
 }
 
-/// The error of a request that failed. Statements and values that the server refuses are permanent.
+/// The error of a request that failed: [`Refusal`] if the server refuses the values, [`Permanent`]
+/// if it refuses the statement.
 pub fn request_error(error: ExecutionError) -> anyhow::Error {
-    let permanent = match &error {
-        ExecutionError::BadQuery(_) => true,
-        ExecutionError::LastAttemptError(attempt)
-        | ExecutionError::PrepareError(PrepareError::AllAttemptsFailed {
-            first_attempt: attempt,
-            ..
-        }) => is_permanent(attempt),
-        _ => false,
-    };
-    if permanent {
-        Permanent(error.to_string()).into()
-    } else {
-        anyhow!(error)
+    match class(&error) {
+        Class::Unavailable => anyhow!(error),
+        Class::Refused => Refusal(sentence(&error)).into(),
+        Class::Halt => Permanent(sentence(&error)).into(),
     }
 }
 
-fn is_permanent(attempt: &RequestAttemptError) -> bool {
+fn class(error: &ExecutionError) -> Class {
+    match error {
+        // Values that the driver can't serialize.
+        ExecutionError::BadQuery(_) => Class::Refused,
+        ExecutionError::LastAttemptError(attempt) => attempt_class(attempt),
+        // The server refuses a statement, whatever the values.
+        ExecutionError::PrepareError(PrepareError::AllAttemptsFailed { first_attempt, .. }) => {
+            match attempt_class(first_attempt) {
+                Class::Unavailable => Class::Unavailable,
+                Class::Refused | Class::Halt => Class::Halt,
+            }
+        }
+        _ => Class::Unavailable,
+    }
+}
+
+fn attempt_class(attempt: &RequestAttemptError) -> Class {
     match attempt {
         RequestAttemptError::SerializationError(_)
-        | RequestAttemptError::CqlRequestSerialization(_) => true,
-        RequestAttemptError::DbError(error, _) => matches!(
-            error,
+        | RequestAttemptError::CqlRequestSerialization(_)
+        // Of a prepared statement: `Key length of 70000 is longer than maximum of 65535`.
+        | RequestAttemptError::DbError(DbError::Invalid, _) => Class::Refused,
+        RequestAttemptError::DbError(
             DbError::SyntaxError
-                | DbError::Invalid
-                | DbError::ConfigError
-                | DbError::Unauthorized
-                | DbError::AuthenticationError
-        ),
-        _ => false,
+            | DbError::ConfigError
+            | DbError::Unauthorized
+            | DbError::AlreadyExists { .. }
+            | DbError::AuthenticationError,
+            _,
+        ) => Class::Halt,
+        _ => Class::Unavailable,
+    }
+}
+
+/// What the server said, or the driver if it was not the server.
+fn sentence(error: &ExecutionError) -> String {
+    match error {
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(_, message))
+        | ExecutionError::PrepareError(PrepareError::AllAttemptsFailed {
+            first_attempt: RequestAttemptError::DbError(_, message),
+            ..
+        }) => message.clone(),
+        error => error.to_string(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure;
 
     #[test]
     fn only_credentials_that_the_server_refuses_are_permanent() {
@@ -115,19 +139,36 @@ mod tests {
     }
 
     #[test]
-    fn statements_that_the_server_refuses_are_permanent() {
-        let error = |error, message: &str| {
-            request_error(ExecutionError::LastAttemptError(
-                RequestAttemptError::DbError(error, message.to_owned()),
-            ))
+    fn a_refused_value_an_outage_and_a_refused_statement_are_told_apart() {
+        let attempt =
+            |error, message: &str| RequestAttemptError::DbError(error, message.to_owned());
+        let executed = |error, message| {
+            request_error(ExecutionError::LastAttemptError(attempt(error, message)))
         };
-        let invalid = error(DbError::Invalid, "Undefined column name latitude");
-        assert!(invalid.is::<Permanent>());
-        assert!(
-            invalid
-                .to_string()
-                .contains("Undefined column name latitude")
-        );
-        assert!(!error(DbError::Overloaded, "too many requests").is::<Permanent>());
+        let sentence = "Key length of 70000 is longer than maximum of 65535";
+        let refused = executed(DbError::Invalid, sentence);
+        assert_eq!(refused.downcast_ref::<Refusal>().unwrap().0, sentence);
+        assert!(failure::is_permanent(&refused), "it isn't sent again");
+
+        let sentence = "User pins has no MODIFY permission on <table k.t> or any of its parents";
+        let halted = executed(DbError::Unauthorized, sentence);
+        assert_eq!(halted.downcast_ref::<Permanent>().unwrap().0, sentence);
+
+        let sentence = "Undefined column name latitude";
+        let prepared = request_error(ExecutionError::PrepareError(
+            PrepareError::AllAttemptsFailed {
+                first_attempt: attempt(DbError::Invalid, sentence),
+            },
+        ));
+        assert_eq!(prepared.downcast_ref::<Permanent>().unwrap().0, sentence);
+
+        for (error, message) in [
+            (DbError::Overloaded, "too many requests"),
+            (DbError::IsBootstrapping, "the node is starting"),
+            (DbError::ServerError, "NullPointerException"),
+        ] {
+            let error = executed(error, message);
+            assert!(!failure::is_permanent(&error), "{error:#}");
+        }
     }
 }

@@ -5,14 +5,17 @@
 //! saves requests and needs no coordination between replicas.
 
 use anyhow::Result;
-use arrow::array::RecordBatch;
+use arrow::{array::RecordBatch, error::ArrowError};
 use chrono::{DateTime, Utc};
 use scylla::statement::{
     batch::{Batch, BatchStatement, BatchType},
     prepared::PreparedStatement,
 };
 
-use crate::cells::{self, Cell};
+use crate::{
+    cells::{self, Cell},
+    sink::SinkTable,
+};
 
 /// Most rows of one request. Cassandra warns about more partitions in an unlogged batch:
 /// `unlogged_batch_across_partitions_warn_threshold` is 10.
@@ -21,9 +24,14 @@ const REQUEST_ROWS: usize = 10;
 /// includes its overhead per value.
 const REQUEST_BYTES: usize = 3 << 10;
 
+/// Most characters of a refused row's key in the report.
+const KEY_CHARS: usize = 100;
+
 /// Insert statements of one table.
 pub struct Inserts {
     one: PreparedStatement,
+    /// Indices of the key's columns.
+    key: Vec<usize>,
     /// The batch of `n` inserts at index `n`.
     batches: Vec<Batch>,
 }
@@ -33,7 +41,11 @@ pub type Rows<'a> = Vec<Vec<Cell<'a>>>;
 
 impl Inserts {
     /// Inserts with `run_time` as their timestamp.
-    pub fn new(one: PreparedStatement, run_time: DateTime<Utc>) -> Self {
+    pub fn new(
+        one: PreparedStatement,
+        table: &SinkTable,
+        run_time: DateTime<Utc>,
+    ) -> Result<Self, ArrowError> {
         let batch = |rows| {
             let statements = vec![BatchStatement::from(one.clone()); rows];
             let mut batch = Batch::new_with_statements(BatchType::Unlogged, statements);
@@ -41,10 +53,22 @@ impl Inserts {
             batch.set_is_idempotent(true);
             batch
         };
-        Self {
+        let key = table.key.iter().map(|name| table.schema.index_of(name));
+        Ok(Self {
             batches: (0..=REQUEST_ROWS).map(batch).collect(),
+            key: key.collect::<Result<_, _>>()?,
             one,
-        }
+        })
+    }
+
+    /// A row's key, for messages.
+    pub fn key(&self, row: &[Cell<'_>]) -> String {
+        let key: Vec<&Cell<'_>> = self
+            .key
+            .iter()
+            .filter_map(|index| row.get(*index))
+            .collect();
+        key_text(&key)
     }
 
     /// The batch statement for a request of `rows` rows.
@@ -84,6 +108,22 @@ fn split<'a>(rows: impl Iterator<Item = Vec<Cell<'a>>>) -> Vec<Rows<'a>> {
         requests.push(request);
     }
     requests
+}
+
+/// A row's key for messages.
+fn key_text(key: &[&Cell<'_>]) -> String {
+    let text: Vec<String> = key
+        .iter()
+        .map(|cell| match cell {
+            Cell::Text(text) => (*text).to_owned(),
+            cell => cell.to_json().to_string(),
+        })
+        .collect();
+    let text = text.join(", ");
+    match text.char_indices().nth(KEY_CHARS) {
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
+        None => text,
+    }
 }
 
 #[cfg(test)]

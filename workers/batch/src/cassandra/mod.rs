@@ -6,20 +6,25 @@
 
 mod errors;
 mod inserts;
+mod marker;
+mod rows;
+#[cfg(test)]
+mod server_tests;
+mod table;
 
 use std::{
     collections::HashSet,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use arrow::array::RecordBatch;
+use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::TryStreamExt;
 use pinpipe_config::Cassandra;
 use pinpipe_runtime::config::secret_file;
 use scylla::{
@@ -30,7 +35,6 @@ use scylla::{
     response::query_result::QueryResult,
     serialize::row::SerializeRow,
     statement::prepared::PreparedStatement,
-    value::{CqlValue, Row},
 };
 use tokio::task::JoinSet;
 use tracing::{info, warn};
@@ -38,25 +42,22 @@ use tracing::{info, warn};
 use self::{
     errors::{connect_error, request_error},
     inserts::Inserts,
+    table::{Table, quoted},
 };
 use crate::{
     failure::Permanent,
-    retry::{RETRY_TIMEOUT, retry},
-    table::{Table, quoted},
+    retry::{RETRY_TIMEOUT, Retry, retry},
+    sink::{Marker, Rows, Sink, SinkTable, Written},
 };
 
 /// Record batches written concurrently, each by its own task.
 const WRITERS: usize = 4;
-/// Concurrent requests of one writer.
-const REQUESTS: usize = 32;
 /// Timeout of one request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long it may take until all nodes have a schema change.
 const AGREEMENT_TIMEOUT: Duration = Duration::from_mins(1);
 /// Interval of progress log lines.
 const LOG_EVERY: Duration = Duration::from_secs(5);
-/// First and longest delay between two attempts of a request.
-const RETRY_DELAYS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// A keyspace of a Cassandra cluster.
 #[derive(Clone)]
@@ -82,11 +83,6 @@ impl CassandraSink {
         Ok(sink)
     }
 
-    /// The keyspace's name.
-    pub fn keyspace(&self) -> &str {
-        &self.keyspace
-    }
-
     /// Checks first, so that an existing keyspace needs no permission to create keyspaces.
     async fn create_keyspace(&self, replication_factor: u32) -> Result<()> {
         let existing = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
@@ -106,29 +102,35 @@ impl CassandraSink {
         .with_context(|| format!("can't create the keyspace {}", self.keyspace))
     }
 
-    /// Creates those of `tables` that don't exist.
-    pub async fn create_tables(&self, tables: &[&Table]) -> Result<()> {
-        let existing = self
-            .schema_names("SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?")
-            .await?;
-        for table in tables
-            .iter()
-            .filter(|table| !existing.contains(&table.name))
-        {
-            self.change_schema(&table.create()).await.with_context(|| {
-                format!(
-                    "can't create the table {} in the keyspace {}",
-                    table.name, self.keyspace
-                )
-            })?;
-            info!(table = table.name, "table created");
-        }
+    /// Names of the keyspace's tables.
+    async fn existing_tables(&self) -> Result<HashSet<String>> {
+        self.schema_names("SELECT table_name FROM system_schema.tables WHERE keyspace_name = ?")
+            .await
+    }
+
+    async fn create_table(&self, name: &str, cql: &str) -> Result<()> {
+        self.change_schema(cql).await.with_context(|| {
+            format!(
+                "can't create the table {name} in the keyspace {}",
+                self.keyspace
+            )
+        })?;
+        info!(table = name, "table created");
         Ok(())
+    }
+
+    fn table(&self, table: &SinkTable) -> Result<Table> {
+        Ok(Table::new(
+            &self.keyspace,
+            table.name,
+            &table.schema,
+            &table.key,
+        )?)
     }
 
     /// The names that a query on `system_schema` returns for the keyspace.
     async fn schema_names(&self, query: &str) -> Result<HashSet<String>> {
-        let statement = self.prepare(query).await?;
+        let statement = self.prepare_statement(query).await?;
         let rows = self
             .execute(&statement, &(&self.keyspace,))
             .await?
@@ -149,7 +151,7 @@ impl CassandraSink {
         .await
     }
 
-    async fn prepare(&self, cql: &str) -> Result<PreparedStatement> {
+    async fn prepare_statement(&self, cql: &str) -> Result<PreparedStatement> {
         let mut statement = retry(RETRY_TIMEOUT, "preparing a statement", || async {
             self.session
                 .prepare(cql)
@@ -180,8 +182,7 @@ impl CassandraSink {
     where
         F: Future<Output = Result<QueryResult, ExecutionError>>,
     {
-        let started = Instant::now();
-        let (mut delay, max_delay) = RETRY_DELAYS;
+        let mut retry = Retry::new(RETRY_TIMEOUT);
         loop {
             let error = match request().await {
                 Ok(result) => {
@@ -192,9 +193,7 @@ impl CassandraSink {
                 }
                 Err(error) => request_error(error),
             };
-            if error.is::<Permanent>() || started.elapsed() > RETRY_TIMEOUT {
-                return Err(error);
-            }
+            let (delay, error) = retry.delay(error)?;
             if !self.unavailable.swap(true, Ordering::Relaxed) {
                 warn!(
                     error = format!("{error:#}"),
@@ -202,96 +201,79 @@ impl CassandraSink {
                 );
             }
             tokio::time::sleep(delay).await;
-            delay = (delay * 2).min(max_delay);
         }
     }
+}
 
-    /// Writes rows with `run_time` as their timestamp and returns how many it wrote. `total` is the
-    /// expected number, for the log.
-    pub async fn write(
-        &self,
-        table: &Table,
-        total: u64,
-        mut rows: impl Iterator<Item = Result<RecordBatch>> + Send,
-        run_time: DateTime<Utc>,
-    ) -> Result<u64> {
-        let insert = Arc::new(Inserts::new(self.prepare(&table.insert()).await?, run_time));
-        let mut writers = JoinSet::new();
-        let mut start = |writers: &mut JoinSet<_>| -> Result<()> {
-            if let Some(batch) = rows.next().transpose()? {
-                let (sink, insert) = (self.clone(), Arc::clone(&insert));
-                writers.spawn(async move { sink.write_batch(&insert, &batch).await });
-            }
-            Ok(())
-        };
-        for _ in 0..WRITERS {
-            start(&mut writers)?;
+#[async_trait]
+impl Sink for CassandraSink {
+    async fn prepare(&self, pipeline: &str, tables: &[SinkTable]) -> Result<Option<Marker>> {
+        let existing = self.existing_tables().await?;
+        if !existing.contains(marker::TABLE) {
+            self.create_table(marker::TABLE, &self.create_marker())
+                .await?;
         }
-        let (mut written, mut last_logged) = (0, Instant::now());
-        while let Some(writer) = writers.join_next().await {
-            written += writer?.with_context(|| format!("writing to the table {}", table.name))?;
-            start(&mut writers)?;
+        let marker = self.claim(pipeline).await?;
+        for table in tables {
+            if !existing.contains(table.name) {
+                self.create_table(table.name, &self.table(table)?.create())
+                    .await?;
+            }
+        }
+        Ok(marker)
+    }
+
+    async fn write(
+        &self,
+        table: &SinkTable,
+        total: u64,
+        mut rows: Rows<'_>,
+        run_time: DateTime<Utc>,
+    ) -> Result<Written> {
+        let name = table.name;
+        let statement = self.prepare_statement(&self.table(table)?.insert()).await?;
+        let inserts = Arc::new(Inserts::new(statement, table, run_time)?);
+        let mut writers: JoinSet<Result<Written>> = JoinSet::new();
+        let (mut all, mut last_logged) = (Written::default(), Instant::now());
+        loop {
+            while writers.len() < WRITERS
+                && let Some(batch) = rows.try_next().await?
+            {
+                let (sink, inserts) = (self.clone(), Arc::clone(&inserts));
+                writers.spawn(async move { sink.write_batch(name, &inserts, &batch).await });
+            }
+            let Some(written) = writers.join_next().await else {
+                return Ok(all);
+            };
+            let context = || format!("writing to the table {name}");
+            all.add(written?.with_context(context)?)
+                .with_context(context)?;
             if last_logged.elapsed() >= LOG_EVERY {
-                info!(table = table.name, rows = written, of = total, "writing");
+                info!(table = name, rows = all.rows, of = total, "writing");
                 last_logged = Instant::now();
             }
         }
-        Ok(written)
     }
 
-    async fn write_batch(&self, inserts: &Inserts, batch: &RecordBatch) -> Result<u64> {
-        let requests = stream::iter(inserts.requests(batch)?).map(Ok);
-        requests
-            .try_for_each_concurrent(REQUESTS, |rows| async move {
-                self.send(|| self.session.batch(inserts.batch(rows.len()), &rows))
-                    .await
-                    .map(drop)
-            })
-            .await?;
-        Ok(batch.num_rows() as u64)
-    }
-
-    /// Deletes the rows of an answer's table that were written before this run, and returns their
-    /// number. The run must have written its own rows before. The deletion's timestamp is one
-    /// microsecond older than those rows, so it can't delete them.
-    pub async fn delete_stale(&self, table: &Table, run_time: DateTime<Utc>) -> Result<usize> {
-        let run_micros = run_time.timestamp_micros();
-        let write_times = self.prepare(&table.select_write_times()).await?;
-        let mut delete = self.prepare(&table.delete()).await?;
-        delete.set_timestamp(Some(run_micros - 1));
-        let stale = retry(RETRY_TIMEOUT, "reading an answer's keys", || {
-            self.keys_written_before(&write_times, run_micros)
+    /// The deletions' timestamp is one microsecond older than the run's rows, so they can't delete
+    /// those.
+    async fn delete_older(&self, table: &SinkTable, run_time: DateTime<Utc>) -> Result<u64> {
+        let micros = run_time.timestamp_micros();
+        let cql = self.table(table)?;
+        let select = self.prepare_statement(&cql.select_write_times()).await?;
+        let mut delete = self.prepare_statement(&cql.delete()).await?;
+        delete.set_timestamp(Some(micros - 1));
+        let deleted = AtomicU64::new(0);
+        retry(RETRY_TIMEOUT, "deleting rows", || {
+            self.delete_found(table.key.len(), &select, &delete, micros, &deleted)
         })
-        .await?;
-        for key in &stale {
-            self.execute(&delete, key)
-                .await
-                .with_context(|| format!("deleting a row of the table {}", table.name))?;
-        }
-        Ok(stale.len())
+        .await
+        .with_context(|| format!("deleting rows of the table {}", table.name))?;
+        Ok(deleted.into_inner())
     }
 
-    /// Keys of the rows written before `micros`. `write_times` selects the key columns and the
-    /// write time.
-    async fn keys_written_before(
-        &self,
-        write_times: &PreparedStatement,
-        micros: i64,
-    ) -> Result<Vec<Vec<Option<CqlValue>>>> {
-        let mut rows = self
-            .session
-            .execute_iter(write_times.clone(), ())
-            .await?
-            .rows_stream::<Row>()?;
-        let mut keys = Vec::new();
-        while let Some(Row { mut columns }) = rows.try_next().await? {
-            // A row without a write time has only null values, so this run has not written it.
-            let time = columns.pop().flatten().and_then(|time| time.as_bigint());
-            if time.is_none_or(|time| time < micros) {
-                keys.push(columns);
-            }
-        }
-        Ok(keys)
+    async fn mark(&self, marker: &Marker) -> Result<()> {
+        self.write_marker(marker).await
     }
 }
 

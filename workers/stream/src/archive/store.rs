@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use aws_sdk_s3::{
     Client,
     error::SdkError,
-    operation::{create_multipart_upload::CreateMultipartUploadOutput, get_object::GetObjectError},
+    operation::create_multipart_upload::CreateMultipartUploadOutput,
     primitives::ByteStream,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
 };
@@ -14,6 +14,7 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pinpipe_config::RawZone;
 use pinpipe_runtime::{
+    documents,
     raw_zone::{self, ObjectMetadata, RawObject, RawPartition},
     s3,
 };
@@ -150,7 +151,7 @@ impl Store {
         prefix: &str,
         partition: &RawPartition,
     ) -> anyhow::Result<Vec<RawObject>> {
-        raw_zone::list(&self.client, &self.bucket, prefix, partition).await
+        raw_zone::list(&self.client, &self.bucket, prefix, partition, 0).await
     }
 
     /// The metadata of a raw object; none if the object does not exist.
@@ -174,51 +175,13 @@ impl Store {
 
     /// Reads a JSON document; none if the object does not exist.
     pub async fn get_json<T: DeserializeOwned>(&self, key: &str) -> anyhow::Result<Option<T>> {
-        let object = match self
-            .client
-            .get_object()
-            .bucket(&self.bucket)
-            .key(key)
-            .send()
-            .await
-        {
-            Ok(object) => object,
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(GetObjectError::is_no_such_key) =>
-            {
-                return Ok(None);
-            }
-            Err(error) => {
-                return Err(error).with_context(|| format!("can't read {}", self.url(key)));
-            }
-        };
-        let bytes = object
-            .body
-            .collect()
-            .await
-            .with_context(|| format!("can't read all of {}", self.url(key)))?;
-        let document = serde_json::from_slice(&bytes.into_bytes());
-        Ok(Some(document.with_context(|| {
-            format!("{} is not the expected JSON document", self.url(key))
-        })?))
+        documents::get(&self.client, &self.bucket, key).await
     }
 
     /// Writes a JSON document, replacing an existing one.
     pub async fn put_json(&self, key: &str, document: &impl Serialize) -> anyhow::Result<()> {
-        let body = serde_json::to_vec(document)?;
-        let put = self
-            .client
-            .put_object()
-            .bucket(&self.bucket)
-            .key(key)
-            .content_type("application/json");
-        put.body(body.into())
-            .send()
-            .await
-            .with_context(|| format!("can't write {}", self.url(key)))?;
-        Ok(())
+        let text = serde_json::to_vec(document)?;
+        Ok(documents::put(&self.client, &self.bucket, key, text).await?)
     }
 
     /// Writes a raw object unless its key exists.

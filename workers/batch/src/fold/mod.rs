@@ -10,20 +10,21 @@ use arrow::{
     error::ArrowError,
 };
 use futures::{StreamExt, TryStreamExt, stream};
-use pinpipe_config::Pipeline;
+use pinpipe_config::Batch;
 use pinpipe_core::Kind;
 use tokio::sync::Semaphore;
 use tracing::info;
 
 use crate::{
     join::{JoinInputFiles, JoinInputs},
-    manifest::Manifest,
+    manifest::{Manifest, Positions},
     memory::Memory,
-    merge::{MergeOutput, merge},
+    merge::{MergeOutput, latest, merge},
     read::Read,
     rows,
     runs::full_run_command,
     scratch::{Scratch, Stream, Writer, read as read_stream, remove},
+    sort::Sorted,
     spill::{Spilled, buckets_of},
     state::{Part, State, States},
     store::Store,
@@ -40,7 +41,9 @@ const COPIES: u64 = 2;
 pub struct Folded {
     /// The state; all of its objects are written.
     pub state: State,
-    /// Clean rows that this run has changed, by kind.
+    /// Numbers of clean rows that this run has changed, by kind.
+    pub changed_rows: BTreeMap<Kind, u64>,
+    /// These rows, if they were asked for.
     pub changed: BTreeMap<Kind, Vec<Stream>>,
     /// All rows, for the join.
     pub join_inputs: JoinInputFiles,
@@ -63,14 +66,24 @@ struct Shared {
     buckets: u32,
     /// Whether the earlier state has fewer buckets, so that each of them is split.
     splits: bool,
+    keep_changed: bool,
+    /// Memory of all buckets that are merged concurrently, bytes.
+    merging: usize,
     full_run_command: String,
 }
 
+/// What became of one bucket.
+struct FoldedBucket {
+    part: Option<Part>,
+    changed_rows: u64,
+    changed: Option<Stream>,
+}
+
 /// Writes the state of the run `manifest`: the rows of `base`, the state it builds on, merged with
-/// the rows read.
+/// the rows read. Keeps the changed rows on disk only if there is a sink for them.
 pub async fn fold(
     store: &Store,
-    pipeline: &Pipeline,
+    config: &Batch,
     manifest: &Manifest,
     base: Option<&State>,
     mut read: Read,
@@ -81,11 +94,13 @@ pub async fn fold(
     let shared = Arc::new(Shared {
         scratch: scratch.clone(),
         join_inputs: JoinInputs::new(scratch.folder(), buckets, memory.buffers),
-        states: States::new(pipeline),
+        states: States::new(&config.pipeline),
         run: manifest.run.clone(),
         buckets,
         splits: base.is_some_and(|base| base.buckets < buckets),
-        full_run_command: full_run_command(pipeline),
+        keep_changed: !config.sinks.is_empty(),
+        merging: memory.merging,
+        full_run_command: full_run_command(&config.pipeline),
     });
     let mut jobs = Vec::new();
     for kind in Kind::ALL {
@@ -110,7 +125,7 @@ pub async fn fold(
     let semaphore = Semaphore::new(usize::try_from(permits)?);
     let total = jobs.len();
     let results = stream::iter(jobs).map(|job| async {
-        let bytes = job.read.as_ref().map_or(0, |read| read.bytes * COPIES) + OVERHEAD;
+        let bytes = memory_of(job.read.as_ref());
         let _permit = semaphore.acquire_many(mib(bytes).clamp(1, permits)).await?;
         let (kind, bucket) = (job.kind, job.bucket);
         let result = fold_bucket(store, &shared, job).await;
@@ -124,9 +139,11 @@ pub async fn fold(
         .await?;
     let mut tables: BTreeMap<Kind, Vec<Part>> = BTreeMap::new();
     let mut changed: BTreeMap<Kind, Vec<Stream>> = BTreeMap::new();
-    for (kind, (part, rows)) in results {
-        tables.entry(kind).or_default().extend(part);
-        changed.entry(kind).or_default().extend(rows);
+    let mut changed_rows: BTreeMap<Kind, u64> = BTreeMap::new();
+    for (kind, bucket) in results {
+        tables.entry(kind).or_default().extend(bucket.part);
+        *changed_rows.entry(kind).or_default() += bucket.changed_rows;
+        changed.entry(kind).or_default().extend(bucket.changed);
     }
     // Jobs finish in any order; a repeated run must write the same state.
     for parts in tables.values_mut() {
@@ -145,6 +162,10 @@ pub async fn fold(
     });
     let state = State {
         run: manifest.run.clone(),
+        run_time: Some(manifest.run_time),
+        id: manifest.state_id.clone(),
+        begin: Positions::new(),
+        listed: Positions::new(),
         buckets,
         tables,
         latest: latest.collect(),
@@ -156,17 +177,19 @@ pub async fn fold(
         .finish()?;
     Ok(Folded {
         state,
+        changed_rows,
         changed,
         join_inputs,
     })
 }
 
-/// Folds one bucket. Returns its part of the new state and its changed rows.
-async fn fold_bucket(
-    store: &Store,
-    shared: &Arc<Shared>,
-    job: BucketJob,
-) -> Result<(Option<Part>, Option<Stream>)> {
+/// Memory that a bucket's merge takes if all rows read are loaded, bytes.
+fn memory_of(read: Option<&Spilled>) -> u64 {
+    read.map_or(0, |read| read.bytes * COPIES) + OVERHEAD
+}
+
+/// Folds one bucket.
+async fn fold_bucket(store: &Store, shared: &Arc<Shared>, job: BucketJob) -> Result<FoldedBucket> {
     let (kind, bucket) = (job.kind, job.bucket);
     let stored = match &job.stored {
         Some(part) => {
@@ -190,29 +213,40 @@ async fn fold_bucket(
             push_unchanged(kind, stored.as_deref(), &shared.join_inputs)
         })
         .await??;
-        return Ok((job.stored, None));
+        return Ok(FoldedBucket {
+            part: job.stored,
+            changed_rows: 0,
+            changed: None,
+        });
     }
     let worker = Arc::clone(shared);
-    let written = tokio::task::spawn_blocking(move || {
+    let Rewritten {
+        state,
+        changed_rows,
+        changed,
+    } = tokio::task::spawn_blocking(move || {
         rewrite(kind, bucket, job.read.as_ref(), stored.as_deref(), &worker)
     })
     .await??;
-    let (state, changed) = written;
-    let Some(state) = state else {
-        return Ok((None, None));
+    let part = match state {
+        Some(state) => {
+            let key = shared.states.object(kind, bucket, &shared.run);
+            let bytes = store.put_file(&key, &state.path).await?;
+            remove(&state.path);
+            Some(Part {
+                bucket,
+                key,
+                rows: state.rows,
+                bytes,
+            })
+        }
+        None => None,
     };
-    let key = shared.states.object(kind, bucket, &shared.run);
-    let bytes = store.put_file(&key, &state.path).await?;
-    remove(&state.path);
-    Ok((
-        Some(Part {
-            bucket,
-            key,
-            rows: state.rows,
-            bytes,
-        }),
+    Ok(FoldedBucket {
+        part,
+        changed_rows,
         changed,
-    ))
+    })
 }
 
 /// Adds the rows of an unchanged bucket to the join's inputs.
@@ -266,16 +300,34 @@ impl MergeOutput for BucketOutput<'_> {
     }
 }
 
+/// The rows of one bucket on disk.
+struct Rewritten {
+    state: Option<Stream>,
+    changed_rows: u64,
+    changed: Option<Stream>,
+}
+
 fn rewrite(
     kind: Kind,
     bucket: u32,
     spilled: Option<&Spilled>,
     stored: Option<&Path>,
     shared: &Shared,
-) -> Result<(Option<Stream>, Option<Stream>)> {
-    let read = match spilled {
-        Some(spilled) => spilled.stream.read()?.collect::<Result<Vec<_>, _>>()?,
-        None => Vec::new(),
+) -> Result<Rewritten> {
+    let in_memory;
+    let read: Box<dyn Iterator<Item = Result<RecordBatch>> + '_> = match spilled {
+        None => Box::new(std::iter::empty()),
+        Some(spilled) if memory_of(Some(spilled)) > shared.merging as u64 => {
+            // The semaphore lets nothing else be merged meanwhile.
+            let budget = shared.merging / 2;
+            let folder = shared.scratch.folder();
+            info!(%kind, bucket, bytes = spilled.bytes, "sorting a large bucket on disk");
+            Box::new(Sorted::new(kind, spilled, folder, budget)?)
+        }
+        Some(spilled) => {
+            in_memory = spilled.stream.read()?.collect::<Result<Vec<_>, _>>()?;
+            Box::new(latest(kind, &in_memory))
+        }
     };
     let in_bucket = |batch: Result<RecordBatch, ArrowError>| match batch {
         Ok(batch) if shared.splits => rows_of_bucket(&batch, bucket, shared.buckets),
@@ -289,16 +341,18 @@ fn rewrite(
         state: None,
         changed: None,
     };
-    merge(
+    let changed_rows = merge(
         kind,
         stream.into_iter().flatten().map(in_bucket),
-        &read,
+        read,
+        shared.keep_changed,
         &mut out,
     )?;
-    let files = (
-        out.state.map(Writer::finish).transpose()?,
-        out.changed.map(Writer::finish).transpose()?,
-    );
+    let rewritten = Rewritten {
+        state: out.state.map(Writer::finish).transpose()?,
+        changed_rows,
+        changed: out.changed.map(Writer::finish).transpose()?,
+    };
     for path in spilled
         .into_iter()
         .map(|spilled| spilled.stream.path.as_path())
@@ -306,7 +360,7 @@ fn rewrite(
     {
         remove(path);
     }
-    Ok(files)
+    Ok(rewritten)
 }
 
 /// The rows of `batch` that belong to one bucket.
@@ -322,3 +376,6 @@ fn rows_of_bucket(
         .map(|(row, _)| row);
     take_record_batch(batch, &UInt32Array::from_iter_values(rows))
 }
+
+#[cfg(test)]
+mod tests;

@@ -22,7 +22,7 @@ use pinpipe_config::Compression;
 use pinpipe_core::Order;
 use serde::{Deserialize, Serialize};
 
-use crate::compressed;
+use crate::{compressed, s3::RequestError};
 
 /// A topic partition in the raw zone.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -56,6 +56,16 @@ impl RawPartition {
         )
     }
 
+    /// A key before those of all raw objects that begin at `from` or later, in the store's order.
+    /// From a thousand million on there is none: a number of eleven digits may come before one of
+    /// ten.
+    fn start_after(&self, prefix: &str, from: i64) -> Option<String> {
+        (1..1_000_000_000).contains(&from).then(|| {
+            let folder = self.folder(prefix);
+            format!("{folder}{}+{}+{from:010}", self.topic, self.partition)
+        })
+    }
+
     /// The key of the index object for the offsets `first..next`, whose raw object has `lines`
     /// lines. The line count is part of the key since two workers that write the same range before
     /// and after the broker compacts it must not replace each other's index.
@@ -80,10 +90,22 @@ impl RawPartition {
     #[must_use]
     pub fn first_offset(&self, prefix: &str, key: &str) -> Option<i64> {
         let (name, _) = compressed::split(key.strip_prefix(&self.folder(prefix))?)?;
-        let digits = name.strip_prefix(&format!("{}+{}+", self.topic, self.partition))?;
-        (digits.len() >= 10 && digits.bytes().all(|b| b.is_ascii_digit()))
-            .then(|| digits.parse().ok())?
+        offset(name.strip_prefix(&format!("{}+{}+", self.topic, self.partition))?)
     }
+}
+
+/// The `<first>` in a raw object's key, whatever its prefix, topic and partition. `None` for other
+/// keys.
+#[must_use]
+pub fn first_offset(key: &str) -> Option<i64> {
+    let (name, _) = compressed::split(key)?;
+    offset(name.rsplit('+').next()?)
+}
+
+/// Parses the digits of an offset in a key.
+fn offset(digits: &str) -> Option<i64> {
+    (digits.len() >= 10 && digits.bytes().all(|b| b.is_ascii_digit()))
+        .then(|| digits.parse().ok())?
 }
 
 /// Joins `prefix` and `name` with a slash, or returns `name` if `prefix` is empty.
@@ -247,23 +269,27 @@ pub struct RawObject {
     pub bytes: u64,
 }
 
-/// Lists the raw objects of a partition in the log's order. Fails if the bucket does not exist.
+/// Lists the raw objects of a partition in the log's order: all that begin at `from` or later, and
+/// perhaps earlier ones. Fails if the bucket does not exist.
 pub async fn list(
     client: &Client,
     bucket: &str,
     prefix: &str,
     partition: &RawPartition,
+    from: i64,
 ) -> anyhow::Result<Vec<RawObject>> {
     let folder = partition.folder(prefix);
     let mut pages = client
         .list_objects_v2()
         .bucket(bucket)
         .prefix(&folder)
+        .set_start_after(partition.start_after(prefix, from))
         .into_paginator()
         .send();
     let mut objects = Vec::new();
     while let Some(page) = pages.next().await {
-        let page = page.with_context(|| format!("can't list s3://{bucket}/{folder}"))?;
+        let page =
+            page.map_err(|error| RequestError::new(bucket, &folder, "can't be listed", &error))?;
         for object in page.contents() {
             let Some(key) = object.key() else { continue };
             if let Some(first) = partition.first_offset(prefix, key) {
@@ -300,7 +326,8 @@ pub async fn partitions(
         .send();
     let mut found = Vec::new();
     while let Some(page) = pages.next().await {
-        let page = page.with_context(|| format!("can't list s3://{bucket}/{folder}"))?;
+        let page =
+            page.map_err(|error| RequestError::new(bucket, &folder, "can't be listed", &error))?;
         found.extend(page.common_prefixes().iter().filter_map(|common| {
             let number = common
                 .prefix()?
@@ -339,7 +366,7 @@ pub async fn object_metadata(
             Ok(None)
         }
         Err(error) => {
-            Err(error).with_context(|| format!("can't read the metadata of s3://{bucket}/{key}"))
+            Err(RequestError::new(bucket, key, "can't be asked for its metadata", &error).into())
         }
     }
 }
@@ -347,8 +374,7 @@ pub async fn object_metadata(
 /// Reads an index object.
 pub async fn index(client: &Client, bucket: &str, key: &str) -> anyhow::Result<Index> {
     let object = client.get_object().bucket(bucket).key(key).send().await;
-    let object =
-        object.with_context(|| format!("can't read the index object s3://{bucket}/{key}"))?;
+    let object = object.map_err(|error| RequestError::new(bucket, key, "can't be read", &error))?;
     let bytes = object
         .body
         .collect()
@@ -359,120 +385,4 @@ pub async fn index(client: &Client, bucket: &str, key: &str) -> anyhow::Result<I
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn partition() -> RawPartition {
-        RawPartition {
-            topic: "data.pinterest.pin".into(),
-            partition: 2,
-        }
-    }
-
-    #[test]
-    fn keys_have_the_documented_layout() {
-        use Compression::{Gzip, None, Zstd};
-        for (prefix, first, compression, key) in [
-            (
-                "topics",
-                0,
-                None,
-                "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000000.json",
-            ),
-            (
-                "a/b",
-                12_345_678_901,
-                Gzip,
-                "a/b/data.pinterest.pin/partition=2/data.pinterest.pin+2+12345678901.json.gz",
-            ),
-            (
-                "",
-                7,
-                Zstd,
-                "data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000007.json.zst",
-            ),
-        ] {
-            assert_eq!(partition().object_key(prefix, first, compression), key);
-            assert_eq!(partition().first_offset(prefix, key), Some(first), "{key}");
-        }
-        assert_eq!(
-            partition().index_key("topics", 7, 19, 12),
-            "topics/_index/data.pinterest.pin/partition=2/\
-             data.pinterest.pin+2+0000000007+0000000019+12.json"
-        );
-    }
-
-    #[test]
-    fn other_keys_are_not_raw_objects() {
-        for key in [
-            "topics/data.pinterest.pin/partition=2/data.pinterest.pin+1+0000000000.json",
-            "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+000000000.json",
-            "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+00000000x0.json",
-            "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000000.json.bz2",
-            "topics/data.pinterest.pin/partition=2/data.pinterest.pin+2+0000000000",
-            "topics/data.pinterest.pin/partition=2/",
-            "topics/_index/data.pinterest.pin/partition=2/\
-             data.pinterest.pin+2+0000000000+0000000001.json",
-        ] {
-            assert_eq!(partition().first_offset("topics", key), None, "{key}");
-        }
-    }
-
-    #[test]
-    fn a_redriven_line_keeps_its_original_order() {
-        let redriven = LineOrder {
-            line: 1,
-            time: 5,
-            partition: 0,
-            offset: 3,
-        };
-        let index = Index {
-            offsets: vec![70, 72, 73],
-            times: vec![900, 901, 902],
-            orders: vec![redriven],
-        };
-        let order = |time, partition, offset| {
-            Some(Order {
-                time,
-                partition,
-                offset,
-            })
-        };
-        let orders: Vec<_> = (0..4).map(|line| index.order(line, 2)).collect();
-        assert_eq!(
-            orders,
-            [order(900, 2, 70), order(5, 0, 3), order(902, 2, 73), None]
-        );
-        assert_eq!(
-            serde_json::from_str::<Index>(&serde_json::to_string(&index).unwrap()).unwrap(),
-            index
-        );
-    }
-
-    #[test]
-    fn an_index_without_redriven_lines_has_no_field_orders() {
-        let before = r#"{"offsets":[7],"times":[1]}"#;
-        let index: Index = serde_json::from_str(before).unwrap();
-        assert_eq!(serde_json::to_string(&index).unwrap(), before);
-    }
-
-    #[test]
-    fn metadata_round_trips() {
-        let facts = ObjectMetadata {
-            next_offset: 42,
-            record_count: 40,
-            min_time: 1,
-            max_time: 2,
-            cluster_id: "c".into(),
-            topic_id: "t".into(),
-            index: "i".into(),
-        };
-        let mut metadata = facts.to_metadata();
-        assert_eq!(ObjectMetadata::from_metadata(&metadata), Ok(facts));
-        metadata.remove("next-offset");
-        let message = ObjectMetadata::from_metadata(&metadata)
-            .unwrap_err()
-            .to_string();
-        assert!(message.contains("next-offset"), "{message}");
-    }
-}
+mod tests;

@@ -7,8 +7,6 @@ use crate::cells::{UnsupportedType, cql_type};
 /// A table of clean rows or of an answer.
 #[derive(Clone, Debug)]
 pub struct Table {
-    /// The table's name.
-    pub name: String,
     /// Keyspace and table name, quoted.
     path: String,
     /// Quoted names and CQL types of the columns.
@@ -31,7 +29,6 @@ impl Table {
             .iter()
             .map(|field| Ok((quoted(field.name()), cql_type(field.data_type())?)));
         Ok(Self {
-            name: name.to_owned(),
             path: format!("{}.{}", quoted(keyspace), quoted(name)),
             columns: columns.collect::<Result<_, UnsupportedType>>()?,
             key: key.iter().map(|name| quoted(name)).collect(),
@@ -63,15 +60,16 @@ impl Table {
         )
     }
 
-    /// Selects the key and the write time of every row, microseconds. The write time is that of the
-    /// last column, which is not part of an answer's key.
+    /// Selects the key of every row, and the write time of each other column, microseconds.
     pub fn select_write_times(&self) -> String {
-        let last = self.columns.last().map_or("", |(name, _)| name);
-        format!(
-            "SELECT {}, writetime({last}) FROM {}",
-            self.key.join(", "),
-            self.path
-        )
+        let mut selected = self.key.clone();
+        let others = self.columns.iter().map(|(name, _)| name);
+        selected.extend(
+            others
+                .filter(|name| !self.key.contains(name))
+                .map(|name| format!("writetime({name})")),
+        );
+        format!("SELECT {} FROM {}", selected.join(", "), self.path)
     }
 
     /// Deletes a row by its key.
@@ -123,6 +121,7 @@ mod tests {
             field("join_year", DataType::Int32),
             field("age_group", DataType::Utf8),
             field("median", DataType::Float64),
+            field("users", DataType::Int64),
         ]);
         let table = Table::new("k", "t", &schema, &["join_year", "age_group"]).unwrap();
         assert!(
@@ -134,7 +133,8 @@ mod tests {
         );
         assert_eq!(
             table.select_write_times(),
-            "SELECT \"join_year\", \"age_group\", writetime(\"median\") FROM \"k\".\"t\""
+            "SELECT \"join_year\", \"age_group\", writetime(\"median\"), \
+             writetime(\"users\") FROM \"k\".\"t\""
         );
         assert_eq!(
             table.delete(),

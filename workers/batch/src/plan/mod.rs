@@ -1,21 +1,21 @@
 //! Plans a run: decides which offsets and raw objects it reads, and puts them into its manifest.
 
+mod archived;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use pinpipe_config::{Batch, Compression, Pipeline, Topics};
 use pinpipe_core::Kind;
-use pinpipe_runtime::{
-    compressed,
-    raw_zone::{self, RawPartition},
-};
+use pinpipe_runtime::{compressed, raw_zone::RawPartition};
 use tracing::info;
 
+use self::archived::archived_objects;
 use crate::{
     barrier,
     failure::Permanent,
-    manifest::{Format, Manifest, Positions, RawObject, RunKind, run_time},
+    manifest::{Format, Manifest, Positions, RELEASE, RawObject, RunKind, run_time},
     read::topic,
     runs::{Pointer, Runs, full_run_command},
     state::{self, State},
@@ -81,10 +81,11 @@ pub async fn manifest(
         Some(base) => runs.read(store, &base.run).await?.to,
         None => Positions::new(),
     };
-    let state: Option<State> = match base {
-        Some(base) => Some(store.get_json(&runs.state(&base.run)).await?),
+    let previous: Option<State> = match last.and_then(|last| last.state.as_deref()) {
+        Some(key) => store.find_json(key).await?,
         None => None,
     };
+    let state = previous.as_ref().filter(|_| base.is_some());
     let to = match kind {
         RunKind::Incremental | RunKind::Full => barrier::wait(config).await?,
         RunKind::Backfill { .. } | RunKind::Import => already_read.clone(),
@@ -94,9 +95,12 @@ pub async fn manifest(
         .map(|(topic, ends)| (topic.clone(), start_offsets(ends, already_read.get(topic))))
         .collect();
     check_no_truncation(&config.pipeline, &from, &to)?;
+    let run_time = run_time(Utc::now(), last.map(|last| last.run_time));
     let mut manifest = Manifest {
+        state_id: state_id(&config.pipeline, run_time, previous.as_ref()),
         run,
-        run_time: run_time(Utc::now(), last.map(|last| last.run_time)),
+        run_time,
+        release: RELEASE.to_owned(),
         kind,
         state: base.map(|base| base.run.clone()),
         buckets: 0,
@@ -127,7 +131,7 @@ pub async fn manifest(
             );
             selected
         }
-        _ => archived_objects(store, &config.topics, &manifest).await?,
+        _ => archived_objects(store, &config.topics, &manifest, state).await?,
     };
     let raw_bytes = |(object, bytes): &(RawObject, u64)| {
         if is_plain(&object.key) {
@@ -136,7 +140,7 @@ pub async fn manifest(
             bytes.saturating_mul(COMPRESSION_RATIO)
         }
     };
-    manifest.buckets = state::buckets(state.as_ref(), selected.iter().map(raw_bytes).sum());
+    manifest.buckets = state::buckets(state, selected.iter().map(raw_bytes).sum());
     manifest.objects = selected.into_iter().map(|(object, _)| object).collect();
     info!(
         run = manifest.run,
@@ -146,6 +150,14 @@ pub async fn manifest(
         "run planned"
     );
     Ok(manifest)
+}
+
+/// The id of the state that a run writes: that of the last one, or a new one.
+fn state_id(pipeline: &Pipeline, run_time: DateTime<Utc>, previous: Option<&State>) -> String {
+    match previous {
+        Some(previous) if !previous.id.is_empty() => previous.id.clone(),
+        _ => format!("{}-{}", pipeline.uid, run_time.timestamp_micros()),
+    }
 }
 
 /// The first offset to read of each partition in `ends`: where the last run ended, or 0 for a new
@@ -187,67 +199,6 @@ fn check_no_truncation(pipeline: &Pipeline, from: &Positions, to: &Positions) ->
         }
     }
     Ok(())
-}
-
-/// The archived objects that may contain records of the run, in log order, each with its size in
-/// bytes.
-async fn archived_objects(
-    store: &Store,
-    topics: &Topics,
-    manifest: &Manifest,
-) -> Result<Vec<(RawObject, u64)>> {
-    let mut objects = Vec::new();
-    for kind in Kind::ALL {
-        let topic = &topic(topics, kind).name;
-        for &partition in manifest.to.get(topic).into_iter().flat_map(BTreeMap::keys) {
-            let window = manifest.window(topic, partition);
-            let listed = store
-                .raw_objects(&RawPartition {
-                    topic: topic.clone(),
-                    partition,
-                })
-                .await?;
-            for (index, object) in listed.iter().enumerate() {
-                let next = listed.get(index + 1).map(|next| next.first);
-                let overlaps = object.first < window.offsets.end
-                    && next.is_none_or(|next| next > window.offsets.start);
-                if overlaps && overlaps_times(store, object, &manifest.kind).await? {
-                    let key = object.key.clone();
-                    objects.push((
-                        RawObject {
-                            kind,
-                            partition,
-                            key,
-                            format: Format::Archive,
-                        },
-                        object.bytes,
-                    ));
-                }
-            }
-        }
-    }
-    Ok(objects)
-}
-
-/// Whether an object may contain records of the run's time range. Only a backfill has a time range;
-/// checking it takes one request per object.
-async fn overlaps_times(
-    store: &Store,
-    object: &raw_zone::RawObject,
-    kind: &RunKind,
-) -> Result<bool> {
-    let RunKind::Backfill { from, to } = kind else {
-        return Ok(true);
-    };
-    let Some(metadata) = store.raw_metadata(&object.key).await? else {
-        bail!(
-            "the raw object {} was deleted after it was listed",
-            object.key
-        );
-    };
-    let overlaps =
-        metadata.min_time < to.timestamp_millis() && metadata.max_time >= from.timestamp_millis();
-    Ok(metadata.record_count > 0 && overlaps)
 }
 
 /// The objects of an S3 sink connector. Their keys have the same format as the archive's, under

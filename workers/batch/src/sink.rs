@@ -1,0 +1,231 @@
+//! The sinks of a run: what each must be able to do, and what each lacks.
+//!
+//! A sink keeps a marker of the last run that was loaded into it. A run gives a sink with the
+//! marker of the run it builds on only what has changed, and any other sink everything: one that is
+//! new, was emptied or replaced, or was left out by runs in between.
+
+use anyhow::Result;
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
+use pinpipe_config::Pipeline;
+use serde::Serialize;
+
+use crate::failure::Permanent;
+
+/// Most refused rows of a sink that are listed in the report.
+pub const LISTED: usize = 100;
+/// Refused rows of a table, in percent and in number, above which the sink is at fault rather than
+/// the rows.
+const TOLERATED: (u64, u64) = (1, 100);
+
+/// Identifies a run's result in a sink.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marker {
+    /// The id of the state, see [`crate::state::State::id`].
+    pub state_id: String,
+    /// The run's time.
+    pub run_time: DateTime<Utc>,
+}
+
+/// A table of a sink.
+#[derive(Clone, Debug)]
+pub struct SinkTable {
+    /// The table's name.
+    pub name: &'static str,
+    /// The columns.
+    pub schema: SchemaRef,
+    /// The key's columns. Rows are distributed by the first one.
+    pub key: Vec<&'static str>,
+}
+
+/// Rows to be written.
+pub type Rows<'a> = BoxStream<'a, Result<RecordBatch>>;
+
+/// What became of the rows written to a table.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// Rows stored.
+    pub rows: u64,
+    /// Rows that the server refuses for good.
+    pub refused: u64,
+    /// The first of these rows.
+    pub refused_rows: Vec<Refused>,
+}
+
+/// A row that the server refuses for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Refused {
+    /// The table.
+    pub table: String,
+    /// The row's key, shortened.
+    pub key: String,
+    /// The server's sentence.
+    pub reason: String,
+}
+
+impl Written {
+    /// Adds what became of other rows. Fails if so many are refused that the sink must be at fault.
+    pub fn add(&mut self, other: Self) -> Result<(), Permanent> {
+        self.rows += other.rows;
+        self.refused += other.refused;
+        let free = LISTED.saturating_sub(self.refused_rows.len());
+        self.refused_rows
+            .extend(other.refused_rows.into_iter().take(free));
+        let (percent, number) = TOLERATED;
+        let all = self.rows + self.refused;
+        match self.refused_rows.first() {
+            Some(first) if self.refused > number && self.refused * 100 > all * percent => {
+                Err(Permanent(format!(
+                    "the server refuses {} of {all} rows, the first with the key {}: {}",
+                    self.refused, first.key, first.reason
+                )))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A store of clean tables and answers. All calls are idempotent and retry while the server is
+/// unavailable, for a bounded time.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// Creates those of `tables` that don't exist and claims the place for `pipeline`
+    /// (`namespace/name`). Fails if another pipeline has claimed it. Returns the marker.
+    async fn prepare(&self, pipeline: &str, tables: &[SinkTable]) -> Result<Option<Marker>>;
+
+    /// Writes whole rows of the run at `run_time`, replacing earlier ones of the same key. `total`
+    /// is their number, for the log.
+    async fn write(
+        &self,
+        table: &SinkTable,
+        total: u64,
+        rows: Rows<'_>,
+        run_time: DateTime<Utc>,
+    ) -> Result<Written>;
+
+    /// Deletes the rows that were written before `run_time`, and returns their number.
+    async fn delete_older(&self, table: &SinkTable, run_time: DateTime<Utc>) -> Result<u64>;
+
+    /// Replaces the marker.
+    async fn mark(&self, marker: &Marker) -> Result<()>;
+}
+
+/// A pipeline's name in a sink.
+pub fn pipeline_name(pipeline: &Pipeline) -> String {
+    format!("{}/{}", pipeline.namespace, pipeline.name)
+}
+
+/// Which rows a run gives a sink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Extent {
+    /// The rows that this run has changed.
+    Changes,
+    /// All rows. Others in the sink are deleted.
+    Whole,
+}
+
+/// Which rows the run `this`, which builds on the run at `base`, gives a sink with `marker`, and
+/// why.
+pub fn extent(
+    marker: Option<&Marker>,
+    this: &Marker,
+    base: Option<DateTime<Utc>>,
+) -> Result<(Extent, String), Permanent> {
+    let Some(marker) = marker else {
+        return Ok((Extent::Whole, "no run was loaded into it before".to_owned()));
+    };
+    let time = marker.run_time;
+    if time > this.run_time {
+        return Err(Permanent(format!(
+            "it was loaded by the run of {time:?}, which is later than this one, {:?}, so its rows \
+             would win over this run's: the state in the bucket was restored or replaced, or a \
+             clock was ahead. Drop the keyspace or schema, or use another, and run again",
+            this.run_time
+        )));
+    }
+    let whole = |why: String| Ok((Extent::Whole, why));
+    if marker.state_id != this.state_id {
+        return whole(format!(
+            "it was loaded from another state, {}",
+            marker.state_id
+        ));
+    }
+    match base {
+        None => whole("the run has read all records".to_owned()),
+        Some(base) if time == base || time == this.run_time => Ok((
+            Extent::Changes,
+            format!("it has the rows of the run of {time:?}"),
+        )),
+        Some(_) => whole(format!(
+            "it has the rows of the run of {time:?}, which is not the one before this"
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(micros: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(micros).unwrap()
+    }
+
+    fn marker(state_id: &str, micros: i64) -> Marker {
+        Marker {
+            state_id: state_id.into(),
+            run_time: at(micros),
+        }
+    }
+
+    #[test]
+    fn only_a_sink_with_the_marker_of_the_run_before_gets_changes_alone() {
+        let this = marker("a", 20);
+        for (found, base, expected) in [
+            (None, Some(10), Extent::Whole),
+            (Some(marker("a", 10)), Some(10), Extent::Changes),
+            // This run died after it had loaded the sink.
+            (Some(marker("a", 20)), Some(10), Extent::Changes),
+            (Some(marker("a", 5)), Some(10), Extent::Whole),
+            // An attempt of this run by another release.
+            (Some(marker("a", 19)), Some(10), Extent::Whole),
+            (Some(marker("b", 10)), Some(10), Extent::Whole),
+            (Some(marker("a", 10)), None, Extent::Whole),
+            (Some(marker("a", 20)), None, Extent::Whole),
+        ] {
+            let (extent, _) = extent(found.as_ref(), &this, base.map(at)).unwrap();
+            assert_eq!(extent, expected, "{found:?} {base:?}");
+        }
+    }
+
+    #[test]
+    fn a_sink_with_later_rows_is_refused() {
+        let error = extent(Some(&marker("b", 21)), &marker("a", 20), Some(at(10))).unwrap_err();
+        assert!(error.to_string().contains("later than this one"), "{error}");
+    }
+
+    #[test]
+    fn many_refused_rows_are_the_sinks_fault() {
+        let some = |rows, refused| Written {
+            rows,
+            refused,
+            refused_rows: vec![
+                Refused {
+                    table: "t".into(),
+                    key: "k".into(),
+                    reason: "Key length of 70000 is longer than maximum of 65535".into(),
+                };
+                usize::try_from(refused).unwrap()
+            ],
+        };
+        let mut few = Written::default();
+        few.add(some(0, 100)).unwrap();
+        few.add(some(20_000, 101)).unwrap();
+        assert_eq!((few.refused, few.refused_rows.len()), (201, LISTED));
+        let error = Written::default().add(some(10_000, 102)).unwrap_err();
+        assert!(error.to_string().contains("102 of 10102 rows"), "{error}");
+        assert!(error.to_string().contains("Key length of 70000"), "{error}");
+    }
+}
