@@ -248,7 +248,7 @@ mod tests {
     use pinpipe_core::Kind;
 
     use super::*;
-    use crate::sink::{Consumed, Topic, Unstorable};
+    use crate::sink::{Consumed, Grouping, Topic, Unstorable};
 
     /// A batch that only counts its records.
     #[derive(Debug, Default)]
@@ -271,12 +271,19 @@ mod tests {
         fn bytes(&self) -> usize {
             self.records * 10
         }
+        fn last(&self) -> Option<crate::log::Position> {
+            None
+        }
+        fn split(&self) -> Option<(Self, Self)> {
+            None
+        }
     }
 
     const LIMITS: Limits = Limits {
         records: 3,
         bytes: 1000,
         age: Duration::from_secs(1),
+        grouping: Grouping::Partition,
     };
 
     fn buffer(stored: i64, fetch: i64) -> PartitionBuffer<CountingBatch> {

@@ -10,8 +10,9 @@ use pinpipe_runtime::outage::Outage;
 use crate::{
     backoff::Backoff,
     buffer::Sealed,
+    log::Position,
     metrics::Metrics,
-    sink::{Batch, Halt, Sink, SinkError, Source},
+    sink::{Answer, Batch, Halt, Part, Sink, SinkError, Source},
 };
 
 /// The interval at which a lasting problem is logged again.
@@ -122,8 +123,15 @@ pub async fn commit<S: Sink, P: Future<Output = ()>>(
     let mut backoff = Backoff::default();
     loop {
         let started = Instant::now();
-        match sink.commit(source, &sealed.batch, from, sealed.to).await {
-            Ok(stored) => {
+        let part = Part {
+            partition: source.partition,
+            batch: &sealed.batch,
+            from: Position::offset(from),
+            to: Position::offset(sealed.to),
+        };
+        let answers = sink.commit(&source.topic, &[part]).await;
+        match answers.map(|answers| answers.into_iter().next()) {
+            Ok(Some(Answer::Stored(stored) | Answer::AlreadyStored(stored))) => {
                 health.up();
                 if records > 0 {
                     metrics.committed(records, started.elapsed());
@@ -131,11 +139,17 @@ pub async fn commit<S: Sink, P: Future<Output = ()>>(
                 tracing::debug!(%source, from, to = sealed.to, records, "committed");
                 return Outcome::Committed {
                     to: sealed.to,
-                    stored,
+                    stored: stored.next_offset(),
                 };
             }
-            Err(SinkError::Moved) => return Outcome::Moved,
-            Err(SinkError::Halt(halt)) => return Outcome::Halted(halt),
+            Ok(None | Some(Answer::Moved)) => return Outcome::Moved,
+            Ok(Some(Answer::Halt(halt))) | Err(SinkError::Halt(halt)) => {
+                return Outcome::Halted(halt);
+            }
+            Ok(Some(Answer::Refused(refusal))) => {
+                health.down(&anyhow::anyhow!("{} ({})", refusal.sentence, refusal.code));
+                pause(backoff.next()).await;
+            }
             Err(SinkError::Unavailable(error)) => {
                 health.down(&error);
                 pause(backoff.next()).await;

@@ -8,9 +8,8 @@ mod buffer;
 mod commit;
 mod consumer;
 mod dead_letter;
+mod log;
 mod metrics;
-#[cfg(test)]
-mod model;
 mod postgres;
 mod protocol;
 mod reset;

@@ -114,6 +114,7 @@ fn reset_id(halt: &Halt) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Position;
 
     fn logs() -> BTreeMap<i32, Log> {
         [
@@ -169,9 +170,9 @@ mod tests {
             |sink: &str| pinpipe_config::parse::<Stream>(&format!("{yaml}{sink}\n")).unwrap();
         let gone = Halt::OffsetOutOfRange {
             source_name: "p[2]".into(),
-            position: 1,
-            low: 5,
-            high: 9,
+            position: Position::offset(1),
+            low: Position::offset(5),
+            high: Position::offset(9),
         };
         let replaced = Halt::TopicReplaced {
             source_name: "p[2]".into(),

@@ -24,8 +24,12 @@ use self::{
     store::{Object, Put, Store},
 };
 use crate::{
+    log::Position,
     protocol::Taken,
-    sink::{Halt, InitialPosition, Limits, Position, Sink, SinkError, Source, Topic},
+    sink::{
+        Answer, Grouping, Halt, InitialPosition, Limits, Part, Sink, SinkError, Source,
+        StoredPosition, Topic,
+    },
 };
 
 /// The sink.
@@ -69,7 +73,7 @@ impl Archive {
         &self,
         store: &Store,
         raw: &RawPartition,
-    ) -> Result<Option<Position>, SinkError> {
+    ) -> Result<Option<StoredPosition>, SinkError> {
         let objects = store.list(&self.config.zone.prefix, raw).await?;
         let Some(last) = objects.last() else {
             return Ok(None);
@@ -77,10 +81,10 @@ impl Archive {
         let facts = store.facts(&last.key).await?;
         // Somebody deletes objects: the caller retries.
         let facts = facts.with_context(|| format!("{} was deleted meanwhile", last.key))?;
-        Ok(Some(Position {
+        Ok(Some(StoredPosition {
             cluster_id: facts.cluster_id,
             topic_id: facts.topic_id,
-            next: facts.next_offset,
+            next: Position::offset(facts.next_offset),
         }))
     }
 
@@ -132,6 +136,41 @@ impl Archive {
             }
         }
     }
+
+    /// Stores the lines of a batch in one object, or in what is left of it by another worker.
+    async fn store_lines(
+        &self,
+        source: &Source,
+        part: &Part<'_, Lines>,
+    ) -> Result<Answer, SinkError> {
+        let store = self.store().await?;
+        let (mut from, to) = (part.from.next_offset(), part.to.next_offset());
+        loop {
+            let rest = part.batch.part(from);
+            if rest.records() == 0 {
+                return Ok(Answer::Stored(Position::offset(from)));
+            }
+            let content = Content {
+                body: part.batch.body(&rest).await?,
+                index: &rest.index,
+                times: rest.times(),
+            };
+            let end = self.write(store, source, content, from, to).await?;
+            if end == to {
+                return Ok(Answer::Stored(part.to));
+            }
+            if end > to {
+                return Ok(Answer::AlreadyStored(Position::offset(end)));
+            }
+            tracing::info!(
+                %source,
+                from,
+                next = end,
+                "another worker has written the object: continuing behind it"
+            );
+            from = end;
+        }
+    }
 }
 
 fn raw_partition(topic: &Topic, partition: i32) -> RawPartition {
@@ -150,6 +189,7 @@ impl Sink for Archive {
             records: usize::try_from(rotate.records).unwrap_or(usize::MAX),
             bytes: usize::try_from(rotate.bytes).unwrap_or(usize::MAX),
             age: Duration::from_secs(rotate.interval_seconds),
+            grouping: Grouping::Partition,
         }
     }
 
@@ -169,7 +209,7 @@ impl Sink for Archive {
         &self,
         topic: &Arc<Topic>,
         partitions: &[i32],
-    ) -> Result<BTreeMap<i32, Position>, SinkError> {
+    ) -> Result<BTreeMap<i32, StoredPosition>, SinkError> {
         let store = self.store().await?;
         let mut positions = BTreeMap::new();
         for &partition in partitions {
@@ -196,7 +236,7 @@ impl Sink for Archive {
         &self,
         topic: &Arc<Topic>,
         id: &str,
-        to: &BTreeMap<i32, i64>,
+        to: &BTreeMap<i32, Position>,
     ) -> Result<(), SinkError> {
         for (&partition, &to) in to {
             self.reset_partition(
@@ -205,7 +245,7 @@ impl Sink for Archive {
                     partition,
                 },
                 id,
-                to,
+                to.next_offset(),
             )
             .await?;
         }
@@ -214,33 +254,20 @@ impl Sink for Archive {
 
     async fn commit(
         &self,
-        source: &Source,
-        lines: &Lines,
-        mut from: i64,
-        to: i64,
-    ) -> Result<i64, SinkError> {
-        let store = self.store().await?;
-        loop {
-            let part = lines.part(from);
-            if part.records() == 0 {
-                return Ok(from);
-            }
-            let content = Content {
-                body: lines.body(&part).await?,
-                index: &part.index,
-                times: part.times(),
+        topic: &Arc<Topic>,
+        group: &[Part<'_, Lines>],
+    ) -> Result<Vec<Answer>, SinkError> {
+        let mut answers = Vec::with_capacity(group.len());
+        for part in group {
+            let source = Source {
+                topic: topic.clone(),
+                partition: part.partition,
             };
-            let end = self.write(store, source, content, from, to).await?;
-            if end >= to {
-                return Ok(end);
-            }
-            tracing::info!(
-                %source,
-                from,
-                next = end,
-                "another worker has written the object: continuing behind it"
-            );
-            from = end;
+            answers.push(match self.store_lines(&source, part).await {
+                Err(SinkError::Halt(halt)) => Answer::Halt(halt),
+                stored => stored?,
+            });
         }
+        Ok(answers)
     }
 }

@@ -11,7 +11,7 @@ use pinpipe_runtime::raw_zone::{Index, RawPartition};
 use serde::{Deserialize, Serialize};
 
 use super::{Archive, Content, lines::compress, raw_partition, store::Store};
-use crate::sink::{Halt, Position, SinkError, Source, Topic};
+use crate::sink::{Halt, SinkError, Source, StoredPosition, Topic};
 
 /// The record of a reset in one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,8 +25,9 @@ struct Marker {
 
 impl Marker {
     /// Whether the archive's end, `position`, is still before the marker's offset.
-    fn is_ahead(&self, topic: &Topic, position: Option<&Position>) -> bool {
-        self.topic_id == topic.id && position.is_some_and(|position| position.next < self.to)
+    fn is_ahead(&self, topic: &Topic, position: Option<&StoredPosition>) -> bool {
+        self.topic_id == topic.id
+            && position.is_some_and(|position| position.next.next_offset() < self.to)
     }
 }
 
@@ -124,7 +125,13 @@ impl Archive {
                     store.url(&raw.folder(prefix)),
                     store.url(&raw.index_folder(prefix)),
                 );
-                check_forward(source, &folder, &index_folder, position.next, to)?;
+                check_forward(
+                    source,
+                    &folder,
+                    &index_folder,
+                    position.next.next_offset(),
+                    to,
+                )?;
             }
             let marker = Marker {
                 topic_id: source.topic.id.clone(),
@@ -135,10 +142,11 @@ impl Archive {
                 .await?;
             to
         };
-        let Some(Position { mut next, .. }) = position else {
+        let Some(position) = position else {
             tracing::info!(%source, to, reset = id, "the empty archive starts at that offset");
             return Ok(());
         };
+        let mut next = position.next.next_offset();
         while next < to {
             let body = compress(self.config.compression, Bytes::new()).await?;
             let gap = Content {
@@ -213,10 +221,10 @@ mod tests {
             topic_id: "i".into(),
             to: 9,
         };
-        let position = |next| Position {
+        let position = |next| StoredPosition {
             cluster_id: "c".into(),
             topic_id: "i".into(),
-            next,
+            next: crate::log::Position::offset(next),
         };
         for (position, ahead) in [
             (Some(position(8)), true),

@@ -23,8 +23,12 @@ use tokio_postgres::{CopyInSink, Transaction, error::SqlState, types::ToSql};
 
 use self::{connect::Connection, rows::Rows, sql::Sql};
 use crate::{
+    log::Position,
     protocol,
-    sink::{Batch, Halt, InitialPosition, Limits, Position, Sink, SinkError, Source, Topic},
+    sink::{
+        Answer, Batch, Grouping, Halt, InitialPosition, Limits, Part, Sink, SinkError, Source,
+        StoredPosition, Topic,
+    },
 };
 
 /// How long a record may wait for others before its batch is stored.
@@ -100,9 +104,9 @@ impl Postgres {
         connection: &mut Connection,
         source: &Source,
         rows: &Rows,
-        from: i64,
-        to: i64,
-    ) -> Result<i64, SinkError> {
+        from: Position,
+        to: Position,
+    ) -> Result<Answer, SinkError> {
         let topic = &source.topic;
         let transaction = connection.client.transaction().await.map_err(failed)?;
         let row = transaction
@@ -113,11 +117,11 @@ impl Postgres {
             .await
             .map_err(failed)?;
         let Some(row) = row else {
-            return Err(SinkError::Moved);
+            return Ok(Answer::Moved);
         };
         Halt::check_identity(source, row.get(0), row.get(1))?;
-        if !protocol::is_due(row.get(2), from, to)? {
-            return Ok(to);
+        if let Some(answer) = protocol::settled(Position::offset(row.get(2)), from, to) {
+            return Ok(answer);
         }
         if rows.records() > 0 {
             let copy: CopyInSink<Bytes> = transaction
@@ -148,12 +152,17 @@ impl Postgres {
         transaction
             .execute(
                 &connection.move_position,
-                &[&self.owner, &topic.name, &source.partition, &to],
+                &[
+                    &self.owner,
+                    &topic.name,
+                    &source.partition,
+                    &to.next_offset(),
+                ],
             )
             .await
             .map_err(failed)?;
         transaction.commit().await.map_err(failed)?;
-        Ok(to)
+        Ok(Answer::Stored(to))
     }
 
     /// Checks the rows of an appended batch that exist already. They are expected when a partition
@@ -204,7 +213,7 @@ impl Postgres {
         connection: &mut Connection,
         topic: &Topic,
         id: &str,
-        to: &BTreeMap<i32, i64>,
+        to: &BTreeMap<i32, Position>,
     ) -> Result<(), SinkError> {
         let exists = connection.has_table(&self.sql.resets()).await?;
         let transaction = connection.client.transaction().await.map_err(failed)?;
@@ -245,7 +254,7 @@ impl Postgres {
                 topic = topic.name,
                 partition,
                 ?from,
-                to = next,
+                to = %next,
                 reset = id,
                 "position reset"
             );
@@ -255,7 +264,7 @@ impl Postgres {
                 partition,
                 &topic.cluster_id,
                 &topic.id,
-                next,
+                &next.next_offset(),
             ];
             transaction
                 .execute(&self.sql.reset_position(), &position)
@@ -274,6 +283,7 @@ impl Sink for Postgres {
             records: MAX_RECORDS,
             bytes: MAX_BYTES,
             age: ALLOWED_LATENCY,
+            grouping: Grouping::Topic,
         }
     }
 
@@ -293,7 +303,7 @@ impl Sink for Postgres {
         &self,
         topic: &Arc<Topic>,
         _: &[i32],
-    ) -> Result<BTreeMap<i32, Position>, SinkError> {
+    ) -> Result<BTreeMap<i32, StoredPosition>, SinkError> {
         self.with(topic.kind, async |connection| {
             let statement = self.sql.read_positions();
             let rows = connection
@@ -304,10 +314,10 @@ impl Sink for Postgres {
             let position = |row: &tokio_postgres::Row| {
                 (
                     row.get(0),
-                    Position {
+                    StoredPosition {
                         cluster_id: row.get(1),
                         topic_id: row.get(2),
-                        next: row.get(3),
+                        next: Position::offset(row.get(3)),
                     },
                 )
             };
@@ -319,8 +329,8 @@ impl Sink for Postgres {
     async fn store_initial_positions(
         &self,
         topic: &Arc<Topic>,
-        known: &BTreeMap<i32, Position>,
-        initial: &BTreeMap<i32, i64>,
+        known: &BTreeMap<i32, StoredPosition>,
+        initial: &BTreeMap<i32, Position>,
     ) -> Result<(), SinkError> {
         self.with(topic.kind, async |connection| {
             let transaction = connection.client.transaction().await.map_err(failed)?;
@@ -346,7 +356,7 @@ impl Sink for Postgres {
                             partition,
                             &topic.cluster_id,
                             &topic.id,
-                            next,
+                            &next.next_offset(),
                         ],
                     )
                     .await
@@ -378,7 +388,7 @@ impl Sink for Postgres {
         &self,
         topic: &Arc<Topic>,
         id: &str,
-        to: &BTreeMap<i32, i64>,
+        to: &BTreeMap<i32, Position>,
     ) -> Result<(), SinkError> {
         self.with(topic.kind, async |connection| {
             self.reset_positions(connection, topic, id, to).await
@@ -388,15 +398,27 @@ impl Sink for Postgres {
 
     async fn commit(
         &self,
-        source: &Source,
-        rows: &Rows,
-        from: i64,
-        to: i64,
-    ) -> Result<i64, SinkError> {
-        self.with(rows.kind(), async |connection| {
-            self.store(connection, source, rows, from, to).await
-        })
-        .await
+        topic: &Arc<Topic>,
+        group: &[Part<'_, Rows>],
+    ) -> Result<Vec<Answer>, SinkError> {
+        let mut answers = Vec::with_capacity(group.len());
+        for part in group {
+            let source = Source {
+                topic: topic.clone(),
+                partition: part.partition,
+            };
+            let stored = self
+                .with(topic.kind, async |connection| {
+                    self.store(connection, &source, part.batch, part.from, part.to)
+                        .await
+                })
+                .await;
+            answers.push(match stored {
+                Err(SinkError::Halt(halt)) => Answer::Halt(halt),
+                stored => stored?,
+            });
+        }
+        Ok(answers)
     }
 }
 

@@ -10,7 +10,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use pinpipe_config::WriteMode;
 use pinpipe_core::{Geo, Kind, Order, Pin, Record, User, columns};
 
-use crate::sink::{Batch, Consumed, Unstorable};
+use crate::{
+    log::Position,
+    sink::{Batch, Consumed, Unstorable},
+};
 
 /// Microseconds between 1970-01-01, the records' epoch, and 2000-01-01, PostgreSQL's.
 const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
@@ -30,6 +33,7 @@ pub struct Rows {
     encoded: BytesMut,
     entries: Vec<Row>,
     records: usize,
+    last: Option<Position>,
     copy_data: Bytes,
 }
 
@@ -50,6 +54,7 @@ impl Rows {
             encoded: BytesMut::new(),
             entries: Vec::new(),
             records: 0,
+            last: None,
             copy_data: Bytes::new(),
         }
     }
@@ -154,6 +159,7 @@ impl Batch for Rows {
             WriteMode::Append => record.position,
         };
         self.add(&cleaned.record, order);
+        self.last = Some(record.after);
         Ok(())
     }
 
@@ -172,6 +178,14 @@ impl Batch for Rows {
 
     fn bytes(&self) -> usize {
         self.encoded.len() + self.entries.len() * size_of::<Row>() + self.copy_data.len()
+    }
+
+    fn last(&self) -> Option<Position> {
+        self.last
+    }
+
+    fn split(&self) -> Option<(Self, Self)> {
+        None
     }
 }
 
@@ -357,6 +371,7 @@ mod tests {
             rows.push(Consumed {
                 raw: raw.as_bytes(),
                 position,
+                after: Position::offset(position.offset + 1),
                 order: position,
                 cleaned: &cleaned,
             })
@@ -381,6 +396,7 @@ mod tests {
         rows.push(Consumed {
             raw: b"{}",
             position: order(1, 1),
+            after: Position::offset(2),
             order: order(1, 1),
             cleaned: &cleaned,
         })
@@ -404,6 +420,7 @@ mod tests {
             let pushed = rows.push(Consumed {
                 raw: raw.as_bytes(),
                 position,
+                after: Position::offset(position.offset + 1),
                 order: position,
                 cleaned: &cleaned,
             });

@@ -11,8 +11,9 @@ use crate::{
     backoff::Backoff,
     commit::{REMINDER, SinkHealth},
     consumer::Consumer,
+    log::Position,
     reset,
-    sink::{Halt, InitialPosition, Position, Sink, SinkError, Source, Topic},
+    sink::{Halt, InitialPosition, Sink, SinkError, Source, StoredPosition, Topic},
 };
 
 /// The look-up of where to resume.
@@ -113,7 +114,7 @@ impl<S: Sink> Resume<S> {
         &self,
         topic: &Arc<Topic>,
         partitions: &[i32],
-    ) -> Result<BTreeMap<i32, Position>, SinkError> {
+    ) -> Result<BTreeMap<i32, StoredPosition>, SinkError> {
         let stored = self.positions(topic, partitions).await?;
         let InitialPosition::Stored(from) = self.sink.initial_position() else {
             return Ok(stored);
@@ -133,7 +134,11 @@ impl<S: Sink> Resume<S> {
         }
         let logs = self.logs(&topic.name, None).await?;
         self.sink
-            .store_initial_positions(topic, &stored, &initial_positions(from, &stored, &logs))
+            .store_initial_positions(
+                topic,
+                &stored,
+                &positions(&initial_positions(from, &stored, &logs)),
+            )
             .await?;
         let stored = self.positions(topic, partitions).await?;
         if partitions
@@ -206,14 +211,18 @@ impl<S: Sink> Resume<S> {
             ?targets,
             "resetting positions as requested"
         );
-        self.observed(self.sink.reset(topic, &reset.id, &targets).await)
+        self.observed(
+            self.sink
+                .reset(topic, &reset.id, &positions(&targets))
+                .await,
+        )
     }
 
     async fn positions(
         &self,
         topic: &Arc<Topic>,
         partitions: &[i32],
-    ) -> Result<BTreeMap<i32, Position>, SinkError> {
+    ) -> Result<BTreeMap<i32, StoredPosition>, SinkError> {
         self.observed(self.sink.positions(topic, partitions).await)
     }
 
@@ -226,4 +235,9 @@ impl<S: Sink> Resume<S> {
         }
         answer
     }
+}
+
+fn positions(offsets: &BTreeMap<i32, i64>) -> BTreeMap<i32, Position> {
+    let position = |(&partition, &offset): (&i32, &i64)| (partition, Position::offset(offset));
+    offsets.iter().map(position).collect()
 }

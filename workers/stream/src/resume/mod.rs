@@ -11,7 +11,10 @@ pub use self::{
     broker::same_identity,
     lookup::{Assigned, Resume},
 };
-use crate::sink::{Halt, InitialPosition, Position, Source};
+use crate::{
+    log::Position,
+    sink::{Halt, InitialPosition, Source, StoredPosition},
+};
 
 /// Where a partition resumes.
 #[derive(Clone, Debug)]
@@ -47,15 +50,15 @@ impl Log {
 pub fn start(
     source: &Source,
     initial: InitialPosition,
-    stored: Option<&Position>,
+    stored: Option<&StoredPosition>,
     committed: Option<i64>,
     log: Log,
 ) -> Result<(i64, i64), Halt> {
     let out_of_range = |position| Halt::OffsetOutOfRange {
         source_name: source.to_string(),
-        position,
-        low: log.low,
-        high: log.high,
+        position: Position::offset(position),
+        low: Position::offset(log.low),
+        high: Position::offset(log.high),
     };
     let Some(stored) = stored else {
         let first = committed.unwrap_or(log.low);
@@ -66,20 +69,21 @@ pub fn start(
         };
     };
     Halt::check_identity(source, &stored.cluster_id, &stored.topic_id)?;
-    if log.contains(stored.next) {
-        return Ok((stored.next, stored.next));
+    let next = stored.next.next_offset();
+    if log.contains(next) {
+        return Ok((next, next));
     }
     match committed {
         // Between the two were only rejected records and markers, without which this sink does not
         // move its position.
         Some(committed)
             if initial == InitialPosition::GroupOffset
-                && stored.next < committed
+                && next < committed
                 && log.contains(committed) =>
         {
-            Ok((stored.next, committed))
+            Ok((next, committed))
         }
-        _ => Err(out_of_range(stored.next)),
+        _ => Err(out_of_range(next)),
     }
 }
 
@@ -87,7 +91,7 @@ pub fn start(
 /// has no position in the topic yet, else 0, since those partitions were added later.
 pub fn initial_positions(
     from: StartFrom,
-    stored: &BTreeMap<i32, Position>,
+    stored: &BTreeMap<i32, StoredPosition>,
     logs: &BTreeMap<i32, Log>,
 ) -> BTreeMap<i32, i64> {
     logs.iter()
@@ -125,11 +129,11 @@ mod tests {
         }
     }
 
-    fn position(next: i64) -> Position {
-        Position {
+    fn position(next: i64) -> StoredPosition {
+        StoredPosition {
             cluster_id: "cluster".into(),
             topic_id: "topic".into(),
-            next,
+            next: Position::offset(next),
         }
     }
 
@@ -191,10 +195,10 @@ mod tests {
     #[test]
     fn another_topic_of_the_name_halts_the_sink() {
         for (cluster_id, topic_id) in [("other", "topic"), ("cluster", "other")] {
-            let stored = Position {
+            let stored = StoredPosition {
                 cluster_id: cluster_id.into(),
                 topic_id: topic_id.into(),
-                next: 15,
+                next: Position::offset(15),
             };
             let halt = start(&source(), STORED, Some(&stored), None, LOG).unwrap_err();
             assert_eq!(halt.reason(), "TopicReplaced");

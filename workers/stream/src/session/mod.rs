@@ -265,6 +265,7 @@ impl<S: Sink> Session<'_, S> {
         if let Err(why) = batch.push(Consumed {
             raw,
             position,
+            after: crate::log::Position::offset(position.offset + 1),
             order,
             cleaned: &cleaned,
         }) {

@@ -1,0 +1,5 @@
+//! Logs: where records come from.
+
+mod position;
+
+pub use position::Position;
