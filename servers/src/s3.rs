@@ -54,7 +54,10 @@ impl S3 {
             "-volume.max=100",
         ])
         .args(["-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0"])
-        .arg(format!("-master.volumeSizeLimitMB={}", self.volume_megabytes))
+        .arg(format!(
+            "-master.volumeSizeLimitMB={}",
+            self.volume_megabytes
+        ))
         .arg(format!("-dir={}", data.display()));
         for (name, port) in [
             ("s3", self.ports.gateway),
