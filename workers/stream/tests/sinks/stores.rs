@@ -36,7 +36,7 @@ pub fn folder() -> &'static Path {
 }
 
 /// A free port.
-fn port() -> u16 {
+pub fn port() -> u16 {
     static PORTS: OnceLock<std::sync::Mutex<Ports>> = OnceLock::new();
     let ports = PORTS.get_or_init(std::sync::Mutex::default);
     ports.lock().unwrap().number().unwrap()
