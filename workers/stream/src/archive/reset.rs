@@ -66,11 +66,11 @@ impl Archive {
     /// Those of `partitions` in which the reset `id` is not carried out or not complete.
     pub(super) async fn pending_resets(
         &self,
+        store: &Store,
         topic: &Arc<Topic>,
         id: &str,
         partitions: &[i32],
     ) -> Result<Vec<i32>, SinkError> {
-        let store = self.store().await?;
         let mut pending = Vec::new();
         for &partition in partitions {
             let raw = raw_partition(topic, partition);
@@ -90,7 +90,7 @@ impl Archive {
         store: &Store,
         raw: &RawPartition,
         id: &str,
-    ) -> anyhow::Result<Option<Marker>> {
+    ) -> Result<Option<Marker>, SinkError> {
         store
             .get_json(&marker_key(&self.config.zone.prefix, raw, id))
             .await
@@ -100,11 +100,11 @@ impl Archive {
     /// partition starts at the group's committed offset, which the caller has set.
     pub(super) async fn reset_partition(
         &self,
+        store: &Store,
         source: &Source,
         id: &str,
         to: i64,
     ) -> Result<(), SinkError> {
-        let store = self.store().await?;
         let (raw, prefix) = (
             raw_partition(&source.topic, source.partition),
             &self.config.zone.prefix,
@@ -154,7 +154,7 @@ impl Archive {
                 index: &Index::default(),
                 times: (0, 0),
             };
-            let end = self.write(store, source, gap, next, to).await?;
+            let (end, _) = self.write(store, source, gap, next, to).await?;
             tracing::warn!(
                 %source,
                 from = next,

@@ -3,7 +3,9 @@
 //! Their files and logs are in a folder of the system's temporary one, which the next run removes.
 //! `cargo xtask test` provides the programs.
 
+mod objects;
 mod pooler;
+mod proxy;
 mod refused;
 mod stores;
 mod support;

@@ -11,7 +11,8 @@ use anyhow::{Context as _, Result};
 use pinpipe_servers::{
     listens,
     postgres::Postgres,
-    process::{Ports, Process},
+    process::{Ports, Process, lib},
+    s3::{S3, S3Ports},
 };
 
 /// The beginning of the names of this program's folders.
@@ -78,4 +79,43 @@ pub fn postgres() -> u16 {
             Ok((process, server.port))
         })
     })
+}
+
+/// The port of an object store that checks credentials, and the folder of those it takes; or of one
+/// that doesn't.
+pub fn s3(authorizes: bool) -> &'static (u16, PathBuf) {
+    static STORES: [OnceLock<(u16, PathBuf)>; 2] = [const { OnceLock::new() }; 2];
+    STORES[usize::from(authorizes)].get_or_init(|| {
+        keep(move || {
+            let folder = folder().join(format!("s3-{authorizes}"));
+            fs::create_dir_all(&folder)?;
+            let server = S3 {
+                weed: lib("s3")?.join("bin/weed"),
+                folder: folder.clone(),
+                ports: S3Ports {
+                    gateway: port_pair(),
+                    master: port_pair(),
+                    volume: port_pair(),
+                    filer: port_pair(),
+                },
+                authorizes,
+                volume_megabytes: 256,
+            };
+            let mut process = Process::start(&mut server.prepare()?, folder.join("log"))?;
+            process.wait_until(|| server.is_ready()).context("S3")?;
+            Ok((process, (server.ports.gateway, server.credentials())))
+        })
+    })
+}
+
+/// A free port that is followed by another.
+fn port_pair() -> u16 {
+    let mut first = port();
+    loop {
+        let next = port();
+        if next == first + 1 {
+            return first;
+        }
+        first = next;
+    }
 }

@@ -2,15 +2,17 @@
 
 use std::{
     fs,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
 };
 
-use pinpipe_config::{StartFrom, WriteMode};
+use pinpipe_config::{Compression, RawZone, Rotate, S3, StartFrom, WriteMode};
 use pinpipe_core::{Kind, Order, clean};
 use pinpipe_stream::{
+    archive::Archive,
     log::Position,
     postgres::Postgres,
     sink::{Answer, Batch, Consumed, Part, Sink, Source, Topic},
@@ -151,4 +153,26 @@ pub async fn begin<S: Sink>(sink: &S, topic: &Arc<Topic>) {
     sink.store_initial_positions(topic, &[].into(), &initial)
         .await
         .unwrap();
+}
+
+/// An archive in a bucket of the object store at a port of 127.0.0.1.
+pub fn archive(port: u16, credentials: &Path, bucket: &str, compression: Compression) -> Archive {
+    let config = pinpipe_config::Archive {
+        zone: RawZone {
+            bucket: bucket.into(),
+            prefix: "topics".into(),
+            s3: S3 {
+                endpoint: Some(format!("http://127.0.0.1:{port}")),
+                region: "us-east-1".into(),
+                credentials_dir: credentials.to_path_buf(),
+            },
+        },
+        rotate: Rotate {
+            bytes: 1 << 30,
+            records: 1_000_000,
+            interval_seconds: 300,
+        },
+        compression,
+    };
+    Archive::new(config, "data.pinterest.archive".into())
 }
