@@ -65,6 +65,21 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    /// Whether the server accepts connections.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        let Ok(programs) = programs() else {
+            return false;
+        };
+        Command::new(programs.join("pg_isready"))
+            .args(["--quiet", "--host=127.0.0.1"])
+            .arg(format!("--port={}", self.port))
+            .status()
+            .is_ok_and(|status| status.success())
+    }
+}
+
 /// A program of the server, as a user that it accepts: it refuses to run as root.
 fn run(program: &str) -> Result<Command> {
     as_postgres(&programs()?.join(program))

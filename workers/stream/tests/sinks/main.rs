@@ -3,9 +3,11 @@
 //! Their files and logs are in a folder of the system's temporary one, which the next run removes.
 //! `cargo xtask test` provides the programs.
 
+mod contract;
 mod objects;
 mod pooler;
 mod proxy;
 mod refused;
+mod sequences;
 mod stores;
 mod support;

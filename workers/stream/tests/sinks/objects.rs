@@ -75,7 +75,7 @@ async fn every_put_has_a_checksum() {
     );
     assert_eq!(position(&sink).await, Some(3));
     let sent = proxy.sent();
-    let heads = sent.split("PUT /checksums/").skip(1);
+    let heads = sent.split("PUT /checksums/topics/").skip(1);
     let heads: Vec<&str> = heads
         .filter_map(|put| Some(put.split_once("\r\n\r\n")?.0))
         .collect();

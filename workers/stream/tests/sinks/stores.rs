@@ -9,7 +9,6 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use pinpipe_servers::{
-    listens,
     postgres::Postgres,
     process::{Ports, Process, lib},
     s3::{S3, S3Ports},
@@ -67,14 +66,19 @@ pub fn postgres() -> u16 {
             let server = Postgres {
                 folder: folder().to_path_buf(),
                 port: port(),
-                settings: ["fsync=off", "shared_buffers=32MB", "max_connections=200"]
-                    .map(str::to_owned)
-                    .into(),
+                settings: [
+                    "fsync=off",
+                    "synchronous_commit=off",
+                    "shared_buffers=32MB",
+                    "max_connections=200",
+                ]
+                .map(str::to_owned)
+                .into(),
             };
             let log = folder().join("postgres.log");
             let mut process = Process::start(&mut server.prepare()?, log)?;
             process
-                .wait_until(|| listens(server.port))
+                .wait_until(|| server.is_ready())
                 .context("PostgreSQL")?;
             Ok((process, server.port))
         })

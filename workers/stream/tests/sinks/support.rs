@@ -22,7 +22,7 @@ use tokio_postgres::{Client, NoTls};
 use crate::stores;
 
 /// The time of the records, milliseconds since the epoch.
-const TIME: i64 = 1_600_000_000_000;
+pub const TIME: i64 = 1_600_000_000_000;
 
 /// A topic of one kind.
 pub fn topic(kind: Kind) -> Arc<Topic> {
