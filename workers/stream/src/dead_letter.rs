@@ -39,6 +39,25 @@ pub trait Acknowledgement: Send + 'static {
     fn acknowledged(&mut self) -> impl Future<Output = ()> + Send;
 }
 
+/// Sends dead letters.
+pub trait Writer {
+    /// A dead letter being sent.
+    type Sent: Acknowledgement;
+
+    /// Starts to send the dead letter of the record at `position`. `sink` is the one that refused
+    /// it.
+    #[must_use]
+    fn send(
+        &self,
+        topic: &str,
+        source: &Source,
+        position: Order,
+        record: (Option<&[u8]>, Option<&[u8]>),
+        letter: (Verdict, Option<Redriven>),
+        sink: Option<&str>,
+    ) -> Self::Sent;
+}
+
 /// Sends dead letters; clones share one producer.
 #[derive(Clone)]
 pub struct DeadLetters {
@@ -82,11 +101,12 @@ impl DeadLetters {
         tokio::spawn(sender.run(letters));
         Self { queue }
     }
+}
 
-    /// Starts to send the dead letter of the record at `position`. `sink` is the one that refused
-    /// it.
-    #[must_use]
-    pub fn send(
+impl Writer for DeadLetters {
+    type Sent = Pending;
+
+    fn send(
         &self,
         topic: &str,
         source: &Source,

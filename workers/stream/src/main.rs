@@ -9,6 +9,8 @@ mod commit;
 mod dead_letter;
 mod log;
 mod metrics;
+#[cfg(test)]
+mod model;
 mod postgres;
 mod protocol;
 mod reset;
@@ -159,7 +161,7 @@ async fn serve<S: Sink>(
 /// Checks the sink until it answers. The worker is not ready before: a wrong URL or an outdated
 /// Secret must show at once rather than with the first record. Later outages leave the worker
 /// ready, since another pod could not reach the sink either.
-async fn wait_for_sink<S: Sink>(worker: &Worker<S>, readiness: &Readiness) {
+async fn wait_for_sink<S: Sink>(worker: &Worker<S, DeadLetters>, readiness: &Readiness) {
     let mut backoff = Backoff::default();
     while let Err(SinkError::Unavailable(error)) = worker.sink.check().await {
         worker.health.down(&error);
@@ -172,7 +174,7 @@ async fn wait_for_sink<S: Sink>(worker: &Worker<S>, readiness: &Readiness) {
 
 /// Runs one session after the other until `stop`. An unavailable broker or sink ends no session, nor
 /// does a partition that must stop.
-async fn run_sessions<S: Sink>(worker: &Worker<S>, stop: &CancellationToken) {
+async fn run_sessions<S: Sink>(worker: &Worker<S, DeadLetters>, stop: &CancellationToken) {
     while let Err(error) = session::run(worker, stop).await {
         tracing::warn!(error = format!("{error:#}"), "the session restarts");
         tokio::select! {

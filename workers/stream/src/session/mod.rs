@@ -5,10 +5,12 @@
 //! resume run in tasks beside it. Reading stops while the memory budget is used up: briefly by not
 //! polling, for longer by pausing partitions, since the group expels a consumer that doesn't poll.
 
+mod consume;
 mod problems;
 pub mod state;
 mod worker;
 
+pub use consume::consume;
 pub use worker::Worker;
 
 use std::{
@@ -18,8 +20,7 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow, ensure};
-use pinpipe_config::DeadLetterMode;
-use pinpipe_core::{Kind, Order};
+use pinpipe_core::Kind;
 use tokio::{
     sync::mpsc::UnboundedReceiver,
     task::{AbortHandle, JoinError, JoinSet},
@@ -33,11 +34,11 @@ use self::{
 };
 use crate::{
     commit::{Answered, commit},
-    dead_letter::Pending,
-    log::{Event, Message, Position, ReadError, Reader as _, Stamp, TopicPartition, kafka::Kafka},
+    dead_letter::{DeadLetters, Pending},
+    log::{Event, Message, Position, ReadError, Reader as _, TopicPartition, kafka::Kafka},
     reset,
     resume::{Assigned, Found, Resume},
-    sink::{Batch as _, Consumed, Halt, Sink, Topic},
+    sink::{Sink, Topic},
 };
 
 /// The interval at which positions are committed to the group.
@@ -52,7 +53,7 @@ const BYTES_PER_TURN: usize = 1 << 20;
 type Committed<B> = (u64, Vec<Answered<B, Pending>>, Duration);
 
 struct Session<'a, S: Sink> {
-    worker: &'a Worker<S>,
+    worker: &'a Worker<S, DeadLetters>,
     log: Kafka,
     state: State<S::Batch, Pending>,
     commits: JoinSet<Committed<S::Batch>>,
@@ -64,7 +65,10 @@ struct Session<'a, S: Sink> {
 }
 
 /// Runs one session until `stop`. An error says why the session must be restarted.
-pub async fn run<S: Sink>(worker: &Worker<S>, stop: &CancellationToken) -> anyhow::Result<()> {
+pub async fn run<S: Sink>(
+    worker: &Worker<S, DeadLetters>,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let topics = worker.topics();
     let names = topics.map(|(_, topic)| topic.name.as_str());
     let (log, events) =
@@ -295,7 +299,7 @@ impl<S: Sink> Session<'_, S> {
     fn on_read(&mut self, read: Result<impl Message, ReadError>) -> anyhow::Result<usize> {
         match read {
             Ok(message) => {
-                self.on_message(&message);
+                consume(self.worker, &mut self.state, &message, Instant::now());
                 Ok(message.value().map_or(0, <[u8]>::len))
             }
             Err(ReadError::OutOfRange) => Err(anyhow!(
@@ -311,85 +315,6 @@ impl<S: Sink> Session<'_, S> {
                 Ok(0)
             }
         }
-    }
-
-    fn on_message(&mut self, message: &impl Message) {
-        let worker = self.worker;
-        let Some((kind, topic)) = worker.topic(message.topic()) else {
-            return;
-        };
-        let key = (kind, message.partition());
-        let after = message.after();
-        let time = match message.stamp() {
-            Stamp::Broker(time) => time,
-            Stamp::Producer if self.state.is_history(key, after) => 0,
-            Stamp::Producer => {
-                if self.state.accept(key, after).is_some() {
-                    self.state.on_stamped_by_producer(key);
-                }
-                return;
-            }
-        };
-        let refusal = self.state.refusal(key, after).cloned();
-        let Some(buffer) = self.state.accept(key, after) else {
-            return;
-        };
-        let raw = message.value().unwrap_or_default();
-        let position = Order {
-            time,
-            partition: message.partition(),
-            offset: message.offset(),
-        };
-        let redriven = worker.redriven(kind, message, position);
-        let order = redriven.map_or(position, |redriven| redriven.order);
-        let cleaned = pinpipe_core::clean(kind, raw, worker.config.max_record_bytes as usize);
-        worker.metrics.read(kind, &cleaned);
-        if let (Err(rejection), DeadLetterMode::Fail) = (&cleaned, worker.config.dead_letter_mode) {
-            let halt = Halt::RecordRejected {
-                source_name: buffer.source().to_string(),
-                offset: position.offset,
-                reason: rejection.reason(),
-                problem: rejection.to_string(),
-            };
-            self.state.halt_before_next(key, halt, Instant::now());
-            return;
-        }
-        let now = Instant::now();
-        let batch = buffer.batch_for(after, now, |source| worker.sink.batch(source));
-        let consumed = Consumed {
-            raw,
-            position,
-            after,
-            order,
-            cleaned: &cleaned,
-        };
-        if refusal.is_none()
-            && let Err(why) = batch.push(consumed)
-        {
-            worker.metrics.unstorable(kind);
-            tracing::warn!(
-                source = %buffer.source(),
-                offset = position.offset,
-                %why,
-                "a record can't be stored in this sink and is left out"
-            );
-        }
-        let record = (message.key(), message.value());
-        let mut set_aside = |verdict, sink| {
-            let source = buffer.source();
-            let letter = (verdict, redriven);
-            let letters = &worker.dead_letters;
-            let pending = letters.send(&topic.dead_letter, source, position, record, letter, sink);
-            buffer.add_dead_letter(pending, raw.len());
-        };
-        if let Some(refusal) = refusal {
-            worker.metrics.unstorable(kind);
-            set_aside(worker::refused(&refusal), Some(worker.name.as_str()));
-        }
-        if let Some(verdict) = worker.verdict(&cleaned) {
-            set_aside(verdict, None);
-        }
-        self.state.on_pushed(key, now);
     }
 
     fn flush(&mut self) {

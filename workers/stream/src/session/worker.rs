@@ -12,14 +12,13 @@ use tokio::sync::Notify;
 
 use crate::{
     commit::SinkHealth,
-    dead_letter::DeadLetters,
     log::Message,
     metrics::Metrics,
     sink::{Refusal, Sink},
 };
 
 /// The parts of a worker that every session uses.
-pub struct Worker<S: Sink> {
+pub struct Worker<S: Sink, W> {
     /// The configuration.
     pub config: pinpipe_config::Stream,
     /// The sink's name.
@@ -28,8 +27,8 @@ pub struct Worker<S: Sink> {
     pub sink: Arc<S>,
     /// Whether the sink is available.
     pub health: Arc<SinkHealth>,
-    /// The producer of dead letters.
-    pub dead_letters: DeadLetters,
+    /// Writes dead letters.
+    pub dead_letters: W,
     /// The worker's metrics.
     pub metrics: Metrics,
     /// Where the worker reports what is the matter.
@@ -40,7 +39,7 @@ pub struct Worker<S: Sink> {
     pub flush: Arc<Notify>,
 }
 
-impl<S: Sink> Worker<S> {
+impl<S: Sink, W> Worker<S, W> {
     pub(super) fn topics(&self) -> [(Kind, &pinpipe_config::Topic); 3] {
         let topics = &self.config.topics;
         [

@@ -110,16 +110,23 @@ impl<B: Batch, D> State<B, D> {
         }
     }
 
-    /// Stops reading for tables that half of the budget waits for, until less than a quarter does.
+    /// Stops reading for a table that half of the budget waits for, until less than a quarter does:
+    /// what has come since its commit began counts, too.
     fn limit_tables(&mut self) {
-        let mut waiting: BTreeMap<Table, usize> = BTreeMap::new();
+        let mut tables: BTreeMap<Table, (bool, usize)> = BTreeMap::new();
         for (key, buffer) in self.buffers() {
-            *waiting.entry(self.table(key)).or_default() += buffer.waiting_bytes();
+            let (waits, bytes) = tables.entry(self.table(key)).or_default();
+            *waits |= buffer.is_waiting();
+            *bytes += buffer.bytes();
         }
+        tables.retain(|_, (waits, _)| *waits);
         let budget = self.memory.budget;
         let over = &mut self.memory.over;
-        over.retain(|table| waiting.get(table).is_some_and(|bytes| *bytes > budget / 4));
-        for (table, bytes) in waiting {
+        over.retain(|table| {
+            let bytes = tables.get(table).map(|(_, bytes)| *bytes);
+            bytes.is_some_and(|bytes| bytes > budget / 4)
+        });
+        for (table, (_, bytes)) in tables {
             if bytes >= budget / 2 && over.insert(table) {
                 tracing::info!(
                     kind = table.0.as_str(),
