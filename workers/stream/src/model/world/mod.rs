@@ -14,11 +14,11 @@ mod group;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::{Duration, Instant},
 };
 
-use pinpipe_config::{Pipeline, StartFrom};
+use pinpipe_config::{StartFrom, Stream};
 use pinpipe_runtime::{admin::Admin, outage::Outage};
 use prometheus_client::registry::Registry;
 
@@ -40,7 +40,7 @@ use crate::{
 const MAX_PARTITIONS: usize = 4;
 const MAX_MEMBERS: usize = 3;
 /// The rounds without faults after which everything must have settled.
-const MAX_SETTLE_ROUNDS: usize = 3000;
+const MAX_SETTLE_ROUNDS: usize = 1000;
 
 const CONFIG: &str = "configVersion: 1
 pipeline: {namespace: model, name: model, uid: u}
@@ -55,6 +55,13 @@ writesDeadLetters: true
 deadLetterMode: reject
 sink: !postgres {name: live, urlFile: f, schema: s, startFrom: earliest, writeMode: upsert}
 ";
+
+/// What the workers of all runs share.
+static PARTS: LazyLock<(Stream, Metrics)> = LazyLock::new(|| {
+    let config: Stream = pinpipe_config::parse(CONFIG).unwrap();
+    let metrics = Metrics::new(&mut Registry::default(), &config.pipeline, "model");
+    (config, metrics)
+});
 
 /// Everything in a run.
 pub struct World {
@@ -81,16 +88,12 @@ fn worker(
     sink: Reference,
     budget: usize,
 ) -> Worker<Reference, Letters> {
-    let pipeline = Pipeline {
-        namespace: "model".into(),
-        name: "model".into(),
-        uid: String::new(),
-    };
-    let metrics = Metrics::new(&mut Registry::default(), &pipeline, "model");
+    let (config, metrics) = &*PARTS;
+    let metrics = metrics.clone();
     let readiness = Admin::new().readiness();
     let outage = Outage::new(readiness.clone(), "SinkUnavailable");
     Worker {
-        config: pinpipe_config::parse(CONFIG).unwrap(),
+        config: config.clone(),
         name: "model".into(),
         sink: Arc::new(sink),
         health: Arc::new(SinkHealth::new(metrics.clone(), outage)),
@@ -329,7 +332,6 @@ impl World {
         if !broken.is_empty() {
             trace!(self, "settles, but for {broken:?}");
             self.settle_except(&broken)?;
-            self.check_health()?;
             self.mend();
         }
         trace!(self, "settles");
@@ -364,8 +366,8 @@ impl World {
             self.join();
         }
         for round in 0..MAX_SETTLE_ROUNDS {
-            self.now += Duration::from_millis(200);
-            if round % 200 == 0 {
+            self.now += Duration::from_millis(500);
+            if round % 100 == 0 {
                 self.rebalance();
             }
             self.coordinate();
@@ -396,11 +398,12 @@ impl World {
                     .values()
                     .all(|member| member.is_settled(except))
                 && (!except.is_empty() || self.network.lock().unwrap().calls.is_empty())
-                && (except.is_empty() || round > 300)
+                && self.check_health().is_ok()
             {
                 return self.check(true, except);
             }
         }
+        self.check_health()?;
         Err(format!("nothing settles within {MAX_SETTLE_ROUNDS} rounds"))
     }
 }

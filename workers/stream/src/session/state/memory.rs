@@ -1,5 +1,5 @@
-//! The memory budget of all batches. The biggest open batches are committed first; what waits for a
-//! table that stores nothing takes no more than half of the budget, so that others go on.
+//! The memory budget of all batches. The biggest open batches are committed first; a table that
+//! stores nothing takes no more than half of the budget, so that others go on.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -110,8 +110,9 @@ impl<B: Batch, D> State<B, D> {
         }
     }
 
-    /// Stops reading for a table that half of the budget waits for, until less than a quarter does:
-    /// what has come since its commit began counts, too.
+    /// Stops reading for a table whose commit is under way once its batches take as much as is
+    /// free: half of the budget if nothing else takes any. However many tables are stuck, some
+    /// memory stays free for the others.
     fn limit_tables(&mut self) {
         let mut tables: BTreeMap<Table, (bool, usize)> = BTreeMap::new();
         for (key, buffer) in self.buffers() {
@@ -119,21 +120,13 @@ impl<B: Batch, D> State<B, D> {
             *waits |= buffer.is_waiting();
             *bytes += buffer.bytes();
         }
+        let free = self.memory.budget.saturating_sub(self.bytes());
         tables.retain(|_, (waits, _)| *waits);
-        let budget = self.memory.budget;
-        let over = &mut self.memory.over;
-        over.retain(|table| {
+        self.memory.over.retain(|table| {
             let bytes = tables.get(table).map(|(_, bytes)| *bytes);
-            bytes.is_some_and(|bytes| bytes > budget / 4)
+            bytes.is_some_and(|bytes| bytes > free / 2)
         });
-        for (table, (_, bytes)) in tables {
-            if bytes >= budget / 2 && over.insert(table) {
-                tracing::info!(
-                    kind = table.0.as_str(),
-                    partition = table.1,
-                    "nothing more is read for a table until the sink has stored what waits for it"
-                );
-            }
-        }
+        let over = tables.into_iter().filter(|(_, (_, bytes))| *bytes >= free);
+        self.memory.over.extend(over.map(|(table, _)| table));
     }
 }
