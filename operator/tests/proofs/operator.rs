@@ -10,12 +10,13 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use kube::Client;
+use pinpipe_servers::process::{end_of, program, spawn};
 
 use crate::{
     api_proxy::ApiProxy,
     cluster::SYSTEM,
     kafka_proxy,
-    servers::{Slot, end_of, program, spawn},
+    servers::Slot,
     traffic::Traffic,
     wait::until,
 };

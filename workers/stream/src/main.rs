@@ -1,23 +1,6 @@
 //! The stream worker: consumes a pipeline's Kafka topics, cleans the records and stores them in one
 //! sink. The archive is this worker with the raw sink.
 
-mod archive;
-mod backoff;
-mod budget;
-mod buffer;
-mod commit;
-mod dead_letter;
-mod log;
-mod metrics;
-#[cfg(test)]
-mod model;
-mod postgres;
-mod protocol;
-mod reset;
-mod resume;
-mod session;
-mod sink;
-
 use std::{sync::Arc, time::Duration};
 
 use axum::{
@@ -34,19 +17,19 @@ use pinpipe_runtime::{
     outage::Outage,
     shutdown, telemetry, worker_metrics,
 };
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
-
-use crate::{
+use pinpipe_stream::{
     archive::Archive,
     backoff::Backoff,
+    budget,
     commit::SinkHealth,
     dead_letter::DeadLetters,
     metrics::Metrics,
     postgres::Postgres,
-    session::Worker,
+    session::{self, Worker},
     sink::{Sink, SinkError},
 };
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// The reason in `/readyz` while the sink is unavailable.
 const SINK_UNAVAILABLE: &str = "SinkUnavailable";
