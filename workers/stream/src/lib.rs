@@ -8,10 +8,11 @@ pub mod backoff;
 pub mod budget;
 pub mod buffer;
 pub mod commit;
-pub mod consumer;
 pub mod dead_letter;
 pub mod log;
 pub mod metrics;
+#[cfg(test)]
+mod model;
 pub mod postgres;
 pub mod protocol;
 pub mod reset;

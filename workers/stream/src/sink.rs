@@ -230,6 +230,32 @@ pub enum Halt {
     /// A requested reset can't be carried out.
     #[error("ResetImpossible: {0}")]
     ResetImpossible(String),
+    /// The topic's records are stamped by their producers.
+    #[error(
+        "TopicUnsuitable: records of {0} are stamped by their producers' clocks, which don't order \
+         them, so nothing reads it: set it to LogAppendTime (kafka-configs --alter --entity-type \
+         topics --entity-name {0} --add-config message.timestamp.type=LogAppendTime). Records that \
+         are in it already then count as older than all that come"
+    )]
+    TopicUnsuitable(String),
+    /// The store refuses more records than can be set aside.
+    #[error(
+        "RecordsRefused: the store refuses too many records of {source_name}: more than {limit} of \
+         the last {of} are in the dead letters, and it says of the next: {sentence} ({code}). \
+         Correct the table, or what produces the records; the sink goes on by itself"
+    )]
+    RecordsRefused {
+        /// The partition.
+        source_name: String,
+        /// The refused records that were set aside.
+        limit: usize,
+        /// The records they are counted in.
+        of: u64,
+        /// The store's code.
+        code: String,
+        /// The store's sentence.
+        sentence: String,
+    },
     /// A record is rejected, and the pipeline is set to stop at rejected records.
     #[error(
         "RecordRejected: the record at offset {offset} of {source_name} is rejected ({reason}: \
@@ -261,6 +287,8 @@ impl Halt {
             Self::StoreUnsuitable(_) => "StoreUnsuitable",
             Self::TableUnsuitable(_) => "TableUnsuitable",
             Self::ResetImpossible(_) => "ResetImpossible",
+            Self::TopicUnsuitable(_) => "TopicUnsuitable",
+            Self::RecordsRefused { .. } => "RecordsRefused",
             Self::RecordRejected { .. } => "RecordRejected",
         }
     }

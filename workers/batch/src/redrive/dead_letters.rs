@@ -185,6 +185,7 @@ mod tests {
             topic_id: topic_id.into(),
             partition,
             offset,
+            sink: None,
         };
         let mut set = LetterIdSet::default();
         for (letter, new) in [

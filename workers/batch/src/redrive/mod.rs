@@ -122,10 +122,10 @@ fn time(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 fn outcome(text: &str) -> Result<Outcome, String> {
-    [Outcome::Rejected, Outcome::Repaired]
+    [Outcome::Rejected, Outcome::Repaired, Outcome::Refused]
         .into_iter()
         .find(|outcome| outcome.as_str() == text)
-        .ok_or_else(|| format!("`{text}` isn't an outcome: use rejected or repaired"))
+        .ok_or_else(|| format!("`{text}` isn't an outcome: use rejected, repaired or refused"))
 }
 
 /// Executes a re-drive. The report goes to standard output and to the termination message.

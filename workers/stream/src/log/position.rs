@@ -28,7 +28,6 @@ pub struct NotAPosition(String);
 
 impl Position {
     /// The position before the first record that a partition ever had.
-    #[allow(dead_code, reason = "the session comes to use it in the next commits")]
     pub const START: Self = Self { high: 0, low: 0 };
 
     /// The position before the record at a Kafka offset. Offsets are not negative.
@@ -46,10 +45,11 @@ impl Position {
 
     /// The next Kafka offset. A position of another log is behind every offset.
     #[must_use]
-    pub fn next_offset(self) -> i64 {
-        match i64::try_from(self.low) {
-            Ok(next) if self.high == 0 => next,
-            _ => i64::MAX,
+    pub const fn next_offset(self) -> i64 {
+        if self.high == 0 && self.low < i64::MAX as u128 {
+            self.low as i64
+        } else {
+            i64::MAX
         }
     }
 }
