@@ -73,9 +73,11 @@ impl Kafka {
                 .set("enable.auto.commit", "false")
                 .set("enable.auto.offset.store", "false")
                 .set("auto.offset.reset", "error")
-                // The partitions of a killed worker move to another within seconds.
-                .set("session.timeout.ms", "10000")
-                .set("heartbeat.interval.ms", "2000")
+                // The partitions of a killed worker move to another within seconds. This is the
+                // shortest time that brokers allow. A static membership would be shorter for a
+                // container that restarts, but then one that stops keeps its partitions as long.
+                .set("session.timeout.ms", "6000")
+                .set("heartbeat.interval.ms", "1500")
                 // New topics and partitions are found within seconds.
                 .set("topic.metadata.refresh.interval.ms", "10000")
                 .set("statistics.interval.ms", "2000")
