@@ -154,7 +154,7 @@ impl Default for Ports {
 
 impl Ports {
     /// A listener at the next free port.
-    pub fn next(&mut self) -> Result<TcpListener> {
+    pub fn listener(&mut self) -> Result<TcpListener> {
         for _ in 0..10_000 {
             self.0 = if self.0 >= 32_000 { 10_000 } else { self.0 + 1 };
             if let Ok(listener) = TcpListener::bind((Ipv4Addr::LOCALHOST, self.0)) {
@@ -166,6 +166,6 @@ impl Ports {
 
     /// The number of the next free port.
     pub fn number(&mut self) -> Result<u16> {
-        Ok(self.next()?.local_addr()?.port())
+        Ok(self.listener()?.local_addr()?.port())
     }
 }

@@ -54,7 +54,7 @@ impl Servers {
             advertised: kafka,
         }];
         for at in 0..MAX_OPERATORS {
-            let advertised = ports.next()?;
+            let advertised = ports.listener()?;
             let broker = ports.number()?;
             listeners.push(Listener {
                 port: broker,

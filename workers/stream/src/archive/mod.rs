@@ -87,12 +87,11 @@ impl Archive {
             store
         } else {
             let mut slot = self.store.write().await;
-            match &*slot {
-                Some(store) => store.clone(),
-                None => {
-                    let opened = Arc::new(Store::open(&self.config.zone, &self.owner).await?);
-                    slot.insert(opened).clone()
-                }
+            if let Some(store) = &*slot {
+                store.clone()
+            } else {
+                let opened = Arc::new(Store::open(&self.config.zone, &self.owner).await?);
+                slot.insert(opened).clone()
             }
         };
         let done = work(&store).await;

@@ -234,7 +234,7 @@ impl Store {
                     })
                 })
                 .collect();
-            match keys().last() {
+            match keys().next_back() {
                 // Only foreign objects so far.
                 Some(key) if objects.is_empty() && !is_last => key.clone_into(&mut start),
                 _ => return Ok(Page { objects, is_last }),

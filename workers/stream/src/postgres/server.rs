@@ -76,9 +76,12 @@ fn addresses(config: &Config) -> String {
     let pairs: Vec<String> = names
         .iter()
         .enumerate()
-        .map(|(at, name)| match name.contains(':') {
-            true => format!("[{name}]:{}", port(at)),
-            false => format!("{name}:{}", port(at)),
+        .map(|(at, name)| {
+            if name.contains(':') {
+                format!("[{name}]:{}", port(at))
+            } else {
+                format!("{name}:{}", port(at))
+            }
         })
         .collect();
     pairs.join(", ")
