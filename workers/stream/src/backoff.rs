@@ -17,7 +17,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The next wait.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let wait = self.0;
         self.0 = (wait * 2).min(LONGEST);
         wait
@@ -31,7 +31,7 @@ mod tests {
     #[test]
     fn doubles_up_to_ten_seconds() {
         let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..8).map(|_| backoff.next().as_millis()).collect();
+        let waits: Vec<_> = (0..8).map(|_| backoff.wait().as_millis()).collect();
         assert_eq!(waits, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
     }
 }

@@ -128,7 +128,7 @@ pub async fn commit<S: Sink, D: Acknowledgement, P: Future<Output = ()>>(
             Err(SinkError::Halt(halt)) => vec![Answer::Halt(halt); parts.len()],
             Err(SinkError::Unavailable(error)) => {
                 health.down(&error);
-                pause(backoff.next()).await;
+                pause(backoff.wait()).await;
                 continue;
             }
         };

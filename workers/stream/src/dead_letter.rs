@@ -174,7 +174,7 @@ impl Sender {
         loop {
             let mut letters_to_send = Vec::new();
             if in_flight.is_empty() && !failed.is_empty() {
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.wait()).await;
                 letters_to_send.append(&mut failed);
             } else {
                 let accepts = failed.is_empty() && in_flight.len() < MAX_IN_FLIGHT;

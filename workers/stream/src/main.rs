@@ -149,7 +149,7 @@ async fn wait_for_sink<S: Sink>(worker: &Worker<S, DeadLetters>, readiness: &Rea
     while let Err(SinkError::Unavailable(error)) = worker.sink.check().await {
         worker.health.down(&error);
         readiness.set(Err(format!("{SINK_UNAVAILABLE}: {error:#}")));
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(backoff.wait()).await;
     }
     worker.health.up();
     readiness.set(Ok(()));

@@ -111,7 +111,7 @@ pub fn explain(halt: &Halt, config: &Stream) -> String {
 fn reset_id(halt: &Halt) -> String {
     match halt {
         Halt::TopicReplaced { found, .. } => found.clone(),
-        Halt::OffsetOutOfRange { position, .. } => position.to_string(),
+        Halt::OffsetOutOfRange { position, .. } => position.clone(),
         _ => String::new(),
     }
 }
@@ -178,9 +178,9 @@ mod tests {
             |sink: &str| pinpipe_config::parse::<Stream>(&format!("{yaml}{sink}\n")).unwrap();
         let gone = Halt::OffsetOutOfRange {
             source_name: "p[2]".into(),
-            position: Position::offset(1),
-            low: Position::offset(5),
-            high: Position::offset(9),
+            position: "1".into(),
+            low: "5".into(),
+            high: "9".into(),
         };
         let replaced = Halt::TopicReplaced {
             source_name: "p[2]".into(),

@@ -212,11 +212,11 @@ pub enum Halt {
         /// The partition.
         source_name: String,
         /// The stored position.
-        position: Position,
+        position: String,
         /// The log's first position.
-        low: Position,
+        low: String,
         /// The log's end.
-        high: Position,
+        high: String,
     },
     /// The stored position can't be read.
     #[error("PositionUnreadable: {0}")]

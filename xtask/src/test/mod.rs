@@ -52,7 +52,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
             program.is_test && !is_end_to_end(program) && program.name != PROOFS
         };
         for program in built.iter().flatten().filter(needs_nothing) {
-            program::run(context, program, &[], &mut tally);
+            program::run(context, program, &slow::settings(options.all), &mut tally);
         }
         (
             servers

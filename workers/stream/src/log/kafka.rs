@@ -169,7 +169,7 @@ fn named(partitions: &[TopicPartition]) -> KafkaResult<TopicPartitionList> {
     )
 }
 
-const fn at(position: Position) -> Offset {
+fn at(position: Position) -> Offset {
     Offset::Offset(position.next_offset())
 }
 

@@ -67,7 +67,7 @@ impl<L: Log, S: Sink> Resume<L, S> {
                         break partitions.iter().map(|_| Err(halt.clone())).collect();
                     }
                     Err(error) => {
-                        let wait = backoff.next();
+                        let wait = backoff.wait();
                         if last_logged.is_none_or(|at: Instant| at.elapsed() > REMINDER) {
                             last_logged = Some(Instant::now());
                             tracing::warn!(

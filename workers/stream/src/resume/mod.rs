@@ -37,11 +37,11 @@ pub fn start(
     committed: Option<Position>,
     log: Extent,
 ) -> Result<(Position, Position), Halt> {
-    let out_of_range = |position| Halt::OffsetOutOfRange {
+    let out_of_range = |position: Position| Halt::OffsetOutOfRange {
         source_name: source.to_string(),
-        position,
-        low: log.low,
-        high: log.high,
+        position: position.to_string(),
+        low: log.low.to_string(),
+        high: log.high.to_string(),
     };
     let Some(stored) = stored else {
         let first = committed.unwrap_or(log.low);
