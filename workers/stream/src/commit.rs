@@ -39,6 +39,7 @@ struct Downtime {
 
 impl SinkHealth {
     /// Reports to `metrics` and `outage`; nothing is reported until the first call.
+    #[must_use]
     pub const fn new(metrics: Metrics, outage: Outage) -> Self {
         Self {
             metrics,

@@ -12,6 +12,7 @@ use crate::{
 };
 
 /// Whether a reset includes this topic.
+#[must_use]
 pub fn applies_to(reset: &Reset, topic: &str) -> bool {
     reset.topic.as_deref().is_none_or(|named| named == topic)
 }
@@ -41,6 +42,7 @@ pub fn targets(
 }
 
 /// The error for a reset of a partition that does not exist.
+#[must_use]
 pub fn no_such_partition(topic: &str, partition: i32, logs: &BTreeMap<i32, Extent>) -> Halt {
     let last = logs.keys().next_back().copied().unwrap_or(0);
     Halt::ResetImpossible(format!(
@@ -49,6 +51,7 @@ pub fn no_such_partition(topic: &str, partition: i32, logs: &BTreeMap<i32, Exten
 }
 
 /// Why a sink is halted, and what the user can do.
+#[must_use]
 pub fn explain(halt: &Halt, config: &Stream) -> String {
     let (Halt::TopicReplaced {
         source_name: source,

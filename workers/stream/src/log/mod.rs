@@ -27,6 +27,7 @@ pub struct Extent {
 
 impl Extent {
     /// Whether `position` can be read from.
+    #[must_use]
     pub fn contains(self, position: Position) -> bool {
         (self.low..=self.high).contains(&position)
     }

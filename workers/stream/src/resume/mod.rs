@@ -71,6 +71,7 @@ pub fn start(
 
 /// The initial positions of a topic's partitions that have none stored: by `from` where the sink
 /// has no position in the topic yet, else at the start, since those partitions were added later.
+#[must_use]
 pub fn initial_positions(
     from: StartFrom,
     stored: &BTreeMap<i32, StoredPosition>,

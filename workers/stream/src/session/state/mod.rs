@@ -4,6 +4,8 @@
 mod memory;
 mod pace;
 mod refused;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -211,12 +213,14 @@ impl<B: Batch, D> State<B, D> {
     }
 
     /// The refusal of the record before `after`, which is to be set aside.
+    #[must_use]
     pub fn refusal(&self, key: Key, after: Position) -> Option<&Refusal> {
         self.partitions.get(&key)?.set_aside.get(&after)
     }
 
     /// Whether a record before `after` that its producer has stamped is of the time before the
     /// broker stamped this topic's records.
+    #[must_use]
     pub fn is_history(&self, key: Key, after: Position) -> bool {
         self.partitions
             .get(&key)
@@ -260,6 +264,7 @@ impl<B: Batch, D> State<B, D> {
     }
 
     /// Whether nothing waits to be stored.
+    #[must_use]
     pub fn is_drained(&self) -> bool {
         self.buffers().all(|(_, buffer)| buffer.is_empty())
     }
@@ -443,6 +448,7 @@ impl<B: Batch, D> State<B, D> {
     }
 
     /// How the session does.
+    #[must_use]
     pub fn health(&self, now: Instant) -> Health {
         let mut halts = self.partitions.values().filter_map(|partition| {
             let halted = partition.halted.as_ref()?;
@@ -666,6 +672,7 @@ impl<B: Batch, D> State<B, D> {
     }
 
     /// When [`Self::proceed`] has something to do next.
+    #[must_use]
     pub fn due_at(&self) -> Option<Instant> {
         let halts = self.partitions.values().filter_map(|partition| {
             match partition.halted.as_ref()?.next {
