@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+/// The interval at which a lasting problem is logged again.
+pub const REMINDER: Duration = Duration::from_secs(30);
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(10);
 

@@ -9,15 +9,12 @@ use std::{
 use pinpipe_runtime::outage::Outage;
 
 use crate::{
-    backoff::Backoff,
+    backoff::{Backoff, REMINDER},
     dead_letter::Acknowledgement,
     metrics::Metrics,
     session::state::{Group, Member},
     sink::{Answer, Batch, Part, Sink, SinkError},
 };
-
-/// The interval at which a lasting problem is logged again.
-pub const REMINDER: Duration = Duration::from_secs(30);
 
 /// A batch and the sink's answer.
 pub type Answered<B, D> = (Member<B, D>, Answer);

@@ -28,7 +28,10 @@ use tokio::sync::{
     oneshot,
 };
 
-use crate::{backoff::Backoff, commit::REMINDER, sink::Source};
+use crate::{
+    backoff::{Backoff, REMINDER},
+    sink::Source,
+};
 
 /// Dead letters that are sent at once; others wait in memory, which the session accounts for.
 const MAX_IN_FLIGHT: usize = 1000;

@@ -12,8 +12,8 @@ use pinpipe_core::Kind;
 
 use super::{Start, initial_positions, start};
 use crate::{
-    backoff::Backoff,
-    commit::{REMINDER, SinkHealth},
+    backoff::{Backoff, REMINDER},
+    commit::SinkHealth,
     log::{Log, Position},
     reset,
     sink::{Halt, InitialPosition, Sink, SinkError, Source, StoredPosition, Topic},
