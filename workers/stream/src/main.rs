@@ -155,8 +155,8 @@ async fn wait_for_sink<S: Sink>(worker: &Worker<S, DeadLetters>, readiness: &Rea
     readiness.set(Ok(()));
 }
 
-/// Runs one session after the other until `stop`. An unavailable broker or sink ends no session, nor
-/// does a partition that must stop.
+/// Runs one session after the other until `stop`. An unavailable broker or sink ends no session,
+/// nor does a partition that must stop.
 async fn run_sessions<S: Sink>(worker: &Worker<S, DeadLetters>, stop: &CancellationToken) {
     while let Err(error) = session::run(worker, stop).await {
         tracing::warn!(error = format!("{error:#}"), "the session restarts");

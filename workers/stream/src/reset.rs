@@ -17,8 +17,8 @@ pub fn applies_to(reset: &Reset, topic: &str) -> bool {
     reset.topic.as_deref().is_none_or(|named| named == topic)
 }
 
-/// The new position of each partition. `at` holds the first position not before [`ResetTo::Time`], in
-/// partitions that have one.
+/// The new position of each partition. `at` holds the first position not before
+/// [`ResetTo::Time`], in partitions that have one.
 pub fn targets(
     topic: &str,
     to: ResetTo,

@@ -27,16 +27,16 @@
 //!   stay paused; revoked partitions are never released without being drained;
 //! - consuming: records of a time before the broker's stamps keep their producers' times;
 //! - resuming: partitions added later start at their end; the group's position takes precedence
-//!   over the sink's, or is ignored;
+//!   over the sink's;
 //! - commit: dead letters are not waited for; a lost reply counts as stored; answers of a group are
 //!   mixed up.
 //!
 //! The test does not notice these, since the store's positions or a second read make up for them:
-//! records accepted twice or while draining, a gap sealed while a batch is in flight, and answers
-//! of commits and look-ups that nobody waits for any more.
+//! records accepted twice or while draining, partitions released before they are drained, a gap
+//! sealed while a batch is in flight, and answers of commits and look-ups that nobody waits for.
 //!
-//! `PINPIPE_SEED=<seed>` runs one seed and prints its steps; `PINPIPE_SEEDS=<count>` sets the number
-//! of seeds.
+//! `PINPIPE_SEED=<seed>` runs one seed and prints its steps; `PINPIPE_SEEDS=<count>` sets the
+//! number of seeds.
 
 mod log;
 mod member;

@@ -82,7 +82,7 @@ pub enum Like {
     Objects,
 }
 
-/// What is the matter with a partition of the store.
+/// What is wrong with a partition of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     Halts,

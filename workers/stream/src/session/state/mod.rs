@@ -1,4 +1,4 @@
-//! The session as a state machine without I/O. It hears of assignments, results, read records and
+//! The session as a state machine without I/O. It is told of assignments, results, read records and
 //! the time, and answers with [`Action`]s for its driver.
 
 mod answer;
