@@ -13,12 +13,7 @@ use kube::Client;
 use pinpipe_servers::process::{end_of, program, spawn};
 
 use crate::{
-    api_proxy::ApiProxy,
-    cluster::SYSTEM,
-    kafka_proxy,
-    servers::Slot,
-    traffic::Traffic,
-    wait::until,
+    api_proxy::ApiProxy, cluster::SYSTEM, kafka_proxy, servers::Slot, traffic::Traffic, wait::until,
 };
 
 /// The registry of worker images.

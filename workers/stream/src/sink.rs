@@ -164,8 +164,9 @@ pub enum InitialPosition {
     /// At the earliest record or at the end of the log. The sink stores that position before the
     /// first record is read. A partition added later starts at 0.
     Stored(pinpipe_config::StartFrom),
-    /// At the consumer group's committed offset, else at the earliest record.
-    GroupOffset,
+    /// At the earliest record. The sink stores that position, too, but each partition's when it is
+    /// assigned, and moves it only together with records.
+    LogStart,
 }
 
 /// Why a sink stops until a person has decided how to continue. Records are never skipped or read
@@ -340,7 +341,7 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Stores `initial` positions where there are none. Stores nothing if the topic's positions are
     /// no longer `known`: another worker has stored its own, and the initial ones must be computed
-    /// again. Called only for sinks whose [`InitialPosition`] is `Stored`.
+    /// again. A sink that starts at the log's start is given the assigned partitions alone.
     fn store_initial_positions(
         &self,
         _topic: &Arc<Topic>,
@@ -360,8 +361,7 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Sets the positions of partitions to `to`, also where the stored ones belong to an earlier
     /// topic of that name, and records that the reset `id` is carried out. Does both or neither, or
-    /// can be called again to complete it. A sink that stores no position without records leaves
-    /// partitions it has no records of to the group's committed offset.
+    /// can be called again to complete it.
     fn reset(
         &self,
         topic: &Arc<Topic>,

@@ -16,7 +16,7 @@ enum LeftOut {
     Setting(&'static str, &'static str),
 }
 
-const SLOW: [Slow; 3] = [
+const SLOW: [Slow; 4] = [
     Slow {
         what: "e2e/tests/release.rs",
         left_out: LeftOut::Program("release"),
@@ -32,6 +32,11 @@ const SLOW: [Slow; 3] = [
         what: "the stream worker's model with 100,000 seeds",
         left_out: LeftOut::Setting("PINPIPE_SEEDS", "100000"),
         because: "they take half an hour; 2,000 were run here",
+    },
+    Slow {
+        what: "2,000 sequences of calls to each sink",
+        left_out: LeftOut::Setting("PINPIPE_SEQUENCES", "2000"),
+        because: "they take minutes; 200 were run here",
     },
 ];
 

@@ -5,6 +5,7 @@
 //! position write the same key. `docs/internals/architecture.md` describes the protocol,
 //! [`pinpipe_runtime::raw_zone`] the layout.
 
+mod begin;
 mod failure;
 mod last;
 pub mod lines;
@@ -105,16 +106,17 @@ impl Archive {
     }
 
     /// Where a partition's archive ends, by the metadata of the object with the highest position in
-    /// its key.
+    /// its key; without objects, where it begins.
     async fn position(
         &self,
         store: &Store,
+        topic: &Topic,
         raw: &RawPartition,
     ) -> Result<Option<StoredPosition>, SinkError> {
         let prefix = &self.config.zone.prefix;
         self.check_format(store, raw).await?;
         let Some(last) = store.last_object(prefix, raw).await? else {
-            return Ok(None);
+            return self.begin(store, topic, raw).await;
         };
         let facts = store.facts(&last.key).await?;
         // Somebody deletes objects: the caller retries.
@@ -133,7 +135,7 @@ impl Archive {
         partition: i32,
     ) -> Result<(i32, Option<StoredPosition>), SinkError> {
         let raw = raw_partition(topic, partition);
-        Ok((partition, self.position(store, &raw).await?))
+        Ok((partition, self.position(store, topic, &raw).await?))
     }
 
     /// Records the compression of a partition's objects before the first is written. It is a part
@@ -271,7 +273,7 @@ impl Sink for Archive {
     }
 
     fn initial_position(&self) -> InitialPosition {
-        InitialPosition::GroupOffset
+        InitialPosition::LogStart
     }
 
     async fn check(&self) -> Result<(), SinkError> {
@@ -300,6 +302,22 @@ impl Sink for Archive {
             Ok(positions
                 .filter_map(|(partition, position)| Some((partition, position?)))
                 .collect())
+        })
+        .await
+    }
+
+    async fn store_initial_positions(
+        &self,
+        topic: &Arc<Topic>,
+        _: &BTreeMap<i32, StoredPosition>,
+        initial: &BTreeMap<i32, Position>,
+    ) -> Result<(), SinkError> {
+        self.with(async |store| {
+            for (partition, position) in initial {
+                self.note_begin(store, topic, *partition, position.next_offset())
+                    .await?;
+            }
+            Ok(())
         })
         .await
     }

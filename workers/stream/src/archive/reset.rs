@@ -75,7 +75,9 @@ impl Archive {
         for &partition in partitions {
             let raw = raw_partition(topic, partition);
             let done = match self.marker(store, &raw, id).await? {
-                Some(marker) => !marker.is_ahead(topic, self.position(store, &raw).await?.as_ref()),
+                Some(marker) => {
+                    !marker.is_ahead(topic, self.position(store, topic, &raw).await?.as_ref())
+                }
                 None => false,
             };
             if !done {
@@ -96,8 +98,7 @@ impl Archive {
             .await
     }
 
-    /// Makes the archive continue at `to` in one partition. An archive without objects of the
-    /// partition starts at the group's committed offset, which the caller has set.
+    /// Makes the archive continue at `to` in one partition.
     pub(super) async fn reset_partition(
         &self,
         store: &Store,
@@ -109,7 +110,7 @@ impl Archive {
             raw_partition(&source.topic, source.partition),
             &self.config.zone.prefix,
         );
-        let position = self.position(store, &raw).await?;
+        let position = self.position(store, &source.topic, &raw).await?;
         if let Some(position) = &position {
             Halt::check_identity(source, &position.cluster_id, &position.topic_id)?;
         }
@@ -143,8 +144,10 @@ impl Archive {
             to
         };
         let Some(position) = position else {
-            tracing::info!(%source, to, reset = id, "the empty archive starts at that offset");
-            return Ok(());
+            tracing::info!(%source, to, reset = id, "the empty archive begins at that offset");
+            return self
+                .note_begin(store, &source.topic, source.partition, to)
+                .await;
         };
         let mut next = position.next.next_offset();
         while next < to {

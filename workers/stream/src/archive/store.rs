@@ -5,6 +5,7 @@ use std::{collections::HashMap, time::Duration};
 use anyhow::{Context, anyhow};
 use aws_sdk_s3::{
     Client,
+    config::RequestChecksumCalculation,
     operation::{
         create_multipart_upload::CreateMultipartUploadOutput, get_object::GetObjectError,
         head_object::HeadObjectError,
@@ -85,8 +86,12 @@ impl Store {
     pub async fn open(zone: &RawZone, owner: &str) -> Result<Self, SinkError> {
         let client = s3::client(&zone.s3)?;
         s3::ensure_bucket(&client, &zone.s3, &zone.bucket).await?;
+        let with_checksums = client
+            .config()
+            .to_builder()
+            .request_checksum_calculation(RequestChecksumCalculation::WhenSupported);
         let mut store = Self {
-            client,
+            client: Client::from_conf(with_checksums.build()),
             bucket: zone.bucket.clone(),
             checksum: Some(ChecksumAlgorithm::Crc32),
         };
@@ -100,7 +105,7 @@ impl Store {
                         endpoint,
                         "the object store refuses checksums: none are sent"
                     );
-                    store.checksum = None;
+                    (store.client, store.checksum) = (client.clone(), None);
                 }
                 Probed::Unconditional(operation) => {
                     return Err(Halt::StoreUnsuitable(format!(
@@ -180,6 +185,22 @@ impl Store {
         }
         let objects = raw_zone::list(&self.client, &self.bucket, prefix, partition).await?;
         Ok(objects.into_iter().next_back())
+    }
+
+    /// All keys that begin with `prefix`.
+    pub async fn keys(&self, prefix: &str) -> Result<Vec<String>, SinkError> {
+        let request = self.client.list_objects_v2().bucket(&self.bucket);
+        let mut pages = request.prefix(prefix).into_paginator().send();
+        let mut keys = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| {
+                let what = format!("can't list {}", self.url(prefix));
+                RequestError::from(error).into_error(&what)
+            })?;
+            let found = page.contents().iter().filter_map(|object| object.key());
+            keys.extend(found.map(str::to_owned));
+        }
+        Ok(keys)
     }
 
     /// A page of a partition's raw objects, in the order of the store, from the first whose key

@@ -209,7 +209,7 @@ impl Sink for Reference {
     fn initial_position(&self) -> InitialPosition {
         match self.like {
             Like::Table => InitialPosition::Stored(self.from),
-            Like::Objects => InitialPosition::GroupOffset,
+            Like::Objects => InitialPosition::LogStart,
         }
     }
 

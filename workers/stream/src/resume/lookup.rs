@@ -154,15 +154,15 @@ impl<L: Log, S: Sink> Resume<L, S> {
         partitions: &[i32],
     ) -> Result<BTreeMap<i32, StoredPosition>, SinkError> {
         let stored = self.positions(topic, partitions).await?;
-        let InitialPosition::Stored(from) = self.sink.initial_position() else {
-            return Ok(stored);
-        };
         if partitions
             .iter()
             .all(|partition| stored.contains_key(partition))
         {
             return Ok(stored);
         }
+        let InitialPosition::Stored(from) = self.sink.initial_position() else {
+            return self.begin(topic, partitions, stored).await;
+        };
         if let Some((partition, position)) = stored.first_key_value() {
             let source = Source {
                 topic: topic.clone(),
@@ -188,6 +188,43 @@ impl<L: Log, S: Sink> Resume<L, S> {
         Ok(stored)
     }
 
+    /// Stores the log's start as the position of partitions of which the sink has nothing.
+    async fn begin(
+        &self,
+        topic: &Arc<Topic>,
+        partitions: &[i32],
+        stored: BTreeMap<i32, StoredPosition>,
+    ) -> Result<BTreeMap<i32, StoredPosition>, SinkError> {
+        let missing = partitions.iter().copied();
+        let missing: Vec<i32> = missing
+            .filter(|partition| !stored.contains_key(partition))
+            .collect();
+        let logs = self.log.extents(&topic.name, Some(&missing)).await?;
+        for (partition, committed) in self.log.committed(&topic.name, &missing).await? {
+            let start = logs.get(&partition).map(|log| log.low);
+            if start.is_some_and(|start| start < committed) {
+                tracing::warn!(
+                    topic = topic.name,
+                    partition,
+                    %committed,
+                    "the sink has nothing of this partition, though its group has read a part of \
+                     it: what was stored was deleted or moved, or could not be keyed. It starts \
+                     again at the earliest record"
+                );
+            }
+        }
+        let initial: BTreeMap<i32, Position> = logs
+            .iter()
+            .map(|(partition, log)| (*partition, log.low))
+            .collect();
+        let begun = self
+            .sink
+            .store_initial_positions(topic, &stored, &initial)
+            .await;
+        self.observed(begun)?;
+        self.positions(topic, partitions).await
+    }
+
     /// Carries out a reset unless that was done before. A sink that stores initial positions is
     /// reset in all partitions of the topic at once, by the first worker; other sinks are reset by
     /// the worker each partition is assigned to.
@@ -197,7 +234,7 @@ impl<L: Log, S: Sink> Resume<L, S> {
         topic: &Arc<Topic>,
         assigned: &[i32],
     ) -> Result<(), SinkError> {
-        let at_once = self.sink.initial_position() != InitialPosition::GroupOffset;
+        let at_once = self.sink.initial_position() != InitialPosition::LogStart;
         let wanted: Vec<i32> = match reset.partition {
             Some(partition) if at_once => vec![partition],
             named => assigned
@@ -230,14 +267,6 @@ impl<L: Log, S: Sink> Resume<L, S> {
             _ => BTreeMap::new(),
         };
         let targets = reset::targets(&topic.name, reset.to, &logs, &at)?;
-        if !at_once {
-            let stored = self.positions(topic, &pending).await?;
-            let without = targets
-                .iter()
-                .filter(|(partition, _)| !stored.contains_key(partition));
-            let without = without.map(|(partition, to)| (*partition, *to)).collect();
-            self.log.commit_and_wait(&topic.name, without).await?;
-        }
         let listed = targets
             .iter()
             .map(|(partition, to)| format!("{partition}: {to}"));

@@ -44,12 +44,7 @@ pub fn start(
         high: log.high.to_string(),
     };
     let Some(stored) = stored else {
-        let first = committed.unwrap_or(log.low);
-        return if log.contains(first) {
-            Ok((first, first))
-        } else {
-            Err(out_of_range(first))
-        };
+        return Ok((log.low, log.low));
     };
     Halt::check_identity(source, &stored.cluster_id, &stored.topic_id)?;
     if log.contains(stored.next) {
@@ -59,7 +54,7 @@ pub fn start(
         // Between the two were only rejected records and markers, without which this sink does not
         // move its position.
         Some(committed)
-            if initial == InitialPosition::GroupOffset
+            if initial == InitialPosition::LogStart
                 && stored.next < committed
                 && log.contains(committed) =>
         {
@@ -149,8 +144,8 @@ mod tests {
         for next in [9, 21] {
             for (initial, committed) in [
                 (STORED, Some(at(15))),
-                (InitialPosition::GroupOffset, None),
-                (InitialPosition::GroupOffset, Some(at(5))),
+                (InitialPosition::LogStart, None),
+                (InitialPosition::LogStart, Some(at(5))),
             ] {
                 let halt =
                     start(&source(), initial, Some(&position(next)), committed, LOG).unwrap_err();
@@ -164,7 +159,7 @@ mod tests {
         assert_eq!(
             start(
                 &source(),
-                InitialPosition::GroupOffset,
+                InitialPosition::LogStart,
                 Some(&position(5)),
                 Some(at(12)),
                 LOG
@@ -174,31 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn an_emptied_archive_resumes_at_the_committed_offset() {
-        assert_eq!(
-            start(
-                &source(),
-                InitialPosition::GroupOffset,
-                None,
-                Some(at(15)),
-                LOG
-            ),
-            Ok((at(15), at(15)))
-        );
-        assert_eq!(
-            start(&source(), InitialPosition::GroupOffset, None, None, LOG),
-            Ok((at(10), at(10)))
-        );
-        assert!(
-            start(
-                &source(),
-                InitialPosition::GroupOffset,
-                None,
-                Some(at(5)),
-                LOG
-            )
-            .is_err()
-        );
+    fn an_archive_without_objects_starts_at_the_log_s_start() {
+        for committed in [None, Some(at(5)), Some(at(15))] {
+            let started = start(&source(), InitialPosition::LogStart, None, committed, LOG);
+            assert_eq!(started, Ok((at(10), at(10))), "{committed:?}");
+        }
     }
 
     #[test]

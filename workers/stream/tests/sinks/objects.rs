@@ -148,3 +148,23 @@ async fn a_late_worker_s_upload_replaces_nothing() {
     );
     assert_eq!(position(&other).await, Some(100));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_without_objects_keeps_where_it_begins() {
+    let (port, credentials) = stores::s3(true);
+    let [first, second] = [0, 1].map(|_| archive(*port, credentials, "begin", Compression::None));
+    assert_eq!(position(&first).await, None);
+    let start = [(0, Position::offset(7))].into();
+    first
+        .store_initial_positions(&topic(Kind::Pin), &[].into(), &start)
+        .await
+        .unwrap();
+    assert_eq!(position(&second).await, Some(7));
+    // A note of an earlier topic of the name tells nothing.
+    let mut replaced = (*topic(Kind::Pin)).clone();
+    replaced.id = "another".into();
+    let found = second.positions(&std::sync::Arc::new(replaced), &[0]).await;
+    assert_eq!(found.unwrap().len(), 0);
+    commit(&first, 7, 9, "t").await.unwrap();
+    assert_eq!(position(&second).await, Some(9));
+}
