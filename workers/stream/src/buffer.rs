@@ -72,6 +72,7 @@ pub struct PartitionBuffer<B, D> {
 impl<B: Batch, D> PartitionBuffer<B, D> {
     /// An empty buffer for a partition whose position in the sink is `stored` and that is read from
     /// `fetch` on. `group_position` is the consumer group's committed position.
+    #[must_use]
     pub const fn new(
         source: Source,
         stored: Position,

@@ -9,15 +9,12 @@ use std::{
 use pinpipe_runtime::outage::Outage;
 
 use crate::{
-    backoff::Backoff,
+    backoff::{Backoff, REMINDER},
     dead_letter::Acknowledgement,
     metrics::Metrics,
     session::state::{Group, Member},
     sink::{Answer, Batch, Part, Sink, SinkError},
 };
-
-/// The interval at which a lasting problem is logged again.
-pub const REMINDER: Duration = Duration::from_secs(30);
 
 /// A batch and the sink's answer.
 pub type Answered<B, D> = (Member<B, D>, Answer);
@@ -39,6 +36,7 @@ struct Downtime {
 
 impl SinkHealth {
     /// Reports to `metrics` and `outage`; nothing is reported until the first call.
+    #[must_use]
     pub const fn new(metrics: Metrics, outage: Outage) -> Self {
         Self {
             metrics,
@@ -128,7 +126,7 @@ pub async fn commit<S: Sink, D: Acknowledgement, P: Future<Output = ()>>(
             Err(SinkError::Halt(halt)) => vec![Answer::Halt(halt); parts.len()],
             Err(SinkError::Unavailable(error)) => {
                 health.down(&error);
-                pause(backoff.next()).await;
+                pause(backoff.wait()).await;
                 continue;
             }
         };

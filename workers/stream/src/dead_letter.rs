@@ -1,5 +1,5 @@
 //! The dead-letter producer: rejected records, refused ones, and copies of repaired ones where the
-//! pipeline wants them, with headers that name origin and reason ([`pinpipe_runtime::dead_letter`]).
+//! pipeline wants them. Their headers name origin and reason ([`pinpipe_runtime::dead_letter`]).
 //!
 //! Delivery is at least once: a position moves only after all replicas have acknowledged the dead
 //! letters before it. A dead letter's id is (topic id, partition, offset, refusing sink), so that
@@ -28,7 +28,10 @@ use tokio::sync::{
     oneshot,
 };
 
-use crate::{backoff::Backoff, commit::REMINDER, sink::Source};
+use crate::{
+    backoff::{Backoff, REMINDER},
+    sink::Source,
+};
 
 /// Dead letters that are sent at once; others wait in memory, which the session accounts for.
 const MAX_IN_FLIGHT: usize = 1000;
@@ -174,7 +177,7 @@ impl Sender {
         loop {
             let mut letters_to_send = Vec::new();
             if in_flight.is_empty() && !failed.is_empty() {
-                tokio::time::sleep(backoff.next()).await;
+                tokio::time::sleep(backoff.wait()).await;
                 letters_to_send.append(&mut failed);
             } else {
                 let accepts = failed.is_empty() && in_flight.len() < MAX_IN_FLIGHT;

@@ -149,14 +149,14 @@ async fn wait_for_sink<S: Sink>(worker: &Worker<S, DeadLetters>, readiness: &Rea
     while let Err(SinkError::Unavailable(error)) = worker.sink.check().await {
         worker.health.down(&error);
         readiness.set(Err(format!("{SINK_UNAVAILABLE}: {error:#}")));
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(backoff.wait()).await;
     }
     worker.health.up();
     readiness.set(Ok(()));
 }
 
-/// Runs one session after the other until `stop`. An unavailable broker or sink ends no session, nor
-/// does a partition that must stop.
+/// Runs one session after the other until `stop`. An unavailable broker or sink ends no session,
+/// nor does a partition that must stop.
 async fn run_sessions<S: Sink>(worker: &Worker<S, DeadLetters>, stop: &CancellationToken) {
     while let Err(error) = session::run(worker, stop).await {
         tracing::warn!(error = format!("{error:#}"), "the session restarts");

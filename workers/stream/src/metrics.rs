@@ -337,6 +337,7 @@ impl Metrics {
 
     /// The values that the pipeline's thresholds are compared with. Call it at intervals: each call
     /// adds the current counts to the window of recent ones.
+    #[must_use]
     pub fn threshold_values(&self) -> WorkerMetrics {
         let count = |outcome: &'static str| -> u64 {
             let of = |kind: Kind| {

@@ -5,6 +5,7 @@ use crate::{log::Position, sink::Answer};
 
 /// The answer to the commit from `from` to `to` where `stored` is the position, if the commit must
 /// not be made. For sinks that move the position in the transaction that stores the records.
+#[must_use]
 pub fn settled(stored: Position, from: Position, to: Position) -> Option<Answer> {
     if stored == from {
         None
@@ -30,6 +31,7 @@ pub enum Taken {
 
 impl Taken {
     /// Decides by `next`, where the existing object ends.
+    #[must_use]
     pub const fn decide(next: i64, from: i64, to: i64) -> Self {
         if next <= from {
             Self::Unreadable

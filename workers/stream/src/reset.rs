@@ -12,12 +12,13 @@ use crate::{
 };
 
 /// Whether a reset includes this topic.
+#[must_use]
 pub fn applies_to(reset: &Reset, topic: &str) -> bool {
     reset.topic.as_deref().is_none_or(|named| named == topic)
 }
 
-/// The new position of each partition. `at` holds the first position not before [`ResetTo::Time`], in
-/// partitions that have one.
+/// The new position of each partition. `at` holds the first position not before
+/// [`ResetTo::Time`], in partitions that have one.
 pub fn targets(
     topic: &str,
     to: ResetTo,
@@ -41,6 +42,7 @@ pub fn targets(
 }
 
 /// The error for a reset of a partition that does not exist.
+#[must_use]
 pub fn no_such_partition(topic: &str, partition: i32, logs: &BTreeMap<i32, Extent>) -> Halt {
     let last = logs.keys().next_back().copied().unwrap_or(0);
     Halt::ResetImpossible(format!(
@@ -49,6 +51,7 @@ pub fn no_such_partition(topic: &str, partition: i32, logs: &BTreeMap<i32, Exten
 }
 
 /// Why a sink is halted, and what the user can do.
+#[must_use]
 pub fn explain(halt: &Halt, config: &Stream) -> String {
     let (Halt::TopicReplaced {
         source_name: source,
@@ -111,7 +114,7 @@ pub fn explain(halt: &Halt, config: &Stream) -> String {
 fn reset_id(halt: &Halt) -> String {
     match halt {
         Halt::TopicReplaced { found, .. } => found.clone(),
-        Halt::OffsetOutOfRange { position, .. } => position.to_string(),
+        Halt::OffsetOutOfRange { position, .. } => position.clone(),
         _ => String::new(),
     }
 }
@@ -178,9 +181,9 @@ mod tests {
             |sink: &str| pinpipe_config::parse::<Stream>(&format!("{yaml}{sink}\n")).unwrap();
         let gone = Halt::OffsetOutOfRange {
             source_name: "p[2]".into(),
-            position: Position::offset(1),
-            low: Position::offset(5),
-            high: Position::offset(9),
+            position: "1".into(),
+            low: "5".into(),
+            high: "9".into(),
         };
         let replaced = Halt::TopicReplaced {
             source_name: "p[2]".into(),

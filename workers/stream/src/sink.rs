@@ -12,22 +12,10 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use pinpipe_core::{Cleaned, Kind, Order, Rejection};
+use pinpipe_core::{Cleaned, Order, Rejection};
 
 use crate::log::Position;
-
-/// A topic, identified beyond its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topic {
-    /// The kind of its records.
-    pub kind: Kind,
-    /// The topic's name.
-    pub name: String,
-    /// The id of its Kafka cluster.
-    pub cluster_id: String,
-    /// The topic's id: a topic deleted and created again has another one.
-    pub id: String,
-}
+pub use crate::log::Topic;
 
 /// A partition to read from.
 #[derive(Clone, Debug)]
@@ -213,11 +201,11 @@ pub enum Halt {
         /// The partition.
         source_name: String,
         /// The stored position.
-        position: Position,
+        position: String,
         /// The log's first position.
-        low: Position,
+        low: String,
         /// The log's end.
-        high: Position,
+        high: String,
     },
     /// The stored position can't be read.
     #[error("PositionUnreadable: {0}")]

@@ -57,7 +57,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
                 && !STORES.contains(&program.name.as_str())
         };
         for program in built.iter().flatten().filter(needs_nothing) {
-            program::run(context, program, &[], &mut tally);
+            program::run(context, program, &slow::settings(options.all), &mut tally);
         }
         run_on_stores(
             context,

@@ -11,7 +11,18 @@ use pinpipe_runtime::dead_letter::{Redriven, UnusableOrder};
 
 pub use position::Position;
 
-use crate::sink::Topic;
+/// A topic, identified beyond its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topic {
+    /// The kind of its records.
+    pub kind: Kind,
+    /// The topic's name.
+    pub name: String,
+    /// The id of its Kafka cluster.
+    pub cluster_id: String,
+    /// The topic's id: a topic deleted and created again has another one.
+    pub id: String,
+}
 
 /// A topic's name and a partition's number.
 pub type TopicPartition = (String, i32);
@@ -27,6 +38,7 @@ pub struct Extent {
 
 impl Extent {
     /// Whether `position` can be read from.
+    #[must_use]
     pub fn contains(self, position: Position) -> bool {
         (self.low..=self.high).contains(&position)
     }

@@ -3,7 +3,7 @@
 use std::{fmt, str::FromStr};
 
 /// Ten to the number of digits in each half of a position.
-const HALF: u128 = 10_u128.pow(HALF_DIGITS as u32);
+const HALF: u128 = 10_u128.pow(28);
 const HALF_DIGITS: usize = 28;
 /// The digits of the longest position: a Kinesis sequence number.
 pub const MAX_DIGITS: usize = 2 * HALF_DIGITS;
@@ -45,11 +45,10 @@ impl Position {
 
     /// The next Kafka offset. A position of another log is behind every offset.
     #[must_use]
-    pub const fn next_offset(self) -> i64 {
-        if self.high == 0 && self.low < i64::MAX as u128 {
-            self.low as i64
-        } else {
-            i64::MAX
+    pub fn next_offset(self) -> i64 {
+        match i64::try_from(self.low) {
+            Ok(next) if self.high == 0 => next,
+            _ => i64::MAX,
         }
     }
 }

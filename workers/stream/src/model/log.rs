@@ -188,9 +188,8 @@ impl Broker {
             .filter(|at| !self.partitions[*at].keys.is_empty())
             .collect();
         match (self.like, open.as_slice()) {
-            (Like::Kafka, _) => keys.push((0..KEYS).collect()),
-            (Like::Kinesis, []) => keys.push((0..KEYS).collect()),
-            (Like::Kinesis, [.., one, other]) if choice % 2 == 0 => {
+            (Like::Kafka, _) | (Like::Kinesis, []) => keys.push((0..KEYS).collect()),
+            (Like::Kinesis, [.., one, other]) if choice.is_multiple_of(2) => {
                 let mut merged = std::mem::take(&mut self.partitions[*one].keys);
                 merged.append(&mut self.partitions[*other].keys);
                 keys.push(merged);
@@ -288,7 +287,7 @@ pub struct Delivered {
 }
 
 impl Message for Delivered {
-    fn topic(&self) -> &str {
+    fn topic(&self) -> &'static str {
         "geo"
     }
     fn partition(&self) -> i32 {

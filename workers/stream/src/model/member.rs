@@ -25,6 +25,7 @@ use crate::{
     sink::Sink as _,
 };
 
+type Committed = (Vec<Answered<Records, Sent>>, Duration);
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The reader's position in a partition.
@@ -42,12 +43,16 @@ struct Cursor {
 pub struct Restart;
 
 /// A member of the group.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
 pub struct Member {
     worker: Arc<Worker<Reference, Letters>>,
     log: Connection,
     state: State<Records, Sent>,
     cursors: BTreeMap<i32, Cursor>,
-    commits: Vec<(u64, Task<(Vec<Answered<Records, Sent>>, Duration)>)>,
+    commits: Vec<(u64, Task<Committed>)>,
     look_ups: Vec<(u64, Task<Vec<Found>>)>,
     released: Vec<i32>,
     /// Whether the group waits for the answer to an assignment or a revocation.
@@ -89,14 +94,14 @@ impl Member {
         self.in_group && !self.stopping && !self.is_asked && !self.is_revoking
     }
 
-    pub fn assign(&mut self, partitions: Vec<i32>) {
+    pub fn assign(&mut self, partitions: &[i32]) {
         self.is_asked = true;
-        self.state.on_assign(named(&partitions));
+        self.state.on_assign(named(partitions));
     }
 
-    pub fn revoke(&mut self, partitions: Vec<i32>, now: Instant) {
+    pub fn revoke(&mut self, partitions: &[i32], now: Instant) {
         self.is_revoking = true;
-        self.state.on_revoke(named(&partitions), false, now);
+        self.state.on_revoke(named(partitions), false, now);
     }
 
     /// The partitions it has released since the last call.

@@ -82,7 +82,7 @@ pub enum Like {
     Objects,
 }
 
-/// What is the matter with a partition of the store.
+/// What is wrong with a partition of the store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     Halts,
@@ -143,18 +143,16 @@ impl Store {
         }
         let mut kept = records;
         let mut stored = from;
-        match (self.like, self.positions.get(&partition)) {
-            (Like::Table, None) => return Answer::Moved,
-            (Like::Table, Some(found)) if *found == from => {}
-            (Like::Table, Some(found)) if *found == to => return Answer::AlreadyStored(to),
-            (Like::Table, Some(_)) => return Answer::Moved,
+        match (self.like, self.positions.get(&partition).copied()) {
             (Like::Objects, None) => {}
-            (Like::Objects, Some(found)) if *found < from => return Answer::Moved,
-            (Like::Objects, Some(found)) if *found >= to => return Answer::AlreadyStored(*found),
-            (Like::Objects, Some(found)) => {
-                stored = *found;
+            (_, Some(found)) if found == from => {}
+            (Like::Table, Some(found)) if found == to => return Answer::AlreadyStored(to),
+            (Like::Objects, Some(found)) if found >= to => return Answer::AlreadyStored(found),
+            (Like::Objects, Some(found)) if found > from => {
+                stored = found;
                 kept = &kept[kept.partition_point(|(after, _)| *after <= stored)..];
             }
+            _ => return Answer::Moved,
         }
         if kept.iter().any(|(_, (_, text))| text.contains("refused")) {
             return Answer::Refused(Refusal {
@@ -247,7 +245,7 @@ impl Sink for Reference {
     ) -> Result<(), SinkError> {
         let (known, initial) = (known.len(), initial.clone());
         Ok(call(&self.network, move |store| {
-            store.store_initial(known, initial)
+            store.store_initial(known, initial);
         })
         .await?)
     }

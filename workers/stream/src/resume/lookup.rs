@@ -12,8 +12,8 @@ use pinpipe_core::Kind;
 
 use super::{Start, initial_positions, start};
 use crate::{
-    backoff::Backoff,
-    commit::{REMINDER, SinkHealth},
+    backoff::{Backoff, REMINDER},
+    commit::SinkHealth,
     log::{Log, Position},
     reset,
     sink::{Halt, InitialPosition, Sink, SinkError, Source, StoredPosition, Topic},
@@ -67,7 +67,7 @@ impl<L: Log, S: Sink> Resume<L, S> {
                         break partitions.iter().map(|_| Err(halt.clone())).collect();
                     }
                     Err(error) => {
-                        let wait = backoff.next();
+                        let wait = backoff.wait();
                         if last_logged.is_none_or(|at: Instant| at.elapsed() > REMINDER) {
                             last_logged = Some(Instant::now());
                             tracing::warn!(

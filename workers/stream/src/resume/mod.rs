@@ -37,11 +37,11 @@ pub fn start(
     committed: Option<Position>,
     log: Extent,
 ) -> Result<(Position, Position), Halt> {
-    let out_of_range = |position| Halt::OffsetOutOfRange {
+    let out_of_range = |position: Position| Halt::OffsetOutOfRange {
         source_name: source.to_string(),
-        position,
-        low: log.low,
-        high: log.high,
+        position: position.to_string(),
+        low: log.low.to_string(),
+        high: log.high.to_string(),
     };
     let Some(stored) = stored else {
         return Ok((log.low, log.low));
@@ -66,6 +66,7 @@ pub fn start(
 
 /// The initial positions of a topic's partitions that have none stored: by `from` where the sink
 /// has no position in the topic yet, else at the start, since those partitions were added later.
+#[must_use]
 pub fn initial_positions(
     from: StartFrom,
     stored: &BTreeMap<i32, StoredPosition>,

@@ -127,7 +127,7 @@ impl<S: Sink> Session<'_, S> {
                 Some(event) = events.recv() => self.on_event(event),
                 Some(done) = self.commits.join_next() => self.on_committed(done)?,
                 Some(found) = self.look_ups.join_next() => self.on_found(found)?,
-                Some(check) = self.checks.join_next() => self.on_identity(check)?,
+                Some(check) = self.checks.join_next() => on_identity(check)?,
                 () = self.worker.flush.notified() => self.flush(),
                 _ = bookkeeping.tick() => self.bookkeeping(),
                 _ = identity.tick() => self.check_identity(),
@@ -344,25 +344,6 @@ impl<S: Sink> Session<'_, S> {
         }
     }
 
-    fn on_identity(
-        &mut self,
-        check: Result<anyhow::Result<bool>, JoinError>,
-    ) -> anyhow::Result<()> {
-        match check {
-            Ok(Ok(false)) => Err(anyhow!(
-                "a topic or its cluster was replaced: checking all positions again"
-            )),
-            Ok(Err(error)) => {
-                tracing::debug!(
-                    error = format!("{error:#}"),
-                    "the topics' ids can't be compared: retrying"
-                );
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
     fn on_statistics(&self, connected: bool, ends: &[(TopicPartition, Position)]) {
         let metrics = &self.worker.metrics;
         metrics.broker_up.set(i64::from(connected));
@@ -383,7 +364,7 @@ impl<S: Sink> Session<'_, S> {
             }
         }
         // Adds the current counts to the window of recent ones.
-        metrics.threshold_values();
+        let _ = metrics.threshold_values();
     }
 
     /// Stores the buffered records before the worker stops.
@@ -410,5 +391,21 @@ impl<S: Sink> Session<'_, S> {
         }
         let positions = self.state.positions_to_commit();
         self.commit_positions(&positions);
+    }
+}
+
+fn on_identity(check: Result<anyhow::Result<bool>, JoinError>) -> anyhow::Result<()> {
+    match check {
+        Ok(Ok(false)) => Err(anyhow!(
+            "a topic or its cluster was replaced: checking all positions again"
+        )),
+        Ok(Err(error)) => {
+            tracing::debug!(
+                error = format!("{error:#}"),
+                "the topics' ids can't be compared: retrying"
+            );
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use pinpipe_runtime::admin::Readiness;
 
-use crate::{commit::REMINDER, metrics::Metrics};
+use crate::{backoff::REMINDER, metrics::Metrics};
 
 /// The reason in the worker's health while a permission is missing.
 const NOT_AUTHORIZED: &str = "ReadNotAuthorized";

@@ -31,7 +31,7 @@ pub struct Worker<S: Sink, W> {
     pub dead_letters: W,
     /// The worker's metrics.
     pub metrics: Metrics,
-    /// Where the worker reports what is the matter.
+    /// Where the worker reports its problems.
     pub readiness: Readiness,
     /// The memory limit of all batches together, bytes.
     pub budget: usize,

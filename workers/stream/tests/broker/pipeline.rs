@@ -29,7 +29,7 @@ use rdkafka::{
 };
 use tokio_postgres::{Client, NoTls};
 
-const DEADLINE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_mins(1);
 
 /// Waits until something is true.
 pub async fn eventually(what: &str, is: impl AsyncFn() -> bool) {
@@ -229,7 +229,7 @@ impl Pipeline {
     pub async fn produce(&self, kind: &str, raw: &str) {
         let topic = format!("{}.{kind}", self.name);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        let hour_ago = now - Duration::from_hours(1);
+        let hour_ago = now.checked_sub(Duration::from_hours(1)).unwrap();
         let record = FutureRecord::<str, str>::to(&topic)
             .payload(raw)
             .key("k")

@@ -45,7 +45,7 @@ impl World {
                 .collect();
             if !revoked.is_empty() {
                 trace!(self, "{id} is to release {revoked:?}");
-                member.revoke(revoked, self.now);
+                member.revoke(&revoked, self.now);
                 continue;
             }
             let assigned: Vec<i32> = self
@@ -58,7 +58,7 @@ impl World {
                 trace!(self, "{id} is assigned {assigned:?}");
                 self.owners
                     .extend(assigned.iter().map(|partition| (*partition, *id)));
-                member.assign(assigned);
+                member.assign(&assigned);
             }
         }
     }

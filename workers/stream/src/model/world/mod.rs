@@ -190,7 +190,7 @@ impl World {
                 13 => self.compact(),
                 14 => self.retain(),
                 15 => self.break_partition(),
-                16 => self.mend(),
+                16 => self.repair(),
                 17 => self.now += Duration::from_secs(self.random.below(40) as u64),
                 _ => self.replay(),
             },
@@ -210,7 +210,7 @@ impl World {
         network.store.broken.insert(partition, broken);
     }
 
-    fn mend(&mut self) {
+    fn repair(&mut self) {
         trace!(self, "nothing is broken any more");
         self.network.lock().unwrap().store.broken.clear();
     }
@@ -332,7 +332,7 @@ impl World {
         if !broken.is_empty() {
             trace!(self, "settles, but for {broken:?}");
             self.settle_except(&broken)?;
-            self.mend();
+            self.repair();
         }
         trace!(self, "settles");
         self.settle_except(&[])

@@ -43,17 +43,20 @@ impl Memory {
 
 impl<B: Batch, D> State<B, D> {
     /// Memory used by all batches, bytes.
+    #[must_use]
     pub fn bytes(&self) -> usize {
         self.buffers().map(|(_, buffer)| buffer.bytes()).sum()
     }
 
     /// Whether to read: always, except between the moment the budget is used up and the moment the
     /// partitions are paused.
+    #[must_use]
     pub const fn reads(&self) -> bool {
         self.memory.full_since.is_none() || self.memory.all_paused
     }
 
     /// Whether all partitions are paused, since the budget is used up.
+    #[must_use]
     pub const fn is_paused(&self) -> bool {
         self.memory.all_paused
     }

@@ -87,10 +87,9 @@ impl<B: Batch, D> State<B, D> {
     /// When the next commit begins.
     pub(super) fn commit_due_at(&self) -> Option<Instant> {
         let work = self.work();
-        let due = work.iter().flat_map(|(table, work)| {
-            let due = work.iter().filter_map(|(_, work)| self.due(*table, *work));
-            due
-        });
+        let due = work
+            .iter()
+            .flat_map(|(table, work)| work.iter().filter_map(|(_, work)| self.due(*table, *work)));
         due.min()
     }
 

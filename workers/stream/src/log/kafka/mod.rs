@@ -5,12 +5,11 @@
 //! the session can ask the sink where to resume, or flush, without blocking a thread. Queries to
 //! the brokers block in librdkafka, so they run on a thread for blocking calls.
 
+mod callbacks;
+
 use std::{
     collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
@@ -22,18 +21,17 @@ use pinpipe_runtime::{
     kafka::BrokerErrors,
 };
 use rdkafka::{
-    ClientContext, Message as _, Offset, Statistics, Timestamp, TopicPartitionList,
+    Message as _, Offset, Timestamp, TopicPartitionList,
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
     client::DefaultClientContext,
-    config::RDKafkaLogLevel,
-    consumer::{BaseConsumer, CommitMode, Consumer as _, ConsumerContext, StreamConsumer},
+    consumer::{CommitMode, Consumer as _, StreamConsumer},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::BorrowedMessage,
     metadata::MetadataPartition,
-    types::RDKafkaRespErr,
 };
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
+use self::callbacks::Context;
 use super::{Event, Extent, Log, Message, Position, ReadError, Reader, Stamp, TopicPartition};
 use crate::sink::Topic;
 
@@ -47,15 +45,6 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct Kafka {
     consumer: Arc<StreamConsumer<Context>>,
     config: pinpipe_config::Kafka,
-}
-
-/// librdkafka's callbacks.
-struct Context {
-    events: UnboundedSender<Event>,
-    /// Set once the session no longer answers rebalances.
-    closing: Arc<AtomicBool>,
-    /// Why brokers can't be reached.
-    broker_errors: BrokerErrors,
 }
 
 impl Kafka {
@@ -169,7 +158,7 @@ fn named(partitions: &[TopicPartition]) -> KafkaResult<TopicPartitionList> {
     )
 }
 
-const fn at(position: Position) -> Offset {
+fn at(position: Position) -> Offset {
     Offset::Offset(position.next_offset())
 }
 
@@ -433,81 +422,6 @@ impl Message for BorrowedMessage<'_> {
         match self.headers() {
             Some(headers) => Redriven::read(headers, position),
             None => Ok(None),
-        }
-    }
-}
-
-fn partitions(list: &TopicPartitionList) -> Vec<TopicPartition> {
-    list.elements()
-        .iter()
-        .map(|element| (element.topic().to_owned(), element.partition()))
-        .collect()
-}
-
-impl Context {
-    fn send(&self, event: Event) {
-        // The receiver is gone once the session has ended.
-        let _ = self.events.send(event);
-    }
-}
-
-impl ClientContext for Context {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        self.broker_errors.log(level, facility, message);
-    }
-
-    fn stats(&self, statistics: Statistics) {
-        let connected = statistics
-            .brokers
-            .values()
-            .any(|broker| broker.state == "UP" && broker.nodeid >= 0);
-        let mut ends = Vec::new();
-        for (topic, log) in statistics.topics {
-            for (partition, log) in log.partitions {
-                if partition >= 0 && log.ls_offset >= 0 {
-                    ends.push(((topic.clone(), partition), Position::offset(log.ls_offset)));
-                }
-            }
-        }
-        self.send(Event::Statistics { connected, ends });
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        self.broker_errors.error(error, reason);
-    }
-}
-
-impl ConsumerContext for Context {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        code: RDKafkaRespErr,
-        list: &mut TopicPartitionList,
-    ) {
-        let assign = code == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
-        if self.closing.load(Ordering::SeqCst) {
-            // librdkafka must be answered even while the consumer leaves the group.
-            let answer = if assign {
-                consumer.incremental_assign(list)
-            } else {
-                consumer.incremental_unassign(list)
-            };
-            if let Err(error) = answer {
-                tracing::debug!(%error, "a rebalance while leaving the group failed");
-            }
-        } else if assign {
-            self.send(Event::Assign(partitions(list)));
-        } else {
-            self.send(Event::Revoke {
-                partitions: partitions(list),
-                lost: consumer.assignment_lost(),
-            });
-        }
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            self.send(Event::CommitFailed(error.to_string()));
         }
     }
 }
