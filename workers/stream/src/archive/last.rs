@@ -117,7 +117,9 @@ mod tests {
         let mut uneven = steady(50_000, 1);
         uneven.extend((1..50_000).map(|n| 50_000 + n * 97_531));
         let mut late = steady(100_000, 90_000);
-        late.iter_mut().for_each(|first| *first += 999_999_999);
+        for first in &mut late {
+            *first += 999_999_999;
+        }
         for (firsts, most) in [
             (vec![], 1),
             (vec![5], 1),

@@ -1,4 +1,8 @@
 //! The stream worker as a process, between a Kafka broker and a PostgreSQL server of its own.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
 
 mod pipeline;
 

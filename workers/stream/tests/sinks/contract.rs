@@ -268,8 +268,8 @@ impl<S: Sink> Run<'_, S> {
             self.store.proxy.lose_next(self.store.request, lose);
         }
         let mut found = self.store.workers[worker].commit(self.topic, &parts).await;
-        let lost = worker == 0 && lose.is_some() && self.store.proxy.has_lost();
-        if lost && found.is_err() {
+        let was_lost = worker == 0 && lose.is_some() && self.store.proxy.has_lost();
+        if was_lost && found.is_err() {
             // The caller doesn't know whether it was stored, and repeats the call.
             if lose == Some(Lose::Reply) {
                 for (partition, from, to, _) in group {
@@ -290,7 +290,7 @@ impl<S: Sink> Run<'_, S> {
         self.calls
             .push(format!("{worker} commits {ranges:?} {lose:?}: {found:?}"));
         for ((found, expected), part) in found.iter().zip(&expected).zip(&parts) {
-            if !self.agrees(found, expected, part, lost) {
+            if !self.agrees(found, expected, part, was_lost) {
                 return Err(format!("{found:?} instead of {expected:?}"));
             }
             let known = &mut self.known[worker][usize::try_from(part.partition).unwrap()];
@@ -309,14 +309,14 @@ impl<S: Sink> Run<'_, S> {
         found: &Answer,
         expected: &Answer,
         part: &Part<'_, S::Batch>,
-        lost: bool,
+        was_lost: bool,
     ) -> bool {
         match (found, expected) {
-            (Answer::AlreadyStored(found), Answer::AlreadyStored(last)) if self.store.trims => {
-                (part.to..=*last).contains(found)
+            (Answer::AlreadyStored(found), Answer::AlreadyStored(end)) if self.store.trims => {
+                (part.to..=*end).contains(found)
             }
             (Answer::AlreadyStored(found), Answer::Stored(expected)) => {
-                self.store.trims && lost && found == expected
+                self.store.trims && was_lost && found == expected
             }
             _ => found == expected,
         }

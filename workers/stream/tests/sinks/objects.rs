@@ -37,8 +37,8 @@ async fn position(sink: &Archive) -> Option<i64> {
     positions.get(&0).map(|stored| stored.next.next_offset())
 }
 
-/// Makes a store ignore the condition of CompleteMultipartUpload.
-fn ignore_condition_of_posts(request: &mut Vec<u8>) {
+/// Makes a store ignore the condition of `CompleteMultipartUpload`.
+fn ignore_condition_of_posts(request: &mut [u8]) {
     let name = b"if-none-match:";
     if request.starts_with(b"POST ")
         && let Some(at) = request.windows(name.len()).position(|part| part == name)
@@ -126,7 +126,7 @@ async fn a_renewed_secret_ends_refused_access() {
     );
 }
 
-/// Larger than a single PUT: the condition is that of CompleteMultipartUpload.
+/// Larger than a single PUT: the condition is that of `CompleteMultipartUpload`.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_worker_s_upload_replaces_nothing() {
     let (port, credentials) = stores::s3(true);

@@ -1,4 +1,4 @@
-//! PostgreSQL behind PgBouncer, which gives every transaction another session.
+//! PostgreSQL behind `PgBouncer`, which gives every transaction another session.
 
 use std::{fs, path::Path};
 
@@ -34,27 +34,27 @@ server_reset_query_always = 0
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pooler_by_transaction_can_stand_before_the_server() {
-    let (port, schema) = (stores::port(), "pooled");
+    let (pooler, schema) = (stores::port(), "pooled");
     let file = stores::folder().join("pgbouncer.ini");
-    fs::write(&file, settings(port, stores::postgres())).unwrap();
+    fs::write(&file, settings(pooler, stores::postgres())).unwrap();
     let mut pgbouncer = as_postgres(Path::new("/usr/sbin/pgbouncer")).unwrap();
     pgbouncer.arg(&file);
     let log = stores::folder().join("pgbouncer.log");
     let mut process = Process::start(&mut pgbouncer, log).unwrap();
-    process.wait_until(|| listens(port)).unwrap();
+    process.wait_until(|| listens(pooler)).unwrap();
 
     // More workers than sessions; each commits to its own partition.
     let workers = 6;
     let topic = topic(Kind::Pin);
     let initial = (0..workers).map(|partition| (partition, Position::START));
-    live(&url(port, "postgres"), schema, WriteMode::Upsert)
+    live(&url(pooler, "postgres"), schema, WriteMode::Upsert)
         .store_initial_positions(&topic, &[].into(), &initial.collect())
         .await
         .unwrap();
     let work = (0..workers).map(|partition| {
         let topic = topic.clone();
         tokio::spawn(async move {
-            let sink = live(&url(port, "postgres"), schema, WriteMode::Upsert);
+            let sink = live(&url(pooler, "postgres"), schema, WriteMode::Upsert);
             for offset in 0..20 {
                 let records = [(offset, pin(&format!("{partition}-{offset}"), "t"))];
                 let batch = batch(&sink, &topic, partition, &records);

@@ -24,7 +24,10 @@ pub enum Lose {
 }
 
 /// What is done to the bytes of a client.
-type Rewrite = fn(&mut Vec<u8>);
+type Rewrite = fn(&mut [u8]);
+
+/// A part of the request that is lost.
+type Lost = (&'static [u8], Lose);
 
 /// The proxy.
 #[derive(Clone)]
@@ -32,7 +35,7 @@ pub struct Proxy {
     /// The port of 127.0.0.1 that clients use.
     pub port: u16,
     /// The next request to lose: a part of its bytes.
-    lose: Arc<Mutex<Option<(&'static [u8], Lose)>>>,
+    lose: Arc<Mutex<Option<Lost>>>,
     /// All that clients sent.
     sent: Arc<Mutex<Vec<u8>>>,
 }

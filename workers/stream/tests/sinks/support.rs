@@ -92,13 +92,12 @@ pub async fn store<S: Sink>(
         };
         match sink.commit(topic, &[part]).await.unwrap().remove(0) {
             Answer::Stored(stored) => position = stored,
-            Answer::Refused(refusal) => match batch.split() {
-                Some((first, second)) => {
+            Answer::Refused(refusal) => {
+                if let Some((first, second)) = batch.split() {
                     let between = first.last().unwrap();
                     waiting.push((second, to));
                     waiting.push((first, between));
-                }
-                None => {
+                } else {
                     let offset = batch.last().unwrap().next_offset() - 1;
                     refused.push((offset, refusal.code, refusal.sentence));
                     let source = Source {
@@ -109,7 +108,7 @@ pub async fn store<S: Sink>(
                     empty.close();
                     waiting.push((empty, to));
                 }
-            },
+            }
             other => panic!("{other:?}"),
         }
     }
