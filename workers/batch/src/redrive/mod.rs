@@ -77,8 +77,8 @@ pub struct Args {
     #[arg(long, env = "PINPIPE_REDRIVE_UNTIL", value_name = "TIME", value_parser = time)]
     until: Option<DateTime<Utc>>,
 
-    /// Only dead letters with this outcome: rejected records, copies of repaired ones, or those that
-    /// a sink refused.
+    /// Only dead letters with this outcome: rejected records, copies of repaired ones, or those
+    /// that a sink refused.
     #[arg(
         long,
         env = "PINPIPE_REDRIVE_OUTCOME",

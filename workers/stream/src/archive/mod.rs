@@ -11,6 +11,7 @@ mod last;
 pub mod lines;
 mod reset;
 mod store;
+mod upload;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 

@@ -2,14 +2,11 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use anyhow::{Context, anyhow};
+use anyhow::Context;
 use aws_sdk_s3::{
     Client,
     config::RequestChecksumCalculation,
-    operation::{
-        create_multipart_upload::CreateMultipartUploadOutput, get_object::GetObjectError,
-        head_object::HeadObjectError,
-    },
+    operation::{get_object::GetObjectError, head_object::HeadObjectError},
     primitives::ByteStream,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
 };
@@ -26,6 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{
     failure::RequestError,
     last::{Found, LONG_KEYS, Page, Search},
+    upload::Upload,
 };
 use crate::sink::{Halt, SinkError};
 
@@ -388,7 +386,12 @@ impl Store {
             .set_checksum_algorithm(self.checksum.clone())
             .send()
             .await?;
-        let mut upload = Upload::new(self, key, &created)?;
+        let mut upload = Upload::new(
+            (&self.client, &self.bucket),
+            key,
+            self.checksum.clone(),
+            &created,
+        )?;
         let parts: Vec<CompletedPart> = stream::iter(parts(object.body.len()))
             .map(|(number, part)| upload.send(number, object.body.slice(part)))
             .buffered(CONCURRENT_PARTS)
@@ -421,85 +424,6 @@ fn parts(length: usize) -> impl Iterator<Item = (i32, std::ops::Range<usize>)> {
             .step_by(PART_SIZE)
             .map(move |start| start..length.min(start + PART_SIZE)),
     )
-}
-
-/// A multipart upload. It is aborted when dropped before completion, after an error or a
-/// revocation, so that the store doesn't keep its parts.
-struct Upload {
-    client: Client,
-    bucket: String,
-    key: String,
-    checksum: Option<ChecksumAlgorithm>,
-    id: String,
-    completed: bool,
-}
-
-impl Upload {
-    fn new(
-        store: &Store,
-        key: &str,
-        created: &CreateMultipartUploadOutput,
-    ) -> Result<Self, RequestError> {
-        let id = created.upload_id().ok_or_else(|| {
-            RequestError::unusable(anyhow!("the store returned no id for a multipart upload"))
-        })?;
-        Ok(Self {
-            client: store.client.clone(),
-            bucket: store.bucket.clone(),
-            key: key.to_owned(),
-            checksum: store.checksum.clone(),
-            id: id.to_owned(),
-            completed: false,
-        })
-    }
-
-    async fn send(&self, number: i32, body: Bytes) -> Result<CompletedPart, RequestError> {
-        let part = self
-            .client
-            .upload_part()
-            .bucket(&self.bucket)
-            .key(&self.key)
-            .upload_id(&self.id);
-        let sent = part
-            .part_number(number)
-            .set_checksum_algorithm(self.checksum.clone())
-            .body(ByteStream::from(body))
-            .send()
-            .await?;
-        Ok(CompletedPart::builder()
-            .part_number(number)
-            .set_e_tag(sent.e_tag)
-            .set_checksum_crc32(sent.checksum_crc32)
-            .build())
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if self.completed {
-            return;
-        }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        let abort = self
-            .client
-            .abort_multipart_upload()
-            .bucket(&self.bucket)
-            .key(&self.key)
-            .upload_id(&self.id);
-        let url = format!("s3://{}/{}", self.bucket, self.key);
-        runtime.spawn(async move {
-            if let Err(error) = abort.send().await {
-                let error = anyhow::Error::new(error);
-                tracing::debug!(
-                    error = format!("{error:#}"),
-                    url,
-                    "a multipart upload could not be aborted"
-                );
-            }
-        });
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The PostgreSQL sink: live tables, and the positions in a table beside them.
 //!
 //! A group of batches is one transaction with the positions behind them ([`commit`]). A worker that
-//! finds another position stores nothing for that partition: another worker has committed meanwhile.
+//! finds another position stores nothing for that partition: another one has committed meanwhile.
 
 mod commit;
 mod connect;

@@ -1,4 +1,4 @@
-//! Records that PostgreSQL refuses for good: each is found and set aside, and all others are stored.
+//! Records that PostgreSQL refuses for good: each is found and set aside, all others are stored.
 
 use pinpipe_config::WriteMode;
 use pinpipe_core::Kind;
@@ -142,7 +142,8 @@ async fn a_text_that_the_database_s_encoding_lacks_is_set_aside() {
     let server = database("postgres").await;
     server
         .batch_execute(
-            "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+            "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' \
+             TEMPLATE template0",
         )
         .await
         .unwrap();
