@@ -72,6 +72,8 @@ pub const CONTAINER_REFUSED: &str = "ContainerRefused";
 pub const OFFSET_OUT_OF_RANGE: &str = "OffsetOutOfRange";
 /// A sink stopped at a rejected record, as `deadLetters.mode: Fail` asks.
 pub const RECORD_REJECTED: &str = "RecordRejected";
+/// A sink's store refuses more records than are set aside.
+pub const RECORDS_REFUSED: &str = "RecordsRefused";
 /// A sink's store can't do what the sink needs.
 pub const STORE_UNSUITABLE: &str = "StoreUnsuitable";
 /// A live table that was there already can't be the sink's: it has another key, or a column of
@@ -85,11 +87,19 @@ pub const POSITION_UNREADABLE: &str = "PositionUnreadable";
 pub const SINK_UNAVAILABLE: &str = "SinkUnavailable";
 /// A worker finds no broker: it tries on.
 pub const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
+/// A worker can't write dead letters: it tries on.
+pub const DEAD_LETTERS_UNAVAILABLE: &str = "DeadLettersUnavailable";
+/// A worker may not read a topic, or be in its consumer group: it tries on.
+pub const READ_NOT_AUTHORIZED: &str = "ReadNotAuthorized";
 /// What workers say of themselves, in these words.
-pub const FROM_WORKERS: [&str; 9] = [
+pub const FROM_WORKERS: [&str; 13] = [
     TOPIC_REPLACED,
+    TOPIC_UNSUITABLE,
     OFFSET_OUT_OF_RANGE,
     RECORD_REJECTED,
+    RECORDS_REFUSED,
+    DEAD_LETTERS_UNAVAILABLE,
+    READ_NOT_AUTHORIZED,
     STORE_UNSUITABLE,
     TABLE_UNSUITABLE,
     RESET_IMPOSSIBLE,
@@ -101,7 +111,7 @@ pub const FROM_WORKERS: [&str; 9] = [
 /// What comes and goes by itself with a change of the spec.
 pub const PASSING: [&str; 5] = [PROGRESSING, TOPICS_PENDING, SUSPENDING, DRAINING, DELETING];
 /// What stays as it is until somebody does something. The operator looks again all the same.
-pub const STALLED: [&str; 18] = [
+pub const STALLED: [&str; 19] = [
     INVALID_SPEC,
     INVALID_RESET,
     INVALID_FORGET,
@@ -116,6 +126,7 @@ pub const STALLED: [&str; 18] = [
     PARTITIONS_REFUSED,
     OFFSET_OUT_OF_RANGE,
     RECORD_REJECTED,
+    RECORDS_REFUSED,
     STORE_UNSUITABLE,
     TABLE_UNSUITABLE,
     RESET_IMPOSSIBLE,

@@ -1,4 +1,5 @@
-//! Redriven dead letters are stored once, and don't replace a newer record of the same key.
+//! Redriven dead letters are stored once, and don't replace a newer record of the same key. Records
+//! that PostgreSQL refuses are dead letters, too.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -76,6 +77,65 @@ fn redriven_records_are_stored_once_and_do_not_replace_newer_ones() -> Result<()
             &expected.collect(),
             &cassandra::batch_table(&sandbox.keyspace(), Kind::Geo).await?,
         )
+    })
+}
+
+#[test]
+fn a_record_that_postgresql_refuses_is_set_aside_and_can_be_redriven() -> Result<()> {
+    in_sandbox("refused", async |sandbox| {
+        let spec = Spec::new()
+            .live(sandbox)
+            .archive(sandbox, 50)
+            .batch(sandbox);
+        let pipeline = sandbox.apply("flow", &spec).await?;
+        pipeline.ready().await?;
+        let table = format!("{}.geo", sandbox.schema());
+        let client = postgres::connect().await?;
+        client
+            .batch_execute(&format!(
+                "ALTER TABLE {table} ADD CONSTRAINT real CHECK (country <> 'Atlantis')"
+            ))
+            .await?;
+        let records: Vec<_> = ["Albania", "Atlantis", "Andorra"]
+            .iter()
+            .zip(1..)
+            .map(|(country, ind)| {
+                let raw = json!({"ind": ind, "country": country}).to_string();
+                (Some(ind.to_string().into_bytes()), raw.into_bytes())
+            })
+            .collect();
+        kafka::write(&pipeline.topic(Kind::Geo), &records).await?;
+        let stored = async |expected: i64| {
+            eventually(Duration::from_mins(1), "the live table", async || {
+                let rows = postgres::count(&sandbox.schema(), Kind::Geo).await?;
+                ensure!(rows == expected, "{rows} rows");
+                Ok(())
+            })
+            .await
+        };
+        stored(2).await?;
+        let dead_letters = kafka::read(&format!("{}.dlq", pipeline.topic(Kind::Geo))).await?;
+        let [letter] = &dead_letters[..] else {
+            anyhow::bail!("{dead_letters:?}")
+        };
+        ensure!(letter.value == records[1].1, "{letter:?}");
+        for (name, value) in [("pinpipe.sink", "live"), ("pinpipe.outcome", "refused")] {
+            ensure!(letter.header(name).as_deref() == Some(value), "{letter:?}");
+        }
+        let message = letter.header("pinpipe.message").unwrap_or_default();
+        ensure!(
+            message.contains("violates check constraint \"real\""),
+            "{message}"
+        );
+
+        client
+            .batch_execute(&format!("ALTER TABLE {table} DROP CONSTRAINT real"))
+            .await?;
+        pipeline
+            .install_job("redrive", &["command=redrive", "outcome=refused"])
+            .await?;
+        pipeline.job_completes("redrive").await?;
+        stored(3).await
     })
 }
 

@@ -1,11 +1,14 @@
 //! Servers that tests and measurements talk to, as processes of this machine on 127.0.0.1: a Kafka
-//! broker, a Kubernetes API server.
+//! broker, a Kubernetes API server, PostgreSQL, an object store.
 //!
 //! This crate makes commands and the files they need. The caller starts them and owns the processes
 //! and their logs.
 
 pub mod kafka;
 pub mod kubernetes;
+pub mod postgres;
+pub mod process;
+pub mod s3;
 
 use std::{
     io::{Read as _, Write as _},

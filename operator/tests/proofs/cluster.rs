@@ -20,12 +20,13 @@ use kube::{
     config::{KubeConfigOptions, Kubeconfig},
     runtime::{WatchStreamExt as _, watcher},
 };
+use pinpipe_servers::process::program;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use crate::{
     operator::Operator,
-    servers::{Servers, Slot, checkout, program},
+    servers::{Servers, Slot, checkout},
     traffic::{Permission, Traffic},
     wait::until,
 };

@@ -10,15 +10,11 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use kube::Client;
+use pinpipe_servers::process::{end_of, program, spawn};
 use tokio::sync::watch;
 
 use crate::{
-    api_proxy::ApiProxy,
-    cluster::SYSTEM,
-    kafka_proxy,
-    servers::{Slot, end_of, program, spawn},
-    traffic::Traffic,
-    wait::until,
+    api_proxy::ApiProxy, cluster::SYSTEM, kafka_proxy, servers::Slot, traffic::Traffic, wait::until,
 };
 
 /// The registry of worker images.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+/// The interval at which a lasting problem is logged again.
+pub const REMINDER: Duration = Duration::from_secs(30);
 const FIRST: Duration = Duration::from_millis(200);
 const LONGEST: Duration = Duration::from_secs(10);
 
@@ -17,7 +19,7 @@ impl Default for Backoff {
 
 impl Backoff {
     /// The next wait.
-    pub fn next(&mut self) -> Duration {
+    pub fn wait(&mut self) -> Duration {
         let wait = self.0;
         self.0 = (wait * 2).min(LONGEST);
         wait
@@ -31,7 +33,7 @@ mod tests {
     #[test]
     fn doubles_up_to_ten_seconds() {
         let mut backoff = Backoff::default();
-        let waits: Vec<_> = (0..8).map(|_| backoff.next().as_millis()).collect();
+        let waits: Vec<_> = (0..8).map(|_| backoff.wait().as_millis()).collect();
         assert_eq!(waits, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
     }
 }

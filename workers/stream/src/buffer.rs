@@ -1,68 +1,84 @@
 //! The buffer of one partition: its open batch, the sealed batches that wait, the one being
-//! committed, and the offsets between them. No I/O.
+//! committed, and the positions between them. No I/O.
 //!
 //! ```text
 //!        done            (sealed batches)                (open batch)        next
-//!  ───────┼──── in flight ────┼──── … ────┼────────────────────────────────────┼───────▶ offsets
+//!  ───────┼──── in flight ────┼──── … ────┼────────────────────────────────────┼───────▶ positions
 //! ```
-//! Every offset before `done` is stored, rejected and in the dead letters, or a gap in the log.
-//! `stored` is the sink's own position, which the next commit expects. It stays behind `done` in a
-//! sink that moves its position only together with records.
+//! Every record before `done` is stored, or rejected and in the dead letters. `stored` is the
+//! sink's own position, which the next commit expects. It stays behind `done` in a sink that moves
+//! its position only together with records.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, Instant},
-};
+use std::{collections::VecDeque, time::Instant};
 
 use crate::{
-    dead_letter::Pending,
+    log::Position,
     sink::{Batch, Limits, Source},
 };
 
 /// Estimated size of a pending dead letter without its value, bytes.
 const DEAD_LETTER_OVERHEAD: usize = 512;
 
-/// A batch that accepts no more records.
+/// A batch that accepts no more records. `D` is a pending dead letter.
 #[derive(Debug)]
-pub struct Sealed<B> {
+pub struct Sealed<B, D> {
     /// The records.
     pub batch: B,
     /// Dead letters that must be acknowledged before the position moves.
-    pub dead_letters: Vec<Pending>,
-    /// The position after this batch: the offset behind its last record or gap.
-    pub to: i64,
+    pub dead_letters: Vec<D>,
+    /// The position behind its last record or gap.
+    pub to: Position,
     /// Memory used, bytes.
     pub bytes: usize,
+    /// When its first record was read.
+    pub since: Instant,
 }
 
 #[derive(Debug)]
-struct Open<B> {
+struct Open<B, D> {
     batch: B,
-    dead_letters: Vec<Pending>,
+    dead_letters: Vec<D>,
     dead_letter_bytes: usize,
     since: Instant,
 }
 
+/// What a buffer has for the next commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A sealed batch, whose first record was read then.
+    Sealed(Instant),
+    /// An open batch of which the sink stores something, whose first record was read then.
+    Records(Instant),
+    /// Positions of which the sink stores nothing, and perhaps their dead letters.
+    Empty(Option<Instant>),
+}
+
 /// The buffer of one partition; see the module's documentation.
 #[derive(Debug)]
-pub struct PartitionBuffer<B> {
+pub struct PartitionBuffer<B, D> {
     source: Source,
-    stored: i64,
-    done: i64,
-    next: i64,
-    open: Option<Open<B>>,
-    sealed: VecDeque<Sealed<B>>,
+    stored: Position,
+    done: Position,
+    next: Position,
+    open: Option<Open<B, D>>,
+    sealed: VecDeque<Sealed<B, D>>,
     /// Size of the batch being committed, bytes.
     in_flight: Option<usize>,
     draining: bool,
-    /// The consumer group's committed offset, as far as it is known.
-    group_offset: Option<i64>,
+    /// The consumer group's committed position, as far as it is known.
+    group_position: Option<Position>,
 }
 
-impl<B: Batch> PartitionBuffer<B> {
+impl<B: Batch, D> PartitionBuffer<B, D> {
     /// An empty buffer for a partition whose position in the sink is `stored` and that is read from
-    /// offset `fetch` on. `group_offset` is the consumer group's committed offset.
-    pub const fn new(source: Source, stored: i64, fetch: i64, group_offset: Option<i64>) -> Self {
+    /// `fetch` on. `group_position` is the consumer group's committed position.
+    #[must_use]
+    pub const fn new(
+        source: Source,
+        stored: Position,
+        fetch: Position,
+        group_position: Option<Position>,
+    ) -> Self {
         Self {
             source,
             stored,
@@ -72,7 +88,7 @@ impl<B: Batch> PartitionBuffer<B> {
             sealed: VecDeque::new(),
             in_flight: None,
             draining: false,
-            group_offset,
+            group_position,
         }
     }
 
@@ -81,30 +97,30 @@ impl<B: Batch> PartitionBuffer<B> {
         &self.source
     }
 
-    /// The next offset to read.
-    pub const fn next(&self) -> i64 {
+    /// The position that is read to.
+    pub const fn next(&self) -> Position {
         self.next
     }
 
-    /// The offset before which every record is stored, dead-lettered or absent.
-    pub const fn done(&self) -> i64 {
+    /// The position before which every record is stored, dead-lettered or absent.
+    pub const fn done(&self) -> Position {
         self.done
     }
 
-    /// Whether the record at `offset` belongs in the buffer. False for a record that is buffered
-    /// already, and while the partition is draining.
-    pub const fn accepts(&self, offset: i64) -> bool {
-        offset >= self.next && !self.draining
+    /// Whether the record before the position `after` belongs in the buffer. False for a record
+    /// that is buffered already, and while the partition is draining.
+    pub fn accepts(&self, after: Position) -> bool {
+        after > self.next && !self.draining
     }
 
-    /// The open batch, for the record at `offset` to be pushed into. Counts that record as read.
+    /// The open batch, for the record before `after` to be pushed into. Counts that record as read.
     pub fn batch_for(
         &mut self,
-        offset: i64,
+        after: Position,
         now: Instant,
         empty: impl FnOnce(&Source) -> B,
     ) -> &mut B {
-        self.next = offset + 1;
+        self.next = after;
         let source = &self.source;
         let open = self.open.get_or_insert_with(|| Open {
             batch: empty(source),
@@ -116,16 +132,16 @@ impl<B: Batch> PartitionBuffer<B> {
     }
 
     /// Adds the pending dead letter of the last record, whose value has `bytes` bytes.
-    pub fn add_dead_letter(&mut self, dead_letter: Pending, bytes: usize) {
+    pub fn add_dead_letter(&mut self, dead_letter: D, bytes: usize) {
         if let Some(open) = &mut self.open {
             open.dead_letters.push(dead_letter);
             open.dead_letter_bytes += bytes + DEAD_LETTER_OVERHEAD;
         }
     }
 
-    /// Skips to `position`, the consumer's own. Offsets without a record before it, such as
-    /// transaction markers and compacted records, are never delivered.
-    pub fn advance(&mut self, position: i64) {
+    /// Skips to `position`, the reader's own. What is before it without a record, such as
+    /// transaction markers and compacted records, is never delivered.
+    pub fn advance(&mut self, position: Position) {
         if !self.draining {
             self.next = self.next.max(position);
         }
@@ -133,9 +149,7 @@ impl<B: Batch> PartitionBuffer<B> {
 
     /// Memory used by all batches, bytes.
     pub fn bytes(&self) -> usize {
-        self.open_bytes()
-            + self.sealed.iter().map(|sealed| sealed.bytes).sum::<usize>()
-            + self.in_flight.unwrap_or(0)
+        self.open_bytes() + self.waiting_bytes()
     }
 
     /// Memory used by the open batch, bytes.
@@ -145,6 +159,16 @@ impl<B: Batch> PartitionBuffer<B> {
             .map_or(0, |open| open.batch.bytes() + open.dead_letter_bytes)
     }
 
+    /// Memory used by the batches whose commit waits or is under way, bytes.
+    pub fn waiting_bytes(&self) -> usize {
+        self.sealed.iter().map(|sealed| sealed.bytes).sum::<usize>() + self.in_flight.unwrap_or(0)
+    }
+
+    /// Whether a batch waits for its commit, or for the end of it.
+    pub fn is_waiting(&self) -> bool {
+        self.in_flight.is_some() || !self.sealed.is_empty()
+    }
+
     /// Whether the open batch has reached its limit of records or bytes.
     pub fn is_full(&self, limits: &Limits) -> bool {
         self.open.as_ref().is_some_and(|open| {
@@ -152,30 +176,44 @@ impl<B: Batch> PartitionBuffer<B> {
         })
     }
 
-    /// Whether to seal now: the open batch has reached `age` or holds no record worth waiting for,
-    /// or there is only a gap.
-    pub fn is_due(&self, now: Instant, age: Duration) -> bool {
+    /// What there is to commit next; none while a commit is in flight.
+    pub fn work(&self) -> Option<Work> {
+        if self.in_flight.is_some() {
+            return None;
+        }
+        if let Some(sealed) = self.sealed.front() {
+            return Some(Work::Sealed(sealed.since));
+        }
         match &self.open {
-            Some(open) => open.batch.records() == 0 || now.duration_since(open.since) >= age,
-            None => self.next > self.sealed_to(),
+            Some(open) if open.batch.records() > 0 => Some(Work::Records(open.since)),
+            Some(open) => Some(Work::Empty(Some(open.since))),
+            None => (self.next > self.done).then_some(Work::Empty(None)),
         }
     }
 
     /// The end of the last sealed batch.
-    fn sealed_to(&self) -> i64 {
+    fn sealed_to(&self) -> Position {
         self.sealed.back().map_or(self.done, |sealed| sealed.to)
     }
 
     /// Seals the open batch, or an empty one where there is only a gap.
-    pub fn seal(&mut self, empty: impl FnOnce(&Source) -> B) {
+    pub fn seal(&mut self, now: Instant, empty: impl FnOnce(&Source) -> B) {
         // A gap waits while a batch is in flight: `done` does not move until that is committed.
         if self.open.is_none() && (self.in_flight.is_some() || self.next <= self.sealed_to()) {
             return;
         }
-        let (mut batch, dead_letters, dead_letter_bytes) = match self.open.take() {
-            Some(open) => (open.batch, open.dead_letters, open.dead_letter_bytes),
-            None => (empty(&self.source), Vec::new(), 0),
-        };
+        let open = self.open.take().unwrap_or_else(|| Open {
+            batch: empty(&self.source),
+            dead_letters: Vec::new(),
+            dead_letter_bytes: 0,
+            since: now,
+        });
+        let Open {
+            mut batch,
+            dead_letters,
+            dead_letter_bytes,
+            since,
+        } = open;
         batch.close();
         let bytes = batch.bytes() + dead_letter_bytes;
         self.sealed.push_back(Sealed {
@@ -183,12 +221,13 @@ impl<B: Batch> PartitionBuffer<B> {
             dead_letters,
             to: self.next,
             bytes,
+            since,
         });
     }
 
-    /// The next batch to commit and the position the sink must have; none while a commit is in
-    /// flight.
-    pub fn start(&mut self) -> Option<(Sealed<B>, i64)> {
+    /// Takes the next batch to commit and the position the sink must have; none while a commit is
+    /// in flight.
+    pub fn start(&mut self) -> Option<(Sealed<B, D>, Position)> {
         if self.in_flight.is_some() {
             return None;
         }
@@ -199,24 +238,50 @@ impl<B: Batch> PartitionBuffer<B> {
 
     /// Records that the batch up to `to` is committed and that the sink's position is `stored` now.
     /// Returns true where another worker had stored more than that: the buffer is empty then, and
-    /// the consumer must seek to [`Self::next`].
-    pub fn committed(&mut self, to: i64, stored: i64) -> bool {
+    /// the reader must seek to [`Self::next`].
+    pub fn committed(&mut self, to: Position, stored: Position) -> bool {
         self.in_flight = None;
         self.stored = stored;
         self.done = to.max(stored);
         if stored <= to {
             return false;
         }
-        self.restart(stored, stored);
+        self.restart(stored);
         true
     }
 
-    /// Drops everything buffered and continues at offset `fetch` with the stored position `stored`.
-    pub fn restart(&mut self, stored: i64, fetch: i64) {
+    /// Replaces the refused batch, which was in flight, by its two halves.
+    pub fn split(&mut self, refused: &Sealed<B, D>, first: B, second: B) {
+        self.in_flight = None;
+        let halves = [
+            Sealed {
+                bytes: second.bytes(),
+                batch: second,
+                dead_letters: Vec::new(),
+                to: refused.to,
+                since: refused.since,
+            },
+            Sealed {
+                bytes: first.bytes(),
+                to: first.last().unwrap_or(refused.to),
+                batch: first,
+                // Acknowledged before the batch was refused.
+                dead_letters: Vec::new(),
+                since: refused.since,
+            },
+        ];
+        for half in halves {
+            self.sealed.push_front(half);
+        }
+    }
+
+    /// Drops everything buffered and continues at `fetch`. The sink's position stays what it was,
+    /// unless `fetch` is where it is now.
+    pub fn restart(&mut self, fetch: Position) {
         self.in_flight = None;
         self.open = None;
         self.sealed.clear();
-        (self.stored, self.done, self.next) = (stored, fetch, fetch);
+        (self.done, self.next) = (fetch, fetch);
     }
 
     /// Accepts no more records from now on.
@@ -226,29 +291,29 @@ impl<B: Batch> PartitionBuffer<B> {
 
     /// Whether nothing is buffered or in flight.
     pub fn is_empty(&self) -> bool {
-        self.open.is_none() && self.sealed.is_empty() && self.in_flight.is_none()
+        self.open.is_none() && !self.is_waiting()
     }
 
-    /// The offset to commit to the consumer group, unless the group has it already. Call
-    /// [`Self::set_group_offset`] once it is committed.
-    pub fn offset_to_commit(&self) -> Option<i64> {
-        (self.group_offset != Some(self.done)).then_some(self.done)
+    /// The position to commit to the consumer group, unless the group has it already. Call
+    /// [`Self::set_group_position`] once it is committed.
+    pub fn position_to_commit(&self) -> Option<Position> {
+        (self.group_position != Some(self.done)).then_some(self.done)
     }
 
-    /// Sets the consumer group's committed offset; `None`: unknown.
-    pub const fn set_group_offset(&mut self, offset: Option<i64>) {
-        self.group_offset = offset;
+    /// Sets the consumer group's committed position; `None`: unknown.
+    pub const fn set_group_position(&mut self, position: Option<Position>) {
+        self.group_position = position;
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
 
     use pinpipe_core::Kind;
 
     use super::*;
-    use crate::sink::{Consumed, Topic, Unstorable};
+    use crate::sink::{Consumed, Grouping, Topic, Unstorable};
 
     /// A batch that only counts its records.
     #[derive(Debug, Default)]
@@ -271,15 +336,28 @@ mod tests {
         fn bytes(&self) -> usize {
             self.records * 10
         }
+        fn last(&self) -> Option<crate::log::Position> {
+            None
+        }
+        fn split(&self) -> Option<(Self, Self)> {
+            None
+        }
     }
 
     const LIMITS: Limits = Limits {
         records: 3,
         bytes: 1000,
         age: Duration::from_secs(1),
+        grouping: Grouping::Partition,
     };
 
-    fn buffer(stored: i64, fetch: i64) -> PartitionBuffer<CountingBatch> {
+    type Buffer = PartitionBuffer<CountingBatch, ()>;
+
+    const fn at(offset: i64) -> Position {
+        Position::offset(offset)
+    }
+
+    fn buffer(stored: i64, fetch: i64) -> Buffer {
         let topic = Topic {
             kind: Kind::Pin,
             name: "t".into(),
@@ -291,8 +369,8 @@ mod tests {
                 topic: Arc::new(topic),
                 partition: 0,
             },
-            stored,
-            fetch,
+            at(stored),
+            at(fetch),
             None,
         )
     }
@@ -302,18 +380,14 @@ mod tests {
     }
 
     /// Buffers records that the sink keeps.
-    fn read(
-        buffer: &mut PartitionBuffer<CountingBatch>,
-        now: Instant,
-        offsets: impl IntoIterator<Item = i64>,
-    ) {
+    fn read(buffer: &mut Buffer, now: Instant, offsets: impl IntoIterator<Item = i64>) {
         for offset in offsets {
-            assert!(buffer.accepts(offset));
-            buffer.batch_for(offset, now, empty).records += 1;
+            assert!(buffer.accepts(at(offset + 1)));
+            buffer.batch_for(at(offset + 1), now, empty).records += 1;
         }
     }
 
-    fn commit(buffer: &mut PartitionBuffer<CountingBatch>) -> (i64, i64, usize) {
+    fn commit(buffer: &mut Buffer) -> (Position, Position, usize) {
         let (sealed, from) = buffer.start().unwrap();
         assert!(sealed.batch.closed);
         assert!(buffer.start().is_none(), "only one commit at a time");
@@ -328,61 +402,58 @@ mod tests {
         assert!(!buffer.is_full(&LIMITS));
         read(&mut buffer, now, [9]);
         assert!(buffer.is_full(&LIMITS));
-        buffer.seal(empty);
+        buffer.seal(Instant::now(), empty);
         read(&mut buffer, now, [10]);
-        buffer.seal(empty);
+        buffer.seal(Instant::now(), empty);
         assert_eq!(buffer.bytes(), 40);
-        assert_eq!(commit(&mut buffer), (5, 10, 3));
-        assert_eq!(commit(&mut buffer), (10, 11, 1));
+        assert_eq!(commit(&mut buffer), (at(5), at(10), 3));
+        assert_eq!(commit(&mut buffer), (at(10), at(11), 1));
         assert!(buffer.is_empty());
-        assert_eq!((buffer.done(), buffer.bytes()), (11, 0));
+        assert_eq!((buffer.done(), buffer.bytes()), (at(11), 0));
     }
 
     #[test]
     fn records_read_before_and_records_while_draining_are_not_accepted() {
         let (now, mut buffer) = (Instant::now(), buffer(5, 5));
         read(&mut buffer, now, [5, 6]);
-        assert!(!buffer.accepts(4) && !buffer.accepts(6) && buffer.accepts(7));
+        assert!(!buffer.accepts(at(5)) && !buffer.accepts(at(7)) && buffer.accepts(at(8)));
         buffer.drain();
-        assert!(!buffer.accepts(7));
+        assert!(!buffer.accepts(at(8)));
     }
 
     #[test]
-    fn a_gap_is_committed_at_once_and_records_when_they_are_old_enough() {
+    fn a_gap_is_committed_once_nothing_is_in_flight() {
         let (now, mut buffer) = (Instant::now(), buffer(5, 5));
-        assert!(!buffer.is_due(now, LIMITS.age));
-        buffer.advance(7);
-        assert!(buffer.is_due(now, LIMITS.age));
-        buffer.seal(empty);
-        assert!(!buffer.is_due(now, LIMITS.age), "the gap is sealed");
-        assert_eq!(commit(&mut buffer), (5, 7, 0));
-        read(&mut buffer, now, [7]);
-        assert!(!buffer.is_due(now, LIMITS.age));
-        assert!(buffer.is_due(now + LIMITS.age, LIMITS.age));
-    }
-
-    #[test]
-    fn a_batch_of_rejected_records_alone_is_due_at_once() {
-        let (now, mut buffer) = (Instant::now(), buffer(5, 5));
-        buffer.batch_for(5, now, empty);
-        assert!(buffer.is_due(now, LIMITS.age));
+        assert_eq!(buffer.work(), None);
+        buffer.advance(at(7));
+        assert_eq!(buffer.work(), Some(Work::Empty(None)));
+        buffer.seal(Instant::now(), empty);
+        assert!(matches!(buffer.work(), Some(Work::Sealed(_))));
+        let (sealed, _) = buffer.start().unwrap();
+        buffer.advance(at(9));
+        assert_eq!(buffer.work(), None, "the gap waits");
+        assert!(!buffer.committed(sealed.to, sealed.to));
+        assert_eq!(buffer.work(), Some(Work::Empty(None)));
+        read(&mut buffer, now, [9]);
+        assert_eq!(buffer.work(), Some(Work::Records(now)));
     }
 
     #[test]
     fn the_stored_position_stays_behind_where_a_sink_stores_none_without_records() {
         let (now, mut buffer) = (Instant::now(), buffer(5, 5));
-        buffer.advance(9);
-        buffer.seal(empty);
+        buffer.advance(at(9));
+        buffer.seal(Instant::now(), empty);
         let (sealed, from) = buffer.start().unwrap();
         assert!(!buffer.committed(sealed.to, from));
-        assert_eq!((buffer.done(), buffer.offset_to_commit()), (9, Some(9)));
-        buffer.set_group_offset(Some(9));
-        assert_eq!(buffer.offset_to_commit(), None);
+        let to_commit = buffer.position_to_commit();
+        assert_eq!((buffer.done(), to_commit), (at(9), Some(at(9))));
+        buffer.set_group_position(Some(at(9)));
+        assert_eq!(buffer.position_to_commit(), None);
         read(&mut buffer, now, [9]);
-        buffer.seal(empty);
+        buffer.seal(Instant::now(), empty);
         assert_eq!(
             commit(&mut buffer),
-            (5, 10, 1),
+            (at(5), at(10), 1),
             "the next batch expects the sink's position"
         );
     }
@@ -391,11 +462,11 @@ mod tests {
     fn another_worker_s_progress_replaces_what_is_buffered() {
         let (now, mut buffer) = (Instant::now(), buffer(5, 5));
         read(&mut buffer, now, [5]);
-        buffer.seal(empty);
+        buffer.seal(Instant::now(), empty);
         read(&mut buffer, now, [6]);
         let (sealed, _) = buffer.start().unwrap();
-        assert!(buffer.committed(sealed.to, 20));
+        assert!(buffer.committed(sealed.to, at(20)));
         assert!(buffer.is_empty());
-        assert_eq!((buffer.next(), buffer.done()), (20, 20));
+        assert_eq!((buffer.next(), buffer.done()), (at(20), at(20)));
     }
 }

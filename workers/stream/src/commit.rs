@@ -1,4 +1,5 @@
-//! The commit of one batch: dead letters first, then the sink, retried until the outcome is known.
+//! The commit of a group of batches: dead letters first, then the sink, retried until the answers
+//! are known.
 
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
@@ -8,30 +9,15 @@ use std::{
 use pinpipe_runtime::outage::Outage;
 
 use crate::{
-    backoff::Backoff,
-    buffer::Sealed,
+    backoff::{Backoff, REMINDER},
+    dead_letter::Acknowledgement,
     metrics::Metrics,
-    sink::{Batch, Halt, Sink, SinkError, Source},
+    session::state::{Group, Member},
+    sink::{Answer, Batch, Part, Sink, SinkError},
 };
 
-/// The interval at which a lasting problem is logged again.
-pub const REMINDER: Duration = Duration::from_secs(30);
-
-/// How a commit ended.
-#[derive(Debug)]
-pub enum Outcome {
-    /// The batch is stored.
-    Committed {
-        /// The end of the batch.
-        to: i64,
-        /// The sink's position.
-        stored: i64,
-    },
-    /// Another worker has moved the position.
-    Moved,
-    /// The sink must stop.
-    Halted(Halt),
-}
+/// A batch and the sink's answer.
+pub type Answered<B, D> = (Member<B, D>, Answer);
 
 /// Whether the sink is available, as metric, log line and readiness. Shared by every task that
 /// calls the sink.
@@ -50,6 +36,7 @@ struct Downtime {
 
 impl SinkHealth {
     /// Reports to `metrics` and `outage`; nothing is reported until the first call.
+    #[must_use]
     pub const fn new(metrics: Metrics, outage: Outage) -> Self {
         Self {
             metrics,
@@ -104,42 +91,61 @@ impl SinkHealth {
     }
 }
 
-/// Stores a batch and returns once the outcome is known. Waits between two attempts by `pause`. The
-/// future may be dropped at any time, since a sink moves data and position together or not at all.
-pub async fn commit<S: Sink, P: Future<Output = ()>>(
+/// Stores a group of batches and returns once the sink has answered for each, with the time it
+/// took. Waits between two attempts by `pause`. The future may be dropped at any time, since a sink
+/// moves data and position together or not at all.
+pub async fn commit<S: Sink, D: Acknowledgement, P: Future<Output = ()>>(
     sink: &S,
     health: &SinkHealth,
     metrics: &Metrics,
-    source: &Source,
-    mut sealed: Sealed<S::Batch>,
-    from: i64,
+    group: Group<S::Batch, D>,
     pause: impl Fn(Duration) -> P,
-) -> Outcome {
-    for dead_letter in &mut sealed.dead_letters {
-        dead_letter.acknowledged().await;
+) -> (Vec<Answered<S::Batch, D>>, Duration) {
+    let Group {
+        topic, mut members, ..
+    } = group;
+    for member in &mut members {
+        for dead_letter in &mut member.sealed.dead_letters {
+            dead_letter.acknowledged().await;
+        }
     }
-    let records = sealed.batch.records();
     let mut backoff = Backoff::default();
     loop {
         let started = Instant::now();
-        match sink.commit(source, &sealed.batch, from, sealed.to).await {
-            Ok(stored) => {
-                health.up();
-                if records > 0 {
-                    metrics.committed(records, started.elapsed());
-                }
-                tracing::debug!(%source, from, to = sealed.to, records, "committed");
-                return Outcome::Committed {
-                    to: sealed.to,
-                    stored,
-                };
-            }
-            Err(SinkError::Moved) => return Outcome::Moved,
-            Err(SinkError::Halt(halt)) => return Outcome::Halted(halt),
+        let parts: Vec<Part<'_, S::Batch>> = members
+            .iter()
+            .map(|member| Part {
+                partition: member.partition(),
+                batch: &member.sealed.batch,
+                from: member.from,
+                to: member.sealed.to,
+            })
+            .collect();
+        let answers = match sink.commit(&topic, &parts).await {
+            Ok(answers) => answers,
+            Err(SinkError::Halt(halt)) => vec![Answer::Halt(halt); parts.len()],
             Err(SinkError::Unavailable(error)) => {
                 health.down(&error);
-                pause(backoff.next()).await;
+                pause(backoff.wait()).await;
+                continue;
             }
+        };
+        health.up();
+        let took = started.elapsed();
+        let stored = |(part, answer): (&Part<'_, S::Batch>, &Answer)| {
+            matches!(answer, Answer::Stored(_) | Answer::AlreadyStored(_))
+                .then(|| part.batch.records())
+        };
+        let records: usize = parts.iter().zip(&answers).filter_map(stored).sum();
+        if records > 0 {
+            metrics.committed(records, took);
         }
+        tracing::debug!(
+            topic = topic.name,
+            batches = parts.len(),
+            records,
+            "committed"
+        );
+        return (members.into_iter().zip(answers).collect(), took);
     }
 }

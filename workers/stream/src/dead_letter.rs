@@ -1,82 +1,122 @@
-//! The dead-letter producer: rejected records, and copies of repaired ones where the pipeline wants
-//! them, with headers that name origin and reason ([`pinpipe_runtime::dead_letter`]).
+//! The dead-letter producer: rejected records, refused ones, and copies of repaired ones where the
+//! pipeline wants them. Their headers name origin and reason ([`pinpipe_runtime::dead_letter`]).
 //!
 //! Delivery is at least once: a position moves only after all replicas have acknowledged the dead
-//! letters before it. A dead letter's id is (topic id, partition, offset), so that readers can drop
-//! the duplicates a crash leaves.
+//! letters before it. A dead letter's id is (topic id, partition, offset, refusing sink), so that
+//! readers can drop the duplicates a crash leaves.
+//!
+//! One task sends all dead letters of a worker. It makes the producer with the first one, and makes
+//! it again after an error that the producer does not recover from.
 
+use std::time::Instant;
+
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use pinpipe_core::Order;
 use pinpipe_runtime::{
     dead_letter::{DeadLetter, DeadLetterId, Redriven, Verdict},
     kafka::BrokerErrors,
+    outage::Outage,
 };
 use rdkafka::{
-    error::{KafkaError, RDKafkaErrorCode},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::OwnedHeaders,
-    producer::{FutureProducer, FutureRecord},
+    producer::{FutureProducer, FutureRecord, Producer as _},
     util::Timeout,
 };
-use tokio::task::JoinHandle;
+use tokio::sync::{
+    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+    oneshot,
+};
 
-use crate::{backoff::Backoff, sink::Source};
+use crate::{
+    backoff::{Backoff, REMINDER},
+    sink::Source,
+};
 
-/// Produces dead letters.
+/// Dead letters that are sent at once; others wait in memory, which the session accounts for.
+const MAX_IN_FLIGHT: usize = 1000;
+
+/// A dead letter being sent.
+pub trait Acknowledgement: Send + 'static {
+    /// Waits until the broker has acknowledged it.
+    fn acknowledged(&mut self) -> impl Future<Output = ()> + Send;
+}
+
+/// Sends dead letters.
+pub trait Writer {
+    /// A dead letter being sent.
+    type Sent: Acknowledgement;
+
+    /// Starts to send the dead letter of the record at `position`. `sink` is the one that refused
+    /// it.
+    #[must_use]
+    fn send(
+        &self,
+        topic: &str,
+        source: &Source,
+        position: Order,
+        record: (Option<&[u8]>, Option<&[u8]>),
+        letter: (Verdict, Option<Redriven>),
+        sink: Option<&str>,
+    ) -> Self::Sent;
+}
+
+/// Sends dead letters; clones share one producer.
 #[derive(Clone)]
 pub struct DeadLetters {
-    producer: FutureProducer<BrokerErrors>,
-    errors: BrokerErrors,
+    queue: UnboundedSender<Outgoing>,
 }
 
-/// A dead letter being sent; dropping it aborts the send.
+/// A dead letter being sent; after dropping it, the letter is not sent again.
 #[derive(Debug)]
-pub struct Pending(JoinHandle<()>);
+pub struct Pending(oneshot::Receiver<()>);
 
-impl Pending {
-    /// Waits until the broker has acknowledged it.
-    pub async fn acknowledged(&mut self) {
-        // The task ends only with the acknowledgement, and is not aborted while `self` lives.
-        let _ = (&mut self.0).await;
+impl Acknowledgement for Pending {
+    async fn acknowledged(&mut self) {
+        if (&mut self.0).await.is_err() {
+            // The sending task is gone only when the process ends.
+            std::future::pending::<()>().await;
+        }
     }
 }
 
-impl Drop for Pending {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
+#[derive(Debug)]
 struct Outgoing {
     topic: String,
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
     headers: OwnedHeaders,
+    sent: oneshot::Sender<()>,
 }
 
 impl DeadLetters {
-    /// Creates a producer of its own.
-    pub fn new(kafka: &pinpipe_config::Kafka, client_id: &str) -> anyhow::Result<Self> {
-        let errors = BrokerErrors::new(&kafka.bootstrap_servers);
-        let producer =
-            pinpipe_runtime::kafka::client_config(kafka, &format!("{client_id}-dead-letters"))
-                .set("enable.idempotence", "true")
-                .set("acks", "all")
-                .set("linger.ms", "5")
-                // Above any topic's limit: the broker decides what is too large.
-                .set("message.max.bytes", "100000000")
-                .set("queue.buffering.max.kbytes", "32768")
-                .create_with_context(errors.clone())?;
-        Ok(Self { producer, errors })
-    }
-
-    /// Starts to send the dead letter of the record at `position`.
+    /// Sends in a task of its own; reports to `outage` whether the broker takes dead letters.
     #[must_use]
-    pub fn send(
+    pub fn new(kafka: pinpipe_config::Kafka, client_id: &str, outage: Outage) -> Self {
+        let (queue, letters) = unbounded_channel();
+        let sender = Sender {
+            errors: BrokerErrors::new(&kafka.bootstrap_servers),
+            kafka,
+            client_id: format!("{client_id}-dead-letters"),
+            outage,
+            last_logged: None,
+        };
+        tokio::spawn(sender.run(letters));
+        Self { queue }
+    }
+}
+
+impl Writer for DeadLetters {
+    type Sent = Pending;
+
+    fn send(
         &self,
         topic: &str,
         source: &Source,
         position: Order,
         (key, value): (Option<&[u8]>, Option<&[u8]>),
         (verdict, redriven): (Verdict, Option<Redriven>),
+        sink: Option<&str>,
     ) -> Pending {
         let Order {
             time,
@@ -88,6 +128,7 @@ impl DeadLetters {
                 topic_id: source.topic.id.clone(),
                 partition,
                 offset,
+                sink: sink.map(str::to_owned),
             },
             cluster_id: source.topic.cluster_id.clone(),
             topic: source.topic.name.clone(),
@@ -95,58 +136,137 @@ impl DeadLetters {
             verdict,
             redriven,
         };
-        let outgoing = Outgoing {
+        let (sent, acknowledged) = oneshot::channel();
+        // The task ends only with the process.
+        let _ = self.queue.send(Outgoing {
             topic: topic.to_owned(),
             key: key.map(<[u8]>::to_vec),
             value: value.map(<[u8]>::to_vec),
             headers: letter.headers(key),
-        };
-        Pending(tokio::spawn(deliver(
-            self.clone(),
-            outgoing,
-            source.clone(),
-            offset,
-        )))
+            sent,
+        });
+        Pending(acknowledged)
     }
 }
 
-/// Retries until the broker has the dead letter: the position behind its record waits for it.
-async fn deliver(dead_letters: DeadLetters, mut outgoing: Outgoing, source: Source, offset: i64) {
-    let mut backoff = Backoff::default();
-    loop {
-        let record = FutureRecord {
-            topic: &outgoing.topic,
-            partition: None,
-            payload: outgoing.value.as_deref(),
-            key: outgoing.key.as_deref(),
-            timestamp: None,
-            headers: Some(outgoing.headers.clone()),
-        };
-        match dead_letters.producer.send(record, Timeout::Never).await {
-            Ok(_) => return,
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _))
-                if outgoing.value.is_some() =>
-            {
-                tracing::warn!(
-                    %source,
-                    offset,
-                    "a record is too large for the dead-letter topic: sending its headers alone"
-                );
-                outgoing.value = None;
+struct Sender {
+    kafka: pinpipe_config::Kafka,
+    client_id: String,
+    errors: BrokerErrors,
+    outage: Outage,
+    last_logged: Option<Instant>,
+}
+
+impl Sender {
+    fn producer(&self) -> KafkaResult<FutureProducer<BrokerErrors>> {
+        pinpipe_runtime::kafka::client_config(&self.kafka, &self.client_id)
+            .set("enable.idempotence", "true")
+            .set("acks", "all")
+            .set("linger.ms", "5")
+            // Above any topic's limit: the broker decides what is too large.
+            .set("message.max.bytes", "100000000")
+            .set("queue.buffering.max.kbytes", "32768")
+            .create_with_context(self.errors.clone())
+    }
+
+    /// Sends each dead letter until the broker has it: the position behind its record waits for it.
+    async fn run(mut self, mut letters: UnboundedReceiver<Outgoing>) {
+        let (mut producer, mut backoff) = (None, Backoff::default());
+        let mut in_flight = FuturesUnordered::new();
+        let mut failed: Vec<Outgoing> = Vec::new();
+        loop {
+            let mut letters_to_send = Vec::new();
+            if in_flight.is_empty() && !failed.is_empty() {
+                tokio::time::sleep(backoff.wait()).await;
+                letters_to_send.append(&mut failed);
+            } else {
+                let accepts = failed.is_empty() && in_flight.len() < MAX_IN_FLIGHT;
+                tokio::select! {
+                    Some((letter, sent)) = in_flight.next() => {
+                        match self.on_sent(letter, sent) {
+                            None => backoff = Backoff::default(),
+                            letter => failed.extend(letter),
+                        }
+                    }
+                    letter = letters.recv(), if accepts => {
+                        let Some(letter) = letter else { return };
+                        letters_to_send.push(letter);
+                    }
+                }
             }
-            Err((error, _)) => {
-                let wait = backoff.next();
-                let error = dead_letters.errors.explain(error.into());
-                tracing::warn!(
-                    %source,
-                    offset,
-                    topic = outgoing.topic,
-                    error = format!("{error:#}"),
-                    retry_in = ?wait,
-                    "a dead letter can't be written yet: retrying"
-                );
-                tokio::time::sleep(wait).await;
+            letters_to_send.retain(|letter| !letter.sent.is_closed());
+            if letters_to_send.is_empty() {
+                continue;
+            }
+            if producer.as_ref().is_none_or(has_failed) {
+                producer = self
+                    .producer()
+                    .map_err(|error| self.down(error.into()))
+                    .ok();
+            }
+            for letter in letters_to_send {
+                match &producer {
+                    Some(producer) => in_flight.push(send(producer.clone(), letter)),
+                    None => failed.push(letter),
+                }
             }
         }
     }
+
+    /// Acknowledges a letter, or returns it to be sent again.
+    fn on_sent(&mut self, mut letter: Outgoing, sent: KafkaResult<()>) -> Option<Outgoing> {
+        match sent {
+            Ok(()) => {
+                self.outage.up();
+                self.last_logged = None;
+                // Nobody waits for it after a revocation.
+                let _ = letter.sent.send(());
+                return None;
+            }
+            Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge))
+                if letter.value.is_some() =>
+            {
+                tracing::warn!(
+                    topic = letter.topic,
+                    "a record is too large for the dead-letter topic: sending its headers alone"
+                );
+                letter.value = None;
+            }
+            Err(error) => self.down(error.into()),
+        }
+        Some(letter)
+    }
+
+    fn down(&mut self, error: anyhow::Error) {
+        let error = format!("{:#}", self.errors.explain(error));
+        let last = self.last_logged;
+        if last.is_none_or(|at| at.elapsed() > REMINDER) {
+            self.last_logged = Some(Instant::now());
+            tracing::warn!(error, "dead letters can't be written yet: retrying");
+        }
+        self.outage.down(|| {
+            format!("dead letters can't be written, and the positions before them wait: {error}")
+        });
+    }
+}
+
+/// Whether the producer has met an error it does not recover from.
+fn has_failed(producer: &FutureProducer<BrokerErrors>) -> bool {
+    producer.client().fatal_error().is_some()
+}
+
+async fn send(
+    producer: FutureProducer<BrokerErrors>,
+    letter: Outgoing,
+) -> (Outgoing, KafkaResult<()>) {
+    let record = FutureRecord {
+        topic: &letter.topic,
+        partition: None,
+        payload: letter.value.as_deref(),
+        key: letter.key.as_deref(),
+        timestamp: None,
+        headers: Some(letter.headers.clone()),
+    };
+    let sent = producer.send(record, Timeout::Never).await;
+    (letter, sent.map(drop).map_err(|(error, _)| error))
 }

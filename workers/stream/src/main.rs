@@ -1,23 +1,6 @@
 //! The stream worker: consumes a pipeline's Kafka topics, cleans the records and stores them in one
 //! sink. The archive is this worker with the raw sink.
 
-mod archive;
-mod backoff;
-mod budget;
-mod buffer;
-mod commit;
-mod consumer;
-mod dead_letter;
-mod metrics;
-#[cfg(test)]
-mod model;
-mod postgres;
-mod protocol;
-mod reset;
-mod resume;
-mod session;
-mod sink;
-
 use std::{sync::Arc, time::Duration};
 
 use axum::{
@@ -34,24 +17,24 @@ use pinpipe_runtime::{
     outage::Outage,
     shutdown, telemetry, worker_metrics,
 };
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
-
-use crate::{
+use pinpipe_stream::{
     archive::Archive,
     backoff::Backoff,
+    budget,
     commit::SinkHealth,
     dead_letter::DeadLetters,
     metrics::Metrics,
     postgres::Postgres,
-    session::{End, Worker},
+    session::{self, Worker},
     sink::{Sink, SinkError},
 };
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 /// The reason in `/readyz` while the sink is unavailable.
 const SINK_UNAVAILABLE: &str = "SinkUnavailable";
-/// The delay before a halted sink is tried again: somebody may have reset it meanwhile.
-const HALT_RETRY_DELAY: Duration = Duration::from_secs(30);
+/// The reason in `/readyz` while dead letters can't be written.
+const DEAD_LETTERS_UNAVAILABLE: &str = "DeadLettersUnavailable";
 /// The delay between a failed session and the next.
 const RESTART_DELAY: Duration = Duration::from_secs(1);
 
@@ -115,11 +98,13 @@ async fn serve<S: Sink>(
                 async move || Json(metrics.threshold_values())
             }),
         );
-    let dead_letters = config
-        .writes_dead_letters
-        .then(|| DeadLetters::new(&config.kafka, &config.group))
-        .transpose()?;
+    let dead_letters = DeadLetters::new(
+        config.kafka.clone(),
+        &config.group,
+        Outage::new(readiness.clone(), DEAD_LETTERS_UNAVAILABLE),
+    );
     let worker = Worker {
+        name: name.to_owned(),
         sink: Arc::new(sink),
         health: Arc::new(SinkHealth::new(
             metrics.clone(),
@@ -127,6 +112,7 @@ async fn serve<S: Sink>(
         )),
         dead_letters,
         metrics,
+        readiness: readiness.clone(),
         budget: budget::bytes(),
         flush,
         config,
@@ -143,7 +129,7 @@ async fn serve<S: Sink>(
         tokio::select! {
             () = stop.cancelled() => {}
             () = wait_for_sink(&worker, &readiness) => {
-                run_sessions(&worker, &readiness, &stop).await;
+                run_sessions(&worker, &stop).await;
             }
         }
         served.cancel();
@@ -158,46 +144,26 @@ async fn serve<S: Sink>(
 /// Checks the sink until it answers. The worker is not ready before: a wrong URL or an outdated
 /// Secret must show at once rather than with the first record. Later outages leave the worker
 /// ready, since another pod could not reach the sink either.
-async fn wait_for_sink<S: Sink>(worker: &Worker<S>, readiness: &Readiness) {
+async fn wait_for_sink<S: Sink>(worker: &Worker<S, DeadLetters>, readiness: &Readiness) {
     let mut backoff = Backoff::default();
     while let Err(SinkError::Unavailable(error)) = worker.sink.check().await {
         worker.health.down(&error);
         readiness.set(Err(format!("{SINK_UNAVAILABLE}: {error:#}")));
-        tokio::time::sleep(backoff.next()).await;
+        tokio::time::sleep(backoff.wait()).await;
     }
     worker.health.up();
     readiness.set(Ok(()));
 }
 
-/// Runs one session after the other until `stop`. An unavailable broker or sink ends no session. A
-/// halted sink is tried again at intervals, so that a reset needs no restart.
-async fn run_sessions<S: Sink>(
-    worker: &Worker<S>,
-    readiness: &Readiness,
-    stop: &CancellationToken,
-) {
-    let resumed = || {
-        readiness.set(Ok(()));
-        worker.metrics.halted(None);
-    };
-    loop {
-        let wait = match session::run(worker, stop, &resumed).await {
-            Ok(()) => return tracing::info!("the stream worker stops"),
-            Err(End::Halt(halt)) => {
-                let why = reset::explain(&halt, &worker.config);
-                tracing::error!(reason = halt.reason(), "{why}");
-                worker.metrics.halted(Some(halt.reason()));
-                readiness.set(Err(why));
-                HALT_RETRY_DELAY
-            }
-            Err(End::Restart(error)) => {
-                tracing::warn!(error = format!("{error:#}"), "the session restarts");
-                RESTART_DELAY
-            }
-        };
+/// Runs one session after the other until `stop`. An unavailable broker or sink ends no session,
+/// nor does a partition that must stop.
+async fn run_sessions<S: Sink>(worker: &Worker<S, DeadLetters>, stop: &CancellationToken) {
+    while let Err(error) = session::run(worker, stop).await {
+        tracing::warn!(error = format!("{error:#}"), "the session restarts");
         tokio::select! {
             () = stop.cancelled() => return,
-            () = tokio::time::sleep(wait) => {}
+            () = tokio::time::sleep(RESTART_DELAY) => {}
         }
     }
+    tracing::info!("the stream worker stops");
 }

@@ -73,6 +73,12 @@ pub struct Halted {
     reason: &'static str,
 }
 
+/// Label: the broker's error.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct ReadError {
+    code: String,
+}
+
 /// The metrics; clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
@@ -81,6 +87,7 @@ pub struct Metrics {
     rejections: Family<Rejected, Counter>,
     unstorable: Family<OfKind, Counter>,
     redriven: Family<RedrivenRecord, Counter>,
+    read_errors: Family<ReadError, Counter>,
     committed_records: Counter,
     lag: Family<Partition, Gauge>,
     commit_seconds: Histogram,
@@ -115,6 +122,7 @@ impl Metrics {
             rejections: Family::default(),
             unstorable: Family::default(),
             redriven: Family::default(),
+            read_errors: Family::default(),
             committed_records: Counter::default(),
             lag: Family::default(),
             commit_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 16)),
@@ -153,6 +161,11 @@ impl Metrics {
             "Records re-driven from the dead letters, by whether their original order was used: \
              used, unusable",
             m.redriven.clone(),
+        );
+        registry.register(
+            "stream_read_errors",
+            "Errors that the consumer reports, by the broker's error",
+            m.read_errors.clone(),
         );
         registry.register(
             "stream_committed_records",
@@ -278,6 +291,12 @@ impl Metrics {
             .inc();
     }
 
+    /// Counts an error that the consumer reports.
+    pub fn read_error(&self, code: &str) {
+        let code = code.to_owned();
+        self.read_errors.get_or_create(&ReadError { code }).inc();
+    }
+
     /// Counts a stored batch.
     pub fn committed(&self, records: usize, took: Duration) {
         self.committed_records.inc_by(records as u64);
@@ -318,6 +337,7 @@ impl Metrics {
 
     /// The values that the pipeline's thresholds are compared with. Call it at intervals: each call
     /// adds the current counts to the window of recent ones.
+    #[must_use]
     pub fn threshold_values(&self) -> WorkerMetrics {
         let count = |outcome: &'static str| -> u64 {
             let of = |kind: Kind| {

@@ -1,17 +1,19 @@
 //! The sinks' commit protocols without their stores: what to do about the position or object that
 //! is found there.
 
-use crate::sink::SinkError;
+use crate::{log::Position, sink::Answer};
 
-/// Whether the commit from `from` to `to` must still be made where `stored` is the position. False
-/// means that it was made before. For sinks that move the position in the transaction that stores
-/// the records.
-pub const fn is_due(stored: i64, from: i64, to: i64) -> Result<bool, SinkError> {
-    match stored {
+/// The answer to the commit from `from` to `to` where `stored` is the position, if the commit must
+/// not be made. For sinks that move the position in the transaction that stores the records.
+#[must_use]
+pub fn settled(stored: Position, from: Position, to: Position) -> Option<Answer> {
+    if stored == from {
+        None
+    } else if stored == to {
         // The reply to our own commit was lost, or another worker made the same commit.
-        _ if stored == to && to != from => Ok(false),
-        _ if stored == from => Ok(true),
-        _ => Err(SinkError::Moved),
+        Some(Answer::AlreadyStored(to))
+    } else {
+        Some(Answer::Moved)
     }
 }
 
@@ -29,6 +31,7 @@ pub enum Taken {
 
 impl Taken {
     /// Decides by `next`, where the existing object ends.
+    #[must_use]
     pub const fn decide(next: i64, from: i64, to: i64) -> Self {
         if next <= from {
             Self::Unreadable

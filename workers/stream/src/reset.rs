@@ -6,26 +6,32 @@ use std::collections::BTreeMap;
 use pinpipe_config::{Reset, ResetTo, Stream, StreamSink};
 use pinpipe_runtime::raw_zone;
 
-use crate::{resume::Log, sink::Halt};
+use crate::{
+    log::{Extent, Position},
+    sink::Halt,
+};
 
 /// Whether a reset includes this topic.
+#[must_use]
 pub fn applies_to(reset: &Reset, topic: &str) -> bool {
     reset.topic.as_deref().is_none_or(|named| named == topic)
 }
 
-/// The new position of each partition. `at` holds the first offset not before [`ResetTo::Time`], in
-/// partitions that have one.
+/// The new position of each partition. `at` holds the first position not before
+/// [`ResetTo::Time`], in partitions that have one.
 pub fn targets(
     topic: &str,
     to: ResetTo,
-    logs: &BTreeMap<i32, Log>,
-    at: &BTreeMap<i32, i64>,
-) -> Result<BTreeMap<i32, i64>, Halt> {
-    let target = |(&partition, &log): (&i32, &Log)| match to {
+    logs: &BTreeMap<i32, Extent>,
+    at: &BTreeMap<i32, Position>,
+) -> Result<BTreeMap<i32, Position>, Halt> {
+    let target = |(&partition, &log): (&i32, &Extent)| match to {
         ResetTo::Earliest => Ok((partition, log.low)),
         ResetTo::Latest => Ok((partition, log.high)),
         ResetTo::Time(_) => Ok((partition, at.get(&partition).copied().unwrap_or(log.high))),
-        ResetTo::Offset(offset) if log.contains(offset) => Ok((partition, offset)),
+        ResetTo::Offset(offset) if log.contains(Position::offset(offset)) => {
+            Ok((partition, Position::offset(offset)))
+        }
         ResetTo::Offset(offset) => Err(Halt::ResetImpossible(format!(
             "offset {offset} is outside the log of {topic}[{partition}], which holds {} to {}: \
              name one within it, or earliest or latest",
@@ -36,7 +42,8 @@ pub fn targets(
 }
 
 /// The error for a reset of a partition that does not exist.
-pub fn no_such_partition(topic: &str, partition: i32, logs: &BTreeMap<i32, Log>) -> Halt {
+#[must_use]
+pub fn no_such_partition(topic: &str, partition: i32, logs: &BTreeMap<i32, Extent>) -> Halt {
     let last = logs.keys().next_back().copied().unwrap_or(0);
     Halt::ResetImpossible(format!(
         "{topic} has no partition {partition}: its partitions are 0 to {last}"
@@ -44,6 +51,7 @@ pub fn no_such_partition(topic: &str, partition: i32, logs: &BTreeMap<i32, Log>)
 }
 
 /// Why a sink is halted, and what the user can do.
+#[must_use]
 pub fn explain(halt: &Halt, config: &Stream) -> String {
     let (Halt::TopicReplaced {
         source_name: source,
@@ -106,7 +114,7 @@ pub fn explain(halt: &Halt, config: &Stream) -> String {
 fn reset_id(halt: &Halt) -> String {
     match halt {
         Halt::TopicReplaced { found, .. } => found.clone(),
-        Halt::OffsetOutOfRange { position, .. } => position.to_string(),
+        Halt::OffsetOutOfRange { position, .. } => position.clone(),
         _ => String::new(),
     }
 }
@@ -115,23 +123,27 @@ fn reset_id(halt: &Halt) -> String {
 mod tests {
     use super::*;
 
-    fn logs() -> BTreeMap<i32, Log> {
-        [
-            (0, Log { low: 10, high: 20 }),
-            (1, Log { low: 0, high: 15 }),
-        ]
-        .into()
+    fn extent(low: i64, high: i64) -> Extent {
+        Extent {
+            low: Position::offset(low),
+            high: Position::offset(high),
+        }
+    }
+
+    fn logs() -> BTreeMap<i32, Extent> {
+        [(0, extent(10, 20)), (1, extent(0, 15))].into()
     }
 
     #[test]
     fn every_form_of_a_reset_gives_offsets_within_the_log() {
-        let at = BTreeMap::from([(0, 13)]);
+        let at = BTreeMap::from([(0, Position::offset(13))]);
         for (to, expected) in [
             (ResetTo::Earliest, [(0, 10), (1, 0)]),
             (ResetTo::Latest, [(0, 20), (1, 15)]),
             (ResetTo::Offset(15), [(0, 15), (1, 15)]),
             (ResetTo::Time(1), [(0, 13), (1, 15)]),
         ] {
+            let expected = expected.map(|(partition, to)| (partition, Position::offset(to)));
             assert_eq!(
                 targets("t", to, &logs(), &at),
                 Ok(expected.into()),
@@ -169,9 +181,9 @@ mod tests {
             |sink: &str| pinpipe_config::parse::<Stream>(&format!("{yaml}{sink}\n")).unwrap();
         let gone = Halt::OffsetOutOfRange {
             source_name: "p[2]".into(),
-            position: 1,
-            low: 5,
-            high: 9,
+            position: "1".into(),
+            low: "5".into(),
+            high: "9".into(),
         };
         let replaced = Halt::TopicReplaced {
             source_name: "p[2]".into(),

@@ -1,28 +1,21 @@
-//! The trait of sinks. A sink stores batches of records and, in the same atomic step, the position
+//! The trait of sinks. A sink stores batches of records and, in the same atomic step, the positions
 //! behind them.
 //!
 //! [`crate::session`] knows nothing else about PostgreSQL or S3. The contract between the two:
 //! - A batch holds records of one partition, and a partition has at most one commit in flight.
-//! - `commit(from, to)` stores the batch *and* the position `to`, or neither, and only while the
-//!   stored position is still `from`.
-//! - A failed commit may be retried with the same arguments, even if the first attempt succeeded.
+//! - A commit is of a *group*: batches of several partitions of one topic. The sink answers for
+//!   each of them; one that can't be stored does not keep the others from being stored.
+//! - A batch and its position `to` are stored both or neither, and only while the stored position
+//!   is still `from`.
+//! - A commit without an answer may be repeated with the same arguments, even if the first attempt
+//!   succeeded.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use pinpipe_core::{Cleaned, Kind, Order, Rejection};
+use pinpipe_core::{Cleaned, Order, Rejection};
 
-/// A topic, identified beyond its name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topic {
-    /// The kind of its records.
-    pub kind: Kind,
-    /// The topic's name.
-    pub name: String,
-    /// The id of its Kafka cluster.
-    pub cluster_id: String,
-    /// The topic's id: a topic deleted and created again has another one.
-    pub id: String,
-}
+use crate::log::Position;
+pub use crate::log::Topic;
 
 /// A partition to read from.
 #[derive(Clone, Debug)]
@@ -39,15 +32,15 @@ impl std::fmt::Display for Source {
     }
 }
 
-/// The position a sink has stored for a partition.
+/// The position a sink has stored for a partition, and the identity of the log it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Position {
+pub struct StoredPosition {
     /// The id of the Kafka cluster.
     pub cluster_id: String,
     /// The topic's id.
     pub topic_id: String,
-    /// The next offset to read.
-    pub next: i64,
+    /// The position.
+    pub next: Position,
 }
 
 /// A record that was read and cleaned.
@@ -55,8 +48,10 @@ pub struct Position {
 pub struct Consumed<'a> {
     /// The record as it was posted.
     pub raw: &'a [u8],
-    /// Its time and position in the log: stored positions, and rows keyed by offset, follow it.
+    /// Its time and place in the log: rows keyed by offset follow it.
     pub position: Order,
+    /// The position behind it.
+    pub after: Position,
     /// Decides which of two records with the same key is later: the position in the log, or for a
     /// re-driven record the position it first had.
     pub order: Order,
@@ -86,21 +81,81 @@ pub trait Batch: Send + Sync + 'static {
     fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable>;
     /// Ends the batch. Called once, before the commit.
     fn close(&mut self);
-    /// The number of records in the batch.
+    /// The number of records in the batch, also of those that a later record of their key replaces.
     fn records(&self) -> usize;
     /// Memory used, bytes, estimated.
     fn bytes(&self) -> usize;
+    /// The position behind the batch's last record; none where it holds none.
+    fn last(&self) -> Option<Position>;
+    /// Splits a closed batch of two records or more into two closed ones, in the order of the log.
+    /// Between them lies the position behind the last record of the first. A record that is
+    /// replaced by a later one of its key in the second must be in the first. None: fewer records.
+    fn split(&self) -> Option<(Self, Self)>
+    where
+        Self: Sized;
 }
 
-/// The limits of a batch: it is closed at whichever is reached first.
+/// When batches are closed and committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Records.
+    /// A batch of so many records is closed.
     pub records: usize,
-    /// Bytes.
+    /// A batch of so many bytes is closed.
     pub bytes: usize,
-    /// Time since the batch's first record was read.
+    /// A batch is closed so long after its first record was read.
     pub age: Duration,
+    /// The batches that are committed together.
+    pub grouping: Grouping,
+}
+
+/// The batches that are committed together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grouping {
+    /// Those of one topic, which go into one table: a table has one commit under way, and the next
+    /// begins soon after it, before `age`, with all that was read meanwhile.
+    Topic,
+    /// Each partition's by itself.
+    Partition,
+}
+
+/// A batch of a group.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a, B> {
+    /// The partition's number.
+    pub partition: i32,
+    /// The records, closed; perhaps none.
+    pub batch: &'a B,
+    /// The position that must be stored, which the batch follows.
+    pub from: Position,
+    /// The position behind the batch.
+    pub to: Position,
+}
+
+/// A sink's answer for one batch of a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The batch is stored. The stored position is this one now: `to`, or still `from` where the
+    /// batch is empty and the sink stores no position without records.
+    Stored(Position),
+    /// The batch had been stored before, by a commit whose reply was lost or by another worker. The
+    /// stored position is this one: `to`, or one behind it.
+    AlreadyStored(Position),
+    /// The stored position is not the expected one, since another worker has committed: read it
+    /// again and continue from there. Nothing of the batch is stored.
+    Moved,
+    /// A record of the batch can never be stored. Nothing of the batch is stored.
+    Refused(Refusal),
+    /// The partition must stop. Nothing of the batch is stored.
+    Halt(Halt),
+}
+
+/// Why a store will never take a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The store's code of the error, such as a SQLSTATE.
+    pub code: String,
+    /// The store's own sentence.
+    pub sentence: String,
 }
 
 /// Where a sink starts in a partition it has no position for.
@@ -109,8 +164,9 @@ pub enum InitialPosition {
     /// At the earliest record or at the end of the log. The sink stores that position before the
     /// first record is read. A partition added later starts at 0.
     Stored(pinpipe_config::StartFrom),
-    /// At the consumer group's committed offset, else at the earliest record.
-    GroupOffset,
+    /// At the earliest record. The sink stores that position, too, but each partition's when it is
+    /// assigned, and moves it only together with records.
+    LogStart,
 }
 
 /// Why a sink stops until a person has decided how to continue. Records are never skipped or read
@@ -145,11 +201,11 @@ pub enum Halt {
         /// The partition.
         source_name: String,
         /// The stored position.
-        position: i64,
-        /// The log's first offset.
-        low: i64,
+        position: String,
+        /// The log's first position.
+        low: String,
         /// The log's end.
-        high: i64,
+        high: String,
     },
     /// The stored position can't be read.
     #[error("PositionUnreadable: {0}")]
@@ -163,6 +219,32 @@ pub enum Halt {
     /// A requested reset can't be carried out.
     #[error("ResetImpossible: {0}")]
     ResetImpossible(String),
+    /// The topic's records are stamped by their producers.
+    #[error(
+        "TopicUnsuitable: records of {0} are stamped by their producers' clocks, which don't order \
+         them, so nothing reads it: set it to LogAppendTime (kafka-configs --alter --entity-type \
+         topics --entity-name {0} --add-config message.timestamp.type=LogAppendTime). Records that \
+         are in it already then count as older than all that come"
+    )]
+    TopicUnsuitable(String),
+    /// The store refuses more records than can be set aside.
+    #[error(
+        "RecordsRefused: the store refuses too many records of {source_name}: more than {limit} of \
+         the last {of} are in the dead letters, and it says of the next: {sentence} ({code}). \
+         Correct the table, or what produces the records; the sink goes on by itself"
+    )]
+    RecordsRefused {
+        /// The partition.
+        source_name: String,
+        /// The refused records that were set aside.
+        limit: usize,
+        /// The records they are counted in.
+        of: u64,
+        /// The store's code.
+        code: String,
+        /// The store's sentence.
+        sentence: String,
+    },
     /// A record is rejected, and the pipeline is set to stop at rejected records.
     #[error(
         "RecordRejected: the record at offset {offset} of {source_name} is rejected ({reason}: \
@@ -194,6 +276,8 @@ impl Halt {
             Self::StoreUnsuitable(_) => "StoreUnsuitable",
             Self::TableUnsuitable(_) => "TableUnsuitable",
             Self::ResetImpossible(_) => "ResetImpossible",
+            Self::TopicUnsuitable(_) => "TopicUnsuitable",
+            Self::RecordsRefused { .. } => "RecordsRefused",
             Self::RecordRejected { .. } => "RecordRejected",
         }
     }
@@ -224,11 +308,7 @@ pub enum SinkError {
     /// The sink is unavailable or refuses the request: retry later.
     #[error("{0:#}")]
     Unavailable(#[from] anyhow::Error),
-    /// The stored position is not the expected one, since another worker has committed: read it
-    /// again and continue from there.
-    #[error("another worker has moved the position")]
-    Moved,
-    /// The sink must stop.
+    /// The partitions of the call must stop.
     #[error(transparent)]
     Halt(#[from] Halt),
 }
@@ -257,16 +337,16 @@ pub trait Sink: Send + Sync + 'static {
         &self,
         topic: &Arc<Topic>,
         partitions: &[i32],
-    ) -> impl Future<Output = Result<BTreeMap<i32, Position>, SinkError>> + Send;
+    ) -> impl Future<Output = Result<BTreeMap<i32, StoredPosition>, SinkError>> + Send;
 
     /// Stores `initial` positions where there are none. Stores nothing if the topic's positions are
     /// no longer `known`: another worker has stored its own, and the initial ones must be computed
-    /// again. Called only for sinks whose [`InitialPosition`] is `Stored`.
+    /// again. A sink that starts at the log's start is given the assigned partitions alone.
     fn store_initial_positions(
         &self,
         _topic: &Arc<Topic>,
-        _known: &BTreeMap<i32, Position>,
-        _initial: &BTreeMap<i32, i64>,
+        _known: &BTreeMap<i32, StoredPosition>,
+        _initial: &BTreeMap<i32, Position>,
     ) -> impl Future<Output = Result<(), SinkError>> + Send {
         std::future::ready(Ok(()))
     }
@@ -281,23 +361,19 @@ pub trait Sink: Send + Sync + 'static {
 
     /// Sets the positions of partitions to `to`, also where the stored ones belong to an earlier
     /// topic of that name, and records that the reset `id` is carried out. Does both or neither, or
-    /// can be called again to complete it. A sink that stores no position without records leaves
-    /// partitions it has no records of to the group's committed offset.
+    /// can be called again to complete it.
     fn reset(
         &self,
         topic: &Arc<Topic>,
         id: &str,
-        to: &BTreeMap<i32, i64>,
+        to: &BTreeMap<i32, Position>,
     ) -> impl Future<Output = Result<(), SinkError>> + Send;
 
-    /// Stores a batch and moves the position from `from` to `to` in one atomic step. Returns the
-    /// stored position: `to`, or still `from` where the batch is empty and the sink stores no
-    /// position without records. More than `to` means that another worker is ahead.
+    /// Stores a group of batches, each with its position in one atomic step. Answers for each, in
+    /// their order. Fails where no batch was stored, or where that is unknown.
     fn commit(
         &self,
-        source: &Source,
-        batch: &Self::Batch,
-        from: i64,
-        to: i64,
-    ) -> impl Future<Output = Result<i64, SinkError>> + Send;
+        topic: &Arc<Topic>,
+        group: &[Part<'_, Self::Batch>],
+    ) -> impl Future<Output = Result<Vec<Answer>, SinkError>> + Send;
 }

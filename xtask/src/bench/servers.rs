@@ -1,6 +1,6 @@
 //! The servers of a measurement, as processes of this machine on 127.0.0.1; ended when dropped.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use pinpipe_servers::kafka::{self, Kafka, Listener};
+use pinpipe_servers::postgres::Postgres;
+use pinpipe_servers::s3::{S3 as S3Server, S3Ports};
 use pinpipe_servers::{get, kubernetes, listens};
 
 use crate::context::{Context, on_path};
-use crate::debian::{self, is_root, need};
+use crate::debian::{self, need};
 use crate::images;
 use crate::{go, helm, process};
 
@@ -20,10 +22,13 @@ pub const KAFKA: u16 = 24092;
 const KAFKA_CONTROLLER: u16 = 24093;
 pub const POSTGRES: u16 = 24432;
 pub const S3: u16 = 24900;
-/// Ports of the master, the volume server and the filer. The gRPC port of each, and of the gateway,
-/// is the next one.
-const S3_INNER: [(&str, u16); 3] = [("master", 24910), ("volume", 24920), ("filer", S3_FILER)];
 pub const S3_FILER: u16 = 24930;
+const S3_PORTS: S3Ports = S3Ports {
+    gateway: S3,
+    master: 24910,
+    volume: 24920,
+    filer: S3_FILER,
+};
 const ETCD: u16 = 24379;
 const ETCD_PEER: u16 = 24380;
 const API_SERVER: u16 = 24443;
@@ -121,116 +126,51 @@ pub fn kafka(context: &Context, folder: &Path) -> Result<Running> {
 
 /// `SeaweedFS` with its S3 gateway; the credentials are in a folder, as workers read them.
 pub fn s3(context: &Context, folder: &Path) -> Result<Running> {
-    let lib = images::lib(context, "s3")?;
-    let (data, credentials) = (folder.join("s3"), folder.join("s3-credentials"));
-    fs::create_dir_all(&data)?;
-    fs::create_dir_all(&credentials)?;
-    fs::write(credentials.join("accessKeyId"), "bench")?;
-    fs::write(credentials.join("secretAccessKey"), "bench-secret")?;
-    let identities = folder.join("identities.json");
-    fs::write(
-        &identities,
-        r#"{"identities":[{
-            "name":"bench",
-            "credentials":[{"accessKey":"bench","secretKey":"bench-secret"}],
-            "actions":["Admin","Read","Write","List"]
-        }]}"#,
-    )?;
-    let mut weed = Command::new(lib.join("bin/weed"));
-    weed.args([
-        "server",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        "-master.volumeSizeLimitMB=1024",
-        "-volume.max=100",
-    ])
-    .args(["-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0"])
-    .arg(format!("-dir={}", data.display()))
-    .arg(format!("-s3.port={S3}"))
-    .arg(format!("-s3.port.grpc={}", S3 + 1))
-    .arg(format!("-s3.config={}", identities.display()));
-    for (name, port) in S3_INNER {
-        weed.arg(format!("-{name}.port={port}"))
-            .arg(format!("-{name}.port.grpc={}", port + 1));
-    }
-    let ready = || {
-        get(S3, "/healthz").is_some()
-            && get(S3_INNER[0].1, "/dir/assign").is_some_and(|assigned| assigned.contains("fid"))
+    let server = S3Server {
+        weed: images::lib(context, "s3")?.join("bin/weed"),
+        folder: folder.to_path_buf(),
+        ports: S3_PORTS,
+        authorizes: true,
+        volume_megabytes: 1024,
     };
-    Running::start(context, "s3", &mut weed)?.until(ready)
+    Running::start(context, "s3", &mut server.prepare()?)?.until(|| server.is_ready())
 }
 
 /// PostgreSQL with durable commits. Its superuser is `postgres`, from this machine without a
 /// password.
 pub fn postgres(context: &Context, folder: &Path) -> Result<Running> {
-    let programs = postgres_programs(context)?;
-    let data = folder.join("postgres");
-    fs::create_dir_all(&data)?;
-    let run = |program: &str| {
-        // The server refuses to run as root.
-        let mut command = if is_root() {
-            Command::new("setpriv")
-        } else {
-            Command::new(programs.join(program))
-        };
-        if is_root() {
-            command
-                .args(["--reuid=postgres", "--regid=postgres", "--clear-groups"])
-                .arg(programs.join(program));
-        }
-        command.current_dir("/");
-        command
+    ensure_postgres(context)?;
+    let server = Postgres {
+        folder: folder.to_path_buf(),
+        port: POSTGRES,
+        settings: ["shared_buffers=256MB", "max_wal_size=4GB"]
+            .map(str::to_owned)
+            .into(),
     };
-    if is_root() {
-        let owned = Command::new("chown").arg("postgres").arg(&data).status()?;
-        ensure!(
-            owned.success(),
-            "{} can't be given to the user postgres",
-            data.display()
-        );
-    }
-    let output = run("initdb")
-        .args([
-            "--username=postgres",
-            "--auth=trust",
-            "--encoding=UTF8",
-            "--locale=C.UTF-8",
-            "--pgdata",
-        ])
-        .arg(&data)
-        .output()?;
-    ensure!(
-        output.status.success(),
-        "initdb: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    let mut server = run("postgres");
-    server.arg("-D").arg(&data);
-    for setting in [
-        "listen_addresses=127.0.0.1",
-        "unix_socket_directories=",
-        "shared_buffers=256MB",
-        "max_wal_size=4GB",
-        &format!("port={POSTGRES}"),
-    ] {
-        server.arg("-c").arg(setting);
-    }
-    Running::start(context, "postgres", &mut server)?.until(|| psql(context, "SELECT 1").is_ok())
+    Running::start(context, "postgres", &mut server.prepare()?)?.until(|| server.is_ready())
 }
 
-/// The folder of Debian's PostgreSQL programs, which is not on `PATH`.
-fn postgres_programs(context: &Context) -> Result<PathBuf> {
-    let find = || {
-        let versions = fs::read_dir("/usr/lib/postgresql").ok()?;
-        versions
-            .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
-            .filter(|bin| bin.join("initdb").is_file())
-            .max()
-    };
-    if find().is_none() && !on_path("pg_ctlcluster") {
+/// Ensures that the programs of a PostgreSQL server are there.
+fn ensure_postgres(context: &Context) -> Result<()> {
+    if pinpipe_servers::postgres::programs().is_err() && !on_path("pg_ctlcluster") {
         debian::ensure(context, &[need("pg_ctlcluster", "postgresql")])?;
     }
-    find().context("no PostgreSQL server below /usr/lib/postgresql: install the package postgresql")
+    pinpipe_servers::postgres::programs().map(drop)
+}
+
+/// Ensures that what the stream worker's tests start on this machine is there: a Kafka broker,
+/// PostgreSQL, a pooler and an object store.
+pub fn stores(context: &Context) -> Result<()> {
+    ensure_postgres(context)?;
+    debian::ensure(
+        context,
+        &[
+            need("java", "openjdk-17-jre-headless"),
+            need("pgbouncer", "pgbouncer"),
+        ],
+    )?;
+    images::lib(context, "kafka")?;
+    images::lib(context, "s3").map(drop)
 }
 
 /// `psql` to that server.

@@ -19,6 +19,8 @@ use crate::{bench, check, crates, demo, images, operator, stack, times, workers}
 
 /// The operator's proofs, which start servers of their own: an API server, a broker.
 const PROOFS: &str = "proofs";
+/// The stream worker's tests, which start stores and a broker of their own.
+const STORES: [&str; 2] = ["sinks", "broker"];
 /// The program that removes the namespaces of earlier test runs, with what they have in the stores.
 const CLEAN_UP: &str = "clean-up";
 /// End-to-end test programs that mostly wait: they run side by side.
@@ -49,11 +51,20 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         static_checks(context, &mut tally);
         let built = build(context, &mut tally);
         let needs_nothing = |program: &&Executable| {
-            program.is_test && !is_end_to_end(program) && program.name != PROOFS
+            program.is_test
+                && !is_end_to_end(program)
+                && program.name != PROOFS
+                && !STORES.contains(&program.name.as_str())
         };
         for program in built.iter().flatten().filter(needs_nothing) {
             program::run(context, program, &slow::settings(options.all), &mut tally);
         }
+        run_on_stores(
+            context,
+            built.as_deref().unwrap_or_default(),
+            options.all,
+            &mut tally,
+        );
         (
             servers
                 .join()
@@ -148,6 +159,21 @@ pub fn proofs(context: &Context) -> Result<()> {
     let built = compile::linted(context)?.executables;
     run_proofs(context, &built, false, &mut tally);
     tally.finish()
+}
+
+/// Runs the programs that start stores of their own.
+fn run_on_stores(context: &Context, built: &[Executable], all: bool, tally: &mut Tally) {
+    let programs = built
+        .iter()
+        .filter(|program| program.is_test && STORES.contains(&program.name.as_str()));
+    match bench::servers::stores(context) {
+        Ok(()) => {
+            programs.for_each(|program| {
+                program::run(context, program, &slow::settings(all), tally);
+            });
+        }
+        Err(error) => tally.not_started("the stream worker's tests on stores", &error),
+    }
 }
 
 fn run_proofs(context: &Context, built: &[Executable], all: bool, tally: &mut Tally) {

@@ -146,32 +146,33 @@ impl DeadLetterReader {
 /// A set of ids of dead letters, with a few bytes per id since there may be millions.
 #[derive(Debug, Default)]
 pub struct LetterIdSet {
-    /// Several if the records' topic was deleted and created again.
-    topic_ids: Vec<String>,
-    /// Index in `topic_ids`, partition and offset.
+    /// Topic ids and sinks: several if the records' topic was deleted and created again, or if a
+    /// sink has refused records.
+    origins: Vec<(String, Option<String>)>,
+    /// Index in `origins`, partition and offset.
     ids: HashSet<(usize, i32, i64)>,
 }
 
 impl LetterIdSet {
     /// Adds an id; returns whether it is new.
     pub fn insert(&mut self, id: &DeadLetterId) -> bool {
-        let topic = self.topic(id).unwrap_or_else(|| {
-            self.topic_ids.push(id.topic_id.clone());
-            self.topic_ids.len() - 1
+        let origin = self.origin(id).unwrap_or_else(|| {
+            self.origins.push((id.topic_id.clone(), id.sink.clone()));
+            self.origins.len() - 1
         });
-        self.ids.insert((topic, id.partition, id.offset))
+        self.ids.insert((origin, id.partition, id.offset))
     }
 
     /// Whether the set contains an id.
     pub fn contains(&self, id: &DeadLetterId) -> bool {
-        self.topic(id)
-            .is_some_and(|topic| self.ids.contains(&(topic, id.partition, id.offset)))
+        self.origin(id)
+            .is_some_and(|origin| self.ids.contains(&(origin, id.partition, id.offset)))
     }
 
-    fn topic(&self, id: &DeadLetterId) -> Option<usize> {
-        self.topic_ids
+    fn origin(&self, id: &DeadLetterId) -> Option<usize> {
+        self.origins
             .iter()
-            .position(|topic_id| *topic_id == id.topic_id)
+            .position(|(topic_id, sink)| *topic_id == id.topic_id && *sink == id.sink)
     }
 }
 
@@ -180,11 +181,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_of_a_recreated_topic_are_different() {
+    fn ids_of_a_recreated_topic_and_of_each_sink_are_different() {
         let id = |topic_id: &str, partition, offset| DeadLetterId {
             topic_id: topic_id.into(),
             partition,
             offset,
+            sink: None,
+        };
+        let refused = |sink: &str| DeadLetterId {
+            sink: Some(sink.into()),
+            ..id("a", 0, 1)
         };
         let mut set = LetterIdSet::default();
         for (letter, new) in [
@@ -194,6 +200,9 @@ mod tests {
             (id("a", 1, 1), true),
             (id("a", 0, 2), true),
             (id("b", 0, 1), false),
+            (refused("live"), true),
+            (refused("live"), false),
+            (refused("other"), true),
         ] {
             assert_eq!(set.contains(&letter), !new);
             assert_eq!(set.insert(&letter), new);

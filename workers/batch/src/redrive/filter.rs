@@ -72,6 +72,7 @@ mod tests {
             topic_id: "t".into(),
             partition: 0,
             offset: 0,
+            sink: None,
         };
         let time = 1_767_225_600_000; // 2026-01-01T00:00:00Z
         DeadLetter {

@@ -77,7 +77,8 @@ pub struct Args {
     #[arg(long, env = "PINPIPE_REDRIVE_UNTIL", value_name = "TIME", value_parser = time)]
     until: Option<DateTime<Utc>>,
 
-    /// Only dead letters with this outcome: rejected records, or copies of repaired ones.
+    /// Only dead letters with this outcome: rejected records, copies of repaired ones, or those
+    /// that a sink refused.
     #[arg(
         long,
         env = "PINPIPE_REDRIVE_OUTCOME",
@@ -122,10 +123,10 @@ fn time(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 fn outcome(text: &str) -> Result<Outcome, String> {
-    [Outcome::Rejected, Outcome::Repaired]
+    [Outcome::Rejected, Outcome::Repaired, Outcome::Refused]
         .into_iter()
         .find(|outcome| outcome.as_str() == text)
-        .ok_or_else(|| format!("`{text}` isn't an outcome: use rejected or repaired"))
+        .ok_or_else(|| format!("`{text}` isn't an outcome: use rejected, repaired or refused"))
 }
 
 /// Executes a re-drive. The report goes to standard output and to the termination message.

@@ -8,6 +8,7 @@ pub(super) const CLUSTER_ID: &str = "pinpipe.cluster-id";
 pub(super) const PARTITION: &str = "pinpipe.partition";
 pub(super) const OFFSET: &str = "pinpipe.offset";
 pub(super) const TIMESTAMP: &str = "pinpipe.timestamp";
+pub(super) const SINK: &str = "pinpipe.sink";
 pub(super) const KEY: &str = "pinpipe.key";
 pub(super) const OUTCOME: &str = "pinpipe.outcome";
 pub(super) const REASON: &str = "pinpipe.reason";

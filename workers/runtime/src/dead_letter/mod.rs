@@ -20,7 +20,7 @@ use rdkafka::message::{Header, Headers, OwnedHeaders};
 
 use headers::{
     ATTEMPT, CLUSTER_ID, FIELD, KEY, MESSAGE, OFFSET, ORDER_TIME, OUTCOME, PARTITION, REASON,
-    REDRIVEN, TIMESTAMP, TOPIC, TOPIC_ID, WORKER_VERSION, number, put, text,
+    REDRIVEN, SINK, TIMESTAMP, TOPIC, TOPIC_ID, WORKER_VERSION, number, put, text,
 };
 pub use redriven::{Redriven, UnusableOrder};
 use redriven::{order, put_order, put_redriven};
@@ -39,11 +39,17 @@ pub struct DeadLetterId {
     pub partition: i32,
     /// The record's offset.
     pub offset: i64,
+    /// The sink that refused the record; none for a record that can't be keyed.
+    pub sink: Option<String>,
 }
 
 impl fmt::Display for DeadLetterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}", self.topic_id, self.partition, self.offset)
+        write!(f, "{}:{}:{}", self.topic_id, self.partition, self.offset)?;
+        match &self.sink {
+            Some(sink) => write!(f, ":{sink}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -172,6 +178,7 @@ impl Entry {
             topic_id: text_of(TOPIC_ID)?.to_owned(),
             partition: number(headers, PARTITION).ok_or(InvalidHeader(PARTITION))?,
             offset: number_of(OFFSET)?,
+            sink: text(headers, SINK).map(str::to_owned),
         };
         if text(headers, REDRIVEN).is_some() {
             return Ok(Self::Mark(id));
@@ -179,6 +186,7 @@ impl Entry {
         let outcome = match text(headers, OUTCOME) {
             None | Some("rejected") => Outcome::Rejected,
             Some("repaired") => Outcome::Repaired,
+            Some("refused") => Outcome::Refused,
             Some(_) => return Err(InvalidHeader(OUTCOME)),
         };
         let mut fields = text(headers, FIELD)
@@ -212,5 +220,9 @@ impl Entry {
 fn put_id(headers: OwnedHeaders, id: &DeadLetterId) -> OwnedHeaders {
     let headers = put(headers, TOPIC_ID, &id.topic_id);
     let headers = put(headers, PARTITION, &id.partition.to_string());
-    put(headers, OFFSET, &id.offset.to_string())
+    let headers = put(headers, OFFSET, &id.offset.to_string());
+    match &id.sink {
+        Some(sink) => put(headers, SINK, sink),
+        None => headers,
+    }
 }

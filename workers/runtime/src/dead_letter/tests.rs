@@ -20,6 +20,7 @@ fn letter(kind: Kind, raw: &str, redriven: Option<Redriven>) -> DeadLetter {
         topic_id: "AbC".into(),
         partition: POSITION.partition,
         offset: POSITION.offset,
+        sink: None,
     };
     DeadLetter {
         id,

@@ -11,6 +11,8 @@ pub enum Outcome {
     Rejected,
     /// The record was stored with fields set to null; the dead letter is a copy.
     Repaired,
+    /// The record was stored elsewhere; the store of one sink will never take it.
+    Refused,
 }
 
 impl Outcome {
@@ -20,6 +22,7 @@ impl Outcome {
         match self {
             Self::Rejected => "rejected",
             Self::Repaired => "repaired",
+            Self::Refused => "refused",
         }
     }
 }

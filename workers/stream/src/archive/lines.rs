@@ -10,7 +10,10 @@ use pinpipe_runtime::{
 };
 use tokio::{sync::OnceCell, task::spawn_blocking};
 
-use crate::sink::{Batch, Consumed, Unstorable};
+use crate::{
+    log::Position,
+    sink::{Batch, Consumed, Unstorable},
+};
 
 /// The assumed compression ratio, until the text is compressed: JSON compresses better than that.
 const COMPRESSION_RATIO: usize = 2;
@@ -186,6 +189,16 @@ impl Batch for Lines {
             + self.entries.len() * size_of::<Line>()
             + self.orders.len() * size_of::<(usize, Order)>()
     }
+
+    fn last(&self) -> Option<Position> {
+        let last = self.entries.last()?;
+        Some(Position::offset(last.position.offset + 1))
+    }
+
+    /// An object store refuses no record.
+    fn split(&self) -> Option<(Self, Self)> {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -207,6 +220,7 @@ mod tests {
                 .push(Consumed {
                     raw: raw.as_bytes(),
                     position,
+                    after: Position::offset(position.offset + 1),
                     order: position,
                     cleaned: &cleaned,
                 })
@@ -257,6 +271,7 @@ mod tests {
                 .push(Consumed {
                     raw,
                     position,
+                    after: Position::offset(position.offset + 1),
                     order: redriven.unwrap_or(position),
                     cleaned: &cleaned,
                 })
@@ -312,6 +327,7 @@ mod tests {
                     .push(Consumed {
                         raw: raw.as_bytes(),
                         position,
+                        after: Position::offset(position.offset + 1),
                         order: position,
                         cleaned: &cleaned,
                     })

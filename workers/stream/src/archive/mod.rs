@@ -5,28 +5,43 @@
 //! position write the same key. `docs/internals/architecture.md` describes the protocol,
 //! [`pinpipe_runtime::raw_zone`] the layout.
 
+mod begin;
+mod failure;
+mod last;
 pub mod lines;
 mod reset;
 mod store;
+mod upload;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use bytes::Bytes;
+use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
+use pinpipe_config::Compression;
 use pinpipe_runtime::{
     compressed,
     raw_zone::{Index, ObjectMetadata, RawPartition},
 };
-use tokio::sync::OnceCell;
+use serde::{Deserialize, Serialize};
+use tokio::sync::RwLock;
 
 use self::{
+    failure::AccessRefused,
     lines::Lines,
     store::{Object, Put, Store},
 };
 use crate::{
+    log::Position,
     protocol::Taken,
-    sink::{Halt, InitialPosition, Limits, Position, Sink, SinkError, Source, Topic},
+    sink::{
+        Answer, Grouping, Halt, InitialPosition, Limits, Part, Sink, SinkError, Source,
+        StoredPosition, Topic,
+    },
 };
+
+/// Partitions whose ends are looked up at the same time.
+const CONCURRENT_LOOKUPS: usize = 16;
 
 /// The sink.
 #[derive(Debug)]
@@ -34,8 +49,14 @@ pub struct Archive {
     config: pinpipe_config::Archive,
     /// The consumer group.
     owner: String,
-    /// The store, opened at first use.
-    store: OnceCell<Store>,
+    /// The store, opened at first use, and again after it has refused the credentials.
+    store: RwLock<Option<Arc<Store>>>,
+}
+
+/// What the keys of a partition's objects depend on, apart from their position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Format {
+    compression: Compression,
 }
 
 /// The content of a raw object.
@@ -53,39 +74,101 @@ impl Archive {
         Self {
             config,
             owner,
-            store: OnceCell::const_new(),
+            store: RwLock::const_new(None),
         }
     }
 
-    async fn store(&self) -> Result<&Store, SinkError> {
-        self.store
-            .get_or_try_init(|| Store::open(&self.config.zone, &self.owner))
-            .await
+    /// Runs `work` on the store.
+    async fn with<T>(
+        &self,
+        work: impl AsyncFnOnce(&Store) -> Result<T, SinkError>,
+    ) -> Result<T, SinkError> {
+        let open = self.store.read().await.clone();
+        let store = if let Some(store) = open {
+            store
+        } else {
+            let mut slot = self.store.write().await;
+            if let Some(store) = &*slot {
+                store.clone()
+            } else {
+                let opened = Arc::new(Store::open(&self.config.zone, &self.owner).await?);
+                slot.insert(opened).clone()
+            }
+        };
+        let done = work(&store).await;
+        if let Err(SinkError::Unavailable(error)) = &done
+            && error.is::<AccessRefused>()
+        {
+            // The Secret may have been renewed.
+            *self.store.write().await = None;
+        }
+        done
     }
 
-    /// Where a partition's archive ends, by the metadata of the object with the highest offset in
-    /// its key.
+    /// Where a partition's archive ends, by the metadata of the object with the highest position in
+    /// its key; without objects, where it begins.
     async fn position(
         &self,
         store: &Store,
+        topic: &Topic,
         raw: &RawPartition,
-    ) -> Result<Option<Position>, SinkError> {
-        let objects = store.list(&self.config.zone.prefix, raw).await?;
-        let Some(last) = objects.last() else {
-            return Ok(None);
+    ) -> Result<Option<StoredPosition>, SinkError> {
+        let prefix = &self.config.zone.prefix;
+        self.check_format(store, raw).await?;
+        let Some(last) = store.last_object(prefix, raw).await? else {
+            return self.begin(store, topic, raw).await;
         };
         let facts = store.facts(&last.key).await?;
         // Somebody deletes objects: the caller retries.
         let facts = facts.with_context(|| format!("{} was deleted meanwhile", last.key))?;
-        Ok(Some(Position {
+        Ok(Some(StoredPosition {
             cluster_id: facts.cluster_id,
             topic_id: facts.topic_id,
-            next: facts.next_offset,
+            next: Position::offset(facts.next_offset),
         }))
     }
 
+    async fn lookup(
+        &self,
+        store: &Store,
+        topic: &Topic,
+        partition: i32,
+    ) -> Result<(i32, Option<StoredPosition>), SinkError> {
+        let raw = raw_partition(topic, partition);
+        Ok((partition, self.position(store, topic, &raw).await?))
+    }
+
+    /// Records the compression of a partition's objects before the first is written. It is a part
+    /// of their keys: two workers that compress differently would not exclude each other.
+    async fn check_format(&self, store: &Store, raw: &RawPartition) -> Result<(), SinkError> {
+        let key = raw.index_folder(&self.config.zone.prefix) + "format.json";
+        let own = Format {
+            compression: self.config.compression,
+        };
+        let found: Option<Format> = store.get_json(&key).await?;
+        let recorded = match found {
+            Some(format) => format,
+            None => match store.create_json(&key, &own).await? {
+                Put::Written => return Ok(()),
+                // Another worker came first.
+                Put::Taken => store.get_json(&key).await?.unwrap_or(own),
+            },
+        };
+        if recorded == own {
+            return Ok(());
+        }
+        Err(Halt::StoreUnsuitable(format!(
+            "{} says that the objects of this partition have compression {:?}, and \
+             spec.archive.compression is {:?}: set it back, or name another prefix",
+            store.url(&key),
+            recorded.compression,
+            own.compression
+        ))
+        .into())
+    }
+
     /// Writes the index object, then the object for the offsets `from..to`. Returns where the
-    /// object with that key ends: at `to`, or elsewhere if there was one before.
+    /// object with that key ends, and whether it was written now.
     async fn write(
         &self,
         store: &Store,
@@ -93,7 +176,7 @@ impl Archive {
         content: Content<'_>,
         from: i64,
         to: i64,
-    ) -> Result<i64, SinkError> {
+    ) -> Result<(i64, Put), SinkError> {
         let raw = raw_partition(&source.topic, source.partition);
         let (prefix, compression) = (&self.config.zone.prefix, self.config.compression);
         let facts = ObjectMetadata {
@@ -113,7 +196,7 @@ impl Archive {
         };
         let key = raw.object_key(prefix, from, compression);
         if store.create(&key, &object).await? == Put::Written {
-            return Ok(to);
+            return Ok((to, Put::Written));
         }
         let there = store
             .facts(&key)
@@ -121,7 +204,7 @@ impl Archive {
             .with_context(|| format!("{} was deleted meanwhile", store.url(&key)))?;
         Halt::check_identity(source, &there.cluster_id, &there.topic_id)?;
         match Taken::decide(there.next_offset, from, to) {
-            Taken::Done(end) | Taken::Behind(end) => Ok(end),
+            Taken::Done(end) | Taken::Behind(end) => Ok((end, Put::Taken)),
             Taken::Unreadable => {
                 let problem = format!(
                     "{} ends at {}, before it starts",
@@ -130,6 +213,41 @@ impl Archive {
                 );
                 Err(Halt::PositionUnreadable(problem).into())
             }
+        }
+    }
+
+    /// Stores the lines of a batch in one object, or in what is left of it by another worker.
+    async fn store_lines(
+        &self,
+        store: &Store,
+        source: &Source,
+        part: &Part<'_, Lines>,
+    ) -> Result<Answer, SinkError> {
+        let (mut from, to) = (part.from.next_offset(), part.to.next_offset());
+        loop {
+            let rest = part.batch.part(from);
+            if rest.records() == 0 {
+                return Ok(Answer::Stored(Position::offset(from)));
+            }
+            let content = Content {
+                body: part.batch.body(&rest).await?,
+                index: &rest.index,
+                times: rest.times(),
+            };
+            let (end, put) = self.write(store, source, content, from, to).await?;
+            if put == Put::Written {
+                return Ok(Answer::Stored(part.to));
+            }
+            if end >= to {
+                return Ok(Answer::AlreadyStored(Position::offset(end)));
+            }
+            tracing::info!(
+                %source,
+                from,
+                next = end,
+                "another worker has written the object: continuing behind it"
+            );
+            from = end;
         }
     }
 }
@@ -150,15 +268,16 @@ impl Sink for Archive {
             records: usize::try_from(rotate.records).unwrap_or(usize::MAX),
             bytes: usize::try_from(rotate.bytes).unwrap_or(usize::MAX),
             age: Duration::from_secs(rotate.interval_seconds),
+            grouping: Grouping::Partition,
         }
     }
 
     fn initial_position(&self) -> InitialPosition {
-        InitialPosition::GroupOffset
+        InitialPosition::LogStart
     }
 
     async fn check(&self) -> Result<(), SinkError> {
-        self.store().await.map(drop)
+        self.with(async |_| Ok(())).await
     }
 
     fn batch(&self, _: &Source) -> Lines {
@@ -169,18 +288,38 @@ impl Sink for Archive {
         &self,
         topic: &Arc<Topic>,
         partitions: &[i32],
-    ) -> Result<BTreeMap<i32, Position>, SinkError> {
-        let store = self.store().await?;
-        let mut positions = BTreeMap::new();
-        for &partition in partitions {
-            if let Some(position) = self
-                .position(store, &raw_partition(topic, partition))
-                .await?
-            {
-                positions.insert(partition, position);
+    ) -> Result<BTreeMap<i32, StoredPosition>, SinkError> {
+        self.with(async |store| {
+            let mut lookups = Vec::with_capacity(partitions.len());
+            for &partition in partitions {
+                lookups.push(self.lookup(store, topic, partition).boxed());
             }
-        }
-        Ok(positions)
+            let found: Vec<(i32, Option<StoredPosition>)> = stream::iter(lookups)
+                .buffer_unordered(CONCURRENT_LOOKUPS)
+                .try_collect()
+                .await?;
+            let positions = found.into_iter();
+            Ok(positions
+                .filter_map(|(partition, position)| Some((partition, position?)))
+                .collect())
+        })
+        .await
+    }
+
+    async fn store_initial_positions(
+        &self,
+        topic: &Arc<Topic>,
+        _: &BTreeMap<i32, StoredPosition>,
+        initial: &BTreeMap<i32, Position>,
+    ) -> Result<(), SinkError> {
+        self.with(async |store| {
+            for (partition, position) in initial {
+                self.note_begin(store, topic, *partition, position.next_offset())
+                    .await?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn reset_pending(
@@ -189,58 +328,49 @@ impl Sink for Archive {
         id: &str,
         partitions: &[i32],
     ) -> Result<Vec<i32>, SinkError> {
-        self.pending_resets(topic, id, partitions).await
+        self.with(async |store| self.pending_resets(store, topic, id, partitions).await)
+            .await
     }
 
     async fn reset(
         &self,
         topic: &Arc<Topic>,
         id: &str,
-        to: &BTreeMap<i32, i64>,
+        to: &BTreeMap<i32, Position>,
     ) -> Result<(), SinkError> {
-        for (&partition, &to) in to {
-            self.reset_partition(
-                &Source {
+        self.with(async |store| {
+            for (&partition, &to) in to {
+                let source = Source {
                     topic: topic.clone(),
                     partition,
-                },
-                id,
-                to,
-            )
-            .await?;
-        }
-        Ok(())
+                };
+                self.reset_partition(store, &source, id, to.next_offset())
+                    .await?;
+            }
+            Ok(())
+        })
+        .await
     }
 
     async fn commit(
         &self,
-        source: &Source,
-        lines: &Lines,
-        mut from: i64,
-        to: i64,
-    ) -> Result<i64, SinkError> {
-        let store = self.store().await?;
-        loop {
-            let part = lines.part(from);
-            if part.records() == 0 {
-                return Ok(from);
+        topic: &Arc<Topic>,
+        group: &[Part<'_, Lines>],
+    ) -> Result<Vec<Answer>, SinkError> {
+        self.with(async |store| {
+            let mut answers = Vec::with_capacity(group.len());
+            for part in group {
+                let source = Source {
+                    topic: topic.clone(),
+                    partition: part.partition,
+                };
+                answers.push(match self.store_lines(store, &source, part).await {
+                    Err(SinkError::Halt(halt)) => Answer::Halt(halt),
+                    stored => stored?,
+                });
             }
-            let content = Content {
-                body: lines.body(&part).await?,
-                index: &part.index,
-                times: part.times(),
-            };
-            let end = self.write(store, source, content, from, to).await?;
-            if end >= to {
-                return Ok(end);
-            }
-            tracing::info!(
-                %source,
-                from,
-                next = end,
-                "another worker has written the object: continuing behind it"
-            );
-            from = end;
-        }
+            Ok(answers)
+        })
+        .await
     }
 }

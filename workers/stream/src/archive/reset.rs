@@ -11,7 +11,7 @@ use pinpipe_runtime::raw_zone::{Index, RawPartition};
 use serde::{Deserialize, Serialize};
 
 use super::{Archive, Content, lines::compress, raw_partition, store::Store};
-use crate::sink::{Halt, Position, SinkError, Source, Topic};
+use crate::sink::{Halt, SinkError, Source, StoredPosition, Topic};
 
 /// The record of a reset in one partition.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,8 +25,9 @@ struct Marker {
 
 impl Marker {
     /// Whether the archive's end, `position`, is still before the marker's offset.
-    fn is_ahead(&self, topic: &Topic, position: Option<&Position>) -> bool {
-        self.topic_id == topic.id && position.is_some_and(|position| position.next < self.to)
+    fn is_ahead(&self, topic: &Topic, position: Option<&StoredPosition>) -> bool {
+        self.topic_id == topic.id
+            && position.is_some_and(|position| position.next.next_offset() < self.to)
     }
 }
 
@@ -65,16 +66,18 @@ impl Archive {
     /// Those of `partitions` in which the reset `id` is not carried out or not complete.
     pub(super) async fn pending_resets(
         &self,
+        store: &Store,
         topic: &Arc<Topic>,
         id: &str,
         partitions: &[i32],
     ) -> Result<Vec<i32>, SinkError> {
-        let store = self.store().await?;
         let mut pending = Vec::new();
         for &partition in partitions {
             let raw = raw_partition(topic, partition);
             let done = match self.marker(store, &raw, id).await? {
-                Some(marker) => !marker.is_ahead(topic, self.position(store, &raw).await?.as_ref()),
+                Some(marker) => {
+                    !marker.is_ahead(topic, self.position(store, topic, &raw).await?.as_ref())
+                }
                 None => false,
             };
             if !done {
@@ -89,26 +92,25 @@ impl Archive {
         store: &Store,
         raw: &RawPartition,
         id: &str,
-    ) -> anyhow::Result<Option<Marker>> {
+    ) -> Result<Option<Marker>, SinkError> {
         store
             .get_json(&marker_key(&self.config.zone.prefix, raw, id))
             .await
     }
 
-    /// Makes the archive continue at `to` in one partition. An archive without objects of the
-    /// partition starts at the group's committed offset, which the caller has set.
+    /// Makes the archive continue at `to` in one partition.
     pub(super) async fn reset_partition(
         &self,
+        store: &Store,
         source: &Source,
         id: &str,
         to: i64,
     ) -> Result<(), SinkError> {
-        let store = self.store().await?;
         let (raw, prefix) = (
             raw_partition(&source.topic, source.partition),
             &self.config.zone.prefix,
         );
-        let position = self.position(store, &raw).await?;
+        let position = self.position(store, &source.topic, &raw).await?;
         if let Some(position) = &position {
             Halt::check_identity(source, &position.cluster_id, &position.topic_id)?;
         }
@@ -124,7 +126,13 @@ impl Archive {
                     store.url(&raw.folder(prefix)),
                     store.url(&raw.index_folder(prefix)),
                 );
-                check_forward(source, &folder, &index_folder, position.next, to)?;
+                check_forward(
+                    source,
+                    &folder,
+                    &index_folder,
+                    position.next.next_offset(),
+                    to,
+                )?;
             }
             let marker = Marker {
                 topic_id: source.topic.id.clone(),
@@ -135,10 +143,13 @@ impl Archive {
                 .await?;
             to
         };
-        let Some(Position { mut next, .. }) = position else {
-            tracing::info!(%source, to, reset = id, "the empty archive starts at that offset");
-            return Ok(());
+        let Some(position) = position else {
+            tracing::info!(%source, to, reset = id, "the empty archive begins at that offset");
+            return self
+                .note_begin(store, &source.topic, source.partition, to)
+                .await;
         };
+        let mut next = position.next.next_offset();
         while next < to {
             let body = compress(self.config.compression, Bytes::new()).await?;
             let gap = Content {
@@ -146,7 +157,7 @@ impl Archive {
                 index: &Index::default(),
                 times: (0, 0),
             };
-            let end = self.write(store, source, gap, next, to).await?;
+            let (end, _) = self.write(store, source, gap, next, to).await?;
             tracing::warn!(
                 %source,
                 from = next,
@@ -213,10 +224,10 @@ mod tests {
             topic_id: "i".into(),
             to: 9,
         };
-        let position = |next| Position {
+        let position = |next| StoredPosition {
             cluster_id: "c".into(),
             topic_id: "i".into(),
-            next,
+            next: crate::log::Position::offset(next),
         };
         for (position, ahead) in [
             (Some(position(8)), true),

@@ -2,24 +2,29 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use anyhow::anyhow;
+use anyhow::Context;
 use aws_sdk_s3::{
     Client,
-    error::SdkError,
-    operation::create_multipart_upload::CreateMultipartUploadOutput,
+    config::RequestChecksumCalculation,
+    operation::{get_object::GetObjectError, head_object::HeadObjectError},
     primitives::ByteStream,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
 };
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
-use pinpipe_config::RawZone;
+use pinpipe_config::{Compression, RawZone};
 use pinpipe_runtime::{
-    documents,
+    compressed,
     raw_zone::{self, ObjectMetadata, RawObject, RawPartition},
     s3,
 };
 use serde::{Serialize, de::DeserializeOwned};
 
+use super::{
+    failure::RequestError,
+    last::{Found, LONG_KEYS, Page, Search},
+    upload::Upload,
+};
 use crate::sink::{Halt, SinkError};
 
 /// Larger objects are uploaded in parts, since a larger single request may time out, bytes.
@@ -36,9 +41,9 @@ const CONFLICT_DELAY: Duration = Duration::from_millis(200);
 pub struct Store {
     client: Client,
     bucket: String,
-    /// The checksum of parts. AWS requires it to be declared with the upload; other servers may not
-    /// support it.
-    part_checksum: Option<ChecksumAlgorithm>,
+    /// The checksum of what is written, which a bucket with object lock asks for; none where the
+    /// store doesn't know it.
+    checksum: Option<ChecksumAlgorithm>,
 }
 
 /// An object to write.
@@ -61,22 +66,17 @@ pub enum Put {
     Taken,
 }
 
-/// A failed request, with the reply's status if there was a reply.
-struct RequestError {
-    status: Option<u16>,
-    error: anyhow::Error,
+/// What a probe found out about the store.
+enum Probed {
+    Suitable,
+    /// It refuses requests with a checksum.
+    WithoutChecksums,
+    /// It ignores the condition of this operation.
+    Unconditional(&'static str),
 }
 
-impl<E: std::error::Error + Send + Sync + 'static> From<SdkError<E>> for RequestError {
-    fn from(error: SdkError<E>) -> Self {
-        Self {
-            status: error
-                .raw_response()
-                .map(|response| response.status().as_u16()),
-            error: anyhow::Error::new(error),
-        }
-    }
-}
+const PUT: &str = "PutObject";
+const COMPLETE: &str = "CompleteMultipartUpload";
 
 impl Store {
     /// Opens the zone's bucket and creates it when absent. Probes conditional writes first, with an
@@ -84,30 +84,43 @@ impl Store {
     pub async fn open(zone: &RawZone, owner: &str) -> Result<Self, SinkError> {
         let client = s3::client(&zone.s3)?;
         s3::ensure_bucket(&client, &zone.s3, &zone.bucket).await?;
-        let part_checksum = zone
-            .s3
-            .endpoint
-            .is_none()
-            .then_some(ChecksumAlgorithm::Crc32);
-        let store = Self {
-            client,
+        let with_checksums = client
+            .config()
+            .to_builder()
+            .request_checksum_calculation(RequestChecksumCalculation::WhenSupported);
+        let mut store = Self {
+            client: Client::from_conf(with_checksums.build()),
             bucket: zone.bucket.clone(),
-            part_checksum,
+            checksum: Some(ChecksumAlgorithm::Crc32),
         };
         let key = raw_zone::joined(&zone.prefix, &format!("_index/probe-{owner}"));
-        store
-            .probe(&key, zone.s3.endpoint.as_deref().unwrap_or("AWS"))
-            .await?;
-        Ok(store)
+        let endpoint = zone.s3.endpoint.as_deref().unwrap_or("AWS");
+        loop {
+            match store.probe(&key).await? {
+                Probed::Suitable => return Ok(store),
+                Probed::WithoutChecksums => {
+                    tracing::info!(
+                        endpoint,
+                        "the object store refuses checksums: none are sent"
+                    );
+                    (store.client, store.checksum) = (client.clone(), None);
+                }
+                Probed::Unconditional(operation) => {
+                    return Err(Halt::StoreUnsuitable(format!(
+                        "the object store {endpoint} does not honour If-None-Match in {operation}: \
+                         it wrote {} over what was there. Two workers could replace each other's \
+                         objects, so nothing is archived. Use a store with conditional writes, or \
+                         a version of it that has them, in spec.archive.s3.endpoint",
+                        store.url(&key)
+                    ))
+                    .into());
+                }
+            }
+        }
     }
 
-    /// The `s3://…` URL of a key, for messages.
-    pub fn url(&self, key: &str) -> String {
-        format!("s3://{}/{key}", self.bucket)
-    }
-
-    /// Writes one key twice; the store must refuse the second write.
-    async fn probe(&self, key: &str, endpoint: &str) -> Result<(), SinkError> {
+    /// Writes a key that exists, in both ways; the store must refuse that.
+    async fn probe(&self, key: &str) -> Result<Probed, SinkError> {
         let object = Object {
             body: Bytes::from_static(
                 b"pinpipe writes this twice, and the store must refuse the second\n",
@@ -115,73 +128,206 @@ impl Store {
             content_type: "text/plain",
             metadata: HashMap::new(),
         };
-        let mut written = 0;
-        while written < 2 {
-            match self.put_single(key, &object).await {
-                Ok(()) => written += 1,
-                Err(RequestError {
-                    status: Some(412), ..
-                }) => return Ok(()),
-                Err(RequestError {
-                    status: Some(409), ..
-                }) => tokio::time::sleep(CONFLICT_DELAY).await,
-                Err(RequestError {
-                    status: Some(501), ..
-                }) => break,
-                Err(RequestError { error, .. }) => {
-                    return Err(error
-                        .context(format!("can't write {}", self.url(key)))
-                        .into());
+        // The first write of all may create the object.
+        for (operation, mut allowed) in [(PUT, 1), (COMPLETE, 0)] {
+            loop {
+                let written = if operation == PUT {
+                    self.put_single(key, &object).await
+                } else {
+                    self.put_parts(key, &object).await
+                };
+                match written.map_err(|error| (error.status, error)) {
+                    Ok(()) if allowed == 0 => return Ok(Probed::Unconditional(operation)),
+                    Ok(()) => allowed -= 1,
+                    Err((Some(412), _)) => break,
+                    Err((Some(409), _)) => tokio::time::sleep(CONFLICT_DELAY).await,
+                    Err((Some(501), _)) => return Ok(Probed::Unconditional(operation)),
+                    Err((Some(400), _)) if self.checksum.is_some() => {
+                        return Ok(Probed::WithoutChecksums);
+                    }
+                    Err((_, error)) => {
+                        return Err(error.into_error(&format!("can't write {}", self.url(key))));
+                    }
                 }
             }
         }
-        Err(Halt::StoreUnsuitable(format!(
-            "the object store {endpoint} does not honour If-None-Match: it wrote {} over what was \
-             there. Two workers could replace each other's objects, so nothing is archived. Use a \
-             store with conditional writes, or a version of it that has them, in \
-             spec.archive.s3.endpoint",
-            self.url(key)
-        ))
-        .into())
+        Ok(Probed::Suitable)
     }
 
-    /// The raw objects of a partition, in the log's order.
-    pub async fn list(
+    /// The `s3://…` URL of a key, for messages.
+    pub fn url(&self, key: &str) -> String {
+        format!("s3://{}/{key}", self.bucket)
+    }
+
+    /// The raw object of a partition with the highest position in its key.
+    pub async fn last_object(
         &self,
         prefix: &str,
         partition: &RawPartition,
-    ) -> anyhow::Result<Vec<RawObject>> {
-        raw_zone::list(&self.client, &self.bucket, prefix, partition, 0).await
+    ) -> Result<Option<RawObject>, SinkError> {
+        let mut search = Search::new();
+        let found = loop {
+            let Some(at) = search.next() else {
+                break search.finish();
+            };
+            let page = self.page(prefix, partition, at).await?;
+            if let Some(found) = search.take(at, page) {
+                break found;
+            }
+        };
+        match found {
+            // Behind it may be one with a longer key.
+            Found::Last(Some(object)) if object.first >= LONG_KEYS / 2 => {}
+            Found::Last(object) => return Ok(object),
+            Found::LongKeys => {}
+        }
+        let objects = raw_zone::list(&self.client, &self.bucket, prefix, partition, 0).await?;
+        Ok(objects.into_iter().next_back())
+    }
+
+    /// All keys that begin with `prefix`.
+    pub async fn keys(&self, prefix: &str) -> Result<Vec<String>, SinkError> {
+        let request = self.client.list_objects_v2().bucket(&self.bucket);
+        let mut pages = request.prefix(prefix).into_paginator().send();
+        let mut keys = Vec::new();
+        while let Some(page) = pages.next().await {
+            let page = page.map_err(|error| {
+                let what = format!("can't list {}", self.url(prefix));
+                RequestError::from(error).into_error(&what)
+            })?;
+            let found = page.contents().iter().filter_map(|object| object.key());
+            keys.extend(found.map(str::to_owned));
+        }
+        Ok(keys)
+    }
+
+    /// A page of a partition's raw objects, in the order of the store, from the first whose key
+    /// holds at least `after`.
+    async fn page(
+        &self,
+        prefix: &str,
+        partition: &RawPartition,
+        after: i64,
+    ) -> Result<Page, SinkError> {
+        let folder = partition.folder(prefix);
+        // Without its suffix a key comes before all that begin with it.
+        let key = partition.object_key(prefix, after, Compression::None);
+        let start = key.strip_suffix(compressed::suffix(Compression::None));
+        let mut start = start.unwrap_or(&key).to_owned();
+        loop {
+            let request = self.client.list_objects_v2().bucket(&self.bucket);
+            let listed = request.prefix(&folder).start_after(&start).send().await;
+            let listed = listed.map_err(|error| {
+                let what = format!("can't list {}", self.url(&folder));
+                RequestError::from(error).into_error(&what)
+            })?;
+            let is_last = listed.is_truncated() != Some(true);
+            let keys = || listed.contents().iter().filter_map(|object| object.key());
+            let objects: Vec<RawObject> = keys()
+                .filter_map(|key| {
+                    Some(RawObject {
+                        first: partition.first_offset(prefix, key)?,
+                        key: key.to_owned(),
+                        bytes: 0,
+                    })
+                })
+                .collect();
+            match keys().next_back() {
+                // Only foreign objects so far.
+                Some(key) if objects.is_empty() && !is_last => key.clone_into(&mut start),
+                _ => return Ok(Page { objects, is_last }),
+            }
+        }
     }
 
     /// The metadata of a raw object; none if the object does not exist.
     pub async fn facts(&self, key: &str) -> Result<Option<ObjectMetadata>, SinkError> {
-        raw_zone::object_metadata(&self.client, &self.bucket, key)
-            .await
-            .map_err(|error| {
+        let request = self.client.head_object().bucket(&self.bucket).key(key);
+        let head = match request.send().await {
+            Ok(head) => head,
+            Err(error)
                 if error
-                    .chain()
-                    .any(<dyn std::error::Error>::is::<raw_zone::MetadataError>)
-                {
-                    Halt::PositionUnreadable(format!(
-                        "{error:#}. Move it out of the archive's prefix to go on"
-                    ))
-                    .into()
-                } else {
-                    SinkError::Unavailable(error)
-                }
-            })
+                    .as_service_error()
+                    .is_some_and(HeadObjectError::is_not_found) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => {
+                let what = format!("can't read the metadata of {}", self.url(key));
+                return Err(RequestError::from(error).into_error(&what));
+            }
+        };
+        let none = HashMap::new();
+        let facts = ObjectMetadata::from_metadata(head.metadata().unwrap_or(&none));
+        Ok(Some(facts.map_err(|error| {
+            Halt::PositionUnreadable(format!(
+                "{} can't be used: {error}. Move it out of the archive's prefix to go on",
+                self.url(key)
+            ))
+        })?))
     }
 
     /// Reads a JSON document; none if the object does not exist.
-    pub async fn get_json<T: DeserializeOwned>(&self, key: &str) -> anyhow::Result<Option<T>> {
-        documents::get(&self.client, &self.bucket, key).await
+    pub async fn get_json<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, SinkError> {
+        let what = || format!("can't read {}", self.url(key));
+        let request = self.client.get_object().bucket(&self.bucket).key(key);
+        let object = match request.send().await {
+            Ok(object) => object,
+            Err(error)
+                if error
+                    .as_service_error()
+                    .is_some_and(GetObjectError::is_no_such_key) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => return Err(RequestError::from(error).into_error(&what())),
+        };
+        let bytes = object.body.collect().await.with_context(what)?;
+        let document = serde_json::from_slice(&bytes.into_bytes());
+        Ok(Some(document.map_err(|error| {
+            Halt::PositionUnreadable(format!(
+                "{} is not the expected JSON document: {error}",
+                self.url(key)
+            ))
+        })?))
     }
 
     /// Writes a JSON document, replacing an existing one.
-    pub async fn put_json(&self, key: &str, document: &impl Serialize) -> anyhow::Result<()> {
-        let text = serde_json::to_vec(document)?;
-        Ok(documents::put(&self.client, &self.bucket, key, text).await?)
+    pub async fn put_json(&self, key: &str, document: &impl Serialize) -> Result<(), SinkError> {
+        let body = serde_json::to_vec(document).context("JSON")?;
+        let put = self
+            .client
+            .put_object()
+            .bucket(&self.bucket)
+            .key(key)
+            .content_type("application/json")
+            .set_checksum_algorithm(self.checksum.clone())
+            .body(body.into());
+        put.send().await.map_err(|error| {
+            RequestError::from(error).into_error(&format!("can't write {}", self.url(key)))
+        })?;
+        Ok(())
+    }
+
+    /// Writes a JSON document unless its key exists.
+    pub async fn create_json(
+        &self,
+        key: &str,
+        document: &impl Serialize,
+    ) -> Result<Put, SinkError> {
+        let object = Object {
+            body: serde_json::to_vec(document).context("JSON")?.into(),
+            content_type: "application/json",
+            metadata: HashMap::new(),
+        };
+        match self.put_single(key, &object).await {
+            Ok(()) => Ok(Put::Written),
+            Err(RequestError {
+                status: Some(409 | 412),
+                ..
+            }) => Ok(Put::Taken),
+            Err(failed) => Err(failed.into_error(&format!("can't write {}", self.url(key)))),
+        }
     }
 
     /// Writes a raw object unless its key exists.
@@ -206,10 +352,7 @@ impl Store {
                 return Ok(Put::Taken);
             }
             if failed.status != Some(409) {
-                return Err(failed
-                    .error
-                    .context(format!("can't write {}", self.url(key)))
-                    .into());
+                return Err(failed.into_error(&format!("can't write {}", self.url(key))));
             }
         }
     }
@@ -220,7 +363,8 @@ impl Store {
             .put_object()
             .bucket(&self.bucket)
             .key(key)
-            .if_none_match("*");
+            .if_none_match("*")
+            .set_checksum_algorithm(self.checksum.clone());
         put.content_type(object.content_type)
             .set_metadata(Some(object.metadata.clone()))
             .body(ByteStream::from(object.body.clone()))
@@ -239,10 +383,15 @@ impl Store {
         let created = create
             .content_type(object.content_type)
             .set_metadata(Some(object.metadata.clone()))
-            .set_checksum_algorithm(self.part_checksum.clone())
+            .set_checksum_algorithm(self.checksum.clone())
             .send()
             .await?;
-        let mut upload = Upload::new(self, key, &created)?;
+        let mut upload = Upload::new(
+            (&self.client, &self.bucket),
+            key,
+            self.checksum.clone(),
+            &created,
+        )?;
         let parts: Vec<CompletedPart> = stream::iter(parts(object.body.len()))
             .map(|(number, part)| upload.send(number, object.body.slice(part)))
             .buffered(CONCURRENT_PARTS)
@@ -275,83 +424,6 @@ fn parts(length: usize) -> impl Iterator<Item = (i32, std::ops::Range<usize>)> {
             .step_by(PART_SIZE)
             .map(move |start| start..length.min(start + PART_SIZE)),
     )
-}
-
-/// A multipart upload. It is aborted when dropped before completion, after an error or a
-/// revocation, so that the store doesn't keep its parts.
-struct Upload {
-    client: Client,
-    bucket: String,
-    key: String,
-    id: String,
-    completed: bool,
-}
-
-impl Upload {
-    fn new(
-        store: &Store,
-        key: &str,
-        created: &CreateMultipartUploadOutput,
-    ) -> Result<Self, RequestError> {
-        let id = created.upload_id().ok_or_else(|| RequestError {
-            status: None,
-            error: anyhow!("the store returned no id for a multipart upload"),
-        })?;
-        Ok(Self {
-            client: store.client.clone(),
-            bucket: store.bucket.clone(),
-            key: key.to_owned(),
-            id: id.to_owned(),
-            completed: false,
-        })
-    }
-
-    async fn send(&self, number: i32, body: Bytes) -> Result<CompletedPart, RequestError> {
-        let part = self
-            .client
-            .upload_part()
-            .bucket(&self.bucket)
-            .key(&self.key)
-            .upload_id(&self.id);
-        let sent = part
-            .part_number(number)
-            .body(ByteStream::from(body))
-            .send()
-            .await?;
-        Ok(CompletedPart::builder()
-            .part_number(number)
-            .set_e_tag(sent.e_tag)
-            .set_checksum_crc32(sent.checksum_crc32)
-            .build())
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if self.completed {
-            return;
-        }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        let abort = self
-            .client
-            .abort_multipart_upload()
-            .bucket(&self.bucket)
-            .key(&self.key)
-            .upload_id(&self.id);
-        let url = format!("s3://{}/{}", self.bucket, self.key);
-        runtime.spawn(async move {
-            if let Err(error) = abort.send().await {
-                let error = anyhow::Error::new(error);
-                tracing::debug!(
-                    error = format!("{error:#}"),
-                    url,
-                    "a multipart upload could not be aborted"
-                );
-            }
-        });
-    }
 }
 
 #[cfg(test)]

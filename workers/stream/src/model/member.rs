@@ -1,489 +1,335 @@
-//! A worker of the model: the session without its timers and its consumer.
-//!
-//! It repeats the rules of `session/mod.rs`, `session/rebalance.rs` and `session/upkeep.rs`, and
-//! the order of queries in [`crate::resume::Resume`]. Partition buffers, commits, batches and the
-//! decision where to start are the real code.
+//! A worker of the model: the session's state machine and the tasks of its driver, with a reader in
+//! memory.
 
 use std::{
     collections::BTreeMap,
     pin::Pin,
-    sync::{Arc, Mutex},
+    sync::Arc,
     task::{Context, Poll, Waker},
-    time::Instant,
+    time::{Duration, Instant},
 };
-
-use anyhow::anyhow;
-use pinpipe_core::Kind;
-use pinpipe_runtime::{admin::Admin, outage::Outage};
 
 use super::{
-    broker::{Broker, EntryKind, order, raw, source, topic},
+    log::{Connection, Delivered, EntryKind, raw, topic},
     network::yield_once,
+    reference::{Letters, Records, Reference, Sent},
 };
 use crate::{
-    buffer::PartitionBuffer,
-    commit::{Outcome, SinkHealth, commit},
-    metrics::Metrics,
-    resume::{Start, initial_positions, start},
-    sink::{Batch, Consumed, Halt, InitialPosition, Sink, SinkError},
+    commit::{Answered, commit},
+    log::{Position, TopicPartition},
+    resume::{Found, Resume},
+    session::{
+        Worker, consume,
+        state::{Action, Health, State},
+    },
+    sink::Sink as _,
 };
 
+type Committed = (Vec<Answered<Records, Sent>>, Duration);
 type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Why a session ended.
-#[derive(Debug)]
-pub enum End {
-    /// The sink must stop. Always a failure, since the model replaces no topic and loses no
-    /// position.
-    Halt(Halt),
-    /// The session must be restarted.
-    Restart,
-}
-
-/// The consumer's position in a partition.
-#[derive(Clone, Copy, Debug)]
+/// The reader's position in a partition.
+#[derive(Clone, Copy, Debug, Default)]
 struct Cursor {
-    fetch: i64,
-    /// The position librdkafka reports; none after a seek.
-    position: Option<i64>,
+    /// None where it must be sought first.
+    fetch: Option<Position>,
+    /// How far it was read; none after a seek.
+    position: Option<Position>,
+    paused: bool,
 }
 
-/// A member of the consumer group.
-pub struct Member<S: Sink> {
-    sink: Arc<S>,
-    metrics: Metrics,
-    broker: Arc<Mutex<Broker>>,
-    buffers: BTreeMap<i32, PartitionBuffer<S::Batch>>,
-    consumer: BTreeMap<i32, Cursor>,
-    commits: BTreeMap<i32, Task<Outcome>>,
-    assignment: Option<Task<Result<Vec<Start>, Halt>>>,
-    moves: Vec<Task<Result<Vec<Start>, Halt>>>,
-    revoking: Option<Vec<i32>>,
+/// The session must be restarted.
+#[derive(Debug)]
+pub struct Restart;
+
+/// A member of the group.
+#[allow(
+    clippy::struct_excessive_bools,
+    reason = "they are independent of each other"
+)]
+pub struct Member {
+    worker: Arc<Worker<Reference, Letters>>,
+    log: Connection,
+    state: State<Records, Sent>,
+    cursors: BTreeMap<i32, Cursor>,
+    commits: Vec<(u64, Task<Committed>)>,
+    look_ups: Vec<(u64, Task<Vec<Found>>)>,
+    released: Vec<i32>,
+    /// Whether the group waits for the answer to an assignment or a revocation.
+    pub is_asked: bool,
+    pub is_revoking: bool,
     /// Whether its group session is alive.
     pub in_group: bool,
     /// Whether it is draining before it leaves.
     pub stopping: bool,
 }
 
-impl<S: Sink> Member<S> {
-    pub fn new(sink: Arc<S>, metrics: Metrics, broker: Arc<Mutex<Broker>>) -> Self {
+impl Member {
+    pub fn new(worker: Arc<Worker<Reference, Letters>>, log: Connection) -> Self {
+        let sink = worker.sink.clone();
+        let topic = topic();
+        let state = State::new(
+            [(topic.kind, topic.name)],
+            worker.sink.limits(),
+            worker.budget,
+            move |source| sink.batch(source),
+        );
         Self {
-            sink,
-            metrics,
-            broker,
-            buffers: BTreeMap::new(),
-            consumer: BTreeMap::new(),
-            commits: BTreeMap::new(),
-            assignment: None,
-            moves: Vec::new(),
-            revoking: None,
+            worker,
+            log,
+            state,
+            cursors: BTreeMap::new(),
+            commits: Vec::new(),
+            look_ups: Vec::new(),
+            released: Vec::new(),
+            is_asked: false,
+            is_revoking: false,
             in_group: true,
             stopping: false,
         }
     }
 
     /// Whether the coordinator may send it another request: it answers one at a time.
-    pub fn is_free(&self) -> bool {
-        self.in_group && !self.stopping && self.assignment.is_none() && self.revoking.is_none()
+    pub const fn is_free(&self) -> bool {
+        self.in_group && !self.stopping && !self.is_asked && !self.is_revoking
     }
 
-    pub fn assign(&mut self, partitions: Vec<i32>) {
-        self.assignment = Some(Box::pin(resume(
-            self.sink.clone(),
-            self.broker.clone(),
-            partitions,
-        )));
+    pub fn assign(&mut self, partitions: &[i32]) {
+        self.is_asked = true;
+        self.state.on_assign(named(partitions));
     }
 
-    pub fn revoke(&mut self, partitions: Vec<i32>) {
-        for &partition in &partitions {
-            self.seal(partition);
-            if let Some(buffer) = self.buffers.get_mut(&partition) {
-                buffer.drain();
-            }
-        }
-        self.revoking = Some(partitions);
+    pub fn revoke(&mut self, partitions: &[i32], now: Instant) {
+        self.is_revoking = true;
+        self.state.on_revoke(named(partitions), false, now);
     }
 
-    /// Releases revoked partitions once they are drained, or when that took `too_long`.
-    pub fn finish_revoking(&mut self, too_long: bool) -> Vec<i32> {
-        let drained = |partition| {
-            self.buffers
-                .get(partition)
-                .is_none_or(PartitionBuffer::is_empty)
-        };
-        match &self.revoking {
-            Some(partitions) if too_long || partitions.iter().all(drained) => {}
-            _ => return Vec::new(),
-        }
-        self.commit_offsets();
-        let partitions = self.revoking.take().unwrap_or_default();
-        for partition in &partitions {
-            self.drop_partition(*partition);
-        }
-        partitions
+    /// The partitions it has released since the last call.
+    pub fn released(&mut self) -> Vec<i32> {
+        std::mem::take(&mut self.released)
     }
 
     /// Notices that its group session has expired, and joins again.
-    pub fn lose_all(&mut self) {
-        let all: Vec<i32> = self
-            .buffers
-            .keys()
-            .chain(self.consumer.keys())
-            .copied()
-            .collect();
-        for partition in all {
-            self.drop_partition(partition);
-        }
-        (self.assignment, self.revoking) = (None, None);
-        self.moves.clear();
+    pub fn lose_all(&mut self, now: Instant) {
+        let all = self.partitions();
+        self.state.on_revoke(named(&all), true, now);
+        self.is_asked = false;
+        self.act();
+        self.released.clear();
         self.in_group = true;
     }
 
-    fn drop_partition(&mut self, partition: i32) {
-        self.commits.remove(&partition);
-        self.buffers.remove(&partition);
-        self.consumer.remove(&partition);
-    }
-
     /// Reads the next record of a partition.
-    pub fn poll(&mut self, partition: i32, now: Instant) -> Result<(), End> {
-        let Some(cursor) = self.consumer.get_mut(&partition).filter(|_| !self.stopping) else {
+    pub fn poll(&mut self, partition: i32, now: Instant) -> Result<(), Restart> {
+        if self.stopping || !self.state.reads() {
+            return Ok(());
+        }
+        let Some(cursor) = self.cursors.get_mut(&partition) else {
             return Ok(());
         };
-        let broker = self.broker.lock().unwrap();
+        let Some(fetch) = cursor.fetch.filter(|_| !cursor.paused) else {
+            return Ok(());
+        };
+        let broker = self.log.0.lock().unwrap();
         let log = broker.log(partition);
-        if cursor.fetch < log.low || cursor.fetch > log.high() {
-            return Err(End::Restart);
+        if !log.extent().contains(fetch) {
+            return Err(Restart);
         }
-        while log.entry(cursor.fetch).is_some_and(|entry| entry.compacted) {
-            cursor.fetch += 1;
+        let mut index = log.index(fetch);
+        while log.entries.get(index).is_some_and(|entry| entry.compacted) {
+            index += 1;
         }
-        let Some(entry) = log.entry(cursor.fetch) else {
+        let Some(entry) = log.entries.get(index).copied() else {
             return Ok(());
         };
-        let offset = cursor.fetch;
-        cursor.fetch += 1;
-        cursor.position = Some(cursor.fetch);
-        let Some(buffer) = self.buffers.get_mut(&partition) else {
-            return Ok(());
-        };
-        if entry.kind == EntryKind::Marker || !buffer.accepts(offset) {
-            return Ok(());
-        }
-        let raw = raw(entry.kind, partition, offset);
-        let cleaned = pinpipe_core::clean(Kind::Geo, raw.as_bytes(), 1000);
-        let batch = buffer.batch_for(offset, now, |source| self.sink.batch(source));
-        let position = order(partition, offset, entry);
-        let record = Consumed {
-            raw: raw.as_bytes(),
-            position,
-            order: position,
-            cleaned: &cleaned,
-        };
-        batch.push(record).unwrap();
         drop(broker);
-        if buffer.is_full(&self.sink.limits()) {
-            self.seal(partition);
+        cursor.fetch = Some(entry.after);
+        cursor.position = cursor.fetch;
+        if entry.kind != EntryKind::Marker {
+            let message = Delivered {
+                partition,
+                index,
+                entry,
+                raw: raw(entry.kind, partition, index),
+            };
+            consume(&self.worker, &mut self.state, &message, now);
         }
         Ok(())
     }
 
-    /// Commits the batches that are due.
-    pub fn tick(&mut self, now: Instant) {
-        let age = self.sink.limits().age;
-        let due: Vec<i32> = self
-            .buffers
-            .iter()
-            .filter(|(_, buffer)| buffer.is_due(now, age))
-            .map(|(p, _)| *p)
-            .collect();
-        for partition in due {
-            self.seal(partition);
-        }
-    }
-
-    /// Commits everything.
-    pub fn flush(&mut self) {
+    /// Stores everything buffered.
+    pub fn flush(&mut self, now: Instant) {
         self.advance();
-        for partition in self.buffers.keys().copied().collect::<Vec<_>>() {
-            self.seal(partition);
-        }
+        self.state.flush(now);
     }
 
     pub fn bookkeeping(&mut self) {
         self.advance();
-        self.commit_offsets();
+        let positions = self.state.positions_to_commit();
+        self.commit_positions(positions);
     }
 
     fn advance(&mut self) {
-        for (partition, buffer) in &mut self.buffers {
-            if let Some(position) = self
-                .consumer
-                .get(partition)
-                .and_then(|cursor| cursor.position)
-            {
-                buffer.advance(position);
-            }
+        let cursors = self.cursors.iter();
+        let positions: Vec<_> = cursors
+            .filter_map(|(partition, cursor)| Some((name(*partition), cursor.position?)))
+            .collect();
+        self.state.on_positions(&positions);
+    }
+
+    fn commit_positions(&mut self, positions: Vec<(TopicPartition, Position)>) {
+        let mut broker = self.log.0.lock().unwrap();
+        if self.in_group && broker.like == super::log::Like::Kafka {
+            let positions = positions.into_iter();
+            broker
+                .committed
+                .extend(positions.map(|((_, partition), position)| (partition, position)));
         }
     }
 
-    fn commit_offsets(&mut self) {
-        if !self.in_group {
-            return;
-        }
-        let mut broker = self.broker.lock().unwrap();
-        for (partition, buffer) in &mut self.buffers {
-            if let Some(offset) = buffer.offset_to_commit() {
-                broker.committed.insert(*partition, offset);
-                buffer.set_group_offset(Some(offset));
-            }
-        }
-    }
-
-    fn seal(&mut self, partition: i32) {
-        if let Some(buffer) = self.buffers.get_mut(&partition) {
-            buffer.seal(|source| self.sink.batch(source));
-            self.start_commit(partition);
-        }
-    }
-
-    fn start_commit(&mut self, partition: i32) {
-        let Some(buffer) = self.buffers.get_mut(&partition) else {
-            return;
-        };
-        let Some((sealed, from)) = buffer.start() else {
-            return;
-        };
-        let (sink, metrics) = (self.sink.clone(), self.metrics.clone());
-        let task = async move {
-            let outage = Outage::new(Admin::new().readiness(), "SinkUnavailable");
-            let health = SinkHealth::new(metrics.clone(), outage);
-            commit(
-                &*sink,
-                &health,
-                &metrics,
-                &source(partition),
-                sealed,
-                from,
-                |_| yield_once(),
-            )
-            .await
-        };
-        self.commits.insert(partition, Box::pin(task));
-    }
-
-    /// Whether everything up to the ends of the logs is stored and committed to the group, and no
-    /// request is unanswered.
-    pub fn is_settled(&self) -> bool {
-        let broker = self.broker.lock().unwrap();
-        let mut buffers = self.buffers.iter();
-        self.in_group
-            && self.assignment.is_none()
-            && self.moves.is_empty()
-            && self.revoking.is_none()
-            && buffers.all(|(partition, buffer)| {
-                buffer.is_empty()
-                    && buffer.offset_to_commit().is_none()
-                    && buffer.done() == broker.log(*partition).high()
+    /// Whether everything up to the ends of the logs, but for `except`, is stored and committed to
+    /// the group, and no request is unanswered.
+    pub fn is_settled(&self, except: &[i32]) -> bool {
+        let broker = self.log.0.lock().unwrap();
+        let settled = |partition: &i32| {
+            let mut buffers = self.state.buffers();
+            buffers.any(|((_, number), buffer)| {
+                number == *partition
+                    && buffer.is_empty()
+                    && buffer.position_to_commit().is_none()
+                    && buffer.done() == broker.log(*partition).extent().high
             })
+        };
+        let mut partitions = self.cursors.keys();
+        self.is_free()
+            && partitions.all(|partition| except.contains(partition) || settled(partition))
     }
 
-    /// Whether no commit is in flight.
+    /// Whether nothing waits to be stored.
     pub fn is_drained(&self) -> bool {
-        self.commits.is_empty()
+        self.state.is_drained()
     }
 
     /// Whether it is looking up where to resume.
     pub fn is_resuming(&self) -> bool {
-        self.assignment.is_some() || !self.moves.is_empty()
+        !self.look_ups.is_empty()
     }
 
-    /// The partitions assigned to its consumer.
+    pub fn health(&self, now: Instant) -> Health {
+        self.state.health(now)
+    }
+
+    /// The partitions assigned to its reader.
     pub fn partitions(&self) -> Vec<i32> {
-        self.consumer.keys().copied().collect()
+        self.cursors.keys().copied().collect()
     }
 
-    /// The offset it reads next in a partition.
-    pub fn position(&self, partition: i32) -> Option<i64> {
-        self.consumer.get(&partition).map(|cursor| cursor.fetch)
+    /// The position it reads next in a partition.
+    pub fn position(&self, partition: i32) -> Option<Position> {
+        self.cursors.get(&partition)?.fetch
     }
 
-    /// Polls everything in flight.
-    pub fn proceed(&mut self) -> Result<(), End> {
-        if let Some(task) = &mut self.assignment
-            && let Poll::Ready(starts) = poll(task)
-        {
-            self.assignment = None;
-            for start in starts.map_err(End::Halt)? {
-                self.consumer.insert(
-                    start.source.partition,
-                    Cursor {
-                        fetch: start.fetch,
-                        position: None,
-                    },
-                );
-                self.open_buffer(&start);
+    /// Polls everything in flight and lets the state machine go on.
+    pub fn proceed(&mut self, now: Instant) {
+        let mut at = 0;
+        while at < self.look_ups.len() {
+            if let Poll::Ready(found) = poll(&mut self.look_ups[at].1) {
+                let (id, _) = self.look_ups.swap_remove(at);
+                self.state.on_found(id, found, now);
+            } else {
+                at += 1;
             }
         }
-        let mut found = Vec::new();
-        self.moves.retain_mut(|task| match poll(task) {
-            Poll::Ready(starts) => {
-                found.push(starts);
-                false
+        let mut at = 0;
+        while at < self.commits.len() {
+            if let Poll::Ready((answers, _)) = poll(&mut self.commits[at].1) {
+                let (id, _) = self.commits.swap_remove(at);
+                let took = Duration::from_millis(1);
+                self.state.on_committed(id, answers, took, now);
+            } else {
+                at += 1;
             }
-            Poll::Pending => true,
-        });
-        for starts in found {
-            for start in starts.map_err(End::Halt)? {
-                let partition = start.source.partition;
-                let revoked = self
-                    .revoking
-                    .as_ref()
-                    .is_some_and(|revoked| revoked.contains(&partition));
-                if self.buffers.contains_key(&partition) && !revoked {
-                    self.open_buffer(&start);
-                    self.seek(partition);
+        }
+        self.state.proceed(now);
+        self.act();
+    }
+
+    fn act(&mut self) {
+        while let Some(action) = self.state.next_action() {
+            match action {
+                Action::LookUp {
+                    id,
+                    assigned,
+                    stamped_by_producers,
+                } => {
+                    let resume = Resume {
+                        log: self.log.clone(),
+                        sink: self.worker.sink.clone(),
+                        health: self.worker.health.clone(),
+                        reset: None,
+                        stamped_by_producers,
+                    };
+                    let task = Box::pin(resume.run(assigned, |_| yield_once()));
+                    self.look_ups.push((id, task));
                 }
-            }
-        }
-        for partition in self.commits.keys().copied().collect::<Vec<_>>() {
-            if let Some(Poll::Ready(outcome)) = self.commits.get_mut(&partition).map(poll) {
-                self.commits.remove(&partition);
-                self.on_commit(partition, outcome)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn on_commit(&mut self, partition: i32, outcome: Outcome) -> Result<(), End> {
-        let Some(buffer) = self.buffers.get_mut(&partition) else {
-            return Ok(());
-        };
-        match outcome {
-            Outcome::Committed { to, stored } => {
-                if buffer.committed(to, stored) {
-                    self.seek(partition);
+                Action::Assign(partitions) => {
+                    self.is_asked = false;
+                    for ((_, partition), fetch) in partitions {
+                        let cursor = Cursor {
+                            fetch,
+                            ..Cursor::default()
+                        };
+                        self.cursors.insert(partition, cursor);
+                    }
                 }
-                self.start_commit(partition);
+                Action::Unassign(partitions) => {
+                    self.is_revoking = false;
+                    for (_, partition) in partitions {
+                        self.cursors.remove(&partition);
+                        self.released.push(partition);
+                    }
+                }
+                Action::Seek((_, partition), to) => {
+                    let cursor = self.cursors.get_mut(&partition).expect("it is assigned");
+                    (cursor.fetch, cursor.position) = (Some(to), None);
+                }
+                Action::Pause(partitions) => self.pause(&partitions, true),
+                Action::Unpause(partitions) => self.pause(&partitions, false),
+                Action::Commit(group) => {
+                    let (id, worker) = (group.id, self.worker.clone());
+                    let task = async move {
+                        let (sink, health) = (&*worker.sink, &worker.health);
+                        commit(sink, health, &worker.metrics, group, |_| yield_once()).await
+                    };
+                    self.commits.push((id, Box::pin(task)));
+                }
+                Action::Abort(id) => self.commits.retain(|(other, _)| *other != id),
+                Action::CommitPositions(positions) => self.commit_positions(positions),
+                Action::Released(_) => {}
             }
-            Outcome::Moved => {
-                buffer.restart(buffer.done(), buffer.done());
-                buffer.drain();
-                self.moves.push(Box::pin(resume(
-                    self.sink.clone(),
-                    self.broker.clone(),
-                    vec![partition],
-                )));
-            }
-            Outcome::Halted(halt) => return Err(End::Halt(halt)),
-        }
-        Ok(())
-    }
-
-    fn open_buffer(&mut self, start: &Start) {
-        let buffer = PartitionBuffer::new(
-            start.source.clone(),
-            start.stored,
-            start.fetch,
-            start.committed,
-        );
-        self.buffers.insert(start.source.partition, buffer);
-    }
-
-    fn seek(&mut self, partition: i32) {
-        if let (Some(buffer), Some(cursor)) = (
-            self.buffers.get(&partition),
-            self.consumer.get_mut(&partition),
-        ) {
-            *cursor = Cursor {
-                fetch: buffer.next(),
-                position: None,
-            };
         }
     }
+
+    fn pause(&mut self, partitions: &[TopicPartition], pause: bool) {
+        for (_, partition) in partitions {
+            let cursor = self.cursors.get_mut(partition).expect("it is assigned");
+            assert_ne!(cursor.paused, pause);
+            cursor.paused = pause;
+        }
+    }
+}
+
+fn name(partition: i32) -> TopicPartition {
+    (topic().name, partition)
+}
+
+fn named(partitions: &[i32]) -> Vec<TopicPartition> {
+    partitions
+        .iter()
+        .map(|partition| name(*partition))
+        .collect()
 }
 
 fn poll<T>(task: &mut Task<T>) -> Poll<T> {
     task.as_mut().poll(&mut Context::from_waker(Waker::noop()))
-}
-
-/// [`crate::resume::Resume::run`] with this broker.
-async fn resume<S: Sink>(
-    sink: Arc<S>,
-    broker: Arc<Mutex<Broker>>,
-    partitions: Vec<i32>,
-) -> Result<Vec<Start>, Halt> {
-    loop {
-        match starts(&*sink, &broker, &partitions).await {
-            Ok(starts) => return Ok(starts),
-            Err(SinkError::Halt(halt)) => return Err(halt),
-            Err(_) => yield_once().await,
-        }
-    }
-}
-
-async fn starts<S: Sink>(
-    sink: &S,
-    broker: &Mutex<Broker>,
-    partitions: &[i32],
-) -> Result<Vec<Start>, SinkError> {
-    let topic = topic();
-    let mut stored = sink.positions(&topic, partitions).await?;
-    if let InitialPosition::Stored(from) = sink.initial_position()
-        && partitions
-            .iter()
-            .any(|partition| !stored.contains_key(partition))
-    {
-        yield_once().await;
-        let logs = {
-            let broker = broker.lock().unwrap();
-            broker
-                .partition_ids()
-                .into_iter()
-                .map(|partition| (partition, broker.watermarks(partition)))
-                .collect()
-        };
-        sink.store_initial_positions(&topic, &stored, &initial_positions(from, &stored, &logs))
-            .await?;
-        stored = sink.positions(&topic, partitions).await?;
-        if partitions
-            .iter()
-            .any(|partition| !stored.contains_key(partition))
-        {
-            return Err(anyhow!("another worker has stored initial positions meanwhile").into());
-        }
-    }
-    yield_once().await;
-    let logs: BTreeMap<_, _> = {
-        let broker = broker.lock().unwrap();
-        partitions
-            .iter()
-            .map(|partition| (*partition, broker.watermarks(*partition)))
-            .collect()
-    };
-    yield_once().await;
-    let committed = broker.lock().unwrap().committed.clone();
-    let mut starts = Vec::new();
-    for &partition in partitions {
-        let source = source(partition);
-        let log = *logs
-            .get(&partition)
-            .ok_or_else(|| anyhow!("no such partition"))?;
-        let committed = committed.get(&partition).copied();
-        let (stored, fetch) = start(
-            &source,
-            sink.initial_position(),
-            stored.get(&partition),
-            committed,
-            log,
-        )?;
-        starts.push(Start {
-            source,
-            stored,
-            fetch,
-            committed,
-        });
-    }
-    Ok(starts)
 }

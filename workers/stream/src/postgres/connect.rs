@@ -1,23 +1,29 @@
-//! A connection to PostgreSQL that is ready for batches of one kind: tables created, statements
-//! prepared.
+//! A connection to PostgreSQL that is ready for batches of one kind: tables created and checked.
+//!
+//! It may lead to a pooler that gives every transaction another session. So nothing is set for a
+//! session, and no statement is prepared beyond its transaction.
 
 use std::time::Duration;
 
 use pinpipe_core::Kind;
-use tokio_postgres::{Client, NoTls, Statement, error::SqlState};
+use tokio_postgres::{
+    Client, NoTls,
+    error::SqlState,
+    types::{ToSql, Type},
+};
 
 use super::{
-    CREATE_LOCK, Postgres, failed,
+    Postgres,
+    failure::failed,
     server::{self, Server},
-    sql::Sql,
+    sql::BEGIN,
     table::{Found, fit},
 };
 use crate::sink::{Halt, SinkError};
 
-/// The timeouts release the lock on a position's row when a worker dies in mid-transaction.
-const SESSION: &str = "SET lock_timeout = '20s'; \
-    SET idle_in_transaction_session_timeout = '20s'; \
-    SET client_min_messages = warning";
+/// A lock held while tables are created, until the transaction ends: `CREATE … IF NOT EXISTS` alone
+/// fails when two workers run it at once.
+pub const CREATE_LOCK: &str = "SELECT pg_advisory_xact_lock(31641120444870757)";
 /// A table's columns. Parameter: its quoted name.
 const COLUMNS: &str = "SELECT attname::text, format_type(atttypid, atttypmod), NOT attnotnull, \
     atthasdef OR attidentity <> '' \
@@ -30,29 +36,43 @@ const UNIQUE_KEYS: &str = "SELECT ARRAY(SELECT attname::text FROM pg_attribute \
     WHERE indrelid = to_regclass($1) AND indisunique AND indimmediate AND indisvalid \
     AND indpred IS NULL AND indexprs IS NULL";
 
-/// A connection with its prepared statements.
+/// A parameter of a statement with its type, so that the statement needs no preparation.
+pub type Parameter<'a> = (&'a (dyn ToSql + Sync), Type);
+
+/// A connection.
 #[derive(Debug)]
 pub struct Connection {
-    /// The connection.
+    /// The client.
     pub client: Client,
     /// The server, for messages.
     pub server: Server,
-    /// Copies a batch into the staging table.
-    pub copy: Statement,
-    /// Inserts the staged batch into the live table.
-    pub insert: Statement,
-    /// Locks and reads a position.
-    pub lock: Statement,
-    /// Moves a locked position.
-    pub move_position: Statement,
 }
 
 impl Connection {
+    /// Runs `work` between `begin` and COMMIT, or ROLLBACK where it fails.
+    pub async fn transaction<T, E: From<tokio_postgres::Error>>(
+        &self,
+        begin: &str,
+        work: impl AsyncFnOnce(&Client) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let done = match self.client.batch_execute(begin).await {
+            Ok(()) => work(&self.client).await,
+            Err(error) => Err(error.into()),
+        };
+        let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
+        // After a failure the first error counts.
+        match (self.client.batch_execute(end).await, done) {
+            (Err(error), Ok(_)) => Err(error.into()),
+            (_, done) => done,
+        }
+    }
+
     /// Whether a table of that quoted name exists.
     pub async fn has_table(&self, name: &str) -> Result<bool, SinkError> {
+        let exists = "SELECT to_regclass($1) IS NOT NULL";
         let row = self
             .client
-            .query_one("SELECT to_regclass($1) IS NOT NULL", &[&name])
+            .query_typed_one(exists, &[(&name, Type::TEXT)])
             .await
             .map_err(failed)?;
         Ok(row.get(0))
@@ -75,58 +95,19 @@ impl Postgres {
                 tracing::debug!(%error, "a connection to PostgreSQL ended");
             }
         });
-        let prepared = self.prepare(client, server.clone(), kind).await;
-        prepared.map_err(|error| match error {
-            SinkError::Unavailable(error) => SinkError::Unavailable(error.context(format!(
-                "{server}: can't prepare the tables in schema {}, where the URL's user needs the \
-                 right to create them",
-                self.config.schema
-            ))),
-            other => other,
-        })
-    }
-
-    async fn prepare(
-        &self,
-        mut client: Client,
-        server: Server,
-        kind: Kind,
-    ) -> Result<Connection, SinkError> {
-        client.batch_execute(SESSION).await.map_err(failed)?;
-        self.create_tables(&mut client).await.map_err(failed)?;
-        self.fit_table(&client, kind).await?;
-        client
-            .batch_execute(&Sql::create_stage(kind))
-            .await
-            .map_err(failed)?;
-        let copy = client.prepare(&Sql::copy(kind)).await.map_err(failed)?;
-        let insert = client
-            .prepare(&self.sql.insert(kind))
-            .await
-            .map_err(failed)?;
-        let lock = client
-            .prepare(&self.sql.lock_position())
-            .await
-            .map_err(failed)?;
-        let move_position = client
-            .prepare(&self.sql.move_position())
-            .await
-            .map_err(failed)?;
-        Ok(Connection {
-            client,
-            server,
-            copy,
-            insert,
-            lock,
-            move_position,
-        })
+        let connection = Connection { client, server };
+        self.create_tables(&connection).await?;
+        self.fit_table(&connection, kind).await?;
+        Ok(connection)
     }
 
     /// Checks that the kind's live table can hold the rows, and adds missing columns.
-    async fn fit_table(&self, client: &Client, kind: Kind) -> Result<(), SinkError> {
+    async fn fit_table(&self, connection: &Connection, kind: Kind) -> Result<(), SinkError> {
+        let client = &connection.client;
         let table = self.sql.live(kind);
+        let name: [Parameter<'_>; 1] = [(&table, Type::TEXT)];
         let found: Vec<Found> = client
-            .query(COLUMNS, &[&table])
+            .query_typed(COLUMNS, &name)
             .await
             .map_err(failed)?
             .iter()
@@ -137,7 +118,10 @@ impl Postgres {
                 has_default: row.get(3),
             })
             .collect();
-        let keys = client.query(UNIQUE_KEYS, &[&table]).await.map_err(failed)?;
+        let keys = client
+            .query_typed(UNIQUE_KEYS, &name)
+            .await
+            .map_err(failed)?;
         let keys: Vec<Vec<String>> = keys.iter().map(|row| row.get(0)).collect();
         let wanted = self.sql.columns(kind);
         let missing = fit(&table, &wanted, &self.sql.key(kind), &found, &keys)
@@ -163,30 +147,43 @@ impl Postgres {
     }
 
     /// Creates missing tables. Where all exist, a user without the right to create is enough.
-    async fn create_tables(&self, client: &mut Client) -> Result<(), tokio_postgres::Error> {
+    async fn create_tables(&self, connection: &Connection) -> Result<(), SinkError> {
         let tables = self.sql.tables();
         let names: Vec<&str> = tables.iter().map(|(name, _)| name.as_str()).collect();
         let present = "SELECT count(to_regclass(name)) FROM unnest($1::text[]) AS name";
-        let count: i64 = client.query_one(present, &[&names]).await?.get(0);
+        let count: i64 = connection
+            .client
+            .query_typed_one(present, &[(&names, Type::TEXT_ARRAY)])
+            .await
+            .map_err(failed)?
+            .get(0);
         if usize::try_from(count) == Ok(tables.len()) {
             return Ok(());
         }
-        let transaction = client.transaction().await?;
-        transaction.execute(CREATE_LOCK, &[]).await?;
-        let schemas = transaction
-            .query(
-                "SELECT FROM pg_namespace WHERE nspname = $1",
-                &[&self.config.schema],
-            )
-            .await?;
-        if schemas.is_empty() {
-            transaction.batch_execute(&self.sql.create_schema()).await?;
-        }
-        for (_, statement) in &tables {
-            transaction.batch_execute(statement).await?;
-        }
-        transaction.commit().await?;
-        tracing::info!(schema = self.config.schema, "tables created");
+        let schema = &self.config.schema;
+        let created = connection.transaction(BEGIN, async |client| {
+            client.batch_execute(CREATE_LOCK).await?;
+            let found = "SELECT FROM pg_namespace WHERE nspname = $1";
+            let found = client.query_typed(found, &[(schema, Type::TEXT)]).await?;
+            if found.is_empty() {
+                client.batch_execute(&self.sql.create_schema()).await?;
+            }
+            for (_, statement) in &tables {
+                client.batch_execute(statement).await?;
+            }
+            Ok(())
+        });
+        created
+            .await
+            .map_err(|error: tokio_postgres::Error| match failed(error) {
+                SinkError::Halt(Halt::TableUnsuitable(why)) => Halt::TableUnsuitable(format!(
+                    "the tables in schema {schema} can't be created: {why}. The URL's user needs \
+                     the right to create them"
+                ))
+                .into(),
+                other => other,
+            })?;
+        tracing::info!(schema, "tables created");
         Ok(())
     }
 }

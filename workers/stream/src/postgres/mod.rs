@@ -1,11 +1,13 @@
 //! The PostgreSQL sink: live tables, and the positions in a table beside them.
 //!
-//! A batch is one transaction: lock the position's row and compare it with the expected position;
-//! COPY into a temporary table; INSERT … ON CONFLICT … WHERE later, or DO NOTHING where rows are
-//! appended; move the position. A worker that finds another position rolls back: another worker has
-//! committed meanwhile.
+//! A group of batches is one transaction with the positions behind them ([`commit`]). A worker that
+//! finds another position stores nothing for that partition: another one has committed meanwhile.
 
+mod commit;
 mod connect;
+mod encode;
+mod failure;
+mod reset;
 pub mod rows;
 mod server;
 mod sql;
@@ -14,17 +16,23 @@ mod table;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
-use bytes::Bytes;
-use futures::SinkExt;
-use pinpipe_config::WriteMode;
 use pinpipe_core::Kind;
 use tokio::{sync::Mutex, time::timeout};
-use tokio_postgres::{CopyInSink, Transaction, error::SqlState, types::ToSql};
+use tokio_postgres::{Client, types::Type};
 
-use self::{connect::Connection, rows::Rows, sql::Sql};
+use self::{
+    commit::position,
+    connect::{CREATE_LOCK, Connection, Parameter},
+    failure::{Failed, failed},
+    rows::Rows,
+    sql::{BEGIN, Sql},
+};
 use crate::{
-    protocol,
-    sink::{Batch, Halt, InitialPosition, Limits, Position, Sink, SinkError, Source, Topic},
+    log::Position,
+    sink::{
+        Answer, Grouping, InitialPosition, Limits, Part, Sink, SinkError, Source, StoredPosition,
+        Topic,
+    },
 };
 
 /// How long a record may wait for others before its batch is stored.
@@ -36,10 +44,6 @@ const MAX_RECORDS: usize = 10_000;
 const MAX_BYTES: usize = 8 << 20;
 /// How long one call may take before its connection is dropped.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// A lock held while tables are created, until the transaction ends: `CREATE … IF NOT EXISTS` alone
-/// fails when two workers run it at once.
-const CREATE_LOCK: &str = "SELECT pg_advisory_xact_lock(31641120444870757)";
-
 /// The sink.
 #[derive(Debug)]
 pub struct Postgres {
@@ -70,15 +74,15 @@ impl Postgres {
     async fn with<T>(
         &self,
         kind: Kind,
-        work: impl AsyncFnOnce(&mut Connection) -> Result<T, SinkError>,
+        work: impl AsyncFnOnce(&Connection) -> Result<T, SinkError>,
     ) -> Result<T, SinkError> {
         let mut slot = self.connections[kind as usize].lock().await;
         let call = async {
-            let mut connection = match slot.take() {
+            let connection = match slot.take() {
                 Some(connection) if !connection.client.is_closed() => connection,
                 _ => self.connect(kind).await?,
             };
-            match work(&mut connection).await {
+            match work(&connection).await {
                 Ok(done) => {
                     *slot = Some(connection);
                     Ok(done)
@@ -95,174 +99,16 @@ impl Postgres {
         })
     }
 
-    async fn store(
+    async fn read_positions(
         &self,
-        connection: &mut Connection,
-        source: &Source,
-        rows: &Rows,
-        from: i64,
-        to: i64,
-    ) -> Result<i64, SinkError> {
-        let topic = &source.topic;
-        let transaction = connection.client.transaction().await.map_err(failed)?;
-        let row = transaction
-            .query_opt(
-                &connection.lock,
-                &[&self.owner, &topic.name, &source.partition],
-            )
-            .await
-            .map_err(failed)?;
-        let Some(row) = row else {
-            return Err(SinkError::Moved);
-        };
-        Halt::check_identity(source, row.get(0), row.get(1))?;
-        if !protocol::is_due(row.get(2), from, to)? {
-            return Ok(to);
-        }
-        if rows.records() > 0 {
-            let copy: CopyInSink<Bytes> = transaction
-                .copy_in(&connection.copy)
-                .await
-                .map_err(failed)?;
-            futures::pin_mut!(copy);
-            copy.send(rows.copy_data()).await.map_err(failed)?;
-            copy.finish().await.map_err(failed)?;
-            match self.sql.mode() {
-                WriteMode::Upsert => {
-                    transaction
-                        .execute(&connection.insert, &[])
-                        .await
-                        .map_err(failed)?;
-                }
-                WriteMode::Append => {
-                    let added = transaction
-                        .execute(&connection.insert, &[&topic.name])
-                        .await
-                        .map_err(failed)?;
-                    if added < rows.records() as u64 {
-                        self.check_repeats(&transaction, topic).await?;
-                    }
-                }
-            }
-        }
-        transaction
-            .execute(
-                &connection.move_position,
-                &[&self.owner, &topic.name, &source.partition, &to],
-            )
-            .await
-            .map_err(failed)?;
-        transaction.commit().await.map_err(failed)?;
-        Ok(to)
-    }
-
-    /// Checks the rows of an appended batch that exist already. They are expected when a partition
-    /// is read again, but must not belong to an earlier topic of the same name.
-    async fn check_repeats(
-        &self,
-        transaction: &Transaction<'_>,
+        client: &Client,
         topic: &Topic,
-    ) -> Result<(), SinkError> {
-        let kind = topic.kind;
-        let row = transaction
-            .query_one(&self.sql.collides(kind), &[&topic.name])
-            .await
-            .map_err(failed)?;
-        if !row.get::<_, bool>(0) {
-            return Ok(());
-        }
-        let (table, name) = (self.sql.live(kind), topic.name.replace('\'', "''"));
-        Err(Halt::TableUnsuitable(format!(
-            "{table} holds records of an earlier topic {} at the same partitions and offsets: give \
-             them another name, with UPDATE {table} SET _topic = '{name} (earlier)' WHERE _topic = \
-             '{name}' AND _time < …, or rename the table",
-            topic.name
-        ))
-        .into())
-    }
-
-    async fn was_reset(
-        &self,
-        connection: &Connection,
-        topic: &Topic,
-        id: &str,
-    ) -> Result<bool, SinkError> {
-        if !connection.has_table(&self.sql.resets()).await? {
-            return Ok(false);
-        }
-        let parameters: [&(dyn ToSql + Sync); 3] = [&self.owner, &topic.name, &id];
-        let row = connection
-            .client
-            .query_one(&self.sql.was_reset(), &parameters)
-            .await
-            .map_err(failed)?;
-        Ok(row.get(0))
-    }
-
-    async fn reset_positions(
-        &self,
-        connection: &mut Connection,
-        topic: &Topic,
-        id: &str,
-        to: &BTreeMap<i32, i64>,
-    ) -> Result<(), SinkError> {
-        let exists = connection.has_table(&self.sql.resets()).await?;
-        let transaction = connection.client.transaction().await.map_err(failed)?;
-        if !exists {
-            transaction
-                .execute(CREATE_LOCK, &[])
-                .await
-                .map_err(failed)?;
-            let statement = self.sql.create_resets();
-            let created = transaction.batch_execute(&statement).await;
-            created.map_err(|error| match error.code() {
-                Some(code) if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
-                    Halt::ResetImpossible(format!(
-                        "the URL's user may not create the table of resets. Let the schema's owner \
-                         run: {statement}, and grant SELECT and INSERT on it"
-                    ))
-                    .into()
-                }
-                _ => failed(error),
-            })?;
-        }
-        let noted = transaction
-            .execute(&self.sql.note_reset(), &[&self.owner, &topic.name, &id])
-            .await
-            .map_err(failed)?;
-        // Another worker came first.
-        if noted == 0 {
-            return Ok(());
-        }
-        for (partition, next) in to {
-            let key: [&(dyn ToSql + Sync); 3] = [&self.owner, &topic.name, partition];
-            let old = transaction
-                .query_opt(&self.sql.lock_position(), &key)
-                .await
-                .map_err(failed)?;
-            let from: Option<i64> = old.map(|row| row.get(2));
-            tracing::warn!(
-                topic = topic.name,
-                partition,
-                ?from,
-                to = next,
-                reset = id,
-                "position reset"
-            );
-            let position: [&(dyn ToSql + Sync); 6] = [
-                &self.owner,
-                &topic.name,
-                partition,
-                &topic.cluster_id,
-                &topic.id,
-                next,
-            ];
-            transaction
-                .execute(&self.sql.reset_position(), &position)
-                .await
-                .map_err(failed)?;
-        }
-        transaction.commit().await.map_err(failed)
+    ) -> Result<BTreeMap<i32, StoredPosition>, tokio_postgres::Error> {
+        let parameters: [Parameter<'_>; 2] = [(&self.owner, Type::TEXT), (&topic.name, Type::TEXT)];
+        let rows = client
+            .query_typed(&self.sql.read_positions(), &parameters)
+            .await?;
+        Ok(rows.iter().map(position).collect())
     }
 }
 
@@ -274,6 +120,7 @@ impl Sink for Postgres {
             records: MAX_RECORDS,
             bytes: MAX_BYTES,
             age: ALLOWED_LATENCY,
+            grouping: Grouping::Topic,
         }
     }
 
@@ -293,25 +140,11 @@ impl Sink for Postgres {
         &self,
         topic: &Arc<Topic>,
         _: &[i32],
-    ) -> Result<BTreeMap<i32, Position>, SinkError> {
+    ) -> Result<BTreeMap<i32, StoredPosition>, SinkError> {
         self.with(topic.kind, async |connection| {
-            let statement = self.sql.read_positions();
-            let rows = connection
-                .client
-                .query(&statement, &[&self.owner, &topic.name])
+            self.read_positions(&connection.client, topic)
                 .await
-                .map_err(failed)?;
-            let position = |row: &tokio_postgres::Row| {
-                (
-                    row.get(0),
-                    Position {
-                        cluster_id: row.get(1),
-                        topic_id: row.get(2),
-                        next: row.get(3),
-                    },
-                )
-            };
-            Ok(rows.iter().map(position).collect())
+                .map_err(failed)
         })
         .await
     }
@@ -319,40 +152,28 @@ impl Sink for Postgres {
     async fn store_initial_positions(
         &self,
         topic: &Arc<Topic>,
-        known: &BTreeMap<i32, Position>,
-        initial: &BTreeMap<i32, i64>,
+        known: &BTreeMap<i32, StoredPosition>,
+        initial: &BTreeMap<i32, Position>,
     ) -> Result<(), SinkError> {
         self.with(topic.kind, async |connection| {
-            let transaction = connection.client.transaction().await.map_err(failed)?;
-            // Workers take turns: only the first stores the initial positions it computed.
-            transaction
-                .execute(CREATE_LOCK, &[])
-                .await
-                .map_err(failed)?;
-            let stored = transaction
-                .query(&self.sql.read_positions(), &[&self.owner, &topic.name])
-                .await
-                .map_err(failed)?;
-            if stored.len() != known.len() {
-                return Ok(());
-            }
-            for (partition, next) in initial {
-                transaction
-                    .execute(
-                        &self.sql.insert_position(),
-                        &[
-                            &self.owner,
-                            &topic.name,
-                            partition,
-                            &topic.cluster_id,
-                            &topic.id,
-                            next,
-                        ],
-                    )
-                    .await
-                    .map_err(failed)?;
-            }
-            transaction.commit().await.map_err(failed)
+            let stored = connection.transaction(BEGIN, async |client| {
+                // Workers take turns: only the first stores the initial positions it computed.
+                client.batch_execute(CREATE_LOCK).await?;
+                if self.read_positions(client, topic).await?.len() != known.len() {
+                    return Ok(());
+                }
+                for (partition, next) in initial {
+                    let next = next.next_offset();
+                    client
+                        .execute_typed(
+                            &self.sql.insert_position(),
+                            &self.position_parameters(topic, partition, &next),
+                        )
+                        .await?;
+                }
+                Ok(())
+            });
+            stored.await.map_err(Failed::into_error)
         })
         .await
     }
@@ -378,7 +199,7 @@ impl Sink for Postgres {
         &self,
         topic: &Arc<Topic>,
         id: &str,
-        to: &BTreeMap<i32, i64>,
+        to: &BTreeMap<i32, Position>,
     ) -> Result<(), SinkError> {
         self.with(topic.kind, async |connection| {
             self.reset_positions(connection, topic, id, to).await
@@ -388,22 +209,12 @@ impl Sink for Postgres {
 
     async fn commit(
         &self,
-        source: &Source,
-        rows: &Rows,
-        from: i64,
-        to: i64,
-    ) -> Result<i64, SinkError> {
-        self.with(rows.kind(), async |connection| {
-            self.store(connection, source, rows, from, to).await
+        topic: &Arc<Topic>,
+        group: &[Part<'_, Rows>],
+    ) -> Result<Vec<Answer>, SinkError> {
+        self.with(topic.kind, async |connection| {
+            self.store(connection, topic, group).await
         })
         .await
     }
-}
-
-/// A statement's failure, with the server's own sentence. The caller adds the server.
-fn failed(error: tokio_postgres::Error) -> SinkError {
-    SinkError::Unavailable(match error.as_db_error() {
-        Some(answer) => anyhow!(server::sentence(answer)),
-        None => error.into(),
-    })
 }

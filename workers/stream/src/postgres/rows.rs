@@ -1,41 +1,42 @@
-//! A batch of clean rows in the binary format of PostgreSQL's COPY.
+//! A batch of clean rows, encoded for PostgreSQL's COPY as they are pushed.
 //!
-//! Rows are encoded as they are pushed. With upsert, only the latest row of each key is sent; with
-//! append, all rows are. The format is
-//! <https://www.postgresql.org/docs/current/sql-copy.html#SQL-COPY-BINARY-FORMAT>: a row is a count
-//! of fields, then for each field its length and its bytes in the type's binary format, all
-//! big-endian.
+//! A batch keeps all its rows until it is committed: where the server refuses one of them, the
+//! batch is split, and an earlier row of a key may be the one to store. With upsert only the latest
+//! row of each key is sent; with append all are.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use std::cmp::Ordering;
+
+use bytes::{Bytes, BytesMut};
 use pinpipe_config::WriteMode;
-use pinpipe_core::{Geo, Kind, Order, Pin, Record, User, columns};
+use pinpipe_core::{Kind, Order};
 
-use crate::sink::{Batch, Consumed, Unstorable};
+use super::encode::{HEADER, TRAILER, first_field, put_row};
+use crate::{
+    log::Position,
+    sink::{Batch, Consumed, Unstorable},
+};
 
-/// Microseconds between 1970-01-01, the records' epoch, and 2000-01-01, PostgreSQL's.
-const POSTGRES_EPOCH: i64 = 946_684_800_000_000;
-
-/// The longest key, bytes. A B-tree entry may take a third of an 8 KiB page: 2704 bytes with its
-/// header.
-const MAX_KEY: usize = 2600;
-
-/// The OID of `double precision` in `pg_type`.
-const FLOAT8: i32 = 701;
+/// The size of the pieces in which COPY data are sent, bytes.
+const PIECE: usize = 256 << 10;
 
 /// Clean rows of one kind.
 #[derive(Debug)]
 pub struct Rows {
     kind: Kind,
     mode: WriteMode,
-    encoded: BytesMut,
+    /// The encoded rows while the batch is open.
+    open: BytesMut,
+    /// The encoded rows once the batch is closed.
+    encoded: Bytes,
+    /// In the order of the log.
     entries: Vec<Row>,
-    records: usize,
-    copy_data: Bytes,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Row {
     order: Order,
+    /// The position behind its record.
+    after: Position,
     start: usize,
     end: usize,
 }
@@ -47,91 +48,28 @@ impl Rows {
         Self {
             kind,
             mode,
-            encoded: BytesMut::new(),
+            open: BytesMut::new(),
+            encoded: Bytes::new(),
             entries: Vec::new(),
-            records: 0,
-            copy_data: Bytes::new(),
         }
     }
 
-    /// The rows' kind.
-    #[must_use]
-    pub const fn kind(&self) -> Kind {
-        self.kind
-    }
-
-    /// The data for `COPY … FROM STDIN (FORMAT binary)`: the latest row of each key, sorted by key,
-    /// or all rows in the order of their offsets. Empty until the batch is closed.
-    #[must_use]
-    pub fn copy_data(&self) -> Bytes {
-        self.copy_data.clone()
-    }
-
-    /// The latest row of each key, sorted by key.
-    fn latest(&self) -> Vec<Row> {
-        let mut rows = self.entries.clone();
-        match self.kind {
-            Kind::Pin => rows
-                .sort_unstable_by(|a, b| self.key(a).cmp(self.key(b)).then(b.order.cmp(&a.order))),
-            Kind::Geo | Kind::User => {
-                rows.sort_unstable_by_key(|row| {
-                    (self.integer_key(row), std::cmp::Reverse(row.order))
-                });
-            }
+    /// A part of a closed batch.
+    fn slice(&self, entries: &[Row]) -> Self {
+        let start = entries.first().map_or(0, |row| row.start);
+        let end = entries.last().map_or(0, |row| row.end);
+        let moved = |row: &Row| Row {
+            start: row.start - start,
+            end: row.end - start,
+            ..*row
+        };
+        Self {
+            kind: self.kind,
+            mode: self.mode,
+            open: BytesMut::new(),
+            encoded: self.encoded.slice(start..end),
+            entries: entries.iter().map(moved).collect(),
         }
-        rows.dedup_by(|later, first| self.key(later) == self.key(first));
-        rows
-    }
-
-    fn encode(&self, rows: &[Row]) -> Bytes {
-        let mut data =
-            BytesMut::with_capacity(21 + rows.iter().map(|row| row.end - row.start).sum::<usize>());
-        data.put_slice(b"PGCOPY\n\xff\r\n\0");
-        data.put_i32(0);
-        data.put_i32(0);
-        for row in rows {
-            data.put_slice(&self.encoded[row.start..row.end]);
-        }
-        data.put_i16(-1);
-        data.freeze()
-    }
-
-    /// The key's bytes: those of the first field, after the field count and the field's length.
-    fn key(&self, row: &Row) -> &[u8] {
-        let field = &self.encoded[row.start + 2..row.end];
-        match field.split_first_chunk() {
-            Some((length, rest)) => {
-                &rest[..usize::try_from(i32::from_be_bytes(*length)).unwrap_or(0)]
-            }
-            None => &[],
-        }
-    }
-
-    fn integer_key(&self, row: &Row) -> i64 {
-        self.key(row)
-            .first_chunk()
-            .map_or(0, |bytes| i64::from_be_bytes(*bytes))
-    }
-
-    fn add(&mut self, record: &Record<'_>, order: Order) {
-        let start = self.encoded.len();
-        let out = &mut self.encoded;
-        let fields = columns::columns(record.kind()).len() + 3;
-        out.put_i16(i16::try_from(fields).unwrap_or(i16::MAX));
-        match record {
-            Record::Pin(pin) => put_pin(out, pin),
-            Record::Geo(geo) => put_geo(out, geo),
-            Record::User(user) => put_user(out, user),
-        }
-        put_time(out, Some(order.time.saturating_mul(1000)));
-        put_int(out, Some(order.partition));
-        put_bigint(out, Some(order.offset));
-        self.entries.push(Row {
-            order,
-            start,
-            end: self.encoded.len(),
-        });
-        self.records += 1;
     }
 }
 
@@ -140,161 +78,157 @@ impl Batch for Rows {
         let Ok(cleaned) = record.cleaned else {
             return Ok(());
         };
-        if self.mode == WriteMode::Upsert
-            && let Record::Pin(pin) = &cleaned.record
-            && pin.unique_id.len() > MAX_KEY
-        {
-            return Err(Unstorable::KeyTooLong {
-                bytes: pin.unique_id.len(),
-                limit: MAX_KEY,
-            });
-        }
         let order = match self.mode {
             WriteMode::Upsert => record.order,
             WriteMode::Append => record.position,
         };
-        self.add(&cleaned.record, order);
+        let start = self.open.len();
+        put_row(&mut self.open, &cleaned.record, order);
+        self.entries.push(Row {
+            order,
+            after: record.after,
+            start,
+            end: self.open.len(),
+        });
         Ok(())
     }
 
     fn close(&mut self) {
-        self.copy_data = match self.mode {
-            WriteMode::Upsert => self.encode(&self.latest()),
-            WriteMode::Append => self.encode(&self.entries),
-        };
-        self.encoded = BytesMut::new();
-        self.entries = Vec::new();
+        self.encoded = std::mem::take(&mut self.open).freeze();
     }
 
     fn records(&self) -> usize {
-        self.records
+        self.entries.len()
     }
 
     fn bytes(&self) -> usize {
-        self.encoded.len() + self.entries.len() * size_of::<Row>() + self.copy_data.len()
+        self.open.len() + self.encoded.len() + self.entries.len() * size_of::<Row>()
+    }
+
+    fn last(&self) -> Option<Position> {
+        self.entries.last().map(|row| row.after)
+    }
+
+    fn split(&self) -> Option<(Self, Self)> {
+        let half = self.entries.len() / 2;
+        let (first, second) = self.entries.split_at(half);
+        (half > 0).then(|| (self.slice(first), self.slice(second)))
     }
 }
 
-fn put_pin(out: &mut BytesMut, pin: &Pin<'_>) {
-    put_text(out, Some(&pin.unique_id));
-    put_bigint(out, Some(pin.index_id));
-    put_text(out, pin.title.as_deref());
-    put_text(out, pin.category.as_deref());
-    put_text(out, pin.description.as_deref());
-    put_text(out, pin.poster_name.as_deref());
-    put_bigint(out, pin.follower_count);
-    put_text(out, pin.tag_list.as_deref());
-    put_text(out, pin.is_image_or_video.as_deref());
-    put_text(out, pin.image_src.as_deref());
-    put_int(
-        out,
-        pin.downloaded.and_then(|flag| i32::try_from(flag).ok()),
-    );
-    put_text(out, pin.save_location.as_deref());
+/// A row of one of several batches.
+#[derive(Clone, Copy)]
+struct Sent<'a> {
+    order: Order,
+    encoded: &'a [u8],
 }
 
-fn put_geo(out: &mut BytesMut, geo: &Geo<'_>) {
-    put_bigint(out, Some(geo.ind));
-    put_text(out, geo.country.as_deref());
-    put_coordinates(out, geo.coordinates);
-    put_time(out, geo.timestamp);
-}
-
-fn put_user(out: &mut BytesMut, user: &User<'_>) {
-    put_bigint(out, Some(user.ind));
-    put_text(out, user.user_name.as_deref());
-    put_int(out, user.age.and_then(|age| i32::try_from(age).ok()));
-    put_time(out, user.date_joined);
-}
-
-fn put_null(out: &mut BytesMut) {
-    out.put_i32(-1);
-}
-
-fn put_text(out: &mut BytesMut, text: Option<&str>) {
-    // Records are far smaller than 2 GiB; a longer text would become null rather than break the
-    // stream.
-    match text.and_then(|text| Some((i32::try_from(text.len()).ok()?, text))) {
-        Some((length, text)) => {
-            out.put_i32(length);
-            out.put_slice(text.as_bytes());
-        }
-        None => put_null(out),
-    }
-}
-
-fn put_bigint(out: &mut BytesMut, value: Option<i64>) {
-    match value {
-        Some(value) => {
-            out.put_i32(8);
-            out.put_i64(value);
-        }
-        None => put_null(out),
-    }
-}
-
-fn put_int(out: &mut BytesMut, value: Option<i32>) {
-    match value {
-        Some(value) => {
-            out.put_i32(4);
-            out.put_i32(value);
-        }
-        None => put_null(out),
-    }
-}
-
-/// Microseconds since 1970 as a `timestamptz`.
-fn put_time(out: &mut BytesMut, microseconds: Option<i64>) {
-    put_bigint(
-        out,
-        microseconds.map(|time| time.saturating_sub(POSTGRES_EPOCH)),
-    );
-}
-
-/// Latitude and longitude as a `double precision[]`: one dimension, no nulls, two elements counted
-/// from 1.
-fn put_coordinates(out: &mut BytesMut, coordinates: Option<[f64; 2]>) {
-    let Some(coordinates) = coordinates else {
-        return put_null(out);
+/// The data for `COPY … FROM STDIN (FORMAT binary)` of closed batches of one kind, in pieces: the
+/// latest row of each key, sorted by key, or all rows in the order of their offsets.
+pub fn copy_data<'a>(batches: &[&'a Rows]) -> impl Iterator<Item = Bytes> + use<'a> {
+    let rows = |batch: &&'a Rows| {
+        let batch: &'a Rows = batch;
+        batch.entries.iter().map(|row| Sent {
+            order: row.order,
+            encoded: &batch.encoded[row.start..row.end],
+        })
     };
-    out.put_i32(20 + 2 * 12);
-    for number in [1, 0, FLOAT8, 2, 1] {
-        out.put_i32(number);
+    let mut sent: Vec<Sent<'a>> = batches.iter().flat_map(rows).collect();
+    if let Some(Rows {
+        kind,
+        mode: WriteMode::Upsert,
+        ..
+    }) = batches.first()
+    {
+        keep_latest(*kind, &mut sent);
     }
-    for coordinate in coordinates {
-        out.put_i32(8);
-        out.put_f64(coordinate);
+    let mut rest = sent.into_iter().peekable();
+    let mut begun = false;
+    std::iter::from_fn(move || {
+        let mut piece = BytesMut::with_capacity(PIECE);
+        if !std::mem::replace(&mut begun, true) {
+            piece.extend_from_slice(HEADER);
+        } else if rest.peek().is_none() {
+            return None;
+        }
+        while piece.len() < PIECE {
+            let Some(row) = rest.next() else { break };
+            piece.extend_from_slice(row.encoded);
+        }
+        if rest.peek().is_none() {
+            piece.extend_from_slice(TRAILER);
+        }
+        Some(piece.freeze())
+    })
+}
+
+/// Sorts by key and keeps the latest row of each. Of two rows of the same order, which come from
+/// one record, either may be kept.
+fn keep_latest(kind: Kind, rows: &mut Vec<Sent<'_>>) {
+    match kind {
+        Kind::Pin => rows.sort_unstable_by(|a, b| {
+            let keys = first_field(a.encoded).cmp(first_field(b.encoded));
+            later_first(keys, a, b)
+        }),
+        Kind::Geo | Kind::User => rows.sort_unstable_by(|a, b| {
+            let keys = integer(a.encoded).cmp(&integer(b.encoded));
+            later_first(keys, a, b)
+        }),
     }
+    rows.dedup_by(|next, kept| first_field(next.encoded) == first_field(kept.encoded));
+}
+
+fn later_first(keys: Ordering, a: &Sent<'_>, b: &Sent<'_>) -> Ordering {
+    keys.then_with(|| b.order.cmp(&a.order))
+}
+
+fn integer(row: &[u8]) -> i64 {
+    first_field(row)
+        .first_chunk()
+        .map_or(0, |bytes| i64::from_be_bytes(*bytes))
 }
 
 #[cfg(test)]
 mod tests {
+    use pinpipe_core::clean;
+
     use super::*;
 
-    fn user(ind: i64, name: &str) -> Record<'_> {
-        Record::User(User {
-            ind,
-            user_name: Some(name.into()),
-            age: None,
-            date_joined: None,
-        })
-    }
-
-    fn order(time: i64, offset: i64) -> Order {
+    fn order(time: i64, partition: i32, offset: i64) -> Order {
         Order {
             time,
-            partition: 0,
+            partition,
             offset,
         }
     }
 
+    fn batch(kind: Kind, mode: WriteMode, records: &[(&str, Order)]) -> Rows {
+        let mut rows = Rows::new(kind, mode);
+        for (raw, position) in records {
+            let cleaned = clean(kind, raw.as_bytes(), 100_000);
+            rows.push(Consumed {
+                raw: raw.as_bytes(),
+                position: *position,
+                after: Position::offset(position.offset + 1),
+                order: *position,
+                cleaned: &cleaned,
+            })
+            .unwrap();
+        }
+        rows.close();
+        rows
+    }
+
     /// The fields of each row of COPY data.
-    fn fields(mut data: &[u8]) -> Vec<Vec<Option<Vec<u8>>>> {
+    fn fields(batches: &[&Rows]) -> Vec<Vec<Option<Vec<u8>>>> {
         fn take<'a>(data: &mut &'a [u8], n: usize) -> &'a [u8] {
             let (head, tail) = data.split_at(n);
             *data = tail;
             head
         }
+        let pieces: Vec<Bytes> = copy_data(batches).collect();
+        let data = pieces.concat();
+        let mut data = &data[..];
         assert_eq!(take(&mut data, 11), b"PGCOPY\n\xff\r\n\0");
         take(&mut data, 8);
         let mut rows = Vec::new();
@@ -304,66 +238,80 @@ mod tests {
                 assert!(data.is_empty());
                 return rows;
             }
-            rows.push(
-                (0..count)
-                    .map(|_| {
-                        let length = i32::from_be_bytes(take(&mut data, 4).try_into().unwrap());
-                        usize::try_from(length)
-                            .ok()
-                            .map(|length| take(&mut data, length).to_vec())
-                    })
-                    .collect(),
-            );
+            let row = (0..count).map(|_| {
+                let length = i32::from_be_bytes(take(&mut data, 4).try_into().unwrap());
+                let length = usize::try_from(length).ok()?;
+                Some(take(&mut data, length).to_vec())
+            });
+            rows.push(row.collect());
         }
+    }
+
+    fn integer_of(field: Option<&Vec<u8>>) -> i64 {
+        i64::from_be_bytes(field.unwrap().clone().try_into().unwrap())
+    }
+
+    /// Key and country of each sent row.
+    fn countries(batches: &[&Rows]) -> Vec<(i64, String)> {
+        let text = |field: Option<&Vec<u8>>| String::from_utf8(field.unwrap().clone()).unwrap();
+        fields(batches)
+            .iter()
+            .map(|row| (integer_of(row[0].as_ref()), text(row[1].as_ref())))
+            .collect()
+    }
+
+    fn geo(ind: i64, country: &str) -> String {
+        format!("{{\"ind\":{ind},\"country\":\"{country}\"}}")
     }
 
     #[test]
     fn only_the_latest_row_of_each_key_is_sent_and_integer_keys_are_sorted_as_numbers() {
-        let mut rows = Rows::new(Kind::User, WriteMode::Upsert);
-        for (ind, name, time, offset) in [
-            (7, "old", 5, 0),
-            (-3, "x", 5, 1),
-            (7, "late clock", 9, 2),
-            (7, "later offset, earlier clock", 8, 3),
-            (7, "last", 9, 4),
-        ] {
-            rows.add(&user(ind, name), order(time, offset));
-        }
-        rows.close();
-        let sent = fields(&rows.copy_data());
-        let names: Vec<_> = sent
-            .iter()
-            .map(|row| {
-                (
-                    i64::from_be_bytes(row[0].clone().unwrap().try_into().unwrap()),
-                    row[1].clone().unwrap(),
-                )
-            })
-            .collect();
-        assert_eq!(names, [(-3, b"x".to_vec()), (7, b"last".to_vec())]);
+        let records = [
+            (geo(7, "old"), order(5, 0, 0)),
+            (geo(-3, "x"), order(5, 0, 1)),
+            (geo(7, "late clock"), order(9, 0, 2)),
+            (geo(7, "later offset, earlier clock"), order(8, 0, 3)),
+            (geo(7, "last"), order(9, 0, 4)),
+        ];
+        let records = records
+            .each_ref()
+            .map(|(raw, order)| (raw.as_str(), *order));
+        let rows = batch(Kind::Geo, WriteMode::Upsert, &records);
+        assert_eq!(
+            countries(&[&rows]),
+            [(-3, "x".to_owned()), (7, "last".to_owned())]
+        );
         assert_eq!(rows.records(), 5);
     }
 
     #[test]
-    fn text_keys_are_sorted_by_bytes_and_every_column_is_encoded() {
-        let mut rows = Rows::new(Kind::Pin, WriteMode::Upsert);
-        for (offset, id) in ["b", "a", "Z", "ä"].into_iter().enumerate() {
-            let raw = format!(
-                "{{\"unique_id\":\"{id}\",\"index\":1,\"follower_count\":\"1k\",\
-                 \"downloaded\":true}}"
-            );
-            let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 1000);
-            let position = order(1, i64::try_from(offset).unwrap());
-            rows.push(Consumed {
-                raw: raw.as_bytes(),
-                position,
-                order: position,
-                cleaned: &cleaned,
-            })
-            .unwrap();
+    fn a_key_of_several_partitions_is_sent_once() {
+        let (early, late) = (geo(7, "early"), geo(7, "late"));
+        let first = batch(Kind::Geo, WriteMode::Upsert, &[(&late, order(9, 0, 0))]);
+        let second = batch(Kind::Geo, WriteMode::Upsert, &[(&early, order(8, 1, 4))]);
+        for group in [[&first, &second], [&second, &first]] {
+            assert_eq!(countries(&group), [(7, "late".to_owned())]);
         }
-        rows.close();
-        let sent = fields(&rows.copy_data());
+    }
+
+    #[test]
+    fn text_keys_are_sorted_by_bytes_and_every_column_is_encoded() {
+        let records: Vec<(String, Order)> = ["b", "a", "Z", "ä"]
+            .iter()
+            .zip(0..)
+            .map(|(id, offset)| {
+                let raw = format!(
+                    "{{\"unique_id\":\"{id}\",\"index\":1,\"follower_count\":\"1k\",\
+                     \"downloaded\":true}}"
+                );
+                (raw, order(1, 0, offset))
+            })
+            .collect();
+        let records: Vec<_> = records
+            .iter()
+            .map(|(raw, order)| (raw.as_str(), *order))
+            .collect();
+        let sent = fields(&[&batch(Kind::Pin, WriteMode::Upsert, &records)]);
         let keys: Vec<_> = sent
             .iter()
             .map(|row| String::from_utf8(row[0].clone().unwrap()).unwrap())
@@ -376,59 +324,68 @@ mod tests {
 
     #[test]
     fn rejected_records_make_no_row() {
-        let mut rows = Rows::new(Kind::Geo, WriteMode::Upsert);
-        let cleaned = pinpipe_core::clean(Kind::Geo, b"{}", 1000);
-        rows.push(Consumed {
-            raw: b"{}",
-            position: order(1, 1),
-            order: order(1, 1),
-            cleaned: &cleaned,
-        })
-        .unwrap();
-        rows.close();
-        assert_eq!(rows.records(), 0);
-        assert!(fields(&rows.copy_data()).is_empty());
-    }
-
-    #[test]
-    fn a_key_too_long_for_the_index_is_refused_where_it_is_indexed() {
-        for (mode, length, stored) in [
-            (WriteMode::Upsert, MAX_KEY, true),
-            (WriteMode::Upsert, MAX_KEY + 1, false),
-            (WriteMode::Append, MAX_KEY + 1, true),
-        ] {
-            let mut rows = Rows::new(Kind::Pin, mode);
-            let raw = format!("{{\"unique_id\":\"{}\",\"index\":1}}", "k".repeat(length));
-            let cleaned = pinpipe_core::clean(Kind::Pin, raw.as_bytes(), 10_000);
-            let position = order(1, 1);
-            let pushed = rows.push(Consumed {
-                raw: raw.as_bytes(),
-                position,
-                order: position,
-                cleaned: &cleaned,
-            });
-            assert_eq!(
-                (pushed.is_ok(), rows.records()),
-                (stored, usize::from(stored)),
-                "{mode:?} {length}"
-            );
-        }
+        let rows = batch(Kind::Geo, WriteMode::Upsert, &[("{}", order(1, 0, 1))]);
+        assert_eq!((rows.records(), rows.last()), (0, None));
+        assert!(fields(&[&rows]).is_empty());
     }
 
     #[test]
     fn appended_rows_are_all_sent_in_the_log_s_order() {
-        let mut rows = Rows::new(Kind::User, WriteMode::Append);
-        for (offset, ind) in [7, -3, 7].into_iter().enumerate() {
-            rows.add(
-                &user(ind, "x"),
-                order(9 - ind, i64::try_from(offset).unwrap()),
-            );
-        }
-        rows.close();
-        let keys: Vec<_> = fields(&rows.copy_data())
+        let records = [7, -3, 7].map(|ind| geo(ind, "x"));
+        let records: Vec<_> = records
             .iter()
-            .map(|row| i64::from_be_bytes(row[0].clone().unwrap().try_into().unwrap()))
+            .zip(0..)
+            .map(|(raw, offset)| (raw.as_str(), order(9 - offset, 0, offset)))
+            .collect();
+        let rows = batch(Kind::Geo, WriteMode::Append, &records);
+        let keys: Vec<_> = countries(&[&rows])
+            .into_iter()
+            .map(|(key, _)| key)
             .collect();
         assert_eq!(keys, [7, -3, 7]);
+    }
+
+    #[test]
+    fn a_split_keeps_the_row_that_a_later_one_of_its_key_replaces() {
+        let records = [geo(1, "a"), geo(2, "b"), geo(1, "c")];
+        let records: Vec<_> = records
+            .iter()
+            .zip(4..)
+            .map(|(raw, offset)| (raw.as_str(), order(offset, 0, offset)))
+            .collect();
+        let rows = batch(Kind::Geo, WriteMode::Upsert, &records);
+        let (first, second) = rows.split().unwrap();
+        assert_eq!(countries(&[&first]), [(1, "a".to_owned())]);
+        assert_eq!(first.last(), Some(Position::offset(5)));
+        assert_eq!(
+            countries(&[&second]),
+            [(1, "c".to_owned()), (2, "b".to_owned())]
+        );
+        assert_eq!(second.last(), rows.last());
+        let (third, fourth) = second.split().unwrap();
+        assert_eq!(countries(&[&third]), [(2, "b".to_owned())]);
+        assert_eq!(countries(&[&fourth]), [(1, "c".to_owned())]);
+        assert!(fourth.split().is_none());
+    }
+
+    #[test]
+    fn large_batches_are_sent_in_pieces() {
+        let title = "t".repeat(90_000);
+        let records: Vec<(String, Order)> = (0..8)
+            .map(|offset| {
+                let raw =
+                    format!("{{\"unique_id\":\"{offset}\",\"index\":1,\"title\":\"{title}\"}}");
+                (raw, order(1, 0, offset))
+            })
+            .collect();
+        let records: Vec<_> = records
+            .iter()
+            .map(|(raw, order)| (raw.as_str(), *order))
+            .collect();
+        let rows = batch(Kind::Pin, WriteMode::Upsert, &records);
+        assert_eq!(fields(&[&rows]).len(), 8);
+        let pieces: Vec<_> = copy_data(&[&rows]).map(|piece| piece.len()).collect();
+        assert!(pieces.len() > 2, "{pieces:?}");
+        assert!(pieces.iter().all(|bytes| *bytes < 2 * PIECE), "{pieces:?}");
     }
 }

@@ -7,11 +7,9 @@ use std::fmt;
 
 use anyhow::{Context as _, anyhow};
 use pinpipe_runtime::config::secret_file;
-use tokio_postgres::{
-    Config,
-    config::Host,
-    error::{DbError, SqlState},
-};
+use tokio_postgres::{Config, config::Host, error::SqlState};
+
+use super::failure::sentence;
 
 /// The port of a URL that names none.
 const DEFAULT_PORT: u16 = 5432;
@@ -78,7 +76,13 @@ fn addresses(config: &Config) -> String {
     let pairs: Vec<String> = names
         .iter()
         .enumerate()
-        .map(|(at, name)| format!("{name}:{}", port(at)))
+        .map(|(at, name)| {
+            if name.contains(':') {
+                format!("[{name}]:{}", port(at))
+            } else {
+                format!("{name}:{}", port(at))
+            }
+        })
         .collect();
     pairs.join(", ")
 }
@@ -103,11 +107,6 @@ impl Server {
             sentence(answer)
         )
     }
-}
-
-/// The server's own sentence with its SQLSTATE.
-pub fn sentence(answer: &DbError) -> String {
-    format!("{} ({})", answer.message(), answer.code().code())
 }
 
 #[cfg(test)]
@@ -252,6 +251,9 @@ mod tests {
     fn every_host_of_the_url_is_named_with_its_port() {
         for (url, expected) in [
             ("postgresql://db.x/db", "db.x:5432"),
+            ("postgresql://u:p@[fd00::2]:6432/db", "[fd00::2]:6432"),
+            ("postgresql://u:p@[fd00::2]/db", "[fd00::2]:5432"),
+            ("hostaddr=fd00::2", "[fd00::2]:5432"),
             ("postgresql://a:1,b:2/db", "a:1, b:2"),
             ("host=a,b port=6432", "a:6432, b:6432"),
         ] {

@@ -8,6 +8,12 @@ const TOPIC: &str = "_topic";
 /// The columns that decide which of two rows is later.
 const ORDER: [&str; 3] = ["_time", "_partition", "_offset"];
 
+/// Begins a transaction. The timeouts release the locks on rows when a worker dies in its middle.
+/// They are those of this transaction alone.
+pub const BEGIN: &str = "BEGIN; SET LOCAL lock_timeout = '20s'; \
+    SET LOCAL idle_in_transaction_session_timeout = '20s'; \
+    SET LOCAL client_min_messages = warning";
+
 /// A column of a live table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Column {
@@ -171,13 +177,15 @@ impl Sql {
         format!("pg_temp.pinpipe_stage_{}", table(kind))
     }
 
-    /// Creates the staging table, temporary and emptied by every commit, that batches are copied
-    /// into.
+    /// Begins the transaction of a commit, with the staging table that batches are copied into. The
+    /// table is temporary and emptied by every commit. Nothing is expected of the session: behind a
+    /// pooler the next transaction may be in another one, which has the table or doesn't.
     #[must_use]
-    pub fn create_stage(kind: Kind) -> String {
+    pub fn begin(kind: Kind) -> String {
         let columns: Vec<String> = copied(kind).map(|name| column(name).definition()).collect();
         format!(
-            "CREATE TEMPORARY TABLE pinpipe_stage_{} ({}) ON COMMIT DELETE ROWS",
+            "{BEGIN}; CREATE TEMPORARY TABLE IF NOT EXISTS pinpipe_stage_{} ({}) \
+             ON COMMIT DELETE ROWS",
             table(kind),
             columns.join(", ")
         )
@@ -282,22 +290,28 @@ impl Sql {
         )
     }
 
-    /// Locks a position and reads it. Parameters: sink, topic, partition.
+    /// Locks positions in the order of partitions, and reads them. Parameters: sink, topic,
+    /// partitions.
     #[must_use]
-    pub fn lock_position(&self) -> String {
+    pub fn lock_positions(&self) -> String {
         format!(
-            "SELECT cluster_id, topic_id, next_offset FROM {} \
-             WHERE sink = $1 AND topic = $2 AND partition = $3 FOR UPDATE",
+            "SELECT partition, cluster_id, topic_id, next_offset FROM {} \
+             WHERE sink = $1 AND topic = $2 AND partition = ANY ($3) \
+             ORDER BY partition FOR UPDATE",
             self.positions()
         )
     }
 
-    /// Moves a locked position. Parameters: sink, topic, partition, next offset.
+    /// Moves locked positions from their expected values. Parameters: sink, topic; partitions,
+    /// expected and new offsets as arrays.
     #[must_use]
-    pub fn move_position(&self) -> String {
+    pub fn move_positions(&self) -> String {
         format!(
-            "UPDATE {} SET next_offset = $4, moved_at = now() \
-             WHERE sink = $1 AND topic = $2 AND partition = $3",
+            "UPDATE {} AS stored SET next_offset = moved.after, moved_at = now() \
+             FROM unnest($3::integer[], $4::bigint[], $5::bigint[]) \
+             AS moved (partition, before, after) \
+             WHERE stored.sink = $1 AND stored.topic = $2 \
+             AND stored.partition = moved.partition AND stored.next_offset = moved.before",
             self.positions()
         )
     }

@@ -1,6 +1,10 @@
 //! The look-up of where partitions resume, which also carries out resets.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, anyhow};
 use pinpipe_config::{Reset, ResetTo};
@@ -8,40 +12,62 @@ use pinpipe_core::Kind;
 
 use super::{Start, initial_positions, start};
 use crate::{
-    backoff::Backoff,
-    commit::{REMINDER, SinkHealth},
-    consumer::Consumer,
+    backoff::{Backoff, REMINDER},
+    commit::SinkHealth,
+    log::{Log, Position},
     reset,
-    sink::{Halt, InitialPosition, Position, Sink, SinkError, Source, Topic},
+    sink::{Halt, InitialPosition, Sink, SinkError, Source, StoredPosition, Topic},
 };
 
 /// The look-up of where to resume.
-pub struct Resume<S> {
-    /// The consumer, whose connection serves queries to the brokers.
-    pub consumer: Arc<Consumer>,
+pub struct Resume<L, S> {
+    /// The log.
+    pub log: L,
     /// The sink.
     pub sink: Arc<S>,
     /// Reports whether the sink is available.
     pub health: Arc<SinkHealth>,
     /// A reset that a user has requested.
     pub reset: Option<Reset>,
+    /// Whether records stamped by their producers were met, so that the topic's setting must be
+    /// asked for.
+    pub stamped_by_producers: bool,
 }
 
 /// Partitions by topic.
 pub type Assigned = BTreeMap<(Kind, String), Vec<i32>>;
 
-impl<S: Sink> Resume<S> {
-    /// Finds where to resume, retrying until broker and sink have answered.
-    pub async fn run(self, assigned: Assigned) -> Result<Vec<Start>, Halt> {
-        let mut starts = Vec::new();
+/// Where a partition resumes, or why it must stop.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// The kind of the partition's topic.
+    pub kind: Kind,
+    /// The partition's number.
+    pub partition: i32,
+    /// Where it resumes.
+    pub start: Result<Start, Halt>,
+}
+
+impl<L: Log, S: Sink> Resume<L, S> {
+    /// Finds where to resume, retrying until log and sink have answered. Waits between two attempts
+    /// by `pause`.
+    pub async fn run<P: Future<Output = ()>>(
+        self,
+        assigned: Assigned,
+        pause: impl Fn(Duration) -> P,
+    ) -> Vec<Found> {
+        let mut all = Vec::new();
         for ((kind, name), partitions) in assigned {
             let (mut backoff, mut last_logged) = (Backoff::default(), None);
-            let found = loop {
+            let starts = loop {
                 match self.look_up(kind, &name, &partitions).await {
-                    Ok(found) => break found,
-                    Err(SinkError::Halt(halt)) => return Err(halt),
+                    Ok(starts) => break starts,
+                    // What the sink says of the topic holds for each of the partitions.
+                    Err(SinkError::Halt(halt)) => {
+                        break partitions.iter().map(|_| Err(halt.clone())).collect();
+                    }
                     Err(error) => {
-                        let wait = backoff.next();
+                        let wait = backoff.wait();
                         if last_logged.is_none_or(|at: Instant| at.elapsed() > REMINDER) {
                             last_logged = Some(Instant::now());
                             tracing::warn!(
@@ -50,13 +76,18 @@ impl<S: Sink> Resume<S> {
                                 "can't find out where to resume: retrying"
                             );
                         }
-                        tokio::time::sleep(wait).await;
+                        pause(wait).await;
                     }
                 }
             };
-            starts.extend(found);
+            let found = |(partition, start)| Found {
+                kind,
+                partition,
+                start,
+            };
+            all.extend(partitions.into_iter().zip(starts).map(found));
         }
-        Ok(starts)
+        all
     }
 
     async fn look_up(
@@ -64,8 +95,8 @@ impl<S: Sink> Resume<S> {
         kind: Kind,
         name: &str,
         partitions: &[i32],
-    ) -> Result<Vec<Start>, SinkError> {
-        let topic = Arc::new(self.identify(kind, name).await?);
+    ) -> Result<Vec<Result<Start, Halt>>, SinkError> {
+        let topic = Arc::new(self.log.identify(kind, name).await?);
         if let Some(reset) = self
             .reset
             .as_ref()
@@ -79,31 +110,39 @@ impl<S: Sink> Resume<S> {
             self.carry_out(reset, &topic, partitions).await?;
         }
         let stored = self.stored(&topic, partitions).await?;
-        let logs = self.logs(name, Some(partitions.to_vec())).await?;
-        let committed = self.committed(name, partitions).await?;
+        let extents = self.log.extents(name, Some(partitions)).await?;
+        let committed = self.log.committed(name, partitions).await?;
+        if self.stamped_by_producers && !self.log.is_stamped_by_broker(name).await? {
+            return Err(Halt::TopicUnsuitable(name.to_owned()).into());
+        }
         let mut starts = Vec::new();
         for &partition in partitions {
             let source = Source {
                 topic: topic.clone(),
                 partition,
             };
-            let log = *logs
+            let extent = *extents
                 .get(&partition)
                 .with_context(|| format!("{source}: no such partition yet"))?;
             let committed = committed.get(&partition).copied();
-            let (stored, fetch) = start(
+            let started = start(
                 &source,
                 self.sink.initial_position(),
                 stored.get(&partition),
                 committed,
-                log,
-            )?;
-            starts.push(Start {
+                extent,
+            );
+            starts.push(started.map(|(stored, fetch)| Start {
                 source,
                 stored,
                 fetch,
                 committed,
-            });
+                history: if self.stamped_by_producers {
+                    extent.high
+                } else {
+                    Position::START
+                },
+            }));
         }
         Ok(starts)
     }
@@ -113,17 +152,17 @@ impl<S: Sink> Resume<S> {
         &self,
         topic: &Arc<Topic>,
         partitions: &[i32],
-    ) -> Result<BTreeMap<i32, Position>, SinkError> {
+    ) -> Result<BTreeMap<i32, StoredPosition>, SinkError> {
         let stored = self.positions(topic, partitions).await?;
-        let InitialPosition::Stored(from) = self.sink.initial_position() else {
-            return Ok(stored);
-        };
         if partitions
             .iter()
             .all(|partition| stored.contains_key(partition))
         {
             return Ok(stored);
         }
+        let InitialPosition::Stored(from) = self.sink.initial_position() else {
+            return self.begin(topic, partitions, stored).await;
+        };
         if let Some((partition, position)) = stored.first_key_value() {
             let source = Source {
                 topic: topic.clone(),
@@ -131,7 +170,7 @@ impl<S: Sink> Resume<S> {
             };
             Halt::check_identity(&source, &position.cluster_id, &position.topic_id)?;
         }
-        let logs = self.logs(&topic.name, None).await?;
+        let logs = self.log.extents(&topic.name, None).await?;
         self.sink
             .store_initial_positions(topic, &stored, &initial_positions(from, &stored, &logs))
             .await?;
@@ -149,6 +188,43 @@ impl<S: Sink> Resume<S> {
         Ok(stored)
     }
 
+    /// Stores the log's start as the position of partitions of which the sink has nothing.
+    async fn begin(
+        &self,
+        topic: &Arc<Topic>,
+        partitions: &[i32],
+        stored: BTreeMap<i32, StoredPosition>,
+    ) -> Result<BTreeMap<i32, StoredPosition>, SinkError> {
+        let missing = partitions.iter().copied();
+        let missing: Vec<i32> = missing
+            .filter(|partition| !stored.contains_key(partition))
+            .collect();
+        let logs = self.log.extents(&topic.name, Some(&missing)).await?;
+        for (partition, committed) in self.log.committed(&topic.name, &missing).await? {
+            let start = logs.get(&partition).map(|log| log.low);
+            if start.is_some_and(|start| start < committed) {
+                tracing::warn!(
+                    topic = topic.name,
+                    partition,
+                    %committed,
+                    "the sink has nothing of this partition, though its group has read a part of \
+                     it: what was stored was deleted or moved, or could not be keyed. It starts \
+                     again at the earliest record"
+                );
+            }
+        }
+        let initial: BTreeMap<i32, Position> = logs
+            .iter()
+            .map(|(partition, log)| (*partition, log.low))
+            .collect();
+        let begun = self
+            .sink
+            .store_initial_positions(topic, &stored, &initial)
+            .await;
+        self.observed(begun)?;
+        self.positions(topic, partitions).await
+    }
+
     /// Carries out a reset unless that was done before. A sink that stores initial positions is
     /// reset in all partitions of the topic at once, by the first worker; other sinks are reset by
     /// the worker each partition is assigned to.
@@ -158,7 +234,7 @@ impl<S: Sink> Resume<S> {
         topic: &Arc<Topic>,
         assigned: &[i32],
     ) -> Result<(), SinkError> {
-        let at_once = self.sink.initial_position() != InitialPosition::GroupOffset;
+        let at_once = self.sink.initial_position() != InitialPosition::LogStart;
         let wanted: Vec<i32> = match reset.partition {
             Some(partition) if at_once => vec![partition],
             named => assigned
@@ -171,7 +247,7 @@ impl<S: Sink> Resume<S> {
         if pending.is_empty() {
             return Ok(());
         }
-        let mut logs = self.logs(&topic.name, None).await?;
+        let mut logs = self.log.extents(&topic.name, None).await?;
         if let Some(partition) = reset
             .partition
             .filter(|partition| !logs.contains_key(partition))
@@ -183,27 +259,21 @@ impl<S: Sink> Resume<S> {
         }
         let at = match reset.to {
             ResetTo::Time(time) => {
-                self.offsets_at(&topic.name, logs.keys().copied().collect(), time)
+                let partitions: Vec<i32> = logs.keys().copied().collect();
+                self.log
+                    .positions_at(&topic.name, &partitions, time)
                     .await?
             }
             _ => BTreeMap::new(),
         };
         let targets = reset::targets(&topic.name, reset.to, &logs, &at)?;
-        if !at_once {
-            let stored = self.positions(topic, &pending).await?;
-            let without = targets
-                .iter()
-                .filter(|(partition, _)| !stored.contains_key(partition));
-            self.commit_offsets(
-                &topic.name,
-                without.map(|(partition, to)| (*partition, *to)).collect(),
-            )
-            .await?;
-        }
+        let listed = targets
+            .iter()
+            .map(|(partition, to)| format!("{partition}: {to}"));
         tracing::warn!(
             topic = topic.name,
             id = reset.id,
-            ?targets,
+            targets = listed.collect::<Vec<_>>().join(", "),
             "resetting positions as requested"
         );
         self.observed(self.sink.reset(topic, &reset.id, &targets).await)
@@ -213,7 +283,7 @@ impl<S: Sink> Resume<S> {
         &self,
         topic: &Arc<Topic>,
         partitions: &[i32],
-    ) -> Result<BTreeMap<i32, Position>, SinkError> {
+    ) -> Result<BTreeMap<i32, StoredPosition>, SinkError> {
         self.observed(self.sink.positions(topic, partitions).await)
     }
 

@@ -1,17 +1,16 @@
 //! Where to resume: the sink's position checked against the log.
 
-mod broker;
 mod lookup;
 
 use std::collections::BTreeMap;
 
 use pinpipe_config::StartFrom;
 
-pub use self::{
-    broker::same_identity,
-    lookup::{Assigned, Resume},
+pub use self::lookup::{Assigned, Found, Resume};
+use crate::{
+    log::{Extent, Position},
+    sink::{Halt, InitialPosition, Source, StoredPosition},
 };
-use crate::sink::{Halt, InitialPosition, Position, Source};
 
 /// Where a partition resumes.
 #[derive(Clone, Debug)]
@@ -19,51 +18,33 @@ pub struct Start {
     /// The partition.
     pub source: Source,
     /// The sink's position.
-    pub stored: i64,
-    /// The offset to read next.
-    pub fetch: i64,
-    /// The consumer group's committed offset.
-    pub committed: Option<i64>,
+    pub stored: Position,
+    /// The position to read from.
+    pub fetch: Position,
+    /// The consumer group's committed position.
+    pub committed: Option<Position>,
+    /// Records before it that their producers stamped are of the time before the broker stamped
+    /// this topic's records.
+    pub history: Position,
 }
 
-/// The offsets in a partition's log: `low..high`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Log {
-    /// The first offset.
-    pub low: i64,
-    /// The offset behind the last.
-    pub high: i64,
-}
-
-impl Log {
-    /// Whether `position` can be read from.
-    pub fn contains(self, position: i64) -> bool {
-        (self.low..=self.high).contains(&position)
-    }
-}
-
-/// The sink's position, which the next commit expects, and the offset to read next. Fails rather
+/// The sink's position, which the next commit expects, and the position to read from. Fails rather
 /// than skip a record silently.
 pub fn start(
     source: &Source,
     initial: InitialPosition,
-    stored: Option<&Position>,
-    committed: Option<i64>,
-    log: Log,
-) -> Result<(i64, i64), Halt> {
-    let out_of_range = |position| Halt::OffsetOutOfRange {
+    stored: Option<&StoredPosition>,
+    committed: Option<Position>,
+    log: Extent,
+) -> Result<(Position, Position), Halt> {
+    let out_of_range = |position: Position| Halt::OffsetOutOfRange {
         source_name: source.to_string(),
-        position,
-        low: log.low,
-        high: log.high,
+        position: position.to_string(),
+        low: log.low.to_string(),
+        high: log.high.to_string(),
     };
     let Some(stored) = stored else {
-        let first = committed.unwrap_or(log.low);
-        return if log.contains(first) {
-            Ok((first, first))
-        } else {
-            Err(out_of_range(first))
-        };
+        return Ok((log.low, log.low));
     };
     Halt::check_identity(source, &stored.cluster_id, &stored.topic_id)?;
     if log.contains(stored.next) {
@@ -73,7 +54,7 @@ pub fn start(
         // Between the two were only rejected records and markers, without which this sink does not
         // move its position.
         Some(committed)
-            if initial == InitialPosition::GroupOffset
+            if initial == InitialPosition::LogStart
                 && stored.next < committed
                 && log.contains(committed) =>
         {
@@ -84,17 +65,18 @@ pub fn start(
 }
 
 /// The initial positions of a topic's partitions that have none stored: by `from` where the sink
-/// has no position in the topic yet, else 0, since those partitions were added later.
+/// has no position in the topic yet, else at the start, since those partitions were added later.
+#[must_use]
 pub fn initial_positions(
     from: StartFrom,
-    stored: &BTreeMap<i32, Position>,
-    logs: &BTreeMap<i32, Log>,
-) -> BTreeMap<i32, i64> {
+    stored: &BTreeMap<i32, StoredPosition>,
+    logs: &BTreeMap<i32, Extent>,
+) -> BTreeMap<i32, Position> {
     logs.iter()
         .filter(|(partition, _)| !stored.contains_key(partition))
         .map(|(partition, log)| {
             let first = match from {
-                _ if !stored.is_empty() => 0,
+                _ if !stored.is_empty() => Position::START,
                 StartFrom::Earliest => log.low,
                 StartFrom::Latest => log.high,
             };
@@ -125,23 +107,34 @@ mod tests {
         }
     }
 
-    fn position(next: i64) -> Position {
-        Position {
+    fn position(next: i64) -> StoredPosition {
+        StoredPosition {
             cluster_id: "cluster".into(),
             topic_id: "topic".into(),
-            next,
+            next: at(next),
         }
     }
 
     const STORED: InitialPosition = InitialPosition::Stored(StartFrom::Earliest);
-    const LOG: Log = Log { low: 10, high: 20 };
+    const LOG: Extent = extent(10, 20);
+
+    const fn at(offset: i64) -> Position {
+        Position::offset(offset)
+    }
+
+    const fn extent(low: i64, high: i64) -> Extent {
+        Extent {
+            low: at(low),
+            high: at(high),
+        }
+    }
 
     #[test]
     fn a_partition_resumes_at_the_stored_position_within_the_log() {
         for next in [10, 15, 20] {
-            for committed in [None, Some(3), Some(18)] {
+            for committed in [None, Some(at(3)), Some(at(18))] {
                 let resumed = start(&source(), STORED, Some(&position(next)), committed, LOG);
-                assert_eq!(resumed, Ok((next, next)));
+                assert_eq!(resumed, Ok((at(next), at(next))));
             }
         }
     }
@@ -150,9 +143,9 @@ mod tests {
     fn a_position_outside_the_log_halts_the_sink() {
         for next in [9, 21] {
             for (initial, committed) in [
-                (STORED, Some(15)),
-                (InitialPosition::GroupOffset, None),
-                (InitialPosition::GroupOffset, Some(5)),
+                (STORED, Some(at(15))),
+                (InitialPosition::LogStart, None),
+                (InitialPosition::LogStart, Some(at(5))),
             ] {
                 let halt =
                     start(&source(), initial, Some(&position(next)), committed, LOG).unwrap_err();
@@ -166,35 +159,30 @@ mod tests {
         assert_eq!(
             start(
                 &source(),
-                InitialPosition::GroupOffset,
+                InitialPosition::LogStart,
                 Some(&position(5)),
-                Some(12),
+                Some(at(12)),
                 LOG
             ),
-            Ok((5, 12))
+            Ok((at(5), at(12)))
         );
     }
 
     #[test]
-    fn an_emptied_archive_resumes_at_the_committed_offset() {
-        assert_eq!(
-            start(&source(), InitialPosition::GroupOffset, None, Some(15), LOG),
-            Ok((15, 15))
-        );
-        assert_eq!(
-            start(&source(), InitialPosition::GroupOffset, None, None, LOG),
-            Ok((10, 10))
-        );
-        assert!(start(&source(), InitialPosition::GroupOffset, None, Some(5), LOG).is_err());
+    fn an_archive_without_objects_starts_at_the_log_s_start() {
+        for committed in [None, Some(at(5)), Some(at(15))] {
+            let started = start(&source(), InitialPosition::LogStart, None, committed, LOG);
+            assert_eq!(started, Ok((at(10), at(10))), "{committed:?}");
+        }
     }
 
     #[test]
     fn another_topic_of_the_name_halts_the_sink() {
         for (cluster_id, topic_id) in [("other", "topic"), ("cluster", "other")] {
-            let stored = Position {
+            let stored = StoredPosition {
                 cluster_id: cluster_id.into(),
                 topic_id: topic_id.into(),
-                next: 15,
+                next: at(15),
             };
             let halt = start(&source(), STORED, Some(&stored), None, LOG).unwrap_err();
             assert_eq!(halt.reason(), "TopicReplaced");
@@ -203,20 +191,20 @@ mod tests {
 
     #[test]
     fn initial_positions_cover_all_partitions_at_first_and_later_ones_start_at_0() {
-        let logs = BTreeMap::from([(0, LOG), (1, Log { low: 0, high: 5 })]);
+        let logs = BTreeMap::from([(0, LOG), (1, extent(0, 5))]);
         let none = BTreeMap::new();
         assert_eq!(
             initial_positions(StartFrom::Earliest, &none, &logs),
-            BTreeMap::from([(0, 10), (1, 0)])
+            BTreeMap::from([(0, at(10)), (1, at(0))])
         );
         assert_eq!(
             initial_positions(StartFrom::Latest, &none, &logs),
-            BTreeMap::from([(0, 20), (1, 5)])
+            BTreeMap::from([(0, at(20)), (1, at(5))])
         );
         let some = BTreeMap::from([(0, position(15))]);
         assert_eq!(
             initial_positions(StartFrom::Latest, &some, &logs),
-            BTreeMap::from([(1, 0)])
+            BTreeMap::from([(1, at(0))])
         );
     }
 }

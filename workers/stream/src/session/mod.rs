@@ -1,155 +1,109 @@
 //! A session: one membership in the consumer group, from joining to leaving.
 //!
-//! Consume → clean → batch → commit. One task owns all state. Commits and look-ups of where to
-//! resume run in tasks beside it, which return results. Consumption stops while the byte budget is
-//! used up: briefly by not polling, for longer by pausing the partitions, since the group expels a
-//! consumer that doesn't poll.
+//! Consume → clean → batch → commit. [`state::State`] decides; this driver reads records into its
+//! buffers, tells it what happened, and does what it asks for. Commits and look-ups of where to
+//! resume run in tasks beside it. Reading stops while the memory budget is used up: briefly by not
+//! polling, for longer by pausing partitions, since the group expels a consumer that doesn't poll.
 
-mod rebalance;
-mod upkeep;
+mod consume;
+mod problems;
+pub mod state;
 mod worker;
 
+pub use consume::consume;
 pub use worker::Worker;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, atomic::Ordering},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::anyhow;
-use futures::FutureExt;
-use pinpipe_config::DeadLetterMode;
-use pinpipe_core::{Kind, Order};
-use rdkafka::{
-    Message, Offset,
-    consumer::{CommitMode, Consumer as _},
-    error::{KafkaError, RDKafkaErrorCode},
-    message::BorrowedMessage,
-};
+use anyhow::{Context as _, anyhow, ensure};
+use pinpipe_core::Kind;
 use tokio::{
     sync::mpsc::UnboundedReceiver,
-    task::{AbortHandle, Id, JoinError, JoinSet},
-    time::MissedTickBehavior,
+    task::{AbortHandle, JoinError, JoinSet},
+    time::{MissedTickBehavior, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
+use self::{
+    problems::Problems,
+    state::{Action, DRAIN_TIMEOUT, Group, Health, Key, State},
+};
 use crate::{
-    buffer::PartitionBuffer,
-    commit::{Outcome, REMINDER, commit},
-    consumer::{Connected, Consumer, Event, TopicPartition, connect},
-    resume::Start,
-    sink::{Batch, Consumed, Halt, Sink},
+    commit::{Answered, commit},
+    dead_letter::{DeadLetters, Pending},
+    log::{Event, Message, Position, ReadError, Reader as _, TopicPartition, kafka::Kafka},
+    reset,
+    resume::{Assigned, Found, Resume},
+    sink::{Sink, Topic},
 };
 
-/// The interval at which batches are checked for their age.
-const TICK_INTERVAL: Duration = Duration::from_millis(100);
-/// The interval at which offsets are committed to the group.
+/// The interval at which positions are committed to the group.
 const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
 /// The interval at which the topics' ids are compared.
 const IDENTITY_INTERVAL: Duration = Duration::from_secs(2);
-/// How long buffered records may take to be stored when partitions are revoked or the worker stops.
-const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
-/// How long leaving the group may take.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a halted worker must run again before it counts as resumed: one that halts at a record
-/// reads up to it on every attempt.
-const PROBATION: Duration = Duration::from_secs(5);
-/// Records read in one turn of the loop.
+/// Records read in one turn of the loop, and their bytes.
 const RECORDS_PER_TURN: usize = 256;
+const BYTES_PER_TURN: usize = 1 << 20;
 
-/// Why a session ended before the worker was stopped.
-#[derive(Debug, thiserror::Error)]
-pub enum End {
-    /// The sink must stop.
-    #[error(transparent)]
-    Halt(#[from] Halt),
-    /// The session must be restarted.
-    #[error("{0:#}")]
-    Restart(#[from] anyhow::Error),
-}
-
-type Key = (Kind, i32);
+/// The end of a commit: its number, the answers, the time it took.
+type Committed<B> = (u64, Vec<Answered<B, Pending>>, Duration);
 
 struct Session<'a, S: Sink> {
-    worker: &'a Worker<S>,
-    resumed: &'a dyn Fn(),
-    /// When to call `resumed`.
-    resumes_at: Option<Instant>,
-    consumer: Arc<Consumer>,
-    buffers: HashMap<Key, PartitionBuffer<S::Batch>>,
-    commits: JoinSet<(Key, Outcome)>,
-    in_flight: HashMap<Key, AbortHandle>,
-    /// Look-ups of where assigned partitions resume. The group waits for the result.
-    assignments: JoinSet<Result<Vec<Start>, Halt>>,
-    /// Look-ups of where partitions resume whose position another worker has moved.
-    moves: JoinSet<Result<Vec<Start>, Halt>>,
-    /// Revoked partitions, to be released once they are drained, and the deadline for that.
-    revoking: Option<(Vec<TopicPartition>, Instant)>,
+    worker: &'a Worker<S, DeadLetters>,
+    log: Kafka,
+    state: State<S::Batch, Pending>,
+    commits: JoinSet<Committed<S::Batch>>,
+    in_flight: HashMap<u64, AbortHandle>,
+    look_ups: JoinSet<(u64, Vec<Found>)>,
     checks: JoinSet<anyhow::Result<bool>>,
-    full_since: Option<Instant>,
-    paused: bool,
-    missing_logged: Option<Instant>,
+    problems: Problems,
+    reported: Health,
 }
 
-/// The result of a look-up of where to resume.
-type Resumed = Result<Result<Vec<Start>, Halt>, JoinError>;
-
-/// Runs one session until `stop`. Calls `resumed` whenever assigned partitions have been consumed
-/// for [`PROBATION`].
+/// Runs one session until `stop`. An error says why the session must be restarted.
 pub async fn run<S: Sink>(
-    worker: &Worker<S>,
+    worker: &Worker<S, DeadLetters>,
     stop: &CancellationToken,
-    resumed: &dyn Fn(),
-) -> Result<(), End> {
-    let topics = worker.topics().map(|(_, topic)| topic.name.as_str());
-    let Connected {
-        consumer,
-        events,
-        closing,
-    } = connect(&worker.config, &topics)
-        .map_err(|error| anyhow!(error).context("the consumer can't be set up"))?;
+) -> anyhow::Result<()> {
+    let topics = worker.topics();
+    let names = topics.map(|(_, topic)| topic.name.as_str());
+    let (log, events) =
+        Kafka::connect(&worker.config, &names).context("the consumer can't be set up")?;
+    let sink = worker.sink.clone();
+    let state = State::new(
+        topics.map(|(kind, topic)| (kind, topic.name.clone())),
+        worker.sink.limits(),
+        worker.budget,
+        move |source| sink.batch(source),
+    );
     let mut session = Session {
         worker,
-        resumed,
-        resumes_at: None,
-        consumer: consumer.clone(),
-        buffers: HashMap::new(),
+        log: log.clone(),
+        state,
         commits: JoinSet::new(),
         in_flight: HashMap::new(),
-        assignments: JoinSet::new(),
-        moves: JoinSet::new(),
-        revoking: None,
+        look_ups: JoinSet::new(),
         checks: JoinSet::new(),
-        full_since: None,
-        paused: false,
-        missing_logged: None,
+        problems: Problems::new(worker.metrics.clone(), worker.readiness.clone()),
+        reported: Health::Unknown,
     };
     let ended = session.run_loop(events, stop).await;
-    if matches!(ended, Ok(()) | Err(End::Halt(Halt::RecordRejected { .. }))) {
+    if ended.is_ok() {
         session.drain().await;
     }
-    session.drop_all();
-    drop(session);
-    closing.store(true, Ordering::SeqCst);
-    leave(consumer).await;
-    ended
-}
-
-/// Leaves the group. Dropping the consumer blocks, so a thread of its own does it; after
-/// [`LEAVE_TIMEOUT`] the process no longer waits for it.
-async fn leave(consumer: Arc<Consumer>) {
-    let (done, left) = tokio::sync::oneshot::channel();
-    std::thread::spawn(move || {
-        drop(consumer);
-        let _ = done.send(());
-    });
-    if tokio::time::timeout(LEAVE_TIMEOUT, left).await.is_err() {
-        tracing::warn!(
-            "leaving the consumer group timed out: its partitions move to other workers when the \
-             group's session expires"
-        );
+    for (_, buffer) in session.state.buffers() {
+        let source = buffer.source();
+        let metrics = &worker.metrics;
+        metrics.remove_partition(&source.topic.name, source.partition);
     }
+    worker.metrics.buffered_bytes.set(0);
+    drop(session);
+    log.leave().await;
+    ended
 }
 
 impl<S: Sink> Session<'_, S> {
@@ -157,251 +111,276 @@ impl<S: Sink> Session<'_, S> {
         &mut self,
         mut events: UnboundedReceiver<Event>,
         stop: &CancellationToken,
-    ) -> Result<(), End> {
-        let consumer = self.consumer.clone();
-        let mut tick = tokio::time::interval(TICK_INTERVAL);
-        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ) -> anyhow::Result<()> {
+        let log = self.log.clone();
         let mut bookkeeping = tokio::time::interval(COMMIT_INTERVAL);
         bookkeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut identity = tokio::time::interval(IDENTITY_INTERVAL);
         identity.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            self.proceed()?;
+            let due = self.state.due_at();
+            let due_at = due.unwrap_or_else(|| Instant::now() + COMMIT_INTERVAL);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(()),
-                Some(event) = events.recv() => self.on_event(event)?,
-                Some(done) = self.commits.join_next_with_id() => self.on_commit(done)?,
-                Some(found) = self.assignments.join_next() => self.on_assigned(found)?,
-                Some(found) = self.moves.join_next() => self.on_moved(found)?,
-                Some(check) = self.checks.join_next() => upkeep::on_identity(check)?,
+                Some(event) = events.recv() => self.on_event(event),
+                Some(done) = self.commits.join_next() => self.on_committed(done)?,
+                Some(found) = self.look_ups.join_next() => self.on_found(found)?,
+                Some(check) = self.checks.join_next() => on_identity(check)?,
                 () = self.worker.flush.notified() => self.flush(),
-                _ = tick.tick() => self.on_tick(),
                 _ = bookkeeping.tick() => self.bookkeeping(),
                 _ = identity.tick() => self.check_identity(),
-                received = consumer.recv(), if self.polls() => {
-                    self.on_received(received)?;
-                    for _ in 0..RECORDS_PER_TURN {
-                        let Some(received) = consumer.recv().now_or_never() else { break };
-                        self.on_received(received)?;
+                () = sleep_until(due_at.into()), if due.is_some() => {}
+                read = log.read(), if self.state.reads() => {
+                    let mut bytes = self.on_read(read)?;
+                    for _ in 1..RECORDS_PER_TURN {
+                        if bytes > BYTES_PER_TURN {
+                            break;
+                        }
+                        let Some(read) = log.read_fetched() else { break };
+                        bytes += self.on_read(read)?;
                     }
-                    self.enforce_budget();
                 }
             }
         }
     }
 
-    /// Whether to poll the consumer: always, except between the moment the buffers are full and the
-    /// moment the partitions are paused.
-    fn polls(&self) -> bool {
-        self.full_since.is_none() || self.paused
-    }
-
-    fn on_received(
-        &mut self,
-        received: Result<BorrowedMessage<'_>, KafkaError>,
-    ) -> Result<(), End> {
-        match received {
-            Ok(message) => self.on_message(&message)?,
-            Err(KafkaError::MessageConsumption(RDKafkaErrorCode::AutoOffsetReset)) => {
-                return Err(
-                    anyhow!("a position is outside the log: checking all positions again").into(),
-                );
-            }
-            Err(KafkaError::MessageConsumptionFatal(code)) => {
-                return Err(anyhow!("the consumer can't go on: {code}").into());
-            }
-            Err(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)) => {
-                // Reported for every partition at every metadata refresh.
-                if self
-                    .missing_logged
-                    .is_none_or(|logged| logged.elapsed() > REMINDER)
-                {
-                    self.missing_logged = Some(Instant::now());
-                    tracing::warn!("a topic does not exist: waiting until it is created");
-                }
-            }
-            Err(error) => tracing::debug!(%error, "the consumer reports an error"),
+    /// Lets the state machine go on, and does what it asks for.
+    fn proceed(&mut self) -> anyhow::Result<()> {
+        let now = Instant::now();
+        self.state.proceed(now);
+        while let Some(action) = self.state.next_action() {
+            self.act(action)?;
         }
+        let metrics = &self.worker.metrics;
+        let bytes = i64::try_from(self.state.bytes()).unwrap_or(i64::MAX);
+        metrics.buffered_bytes.set(bytes);
+        metrics.paused.set(i64::from(self.state.is_paused()));
+        self.report(now);
+        ensure!(
+            !self.problems.is_due(),
+            "a permission was missing: trying again"
+        );
         Ok(())
     }
 
-    fn on_message(&mut self, message: &BorrowedMessage<'_>) -> Result<(), Halt> {
+    fn report(&mut self, now: Instant) {
+        let health = self.state.health(now);
+        if health == self.reported {
+            return;
+        }
         let worker = self.worker;
-        let Some((kind, topic)) = worker.topic(message.topic()) else {
-            return Ok(());
-        };
-        let key = (kind, message.partition());
-        let Some(buffer) = self
-            .buffers
-            .get_mut(&key)
-            .filter(|buffer| buffer.accepts(message.offset()))
-        else {
-            return Ok(());
-        };
-        let raw = message.payload().unwrap_or_default();
-        let time = message.timestamp().to_millis().unwrap_or(0);
-        let position = Order {
-            time,
-            partition: message.partition(),
-            offset: message.offset(),
-        };
-        let redriven = worker.redriven(kind, message, position);
-        let order = redriven.map_or(position, |redriven| redriven.order);
-        let cleaned = pinpipe_core::clean(kind, raw, worker.config.max_record_bytes as usize);
-        worker.metrics.read(kind, &cleaned);
-        if let (Err(rejection), DeadLetterMode::Fail) = (&cleaned, worker.config.dead_letter_mode) {
-            // Keeps the partition's position before the record, whatever the consumer has read.
-            buffer.drain();
-            return Err(Halt::RecordRejected {
-                source_name: buffer.source().to_string(),
-                offset: position.offset,
-                reason: rejection.reason(),
-                problem: rejection.to_string(),
-            });
+        match &health {
+            Health::Unknown => return,
+            Health::Running => {
+                worker.readiness.set(Ok(()));
+                worker.metrics.halted(None);
+                self.problems.running();
+            }
+            Health::Halted(halt) => {
+                let why = reset::explain(halt, &worker.config);
+                tracing::error!(reason = halt.reason(), "{why}");
+                worker.metrics.halted(Some(halt.reason()));
+                worker.readiness.set(Err(why));
+            }
         }
-        let batch = buffer.batch_for(position.offset, Instant::now(), |source| {
-            worker.sink.batch(source)
-        });
-        if let Err(why) = batch.push(Consumed {
-            raw,
-            position,
-            order,
-            cleaned: &cleaned,
-        }) {
-            worker.metrics.unstorable(kind);
-            tracing::warn!(
-                source = %buffer.source(),
-                offset = position.offset,
-                %why,
-                "a record can't be stored in this sink and is left out"
-            );
-        }
-        if let (Some(verdict), Some(producer)) = (worker.verdict(&cleaned), &worker.dead_letters) {
-            let record = (message.key(), message.payload());
-            let dead_letter = producer.send(
-                &topic.dead_letter,
-                buffer.source(),
-                position,
-                record,
-                (verdict, redriven),
-            );
-            buffer.add_dead_letter(dead_letter, raw.len());
-        }
-        if buffer.is_full(&worker.sink.limits()) {
-            self.seal(key);
+        self.reported = health;
+    }
+
+    fn act(&mut self, action: Action<S::Batch, Pending>) -> anyhow::Result<()> {
+        match action {
+            Action::LookUp {
+                id,
+                assigned,
+                stamped_by_producers,
+            } => self.look_up(id, assigned, stamped_by_producers),
+            Action::Assign(partitions) => self
+                .log
+                .assign(&partitions)
+                .context("an assignment was refused")?,
+            Action::Unassign(partitions) => self
+                .log
+                .unassign(&partitions)
+                .context("partitions could not be released")?,
+            Action::Seek(partition, to) => self.log.seek(&partition, to)?,
+            Action::Pause(partitions) => self.log.pause(&partitions)?,
+            Action::Unpause(partitions) => self.log.unpause(&partitions)?,
+            Action::Commit(group) => self.commit(group),
+            Action::Abort(id) => {
+                if let Some(handle) = self.in_flight.remove(&id) {
+                    handle.abort();
+                }
+            }
+            Action::CommitPositions(positions) => self.commit_positions(&positions),
+            Action::Released((topic, partition)) => {
+                self.worker.metrics.remove_partition(&topic, partition);
+            }
         }
         Ok(())
     }
 
-    fn seal(&mut self, key: Key) {
-        if let Some(buffer) = self.buffers.get_mut(&key) {
-            buffer.seal(|source| self.worker.sink.batch(source));
-            self.start_commit(key);
-        }
+    fn look_up(&mut self, id: u64, assigned: Assigned, stamped_by_producers: bool) {
+        let resume = Resume {
+            log: self.log.clone(),
+            sink: self.worker.sink.clone(),
+            health: self.worker.health.clone(),
+            reset: self.worker.config.reset.clone(),
+            stamped_by_producers,
+        };
+        self.look_ups
+            .spawn(async move { (id, resume.run(assigned, tokio::time::sleep).await) });
     }
 
-    fn start_commit(&mut self, key: Key) {
-        let Some(buffer) = self.buffers.get_mut(&key) else {
-            return;
-        };
-        let Some((sealed, from)) = buffer.start() else {
-            return;
-        };
-        let source = buffer.source().clone();
+    fn commit(&mut self, group: Group<S::Batch, Pending>) {
         let (sink, health, metrics) = (
             self.worker.sink.clone(),
             self.worker.health.clone(),
             self.worker.metrics.clone(),
         );
+        let id = group.id;
         let handle = self.commits.spawn(async move {
-            (
-                key,
-                commit(
-                    &*sink,
-                    &health,
-                    &metrics,
-                    &source,
-                    sealed,
-                    from,
-                    tokio::time::sleep,
-                )
-                .await,
-            )
+            let (answers, took) =
+                commit(&*sink, &health, &metrics, group, tokio::time::sleep).await;
+            (id, answers, took)
         });
-        self.in_flight.insert(key, handle);
+        self.in_flight.insert(id, handle);
     }
 
-    fn on_commit(&mut self, done: Result<(Id, (Key, Outcome)), JoinError>) -> Result<(), End> {
-        let (id, (key, outcome)) = match done {
-            Ok(done) => done,
-            Err(error) if error.is_cancelled() => return Ok(()),
-            Err(error) => return Err(anyhow!(error).context("a commit task failed").into()),
-        };
-        // The partition may have been revoked and assigned again since.
-        if self
-            .in_flight
-            .get(&key)
-            .is_none_or(|handle| handle.id() != id)
-        {
-            return Ok(());
+    /// Commits positions to the group, for displays of the consumer lag and for the batch worker,
+    /// which waits for the archive's positions. With an unavailable broker this takes up to
+    /// librdkafka's request timeout. Without it only displays of the lag are a little behind.
+    fn commit_positions(&mut self, positions: &[(TopicPartition, Position)]) {
+        if positions.is_empty() {
+            return;
         }
-        self.in_flight.remove(&key);
-        let Some(buffer) = self.buffers.get_mut(&key) else {
-            return Ok(());
-        };
-        match outcome {
-            Outcome::Committed { to, stored } => {
-                if buffer.committed(to, stored) {
-                    self.seek(key)?;
-                }
-                self.start_commit(key);
-            }
-            Outcome::Moved => {
-                tracing::warn!(
-                    source = %buffer.source(),
-                    "another worker has moved the position: continuing from there"
-                );
-                buffer.restart(buffer.done(), buffer.done());
-                buffer.drain();
-                let topic = buffer.source().topic.name.clone();
-                let resume = self.resume();
-                self.moves
-                    .spawn(resume.run([((key.0, topic), vec![key.1])].into()));
-            }
-            Outcome::Halted(halt) => return Err(halt.into()),
+        if let Err(error) = self.log.commit(positions) {
+            tracing::debug!(
+                error = format!("{error:#}"),
+                "positions can't be committed to the group: retrying"
+            );
+            self.state.on_commit_failed();
         }
-        self.enforce_budget();
-        self.finish_revoking();
+    }
+
+    fn on_event(&mut self, event: Event) {
+        match event {
+            Event::Assign(partitions) => self.state.on_assign(partitions),
+            Event::Revoke { partitions, lost } => {
+                self.state.on_revoke(partitions, lost, Instant::now());
+            }
+            Event::CommitFailed(error) => {
+                tracing::debug!(error, "positions were not committed to the group: retrying");
+                self.state.on_commit_failed();
+            }
+            Event::Statistics { connected, ends } => self.on_statistics(connected, &ends),
+        }
+    }
+
+    fn on_committed(&mut self, done: Result<Committed<S::Batch>, JoinError>) -> anyhow::Result<()> {
+        match done {
+            Ok((id, answers, took)) => {
+                self.in_flight.remove(&id);
+                self.state.on_committed(id, answers, took, Instant::now());
+                Ok(())
+            }
+            Err(error) if error.is_cancelled() => Ok(()),
+            Err(error) => Err(anyhow!(error).context("a commit task failed")),
+        }
+    }
+
+    fn on_found(&mut self, found: Result<(u64, Vec<Found>), JoinError>) -> anyhow::Result<()> {
+        let (id, found) = found.context("the look-up of where to resume failed")?;
+        self.state.on_found(id, found, Instant::now());
         Ok(())
     }
 
-    /// Makes the consumer continue at the buffer's next offset.
-    fn seek(&self, key: Key) -> Result<(), End> {
-        let Some(buffer) = self.buffers.get(&key) else {
-            return Ok(());
-        };
-        let (topic, partition) = (&buffer.source().topic.name, buffer.source().partition);
-        tokio::task::block_in_place(|| {
-            self.consumer.seek(
-                topic,
-                partition,
-                Offset::Offset(buffer.next()),
-                Duration::from_secs(5),
-            )
-        })
-        .map_err(|error| {
-            anyhow!(error).context(format!("seeking in {} failed", buffer.source()))
-        })?;
-        Ok(())
+    /// Returns the bytes read.
+    fn on_read(&mut self, read: Result<impl Message, ReadError>) -> anyhow::Result<usize> {
+        match read {
+            Ok(message) => {
+                consume(self.worker, &mut self.state, &message, Instant::now());
+                Ok(message.value().map_or(0, <[u8]>::len))
+            }
+            Err(ReadError::OutOfRange) => Err(anyhow!(
+                "a position is outside the log: checking all positions again"
+            )),
+            Err(ReadError::Fatal(error)) => Err(anyhow!("the consumer can't go on: {error}")),
+            Err(ReadError::Problem {
+                code,
+                sentence,
+                forbidden,
+            }) => {
+                self.problems.report(&code, &sentence, forbidden);
+                Ok(0)
+            }
+        }
+    }
+
+    fn flush(&mut self) {
+        self.state.on_positions(&self.log.positions());
+        self.state.flush(Instant::now());
+    }
+
+    fn bookkeeping(&mut self) {
+        self.state.on_positions(&self.log.positions());
+        let positions = self.state.positions_to_commit();
+        self.commit_positions(&positions);
+    }
+
+    fn check_identity(&mut self) {
+        if !self.checks.is_empty() {
+            return;
+        }
+        let topics = self.state.buffers();
+        let mut topics: Vec<Arc<Topic>> = topics
+            .map(|(_, buffer)| buffer.source().topic.clone())
+            .collect();
+        topics.dedup();
+        if !topics.is_empty() {
+            let log = self.log.clone();
+            self.checks
+                .spawn(async move { log.same_identity(topics).await });
+        }
+    }
+
+    fn on_statistics(&self, connected: bool, ends: &[(TopicPartition, Position)]) {
+        let metrics = &self.worker.metrics;
+        metrics.broker_up.set(i64::from(connected));
+        let done: HashMap<Key, Position> = self
+            .state
+            .buffers()
+            .map(|(key, buffer)| (key, buffer.done()))
+            .collect();
+        for ((topic, partition), end) in ends {
+            let key = |(kind, _): (Kind, _)| (kind, *partition);
+            if let Some(done) = self
+                .worker
+                .topic(topic)
+                .and_then(|topic| done.get(&key(topic)))
+            {
+                let lag = end.next_offset() - done.next_offset();
+                metrics.lag(topic, *partition, lag.max(0));
+            }
+        }
+        // Adds the current counts to the window of recent ones.
+        let _ = metrics.threshold_values();
     }
 
     /// Stores the buffered records before the worker stops.
     async fn drain(&mut self) {
         self.flush();
         let all = async {
-            while let Some(done) = self.commits.join_next_with_id().await {
-                if self.on_commit(done).is_err() {
-                    break;
+            while !self.state.is_drained() && self.proceed().is_ok() {
+                let due = self.state.due_at();
+                let due_at = due.unwrap_or_else(|| Instant::now() + COMMIT_INTERVAL);
+                tokio::select! {
+                    Some(done) = self.commits.join_next() => {
+                        if self.on_committed(done).is_err() {
+                            return;
+                        }
+                    }
+                    () = sleep_until(due_at.into()) => {}
                 }
             }
         };
@@ -410,8 +389,23 @@ impl<S: Sink> Session<'_, S> {
                 "buffered records could not be stored in time: the next worker reads them again"
             );
         }
-        // With an unavailable broker this takes up to librdkafka's request timeout. Without it only
-        // displays of the consumer lag are a little behind.
-        self.commit_offsets(CommitMode::Async);
+        let positions = self.state.positions_to_commit();
+        self.commit_positions(&positions);
+    }
+}
+
+fn on_identity(check: Result<anyhow::Result<bool>, JoinError>) -> anyhow::Result<()> {
+    match check {
+        Ok(Ok(false)) => Err(anyhow!(
+            "a topic or its cluster was replaced: checking all positions again"
+        )),
+        Ok(Err(error)) => {
+            tracing::debug!(
+                error = format!("{error:#}"),
+                "the topics' ids can't be compared: retrying"
+            );
+            Ok(())
+        }
+        _ => Ok(()),
     }
 }

@@ -4,35 +4,42 @@ use std::sync::Arc;
 
 use pinpipe_config::DeadLetterMode;
 use pinpipe_core::{Cleaned, Kind, Order, Rejection};
-use pinpipe_runtime::dead_letter::{Redriven, Verdict};
-use rdkafka::{Message, message::BorrowedMessage};
+use pinpipe_runtime::{
+    admin::Readiness,
+    dead_letter::{Fault, Outcome, Redriven, Verdict},
+};
 use tokio::sync::Notify;
 
-use super::Key;
 use crate::{
-    commit::SinkHealth, consumer::TopicPartition, dead_letter::DeadLetters, metrics::Metrics,
-    sink::Sink,
+    commit::SinkHealth,
+    log::Message,
+    metrics::Metrics,
+    sink::{Refusal, Sink},
 };
 
 /// The parts of a worker that every session uses.
-pub struct Worker<S: Sink> {
+pub struct Worker<S: Sink, W> {
     /// The configuration.
     pub config: pinpipe_config::Stream,
+    /// The sink's name.
+    pub name: String,
     /// The sink that stores the records.
     pub sink: Arc<S>,
     /// Whether the sink is available.
     pub health: Arc<SinkHealth>,
-    /// The producer of dead letters; `None` where another worker of the pipeline writes them.
-    pub dead_letters: Option<DeadLetters>,
+    /// Writes dead letters.
+    pub dead_letters: W,
     /// The worker's metrics.
     pub metrics: Metrics,
+    /// Where the worker reports its problems.
+    pub readiness: Readiness,
     /// The memory limit of all batches together, bytes.
     pub budget: usize,
     /// Notified to store everything buffered at once.
     pub flush: Arc<Notify>,
 }
 
-impl<S: Sink> Worker<S> {
+impl<S: Sink, W> Worker<S, W> {
     pub(super) fn topics(&self) -> [(Kind, &pinpipe_config::Topic); 3] {
         let topics = &self.config.topics;
         [
@@ -48,19 +55,15 @@ impl<S: Sink> Worker<S> {
             .find(|(_, topic)| topic.name == name)
     }
 
-    pub(super) fn key(&self, (topic, partition): &TopicPartition) -> Option<Key> {
-        self.topic(topic).map(|(kind, _)| (kind, *partition))
-    }
-
     /// The headers of a re-driven record. Any producer may set them, so an unusable order is
     /// ignored.
     pub(super) fn redriven(
         &self,
         kind: Kind,
-        message: &BorrowedMessage<'_>,
+        message: &impl Message,
         position: Order,
     ) -> Option<Redriven> {
-        let redriven = Redriven::read(message.headers()?, position);
+        let redriven = message.redriven(position);
         self.metrics.redriven(kind, &redriven);
         redriven.unwrap_or_else(|why| {
             tracing::warn!(
@@ -74,8 +77,11 @@ impl<S: Sink> Worker<S> {
         })
     }
 
-    /// The reason in the record's dead letter, if the record gets one.
+    /// The reason in the record's dead letter, if this worker writes one.
     pub(super) fn verdict(&self, cleaned: &Result<Cleaned<'_>, Rejection>) -> Option<Verdict> {
+        if !self.config.writes_dead_letters {
+            return None;
+        }
         match cleaned {
             Err(rejection) => Some(rejection.into()),
             Ok(cleaned) => {
@@ -84,5 +90,18 @@ impl<S: Sink> Worker<S> {
                 (logs_repairs && !cleaned.repairs.is_empty()).then(|| (&cleaned.repairs).into())
             }
         }
+    }
+}
+
+/// The reason in the dead letter of a record that the sink refused.
+pub(super) fn refused(refusal: &Refusal) -> Verdict {
+    let fault = Fault {
+        reason: refusal.code.clone().into(),
+        field: None,
+    };
+    Verdict {
+        outcome: Outcome::Refused,
+        faults: vec![fault],
+        message: format!("{} ({})", refusal.sentence, refusal.code),
     }
 }

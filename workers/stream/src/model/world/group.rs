@@ -1,9 +1,9 @@
 //! The consumer group: its coordinator, and workers that join, stop, crash or lose membership.
 
 use super::{MAX_MEMBERS, World};
-use crate::model::{member::Member, oracle::Store};
+use crate::model::{log::Connection, member::Member};
 
-impl<S: Store> World<S> {
+impl World {
     pub(super) fn leave(&mut self, id: u32) {
         self.members.remove(&id);
         self.owners.retain(|_, owner| *owner != id);
@@ -14,22 +14,20 @@ impl<S: Store> World<S> {
     pub(super) fn coordinate(&mut self) {
         let too_long = self.random.percent(5);
         for (id, member) in &mut self.members {
-            let released = member.finish_revoking(too_long);
+            let released = member.released();
             if member.in_group {
                 self.owners
                     .retain(|partition, owner| owner != id || !released.contains(partition));
             }
+        }
+        let mut leaving = Vec::new();
+        for (id, member) in &mut self.members {
             if member.stopping && (member.is_drained() || too_long) {
                 trace!(self, "{id} leaves");
                 member.bookkeeping();
+                leaving.push(*id);
             }
         }
-        let leaving: Vec<u32> = self
-            .members
-            .iter()
-            .filter(|(_, member)| member.stopping && (member.is_drained() || too_long))
-            .map(|(id, _)| *id)
-            .collect();
         for id in leaving {
             self.leave(id);
         }
@@ -47,7 +45,7 @@ impl<S: Store> World<S> {
                 .collect();
             if !revoked.is_empty() {
                 trace!(self, "{id} is to release {revoked:?}");
-                member.revoke(revoked);
+                member.revoke(&revoked, self.now);
                 continue;
             }
             let assigned: Vec<i32> = self
@@ -60,7 +58,7 @@ impl<S: Store> World<S> {
                 trace!(self, "{id} is assigned {assigned:?}");
                 self.owners
                     .extend(assigned.iter().map(|partition| (*partition, *id)));
-                member.assign(assigned);
+                member.assign(&assigned);
             }
         }
     }
@@ -90,7 +88,7 @@ impl<S: Store> World<S> {
         if self.members.len() < MAX_MEMBERS {
             self.created += 1;
             trace!(self, "{} joins", self.created);
-            let member = Member::new(self.sink.clone(), self.metrics.clone(), self.broker.clone());
+            let member = Member::new(self.worker.clone(), Connection(self.broker.clone()));
             self.members.insert(self.created, member);
             self.rebalance();
         }
@@ -119,9 +117,10 @@ impl<S: Store> World<S> {
 
     pub(super) fn notice(&mut self) {
         for (id, member) in &mut self.members {
-            if !member.in_group {
+            // The group tells after its last request was answered.
+            if !member.in_group && !member.is_revoking {
                 trace!(self, "{id} notices that its group session has expired");
-                member.lose_all();
+                member.lose_all(self.now);
             }
         }
     }
@@ -131,7 +130,7 @@ impl<S: Store> World<S> {
             && let Some(member) = self.members.get_mut(&id)
         {
             trace!(self, "{id} is stopped");
-            member.flush();
+            member.flush(self.now);
             member.stopping = true;
             self.rebalance();
         }

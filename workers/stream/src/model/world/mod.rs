@@ -9,41 +9,68 @@ macro_rules! trace {
     };
 }
 
+mod changes;
 mod group;
-mod log;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{Arc, LazyLock, Mutex},
     time::{Duration, Instant},
 };
 
-use pinpipe_config::StartFrom;
+use pinpipe_config::{StartFrom, Stream};
+use pinpipe_runtime::{admin::Admin, outage::Outage};
+use prometheus_client::registry::Registry;
 
 use super::{
-    broker::Broker,
-    member::{End, Member},
+    log::{self, Broker},
+    member::{Member, Restart},
     network::Network,
-    oracle::Store,
+    oracle::{check, check_start},
     random::Random,
+    reference::{self, Broken, Letters, RECORD_BYTES, Reference, Store},
 };
-use crate::{metrics::Metrics, sink::Limits};
+use crate::{
+    commit::SinkHealth,
+    metrics::Metrics,
+    session::{Worker, state::Health},
+    sink::{Grouping, Limits},
+};
 
-/// The number of record keys, small so that records often share one.
-const KEYS: usize = 7;
 const MAX_PARTITIONS: usize = 4;
 const MAX_MEMBERS: usize = 3;
 /// The rounds without faults after which everything must have settled.
-const MAX_SETTLE_ROUNDS: usize = 3000;
+const MAX_SETTLE_ROUNDS: usize = 1000;
+
+const CONFIG: &str = "configVersion: 1
+pipeline: {namespace: model, name: model, uid: u}
+kafka: {bootstrapServers: k}
+topics:
+  pin: {name: pin, deadLetter: pin.dlq}
+  geo: {name: geo, deadLetter: geo.dlq}
+  user: {name: user, deadLetter: user.dlq}
+group: model
+maxRecordBytes: 1000
+writesDeadLetters: true
+deadLetterMode: reject
+sink: !postgres {name: live, urlFile: f, schema: s, startFrom: earliest, writeMode: upsert}
+";
+
+/// What the workers of all runs share.
+static PARTS: LazyLock<(Stream, Metrics)> = LazyLock::new(|| {
+    let config: Stream = pinpipe_config::parse(CONFIG).unwrap();
+    let metrics = Metrics::new(&mut Registry::default(), &config.pipeline, "model");
+    (config, metrics)
+});
 
 /// Everything in a run.
-pub struct World<S: Store> {
+pub struct World {
     random: Random,
     broker: Arc<Mutex<Broker>>,
-    network: Arc<Mutex<Network<S>>>,
-    sink: Arc<S::Sink>,
-    metrics: Metrics,
-    members: BTreeMap<u32, Member<S::Sink>>,
+    network: Arc<Mutex<Network<Store>>>,
+    worker: Arc<Worker<Reference, Letters>>,
+    like: reference::Like,
+    members: BTreeMap<u32, Member>,
     /// The number of members created so far, also the last one's id.
     created: u32,
     /// The member that each partition is assigned to.
@@ -56,11 +83,33 @@ pub struct World<S: Store> {
     trace: bool,
 }
 
-impl<S: Store> World<S> {
-    pub fn new(seed: u64, metrics: Metrics, trace: bool) -> Self {
+fn worker(
+    network: &Arc<Mutex<Network<Store>>>,
+    sink: Reference,
+    budget: usize,
+) -> Worker<Reference, Letters> {
+    let (config, metrics) = &*PARTS;
+    let metrics = metrics.clone();
+    let readiness = Admin::new().readiness();
+    let outage = Outage::new(readiness.clone(), "SinkUnavailable");
+    Worker {
+        config: config.clone(),
+        name: "model".into(),
+        sink: Arc::new(sink),
+        health: Arc::new(SinkHealth::new(metrics.clone(), outage)),
+        dead_letters: Letters(network.clone()),
+        metrics,
+        readiness,
+        budget,
+        flush: Arc::default(),
+    }
+}
+
+impl World {
+    pub fn new(seed: u64, log: log::Like, like: reference::Like, trace: bool) -> Self {
         let mut random = Random(seed);
         let network = Arc::new(Mutex::new(Network {
-            store: S::default(),
+            store: Store::new(like),
             calls: Vec::new(),
         }));
         let from = if random.percent(70) {
@@ -73,17 +122,27 @@ impl<S: Store> World<S> {
             records: 1 + random.below(6),
             bytes: 1 << 20,
             age,
+            grouping: match like {
+                reference::Like::Table => Grouping::Topic,
+                reference::Like::Objects => Grouping::Partition,
+            },
         };
-        let sink = Arc::new(S::sink(network.clone(), from, limits));
-        let broker = Broker {
-            clock: 1_700_000_000_000,
-            ..Broker::default()
+        let budget = if random.percent(30) {
+            RECORD_BYTES * (16 + random.below(10))
+        } else {
+            1 << 20
+        };
+        let sink = Reference {
+            network: network.clone(),
+            like,
+            from,
+            limits,
         };
         let mut world = Self {
-            broker: Arc::new(Mutex::new(broker)),
+            broker: Arc::new(Mutex::new(Broker::new(log))),
+            worker: Arc::new(worker(&network, sink, budget)),
             network,
-            sink,
-            metrics,
+            like,
             members: BTreeMap::new(),
             created: 0,
             owners: BTreeMap::new(),
@@ -93,9 +152,10 @@ impl<S: Store> World<S> {
             random,
             trace,
         };
-        trace!(world, "{from:?} {limits:?}");
+        trace!(world, "{from:?} {limits:?} {budget}");
         (0..=world.random.below(3)).for_each(|_| world.add_partition());
-        world.append();
+        let by_producer = world.random.percent(30);
+        world.append(by_producer);
         world.join();
         world.join();
         world
@@ -112,14 +172,14 @@ impl<S: Store> World<S> {
 
     fn step(&mut self) -> Result<(), String> {
         match self.random.below(100) {
-            0..14 => self.append(),
-            14..42 => self.poll()?,
+            0..14 => self.append(false),
+            14..42 => self.poll(),
             42..48 => self.bookkeeping(),
-            48..54 => self.tick(),
-            54..68 => self.deliver()?,
-            68..82 => self.proceed()?,
+            48..52 => self.flush(),
+            52..66 => self.deliver()?,
+            66..82 => self.proceed(),
             82..89 => self.coordinate(),
-            _ => match self.random.below(16) {
+            _ => match self.random.below(20) {
                 0 => self.crash(),
                 1..4 => self.join(),
                 4..8 => self.expire(),
@@ -129,10 +189,30 @@ impl<S: Store> World<S> {
                 12 => self.add_partition(),
                 13 => self.compact(),
                 14 => self.retain(),
+                15 => self.break_partition(),
+                16 => self.repair(),
+                17 => self.now += Duration::from_secs(self.random.below(40) as u64),
                 _ => self.replay(),
             },
         }
         Ok(())
+    }
+
+    /// From now on the store does not store a partition's records.
+    fn break_partition(&mut self) {
+        let partition = self.some_partition();
+        let broken = match self.like {
+            reference::Like::Objects if self.random.percent(50) => Broken::Unavailable,
+            _ => Broken::Halts,
+        };
+        trace!(self, "{partition} is broken: {broken:?}");
+        let mut network = self.network.lock().unwrap();
+        network.store.broken.insert(partition, broken);
+    }
+
+    fn repair(&mut self) {
+        trace!(self, "nothing is broken any more");
+        self.network.lock().unwrap().store.broken.clear();
     }
 
     fn some_member(&mut self) -> Option<u32> {
@@ -140,55 +220,45 @@ impl<S: Store> World<S> {
         self.random.pick(&ids)
     }
 
-    fn poll(&mut self) -> Result<(), String> {
+    fn poll(&mut self) {
         let Some(id) = self.some_member() else {
-            return Ok(());
+            return;
         };
-        let partitions = self
-            .members
-            .get(&id)
-            .map(Member::partitions)
-            .unwrap_or_default();
-        let Some(partition) = self.random.pick(&partitions) else {
-            return Ok(());
+        let partitions = self.members.get(&id).map(Member::partitions);
+        let Some(partition) = self.random.pick(&partitions.unwrap_or_default()) else {
+            return;
         };
         for _ in 0..=self.random.below(3) {
             trace!(self, "{id} polls {partition}");
-            let Some(member) = self.members.get_mut(&id) else {
-                break;
-            };
-            let polled = member.poll(partition, self.now);
-            self.ended(id, polled)?;
+            self.poll_one(id, partition);
         }
-        Ok(())
     }
 
-    fn tick(&mut self) {
-        let (now, flush) = (self.now, self.random.percent(30));
-        if let Some(member) = self.some_member().and_then(|id| self.members.get_mut(&id)) {
-            if flush {
-                member.flush();
+    fn poll_one(&mut self, id: u32, partition: i32) {
+        let now = self.now;
+        let polled = self.members.get_mut(&id).map(|member| {
+            let polled = member.poll(partition, now);
+            if polled.is_ok() {
+                member.proceed(now);
             }
-            member.tick(now);
+            polled
+        });
+        if let Some(Err(Restart)) = polled {
+            trace!(self, "{id} restarts");
+            self.leave(id);
+        }
+    }
+
+    fn flush(&mut self) {
+        let now = self.now;
+        if let Some(member) = self.some_member().and_then(|id| self.members.get_mut(&id)) {
+            member.flush(now);
         }
     }
 
     fn bookkeeping(&mut self) {
         if let Some(member) = self.some_member().and_then(|id| self.members.get_mut(&id)) {
             member.bookkeeping();
-        }
-    }
-
-    /// Restarts a worker whose session has ended. A halt is a failure, since no step causes one.
-    fn ended(&mut self, id: u32, result: Result<(), End>) -> Result<(), String> {
-        match result {
-            Ok(()) => Ok(()),
-            Err(End::Halt(halt)) => Err(format!("worker {id} halts: {halt}")),
-            Err(End::Restart) => {
-                trace!(self, "{id} restarts");
-                self.leave(id);
-                Ok(())
-            }
         }
     }
 
@@ -229,65 +299,89 @@ impl<S: Store> World<S> {
             calls.swap_remove(index);
         }
         drop(network);
-        if effect { self.check(false) } else { Ok(()) }
+        if effect {
+            self.check(false, &[])
+        } else {
+            Ok(())
+        }
     }
 
-    fn check(&mut self, settled: bool) -> Result<(), String> {
+    fn check(&mut self, settled: bool, except: &[i32]) -> Result<(), String> {
         let (network, broker) = (self.network.lock().unwrap(), self.broker.lock().unwrap());
         let store = &network.store;
-        if self.first_partitions.is_none()
-            && broker
-                .partition_ids()
-                .into_iter()
-                .any(|number| store.stored(number).is_some())
-        {
+        if self.first_partitions.is_none() && !store.positions.is_empty() {
             self.first_partitions = Some(broker.partitions.len());
         }
-        store.check(&broker, settled)?;
-        store.check_start(self.first_partitions.unwrap_or(usize::MAX))
+        check(store, &broker, settled, except)?;
+        check_start(store, self.first_partitions.unwrap_or(usize::MAX))
     }
 
-    fn proceed(&mut self) -> Result<(), String> {
-        let Some(id) = self.some_member() else {
-            return Ok(());
-        };
-        self.proceed_one(id)
+    fn proceed(&mut self) {
+        let now = self.now;
+        if let Some(member) = self.some_member().and_then(|id| self.members.get_mut(&id)) {
+            member.proceed(now);
+        }
     }
 
-    fn proceed_one(&mut self, id: u32) -> Result<(), String> {
-        let Some(member) = self.members.get_mut(&id) else {
-            return Ok(());
-        };
-        let result = member.proceed();
-        self.ended(id, result)
-    }
-
-    /// Runs without faults until everything is stored.
+    /// Runs without faults until everything is stored: first with what is broken, then without.
     fn settle(mut self) -> Result<(), String> {
+        let broken: Vec<i32> = {
+            let network = self.network.lock().unwrap();
+            network.store.broken.keys().copied().collect()
+        };
+        if !broken.is_empty() {
+            trace!(self, "settles, but for {broken:?}");
+            self.settle_except(&broken)?;
+            self.repair();
+        }
+        trace!(self, "settles");
+        self.settle_except(&[])
+    }
+
+    /// The members that have halted partitions say so.
+    fn check_health(&self) -> Result<(), String> {
+        let network = self.network.lock().unwrap();
+        let broker = self.broker.lock().unwrap();
+        for (partition, broken) in &network.store.broken {
+            let stored = network.store.positions.get(partition).copied();
+            let stored = stored.unwrap_or_default();
+            let mut left = broker.log(*partition).entries.iter();
+            let owner = self
+                .owners
+                .get(partition)
+                .and_then(|id| self.members.get(id));
+            let waits =
+                left.any(|entry| entry.after > stored && entry.is_sinkable() && !entry.compacted);
+            let halted = |member: &Member| matches!(member.health(self.now), Health::Halted(_));
+            if waits && *broken == Broken::Halts && !owner.is_some_and(halted) {
+                return Err(format!("the halt of partition {partition} does not show"));
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_except(&mut self, except: &[i32]) -> Result<(), String> {
         self.notice();
         while self.members.is_empty() {
             self.join();
         }
         for round in 0..MAX_SETTLE_ROUNDS {
-            self.now += Duration::from_millis(20);
+            self.now += Duration::from_millis(500);
             if round % 100 == 0 {
                 self.rebalance();
             }
             self.coordinate();
             for id in self.members.keys().copied().collect::<Vec<_>>() {
-                for partition in 0..i32::try_from(MAX_PARTITIONS).unwrap() {
-                    let Some(member) = self.members.get_mut(&id) else {
-                        break;
-                    };
-                    let polled = member.poll(partition, self.now);
-                    self.ended(id, polled)?;
+                for partition in 0..i32::try_from(MAX_PARTITIONS + 1).unwrap() {
+                    self.poll_one(id, partition);
                 }
-                self.proceed_one(id)?;
             }
+            let now = self.now;
             for member in self.members.values_mut() {
-                member.tick(self.now);
                 member.bookkeeping();
+                member.proceed(now);
             }
+            self.notice();
             if self.members.is_empty() {
                 self.join();
             }
@@ -296,14 +390,20 @@ impl<S: Store> World<S> {
                 self.deliver_one(index, 0)?;
             }
             let partitions = self.broker.lock().unwrap().partitions.len();
-            let idle = self.network.lock().unwrap().calls.is_empty();
-            if idle
-                && self.owners.len() == partitions
-                && self.members.values().all(Member::is_settled)
+            let members = self.members.values();
+            let read: usize = members.map(|member| member.partitions().len()).sum();
+            if read == partitions
+                && self
+                    .members
+                    .values()
+                    .all(|member| member.is_settled(except))
+                && (!except.is_empty() || self.network.lock().unwrap().calls.is_empty())
+                && self.check_health().is_ok()
             {
-                return self.check(true);
+                return self.check(true, except);
             }
         }
+        self.check_health()?;
         Err(format!("nothing settles within {MAX_SETTLE_ROUNDS} rounds"))
     }
 }

@@ -1,0 +1,96 @@
+//! Uploads of large objects in parts.
+
+use anyhow::anyhow;
+use aws_sdk_s3::{
+    Client,
+    operation::create_multipart_upload::CreateMultipartUploadOutput,
+    primitives::ByteStream,
+    types::{ChecksumAlgorithm, CompletedPart},
+};
+use bytes::Bytes;
+
+use super::failure::RequestError;
+
+/// A multipart upload. It is aborted when dropped before completion, after an error or a
+/// revocation, so that the store doesn't keep its parts.
+pub struct Upload {
+    client: Client,
+    bucket: String,
+    key: String,
+    checksum: Option<ChecksumAlgorithm>,
+    /// The upload's id.
+    pub id: String,
+    /// Whether the object is visible.
+    pub completed: bool,
+}
+
+impl Upload {
+    /// An upload that the store has created.
+    pub fn new(
+        (client, bucket): (&Client, &str),
+        key: &str,
+        checksum: Option<ChecksumAlgorithm>,
+        created: &CreateMultipartUploadOutput,
+    ) -> Result<Self, RequestError> {
+        let id = created.upload_id().ok_or_else(|| {
+            RequestError::unusable(anyhow!("the store returned no id for a multipart upload"))
+        })?;
+        Ok(Self {
+            client: client.clone(),
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            checksum,
+            id: id.to_owned(),
+            completed: false,
+        })
+    }
+
+    /// Sends a part.
+    pub async fn send(&self, number: i32, body: Bytes) -> Result<CompletedPart, RequestError> {
+        let part = self
+            .client
+            .upload_part()
+            .bucket(&self.bucket)
+            .key(&self.key)
+            .upload_id(&self.id);
+        let sent = part
+            .part_number(number)
+            .set_checksum_algorithm(self.checksum.clone())
+            .body(ByteStream::from(body))
+            .send()
+            .await?;
+        Ok(CompletedPart::builder()
+            .part_number(number)
+            .set_e_tag(sent.e_tag)
+            .set_checksum_crc32(sent.checksum_crc32)
+            .build())
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if self.completed {
+            return;
+        }
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let abort = self
+            .client
+            .abort_multipart_upload()
+            .bucket(&self.bucket)
+            .key(&self.key)
+            .upload_id(&self.id);
+        let url = format!("s3://{}/{}", self.bucket, self.key);
+        runtime.spawn(async move {
+            if let Err(error) = abort.send().await {
+                let error = anyhow::Error::new(error);
+                tracing::debug!(
+                    error = format!("{error:#}"),
+                    url,
+                    "a multipart upload could not be aborted"
+                );
+            }
+        });
+    }
+}

@@ -1,0 +1,427 @@
+//! Kafka as a log. All types of the Kafka client are in here.
+//!
+//! The session answers rebalances, not librdkafka's callback, with `incremental_assign` and
+//! `incremental_unassign`. librdkafka waits for that answer and keeps sending heartbeats, so that
+//! the session can ask the sink where to resume, or flush, without blocking a thread. Queries to
+//! the brokers block in librdkafka, so they run on a thread for blocking calls.
+
+mod callbacks;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use anyhow::{Context as _, anyhow};
+use futures::FutureExt as _;
+use pinpipe_core::{Kind, Order};
+use pinpipe_runtime::{
+    dead_letter::{Redriven, UnusableOrder},
+    kafka::BrokerErrors,
+};
+use rdkafka::{
+    Message as _, Offset, Timestamp, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, ResourceSpecifier},
+    client::DefaultClientContext,
+    consumer::{CommitMode, Consumer as _, StreamConsumer},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+    message::BorrowedMessage,
+    metadata::MetadataPartition,
+};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use self::callbacks::Context;
+use super::{Event, Extent, Log, Message, Position, ReadError, Reader, Stamp, TopicPartition};
+use crate::sink::Topic;
+
+/// How long one request to a broker may take.
+const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long leaving the group may take.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A consumer of the group.
+#[derive(Clone)]
+pub struct Kafka {
+    consumer: Arc<StreamConsumer<Context>>,
+    config: pinpipe_config::Kafka,
+}
+
+impl Kafka {
+    /// A consumer of the group, subscribed to the topics, which need not exist yet, and its events.
+    pub fn connect(
+        config: &pinpipe_config::Stream,
+        topics: &[&str],
+    ) -> KafkaResult<(Self, UnboundedReceiver<Event>)> {
+        let (sender, events) = unbounded_channel();
+        let consumer: StreamConsumer<Context> =
+            pinpipe_runtime::kafka::client_config(&config.kafka, &config.group)
+                .set("group.id", &config.group)
+                .set("partition.assignment.strategy", "cooperative-sticky")
+                .set("isolation.level", "read_committed")
+                .set("enable.auto.commit", "false")
+                .set("enable.auto.offset.store", "false")
+                .set("auto.offset.reset", "error")
+                // The partitions of a killed worker move to another within seconds. This is the
+                // shortest time that brokers allow. A static membership would be shorter for a
+                // container that restarts, but then one that stops keeps its partitions as long.
+                .set("session.timeout.ms", "6000")
+                .set("heartbeat.interval.ms", "1500")
+                // New topics and partitions are found within seconds.
+                .set("topic.metadata.refresh.interval.ms", "10000")
+                .set("statistics.interval.ms", "2000")
+                // Bytes that were damaged on their way are fetched again, not stored.
+                .set("check.crcs", "true")
+                // librdkafka's prefetch, per partition, comes on top of the worker's byte budget.
+                .set("queued.max.messages.kbytes", "2048")
+                // This small queue fills and empties quickly: with librdkafka's default backoff of
+                // a second the worker would be idle in between.
+                .set("fetch.queue.backoff.ms", "20")
+                .set("fetch.max.bytes", "8388608")
+                .set("fetch.wait.max.ms", "100")
+                .create_with_context(Context {
+                    events: sender,
+                    closing: Arc::default(),
+                    broker_errors: BrokerErrors::new(&config.kafka.bootstrap_servers),
+                })?;
+        consumer.subscribe(topics)?;
+        let kafka = Self {
+            consumer: Arc::new(consumer),
+            config: config.kafka.clone(),
+        };
+        Ok((kafka, events))
+    }
+
+    /// Leaves the group. Dropping the consumer blocks, so a thread of its own does it; after
+    /// [`LEAVE_TIMEOUT`] the process no longer waits for it.
+    pub async fn leave(self) {
+        self.consumer
+            .context()
+            .closing
+            .store(true, Ordering::SeqCst);
+        let (done, left) = tokio::sync::oneshot::channel();
+        std::thread::spawn(move || {
+            drop(self);
+            let _ = done.send(());
+        });
+        if tokio::time::timeout(LEAVE_TIMEOUT, left).await.is_err() {
+            tracing::warn!(
+                "leaving the consumer group timed out: its partitions move to other workers when \
+                 the group's session expires"
+            );
+        }
+    }
+
+    /// Whether cluster and topics still have the ids in `topics`.
+    pub async fn same_identity(&self, topics: Vec<Arc<Topic>>) -> anyhow::Result<bool> {
+        self.blocking(move |consumer| {
+            let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
+            let identity =
+                pinpipe_runtime::kafka::identity(consumer.client(), &names, BROKER_TIMEOUT)?;
+            Ok(topics.iter().all(|topic| {
+                identity.cluster_id == topic.cluster_id
+                    && identity.topic_ids.get(&topic.name) == Some(&topic.id)
+            }))
+        })
+        .await
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&StreamConsumer<Context>) -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let consumer = self.consumer.clone();
+        match tokio::task::spawn_blocking(move || query(&consumer)).await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(self.consumer.context().broker_errors.explain(error)),
+            Err(error) => Err(anyhow!(error)),
+        }
+    }
+}
+
+/// librdkafka's list of partitions and offsets.
+fn list<'a>(
+    partitions: impl IntoIterator<Item = (&'a str, i32, Offset)>,
+) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition, offset) in partitions {
+        list.add_partition_offset(topic, partition, offset)?;
+    }
+    Ok(list)
+}
+
+fn named(partitions: &[TopicPartition]) -> KafkaResult<TopicPartitionList> {
+    list(
+        partitions
+            .iter()
+            .map(|(topic, partition)| (topic.as_str(), *partition, Offset::Invalid)),
+    )
+}
+
+fn at(position: Position) -> Offset {
+    Offset::Offset(position.next_offset())
+}
+
+/// The partitions of a list that have an offset.
+fn offsets(list: &TopicPartitionList) -> Vec<(TopicPartition, Position)> {
+    let elements = list.elements();
+    let with_offset = elements
+        .iter()
+        .filter_map(|element| match element.offset() {
+            Offset::Offset(offset) => Some((
+                (element.topic().to_owned(), element.partition()),
+                Position::offset(offset),
+            )),
+            _ => None,
+        });
+    with_offset.collect()
+}
+
+fn by_partition(offsets: Vec<(TopicPartition, Position)>) -> BTreeMap<i32, Position> {
+    offsets
+        .into_iter()
+        .map(|((_, partition), position)| (partition, position))
+        .collect()
+}
+
+impl Log for Kafka {
+    async fn identify(&self, kind: Kind, name: &str) -> anyhow::Result<Topic> {
+        let topic = name.to_owned();
+        let mut identity = self
+            .blocking(move |consumer| {
+                Ok(pinpipe_runtime::kafka::identity(
+                    consumer.client(),
+                    &[&topic],
+                    BROKER_TIMEOUT,
+                )?)
+            })
+            .await?;
+        let id = identity
+            .topic_ids
+            .remove(name)
+            .with_context(|| format!("topic {name} has no id"))?;
+        Ok(Topic {
+            kind,
+            name: name.to_owned(),
+            cluster_id: identity.cluster_id,
+            id,
+        })
+    }
+
+    async fn extents(
+        &self,
+        topic: &str,
+        partitions: Option<&[i32]>,
+    ) -> anyhow::Result<BTreeMap<i32, Extent>> {
+        let (name, partitions) = (topic.to_owned(), partitions.map(<[i32]>::to_vec));
+        self.blocking(move |consumer| {
+            let partitions = if let Some(partitions) = partitions {
+                partitions
+            } else {
+                let metadata = consumer.fetch_metadata(Some(&name), BROKER_TIMEOUT)?;
+                let topic = metadata.topics().iter().find(|topic| topic.name() == name);
+                topic.map_or_else(Vec::new, |topic| {
+                    topic
+                        .partitions()
+                        .iter()
+                        .map(MetadataPartition::id)
+                        .collect()
+                })
+            };
+            partitions
+                .into_iter()
+                .map(|partition| {
+                    let (low, high) =
+                        consumer.fetch_watermarks(&name, partition, BROKER_TIMEOUT)?;
+                    let extent = Extent {
+                        low: Position::offset(low),
+                        high: Position::offset(high),
+                    };
+                    Ok((partition, extent))
+                })
+                .collect()
+        })
+        .await
+    }
+
+    async fn committed(
+        &self,
+        topic: &str,
+        partitions: &[i32],
+    ) -> anyhow::Result<BTreeMap<i32, Position>> {
+        let partitions = partitions.iter();
+        let list = list(partitions.map(|partition| (topic, *partition, Offset::Invalid)))?;
+        self.blocking(move |consumer| {
+            let committed = consumer.committed_offsets(list, BROKER_TIMEOUT)?;
+            Ok(by_partition(offsets(&committed)))
+        })
+        .await
+    }
+
+    async fn positions_at(
+        &self,
+        topic: &str,
+        partitions: &[i32],
+        time: i64,
+    ) -> anyhow::Result<BTreeMap<i32, Position>> {
+        let partitions = partitions.iter();
+        let list = list(partitions.map(|partition| (topic, *partition, Offset::Offset(time))))?;
+        self.blocking(move |consumer| {
+            let found = consumer.offsets_for_times(list, BROKER_TIMEOUT)?;
+            for element in found.elements() {
+                element
+                    .error()
+                    .with_context(|| format!("{}[{}]", element.topic(), element.partition()))?;
+            }
+            Ok(by_partition(offsets(&found)))
+        })
+        .await
+    }
+
+    async fn commit_and_wait(
+        &self,
+        topic: &str,
+        positions: BTreeMap<i32, Position>,
+    ) -> anyhow::Result<()> {
+        if positions.is_empty() {
+            return Ok(());
+        }
+        let positions = positions.into_iter();
+        let list = list(positions.map(|(partition, position)| (topic, partition, at(position))))?;
+        self.blocking(move |consumer| Ok(consumer.commit(&list, CommitMode::Sync)?))
+            .await
+    }
+
+    async fn is_stamped_by_broker(&self, topic: &str) -> anyhow::Result<bool> {
+        let client_id = "pinpipe-topic-settings";
+        let admin: AdminClient<DefaultClientContext> =
+            pinpipe_runtime::kafka::client_config(&self.config, client_id).create()?;
+        let options = AdminOptions::new().request_timeout(Some(BROKER_TIMEOUT));
+        let resource = ResourceSpecifier::Topic(topic);
+        let answers = admin.describe_configs([&resource], &options).await?;
+        let settings = answers.into_iter().next();
+        let settings = settings
+            .with_context(|| format!("the broker did not describe topic {topic}"))?
+            .map_err(|code| anyhow!("the settings of topic {topic} can't be read: {code}"))?;
+        let stamp = settings
+            .get("message.timestamp.type")
+            .and_then(|setting| setting.value.clone())
+            .with_context(|| format!("topic {topic} has no setting message.timestamp.type"))?;
+        Ok(stamp == "LogAppendTime")
+    }
+}
+
+impl Reader for Kafka {
+    type Message<'a> = BorrowedMessage<'a>;
+
+    async fn read(&self) -> Result<BorrowedMessage<'_>, ReadError> {
+        self.consumer.recv().await.map_err(read_error)
+    }
+
+    fn read_fetched(&self) -> Option<Result<BorrowedMessage<'_>, ReadError>> {
+        let received = self.consumer.recv().now_or_never()?;
+        Some(received.map_err(read_error))
+    }
+
+    fn assign(&self, partitions: &[(TopicPartition, Option<Position>)]) -> anyhow::Result<()> {
+        let offset = |position: Option<Position>| position.map_or(Offset::End, at);
+        let partitions = partitions
+            .iter()
+            .map(|((topic, partition), position)| (topic.as_str(), *partition, offset(*position)));
+        Ok(self.consumer.incremental_assign(&list(partitions)?)?)
+    }
+
+    fn unassign(&self, partitions: &[TopicPartition]) -> anyhow::Result<()> {
+        Ok(self.consumer.incremental_unassign(&named(partitions)?)?)
+    }
+
+    fn seek(&self, (topic, partition): &TopicPartition, to: Position) -> anyhow::Result<()> {
+        let timeout = Duration::from_secs(5);
+        tokio::task::block_in_place(|| self.consumer.seek(topic, *partition, at(to), timeout))
+            .with_context(|| format!("seeking in {topic}[{partition}] failed"))
+    }
+
+    fn pause(&self, partitions: &[TopicPartition]) -> anyhow::Result<()> {
+        Ok(self.consumer.pause(&named(partitions)?)?)
+    }
+
+    fn unpause(&self, partitions: &[TopicPartition]) -> anyhow::Result<()> {
+        Ok(self.consumer.resume(&named(partitions)?)?)
+    }
+
+    fn commit(&self, positions: &[(TopicPartition, Position)]) -> anyhow::Result<()> {
+        let positions = positions
+            .iter()
+            .map(|((topic, partition), position)| (topic.as_str(), *partition, at(*position)));
+        Ok(self.consumer.commit(&list(positions)?, CommitMode::Async)?)
+    }
+
+    fn positions(&self) -> Vec<(TopicPartition, Position)> {
+        self.consumer
+            .position()
+            .map_or_else(|_| Vec::new(), |list| offsets(&list))
+    }
+}
+
+fn read_error(error: KafkaError) -> ReadError {
+    use RDKafkaErrorCode as Code;
+    match error {
+        KafkaError::MessageConsumption(Code::AutoOffsetReset) => ReadError::OutOfRange,
+        KafkaError::MessageConsumptionFatal(code) => ReadError::Fatal(code.to_string()),
+        KafkaError::MessageConsumption(code) => ReadError::Problem {
+            code: format!("{code:?}"),
+            sentence: code.to_string(),
+            forbidden: matches!(
+                code,
+                Code::TopicAuthorizationFailed
+                    | Code::GroupAuthorizationFailed
+                    | Code::ClusterAuthorizationFailed
+            ),
+        },
+        error => ReadError::Problem {
+            code: "Other".to_owned(),
+            sentence: error.to_string(),
+            forbidden: false,
+        },
+    }
+}
+
+impl Message for BorrowedMessage<'_> {
+    fn topic(&self) -> &str {
+        rdkafka::Message::topic(self)
+    }
+
+    fn partition(&self) -> i32 {
+        rdkafka::Message::partition(self)
+    }
+
+    fn offset(&self) -> i64 {
+        rdkafka::Message::offset(self)
+    }
+
+    fn after(&self) -> Position {
+        Position::offset(rdkafka::Message::offset(self) + 1)
+    }
+
+    fn stamp(&self) -> Stamp {
+        match self.timestamp() {
+            Timestamp::LogAppendTime(time) => Stamp::Broker(time),
+            Timestamp::CreateTime(_) | Timestamp::NotAvailable => Stamp::Producer,
+        }
+    }
+
+    fn key(&self) -> Option<&[u8]> {
+        rdkafka::Message::key(self)
+    }
+
+    fn value(&self) -> Option<&[u8]> {
+        self.payload()
+    }
+
+    fn redriven(&self, position: Order) -> Result<Option<Redriven>, UnusableOrder> {
+        match self.headers() {
+            Some(headers) => Redriven::read(headers, position),
+            None => Ok(None),
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A record on its way from the log into its partition's buffer.
+
+use std::time::Instant;
+
+use pinpipe_config::DeadLetterMode;
+use pinpipe_core::Order;
+
+use super::{
+    state::State,
+    worker::{Worker, refused},
+};
+use crate::{
+    dead_letter::Writer,
+    log::{Message, Stamp},
+    sink::{Batch as _, Consumed, Halt, Sink},
+};
+
+/// Cleans a record and pushes it into its partition's open batch, with its dead letter if it gets
+/// one.
+pub fn consume<S: Sink, W: Writer>(
+    worker: &Worker<S, W>,
+    state: &mut State<S::Batch, W::Sent>,
+    message: &impl Message,
+    now: Instant,
+) {
+    let Some((kind, topic)) = worker.topic(message.topic()) else {
+        return;
+    };
+    let (key, after) = ((kind, message.partition()), message.after());
+    let time = match message.stamp() {
+        Stamp::Broker(time) => time,
+        Stamp::Producer if state.is_history(key, after) => 0,
+        Stamp::Producer => {
+            if state.accept(key, after).is_some() {
+                state.on_stamped_by_producer(key);
+            }
+            return;
+        }
+    };
+    let refusal = state.refusal(key, after).cloned();
+    let Some(buffer) = state.accept(key, after) else {
+        return;
+    };
+    let raw = message.value().unwrap_or_default();
+    let position = Order {
+        time,
+        partition: message.partition(),
+        offset: message.offset(),
+    };
+    let redriven = worker.redriven(kind, message, position);
+    let order = redriven.map_or(position, |redriven| redriven.order);
+    let cleaned = pinpipe_core::clean(kind, raw, worker.config.max_record_bytes as usize);
+    worker.metrics.read(kind, &cleaned);
+    if let (Err(rejection), DeadLetterMode::Fail) = (&cleaned, worker.config.dead_letter_mode) {
+        let halt = Halt::RecordRejected {
+            source_name: buffer.source().to_string(),
+            offset: position.offset,
+            reason: rejection.reason(),
+            problem: rejection.to_string(),
+        };
+        state.halt_before_next(key, halt, now);
+        return;
+    }
+    let batch = buffer.batch_for(after, now, |source| worker.sink.batch(source));
+    let consumed = Consumed {
+        raw,
+        position,
+        after,
+        order,
+        cleaned: &cleaned,
+    };
+    if refusal.is_none()
+        && let Err(why) = batch.push(consumed)
+    {
+        worker.metrics.unstorable(kind);
+        tracing::warn!(
+            source = %buffer.source(),
+            offset = position.offset,
+            %why,
+            "a record can't be stored in this sink and is left out"
+        );
+    }
+    let record = (message.key(), message.value());
+    let mut set_aside = |verdict, sink| {
+        let source = buffer.source();
+        let letter = (verdict, redriven);
+        let letters = &worker.dead_letters;
+        let sent = letters.send(&topic.dead_letter, source, position, record, letter, sink);
+        buffer.add_dead_letter(sent, raw.len());
+    };
+    if let Some(refusal) = refusal {
+        worker.metrics.unstorable(kind);
+        set_aside(refused(&refusal), Some(worker.name.as_str()));
+    }
+    if let Some(verdict) = worker.verdict(&cleaned) {
+        set_aside(verdict, None);
+    }
+    state.on_pushed(key, now);
+}

@@ -1,0 +1,74 @@
+//! Errors of the reader that it goes on after.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use pinpipe_runtime::admin::Readiness;
+
+use crate::{backoff::REMINDER, metrics::Metrics};
+
+/// The reason in the worker's health while a permission is missing.
+const NOT_AUTHORIZED: &str = "ReadNotAuthorized";
+
+/// How long a permission is missing before the session is restarted: librdkafka reports it once.
+const RESTART_AFTER: Duration = Duration::from_mins(5);
+
+/// What the reader has reported, as log line, metric and, where only a person can change it, in the
+/// worker's health.
+#[derive(Debug)]
+pub struct Problems {
+    metrics: Metrics,
+    readiness: Readiness,
+    logged: HashMap<String, Instant>,
+    forbidden_since: Option<Instant>,
+}
+
+impl Problems {
+    pub fn new(metrics: Metrics, readiness: Readiness) -> Self {
+        Self {
+            metrics,
+            readiness,
+            logged: HashMap::new(),
+            forbidden_since: None,
+        }
+    }
+
+    /// Reports an error by its code. `forbidden`: a permission is missing.
+    pub fn report(&mut self, code: &str, sentence: &str, forbidden: bool) {
+        self.metrics.read_error(code);
+        let now = Instant::now();
+        if forbidden {
+            self.forbidden_since.get_or_insert(now);
+            let message = format!(
+                "{sentence}: grant the worker's user Read and Describe of the topics, and Read of \
+                 the consumer group"
+            );
+            self.readiness.degraded(NOT_AUTHORIZED, Some(message));
+        }
+        let logged = self.logged.get(code);
+        if logged.is_some_and(|at| now.duration_since(*at) < REMINDER) {
+            return;
+        }
+        self.logged.insert(code.to_owned(), now);
+        tracing::warn!(
+            code,
+            error = sentence,
+            "reading from the broker fails: retrying"
+        );
+    }
+
+    /// The session reads: what an earlier one reported is over, unless this one has met it, too.
+    pub fn running(&self) {
+        if self.forbidden_since.is_none() {
+            self.readiness.degraded(NOT_AUTHORIZED, None);
+        }
+    }
+
+    /// Whether to restart the session to see if the missing permission is granted.
+    pub fn is_due(&self) -> bool {
+        self.forbidden_since
+            .is_some_and(|since| since.elapsed() > RESTART_AFTER)
+    }
+}

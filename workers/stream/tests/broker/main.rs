@@ -1,0 +1,133 @@
+//! The stream worker as a process, between a Kafka broker and a PostgreSQL server of its own.
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test fails by panicking, its helpers too"
+)]
+
+mod pipeline;
+
+use std::time::{Duration, Instant};
+
+use pipeline::{Pipeline, eventually};
+
+/// How soon a record that comes alone can be read, half of the time and always. With
+/// other builds running half were there after 29 ms.
+const USUALLY: Duration = Duration::from_millis(100);
+const ALWAYS: Duration = Duration::from_secs(2);
+
+fn pin(key: &str, title: &str) -> String {
+    format!("{{\"unique_id\":\"{key}\",\"index\":1,\"title\":\"{title}\"}}")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_is_stored_within_milliseconds() {
+    let pipeline = Pipeline::new("soon", &[]).await;
+    let mut worker = pipeline.worker();
+    let mut times = Vec::new();
+    for number in 0..60 {
+        let key = format!("k{number}");
+        let begun = Instant::now();
+        pipeline.produce("pin", &pin(&key, "t")).await;
+        eventually("the record is stored", async || {
+            pipeline.title(&key).await.is_some()
+        })
+        .await;
+        times.push(begun.elapsed());
+    }
+    worker.must_run();
+    // The first ones wait for the consumer group.
+    let mut times = times.split_off(10);
+    times.sort();
+    let (median, longest) = (times[times.len() / 2], times[times.len() - 1]);
+    println!("stored after {median:?}, at the longest {longest:?}");
+    assert!(median < USUALLY, "{times:?}");
+    assert!(longest < ALWAYS, "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_record_is_set_aside_and_the_others_are_stored() {
+    let pipeline = Pipeline::new("refused", &[]).await;
+    let _worker = pipeline.worker();
+    pipeline.produce("pin", &pin("first", "t")).await;
+    eventually("the table is there", async || {
+        pipeline.title("first").await.is_some()
+    })
+    .await;
+    let table = format!("{}.pin", pipeline.name);
+    let rule = format!("ALTER TABLE {table} ADD CONSTRAINT short CHECK (length(title) < 100)");
+    pipeline.sql.batch_execute(&rule).await.unwrap();
+    let long = "x".repeat(200);
+    for number in 0..30 {
+        let title = if number % 10 == 5 { &long } else { "t" };
+        pipeline
+            .produce("pin", &pin(&format!("k{number}"), title))
+            .await;
+    }
+    eventually("the last record is stored", async || {
+        pipeline.title("k29").await.is_some()
+    })
+    .await;
+    let rows = format!("SELECT count(*) FROM {table}");
+    let rows: i64 = pipeline.sql.query_one(&rows, &[]).await.unwrap().get(0);
+    assert_eq!(rows, 28);
+    let letters = pipeline.dead_letters("pin", 3).await;
+    for (value, sink, outcome) in letters {
+        assert!(value.contains(&long), "{value}");
+        assert_eq!((sink.as_str(), outcome.as_str()), ("live", "refused"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_its_producers_stamp_is_not_read_and_the_others_are() {
+    let pipeline = Pipeline::new("stamped", &["geo"]).await;
+    let worker = pipeline.worker();
+    pipeline
+        .produce("geo", "{\"ind\":7,\"country\":\"Albania\"}")
+        .await;
+    eventually("the worker says why it does not read", async || {
+        let answer = worker.readyz().await;
+        answer.contains("TopicUnsuitable") && answer.contains("kafka-configs")
+    })
+    .await;
+    pipeline.produce("pin", &pin("p", "t")).await;
+    eventually("the other topic is read", async || {
+        pipeline.title("p").await.is_some()
+    })
+    .await;
+    pipeline.stamp_by_broker("geo").await;
+    let time = format!(
+        "SELECT extract(epoch FROM _time)::bigint FROM {}.geo WHERE ind = 7",
+        pipeline.name
+    );
+    eventually("the record is stored once the broker stamps", async || {
+        let row = pipeline.sql.query_opt(&time, &[]).await.unwrap();
+        row.is_some_and(|row| row.get::<_, i64>(0) == 0)
+    })
+    .await;
+    eventually("the worker is ready again", async || {
+        worker.readyz().await.contains("200")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_worker_s_successor_stores_within_seconds() {
+    let pipeline = Pipeline::new("killed", &[]).await;
+    let mut worker = pipeline.worker();
+    pipeline.produce("pin", &pin("before", "t")).await;
+    eventually("the worker stores", async || {
+        pipeline.title("before").await.is_some()
+    })
+    .await;
+    worker.kill();
+    let begun = Instant::now();
+    let _successor = pipeline.worker();
+    pipeline.produce("pin", &pin("after", "t")).await;
+    eventually("the successor stores", async || {
+        pipeline.title("after").await.is_some()
+    })
+    .await;
+    let took = begun.elapsed();
+    println!("the successor stored after {took:?}");
+    assert!(took < Duration::from_secs(8), "{took:?}");
+}

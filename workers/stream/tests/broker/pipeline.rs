@@ -1,0 +1,335 @@
+//! A pipeline's topics, its worker's process and what they store.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, OnceLock, mpsc},
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result};
+use pinpipe_servers::{
+    get,
+    kafka::{self, Kafka, Listener},
+    listens,
+    postgres::Postgres,
+    process::{Ports, Process, lib, program},
+};
+use rdkafka::{
+    ClientConfig, Message as _,
+    admin::{
+        AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
+    },
+    client::DefaultClientContext,
+    consumer::{Consumer as _, StreamConsumer},
+    message::Headers as _,
+    producer::{FutureProducer, FutureRecord},
+};
+use tokio_postgres::{Client, NoTls};
+
+const DEADLINE: Duration = Duration::from_mins(1);
+
+/// Waits until something is true.
+pub async fn eventually(what: &str, is: impl AsyncFn() -> bool) {
+    let begun = Instant::now();
+    while !is().await {
+        assert!(
+            begun.elapsed() < DEADLINE,
+            "not within {DEADLINE:?}: {what}"
+        );
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+fn folder() -> &'static Path {
+    static CELL: OnceLock<PathBuf> = OnceLock::new();
+    CELL.get_or_init(|| {
+        let own = std::env::temp_dir().join(format!("pinpipe-broker-{}", std::process::id()));
+        fs::create_dir_all(&own).unwrap();
+        own
+    })
+}
+
+fn port() -> u16 {
+    static PORTS: OnceLock<Mutex<Ports>> = OnceLock::new();
+    let ports = PORTS.get_or_init(Mutex::default);
+    ports.lock().unwrap().number().unwrap()
+}
+
+/// Starts a server on a thread that lives as long as this program: the server ends with it.
+fn keep(start: impl FnOnce() -> Result<(Process, u16)> + Send + 'static) -> u16 {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let (_process, port) = match start() {
+            Ok((process, port)) => (Some(process), Ok(port)),
+            Err(error) => (None, Err(error)),
+        };
+        sender.send(port).unwrap();
+        loop {
+            thread::park();
+        }
+    });
+    receiver.recv().unwrap().unwrap()
+}
+
+/// The port of a Kafka broker.
+pub fn broker() -> u16 {
+    static PORT: OnceLock<u16> = OnceLock::new();
+    *PORT.get_or_init(|| {
+        keep(|| {
+            let clients = port();
+            let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+            let kafka = Kafka {
+                lib: lib("kafka")?,
+                log4j: kafka::log4j(&checkout),
+                folder: folder().to_path_buf(),
+                controller: port(),
+                listeners: vec![Listener {
+                    port: clients,
+                    advertised: clients,
+                }],
+                heap: "256m",
+            };
+            let mut command = kafka.prepare(&program)?;
+            let mut process = Process::start(&mut command, folder().join("kafka.log"))?;
+            process.wait_until(|| listens(clients)).context("Kafka")?;
+            Ok((process, clients))
+        })
+    })
+}
+
+/// The port of a PostgreSQL server.
+fn postgres() -> u16 {
+    static PORT: OnceLock<u16> = OnceLock::new();
+    *PORT.get_or_init(|| {
+        keep(|| {
+            let server = Postgres {
+                folder: folder().to_path_buf(),
+                port: port(),
+                settings: ["fsync=off".to_owned(), "shared_buffers=32MB".to_owned()].into(),
+            };
+            let log = folder().join("postgres.log");
+            let mut process = Process::start(&mut server.prepare()?, log)?;
+            process
+                .wait_until(|| listens(server.port))
+                .context("PostgreSQL")?;
+            Ok((process, server.port))
+        })
+    })
+}
+
+fn client() -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", format!("127.0.0.1:{}", broker()));
+    config
+}
+
+fn admin() -> AdminClient<DefaultClientContext> {
+    client().create().unwrap()
+}
+
+/// A pipeline with topics of its own and a schema of its name.
+pub struct Pipeline {
+    pub name: &'static str,
+    pub sql: Client,
+    producer: FutureProducer,
+}
+
+impl Pipeline {
+    /// Creates the topics. Records of those in `by_producers` are stamped by their producers.
+    pub async fn new(name: &'static str, by_producers: &[&str]) -> Self {
+        let topic = |topic: &str| format!("{name}.{topic}");
+        let names: Vec<(String, &str)> = ["pin", "geo", "user"]
+            .into_iter()
+            .flat_map(|kind| {
+                let stamp = if by_producers.contains(&kind) {
+                    "CreateTime"
+                } else {
+                    "LogAppendTime"
+                };
+                let letters = format!("{}.dlq", topic(kind));
+                [(topic(kind), stamp), (letters, "CreateTime")]
+            })
+            .collect();
+        let topics = names.iter().map(|(name, stamp)| {
+            NewTopic::new(name, 3, TopicReplication::Fixed(1)).set("message.timestamp.type", stamp)
+        });
+        let topics: Vec<_> = topics.collect();
+        let created = admin()
+            .create_topics(&topics, &AdminOptions::new())
+            .await
+            .unwrap();
+        assert!(created.iter().all(Result::is_ok), "{created:?}");
+        let url = format!("host=127.0.0.1 port={} user=postgres", postgres());
+        let begun = Instant::now();
+        let (sql, connection) = loop {
+            match tokio_postgres::connect(&url, NoTls).await {
+                Ok(connected) => break connected,
+                // It listens before it has started up.
+                Err(error) => assert!(begun.elapsed() < DEADLINE, "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        tokio::spawn(connection);
+        Self {
+            name,
+            sql,
+            producer: client().set("linger.ms", "0").create().unwrap(),
+        }
+    }
+
+    /// Starts a worker that stores the topics in PostgreSQL.
+    pub fn worker(&self) -> Worker {
+        let name = self.name;
+        let url = folder().join("url");
+        let address = format!("postgresql://postgres@127.0.0.1:{}/postgres", postgres());
+        fs::write(&url, address).unwrap();
+        let topic = |kind: &str| format!("{{name: {name}.{kind}, deadLetter: {name}.{kind}.dlq}}");
+        let config = format!(
+            "configVersion: 1\n\
+             pipeline: {{namespace: data, name: {name}, uid: u}}\n\
+             kafka: {{bootstrapServers: \"127.0.0.1:{}\"}}\n\
+             topics:\n  pin: {}\n  geo: {}\n  user: {}\n\
+             group: {name}.live\n\
+             maxRecordBytes: 65536\n\
+             writesDeadLetters: true\n\
+             deadLetterMode: reject\n\
+             sink: !postgres {{name: live, urlFile: {}, schema: {name}, startFrom: earliest, \
+             writeMode: upsert}}\n",
+            broker(),
+            topic("pin"),
+            topic("geo"),
+            topic("user"),
+            url.display()
+        );
+        let path = folder().join(format!("{name}.yaml"));
+        fs::write(&path, config).unwrap();
+        let (admin, log) = (port(), folder().join(format!("{name}.log")));
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(log)
+            .unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_pinpipe-stream"))
+            .arg("--config")
+            .arg(path)
+            .args(["--log-format", "plain", "--admin-port", &admin.to_string()])
+            .env("HOSTNAME", format!("{name}-0"))
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .stdin(Stdio::null())
+            .spawn()
+            .unwrap();
+        Worker { child, admin }
+    }
+
+    /// Produces a record, with the time of a clock that is an hour behind.
+    pub async fn produce(&self, kind: &str, raw: &str) {
+        let topic = format!("{}.{kind}", self.name);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        let hour_ago = now.checked_sub(Duration::from_hours(1)).unwrap();
+        let record = FutureRecord::<str, str>::to(&topic)
+            .payload(raw)
+            .key("k")
+            .timestamp(i64::try_from(hour_ago.as_millis()).unwrap());
+        self.producer.send(record, DEADLINE).await.unwrap();
+    }
+
+    /// Lets the broker stamp a topic's records.
+    pub async fn stamp_by_broker(&self, kind: &str) {
+        let topic = format!("{}.{kind}", self.name);
+        let config = AlterConfig::new(ResourceSpecifier::Topic(&topic))
+            .set("message.timestamp.type", "LogAppendTime");
+        let altered = admin()
+            .alter_configs([&config], &AdminOptions::new())
+            .await
+            .unwrap();
+        assert!(altered.iter().all(Result::is_ok), "{altered:?}");
+    }
+
+    /// A pin's title.
+    pub async fn title(&self, key: &str) -> Option<String> {
+        let query = format!("SELECT title FROM {}.pin WHERE unique_id = $1", self.name);
+        let row = self.sql.query_opt(&query, &[&key]).await.ok()??;
+        row.get(0)
+    }
+
+    /// The values, sinks and outcomes of a topic's dead letters.
+    pub async fn dead_letters(&self, kind: &str, count: usize) -> Vec<(String, String, String)> {
+        let consumer: StreamConsumer = client()
+            .set("group.id", format!("{}.test", self.name))
+            .set("auto.offset.reset", "earliest")
+            .create()
+            .unwrap();
+        let topic = format!("{}.{kind}.dlq", self.name);
+        consumer.subscribe(&[&topic]).unwrap();
+        let mut letters = Vec::new();
+        while letters.len() < count {
+            let letter = tokio::time::timeout(DEADLINE, consumer.recv()).await;
+            let letter = letter.unwrap().unwrap();
+            let headers = letter.headers().unwrap();
+            let header = |name: &str| {
+                let header = headers.iter().find(|header| header.key == name);
+                let value = header.and_then(|header| header.value).unwrap_or_default();
+                String::from_utf8_lossy(value).into_owned()
+            };
+            let value = letter.payload().unwrap_or_default();
+            letters.push((
+                String::from_utf8_lossy(value).into_owned(),
+                header("pinpipe.sink"),
+                header("pinpipe.outcome"),
+            ));
+        }
+        letters
+    }
+}
+
+/// A worker's process, which is killed when it is dropped.
+pub struct Worker {
+    child: Child,
+    admin: u16,
+}
+
+impl Worker {
+    /// The status and the text of its readiness.
+    pub async fn readyz(&self) -> String {
+        let url = self.admin;
+        let ready = get(url, "/readyz").map(|text| format!("200 {text}"));
+        match ready {
+            Some(ready) => ready,
+            None => not_ready(url).unwrap_or_default(),
+        }
+    }
+
+    /// Checks that the process has not ended.
+    pub fn must_run(&mut self) {
+        assert!(self.child.try_wait().unwrap().is_none());
+    }
+
+    /// Kills the process.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// The whole answer of a worker that is not ready.
+fn not_ready(port: u16) -> Option<String> {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream
+        .write_all(b"GET /readyz HTTP/1.0\r\nhost: 127.0.0.1\r\n\r\n")
+        .ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

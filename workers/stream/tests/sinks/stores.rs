@@ -1,0 +1,125 @@
+//! The stores, each started once, at its first use.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{OnceLock, mpsc},
+    thread,
+};
+
+use anyhow::{Context as _, Result};
+use pinpipe_servers::{
+    postgres::Postgres,
+    process::{Ports, Process, lib},
+    s3::{S3, S3Ports},
+};
+
+/// The beginning of the names of this program's folders.
+const FOLDER: &str = "pinpipe-sinks-";
+
+/// The folder of all files of this run. Those of earlier runs are removed.
+pub fn folder() -> &'static Path {
+    static CELL: OnceLock<PathBuf> = OnceLock::new();
+    CELL.get_or_init(|| {
+        let all = std::env::temp_dir();
+        for entry in fs::read_dir(&all).unwrap().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let run = name.strip_prefix(FOLDER);
+            if run.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let own = all.join(format!("{FOLDER}{}", std::process::id()));
+        fs::create_dir_all(&own).unwrap();
+        own
+    })
+}
+
+/// A free port.
+pub fn port() -> u16 {
+    static PORTS: OnceLock<std::sync::Mutex<Ports>> = OnceLock::new();
+    let ports = PORTS.get_or_init(std::sync::Mutex::default);
+    ports.lock().unwrap().number().unwrap()
+}
+
+/// Starts a server on a thread that lives as long as this program: the server ends with it.
+fn keep<T: Send + 'static>(start: impl FnOnce() -> Result<(Process, T)> + Send + 'static) -> T {
+    let (sender, receiver) = mpsc::channel();
+    thread::spawn(move || {
+        let (_process, server) = match start() {
+            Ok((process, server)) => (Some(process), Ok(server)),
+            Err(error) => (None, Err(error)),
+        };
+        sender.send(server).unwrap();
+        loop {
+            thread::park();
+        }
+    });
+    receiver.recv().unwrap().unwrap()
+}
+
+/// The port of a PostgreSQL server whose superuser is `postgres`, without a password.
+pub fn postgres() -> u16 {
+    static PORT: OnceLock<u16> = OnceLock::new();
+    *PORT.get_or_init(|| {
+        keep(|| {
+            let server = Postgres {
+                folder: folder().to_path_buf(),
+                port: port(),
+                settings: [
+                    "fsync=off",
+                    "synchronous_commit=off",
+                    "shared_buffers=32MB",
+                    "max_connections=200",
+                ]
+                .map(str::to_owned)
+                .into(),
+            };
+            let log = folder().join("postgres.log");
+            let mut process = Process::start(&mut server.prepare()?, log)?;
+            process
+                .wait_until(|| server.is_ready())
+                .context("PostgreSQL")?;
+            Ok((process, server.port))
+        })
+    })
+}
+
+/// The port of an object store that checks credentials, and the folder of those it takes; or of one
+/// that doesn't.
+pub fn s3(authorizes: bool) -> &'static (u16, PathBuf) {
+    static STORES: [OnceLock<(u16, PathBuf)>; 2] = [const { OnceLock::new() }; 2];
+    STORES[usize::from(authorizes)].get_or_init(|| {
+        keep(move || {
+            let folder = folder().join(format!("s3-{authorizes}"));
+            fs::create_dir_all(&folder)?;
+            let server = S3 {
+                weed: lib("s3")?.join("bin/weed"),
+                folder: folder.clone(),
+                ports: S3Ports {
+                    gateway: port_pair(),
+                    master: port_pair(),
+                    volume: port_pair(),
+                    filer: port_pair(),
+                },
+                authorizes,
+                volume_megabytes: 256,
+            };
+            let mut process = Process::start(&mut server.prepare()?, folder.join("log"))?;
+            process.wait_until(|| server.is_ready()).context("S3")?;
+            Ok((process, (server.ports.gateway, server.credentials())))
+        })
+    })
+}
+
+/// A free port that is followed by another.
+fn port_pair() -> u16 {
+    let mut first = port();
+    loop {
+        let next = port();
+        if next == first + 1 {
+            return first;
+        }
+        first = next;
+    }
+}
