@@ -294,7 +294,7 @@ pub struct Worker {
 
 impl Worker {
     /// The status and the text of its readiness.
-    pub async fn readyz(&self) -> String {
+    pub fn readyz(&self) -> String {
         let url = self.admin;
         let ready = get(url, "/readyz").map(|text| format!("200 {text}"));
         match ready {
