@@ -75,7 +75,7 @@ async fn an_object_store_answers_as_the_contract_says() {
                     topic: topic.name.clone(),
                     partition,
                 };
-                let objects = raw_zone::list(&client, "sequences", "topics", &raw).await;
+                let objects = raw_zone::list(&client, "sequences", "topics", &raw, 0).await;
                 for object in objects.unwrap() {
                     let body = client
                         .get_object()
