@@ -39,6 +39,9 @@ pub struct Manifest {
     pub from: Positions,
     /// First offset of each partition that is left to the next run.
     pub to: Positions,
+    /// First offset of each partition's first raw object, if the plan has seen that.
+    #[serde(default, skip_serializing_if = "Positions::is_empty")]
+    pub begin: Positions,
     /// Raw objects to read, ordered by kind, partition and offset.
     pub objects: Vec<RawObject>,
 }
@@ -255,6 +258,7 @@ mod tests {
                 buckets: 128,
                 from: positions(0),
                 to: positions(7),
+                begin: positions(3),
                 objects: vec![
                     object(Format::Archive),
                     object(Format::Connector(7)),
@@ -299,6 +303,7 @@ mod tests {
             buckets: MIN_BUCKETS,
             from: Positions::new(),
             to: Positions::new(),
+            begin: Positions::new(),
             objects: Vec::new(),
         };
         assert_eq!(planned(RELEASE).new_attempt(Some(at(99))), None);
@@ -334,6 +339,7 @@ mod tests {
             buckets: MIN_BUCKETS,
             from: positions(10),
             to: positions(20),
+            begin: Positions::new(),
             objects: Vec::new(),
         };
         let read = |kind| {

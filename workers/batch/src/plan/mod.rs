@@ -106,6 +106,7 @@ pub async fn manifest(
         buckets: 0,
         from,
         to,
+        begin: Positions::new(),
         objects: Vec::new(),
     };
     let selected = match request {
@@ -131,7 +132,12 @@ pub async fn manifest(
             );
             selected
         }
-        _ => archived_objects(store, &config.topics, &manifest, state).await?,
+        _ => {
+            let (selected, begin) =
+                archived_objects(store, &config.topics, &manifest, state).await?;
+            manifest.begin = begin;
+            selected
+        }
     };
     let raw_bytes = |(object, bytes): &(RawObject, u64)| {
         if is_plain(&object.key) {
