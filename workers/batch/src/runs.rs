@@ -268,15 +268,16 @@ impl Runs {
 }
 
 /// The steps of a worker started for the run `own`. Runs that may have written to a sink are
-/// resumed first, since their rows are older. `own` isn't started again if it has finished: the
-/// worker of an earlier attempt may have died after its last write.
+/// resumed first: their rows are older, and they build on the last finished run. `own` isn't
+/// started again if it has finished: the worker of an earlier attempt may have died after its last
+/// write.
 pub fn steps(runs: &[Run], own: &str) -> Vec<Step> {
-    let resumed = |run: &&Run| {
-        run.must_be_finished() || (run.name == own && run.finished.is_none() && !run.failed)
-    };
+    let own_without_state =
+        |run: &&Run| run.name == own && run.finished.is_none() && !run.has_state && !run.failed;
     let mut steps: Vec<Step> = runs
         .iter()
-        .filter(resumed)
+        .filter(|run| run.must_be_finished())
+        .chain(runs.iter().filter(own_without_state))
         .map(|run| Step::Resume(run.name.clone()))
         .collect();
     if !runs.iter().any(|run| run.name == own) {
@@ -349,6 +350,20 @@ mod tests {
             steps(&found, "d"),
             expected,
             "oldest first, regardless of name"
+        );
+    }
+
+    #[test]
+    fn a_run_of_another_job_that_has_state_comes_before_the_own_one_without() {
+        let found = listed(&[
+            ("own/manifest.json", 1),
+            ("other/manifest.json", 2),
+            ("other/state.json", 3),
+        ]);
+        assert_eq!(
+            steps(&found, "own"),
+            [Step::Resume("other".into()), Step::Resume("own".into())],
+            "else the other one builds on a run that isn't the last one, for ever"
         );
     }
 
