@@ -24,7 +24,7 @@ use crate::{
     report::{self, Freshness, KindReport, Phases, Summary},
     runs::{self, Pointer, Run, Runs, Step, full_run_command},
     scratch::Scratch,
-    sink::{self, Marker},
+    sink::{self, Marker, Sink},
     state::{State, States},
     store::Store,
 };
@@ -141,6 +141,8 @@ struct Prepared {
     totals: Totals,
     gaps: Vec<Gap>,
     folded: Folded,
+    /// The sinks, in the order of the configuration.
+    sinks: Vec<Box<dyn Sink>>,
 }
 
 impl Session<'_> {
@@ -209,6 +211,8 @@ impl Session<'_> {
         let mut folded = phases.time("latest per key", folding).await?;
         folded.state.begin = begin;
         folded.state.listed = listed;
+        // A run with state can't be given up: what no retry can fix must show before.
+        let sinks = self.claim_sinks().await?;
         self.held.check()?;
         let key = self.runs.state(&manifest.run);
         store.put_json(&key, &folded.state).await?;
@@ -218,7 +222,23 @@ impl Session<'_> {
             totals,
             gaps,
             folded,
+            sinks,
         })
+    }
+
+    /// Connects to the sinks and claims them for the pipeline.
+    async fn claim_sinks(&self) -> Result<Vec<Box<dyn Sink>>> {
+        let pipeline = sink::pipeline_name(&self.config.pipeline);
+        let mut sinks = Vec::new();
+        for sink in &self.config.sinks {
+            let claim = async {
+                let connected = load::connect(sink).await?;
+                connected.claim(&pipeline).await?;
+                anyhow::Ok(connected)
+            };
+            sinks.push(claim.await.with_context(|| format!("sink {}", sink.name))?);
+        }
+        Ok(sinks)
     }
 
     /// Answers the questions, loads the sinks and publishes the run.
@@ -247,6 +267,7 @@ impl Session<'_> {
                     changed,
                     join_inputs,
                 },
+            sinks: connected,
         } = prepared;
         let file = scratch.file("joined.arrow");
         // A long computation, kept off the threads that renew the Lease.
@@ -271,11 +292,8 @@ impl Session<'_> {
         };
         let pipeline = sink::pipeline_name(&config.pipeline);
         let mut sinks = BTreeMap::new();
-        for sink in &config.sinks {
-            let load = async {
-                let connected = load::connect(sink).await?;
-                loading.load(&sink.name, &pipeline, &*connected).await
-            };
+        for (sink, connected) in config.sinks.iter().zip(&connected) {
+            let load = loading.load(&sink.name, &pipeline, &**connected);
             let loaded = phases
                 .time("load", load)
                 .await

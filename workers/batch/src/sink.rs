@@ -4,6 +4,8 @@
 //! marker of the run it builds on only what has changed, and any other sink everything: one that is
 //! new, was emptied or replaced, or was left out by runs in between.
 
+use std::collections::HashSet;
+
 use anyhow::Result;
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
@@ -91,8 +93,11 @@ impl Written {
 /// unavailable, for a bounded time.
 #[async_trait]
 pub trait Sink: Send + Sync {
-    /// Creates those of `tables` that don't exist and claims the place for `pipeline`
-    /// (`namespace/name`). Fails if another pipeline has claimed it. Returns the marker.
+    /// Claims the place for `pipeline` (`namespace/name`). Fails if another pipeline has claimed it.
+    async fn claim(&self, pipeline: &str) -> Result<()>;
+
+    /// Claims the place, too, and creates those of `tables` that don't exist. Returns the marker,
+    /// unless a table was missing.
     async fn prepare(&self, pipeline: &str, tables: &[SinkTable]) -> Result<Option<Marker>>;
 
     /// Writes whole rows of the run at `run_time`, replacing earlier ones of the same key. `total`
@@ -110,6 +115,12 @@ pub trait Sink: Send + Sync {
 
     /// Replaces the marker.
     async fn mark(&self, marker: &Marker) -> Result<()>;
+}
+
+/// Whether a marker tells what `tables` hold. It doesn't if one of them is missing: the new table
+/// would only ever get the rows that change.
+pub fn is_marker_valid(existing: &HashSet<String>, tables: &[SinkTable]) -> bool {
+    tables.iter().all(|table| existing.contains(table.name))
 }
 
 /// A pipeline's name in a sink.
@@ -178,6 +189,21 @@ mod tests {
             state_id: state_id.into(),
             run_time: at(micros),
         }
+    }
+
+    #[test]
+    fn a_marker_is_void_if_a_table_is_missing() {
+        let table = |name| SinkTable {
+            name,
+            schema: SchemaRef::new(arrow::datatypes::Schema::empty()),
+            key: vec!["x"],
+        };
+        let tables = [table("pinterest_batch"), table("geo_batch")];
+        let valid = |existing: &[&str]| {
+            is_marker_valid(&existing.iter().map(ToString::to_string).collect(), &tables)
+        };
+        assert!(valid(&["geo_batch", "pinpipe_marker", "pinterest_batch"]));
+        assert!(!valid(&["geo_batch", "pinpipe_marker"]), "one was dropped");
     }
 
     #[test]

@@ -47,7 +47,7 @@ use self::{
 use crate::{
     failure::Permanent,
     retry::{RETRY_TIMEOUT, Retry, retry},
-    sink::{Marker, Rows, Sink, SinkTable, Written},
+    sink::{Marker, Rows, Sink, SinkTable, Written, is_marker_valid},
 };
 
 /// Record batches written concurrently, each by its own task.
@@ -207,13 +207,20 @@ impl CassandraSink {
 
 #[async_trait]
 impl Sink for CassandraSink {
+    async fn claim(&self, pipeline: &str) -> Result<()> {
+        let existing = self.existing_tables().await?;
+        self.claim_keyspace(&existing, pipeline).await.map(drop)
+    }
+
     async fn prepare(&self, pipeline: &str, tables: &[SinkTable]) -> Result<Option<Marker>> {
         let existing = self.existing_tables().await?;
-        if !existing.contains(marker::TABLE) {
-            self.create_table(marker::TABLE, &self.create_marker())
-                .await?;
+        let mut marker = self.claim_keyspace(&existing, pipeline).await?;
+        if !is_marker_valid(&existing, tables)
+            && let Some(void) = marker.take()
+        {
+            // Before the tables exist: whatever happens now, the next run finds no marker either.
+            self.delete_marker(&void).await?;
         }
-        let marker = self.claim(pipeline).await?;
         for table in tables {
             if !existing.contains(table.name) {
                 self.create_table(table.name, &self.table(table)?.create())
