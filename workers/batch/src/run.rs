@@ -93,16 +93,17 @@ async fn execute_with_lease(
     let mut summary = None;
     for step in runs::steps(&known, name) {
         let mut phases = Phases::start();
-        let manifest = match step {
+        let (manifest, is_attempt) = match step {
             Step::Resume(run) => {
                 info!(run, "resuming an unfinished run from its manifest");
                 held.check()?;
-                runs.resume(&store, &run, last.as_ref()).await?
+                let has_state = runs::must_be_finished(&known, &run);
+                runs.resume(&store, &run, has_state, last.as_ref()).await?
             }
             Step::Start(run) => {
                 let planned = plan::manifest(config, &store, &runs, run, request, last.as_ref());
                 let planned = phases.time("barrier and manifest", planned).await?;
-                runs.start(&store, planned).await?
+                (runs.start(&store, planned).await?, false)
             }
         };
         let session = Session {
@@ -111,6 +112,7 @@ async fn execute_with_lease(
             runs: &runs,
             known: &known,
             last: last.as_ref(),
+            is_attempt,
             held,
         };
         let (pointer, run_summary) = session.execute(&manifest, phases).await?;
@@ -131,6 +133,8 @@ struct Session<'a> {
     runs: &'a Runs,
     known: &'a [Run],
     last: Option<&'a Pointer>,
+    /// Whether a worker of another release has begun the run.
+    is_attempt: bool,
     held: &'a Held,
 }
 
@@ -176,10 +180,7 @@ impl Session<'_> {
         error: &anyhow::Error,
     ) -> Result<()> {
         let run = &manifest.run;
-        let has_state = self
-            .known
-            .iter()
-            .any(|known| known.name == *run && known.must_be_finished());
+        let has_state = runs::must_be_finished(self.known, run);
         if !failure::is_permanent(error) || has_state {
             return Ok(());
         }
@@ -287,6 +288,7 @@ impl Session<'_> {
             base: previous
                 .filter(|_| manifest.state.is_some())
                 .map(|base| base.run_time.unwrap_or_default()),
+            is_attempt: self.is_attempt,
             changed: &changed,
             answers: &answers,
         };
@@ -357,6 +359,16 @@ impl Session<'_> {
         manifest: &Manifest,
         previous: Option<&'a State>,
     ) -> Result<Option<&'a State>> {
+        if let Some(last) = self
+            .last
+            .filter(|last| manifest.is_overtaken(Some(last.run_time)))
+        {
+            bail!(Permanent(format!(
+                "the run {} has been overtaken by the run {}, which finished with newer data: \
+                 start a new run",
+                manifest.run, last.run
+            )));
+        }
         let Some(base) = &manifest.state else {
             return Ok(None);
         };

@@ -139,11 +139,13 @@ pub enum Extent {
 }
 
 /// Which rows the run `this`, which builds on the run at `base`, gives a sink with `marker`, and
-/// why.
+/// why. `is_attempt` tells that a worker of another release has begun the run: the sink may have
+/// rows that this release rejects.
 pub fn extent(
     marker: Option<&Marker>,
     this: &Marker,
     base: Option<DateTime<Utc>>,
+    is_attempt: bool,
 ) -> Result<(Extent, String), Permanent> {
     let Some(marker) = marker else {
         return Ok((Extent::Whole, "no run was loaded into it before".to_owned()));
@@ -166,10 +168,13 @@ pub fn extent(
     }
     match base {
         None => whole("the run has read all records".to_owned()),
-        Some(base) if time == base || time == this.run_time => Ok((
+        Some(base) if time == this.run_time || (time == base && !is_attempt) => Ok((
             Extent::Changes,
             format!("it has the rows of the run of {time:?}"),
         )),
+        Some(base) if time == base => whole(
+            "it may have rows of an earlier attempt of this run, by another release".to_owned(),
+        ),
         Some(_) => whole(format!(
             "it has the rows of the run of {time:?}, which is not the one before this"
         )),
@@ -221,14 +226,28 @@ mod tests {
             (Some(marker("a", 10)), None, Extent::Whole),
             (Some(marker("a", 20)), None, Extent::Whole),
         ] {
-            let (extent, _) = extent(found.as_ref(), &this, base.map(at)).unwrap();
+            let (extent, _) = extent(found.as_ref(), &this, base.map(at), false).unwrap();
             assert_eq!(extent, expected, "{found:?} {base:?}");
         }
     }
 
     #[test]
+    fn another_attempt_deletes_the_rows_that_only_the_first_one_had() {
+        // The first attempt died before it had replaced the marker of the run before.
+        let (extent, because) =
+            extent(Some(&marker("a", 10)), &marker("a", 21), Some(at(10)), true).unwrap();
+        assert_eq!(extent, Extent::Whole, "{because}");
+    }
+
+    #[test]
     fn a_sink_with_later_rows_is_refused() {
-        let error = extent(Some(&marker("b", 21)), &marker("a", 20), Some(at(10))).unwrap_err();
+        let error = extent(
+            Some(&marker("b", 21)),
+            &marker("a", 20),
+            Some(at(10)),
+            false,
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("later than this one"), "{error}");
     }
 
