@@ -87,6 +87,17 @@ impl Written {
             _ => Ok(()),
         }
     }
+
+    /// All that became of a table's rows. Fails if there is more than one and all are refused.
+    pub fn finish(self) -> Result<Self, Permanent> {
+        match self.refused_rows.first() {
+            Some(first) if self.rows == 0 && self.refused > 1 => Err(Permanent(format!(
+                "the server refuses all {} rows, the first with the key {}: {}",
+                self.refused, first.key, first.reason
+            ))),
+            _ => Ok(self),
+        }
+    }
 }
 
 /// A store of clean tables and answers. All calls are idempotent and retry while the server is
@@ -272,5 +283,21 @@ mod tests {
         let error = Written::default().add(some(10_000, 102)).unwrap_err();
         assert!(error.to_string().contains("102 of 10102 rows"), "{error}");
         assert!(error.to_string().contains("Key length of 70000"), "{error}");
+        for (rows, refused, expected) in [
+            (0, 0, true),
+            (0, 1, true),
+            (1, 2, true),
+            (0, 2, false),
+            (0, 100, false),
+        ] {
+            let result = some(rows, refused).finish();
+            assert_eq!(result.is_ok(), expected, "{rows} {refused}");
+            if let Err(error) = result {
+                assert!(
+                    error.to_string().contains("all 2 rows") || refused > 2,
+                    "{error}"
+                );
+            }
+        }
     }
 }

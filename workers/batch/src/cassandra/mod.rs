@@ -241,6 +241,7 @@ impl Sink for CassandraSink {
         let statement = self.prepare_statement(&self.table(table)?.insert()).await?;
         let inserts = Arc::new(Inserts::new(statement, table, run_time)?);
         let mut writers: JoinSet<Result<Written>> = JoinSet::new();
+        let context = || format!("writing to the table {name}");
         let (mut all, mut last_logged) = (Written::default(), Instant::now());
         loop {
             while writers.len() < WRITERS
@@ -250,9 +251,8 @@ impl Sink for CassandraSink {
                 writers.spawn(async move { sink.write_batch(name, &inserts, &batch).await });
             }
             let Some(written) = writers.join_next().await else {
-                return Ok(all);
+                return all.finish().with_context(context);
             };
-            let context = || format!("writing to the table {name}");
             all.add(written?.with_context(context)?)
                 .with_context(context)?;
             if last_logged.elapsed() >= LOG_EVERY {
