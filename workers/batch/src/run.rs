@@ -152,7 +152,7 @@ struct Prepared {
 impl Session<'_> {
     /// All steps after the manifest. Idempotent: executed twice, they write the same rows.
     async fn execute(&self, manifest: &Manifest, mut phases: Phases) -> Result<(Pointer, Summary)> {
-        let previous = self.previous().await?;
+        let previous = self.previous(manifest).await?;
         let prepared = match self.prepare(manifest, previous.as_ref(), &mut phases).await {
             Ok(prepared) => prepared,
             Err(error) => {
@@ -165,9 +165,9 @@ impl Session<'_> {
     }
 
     /// The state of the last finished run.
-    async fn previous(&self) -> Result<Option<State>> {
+    async fn previous(&self, manifest: &Manifest) -> Result<Option<State>> {
         match self.last.and_then(|last| last.state.as_deref()) {
-            Some(key) => self.store.find_json(key).await,
+            Some(key) => plan::usable_state(&manifest.kind, self.store.find_json(key).await),
             None => Ok(None),
         }
     }
