@@ -7,7 +7,7 @@ use pinpipe_config::Batch;
 use pinpipe_core::Kind;
 use pinpipe_lease::{self as lease, Held};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     answers,
@@ -156,7 +156,10 @@ impl Session<'_> {
         let prepared = match self.prepare(manifest, previous.as_ref(), &mut phases).await {
             Ok(prepared) => prepared,
             Err(error) => {
-                self.give_up(manifest, &phases, &error).await?;
+                if let Err(failure) = self.give_up(manifest, &phases, &error).await {
+                    let run = &manifest.run;
+                    warn!(run, "can't note that the run has failed: {failure:#}");
+                }
                 return Err(error);
             }
         };
