@@ -48,7 +48,8 @@ pub struct SinkReport {
     pub rows: u64,
     /// Rows deleted that the run doesn't have.
     pub deleted: u64,
-    /// Rows that the server refuses for good. The sink doesn't have them.
+    /// Rows that the server refuses for good. Of these, the sink keeps the earlier version, if it
+    /// got changes alone, and nothing if it got all rows.
     pub refused: u64,
     /// The first of these rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]

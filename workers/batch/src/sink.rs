@@ -104,7 +104,7 @@ impl Written {
 /// unavailable, for a bounded time.
 #[async_trait]
 pub trait Sink: Send + Sync {
-    /// Claims the place for `pipeline` (`namespace/name`). Fails if another pipeline has claimed it.
+    /// Claims the place for `pipeline` (`namespace/name`). Fails if another one has claimed it.
     async fn claim(&self, pipeline: &str) -> Result<()>;
 
     /// Claims the place, too, and creates those of `tables` that don't exist. Returns the marker,

@@ -57,8 +57,9 @@ impl CassandraSink {
             owner == pipeline,
             Permanent(format!(
                 "the keyspace {} belongs to the batch of the pipeline {owner}, and the two would \
-                 delete each other's rows: set another cassandra.keyspace. If {owner} is gone for \
-                 good, drop the table {}; this run then replaces all rows",
+                 delete each other's rows: add a sink with another name and keyspace, and remove \
+                 this one. If {owner} is gone for good, drop the table {}; this run then replaces \
+                 all rows",
                 self.keyspace,
                 self.marker_path()
             ))
@@ -86,8 +87,8 @@ impl CassandraSink {
         Ok(Some((pipeline, marker)))
     }
 
-    /// Deletes the marker, with its own timestamp: of equal ones the deletion wins, and the marker of
-    /// any later run is newer.
+    /// Deletes the marker, with its own timestamp: of equal ones the deletion wins, and the marker
+    /// of any later run is newer.
     pub(super) async fn delete_marker(&self, marker: &Marker) -> Result<()> {
         let mut delete = self
             .prepare_statement(&format!(
