@@ -165,10 +165,10 @@ pub struct BatchSink {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new(unchanged_or("keyspace", "pinterest_data")).message(
-        "a sink's cassandra.keyspace can't be changed, since a run loads only rows that have \
-         changed and the new keyspace would lack all others: add a sink with another name and the \
-         new keyspace, make a full run (charts/pinpipe-job, command=full), and then remove this \
-         one; if you set back the first keyspace, remove the sink and add it again"
+        "a sink's cassandra.keyspace can't be changed, since the tables in the old one would stay \
+         and get no more rows: add a sink with another name and the new keyspace, and remove this \
+         one once a run has filled the new one; if you set back the first keyspace, remove the \
+         sink and add it again"
     )
 )]
 pub struct Cassandra {

@@ -101,18 +101,22 @@ pub fn check(
     if let Some(previous) = previous.filter(|_| manifest.kind != RunKind::Full) {
         begin.clone_from(&previous.begin);
     }
+    for (topic, partitions) in &manifest.begin {
+        for (&partition, &first) in partitions {
+            let known = begin.entry(topic.clone()).or_default();
+            known.entry(partition).or_insert(first);
+        }
+    }
     let mut accepted = Vec::new();
     for (partition, spans) in spans {
         let RawPartition {
             topic,
             partition: number,
         } = partition;
+        let run_from = manifest.from.get(topic).and_then(|from| from.get(number));
         let (full, from) = match manifest.kind {
             RunKind::Full => (true, known(partition)),
-            RunKind::Incremental => {
-                let from = manifest.from.get(topic).and_then(|from| from.get(number));
-                (false, from.copied())
-            }
+            RunKind::Incremental => (false, run_from.copied()),
             // A backfill leaves out objects of other times: its plan has checked them all.
             RunKind::Backfill { .. } | RunKind::Import => continue,
         };
@@ -128,7 +132,10 @@ pub fn check(
             }
             None => {}
         }
-        if let Some(first) = spans.iter().map(|span| span.first).min() {
+        // Only a run that reads from the front on shows where the archive begins.
+        if run_from.is_none_or(|from| *from == 0)
+            && let Some(first) = spans.iter().map(|span| span.first).min()
+        {
             let partitions = begin.entry(topic.clone()).or_default();
             partitions.entry(*number).or_insert(first);
         }
@@ -282,6 +289,7 @@ mod tests {
             buckets: 64,
             from: positions(from),
             to: positions(to),
+            begin: Positions::new(),
             objects: Vec::new(),
         }
     }
@@ -323,6 +331,21 @@ mod tests {
             let torn = read(&[(0, 10), (20, 80)]);
             assert!(check(&manifest(kind, 0, 80), &torn, None).is_err());
         }
+    }
+
+    #[test]
+    fn the_state_begins_where_the_archive_did_not_where_the_run_does() {
+        let read = Spans::from([(partition(), spans(&[(45, 60)]))]);
+        // A state of a release that didn't note it.
+        let mut earlier = previous(0);
+        earlier.begin = Positions::new();
+        let mut incremental = manifest(RunKind::Incremental, 50, 60);
+        let begin = |manifest: &Manifest| check(manifest, &read, Some(&earlier)).unwrap().0;
+        assert_eq!(begin(&incremental), Positions::new(), "it isn't known");
+        incremental.begin = Positions::from([("t".into(), [(3, 7)].into())]);
+        assert_eq!(begin(&incremental), incremental.begin);
+        let added = manifest(RunKind::Incremental, 0, 60);
+        assert_eq!(begin(&added)["t"][&3], 45, "a new partition");
     }
 
     #[test]

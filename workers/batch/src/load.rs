@@ -48,7 +48,8 @@ pub struct SinkReport {
     pub rows: u64,
     /// Rows deleted that the run doesn't have.
     pub deleted: u64,
-    /// Rows that the server refuses for good. The sink doesn't have them.
+    /// Rows that the server refuses for good. Of these, the sink keeps the earlier version, if it
+    /// got changes alone, and nothing if it got all rows.
     pub refused: u64,
     /// The first of these rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -78,6 +79,8 @@ pub struct Loading<'a> {
     pub marker: Marker,
     /// The time of the run it builds on; `None` for a run that starts empty.
     pub base: Option<DateTime<Utc>>,
+    /// Whether a worker of another release has begun the run.
+    pub is_attempt: bool,
     /// Clean rows that the run has changed.
     pub changed: &'a BTreeMap<Kind, Vec<Stream>>,
     /// All answers.
@@ -100,7 +103,7 @@ impl Loading<'_> {
         let tables: Vec<SinkTable> = clean.into_iter().chain(answered).collect();
         let (clean, answered) = tables.split_at(Kind::ALL.len());
         let found = sink.prepare(pipeline, &tables).await?;
-        let (extent, because) = extent(found.as_ref(), &self.marker, self.base)?;
+        let (extent, because) = extent(found.as_ref(), &self.marker, self.base, self.is_attempt)?;
         info!(sink = name, loaded = ?extent, because, "loading");
         let mut report = SinkReport {
             loaded: extent,

@@ -39,6 +39,9 @@ pub struct Manifest {
     pub from: Positions,
     /// First offset of each partition that is left to the next run.
     pub to: Positions,
+    /// First offset of each partition's first raw object, if the plan has seen that.
+    #[serde(default, skip_serializing_if = "Positions::is_empty")]
+    pub begin: Positions,
     /// Raw objects to read, ordered by kind, partition and offset.
     pub objects: Vec<RawObject>,
 }
@@ -140,13 +143,22 @@ pub struct Attempt {
 impl Manifest {
     /// The attempt of this release that resumes the run; `None` if the run goes on as it began.
     /// Another release may clean a record into other values, so its rows need a later timestamp
-    /// than the first ones. So do those of a run that another one has overtaken.
-    pub fn new_attempt(&self, last: Option<DateTime<Utc>>) -> Option<Attempt> {
-        let overtaken = last.is_some_and(|last| last >= self.run_time);
+    /// than the first ones. So do those of a run that another one has overtaken, if it has state,
+    /// since a sink may have its rows. Without state it must not go on.
+    pub fn new_attempt(&self, has_state: bool, last: Option<DateTime<Utc>>) -> Option<Attempt> {
+        let overtaken = self.is_overtaken(last);
+        if overtaken && !has_state {
+            return None;
+        }
         (self.release != RELEASE || overtaken).then(|| Attempt {
             release: RELEASE.to_owned(),
             run_time: run_time(self.run_time + TimeDelta::microseconds(1), last),
         })
+    }
+
+    /// Whether the last finished run, at `last`, is later than this one.
+    pub fn is_overtaken(&self, last: Option<DateTime<Utc>>) -> bool {
+        last.is_some_and(|last| last >= self.run_time)
     }
 
     /// The run as an attempt carries it out.
@@ -255,6 +267,7 @@ mod tests {
                 buckets: 128,
                 from: positions(0),
                 to: positions(7),
+                begin: positions(3),
                 objects: vec![
                     object(Format::Archive),
                     object(Format::Connector(7)),
@@ -299,9 +312,10 @@ mod tests {
             buckets: MIN_BUCKETS,
             from: Positions::new(),
             to: Positions::new(),
+            begin: Positions::new(),
             objects: Vec::new(),
         };
-        assert_eq!(planned(RELEASE).new_attempt(Some(at(99))), None);
+        assert_eq!(planned(RELEASE).new_attempt(true, Some(at(99))), None);
         for (release, last, expected) in [
             ("0.0.1", None, 101),
             ("0.0.1", Some(99), 101),
@@ -309,15 +323,26 @@ mod tests {
             (RELEASE, Some(100), 101),
             (RELEASE, Some(500), 501),
         ] {
-            let attempt = planned(release).new_attempt(last.map(at)).unwrap();
+            let attempt = planned(release).new_attempt(true, last.map(at)).unwrap();
             let resumed = planned(release).with_attempt(attempt);
             assert_eq!(
                 (resumed.run_time, resumed.release.as_str()),
                 (at(expected), RELEASE),
                 "{release} {last:?}"
             );
-            assert_eq!(resumed.new_attempt(last.map(at)), None, "resumed again");
+            assert_eq!(
+                resumed.new_attempt(true, last.map(at)),
+                None,
+                "resumed again"
+            );
         }
+        let overtaken = planned("0.0.1");
+        assert_eq!(
+            overtaken.new_attempt(false, Some(at(100))),
+            None,
+            "no sink has its rows, and a later timestamp would let them win over newer ones"
+        );
+        assert!(overtaken.is_overtaken(Some(at(100))) && !overtaken.is_overtaken(Some(at(99))));
     }
 
     #[test]
@@ -334,6 +359,7 @@ mod tests {
             buckets: MIN_BUCKETS,
             from: positions(10),
             to: positions(20),
+            begin: Positions::new(),
             objects: Vec::new(),
         };
         let read = |kind| {

@@ -7,7 +7,7 @@ use pinpipe_config::Batch;
 use pinpipe_core::Kind;
 use pinpipe_lease::{self as lease, Held};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     answers,
@@ -24,7 +24,7 @@ use crate::{
     report::{self, Freshness, KindReport, Phases, Summary},
     runs::{self, Pointer, Run, Runs, Step, full_run_command},
     scratch::Scratch,
-    sink::{self, Marker},
+    sink::{self, Marker, Sink},
     state::{State, States},
     store::Store,
 };
@@ -93,16 +93,17 @@ async fn execute_with_lease(
     let mut summary = None;
     for step in runs::steps(&known, name) {
         let mut phases = Phases::start();
-        let manifest = match step {
+        let (manifest, is_attempt) = match step {
             Step::Resume(run) => {
                 info!(run, "resuming an unfinished run from its manifest");
                 held.check()?;
-                runs.resume(&store, &run, last.as_ref()).await?
+                let has_state = runs::must_be_finished(&known, &run);
+                runs.resume(&store, &run, has_state, last.as_ref()).await?
             }
             Step::Start(run) => {
                 let planned = plan::manifest(config, &store, &runs, run, request, last.as_ref());
                 let planned = phases.time("barrier and manifest", planned).await?;
-                runs.start(&store, planned).await?
+                (runs.start(&store, planned).await?, false)
             }
         };
         let session = Session {
@@ -111,6 +112,7 @@ async fn execute_with_lease(
             runs: &runs,
             known: &known,
             last: last.as_ref(),
+            is_attempt,
             held,
         };
         let (pointer, run_summary) = session.execute(&manifest, phases).await?;
@@ -131,6 +133,8 @@ struct Session<'a> {
     runs: &'a Runs,
     known: &'a [Run],
     last: Option<&'a Pointer>,
+    /// Whether a worker of another release has begun the run.
+    is_attempt: bool,
     held: &'a Held,
 }
 
@@ -141,16 +145,21 @@ struct Prepared {
     totals: Totals,
     gaps: Vec<Gap>,
     folded: Folded,
+    /// The sinks, in the order of the configuration.
+    sinks: Vec<Box<dyn Sink>>,
 }
 
 impl Session<'_> {
     /// All steps after the manifest. Idempotent: executed twice, they write the same rows.
     async fn execute(&self, manifest: &Manifest, mut phases: Phases) -> Result<(Pointer, Summary)> {
-        let previous = self.previous().await?;
+        let previous = self.previous(manifest).await?;
         let prepared = match self.prepare(manifest, previous.as_ref(), &mut phases).await {
             Ok(prepared) => prepared,
             Err(error) => {
-                self.give_up(manifest, &phases, &error).await?;
+                if let Err(failure) = self.give_up(manifest, &phases, &error).await {
+                    let run = &manifest.run;
+                    warn!(run, "can't note that the run has failed: {failure:#}");
+                }
                 return Err(error);
             }
         };
@@ -159,9 +168,9 @@ impl Session<'_> {
     }
 
     /// The state of the last finished run.
-    async fn previous(&self) -> Result<Option<State>> {
+    async fn previous(&self, manifest: &Manifest) -> Result<Option<State>> {
         match self.last.and_then(|last| last.state.as_deref()) {
-            Some(key) => self.store.find_json(key).await,
+            Some(key) => plan::usable_state(&manifest.kind, self.store.find_json(key).await),
             None => Ok(None),
         }
     }
@@ -174,10 +183,7 @@ impl Session<'_> {
         error: &anyhow::Error,
     ) -> Result<()> {
         let run = &manifest.run;
-        let has_state = self
-            .known
-            .iter()
-            .any(|known| known.name == *run && known.must_be_finished());
+        let has_state = runs::must_be_finished(self.known, run);
         if !failure::is_permanent(error) || has_state {
             return Ok(());
         }
@@ -209,6 +215,8 @@ impl Session<'_> {
         let mut folded = phases.time("latest per key", folding).await?;
         folded.state.begin = begin;
         folded.state.listed = listed;
+        // A run with state can't be given up: what no retry can fix must show before.
+        let sinks = self.claim_sinks().await?;
         self.held.check()?;
         let key = self.runs.state(&manifest.run);
         store.put_json(&key, &folded.state).await?;
@@ -218,7 +226,23 @@ impl Session<'_> {
             totals,
             gaps,
             folded,
+            sinks,
         })
+    }
+
+    /// Connects to the sinks and claims them for the pipeline.
+    async fn claim_sinks(&self) -> Result<Vec<Box<dyn Sink>>> {
+        let pipeline = sink::pipeline_name(&self.config.pipeline);
+        let mut sinks = Vec::new();
+        for sink in &self.config.sinks {
+            let claim = async {
+                let connected = load::connect(sink).await?;
+                connected.claim(&pipeline).await?;
+                anyhow::Ok(connected)
+            };
+            sinks.push(claim.await.with_context(|| format!("sink {}", sink.name))?);
+        }
+        Ok(sinks)
     }
 
     /// Answers the questions, loads the sinks and publishes the run.
@@ -247,6 +271,7 @@ impl Session<'_> {
                     changed,
                     join_inputs,
                 },
+            sinks: connected,
         } = prepared;
         let file = scratch.file("joined.arrow");
         // A long computation, kept off the threads that renew the Lease.
@@ -266,16 +291,14 @@ impl Session<'_> {
             base: previous
                 .filter(|_| manifest.state.is_some())
                 .map(|base| base.run_time.unwrap_or_default()),
+            is_attempt: self.is_attempt,
             changed: &changed,
             answers: &answers,
         };
         let pipeline = sink::pipeline_name(&config.pipeline);
         let mut sinks = BTreeMap::new();
-        for sink in &config.sinks {
-            let load = async {
-                let connected = load::connect(sink).await?;
-                loading.load(&sink.name, &pipeline, &*connected).await
-            };
+        for (sink, connected) in config.sinks.iter().zip(&connected) {
+            let load = loading.load(&sink.name, &pipeline, &**connected);
             let loaded = phases
                 .time("load", load)
                 .await
@@ -339,6 +362,16 @@ impl Session<'_> {
         manifest: &Manifest,
         previous: Option<&'a State>,
     ) -> Result<Option<&'a State>> {
+        if let Some(last) = self
+            .last
+            .filter(|last| manifest.is_overtaken(Some(last.run_time)))
+        {
+            bail!(Permanent(format!(
+                "the run {} has been overtaken by the run {}, which finished with newer data: \
+                 start a new run",
+                manifest.run, last.run
+            )));
+        }
         let Some(base) = &manifest.state else {
             return Ok(None);
         };

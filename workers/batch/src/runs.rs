@@ -182,27 +182,34 @@ impl Runs {
 
     /// Reads a run's manifest, as its last attempt carries it out.
     pub async fn read(&self, store: &Store, run: &str) -> Result<Manifest> {
+        Ok(self.read_attempt(store, run).await?.0)
+    }
+
+    /// Reads a run's manifest, and whether a later attempt carries it out.
+    async fn read_attempt(&self, store: &Store, run: &str) -> Result<(Manifest, bool)> {
         let manifest: Manifest = store.get_json(&self.manifest(run)).await?;
         let attempt: Option<Attempt> = store.find_json(&self.attempt(run)).await?;
         Ok(match attempt {
-            Some(attempt) => manifest.with_attempt(attempt),
-            None => manifest,
+            Some(attempt) => (manifest.with_attempt(attempt), true),
+            None => (manifest, false),
         })
     }
 
-    /// Reads the manifest of a run that this process resumes after the last finished one.
+    /// Reads the manifest of a run that this process resumes after the last finished one, and
+    /// whether a later attempt carries it out.
     pub async fn resume(
         &self,
         store: &Store,
         run: &str,
+        has_state: bool,
         last: Option<&Pointer>,
-    ) -> Result<Manifest> {
-        let manifest = self.read(store, run).await?;
-        let Some(attempt) = manifest.new_attempt(last.map(|last| last.run_time)) else {
-            return Ok(manifest);
+    ) -> Result<(Manifest, bool)> {
+        let (manifest, is_attempt) = self.read_attempt(store, run).await?;
+        let Some(attempt) = manifest.new_attempt(has_state, last.map(|last| last.run_time)) else {
+            return Ok((manifest, is_attempt));
         };
         store.put_json(&self.attempt(run), &attempt).await?;
-        Ok(manifest.with_attempt(attempt))
+        Ok((manifest.with_attempt(attempt), true))
     }
 
     /// Writes the manifest of a new run and returns it. If the run already has a manifest, returns
@@ -268,21 +275,28 @@ impl Runs {
 }
 
 /// The steps of a worker started for the run `own`. Runs that may have written to a sink are
-/// resumed first, since their rows are older. `own` isn't started again if it has finished: the
-/// worker of an earlier attempt may have died after its last write.
+/// resumed first: their rows are older, and they build on the last finished run. `own` isn't
+/// started again if it has finished: the worker of an earlier attempt may have died after its last
+/// write.
 pub fn steps(runs: &[Run], own: &str) -> Vec<Step> {
-    let resumed = |run: &&Run| {
-        run.must_be_finished() || (run.name == own && run.finished.is_none() && !run.failed)
-    };
+    let own_without_state =
+        |run: &&Run| run.name == own && run.finished.is_none() && !run.has_state && !run.failed;
     let mut steps: Vec<Step> = runs
         .iter()
-        .filter(resumed)
+        .filter(|run| run.must_be_finished())
+        .chain(runs.iter().filter(own_without_state))
         .map(|run| Step::Resume(run.name.clone()))
         .collect();
     if !runs.iter().any(|run| run.name == own) {
         steps.push(Step::Start(own.to_owned()));
     }
     steps
+}
+
+/// Whether the run `name` may have written to a sink, see [`Run::must_be_finished`].
+pub fn must_be_finished(runs: &[Run], name: &str) -> bool {
+    runs.iter()
+        .any(|run| run.name == name && run.must_be_finished())
 }
 
 /// The command that starts a full run in the cluster, for error messages.
@@ -349,6 +363,20 @@ mod tests {
             steps(&found, "d"),
             expected,
             "oldest first, regardless of name"
+        );
+    }
+
+    #[test]
+    fn a_run_of_another_job_that_has_state_comes_before_the_own_one_without() {
+        let found = listed(&[
+            ("own/manifest.json", 1),
+            ("other/manifest.json", 2),
+            ("other/state.json", 3),
+        ]);
+        assert_eq!(
+            steps(&found, "own"),
+            [Step::Resume("other".into()), Step::Resume("own".into())],
+            "else the other one builds on a run that isn't the last one, for ever"
         );
     }
 

@@ -4,6 +4,8 @@
 //! marker of the run it builds on only what has changed, and any other sink everything: one that is
 //! new, was emptied or replaced, or was left out by runs in between.
 
+use std::collections::HashSet;
+
 use anyhow::Result;
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
@@ -85,14 +87,28 @@ impl Written {
             _ => Ok(()),
         }
     }
+
+    /// All that became of a table's rows. Fails if there is more than one and all are refused.
+    pub fn finish(self) -> Result<Self, Permanent> {
+        match self.refused_rows.first() {
+            Some(first) if self.rows == 0 && self.refused > 1 => Err(Permanent(format!(
+                "the server refuses all {} rows, the first with the key {}: {}",
+                self.refused, first.key, first.reason
+            ))),
+            _ => Ok(self),
+        }
+    }
 }
 
 /// A store of clean tables and answers. All calls are idempotent and retry while the server is
 /// unavailable, for a bounded time.
 #[async_trait]
 pub trait Sink: Send + Sync {
-    /// Creates those of `tables` that don't exist and claims the place for `pipeline`
-    /// (`namespace/name`). Fails if another pipeline has claimed it. Returns the marker.
+    /// Claims the place for `pipeline` (`namespace/name`). Fails if another one has claimed it.
+    async fn claim(&self, pipeline: &str) -> Result<()>;
+
+    /// Claims the place, too, and creates those of `tables` that don't exist. Returns the marker,
+    /// unless a table was missing.
     async fn prepare(&self, pipeline: &str, tables: &[SinkTable]) -> Result<Option<Marker>>;
 
     /// Writes whole rows of the run at `run_time`, replacing earlier ones of the same key. `total`
@@ -112,6 +128,12 @@ pub trait Sink: Send + Sync {
     async fn mark(&self, marker: &Marker) -> Result<()>;
 }
 
+/// Whether a marker tells what `tables` hold. It doesn't if one of them is missing: the new table
+/// would only ever get the rows that change.
+pub fn is_marker_valid(existing: &HashSet<String>, tables: &[SinkTable]) -> bool {
+    tables.iter().all(|table| existing.contains(table.name))
+}
+
 /// A pipeline's name in a sink.
 pub fn pipeline_name(pipeline: &Pipeline) -> String {
     format!("{}/{}", pipeline.namespace, pipeline.name)
@@ -128,11 +150,13 @@ pub enum Extent {
 }
 
 /// Which rows the run `this`, which builds on the run at `base`, gives a sink with `marker`, and
-/// why.
+/// why. `is_attempt` tells that a worker of another release has begun the run: the sink may have
+/// rows that this release rejects.
 pub fn extent(
     marker: Option<&Marker>,
     this: &Marker,
     base: Option<DateTime<Utc>>,
+    is_attempt: bool,
 ) -> Result<(Extent, String), Permanent> {
     let Some(marker) = marker else {
         return Ok((Extent::Whole, "no run was loaded into it before".to_owned()));
@@ -155,10 +179,13 @@ pub fn extent(
     }
     match base {
         None => whole("the run has read all records".to_owned()),
-        Some(base) if time == base || time == this.run_time => Ok((
+        Some(base) if time == this.run_time || (time == base && !is_attempt) => Ok((
             Extent::Changes,
             format!("it has the rows of the run of {time:?}"),
         )),
+        Some(base) if time == base => whole(
+            "it may have rows of an earlier attempt of this run, by another release".to_owned(),
+        ),
         Some(_) => whole(format!(
             "it has the rows of the run of {time:?}, which is not the one before this"
         )),
@@ -181,6 +208,21 @@ mod tests {
     }
 
     #[test]
+    fn a_marker_is_void_if_a_table_is_missing() {
+        let table = |name| SinkTable {
+            name,
+            schema: SchemaRef::new(arrow::datatypes::Schema::empty()),
+            key: vec!["x"],
+        };
+        let tables = [table("pinterest_batch"), table("geo_batch")];
+        let valid = |existing: &[&str]| {
+            is_marker_valid(&existing.iter().map(ToString::to_string).collect(), &tables)
+        };
+        assert!(valid(&["geo_batch", "pinpipe_marker", "pinterest_batch"]));
+        assert!(!valid(&["geo_batch", "pinpipe_marker"]), "one was dropped");
+    }
+
+    #[test]
     fn only_a_sink_with_the_marker_of_the_run_before_gets_changes_alone() {
         let this = marker("a", 20);
         for (found, base, expected) in [
@@ -195,14 +237,28 @@ mod tests {
             (Some(marker("a", 10)), None, Extent::Whole),
             (Some(marker("a", 20)), None, Extent::Whole),
         ] {
-            let (extent, _) = extent(found.as_ref(), &this, base.map(at)).unwrap();
+            let (extent, _) = extent(found.as_ref(), &this, base.map(at), false).unwrap();
             assert_eq!(extent, expected, "{found:?} {base:?}");
         }
     }
 
     #[test]
+    fn another_attempt_deletes_the_rows_that_only_the_first_one_had() {
+        // The first attempt died before it had replaced the marker of the run before.
+        let (extent, because) =
+            extent(Some(&marker("a", 10)), &marker("a", 21), Some(at(10)), true).unwrap();
+        assert_eq!(extent, Extent::Whole, "{because}");
+    }
+
+    #[test]
     fn a_sink_with_later_rows_is_refused() {
-        let error = extent(Some(&marker("b", 21)), &marker("a", 20), Some(at(10))).unwrap_err();
+        let error = extent(
+            Some(&marker("b", 21)),
+            &marker("a", 20),
+            Some(at(10)),
+            false,
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("later than this one"), "{error}");
     }
 
@@ -227,5 +283,21 @@ mod tests {
         let error = Written::default().add(some(10_000, 102)).unwrap_err();
         assert!(error.to_string().contains("102 of 10102 rows"), "{error}");
         assert!(error.to_string().contains("Key length of 70000"), "{error}");
+        for (rows, refused, expected) in [
+            (0, 0, true),
+            (0, 1, true),
+            (1, 2, true),
+            (0, 2, false),
+            (0, 100, false),
+        ] {
+            let result = some(rows, refused).finish();
+            assert_eq!(result.is_ok(), expected, "{rows} {refused}");
+            if let Err(error) = result {
+                assert!(
+                    error.to_string().contains("all 2 rows") || refused > 2,
+                    "{error}"
+                );
+            }
+        }
     }
 }

@@ -68,7 +68,9 @@ impl Iterator for Sorted {
             Err(error) => return Some(Err(error.into())),
         };
         let first = first_of_each_key(self.last.as_ref(), &batch);
-        self.last = Some(batch.clone());
+        if batch.num_rows() > 0 {
+            self.last = Some(batch.clone());
+        }
         Some(filter_record_batch(&batch, &first).map_err(Into::into))
     }
 }
@@ -94,5 +96,48 @@ fn same_key(a: (&RecordBatch, usize), b: (&RecordBatch, usize)) -> bool {
     ) {
         (Some(left), Some(right)) => left.value(a.1) == right.value(b.1),
         _ => left.as_string::<i32>().value(a.1) == right.as_string::<i32>().value(b.1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+    use futures::stream;
+    use pinpipe_core::{Record, User};
+
+    use super::*;
+    use crate::columns::TableBuilder;
+
+    #[test]
+    fn a_key_goes_on_across_an_empty_batch() {
+        let users = |keys: &[i64]| {
+            let mut table = TableBuilder::new(Kind::User);
+            for ind in keys {
+                table.push(&Record::User(User {
+                    ind: *ind,
+                    user_name: None,
+                    age: None,
+                    date_joined: None,
+                }));
+            }
+            table.finish().unwrap()
+        };
+        let batches = [users(&[1, 2]), users(&[]), users(&[2, 3])];
+        let schema = batches[0].schema();
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let sorted = Sorted {
+            handle: runtime.handle().clone(),
+            rows: Box::pin(RecordBatchStreamAdapter::new(
+                schema,
+                stream::iter(batches.map(Ok)),
+            )),
+            last: None,
+        };
+        let rows: Vec<usize> = sorted.map(|batch| batch.unwrap().num_rows()).collect();
+        assert_eq!(
+            rows,
+            [2, 0, 1],
+            "the row of key 2 that comes later is an older one"
+        );
     }
 }

@@ -14,6 +14,17 @@ pub struct Unreadable {
     error: serde_json::Error,
 }
 
+impl Unreadable {
+    /// The error of a document that isn't JSON, or not of the expected shape.
+    pub fn new(bucket: &str, key: &str, error: serde_json::Error) -> Self {
+        Self {
+            bucket: bucket.to_owned(),
+            key: key.to_owned(),
+            error,
+        }
+    }
+}
+
 /// Reads a document; `None` if there is no object with this key. The error is [`RequestError`],
 /// [`Unreadable`], or that of a response that was cut off.
 pub async fn get<T: DeserializeOwned>(
@@ -35,11 +46,8 @@ pub async fn get<T: DeserializeOwned>(
     let body = object.body.collect().await.map_err(|error| {
         anyhow::Error::new(error).context(format!("can't read all of s3://{bucket}/{key}"))
     })?;
-    let document = serde_json::from_slice(&body.into_bytes()).map_err(|error| Unreadable {
-        bucket: bucket.to_owned(),
-        key: key.to_owned(),
-        error,
-    })?;
+    let document = serde_json::from_slice(&body.into_bytes())
+        .map_err(|error| Unreadable::new(bucket, key, error))?;
     Ok(Some(document))
 }
 

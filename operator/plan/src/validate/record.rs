@@ -88,7 +88,7 @@ fn settings(pipeline: &ValidatedPipeline) -> Vec<Setting> {
             format!("batch.sinks.{}.keyspace", sink.name),
             "spec.batch.sinks",
             &sink.keyspace,
-            "a run loads only rows that have changed, and another keyspace would lack all others",
+            "the tables in the old one would stay and get no more rows",
         ));
     }
     settings

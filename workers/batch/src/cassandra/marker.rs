@@ -1,5 +1,7 @@
 //! The marker in the keyspace: which pipeline owns it, and which run was loaded into it last.
 
+use std::collections::HashSet;
+
 use anyhow::{Context, Result, ensure};
 use chrono::DateTime;
 
@@ -17,7 +19,7 @@ impl CassandraSink {
     }
 
     /// Creates the marker's table.
-    pub(super) fn create_marker(&self) -> String {
+    fn create_marker(&self) -> String {
         format!(
             "CREATE TABLE IF NOT EXISTS {} (id text PRIMARY KEY, pipeline text, state text, \
              run_micros bigint)",
@@ -25,8 +27,16 @@ impl CassandraSink {
         )
     }
 
-    /// Claims the keyspace for a pipeline. Returns the marker of the last run.
-    pub(super) async fn claim(&self, pipeline: &str) -> Result<Option<Marker>> {
+    /// Claims the keyspace, whose tables are `existing`, for a pipeline. Returns the marker of the
+    /// last run.
+    pub(super) async fn claim_keyspace(
+        &self,
+        existing: &HashSet<String>,
+        pipeline: &str,
+    ) -> Result<Option<Marker>> {
+        if !existing.contains(TABLE) {
+            self.create_table(TABLE, &self.create_marker()).await?;
+        }
         if self.read_marker().await?.is_none() {
             // A light-weight transaction: of two pipelines that begin at once, one gets it.
             let path = self.marker_path();
@@ -47,8 +57,9 @@ impl CassandraSink {
             owner == pipeline,
             Permanent(format!(
                 "the keyspace {} belongs to the batch of the pipeline {owner}, and the two would \
-                 delete each other's rows: set another cassandra.keyspace. If {owner} is gone for \
-                 good, drop the table {}; this run then replaces all rows",
+                 delete each other's rows: add a sink with another name and keyspace, and remove \
+                 this one. If {owner} is gone for good, drop the table {}; this run then replaces \
+                 all rows",
                 self.keyspace,
                 self.marker_path()
             ))
@@ -74,6 +85,22 @@ impl CassandraSink {
             })
         });
         Ok(Some((pipeline, marker)))
+    }
+
+    /// Deletes the marker, with its own timestamp: of equal ones the deletion wins, and the marker
+    /// of any later run is newer.
+    pub(super) async fn delete_marker(&self, marker: &Marker) -> Result<()> {
+        let mut delete = self
+            .prepare_statement(&format!(
+                "DELETE state, run_micros FROM {} WHERE id = ?",
+                self.marker_path()
+            ))
+            .await?;
+        delete.set_timestamp(Some(marker.run_time.timestamp_micros()));
+        self.execute(&delete, &(ID,))
+            .await
+            .context("can't delete the marker of an earlier run")?;
+        Ok(())
     }
 
     /// Replaces the marker, with the run's time as its timestamp like all that the run writes.

@@ -47,7 +47,7 @@ use self::{
 use crate::{
     failure::Permanent,
     retry::{RETRY_TIMEOUT, Retry, retry},
-    sink::{Marker, Rows, Sink, SinkTable, Written},
+    sink::{Marker, Rows, Sink, SinkTable, Written, is_marker_valid},
 };
 
 /// Record batches written concurrently, each by its own task.
@@ -207,13 +207,20 @@ impl CassandraSink {
 
 #[async_trait]
 impl Sink for CassandraSink {
+    async fn claim(&self, pipeline: &str) -> Result<()> {
+        let existing = self.existing_tables().await?;
+        self.claim_keyspace(&existing, pipeline).await.map(drop)
+    }
+
     async fn prepare(&self, pipeline: &str, tables: &[SinkTable]) -> Result<Option<Marker>> {
         let existing = self.existing_tables().await?;
-        if !existing.contains(marker::TABLE) {
-            self.create_table(marker::TABLE, &self.create_marker())
-                .await?;
+        let mut marker = self.claim_keyspace(&existing, pipeline).await?;
+        if !is_marker_valid(&existing, tables)
+            && let Some(void) = marker.take()
+        {
+            // Before the tables exist: whatever happens now, the next run finds no marker either.
+            self.delete_marker(&void).await?;
         }
-        let marker = self.claim(pipeline).await?;
         for table in tables {
             if !existing.contains(table.name) {
                 self.create_table(table.name, &self.table(table)?.create())
@@ -234,6 +241,7 @@ impl Sink for CassandraSink {
         let statement = self.prepare_statement(&self.table(table)?.insert()).await?;
         let inserts = Arc::new(Inserts::new(statement, table, run_time)?);
         let mut writers: JoinSet<Result<Written>> = JoinSet::new();
+        let context = || format!("writing to the table {name}");
         let (mut all, mut last_logged) = (Written::default(), Instant::now());
         loop {
             while writers.len() < WRITERS
@@ -243,9 +251,8 @@ impl Sink for CassandraSink {
                 writers.spawn(async move { sink.write_batch(name, &inserts, &batch).await });
             }
             let Some(written) = writers.join_next().await else {
-                return Ok(all);
+                return all.finish().with_context(context);
             };
-            let context = || format!("writing to the table {name}");
             all.add(written?.with_context(context)?)
                 .with_context(context)?;
             if last_logged.elapsed() >= LOG_EVERY {

@@ -108,7 +108,25 @@ async fn a_keyspace_belongs_to_one_pipeline_and_keeps_its_last_run() {
     };
     sink.mark(&zombie).await.unwrap();
     let found = sink.prepare("data/pins", &tables).await.unwrap();
-    assert_eq!(found, Some(marker), "a late writer changes nothing");
+    assert_eq!(
+        found.as_ref(),
+        Some(&marker),
+        "a late writer changes nothing"
+    );
+
+    let dropped = format!("DROP TABLE {}.pins", quoted(&sink.keyspace));
+    sink.change_schema(&dropped).await.unwrap();
+    for after in ["the table was dropped", "a run that died"] {
+        let found = sink.prepare("data/pins", &tables).await.unwrap();
+        assert_eq!(found, None, "{after}");
+    }
+    let next = Marker {
+        run_time: at(1_000_008),
+        ..marker
+    };
+    sink.mark(&next).await.unwrap();
+    let found = sink.prepare("data/pins", &tables).await.unwrap();
+    assert_eq!(found, Some(next));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -8,8 +8,8 @@ use anyhow::{Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use pinpipe_config::{Batch, Compression, Pipeline, Topics};
 use pinpipe_core::Kind;
-use pinpipe_runtime::{compressed, raw_zone::RawPartition};
-use tracing::info;
+use pinpipe_runtime::{compressed, documents::Unreadable, raw_zone::RawPartition};
+use tracing::{info, warn};
 
 use self::archived::archived_objects;
 use crate::{
@@ -81,8 +81,8 @@ pub async fn manifest(
         Some(base) => runs.read(store, &base.run).await?.to,
         None => Positions::new(),
     };
-    let previous: Option<State> = match last.and_then(|last| last.state.as_deref()) {
-        Some(key) => store.find_json(key).await?,
+    let previous = match last.and_then(|last| last.state.as_deref()) {
+        Some(key) => usable_state(&kind, store.find_json(key).await)?,
         None => None,
     };
     let state = previous.as_ref().filter(|_| base.is_some());
@@ -106,6 +106,7 @@ pub async fn manifest(
         buckets: 0,
         from,
         to,
+        begin: Positions::new(),
         objects: Vec::new(),
     };
     let selected = match request {
@@ -131,7 +132,12 @@ pub async fn manifest(
             );
             selected
         }
-        _ => archived_objects(store, &config.topics, &manifest, state).await?,
+        _ => {
+            let (selected, begin) =
+                archived_objects(store, &config.topics, &manifest, state).await?;
+            manifest.begin = begin;
+            selected
+        }
     };
     let raw_bytes = |(object, bytes): &(RawObject, u64)| {
         if is_plain(&object.key) {
@@ -150,6 +156,18 @@ pub async fn manifest(
         "run planned"
     );
     Ok(manifest)
+}
+
+/// The state of the last finished run, as it was read. A full run does without one that is no
+/// state: it is the cure.
+pub fn usable_state(kind: &RunKind, read: Result<Option<State>>) -> Result<Option<State>> {
+    match read {
+        Err(error) if *kind == RunKind::Full && error.is::<Unreadable>() => {
+            warn!("{error}; this full run does without it");
+            Ok(None)
+        }
+        read => read,
+    }
 }
 
 /// The id of the state that a run writes: that of the last one, or a new one.
@@ -297,6 +315,8 @@ fn folder(prefix: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use anyhow::anyhow;
+
     use super::*;
 
     fn positions(offsets: &[(i32, i64)]) -> Positions {
@@ -336,6 +356,18 @@ mod tests {
         ] {
             assert!(message.contains(part), "{message}");
         }
+    }
+
+    #[test]
+    fn a_full_run_does_without_a_state_that_is_cut_off() {
+        let cut_off = || {
+            let error = serde_json::from_str::<State>("{").unwrap_err();
+            Err(Unreadable::new("bucket", "runs/data.pins/a/state.json", error).into())
+        };
+        assert_eq!(usable_state(&RunKind::Full, cut_off()).unwrap(), None);
+        assert!(usable_state(&RunKind::Incremental, cut_off()).is_err());
+        let unavailable = usable_state(&RunKind::Full, Err(anyhow!("unavailable")));
+        assert!(unavailable.is_err(), "that isn't the state's fault");
     }
 
     #[test]
