@@ -106,7 +106,8 @@ pub async fn serve(
             }
         };
         let Some(permit) = open.admit() else {
-            // The send buffer of a new connection is empty: this writes all or the client is gone.
+            // Tokio assumes that an accepted stream is writable, and the send buffer of a new
+            // connection is empty: this writes all or the client is gone.
             _ = stream.try_write(TOO_MANY_CONNECTIONS.as_bytes());
             continue;
         };
@@ -168,12 +169,17 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
+    use axum::Extension;
 
     fn start(connections: usize) -> (u16, CancellationToken) {
         let listener = listen(0).unwrap();
         let port = listener.local_addr().unwrap().port();
         let stop = CancellationToken::new();
         let router = Router::new().route("/", axum::routing::get(|| async { "ok" }));
+        start_with(connections, router)
+    }
+
+    fn start_with(connections: usize, router: Router) -> (u16, CancellationToken) {
         tokio::spawn(serve(listener, router, connections, stop.clone()));
         (port, stop)
     }
@@ -221,6 +227,27 @@ mod tests {
     #[test]
     fn the_refusal_is_a_whole_response() {
         let (head, body) = TOO_MANY_CONNECTIONS.split_once("\r\n\r\n").unwrap();
+    #[tokio::test]
+    async fn a_connection_is_refused_while_all_are_worked_on() {
+        let (begun, mut works) = tokio::sync::mpsc::unbounded_channel();
+        let work = async move |Extension(client): Extension<Client>| {
+            let _work = client.work().await;
+            _ = begun.send(());
+            std::future::pending::<()>().await;
+        };
+        let (port, stop) = start_with(1, Router::new().route("/", axum::routing::get(work)));
+        let address = (Ipv4Addr::LOCALHOST, port);
+        let mut first = TcpStream::connect(address).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        first.write_all(request).await.unwrap();
+        works.recv().await.unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        let mut response = String::new();
+        second.read_to_string(&mut response).await.unwrap();
+        assert_eq!(response, TOO_MANY_CONNECTIONS);
+        stop.cancel();
+    }
+
         assert!(head.contains(&format!("content-length: {}\r\n", body.len())));
         assert!(serde_json::from_str::<serde_json::Value>(body).is_ok());
     }
