@@ -417,7 +417,7 @@ fn the_cause_of_an_outage_stays_while_an_attempt_finds_no_other() {
         (Some(refused), None, false),
         (Some(refused), Some(refused), false),
         (Some(refused), Some(dns), true),
-        (Some(refused), Some(slow), true),
+        (Some(refused), Some(slow), false),
         (None, Some(slow), false),
         (Some(slow), None, false),
         (Some(slow), Some(ended), false),

@@ -7,6 +7,7 @@ use axum::{
     http::{HeaderMap, header},
 };
 use futures::{StreamExt, TryStreamExt};
+use tokio::time::{Instant, timeout_at};
 
 use crate::{budget::Share, problem::Problem, split};
 
@@ -50,22 +51,49 @@ pub struct Received {
 /// Reads the whole body into one buffer, whose capacity is taken from `share` as it grows.
 pub async fn read(body: Body, limit: usize, share: Share) -> Result<Received, Problem> {
     let declared = body.size_hint().exact();
-    let mut stream = body.into_data_stream();
+    read_within(
+        READ_TIMEOUT,
+        body.into_data_stream(),
+        declared,
+        limit,
+        share,
+    )
+    .await
+}
+
+/// [`read`] with another timeout. `declared` is the length according to the headers.
+async fn read_within(
+    timeout: Duration,
+    mut stream: BodyDataStream,
+    declared: Option<u64>,
+    limit: usize,
+    share: Share,
+) -> Result<Received, Problem> {
+    let end = Instant::now() + timeout;
     let reading = async {
         if declared.is_some_and(|length| length > limit as u64) {
-            drain(&mut stream, limit.saturating_mul(DRAIN_FACTOR)).await;
             return Err(Problem::BodyTooLarge { limit });
         }
         let most = declared.and_then(|length| usize::try_from(length).ok());
         read_all(&mut stream, limit, most.unwrap_or(limit), share).await
     };
-    match tokio::time::timeout(READ_TIMEOUT, reading).await {
+    let result = match timeout_at(end, reading).await {
         Ok(result) => result,
         Err(_) => Err(Problem::BodyLost(format!(
             "it took longer than {} s",
-            READ_TIMEOUT.as_secs()
+            timeout.as_secs()
         ))),
+    };
+    let unread = match &result {
+        Err(Problem::BodyTooLarge { .. }) => limit.saturating_mul(DRAIN_FACTOR),
+        Err(Problem::Busy) => limit,
+        _ => 0,
+    };
+    // The answer is known, whether or not the rest arrives in time.
+    if unread > 0 {
+        _ = timeout_at(end, drain(&mut stream, unread)).await;
     }
+    result
 }
 
 /// Reads up to `limit` bytes. The buffer doubles as bytes arrive, up to `expected`: a client that
@@ -84,19 +112,13 @@ async fn read_all(
     {
         let length = bytes.len() + chunk.len();
         if length > limit {
-            drop(bytes);
-            drain(stream, limit.saturating_mul(DRAIN_FACTOR)).await;
             return Err(Problem::BodyTooLarge { limit });
         }
         if length > bytes.capacity() {
             let before = bytes.capacity();
             let capacity = (2 * before).max(MIN_BUFFER).min(expected).max(length);
             // Both buffers are there while the bytes are copied.
-            if share.take(capacity).is_err() {
-                drop(bytes);
-                drain(stream, limit).await;
-                return Err(Problem::Busy);
-            }
+            share.take(capacity).map_err(|_| Problem::Busy)?;
             bytes.reserve_exact(capacity - bytes.len());
             share.give_back(before);
         }
@@ -112,6 +134,44 @@ async fn drain(stream: &mut BodyDataStream, bytes: usize) {
         left = left.saturating_sub(chunk.len());
         if left == 0 {
             return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use futures::stream;
+    use prometheus_client::metrics::gauge::Gauge;
+
+    use super::*;
+    use crate::budget::Budget;
+
+    #[tokio::test]
+    async fn what_is_known_about_a_body_is_the_answer_also_if_the_rest_never_arrives() {
+        let too_large = Problem::BodyTooLarge { limit: 10 };
+        for (arrived, declared, budget, expected) in [
+            ("", Some(11), 100, &too_large),
+            ("12345678901", None, 100, &too_large),
+            ("1", Some(2), 0, &Problem::Busy),
+            (
+                "1",
+                Some(2),
+                100,
+                &Problem::BodyLost("it took longer than 0 s".to_owned()),
+            ),
+        ] {
+            let rest = stream::pending::<io::Result<&str>>();
+            let body = Body::from_stream(stream::iter([Ok(arrived)]).chain(rest));
+            let share = Budget::new(budget, Gauge::default()).share();
+            let stream = body.into_data_stream();
+            let read = read_within(Duration::ZERO, stream, declared, 10, share).await;
+            assert_eq!(
+                read.err().as_ref(),
+                Some(expected),
+                "{arrived} {declared:?}"
+            );
         }
     }
 }

@@ -17,6 +17,9 @@ pub const RECORD_OVERHEAD: usize = 1024;
 /// `spec.ingest.resources`.
 const DEFAULT_MEMORY: usize = 256 << 20;
 
+/// The greatest number of records of a request, if there is memory for them.
+const REQUEST_RECORDS: usize = 10_000;
+
 /// The memory of one connection with its socket's buffers, bytes.
 const CONNECTION: usize = 64 << 10;
 
@@ -28,14 +31,17 @@ pub struct Memory {
     pub requests: usize,
     /// The size limit of a request's body, bytes.
     pub request_bytes: usize,
+    /// The greatest number of records of a request.
+    pub request_records: usize,
     /// The number of connections.
     pub connections: usize,
 }
 
 impl Memory {
     /// Divides `limit`, bytes; `max_request_bytes` is the configured size limit of a body, bytes. A
-    /// quarter of the budget is the most that a body may have, so that no request is too large ever
-    /// to be accepted.
+    /// body may have a quarter of the budget, which leaves a quarter for the copies of its records
+    /// and half for what each record takes besides: so no request within the limits is too large
+    /// ever to be accepted.
     #[must_use]
     pub fn of(limit: Option<usize>, max_request_bytes: usize) -> Self {
         let limit = limit.unwrap_or(DEFAULT_MEMORY);
@@ -43,6 +49,7 @@ impl Memory {
         Self {
             requests,
             request_bytes: max_request_bytes.min(requests / 4),
+            request_records: REQUEST_RECORDS.min(requests / 2 / RECORD_OVERHEAD),
             connections: (limit / 4 / CONNECTION).max(1),
         }
     }
@@ -151,18 +158,24 @@ mod tests {
 
     #[test]
     fn a_body_of_the_largest_size_fits_into_the_budget_with_the_copies_of_its_records() {
-        for (limit, max_request_bytes, request_bytes, connections) in [
-            (None, 4 << 20, 4 << 20, 1024),
-            (Some(256 << 20), 16 << 20, 16 << 20, 1024),
-            (Some(64 << 20), 16 << 20, 8 << 20, 256),
-            (Some(1 << 30), 16 << 20, 16 << 20, 4096),
+        for (limit, max_request_bytes, request_bytes, request_records, connections) in [
+            (None, 4 << 20, 4 << 20, 10_000, 1024),
+            (Some(256 << 20), 16 << 20, 16 << 20, 10_000, 1024),
+            (Some(64 << 20), 16 << 20, 8 << 20, 10_000, 256),
+            (Some(32 << 20), 4 << 20, 4 << 20, 8192, 128),
+            (Some(1 << 30), 16 << 20, 16 << 20, 10_000, 4096),
         ] {
             let memory = Memory::of(limit, max_request_bytes);
+            let most = 2 * memory.request_bytes + memory.request_records * RECORD_OVERHEAD;
+            assert!(most <= memory.requests, "{memory:?}");
             assert_eq!(
-                (memory.request_bytes, memory.connections),
-                (request_bytes, connections)
+                (
+                    memory.request_bytes,
+                    memory.request_records,
+                    memory.connections
+                ),
+                (request_bytes, request_records, connections)
             );
-            assert!(memory.requests >= 4 * memory.request_bytes);
         }
     }
 }

@@ -27,9 +27,6 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the producer's queue may take to be sent after the last request.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Maximum number of records of a request.
-const REQUEST_RECORDS: usize = 10_000;
-
 /// Accepts records by HTTP and sends them to their Kafka topics.
 #[derive(Parser)]
 #[command(name = "pinpipe-ingest", version)]
@@ -136,7 +133,7 @@ fn service(config: &Ingest, memory: Memory, producer: Producer, metrics: Metrics
         limits: Limits {
             record_bytes: config.max_record_bytes as usize,
             request_bytes: memory.request_bytes,
-            request_records: REQUEST_RECORDS,
+            request_records: memory.request_records,
         },
         budget: Budget::new(memory.requests, metrics.in_flight_bytes.clone()),
         producer,

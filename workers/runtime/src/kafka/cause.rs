@@ -151,20 +151,15 @@ impl fmt::Display for Unreachable {
 impl Unreachable {
     /// Whether a message with this error is about the outage of an earlier one: nothing differs but
     /// the cause, and the later cause says no more. An attempt may find none, or a symptom, where
-    /// another found why connections fail.
+    /// another found why connections fail. So a cause says more only if it is a reason and the
+    /// earlier one is no reason or another one.
     #[must_use]
     pub fn is_same_outage(earlier: &str, later: &str) -> bool {
         let (Some(earlier), Some(later)) = (parts(earlier), parts(later)) else {
             return false;
         };
-        let says_more = match (earlier.cause, later.cause) {
-            (_, None) => false,
-            (None, Some(later)) => detail(later) == Detail::Reason,
-            (Some(earlier), Some(later)) => {
-                earlier != later
-                    && (detail(earlier), detail(later)) != (Detail::Symptom, Detail::Symptom)
-            }
-        };
+        let is_reason = |cause: &str| detail(cause) == Detail::Reason;
+        let says_more = earlier.cause != later.cause && later.cause.is_some_and(is_reason);
         !says_more && (earlier.before, earlier.after) == (later.before, later.after)
     }
 }

@@ -55,8 +55,13 @@ impl Client {
         }
     }
 
+    /// The client has begun to send a request, so it counts as the last one that began to wait.
     pub(super) fn begin_request(&self) {
         self.0.in_request.store(true, Ordering::Relaxed);
+        let mut open = lock(&self.0.open);
+        if open.remove(self) {
+            open.insert(self);
+        }
     }
 
     pub(super) fn end_request(&self) {
@@ -73,16 +78,11 @@ impl Client {
     }
 
     fn begin_to_wait(&self) {
-        let mut open = lock(&self.0.open);
-        open.numbers += 1;
-        self.0.waiting_number.store(open.numbers, Ordering::Relaxed);
-        let number = open.numbers;
-        open.waiting.insert(number, self.clone());
+        lock(&self.0.open).insert(self);
     }
 
     fn end_to_wait(&self) {
-        let number = self.0.waiting_number.load(Ordering::Relaxed);
-        lock(&self.0.open).waiting.remove(&number);
+        lock(&self.0.open).remove(self);
     }
 }
 
@@ -99,6 +99,24 @@ struct Open {
     numbers: u64,
     /// The connections that wait for their clients; the one that has waited longest comes first.
     waiting: BTreeMap<u64, Client>,
+}
+
+impl Open {
+    /// Adds a connection that begins to wait.
+    fn insert(&mut self, client: &Client) {
+        self.numbers += 1;
+        client
+            .0
+            .waiting_number
+            .store(self.numbers, Ordering::Relaxed);
+        self.waiting.insert(self.numbers, client.clone());
+    }
+
+    /// Removes a connection, and returns whether it was waiting.
+    fn remove(&mut self, client: &Client) -> bool {
+        let number = client.0.waiting_number.load(Ordering::Relaxed);
+        self.waiting.remove(&number).is_some()
+    }
 }
 
 fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
@@ -175,6 +193,22 @@ mod tests {
         drop((work, one, two));
         assert_eq!(lock(&connections.open).count, 2);
         drop((three, four));
+        let open = lock(&connections.open);
+        assert_eq!((open.count, open.waiting.len()), (0, 0));
+    }
+
+    #[test]
+    fn a_connection_that_sends_a_request_is_replaced_after_idle_ones() {
+        let connections = Connections::new(2);
+        let (sending, idle) = (connections.admit().unwrap(), connections.admit().unwrap());
+        sending.client().begin_request();
+        let is_replaced = |permit: &Permit| permit.client().0.replaced.is_cancelled();
+        let third = connections.admit().unwrap();
+        assert!(is_replaced(&idle) && !is_replaced(&sending));
+        // A request that begins as its connection is replaced changes nothing.
+        idle.client().begin_request();
+        assert_eq!(lock(&connections.open).waiting.len(), 2);
+        drop((sending, idle, third));
         let open = lock(&connections.open);
         assert_eq!((open.count, open.waiting.len()), (0, 0));
     }

@@ -1,10 +1,11 @@
 //! HTTP/1.1 servers of the workers: bounded in connections, in memory for each, and in the time a
 //! client may take.
 //!
-//! A client has [`HEAD_TIMEOUT`] for a request's headers and [`WRITE_TIMEOUT`] to take a response.
-//! The time for a body is the route's business. When as many connections are open as are allowed,
-//! a new one replaces the one that has waited longest for its client ([`Client`]); if all are being
-//! worked on, it gets status 503.
+//! A client has [`HEAD_TIMEOUT`] for a request's headers, and [`RESPONSE_TIMEOUT`] to take a
+//! response, of which it must take a part within [`WRITE_TIMEOUT`]. The time for a body is the
+//! route's business. When as many connections are open as are allowed, a new one replaces the one
+//! that has waited longest for its client ([`Client`]); if all are being worked on, it gets status
+//! 503.
 
 mod connections;
 mod timed;
@@ -32,8 +33,10 @@ use timed::Timed;
 
 /// How long a client may take for a request's headers from their first byte on.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take to receive a response.
+/// How long a client may take to receive the next part of a response.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take to receive a response.
+pub const RESPONSE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a connection may be idle. Longer than the idle timeout of common proxies (60 s), so
 /// that they close it first and don't send a request into a closing connection.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
@@ -106,7 +109,8 @@ pub async fn serve(
             }
         };
         let Some(permit) = open.admit() else {
-            // The send buffer of a new connection is empty: this writes all or the client is gone.
+            // Tokio assumes that an accepted stream is writable, and the send buffer of a new
+            // connection is empty: this writes all or the client is gone.
             _ = stream.try_write(TOO_MANY_CONNECTIONS.as_bytes());
             continue;
         };
@@ -165,15 +169,20 @@ async fn connection(
 
 #[cfg(test)]
 mod tests {
+    use axum::Extension;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
     fn start(connections: usize) -> (u16, CancellationToken) {
+        let router = Router::new().route("/", axum::routing::get(|| async { "ok" }));
+        start_with(connections, router)
+    }
+
+    fn start_with(connections: usize, router: Router) -> (u16, CancellationToken) {
         let listener = listen(0).unwrap();
         let port = listener.local_addr().unwrap().port();
         let stop = CancellationToken::new();
-        let router = Router::new().route("/", axum::routing::get(|| async { "ok" }));
         tokio::spawn(serve(listener, router, connections, stop.clone()));
         (port, stop)
     }
@@ -215,6 +224,27 @@ mod tests {
         for stream in [second, third] {
             assert!(get(stream).await.starts_with("HTTP/1.1 200"));
         }
+        stop.cancel();
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_refused_while_all_are_worked_on() {
+        let (begun, mut works) = tokio::sync::mpsc::unbounded_channel();
+        let work = async move |Extension(client): Extension<Client>| {
+            let _work = client.work().await;
+            _ = begun.send(());
+            std::future::pending::<()>().await;
+        };
+        let (port, stop) = start_with(1, Router::new().route("/", axum::routing::get(work)));
+        let address = (Ipv4Addr::LOCALHOST, port);
+        let mut first = TcpStream::connect(address).await.unwrap();
+        let request = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n";
+        first.write_all(request).await.unwrap();
+        works.recv().await.unwrap();
+        let mut second = TcpStream::connect(address).await.unwrap();
+        let mut response = String::new();
+        second.read_to_string(&mut response).await.unwrap();
+        assert_eq!(response, TOO_MANY_CONNECTIONS);
         stop.cancel();
     }
 
