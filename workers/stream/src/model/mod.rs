@@ -24,7 +24,7 @@
 //! - session: no seek or look-up where another worker has moved the position; a refused record is
 //!   not set aside, or pushed again, and what was read before it skipped, or not sought; halted
 //!   partitions are not tried again, or don't show; stuck tables take all memory; paused partitions
-//!   stay paused;
+//!   stay paused, or are released like that;
 //! - consuming: records of a time before the broker's stamps keep their producers' times;
 //! - resuming: partitions added later start at their end; the group's position takes precedence
 //!   over the sink's;
