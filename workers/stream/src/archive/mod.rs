@@ -96,13 +96,20 @@ impl Archive {
             }
         };
         let done = work(&store).await;
-        if let Err(SinkError::Unavailable(error)) = &done
-            && error.is::<AccessRefused>()
-        {
+        let reopens = match &done {
             // The Secret may have been renewed.
-            *self.store.write().await = None;
+            Err(SinkError::Unavailable(error)) => error.is::<AccessRefused>(),
+            Err(SinkError::Halt(halt)) => is_about_store(halt),
+            Ok(_) => false,
+        };
+        if reopens {
+            self.close().await;
         }
         done
+    }
+
+    async fn close(&self) {
+        *self.store.write().await = None;
     }
 
     /// Where a partition's archive ends, by the metadata of the object with the highest position in
@@ -252,6 +259,11 @@ impl Archive {
     }
 }
 
+/// Whether the store may be another one, or set up otherwise, when the partition is tried again.
+const fn is_about_store(halt: &Halt) -> bool {
+    matches!(halt, Halt::StoreUnsuitable(_))
+}
+
 fn raw_partition(topic: &Topic, partition: i32) -> RawPartition {
     RawPartition {
         topic: topic.name.clone(),
@@ -357,7 +369,7 @@ impl Sink for Archive {
         topic: &Arc<Topic>,
         group: &[Part<'_, Lines>],
     ) -> Result<Vec<Answer>, SinkError> {
-        self.with(async |store| {
+        let answers = self.with(async |store| {
             let mut answers = Vec::with_capacity(group.len());
             for part in group {
                 let source = Source {
@@ -370,7 +382,14 @@ impl Sink for Archive {
                 });
             }
             Ok(answers)
-        })
-        .await
+        });
+        let answers = answers.await?;
+        if answers
+            .iter()
+            .any(|answer| matches!(answer, Answer::Halt(halt) if is_about_store(halt)))
+        {
+            self.close().await;
+        }
+        Ok(answers)
     }
 }
