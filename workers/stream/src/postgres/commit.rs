@@ -225,9 +225,11 @@ fn answered(
         Err(Failed::Rows(Answer::Refused(refusal)))
             if group.iter().all(|part| part.batch.records() == 0) =>
         {
-            Err(unsuitable(&refusal.sentence, &refusal.code).into())
+            let halt = unsuitable(&refusal.sentence, &refusal.code);
+            Ok(vec![Answer::Halt(halt); group.len()])
         }
         Err(Failed::Rows(answer)) => Ok(vec![answer; group.len()]),
+        Err(Failed::Sink(SinkError::Halt(halt))) => Ok(vec![Answer::Halt(halt); group.len()]),
         Err(Failed::Sink(error)) => Err(error),
     }
 }
