@@ -250,13 +250,19 @@ pub enum Halt {
     TopicUnsuitable(String),
     /// The store refuses more records than can be set aside.
     #[error(
-        "RecordsRefused: the store refuses too many records of {source_name}: more than {limit} of \
-         the last {of} are in the dead letters, and it says of the next: {sentence} ({code}). \
-         Correct the table, or what produces the records; the sink goes on by itself"
+        "RecordsRefused: the store refuses the record at offset {offset} of {source_name}: \
+         {sentence} ({code}). {limit} refused records of this partition are in the dead letters \
+         already, the most of its last {of} records or within 10 minutes. Correct the table, or \
+         what produces the records; the sink tries again every 30 s, and when 10 minutes have \
+         passed, sets aside up to {limit} more. Or reset it to offset {} (annotation \
+         pinpipe.dev/reset-sink) to go on behind the record, which is in no dead letter then",
+        offset + 1
     )]
     RecordsRefused {
         /// The partition.
         source_name: String,
+        /// The next refused record's offset.
+        offset: i64,
         /// The refused records that were set aside.
         limit: usize,
         /// The records they are counted in.
