@@ -289,11 +289,7 @@ impl<L: Log, S: Sink> Resume<L, S> {
 
     /// Reports to [`SinkHealth`] whether the sink answered.
     fn observed<T>(&self, answer: Result<T, SinkError>) -> Result<T, SinkError> {
-        match &answer {
-            Ok(_) => self.health.up(),
-            Err(SinkError::Unavailable(error)) => self.health.down(error),
-            Err(_) => {}
-        }
+        self.health.observe(&answer);
         answer
     }
 }
