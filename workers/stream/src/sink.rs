@@ -41,6 +41,8 @@ pub struct StoredPosition {
     pub topic_id: String,
     /// The position.
     pub next: Position,
+    /// Whether it is only noted as the one to begin at: the sink holds nothing of the partition.
+    pub noted: bool,
 }
 
 /// A record that was read and cleaned.

@@ -132,6 +132,7 @@ impl Archive {
             cluster_id: facts.cluster_id,
             topic_id: facts.topic_id,
             next: Position::offset(facts.next_offset),
+            noted: false,
         }))
     }
 

@@ -228,6 +228,7 @@ mod tests {
             cluster_id: "c".into(),
             topic_id: "i".into(),
             next: crate::log::Position::offset(next),
+            noted: false,
         };
         for (position, ahead) in [
             (Some(position(8)), true),

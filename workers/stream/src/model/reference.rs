@@ -86,6 +86,8 @@ pub enum Like {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     Halts,
+    /// Its position can't be read.
+    Unreadable,
     Unavailable,
 }
 
@@ -121,6 +123,16 @@ impl Store {
             replayed: BTreeSet::new(),
             fault: None,
         }
+    }
+
+    /// The partitions without objects.
+    pub fn noted(&self) -> BTreeSet<i32> {
+        let mut partitions: BTreeSet<i32> = self.positions.keys().copied().collect();
+        partitions.retain(|partition| {
+            let objects = (*partition, Position::START)..(partition + 1, Position::START);
+            self.like == Like::Objects && self.rows.range(objects).next().is_none()
+        });
+        partitions
     }
 
     fn move_to(&mut self, partition: i32, to: Position) {
@@ -222,18 +234,27 @@ impl Sink for Reference {
         topic: &Arc<Topic>,
         partitions: &[i32],
     ) -> Result<BTreeMap<i32, StoredPosition>, SinkError> {
-        let mut positions = call(&self.network, |store| store.positions.clone()).await?;
+        let (mut positions, noted, broken) = call(&self.network, |store| {
+            let positions = store.positions.clone();
+            (positions, store.noted(), store.broken.clone())
+        })
+        .await?;
+        let unreadable = |partition| broken.get(partition) == Some(&Broken::Unreadable);
+        if partitions.iter().any(unreadable) {
+            return Err(Halt::PositionUnreadable("broken".into()).into());
+        }
         if self.like == Like::Objects {
             positions.retain(|partition, _| partitions.contains(partition));
         }
-        let stored = |next| StoredPosition {
+        let stored = |partition, next| StoredPosition {
             cluster_id: topic.cluster_id.clone(),
             topic_id: topic.id.clone(),
             next,
+            noted: noted.contains(&partition),
         };
         let positions = positions.into_iter();
         Ok(positions
-            .map(|(partition, next)| (partition, stored(next)))
+            .map(|(partition, next)| (partition, stored(partition, next)))
             .collect())
     }
 

@@ -191,6 +191,7 @@ pub fn position(row: &tokio_postgres::Row) -> (i32, StoredPosition) {
             cluster_id: row.get(1),
             topic_id: row.get(2),
             next: Position::offset(row.get(3)),
+            noted: false,
         },
     )
 }
