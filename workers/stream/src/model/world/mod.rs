@@ -203,6 +203,7 @@ impl World {
         let partition = self.some_partition();
         let broken = match self.like {
             reference::Like::Objects if self.random.percent(50) => Broken::Unavailable,
+            reference::Like::Objects if self.random.percent(50) => Broken::Unreadable,
             _ => Broken::Halts,
         };
         trace!(self, "{partition} is broken: {broken:?}");
