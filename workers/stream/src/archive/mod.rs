@@ -326,9 +326,10 @@ impl Sink for Archive {
         initial: &BTreeMap<i32, Position>,
     ) -> Result<(), SinkError> {
         self.with(async |store| {
-            for (partition, position) in initial {
-                self.note_begin(store, topic, *partition, position.next_offset())
-                    .await?;
+            for (&partition, position) in initial {
+                let start = position.next_offset();
+                let start = self.first_begin(store, topic, partition, start).await?;
+                self.note_begin(store, topic, partition, start).await?;
             }
             Ok(())
         })
