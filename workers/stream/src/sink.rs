@@ -61,26 +61,11 @@ pub struct Consumed<'a> {
     pub cleaned: &'a Result<Cleaned<'a>, Rejection>,
 }
 
-/// Why a sink can't store a clean record. Such a record is counted and logged and does not stop the
-/// ones behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unstorable {
-    /// The key is too long to be indexed.
-    #[error("its key has {bytes} bytes, the sink can index {limit}")]
-    KeyTooLong {
-        /// The key's size, bytes.
-        bytes: usize,
-        /// The limit, bytes.
-        limit: usize,
-    },
-}
-
 /// Records of one partition, encoded for the sink.
 pub trait Batch: Send + Sync + 'static {
     /// Adds a record, or skips one of a class the sink doesn't store, such as rejected records.
-    /// Records come in the order of their offsets. Fails where the sink ought to store the record
-    /// and can't.
-    fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable>;
+    /// Records come in the order of their offsets.
+    fn push(&mut self, record: Consumed<'_>);
     /// Ends the batch. Called once, before the commit.
     fn close(&mut self);
     /// The number of records in the batch, also of those that a later record of their key replaces.

@@ -76,13 +76,6 @@ pub trait Log: Send + Sync + 'static {
         time: i64,
     ) -> impl Future<Output = anyhow::Result<BTreeMap<i32, Position>>> + Send;
 
-    /// Commits positions to the group and waits for the reply.
-    fn commit_and_wait(
-        &self,
-        topic: &str,
-        positions: BTreeMap<i32, Position>,
-    ) -> impl Future<Output = anyhow::Result<()>> + Send;
-
     /// Whether records of the topic are stamped by the broker when they are appended. Asked where a
     /// record is met that its producer has stamped.
     fn is_stamped_by_broker(

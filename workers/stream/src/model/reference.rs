@@ -17,7 +17,7 @@ use crate::{
     log::Position,
     sink::{
         Answer, Batch, Consumed, Grouping, Halt, InitialPosition, Limits, Part, Refusal, Sink,
-        SinkError, Source, StoredPosition, Topic, Unstorable,
+        SinkError, Source, StoredPosition, Topic,
     },
 };
 
@@ -35,13 +35,12 @@ pub struct Records {
 }
 
 impl Batch for Records {
-    fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable> {
+    fn push(&mut self, record: Consumed<'_>) {
         assert!(!self.closed);
         if record.cleaned.is_ok() {
             let text = String::from_utf8(record.raw.to_vec()).unwrap();
             self.records.push((record.after, (record.order.time, text)));
         }
-        Ok(())
     }
 
     fn close(&mut self) {

@@ -278,20 +278,6 @@ impl Log for Kafka {
         .await
     }
 
-    async fn commit_and_wait(
-        &self,
-        topic: &str,
-        positions: BTreeMap<i32, Position>,
-    ) -> anyhow::Result<()> {
-        if positions.is_empty() {
-            return Ok(());
-        }
-        let positions = positions.into_iter();
-        let list = list(positions.map(|(partition, position)| (topic, partition, at(position))))?;
-        self.blocking(move |consumer| Ok(consumer.commit(&list, CommitMode::Sync)?))
-            .await
-    }
-
     async fn is_stamped_by_broker(&self, topic: &str) -> anyhow::Result<bool> {
         let client_id = "pinpipe-topic-settings";
         let admin: AdminClient<DefaultClientContext> =

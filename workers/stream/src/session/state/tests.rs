@@ -9,7 +9,7 @@ use super::{Action, Group, HALT_RETRY_DELAY, Health, State};
 use crate::{
     log::Position,
     resume::{Found, Start},
-    sink::{Answer, Batch, Consumed, Grouping, Halt, Limits, Refusal, Source, Topic, Unstorable},
+    sink::{Answer, Batch, Consumed, Grouping, Halt, Limits, Refusal, Source, Topic},
 };
 
 /// Records that are numbered.
@@ -17,9 +17,7 @@ use crate::{
 struct Numbers(Vec<i64>);
 
 impl Batch for Numbers {
-    fn push(&mut self, _: Consumed<'_>) -> Result<(), Unstorable> {
-        Ok(())
-    }
+    fn push(&mut self, _: Consumed<'_>) {}
     fn close(&mut self) {}
     fn records(&self) -> usize {
         self.0.len()
