@@ -37,6 +37,8 @@ use crate::sink::Topic;
 
 /// How long one request to a broker may take.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Without heartbeats for so long a worker is out of its group, milliseconds.
+const SESSION_TIMEOUT: &str = "6000";
 /// How long leaving the group may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -65,7 +67,7 @@ impl Kafka {
                 // The partitions of a killed worker move to another within seconds. This is the
                 // shortest time that brokers allow. A static membership would be shorter for a
                 // container that restarts, but then one that stops keeps its partitions as long.
-                .set("session.timeout.ms", "6000")
+                .set("session.timeout.ms", SESSION_TIMEOUT)
                 .set("heartbeat.interval.ms", "1500")
                 // New topics and partitions are found within seconds.
                 .set("topic.metadata.refresh.interval.ms", "10000")
@@ -356,7 +358,13 @@ fn read_error(error: KafkaError) -> ReadError {
         KafkaError::MessageConsumptionFatal(code) => ReadError::Fatal(code.to_string()),
         KafkaError::MessageConsumption(code) => ReadError::Problem {
             code: format!("{code:?}"),
-            sentence: code.to_string(),
+            sentence: match code {
+                Code::InvalidSessionTimeout => format!(
+                    "{code}: workers join their groups with session.timeout.ms={SESSION_TIMEOUT}; \
+                     set group.min.session.timeout.ms of the brokers to that or less"
+                ),
+                _ => code.to_string(),
+            },
             forbidden: matches!(
                 code,
                 Code::TopicAuthorizationFailed
@@ -408,6 +416,23 @@ impl Message for BorrowedMessage<'_> {
         match self.headers() {
             Some(headers) => Redriven::read(headers, position),
             None => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_session_timeout_names_the_brokers_setting() {
+        let code = RDKafkaErrorCode::InvalidSessionTimeout;
+        let ReadError::Problem { sentence, .. } = read_error(KafkaError::MessageConsumption(code))
+        else {
+            panic!("the reader goes on trying");
+        };
+        for setting in ["session.timeout.ms=6000", "group.min.session.timeout.ms"] {
+            assert!(sentence.contains(setting), "{sentence}");
         }
     }
 }
