@@ -139,6 +139,18 @@ pub enum Stamp {
     Producer,
 }
 
+/// The reason in the worker's health while a permission is missing.
+pub const NOT_AUTHORIZED: &str = "ReadNotAuthorized";
+
+/// What to grant, but for the look-up of a topic's settings.
+pub const RIGHTS: &str = "grant the worker's user Read and Describe of the topics, and Read of the \
+    consumer group";
+
+/// A look-up that the log refuses since the worker lacks a right.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotAuthorized(pub String);
+
 /// Why a record can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {

@@ -270,6 +270,7 @@ impl Member {
                         log: self.log.clone(),
                         sink: self.worker.sink.clone(),
                         health: self.worker.health.clone(),
+                        readiness: self.worker.readiness.clone(),
                         reset: None,
                         stamped_by_producers,
                     };

@@ -10,12 +10,13 @@ use anyhow::{Context, anyhow};
 use futures::future::join_all;
 use pinpipe_config::{Reset, ResetTo};
 use pinpipe_core::Kind;
+use pinpipe_runtime::admin::Readiness;
 
 use super::{Start, initial_positions, start};
 use crate::{
     backoff::{Backoff, REMINDER},
     commit::SinkHealth,
-    log::{Log, Position},
+    log::{Log, NOT_AUTHORIZED, NotAuthorized, Position},
     reset,
     sink::{Halt, InitialPosition, Sink, SinkError, Source, StoredPosition, Topic},
 };
@@ -28,6 +29,8 @@ pub struct Resume<L, S> {
     pub sink: Arc<S>,
     /// Reports whether the sink is available.
     pub health: Arc<SinkHealth>,
+    /// Where a missing right is reported.
+    pub readiness: Readiness,
     /// A reset that a user has requested.
     pub reset: Option<Reset>,
     /// Whether records stamped by their producers were met, so that the topic's setting must be
@@ -104,8 +107,19 @@ impl<L: Log, S: Sink> Resume<L, S> {
         pause: impl Fn(Duration) -> P,
     ) -> Result<Vec<Result<Start, Halt>>, Halt> {
         let (mut backoff, mut last_logged) = (Backoff::default(), None);
+        let mut forbidden = false;
         loop {
-            match self.look_up(kind, name, partitions).await {
+            let answer = self.look_up(kind, name, partitions).await;
+            let refused = match &answer {
+                Err(SinkError::Unavailable(error)) => error.downcast_ref::<NotAuthorized>(),
+                _ => None,
+            };
+            if forbidden || refused.is_some() {
+                forbidden = refused.is_some();
+                let message = refused.map(ToString::to_string);
+                self.readiness.degraded(NOT_AUTHORIZED, message);
+            }
+            match answer {
                 Ok(starts) => return Ok(starts),
                 Err(SinkError::Halt(halt)) => return Err(halt),
                 Err(error) => {

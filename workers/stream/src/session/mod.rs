@@ -226,6 +226,7 @@ impl<S: Sink> Session<'_, S> {
             log: self.log.clone(),
             sink: self.worker.sink.clone(),
             health: self.worker.health.clone(),
+            readiness: self.worker.readiness.clone(),
             reset: self.worker.config.reset.clone(),
             stamped_by_producers,
         };

@@ -18,7 +18,7 @@ use futures::FutureExt as _;
 use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::{
     dead_letter::{Redriven, UnusableOrder},
-    kafka::BrokerErrors,
+    kafka::{BrokerErrors, IdentityError},
 };
 use rdkafka::{
     Message as _, Offset, Timestamp, TopicPartitionList,
@@ -32,7 +32,10 @@ use rdkafka::{
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use self::callbacks::Context;
-use super::{Event, Extent, Log, Message, Position, ReadError, Reader, Stamp, TopicPartition};
+use super::{
+    Event, Extent, Log, Message, NotAuthorized, Position, RIGHTS, ReadError, Reader, Stamp,
+    TopicPartition,
+};
 use crate::sink::Topic;
 
 /// How long one request to a broker may take.
@@ -135,7 +138,10 @@ impl Kafka {
         let consumer = self.consumer.clone();
         match tokio::task::spawn_blocking(move || query(&consumer)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(self.consumer.context().broker_errors.explain(error)),
+            Ok(Err(error)) => {
+                let explained = self.consumer.context().broker_errors.explain(error);
+                Err(not_authorized(explained))
+            }
             Err(error) => Err(anyhow!(error)),
         }
     }
@@ -290,7 +296,7 @@ impl Log for Kafka {
         let settings = answers.into_iter().next();
         let settings = settings
             .with_context(|| format!("the broker did not describe topic {topic}"))?
-            .map_err(|code| anyhow!("the settings of topic {topic} can't be read: {code}"))?;
+            .map_err(|code| settings_unreadable(topic, code))?;
         let stamp = settings
             .get("message.timestamp.type")
             .and_then(|setting| setting.value.clone())
@@ -351,6 +357,44 @@ impl Reader for Kafka {
     }
 }
 
+/// Whether a right is missing.
+const fn is_forbidden(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+    )
+}
+
+/// The error of a look-up, as [`NotAuthorized`] where a right is missing.
+fn not_authorized(error: anyhow::Error) -> anyhow::Error {
+    let described = match error.downcast_ref::<IdentityError>() {
+        Some(IdentityError::Topic { code, .. }) => Some(*code),
+        _ => None,
+    };
+    let kafka = error.downcast_ref::<KafkaError>();
+    let code = described.or_else(|| kafka.and_then(KafkaError::rdkafka_error_code));
+    match code {
+        Some(code) if is_forbidden(code) => {
+            let sentence = format!("{error:#}: {RIGHTS}");
+            error.context(NotAuthorized(sentence))
+        }
+        _ => error,
+    }
+}
+
+fn settings_unreadable(topic: &str, code: RDKafkaErrorCode) -> anyhow::Error {
+    let what = format!("the settings of topic {topic} can't be read: {code}");
+    if is_forbidden(code) {
+        let right = "grant the worker's user DescribeConfigs of the topics";
+        NotAuthorized(format!("{what}: {right}")).into()
+    } else {
+        anyhow!(what)
+    }
+}
+
 fn read_error(error: KafkaError) -> ReadError {
     use RDKafkaErrorCode as Code;
     match error {
@@ -365,12 +409,7 @@ fn read_error(error: KafkaError) -> ReadError {
                 ),
                 _ => code.to_string(),
             },
-            forbidden: matches!(
-                code,
-                Code::TopicAuthorizationFailed
-                    | Code::GroupAuthorizationFailed
-                    | Code::ClusterAuthorizationFailed
-            ),
+            forbidden: is_forbidden(code),
         },
         error => ReadError::Problem {
             code: "Other".to_owned(),
@@ -423,6 +462,22 @@ impl Message for BorrowedMessage<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_look_up_without_a_right_names_it() {
+        let code = RDKafkaErrorCode::TopicAuthorizationFailed;
+        let settings = settings_unreadable("geo", code);
+        let offsets = not_authorized(KafkaError::OffsetFetch(code).into());
+        for (error, right) in [
+            (settings, "DescribeConfigs"),
+            (offsets, "Read and Describe"),
+        ] {
+            let found = error.downcast_ref::<NotAuthorized>().unwrap().to_string();
+            assert!(found.contains(right), "{found}");
+        }
+        let timeout = KafkaError::OffsetFetch(RDKafkaErrorCode::OperationTimedOut);
+        assert!(!not_authorized(timeout.into()).is::<NotAuthorized>());
+    }
 
     #[test]
     fn a_refused_session_timeout_names_the_brokers_setting() {
