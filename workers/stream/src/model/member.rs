@@ -26,7 +26,7 @@ use crate::{
 };
 
 type Committed = (Vec<Answered<Records, Sent>>, Duration);
-type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The reader's position in a partition.
 #[derive(Clone, Copy, Debug, Default)]
@@ -342,6 +342,6 @@ fn named(partitions: &[i32]) -> Vec<TopicPartition> {
         .collect()
 }
 
-fn poll<T>(task: &mut Task<T>) -> Poll<T> {
+pub fn poll<T>(task: &mut Task<T>) -> Poll<T> {
     task.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }

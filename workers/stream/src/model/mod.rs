@@ -76,6 +76,20 @@ fn run(test: &str, log: log::Like, store: reference::Like) {
 }
 
 #[test]
+fn a_partition_whose_position_can_t_be_read_halts_no_other() {
+    for seed in 0..20 {
+        let world = World::new(seed, log::Like::Kafka, reference::Like::Objects, false);
+        let halted: Vec<i32> = world
+            .find(0)
+            .into_iter()
+            .filter(|found| found.start.is_err())
+            .map(|found| found.partition)
+            .collect();
+        assert_eq!(halted, [0]);
+    }
+}
+
+#[test]
 fn kafka_into_tables() {
     run(
         "kafka_into_tables",
