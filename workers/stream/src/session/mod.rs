@@ -300,7 +300,11 @@ impl<S: Sink> Session<'_, S> {
                 self.state.on_found(id, found, Instant::now());
                 Ok(())
             }
-            Err(error) if error.is_cancelled() => Ok(()),
+            Err(error) if error.is_cancelled() => {
+                // The right that it may have lacked is another worker's matter now.
+                self.problems.running();
+                Ok(())
+            }
             Err(error) => Err(anyhow!(error).context("the look-up of where to resume failed")),
         }
     }
