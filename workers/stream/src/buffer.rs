@@ -313,7 +313,7 @@ mod tests {
     use pinpipe_core::Kind;
 
     use super::*;
-    use crate::sink::{Consumed, Grouping, Topic, Unstorable};
+    use crate::sink::{Consumed, Grouping, Topic};
 
     /// A batch that only counts its records.
     #[derive(Debug, Default)]
@@ -323,9 +323,8 @@ mod tests {
     }
 
     impl Batch for CountingBatch {
-        fn push(&mut self, _: Consumed<'_>) -> Result<(), Unstorable> {
+        fn push(&mut self, _: Consumed<'_>) {
             self.records += 1;
-            Ok(())
         }
         fn close(&mut self) {
             self.closed = true;

@@ -58,6 +58,14 @@ impl SinkHealth {
         }
     }
 
+    /// Reports what a call's result tells.
+    pub fn observe<T>(&self, answer: &Result<T, SinkError>) {
+        match answer {
+            Ok(_) | Err(SinkError::Halt(_)) => self.up(),
+            Err(SinkError::Unavailable(error)) => self.down(error),
+        }
+    }
+
     /// Reports that the sink failed or did not answer.
     pub fn down(&self, error: &anyhow::Error) {
         self.metrics.sink_up.set(0);
@@ -147,5 +155,31 @@ pub async fn commit<S: Sink, D: Acknowledgement, P: Future<Output = ()>>(
             "committed"
         );
         return (members.into_iter().zip(answers).collect(), took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::anyhow;
+    use pinpipe_runtime::admin::Admin;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+    use crate::sink::Halt;
+
+    #[test]
+    fn a_sink_that_answers_with_a_halt_is_available() {
+        let pipeline = pinpipe_config::Pipeline {
+            namespace: "n".into(),
+            name: "p".into(),
+            uid: "u".into(),
+        };
+        let metrics = Metrics::new(&mut Registry::default(), &pipeline, "live");
+        let outage = Outage::new(Admin::new().readiness(), "SinkUnavailable");
+        let health = SinkHealth::new(metrics.clone(), outage);
+        health.observe::<()>(&Err(anyhow!("down").into()));
+        assert_eq!(metrics.sink_up.get(), 0);
+        health.observe::<()>(&Err(Halt::PositionUnreadable("why".into()).into()));
+        assert_eq!(metrics.sink_up.get(), 1);
     }
 }

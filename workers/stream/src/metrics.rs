@@ -153,7 +153,7 @@ impl Metrics {
         );
         registry.register(
             "stream_unstorable_records",
-            "Clean records that this sink can't store",
+            "Clean records that this sink's store refuses",
             m.unstorable.clone(),
         );
         registry.register(
@@ -267,7 +267,7 @@ impl Metrics {
         self.records.get_or_create(&Outcome { kind, outcome }).inc();
     }
 
-    /// Counts a clean record that the sink can't store.
+    /// Counts a clean record that the sink's store refuses.
     pub fn unstorable(&self, kind: Kind) {
         self.unstorable
             .get_or_create(&OfKind {

@@ -64,6 +64,10 @@ pub fn explain(halt: &Halt, config: &Stream) -> String {
     | Halt::RecordRejected {
         source_name: source,
         ..
+    }
+    | Halt::RecordsRefused {
+        source_name: source,
+        ..
     }) = halt
     else {
         return halt.to_string();
@@ -84,7 +88,7 @@ pub fn explain(halt: &Halt, config: &Stream) -> String {
         )
     };
     match (halt, &config.sink) {
-        (Halt::RecordRejected { offset, .. }, _) => {
+        (Halt::RecordRejected { offset, .. } | Halt::RecordsRefused { offset, .. }, _) => {
             format!(
                 "{halt}: {}",
                 command(&format!("{sink}/{topic}/{partition}=offset:{}", offset + 1))
@@ -198,7 +202,20 @@ mod tests {
             reason: "not-json",
             problem: String::new(),
         };
+        let refused = Halt::RecordsRefused {
+            source_name: "p[2]".into(),
+            offset: 41,
+            limit: 100,
+            of: 10_000,
+            code: "23514".into(),
+            sentence: "no".into(),
+        };
         for (halt, sink, expected) in [
+            (
+                &refused,
+                postgres,
+                "pinpipe.dev/reset-sink='live/p/2=offset:42'",
+            ),
             (
                 &rejected,
                 postgres,

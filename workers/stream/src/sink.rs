@@ -41,6 +41,8 @@ pub struct StoredPosition {
     pub topic_id: String,
     /// The position.
     pub next: Position,
+    /// Whether it is only noted as the one to begin at: the sink holds nothing of the partition.
+    pub noted: bool,
 }
 
 /// A record that was read and cleaned.
@@ -59,26 +61,11 @@ pub struct Consumed<'a> {
     pub cleaned: &'a Result<Cleaned<'a>, Rejection>,
 }
 
-/// Why a sink can't store a clean record. Such a record is counted and logged and does not stop the
-/// ones behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unstorable {
-    /// The key is too long to be indexed.
-    #[error("its key has {bytes} bytes, the sink can index {limit}")]
-    KeyTooLong {
-        /// The key's size, bytes.
-        bytes: usize,
-        /// The limit, bytes.
-        limit: usize,
-    },
-}
-
 /// Records of one partition, encoded for the sink.
 pub trait Batch: Send + Sync + 'static {
     /// Adds a record, or skips one of a class the sink doesn't store, such as rejected records.
-    /// Records come in the order of their offsets. Fails where the sink ought to store the record
-    /// and can't.
-    fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable>;
+    /// Records come in the order of their offsets.
+    fn push(&mut self, record: Consumed<'_>);
     /// Ends the batch. Called once, before the commit.
     fn close(&mut self);
     /// The number of records in the batch, also of those that a later record of their key replaces.
@@ -154,8 +141,29 @@ pub enum Answer {
 pub struct Refusal {
     /// The store's code of the error, such as a SQLSTATE.
     pub code: String,
-    /// The store's own sentence.
+    /// The store's own sentence, at most [`MAX_SENTENCE`] bytes.
     pub sentence: String,
+}
+
+/// The longest sentence of a refusal, bytes. A trigger may say anything, such as the whole record,
+/// and the sentence is kept and becomes a header of the dead letter.
+const MAX_SENTENCE: usize = 1024;
+
+impl Refusal {
+    /// A refusal by the store's code and sentence, whose end is cut off if it is too long.
+    #[must_use]
+    pub fn new(code: &str, sentence: &str) -> Self {
+        let sentence = if sentence.len() > MAX_SENTENCE {
+            let end = sentence.floor_char_boundary(MAX_SENTENCE - '…'.len_utf8());
+            format!("{}…", &sentence[..end])
+        } else {
+            sentence.to_owned()
+        };
+        Self {
+            code: code.to_owned(),
+            sentence,
+        }
+    }
 }
 
 /// Where a sink starts in a partition it has no position for.
@@ -229,13 +237,19 @@ pub enum Halt {
     TopicUnsuitable(String),
     /// The store refuses more records than can be set aside.
     #[error(
-        "RecordsRefused: the store refuses too many records of {source_name}: more than {limit} of \
-         the last {of} are in the dead letters, and it says of the next: {sentence} ({code}). \
-         Correct the table, or what produces the records; the sink goes on by itself"
+        "RecordsRefused: the store refuses the record at offset {offset} of {source_name}: \
+         {sentence} ({code}). {limit} refused records of this partition are in the dead letters \
+         already, the most of its last {of} records or within 10 minutes. Correct the table, or \
+         what produces the records; the sink tries again every 30 s, and when 10 minutes have \
+         passed, sets aside up to {limit} more. Or reset it to offset {} (annotation \
+         pinpipe.dev/reset-sink) to go on behind the record, which is in no dead letter then",
+        offset + 1
     )]
     RecordsRefused {
         /// The partition.
         source_name: String,
+        /// The next refused record's offset.
+        offset: i64,
         /// The refused records that were set aside.
         limit: usize,
         /// The records they are counted in.
@@ -376,4 +390,18 @@ pub trait Sink: Send + Sync + 'static {
         topic: &Arc<Topic>,
         group: &[Part<'_, Self::Batch>],
     ) -> impl Future<Output = Result<Vec<Answer>, SinkError>> + Send;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_s_sentence_is_cut_between_two_characters() {
+        for (sentence, length) in [("x", 1), ("é", 2), (&"x".repeat(1024), 1024)] {
+            assert_eq!(Refusal::new("P0001", sentence).sentence.len(), length);
+        }
+        let cut = Refusal::new("P0001", &format!("x{}", "é".repeat(1024))).sentence;
+        assert_eq!(cut, format!("x{}…", "é".repeat(510)));
+    }
 }

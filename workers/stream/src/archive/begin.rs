@@ -35,6 +35,14 @@ fn noted(notes: &str, key: &str) -> Option<i64> {
     key.strip_prefix(notes)?.strip_suffix(".json")?.parse().ok()
 }
 
+/// The noted position of a topic. Of two workers that note the log's start at different times, the
+/// later one is right.
+fn latest(notes: impl IntoIterator<Item = (i64, Note)>, topic: &Topic) -> Option<i64> {
+    let own = |note: &Note| note.topic_id == topic.id && note.cluster_id == topic.cluster_id;
+    let notes = notes.into_iter().filter(|(_, note)| own(note));
+    notes.map(|(position, _)| position).max()
+}
+
 impl Archive {
     /// The noted position; none where there is no note, or one of an earlier topic.
     pub(super) async fn begin(
@@ -44,23 +52,20 @@ impl Archive {
         raw: &RawPartition,
     ) -> Result<Option<StoredPosition>, SinkError> {
         let notes = notes(&self.config.zone.prefix, raw);
-        let keys = store.keys(&notes).await?;
-        // Of two workers that note the log's start at different times, the later one is right.
-        let latest = keys
-            .iter()
-            .filter_map(|key| Some((noted(&notes, key)?, key)))
-            .max();
-        let Some((position, key)) = latest else {
-            return Ok(None);
-        };
-        let note: Option<Note> = store.get_json(key).await?;
-        Ok(note
-            .filter(|note| note.topic_id == topic.id && note.cluster_id == topic.cluster_id)
-            .map(|note| StoredPosition {
-                cluster_id: note.cluster_id,
-                topic_id: note.topic_id,
-                next: Position::offset(position),
-            }))
+        let mut found = Vec::new();
+        for key in store.keys(&notes).await? {
+            if let Some(position) = noted(&notes, &key)
+                && let Some(note) = store.get_json::<Note>(&key).await?
+            {
+                found.push((position, note));
+            }
+        }
+        Ok(latest(found, topic).map(|position| StoredPosition {
+            cluster_id: topic.cluster_id.clone(),
+            topic_id: topic.id.clone(),
+            next: Position::offset(position),
+            noted: true,
+        }))
     }
 
     /// Notes where the archive of a partition begins.
@@ -85,6 +90,28 @@ impl Archive {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_latest_note_about_this_log_counts() {
+        let topic = |id: &str| Topic {
+            kind: pinpipe_core::Kind::Pin,
+            name: "t".into(),
+            cluster_id: "c".into(),
+            id: id.into(),
+        };
+        let note = |id: &str| Note {
+            cluster_id: "c".into(),
+            topic_id: id.into(),
+        };
+        let notes = [
+            (9, note("earlier")),
+            (3, note("now")),
+            (7, note("now")),
+            (5, note("now")),
+        ];
+        assert_eq!(latest(notes.clone(), &topic("now")), Some(7));
+        assert_eq!(latest(notes, &topic("next")), None);
+    }
 
     #[test]
     fn the_position_is_read_from_the_key_it_was_written_to() {

@@ -94,6 +94,11 @@ impl RequestError {
         }
     }
 
+    /// Whether the store may refuse the checksum of what is written rather than the request.
+    pub fn may_refuse_checksum(&self) -> bool {
+        matches!(self.status, Some(400 | 501)) && self.failure == Failure::Halt
+    }
+
     /// The sink's error, which names what was to be done.
     pub fn into_error(self, what: &str) -> SinkError {
         match self.failure {
@@ -117,6 +122,28 @@ pub struct AccessRefused(String);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_refused_request_may_be_repeated_without_its_checksum() {
+        for (status, code, expected) in [
+            (400, Some("InvalidArgument"), true),
+            (400, None, true),
+            (501, Some("NotImplemented"), true),
+            (400, Some("RequestTimeout"), false),
+            (400, Some("BadDigest"), false),
+            (400, Some("ExpiredToken"), false),
+            (403, Some("AccessDenied"), false),
+            (404, Some("NoSuchBucket"), false),
+            (503, Some("SlowDown"), false),
+        ] {
+            let error = RequestError {
+                status: Some(status),
+                failure: Failure::of(Some(status), code),
+                error: anyhow!("no"),
+            };
+            assert_eq!(error.may_refuse_checksum(), expected, "{status} {code:?}");
+        }
+    }
 
     #[test]
     fn every_answer_has_one_meaning() {

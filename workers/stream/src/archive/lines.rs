@@ -12,7 +12,7 @@ use tokio::{sync::OnceCell, task::spawn_blocking};
 
 use crate::{
     log::Position,
-    sink::{Batch, Consumed, Unstorable},
+    sink::{Batch, Consumed},
 };
 
 /// The assumed compression ratio, until the text is compressed: JSON compresses better than that.
@@ -154,7 +154,7 @@ const fn is_kept(rejection: Option<&Rejection>) -> bool {
 }
 
 impl Batch for Lines {
-    fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable> {
+    fn push(&mut self, record: Consumed<'_>) {
         if is_kept(record.cleaned.as_ref().err()) {
             if record.order != record.position {
                 self.orders.push((self.entries.len(), record.order));
@@ -166,7 +166,6 @@ impl Batch for Lines {
             self.open_text.extend_from_slice(&single_line(record.raw));
             self.open_text.extend_from_slice(b"\n");
         }
-        Ok(())
     }
 
     fn close(&mut self) {
@@ -216,15 +215,13 @@ mod tests {
                 partition: 0,
                 offset: *offset,
             };
-            lines
-                .push(Consumed {
-                    raw: raw.as_bytes(),
-                    position,
-                    after: Position::offset(position.offset + 1),
-                    order: position,
-                    cleaned: &cleaned,
-                })
-                .unwrap();
+            lines.push(Consumed {
+                raw: raw.as_bytes(),
+                position,
+                after: Position::offset(position.offset + 1),
+                order: position,
+                cleaned: &cleaned,
+            });
         }
         lines.close();
         lines
@@ -267,15 +264,13 @@ mod tests {
                 partition: 0,
                 offset,
             };
-            lines
-                .push(Consumed {
-                    raw,
-                    position,
-                    after: Position::offset(position.offset + 1),
-                    order: redriven.unwrap_or(position),
-                    cleaned: &cleaned,
-                })
-                .unwrap();
+            lines.push(Consumed {
+                raw,
+                position,
+                after: Position::offset(position.offset + 1),
+                order: redriven.unwrap_or(position),
+                cleaned: &cleaned,
+            });
         }
         lines.close();
         for (from, line) in [(10, Some(1)), (11, Some(0)), (12, None)] {
@@ -323,15 +318,13 @@ mod tests {
                     offset,
                 };
                 let raw = format!("{{\"ind\":{offset}}}");
-                lines
-                    .push(Consumed {
-                        raw: raw.as_bytes(),
-                        position,
-                        after: Position::offset(position.offset + 1),
-                        order: position,
-                        cleaned: &cleaned,
-                    })
-                    .unwrap();
+                lines.push(Consumed {
+                    raw: raw.as_bytes(),
+                    position,
+                    after: Position::offset(position.offset + 1),
+                    order: position,
+                    cleaned: &cleaned,
+                });
             }
             lines.close();
             for (from, expected) in [

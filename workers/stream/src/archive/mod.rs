@@ -96,13 +96,20 @@ impl Archive {
             }
         };
         let done = work(&store).await;
-        if let Err(SinkError::Unavailable(error)) = &done
-            && error.is::<AccessRefused>()
-        {
+        let reopens = match &done {
             // The Secret may have been renewed.
-            *self.store.write().await = None;
+            Err(SinkError::Unavailable(error)) => error.is::<AccessRefused>(),
+            Err(SinkError::Halt(halt)) => is_about_store(halt),
+            Ok(_) => false,
+        };
+        if reopens {
+            self.close().await;
         }
         done
+    }
+
+    async fn close(&self) {
+        *self.store.write().await = None;
     }
 
     /// Where a partition's archive ends, by the metadata of the object with the highest position in
@@ -125,6 +132,7 @@ impl Archive {
             cluster_id: facts.cluster_id,
             topic_id: facts.topic_id,
             next: Position::offset(facts.next_offset),
+            noted: false,
         }))
     }
 
@@ -252,6 +260,11 @@ impl Archive {
     }
 }
 
+/// Whether the store may be another one, or set up otherwise, when the partition is tried again.
+const fn is_about_store(halt: &Halt) -> bool {
+    matches!(halt, Halt::StoreUnsuitable(_))
+}
+
 fn raw_partition(topic: &Topic, partition: i32) -> RawPartition {
     RawPartition {
         topic: topic.name.clone(),
@@ -313,9 +326,10 @@ impl Sink for Archive {
         initial: &BTreeMap<i32, Position>,
     ) -> Result<(), SinkError> {
         self.with(async |store| {
-            for (partition, position) in initial {
-                self.note_begin(store, topic, *partition, position.next_offset())
-                    .await?;
+            for (&partition, position) in initial {
+                let start = position.next_offset();
+                let start = self.first_begin(store, topic, partition, start).await?;
+                self.note_begin(store, topic, partition, start).await?;
             }
             Ok(())
         })
@@ -357,7 +371,7 @@ impl Sink for Archive {
         topic: &Arc<Topic>,
         group: &[Part<'_, Lines>],
     ) -> Result<Vec<Answer>, SinkError> {
-        self.with(async |store| {
+        let answers = self.with(async |store| {
             let mut answers = Vec::with_capacity(group.len());
             for part in group {
                 let source = Source {
@@ -370,7 +384,14 @@ impl Sink for Archive {
                 });
             }
             Ok(answers)
-        })
-        .await
+        });
+        let answers = answers.await?;
+        if answers
+            .iter()
+            .any(|answer| matches!(answer, Answer::Halt(halt) if is_about_store(halt)))
+        {
+            self.close().await;
+        }
+        Ok(answers)
     }
 }

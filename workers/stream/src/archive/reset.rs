@@ -31,9 +31,24 @@ impl Marker {
     }
 }
 
+/// What the keys of markers begin with.
+fn markers(prefix: &str, raw: &RawPartition) -> String {
+    raw.index_folder(prefix) + "reset+"
+}
+
+/// Where an archive without objects begins in a log that starts at `start`. Of several resets the
+/// one that leaves out the fewest records counts, since markers don't tell which was the last.
+fn first_begin(markers: &[Marker], topic: &Topic, start: i64) -> i64 {
+    let own = markers.iter().filter(|marker| marker.topic_id == topic.id);
+    own.map(|marker| marker.to)
+        .min()
+        .unwrap_or(start)
+        .max(start)
+}
+
 /// The key of a reset's marker. Escapes characters of the id that are unsafe in object keys.
 fn marker_key(prefix: &str, raw: &RawPartition, id: &str) -> String {
-    let mut key = raw.index_folder(prefix) + "reset+";
+    let mut key = markers(prefix, raw);
     for byte in id.bytes() {
         if byte.is_ascii_alphanumeric() || b"-.:".contains(&byte) {
             key.push(char::from(byte));
@@ -85,6 +100,23 @@ impl Archive {
             }
         }
         Ok(pending)
+    }
+
+    /// Where an archive begins that has neither objects nor a note. An earlier release left only
+    /// the marker of a reset of such an archive.
+    pub(super) async fn first_begin(
+        &self,
+        store: &Store,
+        topic: &Topic,
+        partition: i32,
+        start: i64,
+    ) -> Result<i64, SinkError> {
+        let raw = raw_partition(topic, partition);
+        let mut found = Vec::new();
+        for key in store.keys(&markers(&self.config.zone.prefix, &raw)).await? {
+            found.extend(store.get_json(&key).await?);
+        }
+        Ok(first_begin(&found, topic, start))
     }
 
     async fn marker(
@@ -204,6 +236,28 @@ mod tests {
     }
 
     #[test]
+    fn an_archive_without_objects_begins_where_it_was_reset_to() {
+        let marker = |topic_id: &str, to| Marker {
+            topic_id: topic_id.into(),
+            to,
+        };
+        let topic = &source().topic;
+        for (markers, start, expected) in [
+            (vec![], 3, 3),
+            (vec![marker("i", 9)], 3, 9),
+            (vec![marker("i", 9)], 12, 12),
+            (vec![marker("earlier", 9)], 3, 3),
+            (
+                vec![marker("i", 9), marker("i", 5), marker("earlier", 4)],
+                3,
+                5,
+            ),
+        ] {
+            assert_eq!(first_begin(&markers, topic, start), expected);
+        }
+    }
+
+    #[test]
     fn an_archive_is_only_reset_forward() {
         for (next, to, allowed) in [(5, 5, true), (5, 9, true), (5, 4, false)] {
             let checked = check_forward(&source(), "s3://b/t/", "s3://b/_index/t/", next, to);
@@ -228,6 +282,7 @@ mod tests {
             cluster_id: "c".into(),
             topic_id: "i".into(),
             next: crate::log::Position::offset(next),
+            noted: false,
         };
         for (position, ahead) in [
             (Some(position(8)), true),

@@ -71,8 +71,11 @@ enum Probed {
     Suitable,
     /// It refuses requests with a checksum.
     WithoutChecksums,
-    /// It ignores the condition of this operation.
-    Unconditional(&'static str),
+    /// It ignores the condition of this operation, or refuses it.
+    Unconditional {
+        operation: &'static str,
+        refused: bool,
+    },
 }
 
 const PUT: &str = "PutObject";
@@ -105,13 +108,17 @@ impl Store {
                     );
                     (store.client, store.checksum) = (client.clone(), None);
                 }
-                Probed::Unconditional(operation) => {
+                Probed::Unconditional { operation, refused } => {
+                    let what = if refused {
+                        "it answers 501 (NotImplemented)".to_owned()
+                    } else {
+                        format!("it wrote {} over what was there", store.url(&key))
+                    };
                     return Err(Halt::StoreUnsuitable(format!(
                         "the object store {endpoint} does not honour If-None-Match in {operation}: \
-                         it wrote {} over what was there. Two workers could replace each other's \
-                         objects, so nothing is archived. Use a store with conditional writes, or \
-                         a version of it that has them, in spec.archive.s3.endpoint",
-                        store.url(&key)
+                         {what}. Two workers could replace each other's objects, so nothing is \
+                         archived. Use a store with conditional writes, or a version of it that \
+                         has them, in spec.archive.s3.endpoint"
                     ))
                     .into());
                 }
@@ -136,15 +143,16 @@ impl Store {
                 } else {
                     self.put_parts(key, &object).await
                 };
+                let unconditional = |refused| Probed::Unconditional { operation, refused };
                 match written.map_err(|error| (error.status, error)) {
-                    Ok(()) if allowed == 0 => return Ok(Probed::Unconditional(operation)),
+                    Ok(()) if allowed == 0 => return Ok(unconditional(false)),
                     Ok(()) => allowed -= 1,
                     Err((Some(412), _)) => break,
                     Err((Some(409), _)) => tokio::time::sleep(CONFLICT_DELAY).await,
-                    Err((Some(501), _)) => return Ok(Probed::Unconditional(operation)),
-                    Err((Some(400), _)) if self.checksum.is_some() => {
+                    Err((_, error)) if self.checksum.is_some() && error.may_refuse_checksum() => {
                         return Ok(Probed::WithoutChecksums);
                     }
+                    Err((Some(501), _)) => return Ok(unconditional(true)),
                     Err((_, error)) => {
                         return Err(error.into_error(&format!("can't write {}", self.url(key))));
                     }

@@ -76,13 +76,6 @@ pub trait Log: Send + Sync + 'static {
         time: i64,
     ) -> impl Future<Output = anyhow::Result<BTreeMap<i32, Position>>> + Send;
 
-    /// Commits positions to the group and waits for the reply.
-    fn commit_and_wait(
-        &self,
-        topic: &str,
-        positions: BTreeMap<i32, Position>,
-    ) -> impl Future<Output = anyhow::Result<()>> + Send;
-
     /// Whether records of the topic are stamped by the broker when they are appended. Asked where a
     /// record is met that its producer has stamped.
     fn is_stamped_by_broker(
@@ -145,6 +138,18 @@ pub enum Stamp {
     /// The producer set it, by a clock that orders nothing.
     Producer,
 }
+
+/// The reason in the worker's health while a permission is missing.
+pub const NOT_AUTHORIZED: &str = "ReadNotAuthorized";
+
+/// What to grant, but for the look-up of a topic's settings.
+pub const RIGHTS: &str = "grant the worker's user Read and Describe of the topics, and Read of the \
+    consumer group";
+
+/// A look-up that the log refuses since the worker lacks a right.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotAuthorized(pub String);
 
 /// Why a record can't be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

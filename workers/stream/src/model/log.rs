@@ -269,10 +269,6 @@ impl Log for Connection {
         Ok(BTreeMap::new())
     }
 
-    async fn commit_and_wait(&self, _: &str, _: BTreeMap<i32, Position>) -> anyhow::Result<()> {
-        Ok(())
-    }
-
     async fn is_stamped_by_broker(&self, _: &str) -> anyhow::Result<bool> {
         Ok(true)
     }

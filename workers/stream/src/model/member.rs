@@ -2,7 +2,7 @@
 //! memory.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -26,7 +26,7 @@ use crate::{
 };
 
 type Committed = (Vec<Answered<Records, Sent>>, Duration);
-type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+pub type Task<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
 /// The reader's position in a partition.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,7 +35,6 @@ struct Cursor {
     fetch: Option<Position>,
     /// How far it was read; none after a seek.
     position: Option<Position>,
-    paused: bool,
 }
 
 /// The session must be restarted.
@@ -52,6 +51,9 @@ pub struct Member {
     log: Connection,
     state: State<Records, Sent>,
     cursors: BTreeMap<i32, Cursor>,
+    /// Partitions that are not read; like librdkafka, the reader still knows it when one that was
+    /// revoked returns.
+    paused: BTreeSet<i32>,
     commits: Vec<(u64, Task<Committed>)>,
     look_ups: Vec<(u64, Task<Vec<Found>>)>,
     released: Vec<i32>,
@@ -79,6 +81,7 @@ impl Member {
             log,
             state,
             cursors: BTreeMap::new(),
+            paused: BTreeSet::new(),
             commits: Vec::new(),
             look_ups: Vec::new(),
             released: Vec::new(),
@@ -127,7 +130,8 @@ impl Member {
         let Some(cursor) = self.cursors.get_mut(&partition) else {
             return Ok(());
         };
-        let Some(fetch) = cursor.fetch.filter(|_| !cursor.paused) else {
+        let is_paused = self.paused.contains(&partition);
+        let Some(fetch) = cursor.fetch.filter(|_| !is_paused) else {
             return Ok(());
         };
         let broker = self.log.0.lock().unwrap();
@@ -266,6 +270,7 @@ impl Member {
                         log: self.log.clone(),
                         sink: self.worker.sink.clone(),
                         health: self.worker.health.clone(),
+                        readiness: self.worker.readiness.clone(),
                         reset: None,
                         stamped_by_producers,
                     };
@@ -303,7 +308,10 @@ impl Member {
                     };
                     self.commits.push((id, Box::pin(task)));
                 }
-                Action::Abort(id) => self.commits.retain(|(other, _)| *other != id),
+                Action::Abort(id) => {
+                    self.commits.retain(|(other, _)| *other != id);
+                    self.look_ups.retain(|(other, _)| *other != id);
+                }
                 Action::CommitPositions(positions) => self.commit_positions(positions),
                 Action::Released(_) => {}
             }
@@ -312,9 +320,13 @@ impl Member {
 
     fn pause(&mut self, partitions: &[TopicPartition], pause: bool) {
         for (_, partition) in partitions {
-            let cursor = self.cursors.get_mut(partition).expect("it is assigned");
-            assert_ne!(cursor.paused, pause);
-            cursor.paused = pause;
+            assert!(self.cursors.contains_key(partition), "it is assigned");
+            let changed = if pause {
+                self.paused.insert(*partition)
+            } else {
+                self.paused.remove(partition)
+            };
+            assert!(changed);
         }
     }
 }
@@ -330,6 +342,6 @@ fn named(partitions: &[i32]) -> Vec<TopicPartition> {
         .collect()
 }
 
-fn poll<T>(task: &mut Task<T>) -> Poll<T> {
+pub fn poll<T>(task: &mut Task<T>) -> Poll<T> {
     task.as_mut().poll(&mut Context::from_waker(Waker::noop()))
 }

@@ -24,7 +24,7 @@
 //! - session: no seek or look-up where another worker has moved the position; a refused record is
 //!   not set aside, or pushed again, and what was read before it skipped, or not sought; halted
 //!   partitions are not tried again, or don't show; stuck tables take all memory; paused partitions
-//!   stay paused;
+//!   stay paused, or are released like that;
 //! - consuming: records of a time before the broker's stamps keep their producers' times;
 //! - resuming: partitions added later start at their end; the group's position takes precedence
 //!   over the sink's;
@@ -72,6 +72,20 @@ fn run(test: &str, log: log::Like, store: reference::Like) {
                  cargo test -p pinpipe-stream model::{test}"
             );
         }
+    }
+}
+
+#[test]
+fn a_partition_whose_position_can_t_be_read_halts_no_other() {
+    for seed in 0..20 {
+        let world = World::new(seed, log::Like::Kafka, reference::Like::Objects, false);
+        let halted: Vec<i32> = world
+            .find(0)
+            .into_iter()
+            .filter(|found| found.start.is_err())
+            .map(|found| found.partition)
+            .collect();
+        assert_eq!(halted, [0]);
     }
 }
 

@@ -17,7 +17,7 @@ use crate::{
     log::Position,
     sink::{
         Answer, Batch, Consumed, Grouping, Halt, InitialPosition, Limits, Part, Refusal, Sink,
-        SinkError, Source, StoredPosition, Topic, Unstorable,
+        SinkError, Source, StoredPosition, Topic,
     },
 };
 
@@ -35,13 +35,12 @@ pub struct Records {
 }
 
 impl Batch for Records {
-    fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable> {
+    fn push(&mut self, record: Consumed<'_>) {
         assert!(!self.closed);
         if record.cleaned.is_ok() {
             let text = String::from_utf8(record.raw.to_vec()).unwrap();
             self.records.push((record.after, (record.order.time, text)));
         }
-        Ok(())
     }
 
     fn close(&mut self) {
@@ -86,6 +85,8 @@ pub enum Like {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Broken {
     Halts,
+    /// Its position can't be read.
+    Unreadable,
     Unavailable,
 }
 
@@ -121,6 +122,16 @@ impl Store {
             replayed: BTreeSet::new(),
             fault: None,
         }
+    }
+
+    /// The partitions without objects.
+    pub fn noted(&self) -> BTreeSet<i32> {
+        let mut partitions: BTreeSet<i32> = self.positions.keys().copied().collect();
+        partitions.retain(|partition| {
+            let objects = (*partition, Position::START)..(partition + 1, Position::START);
+            self.like == Like::Objects && self.rows.range(objects).next().is_none()
+        });
+        partitions
     }
 
     fn move_to(&mut self, partition: i32, to: Position) {
@@ -222,18 +233,27 @@ impl Sink for Reference {
         topic: &Arc<Topic>,
         partitions: &[i32],
     ) -> Result<BTreeMap<i32, StoredPosition>, SinkError> {
-        let mut positions = call(&self.network, |store| store.positions.clone()).await?;
+        let (mut positions, noted, broken) = call(&self.network, |store| {
+            let positions = store.positions.clone();
+            (positions, store.noted(), store.broken.clone())
+        })
+        .await?;
+        let unreadable = |partition| broken.get(partition) == Some(&Broken::Unreadable);
+        if partitions.iter().any(unreadable) {
+            return Err(Halt::PositionUnreadable("broken".into()).into());
+        }
         if self.like == Like::Objects {
             positions.retain(|partition, _| partitions.contains(partition));
         }
-        let stored = |next| StoredPosition {
+        let stored = |partition, next| StoredPosition {
             cluster_id: topic.cluster_id.clone(),
             topic_id: topic.id.clone(),
             next,
+            noted: noted.contains(&partition),
         };
         let positions = positions.into_iter();
         Ok(positions
-            .map(|(partition, next)| (partition, stored(next)))
+            .map(|(partition, next)| (partition, stored(partition, next)))
             .collect())
     }
 

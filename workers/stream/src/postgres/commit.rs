@@ -191,6 +191,7 @@ pub fn position(row: &tokio_postgres::Row) -> (i32, StoredPosition) {
             cluster_id: row.get(1),
             topic_id: row.get(2),
             next: Position::offset(row.get(3)),
+            noted: false,
         },
     )
 }
@@ -225,9 +226,11 @@ fn answered(
         Err(Failed::Rows(Answer::Refused(refusal)))
             if group.iter().all(|part| part.batch.records() == 0) =>
         {
-            Err(unsuitable(&refusal.sentence, &refusal.code).into())
+            let halt = unsuitable(&refusal.sentence, &refusal.code);
+            Ok(vec![Answer::Halt(halt); group.len()])
         }
         Err(Failed::Rows(answer)) => Ok(vec![answer; group.len()]),
+        Err(Failed::Sink(SinkError::Halt(halt))) => Ok(vec![Answer::Halt(halt); group.len()]),
         Err(Failed::Sink(error)) => Err(error),
     }
 }

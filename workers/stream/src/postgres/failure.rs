@@ -71,15 +71,21 @@ pub enum Failed {
 
 impl From<tokio_postgres::Error> for Failed {
     fn from(error: tokio_postgres::Error) -> Self {
-        match error.as_db_error() {
-            Some(answer) if Failure::of(answer.code()) == Failure::Refused => {
-                Self::Rows(Answer::Refused(Refusal {
-                    code: answer.code().code().to_owned(),
-                    sentence: answer.message().to_owned(),
-                }))
-            }
-            _ => Self::Sink(failed(error)),
-        }
+        let rows = error
+            .as_db_error()
+            .and_then(|answer| about_rows(answer.code(), answer.message()));
+        rows.map_or_else(|| Self::Sink(failed(error)), Self::Rows)
+    }
+}
+
+/// The answer for the batches that a failed statement was to store, where the failure may be about
+/// the rows of one of them.
+fn about_rows(code: &SqlState, sentence: &str) -> Option<Answer> {
+    match Failure::of(code) {
+        Failure::Refused => Some(Answer::Refused(Refusal::new(code.code(), sentence))),
+        // Such as a NOT NULL of the user's, or what a trigger of theirs may not do.
+        Failure::Halt => Some(Answer::Halt(unsuitable(sentence, code.code()))),
+        Failure::Unavailable | Failure::AccessRefused => None,
     }
 }
 
@@ -127,6 +133,20 @@ pub fn sentence(answer: &DbError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_halt_may_be_about_the_rows_of_one_batch() {
+        let about = |code| about_rows(&SqlState::from_code(code), "no");
+        let refusal = Refusal::new("23514", "no");
+        assert_eq!(about("23514"), Some(Answer::Refused(refusal)));
+        for code in ["23502", "42501", "P0002"] {
+            let halt = unsuitable("no", code);
+            assert_eq!(about(code), Some(Answer::Halt(halt)), "{code}");
+        }
+        for code in ["40001", "08006", "28P01"] {
+            assert_eq!(about(code), None, "{code}");
+        }
+    }
 
     #[test]
     fn every_code_has_one_meaning() {

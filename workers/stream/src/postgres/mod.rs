@@ -212,9 +212,17 @@ impl Sink for Postgres {
         topic: &Arc<Topic>,
         group: &[Part<'_, Rows>],
     ) -> Result<Vec<Answer>, SinkError> {
-        self.with(topic.kind, async |connection| {
+        let answers = self.with(topic.kind, async |connection| {
             self.store(connection, topic, group).await
-        })
-        .await
+        });
+        let answers = answers.await?;
+        if answers
+            .iter()
+            .any(|answer| matches!(answer, Answer::Halt(_)))
+        {
+            // The next connection checks the table, which somebody corrects meanwhile.
+            *self.connections[topic.kind as usize].lock().await = None;
+        }
+        Ok(answers)
     }
 }

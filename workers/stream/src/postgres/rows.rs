@@ -13,7 +13,7 @@ use pinpipe_core::{Kind, Order};
 use super::encode::{HEADER, TRAILER, first_field, put_row};
 use crate::{
     log::Position,
-    sink::{Batch, Consumed, Unstorable},
+    sink::{Batch, Consumed},
 };
 
 /// The size of the pieces in which COPY data are sent, bytes.
@@ -74,9 +74,9 @@ impl Rows {
 }
 
 impl Batch for Rows {
-    fn push(&mut self, record: Consumed<'_>) -> Result<(), Unstorable> {
+    fn push(&mut self, record: Consumed<'_>) {
         let Ok(cleaned) = record.cleaned else {
-            return Ok(());
+            return;
         };
         let order = match self.mode {
             WriteMode::Upsert => record.order,
@@ -90,7 +90,6 @@ impl Batch for Rows {
             start,
             end: self.open.len(),
         });
-        Ok(())
     }
 
     fn close(&mut self) {
@@ -212,8 +211,7 @@ mod tests {
                 after: Position::offset(position.offset + 1),
                 order: *position,
                 cleaned: &cleaned,
-            })
-            .unwrap();
+            });
         }
         rows.close();
         rows

@@ -257,13 +257,14 @@ impl Sql {
     }
 
     /// Whether the live table holds a different record at the partition and offset of a staged row.
-    /// Parameter: topic.
+    /// A row without a time of the broker's tells nothing: an earlier release stored the same
+    /// record with its producer's time. Parameter: topic.
     #[must_use]
     pub fn collides(&self, kind: Kind) -> String {
         format!(
             "SELECT EXISTS (SELECT FROM {} AS stage JOIN {} AS live ON live._topic = $1::text \
              AND live._partition = stage._partition AND live._offset = stage._offset \
-             WHERE live._time <> stage._time)",
+             WHERE live._time <> stage._time AND stage._time <> 'epoch')",
             Self::stage(kind),
             self.live(kind)
         )
@@ -405,6 +406,14 @@ mod tests {
              ORDER BY \"_offset\" ON CONFLICT (\"_topic\", \"_partition\", \"_offset\") \
              DO NOTHING"
         );
+    }
+
+    /// Records that their producers stamped get another time once the broker stamps them.
+    #[test]
+    fn a_record_without_a_time_collides_with_none() {
+        let sql = Sql::new("live", WriteMode::Append).collides(Kind::Geo);
+        let times = "live._time <> stage._time AND stage._time <> 'epoch')";
+        assert!(sql.ends_with(times), "{sql}");
     }
 
     #[test]

@@ -7,14 +7,16 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
+use futures::future::join_all;
 use pinpipe_config::{Reset, ResetTo};
 use pinpipe_core::Kind;
+use pinpipe_runtime::admin::Readiness;
 
 use super::{Start, initial_positions, start};
 use crate::{
     backoff::{Backoff, REMINDER},
     commit::SinkHealth,
-    log::{Log, Position},
+    log::{Log, NOT_AUTHORIZED, NotAuthorized, Position},
     reset,
     sink::{Halt, InitialPosition, Sink, SinkError, Source, StoredPosition, Topic},
 };
@@ -27,6 +29,8 @@ pub struct Resume<L, S> {
     pub sink: Arc<S>,
     /// Reports whether the sink is available.
     pub health: Arc<SinkHealth>,
+    /// Where a missing right is reported.
+    pub readiness: Readiness,
     /// A reset that a user has requested.
     pub reset: Option<Reset>,
     /// Whether records stamped by their producers were met, so that the topic's setting must be
@@ -56,38 +60,82 @@ impl<L: Log, S: Sink> Resume<L, S> {
         assigned: Assigned,
         pause: impl Fn(Duration) -> P,
     ) -> Vec<Found> {
-        let mut all = Vec::new();
-        for ((kind, name), partitions) in assigned {
-            let (mut backoff, mut last_logged) = (Backoff::default(), None);
-            let starts = loop {
-                match self.look_up(kind, &name, &partitions).await {
-                    Ok(starts) => break starts,
-                    // What the sink says of the topic holds for each of the partitions.
-                    Err(SinkError::Halt(halt)) => {
-                        break partitions.iter().map(|_| Err(halt.clone())).collect();
-                    }
-                    Err(error) => {
-                        let wait = backoff.wait();
-                        if last_logged.is_none_or(|at: Instant| at.elapsed() > REMINDER) {
-                            last_logged = Some(Instant::now());
-                            tracing::warn!(
-                                topic = name,
-                                error = format!("{error:#}"),
-                                "can't find out where to resume: retrying"
-                            );
-                        }
-                        pause(wait).await;
-                    }
-                }
-            };
-            let found = |(partition, start)| Found {
-                kind,
-                partition,
+        let topics = assigned.iter().map(async |((kind, name), partitions)| {
+            let starts = self.find(*kind, name, partitions, &pause).await;
+            let found = |(partition, start): (&i32, _)| Found {
+                kind: *kind,
+                partition: *partition,
                 start,
             };
-            all.extend(partitions.into_iter().zip(starts).map(found));
+            partitions.iter().zip(starts).map(found).collect()
+        });
+        let found: Vec<Vec<Found>> = join_all(topics).await;
+        found.into_iter().flatten().collect()
+    }
+
+    /// Where partitions of a topic resume. A halt may be about one of them, so each is looked up by
+    /// itself then.
+    async fn find<P: Future<Output = ()>>(
+        &self,
+        kind: Kind,
+        name: &str,
+        partitions: &[i32],
+        pause: impl Fn(Duration) -> P,
+    ) -> Vec<Result<Start, Halt>> {
+        match self.answer(kind, name, partitions, &pause).await {
+            Ok(starts) => starts,
+            Err(_) if partitions.len() > 1 => {
+                let mut starts = Vec::with_capacity(partitions.len());
+                for partition in partitions {
+                    match self.answer(kind, name, &[*partition], &pause).await {
+                        Ok(start) => starts.extend(start),
+                        Err(halt) => starts.push(Err(halt)),
+                    }
+                }
+                starts
+            }
+            Err(halt) => vec![Err(halt)],
         }
-        all
+    }
+
+    /// Looks partitions up until log and sink have answered.
+    async fn answer<P: Future<Output = ()>>(
+        &self,
+        kind: Kind,
+        name: &str,
+        partitions: &[i32],
+        pause: impl Fn(Duration) -> P,
+    ) -> Result<Vec<Result<Start, Halt>>, Halt> {
+        let (mut backoff, mut last_logged) = (Backoff::default(), None);
+        let mut forbidden = false;
+        loop {
+            let answer = self.look_up(kind, name, partitions).await;
+            let refused = match &answer {
+                Err(SinkError::Unavailable(error)) => error.downcast_ref::<NotAuthorized>(),
+                _ => None,
+            };
+            if forbidden || refused.is_some() {
+                forbidden = refused.is_some();
+                let message = refused.map(ToString::to_string);
+                self.readiness.degraded(NOT_AUTHORIZED, message);
+            }
+            match answer {
+                Ok(starts) => return Ok(starts),
+                Err(SinkError::Halt(halt)) => return Err(halt),
+                Err(error) => {
+                    let wait = backoff.wait();
+                    if last_logged.is_none_or(|at: Instant| at.elapsed() > REMINDER) {
+                        last_logged = Some(Instant::now());
+                        tracing::warn!(
+                            topic = name,
+                            error = format!("{error:#}"),
+                            "can't find out where to resume: retrying"
+                        );
+                    }
+                    pause(wait).await;
+                }
+            }
+        }
     }
 
     async fn look_up(
@@ -289,11 +337,7 @@ impl<L: Log, S: Sink> Resume<L, S> {
 
     /// Reports to [`SinkHealth`] whether the sink answered.
     fn observed<T>(&self, answer: Result<T, SinkError>) -> Result<T, SinkError> {
-        match &answer {
-            Ok(_) => self.health.up(),
-            Err(SinkError::Unavailable(error)) => self.health.down(error),
-            Err(_) => {}
-        }
+        self.health.observe(&answer);
         answer
     }
 }

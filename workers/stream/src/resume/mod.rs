@@ -55,6 +55,7 @@ pub fn start(
         // move its position.
         Some(committed)
             if initial == InitialPosition::LogStart
+                && !stored.noted
                 && stored.next < committed
                 && log.contains(committed) =>
         {
@@ -112,6 +113,7 @@ mod tests {
             cluster_id: "cluster".into(),
             topic_id: "topic".into(),
             next: at(next),
+            noted: false,
         }
     }
 
@@ -169,6 +171,17 @@ mod tests {
     }
 
     #[test]
+    fn an_archive_without_objects_never_resumes_at_the_group_s_offset() {
+        let noted = StoredPosition {
+            noted: true,
+            ..position(5)
+        };
+        let (log, committed) = (InitialPosition::LogStart, Some(at(12)));
+        let halt = start(&source(), log, Some(&noted), committed, LOG).unwrap_err();
+        assert_eq!(halt.reason(), "OffsetOutOfRange");
+    }
+
+    #[test]
     fn an_archive_without_objects_starts_at_the_log_s_start() {
         for committed in [None, Some(at(5)), Some(at(15))] {
             let started = start(&source(), InitialPosition::LogStart, None, committed, LOG);
@@ -183,6 +196,7 @@ mod tests {
                 cluster_id: cluster_id.into(),
                 topic_id: topic_id.into(),
                 next: at(15),
+                noted: false,
             };
             let halt = start(&source(), STORED, Some(&stored), None, LOG).unwrap_err();
             assert_eq!(halt.reason(), "TopicReplaced");

@@ -69,16 +69,8 @@ pub fn consume<S: Sink, W: Writer>(
         order,
         cleaned: &cleaned,
     };
-    if refusal.is_none()
-        && let Err(why) = batch.push(consumed)
-    {
-        worker.metrics.unstorable(kind);
-        tracing::warn!(
-            source = %buffer.source(),
-            offset = position.offset,
-            %why,
-            "a record can't be stored in this sink and is left out"
-        );
+    if refusal.is_none() {
+        batch.push(consumed);
     }
     let record = (message.key(), message.value());
     let mut set_aside = |verdict, sink| {

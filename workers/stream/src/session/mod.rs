@@ -57,6 +57,7 @@ struct Session<'a, S: Sink> {
     log: Kafka,
     state: State<S::Batch, Pending>,
     commits: JoinSet<Committed<S::Batch>>,
+    /// The commits and look-ups under way, by their numbers.
     in_flight: HashMap<u64, AbortHandle>,
     look_ups: JoinSet<(u64, Vec<Found>)>,
     checks: JoinSet<anyhow::Result<bool>>,
@@ -225,11 +226,14 @@ impl<S: Sink> Session<'_, S> {
             log: self.log.clone(),
             sink: self.worker.sink.clone(),
             health: self.worker.health.clone(),
+            readiness: self.worker.readiness.clone(),
             reset: self.worker.config.reset.clone(),
             stamped_by_producers,
         };
-        self.look_ups
+        let handle = self
+            .look_ups
             .spawn(async move { (id, resume.run(assigned, tokio::time::sleep).await) });
+        self.in_flight.insert(id, handle);
     }
 
     fn commit(&mut self, group: Group<S::Batch, Pending>) {
@@ -290,9 +294,19 @@ impl<S: Sink> Session<'_, S> {
     }
 
     fn on_found(&mut self, found: Result<(u64, Vec<Found>), JoinError>) -> anyhow::Result<()> {
-        let (id, found) = found.context("the look-up of where to resume failed")?;
-        self.state.on_found(id, found, Instant::now());
-        Ok(())
+        match found {
+            Ok((id, found)) => {
+                self.in_flight.remove(&id);
+                self.state.on_found(id, found, Instant::now());
+                Ok(())
+            }
+            Err(error) if error.is_cancelled() => {
+                // The right that it may have lacked is another worker's matter now.
+                self.problems.running();
+                Ok(())
+            }
+            Err(error) => Err(anyhow!(error).context("the look-up of where to resume failed")),
+        }
     }
 
     /// Returns the bytes read.

@@ -7,10 +7,11 @@ use std::{
 
 use pinpipe_runtime::admin::Readiness;
 
-use crate::{backoff::REMINDER, metrics::Metrics};
-
-/// The reason in the worker's health while a permission is missing.
-const NOT_AUTHORIZED: &str = "ReadNotAuthorized";
+use crate::{
+    backoff::REMINDER,
+    log::{NOT_AUTHORIZED, RIGHTS},
+    metrics::Metrics,
+};
 
 /// How long a permission is missing before the session is restarted: librdkafka reports it once.
 const RESTART_AFTER: Duration = Duration::from_mins(5);
@@ -41,10 +42,7 @@ impl Problems {
         let now = Instant::now();
         if forbidden {
             self.forbidden_since.get_or_insert(now);
-            let message = format!(
-                "{sentence}: grant the worker's user Read and Describe of the topics, and Read of \
-                 the consumer group"
-            );
+            let message = format!("{sentence}: {RIGHTS}");
             self.readiness.degraded(NOT_AUTHORIZED, Some(message));
         }
         let logged = self.logged.get(code);

@@ -163,8 +163,17 @@ async fn an_archive_without_objects_keeps_where_it_begins() {
     // A note of an earlier topic of the name tells nothing.
     let mut replaced = (*topic(Kind::Pin)).clone();
     replaced.id = "another".into();
-    let found = second.positions(&std::sync::Arc::new(replaced), &[0]).await;
+    let replaced = std::sync::Arc::new(replaced);
+    let found = second.positions(&replaced, &[0]).await;
     assert_eq!(found.unwrap().len(), 0);
+    let start = [(0, Position::offset(4))].into();
+    second
+        .store_initial_positions(&replaced, &[].into(), &start)
+        .await
+        .unwrap();
+    let found = first.positions(&replaced, &[0]).await.unwrap();
+    assert_eq!(found[&0].next, Position::offset(4));
+    assert_eq!(position(&second).await, Some(7));
     commit(&first, 7, 9, "t").await.unwrap();
     assert_eq!(position(&second).await, Some(9));
 }

@@ -183,40 +183,49 @@ async fn a_text_that_the_database_s_encoding_lacks_is_set_aside() {
 }
 
 #[tokio::test]
-async fn a_refused_record_of_one_partition_keeps_no_other_from_being_stored() {
-    let (schema, topic) = ("group_of_two", topic(Kind::Pin));
-    let sink = live(
-        &url(stores::postgres(), "postgres"),
-        schema,
-        WriteMode::Upsert,
-    );
-    let initial = [(0, Position::START), (1, Position::START)].into();
-    sink.store_initial_positions(&topic, &[].into(), &initial)
-        .await
-        .unwrap();
-    let client = database("postgres").await;
-    let check = format!("ALTER TABLE {schema}.pin ADD CHECK (title <> 'bad')");
-    client.batch_execute(&check).await.unwrap();
-    let bad = batch(&sink, &topic, 0, &[(0, pin("a", "bad"))]);
-    let good = batch(&sink, &topic, 1, &[(0, pin("b", "good"))]);
-    let part = |partition, batch| Part {
-        partition,
-        batch,
-        from: Position::START,
-        to: Position::offset(1),
-    };
-    let answers = sink
-        .commit(&topic, &[part(0, &bad), part(1, &good)])
-        .await
-        .unwrap();
-    assert!(
-        matches!(&answers[..], [Answer::Refused(_), Answer::Stored(_)]),
-        "{answers:?}"
-    );
-    assert_eq!(
-        titles("postgres", schema).await,
-        [("b".into(), "good".into())]
-    );
+async fn what_one_partition_s_rows_meet_keeps_no_other_from_being_stored() {
+    let topic = topic(Kind::Pin);
+    for (schema, ddl, reason) in [
+        ("group_refused", "ADD CHECK (title <> 'bad')", None),
+        (
+            "group_halted",
+            "ADD COLUMN mine text GENERATED ALWAYS AS (nullif(title, 'bad')) STORED NOT NULL",
+            Some("TableUnsuitable"),
+        ),
+    ] {
+        let url = url(stores::postgres(), "postgres");
+        let sink = live(&url, schema, WriteMode::Upsert);
+        let initial = [0, 1, 2].map(|partition| (partition, Position::START));
+        sink.store_initial_positions(&topic, &[].into(), &initial.into())
+            .await
+            .unwrap();
+        let client = database("postgres").await;
+        let ddl = format!("ALTER TABLE {schema}.pin {ddl}");
+        client.batch_execute(&ddl).await.unwrap();
+        let rows = [("a", "good"), ("b", "bad"), ("c", "good")];
+        let batches = rows.map(|(key, title)| batch(&sink, &topic, 0, &[(0, pin(key, title))]));
+        let parts: Vec<_> = (0..)
+            .zip(&batches)
+            .map(|(partition, batch)| Part {
+                partition,
+                batch,
+                from: Position::START,
+                to: Position::offset(1),
+            })
+            .collect();
+        let answers = sink.commit(&topic, &parts).await.unwrap();
+        let [Answer::Stored(_), middle, Answer::Stored(_)] = &answers[..] else {
+            panic!("{answers:?}")
+        };
+        let found = match middle {
+            Answer::Refused(_) => None,
+            Answer::Halt(halt) => Some(halt.reason()),
+            _ => panic!("{answers:?}"),
+        };
+        assert_eq!(found, reason);
+        let good = |key: &str| (key.to_owned(), "good".to_owned());
+        assert_eq!(titles("postgres", schema).await, [good("a"), good("c")]);
+    }
 }
 
 /// What only a person can correct stops the sink with the server's sentence; the sink goes on when
@@ -251,9 +260,13 @@ async fn a_table_that_no_row_fits_stops_the_sink() {
             from: Position::START,
             to: Position::offset(1),
         };
-        let failed = sink.commit(&topic, &[part]).await.unwrap_err();
-        let SinkError::Halt(halt @ Halt::TableUnsuitable(_)) = &failed else {
-            panic!("{failed:?}")
+        let answer = match sink.commit(&topic, &[part]).await {
+            Ok(answers) => answers.into_iter().next().unwrap(),
+            Err(SinkError::Halt(halt)) => Answer::Halt(halt),
+            Err(error) => panic!("{error:?}"),
+        };
+        let Answer::Halt(halt @ Halt::TableUnsuitable(_)) = &answer else {
+            panic!("{answer:?}")
         };
         assert!(halt.to_string().contains(sentence), "{halt}");
         client.batch_execute(correction).await.unwrap();

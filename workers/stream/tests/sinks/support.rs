@@ -52,15 +52,13 @@ pub fn batch<S: Sink>(
             partition,
             offset: *offset,
         };
-        batch
-            .push(Consumed {
-                raw: raw.as_bytes(),
-                position,
-                after: Position::offset(offset + 1),
-                order: position,
-                cleaned: &cleaned,
-            })
-            .unwrap();
+        batch.push(Consumed {
+            raw: raw.as_bytes(),
+            position,
+            after: Position::offset(offset + 1),
+            order: position,
+            cleaned: &cleaned,
+        });
     }
     batch.close();
     batch

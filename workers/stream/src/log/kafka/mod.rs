@@ -18,7 +18,7 @@ use futures::FutureExt as _;
 use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::{
     dead_letter::{Redriven, UnusableOrder},
-    kafka::BrokerErrors,
+    kafka::{BrokerErrors, IdentityError},
 };
 use rdkafka::{
     Message as _, Offset, Timestamp, TopicPartitionList,
@@ -32,11 +32,16 @@ use rdkafka::{
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use self::callbacks::Context;
-use super::{Event, Extent, Log, Message, Position, ReadError, Reader, Stamp, TopicPartition};
+use super::{
+    Event, Extent, Log, Message, NotAuthorized, Position, RIGHTS, ReadError, Reader, Stamp,
+    TopicPartition,
+};
 use crate::sink::Topic;
 
 /// How long one request to a broker may take.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Without heartbeats for so long a worker is out of its group, milliseconds.
+const SESSION_TIMEOUT: &str = "6000";
 /// How long leaving the group may take.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -65,7 +70,7 @@ impl Kafka {
                 // The partitions of a killed worker move to another within seconds. This is the
                 // shortest time that brokers allow. A static membership would be shorter for a
                 // container that restarts, but then one that stops keeps its partitions as long.
-                .set("session.timeout.ms", "6000")
+                .set("session.timeout.ms", SESSION_TIMEOUT)
                 .set("heartbeat.interval.ms", "1500")
                 // New topics and partitions are found within seconds.
                 .set("topic.metadata.refresh.interval.ms", "10000")
@@ -133,7 +138,10 @@ impl Kafka {
         let consumer = self.consumer.clone();
         match tokio::task::spawn_blocking(move || query(&consumer)).await {
             Ok(Ok(answer)) => Ok(answer),
-            Ok(Err(error)) => Err(self.consumer.context().broker_errors.explain(error)),
+            Ok(Err(error)) => {
+                let explained = self.consumer.context().broker_errors.explain(error);
+                Err(not_authorized(explained))
+            }
             Err(error) => Err(anyhow!(error)),
         }
     }
@@ -278,20 +286,6 @@ impl Log for Kafka {
         .await
     }
 
-    async fn commit_and_wait(
-        &self,
-        topic: &str,
-        positions: BTreeMap<i32, Position>,
-    ) -> anyhow::Result<()> {
-        if positions.is_empty() {
-            return Ok(());
-        }
-        let positions = positions.into_iter();
-        let list = list(positions.map(|(partition, position)| (topic, partition, at(position))))?;
-        self.blocking(move |consumer| Ok(consumer.commit(&list, CommitMode::Sync)?))
-            .await
-    }
-
     async fn is_stamped_by_broker(&self, topic: &str) -> anyhow::Result<bool> {
         let client_id = "pinpipe-topic-settings";
         let admin: AdminClient<DefaultClientContext> =
@@ -302,7 +296,7 @@ impl Log for Kafka {
         let settings = answers.into_iter().next();
         let settings = settings
             .with_context(|| format!("the broker did not describe topic {topic}"))?
-            .map_err(|code| anyhow!("the settings of topic {topic} can't be read: {code}"))?;
+            .map_err(|code| settings_unreadable(topic, code))?;
         let stamp = settings
             .get("message.timestamp.type")
             .and_then(|setting| setting.value.clone())
@@ -363,6 +357,44 @@ impl Reader for Kafka {
     }
 }
 
+/// Whether a right is missing.
+const fn is_forbidden(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+    )
+}
+
+/// The error of a look-up, as [`NotAuthorized`] where a right is missing.
+fn not_authorized(error: anyhow::Error) -> anyhow::Error {
+    let described = match error.downcast_ref::<IdentityError>() {
+        Some(IdentityError::Topic { code, .. }) => Some(*code),
+        _ => None,
+    };
+    let kafka = error.downcast_ref::<KafkaError>();
+    let code = described.or_else(|| kafka.and_then(KafkaError::rdkafka_error_code));
+    match code {
+        Some(code) if is_forbidden(code) => {
+            let sentence = format!("{error:#}: {RIGHTS}");
+            error.context(NotAuthorized(sentence))
+        }
+        _ => error,
+    }
+}
+
+fn settings_unreadable(topic: &str, code: RDKafkaErrorCode) -> anyhow::Error {
+    let what = format!("the settings of topic {topic} can't be read: {code}");
+    if is_forbidden(code) {
+        let right = "grant the worker's user DescribeConfigs of the topics";
+        NotAuthorized(format!("{what}: {right}")).into()
+    } else {
+        anyhow!(what)
+    }
+}
+
 fn read_error(error: KafkaError) -> ReadError {
     use RDKafkaErrorCode as Code;
     match error {
@@ -370,13 +402,14 @@ fn read_error(error: KafkaError) -> ReadError {
         KafkaError::MessageConsumptionFatal(code) => ReadError::Fatal(code.to_string()),
         KafkaError::MessageConsumption(code) => ReadError::Problem {
             code: format!("{code:?}"),
-            sentence: code.to_string(),
-            forbidden: matches!(
-                code,
-                Code::TopicAuthorizationFailed
-                    | Code::GroupAuthorizationFailed
-                    | Code::ClusterAuthorizationFailed
-            ),
+            sentence: match code {
+                Code::InvalidSessionTimeout => format!(
+                    "{code}: workers join their groups with session.timeout.ms={SESSION_TIMEOUT}; \
+                     set group.min.session.timeout.ms of the brokers to that or less"
+                ),
+                _ => code.to_string(),
+            },
+            forbidden: is_forbidden(code),
         },
         error => ReadError::Problem {
             code: "Other".to_owned(),
@@ -422,6 +455,39 @@ impl Message for BorrowedMessage<'_> {
         match self.headers() {
             Some(headers) => Redriven::read(headers, position),
             None => Ok(None),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_look_up_without_a_right_names_it() {
+        let code = RDKafkaErrorCode::TopicAuthorizationFailed;
+        let settings = settings_unreadable("geo", code);
+        let offsets = not_authorized(KafkaError::OffsetFetch(code).into());
+        for (error, right) in [
+            (settings, "DescribeConfigs"),
+            (offsets, "Read and Describe"),
+        ] {
+            let found = error.downcast_ref::<NotAuthorized>().unwrap().to_string();
+            assert!(found.contains(right), "{found}");
+        }
+        let timeout = KafkaError::OffsetFetch(RDKafkaErrorCode::OperationTimedOut);
+        assert!(!not_authorized(timeout.into()).is::<NotAuthorized>());
+    }
+
+    #[test]
+    fn a_refused_session_timeout_names_the_brokers_setting() {
+        let code = RDKafkaErrorCode::InvalidSessionTimeout;
+        let ReadError::Problem { sentence, .. } = read_error(KafkaError::MessageConsumption(code))
+        else {
+            panic!("the reader goes on trying");
+        };
+        for setting in ["session.timeout.ms=6000", "group.min.session.timeout.ms"] {
+            assert!(sentence.contains(setting), "{sentence}");
         }
     }
 }

@@ -65,17 +65,15 @@ impl World {
             return;
         }
         let partition = self.some_partition();
-        let stored = self
-            .network
-            .lock()
-            .unwrap()
-            .store
-            .positions
-            .get(&partition)
-            .copied();
+        let network = self.network.lock().unwrap();
+        let stored = network.store.positions.get(&partition).copied();
+        let noted = network.store.noted().contains(&partition);
+        drop(network);
         let mut broker = self.broker.lock().unwrap();
         let unneeded = match (self.like, broker.like) {
-            (reference::Like::Objects, Like::Kafka) => broker.committed.get(&partition).copied(),
+            (reference::Like::Objects, Like::Kafka) if !noted => {
+                broker.committed.get(&partition).copied()
+            }
             _ => stored,
         };
         let unneeded = unneeded.unwrap_or_default();

@@ -15,6 +15,7 @@ mod group;
 use std::{
     collections::BTreeMap,
     sync::{Arc, LazyLock, Mutex},
+    task::Poll,
     time::{Duration, Instant},
 };
 
@@ -24,8 +25,8 @@ use prometheus_client::registry::Registry;
 
 use super::{
     log::{self, Broker},
-    member::{Member, Restart},
-    network::Network,
+    member::{Member, Restart, Task, poll},
+    network::{Network, yield_once},
     oracle::{check, check_start},
     random::Random,
     reference::{self, Broken, Letters, RECORD_BYTES, Reference, Store},
@@ -33,6 +34,7 @@ use super::{
 use crate::{
     commit::SinkHealth,
     metrics::Metrics,
+    resume::{Found, Resume},
     session::{Worker, state::Health},
     sink::{Grouping, Limits},
 };
@@ -161,6 +163,34 @@ impl World {
         world
     }
 
+    /// Where all partitions resume while the position of one can't be read.
+    pub fn find(mut self, unreadable: i32) -> Vec<Found> {
+        let mut network = self.network.lock().unwrap();
+        let broken = &mut network.store.broken;
+        broken.insert(unreadable, Broken::Unreadable);
+        drop(network);
+        let resume = Resume {
+            log: log::Connection(self.broker.clone()),
+            sink: self.worker.sink.clone(),
+            health: self.worker.health.clone(),
+            readiness: self.worker.readiness.clone(),
+            reset: None,
+            stamped_by_producers: false,
+        };
+        let partitions = self.broker.lock().unwrap().partition_ids();
+        let topic = log::topic();
+        let assigned = [((topic.kind, topic.name), partitions)].into();
+        let mut task: Task<Vec<Found>> = Box::pin(resume.run(assigned, |_| yield_once()));
+        loop {
+            if let Poll::Ready(found) = poll(&mut task) {
+                return found;
+            }
+            while !self.network.lock().unwrap().calls.is_empty() {
+                self.deliver_one(0, 0).unwrap();
+            }
+        }
+    }
+
     /// Runs random steps, then no more faults until everything has settled.
     pub fn run(mut self, steps: usize) -> Result<(), String> {
         for _ in 0..steps {
@@ -203,6 +233,7 @@ impl World {
         let partition = self.some_partition();
         let broken = match self.like {
             reference::Like::Objects if self.random.percent(50) => Broken::Unavailable,
+            reference::Like::Objects if self.random.percent(50) => Broken::Unreadable,
             _ => Broken::Halts,
         };
         trace!(self, "{partition} is broken: {broken:?}");

@@ -96,6 +96,7 @@ impl<B: Batch, D> State<B, D> {
             _ => {
                 let halt = Halt::RecordsRefused {
                     source_name,
+                    offset: refused.unwrap_or(sealed.to).next_offset() - 1,
                     limit: refused::LIMIT,
                     of: refused::WINDOW,
                     code: refusal.code,

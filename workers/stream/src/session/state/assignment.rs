@@ -117,7 +117,9 @@ impl<B: Batch, D> State<B, D> {
             return;
         };
         partition.buffer = None;
-        partition.look_up = Some(id);
+        if let Some(superseded) = partition.look_up.replace(id) {
+            self.actions.push_back(Action::Abort(superseded));
+        }
         let assigned = [((key.0, partition.topic.clone()), vec![key.1])].into();
         self.actions.push_back(Action::LookUp {
             id,
@@ -191,15 +193,28 @@ impl<B: Batch, D> State<B, D> {
     /// Drops the buffers of partitions and answers the group.
     pub(super) fn release(&mut self, partitions: Vec<TopicPartition>, now: Instant) {
         // The revocation supersedes assignments that are not answered yet.
-        self.assignments.clear();
+        for id in std::mem::take(&mut self.assignments) {
+            self.actions.push_back(Action::Abort(id));
+        }
+        let mut paused = Vec::new();
         for key in self.keys(&partitions) {
             if let Some(partition) = self.partitions.remove(&key) {
+                if partition.paused {
+                    paused.push((partition.topic.clone(), key.1));
+                }
+                if let Some(id) = partition.look_up {
+                    self.actions.push_back(Action::Abort(id));
+                }
                 let released = (partition.topic, key.1);
                 self.actions.push_back(Action::Released(released));
             }
         }
         self.abort_unawaited();
         self.running_at.get_or_insert(now);
+        // The reader would remember it, and not read the partition when it returns.
+        if !paused.is_empty() {
+            self.actions.push_back(Action::Unpause(paused));
+        }
         self.actions.push_back(Action::Unassign(partitions));
     }
 }

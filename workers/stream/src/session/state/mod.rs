@@ -66,7 +66,7 @@ pub enum Action<B, D> {
     Unpause(Vec<TopicPartition>),
     /// Commit a group of batches, and report the answers as [`State::on_committed`].
     Commit(Group<B, D>),
-    /// Abort the commit with this number: nobody waits for it any more.
+    /// Abort the commit or look-up with this number: nobody waits for it any more.
     Abort(u64),
     /// Commit positions to the consumer group.
     CommitPositions(Vec<(TopicPartition, Position)>),

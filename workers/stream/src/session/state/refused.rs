@@ -19,33 +19,26 @@ pub struct Refused {
     stored: u64,
     /// When each record was refused, and how many had been stored.
     recent: VecDeque<(Instant, u64)>,
-    /// The limit was reached, and no record was stored since.
-    over: bool,
 }
 
 impl Refused {
     /// Counts records that were stored.
     pub const fn stored(&mut self, records: usize) {
         self.stored += records as u64;
-        if records > 0 {
-            self.over = false;
-        }
     }
 
-    /// Whether one more refused record may be set aside; counts it then. Once it may not, it may
-    /// not until a record is stored: a person has corrected something.
+    /// Whether one more refused record may be set aside; counts it then.
     pub fn may_set_aside(&mut self, now: Instant) -> bool {
-        while !self.over
-            && let Some((at, stored)) = self.recent.front()
+        while let Some((at, stored)) = self.recent.front()
             && (now.duration_since(*at) > WINDOW_TIME || self.stored - stored >= WINDOW)
         {
             self.recent.pop_front();
         }
-        self.over = self.recent.len() >= LIMIT;
-        if !self.over {
+        let may = self.recent.len() < LIMIT;
+        if may {
             self.recent.push_back((now, self.stored));
         }
-        !self.over
+        may
     }
 }
 
@@ -58,10 +51,10 @@ mod tests {
         let (start, mut refused) = (Instant::now(), Refused::default());
         assert!((0..LIMIT).all(|_| refused.may_set_aside(start)));
         assert!(!refused.may_set_aside(start));
+        assert!(!refused.may_set_aside(start + WINDOW_TIME));
         let later = start + WINDOW_TIME + Duration::from_secs(1);
-        assert!(!refused.may_set_aside(later), "nobody has corrected it");
-        refused.stored(1);
-        assert!(refused.may_set_aside(later), "those are ten minutes ago");
+        assert!((0..LIMIT).all(|_| refused.may_set_aside(later)));
+        assert!(!refused.may_set_aside(later));
         let mut refused = Refused::default();
         for _ in 0..10 {
             assert!((0..LIMIT).all(|_| refused.may_set_aside(start)));

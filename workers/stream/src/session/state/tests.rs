@@ -9,7 +9,7 @@ use super::{Action, Group, HALT_RETRY_DELAY, Health, State};
 use crate::{
     log::Position,
     resume::{Found, Start},
-    sink::{Answer, Batch, Consumed, Grouping, Halt, Limits, Refusal, Source, Topic, Unstorable},
+    sink::{Answer, Batch, Consumed, Grouping, Halt, Limits, Refusal, Source, Topic},
 };
 
 /// Records that are numbered.
@@ -17,9 +17,7 @@ use crate::{
 struct Numbers(Vec<i64>);
 
 impl Batch for Numbers {
-    fn push(&mut self, _: Consumed<'_>) -> Result<(), Unstorable> {
-        Ok(())
-    }
+    fn push(&mut self, _: Consumed<'_>) {}
     fn close(&mut self) {}
     fn records(&self) -> usize {
         self.0.len()
@@ -320,6 +318,50 @@ fn a_refused_batch_is_split_until_the_record_is_found() {
     assert!(session.state.accept((Kind::Pin, 0), at(3)).is_some());
 }
 
+/// librdkafka knows a paused partition by its flag, also when it returns.
+#[test]
+fn a_paused_partition_is_unpaused_before_it_is_released() {
+    for lost in [false, true] {
+        let mut session = Session::new(Grouping::Topic, 1000, 2);
+        let halt = Halt::TableUnsuitable("why".into());
+        session.state.halt((Kind::Pin, 0), halt, session.now);
+        assert!(matches!(&session.after(MS)[..], [Action::Pause(_)]));
+        let partitions = [0, 1].map(|partition| ("t".to_owned(), partition));
+        let now = session.now;
+        session.state.on_revoke(partitions.to_vec(), lost, now);
+        let mut actions = session.after(MS);
+        actions.retain(|action| matches!(action, Action::Unpause(_) | Action::Unassign(_)));
+        assert!(
+            matches!(&actions[..], [Action::Unpause(list), Action::Unassign(_)]
+                if list[..] == partitions[..1]),
+            "lost: {lost}"
+        );
+    }
+}
+
+#[test]
+fn a_partition_s_look_up_is_aborted_when_nobody_waits_for_it() {
+    let mut session = Session::new(Grouping::Topic, 1000, 1);
+    let ids = |actions: Vec<Action<Numbers, ()>>| -> Vec<(bool, u64)> {
+        let id = |action| match action {
+            Action::LookUp { id, .. } => Some((true, id)),
+            Action::Abort(id) => Some((false, id)),
+            _ => None,
+        };
+        actions.into_iter().filter_map(id).collect()
+    };
+    session.state.on_stamped_by_producer((Kind::Pin, 0));
+    let first = ids(session.after(MS))[0].1;
+    session.state.on_stamped_by_producer((Kind::Pin, 0));
+    let second = ids(session.after(MS));
+    assert_eq!(second, [(false, first), (true, second[1].1)]);
+    let now = session.now;
+    session
+        .state
+        .on_revoke(vec![("t".to_owned(), 0)], true, now);
+    assert_eq!(ids(session.after(MS)), [(false, second[1].1)]);
+}
+
 #[test]
 fn the_result_of_a_look_up_is_ignored_once_its_partitions_are_lost() {
     let topics = [(Kind::Pin, "t".to_owned())];
@@ -331,6 +373,7 @@ fn the_result_of_a_look_up_is_ignored_once_its_partitions_are_lost() {
         panic!("it is looked up");
     };
     state.on_revoke(partition, true, now);
+    assert!(matches!(state.next_action(), Some(Action::Abort(aborted)) if aborted == id));
     assert!(matches!(state.next_action(), Some(Action::Unassign(_))));
     state.on_found(id, vec![found(0, 0)], now);
     state.proceed(now);
