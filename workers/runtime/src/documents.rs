@@ -16,6 +16,7 @@ pub struct Unreadable {
 
 impl Unreadable {
     /// The error of a document that isn't JSON, or not of the expected shape.
+    #[must_use]
     pub fn new(bucket: &str, key: &str, error: serde_json::Error) -> Self {
         Self {
             bucket: bucket.to_owned(),

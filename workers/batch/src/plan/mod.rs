@@ -109,35 +109,31 @@ pub async fn manifest(
         begin: Positions::new(),
         objects: Vec::new(),
     };
-    let selected = match request {
-        Request::Import { connector, single } => {
-            let mut selected = Vec::new();
-            let mut prefixes = Vec::new();
-            if let Some(prefix) = connector {
-                selected.extend(connector_objects(store, &config.topics, prefix).await?);
-                prefixes.push(prefix.as_str());
-            }
-            for (kind, prefix) in single {
-                selected.extend(single_objects(*kind, &store.list(&folder(prefix)).await?));
-                prefixes.push(prefix);
-            }
-            ensure!(
-                !selected.is_empty(),
-                Permanent(format!(
-                    "no object to import under the prefix {} in the bucket {}: see \
-                     docs/how-to/backfill-and-import.md for how objects must be named",
-                    prefixes.join(", "),
-                    config.zone.bucket
-                ))
-            );
-            selected
+    let selected = if let Request::Import { connector, single } = request {
+        let mut selected = Vec::new();
+        let mut prefixes = Vec::new();
+        if let Some(prefix) = connector {
+            selected.extend(connector_objects(store, &config.topics, prefix).await?);
+            prefixes.push(prefix.as_str());
         }
-        _ => {
-            let (selected, begin) =
-                archived_objects(store, &config.topics, &manifest, state).await?;
-            manifest.begin = begin;
-            selected
+        for (kind, prefix) in single {
+            selected.extend(single_objects(*kind, &store.list(&folder(prefix)).await?));
+            prefixes.push(prefix);
         }
+        ensure!(
+            !selected.is_empty(),
+            Permanent(format!(
+                "no object to import under the prefix {} in the bucket {}: see \
+                 docs/how-to/backfill-and-import.md for how objects must be named",
+                prefixes.join(", "),
+                config.zone.bucket
+            ))
+        );
+        selected
+    } else {
+        let (selected, begin) = archived_objects(store, &config.topics, &manifest, state).await?;
+        manifest.begin = begin;
+        selected
     };
     let raw_bytes = |(object, bytes): &(RawObject, u64)| {
         if is_plain(&object.key) {
