@@ -118,7 +118,7 @@ impl Loading<'_> {
             let (total, rows) = self.rows_since(kind, extent);
             let written = sink.write(table, total, rows, run_time).await?;
             let deleted = match extent {
-                Extent::Whole => sink.delete_older(table, run_time).await?,
+                Extent::Whole => replace(sink, table, &written, run_time).await?,
                 Extent::Changes => 0,
             };
             finished(name, table, &written, deleted);
@@ -128,7 +128,7 @@ impl Loading<'_> {
             let rows = stream::iter([Ok(answer.rows.clone())]).boxed();
             let total = answer.rows.num_rows() as u64;
             let written = sink.write(table, total, rows, run_time).await?;
-            let deleted = sink.delete_older(table, run_time).await?;
+            let deleted = replace(sink, table, &written, run_time).await?;
             finished(name, table, &written, deleted);
             report.add(written, deleted);
         }
@@ -168,6 +168,18 @@ impl Loading<'_> {
             });
         (self.state.rows(kind), rows.boxed())
     }
+}
+
+/// Deletes the rows that those of this run replace, and returns their number.
+async fn replace(
+    sink: &dyn Sink,
+    table: &SinkTable,
+    written: &Written,
+    run_time: DateTime<Utc>,
+) -> Result<u64> {
+    let what = || format!("table {}", table.name);
+    written.check_replacement().with_context(what)?;
+    sink.delete_older(table, run_time).await
 }
 
 fn finished(sink: &str, table: &SinkTable, written: &Written, deleted: u64) {

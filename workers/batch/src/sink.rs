@@ -88,14 +88,15 @@ impl Written {
         }
     }
 
-    /// All that became of a table's rows. Fails if there is more than one and all are refused.
-    pub fn finish(self) -> Result<Self, Permanent> {
+    /// Fails if several rows are all refused: the earlier rows, which they were to replace, must
+    /// not be deleted then.
+    pub fn check_replacement(&self) -> Result<(), Permanent> {
         match self.refused_rows.first() {
             Some(first) if self.rows == 0 && self.refused > 1 => Err(Permanent(format!(
                 "the server refuses all {} rows, the first with the key {}: {}",
                 self.refused, first.key, first.reason
             ))),
-            _ => Ok(self),
+            _ => Ok(()),
         }
     }
 }
@@ -290,7 +291,7 @@ mod tests {
             (0, 2, false),
             (0, 100, false),
         ] {
-            let result = some(rows, refused).finish();
+            let result = some(rows, refused).check_replacement();
             assert_eq!(result.is_ok(), expected, "{rows} {refused}");
             if let Err(error) = result {
                 assert!(

@@ -251,7 +251,7 @@ impl Sink for CassandraSink {
                 writers.spawn(async move { sink.write_batch(name, &inserts, &batch).await });
             }
             let Some(written) = writers.join_next().await else {
-                return all.finish().with_context(context);
+                return Ok(all);
             };
             all.add(written?.with_context(context)?)
                 .with_context(context)?;
