@@ -357,17 +357,6 @@ impl Walker<'_> {
         let mut spec = spec.clone();
         // Topics of an earlier installation could have more partitions.
         spec["broker"]["kafka"]["topics"]["deletionPolicy"] = json!("Delete");
-        // Those of the walker may have more than the spec says: none is ever taken away, and sinks
-        // may have as many pods as there are partitions.
-        let status = self.pipeline.get().await?["status"].clone();
-        for topic in status["topics"].as_array().into_iter().flatten() {
-            let name = topic["name"].as_str().unwrap_or_default();
-            let kind = name.rsplit('.').next().unwrap_or_default();
-            if ["pin", "geo", "user"].contains(&kind) {
-                let overrides = &mut spec["broker"]["kafka"]["topics"]["overrides"];
-                overrides[kind]["partitions"] = topic["partitions"].clone();
-            }
-        }
         fresh.create(&spec).await?;
         until(
             "a fresh installation with the same children",
