@@ -6,6 +6,26 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use pinpipe_core::Pin;
+
+/// A pin without any value but its key and index.
+pub fn pin(unique_id: String, index_id: i64) -> Pin<'static> {
+    Pin {
+        unique_id: unique_id.into(),
+        index_id,
+        title: None,
+        category: None,
+        description: None,
+        poster_name: None,
+        follower_count: None,
+        tag_list: None,
+        is_image_or_video: None,
+        image_src: None,
+        downloaded: None,
+        save_location: None,
+    }
+}
+
 /// A temporary folder for one test, deleted when dropped.
 pub struct TestDir(PathBuf);
 

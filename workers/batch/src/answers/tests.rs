@@ -8,7 +8,7 @@ use crate::{
     cells::{self, Cell},
     columns::TableBuilder,
     join::{JoinInputs, Orphans, join},
-    testing::TestDir,
+    testing::{self, TestDir},
 };
 
 /// Memory limit of the queries, bytes.
@@ -334,22 +334,7 @@ async fn medians_by_join_year_include_every_age_and_those_by_both_only_age_group
 
 #[test]
 fn rows_without_a_match_are_counted_on_both_sides_of_each_join() {
-    let pin = |index_id: i64| {
-        Record::Pin(Pin {
-            unique_id: index_id.to_string().into(),
-            index_id,
-            title: None,
-            category: None,
-            description: None,
-            poster_name: None,
-            follower_count: None,
-            tag_list: None,
-            is_image_or_video: None,
-            image_src: None,
-            downloaded: None,
-            save_location: None,
-        })
-    };
+    let pin = |index_id: i64| Record::Pin(testing::pin(index_id.to_string(), index_id));
     let geo = |ind| {
         Record::Geo(Geo {
             ind,
@@ -385,18 +370,10 @@ fn rows_without_a_match_are_counted_on_both_sides_of_each_join() {
 async fn queries_that_spill_give_the_same_answers() {
     let pins = (0..60_000).map(|i: i64| {
         Record::Pin(Pin {
-            unique_id: i.to_string().into(),
-            index_id: i % 30_000,
-            title: None,
             category: Some(format!("category {}", i % 7).into()),
-            description: None,
             poster_name: Some(format!("poster {i}").into()),
             follower_count: Some(i * 7919 % 1_000_003),
-            tag_list: None,
-            is_image_or_video: None,
-            image_src: None,
-            downloaded: None,
-            save_location: None,
+            ..testing::pin(i.to_string(), i % 30_000)
         })
     });
     let geos = (0..30_000).map(|ind| {

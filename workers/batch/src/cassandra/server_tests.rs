@@ -7,7 +7,10 @@ use futures::{StreamExt as _, stream};
 use pinpipe_core::{Kind, Pin, Record, User};
 
 use super::*;
-use crate::columns::{self, TableBuilder};
+use crate::{
+    columns::{self, TableBuilder},
+    testing,
+};
 
 fn at(micros: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(micros).unwrap()
@@ -25,18 +28,8 @@ fn pins(keys: &[String]) -> Rows<'static> {
     let mut table = TableBuilder::new(Kind::Pin);
     for key in keys {
         table.push(&Record::Pin(Pin {
-            unique_id: key.clone().into(),
-            index_id: 7,
             title: Some("title".into()),
-            category: None,
-            description: None,
-            poster_name: None,
-            follower_count: None,
-            tag_list: None,
-            is_image_or_video: None,
-            image_src: None,
-            downloaded: None,
-            save_location: None,
+            ..testing::pin(key.clone(), 7)
         }));
     }
     stream::iter([Ok(table.finish().unwrap())]).boxed()

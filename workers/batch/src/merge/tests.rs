@@ -1,10 +1,11 @@
-use pinpipe_core::{Order, Pin, Record, User};
+use pinpipe_core::{Order, Record, User};
 
 use super::*;
 use crate::{
     cells::{self, Cell},
     columns::TableBuilder,
     rows::Chunk,
+    testing,
 };
 
 #[derive(Default)]
@@ -190,20 +191,8 @@ fn pins_are_keyed_by_text_and_written_in_batches_of_a_fixed_size() {
     let pins = |range: std::ops::Range<usize>, time| {
         let mut table = TableBuilder::new(Kind::Pin);
         for i in range.clone() {
-            table.push(&Record::Pin(Pin {
-                unique_id: format!("{:05}", i % count).into(),
-                index_id: i64::try_from(i).unwrap(),
-                title: None,
-                category: None,
-                description: None,
-                poster_name: None,
-                follower_count: None,
-                tag_list: None,
-                is_image_or_video: None,
-                image_src: None,
-                downloaded: None,
-                save_location: None,
-            }));
+            let key = format!("{:05}", i % count);
+            table.push(&Record::Pin(testing::pin(key, i64::try_from(i).unwrap())));
         }
         let orders: Vec<Order> = range
             .map(|i| at(time, 0, i64::try_from(i).unwrap()))
