@@ -202,26 +202,36 @@ impl Batch for Lines {
 
 #[cfg(test)]
 mod tests {
-    use pinpipe_core::Kind;
+    use pinpipe_core::{Cleaned, Kind};
 
     use super::*;
+
+    /// Pushes a record of partition 0 that was stamped at `time`.
+    fn push(
+        lines: &mut Lines,
+        raw: &str,
+        (time, offset): (i64, i64),
+        cleaned: &Result<Cleaned<'_>, Rejection>,
+    ) {
+        let position = Order {
+            time,
+            partition: 0,
+            offset,
+        };
+        lines.push(Consumed {
+            raw: raw.as_bytes(),
+            position,
+            after: Position::offset(offset + 1),
+            order: position,
+            cleaned,
+        });
+    }
 
     fn lines(records: &[(i64, &str)]) -> Lines {
         let mut lines = Lines::new(Compression::None);
         for (offset, raw) in records {
             let cleaned = pinpipe_core::clean(Kind::Geo, raw.as_bytes(), 60);
-            let position = Order {
-                time: 100 - offset,
-                partition: 0,
-                offset: *offset,
-            };
-            lines.push(Consumed {
-                raw: raw.as_bytes(),
-                position,
-                after: Position::offset(position.offset + 1),
-                order: position,
-                cleaned: &cleaned,
-            });
+            push(&mut lines, raw, (100 - offset, *offset), &cleaned);
         }
         lines.close();
         lines
@@ -312,19 +322,8 @@ mod tests {
             let mut lines = Lines::new(compression);
             let cleaned = pinpipe_core::clean(Kind::Geo, b"{\"ind\":1}", 60);
             for offset in 10..13 {
-                let position = Order {
-                    time: 100,
-                    partition: 0,
-                    offset,
-                };
                 let raw = format!("{{\"ind\":{offset}}}");
-                lines.push(Consumed {
-                    raw: raw.as_bytes(),
-                    position,
-                    after: Position::offset(position.offset + 1),
-                    order: position,
-                    cleaned: &cleaned,
-                });
+                push(&mut lines, &raw, (100, offset), &cleaned);
             }
             lines.close();
             for (from, expected) in [
