@@ -6,8 +6,8 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Amount, PodSettings, Resources, SecretRef,
-    schema::{HOST_PORT, IS_QUANTITY, QUANTITY, unchanged_or},
+    Amount, PodSettings, Resources, SecretKeyRef, SecretRef,
+    schema::{HOST_PORT, IS_POSTGRES_SCHEMA, IS_QUANTITY, POSTGRES_SCHEMA, QUANTITY, unchanged_or},
 };
 
 /// Scheduled batch runs, which clean all raw records, load them into sinks and answer the eight
@@ -77,9 +77,11 @@ pub struct Batch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quality: Option<Quality>,
 
-    /// Where clean tables and answers are written.
-    #[schemars(length(min = 1, max = 8))]
+    /// Where clean tables and answers are written. Without sinks the answers are in each run's
+    /// report and log.
+    #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sinks: Vec<BatchSink>,
 }
 
@@ -141,8 +143,9 @@ pub struct Quality {
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
-    validation = Rule::new("has(self.cassandra)")
-        .message("a batch sink must hold exactly one kind of sink: set cassandra")
+    validation = Rule::new("has(self.cassandra) != has(self.postgres)").message(
+        "a batch sink must hold exactly one kind of sink: set either cassandra or postgres"
+    )
 )]
 pub struct BatchSink {
     /// The sink's name.
@@ -158,6 +161,25 @@ pub struct BatchSink {
     /// Tables in a Cassandra cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cassandra: Option<Cassandra>,
+
+    /// Tables in a PostgreSQL database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<BatchPostgres>,
+}
+
+/// Tables of batch runs in a PostgreSQL database. A schema is for one pipeline alone.
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchPostgres {
+    /// A Secret's key with the URL `postgresql://user:password@host:port/database`.
+    pub url_secret_ref: SecretKeyRef,
+
+    /// The schema of the tables, created if it does not exist. Defaults to `batch`. If it is
+    /// changed, the next run fills the new schema, and the tables in the old one stay.
+    #[schemars(length(min = 1, max = 63))]
+    #[x_kube(validation = Rule::new(IS_POSTGRES_SCHEMA).message(POSTGRES_SCHEMA))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
 }
 
 /// Tables in a Cassandra cluster.

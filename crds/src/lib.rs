@@ -24,7 +24,7 @@ use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 pub use archive::{Archive, Compression, Rotate};
-pub use batch::{Batch, BatchSink, Cassandra, Quality, REPAIRABLE_FIELDS};
+pub use batch::{Batch, BatchPostgres, BatchSink, Cassandra, Quality, REPAIRABLE_FIELDS};
 pub use broker::{Broker, DeletionPolicy, Kafka, TopicOverride, TopicOverrides, Topics};
 pub use common::{
     Amount, Amounts, Image, ImageDigests, PullPolicy, Resources, S3, SecretKeyRef, SecretRef,

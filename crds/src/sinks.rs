@@ -5,7 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    LagThresholds, PodSettings, Resources, SecretKeyRef, SinkAutoscaling, schema::unchanged_or,
+    LagThresholds, PodSettings, Resources, SecretKeyRef, SinkAutoscaling,
+    schema::{IS_POSTGRES_SCHEMA, POSTGRES_SCHEMA, unchanged_or},
 };
 
 /// Stream workers, which keep live tables up to date.
@@ -101,15 +102,7 @@ pub struct Postgres {
 
     /// The schema of the tables, created if it does not exist. Defaults to `public`.
     #[schemars(length(min = 1, max = 63))]
-    #[x_kube(
-        validation = Rule::new(
-            "self.matches('^[a-z_][a-z0-9_]*$') && !self.startsWith('pg_')"
-        )
-        .message(
-            "postgres.schema must consist of lowercase letters, digits and '_', begin with a \
-             letter or '_', and not begin with pg_"
-        )
-    )]
+    #[x_kube(validation = Rule::new(IS_POSTGRES_SCHEMA).message(POSTGRES_SCHEMA))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schema: Option<String>,
 

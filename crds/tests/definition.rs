@@ -225,6 +225,27 @@ fn servers_may_have_ipv6_addresses() {
 }
 
 #[test]
+fn a_batch_needs_no_sink_and_may_load_postgresql() {
+    for sinks in [
+        json!(null),
+        json!([]),
+        json!([{"name": "serving", "postgres": {"urlSecretRef": {"name": "w", "key": "url"}}}]),
+    ] {
+        let mut batch = json!({"schedule": "@daily"});
+        if !sinks.is_null() {
+            batch["sinks"] = sinks;
+        }
+        let valid = pipeline(&json!({
+            "broker": {"kafka": {"bootstrapServers": "k:9092"}},
+            "archive": {"bucket": "data", "s3": {"credentialsSecretRef": {"name": "s3"}}},
+            "batch": batch,
+        }));
+        assert_eq!(check_rules(&valid, None), Ok(()), "{valid}");
+        serde_json::from_value::<pinpipe_crds::PinterestPipeline>(valid).unwrap();
+    }
+}
+
+#[test]
 fn a_default_may_be_added_or_removed() {
     let before = pipeline(&json!({
         "broker": {"kafka": {"bootstrapServers": "k:9092"}},

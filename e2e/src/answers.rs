@@ -119,6 +119,13 @@ impl Question {
         self.sorted_rows(&cassandra::objects(keyspace, self.name).await?)
     }
 
+    /// The answer that a batch sink stored in PostgreSQL.
+    pub async fn answer_in_postgres(&self, schema: &str) -> Result<Answer> {
+        let columns = self.columns.join(", ");
+        let sql = format!("SELECT {columns} FROM {schema}.{}", self.name);
+        self.sorted_rows(&postgres::objects(&sql).await?)
+    }
+
     /// The answer in a run's report.
     pub fn answer_in_report(&self, report: &Value) -> Result<Answer> {
         let table = &report["answers"][self.name];

@@ -104,6 +104,23 @@ impl Spec {
         self
     }
 
+    /// Adds batch runs without a sink.
+    #[must_use]
+    pub fn batch_without_sinks(mut self) -> Self {
+        self.0["batch"] = json!({"schedule": "0 10 1 1 *", "resources": resources()});
+        self
+    }
+
+    /// The sink of batch runs in the sandbox's schema in PostgreSQL.
+    #[must_use]
+    pub fn batch_postgres(mut self, sandbox: &Sandbox) -> Self {
+        self.0["batch"]["sinks"] = json!([{"name": "serving", "postgres": {
+            "urlSecretRef": {"name": POSTGRES_SECRET, "key": "url"},
+            "schema": sandbox.schema(),
+        }}]);
+        self
+    }
+
     /// Adds an emulator.
     #[must_use]
     pub fn emulator(mut self, records_per_second: u32) -> Self {

@@ -2,13 +2,14 @@
 //! broker, a Kubernetes API server, PostgreSQL, an object store.
 //!
 //! This crate makes commands and the files they need. The caller starts them and owns the processes
-//! and their logs.
+//! and their logs; [`stores`] does that for test programs.
 
 pub mod kafka;
 pub mod kubernetes;
 pub mod postgres;
 pub mod process;
 pub mod s3;
+pub mod stores;
 
 use std::{
     io::{Read as _, Write as _},

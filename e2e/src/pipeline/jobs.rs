@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use k8s_openapi::api::batch::v1::{CronJob, Job};
-use kube::api::PostParams;
+use k8s_openapi::api::{
+    batch::v1::{CronJob, Job},
+    core::v1::Pod,
+};
+use kube::api::{ListParams, LogParams, PostParams};
 use serde_json::json;
 
 use crate::{Pipeline, eventually, operator};
@@ -75,6 +78,23 @@ impl Pipeline {
     pub async fn run_completes(&self, run: &str) -> Result<()> {
         self.job_completes(&format!("{}-batch-{run}", self.name))
             .await
+    }
+
+    /// What the pod of a complete batch run printed, its log lines included.
+    pub async fn run_output(&self, run: &str) -> Result<String> {
+        let pods = self.sandbox.cluster.api::<Pod>(&self.sandbox.namespace);
+        let of_job = format!("batch.kubernetes.io/job-name={}-batch-{run}", self.name);
+        let found = pods.list(&ListParams::default().labels(&of_job)).await?;
+        let pod = found.items.iter().find(|pod| {
+            let phase = pod
+                .status
+                .as_ref()
+                .and_then(|status| status.phase.as_deref());
+            phase == Some("Succeeded")
+        });
+        let name = pod.and_then(|pod| pod.metadata.name.as_deref());
+        let name = name.with_context(|| format!("no pod of {of_job} has succeeded"))?;
+        Ok(pods.logs(name, &LogParams::default()).await?)
     }
 
     /// Waits until a Job is complete; an error if it fails.

@@ -248,9 +248,29 @@ pub struct Batch {
     /// Limits above which a run fails.
     pub quality: pinpipe_config::Quality,
     /// Stores that a run loads.
-    pub sinks: Vec<CassandraSink>,
+    pub sinks: Vec<BatchSink>,
     /// Secrets a run's pod mounts: the object store's and the sinks'.
     pub secrets: Secrets,
+}
+
+/// A store that batch runs load.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub enum BatchSink {
+    /// A Cassandra cluster.
+    Cassandra(CassandraSink),
+    /// A PostgreSQL database.
+    Postgres(PostgresSink),
+}
+
+/// A PostgreSQL database that batch runs load.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct PostgresSink {
+    /// Name of the sink.
+    pub name: String,
+    /// Schema of its tables.
+    pub schema: String,
+    /// Secret and key with its URL, as a worker's messages name them.
+    pub secret: String,
 }
 
 /// A Cassandra cluster that batch runs load.

@@ -1,4 +1,4 @@
-//! Single values of an Arrow table, for Cassandra and for the report.
+//! Single values of an Arrow table, for the sinks and for the report.
 
 use arrow::{
     array::{Array, AsArray, RecordBatch},
@@ -36,7 +36,7 @@ pub enum Cell<'a> {
 /// An Arrow type that clean tables and answers don't have.
 #[derive(Debug, thiserror::Error)]
 #[error("unsupported column type {0}")]
-pub struct UnsupportedType(DataType);
+pub struct UnsupportedType(pub DataType);
 
 /// The CQL type for an Arrow column.
 ///

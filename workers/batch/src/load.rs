@@ -2,29 +2,38 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
 use pinpipe_config::BatchSink;
 use pinpipe_core::{Kind, columns::key};
 use serde::Serialize;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{
     answers::Answer,
     cassandra::CassandraSink,
-    columns, rows,
+    columns,
+    failure::Permanent,
+    postgres::PostgresSink,
+    retry::{RETRY_TIMEOUT, Retry},
+    rows,
     scratch::{self, Scratch, Stream},
-    sink::{Extent, LISTED, Marker, Refused, Rows, Sink, SinkTable, Written, extent},
+    sink::{Extent, Interrupted, LISTED, Marker, Refused, Rows, Sink, SinkTable, Written, extent},
     state::State,
     store::Store,
 };
 
 /// Connects to a sink.
 pub async fn connect(sink: &BatchSink) -> Result<Box<dyn Sink>> {
-    let BatchSink { name: _, cassandra } = sink;
-    Ok(Box::new(CassandraSink::connect(cassandra).await?))
+    match (&sink.cassandra, &sink.postgres) {
+        (Some(cassandra), None) => Ok(Box::new(CassandraSink::connect(cassandra).await?)),
+        (None, Some(postgres)) => Ok(Box::new(PostgresSink::new(postgres.clone()))),
+        _ => bail!(Permanent(
+            "it must hold exactly one of cassandra and postgres".to_owned()
+        )),
+    }
 }
 
 /// Name of the table with a kind's clean rows.
@@ -88,8 +97,26 @@ pub struct Loading<'a> {
 }
 
 impl Loading<'_> {
-    /// Writes the clean rows that the sink lacks and all answers to one sink. `pipeline` claims it.
+    /// Writes the clean rows that the sink lacks and all answers to one sink, again from the
+    /// beginning if that is [`Interrupted`]. `pipeline` claims it.
     pub async fn load(&self, name: &str, pipeline: &str, sink: &dyn Sink) -> Result<SinkReport> {
+        let mut retry = Retry::new(RETRY_TIMEOUT);
+        loop {
+            let error = match self.attempt(name, pipeline, sink).await {
+                Err(error) if error.is::<Interrupted>() => error,
+                loaded => return loaded,
+            };
+            let (delay, error) = retry.delay(error)?;
+            warn!(
+                sink = name,
+                error = format!("{error:#}"),
+                "the load was interrupted, repeating it"
+            );
+            tokio::time::sleep(delay).await;
+        }
+    }
+
+    async fn attempt(&self, name: &str, pipeline: &str, sink: &dyn Sink) -> Result<SinkReport> {
         let clean = Kind::ALL.map(|kind| SinkTable {
             name: clean_table(kind),
             schema: columns::schema(kind),
@@ -103,7 +130,12 @@ impl Loading<'_> {
         let tables: Vec<SinkTable> = clean.into_iter().chain(answered).collect();
         let (clean, answered) = tables.split_at(Kind::ALL.len());
         let found = sink.prepare(pipeline, &tables).await?;
-        let (extent, because) = extent(found.as_ref(), &self.marker, self.base, self.is_attempt)?;
+        let (extent, because) = if sink.is_atomic() && found.as_ref() == Some(&self.marker) {
+            let because = "it was loaded before the run was interrupted".to_owned();
+            (Extent::Nothing, because)
+        } else {
+            extent(found.as_ref(), &self.marker, self.base, self.is_attempt)?
+        };
         info!(sink = name, loaded = ?extent, because, "loading");
         let mut report = SinkReport {
             loaded: extent,
@@ -113,13 +145,16 @@ impl Loading<'_> {
             refused: 0,
             refused_rows: Vec::new(),
         };
+        if extent == Extent::Nothing {
+            return Ok(report);
+        }
         let run_time = self.marker.run_time;
         for (kind, table) in Kind::ALL.into_iter().zip(clean) {
             let (total, rows) = self.rows_since(kind, extent);
             let written = sink.write(table, total, rows, run_time).await?;
             let deleted = match extent {
                 Extent::Whole => replace(sink, table, &written, run_time).await?,
-                Extent::Changes => 0,
+                Extent::Changes | Extent::Nothing => 0,
             };
             finished(name, table, &written, deleted);
             report.add(written, deleted);

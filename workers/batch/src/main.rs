@@ -22,6 +22,7 @@ mod manifest;
 mod memory;
 mod merge;
 mod plan;
+mod postgres;
 mod quality;
 mod query;
 mod read;

@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -24,6 +25,11 @@ use crate::{
     manifest::{Manifest, Positions},
     memory,
 };
+
+/// Most rows of an answer that the log shows.
+const SHOWN_ROWS: usize = 40;
+/// Most characters of a value that the log shows.
+const SHOWN_CHARS: usize = 40;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -86,7 +92,7 @@ pub struct Report {
     pub from: Positions,
     /// First offset of each partition after those the run covers.
     pub to: Positions,
-    /// What each sink got.
+    /// What each sink got; empty without sinks.
     pub sinks: BTreeMap<String, SinkReport>,
     /// Offsets without a raw object before the first one that is there, which the run has gone
     /// without.
@@ -150,6 +156,80 @@ pub struct Table {
     pub columns: Vec<&'static str>,
     /// Rows, each a list of values in column order.
     pub rows: Vec<Vec<Value>>,
+}
+
+impl fmt::Display for Table {
+    /// Aligned columns, numbers to the right. What doesn't fit on a screen is left out.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let head = self.columns.iter().map(|name| (*name).to_owned()).collect();
+        let shown: Vec<Vec<String>> = std::iter::once(head)
+            .chain(
+                self.rows
+                    .iter()
+                    .take(SHOWN_ROWS)
+                    .map(|row| row.iter().map(shown).collect()),
+            )
+            .collect();
+        let widths: Vec<usize> = (0..self.columns.len())
+            .map(|column| {
+                let chars = shown.iter().map(|row| row[column].chars().count());
+                chars.max().unwrap_or(0)
+            })
+            .collect();
+        let is_number =
+            |column: usize| self.rows.first().is_some_and(|row| row[column].is_number());
+        for (number, row) in shown.iter().enumerate() {
+            let cells = row.iter().zip(&widths).enumerate();
+            let cells = cells.map(|(column, (cell, &width))| {
+                if is_number(column) {
+                    format!(" {cell:>width$} ")
+                } else {
+                    format!(" {cell:<width$} ")
+                }
+            });
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("|").trim_end())?;
+            if number == 0 {
+                let lines: Vec<String> = widths.iter().map(|width| "-".repeat(width + 2)).collect();
+                writeln!(f, "{}", lines.join("+"))?;
+            }
+        }
+        match self.rows.len() {
+            0 => writeln!(f, " no rows"),
+            rows if rows > SHOWN_ROWS => {
+                let more = rows - SHOWN_ROWS;
+                writeln!(f, " and {more} more rows, which are in report.json")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A value on a screen. Users' texts may hold control characters, which a terminal would obey.
+fn shown(value: &Value) -> String {
+    let Value::String(text) = value else {
+        return value.to_string();
+    };
+    let printable = |char: char| {
+        if char.is_control() {
+            char::REPLACEMENT_CHARACTER
+        } else {
+            char
+        }
+    };
+    let mut short: String = text.chars().take(SHOWN_CHARS).map(printable).collect();
+    if text.chars().nth(SHOWN_CHARS).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// All answers as tables to be read on a screen, in the order of the questions.
+pub fn readable(answers: &[Answer]) -> Result<String, UnsupportedType> {
+    let tables = answers.iter().map(|answer| {
+        let name = answer.question.name;
+        Ok(format!("\n{name}\n{}", table(answer)?))
+    });
+    tables.collect()
 }
 
 /// Measures the phases of a run.
@@ -309,6 +389,31 @@ mod tests {
             serde_json::from_str::<Summary>(&message).unwrap().outcome,
             Outcome::Failed
         );
+    }
+
+    #[test]
+    fn an_answer_is_shown_as_a_table_that_fits_on_a_screen() {
+        let row = |country: &str, count: i64| vec![country.into(), count.into()];
+        let mut table = Table {
+            columns: vec!["country", "category_count"],
+            rows: vec![row("Åland", 7), row("a\u{1b}[31m\nb", 12)],
+        };
+        assert_eq!(
+            table.to_string(),
+            " country  | category_count\n\
+             ----------+----------------\n Åland    |              7\n \
+             a\u{fffd}[31m\u{fffd}b |             12\n"
+        );
+        table.rows = vec![row(&"x".repeat(60_000), 1); SHOWN_ROWS + 3];
+        let text = table.to_string();
+        assert_eq!(text.lines().count(), SHOWN_ROWS + 3);
+        assert!(
+            text.ends_with(" and 3 more rows, which are in report.json\n"),
+            "{text}"
+        );
+        assert!(text.lines().all(|line| line.chars().count() < 70), "{text}");
+        table.rows.clear();
+        assert!(table.to_string().ends_with("\n no rows\n"), "{table}");
     }
 
     #[test]

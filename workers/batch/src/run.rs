@@ -353,6 +353,7 @@ impl Session<'_> {
                 .delete_unreferenced(store, &retained, before, self.held)
                 .await;
         }
+        println!("{}", report::readable(&answers)?);
         Ok((pointer, report.summary))
     }
 

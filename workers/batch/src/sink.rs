@@ -14,13 +14,15 @@ use futures::stream::BoxStream;
 use pinpipe_config::Pipeline;
 use serde::Serialize;
 
-use crate::failure::Permanent;
+use crate::{cells::Cell, failure::Permanent};
 
 /// Most refused rows of a sink that are listed in the report.
 pub const LISTED: usize = 100;
 /// Refused rows of a table, in percent and in number, above which the sink is at fault rather than
 /// the rows.
 const TOLERATED: (u64, u64) = (1, 100);
+/// Most characters of a refused row's key in the report.
+const KEY_CHARS: usize = 100;
 
 /// Identifies a run's result in a sink.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,10 +103,36 @@ impl Written {
     }
 }
 
-/// A store of clean tables and answers. All calls are idempotent and retry while the server is
-/// unavailable, for a bounded time.
+/// A row's key for messages, shortened.
+pub fn key_text(key: &[&Cell<'_>]) -> String {
+    let text: Vec<String> = key
+        .iter()
+        .map(|cell| match cell {
+            Cell::Text(text) => (*text).to_owned(),
+            cell => cell.to_json().to_string(),
+        })
+        .collect();
+    let text = text.join(", ");
+    match text.char_indices().nth(KEY_CHARS) {
+        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
+        None => text,
+    }
+}
+
+/// The server became unavailable in the middle of a load, and nothing of the load is stored: it can
+/// be repeated from its beginning.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+pub struct Interrupted(pub anyhow::Error);
+
+/// A store of clean tables and answers. All calls are idempotent. While the server is unavailable,
+/// they retry for a bounded time, or fail with [`Interrupted`].
 #[async_trait]
 pub trait Sink: Send + Sync {
+    /// Whether [`mark`](Self::mark) stores all that was written since
+    /// [`prepare`](Self::prepare), and nothing is stored without it.
+    fn is_atomic(&self) -> bool;
+
     /// Claims the place for `pipeline` (`namespace/name`). Fails if another one has claimed it.
     async fn claim(&self, pipeline: &str) -> Result<()>;
 
@@ -148,6 +176,8 @@ pub enum Extent {
     Changes,
     /// All rows. Others in the sink are deleted.
     Whole,
+    /// Nothing: the sink has all of this run's rows.
+    Nothing,
 }
 
 /// Which rows the run `this`, which builds on the run at `base`, gives a sink with `marker`, and

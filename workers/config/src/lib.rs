@@ -391,7 +391,8 @@ pub struct Batch {
     pub barrier_timeout_seconds: u64,
     /// The name of the Lease held during a run, in the pipeline's namespace.
     pub lease: String,
-    /// Where clean tables and answers are written. At least one.
+    /// Where clean tables and answers are written, besides the report.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sinks: Vec<BatchSink>,
     /// Data quality limits of a run.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -426,14 +427,31 @@ pub struct Quality {
     pub max_repaired_ratio: BTreeMap<String, f64>,
 }
 
-/// A sink of the batch worker.
+/// A sink of the batch worker: exactly one of its stores is present.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BatchSink {
     /// The sink's name in the resource.
     pub name: String,
     /// A Cassandra cluster.
-    pub cassandra: Cassandra,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cassandra: Option<Cassandra>,
+    /// A PostgreSQL database.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<BatchPostgres>,
+}
+
+/// Configuration of the batch worker's PostgreSQL sink.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BatchPostgres {
+    /// A file with the URL `postgresql://user:password@host:port/database`.
+    pub url_file: PathBuf,
+    /// The Secret and key behind `url_file`, as messages name them: `Secret warehouse, key url`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<String>,
+    /// The schema of the tables, created if it does not exist.
+    pub schema: String,
 }
 
 /// Configuration of the Cassandra sink.

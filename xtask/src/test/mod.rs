@@ -19,8 +19,8 @@ use crate::{bench, check, crates, demo, images, operator, stack, times, workers}
 
 /// The operator's proofs, which start servers of their own: an API server, a broker.
 const PROOFS: &str = "proofs";
-/// The stream worker's tests, which start stores and a broker of their own.
-const STORES: [&str; 2] = ["sinks", "broker"];
+/// Tests of the stream and the batch worker, which start stores and a broker of their own.
+const STORES: [&str; 3] = ["sinks", "broker", "pinpipe-batch"];
 /// The program that removes the namespaces of earlier test runs, with what they have in the stores.
 const CLEAN_UP: &str = "clean-up";
 /// End-to-end test programs that mostly wait: they run side by side.
@@ -172,7 +172,7 @@ fn run_on_stores(context: &Context, built: &[Executable], all: bool, tally: &mut
                 program::run(context, program, &slow::settings(all), tally);
             });
         }
-        Err(error) => tally.not_started("the stream worker's tests on stores", &error),
+        Err(error) => tally.not_started("the workers' tests on stores", &error),
     }
 }
 

@@ -9,7 +9,7 @@ use pinpipe_crds::{Compression, DeadLetterMode, StartFrom, WriteMode};
 use super::{Builder, labels};
 use crate::{
     component::Component,
-    model::{Archive, Batch, Emulator, Mount, Sink, ValidatedPipeline},
+    model::{Archive, Batch, BatchSink, Emulator, Mount, Sink, ValidatedPipeline},
     names::{self, hash},
 };
 
@@ -118,23 +118,35 @@ pub(super) fn batch(
         ),
         barrier_timeout_seconds: BARRIER_TIMEOUT_SECONDS,
         lease: pipeline.child(&Component::Batch),
-        sinks: batch
-            .sinks
-            .iter()
-            .map(|sink| config::BatchSink {
-                name: sink.name.clone(),
-                cassandra: config::Cassandra {
-                    contact_points: sink.contact_points.clone(),
-                    keyspace: sink.keyspace.clone(),
-                    replication_factor: sink.replication_factor,
-                    credentials_dir: sink
-                        .credentials
-                        .then(|| secrets_dir(&format!("cassandra-{}", sink.name))),
-                },
-            })
-            .collect(),
+        sinks: batch.sinks.iter().map(batch_sink).collect(),
         quality: batch.quality.clone(),
         scratch_dir: PathBuf::from(config::SCRATCH_DIR),
+    }
+}
+
+fn batch_sink(sink: &BatchSink) -> config::BatchSink {
+    match sink {
+        BatchSink::Cassandra(sink) => config::BatchSink {
+            name: sink.name.clone(),
+            cassandra: Some(config::Cassandra {
+                contact_points: sink.contact_points.clone(),
+                keyspace: sink.keyspace.clone(),
+                replication_factor: sink.replication_factor,
+                credentials_dir: sink
+                    .credentials
+                    .then(|| secrets_dir(&format!("cassandra-{}", sink.name))),
+            }),
+            postgres: None,
+        },
+        BatchSink::Postgres(sink) => config::BatchSink {
+            name: sink.name.clone(),
+            cassandra: None,
+            postgres: Some(config::BatchPostgres {
+                url_file: secrets_dir(&format!("postgres-{}", sink.name)).join("url"),
+                secret: Some(sink.secret.clone()),
+                schema: sink.schema.clone(),
+            }),
+        },
     }
 }
 

@@ -10,7 +10,7 @@ use pinpipe_crds::Compression;
 
 use super::Problem;
 use crate::{
-    model::ValidatedPipeline,
+    model::{BatchSink, ValidatedPipeline},
     names::{self, KINDS},
 };
 
@@ -84,6 +84,9 @@ fn settings(pipeline: &ValidatedPipeline) -> Vec<Setting> {
         }
     }
     for sink in pipeline.batch.iter().flat_map(|batch| &batch.sinks) {
+        let BatchSink::Cassandra(sink) = sink else {
+            continue;
+        };
         settings.push(setting(
             format!("batch.sinks.{}.keyspace", sink.name),
             "spec.batch.sinks",

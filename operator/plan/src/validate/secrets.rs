@@ -89,11 +89,11 @@ pub fn references(spec: &PinterestPipelineSpec) -> BTreeMap<String, BTreeSet<Str
             .extend(keys);
     };
     let sinks = spec.stream.iter().flat_map(|stream| &stream.sinks);
-    for postgres in sinks.filter_map(|sink| sink.postgres.as_ref()) {
-        refer(
-            &postgres.url_secret_ref.name,
-            &[&postgres.url_secret_ref.key],
-        );
+    let live = sinks.filter_map(|sink| Some(&sink.postgres.as_ref()?.url_secret_ref));
+    let sinks = spec.batch.iter().flat_map(|batch| &batch.sinks);
+    let loaded = sinks.filter_map(|sink| Some(&sink.postgres.as_ref()?.url_secret_ref));
+    for url in live.chain(loaded) {
+        refer(&url.name, &[&url.key]);
     }
     if let Some(archive) = &spec.archive {
         refer(&archive.s3.credentials_secret_ref.name, &S3_KEYS);

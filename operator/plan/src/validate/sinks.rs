@@ -2,12 +2,14 @@
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use pinpipe_config::Quality;
-use pinpipe_crds::{self as crds, BatchSink, S3, StreamSink};
+use pinpipe_crds::{self as crds, S3, StreamSink};
 
 use super::{Inputs, Problem, duration, pods, resources, secrets, unsigned};
 use crate::{
     component::Component,
-    model::{Archive, Batch, CassandraSink, Mount, Secrets, Sink, SinkReset},
+    model::{
+        Archive, Batch, BatchSink, CassandraSink, Mount, PostgresSink, Secrets, Sink, SinkReset,
+    },
     names,
 };
 
@@ -106,7 +108,7 @@ impl Sinks<'_> {
         let sinks = batch
             .sinks
             .iter()
-            .filter_map(|sink| self.cassandra(sink, &mut mounts));
+            .filter_map(|sink| self.batch_sink(sink, &mut mounts));
         let sinks = sinks.collect();
         let deadline = batch.deadline.as_deref().unwrap_or("6h");
         let scratch = batch.scratch_size.as_ref().map_or("16Gi", |size| &size.0);
@@ -126,26 +128,28 @@ impl Sinks<'_> {
         })
     }
 
-    fn cassandra(&mut self, sink: &BatchSink, mounts: &mut Vec<Mount>) -> Option<CassandraSink> {
-        let Some(cassandra) = &sink.cassandra else {
-            self.unknown_kind("spec.batch.sinks", &sink.name, "cassandra");
+    fn batch_sink(&mut self, sink: &crds::BatchSink, mounts: &mut Vec<Mount>) -> Option<BatchSink> {
+        if let Some(cassandra) = &sink.cassandra {
+            return Some(BatchSink::Cassandra(cassandra_sink(
+                &sink.name, cassandra, mounts,
+            )));
+        }
+        let Some(postgres) = &sink.postgres else {
+            self.unknown_kind("spec.batch.sinks", &sink.name, "cassandra or postgres");
             return None;
         };
-        if let Some(secret) = &cassandra.credentials_secret_ref {
-            mounts.push(Mount {
-                purpose: format!("cassandra-{}", sink.name),
-                secret: secret.name.clone(),
-                files: same_names(secrets::CASSANDRA_KEYS),
-            });
-        }
-        let keyspace = cassandra.keyspace.clone();
-        Some(CassandraSink {
+        let secret = &postgres.url_secret_ref;
+        mounts.push(Mount {
+            purpose: format!("postgres-{}", sink.name),
+            secret: secret.name.clone(),
+            files: vec![(secret.key.clone(), "url".to_owned())],
+        });
+        let schema = postgres.schema.clone();
+        Some(BatchSink::Postgres(PostgresSink {
             name: sink.name.clone(),
-            contact_points: cassandra.contact_points.clone(),
-            keyspace: keyspace.unwrap_or_else(|| "pinterest_data".to_owned()),
-            replication_factor: unsigned(cassandra.replication_factor, 1),
-            credentials: cassandra.credentials_secret_ref.is_some(),
-        })
+            schema: schema.unwrap_or_else(|| "batch".to_owned()),
+            secret: format!("Secret {}, key {}", secret.name, secret.key),
+        }))
     }
 
     /// Seconds of a duration; a text that isn't one is a problem of its field.
@@ -170,6 +174,28 @@ impl Sinks<'_> {
              operator"
         );
         self.problems.push(Problem { field, message });
+    }
+}
+
+fn cassandra_sink(
+    name: &str,
+    cassandra: &crds::Cassandra,
+    mounts: &mut Vec<Mount>,
+) -> CassandraSink {
+    if let Some(secret) = &cassandra.credentials_secret_ref {
+        mounts.push(Mount {
+            purpose: format!("cassandra-{name}"),
+            secret: secret.name.clone(),
+            files: same_names(secrets::CASSANDRA_KEYS),
+        });
+    }
+    let keyspace = cassandra.keyspace.clone();
+    CassandraSink {
+        name: name.to_owned(),
+        contact_points: cassandra.contact_points.clone(),
+        keyspace: keyspace.unwrap_or_else(|| "pinterest_data".to_owned()),
+        replication_factor: unsigned(cassandra.replication_factor, 1),
+        credentials: cassandra.credentials_secret_ref.is_some(),
     }
 }
 

@@ -139,6 +139,33 @@ async fn without_rows_there_are_eight_empty_answers() {
     }
 }
 
+/// The sample that README posts: whoever follows it sees an answer to each question.
+#[tokio::test]
+async fn the_sample_of_the_examples_answers_every_question() {
+    let folder = TestDir::new();
+    let tables = Kind::ALL.map(|kind| {
+        let file = format!("../../examples/sample/{kind}.json");
+        let file = std::fs::read_to_string(file).unwrap();
+        let raw: Vec<&serde_json::value::RawValue> = serde_json::from_str(&file).unwrap();
+        let mut table = TableBuilder::new(kind);
+        for raw in &raw {
+            let cleaned = pinpipe_core::clean(kind, raw.get().as_bytes(), 65_536).unwrap();
+            table.push(&cleaned.record);
+        }
+        assert_eq!(table.len(), 200, "{kind}");
+        (kind, vec![table.finish().unwrap()])
+    });
+    let answers = answer_all(&joined(&folder, &tables), folder.path(), BUDGET)
+        .await
+        .unwrap();
+    let empty: Vec<_> = answers
+        .iter()
+        .filter(|answer| answer.rows.num_rows() < 3)
+        .map(|answer| answer.question.name)
+        .collect();
+    assert_eq!((answers.len(), empty), (8, vec![]));
+}
+
 #[tokio::test]
 async fn a_countrys_most_popular_category_counts_pins_and_breaks_ties_by_bytes() {
     let pins = [

@@ -14,7 +14,7 @@ use scylla::statement::{
 
 use crate::{
     cells::{self, Cell},
-    sink::SinkTable,
+    sink::{SinkTable, key_text},
 };
 
 /// Most rows of one request. Cassandra warns about more partitions in an unlogged batch:
@@ -23,9 +23,6 @@ const REQUEST_ROWS: usize = 10;
 /// Most bytes of one request's values. Cassandra warns at `batch_size_warn_threshold`, 5 KiB, which
 /// includes its overhead per value.
 const REQUEST_BYTES: usize = 3 << 10;
-
-/// Most characters of a refused row's key in the report.
-const KEY_CHARS: usize = 100;
 
 /// Insert statements of one table.
 pub struct Inserts {
@@ -108,22 +105,6 @@ fn split<'a>(rows: impl Iterator<Item = Vec<Cell<'a>>>) -> Vec<Rows<'a>> {
         requests.push(request);
     }
     requests
-}
-
-/// A row's key for messages.
-fn key_text(key: &[&Cell<'_>]) -> String {
-    let text: Vec<String> = key
-        .iter()
-        .map(|cell| match cell {
-            Cell::Text(text) => (*text).to_owned(),
-            cell => cell.to_json().to_string(),
-        })
-        .collect();
-    let text = text.join(", ");
-    match text.char_indices().nth(KEY_CHARS) {
-        Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
-        None => text,
-    }
 }
 
 #[cfg(test)]

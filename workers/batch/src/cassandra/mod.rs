@@ -207,6 +207,10 @@ impl CassandraSink {
 
 #[async_trait]
 impl Sink for CassandraSink {
+    fn is_atomic(&self) -> bool {
+        false
+    }
+
     async fn claim(&self, pipeline: &str) -> Result<()> {
         let existing = self.existing_tables().await?;
         self.claim_keyspace(&existing, pipeline).await.map(drop)

@@ -14,5 +14,6 @@ mod pooler;
 mod proxy;
 mod refused;
 mod sequences;
-mod stores;
 mod support;
+
+use pinpipe_servers::stores;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{objects, with};
+use super::{find, objects, with};
 use crate::samples::{validated, whole};
 
 #[test]
@@ -49,4 +49,68 @@ fn one_worker_writes_the_dead_letters() {
         writers(json!({"stream": {"sinks": [sink("b"), sink("a")]}})),
         ["pinterest-stream-a"]
     );
+}
+
+/// The batch worker's configuration with these sinks, and its pod.
+fn batch(sinks: Option<Value>) -> (pinpipe_config::Batch, Value) {
+    let objects = with(|spec| {
+        let batch = spec["batch"].as_object_mut().unwrap();
+        batch.remove("sinks");
+        batch.extend(sinks.map(|sinks| ("sinks".to_owned(), sinks)));
+    });
+    let config = objects
+        .iter()
+        .find(|object| {
+            object.resource.kind == "ConfigMap"
+                && object.body["metadata"]["labels"]["app.kubernetes.io/component"] == "batch"
+        })
+        .unwrap();
+    let yaml = config.body["data"][pinpipe_config::CONFIG_KEY].as_str();
+    let job = &find(&objects, "CronJob", "pinterest-batch")["spec"]["jobTemplate"]["spec"];
+    (
+        pinpipe_config::parse(yaml.unwrap()).unwrap(),
+        job["template"]["spec"].clone(),
+    )
+}
+
+#[test]
+fn a_batch_sink_in_postgresql_gets_its_url_from_a_secret() {
+    let sink = json!({"name": "serving", "postgres": {
+        "urlSecretRef": {"name": "dw", "key": "uri"},
+    }});
+    let (config, pod) = batch(Some(json!([sink])));
+    let [sink] = &config.sinks[..] else {
+        panic!("{:?}", config.sinks)
+    };
+    let folder = "/etc/pinpipe/secrets/postgres-serving";
+    let expected = pinpipe_config::BatchPostgres {
+        url_file: format!("{folder}/url").into(),
+        secret: Some("Secret dw, key uri".into()),
+        schema: "batch".into(),
+    };
+    assert_eq!(sink.postgres.as_ref(), Some(&expected));
+    let volume = pod["volumes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|volume| volume["secret"]["secretName"] == "dw")
+        .unwrap();
+    assert_eq!(
+        volume["secret"]["items"],
+        json!([{"key": "uri", "path": "url"}])
+    );
+    let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+    assert!(
+        mounts
+            .iter()
+            .any(|mount| mount["name"] == volume["name"] && mount["mountPath"] == folder),
+        "{mounts:?}"
+    );
+}
+
+#[test]
+fn batch_runs_need_no_sink() {
+    for sinks in [None, Some(json!([]))] {
+        assert_eq!(batch(sinks).0.sinks, []);
+    }
 }

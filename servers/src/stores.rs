@@ -1,4 +1,6 @@
-//! The stores, each started once, at its first use.
+//! Stores that a test program shares: each is started once, at its first use, and ends with the
+//! program.
+#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 use std::{
     fs,
@@ -8,16 +10,18 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use pinpipe_servers::{
+
+use crate::{
     postgres::Postgres,
     process::{Ports, Process, lib},
     s3::{S3, S3Ports},
 };
 
 /// The beginning of the names of this program's folders.
-const FOLDER: &str = "pinpipe-sinks-";
+const FOLDER: &str = "pinpipe-stores-";
 
 /// The folder of all files of this run. Those of earlier runs are removed.
+#[must_use]
 pub fn folder() -> &'static Path {
     static CELL: OnceLock<PathBuf> = OnceLock::new();
     CELL.get_or_init(|| {
@@ -36,6 +40,7 @@ pub fn folder() -> &'static Path {
 }
 
 /// A free port.
+#[must_use]
 pub fn port() -> u16 {
     static PORTS: OnceLock<std::sync::Mutex<Ports>> = OnceLock::new();
     let ports = PORTS.get_or_init(std::sync::Mutex::default);
@@ -59,6 +64,7 @@ fn keep<T: Send + 'static>(start: impl FnOnce() -> Result<(Process, T)> + Send +
 }
 
 /// The port of a PostgreSQL server whose superuser is `postgres`, without a password.
+#[must_use]
 pub fn postgres() -> u16 {
     static PORT: OnceLock<u16> = OnceLock::new();
     *PORT.get_or_init(|| {
@@ -87,6 +93,7 @@ pub fn postgres() -> u16 {
 
 /// The port of an object store that checks credentials, and the folder of those it takes; or of one
 /// that doesn't.
+#[must_use]
 pub fn s3(authorizes: bool) -> &'static (u16, PathBuf) {
     static STORES: [OnceLock<(u16, PathBuf)>; 2] = [const { OnceLock::new() }; 2];
     STORES[usize::from(authorizes)].get_or_init(|| {

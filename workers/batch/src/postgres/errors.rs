@@ -1,0 +1,33 @@
+//! What the server's errors mean for a run, and what they tell the user.
+
+use anyhow::anyhow;
+use pinpipe_runtime::failure::{Class, of_sqlstate};
+use tokio_postgres::{Error, error::DbError};
+
+use crate::{
+    failure::{Permanent, Refusal},
+    sink::Interrupted,
+};
+
+/// The error of a statement: [`Refusal`] if the server refuses the rows, [`Permanent`] if it
+/// refuses the statement, [`Interrupted`] if it can't answer now.
+pub fn failed(error: Error) -> anyhow::Error {
+    let Some(answer) = error.as_db_error() else {
+        return Interrupted(anyhow!(error)).into();
+    };
+    match of_sqlstate(answer.code().code()) {
+        Class::Unavailable => Interrupted(anyhow!(sentence(answer))).into(),
+        Class::Refused => Refusal(sentence(answer)).into(),
+        Class::Halt => Permanent(format!(
+            "PostgreSQL answers: {}. Correct the table, or what the URL's user may do with it, or \
+             drop the table: the next run creates and fills it",
+            sentence(answer)
+        ))
+        .into(),
+    }
+}
+
+/// The server's own sentence with its SQLSTATE.
+pub fn sentence(answer: &DbError) -> String {
+    format!("{} ({})", answer.message(), answer.code().code())
+}
