@@ -158,8 +158,9 @@ pub(crate) fn annotations(_: &mut SchemaGenerator) -> Schema {
 pub(crate) const IS_POSTGRES_SCHEMA: &str =
     "self.matches('^[a-z_][a-z0-9_]*$') && !self.startsWith('pg_')";
 /// What a schema's name must be.
-pub(crate) const POSTGRES_SCHEMA: &str = "postgres.schema must consist of lowercase letters, digits and '_', begin with a letter or \
-     '_', and not begin with pg_";
+pub(crate) const POSTGRES_SCHEMA: &str = "postgres.schema must consist of lowercase letters, \
+                                          digits and '_', begin with a letter or '_', and not \
+                                          begin with pg_";
 
 /// The schema of an image digest.
 pub(crate) fn digest(_: &mut SchemaGenerator) -> Schema {

@@ -1,5 +1,5 @@
-//! The way of README.md on a cluster of one's own: the sample of 200 users is posted, and a batch run
-//! prints eight answers, without a sink; with one in PostgreSQL, the next run fills it.
+//! The way of README.md on a cluster of one's own: the sample of 200 users is posted, and a batch
+//! run prints eight answers, without a sink; with one in PostgreSQL, the next run fills it.
 
 use anyhow::{Context as _, Result, ensure};
 use pinpipe_e2e::{
