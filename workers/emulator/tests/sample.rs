@@ -1,5 +1,4 @@
 //! The sample to post in `examples/sample`: one array of records for each kind.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::{env, fs};
 

@@ -57,9 +57,7 @@ pub fn failed(error: tokio_postgres::Error) -> SinkError {
     };
     match of_sqlstate(answer.code().code()) {
         Class::Unavailable => anyhow!(sentence(answer)).into(),
-        Class::Refused | Class::Halt => {
-            unsuitable(answer.message(), answer.code().code()).into()
-        }
+        Class::Refused | Class::Halt => unsuitable(answer.message(), answer.code().code()).into(),
     }
 }
 
