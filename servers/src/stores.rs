@@ -1,5 +1,5 @@
-//! Stores that a test program shares: each is started once, at its first use, and ends with the
-//! program.
+//! Servers that the tests of one program share: each is started once, at its first use, and ends
+//! with the program.
 #![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
 
 use std::{
@@ -48,7 +48,7 @@ pub fn port() -> u16 {
 }
 
 /// Starts a server on a thread that lives as long as this program: the server ends with it.
-fn keep<T: Send + 'static>(start: impl FnOnce() -> Result<(Process, T)> + Send + 'static) -> T {
+pub fn keep<T: Send + 'static>(start: impl FnOnce() -> Result<(Process, T)> + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     thread::spawn(move || {
         let (_process, server) = match start() {

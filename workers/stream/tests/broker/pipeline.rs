@@ -2,20 +2,19 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
+    path::Path,
     process::{Child, Command, Stdio},
-    sync::{Mutex, OnceLock, mpsc},
-    thread,
+    sync::OnceLock,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Context as _;
 use pinpipe_servers::{
     get,
     kafka::{self, Kafka, Listener},
     listens,
-    postgres::Postgres,
-    process::{Ports, Process, lib, program},
+    process::{Process, lib, program},
+    stores::{folder, keep, port, postgres},
 };
 use rdkafka::{
     ClientConfig, Message as _,
@@ -43,37 +42,6 @@ pub async fn eventually(what: &str, is: impl AsyncFn() -> bool) {
     }
 }
 
-fn folder() -> &'static Path {
-    static CELL: OnceLock<PathBuf> = OnceLock::new();
-    CELL.get_or_init(|| {
-        let own = std::env::temp_dir().join(format!("pinpipe-broker-{}", std::process::id()));
-        fs::create_dir_all(&own).unwrap();
-        own
-    })
-}
-
-fn port() -> u16 {
-    static PORTS: OnceLock<Mutex<Ports>> = OnceLock::new();
-    let ports = PORTS.get_or_init(Mutex::default);
-    ports.lock().unwrap().number().unwrap()
-}
-
-/// Starts a server on a thread that lives as long as this program: the server ends with it.
-fn keep(start: impl FnOnce() -> Result<(Process, u16)> + Send + 'static) -> u16 {
-    let (sender, receiver) = mpsc::channel();
-    thread::spawn(move || {
-        let (_process, port) = match start() {
-            Ok((process, port)) => (Some(process), Ok(port)),
-            Err(error) => (None, Err(error)),
-        };
-        sender.send(port).unwrap();
-        loop {
-            thread::park();
-        }
-    });
-    receiver.recv().unwrap().unwrap()
-}
-
 /// The port of a Kafka broker.
 pub fn broker() -> u16 {
     static PORT: OnceLock<u16> = OnceLock::new();
@@ -96,26 +64,6 @@ pub fn broker() -> u16 {
             let mut process = Process::start(&mut command, folder().join("kafka.log"))?;
             process.wait_until(|| listens(clients)).context("Kafka")?;
             Ok((process, clients))
-        })
-    })
-}
-
-/// The port of a PostgreSQL server.
-fn postgres() -> u16 {
-    static PORT: OnceLock<u16> = OnceLock::new();
-    *PORT.get_or_init(|| {
-        keep(|| {
-            let server = Postgres {
-                folder: folder().to_path_buf(),
-                port: port(),
-                settings: ["fsync=off".to_owned(), "shared_buffers=32MB".to_owned()].into(),
-            };
-            let log = folder().join("postgres.log");
-            let mut process = Process::start(&mut server.prepare()?, log)?;
-            process
-                .wait_until(|| listens(server.port))
-                .context("PostgreSQL")?;
-            Ok((process, server.port))
         })
     })
 }
@@ -163,15 +111,7 @@ impl Pipeline {
             .unwrap();
         assert!(created.iter().all(Result::is_ok), "{created:?}");
         let url = format!("host=127.0.0.1 port={} user=postgres", postgres());
-        let begun = Instant::now();
-        let (sql, connection) = loop {
-            match tokio_postgres::connect(&url, NoTls).await {
-                Ok(connected) => break connected,
-                // It listens before it has started up.
-                Err(error) => assert!(begun.elapsed() < DEADLINE, "{error}"),
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+        let (sql, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
         tokio::spawn(connection);
         Self {
             name,

@@ -2,12 +2,10 @@
 
 mod support;
 
-use pinpipe_core::Kind;
-
-use self::support::{PIPELINE, Place, Run, Title, at, pins};
+use self::support::{PIPELINE, Place, Run, Title};
 use super::*;
 use crate::{
-    columns, failure,
+    failure,
     sink::{Extent, Interrupted},
 };
 
@@ -125,19 +123,20 @@ async fn a_run_that_another_has_overtaken_commits_nothing() {
     let newer = first.next(30, &[("a", "newer")]);
 
     // The newer run has not committed yet when the late one begins.
-    let sink = place.sink();
-    let pin = table(Kind::Pin);
-    sink.prepare(PIPELINE, &[]).await.unwrap();
-    let rows = Box::pin(futures::stream::iter([Ok(pins(&newer.changed))]));
-    sink.write(&pin, 1, rows, at(newer.time)).await.unwrap();
+    let sink = place.begin(&newer).await;
     let late_sink = place.sink();
     let loading = place.load_into(&late_sink, &late);
     let committing = async {
         let waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() \
                        AND wait_event_type = 'Lock'";
-        while place.rows(waiting).await.is_empty() {
-            tokio::task::yield_now().await;
-        }
+        let waits = async {
+            while place.rows(waiting).await.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let deadline = Duration::from_mins(1);
+        let waits = tokio::time::timeout(deadline, waits).await;
+        waits.expect("the late run waits for the marker's lock");
         sink.mark(&newer.marker()).await.unwrap();
     };
     let (loaded, ()) = tokio::join!(loading, committing);
@@ -148,14 +147,6 @@ async fn a_run_that_another_has_overtaken_commits_nothing() {
         "{error:#}"
     );
     assert_eq!(place.pins().await, ["(a,newer,30)", "(b,B,10)", "(c,C,10)"]);
-}
-
-fn table(kind: Kind) -> SinkTable {
-    SinkTable {
-        name: "pinterest_batch",
-        schema: columns::schema(kind),
-        key: vec![pinpipe_core::columns::key(kind)],
-    }
 }
 
 #[tokio::test]
@@ -248,12 +239,7 @@ async fn a_worker_that_dies_between_two_tables_leaves_the_run_before() {
     let first = Run::full(10, &ABC);
     place.load(&first).await.unwrap();
     let next = first.next(20, &[("a", "A2")]);
-    let sink = place.sink();
-    let pin = table(Kind::Pin);
-    sink.prepare(PIPELINE, &[]).await.unwrap();
-    let rows = Box::pin(futures::stream::iter([Ok(pins(&next.changed))]));
-    sink.write(&pin, 1, rows, at(next.time)).await.unwrap();
-    drop(sink);
+    drop(place.begin(&next).await);
     assert_eq!(place.pins().await, ["(a,A,10)", "(b,B,10)", "(c,C,10)"]);
 
     // Its successor's connection is lost once, in the middle, too.

@@ -13,7 +13,7 @@ use pinpipe_servers::stores;
 use super::super::*;
 use crate::{
     answers::Answer,
-    columns::TableBuilder,
+    columns::{self, TableBuilder},
     load::{Loading, SinkReport},
     rows::{self, Chunk},
     scratch::{Scratch, Writer},
@@ -72,11 +72,11 @@ impl Run {
     }
 }
 
-pub fn at(micros: i64) -> DateTime<Utc> {
+fn at(micros: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(micros).unwrap()
 }
 
-pub fn pins(titles: &[Title]) -> RecordBatch {
+fn pins(titles: &[Title]) -> RecordBatch {
     let mut table = TableBuilder::new(Kind::Pin);
     for (key, title) in titles {
         table.push(&Record::Pin(Pin {
@@ -170,6 +170,20 @@ impl Place {
             secret: Some("Secret warehouse, key url".into()),
             schema: "batch".into(),
         })
+    }
+
+    /// Writes a run's pins and commits nothing yet.
+    pub async fn begin(&self, run: &Run) -> PostgresSink {
+        let pin = SinkTable {
+            name: "pinterest_batch",
+            schema: columns::schema(Kind::Pin),
+            key: vec![pinpipe_core::columns::key(Kind::Pin)],
+        };
+        let sink = self.sink();
+        sink.prepare(PIPELINE, &[]).await.unwrap();
+        let rows = Box::pin(futures::stream::iter([Ok(pins(&run.changed))]));
+        sink.write(&pin, 1, rows, at(run.time)).await.unwrap();
+        sink
     }
 
     pub async fn load(&self, run: &Run) -> Result<SinkReport> {
