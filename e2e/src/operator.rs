@@ -8,7 +8,7 @@ use kube::{
     ResourceExt,
     api::{ListParams, Patch, PatchParams},
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{Cluster, eventually, finally, pipeline::READY_WITHIN};
 
@@ -16,6 +16,8 @@ use crate::{Cluster, eventually, finally, pipeline::READY_WITHIN};
 pub const NAMESPACE: &str = "pinpipe-system";
 /// The name of the release, the Deployment and the Lease.
 pub const RELEASE: &str = "pinpipe";
+/// The current chart.
+pub const CHART: &str = "../charts/pinpipe";
 
 /// Runs `work` with two replicas of the operator, and scales back to one whether or not it
 /// succeeds.
@@ -89,4 +91,57 @@ pub async fn helm(arguments: &[&str]) -> Result<String> {
         String::from_utf8_lossy(&output.stderr)
     );
     Ok(String::from_utf8(output.stdout)?)
+}
+
+/// The Helm release as the harness installed it.
+pub struct Release {
+    /// Tag of the operator's image.
+    pub tag: String,
+    values: Value,
+}
+
+impl Release {
+    /// The values of the installed release.
+    pub async fn installed() -> Result<Self> {
+        let values = helm(&[
+            "get",
+            "values",
+            RELEASE,
+            "--namespace",
+            NAMESPACE,
+            "--output",
+            "json",
+        ])
+        .await?;
+        let values: Value = serde_json::from_str(&values)?;
+        let tag = values["image"]["tag"]
+            .as_str()
+            .with_context(|| format!("the release has no image.tag: {values}"))?;
+        Ok(Self {
+            tag: tag.to_owned(),
+            values,
+        })
+    }
+
+    /// Upgrades the release to a chart and an image tag, or installs it.
+    pub async fn upgrade(&self, chart: &str, tag: &str) -> Result<()> {
+        let mut values = self.values.clone();
+        values["image"]["tag"] = json!(tag);
+        let values = values.to_string();
+        let arguments = [
+            "upgrade",
+            "--install",
+            RELEASE,
+            chart,
+            "--namespace",
+            NAMESPACE,
+            "--create-namespace",
+            "--reset-values",
+            "--set-json",
+            &values,
+        ];
+        helm(&[&arguments[..], &["--wait", "--timeout", "180s"]].concat())
+            .await
+            .map(drop)
+    }
 }

@@ -21,14 +21,12 @@ use pinpipe_e2e::{
     ledger::Ledger,
     load::{self, grow, live_rows, raw_objects},
     node,
-    operator::{self, NAMESPACE, RELEASE, helm},
+    operator::{self, CHART, NAMESPACE, RELEASE, Release, helm},
     pipeline::{Child, READY_WITHIN},
     scenario::in_sandbox,
 };
 use serde_json::{Value, json};
 
-/// The current chart.
-const CHART: &str = "../charts/pinpipe";
 /// The field that the previous CRD lacks: the path of its parent, its name, and a value.
 const NEW_FIELD: ([&str; 4], &str, &str) = (
     ["spec", "broker", "kafka", "topics"],
@@ -136,56 +134,6 @@ async fn value_of_new_field(pipeline: &Pipeline) -> Result<Value> {
         value = value[*part].take();
     }
     Ok(value)
-}
-
-/// The Helm release as the harness installed it.
-struct Release {
-    tag: String,
-    values: Value,
-}
-
-impl Release {
-    async fn installed() -> Result<Self> {
-        let values = helm(&[
-            "get",
-            "values",
-            RELEASE,
-            "--namespace",
-            NAMESPACE,
-            "--output",
-            "json",
-        ])
-        .await?;
-        let values: Value = serde_json::from_str(&values)?;
-        let tag = values["image"]["tag"]
-            .as_str()
-            .with_context(|| format!("the release has no image.tag: {values}"))?;
-        Ok(Self {
-            tag: tag.to_owned(),
-            values,
-        })
-    }
-
-    /// Upgrades the release to a chart and an image tag, or installs it.
-    async fn upgrade(&self, chart: &str, tag: &str) -> Result<()> {
-        let mut values = self.values.clone();
-        values["image"]["tag"] = json!(tag);
-        let values = values.to_string();
-        let arguments = [
-            "upgrade",
-            "--install",
-            RELEASE,
-            chart,
-            "--namespace",
-            NAMESPACE,
-            "--reset-values",
-            "--set-json",
-            &values,
-        ];
-        helm(&[&arguments[..], &["--wait", "--timeout", "180s"]].concat())
-            .await
-            .map(drop)
-    }
 }
 
 /// The folder of a chart, removed when dropped.

@@ -33,7 +33,7 @@ const WAITS: [&str; 5] = [
 ];
 /// End-to-end test programs that stop servers, a node or the operator, which all others need: they
 /// run one after the other.
-const ALONE: [&str; 4] = ["operators", "outages", "nodes", "release"];
+const ALONE: [&str; 5] = ["operators", "outages", "nodes", "restore", "release"];
 
 /// How much to run.
 #[derive(Args)]
