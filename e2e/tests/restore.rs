@@ -111,7 +111,7 @@ async fn topics(cluster: &Cluster) -> Result<Vec<ConfigMap>> {
         .collect())
 }
 
-/// Checks who created the topics, as the status says.
+/// Checks who created the topics and their dead-letter topics, as the status says.
 async fn is_created_by(pipeline: &Pipeline, creator: &str) -> Result<()> {
     let status = pipeline.get().await?.data["status"]["topics"].clone();
     let created: Vec<_> = status
@@ -120,7 +120,7 @@ async fn is_created_by(pipeline: &Pipeline, creator: &str) -> Result<()> {
         .flatten()
         .map(|topic| topic["created"].as_str())
         .collect();
-    ensure!(created == [Some(creator); 3], "{status}");
+    ensure!(created == [Some(creator); 6], "{status}");
     Ok(())
 }
 
@@ -128,7 +128,9 @@ async fn is_created_by(pipeline: &Pipeline, creator: &str) -> Result<()> {
 /// was ever posted.
 async fn flows(ledger: &mut Ledger, samples: &mut Samples) -> Result<()> {
     for kind in Kind::ALL {
-        ledger.send(kind, samples.batch(kind, 0..100, 20), 40).await?;
+        ledger
+            .send(kind, samples.batch(kind, 0..100, 20), 40)
+            .await?;
     }
     for kind in Kind::ALL {
         ledger.live_table_is_right(kind).await?;
