@@ -4,7 +4,7 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{LagThresholds, PodSettings, Resources, S3, schema::unchanged_or};
+use crate::{LagThresholds, S3, Template, schema::unchanged_or};
 
 /// The worker that writes raw records to an object store.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -74,13 +74,9 @@ pub struct Archive {
     /// The object store.
     pub s3: S3,
 
-    /// Resource requests and limits of the pod.
+    /// Settings of the pod, laid over those of `spec.template`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<Resources>,
-
-    /// Settings of the pods.
-    #[serde(flatten)]
-    pub pods: PodSettings,
+    pub template: Option<Template>,
 }
 
 /// How raw objects are compressed: `None` (default, `.json`), `Gzip` (`.json.gz`) or `Zstd`

@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Amount, PodSettings, Resources, SecretKeyRef, SecretRef,
+    Amount, SecretKeyRef, SecretRef, Template,
     schema::{HOST_PORT, IS_POSTGRES_SCHEMA, IS_QUANTITY, POSTGRES_SCHEMA, QUANTITY, unchanged_or},
 };
 
@@ -58,13 +58,9 @@ pub struct Batch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<String>,
 
-    /// Resource requests and limits of a run's pod.
+    /// Settings of the runs' pods, laid over those of `spec.template`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<Resources>,
-
-    /// Settings of the runs' pods.
-    #[serde(flatten)]
-    pub pods: PodSettings,
+    pub template: Option<Template>,
 
     /// Disk space for data that does not fit into a run's memory, bytes, such as `20Gi`. Defaults
     /// to 16Gi.

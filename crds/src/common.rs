@@ -73,8 +73,7 @@ pub struct S3 {
     pub credentials_secret_ref: SecretRef,
 }
 
-/// The workers' images: `<registry>/<worker>:<tag>`, or
-/// `<registry>/<worker>:<tag>@<digest>`.
+/// The workers' images: `<registry>/<worker>:<tag>`.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Image {
@@ -90,7 +89,8 @@ pub struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub registry: Option<String>,
 
-    /// The tag. Defaults to the operator's version, also if empty.
+    /// The tag. Defaults to the operator's version, also if empty. Digests that the operator is
+    /// configured with apply if there is none.
     #[schemars(length(max = 128))]
     #[x_kube(
         validation = Rule::new("self.matches('^([A-Za-z0-9_][A-Za-z0-9_.-]*)?$')")
@@ -99,54 +99,10 @@ pub struct Image {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
 
-    /// Image digests by worker. They take precedence over the tag. Without a tag, digests
-    /// configured in the operator apply to the workers that are not set here.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub digests: Option<ImageDigests>,
-
     /// When images are pulled. Defaults to `IfNotPresent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pull_policy: Option<PullPolicy>,
-
-    /// Secrets with the registry's credentials.
-    #[schemars(length(max = 8))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pull_secrets: Option<Vec<SecretRef>>,
 }
-
-/// Image digests, each `sha256:` and 64 hexadecimal digits.
-#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct ImageDigests {
-    /// Digest of the image `ingest`.
-    #[schemars(schema_with = "crate::schema::digest")]
-    #[x_kube(validation = Rule::new(IS_DIGEST).message(DIGEST))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ingest: Option<String>,
-
-    /// Digest of the image `stream`, which the archive uses, too.
-    #[schemars(schema_with = "crate::schema::digest")]
-    #[x_kube(validation = Rule::new(IS_DIGEST).message(DIGEST))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stream: Option<String>,
-
-    /// Digest of the image `batch`.
-    #[schemars(schema_with = "crate::schema::digest")]
-    #[x_kube(validation = Rule::new(IS_DIGEST).message(DIGEST))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub batch: Option<String>,
-
-    /// Digest of the image `emulator`.
-    #[schemars(schema_with = "crate::schema::digest")]
-    #[x_kube(validation = Rule::new(IS_DIGEST).message(DIGEST))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub emulator: Option<String>,
-}
-
-const IS_DIGEST: &str = "self.matches('^sha256:[0-9a-f]{64}$')";
-const DIGEST: &str = "an image's digest must be sha256: and 64 hexadecimal digits, as docker \
-                      images --digests shows it";
 
 /// When images are pulled.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
@@ -187,7 +143,7 @@ pub struct Resources {
     pub limits: Option<Amounts>,
 }
 
-/// Amounts of CPU and memory.
+/// Amounts of CPU, memory and disk space.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Amounts {
@@ -202,6 +158,17 @@ pub struct Amounts {
     #[x_kube(validation = Rule::new(IS_QUANTITY).message(QUANTITY))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory: Option<Amount>,
+
+    /// Disk space of the container and of its log, bytes, such as `1Gi`. A batch run's scratch
+    /// volume counts, too.
+    #[schemars(schema_with = "crate::schema::quantity")]
+    #[x_kube(validation = Rule::new(IS_QUANTITY).message(QUANTITY))]
+    #[serde(
+        rename = "ephemeral-storage",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub ephemeral_storage: Option<Amount>,
 }
 
 /// A Kubernetes quantity. Integers may be written without quotes.

@@ -9,36 +9,36 @@
 //! says what to do. [`check_rules`] evaluates the rules without a cluster.
 
 mod archive;
+mod autoscaling;
 mod batch;
 mod broker;
 mod common;
 mod dead_letters;
-mod pods;
 pub mod reasons;
 mod schema;
 mod sinks;
 mod status;
+mod template;
 mod thresholds;
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 pub use archive::{Archive, Compression, Rotate};
+pub use autoscaling::{IngestAutoscaling, SinkAutoscaling};
 pub use batch::{Batch, BatchPostgres, BatchSink, Cassandra, Quality, REPAIRABLE_FIELDS};
 pub use broker::{Broker, DeletionPolicy, Kafka, TopicOverride, TopicOverrides, Topics};
-pub use common::{
-    Amount, Amounts, Image, ImageDigests, PullPolicy, Resources, S3, SecretKeyRef, SecretRef,
-};
+pub use common::{Amount, Amounts, Image, PullPolicy, Resources, S3, SecretKeyRef, SecretRef};
 pub use dead_letters::{DeadLetterMode, DeadLetters};
-pub use pods::{
-    IngestAutoscaling, PodSettings, SinkAutoscaling, TaintEffect, Toleration, TolerationOperator,
-    TopologySpread, WhenUnsatisfiable,
-};
 pub use schema::{BrokenRule, check_rules, crd, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};
 pub use status::{
     BatchStatus, Created, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, TopicStatus,
     condition_types, parse_run_report,
+};
+pub use template::{
+    ConfigMapKeyRef, EnvVar, EnvVarSource, LogLevel, PodSecurity, TaintEffect, Template,
+    Toleration, TolerationOperator, TopologySpreadConstraint, WhenUnsatisfiable,
 };
 pub use thresholds::{LagThresholds, RejectThresholds};
 
@@ -123,6 +123,10 @@ pub use thresholds::{LagThresholds, RejectThresholds};
     validation = Rule::new("!has(self.batch) || has(self.archive)").message(
         "spec.batch needs spec.archive: a batch run reads the raw objects that the archive writes; \
          add spec.archive or remove spec.batch"
+    ),
+    validation = Rule::new(scaled_ingest_has_a_cpu_request()).message(
+        "spec.ingest.autoscaling compares CPU usage with the CPU request: add requests.cpu to the \
+         resources of spec.ingest.template, or of spec.template where ingest has none of its own"
     )
 )]
 pub struct PinterestPipelineSpec {
@@ -160,9 +164,29 @@ pub struct PinterestPipelineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emulator: Option<Emulator>,
 
+    /// Settings of the pods of all components.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Template>,
+
     /// The workers' images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Image>,
+}
+
+/// A CEL rule: with `ingest.autoscaling`, the resources of ingest's pods name the CPU, if they are
+/// set at all. The defaults do.
+fn scaled_ingest_has_a_cpu_request() -> String {
+    let names_cpu = |resources: &str| {
+        let amount = |of: &str| format!("has({resources}.{of}) && has({resources}.{of}.cpu)");
+        format!("({}) || ({})", amount("requests"), amount("limits"))
+    };
+    format!(
+        "!has(self.ingest) || !has(self.ingest.autoscaling) || \
+         (has(self.ingest.template) && has(self.ingest.template.resources) ? ({}) : \
+         !has(self.template) || !has(self.template.resources) || {})",
+        names_cpu("self.ingest.template.resources"),
+        names_cpu("self.template.resources"),
+    )
 }
 
 /// Ingest, the REST service that accepts records.
@@ -170,16 +194,7 @@ pub struct PinterestPipelineSpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.replicas) || !has(self.autoscaling)")
-        .message("ingest.replicas and ingest.autoscaling can't both be set: remove one of them"),
-    validation = Rule::new(
-        "!has(self.autoscaling) || !has(self.resources) || \
-         (has(self.resources.requests) && has(self.resources.requests.cpu)) || \
-         (has(self.resources.limits) && has(self.resources.limits.cpu))"
-    )
-    .message(
-        "ingest.autoscaling compares CPU usage with the CPU request: set \
-         ingest.resources.requests.cpu"
-    )
+        .message("ingest.replicas and ingest.autoscaling can't both be set: remove one of them")
 )]
 pub struct Ingest {
     /// Number of pods. Defaults to 2.
@@ -197,13 +212,9 @@ pub struct Ingest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_record_bytes: Option<i32>,
 
-    /// Resource requests and limits of a pod.
+    /// Settings of the pods, laid over those of `spec.template`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<Resources>,
-
-    /// Settings of the pods.
-    #[serde(flatten)]
-    pub pods: PodSettings,
+    pub template: Option<Template>,
 }
 
 /// The emulator: synthetic users who post records to ingest.
@@ -220,11 +231,7 @@ pub struct Emulator {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<i64>,
 
-    /// Resource requests and limits of the pod.
+    /// Settings of the pods, laid over those of `spec.template`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<Resources>,
-
-    /// Settings of the pods.
-    #[serde(flatten)]
-    pub pods: PodSettings,
+    pub template: Option<Template>,
 }

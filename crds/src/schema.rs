@@ -162,9 +162,9 @@ pub(crate) const POSTGRES_SCHEMA: &str = "postgres.schema must consist of lowerc
                                           digits and '_', begin with a letter or '_', and not \
                                           begin with pg_";
 
-/// The schema of an image digest.
-pub(crate) fn digest(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({"type": "string", "maxLength": 71})
+/// The schema of a Kubernetes affinity, which the operator checks.
+pub(crate) fn affinity(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
 /// The schema of ratios by raw field.

@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    LagThresholds, PodSettings, Resources, SecretKeyRef, SinkAutoscaling,
+    LagThresholds, SecretKeyRef, SinkAutoscaling, Template,
     schema::{IS_POSTGRES_SCHEMA, POSTGRES_SCHEMA, unchanged_or},
 };
 
@@ -58,17 +58,13 @@ pub struct StreamSink {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<SinkAutoscaling>,
 
-    /// Resource requests and limits of a pod.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub resources: Option<Resources>,
-
     /// Threshold of the condition `LagWithinThreshold`. Exceeding it only sets the condition.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub thresholds: Option<LagThresholds>,
 
-    /// Settings of the pods.
-    #[serde(flatten)]
-    pub pods: PodSettings,
+    /// Settings of the pods, laid over those of `spec.template`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Template>,
 
     /// Live tables in PostgreSQL: `pin`, `geo` and `user_profile`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

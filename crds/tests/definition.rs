@@ -304,7 +304,7 @@ fn quantities_may_be_integers_or_strings() {
     ] {
         let resource = pipeline(&json!({
             "broker": {"kafka": {"bootstrapServers": "k:9092"}},
-            "ingest": {"resources": {"requests": {"cpu": cpu}, "limits": {"cpu": limit}}},
+            "template": {"resources": {"requests": {"cpu": cpu}, "limits": {"cpu": limit}}},
         }));
         assert_eq!(check_rules(&resource, None), Ok(()), "{cpu} {limit}");
         serde_json::from_value::<pinpipe_crds::PinterestPipeline>(resource).unwrap();
@@ -318,10 +318,42 @@ fn quantities_may_be_integers_or_strings() {
     ] {
         let resource = pipeline(&json!({
             "broker": {"kafka": {"bootstrapServers": "k:9092"}},
-            "ingest": {"resources": {"limits": {"cpu": cpu}}},
+            "ingest": {"template": {"resources": {"limits": {"cpu": cpu}}}},
         }));
         let broken = check_rules(&resource, None).unwrap_err();
         assert_eq!(broken.len(), 1, "{cpu}: {broken:?}");
-        assert_eq!(broken[0].field, "spec.ingest.resources.limits.cpu");
+        assert_eq!(broken[0].field, "spec.ingest.template.resources.limits.cpu");
+    }
+}
+
+/// The CPU request may be ingest's own, everybody's, or the default.
+#[test]
+fn ingest_may_be_scaled_wherever_its_cpu_request_comes_from() {
+    let cpu = json!({"resources": {"requests": {"cpu": "1"}}});
+    let memory = json!({"resources": {"limits": {"memory": "1Gi"}}});
+    for (general, own) in [
+        (json!({}), json!({})),
+        (cpu.clone(), json!({})),
+        (memory.clone(), cpu.clone()),
+        (json!({}), json!({"resources": {"limits": {"cpu": "1"}}})),
+    ] {
+        let resource = pipeline(&json!({
+            "broker": {"kafka": {"bootstrapServers": "k:9092"}},
+            "ingest": {"autoscaling": {"maxReplicas": 3}, "template": own},
+            "template": general,
+        }));
+        assert_eq!(check_rules(&resource, None), Ok(()), "{resource}");
+    }
+    for (general, own) in [(cpu, memory.clone()), (memory, json!({}))] {
+        let resource = pipeline(&json!({
+            "broker": {"kafka": {"bootstrapServers": "k:9092"}},
+            "ingest": {"autoscaling": {"maxReplicas": 3}, "template": own},
+            "template": general,
+        }));
+        assert_eq!(
+            check_rules(&resource, None).unwrap_err().len(),
+            1,
+            "{resource}"
+        );
     }
 }

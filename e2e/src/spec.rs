@@ -11,9 +11,9 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Spec(pub Value);
 
-/// Resource requests of a worker; small, because many pipelines share two nodes.
-fn resources() -> Value {
-    json!({"requests": {"cpu": "5m", "memory": "16Mi"}})
+/// The template of a worker: small resource requests, because many pipelines share two nodes.
+fn template() -> Value {
+    json!({"resources": {"requests": {"cpu": "5m", "memory": "16Mi"}}})
 }
 
 impl Spec {
@@ -25,7 +25,7 @@ impl Spec {
                 "bootstrapServers": cluster::KAFKA_IN_CLUSTER,
                 "topics": {"partitions": 3, "replicationFactor": 1},
             }},
-            "ingest": {"replicas": 1, "resources": resources()},
+            "ingest": {"replicas": 1, "template": template()},
         }))
     }
 
@@ -42,7 +42,7 @@ impl Spec {
         self.0["stream"] = json!({"sinks": [{
             "name": "live",
             "replicas": 1,
-            "resources": resources(),
+            "template": template(),
             "postgres": {
                 "urlSecretRef": {"name": POSTGRES_SECRET, "key": "url"},
                 "schema": sandbox.schema(),
@@ -84,7 +84,7 @@ impl Spec {
                 "region": "us-east-1",
                 "credentialsSecretRef": {"name": S3_SECRET},
             },
-            "resources": resources(),
+            "template": template(),
         });
         self
     }
@@ -99,7 +99,7 @@ impl Spec {
                 "keyspace": sandbox.keyspace(),
                 "replicationFactor": 1,
             }}],
-            "resources": resources(),
+            "template": template(),
         });
         self
     }
@@ -107,7 +107,7 @@ impl Spec {
     /// Adds batch runs without a sink.
     #[must_use]
     pub fn batch_without_sinks(mut self) -> Self {
-        self.0["batch"] = json!({"schedule": "0 10 1 1 *", "resources": resources()});
+        self.0["batch"] = json!({"schedule": "0 10 1 1 *", "template": template()});
         self
     }
 
@@ -125,7 +125,7 @@ impl Spec {
     #[must_use]
     pub fn emulator(mut self, records_per_second: u32) -> Self {
         self.0["emulator"] =
-            json!({"recordsPerSecond": records_per_second, "seed": 7, "resources": resources()});
+            json!({"recordsPerSecond": records_per_second, "seed": 7, "template": template()});
         self
     }
 }

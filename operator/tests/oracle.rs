@@ -72,20 +72,25 @@ fn samples() -> Vec<(&'static str, Value)> {
     capped["stream"]["sinks"][0]["replicas"] = json!(50);
     let mut pods = specs::whole(BROKER);
     for section in ["/archive", "/batch", "/emulator", "/stream/sinks/1"] {
-        let section = pods.pointer_mut(section).unwrap();
-        section["podLabels"] = json!({"team": "pins"});
-        section["podAnnotations"] = json!({"example.com/a": "b"});
-        section["nodeSelector"] = json!({"disk": "fast"});
-        section["serviceAccountName"] = json!("reader");
-        section["topologySpread"] = json!([
-            {"topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"},
-        ]);
-        section["tolerations"] = json!([
-            {"key": "node.kubernetes.io/unreachable", "operator": "Exists", "effect": "NoExecute"},
-            {"key": "gpu", "operator": "Exists"},
-        ]);
+        pods.pointer_mut(section).unwrap()["template"] = json!({
+            "labels": {"team": "pins"},
+            "annotations": {"example.com/a": "b"},
+            "nodeSelector": {"disk": "fast"},
+            "serviceAccountName": "reader",
+            "topologySpreadConstraints": [
+                {"topologyKey": "rack", "whenUnsatisfiable": "DoNotSchedule"},
+            ],
+            "tolerations": [
+                {
+                    "key": "node.kubernetes.io/unreachable",
+                    "operator": "Exists",
+                    "effect": "NoExecute",
+                },
+                {"key": "gpu", "operator": "Exists"},
+            ],
+        });
     }
-    pods["image"] = json!({"digests": {"stream": "sha256:0a"}});
+    pods["template"] = specs::general_template();
     pods["deadLetters"] = json!({"mode": "Fail"});
     let mut sinks = specs::whole(BROKER);
     for section in ["archive", "batch"] {
@@ -144,6 +149,18 @@ pods Deployment archive POD/tolerations/2/tolerationSeconds 300
 whole Deployment stream-live POD/topologySpreadConstraints null
 pods Deployment emulator POD/nodeSelector/disk "slow"
 pods Deployment archive /spec/template/metadata/labels/team null
+pods Deployment ingest /spec/template/metadata/labels/team "pins"
+pods Deployment archive /spec/template/metadata/annotations/example.com~1all null
+pods Deployment ingest POD/priorityClassName "low"
+pods Deployment ingest POD/imagePullSecrets null
+pods Deployment archive POD/affinity null
+pods Deployment ingest POD/affinity/podAntiAffinity null
+pods Deployment ingest POD/securityContext/runAsUser 65532
+pods Deployment archive POD/volumes/1/secret/defaultMode 288
+pods Deployment ingest C/env/0/value "info"
+pods Deployment ingest C/env/2/valueFrom/secretKeyRef/key "other"
+pods CronJob batch C/env/2 null
+pods Deployment emulator C/resources/limits/ephemeral-storage "2Gi"
 pods Deployment archive POD/serviceAccountName "default"
 whole Deployment emulator POD/securityContext/runAsNonRoot false
 whole Deployment stream-live POD/terminationGracePeriodSeconds 30

@@ -258,9 +258,8 @@ fn a_run_that_cannot_start_is_reported_and_replaced_once_the_pipeline_is_correct
         let pipeline = &ledger.pipeline;
         let memory = |memory: &str| json!({"memory": memory});
         let no_node_has = json!({"requests": memory("500Gi"), "limits": memory("500Gi")});
-        pipeline
-            .change(json!({"batch": {"schedule": "* * * * *", "resources": no_node_has}}))
-            .await?;
+        let batch = json!({"schedule": "* * * * *", "template": {"resources": no_node_has}});
+        pipeline.change(json!({"batch": batch})).await?;
         let reported = ["Unschedulable", "flow-batch-", "Insufficient memory"];
         pipeline
             .has_condition("BatchReady", "False", &reported)
@@ -271,7 +270,7 @@ fn a_run_that_cannot_start_is_reported_and_replaced_once_the_pipeline_is_correct
 
         let corrected = json!({"requests": memory("16Mi"), "limits": null});
         pipeline
-            .change(json!({"batch": {"resources": corrected}}))
+            .change(json!({"batch": {"template": {"resources": corrected}}}))
             .await?;
         eventually(READY_WITHIN, "the stuck run replaced", async || {
             let events = pipeline.events("RunReplaced").await?;

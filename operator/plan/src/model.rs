@@ -3,11 +3,14 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::core::v1::{ResourceRequirements, Toleration},
+    api::core::v1::{Affinity, EnvVar, ResourceRequirements, Toleration},
     apimachinery::pkg::api::resource::Quantity,
 };
 use pinpipe_config::Reset;
-use pinpipe_crds::{Compression, DeadLetterMode, DeletionPolicy, PullPolicy, StartFrom, WriteMode};
+use pinpipe_crds::{
+    Compression, DeadLetterMode, DeletionPolicy, LogLevel, PodSecurity, PullPolicy, StartFrom,
+    WriteMode,
+};
 use serde::Serialize;
 
 use crate::{component::Component, names};
@@ -164,8 +167,6 @@ pub struct Ingest {
     pub replicas: Replicas,
     /// Size limit of a record, bytes.
     pub max_record_bytes: u32,
-    /// Resources of each pod.
-    pub resources: ResourceRequirements,
     /// Pod settings.
     pub pods: Pods,
 }
@@ -181,8 +182,6 @@ pub struct Sink {
     pub replicas: Replicas,
     /// Sentence about the number of pods where the topics have too few partitions for it.
     pub held_back: Option<String>,
-    /// Resources of each pod.
-    pub resources: ResourceRequirements,
     /// Pod settings.
     pub pods: Pods,
     /// Schema of its PostgreSQL tables.
@@ -222,8 +221,6 @@ pub struct Archive {
     pub region: String,
     /// Requested reset of its positions.
     pub reset: Option<SinkReset>,
-    /// Resources of the pod.
-    pub resources: ResourceRequirements,
     /// Pod settings.
     pub pods: Pods,
     /// Secrets its pod mounts.
@@ -239,8 +236,6 @@ pub struct Batch {
     pub time_zone: String,
     /// Time after which a run is stopped, seconds.
     pub deadline_seconds: u64,
-    /// Resources of a run's pod.
-    pub resources: ResourceRequirements,
     /// Pod settings.
     pub pods: Pods,
     /// Disk space of a run.
@@ -295,8 +290,6 @@ pub struct Emulator {
     pub records_per_second: u32,
     /// Seed of the made-up records.
     pub seed: u64,
-    /// Resources of the pod.
-    pub resources: ResourceRequirements,
     /// Pod settings.
     pub pods: Pods,
 }
@@ -337,8 +330,6 @@ pub struct Image {
     pub repositories: BTreeMap<String, String>,
     /// Pull policy.
     pub pull_policy: PullPolicy,
-    /// Secrets with the registry's credentials.
-    pub pull_secrets: Vec<String>,
 }
 
 /// A Secret mounted into a component's pods.
@@ -423,12 +414,26 @@ pub struct Pods {
     pub annotations: BTreeMap<String, String>,
     /// Labels a node must have.
     pub node_selector: BTreeMap<String, String>,
+    /// Environment variables besides the operator's.
+    pub env: Vec<EnvVar>,
+    /// Level of the log lines that are written.
+    pub log_level: Option<LogLevel>,
+    /// `PriorityClass`, where one is named.
+    pub priority_class: Option<String>,
     /// Tolerated taints.
     pub tolerations: Vec<Toleration>,
     /// Topology spread constraints.
     pub spread: Vec<Spread>,
     /// Node label for a preferred anti-affinity between the component's pods.
     pub apart: Option<&'static str>,
+    /// Affinity besides.
+    pub affinity: Option<Affinity>,
+    /// Secrets with the registry's credentials.
+    pub image_pull_secrets: Vec<String>,
+    /// Requests and limits.
+    pub resources: ResourceRequirements,
+    /// Where user and group ids come from.
+    pub security: PodSecurity,
 }
 
 /// A topology spread constraint.

@@ -119,9 +119,9 @@ fn container_problem(container: &ContainerStatus, place: &str) -> Option<Finding
             return Some(Finding::bad(
                 reasons::IMAGE_NOT_PULLABLE,
                 format!(
-                    "the image {} can't be pulled{why}: check spec.image (registry, tag, \
-                     pullSecrets), or the operator's own registry and tag where it sets none; see \
-                     kubectl describe pods {place}",
+                    "the image {} can't be pulled{why}: check spec.image and the \
+                     imagePullSecrets of spec.template, or the operator's own registry and tag \
+                     where spec.image sets none; see kubectl describe pods {place}",
                     container.image
                 ),
             ));

@@ -64,20 +64,41 @@ pub fn thorough(bootstrap_servers: &str) -> Value {
                 "credentialsSecretRef": {"name": "s3"},
             },
             "thresholds": {"lag": 1000},
-            "resources": {"requests": {"cpu": ".25", "memory": "0.5Gi"}},
+            "template": {"resources": {"requests": {"cpu": ".25", "memory": "0.5Gi"}}},
         },
         "batch": thorough_batch(&resources),
         "emulator": {
             "recordsPerSecond": 5,
             "seed": 7,
-            "resources": {"requests": {"cpu": "100m"}},
+            "template": {"resources": {"requests": {"cpu": "100m"}}},
         },
         "image": {
             "registry": "registry.test/own",
             "tag": "2",
             "pullPolicy": "Always",
-            "pullSecrets": [{"name": "b"}, {"name": "a"}],
         },
+        "template": general_template(),
+    })
+}
+
+/// A template for all components with the fields that no component of [`thorough`] sets, and labels
+/// that some set as well.
+pub fn general_template() -> Value {
+    let terms = json!([{"matchExpressions": [{"key": "gpu", "operator": "DoesNotExist"}]}]);
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    json!({
+        "labels": {"team": "all", "tier": "workers"},
+        "annotations": {"example.com/all": "c"},
+        "env": [
+            {"name": "PLAIN", "value": "1"},
+            {"name": "SECRET", "valueFrom": {"secretKeyRef": {"name": "warehouse", "key": "url"}}},
+            {"name": "EMPTY", "value": ""},
+        ],
+        "logLevel": "Warn",
+        "affinity": {"nodeAffinity": {required: {"nodeSelectorTerms": terms}}},
+        "imagePullSecrets": [{"name": "b"}, {"name": "a"}],
+        "resources": {"limits": {"ephemeral-storage": "1Gi"}},
+        "podSecurity": "FromPlatform",
     })
 }
 
@@ -96,23 +117,25 @@ fn thorough_broker(bootstrap_servers: &str) -> Value {
 
 fn thorough_ingest(resources: &Value) -> Value {
     json!({
-        "podLabels": {"team": "pins"},
-        "podAnnotations": {"example.com/a": "b"},
-        "nodeSelector": {"disk": "fast"},
-        "serviceAccountName": "someone",
-        "tolerations": [{
-            "key": "dedicated",
-            "operator": "Equal",
-            "value": "pins",
-            "effect": "NoSchedule",
-        }],
-        "topologySpread": [{
-            "topologyKey": "zone",
-            "maxSkew": 1,
-            "whenUnsatisfiable": "ScheduleAnyway",
-        }],
+        "template": {
+            "labels": {"team": "pins"},
+            "annotations": {"example.com/a": "b"},
+            "nodeSelector": {"disk": "fast"},
+            "serviceAccountName": "someone",
+            "tolerations": [{
+                "key": "dedicated",
+                "operator": "Equal",
+                "value": "pins",
+                "effect": "NoSchedule",
+            }],
+            "topologySpreadConstraints": [{
+                "topologyKey": "zone",
+                "maxSkew": 1,
+                "whenUnsatisfiable": "ScheduleAnyway",
+            }],
+            "resources": resources,
+        },
         "maxRecordBytes": 1000,
-        "resources": resources,
         "autoscaling": {
             "minReplicas": 2,
             "maxReplicas": 5,
@@ -127,7 +150,7 @@ fn thorough_stream() -> Value {
             "name": "live",
             "startFrom": "latest",
             "replicas": 2,
-            "resources": {"limits": {"memory": "1Gi", "cpu": "1e0"}},
+            "template": {"resources": {"limits": {"memory": "1Gi", "cpu": "1e0"}}},
             "postgres": {
                 "urlSecretRef": {"name": "warehouse", "key": "url"},
                 "schema": "live",
@@ -137,7 +160,7 @@ fn thorough_stream() -> Value {
         {
             "name": "log",
             "startFrom": "earliest",
-            "resources": {},
+            "template": {"resources": {}},
             "postgres": {
                 "urlSecretRef": {"name": "warehouse", "key": "other"},
                 "schema": "log",
@@ -152,7 +175,7 @@ fn thorough_batch(resources: &Value) -> Value {
         "schedule": "@daily",
         "timeZone": "Europe/London",
         "scratchSize": "20480Mi",
-        "resources": resources,
+        "template": {"resources": resources},
         "quality": {"maxRejectedRatio": 0.01, "maxRepairedRatio": {"age": 0.5, "country": 1}},
         "sinks": [{"name": "serving", "cassandra": {
             "contactPoints": ["a.example:9042", "b.example:9042"],

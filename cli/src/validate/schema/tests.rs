@@ -55,6 +55,8 @@ fn unchecked_keywords(schema: &Value, field: &str) -> Vec<String> {
         let checked = match keyword.as_str() {
             // `check_rules` evaluates the rules.
             "description" | "x-kubernetes-validations" => true,
+            // The operator checks what is below.
+            "x-kubernetes-preserve-unknown-fields" => true,
             "type" => ["object", "array", "string", "integer", "number", "boolean"]
                 .contains(&value.as_str().unwrap()),
             "additionalProperties" => value.is_object(),

@@ -47,7 +47,7 @@ impl Builder<'_> {
             ports: Vec::new(),
             env: vec![run_name()],
             scratch: Some(&batch.scratch_size),
-            ..Worker::new(Component::Batch, WORKER, &batch.resources, &batch.pods)
+            ..Worker::new(Component::Batch, WORKER, &batch.pods)
         };
         let template = pod::task(self.pipeline, &worker, &config, account);
         self.push(&CronJob {

@@ -38,7 +38,7 @@ impl Builder<'_> {
         let worker = Worker {
             ports: vec![pod::port("http", HTTP_PORT), pod::admin_port()],
             lifecycle: Some(lifecycle),
-            ..Worker::new(Component::Ingest, "ingest", &ingest.resources, &ingest.pods)
+            ..Worker::new(Component::Ingest, "ingest", &ingest.pods)
         };
         let config = config_map::ingest(self.pipeline);
         self.deployment(&worker, &config, &ingest.replicas, rolling());
@@ -49,7 +49,7 @@ impl Builder<'_> {
         let worker = Worker {
             secrets: Some(&sink.secrets),
             grace_seconds: 60,
-            ..Worker::new(component, "stream", &sink.resources, &sink.pods)
+            ..Worker::new(component, "stream", &sink.pods)
         };
         let config = config_map::stream(self.pipeline, sink);
         self.deployment(&worker, &config, &sink.replicas, rolling());
@@ -60,12 +60,7 @@ impl Builder<'_> {
         let worker = Worker {
             secrets: Some(&archive.secrets),
             grace_seconds: 60,
-            ..Worker::new(
-                Component::Archive,
-                "stream",
-                &archive.resources,
-                &archive.pods,
-            )
+            ..Worker::new(Component::Archive, "stream", &archive.pods)
         };
         let config = config_map::archive(self.pipeline, archive);
         // Two writers of a partition are safe but obstruct each other, so the old pod stops before
@@ -81,12 +76,7 @@ impl Builder<'_> {
     pub(super) fn emulator(&mut self, emulator: &Emulator) {
         let worker = Worker {
             grace_seconds: 10,
-            ..Worker::new(
-                Component::Emulator,
-                "emulator",
-                &emulator.resources,
-                &emulator.pods,
-            )
+            ..Worker::new(Component::Emulator, "emulator", &emulator.pods)
         };
         let config = config_map::emulator(self.pipeline, emulator);
         self.deployment(

@@ -13,7 +13,7 @@ use k8s_openapi::{
     },
 };
 use pinpipe_config::{ADMIN_PORT, CONFIG_DIR, SCRATCH_DIR};
-use pinpipe_crds::PullPolicy;
+use pinpipe_crds::{LogLevel, PodSecurity, PullPolicy};
 
 use super::{
     config_map::{Config, secrets_dir},
@@ -37,7 +37,6 @@ pub(super) struct Worker<'a> {
     pub(super) component: Component,
     /// Name of the image and of the container.
     pub(super) image: &'static str,
-    pub(super) resources: &'a ResourceRequirements,
     pub(super) pods: &'a Pods,
     pub(super) secrets: Option<&'a Secrets>,
     pub(super) ports: Vec<ContainerPort>,
@@ -50,16 +49,10 @@ pub(super) struct Worker<'a> {
 
 impl<'a> Worker<'a> {
     /// A worker with an admin port, and neither Secrets nor a scratch volume.
-    pub(super) fn new(
-        component: Component,
-        image: &'static str,
-        resources: &'a ResourceRequirements,
-        pods: &'a Pods,
-    ) -> Self {
+    pub(super) fn new(component: Component, image: &'static str, pods: &'a Pods) -> Self {
         Self {
             component,
             image,
-            resources,
             pods,
             secrets: None,
             ports: vec![admin_port()],
@@ -165,8 +158,12 @@ fn pod_spec(
     container: Container,
 ) -> PodSpec {
     let pods = worker.pods;
-    let pull_secrets = pipeline.image.pull_secrets.iter();
+    let pull_secrets = pods.image_pull_secrets.iter();
     let pull_secrets = pull_secrets.map(|name| LocalObjectReference { name: name.clone() });
+    let id = match pods.security {
+        PodSecurity::Fixed => Some(USER),
+        PodSecurity::FromPlatform => None,
+    };
     PodSpec {
         containers: vec![container],
         volumes: Some(volumes(worker, config)),
@@ -174,17 +171,16 @@ fn pod_spec(
         node_selector: (!pods.node_selector.is_empty()).then(|| pods.node_selector.clone()),
         tolerations: non_empty(pods.tolerations.clone()),
         topology_spread_constraints: non_empty(spread(pipeline, worker)),
-        affinity: pods
-            .apart
-            .map(|label| anti_affinity(pipeline, &worker.component, label)),
+        affinity: affinity(pipeline, worker),
+        priority_class_name: pods.priority_class.clone(),
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(worker.grace_seconds),
         security_context: Some(PodSecurityContext {
             run_as_non_root: Some(true),
-            run_as_user: Some(USER),
-            run_as_group: Some(USER),
-            fs_group: Some(USER),
+            run_as_user: id,
+            run_as_group: id,
+            fs_group: id,
             seccomp_profile: Some(SeccompProfile {
                 type_: "RuntimeDefault".to_owned(),
                 localhost_profile: None,
@@ -212,8 +208,24 @@ fn spread(pipeline: &ValidatedPipeline, worker: &Worker<'_>) -> Vec<TopologySpre
     constraints.collect()
 }
 
-/// Preferred anti-affinity by a node label; not every node has the label.
-fn anti_affinity(pipeline: &ValidatedPipeline, component: &Component, label: &str) -> Affinity {
+/// The affinity that is set, and by default a preferred anti-affinity by a node label; not every
+/// node has the label.
+fn affinity(pipeline: &ValidatedPipeline, worker: &Worker<'_>) -> Option<Affinity> {
+    let set = worker.pods.affinity.clone();
+    let Some(label) = worker.pods.apart else {
+        return set;
+    };
+    Some(Affinity {
+        pod_anti_affinity: Some(anti_affinity(pipeline, &worker.component, label)),
+        ..set.unwrap_or_default()
+    })
+}
+
+fn anti_affinity(
+    pipeline: &ValidatedPipeline,
+    component: &Component,
+    label: &str,
+) -> PodAntiAffinity {
     let preferred = WeightedPodAffinityTerm {
         weight: 100,
         pod_affinity_term: PodAffinityTerm {
@@ -223,12 +235,9 @@ fn anti_affinity(pipeline: &ValidatedPipeline, component: &Component, label: &st
             ..PodAffinityTerm::default()
         },
     };
-    Affinity {
-        pod_anti_affinity: Some(PodAntiAffinity {
-            preferred_during_scheduling_ignored_during_execution: Some(vec![preferred]),
-            ..PodAntiAffinity::default()
-        }),
-        ..Affinity::default()
+    PodAntiAffinity {
+        preferred_during_scheduling_ignored_during_execution: Some(vec![preferred]),
+        ..PodAntiAffinity::default()
     }
 }
 
@@ -242,9 +251,9 @@ fn container(image: &Image, worker: &Worker<'_>) -> Container {
         name: worker.image.to_owned(),
         image: Some(self::image(image, worker.image)),
         image_pull_policy: Some(pull_policy.to_owned()),
-        env: non_empty(worker.env.clone()),
+        env: non_empty(env(worker)),
         ports: non_empty(worker.ports.clone()),
-        resources: Some(worker.resources)
+        resources: Some(&worker.pods.resources)
             .filter(|resources| **resources != ResourceRequirements::default())
             .cloned(),
         volume_mounts: Some(mounts(worker)),
@@ -265,7 +274,32 @@ fn container(image: &Image, worker: &Worker<'_>) -> Container {
     }
 }
 
+/// The worker's variables, the log filter, and those that are set.
+fn env(worker: &Worker<'_>) -> Vec<EnvVar> {
+    let filter = worker.pods.log_level.map(|level| EnvVar {
+        name: "RUST_LOG".to_owned(),
+        value: Some(
+            match level {
+                LogLevel::Error => "error",
+                LogLevel::Warn => "warn",
+                LogLevel::Info => "info",
+                LogLevel::Debug => "debug",
+                LogLevel::Trace => "trace",
+            }
+            .to_owned(),
+        ),
+        value_from: None,
+    });
+    let own = worker.env.iter().cloned().chain(filter);
+    own.chain(worker.pods.env.iter().cloned()).collect()
+}
+
 fn volumes(worker: &Worker<'_>, config: &Config) -> Vec<Volume> {
+    let mode = match worker.pods.security {
+        PodSecurity::Fixed => 0o440,
+        // No group may be sure to own the files.
+        PodSecurity::FromPlatform => 0o444,
+    };
     let config = Volume {
         name: "config".to_owned(),
         config_map: Some(ConfigMapVolumeSource {
@@ -278,7 +312,7 @@ fn volumes(worker: &Worker<'_>, config: &Config) -> Vec<Volume> {
         name: secret_volume(mount),
         secret: Some(SecretVolumeSource {
             secret_name: Some(mount.secret.clone()),
-            default_mode: Some(0o440),
+            default_mode: Some(mode),
             items: Some(mount.files.iter().map(item).collect()),
             optional: None,
         }),

@@ -11,34 +11,21 @@ use crate::model::{Image, Images};
 pub(super) fn image(set: Option<&crds::Image>, images: &Images) -> Image {
     let set = set.cloned().unwrap_or_default();
     let tag = set.tag.filter(|tag| !tag.is_empty());
-    let mut digests = if tag.is_none() {
+    let digests = if tag.is_none() {
         images.digests.clone()
     } else {
         BTreeMap::new()
     };
-    let own = set.digests.unwrap_or_default();
-    let own = [
-        ("ingest", own.ingest),
-        ("stream", own.stream),
-        ("batch", own.batch),
-        ("emulator", own.emulator),
-    ];
-    let own = own
-        .into_iter()
-        .filter_map(|(worker, digest)| Some((worker.to_owned(), digest?)));
-    digests.extend(own);
     let repositories = if set.registry.is_none() {
         images.repositories.clone()
     } else {
         BTreeMap::new()
     };
-    let pull_secrets = set.pull_secrets.unwrap_or_default();
     Image {
         registry: set.registry.unwrap_or_else(|| images.registry.clone()),
         tag: tag.unwrap_or_else(|| images.tag.clone()),
         digests,
         repositories,
         pull_policy: set.pull_policy.unwrap_or(PullPolicy::IfNotPresent),
-        pull_secrets: pull_secrets.into_iter().map(|secret| secret.name).collect(),
     }
 }

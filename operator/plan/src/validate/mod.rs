@@ -12,11 +12,12 @@ mod record;
 mod resources;
 mod secrets;
 mod sinks;
+mod template;
 mod topics;
 
 use std::{collections::BTreeMap, fmt};
 
-use pinpipe_crds::{self as crds, PinterestPipeline};
+use pinpipe_crds::{self as crds, PinterestPipeline, Template};
 
 use crate::{
     model::{Emulator, Images, Ingest, ValidatedPipeline},
@@ -51,11 +52,13 @@ pub fn validate(
     let (metadata, spec) = (&pipeline.metadata, &pipeline.spec);
     let mut problems = Vec::new();
     policy::check(spec, &inputs.policy, images, &mut problems);
+    template::check(spec, &mut problems);
     let topics = topics::topics(pipeline, &mut problems);
     let mut resets = annotations::resets(pipeline, &topics);
     let requests = annotations::requests(pipeline, &topics);
     let mut sinks = sinks::Sinks {
         pipeline: metadata.name.as_deref().unwrap_or_default(),
+        template: spec.template.as_ref(),
         partitions: topics::partitions(pipeline, &topics),
         inputs,
         problems: &mut problems,
@@ -86,11 +89,17 @@ pub fn validate(
         topics,
         dead_letters: dead_letters.mode.unwrap_or_default(),
         rejected_threshold: thresholds.and_then(|thresholds| thresholds.rejected_ratio),
-        ingest: ingest(&spec.ingest.clone().unwrap_or_default()),
+        ingest: ingest(
+            &spec.ingest.clone().unwrap_or_default(),
+            spec.template.as_ref(),
+        ),
         sinks: streams,
         archive,
         batch,
-        emulator: spec.emulator.as_ref().map(emulator),
+        emulator: spec
+            .emulator
+            .as_ref()
+            .map(|part| emulator(part, spec.template.as_ref())),
         image: images::image(spec.image.as_ref(), images),
         requests,
         record: BTreeMap::new(),
@@ -108,21 +117,21 @@ pub fn validate(
     }
 }
 
-fn ingest(ingest: &crds::Ingest) -> Ingest {
+fn ingest(ingest: &crds::Ingest, general: Option<&Template>) -> Ingest {
+    let template = template::lay_over(general, ingest.template.as_ref());
     Ingest {
         replicas: pods::ingest_replicas(ingest),
         max_record_bytes: unsigned(ingest.max_record_bytes, 65_536),
-        resources: resources::or_default(ingest.resources.as_ref(), ["50m", "64Mi", "256Mi"]),
-        pods: pods::several(&ingest.pods),
+        pods: pods::several(&template, ["50m", "64Mi", "256Mi"]),
     }
 }
 
-fn emulator(emulator: &crds::Emulator) -> Emulator {
+fn emulator(emulator: &crds::Emulator, general: Option<&Template>) -> Emulator {
+    let template = template::lay_over(general, emulator.template.as_ref());
     Emulator {
         records_per_second: unsigned(emulator.records_per_second, 100),
         seed: unsigned(emulator.seed, 1),
-        resources: resources::or_default(emulator.resources.as_ref(), ["20m", "32Mi", "128Mi"]),
-        pods: pods::one(&emulator.pods),
+        pods: pods::one(&template, ["20m", "32Mi", "128Mi"]),
     }
 }
 

@@ -1,11 +1,14 @@
 //! Settings of pods with their defaults, and how many pods there are.
 
-use k8s_openapi::api::core::v1::Toleration;
+use k8s_openapi::api::core::v1::{
+    Affinity, ConfigMapKeySelector, EnvVar, EnvVarSource, SecretKeySelector, Toleration,
+};
 use pinpipe_crds::{
-    Ingest, PodSettings, StreamSink, TaintEffect, TolerationOperator, TopologySpread,
+    Ingest, StreamSink, TaintEffect, Template, TolerationOperator, TopologySpreadConstraint,
     WhenUnsatisfiable,
 };
 
+use super::resources;
 use crate::model::{Pods, Replicas, Spread, Target};
 
 /// Default topology spread of a component that may have several pods.
@@ -16,9 +19,9 @@ const SPREAD_OVER: &str = "kubernetes.io/hostname";
 const APART_BY: &str = "topology.kubernetes.io/zone";
 
 /// Settings of a component that may have several pods.
-pub(super) fn several(set: &PodSettings) -> Pods {
-    let pods = one(set);
-    if set.topology_spread.is_some() {
+pub(super) fn several(set: &Template, defaults: [&str; 3]) -> Pods {
+    let pods = one(set, defaults);
+    if set.topology_spread_constraints.is_some() {
         return pods;
     }
     let over = Spread {
@@ -28,29 +31,75 @@ pub(super) fn several(set: &PodSettings) -> Pods {
     };
     Pods {
         spread: vec![over],
-        apart: Some(APART_BY),
+        apart: Some(APART_BY).filter(|_| !sets_anti_affinity(&pods)),
         ..pods
     }
 }
 
-/// Settings of a component that has one pod.
-pub(super) fn one(set: &PodSettings) -> Pods {
+fn sets_anti_affinity(pods: &Pods) -> bool {
+    let affinity = pods.affinity.as_ref();
+    affinity.is_some_and(|affinity| affinity.pod_anti_affinity.is_some())
+}
+
+/// Settings of a component that has one pod. The defaults are those of [`resources::or_default`].
+pub(super) fn one(set: &Template, defaults: [&str; 3]) -> Pods {
+    let pull_secrets = set.image_pull_secrets.iter().flatten();
     Pods {
         service_account: set.service_account_name.clone(),
-        labels: set.pod_labels.clone().unwrap_or_default(),
-        annotations: set.pod_annotations.clone().unwrap_or_default(),
+        labels: set.labels.clone().unwrap_or_default(),
+        annotations: set.annotations.clone().unwrap_or_default(),
         node_selector: set.node_selector.clone().unwrap_or_default(),
+        env: set.env.iter().flatten().map(env_var).collect(),
+        log_level: set.log_level,
+        priority_class: set.priority_class_name.clone(),
         tolerations: tolerations(set),
         spread: set
-            .topology_spread
+            .topology_spread_constraints
             .as_deref()
             .map(spread)
             .unwrap_or_default(),
         apart: None,
+        // One that can't be read is a problem found by `template::check`.
+        affinity: set
+            .affinity
+            .as_ref()
+            .and_then(|affinity| serde_json::from_value(affinity.clone()).ok())
+            .filter(|affinity| *affinity != Affinity::default()),
+        image_pull_secrets: pull_secrets.map(|secret| secret.name.clone()).collect(),
+        resources: resources::or_default(set.resources.as_ref(), defaults),
+        security: set.pod_security.unwrap_or_default(),
     }
 }
 
-fn spread(set: &[TopologySpread]) -> Vec<Spread> {
+fn env_var(set: &pinpipe_crds::EnvVar) -> EnvVar {
+    let value_from = set.value_from.as_ref().map(|from| EnvVarSource {
+        secret_key_ref: from
+            .secret_key_ref
+            .as_ref()
+            .map(|secret| SecretKeySelector {
+                name: secret.name.clone(),
+                key: secret.key.clone(),
+                optional: None,
+            }),
+        config_map_key_ref: from
+            .config_map_key_ref
+            .as_ref()
+            .map(|map| ConfigMapKeySelector {
+                name: map.name.clone(),
+                key: map.key.clone(),
+                optional: None,
+            }),
+        ..EnvVarSource::default()
+    });
+    EnvVar {
+        name: set.name.clone(),
+        // The API server would drop an empty one.
+        value: set.value.clone().filter(|value| !value.is_empty()),
+        value_from,
+    }
+}
+
+fn spread(set: &[TopologySpreadConstraint]) -> Vec<Spread> {
     let spread = set.iter().map(|spread| Spread {
         topology_key: spread.topology_key.clone(),
         max_skew: spread.max_skew.unwrap_or(1),
@@ -73,7 +122,7 @@ const FAILED_NODE: [&str; 2] = [
 const TOLERATION_SECONDS: i64 = 30;
 
 /// Tolerations that are set, and defaults for the taints of a failed node that these don't cover.
-fn tolerations(set: &PodSettings) -> Vec<Toleration> {
+fn tolerations(set: &Template) -> Vec<Toleration> {
     let mut all: Vec<Toleration> = set.tolerations.iter().flatten().map(toleration).collect();
     let by_default = |key: &str| Toleration {
         key: Some(key.to_owned()),
@@ -107,7 +156,8 @@ fn toleration(set: &pinpipe_crds::Toleration) -> Toleration {
             }
             .to_owned()
         }),
-        value: set.value.clone(),
+        // The API server would drop an empty one.
+        value: set.value.clone().filter(|value| !value.is_empty()),
         effect: set.effect.map(|effect| {
             match effect {
                 TaintEffect::NoSchedule => "NoSchedule",
@@ -256,7 +306,8 @@ mod tests {
             ),
             (json!([{"operator": "Exists"}]), [None, None]),
         ] {
-            let pods = one(&serde_json::from_value(json!({"tolerations": set})).unwrap());
+            let template = serde_json::from_value(json!({"tolerations": set})).unwrap();
+            let pods = one(&template, ["", "", ""]);
             let found = FAILED_NODE.map(|taint| {
                 let about = |t: &&Toleration| {
                     t.key.as_deref().is_none_or(|key| key == taint)

@@ -1,8 +1,8 @@
 //! What the operator permits pipelines to choose.
 
-use pinpipe_crds::{PinterestPipelineSpec, PodSettings};
+use pinpipe_crds::PinterestPipelineSpec;
 
-use super::Problem;
+use super::{Problem, template};
 use crate::model::{Images, Policy};
 
 pub(super) fn check(
@@ -31,8 +31,9 @@ pub(super) fn check(
     if !policy.forbid_service_account_name {
         return;
     }
-    for (field, pods) in pods(spec) {
-        if let Some(account) = &pods.service_account_name {
+    for found in template::all(spec) {
+        if let Some(account) = &found.template.service_account_name {
+            let field = found.account;
             let message = format!(
                 "`{account}` is not permitted: this operator lets no pipeline name a \
                  ServiceAccount (--forbid-service-account-name); leave the field out"
@@ -49,26 +50,6 @@ fn is_allowed(registry: &str, policy: &Policy, images: &Images) -> bool {
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     };
     policy.allowed_registries.is_empty() || registry == images.registry || allowed.any(is_below)
-}
-
-/// Settings of pods with the path of the account's name.
-fn pods(spec: &PinterestPipelineSpec) -> Vec<(&'static str, &PodSettings)> {
-    let ingest = spec.ingest.iter();
-    let ingest = ingest.map(|part| ("spec.ingest.serviceAccountName", &part.pods));
-    let sinks = spec.stream.iter().flat_map(|stream| &stream.sinks);
-    let sinks = sinks.map(|part| ("spec.stream.sinks[].serviceAccountName", &part.pods));
-    let archive = spec.archive.iter();
-    let archive = archive.map(|part| ("spec.archive.serviceAccountName", &part.pods));
-    let batch = spec.batch.iter();
-    let batch = batch.map(|part| ("spec.batch.serviceAccountName", &part.pods));
-    let emulator = spec.emulator.iter();
-    let emulator = emulator.map(|part| ("spec.emulator.serviceAccountName", &part.pods));
-    ingest
-        .chain(sinks)
-        .chain(archive)
-        .chain(batch)
-        .chain(emulator)
-        .collect()
 }
 
 #[cfg(test)]
@@ -126,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn no_section_may_name_a_service_account_where_that_is_forbidden() {
+    fn no_template_may_name_a_service_account_where_that_is_forbidden() {
         let policy = Policy {
             forbid_service_account_name: true,
             ..Policy::default()
@@ -135,6 +116,7 @@ mod tests {
         spec["ingest"] = json!({});
         assert_eq!(problems(&policy, spec.clone()), [""; 0]);
         for section in [
+            "",
             "/ingest",
             "/stream/sinks/0",
             "/archive",
@@ -142,7 +124,7 @@ mod tests {
             "/emulator",
         ] {
             let mut spec = spec.clone();
-            spec.pointer_mut(section).unwrap()["serviceAccountName"] = json!("admin");
+            spec.pointer_mut(section).unwrap()["template"] = json!({"serviceAccountName": "admin"});
             let found = problems(&policy, spec.clone());
             assert!(
                 found.len() == 1 && found[0].contains("`admin`"),

@@ -29,7 +29,11 @@ pub(super) fn or_default(
 
 /// Amounts by resource. None: no amount is set.
 fn amounts(amounts: &Amounts) -> Option<BTreeMap<String, Quantity>> {
-    let named = [("cpu", &amounts.cpu), ("memory", &amounts.memory)];
+    let named = [
+        ("cpu", &amounts.cpu),
+        ("memory", &amounts.memory),
+        ("ephemeral-storage", &amounts.ephemeral_storage),
+    ];
     let set = quantities(
         named
             .into_iter()

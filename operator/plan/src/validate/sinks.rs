@@ -2,9 +2,9 @@
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use pinpipe_config::Quality;
-use pinpipe_crds::{self as crds, S3, StreamSink};
+use pinpipe_crds::{self as crds, S3, StreamSink, Template};
 
-use super::{Inputs, Problem, duration, pods, resources, secrets, unsigned};
+use super::{Inputs, Problem, duration, pods, secrets, template, unsigned};
 use crate::{
     component::Component,
     model::{
@@ -17,6 +17,8 @@ use crate::{
 pub(super) struct Sinks<'a> {
     /// Name of the pipeline.
     pub(super) pipeline: &'a str,
+    /// Template for all components.
+    pub(super) template: Option<&'a Template>,
     /// Partitions of all topics together.
     pub(super) partitions: i32,
     pub(super) inputs: &'a Inputs,
@@ -41,8 +43,10 @@ impl Sinks<'_> {
             start_from: sink.start_from.unwrap_or_default(),
             replicas,
             held_back,
-            resources: resources::or_default(sink.resources.as_ref(), ["50m", "64Mi", "512Mi"]),
-            pods: pods::several(&sink.pods),
+            pods: pods::several(
+                &template::lay_over(self.template, sink.template.as_ref()),
+                ["50m", "64Mi", "512Mi"],
+            ),
             schema: postgres
                 .schema
                 .clone()
@@ -83,8 +87,10 @@ impl Sinks<'_> {
                 .clone()
                 .unwrap_or_else(|| "us-east-1".to_owned()),
             reset,
-            resources: resources::or_default(archive.resources.as_ref(), ["50m", "128Mi", "768Mi"]),
-            pods: pods::one(&archive.pods),
+            pods: pods::one(
+                &template::lay_over(self.template, archive.template.as_ref()),
+                ["50m", "128Mi", "768Mi"],
+            ),
             secrets: self.secrets(&Component::Archive, vec![s3_mount(&archive.s3)]),
         }
     }
@@ -116,8 +122,10 @@ impl Sinks<'_> {
             schedule: batch.schedule.clone(),
             time_zone: batch.time_zone.clone().unwrap_or_else(|| "UTC".to_owned()),
             deadline_seconds: self.seconds("spec.batch.deadline", deadline),
-            resources: resources::or_default(batch.resources.as_ref(), ["100m", "256Mi", "2Gi"]),
-            pods: pods::one(&batch.pods),
+            pods: pods::one(
+                &template::lay_over(self.template, batch.template.as_ref()),
+                ["100m", "256Mi", "2Gi"],
+            ),
             scratch_size: Quantity(scratch.to_owned()),
             quality: Quality {
                 max_rejected_ratio: quality.max_rejected_ratio,

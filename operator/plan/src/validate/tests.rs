@@ -27,7 +27,8 @@ fn what_is_said_stands() {
         "broker": {"kafka": {"bootstrapServers": "k:1", "topics": {
             "partitions": 5, "replicationFactor": 3, "config": {"retention.ms": "1"},
             "overrides": {"geo": {"name": "places", "partitions": 7}}}}},
-        "ingest": {"replicas": 4, "maxRecordBytes": 1000, "resources": {"limits": {"cpu": 1}}},
+        "ingest": {"replicas": 4, "maxRecordBytes": 1000,
+            "template": {"resources": {"limits": {"cpu": 1}}}},
         "stream": {"sinks": [{"name": "log", "postgres": {
             "urlSecretRef": {"name": "w", "key": "u"}, "writeMode": "Append"}}]},
         "batch": {"schedule": "@daily", "deadline": "1h30m", "sinks": [],
@@ -36,8 +37,7 @@ fn what_is_said_stands() {
             "rotate": {"bytes": 2048, "records": 10, "interval": "1h1m1s"},
             "s3": {"endpoint": "http://s3:9000/", "region": "eu-west-1",
                 "credentialsSecretRef": {"name": "s3"}}},
-        "image": {"registry": "r/p", "tag": "", "pullPolicy": "Always",
-            "pullSecrets": [{"name": "a"}]},
+        "image": {"registry": "r/p", "tag": "", "pullPolicy": "Always"},
     }));
     assert!(validated.suspend);
     let [pin, geo, _] = &validated.topics;
@@ -51,7 +51,7 @@ fn what_is_said_stands() {
         (Replicas::Fixed(4), 1000)
     );
     assert_eq!(
-        validated.ingest.resources.requests, None,
+        validated.ingest.pods.resources.requests, None,
         "nothing of the defaults is added to what is set"
     );
     assert_eq!(validated.dead_letters, DeadLetterMode::RejectAndLogRepairs);
@@ -116,7 +116,7 @@ fn partitions_that_are_there_bound_a_sinks_pods() {
 }
 
 #[test]
-fn digests_are_the_operators_unless_the_pipeline_has_a_tag_or_its_own() {
+fn digests_are_the_operators_unless_the_pipeline_has_a_tag() {
     let operators = Images {
         digests: [
             ("ingest".into(), "sha256:a".into()),
@@ -135,14 +135,6 @@ fn digests_are_the_operators_unless_the_pipeline_has_a_tag_or_its_own() {
             vec![("batch", "sha256:b"), ("ingest", "sha256:a")],
         ),
         (json!({"tag": "0.2.0"}), vec![]),
-        (
-            json!({"tag": "0.2.0", "digests": {"stream": "sha256:c"}}),
-            vec![("stream", "sha256:c")],
-        ),
-        (
-            json!({"digests": {"ingest": "sha256:c"}}),
-            vec![("batch", "sha256:b"), ("ingest", "sha256:c")],
-        ),
     ] {
         let pipeline = pipeline(json!({"image": image}));
         let digests = validate(&pipeline, &all_there(&pipeline), &operators)

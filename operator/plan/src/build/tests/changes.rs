@@ -61,11 +61,11 @@ fn a_change_of_a_component_changes_only_its_objects() {
             ],
         ),
         (
-            |s| s["archive"]["nodeSelector"] = json!({"disk": "fast"}),
+            |s| s["archive"]["template"] = json!({"nodeSelector": {"disk": "fast"}}),
             &["Deployment/pinterest-archive"],
         ),
         (
-            |s| s["image"] = json!({"digests": {"emulator": "sha256:a"}}),
+            |s| s["emulator"] = json!({"template": {"logLevel": "Warn"}}),
             &["Deployment/pinterest-emulator"],
         ),
         (
@@ -133,7 +133,7 @@ fn a_change_of_a_component_changes_only_its_objects() {
             &["ConfigMap/pinterest-batch", "CronJob/pinterest-batch"],
         ),
         (
-            |s| s["stream"]["sinks"][0]["resources"] = json!({"limits": {"memory": "1Gi"}}),
+            |s| s["stream"]["sinks"][0]["template"] = json!({"env": [{"name": "A", "value": "b"}]}),
             &["Deployment/pinterest-stream-live"],
         ),
         (

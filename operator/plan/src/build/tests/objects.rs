@@ -75,7 +75,9 @@ fn the_order_of_a_map_in_the_resource_changes_no_byte() {
         };
         let spec = json!({
             "broker": {"kafka": {"bootstrapServers": "k:1", "topics": {"config": "TEXTS"}}},
-            "ingest": {"podLabels": "TEXTS", "podAnnotations": "TEXTS", "nodeSelector": "TEXTS"},
+            "ingest": {"template": {
+                "labels": "TEXTS", "annotations": "TEXTS", "nodeSelector": "TEXTS",
+            }},
             "archive": whole()["archive"],
             "batch": {
                 "schedule": "@daily",
@@ -219,7 +221,7 @@ fn the_hash_of_a_job_changes_with_its_template_only() {
     assert!(same.is_string(), "{same}");
     assert_eq!(digest(|s| s["batch"]["schedule"] = json!("@hourly")), same);
     assert_ne!(
-        digest(|s| s["batch"]["resources"] = json!({"limits": {"memory": "500Gi"}})),
+        digest(|s| s["batch"]["template"]["resources"] = json!({"limits": {"memory": "500Gi"}})),
         same
     );
 }
@@ -248,24 +250,23 @@ fn empty(path: &str, value: &Value, found: &mut Vec<String>) {
 fn nothing_that_is_built_has_an_empty_map_or_list() {
     let with_empty = |resources: Value| {
         let nothing = json!({
-            "podLabels": {}, "podAnnotations": {}, "nodeSelector": {}, "tolerations": [],
-            "topologySpread": [], "resources": resources,
+            "labels": {}, "annotations": {}, "nodeSelector": {}, "tolerations": [], "env": [],
+            "topologySpreadConstraints": [], "resources": resources, "imagePullSecrets": [],
+            "affinity": {},
         });
         let mut spec = whole();
         spec["ingest"] = json!({});
-        spec["image"] = json!({"pullSecrets": []});
+        spec["image"] = json!({});
         spec["batch"]["quality"] = json!({"maxRepairedRatio": {}});
         for path in [
+            "",
             "/ingest",
             "/stream/sinks/0",
             "/archive",
             "/batch",
             "/emulator",
         ] {
-            let section = spec.pointer_mut(path).and_then(Value::as_object_mut);
-            section
-                .unwrap()
-                .extend(nothing.as_object().unwrap().clone());
+            spec.pointer_mut(path).unwrap()["template"] = nothing.clone();
         }
         spec
     };

@@ -14,8 +14,8 @@ use crate::{
 fn pod_settings_are_in_the_template_of_each_component() {
     let settings = json!({
         "serviceAccountName": "reader",
-        "podLabels": {"team": "data"},
-        "podAnnotations": {"note": "x"},
+        "labels": {"team": "data"},
+        "annotations": {"note": "x"},
         "nodeSelector": {"disk": "fast"},
         "tolerations": [{
             "key": "gpu",
@@ -23,7 +23,7 @@ fn pod_settings_are_in_the_template_of_each_component() {
             "effect": "NoExecute",
             "tolerationSeconds": 5,
         }],
-        "topologySpread": [{
+        "topologySpreadConstraints": [{
             "topologyKey": "rack",
             "maxSkew": 2,
             "whenUnsatisfiable": "DoNotSchedule",
@@ -38,8 +38,7 @@ fn pod_settings_are_in_the_template_of_each_component() {
             "/emulator",
             "/stream/sinks/0",
         ] {
-            let section = spec.pointer_mut(section).unwrap().as_object_mut().unwrap();
-            section.extend(settings.as_object().unwrap().clone());
+            spec.pointer_mut(section).unwrap()["template"] = settings.clone();
         }
     });
     let mut components = 0;
@@ -93,6 +92,106 @@ fn pod_settings_are_in_the_template_of_each_component() {
     );
 }
 
+/// What `spec.template` says holds for every component, unless its own says otherwise.
+#[test]
+fn the_general_template_is_that_of_every_component_without_its_own() {
+    let env = |name: &str| json!({"name": name, "value": "1"});
+    let from = |reference: &str| json!({reference: {"name": "a", "key": "b"}});
+    let secret = json!({"name": "S", "valueFrom": from("secretKeyRef")});
+    let map = json!({"name": "M", "valueFrom": from("configMapKeyRef")});
+    let all = with(|spec| {
+        spec["template"] = json!({
+            "env": [env("A"), secret, map, {"name": "EMPTY", "value": ""}],
+            "logLevel": "Debug",
+            "priorityClassName": "high",
+            "imagePullSecrets": [{"name": "pull"}],
+            "resources": {"limits": {"ephemeral-storage": "1Gi"}},
+            "podSecurity": "FromPlatform",
+            "labels": {"team": "pins"},
+        });
+        spec["archive"]["template"] = json!({
+            "env": [env("B")],
+            "logLevel": "Warn",
+            "priorityClassName": "low",
+            "podSecurity": "Fixed",
+            "labels": {"team": "data"},
+        });
+    });
+    for (name, level, class, team, user, mode) in [
+        ("archive", "warn", "low", "data", json!(65_532), 0o440),
+        ("ingest", "debug", "high", "pins", json!(null), 0o444),
+        ("stream-live", "debug", "high", "pins", json!(null), 0o444),
+        ("emulator", "debug", "high", "pins", json!(null), 0o444),
+        ("batch", "debug", "high", "pins", json!(null), 0o444),
+    ] {
+        let child = format!("pinterest-{name}");
+        let template = if name == "batch" {
+            find(&all, "CronJob", &child)["spec"]["jobTemplate"]["spec"]["template"].clone()
+        } else {
+            find(&all, "Deployment", &child)["spec"]["template"].clone()
+        };
+        let (pod, container) = (&template["spec"], &template["spec"]["containers"][0]);
+        assert_eq!(template["metadata"]["labels"]["team"], team, "{name}");
+        assert_eq!(pod["priorityClassName"], class, "{name}");
+        assert_eq!(pod["imagePullSecrets"], json!([{"name": "pull"}]), "{name}");
+        let security = &pod["securityContext"];
+        for id in ["runAsUser", "runAsGroup", "fsGroup"] {
+            assert_eq!(security[id], user, "{name} {id}");
+        }
+        assert_eq!(security["runAsNonRoot"], true, "{name}");
+        for volume in pod["volumes"].as_array().unwrap() {
+            if volume["secret"].is_object() {
+                assert_eq!(volume["secret"]["defaultMode"], mode, "{name}");
+            }
+        }
+        assert_eq!(
+            container["resources"],
+            json!({"limits": {"ephemeral-storage": "1Gi"}}),
+            "{name}"
+        );
+        let mut expected = vec![
+            json!({"name": "RUST_LOG", "value": level}),
+            env("A"),
+            secret.clone(),
+            map.clone(),
+            json!({"name": "EMPTY"}),
+        ];
+        expected.extend((name == "archive").then(|| env("B")));
+        let found = container["env"].as_array().unwrap().iter();
+        let found: Vec<_> = found
+            .filter(|env| env["name"] != "PINPIPE_RUN")
+            .cloned()
+            .collect();
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+/// Our preference for several zones stays, unless the affinity has another anti-affinity of pods.
+#[test]
+fn an_affinity_that_is_set_replaces_only_what_it_is_about() {
+    let zone = "topology.kubernetes.io/zone";
+    let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
+    let node = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {
+        "nodeSelectorTerms": [{"matchExpressions": [{"key": "gpu", "operator": "DoesNotExist"}]}],
+    }}});
+    let apart = json!({"podAntiAffinity": {preferred: [
+        {"weight": 1, "podAffinityTerm": {"topologyKey": "rack"}},
+    ]}});
+    for (set, key) in [(node.clone(), zone), (apart, "rack")] {
+        let all = with(|spec| spec["template"] = json!({"affinity": set}));
+        for component in ["ingest", "stream-live"] {
+            let name = format!("pinterest-{component}");
+            let pod = &find(&all, "Deployment", &name)["spec"]["template"]["spec"];
+            let affinity = &pod["affinity"];
+            let term = &affinity["podAntiAffinity"][preferred][0]["podAffinityTerm"];
+            assert_eq!(term["topologyKey"], key, "{name}");
+            assert_eq!(affinity["nodeAffinity"], set["nodeAffinity"], "{name}");
+        }
+        let archive = &find(&all, "Deployment", "pinterest-archive")["spec"]["template"]["spec"];
+        assert_eq!(archive["affinity"], set);
+    }
+}
+
 #[test]
 fn several_pods_of_a_component_are_spread_and_evicted_one_by_one() {
     let all = with(|spec| spec["stream"]["sinks"][0]["replicas"] = json!(3));
@@ -128,7 +227,12 @@ fn several_pods_of_a_component_are_spread_and_evicted_one_by_one() {
 
 #[test]
 fn a_digest_pins_the_image_of_its_worker() {
-    let all = with(|spec| spec["image"] = json!({"digests": {"stream": "sha256:0a"}}));
+    let operators = Images {
+        digests: [("stream".to_owned(), "sha256:0a".to_owned())].into(),
+        ..images()
+    };
+    let pipeline = pipeline(whole());
+    let all = objects(&validate(&pipeline, &all_there(&pipeline), &operators).unwrap());
     let image = |name: &str| {
         find(&all, "Deployment", name)["spec"]["template"]["spec"]["containers"][0]["image"].clone()
     };
@@ -184,16 +288,21 @@ fn pods_comply_with_the_restricted_profile() {
 #[test]
 fn an_image_has_the_operators_name_for_it_unless_the_pipeline_names_a_registry() {
     let operators = Images {
+        digests: [("stream".to_owned(), "sha256:0a".to_owned())].into(),
         repositories: [("stream".to_owned(), "mirror.example/pins-stream".to_owned())].into(),
         ..images()
     };
     for (set, archive, ingest) in [
         (
-            json!({"digests": {"stream": "sha256:0a"}}),
+            json!({}),
             "mirror.example/pins-stream:0.1.0@sha256:0a",
             "ghcr.io/pinpipe/ingest:0.1.0",
         ),
-        (json!({"registry": "r"}), "r/stream:0.1.0", "r/ingest:0.1.0"),
+        (
+            json!({"registry": "r", "tag": "2"}),
+            "r/stream:2",
+            "r/ingest:2",
+        ),
     ] {
         let mut spec = whole();
         spec["image"] = set;

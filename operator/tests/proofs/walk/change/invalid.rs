@@ -26,10 +26,15 @@ pub fn invalid(random: &mut StdRng, from: &Value) -> (String, Value) {
         ("ingest/replicas", json!("two")),
         ("ingest/maxRecordBytes", json!(1)),
         (
-            "ingest/resources",
+            "ingest/template/resources",
             json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1500m"}}),
         ),
-        ("ingest/resources", json!({"requests": {"memory": "-1"}})),
+        ("template/resources", json!({"requests": {"memory": "-1"}})),
+        (
+            "template/env",
+            json!([{"name": "PINPIPE_RUN", "value": "x"}]),
+        ),
+        ("ingest/template/logLevel", json!("debug")),
         ("deadLetters/mode", json!("Drop")),
         ("broker/kafka/bootstrapServers", json!("nonsense")),
         ("broker/kafka/bootstrapServers", Value::Null),

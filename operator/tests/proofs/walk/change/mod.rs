@@ -132,7 +132,7 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
             "ingest/maxRecordBytes",
             maybe(random, |random| json!(random.random_range(256..9999))),
         ),
-        4 => ("ingest/resources", resources(random)),
+        4 => ("ingest/template/resources", resources(random)),
         5 => ("ingest", None),
         6 | 7 => ("stream", maybe(random, stream)),
         8 => (
@@ -163,7 +163,7 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
             one_of(random, &["Always", "IfNotPresent", "Never"]),
         ),
         15 => (
-            "image/pullSecrets",
+            "template/imagePullSecrets",
             maybe(random, |random| names(random, &["a", "b", "c"])),
         ),
         16 => {
@@ -190,12 +190,7 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
             "broker/kafka/topics/overrides/pin/partitions",
             maybe(random, |random| json!(random.random_range(1..4))),
         ),
-        20 => (
-            pick(random, &["image/digests/ingest", "image/digests/stream"]),
-            maybe(random, |random| {
-                json!(format!("sha256:{:064x}", random.random_range(0..9)))
-            }),
-        ),
+        20 => ("template/resources", resources(random)),
         21 | 22 => ("ingest/autoscaling", maybe(random, ingest_scaling)),
         23 => (
             "deadLetters/thresholds/rejectedRatio",
@@ -209,15 +204,16 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
         ),
         _ => {
             let (setting, value) = pod_setting(random);
+            let path = format!("template/{setting}");
             let sections = ["ingest", "archive", "batch", "emulator", "stream/sinks/0"];
             let section = pick(random, &sections);
             let pointer = format!("/{section}");
             let Some(found) = spec.pointer_mut(&pointer).filter(|found| found.is_object()) else {
-                put(spec, &format!("ingest/{setting}"), value);
-                return format!("ingest/{setting}");
+                put(spec, &path, value);
+                return path;
             };
-            put(found, setting, value);
-            return format!("{section}/{setting}");
+            put(found, &path, value);
+            return format!("{section}/{path}");
         }
     };
     put(spec, what, value);
@@ -235,11 +231,18 @@ fn keep_scalable(spec: &mut Value, changed: &str) {
     if ingest["autoscaling"].is_null() {
         return;
     }
-    let amounts = ["requests", "limits"].map(|amounts| &ingest["resources"][amounts]["cpu"]);
-    let lacks_cpu = ingest["resources"].is_object() && amounts.iter().all(|cpu| cpu.is_null());
+    let lacks_cpu = |resources: &Value| {
+        let amounts = ["requests", "limits"].map(|amounts| &resources[amounts]["cpu"]);
+        resources.is_object() && amounts.iter().all(|cpu| cpu.is_null())
+    };
+    let own = &ingest["template"]["resources"];
     let obstacles = [
         ("ingest/replicas", !ingest["replicas"].is_null()),
-        ("ingest/resources", lacks_cpu),
+        ("ingest/template/resources", lacks_cpu(own)),
+        (
+            "template/resources",
+            (!own.is_object() || lacks_cpu(own)) && lacks_cpu(&spec["template"]["resources"]),
+        ),
     ];
     for (obstacle, _) in obstacles.into_iter().filter(|(_, is_there)| *is_there) {
         let removed = if changed == obstacle {
@@ -264,18 +267,30 @@ fn pod_setting(random: &mut StdRng) -> (&'static str, Option<Value>) {
         "maxSkew": 2,
         "whenUnsatisfiable": "DoNotSchedule",
     });
+    let terms = json!([{"matchExpressions": [{"key": "gpu", "operator": "DoesNotExist"}]}]);
+    let required = "requiredDuringSchedulingIgnoredDuringExecution";
+    let affinity = json!({"nodeAffinity": {required: {"nodeSelectorTerms": terms}}});
     let settings = [
-        ("podLabels", json!({"team": "pins"})),
-        ("podLabels", json!({"team": "data", "tier": "x"})),
-        ("podAnnotations", json!({"example.com/note": "a"})),
+        ("labels", json!({"team": "pins"})),
+        ("labels", json!({"team": "data", "tier": "x"})),
+        ("annotations", json!({"example.com/note": "a"})),
         ("nodeSelector", json!({"disk": "fast"})),
         ("nodeSelector", json!({"disk": "slow", "rack": "1"})),
         ("tolerations", json!([{"key": "gpu", "operator": "Exists"}])),
         ("tolerations", json!([failed_node])),
         ("tolerations", json!([{"operator": "Exists"}])),
-        ("topologySpread", json!([])),
-        ("topologySpread", json!([spread])),
+        ("topologySpreadConstraints", json!([])),
+        ("topologySpreadConstraints", json!([spread])),
         ("serviceAccountName", json!("reader")),
+        (
+            "env",
+            json!([{"name": "A", "value": "1"}, {"name": "B", "value": ""}]),
+        ),
+        ("logLevel", json!("Debug")),
+        ("priorityClassName", json!("high")),
+        ("affinity", affinity),
+        ("podSecurity", json!("FromPlatform")),
+        ("podSecurity", json!("Fixed")),
     ];
     let (setting, value) = pick(random, &settings);
     (setting, maybe(random, |_| value))

@@ -21,7 +21,7 @@ pub fn stream(random: &mut StdRng) -> Value {
         for (field, value) in [
             ("startFrom", one_of(random, &["earliest", "latest"])),
             sink_scaling(random),
-            ("resources", resources(random)),
+            ("template/resources", resources(random)),
             ("thresholds", maybe(random, lag_threshold)),
             (
                 "postgres/schema",
@@ -87,7 +87,7 @@ pub fn archive(random: &mut StdRng) -> Value {
             ))),
         ),
         ("s3/region", one_of(random, &["us-east-1", "eu-west-1"])),
-        ("resources", resources(random)),
+        ("template/resources", resources(random)),
         ("thresholds", maybe(random, lag_threshold)),
     ] {
         put(&mut archive, field, value);
@@ -154,7 +154,7 @@ pub fn batch(random: &mut StdRng) -> Value {
             "scratchSize",
             one_of(random, &["1Gi", "1024Mi", "0.5Gi", "1073741824"]),
         ),
-        ("resources", resources(random)),
+        ("template/resources", resources(random)),
         ("deadline", one_of(random, &["1m", "90m", "6h", "720h"])),
         (
             "quality/maxRejectedRatio",
@@ -183,7 +183,7 @@ pub fn emulator(random: &mut StdRng) -> Value {
             "seed",
             maybe(random, |random| json!(random.random_range(0..9))),
         ),
-        ("resources", resources(random)),
+        ("template/resources", resources(random)),
     ] {
         put(&mut emulator, field, value);
     }

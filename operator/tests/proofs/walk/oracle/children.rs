@@ -6,7 +6,7 @@ use super::{
     KINDS, Oracle,
     config::seconds,
     key,
-    pods::{Secret, Worker},
+    pods::{Secret, Worker, over},
     set,
 };
 
@@ -84,6 +84,7 @@ impl Oracle<'_> {
             component: "ingest",
             image: "ingest",
             section,
+            template: self.template_of(section),
             default_resources: ["50m", "64Mi", "256Mi"],
             secrets: Vec::new(),
             grace_seconds: 30,
@@ -100,6 +101,7 @@ impl Oracle<'_> {
             component: &format!("stream-{name}"),
             image: "stream",
             section: sink,
+            template: self.template_of(sink),
             default_resources: ["50m", "64Mi", "512Mi"],
             secrets: vec![Secret {
                 directory: "postgres".to_owned(),
@@ -146,6 +148,7 @@ impl Oracle<'_> {
             component: "archive",
             image: "stream",
             section,
+            template: self.template_of(section),
             default_resources: ["50m", "128Mi", "768Mi"],
             secrets: vec![self.s3_secret()],
             grace_seconds: 60,
@@ -155,10 +158,12 @@ impl Oracle<'_> {
     }
 
     pub fn require_emulator(&mut self) {
+        let section = &self.spec["emulator"];
         let worker = Worker {
             component: "emulator",
             image: "emulator",
-            section: &self.spec["emulator"],
+            section,
+            template: self.template_of(section),
             default_resources: ["20m", "32Mi", "128Mi"],
             secrets: Vec::new(),
             grace_seconds: 10,
@@ -169,8 +174,9 @@ impl Oracle<'_> {
 
     pub fn require_batch(&mut self) {
         let (section, name) = (&self.spec["batch"], self.child("batch"));
-        let account = section["serviceAccountName"].as_str().unwrap_or(&name);
-        if section["serviceAccountName"].is_null() {
+        let template = self.template_of(section);
+        let account = template["serviceAccountName"].as_str().unwrap_or(&name);
+        if template["serviceAccountName"].is_null() {
             let account = json!({"automountServiceAccountToken": false});
             self.add("ServiceAccount", "batch", account);
         }
@@ -211,6 +217,7 @@ impl Oracle<'_> {
             component: "batch",
             image: "batch",
             section,
+            template: template.clone(),
             default_resources: ["100m", "256Mi", "2Gi"],
             secrets,
             grace_seconds: 30,
@@ -304,6 +311,10 @@ impl Oracle<'_> {
             set(&mut spec, "scaleTargetRef", target);
             self.add("HorizontalPodAutoscaler", component, json!({"spec": spec}));
         }
+    }
+
+    fn template_of(&self, section: &Value) -> Value {
+        over(&self.spec["template"], &section["template"])
     }
 
     fn s3_secret(&self) -> Secret {

@@ -63,7 +63,13 @@ fn is_same(path: &str, required: &Value, found: &Value) -> bool {
         keys.next().unwrap_or_default(),
     );
     let is_quantity = matches!(key, "sizeLimit" | "averageValue")
-        || matches!((parent, key), ("requests" | "limits", "cpu" | "memory"));
+        || matches!(
+            (parent, key),
+            (
+                "requests" | "limits",
+                "cpu" | "memory" | "ephemeral-storage"
+            )
+        );
     if is_quantity && let (Some(required), Some(found)) = (quantity(required), quantity(found)) {
         return (required - found).abs() <= f64::EPSILON * required.abs();
     }

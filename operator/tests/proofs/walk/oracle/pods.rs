@@ -11,6 +11,8 @@ pub struct Worker<'a> {
     pub image: &'a str,
     /// The component's section of the spec.
     pub section: &'a Value,
+    /// Its template, laid over the general one.
+    pub template: Value,
     /// CPU request, memory request and memory limit if the section sets none.
     pub default_resources: [&'a str; 3],
     pub secrets: Vec<Secret>,
@@ -41,11 +43,11 @@ impl Oracle<'_> {
     /// The pod template of a worker. Of the existing template, `found`, only the hash of the
     /// Secrets is used.
     pub fn template(&self, worker: &Worker<'_>, config: &Config, found: &Value) -> Value {
-        let section = worker.section;
+        let template = &worker.template;
         let mut labels = self.labels(worker.component);
-        extend(&mut labels, &section["podLabels"]);
+        extend(&mut labels, &template["labels"]);
         let mut annotations = json!({"pinpipe.dev/config-hash": config.hash});
-        extend(&mut annotations, &section["podAnnotations"]);
+        extend(&mut annotations, &template["annotations"]);
         if !worker.secrets.is_empty() {
             let found = &found["metadata"]["annotations"]["pinpipe.dev/secrets-hash"];
             let is_hash = found.as_str().is_some_and(|hash| hash.len() == 32);
@@ -63,21 +65,27 @@ impl Oracle<'_> {
     }
 
     fn pod_spec(&self, worker: &Worker<'_>, config: &Config) -> Value {
-        let (section, image) = (worker.section, &self.spec["image"]);
+        let template = &worker.template;
         let is_batch = worker.component == "batch";
-        let account = match section["serviceAccountName"].as_str() {
+        let account = match template["serviceAccountName"].as_str() {
             Some(account) => json!(account),
             None if is_batch => json!(self.child("batch")),
             None => json!("default"),
         };
         let (spread, affinity) = self.spread(worker);
+        let id = if leaves_ids(template) {
+            Value::Null
+        } else {
+            json!(65_532)
+        };
         let mut spec = json!({
             "containers": [self.container(worker)],
             "volumes": volumes(worker, config),
-            "imagePullSecrets": image["pullSecrets"],
+            "imagePullSecrets": template["imagePullSecrets"],
+            "priorityClassName": template["priorityClassName"],
             "serviceAccountName": account,
-            "nodeSelector": section["nodeSelector"],
-            "tolerations": tolerations(&section["tolerations"]),
+            "nodeSelector": template["nodeSelector"],
+            "tolerations": tolerations(&template["tolerations"]),
             "topologySpreadConstraints": spread,
             "affinity": affinity,
             "automountServiceAccountToken": is_batch,
@@ -85,9 +93,9 @@ impl Oracle<'_> {
             "terminationGracePeriodSeconds": worker.grace_seconds,
             "securityContext": {
                 "runAsNonRoot": true,
-                "runAsUser": 65_532,
-                "runAsGroup": 65_532,
-                "fsGroup": 65_532,
+                "runAsUser": id,
+                "runAsGroup": id,
+                "fsGroup": id,
                 "seccompProfile": {"type": "RuntimeDefault"},
             },
         });
@@ -100,10 +108,10 @@ impl Oracle<'_> {
     fn container(&self, worker: &Worker<'_>) -> Value {
         let admin = json!({"name": "admin", "containerPort": 9090, "protocol": "TCP"});
         let http = json!({"name": "http", "containerPort": 8080, "protocol": "TCP"});
-        let (ports, env) = match worker.component {
-            "batch" => (json!([]), json!([run_name()])),
-            "ingest" => (json!([http, admin]), Value::Null),
-            _ => (json!([admin]), Value::Null),
+        let ports = match worker.component {
+            "batch" => json!([]),
+            "ingest" => json!([http, admin]),
+            _ => json!([admin]),
         };
         let lifecycle = match worker.component {
             "ingest" => json!({"preStop": {"sleep": {"seconds": 3}}}),
@@ -119,7 +127,7 @@ impl Oracle<'_> {
             }),
         };
         let [cpu, memory, limit] = worker.default_resources;
-        let resources = match &worker.section["resources"] {
+        let resources = match &worker.template["resources"] {
             // Set requests and limits replace all defaults.
             Value::Object(set) => json!({
                 "requests": set.get("requests"),
@@ -135,7 +143,7 @@ impl Oracle<'_> {
             "name": worker.image,
             "image": self.image(worker.image),
             "imagePullPolicy": pull_policy.as_str().unwrap_or("IfNotPresent"),
-            "env": env,
+            "env": env(worker),
             "ports": ports,
             "resources": resources,
             "volumeMounts": mounts(worker),
@@ -162,11 +170,8 @@ impl Oracle<'_> {
         let tag = own_tag.unwrap_or(self.images.tag);
         let operators = self.images.digests.iter().find(|(name, _)| *name == worker);
         let operators = operators.filter(|_| own_tag.is_none());
-        let digest = set["digests"][worker]
-            .as_str()
-            .or(operators.map(|(_, digest)| *digest));
-        match digest {
-            Some(digest) => format!("{registry}/{worker}:{tag}@{digest}"),
+        match operators {
+            Some((_, digest)) => format!("{registry}/{worker}:{tag}@{digest}"),
             None => format!("{registry}/{worker}:{tag}"),
         }
     }
@@ -176,7 +181,8 @@ impl Oracle<'_> {
     fn spread(&self, worker: &Worker<'_>) -> (Value, Value) {
         let selector = json!({"matchLabels": self.selector(worker.component)});
         let of_template = json!(["pod-template-hash"]);
-        if let Some(set) = worker.section["topologySpread"].as_array() {
+        let affinity = worker.template["affinity"].clone();
+        if let Some(set) = worker.template["topologySpreadConstraints"].as_array() {
             let set = set.iter().map(|constraint| {
                 json!({
                     "topologyKey": constraint["topologyKey"],
@@ -186,10 +192,10 @@ impl Oracle<'_> {
                     "matchLabelKeys": of_template,
                 })
             });
-            return (set.collect(), Value::Null);
+            return (set.collect(), affinity);
         }
         if matches!(worker.component, "archive" | "batch" | "emulator") {
-            return (Value::Null, Value::Null);
+            return (Value::Null, affinity);
         }
         let spread = json!([{
             "topologyKey": "kubernetes.io/hostname",
@@ -207,8 +213,67 @@ impl Oracle<'_> {
             },
         }]);
         let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
-        (spread, json!({"podAntiAffinity": {preferred: apart}}))
+        let mut both = json!({"podAntiAffinity": {preferred: apart}});
+        for (field, value) in affinity.as_object().into_iter().flatten() {
+            set(&mut both, field, value.clone());
+        }
+        (spread, both)
     }
+}
+
+/// A component's template over the general one: maps by key, lists of names by name, all else as a
+/// whole.
+pub fn over(general: &Value, own: &Value) -> Value {
+    let mut both = general.clone();
+    for (field, own) in own.as_object().into_iter().flatten() {
+        let merged = match (field.as_str(), &both[field]) {
+            ("labels" | "annotations" | "nodeSelector", Value::Object(_)) => {
+                let mut merged = own.clone();
+                extend(&mut merged, &both[field]);
+                merged
+            }
+            ("env" | "imagePullSecrets", Value::Array(general)) => {
+                let is_set = |item: &&Value| {
+                    own.as_array()
+                        .into_iter()
+                        .flatten()
+                        .any(|own| own["name"] == item["name"])
+                };
+                let others = general.iter().filter(|item| !is_set(item));
+                others
+                    .chain(own.as_array().into_iter().flatten())
+                    .cloned()
+                    .collect()
+            }
+            _ => own.clone(),
+        };
+        set(&mut both, field, merged);
+    }
+    both
+}
+
+fn leaves_ids(template: &Value) -> bool {
+    template["podSecurity"] == "FromPlatform"
+}
+
+/// The variables of a worker: its own, the level of the log, those of the template. Kubernetes
+/// drops an empty value.
+fn env(worker: &Worker<'_>) -> Value {
+    let mut env = Vec::new();
+    if worker.component == "batch" {
+        env.push(run_name());
+    }
+    if let Some(level) = worker.template["logLevel"].as_str() {
+        env.push(json!({"name": "RUST_LOG", "value": level.to_lowercase()}));
+    }
+    for variable in worker.template["env"].as_array().into_iter().flatten() {
+        let mut variable = variable.clone();
+        if variable["value"] == "" {
+            set(&mut variable, "value", Value::Null);
+        }
+        env.push(variable);
+    }
+    Value::Array(env)
 }
 
 /// The tolerations that are set, and half a minute for the taints of a failed node unless a set
@@ -236,6 +301,11 @@ fn tolerations(set: &Value) -> Value {
 }
 
 fn volumes(worker: &Worker<'_>, config: &Config) -> Value {
+    let mode = if leaves_ids(&worker.template) {
+        0o444
+    } else {
+        0o440
+    };
     let mut volumes = vec![json!({"name": "config", "configMap": {"name": config.name}})];
     for secret in &worker.secrets {
         let files = secret.files.iter();
@@ -244,7 +314,7 @@ fn volumes(worker: &Worker<'_>, config: &Config) -> Value {
             .collect();
         volumes.push(json!({
             "name": format!("secret-{}", secret.directory),
-            "secret": {"secretName": secret.name, "defaultMode": 0o440, "items": items},
+            "secret": {"secretName": secret.name, "defaultMode": mode, "items": items},
         }));
     }
     if worker.component == "batch" {
