@@ -136,6 +136,21 @@ pub struct PinterestPipelineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
 
+    /// How long the sinks of a suspended pipeline may take to read the topics to the end before they
+    /// are stopped all the same: `90s`, `5m`. Defaults to 5m.
+    #[schemars(length(min = 2, max = 16))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$')")
+            .message("drainDeadline must be hours, minutes and seconds, such as 90s, 5m or 1h30m"),
+        validation = Rule::new(
+            "!self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$') || \
+             (duration(self) >= duration('1s') && duration(self) <= duration('24h'))"
+        )
+        .message("drainDeadline must be between 1s and 24h")
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drain_deadline: Option<String>,
+
     /// The message broker.
     pub broker: Broker,
 

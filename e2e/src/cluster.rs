@@ -30,8 +30,8 @@ pub const S3_IN_CLUSTER: &str = "http://s3.devstack.svc:9000";
 /// The S3 server's credentials: access key id, secret access key.
 pub const S3_KEYS: (&str, &str) = ("testkey", "testsecret");
 
-/// The operator's `drainDeadline` (xtask/src/operator.rs): how long the sinks of a suspended
-/// pipeline may take to read the rest.
+/// The `drainDeadline` of every pipeline: how long its sinks may take to read the rest once it is
+/// suspended.
 pub const DRAIN_DEADLINE: Duration = Duration::from_mins(1);
 /// The operator's deletion deadline (xtask/src/operator.rs): how long it retries to delete the
 /// topics of a deleted pipeline.

@@ -17,7 +17,7 @@ fn template() -> Value {
 }
 
 impl Spec {
-    /// Topics with three partitions, and ingest with one replica.
+    /// Topics with three partitions, ingest with one replica, and a short deadline for draining.
     #[must_use]
     pub fn new() -> Self {
         Self(json!({
@@ -26,6 +26,7 @@ impl Spec {
                 "topics": {"partitions": 3, "replicationFactor": 1},
             }},
             "ingest": {"replicas": 1, "template": template()},
+            "drainDeadline": format!("{}s", cluster::DRAIN_DEADLINE.as_secs()),
         }))
     }
 

@@ -112,15 +112,6 @@ pub struct Args {
     )]
     pub rollout_concurrency: u16,
 
-    /// How long the sinks of a suspended pipeline may drain their topics, seconds
-    #[arg(
-        long,
-        env = "PINPIPE_DRAIN_DEADLINE",
-        value_name = "SECONDS",
-        default_value_t = 300
-    )]
-    pub drain_deadline: u64,
-
     /// How long the deletion of a pipeline's topics is tried before they are left, seconds
     #[arg(
         long,
@@ -160,7 +151,6 @@ impl Args {
             policy: self.policy(),
             concurrency: self.concurrency,
             rollout_concurrency: self.rollout_concurrency,
-            drain_deadline: Duration::from_secs(self.drain_deadline),
             deletion_deadline: Duration::from_secs(self.deletion_deadline),
         }
     }

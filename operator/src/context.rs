@@ -35,8 +35,6 @@ pub struct Settings {
     pub concurrency: u16,
     /// Number of pipelines that roll the operator's images at once.
     pub rollout_concurrency: u16,
-    /// How long the sinks of a suspended pipeline may take to read their topics to the end.
-    pub drain_deadline: Duration,
     /// How long the deletion of a pipeline's topics is tried.
     pub deletion_deadline: Duration,
 }

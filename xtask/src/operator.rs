@@ -29,7 +29,7 @@ pub fn install(context: &Context, images: &WorkerImages) -> Result<()> {
             "--force-conflicts",
             // Short enough for end-to-end tests to wait for; e2e/src/cluster.rs has the same.
             "--set",
-            "operator.drainDeadline=60,operator.deletionDeadline=60",
+            "operator.deletionDeadline=60",
         ]);
         log.run(
             helm.args(images.helm_arguments())

@@ -26,6 +26,8 @@ pub struct ValidatedPipeline {
     pub uid: String,
     /// Whether workers are scaled to zero once their topics are drained.
     pub suspend: bool,
+    /// How long the sinks of a suspended pipeline may take to read the topics to the end, seconds.
+    pub drain_seconds: u64,
     /// Kafka's bootstrap servers, `host:port,…`.
     pub bootstrap_servers: String,
     /// Topics of pins, geos and users.

@@ -236,15 +236,13 @@ mod tests {
         let silent = service_fn(async |_: Request<Body>| {
             pending::<Result<Response<Body>, BoxError>>().await
         });
-        let (drain_deadline, deletion_deadline) = (Duration::ZERO, Duration::ZERO);
         let settings = Settings {
             namespace: "pinpipe-system".to_owned(),
             images: images(),
             policy: Policy::default(),
             concurrency: 1,
             rollout_concurrency: 1,
-            drain_deadline,
-            deletion_deadline,
+            deletion_deadline: Duration::ZERO,
         };
         let (client, pods) = (
             Client::new(silent, "data"),
@@ -281,7 +279,6 @@ mod tests {
             policy: Policy::default(),
             concurrency: 1,
             rollout_concurrency: 1,
-            drain_deadline: Duration::ZERO,
             deletion_deadline: Duration::ZERO,
         };
         let silent = service_fn(async |_: Request<Body>| {

@@ -1,5 +1,5 @@
 //! `spec.suspend`: ingest and the emulator stop at once; sinks read their topics to the end, or
-//! until the deadline.
+//! until `spec.drainDeadline`.
 //!
 //! The condition `Suspended` records the progress: it exists while `spec.suspend` is set and is
 //! False while sinks drain, so its transition time is when draining began, whichever replica
@@ -72,7 +72,7 @@ impl Reconciler<'_> {
         if running.is_empty() {
             return Ok(Suspension::done(suspended()));
         }
-        let (now, deadline) = (Timestamp::now(), self.context.settings.drain_deadline);
+        let (now, deadline) = (Timestamp::now(), Duration::from_secs(pipeline.drain_seconds));
         let is_late = before
             .is_some_and(|condition| elapsed(condition.last_transition_time.0, now) >= deadline);
         let lag = if self.sources_stopped(pipeline, children).await? {

@@ -1,7 +1,20 @@
 //! Durations such as `1h30m`.
 
+use super::Problem;
+
+/// Seconds of a duration; a text that isn't one is a problem of its field.
+pub(super) fn read(field: &'static str, text: &str, problems: &mut Vec<Problem>) -> u64 {
+    seconds(text).unwrap_or_else(|| {
+        let message = format!(
+            "`{text}` is not a duration: write hours, minutes and seconds, such as 90s or 1h30m"
+        );
+        problems.push(Problem { field, message });
+        0
+    })
+}
+
 /// Seconds of a duration made of hours, minutes and seconds. None: it isn't one, or is zero.
-pub(super) fn seconds(text: &str) -> Option<u64> {
+fn seconds(text: &str) -> Option<u64> {
     let (mut total, mut digits) = (0_u64, String::new());
     for c in text.chars() {
         let unit = match c {

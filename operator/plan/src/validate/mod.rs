@@ -76,10 +76,13 @@ pub fn validate(
         .as_ref()
         .and_then(|batch| sinks.batch(batch, spec.archive.as_ref()));
     let kafka = &spec.broker.kafka;
+    let drain_deadline = spec.drain_deadline.as_deref().unwrap_or("5m");
+    let drain_seconds = duration::read("spec.drainDeadline", drain_deadline, &mut problems);
     let dead_letters = spec.dead_letters.clone().unwrap_or_default();
     let thresholds = dead_letters.thresholds;
     let mut validated = ValidatedPipeline {
         suspend: spec.suspend.unwrap_or(false),
+        drain_seconds,
         bootstrap_servers: kafka.bootstrap_servers.clone(),
         deletion_policy: kafka
             .topics

@@ -162,13 +162,7 @@ impl Sinks<'_> {
 
     /// Seconds of a duration; a text that isn't one is a problem of its field.
     fn seconds(&mut self, field: &'static str, text: &str) -> u64 {
-        duration::seconds(text).unwrap_or_else(|| {
-            let message = format!(
-                "`{text}` is not a duration: write hours, minutes and seconds, such as 90s or 1h30m"
-            );
-            self.problems.push(Problem { field, message });
-            0
-        })
+        duration::read(field, text, self.problems)
     }
 
     fn secrets(&self, component: &Component, mounts: Vec<Mount>) -> Secrets {

@@ -23,6 +23,7 @@ fn defaults_are_those_of_the_golden_file() {
 fn what_is_said_stands() {
     let validated = validated(json!({
         "suspend": true,
+        "drainDeadline": "90s",
         "deadLetters": {"mode": "RejectAndLogRepairs"},
         "broker": {"kafka": {"bootstrapServers": "k:1", "topics": {
             "partitions": 5, "replicationFactor": 3, "config": {"retention.ms": "1"},
@@ -40,6 +41,7 @@ fn what_is_said_stands() {
         "image": {"registry": "r/p", "tag": "", "pullPolicy": "Always"},
     }));
     assert!(validated.suspend);
+    assert_eq!(validated.drain_seconds, 90);
     let [pin, geo, _] = &validated.topics;
     assert_eq!(
         (pin.name.as_str(), pin.partitions, pin.replication_factor),
