@@ -64,7 +64,18 @@ pub struct Kafka {
 /// Settings of topics.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new(existing_topics_have_no_settings()).message(
+        "topics.management Existing leaves topics as they are: remove partitions, \
+         replicationFactor, config and deletionPolicy from topics, and partitions from \
+         topics.overrides"
+    )
+)]
 pub struct Topics {
+    /// Who creates and changes the topics.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub management: Option<TopicManagement>,
+
     /// Partitions of each record topic. Defaults to 3. May be raised later, which affects only
     /// topics created by this pipeline. Lowering it has no effect on existing topics.
     #[schemars(range(min = 1, max = 1000))]
@@ -109,6 +120,40 @@ pub struct Topics {
     /// Settings for the topic of one kind of record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub overrides: Option<TopicOverrides>,
+}
+
+/// A CEL rule: nothing is said about topics that are left as they are.
+fn existing_topics_have_no_settings() -> String {
+    let settings = [
+        "partitions",
+        "replicationFactor",
+        "config",
+        "deletionPolicy",
+    ];
+    let none = settings
+        .map(|setting| format!("!has(self.{setting})"))
+        .join(" && ");
+    let overrides = ["pin", "geo", "user"].map(|kind| {
+        format!("(!has(self.overrides.{kind}) || !has(self.overrides.{kind}.partitions))")
+    });
+    format!(
+        "!has(self.management) || self.management != 'Existing' || \
+         ({none} && (!has(self.overrides) || ({})))",
+        overrides.join(" && ")
+    )
+}
+
+/// Who creates and changes the topics: the operator (`Managed`, default), or somebody else
+/// (`Existing`), so that the operator needs no right to do so.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub enum TopicManagement {
+    /// The operator creates topics that don't exist, and may give more partitions to topics that
+    /// it created.
+    #[default]
+    Managed,
+    /// The operator never creates, changes or deletes a topic. Topics and their dead-letter topics
+    /// must exist.
+    Existing,
 }
 
 /// What happens to topics when the pipeline is deleted: `Retain` (default) keeps all topics,

@@ -27,7 +27,9 @@ use serde::{Deserialize, Serialize};
 pub use archive::{Archive, Compression, Rotate};
 pub use autoscaling::{IngestAutoscaling, SinkAutoscaling};
 pub use batch::{Batch, BatchPostgres, BatchSink, Cassandra, Quality, REPAIRABLE_FIELDS};
-pub use broker::{Broker, DeletionPolicy, Kafka, TopicOverride, TopicOverrides, Topics};
+pub use broker::{
+    Broker, DeletionPolicy, Kafka, TopicManagement, TopicOverride, TopicOverrides, Topics,
+};
 pub use common::{Amount, Amounts, Image, PullPolicy, Resources, S3, SecretKeyRef, SecretRef};
 pub use dead_letters::{DeadLetterMode, DeadLetters};
 pub use schema::{BrokenRule, check_rules, crd, schema, yaml};

@@ -9,7 +9,7 @@ use k8s_openapi::{
 use pinpipe_config::Reset;
 use pinpipe_crds::{
     Compression, DeadLetterMode, DeletionPolicy, LogLevel, PodSecurity, PullPolicy, StartFrom,
-    WriteMode,
+    TopicManagement, WriteMode,
 };
 use serde::Serialize;
 
@@ -32,6 +32,8 @@ pub struct ValidatedPipeline {
     pub bootstrap_servers: String,
     /// Topics of pins, geos and users.
     pub topics: [Topic; 3],
+    /// Who creates and changes the topics.
+    pub topic_management: TopicManagement,
     /// What happens to the topics when the pipeline is deleted.
     pub deletion_policy: DeletionPolicy,
     /// What happens to rejected and repaired records.

@@ -402,19 +402,23 @@ fn describe(
     })
 }
 
-/// Adds the settings of topics. A topic whose settings are withheld must not pass for one that has
-/// none.
+/// Adds the settings of topics. Those of a topic stay empty if the operator may not read them.
 fn add_settings(
     cluster: &mut Cluster,
     described: Vec<ConfigResourceResult>,
 ) -> Result<(), BrokerError> {
     for resource in described {
-        // The error doesn't name the topic.
-        let resource = resource.map_err(|code| {
-            let names: Vec<_> = cluster.topics.keys().map(String::as_str).collect();
-            let names = names.join(", ");
-            BrokerError::Failed(format!("the settings of one of the topics {names}: {code}"))
-        })?;
+        let resource = match resource {
+            Ok(resource) => resource,
+            Err(RDKafkaErrorCode::TopicAuthorizationFailed) => continue,
+            // The error doesn't name the topic.
+            Err(code) => {
+                let names: Vec<_> = cluster.topics.keys().map(String::as_str).collect();
+                let names = names.join(", ");
+                let message = format!("the settings of one of the topics {names}: {code}");
+                return Err(BrokerError::Failed(message));
+            }
+        };
         if let OwnedResourceSpecifier::Topic(name) = &resource.specifier
             && let Some(topic) = cluster.topics.get_mut(name)
         {
@@ -464,18 +468,22 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_the_broker_withholds_are_an_error() {
+    fn settings_that_may_not_be_read_stay_empty_and_any_other_error_is_one() {
         let topics = [("t".to_owned(), ObservedTopic::default())];
         let mut cluster = Cluster {
             id: "c".to_owned(),
             topics: topics.into(),
         };
         let withheld = Err(RDKafkaErrorCode::TopicAuthorizationFailed);
-        let error = add_settings(&mut cluster, vec![withheld]).unwrap_err();
+        add_settings(&mut cluster, vec![withheld]).unwrap();
+        assert_eq!(cluster.topics["t"], ObservedTopic::default());
+
+        let failed = Err(RDKafkaErrorCode::RequestTimedOut);
+        let error = add_settings(&mut cluster, vec![failed]).unwrap_err();
         assert_eq!(error.finding().reason, reasons::BROKER_FAILED);
         let message = error.to_string();
         assert!(
-            message.contains("topics t:") && message.contains("authorization failed"),
+            message.contains("topics t:") && message.contains("timed out"),
             "{message}"
         );
     }

@@ -1,6 +1,8 @@
 //! Topics: those that are absent are created, once, and those that the operator created are given
 //! more partitions when more are desired.
 //!
+//! With `topics.management: Existing`, topics are only described.
+//!
 //! No other property of an existing topic is changed, and no topic is created again. The operator's
 //! record has an entry before a topic is created; a topic that has an id there and is gone from the
 //! broker was deleted by somebody, which is reported until an annotation requests to forget it.

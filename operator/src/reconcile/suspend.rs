@@ -72,7 +72,10 @@ impl Reconciler<'_> {
         if running.is_empty() {
             return Ok(Suspension::done(suspended()));
         }
-        let (now, deadline) = (Timestamp::now(), Duration::from_secs(pipeline.drain_seconds));
+        let (now, deadline) = (
+            Timestamp::now(),
+            Duration::from_secs(pipeline.drain_seconds),
+        );
         let is_late = before
             .is_some_and(|condition| elapsed(condition.last_transition_time.0, now) >= deadline);
         let lag = if self.sources_stopped(pipeline, children).await? {

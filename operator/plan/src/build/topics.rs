@@ -1,5 +1,7 @@
 //! The topics of a pipeline.
 
+use pinpipe_crds::TopicManagement;
+
 use crate::{model::ValidatedPipeline, names};
 
 /// Settings of every topic that users can't change.
@@ -22,6 +24,8 @@ pub struct DesiredTopic {
     pub config: Vec<(String, String)>,
     /// Whether it is a dead-letter topic.
     pub dead_letters: bool,
+    /// Whether the operator may create and change it.
+    pub managed: bool,
 }
 
 /// Topics of a pipeline, each followed by its dead-letter topic.
@@ -43,6 +47,7 @@ pub fn topics(pipeline: &ValidatedPipeline) -> Vec<DesiredTopic> {
             replication_factor: topic.replication_factor,
             config: config.into_iter().collect(),
             dead_letters: false,
+            managed: pipeline.topic_management == TopicManagement::Managed,
         };
         let dead_letters = DesiredTopic {
             name: names::dead_letter(&topic.name),

@@ -76,6 +76,7 @@ pub fn validate(
         .as_ref()
         .and_then(|batch| sinks.batch(batch, spec.archive.as_ref()));
     let kafka = &spec.broker.kafka;
+    let topic_settings = kafka.topics.as_ref();
     let drain_deadline = spec.drain_deadline.as_deref().unwrap_or("5m");
     let drain_seconds = duration::read("spec.drainDeadline", drain_deadline, &mut problems);
     let dead_letters = spec.dead_letters.clone().unwrap_or_default();
@@ -84,10 +85,11 @@ pub fn validate(
         suspend: spec.suspend.unwrap_or(false),
         drain_seconds,
         bootstrap_servers: kafka.bootstrap_servers.clone(),
-        deletion_policy: kafka
-            .topics
-            .iter()
-            .find_map(|t| t.deletion_policy)
+        deletion_policy: topic_settings
+            .and_then(|topics| topics.deletion_policy)
+            .unwrap_or_default(),
+        topic_management: topic_settings
+            .and_then(|topics| topics.management)
             .unwrap_or_default(),
         topics,
         dead_letters: dead_letters.mode.unwrap_or_default(),

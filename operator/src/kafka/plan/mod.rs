@@ -104,6 +104,7 @@ pub fn plan(
 ) -> Plan {
     let (mut create, mut raise, mut topics) = (Vec::new(), Vec::new(), Vec::new());
     let (mut problems, mut notes, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    let mut absent = Vec::new();
     for desired in desired_topics {
         let name = &desired.name;
         let before = known.iter().find(|topic| topic.name == *name);
@@ -146,6 +147,15 @@ pub fn plan(
                     ),
                 ));
             }
+            (None, None) if !desired.managed => {
+                topics.push(TopicStatus {
+                    name: name.clone(),
+                    id: None,
+                    partitions: 0,
+                    created,
+                });
+                absent.push(name.as_str());
+            }
             (None, None) => {
                 topics.push(TopicStatus {
                     name: name.clone(),
@@ -156,6 +166,9 @@ pub fn plan(
                 create.push(desired.clone());
             }
         }
+    }
+    if !absent.is_empty() {
+        problems.push((reasons::TOPIC_MISSING, to_be_created(&absent)));
     }
     let intent = topics.clone();
     let has = |reason| problems.iter().any(|(found, _)| *found == reason);
@@ -181,6 +194,16 @@ pub fn plan(
             suitability,
         },
     }
+}
+
+/// Sentence about topics that the operator may not create.
+fn to_be_created(absent: &[&str]) -> String {
+    format!(
+        "the operator creates no topics (spec.broker.kafka.topics.management: Existing), and these \
+         don't exist: {}; create each (kafka-topics --create --topic NAME --config \
+         {TIMESTAMP_TYPE}={LOG_APPEND_TIME}), or set management: Managed",
+        absent.join(", ")
+    )
 }
 
 /// Command that makes the operator forget topics, and what to do after that.
@@ -210,7 +233,7 @@ fn partitions(desired: &DesiredTopic, found: &ObservedTopic, created: Created) -
             "topic {name} keeps its {there} partitions, not {wanted}: {why}"
         ))
     };
-    if desired.dead_letters || there == wanted {
+    if desired.dead_letters || !desired.managed || there == wanted {
         Partitions::Right
     } else if there > wanted {
         kept("a topic can't lose partitions")
@@ -258,11 +281,15 @@ fn compare(
                  topics --entity-name {name} --add-config message.timestamp.type=LogAppendTime)"
             ),
         )),
+        None if !desired.managed => notes.push(format!(
+            "the operator may not read the settings of topic {name} (DescribeConfigs), of which \
+             {TIMESTAMP_TYPE} must be {LOG_APPEND_TIME}, by which records are ordered"
+        )),
         None => problems.push((
             reasons::BROKER_FAILED,
             format!(
-                "the broker doesn't show {TIMESTAMP_TYPE} of topic {name}: check the operator's \
-                 permissions in Kafka (DescribeConfigs)"
+                "the broker doesn't show {TIMESTAMP_TYPE} of topic {name}: give the operator the \
+                 permission to read it in Kafka (DescribeConfigs)"
             ),
         )),
     }

@@ -19,6 +19,7 @@ fn desired(name: &str, partitions: i32) -> DesiredTopic {
         replication_factor: -1,
         config: pairs(&STAMPED).collect(),
         dead_letters: false,
+        managed: true,
     }
 }
 
@@ -285,4 +286,98 @@ fn a_topic_is_suitable_if_the_broker_stamps_its_records() {
         assert_eq!(plan.state.finding.reason, reason);
         assert_eq!(plan.state.suitability, suitability, "{config:?}");
     }
+}
+
+/// What is known, the broker's id and settings → id, creator, reason, and a part of the message.
+#[test]
+fn existing_topics_are_only_described() {
+    let stamp = "message.timestamp.type";
+    let (stamped, other) = ([(stamp, "LogAppendTime")], [(stamp, "CreateTime")]);
+    let a = Some("a");
+    let ready = reasons::TOPICS_READY;
+    for (known, found, id, created, reason, message) in [
+        (
+            None,
+            None,
+            None,
+            Other,
+            reasons::TOPIC_MISSING,
+            "don't exist: t; create each",
+        ),
+        (
+            Some((None, Other)),
+            None,
+            None,
+            Other,
+            reasons::TOPIC_MISSING,
+            "management: Managed",
+        ),
+        (
+            None,
+            Some(&stamped[..]),
+            a,
+            Other,
+            ready,
+            "all 1 topics are there",
+        ),
+        (
+            Some((a, Operator)),
+            Some(&stamped[..]),
+            a,
+            Operator,
+            ready,
+            "all 1 topics are there",
+        ),
+        (
+            None,
+            Some(&[][..]),
+            a,
+            Other,
+            ready,
+            "may not read the settings of topic t",
+        ),
+        (
+            None,
+            Some(&other[..]),
+            a,
+            Other,
+            reasons::TOPIC_UNSUITABLE,
+            "CreateTime",
+        ),
+        (
+            Some((a, Other)),
+            None,
+            a,
+            Other,
+            reasons::TOPIC_MISSING,
+            "was deleted by somebody else",
+        ),
+    ] {
+        let observed = found.map(|config| only(observed("a", 3, config)));
+        let known: Vec<_> = known.map(status).into_iter().collect();
+        let existing = DesiredTopic {
+            managed: false,
+            ..desired("t", 6)
+        };
+        let plan = planned(&[existing], &known, &observed.unwrap_or_default());
+        assert!(plan.create.is_empty() && plan.raise.is_empty(), "{plan:?}");
+        let topic = &plan.intent[0];
+        assert_eq!((topic.id.as_deref(), topic.created), (id, created));
+        let finding = &plan.state.finding;
+        assert_eq!(finding.reason, reason);
+        assert!(finding.message.contains(message), "{finding:?}");
+    }
+}
+
+#[test]
+fn all_topics_that_somebody_has_to_create_are_named_at_once() {
+    let topics = ["t", "u"].map(|name| DesiredTopic {
+        managed: false,
+        ..desired(name, 3)
+    });
+    let message = planned(&topics, &[], &BTreeMap::new())
+        .state
+        .finding
+        .message;
+    assert!(message.contains("these don't exist: t, u;"), "{message}");
 }

@@ -48,3 +48,17 @@ fn the_broker_sets_timestamps_and_dead_letter_topics_take_larger_records() {
         Some("2065536")
     );
 }
+
+#[test]
+fn existing_topics_are_not_managed() {
+    for (management, managed) in [("Managed", true), ("Existing", false)] {
+        let topics = json!({"management": management});
+        let kafka = json!({"bootstrapServers": "k:1", "topics": topics});
+        let topics = crate::build::topics(&validated(json!({"broker": {"kafka": kafka}})));
+        assert_eq!(topics.len(), 6);
+        assert!(
+            topics.iter().all(|topic| topic.managed == managed),
+            "{management}"
+        );
+    }
+}
