@@ -138,8 +138,8 @@ pub struct PinterestPipelineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspend: Option<bool>,
 
-    /// How long the sinks of a suspended pipeline may take to read the topics to the end before they
-    /// are stopped all the same: `90s`, `5m`. Defaults to 5m.
+    /// How long the sinks of a suspended pipeline may take to read the topics to the end before
+    /// they are stopped all the same: `90s`, `5m`. Defaults to 5m.
     #[schemars(length(min = 2, max = 16))]
     #[x_kube(
         validation = Rule::new("self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$')")

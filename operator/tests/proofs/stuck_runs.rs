@@ -58,7 +58,7 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
             .await?;
     }
 
-    spec["batch"]["resources"] = json!({"requests": {"memory": "64Mi"}});
+    spec["batch"]["template"] = json!({"resources": {"requests": {"memory": "64Mi"}}});
     pipeline.replace(&request, &spec).await?;
     until("the stuck run is deleted", SETTLES, async || {
         let left = jobs.get_opt("stuck").await?;
