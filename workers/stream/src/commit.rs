@@ -10,6 +10,7 @@ use pinpipe_runtime::outage::Outage;
 
 use crate::{
     backoff::{Backoff, REMINDER},
+    clock::Clock,
     dead_letter::Acknowledgement,
     metrics::Metrics,
     session::state::{Group, Member},
@@ -100,14 +101,14 @@ impl SinkHealth {
 }
 
 /// Stores a group of batches and returns once the sink has answered for each, with the time it
-/// took. Waits between two attempts by `pause`. The future may be dropped at any time, since a sink
-/// moves data and position together or not at all.
-pub async fn commit<S: Sink, D: Acknowledgement, P: Future<Output = ()>>(
+/// took. The future may be dropped at any time, since a sink moves data and position together or
+/// not at all.
+pub async fn commit<S: Sink, D: Acknowledgement>(
     sink: &S,
     health: &SinkHealth,
     metrics: &Metrics,
     group: Group<S::Batch, D>,
-    pause: impl Fn(Duration) -> P,
+    clock: &impl Clock,
 ) -> (Vec<Answered<S::Batch, D>>, Duration) {
     let Group {
         topic, mut members, ..
@@ -119,7 +120,7 @@ pub async fn commit<S: Sink, D: Acknowledgement, P: Future<Output = ()>>(
     }
     let mut backoff = Backoff::default();
     loop {
-        let started = Instant::now();
+        let started = clock.now();
         let parts: Vec<Part<'_, S::Batch>> = members
             .iter()
             .map(|member| Part {
@@ -134,12 +135,12 @@ pub async fn commit<S: Sink, D: Acknowledgement, P: Future<Output = ()>>(
             Err(SinkError::Halt(halt)) => vec![Answer::Halt(halt); parts.len()],
             Err(SinkError::Unavailable(error)) => {
                 health.down(&error);
-                pause(backoff.wait()).await;
+                clock.sleep(backoff.wait()).await;
                 continue;
             }
         };
         health.up();
-        let took = started.elapsed();
+        let took = clock.now().duration_since(started);
         let stored = |(part, answer): (&Part<'_, S::Batch>, &Answer)| {
             matches!(answer, Answer::Stored(_) | Answer::AlreadyStored(_))
                 .then(|| part.batch.records())

@@ -7,6 +7,7 @@ pub mod archive;
 pub mod backoff;
 pub mod budget;
 pub mod buffer;
+pub mod clock;
 pub mod commit;
 pub mod dead_letter;
 pub mod log;

@@ -103,7 +103,7 @@ async fn serve<S: Sink>(
         &config.group,
         Outage::new(readiness.clone(), DEAD_LETTERS_UNAVAILABLE),
     );
-    let worker = Worker {
+    let worker = Arc::new(Worker {
         name: name.to_owned(),
         sink: Arc::new(sink),
         health: Arc::new(SinkHealth::new(
@@ -116,7 +116,7 @@ async fn serve<S: Sink>(
         budget: budget::bytes(),
         flush,
         config,
-    };
+    });
     tracing::info!(
         group = worker.config.group,
         budget = worker.budget,
@@ -157,7 +157,7 @@ async fn wait_for_sink<S: Sink>(worker: &Worker<S, DeadLetters>, readiness: &Rea
 
 /// Runs one session after the other until `stop`. An unavailable broker or sink ends no session,
 /// nor does a partition that must stop.
-async fn run_sessions<S: Sink>(worker: &Worker<S, DeadLetters>, stop: &CancellationToken) {
+async fn run_sessions<S: Sink>(worker: &Arc<Worker<S, DeadLetters>>, stop: &CancellationToken) {
     while let Err(error) = session::run(worker, stop).await {
         tracing::warn!(error = format!("{error:#}"), "the session restarts");
         tokio::select! {

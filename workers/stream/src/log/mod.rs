@@ -4,7 +4,7 @@
 pub mod kafka;
 mod position;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::dead_letter::{Redriven, UnusableOrder};
@@ -76,6 +76,12 @@ pub trait Log: Send + Sync + 'static {
         time: i64,
     ) -> impl Future<Output = anyhow::Result<BTreeMap<i32, Position>>> + Send;
 
+    /// Whether topics still have the identities that they had.
+    fn same_identity(
+        &self,
+        topics: Vec<Arc<Topic>>,
+    ) -> impl Future<Output = anyhow::Result<bool>> + Send;
+
     /// Whether records of the topic are stamped by the broker when they are appended. Asked where a
     /// record is met that its producer has stamped.
     fn is_stamped_by_broker(
@@ -84,8 +90,8 @@ pub trait Log: Send + Sync + 'static {
     ) -> impl Future<Output = anyhow::Result<bool>> + Send;
 }
 
-/// A membership in the consumer group.
-pub trait Reader: Log {
+/// A membership in the consumer group; clones share it.
+pub trait Reader: Log + Clone {
     /// A record as it was read.
     type Message<'a>: Message;
 

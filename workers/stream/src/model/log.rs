@@ -1,17 +1,12 @@
 //! The model's logs: the partitions of one topic, like Kafka's, with a consumer group's committed
 //! positions, or like those of Kinesis, whose partitions end, split and merge.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, LazyLock, Mutex},
-};
+use std::{collections::BTreeMap, sync::LazyLock};
 
-use pinpipe_core::{Kind, Order};
-use pinpipe_runtime::dead_letter::{Redriven, UnusableOrder};
+use pinpipe_core::Kind;
 
-use super::network::yield_once;
 use crate::{
-    log::{Extent, Log, Message, Position, Stamp},
+    log::{Extent, Position},
     sink::Topic,
 };
 
@@ -124,6 +119,8 @@ pub struct Broker {
     pub like: Like,
     pub partitions: Vec<PartitionLog>,
     pub committed: BTreeMap<i32, Position>,
+    /// Whether positions were committed since the oracle checked them.
+    pub commits: bool,
     pub clock: i64,
     /// Records appended so far.
     appended: u64,
@@ -135,6 +132,7 @@ impl Broker {
             like,
             partitions: Vec::new(),
             committed: BTreeMap::new(),
+            commits: false,
             clock: 1_700_000_000_000,
             appended: 0,
         }
@@ -222,93 +220,5 @@ impl Broker {
         {
             log.entries[index].compacted = true;
         }
-    }
-}
-
-/// A worker's connection to the broker.
-#[derive(Clone)]
-pub struct Connection(pub Arc<Mutex<Broker>>);
-
-impl Connection {
-    async fn ask<T>(&self, query: impl FnOnce(&Broker) -> T + Send) -> anyhow::Result<T> {
-        yield_once().await;
-        Ok(query(&self.0.lock().unwrap()))
-    }
-}
-
-impl Log for Connection {
-    async fn identify(&self, _: Kind, _: &str) -> anyhow::Result<Topic> {
-        Ok(topic())
-    }
-
-    async fn extents(
-        &self,
-        _: &str,
-        partitions: Option<&[i32]>,
-    ) -> anyhow::Result<BTreeMap<i32, Extent>> {
-        self.ask(|broker| {
-            let all = broker.partition_ids();
-            let partitions = partitions.unwrap_or(&all).iter();
-            partitions
-                .map(|partition| (*partition, broker.log(*partition).extent()))
-                .collect()
-        })
-        .await
-    }
-
-    async fn committed(&self, _: &str, _: &[i32]) -> anyhow::Result<BTreeMap<i32, Position>> {
-        self.ask(|broker| broker.committed.clone()).await
-    }
-
-    async fn positions_at(
-        &self,
-        _: &str,
-        _: &[i32],
-        _: i64,
-    ) -> anyhow::Result<BTreeMap<i32, Position>> {
-        Ok(BTreeMap::new())
-    }
-
-    async fn is_stamped_by_broker(&self, _: &str) -> anyhow::Result<bool> {
-        Ok(true)
-    }
-}
-
-/// A record as a member reads it.
-pub struct Delivered {
-    pub partition: i32,
-    pub index: usize,
-    pub entry: Entry,
-    pub raw: String,
-}
-
-impl Message for Delivered {
-    fn topic(&self) -> &'static str {
-        "geo"
-    }
-    fn partition(&self) -> i32 {
-        self.partition
-    }
-    fn offset(&self) -> i64 {
-        i64::try_from(self.index).unwrap()
-    }
-    fn after(&self) -> Position {
-        self.entry.after
-    }
-    fn stamp(&self) -> Stamp {
-        if self.entry.stamped_by_producer {
-            Stamp::Producer
-        } else {
-            Stamp::Broker(self.entry.time)
-        }
-    }
-    fn key(&self) -> Option<&[u8]> {
-        None
-    }
-    fn value(&self) -> Option<&[u8]> {
-        Some(self.raw.as_bytes())
-    }
-    fn redriven(&self, _: Order) -> Result<Option<Redriven>, UnusableOrder> {
-        Ok(None)
     }
 }

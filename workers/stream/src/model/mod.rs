@@ -1,7 +1,8 @@
-//! A model test of the session. The session's state machine, its consuming, its commits and
-//! look-ups are the real code. The log, the consumer group, the reader and the sink are in memory,
-//! and a seeded random generator picks each step. The sink is the contract of [`crate::sink`]; that
-//! the real sinks keep it is tested against real stores.
+//! A model test of the session. Its driver, its state machine and all they call are the real code.
+//! The log, the consumer group, the reader, the clock and the sink are in memory, and a seeded
+//! random generator picks each step: which worker makes its next turns, what has arrived for it,
+//! which call to the store takes effect. The sink is the contract of [`crate::sink`]; that the real
+//! sinks keep it is tested against real stores.
 //!
 //! The steps include:
 //! - appends with times that repeat or go back, rejected and refused records, transaction markers,
@@ -13,8 +14,9 @@
 //! - partitions that halt, and a store that is unavailable for one of them;
 //! - positions set back by an operator, and so little memory that it is used up.
 //!
-//! After every effect on the store, the oracle checks it. At the end every record must be stored,
-//! first while a partition is still broken: in all others.
+//! After every effect on the store and every commit of positions to the group, the oracle checks
+//! them. A partition that is revoked must be drained before it is released. At the end every record
+//! must be stored, first while a partition is still broken: in all others.
 //!
 //! Each of these mutations of the code made the test fail:
 //!
@@ -43,6 +45,7 @@ mod member;
 mod network;
 mod oracle;
 mod random;
+mod reader;
 mod reference;
 mod world;
 

@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, Mutex},
-    task::Poll,
+    task::{Poll, Waker},
 };
 
 use anyhow::anyhow;
@@ -27,9 +27,18 @@ pub trait Call<S>: Send {
 }
 
 enum Slot<T> {
-    Waiting,
+    Waiting(Option<Waker>),
     Reply(T),
     Lost,
+}
+
+impl<T> Slot<T> {
+    /// Ends the wait.
+    fn end(&mut self, with: Self) {
+        if let Self::Waiting(Some(caller)) = std::mem::replace(self, with) {
+            caller.wake();
+        }
+    }
 }
 
 struct PendingCall<F, T> {
@@ -51,16 +60,16 @@ impl<S, T: Send, F: FnOnce(&mut S) -> T + Send> Call<S> for PendingCall<F, T> {
 
     fn reply(&mut self) {
         if let Some(result) = self.result.take() {
-            *self.slot.lock().unwrap() = Slot::Reply(result);
+            self.slot.lock().unwrap().end(Slot::Reply(result));
         }
     }
 
     fn lose(&mut self) {
-        *self.slot.lock().unwrap() = Slot::Lost;
+        self.slot.lock().unwrap().end(Slot::Lost);
     }
 
     fn is_awaited(&self) -> bool {
-        Arc::strong_count(&self.slot) > 1 && matches!(*self.slot.lock().unwrap(), Slot::Waiting)
+        Arc::strong_count(&self.slot) > 1 && matches!(*self.slot.lock().unwrap(), Slot::Waiting(_))
     }
 }
 
@@ -69,31 +78,19 @@ pub async fn call<S: 'static, T: Send + 'static>(
     network: &Mutex<Network<S>>,
     effect: impl FnOnce(&mut S) -> T + Send + 'static,
 ) -> anyhow::Result<T> {
-    let slot = Arc::new(Mutex::new(Slot::Waiting));
+    let slot = Arc::new(Mutex::new(Slot::Waiting(None)));
     network.lock().unwrap().calls.push(Box::new(PendingCall {
         effect: Some(effect),
         result: None,
         slot: slot.clone(),
     }));
-    std::future::poll_fn(move |_| {
-        match std::mem::replace(&mut *slot.lock().unwrap(), Slot::Waiting) {
-            Slot::Waiting => Poll::Pending,
+    std::future::poll_fn(move |context| {
+        let waiting = Slot::Waiting(Some(context.waker().clone()));
+        match std::mem::replace(&mut *slot.lock().unwrap(), waiting) {
+            Slot::Waiting(_) => Poll::Pending,
             Slot::Reply(reply) => Poll::Ready(Ok(reply)),
             Slot::Lost => Poll::Ready(Err(anyhow!("no reply"))),
         }
     })
     .await
-}
-
-/// Yields once to the other tasks.
-pub async fn yield_once() {
-    let mut waited = false;
-    std::future::poll_fn(move |_| {
-        if std::mem::replace(&mut waited, true) {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
-        }
-    })
-    .await;
 }

@@ -1,10 +1,6 @@
 //! The look-up of where partitions resume, which also carries out resets.
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use anyhow::{Context, anyhow};
 use futures::future::join_all;
@@ -15,6 +11,7 @@ use pinpipe_runtime::admin::Readiness;
 use super::{Start, initial_positions, start};
 use crate::{
     backoff::{Backoff, REMINDER},
+    clock::Clock,
     commit::SinkHealth,
     log::{Log, NOT_AUTHORIZED, NotAuthorized, Position},
     reset,
@@ -22,9 +19,11 @@ use crate::{
 };
 
 /// The look-up of where to resume.
-pub struct Resume<L, S> {
+pub struct Resume<L, S, C> {
     /// The log.
     pub log: L,
+    /// The time between two attempts.
+    pub clock: C,
     /// The sink.
     pub sink: Arc<S>,
     /// Reports whether the sink is available.
@@ -52,16 +51,11 @@ pub struct Found {
     pub start: Result<Start, Halt>,
 }
 
-impl<L: Log, S: Sink> Resume<L, S> {
-    /// Finds where to resume, retrying until log and sink have answered. Waits between two attempts
-    /// by `pause`.
-    pub async fn run<P: Future<Output = ()>>(
-        self,
-        assigned: Assigned,
-        pause: impl Fn(Duration) -> P,
-    ) -> Vec<Found> {
+impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
+    /// Finds where to resume, retrying until log and sink have answered.
+    pub async fn run(self, assigned: Assigned) -> Vec<Found> {
         let topics = assigned.iter().map(async |((kind, name), partitions)| {
-            let starts = self.find(*kind, name, partitions, &pause).await;
+            let starts = self.find(*kind, name, partitions).await;
             let found = |(partition, start): (&i32, _)| Found {
                 kind: *kind,
                 partition: *partition,
@@ -75,19 +69,13 @@ impl<L: Log, S: Sink> Resume<L, S> {
 
     /// Where partitions of a topic resume. A halt may be about one of them, so each is looked up by
     /// itself then.
-    async fn find<P: Future<Output = ()>>(
-        &self,
-        kind: Kind,
-        name: &str,
-        partitions: &[i32],
-        pause: impl Fn(Duration) -> P,
-    ) -> Vec<Result<Start, Halt>> {
-        match self.answer(kind, name, partitions, &pause).await {
+    async fn find(&self, kind: Kind, name: &str, partitions: &[i32]) -> Vec<Result<Start, Halt>> {
+        match self.answer(kind, name, partitions).await {
             Ok(starts) => starts,
             Err(_) if partitions.len() > 1 => {
                 let mut starts = Vec::with_capacity(partitions.len());
                 for partition in partitions {
-                    match self.answer(kind, name, &[*partition], &pause).await {
+                    match self.answer(kind, name, &[*partition]).await {
                         Ok(start) => starts.extend(start),
                         Err(halt) => starts.push(Err(halt)),
                     }
@@ -99,12 +87,11 @@ impl<L: Log, S: Sink> Resume<L, S> {
     }
 
     /// Looks partitions up until log and sink have answered.
-    async fn answer<P: Future<Output = ()>>(
+    async fn answer(
         &self,
         kind: Kind,
         name: &str,
         partitions: &[i32],
-        pause: impl Fn(Duration) -> P,
     ) -> Result<Vec<Result<Start, Halt>>, Halt> {
         let (mut backoff, mut last_logged) = (Backoff::default(), None);
         let mut forbidden = false;
@@ -132,7 +119,7 @@ impl<L: Log, S: Sink> Resume<L, S> {
                             "can't find out where to resume: retrying"
                         );
                     }
-                    pause(wait).await;
+                    self.clock.sleep(wait).await;
                 }
             }
         }

@@ -1,11 +1,10 @@
 //! A session: one membership in the consumer group, from joining to leaving.
 //!
-//! Consume → clean → batch → commit. [`state::State`] decides; this driver reads records into its
-//! buffers, tells it what happened, and does what it asks for. Commits and look-ups of where to
-//! resume run in tasks beside it. Reading stops while the memory budget is used up: briefly by not
-//! polling, for longer by pausing partitions, since the group expels a consumer that doesn't poll.
+//! Consume → clean → batch → commit. [`state::State`] decides; [`driver::Session`] reads records
+//! into its buffers, tells it what happened, and does what it asks for.
 
 mod consume;
+pub mod driver;
 mod problems;
 pub mod state;
 mod worker;
@@ -13,413 +12,38 @@ mod worker;
 pub use consume::consume;
 pub use worker::Worker;
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
 
-use anyhow::{Context as _, anyhow, ensure};
-use pinpipe_core::Kind;
-use tokio::{
-    sync::mpsc::UnboundedReceiver,
-    task::{AbortHandle, JoinError, JoinSet},
-    time::{MissedTickBehavior, sleep_until},
-};
+use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use self::{
-    problems::Problems,
-    state::{Action, DRAIN_TIMEOUT, Group, Health, Key, State},
-};
-use crate::{
-    commit::{Answered, commit},
-    dead_letter::{DeadLetters, Pending},
-    log::{Event, Message, Position, ReadError, Reader as _, TopicPartition, kafka::Kafka},
-    reset,
-    resume::{Assigned, Found, Resume},
-    sink::{Sink, Topic},
-};
-
-/// The interval at which positions are committed to the group.
-const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
-/// The interval at which the topics' ids are compared.
-const IDENTITY_INTERVAL: Duration = Duration::from_secs(2);
-/// Records read in one turn of the loop, and their bytes.
-const RECORDS_PER_TURN: usize = 256;
-const BYTES_PER_TURN: usize = 1 << 20;
-
-/// The end of a commit: its number, the answers, the time it took.
-type Committed<B> = (u64, Vec<Answered<B, Pending>>, Duration);
-
-struct Session<'a, S: Sink> {
-    worker: &'a Worker<S, DeadLetters>,
-    log: Kafka,
-    state: State<S::Batch, Pending>,
-    commits: JoinSet<Committed<S::Batch>>,
-    /// The commits and look-ups under way, by their numbers.
-    in_flight: HashMap<u64, AbortHandle>,
-    look_ups: JoinSet<(u64, Vec<Found>)>,
-    checks: JoinSet<anyhow::Result<bool>>,
-    problems: Problems,
-    reported: Health,
-}
+use self::driver::Session;
+use crate::{clock::SystemClock, dead_letter::DeadLetters, log::kafka::Kafka, sink::Sink};
 
 /// Runs one session until `stop`. An error says why the session must be restarted.
 pub async fn run<S: Sink>(
-    worker: &Worker<S, DeadLetters>,
+    worker: &Arc<Worker<S, DeadLetters>>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let topics = worker.topics();
-    let names = topics.map(|(_, topic)| topic.name.as_str());
+    let names = worker.topics().map(|(_, topic)| topic.name.as_str());
     let (log, events) =
         Kafka::connect(&worker.config, &names).context("the consumer can't be set up")?;
-    let sink = worker.sink.clone();
-    let state = State::new(
-        topics.map(|(kind, topic)| (kind, topic.name.clone())),
-        worker.sink.limits(),
-        worker.budget,
-        move |source| sink.batch(source),
+    let mut session = Session::new(
+        worker.clone(),
+        log.clone(),
+        events,
+        SystemClock,
+        stop.clone(),
     );
-    let mut session = Session {
-        worker,
-        log: log.clone(),
-        state,
-        commits: JoinSet::new(),
-        in_flight: HashMap::new(),
-        look_ups: JoinSet::new(),
-        checks: JoinSet::new(),
-        problems: Problems::new(worker.metrics.clone(), worker.readiness.clone()),
-        reported: Health::Unknown,
+    let ended = loop {
+        match session.turn().await {
+            Ok(true) => {}
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error),
+        }
     };
-    let ended = session.run_loop(events, stop).await;
-    if ended.is_ok() {
-        session.drain().await;
-    }
-    for (_, buffer) in session.state.buffers() {
-        let source = buffer.source();
-        let metrics = &worker.metrics;
-        metrics.remove_partition(&source.topic.name, source.partition);
-    }
-    worker.metrics.buffered_bytes.set(0);
+    session.remove_metrics();
     drop(session);
     log.leave().await;
     ended
-}
-
-impl<S: Sink> Session<'_, S> {
-    async fn run_loop(
-        &mut self,
-        mut events: UnboundedReceiver<Event>,
-        stop: &CancellationToken,
-    ) -> anyhow::Result<()> {
-        let log = self.log.clone();
-        let mut bookkeeping = tokio::time::interval(COMMIT_INTERVAL);
-        bookkeeping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut identity = tokio::time::interval(IDENTITY_INTERVAL);
-        identity.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            self.proceed()?;
-            let due = self.state.due_at();
-            let due_at = due.unwrap_or_else(|| Instant::now() + COMMIT_INTERVAL);
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => return Ok(()),
-                Some(event) = events.recv() => self.on_event(event),
-                Some(done) = self.commits.join_next() => self.on_committed(done)?,
-                Some(found) = self.look_ups.join_next() => self.on_found(found)?,
-                Some(check) = self.checks.join_next() => on_identity(check)?,
-                () = self.worker.flush.notified() => self.flush(),
-                _ = bookkeeping.tick() => self.bookkeeping(),
-                _ = identity.tick() => self.check_identity(),
-                () = sleep_until(due_at.into()), if due.is_some() => {}
-                read = log.read(), if self.state.reads() => {
-                    let mut bytes = self.on_read(read)?;
-                    for _ in 1..RECORDS_PER_TURN {
-                        if bytes > BYTES_PER_TURN {
-                            break;
-                        }
-                        let Some(read) = log.read_fetched() else { break };
-                        bytes += self.on_read(read)?;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Lets the state machine go on, and does what it asks for.
-    fn proceed(&mut self) -> anyhow::Result<()> {
-        let now = Instant::now();
-        self.state.proceed(now);
-        while let Some(action) = self.state.next_action() {
-            self.act(action)?;
-        }
-        let metrics = &self.worker.metrics;
-        let bytes = i64::try_from(self.state.bytes()).unwrap_or(i64::MAX);
-        metrics.buffered_bytes.set(bytes);
-        metrics.paused.set(i64::from(self.state.is_paused()));
-        self.report(now);
-        ensure!(
-            !self.problems.is_due(),
-            "a permission was missing: trying again"
-        );
-        Ok(())
-    }
-
-    fn report(&mut self, now: Instant) {
-        let health = self.state.health(now);
-        if health == self.reported {
-            return;
-        }
-        let worker = self.worker;
-        match &health {
-            Health::Unknown => return,
-            Health::Running => {
-                worker.readiness.set(Ok(()));
-                worker.metrics.halted(None);
-                self.problems.running();
-            }
-            Health::Halted(halt) => {
-                let why = reset::explain(halt, &worker.config);
-                tracing::error!(reason = halt.reason(), "{why}");
-                worker.metrics.halted(Some(halt.reason()));
-                worker.readiness.set(Err(why));
-            }
-        }
-        self.reported = health;
-    }
-
-    fn act(&mut self, action: Action<S::Batch, Pending>) -> anyhow::Result<()> {
-        match action {
-            Action::LookUp {
-                id,
-                assigned,
-                stamped_by_producers,
-            } => self.look_up(id, assigned, stamped_by_producers),
-            Action::Assign(partitions) => self
-                .log
-                .assign(&partitions)
-                .context("an assignment was refused")?,
-            Action::Unassign(partitions) => self
-                .log
-                .unassign(&partitions)
-                .context("partitions could not be released")?,
-            Action::Seek(partition, to) => self.log.seek(&partition, to)?,
-            Action::Pause(partitions) => self.log.pause(&partitions)?,
-            Action::Unpause(partitions) => self.log.unpause(&partitions)?,
-            Action::Commit(group) => self.commit(group),
-            Action::Abort(id) => {
-                if let Some(handle) = self.in_flight.remove(&id) {
-                    handle.abort();
-                }
-            }
-            Action::CommitPositions(positions) => self.commit_positions(&positions),
-            Action::Released((topic, partition)) => {
-                self.worker.metrics.remove_partition(&topic, partition);
-            }
-        }
-        Ok(())
-    }
-
-    fn look_up(&mut self, id: u64, assigned: Assigned, stamped_by_producers: bool) {
-        let resume = Resume {
-            log: self.log.clone(),
-            sink: self.worker.sink.clone(),
-            health: self.worker.health.clone(),
-            readiness: self.worker.readiness.clone(),
-            reset: self.worker.config.reset.clone(),
-            stamped_by_producers,
-        };
-        let handle = self
-            .look_ups
-            .spawn(async move { (id, resume.run(assigned, tokio::time::sleep).await) });
-        self.in_flight.insert(id, handle);
-    }
-
-    fn commit(&mut self, group: Group<S::Batch, Pending>) {
-        let (sink, health, metrics) = (
-            self.worker.sink.clone(),
-            self.worker.health.clone(),
-            self.worker.metrics.clone(),
-        );
-        let id = group.id;
-        let handle = self.commits.spawn(async move {
-            let (answers, took) =
-                commit(&*sink, &health, &metrics, group, tokio::time::sleep).await;
-            (id, answers, took)
-        });
-        self.in_flight.insert(id, handle);
-    }
-
-    /// Commits positions to the group, for displays of the consumer lag and for the batch worker,
-    /// which waits for the archive's positions. With an unavailable broker this takes up to
-    /// librdkafka's request timeout. Without it only displays of the lag are a little behind.
-    fn commit_positions(&mut self, positions: &[(TopicPartition, Position)]) {
-        if positions.is_empty() {
-            return;
-        }
-        if let Err(error) = self.log.commit(positions) {
-            tracing::debug!(
-                error = format!("{error:#}"),
-                "positions can't be committed to the group: retrying"
-            );
-            self.state.on_commit_failed();
-        }
-    }
-
-    fn on_event(&mut self, event: Event) {
-        match event {
-            Event::Assign(partitions) => self.state.on_assign(partitions),
-            Event::Revoke { partitions, lost } => {
-                self.state.on_revoke(partitions, lost, Instant::now());
-            }
-            Event::CommitFailed(error) => {
-                tracing::debug!(error, "positions were not committed to the group: retrying");
-                self.state.on_commit_failed();
-            }
-            Event::Statistics { connected, ends } => self.on_statistics(connected, &ends),
-        }
-    }
-
-    fn on_committed(&mut self, done: Result<Committed<S::Batch>, JoinError>) -> anyhow::Result<()> {
-        match done {
-            Ok((id, answers, took)) => {
-                self.in_flight.remove(&id);
-                self.state.on_committed(id, answers, took, Instant::now());
-                Ok(())
-            }
-            Err(error) if error.is_cancelled() => Ok(()),
-            Err(error) => Err(anyhow!(error).context("a commit task failed")),
-        }
-    }
-
-    fn on_found(&mut self, found: Result<(u64, Vec<Found>), JoinError>) -> anyhow::Result<()> {
-        match found {
-            Ok((id, found)) => {
-                self.in_flight.remove(&id);
-                self.state.on_found(id, found, Instant::now());
-                Ok(())
-            }
-            Err(error) if error.is_cancelled() => {
-                // The right that it may have lacked is another worker's matter now.
-                self.problems.running();
-                Ok(())
-            }
-            Err(error) => Err(anyhow!(error).context("the look-up of where to resume failed")),
-        }
-    }
-
-    /// Returns the bytes read.
-    fn on_read(&mut self, read: Result<impl Message, ReadError>) -> anyhow::Result<usize> {
-        match read {
-            Ok(message) => {
-                consume(self.worker, &mut self.state, &message, Instant::now());
-                Ok(message.value().map_or(0, <[u8]>::len))
-            }
-            Err(ReadError::OutOfRange) => Err(anyhow!(
-                "a position is outside the log: checking all positions again"
-            )),
-            Err(ReadError::Fatal(error)) => Err(anyhow!("the consumer can't go on: {error}")),
-            Err(ReadError::Problem {
-                code,
-                sentence,
-                forbidden,
-            }) => {
-                self.problems.report(&code, &sentence, forbidden);
-                Ok(0)
-            }
-        }
-    }
-
-    fn flush(&mut self) {
-        self.state.on_positions(&self.log.positions());
-        self.state.flush(Instant::now());
-    }
-
-    fn bookkeeping(&mut self) {
-        self.state.on_positions(&self.log.positions());
-        let positions = self.state.positions_to_commit();
-        self.commit_positions(&positions);
-    }
-
-    fn check_identity(&mut self) {
-        if !self.checks.is_empty() {
-            return;
-        }
-        let topics = self.state.buffers();
-        let mut topics: Vec<Arc<Topic>> = topics
-            .map(|(_, buffer)| buffer.source().topic.clone())
-            .collect();
-        topics.dedup();
-        if !topics.is_empty() {
-            let log = self.log.clone();
-            self.checks
-                .spawn(async move { log.same_identity(topics).await });
-        }
-    }
-
-    fn on_statistics(&self, connected: bool, ends: &[(TopicPartition, Position)]) {
-        let metrics = &self.worker.metrics;
-        metrics.broker_up.set(i64::from(connected));
-        let done: HashMap<Key, Position> = self
-            .state
-            .buffers()
-            .map(|(key, buffer)| (key, buffer.done()))
-            .collect();
-        for ((topic, partition), end) in ends {
-            let key = |(kind, _): (Kind, _)| (kind, *partition);
-            if let Some(done) = self
-                .worker
-                .topic(topic)
-                .and_then(|topic| done.get(&key(topic)))
-            {
-                let lag = end.next_offset() - done.next_offset();
-                metrics.lag(topic, *partition, lag.max(0));
-            }
-        }
-        // Adds the current counts to the window of recent ones.
-        let _ = metrics.threshold_values();
-    }
-
-    /// Stores the buffered records before the worker stops.
-    async fn drain(&mut self) {
-        self.flush();
-        let all = async {
-            while !self.state.is_drained() && self.proceed().is_ok() {
-                let due = self.state.due_at();
-                let due_at = due.unwrap_or_else(|| Instant::now() + COMMIT_INTERVAL);
-                tokio::select! {
-                    Some(done) = self.commits.join_next() => {
-                        if self.on_committed(done).is_err() {
-                            return;
-                        }
-                    }
-                    () = sleep_until(due_at.into()) => {}
-                }
-            }
-        };
-        if tokio::time::timeout(DRAIN_TIMEOUT, all).await.is_err() {
-            tracing::warn!(
-                "buffered records could not be stored in time: the next worker reads them again"
-            );
-        }
-        let positions = self.state.positions_to_commit();
-        self.commit_positions(&positions);
-    }
-}
-
-fn on_identity(check: Result<anyhow::Result<bool>, JoinError>) -> anyhow::Result<()> {
-    match check {
-        Ok(Ok(false)) => Err(anyhow!(
-            "a topic or its cluster was replaced: checking all positions again"
-        )),
-        Ok(Err(error)) => {
-            tracing::debug!(
-                error = format!("{error:#}"),
-                "the topics' ids can't be compared: retrying"
-            );
-            Ok(())
-        }
-        _ => Ok(()),
-    }
 }

@@ -49,7 +49,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Kafka {
     consumer: Arc<StreamConsumer<Context>>,
-    config: pinpipe_config::Kafka,
+    config: Arc<pinpipe_config::Kafka>,
 }
 
 impl Kafka {
@@ -92,7 +92,7 @@ impl Kafka {
         consumer.subscribe(topics)?;
         let kafka = Self {
             consumer: Arc::new(consumer),
-            config: config.kafka.clone(),
+            config: Arc::new(config.kafka.clone()),
         };
         Ok((kafka, events))
     }
@@ -115,20 +115,6 @@ impl Kafka {
                  the group's session expires"
             );
         }
-    }
-
-    /// Whether cluster and topics still have the ids in `topics`.
-    pub async fn same_identity(&self, topics: Vec<Arc<Topic>>) -> anyhow::Result<bool> {
-        self.blocking(move |consumer| {
-            let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
-            let identity =
-                pinpipe_runtime::kafka::identity(consumer.client(), &names, BROKER_TIMEOUT)?;
-            Ok(topics.iter().all(|topic| {
-                identity.cluster_id == topic.cluster_id
-                    && identity.topic_ids.get(&topic.name) == Some(&topic.id)
-            }))
-        })
-        .await
     }
 
     async fn blocking<T: Send + 'static>(
@@ -282,6 +268,19 @@ impl Log for Kafka {
                     .with_context(|| format!("{}[{}]", element.topic(), element.partition()))?;
             }
             Ok(by_partition(offsets(&found)))
+        })
+        .await
+    }
+
+    async fn same_identity(&self, topics: Vec<Arc<Topic>>) -> anyhow::Result<bool> {
+        self.blocking(move |consumer| {
+            let names: Vec<&str> = topics.iter().map(|topic| topic.name.as_str()).collect();
+            let identity =
+                pinpipe_runtime::kafka::identity(consumer.client(), &names, BROKER_TIMEOUT)?;
+            Ok(topics.iter().all(|topic| {
+                identity.cluster_id == topic.cluster_id
+                    && identity.topic_ids.get(&topic.name) == Some(&topic.id)
+            }))
         })
         .await
     }

@@ -1,7 +1,7 @@
 //! The consumer group: its coordinator, and workers that join, stop, crash or lose membership.
 
 use super::{MAX_MEMBERS, World};
-use crate::model::{log::Connection, member::Member};
+use crate::model::{member::Member, reader::Connection};
 
 impl World {
     pub(super) fn leave(&mut self, id: u32) {
@@ -12,24 +12,12 @@ impl World {
     /// The group's coordinator: revokes partitions whose target is another member, and assigns
     /// unowned ones to their targets.
     pub(super) fn coordinate(&mut self) {
-        let too_long = self.random.percent(5);
         for (id, member) in &mut self.members {
             let released = member.released();
-            if member.in_group {
+            if member.in_group() {
                 self.owners
                     .retain(|partition, owner| owner != id || !released.contains(partition));
             }
-        }
-        let mut leaving = Vec::new();
-        for (id, member) in &mut self.members {
-            if member.stopping && (member.is_drained() || too_long) {
-                trace!(self, "{id} leaves");
-                member.bookkeeping();
-                leaving.push(*id);
-            }
-        }
-        for id in leaving {
-            self.leave(id);
         }
         for (id, member) in &mut self.members {
             let owned = |partition: &i32| self.owners.get(partition) == Some(id);
@@ -45,7 +33,7 @@ impl World {
                 .collect();
             if !revoked.is_empty() {
                 trace!(self, "{id} is to release {revoked:?}");
-                member.revoke(&revoked, self.now);
+                member.revoke(&revoked);
                 continue;
             }
             let assigned: Vec<i32> = self
@@ -68,7 +56,7 @@ impl World {
         let ids: Vec<u32> = self
             .members
             .iter()
-            .filter(|(_, member)| member.in_group && !member.stopping)
+            .filter(|(_, member)| member.in_group() && !member.is_stopping())
             .map(|(id, _)| *id)
             .collect();
         for partition in self.broker.lock().unwrap().partition_ids() {
@@ -88,7 +76,11 @@ impl World {
         if self.members.len() < MAX_MEMBERS {
             self.created += 1;
             trace!(self, "{} joins", self.created);
-            let member = Member::new(self.worker.clone(), Connection(self.broker.clone()));
+            let member = Member::new(
+                self.worker.clone(),
+                Connection::new(self.broker.clone()),
+                self.time.clone(),
+            );
             self.members.insert(self.created, member);
             self.rebalance();
         }
@@ -108,30 +100,33 @@ impl World {
         if let Some(id) = self.some_member() {
             trace!(self, "{id}'s group session expires");
             self.owners.retain(|_, owner| *owner != id);
-            if let Some(member) = self.members.get_mut(&id) {
-                member.in_group = false;
+            if let Some(member) = self.members.get(&id) {
+                member.expel();
             }
             self.rebalance();
         }
     }
 
-    pub(super) fn notice(&mut self) {
-        for (id, member) in &mut self.members {
-            // The group tells after its last request was answered.
-            if !member.in_group && !member.is_revoking {
-                trace!(self, "{id} notices that its group session has expired");
-                member.lose_all(self.now);
-            }
+    /// Members whose group session has expired are told.
+    pub(super) fn notice(&mut self) -> Result<(), String> {
+        let members = self.members.iter();
+        let told: Vec<u32> = members
+            .filter(|(_, member)| member.notice())
+            .map(|(id, _)| *id)
+            .collect();
+        for id in told {
+            trace!(self, "{id} notices that its group session has expired");
+            self.step_of(id, Vec::new())?;
         }
+        Ok(())
     }
 
     pub(super) fn stop(&mut self) {
         if let Some(id) = self.some_member()
-            && let Some(member) = self.members.get_mut(&id)
+            && let Some(member) = self.members.get(&id)
         {
             trace!(self, "{id} is stopped");
-            member.flush(self.now);
-            member.stopping = true;
+            member.stop();
             self.rebalance();
         }
     }

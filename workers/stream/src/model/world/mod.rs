@@ -15,27 +15,28 @@ mod group;
 use std::{
     collections::BTreeMap,
     sync::{Arc, LazyLock, Mutex},
-    task::Poll,
     time::{Duration, Instant},
 };
 
 use pinpipe_config::{StartFrom, Stream};
 use pinpipe_runtime::{admin::Admin, outage::Outage};
 use prometheus_client::registry::Registry;
+use tokio::{runtime::Builder, task::yield_now};
 
 use super::{
     log::{self, Broker},
-    member::{Member, Restart, Task, poll},
-    network::{Network, yield_once},
+    member::{Member, Stepped, Time},
+    network::Network,
     oracle::{check, check_start},
     random::Random,
+    reader::Connection,
     reference::{self, Broken, Letters, RECORD_BYTES, Reference, Store},
 };
 use crate::{
     commit::SinkHealth,
     metrics::Metrics,
     resume::{Found, Resume},
-    session::{Worker, state::Health},
+    session::{Worker, driver::COMMIT_INTERVAL, state::Health},
     sink::{Grouping, Limits},
 };
 
@@ -79,7 +80,7 @@ pub struct World {
     owners: BTreeMap<i32, u32>,
     /// The member that the coordinator wants each partition assigned to.
     targets: BTreeMap<i32, u32>,
-    now: Instant,
+    time: Time,
     /// The number of partitions when the first position was stored.
     first_partitions: Option<usize>,
     trace: bool,
@@ -149,7 +150,7 @@ impl World {
             created: 0,
             owners: BTreeMap::new(),
             targets: BTreeMap::new(),
-            now: Instant::now(),
+            time: Time(Arc::new(Mutex::new(Instant::now()))),
             first_partitions: None,
             random,
             trace,
@@ -170,7 +171,8 @@ impl World {
         broken.insert(unreadable, Broken::Unreadable);
         drop(network);
         let resume = Resume {
-            log: log::Connection(self.broker.clone()),
+            log: Connection::new(self.broker.clone()),
+            clock: self.time.clone(),
             sink: self.worker.sink.clone(),
             health: self.worker.health.clone(),
             readiness: self.worker.readiness.clone(),
@@ -180,21 +182,22 @@ impl World {
         let partitions = self.broker.lock().unwrap().partition_ids();
         let topic = log::topic();
         let assigned = [((topic.kind, topic.name), partitions)].into();
-        let mut task: Task<Vec<Found>> = Box::pin(resume.run(assigned, |_| yield_once()));
-        loop {
-            if let Poll::Ready(found) = poll(&mut task) {
-                return found;
-            }
+        let runtime = Builder::new_current_thread().build().unwrap();
+        let task = runtime.spawn(resume.run(assigned));
+        while !task.is_finished() {
+            runtime.block_on(yield_now());
             while !self.network.lock().unwrap().calls.is_empty() {
                 self.deliver_one(0, 0).unwrap();
             }
         }
+        runtime.block_on(task).unwrap()
     }
 
     /// Runs random steps, then no more faults until everything has settled.
     pub fn run(mut self, steps: usize) -> Result<(), String> {
         for _ in 0..steps {
-            self.now += Duration::from_millis(self.random.below(4) as u64);
+            self.time
+                .pass(Duration::from_millis(self.random.below(4) as u64));
             self.step()?;
         }
         self.settle()
@@ -203,17 +206,17 @@ impl World {
     fn step(&mut self) -> Result<(), String> {
         match self.random.below(100) {
             0..14 => self.append(false),
-            14..42 => self.poll(),
-            42..48 => self.bookkeeping(),
-            48..52 => self.flush(),
+            14..42 => self.poll()?,
+            42..48 => self.time.pass(COMMIT_INTERVAL),
+            48..52 => self.flush()?,
             52..66 => self.deliver()?,
-            66..82 => self.proceed(),
+            66..82 => self.proceed()?,
             82..89 => self.coordinate(),
             _ => match self.random.below(20) {
                 0 => self.crash(),
                 1..4 => self.join(),
                 4..8 => self.expire(),
-                8 => self.notice(),
+                8 => self.notice()?,
                 9 => self.stop(),
                 10..12 => self.rebalance(),
                 12 => self.add_partition(),
@@ -221,7 +224,9 @@ impl World {
                 14 => self.retain(),
                 15 => self.break_partition(),
                 16 => self.repair(),
-                17 => self.now += Duration::from_secs(self.random.below(40) as u64),
+                17 => self
+                    .time
+                    .pass(Duration::from_secs(self.random.below(40) as u64)),
                 _ => self.replay(),
             },
         }
@@ -251,46 +256,38 @@ impl World {
         self.random.pick(&ids)
     }
 
-    fn poll(&mut self) {
+    fn poll(&mut self) -> Result<(), String> {
         let Some(id) = self.some_member() else {
-            return;
+            return Ok(());
         };
         let partitions = self.members.get(&id).map(Member::partitions);
         let Some(partition) = self.random.pick(&partitions.unwrap_or_default()) else {
-            return;
+            return Ok(());
         };
-        for _ in 0..=self.random.below(3) {
-            trace!(self, "{id} polls {partition}");
-            self.poll_one(id, partition);
-        }
+        let arrived = vec![partition; 1 + self.random.below(3)];
+        trace!(self, "{id} polls {arrived:?}");
+        self.step_of(id, arrived)
     }
 
-    fn poll_one(&mut self, id: u32, partition: i32) {
-        let now = self.now;
-        let polled = self.members.get_mut(&id).map(|member| {
-            let polled = member.poll(partition, now);
-            if polled.is_ok() {
-                member.proceed(now);
-            }
-            polled
-        });
-        if let Some(Err(Restart)) = polled {
-            trace!(self, "{id} restarts");
+    /// A member goes on; the next records of `arrived` are there.
+    fn step_of(&mut self, id: u32, arrived: Vec<i32>) -> Result<(), String> {
+        let Some(member) = self.members.get_mut(&id) else {
+            return Ok(());
+        };
+        let stepped = member.step(arrived)?;
+        if stepped != Stepped::Waits {
+            trace!(self, "{id}: {stepped:?}");
             self.leave(id);
         }
+        if std::mem::take(&mut self.broker.lock().unwrap().commits) {
+            self.check(false, &[])?;
+        }
+        Ok(())
     }
 
-    fn flush(&mut self) {
-        let now = self.now;
-        if let Some(member) = self.some_member().and_then(|id| self.members.get_mut(&id)) {
-            member.flush(now);
-        }
-    }
-
-    fn bookkeeping(&mut self) {
-        if let Some(member) = self.some_member().and_then(|id| self.members.get_mut(&id)) {
-            member.bookkeeping();
-        }
+    fn flush(&mut self) -> Result<(), String> {
+        self.worker.flush.notify_one();
+        self.proceed()
     }
 
     fn deliver(&mut self) -> Result<(), String> {
@@ -347,10 +344,10 @@ impl World {
         check_start(store, self.first_partitions.unwrap_or(usize::MAX))
     }
 
-    fn proceed(&mut self) {
-        let now = self.now;
-        if let Some(member) = self.some_member().and_then(|id| self.members.get_mut(&id)) {
-            member.proceed(now);
+    fn proceed(&mut self) -> Result<(), String> {
+        match self.some_member() {
+            Some(id) => self.step_of(id, Vec::new()),
+            None => Ok(()),
         }
     }
 
@@ -383,7 +380,7 @@ impl World {
                 .and_then(|id| self.members.get(id));
             let waits =
                 left.any(|entry| entry.after > stored && entry.is_sinkable() && !entry.compacted);
-            let halted = |member: &Member| matches!(member.health(self.now), Health::Halted(_));
+            let halted = |member: &Member| matches!(member.health(), Health::Halted(_));
             if waits && *broken == Broken::Halts && !owner.is_some_and(halted) {
                 return Err(format!("the halt of partition {partition} does not show"));
             }
@@ -392,27 +389,21 @@ impl World {
     }
 
     fn settle_except(&mut self, except: &[i32]) -> Result<(), String> {
-        self.notice();
+        self.notice()?;
         while self.members.is_empty() {
             self.join();
         }
         for round in 0..MAX_SETTLE_ROUNDS {
-            self.now += Duration::from_millis(500);
+            self.time.pass(COMMIT_INTERVAL);
             if round % 100 == 0 {
                 self.rebalance();
             }
             self.coordinate();
+            let partitions = self.broker.lock().unwrap().partition_ids();
             for id in self.members.keys().copied().collect::<Vec<_>>() {
-                for partition in 0..i32::try_from(MAX_PARTITIONS + 1).unwrap() {
-                    self.poll_one(id, partition);
-                }
+                self.step_of(id, partitions.clone())?;
             }
-            let now = self.now;
-            for member in self.members.values_mut() {
-                member.bookkeeping();
-                member.proceed(now);
-            }
-            self.notice();
+            self.notice()?;
             if self.members.is_empty() {
                 self.join();
             }
