@@ -114,6 +114,34 @@ fn sample(name: &str) -> Value {
     samples.find(|(found, _)| *found == name).unwrap().1
 }
 
+/// A field that is unknown would be ignored here, and refused by an API server.
+#[test]
+fn the_samples_have_only_fields_of_the_resource() {
+    for (name, spec) in samples() {
+        let read: PinterestPipeline = serde_json::from_value(pipeline(&spec)).unwrap();
+        let written = serde_json::to_value(read.spec).unwrap();
+        assert_eq!(unknown(&spec, &written), None, "{name}");
+    }
+}
+
+/// Path of the first field that was read, but isn't written.
+fn unknown(read: &Value, written: &Value) -> Option<String> {
+    match (read, written) {
+        (Value::Object(read), Value::Object(written)) => {
+            read.iter()
+                .find_map(|(name, value)| match written.get(name) {
+                    Some(written) => unknown(value, written).map(|below| format!("{name}.{below}")),
+                    None => Some(name.clone()),
+                })
+        }
+        (Value::Array(read), Value::Array(written)) => {
+            let mut pairs = read.iter().zip(written);
+            pairs.find_map(|(read, written)| unknown(read, written))
+        }
+        _ => None,
+    }
+}
+
 #[test]
 fn the_oracle_accepts_what_is_built() {
     for (name, spec) in samples() {
