@@ -6,7 +6,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::schema::{HOST_PORT, or_else, unchanged};
+use crate::{
+    KafkaAuthentication, Tls,
+    schema::{HOST_PORT, or_else, unchanged},
+};
 
 fn immutable_topic(kind: &str) -> String {
     format!(
@@ -28,7 +31,7 @@ fn names_differ() -> String {
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Broker {
-    /// An Apache Kafka cluster, reached without TLS or SASL.
+    /// An Apache Kafka cluster.
     pub kafka: Kafka,
 }
 
@@ -54,6 +57,14 @@ pub struct Kafka {
             )
     )]
     pub bootstrap_servers: String,
+
+    /// TLS of the connections to the brokers. Without it they are plain text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+
+    /// How the operator and the workers authenticate by SASL. Without it they don't.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authentication: Option<KafkaAuthentication>,
 
     /// How the pipeline's topics are created. Existing topics are not changed, except that the
     /// partition count of topics created by this pipeline may be raised.

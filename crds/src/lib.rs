@@ -20,6 +20,7 @@ mod sinks;
 mod status;
 mod template;
 mod thresholds;
+mod tls;
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
@@ -43,6 +44,7 @@ pub use template::{
     Toleration, TolerationOperator, TopologySpreadConstraint, WhenUnsatisfiable,
 };
 pub use thresholds::{LagThresholds, RejectThresholds};
+pub use tls::{Credentials, KafkaAuthentication, Tls};
 
 /// Desired state of a pipeline. Only `broker` is required. Ingest is always deployed, other
 /// components only if their section is present.

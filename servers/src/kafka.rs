@@ -19,6 +19,19 @@ pub struct Listener {
     pub advertised: u16,
 }
 
+/// A listener with TLS or SASL.
+#[derive(Clone, Debug)]
+pub struct Secured {
+    /// Its name, in capital letters.
+    pub name: &'static str,
+    /// `SSL`, `SASL_SSL` or `SASL_PLAINTEXT`.
+    pub protocol: &'static str,
+    /// Its port.
+    pub port: u16,
+    /// Settings of this listener, `key=value`.
+    pub settings: Vec<String>,
+}
+
 /// The settings of a broker.
 #[derive(Clone, Debug)]
 pub struct Kafka {
@@ -32,6 +45,10 @@ pub struct Kafka {
     pub controller: u16,
     /// The listeners for clients.
     pub listeners: Vec<Listener>,
+    /// Further listeners.
+    pub secured: Vec<Secured>,
+    /// Names and passwords of users who authenticate by SCRAM.
+    pub users: Vec<(&'static str, &'static str)>,
     /// The size of the Java heap, such as `512m`.
     pub heap: &'static str,
 }
@@ -51,6 +68,13 @@ impl Kafka {
                 "--config",
             ])
             .arg(&settings);
+        for (name, password) in &self.users {
+            for mechanism in ["SCRAM-SHA-256", "SCRAM-SHA-512"] {
+                format
+                    .arg("--add-scram")
+                    .arg(format!("{mechanism}=[name={name},password={password}]"));
+            }
+        }
         let output = format.output()?;
         ensure!(
             output.status.success(),
@@ -84,15 +108,19 @@ impl Kafka {
                 .collect::<Vec<_>>()
                 .join(",")
         };
+        let secured = |setting: &dyn Fn(&Secured) -> String| {
+            let settings = self.secured.iter().map(setting);
+            settings.collect::<String>()
+        };
         let (controller, data) = (self.controller, self.folder.join("kafka"));
         format!(
             "process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller}
 controller.listener.names=CONTROLLER
-listeners={},CONTROLLER://127.0.0.1:{controller}
-advertised.listeners={}
-listener.security.protocol.map={},CONTROLLER:PLAINTEXT
+listeners={}{},CONTROLLER://127.0.0.1:{controller}
+advertised.listeners={}{}
+listener.security.protocol.map={}{},CONTROLLER:PLAINTEXT
 inter.broker.listener.name=CLIENTS0
 log.dirs={}
 auto.create.topics.enable=false
@@ -104,11 +132,21 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
-",
+{}",
             each(&|at, listener| format!("CLIENTS{at}://127.0.0.1:{}", listener.port)),
+            secured(&|listener| format!(",{}://127.0.0.1:{}", listener.name, listener.port)),
             each(&|at, listener| format!("CLIENTS{at}://127.0.0.1:{}", listener.advertised)),
+            secured(&|listener| format!(",{}://127.0.0.1:{}", listener.name, listener.port)),
             each(&|at, _| format!("CLIENTS{at}:PLAINTEXT")),
+            secured(&|listener| format!(",{}:{}", listener.name, listener.protocol)),
             data.display(),
+            secured(&|listener| {
+                let name = listener.name.to_lowercase();
+                let settings = listener.settings.iter();
+                settings
+                    .map(|setting| format!("listener.name.{name}.{setting}\n"))
+                    .collect()
+            }),
         )
     }
 }

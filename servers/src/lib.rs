@@ -4,6 +4,7 @@
 //! This crate makes commands and the files they need. The caller starts them and owns the processes
 //! and their logs; [`stores`] does that for test programs.
 
+pub mod certificates;
 pub mod kafka;
 pub mod kubernetes;
 pub mod postgres;

@@ -10,6 +10,7 @@ use anyhow::{Result, ensure};
 use serde_json::Value;
 
 use crate::context::Context;
+use crate::debian::{self, need};
 use crate::step::step;
 use crate::workers;
 
@@ -51,8 +52,14 @@ impl Linted {
     }
 }
 
+/// Ensures that the libraries are there that librdkafka is linked with.
+pub fn ensure_libraries(context: &Context) -> Result<()> {
+    debian::ensure(context, &[need("/usr/include/openssl/ssl.h", "libssl-dev")])
+}
+
 /// Builds the operator, the workers and the demo's report, and nothing else.
 pub fn demo(context: &Context) -> Result<Vec<Executable>> {
+    ensure_libraries(context)?;
     let hint = "fix the compiler's errors";
     step(context, "cargo build of the demo", hint, |log| {
         let mut cargo = context.cargo();
@@ -73,6 +80,7 @@ pub fn demo(context: &Context) -> Result<Vec<Executable>> {
 /// (`ClippyCallbacks` in clippy's src/driver.rs), so its binaries are slower. Neither `bench` nor
 /// the images of `demo`, `images` and `stack` use them.
 pub fn linted(context: &Context) -> Result<Linted> {
+    ensure_libraries(context)?;
     let hint = "fix the compiler's errors";
     step(context, "cargo build with clippy", hint, |log| {
         let mut cargo = context.cargo();

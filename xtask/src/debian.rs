@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 use crate::context::{Context, on_path};
 use crate::step::step;
 
-/// A program and the Debian package that has it.
+/// A program, or a file by its absolute path, and the Debian package that has it.
 pub struct Need {
     pub program: &'static str,
     pub package: &'static str,

@@ -1,6 +1,6 @@
 //! A pipeline with every default filled in. Nothing in it depends on a client.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use k8s_openapi::{
     api::core::v1::{Affinity, EnvVar, ResourceRequirements, Toleration},
@@ -28,8 +28,8 @@ pub struct ValidatedPipeline {
     pub suspend: bool,
     /// How long the sinks of a suspended pipeline may take to read the topics to the end, seconds.
     pub drain_seconds: u64,
-    /// Kafka's bootstrap servers, `host:port,…`.
-    pub bootstrap_servers: String,
+    /// The Kafka cluster, as workers' configurations have it.
+    pub kafka: pinpipe_config::Kafka,
     /// Topics of pins, geos and users.
     pub topics: [Topic; 3],
     /// Who creates and changes the topics.
@@ -125,7 +125,8 @@ impl ValidatedPipeline {
             Component::Archive => self.archive.as_ref().map(|archive| &archive.secrets),
             Component::Batch => self.batch.as_ref().map(|batch| &batch.secrets),
             Component::Stream(name) => self.sink(name).map(|sink| &sink.secrets),
-            Component::Emulator | Component::Ingest => None,
+            Component::Ingest => self.ingest.secrets.as_ref(),
+            Component::Emulator => None,
         }
     }
 
@@ -173,6 +174,9 @@ pub struct Ingest {
     pub max_record_bytes: u32,
     /// Pod settings.
     pub pods: Pods,
+    /// Secrets its pods mount. None: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Secrets>,
 }
 
 /// A stream sink.
@@ -345,6 +349,16 @@ pub struct Mount {
     pub secret: String,
     /// Pairs of a key and the file it is mounted as.
     pub files: Vec<(String, String)>,
+}
+
+impl Mount {
+    /// Where a file of the Secret is.
+    #[must_use]
+    pub fn path(&self, file: &str) -> PathBuf {
+        [pinpipe_config::SECRETS_DIR, &self.purpose, file]
+            .iter()
+            .collect()
+    }
 }
 
 /// Secrets of a component.

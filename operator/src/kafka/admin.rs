@@ -6,10 +6,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pinpipe_config::Kafka;
 use pinpipe_crds::reasons;
 use pinpipe_plan::{build::DesiredTopic, names::MANAGER, ownership::Creation};
-use pinpipe_runtime::kafka::{self, BrokerErrors, IdentityError, NewTopic};
+use pinpipe_runtime::kafka::{self, Access, BrokerErrors, IdentityError, NewTopic};
 use rdkafka::{
     admin::{
         AdminClient, AdminOptions, ConfigResourceResult, OwnedResourceSpecifier, ResourceSpecifier,
@@ -68,6 +67,12 @@ pub enum BrokerError {
     /// The broker answered with another error.
     #[error("the Kafka brokers answer with an error: {0}")]
     Failed(String),
+    /// A Secret with a certificate or credentials, or a key of it, is missing.
+    #[error("{0}")]
+    SecretMissing(String),
+    /// A certificate, key or password of a Secret can't be used.
+    #[error("{0}")]
+    Unusable(String),
 }
 
 impl BrokerError {
@@ -78,7 +83,8 @@ impl BrokerError {
             Self::Unreachable(_) => reasons::BROKER_UNREACHABLE,
             Self::Refused { .. } => reasons::TOPIC_REFUSED,
             Self::NotRaised { .. } => reasons::PARTITIONS_REFUSED,
-            Self::NotDeleted { .. } | Self::Failed(_) => reasons::BROKER_FAILED,
+            Self::SecretMissing(_) => reasons::SECRET_MISSING,
+            Self::NotDeleted { .. } | Self::Failed(_) | Self::Unusable(_) => reasons::BROKER_FAILED,
         };
         Finding::bad(reason, self.to_string())
     }
@@ -97,13 +103,13 @@ const UNREACHABLE_FOR: Duration = Duration::from_secs(8);
 pub struct Brokers {
     /// The latest used first.
     kept: Mutex<Vec<Kept>>,
-    /// When a cluster didn't answer, and the error, by its addresses.
-    unreachable: Mutex<HashMap<String, (Instant, BrokerError)>>,
+    /// When a cluster didn't answer, and the error.
+    unreachable: Mutex<HashMap<Access, (Instant, BrokerError)>>,
 }
 
 struct Kept {
     asked: Instant,
-    bootstrap_servers: String,
+    access: Access,
     /// Outlives the client, so that an outage keeps its cause.
     errors: BrokerErrors,
     /// None after a failure.
@@ -111,16 +117,16 @@ struct Kept {
 }
 
 impl Brokers {
-    /// Describes topics of the cluster at these addresses. Returns the cluster, too, for changes.
+    /// Describes topics of the cluster that is reached this way. Returns the cluster, too, for changes.
     pub async fn describe(
         &self,
-        bootstrap_servers: &str,
+        access: &Access,
         names: Vec<String>,
     ) -> Result<(Arc<Broker>, Cluster), BrokerError> {
-        if let Some(error) = self.lately_unreachable(bootstrap_servers) {
+        if let Some(error) = self.lately_unreachable(access) {
             return Err(error);
         }
-        let broker = self.get(bootstrap_servers)?;
+        let broker = self.get(access)?;
         match broker.describe(names).await {
             Ok(observed) => {
                 broker.errors.collect(broker.client.inner());
@@ -130,7 +136,7 @@ impl Brokers {
             Err(error) => {
                 if matches!(error, BrokerError::Unreachable(_)) {
                     let unanswered = (Instant::now(), error.clone());
-                    lock(&self.unreachable).insert(bootstrap_servers.to_owned(), unanswered);
+                    lock(&self.unreachable).insert(access.clone(), unanswered);
                 }
                 // The next request uses a new client, without this one's view of the cluster.
                 for kept in lock(&self.kept).iter_mut() {
@@ -143,29 +149,27 @@ impl Brokers {
     }
 
     /// Error of a cluster that has just not answered.
-    fn lately_unreachable(&self, bootstrap_servers: &str) -> Option<BrokerError> {
+    fn lately_unreachable(&self, access: &Access) -> Option<BrokerError> {
         let mut unreachable = lock(&self.unreachable);
         unreachable.retain(|_, (since, _)| since.elapsed() < UNREACHABLE_FOR);
-        let (_, error) = unreachable.get(bootstrap_servers)?;
+        let (_, error) = unreachable.get(access)?;
         Some(error.clone())
     }
 
-    fn get(&self, bootstrap_servers: &str) -> Result<Arc<Broker>, BrokerError> {
+    fn get(&self, access: &Access) -> Result<Arc<Broker>, BrokerError> {
         let mut kept = lock(&self.kept);
-        let at = kept
-            .iter()
-            .position(|kept| kept.bootstrap_servers == bootstrap_servers);
+        let at = kept.iter().position(|kept| kept.access == *access);
         let (errors, broker) = match at.map(|at| kept.remove(at)) {
             Some(kept) => (kept.errors, kept.broker),
-            None => (BrokerErrors::new(bootstrap_servers), None),
+            None => (BrokerErrors::new(access), None),
         };
         let broker = match broker {
             Some(broker) => broker,
-            None => Arc::new(Broker::new(bootstrap_servers, errors.clone())?),
+            None => Arc::new(Broker::new(access, errors.clone())?),
         };
         let latest = Kept {
             asked: Instant::now(),
-            bootstrap_servers: bootstrap_servers.to_owned(),
+            access: access.clone(),
             errors,
             broker: Some(Arc::clone(&broker)),
         };
@@ -224,14 +228,12 @@ pub struct Broker {
 
 impl Broker {
     /// Makes a client, which connects with the first request.
-    fn new(bootstrap_servers: &str, errors: BrokerErrors) -> Result<Self, BrokerError> {
-        let config = Kafka {
-            bootstrap_servers: bootstrap_servers.to_owned(),
-        };
-        let client = kafka::client_config(&config, MANAGER)
+    fn new(access: &Access, errors: BrokerErrors) -> Result<Self, BrokerError> {
+        let client = access
+            .client_config(MANAGER)
             .set("socket.connection.setup.timeout.ms", CONNECTION_TIMEOUT)
             .create_with_context(errors.clone())
-            .map_err(|error| BrokerError::Failed(error.to_string()))?;
+            .map_err(|error| BrokerError::Unusable(error.to_string()))?;
         Ok(Self {
             client: Arc::new(client),
             errors,
@@ -440,6 +442,10 @@ mod tests {
     async fn the_finding_of_a_tls_listener_says_so_and_stays_the_same() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
+        let access = Access {
+            bootstrap_servers: address.clone(),
+            ..Access::default()
+        };
         // A TLS listener closes connections that do not begin with a handshake.
         thread::spawn(move || {
             for stream in listener.incoming() {
@@ -448,7 +454,7 @@ mod tests {
         });
         let brokers = Brokers::default();
         let finding = async || {
-            let described = brokers.describe(&address, vec!["t".to_owned()]).await;
+            let described = brokers.describe(&access, vec!["t".to_owned()]).await;
             described.err().unwrap().finding()
         };
         let first = finding().await;

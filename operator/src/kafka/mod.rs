@@ -19,6 +19,7 @@ use std::{
 
 use pinpipe_crds::{TopicStatus, reasons};
 use pinpipe_plan::{build::DesiredTopic, model::Forgotten};
+use pinpipe_runtime::kafka::Access;
 
 use crate::finding::Finding;
 
@@ -91,8 +92,8 @@ impl TopicsCache {
 
 /// Hash of everything a broker is asked for.
 #[must_use]
-pub fn request(bootstrap_servers: &str, desired: &[DesiredTopic], forgotten: &[Forgotten]) -> u64 {
+pub fn request(access: &Access, desired: &[DesiredTopic], forgotten: &[Forgotten]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (bootstrap_servers, desired, forgotten).hash(&mut hasher);
+    (access, desired, forgotten).hash(&mut hasher);
     hasher.finish()
 }

@@ -3,9 +3,8 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use futures::future::try_join_all;
-use pinpipe_config::Kafka;
 use pinpipe_plan::{component::Component, names::MANAGER};
-use pinpipe_runtime::kafka::{Behind, Positions, Progress, Unreachable, behind};
+use pinpipe_runtime::kafka::{Access, Behind, Positions, Progress, Unreachable, behind};
 use tokio::{task::spawn_blocking, time::timeout};
 
 /// Time-out of one request to a broker.
@@ -16,18 +15,15 @@ const TOTAL: Duration = Duration::from_secs(20);
 /// Partitions that each component has not read to the end, by its consumer group. An error, in a
 /// sentence: the lag can't be told now.
 pub async fn lag(
-    bootstrap_servers: &str,
+    access: &Access,
     topics: &[String],
     groups: BTreeMap<Component, String>,
 ) -> Result<BTreeMap<Component, Vec<Behind>>, String> {
-    let kafka = Kafka {
-        bootstrap_servers: bootstrap_servers.to_owned(),
-    };
     let answers = groups.into_iter().map(|(component, group)| {
-        let (kafka, topics) = (kafka.clone(), topics.to_vec());
+        let (access, topics) = (access.clone(), topics.to_vec());
         async move {
             let ask = move || {
-                let progress = Progress::new(&kafka, MANAGER, &group, REQUEST)?;
+                let progress = Progress::new(&access, MANAGER, &group, REQUEST)?;
                 let ends: Positions = progress.ends(&topics)?;
                 anyhow::Ok(behind(&ends, &progress.committed(&ends)?))
             };
@@ -41,7 +37,7 @@ pub async fn lag(
     match timeout(TOTAL, try_join_all(answers)).await {
         Ok(answers) => Ok(answers?.into_iter().collect()),
         Err(_) => Err(Unreachable {
-            bootstrap_servers: bootstrap_servers.to_owned(),
+            bootstrap_servers: access.bootstrap_servers.clone(),
             cause: None,
         }
         .to_string()),

@@ -188,9 +188,12 @@ impl Reconciler<'_> {
     }
 
     async fn delete_in_kafka(&self) -> Result<Progress, Error> {
-        let bootstrap_servers = &self.resource.spec.broker.kafka.bootstrap_servers;
+        let access = match self.kafka_access().await? {
+            Ok(access) => access,
+            Err(error) => return Ok(Progress::Waiting(error.to_string())),
+        };
         let names = all_topics(&self.resource);
-        let described = self.context.brokers.describe(bootstrap_servers, names);
+        let described = self.context.brokers.describe(&access, names);
         match self.permit.released(described).await {
             Ok((broker, cluster)) => self.delete_from(&broker, &cluster).await,
             Err(error) => Ok(Progress::Waiting(error.to_string())),

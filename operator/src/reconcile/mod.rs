@@ -23,13 +23,14 @@ use pinpipe_plan::{
     ownership::Claim,
     validate::{Inputs, Problem, validate},
 };
+use pinpipe_runtime::kafka::Access;
 use tokio::{select, time::sleep};
 
 use crate::{
     apply::{Applier, Obstacle},
     context::Context,
     error::{Error, Trying as _},
-    kafka::{Suitability, TopicsState},
+    kafka::{BrokerError, Suitability, TopicsState},
     observe::{
         child_cache::Of,
         children::{Children, Key},
@@ -235,6 +236,13 @@ impl<'a> Reconciler<'a> {
             &inputs,
             &self.context.settings.images,
         ))
+    }
+
+    /// How to reach the pipeline's Kafka cluster.
+    async fn kafka_access(&self) -> Result<Result<Access, BrokerError>, Error> {
+        let kafka = &self.resource.spec.broker.kafka;
+        let access = secrets::kafka(&self.context.client, &self.namespace, kafka).await;
+        access.trying("reading Kafka's Secrets")
     }
 
     /// Deletes all children but the record, since those that run would read and write another

@@ -133,7 +133,10 @@ impl Reconciler<'_> {
             .collect();
         let mut groups = pipeline.groups();
         groups.retain(|component, _| running.contains(component));
-        let lag = consumer_lag::lag(&pipeline.bootstrap_servers, &topics, groups);
+        let access = self.kafka_access().await;
+        let access = access.map_err(|error| error.to_string())?;
+        let access = access.map_err(|error| error.to_string())?;
+        let lag = consumer_lag::lag(&access, &topics, groups);
         let lag = self.permit.released(lag).await?;
         if lag
             .get(&Component::Archive)

@@ -44,13 +44,20 @@ impl Reconciler<'_> {
         desired: &[DesiredTopic],
     ) -> Result<TopicsState, Error> {
         let forget = &pipeline.requests.forget;
-        let request = kafka::request(&pipeline.bootstrap_servers, desired, forget);
+        let access = match self.kafka_access().await? {
+            Ok(access) => access,
+            Err(error) => {
+                let finding = error.finding();
+                return Ok(self.unclaimed(finding.reason, finding.message));
+            }
+        };
+        let request = kafka::request(&access, desired, forget);
         if let Some(state) = self.context.topics.get(&self.uid, request) {
             return Ok(state);
         }
         let names: Vec<String> = desired.iter().map(|topic| topic.name.clone()).collect();
         let brokers = &self.context.brokers;
-        let described = brokers.describe(&pipeline.bootstrap_servers, names);
+        let described = brokers.describe(&access, names);
         let state = match self.permit.released(described).await {
             Err(error) => {
                 let finding = self.broker_finding(&error);

@@ -82,6 +82,8 @@ impl Servers {
             folder: folder.clone(),
             controller: ports.number()?,
             listeners,
+            secured: Vec::new(),
+            users: Vec::new(),
             heap: "768m",
         };
         let mut broker = Process::start(&mut broker.prepare(&program)?, folder.join("kafka.log"))?;

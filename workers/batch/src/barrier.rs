@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use pinpipe_config::Batch;
-use pinpipe_runtime::kafka::{Behind, Positions, Progress, behind, list};
+use pinpipe_runtime::kafka::{Access, Behind, Positions, Progress, behind, list};
 use tracing::{info, warn};
 
 /// Timeout of one request to the broker.
@@ -28,7 +28,7 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 pub async fn wait(config: &Batch) -> Result<Positions> {
     let deadline = Instant::now() + Duration::from_secs(config.barrier_timeout_seconds);
     let archive = Progress::new(
-        &config.kafka,
+        &Access::read(&config.kafka)?,
         "pinpipe-batch",
         &config.archive_group,
         BROKER_TIMEOUT,

@@ -13,12 +13,16 @@
 //! `samples/` keeps what each release wrote. A configuration never contains credentials: a field
 //! whose name ends in `file` or `dir` is a path at which the operator mounts a Secret.
 
+mod kafka;
+
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+pub use kafka::{Authentication, Kafka, SaslMechanism, Tls};
 
 /// The version that operators write. Workers also read the version before it.
 pub const CONFIG_VERSION: u32 = 1;
@@ -129,14 +133,6 @@ pub struct Pipeline {
     /// The resource's UID, which differs if a pipeline is deleted and created again by the same
     /// name.
     pub uid: String,
-}
-
-/// How to reach the Kafka cluster. Only the security protocol `PLAINTEXT` is supported.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Kafka {
-    /// `host:port` of one or more brokers, comma-separated.
-    pub bootstrap_servers: String,
 }
 
 /// The topics of one kind of record.

@@ -12,8 +12,8 @@ use pinpipe_ingest::{
     producer::{Producer, Settings},
 };
 use pinpipe_runtime::{
-    admin::Admin, cli::WorkerArgs, config, malloc, memory, outage::Outage, server, shutdown,
-    telemetry,
+    admin::Admin, cli::WorkerArgs, config, kafka::Access, malloc, memory, outage::Outage, server,
+    shutdown, telemetry,
 };
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -124,7 +124,12 @@ fn producer(
         delivery_timeout: DELIVERY_TIMEOUT,
         queue_bytes: memory.requests,
     };
-    Producer::new(&config.kafka, settings, metrics.broker_up.clone(), outage)
+    Producer::new(
+        &Access::read(&config.kafka)?,
+        settings,
+        metrics.broker_up.clone(),
+        outage,
+    )
 }
 
 fn service(config: &Ingest, memory: Memory, producer: Producer, metrics: Metrics) -> Service {

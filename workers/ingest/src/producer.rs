@@ -13,8 +13,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use pinpipe_config::Kafka;
-use pinpipe_runtime::{kafka::BrokerErrors, outage::Outage};
+use pinpipe_runtime::{
+    kafka::{Access, BrokerErrors},
+    outage::Outage,
+};
 use prometheus_client::metrics::gauge::Gauge;
 use rdkafka::{
     ClientContext, Message, Statistics,
@@ -291,12 +293,12 @@ pub struct Producer {
 impl Producer {
     /// Creates the producer without waiting for a broker.
     pub fn new(
-        kafka: &Kafka,
+        access: &Access,
         settings: Settings,
         broker_up: Gauge,
         outage: Outage,
     ) -> Result<Self> {
-        let mut config = pinpipe_runtime::kafka::client_config(kafka, "pinpipe-ingest");
+        let mut config = access.client_config("pinpipe-ingest");
         config
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -326,7 +328,7 @@ impl Producer {
             broker_up,
             outage,
             was_up: AtomicBool::new(false),
-            errors: BrokerErrors::new(&kafka.bootstrap_servers),
+            errors: BrokerErrors::new(access),
             dead: dead.clone(),
         };
         let producer = ThreadedProducer::from_config_and_context(&config, listener)

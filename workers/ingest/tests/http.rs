@@ -10,14 +10,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pinpipe_config::{Kafka, Topic, Topics};
+use pinpipe_config::{Topic, Topics};
 use pinpipe_ingest::{
     budget::{Budget, RECORD_OVERHEAD},
     http::{Limits, Service, router},
     metrics::Metrics,
     producer::{Producer, Settings},
 };
-use pinpipe_runtime::{admin::Admin, outage::Outage, server};
+use pinpipe_runtime::{admin::Admin, kafka::Access, outage::Outage, server};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -36,8 +36,9 @@ async fn serve(in_flight_bytes: usize) -> (String, String) {
         .unwrap()
         .local_addr()
         .unwrap();
-    let kafka = Kafka {
+    let access = Access {
         bootstrap_servers: closed.to_string(),
+        ..Access::default()
     };
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());
@@ -63,7 +64,7 @@ async fn serve(in_flight_bytes: usize) -> (String, String) {
             request_records: 50,
         },
         budget: Budget::new(in_flight_bytes, metrics.in_flight_bytes.clone()),
-        producer: Producer::new(&kafka, settings, metrics.broker_up.clone(), outage).unwrap(),
+        producer: Producer::new(&access, settings, metrics.broker_up.clone(), outage).unwrap(),
         metrics,
     };
     let mut urls = Vec::new();

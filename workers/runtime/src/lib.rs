@@ -21,4 +21,5 @@ pub mod s3;
 pub mod server;
 pub mod shutdown;
 pub mod telemetry;
+pub mod tls;
 pub mod worker_metrics;

@@ -14,7 +14,7 @@ use futures::{StreamExt as _, stream::FuturesUnordered};
 use pinpipe_core::Order;
 use pinpipe_runtime::{
     dead_letter::{DeadLetter, DeadLetterId, Redriven, Verdict},
-    kafka::BrokerErrors,
+    kafka::{Access, BrokerErrors},
     outage::Outage,
 };
 use rdkafka::{
@@ -92,11 +92,11 @@ struct Outgoing {
 impl DeadLetters {
     /// Sends in a task of its own; reports to `outage` whether the broker takes dead letters.
     #[must_use]
-    pub fn new(kafka: pinpipe_config::Kafka, client_id: &str, outage: Outage) -> Self {
+    pub fn new(access: Access, client_id: &str, outage: Outage) -> Self {
         let (queue, letters) = unbounded_channel();
         let sender = Sender {
-            errors: BrokerErrors::new(&kafka.bootstrap_servers),
-            kafka,
+            errors: BrokerErrors::new(&access),
+            access,
             client_id: format!("{client_id}-dead-letters"),
             outage,
             last_logged: None,
@@ -150,7 +150,7 @@ impl Writer for DeadLetters {
 }
 
 struct Sender {
-    kafka: pinpipe_config::Kafka,
+    access: Access,
     client_id: String,
     errors: BrokerErrors,
     outage: Outage,
@@ -159,7 +159,8 @@ struct Sender {
 
 impl Sender {
     fn producer(&self) -> KafkaResult<FutureProducer<BrokerErrors>> {
-        pinpipe_runtime::kafka::client_config(&self.kafka, &self.client_id)
+        self.access
+            .client_config(&self.client_id)
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("linger.ms", "5")

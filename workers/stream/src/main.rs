@@ -14,6 +14,7 @@ use pinpipe_runtime::{
     admin::{Admin, Readiness},
     cli::WorkerArgs,
     config,
+    kafka::Access,
     outage::Outage,
     shutdown, telemetry, worker_metrics,
 };
@@ -99,7 +100,7 @@ async fn serve<S: Sink>(
             }),
         );
     let dead_letters = DeadLetters::new(
-        config.kafka.clone(),
+        Access::read(&config.kafka)?,
         &config.group,
         Outage::new(readiness.clone(), DEAD_LETTERS_UNAVAILABLE),
     );

@@ -22,6 +22,7 @@ use anyhow::{Context as _, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 
+use crate::compile;
 use crate::context::Context;
 use crate::step::step;
 use measure::Usage;
@@ -118,6 +119,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
 
 /// Builds the workers in the release profile; returns their folder.
 fn build(context: &Context) -> Result<PathBuf> {
+    compile::ensure_libraries(context)?;
     step(
         context,
         "cargo build --release",

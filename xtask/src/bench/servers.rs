@@ -118,6 +118,8 @@ pub fn kafka(context: &Context, folder: &Path) -> Result<Running> {
             port: KAFKA,
             advertised: KAFKA,
         }],
+        secured: Vec::new(),
+        users: Vec::new(),
         heap: "512m",
     };
     let mut serve = broker.prepare(&|program| context.command(program))?;

@@ -53,7 +53,7 @@ pub(super) fn ingest(pipeline: &ValidatedPipeline) -> config::Ingest {
     config::Ingest {
         config_version: CONFIG_VERSION,
         pipeline: identity(pipeline),
-        kafka: kafka(pipeline),
+        kafka: pipeline.kafka.clone(),
         topics: topics(pipeline),
         max_record_bytes,
         max_request_bytes: max_record_bytes
@@ -105,7 +105,7 @@ pub(super) fn batch(
     config::Batch {
         config_version: CONFIG_VERSION,
         pipeline: identity(pipeline),
-        kafka: kafka(pipeline),
+        kafka: pipeline.kafka.clone(),
         topics: topics(pipeline),
         max_record_bytes: pipeline.ingest.max_record_bytes,
         zone: raw_zone(archive),
@@ -168,7 +168,7 @@ fn consumer(
     config::Stream {
         config_version: CONFIG_VERSION,
         pipeline: identity(pipeline),
-        kafka: kafka(pipeline),
+        kafka: pipeline.kafka.clone(),
         topics: topics(pipeline),
         group: group(pipeline, component),
         max_record_bytes: pipeline.ingest.max_record_bytes,
@@ -190,12 +190,6 @@ fn identity(pipeline: &ValidatedPipeline) -> config::Pipeline {
         namespace: pipeline.namespace.clone(),
         name: pipeline.name.clone(),
         uid: pipeline.uid.clone(),
-    }
-}
-
-fn kafka(pipeline: &ValidatedPipeline) -> config::Kafka {
-    config::Kafka {
-        bootstrap_servers: pipeline.bootstrap_servers.clone(),
     }
 }
 

@@ -36,6 +36,7 @@ impl Builder<'_> {
             ..Lifecycle::default()
         };
         let worker = Worker {
+            secrets: ingest.secrets.as_ref(),
             ports: vec![pod::port("http", HTTP_PORT), pod::admin_port()],
             lifecycle: Some(lifecycle),
             ..Worker::new(Component::Ingest, "ingest", &ingest.pods)

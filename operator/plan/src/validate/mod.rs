@@ -6,6 +6,8 @@
 mod annotations;
 mod duration;
 mod images;
+mod kafka;
+mod mounts;
 mod pods;
 mod policy;
 mod record;
@@ -20,11 +22,14 @@ use std::{collections::BTreeMap, fmt};
 use pinpipe_crds::{self as crds, PinterestPipeline, Template};
 
 use crate::{
-    model::{Emulator, Images, Ingest, ValidatedPipeline},
+    component::Component,
+    model::{Emulator, Images, Ingest, Secrets, ValidatedPipeline},
+    names,
     ownership::Claim,
 };
 
 pub use annotations::RESET_FORMS;
+pub use kafka::{config as kafka_config, mounts as kafka_mounts};
 pub use secrets::{Inputs, SecretKey, references};
 
 /// A part of a resource that can't be done.
@@ -56,9 +61,13 @@ pub fn validate(
     let topics = topics::topics(pipeline, &mut problems);
     let mut resets = annotations::resets(pipeline, &topics);
     let requests = annotations::requests(pipeline, &topics);
+    let kafka = &spec.broker.kafka;
+    let name = metadata.name.as_deref().unwrap_or_default();
+    let mounts = kafka::mounts(kafka);
     let mut sinks = sinks::Sinks {
-        pipeline: metadata.name.as_deref().unwrap_or_default(),
+        pipeline: name,
         template: spec.template.as_ref(),
+        kafka: &mounts,
         partitions: topics::partitions(pipeline, &topics),
         inputs,
         problems: &mut problems,
@@ -75,7 +84,8 @@ pub fn validate(
         .batch
         .as_ref()
         .and_then(|batch| sinks.batch(batch, spec.archive.as_ref()));
-    let kafka = &spec.broker.kafka;
+    let child = names::child(name, &Component::Ingest);
+    let secrets = (!mounts.is_empty()).then(|| inputs.secrets_of(&child, mounts));
     let topic_settings = kafka.topics.as_ref();
     let drain_deadline = spec.drain_deadline.as_deref().unwrap_or("5m");
     let drain_seconds = duration::read("spec.drainDeadline", drain_deadline, &mut problems);
@@ -84,7 +94,7 @@ pub fn validate(
     let mut validated = ValidatedPipeline {
         suspend: spec.suspend.unwrap_or(false),
         drain_seconds,
-        bootstrap_servers: kafka.bootstrap_servers.clone(),
+        kafka: kafka::config(kafka),
         deletion_policy: topic_settings
             .and_then(|topics| topics.deletion_policy)
             .unwrap_or_default(),
@@ -97,6 +107,7 @@ pub fn validate(
         ingest: ingest(
             &spec.ingest.clone().unwrap_or_default(),
             spec.template.as_ref(),
+            secrets,
         ),
         sinks: streams,
         archive,
@@ -122,12 +133,13 @@ pub fn validate(
     }
 }
 
-fn ingest(ingest: &crds::Ingest, general: Option<&Template>) -> Ingest {
+fn ingest(ingest: &crds::Ingest, general: Option<&Template>, secrets: Option<Secrets>) -> Ingest {
     let template = template::lay_over(general, ingest.template.as_ref());
     Ingest {
         replicas: pods::ingest_replicas(ingest),
         max_record_bytes: unsigned(ingest.max_record_bytes, 65_536),
         pods: pods::several(&template, ["50m", "64Mi", "256Mi"]),
+        secrets,
     }
 }
 

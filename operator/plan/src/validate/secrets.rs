@@ -4,16 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pinpipe_crds::PinterestPipelineSpec;
 
+use super::{
+    kafka,
+    mounts::{S3_KEYS, USER_KEYS},
+};
 use crate::{
     model::{Mount, Policy, Secrets},
     names,
     ownership::Claim,
 };
-
-/// Keys of an S3 Secret, which are also the names of the files a worker reads.
-pub(super) const S3_KEYS: [&str; 2] = ["accessKeyId", "secretAccessKey"];
-/// Keys of a Cassandra Secret, which are also the names of the files a worker reads.
-pub(super) const CASSANDRA_KEYS: [&str; 2] = ["username", "password"];
 
 /// A key of a Secret as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +41,20 @@ pub struct Inputs {
     pub claims: Vec<Claim>,
 }
 
+impl SecretKey {
+    /// Sentence about a key that is missing. None: it exists.
+    #[must_use]
+    pub fn missing(&self, secret: &str, key: &str) -> Option<String> {
+        match self {
+            Self::Digest(_) => None,
+            Self::NoKey => Some(format!("Secret {secret} has no key {key}: add it")),
+            Self::NoSecret => Some(format!(
+                "Secret {secret} is missing: create it with the key {key}"
+            )),
+        }
+    }
+}
+
 impl Inputs {
     /// Secrets of a child that mounts these.
     pub(super) fn secrets_of(&self, child: &str, mounts: Vec<Mount>) -> Secrets {
@@ -53,16 +66,11 @@ impl Inputs {
                 .map(move |(key, _)| (mount.secret.clone(), key.clone()))
         });
         for key in keys {
-            match self.secrets.get(&key) {
-                Some(SecretKey::Digest(one)) => digest.push_str(one),
-                Some(SecretKey::NoKey) => {
-                    missing.push(format!("Secret {} has no key {}: add it", key.0, key.1));
-                }
-                Some(SecretKey::NoSecret) | None => missing.push(format!(
-                    "Secret {} is missing: create it with the key {}",
-                    key.0, key.1
-                )),
+            let found = self.secrets.get(&key).unwrap_or(&SecretKey::NoSecret);
+            if let SecretKey::Digest(one) = found {
+                digest.push_str(one);
             }
+            missing.extend(found.missing(&key.0, &key.1));
         }
         let digest = if missing.is_empty() {
             Some(names::hash(&digest))
@@ -88,6 +96,11 @@ pub fn references(spec: &PinterestPipelineSpec) -> BTreeMap<String, BTreeSet<Str
             .or_default()
             .extend(keys);
     };
+    for mount in kafka::mounts(&spec.broker.kafka) {
+        for (key, _) in &mount.files {
+            refer(&mount.secret, &[key]);
+        }
+    }
     let sinks = spec.stream.iter().flat_map(|stream| &stream.sinks);
     let live = sinks.filter_map(|sink| Some(&sink.postgres.as_ref()?.url_secret_ref));
     let sinks = spec.batch.iter().flat_map(|batch| &batch.sinks);
@@ -101,7 +114,7 @@ pub fn references(spec: &PinterestPipelineSpec) -> BTreeMap<String, BTreeSet<Str
     let sinks = spec.batch.iter().flat_map(|batch| &batch.sinks);
     let cassandra = sinks.filter_map(|sink| sink.cassandra.as_ref());
     for secret in cassandra.filter_map(|cassandra| cassandra.credentials_secret_ref.as_ref()) {
-        refer(&secret.name, &CASSANDRA_KEYS);
+        refer(&secret.name, &USER_KEYS);
     }
     references
 }

@@ -4,7 +4,11 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use pinpipe_config::Quality;
 use pinpipe_crds::{self as crds, S3, StreamSink, Template};
 
-use super::{Inputs, Problem, duration, pods, secrets, template, unsigned};
+use super::{
+    Inputs, Problem, duration,
+    mounts::{self, same_names},
+    pods, template, unsigned,
+};
 use crate::{
     component::Component,
     model::{
@@ -21,6 +25,8 @@ pub(super) struct Sinks<'a> {
     pub(super) template: Option<&'a Template>,
     /// Partitions of all topics together.
     pub(super) partitions: i32,
+    /// Secrets of the Kafka cluster.
+    pub(super) kafka: &'a [Mount],
     pub(super) inputs: &'a Inputs,
     pub(super) problems: &'a mut Vec<Problem>,
 }
@@ -165,7 +171,8 @@ impl Sinks<'_> {
         duration::read(field, text, self.problems)
     }
 
-    fn secrets(&self, component: &Component, mounts: Vec<Mount>) -> Secrets {
+    fn secrets(&self, component: &Component, mut mounts: Vec<Mount>) -> Secrets {
+        mounts.extend_from_slice(self.kafka);
         self.inputs
             .secrets_of(&names::child(self.pipeline, component), mounts)
     }
@@ -188,7 +195,7 @@ fn cassandra_sink(
         mounts.push(Mount {
             purpose: format!("cassandra-{name}"),
             secret: secret.name.clone(),
-            files: same_names(secrets::CASSANDRA_KEYS),
+            files: same_names(mounts::USER_KEYS),
         });
     }
     let keyspace = cassandra.keyspace.clone();
@@ -205,11 +212,6 @@ fn s3_mount(s3: &S3) -> Mount {
     Mount {
         purpose: "s3".to_owned(),
         secret: s3.credentials_secret_ref.name.clone(),
-        files: same_names(secrets::S3_KEYS),
+        files: same_names(mounts::S3_KEYS),
     }
-}
-
-/// Keys that are mounted as files of the same names.
-fn same_names(keys: [&str; 2]) -> Vec<(String, String)> {
-    keys.map(|key| (key.to_owned(), key.to_owned())).into()
 }

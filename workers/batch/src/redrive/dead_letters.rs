@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use pinpipe_config::Batch;
-use pinpipe_runtime::dead_letter::DeadLetterId;
+use pinpipe_runtime::{dead_letter::DeadLetterId, kafka::Access};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, StreamConsumer},
@@ -24,8 +24,8 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_mins(2);
 /// End offset of each partition that has records.
 pub type Ends = BTreeMap<i32, i64>;
 
-fn settings(config: &Batch) -> ClientConfig {
-    let mut settings = pinpipe_runtime::kafka::client_config(&config.kafka, "pinpipe-redrive");
+fn settings(config: &Batch) -> Result<ClientConfig> {
+    let mut settings = Access::read(&config.kafka)?.client_config("pinpipe-redrive");
     settings
         // librdkafka requires a group id. The group is never joined and nothing is committed.
         .set(
@@ -40,12 +40,12 @@ fn settings(config: &Batch) -> ClientConfig {
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "earliest")
         .set("queued.max.messages.kbytes", "8192");
-    settings
+    Ok(settings)
 }
 
 /// The current end offsets of the topic's partitions. Blocks.
 pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
-    let consumer: BaseConsumer = settings(config)
+    let consumer: BaseConsumer = settings(config)?
         .create()
         .context("can't create the Kafka consumer")?;
     tokio::task::block_in_place(|| {
@@ -93,7 +93,7 @@ pub struct DeadLetterReader {
 impl DeadLetterReader {
     /// A reader at the beginning of the topic.
     pub fn new(config: &Batch, topic: &str, ends: &Ends) -> Result<Self> {
-        let consumer: StreamConsumer = settings(config)
+        let consumer: StreamConsumer = settings(config)?
             .create()
             .context("can't create the Kafka consumer")?;
         let mut list = TopicPartitionList::new();

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use pinpipe_config::{Batch, Topic};
-use pinpipe_runtime::dead_letter::DeadLetter;
+use pinpipe_runtime::{dead_letter::DeadLetter, kafka::Access};
 use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::OwnedHeaders,
@@ -90,21 +90,21 @@ impl Transactions {
             "{}.{}.redrive",
             config.pipeline.namespace, config.pipeline.name
         );
-        let producer: FutureProducer =
-            pinpipe_runtime::kafka::client_config(&config.kafka, "pinpipe-redrive")
-                .set("transactional.id", id)
-                .set("acks", "all")
-                // The same as ingest's, so that the records of a key stay in one partition.
-                .set("partitioner", "murmur2_random")
-                .set("linger.ms", "5")
-                // The open transaction of a killed re-drive blocks read_committed consumers for
-                // this long, unless another re-drive starts.
-                .set("transaction.timeout.ms", "60000")
-                .set("message.timeout.ms", "45000")
-                // So that only the broker's limit applies.
-                .set("message.max.bytes", "100000000")
-                .create()
-                .context("can't create the Kafka producer")?;
+        let producer: FutureProducer = Access::read(&config.kafka)?
+            .client_config("pinpipe-redrive")
+            .set("transactional.id", id)
+            .set("acks", "all")
+            // The same as ingest's, so that the records of a key stay in one partition.
+            .set("partitioner", "murmur2_random")
+            .set("linger.ms", "5")
+            // The open transaction of a killed re-drive blocks read_committed consumers for
+            // this long, unless another re-drive starts.
+            .set("transaction.timeout.ms", "60000")
+            .set("message.timeout.ms", "45000")
+            // So that only the broker's limit applies.
+            .set("message.max.bytes", "100000000")
+            .create()
+            .context("can't create the Kafka producer")?;
         retry_retriable(|| producer.init_transactions(BROKER_TIMEOUT)).with_context(|| {
             format!(
                 "can't initialise transactions in Kafka at {}",

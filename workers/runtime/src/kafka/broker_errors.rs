@@ -11,13 +11,15 @@ use rdkafka::{
 };
 
 use super::{
-    IdentityError,
+    Access, IdentityError,
     cause::{Cause, Unreachable},
     events, is_no_answer,
 };
 
 /// librdkafka's name for log messages about failed connections.
 const FAILED_CONNECTION: &str = "FAIL";
+/// What OpenSSL says of every certificate that it refuses; librdkafka leaves out why.
+const REFUSED_CERTIFICATE: &str = "certificate verify failed";
 
 /// Client context that passes librdkafka's log on and keeps why brokers can't be reached. Clones
 /// share it.
@@ -27,16 +29,16 @@ const FAILED_CONNECTION: &str = "FAIL";
 /// see [`Self::collect`].
 #[derive(Clone, Debug)]
 pub struct BrokerErrors {
-    bootstrap_servers: Arc<str>,
+    access: Arc<Access>,
     cause: Arc<Mutex<Cause>>,
 }
 
 impl BrokerErrors {
-    /// Creates the context of clients of the cluster at these addresses.
+    /// Creates the context of clients that reach the cluster this way.
     #[must_use]
-    pub fn new(bootstrap_servers: &str) -> Self {
+    pub fn new(access: &Access) -> Self {
         Self {
-            bootstrap_servers: bootstrap_servers.into(),
+            access: Arc::new(access.clone()),
             cause: Arc::default(),
         }
     }
@@ -45,7 +47,7 @@ impl BrokerErrors {
     #[must_use]
     pub fn unreachable(&self) -> Unreachable {
         Unreachable {
-            bootstrap_servers: self.bootstrap_servers.to_string(),
+            bootstrap_servers: self.access.bootstrap_servers.clone(),
             cause: self.cause().get(Instant::now()).map(str::to_owned),
         }
     }
@@ -79,6 +81,18 @@ impl BrokerErrors {
         *self.cause() = Cause::default();
     }
 
+    /// The message with what is wrong with a broker's certificate, where that is why the connection
+    /// failed. Connects once more to find out.
+    fn certificate_fault(&self, message: &str) -> Option<String> {
+        let tls = self.access.tls.as_ref()?;
+        let (_, broker) = message
+            .split_once("ssl://")
+            .filter(|_| message.contains(REFUSED_CERTIFICATE))?;
+        let (address, _) = broker.split_once('/')?;
+        let fault = tls.certificate_fault(address)?;
+        Some(format!("the broker's certificate {fault}"))
+    }
+
     fn cause(&self) -> MutexGuard<'_, Cause> {
         self.cause.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -86,7 +100,13 @@ impl BrokerErrors {
 
 impl ClientContext for BrokerErrors {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        let mut message = message;
+        let fault;
         if facility == FAILED_CONNECTION {
+            if let Some(found) = self.certificate_fault(message) {
+                fault = found;
+                message = &fault;
+            }
             self.cause().log(Instant::now(), message);
         }
         match level {
@@ -123,12 +143,16 @@ mod tests {
     use rdkafka::{admin::AdminClient, error::RDKafkaErrorCode};
 
     use super::*;
-    use crate::{
-        config::Kafka,
-        kafka::{Progress, client_config, topics},
-    };
+    use crate::kafka::{Progress, topics};
 
     const TIMEOUT: Duration = Duration::from_secs(2);
+
+    fn access(bootstrap_servers: &str) -> Access {
+        Access {
+            bootstrap_servers: bootstrap_servers.to_owned(),
+            ..Access::default()
+        }
+    }
 
     #[test]
     fn no_answer_is_explained_by_librdkafka_s_own_sentence() {
@@ -137,7 +161,7 @@ mod tests {
             || KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut).into(),
         ];
         for no_answer in no_answers {
-            let errors = BrokerErrors::new("kafka:9093");
+            let errors = BrokerErrors::new(&access("kafka:9093"));
             let explained = || format!("{:#}", errors.explain(no_answer()));
             let start = "the Kafka brokers at kafka:9093 (spec.broker.kafka.bootstrapServers) do \
                          not answer";
@@ -156,7 +180,7 @@ mod tests {
 
     #[test]
     fn an_answer_stays_as_it_is() {
-        let errors = BrokerErrors::new("kafka:9093");
+        let errors = BrokerErrors::new(&access("kafka:9093"));
         errors.log(RDKafkaLogLevel::Error, "FAIL", "an older failure");
         let error = KafkaError::MetadataFetch(RDKafkaErrorCode::TopicAuthorizationFailed);
         let message = error.to_string();
@@ -178,11 +202,10 @@ mod tests {
 
     #[test]
     fn a_tls_listener_is_recognized_by_an_admin_client() {
-        let kafka = Kafka {
-            bootstrap_servers: tls_listener().to_string(),
-        };
-        let errors = BrokerErrors::new(&kafka.bootstrap_servers);
-        let client: AdminClient<_> = client_config(&kafka, "test")
+        let access = access(&tls_listener().to_string());
+        let errors = BrokerErrors::new(&access);
+        let client: AdminClient<_> = access
+            .client_config("test")
             .create_with_context(errors.clone())
             .unwrap();
         let error = topics(client.inner(), &["t"], TIMEOUT).unwrap_err();
@@ -193,10 +216,8 @@ mod tests {
 
     #[test]
     fn a_tls_listener_is_recognized_by_a_consumer() {
-        let kafka = Kafka {
-            bootstrap_servers: tls_listener().to_string(),
-        };
-        let progress = Progress::new(&kafka, "test", "group", TIMEOUT).unwrap();
+        let access = access(&tls_listener().to_string());
+        let progress = Progress::new(&access, "test", "group", TIMEOUT).unwrap();
         let message = || format!("{:#}", progress.ends(&["t".to_owned()]).unwrap_err());
         let first = message();
         assert!(first.contains("might require TLS"), "{first}");

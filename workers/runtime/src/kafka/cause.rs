@@ -84,6 +84,15 @@ fn sentence(message: &str) -> String {
     if text.starts_with("Disconnected") {
         return disconnected(since).to_owned();
     }
+    // The alerts of TLS 1.3 and of Java for a client without a certificate, or one of an authority
+    // that the broker doesn't trust.
+    let alerts = ["alert certificate required", "alert bad certificate"];
+    if alerts.iter().any(|alert| text.contains(alert)) {
+        return format!(
+            "the broker requires a client certificate of an authority that it trusts: set \
+             tls.clientCertificateSecretRef ({text})"
+        );
+    }
     if let Some((address, reason)) = text.split_once(" failed: ")
         && address.starts_with("Connect to ")
     {
@@ -123,7 +132,7 @@ fn is_origin(part: &str) -> bool {
 const NO_ANSWER: &str = "(spec.broker.kafka.bootstrapServers) do not answer";
 /// The part of [`Unreachable`] after the cause.
 const ADVICE: &str = "; check that they run, that no network policy or firewall is in the way, and \
-                      that this is a plaintext listener, without TLS and SASL";
+                      that spec.broker.kafka.tls and authentication are those of this listener";
 
 /// Kafka brokers that do not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

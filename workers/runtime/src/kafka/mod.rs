@@ -1,5 +1,6 @@
-//! Kafka clients: common settings, cluster and topic ids, consumer group progress.
+//! Kafka clients: access and common settings, cluster and topic ids, consumer group progress.
 
+mod access;
 mod broker_errors;
 mod cause;
 mod change;
@@ -10,39 +11,13 @@ mod request;
 
 use std::{collections::HashMap, time::Duration};
 
-use rdkafka::{
-    ClientConfig, ClientContext, client::Client, config::RDKafkaLogLevel, types::RDKafkaErrorCode,
-};
+use rdkafka::{ClientContext, client::Client, types::RDKafkaErrorCode};
 
-use crate::config::Kafka;
-
+pub use access::{Access, User};
 pub use broker_errors::BrokerErrors;
 pub use cause::Unreachable;
 pub use change::{NewTopic, Refusal, Results, create_partitions, create_topics, delete_topics};
 pub use progress::{Behind, Positions, Progress, behind, list};
-
-/// Settings of every client. Workers add their own.
-///
-/// Clients never create topics: the operator does, with the settings that the pipeline needs.
-#[must_use]
-pub fn client_config(kafka: &Kafka, client_id: &str) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", &kafka.bootstrap_servers)
-        .set("client.id", client_id)
-        .set("allow.auto.create.topics", "false")
-        .set("socket.keepalive.enable", "true")
-        .set("socket.connection.setup.timeout.ms", "10000")
-        // Reconnect within seconds after a broker restarts, and notice changed brokers within a
-        // minute.
-        .set("reconnect.backoff.ms", "100")
-        .set("reconnect.backoff.max.ms", "3000")
-        .set("topic.metadata.refresh.interval.ms", "60000")
-        .set("enable.metrics.push", "false")
-        // A connection that a broker closes, as TLS listeners do, is logged at this level.
-        .set_log_level(RDKafkaLogLevel::Info);
-    config
-}
 
 /// Ids of the cluster and its topics. A topic's id changes if it is deleted and created again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -89,6 +64,8 @@ pub fn is_no_answer(code: RDKafkaErrorCode) -> bool {
             | Code::RequestTimedOut
             | Code::MessageTimedOut
             | Code::Resolve
+            | Code::SSL
+            | Code::Authentication
     )
 }
 

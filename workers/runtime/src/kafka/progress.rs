@@ -11,8 +11,7 @@ use rdkafka::{
     error::KafkaResult,
 };
 
-use super::{BrokerErrors, client_config};
-use crate::config::Kafka;
+use super::{Access, BrokerErrors};
 
 /// Next offset by topic and partition.
 pub type Positions = BTreeMap<String, BTreeMap<i32, i64>>;
@@ -38,8 +37,8 @@ pub struct Progress {
 
 impl Progress {
     /// Creates the client without connecting. `timeout` applies to each request.
-    pub fn new(kafka: &Kafka, client_id: &str, group: &str, timeout: Duration) -> Result<Self> {
-        let mut settings = client_config(kafka, client_id);
+    pub fn new(access: &Access, client_id: &str, group: &str, timeout: Duration) -> Result<Self> {
+        let mut settings = access.client_config(client_id);
         settings
             .set("group.id", group)
             .set("enable.auto.commit", "false");
@@ -47,7 +46,7 @@ impl Progress {
         // be read yet.
         settings.set("isolation.level", "read_committed");
         let consumer = settings
-            .create_with_context(BrokerErrors::new(&kafka.bootstrap_servers))
+            .create_with_context(BrokerErrors::new(access))
             .context("can't create the Kafka client")?;
         Ok(Self { consumer, timeout })
     }

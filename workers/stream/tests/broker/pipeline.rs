@@ -58,6 +58,8 @@ pub fn broker() -> u16 {
                     port: clients,
                     advertised: clients,
                 }],
+                secured: Vec::new(),
+                users: Vec::new(),
                 heap: "256m",
             };
             let mut command = kafka.prepare(&program)?;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::{find, objects, with};
+use super::{Object, find, objects, with};
 use crate::samples::{validated, whole};
 
 #[test]
@@ -51,6 +51,92 @@ fn one_worker_writes_the_dead_letters() {
     );
 }
 
+#[test]
+fn every_client_of_kafka_gets_its_certificates_and_credentials() {
+    let objects = with(|spec| {
+        spec["broker"]["kafka"] = json!({
+            "bootstrapServers": "kafka:9093",
+            "tls": {
+                "caSecretRef": {"name": "kafka-ca", "key": "ca.pem"},
+                "clientCertificateSecretRef": {"name": "kafka-client"},
+            },
+            "authentication": {"scramSha512": {"credentialsSecretRef": {"name": "kafka-user"}}},
+        });
+    });
+    let folder = "/etc/pinpipe/secrets";
+    let mut clients = 0;
+    for object in &objects {
+        let component = &object.body["metadata"]["labels"]["app.kubernetes.io/component"];
+        let pod = match object.resource.kind.as_str() {
+            "Deployment" if component != "emulator" => &object.body["spec"]["template"]["spec"],
+            "CronJob" => &object.body["spec"]["jobTemplate"]["spec"]["template"]["spec"],
+            _ => continue,
+        };
+        clients += 1;
+        for (secret, name, items) in [
+            (
+                "kafka-ca",
+                "ca",
+                json!([{"key": "ca.pem", "path": "ca.crt"}]),
+            ),
+            (
+                "kafka-client",
+                "certificate",
+                json!([
+                    {"key": "tls.crt", "path": "tls.crt"},
+                    {"key": "tls.key", "path": "tls.key"},
+                ]),
+            ),
+            (
+                "kafka-user",
+                "user",
+                json!([
+                    {"key": "username", "path": "username"},
+                    {"key": "password", "path": "password"},
+                ]),
+            ),
+        ] {
+            let volumes = pod["volumes"].as_array().unwrap().iter();
+            let volume = volumes
+                .clone()
+                .find(|volume| volume["secret"]["secretName"] == secret)
+                .unwrap();
+            assert_eq!(volume["secret"]["items"], items, "{component}");
+            let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
+            let path = format!("{folder}/kafka-{name}");
+            let is_mounted = |mount: &Value| {
+                mount["name"] == volume["name"] && mount["mountPath"] == path.as_str()
+            };
+            assert!(mounts.iter().any(is_mounted), "{component}: {mounts:?}");
+        }
+    }
+    assert_eq!(clients, 4);
+    let config: pinpipe_config::Ingest = read(&objects, "ingest");
+    let expected = pinpipe_config::Kafka {
+        bootstrap_servers: "kafka:9093".to_owned(),
+        tls: Some(pinpipe_config::Tls {
+            ca_file: Some(format!("{folder}/kafka-ca/ca.crt").into()),
+            certificate_dir: Some(format!("{folder}/kafka-certificate").into()),
+        }),
+        authentication: Some(pinpipe_config::Authentication {
+            mechanism: pinpipe_config::SaslMechanism::ScramSha512,
+            credentials_dir: format!("{folder}/kafka-user").into(),
+        }),
+    };
+    assert_eq!(config.kafka, expected);
+}
+
+/// The configuration of a component.
+fn read<T: pinpipe_config::WorkerConfig>(objects: &[Object], component: &str) -> T {
+    let config = objects.iter().find(|object| {
+        object.resource.kind == "ConfigMap"
+            && object.body["metadata"]["labels"]["app.kubernetes.io/component"] == component
+            && !object.body["data"][pinpipe_config::CONFIG_KEY].is_null()
+    });
+    let yaml = config.unwrap().body["data"][pinpipe_config::CONFIG_KEY].as_str();
+    pinpipe_config::parse(yaml.unwrap()).unwrap()
+}
+
 /// The batch worker's configuration with these sinks, and its pod.
 fn batch(sinks: Option<Value>) -> (pinpipe_config::Batch, Value) {
     let objects = with(|spec| {
@@ -58,19 +144,8 @@ fn batch(sinks: Option<Value>) -> (pinpipe_config::Batch, Value) {
         batch.remove("sinks");
         batch.extend(sinks.map(|sinks| ("sinks".to_owned(), sinks)));
     });
-    let config = objects
-        .iter()
-        .find(|object| {
-            object.resource.kind == "ConfigMap"
-                && object.body["metadata"]["labels"]["app.kubernetes.io/component"] == "batch"
-        })
-        .unwrap();
-    let yaml = config.body["data"][pinpipe_config::CONFIG_KEY].as_str();
     let job = &find(&objects, "CronJob", "pinterest-batch")["spec"]["jobTemplate"]["spec"];
-    (
-        pinpipe_config::parse(yaml.unwrap()).unwrap(),
-        job["template"]["spec"].clone(),
-    )
+    (read(&objects, "batch"), job["template"]["spec"].clone())
 }
 
 #[test]

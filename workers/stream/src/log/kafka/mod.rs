@@ -18,7 +18,7 @@ use futures::FutureExt as _;
 use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::{
     dead_letter::{Redriven, UnusableOrder},
-    kafka::{BrokerErrors, IdentityError},
+    kafka::{Access, BrokerErrors, IdentityError},
 };
 use rdkafka::{
     Message as _, Offset, Timestamp, TopicPartitionList,
@@ -49,7 +49,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Kafka {
     consumer: Arc<StreamConsumer<Context>>,
-    config: Arc<pinpipe_config::Kafka>,
+    access: Arc<Access>,
 }
 
 impl Kafka {
@@ -57,42 +57,43 @@ impl Kafka {
     pub fn connect(
         config: &pinpipe_config::Stream,
         topics: &[&str],
-    ) -> KafkaResult<(Self, UnboundedReceiver<Event>)> {
+    ) -> anyhow::Result<(Self, UnboundedReceiver<Event>)> {
+        let access = Access::read(&config.kafka)?;
         let (sender, events) = unbounded_channel();
-        let consumer: StreamConsumer<Context> =
-            pinpipe_runtime::kafka::client_config(&config.kafka, &config.group)
-                .set("group.id", &config.group)
-                .set("partition.assignment.strategy", "cooperative-sticky")
-                .set("isolation.level", "read_committed")
-                .set("enable.auto.commit", "false")
-                .set("enable.auto.offset.store", "false")
-                .set("auto.offset.reset", "error")
-                // The partitions of a killed worker move to another within seconds. This is the
-                // shortest time that brokers allow. A static membership would be shorter for a
-                // container that restarts, but then one that stops keeps its partitions as long.
-                .set("session.timeout.ms", SESSION_TIMEOUT)
-                .set("heartbeat.interval.ms", "1500")
-                // New topics and partitions are found within seconds.
-                .set("topic.metadata.refresh.interval.ms", "10000")
-                .set("statistics.interval.ms", "2000")
-                // Bytes that were damaged on their way are fetched again, not stored.
-                .set("check.crcs", "true")
-                // librdkafka's prefetch, per partition, comes on top of the worker's byte budget.
-                .set("queued.max.messages.kbytes", "2048")
-                // This small queue fills and empties quickly: with librdkafka's default backoff of
-                // a second the worker would be idle in between.
-                .set("fetch.queue.backoff.ms", "20")
-                .set("fetch.max.bytes", "8388608")
-                .set("fetch.wait.max.ms", "100")
-                .create_with_context(Context {
-                    events: sender,
-                    closing: Arc::default(),
-                    broker_errors: BrokerErrors::new(&config.kafka.bootstrap_servers),
-                })?;
+        let consumer: StreamConsumer<Context> = access
+            .client_config(&config.group)
+            .set("group.id", &config.group)
+            .set("partition.assignment.strategy", "cooperative-sticky")
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            // The partitions of a killed worker move to another within seconds. This is the
+            // shortest time that brokers allow. A static membership would be shorter for a
+            // container that restarts, but then one that stops keeps its partitions as long.
+            .set("session.timeout.ms", SESSION_TIMEOUT)
+            .set("heartbeat.interval.ms", "1500")
+            // New topics and partitions are found within seconds.
+            .set("topic.metadata.refresh.interval.ms", "10000")
+            .set("statistics.interval.ms", "2000")
+            // Bytes that were damaged on their way are fetched again, not stored.
+            .set("check.crcs", "true")
+            // librdkafka's prefetch, per partition, comes on top of the worker's byte budget.
+            .set("queued.max.messages.kbytes", "2048")
+            // This small queue fills and empties quickly: with librdkafka's default backoff of
+            // a second the worker would be idle in between.
+            .set("fetch.queue.backoff.ms", "20")
+            .set("fetch.max.bytes", "8388608")
+            .set("fetch.wait.max.ms", "100")
+            .create_with_context(Context {
+                events: sender,
+                closing: Arc::default(),
+                broker_errors: BrokerErrors::new(&access),
+            })?;
         consumer.subscribe(topics)?;
         let kafka = Self {
             consumer: Arc::new(consumer),
-            config: Arc::new(config.kafka.clone()),
+            access: Arc::new(access),
         };
         Ok((kafka, events))
     }
@@ -288,7 +289,7 @@ impl Log for Kafka {
     async fn is_stamped_by_broker(&self, topic: &str) -> anyhow::Result<bool> {
         let client_id = "pinpipe-topic-settings";
         let admin: AdminClient<DefaultClientContext> =
-            pinpipe_runtime::kafka::client_config(&self.config, client_id).create()?;
+            self.access.client_config(client_id).create()?;
         let options = AdminOptions::new().request_timeout(Some(BROKER_TIMEOUT));
         let resource = ResourceSpecifier::Topic(topic);
         let answers = admin.describe_configs([&resource], &options).await?;
