@@ -117,7 +117,8 @@ struct Kept {
 }
 
 impl Brokers {
-    /// Describes topics of the cluster that is reached this way. Returns the cluster, too, for changes.
+    /// Describes topics of the cluster that is reached this way. Returns the cluster, too, for
+    /// changes.
     pub async fn describe(
         &self,
         access: &Access,

@@ -1,8 +1,8 @@
 //! The Secrets a pipeline refers to: the only place that reads Secrets, one by one by name.
 //!
 //! Only a digest of each key is kept, and of Kafka's Secrets the content, for the operator's own
-//! clients. The digest is keyed with the Secret's UID, a random number, so that a pod's annotation can contain
-//! it without revealing a short password.
+//! clients. The digest is keyed with the Secret's UID, a random number, so that a pod's annotation
+//! can contain it without revealing a short password.
 
 use std::collections::BTreeMap;
 

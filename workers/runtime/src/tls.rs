@@ -117,8 +117,9 @@ fn certificates(pem: &str, of: &str) -> Result<Vec<X509>> {
     Ok(certificates)
 }
 
-/// What is wrong with a certificate, and what to do, by OpenSSL's sentence within an error. Completes
-/// "the server's certificate …". The sentences are those of `X509_verify_cert_error_string`.
+/// What is wrong with a certificate, and what to do, by OpenSSL's sentence within an error.
+/// Completes "the server's certificate …". The sentences are those of
+/// `X509_verify_cert_error_string`.
 #[must_use]
 pub fn fault(error: &str) -> Option<String> {
     let says = |sentences: &[&'static str]| {

@@ -79,7 +79,8 @@ fn start() -> anyhow::Result<(Process, Broker)> {
         format!("{mechanism}.sasl.jaas.config={module}.scram.ScramLoginModule required;")
     };
     let plain = format!(
-        "plain.sasl.jaas.config={module}.plain.PlainLoginModule required user_{NAME}=\"{PASSWORD}\";"
+        "plain.sasl.jaas.config={module}.plain.PlainLoginModule required \
+         user_{NAME}=\"{PASSWORD}\";"
     );
     let secured = |name, protocol, port, settings| Secured {
         name,
