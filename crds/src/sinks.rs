@@ -40,6 +40,10 @@ pub struct StreamSink {
         validation = Rule::new("self != 'archive'").message(
             "the sink name archive is reserved for the raw archive (spec.archive); choose another \
              name"
+        ),
+        validation = Rule::new("self != 'dead-letters'").message(
+            "the sink name dead-letters is reserved for the positions of the dead letters; choose \
+             another name"
         )
     )]
     pub name: String,

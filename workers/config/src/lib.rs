@@ -135,6 +135,15 @@ pub struct Pipeline {
     pub uid: String,
 }
 
+impl Pipeline {
+    /// The consumer group that holds how far the dead letters of rejected records are written. No
+    /// consumer joins it.
+    #[must_use]
+    pub fn dead_letter_group(&self) -> String {
+        format!("{}.{}.dead-letters", self.namespace, self.name)
+    }
+}
+
 /// The topics of one kind of record.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -7,7 +7,8 @@
 //! ```
 //! Every record before `done` is stored, or rejected and in the dead letters. `stored` is the
 //! sink's own position, which the next commit expects. It stays behind `done` in a sink that moves
-//! its position only together with records.
+//! its position only together with records. It is ahead of `done` where records that the sink has
+//! stored are read again for their dead letters, which another sink has not written.
 
 use std::{collections::VecDeque, time::Instant};
 
@@ -19,13 +20,11 @@ use crate::{
 /// Estimated size of a pending dead letter without its value, bytes.
 const DEAD_LETTER_OVERHEAD: usize = 512;
 
-/// A batch that accepts no more records. `D` is a pending dead letter.
+/// A batch that accepts no more records.
 #[derive(Debug)]
-pub struct Sealed<B, D> {
+pub struct Sealed<B> {
     /// The records.
     pub batch: B,
-    /// Dead letters that must be acknowledged before the position moves.
-    pub dead_letters: Vec<D>,
     /// The position behind its last record or gap.
     pub to: Position,
     /// Memory used, bytes.
@@ -35,9 +34,8 @@ pub struct Sealed<B, D> {
 }
 
 #[derive(Debug)]
-struct Open<B, D> {
+struct Open<B> {
     batch: B,
-    dead_letters: Vec<D>,
     dead_letter_bytes: usize,
     since: Instant,
 }
@@ -55,13 +53,13 @@ pub enum Work {
 
 /// The buffer of one partition; see the module's documentation.
 #[derive(Debug)]
-pub struct PartitionBuffer<B, D> {
+pub struct PartitionBuffer<B> {
     source: Source,
     stored: Position,
     done: Position,
     next: Position,
-    open: Option<Open<B, D>>,
-    sealed: VecDeque<Sealed<B, D>>,
+    open: Option<Open<B>>,
+    sealed: VecDeque<Sealed<B>>,
     /// Size of the batch being committed, bytes.
     in_flight: Option<usize>,
     draining: bool,
@@ -69,7 +67,7 @@ pub struct PartitionBuffer<B, D> {
     group_position: Option<Position>,
 }
 
-impl<B: Batch, D> PartitionBuffer<B, D> {
+impl<B: Batch> PartitionBuffer<B> {
     /// An empty buffer for a partition whose position in the sink is `stored` and that is read from
     /// `fetch` on. `group_position` is the consumer group's committed position.
     #[must_use]
@@ -107,6 +105,11 @@ impl<B: Batch, D> PartitionBuffer<B, D> {
         self.done
     }
 
+    /// The sink's position: what is before it is stored, though perhaps without dead letters yet.
+    pub const fn stored(&self) -> Position {
+        self.stored
+    }
+
     /// Whether the record before the position `after` belongs in the buffer. False for a record
     /// that is buffered already, and while the partition is draining.
     pub fn accepts(&self, after: Position) -> bool {
@@ -124,17 +127,15 @@ impl<B: Batch, D> PartitionBuffer<B, D> {
         let source = &self.source;
         let open = self.open.get_or_insert_with(|| Open {
             batch: empty(source),
-            dead_letters: Vec::new(),
             dead_letter_bytes: 0,
             since: now,
         });
         &mut open.batch
     }
 
-    /// Adds the pending dead letter of the last record, whose value has `bytes` bytes.
-    pub fn add_dead_letter(&mut self, dead_letter: D, bytes: usize) {
+    /// Counts the pending dead letter of the last record, whose value has `bytes` bytes.
+    pub const fn add_dead_letter(&mut self, bytes: usize) {
         if let Some(open) = &mut self.open {
-            open.dead_letters.push(dead_letter);
             open.dead_letter_bytes += bytes + DEAD_LETTER_OVERHEAD;
         }
     }
@@ -204,13 +205,11 @@ impl<B: Batch, D> PartitionBuffer<B, D> {
         }
         let open = self.open.take().unwrap_or_else(|| Open {
             batch: empty(&self.source),
-            dead_letters: Vec::new(),
             dead_letter_bytes: 0,
             since: now,
         });
         let Open {
             mut batch,
-            dead_letters,
             dead_letter_bytes,
             since,
         } = open;
@@ -218,7 +217,6 @@ impl<B: Batch, D> PartitionBuffer<B, D> {
         let bytes = batch.bytes() + dead_letter_bytes;
         self.sealed.push_back(Sealed {
             batch,
-            dead_letters,
             to: self.next,
             bytes,
             since,
@@ -227,7 +225,7 @@ impl<B: Batch, D> PartitionBuffer<B, D> {
 
     /// Takes the next batch to commit and the position the sink must have; none while a commit is
     /// in flight.
-    pub fn start(&mut self) -> Option<(Sealed<B, D>, Position)> {
+    pub fn start(&mut self) -> Option<(Sealed<B>, Position)> {
         if self.in_flight.is_some() {
             return None;
         }
@@ -237,27 +235,21 @@ impl<B: Batch, D> PartitionBuffer<B, D> {
     }
 
     /// Records that the batch up to `to` is committed and that the sink's position is `stored` now.
-    /// Returns true where another worker had stored more than that: the buffer is empty then, and
-    /// the reader must seek to [`Self::next`].
+    /// Returns true where another worker has stored more than that: go on by [`Self::restart`].
     pub fn committed(&mut self, to: Position, stored: Position) -> bool {
         self.in_flight = None;
-        self.stored = stored;
-        self.done = to.max(stored);
-        if stored <= to {
-            return false;
-        }
-        self.restart(stored);
-        true
+        let is_ahead = stored > to && stored != self.stored;
+        (self.stored, self.done) = (stored, to);
+        is_ahead
     }
 
     /// Replaces the refused batch, which was in flight, by its two halves.
-    pub fn split(&mut self, refused: &Sealed<B, D>, first: B, second: B) {
+    pub fn split(&mut self, refused: &Sealed<B>, first: B, second: B) {
         self.in_flight = None;
         let halves = [
             Sealed {
                 bytes: second.bytes(),
                 batch: second,
-                dead_letters: Vec::new(),
                 to: refused.to,
                 since: refused.since,
             },
@@ -265,8 +257,6 @@ impl<B: Batch, D> PartitionBuffer<B, D> {
                 bytes: first.bytes(),
                 to: first.last().unwrap_or(refused.to),
                 batch: first,
-                // Acknowledged before the batch was refused.
-                dead_letters: Vec::new(),
                 since: refused.since,
             },
         ];
@@ -297,7 +287,8 @@ impl<B: Batch, D> PartitionBuffer<B, D> {
     /// The position to commit to the consumer group, unless the group has it already. Call
     /// [`Self::set_group_position`] once it is committed.
     pub fn position_to_commit(&self) -> Option<Position> {
-        (self.group_position != Some(self.done)).then_some(self.done)
+        let stored = self.done.max(self.stored);
+        (self.group_position != Some(stored)).then_some(stored)
     }
 
     /// Sets the consumer group's committed position; `None`: unknown.
@@ -350,7 +341,7 @@ mod tests {
         grouping: Grouping::Partition,
     };
 
-    type Buffer = PartitionBuffer<CountingBatch, ()>;
+    type Buffer = PartitionBuffer<CountingBatch>;
 
     const fn at(offset: i64) -> Position {
         Position::offset(offset)
@@ -465,7 +456,27 @@ mod tests {
         read(&mut buffer, now, [6]);
         let (sealed, _) = buffer.start().unwrap();
         assert!(buffer.committed(sealed.to, at(20)));
+        buffer.restart(at(20));
         assert!(buffer.is_empty());
         assert_eq!((buffer.next(), buffer.done()), (at(20), at(20)));
+    }
+
+    #[test]
+    fn what_is_stored_is_read_again_for_its_dead_letters_without_being_stored_twice() {
+        let (now, mut buffer) = (Instant::now(), buffer(9, 5));
+        buffer.batch_for(at(7), now, empty);
+        buffer.seal(now, empty);
+        let (sealed, from) = buffer.start().unwrap();
+        assert_eq!((sealed.to, from), (at(7), at(9)));
+        assert!(
+            !buffer.committed(sealed.to, at(9)),
+            "nobody else has stored more"
+        );
+        assert_eq!((buffer.done(), buffer.stored()), (at(7), at(9)));
+        assert_eq!(buffer.position_to_commit(), Some(at(9)));
+        buffer.batch_for(at(9), now, empty);
+        read(&mut buffer, now, [9, 10]);
+        buffer.seal(now, empty);
+        assert_eq!(commit(&mut buffer), (at(9), at(11), 2));
     }
 }

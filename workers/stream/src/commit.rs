@@ -114,9 +114,20 @@ pub async fn commit<S: Sink, D: Acknowledgement>(
         topic, mut members, ..
     } = group;
     for member in &mut members {
-        for dead_letter in &mut member.sealed.dead_letters {
+        for dead_letter in &mut member.dead_letters {
             dead_letter.acknowledged().await;
         }
+    }
+    // Of what the sink has stored before, only the dead letters were missing.
+    let (members, lettered): (Vec<_>, Vec<_>) = members
+        .into_iter()
+        .partition(|member| member.from < member.sealed.to);
+    let lettered = lettered.into_iter().map(|member| {
+        let stored = Answer::Stored(member.from);
+        (member, stored)
+    });
+    if members.is_empty() {
+        return (lettered.collect(), Duration::ZERO);
     }
     let mut backoff = Backoff::default();
     loop {
@@ -155,7 +166,10 @@ pub async fn commit<S: Sink, D: Acknowledgement>(
             records,
             "committed"
         );
-        return (members.into_iter().zip(answers).collect(), took);
+        return (
+            members.into_iter().zip(answers).chain(lettered).collect(),
+            took,
+        );
     }
 }
 

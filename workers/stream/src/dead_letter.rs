@@ -2,7 +2,8 @@
 //! pipeline wants them. Their headers name origin and reason ([`pinpipe_runtime::dead_letter`]).
 //!
 //! Delivery is at least once: a position moves only after all replicas have acknowledged the dead
-//! letters before it. A dead letter's id is (topic id, partition, offset, refusing sink), so that
+//! letters before it. How far those of rejected records are written is a position of its own, which
+//! outlives a change of the sink that writes them. A dead letter's id is (topic id, partition, offset, refusing sink), so that
 //! readers can drop the duplicates a crash leaves.
 //!
 //! One task sends all dead letters of a worker. It makes the producer with the first one, and makes
@@ -25,7 +26,7 @@ use rdkafka::{
 };
 use tokio::sync::{
     mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    oneshot,
+    watch,
 };
 
 use crate::{
@@ -36,8 +37,10 @@ use crate::{
 /// Dead letters that are sent at once; others wait in memory, which the session accounts for.
 const MAX_IN_FLIGHT: usize = 1000;
 
-/// A dead letter being sent.
-pub trait Acknowledgement: Send + 'static {
+/// A dead letter being sent. It is not sent again once all clones are dropped.
+pub trait Acknowledgement: Clone + Send + 'static {
+    /// Whether the broker has acknowledged it.
+    fn is_acknowledged(&self) -> bool;
     /// Waits until the broker has acknowledged it.
     fn acknowledged(&mut self) -> impl Future<Output = ()> + Send;
 }
@@ -67,13 +70,25 @@ pub struct DeadLetters {
     queue: UnboundedSender<Outgoing>,
 }
 
-/// A dead letter being sent; after dropping it, the letter is not sent again.
-#[derive(Debug)]
-pub struct Pending(oneshot::Receiver<()>);
+/// A dead letter being sent.
+#[derive(Clone, Debug)]
+pub struct Pending(watch::Receiver<bool>);
+
+impl Pending {
+    /// A dead letter, and what acknowledges it.
+    pub(crate) fn new() -> (watch::Sender<bool>, Self) {
+        let (sent, acknowledged) = watch::channel(false);
+        (sent, Self(acknowledged))
+    }
+}
 
 impl Acknowledgement for Pending {
+    fn is_acknowledged(&self) -> bool {
+        *self.0.borrow()
+    }
+
     async fn acknowledged(&mut self) {
-        if (&mut self.0).await.is_err() {
+        if self.0.wait_for(|sent| *sent).await.is_err() {
             // The sending task is gone only when the process ends.
             std::future::pending::<()>().await;
         }
@@ -86,7 +101,7 @@ struct Outgoing {
     key: Option<Vec<u8>>,
     value: Option<Vec<u8>>,
     headers: OwnedHeaders,
-    sent: oneshot::Sender<()>,
+    sent: watch::Sender<bool>,
 }
 
 impl DeadLetters {
@@ -136,7 +151,7 @@ impl Writer for DeadLetters {
             verdict,
             redriven,
         };
-        let (sent, acknowledged) = oneshot::channel();
+        let (sent, pending) = Pending::new();
         // The task ends only with the process.
         let _ = self.queue.send(Outgoing {
             topic: topic.to_owned(),
@@ -145,7 +160,7 @@ impl Writer for DeadLetters {
             headers: letter.headers(key),
             sent,
         });
-        Pending(acknowledged)
+        pending
     }
 }
 
@@ -220,8 +235,7 @@ impl Sender {
             Ok(()) => {
                 self.outage.up();
                 self.last_logged = None;
-                // Nobody waits for it after a revocation.
-                let _ = letter.sent.send(());
+                letter.sent.send_replace(true);
                 return None;
             }
             Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge))

@@ -42,6 +42,12 @@ impl Extent {
     pub fn contains(self, position: Position) -> bool {
         (self.low..=self.high).contains(&position)
     }
+
+    /// The nearest position that can be read from.
+    #[must_use]
+    pub fn nearest(self, position: Position) -> Position {
+        position.max(self.low).min(self.high)
+    }
 }
 
 /// Look-ups in a log.
@@ -66,6 +72,21 @@ pub trait Log: Send + Sync + 'static {
         topic: &str,
         partitions: &[i32],
     ) -> impl Future<Output = anyhow::Result<BTreeMap<i32, Position>>> + Send;
+
+    /// The positions committed to the group of the dead letters: those of rejected records before
+    /// them are written.
+    fn letters_committed(
+        &self,
+        topic: &str,
+        partitions: &[i32],
+    ) -> impl Future<Output = anyhow::Result<BTreeMap<i32, Position>>> + Send;
+
+    /// Commits positions to the group of the dead letters, and waits for it. A log without groups
+    /// forgets them.
+    fn commit_letters(
+        &self,
+        positions: &[(TopicPartition, Position)],
+    ) -> impl Future<Output = anyhow::Result<()>> + Send;
 
     /// The position before the first record not before `time`, milliseconds since the epoch, in
     /// each partition that has such a record.
@@ -150,7 +171,7 @@ pub const NOT_AUTHORIZED: &str = "ReadNotAuthorized";
 
 /// What to grant, but for the look-up of a topic's settings.
 pub const RIGHTS: &str = "grant the worker's user Read and Describe of the topics, and Read of the \
-    consumer group";
+    consumer groups of its sink and of the dead letters";
 
 /// A look-up that the log refuses since the worker lacks a right.
 #[derive(Debug, thiserror::Error)]

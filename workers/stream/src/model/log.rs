@@ -119,6 +119,10 @@ pub struct Broker {
     pub like: Like,
     pub partitions: Vec<PartitionLog>,
     pub committed: BTreeMap<i32, Position>,
+    /// The positions committed to the group of the dead letters.
+    pub letters: BTreeMap<i32, Position>,
+    /// Whether a worker that was late has set one of them back.
+    pub letters_went_back: bool,
     /// Whether positions were committed since the oracle checked them.
     pub commits: bool,
     pub clock: i64,
@@ -132,6 +136,8 @@ impl Broker {
             like,
             partitions: Vec::new(),
             committed: BTreeMap::new(),
+            letters: BTreeMap::new(),
+            letters_went_back: false,
             commits: false,
             clock: 1_700_000_000_000,
             appended: 0,
@@ -204,6 +210,15 @@ impl Broker {
             keys,
             ..PartitionLog::default()
         }));
+    }
+
+    /// A sink that writes dead letters begins, where no sink has written any.
+    pub fn begin_letters(&mut self) {
+        if self.like == Like::Kafka {
+            for partition in self.partition_ids() {
+                self.letters.entry(partition).or_default();
+            }
+        }
     }
 
     /// Removes a record if the partition has a later one of its key.

@@ -16,7 +16,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    log::topic,
+    log::{Like, topic},
     reader::{Asked, Connection},
     reference::{Letters, Reference},
 };
@@ -80,28 +80,40 @@ pub enum Stepped {
 /// A member of the group.
 pub struct Member {
     session: Session<Reference, Letters, Connection, Time>,
+    worker: Arc<Worker<Reference, Letters>>,
     log: Connection,
     time: Time,
     events: UnboundedSender<Event>,
     stop: CancellationToken,
     /// The partitions that the group wants back, and when it asked.
     revoked: Option<(Vec<i32>, Instant)>,
+    stopped_at: Option<Instant>,
     /// Runs the session's tasks. A member that makes no step is frozen with all of them.
     runtime: Runtime,
 }
 
 impl Member {
-    pub fn new(worker: Arc<Worker<Reference, Letters>>, log: Connection, time: Time) -> Self {
+    pub fn new(worker: Worker<Reference, Letters>, time: Time) -> Self {
+        let log = worker.dead_letters.log.clone();
+        let worker = Arc::new(worker);
         let (events, received) = unbounded_channel();
         let stop = CancellationToken::new();
-        let session = Session::new(worker, log.clone(), received, time.clone(), stop.clone());
+        let session = Session::new(
+            worker.clone(),
+            log.clone(),
+            received,
+            time.clone(),
+            stop.clone(),
+        );
         Self {
             session,
+            worker,
             log,
             time,
             events,
             stop,
             revoked: None,
+            stopped_at: None,
             runtime: Builder::new_current_thread().build().unwrap(),
         }
     }
@@ -160,9 +172,20 @@ impl Member {
         tells
     }
 
+    /// Whether it writes the dead letters of rejected records.
+    pub fn writes_letters(&self) -> bool {
+        self.worker.config.writes_dead_letters
+    }
+
+    /// Has it store everything buffered at once.
+    pub fn flush(&self) {
+        self.worker.flush.notify_one();
+    }
+
     /// Stops it: it leaves once everything is stored.
-    pub fn stop(&self) {
+    pub fn stop(&mut self) {
         self.stop.cancel();
+        self.stopped_at.get_or_insert(self.time.now());
     }
 
     /// Whether everything up to the ends of the logs, but for `except`, is stored and committed to
@@ -176,6 +199,8 @@ impl Member {
                     && buffer.is_empty()
                     && buffer.position_to_commit().is_none()
                     && buffer.done() == broker.log(*partition).extent().high
+                    && (broker.like == Like::Kinesis
+                        || broker.letters.get(partition) == Some(&buffer.done()))
             })
         };
         let mut partitions = self.partitions().into_iter();
@@ -208,16 +233,24 @@ impl Member {
         self.log.membership().arrived = arrived.into();
         for _ in 0..MAX_TURNS {
             self.runtime.block_on(yield_now());
-            let undrained = self.undrained();
+            let (undrained, is_late) = (self.undrained(), self.is_late());
             let _runtime = self.runtime.enter();
             let turn = poll(pin!(self.session.turn()));
             let mut membership = self.log.membership();
             if membership.asked != Asked::Revoke && self.revoked.take().is_some() {
                 check_drained(&undrained)?;
+                if is_late {
+                    membership.sent.clear();
+                }
             }
             match turn {
                 Poll::Ready(Ok(true)) => {}
-                Poll::Ready(Ok(false)) => return Ok(Stepped::Left),
+                Poll::Ready(Ok(false))
+                    if self.session.state.is_drained() || self.is_over(self.stopped_at) =>
+                {
+                    return Ok(Stepped::Left);
+                }
+                Poll::Ready(Ok(false)) => return Err("it leaves before it is drained".into()),
                 Poll::Ready(Err(_)) if membership.is_out_of_range => return Ok(Stepped::Restarts),
                 Poll::Ready(Err(error)) => return Err(format!("{error:#}")),
                 Poll::Pending => {
@@ -229,14 +262,21 @@ impl Member {
         Err(format!("a session made {MAX_TURNS} turns without waiting"))
     }
 
+    /// Whether the time to drain since then is over.
+    fn is_over(&self, since: Option<Instant>) -> bool {
+        since.is_some_and(|since| self.time.now() >= since + DRAIN_TIMEOUT)
+    }
+
+    /// Whether the time to give partitions back is over.
+    fn is_late(&self) -> bool {
+        self.is_over(self.revoked.as_ref().map(|(_, since)| *since))
+    }
+
     /// The partitions that the group wants back and that there is still time to drain.
     fn undrained(&self) -> Vec<i32> {
-        let Some((revoked, since)) = &self.revoked else {
+        let Some((revoked, _)) = self.revoked.as_ref().filter(|_| !self.is_late()) else {
             return Vec::new();
         };
-        if self.time.now() >= *since + DRAIN_TIMEOUT {
-            return Vec::new();
-        }
         let buffers = self.session.state.buffers();
         buffers
             .filter(|((_, partition), buffer)| revoked.contains(partition) && !buffer.is_empty())

@@ -54,6 +54,10 @@ pub struct Membership {
     pub released: Vec<i32>,
     /// Whether the group has expelled it.
     pub expelled: bool,
+    /// The positions of the dead letters, as it found them last.
+    pub letters: BTreeMap<i32, Position>,
+    /// The rejected records whose dead letters it has sent: partition and number.
+    pub sent: BTreeSet<(i32, i64)>,
     /// Whether it has met a position outside a log.
     pub is_out_of_range: bool,
 }
@@ -164,6 +168,29 @@ impl Log for Connection {
         self.ask(|broker| broker.committed.clone()).await
     }
 
+    async fn letters_committed(
+        &self,
+        _: &str,
+        _: &[i32],
+    ) -> anyhow::Result<BTreeMap<i32, Position>> {
+        let letters = self.ask(|broker| broker.letters.clone()).await?;
+        self.membership().letters.clone_from(&letters);
+        Ok(letters)
+    }
+
+    async fn commit_letters(&self, positions: &[(TopicPartition, Position)]) -> anyhow::Result<()> {
+        yield_now().await;
+        let mut broker = self.broker.lock().unwrap();
+        if broker.like == Like::Kafka {
+            broker.commits = true;
+            for ((_, partition), position) in positions {
+                let before = broker.letters.insert(*partition, *position);
+                broker.letters_went_back |= before > Some(*position);
+            }
+        }
+        Ok(())
+    }
+
     async fn positions_at(
         &self,
         _: &str,
@@ -223,7 +250,10 @@ impl Reader for Connection {
                 membership.released.extend(partitions);
             }
             // The group has it again.
-            Asked::Lose => membership.expelled = false,
+            Asked::Lose => {
+                membership.expelled = false;
+                membership.sent.clear();
+            }
         }
         membership.asked = Asked::Nothing;
         for (_, partition) in partitions {

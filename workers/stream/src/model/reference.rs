@@ -11,9 +11,13 @@ use pinpipe_config::StartFrom;
 use pinpipe_core::Order;
 use pinpipe_runtime::dead_letter::{Redriven, Verdict};
 
-use super::network::{Network, call};
+use super::{
+    log,
+    network::{Network, call},
+    reader,
+};
 use crate::{
-    dead_letter::{Acknowledgement, Writer},
+    dead_letter::{Pending, Writer},
     log::Position,
     sink::{
         Answer, Batch, Consumed, Grouping, Halt, InitialPosition, Limits, Part, Refusal, Sink,
@@ -200,7 +204,7 @@ impl Store {
     }
 }
 
-type Connection = Arc<Mutex<Network<Store>>>;
+pub type Connection = Arc<Mutex<Network<Store>>>;
 
 /// The sink.
 pub struct Reference {
@@ -322,16 +326,26 @@ impl Sink for Reference {
 }
 
 /// Writes dead letters into the store's list.
-pub struct Letters(pub Connection);
+pub struct Letters {
+    pub network: Connection,
+    pub log: reader::Connection,
+}
 
-/// A dead letter being sent.
-pub struct Sent {
-    network: Connection,
-    letter: (i32, i64, bool),
+impl Letters {
+    /// Whether the dead letter of a rejected record is written though it need not be.
+    fn is_needless(&self, partition: i32, offset: i64) -> bool {
+        let mut membership = self.log.membership();
+        let written = membership.letters.get(&partition);
+        let is_written = written.is_some_and(|written| offset < written.next_offset());
+        let is_first = membership.sent.insert((partition, offset));
+        let broker = self.log.broker.lock().unwrap();
+        // A log without groups does not know what is written.
+        (is_written || !is_first) && broker.like == log::Like::Kafka && !broker.letters_went_back
+    }
 }
 
 impl Writer for Letters {
-    type Sent = Sent;
+    type Sent = Pending;
 
     fn send(
         &self,
@@ -341,20 +355,23 @@ impl Writer for Letters {
         _: (Option<&[u8]>, Option<&[u8]>),
         _: (Verdict, Option<Redriven>),
         sink: Option<&str>,
-    ) -> Sent {
-        Sent {
-            network: self.0.clone(),
-            letter: (source.partition, position.offset, sink.is_some()),
+    ) -> Pending {
+        let letter = (source.partition, position.offset, sink.is_some());
+        if sink.is_none() && self.is_needless(source.partition, position.offset) {
+            let fault = format!("the dead letter {letter:?} is written twice without need");
+            self.network.lock().unwrap().store.fault = Some(fault);
         }
-    }
-}
-
-impl Acknowledgement for Sent {
-    async fn acknowledged(&mut self) {
-        let letter = self.letter;
-        while call(&self.network, move |store| store.letters.insert(letter))
-            .await
-            .is_err()
-        {}
+        let (sent, pending) = Pending::new();
+        let network = self.network.clone();
+        tokio::spawn(async move {
+            while !sent.is_closed() {
+                let written = call(&network, move |store| store.letters.insert(letter)).await;
+                if written.is_ok() {
+                    sent.send_replace(true);
+                    return;
+                }
+            }
+        });
+        pending
     }
 }

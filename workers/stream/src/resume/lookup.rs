@@ -13,7 +13,7 @@ use crate::{
     backoff::{Backoff, REMINDER},
     clock::Clock,
     commit::SinkHealth,
-    log::{Log, NOT_AUTHORIZED, NotAuthorized, Position},
+    log::{Extent, Log, NOT_AUTHORIZED, NotAuthorized, Position},
     reset,
     sink::{Halt, InitialPosition, Sink, SinkError, Source, StoredPosition, Topic},
 };
@@ -32,9 +32,22 @@ pub struct Resume<L, S, C> {
     pub readiness: Readiness,
     /// A reset that a user has requested.
     pub reset: Option<Reset>,
+    /// Whether this worker writes the dead letters of rejected records.
+    pub letters: Letters,
     /// Whether records stamped by their producers were met, so that the topic's setting must be
     /// asked for.
     pub stamped_by_producers: bool,
+}
+
+/// Whether a worker writes the dead letters of rejected records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Letters {
+    /// Another sink writes them.
+    Others,
+    /// It stops at rejected records instead, so that there are none before its position.
+    None,
+    /// It writes them, from the position on that they are written to.
+    Writes,
 }
 
 /// Partitions by topic.
@@ -172,6 +185,7 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
                 stored,
                 fetch,
                 committed,
+                letters: None,
                 history: if self.stamped_by_producers {
                     extent.high
                 } else {
@@ -179,7 +193,55 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
                 },
             }));
         }
+        self.resume_letters(name, &extents, &mut starts).await?;
         Ok(starts)
+    }
+
+    /// Lets a writer of dead letters resume where they are written to. Where nobody has written any
+    /// they begin at the sink's position, which is noted before the first record is read: a later
+    /// writer may be another sink.
+    async fn resume_letters(
+        &self,
+        topic: &str,
+        extents: &BTreeMap<i32, Extent>,
+        starts: &mut [Result<Start, Halt>],
+    ) -> anyhow::Result<()> {
+        let starts: Vec<&mut Start> = starts.iter_mut().flatten().collect();
+        let mut first = Vec::new();
+        let committed = match self.letters {
+            Letters::Others => return Ok(()),
+            Letters::None => BTreeMap::new(),
+            Letters::Writes => {
+                let partitions = starts.iter().map(|start| start.source.partition);
+                let partitions: Vec<i32> = partitions.collect();
+                self.log.letters_committed(topic, &partitions).await?
+            }
+        };
+        for start in starts {
+            let partition = start.source.partition;
+            let mut written = start.fetch;
+            if let (Some(committed), Some(log)) =
+                (committed.get(&partition), extents.get(&partition))
+            {
+                written = log.nearest(*committed);
+                if written > *committed {
+                    tracing::warn!(
+                        source = %start.source,
+                        %committed,
+                        %written,
+                        "records were deleted before their dead letters were written"
+                    );
+                }
+            } else {
+                first.push(((topic.to_owned(), partition), written));
+            }
+            start.letters = Some(written);
+            start.fetch = start.fetch.min(written);
+        }
+        if self.letters == Letters::Writes && !first.is_empty() {
+            self.log.commit_letters(&first).await?;
+        }
+        Ok(())
     }
 
     /// The sink's positions, after storing initial ones where the sink does that.

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use pinpipe_config::StartFrom;
 
-pub use self::lookup::{Assigned, Found, Resume};
+pub use self::lookup::{Assigned, Found, Letters, Resume};
 use crate::{
     log::{Extent, Position},
     sink::{Halt, InitialPosition, Source, StoredPosition},
@@ -23,6 +23,9 @@ pub struct Start {
     pub fetch: Position,
     /// The consumer group's committed position.
     pub committed: Option<Position>,
+    /// The position up to which the dead letters of rejected records are written; none where this
+    /// worker doesn't write them.
+    pub letters: Option<Position>,
     /// Records before it that their producers stamped are of the time before the broker stamped
     /// this topic's records.
     pub history: Position,

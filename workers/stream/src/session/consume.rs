@@ -38,7 +38,7 @@ pub fn consume<S: Sink, W: Writer>(
         }
     };
     let refusal = state.refusal(key, after).cloned();
-    let Some(buffer) = state.accept(key, after) else {
+    let Some((buffer, letters)) = state.accept(key, after) else {
         return;
     };
     let raw = message.value().unwrap_or_default();
@@ -50,7 +50,11 @@ pub fn consume<S: Sink, W: Writer>(
     let redriven = worker.redriven(kind, message, position);
     let order = redriven.map_or(position, |redriven| redriven.order);
     let cleaned = pinpipe_core::clean(kind, raw, worker.config.max_record_bytes as usize);
-    worker.metrics.read(kind, &cleaned);
+    // It may be read again for its dead letter alone.
+    let is_stored = after <= buffer.stored();
+    if !is_stored {
+        worker.metrics.read(kind, &cleaned);
+    }
     if let (Err(rejection), DeadLetterMode::Fail) = (&cleaned, worker.config.dead_letter_mode) {
         let halt = Halt::RecordRejected {
             source_name: buffer.source().to_string(),
@@ -69,23 +73,25 @@ pub fn consume<S: Sink, W: Writer>(
         order,
         cleaned: &cleaned,
     };
-    if refusal.is_none() {
+    if refusal.is_none() && !is_stored {
         batch.push(consumed);
     }
     let record = (message.key(), message.value());
-    let mut set_aside = |verdict, sink| {
-        let source = buffer.source();
-        let letter = (verdict, redriven);
-        let letters = &worker.dead_letters;
-        let sent = letters.send(&topic.dead_letter, source, position, record, letter, sink);
-        buffer.add_dead_letter(sent, raw.len());
+    let mut send = |verdict, sink| {
+        buffer.add_dead_letter(raw.len());
+        let (source, letter) = (buffer.source(), (verdict, redriven));
+        let writer = &worker.dead_letters;
+        writer.send(&topic.dead_letter, source, position, record, letter, sink)
     };
     if let Some(refusal) = refusal {
         worker.metrics.unstorable(kind);
-        set_aside(refused(&refusal), Some(worker.name.as_str()));
+        letters.add_refused(after, send(refused(&refusal), Some(worker.name.as_str())));
     }
-    if let Some(verdict) = worker.verdict(&cleaned) {
-        set_aside(verdict, None);
+    if letters.wants(after)
+        && let Some(verdict) = worker.verdict(&cleaned)
+    {
+        letters.add(after, send(verdict, None));
     }
+    letters.pass(after);
     state.on_pushed(key, now);
 }

@@ -25,7 +25,7 @@ use crate::{
     clock::Clock,
     commit::{Answered, commit},
     dead_letter::Writer,
-    log::{Event, Message, Position, ReadError, Reader, TopicPartition},
+    log::{Event, Log, Message, Position, ReadError, Reader, TopicPartition},
     reset,
     resume::{Assigned, Found, Resume},
     sink::{Sink, Topic},
@@ -35,6 +35,9 @@ use crate::{
 pub const COMMIT_INTERVAL: Duration = Duration::from_millis(500);
 /// The interval at which the topics' ids are compared.
 const IDENTITY_INTERVAL: Duration = Duration::from_secs(2);
+/// The interval at which all positions are committed to the group of the dead letters: brokers
+/// forget those of a group without members after some days (`offsets.retention.minutes`).
+const RENEWAL_INTERVAL: Duration = Duration::from_hours(1);
 /// Records read in one turn of the loop, and their bytes.
 const RECORDS_PER_TURN: usize = 256;
 const BYTES_PER_TURN: usize = 1 << 20;
@@ -55,10 +58,12 @@ pub struct Session<S: Sink, W: Writer, R, C> {
     in_flight: HashMap<u64, AbortHandle>,
     pub(crate) look_ups: JoinSet<(u64, Vec<Found>)>,
     checks: JoinSet<anyhow::Result<bool>>,
+    letters: JoinSet<Option<Vec<(TopicPartition, Position)>>>,
     problems: Problems,
     reported: Health,
     bookkeeping_at: Instant,
     identity_at: Instant,
+    renewal_at: Instant,
     /// Once the worker stops: until when buffered records may be stored.
     drains_until: Option<Instant>,
 }
@@ -93,10 +98,12 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             in_flight: HashMap::new(),
             look_ups: JoinSet::new(),
             checks: JoinSet::new(),
+            letters: JoinSet::new(),
             problems,
             reported: Health::Unknown,
             bookkeeping_at: now,
             identity_at: now,
+            renewal_at: now + RENEWAL_INTERVAL,
             drains_until: None,
         }
     }
@@ -105,8 +112,10 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
     /// stopped and its records are stored. An error says why the session must be restarted. The
     /// future may be dropped while it waits.
     pub async fn turn(&mut self) -> anyhow::Result<bool> {
+        let drains = self.drains_until.is_some() && self.state.is_drained();
+        let drained = drains && self.state.commit_letters();
         self.proceed()?;
-        if self.has_ended() {
+        if self.has_ended(drained) {
             return Ok(false);
         }
         let (runs, due) = (self.drains_until.is_none(), self.due_at());
@@ -117,6 +126,7 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             Some(event) = self.events.recv(), if runs => self.on_event(event),
             Some(done) = self.commits.join_next() => self.on_committed(done)?,
             Some(found) = self.look_ups.join_next(), if runs => self.on_found(found)?,
+            Some(done) = self.letters.join_next() => self.on_letters_committed(done)?,
             Some(check) = self.checks.join_next(), if runs => on_identity(check)?,
             () = self.worker.flush.notified() => self.flush(),
             () = self.clock.sleep_until(due) => {}
@@ -218,6 +228,11 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
                 }
             }
             Action::CommitPositions(positions) => self.commit_positions(&positions),
+            Action::CommitLetters(positions) => {
+                let log = self.log.clone();
+                self.letters
+                    .spawn(async move { commit_letters(&log, positions).await });
+            }
             Action::Released((topic, partition)) => {
                 self.worker.metrics.remove_partition(&topic, partition);
             }
@@ -233,6 +248,7 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             health: self.worker.health.clone(),
             readiness: self.worker.readiness.clone(),
             reset: self.worker.config.reset.clone(),
+            letters: self.worker.letters(),
             stamped_by_producers,
         };
         let handle = self
@@ -348,6 +364,21 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
         self.state.on_positions(&self.log.positions());
         let positions = self.state.positions_to_commit();
         self.commit_positions(&positions);
+        let now = self.clock.now();
+        if self.renewal_at <= now {
+            self.renewal_at = now + RENEWAL_INTERVAL;
+            self.state.renew_letters();
+        }
+        self.state.retry_letters();
+    }
+
+    fn on_letters_committed(
+        &mut self,
+        done: Result<Option<Vec<(TopicPartition, Position)>>, JoinError>,
+    ) -> anyhow::Result<()> {
+        let committed = done.context("a commit of the dead letters' positions failed")?;
+        self.state.on_letters_committed(committed);
+        Ok(())
     }
 
     fn check_identity(&mut self) {
@@ -372,7 +403,7 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
         let done: HashMap<Key, Position> = self
             .state
             .buffers()
-            .map(|(key, buffer)| (key, buffer.done()))
+            .map(|(key, buffer)| (key, buffer.done().max(buffer.stored())))
             .collect();
         for ((topic, partition), end) in ends {
             let key = |(kind, _): (Kind, _)| (kind, *partition);
@@ -396,11 +427,10 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
     }
 
     /// Whether the worker has stopped and drained; commits the last positions to the group then.
-    fn has_ended(&mut self) -> bool {
+    fn has_ended(&mut self, drained: bool) -> bool {
         let Some(deadline) = self.drains_until else {
             return false;
         };
-        let drained = self.state.is_drained();
         if !drained && self.clock.now() < deadline {
             return false;
         }
@@ -422,6 +452,23 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             metrics.remove_partition(&source.topic.name, source.partition);
         }
         metrics.buffered_bytes.set(0);
+    }
+}
+
+/// Commits positions to the group of the dead letters, and returns them; none: it failed.
+async fn commit_letters(
+    log: &impl Log,
+    positions: Vec<(TopicPartition, Position)>,
+) -> Option<Vec<(TopicPartition, Position)>> {
+    match log.commit_letters(&positions).await {
+        Ok(()) => Some(positions),
+        Err(error) => {
+            tracing::debug!(
+                error = format!("{error:#}"),
+                "positions can't be committed to the group of the dead letters: retrying"
+            );
+            None
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     commit::SinkHealth,
     log::Message,
     metrics::Metrics,
+    resume::Letters,
     sink::{Refusal, Sink},
 };
 
@@ -77,11 +78,20 @@ impl<S: Sink, W> Worker<S, W> {
         })
     }
 
-    /// The reason in the record's dead letter, if this worker writes one.
-    pub(super) fn verdict(&self, cleaned: &Result<Cleaned<'_>, Rejection>) -> Option<Verdict> {
-        if !self.config.writes_dead_letters {
-            return None;
+    /// Whether this worker writes the dead letters of rejected records.
+    pub(crate) fn letters(&self) -> Letters {
+        match (
+            self.config.writes_dead_letters,
+            self.config.dead_letter_mode,
+        ) {
+            (false, _) => Letters::Others,
+            (true, DeadLetterMode::Fail) => Letters::None,
+            (true, _) => Letters::Writes,
         }
+    }
+
+    /// The reason in the record's dead letter, if it gets one.
+    pub(super) fn verdict(&self, cleaned: &Result<Cleaned<'_>, Rejection>) -> Option<Verdict> {
         match cleaned {
             Err(rejection) => Some(rejection.into()),
             Ok(cleaned) => {

@@ -131,3 +131,27 @@ async fn a_killed_worker_s_successor_stores_within_seconds() {
     println!("the successor stored after {took:?}");
     assert!(took < Duration::from_secs(8), "{took:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_the_dead_letters_writer_leaves_none_out_and_repeats_none() {
+    let pipeline = Pipeline::new("handover", &[]).await;
+    let mut rejected = Vec::new();
+    for number in 0..4 {
+        let worker = match number {
+            1 => pipeline.worker_without_dead_letters(),
+            _ => pipeline.worker(),
+        };
+        rejected.push(format!("not json {number}"));
+        pipeline.produce("pin", &rejected[number]).await;
+        let key = format!("k{number}");
+        pipeline.produce("pin", &pin(&key, "t")).await;
+        eventually("the record behind is stored", async || {
+            pipeline.title(&key).await.is_some()
+        })
+        .await;
+        worker.stop();
+    }
+    let letters = pipeline.dead_letters("pin", 4).await;
+    let values: Vec<String> = letters.into_iter().map(|(value, ..)| value).collect();
+    assert_eq!(values, rejected);
+}

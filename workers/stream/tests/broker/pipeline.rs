@@ -122,8 +122,17 @@ impl Pipeline {
         }
     }
 
-    /// Starts a worker that stores the topics in PostgreSQL.
+    /// Starts a worker that stores the topics in PostgreSQL and writes the pipeline's dead letters.
     pub fn worker(&self) -> Worker {
+        self.start(true)
+    }
+
+    /// Starts such a worker while another sink writes the pipeline's dead letters.
+    pub fn worker_without_dead_letters(&self) -> Worker {
+        self.start(false)
+    }
+
+    fn start(&self, writes_dead_letters: bool) -> Worker {
         let name = self.name;
         let url = folder().join("url");
         let address = format!("postgresql://postgres@127.0.0.1:{}/postgres", postgres());
@@ -136,7 +145,7 @@ impl Pipeline {
              topics:\n  pin: {}\n  geo: {}\n  user: {}\n\
              group: {name}.live\n\
              maxRecordBytes: 65536\n\
-             writesDeadLetters: true\n\
+             writesDeadLetters: {writes_dead_letters}\n\
              deadLetterMode: reject\n\
              sink: !postgres {{name: live, urlFile: {}, schema: {name}, startFrom: earliest, \
              writeMode: upsert}}\n",
@@ -248,6 +257,13 @@ impl Worker {
     /// Checks that the process has not ended.
     pub fn must_run(&mut self) {
         assert!(self.child.try_wait().unwrap().is_none());
+    }
+
+    /// Stops the process as Kubernetes does.
+    pub fn stop(mut self) {
+        let id = self.child.id().to_string();
+        let told = Command::new("kill").arg(id).status().unwrap();
+        assert!(told.success() && self.child.wait().unwrap().success());
     }
 
     /// Kills the process.

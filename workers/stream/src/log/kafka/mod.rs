@@ -6,6 +6,8 @@
 //! the brokers block in librdkafka, so they run on a thread for blocking calls.
 
 mod callbacks;
+mod letters;
+mod lists;
 
 use std::{
     collections::BTreeMap,
@@ -21,7 +23,7 @@ use pinpipe_runtime::{
     kafka::{Access, BrokerErrors, IdentityError},
 };
 use rdkafka::{
-    Message as _, Offset, Timestamp, TopicPartitionList,
+    Message as _, Offset, Timestamp,
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
     client::DefaultClientContext,
     consumer::{CommitMode, Consumer as _, StreamConsumer},
@@ -31,7 +33,11 @@ use rdkafka::{
 };
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
-use self::callbacks::Context;
+use self::{
+    callbacks::Context,
+    letters::LetterGroup,
+    lists::{at, by_partition, list, named, offsets, with_offsets},
+};
 use super::{
     Event, Extent, Log, Message, NotAuthorized, Position, RIGHTS, ReadError, Reader, Stamp,
     TopicPartition,
@@ -49,6 +55,7 @@ const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct Kafka {
     consumer: Arc<StreamConsumer<Context>>,
+    letters: Arc<LetterGroup>,
     access: Arc<Access>,
 }
 
@@ -93,6 +100,7 @@ impl Kafka {
         consumer.subscribe(topics)?;
         let kafka = Self {
             consumer: Arc::new(consumer),
+            letters: Arc::new(LetterGroup::new(&access, config)?),
             access: Arc::new(access),
         };
         Ok((kafka, events))
@@ -132,51 +140,6 @@ impl Kafka {
             Err(error) => Err(anyhow!(error)),
         }
     }
-}
-
-/// librdkafka's list of partitions and offsets.
-fn list<'a>(
-    partitions: impl IntoIterator<Item = (&'a str, i32, Offset)>,
-) -> KafkaResult<TopicPartitionList> {
-    let mut list = TopicPartitionList::new();
-    for (topic, partition, offset) in partitions {
-        list.add_partition_offset(topic, partition, offset)?;
-    }
-    Ok(list)
-}
-
-fn named(partitions: &[TopicPartition]) -> KafkaResult<TopicPartitionList> {
-    list(
-        partitions
-            .iter()
-            .map(|(topic, partition)| (topic.as_str(), *partition, Offset::Invalid)),
-    )
-}
-
-fn at(position: Position) -> Offset {
-    Offset::Offset(position.next_offset())
-}
-
-/// The partitions of a list that have an offset.
-fn offsets(list: &TopicPartitionList) -> Vec<(TopicPartition, Position)> {
-    let elements = list.elements();
-    let with_offset = elements
-        .iter()
-        .filter_map(|element| match element.offset() {
-            Offset::Offset(offset) => Some((
-                (element.topic().to_owned(), element.partition()),
-                Position::offset(offset),
-            )),
-            _ => None,
-        });
-    with_offset.collect()
-}
-
-fn by_partition(offsets: Vec<(TopicPartition, Position)>) -> BTreeMap<i32, Position> {
-    offsets
-        .into_iter()
-        .map(|((_, partition), position)| (partition, position))
-        .collect()
 }
 
 impl Log for Kafka {
@@ -251,6 +214,27 @@ impl Log for Kafka {
             Ok(by_partition(offsets(&committed)))
         })
         .await
+    }
+
+    async fn letters_committed(
+        &self,
+        topic: &str,
+        partitions: &[i32],
+    ) -> anyhow::Result<BTreeMap<i32, Position>> {
+        let partitions = partitions.iter();
+        let list = list(partitions.map(|partition| (topic, *partition, Offset::Invalid)))?;
+        let committed = self
+            .letters
+            .ask(|consumer| consumer.committed_offsets(list, BROKER_TIMEOUT))
+            .await?;
+        Ok(by_partition(offsets(&committed)))
+    }
+
+    async fn commit_letters(&self, positions: &[(TopicPartition, Position)]) -> anyhow::Result<()> {
+        let list = with_offsets(positions)?;
+        self.letters
+            .ask(move |consumer| consumer.commit(&list, CommitMode::Sync))
+            .await
     }
 
     async fn positions_at(
@@ -344,10 +328,8 @@ impl Reader for Kafka {
     }
 
     fn commit(&self, positions: &[(TopicPartition, Position)]) -> anyhow::Result<()> {
-        let positions = positions
-            .iter()
-            .map(|((topic, partition), position)| (topic.as_str(), *partition, at(*position)));
-        Ok(self.consumer.commit(&list(positions)?, CommitMode::Async)?)
+        let positions = with_offsets(positions)?;
+        Ok(self.consumer.commit(&positions, CommitMode::Async)?)
     }
 
     fn positions(&self) -> Vec<(TopicPartition, Position)> {

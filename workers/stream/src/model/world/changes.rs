@@ -41,6 +41,9 @@ impl World {
         let mut broker = self.broker.lock().unwrap();
         if broker.partitions.len() < MAX_PARTITIONS {
             broker.add_partition(self.random.below(10));
+            if !self.writes_letters {
+                broker.begin_letters();
+            }
             trace!(self, "there are {} partitions", broker.partitions.len());
         }
     }
@@ -76,7 +79,11 @@ impl World {
             }
             _ => stored,
         };
-        let unneeded = unneeded.unwrap_or_default();
+        let mut unneeded = unneeded.unwrap_or_default();
+        if broker.like == Like::Kafka {
+            let letters = broker.letters.get(&partition).copied();
+            unneeded = unneeded.min(letters.unwrap_or_default());
+        }
         let members = self.members.values();
         let read = members
             .filter_map(|member| member.position(partition))
@@ -87,6 +94,45 @@ impl World {
         let low = usize::try_from(self.random.within(0, high)).unwrap();
         log.low = low.max(log.low);
         trace!(self, "retention: {partition} starts at {}", log.low);
+    }
+
+    /// The pipeline changes so that another sink writes the dead letters of rejected records, or this
+    /// one again. Workers that run go on as before until they are stopped.
+    pub(super) fn hand_letters_over(&mut self) {
+        if self.broker.lock().unwrap().like == Like::Kinesis {
+            return;
+        }
+        self.writes_letters = !self.writes_letters;
+        trace!(self, "writes dead letters: {}", self.writes_letters);
+        self.broker.lock().unwrap().begin_letters();
+        if self.random.percent(50) {
+            self.members.values_mut().for_each(Member::stop);
+        }
+    }
+
+    /// The other sink writes dead letters.
+    pub(super) fn write_letters_elsewhere(&mut self) {
+        let partition = self.some_partition();
+        let mut broker = self.broker.lock().unwrap();
+        let Some(from) = broker.letters.get(&partition).copied() else {
+            return;
+        };
+        let log = broker.log(partition);
+        let (low, high) = (log.index(from), log.entries.len());
+        let to = low + self.random.below(high - low + 1);
+        trace!(
+            self,
+            "another sink writes the dead letters of {partition} up to {to}"
+        );
+        let mut network = self.network.lock().unwrap();
+        for (index, entry) in log.between(from, log.before(to)) {
+            if entry.kind == EntryKind::Rejected {
+                let offset = i64::try_from(index).unwrap();
+                network.store.letters.insert((partition, offset, false));
+            }
+        }
+        let to = log.before(to);
+        broker.letters.insert(partition, to);
     }
 
     /// An operator sets a position back. Objects are removed while no worker runs.

@@ -1,7 +1,7 @@
 //! The consumer group: its coordinator, and workers that join, stop, crash or lose membership.
 
 use super::{MAX_MEMBERS, World};
-use crate::model::{member::Member, reader::Connection};
+use crate::model::member::Member;
 
 impl World {
     pub(super) fn leave(&mut self, id: u32) {
@@ -76,11 +76,7 @@ impl World {
         if self.members.len() < MAX_MEMBERS {
             self.created += 1;
             trace!(self, "{} joins", self.created);
-            let member = Member::new(
-                self.worker.clone(),
-                Connection::new(self.broker.clone()),
-                self.time.clone(),
-            );
+            let member = Member::new(self.worker(), self.time.clone());
             self.members.insert(self.created, member);
             self.rebalance();
         }
@@ -123,7 +119,7 @@ impl World {
 
     pub(super) fn stop(&mut self) {
         if let Some(id) = self.some_member()
-            && let Some(member) = self.members.get(&id)
+            && let Some(member) = self.members.get_mut(&id)
         {
             trace!(self, "{id} is stopped");
             member.stop();

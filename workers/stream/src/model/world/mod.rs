@@ -30,12 +30,12 @@ use super::{
     oracle::{check, check_start},
     random::Random,
     reader::Connection,
-    reference::{self, Broken, Letters, RECORD_BYTES, Reference, Store},
+    reference::{self, Broken, RECORD_BYTES, Reference, Store},
 };
 use crate::{
     commit::SinkHealth,
     metrics::Metrics,
-    resume::{Found, Resume},
+    resume::{Found, Letters, Resume},
     session::{Worker, driver::COMMIT_INTERVAL, state::Health},
     sink::{Grouping, Limits},
 };
@@ -71,7 +71,10 @@ pub struct World {
     random: Random,
     broker: Arc<Mutex<Broker>>,
     network: Arc<Mutex<Network<Store>>>,
-    worker: Arc<Worker<Reference, Letters>>,
+    sink: Arc<Reference>,
+    budget: usize,
+    /// Whether this sink writes the dead letters of rejected records; else another sink does.
+    writes_letters: bool,
     like: reference::Like,
     members: BTreeMap<u32, Member>,
     /// The number of members created so far, also the last one's id.
@@ -84,28 +87,6 @@ pub struct World {
     /// The number of partitions when the first position was stored.
     first_partitions: Option<usize>,
     trace: bool,
-}
-
-fn worker(
-    network: &Arc<Mutex<Network<Store>>>,
-    sink: Reference,
-    budget: usize,
-) -> Worker<Reference, Letters> {
-    let (config, metrics) = &*PARTS;
-    let metrics = metrics.clone();
-    let readiness = Admin::new().readiness();
-    let outage = Outage::new(readiness.clone(), "SinkUnavailable");
-    Worker {
-        config: config.clone(),
-        name: "model".into(),
-        sink: Arc::new(sink),
-        health: Arc::new(SinkHealth::new(metrics.clone(), outage)),
-        dead_letters: Letters(network.clone()),
-        metrics,
-        readiness,
-        budget,
-        flush: Arc::default(),
-    }
 }
 
 impl World {
@@ -143,7 +124,9 @@ impl World {
         };
         let mut world = Self {
             broker: Arc::new(Mutex::new(Broker::new(log))),
-            worker: Arc::new(worker(&network, sink, budget)),
+            sink: Arc::new(sink),
+            budget,
+            writes_letters: true,
             network,
             like,
             members: BTreeMap::new(),
@@ -164,19 +147,46 @@ impl World {
         world
     }
 
+    /// A worker of the sink.
+    fn worker(&self) -> Worker<Reference, reference::Letters> {
+        let (config, metrics) = &*PARTS;
+        let metrics = metrics.clone();
+        let readiness = Admin::new().readiness();
+        let outage = Outage::new(readiness.clone(), "SinkUnavailable");
+        Worker {
+            config: Stream {
+                writes_dead_letters: self.writes_letters,
+                ..config.clone()
+            },
+            name: "model".into(),
+            sink: self.sink.clone(),
+            health: Arc::new(SinkHealth::new(metrics.clone(), outage)),
+            dead_letters: reference::Letters {
+                network: self.network.clone(),
+                log: Connection::new(self.broker.clone()),
+            },
+            metrics,
+            readiness,
+            budget: self.budget,
+            flush: Arc::default(),
+        }
+    }
+
     /// Where all partitions resume while the position of one can't be read.
     pub fn find(mut self, unreadable: i32) -> Vec<Found> {
         let mut network = self.network.lock().unwrap();
         let broken = &mut network.store.broken;
         broken.insert(unreadable, Broken::Unreadable);
         drop(network);
+        let worker = self.worker();
         let resume = Resume {
-            log: Connection::new(self.broker.clone()),
+            log: worker.dead_letters.log,
             clock: self.time.clone(),
-            sink: self.worker.sink.clone(),
-            health: self.worker.health.clone(),
-            readiness: self.worker.readiness.clone(),
+            sink: worker.sink,
+            health: worker.health,
+            readiness: worker.readiness,
             reset: None,
+            letters: Letters::Writes,
             stamped_by_producers: false,
         };
         let partitions = self.broker.lock().unwrap().partition_ids();
@@ -204,6 +214,9 @@ impl World {
     }
 
     fn step(&mut self) -> Result<(), String> {
+        if !self.writes_letters && self.random.percent(10) {
+            self.write_letters_elsewhere();
+        }
         match self.random.below(100) {
             0..14 => self.append(false),
             14..42 => self.poll()?,
@@ -218,7 +231,8 @@ impl World {
                 4..8 => self.expire(),
                 8 => self.notice()?,
                 9 => self.stop(),
-                10..12 => self.rebalance(),
+                10 => self.rebalance(),
+                11 => self.hand_letters_over(),
                 12 => self.add_partition(),
                 13 => self.compact(),
                 14 => self.retain(),
@@ -286,8 +300,13 @@ impl World {
     }
 
     fn flush(&mut self) -> Result<(), String> {
-        self.worker.flush.notify_one();
-        self.proceed()
+        let Some(id) = self.some_member() else {
+            return Ok(());
+        };
+        if let Some(member) = self.members.get(&id) {
+            member.flush();
+        }
+        self.step_of(id, Vec::new())
     }
 
     fn deliver(&mut self) -> Result<(), String> {
@@ -390,6 +409,14 @@ impl World {
 
     fn settle_except(&mut self, except: &[i32]) -> Result<(), String> {
         self.notice()?;
+        self.writes_letters = true;
+        for member in self
+            .members
+            .values_mut()
+            .filter(|member| !member.writes_letters())
+        {
+            member.stop();
+        }
         while self.members.is_empty() {
             self.join();
         }

@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 use super::{Key, Member, State, refused};
 use crate::{
     buffer::Sealed,
+    dead_letter::Acknowledgement,
     sink::{Answer, Batch, Halt, Refusal},
 };
 
-impl<B: Batch, D> State<B, D> {
+impl<B: Batch, D: Acknowledgement> State<B, D> {
     /// A commit has ended with an answer for each of its batches, after `took`.
     pub fn on_committed(
         &mut self,
@@ -46,7 +47,11 @@ impl<B: Batch, D> State<B, D> {
             Answer::Stored(stored) | Answer::AlreadyStored(stored) => {
                 partition.refused.stored(sealed.batch.records());
                 let ahead = buffer.committed(sealed.to, stored);
-                let (done, next) = (buffer.done(), buffer.next());
+                let next = partition.letters.read_from(stored);
+                if ahead {
+                    buffer.restart(next);
+                }
+                let done = buffer.done();
                 partition.set_aside.retain(|after, _| *after > done);
                 if ahead {
                     self.seek(key, next);
@@ -66,7 +71,7 @@ impl<B: Batch, D> State<B, D> {
 
     /// Splits a refused batch, down to the record that is refused. That one is read again, to be
     /// set aside in the dead letters.
-    fn on_refused(&mut self, key: Key, sealed: &Sealed<B, D>, refusal: Refusal, now: Instant) {
+    fn on_refused(&mut self, key: Key, sealed: &Sealed<B>, refusal: Refusal, now: Instant) {
         let Some(partition) = self.partitions.get_mut(&key) else {
             return;
         };

@@ -4,16 +4,18 @@
 use std::{collections::BTreeMap, time::Instant};
 
 use super::{
-    Action, DRAIN_TIMEOUT, Key, PROBATION, Partition, State, halt::Next, refused::Refused,
+    Action, DRAIN_TIMEOUT, Key, PROBATION, Partition, State, halt::Next, letters::Letters,
+    refused::Refused,
 };
 use crate::{
     buffer::PartitionBuffer,
+    dead_letter::Acknowledgement,
     log::{Position, TopicPartition},
     resume::{Assigned, Found, Start},
     sink::Batch,
 };
 
-impl<B: Batch, D> State<B, D> {
+impl<B: Batch, D: Acknowledgement> State<B, D> {
     /// The group assigns partitions.
     pub fn on_assign(&mut self, partitions: Vec<TopicPartition>) {
         let mut assigned = Assigned::new();
@@ -46,6 +48,7 @@ impl<B: Batch, D> State<B, D> {
                 let partition = Partition {
                     topic,
                     buffer: None,
+                    letters: Letters::new(),
                     generation: 0,
                     look_up: Some(id),
                     halted: None,
@@ -92,6 +95,7 @@ impl<B: Batch, D> State<B, D> {
         partition.generation = generation;
         partition.look_up = None;
         partition.history = partition.history.max(start.history);
+        partition.letters.resume(start.letters);
         if let Some(halted) = &mut partition.halted {
             halted.next = Next::Resumed(now + PROBATION);
         }
@@ -168,11 +172,15 @@ impl<B: Batch, D> State<B, D> {
         let Some((partitions, deadline)) = &self.revoking else {
             return;
         };
-        let drained = self
-            .keys(partitions)
-            .into_iter()
-            .all(|key| self.buffer(key).is_none_or(PartitionBuffer::is_empty));
-        if !drained && now < *deadline {
+        let keys = self.keys(partitions);
+        let mut buffers = keys.iter().map(|key| self.buffer(*key));
+        let drained = buffers.all(|buffer| buffer.is_none_or(PartitionBuffer::is_empty));
+        let in_time = now < *deadline;
+        if !drained && in_time {
+            return;
+        }
+        // Another worker would write again what is not known to be written.
+        if drained && in_time && !self.commit_letters_of(|key| keys.contains(&key)) {
             return;
         }
         if !drained {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{HALT_RETRY_DELAY, Key, Partition, State};
 use crate::{
     buffer::PartitionBuffer,
+    dead_letter::Acknowledgement,
     sink::{Batch, Halt},
 };
 
@@ -42,7 +43,7 @@ impl<B, D> Partition<B, D> {
     }
 }
 
-impl<B: Batch, D> State<B, D> {
+impl<B: Batch, D: Acknowledgement> State<B, D> {
     /// Halts a partition; what is buffered of it is read again.
     pub fn halt(&mut self, key: Key, halt: Halt, now: Instant) {
         if let Some(partition) = self.partitions.get_mut(&key) {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Key, State, pace::Table};
-use crate::{buffer::PartitionBuffer, sink::Batch};
+use crate::{buffer::PartitionBuffer, dead_letter::Acknowledgement, sink::Batch};
 
 /// How long nothing is read while the budget is used up before partitions are paused: a group
 /// expels a member that doesn't read.
@@ -41,7 +41,7 @@ impl Memory {
     }
 }
 
-impl<B: Batch, D> State<B, D> {
+impl<B: Batch, D: Acknowledgement> State<B, D> {
     /// Memory used by all batches, bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -4,6 +4,7 @@
 mod answer;
 mod assignment;
 mod halt;
+mod letters;
 mod memory;
 mod pace;
 mod refused;
@@ -21,12 +22,14 @@ use pinpipe_core::Kind;
 pub use self::halt::Health;
 use self::{
     halt::{Halted, Next},
+    letters::{CommitOfLetters, Letters},
     memory::Memory,
     pace::Table,
     refused::Refused,
 };
 use crate::{
     buffer::{PartitionBuffer, Sealed},
+    dead_letter::Acknowledgement,
     log::{Position, TopicPartition},
     resume::Assigned,
     sink::{Batch, Limits, Refusal, Source, Topic},
@@ -70,6 +73,9 @@ pub enum Action<B, D> {
     Abort(u64),
     /// Commit positions to the consumer group.
     CommitPositions(Vec<(TopicPartition, Position)>),
+    /// Commit positions to the group of the dead letters, and report it as
+    /// [`State::on_letters_committed`].
+    CommitLetters(Vec<(TopicPartition, Position)>),
     /// The partition is read by another worker now.
     Released(TopicPartition),
 }
@@ -90,7 +96,9 @@ pub struct Member<B, D> {
     /// The buffer that the batch comes from. The partition may get another one meanwhile.
     generation: u64,
     /// The batch.
-    pub sealed: Sealed<B, D>,
+    pub sealed: Sealed<B>,
+    /// Dead letters that must be acknowledged before the position moves.
+    pub dead_letters: Vec<D>,
     /// The position the sink must have.
     pub from: Position,
 }
@@ -105,7 +113,8 @@ impl<B, D> Member<B, D> {
 struct Partition<B, D> {
     topic: String,
     /// None while it is looked up where to resume, and while the partition is halted.
-    buffer: Option<PartitionBuffer<B, D>>,
+    buffer: Option<PartitionBuffer<B>>,
+    letters: Letters<D>,
     generation: u64,
     /// The look-up that is waited for.
     look_up: Option<u64>,
@@ -134,11 +143,12 @@ pub struct State<B, D> {
     revoking: Option<(Vec<TopicPartition>, Instant)>,
     /// When the session counts as running.
     running_at: Option<Instant>,
+    letters: CommitOfLetters,
     last_id: u64,
     actions: VecDeque<Action<B, D>>,
 }
 
-impl<B: Batch, D> State<B, D> {
+impl<B: Batch, D: Acknowledgement> State<B, D> {
     /// A session without partitions.
     pub fn new(
         topics: impl IntoIterator<Item = (Kind, String)>,
@@ -156,6 +166,7 @@ impl<B: Batch, D> State<B, D> {
             assignments: BTreeSet::new(),
             revoking: None,
             running_at: None,
+            letters: CommitOfLetters::default(),
             last_id: 0,
             actions: VecDeque::new(),
         }
@@ -181,10 +192,18 @@ impl<B: Batch, D> State<B, D> {
         partitions.iter().filter_map(key).collect()
     }
 
-    /// The buffer for the record before `after`; none if the record is not wanted.
-    pub fn accept(&mut self, key: Key, after: Position) -> Option<&mut PartitionBuffer<B, D>> {
-        let buffer = self.partitions.get_mut(&key)?.buffer.as_mut()?;
-        buffer.accepts(after).then_some(buffer)
+    /// The buffer for the record before `after`, and the partition's dead letters; none if the
+    /// record is not wanted.
+    pub fn accept(
+        &mut self,
+        key: Key,
+        after: Position,
+    ) -> Option<(&mut PartitionBuffer<B>, &mut Letters<D>)> {
+        let partition = self.partitions.get_mut(&key)?;
+        let buffer = partition.buffer.as_mut()?;
+        buffer
+            .accepts(after)
+            .then_some((buffer, &mut partition.letters))
     }
 
     /// The refusal of the record before `after`, which is to be set aside.
@@ -211,12 +230,12 @@ impl<B: Batch, D> State<B, D> {
         }
     }
 
-    fn buffer(&self, key: Key) -> Option<&PartitionBuffer<B, D>> {
+    fn buffer(&self, key: Key) -> Option<&PartitionBuffer<B>> {
         self.partitions.get(&key)?.buffer.as_ref()
     }
 
     /// All buffers.
-    pub fn buffers(&self) -> impl Iterator<Item = (Key, &PartitionBuffer<B, D>)> {
+    pub fn buffers(&self) -> impl Iterator<Item = (Key, &PartitionBuffer<B>)> {
         let buffers = self.partitions.iter();
         buffers.filter_map(|(key, partition)| Some((*key, partition.buffer.as_ref()?)))
     }
@@ -252,6 +271,7 @@ impl<B: Batch, D> State<B, D> {
                 && let Some(buffer) = &mut partition.buffer
             {
                 buffer.advance(*position);
+                partition.letters.pass(buffer.next());
             }
         }
     }

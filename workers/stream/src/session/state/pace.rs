@@ -10,6 +10,7 @@ use pinpipe_core::Kind;
 use super::{Action, Group, Key, Member, State};
 use crate::{
     buffer::Work,
+    dead_letter::Acknowledgement,
     sink::{Batch, Grouping},
 };
 
@@ -37,7 +38,7 @@ struct InFlight {
     members: Vec<(Key, u64)>,
 }
 
-impl<B: Batch, D> State<B, D> {
+impl<B: Batch, D: Acknowledgement> State<B, D> {
     pub(super) const fn table(&self, (kind, partition): Key) -> Table {
         match self.limits.grouping {
             Grouping::Topic => (kind, None),
@@ -128,6 +129,7 @@ impl<B: Batch, D> State<B, D> {
             let Some((sealed, from)) = buffer.start() else {
                 continue;
             };
+            let dead_letters = partition.letters.before(sealed.to);
             records += sealed.batch.records();
             bytes += sealed.bytes;
             topic.get_or_insert_with(|| buffer.source().topic.clone());
@@ -135,6 +137,7 @@ impl<B: Batch, D> State<B, D> {
                 key: *key,
                 generation: partition.generation,
                 sealed,
+                dead_letters,
                 from,
             });
         }

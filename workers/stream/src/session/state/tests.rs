@@ -7,10 +7,19 @@ use pinpipe_core::Kind;
 
 use super::{Action, Group, HALT_RETRY_DELAY, Health, State};
 use crate::{
+    dead_letter::Acknowledgement,
     log::Position,
     resume::{Found, Start},
     sink::{Answer, Batch, Consumed, Grouping, Halt, Limits, Refusal, Source, Topic},
 };
+
+impl Acknowledgement for () {
+    fn is_acknowledged(&self) -> bool {
+        true
+    }
+
+    async fn acknowledged(&mut self) {}
+}
 
 /// Records that are numbered.
 #[derive(Debug, Default)]
@@ -57,19 +66,24 @@ struct Session {
 
 impl Session {
     fn new(grouping: Grouping, budget: usize, partitions: i32) -> Self {
+        let found = (0..partitions).map(|partition| found(partition, 0));
+        Self::of(grouping, budget, found.collect())
+    }
+
+    /// A session with partitions that resume so.
+    fn of(grouping: Grouping, budget: usize, found: Vec<Found>) -> Self {
         let topics = [(Kind::Pin, "t".to_owned())];
         let state = State::new(topics, limits(grouping), budget, |_| Numbers::default());
         let mut session = Self {
             state,
             now: Instant::now(),
         };
-        let list = (0..partitions).map(|partition| ("t".to_owned(), partition));
+        let list = found.iter().map(|found| ("t".to_owned(), found.partition));
         session.state.on_assign(list.collect());
         let Some(Action::LookUp { id, .. }) = session.state.next_action() else {
             panic!("partitions are looked up first");
         };
-        let found = (0..partitions).map(|partition| found(partition, 0));
-        session.state.on_found(id, found.collect(), session.now);
+        session.state.on_found(id, found, session.now);
         assert!(matches!(
             session.state.next_action(),
             Some(Action::Assign(_))
@@ -80,7 +94,7 @@ impl Session {
     fn read(&mut self, partition: i32, numbers: impl IntoIterator<Item = i64>) {
         let key = (Kind::Pin, partition);
         for number in numbers {
-            let buffer = self.state.accept(key, at(number + 1)).unwrap();
+            let (buffer, _) = self.state.accept(key, at(number + 1)).unwrap();
             let batch = buffer.batch_for(at(number + 1), self.now, |_| Numbers::default());
             batch.0.push(number);
             self.state.on_pushed(key, self.now);
@@ -135,6 +149,7 @@ fn found(partition: i32, fetch: i64) -> Found {
             stored: at(fetch),
             fetch: at(fetch),
             committed: None,
+            letters: None,
             history: Position::START,
         }),
     }
@@ -379,4 +394,56 @@ fn the_result_of_a_look_up_is_ignored_once_its_partitions_are_lost() {
     state.proceed(now);
     assert!(state.next_action().is_none());
     assert!(state.accept((Kind::Pin, 0), at(1)).is_none());
+}
+
+/// A sink that stores up to 10, and writes dead letters, which are written up to 5.
+fn writer() -> Session {
+    let mut found = found(0, 10);
+    if let Ok(start) = &mut found.start {
+        (start.fetch, start.letters) = (at(5), Some(at(5)));
+    }
+    Session::of(Grouping::Topic, 10_000, vec![found])
+}
+
+#[test]
+fn a_new_writer_of_dead_letters_reads_what_is_stored_again_for_them_alone() {
+    let (mut session, key) = (writer(), (Kind::Pin, 0));
+    for after in 6..=10 {
+        let (buffer, letters) = session.state.accept(key, at(after)).unwrap();
+        assert!(letters.wants(at(after)));
+        assert!(at(after) <= buffer.stored());
+        let _ = buffer.batch_for(at(after), session.now, |_| Numbers::default());
+        letters.pass(at(after));
+    }
+    session.read(0, [10, 11]);
+    let group = session.commits(500 * MS).remove(0);
+    let member = &group.members[0];
+    assert_eq!((member.from, member.sealed.to), (at(10), at(12)));
+    assert_eq!(numbers(&group), [(0, vec![10, 11])]);
+    session.store(group, MS);
+    session.state.commit_letters();
+    let actions = session.after(MS);
+    let committed = [(("t".to_owned(), 0), at(10))];
+    assert!(matches!(&actions[..], [Action::CommitLetters(list)] if list[..] == committed));
+}
+
+#[test]
+fn a_partition_is_released_once_the_position_of_its_dead_letters_is_committed() {
+    let mut session = writer();
+    let (partition, now) = (("t".to_owned(), 0), session.now);
+    session.state.on_revoke(vec![partition.clone()], false, now);
+    let is_commit = |actions: Vec<Action<Numbers, ()>>| {
+        matches!(&actions[..], [Action::CommitLetters(list)]
+            if list[..] == [(partition.clone(), at(5))])
+    };
+    assert!(is_commit(session.after(MS)));
+    assert!(session.after(MS).is_empty(), "it is under way");
+    session.state.on_letters_committed(None);
+    assert!(session.after(MS).is_empty(), "the next attempt waits");
+    session.state.retry_letters();
+    assert!(is_commit(session.after(MS)));
+    let committed = vec![(partition.clone(), at(5))];
+    session.state.on_letters_committed(Some(committed));
+    let mut actions = session.after(MS);
+    assert!(matches!(actions.pop(), Some(Action::Unassign(list)) if list == [partition]));
 }

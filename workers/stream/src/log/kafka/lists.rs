@@ -1,0 +1,62 @@
+//! librdkafka's lists of partitions.
+
+use std::collections::BTreeMap;
+
+use rdkafka::{Offset, TopicPartitionList, error::KafkaResult};
+
+use super::super::{Position, TopicPartition};
+
+/// librdkafka's list of partitions and offsets.
+pub(super) fn list<'a>(
+    partitions: impl IntoIterator<Item = (&'a str, i32, Offset)>,
+) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    for (topic, partition, offset) in partitions {
+        list.add_partition_offset(topic, partition, offset)?;
+    }
+    Ok(list)
+}
+
+pub(super) fn named(partitions: &[TopicPartition]) -> KafkaResult<TopicPartitionList> {
+    list(
+        partitions
+            .iter()
+            .map(|(topic, partition)| (topic.as_str(), *partition, Offset::Invalid)),
+    )
+}
+
+pub(super) fn with_offsets(
+    positions: &[(TopicPartition, Position)],
+) -> KafkaResult<TopicPartitionList> {
+    list(
+        positions
+            .iter()
+            .map(|((topic, partition), position)| (topic.as_str(), *partition, at(*position))),
+    )
+}
+
+pub(super) fn at(position: Position) -> Offset {
+    Offset::Offset(position.next_offset())
+}
+
+/// The partitions of a list that have an offset.
+pub(super) fn offsets(list: &TopicPartitionList) -> Vec<(TopicPartition, Position)> {
+    let elements = list.elements();
+    let with_offset = elements
+        .iter()
+        .filter_map(|element| match element.offset() {
+            Offset::Offset(offset) => Some((
+                (element.topic().to_owned(), element.partition()),
+                Position::offset(offset),
+            )),
+            _ => None,
+        });
+    with_offset.collect()
+}
+
+pub(super) fn by_partition(offsets: Vec<(TopicPartition, Position)>) -> BTreeMap<i32, Position> {
+    offsets
+        .into_iter()
+        .map(|((_, partition), position)| (partition, position))
+        .collect()
+}
