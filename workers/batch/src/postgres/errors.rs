@@ -16,7 +16,7 @@ pub fn failed(error: Error) -> anyhow::Error {
         return Interrupted(anyhow!(error)).into();
     };
     match of_sqlstate(answer.code().code()) {
-        Class::Unavailable => Interrupted(anyhow!(sentence(answer))).into(),
+        Class::Unavailable | Class::AccessDenied => Interrupted(anyhow!(sentence(answer))).into(),
         Class::Refused => Refusal(sentence(answer)).into(),
         Class::Halt => Permanent(format!(
             "PostgreSQL answers: {}. Correct the table, or what the URL's user may do with it, or \

@@ -27,7 +27,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::RwLock;
 
 use self::{
-    failure::AccessRefused,
+    failure::is_access_denied,
     lines::Lines,
     store::{Object, Put, Store},
 };
@@ -98,7 +98,7 @@ impl Archive {
         let done = work(&store).await;
         let reopens = match &done {
             // The Secret may have been renewed.
-            Err(SinkError::Unavailable(error)) => error.is::<AccessRefused>(),
+            Err(SinkError::Unavailable(error)) => is_access_denied(error),
             Err(SinkError::Halt(halt)) => is_about_store(halt),
             Ok(_) => false,
         };

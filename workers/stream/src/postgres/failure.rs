@@ -31,7 +31,7 @@ fn about_rows(code: &SqlState, sentence: &str) -> Option<Answer> {
         Class::Refused => Some(Answer::Refused(Refusal::new(code.code(), sentence))),
         // Such as a NOT NULL of the user's, or what a trigger of theirs may not do.
         Class::Halt => Some(Answer::Halt(unsuitable(sentence, code.code()))),
-        Class::Unavailable => None,
+        Class::Unavailable | Class::AccessDenied => None,
     }
 }
 
@@ -56,7 +56,7 @@ pub fn failed(error: tokio_postgres::Error) -> SinkError {
         return SinkError::Unavailable(error.into());
     };
     match of_sqlstate(answer.code().code()) {
-        Class::Unavailable => anyhow!(sentence(answer)).into(),
+        Class::Unavailable | Class::AccessDenied => anyhow!(sentence(answer)).into(),
         Class::Refused | Class::Halt => unsuitable(answer.message(), answer.code().code()).into(),
     }
 }
