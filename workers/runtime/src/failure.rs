@@ -5,9 +5,10 @@
 pub enum Class {
     /// The server can't answer now: repeat the request, with [backoff](crate::backoff).
     Unavailable,
-    /// The server refuses the credentials, or what they ask for: a renewed Secret ends it, or a
-    /// right that is granted. A worker that goes on for ever repeats the request, with the
-    /// credentials that the Secret then has; a run that is started again ends.
+    /// The server refuses the credentials, what they may do, or the database they are for: a
+    /// renewed Secret ends it, or a change on the server. A worker that goes on for ever repeats
+    /// the request, with the credentials that the Secret then has; a run that is started again
+    /// ends.
     AccessDenied,
     /// The server will never store this record: set it aside and go on with the others.
     Refused,
@@ -76,9 +77,9 @@ const SQLSTATES: [(&str, Class); 17] = [
     ("55", Class::Unavailable),
     ("57", Class::Unavailable),
     ("58", Class::Unavailable),
-    // User, password or database of the URL are refused: a renewed Secret ends it.
-    ("28", Class::Unavailable),
-    ("3D", Class::Unavailable),
+    // User, password or database of the URL are refused.
+    ("28", Class::AccessDenied),
+    ("3D", Class::AccessDenied),
 ];
 
 /// The class of an error that PostgreSQL reports with this SQLSTATE.
@@ -132,47 +133,47 @@ mod tests {
 
     #[test]
     fn every_sqlstate_has_one_class() {
-        use Class::{Halt, Refused, Unavailable};
+        use Class::{AccessDenied, Halt, Refused, Unavailable};
         for (code, expected) in [
-            ("22001", Refused),     // string data right truncation
-            ("22003", Refused),     // numeric value out of range
-            ("22008", Refused),     // datetime field overflow
-            ("22021", Refused),     // character not in repertoire
-            ("22P05", Refused),     // untranslatable character
-            ("54000", Refused),     // index row size exceeds btree maximum
-            ("23503", Refused),     // foreign key violation
-            ("23505", Refused),     // unique violation
-            ("23514", Refused),     // check violation
-            ("23P01", Refused),     // exclusion violation
-            ("P0001", Refused),     // raise exception
-            ("08006", Unavailable), // connection failure
-            ("08P01", Unavailable), // protocol violation, a pooler's answer
-            ("25006", Unavailable), // read-only transaction: a standby
-            ("25P03", Unavailable), // idle in transaction timeout
-            ("40001", Unavailable), // serialization failure
-            ("40P01", Unavailable), // deadlock
-            ("42P05", Unavailable), // duplicate prepared statement
-            ("53100", Unavailable), // disk full
-            ("53300", Unavailable), // too many connections
-            ("55P03", Unavailable), // lock not available
-            ("57P01", Unavailable), // admin shutdown
-            ("57P03", Unavailable), // cannot connect now
-            ("58030", Unavailable), // I/O error
-            ("28000", Unavailable), // no pg_hba.conf entry
-            ("28P01", Unavailable), // wrong password
-            ("3D000", Unavailable), // no such database
-            ("23000", Halt),        // integrity constraint violation, unspecified
-            ("23502", Halt),        // not-null violation: a column of the user's
-            ("42501", Halt),        // insufficient privilege
-            ("42P01", Halt),        // undefined table
-            ("42703", Halt),        // undefined column
-            ("3F000", Halt),        // invalid schema name
-            ("54001", Halt),        // statement too complex
-            ("0A000", Halt),        // feature not supported
-            ("26000", Halt),        // invalid SQL statement name
-            ("P0002", Halt),        // no data found, in a trigger
-            ("XX000", Halt),        // internal error
-            ("XX001", Halt),        // data corrupted
+            ("22001", Refused),      // string data right truncation
+            ("22003", Refused),      // numeric value out of range
+            ("22008", Refused),      // datetime field overflow
+            ("22021", Refused),      // character not in repertoire
+            ("22P05", Refused),      // untranslatable character
+            ("54000", Refused),      // index row size exceeds btree maximum
+            ("23503", Refused),      // foreign key violation
+            ("23505", Refused),      // unique violation
+            ("23514", Refused),      // check violation
+            ("23P01", Refused),      // exclusion violation
+            ("P0001", Refused),      // raise exception
+            ("08006", Unavailable),  // connection failure
+            ("08P01", Unavailable),  // protocol violation, a pooler's answer
+            ("25006", Unavailable),  // read-only transaction: a standby
+            ("25P03", Unavailable),  // idle in transaction timeout
+            ("40001", Unavailable),  // serialization failure
+            ("40P01", Unavailable),  // deadlock
+            ("42P05", Unavailable),  // duplicate prepared statement
+            ("53100", Unavailable),  // disk full
+            ("53300", Unavailable),  // too many connections
+            ("55P03", Unavailable),  // lock not available
+            ("57P01", Unavailable),  // admin shutdown
+            ("57P03", Unavailable),  // cannot connect now
+            ("58030", Unavailable),  // I/O error
+            ("28000", AccessDenied), // no pg_hba.conf entry
+            ("28P01", AccessDenied), // wrong password
+            ("3D000", AccessDenied), // no such database
+            ("23000", Halt),         // integrity constraint violation, unspecified
+            ("23502", Halt),         // not-null violation: a column of the user's
+            ("42501", Halt),         // insufficient privilege
+            ("42P01", Halt),         // undefined table
+            ("42703", Halt),         // undefined column
+            ("3F000", Halt),         // invalid schema name
+            ("54001", Halt),         // statement too complex
+            ("0A000", Halt),         // feature not supported
+            ("26000", Halt),         // invalid SQL statement name
+            ("P0002", Halt),         // no data found, in a trigger
+            ("XX000", Halt),         // internal error
+            ("XX001", Halt),         // data corrupted
         ] {
             assert_eq!(of_sqlstate(code), expected, "{code}");
         }

@@ -4,12 +4,19 @@ use pinpipe_runtime::{
     documents::Unreadable, failure::Class, raw_zone::MetadataError, s3::RequestError,
 };
 
-use crate::sink::{Halt, SinkError};
+use crate::sink::{Halt, SecretRefused, SinkError};
 
 impl From<RequestError> for SinkError {
     fn from(error: RequestError) -> Self {
         match error.class {
-            Class::Unavailable | Class::AccessDenied => Self::Unavailable(error.into()),
+            Class::Unavailable => Self::Unavailable(error.into()),
+            Class::AccessDenied => {
+                let denied = SecretRefused::AccessDenied(format!(
+                    "{error}. Correct the keys in the Secret of \
+                     spec.archive.s3.credentialsSecretRef, or what the store permits them"
+                ));
+                Self::Unavailable(denied.into())
+            }
             Class::Refused | Class::Halt => Halt::StoreUnsuitable(format!(
                 "{error}. Correct the bucket or the spec.archive.s3 section; the archive then \
                  goes on by itself"
@@ -29,11 +36,4 @@ pub fn unread(error: anyhow::Error) -> SinkError {
         Ok(error) => error.into(),
         Err(error) => SinkError::Unavailable(error),
     }
-}
-
-/// Whether the store refuses the credentials: those of a renewed Secret may be others.
-pub fn is_access_denied(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<RequestError>()
-        .is_some_and(|error| error.class == Class::AccessDenied)
 }

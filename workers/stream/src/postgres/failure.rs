@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use pinpipe_runtime::failure::{Class, of_sqlstate};
 use tokio_postgres::error::{DbError, SqlState};
 
-use crate::sink::{Answer, Halt, Refusal, SinkError};
+use crate::sink::{Answer, Halt, Refusal, SecretRefused, SinkError};
 
 /// Why a transaction that stores batches failed.
 #[derive(Debug)]
@@ -56,7 +56,10 @@ pub fn failed(error: tokio_postgres::Error) -> SinkError {
         return SinkError::Unavailable(error.into());
     };
     match of_sqlstate(answer.code().code()) {
-        Class::Unavailable | Class::AccessDenied => anyhow!(sentence(answer)).into(),
+        Class::Unavailable => anyhow!(sentence(answer)).into(),
+        Class::AccessDenied => {
+            SinkError::Unavailable(anyhow!(SecretRefused::AccessDenied(sentence(answer))))
+        }
         Class::Refused | Class::Halt => unsuitable(answer.message(), answer.code().code()).into(),
     }
 }
