@@ -107,6 +107,7 @@ pub async fn manifest(
         from,
         to,
         begin: Positions::new(),
+        covered: state.map(|state| state.covered.clone()).unwrap_or_default(),
         objects: Vec::new(),
     };
     let selected = if let Request::Import { connector, single } = request {
