@@ -1,6 +1,8 @@
 //! Plans a run: decides which offsets and raw objects it reads, and puts them into its manifest.
 
 mod archived;
+#[cfg(test)]
+mod server_tests;
 
 use std::collections::BTreeMap;
 
