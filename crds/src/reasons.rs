@@ -85,6 +85,10 @@ pub const RESET_IMPOSSIBLE: &str = "ResetImpossible";
 pub const POSITION_UNREADABLE: &str = "PositionUnreadable";
 /// A sink's store doesn't answer, or refuses: its worker tries on.
 pub const SINK_UNAVAILABLE: &str = "SinkUnavailable";
+/// A sink's store refuses the Secret's credentials, or what they may do: its worker tries on.
+pub const SINK_ACCESS_DENIED: &str = "SinkAccessDenied";
+/// A sink's database does not exist: its worker tries on.
+pub const DATABASE_MISSING: &str = "DatabaseMissing";
 /// A worker finds no broker: it tries on.
 pub const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
 /// A worker can't write dead letters: it tries on.
@@ -92,7 +96,7 @@ pub const DEAD_LETTERS_UNAVAILABLE: &str = "DeadLettersUnavailable";
 /// A worker may not read a topic, or be in its consumer group: it tries on.
 pub const READ_NOT_AUTHORIZED: &str = "ReadNotAuthorized";
 /// What workers say of themselves, in these words.
-pub const FROM_WORKERS: [&str; 13] = [
+pub const FROM_WORKERS: [&str; 15] = [
     TOPIC_REPLACED,
     TOPIC_UNSUITABLE,
     OFFSET_OUT_OF_RANGE,
@@ -105,6 +109,8 @@ pub const FROM_WORKERS: [&str; 13] = [
     RESET_IMPOSSIBLE,
     POSITION_UNREADABLE,
     SINK_UNAVAILABLE,
+    SINK_ACCESS_DENIED,
+    DATABASE_MISSING,
     BROKER_UNAVAILABLE,
 ];
 

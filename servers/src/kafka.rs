@@ -51,6 +51,8 @@ pub struct Kafka {
     pub users: Vec<(&'static str, &'static str)>,
     /// The size of the Java heap, such as `512m`.
     pub heap: &'static str,
+    /// Further settings, such as `allow.everyone.if.no.acl.found=true`.
+    pub settings: Vec<String>,
 }
 
 impl Kafka {
@@ -132,7 +134,8 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
-{}",
+{}{}
+",
             each(&|at, listener| format!("CLIENTS{at}://127.0.0.1:{}", listener.port)),
             secured(&|listener| format!(",{}://127.0.0.1:{}", listener.name, listener.port)),
             each(&|at, listener| format!("CLIENTS{at}://127.0.0.1:{}", listener.advertised)),
@@ -147,6 +150,7 @@ group.initial.rebalance.delay.ms=0
                     .map(|setting| format!("listener.name.{name}.{setting}\n"))
                     .collect()
             }),
+            self.settings.join("\n"),
         )
     }
 }

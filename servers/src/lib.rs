@@ -1,9 +1,10 @@
 //! Servers that tests and measurements talk to, as processes of this machine on 127.0.0.1: a Kafka
-//! broker, a Kubernetes API server, PostgreSQL, an object store.
+//! broker, a Kubernetes API server, PostgreSQL, Cassandra, an object store.
 //!
 //! This crate makes commands and the files they need. The caller starts them and owns the processes
 //! and their logs; [`stores`] does that for test programs.
 
+pub mod cassandra;
 pub mod certificates;
 pub mod kafka;
 pub mod kubernetes;

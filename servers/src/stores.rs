@@ -12,8 +12,9 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use crate::{
+    cassandra::{self, Cassandra},
     postgres::Postgres,
-    process::{Ports, Process, lib},
+    process::{Ports, Process, lib, program},
     s3::{S3, S3Ports},
 };
 
@@ -87,6 +88,30 @@ pub fn postgres() -> u16 {
                 .wait_until(|| server.is_ready())
                 .context("PostgreSQL")?;
             Ok((process, server.port))
+        })
+    })
+}
+
+/// The port of a Cassandra node that asks for no credentials.
+#[must_use]
+pub fn cassandra() -> u16 {
+    static PORT: OnceLock<u16> = OnceLock::new();
+    *PORT.get_or_init(|| {
+        keep(|| {
+            let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+            let node = Cassandra {
+                lib: lib("cassandra")?,
+                image: cassandra::image(&checkout.canonicalize()?),
+                folder: folder().to_path_buf(),
+                port: port(),
+                storage_port: port(),
+            };
+            let log = folder().join("cassandra.log");
+            let mut process = Process::start(&mut node.prepare(&program)?, log)?;
+            process
+                .wait_until(|| node.is_ready())
+                .context("Cassandra")?;
+            Ok((process, node.port))
         })
     })
 }

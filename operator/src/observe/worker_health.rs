@@ -218,6 +218,17 @@ mod tests {
                 "degraded: SinkUnavailable: PostgreSQL: connection refused\n",
                 Some((reasons::SINK_UNAVAILABLE, "PostgreSQL: connection refused")),
             ),
+            (
+                "not ready: SinkAccessDenied: password authentication failed\n",
+                Some((
+                    reasons::SINK_ACCESS_DENIED,
+                    "password authentication failed",
+                )),
+            ),
+            (
+                "degraded: DatabaseMissing: database \"db\" does not exist\n",
+                Some((reasons::DATABASE_MISSING, "database \"db\" does not exist")),
+            ),
         ] {
             let expected = expected.map(|(reason, message)| Finding::bad(reason, message));
             assert_eq!(finding(answer), expected, "{answer}");

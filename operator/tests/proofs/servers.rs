@@ -85,6 +85,7 @@ impl Servers {
             secured: Vec::new(),
             users: Vec::new(),
             heap: "768m",
+            settings: Vec::new(),
         };
         let mut broker = Process::start(&mut broker.prepare(&program)?, folder.join("kafka.log"))?;
         etcd.wait_until(|| get(kubernetes.etcd, "/health").is_some())

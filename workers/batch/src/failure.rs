@@ -31,7 +31,7 @@ pub fn is_permanent(error: &anyhow::Error) -> bool {
         || error.is::<Unreadable>()
         || error
             .downcast_ref::<RequestError>()
-            .is_some_and(|error| error.class == Class::Halt)
+            .is_some_and(|error| matches!(error.class, Class::AccessDenied | Class::Halt))
 }
 
 /// Counts of the records that a failed run has read; zero unless it failed because of them.

@@ -130,12 +130,8 @@ impl Loading<'_> {
         let tables: Vec<SinkTable> = clean.into_iter().chain(answered).collect();
         let (clean, answered) = tables.split_at(Kind::ALL.len());
         let found = sink.prepare(pipeline, &tables).await?;
-        let (extent, because) = if sink.is_atomic() && found.as_ref() == Some(&self.marker) {
-            let because = "it was loaded before the run was interrupted".to_owned();
-            (Extent::Nothing, because)
-        } else {
-            extent(found.as_ref(), &self.marker, self.base, self.is_attempt)?
-        };
+        let (base, is_attempt, is_atomic) = (self.base, self.is_attempt, sink.is_atomic());
+        let (extent, because) = extent(found.as_ref(), &self.marker, base, is_attempt, is_atomic)?;
         info!(sink = name, loaded = ?extent, because, "loading");
         let mut report = SinkReport {
             loaded: extent,

@@ -42,6 +42,11 @@ pub struct Manifest {
     /// First offset of each partition's first raw object, if the plan has seen that.
     #[serde(default, skip_serializing_if = "Positions::is_empty")]
     pub begin: Positions,
+    /// Offset after the last one that raw objects covered, by partition, when the run was planned
+    /// that this one builds on. If that is before `from`, later offsets had no records, or their
+    /// objects were lost, and are read now if they are there again.
+    #[serde(default, skip_serializing_if = "Positions::is_empty")]
+    pub covered: Positions,
     /// Raw objects to read, ordered by kind, partition and offset.
     pub objects: Vec<RawObject>,
 }
@@ -173,13 +178,12 @@ impl Manifest {
     /// The records of a partition that belong to the run.
     pub fn window(&self, topic: &str, partition: i32) -> Window {
         let offset = |positions: &Positions| {
-            positions
-                .get(topic)
-                .and_then(|partitions| partitions.get(&partition))
-                .copied()
-                .unwrap_or(0)
+            let partitions = positions.get(topic)?;
+            partitions.get(&partition).copied()
         };
-        let (first, end) = (offset(&self.from), offset(&self.to));
+        let (from, end) = (offset(&self.from), offset(&self.to).unwrap_or(0));
+        let first = from.into_iter().chain(offset(&self.covered)).min();
+        let first = first.unwrap_or(0);
         match self.kind {
             RunKind::Incremental => Window {
                 offsets: first..end,
@@ -268,6 +272,7 @@ mod tests {
                 from: positions(0),
                 to: positions(7),
                 begin: positions(3),
+                covered: positions(0),
                 objects: vec![
                     object(Format::Archive),
                     object(Format::Connector(7)),
@@ -313,6 +318,7 @@ mod tests {
             from: Positions::new(),
             to: Positions::new(),
             begin: Positions::new(),
+            covered: Positions::new(),
             objects: Vec::new(),
         };
         assert_eq!(planned(RELEASE).new_attempt(true, Some(at(99))), None);
@@ -360,6 +366,7 @@ mod tests {
             from: positions(10),
             to: positions(20),
             begin: Positions::new(),
+            covered: Positions::new(),
             objects: Vec::new(),
         };
         let read = |kind| {
@@ -368,6 +375,15 @@ mod tests {
                 .map(|(offset, time)| window.contains(offset, time))
         };
         assert_eq!(read(RunKind::Incremental), [false, true, true, false]);
+        let after_a_loss = Manifest {
+            covered: positions(5),
+            ..manifest(RunKind::Incremental)
+        };
+        assert_eq!(
+            after_a_loss.window("t", 0).offsets,
+            5..20,
+            "objects that were restored are read"
+        );
         assert_eq!(read(RunKind::Full), [true, true, true, false]);
         assert_eq!(
             read(RunKind::Backfill {

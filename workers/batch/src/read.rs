@@ -231,11 +231,8 @@ async fn read_lines(
         Format::Archive => {
             let metadata = ObjectMetadata::from_metadata(&response.metadata.unwrap_or_default())
                 .map_err(|error| Permanent(error.to_string()))?;
-            span = raw_zone::first_offset(&object.key).map(|first| Span {
-                key: object.key.clone(),
-                first,
-                next: metadata.next_offset,
-            });
+            span = raw_zone::first_offset(&object.key)
+                .map(|first| Span::new(&object.key, first, &metadata));
             if metadata.record_count == 0 {
                 // A gap that was told to be one. It needs no index.
                 let stats = ReadStats::default();

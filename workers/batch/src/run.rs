@@ -11,7 +11,7 @@ use tracing::{info, warn};
 
 use crate::{
     answers,
-    coverage::{self, Gap},
+    coverage::{self, Coverage, Gap},
     failure::{self, Permanent},
     fold::{Folded, fold},
     join,
@@ -207,14 +207,24 @@ impl Session<'_> {
         let scratch = Scratch::open(&config.scratch_dir)?;
         let reading = read::read(config, store, manifest, scratch.folder(), memory.buffers);
         let read = phases.time("read and clean", reading).await?;
-        let (begin, gaps) = coverage::check(manifest, &read.spans, previous)?;
+        let Coverage {
+            begin,
+            covered,
+            topic_ids,
+            gaps,
+        } = coverage::check(&config.pipeline, manifest, &read.spans, previous)?;
         let listed = coverage::last_objects(&read.spans, base);
         let totals = Totals::of(&read);
         quality::check(&config.quality, &totals.counts)?;
         let folding = fold(store, config, manifest, base, read, &scratch, &memory);
         let mut folded = phases.time("latest per key", folding).await?;
-        folded.state.begin = begin;
-        folded.state.listed = listed;
+        folded.state = State {
+            begin,
+            covered,
+            topic_ids,
+            listed,
+            ..folded.state
+        };
         // A run with state can't be given up: what no retry can fix must show before.
         let sinks = self.claim_sinks().await?;
         self.held.check()?;

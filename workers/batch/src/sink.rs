@@ -182,16 +182,21 @@ pub enum Extent {
 
 /// Which rows the run `this`, which builds on the run at `base`, gives a sink with `marker`, and
 /// why. `is_attempt` tells that a worker of another release has begun the run: the sink may have
-/// rows that this release rejects.
+/// rows that this release rejects. `is_atomic` is [`Sink::is_atomic`].
 pub fn extent(
     marker: Option<&Marker>,
     this: &Marker,
     base: Option<DateTime<Utc>>,
     is_attempt: bool,
+    is_atomic: bool,
 ) -> Result<(Extent, String), Permanent> {
     let Some(marker) = marker else {
         return Ok((Extent::Whole, "no run was loaded into it before".to_owned()));
     };
+    if is_atomic && marker == this {
+        let why = "it was loaded before the run was interrupted".to_owned();
+        return Ok((Extent::Nothing, why));
+    }
     let time = marker.run_time;
     if time > this.run_time {
         return Err(Permanent(format!(
@@ -268,16 +273,29 @@ mod tests {
             (Some(marker("a", 10)), None, Extent::Whole),
             (Some(marker("a", 20)), None, Extent::Whole),
         ] {
-            let (extent, _) = extent(found.as_ref(), &this, base.map(at), false).unwrap();
-            assert_eq!(extent, expected, "{found:?} {base:?}");
+            let extent_of = |is_atomic| {
+                extent(found.as_ref(), &this, base.map(at), false, is_atomic)
+                    .unwrap()
+                    .0
+            };
+            assert_eq!(extent_of(false), expected, "{found:?} {base:?}");
+            let whole_run = found.as_ref() == Some(&this);
+            let expected = if whole_run { Extent::Nothing } else { expected };
+            assert_eq!(extent_of(true), expected, "atomic: {found:?} {base:?}");
         }
     }
 
     #[test]
     fn another_attempt_deletes_the_rows_that_only_the_first_one_had() {
         // The first attempt died before it had replaced the marker of the run before.
-        let (extent, because) =
-            extent(Some(&marker("a", 10)), &marker("a", 21), Some(at(10)), true).unwrap();
+        let (extent, because) = extent(
+            Some(&marker("a", 10)),
+            &marker("a", 21),
+            Some(at(10)),
+            true,
+            false,
+        )
+        .unwrap();
         assert_eq!(extent, Extent::Whole, "{because}");
     }
 
@@ -287,6 +305,7 @@ mod tests {
             Some(&marker("b", 21)),
             &marker("a", 20),
             Some(at(10)),
+            false,
             false,
         )
         .unwrap_err();

@@ -46,6 +46,13 @@ pub struct State {
     /// begun. A full run needs all records from there on.
     #[serde(default, skip_serializing_if = "Positions::is_empty")]
     pub begin: Positions,
+    /// Offset after the last one that the archive's objects covered, by partition, when they were
+    /// read. That may be before the run's end, if the topic's last offsets have no records.
+    #[serde(default, skip_serializing_if = "Positions::is_empty")]
+    pub covered: Positions,
+    /// The id of each topic that was read, by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub topic_ids: BTreeMap<String, String>,
     /// First offset of the last object of each partition that was read: listings begin there.
     #[serde(default, skip_serializing_if = "Positions::is_empty")]
     pub listed: Positions,
@@ -198,6 +205,8 @@ mod tests {
             run_time: None,
             id: String::new(),
             begin: Positions::new(),
+            covered: Positions::new(),
+            topic_ids: BTreeMap::new(),
             listed: Positions::new(),
             buckets: 64,
             tables,

@@ -23,7 +23,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
-    failure::{self, Permanent},
+    failure::Permanent,
     retry::{RETRY_TIMEOUT, retry},
 };
 
@@ -57,26 +57,8 @@ impl Store {
             bucket: zone.bucket.clone(),
             prefix: zone.prefix.clone(),
         };
-        let bucket = pinpipe_runtime::s3::ensure_bucket(&store.client, &zone.s3, &store.bucket);
-        let Err(error) = bucket.await else {
-            return Ok(store);
-        };
-        Err(match store.refusal().await {
-            Some(refusal) => Permanent(format!("{error:#}; {refusal:#}")).into(),
-            None => error,
-        })
-    }
-
-    /// Why the store refuses access to an existing bucket; `None` if it doesn't. The response to
-    /// `ensure_bucket`'s HEAD request has no body, so only a GET request gets the server's message.
-    async fn refusal(&self) -> Option<anyhow::Error> {
-        let request = self.client.list_objects_v2().bucket(&self.bucket);
-        let error = request.max_keys(1).send().await.err()?;
-        if status(&error) == Some(404) {
-            return None;
-        }
-        let error = self.request_error("can't be listed", "", &error);
-        failure::is_permanent(&error).then_some(error)
+        pinpipe_runtime::s3::ensure_bucket(&store.client, &zone.s3, &store.bucket).await?;
+        Ok(store)
     }
 
     /// The key prefix of the archive's raw objects.

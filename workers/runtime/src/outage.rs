@@ -11,8 +11,8 @@ use crate::admin::Readiness;
 const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
 /// Reports a dependency as degraded once it has been unavailable for ten seconds. The message stays
-/// that of one failure until the outage ends, so that it doesn't change with every retry. Clones
-/// share one state.
+/// that of one failure until the outage ends or has another reason, so that it doesn't change with
+/// every retry. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct Outage {
     readiness: Readiness,
@@ -23,12 +23,13 @@ pub struct Outage {
 #[derive(Clone, Copy, Debug)]
 struct Ongoing {
     since: Instant,
-    reported: bool,
+    /// The reason it is reported by.
+    reported: Option<&'static str>,
 }
 
 impl Outage {
     /// No outage yet. `reason` identifies this dependency in `readiness`, such as
-    /// `SinkUnavailable`.
+    /// `SinkUnavailable`, unless a failure has a reason of its own.
     #[must_use]
     pub fn new(readiness: Readiness, reason: &'static str) -> Self {
         Self {
@@ -45,27 +46,36 @@ impl Outage {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if outage.is_some_and(|outage| outage.reported) {
-            self.readiness.degraded(self.reason, None);
+        if let Some(reason) = outage.and_then(|outage| outage.reported) {
+            self.readiness.degraded(reason, None);
         }
     }
 
     /// Records that the dependency is unavailable. Call it on every failure: the outage is reported
     /// by the first call after the grace period.
     pub fn down(&self, why: impl FnOnce() -> String) {
-        self.down_at(Instant::now(), why);
+        self.down_by(self.reason, why);
     }
 
-    fn down_at(&self, now: Instant, why: impl FnOnce() -> String) {
+    /// As [`down`](Self::down), for a failure that has a reason of its own, such as
+    /// `SinkAccessDenied`.
+    pub fn down_by(&self, reason: &'static str, why: impl FnOnce() -> String) {
+        self.down_at(Instant::now(), reason, why);
+    }
+
+    fn down_at(&self, now: Instant, reason: &'static str, why: impl FnOnce() -> String) {
         let mut state = self.ongoing.lock().unwrap_or_else(PoisonError::into_inner);
         let outage = state.get_or_insert(Ongoing {
             since: now,
-            reported: false,
+            reported: None,
         });
-        if !outage.reported && now.duration_since(outage.since) >= GRACE_PERIOD {
-            outage.reported = true;
-            self.readiness.degraded(self.reason, Some(why()));
+        if outage.reported == Some(reason) || now.duration_since(outage.since) < GRACE_PERIOD {
+            return;
         }
+        if let Some(before) = outage.reported.replace(reason) {
+            self.readiness.degraded(before, None);
+        }
+        self.readiness.degraded(reason, Some(why()));
     }
 }
 
@@ -79,10 +89,11 @@ mod tests {
         let readiness = Admin::new().readiness();
         let outage = Outage::new(readiness.clone(), "SinkUnavailable");
         let start = Instant::now();
-        let reported = |after: Duration, why: &str| {
-            outage.down_at(start + after, || why.to_owned());
+        let reported_by = |reason, after: Duration, why: &str| {
+            outage.down_at(start + after, reason, || why.to_owned());
             readiness.degradation()
         };
+        let reported = |after, why: &str| reported_by("SinkUnavailable", after, why);
         assert_eq!(reported(Duration::ZERO, "one"), None);
         assert_eq!(reported(GRACE_PERIOD / 2, "two"), None);
         assert_eq!(
@@ -93,6 +104,8 @@ mod tests {
             reported(GRACE_PERIOD * 2, "four").as_deref(),
             Some("SinkUnavailable: three")
         );
+        let other = reported_by("DatabaseMissing", GRACE_PERIOD * 2, "no such database");
+        assert_eq!(other.as_deref(), Some("DatabaseMissing: no such database"));
         outage.up();
         assert_eq!(readiness.degradation(), None);
         assert_eq!(

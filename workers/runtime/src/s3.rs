@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use anyhow::{Result, anyhow};
+use anyhow::Result;
 use aws_sdk_s3::{
     Client,
     config::{
@@ -63,14 +63,24 @@ pub fn client(s3: &S3) -> Result<Client> {
 const BUCKET_REGION: &str = "x-amz-bucket-region";
 
 /// Creates the bucket if it does not exist. Safe to call from several workers at once.
-pub async fn ensure_bucket(client: &Client, s3: &S3, bucket: &str) -> Result<()> {
+pub async fn ensure_bucket(client: &Client, s3: &S3, bucket: &str) -> Result<(), RequestError> {
     let place = Place { s3, bucket };
     let Err(error) = client.head_bucket().bucket(bucket).send().await else {
         return Ok(());
     };
-    let failure = Failure::from(&error);
+    let mut failure = Failure::from(&error);
+    if failure.status.is_some_and(|status| status != 404) {
+        // Only the answer to a GET request has the store's error code and message.
+        let list = client.list_objects_v2().bucket(bucket).max_keys(1);
+        let Err(error) = list.send().await else {
+            return Ok(());
+        };
+        let region = failure.region;
+        failure = Failure::from(&error);
+        failure.region = failure.region.or(region);
+    }
     if failure.status != Some(404) {
-        return Err(anyhow!("{}", place.unusable(&failure)));
+        return Err(failure.error(place.unusable(&failure)));
     }
     match create_bucket(client, bucket).await {
         Ok(()) => {
@@ -87,7 +97,10 @@ pub async fn ensure_bucket(client: &Client, s3: &S3, bucket: &str) -> Result<()>
         // Another worker may have created it in the meantime.
         Err(error) => match client.head_bucket().bucket(bucket).send().await {
             Ok(_) => Ok(()),
-            Err(_) => Err(anyhow!("{}", place.missing(&Failure::from(&error)))),
+            Err(_) => {
+                let failure = Failure::from(&error);
+                Err(failure.error(place.missing(&failure)))
+            }
         },
     }
 }
@@ -112,18 +125,15 @@ async fn create_bucket(client: &Client, bucket: &str) -> Result<(), SdkError<Cre
     Ok(())
 }
 
-/// The error of a request for an object.
+/// The error of a request for an object or a bucket.
 #[derive(Debug, thiserror::Error)]
-#[error("s3://{bucket}/{key} {what}: {reason}")]
+#[error("{message}")]
 pub struct RequestError {
     /// How to go on.
     pub class: Class,
     /// The HTTP status. `None` if there was no response.
     pub status: Option<u16>,
-    bucket: String,
-    key: String,
-    what: &'static str,
-    reason: String,
+    message: String,
 }
 
 impl RequestError {
@@ -132,21 +142,15 @@ impl RequestError {
     where
         E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
     {
-        let Failure { status, reason, .. } = Failure::from(error);
-        Self {
-            class: failure::of_http_status(status),
-            status,
-            bucket: bucket.to_owned(),
-            key: key.to_owned(),
-            what,
-            reason,
-        }
+        let failure = Failure::from(error);
+        failure.error(format!("s3://{bucket}/{key} {what}: {}", failure.reason))
     }
 }
 
 /// Why a request failed.
 #[derive(Debug)]
 struct Failure {
+    class: Class,
     /// The HTTP status. `None` if there was no response.
     status: Option<u16>,
     /// The bucket's actual region, if the store names it.
@@ -172,11 +176,22 @@ where
             },
         };
         Self {
+            class: failure::of_s3(status, error.code()),
             status,
             region: response
                 .and_then(|response| response.headers().get(BUCKET_REGION))
                 .map(ToOwned::to_owned),
             reason,
+        }
+    }
+}
+
+impl Failure {
+    const fn error(&self, message: String) -> RequestError {
+        RequestError {
+            class: self.class,
+            status: self.status,
+            message,
         }
     }
 }
@@ -203,6 +218,7 @@ impl Place<'_> {
             status,
             region,
             reason,
+            ..
         } = failure;
         match (*status, region) {
             (Some(301 | 307 | 400), Some(region)) if *region != self.s3.region => {
@@ -243,6 +259,7 @@ mod tests {
 
     fn failure(status: Option<u16>, region: Option<&str>, reason: &str) -> Failure {
         Failure {
+            class: failure::of_s3(status, None),
             status,
             region: region.map(str::to_owned),
             reason: reason.to_owned(),

@@ -124,6 +124,7 @@ fn start() -> anyhow::Result<(Process, Broker)> {
         ],
         users: vec![(NAME, PASSWORD)],
         heap: "256m",
+        settings: Vec::new(),
     };
     let log: PathBuf = folder().join("kafka.log");
     let mut process = Process::start(&mut server.prepare(&program)?, log)?;

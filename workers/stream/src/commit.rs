@@ -14,7 +14,7 @@ use crate::{
     dead_letter::Acknowledgement,
     metrics::Metrics,
     session::state::{Group, Member},
-    sink::{Answer, Batch, Part, Sink, SinkError},
+    sink::{Answer, Batch, Part, Sink, SinkError, unavailable_reason},
 };
 
 /// A batch and the sink's answer.
@@ -70,8 +70,9 @@ impl SinkHealth {
     /// Reports that the sink failed or did not answer.
     pub fn down(&self, error: &anyhow::Error) {
         self.metrics.sink_up.set(0);
+        let reason = unavailable_reason(error);
         let error = format!("{error:#}");
-        self.outage.down(|| error.clone());
+        self.outage.down_by(reason, || error.clone());
         let now = Instant::now();
         let mut state = self.downtime();
         match state.as_mut() {

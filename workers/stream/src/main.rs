@@ -27,13 +27,11 @@ use pinpipe_stream::{
     metrics::Metrics,
     postgres::Postgres,
     session::{self, Worker},
-    sink::{Sink, SinkError},
+    sink::{SINK_UNAVAILABLE, Sink, SinkError, unavailable_reason},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// The reason in `/readyz` while the sink is unavailable.
-const SINK_UNAVAILABLE: &str = "SinkUnavailable";
 /// The reason in `/readyz` while dead letters can't be written.
 const DEAD_LETTERS_UNAVAILABLE: &str = "DeadLettersUnavailable";
 /// The delay between a failed session and the next.
@@ -149,7 +147,8 @@ async fn wait_for_sink<S: Sink>(worker: &Worker<S, DeadLetters>, readiness: &Rea
     let mut backoff = Backoff::default();
     while let Err(SinkError::Unavailable(error)) = worker.sink.check().await {
         worker.health.down(&error);
-        readiness.set(Err(format!("{SINK_UNAVAILABLE}: {error:#}")));
+        let reason = unavailable_reason(&error);
+        readiness.set(Err(format!("{reason}: {error:#}")));
         tokio::time::sleep(backoff.wait()).await;
     }
     worker.health.up();

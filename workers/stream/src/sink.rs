@@ -327,6 +327,31 @@ pub enum SinkError {
     Halt(#[from] Halt),
 }
 
+/// A store that answers, but refuses what the Secret says: a renewed Secret ends it, or a change on
+/// the server. Within [`SinkError::Unavailable`].
+#[derive(Debug, thiserror::Error)]
+pub enum SecretRefused {
+    /// The credentials are refused, or what they may do.
+    #[error("{0}")]
+    AccessDenied(String),
+    /// The URL's database does not exist.
+    #[error("{0}")]
+    DatabaseMissing(String),
+}
+
+/// The reason by which an unavailable sink is reported.
+#[must_use]
+pub fn unavailable_reason(error: &anyhow::Error) -> &'static str {
+    match error.downcast_ref() {
+        Some(SecretRefused::AccessDenied(_)) => "SinkAccessDenied",
+        Some(SecretRefused::DatabaseMissing(_)) => "DatabaseMissing",
+        None => SINK_UNAVAILABLE,
+    }
+}
+
+/// The reason of an outage whose error has none of its own.
+pub const SINK_UNAVAILABLE: &str = "SinkUnavailable";
+
 /// A store of records and of the positions behind them.
 pub trait Sink: Send + Sync + 'static {
     /// The type of its batches.

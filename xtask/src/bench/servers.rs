@@ -121,6 +121,7 @@ pub fn kafka(context: &Context, folder: &Path) -> Result<Running> {
         secured: Vec::new(),
         users: Vec::new(),
         heap: "512m",
+        settings: Vec::new(),
     };
     let mut serve = broker.prepare(&|program| context.command(program))?;
     Running::start(context, "kafka", &mut serve)?.until(|| listens(KAFKA))
@@ -160,8 +161,8 @@ fn ensure_postgres(context: &Context) -> Result<()> {
     pinpipe_servers::postgres::programs().map(drop)
 }
 
-/// Ensures that what the stream worker's tests start on this machine is there: a Kafka broker,
-/// PostgreSQL, a pooler and an object store.
+/// Ensures that what the workers' tests start on this machine is there: a Kafka broker, PostgreSQL,
+/// a pooler, Cassandra and an object store.
 pub fn stores(context: &Context) -> Result<()> {
     ensure_postgres(context)?;
     debian::ensure(
@@ -171,8 +172,10 @@ pub fn stores(context: &Context) -> Result<()> {
             need("pgbouncer", "pgbouncer"),
         ],
     )?;
-    images::lib(context, "kafka")?;
-    images::lib(context, "s3").map(drop)
+    for server in ["kafka", "cassandra", "s3"] {
+        images::lib(context, server)?;
+    }
+    Ok(())
 }
 
 /// `psql` to that server.

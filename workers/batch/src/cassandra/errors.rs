@@ -58,7 +58,7 @@ pub fn request_error(error: ExecutionError) -> anyhow::Error {
     match class(&error) {
         Class::Unavailable => anyhow!(error),
         Class::Refused => Refusal(sentence(&error)).into(),
-        Class::Halt => Permanent(sentence(&error)).into(),
+        Class::AccessDenied | Class::Halt => Permanent(sentence(&error)).into(),
     }
 }
 
@@ -70,8 +70,8 @@ fn class(error: &ExecutionError) -> Class {
         // The server refuses a statement, whatever the values.
         ExecutionError::PrepareError(PrepareError::AllAttemptsFailed { first_attempt, .. }) => {
             match attempt_class(first_attempt) {
-                Class::Unavailable => Class::Unavailable,
-                Class::Refused | Class::Halt => Class::Halt,
+                Class::Refused => Class::Halt,
+                class => class,
             }
         }
         _ => Class::Unavailable,

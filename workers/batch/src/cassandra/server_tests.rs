@@ -1,10 +1,10 @@
-//! What only a real server shows. These tests need one: `PINPIPE_CASSANDRA=127.0.0.1:9042 cargo
-//! test -p pinpipe-batch -- --ignored cassandra`. They make keyspaces of their own.
+//! What only a real server shows. Each test has a keyspace of its own.
 
 use std::collections::BTreeSet;
 
 use futures::{StreamExt as _, stream};
 use pinpipe_core::{Kind, Pin, Record, User};
+use pinpipe_servers::stores;
 
 use super::*;
 use crate::{
@@ -50,10 +50,9 @@ fn users(keys: std::ops::Range<i64>) -> Rows<'static> {
 }
 
 async fn connect_to(keyspace: &str) -> CassandraSink {
-    let address = std::env::var("PINPIPE_CASSANDRA").expect("the address of a server");
     let config = Cassandra {
-        contact_points: vec![address],
-        keyspace: format!("{keyspace}_{}", std::process::id()),
+        contact_points: vec![format!("127.0.0.1:{}", stores::cassandra())],
+        keyspace: keyspace.to_owned(),
         replication_factor: 1,
         credentials_dir: None,
     };
@@ -79,7 +78,6 @@ async fn keys(sink: &CassandraSink, select: &str) -> BTreeSet<String> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a server at PINPIPE_CASSANDRA"]
 async fn a_keyspace_belongs_to_one_pipeline_and_keeps_its_last_run() {
     let sink = connect_to("marker").await;
     let tables = [table(Kind::Pin)];
@@ -123,7 +121,6 @@ async fn a_keyspace_belongs_to_one_pipeline_and_keeps_its_last_run() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a server at PINPIPE_CASSANDRA"]
 async fn a_key_that_is_too_long_is_set_aside_and_all_other_rows_are_written() {
     let sink = connect_to("refused").await;
     let pin = table(Kind::Pin);
@@ -141,7 +138,6 @@ async fn a_key_that_is_too_long_is_set_aside_and_all_other_rows_are_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs a server at PINPIPE_CASSANDRA"]
 async fn rows_of_earlier_runs_are_deleted_and_rows_without_values_stay() {
     let sink = connect_to("deleted").await;
     let (pin, user) = (table(Kind::Pin), table(Kind::User));

@@ -165,6 +165,8 @@ pub async fn fold(
         run_time: Some(manifest.run_time),
         id: manifest.state_id.clone(),
         begin: Positions::new(),
+        covered: Positions::new(),
+        topic_ids: BTreeMap::new(),
         listed: Positions::new(),
         buckets,
         tables,

@@ -143,11 +143,7 @@ async fn of_times(
         .await?;
     let spans: Vec<Span> = with_metadata
         .iter()
-        .map(|(object, metadata)| Span {
-            key: object.key.clone(),
-            first: object.first,
-            next: metadata.next_offset,
-        })
+        .map(|(object, metadata)| Span::new(&object.key, object.first, metadata))
         .collect();
     if let (_, Some(gap)) = coverage::gaps(partition, &spans, None) {
         bail!(gap.into_error());

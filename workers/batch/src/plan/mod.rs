@@ -1,6 +1,8 @@
 //! Plans a run: decides which offsets and raw objects it reads, and puts them into its manifest.
 
 mod archived;
+#[cfg(test)]
+mod server_tests;
 
 use std::collections::BTreeMap;
 
@@ -107,6 +109,7 @@ pub async fn manifest(
         from,
         to,
         begin: Positions::new(),
+        covered: state.map(|state| state.covered.clone()).unwrap_or_default(),
         objects: Vec::new(),
     };
     let selected = if let Request::Import { connector, single } = request {

@@ -18,7 +18,7 @@ pub fn failed(error: Error) -> anyhow::Error {
     match of_sqlstate(answer.code().code()) {
         Class::Unavailable => Interrupted(anyhow!(sentence(answer))).into(),
         Class::Refused => Refusal(sentence(answer)).into(),
-        Class::Halt => Permanent(format!(
+        Class::AccessDenied | Class::Halt => Permanent(format!(
             "PostgreSQL answers: {}. Correct the table, or what the URL's user may do with it, or \
              drop the table: the next run creates and fills it",
             sentence(answer)

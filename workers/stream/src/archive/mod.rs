@@ -27,7 +27,6 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::RwLock;
 
 use self::{
-    failure::AccessRefused,
     lines::Lines,
     store::{Object, Put, Store},
 };
@@ -35,8 +34,8 @@ use crate::{
     log::Position,
     protocol::Taken,
     sink::{
-        Answer, Grouping, Halt, InitialPosition, Limits, Part, Sink, SinkError, Source,
-        StoredPosition, Topic,
+        Answer, Grouping, Halt, InitialPosition, Limits, Part, SecretRefused, Sink, SinkError,
+        Source, StoredPosition, Topic,
     },
 };
 
@@ -98,7 +97,7 @@ impl Archive {
         let done = work(&store).await;
         let reopens = match &done {
             // The Secret may have been renewed.
-            Err(SinkError::Unavailable(error)) => error.is::<AccessRefused>(),
+            Err(SinkError::Unavailable(error)) => error.is::<SecretRefused>(),
             Err(SinkError::Halt(halt)) => is_about_store(halt),
             Ok(_) => false,
         };

@@ -6,7 +6,7 @@ use anyhow::Context;
 use aws_sdk_s3::{
     Client,
     config::RequestChecksumCalculation,
-    operation::{get_object::GetObjectError, head_object::HeadObjectError},
+    error::{ProvideErrorMetadata, SdkError},
     primitives::ByteStream,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
 };
@@ -14,14 +14,15 @@ use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream};
 use pinpipe_config::{Compression, RawZone};
 use pinpipe_runtime::{
-    compressed,
+    compressed, documents,
+    failure::Class,
     raw_zone::{self, ObjectMetadata, RawObject, RawPartition},
-    s3,
+    s3::{self, RequestError},
 };
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    failure::RequestError,
+    failure::unread,
     last::{Found, LONG_KEYS, Page, Search},
     upload::Upload,
 };
@@ -80,6 +81,9 @@ enum Probed {
 
 const PUT: &str = "PutObject";
 const COMPLETE: &str = "CompleteMultipartUpload";
+
+/// What an object can't be if a write fails.
+const WRITTEN: &str = "can't be written";
 
 impl Store {
     /// Opens the zone's bucket and creates it when absent. Probes conditional writes first, with an
@@ -149,13 +153,13 @@ impl Store {
                     Ok(()) => allowed -= 1,
                     Err((Some(412), _)) => break,
                     Err((Some(409), _)) => tokio::time::sleep(CONFLICT_DELAY).await,
-                    Err((_, error)) if self.checksum.is_some() && error.may_refuse_checksum() => {
+                    Err((status, error))
+                        if self.checksum.is_some() && may_refuse_checksum(status, error.class) =>
+                    {
                         return Ok(Probed::WithoutChecksums);
                     }
                     Err((Some(501), _)) => return Ok(unconditional(true)),
-                    Err((_, error)) => {
-                        return Err(error.into_error(&format!("can't write {}", self.url(key))));
-                    }
+                    Err((_, error)) => return Err(error.into()),
                 }
             }
         }
@@ -189,8 +193,8 @@ impl Store {
             Found::Last(object) => return Ok(object),
             Found::LongKeys => {}
         }
-        let objects = raw_zone::list(&self.client, &self.bucket, prefix, partition, 0).await?;
-        Ok(objects.into_iter().next_back())
+        let objects = raw_zone::list(&self.client, &self.bucket, prefix, partition, 0).await;
+        Ok(objects.map_err(unread)?.into_iter().next_back())
     }
 
     /// All keys that begin with `prefix`.
@@ -199,10 +203,7 @@ impl Store {
         let mut pages = request.prefix(prefix).into_paginator().send();
         let mut keys = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|error| {
-                let what = format!("can't list {}", self.url(prefix));
-                RequestError::from(error).into_error(&what)
-            })?;
+            let page = page.map_err(self.request_error(prefix, "can't be listed"))?;
             let found = page.contents().iter().filter_map(|object| object.key());
             keys.extend(found.map(str::to_owned));
         }
@@ -225,10 +226,7 @@ impl Store {
         loop {
             let request = self.client.list_objects_v2().bucket(&self.bucket);
             let listed = request.prefix(&folder).start_after(&start).send().await;
-            let listed = listed.map_err(|error| {
-                let what = format!("can't list {}", self.url(&folder));
-                RequestError::from(error).into_error(&what)
-            })?;
+            let listed = listed.map_err(self.request_error(&folder, "can't be listed"))?;
             let is_last = listed.is_truncated() != Some(true);
             let keys = || listed.contents().iter().filter_map(|object| object.key());
             let objects: Vec<RawObject> = keys()
@@ -250,71 +248,20 @@ impl Store {
 
     /// The metadata of a raw object; none if the object does not exist.
     pub async fn facts(&self, key: &str) -> Result<Option<ObjectMetadata>, SinkError> {
-        let request = self.client.head_object().bucket(&self.bucket).key(key);
-        let head = match request.send().await {
-            Ok(head) => head,
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(HeadObjectError::is_not_found) =>
-            {
-                return Ok(None);
-            }
-            Err(error) => {
-                let what = format!("can't read the metadata of {}", self.url(key));
-                return Err(RequestError::from(error).into_error(&what));
-            }
-        };
-        let none = HashMap::new();
-        let facts = ObjectMetadata::from_metadata(head.metadata().unwrap_or(&none));
-        Ok(Some(facts.map_err(|error| {
-            Halt::PositionUnreadable(format!(
-                "{} can't be used: {error}. Move it out of the archive's prefix to go on",
-                self.url(key)
-            ))
-        })?))
+        let facts = raw_zone::object_metadata(&self.client, &self.bucket, key).await;
+        facts.map_err(unread)
     }
 
     /// Reads a JSON document; none if the object does not exist.
     pub async fn get_json<T: DeserializeOwned>(&self, key: &str) -> Result<Option<T>, SinkError> {
-        let what = || format!("can't read {}", self.url(key));
-        let request = self.client.get_object().bucket(&self.bucket).key(key);
-        let object = match request.send().await {
-            Ok(object) => object,
-            Err(error)
-                if error
-                    .as_service_error()
-                    .is_some_and(GetObjectError::is_no_such_key) =>
-            {
-                return Ok(None);
-            }
-            Err(error) => return Err(RequestError::from(error).into_error(&what())),
-        };
-        let bytes = object.body.collect().await.with_context(what)?;
-        let document = serde_json::from_slice(&bytes.into_bytes());
-        Ok(Some(document.map_err(|error| {
-            Halt::PositionUnreadable(format!(
-                "{} is not the expected JSON document: {error}",
-                self.url(key)
-            ))
-        })?))
+        let document = documents::get(&self.client, &self.bucket, key).await;
+        document.map_err(unread)
     }
 
     /// Writes a JSON document, replacing an existing one.
     pub async fn put_json(&self, key: &str, document: &impl Serialize) -> Result<(), SinkError> {
-        let body = serde_json::to_vec(document).context("JSON")?;
-        let put = self
-            .client
-            .put_object()
-            .bucket(&self.bucket)
-            .key(key)
-            .content_type("application/json")
-            .set_checksum_algorithm(self.checksum.clone())
-            .body(body.into());
-        put.send().await.map_err(|error| {
-            RequestError::from(error).into_error(&format!("can't write {}", self.url(key)))
-        })?;
-        Ok(())
+        let text = serde_json::to_vec(document).context("JSON")?;
+        Ok(documents::put(&self.client, &self.bucket, key, text).await?)
     }
 
     /// Writes a JSON document unless its key exists.
@@ -334,7 +281,7 @@ impl Store {
                 status: Some(409 | 412),
                 ..
             }) => Ok(Put::Taken),
-            Err(failed) => Err(failed.into_error(&format!("can't write {}", self.url(key)))),
+            Err(failed) => Err(failed.into()),
         }
     }
 
@@ -360,7 +307,7 @@ impl Store {
                 return Ok(Put::Taken);
             }
             if failed.status != Some(409) {
-                return Err(failed.into_error(&format!("can't write {}", self.url(key))));
+                return Err(failed.into());
             }
         }
     }
@@ -377,7 +324,8 @@ impl Store {
             .set_metadata(Some(object.metadata.clone()))
             .body(ByteStream::from(object.body.clone()))
             .send()
-            .await?;
+            .await
+            .map_err(self.request_error(key, WRITTEN))?;
         Ok(())
     }
 
@@ -393,18 +341,21 @@ impl Store {
             .set_metadata(Some(object.metadata.clone()))
             .set_checksum_algorithm(self.checksum.clone())
             .send()
-            .await?;
+            .await
+            .map_err(self.request_error(key, WRITTEN))?;
         let mut upload = Upload::new(
             (&self.client, &self.bucket),
             key,
             self.checksum.clone(),
-            &created,
-        )?;
+            // The client refuses to send parts without an id.
+            created.upload_id.unwrap_or_default(),
+        );
         let parts: Vec<CompletedPart> = stream::iter(parts(object.body.len()))
             .map(|(number, part)| upload.send(number, object.body.slice(part)))
             .buffered(CONCURRENT_PARTS)
             .try_collect()
-            .await?;
+            .await
+            .map_err(self.request_error(key, WRITTEN))?;
         let complete = self
             .client
             .complete_multipart_upload()
@@ -419,10 +370,27 @@ impl Store {
                     .build(),
             )
             .send()
-            .await?;
+            .await
+            .map_err(self.request_error(key, WRITTEN))?;
         upload.completed = true;
         Ok(())
     }
+
+    fn request_error<E>(
+        &self,
+        key: &str,
+        what: &'static str,
+    ) -> impl FnOnce(SdkError<E>) -> RequestError
+    where
+        E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
+    {
+        move |error| RequestError::new(&self.bucket, key, what, &error)
+    }
+}
+
+/// Whether the store may refuse the checksum of what is written rather than the request.
+fn may_refuse_checksum(status: Option<u16>, class: Class) -> bool {
+    matches!(status, Some(400 | 501)) && class == Class::Halt
 }
 
 /// The numbers, from 1, and byte ranges of the parts of `length` bytes.
@@ -436,7 +404,28 @@ fn parts(length: usize) -> impl Iterator<Item = (i32, std::ops::Range<usize>)> {
 
 #[cfg(test)]
 mod tests {
+    use pinpipe_runtime::failure::of_s3;
+
     use super::*;
+
+    #[test]
+    fn only_a_refused_request_may_be_repeated_without_its_checksum() {
+        for (status, code, expected) in [
+            (400, Some("InvalidArgument"), true),
+            (400, None, true),
+            (501, Some("NotImplemented"), true),
+            (400, Some("RequestTimeout"), false),
+            (400, Some("BadDigest"), false),
+            (400, Some("ExpiredToken"), false),
+            (403, Some("AccessDenied"), false),
+            (404, Some("NoSuchBucket"), false),
+            (503, Some("SlowDown"), false),
+        ] {
+            let class = of_s3(Some(status), code);
+            let may = may_refuse_checksum(Some(status), class);
+            assert_eq!(may, expected, "{status} {code:?}");
+        }
+    }
 
     #[test]
     fn parts_cover_the_object_without_gaps_and_only_the_last_is_smaller() {

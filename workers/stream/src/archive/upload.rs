@@ -1,15 +1,13 @@
 //! Uploads of large objects in parts.
 
-use anyhow::anyhow;
 use aws_sdk_s3::{
     Client,
-    operation::create_multipart_upload::CreateMultipartUploadOutput,
+    error::SdkError,
+    operation::upload_part::UploadPartError,
     primitives::ByteStream,
     types::{ChecksumAlgorithm, CompletedPart},
 };
 use bytes::Bytes;
-
-use super::failure::RequestError;
 
 /// A multipart upload. It is aborted when dropped before completion, after an error or a
 /// revocation, so that the store doesn't keep its parts.
@@ -30,23 +28,24 @@ impl Upload {
         (client, bucket): (&Client, &str),
         key: &str,
         checksum: Option<ChecksumAlgorithm>,
-        created: &CreateMultipartUploadOutput,
-    ) -> Result<Self, RequestError> {
-        let id = created.upload_id().ok_or_else(|| {
-            RequestError::unusable(anyhow!("the store returned no id for a multipart upload"))
-        })?;
-        Ok(Self {
+        id: String,
+    ) -> Self {
+        Self {
             client: client.clone(),
             bucket: bucket.to_owned(),
             key: key.to_owned(),
             checksum,
-            id: id.to_owned(),
+            id,
             completed: false,
-        })
+        }
     }
 
     /// Sends a part.
-    pub async fn send(&self, number: i32, body: Bytes) -> Result<CompletedPart, RequestError> {
+    pub async fn send(
+        &self,
+        number: i32,
+        body: Bytes,
+    ) -> Result<CompletedPart, SdkError<UploadPartError>> {
         let part = self
             .client
             .upload_part()

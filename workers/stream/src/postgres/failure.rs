@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use pinpipe_runtime::failure::{Class, of_sqlstate};
 use tokio_postgres::error::{DbError, SqlState};
 
-use crate::sink::{Answer, Halt, Refusal, SinkError};
+use crate::sink::{Answer, Halt, Refusal, SecretRefused, SinkError};
 
 /// Why a transaction that stores batches failed.
 #[derive(Debug)]
@@ -31,7 +31,7 @@ fn about_rows(code: &SqlState, sentence: &str) -> Option<Answer> {
         Class::Refused => Some(Answer::Refused(Refusal::new(code.code(), sentence))),
         // Such as a NOT NULL of the user's, or what a trigger of theirs may not do.
         Class::Halt => Some(Answer::Halt(unsuitable(sentence, code.code()))),
-        Class::Unavailable => None,
+        Class::Unavailable | Class::AccessDenied => None,
     }
 }
 
@@ -57,6 +57,9 @@ pub fn failed(error: tokio_postgres::Error) -> SinkError {
     };
     match of_sqlstate(answer.code().code()) {
         Class::Unavailable => anyhow!(sentence(answer)).into(),
+        Class::AccessDenied => {
+            SinkError::Unavailable(anyhow!(SecretRefused::AccessDenied(sentence(answer))))
+        }
         Class::Refused | Class::Halt => unsuitable(answer.message(), answer.code().code()).into(),
     }
 }

@@ -6,10 +6,14 @@
 use std::fmt;
 
 use anyhow::{Context as _, anyhow};
-use pinpipe_runtime::config::secret_file;
+use pinpipe_runtime::{
+    config::secret_file,
+    failure::{Class, of_sqlstate},
+};
 use tokio_postgres::{Config, config::Host, error::SqlState};
 
 use super::failure::sentence;
+use crate::sink::SecretRefused;
 
 /// The port of a URL that names none.
 const DEFAULT_PORT: u16 = 5432;
@@ -93,19 +97,25 @@ impl Server {
         let Some(answer) = error.as_db_error() else {
             return anyhow::Error::new(error).context(format!("{self} can't be reached"));
         };
-        let remedy = match answer.code() {
-            code if *code == SqlState::INVALID_PASSWORD => {
-                ": correct user and password in the Secret's URL"
-            }
+        let sentence = format!("{self} refuses the connection: {}", sentence(answer));
+        let denied = |remedy| anyhow!(SecretRefused::AccessDenied(format!("{sentence}: {remedy}")));
+        match answer.code() {
             code if *code == SqlState::INVALID_CATALOG_NAME => {
-                ": create the database, or correct its name in the Secret's URL"
+                anyhow!(SecretRefused::DatabaseMissing(format!(
+                    "{sentence}: create the database, or correct its name in the Secret's URL"
+                )))
             }
-            _ => "",
-        };
-        anyhow!(
-            "{self} refuses the connection: {}{remedy}",
-            sentence(answer)
-        )
+            code if *code == SqlState::INVALID_PASSWORD => {
+                denied("correct user and password in the Secret's URL")
+            }
+            code if *code == SqlState::INSUFFICIENT_PRIVILEGE => {
+                denied("let the URL's user connect to the database (GRANT CONNECT)")
+            }
+            code if of_sqlstate(code.code()) == Class::AccessDenied => {
+                denied("correct the Secret's URL, or let the server (pg_hba.conf) accept it")
+            }
+            _ => anyhow!(sentence),
+        }
     }
 }
 
@@ -120,7 +130,7 @@ mod tests {
     };
 
     use super::{super::Postgres, *};
-    use crate::sink::{Sink, SinkError};
+    use crate::sink::{Sink, SinkError, unavailable_reason};
 
     const PASSWORD: &str = "not-for-messages";
 
@@ -145,6 +155,11 @@ mod tests {
 
     /// The sink's message about the URL.
     async fn message(name: &str, url: &str, secret: Option<&str>) -> String {
+        unavailable(name, url, secret).await.1
+    }
+
+    /// The reason and message by which the sink is unavailable.
+    async fn unavailable(name: &str, url: &str, secret: Option<&str>) -> (&'static str, String) {
         let file = url_file(name, url);
         let sink = Postgres::new(config(file.clone(), secret), "group".into());
         let result = sink.check().await;
@@ -153,7 +168,7 @@ mod tests {
             Err(SinkError::Unavailable(error)) => {
                 let message = format!("{error:#}");
                 assert!(!message.contains(PASSWORD), "{message}");
-                message
+                (unavailable_reason(&error), message)
             }
             other => panic!("{other:?}"),
         }
@@ -184,33 +199,48 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_connection_passes_the_server_s_sentence_on() {
-        for (code, sentence, remedy) in [
+        for (code, sentence, reason, remedy) in [
             (
                 "28000",
                 "no pg_hba.conf entry for host \"10.0.0.7\", user \"app\", database \"db\", no \
                  encryption",
-                "",
+                "SinkAccessDenied",
+                ": correct the Secret's URL, or let the server (pg_hba.conf) accept it",
             ),
             (
                 "28P01",
                 "password authentication failed for user \"app\"",
+                "SinkAccessDenied",
                 ": correct user and password in the Secret's URL",
+            ),
+            (
+                "42501",
+                "permission denied for database \"db\"",
+                "SinkAccessDenied",
+                ": let the URL's user connect to the database (GRANT CONNECT)",
             ),
             (
                 "3D000",
                 "database \"db\" does not exist",
+                "DatabaseMissing",
                 ": create the database, or correct its name in the Secret's URL",
             ),
-            ("53300", "sorry, too many clients already", ""),
+            (
+                "53300",
+                "sorry, too many clients already",
+                "SinkUnavailable",
+                "",
+            ),
         ] {
             let port = refusing(code, sentence).await;
             let url = format!("postgresql://app:{PASSWORD}@127.0.0.1:{port}/db");
+            let message = format!(
+                "PostgreSQL at 127.0.0.1:{port} (Secret warehouse, key url) refuses the \
+                 connection: {sentence} ({code}){remedy}"
+            );
             assert_eq!(
-                message("refused", &url, Some("Secret warehouse, key url")).await,
-                format!(
-                    "PostgreSQL at 127.0.0.1:{port} (Secret warehouse, key url) refuses the \
-                     connection: {sentence} ({code}){remedy}"
-                )
+                unavailable("refused", &url, Some("Secret warehouse, key url")).await,
+                (reason, message)
             );
         }
     }

@@ -4,10 +4,12 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
+mod acls;
 mod pipeline;
 
 use std::time::{Duration, Instant};
 
+use acls::Right;
 use pipeline::{Pipeline, eventually};
 
 /// How soon a record that comes alone can be read, half of the time and always. With
@@ -106,6 +108,58 @@ async fn a_topic_that_its_producers_stamp_is_not_read_and_the_others_are() {
     .await;
     eventually("the worker is ready again", async || {
         worker.readyz().contains("200")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_may_not_be_read_is_reported_and_the_others_are_read() {
+    let pipeline = Pipeline::new("forbidden", &[]).await;
+    acls::forbid("forbidden.geo", Right::RD_KAFKA_ACL_OPERATION_READ);
+    let mut worker = pipeline.worker();
+    pipeline
+        .produce("geo", "{\"ind\":7,\"country\":\"Albania\"}")
+        .await;
+    pipeline.produce("pin", &pin("p", "t")).await;
+    eventually("the worker says which right it lacks", async || {
+        let answer = worker.readyz();
+        answer.contains("200 degraded: ReadNotAuthorized: ") && answer.contains("Read")
+    })
+    .await;
+    eventually("the other topic is read", async || {
+        pipeline.title("p").await.is_some()
+    })
+    .await;
+    worker.must_run();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dead_letters_that_may_not_be_written_are_sent_once_they_may() {
+    let pipeline = Pipeline::new("letters", &[]).await;
+    acls::forbid("letters.pin.dlq", Right::RD_KAFKA_ACL_OPERATION_WRITE);
+    let worker = pipeline.worker();
+    pipeline.produce("pin", "{\"title\":\"no key\"}").await;
+    pipeline.produce("pin", &pin("behind", "t")).await;
+    eventually("the worker says that it can't write", async || {
+        worker
+            .readyz()
+            .contains("200 degraded: DeadLettersUnavailable: ")
+    })
+    .await;
+    assert_eq!(
+        pipeline.title("behind").await,
+        None,
+        "the position before the dead letter waits"
+    );
+    acls::permit("letters.pin.dlq");
+    let letters = pipeline.dead_letters("pin", 1).await;
+    assert!(letters[0].0.contains("no key"), "{letters:?}");
+    eventually("the record behind it is stored", async || {
+        pipeline.title("behind").await.is_some()
+    })
+    .await;
+    eventually("the worker is ready again", async || {
+        worker.readyz().contains("200 ready")
     })
     .await;
 }

@@ -61,6 +61,12 @@ pub fn broker() -> u16 {
                 secured: Vec::new(),
                 users: Vec::new(),
                 heap: "256m",
+                settings: [
+                    "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                    "allow.everyone.if.no.acl.found=true",
+                ]
+                .map(str::to_owned)
+                .into(),
             };
             let mut command = kafka.prepare(&program)?;
             let mut process = Process::start(&mut command, folder().join("kafka.log"))?;
@@ -76,7 +82,7 @@ fn client() -> ClientConfig {
     config
 }
 
-fn admin() -> AdminClient<DefaultClientContext> {
+pub fn admin() -> AdminClient<DefaultClientContext> {
     client().create().unwrap()
 }
 

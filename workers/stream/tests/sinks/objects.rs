@@ -7,7 +7,7 @@ use pinpipe_core::Kind;
 use pinpipe_stream::{
     archive::Archive,
     log::Position,
-    sink::{Answer, Halt, Part, Sink, SinkError},
+    sink::{Answer, Halt, Part, Sink, SinkError, unavailable_reason},
 };
 
 use crate::{
@@ -117,8 +117,17 @@ async fn a_renewed_secret_ends_refused_access() {
     commit(&sink, 0, 3, "t").await.unwrap();
     renew(credentials, "-wrong");
     let other = archive(*port, &own, "renewed", Compression::None);
-    let refused = commit(&other, 3, 6, "t").await.unwrap_err();
-    assert!(matches!(refused, SinkError::Unavailable(_)), "{refused:?}");
+    let denied = |refused: SinkError| match refused {
+        SinkError::Unavailable(error) => {
+            assert_eq!(unavailable_reason(&error), "SinkAccessDenied", "{error:#}");
+            let message = error.to_string();
+            assert!(message.contains("SignatureDoesNotMatch: "), "{message}");
+            assert!(message.contains("s3.credentialsSecretRef"), "{message}");
+        }
+        SinkError::Halt(halt) => panic!("{halt}"),
+    };
+    denied(commit(&other, 3, 6, "t").await.unwrap_err());
+    denied(other.check().await.unwrap_err());
     renew(credentials, "");
     assert_eq!(
         commit(&other, 3, 6, "t").await.unwrap(),

@@ -209,6 +209,8 @@ impl Place {
             run_time: Some(at(run.time)),
             id: run.state_id.into(),
             begin: BTreeMap::new(),
+            covered: BTreeMap::new(),
+            topic_ids: BTreeMap::new(),
             listed: BTreeMap::new(),
             buckets: 64,
             tables,
