@@ -66,6 +66,12 @@ pub struct Kafka {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authentication: Option<KafkaAuthentication>,
 
+    /// Settings of the operator's and the workers' Kafka clients, such as `linger.ms`. Names are
+    /// librdkafka's; those that can't affect delivery, authentication or memory are accepted.
+    #[schemars(schema_with = "crate::schema::client_settings")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<BTreeMap<String, String>>,
+
     /// How the pipeline's topics are created. Existing topics are not changed, except that the
     /// partition count of topics created by this pipeline may be raised.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -135,6 +135,15 @@ pub(crate) fn config_map(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
+/// The schema of settings of Kafka clients by name, which the operator checks.
+pub(crate) fn client_settings(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {"type": "string", "maxLength": 64}
+    })
+}
+
 /// The schema of labels or label selectors. Source of the bound:
 /// k8s.io/apimachinery/pkg/util/validation, `LabelValueMaxLength`.
 pub(crate) fn labels(_: &mut SchemaGenerator) -> Schema {

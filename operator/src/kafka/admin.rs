@@ -6,9 +6,10 @@ use std::{
     time::{Duration, Instant},
 };
 
+use pinpipe_config::ClientRole;
 use pinpipe_crds::reasons;
 use pinpipe_plan::{build::DesiredTopic, names::MANAGER, ownership::Creation};
-use pinpipe_runtime::kafka::{self, Access, BrokerErrors, IdentityError, NewTopic};
+use pinpipe_runtime::kafka::{self, Access, BrokerErrors, IdentityError, NewTopic, Tuned as _};
 use rdkafka::{
     admin::{
         AdminClient, AdminOptions, ConfigResourceResult, OwnedResourceSpecifier, ResourceSpecifier,
@@ -232,6 +233,7 @@ impl Broker {
     fn new(access: &Access, errors: BrokerErrors) -> Result<Self, BrokerError> {
         let client = access
             .client_config(MANAGER)
+            .tuned(access, ClientRole::Any)
             .set("socket.connection.setup.timeout.ms", CONNECTION_TIMEOUT)
             .create_with_context(errors.clone())
             .map_err(|error| BrokerError::Unusable(error.to_string()))?;

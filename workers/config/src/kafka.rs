@@ -1,6 +1,6 @@
 //! Connections to Kafka, and TLS of those to any server.
 
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,9 @@ pub struct Kafka {
     /// Authentication by SASL. None if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authentication: Option<Authentication>,
+    /// Settings of the clients, of [`KAFKA_SETTINGS`](crate::KAFKA_SETTINGS).
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, String>,
 }
 
 /// TLS of a connection to a server.

@@ -14,6 +14,7 @@
 //! whose name ends in `file` or `dir` is a path at which the operator mounts a Secret.
 
 mod kafka;
+mod kafka_settings;
 
 use std::{
     collections::BTreeMap,
@@ -23,6 +24,9 @@ use std::{
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 pub use kafka::{Authentication, Kafka, SaslMechanism, Tls};
+pub use kafka_settings::{
+    ClientRole, KAFKA_SETTINGS, KafkaSetting, Values, kafka_setting_problem, of_role,
+};
 
 /// The version that operators write. Workers also read the version before it.
 pub const CONFIG_VERSION: u32 = 1;

@@ -13,8 +13,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use pinpipe_config::ClientRole;
 use pinpipe_runtime::{
-    kafka::{Access, BrokerErrors},
+    kafka::{Access, BrokerErrors, Tuned as _},
     outage::Outage,
 };
 use prometheus_client::metrics::gauge::Gauge;
@@ -322,7 +323,8 @@ impl Producer {
                 "queue.buffering.max.kbytes",
                 (settings.queue_bytes / 1024).max(1).to_string(),
             )
-            .set("statistics.interval.ms", "5000");
+            .set("statistics.interval.ms", "5000")
+            .tuned(access, ClientRole::Producer);
         let dead = CancellationToken::new();
         let listener = Listener {
             broker_up,

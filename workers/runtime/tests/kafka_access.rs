@@ -138,6 +138,7 @@ fn access(port: u16, tls: Option<Tls>, user: Option<User>) -> Access {
         bootstrap_servers: format!("127.0.0.1:{port}"),
         tls,
         user,
+        ..Access::default()
     }
 }
 

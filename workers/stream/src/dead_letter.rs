@@ -12,10 +12,11 @@
 use std::time::Instant;
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
+use pinpipe_config::ClientRole;
 use pinpipe_core::Order;
 use pinpipe_runtime::{
     dead_letter::{DeadLetter, DeadLetterId, Redriven, Verdict},
-    kafka::{Access, BrokerErrors},
+    kafka::{Access, BrokerErrors, Tuned as _},
     outage::Outage,
 };
 use rdkafka::{
@@ -182,6 +183,7 @@ impl Sender {
             // Above any topic's limit: the broker decides what is too large.
             .set("message.max.bytes", "100000000")
             .set("queue.buffering.max.kbytes", "32768")
+            .tuned(&self.access, ClientRole::Producer)
             .create_with_context(self.errors.clone())
     }
 

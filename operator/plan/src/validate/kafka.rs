@@ -28,6 +28,7 @@ pub fn config(kafka: &crds::Kafka) -> config::Kafka {
             mechanism,
             credentials_dir: folder(USER),
         }),
+        settings: kafka.settings.clone().unwrap_or_default(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! golden test: changing one would change pipelines that nobody edited.
 
 mod annotations;
+mod client_settings;
 mod duration;
 mod images;
 mod kafka;
@@ -62,6 +63,7 @@ pub fn validate(
     let mut resets = annotations::resets(pipeline, &topics);
     let requests = annotations::requests(pipeline, &topics);
     let kafka = &spec.broker.kafka;
+    client_settings::check(kafka, &mut problems);
     let name = metadata.name.as_deref().unwrap_or_default();
     let mounts = kafka::mounts(kafka);
     let mut sinks = sinks::Sinks {

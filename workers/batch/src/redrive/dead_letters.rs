@@ -6,8 +6,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
-use pinpipe_config::Batch;
-use pinpipe_runtime::{dead_letter::DeadLetterId, kafka::Access};
+use pinpipe_config::{Batch, ClientRole};
+use pinpipe_runtime::{
+    dead_letter::DeadLetterId,
+    kafka::{Access, Tuned as _},
+};
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer, StreamConsumer},
@@ -25,7 +28,8 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_mins(2);
 pub type Ends = BTreeMap<i32, i64>;
 
 fn settings(config: &Batch) -> Result<ClientConfig> {
-    let mut settings = Access::read(&config.kafka)?.client_config("pinpipe-redrive");
+    let access = Access::read(&config.kafka)?;
+    let mut settings = access.client_config("pinpipe-redrive");
     settings
         // librdkafka requires a group id. The group is never joined and nothing is committed.
         .set(
@@ -39,7 +43,8 @@ fn settings(config: &Batch) -> Result<ClientConfig> {
         .set("isolation.level", "read_committed")
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "earliest")
-        .set("queued.max.messages.kbytes", "8192");
+        .set("queued.max.messages.kbytes", "8192")
+        .tuned(&access, ClientRole::Consumer);
     Ok(settings)
 }
 

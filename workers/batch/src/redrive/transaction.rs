@@ -7,8 +7,11 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use pinpipe_config::{Batch, Topic};
-use pinpipe_runtime::{dead_letter::DeadLetter, kafka::Access};
+use pinpipe_config::{Batch, ClientRole, Topic};
+use pinpipe_runtime::{
+    dead_letter::DeadLetter,
+    kafka::{Access, Tuned as _},
+};
 use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::OwnedHeaders,
@@ -90,7 +93,8 @@ impl Transactions {
             "{}.{}.redrive",
             config.pipeline.namespace, config.pipeline.name
         );
-        let producer: FutureProducer = Access::read(&config.kafka)?
+        let access = Access::read(&config.kafka)?;
+        let producer: FutureProducer = access
             .client_config("pinpipe-redrive")
             .set("transactional.id", id)
             .set("acks", "all")
@@ -103,6 +107,7 @@ impl Transactions {
             .set("message.timeout.ms", "45000")
             // So that only the broker's limit applies.
             .set("message.max.bytes", "100000000")
+            .tuned(&access, ClientRole::Producer)
             .create()
             .context("can't create the Kafka producer")?;
         retry_retriable(|| producer.init_transactions(BROKER_TIMEOUT)).with_context(|| {

@@ -1,9 +1,9 @@
 //! How clients reach a cluster: addresses, TLS and credentials.
 
-use std::{fmt, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 
 use anyhow::{Context as _, Result};
-use pinpipe_config::SaslMechanism;
+use pinpipe_config::{ClientRole, SaslMechanism};
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 
 use crate::{
@@ -20,6 +20,23 @@ pub struct Access {
     pub tls: Option<Tls>,
     /// The user. None: connections are not authenticated by SASL.
     pub user: Option<User>,
+    /// Settings that the pipeline's author chose. Clients apply them by [`Tuned`].
+    pub settings: BTreeMap<String, String>,
+}
+
+/// Settings that the pipeline's author chose, applied to a client's configuration.
+pub trait Tuned {
+    /// Sets those that clients of this role have, in place of what was set before.
+    fn tuned(&mut self, access: &Access, role: ClientRole) -> &mut Self;
+}
+
+impl Tuned for ClientConfig {
+    fn tuned(&mut self, access: &Access, role: ClientRole) -> &mut Self {
+        for (name, value) in pinpipe_config::of_role(&access.settings, role) {
+            self.set(name, value);
+        }
+        self
+    }
 }
 
 /// A user who authenticates by SASL.
@@ -66,6 +83,7 @@ impl Access {
             user: user
                 .transpose()
                 .context("spec.broker.kafka.authentication")?,
+            settings: config.settings.clone(),
         })
     }
 
@@ -123,5 +141,98 @@ impl Access {
                 .set("sasl.username", &user.name)
                 .set("sasl.password", &user.password);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pinpipe_config::{KAFKA_SETTINGS, Values, kafka_setting_problem};
+    use rdkafka::{
+        admin::AdminClient, client::DefaultClientContext, consumer::BaseConsumer,
+        producer::BaseProducer,
+    };
+
+    use super::*;
+
+    /// Every setting with one of its values, chosen by `choose` from the least and the most.
+    fn all(choose: fn(String, String) -> String) -> Access {
+        let settings = KAFKA_SETTINGS.iter().map(|setting| {
+            let (least, most) = match setting.values {
+                Values::Integer(least, most) => (least.to_string(), most.to_string()),
+                Values::OneOf(values) => {
+                    (values[0].to_owned(), values[values.len() - 1].to_owned())
+                }
+                Values::Name => ("a".to_owned(), "eu-west-1a".to_owned()),
+            };
+            (setting.name.to_owned(), choose(least, most))
+        });
+        Access {
+            bootstrap_servers: "127.0.0.1:1".to_owned(),
+            settings: settings.collect(),
+            ..Access::default()
+        }
+    }
+
+    /// Together they are the ends of the settings' bounds, which librdkafka checks one by one and
+    /// some against each other.
+    #[test]
+    fn no_client_refuses_what_may_be_set() {
+        let low = all(|least, _| least);
+        let high = all(|_, most| most);
+        let mut mixed = low.clone();
+        mixed
+            .settings
+            .insert("fetch.wait.max.ms".to_owned(), "5000".to_owned());
+        for access in [low, high, mixed] {
+            for (name, value) in &access.settings {
+                assert_eq!(kafka_setting_problem(name, value), None);
+            }
+            let admin = access
+                .client_config("test")
+                .tuned(&access, ClientRole::Any)
+                .create::<AdminClient<DefaultClientContext>>();
+            let consumer = access
+                .client_config("test")
+                .set("group.id", "g")
+                .tuned(&access, ClientRole::Consumer)
+                .create::<BaseConsumer>();
+            let transactions = access
+                .client_config("test")
+                .set("transactional.id", "t")
+                .set("transaction.timeout.ms", "60000")
+                .tuned(&access, ClientRole::Producer)
+                .create::<BaseProducer>();
+            let producer = access
+                .client_config("test")
+                .set("enable.idempotence", "true")
+                .set("message.timeout.ms", "10000")
+                .tuned(&access, ClientRole::Producer)
+                .create::<BaseProducer>();
+            for error in [
+                admin.err(),
+                consumer.err(),
+                transactions.err(),
+                producer.err(),
+            ] {
+                assert_eq!(error, None, "{:?}", access.settings);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_chosen_replaces_what_a_client_sets_itself() {
+        let settings = [("linger.ms", "50"), ("fetch.min.bytes", "9")];
+        let access = Access {
+            settings: settings
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
+            ..Access::default()
+        };
+        let mut config = access.client_config("test");
+        config
+            .set("linger.ms", "5")
+            .tuned(&access, ClientRole::Producer);
+        assert_eq!(config.get("linger.ms"), Some("50"));
+        assert_eq!(config.get("fetch.min.bytes"), None);
     }
 }

@@ -13,7 +13,7 @@ use std::{collections::HashMap, time::Duration};
 
 use rdkafka::{ClientContext, client::Client, types::RDKafkaErrorCode};
 
-pub use access::{Access, User};
+pub use access::{Access, Tuned, User};
 pub use broker_errors::BrokerErrors;
 pub use cause::Unreachable;
 pub use change::{NewTopic, Refusal, Results, create_partitions, create_topics, delete_topics};

@@ -11,7 +11,9 @@ use rdkafka::{
     error::KafkaResult,
 };
 
-use super::{Access, BrokerErrors};
+use pinpipe_config::ClientRole;
+
+use super::{Access, BrokerErrors, Tuned as _};
 
 /// Next offset by topic and partition.
 pub type Positions = BTreeMap<String, BTreeMap<i32, i64>>;
@@ -44,7 +46,9 @@ impl Progress {
             .set("enable.auto.commit", "false");
         // End offsets as seen by a reader of committed records: records of open transactions can't
         // be read yet.
-        settings.set("isolation.level", "read_committed");
+        settings
+            .set("isolation.level", "read_committed")
+            .tuned(access, ClientRole::Consumer);
         let consumer = settings
             .create_with_context(BrokerErrors::new(access))
             .context("can't create the Kafka client")?;

@@ -61,6 +61,7 @@ fn every_client_of_kafka_gets_its_certificates_and_credentials() {
                 "clientCertificateSecretRef": {"name": "kafka-client"},
             },
             "authentication": {"scramSha512": {"credentialsSecretRef": {"name": "kafka-user"}}},
+            "settings": {"linger.ms": "20"},
         });
     });
     let folder = "/etc/pinpipe/secrets";
@@ -122,6 +123,7 @@ fn every_client_of_kafka_gets_its_certificates_and_credentials() {
             mechanism: pinpipe_config::SaslMechanism::ScramSha512,
             credentials_dir: format!("{folder}/kafka-user").into(),
         }),
+        settings: [("linger.ms".to_owned(), "20".to_owned())].into(),
     };
     assert_eq!(config.kafka, expected);
 }

@@ -17,10 +17,11 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use futures::FutureExt as _;
+use pinpipe_config::ClientRole;
 use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::{
     dead_letter::{Redriven, UnusableOrder},
-    kafka::{Access, BrokerErrors, IdentityError},
+    kafka::{Access, BrokerErrors, IdentityError, Tuned as _},
 };
 use rdkafka::{
     Message as _, Offset, Timestamp,
@@ -92,6 +93,7 @@ impl Kafka {
             .set("fetch.queue.backoff.ms", "20")
             .set("fetch.max.bytes", "8388608")
             .set("fetch.wait.max.ms", "100")
+            .tuned(&access, ClientRole::Consumer)
             .create_with_context(Context {
                 events: sender,
                 closing: Arc::default(),
@@ -272,8 +274,11 @@ impl Log for Kafka {
 
     async fn is_stamped_by_broker(&self, topic: &str) -> anyhow::Result<bool> {
         let client_id = "pinpipe-topic-settings";
-        let admin: AdminClient<DefaultClientContext> =
-            self.access.client_config(client_id).create()?;
+        let admin: AdminClient<DefaultClientContext> = self
+            .access
+            .client_config(client_id)
+            .tuned(&self.access, ClientRole::Any)
+            .create()?;
         let options = AdminOptions::new().request_timeout(Some(BROKER_TIMEOUT));
         let resource = ResourceSpecifier::Topic(topic);
         let answers = admin.describe_configs([&resource], &options).await?;
