@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use futures::{StreamExt as _, stream};
 use pinpipe_core::{Kind, Pin, Record, User};
 
-use super::*;
+use super::{table::quoted, *};
 use crate::{
     columns::{self, TableBuilder},
     testing,
@@ -54,7 +54,7 @@ async fn connect_to(keyspace: &str) -> CassandraSink {
     let config = Cassandra {
         contact_points: vec![address],
         keyspace: format!("{keyspace}_{}", std::process::id()),
-        replication_factor: 1,
+        replication: BTreeMap::new(),
         credentials_dir: None,
     };
     CassandraSink::connect(&config).await.unwrap()

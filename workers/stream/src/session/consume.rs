@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use pinpipe_config::DeadLetterMode;
 use pinpipe_core::Order;
 
 use super::{
@@ -12,7 +11,7 @@ use super::{
 use crate::{
     dead_letter::Writer,
     log::{Message, Stamp},
-    sink::{Batch as _, Consumed, Halt, Sink},
+    sink::{Batch as _, Consumed, Sink},
 };
 
 /// Cleans a record and pushes it into its partition's open batch, with its dead letter if it gets
@@ -51,16 +50,6 @@ pub fn consume<S: Sink, W: Writer>(
     let order = redriven.map_or(position, |redriven| redriven.order);
     let cleaned = pinpipe_core::clean(kind, raw, worker.config.max_record_bytes as usize);
     worker.metrics.read(kind, &cleaned);
-    if let (Err(rejection), DeadLetterMode::Fail) = (&cleaned, worker.config.dead_letter_mode) {
-        let halt = Halt::RecordRejected {
-            source_name: buffer.source().to_string(),
-            offset: position.offset,
-            reason: rejection.reason(),
-            problem: rejection.to_string(),
-        };
-        state.halt_before_next(key, halt, now);
-        return;
-    }
     let batch = buffer.batch_for(after, now, |source| worker.sink.batch(source));
     let consumed = Consumed {
         raw,

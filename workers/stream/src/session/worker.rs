@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use pinpipe_config::DeadLetterMode;
 use pinpipe_core::{Cleaned, Kind, Order, Rejection};
 use pinpipe_runtime::{
     admin::Readiness,
-    dead_letter::{Fault, Outcome, Redriven, Verdict},
+    dead_letter::{Outcome, Redriven, Verdict},
 };
 use tokio::sync::Notify;
 
@@ -79,29 +78,17 @@ impl<S: Sink, W> Worker<S, W> {
 
     /// The reason in the record's dead letter, if this worker writes one.
     pub(super) fn verdict(&self, cleaned: &Result<Cleaned<'_>, Rejection>) -> Option<Verdict> {
-        if !self.config.writes_dead_letters {
-            return None;
-        }
-        match cleaned {
-            Err(rejection) => Some(rejection.into()),
-            Ok(cleaned) => {
-                let logs_repairs =
-                    self.config.dead_letter_mode == DeadLetterMode::RejectAndLogRepairs;
-                (logs_repairs && !cleaned.repairs.is_empty()).then(|| (&cleaned.repairs).into())
-            }
-        }
+        let rejection = cleaned.as_ref().err()?;
+        self.config.writes_dead_letters.then(|| rejection.into())
     }
 }
 
 /// The reason in the dead letter of a record that the sink refused.
 pub(super) fn refused(refusal: &Refusal) -> Verdict {
-    let fault = Fault {
-        reason: refusal.code.clone().into(),
-        field: None,
-    };
     Verdict {
         outcome: Outcome::Refused,
-        faults: vec![fault],
+        reason: refusal.code.clone().into(),
+        field: None,
         message: format!("{} ({})", refusal.sentence, refusal.code),
     }
 }

@@ -55,7 +55,6 @@ topics:
 group: model
 maxRecordBytes: 1000
 writesDeadLetters: true
-deadLetterMode: reject
 sink: !postgres {name: live, urlFile: f, schema: s, startFrom: earliest, writeMode: upsert}
 ";
 
