@@ -4,7 +4,13 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{LagThresholds, S3, Template, schema::unchanged_or};
+use crate::{
+    Amount, LagThresholds, S3, Template,
+    schema::{
+        DURATION, IS_DURATION, IS_QUANTITY, QUANTITY, duration_within, quantity_within,
+        unchanged_or,
+    },
+};
 
 /// The worker that writes raw records to an object store.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -96,10 +102,15 @@ pub enum Compression {
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Rotate {
-    /// Size of the raw records, bytes, before compression. Defaults to 134217728 (128 MiB).
-    #[schemars(range(min = 1024, max = 1_073_741_824))]
+    /// Size of the raw records before compression, such as `64Mi`. Defaults to 128Mi.
+    #[schemars(schema_with = "crate::schema::quantity")]
+    #[x_kube(
+        validation = Rule::new(IS_QUANTITY).message(QUANTITY),
+        validation = Rule::new(quantity_within("1Ki", "1Gi"))
+            .message("rotate.size must be between 1Ki and 1Gi")
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub bytes: Option<i64>,
+    pub size: Option<Amount>,
 
     /// Number of records. Defaults to 100000.
     #[schemars(range(min = 1, max = 10_000_000))]
@@ -110,15 +121,9 @@ pub struct Rotate {
     /// 5m.
     #[schemars(length(min = 2, max = 16))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$')")
-            .message(
-                "rotate.interval must be hours, minutes and seconds, such as 90s, 5m or 1h30m"
-            ),
-        validation = Rule::new(
-            "!self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$') || \
-             (duration(self) >= duration('1s') && duration(self) <= duration('24h'))"
-        )
-        .message("rotate.interval must be between 1s and 24h")
+        validation = Rule::new(IS_DURATION).message(DURATION),
+        validation = Rule::new(duration_within("1s", "24h"))
+            .message("rotate.interval must be between 1s and 24h")
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub interval: Option<String>,

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     Amount, SecretKeyRef, SecretRef, Template,
-    schema::{HOST_PORT, IS_POSTGRES_SCHEMA, IS_QUANTITY, POSTGRES_SCHEMA, QUANTITY, unchanged_or},
+    schema::{
+        DURATION, HOST_PORT, IS_DURATION, IS_PERCENTAGE, IS_POSTGRES_SCHEMA, IS_QUANTITY,
+        PERCENTAGE, POSTGRES_SCHEMA, QUANTITY, duration_within, unchanged_or,
+    },
 };
 
 /// Scheduled batch runs, which clean all raw records, load them into sinks and answer the eight
@@ -15,7 +18,7 @@ use crate::{
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Batch {
-    /// When runs start, in cron format: minute, hour, day of the month, month, day of the week. A
+    /// The schedule in Cron format: minute, hour, day of the month, month, day of the week. A
     /// missed run starts up to five minutes late, otherwise it is skipped. Runs never overlap.
     #[schemars(length(min = 6, max = 100))]
     #[x_kube(
@@ -30,7 +33,7 @@ pub struct Batch {
     )]
     pub schedule: String,
 
-    /// The schedule's time zone. Defaults to `UTC`.
+    /// The time zone name for the schedule, such as `Europe/London`. Defaults to `UTC`.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(
         validation = Rule::new("self.matches('^[A-Za-z0-9_+-]+(/[A-Za-z0-9_+-]+)*$')")
@@ -42,18 +45,14 @@ pub struct Batch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_zone: Option<String>,
 
-    /// How long a run may take, retries and waiting for a node included, before it is stopped and
-    /// counts as failed: `90m`, `6h`. A scheduled run that hasn't succeeded this long after it was
-    /// due is overdue. 6h unless set.
+    /// How long a run may be active, retries and waiting for a node included, before it is
+    /// terminated and counts as failed, such as `90m` or `6h`. A scheduled run that hasn't
+    /// succeeded this long after it was due is overdue. Defaults to 6h.
     #[schemars(length(min = 2, max = 16))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$')")
-            .message("batch.deadline must be hours, minutes and seconds, such as 90m or 6h"),
-        validation = Rule::new(
-            "!self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$') || \
-             (duration(self) >= duration('1m') && duration(self) <= duration('720h'))"
-        )
-        .message("batch.deadline must be between 1m and 720h")
+        validation = Rule::new(IS_DURATION).message(DURATION),
+        validation = Rule::new(duration_within("1m", "720h"))
+            .message("batch.deadline must be between 1m and 720h")
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<String>,
@@ -62,8 +61,7 @@ pub struct Batch {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Template>,
 
-    /// Disk space for data that does not fit into a run's memory, bytes, such as `20Gi`. Defaults
-    /// to 16Gi.
+    /// Disk space for data that does not fit into a run's memory, such as `20Gi`. Defaults to 16Gi.
     #[schemars(schema_with = "crate::schema::quantity")]
     #[x_kube(validation = Rule::new(IS_QUANTITY).message(QUANTITY))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -106,33 +104,44 @@ pub const REPAIRABLE_FIELDS: [&str; 18] = [
 
 fn not_repairable() -> String {
     format!(
-        "batch.quality.maxRepairedRatio: its keys must be raw fields that cleaning can repair: {}",
+        "batch.quality.maxRepaired[].field must be a raw field that cleaning can repair: {}",
         REPAIRABLE_FIELDS.join(", ")
     )
 }
 
-/// Data quality limits. Ratios refer to the records that a run read, 0 to 1.
-#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+/// Data quality limits, percentages of the records that a run read.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Quality {
-    /// Maximum ratio of rejected records, 0 to 1: `0.01` is one in a hundred. Unlimited by default.
-    #[schemars(range(min = 0.0, max = 1.0))]
+    /// Maximum percentage of rejected records, such as `5%` or `0.5%`. Unlimited by default.
+    #[schemars(length(min = 2, max = 9))]
+    #[x_kube(validation = Rule::new(IS_PERCENTAGE).message(PERCENTAGE))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_rejected_ratio: Option<f64>,
+    pub max_rejected: Option<String>,
 
-    /// Maximum ratio, by raw field (`follower_count`), of records in which the field was unreadable
-    /// or out of range, 0 to 1. Refers to the records of the kind that has the field. Unlimited by
-    /// default.
-    #[schemars(schema_with = "crate::schema::ratios")]
+    /// Limits of repaired records, by raw field. Fields that are not listed are unlimited.
+    #[schemars(length(max = 18))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["field".into()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub max_repaired: Vec<RepairLimit>,
+}
+
+/// Limit of the records in which a field was unreadable or out of range.
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RepairLimit {
+    /// The raw field, such as `follower_count`.
+    #[schemars(length(min = 1, max = 32))]
     #[x_kube(
-        validation = Rule::new(format!(
-            "self.all(field, field in ['{}'])",
-            REPAIRABLE_FIELDS.join("', '")
-        ))
-        .message(not_repairable().as_str())
+        validation = Rule::new(format!("self in ['{}']", REPAIRABLE_FIELDS.join("', '")))
+            .message(not_repairable().as_str())
     )]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_repaired_ratio: Option<BTreeMap<String, f64>>,
+    pub field: String,
+
+    /// Maximum percentage, such as `20%`, of the records of the kind that has the field.
+    #[schemars(length(min = 2, max = 9))]
+    #[x_kube(validation = Rule::new(IS_PERCENTAGE).message(PERCENTAGE))]
+    pub limit: String,
 }
 
 /// A sink for clean tables and answers of batch runs.
@@ -214,10 +223,23 @@ pub struct Cassandra {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keyspace: Option<String>,
 
-    /// The replication factor of a newly created keyspace. Defaults to 1.
-    #[schemars(range(min = 1, max = 10))]
+    /// Number of replicas by datacenter with which the keyspace is created (strategy
+    /// `NetworkTopologyStrategy`), such as `{dc1: 3}`. By default there is one replica in the
+    /// cluster (`SimpleStrategy`), which is for trials on one node. An existing keyspace is not
+    /// changed.
+    #[schemars(schema_with = "crate::schema::replication")]
+    #[x_kube(
+        validation = Rule::new(
+            "self.all(name, name.matches('^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$') && \
+             name != 'class' && name != 'replication_factor')"
+        )
+        .message(
+            "cassandra.replication: its keys must be names of datacenters, as nodetool status \
+             shows them: dc1"
+        )
+    )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub replication_factor: Option<i32>,
+    pub replication: Option<BTreeMap<String, u32>>,
 
     /// A Secret with the keys `username` and `password`. Without it, there is no authentication.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,11 +6,11 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::schema::{IS_QUANTITY, QUANTITY};
 
-/// A Secret in the pipeline's namespace.
+/// Reference to a Secret in the pipeline's namespace.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretRef {
-    /// The Secret's name.
+    /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')").message(
@@ -21,11 +21,11 @@ pub struct SecretRef {
     pub name: String,
 }
 
-/// A key of a Secret in the pipeline's namespace.
+/// Reference to a key of a Secret in the pipeline's namespace.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretKeyRef {
-    /// The Secret's name.
+    /// Name of the Secret.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
         validation = Rule::new("self.matches('^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$')").message(
@@ -35,7 +35,7 @@ pub struct SecretKeyRef {
     )]
     pub name: String,
 
-    /// The key in the Secret's data.
+    /// The key of the Secret to select from.
     #[schemars(length(min = 1, max = 253))]
     #[x_kube(
         validation = Rule::new("self.matches('^[A-Za-z0-9._-]+$')")
@@ -115,7 +115,7 @@ pub enum PullPolicy {
     Never,
 }
 
-/// Resource requests and limits of a pod. If set, they replace all defaults.
+/// Compute resources required by a pod. If set, they replace all defaults.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
@@ -134,11 +134,11 @@ pub enum PullPolicy {
     .message("resources.requests.memory must not be more than resources.limits.memory")
 )]
 pub struct Resources {
-    /// Resources reserved for the pod.
+    /// The minimum amount of compute resources required.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub requests: Option<Amounts>,
 
-    /// Maximum resources of the pod.
+    /// The maximum amount of compute resources allowed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Amounts>,
 }

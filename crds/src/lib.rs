@@ -25,19 +25,23 @@ mod tls;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+use schema::{DURATION, IS_DURATION, duration_within};
+
 pub use archive::{Archive, Compression, Rotate};
 pub use autoscaling::{IngestAutoscaling, SinkAutoscaling};
-pub use batch::{Batch, BatchPostgres, BatchSink, Cassandra, Quality, REPAIRABLE_FIELDS};
+pub use batch::{
+    Batch, BatchPostgres, BatchSink, Cassandra, Quality, REPAIRABLE_FIELDS, RepairLimit,
+};
 pub use broker::{
     Broker, DeletionPolicy, Kafka, TopicManagement, TopicOverride, TopicOverrides, Topics,
 };
 pub use common::{Amount, Amounts, Image, PullPolicy, Resources, S3, SecretKeyRef, SecretRef};
-pub use dead_letters::{DeadLetterMode, DeadLetters};
+pub use dead_letters::DeadLetters;
 pub use schema::{BrokenRule, check_rules, crd, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};
 pub use status::{
-    BatchStatus, Created, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, TopicStatus,
-    condition_types, parse_run_report,
+    BatchStatus, Created, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, SinkKind,
+    SinkStatus, TopicStatus, condition_types, parse_run_report,
 };
 pub use template::{
     ConfigMapKeyRef, EnvVar, EnvVarSource, LogLevel, PodSecurity, TaintEffect, Template,
@@ -144,13 +148,9 @@ pub struct PinterestPipelineSpec {
     /// they are stopped all the same: `90s`, `5m`. Defaults to 5m.
     #[schemars(length(min = 2, max = 16))]
     #[x_kube(
-        validation = Rule::new("self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$')")
-            .message("drainDeadline must be hours, minutes and seconds, such as 90s, 5m or 1h30m"),
-        validation = Rule::new(
-            "!self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$') || \
-             (duration(self) >= duration('1s') && duration(self) <= duration('24h'))"
-        )
-        .message("drainDeadline must be between 1s and 24h")
+        validation = Rule::new(IS_DURATION).message(DURATION),
+        validation = Rule::new(duration_within("1s", "24h"))
+            .message("drainDeadline must be between 1s and 24h")
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub drain_deadline: Option<String>,
@@ -162,7 +162,7 @@ pub struct PinterestPipelineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingest: Option<Ingest>,
 
-    /// How rejected and repaired records are handled.
+    /// Rejected records, which are set aside in the dead-letter topics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dead_letters: Option<DeadLetters>,
 
@@ -216,7 +216,7 @@ fn scaled_ingest_has_a_cpu_request() -> String {
         .message("ingest.replicas and ingest.autoscaling can't both be set: remove one of them")
 )]
 pub struct Ingest {
-    /// Number of pods. Defaults to 2.
+    /// Number of desired pods. Defaults to 2.
     #[schemars(range(min = 1, max = 100))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
@@ -245,12 +245,29 @@ pub struct Emulator {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub records_per_second: Option<i32>,
 
-    /// Seed of the synthetic users. The same seed produces the same records. Defaults to 1.
-    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
+    /// Where the records come from. Defaults to synthetic users.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seed: Option<i64>,
+    pub source: Option<EmulatorSource>,
 
     /// Settings of the pods, laid over those of `spec.template`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Template>,
+}
+
+/// Where the emulator's records come from.
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EmulatorSource {
+    /// Synthetic users.
+    pub synthetic: Synthetic,
+}
+
+/// Synthetic users.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Synthetic {
+    /// The seed. The same seed produces the same records. Defaults to 1.
+    #[schemars(range(min = 0, max = 9_007_199_254_740_991_i64))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<i64>,
 }

@@ -70,8 +70,6 @@ pub const CONTAINER_REFUSED: &str = "ContainerRefused";
 
 /// A sink's position is outside its topic's log.
 pub const OFFSET_OUT_OF_RANGE: &str = "OffsetOutOfRange";
-/// A sink stopped at a rejected record, as `deadLetters.mode: Fail` asks.
-pub const RECORD_REJECTED: &str = "RecordRejected";
 /// A sink's store refuses more records than are set aside.
 pub const RECORDS_REFUSED: &str = "RecordsRefused";
 /// A sink's store can't do what the sink needs.
@@ -96,11 +94,10 @@ pub const DEAD_LETTERS_UNAVAILABLE: &str = "DeadLettersUnavailable";
 /// A worker may not read a topic, or be in its consumer group: it tries on.
 pub const READ_NOT_AUTHORIZED: &str = "ReadNotAuthorized";
 /// What workers say of themselves, in these words.
-pub const FROM_WORKERS: [&str; 15] = [
+pub const FROM_WORKERS: [&str; 14] = [
     TOPIC_REPLACED,
     TOPIC_UNSUITABLE,
     OFFSET_OUT_OF_RANGE,
-    RECORD_REJECTED,
     RECORDS_REFUSED,
     DEAD_LETTERS_UNAVAILABLE,
     READ_NOT_AUTHORIZED,
@@ -117,7 +114,7 @@ pub const FROM_WORKERS: [&str; 15] = [
 /// What comes and goes by itself with a change of the spec.
 pub const PASSING: [&str; 5] = [PROGRESSING, TOPICS_PENDING, SUSPENDING, DRAINING, DELETING];
 /// What stays as it is until somebody does something. The operator looks again all the same.
-pub const STALLED: [&str; 19] = [
+pub const STALLED: [&str; 18] = [
     INVALID_SPEC,
     INVALID_RESET,
     INVALID_FORGET,
@@ -131,7 +128,6 @@ pub const STALLED: [&str; 19] = [
     TOPIC_REFUSED,
     PARTITIONS_REFUSED,
     OFFSET_OUT_OF_RANGE,
-    RECORD_REJECTED,
     RECORDS_REFUSED,
     STORE_UNSUITABLE,
     TABLE_UNSUITABLE,

@@ -121,6 +121,16 @@ pub(crate) const IS_QUANTITY: &str = "string(self).matches('^(([0-9]+([.][0-9]*)
 /// The message of [`IS_QUANTITY`].
 pub(crate) const QUANTITY: &str = "must be a quantity such as 512Mi or 2Gi";
 
+/// A rule: a quantity is within bounds. [`IS_QUANTITY`] checks its format.
+pub(crate) fn quantity_within(least: &str, most: &str) -> String {
+    let compared = |bound: &str| format!("quantity(string(self)).compareTo(quantity('{bound}'))");
+    format!(
+        "!{IS_QUANTITY} || ({} >= 0 && {} <= 0)",
+        compared(least),
+        compared(most)
+    )
+}
+
 /// The schema of a quantity. [`IS_QUANTITY`] checks its format.
 pub(crate) fn quantity(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"x-kubernetes-int-or-string": true, "maxLength": 32})
@@ -176,13 +186,33 @@ pub(crate) fn affinity(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "object", "x-kubernetes-preserve-unknown-fields": true})
 }
 
-/// The schema of ratios by raw field.
-pub(crate) fn ratios(_: &mut SchemaGenerator) -> Schema {
+/// The schema of numbers of replicas by datacenter.
+pub(crate) fn replication(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "object",
-        "maxProperties": 32,
-        "additionalProperties": {"type": "number", "minimum": 0.0, "maximum": 1.0}
+        "maxProperties": 16,
+        "additionalProperties": {"type": "integer", "minimum": 1, "maximum": 10}
     })
+}
+
+/// A rule for a percentage. `pinpipe_config::Percentage` reads it.
+pub(crate) const IS_PERCENTAGE: &str =
+    "self.matches('^(100([.]0{1,4})?|[0-9]{1,2}([.][0-9]{1,4})?)%$')";
+/// What a percentage must be.
+pub(crate) const PERCENTAGE: &str =
+    "must be a percentage from 0% to 100%, such as 5% or 0.5%, of at most four decimals";
+
+/// A rule for a duration in hours, minutes and seconds.
+pub(crate) const IS_DURATION: &str = "self.matches('^([0-9]{1,5}h)?([0-9]{1,5}m)?([0-9]{1,5}s)?$')";
+/// What a duration must be.
+pub(crate) const DURATION: &str = "must be hours, minutes and seconds, such as 90s, 5m or 1h30m";
+
+/// A rule: a duration is within bounds. [`IS_DURATION`] checks its format.
+pub(crate) fn duration_within(least: &str, most: &str) -> String {
+    format!(
+        "!{IS_DURATION} || (duration(self) >= duration('{least}') && duration(self) <= \
+         duration('{most}'))"
+    )
 }
 
 /// The schema of a timestamp.

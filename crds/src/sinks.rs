@@ -48,12 +48,12 @@ pub struct StreamSink {
     )]
     pub name: String,
 
-    /// Where a sink without stored positions starts. Defaults to `earliest`. `latest` is resolved
-    /// when the sink runs for the first time, and stored.
+    /// Where a sink without stored positions starts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_from: Option<StartFrom>,
 
-    /// Number of pods, limited by the number of partitions, which the pods share. Defaults to 1.
+    /// Number of desired pods, limited by the number of partitions, which the pods share. Defaults
+    /// to 1.
     #[schemars(range(min = 1, max = 100))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
@@ -75,9 +75,10 @@ pub struct StreamSink {
     pub postgres: Option<Postgres>,
 }
 
-/// Where a sink without stored positions starts.
+/// Where a sink without stored positions starts: at the earliest record that the broker retains
+/// (`Earliest`, default), or at the end of the topics when the sink runs for the first time
+/// (`Latest`).
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
 pub enum StartFrom {
     /// The earliest record that the broker retains.
     #[default]

@@ -59,6 +59,12 @@ pub struct PinterestPipelineStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub topics: Vec<TopicStatus>,
 
+    /// The stream sinks, and the archive under the name `archive`.
+    #[schemars(length(max = 17))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sinks: Vec<SinkStatus>,
+
     /// Ingest, the REST service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingest: Option<IngestStatus>,
@@ -110,6 +116,45 @@ pub enum Created {
     /// It can't be told: the operator stopped while it created the topic, or its record is lost.
     #[default]
     Unknown,
+}
+
+/// Status of a sink that reads the topics.
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SinkStatus {
+    /// The sink's name.
+    #[schemars(length(max = 20))]
+    pub name: String,
+
+    /// The kind of its store.
+    pub kind: SinkKind,
+
+    /// Whether the sink works.
+    pub ready: bool,
+
+    /// The reason as a machine-readable word, one of those of the conditions `StreamReady` and
+    /// `ArchiveReady`.
+    #[schemars(length(max = 64))]
+    pub reason: String,
+
+    /// The reason for people, and what to do.
+    #[schemars(length(max = 1024))]
+    pub message: String,
+
+    /// The number of desired pods.
+    pub replicas: i32,
+
+    /// The number of ready pods.
+    pub ready_replicas: i32,
+}
+
+/// The kind of a sink's store.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub enum SinkKind {
+    /// Live tables in PostgreSQL.
+    Postgres,
+    /// Raw objects in an object store.
+    Archive,
 }
 
 /// Status of ingest.

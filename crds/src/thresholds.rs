@@ -3,6 +3,8 @@
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::schema::{IS_PERCENTAGE, PERCENTAGE};
+
 /// Thresholds of lag.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -16,14 +18,15 @@ pub struct LagThresholds {
 }
 
 /// Thresholds of rejected records.
-#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RejectThresholds {
-    /// Maximum ratio of rejected records among those read in the last ten minutes, 0 to 1: `0.01`
-    /// is one in a hundred. If fewer than a hundred were read, the ratio is of a hundred. Above it,
-    /// `RejectsWithinThreshold` is False until the ratio falls to 80 % of it, for at least five
+    /// Maximum percentage of rejected records, such as `1%`, among those read in the last ten
+    /// minutes. If fewer than a hundred were read, it is a percentage of a hundred. Above it,
+    /// `RejectsWithinThreshold` is False until the number falls to 80 % of it, for at least five
     /// minutes. Not checked by default.
-    #[schemars(range(min = 0.0, max = 1.0))]
+    #[schemars(length(min = 2, max = 9))]
+    #[x_kube(validation = Rule::new(IS_PERCENTAGE).message(PERCENTAGE))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rejected_ratio: Option<f64>,
+    pub max_rejected: Option<String>,
 }

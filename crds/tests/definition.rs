@@ -159,6 +159,27 @@ fn every_field_is_described_and_bounded() {
     });
 }
 
+/// A rule has a message that says what to do; a pattern has none.
+#[test]
+fn no_field_that_a_user_writes_has_a_pattern() {
+    walk("", &schema()["properties"]["spec"], &mut |path, node| {
+        assert!(node["pattern"].is_null(), "{path} has a pattern");
+    });
+}
+
+#[test]
+fn the_schema_has_no_floats_and_pascal_case_values() {
+    walk("", &schema(), &mut |path, node| {
+        assert_ne!(node["type"], json!("number"), "{path}");
+        for value in node["enum"].as_array().into_iter().flatten() {
+            let value = value.as_str().unwrap();
+            let is_pascal = value.starts_with(|first: char| first.is_ascii_uppercase())
+                && value.chars().all(|c| c.is_ascii_alphanumeric());
+            assert!(is_pascal, "{path}: {value}");
+        }
+    });
+}
+
 #[test]
 fn the_schema_has_no_defaults() {
     walk("", &schema(), &mut |path, node| {

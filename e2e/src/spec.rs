@@ -66,13 +66,6 @@ impl Spec {
         self
     }
 
-    /// The mode of dead letters: `Reject`, `RejectAndLogRepairs`, `Fail`.
-    #[must_use]
-    pub fn dead_letters(mut self, mode: &str) -> Self {
-        self.0["deadLetters"] = json!({"mode": mode});
-        self
-    }
-
     /// Adds an archive in the sandbox's bucket that closes an object after `records` records or 5
     /// seconds.
     #[must_use]
@@ -98,7 +91,6 @@ impl Spec {
             "sinks": [{"name": "serving", "cassandra": {
                 "contactPoints": [cluster::CASSANDRA_IN_CLUSTER],
                 "keyspace": sandbox.keyspace(),
-                "replicationFactor": 1,
             }}],
             "template": template(),
         });
@@ -125,8 +117,11 @@ impl Spec {
     /// Adds an emulator.
     #[must_use]
     pub fn emulator(mut self, records_per_second: u32) -> Self {
-        self.0["emulator"] =
-            json!({"recordsPerSecond": records_per_second, "seed": 7, "template": template()});
+        self.0["emulator"] = json!({
+            "recordsPerSecond": records_per_second,
+            "source": {"synthetic": {"seed": 7}},
+            "template": template(),
+        });
         self
     }
 }

@@ -1,14 +1,10 @@
-//! Optional modes of a pipeline: appended rows, compressed raw objects, copies of repaired records
-//! in the dead-letter topics, and sinks that stop at the first record without a readable key.
+//! Optional modes of a pipeline: appended rows and compressed raw objects.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use pinpipe_e2e::{
-    Kind, Spec, broken, ensure_same, eventually, kafka,
+    Kind, Spec, ensure_same, eventually,
     ledger::{Ledger, PREFIX},
     objects,
     postgres::{self, Row},
@@ -24,19 +20,15 @@ const REPEATS: usize = 60;
 const STORED_WITHIN: Duration = Duration::from_mins(1);
 
 #[test]
-fn appended_rows_gzipped_objects_and_copies_of_repaired_records() -> Result<()> {
+fn appended_rows_and_gzipped_objects() -> Result<()> {
     in_sandbox("modes", async |sandbox| {
         let spec = Spec::new()
             .live(sandbox)
             .write_mode("Append")
             .archive(sandbox, 100)
-            .compression("Gzip");
-        let pipeline = sandbox
-            .apply(
-                "flow",
-                &spec.dead_letters("RejectAndLogRepairs").batch(sandbox),
-            )
-            .await?;
+            .compression("Gzip")
+            .batch(sandbox);
+        let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
         let mut ledger = Ledger::new(&pipeline);
         let mut make = Samples::new(29);
@@ -74,117 +66,7 @@ fn appended_rows_gzipped_objects_and_copies_of_repaired_records() -> Result<()> 
             let keys = objects::keys(&objects::client(), sandbox.bucket(), &folder).await?;
             ensure!(keys.iter().all(|key| key.ends_with(".json.gz")), "{keys:?}");
             ledger.batch_table_is_right(kind).await?;
-
-            let repaired: BTreeSet<(i32, i64)> = log
-                .good
-                .iter()
-                .filter(|(_, sample)| sample.repaired)
-                .map(|(message, _)| (message.partition, message.offset))
-                .collect();
-            ensure!(
-                !repaired.is_empty(),
-                "no repaired record of {kind}: too few samples"
-            );
-            eventually(
-                STORED_WITHIN,
-                &format!("copies of the repaired records of {kind}"),
-                async || {
-                    let mut copies = BTreeSet::new();
-                    for dead_letter in kafka::read(&format!("{}.dlq", pipeline.topic(kind))).await?
-                    {
-                        let header = |name: &str| {
-                            dead_letter
-                                .header(&format!("pinpipe.{name}"))
-                                .with_context(|| format!("no {name}: {dead_letter:?}"))
-                        };
-                        ensure!(header("outcome")? == "repaired", "{dead_letter:?}");
-                        ensure!(
-                            !header("field")?.is_empty() && !header("reason")?.is_empty(),
-                            "{dead_letter:?}"
-                        );
-                        copies.insert((header("partition")?.parse()?, header("offset")?.parse()?));
-                    }
-                    ensure!(
-                        copies == repaired,
-                        "expected copies of {repaired:?}, found {copies:?}"
-                    );
-                    Ok(())
-                },
-            )
-            .await?;
         }
-        Ok(())
-    })
-}
-
-#[test]
-fn a_sink_stops_at_a_record_without_a_readable_key_until_it_is_reset() -> Result<()> {
-    in_sandbox("fails", async |sandbox| {
-        let spec = Spec::new()
-            .live(sandbox)
-            .archive(sandbox, 100)
-            .compression("Zstd")
-            .dead_letters("Fail");
-        let pipeline = sandbox.apply("flow", &spec).await?;
-        pipeline.ready().await?;
-        let mut ledger = Ledger::new(&pipeline);
-        let mut make = Samples::new(31);
-        ledger
-            .send(Kind::Geo, make.batch(Kind::Geo, 0..KEYS, REPEATS), 50)
-            .await?;
-        ledger.live_table_is_right(Kind::Geo).await?;
-        ledger
-            .send_broken(Kind::Geo, broken::records(Kind::Geo, 1, 8_192))
-            .await?;
-        for sink in ["StreamReady", "ArchiveReady"] {
-            pipeline
-                .has_condition(
-                    sink,
-                    "False",
-                    &["RecordRejected", &pipeline.topic(Kind::Geo)],
-                )
-                .await?;
-        }
-        // All records before the broken one are stored.
-        ledger.live_table_is_right(Kind::Geo).await?;
-
-        let log = ledger.log(Kind::Geo).await?;
-        let (message, _) = log
-            .broken
-            .first()
-            .context("the broken record is not in the log")?;
-        let reset = format!(
-            "live/geo/{}=offset:{}",
-            message.partition,
-            message.offset + 1
-        );
-        pipeline.annotate("pinpipe.dev/reset-sink", &reset).await?;
-        pipeline.has_condition("StreamReady", "True", &[]).await?;
-        ledger
-            .send(Kind::Geo, make.batch(Kind::Geo, KEYS..2 * KEYS, 0), 50)
-            .await?;
-        ledger.live_table_is_right(Kind::Geo).await?;
-        pipeline
-            .has_condition("ArchiveReady", "False", &["RecordRejected"])
-            .await?;
-        let dead_letters = format!("{}.dlq", pipeline.topic(Kind::Geo));
-        let found = kafka::read(&dead_letters).await?;
-        ensure!(found.is_empty(), "dead letters in mode Fail: {found:?}");
-
-        pipeline.apply(&spec.dead_letters("Reject")).await?;
-        pipeline.ready().await?;
-        ledger.raw_objects_are_right(Kind::Geo).await?;
-        let folder = format!("{PREFIX}/{}/", pipeline.topic(Kind::Geo));
-        let keys = objects::keys(&objects::client(), sandbox.bucket(), &folder).await?;
-        ensure!(
-            !keys.is_empty() && keys.iter().all(|key| key.ends_with(".json.zst")),
-            "{keys:?}"
-        );
-        let found = kafka::read(&dead_letters).await?;
-        ensure!(
-            found.len() == 1,
-            "expected one dead letter for the broken record, found {found:?}"
-        );
         Ok(())
     })
 }

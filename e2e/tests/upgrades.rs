@@ -268,7 +268,7 @@ fn thresholds_have_conditions_that_ready_does_not_depend_on() -> Result<()> {
         spec.0["archive"]["rotate"]["interval"] = json!("30m");
         spec.0["archive"]["thresholds"] = json!({"lag": 200});
         spec.0["stream"]["sinks"][0]["thresholds"] = json!({"lag": 1_000_000});
-        spec.0["deadLetters"] = json!({"thresholds": {"rejectedRatio": 0.1}});
+        spec.0["deadLetters"] = json!({"thresholds": {"maxRejected": "10%"}});
         let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
         pipeline

@@ -91,7 +91,8 @@ fn samples() -> Vec<(&'static str, Value)> {
         });
     }
     pods["template"] = specs::general_template();
-    pods["deadLetters"] = json!({"mode": "Fail"});
+    let mut answers = specs::whole(BROKER);
+    answers["batch"]["sinks"] = json!([]);
     let mut sinks = specs::whole(BROKER);
     for section in ["archive", "batch"] {
         sinks.as_object_mut().unwrap().remove(section);
@@ -106,6 +107,7 @@ fn samples() -> Vec<(&'static str, Value)> {
         ("capped", capped),
         ("pods", pods),
         ("sinks", sinks),
+        ("answers", answers),
     ]
 }
 
@@ -274,14 +276,18 @@ thorough|stream-live|startFrom: latest|startFrom: earliest
 thorough|stream-live|schema: live|schema: public
 thorough|stream-log|writeMode: append|writeMode: upsert
 thorough|stream-log|key other|key url
-pods|stream-live|deadLetterMode: fail|deadLetterMode: reject
 whole|archive|bucket: raw|bucket: other
+thorough|archive|bytes: 2048|bytes: 2000
 thorough|archive|prefix: raw/zone|prefix: topics
 thorough|archive|compression: zstd|compression: gzip
 thorough|archive|intervalSeconds: 3661|intervalSeconds: 300
 thorough|archive|endpoint: http://s3.example:9000|endpoint: http://s3:9000
 thorough|batch|keyspace: pins|keyspace: pinterest_data
-thorough|batch|maxRejectedRatio: 0.01|maxRejectedRatio: 0.1
+thorough|batch|dc1: 3|dc1: 1
+thorough|batch|schema: answers|schema: batch
+thorough|batch|key other|key url
+thorough|batch|maxRejected: 1%|maxRejected: 10%
+thorough|batch|country: 0.25%|country: 0.2%
 whole|batch|archiveGroup: data.pinterest.archive|archiveGroup: archive
 whole|batch|lease: pinterest-batch|lease: pinterest
 thorough|emulator|seed: 7|seed: 1
@@ -354,7 +360,7 @@ fn the_oracle_leaves_a_cron_job_whose_change_is_refused() {
     let old = pipeline(&sample("thorough"));
     let mut new = sample("thorough");
     new["batch"]["timeZone"] = json!("Nowhere/Else");
-    new["batch"]["quality"] = json!({"maxRejectedRatio": 0.5});
+    new["batch"]["quality"] = json!({"maxRejected": "50%"});
     let new = pipeline(&new);
     let (before, mut after) = (built(&old), built(&new));
     after.retain(|child| child["kind"] != "CronJob");

@@ -3,7 +3,7 @@
 //! These tests run before those of [`crate::settled`], in the order of names. They set up the
 //! settled pipeline without touching it, so that it is observed while they run.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use pinpipe_e2e::{Sandbox, Spec, cluster};
 use serde_json::json;
 
@@ -40,6 +40,13 @@ fn a_missing_secret_is_named_in_the_conditions_and_found_once_it_exists() -> Res
             pipeline
                 .has_condition("Ready", "False", &["forgotten"])
                 .await?;
+            let status = pipeline.get().await?.data["status"].clone();
+            let sink = &status["sinks"][0];
+            ensure!(
+                sink["name"] == "live" && sink["kind"] == "Postgres" && sink["ready"] == false,
+                "{status}"
+            );
+            ensure!(sink["reason"] == "SecretMissing", "{status}");
             sandbox
                 .secret("forgotten", json!({"url": cluster::POSTGRES_IN_CLUSTER}))
                 .await?;

@@ -154,7 +154,7 @@ fn with_autoscaling_the_operator_keeps_replicas_set_by_others() -> Result<()> {
         }
         // Reconciling a changed spec leaves both as they are.
         pipeline
-            .change(json!({"deadLetters": {"mode": "Reject"}}))
+            .change(json!({"deadLetters": {"thresholds": {"maxRejected": "5%"}}}))
             .await?;
         pipeline.ready().await?;
         let replicas = pipeline.replicas().await?;

@@ -56,7 +56,7 @@ fn data_over_a_quality_limit_fails_a_run_at_its_first_pod() -> Result<()> {
         let ledger = filled(sandbox).await?;
         let pipeline = &ledger.pipeline;
         // Some of the samples have an age that is out of range.
-        let limit = json!({"maxRepairedRatio": {"age": 0}});
+        let limit = json!({"maxRepaired": [{"field": "age", "limit": "0%"}]});
         pipeline
             .change(json!({"batch": {"quality": limit}}))
             .await?;
@@ -67,7 +67,7 @@ fn data_over_a_quality_limit_fails_a_run_at_its_first_pod() -> Result<()> {
             reason == "PodFailurePolicy" && pods == 1,
             "{reason}, {pods} pods failed"
         );
-        let reported = ["spec.batch.quality", "maxRepairedRatio.age"];
+        let reported = ["spec.batch.quality", "maxRepaired of age"];
         pipeline
             .has_condition("BatchReady", "False", &reported)
             .await?;

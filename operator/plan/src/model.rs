@@ -8,8 +8,8 @@ use k8s_openapi::{
 };
 use pinpipe_config::Reset;
 use pinpipe_crds::{
-    Compression, DeadLetterMode, DeletionPolicy, LogLevel, PodSecurity, PullPolicy, StartFrom,
-    TopicManagement, WriteMode,
+    Compression, DeletionPolicy, LogLevel, PodSecurity, PullPolicy, StartFrom, TopicManagement,
+    WriteMode,
 };
 use serde::Serialize;
 
@@ -36,11 +36,9 @@ pub struct ValidatedPipeline {
     pub topic_management: TopicManagement,
     /// What happens to the topics when the pipeline is deleted.
     pub deletion_policy: DeletionPolicy,
-    /// What happens to rejected and repaired records.
-    pub dead_letters: DeadLetterMode,
-    /// Share of rejected records, 0…1, above which a condition is False.
+    /// Percentage of rejected records above which a condition is False.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub rejected_threshold: Option<f64>,
+    pub rejected_threshold: Option<pinpipe_config::Percentage>,
     /// The REST service.
     pub ingest: Ingest,
     /// Stream sinks, in the order of the resource.
@@ -285,8 +283,8 @@ pub struct CassandraSink {
     pub contact_points: Vec<String>,
     /// Keyspace.
     pub keyspace: String,
-    /// Replication factor the keyspace is created with.
-    pub replication_factor: u32,
+    /// Number of replicas by datacenter with which the keyspace is created; empty: one replica.
+    pub replication: BTreeMap<String, u32>,
     /// Whether it has a Secret with user name and password.
     pub credentials: bool,
 }

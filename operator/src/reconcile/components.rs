@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::{autoscaling::v2::HorizontalPodAutoscaler, core::v1::Pod};
-use pinpipe_crds::reasons;
+use pinpipe_crds::{SinkKind, reasons};
 use pinpipe_plan::{
     build::{Observed, Rollout},
     component::Component,
@@ -21,7 +21,7 @@ use crate::{
         deployment::progress,
         pods,
     },
-    status::{Findings, deployment},
+    status::{Findings, deployment, sinks::SinkFinding},
 };
 
 /// What is known about the components after applying.
@@ -50,16 +50,18 @@ impl Reconciler<'_> {
         if let Some(note) = note.filter(|_| ingest.ok && !pipeline.suspend) {
             ingest.message = format!("{}; {note}", ingest.message);
         }
+        let sinks = self.sinks(pipeline, view);
         Findings {
             suspension,
             requests: requests(pipeline),
             topics,
             ingest,
-            stream: self.stream(pipeline, view),
-            archive: pipeline
-                .archive
-                .is_some()
-                .then(|| component(Component::Archive)),
+            stream: stream(pipeline, view, &sinks),
+            archive: sinks
+                .iter()
+                .find(|sink| sink.kind == SinkKind::Archive)
+                .map(|sink| sink.finding.clone()),
+            sinks,
             batch,
             emulator: pipeline
                 .emulator
@@ -68,26 +70,32 @@ impl Reconciler<'_> {
         }
     }
 
-    /// Finding about all stream sinks together. None: there are none.
-    fn stream(&self, pipeline: &ValidatedPipeline, view: &ComponentView<'_>) -> Option<Finding> {
-        let sinks = pipeline.sinks.iter().map(|sink| {
-            let mut finding = self.component(pipeline, view, &Component::stream(&sink.name));
-            finding.message = format!("sink {}: {}", sink.name, finding.message);
-            finding
+    /// Findings about each stream sink, in the order of the resource, and then the archive.
+    fn sinks(&self, pipeline: &ValidatedPipeline, view: &ComponentView<'_>) -> Vec<SinkFinding> {
+        let streams = pipeline.sinks.iter().map(|sink| {
+            let notes = sink_notes(pipeline, view, sink);
+            (Component::stream(&sink.name), SinkKind::Postgres, notes)
         });
-        let worst = Finding::worst(sinks.collect())?;
-        if !worst.ok || pipeline.suspend {
-            return Some(worst);
-        }
-        let notes = pipeline
-            .sinks
-            .iter()
-            .flat_map(|sink| sink_notes(pipeline, view, sink));
-        let message = format!(
-            "all pods of all sinks are ready{}",
-            notes.collect::<String>()
-        );
-        Some(Finding::good(reasons::AVAILABLE, message))
+        let archive = pipeline.archive.iter().map(|_| {
+            let notes = String::new();
+            (Component::Archive, SinkKind::Archive, notes)
+        });
+        let sinks = streams.chain(archive).map(|(component, kind, notes)| {
+            let mut finding = self.component(pipeline, view, &component);
+            if finding.ok && !pipeline.suspend {
+                finding.message.push_str(&notes);
+            }
+            let deployment = view.children.deployment(pipeline, &component);
+            let status = deployment.and_then(|deployment| deployment.status);
+            SinkFinding {
+                kind,
+                finding,
+                replicas: view.children.replicas(pipeline, &component).unwrap_or(0),
+                ready_replicas: status.and_then(|status| status.ready_replicas).unwrap_or(0),
+                component,
+            }
+        });
+        sinks.collect()
     }
 
     fn component(
@@ -168,11 +176,39 @@ fn with_rollout(rollout: &Rollout, component: &Component, mut finding: Finding) 
     finding
 }
 
-fn sink_notes(
+/// Finding about all stream sinks together. None: there are none.
+fn stream(
     pipeline: &ValidatedPipeline,
     view: &ComponentView<'_>,
-    sink: &Sink,
-) -> impl Iterator<Item = String> {
+    sinks: &[SinkFinding],
+) -> Option<Finding> {
+    let streams = sinks.iter().filter_map(|sink| {
+        let Component::Stream(name) = &sink.component else {
+            return None;
+        };
+        let message = format!("sink {name}: {}", sink.finding.message);
+        Some(Finding {
+            message,
+            ..sink.finding.clone()
+        })
+    });
+    let worst = Finding::worst(streams.collect())?;
+    if !worst.ok || pipeline.suspend {
+        return Some(worst);
+    }
+    let notes = pipeline
+        .sinks
+        .iter()
+        .map(|sink| sink_notes(pipeline, view, sink));
+    let message = format!(
+        "all pods of all sinks are ready{}",
+        notes.collect::<String>()
+    );
+    Some(Finding::good(reasons::AVAILABLE, message))
+}
+
+/// Remarks about the number of a sink's pods, each after a semicolon.
+fn sink_notes(pipeline: &ValidatedPipeline, view: &ComponentView<'_>, sink: &Sink) -> String {
     let name = &sink.name;
     let child = pipeline.child(&Component::stream(name));
     let held_back = sink
@@ -183,6 +219,7 @@ fn sink_notes(
     held_back
         .into_iter()
         .chain(scaling.map(|note| format!("; sink {name}: {note}")))
+        .collect()
 }
 
 /// Problem of an annotation.
@@ -223,7 +260,12 @@ pub(super) fn attribute(
 ) {
     for (key, obstacle) in obstacles {
         let finding = unwritten(&key, &obstacle);
-        match component_of(pipeline, &key.1) {
+        let component = component_of(pipeline, &key.1);
+        let mut sinks = findings.sinks.iter_mut();
+        if let Some(sink) = sinks.find(|sink| sink.component == component) {
+            sink.finding = finding.clone();
+        }
+        match component {
             Component::Stream(_) => findings.stream = Some(finding),
             Component::Archive => findings.archive = Some(finding),
             Component::Batch => findings.batch = Some(finding),

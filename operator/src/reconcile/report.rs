@@ -99,6 +99,9 @@ impl Reconciler<'_> {
         let mut findings =
             self.findings(pipeline, &view, applied.topics.finding, batch, suspension);
         components::attribute(&mut findings, pipeline, applied.obstacles);
+        let known = self.resource.status.iter();
+        let known: Vec<_> = known.flat_map(|status| status.sinks.clone()).collect();
+        let sinks = status::sinks::statuses(&known, &findings.sinks);
         let conditions = findings.conditions();
         let is_ready = conditions.first().is_some_and(|(_, finding)| finding.ok);
         let before = self
@@ -109,6 +112,7 @@ impl Reconciler<'_> {
         self.write_status(conditions, |status| {
             status.conditions.extend(thresholds.clone());
             status.topics = applied.topics.topics;
+            status.sinks = sinks;
             status.ingest = Some(IngestStatus {
                 url: pipeline.ingest_url(),
             });
@@ -158,8 +162,11 @@ impl Reconciler<'_> {
         let finding = Finding::bad(reasons::TOPIC_CONFLICT, message);
         let mut findings = status::summary(finding.clone());
         findings.push((condition_types::TOPICS_READY, finding));
-        self.write_status(findings, |status| status.ingest = None)
-            .await?;
+        self.write_status(findings, |status| {
+            status.ingest = None;
+            status.sinks.clear();
+        })
+        .await?;
         Ok(Outcome::NotReady)
     }
 

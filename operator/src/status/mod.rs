@@ -7,6 +7,7 @@ pub mod batch_runs;
 pub mod deployment;
 pub mod events;
 pub mod schedule;
+pub mod sinks;
 pub mod thresholds;
 
 use k8s_openapi::{
@@ -16,6 +17,7 @@ use k8s_openapi::{
 use pinpipe_crds::{condition_types, reasons};
 use pinpipe_runtime::kafka::Unreachable;
 
+use self::sinks::SinkFinding;
 use crate::finding::Finding;
 
 /// Findings about the parts of a pipeline. None: the part isn't deployed.
@@ -33,6 +35,8 @@ pub struct Findings {
     pub stream: Option<Finding>,
     /// The archive.
     pub archive: Option<Finding>,
+    /// Each stream sink and the archive, which have no conditions of their own.
+    pub sinks: Vec<SinkFinding>,
     /// Batch runs.
     pub batch: Option<Finding>,
     /// The emulator, which has no condition of its own.
@@ -174,7 +178,7 @@ pub fn conditions(
                 type_: type_.to_owned(),
                 status: status.to_owned(),
                 reason: finding.reason.to_owned(),
-                message: message(&finding, kept),
+                message: message(&finding, kept.map(|old| (&*old.reason, &*old.message))),
                 observed_generation: generation,
                 last_transition_time: kept
                     .map_or_else(|| timestamp(now), |old| old.last_transition_time.clone()),
@@ -183,22 +187,23 @@ pub fn conditions(
         .collect()
 }
 
-/// Message of a condition. A worker's sentence is written once while only its numbers move: the end
+/// Message of a condition or a sink. `kept` are the reason and message it had before, with the same
+/// status. A worker's sentence is written once while only its numbers move: the end
 /// of a log, for one, moves all the time while a sink that halted stays where it is. So is the
 /// first answer of a registry, which may name another port with each attempt, and the cause of an
 /// outage of the brokers, which not every attempt finds.
-fn message(finding: &Finding, kept: Option<&Condition>) -> String {
+fn message(finding: &Finding, kept: Option<(&str, &str)>) -> String {
     let message = shorten(&finding.message);
-    let is_moving = |old: &&Condition| {
+    let is_moving = |(reason, old): &(&str, &str)| {
         let is_worker = reasons::FROM_WORKERS.contains(&finding.reason);
         let is_pull = finding.reason == reasons::IMAGE_NOT_PULLABLE;
-        old.reason == finding.reason
-            && (is_worker && without_numbers(&old.message) == without_numbers(&message)
-                || is_pull && answered_pull(&old.message) == image_of_pull(&message)
-                || Unreachable::is_same_outage(&old.message, &message))
+        *reason == finding.reason
+            && (is_worker && without_numbers(old) == without_numbers(&message)
+                || is_pull && answered_pull(old) == image_of_pull(&message)
+                || Unreachable::is_same_outage(old, &message))
     };
     kept.filter(is_moving)
-        .map_or_else(|| message.clone(), |old| old.message.clone())
+        .map_or_else(|| message.clone(), |(_, old)| old.to_owned())
 }
 
 /// The part of a message about an image before the registry's answer. None: it has no answer.

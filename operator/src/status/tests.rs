@@ -15,6 +15,7 @@ fn findings() -> Findings {
         ingest,
         stream: Some(good()),
         archive: None,
+        sinks: Vec::new(),
         batch: None,
         emulator: None,
     }

@@ -50,14 +50,14 @@ pub fn thorough(bootstrap_servers: &str) -> Value {
     json!({
         "suspend": false,
         "broker": thorough_broker(bootstrap_servers),
-        "deadLetters": {"mode": "RejectAndLogRepairs"},
+        "deadLetters": {"thresholds": {"maxRejected": "1%"}},
         "ingest": thorough_ingest(&resources),
         "stream": thorough_stream(),
         "archive": {
             "bucket": "raw",
             "prefix": "raw/zone",
             "compression": "Zstd",
-            "rotate": {"bytes": 2048, "records": 10, "interval": "1h1m1s"},
+            "rotate": {"size": "2Ki", "records": 10, "interval": "1h1m1s"},
             "s3": {
                 "endpoint": "http://s3.example:9000/",
                 "region": "eu-west-1",
@@ -69,7 +69,7 @@ pub fn thorough(bootstrap_servers: &str) -> Value {
         "batch": thorough_batch(&resources),
         "emulator": {
             "recordsPerSecond": 5,
-            "seed": 7,
+            "source": {"synthetic": {"seed": 7}},
             "template": {"resources": {"requests": {"cpu": "100m"}}},
         },
         "image": {
@@ -148,7 +148,7 @@ fn thorough_stream() -> Value {
     json!({"sinks": [
         {
             "name": "live",
-            "startFrom": "latest",
+            "startFrom": "Latest",
             "replicas": 2,
             "template": {"resources": {"limits": {"memory": "1Gi", "cpu": "1e0"}}},
             "postgres": {
@@ -159,7 +159,7 @@ fn thorough_stream() -> Value {
         },
         {
             "name": "log",
-            "startFrom": "earliest",
+            "startFrom": "Earliest",
             "template": {"resources": {}},
             "postgres": {
                 "urlSecretRef": {"name": "warehouse", "key": "other"},
@@ -176,13 +176,25 @@ fn thorough_batch(resources: &Value) -> Value {
         "timeZone": "Europe/London",
         "scratchSize": "20480Mi",
         "template": {"resources": resources},
-        "quality": {"maxRejectedRatio": 0.01, "maxRepairedRatio": {"age": 0.5, "country": 1}},
-        "sinks": [{"name": "serving", "cassandra": {
-            "contactPoints": ["a.example:9042", "b.example:9042"],
-            "keyspace": "pins",
-            "replicationFactor": 3,
-            "credentialsSecretRef": {"name": "cassandra"},
-        }}],
+        "quality": {
+            "maxRejected": "1%",
+            "maxRepaired": [
+                {"field": "age", "limit": "50%"},
+                {"field": "country", "limit": "0.25%"},
+            ],
+        },
+        "sinks": [
+            {"name": "serving", "cassandra": {
+                "contactPoints": ["a.example:9042", "b.example:9042"],
+                "keyspace": "pins",
+                "replication": {"dc1": 3, "dc2": 2},
+                "credentialsSecretRef": {"name": "cassandra"},
+            }},
+            {"name": "warehouse", "postgres": {
+                "urlSecretRef": {"name": "warehouse", "key": "other"},
+                "schema": "answers",
+            }},
+        ],
     })
 }
 

@@ -70,7 +70,7 @@ mod tests {
             ..Counts::default()
         };
         let limits = Quality {
-            max_rejected_ratio: Some(0.0),
+            max_rejected: Some("0%".parse().unwrap()),
             ..Quality::default()
         };
         let exceeded = quality::check(&limits, &BTreeMap::from([(Kind::Pin, rejected)]));

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use pinpipe_config::Quality;
+use pinpipe_config::{Percentage, Quality};
 use pinpipe_core::Kind;
 
 use crate::counts::Counts;
@@ -29,8 +29,8 @@ pub fn check(limits: &Quality, counts: &BTreeMap<Kind, Counts>) -> Result<(), Qu
         all += counts;
     }
     let mut exceeded = Vec::new();
-    if let Some(limit) = limits.max_rejected_ratio
-        && ratio(all.rejected, all.read) > limit
+    if let Some(limit) = limits.max_rejected
+        && exceeds(all.rejected, all.read, limit)
     {
         let by_kind: Vec<String> = counts
             .iter()
@@ -44,25 +44,23 @@ pub fn check(limits: &Quality, counts: &BTreeMap<Kind, Counts>) -> Result<(), Qu
             })
             .collect();
         exceeded.push(format!(
-            "{} of {} records were rejected ({:.6} > maxRejectedRatio {limit}): {}",
+            "{} of {} records were rejected, more than maxRejected ({limit}): {}",
             all.rejected,
             all.read,
-            ratio(all.rejected, all.read),
             by_kind.join(", ")
         ));
     }
-    for (field, limit) in &limits.max_repaired_ratio {
+    for (field, limit) in &limits.max_repaired {
         for (kind, counts) in counts {
             let Some(reasons) = counts.repaired_by_field.get(field.as_str()) else {
                 continue;
             };
             let repaired = reasons.values().sum();
-            if ratio(repaired, counts.read) > *limit {
+            if exceeds(repaired, counts.read, *limit) {
                 exceeded.push(format!(
-                    "{field} was repaired in {repaired} of {} {kind} records \
-                     ({:.6} > maxRepairedRatio.{field} {limit}): {}",
+                    "{field} was repaired in {repaired} of {} {kind} records, more than \
+                     maxRepaired of {field} ({limit}): {}",
                     counts.read,
-                    ratio(repaired, counts.read),
                     list(reasons)
                 ));
             }
@@ -78,12 +76,8 @@ pub fn check(limits: &Quality, counts: &BTreeMap<Kind, Counts>) -> Result<(), Qu
     }
 }
 
-fn ratio(part: u64, of: u64) -> f64 {
-    if of == 0 {
-        0.0
-    } else {
-        part as f64 / of as f64
-    }
+fn exceeds(part: u64, whole: u64, limit: Percentage) -> bool {
+    part as f64 > limit.of(whole)
 }
 
 fn list(reasons: &BTreeMap<&str, u64>) -> String {
@@ -118,12 +112,12 @@ mod tests {
         BTreeMap::from([(Kind::Pin, pins), (Kind::User, users)])
     }
 
-    fn limits(rejected: Option<f64>, repaired: &[(&str, f64)]) -> Quality {
+    fn limits(rejected: Option<&str>, repaired: &[(&str, &str)]) -> Quality {
         Quality {
-            max_rejected_ratio: rejected,
-            max_repaired_ratio: repaired
+            max_rejected: rejected.map(|limit| limit.parse().unwrap()),
+            max_repaired: repaired
                 .iter()
-                .map(|(field, limit)| ((*field).to_owned(), *limit))
+                .map(|(field, limit)| ((*field).to_owned(), limit.parse().unwrap()))
                 .collect(),
         }
     }
@@ -132,24 +126,28 @@ mod tests {
     fn a_limit_may_be_reached_but_not_exceeded() {
         for within in [
             limits(None, &[]),
-            limits(Some(0.05), &[]),
-            limits(None, &[("follower_count", 0.1)]),
-            limits(None, &[("age", 0.0)]),
+            limits(Some("5%"), &[]),
+            limits(None, &[("follower_count", "10%")]),
+            limits(None, &[("age", "0%")]),
         ] {
             check(&within, &counts()).unwrap();
         }
-        check(&limits(Some(0.0), &[("age", 0.0)]), &BTreeMap::new()).unwrap();
+        check(&limits(Some("0%"), &[("age", "0%")]), &BTreeMap::new()).unwrap();
     }
 
     #[test]
     fn the_message_names_the_limit_the_kind_the_field_and_the_counts() {
-        let error = check(&limits(Some(0.04), &[("follower_count", 0.09)]), &counts()).unwrap_err();
+        let error = check(
+            &limits(Some("4.9999%"), &[("follower_count", "9%")]),
+            &counts(),
+        )
+        .unwrap_err();
         let message = error.to_string();
         for part in [
-            "5 of 100 records were rejected (0.050000 > maxRejectedRatio 0.04): \
+            "5 of 100 records were rejected, more than maxRejected (4.9999%): \
              5 of 60 pin records (key-missing 2, not-an-object 3)",
-            "follower_count was repaired in 6 of 60 pin records \
-             (0.100000 > maxRepairedRatio.follower_count 0.09): unreadable 6",
+            "follower_count was repaired in 6 of 60 pin records, more than maxRepaired of \
+             follower_count (9%): unreadable 6",
             "spec.batch.quality",
         ] {
             assert!(message.contains(part), "{message}");
@@ -159,6 +157,6 @@ mod tests {
 
     #[test]
     fn a_limit_of_zero_allows_no_rejected_record() {
-        assert!(check(&limits(Some(0.0), &[]), &counts()).is_err());
+        assert!(check(&limits(Some("0%"), &[]), &counts()).is_err());
     }
 }

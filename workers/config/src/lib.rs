@@ -15,6 +15,7 @@
 
 mod kafka;
 mod kafka_settings;
+mod percentage;
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +28,7 @@ pub use kafka::{Authentication, Kafka, SaslMechanism, Tls};
 pub use kafka_settings::{
     ClientRole, KAFKA_SETTINGS, KafkaSetting, Values, kafka_setting_problem, of_role,
 };
+pub use percentage::{InvalidPercentage, Percentage};
 
 /// The version that operators write. Workers also read the version before it.
 pub const CONFIG_VERSION: u32 = 1;
@@ -245,28 +247,11 @@ pub struct Stream {
     /// Whether this worker writes dead letters. One worker of a pipeline does; the others only
     /// count rejected records.
     pub writes_dead_letters: bool,
-    /// How rejected and repaired records are handled.
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub dead_letter_mode: DeadLetterMode,
     /// A reset of this sink's positions requested by a user, performed once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reset: Option<Reset>,
     /// The sink that records are written to.
     pub sink: StreamSink,
-}
-
-/// How rejected and repaired records are handled.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum DeadLetterMode {
-    /// Rejected records go to the dead-letter topic.
-    #[default]
-    Reject,
-    /// Like `Reject`; in addition, a copy of each repaired record goes there, with the repaired
-    /// fields and reasons.
-    RejectAndLogRepairs,
-    /// Every sink stops at the first rejected record.
-    Fail,
 }
 
 /// A reset of a sink's positions.
@@ -377,7 +362,7 @@ pub enum Compression {
 }
 
 /// Configuration of the batch worker.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Batch {
     /// See [`CONFIG_VERSION`].
@@ -422,18 +407,17 @@ fn is_scratch_dir(path: &PathBuf) -> bool {
     path == Path::new(SCRATCH_DIR)
 }
 
-/// Data quality limits. A run that exceeds one fails before it publishes anything. Ratios refer to
-/// the records that the run read.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// Data quality limits. A run that exceeds one fails before it publishes anything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Quality {
-    /// Maximum ratio of rejected records, 0 to 1.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub max_rejected_ratio: Option<f64>,
-    /// Maximum ratio of repaired records, 0 to 1, by raw field (`follower_count`). Refers to the
-    /// records of the kind that has the field.
+    /// Maximum percentage of rejected records among those that the run read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rejected: Option<Percentage>,
+    /// Maximum percentage of repaired records, by raw field (`follower_count`), among those read of
+    /// the kind that has the field.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub max_repaired_ratio: BTreeMap<String, f64>,
+    pub max_repaired: BTreeMap<String, Percentage>,
 }
 
 /// A sink of the batch worker: exactly one of its stores is present.
@@ -471,8 +455,10 @@ pub struct Cassandra {
     pub contact_points: Vec<String>,
     /// The keyspace, created if it does not exist.
     pub keyspace: String,
-    /// The replication factor of a newly created keyspace.
-    pub replication_factor: u32,
+    /// Number of replicas by datacenter with which the keyspace is created. Empty: one replica in
+    /// the cluster.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub replication: BTreeMap<String, u32>,
     /// A directory with the files `username` and `password`. No authentication if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials_dir: Option<PathBuf>,

@@ -1,5 +1,5 @@
-//! The dead-letter producer: rejected records, refused ones, and copies of repaired ones where the
-//! pipeline wants them. Their headers name origin and reason ([`pinpipe_runtime::dead_letter`]).
+//! The dead-letter producer of rejected and refused records. Their headers name origin and reason
+//! ([`pinpipe_runtime::dead_letter`]).
 //!
 //! Delivery is at least once: a position moves only after all replicas have acknowledged the dead
 //! letters before it. How far those of rejected records are written is a position of its own, which

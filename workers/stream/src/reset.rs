@@ -61,10 +61,6 @@ pub fn explain(halt: &Halt, config: &Stream) -> String {
         source_name: source,
         ..
     }
-    | Halt::RecordRejected {
-        source_name: source,
-        ..
-    }
     | Halt::RecordsRefused {
         source_name: source,
         ..
@@ -88,7 +84,7 @@ pub fn explain(halt: &Halt, config: &Stream) -> String {
         )
     };
     match (halt, &config.sink) {
-        (Halt::RecordRejected { offset, .. } | Halt::RecordsRefused { offset, .. }, _) => {
+        (Halt::RecordsRefused { offset, .. }, _) => {
             format!(
                 "{halt}: {}",
                 command(&format!("{sink}/{topic}/{partition}=offset:{}", offset + 1))
@@ -175,7 +171,7 @@ mod tests {
               pin: {name: p, deadLetter: p.dlq}\n  \
               geo: {name: g, deadLetter: g.dlq}\n  \
               user: {name: u, deadLetter: u.dlq}\n\
-            group: g\nmaxRecordBytes: 1\nwritesDeadLetters: false\ndeadLetterMode: reject\nsink: ";
+            group: g\nmaxRecordBytes: 1\nwritesDeadLetters: false\nsink: ";
         let postgres =
             "!postgres {name: live, urlFile: f, schema: s, startFrom: earliest, writeMode: upsert}";
         let archive = "!archive {zone: {bucket: b, prefix: topics, s3: {region: r, \
@@ -196,12 +192,6 @@ mod tests {
             stored: String::new(),
             stored_cluster: String::new(),
         };
-        let rejected = Halt::RecordRejected {
-            source_name: "p[2]".into(),
-            offset: 41,
-            reason: "not-json",
-            problem: String::new(),
-        };
         let refused = Halt::RecordsRefused {
             source_name: "p[2]".into(),
             offset: 41,
@@ -213,11 +203,6 @@ mod tests {
         for (halt, sink, expected) in [
             (
                 &refused,
-                postgres,
-                "pinpipe.dev/reset-sink='live/p/2=offset:42'",
-            ),
-            (
-                &rejected,
                 postgres,
                 "pinpipe.dev/reset-sink='live/p/2=offset:42'",
             ),

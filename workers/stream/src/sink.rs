@@ -259,24 +259,6 @@ pub enum Halt {
         /// The store's sentence.
         sentence: String,
     },
-    /// A record is rejected, and the pipeline is set to stop at rejected records.
-    #[error(
-        "RecordRejected: the record at offset {offset} of {source_name} is rejected ({reason}: \
-         {problem}) and spec.deadLetters.mode is Fail. Correct what produced it, then set \
-         spec.deadLetters.mode to Reject, or reset this sink to offset {} (annotation \
-         pinpipe.dev/reset-sink) to go on behind it",
-        offset + 1
-    )]
-    RecordRejected {
-        /// The partition.
-        source_name: String,
-        /// The record's offset.
-        offset: i64,
-        /// The reason's name.
-        reason: &'static str,
-        /// The reason as a sentence.
-        problem: String,
-    },
 }
 
 impl Halt {
@@ -292,7 +274,6 @@ impl Halt {
             Self::ResetImpossible(_) => "ResetImpossible",
             Self::TopicUnsuitable(_) => "TopicUnsuitable",
             Self::RecordsRefused { .. } => "RecordsRefused",
-            Self::RecordRejected { .. } => "RecordRejected",
         }
     }
 

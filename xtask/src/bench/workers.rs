@@ -94,9 +94,7 @@ pub fn emulate(bench: &Bench, users: u64, repeated: f64) -> Result<u64> {
 
 fn stream(bench: &Bench, name: &str, topics: &str, sink: &str) -> Result<Running> {
     let config = common("bench", topics)
-        + &format!(
-            "group: bench.{name}\nwritesDeadLetters: false\ndeadLetterMode: reject\nsink: {sink}\n"
-        );
+        + &format!("group: bench.{name}\nwritesDeadLetters: false\nsink: {sink}\n");
     let mut command = worker(bench, "stream", name, &config)?;
     command.args(["--admin-port", &STREAM_ADMIN.to_string()]);
     Running::start(bench.context, name, &mut command)

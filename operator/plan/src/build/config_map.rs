@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use pinpipe_config::{self as config, CONFIG_KEY, CONFIG_VERSION, SECRETS_DIR, WorkerConfig};
-use pinpipe_crds::{Compression, DeadLetterMode, StartFrom, WriteMode};
+use pinpipe_crds::{Compression, StartFrom, WriteMode};
 
 use super::{Builder, labels};
 use crate::{
@@ -131,7 +131,7 @@ fn batch_sink(sink: &BatchSink) -> config::BatchSink {
             cassandra: Some(config::Cassandra {
                 contact_points: sink.contact_points.clone(),
                 keyspace: sink.keyspace.clone(),
-                replication_factor: sink.replication_factor,
+                replication: sink.replication.clone(),
                 credentials_dir: sink
                     .credentials
                     .then(|| secrets_dir(&format!("cassandra-{}", sink.name))),
@@ -173,11 +173,6 @@ fn consumer(
         group: group(pipeline, component),
         max_record_bytes: pipeline.ingest.max_record_bytes,
         writes_dead_letters: pipeline.dead_letter_writer().as_ref() == Some(component),
-        dead_letter_mode: match pipeline.dead_letters {
-            DeadLetterMode::Reject => config::DeadLetterMode::Reject,
-            DeadLetterMode::RejectAndLogRepairs => config::DeadLetterMode::RejectAndLogRepairs,
-            DeadLetterMode::Fail => config::DeadLetterMode::Fail,
-        },
         reset: pipeline
             .reset(component)
             .map(|requested| requested.reset.clone()),

@@ -9,8 +9,10 @@ mod duration;
 mod images;
 mod kafka;
 mod mounts;
+mod percentage;
 mod pods;
 mod policy;
+mod quantity;
 mod record;
 mod resources;
 mod secrets;
@@ -91,8 +93,13 @@ pub fn validate(
     let topic_settings = kafka.topics.as_ref();
     let drain_deadline = spec.drain_deadline.as_deref().unwrap_or("5m");
     let drain_seconds = duration::read("spec.drainDeadline", drain_deadline, &mut problems);
-    let dead_letters = spec.dead_letters.clone().unwrap_or_default();
-    let thresholds = dead_letters.thresholds;
+    let dead_letters = spec.dead_letters.as_ref();
+    let thresholds = dead_letters.and_then(|letters| letters.thresholds.as_ref());
+    let rejected_threshold = percentage::read(
+        "spec.deadLetters.thresholds.maxRejected",
+        thresholds.and_then(|thresholds| thresholds.max_rejected.as_deref()),
+        &mut problems,
+    );
     let mut validated = ValidatedPipeline {
         suspend: spec.suspend.unwrap_or(false),
         drain_seconds,
@@ -104,8 +111,7 @@ pub fn validate(
             .and_then(|topics| topics.management)
             .unwrap_or_default(),
         topics,
-        dead_letters: dead_letters.mode.unwrap_or_default(),
-        rejected_threshold: thresholds.and_then(|thresholds| thresholds.rejected_ratio),
+        rejected_threshold,
         ingest: ingest(
             &spec.ingest.clone().unwrap_or_default(),
             spec.template.as_ref(),
@@ -149,7 +155,13 @@ fn emulator(emulator: &crds::Emulator, general: Option<&Template>) -> Emulator {
     let template = template::lay_over(general, emulator.template.as_ref());
     Emulator {
         records_per_second: unsigned(emulator.records_per_second, 100),
-        seed: unsigned(emulator.seed, 1),
+        seed: unsigned(
+            emulator
+                .source
+                .as_ref()
+                .and_then(|source| source.synthetic.seed),
+            1,
+        ),
         pods: pods::one(&template, ["20m", "32Mi", "128Mi"]),
     }
 }

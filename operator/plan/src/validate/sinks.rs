@@ -7,7 +7,7 @@ use pinpipe_crds::{self as crds, S3, StreamSink, Template};
 use super::{
     Inputs, Problem, duration,
     mounts::{self, same_names},
-    pods, template, unsigned,
+    percentage, pods, quantity, template, unsigned,
 };
 use crate::{
     component::Component,
@@ -70,6 +70,8 @@ impl Sinks<'_> {
     pub(super) fn archive(&mut self, archive: &crds::Archive, reset: Option<SinkReset>) -> Archive {
         let rotate = archive.rotate.clone().unwrap_or_default();
         let interval = rotate.interval.as_deref().unwrap_or("5m");
+        let size = rotate.size.as_ref().map_or("128Mi", |size| &size.0);
+        let rotate_bytes = self.bytes("spec.archive.rotate.size", size);
         let rotate_seconds = self.seconds("spec.archive.rotate.interval", interval);
         let endpoint = archive.s3.endpoint.as_deref();
         Archive {
@@ -79,7 +81,7 @@ impl Sinks<'_> {
                 .clone()
                 .unwrap_or_else(|| "topics".to_owned()),
             compression: archive.compression.unwrap_or_default(),
-            rotate_bytes: unsigned(rotate.bytes, 134_217_728),
+            rotate_bytes,
             rotate_records: unsigned(rotate.records, 100_000),
             rotate_seconds,
             lag_threshold: archive
@@ -133,13 +135,25 @@ impl Sinks<'_> {
                 ["100m", "256Mi", "2Gi"],
             ),
             scratch_size: Quantity(scratch.to_owned()),
-            quality: Quality {
-                max_rejected_ratio: quality.max_rejected_ratio,
-                max_repaired_ratio: quality.max_repaired_ratio.unwrap_or_default(),
-            },
+            quality: self.quality(&quality),
             sinks,
             secrets: self.secrets(&Component::Batch, mounts),
         })
+    }
+
+    fn quality(&mut self, quality: &crds::Quality) -> Quality {
+        let field = "spec.batch.quality.maxRejected";
+        let rejected = quality.max_rejected.as_deref();
+        let max_rejected = percentage::read(field, rejected, self.problems);
+        let repaired = quality.max_repaired.iter().filter_map(|repaired| {
+            let field = "spec.batch.quality.maxRepaired";
+            let limit = percentage::read(field, Some(&repaired.limit), self.problems)?;
+            Some((repaired.field.clone(), limit))
+        });
+        Quality {
+            max_rejected,
+            max_repaired: repaired.collect(),
+        }
     }
 
     fn batch_sink(&mut self, sink: &crds::BatchSink, mounts: &mut Vec<Mount>) -> Option<BatchSink> {
@@ -169,6 +183,16 @@ impl Sinks<'_> {
     /// Seconds of a duration; a text that isn't one is a problem of its field.
     fn seconds(&mut self, field: &'static str, text: &str) -> u64 {
         duration::read(field, text, self.problems)
+    }
+
+    /// Bytes of a quantity; a text that isn't one is a problem of its field.
+    fn bytes(&mut self, field: &'static str, text: &str) -> u64 {
+        quantity::bytes(text).unwrap_or_else(|| {
+            let message =
+                format!("`{text}` is not a size in bytes: write a quantity such as 128Mi");
+            self.problems.push(Problem { field, message });
+            0
+        })
     }
 
     fn secrets(&self, component: &Component, mut mounts: Vec<Mount>) -> Secrets {
@@ -203,7 +227,7 @@ fn cassandra_sink(
         name: name.to_owned(),
         contact_points: cassandra.contact_points.clone(),
         keyspace: keyspace.unwrap_or_else(|| "pinterest_data".to_owned()),
-        replication_factor: unsigned(cassandra.replication_factor, 1),
+        replication: cassandra.replication.clone().unwrap_or_default(),
         credentials: cassandra.credentials_secret_ref.is_some(),
     }
 }

@@ -1,6 +1,4 @@
-use std::collections::BTreeMap;
-
-use pinpipe_crds::{Compression, DeadLetterMode, PullPolicy, WriteMode};
+use pinpipe_crds::{Compression, PullPolicy, WriteMode};
 use serde_json::json;
 
 use super::*;
@@ -24,7 +22,6 @@ fn what_is_said_stands() {
     let validated = validated(json!({
         "suspend": true,
         "drainDeadline": "90s",
-        "deadLetters": {"mode": "RejectAndLogRepairs"},
         "broker": {"kafka": {"bootstrapServers": "k:1", "topics": {
             "partitions": 5, "replicationFactor": 3, "config": {"retention.ms": "1"},
             "overrides": {"geo": {"name": "places", "partitions": 7}}}}},
@@ -33,9 +30,9 @@ fn what_is_said_stands() {
         "stream": {"sinks": [{"name": "log", "postgres": {
             "urlSecretRef": {"name": "w", "key": "u"}, "writeMode": "Append"}}]},
         "batch": {"schedule": "@daily", "deadline": "1h30m", "sinks": [],
-            "quality": {"maxRejectedRatio": 0.01, "maxRepairedRatio": {"age": 0.5}}},
+            "quality": {"maxRejected": "1%", "maxRepaired": [{"field": "age", "limit": "50%"}]}},
         "archive": {"bucket": "b", "prefix": "raw/zone", "compression": "Gzip",
-            "rotate": {"bytes": 2048, "records": 10, "interval": "1h1m1s"},
+            "rotate": {"size": "2Ki", "records": 10, "interval": "1h1m1s"},
             "s3": {"endpoint": "http://s3:9000/", "region": "eu-west-1",
                 "credentialsSecretRef": {"name": "s3"}}},
         "image": {"registry": "r/p", "tag": "", "pullPolicy": "Always"},
@@ -56,14 +53,13 @@ fn what_is_said_stands() {
         validated.ingest.pods.resources.requests, None,
         "nothing of the defaults is added to what is set"
     );
-    assert_eq!(validated.dead_letters, DeadLetterMode::RejectAndLogRepairs);
     assert_eq!(validated.sinks[0].write_mode, WriteMode::Append);
     let batch = validated.batch.unwrap();
     assert_eq!(batch.deadline_seconds, 5400);
-    let quality = batch.quality;
+    let quality = serde_json::to_value(batch.quality).unwrap();
     assert_eq!(
-        (quality.max_rejected_ratio, quality.max_repaired_ratio),
-        (Some(0.01), BTreeMap::from([("age".to_owned(), 0.5)]))
+        quality,
+        json!({"maxRejected": "1%", "maxRepaired": {"age": "50%"}})
     );
     let archive = validated.archive.unwrap();
     assert_eq!(archive.compression, Compression::Gzip);
@@ -83,6 +79,41 @@ fn what_is_said_stands() {
         (validated.image.tag.as_str(), validated.image.pull_policy),
         ("0.1.0", PullPolicy::Always)
     );
+}
+
+#[test]
+fn a_percentage_that_cant_be_read_is_a_problem_of_its_field() {
+    for (pointer, field) in [
+        (
+            "/batch/quality/maxRejected",
+            "spec.batch.quality.maxRejected",
+        ),
+        (
+            "/batch/quality/maxRepaired/0/limit",
+            "spec.batch.quality.maxRepaired",
+        ),
+        (
+            "/deadLetters/thresholds/maxRejected",
+            "spec.deadLetters.thresholds.maxRejected",
+        ),
+    ] {
+        let mut spec = whole();
+        spec["batch"]["quality"] = json!({
+            "maxRejected": "5%", "maxRepaired": [{"field": "age", "limit": "20%"}],
+        });
+        spec["deadLetters"] = json!({"thresholds": {"maxRejected": "1%"}});
+        *spec.pointer_mut(pointer).unwrap() = json!("0.05");
+        let pipeline = pipeline(spec);
+        let problems = validate(&pipeline, &all_there(&pipeline), &images()).unwrap_err();
+        let [problem] = problems.as_slice() else {
+            panic!("{problems:?}")
+        };
+        assert_eq!(problem.field, field);
+        assert!(
+            problem.message.contains("`0.05` is not a percentage"),
+            "{problem}"
+        );
+    }
 }
 
 #[test]
@@ -154,7 +185,7 @@ fn digests_are_the_operators_unless_the_pipeline_has_a_tag() {
 #[test]
 fn problems_name_their_field() {
     let mut wrong = whole();
-    wrong["archive"]["rotate"] = json!({"interval": "soon"});
+    wrong["archive"]["rotate"] = json!({"interval": "soon", "size": "much"});
     wrong["batch"]["deadline"] = json!("at noon");
     wrong["stream"]["sinks"][0]
         .as_object_mut()
@@ -175,6 +206,7 @@ fn problems_name_their_field() {
         fields,
         [
             "spec.archive.rotate.interval",
+            "spec.archive.rotate.size",
             "spec.batch.deadline",
             "spec.batch.sinks",
             "spec.broker.kafka.topics.overrides",

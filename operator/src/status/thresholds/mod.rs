@@ -8,6 +8,7 @@
 use std::time::Duration;
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
+use pinpipe_config::Percentage;
 use pinpipe_crds::{condition_types, reasons};
 use pinpipe_plan::{component::Component, model::ValidatedPipeline};
 
@@ -160,10 +161,10 @@ fn lag(threshold: &LagThreshold, metrics: &ComponentMetrics, partitions: u32) ->
     }
 }
 
-fn rejects(threshold: f64, metrics: &ComponentMetrics) -> Measured {
+fn rejects(threshold: Percentage, metrics: &ComponentMetrics) -> Measured {
     let read: u64 = metrics.answers.iter().map(|answer| answer.read).sum();
     let rejected: u64 = metrics.answers.iter().map(|answer| answer.rejected).sum();
-    let limit = threshold * read.max(MIN_RECORDS) as f64;
+    let limit = threshold.of(read.max(MIN_RECORDS));
     Measured {
         owner: "the worker that writes the dead letters".to_owned(),
         phrase: format!(

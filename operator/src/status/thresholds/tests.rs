@@ -194,7 +194,7 @@ fn each_sink_has_its_own_threshold() {
 fn rejects_are_a_share_of_the_records_that_the_writer_of_dead_letters_read() {
     let pipeline = validated({
         let mut spec = whole();
-        spec["deadLetters"] = json!({"thresholds": {"rejectedRatio": 0.01}});
+        spec["deadLetters"] = json!({"thresholds": {"maxRejected": "1%"}});
         spec
     });
     assert_eq!(measured(&pipeline), [Component::Archive]);
@@ -232,6 +232,10 @@ fn rejects_are_a_share_of_the_records_that_the_writer_of_dead_letters_read() {
     assert_eq!(
         status_and_reason(&above),
         ("False", reasons::REJECTS_ABOVE_THRESHOLD)
+    );
+    assert!(
+        above[0].message.contains("more than 1% of the records"),
+        "{above:?}"
     );
     assert_eq!(next(&above, 1000, 1000, 9), above);
     assert_eq!(status_and_reason(&next(&above, 1000, 1000, 8)).0, "True");

@@ -6,6 +6,7 @@
 
 mod errors;
 mod inserts;
+mod keyspace;
 mod marker;
 mod rows;
 #[cfg(test)]
@@ -13,7 +14,7 @@ mod server_tests;
 mod table;
 
 use std::{
-    collections::HashSet,
+    collections::{BTreeMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -42,7 +43,7 @@ use tracing::{info, warn};
 use self::{
     errors::{connect_error, request_error},
     inserts::Inserts,
-    table::{Table, quoted},
+    table::Table,
 };
 use crate::{
     failure::Permanent,
@@ -79,27 +80,21 @@ impl CassandraSink {
             keyspace: config.keyspace.clone(),
             unavailable: Arc::new(AtomicBool::new(false)),
         };
-        sink.create_keyspace(config.replication_factor).await?;
+        sink.create_keyspace(&config.replication).await?;
         Ok(sink)
     }
 
     /// Checks first, so that an existing keyspace needs no permission to create keyspaces.
-    async fn create_keyspace(&self, replication_factor: u32) -> Result<()> {
+    async fn create_keyspace(&self, replication: &BTreeMap<String, u32>) -> Result<()> {
         let existing = "SELECT keyspace_name FROM system_schema.keyspaces WHERE keyspace_name = ?";
         if !self.schema_names(existing).await?.is_empty() {
             return Ok(());
         }
-        info!(
-            keyspace = self.keyspace,
-            replication_factor, "creating the keyspace"
-        );
-        self.change_schema(&format!(
-            "CREATE KEYSPACE IF NOT EXISTS {} WITH replication = \
-             {{'class': 'SimpleStrategy', 'replication_factor': {replication_factor}}}",
-            quoted(&self.keyspace)
-        ))
-        .await
-        .with_context(|| format!("can't create the keyspace {}", self.keyspace))
+        let statement = keyspace::create(&self.keyspace, replication);
+        info!(statement, "creating the keyspace");
+        self.change_schema(&statement)
+            .await
+            .with_context(|| format!("can't create the keyspace {}", self.keyspace))
     }
 
     /// Names of the keyspace's tables.
@@ -369,7 +364,7 @@ mod tests {
         let config = Cassandra {
             contact_points: vec![address.clone()],
             keyspace: "pinterest_data".into(),
-            replication_factor: 1,
+            replication: BTreeMap::new(),
             credentials_dir: Some(credentials.path().to_owned()),
         };
         let error = CassandraSink::connect(&config).await.err().unwrap();

@@ -6,7 +6,7 @@ use futures::{StreamExt as _, stream};
 use pinpipe_core::{Kind, Pin, Record, User};
 use pinpipe_servers::stores;
 
-use super::*;
+use super::{table::quoted, *};
 use crate::{
     columns::{self, TableBuilder},
     testing,
@@ -53,7 +53,7 @@ async fn connect_to(keyspace: &str) -> CassandraSink {
     let config = Cassandra {
         contact_points: vec![format!("127.0.0.1:{}", stores::cassandra())],
         keyspace: keyspace.to_owned(),
-        replication_factor: 1,
+        replication: BTreeMap::new(),
         credentials_dir: None,
     };
     CassandraSink::connect(&config).await.unwrap()

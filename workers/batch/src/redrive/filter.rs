@@ -35,17 +35,15 @@ impl Filter {
         }
     }
 
-    /// Whether a dead letter matches. Reason and field must match the same one of its faults.
+    /// Whether a dead letter matches.
     pub fn matches(&self, letter: &DeadLetter) -> bool {
         let among = |names: &[String], name: Option<&str>| {
             names.is_empty() || name.is_some_and(|name| names.iter().any(|listed| listed == name))
         };
         letter.verdict.outcome == self.outcome
             && (self.since..self.until).contains(&letter.time)
-            && letter.verdict.faults.iter().any(|fault| {
-                among(&self.reasons, Some(&fault.reason))
-                    && among(&self.fields, fault.field.as_deref())
-            })
+            && among(&self.reasons, Some(&letter.verdict.reason))
+            && among(&self.fields, letter.verdict.field.as_deref())
     }
 }
 
@@ -64,10 +62,7 @@ mod tests {
     }
 
     fn letter(raw: &str) -> DeadLetter {
-        let verdict = match clean(Kind::User, raw.as_bytes(), 100) {
-            Ok(cleaned) => (&cleaned.repairs).into(),
-            Err(rejection) => (&rejection).into(),
-        };
+        let verdict = (&clean(Kind::User, raw.as_bytes(), 100).unwrap_err()).into();
         let id = DeadLetterId {
             topic_id: "t".into(),
             partition: 0,
@@ -93,10 +88,8 @@ mod tests {
     #[test]
     fn dead_letters_are_selected_by_reason_field_time_and_outcome() {
         let (no_key, no_json) = ("{}", "x");
-        let repaired = r#"{"ind":1,"age":200,"date_joined":"x"}"#;
         for (options, raw, expected) in [
             (&[][..], no_key, true),
-            (&[], repaired, false),
             (&["--reason", "not-json,key-missing"], no_key, true),
             (&["--reason", "not-json"], no_key, false),
             (&["--field", "ind"], no_key, true),
@@ -104,32 +97,10 @@ mod tests {
             (&["--since", "2026-01-01T00:00:00Z"], no_key, true),
             (&["--until", "2026-01-01T00:00:00Z"], no_key, false),
             (&["--until", "2026-01-01T01:00:00.001+01:00"], no_key, true),
-            (&["--outcome", "repaired"], repaired, true),
-            (&["--outcome", "repaired"], no_key, false),
-            (
-                &[
-                    "--outcome",
-                    "repaired",
-                    "--reason",
-                    "unreadable",
-                    "--field",
-                    "date_joined",
-                ],
-                repaired,
-                true,
-            ),
-            (
-                &[
-                    "--outcome",
-                    "repaired",
-                    "--reason",
-                    "unreadable",
-                    "--field",
-                    "age",
-                ],
-                repaired,
-                false,
-            ),
+            (&["--outcome", "rejected"], no_key, true),
+            (&["--outcome", "refused"], no_key, false),
+            (&["--reason", "key-missing", "--field", "ind"], no_key, true),
+            (&["--reason", "not-json", "--field", "ind"], no_key, false),
         ] {
             assert_eq!(matches(options, raw), expected, "{options:?} {raw}");
         }
@@ -139,7 +110,7 @@ mod tests {
     fn an_invalid_time_kind_or_outcome_is_refused_with_a_valid_example() {
         for (option, value, example) in [
             ("--since", "yesterday", "2026-01-31"),
-            ("--outcome", "lost", "repaired"),
+            ("--outcome", "lost", "refused"),
             ("--topic", "Pin", "Pin"),
         ] {
             let message = Cli::try_parse_from(["redrive", option, value])

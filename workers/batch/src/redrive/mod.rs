@@ -20,10 +20,10 @@ use anyhow::{Context, Result, bail};
 use chrono::{DateTime, Utc};
 use clap::builder::FalseyValueParser;
 use pinpipe_config::{Batch, Topic};
-use pinpipe_core::{Cleaned, Kind, Rejection, clean};
+use pinpipe_core::{Kind, clean};
 use pinpipe_runtime::{
     cli::WorkerArgs,
-    dead_letter::{DeadLetter, Entry, Outcome},
+    dead_letter::{Entry, Outcome},
     shutdown,
 };
 use rdkafka::{Message, message::BorrowedMessage};
@@ -77,8 +77,7 @@ pub struct Args {
     #[arg(long, env = "PINPIPE_REDRIVE_UNTIL", value_name = "TIME", value_parser = time)]
     until: Option<DateTime<Utc>>,
 
-    /// Only dead letters with this outcome: rejected records, copies of repaired ones, or those
-    /// that a sink refused.
+    /// Only dead letters with this outcome: rejected records, or those that a sink refused.
     #[arg(
         long,
         env = "PINPIPE_REDRIVE_OUTCOME",
@@ -101,7 +100,7 @@ pub struct Args {
     #[arg(long, env = "PINPIPE_REDRIVE_MAX", value_name = "N")]
     max: Option<u64>,
 
-    /// Also re-drives records that would be rejected, or repaired, again.
+    /// Also re-drives records that would be rejected again.
     #[arg(long, env = "PINPIPE_REDRIVE_FORCE", value_parser = FalseyValueParser::new())]
     force: bool,
 
@@ -123,10 +122,10 @@ fn time(text: &str) -> Result<DateTime<Utc>, String> {
 }
 
 fn outcome(text: &str) -> Result<Outcome, String> {
-    [Outcome::Rejected, Outcome::Repaired, Outcome::Refused]
+    [Outcome::Rejected, Outcome::Refused]
         .into_iter()
         .find(|outcome| outcome.as_str() == text)
-        .ok_or_else(|| format!("`{text}` isn't an outcome: use rejected, repaired or refused"))
+        .ok_or_else(|| format!("`{text}` isn't an outcome: use rejected or refused"))
 }
 
 /// Executes a re-drive. The report goes to standard output and to the termination message.
@@ -298,7 +297,11 @@ impl TopicRedrive<'_> {
             return;
         };
         let cleaned = clean(self.kind, value, self.max_bytes);
-        if !self.force && self.is_unfixed(&letter, &cleaned) {
+        if let Err(rejection) = &cleaned
+            && !self.force
+        {
+            let rejected = &mut self.report.still_rejected;
+            *rejected.entry(rejection.reason()).or_default() += 1;
             return;
         }
         if self.remaining == 0 {
@@ -316,28 +319,6 @@ impl TopicRedrive<'_> {
             key,
             value: value.to_vec(),
         });
-    }
-
-    /// Whether the record would be rejected, or repaired, again; if so, counts it.
-    fn is_unfixed(
-        &mut self,
-        letter: &DeadLetter,
-        cleaned: &Result<Cleaned<'_>, Rejection>,
-    ) -> bool {
-        match (cleaned, letter.verdict.outcome) {
-            (Err(rejection), _) => {
-                *self
-                    .report
-                    .still_rejected
-                    .entry(rejection.reason())
-                    .or_default() += 1;
-            }
-            (Ok(cleaned), Outcome::Repaired) if !cleaned.repairs.is_empty() => {
-                self.report.still_repaired += 1;
-            }
-            (Ok(_), _) => return false,
-        }
-        true
     }
 
     async fn write_pending(&mut self) -> Result<()> {

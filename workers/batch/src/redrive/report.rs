@@ -41,9 +41,6 @@ pub struct TopicReport {
     /// Records that would be rejected again, by reason.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub still_rejected: BTreeMap<&'static str, u64>,
-    /// Records that would be repaired again.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub still_repaired: u64,
     /// Dead letters without a value, which was too large for the dead-letter topic.
     #[serde(skip_serializing_if = "is_zero")]
     pub without_value: u64,
@@ -76,21 +73,10 @@ const fn is_zero(number: &u64) -> bool {
 }
 
 impl TopicReport {
-    /// Counts a dead letter that was not re-driven before, once for each of its reasons.
+    /// Counts a dead letter that was not re-driven before.
     pub fn open(&mut self, verdict: &Verdict) {
-        let mut reasons: Vec<&str> = verdict
-            .faults
-            .iter()
-            .map(|fault| fault.reason.as_ref())
-            .collect();
-        reasons.sort_unstable();
-        reasons.dedup();
-        for reason in reasons {
-            *self
-                .open
-                .entry(format!("{}/{reason}", verdict.outcome.as_str()))
-                .or_default() += 1;
-        }
+        let kind = format!("{}/{}", verdict.outcome.as_str(), verdict.reason);
+        *self.open.entry(kind).or_default() += 1;
     }
 }
 
@@ -149,15 +135,10 @@ mod tests {
                 topic.still_rejected.insert(reason, n);
                 topic.open.insert(format!("rejected/{reason}"), n);
             }
-            for reason in ["unreadable", "out-of-range"] {
-                topic.open.insert(format!("repaired/{reason}"), n);
+            for code in ["22001", "23514"] {
+                topic.open.insert(format!("refused/{code}"), n);
             }
-            (
-                topic.letters,
-                topic.matching,
-                topic.redriven,
-                topic.still_repaired,
-            ) = (n, n, n, n);
+            (topic.letters, topic.matching, topic.redriven) = (n, n, n);
             (
                 topic.without_value,
                 topic.too_large,

@@ -24,7 +24,7 @@ use headers::{
 };
 pub use redriven::{Redriven, UnusableOrder};
 use redriven::{order, put_order, put_redriven};
-pub use verdict::{Fault, Outcome, Verdict};
+pub use verdict::{Outcome, Verdict};
 
 /// Maximum size of a key copied into the header `pinpipe.key`, bytes. A longer key is only the dead
 /// letter's own key: without its value, a dead letter must fit any topic's size limit.
@@ -131,29 +131,25 @@ impl DeadLetter {
     pub fn headers(&self, key: Option<&[u8]>) -> OwnedHeaders {
         let Verdict {
             outcome,
-            faults,
+            reason,
+            field,
             message,
         } = &self.verdict;
-        let reasons: Vec<&str> = faults.iter().map(|fault| fault.reason.as_ref()).collect();
-        let fields: Vec<&str> = faults
-            .iter()
-            .filter_map(|fault| fault.field.as_deref())
-            .collect();
         let mut headers = put_id(OwnedHeaders::new_with_capacity(16), &self.id);
         for (name, value) in [
             (TOPIC, self.topic.as_str()),
             (CLUSTER_ID, &self.cluster_id),
             (TIMESTAMP, &self.time.to_string()),
             (OUTCOME, outcome.as_str()),
-            (REASON, &reasons.join(",")),
+            (REASON, reason),
             (MESSAGE, message),
             (ATTEMPT, &self.attempt().to_string()),
             (WORKER_VERSION, env!("CARGO_PKG_VERSION")),
         ] {
             headers = put(headers, name, value);
         }
-        if !fields.is_empty() {
-            headers = put(headers, FIELD, &fields.join(","));
+        if let Some(field) = field {
+            headers = put(headers, FIELD, field);
         }
         if let Some(key) = key.filter(|key| key.len() <= MAX_KEY_BYTES) {
             headers = headers.insert(Header {
@@ -185,18 +181,9 @@ impl Entry {
         }
         let outcome = match text(headers, OUTCOME) {
             None | Some("rejected") => Outcome::Rejected,
-            Some("repaired") => Outcome::Repaired,
             Some("refused") => Outcome::Refused,
             Some(_) => return Err(InvalidHeader(OUTCOME)),
         };
-        let mut fields = text(headers, FIELD)
-            .into_iter()
-            .flat_map(|fields| fields.split(','));
-        let faults = text_of(REASON)?.split(',').map(|reason| Fault {
-            reason: reason.to_owned().into(),
-            field: fields.next().map(|field| field.to_owned().into()),
-        });
-        let faults = faults.collect();
         let attempt: u32 = number(headers, ATTEMPT).unwrap_or(1);
         let order = order(headers).map_err(|_| InvalidHeader(ORDER_TIME))?;
         Ok(Self::DeadLetter(DeadLetter {
@@ -206,7 +193,8 @@ impl Entry {
             time: number_of(TIMESTAMP)?,
             verdict: Verdict {
                 outcome,
-                faults,
+                reason: text_of(REASON)?.to_owned().into(),
+                field: text(headers, FIELD).map(|field| field.to_owned().into()),
                 message: text(headers, MESSAGE).unwrap_or_default().to_owned(),
             },
             redriven: order.map(|order| Redriven {

@@ -33,21 +33,10 @@ pub struct Resume<L, S, C> {
     /// A reset that a user has requested.
     pub reset: Option<Reset>,
     /// Whether this worker writes the dead letters of rejected records.
-    pub letters: Letters,
+    pub writes_dead_letters: bool,
     /// Whether records stamped by their producers were met, so that the topic's setting must be
     /// asked for.
     pub stamped_by_producers: bool,
-}
-
-/// Whether a worker writes the dead letters of rejected records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Letters {
-    /// Another sink writes them.
-    Others,
-    /// It stops at rejected records instead, so that there are none before its position.
-    None,
-    /// It writes them, from the position on that they are written to.
-    Writes,
 }
 
 /// Partitions by topic.
@@ -206,17 +195,13 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
         extents: &BTreeMap<i32, Extent>,
         starts: &mut [Result<Start, Halt>],
     ) -> anyhow::Result<()> {
+        if !self.writes_dead_letters {
+            return Ok(());
+        }
         let starts: Vec<&mut Start> = starts.iter_mut().flatten().collect();
         let mut first = Vec::new();
-        let committed = match self.letters {
-            Letters::Others => return Ok(()),
-            Letters::None => BTreeMap::new(),
-            Letters::Writes => {
-                let partitions = starts.iter().map(|start| start.source.partition);
-                let partitions: Vec<i32> = partitions.collect();
-                self.log.letters_committed(topic, &partitions).await?
-            }
-        };
+        let partitions: Vec<i32> = starts.iter().map(|start| start.source.partition).collect();
+        let committed = self.log.letters_committed(topic, &partitions).await?;
         for start in starts {
             let partition = start.source.partition;
             let mut written = start.fetch;
@@ -238,7 +223,7 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
             start.letters = Some(written);
             start.fetch = start.fetch.min(written);
         }
-        if self.letters == Letters::Writes && !first.is_empty() {
+        if !first.is_empty() {
             self.log.commit_letters(&first).await?;
         }
         Ok(())

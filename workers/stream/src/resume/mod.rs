@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use pinpipe_config::StartFrom;
 
-pub use self::lookup::{Assigned, Found, Letters, Resume};
+pub use self::lookup::{Assigned, Found, Resume};
 use crate::{
     log::{Extent, Position},
     sink::{Halt, InitialPosition, Source, StoredPosition},

@@ -2,7 +2,6 @@
 
 use std::time::Instant;
 
-use pinpipe_config::DeadLetterMode;
 use pinpipe_core::Order;
 
 use super::{
@@ -12,7 +11,7 @@ use super::{
 use crate::{
     dead_letter::Writer,
     log::{Message, Stamp},
-    sink::{Batch as _, Consumed, Halt, Sink},
+    sink::{Batch as _, Consumed, Sink},
 };
 
 /// Cleans a record and pushes it into its partition's open batch, with its dead letter if it gets
@@ -55,16 +54,6 @@ pub fn consume<S: Sink, W: Writer>(
     if !is_stored {
         worker.metrics.read(kind, &cleaned);
     }
-    if let (Err(rejection), DeadLetterMode::Fail) = (&cleaned, worker.config.dead_letter_mode) {
-        let halt = Halt::RecordRejected {
-            source_name: buffer.source().to_string(),
-            offset: position.offset,
-            reason: rejection.reason(),
-            problem: rejection.to_string(),
-        };
-        state.halt_before_next(key, halt, now);
-        return;
-    }
     let batch = buffer.batch_for(after, now, |source| worker.sink.batch(source));
     let consumed = Consumed {
         raw,
@@ -88,9 +77,9 @@ pub fn consume<S: Sink, W: Writer>(
         letters.add_refused(after, send(refused(&refusal), Some(worker.name.as_str())));
     }
     if letters.wants(after)
-        && let Some(verdict) = worker.verdict(&cleaned)
+        && let Err(rejection) = &cleaned
     {
-        letters.add(after, send(verdict, None));
+        letters.add(after, send(rejection.into(), None));
     }
     letters.pass(after);
     state.on_pushed(key, now);

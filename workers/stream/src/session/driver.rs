@@ -248,7 +248,7 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             health: self.worker.health.clone(),
             readiness: self.worker.readiness.clone(),
             reset: self.worker.config.reset.clone(),
-            letters: self.worker.letters(),
+            writes_dead_letters: self.worker.config.writes_dead_letters,
             stamped_by_producers,
         };
         let handle = self

@@ -2,11 +2,10 @@
 
 use std::sync::Arc;
 
-use pinpipe_config::DeadLetterMode;
-use pinpipe_core::{Cleaned, Kind, Order, Rejection};
+use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::{
     admin::Readiness,
-    dead_letter::{Fault, Outcome, Redriven, Verdict},
+    dead_letter::{Outcome, Redriven, Verdict},
 };
 use tokio::sync::Notify;
 
@@ -14,7 +13,6 @@ use crate::{
     commit::SinkHealth,
     log::Message,
     metrics::Metrics,
-    resume::Letters,
     sink::{Refusal, Sink},
 };
 
@@ -77,41 +75,14 @@ impl<S: Sink, W> Worker<S, W> {
             None
         })
     }
-
-    /// Whether this worker writes the dead letters of rejected records.
-    pub(crate) fn letters(&self) -> Letters {
-        match (
-            self.config.writes_dead_letters,
-            self.config.dead_letter_mode,
-        ) {
-            (false, _) => Letters::Others,
-            (true, DeadLetterMode::Fail) => Letters::None,
-            (true, _) => Letters::Writes,
-        }
-    }
-
-    /// The reason in the record's dead letter, if it gets one.
-    pub(super) fn verdict(&self, cleaned: &Result<Cleaned<'_>, Rejection>) -> Option<Verdict> {
-        match cleaned {
-            Err(rejection) => Some(rejection.into()),
-            Ok(cleaned) => {
-                let logs_repairs =
-                    self.config.dead_letter_mode == DeadLetterMode::RejectAndLogRepairs;
-                (logs_repairs && !cleaned.repairs.is_empty()).then(|| (&cleaned.repairs).into())
-            }
-        }
-    }
 }
 
 /// The reason in the dead letter of a record that the sink refused.
 pub(super) fn refused(refusal: &Refusal) -> Verdict {
-    let fault = Fault {
-        reason: refusal.code.clone().into(),
-        field: None,
-    };
     Verdict {
         outcome: Outcome::Refused,
-        faults: vec![fault],
+        reason: refusal.code.clone().into(),
+        field: None,
         message: format!("{} ({})", refusal.sentence, refusal.code),
     }
 }

@@ -152,7 +152,6 @@ impl Pipeline {
              group: {name}.live\n\
              maxRecordBytes: 65536\n\
              writesDeadLetters: {writes_dead_letters}\n\
-             deadLetterMode: reject\n\
              sink: !postgres {{name: live, urlFile: {}, schema: {name}, startFrom: earliest, \
              writeMode: upsert}}\n",
             broker(),

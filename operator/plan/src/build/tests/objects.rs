@@ -79,11 +79,6 @@ fn the_order_of_a_map_in_the_resource_changes_no_byte() {
                 "labels": "TEXTS", "annotations": "TEXTS", "nodeSelector": "TEXTS",
             }},
             "archive": whole()["archive"],
-            "batch": {
-                "schedule": "@daily",
-                "sinks": [],
-                "quality": {"maxRepairedRatio": "RATIOS"},
-            },
         });
         let metadata = json!({"name": "pinterest", "namespace": "data", "uid": "1"});
         let text = json!({
@@ -94,7 +89,6 @@ fn the_order_of_a_map_in_the_resource_changes_no_byte() {
         });
         let text = text.to_string();
         let text = text.replace("\"TEXTS\"", &map("\"x\""));
-        let text = text.replace("\"RATIOS\"", &map("0.5"));
         let pipeline: PinterestPipeline = serde_json::from_str(&text).unwrap();
         let validated = validate(&pipeline, &all_there(&pipeline), &images()).unwrap();
         let bodies: Vec<_> = objects(&validated)
@@ -257,7 +251,7 @@ fn nothing_that_is_built_has_an_empty_map_or_list() {
         let mut spec = whole();
         spec["ingest"] = json!({});
         spec["image"] = json!({});
-        spec["batch"]["quality"] = json!({"maxRepairedRatio": {}});
+        spec["batch"]["quality"] = json!({"maxRepaired": []});
         for path in [
             "",
             "/ingest",

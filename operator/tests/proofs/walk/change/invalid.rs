@@ -35,7 +35,6 @@ pub fn invalid(random: &mut StdRng, from: &Value) -> (String, Value) {
             json!([{"name": "PINPIPE_RUN", "value": "x"}]),
         ),
         ("ingest/template/logLevel", json!("debug")),
-        ("deadLetters/mode", json!("Drop")),
         ("broker/kafka/bootstrapServers", json!("nonsense")),
         ("broker/kafka/bootstrapServers", Value::Null),
         ("broker/kafka/topics/partitions", json!(0)),
@@ -65,7 +64,7 @@ pub fn invalid(random: &mut StdRng, from: &Value) -> (String, Value) {
         ),
         ("archive", json!({"bucket": "raw"})),
         ("archive", with_rotate(json!({"interval": "5 minutes"}))),
-        ("archive", with_rotate(json!({"bytes": 1}))),
+        ("archive", with_rotate(json!({"size": "1"}))),
         ("image/tag", json!("!")),
         ("image/pullPolicy", json!("Sometimes")),
         ("emulator/recordsPerSecond", json!(0)),
@@ -76,7 +75,7 @@ pub fn invalid(random: &mut StdRng, from: &Value) -> (String, Value) {
         ),
         ("stream/sinks", json!([scaled(json!({"maxReplicas": 2}))])),
         ("stream/sinks", json!([scaled(json!({"targetLag": 0}))])),
-        ("deadLetters/thresholds/rejectedRatio", json!(1.5)),
+        ("deadLetters/thresholds/maxRejected", json!("101%")),
     ];
     let mut spec = from.clone();
     if random.random_bool(0.1) {
@@ -97,12 +96,14 @@ pub fn invalid(random: &mut StdRng, from: &Value) -> (String, Value) {
         spec["archive"][field] = json!(value);
         return (format!("archive/{field} is immutable"), spec);
     }
-    if from["batch"].is_object() && random.random_bool(0.15) {
-        spec["batch"]["sinks"][0]["cassandra"]["keyspace"] = json!("another");
-        return (
-            "batch/sinks/0/cassandra/keyspace is immutable".to_owned(),
-            spec,
-        );
+    let sinks = spec.pointer_mut("/batch/sinks");
+    let mut sinks = sinks.and_then(Value::as_array_mut).into_iter().flatten();
+    if let Some(sink) = sinks.find(|sink| sink["cassandra"].is_object())
+        && random.random_bool(0.15)
+    {
+        sink["cassandra"]["keyspace"] = json!("another");
+        let what = format!("keyspace of {} is immutable", sink["name"]);
+        return (what, spec);
     }
     if from["batch"].is_object() && random.random_bool(0.1) {
         let (field, value) = pick(

@@ -115,14 +115,14 @@ pub fn draw(random: &mut StdRng, from: &Value) -> Change {
 
 /// Makes one valid change, and returns the field.
 fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
-    let (what, value) = match random.random_range(0..28) {
+    let (what, value) = match random.random_range(0..27) {
         0 => (
             "suspend",
             maybe(random, |random| json!(random.random_bool(0.5))),
         ),
         1 => (
-            "deadLetters/mode",
-            one_of(random, &["Reject", "RejectAndLogRepairs", "Fail"]),
+            "deadLetters/thresholds/maxRejected",
+            one_of(random, &["0%", "0.5%", "12.5%", "100%"]),
         ),
         2 => (
             "ingest/replicas",
@@ -193,12 +193,6 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
         20 => ("template/resources", resources(random)),
         21 | 22 => ("ingest/autoscaling", maybe(random, ingest_scaling)),
         23 => (
-            "deadLetters/thresholds/rejectedRatio",
-            maybe(random, |random| {
-                json!(f64::from(random.random_range(0..5)) / 4.0)
-            }),
-        ),
-        24 => (
             "archive/thresholds",
             maybe(random, lag_threshold).filter(|_| spec["archive"].is_object()),
         ),

@@ -19,7 +19,7 @@ pub fn stream(random: &mut StdRng) -> Value {
         let url = json!({"name": "warehouse", "key": key});
         sink["postgres"] = json!({"urlSecretRef": url, "writeMode": mode});
         for (field, value) in [
-            ("startFrom", one_of(random, &["earliest", "latest"])),
+            ("startFrom", one_of(random, &["Earliest", "Latest"])),
             sink_scaling(random),
             ("template/resources", resources(random)),
             ("thresholds", maybe(random, lag_threshold)),
@@ -98,10 +98,7 @@ pub fn archive(random: &mut StdRng) -> Value {
 pub fn rotate(random: &mut StdRng) -> Value {
     let mut rotate = json!({});
     for (field, value) in [
-        (
-            "bytes",
-            maybe(random, |random| json!(random.random_range(1024..999_999))),
-        ),
+        ("size", one_of(random, &["1024", "65536", "64Ki", "128Mi"])),
         (
             "records",
             maybe(random, |random| json!(random.random_range(1..9999))),
@@ -114,38 +111,10 @@ pub fn rotate(random: &mut StdRng) -> Value {
 }
 
 pub fn batch(random: &mut StdRng) -> Value {
-    let sinks = names(random, &["serving", "second"]);
-    let sinks: Vec<_> = sinks
-        .as_array()
-        .into_iter()
-        .flatten()
-        .map(|sink| {
-            let mut sink = sink.clone();
-            let points = pick(random, &[&["a:9042"][..], &["a:9042", "b.example:9042"]]);
-            sink["cassandra"] = json!({"contactPoints": points});
-            for (field, value) in [
-                // Determined by the name, because it is immutable.
-                (
-                    "cassandra/keyspace",
-                    (sink["name"] == "second").then(|| json!("pins")),
-                ),
-                (
-                    "cassandra/replicationFactor",
-                    maybe(random, |random| json!(random.random_range(1..4))),
-                ),
-                (
-                    "cassandra/credentialsSecretRef",
-                    maybe(random, |_| json!({"name": "cassandra"})),
-                ),
-            ] {
-                put(&mut sink, field, value);
-            }
-            sink
-        })
-        .collect();
     let schedule = pick(random, &["0 10 * * *", "@daily", "*/5 1-3 * JAN MON"]);
-    let mut batch = json!({"schedule": schedule, "sinks": sinks});
+    let mut batch = json!({"schedule": schedule});
     for (field, value) in [
+        ("sinks", batch_sinks(random)),
         (
             "timeZone",
             one_of(random, &["UTC", "Etc/UTC", "Europe/London"]),
@@ -157,19 +126,62 @@ pub fn batch(random: &mut StdRng) -> Value {
         ("template/resources", resources(random)),
         ("deadline", one_of(random, &["1m", "90m", "6h", "720h"])),
         (
-            "quality/maxRejectedRatio",
-            maybe(random, |random| {
-                json!(f64::from(random.random_range(0..5)) / 4.0)
-            }),
+            "quality/maxRejected",
+            one_of(random, &["0%", "0.5%", "12.5%", "100%"]),
         ),
         (
-            "quality/maxRepairedRatio",
-            maybe(random, |_| json!({"age": 0.5, "country": 1})),
+            "quality/maxRepaired",
+            maybe(
+                random,
+                |_| json!([{"field": "age", "limit": "50%"}, {"field": "country", "limit": "1%"}]),
+            ),
         ),
     ] {
         put(&mut batch, field, value);
     }
     batch
+}
+
+/// Sinks of batch runs: absent, none, or some of three whose kind and keyspace, which is immutable,
+/// are determined by their names.
+fn batch_sinks(random: &mut StdRng) -> Option<Value> {
+    if random.random_bool(0.2) {
+        return maybe(random, |_| json!([]));
+    }
+    let sinks = names(random, &["serving", "second", "warehouse"]);
+    let sinks = sinks.as_array().into_iter().flatten().map(|sink| {
+        let mut sink = sink.clone();
+        if sink["name"] == "warehouse" {
+            let key = pick(random, &["url", "other"]);
+            sink["postgres"] = json!({"urlSecretRef": {"name": "warehouse", "key": key}});
+            put(
+                &mut sink,
+                "postgres/schema",
+                one_of(random, &["batch", "answers"]),
+            );
+            return sink;
+        }
+        let points = pick(random, &[&["a:9042"][..], &["a:9042", "b.example:9042"]]);
+        sink["cassandra"] = json!({"contactPoints": points});
+        for (field, value) in [
+            (
+                "cassandra/keyspace",
+                (sink["name"] == "second").then(|| json!("pins")),
+            ),
+            (
+                "cassandra/replication",
+                maybe(random, |random| json!({"dc1": random.random_range(1..4)})),
+            ),
+            (
+                "cassandra/credentialsSecretRef",
+                maybe(random, |_| json!({"name": "cassandra"})),
+            ),
+        ] {
+            put(&mut sink, field, value);
+        }
+        sink
+    });
+    Some(json!(sinks.collect::<Vec<_>>()))
 }
 
 pub fn emulator(random: &mut StdRng) -> Value {
@@ -180,7 +192,7 @@ pub fn emulator(random: &mut StdRng) -> Value {
             maybe(random, |random| json!(random.random_range(1..500))),
         ),
         (
-            "seed",
+            "source/synthetic/seed",
             maybe(random, |random| json!(random.random_range(0..9))),
         ),
         ("template/resources", resources(random)),

@@ -46,6 +46,9 @@ impl Oracle<'_> {
         }
         let sinks = self.spec["batch"]["sinks"].as_array();
         for sink in sinks.into_iter().flatten() {
+            if !sink["cassandra"].is_object() {
+                continue;
+            }
             let name = sink["name"].as_str().unwrap_or_default();
             let keyspace = sink["cassandra"]["keyspace"].as_str();
             let keyspace = json!(keyspace.unwrap_or("pinterest_data"));
@@ -95,19 +98,13 @@ impl Oracle<'_> {
 
     pub fn require_stream(&mut self, sink: &Value) {
         let name = sink["name"].as_str().unwrap_or_default();
-        let secret = &sink["postgres"]["urlSecretRef"];
-        let key = secret["key"].as_str().unwrap_or_default();
         let worker = Worker {
             component: &format!("stream-{name}"),
             image: "stream",
             section: sink,
             template: self.template_of(sink),
             default_resources: ["50m", "64Mi", "512Mi"],
-            secrets: vec![Secret {
-                directory: "postgres".to_owned(),
-                name: secret["name"].clone(),
-                files: vec![(key.to_owned(), "url".to_owned())],
-            }],
+            secrets: vec![Secret::url("postgres", &sink["postgres"]["urlSecretRef"])],
             grace_seconds: 60,
         };
         let most = self.partitions().max(1);
@@ -207,10 +204,15 @@ impl Oracle<'_> {
         self.add("RoleBinding", "batch", binding);
         let mut secrets = vec![self.s3_secret()];
         for sink in section["sinks"].as_array().into_iter().flatten() {
+            let name = sink["name"].as_str().unwrap_or_default();
             let reference = &sink["cassandra"]["credentialsSecretRef"];
             if reference.is_object() {
-                let directory = format!("cassandra-{}", sink["name"].as_str().unwrap_or_default());
+                let directory = format!("cassandra-{name}");
                 secrets.push(Secret::new(&directory, reference, ["username", "password"]));
+            }
+            let url = &sink["postgres"]["urlSecretRef"];
+            if url.is_object() {
+                secrets.push(Secret::url(&format!("postgres-{name}"), url));
             }
         }
         let worker = Worker {

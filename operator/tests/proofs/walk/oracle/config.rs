@@ -16,18 +16,15 @@ impl Oracle<'_> {
 
     pub fn stream_config(&self, sink: &Value) -> Value {
         let (name, postgres) = (&sink["name"], &sink["postgres"]);
-        let secret = &postgres["urlSecretRef"];
-        let secret = format!(
-            "Secret {}, key {}",
-            secret["name"].as_str().unwrap_or_default(),
-            secret["key"].as_str().unwrap_or_default()
-        );
         let mut document = json!({
             "name": name,
             "urlFile": "/etc/pinpipe/secrets/postgres/url",
-            "secret": secret,
+            "secret": secret_and_key(&postgres["urlSecretRef"]),
             "schema": or(&postgres["schema"], json!("public")),
-            "startFrom": or(&sink["startFrom"], json!("earliest")),
+            "startFrom": match sink["startFrom"].as_str() {
+                Some("Latest") => "latest",
+                _ => "earliest",
+            },
         });
         if postgres["writeMode"] == "Append" {
             set(&mut document, "writeMode", json!("append"));
@@ -45,7 +42,7 @@ impl Oracle<'_> {
         let mut document = json!({
             "zone": self.zone(),
             "rotate": {
-                "bytes": or(&rotate["bytes"], json!(134_217_728)),
+                "bytes": rotate["size"].as_str().map_or(134_217_728, bytes),
                 "records": or(&rotate["records"], json!(100_000)),
                 "intervalSeconds": seconds(interval),
             },
@@ -62,20 +59,7 @@ impl Oracle<'_> {
         let batch = &self.spec["batch"];
         let mut config = self.common_config();
         let sinks = batch["sinks"].as_array().into_iter().flatten();
-        let sinks = sinks.map(|sink| {
-            let (name, cassandra) = (&sink["name"], &sink["cassandra"]);
-            let credentials = cassandra["credentialsSecretRef"].is_object().then(|| {
-                let name = name.as_str().unwrap_or_default();
-                format!("/etc/pinpipe/secrets/cassandra-{name}")
-            });
-            json!({"name": name, "cassandra": {
-                "contactPoints": cassandra["contactPoints"],
-                "keyspace": or(&cassandra["keyspace"], json!("pinterest_data")),
-                "replicationFactor": or(&cassandra["replicationFactor"], json!(1)),
-                "credentialsDir": credentials,
-            }})
-        });
-        let sinks: Vec<_> = sinks.collect();
+        let sinks: Vec<_> = sinks.map(batch_sink).collect();
         let own = self.child("batch");
         let admin = format!("{}.{}.svc:9090", self.child("archive"), self.namespace);
         for (field, value) in [
@@ -85,10 +69,12 @@ impl Oracle<'_> {
             ("archiveAdmin", json!(admin)),
             ("barrierTimeoutSeconds", json!(600)),
             ("lease", json!(own)),
-            ("sinks", json!(sinks)),
-            ("quality", batch["quality"].clone()),
+            ("quality", quality(&batch["quality"])),
         ] {
             set(&mut config, field, value);
+        }
+        if !sinks.is_empty() {
+            set(&mut config, "sinks", json!(sinks));
         }
         config
     }
@@ -105,7 +91,7 @@ impl Oracle<'_> {
             "pipeline": self.identity(),
             "target": target,
             "recordsPerSecond": or(&emulator["recordsPerSecond"], json!(100)),
-            "seed": or(&emulator["seed"], json!(1)),
+            "seed": or(&emulator["source"]["synthetic"]["seed"], json!(1)),
         })
     }
 
@@ -126,13 +112,6 @@ impl Oracle<'_> {
             ("sink", document),
         ] {
             set(&mut config, field, value);
-        }
-        match self.spec["deadLetters"]["mode"].as_str() {
-            Some("RejectAndLogRepairs") => {
-                set(&mut config, "deadLetterMode", json!("rejectAndLogRepairs"));
-            }
-            Some("Fail") => set(&mut config, "deadLetterMode", json!("fail")),
-            _ => {}
         }
         config
     }
@@ -187,12 +166,71 @@ impl Oracle<'_> {
     }
 }
 
+fn batch_sink(sink: &Value) -> Value {
+    let (name, postgres) = (sink["name"].as_str().unwrap_or_default(), &sink["postgres"]);
+    if postgres.is_object() {
+        let secret = &postgres["urlSecretRef"];
+        return json!({"name": name, "postgres": {
+            "urlFile": format!("/etc/pinpipe/secrets/postgres-{name}/url"),
+            "secret": secret_and_key(secret),
+            "schema": or(&postgres["schema"], json!("batch")),
+        }});
+    }
+    let cassandra = &sink["cassandra"];
+    let credentials = cassandra["credentialsSecretRef"].is_object();
+    let credentials = credentials.then(|| format!("/etc/pinpipe/secrets/cassandra-{name}"));
+    json!({"name": name, "cassandra": {
+        "contactPoints": cassandra["contactPoints"],
+        "keyspace": or(&cassandra["keyspace"], json!("pinterest_data")),
+        "replication": cassandra["replication"],
+        "credentialsDir": credentials,
+    }})
+}
+
+/// A Secret and its key as the workers' messages name them.
+fn secret_and_key(reference: &Value) -> String {
+    let [name, key] = ["name", "key"].map(|field| reference[field].as_str().unwrap_or_default());
+    format!("Secret {name}, key {key}")
+}
+
+/// Quality limits, of which those by field are a map.
+fn quality(quality: &Value) -> Value {
+    let mut document = json!({});
+    if !quality["maxRejected"].is_null() {
+        set(&mut document, "maxRejected", quality["maxRejected"].clone());
+    }
+    let mut repaired = json!({});
+    for limit in quality["maxRepaired"].as_array().into_iter().flatten() {
+        let field = limit["field"].as_str().unwrap_or_default();
+        set(&mut repaired, field, limit["limit"].clone());
+    }
+    if repaired != json!({}) {
+        set(&mut document, "maxRepaired", repaired);
+    }
+    if document == json!({}) {
+        Value::Null
+    } else {
+        document
+    }
+}
+
 fn or(value: &Value, default: Value) -> Value {
     if value.is_null() {
         default
     } else {
         value.clone()
     }
+}
+
+/// The bytes of one of the quantities that are drawn: a number, or one of `Ki` or `Mi`.
+fn bytes(quantity: &str) -> i64 {
+    let digits = quantity.trim_end_matches(char::is_alphabetic);
+    let unit = match &quantity[digits.len()..] {
+        "Ki" => 1 << 10,
+        "Mi" => 1 << 20,
+        _ => 1,
+    };
+    digits.parse::<i64>().unwrap_or_default() * unit
 }
 
 /// The seconds of a duration such as `1h30m`.

@@ -37,6 +37,16 @@ impl Secret {
             files: keys.map(|key| (key.to_owned(), key.to_owned())).into(),
         }
     }
+
+    /// A Secret whose key with a URL is mounted as the file `url`.
+    pub fn url(directory: &str, reference: &Value) -> Self {
+        let key = reference["key"].as_str().unwrap_or_default();
+        Self {
+            directory: directory.to_owned(),
+            name: reference["name"].clone(),
+            files: vec![(key.to_owned(), "url".to_owned())],
+        }
+    }
 }
 
 impl Oracle<'_> {

@@ -35,7 +35,7 @@ use super::{
 use crate::{
     commit::SinkHealth,
     metrics::Metrics,
-    resume::{Found, Letters, Resume},
+    resume::{Found, Resume},
     session::{Worker, driver::COMMIT_INTERVAL, state::Health},
     sink::{Grouping, Limits},
 };
@@ -55,7 +55,6 @@ topics:
 group: model
 maxRecordBytes: 1000
 writesDeadLetters: true
-deadLetterMode: reject
 sink: !postgres {name: live, urlFile: f, schema: s, startFrom: earliest, writeMode: upsert}
 ";
 
@@ -186,7 +185,7 @@ impl World {
             health: worker.health,
             readiness: worker.readiness,
             reset: None,
-            letters: Letters::Writes,
+            writes_dead_letters: true,
             stamped_by_producers: false,
         };
         let partitions = self.broker.lock().unwrap().partition_ids();

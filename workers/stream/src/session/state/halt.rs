@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use super::{HALT_RETRY_DELAY, Key, Partition, State};
 use crate::{
-    buffer::PartitionBuffer,
     dead_letter::Acknowledgement,
     sink::{Batch, Halt},
 };
@@ -56,20 +55,6 @@ impl<B: Batch, D: Acknowledgement> State<B, D> {
         }
     }
 
-    /// Halts a partition before the record that is read next; what is buffered is stored.
-    pub fn halt_before_next(&mut self, key: Key, halt: Halt, now: Instant) {
-        self.seal(key, now);
-        if let Some(partition) = self.partitions.get_mut(&key) {
-            if let Some(buffer) = &mut partition.buffer {
-                buffer.drain();
-            }
-            partition.halted = Some(Halted {
-                halt,
-                next: Next::Retry(now + HALT_RETRY_DELAY),
-            });
-        }
-    }
-
     /// How the session does.
     #[must_use]
     pub fn health(&self, now: Instant) -> Health {
@@ -95,16 +80,8 @@ impl<B: Batch, D: Acknowledgement> State<B, D> {
             match halted.next {
                 Next::Resumed(at) if at <= now => partition.halted = None,
                 Next::Retry(at) if at <= now => {
-                    let drained = partition
-                        .buffer
-                        .as_ref()
-                        .is_none_or(PartitionBuffer::is_empty);
-                    if drained {
-                        halted.next = Next::Found;
-                        retried.push(*key);
-                    } else {
-                        halted.next = Next::Retry(now + HALT_RETRY_DELAY);
-                    }
+                    halted.next = Next::Found;
+                    retried.push(*key);
                 }
                 _ => {}
             }

@@ -286,21 +286,6 @@ fn a_halted_partition_keeps_no_other_from_being_stored() {
 }
 
 #[test]
-fn a_rejected_record_halts_its_partition_behind_what_was_read_before_it() {
-    let mut session = Session::new(Grouping::Topic, 1000, 1);
-    session.read(0, [0, 1]);
-    let key = (Kind::Pin, 0);
-    let halt = Halt::TableUnsuitable("why".into());
-    session.state.halt_before_next(key, halt, session.now);
-    assert!(session.state.accept(key, at(3)).is_none());
-    let group = session.commits(MS).remove(0);
-    assert_eq!(
-        (numbers(&group), group.members[0].sealed.to),
-        (vec![(0, vec![0, 1])], at(2))
-    );
-}
-
-#[test]
 fn a_refused_batch_is_split_until_the_record_is_found() {
     let mut session = Session::new(Grouping::Topic, 1000, 1);
     session.read(0, 0..4);
