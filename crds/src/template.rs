@@ -210,7 +210,7 @@ pub enum LogLevel {
 }
 
 /// The user and group ids of pods: those of the images (`Fixed`, default) or those that the
-/// platform gives them (`FromPlatform`), as OpenShift's `restricted-v2` demands.
+/// platform gives them (`FromPlatform`), as `OpenShift` demands by `restricted-v2`.
 #[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum PodSecurity {
     /// User, group and the group of volumes are 65532.

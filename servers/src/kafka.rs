@@ -146,9 +146,8 @@ group.initial.rebalance.delay.ms=0
             secured(&|listener| {
                 let name = listener.name.to_lowercase();
                 let settings = listener.settings.iter();
-                settings
-                    .map(|setting| format!("listener.name.{name}.{setting}\n"))
-                    .collect()
+                let lines = settings.map(|setting| format!("listener.name.{name}.{setting}"));
+                lines.collect::<Vec<_>>().join("\n") + "\n"
             }),
             self.settings.join("\n"),
         )

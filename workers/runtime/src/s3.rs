@@ -95,13 +95,13 @@ pub async fn ensure_bucket(client: &Client, s3: &S3, bucket: &str) -> Result<(),
             Ok(())
         }
         // Another worker may have created it in the meantime.
-        Err(error) => match client.head_bucket().bucket(bucket).send().await {
-            Ok(_) => Ok(()),
-            Err(_) => {
-                let failure = Failure::from(&error);
-                Err(failure.error(place.missing(&failure)))
+        Err(error) => {
+            if client.head_bucket().bucket(bucket).send().await.is_ok() {
+                return Ok(());
             }
-        },
+            let failure = Failure::from(&error);
+            Err(failure.error(place.missing(&failure)))
+        }
     }
 }
 

@@ -142,19 +142,19 @@ fn access(port: u16, tls: Option<Tls>, user: Option<User>) -> Access {
     }
 }
 
-fn trusting() -> Option<Tls> {
-    Some(Tls {
+fn trusting() -> Tls {
+    Tls {
         ca: Some(broker().ca.clone()),
         certificate: None,
-    })
+    }
 }
 
-fn user(mechanism: SaslMechanism, password: &str) -> Option<User> {
-    Some(User {
+fn user(mechanism: SaslMechanism, password: &str) -> User {
+    User {
         mechanism,
         name: NAME.to_owned(),
         password: password.to_owned(),
-    })
+    }
 }
 
 /// Describes a topic; the error as a condition or a log line has it.
@@ -179,13 +179,17 @@ fn each_mechanism_and_a_client_certificate_are_accepted() {
         SaslMechanism::ScramSha256,
         SaslMechanism::Plain,
     ] {
-        let access = access(broker.sasl, trusting(), user(mechanism, PASSWORD));
+        let access = access(
+            broker.sasl,
+            Some(trusting()),
+            Some(user(mechanism, PASSWORD)),
+        );
         assert_eq!(connect(&access), Ok(()), "{mechanism:?}");
     }
     let read = |path| fs::read_to_string(path).unwrap();
     let tls = Tls {
         certificate: Some((read(&broker.client.certificate), read(&broker.client.key))),
-        ..trusting().unwrap()
+        ..trusting()
     };
     let access = access(broker.client_certificate, Some(tls), None);
     assert_eq!(connect(&access), Ok(()));
@@ -199,10 +203,10 @@ fn each_cause_has_a_sentence_of_its_own() {
         ca: Some(fs::read_to_string(stranger.certificate()).unwrap()),
         certificate: None,
     };
-    let scram = |password| user(SaslMechanism::ScramSha512, password);
+    let scram = |password| Some(user(SaslMechanism::ScramSha512, password));
     for (access, says) in [
         (
-            access(broker.sasl, trusting(), scram("wrong")),
+            access(broker.sasl, Some(trusting()), scram("wrong")),
             "SASL authentication error: Authentication failed during authentication due to \
              invalid credentials with SASL mechanism SCRAM-SHA-512",
         ),
@@ -212,11 +216,11 @@ fn each_cause_has_a_sentence_of_its_own() {
              certificate; set caSecretRef",
         ),
         (
-            access(broker.expired, trusting(), None),
+            access(broker.expired, Some(trusting()), None),
             "the broker's certificate can't be accepted: certificate has expired; renew it",
         ),
         (
-            access(broker.other_name, trusting(), None),
+            access(broker.other_name, Some(trusting()), None),
             "the broker's certificate is not for the host name that is connected to: IP address \
              mismatch",
         ),
@@ -225,15 +229,15 @@ fn each_cause_has_a_sentence_of_its_own() {
             "the listener might require TLS",
         ),
         (
-            access(broker.plain, trusting(), None),
+            access(broker.plain, Some(trusting()), None),
             "connecting to a PLAINTEXT broker listener?",
         ),
         (
-            access(broker.sasl, trusting(), None),
+            access(broker.sasl, Some(trusting()), None),
             "the listener might require SASL",
         ),
         (
-            access(broker.client_certificate, trusting(), None),
+            access(broker.client_certificate, Some(trusting()), None),
             "the broker requires a client certificate of an authority that it trusts",
         ),
     ] {
@@ -245,7 +249,11 @@ fn each_cause_has_a_sentence_of_its_own() {
 
 #[test]
 fn secrets_are_not_shown() {
-    let access = access(1, trusting(), user(SaslMechanism::Plain, PASSWORD));
+    let access = access(
+        1,
+        Some(trusting()),
+        Some(user(SaslMechanism::Plain, PASSWORD)),
+    );
     let shown = format!("{access:?}");
     assert!(
         !shown.contains(PASSWORD) && !shown.contains("BEGIN"),

@@ -53,10 +53,10 @@ fn unchecked_keywords(schema: &Value, field: &str) -> Vec<String> {
     let mut unchecked = Vec::new();
     for (keyword, value) in schema.as_object().unwrap() {
         let checked = match keyword.as_str() {
-            // `check_rules` evaluates the rules.
-            "description" | "x-kubernetes-validations" => true,
-            // The operator checks what is below.
-            "x-kubernetes-preserve-unknown-fields" => true,
+            // `check_rules` evaluates the rules. The operator checks what is below an unknown field.
+            "description" | "x-kubernetes-validations" | "x-kubernetes-preserve-unknown-fields" => {
+                true
+            }
             "type" => ["object", "array", "string", "integer", "number", "boolean"]
                 .contains(&value.as_str().unwrap()),
             "additionalProperties" => value.is_object(),

@@ -255,12 +255,11 @@ fn missing_end(
     let last = last.max_by_key(|span| span.next);
     let begin = offset(&previous.begin, partition);
     let covered = offset(&previous.covered, partition);
-    let (from, to) = match last {
-        Some(last) => (last.next, covered?),
-        None => {
-            let to = up_to?;
-            (begin?, covered.map_or(to, |covered| covered.min(to)))
-        }
+    let (from, to) = if let Some(last) = last {
+        (last.next, covered?)
+    } else {
+        let to = up_to?;
+        (begin?, covered.map_or(to, |covered| covered.min(to)))
     };
     (from < to).then(|| Gap {
         topic: partition.topic.clone(),

@@ -96,7 +96,7 @@ impl<D: Acknowledgement> Letters<D> {
     }
 
     /// The position to commit, unless it is committed: the dead letters before it are acknowledged.
-    pub fn to_commit(&mut self) -> Option<Position> {
+    pub fn uncommitted(&mut self) -> Option<Position> {
         self.forget_acknowledged();
         let first = self.pending.iter().find_map(|pending| pending.before);
         let position = first.or(self.written);
@@ -128,7 +128,7 @@ impl<B: Batch, D: Acknowledgement> State<B, D> {
         let mut positions = Vec::new();
         for (key, partition) in &mut self.partitions {
             if is_wanted(*key)
-                && let Some(position) = partition.letters.to_commit()
+                && let Some(position) = partition.letters.uncommitted()
             {
                 positions.push(((partition.topic.clone(), key.1), position));
             }
@@ -205,7 +205,7 @@ mod tests {
     #[test]
     fn the_position_stays_before_the_first_dead_letter_that_is_not_acknowledged() {
         let (mut letters, first, second) = (letters(5), Letter::default(), Letter::default());
-        assert_eq!(letters.to_commit(), Some(at(5)));
+        assert_eq!(letters.uncommitted(), Some(at(5)));
         letters.pass(at(6));
         letters.add(at(7), first.clone());
         letters.pass(at(7));
@@ -214,11 +214,11 @@ mod tests {
         assert_eq!(letters.before(at(7)).len(), 1);
         assert_eq!(letters.before(at(8)).len(), 2);
         second.0.store(true, Ordering::SeqCst);
-        assert_eq!(letters.to_commit(), Some(at(6)));
+        assert_eq!(letters.uncommitted(), Some(at(6)));
         first.0.store(true, Ordering::SeqCst);
-        assert_eq!(letters.to_commit(), Some(at(9)));
+        assert_eq!(letters.uncommitted(), Some(at(9)));
         letters.set_committed(Some(at(9)));
-        assert_eq!(letters.to_commit(), None);
+        assert_eq!(letters.uncommitted(), None);
     }
 
     #[test]
@@ -240,7 +240,7 @@ mod tests {
         let mut letters = letters(5);
         letters.pass(at(9));
         letters.add_refused(at(8), Letter::default());
-        assert_eq!(letters.to_commit(), Some(at(9)));
+        assert_eq!(letters.uncommitted(), Some(at(9)));
         assert_eq!(letters.before(at(8)).len(), 1);
         assert!(letters.before(at(7)).is_empty());
     }
