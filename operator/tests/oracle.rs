@@ -269,6 +269,8 @@ whole|ingest|bootstrapServers: kafka:9092|bootstrapServers: kafka:9093
 whole|ingest|name: data.pinterest.pin|name: data.pinterest.pins
 whole|ingest|deadLetter: data.pinterest.geo.dlq|deadLetter: data.pinterest.geo
 thorough|ingest|maxRecordBytes: 1000|maxRecordBytes: 65536
+thorough|ingest|linger.ms: '20'|linger.ms: '5'
+thorough|archive|client.rack: eu-west-1a|client.rack: eu-west-1b
 whole|stream-live|group: data.pinterest.live|group: data.pinterest.archive
 whole|stream-live|writesDeadLetters: false|writesDeadLetters: true
 sinks|stream-live|writesDeadLetters: true|writesDeadLetters: false

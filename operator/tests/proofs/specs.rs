@@ -105,6 +105,7 @@ pub fn general_template() -> Value {
 fn thorough_broker(bootstrap_servers: &str) -> Value {
     json!({"kafka": {
         "bootstrapServers": bootstrap_servers,
+        "settings": {"linger.ms": "20", "client.rack": "eu-west-1a"},
         "topics": {
             "partitions": 2,
             "replicationFactor": 1,

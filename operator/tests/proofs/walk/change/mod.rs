@@ -115,7 +115,7 @@ pub fn draw(random: &mut StdRng, from: &Value) -> Change {
 
 /// Makes one valid change, and returns the field.
 fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
-    let (what, value) = match random.random_range(0..27) {
+    let (what, value) = match random.random_range(0..28) {
         0 => (
             "suspend",
             maybe(random, |random| json!(random.random_bool(0.5))),
@@ -184,6 +184,13 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
             maybe(
                 random,
                 |random| json!({"retention.ms": random.random_range(1..9).to_string()}),
+            ),
+        ),
+        27 => (
+            "broker/kafka/settings",
+            maybe(
+                random,
+                |random| json!({"linger.ms": random.random_range(0..99).to_string()}),
             ),
         ),
         19 => (

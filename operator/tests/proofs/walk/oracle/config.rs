@@ -132,7 +132,10 @@ impl Oracle<'_> {
         json!({
             "configVersion": 1,
             "pipeline": self.identity(),
-            "kafka": {"bootstrapServers": kafka["bootstrapServers"]},
+            "kafka": {
+                "bootstrapServers": kafka["bootstrapServers"],
+                "settings": kafka["settings"],
+            },
             "topics": topics,
         })
     }
