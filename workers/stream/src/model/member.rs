@@ -1,7 +1,7 @@
 //! A worker of the model: the real session, whose turns the world's steps make.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     pin::pin,
     sync::{Arc, Mutex},
     task::{Context, Poll, Waker},
@@ -233,12 +233,21 @@ impl Member {
         self.log.membership().arrived = arrived.into();
         for _ in 0..MAX_TURNS {
             self.runtime.block_on(yield_now());
-            let (undrained, is_late) = (self.undrained(), self.is_late());
+            let (undrained, uncommitted) = (self.undrained(), self.uncommitted());
+            let is_late = self.is_late();
             let _runtime = self.runtime.enter();
             let turn = poll(pin!(self.session.turn()));
             let mut membership = self.log.membership();
             if membership.asked != Asked::Revoke && self.revoked.take().is_some() {
                 check_drained(&undrained)?;
+                let committed = &self.log.broker.lock().unwrap().committed;
+                let is_committed =
+                    |(partition, position)| committed.get(partition) == Some(position);
+                if !is_late && !membership.expelled && !uncommitted.iter().all(is_committed) {
+                    return Err(format!(
+                        "{uncommitted:?} are not committed before the release"
+                    ));
+                }
                 if is_late {
                     membership.sent.clear();
                 }
@@ -270,6 +279,20 @@ impl Member {
     /// Whether the time to give partitions back is over.
     fn is_late(&self) -> bool {
         self.is_over(self.revoked.as_ref().map(|(_, since)| *since))
+    }
+
+    /// The positions of the partitions that the group wants back, where it does not have them.
+    fn uncommitted(&self) -> BTreeMap<i32, Position> {
+        let (Some((revoked, _)), Like::Kafka) =
+            (&self.revoked, self.log.broker.lock().unwrap().like)
+        else {
+            return BTreeMap::new();
+        };
+        let buffers = self.session.state.buffers();
+        buffers
+            .filter(|((_, partition), _)| revoked.contains(partition))
+            .filter_map(|((_, partition), buffer)| Some((partition, buffer.position_to_commit()?)))
+            .collect()
     }
 
     /// The partitions that the group wants back and that there is still time to drain.
