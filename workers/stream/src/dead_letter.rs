@@ -3,8 +3,8 @@
 //!
 //! Delivery is at least once: a position moves only after all replicas have acknowledged the dead
 //! letters before it. How far those of rejected records are written is a position of its own, which
-//! outlives a change of the sink that writes them. A dead letter's id is (topic id, partition, offset, refusing sink), so that
-//! readers can drop the duplicates a crash leaves.
+//! outlives a change of the sink that writes them. A dead letter's id is (topic id, partition,
+//! offset, refusing sink), so that readers can drop the duplicates a crash leaves.
 //!
 //! One task sends all dead letters of a worker. It makes the producer with the first one, and makes
 //! it again after an error that the producer does not recover from.

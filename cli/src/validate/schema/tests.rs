@@ -53,7 +53,7 @@ fn unchecked_keywords(schema: &Value, field: &str) -> Vec<String> {
     let mut unchecked = Vec::new();
     for (keyword, value) in schema.as_object().unwrap() {
         let checked = match keyword.as_str() {
-            // `check_rules` evaluates the rules. The operator checks what is below an unknown field.
+            // `check_rules` evaluates the rules, and the operator checks unknown fields.
             "description" | "x-kubernetes-validations" | "x-kubernetes-preserve-unknown-fields" => {
                 true
             }

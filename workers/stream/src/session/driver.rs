@@ -108,9 +108,9 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
         }
     }
 
-    /// Does what is due, waits for the next thing to happen, and notes it. False once the worker has
-    /// stopped and its records are stored. An error says why the session must be restarted. The
-    /// future may be dropped while it waits.
+    /// Does what is due, waits for the next thing to happen, and notes it. False once the worker
+    /// has stopped and its records are stored. An error says why the session must be restarted.
+    /// The future may be dropped while it waits.
     pub async fn turn(&mut self) -> anyhow::Result<bool> {
         let drains = self.drains_until.is_some() && self.state.is_drained();
         let drained = drains && self.state.commit_letters();

@@ -96,8 +96,8 @@ impl World {
         trace!(self, "retention: {partition} starts at {}", log.low);
     }
 
-    /// The pipeline changes so that another sink writes the dead letters of rejected records, or this
-    /// one again. Workers that run go on as before until they are stopped.
+    /// The pipeline changes so that another sink writes the dead letters of rejected records, or
+    /// this one again. Workers that run go on as before until they are stopped.
     pub(super) fn hand_letters_over(&mut self) {
         if self.broker.lock().unwrap().like == Like::Kinesis {
             return;
