@@ -19,8 +19,8 @@ use crate::{bench, check, crates, demo, images, operator, stack, times, workers}
 
 /// The operator's proofs, which start servers of their own: an API server, a broker.
 const PROOFS: &str = "proofs";
-/// Tests of the stream and the batch worker, which start stores and a broker of their own.
-const STORES: [&str; 3] = ["sinks", "broker", "pinpipe-batch"];
+/// Tests of the workers that start stores and a broker of their own.
+const STORES: [&str; 4] = ["sinks", "broker", "kafka_access", "pinpipe-batch"];
 /// The program that removes the namespaces of earlier test runs, with what they have in the stores.
 const CLEAN_UP: &str = "clean-up";
 /// End-to-end test programs that mostly wait: they run side by side.
