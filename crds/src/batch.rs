@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Amount, SecretKeyRef, SecretRef, Template,
+    Amount, SecretKeyRef, SecretRef, Template, Tls,
     schema::{
         DURATION, HOST_PORT, IS_DURATION, IS_PERCENTAGE, IS_POSTGRES_SCHEMA, IS_QUANTITY,
         PERCENTAGE, POSTGRES_SCHEMA, QUANTITY, duration_within, unchanged_or,
@@ -176,8 +176,13 @@ pub struct BatchSink {
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BatchPostgres {
-    /// A Secret's key with the URL `postgresql://user:password@host:port/database`.
+    /// A Secret's key with the URL `postgresql://user:password@host:port/database?sslmode=require`.
     pub url_secret_ref: SecretKeyRef,
+
+    /// Certificates of the connection. The URL's `sslmode` says whether there is TLS; with a
+    /// certificate named here it is `verify-full` unless set.
+    #[serde(flatten)]
+    pub tls: Tls,
 
     /// The schema of the tables, created if it does not exist. Defaults to `batch`. If it is
     /// changed, the next run fills the new schema, and the tables in the old one stay.
@@ -240,6 +245,11 @@ pub struct Cassandra {
     )]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replication: Option<BTreeMap<String, u32>>,
+
+    /// TLS of the connections to the nodes. Without it they are plain text. The nodes' certificates
+    /// must have the nodes' addresses, by which they are connected to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 
     /// A Secret with the keys `username` and `password`. Without it, there is no authentication.
     #[serde(default, skip_serializing_if = "Option::is_none")]

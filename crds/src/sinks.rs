@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    LagThresholds, SecretKeyRef, SinkAutoscaling, Template,
+    LagThresholds, SecretKeyRef, SinkAutoscaling, Template, Tls,
     schema::{IS_POSTGRES_SCHEMA, POSTGRES_SCHEMA, unchanged_or},
 };
 
@@ -98,8 +98,13 @@ pub enum StartFrom {
     )
 )]
 pub struct Postgres {
-    /// A Secret's key with the URL `postgresql://user:password@host:port/database`.
+    /// A Secret's key with the URL `postgresql://user:password@host:port/database?sslmode=require`.
     pub url_secret_ref: SecretKeyRef,
+
+    /// Certificates of the connection. The URL's `sslmode` says whether there is TLS; with a
+    /// certificate named here it is `verify-full` unless set.
+    #[serde(flatten)]
+    pub tls: Tls,
 
     /// The schema of the tables, created if it does not exist. Defaults to `public`.
     #[schemars(length(min = 1, max = 63))]

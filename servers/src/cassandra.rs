@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use crate::{Programs, listens};
+use crate::{Programs, certificates::Files, listens};
 
 /// The settings of a node.
 #[derive(Clone, Debug)]
@@ -23,6 +23,9 @@ pub struct Cassandra {
     pub port: u16,
     /// The port for other nodes, of which there are none.
     pub storage_port: u16,
+    /// The node's certificate. With one, clients need TLS, and the password `cassandra` of the user
+    /// `cassandra`.
+    pub certificate: Option<Files>,
 }
 
 impl Cassandra {
@@ -78,7 +81,7 @@ impl Cassandra {
         let Self {
             port, storage_port, ..
         } = self;
-        Ok(image
+        let settings = image
             .replace("/var/lib/cassandra", &data.display().to_string())
             .replace("@POD_IP@", "127.0.0.1")
             .replace("rpc_address: 0.0.0.0", "rpc_address: 127.0.0.1")
@@ -90,7 +93,22 @@ impl Cassandra {
             .replace(
                 "native_transport_port: 9042",
                 &format!("native_transport_port: {port}"),
-            ))
+            );
+        let Some(certificate) = &self.certificate else {
+            return Ok(settings);
+        };
+        let settings = settings.replace("AllowAllAuthenticator", "PasswordAuthenticator");
+        Ok(format!(
+            "{settings}
+client_encryption_options:
+  enabled: true
+  optional: false
+  keystore: {}
+  ssl_context_factory:
+    class_name: org.apache.cassandra.security.PEMBasedSslContextFactory
+",
+            certificate.both.display()
+        ))
     }
 
     /// The Java agent that measures objects, which Cassandra requires.

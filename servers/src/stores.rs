@@ -105,6 +105,7 @@ pub fn cassandra() -> u16 {
                 folder: folder().to_path_buf(),
                 port: port(),
                 storage_port: port(),
+                certificate: None,
             };
             let log = folder().join("cassandra.log");
             let mut process = Process::start(&mut node.prepare(&program)?, log)?;

@@ -11,6 +11,7 @@
 pub mod build;
 pub mod component;
 pub mod model;
+mod mounts;
 pub mod names;
 pub mod ownership;
 #[cfg(any(test, feature = "samples"))]

@@ -1,6 +1,6 @@
 //! A pipeline with every default filled in. Nothing in it depends on a client.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use k8s_openapi::{
     api::core::v1::{Affinity, EnvVar, ResourceRequirements, Toleration},
@@ -14,6 +14,8 @@ use pinpipe_crds::{
 use serde::Serialize;
 
 use crate::{component::Component, names};
+
+pub use crate::mounts::{Mount, Secrets};
 
 /// A resource that passed validation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -192,6 +194,9 @@ pub struct Sink {
     pub pods: Pods,
     /// Schema of its PostgreSQL tables.
     pub schema: String,
+    /// TLS of its connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<pinpipe_config::Tls>,
     /// Whether a row is the latest of its key or one record.
     pub write_mode: WriteMode,
     /// Lag, in records, above which a condition is False.
@@ -268,6 +273,9 @@ pub enum BatchSink {
 pub struct PostgresSink {
     /// Name of the sink.
     pub name: String,
+    /// TLS of its connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<pinpipe_config::Tls>,
     /// Schema of its tables.
     pub schema: String,
     /// Secret and key with its URL, as a worker's messages name them.
@@ -287,6 +295,9 @@ pub struct CassandraSink {
     pub replication: BTreeMap<String, u32>,
     /// Whether it has a Secret with user name and password.
     pub credentials: bool,
+    /// TLS of its connections.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tls: Option<pinpipe_config::Tls>,
 }
 
 /// The emulator.
@@ -336,38 +347,6 @@ pub struct Image {
     pub repositories: BTreeMap<String, String>,
     /// Pull policy.
     pub pull_policy: PullPolicy,
-}
-
-/// A Secret mounted into a component's pods.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Mount {
-    /// Name of its folder below [`pinpipe_config::SECRETS_DIR`].
-    pub purpose: String,
-    /// Name of the Secret.
-    pub secret: String,
-    /// Pairs of a key and the file it is mounted as.
-    pub files: Vec<(String, String)>,
-}
-
-impl Mount {
-    /// Where a file of the Secret is.
-    #[must_use]
-    pub fn path(&self, file: &str) -> PathBuf {
-        [pinpipe_config::SECRETS_DIR, &self.purpose, file]
-            .iter()
-            .collect()
-    }
-}
-
-/// Secrets of a component.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-pub struct Secrets {
-    /// Secrets its pods mount.
-    pub mounts: Vec<Mount>,
-    /// Hash of their contents. None: a key is missing and was never there, so no pod can start.
-    pub digest: Option<String>,
-    /// Missing Secrets and keys, a sentence each.
-    pub missing: Vec<String>,
 }
 
 /// Number of a component's pods.

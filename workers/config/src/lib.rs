@@ -315,6 +315,9 @@ pub struct Postgres {
     /// The Secret and key behind `url_file`, as messages name them: `Secret warehouse, key url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
+    /// The certificates of the authorities to trust, and the client's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// The schema of the tables, created if it does not exist.
     pub schema: String,
     /// Where the sink starts if it has no stored positions.
@@ -443,6 +446,9 @@ pub struct BatchPostgres {
     /// The Secret and key behind `url_file`, as messages name them: `Secret warehouse, key url`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret: Option<String>,
+    /// The certificates of the authorities to trust, and the client's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
     /// The schema of the tables, created if it does not exist.
     pub schema: String,
 }
@@ -462,6 +468,9 @@ pub struct Cassandra {
     /// A directory with the files `username` and `password`. No authentication if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub credentials_dir: Option<PathBuf>,
+    /// TLS. Plain text if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
 }
 
 /// Configuration of the emulator.

@@ -16,6 +16,7 @@ pub mod kafka;
 pub mod malloc;
 pub mod memory;
 pub mod outage;
+pub mod postgres;
 pub mod raw_zone;
 pub mod s3;
 pub mod server;

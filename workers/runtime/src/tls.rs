@@ -91,15 +91,21 @@ impl Tls {
     }
 
     /// What is wrong with the certificate of the server at `host:port`, after a client has refused
-    /// it without saying why. Blocks for some seconds at most.
-    pub(crate) fn certificate_fault(&self, address: &str) -> Option<String> {
+    /// it without saying why. `by_address` is whether the client compares the certificate with the
+    /// server's address instead of its name. Blocks for some seconds at most.
+    #[must_use]
+    pub fn certificate_fault(&self, address: &str, by_address: bool) -> Option<String> {
         let (host, _) = address.rsplit_once(':')?;
-        let host = host.trim_start_matches('[').trim_end_matches(']');
         let found = address.to_socket_addrs().ok()?.next()?;
+        let host = if by_address {
+            found.ip().to_string()
+        } else {
+            host.trim_matches(['[', ']']).to_owned()
+        };
         let stream = TcpStream::connect_timeout(&found, HANDSHAKE_STEP).ok()?;
         stream.set_read_timeout(Some(HANDSHAKE_STEP)).ok()?;
         stream.set_write_timeout(Some(HANDSHAKE_STEP)).ok()?;
-        match self.connector().ok()?.build().connect(host, stream) {
+        match self.connector().ok()?.build().connect(&host, stream) {
             Err(HandshakeError::Failure(failed)) => {
                 fault(failed.ssl().verify_result().error_string())
             }

@@ -67,6 +67,7 @@ pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Strea
         name: sink.name.clone(),
         url_file: secrets_dir("postgres").join("url"),
         secret: sink.secrets.mounts.first().and_then(secret_and_key),
+        tls: sink.tls.clone(),
         schema: sink.schema.clone(),
         start_from: match sink.start_from {
             StartFrom::Earliest => config::StartFrom::Earliest,
@@ -135,6 +136,7 @@ fn batch_sink(sink: &BatchSink) -> config::BatchSink {
                 credentials_dir: sink
                     .credentials
                     .then(|| secrets_dir(&format!("cassandra-{}", sink.name))),
+                tls: sink.tls.clone(),
             }),
             postgres: None,
         },
@@ -144,6 +146,7 @@ fn batch_sink(sink: &BatchSink) -> config::BatchSink {
             postgres: Some(config::BatchPostgres {
                 url_file: secrets_dir(&format!("postgres-{}", sink.name)).join("url"),
                 secret: Some(sink.secret.clone()),
+                tls: sink.tls.clone(),
                 schema: sink.schema.clone(),
             }),
         },

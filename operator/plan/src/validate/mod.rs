@@ -18,6 +18,7 @@ mod resources;
 mod secrets;
 mod sinks;
 mod template;
+mod tls;
 mod topics;
 
 use std::{collections::BTreeMap, fmt};

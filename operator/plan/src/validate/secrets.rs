@@ -7,6 +7,7 @@ use pinpipe_crds::PinterestPipelineSpec;
 use super::{
     kafka,
     mounts::{S3_KEYS, USER_KEYS},
+    tls,
 };
 use crate::{
     model::{Mount, Policy, Secrets},
@@ -96,25 +97,37 @@ pub fn references(spec: &PinterestPipelineSpec) -> BTreeMap<String, BTreeSet<Str
             .or_default()
             .extend(keys);
     };
-    for mount in kafka::mounts(&spec.broker.kafka) {
-        for (key, _) in &mount.files {
-            refer(&mount.secret, &[key]);
-        }
-    }
+    refer_to(&kafka::mounts(&spec.broker.kafka), &mut refer);
     let sinks = spec.stream.iter().flat_map(|stream| &stream.sinks);
-    let live = sinks.filter_map(|sink| Some(&sink.postgres.as_ref()?.url_secret_ref));
+    let live = sinks.filter_map(|sink| sink.postgres.as_ref());
+    let live = live.map(|postgres| (&postgres.url_secret_ref, &postgres.tls));
     let sinks = spec.batch.iter().flat_map(|batch| &batch.sinks);
-    let loaded = sinks.filter_map(|sink| Some(&sink.postgres.as_ref()?.url_secret_ref));
-    for url in live.chain(loaded) {
+    let loaded = sinks.filter_map(|sink| sink.postgres.as_ref());
+    let loaded = loaded.map(|postgres| (&postgres.url_secret_ref, &postgres.tls));
+    for (url, certificates) in live.chain(loaded) {
         refer(&url.name, &[&url.key]);
+        refer_to(&tls::mounts(certificates, "postgres"), &mut refer);
     }
     if let Some(archive) = &spec.archive {
         refer(&archive.s3.credentials_secret_ref.name, &S3_KEYS);
     }
     let sinks = spec.batch.iter().flat_map(|batch| &batch.sinks);
     let cassandra = sinks.filter_map(|sink| sink.cassandra.as_ref());
-    for secret in cassandra.filter_map(|cassandra| cassandra.credentials_secret_ref.as_ref()) {
-        refer(&secret.name, &USER_KEYS);
+    for cassandra in cassandra {
+        if let Some(secret) = &cassandra.credentials_secret_ref {
+            refer(&secret.name, &USER_KEYS);
+        }
+        if let Some(tls) = &cassandra.tls {
+            refer_to(&tls::mounts(tls, "cassandra"), &mut refer);
+        }
     }
     references
+}
+
+fn refer_to(mounts: &[Mount], refer: &mut impl FnMut(&str, &[&str])) {
+    for mount in mounts {
+        for (key, _) in &mount.files {
+            refer(&mount.secret, &[key]);
+        }
+    }
 }

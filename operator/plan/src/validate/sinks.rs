@@ -2,12 +2,12 @@
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use pinpipe_config::Quality;
-use pinpipe_crds::{self as crds, S3, StreamSink, Template};
+use pinpipe_crds::{self as crds, S3, StreamSink, Template, Tls};
 
 use super::{
     Inputs, Problem, duration,
     mounts::{self, same_names},
-    percentage, pods, quantity, template, unsigned,
+    percentage, pods, quantity, template, tls, unsigned,
 };
 use crate::{
     component::Component,
@@ -38,11 +38,12 @@ impl Sinks<'_> {
             return None;
         };
         let secret = &postgres.url_secret_ref;
-        let mounts = vec![Mount {
+        let mut mounts = vec![Mount {
             purpose: "postgres".to_owned(),
             secret: secret.name.clone(),
             files: vec![(secret.key.clone(), "url".to_owned())],
         }];
+        mounts.extend(tls::mounts(&postgres.tls, "postgres"));
         let (replicas, held_back) = pods::sink_replicas(sink, self.partitions);
         Some(Sink {
             name: sink.name.clone(),
@@ -57,6 +58,7 @@ impl Sinks<'_> {
                 .schema
                 .clone()
                 .unwrap_or_else(|| "public".to_owned()),
+            tls: certificates(&postgres.tls, "postgres"),
             write_mode: postgres.write_mode.unwrap_or_default(),
             lag_threshold: sink
                 .thresholds
@@ -167,14 +169,17 @@ impl Sinks<'_> {
             return None;
         };
         let secret = &postgres.url_secret_ref;
+        let server = format!("postgres-{}", sink.name);
+        mounts.extend(tls::mounts(&postgres.tls, &server));
         mounts.push(Mount {
-            purpose: format!("postgres-{}", sink.name),
+            purpose: server.clone(),
             secret: secret.name.clone(),
             files: vec![(secret.key.clone(), "url".to_owned())],
         });
         let schema = postgres.schema.clone();
         Some(BatchSink::Postgres(PostgresSink {
             name: sink.name.clone(),
+            tls: certificates(&postgres.tls, &server),
             schema: schema.unwrap_or_else(|| "batch".to_owned()),
             secret: format!("Secret {}, key {}", secret.name, secret.key),
         }))
@@ -210,14 +215,23 @@ impl Sinks<'_> {
     }
 }
 
+/// What a configuration says of TLS where the resource names certificates.
+fn certificates(tls: &Tls, server: &str) -> Option<pinpipe_config::Tls> {
+    (*tls != Tls::default()).then(|| tls::config(tls, server))
+}
+
 fn cassandra_sink(
     name: &str,
     cassandra: &crds::Cassandra,
     mounts: &mut Vec<Mount>,
 ) -> CassandraSink {
+    let server = format!("cassandra-{name}");
+    if let Some(tls) = &cassandra.tls {
+        mounts.extend(tls::mounts(tls, &server));
+    }
     if let Some(secret) = &cassandra.credentials_secret_ref {
         mounts.push(Mount {
-            purpose: format!("cassandra-{name}"),
+            purpose: server.clone(),
             secret: secret.name.clone(),
             files: same_names(mounts::USER_KEYS),
         });
@@ -229,6 +243,7 @@ fn cassandra_sink(
         keyspace: keyspace.unwrap_or_else(|| "pinterest_data".to_owned()),
         replication: cassandra.replication.clone().unwrap_or_default(),
         credentials: cassandra.credentials_secret_ref.is_some(),
+        tls: cassandra.tls.as_ref().map(|tls| tls::config(tls, &server)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use anyhow::anyhow;
 use pinpipe_config::Cassandra;
-use pinpipe_runtime::failure::Class;
+use pinpipe_runtime::{failure::Class, tls::Tls};
 use scylla::errors::{
     ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
     MetadataError, NewSessionError, PrepareError, RequestAttemptError,
@@ -15,12 +15,40 @@ use crate::failure::{Permanent, Refusal};
 const ROLES_UNAVAILABLE: &str = "Unable to perform authentication";
 
 /// The error of a session that can't be opened. Refused credentials are permanent.
-pub fn connect_error(config: &Cassandra, error: NewSessionError) -> anyhow::Error {
+pub fn connect_error(
+    config: &Cassandra,
+    tls: Option<&Tls>,
+    error: NewSessionError,
+) -> anyhow::Error {
     let servers = config.contact_points.join(", ");
-    match setup_error(&error).and_then(refused_credentials) {
-        Some(reason) => Permanent(format!("Cassandra at {servers} {reason}")).into(),
-        None => anyhow!(error).context(format!("can't connect to Cassandra at {servers}")),
+    if let Some(reason) = setup_error(&error).and_then(refused_credentials) {
+        return Permanent(format!("Cassandra at {servers} {reason}")).into();
     }
+    let error = anyhow!(error);
+    let context = match tls_fault(config, tls, &format!("{error:#}")) {
+        Some(fault) => format!("can't connect to Cassandra at {servers}: {fault}"),
+        None => format!("can't connect to Cassandra at {servers}"),
+    };
+    error.context(context)
+}
+
+/// What of TLS may be the cause of a connection that failed with an error of this text.
+fn tls_fault(config: &Cassandra, tls: Option<&Tls>, error: &str) -> Option<String> {
+    let Some(tls) = tls else {
+        let ended = ["EOF", "early eof", "reset by peer", "Broken pipe"];
+        let is_ended = ended.iter().any(|end| error.contains(end));
+        return is_ended.then(|| {
+            "the node closed the connection: it may require TLS, see cassandra.tls".to_owned()
+        });
+    };
+    if error.contains("certificate verify failed") {
+        let mut points = config.contact_points.iter();
+        let fault = points.find_map(|point| tls.certificate_fault(point, true));
+        return fault.map(|fault| format!("the node's certificate {fault}"));
+    }
+    error.contains("wrong version number").then(|| {
+        "the node answers without TLS: turn it on there, or remove cassandra.tls".to_owned()
+    })
 }
 
 fn setup_error(error: &NewSessionError) -> Option<&ConnectionSetupRequestErrorKind> {

@@ -12,6 +12,8 @@ mod rows;
 #[cfg(test)]
 mod server_tests;
 mod table;
+#[cfg(test)]
+mod tls_tests;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -27,7 +29,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use pinpipe_config::Cassandra;
-use pinpipe_runtime::config::secret_file;
+use pinpipe_runtime::{config::secret_file, tls::Tls};
 use scylla::{
     client::{
         execution_profile::ExecutionProfile, session::Session, session_builder::SessionBuilder,
@@ -296,10 +298,14 @@ async fn connect(config: &Cassandra) -> Result<Session> {
         let secret = |key| secret_file(&folder.join(key), None).map_err(Permanent::from);
         builder = builder.user(secret("username")?, secret("password")?);
     }
-    builder
-        .build()
-        .await
-        .map_err(|error| connect_error(config, error))
+    let tls = config.tls.as_ref().map(|tls| {
+        let tls = Tls::from_files(tls, &|path| secret_file(path, None))?;
+        anyhow::Ok((tls.connector()?, tls))
+    });
+    let tls = tls.transpose().context("cassandra.tls");
+    let (connector, tls) = tls.map_err(Permanent::from)?.unzip();
+    let connected = builder.tls_context(connector).build().await;
+    connected.map_err(|error| connect_error(config, tls.as_ref(), error))
 }
 
 #[cfg(test)]
@@ -366,6 +372,7 @@ mod tests {
             keyspace: "pinterest_data".into(),
             replication: BTreeMap::new(),
             credentials_dir: Some(credentials.path().to_owned()),
+            tls: None,
         };
         let error = CassandraSink::connect(&config).await.err().unwrap();
         assert!(error.is::<Permanent>(), "{error:#}");

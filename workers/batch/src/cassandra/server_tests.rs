@@ -55,6 +55,7 @@ async fn connect_to(keyspace: &str) -> CassandraSink {
         keyspace: keyspace.to_owned(),
         replication: BTreeMap::new(),
         credentials_dir: None,
+        tls: None,
     };
     CassandraSink::connect(&config).await.unwrap()
 }

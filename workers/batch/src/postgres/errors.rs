@@ -1,8 +1,11 @@
 //! What the server's errors mean for a run, and what they tell the user.
 
 use anyhow::anyhow;
-use pinpipe_runtime::failure::{Class, of_sqlstate};
-use tokio_postgres::{Error, error::DbError};
+use pinpipe_runtime::{
+    failure::{Class, of_sqlstate},
+    postgres::sentence,
+};
+use tokio_postgres::Error;
 
 use crate::{
     failure::{Permanent, Refusal},
@@ -25,9 +28,4 @@ pub fn failed(error: Error) -> anyhow::Error {
         ))
         .into(),
     }
-}
-
-/// The server's own sentence with its SQLSTATE.
-pub fn sentence(answer: &DbError) -> String {
-    format!("{} ({})", answer.message(), answer.code().code())
 }

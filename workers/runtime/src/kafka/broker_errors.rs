@@ -89,7 +89,7 @@ impl BrokerErrors {
             .split_once("ssl://")
             .filter(|_| message.contains(REFUSED_CERTIFICATE))?;
         let (address, _) = broker.split_once('/')?;
-        let fault = tls.certificate_fault(address)?;
+        let fault = tls.certificate_fault(address, false)?;
         Some(format!("the broker's certificate {fault}"))
     }
 

@@ -5,9 +5,11 @@
 
 use std::time::Duration;
 
+use anyhow::anyhow;
 use pinpipe_core::Kind;
+use pinpipe_runtime::postgres::{self, Failure, Server, Settings, Source};
 use tokio_postgres::{
-    Client, NoTls,
+    Client,
     error::SqlState,
     types::{ToSql, Type},
 };
@@ -15,11 +17,10 @@ use tokio_postgres::{
 use super::{
     Postgres,
     failure::failed,
-    server::{self, Server},
     sql::BEGIN,
     table::{Found, fit},
 };
-use crate::sink::{Halt, SinkError};
+use crate::sink::{Halt, SecretRefused, SinkError};
 
 /// A lock held while tables are created, until the transaction ends: `CREATE … IF NOT EXISTS` alone
 /// fails when two workers run it at once.
@@ -80,21 +81,31 @@ impl Connection {
 }
 
 impl Postgres {
+    /// Reads the URL.
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        postgres::read(&Source {
+            url_file: &self.config.url_file,
+            secret: self.config.secret.as_deref(),
+            tls: self.config.tls.as_ref(),
+        })
+    }
+
     pub(super) async fn connect(&self, kind: Kind) -> Result<Connection, SinkError> {
-        let (mut config, server) = server::read(&self.config)?;
-        config
+        let mut settings = self.settings()?;
+        settings
+            .config
             .application_name(&self.owner)
             .connect_timeout(Duration::from_secs(10))
             .keepalives_idle(Duration::from_secs(30));
-        let (client, driver) = config
-            .connect(NoTls)
-            .await
-            .map_err(|error| server.connection_error(error))?;
-        tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(%error, "a connection to PostgreSQL ended");
+        let connected = settings.connect().await;
+        let (client, server) = connected.map_err(|error| {
+            let message = error.to_string();
+            match error.kind {
+                Failure::Unavailable => anyhow!(message),
+                Failure::AccessDenied => anyhow!(SecretRefused::AccessDenied(message)),
+                Failure::DatabaseMissing => anyhow!(SecretRefused::DatabaseMissing(message)),
             }
-        });
+        })?;
         let connection = Connection { client, server };
         self.create_tables(&connection).await?;
         self.fit_table(&connection, kind).await?;

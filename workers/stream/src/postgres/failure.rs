@@ -1,8 +1,11 @@
 //! What a failure that PostgreSQL reports means for the sink. Pure.
 
 use anyhow::anyhow;
-use pinpipe_runtime::failure::{Class, of_sqlstate};
-use tokio_postgres::error::{DbError, SqlState};
+use pinpipe_runtime::{
+    failure::{Class, of_sqlstate},
+    postgres::sentence,
+};
+use tokio_postgres::error::SqlState;
 
 use crate::sink::{Answer, Halt, Refusal, SecretRefused, SinkError};
 
@@ -70,11 +73,6 @@ pub fn unsuitable(sentence: &str, code: &str) -> Halt {
         "PostgreSQL answers: {sentence} ({code}). Correct the tables, or what the URL's user may \
          do with them; the sink then goes on by itself"
     ))
-}
-
-/// The server's own sentence with its SQLSTATE.
-pub fn sentence(answer: &DbError) -> String {
-    format!("{} ({})", answer.message(), answer.code().code())
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ mod encode;
 mod failure;
 mod reset;
 pub mod rows;
-mod server;
 mod sql;
 mod table;
 
@@ -94,7 +93,7 @@ impl Postgres {
             }
         };
         timeout(TIMEOUT, call).await.unwrap_or_else(|_| {
-            let (_, server) = server::read(&self.config)?;
+            let server = self.settings()?.server;
             Err(anyhow!("{server} did not answer within {TIMEOUT:?}").into())
         })
     }

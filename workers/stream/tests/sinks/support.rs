@@ -137,6 +137,7 @@ pub fn live(url: &str, schema: &str, write_mode: WriteMode) -> Postgres {
         name: "live".into(),
         url_file,
         secret: None,
+        tls: None,
         schema: schema.into(),
         start_from: StartFrom::Earliest,
         write_mode,

@@ -77,12 +77,12 @@ fn every_client_of_kafka_gets_its_certificates_and_credentials() {
         for (secret, name, items) in [
             (
                 "kafka-ca",
-                "ca",
+                "ca-kafka",
                 json!([{"key": "ca.pem", "path": "ca.crt"}]),
             ),
             (
                 "kafka-client",
-                "certificate",
+                "certificate-kafka",
                 json!([
                     {"key": "tls.crt", "path": "tls.crt"},
                     {"key": "tls.key", "path": "tls.key"},
@@ -90,7 +90,7 @@ fn every_client_of_kafka_gets_its_certificates_and_credentials() {
             ),
             (
                 "kafka-user",
-                "user",
+                "kafka",
                 json!([
                     {"key": "username", "path": "username"},
                     {"key": "password", "path": "password"},
@@ -104,7 +104,7 @@ fn every_client_of_kafka_gets_its_certificates_and_credentials() {
                 .unwrap();
             assert_eq!(volume["secret"]["items"], items, "{component}");
             let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap();
-            let path = format!("{folder}/kafka-{name}");
+            let path = format!("{folder}/{name}");
             let is_mounted = |mount: &Value| {
                 mount["name"] == volume["name"] && mount["mountPath"] == path.as_str()
             };
@@ -116,12 +116,12 @@ fn every_client_of_kafka_gets_its_certificates_and_credentials() {
     let expected = pinpipe_config::Kafka {
         bootstrap_servers: "kafka:9093".to_owned(),
         tls: Some(pinpipe_config::Tls {
-            ca_file: Some(format!("{folder}/kafka-ca/ca.crt").into()),
-            certificate_dir: Some(format!("{folder}/kafka-certificate").into()),
+            ca_file: Some(format!("{folder}/ca-kafka/ca.crt").into()),
+            certificate_dir: Some(format!("{folder}/certificate-kafka").into()),
         }),
         authentication: Some(pinpipe_config::Authentication {
             mechanism: pinpipe_config::SaslMechanism::ScramSha512,
-            credentials_dir: format!("{folder}/kafka-user").into(),
+            credentials_dir: format!("{folder}/kafka").into(),
         }),
         settings: [("linger.ms".to_owned(), "20".to_owned())].into(),
     };
@@ -154,6 +154,7 @@ fn batch(sinks: Option<Value>) -> (pinpipe_config::Batch, Value) {
 fn a_batch_sink_in_postgresql_gets_its_url_from_a_secret() {
     let sink = json!({"name": "serving", "postgres": {
         "urlSecretRef": {"name": "dw", "key": "uri"},
+        "caSecretRef": {"name": "dw-ca", "key": "ca.pem"},
     }});
     let (config, pod) = batch(Some(json!([sink])));
     let [sink] = &config.sinks[..] else {
@@ -163,6 +164,10 @@ fn a_batch_sink_in_postgresql_gets_its_url_from_a_secret() {
     let expected = pinpipe_config::BatchPostgres {
         url_file: format!("{folder}/url").into(),
         secret: Some("Secret dw, key uri".into()),
+        tls: Some(pinpipe_config::Tls {
+            ca_file: Some("/etc/pinpipe/secrets/ca-postgres-serving/ca.crt".into()),
+            certificate_dir: None,
+        }),
         schema: "batch".into(),
     };
     assert_eq!(sink.postgres.as_ref(), Some(&expected));

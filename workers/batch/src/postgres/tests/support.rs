@@ -168,6 +168,7 @@ impl Place {
         PostgresSink::new(BatchPostgres {
             url_file,
             secret: Some("Secret warehouse, key url".into()),
+            tls: None,
             schema: "batch".into(),
         })
     }

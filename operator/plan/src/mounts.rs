@@ -1,0 +1,37 @@
+//! Secrets that pods mount.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+/// A Secret mounted into a component's pods.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Mount {
+    /// Name of its folder below [`pinpipe_config::SECRETS_DIR`].
+    pub purpose: String,
+    /// Name of the Secret.
+    pub secret: String,
+    /// Pairs of a key and the file it is mounted as.
+    pub files: Vec<(String, String)>,
+}
+
+impl Mount {
+    /// Where a file of the Secret is.
+    #[must_use]
+    pub fn path(&self, file: &str) -> PathBuf {
+        [pinpipe_config::SECRETS_DIR, &self.purpose, file]
+            .iter()
+            .collect()
+    }
+}
+
+/// Secrets of a component.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Secrets {
+    /// Secrets its pods mount.
+    pub mounts: Vec<Mount>,
+    /// Hash of their contents. None: a key is missing and was never there, so no pod can start.
+    pub digest: Option<String>,
+    /// Missing Secrets and keys, a sentence each.
+    pub missing: Vec<String>,
+}
