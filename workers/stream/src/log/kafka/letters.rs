@@ -4,7 +4,8 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use pinpipe_runtime::kafka::{Access, BrokerErrors};
+use pinpipe_config::ClientRole;
+use pinpipe_runtime::kafka::{Access, BrokerErrors, Tuned as _};
 use rdkafka::{
     consumer::{BaseConsumer, Consumer as _},
     error::KafkaResult,
@@ -32,6 +33,7 @@ impl LetterGroup {
             .set("socket.timeout.ms", TIMEOUT)
             // A commit waits as long for the group's coordinator.
             .set("coordinator.query.interval.ms", TIMEOUT)
+            .tuned(access, ClientRole::Consumer)
             .create_with_context(BrokerErrors::new(access))?;
         Ok(Self {
             consumer: Arc::new(consumer),
