@@ -16,8 +16,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    log::{Like, topic},
-    reader::{Asked, Connection},
+    log::{Broker, Like, topic},
+    reader::{Asked, Connection, Membership},
     reference::{Letters, Reference},
 };
 use crate::{
@@ -88,6 +88,7 @@ pub struct Member {
     /// The partitions that the group wants back, and when it asked.
     revoked: Option<(Vec<i32>, Instant)>,
     stopped_at: Option<Instant>,
+    undrained: Vec<i32>,
     /// Runs the session's tasks. A member that makes no step is frozen with all of them.
     runtime: Runtime,
 }
@@ -114,6 +115,7 @@ impl Member {
             stop,
             revoked: None,
             stopped_at: None,
+            undrained: Vec::new(),
             runtime: Builder::new_current_thread().build().unwrap(),
         }
     }
@@ -200,7 +202,9 @@ impl Member {
                     && buffer.position_to_commit().is_none()
                     && buffer.done() == broker.log(*partition).extent().high
                     && (broker.like == Like::Kinesis
-                        || broker.letters.get(partition) == Some(&buffer.done()))
+                        || [&broker.letters, &broker.committed]
+                            .iter()
+                            .all(|group| group.get(partition) == Some(&buffer.done())))
             })
         };
         let mut partitions = self.partitions().into_iter();
@@ -233,30 +237,35 @@ impl Member {
         self.log.membership().arrived = arrived.into();
         for _ in 0..MAX_TURNS {
             self.runtime.block_on(yield_now());
-            let (undrained, uncommitted) = (self.undrained(), self.uncommitted());
-            let is_late = self.is_late();
+            self.note_undrained();
+            let uncommitted = self.uncommitted();
             let _runtime = self.runtime.enter();
             let turn = poll(pin!(self.session.turn()));
             let mut membership = self.log.membership();
-            if membership.asked != Asked::Revoke && self.revoked.take().is_some() {
-                check_drained(&undrained)?;
-                let committed = &self.log.broker.lock().unwrap().committed;
-                let is_committed =
-                    |(partition, position)| committed.get(partition) == Some(position);
-                if !is_late && !membership.expelled && !uncommitted.iter().all(is_committed) {
-                    return Err(format!(
-                        "{uncommitted:?} are not committed before the release"
-                    ));
-                }
+            let is_late = self.is_late();
+            if membership.asked != Asked::Revoke
+                && let Some((revoked, _)) = self.revoked.take()
+            {
+                let undrained = std::mem::take(&mut self.undrained);
                 if is_late {
                     membership.sent.clear();
+                } else if undrained.is_empty() {
+                    let broker = self.log.broker.lock().unwrap();
+                    check_release(&membership, &broker, &revoked, &uncommitted)?;
+                } else {
+                    return Err(format!(
+                        "{undrained:?} are released before they are drained"
+                    ));
                 }
             }
             match turn {
                 Poll::Ready(Ok(true)) => {}
-                Poll::Ready(Ok(false))
-                    if self.session.state.is_drained() || self.is_over(self.stopped_at) =>
-                {
+                Poll::Ready(Ok(false)) if self.is_over(self.stopped_at) => {
+                    return Ok(Stepped::Left);
+                }
+                Poll::Ready(Ok(false)) if self.session.state.is_drained() => {
+                    let (all, broker) = (membership.partitions(), self.log.broker.lock().unwrap());
+                    check_release(&membership, &broker, &all, &BTreeMap::new())?;
                     return Ok(Stepped::Left);
                 }
                 Poll::Ready(Ok(false)) => return Err("it leaves before it is drained".into()),
@@ -295,26 +304,53 @@ impl Member {
             .collect()
     }
 
-    /// The partitions that the group wants back and that there is still time to drain.
-    fn undrained(&self) -> Vec<i32> {
-        let Some((revoked, _)) = self.revoked.as_ref().filter(|_| !self.is_late()) else {
-            return Vec::new();
+    /// Notes which partitions that the group wants back are not drained: also those that the session
+    /// has dropped so.
+    fn note_undrained(&mut self) {
+        let state = &self.session.state;
+        let was = std::mem::take(&mut self.undrained);
+        let Some((revoked, _)) = &self.revoked else {
+            return;
         };
-        let buffers = self.session.state.buffers();
-        buffers
-            .filter(|((_, partition), buffer)| revoked.contains(partition) && !buffer.is_empty())
-            .map(|((_, partition), _)| partition)
-            .collect()
+        let is_undrained = |partition: &&i32| {
+            let key = (topic().kind, **partition);
+            let mut buffers = state.buffers();
+            buffers.any(|(other, buffer)| other == key && !buffer.is_empty())
+                || was.contains(partition) && !state.is_assigned(key)
+        };
+        self.undrained = revoked.iter().filter(is_undrained).copied().collect();
     }
 }
 
-fn check_drained(undrained: &[i32]) -> Result<(), String> {
-    if undrained.is_empty() {
-        Ok(())
-    } else {
-        Err(format!(
-            "{undrained:?} are released before they are drained"
-        ))
+/// Checks that the group has what a member knows of partitions that it gives back: their positions,
+/// and how far their dead letters are written.
+fn check_release(
+    membership: &Membership,
+    broker: &Broker,
+    released: &[i32],
+    uncommitted: &BTreeMap<i32, Position>,
+) -> Result<(), String> {
+    if membership.expelled || broker.like == Like::Kinesis {
+        return Ok(());
+    }
+    let is_committed = |(partition, position)| broker.committed.get(partition) == Some(position);
+    if !uncommitted.iter().all(is_committed) {
+        return Err(format!(
+            "{uncommitted:?} are released before they are committed"
+        ));
+    }
+    let is_left_out = |(partition, offset): &&(i32, i64)| {
+        let written = broker.letters.get(partition).copied().unwrap_or_default();
+        let mut sent = membership.sent.iter();
+        released.contains(partition)
+            && written.next_offset() <= *offset
+            && sent.all(|one| one.0 != *partition || membership.acknowledged.contains(one))
+    };
+    match membership.sent.iter().find(is_left_out) {
+        Some(letter) if !broker.letters_went_back => Err(format!(
+            "the dead letter {letter:?} is written, and the group does not know it"
+        )),
+        _ => Ok(()),
     }
 }
 

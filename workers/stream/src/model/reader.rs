@@ -58,6 +58,8 @@ pub struct Membership {
     pub letters: BTreeMap<i32, Position>,
     /// The rejected records whose dead letters it has sent: partition and number.
     pub sent: BTreeSet<(i32, i64)>,
+    /// Those whose dead letters are acknowledged.
+    pub acknowledged: BTreeSet<(i32, i64)>,
     /// Whether it has met a position outside a log.
     pub is_out_of_range: bool,
 }

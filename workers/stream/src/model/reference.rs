@@ -362,12 +362,15 @@ impl Writer for Letters {
             self.network.lock().unwrap().store.fault = Some(fault);
         }
         let (sent, pending) = Pending::new();
-        let network = self.network.clone();
+        let (network, log) = (self.network.clone(), self.log.clone());
         tokio::spawn(async move {
             while !sent.is_closed() {
                 let written = call(&network, move |store| store.letters.insert(letter)).await;
                 if written.is_ok() {
                     sent.send_replace(true);
+                    if !letter.2 {
+                        log.membership().acknowledged.insert((letter.0, letter.1));
+                    }
                     return;
                 }
             }

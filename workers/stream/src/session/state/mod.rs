@@ -234,6 +234,12 @@ impl<B: Batch, D: Acknowledgement> State<B, D> {
         self.partitions.get(&key)?.buffer.as_ref()
     }
 
+    /// Whether a partition is assigned, though perhaps halted.
+    #[cfg(test)]
+    pub fn is_assigned(&self, key: Key) -> bool {
+        self.partitions.contains_key(&key)
+    }
+
     /// All buffers.
     pub fn buffers(&self) -> impl Iterator<Item = (Key, &PartitionBuffer<B>)> {
         let buffers = self.partitions.iter();
