@@ -223,8 +223,15 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
             start.letters = Some(written);
             start.fetch = start.fetch.min(written);
         }
-        if !first.is_empty() {
-            self.log.commit_letters(&first).await?;
+        // Without a right to the topic this fails. The session commits it later.
+        if !first.is_empty()
+            && let Err(error) = self.log.commit_letters(&first).await
+        {
+            tracing::debug!(
+                topic,
+                error = format!("{error:#}"),
+                "where the dead letters begin can't be noted yet"
+            );
         }
         Ok(())
     }

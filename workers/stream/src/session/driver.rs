@@ -458,18 +458,21 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
 /// Commits positions to the group of the dead letters, and returns them; none: it failed.
 async fn commit_letters(
     log: &impl Log,
-    positions: Vec<(TopicPartition, Position)>,
+    mut positions: Vec<(TopicPartition, Position)>,
 ) -> Option<Vec<(TopicPartition, Position)>> {
-    match log.commit_letters(&positions).await {
-        Ok(()) => Some(positions),
-        Err(error) => {
+    positions.sort_unstable();
+    // A topic that the worker has no right to keeps no other from being committed.
+    let mut refused = false;
+    for of_topic in positions.chunk_by(|one, other| one.0.0 == other.0.0) {
+        if let Err(error) = log.commit_letters(of_topic).await {
             tracing::debug!(
                 error = format!("{error:#}"),
                 "positions can't be committed to the group of the dead letters: retrying"
             );
-            None
+            refused = true;
         }
     }
+    (!refused).then_some(positions)
 }
 
 fn on_identity(check: Result<anyhow::Result<bool>, JoinError>) -> anyhow::Result<()> {

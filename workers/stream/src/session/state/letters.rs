@@ -133,10 +133,11 @@ impl<B: Batch, D: Acknowledgement> State<B, D> {
                 positions.push(((partition.topic.clone(), key.1), position));
             }
         }
-        if positions.is_empty() {
+        // A release does not wait where the broker refuses the commit.
+        if positions.is_empty() || self.letters.failed {
             return true;
         }
-        if !self.letters.in_flight && !self.letters.failed {
+        if !self.letters.in_flight {
             self.letters.in_flight = true;
             self.actions.push_back(Action::CommitLetters(positions));
         }

@@ -423,10 +423,6 @@ fn a_partition_is_released_once_the_position_of_its_dead_letters_is_committed() 
     };
     assert!(is_commit(session.after(MS)));
     assert!(session.after(MS).is_empty(), "it is under way");
-    session.state.on_letters_committed(None);
-    assert!(session.after(MS).is_empty(), "the next attempt waits");
-    session.state.retry_letters();
-    assert!(is_commit(session.after(MS)));
     let committed = vec![(partition.clone(), at(5))];
     session.state.on_letters_committed(Some(committed));
     let mut actions = session.after(MS);
