@@ -304,8 +304,8 @@ impl Member {
             .collect()
     }
 
-    /// Notes which partitions that the group wants back are not drained: also those that the session
-    /// has dropped so.
+    /// Notes which partitions that the group wants back are not drained, also those that it has
+    /// dropped so.
     fn note_undrained(&mut self) {
         let state = &self.session.state;
         let was = std::mem::take(&mut self.undrained);
