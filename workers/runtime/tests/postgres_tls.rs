@@ -90,11 +90,11 @@ async fn good() -> u16 {
     port
 }
 
-fn trusting() -> Option<Tls> {
-    Some(Tls {
+fn trusting() -> Tls {
+    Tls {
         ca_file: Some(authority().certificate()),
         certificate_dir: None,
-    })
+    }
 }
 
 async fn connect(url: &str, tls: Option<Tls>) -> Result<(tokio_postgres::Client, bool), String> {
@@ -127,10 +127,10 @@ async fn each_mode_connects_and_a_wrong_password_is_named() {
         ("", None),
         ("?sslmode=prefer", None),
         ("?sslmode=require", None),
-        ("?sslmode=require", trusting()),
-        ("?sslmode=verify-ca", trusting()),
-        ("?sslmode=verify-full", trusting()),
-        ("", trusting()),
+        ("?sslmode=require", Some(trusting())),
+        ("?sslmode=verify-ca", Some(trusting())),
+        ("?sslmode=verify-full", Some(trusting())),
+        ("", Some(trusting())),
     ] {
         let (_, encrypted) = connect(&url(&user, mode), tls).await.unwrap();
         assert!(encrypted, "{mode}");
@@ -143,11 +143,11 @@ async fn each_mode_connects_and_a_wrong_password_is_named() {
 
     let own = Tls {
         certificate_dir: issue("mtls", 10, "client").key.parent().map(Path::to_owned),
-        ..trusting().unwrap()
+        ..trusting()
     };
     assert!(connect(&url("mtls", ""), Some(own)).await.unwrap().1);
 
-    let message = connect(&url("app:wrong", ""), trusting())
+    let message = connect(&url("app:wrong", ""), Some(trusting()))
         .await
         .unwrap_err();
     for says in [
@@ -177,13 +177,13 @@ async fn each_fault_of_a_certificate_and_of_the_mode_has_a_sentence_of_its_own()
         (
             server("expired", "127.0.0.1", -1),
             "verify-full",
-            trusting(),
+            Some(trusting()),
             "the server's certificate can't be accepted: certificate has expired; renew it",
         ),
         (
             server("other", "db.example", 10),
             "verify-full",
-            trusting(),
+            Some(trusting()),
             "the server's certificate is not for the host name that is connected to: IP address \
              mismatch",
         ),

@@ -20,7 +20,13 @@ use crate::{bench, check, crates, demo, images, operator, stack, times, workers}
 /// The operator's proofs, which start servers of their own: an API server, a broker.
 const PROOFS: &str = "proofs";
 /// Tests of the workers that start stores and a broker of their own.
-const STORES: [&str; 4] = ["sinks", "broker", "kafka_access", "pinpipe-batch"];
+const STORES: [&str; 5] = [
+    "sinks",
+    "broker",
+    "kafka_access",
+    "postgres_tls",
+    "pinpipe-batch",
+];
 /// The program that removes the namespaces of earlier test runs, with what they have in the stores.
 const CLEAN_UP: &str = "clean-up";
 /// End-to-end test programs that mostly wait: they run side by side.

@@ -45,7 +45,7 @@ fn config(port: u16, password: &str, authority: Option<&Authority>) -> Cassandra
     Cassandra {
         contact_points: vec![format!("127.0.0.1:{port}")],
         keyspace: "pinterest_data".into(),
-        replication: Default::default(),
+        replication: BTreeMap::default(),
         credentials_dir: Some(credentials),
         tls: authority.map(|authority| pinpipe_config::Tls {
             ca_file: Some(authority.certificate()),
@@ -61,7 +61,7 @@ async fn a_node_is_reached_by_tls_and_each_fault_has_a_sentence_of_its_own() {
     // The superuser is created after the port is open.
     retry(RETRY_TIMEOUT, "connecting", || async {
         let connected = connect(&config(good, "cassandra", Some(authority()))).await;
-        Ok(connected.map_err(|error| anyhow::anyhow!("{error:#}"))?)
+        connected.map_err(|error| anyhow::anyhow!("{error:#}"))
     })
     .await
     .unwrap();

@@ -1,7 +1,7 @@
 //! The URLs of PostgreSQL servers as people write them. Pure.
 //!
 //! The parameters about TLS are those of libpq, of which the driver knows only some; see
-//! <https://www.postgresql.org/docs/current/libpq-connect.html>. URLs of SQLAlchemy and of JDBC
+//! <https://www.postgresql.org/docs/current/libpq-connect.html>. URLs of `SQLAlchemy` and of JDBC
 //! differ in scheme and some parameters. Errors name the part that is at fault. They quote nothing
 //! that may be a part of the password.
 

@@ -236,6 +236,7 @@ impl<B: Batch, D: Acknowledgement> State<B, D> {
 
     /// Whether a partition is assigned, though perhaps halted.
     #[cfg(test)]
+    #[must_use]
     pub fn is_assigned(&self, key: Key) -> bool {
         self.partitions.contains_key(&key)
     }
