@@ -23,23 +23,24 @@
 //! - buffer: positions move while draining; the next commit expects the end of the last batch;
 //!   positions are committed to the group before records are stored; a half of a split batch is
 //!   lost, or moves the position behind the other; two commits of a partition at once;
-//! - session: no seek or look-up where another worker has moved the position; a refused record is
-//!   not set aside, or pushed again, and what was read before it skipped, or not sought; halted
-//!   partitions are not tried again, or don't show; stuck tables take all memory; paused partitions
-//!   stay paused, or are released like that;
+//! - session: no look-up where another worker has moved the position; a refused record is not set
+//!   aside, or pushed again, and what was read before it skipped, or not sought; halted partitions
+//!   are not tried again, or don't show; stuck tables take all memory; paused partitions stay
+//!   paused, or are released like that;
 //! - consuming: records of a time before the broker's stamps keep their producers' times;
 //! - resuming: partitions added later start at their end; the group's position takes precedence
 //!   over the sink's;
 //! - commit: dead letters are not waited for; a lost reply counts as stored; answers of a group are
 //!   mixed up;
-//! - driver: an action is dropped, but for `Abort` and `Released`; the end of a commit or the reader's
-//!   positions are not told; positions are not committed to the group, or not before a release;
-//!   partitions are released, or the group is left, before they are drained;
+//! - driver: an action is dropped, but for `Abort` and `Released`; the end of a commit or the
+//!   reader's positions are not told; positions are not committed to the group, or not before a
+//!   release; partitions are released, or the group is left, before they are drained;
 //! - dead letters: a writer resumes at its sink's position; one is written again; their position
 //!   moves before they are acknowledged; what is read again for them is stored again.
 //!
 //! The test does not notice these, since the store's positions or a second read make up for them:
-//! records accepted twice or while draining, a gap sealed while a batch is in flight, and answers of commits and look-ups that nobody waits for.
+//! records accepted twice or while draining, a gap sealed while a batch is in flight, no seek where
+//! another worker has moved the position, and answers of commits and look-ups that nobody waits for.
 //!
 //! `PINPIPE_SEED=<seed>` runs one seed and prints its steps; `PINPIPE_SEEDS=<count>` sets the
 //! number of seeds.
