@@ -40,7 +40,8 @@
 //!
 //! The test does not notice these, since the store's positions or a second read make up for them:
 //! records accepted twice or while draining, a gap sealed while a batch is in flight, no seek where
-//! another worker has moved the position, and answers of commits and look-ups that nobody waits for.
+//! another worker has moved the position, and answers of commits and look-ups that nobody waits
+//! for.
 //!
 //! `PINPIPE_SEED=<seed>` runs one seed and prints its steps; `PINPIPE_SEEDS=<count>` sets the
 //! number of seeds.
