@@ -194,18 +194,18 @@ pub struct ConfigMapKeyRef {
     pub key: String,
 }
 
-/// Which log lines are written.
+/// The level of log lines that are written, with those of the levels before it.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum LogLevel {
-    /// Errors only.
+    /// Errors.
     Error,
-    /// Warnings, too.
+    /// Warnings.
     Warn,
-    /// What happens.
+    /// Progress and changes.
     Info,
-    /// Details, those of libraries included.
+    /// Details, also of libraries.
     Debug,
-    /// Everything.
+    /// Every step, also of libraries.
     Trace,
 }
 

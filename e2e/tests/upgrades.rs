@@ -298,7 +298,7 @@ fn thresholds_have_conditions_that_ready_does_not_depend_on() -> Result<()> {
             .has_condition(
                 "RejectsWithinThreshold",
                 "False",
-                &["RejectsAboveThreshold", "0.1"],
+                &["RejectsAboveThreshold", "more than 10%"],
             )
             .await?;
         pipeline.has_condition("Ready", "True", &["Ready"]).await?;

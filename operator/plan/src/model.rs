@@ -421,7 +421,7 @@ pub struct Pods {
     pub spread: Vec<Spread>,
     /// Node label for a preferred anti-affinity between the component's pods.
     pub apart: Option<&'static str>,
-    /// Affinity besides.
+    /// Affinity from the template.
     pub affinity: Option<Affinity>,
     /// Secrets with the registry's credentials.
     pub image_pull_secrets: Vec<String>,

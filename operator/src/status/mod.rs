@@ -187,11 +187,11 @@ pub fn conditions(
         .collect()
 }
 
-/// Message of a condition or a sink. `kept` are the reason and message it had before, with the same
-/// status. A worker's sentence is written once while only its numbers move: the end
-/// of a log, for one, moves all the time while a sink that halted stays where it is. So is the
-/// first answer of a registry, which may name another port with each attempt, and the cause of an
-/// outage of the brokers, which not every attempt finds.
+/// Message of a condition or a sink. `kept` are its reason and message before, if the status is the
+/// same. A worker's sentence is written once while only its numbers move: the end of a log, for one,
+/// moves all the time while a sink that halted stays where it is. So is the first answer of a
+/// registry, which may name another port with each attempt, and the cause of an outage of the
+/// brokers, which not every attempt finds.
 fn message(finding: &Finding, kept: Option<(&str, &str)>) -> String {
     let message = shorten(&finding.message);
     let is_moving = |(reason, old): &(&str, &str)| {

@@ -31,7 +31,7 @@ pub struct Tls {
     pub certificate: Option<(String, String)>,
 }
 
-/// Without the texts: one is a private key.
+/// Debug output without certificates and the private key.
 impl fmt::Debug for Tls {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tls").finish_non_exhaustive()

@@ -246,13 +246,6 @@ mod tests {
 
     /// The definition has no field of a template that isn't merged above.
     #[test]
-    fn every_field_of_a_template_is_laid_over() {
-        let schema = pinpipe_crds::schema();
-        let fields = schema["properties"]["spec"]["properties"]["template"]["properties"].clone();
-        assert_eq!(fields.as_object().unwrap().len(), 13);
-    }
-
-    #[test]
     fn an_affinity_that_kubernetes_does_not_know_is_refused_with_its_place() {
         let problems = |section: &str, affinity: Value| {
             let mut spec = whole();

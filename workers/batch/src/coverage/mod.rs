@@ -216,19 +216,20 @@ fn check_topics<'a>(
     spans: &'a Spans,
     ids: &mut BTreeMap<String, String>,
 ) -> Result<BTreeSet<&'a str>, Permanent> {
-    let mut recreated = BTreeSet::new();
+    let (mut recreated, mut read) = (BTreeSet::new(), BTreeMap::new());
     for (RawPartition { topic, partition }, spans) in spans {
         for span in spans {
             let Some(id) = &span.topic_id else { continue };
+            let is_mixed = read.insert(topic, id).is_some_and(|other| other != id);
             let known = ids.insert(topic.clone(), id.clone());
             if known.is_none_or(|known| known == *id) {
                 continue;
             }
-            if manifest.kind != RunKind::Full {
+            if is_mixed || manifest.kind != RunKind::Full {
                 return Err(Permanent(format!(
                     "the topic {topic} was recreated, or the Kafka cluster was replaced: {}, with \
                      the offsets {} to {} of {topic}[{partition}], is of another topic of that \
-                     name than the last run has read, so its offsets mean other records. Once \
+                     name than what was read before, so its offsets mean other records. Once \
                      only objects of the new topic are left under the prefix, start a full run: {}",
                     span.key,
                     span.first,

@@ -50,7 +50,7 @@ pub struct User {
     pub password: String,
 }
 
-/// Without the content of Secrets.
+/// Debug output without the content of Secrets.
 impl fmt::Debug for Access {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Access")

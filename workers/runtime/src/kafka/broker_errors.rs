@@ -2,6 +2,7 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread,
     time::Instant,
 };
 
@@ -72,7 +73,8 @@ impl BrokerErrors {
     /// clients; records that a polled consumer would receive are lost.
     pub fn collect(&self, client: &Client<Self>) {
         events::logged(client, |level, facility, message| {
-            self.log(level, facility, message);
+            let fault = self.certificate_fault(facility, message);
+            self.record(level, facility, fault.as_deref().unwrap_or(message));
         });
     }
 
@@ -81,32 +83,22 @@ impl BrokerErrors {
         *self.cause() = Cause::default();
     }
 
-    /// The message with what is wrong with a broker's certificate, where that is why the connection
-    /// failed. Connects once more to find out.
-    fn certificate_fault(&self, message: &str) -> Option<String> {
+    /// What is wrong with a broker's certificate, where that is why the connection failed. Connects
+    /// once more to find out, which may take seconds.
+    fn certificate_fault(&self, facility: &str, message: &str) -> Option<String> {
+        if !is_about_certificate(facility, message) {
+            return None;
+        }
         let tls = self.access.tls.as_ref()?;
-        let (_, broker) = message
-            .split_once("ssl://")
-            .filter(|_| message.contains(REFUSED_CERTIFICATE))?;
+        let (_, broker) = message.split_once("ssl://")?;
         let (address, _) = broker.split_once('/')?;
         let fault = tls.certificate_fault(address, false)?;
         Some(format!("the broker's certificate {fault}"))
     }
 
-    fn cause(&self) -> MutexGuard<'_, Cause> {
-        self.cause.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl ClientContext for BrokerErrors {
-    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        let mut message = message;
-        let fault;
+    /// Keeps the message if it is the cause of a failed connection, and passes it on.
+    fn record(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if facility == FAILED_CONNECTION {
-            if let Some(found) = self.certificate_fault(message) {
-                fault = found;
-                message = &fault;
-            }
             self.cause().log(Instant::now(), message);
         }
         match level {
@@ -123,6 +115,29 @@ impl ClientContext for BrokerErrors {
         }
     }
 
+    fn cause(&self) -> MutexGuard<'_, Cause> {
+        self.cause.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn is_about_certificate(facility: &str, message: &str) -> bool {
+    facility == FAILED_CONNECTION && message.contains(REFUSED_CERTIFICATE)
+}
+
+impl ClientContext for BrokerErrors {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if !is_about_certificate(facility, message) {
+            self.record(level, facility, message);
+            return;
+        }
+        // Whoever polls the client must not wait for another connection.
+        let (errors, facility, message) = (self.clone(), facility.to_owned(), message.to_owned());
+        thread::spawn(move || {
+            let fault = errors.certificate_fault(&facility, &message);
+            errors.record(level, &facility, fault.as_deref().unwrap_or(&message));
+        });
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         // librdkafka logs failed connections, too.
         tracing::debug!(%error, reason, "librdkafka");
@@ -136,7 +151,6 @@ mod tests {
     use std::{
         io::Read as _,
         net::{SocketAddr, TcpListener},
-        thread,
         time::Duration,
     };
 

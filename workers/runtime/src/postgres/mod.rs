@@ -9,7 +9,7 @@ mod url;
 
 use std::{error::Error as _, fmt, fs, path::Path};
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use openssl::ssl::{SslConnectorBuilder, SslVerifyMode};
 use postgres_openssl::MakeTlsConnector;
 use tokio_postgres::{
@@ -97,6 +97,9 @@ pub fn read(source: &Source<'_>) -> Result<Settings> {
         )
     })?;
     let tls = certificates(source, &parameters).with_context(|| format!("TLS ({secret})"))?;
+    if let Some(fault) = useless(&parameters, &tls) {
+        bail!("TLS ({secret}): {fault}");
+    }
     let mode = mode(&parameters, &tls);
     if let Some(mode) = mode {
         config.ssl_mode(driver_mode(mode));
@@ -129,6 +132,21 @@ fn mode(parameters: &TlsParameters, tls: &Tls) -> Option<Mode> {
         Some(Mode::Require) if tls.ca.is_some() => Some(Mode::VerifyCa),
         None if tls.ca.is_some() || tls.certificate.is_some() => Some(Mode::VerifyFull),
         mode => mode,
+    }
+}
+
+/// Which certificate has no effect with the URL's mode, and what to do about it.
+fn useless(parameters: &TlsParameters, tls: &Tls) -> Option<&'static str> {
+    match parameters.mode? {
+        Mode::Disable if tls.certificate.is_some() => Some(
+            "with sslmode=disable no client certificate is sent: set sslmode=verify-full in the \
+             URL, or remove clientCertificateSecretRef",
+        ),
+        Mode::Disable | Mode::Prefer if tls.ca.is_some() => Some(
+            "with this sslmode the server's certificate is not checked: set sslmode=verify-full \
+             in the URL, or remove caSecretRef",
+        ),
+        _ => None,
     }
 }
 

@@ -145,6 +145,10 @@ fn fault(location: &str, parameters: &str) -> String {
     let names = parameters.trim_start_matches('?').split('&');
     let refused = names.filter(|name| !name.is_empty()).find(is_refused);
     match refused.and_then(|parameter| parameter.split('=').next()) {
+        // It may be the rest of a password with `&` in it.
+        Some(_) if parameters.contains("password=") => {
+            "a parameter is unknown, or & in the password is not percent-encoded".to_owned()
+        }
         Some(name) => format!("its parameter {name} is unknown or has a wrong value"),
         None => "user, password, host or database is not percent-encoded".to_owned(),
     }
@@ -242,6 +246,14 @@ mod tests {
                 "its parameter currentSchema is unknown or has a wrong value",
             ),
             (format!("postgresql://u:{PASSWORD}@/d"), "it names no host"),
+            (
+                format!("jdbc:postgresql://db.x/d?user=u&password=abc&{PASSWORD}"),
+                "a parameter is unknown, or & in the password",
+            ),
+            (
+                format!("postgresql://db.x/d?user=u&password=abc&{PASSWORD}=x"),
+                "a parameter is unknown, or & in the password",
+            ),
         ] {
             let message = parse(&url).unwrap_err();
             assert!(message.starts_with(says), "{url}: {message}");

@@ -58,7 +58,7 @@ pub struct Session<S: Sink, W: Writer, R, C> {
     in_flight: HashMap<u64, AbortHandle>,
     pub(crate) look_ups: JoinSet<(u64, Vec<Found>)>,
     checks: JoinSet<anyhow::Result<bool>>,
-    letters: JoinSet<Option<Vec<(TopicPartition, Position)>>>,
+    letters: JoinSet<Vec<(TopicPartition, Option<Position>)>>,
     problems: Problems,
     reported: Health,
     bookkeeping_at: Instant,
@@ -374,7 +374,7 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
 
     fn on_letters_committed(
         &mut self,
-        done: Result<Option<Vec<(TopicPartition, Position)>>, JoinError>,
+        done: Result<Vec<(TopicPartition, Option<Position>)>, JoinError>,
     ) -> anyhow::Result<()> {
         let committed = done.context("a commit of the dead letters' positions failed")?;
         self.state.on_letters_committed(committed);
@@ -455,24 +455,29 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
     }
 }
 
-/// Commits positions to the group of the dead letters, and returns them; none: it failed.
+/// Commits positions to the group of the dead letters. Returns for each partition what is committed
+/// now, or none if that failed. A topic that the worker has no right to keeps no other from being
+/// committed.
 async fn commit_letters(
     log: &impl Log,
     mut positions: Vec<(TopicPartition, Position)>,
-) -> Option<Vec<(TopicPartition, Position)>> {
+) -> Vec<(TopicPartition, Option<Position>)> {
     positions.sort_unstable();
-    // A topic that the worker has no right to keeps no other from being committed.
-    let mut refused = false;
+    let mut answers = Vec::with_capacity(positions.len());
     for of_topic in positions.chunk_by(|one, other| one.0.0 == other.0.0) {
-        if let Err(error) = log.commit_letters(of_topic).await {
+        let committed = log.commit_letters(of_topic).await;
+        if let Err(error) = &committed {
             tracing::debug!(
                 error = format!("{error:#}"),
                 "positions can't be committed to the group of the dead letters: retrying"
             );
-            refused = true;
         }
+        let answer = |(partition, position): &(TopicPartition, Position)| {
+            (partition.clone(), committed.is_ok().then_some(*position))
+        };
+        answers.extend(of_topic.iter().map(answer));
     }
-    (!refused).then_some(positions)
+    answers
 }
 
 fn on_identity(check: Result<anyhow::Result<bool>, JoinError>) -> anyhow::Result<()> {

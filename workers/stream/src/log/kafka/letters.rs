@@ -30,10 +30,11 @@ impl LetterGroup {
             .client_config(&config.group)
             .set("group.id", group)
             .set("enable.auto.commit", "false")
+            .tuned(access, ClientRole::Consumer)
+            // After the user's settings: a stop must not wait for them.
             .set("socket.timeout.ms", TIMEOUT)
             // A commit waits as long for the group's coordinator.
             .set("coordinator.query.interval.ms", TIMEOUT)
-            .tuned(access, ClientRole::Consumer)
             .create_with_context(BrokerErrors::new(access))?;
         Ok(Self {
             consumer: Arc::new(consumer),

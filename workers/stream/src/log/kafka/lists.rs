@@ -39,6 +39,15 @@ pub(super) fn at(position: Position) -> Offset {
     Offset::Offset(position.next_offset())
 }
 
+/// The offsets that a group has committed. A broker may answer with an error for one partition
+/// alone, which doesn't mean that nothing is committed for it.
+pub(super) fn committed(list: &TopicPartitionList) -> KafkaResult<BTreeMap<i32, Position>> {
+    for element in list.elements() {
+        element.error()?;
+    }
+    Ok(by_partition(offsets(list)))
+}
+
 /// The partitions of a list that have an offset.
 pub(super) fn offsets(list: &TopicPartitionList) -> Vec<(TopicPartition, Position)> {
     let elements = list.elements();

@@ -37,7 +37,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use self::{
     callbacks::Context,
     letters::LetterGroup,
-    lists::{at, by_partition, list, named, offsets, with_offsets},
+    lists::{at, by_partition, committed, list, named, offsets, with_offsets},
 };
 use super::{
     Event, Extent, Log, Message, NotAuthorized, Position, RIGHTS, ReadError, Reader, Stamp,
@@ -212,8 +212,9 @@ impl Log for Kafka {
         let partitions = partitions.iter();
         let list = list(partitions.map(|partition| (topic, *partition, Offset::Invalid)))?;
         self.blocking(move |consumer| {
-            let committed = consumer.committed_offsets(list, BROKER_TIMEOUT)?;
-            Ok(by_partition(offsets(&committed)))
+            Ok(committed(
+                &consumer.committed_offsets(list, BROKER_TIMEOUT)?,
+            )?)
         })
         .await
     }
@@ -225,11 +226,9 @@ impl Log for Kafka {
     ) -> anyhow::Result<BTreeMap<i32, Position>> {
         let partitions = partitions.iter();
         let list = list(partitions.map(|partition| (topic, *partition, Offset::Invalid)))?;
-        let committed = self
-            .letters
-            .ask(|consumer| consumer.committed_offsets(list, BROKER_TIMEOUT))
-            .await?;
-        Ok(by_partition(offsets(&committed)))
+        self.letters
+            .ask(|consumer| committed(&consumer.committed_offsets(list, BROKER_TIMEOUT)?))
+            .await
     }
 
     async fn commit_letters(&self, positions: &[(TopicPartition, Position)]) -> anyhow::Result<()> {

@@ -1,7 +1,7 @@
 //! How far the dead letters of rejected records are written: a position of its own, since another
 //! sink may have written them before, and may write them next.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::{Action, Key, State};
 use crate::{
@@ -32,7 +32,7 @@ struct PendingLetter<D> {
 }
 
 impl<D: Acknowledgement> Letters<D> {
-    /// None; another sink writes them.
+    /// Dead letters of a partition that another sink writes.
     pub const fn new() -> Self {
         Self {
             written: None,
@@ -57,7 +57,7 @@ impl<D: Acknowledgement> Letters<D> {
             .map_or(position, |written| written.min(position))
     }
 
-    /// Adds the dead letter of the record before `after`, which was rejected or repaired.
+    /// Adds the dead letter of the record before `after`, which was rejected.
     pub fn add(&mut self, after: Position, letter: D) {
         let before = self.written;
         self.pending.push_back(PendingLetter {
@@ -113,8 +113,8 @@ impl<D: Acknowledgement> Letters<D> {
 #[derive(Debug, Default)]
 pub(super) struct CommitOfLetters {
     in_flight: bool,
-    /// Whether the last one failed: the next waits.
-    failed: bool,
+    /// Partitions for which the last one failed: they wait for the next.
+    failed: BTreeSet<Key>,
 }
 
 impl<B: Batch, D: Acknowledgement> State<B, D> {
@@ -127,14 +127,15 @@ impl<B: Batch, D: Acknowledgement> State<B, D> {
     pub(super) fn commit_letters_of(&mut self, is_wanted: impl Fn(Key) -> bool) -> bool {
         let mut positions = Vec::new();
         for (key, partition) in &mut self.partitions {
+            // A release does not wait where the broker refuses the commit.
             if is_wanted(*key)
+                && !self.letters.failed.contains(key)
                 && let Some(position) = partition.letters.uncommitted()
             {
                 positions.push(((partition.topic.clone(), key.1), position));
             }
         }
-        // A release does not wait where the broker refuses the commit.
-        if positions.is_empty() || self.letters.failed {
+        if positions.is_empty() {
             return true;
         }
         if !self.letters.in_flight {
@@ -144,24 +145,26 @@ impl<B: Batch, D: Acknowledgement> State<B, D> {
         false
     }
 
-    /// Positions are committed to the group of the dead letters, or that has failed.
-    pub fn on_letters_committed(&mut self, committed: Option<Vec<(TopicPartition, Position)>>) {
-        self.letters = CommitOfLetters {
-            in_flight: false,
-            failed: committed.is_none(),
-        };
-        for ((topic, number), position) in committed.unwrap_or_default() {
-            if let Some(kind) = self.kind(&topic)
-                && let Some(partition) = self.partitions.get_mut(&(kind, number))
-            {
-                partition.letters.set_committed(Some(position));
+    /// Takes the answer for each partition whose position was to be committed to the group of the
+    /// dead letters: what is committed, or none if that failed.
+    pub fn on_letters_committed(&mut self, answers: Vec<(TopicPartition, Option<Position>)>) {
+        self.letters = CommitOfLetters::default();
+        for ((topic, number), committed) in answers {
+            let Some(kind) = self.kind(&topic) else {
+                continue;
+            };
+            let key = (kind, number);
+            if committed.is_none() {
+                self.letters.failed.insert(key);
+            } else if let Some(partition) = self.partitions.get_mut(&key) {
+                partition.letters.set_committed(committed);
             }
         }
     }
 
     /// Commits again what could not be committed.
     pub fn retry_letters(&mut self) {
-        self.letters.failed = false;
+        self.letters.failed.clear();
         self.commit_letters();
     }
 

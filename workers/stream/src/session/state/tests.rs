@@ -423,8 +423,25 @@ fn a_partition_is_released_once_the_position_of_its_dead_letters_is_committed() 
     };
     assert!(is_commit(session.after(MS)));
     assert!(session.after(MS).is_empty(), "it is under way");
-    let committed = vec![(partition.clone(), at(5))];
-    session.state.on_letters_committed(Some(committed));
+    let committed = vec![(partition.clone(), Some(at(5)))];
+    session.state.on_letters_committed(committed);
     let mut actions = session.after(MS);
     assert!(matches!(actions.pop(), Some(Action::Unassign(list)) if list == [partition]));
+}
+
+#[test]
+fn a_topic_whose_dead_letters_position_is_refused_keeps_no_other_from_waiting_for_its_own() {
+    let mut session = writer();
+    let partition = ("t".to_owned(), 0);
+    session.state.commit_letters();
+    assert!(matches!(&session.after(MS)[..], [Action::CommitLetters(_)]));
+    let refused = vec![(partition.clone(), None)];
+    session.state.on_letters_committed(refused);
+    assert!(session.state.commit_letters(), "it waits for a retry");
+    session.state.retry_letters();
+    assert!(
+        matches!(&session.after(MS)[..], [Action::CommitLetters(list)]
+        if list[..] == [(partition.clone(), at(5))])
+    );
+    assert!(!session.state.commit_letters(), "a commit is under way");
 }
