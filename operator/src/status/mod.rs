@@ -188,8 +188,8 @@ pub fn conditions(
 }
 
 /// Message of a condition or a sink. `kept` are its reason and message before, if the status is the
-/// same. A worker's sentence is written once while only its numbers move: the end of a log, for one,
-/// moves all the time while a sink that halted stays where it is. So is the first answer of a
+/// same. A worker's sentence is written once while only its numbers move: the end of a log, for
+/// one, moves all the time while a sink that halted stays where it is. So is the first answer of a
 /// registry, which may name another port with each attempt, and the cause of an outage of the
 /// brokers, which not every attempt finds.
 fn message(finding: &Finding, kept: Option<(&str, &str)>) -> String {
