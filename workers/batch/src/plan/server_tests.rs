@@ -32,7 +32,8 @@ impl Archive {
             s3: S3 {
                 endpoint: Some(format!("http://127.0.0.1:{port}")),
                 region: "us-east-1".to_owned(),
-                credentials_dir: credentials.clone(),
+                credentials_dir: Some(credentials.clone()),
+                ca_file: None,
             },
         };
         Self {
