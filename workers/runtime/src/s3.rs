@@ -1,6 +1,6 @@
 //! Client for the object store.
 
-use std::{fmt, path::Path, time::Duration};
+use std::{error::Error, fmt, iter, path::Path, time::Duration};
 
 use anyhow::Result;
 use aws_config::{
@@ -12,7 +12,7 @@ use aws_sdk_s3::{
         BehaviorVersion, Config, Credentials, Region, RequestChecksumCalculation,
         ResponseChecksumValidation, SharedHttpClient, retry::RetryConfig, timeout::TimeoutConfig,
     },
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
     operation::create_bucket::CreateBucketError,
     types::{BucketLocationConstraint, CreateBucketConfiguration},
 };
@@ -74,10 +74,11 @@ pub async fn client(s3: &S3) -> Result<Client> {
 async fn default_chain(region: Region, http: SharedHttpClient) -> DefaultCredentialsChain {
     let provider = ProviderConfig::without_region()
         .with_behavior_version(Some(BehaviorVersion::latest()))
-        .with_region(Some(region))
         .with_http_client(http);
     DefaultCredentialsChain::builder()
         .configure(provider)
+        // Otherwise the region is looked for in the environment, at last by requests.
+        .region(region)
         .build()
         .await
 }
@@ -213,7 +214,7 @@ where
             // Responses to HEAD requests have no body.
             (None, None) => match status {
                 Some(status) => format!("HTTP status {status} without a message"),
-                None => DisplayErrorContext(error).to_string(),
+                None => sentences(error),
             },
         };
         Self {
@@ -227,6 +228,19 @@ where
     }
 }
 
+/// An error's sentence and those of its causes, of which none is repeated. Not their `Debug` forms,
+/// which have whole responses.
+fn sentences(error: &(dyn Error + 'static)) -> String {
+    let mut sentences: Vec<String> = Vec::new();
+    for error in iter::successors(Some(error), |&error| error.source()) {
+        let sentence = error.to_string();
+        if !sentences.iter().any(|known| known.contains(&sentence)) {
+            sentences.push(sentence);
+        }
+    }
+    sentences.join(": ")
+}
+
 impl Failure {
     const fn error(&self, message: String) -> RequestError {
         RequestError {
@@ -236,6 +250,28 @@ impl Failure {
         }
     }
 }
+
+/// What to do where the store wasn't reached, by a part of the client's error.
+const ADVICE: [(&str, &str); 4] = [
+    (
+        "credentials",
+        "without s3.credentialsSecretRef, the pods' ServiceAccount or node needs a role",
+    ),
+    (
+        "UnknownIssuer",
+        "its certificate is of an unknown authority; set s3.caSecretRef to the certificate of the \
+         authority that issued it",
+    ),
+    (
+        "certificate not valid for name",
+        "its certificate is not for the host name of s3.endpoint; use a name that the certificate \
+         has",
+    ),
+    (
+        "certificate expired",
+        "its certificate has expired; renew it, and check the clocks",
+    ),
+];
 
 /// A bucket, for messages.
 #[derive(Clone, Copy)]
@@ -277,14 +313,14 @@ impl Place<'_> {
                 "{self} can't be checked, HTTP status {status} ({reason}): check s3.endpoint, \
                  s3.region and the credentials"
             ),
-            (None, _) if reason.contains("credentials") => format!(
-                "{self} can't be reached without credentials: {reason}: set \
-                 s3.credentialsSecretRef, or give the pods' ServiceAccount a role"
-            ),
-            (None, _) => format!(
-                "{self} can't be reached: {reason}: check that s3.endpoint is right and reachable \
-                 from the cluster"
-            ),
+            (None, _) => {
+                let advice = ADVICE.iter().find(|(part, _)| reason.contains(part));
+                let advice = advice.map_or(
+                    "check that s3.endpoint is right and reachable from the cluster",
+                    |(_, advice)| advice,
+                );
+                format!("{self} can't be reached: {reason}: {advice}")
+            }
         }
     }
 
