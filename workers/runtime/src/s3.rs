@@ -228,12 +228,13 @@ where
     }
 }
 
-/// An error's sentence and those of its causes, of which none is repeated. Not their `Debug` forms,
-/// which have whole responses.
+/// An error's sentence and those of its causes in one line, of which none is repeated. Not their
+/// `Debug` forms, which have whole responses.
 fn sentences(error: &(dyn Error + 'static)) -> String {
     let mut sentences: Vec<String> = Vec::new();
     for error in iter::successors(Some(error), |&error| error.source()) {
         let sentence = error.to_string();
+        let sentence = sentence.split_whitespace().collect::<Vec<_>>().join(" ");
         if !sentences.iter().any(|known| known.contains(&sentence)) {
             sentences.push(sentence);
         }

@@ -1,5 +1,5 @@
-//! Credentials that pods get from a Secret or their environment, and object stores with an authority
-//! of their own.
+//! Credentials that pods get from a Secret or their environment, and object stores with an
+//! authority of their own.
 #![allow(
     clippy::unwrap_used,
     reason = "a test fails by panicking, its helpers too"
@@ -74,8 +74,8 @@ fn service(answer: impl Fn(&str) -> Answer + Send + 'static) -> (String, Receive
     (url, requests)
 }
 
-/// A store that records requests instead of checking them. Its bucket doesn't exist, which takes two
-/// requests.
+/// A store that records requests instead of checking them. Its bucket doesn't exist, which takes
+/// two requests.
 fn recorder() -> (String, Receiver<String>) {
     service(|request| {
         let status = if request.starts_with("HEAD") {
