@@ -36,9 +36,10 @@ impl Archive {
                 ca_file: None,
             },
         };
+        let client = pinpipe_runtime::s3::client(&config.zone.s3).await;
         Self {
             store: Store::open(&config.zone).await.unwrap(),
-            client: pinpipe_runtime::s3::client(&config.zone.s3).unwrap(),
+            client: client.unwrap(),
             raw: RawPartition {
                 topic: config.topics.user.name.clone(),
                 partition: 0,
