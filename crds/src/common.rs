@@ -69,8 +69,15 @@ pub struct S3 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
 
-    /// A Secret with the keys `accessKeyId` and `secretAccessKey`.
-    pub credentials_secret_ref: SecretRef,
+    /// A Secret with the keys `accessKeyId` and `secretAccessKey`. Without it, the workers use the
+    /// role of their `ServiceAccount` (web identity or EKS Pod Identity) or of their node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<SecretRef>,
+
+    /// A Secret's key with the PEM certificates of the authorities to trust if the endpoint is
+    /// HTTPS. Defaults to the public ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_secret_ref: Option<SecretKeyRef>,
 }
 
 /// The workers' images: `<registry>/<worker>:<tag>`.

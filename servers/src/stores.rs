@@ -126,22 +126,27 @@ pub fn s3(authorizes: bool) -> &'static (u16, PathBuf) {
         keep(move || {
             let folder = folder().join(format!("s3-{authorizes}"));
             fs::create_dir_all(&folder)?;
-            let server = S3 {
-                weed: lib("s3")?.join("bin/weed"),
-                folder: folder.clone(),
-                ports: S3Ports {
-                    gateway: port_pair(),
-                    master: port_pair(),
-                    volume: port_pair(),
-                    filer: port_pair(),
-                },
-                authorizes,
-                volume_megabytes: 256,
-            };
+            let server = s3_server(&folder, authorizes)?;
             let mut process = Process::start(&mut server.prepare()?, folder.join("log"))?;
             process.wait_until(|| server.is_ready()).context("S3")?;
             Ok((process, (server.ports.gateway, server.credentials())))
         })
+    })
+}
+
+/// The settings of an object store with its data in this folder.
+pub fn s3_server(folder: &Path, authorizes: bool) -> Result<S3> {
+    Ok(S3 {
+        weed: lib("s3")?.join("bin/weed"),
+        folder: folder.to_path_buf(),
+        ports: S3Ports {
+            gateway: port_pair(),
+            master: port_pair(),
+            volume: port_pair(),
+            filer: port_pair(),
+        },
+        authorizes,
+        volume_megabytes: 256,
     })
 }
 

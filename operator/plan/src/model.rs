@@ -226,10 +226,8 @@ pub struct Archive {
     /// Lag, in records, above which a condition is False.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lag_threshold: Option<i64>,
-    /// URL of the object store; None is AWS.
-    pub endpoint: Option<String>,
-    /// Region of the bucket.
-    pub region: String,
+    /// The object store, as workers' configurations have it.
+    pub s3: pinpipe_config::S3,
     /// Requested reset of its positions.
     pub reset: Option<SinkReset>,
     /// Pod settings.

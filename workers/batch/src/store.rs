@@ -52,8 +52,9 @@ pub struct ListedObject {
 impl Store {
     /// Opens the bucket, and creates it if it doesn't exist.
     pub async fn open(zone: &RawZone) -> Result<Self> {
+        let client = pinpipe_runtime::s3::client(&zone.s3).await;
         let store = Self {
-            client: pinpipe_runtime::s3::client(&zone.s3).map_err(Permanent::from)?,
+            client: client.map_err(Permanent::from)?,
             bucket: zone.bucket.clone(),
             prefix: zone.prefix.clone(),
         };

@@ -182,8 +182,13 @@ pub struct S3 {
     pub endpoint: Option<String>,
     /// The region. Most servers other than AWS accept `us-east-1`.
     pub region: String,
-    /// A directory with the files `accessKeyId` and `secretAccessKey`.
-    pub credentials_dir: PathBuf,
+    /// A directory with the files `accessKeyId` and `secretAccessKey`. AWS's default provider chain
+    /// if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_dir: Option<PathBuf>,
+    /// A file with the PEM certificates of the authorities to trust. The public ones if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
 }
 
 /// When the archive closes an object: at the first limit reached.

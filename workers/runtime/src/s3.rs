@@ -1,45 +1,46 @@
 //! Client for the object store.
 
-use std::{fmt, time::Duration};
+use std::{error::Error, fmt, iter, path::Path, time::Duration};
 
 use anyhow::Result;
+use aws_config::{
+    default_provider::credentials::DefaultCredentialsChain, provider_config::ProviderConfig,
+};
 use aws_sdk_s3::{
     Client,
     config::{
         BehaviorVersion, Config, Credentials, Region, RequestChecksumCalculation,
-        ResponseChecksumValidation, retry::RetryConfig, timeout::TimeoutConfig,
+        ResponseChecksumValidation, SharedHttpClient, retry::RetryConfig, timeout::TimeoutConfig,
     },
-    error::{DisplayErrorContext, ProvideErrorMetadata, SdkError},
+    error::{ProvideErrorMetadata, SdkError},
     operation::create_bucket::CreateBucketError,
     types::{BucketLocationConstraint, CreateBucketConfiguration},
 };
 use aws_smithy_http_client::{
     Builder,
-    tls::{Provider, rustls_provider::CryptoMode},
+    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
 
 use crate::{
     config::{S3, secret_file},
     failure::{self, Class},
+    tls::Tls,
 };
 
 /// The region for which `CreateBucket` must not contain a location constraint.
 const DEFAULT_REGION: &str = "us-east-1";
 
-/// Creates a client with the credentials read from their files. Sends no request.
+/// Creates a client with the credentials read from their files, or else with those of AWS's default
+/// provider chain. Sends no request.
 ///
 /// With an endpoint, buckets are addressed by path, and checksums are sent only if the protocol
 /// requires them: many servers other than AWS refuse the newer checksums.
-pub fn client(s3: &S3) -> Result<Client> {
-    let key_id = secret_file(&s3.credentials_dir.join("accessKeyId"), None)?;
-    let key = secret_file(&s3.credentials_dir.join("secretAccessKey"), None)?;
-    let http = Builder::new()
-        .tls_provider(Provider::Rustls(CryptoMode::Ring))
-        .build_https();
+pub async fn client(s3: &S3) -> Result<Client> {
+    let region = Region::new(s3.region.clone());
+    let http = http_client(s3.ca_file.as_deref())?;
     let mut config = Config::builder()
         .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(s3.region.clone()))
-        .credentials_provider(Credentials::new(key_id, key, None, None, "pinpipe"))
+        .region(region.clone())
         .http_client(http)
         .retry_config(RetryConfig::standard().with_max_attempts(5))
         .timeout_config(
@@ -49,6 +50,15 @@ pub fn client(s3: &S3) -> Result<Client> {
                 .operation_timeout(Duration::from_mins(3))
                 .build(),
         );
+    config = if let Some(folder) = &s3.credentials_dir {
+        let key_id = secret_file(&folder.join("accessKeyId"), None)?;
+        let key = secret_file(&folder.join("secretAccessKey"), None)?;
+        config.credentials_provider(Credentials::new(key_id, key, None, None, "pinpipe"))
+    } else {
+        // The authorities of the store are not those of AWS's own services.
+        let http = http_client(None)?;
+        config.credentials_provider(default_chain(region, http).await)
+    };
     if let Some(endpoint) = &s3.endpoint {
         config = config
             .endpoint_url(endpoint)
@@ -57,6 +67,38 @@ pub fn client(s3: &S3) -> Result<Client> {
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     }
     Ok(Client::from_conf(config.build()))
+}
+
+/// The credentials of the environment, as AWS's clients find them: variables, the web identity of
+/// the pod's `ServiceAccount`, EKS Pod Identity, the node's role.
+async fn default_chain(region: Region, http: SharedHttpClient) -> DefaultCredentialsChain {
+    let provider = ProviderConfig::without_region()
+        .with_behavior_version(Some(BehaviorVersion::latest()))
+        .with_http_client(http);
+    DefaultCredentialsChain::builder()
+        .configure(provider)
+        // Otherwise the region is looked for in the environment, at last by requests.
+        .region(region)
+        .build()
+        .await
+}
+
+/// An HTTP client that trusts the public authorities, or those of a file.
+fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
+    let builder = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
+    let Some(file) = ca_file else {
+        return Ok(builder.build_https());
+    };
+    let ca = secret_file(file, None)?;
+    let trusted = TrustStore::empty().with_pem_certificate(ca.as_bytes());
+    // What can't be used is an error here and would be a panic there.
+    let tls = Tls {
+        ca: Some(ca),
+        certificate: None,
+    };
+    tls.connector()?;
+    let context = TlsContext::builder().with_trust_store(trusted).build()?;
+    Ok(builder.tls_context(context).build_https())
 }
 
 /// The response header in which S3 names a bucket's actual region.
@@ -172,7 +214,7 @@ where
             // Responses to HEAD requests have no body.
             (None, None) => match status {
                 Some(status) => format!("HTTP status {status} without a message"),
-                None => DisplayErrorContext(error).to_string(),
+                None => sentences(error),
             },
         };
         Self {
@@ -186,6 +228,20 @@ where
     }
 }
 
+/// An error's sentence and those of its causes in one line, of which none is repeated. Not their
+/// `Debug` forms, which have whole responses.
+fn sentences(error: &(dyn Error + 'static)) -> String {
+    let mut sentences: Vec<String> = Vec::new();
+    for error in iter::successors(Some(error), |&error| error.source()) {
+        let sentence = error.to_string();
+        let sentence = sentence.split_whitespace().collect::<Vec<_>>().join(" ");
+        if !sentences.iter().any(|known| known.contains(&sentence)) {
+            sentences.push(sentence);
+        }
+    }
+    sentences.join(": ")
+}
+
 impl Failure {
     const fn error(&self, message: String) -> RequestError {
         RequestError {
@@ -195,6 +251,28 @@ impl Failure {
         }
     }
 }
+
+/// What to do where the store wasn't reached, by a part of the client's error.
+const ADVICE: [(&str, &str); 4] = [
+    (
+        "credentials",
+        "without s3.credentialsSecretRef, the pods' ServiceAccount or node needs a role",
+    ),
+    (
+        "UnknownIssuer",
+        "its certificate is of an unknown authority; set s3.caSecretRef to the certificate of the \
+         authority that issued it",
+    ),
+    (
+        "certificate not valid for name",
+        "its certificate is not for the host name of s3.endpoint; use a name that the certificate \
+         has",
+    ),
+    (
+        "certificate expired",
+        "its certificate has expired; renew it, and check the clocks",
+    ),
+];
 
 /// A bucket, for messages.
 #[derive(Clone, Copy)]
@@ -236,10 +314,14 @@ impl Place<'_> {
                 "{self} can't be checked, HTTP status {status} ({reason}): check s3.endpoint, \
                  s3.region and the credentials"
             ),
-            (None, _) => format!(
-                "{self} can't be reached: {reason}: check that s3.endpoint is right and reachable \
-                 from the cluster"
-            ),
+            (None, _) => {
+                let advice = ADVICE.iter().find(|(part, _)| reason.contains(part));
+                let advice = advice.map_or(
+                    "check that s3.endpoint is right and reachable from the cluster",
+                    |(_, advice)| advice,
+                );
+                format!("{self} can't be reached: {reason}: {advice}")
+            }
         }
     }
 
@@ -271,7 +353,8 @@ mod tests {
         let s3 = S3 {
             endpoint: Some("http://s3.example:9000".to_owned()),
             region: "eu-west-1".to_owned(),
-            credentials_dir: "/secrets".into(),
+            credentials_dir: None,
+            ca_file: None,
         };
         let place = Place {
             s3: &s3,
@@ -318,7 +401,8 @@ mod tests {
         let s3 = S3 {
             endpoint: None,
             region: "eu-west-1".to_owned(),
-            credentials_dir: "/secrets".into(),
+            credentials_dir: None,
+            ca_file: None,
         };
         let place = Place {
             s3: &s3,

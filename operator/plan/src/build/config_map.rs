@@ -211,11 +211,7 @@ fn raw_zone(archive: &Archive) -> config::RawZone {
     config::RawZone {
         bucket: archive.bucket.clone(),
         prefix: archive.prefix.clone(),
-        s3: config::S3 {
-            endpoint: archive.endpoint.clone(),
-            region: archive.region.clone(),
-            credentials_dir: secrets_dir("s3"),
-        },
+        s3: archive.s3.clone(),
     }
 }
 

@@ -15,6 +15,7 @@ mod policy;
 mod quantity;
 mod record;
 mod resources;
+mod s3;
 mod secrets;
 mod sinks;
 mod template;

@@ -68,7 +68,7 @@ fn settings(pipeline: &ValidatedPipeline) -> Vec<Setting> {
         })
         .collect();
     if let Some(archive) = &pipeline.archive {
-        let endpoint = archive.endpoint.as_deref().unwrap_or_default();
+        let endpoint = archive.s3.endpoint.as_deref().unwrap_or_default();
         let compression = match archive.compression {
             Compression::None => "None",
             Compression::Gzip => "Gzip",

@@ -4,11 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pinpipe_crds::PinterestPipelineSpec;
 
-use super::{
-    kafka,
-    mounts::{S3_KEYS, USER_KEYS},
-    tls,
-};
+use super::{kafka, mounts::USER_KEYS, s3, tls};
 use crate::{
     model::{Mount, Policy, Secrets},
     names,
@@ -109,7 +105,7 @@ pub fn references(spec: &PinterestPipelineSpec) -> BTreeMap<String, BTreeSet<Str
         refer_to(&tls::mounts(certificates, "postgres"), &mut refer);
     }
     if let Some(archive) = &spec.archive {
-        refer(&archive.s3.credentials_secret_ref.name, &S3_KEYS);
+        refer_to(&s3::mounts(&archive.s3), &mut refer);
     }
     let sinks = spec.batch.iter().flat_map(|batch| &batch.sinks);
     let cassandra = sinks.filter_map(|sink| sink.cassandra.as_ref());

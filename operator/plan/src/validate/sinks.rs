@@ -2,12 +2,12 @@
 
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use pinpipe_config::Quality;
-use pinpipe_crds::{self as crds, S3, StreamSink, Template, Tls};
+use pinpipe_crds::{self as crds, StreamSink, Template, Tls};
 
 use super::{
     Inputs, Problem, duration,
     mounts::{self, same_names},
-    percentage, pods, quantity, template, tls, unsigned,
+    percentage, pods, quantity, s3, template, tls, unsigned,
 };
 use crate::{
     component::Component,
@@ -75,7 +75,6 @@ impl Sinks<'_> {
         let size = rotate.size.as_ref().map_or("128Mi", |size| &size.0);
         let rotate_bytes = self.bytes("spec.archive.rotate.size", size);
         let rotate_seconds = self.seconds("spec.archive.rotate.interval", interval);
-        let endpoint = archive.s3.endpoint.as_deref();
         Archive {
             bucket: archive.bucket.clone(),
             prefix: archive
@@ -90,18 +89,13 @@ impl Sinks<'_> {
                 .thresholds
                 .as_ref()
                 .and_then(|thresholds| thresholds.lag),
-            endpoint: endpoint.map(|url| url.trim_end_matches('/').to_owned()),
-            region: archive
-                .s3
-                .region
-                .clone()
-                .unwrap_or_else(|| "us-east-1".to_owned()),
+            s3: s3::config(&archive.s3),
             reset,
             pods: pods::one(
                 &template::lay_over(self.template, archive.template.as_ref()),
                 ["50m", "128Mi", "768Mi"],
             ),
-            secrets: self.secrets(&Component::Archive, vec![s3_mount(&archive.s3)]),
+            secrets: self.secrets(&Component::Archive, s3::mounts(&archive.s3)),
         }
     }
 
@@ -119,7 +113,7 @@ impl Sinks<'_> {
             });
             return None;
         };
-        let mut mounts = vec![s3_mount(&archive.s3)];
+        let mut mounts = s3::mounts(&archive.s3);
         let quality = batch.quality.clone().unwrap_or_default();
         let sinks = batch
             .sinks
@@ -244,13 +238,5 @@ fn cassandra_sink(
         replication: cassandra.replication.clone().unwrap_or_default(),
         credentials: cassandra.credentials_secret_ref.is_some(),
         tls: cassandra.tls.as_ref().map(|tls| tls::config(tls, &server)),
-    }
-}
-
-fn s3_mount(s3: &S3) -> Mount {
-    Mount {
-        purpose: "s3".to_owned(),
-        secret: s3.credentials_secret_ref.name.clone(),
-        files: same_names(mounts::S3_KEYS),
     }
 }

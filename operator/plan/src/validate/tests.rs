@@ -72,7 +72,7 @@ fn what_is_said_stands() {
         (2048, 10, 3661)
     );
     assert_eq!(
-        (archive.prefix.as_str(), archive.endpoint.as_deref()),
+        (archive.prefix.as_str(), archive.s3.endpoint.as_deref()),
         ("raw/zone", Some("http://s3:9000"))
     );
     assert_eq!(

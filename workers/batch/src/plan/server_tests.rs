@@ -32,12 +32,14 @@ impl Archive {
             s3: S3 {
                 endpoint: Some(format!("http://127.0.0.1:{port}")),
                 region: "us-east-1".to_owned(),
-                credentials_dir: credentials.clone(),
+                credentials_dir: Some(credentials.clone()),
+                ca_file: None,
             },
         };
+        let client = pinpipe_runtime::s3::client(&config.zone.s3).await;
         Self {
             store: Store::open(&config.zone).await.unwrap(),
-            client: pinpipe_runtime::s3::client(&config.zone.s3).unwrap(),
+            client: client.unwrap(),
             raw: RawPartition {
                 topic: config.topics.user.name.clone(),
                 partition: 0,

@@ -89,7 +89,7 @@ impl Store {
     /// Opens the zone's bucket and creates it when absent. Probes conditional writes first, with an
     /// object that `owner` names.
     pub async fn open(zone: &RawZone, owner: &str) -> Result<Self, SinkError> {
-        let client = s3::client(&zone.s3)?;
+        let client = s3::client(&zone.s3).await?;
         s3::ensure_bucket(&client, &zone.s3, &zone.bucket).await?;
         let with_checksums = client
             .config()

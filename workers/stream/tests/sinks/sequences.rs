@@ -64,8 +64,10 @@ async fn an_object_store_answers_as_the_contract_says() {
     let client = s3::client(&S3 {
         endpoint: Some(format!("http://127.0.0.1:{port}")),
         region: "us-east-1".into(),
-        credentials_dir: credentials.clone(),
+        credentials_dir: Some(credentials.clone()),
+        ca_file: None,
     })
+    .await
     .unwrap();
     store
         .run(200, async |topic, expected| {

@@ -162,7 +162,8 @@ pub fn archive(port: u16, credentials: &Path, bucket: &str, compression: Compres
             s3: S3 {
                 endpoint: Some(format!("http://127.0.0.1:{port}")),
                 region: "us-east-1".into(),
-                credentials_dir: credentials.to_path_buf(),
+                credentials_dir: Some(credentials.to_path_buf()),
+                ca_file: None,
             },
         },
         rotate: Rotate {

@@ -128,6 +128,56 @@ fn every_client_of_kafka_gets_its_certificates_and_credentials() {
     assert_eq!(config.kafka, expected);
 }
 
+#[test]
+fn pods_have_the_secrets_of_the_object_store_that_are_named() {
+    let folder = "/etc/pinpipe/secrets";
+    let config = |credentials: Option<&str>, ca: Option<&str>| pinpipe_config::S3 {
+        endpoint: None,
+        region: "us-east-1".to_owned(),
+        credentials_dir: credentials.map(|name| format!("{folder}/{name}").into()),
+        ca_file: ca.map(|name| format!("{folder}/{name}").into()),
+    };
+    let credentials = json!({"name": "s3"});
+    let ca = json!({"name": "s3-ca", "key": "ca.pem"});
+    for (s3, secrets, expected) in [
+        (json!({}), &[][..], config(None, None)),
+        (
+            json!({"credentialsSecretRef": credentials}),
+            &["s3"],
+            config(Some("s3"), None),
+        ),
+        (
+            json!({"caSecretRef": ca}),
+            &["s3-ca"],
+            config(None, Some("ca-s3/ca.crt")),
+        ),
+    ] {
+        let objects = with(|spec| {
+            spec["archive"]["s3"] = s3;
+            spec["archive"]["template"] = json!({"serviceAccountName": "reader"});
+            spec["batch"]["template"] = json!({"serviceAccountName": "reader"});
+        });
+        let archive = &find(&objects, "Deployment", "pinterest-archive")["spec"];
+        let batch = &find(&objects, "CronJob", "pinterest-batch")["spec"]["jobTemplate"]["spec"];
+        for pods in [archive, batch].map(|of| &of["template"]["spec"]) {
+            let volumes = pods["volumes"].as_array().unwrap().iter();
+            let mounted = volumes.filter_map(|volume| volume["secret"]["secretName"].as_str());
+            let mounted: Vec<&str> = mounted.filter(|name| *name != "cassandra").collect();
+            assert_eq!(mounted, secrets);
+            assert_eq!(pods["serviceAccountName"], "reader");
+        }
+        let archive: pinpipe_config::Stream = read(&objects, "archive");
+        let batch: pinpipe_config::Batch = read(&objects, "batch");
+        let pinpipe_config::StreamSink::Archive(archive) = archive.sink else {
+            panic!("not an archive");
+        };
+        assert_eq!(
+            [archive.zone.s3, batch.zone.s3],
+            [expected.clone(), expected]
+        );
+    }
+}
+
 /// The configuration of a component.
 fn read<T: pinpipe_config::WorkerConfig>(objects: &[Object], component: &str) -> T {
     let config = objects.iter().find(|object| {

@@ -147,7 +147,8 @@ impl Place {
             s3: S3 {
                 endpoint: Some(format!("http://127.0.0.1:{s3}")),
                 region: "us-east-1".into(),
-                credentials_dir: credentials.clone(),
+                credentials_dir: Some(credentials.clone()),
+                ca_file: None,
             },
         };
         Self {
