@@ -20,11 +20,12 @@ use crate::{bench, check, crates, demo, images, operator, stack, times, workers}
 /// The operator's proofs, which start servers of their own: an API server, a broker.
 const PROOFS: &str = "proofs";
 /// Tests of the workers that start stores and a broker of their own.
-const STORES: [&str; 5] = [
+const STORES: [&str; 6] = [
     "sinks",
     "broker",
     "kafka_access",
     "postgres_tls",
+    "s3_access",
     "pinpipe-batch",
 ];
 /// The program that removes the namespaces of earlier test runs, with what they have in the stores.
