@@ -104,6 +104,9 @@ impl Access {
             .set("reconnect.backoff.ms", "100")
             .set("reconnect.backoff.max.ms", "3000")
             .set("topic.metadata.refresh.interval.ms", "60000")
+            // A broker that stops may answer that there are no brokers. Go back to the bootstrap
+            // servers soon, not after five minutes.
+            .set("metadata.recovery.rebootstrap.trigger.ms", "10000")
             .set("enable.metrics.push", "false")
             // A connection that a broker closes, as TLS listeners do, is logged at this level.
             .set_log_level(RDKafkaLogLevel::Info);
