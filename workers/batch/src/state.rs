@@ -201,16 +201,8 @@ mod tests {
         };
         let tables = BTreeMap::from([(Kind::Pin, parts.iter().map(part).collect())]);
         State {
-            run: run.into(),
-            run_time: None,
-            id: String::new(),
-            begin: Positions::new(),
-            covered: Positions::new(),
-            topic_ids: BTreeMap::new(),
-            listed: Positions::new(),
-            buckets: 64,
             tables,
-            latest: BTreeMap::new(),
+            ..crate::testing::state(run)
         }
     }
 

@@ -1,12 +1,15 @@
 //! Helpers for the tests of several modules.
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
 };
 
 use pinpipe_core::Pin;
+
+use crate::{manifest::Positions, state::State};
 
 /// A pin without any value but its key and index.
 pub fn pin(unique_id: String, index_id: i64) -> Pin<'static> {
@@ -23,6 +26,22 @@ pub fn pin(unique_id: String, index_id: i64) -> Pin<'static> {
         image_src: None,
         downloaded: None,
         save_location: None,
+    }
+}
+
+/// The state of a run that has read nothing.
+pub fn state(run: &str) -> State {
+    State {
+        run: run.into(),
+        run_time: None,
+        id: String::new(),
+        begin: Positions::new(),
+        covered: Positions::new(),
+        topic_ids: BTreeMap::new(),
+        listed: Positions::new(),
+        buckets: 64,
+        tables: BTreeMap::new(),
+        latest: BTreeMap::new(),
     }
 }
 

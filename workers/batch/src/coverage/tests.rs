@@ -78,16 +78,8 @@ fn manifest(kind: RunKind, from: i64, to: i64) -> Manifest {
 
 fn previous(begin: i64) -> State {
     State {
-        run: "q".into(),
-        run_time: None,
-        id: String::new(),
         begin: Positions::from([("t".into(), [(3, begin)].into())]),
-        covered: Positions::new(),
-        topic_ids: BTreeMap::new(),
-        listed: Positions::new(),
-        buckets: 64,
-        tables: BTreeMap::new(),
-        latest: BTreeMap::new(),
+        ..crate::testing::state("q")
     }
 }
 

@@ -10,7 +10,7 @@ use super::*;
 use crate::{
     coverage::{self, Coverage},
     read,
-    testing::TestDir,
+    testing::{self, TestDir},
 };
 
 /// The raw objects of a partition with users.
@@ -125,24 +125,9 @@ impl Archive {
             covered,
             topic_ids,
             listed: coverage::last_objects(&read.spans, Some(base)),
-            ..empty()
+            ..testing::state("r")
         };
         Ok((read.stats[&Kind::User].counts.read, state))
-    }
-}
-
-fn empty() -> State {
-    State {
-        run: "r".into(),
-        run_time: None,
-        id: String::new(),
-        begin: Positions::new(),
-        covered: Positions::new(),
-        topic_ids: BTreeMap::new(),
-        listed: Positions::new(),
-        buckets: 64,
-        tables: BTreeMap::new(),
-        latest: BTreeMap::new(),
     }
 }
 
@@ -158,7 +143,10 @@ async fn objects_lost_at_the_end_are_missed_and_read_once_they_are_restored() {
     let archive = Archive::new("lost-end").await;
     archive.put(0..10, "t").await;
     archive.put(10..20, "t").await;
-    let (read, state) = archive.run(Full, 0, 20, &empty()).await.unwrap();
+    let (read, state) = archive
+        .run(Full, 0, 20, &testing::state("r"))
+        .await
+        .unwrap();
     assert_eq!(read, 20);
 
     archive.delete(10).await;
@@ -182,7 +170,10 @@ async fn objects_lost_at_the_end_are_missed_and_read_once_they_are_restored() {
 async fn a_recreated_topic_s_objects_are_read_by_a_full_run_alone() {
     let archive = Archive::new("recreated").await;
     archive.put(0..10, "old").await;
-    let (_, state) = archive.run(RunKind::Full, 0, 10, &empty()).await.unwrap();
+    let (_, state) = archive
+        .run(RunKind::Full, 0, 10, &testing::state("r"))
+        .await
+        .unwrap();
     archive.delete(0).await;
     archive.put(5..25, "new").await;
     let error = archive
