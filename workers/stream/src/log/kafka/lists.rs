@@ -2,9 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use rdkafka::{Offset, TopicPartitionList, error::KafkaResult};
+use rdkafka::{
+    Offset, TopicPartitionList,
+    consumer::{Consumer, ConsumerContext},
+    error::KafkaResult,
+};
 
-use super::super::{Position, TopicPartition};
+use super::{
+    super::{Position, TopicPartition},
+    BROKER_TIMEOUT,
+};
 
 /// librdkafka's list of partitions and offsets.
 pub(super) fn list<'a>(
@@ -39,13 +46,23 @@ pub(super) fn at(position: Position) -> Offset {
     Offset::Offset(position.next_offset())
 }
 
-/// The offsets that a group has committed. A broker may answer with an error for one partition
-/// alone, which doesn't mean that nothing is committed for it.
-pub(super) fn committed(list: &TopicPartitionList) -> KafkaResult<BTreeMap<i32, Position>> {
+/// Partitions of a topic, without offsets.
+pub(super) fn partitions(topic: &str, numbers: &[i32]) -> KafkaResult<TopicPartitionList> {
+    let numbers = numbers.iter();
+    list(numbers.map(|number| (topic, *number, Offset::Invalid)))
+}
+
+/// Asks for the offsets that the consumer's group has committed. A broker may answer with an error
+/// for one partition alone, which doesn't mean that nothing is committed for it.
+pub(super) fn committed<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    partitions: TopicPartitionList,
+) -> KafkaResult<BTreeMap<i32, Position>> {
+    let list = consumer.committed_offsets(partitions, BROKER_TIMEOUT)?;
     for element in list.elements() {
         element.error()?;
     }
-    Ok(by_partition(offsets(list)))
+    Ok(by_partition(offsets(&list)))
 }
 
 /// The partitions of a list that have an offset.

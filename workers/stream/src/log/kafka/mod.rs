@@ -209,14 +209,9 @@ impl Log for Kafka {
         topic: &str,
         partitions: &[i32],
     ) -> anyhow::Result<BTreeMap<i32, Position>> {
-        let partitions = partitions.iter();
-        let list = list(partitions.map(|partition| (topic, *partition, Offset::Invalid)))?;
-        self.blocking(move |consumer| {
-            Ok(committed(
-                &consumer.committed_offsets(list, BROKER_TIMEOUT)?,
-            )?)
-        })
-        .await
+        let list = lists::partitions(topic, partitions)?;
+        self.blocking(move |consumer| Ok(committed(consumer, list)?))
+            .await
     }
 
     async fn letters_committed(
@@ -224,11 +219,8 @@ impl Log for Kafka {
         topic: &str,
         partitions: &[i32],
     ) -> anyhow::Result<BTreeMap<i32, Position>> {
-        let partitions = partitions.iter();
-        let list = list(partitions.map(|partition| (topic, *partition, Offset::Invalid)))?;
-        self.letters
-            .ask(|consumer| committed(&consumer.committed_offsets(list, BROKER_TIMEOUT)?))
-            .await
+        let list = lists::partitions(topic, partitions)?;
+        self.letters.ask(|consumer| committed(consumer, list)).await
     }
 
     async fn commit_letters(&self, positions: &[(TopicPartition, Position)]) -> anyhow::Result<()> {
