@@ -30,16 +30,16 @@ impl Applier<'_> {
             .filter(|key| !needed.contains(*key))
             .cloned()
             .collect();
-        if orphans.iter().any(|(kind, _)| kind == "ConfigMap") {
-            if self.cache.is_pruned(self.of()) {
-                orphans.retain(|(kind, _)| kind != "ConfigMap");
-            } else {
-                let before = self.cache.fingerprint(self.of());
-                let referred = self.referred_config_maps(children).await;
-                let referred = referred.trying("listing what uses ConfigMaps")?;
-                orphans.retain(|(kind, name)| kind != "ConfigMap" || !referred.contains(name));
-                self.cache.pruned(&self.uid, before);
-            }
+        let undesired = orphans.iter().filter(|(kind, _)| kind == "ConfigMap");
+        let undesired: BTreeSet<String> = undesired.map(|(_, name)| name.clone()).collect();
+        if self.cache.is_pruned(self.of(), &undesired) {
+            orphans.retain(|(kind, _)| kind != "ConfigMap");
+        } else if !undesired.is_empty() {
+            let before = self.cache.fingerprint(self.of());
+            let referred = self.referred_config_maps(children).await;
+            let referred = referred.trying("listing what uses ConfigMaps")?;
+            orphans.retain(|(kind, name)| kind != "ConfigMap" || !referred.contains(name));
+            self.cache.pruned(&self.uid, before, undesired);
         }
         for key in orphans {
             self.delete(&key, children).await?;

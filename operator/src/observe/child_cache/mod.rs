@@ -7,7 +7,7 @@
 //! everything, or when it is old: an event may be lost.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     hash::{DefaultHasher, Hash, Hasher as _},
     io::{Read as _, Write as _},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -203,12 +203,20 @@ struct Listed {
     compressed: Vec<u8>,
 }
 
+/// A look-up of which `ConfigMaps` are in use.
+struct Pruned {
+    /// [`ChildCache::fingerprint`] before it.
+    fingerprint: u64,
+    /// The `ConfigMaps` that were no longer desired. Those in use were kept.
+    undesired: BTreeSet<String>,
+}
+
 /// What is kept about one pipeline.
 #[derive(Default)]
 struct Kept {
     lists: HashMap<String, Listed>,
-    /// [`ChildCache::fingerprint`] when the `ConfigMaps` in use were last looked up.
-    pruned: Option<u64>,
+    /// The last look-up of which `ConfigMaps` are in use.
+    pruned: Option<Pruned>,
 }
 
 /// Children of all pipelines.
@@ -359,21 +367,28 @@ impl ChildCache {
         }
     }
 
-    /// Whether the `ConfigMaps` in use were looked up and nothing has changed since.
+    /// Whether it was looked up which of these `ConfigMaps` are in use, and nothing has changed
+    /// since.
     #[must_use]
-    pub fn is_pruned(&self, of: Of<'_>) -> bool {
+    pub fn is_pruned(&self, of: Of<'_>, undesired: &BTreeSet<String>) -> bool {
         let Some(now) = self.fingerprint(of) else {
             return false;
         };
         let kept = lock(&self.kept);
-        kept.get(of.uid)
-            .is_some_and(|kept| kept.pruned == Some(now))
+        let pruned = kept.get(of.uid).and_then(|kept| kept.pruned.as_ref());
+        pruned.is_some_and(|pruned| {
+            pruned.fingerprint == now && undesired.is_subset(&pruned.undesired)
+        })
     }
 
-    /// Remembers that the `ConfigMaps` in use were looked up. `fingerprint` is from before that.
-    pub fn pruned(&self, uid: &str, fingerprint: Option<u64>) {
+    /// Remembers that it was looked up which of these `ConfigMaps` are in use. `fingerprint` is
+    /// from before that.
+    pub fn pruned(&self, uid: &str, fingerprint: Option<u64>, undesired: BTreeSet<String>) {
         let mut kept = lock(&self.kept);
-        kept.entry(uid.to_owned()).or_default().pruned = fingerprint;
+        kept.entry(uid.to_owned()).or_default().pruned = fingerprint.map(|fingerprint| Pruned {
+            fingerprint,
+            undesired,
+        });
     }
 
     /// Forgets everything that is kept about a pipeline.

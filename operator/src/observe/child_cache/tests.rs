@@ -140,3 +140,26 @@ fn a_list_is_used_until_something_moves() {
         "the pipeline is gone"
     );
 }
+
+#[test]
+fn config_maps_in_use_are_looked_up_again_when_others_are_no_longer_desired() {
+    let cache = ChildCache::default();
+    let of = Of {
+        namespace: "data",
+        name: "pinterest",
+        uid: "u",
+    };
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+    for kind in ["Deployment", "CronJob", RUNS, "ConfigMap"] {
+        let watch = cache.watch(kind, None, Matters::Always);
+        watch.observe(&Event::<Object>::Init);
+        watch.observe(&Event::<Object>::InitDone);
+    }
+    assert!(!cache.is_pruned(of, &names(&["old"])));
+    cache.pruned("u", cache.fingerprint(of), names(&["old", "older"]));
+    assert!(cache.is_pruned(of, &names(&["old"])));
+    // The API server refused the CronJob that would mount the new one, and the spec is back.
+    assert!(!cache.is_pruned(of, &names(&["new"])));
+    cache.changes("u", "CronJob");
+    assert!(!cache.is_pruned(of, &names(&["old"])), "the operator wrote");
+}

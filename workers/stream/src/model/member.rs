@@ -25,7 +25,7 @@ use crate::{
     log::{Event, Position, TopicPartition},
     session::{
         Worker,
-        driver::Session,
+        driver::{COMMIT_INTERVAL, Session},
         state::{DRAIN_TIMEOUT, Health},
     },
 };
@@ -232,10 +232,18 @@ impl Member {
     }
 
     /// Makes a step, in which it may read the next records of `arrived`: turns until it waits.
-    /// Fails where the session doesn't do what it must.
-    pub fn step(&mut self, arrived: impl Into<VecDeque<i32>>) -> Result<Stepped, String> {
+    /// Before the turn `stalls_before` its thread stalls, so that all that it does at intervals is
+    /// due. Fails where the session doesn't do what it must.
+    pub fn step(
+        &mut self,
+        arrived: impl Into<VecDeque<i32>>,
+        stalls_before: Option<usize>,
+    ) -> Result<Stepped, String> {
         self.log.membership().arrived = arrived.into();
-        for _ in 0..MAX_TURNS {
+        for turn in 0..MAX_TURNS {
+            if stalls_before == Some(turn) {
+                self.time.pass(COMMIT_INTERVAL);
+            }
             self.runtime.block_on(yield_now());
             self.note_undrained();
             let uncommitted = self.uncommitted();

@@ -12,7 +12,8 @@
 //! - calls to the store that take effect late, even after their caller was replaced, or never, and
 //!   replies that are lost;
 //! - partitions that halt, and a store that is unavailable for one of them;
-//! - positions set back by an operator, and so little memory that it is used up.
+//! - positions set back by an operator, and so little memory that it is used up;
+//! - workers that stall, so that a commit's end and what is due at intervals come at once.
 //!
 //! After every effect on the store and every commit of positions to the group, the oracle checks
 //! them. A partition that is revoked must be drained before it is released. At the end every record
@@ -33,7 +34,8 @@
 //! - commit: dead letters are not waited for; a lost reply counts as stored; answers of a group are
 //!   mixed up;
 //! - driver: an action is dropped, but for `Abort` and `Released`; the end of a commit or the
-//!   reader's positions are not told; positions are not committed to the group, or not before a
+//!   reader's positions are not told; the reader's positions from before a seek are taken for those
+//!   after it; positions are not committed to the group, or not before a
 //!   release; partitions are released, or the group is left, before they are drained;
 //! - dead letters: a writer resumes at its sink's position; one is written again; their position
 //!   moves before they are acknowledged; what is read again for them is stored again.

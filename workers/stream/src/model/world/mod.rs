@@ -287,7 +287,8 @@ impl World {
         let Some(member) = self.members.get_mut(&id) else {
             return Ok(());
         };
-        let stepped = member.step(arrived)?;
+        let stalls_before = self.random.percent(10).then(|| self.random.below(4));
+        let stepped = member.step(arrived, stalls_before)?;
         if stepped != Stepped::Waits {
             trace!(self, "{id}: {stepped:?}");
             self.leave(id);

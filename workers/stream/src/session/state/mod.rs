@@ -270,10 +270,15 @@ impl<B: Batch, D: Acknowledgement> State<B, D> {
         self.buffers().all(|(_, buffer)| buffer.is_empty())
     }
 
-    /// The reader's positions, which move over gaps in the log without a record.
+    /// The reader's positions, which move over gaps in the log without a record. A position from
+    /// before a seek that the driver has yet to do is ignored: records before it are read again.
     pub fn on_positions(&mut self, positions: &[(TopicPartition, Position)]) {
-        for ((topic, number), position) in positions {
-            if let Some(kind) = self.kind(topic)
+        for (read, position) in positions {
+            let (topic, number) = read;
+            let is_sought =
+                |action: &Action<B, D>| matches!(action, Action::Seek(sought, _) if sought == read);
+            if !self.actions.iter().any(is_sought)
+                && let Some(kind) = self.kind(topic)
                 && let Some(partition) = self.partitions.get_mut(&(kind, *number))
                 && let Some(buffer) = &mut partition.buffer
             {

@@ -285,16 +285,34 @@ fn a_halted_partition_keeps_no_other_from_being_stored() {
     assert_eq!(session.state.health(session.now), Health::Running);
 }
 
+fn refused() -> Answer {
+    Answer::Refused(Refusal {
+        code: "23514".into(),
+        sentence: "no".into(),
+    })
+}
+
+#[test]
+fn the_reader_s_position_from_before_a_seek_skips_no_record() {
+    let mut session = Session::new(Grouping::Topic, 1000, 1);
+    let position = |offset| [(("t".to_owned(), 0), at(offset))];
+    session.read(0, [0]);
+    let group = session.commits(20 * MS).remove(0);
+    session.read(0, [1]);
+    session.answer(group, MS, vec![refused()]);
+    // The reader has yet to seek back to the refused record.
+    session.state.on_positions(&position(2));
+    assert!(matches!(&session.after(MS)[..], [Action::Seek(_, to)] if *to == at(0)));
+    session.read(0, [0, 1]);
+    session.state.on_positions(&position(5));
+    let (_, buffer) = session.state.buffers().next().unwrap();
+    assert_eq!(buffer.next(), at(5));
+}
+
 #[test]
 fn a_refused_batch_is_split_until_the_record_is_found() {
     let mut session = Session::new(Grouping::Topic, 1000, 1);
     session.read(0, 0..4);
-    let refused = || {
-        Answer::Refused(Refusal {
-            code: "23514".into(),
-            sentence: "no".into(),
-        })
-    };
     let mut tried = Vec::new();
     // The record 2 is refused.
     while session.state.refusal((Kind::Pin, 0), at(3)).is_none() {
