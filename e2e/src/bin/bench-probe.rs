@@ -150,6 +150,7 @@ fn read(
         .set("isolation.level", "read_committed")
         .set("queued.max.messages.kbytes", "2048")
         .set("fetch.max.bytes", "8388608")
+        .set("fetch.queue.backoff.ms", "1")
         .set("fetch.wait.max.ms", "100")
         .create()?;
     let mut assignment = TopicPartitionList::new();

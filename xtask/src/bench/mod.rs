@@ -6,6 +6,7 @@
 
 mod archive;
 mod batch;
+mod cores;
 mod latency;
 mod limit;
 mod live;
@@ -54,6 +55,8 @@ enum What {
     Live,
     /// Kafka to raw objects, and a consumer that drops what it reads
     Archive,
+    /// Kafka into a sink that drops records, on two cores and on one
+    Cores,
     /// From POST to a row in PostgreSQL
     Latency,
 }
@@ -89,6 +92,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         What::Scale,
         What::Live,
         What::Archive,
+        What::Cores,
         What::Latency,
     ];
     let chosen = if options.what.is_empty() {
@@ -109,6 +113,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
             What::Scale => batch::scale(&bench),
             What::Live => live::run(&bench),
             What::Archive => archive::run(&bench),
+            What::Cores => cores::run(&bench),
             What::Latency => latency::run(&bench),
         }?;
         // It holds gigabytes.
@@ -135,10 +140,12 @@ fn build(context: &Context) -> Result<PathBuf> {
             ]);
             // Only these: optimising a binary takes minutes.
             cargo.args(PROGRAMS.iter().flat_map(|program| ["--bin", program]));
+            cargo.args(["--example", "dropping"]);
             let messages = log.output(&mut cargo)?;
             let binary = messages.lines().find_map(|line| {
                 let message: Value = serde_json::from_str(line).ok()?;
-                Some(PathBuf::from(message["executable"].as_str()?))
+                let binary = PathBuf::from(message["executable"].as_str()?);
+                (message["target"]["kind"][0] == "bin").then_some(binary)
             });
             Ok(binary
                 .as_deref()

@@ -92,9 +92,22 @@ pub fn emulate(bench: &Bench, users: u64, repeated: f64) -> Result<u64> {
     Ok(acknowledged.values().filter_map(Value::as_u64).sum())
 }
 
+fn stream_config(name: &str, topics: &str, sink: &str) -> String {
+    common("bench", topics)
+        + &format!("group: bench.{name}\nwritesDeadLetters: false\nsink: {sink}\n")
+}
+
+/// The file with the configuration of a stream worker whose sink drops records.
+pub fn dropping(bench: &Bench, name: &str, topics: &str) -> Result<PathBuf> {
+    let file = bench.folder.join(format!("{name}.yaml"));
+    let sink = "!postgres {name: unused, urlFile: unused, schema: unused, startFrom: earliest, \
+                writeMode: upsert}";
+    fs::write(&file, stream_config(name, topics, sink))?;
+    Ok(file)
+}
+
 fn stream(bench: &Bench, name: &str, topics: &str, sink: &str) -> Result<Running> {
-    let config = common("bench", topics)
-        + &format!("group: bench.{name}\nwritesDeadLetters: false\nsink: {sink}\n");
+    let config = stream_config(name, topics, sink);
     let mut command = worker(bench, "stream", name, &config)?;
     command.args(["--admin-port", &STREAM_ADMIN.to_string()]);
     Running::start(bench.context, name, &mut command)

@@ -88,9 +88,9 @@ impl Kafka {
             .set("check.crcs", "true")
             // librdkafka's prefetch, per partition, comes on top of the worker's byte budget.
             .set("queued.max.messages.kbytes", "2048")
-            // This small queue fills and empties quickly: with librdkafka's default backoff of
-            // a second the worker would be idle in between.
-            .set("fetch.queue.backoff.ms", "20")
+            // This small queue fills and empties within milliseconds: with librdkafka's default
+            // backoff of a second the worker would be idle in between.
+            .set("fetch.queue.backoff.ms", "1")
             .set("fetch.max.bytes", "8388608")
             .set("fetch.wait.max.ms", "100")
             .tuned(&access, ClientRole::Consumer)
