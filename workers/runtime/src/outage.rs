@@ -11,8 +11,9 @@ use crate::admin::Readiness;
 const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
 /// Reports a dependency as degraded once it has been unavailable for ten seconds. The message stays
-/// that of one failure until the outage ends or has another reason, so that it doesn't change with
-/// every retry. Clones share one state.
+/// that of one failure until the outage ends, or has had another reason for ten seconds, so that it
+/// doesn't change with every retry, nor alternate where two calls fail for two reasons. Clones share
+/// one state.
 #[derive(Clone, Debug)]
 pub struct Outage {
     readiness: Readiness,
@@ -23,8 +24,8 @@ pub struct Outage {
 #[derive(Clone, Copy, Debug)]
 struct Ongoing {
     since: Instant,
-    /// The reason it is reported by.
-    reported: Option<&'static str>,
+    /// The reason it is reported by, and when a call last failed for it.
+    reported: Option<(&'static str, Instant)>,
 }
 
 impl Outage {
@@ -46,7 +47,7 @@ impl Outage {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
-        if let Some(reason) = outage.and_then(|outage| outage.reported) {
+        if let Some((reason, _)) = outage.and_then(|outage| outage.reported) {
             self.readiness.degraded(reason, None);
         }
     }
@@ -69,12 +70,17 @@ impl Outage {
             since: now,
             reported: None,
         });
-        if outage.reported == Some(reason) || now.duration_since(outage.since) < GRACE_PERIOD {
-            return;
+        match &mut outage.reported {
+            Some((reported, seen)) if *reported == reason => {
+                *seen = now;
+                return;
+            }
+            Some((_, seen)) if now.duration_since(*seen) < GRACE_PERIOD => return,
+            Some((before, _)) => self.readiness.degraded(before, None),
+            None if now.duration_since(outage.since) < GRACE_PERIOD => return,
+            None => {}
         }
-        if let Some(before) = outage.reported.replace(reason) {
-            self.readiness.degraded(before, None);
-        }
+        outage.reported = Some((reason, now));
         self.readiness.degraded(reason, Some(why()));
     }
 }
@@ -104,12 +110,21 @@ mod tests {
             reported(GRACE_PERIOD * 2, "four").as_deref(),
             Some("SinkUnavailable: three")
         );
-        let other = reported_by("DatabaseMissing", GRACE_PERIOD * 2, "no such database");
-        assert_eq!(other.as_deref(), Some("DatabaseMissing: no such database"));
+        let other = |after| reported_by("DatabaseMissing", after, "no such database");
+        assert_eq!(
+            other(GRACE_PERIOD * 2).as_deref(),
+            Some("SinkUnavailable: three"),
+            "calls fail for two reasons"
+        );
+        assert_eq!(
+            other(GRACE_PERIOD * 3).as_deref(),
+            Some("DatabaseMissing: no such database"),
+            "the first reason is over"
+        );
         outage.up();
         assert_eq!(readiness.degradation(), None);
         assert_eq!(
-            reported(GRACE_PERIOD * 3, "five"),
+            reported(GRACE_PERIOD * 4, "five"),
             None,
             "another outage begins"
         );
