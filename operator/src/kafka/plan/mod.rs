@@ -15,6 +15,8 @@ use crate::finding::Finding;
 /// Setting that decides whose clock a record's timestamp comes from.
 const TIMESTAMP_TYPE: &str = "message.timestamp.type";
 const LOG_APPEND_TIME: &str = "LogAppendTime";
+/// Setting that limits the size of a topic's records.
+const MAX_MESSAGE_BYTES: &str = "max.message.bytes";
 
 /// A topic as the broker describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -139,11 +141,16 @@ pub fn plan(
             (None, Some(id)) => {
                 topics.extend(before.cloned());
                 gone.push(format!("{name}@{id}"));
+                let new = if desired.managed {
+                    "request a new one"
+                } else {
+                    "create a new one"
+                };
                 problems.push((
                     reasons::TOPIC_MISSING,
                     format!(
                         "topic {name} was deleted by somebody else. The operator doesn't create it \
-                         again, since sinks have positions in it: restore it, or request a new one"
+                         again, since sinks have positions in it: restore it, or {new}"
                     ),
                 ));
             }
@@ -269,9 +276,12 @@ fn compare(
     notes: &mut Vec<String>,
 ) {
     let name = &desired.name;
+    if desired.dead_letters {
+        notes.extend(too_small(desired, found));
+        return;
+    }
     let stamped = found.config.get(TIMESTAMP_TYPE).map(String::as_str);
     match stamped {
-        _ if desired.dead_letters => return,
         Some(LOG_APPEND_TIME) => {}
         Some(stamped) => problems.push((
             reasons::TOPIC_UNSUITABLE,
@@ -306,6 +316,22 @@ fn compare(
             ));
         }
     }
+}
+
+/// Remark about a dead-letter topic that doesn't take the largest records.
+fn too_small(desired: &DesiredTopic, found: &ObservedTopic) -> Option<String> {
+    let is_limit = |(key, _): &&(String, String)| key == MAX_MESSAGE_BYTES;
+    let (_, wanted) = desired.config.iter().find(is_limit)?;
+    let limit = found.config.get(MAX_MESSAGE_BYTES)?;
+    let bytes = |text: &str| text.parse::<u64>().ok();
+    (bytes(limit)? < bytes(wanted)?).then(|| {
+        let name = &desired.name;
+        format!(
+            "topic {name} has {MAX_MESSAGE_BYTES}={limit}, so the dead letters of larger records \
+             are written without the record: set it to {wanted} (kafka-configs --alter \
+             --entity-type topics --entity-name {name} --add-config {MAX_MESSAGE_BYTES}={wanted})"
+        )
+    })
 }
 
 fn finding(mut problems: Vec<(&'static str, String)>, notes: &[String], topics: usize) -> Finding {

@@ -1,3 +1,5 @@
+use std::slice;
+
 use pinpipe_crds::Created::{Operator, Other, Unknown};
 
 use super::*;
@@ -212,6 +214,35 @@ fn other_settings_are_reported_and_left() {
     ] {
         let finding = &plan.state.finding;
         assert!(finding.message.contains(expected), "{finding:?}");
+    }
+}
+
+#[test]
+fn a_dead_letter_topic_that_is_too_small_for_the_largest_records_is_reported() {
+    let limit = |bytes| ("max.message.bytes", bytes);
+    let dead_letters = DesiredTopic {
+        config: pairs(&[limit("1114124")]).collect(),
+        dead_letters: true,
+        ..desired("t", 1)
+    };
+    for (found, is_too_small) in [
+        (Some("1048588"), true),
+        (Some("1114124"), false),
+        (Some("20000000"), false),
+        (None, false),
+    ] {
+        let found = found.map(limit);
+        let observed = only(observed("a", 1, found.as_slice()));
+        let finding = planned(slice::from_ref(&dead_letters), &[], &observed)
+            .state
+            .finding;
+        let command = "--entity-name t --add-config max.message.bytes=1114124";
+        assert!(finding.ok);
+        assert_eq!(
+            finding.message.contains(command),
+            is_too_small,
+            "{finding:?}"
+        );
     }
 }
 
