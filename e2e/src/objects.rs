@@ -220,6 +220,21 @@ fn name_of(key: &str, topic: &str) -> Result<(i32, i64)> {
     parse().with_context(|| format!("{key} is not the key of a raw object"))
 }
 
+/// The keys whose uploads in parts are neither complete nor aborted.
+pub async fn uploads(bucket: &str) -> Result<Vec<String>> {
+    let listed = client().list_multipart_uploads().bucket(bucket).send();
+    let uploads = listed.await?.uploads.unwrap_or_default().into_iter();
+    Ok(uploads.filter_map(|upload| upload.key).collect())
+}
+
+/// The size of the largest object whose key begins with `prefix`, bytes.
+pub async fn largest(bucket: &str, prefix: &str) -> Result<i64> {
+    let listed = client().list_objects_v2().bucket(bucket).prefix(prefix);
+    let objects = listed.send().await?.contents.unwrap_or_default();
+    let sizes = objects.into_iter().filter_map(|object| object.size);
+    Ok(sizes.max().unwrap_or_default())
+}
+
 /// The numbers of raw objects and records of a topic, according to the objects' metadata.
 pub async fn raw_count(bucket: &str, prefix: &str, topic: &str) -> Result<(usize, u64)> {
     let client = client();

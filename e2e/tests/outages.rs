@@ -7,17 +7,19 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pinpipe_e2e::{
     Kind, Pipeline, Spec,
     devstack::{while_slow, while_stopped},
-    eventually,
+    eventually, kafka,
     ledger::Ledger,
     load::{self, Counter, grow, live_rows, raw_objects},
+    node::Signal,
     objects,
     pipeline::READY_WITHIN,
     scenario::in_sandbox,
 };
+use serde_json::json;
 
 /// How long each server is unavailable, and after that slow, seconds: environment variable and
 /// default.
@@ -26,6 +28,8 @@ const OUTAGE: (&str, u64) = ("PINPIPE_SOAK_OUTAGE", 10);
 const COMPONENTS: [&str; 3] = ["ingest", "stream-live", "archive"];
 /// The largest permitted peak of the resident memory of a worker, bytes.
 const MEMORY: u64 = 64 << 20;
+/// How long the object store is slow while an object is uploaded in parts.
+const SLOW_UPLOAD: Duration = Duration::from_secs(15);
 
 #[test]
 fn an_unavailable_server_costs_no_record_and_blocks_nothing_else() -> Result<()> {
@@ -60,6 +64,71 @@ fn an_unavailable_server_costs_no_record_and_blocks_nothing_else() -> Result<()>
             "workers were restarted: {restarts:?}"
         );
         memory_stayed_bounded(&pipeline).await
+    })
+}
+
+/// A worker is frozen while it uploads an object in parts, and resumes after its successor has
+/// stored the same records: its completion of the upload must replace nothing.
+#[test]
+fn a_frozen_worker_s_upload_in_parts_replaces_nothing() -> Result<()> {
+    in_sandbox("parts", async |sandbox| {
+        let mut spec = Spec::new().archive(sandbox, 1_000_000);
+        spec.0["broker"]["kafka"]["topics"]["partitions"] = json!(1);
+        spec.0["archive"]["rotate"] = json!({"size": "72Mi", "interval": "10s"});
+        spec.0["archive"]["template"]["resources"]["limits"] = json!({"memory": "1Gi"});
+        let pipeline = sandbox.apply("flow", &spec).await?;
+        pipeline.ready().await?;
+        let workers = pipeline.workers("archive").await?;
+        let [frozen] = &workers[..] else {
+            bail!("{workers:?}")
+        };
+        let topic = pipeline.topic(Kind::Geo);
+        let folder = format!("topics/{topic}/");
+        let records: Vec<_> = (1..=100)
+            .map(|ind| {
+                let raw = json!({"ind": ind, "padding": "x".repeat(900_000)}).to_string();
+                (Some(ind.to_string().into_bytes()), raw.into_bytes())
+            })
+            .collect();
+        kafka::write(&topic, &records).await?;
+        while_slow(&sandbox.cluster, "s3", SLOW_UPLOAD, async || {
+            eventually(READY_WITHIN, "an upload in parts", async || {
+                let uploads = objects::uploads(sandbox.bucket()).await?;
+                ensure!(!uploads.is_empty(), "no upload");
+                Ok(())
+            })
+            .await?;
+            frozen.send(Signal::Stop).await?;
+            pipeline.delete_pod_within(frozen, 300).await
+        })
+        .await?;
+        eventually(READY_WITHIN, "the successor's objects", async || {
+            let (objects, stored) = objects::raw_count(sandbox.bucket(), "topics", &topic).await?;
+            ensure!(stored == 100, "{stored} records in {objects} objects");
+            Ok(())
+        })
+        .await?;
+        let uploads = objects::uploads(sandbox.bucket()).await?;
+        ensure!(
+            !uploads.is_empty(),
+            "the frozen worker's upload was complete"
+        );
+        frozen.send(Signal::Continue).await?;
+        eventually(READY_WITHIN, "the frozen worker's end", async || {
+            let workers = pipeline.workers("archive").await?;
+            ensure!(!workers.contains(frozen), "{workers:?}");
+            Ok(())
+        })
+        .await?;
+        let lines = objects::raw_lines(sandbox.bucket(), "topics", &topic).await?;
+        let stored: Vec<&[u8]> = lines.values().map(|line| &line.raw[..]).collect();
+        let written: Vec<&[u8]> = records.iter().map(|(_, raw)| &raw[..]).collect();
+        ensure!(stored == written, "{} lines", stored.len());
+        let largest = objects::largest(sandbox.bucket(), &folder).await?;
+        ensure!(largest > 64 << 20, "the largest object has {largest} bytes");
+        let uploads = objects::uploads(sandbox.bucket()).await?;
+        ensure!(uploads.is_empty(), "left behind: {uploads:?}");
+        Ok(())
     })
 }
 

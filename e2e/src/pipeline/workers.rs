@@ -118,11 +118,15 @@ impl Pipeline {
 
     /// Deletes a worker's pod at once, without a grace period.
     pub async fn delete_pod(&self, worker: &Worker) -> Result<()> {
+        self.delete_pod_within(worker, 0).await
+    }
+
+    /// Deletes a worker's pod, whose process may take `seconds` to end. Another pod takes its place
+    /// at once.
+    pub async fn delete_pod_within(&self, worker: &Worker, seconds: u32) -> Result<()> {
         let pods = self.sandbox.cluster.api::<Pod>(&self.sandbox.namespace);
-        match pods
-            .delete(&worker.pod, &DeleteParams::default().grace_period(0))
-            .await
-        {
+        let params = DeleteParams::default().grace_period(seconds);
+        match pods.delete(&worker.pod, &params).await {
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             other => Ok(other.map(drop)?),
         }
