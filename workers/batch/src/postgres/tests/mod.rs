@@ -168,9 +168,9 @@ async fn a_refused_row_is_set_aside_and_all_others_are_written() {
     let refused: Vec<_> = report
         .refused_rows
         .iter()
-        .map(|row| (row.key.as_str(), row.reason.as_str()))
+        .map(|row| (row.key.as_str(), row.reason.to_string()))
         .collect();
-    let [("a", polite), ("c", late)] = refused[..] else {
+    let [("a", polite), ("c", late)] = &refused[..] else {
         panic!("{report:?}")
     };
     assert!(

@@ -1,4 +1,4 @@
-//! Reads a dead-letter topic from its beginning to its end at the start of the re-drive.
+//! Reads a dead-letter topic from its beginning to its end at the start of the reading.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -29,7 +29,7 @@ pub type Ends = BTreeMap<i32, i64>;
 
 fn settings(config: &Batch) -> Result<ClientConfig> {
     let access = Access::read(&config.kafka)?;
-    let mut settings = access.client_config("pinpipe-redrive");
+    let mut settings = access.client_config("pinpipe-batch");
     settings
         // librdkafka requires a group id. The group is never joined and nothing is committed.
         .set(
