@@ -19,6 +19,8 @@ use rdkafka::{
 };
 use tracing::debug;
 
+use crate::failure::Permanent;
+
 /// Timeout of one request to the broker.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait for the next record.
@@ -137,6 +139,11 @@ impl DeadLetterReader {
                 }
                 Err(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)) => {
                     bail!("the topic was deleted");
+                }
+                Err(KafkaError::MessageConsumption(RDKafkaErrorCode::TopicAuthorizationFailed)) => {
+                    bail!(Permanent(
+                        "the Kafka user may not read the topic: grant it Read".to_owned()
+                    ))
                 }
                 Err(KafkaError::MessageConsumptionFatal(code)) => {
                     bail!("fatal error of the Kafka consumer: {code}")

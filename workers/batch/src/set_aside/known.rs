@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use pinpipe_config::Batch;
 use pinpipe_core::Order;
 use pinpipe_runtime::dead_letter::{DeadLetterId, Entry};
+use rdkafka::Message as _;
 
 use crate::dead_letters::{DeadLetterReader, LetterIdSet, ends};
 
@@ -30,8 +31,8 @@ impl Known {
     ) -> Result<Self> {
         let mut known = Self::default();
         let mut reader = DeadLetterReader::new(config, topic, &ends(config, topic)?)?;
-        while let Some(message) = reader.next().await? {
-            use rdkafka::Message as _;
+        let reading = || format!("reading the topic {topic}");
+        while let Some(message) = reader.next().await.with_context(reading)? {
             if let Some(Ok(entry)) = message.headers().map(Entry::read) {
                 known.add(entry, sink, orders);
             }
