@@ -85,6 +85,23 @@ impl SinkReport {
     }
 }
 
+/// How many rows each sink has refused, and where they were set aside.
+pub fn refused(sinks: &BTreeMap<String, SinkReport>) -> String {
+    let refusing = sinks.iter().filter(|(_, sink)| sink.refused > 0);
+    refusing
+        .map(|(name, sink)| {
+            let set_aside = sink.set_aside.iter();
+            let places: String = set_aside
+                .map(|(topic, rows)| format!(", {rows} set aside in {topic}"))
+                .collect();
+            format!(
+                "\nsink {name}: {} rows refused{places}; they are in report.json\n",
+                sink.refused
+            )
+        })
+        .collect()
+}
+
 /// The result of a run, for all sinks.
 pub struct Loading<'a> {
     /// The configuration.
@@ -267,4 +284,33 @@ fn finished(sink: &str, table: &SinkTable, written: &Written, deleted: u64) {
         deleted,
         "table written"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_rows_are_shown_with_the_topics_of_their_dead_letters() {
+        let sink = |refused, set_aside: &[(&str, u64)]| SinkReport {
+            loaded: Extent::Changes,
+            because: String::new(),
+            rows: 10,
+            deleted: 0,
+            refused,
+            refused_rows: Vec::new(),
+            set_aside: set_aside
+                .iter()
+                .map(|(topic, rows)| ((*topic).to_owned(), *rows))
+                .collect(),
+        };
+        let sinks = [
+            ("serving".to_owned(), sink(0, &[])),
+            ("warehouse".to_owned(), sink(3, &[("d.geo.dlq", 2)])),
+        ];
+        assert_eq!(
+            refused(&sinks.into()),
+            "\nsink warehouse: 3 rows refused, 2 set aside in d.geo.dlq; they are in report.json\n"
+        );
+    }
 }

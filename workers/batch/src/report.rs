@@ -232,23 +232,6 @@ pub fn readable(answers: &[Answer]) -> Result<String, UnsupportedType> {
     tables.collect()
 }
 
-/// How many rows each sink has refused, and where they were set aside.
-pub fn refused(sinks: &BTreeMap<String, SinkReport>) -> String {
-    let refusing = sinks.iter().filter(|(_, sink)| sink.refused > 0);
-    refusing
-        .map(|(name, sink)| {
-            let set_aside = sink.set_aside.iter();
-            let places: String = set_aside
-                .map(|(topic, rows)| format!(", {rows} set aside in {topic}"))
-                .collect();
-            format!(
-                "\nsink {name}: {} rows refused, see report.json{places}\n",
-                sink.refused
-            )
-        })
-        .collect()
-}
-
 /// Measures the phases of a run.
 #[derive(Debug)]
 pub struct Phases {

@@ -365,7 +365,7 @@ impl Session<'_> {
                 .await;
         }
         println!("{}", report::readable(&answers)?);
-        print!("{}", report::refused(&report.sinks));
+        print!("{}", load::refused(&report.sinks));
         Ok((pointer, report.summary))
     }
 

@@ -181,3 +181,66 @@ fn object_with(objects: &[RawObject], offset: i64) -> Option<usize> {
         .partition_point(|object| object.first <= offset)
         .checked_sub(1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rows::Origin;
+
+    const fn at(time: i64, partition: i32, offset: i64) -> Order {
+        Order {
+            time,
+            partition,
+            offset,
+        }
+    }
+
+    #[test]
+    fn only_rows_of_the_topic_s_records_are_set_aside() {
+        let refused = |origin| Refused {
+            table: "pinterest_batch".into(),
+            key: "k".into(),
+            reason: Refusal::new("23514", "no"),
+            origin,
+        };
+        let read = |order, position| {
+            Some(Origin {
+                order,
+                position: Some(position),
+            })
+        };
+        let state = |order| {
+            Some(Origin {
+                order,
+                position: None,
+            })
+        };
+        let (record, copy) = (at(5, 1, 7), at(9, 0, 8));
+        for (origin, expected) in [
+            (None, None),
+            (read(at(0, -1, 3), at(0, -1, 3)), None),
+            (read(at(0, 1, 7), at(0, 1, 7)), None),
+            (state(at(0, 1, 7)), None),
+            (read(record, record), Some(record)),
+            (read(record, copy), Some(copy)),
+            (state(record), Some(record)),
+        ] {
+            let refused = refused(origin);
+            let position = Row::of(&refused).map(|row| row.position);
+            assert_eq!(position, expected, "{origin:?}");
+        }
+    }
+
+    #[test]
+    fn a_record_s_object_is_the_last_one_that_does_not_begin_behind_it() {
+        let objects = [0, 10, 20].map(|first| RawObject {
+            key: String::new(),
+            first,
+            bytes: 1,
+        });
+        for (offset, expected) in [(0, Some(0)), (9, Some(0)), (10, Some(1)), (99, Some(2))] {
+            assert_eq!(object_with(&objects, offset), expected, "{offset}");
+        }
+        assert_eq!(object_with(&objects[1..], 9), None, "it is gone");
+    }
+}

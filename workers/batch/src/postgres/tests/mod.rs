@@ -263,14 +263,19 @@ async fn a_lost_connection_interrupts_the_load() {
     let place = Place::new("interrupted").await;
     let sink = place.sink();
     sink.prepare(PIPELINE, &[]).await.unwrap();
+    sink.keep_open().await.unwrap();
     place
         .run(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
              WHERE datname = current_database() AND application_name = 'pinpipe-batch'",
         )
         .await;
-    let error = sink.mark(&Run::full(10, &[]).marker()).await.unwrap_err();
-    assert!(error.is::<Interrupted>(), "{error:#}");
+    for error in [
+        sink.keep_open().await.unwrap_err(),
+        sink.mark(&Run::full(10, &[]).marker()).await.unwrap_err(),
+    ] {
+        assert!(error.is::<Interrupted>(), "{error:#}");
+    }
 }
 
 #[tokio::test]
