@@ -13,6 +13,8 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     cassandra::{self, Cassandra},
+    kafka::{self, Kafka, Listener},
+    listens,
     postgres::Postgres,
     process::{Ports, Process, lib, program},
     s3::{S3, S3Ports},
@@ -88,6 +90,41 @@ pub fn postgres() -> u16 {
                 .wait_until(|| server.is_ready())
                 .context("PostgreSQL")?;
             Ok((process, server.port))
+        })
+    })
+}
+
+/// The port of a Kafka broker that permits everything unless a rule forbids it.
+#[must_use]
+pub fn kafka() -> u16 {
+    static PORT: OnceLock<u16> = OnceLock::new();
+    *PORT.get_or_init(|| {
+        keep(|| {
+            let clients = port();
+            let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+            let broker = Kafka {
+                lib: lib("kafka")?,
+                log4j: kafka::log4j(&checkout),
+                folder: folder().to_path_buf(),
+                controller: port(),
+                listeners: vec![Listener {
+                    port: clients,
+                    advertised: clients,
+                }],
+                secured: Vec::new(),
+                users: Vec::new(),
+                heap: "256m",
+                settings: [
+                    "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                    "allow.everyone.if.no.acl.found=true",
+                ]
+                .map(str::to_owned)
+                .into(),
+            };
+            let mut command = broker.prepare(&program)?;
+            let mut process = Process::start(&mut command, folder().join("kafka.log"))?;
+            process.wait_until(|| listens(clients)).context("Kafka")?;
+            Ok((process, clients))
         })
     })
 }

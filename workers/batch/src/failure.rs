@@ -1,7 +1,11 @@
 //! Permanent failures, and the exit code that distinguishes them from failures worth a retry.
 
 use pinpipe_config::EXIT_PERMANENT_FAILURE;
-use pinpipe_runtime::{documents::Unreadable, failure::Class, s3::RequestError};
+use pinpipe_runtime::{
+    documents::Unreadable,
+    failure::{Class, Refusal},
+    s3::RequestError,
+};
 
 use crate::{counts::Counts, quality::QualityExceeded};
 
@@ -11,11 +15,6 @@ const EXIT_FAILURE: u8 = 1;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Permanent(pub String);
-
-/// Why a server will never store the rows of a request.
-#[derive(Clone, Debug, thiserror::Error)]
-#[error("{0}")]
-pub struct Refusal(pub String);
 
 impl From<anyhow::Error> for Permanent {
     fn from(error: anyhow::Error) -> Self {

@@ -1,12 +1,12 @@
 //! Loading a run's rows and answers into the sinks.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, pin::pin, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, stream};
-use pinpipe_config::BatchSink;
+use pinpipe_config::{Batch, BatchSink};
 use pinpipe_core::{Kind, columns::key};
 use serde::Serialize;
 use tracing::{info, warn};
@@ -17,13 +17,19 @@ use crate::{
     columns,
     failure::Permanent,
     postgres::PostgresSink,
+    read::topic,
     retry::{RETRY_TIMEOUT, Retry},
-    rows,
     scratch::{self, Scratch, Stream},
-    sink::{Extent, Interrupted, LISTED, Marker, Refused, Rows, Sink, SinkTable, Written, extent},
+    set_aside,
+    sink::{Extent, Interrupted, Marker, Refused, Rows, Sink, SinkTable, Written, extent},
     state::State,
     store::Store,
 };
+
+/// Most refused rows of a sink that are listed in the report.
+const LISTED: usize = 100;
+/// Interval at which a load is kept from timing out.
+const KEEP_OPEN_EVERY: Duration = Duration::from_secs(20);
 
 /// Connects to a sink.
 pub async fn connect(sink: &BatchSink) -> Result<Box<dyn Sink>> {
@@ -63,21 +69,43 @@ pub struct SinkReport {
     /// The first of these rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refused_rows: Vec<Refused>,
+    /// How many of them are in the dead letters, by topic.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub set_aside: BTreeMap<String, u64>,
 }
 
 impl SinkReport {
-    fn add(&mut self, written: Written, deleted: u64) {
+    fn add(&mut self, written: &Written, deleted: u64) {
         self.rows += written.rows;
         self.deleted += deleted;
-        self.refused += written.refused;
+        self.refused += written.refused.len() as u64;
         let free = LISTED.saturating_sub(self.refused_rows.len());
         self.refused_rows
-            .extend(written.refused_rows.into_iter().take(free));
+            .extend(written.refused.iter().take(free).cloned());
     }
+}
+
+/// How many rows each sink has refused, and where they were set aside.
+pub fn refused(sinks: &BTreeMap<String, SinkReport>) -> String {
+    let refusing = sinks.iter().filter(|(_, sink)| sink.refused > 0);
+    refusing
+        .map(|(name, sink)| {
+            let set_aside = sink.set_aside.iter();
+            let places: String = set_aside
+                .map(|(topic, rows)| format!(", {rows} set aside in {topic}"))
+                .collect();
+            format!(
+                "\nsink {name}: {} rows refused{places}; they are in report.json\n",
+                sink.refused
+            )
+        })
+        .collect()
 }
 
 /// The result of a run, for all sinks.
 pub struct Loading<'a> {
+    /// The configuration.
+    pub config: &'a Batch,
     /// The bucket with the state's objects.
     pub store: &'a Store,
     /// The folder for downloads.
@@ -90,7 +118,7 @@ pub struct Loading<'a> {
     pub base: Option<DateTime<Utc>>,
     /// Whether a worker of another release has begun the run.
     pub is_attempt: bool,
-    /// Clean rows that the run has changed.
+    /// Rows that the run has changed.
     pub changed: &'a BTreeMap<Kind, Vec<Stream>>,
     /// All answers.
     pub answers: &'a [Answer],
@@ -140,11 +168,13 @@ impl Loading<'_> {
             deleted: 0,
             refused: 0,
             refused_rows: Vec::new(),
+            set_aside: BTreeMap::new(),
         };
         if extent == Extent::Nothing {
             return Ok(report);
         }
         let run_time = self.marker.run_time;
+        let mut refused = Vec::new();
         for (kind, table) in Kind::ALL.into_iter().zip(clean) {
             let (total, rows) = self.rows_since(kind, extent);
             let written = sink.write(table, total, rows, run_time).await?;
@@ -153,7 +183,8 @@ impl Loading<'_> {
                 Extent::Changes | Extent::Nothing => 0,
             };
             finished(name, table, &written, deleted);
-            report.add(written, deleted);
+            report.add(&written, deleted);
+            refused.push((kind, written.refused));
         }
         for (answer, table) in self.answers.iter().zip(answered) {
             let rows = stream::iter([Ok(answer.rows.clone())]).boxed();
@@ -161,13 +192,32 @@ impl Loading<'_> {
             let written = sink.write(table, total, rows, run_time).await?;
             let deleted = replace(sink, table, &written, run_time).await?;
             finished(name, table, &written, deleted);
-            report.add(written, deleted);
+            report.add(&written, deleted);
         }
+        let set_aside = self.set_aside(name, &refused);
+        report.set_aside = kept_open(sink, set_aside).await?;
         sink.mark(&self.marker).await?;
         Ok(report)
     }
 
-    /// The clean rows of a kind that a sink lacks, and their number.
+    /// Sets refused rows aside, and returns how many, by topic.
+    async fn set_aside(
+        &self,
+        sink: &str,
+        refused: &[(Kind, Vec<Refused>)],
+    ) -> Result<BTreeMap<String, u64>> {
+        let mut all = BTreeMap::new();
+        for (kind, refused) in refused {
+            let rows = set_aside::set_aside(self.config, self.store, sink, *kind, refused).await?;
+            if rows > 0 {
+                let topic = &topic(&self.config.topics, *kind).dead_letter;
+                all.insert(topic.clone(), rows);
+            }
+        }
+        Ok(all)
+    }
+
+    /// The rows of a kind that a sink lacks, and their number.
     fn rows_since(&self, kind: Kind, extent: Extent) -> (u64, Rows<'_>) {
         // A run that starts empty has changed all rows, and has them on disk.
         if extent == Extent::Changes || self.base.is_none() {
@@ -191,13 +241,25 @@ impl Loading<'_> {
                 let batches = scratch::read(&path)?;
                 // The open file stays readable.
                 scratch::remove(&path);
-                anyhow::Ok(batches.map(move |batch| anyhow::Ok(rows::clean(kind, &batch?)?)))
+                anyhow::Ok(batches.map(|batch| anyhow::Ok(batch?)))
             })
             .flat_map(|part| match part {
                 Ok(batches) => stream::iter(batches).boxed(),
                 Err(error) => stream::iter([Err::<RecordBatch, _>(error)]).boxed(),
             });
         (self.state.rows(kind), rows.boxed())
+    }
+}
+
+/// Does work in the middle of a load, which must not time out meanwhile.
+async fn kept_open<T>(sink: &dyn Sink, work: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut work = pin!(work);
+    loop {
+        tokio::select! {
+            biased;
+            done = &mut work => return done,
+            () = tokio::time::sleep(KEEP_OPEN_EVERY) => sink.keep_open().await?,
+        }
     }
 }
 
@@ -214,13 +276,41 @@ async fn replace(
 }
 
 fn finished(sink: &str, table: &SinkTable, written: &Written, deleted: u64) {
-    let Written { rows, refused, .. } = written;
     info!(
         sink,
         table = table.name,
-        rows,
-        refused,
+        rows = written.rows,
+        refused = written.refused.len(),
         deleted,
         "table written"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refused_rows_are_shown_with_the_topics_of_their_dead_letters() {
+        let sink = |refused, set_aside: &[(&str, u64)]| SinkReport {
+            loaded: Extent::Changes,
+            because: String::new(),
+            rows: 10,
+            deleted: 0,
+            refused,
+            refused_rows: Vec::new(),
+            set_aside: set_aside
+                .iter()
+                .map(|(topic, rows)| ((*topic).to_owned(), *rows))
+                .collect(),
+        };
+        let sinks = [
+            ("serving".to_owned(), sink(0, &[])),
+            ("warehouse".to_owned(), sink(3, &[("d.geo.dlq", 2)])),
+        ];
+        assert_eq!(
+            refused(&sinks.into()),
+            "\nsink warehouse: 3 rows refused, 2 set aside in d.geo.dlq; they are in report.json\n"
+        );
+    }
 }

@@ -120,19 +120,33 @@ fn latest_rows<K: Eq + Hash>(
     kept
 }
 
-/// Only the clean columns of `rows`.
-pub fn clean(kind: Kind, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
-    RecordBatch::try_new(
-        columns::schema(kind),
-        rows.columns()[..columns::schema(kind).fields().len()].to_vec(),
-    )
-}
-
 /// Only the columns of [`state_schema`] of `rows`.
 pub fn state(kind: Kind, rows: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let schema = state_schema(kind);
     let columns = rows.columns()[..schema.fields().len()].to_vec();
     RecordBatch::try_new(schema, columns)
+}
+
+/// Where the record of a row came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The record's order.
+    pub order: Order,
+    /// The record's position in the log; `None` for state rows, which don't have it.
+    pub position: Option<Order>,
+}
+
+/// Where the record of row `row` came from; `columns` is the number of clean columns. `None` if the
+/// rows have no others.
+pub fn origin(rows: &RecordBatch, columns: usize, row: usize) -> Option<Origin> {
+    let order_at = |first: usize| {
+        let found = first + ORDER.len() <= rows.num_columns();
+        found.then(|| Orders::at(rows, first).get(row))
+    };
+    Some(Origin {
+        order: order_at(columns)?,
+        position: order_at(columns + ORDER.len()),
+    })
 }
 
 /// The three columns of an [`Order`].

@@ -291,6 +291,7 @@ impl Session<'_> {
         let answering = answers::answer_all(&joined, scratch.folder(), memory.queries);
         let answers = phases.time("questions", answering).await?;
         let loading = Loading {
+            config,
             store,
             scratch: &scratch,
             state: &state,
@@ -364,6 +365,7 @@ impl Session<'_> {
                 .await;
         }
         println!("{}", report::readable(&answers)?);
+        print!("{}", load::refused(&report.sinks));
         Ok((pointer, report.summary))
     }
 

@@ -12,12 +12,11 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use pinpipe_config::Pipeline;
-use serde::Serialize;
+use pinpipe_runtime::failure::Refusal;
+use serde::{Serialize, Serializer};
 
-use crate::{cells::Cell, failure::Permanent};
+use crate::{cells::Cell, failure::Permanent, rows::Origin};
 
-/// Most refused rows of a sink that are listed in the report.
-pub const LISTED: usize = 100;
 /// Refused rows of a table, in percent and in number, above which the sink is at fault rather than
 /// the rows.
 const TOLERATED: (u64, u64) = (1, 100);
@@ -44,7 +43,8 @@ pub struct SinkTable {
     pub key: Vec<&'static str>,
 }
 
-/// Rows to be written.
+/// Rows to be written: the table's columns, and perhaps others behind them that tell where their
+/// records came from, see [`crate::rows::origin`].
 pub type Rows<'a> = BoxStream<'a, Result<RecordBatch>>;
 
 /// What became of the rows written to a table.
@@ -53,9 +53,7 @@ pub struct Written {
     /// Rows stored.
     pub rows: u64,
     /// Rows that the server refuses for good.
-    pub refused: u64,
-    /// The first of these rows.
-    pub refused_rows: Vec<Refused>,
+    pub refused: Vec<Refused>,
 }
 
 /// A row that the server refuses for good.
@@ -65,25 +63,31 @@ pub struct Refused {
     pub table: String,
     /// The row's key, shortened.
     pub key: String,
-    /// The server's sentence.
-    pub reason: String,
+    /// Why the server refuses it.
+    #[serde(serialize_with = "as_text")]
+    pub reason: Refusal,
+    /// Where its record came from; `None` for an answer.
+    #[serde(skip)]
+    pub origin: Option<Origin>,
+}
+
+fn as_text<S: Serializer>(refusal: &Refusal, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(refusal)
 }
 
 impl Written {
     /// Adds what became of other rows. Fails if so many are refused that the sink must be at fault.
     pub fn add(&mut self, other: Self) -> Result<(), Permanent> {
         self.rows += other.rows;
-        self.refused += other.refused;
-        let free = LISTED.saturating_sub(self.refused_rows.len());
-        self.refused_rows
-            .extend(other.refused_rows.into_iter().take(free));
+        self.refused.extend(other.refused);
         let (percent, number) = TOLERATED;
-        let all = self.rows + self.refused;
-        match self.refused_rows.first() {
-            Some(first) if self.refused > number && self.refused * 100 > all * percent => {
+        let refused = self.refused.len() as u64;
+        let all = self.rows + refused;
+        match self.refused.first() {
+            Some(first) if refused > number && refused * 100 > all * percent => {
                 Err(Permanent(format!(
-                    "the server refuses {} of {all} rows, the first with the key {}: {}",
-                    self.refused, first.key, first.reason
+                    "the server refuses {refused} of {all} rows, the first with the key {}: {}",
+                    first.key, first.reason
                 )))
             }
             _ => Ok(()),
@@ -93,10 +97,12 @@ impl Written {
     /// Fails if several rows are all refused: the earlier rows, which they were to replace, must
     /// not be deleted then.
     pub fn check_replacement(&self) -> Result<(), Permanent> {
-        match self.refused_rows.first() {
-            Some(first) if self.rows == 0 && self.refused > 1 => Err(Permanent(format!(
+        match &self.refused[..] {
+            [first, _, ..] if self.rows == 0 => Err(Permanent(format!(
                 "the server refuses all {} rows, the first with the key {}: {}",
-                self.refused, first.key, first.reason
+                self.refused.len(),
+                first.key,
+                first.reason
             ))),
             _ => Ok(()),
         }
@@ -152,6 +158,10 @@ pub trait Sink: Send + Sync {
 
     /// Deletes the rows that were written before `run_time`, and returns their number.
     async fn delete_older(&self, table: &SinkTable, run_time: DateTime<Utc>) -> Result<u64>;
+
+    /// Keeps what [`prepare`](Self::prepare) has begun from timing out. To be called at least once
+    /// a minute while nothing else is.
+    async fn keep_open(&self) -> Result<()>;
 
     /// Replaces the marker.
     async fn mark(&self, marker: &Marker) -> Result<()>;
@@ -316,20 +326,23 @@ mod tests {
     fn many_refused_rows_are_the_sinks_fault() {
         let some = |rows, refused| Written {
             rows,
-            refused,
-            refused_rows: vec![
+            refused: vec![
                 Refused {
                     table: "t".into(),
                     key: "k".into(),
-                    reason: "Key length of 70000 is longer than maximum of 65535".into(),
+                    reason: Refusal::new(
+                        "0x2200",
+                        "Key length of 70000 is longer than maximum of 65535"
+                    ),
+                    origin: None,
                 };
-                usize::try_from(refused).unwrap()
+                refused
             ],
         };
         let mut few = Written::default();
         few.add(some(0, 100)).unwrap();
         few.add(some(20_000, 101)).unwrap();
-        assert_eq!((few.refused, few.refused_rows.len()), (201, LISTED));
+        assert_eq!(few.refused.len(), 201);
         let error = Written::default().add(some(10_000, 102)).unwrap_err();
         assert!(error.to_string().contains("102 of 10102 rows"), "{error}");
         assert!(error.to_string().contains("Key length of 70000"), "{error}");

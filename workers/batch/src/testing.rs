@@ -7,6 +7,7 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
+use pinpipe_config::Batch;
 use pinpipe_core::Pin;
 
 use crate::{manifest::Positions, state::State};
@@ -27,6 +28,12 @@ pub fn pin(unique_id: String, index_id: i64) -> Pin<'static> {
         downloaded: None,
         save_location: None,
     }
+}
+
+/// A configuration, without the addresses of servers that are there.
+pub fn config() -> Batch {
+    let sample = include_str!("../../config/samples/0.1.0/batch.yaml");
+    pinpipe_config::parse(sample).unwrap()
 }
 
 /// The state of a run that has read nothing.

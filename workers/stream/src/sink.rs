@@ -16,6 +16,7 @@ use pinpipe_core::{Cleaned, Order, Rejection};
 
 use crate::log::Position;
 pub use crate::log::Topic;
+pub use pinpipe_runtime::failure::Refusal;
 
 /// A partition to read from.
 #[derive(Clone, Debug)]
@@ -134,36 +135,6 @@ pub enum Answer {
     Refused(Refusal),
     /// The partition must stop. Nothing of the batch is stored.
     Halt(Halt),
-}
-
-/// Why a store will never take a record.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// The store's code of the error, such as a SQLSTATE.
-    pub code: String,
-    /// The store's own sentence, at most [`MAX_SENTENCE`] bytes.
-    pub sentence: String,
-}
-
-/// The longest sentence of a refusal, bytes. A trigger may say anything, such as the whole record,
-/// and the sentence is kept and becomes a header of the dead letter.
-const MAX_SENTENCE: usize = 1024;
-
-impl Refusal {
-    /// A refusal by the store's code and sentence, whose end is cut off if it is too long.
-    #[must_use]
-    pub fn new(code: &str, sentence: &str) -> Self {
-        let sentence = if sentence.len() > MAX_SENTENCE {
-            let end = sentence.floor_char_boundary(MAX_SENTENCE - '…'.len_utf8());
-            format!("{}…", &sentence[..end])
-        } else {
-            sentence.to_owned()
-        };
-        Self {
-            code: code.to_owned(),
-            sentence,
-        }
-    }
 }
 
 /// Where a sink starts in a partition it has no position for.
@@ -396,18 +367,4 @@ pub trait Sink: Send + Sync + 'static {
         topic: &Arc<Topic>,
         group: &[Part<'_, Self::Batch>],
     ) -> impl Future<Output = Result<Vec<Answer>, SinkError>> + Send;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_refusal_s_sentence_is_cut_between_two_characters() {
-        for (sentence, length) in [("x", 1), ("é", 2), (&"x".repeat(1024), 1024)] {
-            assert_eq!(Refusal::new("P0001", sentence).sentence.len(), length);
-        }
-        let cut = Refusal::new("P0001", &format!("x{}", "é".repeat(1024))).sentence;
-        assert_eq!(cut, format!("x{}…", "é".repeat(510)));
-    }
 }

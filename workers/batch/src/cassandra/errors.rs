@@ -2,13 +2,16 @@
 
 use anyhow::anyhow;
 use pinpipe_config::Cassandra;
-use pinpipe_runtime::{failure::Class, tls::Tls};
+use pinpipe_runtime::{
+    failure::{Class, Refusal},
+    tls::Tls,
+};
 use scylla::errors::{
     ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
     MetadataError, NewSessionError, PrepareError, RequestAttemptError,
 };
 
-use crate::failure::{Permanent, Refusal};
+use crate::failure::Permanent;
 
 /// Start of an authentication error's message if the server couldn't read its roles, by Cassandra's
 /// `PasswordAuthenticator.queryHashedPassword`.
@@ -85,7 +88,7 @@ fn refused_credentials(error: &ConnectionSetupRequestErrorKind) -> Option<String
 pub fn request_error(error: ExecutionError) -> anyhow::Error {
     match class(&error) {
         Class::Unavailable => anyhow!(error),
-        Class::Refused => Refusal(sentence(&error)).into(),
+        Class::Refused => Refusal::new(code(&error), &sentence(&error)).into(),
         Class::AccessDenied | Class::Halt => Permanent(sentence(&error)).into(),
     }
 }
@@ -121,6 +124,14 @@ fn attempt_class(attempt: &RequestAttemptError) -> Class {
             _,
         ) => Class::Halt,
         _ => Class::Unavailable,
+    }
+}
+
+/// The code of a refusal: the protocol's for `Invalid`, if it is the server's and not the driver's.
+const fn code(error: &ExecutionError) -> &'static str {
+    match error {
+        ExecutionError::LastAttemptError(RequestAttemptError::DbError(..)) => "0x2200",
+        _ => "not-serializable",
     }
 }
 
@@ -175,7 +186,10 @@ mod tests {
         };
         let sentence = "Key length of 70000 is longer than maximum of 65535";
         let refused = executed(DbError::Invalid, sentence);
-        assert_eq!(refused.downcast_ref::<Refusal>().unwrap().0, sentence);
+        assert_eq!(
+            refused.downcast_ref(),
+            Some(&Refusal::new("0x2200", sentence))
+        );
         assert!(failure::is_permanent(&refused), "it isn't sent again");
 
         let sentence = "User pins has no MODIFY permission on <table k.t> or any of its parents";

@@ -7,13 +7,21 @@
 use anyhow::Result;
 use arrow::{array::RecordBatch, error::ArrowError};
 use chrono::{DateTime, Utc};
-use scylla::statement::{
-    batch::{Batch, BatchStatement, BatchType},
-    prepared::PreparedStatement,
+use scylla::{
+    serialize::{
+        SerializationError,
+        row::{RowSerializationContext, SerializeRow},
+        writers::RowWriter,
+    },
+    statement::{
+        batch::{Batch, BatchStatement, BatchType},
+        prepared::PreparedStatement,
+    },
 };
 
 use crate::{
     cells::{self, Cell},
+    rows::{self, Origin},
     sink::{SinkTable, key_text},
 };
 
@@ -27,14 +35,37 @@ const REQUEST_BYTES: usize = 3 << 10;
 /// Insert statements of one table.
 pub struct Inserts {
     one: PreparedStatement,
+    /// Number of the table's columns.
+    columns: usize,
     /// Indices of the key's columns.
     key: Vec<usize>,
     /// The batch of `n` inserts at index `n`.
     batches: Vec<Batch>,
 }
 
+/// A row to be inserted.
+pub struct Row<'a> {
+    /// Its number in the batch it is of.
+    pub number: usize,
+    cells: Vec<Cell<'a>>,
+}
+
+impl SerializeRow for Row<'_> {
+    fn serialize(
+        &self,
+        context: &RowSerializationContext<'_>,
+        writer: &mut RowWriter<'_>,
+    ) -> Result<(), SerializationError> {
+        self.cells.serialize(context, writer)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.cells.is_empty()
+    }
+}
+
 /// The rows of one request.
-pub type Rows<'a> = Vec<Vec<Cell<'a>>>;
+pub type Rows<'a> = Vec<Row<'a>>;
 
 impl Inserts {
     /// Inserts with `run_time` as their timestamp.
@@ -54,18 +85,24 @@ impl Inserts {
         Ok(Self {
             batches: (0..=REQUEST_ROWS).map(batch).collect(),
             key: key.collect::<Result<_, _>>()?,
+            columns: table.schema.fields().len(),
             one,
         })
     }
 
     /// A row's key, for messages.
-    pub fn key(&self, row: &[Cell<'_>]) -> String {
+    pub fn key(&self, row: &Row<'_>) -> String {
         let key: Vec<&Cell<'_>> = self
             .key
             .iter()
-            .filter_map(|index| row.get(*index))
+            .filter_map(|index| row.cells.get(*index))
             .collect();
         key_text(&key)
+    }
+
+    /// Where the record of a row of `batch` came from.
+    pub fn origin(&self, batch: &RecordBatch, number: usize) -> Option<Origin> {
+        rows::origin(batch, self.columns, number)
     }
 
     /// The batch statement for a request of `rows` rows.
@@ -76,22 +113,23 @@ impl Inserts {
     /// Splits rows into requests, in token order.
     pub fn requests<'a>(&self, batch: &'a RecordBatch) -> Result<Vec<Rows<'a>>> {
         let mut rows = Vec::with_capacity(batch.num_rows());
-        for row in 0..batch.num_rows() {
-            let cells = cells::row(batch, row)?;
+        for number in 0..batch.num_rows() {
+            let mut cells = cells::row(batch, number)?;
+            cells.truncate(self.columns);
             rows.push((
                 self.one.calculate_token(&cells)?.map(|token| token.value()),
-                cells,
+                Row { number, cells },
             ));
         }
         rows.sort_unstable_by_key(|(token, _)| *token);
-        Ok(split(rows.into_iter().map(|(_, cells)| cells)))
+        Ok(split(rows.into_iter().map(|(_, row)| row)))
     }
 }
 
-fn split<'a>(rows: impl Iterator<Item = Vec<Cell<'a>>>) -> Vec<Rows<'a>> {
+fn split<'a>(rows: impl Iterator<Item = Row<'a>>) -> Vec<Rows<'a>> {
     let (mut requests, mut request, mut bytes) = (Vec::new(), Vec::new(), 0);
     for row in rows {
-        let row_bytes: usize = row.iter().map(Cell::bytes).sum();
+        let row_bytes: usize = row.cells.iter().map(Cell::bytes).sum();
         if request.len() == REQUEST_ROWS
             || (bytes + row_bytes > REQUEST_BYTES && !request.is_empty())
         {
@@ -114,7 +152,10 @@ mod tests {
     #[test]
     fn a_request_stays_below_the_sizes_cassandra_warns_about() {
         let text = "x".repeat(10_000);
-        let row = |bytes| vec![Cell::BigInt(1), Cell::Text(&text[..bytes])];
+        let row = |bytes| Row {
+            number: 0,
+            cells: vec![Cell::BigInt(1), Cell::Text(&text[..bytes])],
+        };
         let sizes = |rows: &[usize]| {
             split(rows.iter().map(|bytes| row(*bytes)))
                 .iter()

@@ -280,6 +280,10 @@ impl Sink for CassandraSink {
         Ok(deleted.into_inner())
     }
 
+    async fn keep_open(&self) -> Result<()> {
+        Ok(())
+    }
+
     async fn mark(&self, marker: &Marker) -> Result<()> {
         self.write_marker(marker).await
     }

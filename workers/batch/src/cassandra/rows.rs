@@ -8,6 +8,7 @@ use std::sync::{
 use anyhow::Result;
 use arrow::array::RecordBatch;
 use futures::{StreamExt, TryStreamExt, stream};
+use pinpipe_runtime::failure::Refusal;
 use scylla::{statement::prepared::PreparedStatement, value::Row};
 use tracing::warn;
 
@@ -15,10 +16,7 @@ use super::{
     CassandraSink,
     inserts::{self, Inserts},
 };
-use crate::{
-    failure::Refusal,
-    sink::{Refused, Written},
-};
+use crate::sink::{Refused, Written};
 
 /// Concurrent requests of one writer.
 const REQUESTS: usize = 32;
@@ -34,7 +32,7 @@ impl CassandraSink {
         let requests = stream::iter(inserts.requests(batch)?).map(Ok);
         requests
             .try_for_each_concurrent(REQUESTS, |rows| async {
-                let written = self.write_rows(table, inserts, rows).await?;
+                let written = self.write_rows(table, inserts, batch, rows).await?;
                 let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
                 anyhow::Ok(all.add(written)?)
             })
@@ -48,6 +46,7 @@ impl CassandraSink {
         &self,
         table: &str,
         inserts: &Inserts,
+        batch: &RecordBatch,
         rows: inserts::Rows<'_>,
     ) -> Result<Written> {
         let mut written = Written::default();
@@ -57,7 +56,7 @@ impl CassandraSink {
         };
         let alone = rows.len() == 1;
         for row in rows {
-            let key = inserts.key(&row);
+            let (key, number) = (inserts.key(&row), row.number);
             let refusal = if alone {
                 Some(refusal.clone())
             } else {
@@ -65,13 +64,13 @@ impl CassandraSink {
             };
             match refusal {
                 None => written.rows += 1,
-                Some(Refusal(reason)) => {
-                    warn!(table, key, reason, "the server refuses a row");
-                    written.refused += 1;
-                    written.refused_rows.push(Refused {
+                Some(reason) => {
+                    warn!(table, key, %reason, "the server refuses a row");
+                    written.refused.push(Refused {
                         table: table.to_owned(),
                         key,
                         reason,
+                        origin: inserts.origin(batch, number),
                     });
                 }
             }

@@ -41,7 +41,7 @@ const COPIES: u64 = 2;
 pub struct Folded {
     /// The state; all of its objects are written.
     pub state: State,
-    /// Numbers of clean rows that this run has changed, by kind.
+    /// Numbers of rows that this run has changed, by kind.
     pub changed_rows: BTreeMap<Kind, u64>,
     /// These rows, if they were asked for.
     pub changed: BTreeMap<Kind, Vec<Stream>>,
@@ -295,7 +295,7 @@ impl MergeOutput for BucketOutput<'_> {
                     .shared
                     .scratch
                     .file(&format!("changed-{}-{:04}.arrow", self.kind, self.bucket));
-                none.insert(Writer::plain(path, &crate::columns::schema(self.kind))?)
+                none.insert(Writer::plain(path, &rows::read_schema(self.kind))?)
             }
         };
         changed.write(&batch)

@@ -15,10 +15,7 @@ use arrow::{
 };
 use pinpipe_core::Kind;
 
-use crate::{
-    columns,
-    rows::{self, Orders},
-};
+use crate::rows::{self, Orders};
 
 /// Rows per batch, which is the unit of query steps and of writes to a sink.
 pub const BATCH_ROWS: usize = 8192;
@@ -29,7 +26,7 @@ const BATCH_BYTES: usize = 8 << 20;
 pub trait MergeOutput {
     /// Takes state rows: the latest row of every key, sorted by key.
     fn state_batch(&mut self, rows: RecordBatch) -> Result<()>;
-    /// Takes clean rows: the latest rows that come from this run.
+    /// Takes the latest rows that come from this run, in [`rows::read_schema`].
     fn changed_batch(&mut self, rows: RecordBatch) -> Result<()>;
 }
 
@@ -167,7 +164,7 @@ fn merge_by<K: Keys>(
     let none = RecordBatch::new_empty(rows::read_schema(kind));
     let (mut stored, mut read) = (Cursor::new(stored), Cursor::new(read));
     let mut state = Batches::new(BatchCoalescer::new(rows::state_schema(kind), BATCH_ROWS));
-    let mut clean = Batches::new(BatchCoalescer::new(columns::schema(kind), BATCH_ROWS));
+    let mut kept = Batches::new(BatchCoalescer::new(rows::read_schema(kind), BATCH_ROWS));
     let mut changed_rows = 0;
     loop {
         let (old, new) = (stored.current()?, read.current()?);
@@ -215,12 +212,12 @@ fn merge_by<K: Keys>(
         }
         changed_rows += changed.len() as u64;
         if keep_changed && !changed.is_empty() {
-            let rows = take_record_batch(&rows::clean(kind, new)?, &UInt32Array::from(changed))?;
-            clean.push(rows, |batch| out.changed_batch(batch))?;
+            let rows = take_record_batch(new, &UInt32Array::from(changed))?;
+            kept.push(rows, |batch| out.changed_batch(batch))?;
         }
     }
     state.finish(|batch| out.state_batch(batch))?;
-    clean.finish(|batch| out.changed_batch(batch))?;
+    kept.finish(|batch| out.changed_batch(batch))?;
     Ok(changed_rows)
 }
 

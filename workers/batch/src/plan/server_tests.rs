@@ -23,8 +23,7 @@ struct Archive {
 
 impl Archive {
     async fn new(bucket: &str) -> Self {
-        let sample = include_str!("../../../config/samples/0.1.0/batch.yaml");
-        let mut config: Batch = pinpipe_config::parse(sample).unwrap();
+        let mut config = testing::config();
         let (port, credentials) = stores::s3(true);
         config.zone = RawZone {
             bucket: bucket.to_owned(),

@@ -2,15 +2,12 @@
 
 use anyhow::anyhow;
 use pinpipe_runtime::{
-    failure::{Class, of_sqlstate},
+    failure::{Class, Refusal, of_sqlstate},
     postgres::sentence,
 };
 use tokio_postgres::Error;
 
-use crate::{
-    failure::{Permanent, Refusal},
-    sink::Interrupted,
-};
+use crate::{failure::Permanent, sink::Interrupted};
 
 /// The error of a statement: [`Refusal`] if the server refuses the rows, [`Permanent`] if it
 /// refuses the statement, [`Interrupted`] if it can't answer now.
@@ -20,7 +17,7 @@ pub fn failed(error: Error) -> anyhow::Error {
     };
     match of_sqlstate(answer.code().code()) {
         Class::Unavailable => Interrupted(anyhow!(sentence(answer))).into(),
-        Class::Refused => Refusal(sentence(answer)).into(),
+        Class::Refused => Refusal::new(answer.code().code(), answer.message()).into(),
         Class::AccessDenied | Class::Halt => Permanent(format!(
             "PostgreSQL answers: {}. Correct the table, or what the URL's user may do with it, or \
              drop the table: the next run creates and fills it",

@@ -20,6 +20,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt as _;
 use pinpipe_config::BatchPostgres;
+use pinpipe_runtime::failure::Refusal;
 use tokio::sync::Mutex;
 use tokio_postgres::{
     Client,
@@ -31,8 +32,9 @@ use tracing::{info, warn};
 use self::{connect::connect, errors::failed, table::Table};
 use crate::{
     cells::{self, Cell},
-    failure::{Permanent, Refusal},
+    failure::Permanent,
     retry::{RETRY_TIMEOUT, retry},
+    rows,
     sink::{Marker, Refused, Rows, Sink, SinkTable, Written, key_text},
 };
 
@@ -88,6 +90,7 @@ impl PostgresSink {
         let load = TableLoad {
             client,
             name: table.name,
+            columns: (0..table.schema.fields().len()).collect(),
             key: key.collect::<Result<_, _>>()?,
             statements,
             run_time: run_time.into(),
@@ -117,6 +120,8 @@ struct TableLoad<'a> {
     client: &'a Client,
     name: &'static str,
     statements: Table,
+    /// Indices of the table's columns in the rows.
+    columns: Vec<usize>,
     /// Indices of the key's columns.
     key: Vec<usize>,
     run_time: SystemTime,
@@ -137,18 +142,18 @@ impl TableLoad<'_> {
                     rows: rows as u64,
                     ..Written::default()
                 })?,
-                Some(Refusal(reason)) if rows == 1 => {
+                Some(reason) if rows == 1 => {
                     let row = cells::row(&part, 0)?;
                     let key: Vec<&Cell<'_>> = self.key.iter().map(|index| &row[*index]).collect();
                     let key = key_text(&key);
-                    warn!(table = self.name, key, reason, "the server refuses a row");
+                    warn!(table = self.name, key, %reason, "the server refuses a row");
                     all.add(Written {
                         rows: 0,
-                        refused: 1,
-                        refused_rows: vec![Refused {
+                        refused: vec![Refused {
                             table: self.name.to_owned(),
                             key,
                             reason,
+                            origin: rows::origin(&part, self.columns.len(), 0),
                         }],
                     })?;
                 }
@@ -181,6 +186,7 @@ impl TableLoad<'_> {
     }
 
     async fn merge(&self, part: &RecordBatch) -> Result<()> {
+        let part = &part.project(&self.columns)?;
         {
             // COPY needs a statement by name; it is closed before the transaction ends.
             let statement = self.client.prepare(&self.statements.copy()).await;
@@ -255,6 +261,12 @@ impl Sink for PostgresSink {
         Ok(deleted)
     }
 
+    async fn keep_open(&self) -> Result<()> {
+        let load = self.load.lock().await;
+        let client = load.as_ref().context(NO_TRANSACTION)?;
+        client.batch_execute("").await.map_err(failed)
+    }
+
     async fn mark(&self, marker: &Marker) -> Result<()> {
         let mut load = self.load.lock().await;
         let client = load.take().context(NO_TRANSACTION)?;
@@ -272,7 +284,7 @@ const NO_TRANSACTION: &str = "the load has no transaction: it was not prepared, 
 /// deletion, is for a person to correct.
 fn statement_error(error: anyhow::Error) -> anyhow::Error {
     match error.downcast::<Refusal>() {
-        Ok(Refusal(sentence)) => Permanent(sentence).into(),
+        Ok(refusal) => Permanent(refusal.to_string()).into(),
         Err(error) => error,
     }
 }

@@ -5,7 +5,6 @@
 //! record and its marker are written in one transaction, so a re-drive that dies can be started
 //! again. It needs no Lease: the transactional id lets only one re-drive of a pipeline write.
 
-mod dead_letters;
 mod filter;
 mod report;
 mod transaction;
@@ -30,13 +29,16 @@ use rdkafka::{Message, message::BorrowedMessage};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+pub use self::report::Report;
 use self::{
-    dead_letters::{DeadLetterReader, LetterIdSet},
     filter::Filter,
-    report::{Report, TopicReport},
+    report::TopicReport,
     transaction::{Item, Transactions},
 };
-use crate::{failure, load_config, read, write_termination_log};
+use crate::{
+    dead_letters::{self, DeadLetterReader, LetterIdSet},
+    failure, load_config, read, write_termination_log,
+};
 
 /// Most dead letters of one transaction.
 const TRANSACTION_LETTERS: usize = 500;
@@ -153,7 +155,8 @@ fn execute(worker: &WorkerArgs, args: &Args, report: &mut Report) -> Result<()> 
     })
 }
 
-async fn redrive(
+/// Re-drives the dead letters that `args` select, and counts them in `report`.
+pub async fn redrive(
     config: &Batch,
     args: &Args,
     report: &mut Report,

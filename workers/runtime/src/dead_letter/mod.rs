@@ -1,7 +1,8 @@
 //! Dead letters and redriven records, as Kafka headers.
 //!
-//! The stream worker writes dead letters and reads redriven records. A redrive reads dead letters
-//! and puts their records back into the pipeline. A dead-letter topic contains
+//! The stream worker writes dead letters and reads redriven records; a batch run writes those of
+//! rows that its sinks refuse. A redrive reads dead letters and puts their records back into the
+//! pipeline. A dead-letter topic contains
 //! - dead letters: the record's key and value unchanged, with headers that say where it was and
 //!   what was wrong;
 //! - markers: a [`DeadLetterId`] as the key, no value, and the header `pinpipe.redriven`: the dead
@@ -81,7 +82,7 @@ pub enum Entry {
 
 /// A dead letter's header is missing or can't be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("its header {0} is missing or can't be read: it was not written by a stream worker")]
+#[error("its header {0} is missing or can't be read: it was not written by a worker")]
 pub struct InvalidHeader(&'static str);
 
 impl DeadLetter {

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use pinpipe_core::Rejection;
 
+use crate::failure::Refusal;
+
 /// What happened to the record of a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
@@ -44,6 +46,17 @@ impl From<&Rejection> for Verdict {
             reason: rejection.reason().into(),
             field: rejection.field().map(Into::into),
             message: rejection.to_string(),
+        }
+    }
+}
+
+impl From<&Refusal> for Verdict {
+    fn from(refusal: &Refusal) -> Self {
+        Self {
+            outcome: Outcome::Refused,
+            reason: refusal.code.clone().into(),
+            field: None,
+            message: refusal.to_string(),
         }
     }
 }

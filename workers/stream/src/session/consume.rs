@@ -4,10 +4,7 @@ use std::time::Instant;
 
 use pinpipe_core::Order;
 
-use super::{
-    state::State,
-    worker::{Worker, refused},
-};
+use super::{state::State, worker::Worker};
 use crate::{
     dead_letter::Writer,
     log::{Message, Stamp},
@@ -74,7 +71,7 @@ pub fn consume<S: Sink, W: Writer>(
     };
     if let Some(refusal) = refusal {
         worker.metrics.unstorable(kind);
-        letters.add_refused(after, send(refused(&refusal), Some(worker.name.as_str())));
+        letters.add_refused(after, send((&refusal).into(), Some(worker.name.as_str())));
     }
     if letters.wants(after)
         && let Err(rejection) = &cleaned

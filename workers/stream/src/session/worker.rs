@@ -3,18 +3,10 @@
 use std::sync::Arc;
 
 use pinpipe_core::{Kind, Order};
-use pinpipe_runtime::{
-    admin::Readiness,
-    dead_letter::{Outcome, Redriven, Verdict},
-};
+use pinpipe_runtime::{admin::Readiness, dead_letter::Redriven};
 use tokio::sync::Notify;
 
-use crate::{
-    commit::SinkHealth,
-    log::Message,
-    metrics::Metrics,
-    sink::{Refusal, Sink},
-};
+use crate::{commit::SinkHealth, log::Message, metrics::Metrics, sink::Sink};
 
 /// The parts of a worker that every session uses.
 pub struct Worker<S: Sink, W> {
@@ -74,15 +66,5 @@ impl<S: Sink, W> Worker<S, W> {
             );
             None
         })
-    }
-}
-
-/// The reason in the dead letter of a record that the sink refused.
-pub(super) fn refused(refusal: &Refusal) -> Verdict {
-    Verdict {
-        outcome: Outcome::Refused,
-        reason: refusal.code.clone().into(),
-        field: None,
-        message: format!("{} ({})", refusal.sentence, refusal.code),
     }
 }

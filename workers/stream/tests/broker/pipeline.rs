@@ -2,19 +2,13 @@
 
 use std::{
     fs,
-    path::Path,
     process::{Child, Command, Stdio},
-    sync::OnceLock,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context as _;
 use pinpipe_servers::{
     get,
-    kafka::{self, Kafka, Listener},
-    listens,
-    process::{Process, lib, program},
-    stores::{folder, keep, port, postgres},
+    stores::{folder, kafka, port, postgres},
 };
 use rdkafka::{
     ClientConfig, Message as _,
@@ -42,43 +36,9 @@ pub async fn eventually(what: &str, is: impl AsyncFn() -> bool) {
     }
 }
 
-/// The port of a Kafka broker.
-pub fn broker() -> u16 {
-    static PORT: OnceLock<u16> = OnceLock::new();
-    *PORT.get_or_init(|| {
-        keep(|| {
-            let clients = port();
-            let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-            let kafka = Kafka {
-                lib: lib("kafka")?,
-                log4j: kafka::log4j(&checkout),
-                folder: folder().to_path_buf(),
-                controller: port(),
-                listeners: vec![Listener {
-                    port: clients,
-                    advertised: clients,
-                }],
-                secured: Vec::new(),
-                users: Vec::new(),
-                heap: "256m",
-                settings: [
-                    "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-                    "allow.everyone.if.no.acl.found=true",
-                ]
-                .map(str::to_owned)
-                .into(),
-            };
-            let mut command = kafka.prepare(&program)?;
-            let mut process = Process::start(&mut command, folder().join("kafka.log"))?;
-            process.wait_until(|| listens(clients)).context("Kafka")?;
-            Ok((process, clients))
-        })
-    })
-}
-
 fn client() -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", format!("127.0.0.1:{}", broker()));
+    config.set("bootstrap.servers", format!("127.0.0.1:{}", kafka()));
     config
 }
 
@@ -154,7 +114,7 @@ impl Pipeline {
              writesDeadLetters: {writes_dead_letters}\n\
              sink: !postgres {{name: live, urlFile: {}, schema: {name}, startFrom: earliest, \
              writeMode: upsert}}\n",
-            broker(),
+            kafka(),
             topic("pin"),
             topic("geo"),
             topic("user"),

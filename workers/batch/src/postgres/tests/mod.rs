@@ -168,9 +168,9 @@ async fn a_refused_row_is_set_aside_and_all_others_are_written() {
     let refused: Vec<_> = report
         .refused_rows
         .iter()
-        .map(|row| (row.key.as_str(), row.reason.as_str()))
+        .map(|row| (row.key.as_str(), row.reason.to_string()))
         .collect();
-    let [("a", polite), ("c", late)] = refused[..] else {
+    let [("a", polite), ("c", late)] = &refused[..] else {
         panic!("{report:?}")
     };
     assert!(
@@ -263,14 +263,19 @@ async fn a_lost_connection_interrupts_the_load() {
     let place = Place::new("interrupted").await;
     let sink = place.sink();
     sink.prepare(PIPELINE, &[]).await.unwrap();
+    sink.keep_open().await.unwrap();
     place
         .run(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
              WHERE datname = current_database() AND application_name = 'pinpipe-batch'",
         )
         .await;
-    let error = sink.mark(&Run::full(10, &[]).marker()).await.unwrap_err();
-    assert!(error.is::<Interrupted>(), "{error:#}");
+    for error in [
+        sink.keep_open().await.unwrap_err(),
+        sink.mark(&Run::full(10, &[]).marker()).await.unwrap_err(),
+    ] {
+        assert!(error.is::<Interrupted>(), "{error:#}");
+    }
 }
 
 #[tokio::test]

@@ -219,6 +219,7 @@ impl Place {
             latest: BTreeMap::new(),
         };
         let loading = Loading {
+            config: &testing::config(),
             store: &self.store,
             scratch: &scratch,
             state: &state,

@@ -1,4 +1,4 @@
-//! Reads a dead-letter topic from its beginning to its end at the start of the re-drive.
+//! Reads a dead-letter topic from its beginning to its end at the start of the reading.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -19,6 +19,8 @@ use rdkafka::{
 };
 use tracing::debug;
 
+use crate::failure::Permanent;
+
 /// Timeout of one request to the broker.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long to wait for the next record.
@@ -29,7 +31,7 @@ pub type Ends = BTreeMap<i32, i64>;
 
 fn settings(config: &Batch) -> Result<ClientConfig> {
     let access = Access::read(&config.kafka)?;
-    let mut settings = access.client_config("pinpipe-redrive");
+    let mut settings = access.client_config("pinpipe-batch");
     settings
         // librdkafka requires a group id. The group is never joined and nothing is committed.
         .set(
@@ -137,6 +139,11 @@ impl DeadLetterReader {
                 }
                 Err(KafkaError::MessageConsumption(RDKafkaErrorCode::UnknownTopicOrPartition)) => {
                     bail!("the topic was deleted");
+                }
+                Err(KafkaError::MessageConsumption(RDKafkaErrorCode::TopicAuthorizationFailed)) => {
+                    bail!(Permanent(
+                        "the Kafka user may not read the topic: grant it Read".to_owned()
+                    ))
                 }
                 Err(KafkaError::MessageConsumptionFatal(code)) => {
                     bail!("fatal error of the Kafka consumer: {code}")

@@ -1,0 +1,391 @@
+//! Refused rows on their way from raw objects into a real store, the dead letters, and back.
+
+use std::{collections::BTreeMap, fs};
+
+use chrono::{DateTime, Utc};
+use clap::Parser as _;
+use pinpipe_config::{BatchPostgres, BatchSink, Cassandra, Compression, RawZone, S3};
+use pinpipe_runtime::{
+    dead_letter::{Entry, Outcome},
+    raw_zone::{Index, LineOrder},
+};
+use pinpipe_servers::stores;
+use rdkafka::{
+    ClientConfig, Message as _,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+};
+use tokio_postgres::NoTls;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::{
+    dead_letters::{DeadLetterReader, ends},
+    fold::fold,
+    load::{self, Loading, SinkReport},
+    manifest::{Format, Manifest, RELEASE, RawObject as Planned, RunKind},
+    memory::Memory,
+    redrive::{self, redrive},
+    scratch::Scratch,
+    sink::Marker,
+    state::State,
+    testing::{self, TestDir},
+};
+
+/// The options of a re-drive.
+#[derive(clap::Parser)]
+struct Cli {
+    #[command(flatten)]
+    args: redrive::Args,
+}
+
+/// A pipeline's topics and raw objects of pins, and the sink that runs load.
+struct Place {
+    config: Batch,
+    store: Store,
+    objects: Vec<Planned>,
+    /// The offset after the last record.
+    end: i64,
+    /// The state of the last run, and the offset after the last record that it read.
+    base: Option<(State, i64)>,
+    folder: TestDir,
+}
+
+fn pin(key: &str, title: &str) -> String {
+    format!("{{\"unique_id\": \"{key}\", \"index\": 1, \"title\": \"{title}\"}}")
+}
+
+/// Where a record stands.
+fn at(offset: i64) -> Order {
+    Order {
+        time: 1_000 + offset,
+        partition: 0,
+        offset,
+    }
+}
+
+impl Place {
+    async fn new(name: &str, sink: impl FnOnce(&TestDir) -> BatchSink) -> Self {
+        let (mut config, folder) = (testing::config(), TestDir::new());
+        config.pipeline.name = name.to_owned();
+        config.kafka.bootstrap_servers = format!("127.0.0.1:{}", stores::kafka());
+        config.topics.pin = Topic {
+            name: format!("data.{name}.pin"),
+            dead_letter: format!("data.{name}.pin.dlq"),
+        };
+        config.max_record_bytes = 1 << 20;
+        config.sinks = vec![sink(&folder)];
+        let (port, credentials) = stores::s3(true);
+        config.zone = RawZone {
+            bucket: format!("refused-{name}"),
+            prefix: "topics".to_owned(),
+            s3: S3 {
+                endpoint: Some(format!("http://127.0.0.1:{port}")),
+                region: "us-east-1".to_owned(),
+                credentials_dir: Some(credentials.clone()),
+                ca_file: None,
+            },
+        };
+        let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+            .set("bootstrap.servers", &config.kafka.bootstrap_servers)
+            .create()
+            .unwrap();
+        let topics = [&config.topics.pin.name, &config.topics.pin.dead_letter];
+        let topics = topics.map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1)));
+        let created = admin.create_topics(&topics, &AdminOptions::new()).await;
+        let created = created.unwrap();
+        assert!(created.iter().all(Result::is_ok), "{created:?}");
+        Self {
+            store: Store::open(&config.zone).await.unwrap(),
+            config,
+            objects: Vec::new(),
+            end: 0,
+            base: None,
+            folder,
+        }
+    }
+
+    /// Archives pins. `original` is the order of the first one, if that is a re-driven record.
+    async fn archive(&mut self, lines: &[String], original: Option<Order>) {
+        let raw = RawPartition {
+            topic: self.config.topics.pin.name.clone(),
+            partition: 0,
+        };
+        let (first, prefix) = (self.end, self.store.prefix());
+        self.end += i64::try_from(lines.len()).unwrap();
+        let offsets: Vec<i64> = (first..self.end).collect();
+        let order = original.map(|order| LineOrder {
+            line: 0,
+            time: order.time,
+            partition: order.partition,
+            offset: order.offset,
+        });
+        let index = Index {
+            times: offsets.iter().map(|offset| at(*offset).time).collect(),
+            offsets,
+            orders: order.into_iter().collect(),
+        };
+        let metadata = ObjectMetadata {
+            next_offset: self.end,
+            record_count: lines.len() as u64,
+            min_time: index.times[0],
+            max_time: at(self.end - 1).time,
+            cluster_id: "c".into(),
+            topic_id: "t".into(),
+            index: raw.index_key(prefix, first, self.end, lines.len()),
+        };
+        self.store.put_json(&metadata.index, &index).await.unwrap();
+        let key = raw.object_key(prefix, first, Compression::None);
+        let client = pinpipe_runtime::s3::client(&self.config.zone.s3).await;
+        let put = client.unwrap().put_object().key(&key);
+        put.bucket(&self.config.zone.bucket)
+            .set_metadata(Some(metadata.to_metadata()))
+            .body((lines.join("\n") + "\n").into_bytes().into())
+            .send()
+            .await
+            .unwrap();
+        self.objects.push(Planned {
+            kind: Kind::Pin,
+            partition: 0,
+            key,
+            format: Format::Archive,
+        });
+    }
+
+    /// A run's time, by the number of the run.
+    fn time(run: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp_micros(1_790_000_000_000_000 + run).unwrap()
+    }
+
+    /// What a run does that reads the new records, or all.
+    async fn run(&mut self, run: i64, kind: RunKind) -> SinkReport {
+        let base = self.base.take().filter(|_| kind == RunKind::Incremental);
+        let positions =
+            |offset| BTreeMap::from([(self.config.topics.pin.name.clone(), [(0, offset)].into())]);
+        let manifest = Manifest {
+            run: run.to_string(),
+            run_time: Self::time(run),
+            release: RELEASE.into(),
+            kind,
+            state: None,
+            state_id: "lake".into(),
+            buckets: 64,
+            from: positions(base.as_ref().map_or(0, |(_, end)| *end)),
+            to: positions(self.end),
+            begin: BTreeMap::new(),
+            covered: BTreeMap::new(),
+            objects: self.objects.clone(),
+        };
+        let Self { config, store, .. } = &*self;
+        let base_state = base.as_ref().map(|(state, _)| state);
+        let scratch = Scratch::open(self.folder.path()).unwrap();
+        let memory = Memory::of(256 << 20);
+        let read = read::read(config, store, &manifest, scratch.folder(), memory.buffers);
+        let read = read.await.unwrap();
+        let folding = fold(
+            store, config, &manifest, base_state, read, &scratch, &memory,
+        );
+        let folded = folding.await.unwrap();
+        let loading = Loading {
+            config,
+            store,
+            scratch: &scratch,
+            state: &folded.state,
+            marker: Marker {
+                state_id: "lake".into(),
+                run_time: Self::time(run),
+            },
+            base: base_state.and_then(|state| state.run_time),
+            is_attempt: false,
+            changed: &folded.changed,
+            answers: &[],
+        };
+        let sink = load::connect(&config.sinks[0]).await.unwrap();
+        let loaded = loading.load(&config.sinks[0].name, "data/pins", &*sink);
+        let report = loaded.await.unwrap();
+        self.base = Some((folded.state, self.end));
+        report
+    }
+
+    /// The key and value of each record of a topic, and what its headers say.
+    async fn records(&self, topic: &str) -> Vec<(String, String, Option<Entry>)> {
+        let ends = ends(&self.config, topic).unwrap();
+        let mut reader = DeadLetterReader::new(&self.config, topic, &ends).unwrap();
+        let mut records = Vec::new();
+        while let Some(message) = reader.next().await.unwrap() {
+            let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap()).into_owned();
+            let entry = message
+                .headers()
+                .and_then(|headers| Entry::read(headers).ok());
+            if message.payload().is_some() {
+                records.push((text(message.key()), text(message.payload()), entry));
+            }
+        }
+        records
+    }
+
+    /// The dead letters with the keys and values of their records.
+    async fn dead_letters(&self) -> Vec<(String, String, DeadLetter)> {
+        let records = self.records(&self.config.topics.pin.dead_letter).await;
+        let letters = records.into_iter().map(|(key, value, entry)| match entry {
+            Some(Entry::DeadLetter(letter)) => (key, value, letter),
+            other => panic!("{other:?}"),
+        });
+        letters.collect()
+    }
+
+    /// Re-drives the refused records, and returns the report.
+    async fn redrive(&self) -> String {
+        let options = ["redrive", "--outcome", "refused", "--topic", "pin"];
+        let mut report = redrive::Report::new(false);
+        let stop = CancellationToken::new();
+        redrive(
+            &self.config,
+            &Cli::parse_from(options).args,
+            &mut report,
+            &stop,
+        )
+        .await
+        .unwrap();
+        report.to_json()
+    }
+
+    fn set_aside(&self, rows: u64) -> BTreeMap<String, u64> {
+        [(self.config.topics.pin.dead_letter.clone(), rows)].into()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_row_is_a_dead_letter_once_and_can_be_redriven() {
+    use RunKind::{Full, Incremental};
+    let url = format!("postgresql://postgres@127.0.0.1:{}/", stores::postgres());
+    let client = async |database: &str| {
+        let connected = tokio_postgres::connect(&format!("{url}{database}"), NoTls).await;
+        let (client, driver) = connected.unwrap();
+        tokio::spawn(driver);
+        client
+    };
+    let admin = client("postgres").await;
+    admin.batch_execute("CREATE DATABASE aside").await.unwrap();
+    let sql = client("aside").await;
+    let mut place = Place::new("aside", |folder| {
+        let url_file = folder.file("url");
+        fs::write(&url_file, format!("{url}aside")).unwrap();
+        BatchSink {
+            name: "warehouse".into(),
+            cassandra: None,
+            postgres: Some(BatchPostgres {
+                url_file,
+                secret: None,
+                tls: None,
+                schema: "batch".into(),
+            }),
+        }
+    })
+    .await;
+    let titles = async || -> Vec<String> {
+        let select = "SELECT unique_id || '=' || title FROM batch.pinterest_batch ORDER BY 1";
+        let rows = sql.query(select, &[]).await.unwrap();
+        rows.iter().map(|row| row.get(0)).collect()
+    };
+
+    place.archive(&[pin("a", "A"), pin("b", "B")], None).await;
+    let report = place.run(1, Full).await;
+    assert_eq!((report.rows, report.refused), (2, 0), "{report:?}");
+    sql.batch_execute(
+        "ALTER TABLE batch.pinterest_batch ADD CONSTRAINT polite CHECK (title NOT LIKE 'bad%')",
+    )
+    .await
+    .unwrap();
+    let bad = pin("a", "bad");
+    place
+        .archive(&[pin("c", "C"), bad.clone(), pin("d", "D")], None)
+        .await;
+    let report = place.run(2, Incremental).await;
+    assert_eq!((report.rows, report.refused), (2, 1), "{report:?}");
+    assert_eq!(report.set_aside, place.set_aside(1), "{report:?}");
+    assert_eq!(titles().await, ["a=A", "b=B", "c=C", "d=D"]);
+    let letters = place.dead_letters().await;
+    let [(key, value, letter)] = &letters[..] else {
+        panic!("{letters:?}")
+    };
+    assert_eq!((key.as_str(), value), ("a", &bad));
+    let id = DeadLetterId {
+        topic_id: "t".into(),
+        partition: 0,
+        offset: 3,
+        sink: Some("warehouse".into()),
+    };
+    assert_eq!((&letter.id, letter.time), (&id, at(3).time));
+    assert_eq!(letter.verdict.outcome, Outcome::Refused);
+    assert_eq!(letter.verdict.reason, "23514");
+    assert!(letter.verdict.message.contains("polite"), "{letter:?}");
+
+    // A run over all records, and one that loads the state into a sink that has lost its marker.
+    let drop_marker = "DROP TABLE batch.pinpipe_marker";
+    for (run, kind) in [(3, Full), (4, Incremental)] {
+        let report = place.run(run, kind).await;
+        assert_eq!(report.set_aside, place.set_aside(1), "{report:?}");
+        assert_eq!(place.dead_letters().await, letters, "run {run}");
+        sql.batch_execute(drop_marker).await.unwrap();
+    }
+    place.run(5, Incremental).await;
+
+    // The archive has the re-driven record, which is refused again.
+    let redriven = place.redrive().await;
+    assert!(redriven.contains(r#""redriven":1"#), "{redriven}");
+    let records = place.records(&place.config.topics.pin.name).await;
+    assert_eq!(records, [("a".to_owned(), bad.clone(), None)]);
+    place.archive(&[bad.clone()], Some(at(3))).await;
+    let report = place.run(6, Incremental).await;
+    assert_eq!(report.set_aside, place.set_aside(1), "{report:?}");
+    let letters = place.dead_letters().await;
+    let (_, _, again) = letters.last().unwrap();
+    assert_eq!(letters.len(), 2, "{letters:?}");
+    assert_eq!((again.id.offset, again.order()), (5, at(3)));
+    assert_eq!(again.attempt(), 2, "{again:?}");
+
+    let allow = "ALTER TABLE batch.pinterest_batch DROP CONSTRAINT polite";
+    sql.batch_execute(allow).await.unwrap();
+    let redriven = place.redrive().await;
+    assert!(
+        redriven.contains(r#""redriven":1,"doneBefore":1"#),
+        "{redriven}"
+    );
+    place.archive(&[bad], Some(at(3))).await;
+    let report = place.run(7, Incremental).await;
+    assert_eq!((report.rows, report.refused), (1, 0), "{report:?}");
+    assert_eq!(titles().await, ["a=bad", "b=B", "c=C", "d=D"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_too_long_for_cassandra_is_a_dead_letter_once() {
+    let mut place = Place::new("long", |_| BatchSink {
+        name: "serving".into(),
+        postgres: None,
+        cassandra: Some(Cassandra {
+            contact_points: vec![format!("127.0.0.1:{}", stores::cassandra())],
+            keyspace: "aside".into(),
+            replication: BTreeMap::new(),
+            credentials_dir: None,
+            tls: None,
+        }),
+    })
+    .await;
+    let key = "k".repeat(70_000);
+    place
+        .archive(&[pin(&key, "long"), pin("a", "A")], None)
+        .await;
+    for attempt in ["first", "repeated"] {
+        let report = place.run(1, RunKind::Full).await;
+        assert_eq!((report.rows, report.refused), (1, 1), "{attempt}");
+        assert_eq!(report.set_aside, place.set_aside(1), "{attempt}");
+        let letters = place.dead_letters().await;
+        let [(found, value, letter)] = &letters[..] else {
+            panic!("{attempt}: {} dead letters", letters.len())
+        };
+        assert_eq!((found, value), (&key, &pin(&key, "long")));
+        assert_eq!((letter.id.offset, &*letter.verdict.reason), (0, "0x2200"));
+        assert!(letter.verdict.message.contains("65535"), "{letter:?}");
+    }
+}
