@@ -12,8 +12,14 @@ use pinpipe_ingest::{
     producer::{Producer, Settings},
 };
 use pinpipe_runtime::{
-    admin::Admin, cli::WorkerArgs, config, kafka::Access, malloc, memory, outage::Outage, server,
-    shutdown, telemetry,
+    admin::Admin,
+    cli::WorkerArgs,
+    config::{self, Kafka},
+    kafka::Access,
+    malloc, memory,
+    outage::Outage,
+    renewal::{Mounted, Watcher},
+    server, shutdown, telemetry,
 };
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -62,12 +68,15 @@ async fn run() -> Result<()> {
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());
     let readiness = admin.readiness();
+    let mounted = Mounted::kafka(&config.kafka).into_iter();
+    let watcher = Watcher::new(mounted.map(|mounted| ((), mounted)), readiness.clone());
     let producer = producer(
         &config,
         memory,
         &metrics,
         Outage::new(readiness.clone(), "BrokerUnavailable"),
     )?;
+    tokio::spawn(take_up(watcher, config.kafka.clone(), producer.clone()));
     let service = service(&config, memory, producer.clone(), metrics);
 
     let listener = server::listen(args.port)?;
@@ -111,6 +120,16 @@ async fn run() -> Result<()> {
     }
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Takes up renewed Secrets, for ever.
+async fn take_up(mut watcher: Watcher<()>, kafka: Kafka, producer: Producer) {
+    loop {
+        for change in watcher.changed().await {
+            let read = Access::read(&kafka);
+            watcher.report(&change, read.and_then(|access| producer.renew(&access)));
+        }
+    }
 }
 
 fn producer(

@@ -56,6 +56,7 @@ impl fmt::Display for Server {
 }
 
 /// A URL and what it takes to connect.
+#[derive(Clone)]
 pub struct Settings {
     /// The driver's settings, to which a worker adds its own.
     pub config: Config,
