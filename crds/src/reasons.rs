@@ -91,7 +91,7 @@ pub const DATABASE_MISSING: &str = "DatabaseMissing";
 pub const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
 /// A worker can't write dead letters: it tries on.
 pub const DEAD_LETTERS_UNAVAILABLE: &str = "DeadLettersUnavailable";
-/// A renewed Secret can't be used: its worker goes on with what it had.
+/// A Secret can't be used: its worker goes on with what it had, or waits if it had nothing.
 pub const SECRET_UNUSABLE: &str = "SecretUnusable";
 /// A worker may not read a topic, or be in its consumer group: it tries on.
 pub const READ_NOT_AUTHORIZED: &str = "ReadNotAuthorized";

@@ -69,9 +69,18 @@ async fn run() -> Result<()> {
     let metrics = Metrics::register(admin.registry());
     let readiness = admin.readiness();
     let mounted = Mounted::kafka(&config.kafka).into_iter();
-    let watcher = Watcher::new(mounted.map(|mounted| ((), mounted)), readiness.clone());
+    let mut watcher = Watcher::new(mounted.map(|mounted| ((), mounted)), readiness.clone());
+    let stop_admin = CancellationToken::new();
+    let mut admin =
+        tokio::spawn(admin.serve(args.admin_port, axum::Router::new(), stop_admin.clone()));
+    let access = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        result = &mut admin => return result?,
+        access = watcher.first(|| Access::read(&config.kafka)) => access,
+    };
     let producer = producer(
         &config,
+        &access,
         memory,
         &metrics,
         Outage::new(readiness.clone(), "BrokerUnavailable"),
@@ -80,9 +89,6 @@ async fn run() -> Result<()> {
     let service = service(&config, memory, producer.clone(), metrics);
 
     let listener = server::listen(args.port)?;
-    let stop_admin = CancellationToken::new();
-    let mut admin =
-        tokio::spawn(admin.serve(args.admin_port, axum::Router::new(), stop_admin.clone()));
     readiness.set(Ok(()));
     tracing::info!(
         port = args.port,
@@ -134,6 +140,7 @@ async fn take_up(mut watcher: Watcher<()>, kafka: Kafka, producer: Producer) {
 
 fn producer(
     config: &Ingest,
+    access: &Access,
     memory: Memory,
     metrics: &Metrics,
     outage: Outage,
@@ -143,12 +150,7 @@ fn producer(
         delivery_timeout: DELIVERY_TIMEOUT,
         queue_bytes: memory.requests,
     };
-    Producer::new(
-        &Access::read(&config.kafka)?,
-        settings,
-        metrics.broker_up.clone(),
-        outage,
-    )
+    Producer::new(access, settings, metrics.broker_up.clone(), outage)
 }
 
 fn service(config: &Ingest, memory: Memory, producer: Producer, metrics: Metrics) -> Service {

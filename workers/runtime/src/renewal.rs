@@ -114,6 +114,23 @@ impl<C: Copy + Ord> Watcher<C> {
         }
     }
 
+    /// Reads what the worker can't start without. What can't be used is read again when files have
+    /// changed, and the worker is not ready until then.
+    pub async fn first<T>(&mut self, read: impl Fn() -> Result<T>) -> T {
+        loop {
+            match read() {
+                Ok(read) => return read,
+                Err(error) => {
+                    let message = format!("{error:#}");
+                    tracing::error!(error = message, "the worker waits for a Secret it can use");
+                    self.readiness
+                        .set(Err(format!("{SECRET_UNUSABLE}: {message}")));
+                }
+            }
+            self.changed().await;
+        }
+    }
+
     /// Waits until files have changed. Pass each change to [`Self::report`].
     pub async fn changed(&mut self) -> Vec<Change<C>> {
         loop {

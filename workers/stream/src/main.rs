@@ -98,8 +98,34 @@ async fn serve<S: Sink>(
                 async move || Json(metrics.threshold_values())
             }),
         );
-    let watcher = renewal::watcher(&config, readiness.clone());
-    let (renewed, access) = watch::channel(Access::read(&config.kafka)?);
+    // The admin server stops last: a worker that drains still answers its probes.
+    let served = CancellationToken::new();
+    let admin_server = tokio::spawn(admin.serve(port, routes, served.clone()));
+    let work = async {
+        work(config, name, sink, (metrics, readiness, flush), &stop).await;
+        served.cancel();
+    };
+    tokio::pin!(admin_server);
+    tokio::select! {
+        served = &mut admin_server => served?,
+        () = work => admin_server.await?,
+    }
+}
+
+/// Runs the worker until `stop`, once the Secrets for its brokers can be used.
+async fn work<S: Sink>(
+    config: Stream,
+    name: &str,
+    sink: S,
+    (metrics, readiness, flush): (Metrics, Readiness, Arc<Notify>),
+    stop: &CancellationToken,
+) {
+    let mut watcher = renewal::watcher(&config, readiness.clone());
+    let access = tokio::select! {
+        () = stop.cancelled() => return,
+        access = watcher.first(|| Access::read(&config.kafka)) => access,
+    };
+    let (renewed, access) = watch::channel(access);
     let dead_letters = DeadLetters::new(
         access.clone(),
         &config.group,
@@ -126,22 +152,11 @@ async fn serve<S: Sink>(
     );
     let (config, sink) = (worker.config.clone(), worker.sink.clone());
     tokio::spawn(renewal::take_up(watcher, config, sink, renewed));
-    // The admin server stops last: a worker that drains still answers its probes.
-    let served = CancellationToken::new();
-    let admin_server = tokio::spawn(admin.serve(port, routes, served.clone()));
-    let work = async {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = wait_for_sink(&worker, &readiness) => {
-                run_sessions(&worker, access, &stop).await;
-            }
-        }
-        served.cancel();
-    };
-    tokio::pin!(admin_server);
     tokio::select! {
-        served = &mut admin_server => served?,
-        () = work => admin_server.await?,
+        () = stop.cancelled() => {}
+        () = wait_for_sink(&worker, &readiness) => {
+            run_sessions(&worker, access, stop).await;
+        }
     }
 }
 

@@ -58,7 +58,7 @@ async fn stores_pin(pipeline: &Pipeline, key: &str) {
 async fn a_renewed_password_of_the_broker_is_taken_up_by_the_same_process() {
     let mut pipeline = Pipeline::new("password", &[]).await;
     let (user, first) = USER;
-    let secret = Secret::new("password-kafka", &[("username", user), ("password", first)]);
+    let secret = Secret::new("password-kafka", &[("username", user), ("password", "\n")]);
     pipeline.kafka = format!(
         "{{bootstrapServers: \"127.0.0.1:{}\", authentication: {{mechanism: scramSha512, \
          credentialsDir: {}}}}}",
@@ -67,6 +67,12 @@ async fn a_renewed_password_of_the_broker_is_taken_up_by_the_same_process() {
     );
     let field = "spec.broker.kafka.authentication";
     let mut worker = pipeline.worker();
+    let says = format!("not ready: SecretUnusable: {field}: ");
+    eventually("the worker waits for a password", async || {
+        worker.readyz().contains(&says)
+    })
+    .await;
+    secret.renew("password", first);
     pipeline.produce("pin", "rejected with the first").await;
     stores_pin(&pipeline, "first").await;
 
