@@ -1,7 +1,7 @@
 //! Many pipelines on one broker: they settle, cause few requests and no write at rest, and no flood
-//! when the broker is gone for all of them. A Secret that goes and comes back renewed is seen and
-//! rolls nothing, the operator's memory stays bounded, and a pipeline without a broker delays no
-//! other.
+//! when the broker is gone for all of them. A Secret that is deleted and created with another
+//! content is seen and rolls nothing, the operator's memory stays bounded, and a pipeline without a
+//! broker delays no other.
 
 use std::{
     collections::VecDeque,

@@ -127,7 +127,7 @@ impl Worker {
         Self { child, http, admin }
     }
 
-    /// The status of a request's answer. None: there is none.
+    /// The status of a request's answer. None if there is none.
     async fn post(&self, client: &reqwest::Client) -> Option<u16> {
         let request = client
             .post(format!("http://127.0.0.1:{}/pin", self.http))

@@ -7,8 +7,8 @@
 //! offset, refusing sink), so that readers can drop the duplicates a crash leaves.
 //!
 //! One task sends all dead letters of a worker. It makes the producer with the first one, and makes
-//! it again after an error that the producer does not recover from, or when how to reach the brokers
-//! has changed. Letters that the old one has not sent then are sent by the new one.
+//! it again after an error that the producer does not recover from, or when the brokers are reached
+//! in another way. Letters that the old one has not sent then are sent by the new one.
 
 use std::time::Instant;
 
