@@ -111,8 +111,9 @@ impl DeadLetters {
     #[must_use]
     pub fn new(access: watch::Receiver<Access>, client_id: &str, outage: Outage) -> Self {
         let (queue, letters) = unbounded_channel();
+        let errors = BrokerErrors::new(&access.borrow());
         let sender = Sender {
-            errors: BrokerErrors::new(&access.borrow()),
+            errors,
             access,
             client_id: format!("{client_id}-dead-letters"),
             outage,

@@ -65,6 +65,14 @@ pub struct Settings {
     connector: MakeTlsConnector,
 }
 
+/// Debug output without the password.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Settings");
+        shown.field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]

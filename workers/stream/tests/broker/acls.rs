@@ -90,7 +90,7 @@ pub fn set_password(user: &str, password: &str) {
     let mut alteration = unsafe {
         rd::rd_kafka_UserScramCredentialUpsertion_new(
             user.as_ptr(),
-            rd::rd_kafka_ScramMechanism_t::RD_KAFKA_SCRAM_MECHANISM_SCRAM_SHA_512,
+            rd::rd_kafka_ScramMechanism_t::RD_KAFKA_SCRAM_MECHANISM_SHA_512,
             4096,
             password.as_ptr(),
             password.len(),
