@@ -91,10 +91,12 @@ pub const DATABASE_MISSING: &str = "DatabaseMissing";
 pub const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
 /// A worker can't write dead letters: it tries on.
 pub const DEAD_LETTERS_UNAVAILABLE: &str = "DeadLettersUnavailable";
+/// A Secret can't be used: its worker goes on with what it had, or waits if it had nothing.
+pub const SECRET_UNUSABLE: &str = "SecretUnusable";
 /// A worker may not read a topic, or be in its consumer group: it tries on.
 pub const READ_NOT_AUTHORIZED: &str = "ReadNotAuthorized";
 /// What workers say of themselves, in these words.
-pub const FROM_WORKERS: [&str; 14] = [
+pub const FROM_WORKERS: [&str; 15] = [
     TOPIC_REPLACED,
     TOPIC_UNSUITABLE,
     OFFSET_OUT_OF_RANGE,
@@ -109,6 +111,7 @@ pub const FROM_WORKERS: [&str; 14] = [
     SINK_ACCESS_DENIED,
     DATABASE_MISSING,
     BROKER_UNAVAILABLE,
+    SECRET_UNUSABLE,
 ];
 
 /// What comes and goes by itself with a change of the spec.

@@ -11,7 +11,7 @@ use anyhow::{Result, ensure};
 use k8s_openapi::api::core::v1::{Event, Namespace, Pod, Secret};
 use kube::{
     Api, ResourceExt,
-    api::{DeleteParams, ListParams, LogParams, PostParams},
+    api::{DeleteParams, ListParams, LogParams, Patch, PatchParams, PostParams},
 };
 use rand::Rng;
 use serde_json::{Value, json};
@@ -117,6 +117,16 @@ impl Sandbox {
         self.cluster
             .api::<Secret>(&self.namespace)
             .create(&PostParams::default(), &secret)
+            .await?;
+        Ok(())
+    }
+
+    /// Changes keys of a Secret.
+    pub async fn renew_secret(&self, name: &str, values: Value) -> Result<()> {
+        let renewed = Patch::Merge(json!({"stringData": values}));
+        self.cluster
+            .api::<Secret>(&self.namespace)
+            .patch(name, &PatchParams::default(), &renewed)
             .await?;
         Ok(())
     }

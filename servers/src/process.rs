@@ -31,6 +31,12 @@ impl Process {
         Ok(Self { child, log })
     }
 
+    /// The process's id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until the server is ready.
     pub fn wait_until(&mut self, ready: impl Fn() -> bool) -> Result<()> {
         let begun = Instant::now();

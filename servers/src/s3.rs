@@ -1,10 +1,6 @@
 //! `SeaweedFS` with its S3 gateway.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 
 use anyhow::Result;
 
@@ -69,11 +65,25 @@ impl S3 {
                 .arg(format!("-{name}.port.grpc={}", port + 1));
         }
         if self.authorizes {
-            let identities = self.folder.join("identities.json");
-            write_identities(&identities)?;
+            let identities = self.write_identity("local", "local-secret")?;
             weed.arg(format!("-s3.config={}", identities.display()));
         }
         Ok(weed)
+    }
+
+    /// Writes the one key that the server accepts from its start or the next SIGHUP on; returns the
+    /// file.
+    pub fn write_identity(&self, key: &str, secret: &str) -> Result<PathBuf> {
+        let file = self.folder.join("identities.json");
+        let identities = format!(
+            r#"{{"identities":[{{
+                "name":"local",
+                "credentials":[{{"accessKey":"{key}","secretKey":"{secret}"}}],
+                "actions":["Admin","Read","Write","List"]
+            }}]}}"#
+        );
+        fs::write(&file, identities)?;
+        Ok(file)
     }
 
     /// The folder of the credentials.
@@ -89,16 +99,4 @@ impl S3 {
             && get(self.ports.master, "/dir/assign")
                 .is_some_and(|assigned| assigned.contains("fid"))
     }
-}
-
-fn write_identities(file: &Path) -> Result<()> {
-    fs::write(
-        file,
-        r#"{"identities":[{
-            "name":"local",
-            "credentials":[{"accessKey":"local","secretKey":"local-secret"}],
-            "actions":["Admin","Read","Write","List"]
-        }]}"#,
-    )?;
-    Ok(())
 }

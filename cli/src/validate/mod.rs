@@ -209,7 +209,7 @@ fn operator_problems(
         .into_iter()
         .flat_map(|(secret, keys)| {
             keys.into_iter()
-                .map(move |key| ((secret.clone(), key), SecretKey::Digest(String::new())))
+                .map(move |key| ((secret.clone(), key), SecretKey::Present))
         });
     let inputs = Inputs {
         secrets: secrets.collect(),

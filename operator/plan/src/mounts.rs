@@ -30,8 +30,17 @@ impl Mount {
 pub struct Secrets {
     /// Secrets its pods mount.
     pub mounts: Vec<Mount>,
-    /// Hash of their contents. None: a key is missing and was never there, so no pod can start.
-    pub digest: Option<String>,
     /// Missing Secrets and keys, a sentence each.
     pub missing: Vec<String>,
+    /// Whether the component was deployed before. Its pods may run on, which a Secret that is
+    /// missing now would keep from starting.
+    pub deployed: bool,
+}
+
+impl Secrets {
+    /// Whether the component has to wait for a Secret: no pod of it has ever been able to start.
+    #[must_use]
+    pub const fn awaited(&self) -> bool {
+        !self.missing.is_empty() && !self.deployed
+    }
 }

@@ -25,8 +25,6 @@ pub const APPLIED_ANNOTATION: &str = "pinpipe.dev/applied-hash";
 pub const IMAGE_ANNOTATION: &str = "pinpipe.dev/applied-image";
 /// Pod annotation: hash of the worker's configuration. A change of it rolls the pods.
 pub const CONFIG_ANNOTATION: &str = "pinpipe.dev/config-hash";
-/// Pod annotation: hash of the Secrets the worker uses. A change of it rolls the pods.
-pub const SECRETS_ANNOTATION: &str = "pinpipe.dev/secrets-hash";
 /// Annotation of a batch run's Job: hash of the Job as the pipeline wanted it when it was made.
 pub const TEMPLATE_ANNOTATION: &str = "pinpipe.dev/template-hash";
 /// Pipeline annotation: the operator changes nothing while it is set.
@@ -133,8 +131,7 @@ pub fn hash(text: &str) -> String {
 }
 
 /// Bytes as lower-case hex digits.
-#[must_use]
-pub fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes
         .iter()

@@ -60,10 +60,8 @@ pub fn whole() -> Value {
 pub fn all_there(pipeline: &PinterestPipeline) -> Inputs {
     let references = references(&pipeline.spec).into_iter();
     let keys = references.flat_map(|(secret, keys)| {
-        keys.into_iter().map(move |key| {
-            let digest = SecretKey::Digest(format!("{secret}/{key}"));
-            ((secret.clone(), key), digest)
-        })
+        keys.into_iter()
+            .map(move |key| ((secret.clone(), key), SecretKey::Present))
     });
     Inputs {
         secrets: keys.collect(),

@@ -18,11 +18,7 @@ use kube::{
     Resource,
     api::{ApiResource, DynamicObject},
 };
-use pinpipe_plan::{
-    component::Component,
-    model::ValidatedPipeline,
-    names::{self, SECRETS_ANNOTATION},
-};
+use pinpipe_plan::{component::Component, model::ValidatedPipeline, names};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
@@ -113,17 +109,12 @@ impl Children {
         self.0.remove(key);
     }
 
-    /// Digest of the Secrets that each workload's pods were last made with, by the workload's name.
+    /// Names of the Deployments and `CronJobs`.
     #[must_use]
-    pub fn secret_digests(&self) -> BTreeMap<String, String> {
-        let digests = self.objects().filter_map(|object| {
-            let annotations = &pod_template(object)["metadata"]["annotations"];
-            Some((
-                name(object),
-                annotations[SECRETS_ANNOTATION].as_str()?.to_owned(),
-            ))
-        });
-        digests.collect()
+    pub fn workloads(&self) -> BTreeSet<String> {
+        let keys = self.keys();
+        let workloads = keys.filter(|(kind, _)| ["Deployment", "CronJob"].contains(&&**kind));
+        workloads.map(|(_, name)| name.clone()).collect()
     }
 
     /// Settings that can't be changed, as the record of a pipeline has them.

@@ -1,8 +1,7 @@
 //! The Secrets a pipeline refers to: the only place that reads Secrets, one by one by name.
 //!
-//! Only a digest of each key is kept, and of Kafka's Secrets the content, for the operator's own
-//! clients. The digest is keyed with the Secret's UID, a random number, so that a pod's annotation
-//! can contain it without revealing a short password.
+//! Of each key is kept whether it is there, and of Kafka's Secrets the content, for the operator's
+//! own clients.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +9,8 @@ use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use pinpipe_crds::{self as crds, PinterestPipelineSpec};
-use pinpipe_plan::{
-    names::hex,
-    validate::{SecretKey, kafka_config, kafka_mounts, references},
-};
+use pinpipe_plan::validate::{SecretKey, kafka_config, kafka_mounts, references};
 use pinpipe_runtime::kafka::Access;
-use sha2::{Digest as _, Sha256};
 
 use crate::kafka::BrokerError;
 
@@ -30,8 +25,8 @@ pub async fn read(
     for (name, keys) in references(spec) {
         let secret = api.get_opt(&name).await?;
         found.extend(keys.into_iter().map(|key| {
-            let digest = digest(secret.as_ref(), &key);
-            ((name.clone(), key), digest)
+            let found = state(secret.as_ref(), &key);
+            ((name.clone(), key), found)
         }));
     }
     Ok(found)
@@ -64,7 +59,7 @@ pub async fn kafka(
 
 /// The text of a Secret's key, without white space at its end, which editors often add.
 fn text(secret: Option<&Secret>, name: &str, key: &str) -> Result<String, BrokerError> {
-    let found = digest(secret, key);
+    let found = state(secret, key);
     if let Some(missing) = found.missing(name, key) {
         return Err(BrokerError::SecretMissing(missing));
     }
@@ -78,18 +73,16 @@ fn text(secret: Option<&Secret>, name: &str, key: &str) -> Result<String, Broker
     }
 }
 
-fn digest(secret: Option<&Secret>, key: &str) -> SecretKey {
+fn state(secret: Option<&Secret>, key: &str) -> SecretKey {
     let Some(secret) = secret else {
         return SecretKey::NoSecret;
     };
-    let Some(value) = secret.data.as_ref().and_then(|data| data.get(key)) else {
-        return SecretKey::NoKey;
-    };
-    let mut hash = Sha256::new();
-    // Every UID has the same length, so UID and value can't be confused.
-    hash.update(secret.metadata.uid.as_deref().unwrap_or_default());
-    hash.update(&value.0);
-    SecretKey::Digest(hex(&hash.finalize()))
+    let data = secret.data.as_ref();
+    if data.is_some_and(|data| data.contains_key(key)) {
+        SecretKey::Present
+    } else {
+        SecretKey::NoKey
+    }
 }
 
 #[cfg(test)]
@@ -100,23 +93,16 @@ mod tests {
 
     use super::*;
 
-    fn secret(uid: &str, value: &str) -> Secret {
-        let data = BTreeMap::from([("url".into(), ByteString(value.into()))]);
-        let mut secret = Secret {
+    #[test]
+    fn a_missing_secret_differs_from_a_missing_key() {
+        let data = BTreeMap::from([("url".into(), ByteString(b"postgresql://".into()))]);
+        let secret = Secret {
             data: Some(data),
             ..Secret::default()
         };
-        secret.metadata.uid = Some(uid.into());
-        secret
-    }
-
-    #[test]
-    fn a_digest_changes_with_the_value_and_tells_what_is_missing() {
-        let one = digest(Some(&secret("u", "a")), "url");
-        assert_eq!(one, digest(Some(&secret("u", "a")), "url"));
-        assert_ne!(one, digest(Some(&secret("u", "b")), "url"));
-        assert_ne!(one, digest(Some(&secret("v", "a")), "url"));
-        assert_eq!(digest(Some(&secret("u", "a")), "uri"), SecretKey::NoKey);
-        assert_eq!(digest(None, "url"), SecretKey::NoSecret);
+        assert_eq!(state(Some(&secret), "url"), SecretKey::Present);
+        assert_eq!(state(Some(&secret), "uri"), SecretKey::NoKey);
+        assert_eq!(state(Some(&Secret::default()), "url"), SecretKey::NoKey);
+        assert_eq!(state(None, "url"), SecretKey::NoSecret);
     }
 }

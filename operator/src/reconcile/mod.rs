@@ -226,7 +226,7 @@ impl<'a> Reconciler<'a> {
         let secrets = secrets::read(&self.context.client, &self.namespace, spec).await;
         let inputs = Inputs {
             secrets: secrets.trying("reading Secrets")?,
-            previous: children.secret_digests(),
+            deployed: children.workloads(),
             record: children.record(&self.name),
             policy: self.context.settings.policy.clone(),
             claims: self.context.pipelines.meeting(&Claim::of(&self.resource)),

@@ -1,6 +1,7 @@
 //! Many pipelines on one broker: they settle, cause few requests and no write at rest, and no flood
-//! when the broker is gone for all of them. A changed Secret is seen, the operator's memory stays
-//! bounded, and a pipeline without a broker delays no other.
+//! when the broker is gone for all of them. A Secret that is deleted and created with another
+//! content is seen and rolls nothing, the operator's memory stays bounded, and a pipeline without a
+//! broker delays no other.
 
 use std::{
     collections::VecDeque,
@@ -14,7 +15,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use k8s_openapi::api::{apps::v1::Deployment, core::v1::Secret};
 use kube::{
     Api,
-    api::{ListParams, ObjectMeta, Patch, PatchParams, PostParams},
+    api::{DeleteParams, ListParams, ObjectMeta, PostParams},
 };
 use pinpipe_crds::PinterestPipeline;
 use serde_json::{Value, json};
@@ -37,7 +38,7 @@ const REQUESTS: f64 = 20.0;
 /// pipelines, per second, in any [`WINDOW`].
 const REQUESTS_IN_OUTAGE: f64 = 200.0;
 const WINDOW: Duration = Duration::from_secs(10);
-/// The pipeline with a Secret of its own, which is changed.
+/// The pipeline with a Secret of its own, which is deleted and created with another content.
 const ROTATED: &str = "p-0";
 
 /// Many pipelines and their operator.
@@ -79,16 +80,7 @@ impl Fleet<'_> {
         let begun = Instant::now();
         let spec = spec(&self.operator.bootstrap_servers);
         let admin = &self.cluster.admin;
-        let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
-        let own = Secret {
-            metadata: ObjectMeta {
-                name: Some(ROTATED.to_owned()),
-                ..ObjectMeta::default()
-            },
-            string_data: Some([("url".to_owned(), "first".to_owned())].into()),
-            ..Secret::default()
-        };
-        secrets.create(&PostParams::default(), &own).await?;
+        self.create_secret("first").await?;
         // An address reserved for documentation (RFC 5737), which never answers.
         let without_broker = self::spec("192.0.2.1:9092");
         let broken = Pipeline::new(admin, NAMESPACE, "broken");
@@ -143,7 +135,26 @@ impl Fleet<'_> {
         .await
     }
 
-    /// Only what a changed Secret rolls is written at rest, and when all lists are repeated.
+    /// Creates the Secret of one of the pipelines.
+    async fn create_secret(&self, url: &str) -> Result<()> {
+        let own = Secret {
+            metadata: ObjectMeta {
+                name: Some(ROTATED.to_owned()),
+                ..ObjectMeta::default()
+            },
+            string_data: Some([("url".to_owned(), url.to_owned())].into()),
+            ..Secret::default()
+        };
+        self.secrets().create(&PostParams::default(), &own).await?;
+        Ok(())
+    }
+
+    fn secrets(&self) -> Api<Secret> {
+        Api::namespaced(self.cluster.admin.clone(), NAMESPACE)
+    }
+
+    /// Only the status of the pipeline whose Secret is missing for a while is written at rest, and
+    /// when all lists are repeated. The Secret's new content changes no pod template.
     async fn rest(&mut self, least: Duration) -> Result<()> {
         let traffic = &self.operator.traffic;
         traffic.begin(None);
@@ -152,23 +163,31 @@ impl Fleet<'_> {
         let name = format!("{ROTATED}-stream-live");
         let before = deployments.get(&name).await?.spec;
         let (requests, begun) = (traffic.requests(), Instant::now());
-        let secrets: Api<Secret> = Api::namespaced(admin.clone(), NAMESPACE);
-        let rotated = Patch::Merge(json!({"stringData": {"url": "second"}}));
-        secrets
-            .patch(ROTATED, &PatchParams::default(), &rotated)
+        self.secrets()
+            .delete(ROTATED, &DeleteParams::default())
             .await?;
         let resync = RESYNC.0.max(RESYNC.1 * u32::try_from(self.many)?);
-        until("the changed Secret is seen", 2 * resync, async || {
-            let after = deployments.get(&name).await?.spec;
-            ensure!(after != before, "the pod template is as it was");
+        let rotated = Pipeline::new(admin, NAMESPACE, ROTATED);
+        until("the missing Secret is reported", 2 * resync, async || {
+            let status = rotated.get().await?["status"].to_string();
+            ensure!(status.contains("SecretMissing"), "{status}");
             Ok(())
         })
         .await?;
+        self.create_secret("second").await?;
+        until("the new Secret is seen", 2 * resync, async || {
+            let status = rotated.get().await?["status"].to_string();
+            ensure!(!status.contains("SecretMissing"), "{status}");
+            Ok(())
+        })
+        .await?;
+        let after = deployments.get(&name).await?.spec;
+        ensure!(after == before, "{name} was changed: {after:?}");
         tokio::time::sleep(least.saturating_sub(begun.elapsed())).await;
         let (time, requests) = (begun.elapsed(), traffic.requests() - requests);
         let rate = requests as f64 / time.as_secs_f64();
         self.found.push(format!(
-            "{rate:.1} requests per second in {} s at rest, in which a changed Secret was seen",
+            "{rate:.1} requests per second in {} s at rest, in which a Secret was renewed",
             time.as_secs()
         ));
         ensure!(rate < REQUESTS, "too many: {}", self.found.join("; "));
@@ -233,14 +252,10 @@ impl Fleet<'_> {
         Ok(())
     }
 
-    /// An error if a pipeline other than the one with the changed Secret was written to.
+    /// An error if a pipeline other than the one whose Secret was missing was written to.
     async fn unwritten(&self) -> Result<()> {
         let mut written = self.operator.traffic.attempts();
-        let is_rotated = |write: &String| {
-            let name = write.rsplit(' ').next().unwrap_or_default();
-            let rest = name.strip_prefix(ROTATED);
-            rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
-        };
+        let is_rotated = |write: &String| write.rsplit(' ').next() == Some(ROTATED);
         // An event has a name that the API server makes.
         written.retain(|write| !is_rotated(write) && !write.contains(" events "));
         let broken = Pipeline::new(&self.cluster.admin, NAMESPACE, "broken");

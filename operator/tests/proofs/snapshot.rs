@@ -11,9 +11,7 @@ use kube::{
 };
 use pinpipe_crds::PinterestPipeline;
 use pinpipe_operator::observe::children;
-use pinpipe_plan::names::{
-    APPLIED_ANNOTATION, MANAGER, SECRETS_ANNOTATION, TEMPLATE_ANNOTATION, hash,
-};
+use pinpipe_plan::names::{APPLIED_ANNOTATION, MANAGER, TEMPLATE_ANNOTATION, hash};
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier},
@@ -191,23 +189,12 @@ pub fn comparable(namespace: &str, objects: Vec<Value>) -> Snapshot {
             names.push((own[..10].to_owned(), other[..10].to_owned()));
             names.push((own, other));
         }
-        let spec = &object["spec"];
-        let template = if spec["jobTemplate"].is_object() {
-            &spec["jobTemplate"]["spec"]
-        } else {
-            spec
-        };
         let of = object["metadata"]["name"].as_str().unwrap_or_default();
-        let runs = [&spec["jobTemplate"], object];
-        let runs = runs.map(|run| ("Run", &run["metadata"]["annotations"][TEMPLATE_ANNOTATION]));
-        let annotations = &template["template"]["metadata"]["annotations"];
-        let digests = runs
-            .into_iter()
-            .chain([("Secrets", &annotations[SECRETS_ANNOTATION])]);
-        for (what, digest) in digests {
+        for run in [&object["spec"]["jobTemplate"], object] {
+            let digest = &run["metadata"]["annotations"][TEMPLATE_ANNOTATION];
             let digest = digest.as_str().unwrap_or_default();
             if !digest.is_empty() && !digested.iter().any(|(known, _)| known == digest) {
-                digested.push((digest.to_owned(), format!("{what} of {of}")));
+                digested.push((digest.to_owned(), format!("Run of {of}")));
             }
         }
     }

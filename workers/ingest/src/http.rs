@@ -135,12 +135,13 @@ impl Service {
         records: &[&[u8]],
         batch: &Batch,
     ) -> Vec<Option<Outcome>> {
+        let producer = self.producer.current();
         records
             .iter()
             .map(
                 |record| match record_key(kind, record, self.limits.record_bytes) {
                     Ok(key) => {
-                        self.producer.send(batch, topic, &key, &single_line(record));
+                        producer.send(batch, topic, &key, &single_line(record));
                         None
                     }
                     Err(rejection) => Some(Outcome::Refused(Refusal::record(rejection, record))),

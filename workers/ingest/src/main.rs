@@ -12,8 +12,14 @@ use pinpipe_ingest::{
     producer::{Producer, Settings},
 };
 use pinpipe_runtime::{
-    admin::Admin, cli::WorkerArgs, config, kafka::Access, malloc, memory, outage::Outage, server,
-    shutdown, telemetry,
+    admin::Admin,
+    cli::WorkerArgs,
+    config::{self, Kafka},
+    kafka::Access,
+    malloc, memory,
+    outage::Outage,
+    renewal::{Mounted, Watcher},
+    server, shutdown, telemetry,
 };
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -62,18 +68,27 @@ async fn run() -> Result<()> {
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());
     let readiness = admin.readiness();
+    let mounted = Mounted::kafka(&config.kafka).into_iter();
+    let mut watcher = Watcher::new(mounted.map(|mounted| ((), mounted)), readiness.clone());
+    let stop_admin = CancellationToken::new();
+    let mut admin =
+        tokio::spawn(admin.serve(args.admin_port, axum::Router::new(), stop_admin.clone()));
+    let access = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        result = &mut admin => return result?,
+        access = watcher.first(|| Access::read(&config.kafka)) => access,
+    };
     let producer = producer(
         &config,
+        &access,
         memory,
         &metrics,
         Outage::new(readiness.clone(), "BrokerUnavailable"),
     )?;
+    tokio::spawn(take_up(watcher, config.kafka.clone(), producer.clone()));
     let service = service(&config, memory, producer.clone(), metrics);
 
     let listener = server::listen(args.port)?;
-    let stop_admin = CancellationToken::new();
-    let mut admin =
-        tokio::spawn(admin.serve(args.admin_port, axum::Router::new(), stop_admin.clone()));
     readiness.set(Ok(()));
     tracing::info!(
         port = args.port,
@@ -113,8 +128,19 @@ async fn run() -> Result<()> {
     Ok(())
 }
 
+/// Takes up renewed Secrets, for ever.
+async fn take_up(mut watcher: Watcher<()>, kafka: Kafka, producer: Producer) {
+    loop {
+        for change in watcher.changed().await {
+            let read = Access::read(&kafka);
+            watcher.report(&change, read.and_then(|access| producer.renew(&access)));
+        }
+    }
+}
+
 fn producer(
     config: &Ingest,
+    access: &Access,
     memory: Memory,
     metrics: &Metrics,
     outage: Outage,
@@ -124,12 +150,7 @@ fn producer(
         delivery_timeout: DELIVERY_TIMEOUT,
         queue_bytes: memory.requests,
     };
-    Producer::new(
-        &Access::read(&config.kafka)?,
-        settings,
-        metrics.broker_up.clone(),
-        outage,
-    )
+    Producer::new(access, settings, metrics.broker_up.clone(), outage)
 }
 
 fn service(config: &Ingest, memory: Memory, producer: Producer, metrics: Metrics) -> Service {

@@ -6,7 +6,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, RwLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -32,6 +32,8 @@ use crate::budget::Share;
 
 /// What librdkafka may add to a record in a produce request, bytes.
 const MESSAGE_OVERHEAD: u32 = 64 * 1024;
+/// How often a retired producer is checked for whether it may be dropped.
+const RETIREMENT_INTERVAL: Duration = Duration::from_millis(100);
 
 /// The result of sending a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,7 +116,7 @@ pub struct Settings {
 }
 
 /// What a request gets after the last delivery report: the reports, in the order of the calls of
-/// [`Producer::send`], and its share of the budget.
+/// [`Current::send`], and its share of the budget.
 type Reported = (Vec<Delivery>, Option<Share>);
 
 /// Delivery reports of one request.
@@ -189,7 +191,7 @@ impl Batch {
     }
 
     /// Waits for all delivery reports, which arrive within the delivery timeout. They are in the
-    /// order of the calls of [`Producer::send`]. What is left of the share is for the response.
+    /// order of the calls of [`Current::send`]. What is left of the share is for the response.
     pub async fn deliveries(self) -> (Vec<Delivery>, Option<Share>) {
         self.reports().complete_one();
         self.done.await.unwrap_or_default()
@@ -215,9 +217,22 @@ struct Listener {
     was_up: AtomicBool,
     errors: BrokerErrors,
     dead: CancellationToken,
+    /// Cancelled once another producer has taken over: what this one meets no longer counts.
+    retired: CancellationToken,
 }
 
 impl Listener {
+    fn new(access: &Access, broker_up: Gauge, outage: Outage, dead: CancellationToken) -> Self {
+        Self {
+            broker_up,
+            outage,
+            was_up: AtomicBool::new(false),
+            errors: BrokerErrors::new(access),
+            dead,
+            retired: CancellationToken::new(),
+        }
+    }
+
     /// Message of an outage.
     fn no_broker(&self) -> String {
         let unreachable = self.errors.unreachable();
@@ -225,6 +240,9 @@ impl Listener {
     }
 
     fn set_up(&self, up: bool) {
+        if self.retired.is_cancelled() {
+            return;
+        }
         self.broker_up.set(i64::from(up));
         if up {
             self.outage.up();
@@ -258,7 +276,7 @@ impl ClientContext for Listener {
     fn error(&self, error: KafkaError, reason: &str) {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AllBrokersDown) => self.set_up(false),
-            Some(RDKafkaErrorCode::Fatal) => {
+            Some(RDKafkaErrorCode::Fatal) if !self.retired.is_cancelled() => {
                 tracing::error!(reason, "fatal producer error");
                 self.dead.cancel();
             }
@@ -287,7 +305,10 @@ impl ProducerContext for Listener {
 /// The Kafka producer. Clones share one queue and connection.
 #[derive(Clone)]
 pub struct Producer {
-    producer: ThreadedProducer<Listener>,
+    current: Arc<RwLock<Arc<ThreadedProducer<Listener>>>>,
+    settings: Settings,
+    broker_up: Gauge,
+    outage: Outage,
     dead: CancellationToken,
 }
 
@@ -299,58 +320,37 @@ impl Producer {
         broker_up: Gauge,
         outage: Outage,
     ) -> Result<Self> {
-        let mut config = access.client_config("pinpipe-ingest");
-        config
-            .set("enable.idempotence", "true")
-            .set("acks", "all")
-            .set("compression.type", "lz4")
-            // The partitioner of Java's producers: the same key goes to the same partition.
-            .set("partitioner", "murmur2_random")
-            .set("linger.ms", "5")
-            .set("batch.num.messages", "10000")
-            // Report a missing topic before the delivery timeout.
-            .set("topic.metadata.propagation.max.ms", "5000")
-            .set(
-                "message.max.bytes",
-                (settings.max_record_bytes.saturating_add(MESSAGE_OVERHEAD)).to_string(),
-            )
-            .set(
-                "message.timeout.ms",
-                settings.delivery_timeout.as_millis().to_string(),
-            )
-            .set("queue.buffering.max.messages", "1000000")
-            .set(
-                "queue.buffering.max.kbytes",
-                (settings.queue_bytes / 1024).max(1).to_string(),
-            )
-            .set("statistics.interval.ms", "5000")
-            .tuned(access, ClientRole::Producer);
         let dead = CancellationToken::new();
-        let listener = Listener {
+        let listener = Listener::new(access, broker_up.clone(), outage.clone(), dead.clone());
+        Ok(Self {
+            current: Arc::new(RwLock::new(Arc::new(create(access, settings, listener)?))),
+            settings,
             broker_up,
             outage,
-            was_up: AtomicBool::new(false),
-            errors: BrokerErrors::new(access),
-            dead: dead.clone(),
-        };
-        let producer = ThreadedProducer::from_config_and_context(&config, listener)
-            .context("can't create the Kafka producer: check kafka.bootstrapServers")?;
-        Ok(Self { producer, dead })
+            dead,
+        })
     }
 
-    /// Sends one record as part of `batch`. Never blocks.
-    pub fn send(&self, batch: &Batch, topic: &str, key: &str, record: &[u8]) {
-        let message = BaseRecord::with_opaque_to(topic, Box::new(batch.ticket()))
-            .key(key)
-            .payload(record);
-        if let Err((error, message)) = self.producer.send(message) {
-            message.delivery_opaque.report(
-                error
-                    .rdkafka_error_code()
-                    .unwrap_or(RDKafkaErrorCode::Unknown)
-                    .into(),
-            );
-        }
+    /// Reaches the brokers in another way from the next request on. What the requests before it
+    /// have sent is delivered, or reported as not confirmed, as it was to be.
+    pub fn renew(&self, access: &Access) -> Result<()> {
+        let (up, outage, dead) = (&self.broker_up, &self.outage, &self.dead);
+        let listener = Listener::new(access, up.clone(), outage.clone(), dead.clone());
+        let new = Arc::new(create(access, self.settings, listener)?);
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *current, new);
+        drop(current);
+        old.context().retired.cancel();
+        // Waiting and closing connections block.
+        std::thread::spawn(move || retire(old));
+        Ok(())
+    }
+
+    /// The producer for one request: the records of a request keep their order.
+    #[must_use]
+    pub fn current(&self) -> Current {
+        let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
+        Current(current.clone())
     }
 
     /// Completes after a fatal error, when the process has to be restarted.
@@ -360,8 +360,73 @@ impl Producer {
 
     /// Blocks until every sent record has its delivery report.
     pub fn flush(&self, timeout: Duration) -> Result<()> {
-        self.producer.flush(timeout).context(
+        self.current().0.flush(timeout).context(
             "some records could not be sent to the broker in time; none of them was acknowledged",
         )
     }
+}
+
+/// The producer as it is for one request.
+pub struct Current(Arc<ThreadedProducer<Listener>>);
+
+impl Current {
+    /// Sends one record as part of `batch`. Never blocks.
+    pub fn send(&self, batch: &Batch, topic: &str, key: &str, record: &[u8]) {
+        let message = BaseRecord::with_opaque_to(topic, Box::new(batch.ticket()))
+            .key(key)
+            .payload(record);
+        if let Err((error, message)) = self.0.send(message) {
+            message.delivery_opaque.report(
+                error
+                    .rdkafka_error_code()
+                    .unwrap_or(RDKafkaErrorCode::Unknown)
+                    .into(),
+            );
+        }
+    }
+}
+
+/// Drops a producer once no request sends to it and everything it was sent has its report.
+fn retire(producer: Arc<ThreadedProducer<Listener>>) {
+    while Arc::strong_count(&producer) > 1 || producer.in_flight_count() > 0 {
+        if producer.flush(RETIREMENT_INTERVAL).is_ok() {
+            std::thread::sleep(RETIREMENT_INTERVAL);
+        }
+    }
+    tracing::debug!("the producer with the earlier credentials has nothing left to send");
+}
+
+fn create(
+    access: &Access,
+    settings: Settings,
+    listener: Listener,
+) -> Result<ThreadedProducer<Listener>> {
+    let mut config = access.client_config("pinpipe-ingest");
+    config
+        .set("enable.idempotence", "true")
+        .set("acks", "all")
+        .set("compression.type", "lz4")
+        // The partitioner of Java's producers: the same key goes to the same partition.
+        .set("partitioner", "murmur2_random")
+        .set("linger.ms", "5")
+        .set("batch.num.messages", "10000")
+        // Report a missing topic before the delivery timeout.
+        .set("topic.metadata.propagation.max.ms", "5000")
+        .set(
+            "message.max.bytes",
+            (settings.max_record_bytes.saturating_add(MESSAGE_OVERHEAD)).to_string(),
+        )
+        .set(
+            "message.timeout.ms",
+            settings.delivery_timeout.as_millis().to_string(),
+        )
+        .set("queue.buffering.max.messages", "1000000")
+        .set(
+            "queue.buffering.max.kbytes",
+            (settings.queue_bytes / 1024).max(1).to_string(),
+        )
+        .set("statistics.interval.ms", "5000")
+        .tuned(access, ClientRole::Producer);
+    ThreadedProducer::from_config_and_context(&config, listener)
+        .context("can't create the Kafka producer: check kafka.bootstrapServers")
 }

@@ -18,6 +18,7 @@ pub mod memory;
 pub mod outage;
 pub mod postgres;
 pub mod raw_zone;
+pub mod renewal;
 pub mod s3;
 pub mod server;
 pub mod shutdown;

@@ -7,7 +7,8 @@
 //! offset, refusing sink), so that readers can drop the duplicates a crash leaves.
 //!
 //! One task sends all dead letters of a worker. It makes the producer with the first one, and makes
-//! it again after an error that the producer does not recover from.
+//! it again after an error that the producer does not recover from, or when the brokers are reached
+//! in another way. Letters that the old one has not sent then are sent by the new one.
 
 use std::time::Instant;
 
@@ -22,7 +23,7 @@ use pinpipe_runtime::{
 use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::OwnedHeaders,
-    producer::{FutureProducer, FutureRecord, Producer as _},
+    producer::{FutureProducer, FutureRecord, Producer as _, PurgeConfig},
     util::Timeout,
 };
 use tokio::sync::{
@@ -108,10 +109,11 @@ struct Outgoing {
 impl DeadLetters {
     /// Sends in a task of its own; reports to `outage` whether the broker takes dead letters.
     #[must_use]
-    pub fn new(access: Access, client_id: &str, outage: Outage) -> Self {
+    pub fn new(access: watch::Receiver<Access>, client_id: &str, outage: Outage) -> Self {
         let (queue, letters) = unbounded_channel();
+        let errors = BrokerErrors::new(&access.borrow());
         let sender = Sender {
-            errors: BrokerErrors::new(&access),
+            errors,
             access,
             client_id: format!("{client_id}-dead-letters"),
             outage,
@@ -166,7 +168,7 @@ impl Writer for DeadLetters {
 }
 
 struct Sender {
-    access: Access,
+    access: watch::Receiver<Access>,
     client_id: String,
     errors: BrokerErrors,
     outage: Outage,
@@ -174,8 +176,10 @@ struct Sender {
 }
 
 impl Sender {
-    fn producer(&self) -> KafkaResult<FutureProducer<BrokerErrors>> {
-        self.access
+    fn producer(&mut self) -> KafkaResult<FutureProducer<BrokerErrors>> {
+        let access = self.access.borrow_and_update().clone();
+        self.errors = BrokerErrors::new(&access);
+        access
             .client_config(&self.client_id)
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -183,7 +187,7 @@ impl Sender {
             // Above any topic's limit: the broker decides what is too large.
             .set("message.max.bytes", "100000000")
             .set("queue.buffering.max.kbytes", "32768")
-            .tuned(&self.access, ClientRole::Producer)
+            .tuned(&access, ClientRole::Producer)
             .create_with_context(self.errors.clone())
     }
 
@@ -209,6 +213,11 @@ impl Sender {
                     letter = letters.recv(), if accepts => {
                         let Some(letter) = letter else { return };
                         letters_to_send.push(letter);
+                    }
+                    Ok(()) = self.access.changed() => {
+                        if let Some(producer) = producer.take() {
+                            retire(producer);
+                        }
                     }
                 }
             }
@@ -249,6 +258,9 @@ impl Sender {
                 );
                 letter.value = None;
             }
+            Err(KafkaError::MessageProduction(
+                RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight,
+            )) => {}
             Err(error) => self.down(error.into()),
         }
         Some(letter)
@@ -270,6 +282,13 @@ impl Sender {
 /// Whether the producer has met an error it does not recover from.
 fn has_failed(producer: &FutureProducer<BrokerErrors>) -> bool {
     producer.client().fatal_error().is_some()
+}
+
+/// Gives up what the producer has not sent. The rest may be stored, and is sent again all the same.
+fn retire(producer: FutureProducer<BrokerErrors>) {
+    producer.purge(PurgeConfig::default().queue().inflight());
+    // Closing the connections blocks.
+    std::thread::spawn(move || drop(producer));
 }
 
 async fn send(

@@ -16,6 +16,7 @@ pub mod metrics;
 mod model;
 pub mod postgres;
 pub mod protocol;
+pub mod renewal;
 pub mod reset;
 pub mod resume;
 pub mod session;

@@ -26,10 +26,11 @@ use pinpipe_stream::{
     dead_letter::DeadLetters,
     metrics::Metrics,
     postgres::Postgres,
+    renewal,
     session::{self, Worker},
     sink::{SINK_UNAVAILABLE, Sink, SinkError, unavailable_reason},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 /// The reason in `/readyz` while dead letters can't be written.
@@ -97,8 +98,36 @@ async fn serve<S: Sink>(
                 async move || Json(metrics.threshold_values())
             }),
         );
+    // The admin server stops last: a worker that drains still answers its probes.
+    let served = CancellationToken::new();
+    let admin_server = tokio::spawn(admin.serve(port, routes, served.clone()));
+    let work = async {
+        work(config, name, sink, (metrics, readiness, flush), &stop).await;
+        served.cancel();
+    };
+    tokio::pin!(admin_server);
+    tokio::select! {
+        served = &mut admin_server => served?,
+        () = work => admin_server.await?,
+    }
+}
+
+/// Runs the worker until `stop`, once the Secrets for its brokers can be used.
+async fn work<S: Sink>(
+    config: Stream,
+    name: &str,
+    sink: S,
+    (metrics, readiness, flush): (Metrics, Readiness, Arc<Notify>),
+    stop: &CancellationToken,
+) {
+    let mut watcher = renewal::watcher(&config, readiness.clone());
+    let access = tokio::select! {
+        () = stop.cancelled() => return,
+        access = watcher.first(|| Access::read(&config.kafka)) => access,
+    };
+    let (renewed, access) = watch::channel(access);
     let dead_letters = DeadLetters::new(
-        Access::read(&config.kafka)?,
+        access.clone(),
         &config.group,
         Outage::new(readiness.clone(), DEAD_LETTERS_UNAVAILABLE),
     );
@@ -121,22 +150,13 @@ async fn serve<S: Sink>(
         budget = worker.budget,
         "the stream worker starts"
     );
-    // The admin server stops last: a worker that drains still answers its probes.
-    let served = CancellationToken::new();
-    let admin_server = tokio::spawn(admin.serve(port, routes, served.clone()));
-    let work = async {
-        tokio::select! {
-            () = stop.cancelled() => {}
-            () = wait_for_sink(&worker, &readiness) => {
-                run_sessions(&worker, &stop).await;
-            }
-        }
-        served.cancel();
-    };
-    tokio::pin!(admin_server);
+    let (config, sink) = (worker.config.clone(), worker.sink.clone());
+    tokio::spawn(renewal::take_up(watcher, config, sink, renewed));
     tokio::select! {
-        served = &mut admin_server => served?,
-        () = work => admin_server.await?,
+        () = stop.cancelled() => {}
+        () = wait_for_sink(&worker, &readiness) => {
+            run_sessions(&worker, access, stop).await;
+        }
     }
 }
 
@@ -157,12 +177,18 @@ async fn wait_for_sink<S: Sink>(worker: &Worker<S, DeadLetters>, readiness: &Rea
 
 /// Runs one session after the other until `stop`. An unavailable broker or sink ends no session,
 /// nor does a partition that must stop.
-async fn run_sessions<S: Sink>(worker: &Arc<Worker<S, DeadLetters>>, stop: &CancellationToken) {
-    while let Err(error) = session::run(worker, stop).await {
-        tracing::warn!(error = format!("{error:#}"), "the session restarts");
-        tokio::select! {
-            () = stop.cancelled() => return,
-            () = tokio::time::sleep(RESTART_DELAY) => {}
+async fn run_sessions<S: Sink>(
+    worker: &Arc<Worker<S, DeadLetters>>,
+    mut access: watch::Receiver<Access>,
+    stop: &CancellationToken,
+) {
+    while !stop.is_cancelled() {
+        if let Err(error) = session::run(worker, &mut access, stop).await {
+            tracing::warn!(error = format!("{error:#}"), "the session restarts");
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(RESTART_DELAY) => {}
+            }
         }
     }
     tracing::info!("the stream worker stops");

@@ -320,6 +320,12 @@ pub trait Sink: Send + Sync + 'static {
         std::future::ready(Ok(()))
     }
 
+    /// Takes up renewed files: calls to come use a new connection. An error says why the files
+    /// can't be used; nothing has changed then.
+    fn renew(&self) -> impl Future<Output = anyhow::Result<()>> + Send {
+        std::future::ready(Ok(()))
+    }
+
     /// An empty batch.
     fn batch(&self, source: &Source) -> Self::Batch;
 

@@ -39,7 +39,7 @@ impl Builder<'_> {
         self.lease(&account);
         let config = config_map::batch(self.pipeline, archive, batch);
         let config = self.config_map(&Component::Batch, &config);
-        if batch.secrets.digest.is_none() {
+        if batch.secrets.awaited() {
             return;
         }
         let worker = Worker {

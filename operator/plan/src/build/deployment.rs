@@ -13,7 +13,7 @@ use pinpipe_config::{HTTP_PORT, WorkerConfig};
 use super::{Builder, config_map, labels, pod, pod::Worker};
 use crate::{
     component::Component,
-    model::{Archive, Emulator, Replicas, Sink},
+    model::{Archive, Emulator, Replicas, Secrets, Sink},
 };
 
 /// Old `ReplicaSets` kept for a rollback, and with them their `ConfigMaps`.
@@ -104,10 +104,7 @@ impl Builder<'_> {
             template
         } else {
             let config = self.config_map(component, config);
-            if worker
-                .secrets
-                .is_some_and(|secrets| secrets.digest.is_none())
-            {
+            if worker.secrets.is_some_and(Secrets::awaited) {
                 return;
             }
             pod::service(self.pipeline, worker, &config)

@@ -1,4 +1,7 @@
 //! Pods: one container each, within Kubernetes' restricted profile, credentials mounted as files.
+//!
+//! Workers take up a renewed Secret by themselves, so nothing of its content is in a template. Its
+//! volume is mounted as a folder: the kubelet doesn't renew a file that is mounted by `subPath`.
 
 use k8s_openapi::{
     api::core::v1::{
@@ -22,7 +25,7 @@ use super::{
 use crate::{
     component::Component,
     model::{Image, Mount, Pods, Secrets, ValidatedPipeline},
-    names::{CONFIG_ANNOTATION, SECRETS_ANNOTATION},
+    names::CONFIG_ANNOTATION,
 };
 
 /// User and group that workers run as; their images have the same.
@@ -137,9 +140,6 @@ fn template(
     labels.extend(labels::labels(pipeline, &worker.component));
     let mut annotations = worker.pods.annotations.clone();
     annotations.insert(CONFIG_ANNOTATION.to_owned(), config.hash.clone());
-    if let Some(digest) = worker.secrets.and_then(|secrets| secrets.digest.clone()) {
-        annotations.insert(SECRETS_ANNOTATION.to_owned(), digest);
-    }
     let metadata = ObjectMeta {
         labels: Some(labels),
         annotations: Some(annotations),

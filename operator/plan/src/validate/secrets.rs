@@ -7,15 +7,14 @@ use pinpipe_crds::PinterestPipelineSpec;
 use super::{kafka, mounts::USER_KEYS, s3, tls};
 use crate::{
     model::{Mount, Policy, Secrets},
-    names,
     ownership::Claim,
 };
 
 /// A key of a Secret as it was found.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SecretKey {
-    /// The key exists; the digest changes with its value.
-    Digest(String),
+    /// The key exists.
+    Present,
     /// The Secret does not exist.
     NoSecret,
     /// The Secret exists without the key.
@@ -27,9 +26,9 @@ pub enum SecretKey {
 pub struct Inputs {
     /// State of each key, by name of the Secret and key.
     pub secrets: BTreeMap<(String, String), SecretKey>,
-    /// Digest of the Secrets that each child's pods were last made with, by name of the child. It
-    /// keeps pods that run from being rolled when a Secret disappears.
-    pub previous: BTreeMap<String, String>,
+    /// Names of the Deployments and `CronJobs` that exist. A Secret that disappears changes none of
+    /// them.
+    pub deployed: BTreeSet<String>,
     /// Settings that can't be changed, as the pipeline was first deployed with them, by key.
     pub record: BTreeMap<String, String>,
     /// What the operator permits.
@@ -43,7 +42,7 @@ impl SecretKey {
     #[must_use]
     pub fn missing(&self, secret: &str, key: &str) -> Option<String> {
         match self {
-            Self::Digest(_) => None,
+            Self::Present => None,
             Self::NoKey => Some(format!("Secret {secret} has no key {key}: add it")),
             Self::NoSecret => Some(format!(
                 "Secret {secret} is missing: create it with the key {key}"
@@ -55,7 +54,7 @@ impl SecretKey {
 impl Inputs {
     /// Secrets of a child that mounts these.
     pub(super) fn secrets_of(&self, child: &str, mounts: Vec<Mount>) -> Secrets {
-        let (mut digest, mut missing) = (String::new(), Vec::new());
+        let mut missing = Vec::new();
         let keys = mounts.iter().flat_map(|mount| {
             mount
                 .files
@@ -64,20 +63,12 @@ impl Inputs {
         });
         for key in keys {
             let found = self.secrets.get(&key).unwrap_or(&SecretKey::NoSecret);
-            if let SecretKey::Digest(one) = found {
-                digest.push_str(one);
-            }
             missing.extend(found.missing(&key.0, &key.1));
         }
-        let digest = if missing.is_empty() {
-            Some(names::hash(&digest))
-        } else {
-            self.previous.get(child).cloned()
-        };
         Secrets {
             mounts,
-            digest,
             missing,
+            deployed: self.deployed.contains(child),
         }
     }
 }

@@ -223,7 +223,7 @@ fn problems_name_their_field() {
 }
 
 #[test]
-fn a_missing_secret_is_named_and_pods_that_run_keep_their_digest() {
+fn a_missing_secret_is_named_and_awaited_unless_its_component_is_deployed() {
     let pipeline = pipeline(whole());
     let mut found = all_there(&pipeline);
     found
@@ -232,23 +232,21 @@ fn a_missing_secret_is_named_and_pods_that_run_keep_their_digest() {
     found
         .secrets
         .insert(("warehouse".into(), "uri".into()), SecretKey::NoSecret);
-    found
-        .previous
-        .insert("pinterest-archive".into(), "before".into());
+    found.deployed.insert("pinterest-archive".into());
     let validated = validate(&pipeline, &found, &images()).unwrap();
 
     let live = &validated.sinks[0].secrets;
     assert_eq!(
-        (live.digest.as_deref(), live.missing.as_slice()),
+        (live.awaited(), live.missing.as_slice()),
         (
-            None,
+            true,
             &["Secret warehouse is missing: create it with the key uri".to_owned()][..]
         )
     );
     let archive = validated.archive.unwrap().secrets;
     assert_eq!(
-        (archive.digest.as_deref(), archive.missing[0].as_str()),
-        (Some("before"), "Secret s3 has no key accessKeyId: add it")
+        (archive.awaited(), archive.missing[0].as_str()),
+        (false, "Secret s3 has no key accessKeyId: add it")
     );
 }
 

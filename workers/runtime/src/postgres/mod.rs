@@ -56,12 +56,21 @@ impl fmt::Display for Server {
 }
 
 /// A URL and what it takes to connect.
+#[derive(Clone)]
 pub struct Settings {
     /// The driver's settings, to which a worker adds its own.
     pub config: Config,
     /// The server.
     pub server: Server,
     connector: MakeTlsConnector,
+}
+
+/// Debug output without the password.
+impl fmt::Debug for Settings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Settings");
+        shown.field("server", &self.server).finish_non_exhaustive()
+    }
 }
 
 /// Why there is no connection.

@@ -22,6 +22,7 @@ use pinpipe_config::Compression;
 use pinpipe_runtime::{
     compressed,
     raw_zone::{Index, ObjectMetadata, RawPartition},
+    s3,
 };
 use serde::{Deserialize, Serialize};
 use tokio::sync::RwLock;
@@ -290,6 +291,12 @@ impl Sink for Archive {
 
     async fn check(&self) -> Result<(), SinkError> {
         self.with(async |_| Ok(())).await
+    }
+
+    async fn renew(&self) -> anyhow::Result<()> {
+        s3::client(&self.config.zone.s3).await?;
+        self.close().await;
+        Ok(())
     }
 
     fn batch(&self, _: &Source) -> Lines {

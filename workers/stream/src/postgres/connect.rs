@@ -3,7 +3,7 @@
 //! It may lead to a pooler that gives every transaction another session. So nothing is set for a
 //! session, and no statement is prepared beyond its transaction.
 
-use std::time::Duration;
+use std::{sync::PoisonError, time::Duration};
 
 use anyhow::anyhow;
 use pinpipe_core::Kind;
@@ -81,13 +81,22 @@ impl Connection {
 }
 
 impl Postgres {
-    /// Reads the URL.
-    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+    /// Reads the URL and the certificates.
+    pub(super) fn read(&self) -> anyhow::Result<Settings> {
         postgres::read(&Source {
             url_file: &self.config.url_file,
             secret: self.config.secret.as_deref(),
             tls: self.config.tls.as_ref(),
         })
+    }
+
+    /// The settings of the Secrets as they are, or as they were when they could last be used.
+    pub(super) fn settings(&self) -> anyhow::Result<Settings> {
+        let mut known = self.settings.lock().unwrap_or_else(PoisonError::into_inner);
+        match self.read() {
+            Ok(read) => Ok(known.insert(read).clone()),
+            Err(error) => known.clone().ok_or(error),
+        }
     }
 
     pub(super) async fn connect(&self, kind: Kind) -> Result<Connection, SinkError> {

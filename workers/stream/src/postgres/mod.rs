@@ -16,6 +16,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::anyhow;
 use pinpipe_core::Kind;
+use pinpipe_runtime::postgres::Settings;
 use tokio::{sync::Mutex, time::timeout};
 use tokio_postgres::{Client, types::Type};
 
@@ -51,6 +52,8 @@ pub struct Postgres {
     /// under it.
     owner: String,
     sql: Sql,
+    /// What was last read of the Secrets and could be used.
+    settings: std::sync::Mutex<Option<Settings>>,
     /// One connection per kind: only batches of the same kind write to the same rows.
     connections: [Mutex<Option<Connection>>; 3],
 }
@@ -64,6 +67,7 @@ impl Postgres {
             config,
             owner,
             sql,
+            settings: std::sync::Mutex::default(),
             connections: Default::default(),
         }
     }
@@ -129,6 +133,14 @@ impl Sink for Postgres {
 
     async fn check(&self) -> Result<(), SinkError> {
         self.with(Kind::Pin, async |_| Ok(())).await
+    }
+
+    async fn renew(&self) -> anyhow::Result<()> {
+        self.read()?;
+        for connection in &self.connections {
+            *connection.lock().await = None;
+        }
+        Ok(())
     }
 
     fn batch(&self, source: &Source) -> Rows {

@@ -1,7 +1,7 @@
-//! Rights on topics.
+//! Rights on topics, and passwords.
 #![expect(
     unsafe_code,
-    reason = "the crate rdkafka has no binding for librdkafka's requests about rights"
+    reason = "the crate rdkafka has no binding for these of librdkafka's requests"
 )]
 
 use std::{ffi::CString, ptr, time::Duration};
@@ -81,6 +81,29 @@ pub fn permit(topic: &str) {
     });
     // SAFETY: nothing else frees it.
     unsafe { rd::rd_kafka_AclBinding_destroy(filter) };
+}
+
+/// Gives a user another password.
+pub fn set_password(user: &str, password: &str) {
+    let user = c_string(user);
+    // SAFETY: librdkafka copies name and password, and makes a salt itself.
+    let mut alteration = unsafe {
+        rd::rd_kafka_UserScramCredentialUpsertion_new(
+            user.as_ptr(),
+            rd::rd_kafka_ScramMechanism_t::RD_KAFKA_SCRAM_MECHANISM_SHA_512,
+            4096,
+            password.as_ptr(),
+            password.len(),
+            ptr::null(),
+            0,
+        )
+    };
+    // SAFETY: librdkafka copies the alteration, which is valid.
+    request(|client, queue| unsafe {
+        rd::rd_kafka_AlterUserScramCredentials(client, &raw mut alteration, 1, ptr::null(), queue);
+    });
+    // SAFETY: nothing else frees it.
+    unsafe { rd::rd_kafka_UserScramCredentialAlteration_destroy(alteration) };
 }
 
 /// Sends a request and waits until the broker has carried it out.

@@ -6,6 +6,7 @@
 
 mod acls;
 mod pipeline;
+mod renewal;
 
 use std::time::{Duration, Instant};
 

@@ -2,13 +2,19 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Child, Command, Stdio},
+    sync::OnceLock,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use anyhow::Context as _;
 use pinpipe_servers::{
     get,
-    stores::{folder, kafka, port, postgres},
+    kafka::{self, Kafka, Listener, Secured},
+    listens,
+    process::{Process, lib, program},
+    stores::{folder, keep, port, postgres},
 };
 use rdkafka::{
     ClientConfig, Message as _,
@@ -36,9 +42,69 @@ pub async fn eventually(what: &str, is: impl AsyncFn() -> bool) {
     }
 }
 
+/// The ports of a Kafka broker.
+#[derive(Clone, Copy)]
+pub struct Broker {
+    /// Of the listener that everybody may use.
+    clients: u16,
+    /// Of the listener for [`USER`], who has to show the password again every three seconds.
+    pub sasl: u16,
+}
+
+/// The name and the first password of the broker's user.
+pub const USER: (&str, &str) = ("app", "first-password");
+
+/// A Kafka broker.
+pub fn broker() -> Broker {
+    static BROKER: OnceLock<Broker> = OnceLock::new();
+    *BROKER.get_or_init(|| {
+        keep(|| {
+            let (clients, sasl) = (port(), port());
+            let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+            let listener = [
+                "sasl.enabled.mechanisms=SCRAM-SHA-512".to_owned(),
+                format!("scram-sha-512.sasl.jaas.config={login}"),
+                "scram-sha-512.connections.max.reauth.ms=3000".to_owned(),
+            ];
+            let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+            let kafka = Kafka {
+                lib: lib("kafka")?,
+                log4j: kafka::log4j(&checkout),
+                folder: folder().to_path_buf(),
+                controller: port(),
+                listeners: vec![Listener {
+                    port: clients,
+                    advertised: clients,
+                }],
+                secured: vec![Secured {
+                    name: "SASL",
+                    protocol: "SASL_PLAINTEXT",
+                    port: sasl,
+                    settings: listener.into(),
+                }],
+                users: vec![USER],
+                heap: "256m",
+                settings: [
+                    "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+                    "allow.everyone.if.no.acl.found=true",
+                ]
+                .map(str::to_owned)
+                .into(),
+            };
+            let mut command = kafka.prepare(&program)?;
+            let mut process = Process::start(&mut command, folder().join("kafka.log"))?;
+            process.wait_until(|| listens(sasl)).context("Kafka")?;
+            Ok((process, Broker { clients, sasl }))
+        })
+    })
+}
+
 fn client() -> ClientConfig {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", format!("127.0.0.1:{}", kafka()));
+    config.set(
+        "bootstrap.servers",
+        format!("127.0.0.1:{}", broker().clients),
+    );
     config
 }
 
@@ -50,6 +116,10 @@ pub fn admin() -> AdminClient<DefaultClientContext> {
 pub struct Pipeline {
     pub name: &'static str,
     pub sql: Client,
+    /// How its worker reaches the broker.
+    pub kafka: String,
+    /// Where its worker stores records.
+    pub sink: String,
     producer: FutureProducer,
 }
 
@@ -81,14 +151,33 @@ impl Pipeline {
         let url = format!("host=127.0.0.1 port={} user=postgres", postgres());
         let (sql, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
         tokio::spawn(connection);
+        let url_file = folder().join(format!("{name}.url"));
+        let url = format!("postgresql://postgres@127.0.0.1:{}/postgres", postgres());
+        fs::write(&url_file, url).unwrap();
         Self {
             name,
             sql,
+            kafka: format!("{{bootstrapServers: \"127.0.0.1:{}\"}}", broker().clients),
+            sink: Self::postgres(name, &url_file),
             producer: client().set("linger.ms", "0").create().unwrap(),
         }
     }
 
-    /// Starts a worker that stores the topics in PostgreSQL and writes the pipeline's dead letters.
+    /// The sink in the schema `name` of the server whose URL is in a file.
+    pub fn postgres(name: &str, url_file: &Path) -> String {
+        format!(
+            "!postgres {{name: live, urlFile: {}, schema: {name}, startFrom: earliest, \
+             writeMode: upsert}}",
+            url_file.display()
+        )
+    }
+
+    /// What the worker has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(folder().join(format!("{}.log", self.name))).unwrap_or_default()
+    }
+
+    /// Starts a worker that stores the topics and writes the pipeline's dead letters.
     pub fn worker(&self) -> Worker {
         self.start(true)
     }
@@ -100,25 +189,21 @@ impl Pipeline {
 
     fn start(&self, writes_dead_letters: bool) -> Worker {
         let name = self.name;
-        let url = folder().join("url");
-        let address = format!("postgresql://postgres@127.0.0.1:{}/postgres", postgres());
-        fs::write(&url, address).unwrap();
         let topic = |kind: &str| format!("{{name: {name}.{kind}, deadLetter: {name}.{kind}.dlq}}");
         let config = format!(
             "configVersion: 1\n\
              pipeline: {{namespace: data, name: {name}, uid: u}}\n\
-             kafka: {{bootstrapServers: \"127.0.0.1:{}\"}}\n\
+             kafka: {}\n\
              topics:\n  pin: {}\n  geo: {}\n  user: {}\n\
              group: {name}.live\n\
              maxRecordBytes: 65536\n\
              writesDeadLetters: {writes_dead_letters}\n\
-             sink: !postgres {{name: live, urlFile: {}, schema: {name}, startFrom: earliest, \
-             writeMode: upsert}}\n",
-            kafka(),
+             sink: {}\n",
+            self.kafka,
             topic("pin"),
             topic("geo"),
             topic("user"),
-            url.display()
+            self.sink
         );
         let path = folder().join(format!("{name}.yaml"));
         fs::write(&path, config).unwrap();
@@ -217,6 +302,15 @@ impl Worker {
             Some(ready) => ready,
             None => not_ready(url).unwrap_or_default(),
         }
+    }
+
+    /// The number of records that it has stored.
+    pub fn committed(&self) -> u64 {
+        let metrics = get(self.admin, "/metrics").unwrap_or_default();
+        let lines = metrics.lines();
+        let committed = lines.filter(|line| line.starts_with("pinpipe_stream_committed_records"));
+        let numbers = committed.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
+        numbers.sum()
     }
 
     /// Checks that the process has not ended.

@@ -226,10 +226,6 @@ impl Oracle<'_> {
         };
         let config = self.batch_config();
         let config = self.require_config("batch", &config);
-        let found = self.found.get(&key("CronJob", &name));
-        let found = found.map_or(&Value::Null, |found| {
-            &found["spec"]["jobTemplate"]["spec"]["template"]
-        });
         let rules = json!([
             {
                 "action": "Ignore",
@@ -244,7 +240,7 @@ impl Oracle<'_> {
             "activeDeadlineSeconds": seconds(section["deadline"].as_str().unwrap_or("6h")),
             "backoffLimit": 2,
             "podFailurePolicy": {"rules": rules},
-            "template": self.template(&worker, &config, found),
+            "template": self.template(&worker, &config),
         });
         let cron_job = json!({
             "schedule": section["schedule"],
@@ -280,7 +276,7 @@ impl Oracle<'_> {
                 "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
             }),
         };
-        let template = self.template(worker, &config, &found["template"]);
+        let template = self.template(worker, &config);
         let selector = json!({"matchLabels": self.selector(component)});
         let deployment = json!({
             "replicas": count,

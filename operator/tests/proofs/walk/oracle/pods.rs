@@ -50,24 +50,13 @@ impl Secret {
 }
 
 impl Oracle<'_> {
-    /// The pod template of a worker. Of the existing template, `found`, only the hash of the
-    /// Secrets is used.
-    pub fn template(&self, worker: &Worker<'_>, config: &Config, found: &Value) -> Value {
+    /// The pod template of a worker.
+    pub fn template(&self, worker: &Worker<'_>, config: &Config) -> Value {
         let template = &worker.template;
         let mut labels = self.labels(worker.component);
         extend(&mut labels, &template["labels"]);
         let mut annotations = json!({"pinpipe.dev/config-hash": config.hash});
         extend(&mut annotations, &template["annotations"]);
-        if !worker.secrets.is_empty() {
-            let found = &found["metadata"]["annotations"]["pinpipe.dev/secrets-hash"];
-            let is_hash = found.as_str().is_some_and(|hash| hash.len() == 32);
-            let hash = if is_hash {
-                found.clone()
-            } else {
-                json!("a hash")
-            };
-            set(&mut annotations, "pinpipe.dev/secrets-hash", hash);
-        }
         json!({
             "metadata": {"labels": labels, "annotations": annotations},
             "spec": self.pod_spec(worker, config),

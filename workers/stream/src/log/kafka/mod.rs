@@ -64,9 +64,9 @@ impl Kafka {
     /// A consumer of the group, subscribed to the topics, which need not exist yet, and its events.
     pub fn connect(
         config: &pinpipe_config::Stream,
+        access: Access,
         topics: &[&str],
     ) -> anyhow::Result<(Self, UnboundedReceiver<Event>)> {
-        let access = Access::read(&config.kafka)?;
         let (sender, events) = unbounded_channel();
         let consumer: StreamConsumer<Context> = access
             .client_config(&config.group)

@@ -1,0 +1,74 @@
+//! Takes up renewed Secrets while the worker runs.
+
+use std::sync::Arc;
+
+use pinpipe_config::{Stream, StreamSink};
+use pinpipe_runtime::{
+    admin::Readiness,
+    kafka::Access,
+    renewal::{Mounted, Watcher},
+};
+use tokio::sync::watch;
+
+use crate::sink::Sink;
+
+/// A client that reads mounted files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Client {
+    /// Those of the brokers.
+    Kafka,
+    /// The sink's.
+    Sink,
+}
+
+/// Watches the mounted files that a worker's configuration names.
+#[must_use]
+pub fn watcher(config: &Stream, readiness: Readiness) -> Watcher<Client> {
+    let kafka = Mounted::kafka(&config.kafka).into_iter();
+    let sink = of_sink(&config.sink).into_iter();
+    let kafka = kafka.map(|mounted| (Client::Kafka, mounted));
+    Watcher::new(
+        kafka.chain(sink.map(|mounted| (Client::Sink, mounted))),
+        readiness,
+    )
+}
+
+fn of_sink(sink: &StreamSink) -> Vec<Mounted> {
+    match sink {
+        StreamSink::Postgres(postgres) => {
+            let of = format!("spec.stream.sinks, {}: postgres", postgres.name);
+            let tls = postgres.tls.iter();
+            let tls = tls.map(|tls| Mounted::tls(format!("{of}.tls"), tls));
+            let url = Mounted {
+                field: format!("{of}.urlSecretRef"),
+                files: vec![postgres.url_file.clone()],
+            };
+            [url].into_iter().chain(tls).collect()
+        }
+        StreamSink::Archive(archive) => Mounted::s3("spec.archive.s3", &archive.zone.s3),
+    }
+}
+
+/// Takes up each change, for ever. Clients of the brokers get it by `access`.
+pub async fn take_up<S: Sink>(
+    mut watcher: Watcher<Client>,
+    config: Stream,
+    sink: Arc<S>,
+    access: watch::Sender<Access>,
+) {
+    loop {
+        for change in watcher.changed().await {
+            let taken_up = match change.client {
+                Client::Kafka => Access::read(&config.kafka).map(|read| {
+                    access.send_if_modified(|known| {
+                        let is_new = *known != read;
+                        *known = read;
+                        is_new
+                    });
+                }),
+                Client::Sink => sink.renew().await,
+            };
+            watcher.report(&change, taken_up);
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! Secrets that are renewed while a worker runs: the same process goes on with the new ones, and
+//! with the old ones while the new ones can't be used.
+
+use std::{fs, path::PathBuf, process::Command};
+
+use pinpipe_servers::{
+    process::Process,
+    stores::{folder, postgres, s3_server},
+};
+
+use crate::{
+    acls, pin,
+    pipeline::{Pipeline, USER, Worker, broker, eventually},
+};
+
+/// A mounted Secret.
+struct Secret(PathBuf);
+
+impl Secret {
+    fn new(name: &str, files: &[(&str, &str)]) -> Self {
+        let secret = Self(folder().join(name));
+        fs::create_dir_all(&secret.0).unwrap();
+        for (name, content) in files {
+            secret.renew(name, content);
+        }
+        secret
+    }
+
+    fn renew(&self, name: &str, content: &str) {
+        let new = self.0.join("new");
+        fs::write(&new, content).unwrap();
+        fs::rename(new, self.0.join(name)).unwrap();
+    }
+}
+
+async fn is_unusable(worker: &Worker, field: &str) {
+    let says = format!("200 degraded: SecretUnusable: {field}: ");
+    eventually(
+        "the worker says that the Secret can't be used",
+        async || worker.readyz().contains(&says),
+    )
+    .await;
+}
+
+async fn logs(pipeline: &Pipeline, line: &str) {
+    eventually(line, async || pipeline.log().contains(line)).await;
+}
+
+async fn stores_pin(pipeline: &Pipeline, key: &str) {
+    pipeline.produce("pin", &pin(key, "t")).await;
+    eventually(&format!("{key} is stored"), async || {
+        pipeline.title(key).await.is_some()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_password_of_the_broker_is_taken_up_by_the_same_process() {
+    let mut pipeline = Pipeline::new("password", &[]).await;
+    let (user, first) = USER;
+    let secret = Secret::new("password-kafka", &[("username", user), ("password", "\n")]);
+    pipeline.kafka = format!(
+        "{{bootstrapServers: \"127.0.0.1:{}\", authentication: {{mechanism: scramSha512, \
+         credentialsDir: {}}}}}",
+        broker().sasl,
+        secret.0.display()
+    );
+    let field = "spec.broker.kafka.authentication";
+    let mut worker = pipeline.worker();
+    let says = format!("not ready: SecretUnusable: {field}: ");
+    eventually("the worker waits for a password", async || {
+        worker.readyz().contains(&says)
+    })
+    .await;
+    secret.renew("password", first);
+    pipeline.produce("pin", "rejected with the first").await;
+    stores_pin(&pipeline, "first").await;
+
+    secret.renew("password", "\n");
+    is_unusable(&worker, field).await;
+    stores_pin(&pipeline, "unusable").await;
+
+    acls::set_password(user, "second");
+    logs(&pipeline, "Authentication failed").await;
+    secret.renew("password", "second");
+    logs(&pipeline, &format!("{field}: renewed credentials taken up")).await;
+    pipeline.produce("pin", "rejected with the second").await;
+    stores_pin(&pipeline, "second").await;
+    let letters = pipeline.dead_letters("pin", 2).await;
+    let letters: Vec<_> = letters.iter().map(|(value, ..)| value.as_str()).collect();
+    assert_eq!(
+        letters,
+        ["rejected with the first", "rejected with the second"]
+    );
+    eventually("the worker is ready", async || {
+        worker.readyz().contains("200 ready")
+    })
+    .await;
+    worker.must_run();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_renewed_url_of_the_database_is_taken_up_by_the_same_process() {
+    let mut pipeline = Pipeline::new("url", &[]).await;
+    let url = |password: &str| {
+        let port = postgres();
+        format!("postgresql://renewed:{password}@127.0.0.1:{port}/postgres")
+    };
+    let rules = folder().join("postgres/pg_hba.conf");
+    let others = fs::read_to_string(&rules).unwrap();
+    let rule = "host all renewed 127.0.0.1/32 scram-sha-256";
+    fs::write(&rules, format!("{rule}\n{others}")).unwrap();
+    let role = "SELECT pg_reload_conf(); \
+         CREATE ROLE renewed LOGIN PASSWORD 'first'; \
+         CREATE SCHEMA url AUTHORIZATION renewed";
+    pipeline.sql.batch_execute(role).await.unwrap();
+    let secret = Secret::new("url-postgres", &[("url", &url("first"))]);
+    pipeline.sink = Pipeline::postgres(pipeline.name, &secret.0.join("url"));
+    let end_connections = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+         WHERE usename = 'renewed'";
+    let field = "spec.stream.sinks, live: postgres.urlSecretRef";
+    let mut worker = pipeline.worker();
+    stores_pin(&pipeline, "first").await;
+
+    secret.renew("url", "no URL");
+    is_unusable(&worker, field).await;
+    pipeline.sql.batch_execute(end_connections).await.unwrap();
+    stores_pin(&pipeline, "unusable").await;
+
+    let role = format!("ALTER ROLE renewed PASSWORD 'second'; {end_connections}");
+    pipeline.sql.batch_execute(&role).await.unwrap();
+    pipeline.produce("pin", &pin("refused", "t")).await;
+    logs(&pipeline, "password authentication failed").await;
+    secret.renew("url", &url("second"));
+    logs(&pipeline, &format!("{field}: renewed credentials taken up")).await;
+    stores_pin(&pipeline, "second").await;
+    assert!(pipeline.title("refused").await.is_some());
+    eventually("the worker is ready", async || {
+        worker.readyz().contains("200 ready")
+    })
+    .await;
+    worker.must_run();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn renewed_keys_of_the_object_store_are_taken_up_by_the_same_process() {
+    let mut pipeline = Pipeline::new("keys", &[]).await;
+    let own = folder().join("keys-s3");
+    fs::create_dir_all(&own).unwrap();
+    let server = s3_server(&own, true).unwrap();
+    let mut process = Process::start(&mut server.prepare().unwrap(), own.join("log")).unwrap();
+    process.wait_until(|| server.is_ready()).unwrap();
+    let keys = [
+        ("accessKeyId", "local"),
+        ("secretAccessKey", "local-secret"),
+    ];
+    let secret = Secret::new("keys-secret", &keys);
+    pipeline.sink = format!(
+        "!archive {{zone: {{bucket: keys, prefix: topics, s3: {{endpoint: \
+         \"http://127.0.0.1:{}\", region: us-east-1, credentialsDir: {}}}}}, rotate: {{bytes: \
+         1000000, records: 1, intervalSeconds: 1}}}}",
+        server.ports.gateway,
+        secret.0.display()
+    );
+    let field = "spec.archive.s3.credentialsSecretRef";
+    let mut worker = pipeline.worker();
+    let stores = async |records: u64| {
+        pipeline.produce("pin", &pin("k", "t")).await;
+        eventually("the record is archived", async || {
+            worker.committed() >= records
+        })
+        .await;
+    };
+    stores(1).await;
+
+    secret.renew("secretAccessKey", "");
+    is_unusable(&worker, field).await;
+    stores(2).await;
+
+    server.write_identity("local", "second").unwrap();
+    let reload = Command::new("kill")
+        .args(["-HUP", &process.id().to_string()])
+        .status();
+    assert!(reload.unwrap().success());
+    // Its old keys are refused.
+    pipeline.produce("pin", &pin("k", "t")).await;
+    logs(&pipeline, "SignatureDoesNotMatch").await;
+    secret.renew("secretAccessKey", "second");
+    logs(&pipeline, &format!("{field}: renewed credentials taken up")).await;
+    stores(4).await;
+    worker.must_run();
+}
