@@ -69,8 +69,9 @@ pub struct S3 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
 
-    /// A Secret with the keys `accessKeyId` and `secretAccessKey`. Without it, the workers use the
-    /// role of their `ServiceAccount` (web identity or EKS Pod Identity) or of their node.
+    /// A Secret with the keys `accessKeyId`, `secretAccessKey`, and for temporary credentials
+    /// `sessionToken`. Without it, the workers use the role of their `ServiceAccount` (web identity
+    /// or EKS Pod Identity) or of their node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
 

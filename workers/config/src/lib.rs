@@ -182,8 +182,8 @@ pub struct S3 {
     pub endpoint: Option<String>,
     /// The region. Most servers other than AWS accept `us-east-1`.
     pub region: String,
-    /// A directory with the files `accessKeyId` and `secretAccessKey`. AWS's default provider chain
-    /// if absent.
+    /// A directory with the files `accessKeyId`, `secretAccessKey`, and of temporary credentials
+    /// `sessionToken`. AWS's default provider chain if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_dir: Option<PathBuf>,
     /// A file with the PEM certificates of the authorities to trust. The public ones if absent.

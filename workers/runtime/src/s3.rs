@@ -53,7 +53,11 @@ pub async fn client(s3: &S3) -> Result<Client> {
     config = if let Some(folder) = &s3.credentials_dir {
         let key_id = secret_file(&folder.join("accessKeyId"), None)?;
         let key = secret_file(&folder.join("secretAccessKey"), None)?;
-        config.credentials_provider(Credentials::new(key_id, key, None, None, "pinpipe"))
+        let token = folder.join("sessionToken");
+        // Only temporary credentials have one.
+        let token = token.exists().then(|| secret_file(&token, None));
+        let token = token.transpose()?;
+        config.credentials_provider(Credentials::new(key_id, key, token, None, "pinpipe"))
     } else {
         // The authorities of the store are not those of AWS's own services.
         let http = http_client(None)?;

@@ -189,6 +189,28 @@ fn the_keys_of_a_secret_are_used() {
 }
 
 #[test]
+fn temporary_credentials_of_a_secret_are_used() {
+    let credentials = folder().join("temporary");
+    fs::create_dir_all(&credentials).unwrap();
+    for (file, content) in [
+        ("accessKeyId", "key-of-the-pod"),
+        ("secretAccessKey", KEY),
+        ("sessionToken", SESSION),
+    ] {
+        fs::write(credentials.join(file), content).unwrap();
+    }
+    let (store, requests) = recorder();
+    let variables = [("TEST_CREDENTIALS", credentials.to_str().unwrap())];
+    in_a_pod(&store, &variables).unwrap();
+    assert_signed(&requests);
+
+    // The real store takes the header for a token of its own service, which it didn't issue.
+    let (port, _) = stores::s3(true);
+    let error = in_a_pod(&format!("http://127.0.0.1:{port}"), &variables).unwrap_err();
+    assert!(error.contains("TODO"), "{error}");
+}
+
+#[test]
 fn a_pod_identity_is_used_and_renewed() {
     let token = token_file("agent");
     for (expiration, times) in [(LATER, 1), ("2001-01-01T00:00:00Z", 2)] {

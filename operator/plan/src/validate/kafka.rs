@@ -38,6 +38,7 @@ pub fn mounts(kafka: &crds::Kafka) -> Vec<Mount> {
         purpose: KAFKA.to_owned(),
         secret: credentials.credentials_secret_ref.name.clone(),
         files: same_names(USER_KEYS),
+        ..Mount::default()
     });
     tls.into_iter().flatten().chain(user).collect()
 }

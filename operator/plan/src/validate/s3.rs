@@ -6,7 +6,7 @@ use pinpipe_config as config;
 use pinpipe_crds::{S3, Tls};
 
 use super::{
-    mounts::{S3_KEYS, same_names},
+    mounts::{S3_KEYS, S3_SESSION_TOKEN, same_names},
     tls,
 };
 use crate::model::Mount;
@@ -40,6 +40,7 @@ pub(super) fn mounts(s3: &S3) -> Vec<Mount> {
         purpose: NAME.to_owned(),
         secret: secret.name.clone(),
         files: same_names(S3_KEYS),
+        optional: Some(S3_SESSION_TOKEN),
     });
     let certificates = tls::mounts(&certificates(s3), NAME);
     credentials.into_iter().chain(certificates).collect()

@@ -56,18 +56,16 @@ impl Inputs {
     /// Secrets of a child that mounts these.
     pub(super) fn secrets_of(&self, child: &str, mounts: Vec<Mount>) -> Secrets {
         let (mut digest, mut missing) = (String::new(), Vec::new());
-        let keys = mounts.iter().flat_map(|mount| {
-            mount
-                .files
-                .iter()
-                .map(move |(key, _)| (mount.secret.clone(), key.clone()))
-        });
-        for key in keys {
-            let found = self.secrets.get(&key).unwrap_or(&SecretKey::NoSecret);
-            if let SecretKey::Digest(one) = found {
-                digest.push_str(one);
+        for mount in &mounts {
+            let required = mount.files.iter().map(|(key, _)| (key.as_str(), true));
+            for (key, required) in required.chain(mount.optional.map(|key| (key, false))) {
+                let found = self.secrets.get(&(mount.secret.clone(), key.to_owned()));
+                let found = found.unwrap_or(&SecretKey::NoSecret);
+                if let SecretKey::Digest(one) = found {
+                    digest.push_str(one);
+                }
+                missing.extend(found.missing(&mount.secret, key).filter(|_| required));
             }
-            missing.extend(found.missing(&key.0, &key.1));
         }
         let digest = if missing.is_empty() {
             Some(names::hash(&digest))
@@ -125,5 +123,6 @@ fn refer_to(mounts: &[Mount], refer: &mut impl FnMut(&str, &[&str])) {
         for (key, _) in &mount.files {
             refer(&mount.secret, &[key]);
         }
+        refer(&mount.secret, mount.optional.as_slice());
     }
 }

@@ -161,7 +161,11 @@ fn pods_have_the_secrets_of_the_object_store_that_are_named() {
         let batch = &find(&objects, "CronJob", "pinterest-batch")["spec"]["jobTemplate"]["spec"];
         for pods in [archive, batch].map(|of| &of["template"]["spec"]) {
             let volumes = pods["volumes"].as_array().unwrap().iter();
-            let mounted = volumes.filter_map(|volume| volume["secret"]["secretName"].as_str());
+            let mounted = volumes.filter_map(|volume| {
+                let required = &volume["projected"]["sources"][0]["secret"]["name"];
+                let name = volume["secret"]["secretName"].as_str();
+                name.or(required.as_str())
+            });
             let mounted: Vec<&str> = mounted.filter(|name| *name != "cassandra").collect();
             assert_eq!(mounted, secrets);
             assert_eq!(pods["serviceAccountName"], "reader");
