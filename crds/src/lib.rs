@@ -35,7 +35,10 @@ pub use batch::{
 pub use broker::{
     Broker, DeletionPolicy, Kafka, TopicManagement, TopicOverride, TopicOverrides, Topics,
 };
-pub use common::{Amount, Amounts, Image, PullPolicy, Resources, S3, SecretKeyRef, SecretRef};
+pub use common::{
+    Amount, Amounts, Image, PullPolicy, Resources, S3, SecretKeyRef, SecretRef,
+    ServerSideEncryption,
+};
 pub use dead_letters::DeadLetters;
 pub use schema::{BrokenRule, check_rules, crd, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};

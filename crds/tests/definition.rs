@@ -246,6 +246,26 @@ fn servers_may_have_ipv6_addresses() {
 }
 
 #[test]
+fn a_key_of_encryption_is_an_id_an_arn_or_an_alias() {
+    for (key, valid) in [
+        ("1234abcd-12ab-34cd-56ef-1234567890ab", true),
+        ("alias/pinterest", true),
+        ("arn:aws:kms:eu-west-1:111122223333:key/1234abcd", true),
+        ("my key", false),
+        ("", false),
+    ] {
+        let pipeline = pipeline(&json!({
+            "broker": {"kafka": {"bootstrapServers": "k:9092"}},
+            "archive": {
+                "bucket": "data",
+                "s3": {"serverSideEncryption": {"kmsKeyId": key}},
+            },
+        }));
+        assert_eq!(check_rules(&pipeline, None).is_ok(), valid, "{key}");
+    }
+}
+
+#[test]
 fn a_batch_needs_no_sink_and_may_load_postgresql() {
     for sinks in [
         json!(null),

@@ -189,6 +189,10 @@ pub struct S3 {
     /// A file with the PEM certificates of the authorities to trust. The public ones if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// The key of AWS KMS that objects are encrypted with when they are written. As the bucket
+    /// says if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kms_key_id: Option<String>,
 }
 
 /// When the archive closes an object: at the first limit reached.

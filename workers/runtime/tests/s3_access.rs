@@ -135,6 +135,7 @@ async fn child() {
         region: "eu-west-1".to_owned(),
         credentials_dir: path("TEST_CREDENTIALS"),
         ca_file: path("TEST_CA"),
+        kms_key_id: None,
     };
     let opened = async {
         let client = s3::client(&store).await?;

@@ -26,11 +26,15 @@ pub(super) fn config(s3: &S3) -> config::S3 {
     let endpoint = s3.endpoint.as_deref();
     let region = s3.region.clone();
     let credentials = s3.credentials_secret_ref.as_ref();
+    let encryption = s3.server_side_encryption.as_ref();
     config::S3 {
         endpoint: endpoint.map(|url| url.trim_end_matches('/').to_owned()),
         region: region.unwrap_or_else(|| "us-east-1".to_owned()),
         credentials_dir: credentials.map(|_| PathBuf::from(config::SECRETS_DIR).join(NAME)),
         ca_file: tls::config(&certificates(s3), NAME).ca_file,
+        kms_key_id: encryption.map(|encryption| encryption.kms_key_id.clone()),
+        kms_key_id: None,
+        kms_key_id: None,
     }
 }
 

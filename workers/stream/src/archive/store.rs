@@ -158,7 +158,9 @@ impl Store {
                     {
                         return Ok(Probed::WithoutChecksums);
                     }
-                    Err((Some(501), _)) => return Ok(unconditional(true)),
+                    Err((Some(501), error)) if !error.is_about_encryption() => {
+                        return Ok(unconditional(true));
+                    }
                     Err((_, error)) => return Err(error.into()),
                 }
             }

@@ -136,6 +136,7 @@ fn pods_have_the_secrets_of_the_object_store_that_are_named() {
         region: "us-east-1".to_owned(),
         credentials_dir: credentials.map(|name| format!("{folder}/{name}").into()),
         ca_file: ca.map(|name| format!("{folder}/{name}").into()),
+        kms_key_id: None,
     };
     let credentials = json!({"name": "s3"});
     let ca = json!({"name": "s3-ca", "key": "ca.pem"});
@@ -150,6 +151,14 @@ fn pods_have_the_secrets_of_the_object_store_that_are_named() {
             json!({"caSecretRef": ca}),
             &["s3-ca"],
             config(None, Some("ca-s3/ca.crt")),
+        ),
+        (
+            json!({"serverSideEncryption": {"kmsKeyId": "alias/pinterest"}}),
+            &[],
+            pinpipe_config::S3 {
+                kms_key_id: Some("alias/pinterest".to_owned()),
+                ..config(None, None)
+            },
         ),
     ] {
         let objects = with(|spec| {
