@@ -14,6 +14,7 @@ pub struct Mount {
     /// Pairs of a key and the file it is mounted as.
     pub files: Vec<(String, String)>,
     /// A key that may be absent, mounted as a file of the same name.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub optional: Option<&'static str>,
 }
 
