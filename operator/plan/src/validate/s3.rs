@@ -33,8 +33,6 @@ pub(super) fn config(s3: &S3) -> config::S3 {
         credentials_dir: credentials.map(|_| PathBuf::from(config::SECRETS_DIR).join(NAME)),
         ca_file: tls::config(&certificates(s3), NAME).ca_file,
         kms_key_id: encryption.map(|encryption| encryption.kms_key_id.clone()),
-        kms_key_id: None,
-        kms_key_id: None,
     }
 }
 
