@@ -283,10 +283,10 @@ fn without_credentials_the_message_says_what_is_missing() {
     assert_eq!(requests.try_iter().count(), 0);
 }
 
-/// Starts a store whose certificate is for this name. Returns its port of HTTPS.
-fn by_https(authority: &Authority, name: &str) -> u16 {
-    let folder = folder().join(format!("https-{name}"));
-    let files = authority.issue(name, 10, &folder).unwrap();
+/// Starts a store whose certificate is for 127.0.0.1, for so many days. Returns its port of HTTPS.
+fn by_https(authority: &Authority, days: i32) -> u16 {
+    let folder = folder().join(format!("https-{days}"));
+    let files = authority.issue("127.0.0.1", days, &folder).unwrap();
     keep(move || {
         let https = port();
         let server = s3_server(&folder, true)?;
@@ -310,13 +310,21 @@ fn a_store_with_an_authority_of_its_own_is_trusted_if_that_is_named() {
         ("AWS_SECRET_ACCESS_KEY", KEY),
     ];
     let trusting = [&keys[..], &[("TEST_CA", ca.as_str())]].concat();
-    let port = by_https(&authority, "127.0.0.1");
+    let port = by_https(&authority, 10);
     let store = format!("https://127.0.0.1:{port}");
     in_a_pod(&store, &trusting).unwrap();
     let error = in_a_pod(&store, &keys).unwrap_err();
     assert!(error.contains("is of an unknown authority"), "{error}");
     let error = in_a_pod(&format!("https://localhost:{port}"), &trusting).unwrap_err();
     assert!(error.contains("is not for the host name"), "{error}");
+
+    let expired = format!("https://127.0.0.1:{}", by_https(&authority, -1));
+    let error = in_a_pod(&expired, &trusting).unwrap_err();
+    assert!(
+        error.contains("its certificate has expired; renew it"),
+        "{error}"
+    );
+    println!("{error}");
 
     let file = folder().join("no-certificate");
     fs::write(&file, "not a certificate").unwrap();
