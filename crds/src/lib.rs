@@ -51,7 +51,7 @@ pub use template::{
     Toleration, TolerationOperator, TopologySpreadConstraint, WhenUnsatisfiable,
 };
 pub use thresholds::{LagThresholds, RejectThresholds};
-pub use tls::{Credentials, KafkaAuthentication, Tls};
+pub use tls::{AwsMskIam, Credentials, KafkaAuthentication, Tls};
 
 /// Desired state of a pipeline. Only `broker` is required. Ingest is always deployed, other
 /// components only if their section is present.

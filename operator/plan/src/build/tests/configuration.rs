@@ -123,9 +123,31 @@ fn every_client_of_kafka_gets_its_certificates_and_credentials() {
             mechanism: pinpipe_config::SaslMechanism::ScramSha512,
             credentials_dir: format!("{folder}/kafka").into(),
         }),
+        aws_msk_iam: None,
         settings: [("linger.ms".to_owned(), "20".to_owned())].into(),
     };
     assert_eq!(config.kafka, expected);
+}
+
+#[test]
+fn an_identity_of_aws_needs_no_secret() {
+    let objects = with(|spec| {
+        spec["broker"]["kafka"] = json!({
+            "bootstrapServers": "b-1.c.kafka.eu-west-1.amazonaws.com:9098",
+            "tls": {},
+            "authentication": {"awsMskIam": {"region": "eu-west-1"}},
+        });
+    });
+    let config: pinpipe_config::Ingest = read(&objects, "ingest");
+    assert_eq!(config.kafka.authentication, None);
+    let region = config.kafka.aws_msk_iam.map(|iam| iam.region);
+    assert_eq!(region.as_deref(), Some("eu-west-1"));
+    let ingest = &find(&objects, "Deployment", "pinterest-ingest")["spec"]["template"];
+    let volumes = ingest["spec"]["volumes"].as_array().unwrap();
+    assert!(
+        volumes.iter().all(|volume| volume["secret"].is_null()),
+        "{volumes:?}"
+    );
 }
 
 #[test]
