@@ -205,10 +205,14 @@ fn temporary_credentials_of_a_secret_are_used() {
     in_a_pod(&store, &variables).unwrap();
     assert_signed(&requests);
 
-    // The real store takes the header for a token of its own service, which it didn't issue.
+    // The real store knows this key, but has issued no token for it.
     let (port, _) = stores::s3(true);
-    let error = in_a_pod(&format!("http://127.0.0.1:{port}"), &variables).unwrap_err();
-    assert!(error.contains("TODO"), "{error}");
+    let store = format!("http://127.0.0.1:{port}");
+    fs::write(credentials.join("accessKeyId"), "local").unwrap();
+    let error = in_a_pod(&store, &variables).unwrap_err();
+    assert!(error.contains("InvalidAccessKeyId"), "{error}");
+    fs::remove_file(credentials.join("sessionToken")).unwrap();
+    in_a_pod(&store, &variables).unwrap();
 }
 
 #[test]
