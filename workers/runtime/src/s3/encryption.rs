@@ -48,6 +48,10 @@ impl Intercept for ByKey {
 /// not configured`.
 const REFUSALS: [&str; 2] = ["kms", "encryption"];
 
+/// What to do where a store can't encrypt.
+pub(super) const ADVICE: &str = "check s3.serverSideEncryption.kmsKeyId, that the store has this key, and that the credentials \
+     may use it (kms:GenerateDataKey and kms:Decrypt)";
+
 /// Whether a store's error is about encryption.
 pub(super) fn is_refused(reason: &str) -> bool {
     let reason = reason.to_lowercase();
@@ -55,13 +59,36 @@ pub(super) fn is_refused(reason: &str) -> bool {
 }
 
 /// A store's error, and what to do where it is about encryption.
-pub(super) fn advised(reason: &str) -> String {
-    if is_refused(reason) {
-        format!(
-            "{reason}: check s3.serverSideEncryption.kmsKeyId, that the store has this key, and \
-             that the credentials may use it (kms:GenerateDataKey and kms:Decrypt)"
-        )
+pub(super) fn advised(reason: String) -> String {
+    if is_refused(&reason) {
+        format!("{reason}: {ADVICE}")
     } else {
-        reason.to_owned()
+        reason
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_about_encryption_say_what_to_do() {
+        for (reason, expected) in [
+            ("KMS.NotFoundException: Invalid keyId", true),
+            (
+                "AccessDenied: User is not authorized to perform: kms:GenerateDataKey on resource",
+                true,
+            ),
+            (
+                "NotImplemented: Server side encryption specified but KMS is not configured",
+                true,
+            ),
+            ("AccessDenied: Access Denied", false),
+            ("SlowDown: Reduce your request rate", false),
+        ] {
+            let advised = advised(reason.to_owned());
+            assert!(advised.starts_with(reason), "{advised}");
+            assert_eq!(advised.contains("kmsKeyId"), expected, "{advised}");
+        }
     }
 }

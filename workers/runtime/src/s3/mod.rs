@@ -154,9 +154,18 @@ impl RequestError {
     where
         E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
     {
-        let failure = Failure::from(error);
-        let reason = encryption::advised(&failure.reason);
-        failure.error(format!("s3://{bucket}/{key} {what}: {reason}"))
+        let mut failure = Failure::from(error);
+        failure.reason = encryption::advised(failure.reason);
+        failure.error(format!("s3://{bucket}/{key} {what}: {}", failure.reason))
+    }
+
+    /// The error of a request that asked for encryption, of which the store may say nothing.
+    #[must_use]
+    pub fn of_encryption(mut self) -> Self {
+        if self.status.is_some() && !self.is_about_encryption() {
+            self.message = format!("{}: {}", self.message, encryption::ADVICE);
+        }
+        self
     }
 
     /// Whether the store can't encrypt as `s3.serverSideEncryption` says.

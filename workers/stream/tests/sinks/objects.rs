@@ -143,7 +143,10 @@ async fn a_store_without_the_key_says_so() {
         SinkError::Unavailable(error) => format!("unavailable: {error:#}"),
         SinkError::Halt(halt) => halt.to_string(),
     };
-    assert!(message.contains("TODO"), "{message}");
+    // The store's own sentence is "We encountered an internal error".
+    for part in ["InternalError: ", "check s3.serverSideEncryption.kmsKeyId"] {
+        assert!(message.contains(part), "{message}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
