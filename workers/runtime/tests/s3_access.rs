@@ -328,7 +328,6 @@ fn a_store_with_an_authority_of_its_own_is_trusted_if_that_is_named() {
         error.contains("its certificate has expired; renew it"),
         "{error}"
     );
-    println!("{error}");
 
     let file = folder().join("no-certificate");
     fs::write(&file, "not a certificate").unwrap();

@@ -241,7 +241,7 @@ const ADVICE: [(&str, &str); 4] = [
          has",
     ),
     (
-        "certificate expired",
+        "certificate: Expired",
         "its certificate has expired; renew it, and check the clocks",
     ),
 ];
