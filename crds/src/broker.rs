@@ -19,6 +19,14 @@ fn immutable_topic(kind: &str) -> String {
     )
 }
 
+/// A CEL rule: tokens of AWS's identities, of which one is the operator's, are sent to MSK alone.
+fn msk_alone_gets_tokens() -> String {
+    "!has(self.authentication) || !has(self.authentication.awsMskIam) || has(self.tls) && \
+     self.bootstrapServers.matches('^([a-zA-Z0-9.-]+[.]kafka(-serverless)?[.]' + \
+     self.authentication.awsMskIam.region + '[.]amazonaws[.]com([.]cn)?:[0-9]+(,|$))+$')"
+        .to_owned()
+}
+
 /// A CEL rule: no two kinds have the same topic name. Absent names are replaced by distinct texts
 /// that are not valid topic names.
 fn names_differ() -> String {
@@ -39,6 +47,11 @@ pub struct Broker {
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(
+    validation = Rule::new(msk_alone_gets_tokens()).message(
+        "authentication.awsMskIam needs tls, and bootstrapServers of MSK in its region, since \
+         whoever gets a token may connect with it: \
+         b-1.c.abc.kafka.eu-west-1.amazonaws.com:9098"
+    ),
     validation = Rule::new(unchanged("topics.overrides.pin.name"))
         .message(immutable_topic("pin").as_str()),
     validation = Rule::new(unchanged("topics.overrides.geo.name"))

@@ -69,8 +69,9 @@ pub struct S3 {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
 
-    /// A Secret with the keys `accessKeyId` and `secretAccessKey`. Without it, the workers use the
-    /// role of their `ServiceAccount` (web identity or EKS Pod Identity) or of their node.
+    /// A Secret with the keys `accessKeyId`, `secretAccessKey`, and for temporary credentials
+    /// `sessionToken`. Without it, the workers use the role of their `ServiceAccount` (web identity
+    /// or EKS Pod Identity) or of their node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_secret_ref: Option<SecretRef>,
 
@@ -78,6 +79,26 @@ pub struct S3 {
     /// HTTPS. Defaults to the public ones.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
+
+    /// How the store encrypts objects that are written. Defaults to the bucket's own setting.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server_side_encryption: Option<ServerSideEncryption>,
+}
+
+/// Encryption of objects by the store, with a key of AWS's Key Management Service (SSE-KMS).
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServerSideEncryption {
+    /// The key's id or ARN, or an alias or its ARN. Objects that were written with another key stay
+    /// as they are.
+    #[schemars(length(min = 1, max = 512))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[A-Za-z0-9:/_-]+$')").message(
+            "s3.serverSideEncryption.kmsKeyId must be the id, ARN or alias of a KMS key: \
+             arn:aws:kms:eu-west-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+        )
+    )]
+    pub kms_key_id: String,
 }
 
 /// The workers' images: `<registry>/<worker>:<tag>`.

@@ -35,7 +35,10 @@ pub use batch::{
 pub use broker::{
     Broker, DeletionPolicy, Kafka, TopicManagement, TopicOverride, TopicOverrides, Topics,
 };
-pub use common::{Amount, Amounts, Image, PullPolicy, Resources, S3, SecretKeyRef, SecretRef};
+pub use common::{
+    Amount, Amounts, Image, PullPolicy, Resources, S3, SecretKeyRef, SecretRef,
+    ServerSideEncryption,
+};
 pub use dead_letters::DeadLetters;
 pub use schema::{BrokenRule, check_rules, crd, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};
@@ -48,7 +51,7 @@ pub use template::{
     Toleration, TolerationOperator, TopologySpreadConstraint, WhenUnsatisfiable,
 };
 pub use thresholds::{LagThresholds, RejectThresholds};
-pub use tls::{Credentials, KafkaAuthentication, Tls};
+pub use tls::{AwsMskIam, Credentials, KafkaAuthentication, Tls};
 
 /// Desired state of a pipeline. Only `broker` is required. Ingest is always deployed, other
 /// components only if their section is present.

@@ -26,11 +26,11 @@ pub struct Tls {
 #[x_kube(
     validation = Rule::new(
         "(has(self.scramSha512) ? 1 : 0) + (has(self.scramSha256) ? 1 : 0) + \
-         (has(self.plain) ? 1 : 0) == 1"
+         (has(self.plain) ? 1 : 0) + (has(self.awsMskIam) ? 1 : 0) == 1"
     )
     .message(
-        "kafka.authentication must hold exactly one mechanism: set scramSha512, scramSha256 or \
-         plain"
+        "kafka.authentication must hold exactly one mechanism: set scramSha512, scramSha256, \
+         plain or awsMskIam"
     )
 )]
 pub struct KafkaAuthentication {
@@ -45,6 +45,26 @@ pub struct KafkaAuthentication {
     /// The mechanism PLAIN. The password is sent as it is: set `tls`, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plain: Option<Credentials>,
+
+    /// An identity of AWS's IAM, for clusters of Amazon MSK: the role of the pods' `ServiceAccount`
+    /// (web identity or EKS Pod Identity) or of their node. The operator connects with a role of
+    /// its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aws_msk_iam: Option<AwsMskIam>,
+}
+
+/// Authentication by an identity of AWS's IAM.
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct AwsMskIam {
+    /// The cluster's region.
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z0-9-]+$')").message(
+            "awsMskIam.region must consist of lowercase letters, digits and '-': eu-west-1"
+        )
+    )]
+    pub region: String,
 }
 
 /// A user's name and password.

@@ -246,6 +246,56 @@ fn servers_may_have_ipv6_addresses() {
 }
 
 #[test]
+fn a_key_of_encryption_is_an_id_an_arn_or_an_alias() {
+    for (key, valid) in [
+        ("1234abcd-12ab-34cd-56ef-1234567890ab", true),
+        ("alias/pinterest", true),
+        ("arn:aws:kms:eu-west-1:111122223333:key/1234abcd", true),
+        ("my key", false),
+        ("", false),
+    ] {
+        let pipeline = pipeline(&json!({
+            "broker": {"kafka": {"bootstrapServers": "k:9092"}},
+            "archive": {
+                "bucket": "data",
+                "s3": {"serverSideEncryption": {"kmsKeyId": key}},
+            },
+        }));
+        assert_eq!(check_rules(&pipeline, None).is_ok(), valid, "{key}");
+    }
+}
+
+#[test]
+fn tokens_are_sent_to_msk_alone() {
+    let host = |name: &str| format!("b-1.{name}:9098");
+    let msk = host("c.abc.c2.kafka.eu-west-1.amazonaws.com");
+    for (servers, tls, valid) in [
+        (msk.clone(), true, true),
+        (format!("{msk},{msk}"), true, true),
+        (
+            host("abc.c2.kafka-serverless.eu-west-1.amazonaws.com"),
+            true,
+            true,
+        ),
+        (msk.clone(), false, false),
+        (host("c.abc.c2.kafka.eu-west-2.amazonaws.com"), true, false),
+        (host("kafka.eu-west-1.amazonaws.com.example"), true, false),
+        (format!("{msk},kafka.example:9098"), true, false),
+        (format!("kafka.example:9098,{msk}"), true, false),
+    ] {
+        let mut kafka = json!({
+            "bootstrapServers": servers,
+            "authentication": {"awsMskIam": {"region": "eu-west-1"}},
+        });
+        if tls {
+            kafka["tls"] = json!({});
+        }
+        let found = check_rules(&pipeline(&json!({"broker": {"kafka": kafka}})), None);
+        assert_eq!(found.is_ok(), valid, "{servers} {found:?}");
+    }
+}
+
+#[test]
 fn a_batch_needs_no_sink_and_may_load_postgresql() {
     for sinks in [
         json!(null),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 /// A Secret mounted into a component's pods.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Mount {
     /// Name of its folder below [`pinpipe_config::SECRETS_DIR`].
     pub purpose: String,
@@ -13,6 +13,9 @@ pub struct Mount {
     pub secret: String,
     /// Pairs of a key and the file it is mounted as.
     pub files: Vec<(String, String)>,
+    /// A key that may be absent, mounted as a file of the same name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub optional: Option<&'static str>,
 }
 
 impl Mount {

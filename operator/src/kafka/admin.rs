@@ -347,7 +347,11 @@ impl Broker {
         request: impl Send + 'static + FnOnce(&Admin) -> Result<T, IdentityError>,
     ) -> Result<T, BrokerError> {
         let client = Arc::clone(&self.client);
-        let run = tokio::task::spawn_blocking(move || request(&client)).await;
+        let request = move || {
+            client.inner().context().authenticate(client.inner());
+            request(&client)
+        };
+        let run = tokio::task::spawn_blocking(request).await;
         let answer = run.map_err(|error| BrokerError::Failed(error.to_string()))?;
         answer.map_err(|error| match error {
             IdentityError::NoAnswer(_) => self.unreachable(),

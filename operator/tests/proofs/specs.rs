@@ -62,6 +62,7 @@ pub fn thorough(bootstrap_servers: &str) -> Value {
                 "endpoint": "http://s3.example:9000/",
                 "region": "eu-west-1",
                 "credentialsSecretRef": {"name": "s3"},
+                "serverSideEncryption": {"kmsKeyId": "alias/pinterest"},
             },
             "thresholds": {"lag": 1000},
             "template": {"resources": {"requests": {"cpu": ".25", "memory": "0.5Gi"}}},

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use pinpipe_config::{Batch, ClientRole};
 use pinpipe_runtime::{
     dead_letter::DeadLetterId,
-    kafka::{Access, Tuned as _},
+    kafka::{Access, BrokerErrors, Tuned as _},
 };
 use rdkafka::{
     ClientConfig, Message, Offset, TopicPartitionList,
@@ -29,7 +29,7 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_mins(2);
 /// End offset of each partition that has records.
 pub type Ends = BTreeMap<i32, i64>;
 
-fn settings(config: &Batch) -> Result<ClientConfig> {
+fn settings(config: &Batch) -> Result<(ClientConfig, BrokerErrors)> {
     let access = Access::read(&config.kafka)?;
     let mut settings = access.client_config("pinpipe-batch");
     settings
@@ -47,15 +47,17 @@ fn settings(config: &Batch) -> Result<ClientConfig> {
         .set("auto.offset.reset", "earliest")
         .set("queued.max.messages.kbytes", "8192")
         .tuned(&access, ClientRole::Consumer);
-    Ok(settings)
+    Ok((settings, BrokerErrors::new(&access)))
 }
 
 /// The current end offsets of the topic's partitions. Blocks.
 pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
-    let consumer: BaseConsumer = settings(config)?
-        .create()
+    let (settings, errors) = settings(config)?;
+    let consumer: BaseConsumer<_> = settings
+        .create_with_context(errors)
         .context("can't create the Kafka consumer")?;
     tokio::task::block_in_place(|| {
+        consumer.context().authenticate(consumer.client());
         let metadata = consumer
             .fetch_metadata(Some(topic), BROKER_TIMEOUT)
             .with_context(|| {
@@ -92,7 +94,7 @@ pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
 
 /// Reader of a dead-letter topic.
 pub struct DeadLetterReader {
-    consumer: StreamConsumer,
+    consumer: StreamConsumer<BrokerErrors>,
     /// Partitions that are not yet read to their end.
     unread: Ends,
 }
@@ -100,8 +102,9 @@ pub struct DeadLetterReader {
 impl DeadLetterReader {
     /// A reader at the beginning of the topic.
     pub fn new(config: &Batch, topic: &str, ends: &Ends) -> Result<Self> {
-        let consumer: StreamConsumer = settings(config)?
-            .create()
+        let (settings, errors) = settings(config)?;
+        let consumer: StreamConsumer<_> = settings
+            .create_with_context(errors)
             .context("can't create the Kafka consumer")?;
         let mut list = TopicPartitionList::new();
         for partition in ends.keys() {

@@ -16,6 +16,9 @@ pub struct Kafka {
     /// Authentication by SASL. None if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub authentication: Option<Authentication>,
+    /// Authentication by an identity in AWS, in place of [`Self::authentication`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aws_msk_iam: Option<AwsMskIam>,
     /// Settings of the clients, of [`KAFKA_SETTINGS`](crate::KAFKA_SETTINGS).
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, String>,
@@ -41,6 +44,14 @@ pub struct Authentication {
     pub mechanism: SaslMechanism,
     /// A directory with the files `username` and `password`.
     pub credentials_dir: PathBuf,
+}
+
+/// Authentication to Amazon MSK by the worker's identity in AWS.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct AwsMskIam {
+    /// The cluster's region.
+    pub region: String,
 }
 
 /// A mechanism of SASL.

@@ -24,7 +24,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-pub use kafka::{Authentication, Kafka, SaslMechanism, Tls};
+pub use kafka::{Authentication, AwsMskIam, Kafka, SaslMechanism, Tls};
 pub use kafka_settings::{
     ClientRole, KAFKA_SETTINGS, KafkaSetting, Values, kafka_setting_problem, of_role,
 };
@@ -182,13 +182,17 @@ pub struct S3 {
     pub endpoint: Option<String>,
     /// The region. Most servers other than AWS accept `us-east-1`.
     pub region: String,
-    /// A directory with the files `accessKeyId` and `secretAccessKey`. AWS's default provider chain
-    /// if absent.
+    /// A directory with the files `accessKeyId`, `secretAccessKey`, and of temporary credentials
+    /// `sessionToken`. AWS's default provider chain if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_dir: Option<PathBuf>,
     /// A file with the PEM certificates of the authorities to trust. The public ones if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// The key of AWS KMS that objects are encrypted with when they are written. As the bucket
+    /// says if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kms_key_id: Option<String>,
 }
 
 /// When the archive closes an object: at the first limit reached.

@@ -5,6 +5,7 @@
 //! the bindings of [`kafka`] and in [`malloc`].
 
 pub mod admin;
+mod aws;
 pub mod backoff;
 pub mod cli;
 pub mod compressed;

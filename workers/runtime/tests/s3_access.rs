@@ -135,6 +135,7 @@ async fn child() {
         region: "eu-west-1".to_owned(),
         credentials_dir: path("TEST_CREDENTIALS"),
         ca_file: path("TEST_CA"),
+        kms_key_id: None,
     };
     let opened = async {
         let client = s3::client(&store).await?;
@@ -186,6 +187,32 @@ fn the_keys_of_a_secret_are_used() {
     fs::write(others.join("secretAccessKey"), format!("{KEY}-of-others")).unwrap();
     let error = with(&others).unwrap_err();
     assert!(error.contains("SignatureDoesNotMatch"), "{error}");
+}
+
+#[test]
+fn temporary_credentials_of_a_secret_are_used() {
+    let credentials = folder().join("temporary");
+    fs::create_dir_all(&credentials).unwrap();
+    for (file, content) in [
+        ("accessKeyId", "key-of-the-pod"),
+        ("secretAccessKey", KEY),
+        ("sessionToken", SESSION),
+    ] {
+        fs::write(credentials.join(file), content).unwrap();
+    }
+    let (store, requests) = recorder();
+    let variables = [("TEST_CREDENTIALS", credentials.to_str().unwrap())];
+    in_a_pod(&store, &variables).unwrap();
+    assert_signed(&requests);
+
+    // The real store knows this key, but has issued no token for it.
+    let (port, _) = stores::s3(true);
+    let store = format!("http://127.0.0.1:{port}");
+    fs::write(credentials.join("accessKeyId"), "local").unwrap();
+    let error = in_a_pod(&store, &variables).unwrap_err();
+    assert!(error.contains("InvalidAccessKeyId"), "{error}");
+    fs::remove_file(credentials.join("sessionToken")).unwrap();
+    in_a_pod(&store, &variables).unwrap();
 }
 
 #[test]
@@ -260,10 +287,10 @@ fn without_credentials_the_message_says_what_is_missing() {
     assert_eq!(requests.try_iter().count(), 0);
 }
 
-/// Starts a store whose certificate is for this name. Returns its port of HTTPS.
-fn by_https(authority: &Authority, name: &str) -> u16 {
-    let folder = folder().join(format!("https-{name}"));
-    let files = authority.issue(name, 10, &folder).unwrap();
+/// Starts a store whose certificate is for 127.0.0.1, for so many days. Returns its port of HTTPS.
+fn by_https(authority: &Authority, days: i32) -> u16 {
+    let folder = folder().join(format!("https-{days}"));
+    let files = authority.issue("127.0.0.1", days, &folder).unwrap();
     keep(move || {
         let https = port();
         let server = s3_server(&folder, true)?;
@@ -287,13 +314,20 @@ fn a_store_with_an_authority_of_its_own_is_trusted_if_that_is_named() {
         ("AWS_SECRET_ACCESS_KEY", KEY),
     ];
     let trusting = [&keys[..], &[("TEST_CA", ca.as_str())]].concat();
-    let port = by_https(&authority, "127.0.0.1");
+    let port = by_https(&authority, 10);
     let store = format!("https://127.0.0.1:{port}");
     in_a_pod(&store, &trusting).unwrap();
     let error = in_a_pod(&store, &keys).unwrap_err();
     assert!(error.contains("is of an unknown authority"), "{error}");
     let error = in_a_pod(&format!("https://localhost:{port}"), &trusting).unwrap_err();
     assert!(error.contains("is not for the host name"), "{error}");
+
+    let expired = format!("https://127.0.0.1:{}", by_https(&authority, -1));
+    let error = in_a_pod(&expired, &trusting).unwrap_err();
+    assert!(
+        error.contains("its certificate has expired; renew it"),
+        "{error}"
+    );
 
     let file = folder().join("no-certificate");
     fs::write(&file, "not a certificate").unwrap();

@@ -8,8 +8,9 @@ use k8s_openapi::{
         Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort,
         EmptyDirVolumeSource, EnvVar, HTTPGetAction, KeyToPath, Lifecycle, LocalObjectReference,
         PodAffinityTerm, PodAntiAffinity, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-        ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
-        TopologySpreadConstraint, Volume, VolumeMount, WeightedPodAffinityTerm,
+        ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecretProjection,
+        SecretVolumeSource, SecurityContext, TopologySpreadConstraint, Volume, VolumeMount,
+        VolumeProjection, WeightedPodAffinityTerm,
     },
     apimachinery::pkg::{
         api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString,
@@ -308,16 +309,7 @@ fn volumes(worker: &Worker<'_>, config: &Config) -> Vec<Volume> {
         }),
         ..Volume::default()
     };
-    let secrets = secret_mounts(worker).map(|mount| Volume {
-        name: secret_volume(mount),
-        secret: Some(SecretVolumeSource {
-            secret_name: Some(mount.secret.clone()),
-            default_mode: Some(mode),
-            items: Some(mount.files.iter().map(item).collect()),
-            optional: None,
-        }),
-        ..Volume::default()
-    });
+    let secrets = secret_mounts(worker).map(|mount| secret(mount, mode));
     let scratch = worker.scratch.map(|size| Volume {
         name: "tmp".to_owned(),
         empty_dir: Some(EmptyDirVolumeSource {
@@ -327,6 +319,45 @@ fn volumes(worker: &Worker<'_>, config: &Config) -> Vec<Volume> {
         ..Volume::default()
     });
     [config].into_iter().chain(secrets).chain(scratch).collect()
+}
+
+/// The volume of a Secret. A key of it can only be optional in a projected volume.
+fn secret(mount: &Mount, mode: i32) -> Volume {
+    let items: Vec<_> = mount.files.iter().map(item).collect();
+    let name = secret_volume(mount);
+    let Some(optional) = mount.optional else {
+        let secret = SecretVolumeSource {
+            secret_name: Some(mount.secret.clone()),
+            default_mode: Some(mode),
+            items: Some(items),
+            optional: None,
+        };
+        return Volume {
+            name,
+            secret: Some(secret),
+            ..Volume::default()
+        };
+    };
+    let source = |items, optional| VolumeProjection {
+        secret: Some(SecretProjection {
+            name: mount.secret.clone(),
+            items: Some(items),
+            optional,
+        }),
+        ..VolumeProjection::default()
+    };
+    let optional = item(&(optional.to_owned(), optional.to_owned()));
+    Volume {
+        name,
+        projected: Some(ProjectedVolumeSource {
+            default_mode: Some(mode),
+            sources: Some(vec![
+                source(items, None),
+                source(vec![optional], Some(true)),
+            ]),
+        }),
+        ..Volume::default()
+    }
 }
 
 fn mounts(worker: &Worker<'_>) -> Vec<VolumeMount> {

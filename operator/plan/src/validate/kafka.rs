@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use pinpipe_config::{self as config, Authentication, SECRETS_DIR, SaslMechanism};
+use pinpipe_config::{self as config, Authentication, AwsMskIam, SECRETS_DIR, SaslMechanism};
 use pinpipe_crds::{self as crds, Credentials, KafkaAuthentication};
 
 use super::{
@@ -18,12 +18,17 @@ const KAFKA: &str = "kafka";
 #[must_use]
 pub fn config(kafka: &crds::Kafka) -> config::Kafka {
     let authentication = kafka.authentication.as_ref().and_then(user);
+    let iam = kafka.authentication.as_ref();
+    let iam = iam.and_then(|authentication| authentication.aws_msk_iam.as_ref());
     config::Kafka {
         bootstrap_servers: kafka.bootstrap_servers.clone(),
         tls: kafka.tls.as_ref().map(|tls| tls::config(tls, KAFKA)),
         authentication: authentication.map(|(mechanism, _)| Authentication {
             mechanism,
             credentials_dir: PathBuf::from(SECRETS_DIR).join(KAFKA),
+        }),
+        aws_msk_iam: iam.map(|iam| AwsMskIam {
+            region: iam.region.clone(),
         }),
         settings: kafka.settings.clone().unwrap_or_default(),
     }
@@ -38,16 +43,19 @@ pub fn mounts(kafka: &crds::Kafka) -> Vec<Mount> {
         purpose: KAFKA.to_owned(),
         secret: credentials.credentials_secret_ref.name.clone(),
         files: same_names(USER_KEYS),
+        ..Mount::default()
     });
     tls.into_iter().flatten().chain(user).collect()
 }
 
-/// The mechanism and its credentials. A rule of the definition makes sure that there is one.
+/// The mechanism that has a password, and its credentials. A rule of the definition makes sure that
+/// there is at most one.
 fn user(authentication: &KafkaAuthentication) -> Option<(SaslMechanism, &Credentials)> {
     let KafkaAuthentication {
         scram_sha512,
         scram_sha256,
         plain,
+        aws_msk_iam: _,
     } = authentication;
     let of = |mechanism, credentials| Some((mechanism, Option::as_ref(credentials)?));
     of(SaslMechanism::ScramSha512, scram_sha512)

@@ -2,6 +2,8 @@
 
 /// Keys of an S3 Secret.
 pub(super) const S3_KEYS: [&str; 2] = ["accessKeyId", "secretAccessKey"];
+/// Key of an S3 Secret that only temporary credentials have.
+pub(super) const S3_SESSION_TOKEN: &str = "sessionToken";
 /// Keys of a user's Secret.
 pub(super) const USER_KEYS: [&str; 2] = ["username", "password"];
 /// Keys of a client certificate's Secret.

@@ -42,6 +42,7 @@ impl Sinks<'_> {
             purpose: "postgres".to_owned(),
             secret: secret.name.clone(),
             files: vec![(secret.key.clone(), "url".to_owned())],
+            ..Mount::default()
         }];
         mounts.extend(tls::mounts(&postgres.tls, "postgres"));
         let (replicas, held_back) = pods::sink_replicas(sink, self.partitions);
@@ -169,6 +170,7 @@ impl Sinks<'_> {
             purpose: server.clone(),
             secret: secret.name.clone(),
             files: vec![(secret.key.clone(), "url".to_owned())],
+            ..Mount::default()
         });
         let schema = postgres.schema.clone();
         Some(BatchSink::Postgres(PostgresSink {
@@ -228,6 +230,7 @@ fn cassandra_sink(
             purpose: server.clone(),
             secret: secret.name.clone(),
             files: same_names(mounts::USER_KEYS),
+            ..Mount::default()
         });
     }
     let keyspace = cassandra.keyspace.clone();

@@ -39,12 +39,14 @@ pub(super) fn mounts(tls: &Tls, server: &str) -> Vec<Mount> {
         purpose: ca_purpose(server),
         secret: key.name.clone(),
         files: vec![(key.key.clone(), CA_FILE.to_owned())],
+        ..Mount::default()
     });
     let certificate = tls.client_certificate_secret_ref.as_ref();
     let certificate = certificate.map(|secret| Mount {
         purpose: certificate_purpose(server),
         secret: secret.name.clone(),
         files: same_names(CERTIFICATE_KEYS),
+        ..Mount::default()
     });
     ca.into_iter().chain(certificate).collect()
 }

@@ -33,6 +33,7 @@ impl Archive {
                 region: "us-east-1".to_owned(),
                 credentials_dir: Some(credentials.clone()),
                 ca_file: None,
+                kms_key_id: None,
             },
         };
         let client = pinpipe_runtime::s3::client(&config.zone.s3).await;

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use pinpipe_config::{Batch, ClientRole, Topic};
 use pinpipe_runtime::{
     dead_letter::DeadLetter,
-    kafka::{Access, Tuned as _},
+    kafka::{Access, BrokerErrors, Tuned as _},
 };
 use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
@@ -40,7 +40,7 @@ pub struct Item {
 
 /// The transactional producer of a pipeline's re-drive.
 pub struct Transactions {
-    producer: FutureProducer,
+    producer: FutureProducer<BrokerErrors>,
 }
 
 /// Why a transaction failed.
@@ -94,7 +94,7 @@ impl Transactions {
             config.pipeline.namespace, config.pipeline.name
         );
         let access = Access::read(&config.kafka)?;
-        let producer: FutureProducer = access
+        let producer: FutureProducer<_> = access
             .client_config("pinpipe-redrive")
             .set("transactional.id", id)
             .set("acks", "all")
@@ -108,7 +108,7 @@ impl Transactions {
             // So that only the broker's limit applies.
             .set("message.max.bytes", "100000000")
             .tuned(&access, ClientRole::Producer)
-            .create()
+            .create_with_context(BrokerErrors::new(&access))
             .context("can't create the Kafka producer")?;
         retry_retriable(|| producer.init_transactions(BROKER_TIMEOUT)).with_context(|| {
             format!(

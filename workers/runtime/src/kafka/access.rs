@@ -6,6 +6,7 @@ use anyhow::{Context as _, Result};
 use pinpipe_config::{ClientRole, SaslMechanism};
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 
+use super::Tokens;
 use crate::{
     config::{Kafka, secret_file},
     tls::{PUBLIC_CAS, Tls},
@@ -18,8 +19,10 @@ pub struct Access {
     pub bootstrap_servers: String,
     /// TLS. None: the connections are plain text.
     pub tls: Option<Tls>,
-    /// The user. None: connections are not authenticated by SASL.
+    /// The user who authenticates by SASL with a password.
     pub user: Option<User>,
+    /// The tokens that authenticate by SASL, in place of a user.
+    pub tokens: Option<Tokens>,
     /// Settings that the pipeline's author chose. Clients apply them by [`Tuned`].
     pub settings: BTreeMap<String, String>,
 }
@@ -83,6 +86,10 @@ impl Access {
             user: user
                 .transpose()
                 .context("spec.broker.kafka.authentication")?,
+            tokens: config
+                .aws_msk_iam
+                .as_ref()
+                .map(|iam| Tokens::of_msk(&iam.region)),
             settings: config.settings.clone(),
         })
     }
@@ -115,11 +122,11 @@ impl Access {
     }
 
     fn secure(&self, config: &mut ClientConfig) {
-        let protocol = match (&self.tls, &self.user) {
-            (None, None) => return,
-            (Some(_), None) => "ssl",
-            (None, Some(_)) => "sasl_plaintext",
-            (Some(_), Some(_)) => "sasl_ssl",
+        let protocol = match (&self.tls, self.user.is_some() || self.tokens.is_some()) {
+            (None, false) => return,
+            (Some(_), false) => "ssl",
+            (None, true) => "sasl_plaintext",
+            (Some(_), true) => "sasl_ssl",
         };
         config.set("security.protocol", protocol);
         if let Some(tls) = &self.tls {
@@ -143,6 +150,9 @@ impl Access {
                 .set("sasl.mechanism", mechanism)
                 .set("sasl.username", &user.name)
                 .set("sasl.password", &user.password);
+        }
+        if self.tokens.is_some() {
+            config.set("sasl.mechanism", "OAUTHBEARER");
         }
     }
 }

@@ -1,33 +1,46 @@
 //! What librdkafka logs about connections to brokers.
 
 use std::{
+    error::Error,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
+use anyhow::Context as _;
 use rdkafka::{
-    ClientContext, client::Client, config::RDKafkaLogLevel, consumer::ConsumerContext,
+    ClientContext,
+    client::{Client, OAuthToken},
+    config::RDKafkaLogLevel,
+    consumer::ConsumerContext,
     error::KafkaError,
 };
 
 use super::{
-    Access, IdentityError,
+    Access, IdentityError, Token,
     cause::{Cause, Unreachable},
     events, is_no_answer,
+    set_token::set_token,
 };
 
+/// How long a request waits for the first token.
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a thread that polls a client waits for a token; librdkafka asks again after ten
+/// seconds.
+const POLLED_TOKEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// librdkafka's name for log messages about failed connections.
 const FAILED_CONNECTION: &str = "FAIL";
 /// What OpenSSL says of every certificate that it refuses; librdkafka leaves out why.
 const REFUSED_CERTIFICATE: &str = "certificate verify failed";
 
-/// Client context that passes librdkafka's log on and keeps why brokers can't be reached. Clones
-/// share it.
+/// Client context that passes librdkafka's log on, keeps why brokers can't be reached, and has the
+/// tokens of clients that authenticate by them. Clones share it.
 ///
 /// Requests to brokers that can't be reached fail with no more than "timed out". Only the log has
 /// the cause, such as `Connection refused`. librdkafka queues its log until the client is polled;
-/// see [`Self::collect`].
+/// see [`Self::collect`]. It asks for tokens in the same way; see [`Self::authenticate`].
+///
+/// Contexts of clients that need more have one of these, and call it.
 #[derive(Clone, Debug)]
 pub struct BrokerErrors {
     access: Arc<Access>,
@@ -78,6 +91,32 @@ impl BrokerErrors {
         });
     }
 
+    /// Gives `client` a token where it needs one. For clients that nothing polls, before each
+    /// request: they learn of new tokens in no other way. Blocks while there is no token: call it
+    /// where blocking is allowed.
+    pub fn authenticate<C: ClientContext>(&self, client: &Client<C>) {
+        if self.access.tokens.is_none() {
+            return;
+        }
+        let given = self.token(TOKEN_TIMEOUT);
+        if let Err(error) = given.and_then(|token| set_token(client, token)) {
+            self.no_token(&error);
+        }
+    }
+
+    fn token(&self, wait: Duration) -> anyhow::Result<Token> {
+        let tokens = self.access.tokens.as_ref();
+        tokens
+            .context("clients of this cluster have no tokens")?
+            .get(wait)
+    }
+
+    /// Brokers can't be reached without a token.
+    fn no_token(&self, error: &anyhow::Error) {
+        let message = format!("no token for SASL/OAUTHBEARER: {error:#}");
+        self.record(RDKafkaLogLevel::Warning, FAILED_CONNECTION, &message);
+    }
+
     /// Forgets the cause, after a broker has answered.
     pub fn clear(&self) {
         *self.cause() = Cause::default();
@@ -125,6 +164,15 @@ fn is_about_certificate(facility: &str, message: &str) -> bool {
 }
 
 impl ClientContext for BrokerErrors {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    /// The thread that polls the client calls this, which may be one of the runtime.
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        let token = self.token(POLLED_TOKEN_TIMEOUT);
+        let token = token.inspect_err(|error| self.no_token(error))?;
+        Ok(token.into())
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         if !is_about_certificate(facility, message) {
             self.record(level, facility, message);

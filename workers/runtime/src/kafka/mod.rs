@@ -6,8 +6,11 @@ mod cause;
 mod change;
 mod describe;
 mod events;
+mod msk;
 mod progress;
 mod request;
+mod set_token;
+mod tokens;
 
 use std::{collections::HashMap, time::Duration};
 
@@ -18,6 +21,7 @@ pub use broker_errors::BrokerErrors;
 pub use cause::Unreachable;
 pub use change::{NewTopic, Refusal, Results, create_partitions, create_topics, delete_topics};
 pub use progress::{Behind, Positions, Progress, behind, list};
+pub use tokens::{Token, Tokens};
 
 /// Ids of the cluster and its topics. A topic's id changes if it is deleted and created again.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -57,6 +57,7 @@ impl Progress {
 
     /// The end offsets of all partitions of `topics`, requested from each broker at once.
     pub fn ends(&self, topics: &[String]) -> Result<Positions> {
+        self.authenticate();
         let mut wanted = TopicPartitionList::new();
         for topic in topics {
             let metadata = self
@@ -97,6 +98,7 @@ impl Progress {
 
     /// The group's committed offsets of the partitions in `wanted`, where it has committed any.
     pub fn committed(&self, wanted: &Positions) -> Result<Positions> {
+        self.authenticate();
         let mut list = TopicPartitionList::new();
         for (topic, partitions) in wanted {
             for partition in partitions.keys() {
@@ -119,6 +121,11 @@ impl Progress {
             }
         }
         Ok(committed)
+    }
+
+    fn authenticate(&self) {
+        let consumer = &self.consumer;
+        consumer.context().authenticate(consumer.client());
     }
 
     /// Adds the cause to an error if no broker answered.

@@ -45,6 +45,8 @@ pub struct Store {
     /// The checksum of what is written, which a bucket with object lock asks for; none where the
     /// store doesn't know it.
     checksum: Option<ChecksumAlgorithm>,
+    /// Whether it is asked to encrypt with a key.
+    encrypts: bool,
 }
 
 /// An object to write.
@@ -99,6 +101,7 @@ impl Store {
             client: Client::from_conf(with_checksums.build()),
             bucket: zone.bucket.clone(),
             checksum: Some(ChecksumAlgorithm::Crc32),
+            encrypts: zone.s3.kms_key_id.is_some(),
         };
         let key = raw_zone::joined(&zone.prefix, &format!("_index/probe-{owner}"));
         let endpoint = zone.s3.endpoint.as_deref().unwrap_or("AWS");
@@ -158,7 +161,10 @@ impl Store {
                     {
                         return Ok(Probed::WithoutChecksums);
                     }
-                    Err((Some(501), _)) => return Ok(unconditional(true)),
+                    Err((Some(501), error)) if !error.is_about_encryption() => {
+                        return Ok(unconditional(true));
+                    }
+                    Err((_, error)) if self.encrypts => return Err(error.of_encryption().into()),
                     Err((_, error)) => return Err(error.into()),
                 }
             }

@@ -1,6 +1,6 @@
 //! The archive on an object store.
 
-use std::fs;
+use std::{fs, path::Path};
 
 use pinpipe_config::Compression;
 use pinpipe_core::Kind;
@@ -13,7 +13,7 @@ use pinpipe_stream::{
 use crate::{
     proxy::Proxy,
     stores,
-    support::{archive, batch, pin, topic},
+    support::{archive, archived, batch, pin, topic},
 };
 
 /// Commits pins with the offsets `from..to`.
@@ -84,6 +84,68 @@ async fn every_put_has_a_checksum() {
     for head in heads {
         assert!(head.contains("\r\nx-amz-checksum-crc32: "), "{head}");
         assert!(!head.contains("aws-chunked"), "{head}");
+    }
+}
+
+/// Keeps the headers of encryption from a store that has no keys.
+fn hide_encryption(request: &mut [u8]) {
+    let name = b"x-amz-server-side-encryption";
+    let found = |request: &[u8]| request.windows(name.len()).position(|part| part == name);
+    while let Some(at) = found(request) {
+        request[at..at + 5].copy_from_slice(b"x-not");
+    }
+}
+
+/// The sink in a bucket whose objects are encrypted with a key.
+fn encrypted(port: u16, credentials: &Path, bucket: &str) -> Archive {
+    let mut config = archived(port, credentials, bucket, Compression::None);
+    config.zone.s3.kms_key_id = Some("alias/pinterest".to_owned());
+    Archive::new(config, "data.pinterest.archive".into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_written_is_encrypted_with_the_key() {
+    let (port, credentials) = stores::s3(false);
+    let proxy = Proxy::start(*port, hide_encryption).await;
+    let sink = encrypted(proxy.port, credentials, "encrypted");
+    assert_eq!(position(&sink).await, None);
+    // Larger than a single PUT.
+    commit(&sink, 0, 100, &"t".repeat(700_000)).await.unwrap();
+    let sent = proxy.sent();
+    let heads = sent.split(" /encrypted/topics/").collect::<Vec<_>>();
+    let requests = heads.windows(2).map(|pair| {
+        let method = pair[0].rsplit(['\n', '\0']).next().unwrap();
+        (method, pair[1].split("\r\n\r\n").next().unwrap())
+    });
+    let mut seen = [0; 3];
+    for (method, head) in requests {
+        let of = "\r\nx-not-server-side-encryption";
+        let is_encrypted = head.contains(&format!("{of}: aws:kms\r\n"))
+            && head.contains(&format!("{of}-aws-kms-key-id: alias/pinterest\r\n"));
+        let (begins, at) = match method {
+            _ if method.ends_with("PUT") && !head.contains("partNumber=") => (true, 0),
+            _ if method.ends_with("POST") && head.contains("?uploads") => (true, 1),
+            _ => (false, 2),
+        };
+        seen[at] += 1;
+        assert_eq!(is_encrypted, begins, "{method} {head}");
+        assert!(is_encrypted || !head.contains(of), "{method} {head}");
+    }
+    // The probe, the format, an index; the probe's upload and the object's; their parts.
+    assert!(seen[0] >= 3 && seen[1] >= 2 && seen[2] >= 5, "{seen:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_without_the_key_says_so() {
+    let (port, credentials) = stores::s3(true);
+    let sink = encrypted(*port, credentials, "without-key");
+    let message = match sink.check().await.unwrap_err() {
+        SinkError::Unavailable(error) => format!("unavailable: {error:#}"),
+        SinkError::Halt(halt) => halt.to_string(),
+    };
+    // The store's own sentence is "We encountered an internal error".
+    for part in ["InternalError: ", "check s3.serverSideEncryption.kmsKeyId"] {
+        assert!(message.contains(part), "{message}");
     }
 }
 

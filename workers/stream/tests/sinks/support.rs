@@ -155,7 +155,20 @@ pub async fn begin<S: Sink>(sink: &S, topic: &Arc<Topic>) {
 
 /// An archive in a bucket of the object store at a port of 127.0.0.1.
 pub fn archive(port: u16, credentials: &Path, bucket: &str, compression: Compression) -> Archive {
-    let config = pinpipe_config::Archive {
+    Archive::new(
+        archived(port, credentials, bucket, compression),
+        "data.pinterest.archive".into(),
+    )
+}
+
+/// The configuration of an archive.
+pub fn archived(
+    port: u16,
+    credentials: &Path,
+    bucket: &str,
+    compression: Compression,
+) -> pinpipe_config::Archive {
+    pinpipe_config::Archive {
         zone: RawZone {
             bucket: bucket.into(),
             prefix: "topics".into(),
@@ -164,6 +177,7 @@ pub fn archive(port: u16, credentials: &Path, bucket: &str, compression: Compres
                 region: "us-east-1".into(),
                 credentials_dir: Some(credentials.to_path_buf()),
                 ca_file: None,
+                kms_key_id: None,
             },
         },
         rotate: Rotate {
@@ -172,6 +186,5 @@ pub fn archive(port: u16, credentials: &Path, bucket: &str, compression: Compres
             interval_seconds: 300,
         },
         compression,
-    };
-    Archive::new(config, "data.pinterest.archive".into())
+    }
 }

@@ -123,9 +123,31 @@ fn every_client_of_kafka_gets_its_certificates_and_credentials() {
             mechanism: pinpipe_config::SaslMechanism::ScramSha512,
             credentials_dir: format!("{folder}/kafka").into(),
         }),
+        aws_msk_iam: None,
         settings: [("linger.ms".to_owned(), "20".to_owned())].into(),
     };
     assert_eq!(config.kafka, expected);
+}
+
+#[test]
+fn an_identity_of_aws_needs_no_secret() {
+    let objects = with(|spec| {
+        spec["broker"]["kafka"] = json!({
+            "bootstrapServers": "b-1.c.kafka.eu-west-1.amazonaws.com:9098",
+            "tls": {},
+            "authentication": {"awsMskIam": {"region": "eu-west-1"}},
+        });
+    });
+    let config: pinpipe_config::Ingest = read(&objects, "ingest");
+    assert_eq!(config.kafka.authentication, None);
+    let region = config.kafka.aws_msk_iam.map(|iam| iam.region);
+    assert_eq!(region.as_deref(), Some("eu-west-1"));
+    let ingest = &find(&objects, "Deployment", "pinterest-ingest")["spec"]["template"];
+    let volumes = ingest["spec"]["volumes"].as_array().unwrap();
+    assert!(
+        volumes.iter().all(|volume| volume["secret"].is_null()),
+        "{volumes:?}"
+    );
 }
 
 #[test]
@@ -136,6 +158,7 @@ fn pods_have_the_secrets_of_the_object_store_that_are_named() {
         region: "us-east-1".to_owned(),
         credentials_dir: credentials.map(|name| format!("{folder}/{name}").into()),
         ca_file: ca.map(|name| format!("{folder}/{name}").into()),
+        kms_key_id: None,
     };
     let credentials = json!({"name": "s3"});
     let ca = json!({"name": "s3-ca", "key": "ca.pem"});
@@ -151,6 +174,14 @@ fn pods_have_the_secrets_of_the_object_store_that_are_named() {
             &["s3-ca"],
             config(None, Some("ca-s3/ca.crt")),
         ),
+        (
+            json!({"serverSideEncryption": {"kmsKeyId": "alias/pinterest"}}),
+            &[],
+            pinpipe_config::S3 {
+                kms_key_id: Some("alias/pinterest".to_owned()),
+                ..config(None, None)
+            },
+        ),
     ] {
         let objects = with(|spec| {
             spec["archive"]["s3"] = s3;
@@ -161,7 +192,11 @@ fn pods_have_the_secrets_of_the_object_store_that_are_named() {
         let batch = &find(&objects, "CronJob", "pinterest-batch")["spec"]["jobTemplate"]["spec"];
         for pods in [archive, batch].map(|of| &of["template"]["spec"]) {
             let volumes = pods["volumes"].as_array().unwrap().iter();
-            let mounted = volumes.filter_map(|volume| volume["secret"]["secretName"].as_str());
+            let mounted = volumes.filter_map(|volume| {
+                let required = &volume["projected"]["sources"][0]["secret"]["name"];
+                let name = volume["secret"]["secretName"].as_str();
+                name.or(required.as_str())
+            });
             let mounted: Vec<&str> = mounted.filter(|name| *name != "cassandra").collect();
             assert_eq!(mounted, secrets);
             assert_eq!(pods["serviceAccountName"], "reader");

@@ -140,8 +140,9 @@ fn the_general_template_is_that_of_every_component_without_its_own() {
         }
         assert_eq!(security["runAsNonRoot"], true, "{name}");
         for volume in pod["volumes"].as_array().unwrap() {
-            if volume["secret"].is_object() {
-                assert_eq!(volume["secret"]["defaultMode"], mode, "{name}");
+            for kind in ["secret", "projected"] {
+                let volume = &volume[kind];
+                assert!(volume.is_null() || volume["defaultMode"] == mode, "{name}");
             }
         }
         assert_eq!(

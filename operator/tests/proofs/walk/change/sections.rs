@@ -87,6 +87,10 @@ pub fn archive(random: &mut StdRng) -> Value {
             ))),
         ),
         ("s3/region", one_of(random, &["us-east-1", "eu-west-1"])),
+        (
+            "s3/serverSideEncryption/kmsKeyId",
+            one_of(random, &["alias/pinterest"]),
+        ),
         ("template/resources", resources(random)),
         ("thresholds", maybe(random, lag_threshold)),
     ] {

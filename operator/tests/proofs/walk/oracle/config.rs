@@ -164,6 +164,7 @@ impl Oracle<'_> {
                 "endpoint": endpoint.map(|url| url.strip_suffix('/').unwrap_or(url)),
                 "region": or(&s3["region"], json!("us-east-1")),
                 "credentialsDir": "/etc/pinpipe/secrets/s3",
+                "kmsKeyId": s3["serverSideEncryption"]["kmsKeyId"],
             },
         })
     }

@@ -311,10 +311,19 @@ fn volumes(worker: &Worker<'_>, config: &Config) -> Value {
         let items: Vec<_> = files
             .map(|(key, path)| json!({"key": key, "path": path}))
             .collect();
-        volumes.push(json!({
-            "name": format!("secret-{}", secret.directory),
-            "secret": {"secretName": secret.name, "defaultMode": mode, "items": items},
-        }));
+        let name = format!("secret-{}", secret.directory);
+        // Temporary credentials of the object store have a third key.
+        volumes.push(if secret.directory == "s3" {
+            let token = json!([{"key": "sessionToken", "path": "sessionToken"}]);
+            let sources = json!([
+                {"secret": {"name": secret.name, "items": items}},
+                {"secret": {"name": secret.name, "items": token, "optional": true}},
+            ]);
+            json!({"name": name, "projected": {"defaultMode": mode, "sources": sources}})
+        } else {
+            let secret = json!({"secretName": secret.name, "defaultMode": mode, "items": items});
+            json!({"name": name, "secret": secret})
+        });
     }
     if worker.component == "batch" {
         let size = &worker.section["scratchSize"];

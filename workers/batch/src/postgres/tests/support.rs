@@ -149,6 +149,7 @@ impl Place {
                 region: "us-east-1".into(),
                 credentials_dir: Some(credentials.clone()),
                 ca_file: None,
+                kms_key_id: None,
             },
         };
         Self {

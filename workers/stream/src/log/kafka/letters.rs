@@ -50,6 +50,8 @@ impl LetterGroup {
         let (answer, answered) = oneshot::channel();
         let consumer = self.consumer.clone();
         std::thread::spawn(move || {
+            // Nothing polls this consumer.
+            consumer.context().authenticate(consumer.client());
             let _ = answer.send(request(&consumer));
         });
         let answer = answered.await.context("a request was given up")?;

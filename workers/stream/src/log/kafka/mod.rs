@@ -26,7 +26,6 @@ use pinpipe_runtime::{
 use rdkafka::{
     Message as _, Offset, Timestamp,
     admin::{AdminClient, AdminOptions, ResourceSpecifier},
-    client::DefaultClientContext,
     consumer::{CommitMode, Consumer as _, StreamConsumer},
     error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
@@ -133,7 +132,13 @@ impl Kafka {
         query: impl FnOnce(&StreamConsumer<Context>) -> anyhow::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
         let consumer = self.consumer.clone();
-        match tokio::task::spawn_blocking(move || query(&consumer)).await {
+        let query = move || {
+            // Nothing may have polled it yet.
+            let errors = &consumer.context().broker_errors;
+            errors.authenticate(consumer.client());
+            query(&consumer)
+        };
+        match tokio::task::spawn_blocking(query).await {
             Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => {
                 let explained = self.consumer.context().broker_errors.explain(error);
@@ -265,11 +270,14 @@ impl Log for Kafka {
 
     async fn is_stamped_by_broker(&self, topic: &str) -> anyhow::Result<bool> {
         let client_id = "pinpipe-topic-settings";
-        let admin: AdminClient<DefaultClientContext> = self
+        let errors = BrokerErrors::new(&self.access);
+        let admin: AdminClient<BrokerErrors> = self
             .access
             .client_config(client_id)
             .tuned(&self.access, ClientRole::Any)
-            .create()?;
+            .create_with_context(errors.clone())?;
+        // Doesn't block: the consumer has got the token.
+        errors.authenticate(admin.inner());
         let options = AdminOptions::new().request_timeout(Some(BROKER_TIMEOUT));
         let resource = ResourceSpecifier::Topic(topic);
         let answers = admin.describe_configs([&resource], &options).await?;

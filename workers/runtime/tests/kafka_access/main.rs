@@ -4,6 +4,8 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
+mod tokens;
+
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -88,8 +90,16 @@ fn start() -> anyhow::Result<(Process, Broker)> {
         port,
         settings,
     };
+    // What MSK does with tokens is AWS's own; this validates JSON Web Tokens without signatures.
+    let tokens = format!(
+        "oauthbearer.sasl.jaas.config={module}.oauthbearer.OAuthBearerLoginModule required \
+         unsecuredLoginStringClaim_sub=\"broker\";"
+    );
     let sasl = [
-        "sasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256,PLAIN",
+        "sasl.enabled.mechanisms=SCRAM-SHA-512,SCRAM-SHA-256,PLAIN,OAUTHBEARER",
+        // A connection ends with its token.
+        "oauthbearer.connections.max.reauth.ms=3600000",
+        &tokens,
         &scram("scram-sha-512"),
         &scram("scram-sha-256"),
         &plain,
@@ -164,6 +174,7 @@ fn connect(access: &Access) -> Result<(), String> {
         .client_config("test")
         .create_with_context(errors.clone())
         .map_err(|error| error.to_string())?;
+    errors.authenticate(client.inner());
     let described = topics(client.inner(), &["t"], TIMEOUT);
     errors.collect(client.inner());
     described

@@ -1,30 +1,25 @@
 //! Client for the object store.
 
-use std::{error::Error, fmt, iter, path::Path, time::Duration};
+mod encryption;
+
+use std::{fmt, time::Duration};
 
 use anyhow::Result;
-use aws_config::{
-    default_provider::credentials::DefaultCredentialsChain, provider_config::ProviderConfig,
-};
 use aws_sdk_s3::{
     Client,
     config::{
         BehaviorVersion, Config, Credentials, Region, RequestChecksumCalculation,
-        ResponseChecksumValidation, SharedHttpClient, retry::RetryConfig, timeout::TimeoutConfig,
+        ResponseChecksumValidation, retry::RetryConfig, timeout::TimeoutConfig,
     },
     error::{ProvideErrorMetadata, SdkError},
     operation::create_bucket::CreateBucketError,
     types::{BucketLocationConstraint, CreateBucketConfiguration},
 };
-use aws_smithy_http_client::{
-    Builder,
-    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
-};
 
 use crate::{
+    aws::{default_chain, http_client, sentences},
     config::{S3, secret_file},
     failure::{self, Class},
-    tls::Tls,
 };
 
 /// The region for which `CreateBucket` must not contain a location constraint.
@@ -53,12 +48,19 @@ pub async fn client(s3: &S3) -> Result<Client> {
     config = if let Some(folder) = &s3.credentials_dir {
         let key_id = secret_file(&folder.join("accessKeyId"), None)?;
         let key = secret_file(&folder.join("secretAccessKey"), None)?;
-        config.credentials_provider(Credentials::new(key_id, key, None, None, "pinpipe"))
+        let token = folder.join("sessionToken");
+        // Only temporary credentials have one.
+        let token = token.exists().then(|| secret_file(&token, None));
+        let token = token.transpose()?;
+        config.credentials_provider(Credentials::new(key_id, key, token, None, "pinpipe"))
     } else {
         // The authorities of the store are not those of AWS's own services.
         let http = http_client(None)?;
         config.credentials_provider(default_chain(region, http).await)
     };
+    if let Some(key) = &s3.kms_key_id {
+        config = config.interceptor(encryption::ByKey(key.clone()));
+    }
     if let Some(endpoint) = &s3.endpoint {
         config = config
             .endpoint_url(endpoint)
@@ -67,38 +69,6 @@ pub async fn client(s3: &S3) -> Result<Client> {
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     }
     Ok(Client::from_conf(config.build()))
-}
-
-/// The credentials of the environment, as AWS's clients find them: variables, the web identity of
-/// the pod's `ServiceAccount`, EKS Pod Identity, the node's role.
-async fn default_chain(region: Region, http: SharedHttpClient) -> DefaultCredentialsChain {
-    let provider = ProviderConfig::without_region()
-        .with_behavior_version(Some(BehaviorVersion::latest()))
-        .with_http_client(http);
-    DefaultCredentialsChain::builder()
-        .configure(provider)
-        // Otherwise the region is looked for in the environment, at last by requests.
-        .region(region)
-        .build()
-        .await
-}
-
-/// An HTTP client that trusts the public authorities, or those of a file.
-fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
-    let builder = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
-    let Some(file) = ca_file else {
-        return Ok(builder.build_https());
-    };
-    let ca = secret_file(file, None)?;
-    let trusted = TrustStore::empty().with_pem_certificate(ca.as_bytes());
-    // What can't be used is an error here and would be a panic there.
-    let tls = Tls {
-        ca: Some(ca),
-        certificate: None,
-    };
-    tls.connector()?;
-    let context = TlsContext::builder().with_trust_store(trusted).build()?;
-    Ok(builder.tls_context(context).build_https())
 }
 
 /// The response header in which S3 names a bucket's actual region.
@@ -184,8 +154,24 @@ impl RequestError {
     where
         E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
     {
-        let failure = Failure::from(error);
+        let mut failure = Failure::from(error);
+        failure.reason = encryption::advised(failure.reason);
         failure.error(format!("s3://{bucket}/{key} {what}: {}", failure.reason))
+    }
+
+    /// The error of a request that asked for encryption, of which the store may say nothing.
+    #[must_use]
+    pub fn of_encryption(mut self) -> Self {
+        if self.status.is_some() && !self.is_about_encryption() {
+            self.message = format!("{}: {}", self.message, encryption::ADVICE);
+        }
+        self
+    }
+
+    /// Whether the store can't encrypt as `s3.serverSideEncryption` says.
+    #[must_use]
+    pub fn is_about_encryption(&self) -> bool {
+        encryption::is_refused(&self.message)
     }
 }
 
@@ -228,20 +214,6 @@ where
     }
 }
 
-/// An error's sentence and those of its causes in one line, of which none is repeated. Not their
-/// `Debug` forms, which have whole responses.
-fn sentences(error: &(dyn Error + 'static)) -> String {
-    let mut sentences: Vec<String> = Vec::new();
-    for error in iter::successors(Some(error), |&error| error.source()) {
-        let sentence = error.to_string();
-        let sentence = sentence.split_whitespace().collect::<Vec<_>>().join(" ");
-        if !sentences.iter().any(|known| known.contains(&sentence)) {
-            sentences.push(sentence);
-        }
-    }
-    sentences.join(": ")
-}
-
 impl Failure {
     const fn error(&self, message: String) -> RequestError {
         RequestError {
@@ -269,7 +241,7 @@ const ADVICE: [(&str, &str); 4] = [
          has",
     ),
     (
-        "certificate expired",
+        "certificate: Expired",
         "its certificate has expired; renew it, and check the clocks",
     ),
 ];
@@ -355,6 +327,7 @@ mod tests {
             region: "eu-west-1".to_owned(),
             credentials_dir: None,
             ca_file: None,
+            kms_key_id: None,
         };
         let place = Place {
             s3: &s3,
@@ -403,6 +376,7 @@ mod tests {
             region: "eu-west-1".to_owned(),
             credentials_dir: None,
             ca_file: None,
+            kms_key_id: None,
         };
         let place = Place {
             s3: &s3,
