@@ -116,6 +116,5 @@ fn refer_to(mounts: &[Mount], refer: &mut impl FnMut(&str, &[&str])) {
         for (key, _) in &mount.files {
             refer(&mount.secret, &[key]);
         }
-        refer(&mount.secret, mount.optional.as_slice());
     }
 }

@@ -267,7 +267,7 @@ fn everything_mounted_was_read() {
     assert_eq!(mounts.len(), 4);
     for mount in mounts {
         let keys = mount.files.into_iter().map(|(key, _)| key);
-        for key in keys.chain(mount.optional.map(str::to_owned)) {
+        for key in keys {
             assert!(
                 references[&mount.secret].contains(&key),
                 "{} {key}",
@@ -275,22 +275,4 @@ fn everything_mounted_was_read() {
             );
         }
     }
-}
-
-/// The token of temporary credentials is only there while they are, and a new one is a change.
-#[test]
-fn a_session_token_may_be_absent() {
-    let pipeline = pipeline(whole());
-    let mut inputs = all_there(&pipeline);
-    let mut digest = |found: SecretKey| {
-        let key = ("s3".to_owned(), "sessionToken".to_owned());
-        assert!(inputs.secrets.insert(key, found).is_some());
-        let validated = validate(&pipeline, &inputs, &images()).unwrap();
-        let secrets = validated.secrets(&Component::Archive).unwrap();
-        assert_eq!(secrets.missing, Vec::<String>::new());
-        secrets.digest.clone().unwrap()
-    };
-    let with = digest(SecretKey::Digest("one".to_owned()));
-    assert_ne!(digest(SecretKey::NoKey), with);
-    assert_ne!(digest(SecretKey::Digest("two".to_owned())), with);
 }
