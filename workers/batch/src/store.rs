@@ -17,7 +17,7 @@ use pinpipe_config::RawZone;
 use pinpipe_runtime::{
     documents,
     raw_zone::{self, ObjectMetadata, RawPartition},
-    s3::RequestError,
+    s3::{self, RequestError},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::io::AsyncWriteExt as _;
@@ -36,6 +36,8 @@ pub struct Store {
     client: Client,
     bucket: String,
     prefix: String,
+    /// Whether the store knows the checksums of what is written.
+    checksums: bool,
 }
 
 /// An object in a listing.
@@ -52,14 +54,44 @@ pub struct ListedObject {
 impl Store {
     /// Opens the bucket, and creates it if it doesn't exist.
     pub async fn open(zone: &RawZone) -> Result<Self> {
-        let client = pinpipe_runtime::s3::client(&zone.s3).await;
+        let client = s3::client(&zone.s3).await.map_err(Permanent::from)?;
+        s3::ensure_bucket(&client, &zone.s3, &zone.bucket).await?;
         let store = Self {
-            client: client.map_err(Permanent::from)?,
+            client: s3::with_checksums(&client),
             bucket: zone.bucket.clone(),
             prefix: zone.prefix.clone(),
+            checksums: true,
         };
-        pinpipe_runtime::s3::ensure_bucket(&store.client, &zone.s3, &store.bucket).await?;
-        Ok(store)
+        if zone.s3.endpoint.is_none() || store.takes_checksums().await? {
+            return Ok(store);
+        }
+        Ok(Self {
+            client,
+            checksums: false,
+            ..store
+        })
+    }
+
+    /// Whether the store takes an object with a checksum.
+    async fn takes_checksums(&self) -> Result<bool> {
+        let key = raw_zone::joined(&self.prefix, "_index/probe-batch");
+        retry(RETRY_TIMEOUT, "probing the store", || async {
+            let put = self.client.put_object().bucket(&self.bucket).key(&key);
+            let put = put
+                .if_none_match("*")
+                .content_type("text/plain")
+                .body(ByteStream::from_static(b"pinpipe probes checksums\n"));
+            let Err(error) = put.send().await else {
+                return Ok(true);
+            };
+            let error = RequestError::new(&self.bucket, &key, "can't be written", &error);
+            match error.status {
+                Some(412) => Ok(true),
+                status if s3::may_refuse_checksum(status, error.class) => Ok(false),
+                _ => Err(error.into()),
+            }
+        })
+        .await
     }
 
     /// The key prefix of the archive's raw objects.
@@ -195,12 +227,19 @@ impl Store {
     pub async fn put_file(&self, key: &str, path: &Path) -> Result<u64> {
         retry(RETRY_TIMEOUT, "writing an object", || async {
             let bytes = tokio::fs::metadata(path).await?.len();
+            let checksum = if self.checksums {
+                let path = path.to_owned();
+                Some(tokio::task::spawn_blocking(move || s3::crc32(&path)).await??)
+            } else {
+                None
+            };
             let body = ByteStream::from_path(path).await?;
             let put = self
                 .client
                 .put_object()
                 .bucket(&self.bucket)
                 .key(key)
+                .set_checksum_crc32(checksum)
                 .body(body)
                 .send()
                 .await;
@@ -278,3 +317,6 @@ fn status<E>(error: &SdkError<E>) -> Option<u16> {
         .raw_response()
         .map(|response| response.status().as_u16())
 }
+
+#[cfg(test)]
+mod server_tests;

@@ -1,5 +1,6 @@
 //! Client for the object store.
 
+mod checksums;
 mod encryption;
 
 use std::{fmt, time::Duration};
@@ -21,6 +22,8 @@ use crate::{
     config::{S3, secret_file},
     failure::{self, Class},
 };
+
+pub use checksums::{crc32, may_refuse_checksum, with_checksums};
 
 /// The region for which `CreateBucket` must not contain a location constraint.
 const DEFAULT_REGION: &str = "us-east-1";

@@ -5,7 +5,6 @@ use std::{collections::HashMap, time::Duration};
 use anyhow::Context;
 use aws_sdk_s3::{
     Client,
-    config::RequestChecksumCalculation,
     error::{ProvideErrorMetadata, SdkError},
     primitives::ByteStream,
     types::{ChecksumAlgorithm, CompletedMultipartUpload, CompletedPart},
@@ -15,7 +14,6 @@ use futures::{StreamExt, TryStreamExt, stream};
 use pinpipe_config::{Compression, RawZone};
 use pinpipe_runtime::{
     compressed, documents,
-    failure::Class,
     raw_zone::{self, ObjectMetadata, RawObject, RawPartition},
     s3::{self, RequestError},
 };
@@ -93,12 +91,8 @@ impl Store {
     pub async fn open(zone: &RawZone, owner: &str) -> Result<Self, SinkError> {
         let client = s3::client(&zone.s3).await?;
         s3::ensure_bucket(&client, &zone.s3, &zone.bucket).await?;
-        let with_checksums = client
-            .config()
-            .to_builder()
-            .request_checksum_calculation(RequestChecksumCalculation::WhenSupported);
         let mut store = Self {
-            client: Client::from_conf(with_checksums.build()),
+            client: s3::with_checksums(&client),
             bucket: zone.bucket.clone(),
             checksum: Some(ChecksumAlgorithm::Crc32),
             encrypts: zone.s3.kms_key_id.is_some(),
@@ -157,7 +151,8 @@ impl Store {
                     Err((Some(412), _)) => break,
                     Err((Some(409), _)) => tokio::time::sleep(CONFLICT_DELAY).await,
                     Err((status, error))
-                        if self.checksum.is_some() && may_refuse_checksum(status, error.class) =>
+                        if self.checksum.is_some()
+                            && s3::may_refuse_checksum(status, error.class) =>
                     {
                         return Ok(Probed::WithoutChecksums);
                     }
@@ -394,11 +389,6 @@ impl Store {
     }
 }
 
-/// Whether the store may refuse the checksum of what is written rather than the request.
-fn may_refuse_checksum(status: Option<u16>, class: Class) -> bool {
-    matches!(status, Some(400 | 501)) && class == Class::Halt
-}
-
 /// The numbers, from 1, and byte ranges of the parts of `length` bytes.
 fn parts(length: usize) -> impl Iterator<Item = (i32, std::ops::Range<usize>)> {
     (1..).zip(
@@ -410,28 +400,7 @@ fn parts(length: usize) -> impl Iterator<Item = (i32, std::ops::Range<usize>)> {
 
 #[cfg(test)]
 mod tests {
-    use pinpipe_runtime::failure::of_s3;
-
     use super::*;
-
-    #[test]
-    fn only_a_refused_request_may_be_repeated_without_its_checksum() {
-        for (status, code, expected) in [
-            (400, Some("InvalidArgument"), true),
-            (400, None, true),
-            (501, Some("NotImplemented"), true),
-            (400, Some("RequestTimeout"), false),
-            (400, Some("BadDigest"), false),
-            (400, Some("ExpiredToken"), false),
-            (403, Some("AccessDenied"), false),
-            (404, Some("NoSuchBucket"), false),
-            (503, Some("SlowDown"), false),
-        ] {
-            let class = of_s3(Some(status), code);
-            let may = may_refuse_checksum(Some(status), class);
-            assert_eq!(may, expected, "{status} {code:?}");
-        }
-    }
 
     #[test]
     fn parts_cover_the_object_without_gaps_and_only_the_last_is_smaller() {
