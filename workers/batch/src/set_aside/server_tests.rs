@@ -84,6 +84,7 @@ impl Place {
                 region: "us-east-1".to_owned(),
                 credentials_dir: Some(credentials.clone()),
                 ca_file: None,
+                kms_key_id: None,
             },
         };
         let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
