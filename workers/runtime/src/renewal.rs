@@ -303,6 +303,7 @@ mod tests {
             region: "us-east-1".to_owned(),
             credentials_dir: Some("/s3".into()),
             ca_file: Some("/ca/ca.crt".into()),
+            kms_key_id: None,
         };
         let found = Mounted::kafka(&kafka).into_iter();
         let found = found.chain(Mounted::s3("spec.archive.s3", &s3));
