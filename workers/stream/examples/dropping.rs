@@ -25,6 +25,7 @@ use pinpipe_stream::{
         StoredPosition, Topic,
     },
 };
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// Consumes a pipeline's topics and drops the records.
@@ -159,7 +160,7 @@ async fn main() -> anyhow::Result<()> {
     let metrics = Metrics::new(admin.registry(), &config.pipeline, "dropping");
     let readiness = admin.readiness();
     let outage = || Outage::new(readiness.clone(), "Unavailable");
-    let access = Access::read(&config.kafka)?;
+    let (_unchanged, mut access) = watch::channel(Access::read(&config.kafka)?);
     let worker = Worker {
         name: "dropping".to_owned(),
         sink: Arc::new(Dropping {
@@ -168,13 +169,13 @@ async fn main() -> anyhow::Result<()> {
             stop: stop.clone(),
         }),
         health: Arc::new(SinkHealth::new(metrics.clone(), outage())),
-        dead_letters: DeadLetters::new(access, &config.group, outage()),
+        dead_letters: DeadLetters::new(access.clone(), &config.group, outage()),
         metrics,
         readiness: readiness.clone(),
         budget: budget::bytes(),
         flush: Arc::default(),
         config,
     };
-    let ended = session::run(&Arc::new(worker), &stop).await;
+    let ended = session::run(&Arc::new(worker), &mut access, &stop).await;
     ended.context("the session failed")
 }
