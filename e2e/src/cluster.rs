@@ -27,6 +27,10 @@ pub const POSTGRES_IN_CLUSTER: &str =
 pub const CASSANDRA_IN_CLUSTER: &str = "cassandra.devstack.svc:9042";
 /// URL of the S3 server from pods.
 pub const S3_IN_CLUSTER: &str = "http://s3.devstack.svc:9000";
+/// Address of Kafka from pods, with TLS and SASL.
+pub const KAFKA_TLS_IN_CLUSTER: &str = "kafka.devstack.svc:9095";
+/// URL of the S3 server from pods, with TLS.
+pub const S3_TLS_IN_CLUSTER: &str = "https://s3.devstack.svc:9443";
 /// The S3 server's credentials: access key id, secret access key.
 pub const S3_KEYS: (&str, &str) = ("testkey", "testsecret");
 

@@ -1,11 +1,14 @@
 //! Servers of the development stack: stopped and started again with their data, slowed down, and
 //! checked for restarts.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
-use k8s_openapi::api::{apps::v1::StatefulSet, core::v1::Pod};
+use k8s_openapi::api::{
+    apps::v1::StatefulSet,
+    core::v1::{Pod, Secret},
+};
 use kube::{
     ResourceExt as _,
     api::{ListParams, Patch, PatchParams},
@@ -63,6 +66,20 @@ pub async fn while_slow<T>(
     let (slowed, result) = futures::join!(node::slow_down(&node, &id, length.as_secs()), work());
     slowed?;
     result
+}
+
+/// The Secret with the servers' certificates and passwords, which Kafka has mounted.
+pub async fn certificates(cluster: &Cluster) -> Result<BTreeMap<String, String>> {
+    let kafka: Pod = cluster.api(NAMESPACE).get("kafka-0").await?;
+    let volumes = kafka.spec.and_then(|spec| spec.volumes).unwrap_or_default();
+    let volume = volumes.into_iter().find(|volume| volume.name == "tls");
+    let name = volume
+        .and_then(|volume| volume.secret?.secret_name)
+        .context("Kafka has no certificate: bring up the servers with `cargo xtask stack`")?;
+    let secret: Secret = cluster.api(NAMESPACE).get(&name).await?;
+    let data = secret.data.unwrap_or_default().into_iter();
+    data.map(|(key, value)| Ok((key, String::from_utf8(value.0)?)))
+        .collect()
 }
 
 async fn scale(cluster: &Cluster, server: &str, replicas: i32) -> Result<()> {

@@ -139,6 +139,19 @@ pub(crate) async fn audit_log(namespace: &str) -> Result<String> {
     exec(CONTROL_PLANE, script.to_owned(), vec![namespace.to_owned()]).await
 }
 
+/// What a container and its processes, if it still runs, were started with: containerd's
+/// description, command lines and environments.
+pub async fn started_with(node: &str, id: &str) -> Result<String> {
+    let script = r#"
+        ctr -n k8s.io containers info "$1" || exit
+        for process in $(ctr -n k8s.io tasks ps "$1" 2> /dev/null | awk 'NR > 1 { print $1 }'); do
+            echo "process $process"
+            cat "/proc/$process/cmdline" "/proc/$process/environ" | tr '\0' '\n'
+        done
+    "#;
+    exec(node, script.to_owned(), vec![task(id)]).await
+}
+
 /// The peak resident memory of a container's first process, bytes.
 pub async fn peak_memory(node: &str, id: &str) -> Result<u64> {
     let script = r#"

@@ -62,6 +62,11 @@ impl Authority {
     /// Issues a certificate for a host name or a client's name, into a new folder. It is valid for
     /// that many days, and expired if they are -1.
     pub fn issue(&self, name: &str, days: i32, folder: &Path) -> Result<Files> {
+        self.issue_for(&[name], days, folder)
+    }
+
+    /// Issues a certificate for several names.
+    pub fn issue_for(&self, names: &[&str], days: i32, folder: &Path) -> Result<Files> {
         fs::create_dir_all(folder)?;
         let (request, extensions) = (folder.join("request"), folder.join("extensions"));
         let files = Files {
@@ -70,12 +75,16 @@ impl Authority {
             both: folder.join("both.pem"),
         };
         openssl(|command| {
-            command.args(["req", "-new", "-subj", &format!("/CN={name}")]);
+            command.args(["req", "-new", "-subj", &format!("/CN={}", names[0])]);
             command.args(NEW_KEY).arg("-keyout").arg(&files.key);
             command.arg("-out").arg(&request)
         })?;
-        let kind = name.parse::<IpAddr>().map_or("DNS", |_| "IP");
-        fs::write(&extensions, format!("subjectAltName={kind}:{name}\n"))?;
+        let alternatives = names.iter().map(|name| {
+            let kind = name.parse::<IpAddr>().map_or("DNS", |_| "IP");
+            format!("{kind}:{name}")
+        });
+        let alternatives = alternatives.collect::<Vec<_>>().join(",");
+        fs::write(&extensions, format!("subjectAltName={alternatives}\n"))?;
         openssl(|command| {
             command.args(["x509", "-req", "-CAcreateserial", "-days"]);
             command.arg(days.to_string()).arg("-in").arg(&request);

@@ -1,14 +1,28 @@
 //! The dev servers in the cluster: charts/devstack.
 
+use std::fs;
+use std::process::Command;
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use anyhow::{Context as _, Result};
+use pinpipe_servers::certificates::Authority;
 use serde_json::Value;
 
 use crate::context::Context;
+use crate::debian::{self, need};
 use crate::images::Server;
-use crate::step::step;
+use crate::step::{Log, step};
 
 /// The namespace, and the name of the Helm release.
 pub const NAMESPACE: &str = "devstack";
+/// The servers with TLS. Cassandra has none: drivers connect to the addresses of its pods, which
+/// change, and compare them with the certificate.
+const WITH_TLS: [&str; 3] = ["kafka", "postgres", "s3"];
+/// The type of the Secrets with a certificate of the servers.
+const CERTIFICATE: &str = "pinpipe.dev/devstack-tls";
+/// For how many days a certificate is used, and is valid.
+const RENEWED_AFTER: u64 = 7;
+const VALID_FOR: i32 = 30;
 /// Helm values that place the servers on the control plane: its ports are mapped to this machine's,
 /// and tests stop the other nodes.
 const ON_CONTROL_PLANE: &str = r#"{
@@ -26,7 +40,9 @@ pub fn up(context: &Context, servers: &[Server]) -> Result<()> {
         "kubectl --namespace {NAMESPACE} describe pods; kubectl --namespace {NAMESPACE} logs \
          kafka-0"
     );
+    debian::ensure(context, &[need("openssl", "openssl")])?;
     step(context, "dev servers", &hint, |log| {
+        let certificate = ensure_certificate(context, log)?;
         let mut helm = context.command("helm");
         helm.args([
             "upgrade",
@@ -40,6 +56,8 @@ pub fn up(context: &Context, servers: &[Server]) -> Result<()> {
             "--force-conflicts",
         ]);
         helm.args(["--set", "nodePorts.enabled=true"]);
+        helm.arg("--set")
+            .arg(format!("tls.secretName={certificate}"));
         helm.args(["--set-json", ON_CONTROL_PLANE]);
         for server in servers {
             helm.arg("--set")
@@ -47,28 +65,65 @@ pub fn up(context: &Context, servers: &[Server]) -> Result<()> {
         }
         log.run(&mut helm)?;
         for server in servers {
-            let mut wait = context.command("kubectl");
-            wait.args([
-                "--namespace",
-                NAMESPACE,
-                "rollout",
-                "status",
-                "--timeout=300s",
-            ])
-            .arg(format!("statefulset/{}", server.name));
-            let ready = log.run(&mut wait);
+            let set = format!("statefulset/{}", server.name);
+            let wait = ["rollout", "status", "--timeout=300s", &set];
+            let ready = log.run(&mut in_namespace(context, &wait));
             if ready.is_err() {
-                log.run(context.command("kubectl").args([
-                    "--namespace",
-                    NAMESPACE,
-                    "get",
-                    "pods,events",
-                ]))?;
+                log.run(&mut in_namespace(context, &["get", "pods,events"]))?;
             }
             ready?;
         }
-        Ok(())
+        let others = format!("--field-selector=type={CERTIFICATE},metadata.name!={certificate}");
+        log.run(in_namespace(context, &["delete", "secrets"]).arg(others))
     })
+}
+
+/// Ensures that there is a Secret with a certificate and passwords of the servers, and returns its
+/// name. Each week's has another name: servers read it only when they start, and a new name
+/// restarts them.
+fn ensure_certificate(context: &Context, log: &Log) -> Result<String> {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let name = format!("tls-{}", seconds / (RENEWED_AFTER * 24 * 60 * 60));
+    let exists = |kind, name| {
+        let get = ["get", kind, name, "--ignore-not-found", "--output=name"];
+        let found = log.output(&mut in_namespace(context, &get));
+        found.map(|found| !found.is_empty())
+    };
+    if exists("secret", &name)? {
+        return Ok(name);
+    }
+    if !exists("namespace", NAMESPACE)? {
+        log.run(&mut in_namespace(
+            context,
+            &["create", "namespace", NAMESPACE],
+        ))?;
+    }
+    let (folder, files) = (
+        context.temporary_folder("authority")?,
+        context.temporary_folder("certificate")?,
+    );
+    let authority = Authority::new(folder.clone())?;
+    let hosts = WITH_TLS.map(|server| format!("{server}.{NAMESPACE}.svc"));
+    let hosts = hosts.each_ref().map(String::as_str);
+    let issued = authority.issue_for(&hosts, VALID_FOR, &folder.join("issued"))?;
+    fs::copy(authority.certificate(), files.join("ca.crt"))?;
+    fs::copy(issued.certificate, files.join("tls.crt"))?;
+    fs::copy(issued.key, files.join("tls.key"))?;
+    for password in ["kafkaPassword", "accessKeyId", "secretAccessKey"] {
+        let random = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        fs::write(files.join(password), random.trim().replace('-', ""))?;
+    }
+    // A file for each key.
+    let from = format!("--from-file={}", files.display());
+    let kind = format!("--type={CERTIFICATE}");
+    log.run(in_namespace(context, &["create", "secret", "generic", &name]).args([from, kind]))?;
+    Ok(name)
+}
+
+fn in_namespace(context: &Context, arguments: &[&str]) -> Command {
+    let mut kubectl = context.command("kubectl");
+    kubectl.args(["--namespace", NAMESPACE]).args(arguments);
+    kubectl
 }
 
 /// Prints how often each server was restarted and why: a test may have failed because a server was
@@ -85,10 +140,7 @@ pub fn report(context: &Context) {
 
 fn pods(context: &Context) -> Result<Value> {
     let arguments = ["get", "pods", "--output=json", "--request-timeout=10s"];
-    let output = context
-        .command("kubectl")
-        .args(["--namespace", NAMESPACE])
-        .args(arguments)
+    let output = in_namespace(context, &arguments)
         .output()
         .context("running kubectl")?;
     serde_json::from_slice(&output.stdout)

@@ -28,10 +28,13 @@ A server: its Services and a StatefulSet of one pod. Takes a dict:
   config, configPath, checksum  optional: a volume source, where it is mounted, and a hash of what the
                 server reads only at start
   env           optional: a list of environment variables
+  tls           optional: true if the server reads the certificate of tls.secretName, below /etc/tls
+  tlsPort       optional: its port for TLS, if it is another one
 */}}
 {{- define "devstack.server" -}}
 {{- $values := index .root.Values .name -}}
 {{- $id := list .root .name -}}
+{{- $tls := and .tls .root.Values.tls.secretName -}}
 apiVersion: v1
 kind: Service
 metadata:
@@ -41,6 +44,9 @@ spec:
   selector: {{- include "devstack.selector" $id | nindent 4 }}
   ports:
     - {name: {{ .name }}, port: {{ .port }}, targetPort: server}
+    {{- if and $tls .tlsPort }}
+    - {name: {{ .name }}-tls, port: {{ .tlsPort }}, targetPort: tls}
+    {{- end }}
 {{- if .root.Values.nodePorts.enabled }}
 ---
 apiVersion: v1
@@ -114,6 +120,9 @@ spec:
             {{- if .externalPort }}
             - {name: external, containerPort: {{ .externalPort }}}
             {{- end }}
+            {{- if and $tls .tlsPort }}
+            - {name: tls, containerPort: {{ .tlsPort }}}
+            {{- end }}
           readinessProbe:
             exec:
               command: {{ toJson .probe }}
@@ -131,12 +140,20 @@ spec:
             {{- if .config }}
             - {name: config, mountPath: {{ .configPath }}, readOnly: true}
             {{- end }}
+            {{- if $tls }}
+            - {name: tls, mountPath: /etc/tls, readOnly: true}
+            {{- end }}
       volumes:
         - name: tmp
           emptyDir: {}
         {{- if .config }}
         - name: config
           {{- toYaml .config | nindent 10 }}
+        {{- end }}
+        {{- if $tls }}
+        - name: tls
+          # PostgreSQL refuses a key that everybody may read.
+          secret: {secretName: {{ $tls }}, defaultMode: 0440}
         {{- end }}
   volumeClaimTemplates:
     - metadata:

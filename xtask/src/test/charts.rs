@@ -107,6 +107,11 @@ pub fn check(context: &Context, tally: &mut Tally) {
             ALL_VALUES,
         ),
         ("charts/devstack", "charts/devstack", ""),
+        (
+            "charts/devstack with TLS",
+            "charts/devstack",
+            "tls.secretName=tls",
+        ),
     ] {
         tally.check(context, &format!("lint {what}"), "fix the chart", |log| {
             log.run(
