@@ -29,7 +29,7 @@ const COMPONENTS: [&str; 3] = ["ingest", "stream-live", "archive"];
 /// The largest permitted peak of the resident memory of a worker, bytes.
 const MEMORY: u64 = 64 << 20;
 /// How long the object store is slow while an object is uploaded in parts.
-const SLOW_UPLOAD: Duration = Duration::from_secs(15);
+const SLOW_UPLOAD: Duration = Duration::from_secs(20);
 
 #[test]
 fn an_unavailable_server_costs_no_record_and_blocks_nothing_else() -> Result<()> {
@@ -72,7 +72,9 @@ fn an_unavailable_server_costs_no_record_and_blocks_nothing_else() -> Result<()>
 #[test]
 fn a_frozen_worker_s_upload_in_parts_replaces_nothing() -> Result<()> {
     in_sandbox("parts", async |sandbox| {
-        let mut spec = Spec::new().archive(sandbox, 1_000_000);
+        let mut spec = Spec::new()
+            .max_record_bytes(950_000)
+            .archive(sandbox, 1_000_000);
         spec.0["broker"]["kafka"]["topics"]["partitions"] = json!(1);
         spec.0["archive"]["rotate"] = json!({"size": "72Mi", "interval": "10s"});
         spec.0["archive"]["template"]["resources"]["limits"] = json!({"memory": "1Gi"});
@@ -90,11 +92,15 @@ fn a_frozen_worker_s_upload_in_parts_replaces_nothing() -> Result<()> {
                 (Some(ind.to_string().into_bytes()), raw.into_bytes())
             })
             .collect();
-        kafka::write(&topic, &records).await?;
         while_slow(&sandbox.cluster, "s3", SLOW_UPLOAD, async || {
+            kafka::write(&topic, &records).await?;
             eventually(READY_WITHIN, "an upload in parts", async || {
                 let uploads = objects::uploads(sandbox.bucket()).await?;
-                ensure!(!uploads.is_empty(), "no upload");
+                let largest = objects::largest(sandbox.bucket(), &folder).await?;
+                ensure!(
+                    !uploads.is_empty(),
+                    "no upload, and objects up to {largest} bytes"
+                );
                 Ok(())
             })
             .await?;
