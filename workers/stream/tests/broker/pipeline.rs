@@ -22,7 +22,8 @@ use rdkafka::{
         AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
     },
     client::DefaultClientContext,
-    consumer::{Consumer as _, StreamConsumer},
+    consumer::{BaseConsumer, Consumer as _, StreamConsumer},
+    groups::GroupInfo,
     message::Headers as _,
     producer::{FutureProducer, FutureRecord},
 };
@@ -255,6 +256,15 @@ impl Pipeline {
         let query = format!("SELECT title FROM {}.pin WHERE unique_id = $1", self.name);
         let row = self.sql.query_opt(&query, &[&key]).await.ok()??;
         row.get(0)
+    }
+
+    /// The ids of the members of the worker's consumer group.
+    pub fn members(&self) -> Vec<String> {
+        let group = format!("{}.live", self.name);
+        let consumer: BaseConsumer = client().create().unwrap();
+        let list = consumer.fetch_group_list(Some(&group), DEADLINE).unwrap();
+        let members = list.groups().iter().flat_map(GroupInfo::members);
+        members.map(|member| member.id().to_owned()).collect()
     }
 
     /// The values, sinks and outcomes of a topic's dead letters.
