@@ -100,7 +100,7 @@ impl World {
         let owned = self.owners.iter().filter(|(_, owner)| **owner == id);
         let left_behind: Vec<i32> = owned.map(|(partition, _)| *partition).collect();
         trace!(self, "{id} crashes");
-        if left_behind.is_empty() || self.random.percent(50) {
+        if left_behind.is_empty() || self.random.percent(30) {
             self.expire_crashed();
         } else {
             let bridge = Bridge::new(&CancellationToken::new());

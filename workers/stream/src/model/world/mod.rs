@@ -228,8 +228,8 @@ impl World {
             52..66 => self.deliver()?,
             66..82 => self.proceed()?,
             82..89 => self.coordinate(),
-            _ => match self.random.below(22) {
-                0 | 19 => self.crash(),
+            _ => match self.random.below(24) {
+                0 | 19..22 => self.crash(),
                 1..4 => self.join(),
                 4..8 => self.expire(),
                 8 => self.notice()?,
@@ -241,7 +241,7 @@ impl World {
                 14 => self.retain(),
                 15 => self.break_partition(),
                 16 => self.repair(),
-                20 => self.stop_bridges(),
+                22 => self.stop_bridges(),
                 17 => self
                     .time
                     .pass(Duration::from_secs(self.random.below(40) as u64)),
