@@ -206,7 +206,18 @@ async fn a_killed_worker_s_successor_stores_within_seconds() {
         pipeline.title("later").await.is_some()
     })
     .await;
-    successor.must_run();
+    eventually("it commits to the group, as a member", async || {
+        pipeline.committed("pin") == 4
+    })
+    .await;
+    successor.kill();
+    let next = pipeline.worker();
+    pipeline.produce("pin", &pin("last", "t")).await;
+    eventually("the successor's successor stores", async || {
+        pipeline.title("last").await.is_some()
+    })
+    .await;
+    next.stop();
 }
 
 #[tokio::test(flavor = "multi_thread")]
