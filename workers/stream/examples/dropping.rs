@@ -163,6 +163,7 @@ async fn main() -> anyhow::Result<()> {
     let (_unchanged, mut access) = watch::channel(Access::read(&config.kafka)?);
     let worker = Worker {
         name: "dropping".to_owned(),
+        pod: None,
         sink: Arc::new(Dropping {
             progress: Mutex::default(),
             records: args.records,

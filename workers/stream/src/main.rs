@@ -47,6 +47,10 @@ struct Args {
     /// The port of /healthz, /readyz, /metrics and POST /flush.
     #[arg(long, env = "PINPIPE_ADMIN_PORT", default_value_t = ADMIN_PORT)]
     admin_port: u16,
+    /// The pod's name, which no other worker of the group may have. A container that starts again
+    /// reads at once what the group still has for the one of this name that was killed.
+    #[arg(long, env = "HOSTNAME")]
+    pod: Option<String>,
 }
 
 #[tokio::main]
@@ -59,11 +63,11 @@ async fn main() -> anyhow::Result<()> {
         StreamSink::Postgres(postgres) => {
             let name = postgres.name.clone();
             let sink = Postgres::new(postgres, config.group.clone());
-            serve(config, &name, sink, args.admin_port, stop).await
+            serve(config, &name, sink, args, stop).await
         }
         StreamSink::Archive(archive) => {
             let sink = Archive::new(archive, config.group.clone());
-            serve(config, "archive", sink, args.admin_port, stop).await
+            serve(config, "archive", sink, args, stop).await
         }
     }
 }
@@ -73,7 +77,7 @@ async fn serve<S: Sink>(
     config: Stream,
     name: &str,
     sink: S,
-    port: u16,
+    args: Args,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let mut admin = Admin::new();
@@ -100,9 +104,10 @@ async fn serve<S: Sink>(
         );
     // The admin server stops last: a worker that drains still answers its probes.
     let served = CancellationToken::new();
-    let admin_server = tokio::spawn(admin.serve(port, routes, served.clone()));
+    let admin_server = tokio::spawn(admin.serve(args.admin_port, routes, served.clone()));
     let work = async {
-        work(config, name, sink, (metrics, readiness, flush), &stop).await;
+        let parts = (metrics, readiness, flush);
+        work(config, name, args.pod, sink, parts, &stop).await;
         served.cancel();
     };
     tokio::pin!(admin_server);
@@ -116,6 +121,7 @@ async fn serve<S: Sink>(
 async fn work<S: Sink>(
     config: Stream,
     name: &str,
+    pod: Option<String>,
     sink: S,
     (metrics, readiness, flush): (Metrics, Readiness, Arc<Notify>),
     stop: &CancellationToken,
@@ -133,6 +139,7 @@ async fn work<S: Sink>(
     );
     let worker = Arc::new(Worker {
         name: name.to_owned(),
+        pod,
         sink: Arc::new(sink),
         health: Arc::new(SinkHealth::new(
             metrics.clone(),

@@ -109,7 +109,7 @@ pub fn dropping(bench: &Bench, name: &str, topics: &str) -> Result<PathBuf> {
 fn stream(bench: &Bench, name: &str, topics: &str, sink: &str) -> Result<Running> {
     let config = stream_config(name, topics, sink);
     let mut command = worker(bench, "stream", name, &config)?;
-    command.args(["--admin-port", &STREAM_ADMIN.to_string()]);
+    command.args(["--admin-port", &STREAM_ADMIN.to_string(), "--pod", name]);
     Running::start(bench.context, name, &mut command)
 }
 

@@ -6,6 +6,7 @@ mod cause;
 mod change;
 mod describe;
 mod events;
+mod members;
 mod msk;
 mod progress;
 mod request;
@@ -20,6 +21,7 @@ pub use access::{Access, Tuned, User};
 pub use broker_errors::BrokerErrors;
 pub use cause::Unreachable;
 pub use change::{NewTopic, Refusal, Results, create_partitions, create_topics, delete_topics};
+pub use members::{Member, members};
 pub use progress::{Behind, Positions, Progress, behind, list};
 pub use tokens::{Token, Tokens};
 

@@ -25,6 +25,7 @@ use crate::{
     log::{Event, Position, TopicPartition},
     session::{
         Worker,
+        bridge::Bridge,
         driver::{COMMIT_INTERVAL, Session},
         state::{DRAIN_TIMEOUT, Health},
     },
@@ -85,6 +86,8 @@ pub struct Member {
     time: Time,
     events: UnboundedSender<Event>,
     stop: CancellationToken,
+    /// The bridge that it is, or that it goes on after.
+    bridge: Option<Bridge>,
     /// The partitions that the group wants back, and when it asked.
     revoked: Option<(Vec<i32>, Instant)>,
     stopped_at: Option<Instant>,
@@ -95,10 +98,35 @@ pub struct Member {
 
 impl Member {
     pub fn new(worker: Worker<Reference, Letters>, time: Time) -> Self {
+        Self::until(CancellationToken::new(), worker, time)
+    }
+
+    /// A member that goes on where a bridge ends.
+    pub fn after(bridge: Bridge, worker: Worker<Reference, Letters>, time: Time) -> Self {
+        let mut member = Self::new(worker, time);
+        member.session = member.session.after(bridge.clone());
+        member.bridge = Some(bridge);
+        member
+    }
+
+    /// A bridge over partitions that the group does not assign to it.
+    pub fn bridging(
+        bridge: Bridge,
+        partitions: &[i32],
+        worker: Worker<Reference, Letters>,
+        time: Time,
+    ) -> Self {
+        let mut member = Self::until(bridge.stop().clone(), worker, time);
+        member.log.membership().is_bridge = true;
+        member.session.assign(named(partitions));
+        member.bridge = Some(bridge);
+        member
+    }
+
+    fn until(stop: CancellationToken, worker: Worker<Reference, Letters>, time: Time) -> Self {
         let log = worker.dead_letters.log.clone();
         let worker = Arc::new(worker);
         let (events, received) = unbounded_channel();
-        let stop = CancellationToken::new();
         let session = Session::new(
             worker.clone(),
             log.clone(),
@@ -113,6 +141,7 @@ impl Member {
             time,
             events,
             stop,
+            bridge: None,
             revoked: None,
             stopped_at: None,
             undrained: Vec::new(),
@@ -126,7 +155,21 @@ impl Member {
     }
 
     pub fn in_group(&self) -> bool {
-        !self.log.membership().expelled
+        let membership = self.log.membership();
+        !membership.expelled && !membership.is_bridge
+    }
+
+    pub fn is_bridge(&self) -> bool {
+        self.log.membership().is_bridge
+    }
+
+    /// It has ended: a bridge is over, and that of a member has nobody to wait for it.
+    pub fn end(&self) {
+        match &self.bridge {
+            Some(bridge) if self.is_bridge() => bridge.ended(),
+            Some(bridge) => bridge.stop().cancel(),
+            None => {}
+        }
     }
 
     pub fn is_stopping(&self) -> bool {
@@ -240,6 +283,10 @@ impl Member {
         stalls_before: Option<usize>,
     ) -> Result<Stepped, String> {
         self.log.membership().arrived = arrived.into();
+        if self.is_stopping() {
+            // Its bridge is stopped by the look-up.
+            self.stop();
+        }
         for turn in 0..MAX_TURNS {
             if stalls_before == Some(turn) {
                 self.time.pass(COMMIT_INTERVAL);
@@ -250,6 +297,13 @@ impl Member {
             let _runtime = self.runtime.enter();
             let turn = poll(pin!(self.session.turn()));
             let mut membership = self.log.membership();
+            if let Some(bridge) = &self.bridge
+                && !membership.is_bridge
+                && !bridge.is_over()
+                && !membership.partitions().is_empty()
+            {
+                return Err("it reads before its bridge has ended".into());
+            }
             let is_late = self.is_late();
             if membership.asked != Asked::Revoke
                 && let Some((revoked, _)) = self.revoked.take()

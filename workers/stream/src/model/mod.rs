@@ -9,6 +9,8 @@
 //!   compaction, retention, added partitions, or partitions that end, split and merge;
 //! - workers that join, crash, are stopped, or lose their group membership without noticing and
 //!   carry on; rebalances with and without the time to drain;
+//! - workers that start in the place of a crashed one and bridge the time until the group assigns
+//!   its partitions, to them or to others;
 //! - calls to the store that take effect late, even after their caller was replaced, or never, and
 //!   replies that are lost;
 //! - partitions that halt, and a store that is unavailable for one of them;
@@ -29,6 +31,7 @@
 //!   are not tried again, or don't show; stuck tables take all memory; paused partitions stay
 //!   paused, or are released like that;
 //! - consuming: records of a time before the broker's stamps keep their producers' times;
+//! - bridging: the member's session looks up where to resume before its bridge has ended;
 //! - resuming: partitions added later start at their end; the group's position takes precedence
 //!   over the sink's;
 //! - commit: dead letters are not waited for; a lost reply counts as stored; answers of a group are

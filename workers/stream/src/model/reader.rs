@@ -54,6 +54,8 @@ pub struct Membership {
     pub released: Vec<i32>,
     /// Whether the group has expelled it.
     pub expelled: bool,
+    /// Whether it reads what the group has not assigned to it.
+    pub is_bridge: bool,
     /// The positions of the dead letters, as it found them last.
     pub letters: BTreeMap<i32, Position>,
     /// The rejected records whose dead letters it has sent: partition and number.
@@ -231,7 +233,8 @@ impl Reader for Connection {
 
     fn assign(&self, partitions: &[(TopicPartition, Option<Position>)]) -> anyhow::Result<()> {
         let mut membership = self.membership();
-        ensure!(membership.asked == Asked::Assign, "nothing is assigned");
+        let may_assign = membership.asked == Asked::Assign || membership.is_bridge;
+        ensure!(may_assign, "nothing is assigned");
         membership.asked = Asked::Nothing;
         for ((_, partition), fetch) in partitions {
             let cursor = Cursor {
@@ -281,7 +284,11 @@ impl Reader for Connection {
     }
 
     fn commit(&self, positions: &[(TopicPartition, Position)]) -> anyhow::Result<()> {
-        ensure!(!self.membership().expelled, "it is no member any more");
+        let membership = self.membership();
+        ensure!(!membership.expelled, "it is no member any more");
+        if membership.is_bridge {
+            return Ok(());
+        }
         let mut broker = self.broker.lock().unwrap();
         if broker.like == Like::Kafka {
             broker.commits = true;

@@ -147,6 +147,12 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
             self.carry_out(reset, &topic, partitions).await?;
         }
         let stored = self.stored(&topic, partitions).await?;
+        // Before the logs' ends, which the one who writes dead letters now may pass meanwhile.
+        let letters = if self.writes_dead_letters {
+            Some(self.log.letters_committed(name, partitions).await?)
+        } else {
+            None
+        };
         let extents = self.log.extents(name, Some(partitions)).await?;
         let committed = self.log.committed(name, partitions).await?;
         if self.stamped_by_producers && !self.log.is_stamped_by_broker(name).await? {
@@ -182,7 +188,10 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
                 },
             }));
         }
-        self.resume_letters(name, &extents, &mut starts).await?;
+        if let Some(letters) = letters {
+            self.resume_letters(name, &letters, &extents, &mut starts)
+                .await;
+        }
         Ok(starts)
     }
 
@@ -192,17 +201,12 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
     async fn resume_letters(
         &self,
         topic: &str,
+        committed: &BTreeMap<i32, Position>,
         extents: &BTreeMap<i32, Extent>,
         starts: &mut [Result<Start, Halt>],
-    ) -> anyhow::Result<()> {
-        if !self.writes_dead_letters {
-            return Ok(());
-        }
-        let starts: Vec<&mut Start> = starts.iter_mut().flatten().collect();
+    ) {
         let mut first = Vec::new();
-        let partitions: Vec<i32> = starts.iter().map(|start| start.source.partition).collect();
-        let committed = self.log.letters_committed(topic, &partitions).await?;
-        for start in starts {
+        for start in starts.iter_mut().flatten() {
             let partition = start.source.partition;
             let mut written = start.fetch;
             if let (Some(committed), Some(log)) =
@@ -233,7 +237,6 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
                 "where the dead letters begin can't be noted yet"
             );
         }
-        Ok(())
     }
 
     /// The sink's positions, after storing initial ones where the sink does that.

@@ -17,7 +17,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Worker, consume,
+    Worker,
+    bridge::Bridge,
+    consume,
+    letters::commit_letters,
     problems::Problems,
     state::{Action, DRAIN_TIMEOUT, Group, Health, Key, State},
 };
@@ -25,7 +28,7 @@ use crate::{
     clock::Clock,
     commit::{Answered, commit},
     dead_letter::Writer,
-    log::{Event, Log, Message, Position, ReadError, Reader, TopicPartition},
+    log::{Event, Message, Position, ReadError, Reader, TopicPartition},
     reset,
     resume::{Assigned, Found, Resume},
     sink::{Sink, Topic},
@@ -60,6 +63,8 @@ pub struct Session<S: Sink, W: Writer, R, C> {
     checks: JoinSet<anyhow::Result<bool>>,
     letters: JoinSet<Vec<(TopicPartition, Option<Position>)>>,
     problems: Problems,
+    /// Ends before the first look-up.
+    bridge: Option<Bridge>,
     reported: Health,
     bookkeeping_at: Instant,
     identity_at: Instant,
@@ -100,12 +105,27 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             checks: JoinSet::new(),
             letters: JoinSet::new(),
             problems,
+            bridge: None,
             reported: Health::Unknown,
             bookkeeping_at: now,
             identity_at: now,
             renewal_at: now + RENEWAL_INTERVAL,
             drains_until: None,
         }
+    }
+
+    /// The session that goes on where `bridge` ends.
+    #[must_use]
+    pub fn after(self, bridge: Bridge) -> Self {
+        Self {
+            bridge: Some(bridge),
+            ..self
+        }
+    }
+
+    /// Reads partitions that no group assigns.
+    pub fn assign(&mut self, partitions: Vec<TopicPartition>) {
+        self.state.on_assign(partitions);
     }
 
     /// Does what is due, waits for the next thing to happen, and notes it. False once the worker
@@ -252,9 +272,13 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             writes_dead_letters: self.worker.config.writes_dead_letters,
             stamped_by_producers,
         };
-        let handle = self
-            .look_ups
-            .spawn(async move { (id, resume.run(assigned).await) });
+        let bridge = self.bridge.clone();
+        let handle = self.look_ups.spawn(async move {
+            if let Some(bridge) = bridge {
+                bridge.end().await;
+            }
+            (id, resume.run(assigned).await)
+        });
         self.in_flight.insert(id, handle);
     }
 
@@ -454,31 +478,6 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
         }
         metrics.buffered_bytes.set(0);
     }
-}
-
-/// Commits positions to the group of the dead letters. Returns for each partition what is committed
-/// now, or none if that failed. A topic that the worker has no right to keeps no other from being
-/// committed.
-async fn commit_letters(
-    log: &impl Log,
-    mut positions: Vec<(TopicPartition, Position)>,
-) -> Vec<(TopicPartition, Option<Position>)> {
-    positions.sort_unstable();
-    let mut answers = Vec::with_capacity(positions.len());
-    for of_topic in positions.chunk_by(|one, other| one.0.0 == other.0.0) {
-        let committed = log.commit_letters(of_topic).await;
-        if let Err(error) = &committed {
-            tracing::debug!(
-                error = format!("{error:#}"),
-                "positions can't be committed to the group of the dead letters: retrying"
-            );
-        }
-        let answer = |(partition, position): &(TopicPartition, Position)| {
-            (partition.clone(), committed.is_ok().then_some(*position))
-        };
-        answers.extend(of_topic.iter().map(answer));
-    }
-    answers
 }
 
 fn on_identity(check: Result<anyhow::Result<bool>, JoinError>) -> anyhow::Result<()> {

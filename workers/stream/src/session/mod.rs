@@ -3,8 +3,10 @@
 //! Consume → clean → batch → commit. [`state::State`] decides; [`driver::Session`] reads records
 //! into its buffers, tells it what happened, and does what it asks for.
 
+pub mod bridge;
 mod consume;
 pub mod driver;
+mod letters;
 mod problems;
 pub mod state;
 mod worker;
@@ -19,8 +21,13 @@ use pinpipe_runtime::kafka::Access;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::driver::Session;
-use crate::{clock::SystemClock, dead_letter::DeadLetters, log::kafka::Kafka, sink::Sink};
+use self::{bridge::Bridge, driver::Session};
+use crate::{
+    clock::{Clock, SystemClock},
+    dead_letter::{DeadLetters, Writer},
+    log::{Reader, kafka::Kafka},
+    sink::Sink,
+};
 
 /// Runs one session until `stop`, or until how to reach the brokers changes; either ends it as soon
 /// as what is buffered is stored. An error says why the session must be restarted.
@@ -29,30 +36,57 @@ pub async fn run<S: Sink>(
     access: &mut watch::Receiver<Access>,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
+    let (config, pod) = (&worker.config, worker.pod.as_deref());
     let names = worker.topics().map(|(_, topic)| topic.name.as_str());
     let current = access.borrow_and_update().clone();
     let (log, events) =
-        Kafka::connect(&worker.config, current, &names).context("the consumer can't be set up")?;
+        Kafka::connect(config, current.clone(), pod).context("the consumer can't be set up")?;
+    let left_behind = match pod {
+        Some(pod) => log.left_behind(&config.group, pod).await,
+        None => Vec::new(),
+    };
+    let log = log.join(&names).context("the consumer can't be set up")?;
     let end = stop.child_token();
-    let mut session = Session::new(
+    let bridge = Bridge::new(&end);
+    let session = Session::new(
         worker.clone(),
         log.clone(),
         events,
         SystemClock,
         end.clone(),
-    );
+    )
+    .after(bridge.clone());
+    let member = async {
+        let ended = run_turns(session).await;
+        bridge.stop().cancel();
+        ended
+    };
+    let both = async { tokio::join!(member, bridge.run(worker, current, left_behind)) };
+    let renewed = async {
+        if access.changed().await.is_ok() {
+            end.cancel();
+        }
+        std::future::pending().await
+    };
+    let (ended, ()) = tokio::select! {
+        ended = both => ended,
+        ended = renewed => ended,
+    };
+    log.leave().await;
+    ended
+}
+
+/// Runs a session until it ends.
+async fn run_turns<S: Sink, W: Writer, R: Reader, C: Clock>(
+    mut session: Session<S, W, R, C>,
+) -> anyhow::Result<()> {
     let ended = loop {
-        tokio::select! {
-            turn = session.turn() => match turn {
-                Ok(true) => {}
-                Ok(false) => break Ok(()),
-                Err(error) => break Err(error),
-            },
-            Ok(()) = access.changed(), if !end.is_cancelled() => end.cancel(),
+        match session.turn().await {
+            Ok(true) => {}
+            Ok(false) => break Ok(()),
+            Err(error) => break Err(error),
         }
     };
     session.remove_metrics();
-    drop(session);
-    log.leave().await;
     ended
 }

@@ -14,6 +14,8 @@ pub struct Worker<S: Sink, W> {
     pub config: pinpipe_config::Stream,
     /// The sink's name.
     pub name: String,
+    /// The pod's name, if it is known: no other worker has it at the same time.
+    pub pod: Option<String>,
     /// The sink that stores the records.
     pub sink: Arc<S>,
     /// Whether the sink is available.

@@ -17,12 +17,13 @@ use pinpipe_servers::{
     stores::{folder, keep, port, postgres},
 };
 use rdkafka::{
-    ClientConfig, Message as _,
+    ClientConfig, Message as _, TopicPartitionList,
     admin::{
         AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
     },
     client::DefaultClientContext,
-    consumer::{Consumer as _, StreamConsumer},
+    consumer::{BaseConsumer, Consumer as _, StreamConsumer},
+    groups::GroupInfo,
     message::Headers as _,
     producer::{FutureProducer, FutureRecord},
 };
@@ -255,6 +256,28 @@ impl Pipeline {
         let query = format!("SELECT title FROM {}.pin WHERE unique_id = $1", self.name);
         let row = self.sql.query_opt(&query, &[&key]).await.ok()??;
         row.get(0)
+    }
+
+    /// The ids of the members of the worker's consumer group.
+    pub fn members(&self) -> Vec<String> {
+        let group = format!("{}.live", self.name);
+        let consumer: BaseConsumer = client().create().unwrap();
+        let list = consumer.fetch_group_list(Some(&group), DEADLINE).unwrap();
+        let members = list.groups().iter().flat_map(GroupInfo::members);
+        members.map(|member| member.id().to_owned()).collect()
+    }
+
+    /// The records before the offsets that the worker's consumer group has committed.
+    pub fn committed(&self, kind: &str) -> i64 {
+        let mut client = client();
+        let consumer = client.set("group.id", format!("{}.live", self.name));
+        let consumer: BaseConsumer = consumer.create().unwrap();
+        let mut partitions = TopicPartitionList::new();
+        partitions.add_partition_range(&format!("{}.{kind}", self.name), 0, 2);
+        let committed = consumer.committed_offsets(partitions, DEADLINE).unwrap();
+        let offsets = committed.elements();
+        let offsets = offsets.iter().map(|element| element.offset().to_raw());
+        offsets.map(|offset| offset.unwrap().max(0)).sum()
     }
 
     /// The values, sinks and outcomes of a topic's dead letters.

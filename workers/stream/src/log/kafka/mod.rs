@@ -8,12 +8,9 @@
 mod callbacks;
 mod letters;
 mod lists;
+mod membership;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use futures::FutureExt as _;
@@ -31,102 +28,31 @@ use rdkafka::{
     message::BorrowedMessage,
     metadata::MetadataPartition,
 };
-use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 
 use self::{
     callbacks::Context,
     letters::LetterGroup,
     lists::{at, by_partition, committed, list, named, offsets, with_offsets},
+    membership::SESSION_TIMEOUT,
 };
 use super::{
-    Event, Extent, Log, Message, NotAuthorized, Position, RIGHTS, ReadError, Reader, Stamp,
-    TopicPartition,
+    Extent, Log, Message, NotAuthorized, Position, RIGHTS, ReadError, Reader, Stamp, TopicPartition,
 };
 use crate::sink::Topic;
 
 /// How long one request to a broker may take.
 const BROKER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Without heartbeats for so long a worker is out of its group, milliseconds.
-const SESSION_TIMEOUT: &str = "6000";
-/// How long leaving the group may take.
-const LEAVE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// A consumer of the group.
+/// A consumer, which is a member of the group once it has joined it.
 #[derive(Clone)]
 pub struct Kafka {
     consumer: Arc<StreamConsumer<Context>>,
     letters: Arc<LetterGroup>,
     access: Arc<Access>,
+    is_member: bool,
 }
 
 impl Kafka {
-    /// A consumer of the group, subscribed to the topics, which need not exist yet, and its events.
-    pub fn connect(
-        config: &pinpipe_config::Stream,
-        access: Access,
-        topics: &[&str],
-    ) -> anyhow::Result<(Self, UnboundedReceiver<Event>)> {
-        let (sender, events) = unbounded_channel();
-        let consumer: StreamConsumer<Context> = access
-            .client_config(&config.group)
-            .set("group.id", &config.group)
-            .set("partition.assignment.strategy", "cooperative-sticky")
-            .set("isolation.level", "read_committed")
-            .set("enable.auto.commit", "false")
-            .set("enable.auto.offset.store", "false")
-            .set("auto.offset.reset", "error")
-            // The partitions of a killed worker move to another within seconds. This is the
-            // shortest time that brokers allow. A static membership would be shorter for a
-            // container that restarts, but then one that stops keeps its partitions as long.
-            .set("session.timeout.ms", SESSION_TIMEOUT)
-            .set("heartbeat.interval.ms", "1500")
-            // New topics and partitions are found within seconds.
-            .set("topic.metadata.refresh.interval.ms", "10000")
-            .set("statistics.interval.ms", "2000")
-            // Bytes that were damaged on their way are fetched again, not stored.
-            .set("check.crcs", "true")
-            // librdkafka's prefetch, per partition, comes on top of the worker's byte budget.
-            .set("queued.max.messages.kbytes", "2048")
-            // This small queue fills and empties within milliseconds: with librdkafka's default
-            // backoff of a second the worker would be idle in between.
-            .set("fetch.queue.backoff.ms", "1")
-            .set("fetch.max.bytes", "8388608")
-            .set("fetch.wait.max.ms", "100")
-            .tuned(&access, ClientRole::Consumer)
-            .create_with_context(Context {
-                events: sender,
-                closing: Arc::default(),
-                broker_errors: BrokerErrors::new(&access),
-            })?;
-        consumer.subscribe(topics)?;
-        let kafka = Self {
-            consumer: Arc::new(consumer),
-            letters: Arc::new(LetterGroup::new(&access, config)?),
-            access: Arc::new(access),
-        };
-        Ok((kafka, events))
-    }
-
-    /// Leaves the group. Dropping the consumer blocks, so a thread of its own does it; after
-    /// [`LEAVE_TIMEOUT`] the process no longer waits for it.
-    pub async fn leave(self) {
-        self.consumer
-            .context()
-            .closing
-            .store(true, Ordering::SeqCst);
-        let (done, left) = tokio::sync::oneshot::channel();
-        std::thread::spawn(move || {
-            drop(self);
-            let _ = done.send(());
-        });
-        if tokio::time::timeout(LEAVE_TIMEOUT, left).await.is_err() {
-            tracing::warn!(
-                "leaving the consumer group timed out: its partitions move to other workers when \
-                 the group's session expires"
-            );
-        }
-    }
-
     async fn blocking<T: Send + 'static>(
         &self,
         query: impl FnOnce(&StreamConsumer<Context>) -> anyhow::Result<T> + Send + 'static,
@@ -332,6 +258,10 @@ impl Reader for Kafka {
     }
 
     fn commit(&self, positions: &[(TopicPartition, Position)]) -> anyhow::Result<()> {
+        // The group refuses them from others while it has members.
+        if !self.is_member {
+            return Ok(());
+        }
         let positions = with_offsets(positions)?;
         Ok(self.consumer.commit(&positions, CommitMode::Async)?)
     }

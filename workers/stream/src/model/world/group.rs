@@ -1,11 +1,15 @@
 //! The consumer group: its coordinator, and workers that join, stop, crash or lose membership.
 
+use tokio_util::sync::CancellationToken;
+
 use super::{MAX_MEMBERS, World};
-use crate::model::member::Member;
+use crate::{model::member::Member, session::bridge::Bridge};
 
 impl World {
     pub(super) fn leave(&mut self, id: u32) {
-        self.members.remove(&id);
+        if let Some(member) = self.members.remove(&id) {
+            member.end();
+        }
         self.owners.retain(|_, owner| *owner != id);
     }
 
@@ -82,25 +86,61 @@ impl World {
         }
     }
 
-    /// A member's process ends; its calls stay in flight.
+    /// A worker's process ends; its calls stay in flight. The group may have its partitions for it
+    /// until its session expires. A container that starts in its place bridges that time.
     pub(super) fn crash(&mut self) {
-        if let Some(id) = self.some_member() {
-            trace!(self, "{id} crashes");
-            self.leave(id);
-            self.rebalance();
+        let Some(id) = self.some_member() else {
+            return;
+        };
+        // A member and its bridge are one process.
+        let of_process = self.bridges.iter().find(|of| of.0 == id || of.1 == id);
+        let of_process = of_process.map_or([id; 2], |of| [of.0, of.1]);
+        self.members.retain(|id, _| !of_process.contains(id));
+        self.bridges.retain(|of| of.0 != id && of.1 != id);
+        let owned = self.owners.iter().filter(|(_, owner)| **owner == id);
+        let left_behind: Vec<i32> = owned.map(|(partition, _)| *partition).collect();
+        trace!(self, "{id} crashes");
+        if left_behind.is_empty() || self.random.percent(30) {
+            self.expire_crashed();
+        } else {
+            let bridge = Bridge::new(&CancellationToken::new());
+            let (worker, time) = (self.worker(), self.time.clone());
+            let bridging = Member::bridging(bridge.clone(), &left_behind, worker, time);
+            let member = Member::after(bridge, self.worker(), self.time.clone());
+            let (id, of) = (self.created + 1, self.created + 2);
+            trace!(self, "{id} bridges {left_behind:?}, and {of} joins");
+            self.members.extend([(id, bridging), (of, member)]);
+            self.bridges.push((id, of));
+            self.created = of;
         }
+        self.rebalance();
+    }
+
+    /// The group sessions of crashed members expire.
+    pub(super) fn expire_crashed(&mut self) {
+        let members = &self.members;
+        self.owners.retain(|_, owner| members.contains_key(owner));
     }
 
     /// A member's group session expires, which it does not notice.
     pub(super) fn expire(&mut self) {
+        self.expire_crashed();
         if let Some(id) = self.some_member() {
             trace!(self, "{id}'s group session expires");
             self.owners.retain(|_, owner| *owner != id);
-            if let Some(member) = self.members.get(&id) {
+            if let Some(member) = self.members.get(&id).filter(|member| !member.is_bridge()) {
                 member.expel();
             }
             self.rebalance();
         }
+    }
+
+    /// The bridges have lasted as long as they may.
+    pub(super) fn stop_bridges(&mut self) {
+        let members = self.members.values_mut();
+        members
+            .filter(|member| member.is_bridge())
+            .for_each(Member::stop);
     }
 
     /// Members whose group session has expired are told.

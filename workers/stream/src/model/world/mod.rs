@@ -78,7 +78,9 @@ pub struct World {
     members: BTreeMap<u32, Member>,
     /// The number of members created so far, also the last one's id.
     created: u32,
-    /// The member that each partition is assigned to.
+    /// The bridges, each with the member that goes on after it.
+    bridges: Vec<(u32, u32)>,
+    /// The member that each partition is assigned to, perhaps a crashed one.
     owners: BTreeMap<i32, u32>,
     /// The member that the coordinator wants each partition assigned to.
     targets: BTreeMap<i32, u32>,
@@ -130,6 +132,7 @@ impl World {
             like,
             members: BTreeMap::new(),
             created: 0,
+            bridges: Vec::new(),
             owners: BTreeMap::new(),
             targets: BTreeMap::new(),
             time: Time(Arc::new(Mutex::new(Instant::now()))),
@@ -158,6 +161,7 @@ impl World {
                 ..config.clone()
             },
             name: "model".into(),
+            pod: None,
             sink: self.sink.clone(),
             health: Arc::new(SinkHealth::new(metrics.clone(), outage)),
             dead_letters: reference::Letters {
@@ -224,8 +228,8 @@ impl World {
             52..66 => self.deliver()?,
             66..82 => self.proceed()?,
             82..89 => self.coordinate(),
-            _ => match self.random.below(20) {
-                0 => self.crash(),
+            _ => match self.random.below(24) {
+                0 | 19..22 => self.crash(),
                 1..4 => self.join(),
                 4..8 => self.expire(),
                 8 => self.notice()?,
@@ -237,6 +241,7 @@ impl World {
                 14 => self.retain(),
                 15 => self.break_partition(),
                 16 => self.repair(),
+                22 => self.stop_bridges(),
                 17 => self
                     .time
                     .pass(Duration::from_secs(self.random.below(40) as u64)),
@@ -408,6 +413,8 @@ impl World {
     }
 
     fn settle_except(&mut self, except: &[i32]) -> Result<(), String> {
+        self.expire_crashed();
+        self.stop_bridges();
         self.notice()?;
         self.writes_letters = true;
         for member in self
