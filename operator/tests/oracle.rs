@@ -164,7 +164,8 @@ suspended Deployment archive /spec/replicas 1
 scaled Deployment stream-log /spec/replicas 1
 whole Deployment archive /spec/strategy/type "RollingUpdate"
 whole Deployment stream-live POD/volumes/1/secret/items/0/key "password"
-whole Deployment archive POD/volumes/1/secret/secretName "other"
+whole Deployment archive POD/volumes/1/projected/sources/0/secret/name "other"
+whole Deployment archive POD/volumes/1/projected/sources/1/secret/optional null
 whole Deployment archive C/volumeMounts/1/mountPath "/etc/pinpipe/secrets"
 whole CronJob batch POD/volumes/2/secret/items/1/path "pass"
 whole CronJob batch POD/volumes/3/emptyDir/sizeLimit "1Gi"
@@ -186,7 +187,7 @@ pods Deployment ingest POD/imagePullSecrets null
 pods Deployment archive POD/affinity null
 pods Deployment ingest POD/affinity/podAntiAffinity null
 pods Deployment ingest POD/securityContext/runAsUser 65532
-pods Deployment archive POD/volumes/1/secret/defaultMode 288
+pods Deployment archive POD/volumes/1/projected/defaultMode 288
 pods Deployment ingest C/env/0/value "info"
 pods Deployment ingest C/env/2/valueFrom/secretKeyRef/key "other"
 pods CronJob batch C/env/2 null

@@ -347,11 +347,7 @@ impl Broker {
         request: impl Send + 'static + FnOnce(&Admin) -> Result<T, IdentityError>,
     ) -> Result<T, BrokerError> {
         let client = Arc::clone(&self.client);
-        let request = move || {
-            client.inner().context().authenticate(client.inner());
-            request(&client)
-        };
-        let run = tokio::task::spawn_blocking(request).await;
+        let run = tokio::task::spawn_blocking(move || request(&client)).await;
         let answer = run.map_err(|error| BrokerError::Failed(error.to_string()))?;
         answer.map_err(|error| match error {
             IdentityError::NoAnswer(_) => self.unreachable(),
@@ -388,11 +384,12 @@ fn is_unknown(code: RDKafkaErrorCode) -> bool {
     matches!(code, UnknownTopic | UnknownTopicOrPartition)
 }
 
-/// Describes a cluster, without the settings of its topics; blocks the thread.
+/// Describes a cluster, without its topics' settings, with a token for changes, too; blocks.
 fn describe(
     client: &AdminClient<BrokerErrors>,
     names: &[String],
 ) -> Result<Cluster, IdentityError> {
+    client.inner().context().authenticate(client.inner());
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
     let topics = kafka::topics(client.inner(), &names, TIMEOUT)?.into_iter();
     let topics = topics.map(|topic| {

@@ -16,6 +16,7 @@
 mod kafka;
 mod kafka_settings;
 mod percentage;
+mod s3;
 
 use std::{
     collections::BTreeMap,
@@ -29,6 +30,7 @@ pub use kafka_settings::{
     ClientRole, KAFKA_SETTINGS, KafkaSetting, Values, kafka_setting_problem, of_role,
 };
 pub use percentage::{InvalidPercentage, Percentage};
+pub use s3::S3;
 
 /// The version that operators write. Workers also read the version before it.
 pub const CONFIG_VERSION: u32 = 1;
@@ -170,29 +172,6 @@ pub struct Topics {
     pub geo: Topic,
     /// Topics of users.
     pub user: Topic,
-}
-
-/// An S3 endpoint and its credentials.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct S3 {
-    /// URL of an S3 server other than AWS, `http://host:port`. Buckets are then addressed by path
-    /// rather than by virtual host. AWS if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub endpoint: Option<String>,
-    /// The region. Most servers other than AWS accept `us-east-1`.
-    pub region: String,
-    /// A directory with the files `accessKeyId`, `secretAccessKey`, and of temporary credentials
-    /// `sessionToken`. AWS's default provider chain if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub credentials_dir: Option<PathBuf>,
-    /// A file with the PEM certificates of the authorities to trust. The public ones if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    /// The key of AWS KMS that objects are encrypted with when they are written. As the bucket
-    /// says if absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kms_key_id: Option<String>,
 }
 
 /// When the archive closes an object: at the first limit reached.

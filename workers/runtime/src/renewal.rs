@@ -48,7 +48,7 @@ impl Mounted {
     pub fn s3(field: &str, s3: &S3) -> Vec<Self> {
         let credentials = s3.credentials_dir.iter().map(|folder| Self {
             field: format!("{field}.credentialsSecretRef"),
-            files: in_folder(folder, ["accessKeyId", "secretAccessKey"]),
+            files: in_folder(folder, ["accessKeyId", "secretAccessKey", "sessionToken"]),
         });
         let ca = s3.ca_file.iter().map(|file| Self {
             field: format!("{field}.caSecretRef"),
@@ -76,7 +76,7 @@ impl Mounted {
     }
 }
 
-fn in_folder(folder: &Path, names: [&str; 2]) -> Vec<PathBuf> {
+fn in_folder<const N: usize>(folder: &Path, names: [&str; N]) -> Vec<PathBuf> {
     names.map(|name| folder.join(name)).into()
 }
 
@@ -319,7 +319,8 @@ mod tests {
         let expected = [
             "spec.broker.kafka.authentication: /user/username /user/password",
             "spec.broker.kafka.tls: /ca/ca.crt /own/tls.crt /own/tls.key",
-            "spec.archive.s3.credentialsSecretRef: /s3/accessKeyId /s3/secretAccessKey",
+            "spec.archive.s3.credentialsSecretRef: /s3/accessKeyId /s3/secretAccessKey \
+             /s3/sessionToken",
             "spec.archive.s3.caSecretRef: /ca/ca.crt",
         ];
         assert_eq!(found, expected);

@@ -71,6 +71,8 @@ async fn every_put_has_a_checksum() {
     let sent = String::from_utf8_lossy(&sent);
     let puts = sent.split("PUT /checksums/").skip(1);
     let heads = puts.filter_map(|put| Some(put.split_once("\r\n\r\n")?.0));
+    // Not the bucket's own.
+    let heads = heads.filter(|head| head.starts_with("runs/") || head.starts_with("topics/"));
     let heads: Vec<&str> = heads.collect();
     // The probe, two documents and a file.
     assert_eq!(heads.len(), 4, "{heads:?}");

@@ -2,7 +2,9 @@
 //! connect, as AWS's own signers make it (<https://github.com/aws/aws-msk-iam-sasl-signer-go>).
 
 use std::{
+    collections::BTreeMap,
     iter,
+    sync::{LazyLock, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -13,7 +15,7 @@ use aws_sigv4::{
     sign::v4,
 };
 
-use super::tokens::Token;
+use super::tokens::{Token, Tokens};
 use crate::aws;
 
 /// How long a token is valid: the longest that MSK accepts.
@@ -21,8 +23,22 @@ const LIFETIME: Duration = Duration::from_mins(15);
 /// How long AWS may take to answer with credentials.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
+impl Tokens {
+    /// Tokens for the MSK clusters of a region, of this process's identity in AWS.
+    #[must_use]
+    pub fn of_msk(region: &str) -> Self {
+        static REGIONS: LazyLock<Mutex<BTreeMap<String, Tokens>>> = LazyLock::new(Mutex::default);
+        let mut regions = REGIONS.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = regions.entry(region.to_owned()).or_insert_with(|| {
+            let region = region.to_owned();
+            Self::new(move || token(&region))
+        });
+        tokens.clone()
+    }
+}
+
 /// A token of this process's identity. Blocks; must not be called within a runtime.
-pub(super) fn token(region: &str) -> Result<Token> {
+fn token(region: &str) -> Result<Token> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -144,5 +160,11 @@ mod tests {
             let expected = now + Duration::from_secs(expected);
             assert_eq!(token(None, expiry).expires, expected);
         }
+    }
+
+    #[test]
+    fn a_region_has_one_source() {
+        assert_eq!(Tokens::of_msk("eu-west-1"), Tokens::of_msk("eu-west-1"));
+        assert_ne!(Tokens::of_msk("eu-west-1"), Tokens::of_msk("eu-west-2"));
     }
 }

@@ -1,17 +1,14 @@
 //! Tokens of SASL/OAUTHBEARER, requested again in time.
 
 use std::{
-    collections::BTreeMap,
     fmt,
     hash::{Hash, Hasher},
-    sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
 use anyhow::{Result, anyhow};
-
-use super::msk;
 
 /// A token.
 #[derive(Clone)]
@@ -54,18 +51,6 @@ impl Tokens {
             state: Mutex::default(),
             answered: Condvar::new(),
         }))
-    }
-
-    /// Tokens for the MSK clusters of a region, of this process's identity in AWS.
-    #[must_use]
-    pub fn of_msk(region: &str) -> Self {
-        static REGIONS: LazyLock<Mutex<BTreeMap<String, Tokens>>> = LazyLock::new(Mutex::default);
-        let mut regions = REGIONS.lock().unwrap_or_else(PoisonError::into_inner);
-        let tokens = regions.entry(region.to_owned()).or_insert_with(|| {
-            let region = region.to_owned();
-            Self::new(move || msk::token(&region))
-        });
-        tokens.clone()
     }
 
     /// A token that hasn't expired. Waits up to `wait` for a new one when two thirds of the
@@ -203,11 +188,5 @@ mod tests {
         let tokens = Tokens::new(|| Err(anyhow!("the role is gone")));
         let error = tokens.get(LONG).map(|token| token.value).unwrap_err();
         assert_eq!(error.to_string(), "the role is gone");
-    }
-
-    #[test]
-    fn a_region_has_one_source() {
-        assert_eq!(Tokens::of_msk("eu-west-1"), Tokens::of_msk("eu-west-1"));
-        assert_ne!(Tokens::of_msk("eu-west-1"), Tokens::of_msk("eu-west-2"));
     }
 }

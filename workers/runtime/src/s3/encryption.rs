@@ -49,8 +49,9 @@ impl Intercept for ByKey {
 const REFUSALS: [&str; 2] = ["kms", "encryption"];
 
 /// What to do where a store can't encrypt.
-pub(super) const ADVICE: &str = "check s3.serverSideEncryption.kmsKeyId, that the store has this key, and that the credentials \
-     may use it (kms:GenerateDataKey and kms:Decrypt)";
+pub(super) const ADVICE: &str = "check s3.serverSideEncryption.kmsKeyId, that the store has this \
+                                 key, and that the credentials may use it \
+                                 (kms:GenerateDataKey and kms:Decrypt)";
 
 /// Whether a store's error is about encryption.
 pub(super) fn is_refused(reason: &str) -> bool {
