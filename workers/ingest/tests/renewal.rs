@@ -167,7 +167,7 @@ async fn no_request_fails_while_credentials_are_renewed() {
     mount("1", USERS[0]);
     let mut worker = Worker::start(sasl);
     let client = reqwest::Client::new();
-    worker.answers(&client, 200).await;
+    worker.answers(&client, 202).await;
 
     mount("2", USERS[1]);
     let taken_up = "spec.broker.kafka.authentication: renewed credentials taken up";
@@ -175,7 +175,7 @@ async fn no_request_fails_while_credentials_are_renewed() {
     while more > 0 {
         let posts = [(); 8].map(|()| worker.post(&client));
         let statuses = futures::future::join_all(posts).await;
-        assert_eq!(statuses, [Some(200); 8], "{}", log());
+        assert_eq!(statuses, [Some(202); 8], "{}", log());
         if log().contains(taken_up) {
             more -= 1;
         }
@@ -188,13 +188,13 @@ async fn no_request_fails_while_credentials_are_renewed() {
         .unwrap()
         .contains("SecretUnusable: spec.broker.kafka")
     {
-        assert_eq!(worker.post(&client).await, Some(200), "{}", log());
+        assert_eq!(worker.post(&client).await, Some(202), "{}", log());
         assert!(begun.elapsed() < DEADLINE, "{}", log());
     }
     // Text that is not the password can be used, and is.
     mount("4", ("two", "wrong"));
     worker.answers(&client, 503).await;
     mount("5", USERS[1]);
-    worker.answers(&client, 200).await;
+    worker.answers(&client, 202).await;
     assert!(worker.child.try_wait().unwrap().is_none());
 }
