@@ -401,7 +401,8 @@ fn retire(producer: Arc<ThreadedProducer<Listener>>) {
             std::thread::sleep(RETIREMENT_INTERVAL);
         }
     }
-    tracing::debug!("the producer with the earlier credentials has nothing left to send");
+    drop(producer);
+    tracing::debug!("the producer with the earlier credentials is closed");
 }
 
 fn create(
