@@ -3,6 +3,7 @@
 use std::{
     fmt,
     hash::{Hash, Hasher},
+    panic::{self, AssertUnwindSafe},
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant, SystemTime},
@@ -53,8 +54,8 @@ impl Tokens {
         }))
     }
 
-    /// A token that hasn't expired. Waits up to `wait` for a new one when two thirds of the
-    /// lifetime of the last are over.
+    /// A token that hasn't expired. Requests a new one when two thirds of the lifetime of the
+    /// latest are over, and waits for it, up to `wait`, only once the latest has expired.
     pub(super) fn get(&self, wait: Duration) -> Result<Token> {
         let deadline = Instant::now() + wait;
         let mut state = self.state();
@@ -65,17 +66,17 @@ impl Tokens {
             let tokens = self.clone();
             thread::spawn(move || tokens.request());
         }
-        while is_due && state.is_requesting {
+        loop {
+            let latest = state.latest.as_ref().map(|(token, _)| token);
+            if let Some(token) = latest.filter(|token| token.expires > SystemTime::now()) {
+                return Ok(token.clone());
+            }
             let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if left.is_zero() || !state.is_requesting {
                 break;
             }
             let waited = self.0.answered.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
-        let valid = state.latest.as_ref().map(|(token, _)| token);
-        if let Some(token) = valid.filter(|token| token.expires > SystemTime::now()) {
-            return Ok(token.clone());
         }
         let error = state.error.as_deref();
         Err(anyhow!(
@@ -87,7 +88,10 @@ impl Tokens {
 
     fn request(&self) {
         let asked = SystemTime::now();
-        let answer = (self.0.source)();
+        // After a panic, too, the next may be requested.
+        let answer = panic::catch_unwind(AssertUnwindSafe(|| (self.0.source)()));
+        let answer = answer
+            .unwrap_or_else(|_| Err(anyhow!("the request for a token panicked; see the log")));
         let mut state = self.state();
         state.is_requesting = false;
         match answer {
@@ -174,13 +178,34 @@ mod tests {
         assert!(error.contains("no answer yet"), "{error}");
         allow.send(()).unwrap();
         assert_eq!(get(LONG).unwrap(), "0");
-        // Make it due.
+        // Make it due: the next is requested, and nobody waits for it.
         if let Some((_, next)) = &mut tokens.state().latest {
             *next = SystemTime::now();
         }
-        assert_eq!(get(Duration::ZERO).unwrap(), "0");
+        let asked = Instant::now();
+        assert_eq!(get(LONG).unwrap(), "0");
+        assert!(asked.elapsed() < LONG);
+        assert!(tokens.state().is_requesting);
+        // Once the latest has expired, it is waited for.
+        if let Some((token, _)) = &mut tokens.state().latest {
+            token.expires = SystemTime::now();
+        }
         allow.send(()).unwrap();
         assert_eq!(get(LONG).unwrap(), "1");
+    }
+
+    #[test]
+    fn a_panic_of_the_source_is_an_error_and_the_next_token_is_requested() {
+        let requests = AtomicU32::new(0);
+        let tokens = Tokens::new(move || {
+            let number = requests.fetch_add(1, Ordering::SeqCst);
+            assert_ne!(number, 0, "the first request");
+            Ok(token(number, LONG))
+        });
+        let get = || tokens.get(LONG).map(|token| token.value);
+        let error = get().unwrap_err().to_string();
+        assert!(error.contains("panicked"), "{error}");
+        assert_eq!(get().unwrap(), "1");
     }
 
     #[test]

@@ -23,6 +23,8 @@ use crate::{
     failure::{self, Class},
 };
 
+use self::encryption::Encryption;
+
 pub use checksums::{crc32, may_refuse_checksum, with_checksums};
 
 /// The region for which `CreateBucket` must not contain a location constraint.
@@ -149,6 +151,7 @@ pub struct RequestError {
     /// The HTTP status. `None` if there was no response.
     pub status: Option<u16>,
     message: String,
+    encryption: Encryption,
 }
 
 impl RequestError {
@@ -157,24 +160,33 @@ impl RequestError {
     where
         E: std::error::Error + ProvideErrorMetadata + Send + Sync + 'static,
     {
-        let mut failure = Failure::from(error);
-        failure.reason = encryption::advised(failure.reason);
-        failure.error(format!("s3://{bucket}/{key} {what}: {}", failure.reason))
+        let failure = Failure::from(error);
+        let mut failed = failure.error(format!("s3://{bucket}/{key} {what}: {}", failure.reason));
+        let (code, sentence) = (error.code(), error.message());
+        failed.encryption = Encryption::of(failure.status, code, sentence, (bucket, key));
+        if failed.is_about_encryption() {
+            failed.advise();
+        }
+        failed
     }
 
     /// The error of a request that asked for encryption, of which the store may say nothing.
     #[must_use]
     pub fn of_encryption(mut self) -> Self {
-        if self.status.is_some() && !self.is_about_encryption() {
-            self.message = format!("{}: {}", self.message, encryption::ADVICE);
+        if self.encryption == Encryption::Possible {
+            self.advise();
         }
         self
     }
 
-    /// Whether the store can't encrypt as `s3.serverSideEncryption` says.
+    /// Whether the store says that it can't encrypt as `s3.serverSideEncryption` says.
     #[must_use]
     pub fn is_about_encryption(&self) -> bool {
-        encryption::is_refused(&self.message)
+        self.encryption == Encryption::Refused
+    }
+
+    fn advise(&mut self) {
+        self.message = format!("{}: {}", self.message, encryption::ADVICE);
     }
 }
 
@@ -223,6 +235,7 @@ impl Failure {
             class: self.class,
             status: self.status,
             message,
+            encryption: Encryption::Unrelated,
         }
     }
 }

@@ -6,6 +6,7 @@
 //! [`pinpipe_runtime::raw_zone`] the layout.
 
 mod begin;
+mod connection;
 mod failure;
 mod last;
 pub mod lines;
@@ -28,6 +29,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::RwLock;
 
 use self::{
+    connection::Connection,
     lines::Lines,
     store::{Object, Put, Store},
 };
@@ -49,8 +51,7 @@ pub struct Archive {
     config: pinpipe_config::Archive,
     /// The consumer group.
     owner: String,
-    /// The store, opened at first use, and again after it has refused the credentials.
-    store: RwLock<Option<Arc<Store>>>,
+    connection: RwLock<Connection>,
 }
 
 /// What the keys of a partition's objects depend on, apart from their position.
@@ -74,7 +75,7 @@ impl Archive {
         Self {
             config,
             owner,
-            store: RwLock::const_new(None),
+            connection: RwLock::const_new(Connection::closed()),
         }
     }
 
@@ -83,17 +84,12 @@ impl Archive {
         &self,
         work: impl AsyncFnOnce(&Store) -> Result<T, SinkError>,
     ) -> Result<T, SinkError> {
-        let open = self.store.read().await.clone();
+        let open = self.connection.read().await.store.clone();
         let store = if let Some(store) = open {
             store
         } else {
-            let mut slot = self.store.write().await;
-            if let Some(store) = &*slot {
-                store.clone()
-            } else {
-                let opened = Arc::new(Store::open(&self.config.zone, &self.owner).await?);
-                slot.insert(opened).clone()
-            }
+            let mut connection = self.connection.write().await;
+            connection.open(&self.config.zone, &self.owner).await?
         };
         let done = work(&store).await;
         let reopens = match &done {
@@ -109,7 +105,7 @@ impl Archive {
     }
 
     async fn close(&self) {
-        *self.store.write().await = None;
+        self.connection.write().await.store = None;
     }
 
     /// Where a partition's archive ends, by the metadata of the object with the highest position in

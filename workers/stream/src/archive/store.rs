@@ -88,8 +88,7 @@ const WRITTEN: &str = "can't be written";
 impl Store {
     /// Opens the zone's bucket and creates it when absent. Probes conditional writes first, with an
     /// object that `owner` names.
-    pub async fn open(zone: &RawZone, owner: &str) -> Result<Self, SinkError> {
-        let client = s3::client(&zone.s3).await?;
+    pub async fn open(client: Client, zone: &RawZone, owner: &str) -> Result<Self, SinkError> {
         s3::ensure_bucket(&client, &zone.s3, &zone.bucket).await?;
         let mut store = Self {
             client: s3::with_checksums(&client),

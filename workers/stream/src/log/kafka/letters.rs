@@ -41,6 +41,12 @@ impl LetterGroup {
         })
     }
 
+    /// Gives the client a token where it needs one: nothing polls it. Blocks while there is none.
+    pub fn authenticate(&self) {
+        let client = self.consumer.client();
+        self.consumer.context().authenticate(client);
+    }
+
     /// Makes a request. It blocks in librdkafka, on a thread that the end of the process does not
     /// wait for.
     pub async fn ask<T: Send + 'static>(

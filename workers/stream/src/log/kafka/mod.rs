@@ -57,12 +57,15 @@ impl Kafka {
         &self,
         query: impl FnOnce(&StreamConsumer<Context>) -> anyhow::Result<T> + Send + 'static,
     ) -> anyhow::Result<T> {
-        let consumer = self.consumer.clone();
+        let (consumer, letters) = (self.consumer.clone(), self.letters.clone());
         let query = move || {
             // Nothing may have polled it yet.
             let errors = &consumer.context().broker_errors;
             errors.authenticate(consumer.client());
-            query(&consumer)
+            let answer = query(&consumer)?;
+            // It keeps its connections between its own requests. With an answer there is a token.
+            letters.authenticate();
+            Ok(answer)
         };
         match tokio::task::spawn_blocking(query).await {
             Ok(Ok(answer)) => Ok(answer),
@@ -202,8 +205,8 @@ impl Log for Kafka {
             .client_config(client_id)
             .tuned(&self.access, ClientRole::Any)
             .create_with_context(errors.clone())?;
-        // Doesn't block: the consumer has got the token.
-        errors.authenticate(admin.inner());
+        // Blocks while there is no token.
+        tokio::task::block_in_place(|| errors.authenticate(admin.inner()));
         let options = AdminOptions::new().request_timeout(Some(BROKER_TIMEOUT));
         let resource = ResourceSpecifier::Topic(topic);
         let answers = admin.describe_configs([&resource], &options).await?;
