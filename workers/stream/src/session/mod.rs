@@ -48,7 +48,10 @@ pub async fn run<S: Sink>(
                 Ok(false) => break Ok(()),
                 Err(error) => break Err(error),
             },
-            Ok(()) = access.changed(), if !end.is_cancelled() => end.cancel(),
+            Ok(()) = access.changed(), if !end.is_cancelled() => {
+                tracing::info!("the session ends, and the next one uses the renewed Secret");
+                end.cancel();
+            }
         }
     };
     session.remove_metrics();
