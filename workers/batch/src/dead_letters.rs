@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use pinpipe_config::{Batch, ClientRole};
 use pinpipe_runtime::{
     dead_letter::DeadLetterId,
@@ -66,16 +66,10 @@ pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
                     config.kafka.bootstrap_servers
                 )
             })?;
-        let found = metadata
-            .topics()
-            .iter()
-            .find(|found| found.name() == topic && found.error().is_none());
+        let found = metadata.topics().iter().find(|found| found.name() == topic);
         let partitions = found.map_or(&[][..], |found| found.partitions());
-        ensure!(
-            !partitions.is_empty(),
-            "the topic {topic} doesn't exist; the operator creates it, see the condition \
-             TopicsReady of the pipeline"
-        );
+        let error = found.and_then(|found| found.error());
+        check(topic, partitions.len(), error.map(Into::into))?;
         let mut ends = Ends::new();
         for partition in partitions
             .iter()
@@ -90,6 +84,20 @@ pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
         }
         Ok(ends)
     })
+}
+
+/// Checks what the brokers know of a topic.
+fn check(topic: &str, partitions: usize, error: Option<RDKafkaErrorCode>) -> Result<()> {
+    match error {
+        Some(RDKafkaErrorCode::TopicAuthorizationFailed) => bail!(Permanent(format!(
+            "the Kafka user may not describe the topic {topic}: grant it Describe and Read"
+        ))),
+        None if partitions > 0 => Ok(()),
+        _ => bail!(
+            "the topic {topic} doesn't exist; the operator creates it, see the condition \
+             TopicsReady of the pipeline"
+        ),
+    }
 }
 
 /// Reader of a dead-letter topic.
@@ -194,6 +202,26 @@ impl LetterIdSet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::failure::is_permanent;
+
+    #[test]
+    fn a_missing_right_is_not_a_missing_topic() {
+        use RDKafkaErrorCode::{TopicAuthorizationFailed, UnknownTopicOrPartition};
+        assert!(check("d.pin.dlq", 3, None).is_ok());
+        for (error, permanent, sentence) in [
+            (None, false, "doesn't exist"),
+            (Some(UnknownTopicOrPartition), false, "doesn't exist"),
+            (
+                Some(TopicAuthorizationFailed),
+                true,
+                "grant it Describe and Read",
+            ),
+        ] {
+            let found = check("d.pin.dlq", 0, error).unwrap_err();
+            assert_eq!(is_permanent(&found), permanent, "{error:?}");
+            assert!(found.to_string().contains(sentence), "{found}");
+        }
+    }
 
     #[test]
     fn ids_of_a_recreated_topic_and_of_each_sink_are_different() {

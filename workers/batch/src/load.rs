@@ -18,16 +18,15 @@ use crate::{
     failure::Permanent,
     postgres::PostgresSink,
     read::topic,
+    refused::{LISTED, Refused, RefusedRows},
     retry::{RETRY_TIMEOUT, Retry},
     scratch::{self, Scratch, Stream},
     set_aside,
-    sink::{Extent, Interrupted, Marker, Refused, Rows, Sink, SinkTable, Written, extent},
+    sink::{Extent, Interrupted, Marker, Rows, Sink, SinkTable, Written, extent},
     state::State,
     store::Store,
 };
 
-/// Most refused rows of a sink that are listed in the report.
-const LISTED: usize = 100;
 /// Interval at which a load is kept from timing out.
 const KEEP_OPEN_EVERY: Duration = Duration::from_secs(20);
 
@@ -78,10 +77,10 @@ impl SinkReport {
     fn add(&mut self, written: &Written, deleted: u64) {
         self.rows += written.rows;
         self.deleted += deleted;
-        self.refused += written.refused.len() as u64;
+        self.refused += written.refused.number();
         let free = LISTED.saturating_sub(self.refused_rows.len());
         self.refused_rows
-            .extend(written.refused.iter().take(free).cloned());
+            .extend(written.refused.first().iter().take(free).cloned());
     }
 }
 
@@ -204,7 +203,7 @@ impl Loading<'_> {
     async fn set_aside(
         &self,
         sink: &str,
-        refused: &[(Kind, Vec<Refused>)],
+        refused: &[(Kind, RefusedRows)],
     ) -> Result<BTreeMap<String, u64>> {
         let mut all = BTreeMap::new();
         for (kind, refused) in refused {
@@ -280,7 +279,7 @@ fn finished(sink: &str, table: &SinkTable, written: &Written, deleted: u64) {
         sink,
         table = table.name,
         rows = written.rows,
-        refused = written.refused.len(),
+        refused = written.refused.number(),
         deleted,
         "table written"
     );

@@ -28,6 +28,7 @@ mod quality;
 mod query;
 mod read;
 mod redrive;
+mod refused;
 mod report;
 mod retry;
 mod rows;

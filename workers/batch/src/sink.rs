@@ -12,10 +12,9 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use pinpipe_config::Pipeline;
-use pinpipe_runtime::failure::Refusal;
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 
-use crate::{cells::Cell, failure::Permanent, rows::Origin};
+use crate::{cells::Cell, failure::Permanent, refused::RefusedRows};
 
 /// Refused rows of a table, in percent and in number, above which the sink is at fault rather than
 /// the rows.
@@ -53,37 +52,18 @@ pub struct Written {
     /// Rows stored.
     pub rows: u64,
     /// Rows that the server refuses for good.
-    pub refused: Vec<Refused>,
-}
-
-/// A row that the server refuses for good.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Refused {
-    /// The table.
-    pub table: String,
-    /// The row's key, shortened.
-    pub key: String,
-    /// Why the server refuses it.
-    #[serde(serialize_with = "as_text")]
-    pub reason: Refusal,
-    /// Where its record came from; `None` for an answer.
-    #[serde(skip)]
-    pub origin: Option<Origin>,
-}
-
-fn as_text<S: Serializer>(refusal: &Refusal, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(refusal)
+    pub refused: RefusedRows,
 }
 
 impl Written {
     /// Adds what became of other rows. Fails if so many are refused that the sink must be at fault.
     pub fn add(&mut self, other: Self) -> Result<(), Permanent> {
         self.rows += other.rows;
-        self.refused.extend(other.refused);
+        self.refused.append(other.refused);
         let (percent, number) = TOLERATED;
-        let refused = self.refused.len() as u64;
+        let refused = self.refused.number();
         let all = self.rows + refused;
-        match self.refused.first() {
+        match self.refused.first().first() {
             Some(first) if refused > number && refused * 100 > all * percent => {
                 Err(Permanent(format!(
                     "the server refuses {refused} of {all} rows, the first with the key {}: {}",
@@ -97,10 +77,10 @@ impl Written {
     /// Fails if several rows are all refused: the earlier rows, which they were to replace, must
     /// not be deleted then.
     pub fn check_replacement(&self) -> Result<(), Permanent> {
-        match &self.refused[..] {
+        match self.refused.first() {
             [first, _, ..] if self.rows == 0 => Err(Permanent(format!(
                 "the server refuses all {} rows, the first with the key {}: {}",
-                self.refused.len(),
+                self.refused.number(),
                 first.key,
                 first.reason
             ))),
@@ -240,7 +220,10 @@ pub fn extent(
 
 #[cfg(test)]
 mod tests {
+    use pinpipe_runtime::failure::Refusal;
+
     use super::*;
+    use crate::refused::Refused;
 
     fn at(micros: i64) -> DateTime<Utc> {
         DateTime::from_timestamp_micros(micros).unwrap()
@@ -324,25 +307,28 @@ mod tests {
 
     #[test]
     fn many_refused_rows_are_the_sinks_fault() {
-        let some = |rows, refused| Written {
-            rows,
-            refused: vec![
-                Refused {
+        let some = |rows, refused| {
+            let mut written = Written {
+                rows,
+                ..Written::default()
+            };
+            for _ in 0..refused {
+                written.refused.push(Refused {
                     table: "t".into(),
                     key: "k".into(),
                     reason: Refusal::new(
                         "0x2200",
-                        "Key length of 70000 is longer than maximum of 65535"
+                        "Key length of 70000 is longer than maximum of 65535",
                     ),
                     origin: None,
-                };
-                refused
-            ],
+                });
+            }
+            written
         };
         let mut few = Written::default();
         few.add(some(0, 100)).unwrap();
         few.add(some(20_000, 101)).unwrap();
-        assert_eq!(few.refused.len(), 201);
+        assert_eq!(few.refused.number(), 201);
         let error = Written::default().add(some(10_000, 102)).unwrap_err();
         assert!(error.to_string().contains("102 of 10102 rows"), "{error}");
         assert!(error.to_string().contains("Key length of 70000"), "{error}");

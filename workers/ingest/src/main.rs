@@ -1,6 +1,6 @@
 //! The ingest worker.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use anyhow::{Result, bail};
 use clap::Parser;
@@ -85,7 +85,6 @@ async fn run() -> Result<()> {
         &metrics,
         Outage::new(readiness.clone(), "BrokerUnavailable"),
     )?;
-    tokio::spawn(take_up(watcher, config.kafka.clone(), producer.clone()));
     let service = service(&config, memory, producer.clone(), metrics);
 
     let listener = server::listen(args.port)?;
@@ -107,6 +106,8 @@ async fn run() -> Result<()> {
         () = stop.cancelled() => false,
         () = producer.dead() => true,
         result = &mut admin => return result?,
+        // Not in a task of its own: the process must not go on without it.
+        never = take_up(watcher, &config.kafka, &producer) => match never {},
     };
     readiness.set(Err("stopping".to_owned()));
     draining.cancel();
@@ -129,10 +130,10 @@ async fn run() -> Result<()> {
 }
 
 /// Takes up renewed Secrets, for ever.
-async fn take_up(mut watcher: Watcher<()>, kafka: Kafka, producer: Producer) {
+async fn take_up(mut watcher: Watcher<()>, kafka: &Kafka, producer: &Producer) -> Infallible {
     loop {
         for change in watcher.changed().await {
-            let read = Access::read(&kafka);
+            let read = Access::read(kafka);
             watcher.report(&change, read.and_then(|access| producer.renew(&access)));
         }
     }

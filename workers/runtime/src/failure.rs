@@ -17,7 +17,7 @@ pub enum Class {
 }
 
 /// Why a store will never take a record.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 #[error("{sentence} ({code})")]
 pub struct Refusal {
     /// The store's code of the error, such as a SQLSTATE.

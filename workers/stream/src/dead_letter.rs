@@ -10,26 +10,27 @@
 //! it again after an error that the producer does not recover from, or when the brokers are reached
 //! in another way. Letters that the old one has not sent then are sent by the new one.
 
-use std::time::Instant;
+use std::{sync::Arc, time::Instant};
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use pinpipe_config::ClientRole;
 use pinpipe_core::Order;
 use pinpipe_runtime::{
     dead_letter::{DeadLetter, DeadLetterId, Redriven, Verdict},
-    kafka::{Access, BrokerErrors, Tuned as _},
+    kafka::{self, Access, BrokerErrors, Tuned as _},
     outage::Outage,
 };
 use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::OwnedHeaders,
-    producer::{FutureProducer, FutureRecord, Producer as _, PurgeConfig},
+    producer::{FutureProducer, FutureRecord, Producer as _},
     util::Timeout,
 };
 use tokio::sync::{
     mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
     watch,
 };
+use tokio_util::sync::CancellationToken;
 
 use crate::{
     backoff::{Backoff, REMINDER},
@@ -176,10 +177,10 @@ struct Sender {
 }
 
 impl Sender {
-    fn producer(&mut self) -> KafkaResult<FutureProducer<BrokerErrors>> {
+    fn producer(&mut self) -> KafkaResult<Producer> {
         let access = self.access.borrow_and_update().clone();
         self.errors = BrokerErrors::new(&access);
-        access
+        let client = access
             .client_config(&self.client_id)
             .set("enable.idempotence", "true")
             .set("acks", "all")
@@ -188,12 +189,16 @@ impl Sender {
             .set("message.max.bytes", "100000000")
             .set("queue.buffering.max.kbytes", "32768")
             .tuned(&access, ClientRole::Producer)
-            .create_with_context(self.errors.clone())
+            .create_with_context(self.errors.clone())?;
+        Ok(Producer {
+            client: Arc::new(client),
+            retired: CancellationToken::new(),
+        })
     }
 
     /// Sends each dead letter until the broker has it: the position behind its record waits for it.
     async fn run(mut self, mut letters: UnboundedReceiver<Outgoing>) {
-        let (mut producer, mut backoff) = (None, Backoff::default());
+        let (mut producer, mut backoff) = (None::<Producer>, Backoff::default());
         let mut in_flight = FuturesUnordered::new();
         let mut failed: Vec<Outgoing> = Vec::new();
         loop {
@@ -214,18 +219,14 @@ impl Sender {
                         let Some(letter) = letter else { return };
                         letters_to_send.push(letter);
                     }
-                    Ok(()) = self.access.changed() => {
-                        if let Some(producer) = producer.take() {
-                            retire(producer);
-                        }
-                    }
+                    Ok(()) = self.access.changed() => producer = None,
                 }
             }
             letters_to_send.retain(|letter| !letter.sent.is_closed());
             if letters_to_send.is_empty() {
                 continue;
             }
-            if producer.as_ref().is_none_or(has_failed) {
+            if producer.as_ref().is_none_or(Producer::has_failed) {
                 producer = self
                     .producer()
                     .map_err(|error| self.down(error.into()))
@@ -233,7 +234,7 @@ impl Sender {
             }
             for letter in letters_to_send {
                 match &producer {
-                    Some(producer) => in_flight.push(send(producer.clone(), letter)),
+                    Some(producer) => in_flight.push(producer.send(letter)),
                     None => failed.push(letter),
                 }
             }
@@ -241,15 +242,15 @@ impl Sender {
     }
 
     /// Acknowledges a letter, or returns it to be sent again.
-    fn on_sent(&mut self, mut letter: Outgoing, sent: KafkaResult<()>) -> Option<Outgoing> {
+    fn on_sent(&mut self, mut letter: Outgoing, sent: Delivery) -> Option<Outgoing> {
         match sent {
-            Ok(()) => {
+            Some(Ok(())) => {
                 self.outage.up();
                 self.last_logged = None;
                 letter.sent.send_replace(true);
                 return None;
             }
-            Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge))
+            Some(Err(KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge)))
                 if letter.value.is_some() =>
             {
                 tracing::warn!(
@@ -258,10 +259,8 @@ impl Sender {
                 );
                 letter.value = None;
             }
-            Err(KafkaError::MessageProduction(
-                RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight,
-            )) => {}
-            Err(error) => self.down(error.into()),
+            Some(Err(error)) => self.down(error.into()),
+            None => {}
         }
         Some(letter)
     }
@@ -279,30 +278,48 @@ impl Sender {
     }
 }
 
-/// Whether the producer has met an error it does not recover from.
-fn has_failed(producer: &FutureProducer<BrokerErrors>) -> bool {
-    producer.client().fatal_error().is_some()
+/// What became of a letter; `None` if its producer was dropped before that was known.
+type Delivery = Option<KafkaResult<()>>;
+
+/// A producer. When it is dropped, it gives up what it has not sent: all letters in flight are
+/// returned at once. Some of them may be stored, and are sent again all the same.
+struct Producer {
+    client: Arc<FutureProducer<BrokerErrors>>,
+    retired: CancellationToken,
 }
 
-/// Gives up what the producer has not sent. The rest may be stored, and is sent again all the same.
-fn retire(producer: FutureProducer<BrokerErrors>) {
-    producer.purge(PurgeConfig::default().queue().inflight());
-    // Closing the connections blocks.
-    std::thread::spawn(move || drop(producer));
+impl Producer {
+    /// Whether it has met an error that it does not recover from.
+    fn has_failed(&self) -> bool {
+        self.client.client().fatal_error().is_some()
+    }
+
+    fn send(&self, letter: Outgoing) -> impl Future<Output = (Outgoing, Delivery)> + use<> {
+        let (client, retired) = (self.client.clone(), self.retired.clone());
+        async move {
+            let record = FutureRecord {
+                topic: &letter.topic,
+                partition: None,
+                payload: letter.value.as_deref(),
+                key: letter.key.as_deref(),
+                timestamp: None,
+                headers: Some(letter.headers.clone()),
+            };
+            let sent = tokio::select! {
+                biased;
+                () = retired.cancelled() => None,
+                sent = client.send(record, Timeout::Never) => {
+                    Some(sent.map(drop).map_err(|(error, _)| error))
+                }
+            };
+            (letter, sent)
+        }
+    }
 }
 
-async fn send(
-    producer: FutureProducer<BrokerErrors>,
-    letter: Outgoing,
-) -> (Outgoing, KafkaResult<()>) {
-    let record = FutureRecord {
-        topic: &letter.topic,
-        partition: None,
-        payload: letter.value.as_deref(),
-        key: letter.key.as_deref(),
-        timestamp: None,
-        headers: Some(letter.headers.clone()),
-    };
-    let sent = producer.send(record, Timeout::Never).await;
-    (letter, sent.map(drop).map_err(|(error, _)| error))
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.retired.cancel();
+        kafka::close(self.client.clone());
+    }
 }

@@ -158,12 +158,18 @@ async fn work<S: Sink>(
         "the stream worker starts"
     );
     let (config, sink) = (worker.config.clone(), worker.sink.clone());
-    tokio::spawn(renewal::take_up(watcher, config, sink, renewed));
-    tokio::select! {
-        () = stop.cancelled() => {}
-        () = wait_for_sink(&worker, &readiness) => {
-            run_sessions(&worker, access, stop).await;
+    let sessions = async {
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = wait_for_sink(&worker, &readiness) => {
+                run_sessions(&worker, access, stop).await;
+            }
         }
+    };
+    // Not in a task of its own: the process must not go on without it.
+    tokio::select! {
+        () = sessions => {}
+        never = renewal::take_up(watcher, config, sink, renewed) => match never {},
     }
 }
 

@@ -1,7 +1,8 @@
 //! Takes up renewed Secrets while the worker runs.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
+use futures::{StreamExt as _, stream::FuturesOrdered};
 use pinpipe_config::{Stream, StreamSink};
 use pinpipe_runtime::{
     admin::Readiness,
@@ -49,26 +50,40 @@ fn of_sink(sink: &StreamSink) -> Vec<Mounted> {
     }
 }
 
-/// Takes up each change, for ever. Clients of the brokers get it by `access`.
+/// Takes up each change, for ever. Clients of the brokers get it by `access`, whatever the sink
+/// still waits for.
 pub async fn take_up<S: Sink>(
     mut watcher: Watcher<Client>,
     config: Stream,
     sink: Arc<S>,
     access: watch::Sender<Access>,
-) {
+) -> Infallible {
+    let mut renewed_sinks = FuturesOrdered::new();
     loop {
-        for change in watcher.changed().await {
-            let taken_up = match change.client {
-                Client::Kafka => Access::read(&config.kafka).map(|read| {
-                    access.send_if_modified(|known| {
-                        let is_new = *known != read;
-                        *known = read;
-                        is_new
+        let changes = tokio::select! {
+            changes = watcher.changed() => changes,
+            Some((change, taken_up)) = renewed_sinks.next() => {
+                watcher.report(&change, taken_up);
+                continue;
+            }
+        };
+        for change in changes {
+            match change.client {
+                Client::Kafka => {
+                    let taken_up = Access::read(&config.kafka).map(|read| {
+                        access.send_if_modified(|known| {
+                            let is_new = *known != read;
+                            *known = read;
+                            is_new
+                        });
                     });
-                }),
-                Client::Sink => sink.renew().await,
-            };
-            watcher.report(&change, taken_up);
+                    watcher.report(&change, taken_up);
+                }
+                Client::Sink => {
+                    let sink = &sink;
+                    renewed_sinks.push_back(async move { (change, sink.renew().await) });
+                }
+            }
         }
     }
 }

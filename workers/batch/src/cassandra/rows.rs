@@ -16,7 +16,7 @@ use super::{
     CassandraSink,
     inserts::{self, Inserts},
 };
-use crate::sink::{Refused, Written};
+use crate::{refused::Refused, sink::Written};
 
 /// Concurrent requests of one writer.
 const REQUESTS: usize = 32;

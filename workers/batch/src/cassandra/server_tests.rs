@@ -131,8 +131,8 @@ async fn a_key_that_is_too_long_is_set_aside_and_all_other_rows_are_written() {
     let mut all: Vec<String> = (0..500).map(|number| format!("pin {number}")).collect();
     all.insert(77, "k".repeat(70_000));
     let written = sink.write(&pin, 501, pins(&all), at(5)).await.unwrap();
-    assert_eq!((written.rows, written.refused.len()), (500, 1));
-    let refused = &written.refused[0];
+    assert_eq!((written.rows, written.refused.number()), (500, 1));
+    let refused = &written.refused.first()[0];
     assert_eq!(refused.reason.code, "0x2200", "{refused:?}");
     assert!(refused.reason.sentence.contains("65535"), "{refused:?}");
     assert!(refused.key.ends_with("… (70000 bytes)"), "{refused:?}");

@@ -33,9 +33,10 @@ use self::{connect::connect, errors::failed, table::Table};
 use crate::{
     cells::{self, Cell},
     failure::Permanent,
+    refused::Refused,
     retry::{RETRY_TIMEOUT, retry},
     rows,
-    sink::{Marker, Refused, Rows, Sink, SinkTable, Written, key_text},
+    sink::{Marker, Rows, Sink, SinkTable, Written, key_text},
 };
 
 /// Begins a transaction. The timeouts release its locks when the worker dies in its middle. What
@@ -147,15 +148,14 @@ impl TableLoad<'_> {
                     let key: Vec<&Cell<'_>> = self.key.iter().map(|index| &row[*index]).collect();
                     let key = key_text(&key);
                     warn!(table = self.name, key, %reason, "the server refuses a row");
-                    all.add(Written {
-                        rows: 0,
-                        refused: vec![Refused {
-                            table: self.name.to_owned(),
-                            key,
-                            reason,
-                            origin: rows::origin(&part, self.columns.len(), 0),
-                        }],
-                    })?;
+                    let mut written = Written::default();
+                    written.refused.push(Refused {
+                        table: self.name.to_owned(),
+                        key,
+                        reason,
+                        origin: rows::origin(&part, self.columns.len(), 0),
+                    });
+                    all.add(written)?;
                 }
                 Some(_) => {
                     waiting.push(part.slice(rows / 2, rows - rows / 2));

@@ -15,6 +15,8 @@ use crate::dead_letters::{DeadLetterReader, LetterIdSet, ends};
 pub struct Known {
     /// Those of the sink, with the order of their records.
     letters: BTreeMap<Order, Vec<DeadLetterId>>,
+    /// The ids of these.
+    ids: LetterIdSet,
     /// Those that were re-driven.
     redriven: LetterIdSet,
     /// The latest attempt of each record, whatever the sink.
@@ -51,6 +53,7 @@ impl Known {
                 let attempt = self.attempts.entry(order).or_default();
                 *attempt = letter.attempt().max(*attempt);
                 if is_sinks(&letter.id) {
+                    self.ids.insert(&letter.id);
                     self.letters.entry(order).or_default().push(letter.id);
                 }
             }
@@ -64,9 +67,10 @@ impl Known {
         letters.any(|id| !self.redriven.contains(id))
     }
 
-    /// Whether a dead letter is there, re-driven or not: readers would drop a repeat.
+    /// Whether a dead letter is there or was re-driven: readers would drop a repeat. Of one that
+    /// was, retention may have left the mark alone.
     pub fn has(&self, id: &DeadLetterId) -> bool {
-        self.letters.values().flatten().any(|known| known == id)
+        self.ids.contains(id) || self.redriven.contains(id)
     }
 
     /// The attempt that a record has as a re-driven one.
@@ -135,5 +139,8 @@ mod tests {
             !known.has(&letter(2, "warehouse", None).id),
             "not asked for"
         );
+        let gone = letter(3, "warehouse", None).id;
+        known.add(Entry::Mark(gone.clone()), "warehouse", &[at(3)].into());
+        assert!(known.has(&gone), "its mark is there");
     }
 }

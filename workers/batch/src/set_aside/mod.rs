@@ -24,11 +24,12 @@ use pinpipe_runtime::{
 };
 use tracing::{info, warn};
 
-use self::{known::Known, writer::Writer};
+use self::{known::Known, records::Records, writer::Writer};
 use crate::{
     read,
+    refused::RefusedRows,
     retry::{RETRY_TIMEOUT, retry},
-    sink::Refused,
+    rows::Origin,
     store::Store,
 };
 
@@ -50,14 +51,13 @@ struct Row<'a> {
 }
 
 impl<'a> Row<'a> {
-    /// `None` for an answer, and for records that are older than all of the topic's.
-    fn of(refused: &'a Refused) -> Option<Self> {
-        let origin = refused.origin?;
+    /// `None` for records that are older than all of the topic's.
+    fn of((origin, refusal): (Origin, &'a Refusal)) -> Option<Self> {
         let row = Self {
             order: origin.order,
             // That of a re-driven record isn't in the state. Its original has the same value.
             position: origin.position.unwrap_or(origin.order),
-            refusal: &refused.reason,
+            refusal,
         };
         (row.position.time > 0 && row.position.partition >= 0).then_some(row)
     }
@@ -70,9 +70,9 @@ pub async fn set_aside(
     store: &Store,
     sink: &str,
     kind: Kind,
-    refused: &[Refused],
+    refused: &RefusedRows,
 ) -> Result<u64> {
-    let mut rows: Vec<Row<'_>> = refused.iter().filter_map(Row::of).collect();
+    let mut rows: Vec<Row<'_>> = refused.records().filter_map(Row::of).collect();
     if rows.is_empty() {
         return Ok(0);
     }
@@ -117,15 +117,15 @@ impl Aside<'_> {
                 let Some(number) = object(&rows[0]) else {
                     continue;
                 };
-                let found = records::read(self.store, &objects[number].key, rows).await?;
-                let items: Vec<Item> = found
-                    .records
-                    .into_iter()
-                    .map(|(row, value)| self.item(&known, &found.metadata, row, value))
-                    .collect();
-                // Readers drop repeats, of those that were re-driven before, too.
-                let new = items.into_iter().filter(|item| !known.has(&item.letter.id));
-                written += writer.write(new.collect()).await?;
+                let mut records = Records::open(self.store, &objects[number].key, rows).await?;
+                while let Some(found) = records.next().await? {
+                    let found = found.into_iter();
+                    let items =
+                        found.map(|(row, value)| self.item(&known, &records.metadata, row, value));
+                    // Readers drop repeats, of those that were re-driven before, too.
+                    let new = items.filter(|item| !known.has(&item.letter.id));
+                    written += writer.write(new.collect()).await?;
+                }
             }
         }
         let (sink, topic) = (self.sink, &self.topic.dead_letter);
@@ -185,7 +185,6 @@ fn object_with(objects: &[RawObject], offset: i64) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rows::Origin;
 
     const fn at(time: i64, partition: i32, offset: i64) -> Order {
         Order {
@@ -197,27 +196,17 @@ mod tests {
 
     #[test]
     fn only_rows_of_the_topic_s_records_are_set_aside() {
-        let refused = |origin| Refused {
-            table: "pinterest_batch".into(),
-            key: "k".into(),
-            reason: Refusal::new("23514", "no"),
-            origin,
+        let refusal = Refusal::new("23514", "no");
+        let read = |order, position| Origin {
+            order,
+            position: Some(position),
         };
-        let read = |order, position| {
-            Some(Origin {
-                order,
-                position: Some(position),
-            })
-        };
-        let state = |order| {
-            Some(Origin {
-                order,
-                position: None,
-            })
+        let state = |order| Origin {
+            order,
+            position: None,
         };
         let (record, copy) = (at(5, 1, 7), at(9, 0, 8));
         for (origin, expected) in [
-            (None, None),
             (read(at(0, -1, 3), at(0, -1, 3)), None),
             (read(at(0, 1, 7), at(0, 1, 7)), None),
             (state(at(0, 1, 7)), None),
@@ -225,8 +214,7 @@ mod tests {
             (read(record, copy), Some(copy)),
             (state(record), Some(record)),
         ] {
-            let refused = refused(origin);
-            let position = Row::of(&refused).map(|row| row.position);
+            let position = Row::of((origin, &refusal)).map(|row| row.position);
             assert_eq!(position, expected, "{origin:?}");
         }
     }

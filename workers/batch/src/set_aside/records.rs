@@ -1,8 +1,9 @@
 //! Finds raw records in a raw object.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, mem};
 
 use anyhow::{Result, ensure};
+use aws_sdk_s3::primitives::ByteStream;
 use pinpipe_runtime::{
     compressed::Decompressor,
     raw_zone::{Index, ObjectMetadata},
@@ -11,50 +12,68 @@ use pinpipe_runtime::{
 use super::Row;
 use crate::{failure::Permanent, store::Store};
 
-/// The records of some rows that an object holds.
-pub struct Found<'a> {
+/// Bytes of records above which they are returned before others are read.
+const PIECE_BYTES: usize = 8 << 20;
+
+/// A reader of the raw records of some rows in one object.
+pub struct Records<'a> {
     /// The object's metadata.
     pub metadata: ObjectMetadata,
-    /// The rows with their raw records.
-    pub records: Vec<(Row<'a>, Vec<u8>)>,
+    key: String,
+    body: ByteStream,
+    decompressor: Decompressor,
+    lines: Lines<Row<'a>>,
 }
 
-/// Reads the records of `rows`, which are of one partition, from the object `key`. Those that it
-/// doesn't hold are left out.
-pub async fn read<'a>(store: &Store, key: &str, rows: &[&Row<'a>]) -> Result<Found<'a>> {
-    let response = store.get_once(key).await?;
-    let metadata = ObjectMetadata::from_metadata(&response.metadata.unwrap_or_default());
-    let metadata = metadata.map_err(|error| Permanent(format!("{key}: {error}")))?;
-    let index = match metadata.record_count {
-        0 => Index::default(),
-        _ => store.get_json_once(&metadata.index).await?,
-    };
-    let numbered = rows
-        .iter()
-        .filter_map(|row| Some((line(&index, row)?, **row)));
-    let by_line: BTreeMap<usize, Row<'a>> = numbered.collect();
-    let mut lines = Lines::new(by_line.keys().copied().collect());
-    let mut decompressor =
-        Decompressor::for_key(key).map_err(|error| Permanent(error.to_string()))?;
-    let mut body = response.body;
-    while !lines.is_done()
-        && let Some(piece) = body.next().await
-    {
-        decompressor.push(&piece?, |text| {
-            lines.push(text);
-            anyhow::Ok(())
-        })?;
+impl<'a> Records<'a> {
+    /// Reads the records of `rows`, which are of one partition, from the object `key`. Those that
+    /// it doesn't hold are left out.
+    pub async fn open(store: &Store, key: &str, rows: &[&Row<'a>]) -> Result<Self> {
+        let response = store.get_once(key).await?;
+        let metadata = ObjectMetadata::from_metadata(&response.metadata.unwrap_or_default());
+        let metadata = metadata.map_err(|error| Permanent(format!("{key}: {error}")))?;
+        let index = match metadata.record_count {
+            0 => Index::default(),
+            _ => store.get_json_once(&metadata.index).await?,
+        };
+        let numbered = rows
+            .iter()
+            .filter_map(|row| Some((line(&index, row)?, **row)));
+        let lines = Lines::new(numbered.collect());
+        let decompressor =
+            Decompressor::for_key(key).map_err(|error| Permanent(error.to_string()))?;
+        Ok(Self {
+            metadata,
+            key: key.to_owned(),
+            body: response.body,
+            decompressor,
+            lines,
+        })
     }
-    let found = lines.finish();
-    ensure!(
-        found.len() == by_line.len(),
-        "{key} doesn't have the {} lines of its index object",
-        index.offsets.len()
-    );
-    Ok(Found {
-        metadata,
-        records: by_line.into_values().zip(found).collect(),
-    })
+
+    /// The next rows with their records; `None` behind the last one.
+    pub async fn next(&mut self) -> Result<Option<Vec<(Row<'a>, Vec<u8>)>>> {
+        let lines = &mut self.lines;
+        while !lines.wanted.is_empty() && lines.bytes < PIECE_BYTES {
+            let Some(piece) = self.body.next().await else {
+                lines.finish();
+                ensure!(
+                    lines.wanted.is_empty(),
+                    "{} doesn't have {} lines of its index object",
+                    self.key,
+                    lines.wanted.len()
+                );
+                break;
+            };
+            self.decompressor.push(&piece?, |text| {
+                lines.push(text);
+                anyhow::Ok(())
+            })?;
+        }
+        lines.bytes = 0;
+        let found = mem::take(&mut lines.found);
+        Ok((!found.is_empty()).then_some(found))
+    }
 }
 
 /// The number of the line with a row's record; `None` if the object doesn't have it.
@@ -66,48 +85,56 @@ fn line(index: &Index, row: &Row<'_>) -> Option<usize> {
 }
 
 /// Picks lines out of a text that comes in pieces of any size.
-struct Lines {
-    /// The numbers of the lines to be picked, in order.
-    wanted: Vec<usize>,
+struct Lines<T> {
+    /// What the lines to be picked belong to, by their numbers.
+    wanted: BTreeMap<usize, T>,
     /// Number of complete lines so far.
     number: usize,
-    /// The lines picked; the last one may not be complete.
-    picked: Vec<Vec<u8>>,
+    /// The beginning of a line that is not complete, if it is to be picked.
+    begun: Vec<u8>,
+    /// The lines picked, without their line breaks.
+    found: Vec<(T, Vec<u8>)>,
+    /// The bytes of these.
+    bytes: usize,
 }
 
-impl Lines {
-    const fn new(wanted: Vec<usize>) -> Self {
+impl<T> Lines<T> {
+    const fn new(wanted: BTreeMap<usize, T>) -> Self {
         Self {
             wanted,
             number: 0,
-            picked: Vec::new(),
+            begun: Vec::new(),
+            found: Vec::new(),
+            bytes: 0,
         }
-    }
-
-    /// Whether all lines are picked.
-    fn is_done(&self) -> bool {
-        self.wanted.last().is_none_or(|last| self.number > *last)
     }
 
     fn push(&mut self, text: &[u8]) {
         for piece in text.split_inclusive(|byte| *byte == b'\n') {
-            let wanted = self.wanted.binary_search(&self.number);
-            if let Ok(at) = wanted {
-                self.picked.resize(at + 1, Vec::new());
-                self.picked[at].extend_from_slice(piece);
+            let line = piece.strip_suffix(b"\n");
+            if self.wanted.contains_key(&self.number) {
+                self.begun.extend_from_slice(line.unwrap_or(piece));
             }
-            self.number += usize::from(piece.last() == Some(&b'\n'));
+            if line.is_some() {
+                self.end_line();
+            }
         }
     }
 
-    /// The lines that were found, without their line breaks.
-    fn finish(mut self) -> Vec<Vec<u8>> {
-        for line in &mut self.picked {
-            if line.last() == Some(&b'\n') {
-                line.pop();
-            }
+    fn end_line(&mut self) {
+        if let Some(of) = self.wanted.remove(&self.number) {
+            let line = mem::take(&mut self.begun);
+            self.bytes += line.len();
+            self.found.push((of, line));
         }
-        self.picked
+        self.number += 1;
+    }
+
+    /// Ends the text: its last line needs no line break.
+    fn finish(&mut self) {
+        if !self.begun.is_empty() {
+            self.end_line();
+        }
     }
 }
 
@@ -122,14 +149,20 @@ mod tests {
     fn lines_are_picked_whatever_the_pieces() {
         let text = b"zero\none\n\nthree\nfour";
         for size in 1..text.len() {
-            let mut lines = Lines::new(vec![1, 2, 4]);
+            let mut lines = Lines::new([(1, 'b'), (2, 'c'), (4, 'e'), (5, 'f')].into());
             for piece in text.chunks(size) {
-                assert!(!lines.is_done());
                 lines.push(piece);
             }
-            assert_eq!(lines.finish(), [&b"one"[..], b"", b"four"], "{size}");
+            assert_eq!((lines.found.len(), lines.bytes), (2, 3), "{size}");
+            lines.finish();
+            let found = [
+                ('b', b"one".to_vec()),
+                ('c', Vec::new()),
+                ('e', b"four".to_vec()),
+            ];
+            assert_eq!(lines.found, found, "{size}");
+            assert_eq!(lines.wanted, [(5, 'f')].into(), "{size}");
         }
-        assert!(Lines::new(Vec::new()).is_done());
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Writes dead letters.
 
-use std::future::ready;
+use std::{future::ready, sync::Arc};
 
 use anyhow::{Context, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use pinpipe_config::{Batch, ClientRole};
 use pinpipe_runtime::{
     dead_letter::DeadLetter,
-    kafka::{Access, BrokerErrors, Tuned as _},
+    kafka::{self, Access, BrokerErrors, Tuned as _},
 };
 use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
@@ -24,7 +24,7 @@ const MAX_IN_FLIGHT: usize = 1000;
 
 /// A producer for a dead-letter topic.
 pub struct Writer<'a> {
-    producer: FutureProducer<BrokerErrors>,
+    producer: Arc<FutureProducer<BrokerErrors>>,
     errors: BrokerErrors,
     topic: &'a str,
 }
@@ -46,7 +46,7 @@ impl<'a> Writer<'a> {
             .create_with_context(errors.clone())
             .context("can't create the Kafka producer")?;
         Ok(Self {
-            producer,
+            producer: Arc::new(producer),
             errors,
             topic,
         })
@@ -108,5 +108,11 @@ impl<'a> Writer<'a> {
         }
         let error = self.errors.explain(error.into());
         error.context(format!("can't write dead letters to the topic {topic}"))
+    }
+}
+
+impl Drop for Writer<'_> {
+    fn drop(&mut self) {
+        kafka::close(self.producer.clone());
     }
 }

@@ -13,7 +13,7 @@ mod request;
 mod set_token;
 mod tokens;
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::Arc, thread, time::Duration};
 
 use rdkafka::{ClientContext, client::Client, types::RDKafkaErrorCode};
 
@@ -24,6 +24,19 @@ pub use change::{NewTopic, Refusal, Results, create_partitions, create_topics, d
 pub use members::{Member, members};
 pub use progress::{Behind, Positions, Progress, behind, list};
 pub use tokens::{Token, Tokens};
+
+/// How often a client that is to be closed is checked for whether others still have it.
+const CLOSING_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Closes a client once nobody else has it, on a thread of its own: closing blocks.
+pub fn close<T: Send + Sync + 'static>(mut client: Arc<T>) {
+    thread::spawn(move || {
+        while let Err(shared) = Arc::try_unwrap(client) {
+            client = shared;
+            thread::sleep(CLOSING_INTERVAL);
+        }
+    });
+}
 
 /// Ids of the cluster and its topics. A topic's id changes if it is deleted and created again.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -460,9 +460,7 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             return false;
         }
         if !drained {
-            tracing::warn!(
-                "buffered records could not be stored in time: the next worker reads them again"
-            );
+            tracing::warn!("buffered records could not be stored in time: they are read again");
         }
         let positions = self.state.positions_to_commit();
         self.commit_positions(&positions);

@@ -64,6 +64,7 @@ pub async fn run<S: Sink>(
     let both = async { tokio::join!(member, bridge.run(worker, current, left_behind)) };
     let renewed = async {
         if access.changed().await.is_ok() {
+            tracing::info!("the session ends, and the next one uses the renewed Secret");
             end.cancel();
         }
         std::future::pending().await

@@ -47,7 +47,7 @@ pub async fn eventually(what: &str, is: impl AsyncFn() -> bool) {
 #[derive(Clone, Copy)]
 pub struct Broker {
     /// Of the listener that everybody may use.
-    clients: u16,
+    pub clients: u16,
     /// Of the listener for [`USER`], who has to show the password again every three seconds.
     pub sasl: u16,
 }

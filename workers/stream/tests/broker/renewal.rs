@@ -1,12 +1,21 @@
 //! Secrets that are renewed while a worker runs: the same process goes on with the new ones, and
 //! with the old ones while the new ones can't be used.
 
-use std::{fs, path::PathBuf, process::Command};
+use std::{fs, path::PathBuf, process::Command, sync::Arc, time::Duration};
 
+use pinpipe_config::Kafka;
+use pinpipe_core::{Kind, Order};
+use pinpipe_runtime::{admin::Admin, failure::Refusal, kafka::Access, outage::Outage};
 use pinpipe_servers::{
     process::Process,
-    stores::{folder, postgres, s3_server},
+    stores::{folder, port, postgres, s3_server},
 };
+use pinpipe_stream::{
+    dead_letter::{Acknowledgement as _, DeadLetters, Pending, Writer as _},
+    log::Topic,
+    sink::Source,
+};
+use tokio::sync::watch;
 
 use crate::{
     acls, pin,
@@ -189,4 +198,52 @@ async fn renewed_keys_of_the_object_store_are_taken_up_by_the_same_process() {
     logs(&pipeline, &format!("{field}: renewed credentials taken up")).await;
     stores(4).await;
     worker.must_run();
+}
+
+#[tokio::test]
+async fn dead_letters_on_their_way_are_sent_with_the_renewed_secret() {
+    let pipeline = Pipeline::new("way", &[]).await;
+    let access = |port: u16| {
+        Access::read(&Kafka {
+            bootstrap_servers: format!("127.0.0.1:{port}"),
+            ..Kafka::default()
+        })
+    };
+    let (renewed, current) = watch::channel(access(port()).unwrap());
+    let outage = Outage::new(Admin::new().readiness(), "DeadLettersUnavailable");
+    let dead_letters = DeadLetters::new(current, "way", outage);
+    let topic = Topic {
+        kind: Kind::Pin,
+        name: format!("{}.pin", pipeline.name),
+        cluster_id: "c".into(),
+        id: "t".into(),
+    };
+    let source = Source {
+        topic: Arc::new(topic),
+        partition: 0,
+    };
+    // More than a producer's queue takes: some letters are in it, others wait for room.
+    let value = vec![b'x'; 900_000];
+    let send = |offset| {
+        let position = Order {
+            time: 1,
+            partition: 0,
+            offset,
+        };
+        let letter = ((&Refusal::new("c", "s")).into(), None);
+        let (topic, record) = (format!("{}.pin.dlq", pipeline.name), (None, Some(&*value)));
+        dead_letters.send(&topic, &source, position, record, letter, None)
+    };
+    let sent: Vec<Pending> = (0..60).map(send).collect();
+    // The task that sends them runs meanwhile.
+    for _ in 0..1000 {
+        tokio::task::yield_now().await;
+    }
+    renewed.send_replace(access(broker().clients).unwrap());
+    for (offset, mut sent) in sent.into_iter().enumerate() {
+        let acknowledged = tokio::time::timeout(Duration::from_mins(1), sent.acknowledged());
+        acknowledged
+            .await
+            .unwrap_or_else(|_| panic!("the dead letter of the offset {offset} is not written"));
+    }
 }
