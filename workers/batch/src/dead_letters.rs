@@ -16,6 +16,7 @@ use rdkafka::{
     consumer::{BaseConsumer, Consumer, StreamConsumer},
     error::{KafkaError, RDKafkaErrorCode},
     message::BorrowedMessage,
+    metadata::MetadataTopic,
 };
 use tracing::debug;
 
@@ -68,7 +69,7 @@ pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
             })?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let partitions = found.map_or(&[][..], |found| found.partitions());
-        let error = found.and_then(|found| found.error());
+        let error = found.and_then(MetadataTopic::error);
         check(topic, partitions.len(), error.map(Into::into))?;
         let mut ends = Ends::new();
         for partition in partitions

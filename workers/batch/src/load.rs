@@ -1,6 +1,6 @@
 //! Loading a run's rows and answers into the sinks.
 
-use std::{collections::BTreeMap, pin::pin, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, pin::pin, time::Duration};
 
 use anyhow::{Context, Result, bail};
 use arrow::array::RecordBatch;
@@ -86,19 +86,16 @@ impl SinkReport {
 
 /// How many rows each sink has refused, and where they were set aside.
 pub fn refused(sinks: &BTreeMap<String, SinkReport>) -> String {
-    let refusing = sinks.iter().filter(|(_, sink)| sink.refused > 0);
-    refusing
-        .map(|(name, sink)| {
-            let set_aside = sink.set_aside.iter();
-            let places: String = set_aside
-                .map(|(topic, rows)| format!(", {rows} set aside in {topic}"))
-                .collect();
-            format!(
-                "\nsink {name}: {} rows refused{places}; they are in report.json\n",
-                sink.refused
-            )
-        })
-        .collect()
+    let mut text = String::new();
+    for (name, sink) in sinks.iter().filter(|(_, sink)| sink.refused > 0) {
+        // Writing to a String does not fail.
+        let _ = write!(text, "\nsink {name}: {} rows refused", sink.refused);
+        for (topic, rows) in &sink.set_aside {
+            let _ = write!(text, ", {rows} set aside in {topic}");
+        }
+        text.push_str("; they are in report.json\n");
+    }
+    text
 }
 
 /// The result of a run, for all sinks.

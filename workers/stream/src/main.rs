@@ -161,7 +161,7 @@ async fn work<S: Sink>(
     let sessions = async {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = wait_for_sink(&worker, &readiness) => {
+            () = Box::pin(wait_for_sink(&worker, &readiness)) => {
                 run_sessions(&worker, access, stop).await;
             }
         }

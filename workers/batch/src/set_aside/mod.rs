@@ -114,7 +114,7 @@ impl Aside<'_> {
             let objects = self.store.raw_objects(&raw, 0).await?;
             let object = |row: &Row<'_>| object_with(&objects, row.position.offset);
             for rows in rows.chunk_by(|a, b| object(a) == object(b)) {
-                let Some(number) = object(&rows[0]) else {
+                let Some(number) = object(rows[0]) else {
                     continue;
                 };
                 let mut records = Records::open(self.store, &objects[number].key, rows).await?;

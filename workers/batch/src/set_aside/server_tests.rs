@@ -1,6 +1,6 @@
 //! Refused rows on their way from raw objects into a real store, the dead letters, and back.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, slice};
 
 use chrono::{DateTime, Utc};
 use clap::Parser as _;
@@ -337,7 +337,7 @@ async fn a_refused_row_is_a_dead_letter_once_and_can_be_redriven() {
     assert!(redriven.contains(r#""redriven":1"#), "{redriven}");
     let records = place.records(&place.config.topics.pin.name).await;
     assert_eq!(records, [("a".to_owned(), bad.clone(), None)]);
-    place.archive(&[bad.clone()], Some(at(3))).await;
+    place.archive(slice::from_ref(&bad), Some(at(3))).await;
     let report = place.run(6, Incremental).await;
     assert_eq!(report.set_aside, place.set_aside(1), "{report:?}");
     let letters = place.dead_letters().await;

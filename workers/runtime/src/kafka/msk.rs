@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     /// 2026-11-30T12:00:00Z.
-    const NOW: Duration = Duration::from_secs(1_796_040_000);
+    const NOW: Duration = Duration::from_hours(498_900);
 
     fn token(session: Option<&str>, expiry: Option<SystemTime>) -> Token {
         let credentials = Credentials::new(

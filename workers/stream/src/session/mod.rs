@@ -57,11 +57,12 @@ pub async fn run<S: Sink>(
     )
     .after(bridge.clone());
     let member = async {
-        let ended = run_turns(session).await;
+        let ended = Box::pin(run_turns(session)).await;
         bridge.stop().cancel();
         ended
     };
-    let both = async { tokio::join!(member, bridge.run(worker, current, left_behind)) };
+    let bridged = Box::pin(bridge.run(worker, current, left_behind));
+    let both = async { tokio::join!(member, bridged) };
     let renewed = async {
         if access.changed().await.is_ok() {
             tracing::info!("the session ends, and the next one uses the renewed Secret");

@@ -119,10 +119,10 @@ async fn a_renewed_url_of_the_database_is_taken_up_by_the_same_process() {
     let others = fs::read_to_string(&rules).unwrap();
     let rule = "host all renewed 127.0.0.1/32 scram-sha-256";
     fs::write(&rules, format!("{rule}\n{others}")).unwrap();
-    let role = "SELECT pg_reload_conf(); \
+    let user = "SELECT pg_reload_conf(); \
          CREATE ROLE renewed LOGIN PASSWORD 'first'; \
          CREATE SCHEMA url AUTHORIZATION renewed";
-    pipeline.sql.batch_execute(role).await.unwrap();
+    pipeline.sql.batch_execute(user).await.unwrap();
     let secret = Secret::new("url-postgres", &[("url", &url("first"))]);
     pipeline.sink = Pipeline::postgres(pipeline.name, &secret.0.join("url"));
     let end_connections = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
@@ -136,8 +136,8 @@ async fn a_renewed_url_of_the_database_is_taken_up_by_the_same_process() {
     pipeline.sql.batch_execute(end_connections).await.unwrap();
     stores_pin(&pipeline, "unusable").await;
 
-    let role = format!("ALTER ROLE renewed PASSWORD 'second'; {end_connections}");
-    pipeline.sql.batch_execute(&role).await.unwrap();
+    let change = format!("ALTER ROLE renewed PASSWORD 'second'; {end_connections}");
+    pipeline.sql.batch_execute(&change).await.unwrap();
     pipeline.produce("pin", &pin("refused", "t")).await;
     logs(&pipeline, "password authentication failed").await;
     secret.renew("url", &url("second"));
@@ -234,14 +234,14 @@ async fn dead_letters_on_their_way_are_sent_with_the_renewed_secret() {
         let (topic, record) = (format!("{}.pin.dlq", pipeline.name), (None, Some(&*value)));
         dead_letters.send(&topic, &source, position, record, letter, None)
     };
-    let sent: Vec<Pending> = (0..60).map(send).collect();
+    let pending: Vec<Pending> = (0..60).map(send).collect();
     // The task that sends them runs meanwhile.
     for _ in 0..1000 {
         tokio::task::yield_now().await;
     }
     renewed.send_replace(access(broker().clients).unwrap());
-    for (offset, mut sent) in sent.into_iter().enumerate() {
-        let acknowledged = tokio::time::timeout(Duration::from_mins(1), sent.acknowledged());
+    for (offset, mut pending) in pending.into_iter().enumerate() {
+        let acknowledged = tokio::time::timeout(Duration::from_mins(1), pending.acknowledged());
         acknowledged
             .await
             .unwrap_or_else(|_| panic!("the dead letter of the offset {offset} is not written"));
