@@ -12,8 +12,8 @@ const GRACE_PERIOD: Duration = Duration::from_secs(10);
 
 /// Reports a dependency as degraded once it has been unavailable for ten seconds. The message stays
 /// that of one failure until the outage ends, or has had another reason for ten seconds, so that it
-/// doesn't change with every retry, nor alternate where two calls fail for two reasons. Clones share
-/// one state.
+/// doesn't change with every retry, nor alternate where two calls fail for two reasons. Clones
+/// share one state.
 #[derive(Clone, Debug)]
 pub struct Outage {
     readiness: Readiness,

@@ -7,23 +7,7 @@
 //! nobody else reads them. If that changes, the sink fences one of the two off, as it does with any
 //! two workers.
 
-use std::{sync::Arc, time::Duration};
-
-use anyhow::Context as _;
-use pinpipe_runtime::kafka::Access;
 use tokio_util::sync::CancellationToken;
-
-use super::{Worker, driver::Session, run_turns};
-use crate::{
-    clock::SystemClock,
-    dead_letter::DeadLetters,
-    log::{TopicPartition, kafka::Kafka},
-    sink::Sink,
-};
-
-/// How long a bridge lasts if the group assigns nothing: a little longer than the group waits for
-/// the killed worker.
-const LIMIT: Duration = Duration::from_secs(10);
 
 /// A bridge; clones share it.
 #[derive(Clone, Debug)]
@@ -64,52 +48,5 @@ impl Bridge {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.ended.is_cancelled()
-    }
-
-    /// Reads `partitions` until it is stopped.
-    pub(super) async fn run<S: Sink>(
-        &self,
-        worker: &Arc<Worker<S, DeadLetters>>,
-        access: Access,
-        partitions: Vec<TopicPartition>,
-    ) {
-        if !partitions.is_empty() {
-            tracing::info!(
-                ?partitions,
-                "this pod's killed container had partitions: reading them until the group assigns \
-                 them"
-            );
-            if let Err(error) = self.read(worker, access, partitions).await {
-                tracing::warn!(
-                    error = format!("{error:#}"),
-                    "the killed container's partitions are read once the group assigns them"
-                );
-            }
-        }
-        self.ended();
-    }
-
-    async fn read<S: Sink>(
-        &self,
-        worker: &Arc<Worker<S, DeadLetters>>,
-        access: Access,
-        partitions: Vec<TopicPartition>,
-    ) -> anyhow::Result<()> {
-        let (log, events) = Kafka::connect(&worker.config, access, worker.pod.as_deref())
-            .context("the consumer can't be set up")?;
-        let (worker, stop) = (worker.clone(), self.stop.clone());
-        let mut session = Session::new(worker, log.clone(), events, SystemClock, stop);
-        session.assign(partitions);
-        let limit = async {
-            tokio::time::sleep(LIMIT).await;
-            self.stop.cancel();
-            std::future::pending().await
-        };
-        let ended = tokio::select! {
-            ended = run_turns(session) => ended,
-            ended = limit => ended,
-        };
-        log.leave().await;
-        ended
     }
 }

@@ -7,6 +7,7 @@ pub mod bridge;
 mod consume;
 pub mod driver;
 mod letters;
+mod predecessor;
 mod problems;
 pub mod state;
 mod worker;
@@ -21,7 +22,7 @@ use pinpipe_runtime::kafka::Access;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use self::{bridge::Bridge, driver::Session};
+use self::{bridge::Bridge, driver::Session, predecessor::read_on};
 use crate::{
     clock::{Clock, SystemClock},
     dead_letter::{DeadLetters, Writer},
@@ -61,7 +62,7 @@ pub async fn run<S: Sink>(
         bridge.stop().cancel();
         ended
     };
-    let bridged = Box::pin(bridge.run(worker, current, left_behind));
+    let bridged = Box::pin(read_on(&bridge, worker, current, left_behind));
     let both = async { tokio::join!(member, bridged) };
     let renewed = async {
         if access.changed().await.is_ok() {
