@@ -136,6 +136,9 @@ pub struct EnvVar {
         ),
         validation = Rule::new("self != 'RUST_LOG'")
             .message("the environment variable RUST_LOG can't be set: set template.logLevel"),
+        validation = Rule::new("self != 'HOSTNAME'").message(
+            "the environment variable HOSTNAME can't be set: workers know their pod by it"
+        ),
         validation = Rule::new("!self.startsWith('PINPIPE_')").message(
             "environment variables that begin with PINPIPE_ can't be set, since pinpipe sets them \
              itself: choose another name, or set the field of the spec that stands for it"

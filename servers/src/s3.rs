@@ -47,7 +47,8 @@ impl S3 {
             "server",
             "-ip=127.0.0.1",
             "-ip.bind=127.0.0.1",
-            "-volume.max=100",
+            // Every bucket has volumes of its own.
+            "-volume.max=500",
         ])
         .args(["-filer", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0"])
         .arg(format!(

@@ -11,6 +11,9 @@ use std::{
 
 use anyhow::{Result, anyhow};
 
+/// How long after a failed request the next is made, while the latest token is valid.
+const RETRY_DELAY: Duration = Duration::from_secs(10);
+
 /// A token.
 #[derive(Clone)]
 pub struct Token {
@@ -100,7 +103,12 @@ impl Tokens {
                 state.latest = Some((token, asked + lifetime * 2 / 3));
                 state.error = None;
             }
-            Err(error) => state.error = Some(format!("{error:#}")),
+            Err(error) => {
+                state.error = Some(format!("{error:#}"));
+                if let Some((token, next)) = &mut state.latest {
+                    *next = token.expires.min(SystemTime::now() + RETRY_DELAY);
+                }
+            }
         }
         drop(state);
         self.0.answered.notify_all();
@@ -206,6 +214,24 @@ mod tests {
         let error = get().unwrap_err().to_string();
         assert!(error.contains("panicked"), "{error}");
         assert_eq!(get().unwrap(), "1");
+    }
+
+    #[test]
+    fn a_source_that_fails_is_not_asked_again_at_once_while_a_token_is_valid() {
+        let requests = Arc::new(AtomicU32::new(0));
+        let counted = requests.clone();
+        let tokens = Tokens::new(move || match counted.fetch_add(1, Ordering::SeqCst) {
+            0 => Ok(token(0, LONG)),
+            _ => Err(anyhow!("the role is gone")),
+        });
+        tokens.get(LONG).unwrap();
+        if let Some((_, next)) = &mut tokens.state().latest {
+            *next = SystemTime::now();
+        }
+        tokens.request();
+        assert_eq!(tokens.get(LONG).unwrap().value, "0");
+        assert!(!tokens.state().is_requesting);
+        assert_eq!(requests.load(Ordering::SeqCst), 2);
     }
 
     #[test]

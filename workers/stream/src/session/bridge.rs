@@ -44,7 +44,6 @@ impl Bridge {
     }
 
     /// Whether it is over.
-    #[cfg(test)]
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.ended.is_cancelled()

@@ -69,6 +69,8 @@ pub struct Session<S: Sink, W: Writer, R, C> {
     bookkeeping_at: Instant,
     identity_at: Instant,
     renewal_at: Instant,
+    /// How long buffered records may take to be stored once the worker stops.
+    drain_timeout: Duration,
     /// Once the worker stops: until when buffered records may be stored.
     drains_until: Option<Instant>,
 }
@@ -110,7 +112,17 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             bookkeeping_at: now,
             identity_at: now,
             renewal_at: now + RENEWAL_INTERVAL,
+            drain_timeout: DRAIN_TIMEOUT,
             drains_until: None,
+        }
+    }
+
+    /// The session whose buffered records may take so long to be stored once the worker stops.
+    #[must_use]
+    pub fn drains_within(self, drain_timeout: Duration) -> Self {
+        Self {
+            drain_timeout,
+            ..self
         }
     }
 
@@ -140,6 +152,7 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             return Ok(false);
         }
         let (runs, due) = (self.drains_until.is_none(), self.due_at());
+        let bridged = self.is_bridged();
         let log = self.log.clone();
         tokio::select! {
             biased;
@@ -149,7 +162,7 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             Some(found) = self.look_ups.join_next(), if runs => self.on_found(found)?,
             Some(done) = self.letters.join_next() => self.on_letters_committed(done)?,
             Some(check) = self.checks.join_next(), if runs => on_identity(check)?,
-            () = self.worker.flush.notified() => self.flush(),
+            () = self.worker.flush.notified(), if !bridged => self.flush(),
             () = self.clock.sleep_until(due) => {}
             read = log.read(), if runs && self.state.reads() => {
                 let mut bytes = self.on_read(read)?;
@@ -163,6 +176,11 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             }
         }
         Ok(true)
+    }
+
+    /// Whether another session of this worker still reads.
+    fn is_bridged(&self) -> bool {
+        self.bridge.as_ref().is_some_and(|bridge| !bridge.is_over())
     }
 
     /// When [`Self::proceed`] has something to do next.
@@ -189,10 +207,12 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
         while let Some(action) = self.state.next_action() {
             self.act(action)?;
         }
-        let metrics = &self.worker.metrics;
-        let bytes = i64::try_from(self.state.bytes()).unwrap_or(i64::MAX);
-        metrics.buffered_bytes.set(bytes);
-        metrics.paused.set(i64::from(self.state.is_paused()));
+        if !self.is_bridged() {
+            let metrics = &self.worker.metrics;
+            let bytes = i64::try_from(self.state.bytes()).unwrap_or(i64::MAX);
+            metrics.buffered_bytes.set(bytes);
+            metrics.paused.set(i64::from(self.state.is_paused()));
+        }
         self.report(now);
         ensure!(
             !self.problems.is_due(),
@@ -448,7 +468,7 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
     /// Stops reading, since the worker stops: what is buffered is stored first.
     fn drain(&mut self) {
         self.flush();
-        self.drains_until = Some(self.clock.now() + DRAIN_TIMEOUT);
+        self.drains_until = Some(self.clock.now() + self.drain_timeout);
     }
 
     /// Whether the worker has stopped and drained; commits the last positions to the group then.
@@ -467,12 +487,20 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
         true
     }
 
-    /// Removes the metrics of what the session no longer reads.
-    pub fn remove_metrics(&self) {
+    /// Takes leave of the log once the session has ended. An assignment without an answer would
+    /// keep the consumer from leaving its group.
+    pub fn close(&self) {
+        if self.state.has_open_assignments()
+            && let Err(error) = self.log.assign(&[])
+        {
+            tracing::debug!(
+                error = format!("{error:#}"),
+                "an assignment was not answered"
+            );
+        }
         let metrics = &self.worker.metrics;
-        for (_, buffer) in self.state.buffers() {
-            let source = buffer.source();
-            metrics.remove_partition(&source.topic.name, source.partition);
+        for (topic, partition) in self.state.assigned() {
+            metrics.remove_partition(topic, partition);
         }
         metrics.buffered_bytes.set(0);
     }

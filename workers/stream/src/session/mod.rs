@@ -42,9 +42,15 @@ pub async fn run<S: Sink>(
     let current = access.borrow_and_update().clone();
     let (log, events) =
         Kafka::connect(config, current.clone(), pod).context("the consumer can't be set up")?;
-    let left_behind = match pod {
-        Some(pod) => log.left_behind(&config.group, pod).await,
-        None => Vec::new(),
+    let left_behind = async {
+        match pod {
+            Some(pod) => log.left_behind(&config.group, pod).await,
+            None => Vec::new(),
+        }
+    };
+    let left_behind = tokio::select! {
+        () = stop.cancelled() => return Ok(()),
+        left_behind = left_behind => left_behind,
     };
     let log = log.join(&names).context("the consumer can't be set up")?;
     let end = stop.child_token();
@@ -90,6 +96,6 @@ async fn run_turns<S: Sink, W: Writer, R: Reader, C: Clock>(
             Err(error) => break Err(error),
         }
     };
-    session.remove_metrics();
+    session.close();
     ended
 }

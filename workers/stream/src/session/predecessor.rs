@@ -13,9 +13,12 @@ use crate::{
     sink::Sink,
 };
 
-/// How long a bridge lasts if the group assigns nothing: a little longer than the group waits for
-/// the killed worker.
-const LIMIT: Duration = Duration::from_secs(10);
+/// How long a bridge lasts if the group assigns nothing: longer than the group waits for the killed
+/// worker, and after that for members that store what they have read.
+const LIMIT: Duration = Duration::from_secs(30);
+/// How long its records may take to be stored once the group has assigned partitions. The member
+/// waits for that, and reads again what is not stored.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Reads `partitions` until the bridge is stopped, and notes that it has ended.
 pub(super) async fn read_on<S: Sink>(
@@ -48,7 +51,8 @@ async fn read<S: Sink>(
     let (log, events) = Kafka::connect(&worker.config, access, worker.pod.as_deref())
         .context("the consumer can't be set up")?;
     let (worker, stop) = (worker.clone(), bridge.stop());
-    let mut session = Session::new(worker, log.clone(), events, SystemClock, stop.clone());
+    let mut session = Session::new(worker, log.clone(), events, SystemClock, stop.clone())
+        .drains_within(DRAIN_TIMEOUT);
     session.assign(partitions);
     let limit = async {
         tokio::time::sleep(LIMIT).await;

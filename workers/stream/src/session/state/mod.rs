@@ -241,6 +241,18 @@ impl<B: Batch, D: Acknowledgement> State<B, D> {
         self.partitions.contains_key(&key)
     }
 
+    /// The assigned partitions: topics and numbers.
+    pub fn assigned(&self) -> impl Iterator<Item = (&str, i32)> {
+        let partitions = self.partitions.iter();
+        partitions.map(|((_, number), partition)| (partition.topic.as_str(), *number))
+    }
+
+    /// Whether an assignment of the group waits for its answer.
+    #[must_use]
+    pub fn has_open_assignments(&self) -> bool {
+        !self.assignments.is_empty()
+    }
+
     /// All buffers.
     pub fn buffers(&self) -> impl Iterator<Item = (Key, &PartitionBuffer<B>)> {
         let buffers = self.partitions.iter();
