@@ -24,8 +24,8 @@ pub struct Settled {
     observed: OnceCell<()>,
 }
 
-/// Three tests of [`super::conditions`] use it, too.
-pub static SETTLED: SharedScenario<Settled> = SharedScenario::new(7);
+/// Four tests of [`super::conditions`] use it, too.
+pub static SETTLED: SharedScenario<Settled> = SharedScenario::new(8);
 
 impl Scenario for Settled {
     const NAME: &'static str = "settled";
