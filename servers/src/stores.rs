@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     cassandra::{self, Cassandra},
-    kafka::{self, Kafka, Listener},
+    kafka::{self, Kafka, Listener, Secured},
     listens,
     postgres::Postgres,
     process::{Ports, Process, lib, program},
@@ -98,35 +98,64 @@ pub fn postgres() -> u16 {
 #[must_use]
 pub fn kafka() -> u16 {
     static PORT: OnceLock<u16> = OnceLock::new();
-    *PORT.get_or_init(|| {
-        keep(|| {
-            let clients = port();
-            let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-            let broker = Kafka {
-                lib: lib("kafka")?,
-                log4j: kafka::log4j(&checkout),
-                folder: folder().to_path_buf(),
-                controller: port(),
-                listeners: vec![Listener {
-                    port: clients,
-                    advertised: clients,
-                }],
-                secured: Vec::new(),
-                users: Vec::new(),
-                heap: "256m",
-                settings: [
-                    "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-                    "allow.everyone.if.no.acl.found=true",
-                ]
-                .map(str::to_owned)
-                .into(),
-            };
-            let mut command = broker.prepare(&program)?;
-            let mut process = Process::start(&mut command, folder().join("kafka.log"))?;
-            process.wait_until(|| listens(clients)).context("Kafka")?;
-            Ok((process, clients))
-        })
-    })
+    *PORT.get_or_init(|| keep(|| start_kafka(port(), None)))
+}
+
+/// Starts such a broker, with a second listener for users who authenticate by SCRAM-SHA-512;
+/// `settings` are more settings of that listener, which begin with the mechanism's name. Returns
+/// the ports of the listeners: for everybody, and for the users.
+#[must_use]
+pub fn kafka_with_users(users: &[(&'static str, &'static str)], settings: &[&str]) -> (u16, u16) {
+    let (clients, sasl) = (port(), port());
+    let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
+    let mut all = vec![
+        "sasl.enabled.mechanisms=SCRAM-SHA-512".to_owned(),
+        format!("scram-sha-512.sasl.jaas.config={login}"),
+    ];
+    all.extend(settings.iter().map(|setting| (*setting).to_owned()));
+    let secured = Secured {
+        name: "SASL",
+        protocol: "SASL_PLAINTEXT",
+        port: sasl,
+        settings: all,
+    };
+    let secured = Some((secured, users.to_vec()));
+    keep(move || start_kafka(clients, secured));
+    (clients, sasl)
+}
+
+fn start_kafka(
+    clients: u16,
+    secured: Option<(Secured, Vec<(&'static str, &'static str)>)>,
+) -> Result<(Process, u16)> {
+    let last = secured
+        .as_ref()
+        .map_or(clients, |(secured, _)| secured.port);
+    let (secured, users) = secured.unzip();
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let broker = Kafka {
+        lib: lib("kafka")?,
+        log4j: kafka::log4j(&checkout),
+        folder: folder().to_path_buf(),
+        controller: port(),
+        listeners: vec![Listener {
+            port: clients,
+            advertised: clients,
+        }],
+        secured: secured.into_iter().collect(),
+        users: users.unwrap_or_default(),
+        heap: "256m",
+        settings: [
+            "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "allow.everyone.if.no.acl.found=true",
+        ]
+        .map(str::to_owned)
+        .into(),
+    };
+    let mut command = broker.prepare(&program)?;
+    let mut process = Process::start(&mut command, folder().join("kafka.log"))?;
+    process.wait_until(|| listens(last)).context("Kafka")?;
+    Ok((process, clients))
 }
 
 /// The port of a Cassandra node that asks for no credentials.

@@ -7,8 +7,9 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use pinpipe_config::Batch;
+use pinpipe_config::{Batch, RawZone, S3};
 use pinpipe_core::Pin;
+use pinpipe_servers::stores;
 
 use crate::{manifest::Positions, state::State};
 
@@ -34,6 +35,22 @@ pub fn pin(unique_id: String, index_id: i64) -> Pin<'static> {
 pub fn config() -> Batch {
     let sample = include_str!("../../config/samples/0.1.0/batch.yaml");
     pinpipe_config::parse(sample).unwrap()
+}
+
+/// A bucket of the tests' object store, which is reached by `port`: its own or a proxy's.
+pub fn zone(bucket: &str, port: u16) -> RawZone {
+    let (_, credentials) = stores::s3(true);
+    RawZone {
+        bucket: bucket.to_owned(),
+        prefix: "topics".to_owned(),
+        s3: S3 {
+            endpoint: Some(format!("http://127.0.0.1:{port}")),
+            region: "us-east-1".to_owned(),
+            credentials_dir: Some(credentials.clone()),
+            ca_file: None,
+            kms_key_id: None,
+        },
+    }
 }
 
 /// The state of a run that has read nothing.

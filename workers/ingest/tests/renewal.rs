@@ -7,18 +7,13 @@
 use std::{
     fs::{self, File},
     os::unix::fs::symlink,
-    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
-use anyhow::Context as _;
 use pinpipe_servers::{
     get,
-    kafka::{self, Kafka, Listener, Secured},
-    listens,
-    process::{Process, lib, program},
-    stores::{folder, keep, port},
+    stores::{folder, kafka_with_users, port},
 };
 use rdkafka::{
     ClientConfig,
@@ -29,41 +24,6 @@ use rdkafka::{
 const DEADLINE: Duration = Duration::from_mins(1);
 /// The broker's users and their passwords.
 const USERS: [(&str, &str); 2] = [("one", "password-of-one"), ("two", "password-of-two")];
-
-/// Starts a broker. Returns the ports of its listeners: for everybody, and for [`USERS`].
-fn broker() -> (u16, u16) {
-    keep(|| {
-        let (clients, sasl) = (port(), port());
-        let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
-        let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        let kafka = Kafka {
-            lib: lib("kafka")?,
-            log4j: kafka::log4j(&checkout),
-            folder: folder().to_path_buf(),
-            controller: port(),
-            listeners: vec![Listener {
-                port: clients,
-                advertised: clients,
-            }],
-            secured: vec![Secured {
-                name: "SASL",
-                protocol: "SASL_PLAINTEXT",
-                port: sasl,
-                settings: vec![
-                    "sasl.enabled.mechanisms=SCRAM-SHA-512".to_owned(),
-                    format!("scram-sha-512.sasl.jaas.config={login}"),
-                ],
-            }],
-            users: USERS.into(),
-            heap: "256m",
-            settings: Vec::new(),
-        };
-        let mut command = kafka.prepare(&program)?;
-        let mut process = Process::start(&mut command, folder().join("kafka.log"))?;
-        process.wait_until(|| listens(sasl)).context("Kafka")?;
-        Ok((process, (clients, sasl)))
-    })
-}
 
 async fn create_topics(port: u16) {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
@@ -162,7 +122,7 @@ fn log() -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_while_credentials_are_renewed() {
-    let (clients, sasl) = broker();
+    let (clients, sasl) = kafka_with_users(&USERS, &[]);
     create_topics(clients).await;
     mount("1", USERS[0]);
     let mut worker = Worker::start(sasl);

@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use pinpipe_config::{RawZone, S3};
 use pinpipe_runtime::raw_zone::{Index, ObjectMetadata};
 use pinpipe_servers::stores;
 
@@ -24,18 +23,7 @@ struct Archive {
 impl Archive {
     async fn new(bucket: &str) -> Self {
         let mut config = testing::config();
-        let (port, credentials) = stores::s3(true);
-        config.zone = RawZone {
-            bucket: bucket.to_owned(),
-            prefix: "topics".to_owned(),
-            s3: S3 {
-                endpoint: Some(format!("http://127.0.0.1:{port}")),
-                region: "us-east-1".to_owned(),
-                credentials_dir: Some(credentials.clone()),
-                ca_file: None,
-                kms_key_id: None,
-            },
-        };
+        config.zone = testing::zone(bucket, stores::s3(true).0);
         let client = pinpipe_runtime::s3::client(&config.zone.s3).await;
         Self {
             store: Store::open(&config.zone).await.unwrap(),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fs, slice};
 
 use chrono::{DateTime, Utc};
 use clap::Parser as _;
-use pinpipe_config::{BatchPostgres, BatchSink, Cassandra, Compression, RawZone, S3};
+use pinpipe_config::{BatchPostgres, BatchSink, Cassandra, Compression};
 use pinpipe_runtime::{
     dead_letter::{Entry, Outcome},
     raw_zone::{Index, LineOrder},
@@ -75,18 +75,7 @@ impl Place {
         };
         config.max_record_bytes = 1 << 20;
         config.sinks = vec![sink(&folder)];
-        let (port, credentials) = stores::s3(true);
-        config.zone = RawZone {
-            bucket: format!("refused-{name}"),
-            prefix: "topics".to_owned(),
-            s3: S3 {
-                endpoint: Some(format!("http://127.0.0.1:{port}")),
-                region: "us-east-1".to_owned(),
-                credentials_dir: Some(credentials.clone()),
-                ca_file: None,
-                kms_key_id: None,
-            },
-        };
+        config.zone = testing::zone(&format!("refused-{name}"), stores::s3(true).0);
         let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
             .set("bootstrap.servers", &config.kafka.bootstrap_servers)
             .create()

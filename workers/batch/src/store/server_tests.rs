@@ -8,10 +8,10 @@ use std::{
     thread,
 };
 
-use pinpipe_config::S3;
 use pinpipe_servers::stores;
 
 use super::*;
+use crate::testing;
 
 /// A proxy before a port of 127.0.0.1, and all that clients sent.
 fn recording(store: u16) -> (u16, Arc<Mutex<Vec<u8>>>) {
@@ -44,19 +44,8 @@ fn recording(store: u16) -> (u16, Arc<Mutex<Vec<u8>>>) {
 /// A bucket with object lock asks for a checksum of all that is written.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_put_has_a_checksum() {
-    let (store, credentials) = stores::s3(true);
-    let (port, sent) = recording(*store);
-    let zone = RawZone {
-        bucket: "checksums".to_owned(),
-        prefix: "topics".to_owned(),
-        s3: S3 {
-            endpoint: Some(format!("http://127.0.0.1:{port}")),
-            region: "us-east-1".to_owned(),
-            credentials_dir: Some(credentials.clone()),
-            ca_file: None,
-            kms_key_id: None,
-        },
-    };
+    let (port, sent) = recording(stores::s3(true).0);
+    let zone = testing::zone("checksums", port);
     let store = Store::open(&zone).await.unwrap();
     store.put_json("runs/a", &"a").await.unwrap();
     assert!(store.create_json("runs/b", &"b").await.unwrap());

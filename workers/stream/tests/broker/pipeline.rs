@@ -8,13 +8,9 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::Context as _;
 use pinpipe_servers::{
     get,
-    kafka::{self, Kafka, Listener, Secured},
-    listens,
-    process::{Process, lib, program},
-    stores::{folder, keep, port, postgres},
+    stores::{folder, kafka_with_users, port, postgres},
 };
 use rdkafka::{
     ClientConfig, Message as _, TopicPartitionList,
@@ -59,44 +55,9 @@ pub const USER: (&str, &str) = ("app", "first-password");
 pub fn broker() -> Broker {
     static BROKER: OnceLock<Broker> = OnceLock::new();
     *BROKER.get_or_init(|| {
-        keep(|| {
-            let (clients, sasl) = (port(), port());
-            let login = "org.apache.kafka.common.security.scram.ScramLoginModule required;";
-            let listener = [
-                "sasl.enabled.mechanisms=SCRAM-SHA-512".to_owned(),
-                format!("scram-sha-512.sasl.jaas.config={login}"),
-                "scram-sha-512.connections.max.reauth.ms=3000".to_owned(),
-            ];
-            let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-            let kafka = Kafka {
-                lib: lib("kafka")?,
-                log4j: kafka::log4j(&checkout),
-                folder: folder().to_path_buf(),
-                controller: port(),
-                listeners: vec![Listener {
-                    port: clients,
-                    advertised: clients,
-                }],
-                secured: vec![Secured {
-                    name: "SASL",
-                    protocol: "SASL_PLAINTEXT",
-                    port: sasl,
-                    settings: listener.into(),
-                }],
-                users: vec![USER],
-                heap: "256m",
-                settings: [
-                    "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-                    "allow.everyone.if.no.acl.found=true",
-                ]
-                .map(str::to_owned)
-                .into(),
-            };
-            let mut command = kafka.prepare(&program)?;
-            let mut process = Process::start(&mut command, folder().join("kafka.log"))?;
-            process.wait_until(|| listens(sasl)).context("Kafka")?;
-            Ok((process, Broker { clients, sasl }))
-        })
+        let reauthentication = "scram-sha-512.connections.max.reauth.ms=3000";
+        let (clients, sasl) = kafka_with_users(&[USER], &[reauthentication]);
+        Broker { clients, sasl }
     })
 }
 

@@ -6,7 +6,6 @@ use arrow::{
     array::{ArrayRef, Int64Array, StringArray},
     datatypes::{DataType, Field, Schema},
 };
-use pinpipe_config::{RawZone, S3};
 use pinpipe_core::{Geo, Kind, Order, Pin, Record, questions::QUESTIONS};
 use pinpipe_servers::stores;
 
@@ -140,18 +139,7 @@ impl Place {
         let admin = client(&url("postgres")).await;
         let create = format!("CREATE DATABASE {database}");
         admin.batch_execute(&create).await.unwrap();
-        let (s3, credentials) = stores::s3(true);
-        let zone = RawZone {
-            bucket: database.replace('_', "-"),
-            prefix: "topics".into(),
-            s3: S3 {
-                endpoint: Some(format!("http://127.0.0.1:{s3}")),
-                region: "us-east-1".into(),
-                credentials_dir: Some(credentials.clone()),
-                ca_file: None,
-                kms_key_id: None,
-            },
-        };
+        let zone = testing::zone(&database.replace('_', "-"), stores::s3(true).0);
         Self {
             client: client(&url(database)).await,
             url: url(database),
