@@ -8,7 +8,7 @@ use std::borrow::Cow;
 /// (inside strings they are escaped), so removing them does not change the value.
 #[must_use]
 pub fn single_line(raw: &[u8]) -> Cow<'_, [u8]> {
-    if raw.contains(&b'\n') || raw.contains(&b'\r') {
+    if memchr::memchr2(b'\n', b'\r', raw).is_some() {
         Cow::Owned(
             raw.iter()
                 .copied()

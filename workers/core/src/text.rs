@@ -42,7 +42,9 @@ fn trim(text: &str) -> &str {
 /// control characters.
 fn unescaped_and_trimmed(text: &str) -> Option<String> {
     let mut text = unescape(text)?;
-    text.retain(|c| c != '\0');
+    if memchr::memchr(0, text.as_bytes()).is_some() {
+        text.retain(|c| c != '\0');
+    }
     text.truncate(text.trim_end().len());
     text.drain(..text.len() - text.trim_start().len());
     Some(text)

@@ -79,10 +79,19 @@ pub struct ReadError {
     code: String,
 }
 
+/// The counters of one kind's records. Every record counts, so none is looked up by its labels.
+#[derive(Clone, Debug)]
+struct Outcomes {
+    clean: Counter,
+    repaired: Counter,
+    rejected: Counter,
+}
+
 /// The metrics; clones share them.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    records: Family<Outcome, Counter>,
+    /// In the order of [`Kind::ALL`].
+    outcomes: [Outcomes; Kind::ALL.len()],
     repairs: Family<RepairedField, Counter>,
     rejections: Family<Rejected, Counter>,
     unstorable: Family<OfKind, Counter>,
@@ -116,8 +125,20 @@ struct Thresholds {
 impl Metrics {
     /// Registers all metrics; the lag is labelled with the pipeline and its sink.
     pub fn new(registry: &mut Registry, pipeline: &Pipeline, sink: &str) -> Self {
+        let records: Family<Outcome, Counter> = Family::default();
+        let outcomes = Kind::ALL.map(|kind| {
+            let counter = |outcome| {
+                let kind = kind.as_str();
+                records.get_or_create_owned(&Outcome { kind, outcome })
+            };
+            Outcomes {
+                clean: counter("clean"),
+                repaired: counter("repaired"),
+                rejected: counter("rejected"),
+            }
+        });
         let metrics = Self {
-            records: Family::default(),
+            outcomes,
             repairs: Family::default(),
             rejections: Family::default(),
             unstorable: Family::default(),
@@ -139,7 +160,7 @@ impl Metrics {
         registry.register(
             "stream_records",
             "Records read, by outcome: clean, repaired, rejected",
-            m.records.clone(),
+            records,
         );
         registry.register(
             "stream_repairs",
@@ -227,22 +248,15 @@ impl Metrics {
             "1 while the sink is halted until a person acts, by reason",
             m.halted.clone(),
         );
-        for kind in Kind::ALL {
-            for outcome in ["clean", "repaired", "rejected"] {
-                drop(metrics.records.get_or_create(&Outcome {
-                    kind: kind.as_str(),
-                    outcome,
-                }));
-            }
-        }
         metrics
     }
 
     /// Counts a record by the outcome of cleaning.
     pub fn read(&self, kind: Kind, cleaned: &Result<Cleaned<'_>, Rejection>) {
+        let outcomes = &self.outcomes[kind as usize];
         let kind = kind.as_str();
         let outcome = match cleaned {
-            Ok(cleaned) if cleaned.repairs.is_empty() => "clean",
+            Ok(cleaned) if cleaned.repairs.is_empty() => &outcomes.clean,
             Ok(cleaned) => {
                 for repair in cleaned.repairs.iter() {
                     let field = RepairedField {
@@ -252,7 +266,7 @@ impl Metrics {
                     };
                     self.repairs.get_or_create(&field).inc();
                 }
-                "repaired"
+                &outcomes.repaired
             }
             Err(rejection) => {
                 self.rejections
@@ -261,10 +275,10 @@ impl Metrics {
                         reason: rejection.reason(),
                     })
                     .inc();
-                "rejected"
+                &outcomes.rejected
             }
         };
-        self.records.get_or_create(&Outcome { kind, outcome }).inc();
+        outcome.inc();
     }
 
     /// Counts a clean record that the sink's store refuses.
@@ -339,19 +353,11 @@ impl Metrics {
     /// adds the current counts to the window of recent ones.
     #[must_use]
     pub fn threshold_values(&self) -> WorkerMetrics {
-        let count = |outcome: &'static str| -> u64 {
-            let of = |kind: Kind| {
-                self.records
-                    .get_or_create(&Outcome {
-                        kind: kind.as_str(),
-                        outcome,
-                    })
-                    .get()
-            };
-            Kind::ALL.into_iter().map(of).sum()
-        };
-        let rejected = count("rejected");
-        let read = rejected + count("clean") + count("repaired");
+        let (mut read, mut rejected) = (0, 0);
+        for outcomes in &self.outcomes {
+            rejected += outcomes.rejected.get();
+            read += outcomes.rejected.get() + outcomes.clean.get() + outcomes.repaired.get();
+        }
         let mut thresholds = self.thresholds();
         let (read, rejected) = thresholds.recent.count((read, rejected));
         WorkerMetrics {

@@ -167,13 +167,14 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             () = self.worker.flush.notified(), if !bridged => self.flush(),
             () = self.clock.sleep_until(due) => {}
             read = log.read(), if runs && self.state.reads() => {
-                let mut bytes = self.on_read(read)?;
+                let now = self.clock.now();
+                let mut bytes = self.on_read(read, now)?;
                 for _ in 1..RECORDS_PER_TURN {
                     if bytes > BYTES_PER_TURN {
                         break;
                     }
                     let Some(read) = log.read_fetched() else { break };
-                    bytes += self.on_read(read)?;
+                    bytes += self.on_read(read, now)?;
                 }
             }
         }
@@ -380,10 +381,13 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
     }
 
     /// Returns the bytes read.
-    fn on_read(&mut self, read: Result<impl Message, ReadError>) -> anyhow::Result<usize> {
+    fn on_read(
+        &mut self,
+        read: Result<impl Message, ReadError>,
+        now: Instant,
+    ) -> anyhow::Result<usize> {
         match read {
             Ok(message) => {
-                let now = self.clock.now();
                 consume(&self.worker, &mut self.state, &message, now);
                 Ok(message.value().map_or(0, <[u8]>::len))
             }
