@@ -135,6 +135,12 @@ fn over_tls(sandbox: &Sandbox) -> Spec {
         postgres["urlSecretRef"]["name"] = json!("warehouse-tls");
         postgres["caSecretRef"] = ca.clone();
     }
+    let serving = &mut spec.0["batch"]["sinks"];
+    *serving = json!([serving[0], {"name": "cassandra", "cassandra": {
+        "contactPoints": [cluster::CASSANDRA_IN_CLUSTER],
+        "keyspace": sandbox.keyspace(),
+        "tls": {"caSecretRef": ca},
+    }}]);
     let s3 = &mut spec.0["archive"]["s3"];
     s3["endpoint"] = json!(cluster::S3_TLS_IN_CLUSTER);
     s3["credentialsSecretRef"]["name"] = json!("s3-keys");
@@ -155,10 +161,12 @@ fn the_main_job_runs_over_tls_with_passwords() -> Result<()> {
             let expected = question.answer_in_sql(&sandbox.schema()).await?;
             ensure!(!expected.is_empty(), "{} is empty", question.name);
             let stored = question.answer_in_postgres(&sandbox.schema()).await?;
+            let in_cassandra = question.answer_in_cassandra(&sandbox.keyspace()).await?;
             let reported = question.answer_in_report(&report)?;
             ensure!(
-                stored == expected && reported == expected,
-                "{}: expected {expected:?}, stored {stored:?}, reported {reported:?}",
+                stored == expected && in_cassandra == expected && reported == expected,
+                "{}: expected {expected:?}, in PostgreSQL {stored:?}, in Cassandra {in_cassandra:?}, \
+                 reported {reported:?}",
                 question.name
             );
         }

@@ -15,9 +15,8 @@ use crate::step::{Log, step};
 
 /// The namespace, and the name of the Helm release.
 pub const NAMESPACE: &str = "devstack";
-/// The servers with TLS. Cassandra has none: drivers connect to the addresses of its pods, which
-/// change, and compare them with the certificate.
-const WITH_TLS: [&str; 3] = ["kafka", "postgres", "s3"];
+/// The servers whose names are in the certificate.
+const SERVERS: [&str; 4] = ["kafka", "postgres", "cassandra", "s3"];
 /// The type of the Secrets with a certificate of the servers.
 const CERTIFICATE: &str = "pinpipe.dev/devstack-tls";
 /// For how many days a certificate is used, and is valid.
@@ -83,7 +82,7 @@ pub fn up(context: &Context, servers: &[Server]) -> Result<()> {
 /// restarts them.
 fn ensure_certificate(context: &Context, log: &Log) -> Result<String> {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let name = format!("tls-{}", seconds / (RENEWED_AFTER * 24 * 60 * 60));
+    let name = format!("certificate-{}", seconds / (RENEWED_AFTER * 24 * 60 * 60));
     let exists = |kind, name| {
         let get = ["get", kind, name, "--ignore-not-found", "--output=name"];
         let found = log.output(&mut in_namespace(context, &get));
@@ -103,7 +102,7 @@ fn ensure_certificate(context: &Context, log: &Log) -> Result<String> {
         context.temporary_folder("certificate")?,
     );
     let authority = Authority::new(folder.clone())?;
-    let hosts = WITH_TLS.map(|server| format!("{server}.{NAMESPACE}.svc"));
+    let hosts = SERVERS.map(|server| format!("{server}.{NAMESPACE}.svc"));
     let hosts = hosts.each_ref().map(String::as_str);
     let issued = authority.issue_for(&hosts, VALID_FOR, &folder.join("issued"))?;
     fs::copy(authority.certificate(), files.join("ca.crt"))?;

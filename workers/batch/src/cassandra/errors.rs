@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use pinpipe_config::Cassandra;
 use pinpipe_runtime::{
     failure::{Class, Refusal},
-    tls::Tls,
+    tls::RefusedCertificate,
 };
 use scylla::errors::{
     ConnectionError, ConnectionPoolError, ConnectionSetupRequestErrorKind, DbError, ExecutionError,
@@ -17,10 +17,11 @@ use crate::failure::Permanent;
 /// `PasswordAuthenticator.queryHashedPassword`.
 const ROLES_UNAVAILABLE: &str = "Unable to perform authentication";
 
-/// The error of a session that can't be opened. Refused credentials are permanent.
+/// The error of a session that can't be opened; `refused` is there if it was to have TLS. Refused
+/// credentials are permanent.
 pub fn connect_error(
     config: &Cassandra,
-    tls: Option<&Tls>,
+    refused: Option<&RefusedCertificate>,
     error: NewSessionError,
 ) -> anyhow::Error {
     let servers = config.contact_points.join(", ");
@@ -28,7 +29,7 @@ pub fn connect_error(
         return Permanent(format!("Cassandra at {servers} {reason}")).into();
     }
     let error = anyhow!(error);
-    let context = match tls_fault(config, tls, &format!("{error:#}")) {
+    let context = match tls_fault(refused, &format!("{error:#}")) {
         Some(fault) => format!("can't connect to Cassandra at {servers}: {fault}"),
         None => format!("can't connect to Cassandra at {servers}"),
     };
@@ -36,18 +37,16 @@ pub fn connect_error(
 }
 
 /// What of TLS may be the cause of a connection that failed with an error of this text.
-fn tls_fault(config: &Cassandra, tls: Option<&Tls>, error: &str) -> Option<String> {
-    let Some(tls) = tls else {
+fn tls_fault(refused: Option<&RefusedCertificate>, error: &str) -> Option<String> {
+    let Some(refused) = refused else {
         let ended = ["EOF", "early eof", "reset by peer", "Broken pipe"];
         let is_ended = ended.iter().any(|end| error.contains(end));
         return is_ended.then(|| {
             "the node closed the connection: it may require TLS, see cassandra.tls".to_owned()
         });
     };
-    if error.contains("certificate verify failed") {
-        let mut points = config.contact_points.iter();
-        let fault = points.find_map(|point| tls.certificate_fault(point, true));
-        return fault.map(|fault| format!("the node's certificate {fault}"));
+    if let Some(fault) = refused.fault() {
+        return Some(format!("the node's certificate {fault}"));
     }
     error.contains("wrong version number").then(|| {
         "the node answers without TLS: turn it on there, or remove cassandra.tls".to_owned()

@@ -17,6 +17,7 @@ mod tls_tests;
 
 use std::{
     collections::{BTreeMap, HashSet},
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -304,12 +305,24 @@ async fn connect(config: &Cassandra) -> Result<Session> {
     }
     let tls = config.tls.as_ref().map(|tls| {
         let tls = Tls::from_files(tls, &|path| secret_file(path, None))?;
-        anyhow::Ok((tls.connector()?, tls))
+        // The driver compares a certificate with the node's address alone, by which it knows the
+        // nodes.
+        tls.connector_for_names(host_names(&config.contact_points))
     });
     let tls = tls.transpose().context("cassandra.tls");
-    let (connector, tls) = tls.map_err(Permanent::from)?.unzip();
+    let (connector, refused) = tls.map_err(Permanent::from)?.unzip();
     let connected = builder.tls_context(connector).build().await;
-    connected.map_err(|error| connect_error(config, tls.as_ref(), error))
+    connected.map_err(|error| connect_error(config, refused.as_ref(), error))
+}
+
+/// The host names among the contact points.
+fn host_names(contact_points: &[String]) -> Vec<String> {
+    let hosts = contact_points.iter().filter_map(|point| {
+        let (host, _) = point.rsplit_once(':')?;
+        let host = host.trim_matches(['[', ']']);
+        host.parse::<IpAddr>().is_err().then(|| host.to_owned())
+    });
+    hosts.collect()
 }
 
 #[cfg(test)]
@@ -356,6 +369,18 @@ mod tests {
                 .write_all(&[&header[..], &length, &body].concat())
                 .await?;
         }
+    }
+
+    #[test]
+    fn only_names_of_contact_points_are_names_of_nodes() {
+        let points = [
+            "one.example:9042",
+            "10.0.0.1:9042",
+            "[::1]:9042",
+            "two:9042",
+        ];
+        let names = host_names(&points.map(str::to_owned));
+        assert_eq!(names, ["one.example", "two"]);
     }
 
     #[tokio::test]

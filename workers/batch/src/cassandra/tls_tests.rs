@@ -7,7 +7,7 @@ use pinpipe_servers::{
     cassandra::Cassandra as Node,
     certificates::Authority,
     process::{Process, lib, program},
-    stores::{folder, keep, port},
+    stores::{self, folder, keep, port},
 };
 
 use super::*;
@@ -17,8 +17,9 @@ fn authority() -> &'static Authority {
     AUTHORITY.get_or_init(|| Authority::new(folder().join("authority")).unwrap())
 }
 
-/// The port of a node whose certificate is valid for that many days.
-fn node(name: &'static str, days: i32) -> u16 {
+/// The port of a node on 127.0.0.1 whose certificate has this host, and is valid for that many
+/// days.
+fn node(name: &'static str, host: &'static str, days: i32) -> u16 {
     keep(move || {
         let folder = folder().join(name);
         let node = Node {
@@ -27,7 +28,7 @@ fn node(name: &'static str, days: i32) -> u16 {
             folder: folder.clone(),
             port: port(),
             storage_port: port(),
-            certificate: Some(authority().issue("127.0.0.1", days, &folder)?),
+            certificate: Some(authority().issue(host, days, &folder)?),
         };
         let mut process = Process::start(&mut node.prepare(&program)?, folder.join("log"))?;
         process
@@ -37,13 +38,13 @@ fn node(name: &'static str, days: i32) -> u16 {
     })
 }
 
-fn config(port: u16, password: &str, authority: Option<&Authority>) -> Cassandra {
+fn config(points: &[&str], password: &str, authority: Option<&Authority>) -> Cassandra {
     let credentials = folder().join(format!("user-{password}"));
     fs::create_dir_all(&credentials).unwrap();
     fs::write(credentials.join("username"), "cassandra").unwrap();
     fs::write(credentials.join("password"), password).unwrap();
     Cassandra {
-        contact_points: vec![format!("127.0.0.1:{port}")],
+        contact_points: points.iter().map(|&point| point.to_owned()).collect(),
         keyspace: "pinterest_data".into(),
         replication: BTreeMap::default(),
         credentials_dir: Some(credentials),
@@ -57,32 +58,56 @@ fn config(port: u16, password: &str, authority: Option<&Authority>) -> Cassandra
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_is_reached_by_tls_and_each_fault_has_a_sentence_of_its_own() {
     const PASSWORD: &str = "not-for-messages";
-    let good = node("good", 10);
-    // The superuser is created after the port is open.
+    let own = Some(authority());
+    let good = node("good", "localhost", 10);
+    let [named, address] = ["localhost", "127.0.0.1"].map(|host| format!("{host}:{good}"));
+    // Another name of the same address, which the certificate doesn't have.
+    let other = format!("127.1:{good}");
+    // The superuser is created after the port is open. The node calls itself 127.0.0.1, so the
+    // driver finds it by its address, too.
     retry(RETRY_TIMEOUT, "connecting", || async {
-        let connected = connect(&config(good, "cassandra", Some(authority()))).await;
+        let connected = connect(&config(&[&named], "cassandra", own)).await;
         connected.map_err(|error| anyhow::anyhow!("{error:#}"))
     })
     .await
     .unwrap();
+    let any_name = config(&[&other, &named], "cassandra", own);
+    connect(&any_name).await.unwrap();
+
     let stranger = Authority::new(folder().join("stranger")).unwrap();
-    let expired = node("expired", -1);
+    let expired = format!("127.0.0.1:{}", node("expired", "127.0.0.1", -1));
+    let plain = format!("127.0.0.1:{}", stores::cassandra());
     for (config, says) in [
         (
-            config(good, PASSWORD, Some(authority())),
+            config(&[&named], PASSWORD, own),
             "refuses the user name and password in the Secret of cassandra.credentialsSecretRef",
         ),
         (
-            config(good, PASSWORD, Some(&stranger)),
-            "the node's certificate is of an unknown authority",
+            config(&[&other], PASSWORD, own),
+            "the node's certificate is not for the host name that is connected to: hostname \
+             mismatch; connect to a name that the certificate has",
         ),
         (
-            config(expired, PASSWORD, Some(authority())),
-            "the node's certificate can't be accepted: certificate has expired",
+            config(&[&address], PASSWORD, own),
+            "the node's certificate is not for the host name that is connected to: IP address \
+             mismatch; connect to a name that the certificate has",
         ),
         (
-            config(good, PASSWORD, None),
-            "it may require TLS, see cassandra.tls",
+            config(&[&named], PASSWORD, Some(&stranger)),
+            "the node's certificate is of an unknown authority: unable to get local issuer \
+             certificate; set caSecretRef",
+        ),
+        (
+            config(&[&expired], PASSWORD, own),
+            "the node's certificate can't be accepted: certificate has expired; renew it",
+        ),
+        (
+            config(&[&plain], PASSWORD, own),
+            "the node answers without TLS: turn it on there, or remove cassandra.tls",
+        ),
+        (
+            config(&[&named], PASSWORD, None),
+            "the node closed the connection: it may require TLS, see cassandra.tls",
         ),
     ] {
         let error = format!("{:#}", connect(&config).await.err().unwrap());

@@ -131,7 +131,7 @@ impl BrokerErrors {
         let tls = self.access.tls.as_ref()?;
         let (_, broker) = message.split_once("ssl://")?;
         let (address, _) = broker.split_once('/')?;
-        let fault = tls.certificate_fault(address, false)?;
+        let fault = tls.certificate_fault(address)?;
         Some(format!("the broker's certificate {fault}"))
     }
 

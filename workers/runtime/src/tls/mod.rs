@@ -3,6 +3,8 @@
 //!
 //! OpenSSL checks the certificates of all servers except the object store's.
 
+mod names;
+
 use std::{
     fmt,
     net::{TcpStream, ToSocketAddrs as _},
@@ -16,6 +18,8 @@ use openssl::{
     ssl::{HandshakeError, SslConnector, SslConnectorBuilder, SslMethod},
     x509::{X509, store::X509StoreBuilder},
 };
+
+pub use self::names::RefusedCertificate;
 
 /// The public certificate authorities, in the workers' images and in Debian.
 pub const PUBLIC_CAS: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -91,21 +95,16 @@ impl Tls {
     }
 
     /// What is wrong with the certificate of the server at `host:port`, after a client has refused
-    /// it without saying why. `by_address` is whether the client compares the certificate with the
-    /// server's address instead of its name. Blocks for some seconds at most.
+    /// it without saying why. Blocks for some seconds at most.
     #[must_use]
-    pub fn certificate_fault(&self, address: &str, by_address: bool) -> Option<String> {
+    pub fn certificate_fault(&self, address: &str) -> Option<String> {
         let (host, _) = address.rsplit_once(':')?;
+        let host = host.trim_matches(['[', ']']);
         let found = address.to_socket_addrs().ok()?.next()?;
-        let host = if by_address {
-            found.ip().to_string()
-        } else {
-            host.trim_matches(['[', ']']).to_owned()
-        };
         let stream = TcpStream::connect_timeout(&found, HANDSHAKE_STEP).ok()?;
         stream.set_read_timeout(Some(HANDSHAKE_STEP)).ok()?;
         stream.set_write_timeout(Some(HANDSHAKE_STEP)).ok()?;
-        match self.connector().ok()?.build().connect(&host, stream) {
+        match self.connector().ok()?.build().connect(host, stream) {
             Err(HandshakeError::Failure(failed)) => {
                 fault(failed.ssl().verify_result().error_string())
             }
