@@ -8,8 +8,8 @@ use std::collections::BTreeMap;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
-use pinpipe_crds::{self as crds, PinterestPipelineSpec};
-use pinpipe_plan::validate::{SecretKey, kafka_config, kafka_mounts, references};
+use pinpipe_crds::PinterestPipelineSpec;
+use pinpipe_plan::validate::{SecretKey, kafka_for_operator, references};
 use pinpipe_runtime::kafka::Access;
 
 use crate::kafka::BrokerError;
@@ -32,15 +32,16 @@ pub async fn read(
     Ok(found)
 }
 
-/// How to reach a Kafka cluster, with the content of its Secrets.
+/// How to reach a resource's Kafka cluster, with the content of its Secrets.
 pub async fn kafka(
     client: &Client,
     namespace: &str,
-    kafka: &crds::Kafka,
+    spec: &PinterestPipelineSpec,
 ) -> kube::Result<Result<Access, BrokerError>> {
     let api: Api<Secret> = Api::namespaced(client.clone(), namespace);
     let mut found = BTreeMap::new();
-    for mount in kafka_mounts(kafka) {
+    let (config, mounts) = kafka_for_operator(spec);
+    for mount in mounts {
         let secret = api.get_opt(&mount.secret).await?;
         for (key, file) in &mount.files {
             match text(secret.as_ref(), &mount.secret, key) {
@@ -50,7 +51,7 @@ pub async fn kafka(
         }
     }
     // The workers read the same from the files that are mounted.
-    let access = Access::from_files(&kafka_config(kafka), &|path| {
+    let access = Access::from_files(&config, &|path| {
         let text = found.get(path).cloned();
         text.with_context(|| format!("{} isn't mounted", path.display()))
     });

@@ -240,8 +240,8 @@ impl<'a> Reconciler<'a> {
 
     /// How to reach the pipeline's Kafka cluster.
     async fn kafka_access(&self) -> Result<Result<Access, BrokerError>, Error> {
-        let kafka = &self.resource.spec.broker.kafka;
-        let access = secrets::kafka(&self.context.client, &self.namespace, kafka).await;
+        let spec = &self.resource.spec;
+        let access = secrets::kafka(&self.context.client, &self.namespace, spec).await;
         access.trying("reading Kafka's Secrets")
     }
 

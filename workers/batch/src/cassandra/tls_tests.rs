@@ -49,7 +49,7 @@ fn config(port: u16, password: &str, authority: Option<&Authority>) -> Cassandra
         credentials_dir: Some(credentials),
         tls: authority.map(|authority| pinpipe_config::Tls {
             ca_file: Some(authority.certificate()),
-            certificate_dir: None,
+            ..pinpipe_config::Tls::default()
         }),
     }
 }
