@@ -223,9 +223,8 @@ fn bundle(file: PathBuf) -> Tls {
 #[tokio::test]
 async fn a_company_s_authority_is_trusted_besides_the_public_ones() {
     let port = good().await;
-    let strict = format!(
-        "postgresql://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=verify-full"
-    );
+    let strict =
+        format!("postgresql://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=verify-full");
     let company = bundle(authority().certificate());
     for url in [strict.clone(), format!("{strict}&sslrootcert=system")] {
         let (_, encrypted) = connect(&url, Some(company.clone())).await.unwrap();

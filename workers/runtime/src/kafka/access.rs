@@ -86,10 +86,7 @@ impl Access {
             user: user
                 .transpose()
                 .context("spec.broker.kafka.authentication")?,
-            tokens: config
-                .aws_msk_iam
-                .as_ref()
-                .map(Tokens::of_msk),
+            tokens: config.aws_msk_iam.as_ref().map(Tokens::of_msk),
             settings: config.settings.clone(),
         })
     }

@@ -333,7 +333,10 @@ fn each_connection_trusts_what_its_components_template_trusts() {
         panic!("{:?}", batch.sinks)
     };
     let of_serving = serving.cassandra.as_ref().and_then(|sink| sink.tls.clone());
-    let of_warehouse = warehouse.postgres.as_ref().and_then(|sink| sink.tls.clone());
+    let of_warehouse = warehouse
+        .postgres
+        .as_ref()
+        .and_then(|sink| sink.tls.clone());
     for tls in [of_serving, of_warehouse] {
         assert_eq!(tls.unwrap().trusted_ca, proxy);
     }
