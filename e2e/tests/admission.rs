@@ -127,20 +127,91 @@ fn a_platform_that_chooses_the_user_accepts_pods_that_leave_it_the_choice() -> R
                 .await?;
             pipeline.ready().await
         };
-        finally(test, async |_| {
-            let name = &sandbox.namespace;
-            let binding = delete::<ValidatingAdmissionPolicyBinding>(sandbox, name).await;
-            let policy = delete::<ValidatingAdmissionPolicy>(sandbox, name).await;
-            binding.and(policy)
-        })
-        .await
+        finally(test, async |_| remove_policy(sandbox).await).await
     })
 }
 
-/// Puts in force that no pod of the sandbox asks for a user outside a range. The policy has the
-/// sandbox's name.
-async fn restrict_users(sandbox: &Sandbox) -> Result<()> {
+/// What the example of a policy caps → the end of its message.
+#[test]
+fn the_example_of_a_policy_refuses_what_is_above_its_caps() -> Result<()> {
+    in_sandbox("caps", async |sandbox| {
+        let test = async {
+            let examples = files("examples")?;
+            let [policy, binding] = &documents(&examples["admission-policy.yaml"])?[..] else {
+                anyhow::bail!("not a policy and its binding");
+            };
+            let spec = |document: &Value| document["spec"].clone();
+            put_in_force(sandbox, spec(policy), spec(binding)).await?;
+            let mut pipeline = json!({
+                "apiVersion": "pinpipe.dev/v1alpha1",
+                "kind": "PinterestPipeline",
+                "metadata": {"name": "flow"},
+                "spec": Spec::new().live(sandbox).0,
+            });
+            create(sandbox, &pipeline, true).await?;
+            for (section, field, value, says) in [
+                ("/ingest", "replicas", json!(11), "ingest.replicas can"),
+                (
+                    "/stream/sinks/0",
+                    "replicas",
+                    json!(11),
+                    "replicas of a stream sink can",
+                ),
+                (
+                    "/broker/kafka/topics",
+                    "partitions",
+                    json!(13),
+                    "topics.partitions can",
+                ),
+                (
+                    "/broker/kafka/topics",
+                    "deletionPolicy",
+                    json!("Delete"),
+                    "deletionPolicy must",
+                ),
+            ] {
+                let spec = pipeline["spec"].clone();
+                pipeline["spec"].pointer_mut(section).context(section)?[field] = value;
+                // A policy is in force a moment after it was created.
+                eventually(READY_WITHIN, says, async || {
+                    let refused = create(sandbox, &pipeline, true).await.err();
+                    let message = refused.map(|error| format!("{error:#}"));
+                    let message = message.unwrap_or_else(|| "accepted".to_owned());
+                    ensure!(message.contains(says), "{message}");
+                    Ok(())
+                })
+                .await?;
+                pipeline["spec"] = spec;
+            }
+            create(sandbox, &pipeline, true).await
+        };
+        finally(test, async |_| remove_policy(sandbox).await).await
+    })
+}
+
+/// Creates a policy for the sandbox alone. Both objects have the sandbox's name.
+async fn put_in_force(sandbox: &Sandbox, policy: Value, mut binding: Value) -> Result<()> {
     let name = &sandbox.namespace;
+    binding["policyName"] = json!(name);
+    binding["matchResources"] = json!({
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}},
+    });
+    let metadata = json!({"name": name});
+    let policy = json!({"metadata": metadata, "spec": policy});
+    create_cluster_wide::<ValidatingAdmissionPolicy>(sandbox, policy).await?;
+    let binding = json!({"metadata": metadata, "spec": binding});
+    create_cluster_wide::<ValidatingAdmissionPolicyBinding>(sandbox, binding).await
+}
+
+async fn remove_policy(sandbox: &Sandbox) -> Result<()> {
+    let name = &sandbox.namespace;
+    let binding = delete::<ValidatingAdmissionPolicyBinding>(sandbox, name).await;
+    let policy = delete::<ValidatingAdmissionPolicy>(sandbox, name).await;
+    binding.and(policy)
+}
+
+/// Puts in force that no pod of the sandbox asks for a user outside a range.
+async fn restrict_users(sandbox: &Sandbox) -> Result<()> {
     let user = "object.spec.securityContext.runAsUser";
     let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
         "resources": ["pods"]});
@@ -152,24 +223,11 @@ async fn restrict_users(sandbox: &Sandbox) -> Result<()> {
         "message": "runAsUser: Invalid value: must be in the ranges: [1000680000, 1000689999]",
     });
     let policy = json!({
-        "metadata": {"name": name},
-        "spec": {
-            "failurePolicy": "Fail",
-            "matchConstraints": {"resourceRules": [rule]},
-            "validations": [validation],
-        },
+        "failurePolicy": "Fail",
+        "matchConstraints": {"resourceRules": [rule]},
+        "validations": [validation],
     });
-    let of_sandbox = json!({"matchLabels": {"kubernetes.io/metadata.name": name}});
-    let binding = json!({
-        "metadata": {"name": name},
-        "spec": {
-            "policyName": name,
-            "validationActions": ["Deny"],
-            "matchResources": {"namespaceSelector": of_sandbox},
-        },
-    });
-    create_cluster_wide::<ValidatingAdmissionPolicy>(sandbox, policy).await?;
-    create_cluster_wide::<ValidatingAdmissionPolicyBinding>(sandbox, binding).await?;
+    put_in_force(sandbox, policy, json!({"validationActions": ["Deny"]})).await?;
     let pod: Pod = serde_json::from_value(json!({
         "metadata": {"name": "refused"},
         "spec": {
