@@ -242,6 +242,12 @@ pub struct Ingest {
 /// The emulator: synthetic users who post records to ingest.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("!has(self.template) || !has(self.template.trustedCASecretRef)").message(
+        "emulator.template can't have trustedCASecretRef, since the emulator makes no TLS \
+         connection: remove it"
+    )
+)]
 pub struct Emulator {
     /// Records per second, all three kinds together. Defaults to 100.
     #[schemars(range(min = 1, max = 100_000))]

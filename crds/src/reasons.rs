@@ -142,7 +142,9 @@ pub const STALLED: [&str; 18] = [
 pub const SCHEDULED: &str = "Scheduled";
 /// A batch run is under way, and the one before it, if any, succeeded.
 pub const RUNNING: &str = "Running";
-/// The last batch run failed.
+/// A batch run has loaded the sink.
+pub const LOADED: &str = "Loaded";
+/// The last batch run failed; of a sink, it failed at this one.
 pub const RUN_FAILED: &str = "RunFailed";
 /// A batch run that was due hasn't succeeded in time, or was never started.
 pub const BATCH_OVERDUE: &str = "BatchOverdue";

@@ -59,8 +59,9 @@ pub struct PinterestPipelineStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub topics: Vec<TopicStatus>,
 
-    /// The stream sinks, and the archive under the name `archive`.
-    #[schemars(length(max = 17))]
+    /// The stream sinks, the archive under the name `archive`, and the sinks of batch runs, each
+    /// under the name `batch/<sink>`.
+    #[schemars(length(max = 25))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sinks: Vec<SinkStatus>,
@@ -118,22 +119,23 @@ pub enum Created {
     Unknown,
 }
 
-/// Status of a sink that reads the topics.
+/// Status of a sink.
 #[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct SinkStatus {
     /// The sink's name.
-    #[schemars(length(max = 20))]
+    #[schemars(length(max = 26))]
     pub name: String,
 
     /// The kind of its store.
     pub kind: SinkKind,
 
-    /// Whether the sink works.
+    /// Whether the sink works. Of a sink of batch runs: whether the last run that came to it has
+    /// loaded it.
     pub ready: bool,
 
-    /// The reason as a machine-readable word, one of those of the conditions `StreamReady` and
-    /// `ArchiveReady`.
+    /// The reason as a machine-readable word, one of those of the conditions `StreamReady`,
+    /// `ArchiveReady` and `BatchReady`, or `Loaded`.
     #[schemars(length(max = 64))]
     pub reason: String,
 
@@ -141,20 +143,24 @@ pub struct SinkStatus {
     #[schemars(length(max = 1024))]
     pub message: String,
 
-    /// The number of desired pods.
-    pub replicas: i32,
+    /// The number of desired pods. Absent of a sink of batch runs, which has no pods of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<i32>,
 
     /// The number of ready pods.
-    pub ready_replicas: i32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_replicas: Option<i32>,
 }
 
 /// The kind of a sink's store.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
 pub enum SinkKind {
-    /// Live tables in PostgreSQL.
+    /// Tables in a PostgreSQL database.
     Postgres,
     /// Raw objects in an object store.
     Archive,
+    /// Tables in a Cassandra cluster.
+    Cassandra,
 }
 
 /// Status of ingest.

@@ -113,6 +113,16 @@ pub struct Template {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
 
+    /// A Secret's key with the PEM certificates of authorities to trust besides the public ones,
+    /// such as a company's own. It counts for all TLS connections of the workers, except those
+    /// with a `caSecretRef`, and in `spec.template` also for the operator's connections to Kafka.
+    #[serde(
+        rename = "trustedCASecretRef",
+        default,
+        skip_serializing_if = "Option::is_none"
+    )]
+    pub trusted_ca_secret_ref: Option<SecretKeyRef>,
+
     /// The user and group ids of the pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pod_security: Option<PodSecurity>,

@@ -1,19 +1,30 @@
-//! Admission: which pipelines the API server refuses and accepts.
+//! Admission: which pipelines the API server refuses and accepts, and pods under a platform's
+//! policy.
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     fs,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
 use http::Request;
+use k8s_openapi::{
+    ClusterResourceScope,
+    api::{
+        admissionregistration::v1::{ValidatingAdmissionPolicy, ValidatingAdmissionPolicyBinding},
+        core::v1::Pod,
+    },
+};
 use kube::{
-    ResourceExt,
+    Api, Resource, ResourceExt,
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective},
 };
-use pinpipe_e2e::{Sandbox, scenario::in_sandbox};
-use serde::Deserialize as _;
+use pinpipe_e2e::{
+    Sandbox, Spec, eventually, finally, pipeline::READY_WITHIN, scenario::in_sandbox,
+};
+use serde::{Deserialize as _, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
 #[test]
@@ -96,6 +107,177 @@ fn pipelines_of_every_release_are_still_accepted() -> Result<()> {
         ensure!(accepted >= 4, "only {accepted} samples");
         Ok(())
     })
+}
+
+/// Where a platform gives user ids to pods, as OpenShift does by `restricted-v2`, it refuses pods
+/// that ask for one outside their namespace's range.
+#[test]
+fn a_platform_that_chooses_the_user_accepts_pods_that_leave_it_the_choice() -> Result<()> {
+    in_sandbox("platform", async |sandbox| {
+        let test = async {
+            restrict_users(sandbox).await?;
+            let spec = Spec::new().live(sandbox).archive(sandbox, 100);
+            let pipeline = sandbox.apply("flow", &spec).await?;
+            for condition in ["IngestReady", "StreamReady", "ArchiveReady"] {
+                let parts = ["PodsRefused", "must be in the ranges"];
+                pipeline.has_condition(condition, "False", &parts).await?;
+            }
+            pipeline
+                .change(json!({"template": {"podSecurity": "FromPlatform"}}))
+                .await?;
+            pipeline.ready().await
+        };
+        finally(test, async |_| remove_policy(sandbox).await).await
+    })
+}
+
+/// What the example of a policy caps → the end of its message.
+#[test]
+fn the_example_of_a_policy_refuses_what_is_above_its_caps() -> Result<()> {
+    in_sandbox("caps", async |sandbox| {
+        let test = async {
+            let examples = files("examples")?;
+            let [policy, binding] = &documents(&examples["admission-policy.yaml"])?[..] else {
+                anyhow::bail!("not a policy and its binding");
+            };
+            let spec = |document: &Value| document["spec"].clone();
+            put_in_force(sandbox, spec(policy), spec(binding)).await?;
+            let mut pipeline = json!({
+                "apiVersion": "pinpipe.dev/v1alpha1",
+                "kind": "PinterestPipeline",
+                "metadata": {"name": "flow"},
+                "spec": Spec::new().live(sandbox).0,
+            });
+            create(sandbox, &pipeline, true).await?;
+            for (section, field, value, says) in [
+                ("/ingest", "replicas", json!(11), "ingest.replicas can"),
+                (
+                    "/stream/sinks/0",
+                    "replicas",
+                    json!(11),
+                    "replicas of a stream sink can",
+                ),
+                (
+                    "/broker/kafka/topics",
+                    "partitions",
+                    json!(13),
+                    "topics.partitions can",
+                ),
+                (
+                    "/broker/kafka/topics",
+                    "deletionPolicy",
+                    json!("Delete"),
+                    "deletionPolicy must",
+                ),
+            ] {
+                let spec = pipeline["spec"].clone();
+                pipeline["spec"].pointer_mut(section).context(section)?[field] = value;
+                // A policy is in force a moment after it was created.
+                eventually(READY_WITHIN, says, async || {
+                    let refused = create(sandbox, &pipeline, true).await.err();
+                    let message = refused.map(|error| format!("{error:#}"));
+                    let message = message.unwrap_or_else(|| "accepted".to_owned());
+                    ensure!(message.contains(says), "{message}");
+                    Ok(())
+                })
+                .await?;
+                pipeline["spec"] = spec;
+            }
+            create(sandbox, &pipeline, true).await
+        };
+        finally(test, async |_| remove_policy(sandbox).await).await
+    })
+}
+
+/// Creates a policy for the sandbox alone. Both objects have the sandbox's name.
+async fn put_in_force(sandbox: &Sandbox, policy: Value, mut binding: Value) -> Result<()> {
+    let name = &sandbox.namespace;
+    binding["policyName"] = json!(name);
+    binding["matchResources"] = json!({
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}},
+    });
+    let metadata = json!({"name": name});
+    let policy = json!({"metadata": metadata, "spec": policy});
+    create_cluster_wide::<ValidatingAdmissionPolicy>(sandbox, policy).await?;
+    let binding = json!({"metadata": metadata, "spec": binding});
+    create_cluster_wide::<ValidatingAdmissionPolicyBinding>(sandbox, binding).await
+}
+
+async fn remove_policy(sandbox: &Sandbox) -> Result<()> {
+    let name = &sandbox.namespace;
+    let binding = delete::<ValidatingAdmissionPolicyBinding>(sandbox, name).await;
+    let policy = delete::<ValidatingAdmissionPolicy>(sandbox, name).await;
+    binding.and(policy)
+}
+
+/// Puts in force that no pod of the sandbox asks for a user outside a range.
+async fn restrict_users(sandbox: &Sandbox) -> Result<()> {
+    let user = "object.spec.securityContext.runAsUser";
+    let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+        "resources": ["pods"]});
+    let validation = json!({
+        "expression": format!(
+            "!has(object.spec.securityContext) || !has({user}) || \
+             ({user} >= 1000680000 && {user} <= 1000689999)"
+        ),
+        "message": "runAsUser: Invalid value: must be in the ranges: [1000680000, 1000689999]",
+    });
+    let policy = json!({
+        "failurePolicy": "Fail",
+        "matchConstraints": {"resourceRules": [rule]},
+        "validations": [validation],
+    });
+    put_in_force(sandbox, policy, json!({"validationActions": ["Deny"]})).await?;
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "refused"},
+        "spec": {
+            "securityContext": {"runAsUser": 65532},
+            "containers": [{"name": "none", "image": "none"}],
+        },
+    }))?;
+    let dry_run = PostParams {
+        dry_run: true,
+        ..PostParams::default()
+    };
+    let pods = sandbox.cluster.api::<Pod>(&sandbox.namespace);
+    eventually(READY_WITHIN, "users are restricted", async || {
+        match pods.create(&dry_run, &pod).await {
+            Err(kube::Error::Api(status)) if status.message.contains("in the ranges") => Ok(()),
+            other => Err(anyhow::anyhow!("{:?}", other.map(|pod| pod.name_any()))),
+        }
+    })
+    .await
+}
+
+/// The API of a kind of object that is in no namespace.
+fn cluster_wide<K>(sandbox: &Sandbox) -> Api<K>
+where
+    K: Resource<Scope = ClusterResourceScope>,
+    K::DynamicType: Default,
+{
+    Api::all(sandbox.cluster.client())
+}
+
+async fn create_cluster_wide<K>(sandbox: &Sandbox, object: Value) -> Result<()>
+where
+    K: Resource<Scope = ClusterResourceScope> + Clone + Debug + Serialize + DeserializeOwned,
+    K::DynamicType: Default,
+{
+    let object: K = serde_json::from_value(object)?;
+    cluster_wide(sandbox)
+        .create(&PostParams::default(), &object)
+        .await?;
+    Ok(())
+}
+
+async fn delete<K>(sandbox: &Sandbox, name: &str) -> Result<()>
+where
+    K: Resource<Scope = ClusterResourceScope> + Clone + Debug + DeserializeOwned,
+    K::DynamicType: Default,
+{
+    let api: Api<K> = cluster_wide(sandbox);
+    api.delete(name, &DeleteParams::default()).await?;
+    Ok(())
 }
 
 /// The YAML files of a folder of the repository, by name.

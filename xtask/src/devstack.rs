@@ -199,4 +199,26 @@ mod tests {
             ]
         );
     }
+
+    /// Otherwise the operator is cut off from the stack once its NetworkPolicy is turned on.
+    #[test]
+    fn the_operator_s_network_policy_allows_each_port_of_the_stack_s_broker() {
+        let chart = |path: &str| fs::read_to_string(format!("../charts/{path}")).unwrap();
+        let values = chart("pinpipe/values.yaml");
+        let allowed = values
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("brokerPorts: ["));
+        let allowed = allowed.unwrap().trim_end_matches(']');
+        let allowed: Vec<&str> = allowed.split(", ").collect();
+        let broker = chart("devstack/templates/kafka.yaml");
+        let ports = ["\"port\" ", "\"tlsPort\" "].map(|name| {
+            let port = broker.split(name).nth(1).unwrap();
+            port.split(|c: char| !c.is_ascii_digit()).next().unwrap()
+        });
+        assert_eq!(ports, ["9092", "9095"]);
+        assert!(
+            ports.iter().all(|port| allowed.contains(port)),
+            "{allowed:?}"
+        );
+    }
 }

@@ -194,7 +194,7 @@ fn a_sink_has_no_more_pods_than_partitions_and_reports_it() -> Result<()> {
         let pipeline = sandbox.apply("flow", &spec).await?;
         pipeline.ready().await?;
         pipeline
-            .has_condition("StreamReady", "True", &["sink live has 3 pods, not 5"])
+            .has_condition("StreamReady", "True", &["sink live: it has 3 pods, not 5"])
             .await?;
         let replicas = pipeline.replicas().await?;
         ensure!(replicas["flow-stream-live"] == (3, 3), "{replicas:?}");

@@ -425,6 +425,9 @@ pub struct Pods {
     pub image_pull_secrets: Vec<String>,
     /// Requests and limits.
     pub resources: ResourceRequirements,
+    /// Authorities that its connections trust besides the public ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub trusted_ca: Option<pinpipe_config::TrustedCa>,
     /// Where user and group ids come from.
     pub security: PodSecurity,
 }

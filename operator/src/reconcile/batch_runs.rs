@@ -44,6 +44,7 @@ use crate::{
     status::{
         batch_runs::{self, Runs},
         schedule,
+        sinks::RunLoads,
     },
 };
 
@@ -112,15 +113,15 @@ impl Reconciler<'_> {
         jobs.await.trying("listing Jobs")
     }
 
-    /// Status and finding of batch runs.
+    /// Status and finding of batch runs, and what a run that has just ended did with the sinks.
     pub(super) async fn batch(
         &self,
         pipeline: &ValidatedPipeline,
         children: &Children,
         runs: &[Run],
-    ) -> Result<(Option<BatchStatus>, Option<Finding>), Error> {
+    ) -> Result<(Option<BatchStatus>, Option<Finding>, Option<RunLoads>), Error> {
         let Some(batch) = &pipeline.batch else {
-            return Ok((None, None));
+            return Ok((None, None, None));
         };
         let before = self
             .resource
@@ -140,12 +141,12 @@ impl Reconciler<'_> {
         };
         let ended = batch_runs::last_ended(runs);
         let ended = ended.filter(|(run, outcome)| !is_told(&run.name(), *outcome));
-        let (last_run, failure) = match ended {
+        let (last_run, loads) = match ended {
             Some((run, outcome)) => {
                 let pods = runs::pods_of(&self.context.client, &self.namespace, &run.job).await;
                 let pods = pods.trying("listing a run's pods")?;
-                let (run, failure) = batch_runs::last_run(&run.job, outcome, &pods);
-                (Some(run), failure)
+                let (run, loads) = batch_runs::last_run(&run.job, outcome, &pods);
+                (Some(run), Some(loads))
             }
             None => (None, None),
         };
@@ -159,10 +160,8 @@ impl Reconciler<'_> {
         let status = batch_runs::status(cron_job.as_ref(), before, last_run, overdue.is_some());
         if let Some(missing) = batch.secrets.missing.first() {
             let message = format!("{missing} (namespace {})", self.namespace);
-            return Ok((
-                Some(status),
-                Some(Finding::bad(reasons::SECRET_MISSING, message)),
-            ));
+            let finding = Finding::bad(reasons::SECRET_MISSING, message);
+            return Ok((Some(status), Some(finding), loads));
         }
         let mut problems = runs
             .iter()
@@ -171,7 +170,7 @@ impl Reconciler<'_> {
             suspended: pipeline.suspend,
             start_problem: problems.next().as_ref(),
             last: status.last_run.as_ref(),
-            failure: failure.as_deref(),
+            failure: loads.as_ref().and_then(|loads| loads.failure.as_deref()),
             overdue: overdue.as_ref(),
             active: active.as_deref(),
             place: &format!("-n {}", self.namespace),
@@ -179,7 +178,7 @@ impl Reconciler<'_> {
         if let Some(told) = told.filter(|_| !is_new && finding.reason == reasons::RUN_FAILED) {
             finding.message.clone_from(&told.message);
         }
-        Ok((Some(status), Some(finding)))
+        Ok((Some(status), Some(finding), loads))
     }
 
     /// Deletes the Jobs of stuck runs that the schedule, or the same request, starts again with

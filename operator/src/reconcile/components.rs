@@ -77,13 +77,13 @@ impl Reconciler<'_> {
             (Component::stream(&sink.name), SinkKind::Postgres, notes)
         });
         let archive = pipeline.archive.iter().map(|_| {
-            let notes = String::new();
+            let notes = Vec::new();
             (Component::Archive, SinkKind::Archive, notes)
         });
         let sinks = streams.chain(archive).map(|(component, kind, notes)| {
             let mut finding = self.component(pipeline, view, &component);
             if finding.ok && !pipeline.suspend {
-                finding.message.push_str(&notes);
+                finding.message = [vec![finding.message], notes].concat().join("; ");
             }
             let deployment = view.children.deployment(pipeline, &component);
             let status = deployment.and_then(|deployment| deployment.status);
@@ -196,10 +196,10 @@ fn stream(
     if !worst.ok || pipeline.suspend {
         return Some(worst);
     }
-    let notes = pipeline
-        .sinks
-        .iter()
-        .map(|sink| sink_notes(pipeline, view, sink));
+    let notes = pipeline.sinks.iter().flat_map(|sink| {
+        let notes = sink_notes(pipeline, view, sink).into_iter();
+        notes.map(|note| format!("; sink {}: {note}", sink.name))
+    });
     let message = format!(
         "all pods of all sinks are ready{}",
         notes.collect::<String>()
@@ -207,19 +207,12 @@ fn stream(
     Some(Finding::good(reasons::AVAILABLE, message))
 }
 
-/// Remarks about the number of a sink's pods, each after a semicolon.
-fn sink_notes(pipeline: &ValidatedPipeline, view: &ComponentView<'_>, sink: &Sink) -> String {
-    let name = &sink.name;
-    let child = pipeline.child(&Component::stream(name));
-    let held_back = sink
-        .held_back
-        .as_ref()
-        .map(|note| format!("; sink {name} has {note}"));
+/// Remarks about the number of a sink's pods, without its name.
+fn sink_notes(pipeline: &ValidatedPipeline, view: &ComponentView<'_>, sink: &Sink) -> Vec<String> {
+    let child = pipeline.child(&Component::stream(&sink.name));
+    let held_back = sink.held_back.as_ref().map(|note| format!("it has {note}"));
     let scaling = scaling_problem(view.children, &child);
-    held_back
-        .into_iter()
-        .chain(scaling.map(|note| format!("; sink {name}: {note}")))
-        .collect()
+    held_back.into_iter().chain(scaling).collect()
 }
 
 /// Problem of an annotation.

@@ -24,7 +24,7 @@ use pinpipe_plan::{
     validate::{Inputs, Problem, validate},
 };
 use pinpipe_runtime::kafka::Access;
-use tokio::{select, time::sleep};
+use tokio::{select, sync::OnceCell, time::sleep};
 
 use crate::{
     apply::{Applier, Obstacle},
@@ -88,6 +88,8 @@ struct Reconciler<'a> {
     namespace: String,
     name: String,
     uid: String,
+    /// How to reach the Kafka cluster, once its Secrets are read.
+    kafka: OnceCell<Result<Access, BrokerError>>,
 }
 
 /// What was applied.
@@ -121,6 +123,7 @@ pub async fn reconcile<'a>(
         namespace,
         name,
         uid,
+        kafka: OnceCell::new(),
     };
     if reconciler.resource.metadata.deletion_timestamp.is_some() {
         context.rollouts.end(&reconciler.uid);
@@ -223,9 +226,12 @@ impl<'a> Reconciler<'a> {
         children: &Children,
     ) -> Result<Result<ValidatedPipeline, Vec<Problem>>, Error> {
         let spec = &self.resource.spec;
-        let secrets = secrets::read(&self.context.client, &self.namespace, spec).await;
+        let found = secrets::read(&self.context.client, &self.namespace, spec).await;
+        let found = found.trying("reading Secrets")?;
+        // Unless something has asked for it before.
+        let _ = self.kafka.set(found.kafka);
         let inputs = Inputs {
-            secrets: secrets.trying("reading Secrets")?,
+            secrets: found.keys,
             deployed: children.workloads(),
             record: children.record(&self.name),
             policy: self.context.settings.policy.clone(),
@@ -238,11 +244,12 @@ impl<'a> Reconciler<'a> {
         ))
     }
 
-    /// How to reach the pipeline's Kafka cluster.
+    /// How to reach the pipeline's Kafka cluster. Its Secrets are read once in a reconcile.
     async fn kafka_access(&self) -> Result<Result<Access, BrokerError>, Error> {
-        let kafka = &self.resource.spec.broker.kafka;
-        let access = secrets::kafka(&self.context.client, &self.namespace, kafka).await;
-        access.trying("reading Kafka's Secrets")
+        let spec = &self.resource.spec;
+        let read = || secrets::kafka(&self.context.client, &self.namespace, spec);
+        let access = self.kafka.get_or_try_init(read).await;
+        access.cloned().trying("reading Kafka's Secrets")
     }
 
     /// Deletes all children but the record, since those that run would read and write another

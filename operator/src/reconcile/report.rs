@@ -66,7 +66,7 @@ impl Reconciler<'_> {
             runs,
             requested_run,
         } = input;
-        let (mut batch_status, mut batch) = self.batch(pipeline, children, runs).await?;
+        let (mut batch_status, mut batch, loads) = self.batch(pipeline, children, runs).await?;
         match requested_run {
             // Kept without spec.batch, too, so that an old request starts nothing when it is back.
             Ok(ids) if ids != RequestIds::default() => {
@@ -101,7 +101,11 @@ impl Reconciler<'_> {
         components::attribute(&mut findings, pipeline, applied.obstacles);
         let known = self.resource.status.iter();
         let known: Vec<_> = known.flat_map(|status| status.sinks.clone()).collect();
-        let sinks = status::sinks::statuses(&known, &findings.sinks);
+        let mut sinks = status::sinks::statuses(&known, &findings.sinks);
+        if let Some(batch) = &pipeline.batch {
+            let loaded = status::sinks::batch_statuses(&known, &batch.sinks, loads.as_ref());
+            sinks.extend(loaded);
+        }
         let conditions = findings.conditions();
         let is_ready = conditions.first().is_some_and(|(_, finding)| finding.ok);
         let before = self

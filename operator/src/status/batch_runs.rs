@@ -12,7 +12,10 @@ use k8s_openapi::{
 };
 use pinpipe_crds::{BatchStatus, LastRun, Outcome, parse_run_report, reasons};
 
-use super::deployment::{last_log_line, pod_problem};
+use super::{
+    deployment::{last_log_line, pod_problem},
+    sinks::{RunLoads, loaded},
+};
 use crate::{
     finding::Finding,
     observe::{
@@ -97,13 +100,19 @@ fn waits(run: &Run, now: Timestamp) -> Option<Duration> {
     Some(Duration::try_from(now.duration_since(*started)).unwrap_or_default())
 }
 
-/// A run that ended, as the status keeps it, and why it failed. `pods` are those that are left.
+/// A run that ended, as the status keeps it, and what it did with the sinks. `pods` are those that
+/// are left.
 #[must_use]
-pub fn last_run(job: &Job, outcome: Outcome, pods: &[Pod]) -> (LastRun, Option<String>) {
+pub fn last_run(job: &Job, outcome: Outcome, pods: &[Pod]) -> (LastRun, RunLoads) {
     let name = job.metadata.name.as_deref().unwrap_or_default();
     let message = termination_message(pods).unwrap_or_default();
     let failure = (outcome == Outcome::Failed).then(|| failure(job, &message));
-    (parse_run_report(name, outcome, &message), failure.flatten())
+    let loads = RunLoads {
+        run: name.to_owned(),
+        sinks: loaded(&message),
+        failure: failure.flatten(),
+    };
+    (parse_run_report(name, outcome, &message), loads)
 }
 
 fn failure(job: &Job, termination_message: &str) -> Option<String> {
@@ -234,17 +243,17 @@ mod tests {
     #[test]
     fn counts_come_from_the_termination_message() {
         let message = r#"{"run":"r","outcome":"Succeeded","read":5,"clean":4,"repaired":1,
-            "rejected":1,"seconds":2.6}"#;
+            "rejected":1,"seconds":2.6,"sinks":{"serving":{"rows":7,"refused":0}}}"#;
         let complete = ended("r", "Complete", "2026-01-02T00:00:00Z").job;
-        let (run, failure) = last_run(&complete, Outcome::Succeeded, &[ended_pod(message)]);
+        let (run, loads) = last_run(&complete, Outcome::Succeeded, &[ended_pod(message)]);
         assert_eq!(
             (run.read, run.clean, run.repaired, run.rejected, run.seconds),
             (Some(5), Some(4), Some(1), Some(1), Some(3))
         );
-        assert_eq!(failure, None);
+        assert_eq!((loads.failure, loads.sinks["serving"].rows), (None, 7));
 
         let mut job = ended("r", "Failed", "2026-01-02T00:00:00Z").job;
-        let failure = |job: &Job, pods: &[Pod]| last_run(job, Outcome::Failed, pods).1;
+        let failure = |job: &Job, pods: &[Pod]| last_run(job, Outcome::Failed, pods).1.failure;
         let message = r#"{"run":"r","read":0,"message":"the archive is dead"}"#;
         for (message, expected) in [(message, "the archive is dead"), ("killed", "killed")] {
             assert_eq!(

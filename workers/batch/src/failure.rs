@@ -1,5 +1,7 @@
 //! Permanent failures, and the exit code that distinguishes them from failures worth a retry.
 
+use std::{collections::BTreeMap, fmt};
+
 use pinpipe_config::EXIT_PERMANENT_FAILURE;
 use pinpipe_runtime::{
     documents::Unreadable,
@@ -7,7 +9,7 @@ use pinpipe_runtime::{
     s3::RequestError,
 };
 
-use crate::{counts::Counts, quality::QualityExceeded};
+use crate::{counts::Counts, quality::QualityExceeded, report::Loaded};
 
 const EXIT_FAILURE: u8 = 1;
 
@@ -20,6 +22,35 @@ impl From<anyhow::Error> for Permanent {
     fn from(error: anyhow::Error) -> Self {
         Self(format!("{error:#}"))
     }
+}
+
+/// The sink at which a run failed, as the context of the error.
+#[derive(Debug)]
+pub struct InSink {
+    /// Its name.
+    pub name: String,
+    /// What the sinks before it got.
+    pub loaded: BTreeMap<String, Loaded>,
+}
+
+impl fmt::Display for InSink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "sink {}", self.name)
+    }
+}
+
+/// What the sinks of a failed run got, with the one at which it failed.
+pub fn sinks(error: &anyhow::Error) -> BTreeMap<String, Loaded> {
+    let Some(InSink { name, loaded }) = error.downcast_ref::<InSink>() else {
+        return BTreeMap::new();
+    };
+    let failed = Loaded {
+        failed: true,
+        ..Loaded::default()
+    };
+    let mut sinks = loaded.clone();
+    sinks.insert(name.clone(), failed);
+    sinks
 }
 
 /// Whether no repetition of the same run can succeed.
@@ -52,8 +83,6 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-
     use anyhow::{Context, anyhow};
     use pinpipe_config::Quality;
     use pinpipe_core::Kind;
@@ -85,5 +114,25 @@ mod tests {
             let error = in_context(error).unwrap_err();
             assert_eq!(exit_code(&error), expected, "{error:#}");
         }
+    }
+
+    #[test]
+    fn the_sink_at_which_a_run_failed_is_known_with_those_before_it() {
+        let stored = Loaded {
+            rows: 7,
+            ..Loaded::default()
+        };
+        let at = InSink {
+            name: "b".to_owned(),
+            loaded: BTreeMap::from([("a".to_owned(), stored)]),
+        };
+        let denied = anyhow::Error::from(Permanent("denied".to_owned()));
+        let error = denied.context("writing to geo_batch").context(at);
+        assert_eq!(format!("{error:#}"), "sink b: writing to geo_batch: denied");
+        assert!(is_permanent(&error));
+        let found = sinks(&error);
+        assert_eq!((found.len(), found["a"]), (2, stored));
+        assert!(found["b"].failed);
+        assert!(sinks(&anyhow!("no object store")).is_empty());
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     postgres::PostgresSink,
     read::topic,
     refused::{LISTED, Refused, RefusedRows},
+    report::Loaded,
     retry::{RETRY_TIMEOUT, Retry},
     scratch::{self, Scratch, Stream},
     set_aside,
@@ -82,6 +83,19 @@ impl SinkReport {
         self.refused_rows
             .extend(written.refused.first().iter().take(free).cloned());
     }
+}
+
+/// What each sink got, as the termination message has it.
+pub fn loaded(sinks: &BTreeMap<String, SinkReport>) -> BTreeMap<String, Loaded> {
+    let loaded = sinks.iter().map(|(name, sink)| {
+        let loaded = Loaded {
+            rows: sink.rows,
+            refused: sink.refused,
+            failed: false,
+        };
+        (name.clone(), loaded)
+    });
+    loaded.collect()
 }
 
 /// How many rows each sink has refused, and where they were set aside.

@@ -206,7 +206,10 @@ fn run_batch(worker: &WorkerArgs, args: &RunArgs) -> ExitCode {
             error!(run, "{message}");
             let (seconds, counts) = (started.elapsed().as_secs_f64(), failure::counts(&error));
             (
-                Summary::failed(&run, seconds, &counts, &message),
+                Summary {
+                    sinks: failure::sinks(&error),
+                    ..Summary::failed(&run, seconds, &counts, &message)
+                },
                 failure::exit_code(&error).into(),
             )
         }

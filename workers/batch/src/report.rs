@@ -64,6 +64,21 @@ pub struct Summary {
     /// Why the run failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// What each sink got, of which the report has more.
+    #[serde(default, skip_serializing)]
+    pub sinks: BTreeMap<String, Loaded>,
+}
+
+/// What a run has loaded into a sink, as the termination message has it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Loaded {
+    /// Rows written.
+    pub rows: u64,
+    /// Rows that the server refuses for good.
+    pub refused: u64,
+    /// Whether the run failed at this sink.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub failed: bool,
 }
 
 /// The report of one run.
@@ -304,6 +319,7 @@ pub fn report(
             seconds: phases.total(),
             kind: Some(manifest.kind.as_str().to_owned()),
             message: None,
+            sinks: BTreeMap::new(),
         },
         run_time: manifest.run_time,
         builds_on: manifest.state.clone(),
@@ -360,19 +376,33 @@ impl Summary {
             seconds: rounded(seconds),
             kind: None,
             message: Some(message.to_owned()),
+            sinks: BTreeMap::new(),
         }
     }
 
     /// The summary as a termination message. Kubernetes truncates it at 4096 bytes, which would
     /// break the JSON, so a long error message is shortened.
     pub fn termination_message(&self) -> String {
-        // Less than half of 4096, since JSON may escape a character as two; names are short.
-        const MESSAGE_BYTES: usize = 1700;
+        // Leaves room for eight sinks although JSON may escape a character as two.
+        const MESSAGE_BYTES: usize = 1400;
+
+        #[derive(Serialize)]
+        struct Message<'a> {
+            #[serde(flatten)]
+            summary: &'a Summary,
+            #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+            sinks: &'a BTreeMap<String, Loaded>,
+        }
+
         let mut short = self.clone();
         if let Some(message) = &mut short.message {
             message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
         }
-        serde_json::to_string(&short).unwrap_or_default()
+        let message = Message {
+            summary: &short,
+            sinks: &short.sinks,
+        };
+        serde_json::to_string(&message).unwrap_or_default()
     }
 }
 
@@ -382,13 +412,28 @@ mod tests {
 
     #[test]
     fn a_termination_message_is_valid_json_within_the_kubernetes_limit() {
-        let summary = Summary::failed("r", 1.5, &Counts::default(), &"\"ä\n".repeat(5000));
+        let loaded = Loaded {
+            rows: u64::MAX,
+            refused: u64::MAX,
+            failed: true,
+        };
+        let sinks = (1..=8).map(|number| ("n".repeat(20 - number), loaded));
+        let counts = Counts {
+            read: u64::MAX,
+            clean: u64::MAX,
+            repaired: u64::MAX,
+            rejected: u64::MAX,
+            ..Counts::default()
+        };
+        let run = "r".repeat(63);
+        let summary = Summary {
+            sinks: sinks.collect(),
+            ..Summary::failed(&run, 1e9, &counts, &"\"ä\n".repeat(5000))
+        };
         let message = summary.termination_message();
         assert!(message.len() < 4096, "{}", message.len());
-        assert_eq!(
-            serde_json::from_str::<Summary>(&message).unwrap().outcome,
-            Outcome::Failed
-        );
+        let read: Summary = serde_json::from_str(&message).unwrap();
+        assert_eq!((read.outcome, read.sinks), (Outcome::Failed, summary.sinks));
     }
 
     #[test]

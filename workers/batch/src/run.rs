@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use crate::{
     answers,
     coverage::{self, Coverage, Gap},
-    failure::{self, Permanent},
+    failure::{self, InSink, Permanent},
     fold::{Folded, fold},
     join,
     load::{self, Loading},
@@ -250,7 +250,10 @@ impl Session<'_> {
                 connected.claim(&pipeline).await?;
                 anyhow::Ok(connected)
             };
-            sinks.push(claim.await.with_context(|| format!("sink {}", sink.name))?);
+            sinks.push(claim.await.with_context(|| InSink {
+                name: sink.name.clone(),
+                loaded: BTreeMap::new(),
+            })?);
         }
         Ok(sinks)
     }
@@ -310,10 +313,10 @@ impl Session<'_> {
         let mut sinks = BTreeMap::new();
         for (sink, connected) in config.sinks.iter().zip(&connected) {
             let load = loading.load(&sink.name, &pipeline, &**connected);
-            let loaded = phases
-                .time("load", load)
-                .await
-                .with_context(|| format!("sink {}", sink.name))?;
+            let loaded = phases.time("load", load).await.with_context(|| InSink {
+                name: sink.name.clone(),
+                loaded: load::loaded(&sinks),
+            })?;
             sinks.insert(sink.name.clone(), loaded);
         }
         let kind = |(kind, counts)| {
@@ -334,6 +337,7 @@ impl Session<'_> {
         };
         let kinds = counts.into_iter().map(kind).collect();
         let mut report = report::report(manifest, kinds, bytes, joined.orphans, &answers, &phases)?;
+        report.summary.sinks = load::loaded(&sinks);
         (report.sinks, report.gaps) = (sinks, gaps);
         self.held.check()?;
         store.put_json(&runs.report(&manifest.run), &report).await?;

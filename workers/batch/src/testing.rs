@@ -48,6 +48,7 @@ pub fn zone(bucket: &str, port: u16) -> RawZone {
             region: "us-east-1".to_owned(),
             credentials_dir: Some(credentials.clone()),
             ca_file: None,
+            trusted_ca: None,
             kms_key_id: None,
         },
     }

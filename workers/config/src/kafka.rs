@@ -34,6 +34,19 @@ pub struct Tls {
     /// A directory with the client's certificate and key, `tls.crt` and `tls.key`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub certificate_dir: Option<PathBuf>,
+    /// Authorities to trust besides the public ones. Has no effect beside `ca_file`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trusted_ca: Option<TrustedCa>,
+}
+
+/// Certificates of authorities that a worker trusts besides the public ones.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TrustedCa {
+    /// A file with the certificates in PEM.
+    pub file: PathBuf,
+    /// The Secret and key behind `file`, as messages name them: `Secret company, key ca.crt`.
+    pub secret: String,
 }
 
 /// How a worker authenticates to Kafka.
@@ -47,11 +60,14 @@ pub struct Authentication {
 }
 
 /// Authentication to Amazon MSK by the worker's identity in AWS.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct AwsMskIam {
     /// The cluster's region.
     pub region: String,
+    /// Authorities to trust besides the public ones where AWS is asked for credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trusted_ca: Option<TrustedCa>,
 }
 
 /// A mechanism of SASL.

@@ -25,7 +25,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-pub use kafka::{Authentication, AwsMskIam, Kafka, SaslMechanism, Tls};
+pub use kafka::{Authentication, AwsMskIam, Kafka, SaslMechanism, Tls, TrustedCa};
 pub use kafka_settings::{
     ClientRole, KAFKA_SETTINGS, KafkaSetting, Values, kafka_setting_problem, of_role,
 };

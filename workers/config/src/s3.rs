@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::TrustedCa;
+
 /// An S3 endpoint and its credentials.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -21,6 +23,10 @@ pub struct S3 {
     /// A file with the PEM certificates of the authorities to trust. The public ones if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
+    /// Authorities to trust besides the public ones: those of the store where there is no
+    /// `ca_file`, and those of AWS's services that give credentials.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trusted_ca: Option<TrustedCa>,
     /// The key of AWS KMS that objects are encrypted with when they are written. As the bucket
     /// says if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

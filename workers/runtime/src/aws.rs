@@ -12,7 +12,12 @@ use aws_smithy_http_client::{
     tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
 };
 
-use crate::{config::secret_file, tls::Tls};
+use pinpipe_config::TrustedCa;
+
+use crate::{
+    config::secret_file,
+    tls::{self, Tls},
+};
 
 /// The credentials of the environment, as AWS's clients find them: variables, the web identity of
 /// the pod's `ServiceAccount`, EKS Pod Identity, the node's role.
@@ -28,21 +33,30 @@ pub async fn default_chain(region: Region, http: SharedHttpClient) -> DefaultCre
         .await
 }
 
-/// An HTTP client that trusts the public authorities, or those of a file.
-pub fn http_client(ca_file: Option<&Path>) -> Result<SharedHttpClient> {
+/// An HTTP client that trusts the authorities of a file, or else the public ones, and besides those
+/// what is `trusted`.
+pub fn http_client(
+    ca_file: Option<&Path>,
+    trusted: Option<&TrustedCa>,
+) -> Result<SharedHttpClient> {
     let builder = Builder::new().tls_provider(Provider::Rustls(CryptoMode::Ring));
-    let Some(file) = ca_file else {
+    let store = if let Some(file) = ca_file {
+        let ca = secret_file(file, None)?;
+        let store = TrustStore::empty().with_pem_certificate(ca.as_bytes());
+        // What can't be used is an error here and would be a panic there.
+        let tls = Tls {
+            ca: Some(ca),
+            ..Tls::default()
+        };
+        tls.connector()?;
+        store
+    } else if let Some(trusted) = trusted {
+        let pem = tls::trusted(trusted, &|path| secret_file(path, None))?;
+        TrustStore::default().with_pem_certificate(pem)
+    } else {
         return Ok(builder.build_https());
     };
-    let ca = secret_file(file, None)?;
-    let trusted = TrustStore::empty().with_pem_certificate(ca.as_bytes());
-    // What can't be used is an error here and would be a panic there.
-    let tls = Tls {
-        ca: Some(ca),
-        certificate: None,
-    };
-    tls.connector()?;
-    let context = TlsContext::builder().with_trust_store(trusted).build()?;
+    let context = TlsContext::builder().with_trust_store(store).build()?;
     Ok(builder.tls_context(context).build_https())
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::Result;
-use pinpipe_config::{Kafka, S3, Tls};
+use pinpipe_config::{Kafka, S3, Tls, TrustedCa};
 
 use crate::admin::Readiness;
 
@@ -39,7 +39,7 @@ impl Mounted {
             files: in_folder(&authentication.credentials_dir, ["username", "password"]),
         });
         let tls = kafka.tls.iter();
-        let tls = tls.map(|tls| Self::tls("spec.broker.kafka.tls".to_owned(), tls));
+        let tls = tls.flat_map(|tls| Self::tls("spec.broker.kafka.tls".to_owned(), tls));
         authentication.chain(tls).collect()
     }
 
@@ -54,16 +54,25 @@ impl Mounted {
             field: format!("{field}.caSecretRef"),
             files: vec![file.clone()],
         });
-        credentials.chain(ca).collect()
+        let trusted = s3.trusted_ca.as_ref().map(Self::trusted_ca);
+        credentials.chain(ca).chain(trusted).collect()
     }
 
     /// The certificates of a connection.
     #[must_use]
-    pub fn tls(field: String, tls: &Tls) -> Self {
+    pub fn tls(field: String, tls: &Tls) -> Vec<Self> {
         let mut files: Vec<PathBuf> = tls.ca_file.iter().cloned().collect();
         let own = tls.certificate_dir.iter();
         files.extend(own.flat_map(|folder| in_folder(folder, ["tls.crt", "tls.key"])));
-        Self { field, files }
+        let trusted = tls.trusted_ca.as_ref().map(Self::trusted_ca);
+        [Self { field, files }].into_iter().chain(trusted).collect()
+    }
+
+    fn trusted_ca(trusted: &TrustedCa) -> Self {
+        Self {
+            field: "template.trustedCASecretRef".to_owned(),
+            files: vec![trusted.file.clone()],
+        }
     }
 
     /// A hash of what the files contain now.
@@ -286,12 +295,16 @@ mod tests {
 
     #[test]
     fn each_file_of_a_configuration_is_watched() {
-        let tls = |certificate_dir| Tls {
-            ca_file: Some("/ca/ca.crt".into()),
-            certificate_dir,
-        };
+        let trusted_ca = Some(TrustedCa {
+            file: "/trusted-ca/ca.crt".into(),
+            secret: "Secret company, key ca.crt".to_owned(),
+        });
         let kafka = Kafka {
-            tls: Some(tls(Some("/own".into()))),
+            tls: Some(Tls {
+                ca_file: Some("/ca/ca.crt".into()),
+                certificate_dir: Some("/own".into()),
+                trusted_ca: trusted_ca.clone(),
+            }),
             authentication: Some(pinpipe_config::Authentication {
                 mechanism: pinpipe_config::SaslMechanism::Plain,
                 credentials_dir: "/user".into(),
@@ -303,6 +316,7 @@ mod tests {
             region: "us-east-1".to_owned(),
             credentials_dir: Some("/s3".into()),
             ca_file: Some("/ca/ca.crt".into()),
+            trusted_ca,
             kms_key_id: None,
         };
         let found = Mounted::kafka(&kafka).into_iter();
@@ -319,9 +333,11 @@ mod tests {
         let expected = [
             "spec.broker.kafka.authentication: /user/username /user/password",
             "spec.broker.kafka.tls: /ca/ca.crt /own/tls.crt /own/tls.key",
+            "template.trustedCASecretRef: /trusted-ca/ca.crt",
             "spec.archive.s3.credentialsSecretRef: /s3/accessKeyId /s3/secretAccessKey \
              /s3/sessionToken",
             "spec.archive.s3.caSecretRef: /ca/ca.crt",
+            "template.trustedCASecretRef: /trusted-ca/ca.crt",
         ];
         assert_eq!(found, expected);
     }

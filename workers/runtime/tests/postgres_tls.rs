@@ -13,7 +13,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use pinpipe_config::Tls;
+use pinpipe_config::{Tls, TrustedCa};
 use pinpipe_runtime::postgres::{Source, read};
 use pinpipe_servers::{
     certificates::{Authority, Files},
@@ -93,7 +93,7 @@ async fn good() -> u16 {
 fn trusting() -> Tls {
     Tls {
         ca_file: Some(authority().certificate()),
-        certificate_dir: None,
+        ..Tls::default()
     }
 }
 
@@ -164,7 +164,7 @@ async fn each_fault_of_a_certificate_and_of_the_mode_has_a_sentence_of_its_own()
     let stranger = Authority::new(folder().join("stranger")).unwrap();
     let stranger = Tls {
         ca_file: Some(stranger.certificate()),
-        certificate_dir: None,
+        ..Tls::default()
     };
     for (port, mode, tls, says) in [
         (
@@ -207,4 +207,44 @@ async fn each_fault_of_a_certificate_and_of_the_mode_has_a_sentence_of_its_own()
         let server = format!("PostgreSQL at 127.0.0.1:{port} (Secret warehouse, key url) ");
         assert!(message.starts_with(&server), "{message}");
     }
+}
+
+/// A bundle with the authorities of a company, which are trusted besides the public ones.
+fn bundle(file: PathBuf) -> Tls {
+    Tls {
+        trusted_ca: Some(TrustedCa {
+            file,
+            secret: "Secret company, key ca.crt".to_owned(),
+        }),
+        ..Tls::default()
+    }
+}
+
+#[tokio::test]
+async fn a_company_s_authority_is_trusted_besides_the_public_ones() {
+    let port = good().await;
+    let strict =
+        format!("postgresql://app:{PASSWORD}@127.0.0.1:{port}/postgres?sslmode=verify-full");
+    let company = bundle(authority().certificate());
+    for url in [strict.clone(), format!("{strict}&sslrootcert=system")] {
+        let (_, encrypted) = connect(&url, Some(company.clone())).await.unwrap();
+        assert!(encrypted, "{url}");
+        let message = connect(&url, None).await.unwrap_err();
+        assert!(message.contains("is of an unknown authority"), "{message}");
+    }
+
+    // One that is named for the connection is the only one.
+    let another = Authority::new(folder().join("another")).unwrap();
+    let named = Tls {
+        ca_file: Some(another.certificate()),
+        ..company
+    };
+    let message = connect(&strict, Some(named)).await.unwrap_err();
+    assert!(message.contains("is of an unknown authority"), "{message}");
+
+    let file = folder().join("no-certificate");
+    fs::write(&file, "not a certificate").unwrap();
+    let message = connect(&strict, Some(bundle(file))).await.unwrap_err();
+    let says = "Secret company, key ca.crt (trustedCASecretRef) has no certificate in PEM";
+    assert!(message.contains(says), "{message}");
 }

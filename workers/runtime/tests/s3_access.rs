@@ -15,7 +15,7 @@ use std::{
     thread,
 };
 
-use pinpipe_config::S3;
+use pinpipe_config::{S3, TrustedCa};
 use pinpipe_runtime::{
     s3,
     telemetry::{self, LogFormat},
@@ -135,6 +135,10 @@ async fn child() {
         region: "eu-west-1".to_owned(),
         credentials_dir: path("TEST_CREDENTIALS"),
         ca_file: path("TEST_CA"),
+        trusted_ca: path("TEST_TRUSTED").map(|file| TrustedCa {
+            file,
+            secret: "Secret company, key ca.crt".to_owned(),
+        }),
         kms_key_id: None,
     };
     let opened = async {
@@ -335,4 +339,40 @@ fn a_store_with_an_authority_of_its_own_is_trusted_if_that_is_named() {
     let wrong = [&keys[..], &[("TEST_CA", file.as_str())]].concat();
     let error = in_a_pod(&store, &wrong).unwrap_err();
     assert!(error.contains("caSecretRef has no certificate"), "{error}");
+}
+
+#[test]
+fn a_company_s_authority_is_trusted_by_clients_of_the_store_and_of_aws() {
+    let authority = Authority::new(folder().join("company")).unwrap();
+    let ca = authority.certificate().display().to_string();
+    let store = format!("https://127.0.0.1:{}", by_https(&authority, 11));
+    let trusting = ("TEST_TRUSTED", ca.as_str());
+    let keys = [
+        ("AWS_ACCESS_KEY_ID", "local"),
+        ("AWS_SECRET_ACCESS_KEY", KEY),
+    ];
+    in_a_pod(&store, &[&keys[..], &[trusting]].concat()).unwrap();
+    let error = in_a_pod(&store, &keys).unwrap_err();
+    assert!(error.contains("is of an unknown authority"), "{error}");
+
+    // The store stands for AWS's Security Token Service, whatever it answers.
+    let (plain, _) = recorder();
+    let token = token_file("company");
+    let pod = [
+        ("AWS_ENDPOINT_URL_STS", store.as_str()),
+        ("AWS_ROLE_ARN", "arn:aws:iam::111122223333:role/pinterest"),
+        ("AWS_WEB_IDENTITY_TOKEN_FILE", &token),
+    ];
+    let error = in_a_pod(&plain, &pod).unwrap_err();
+    assert!(error.contains("UnknownIssuer"), "{error}");
+    let answered = in_a_pod(&plain, &[&pod[..], &[trusting]].concat());
+    let error = answered.err().unwrap_or_default();
+    assert!(!error.contains("UnknownIssuer"), "{error}");
+
+    let file = folder().join("no-bundle");
+    fs::write(&file, "not a certificate").unwrap();
+    let wrong = ("TEST_TRUSTED", file.to_str().unwrap());
+    let error = in_a_pod(&store, &[&keys[..], &[wrong]].concat()).unwrap_err();
+    let says = "Secret company, key ca.crt (trustedCASecretRef) has no certificate";
+    assert!(error.contains(says), "{error}");
 }

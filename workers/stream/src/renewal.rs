@@ -39,7 +39,7 @@ fn of_sink(sink: &StreamSink) -> Vec<Mounted> {
         StreamSink::Postgres(postgres) => {
             let of = format!("spec.stream.sinks, {}: postgres", postgres.name);
             let tls = postgres.tls.iter();
-            let tls = tls.map(|tls| Mounted::tls(format!("{of}.tls"), tls));
+            let tls = tls.flat_map(|tls| Mounted::tls(format!("{of}.tls"), tls));
             let url = Mounted {
                 field: format!("{of}.urlSecretRef"),
                 files: vec![postgres.url_file.clone()],

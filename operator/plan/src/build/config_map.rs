@@ -6,10 +6,10 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use pinpipe_config::{self as config, CONFIG_KEY, CONFIG_VERSION, SECRETS_DIR, WorkerConfig};
 use pinpipe_crds::{Compression, StartFrom, WriteMode};
 
-use super::{Builder, labels};
+use super::{Builder, labels, trust};
 use crate::{
     component::Component,
-    model::{Archive, Batch, BatchSink, Emulator, Mount, Sink, ValidatedPipeline},
+    model::{Archive, Batch, BatchSink, Emulator, Mount, Pods, Sink, ValidatedPipeline},
     names::{self, hash},
 };
 
@@ -53,7 +53,7 @@ pub(super) fn ingest(pipeline: &ValidatedPipeline) -> config::Ingest {
     config::Ingest {
         config_version: CONFIG_VERSION,
         pipeline: identity(pipeline),
-        kafka: pipeline.kafka.clone(),
+        kafka: trust::kafka(&pipeline.kafka, &pipeline.ingest.pods),
         topics: topics(pipeline),
         max_record_bytes,
         max_request_bytes: max_record_bytes
@@ -67,7 +67,7 @@ pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Strea
         name: sink.name.clone(),
         url_file: secrets_dir("postgres").join("url"),
         secret: sink.secrets.mounts.first().and_then(secret_and_key),
-        tls: sink.tls.clone(),
+        tls: trust::postgres(sink.tls.as_ref(), &sink.pods),
         schema: sink.schema.clone(),
         start_from: match sink.start_from {
             StartFrom::Earliest => config::StartFrom::Earliest,
@@ -78,12 +78,13 @@ pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Strea
             WriteMode::Append => config::WriteMode::Append,
         },
     });
-    consumer(pipeline, &Component::stream(&sink.name), postgres)
+    let component = Component::stream(&sink.name);
+    consumer(pipeline, &component, &sink.pods, postgres)
 }
 
 pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive) -> config::Stream {
     let sink = config::StreamSink::Archive(config::Archive {
-        zone: raw_zone(archive),
+        zone: raw_zone(archive, &archive.pods),
         rotate: config::Rotate {
             bytes: archive.rotate_bytes,
             records: archive.rotate_records,
@@ -95,7 +96,7 @@ pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive) -> config
             Compression::Zstd => config::Compression::Zstd,
         },
     });
-    consumer(pipeline, &Component::Archive, sink)
+    consumer(pipeline, &Component::Archive, &archive.pods, sink)
 }
 
 pub(super) fn batch(
@@ -106,10 +107,10 @@ pub(super) fn batch(
     config::Batch {
         config_version: CONFIG_VERSION,
         pipeline: identity(pipeline),
-        kafka: pipeline.kafka.clone(),
+        kafka: trust::kafka(&pipeline.kafka, &batch.pods),
         topics: topics(pipeline),
         max_record_bytes: pipeline.ingest.max_record_bytes,
-        zone: raw_zone(archive),
+        zone: raw_zone(archive, &batch.pods),
         archive_group: group(pipeline, &Component::Archive),
         archive_admin: format!(
             "{}.{}.svc:{}",
@@ -119,13 +120,17 @@ pub(super) fn batch(
         ),
         barrier_timeout_seconds: BARRIER_TIMEOUT_SECONDS,
         lease: pipeline.child(&Component::Batch),
-        sinks: batch.sinks.iter().map(batch_sink).collect(),
+        sinks: batch
+            .sinks
+            .iter()
+            .map(|sink| batch_sink(sink, &batch.pods))
+            .collect(),
         quality: batch.quality.clone(),
         scratch_dir: PathBuf::from(config::SCRATCH_DIR),
     }
 }
 
-fn batch_sink(sink: &BatchSink) -> config::BatchSink {
+fn batch_sink(sink: &BatchSink, pods: &Pods) -> config::BatchSink {
     match sink {
         BatchSink::Cassandra(sink) => config::BatchSink {
             name: sink.name.clone(),
@@ -136,7 +141,7 @@ fn batch_sink(sink: &BatchSink) -> config::BatchSink {
                 credentials_dir: sink
                     .credentials
                     .then(|| secrets_dir(&format!("cassandra-{}", sink.name))),
-                tls: sink.tls.clone(),
+                tls: sink.tls.clone().map(|tls| trust::tls(tls, pods)),
             }),
             postgres: None,
         },
@@ -146,7 +151,7 @@ fn batch_sink(sink: &BatchSink) -> config::BatchSink {
             postgres: Some(config::BatchPostgres {
                 url_file: secrets_dir(&format!("postgres-{}", sink.name)).join("url"),
                 secret: Some(sink.secret.clone()),
-                tls: sink.tls.clone(),
+                tls: trust::postgres(sink.tls.as_ref(), pods),
                 schema: sink.schema.clone(),
             }),
         },
@@ -166,12 +171,13 @@ pub(super) fn emulator(pipeline: &ValidatedPipeline, emulator: &Emulator) -> con
 fn consumer(
     pipeline: &ValidatedPipeline,
     component: &Component,
+    pods: &Pods,
     sink: config::StreamSink,
 ) -> config::Stream {
     config::Stream {
         config_version: CONFIG_VERSION,
         pipeline: identity(pipeline),
-        kafka: pipeline.kafka.clone(),
+        kafka: trust::kafka(&pipeline.kafka, pods),
         topics: topics(pipeline),
         group: group(pipeline, component),
         max_record_bytes: pipeline.ingest.max_record_bytes,
@@ -207,11 +213,12 @@ fn group(pipeline: &ValidatedPipeline, component: &Component) -> String {
     )
 }
 
-fn raw_zone(archive: &Archive) -> config::RawZone {
+/// The raw objects as pods with these settings reach them.
+fn raw_zone(archive: &Archive, pods: &Pods) -> config::RawZone {
     config::RawZone {
         bucket: archive.bucket.clone(),
         prefix: archive.prefix.clone(),
-        s3: archive.s3.clone(),
+        s3: trust::s3(&archive.s3, pods),
     }
 }
 

@@ -15,6 +15,7 @@ mod pod;
 mod rollout;
 mod service;
 mod topics;
+mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 

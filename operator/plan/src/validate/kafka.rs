@@ -3,20 +3,36 @@
 use std::path::PathBuf;
 
 use pinpipe_config::{self as config, Authentication, AwsMskIam, SECRETS_DIR, SaslMechanism};
-use pinpipe_crds::{self as crds, Credentials, KafkaAuthentication};
+use pinpipe_crds::{self as crds, Credentials, KafkaAuthentication, PinterestPipelineSpec};
 
 use super::{
     mounts::{USER_KEYS, same_names},
-    tls,
+    tls, trust,
 };
 use crate::model::Mount;
 
 /// Name of the server, and of the folder of the user's Secret.
 const KAFKA: &str = "kafka";
 
-/// The cluster as workers' configurations have it.
+/// The cluster as the operator connects to it, and the Secrets behind that. It trusts what the
+/// general template trusts; AWS is asked for credentials of the operator's own, so only with the
+/// public authorities.
 #[must_use]
-pub fn config(kafka: &crds::Kafka) -> config::Kafka {
+pub fn for_operator(spec: &PinterestPipelineSpec) -> (config::Kafka, Vec<Mount>) {
+    let kafka = &spec.broker.kafka;
+    let (mut config, mut mounts) = (config(kafka), mounts(kafka));
+    let template = spec.template.as_ref();
+    if let (Some(tls), Some(template)) = (&mut config.tls, template)
+        && tls.ca_file.is_none()
+    {
+        tls.trusted_ca = trust::config(template);
+        mounts.extend(trust::mount(template));
+    }
+    (config, mounts)
+}
+
+/// The cluster as workers' configurations have it, without what their templates trust.
+pub(super) fn config(kafka: &crds::Kafka) -> config::Kafka {
     let authentication = kafka.authentication.as_ref().and_then(user);
     let iam = kafka.authentication.as_ref();
     let iam = iam.and_then(|authentication| authentication.aws_msk_iam.as_ref());
@@ -29,14 +45,14 @@ pub fn config(kafka: &crds::Kafka) -> config::Kafka {
         }),
         aws_msk_iam: iam.map(|iam| AwsMskIam {
             region: iam.region.clone(),
+            trusted_ca: None,
         }),
         settings: kafka.settings.clone().unwrap_or_default(),
     }
 }
 
 /// The Secrets that every pod mounts that connects to Kafka.
-#[must_use]
-pub fn mounts(kafka: &crds::Kafka) -> Vec<Mount> {
+pub(super) fn mounts(kafka: &crds::Kafka) -> Vec<Mount> {
     let tls = kafka.tls.as_ref().map(|tls| tls::mounts(tls, KAFKA));
     let user = kafka.authentication.as_ref().and_then(user);
     let user = user.map(|(_, credentials)| Mount {

@@ -21,6 +21,7 @@ mod sinks;
 mod template;
 mod tls;
 mod topics;
+mod trust;
 
 use std::{collections::BTreeMap, fmt};
 
@@ -28,13 +29,13 @@ use pinpipe_crds::{self as crds, PinterestPipeline, Template};
 
 use crate::{
     component::Component,
-    model::{Emulator, Images, Ingest, Secrets, ValidatedPipeline},
+    model::{Emulator, Images, Ingest, Mount, Secrets, ValidatedPipeline},
     names,
     ownership::Claim,
 };
 
 pub use annotations::RESET_FORMS;
-pub use kafka::{config as kafka_config, mounts as kafka_mounts};
+pub use kafka::for_operator as kafka_for_operator;
 pub use secrets::{Inputs, SecretKey, references};
 
 /// A part of a resource that can't be done.
@@ -91,7 +92,6 @@ pub fn validate(
         .as_ref()
         .and_then(|batch| sinks.batch(batch, spec.archive.as_ref()));
     let child = names::child(name, &Component::Ingest);
-    let secrets = (!mounts.is_empty()).then(|| inputs.secrets_of(&child, mounts));
     let topic_settings = kafka.topics.as_ref();
     let drain_deadline = spec.drain_deadline.as_deref().unwrap_or("5m");
     let drain_seconds = duration::read("spec.drainDeadline", drain_deadline, &mut problems);
@@ -117,7 +117,8 @@ pub fn validate(
         ingest: ingest(
             &spec.ingest.clone().unwrap_or_default(),
             spec.template.as_ref(),
-            secrets,
+            mounts,
+            |mounts| inputs.secrets_of(&child, mounts),
         ),
         sinks: streams,
         archive,
@@ -143,13 +144,19 @@ pub fn validate(
     }
 }
 
-fn ingest(ingest: &crds::Ingest, general: Option<&Template>, secrets: Option<Secrets>) -> Ingest {
+fn ingest(
+    ingest: &crds::Ingest,
+    general: Option<&Template>,
+    mut mounts: Vec<Mount>,
+    secrets: impl FnOnce(Vec<Mount>) -> Secrets,
+) -> Ingest {
     let template = template::lay_over(general, ingest.template.as_ref());
+    mounts.extend(trust::mount(&template));
     Ingest {
         replicas: pods::ingest_replicas(ingest),
         max_record_bytes: unsigned(ingest.max_record_bytes, 65_536),
         pods: pods::several(&template, ["50m", "64Mi", "256Mi"]),
-        secrets,
+        secrets: (!mounts.is_empty()).then(|| secrets(mounts)),
     }
 }
 

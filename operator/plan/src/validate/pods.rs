@@ -8,7 +8,7 @@ use pinpipe_crds::{
     WhenUnsatisfiable,
 };
 
-use super::resources;
+use super::{resources, trust};
 use crate::model::{Pods, Replicas, Spread, Target};
 
 /// Default topology spread of a component that may have several pods.
@@ -67,6 +67,7 @@ pub(super) fn one(set: &Template, defaults: [&str; 3]) -> Pods {
             .filter(|affinity| *affinity != Affinity::default()),
         image_pull_secrets: pull_secrets.map(|secret| secret.name.clone()).collect(),
         resources: resources::or_default(set.resources.as_ref(), defaults),
+        trusted_ca: trust::config(set),
         security: set.pod_security.unwrap_or_default(),
     }
 }

@@ -32,6 +32,7 @@ pub(super) fn config(s3: &S3) -> config::S3 {
         region: region.unwrap_or_else(|| "us-east-1".to_owned()),
         credentials_dir: credentials.map(|_| PathBuf::from(config::SECRETS_DIR).join(NAME)),
         ca_file: tls::config(&certificates(s3), NAME).ca_file,
+        trusted_ca: None,
         kms_key_id: encryption.map(|encryption| encryption.kms_key_id.clone()),
     }
 }

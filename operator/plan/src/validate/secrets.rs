@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pinpipe_crds::PinterestPipelineSpec;
 
-use super::{kafka, mounts::USER_KEYS, s3, tls};
+use super::{kafka, mounts::USER_KEYS, s3, template, tls, trust};
 use crate::{
     model::{Mount, Policy, Secrets},
     ownership::Claim,
@@ -85,6 +85,10 @@ pub fn references(spec: &PinterestPipelineSpec) -> BTreeMap<String, BTreeSet<Str
             .extend(keys);
     };
     refer_to(&kafka::mounts(&spec.broker.kafka), &mut refer);
+    for found in template::all(spec) {
+        let trusted = trust::mount(found.template);
+        refer_to(trusted.as_slice(), &mut refer);
+    }
     let sinks = spec.stream.iter().flat_map(|stream| &stream.sinks);
     let live = sinks.filter_map(|sink| sink.postgres.as_ref());
     let live = live.map(|postgres| (&postgres.url_secret_ref, &postgres.tls));

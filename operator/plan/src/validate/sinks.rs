@@ -7,7 +7,7 @@ use pinpipe_crds::{self as crds, StreamSink, Template, Tls};
 use super::{
     Inputs, Problem, duration,
     mounts::{self, same_names},
-    percentage, pods, quantity, s3, template, tls, unsigned,
+    percentage, pods, quantity, s3, template, tls, trust, unsigned,
 };
 use crate::{
     component::Component,
@@ -45,16 +45,14 @@ impl Sinks<'_> {
             ..Mount::default()
         }];
         mounts.extend(tls::mounts(&postgres.tls, "postgres"));
+        let template = template::lay_over(self.template, sink.template.as_ref());
         let (replicas, held_back) = pods::sink_replicas(sink, self.partitions);
         Some(Sink {
             name: sink.name.clone(),
             start_from: sink.start_from.unwrap_or_default(),
             replicas,
             held_back,
-            pods: pods::several(
-                &template::lay_over(self.template, sink.template.as_ref()),
-                ["50m", "64Mi", "512Mi"],
-            ),
+            pods: pods::several(&template, ["50m", "64Mi", "512Mi"]),
             schema: postgres
                 .schema
                 .clone()
@@ -66,11 +64,12 @@ impl Sinks<'_> {
                 .as_ref()
                 .and_then(|thresholds| thresholds.lag),
             reset,
-            secrets: self.secrets(&Component::stream(&sink.name), mounts),
+            secrets: self.secrets(&Component::stream(&sink.name), &template, mounts),
         })
     }
 
     pub(super) fn archive(&mut self, archive: &crds::Archive, reset: Option<SinkReset>) -> Archive {
+        let template = template::lay_over(self.template, archive.template.as_ref());
         let rotate = archive.rotate.clone().unwrap_or_default();
         let interval = rotate.interval.as_deref().unwrap_or("5m");
         let size = rotate.size.as_ref().map_or("128Mi", |size| &size.0);
@@ -92,11 +91,8 @@ impl Sinks<'_> {
                 .and_then(|thresholds| thresholds.lag),
             s3: s3::config(&archive.s3),
             reset,
-            pods: pods::one(
-                &template::lay_over(self.template, archive.template.as_ref()),
-                ["50m", "128Mi", "768Mi"],
-            ),
-            secrets: self.secrets(&Component::Archive, s3::mounts(&archive.s3)),
+            pods: pods::one(&template, ["50m", "128Mi", "768Mi"]),
+            secrets: self.secrets(&Component::Archive, &template, s3::mounts(&archive.s3)),
         }
     }
 
@@ -114,6 +110,7 @@ impl Sinks<'_> {
             });
             return None;
         };
+        let template = template::lay_over(self.template, batch.template.as_ref());
         let mut mounts = s3::mounts(&archive.s3);
         let quality = batch.quality.clone().unwrap_or_default();
         let sinks = batch
@@ -127,14 +124,11 @@ impl Sinks<'_> {
             schedule: batch.schedule.clone(),
             time_zone: batch.time_zone.clone().unwrap_or_else(|| "UTC".to_owned()),
             deadline_seconds: self.seconds("spec.batch.deadline", deadline),
-            pods: pods::one(
-                &template::lay_over(self.template, batch.template.as_ref()),
-                ["100m", "256Mi", "2Gi"],
-            ),
+            pods: pods::one(&template, ["100m", "256Mi", "2Gi"]),
             scratch_size: Quantity(scratch.to_owned()),
             quality: self.quality(&quality),
             sinks,
-            secrets: self.secrets(&Component::Batch, mounts),
+            secrets: self.secrets(&Component::Batch, &template, mounts),
         })
     }
 
@@ -196,8 +190,14 @@ impl Sinks<'_> {
         })
     }
 
-    fn secrets(&self, component: &Component, mut mounts: Vec<Mount>) -> Secrets {
+    fn secrets(
+        &self,
+        component: &Component,
+        template: &Template,
+        mut mounts: Vec<Mount>,
+    ) -> Secrets {
         mounts.extend_from_slice(self.kafka);
+        mounts.extend(trust::mount(template));
         self.inputs
             .secrets_of(&names::child(self.pipeline, component), mounts)
     }

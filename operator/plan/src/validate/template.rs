@@ -34,6 +34,7 @@ pub(super) fn lay_over(general: Option<&Template>, own: Option<&Template>) -> Te
             .or(general.topology_spread_constraints),
         service_account_name: own.service_account_name.or(general.service_account_name),
         resources: own.resources.or(general.resources),
+        trusted_ca_secret_ref: own.trusted_ca_secret_ref.or(general.trusted_ca_secret_ref),
         pod_security: own.pod_security.or(general.pod_security),
     }
 }
@@ -229,6 +230,12 @@ mod tests {
             ("logLevel", json!("Debug"), json!("Warn"), json!("Warn")),
             ("priorityClassName", json!("a"), json!("b"), json!("b")),
             ("serviceAccountName", json!("a"), json!("b"), json!("b")),
+            (
+                "trustedCASecretRef",
+                json!({"name": "a", "key": "ca.crt"}),
+                json!({"name": "b", "key": "ca.crt"}),
+                json!({"name": "b", "key": "ca.crt"}),
+            ),
             (
                 "podSecurity",
                 json!("FromPlatform"),

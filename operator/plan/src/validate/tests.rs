@@ -252,7 +252,10 @@ fn a_missing_secret_is_named_and_awaited_unless_its_component_is_deployed() {
 
 #[test]
 fn everything_mounted_was_read() {
-    let pipeline = pipeline(whole());
+    let mut spec = whole();
+    spec["archive"]["template"] =
+        json!({"trustedCASecretRef": {"name": "company", "key": "ca.crt"}});
+    let pipeline = pipeline(spec);
     let references = references(&pipeline.spec);
     let validated = validate(&pipeline, &all_there(&pipeline), &images()).unwrap();
     let components = [
@@ -264,7 +267,7 @@ fn everything_mounted_was_read() {
         .iter()
         .filter_map(|component| validated.secrets(component));
     let mounts: Vec<_> = secrets.flat_map(|secrets| secrets.mounts.clone()).collect();
-    assert_eq!(mounts.len(), 4);
+    assert_eq!(mounts.len(), 5);
     for mount in mounts {
         let keys = mount.files.into_iter().map(|(key, _)| key);
         for key in keys {
@@ -274,5 +277,44 @@ fn everything_mounted_was_read() {
                 mount.secret
             );
         }
+    }
+}
+
+/// The general template and `broker.kafka.tls` → the Secrets that the operator needs, and the one
+/// that it trusts besides the public authorities.
+#[test]
+fn the_operator_trusts_what_the_general_template_trusts_unless_kafka_has_an_authority_of_its_own() {
+    let company = json!({"trustedCASecretRef": {"name": "company", "key": "ca.crt"}});
+    let own = json!({"caSecretRef": {"name": "kafka-ca", "key": "ca.crt"}});
+    for (general, tls, secrets, trusted) in [
+        (json!({}), json!({}), &[][..], None),
+        (
+            company.clone(),
+            json!({}),
+            &["company"],
+            Some("Secret company, key ca.crt"),
+        ),
+        (company.clone(), own, &["kafka-ca"], None),
+        (company, json!(null), &[], None),
+    ] {
+        let mut kafka = json!({
+            "bootstrapServers": "k:1",
+            "authentication": {"awsMskIam": {"region": "eu-west-1"}},
+        });
+        if !tls.is_null() {
+            kafka["tls"] = tls;
+        }
+        let of_ingest = json!({"trustedCASecretRef": {"name": "of-ingest", "key": "ca.crt"}});
+        let pipeline = pipeline(json!({
+            "broker": {"kafka": kafka},
+            "template": general,
+            "ingest": {"template": of_ingest},
+        }));
+        let (kafka, mounts) = kafka_for_operator(&pipeline.spec);
+        let mounted: Vec<_> = mounts.iter().map(|mount| mount.secret.as_str()).collect();
+        assert_eq!(mounted, secrets);
+        let found = kafka.tls.and_then(|tls| tls.trusted_ca);
+        assert_eq!(found.map(|found| found.secret).as_deref(), trusted);
+        assert_eq!(kafka.aws_msk_iam.unwrap().trusted_ca, None);
     }
 }

@@ -9,7 +9,7 @@ use super::mounts::{CERTIFICATE_KEYS, same_names};
 use crate::model::Mount;
 
 /// Name of the file with the authorities' certificates.
-const CA_FILE: &str = "ca.crt";
+pub(super) const CA_FILE: &str = "ca.crt";
 
 fn ca_purpose(server: &str) -> String {
     format!("ca-{server}")
@@ -30,6 +30,7 @@ pub(super) fn config(tls: &Tls, server: &str) -> config::Tls {
         certificate_dir: certificate
             .as_ref()
             .map(|_| folder(certificate_purpose(server))),
+        trusted_ca: None,
     }
 }
 

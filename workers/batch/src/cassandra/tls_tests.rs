@@ -50,7 +50,7 @@ fn config(points: &[&str], password: &str, authority: Option<&Authority>) -> Cas
         credentials_dir: Some(credentials),
         tls: authority.map(|authority| pinpipe_config::Tls {
             ca_file: Some(authority.certificate()),
-            certificate_dir: None,
+            ..pinpipe_config::Tls::default()
         }),
     }
 }

@@ -86,10 +86,7 @@ impl Access {
             user: user
                 .transpose()
                 .context("spec.broker.kafka.authentication")?,
-            tokens: config
-                .aws_msk_iam
-                .as_ref()
-                .map(|iam| Tokens::of_msk(&iam.region)),
+            tokens: config.aws_msk_iam.as_ref().map(Tokens::of_msk),
             settings: config.settings.clone(),
         })
     }
@@ -134,6 +131,10 @@ impl Access {
                 Some(ca) => config.set("ssl.ca.pem", ca),
                 None => config.set("ssl.ca.location", PUBLIC_CAS),
             };
+            if let (None, Some(trusted)) = (&tls.ca, &tls.trusted) {
+                // Besides those of the file.
+                config.set("ssl.ca.pem", trusted);
+            }
             if let Some((chain, key)) = &tls.certificate {
                 config
                     .set("ssl.certificate.pem", chain)

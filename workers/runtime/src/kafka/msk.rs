@@ -14,6 +14,7 @@ use aws_sigv4::{
     http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign},
     sign::v4,
 };
+use pinpipe_config::AwsMskIam;
 
 use super::tokens::{Token, Tokens};
 use crate::aws;
@@ -26,24 +27,25 @@ const TIMEOUT: Duration = Duration::from_secs(20);
 impl Tokens {
     /// Tokens for the MSK clusters of a region, of this process's identity in AWS.
     #[must_use]
-    pub fn of_msk(region: &str) -> Self {
-        static REGIONS: LazyLock<Mutex<BTreeMap<String, Tokens>>> = LazyLock::new(Mutex::default);
-        let mut regions = REGIONS.lock().unwrap_or_else(PoisonError::into_inner);
-        let tokens = regions.entry(region.to_owned()).or_insert_with(|| {
-            let region = region.to_owned();
-            Self::new(move || token(&region))
+    pub fn of_msk(iam: &AwsMskIam) -> Self {
+        static ALL: LazyLock<Mutex<BTreeMap<AwsMskIam, Tokens>>> = LazyLock::new(Mutex::default);
+        let mut all = ALL.lock().unwrap_or_else(PoisonError::into_inner);
+        let tokens = all.entry(iam.clone()).or_insert_with(|| {
+            let iam = iam.clone();
+            Self::new(move || token(&iam))
         });
         tokens.clone()
     }
 }
 
 /// A token of this process's identity. Blocks; must not be called within a runtime.
-fn token(region: &str) -> Result<Token> {
+fn token(iam: &AwsMskIam) -> Result<Token> {
+    let region = iam.region.as_str();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
     let credentials = async {
-        let http = aws::http_client(None)?;
+        let http = aws::http_client(None, iam.trusted_ca.as_ref())?;
         let chain = aws::default_chain(Region::new(region.to_owned()), http).await;
         let found = tokio::time::timeout(TIMEOUT, chain.provide_credentials()).await;
         let found = found.with_context(|| format!("no answer from AWS in {TIMEOUT:?}"))?;
@@ -164,7 +166,13 @@ mod tests {
 
     #[test]
     fn a_region_has_one_source() {
-        assert_eq!(Tokens::of_msk("eu-west-1"), Tokens::of_msk("eu-west-1"));
-        assert_ne!(Tokens::of_msk("eu-west-1"), Tokens::of_msk("eu-west-2"));
+        let tokens = |region: &str| {
+            Tokens::of_msk(&AwsMskIam {
+                region: region.to_owned(),
+                trusted_ca: None,
+            })
+        };
+        assert_eq!(tokens("eu-west-1"), tokens("eu-west-1"));
+        assert_ne!(tokens("eu-west-1"), tokens("eu-west-2"));
     }
 }

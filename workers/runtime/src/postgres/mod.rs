@@ -187,11 +187,12 @@ fn certificates(source: &Source<'_>, parameters: &TlsParameters) -> Result<Tls> 
     };
     if let (None, Some(path)) = (&tls.ca, &parameters.ca) {
         // libpq's name for the public authorities.
-        let path = match path.as_str() {
-            "system" => PUBLIC_CAS,
-            path => path,
+        let (path, besides) = match path.as_str() {
+            "system" => (PUBLIC_CAS, tls.trusted.take()),
+            path => (path, None),
         };
-        tls.ca = Some(file("sslrootcert", path, "caSecretRef")?);
+        let ca = file("sslrootcert", path, "caSecretRef")?;
+        tls.ca = Some(format!("{ca}\n{}", besides.unwrap_or_default()));
     }
     let own = "clientCertificateSecretRef";
     if let (None, [Some(chain), Some(key)]) = (&tls.certificate, &parameters.certificate) {

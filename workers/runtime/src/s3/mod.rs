@@ -37,7 +37,7 @@ const DEFAULT_REGION: &str = "us-east-1";
 /// requires them: many servers other than AWS refuse the newer checksums.
 pub async fn client(s3: &S3) -> Result<Client> {
     let region = Region::new(s3.region.clone());
-    let http = http_client(s3.ca_file.as_deref())?;
+    let http = http_client(s3.ca_file.as_deref(), s3.trusted_ca.as_ref())?;
     let mut config = Config::builder()
         .behavior_version(BehaviorVersion::latest())
         .region(region.clone())
@@ -60,7 +60,7 @@ pub async fn client(s3: &S3) -> Result<Client> {
         config.credentials_provider(Credentials::new(key_id, key, token, None, "pinpipe"))
     } else {
         // The authorities of the store are not those of AWS's own services.
-        let http = http_client(None)?;
+        let http = http_client(None, s3.trusted_ca.as_ref())?;
         config.credentials_provider(default_chain(region, http).await)
     };
     if let Some(key) = &s3.kms_key_id {
@@ -343,6 +343,7 @@ mod tests {
             region: "eu-west-1".to_owned(),
             credentials_dir: None,
             ca_file: None,
+            trusted_ca: None,
             kms_key_id: None,
         };
         let place = Place {
@@ -392,6 +393,7 @@ mod tests {
             region: "eu-west-1".to_owned(),
             credentials_dir: None,
             ca_file: None,
+            trusted_ca: None,
             kms_key_id: None,
         };
         let place = Place {

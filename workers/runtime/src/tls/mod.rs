@@ -18,6 +18,7 @@ use openssl::{
     ssl::{HandshakeError, SslConnector, SslConnectorBuilder, SslMethod},
     x509::{X509, store::X509StoreBuilder},
 };
+use pinpipe_config::TrustedCa;
 
 pub use self::names::RefusedCertificate;
 
@@ -29,8 +30,11 @@ const HANDSHAKE_STEP: Duration = Duration::from_secs(2);
 /// The PEM texts of a TLS client.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Tls {
-    /// Certificates of the authorities that are trusted. None: the public ones.
+    /// Certificates of the authorities that are trusted. None: the public ones, and those of
+    /// [`Self::trusted`].
     pub ca: Option<String>,
+    /// Certificates of authorities that are trusted besides the public ones.
+    pub trusted: Option<String>,
     /// The client's certificate chain and private key.
     pub certificate: Option<(String, String)>,
 }
@@ -50,6 +54,8 @@ impl Tls {
         read: &dyn Fn(&Path) -> Result<String>,
     ) -> Result<Self> {
         let ca = config.ca_file.as_deref().map(read).transpose()?;
+        let trusted = config.trusted_ca.as_ref().filter(|_| ca.is_none());
+        let trusted = trusted.map(|trusted| self::trusted(trusted, read));
         let folder = config.certificate_dir.as_ref();
         let certificate = folder.map(|folder| {
             let file = |name: &str| read(&folder.join(name));
@@ -57,6 +63,7 @@ impl Tls {
         });
         let tls = Self {
             ca,
+            trusted: trusted.transpose()?,
             certificate: certificate.transpose()?,
         };
         tls.connector()?;
@@ -73,8 +80,15 @@ impl Tls {
                 store.add_cert(certificate)?;
             }
             connector.set_cert_store(store.build());
-        } else if Path::new(PUBLIC_CAS).is_file() {
-            connector.set_ca_file(PUBLIC_CAS)?;
+        } else {
+            if Path::new(PUBLIC_CAS).is_file() {
+                connector.set_ca_file(PUBLIC_CAS)?;
+            }
+            if let Some(trusted) = &self.trusted {
+                for certificate in certificates(trusted, "trustedCASecretRef")? {
+                    connector.cert_store_mut().add_cert(certificate)?;
+                }
+            }
         }
         if let Some((chain, key)) = &self.certificate {
             let of = "tls.crt of clientCertificateSecretRef";
@@ -111,6 +125,15 @@ impl Tls {
             _ => None,
         }
     }
+}
+
+/// Reads by `read` certificates of authorities that are trusted besides the public ones. Errors name
+/// the Secret and its key.
+pub fn trusted(config: &TrustedCa, read: &dyn Fn(&Path) -> Result<String>) -> Result<String> {
+    let of = format!("{} (trustedCASecretRef)", config.secret);
+    let pem = read(&config.file).with_context(|| of.clone())?;
+    certificates(&pem, &of)?;
+    Ok(pem)
 }
 
 fn certificates(pem: &str, of: &str) -> Result<Vec<X509>> {

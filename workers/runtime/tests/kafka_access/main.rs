@@ -155,7 +155,7 @@ fn access(port: u16, tls: Option<Tls>, user: Option<User>) -> Access {
 fn trusting() -> Tls {
     Tls {
         ca: Some(broker().ca.clone()),
-        certificate: None,
+        ..Tls::default()
     }
 }
 
@@ -207,12 +207,26 @@ fn each_mechanism_and_a_client_certificate_are_accepted() {
 }
 
 #[test]
+fn a_company_s_authority_is_trusted_besides_the_public_ones() {
+    let scram = || Some(user(SaslMechanism::ScramSha512, PASSWORD));
+    let company = Tls {
+        trusted: Some(broker().ca.clone()),
+        ..Tls::default()
+    };
+    let trusting = access(broker().sasl, Some(company), scram());
+    assert_eq!(connect(&trusting), Ok(()));
+    let public = access(broker().sasl, Some(Tls::default()), scram());
+    let message = connect(&public).unwrap_err();
+    assert!(message.contains("is of an unknown authority"), "{message}");
+}
+
+#[test]
 fn each_cause_has_a_sentence_of_its_own() {
     let broker = broker();
     let stranger = Authority::new(folder().join("stranger")).unwrap();
     let stranger = Tls {
         ca: Some(fs::read_to_string(stranger.certificate()).unwrap()),
-        certificate: None,
+        ..Tls::default()
     };
     let scram = |password| Some(user(SaslMechanism::ScramSha512, password));
     for (access, says) in [

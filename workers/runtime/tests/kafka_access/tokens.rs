@@ -165,10 +165,11 @@ fn child() {
         bootstrap_servers: env::var("TEST_SERVERS").unwrap(),
         tls: Some(Tls {
             ca_file: Some(env::var("TEST_CA").unwrap().into()),
-            certificate_dir: None,
+            ..Tls::default()
         }),
         aws_msk_iam: Some(AwsMskIam {
             region: "eu-west-1".to_owned(),
+            trusted_ca: None,
         }),
         ..Kafka::default()
     };

@@ -67,6 +67,7 @@ mod tests {
             region: "eu-west-1".to_owned(),
             credentials_dir: Some(folder.clone()),
             ca_file: None,
+            trusted_ca: None,
             kms_key_id: None,
         };
         let mut connection = Connection::closed();

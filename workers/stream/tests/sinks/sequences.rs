@@ -66,6 +66,7 @@ async fn an_object_store_answers_as_the_contract_says() {
         region: "us-east-1".into(),
         credentials_dir: Some(credentials.clone()),
         ca_file: None,
+        trusted_ca: None,
         kms_key_id: None,
     })
     .await

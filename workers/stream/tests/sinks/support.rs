@@ -177,6 +177,7 @@ pub fn archived(
                 region: "us-east-1".into(),
                 credentials_dir: Some(credentials.to_path_buf()),
                 ca_file: None,
+                trusted_ca: None,
                 kms_key_id: None,
             },
         },

@@ -118,6 +118,7 @@ fn every_client_of_kafka_gets_its_certificates_and_credentials() {
         tls: Some(pinpipe_config::Tls {
             ca_file: Some(format!("{folder}/ca-kafka/ca.crt").into()),
             certificate_dir: Some(format!("{folder}/certificate-kafka").into()),
+            trusted_ca: None,
         }),
         authentication: Some(pinpipe_config::Authentication {
             mechanism: pinpipe_config::SaslMechanism::ScramSha512,
@@ -158,6 +159,7 @@ fn pods_have_the_secrets_of_the_object_store_that_are_named() {
         region: "us-east-1".to_owned(),
         credentials_dir: credentials.map(|name| format!("{folder}/{name}").into()),
         ca_file: ca.map(|name| format!("{folder}/{name}").into()),
+        trusted_ca: None,
         kms_key_id: None,
     };
     let credentials = json!({"name": "s3"});
@@ -251,7 +253,7 @@ fn a_batch_sink_in_postgresql_gets_its_url_from_a_secret() {
         secret: Some("Secret dw, key uri".into()),
         tls: Some(pinpipe_config::Tls {
             ca_file: Some("/etc/pinpipe/secrets/ca-postgres-serving/ca.crt".into()),
-            certificate_dir: None,
+            ..pinpipe_config::Tls::default()
         }),
         schema: "batch".into(),
     };
@@ -279,5 +281,84 @@ fn a_batch_sink_in_postgresql_gets_its_url_from_a_secret() {
 fn batch_runs_need_no_sink() {
     for sinks in [None, Some(json!([]))] {
         assert_eq!(batch(sinks).0.sinks, []);
+    }
+}
+
+/// What `spec.template` trusts counts for every connection of every component, unless its own
+/// template trusts something else.
+#[test]
+fn each_connection_trusts_what_its_components_template_trusts() {
+    let trusted = |secret: &str| pinpipe_config::TrustedCa {
+        file: "/etc/pinpipe/secrets/trusted-ca/ca.crt".into(),
+        secret: format!("Secret {secret}, key bundle.pem"),
+    };
+    let company = Some(trusted("company"));
+    let objects = with(|spec| {
+        spec["template"] = json!({"trustedCASecretRef": {"name": "company", "key": "bundle.pem"}});
+        spec["batch"]["template"] =
+            json!({"trustedCASecretRef": {"name": "proxy", "key": "bundle.pem"}});
+        spec["broker"]["kafka"] = json!({
+            "bootstrapServers": "kafka:9098",
+            "tls": {},
+            "authentication": {"awsMskIam": {"region": "eu-west-1"}},
+        });
+        let serving = json!({"contactPoints": ["c:9042"], "tls": {}});
+        let warehouse = json!({"urlSecretRef": {"name": "dw", "key": "uri"}});
+        spec["batch"]["sinks"] = json!([
+            {"name": "serving", "cassandra": serving},
+            {"name": "warehouse", "postgres": warehouse},
+        ]);
+    });
+
+    let ingest: pinpipe_config::Ingest = read(&objects, "ingest");
+    assert_eq!(ingest.kafka.tls.unwrap().trusted_ca, company);
+    assert_eq!(ingest.kafka.aws_msk_iam.unwrap().trusted_ca, company);
+    let live: pinpipe_config::Stream = read(&objects, "stream-live");
+    let pinpipe_config::StreamSink::Postgres(postgres) = live.sink else {
+        panic!("not a database");
+    };
+    assert_eq!(live.kafka.tls.unwrap().trusted_ca, company);
+    assert_eq!(postgres.tls.unwrap().trusted_ca, company);
+    let archive: pinpipe_config::Stream = read(&objects, "archive");
+    let pinpipe_config::StreamSink::Archive(archive) = archive.sink else {
+        panic!("not an archive");
+    };
+    assert_eq!(archive.zone.s3.trusted_ca, company);
+
+    let batch: pinpipe_config::Batch = read(&objects, "batch");
+    let proxy = Some(trusted("proxy"));
+    assert_eq!(batch.kafka.tls.unwrap().trusted_ca, proxy);
+    assert_eq!(batch.zone.s3.trusted_ca, proxy);
+    let [serving, warehouse] = &batch.sinks[..] else {
+        panic!("{:?}", batch.sinks)
+    };
+    let of_serving = serving.cassandra.as_ref().and_then(|sink| sink.tls.clone());
+    let of_warehouse = warehouse
+        .postgres
+        .as_ref()
+        .and_then(|sink| sink.tls.clone());
+    for tls in [of_serving, of_warehouse] {
+        assert_eq!(tls.unwrap().trusted_ca, proxy);
+    }
+
+    for (kind, name, secret) in [
+        ("Deployment", "ingest", Some("company")),
+        ("Deployment", "stream-live", Some("company")),
+        ("Deployment", "archive", Some("company")),
+        ("CronJob", "batch", Some("proxy")),
+        // It has no TLS connections.
+        ("Deployment", "emulator", None),
+    ] {
+        let spec = &find(&objects, kind, &format!("pinterest-{name}"))["spec"];
+        let job = &spec["jobTemplate"]["spec"];
+        let pod = &if kind == "CronJob" { job } else { spec }["template"]["spec"];
+        let mut volumes = pod["volumes"].as_array().unwrap().iter();
+        let volume = volumes.find(|volume| volume["name"] == "secret-trusted-ca");
+        let found = volume.map(|volume| volume["secret"]["secretName"].as_str().unwrap());
+        assert_eq!(found, secret, "{name}");
+        if let Some(volume) = volume {
+            let items = json!([{"key": "bundle.pem", "path": "ca.crt"}]);
+            assert_eq!(volume["secret"]["items"], items, "{name}");
+        }
     }
 }
