@@ -4,14 +4,14 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
-mod acls;
 mod pipeline;
 mod renewal;
 
 use std::time::{Duration, Instant};
 
-use acls::Right;
-use pipeline::{Pipeline, eventually};
+use pinpipe_servers::acls::{self, ANONYMOUS, Resource, Right};
+
+use pipeline::{Pipeline, broker, eventually};
 
 /// How soon a record that comes alone can be read, half of the time and always. With
 /// other builds running half were there after 29 ms.
@@ -116,7 +116,9 @@ async fn a_topic_that_its_producers_stamp_is_not_read_and_the_others_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_may_not_be_read_is_reported_and_the_others_are_read() {
     let pipeline = Pipeline::new("forbidden", &[]).await;
-    acls::forbid("forbidden.geo", Right::RD_KAFKA_ACL_OPERATION_READ);
+    let geo = Resource::Topic("forbidden.geo");
+    let read = Right::RD_KAFKA_ACL_OPERATION_READ;
+    acls::forbid(broker().clients, geo, ANONYMOUS, read);
     let mut worker = pipeline.worker();
     pipeline
         .produce("geo", "{\"ind\":7,\"country\":\"Albania\"}")
@@ -137,7 +139,9 @@ async fn a_topic_that_may_not_be_read_is_reported_and_the_others_are_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_that_may_not_be_written_are_sent_once_they_may() {
     let pipeline = Pipeline::new("letters", &[]).await;
-    acls::forbid("letters.pin.dlq", Right::RD_KAFKA_ACL_OPERATION_WRITE);
+    let letters = Resource::Topic("letters.pin.dlq");
+    let write = Right::RD_KAFKA_ACL_OPERATION_WRITE;
+    acls::forbid(broker().clients, letters, ANONYMOUS, write);
     let worker = pipeline.worker();
     pipeline.produce("pin", "{\"title\":\"no key\"}").await;
     pipeline.produce("pin", &pin("behind", "t")).await;
@@ -152,7 +156,7 @@ async fn dead_letters_that_may_not_be_written_are_sent_once_they_may() {
         None,
         "the position before the dead letter waits"
     );
-    acls::permit("letters.pin.dlq");
+    acls::remove(broker().clients, letters);
     let letters = pipeline.dead_letters("pin", 1).await;
     assert!(letters[0].0.contains("no key"), "{letters:?}");
     eventually("the record behind it is stored", async || {
