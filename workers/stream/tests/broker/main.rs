@@ -247,3 +247,26 @@ async fn a_change_of_the_dead_letters_writer_leaves_none_out_and_repeats_none() 
     let values: Vec<String> = letters.into_iter().map(|(value, ..)| value).collect();
     assert_eq!(values, rejected);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_of_a_topic_that_was_created_again_skips_no_dead_letter() {
+    let pipeline = Pipeline::new("again", &[]).await;
+    let mut rejected = Vec::new();
+    for number in 0..2 {
+        rejected.push(format!("not json {number}"));
+        pipeline.produce("pin", &rejected[number]).await;
+        let key = format!("k{number}");
+        pipeline.produce("pin", &pin(&key, "t")).await;
+        let worker = pipeline.worker();
+        eventually("the record behind is stored", async || {
+            pipeline.title(&key).await.is_some()
+        })
+        .await;
+        worker.stop();
+        // As a worker does that has not noticed yet that its topic was deleted.
+        pipeline.commit_letters_of_another_topic("pin", 1000);
+    }
+    let letters = pipeline.dead_letters("pin", 2).await;
+    let values: Vec<String> = letters.into_iter().map(|(value, ..)| value).collect();
+    assert_eq!(values, rejected);
+}
