@@ -7,9 +7,15 @@
 mod pipeline;
 mod renewal;
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
-use pinpipe_servers::acls::{self, ANONYMOUS, Resource, Right};
+use pinpipe_servers::{
+    acls::{self, ANONYMOUS, Resource, Right},
+    stores::{folder, has_ipv6, postgres},
+};
 
 use pipeline::{Pipeline, broker, eventually};
 
@@ -45,6 +51,33 @@ async fn a_record_is_stored_within_milliseconds() {
     println!("stored after {median:?}, at the longest {longest:?}");
     assert!(median < USUALLY, "{times:?}");
     assert!(longest < ALWAYS, "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broker_and_database_are_reached_by_ipv6() {
+    if !has_ipv6() {
+        println!("not run: this machine has no IPv6");
+        return;
+    }
+    let mut pipeline = Pipeline::new("ipv6", &[]).await;
+    pipeline.kafka = format!("{{bootstrapServers: \"[::1]:{}\"}}", broker().clients);
+    let url = folder().join("ipv6-url");
+    let text = format!("postgresql://postgres@[::1]:{}/postgres", postgres());
+    fs::write(&url, text).unwrap();
+    pipeline.sink = Pipeline::postgres(pipeline.name, &url);
+    let worker = pipeline.worker();
+    pipeline.produce("pin", "{\"title\":\"no key\"}").await;
+    pipeline.produce("pin", &pin("k", "t")).await;
+    eventually("the record is stored", async || {
+        pipeline.title("k").await.is_some()
+    })
+    .await;
+    let letters = pipeline.dead_letters("pin", 1).await;
+    assert!(letters[0].0.contains("no key"), "{letters:?}");
+    eventually("the worker is ready", async || {
+        worker.readyz().contains("200 ready")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
