@@ -19,13 +19,15 @@ pub struct Listener {
     pub advertised: u16,
 }
 
-/// A listener with TLS or SASL.
+/// A listener with a protocol or an address of its own.
 #[derive(Clone, Debug)]
 pub struct Secured {
     /// Its name, in capital letters.
     pub name: &'static str,
-    /// `SSL`, `SASL_SSL` or `SASL_PLAINTEXT`.
+    /// `PLAINTEXT`, `SSL`, `SASL_SSL` or `SASL_PLAINTEXT`.
     pub protocol: &'static str,
+    /// The address it listens at, with brackets if it is of IPv6.
+    pub host: &'static str,
     /// Its port.
     pub port: u16,
     /// Settings of this listener, `key=value`.
@@ -137,9 +139,15 @@ group.initial.rebalance.delay.ms=0
 {}{}
 ",
             each(&|at, listener| format!("CLIENTS{at}://127.0.0.1:{}", listener.port)),
-            secured(&|listener| format!(",{}://127.0.0.1:{}", listener.name, listener.port)),
+            secured(&|listener| format!(
+                ",{}://{}:{}",
+                listener.name, listener.host, listener.port
+            )),
             each(&|at, listener| format!("CLIENTS{at}://127.0.0.1:{}", listener.advertised)),
-            secured(&|listener| format!(",{}://127.0.0.1:{}", listener.name, listener.port)),
+            secured(&|listener| format!(
+                ",{}://{}:{}",
+                listener.name, listener.host, listener.port
+            )),
             each(&|at, _| format!("CLIENTS{at}:PLAINTEXT")),
             secured(&|listener| format!(",{}:{}", listener.name, listener.protocol)),
             data.display(),

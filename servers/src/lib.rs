@@ -2,8 +2,11 @@
 //! broker, a Kubernetes API server, PostgreSQL, Cassandra, an object store.
 //!
 //! This crate makes commands and the files they need. The caller starts them and owns the processes
-//! and their logs; [`stores`] does that for test programs.
+//! and their logs; [`stores`] does that for test programs. With the feature `acls` it sets rights
+//! of a broker's users, too.
 
+#[cfg(feature = "acls")]
+pub mod acls;
 pub mod cassandra;
 pub mod certificates;
 pub mod kafka;

@@ -54,7 +54,7 @@ impl Postgres {
         let mut server = run("postgres")?;
         server.arg("-D").arg(&data);
         let own = [
-            "listen_addresses=127.0.0.1".to_owned(),
+            "listen_addresses=127.0.0.1,::1".to_owned(),
             "unix_socket_directories=".to_owned(),
             format!("port={}", self.port),
         ];

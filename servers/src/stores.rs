@@ -4,6 +4,7 @@
 
 use std::{
     fs,
+    net::{Ipv6Addr, TcpListener},
     path::{Path, PathBuf},
     sync::{OnceLock, mpsc},
     thread,
@@ -66,7 +67,14 @@ pub fn keep<T: Send + 'static>(start: impl FnOnce() -> Result<(Process, T)> + Se
     receiver.recv().unwrap().unwrap()
 }
 
-/// The port of a PostgreSQL server whose superuser is `postgres`, without a password.
+/// Whether this machine has IPv6.
+#[must_use]
+pub fn has_ipv6() -> bool {
+    TcpListener::bind((Ipv6Addr::LOCALHOST, 0)).is_ok()
+}
+
+/// The port of a PostgreSQL server whose superuser is `postgres`, without a password. Where this
+/// machine has IPv6, it can be reached at the same port of `[::1]`, too.
 #[must_use]
 pub fn postgres() -> u16 {
     static PORT: OnceLock<u16> = OnceLock::new();
@@ -94,7 +102,8 @@ pub fn postgres() -> u16 {
     })
 }
 
-/// The port of a Kafka broker that permits everything unless a rule forbids it.
+/// The port of a Kafka broker that permits everything unless a rule forbids it. Where this machine
+/// has IPv6, it can be reached at the same port of `[::1]`, too.
 #[must_use]
 pub fn kafka() -> u16 {
     static PORT: OnceLock<u16> = OnceLock::new();
@@ -116,6 +125,7 @@ pub fn kafka_with_users(users: &[(&'static str, &'static str)], settings: &[&str
     let secured = Secured {
         name: "SASL",
         protocol: "SASL_PLAINTEXT",
+        host: "127.0.0.1",
         port: sasl,
         settings: all,
     };
@@ -132,6 +142,14 @@ fn start_kafka(
         .as_ref()
         .map_or(clients, |(secured, _)| secured.port);
     let (secured, users) = secured.unzip();
+    let ipv6 = Secured {
+        name: "IPV6",
+        protocol: "PLAINTEXT",
+        host: "[::1]",
+        port: clients,
+        settings: Vec::new(),
+    };
+    let ipv6 = has_ipv6().then_some(ipv6);
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let broker = Kafka {
         lib: lib("kafka")?,
@@ -142,7 +160,7 @@ fn start_kafka(
             port: clients,
             advertised: clients,
         }],
-        secured: secured.into_iter().collect(),
+        secured: secured.into_iter().chain(ipv6).collect(),
         users: users.unwrap_or_default(),
         heap: "256m",
         settings: [

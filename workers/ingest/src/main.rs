@@ -102,9 +102,9 @@ async fn run() -> Result<()> {
         memory.connections,
         draining.clone(),
     ));
-    let is_dead = tokio::select! {
-        () = stop.cancelled() => false,
-        () = producer.dead() => true,
+    let fatal = tokio::select! {
+        () = stop.cancelled() => None,
+        error = producer.dead() => Some(error),
         result = &mut admin => return result?,
         // Not in a task of its own: the process must not go on without it.
         never = take_up(watcher, &config.kafka, &producer) => match never {},
@@ -119,12 +119,13 @@ async fn run() -> Result<()> {
             DRAIN_TIMEOUT.as_secs()
         );
     }
-    tokio::task::spawn_blocking(move || producer.flush(FLUSH_TIMEOUT)).await??;
+    let flushed = tokio::task::spawn_blocking(move || producer.flush(FLUSH_TIMEOUT)).await?;
     stop_admin.cancel();
     admin.await??;
-    if is_dead {
-        bail!("the Kafka producer had a fatal error: restart the worker");
+    if let Some(error) = fatal {
+        bail!("the Kafka producer can't go on, so the worker has to be started again: {error}");
     }
+    flushed?;
     tracing::info!("stopped");
     Ok(())
 }

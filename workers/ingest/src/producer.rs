@@ -27,7 +27,7 @@ use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
     producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::budget::Share;
@@ -212,25 +212,26 @@ impl Batch {
     }
 }
 
-/// Handles librdkafka's callbacks: delivery reports, broker states and fatal errors.
+/// Handles librdkafka's callbacks: delivery reports, broker states and errors.
 struct Listener {
     broker_up: Gauge,
     outage: Outage,
     was_up: AtomicBool,
     errors: BrokerErrors,
-    dead: CancellationToken,
+    /// Told of each error: the producer may not recover from it.
+    trouble: Arc<Notify>,
     /// Cancelled once another producer has taken over: what this one meets no longer counts.
     retired: CancellationToken,
 }
 
 impl Listener {
-    fn new(access: &Access, broker_up: Gauge, outage: Outage, dead: CancellationToken) -> Self {
+    fn new(access: &Access, broker_up: Gauge, outage: Outage, trouble: Arc<Notify>) -> Self {
         Self {
             broker_up,
             outage,
             was_up: AtomicBool::new(false),
             errors: BrokerErrors::new(access),
-            dead,
+            trouble,
             retired: CancellationToken::new(),
         }
     }
@@ -282,13 +283,12 @@ impl ClientContext for Listener {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AllBrokersDown) => self.set_up(false),
-            Some(RDKafkaErrorCode::Fatal) if !self.retired.is_cancelled() => {
-                tracing::error!(reason, "fatal producer error");
-                self.dead.cancel();
-            }
-            _ => self.errors.error(error, reason),
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.set_up(false);
+        } else {
+            self.errors.error(error, reason);
+            // In place of the code `Fatal` librdkafka gives that of the cause.
+            self.trouble.notify_one();
         }
     }
 }
@@ -317,7 +317,7 @@ pub struct Producer {
     settings: Settings,
     broker_up: Gauge,
     outage: Outage,
-    dead: CancellationToken,
+    trouble: Arc<Notify>,
 }
 
 impl Producer {
@@ -328,22 +328,22 @@ impl Producer {
         broker_up: Gauge,
         outage: Outage,
     ) -> Result<Self> {
-        let dead = CancellationToken::new();
-        let listener = Listener::new(access, broker_up.clone(), outage.clone(), dead.clone());
+        let trouble = Arc::new(Notify::new());
+        let listener = Listener::new(access, broker_up.clone(), outage.clone(), trouble.clone());
         Ok(Self {
             current: Arc::new(RwLock::new(Arc::new(create(access, settings, listener)?))),
             settings,
             broker_up,
             outage,
-            dead,
+            trouble,
         })
     }
 
     /// Reaches the brokers in another way from the next request on. What the requests before it
     /// have sent is delivered, or reported as not confirmed, as it was to be.
     pub fn renew(&self, access: &Access) -> Result<()> {
-        let (up, outage, dead) = (&self.broker_up, &self.outage, &self.dead);
-        let listener = Listener::new(access, up.clone(), outage.clone(), dead.clone());
+        let (up, outage, trouble) = (&self.broker_up, &self.outage, &self.trouble);
+        let listener = Listener::new(access, up.clone(), outage.clone(), trouble.clone());
         let new = Arc::new(create(access, self.settings, listener)?);
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *current, new);
@@ -361,9 +361,19 @@ impl Producer {
         Current(current.clone())
     }
 
-    /// Completes after a fatal error, when the process has to be restarted.
-    pub async fn dead(&self) {
-        self.dead.cancelled().await;
+    /// Completes after an error that the producer does not recover from, with its sentence. The
+    /// process has to be restarted then.
+    pub async fn dead(&self) -> String {
+        loop {
+            match self.current().0.client().fatal_error() {
+                // Brokers number the records of those alone who may write somewhere.
+                Some((code @ RDKafkaErrorCode::ClusterAuthorizationFailed, _)) => {
+                    return format!("{code}: grant the worker's user Write of the topics");
+                }
+                Some((_, sentence)) => return sentence,
+                None => self.trouble.notified().await,
+            }
+        }
     }
 
     /// Blocks until every sent record has its delivery report.

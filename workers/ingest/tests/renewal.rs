@@ -1,4 +1,5 @@
-//! Renewed credentials: the same process sends with them, and no request fails meanwhile.
+//! Renewed credentials: the same process sends with them, and no request fails meanwhile. Where
+//! their user may not write, it ends and says so.
 #![allow(
     clippy::unwrap_used,
     reason = "a test fails by panicking, its helpers too"
@@ -7,11 +8,14 @@
 use std::{
     fs::{self, File},
     os::unix::fs::symlink,
-    process::{Child, Command, Stdio},
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::OnceLock,
     time::{Duration, Instant},
 };
 
 use pinpipe_servers::{
+    acls::{self, Resource, Right},
     get,
     stores::{folder, kafka_with_users, port},
 };
@@ -23,56 +27,65 @@ use rdkafka::{
 
 const DEADLINE: Duration = Duration::from_mins(1);
 /// The broker's users and their passwords.
-const USERS: [(&str, &str); 2] = [("one", "password-of-one"), ("two", "password-of-two")];
+const USERS: [(&str, &str); 3] = [
+    ("one", "password-of-one"),
+    ("two", "password-of-two"),
+    ("reader", "password-of-reader"),
+];
 
-async fn create_topics(port: u16) {
+/// The broker's ports: for everybody, and for its users.
+fn broker() -> (u16, u16) {
+    static BROKER: OnceLock<(u16, u16)> = OnceLock::new();
+    *BROKER.get_or_init(|| kafka_with_users(&USERS, &[]))
+}
+
+async fn create_topics(name: &str) {
+    let (port, _) = broker();
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
         .set("bootstrap.servers", format!("127.0.0.1:{port}"))
         .create()
         .unwrap();
-    let topics = ["t.pin", "t.geo", "t.user"];
-    let topics = topics.map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1)));
+    let topics = ["pin", "geo", "user"].map(|kind| format!("{name}.{kind}"));
+    let topics = topics.each_ref();
+    let topics = topics.map(|topic| NewTopic::new(topic, 1, TopicReplication::Fixed(1)));
     let created = admin.create_topics(&topics, &AdminOptions::new());
     assert!(created.await.unwrap().iter().all(Result::is_ok));
 }
 
-/// Makes these the credentials, all at once as the kubelet does.
-fn mount(version: &str, (name, password): (&str, &str)) {
-    let data = folder().join(version);
-    fs::create_dir(&data).unwrap();
-    fs::write(data.join("username"), name).unwrap();
-    fs::write(data.join("password"), password).unwrap();
-    let link = folder().join("new");
-    symlink(data, &link).unwrap();
-    fs::rename(link, folder().join("credentials")).unwrap();
-}
-
 /// The worker's process, which is killed when it is dropped.
 struct Worker {
+    /// The folder of its credentials, settings and log.
+    own: PathBuf,
     child: Child,
     http: u16,
     admin: u16,
 }
 
 impl Worker {
-    fn start(broker: u16) -> Self {
-        let topic = |kind: &str| format!("{{name: t.{kind}, deadLetter: t.{kind}.dlq}}");
+    /// Starts a worker for topics of this name, with the first credentials.
+    async fn start(name: &str, user: (&str, &str)) -> Self {
+        create_topics(name).await;
+        let own = folder().join(name);
+        fs::create_dir(&own).unwrap();
+        mount(&own, "first", user);
+        let topic = |kind: &str| format!("{{name: {name}.{kind}, deadLetter: {name}.{kind}.dlq}}");
         let config = format!(
             "configVersion: 1\n\
              pipeline: {{namespace: data, name: p, uid: u}}\n\
-             kafka: {{bootstrapServers: \"127.0.0.1:{broker}\", authentication: {{mechanism: \
+             kafka: {{bootstrapServers: \"127.0.0.1:{}\", authentication: {{mechanism: \
              scramSha512, credentialsDir: {}}}}}\n\
              topics: {{pin: {}, geo: {}, user: {}}}\n\
              maxRecordBytes: 65536\n\
              maxRequestBytes: 1048576\n",
-            folder().join("credentials").display(),
+            broker().1,
+            own.join("credentials").display(),
             topic("pin"),
             topic("geo"),
             topic("user"),
         );
-        let path = folder().join("ingest.yaml");
+        let path = own.join("ingest.yaml");
         fs::write(&path, config).unwrap();
-        let log = File::create(folder().join("ingest.log")).unwrap();
+        let log = File::create(own.join("log")).unwrap();
         let (http, admin) = (port(), port());
         let child = Command::new(env!("CARGO_BIN_EXE_pinpipe-ingest"))
             .arg("--config")
@@ -84,7 +97,32 @@ impl Worker {
             .stdin(Stdio::null())
             .spawn()
             .unwrap();
-        Self { child, http, admin }
+        Self {
+            own,
+            child,
+            http,
+            admin,
+        }
+    }
+
+    fn mount(&self, version: &str, user: (&str, &str)) {
+        mount(&self.own, version, user);
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.own.join("log")).unwrap()
+    }
+
+    /// Waits until the process has ended.
+    async fn end(&mut self) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begun.elapsed() < DEADLINE, "{}", self.log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// The status of a request's answer. None if there is none.
@@ -104,7 +142,7 @@ impl Worker {
             if found == Some(status) {
                 return;
             }
-            assert!(begun.elapsed() < DEADLINE, "{found:?}, {}", log());
+            assert!(begun.elapsed() < DEADLINE, "{found:?}, {}", self.log());
         }
     }
 }
@@ -116,45 +154,72 @@ impl Drop for Worker {
     }
 }
 
-fn log() -> String {
-    fs::read_to_string(folder().join("ingest.log")).unwrap()
+/// Makes these the credentials in a folder, all at once as the kubelet does.
+fn mount(own: &Path, version: &str, (name, password): (&str, &str)) {
+    let data = own.join(version);
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("username"), name).unwrap();
+    fs::write(data.join("password"), password).unwrap();
+    let link = own.join("new");
+    symlink(data, &link).unwrap();
+    fs::rename(link, own.join("credentials")).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_while_credentials_are_renewed() {
-    let (clients, sasl) = kafka_with_users(&USERS, &[]);
-    create_topics(clients).await;
-    mount("1", USERS[0]);
-    let mut worker = Worker::start(sasl);
+    let mut worker = Worker::start("renewed", USERS[0]).await;
     let client = reqwest::Client::new();
     worker.answers(&client, 202).await;
 
-    mount("2", USERS[1]);
+    worker.mount("2", USERS[1]);
     let taken_up = "spec.broker.kafka.authentication: renewed credentials taken up";
     let (begun, mut more) = (Instant::now(), 500);
     while more > 0 {
         let posts = [(); 8].map(|()| worker.post(&client));
         let statuses = futures::future::join_all(posts).await;
-        assert_eq!(statuses, [Some(202); 8], "{}", log());
-        if log().contains(taken_up) {
+        assert_eq!(statuses, [Some(202); 8], "{}", worker.log());
+        if worker.log().contains(taken_up) {
             more -= 1;
         }
-        assert!(begun.elapsed() < DEADLINE, "{}", log());
+        assert!(begun.elapsed() < DEADLINE, "{}", worker.log());
     }
 
-    mount("3", ("two", ""));
+    worker.mount("3", ("two", ""));
     let begun = Instant::now();
     while !get(worker.admin, "/readyz")
         .unwrap()
         .contains("SecretUnusable: spec.broker.kafka")
     {
-        assert_eq!(worker.post(&client).await, Some(202), "{}", log());
-        assert!(begun.elapsed() < DEADLINE, "{}", log());
+        assert_eq!(worker.post(&client).await, Some(202), "{}", worker.log());
+        assert!(begun.elapsed() < DEADLINE, "{}", worker.log());
     }
     // Text that is not the password can be used, and is.
-    mount("4", ("two", "wrong"));
+    worker.mount("4", ("two", "wrong"));
     worker.answers(&client, 503).await;
-    mount("5", USERS[1]);
+    worker.mount("5", USERS[1]);
     worker.answers(&client, 202).await;
     assert!(worker.child.try_wait().unwrap().is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_ends_and_says_so_when_its_user_may_not_write() {
+    let mut worker = Worker::start("forbidden", USERS[0]).await;
+    let client = reqwest::Client::new();
+    worker.answers(&client, 202).await;
+
+    let (clients, _) = broker();
+    let (reader, _) = USERS[2];
+    let write = Right::RD_KAFKA_ACL_OPERATION_WRITE;
+    acls::forbid(clients, Resource::Topic("*"), reader, write);
+    // Brokers took it in place of Write once, and still do.
+    let numbered = Right::RD_KAFKA_ACL_OPERATION_IDEMPOTENT_WRITE;
+    acls::forbid(clients, Resource::Cluster, reader, numbered);
+    worker.mount("2", USERS[2]);
+    let status = worker.end().await;
+    assert!(!status.success(), "{status}");
+    let log = worker.log();
+    let error = "Error: the Kafka producer can't go on";
+    let error = log.lines().find(|line| line.contains(error));
+    let right = "grant the worker's user Write of the topics";
+    assert!(error.is_some_and(|error| error.contains(right)), "{log}");
 }

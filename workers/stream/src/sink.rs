@@ -19,7 +19,7 @@ pub use crate::log::Topic;
 pub use pinpipe_runtime::failure::Refusal;
 
 /// A partition to read from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Source {
     /// The topic.
     pub topic: Arc<Topic>,

@@ -19,11 +19,13 @@ use crate::{bench, check, crates, demo, images, operator, stack, times, workers}
 
 /// The operator's proofs, which start servers of their own: an API server, a broker.
 const PROOFS: &str = "proofs";
-/// Tests of the workers that start stores and a broker of their own.
-const STORES: [&str; 6] = [
+/// Tests that start stores and a broker of their own.
+const STORES: [&str; 8] = [
     "sinks",
     "broker",
+    "renewal",
     "kafka_access",
+    "kafka_rights",
     "postgres_tls",
     "s3_access",
     "pinpipe-batch",
@@ -179,7 +181,7 @@ fn run_on_stores(context: &Context, built: &[Executable], all: bool, tally: &mut
                 program::run(context, program, &slow::settings(all), tally);
             });
         }
-        Err(error) => tally.not_started("the workers' tests on stores", &error),
+        Err(error) => tally.not_started("the tests on stores", &error),
     }
 }
 

@@ -85,6 +85,7 @@ fn start() -> anyhow::Result<(Process, Broker)> {
          user_{NAME}=\"{PASSWORD}\";"
     );
     let secured = |name, protocol, port, settings| Secured {
+        host: "127.0.0.1",
         name,
         protocol,
         port,

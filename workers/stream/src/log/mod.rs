@@ -74,10 +74,10 @@ pub trait Log: Send + Sync + 'static {
     ) -> impl Future<Output = anyhow::Result<BTreeMap<i32, Position>>> + Send;
 
     /// The positions committed to the group of the dead letters: those of rejected records before
-    /// them are written.
+    /// them are written. Positions of another topic that had the name are left out.
     fn letters_committed(
         &self,
-        topic: &str,
+        topic: &Topic,
         partitions: &[i32],
     ) -> impl Future<Output = anyhow::Result<BTreeMap<i32, Position>>> + Send;
 
@@ -85,7 +85,8 @@ pub trait Log: Send + Sync + 'static {
     /// forgets them.
     fn commit_letters(
         &self,
-        positions: &[(TopicPartition, Position)],
+        topic: &Topic,
+        positions: &[(i32, Position)],
     ) -> impl Future<Output = anyhow::Result<()>> + Send;
 
     /// The position before the first record not before `time`, milliseconds since the epoch, in

@@ -174,7 +174,7 @@ impl Log for Connection {
 
     async fn letters_committed(
         &self,
-        _: &str,
+        _: &Topic,
         _: &[i32],
     ) -> anyhow::Result<BTreeMap<i32, Position>> {
         let letters = self.ask(|broker| broker.letters.clone()).await?;
@@ -182,12 +182,12 @@ impl Log for Connection {
         Ok(letters)
     }
 
-    async fn commit_letters(&self, positions: &[(TopicPartition, Position)]) -> anyhow::Result<()> {
+    async fn commit_letters(&self, _: &Topic, positions: &[(i32, Position)]) -> anyhow::Result<()> {
         yield_now().await;
         let mut broker = self.broker.lock().unwrap();
         if broker.like == Like::Kafka {
             broker.commits = true;
-            for ((_, partition), position) in positions {
+            for (partition, position) in positions {
                 let before = broker.letters.insert(*partition, *position);
                 broker.letters_went_back |= before > Some(*position);
             }

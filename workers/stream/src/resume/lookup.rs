@@ -149,7 +149,7 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
         let stored = self.stored(&topic, partitions).await?;
         // Before the logs' ends, which the one who writes dead letters now may pass meanwhile.
         let letters = if self.writes_dead_letters {
-            Some(self.log.letters_committed(name, partitions).await?)
+            Some(self.log.letters_committed(&topic, partitions).await?)
         } else {
             None
         };
@@ -189,7 +189,7 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
             }));
         }
         if let Some(letters) = letters {
-            self.resume_letters(name, &letters, &extents, &mut starts)
+            self.resume_letters(&topic, &letters, &extents, &mut starts)
                 .await;
         }
         Ok(starts)
@@ -200,7 +200,7 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
     /// writer may be another sink.
     async fn resume_letters(
         &self,
-        topic: &str,
+        topic: &Topic,
         committed: &BTreeMap<i32, Position>,
         extents: &BTreeMap<i32, Extent>,
         starts: &mut [Result<Start, Halt>],
@@ -222,17 +222,17 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
                     );
                 }
             } else {
-                first.push(((topic.to_owned(), partition), written));
+                first.push((partition, written));
             }
             start.letters = Some(written);
             start.fetch = start.fetch.min(written);
         }
         // Without a right to the topic this fails. The session commits it later.
         if !first.is_empty()
-            && let Err(error) = self.log.commit_letters(&first).await
+            && let Err(error) = self.log.commit_letters(topic, &first).await
         {
             tracing::debug!(
-                topic,
+                topic = topic.name,
                 error = format!("{error:#}"),
                 "where the dead letters begin can't be noted yet"
             );

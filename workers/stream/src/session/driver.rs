@@ -33,7 +33,7 @@ use crate::{
     log::{Event, Message, Position, ReadError, Reader, TopicPartition},
     reset,
     resume::{Assigned, Found, Resume},
-    sink::{Sink, Topic},
+    sink::{Sink, Source, Topic},
 };
 
 /// The interval at which positions are committed to the group.
@@ -63,7 +63,7 @@ pub struct Session<S: Sink, W: Writer, R, C> {
     in_flight: HashMap<u64, AbortHandle>,
     pub(crate) look_ups: JoinSet<(u64, Vec<Found>)>,
     checks: JoinSet<anyhow::Result<bool>>,
-    letters: JoinSet<Vec<(TopicPartition, Option<Position>)>>,
+    letters: JoinSet<Vec<(Source, Option<Position>)>>,
     problems: Problems,
     /// Ends before the first look-up.
     bridge: Option<Bridge>,
@@ -425,7 +425,7 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
 
     fn on_letters_committed(
         &mut self,
-        done: Result<Vec<(TopicPartition, Option<Position>)>, JoinError>,
+        done: Result<Vec<(Source, Option<Position>)>, JoinError>,
     ) -> anyhow::Result<()> {
         let committed = done.context("a commit of the dead letters' positions failed")?;
         self.state.on_letters_committed(committed);

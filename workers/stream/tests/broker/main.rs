@@ -4,14 +4,20 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
-mod acls;
 mod pipeline;
 mod renewal;
 
-use std::time::{Duration, Instant};
+use std::{
+    fs,
+    time::{Duration, Instant},
+};
 
-use acls::Right;
-use pipeline::{Pipeline, eventually};
+use pinpipe_servers::{
+    acls::{self, ANONYMOUS, Resource, Right},
+    stores::{folder, has_ipv6, postgres},
+};
+
+use pipeline::{Pipeline, broker, eventually};
 
 /// How soon a record that comes alone can be read, half of the time and always. With
 /// other builds running half were there after 29 ms.
@@ -45,6 +51,33 @@ async fn a_record_is_stored_within_milliseconds() {
     println!("stored after {median:?}, at the longest {longest:?}");
     assert!(median < USUALLY, "{times:?}");
     assert!(longest < ALWAYS, "{times:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn broker_and_database_are_reached_by_ipv6() {
+    if !has_ipv6() {
+        println!("not run: this machine has no IPv6");
+        return;
+    }
+    let mut pipeline = Pipeline::new("ipv6", &[]).await;
+    pipeline.kafka = format!("{{bootstrapServers: \"[::1]:{}\"}}", broker().clients);
+    let url = folder().join("ipv6-url");
+    let text = format!("postgresql://postgres@[::1]:{}/postgres", postgres());
+    fs::write(&url, text).unwrap();
+    pipeline.sink = Pipeline::postgres(pipeline.name, &url);
+    let worker = pipeline.worker();
+    pipeline.produce("pin", "{\"title\":\"no key\"}").await;
+    pipeline.produce("pin", &pin("k", "t")).await;
+    eventually("the record is stored", async || {
+        pipeline.title("k").await.is_some()
+    })
+    .await;
+    let letters = pipeline.dead_letters("pin", 1).await;
+    assert!(letters[0].0.contains("no key"), "{letters:?}");
+    eventually("the worker is ready", async || {
+        worker.readyz().contains("200 ready")
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +149,9 @@ async fn a_topic_that_its_producers_stamp_is_not_read_and_the_others_are() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_may_not_be_read_is_reported_and_the_others_are_read() {
     let pipeline = Pipeline::new("forbidden", &[]).await;
-    acls::forbid("forbidden.geo", Right::RD_KAFKA_ACL_OPERATION_READ);
+    let geo = Resource::Topic("forbidden.geo");
+    let read = Right::RD_KAFKA_ACL_OPERATION_READ;
+    acls::forbid(broker().clients, geo, ANONYMOUS, read);
     let mut worker = pipeline.worker();
     pipeline
         .produce("geo", "{\"ind\":7,\"country\":\"Albania\"}")
@@ -137,7 +172,9 @@ async fn a_topic_that_may_not_be_read_is_reported_and_the_others_are_read() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dead_letters_that_may_not_be_written_are_sent_once_they_may() {
     let pipeline = Pipeline::new("letters", &[]).await;
-    acls::forbid("letters.pin.dlq", Right::RD_KAFKA_ACL_OPERATION_WRITE);
+    let letters = Resource::Topic("letters.pin.dlq");
+    let write = Right::RD_KAFKA_ACL_OPERATION_WRITE;
+    acls::forbid(broker().clients, letters, ANONYMOUS, write);
     let worker = pipeline.worker();
     pipeline.produce("pin", "{\"title\":\"no key\"}").await;
     pipeline.produce("pin", &pin("behind", "t")).await;
@@ -152,7 +189,7 @@ async fn dead_letters_that_may_not_be_written_are_sent_once_they_may() {
         None,
         "the position before the dead letter waits"
     );
-    acls::permit("letters.pin.dlq");
+    acls::remove(broker().clients, letters);
     let letters = pipeline.dead_letters("pin", 1).await;
     assert!(letters[0].0.contains("no key"), "{letters:?}");
     eventually("the record behind it is stored", async || {
@@ -240,6 +277,29 @@ async fn a_change_of_the_dead_letters_writer_leaves_none_out_and_repeats_none() 
         worker.stop();
     }
     let letters = pipeline.dead_letters("pin", 4).await;
+    let values: Vec<String> = letters.into_iter().map(|(value, ..)| value).collect();
+    assert_eq!(values, rejected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_position_of_a_topic_that_was_created_again_skips_no_dead_letter() {
+    let pipeline = Pipeline::new("again", &[]).await;
+    let mut rejected = Vec::new();
+    for number in 0..2 {
+        rejected.push(format!("not json {number}"));
+        pipeline.produce("pin", &rejected[number]).await;
+        let key = format!("k{number}");
+        pipeline.produce("pin", &pin(&key, "t")).await;
+        let worker = pipeline.worker();
+        eventually("the record behind is stored", async || {
+            pipeline.title(&key).await.is_some()
+        })
+        .await;
+        worker.stop();
+        // As a worker does that has not noticed yet that its topic was deleted.
+        pipeline.commit_letters_of_another_topic("pin", 1000);
+    }
+    let letters = pipeline.dead_letters("pin", 2).await;
     let values: Vec<String> = letters.into_iter().map(|(value, ..)| value).collect();
     assert_eq!(values, rejected);
 }

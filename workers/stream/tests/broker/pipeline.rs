@@ -13,12 +13,12 @@ use pinpipe_servers::{
     stores::{folder, kafka_with_users, port, postgres},
 };
 use rdkafka::{
-    ClientConfig, Message as _, TopicPartitionList,
+    ClientConfig, Message as _, Offset, TopicPartitionList,
     admin::{
         AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication,
     },
     client::DefaultClientContext,
-    consumer::{BaseConsumer, Consumer as _, StreamConsumer},
+    consumer::{BaseConsumer, CommitMode, Consumer as _, StreamConsumer},
     groups::GroupInfo,
     message::Headers as _,
     producer::{FutureProducer, FutureRecord},
@@ -239,6 +239,21 @@ impl Pipeline {
         let offsets = committed.elements();
         let offsets = offsets.iter().map(|element| element.offset().to_raw());
         offsets.map(|offset| offset.unwrap().max(0)).sum()
+    }
+
+    /// Commits a position of every partition to the group of the dead letters, for a topic of the
+    /// name `<name>.<kind>` that had another id.
+    pub fn commit_letters_of_another_topic(&self, kind: &str, position: i64) {
+        let mut client = client();
+        let group = format!("data.{}.dead-letters", self.name);
+        let consumer: BaseConsumer = client.set("group.id", group).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        for partition in 0..3 {
+            let mut element = list.add_partition(&format!("{}.{kind}", self.name), partition);
+            element.set_offset(Offset::Offset(position)).unwrap();
+            element.set_metadata("another topic's id");
+        }
+        consumer.commit(&list, CommitMode::Sync).unwrap();
     }
 
     /// The values, sinks and outcomes of a topic's dead letters.

@@ -7,6 +7,7 @@ use pinpipe_config::Kafka;
 use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::{admin::Admin, failure::Refusal, kafka::Access, outage::Outage};
 use pinpipe_servers::{
+    acls,
     process::Process,
     stores::{folder, port, postgres, s3_server},
 };
@@ -18,7 +19,7 @@ use pinpipe_stream::{
 use tokio::sync::watch;
 
 use crate::{
-    acls, pin,
+    pin,
     pipeline::{Pipeline, USER, Worker, broker, eventually},
 };
 
@@ -89,7 +90,7 @@ async fn a_renewed_password_of_the_broker_is_taken_up_by_the_same_process() {
     is_unusable(&worker, field).await;
     stores_pin(&pipeline, "unusable").await;
 
-    acls::set_password(user, "second");
+    acls::set_password(broker().clients, user, "second");
     logs(&pipeline, "Authentication failed").await;
     secret.renew("password", "second");
     logs(&pipeline, &format!("{field}: renewed credentials taken up")).await;

@@ -1,5 +1,8 @@
 //! The group of the dead letters. No consumer joins it: it holds the positions up to which they are
 //! written, for the sink that writes them next.
+//!
+//! Each position has the topic's id as its metadata: a group knows topics by their names alone, and
+//! a worker may still commit a position of a topic that was deleted and created again.
 
 use std::sync::Arc;
 

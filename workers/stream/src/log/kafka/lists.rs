@@ -42,6 +42,21 @@ pub(super) fn with_offsets(
     )
 }
 
+/// Positions of a topic's partitions, each with this text as its metadata.
+pub(super) fn with_metadata(
+    topic: &str,
+    positions: &[(i32, Position)],
+    metadata: &str,
+) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(positions.len());
+    for (partition, position) in positions {
+        let mut element = list.add_partition(topic, *partition);
+        element.set_offset(at(*position))?;
+        element.set_metadata(metadata);
+    }
+    Ok(list)
+}
+
 pub(super) fn at(position: Position) -> Offset {
     Offset::Offset(position.next_offset())
 }
@@ -58,11 +73,35 @@ pub(super) fn committed<C: ConsumerContext>(
     consumer: &impl Consumer<C>,
     partitions: TopicPartitionList,
 ) -> KafkaResult<BTreeMap<i32, Position>> {
+    let list = asked(consumer, partitions)?;
+    Ok(by_partition(offsets(&list)))
+}
+
+/// Asks for those of the offsets whose metadata are this text, or none.
+pub(super) fn committed_with<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    partitions: TopicPartitionList,
+    metadata: &str,
+) -> KafkaResult<BTreeMap<i32, Position>> {
+    let list = asked(consumer, partitions)?;
+    let mut committed = by_partition(offsets(&list));
+    for element in list.elements() {
+        if ![metadata, ""].contains(&element.metadata()) {
+            committed.remove(&element.partition());
+        }
+    }
+    Ok(committed)
+}
+
+fn asked<C: ConsumerContext>(
+    consumer: &impl Consumer<C>,
+    partitions: TopicPartitionList,
+) -> KafkaResult<TopicPartitionList> {
     let list = consumer.committed_offsets(partitions, BROKER_TIMEOUT)?;
     for element in list.elements() {
         element.error()?;
     }
-    Ok(by_partition(offsets(&list)))
+    Ok(list)
 }
 
 /// The partitions of a list that have an offset.

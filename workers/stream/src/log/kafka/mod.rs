@@ -150,15 +150,22 @@ impl Log for Kafka {
 
     async fn letters_committed(
         &self,
-        topic: &str,
+        topic: &Topic,
         partitions: &[i32],
     ) -> anyhow::Result<BTreeMap<i32, Position>> {
-        let list = lists::partitions(topic, partitions)?;
-        self.letters.ask(|consumer| committed(consumer, list)).await
+        let list = lists::partitions(&topic.name, partitions)?;
+        let id = topic.id.clone();
+        self.letters
+            .ask(move |consumer| lists::committed_with(consumer, list, &id))
+            .await
     }
 
-    async fn commit_letters(&self, positions: &[(TopicPartition, Position)]) -> anyhow::Result<()> {
-        let list = with_offsets(positions)?;
+    async fn commit_letters(
+        &self,
+        topic: &Topic,
+        positions: &[(i32, Position)],
+    ) -> anyhow::Result<()> {
+        let list = lists::with_metadata(&topic.name, positions, &topic.id)?;
         self.letters
             .ask(move |consumer| consumer.commit(&list, CommitMode::Sync))
             .await

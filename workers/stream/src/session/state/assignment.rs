@@ -95,7 +95,7 @@ impl<B: Batch, D: Acknowledgement> State<B, D> {
         partition.generation = generation;
         partition.look_up = None;
         partition.history = partition.history.max(start.history);
-        partition.letters.resume(start.letters);
+        partition.letters.resume(&start.source.topic, start.letters);
         if let Some(halted) = &mut partition.halted {
             halted.next = Next::Resumed(now + PROBATION);
         }

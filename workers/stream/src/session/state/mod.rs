@@ -75,7 +75,7 @@ pub enum Action<B, D> {
     CommitPositions(Vec<(TopicPartition, Position)>),
     /// Commit positions to the group of the dead letters, and report it as
     /// [`State::on_letters_committed`].
-    CommitLetters(Vec<(TopicPartition, Position)>),
+    CommitLetters(Vec<(Source, Position)>),
     /// The partition is read by another worker now.
     Released(TopicPartition),
 }

@@ -131,21 +131,25 @@ impl Session {
     }
 }
 
-fn found(partition: i32, fetch: i64) -> Found {
+fn source(partition: i32) -> Source {
     let topic = Topic {
         kind: Kind::Pin,
         name: "t".into(),
         cluster_id: "c".into(),
         id: "i".into(),
     };
+    Source {
+        topic: Arc::new(topic),
+        partition,
+    }
+}
+
+fn found(partition: i32, fetch: i64) -> Found {
     Found {
         kind: Kind::Pin,
         partition,
         start: Ok(Start {
-            source: Source {
-                topic: Arc::new(topic),
-                partition,
-            },
+            source: source(partition),
             stored: at(fetch),
             fetch: at(fetch),
             committed: None,
@@ -426,7 +430,7 @@ fn a_new_writer_of_dead_letters_reads_what_is_stored_again_for_them_alone() {
     session.store(group, MS);
     session.state.commit_letters();
     let actions = session.after(MS);
-    let committed = [(("t".to_owned(), 0), at(10))];
+    let committed = [(source(0), at(10))];
     assert!(matches!(&actions[..], [Action::CommitLetters(list)] if list[..] == committed));
 }
 
@@ -437,11 +441,11 @@ fn a_partition_is_released_once_the_position_of_its_dead_letters_is_committed() 
     session.state.on_revoke(vec![partition.clone()], false, now);
     let is_commit = |actions: Vec<Action<Numbers, ()>>| {
         matches!(&actions[..], [Action::CommitLetters(list)]
-            if list[..] == [(partition.clone(), at(5))])
+            if list[..] == [(source(0), at(5))])
     };
     assert!(is_commit(session.after(MS)));
     assert!(session.after(MS).is_empty(), "it is under way");
-    let committed = vec![(partition.clone(), Some(at(5)))];
+    let committed = vec![(source(0), Some(at(5)))];
     session.state.on_letters_committed(committed);
     let mut actions = session.after(MS);
     assert!(matches!(actions.pop(), Some(Action::Unassign(list)) if list == [partition]));
@@ -450,16 +454,15 @@ fn a_partition_is_released_once_the_position_of_its_dead_letters_is_committed() 
 #[test]
 fn a_topic_whose_dead_letters_position_is_refused_keeps_no_other_from_waiting_for_its_own() {
     let mut session = writer();
-    let partition = ("t".to_owned(), 0);
     session.state.commit_letters();
     assert!(matches!(&session.after(MS)[..], [Action::CommitLetters(_)]));
-    let refused = vec![(partition.clone(), None)];
+    let refused = vec![(source(0), None)];
     session.state.on_letters_committed(refused);
     assert!(session.state.commit_letters(), "it waits for a retry");
     session.state.retry_letters();
     assert!(
         matches!(&session.after(MS)[..], [Action::CommitLetters(list)]
-        if list[..] == [(partition.clone(), at(5))])
+        if list[..] == [(source(0), at(5))])
     );
     assert!(!session.state.commit_letters(), "a commit is under way");
 }
