@@ -109,7 +109,7 @@ fn pipelines_of_every_release_are_still_accepted() -> Result<()> {
     })
 }
 
-/// Where a platform gives user ids to pods, as OpenShift does by `restricted-v2`, it refuses pods
+/// Where a platform gives user ids to pods, as `OpenShift` does by `restricted-v2`, it refuses pods
 /// that ask for one outside their namespace's range.
 #[test]
 fn a_platform_that_chooses_the_user_accepts_pods_that_leave_it_the_choice() -> Result<()> {

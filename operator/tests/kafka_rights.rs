@@ -27,7 +27,8 @@ use rdkafka::{
 
 const DEADLINE: Duration = Duration::from_mins(1);
 const OPERATOR: (&str, &str) = ("operator", "password-of-operator");
-const TOPICS: [&str; 2] = ["data.p.pin", "data.p.pin.dlq"];
+const DEAD_LETTERS: &str = "data.p.pin.dlq";
+const TOPICS: [&str; 2] = ["data.p.pin", DEAD_LETTERS];
 
 async fn create_topics(port: u16) {
     let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
@@ -49,7 +50,7 @@ async fn finding(access: &Access) -> Finding {
         partitions: 1,
         replication_factor: -1,
         config: Vec::new(),
-        dead_letters: name.ends_with(".dlq"),
+        dead_letters: name == DEAD_LETTERS,
         managed: false,
     });
     let names = TOPICS.map(str::to_owned).into();

@@ -200,7 +200,7 @@ mod tests {
         );
     }
 
-    /// Otherwise the operator is cut off from the stack once its NetworkPolicy is turned on.
+    /// Otherwise the operator is cut off from the stack once its `NetworkPolicy` is turned on.
     #[test]
     fn the_operator_s_network_policy_allows_each_port_of_the_stack_s_broker() {
         let chart = |path: &str| fs::read_to_string(format!("../charts/{path}")).unwrap();

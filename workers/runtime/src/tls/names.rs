@@ -121,6 +121,7 @@ mod tests {
         let server = thread::spawn(move || server.build().accept(far).is_ok());
         let tls = Tls {
             ca: Some(std::fs::read_to_string(trusted.certificate()).unwrap()),
+            trusted: None,
             certificate: None,
         };
         let names = names.iter().map(|&name| name.to_owned()).collect();
