@@ -57,7 +57,7 @@ pub async fn kafka(
     Ok(access(spec, &secrets))
 }
 
-/// Secrets by name. None: there is none of this name.
+/// Secrets by name; `None` if the namespace has no Secret of that name.
 type Secrets = BTreeMap<String, Option<Secret>>;
 
 async fn get(

@@ -9,7 +9,7 @@ use pinpipe_runtime::{
     s3::RequestError,
 };
 
-use crate::{counts::Counts, quality::QualityExceeded, report::Loaded};
+use crate::{counts::Counts, loaded::Loaded, quality::QualityExceeded};
 
 const EXIT_FAILURE: u8 = 1;
 

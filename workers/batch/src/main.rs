@@ -19,6 +19,7 @@ mod failure;
 mod fold;
 mod join;
 mod load;
+mod loaded;
 mod manifest;
 mod memory;
 mod merge;

@@ -22,6 +22,7 @@ use crate::{
     coverage::Gap,
     join::Orphans,
     load::SinkReport,
+    loaded::Loaded,
     manifest::{Manifest, Positions},
     memory,
 };
@@ -67,18 +68,6 @@ pub struct Summary {
     /// What each sink got, of which the report has more.
     #[serde(default, skip_serializing)]
     pub sinks: BTreeMap<String, Loaded>,
-}
-
-/// What a run has loaded into a sink, as the termination message has it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Loaded {
-    /// Rows written.
-    pub rows: u64,
-    /// Rows that the server refuses for good.
-    pub refused: u64,
-    /// Whether the run failed at this sink.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub failed: bool,
 }
 
 /// The report of one run.

@@ -127,8 +127,8 @@ impl Tls {
     }
 }
 
-/// Reads by `read` certificates of authorities that are trusted besides the public ones. Errors name
-/// the Secret and its key.
+/// Reads by `read` certificates of authorities that are trusted besides the public ones. Errors
+/// name the Secret and its key.
 pub fn trusted(config: &TrustedCa, read: &dyn Fn(&Path) -> Result<String>) -> Result<String> {
     let of = format!("{} (trustedCASecretRef)", config.secret);
     let pem = read(&config.file).with_context(|| of.clone())?;
