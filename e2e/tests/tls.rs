@@ -133,8 +133,10 @@ fn over_tls(sandbox: &Sandbox) -> Spec {
     for part in ["stream", "batch"] {
         let postgres = &mut spec.0[part]["sinks"][0]["postgres"];
         postgres["urlSecretRef"]["name"] = json!("warehouse-tls");
-        postgres["caSecretRef"] = ca.clone();
     }
+    spec.0["stream"]["sinks"][0]["postgres"]["caSecretRef"] = ca.clone();
+    // A batch run trusts the database's authority besides the public ones.
+    spec.0["batch"]["template"]["trustedCASecretRef"] = ca.clone();
     let s3 = &mut spec.0["archive"]["s3"];
     s3["endpoint"] = json!(cluster::S3_TLS_IN_CLUSTER);
     s3["credentialsSecretRef"]["name"] = json!("s3-keys");
