@@ -133,13 +133,15 @@ fn over_tls(sandbox: &Sandbox) -> Spec {
     for part in ["stream", "batch"] {
         let postgres = &mut spec.0[part]["sinks"][0]["postgres"];
         postgres["urlSecretRef"]["name"] = json!("warehouse-tls");
-        postgres["caSecretRef"] = ca.clone();
     }
+    spec.0["stream"]["sinks"][0]["postgres"]["caSecretRef"] = ca.clone();
+    // A batch run trusts the databases' authority besides the public ones.
+    spec.0["batch"]["template"]["trustedCASecretRef"] = ca.clone();
     let serving = &mut spec.0["batch"]["sinks"];
     *serving = json!([serving[0], {"name": "cassandra", "cassandra": {
         "contactPoints": [cluster::CASSANDRA_IN_CLUSTER],
         "keyspace": sandbox.keyspace(),
-        "tls": {"caSecretRef": ca},
+        "tls": {},
     }}]);
     let s3 = &mut spec.0["archive"]["s3"];
     s3["endpoint"] = json!(cluster::S3_TLS_IN_CLUSTER);
