@@ -131,7 +131,7 @@ pub struct SinkStatus {
     pub kind: SinkKind,
 
     /// Whether the sink works. Of a sink of batch runs: whether the last run that came to it has
-    /// loaded it.
+    /// loaded it; true before the first.
     pub ready: bool,
 
     /// The reason as a machine-readable word, one of those of the conditions `StreamReady`,
@@ -147,7 +147,7 @@ pub struct SinkStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
 
-    /// The number of ready pods.
+    /// The number of ready pods. Absent of a sink of batch runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ready_replicas: Option<i32>,
 }

@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::{SecretKeyRef, SecretRef};
 
-/// TLS of the connections to a server. `{}` is TLS with the public certificate authorities.
+/// TLS of the connections to a server. `{}` is TLS with the public certificate authorities, and
+/// those of the template's `trustedCASecretRef`.
 #[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Tls {
-    /// A Secret's key with the PEM certificates of the authorities to trust. Defaults to the public
-    /// ones.
+    /// A Secret's key with the PEM certificates of the only authorities to trust. Defaults to the
+    /// public ones and those of the template's `trustedCASecretRef`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca_secret_ref: Option<SecretKeyRef>,
 

@@ -149,29 +149,41 @@ fn the_example_of_a_policy_refuses_what_is_above_its_caps() -> Result<()> {
                 "spec": Spec::new().live(sandbox).0,
             });
             create(sandbox, &pipeline, true).await?;
-            for (section, field, value, says) in [
-                ("/ingest", "replicas", json!(11), "ingest.replicas can"),
+            let mut scaled = pipeline["spec"]["stream"]["sinks"][0].clone();
+            scaled["replicas"].take();
+            scaled["autoscaling"] = json!({"targetLag": 1000, "maxReplicas": 11});
+            let topics = "/broker/kafka/topics";
+            for (field, value, says) in [
+                ("/ingest", json!({"replicas": 11}), "ingest.replicas can"),
                 (
-                    "/stream/sinks/0",
-                    "replicas",
+                    "/ingest",
+                    json!({"autoscaling": {"maxReplicas": 11}}),
+                    "ingest.autoscaling.maxReplicas can",
+                ),
+                (
+                    "/stream/sinks/0/replicas",
                     json!(11),
                     "replicas of a stream sink can",
                 ),
                 (
-                    "/broker/kafka/topics",
-                    "partitions",
-                    json!(13),
-                    "topics.partitions can",
+                    "/stream/sinks/0",
+                    scaled,
+                    "autoscaling of a stream sink must",
+                ),
+                (topics, json!({"partitions": 13}), "topics.partitions can"),
+                (
+                    topics,
+                    json!({"overrides": {"geo": {"partitions": 13}}}),
+                    "topics.overrides can",
                 ),
                 (
-                    "/broker/kafka/topics",
-                    "deletionPolicy",
-                    json!("Delete"),
+                    topics,
+                    json!({"deletionPolicy": "Delete"}),
                     "deletionPolicy must",
                 ),
             ] {
                 let spec = pipeline["spec"].clone();
-                pipeline["spec"].pointer_mut(section).context(section)?[field] = value;
+                *pipeline["spec"].pointer_mut(field).context(field)? = value;
                 // A policy is in force a moment after it was created.
                 eventually(READY_WITHIN, says, async || {
                     let refused = create(sandbox, &pipeline, true).await.err();

@@ -109,6 +109,7 @@ pub fn last_run(job: &Job, outcome: Outcome, pods: &[Pod]) -> (LastRun, RunLoads
     let failure = (outcome == Outcome::Failed).then(|| failure(job, &message));
     let loads = RunLoads {
         run: name.to_owned(),
+        succeeded: outcome == Outcome::Succeeded,
         sinks: loaded(&message),
         failure: failure.flatten(),
     };

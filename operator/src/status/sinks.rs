@@ -64,7 +64,9 @@ pub struct Loaded {
 pub struct RunLoads {
     /// Name of the run that ended last.
     pub run: String,
-    /// What each sink got, as far as the run came.
+    /// Whether it succeeded.
+    pub succeeded: bool,
+    /// What each sink got, as far as the run came. Empty where its pod's message is lost.
     pub sinks: BTreeMap<String, Loaded>,
     /// Why the run failed.
     pub failure: Option<String>,
@@ -120,9 +122,14 @@ pub fn batch_statuses(
 fn load_finding(new: &RunLoads, sink: &str) -> Option<Finding> {
     let RunLoads {
         run,
+        succeeded,
         sinks,
         failure,
     } = new;
+    if *succeeded && sinks.is_empty() {
+        let message = format!("the run {run} has succeeded; its report has the numbers of rows");
+        return Some(Finding::good(reasons::LOADED, message));
+    }
     let loaded = sinks.get(sink)?;
     if loaded.failed {
         let failure = failure.as_deref().unwrap_or("see its log");
@@ -246,10 +253,29 @@ mod tests {
                     ),
                 ],
             ),
+            // It succeeded, but its pod is gone with the message.
+            (
+                "d",
+                json!({}),
+                None,
+                [
+                    (
+                        true,
+                        "Loaded",
+                        "the run d has succeeded; its report has the numbers of rows",
+                    ),
+                    (
+                        true,
+                        "Loaded",
+                        "the run d has succeeded; its report has the numbers of rows",
+                    ),
+                ],
+            ),
         ] {
             let message = json!({"run": run, "sinks": report}).to_string();
             let new = RunLoads {
                 run: run.to_owned(),
+                succeeded: failure.is_none(),
                 sinks: loaded(&message),
                 failure: failure.map(str::to_owned),
             };

@@ -349,6 +349,8 @@ impl Producer {
         let old = std::mem::replace(&mut *current, new);
         drop(current);
         old.context().retired.cancel();
+        // An error of the new one may have come before it was the current one.
+        self.trouble.notify_one();
         // Waiting and closing connections block.
         std::thread::spawn(move || retire(old));
         Ok(())
@@ -365,7 +367,9 @@ impl Producer {
     /// process has to be restarted then.
     pub async fn dead(&self) -> String {
         loop {
-            match self.current().0.client().fatal_error() {
+            // Without a producer in hand: one that is replaced closes once nobody has it.
+            let fatal = self.current().0.client().fatal_error();
+            match fatal {
                 // Brokers number the records of those alone who may write somewhere.
                 Some((code @ RDKafkaErrorCode::ClusterAuthorizationFailed, _)) => {
                     return format!("{code}: grant the worker's user Write of the topics");

@@ -33,8 +33,8 @@ pub async fn default_chain(region: Region, http: SharedHttpClient) -> DefaultCre
         .await
 }
 
-/// An HTTP client that trusts the authorities of a file, or else the public ones, and besides those
-/// what is `trusted`.
+/// An HTTP client that trusts the authorities of a file alone, or else the public ones and those
+/// that are `trusted`.
 pub fn http_client(
     ca_file: Option<&Path>,
     trusted: Option<&TrustedCa>,

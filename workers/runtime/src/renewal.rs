@@ -70,7 +70,7 @@ impl Mounted {
 
     fn trusted_ca(trusted: &TrustedCa) -> Self {
         Self {
-            field: "template.trustedCASecretRef".to_owned(),
+            field: format!("trustedCASecretRef (Secret {})", trusted.secret),
             files: vec![trusted.file.clone()],
         }
     }

@@ -364,7 +364,8 @@ fn a_company_s_authority_is_trusted_by_clients_of_the_store_and_of_aws() {
         ("AWS_WEB_IDENTITY_TOKEN_FILE", &token),
     ];
     let error = in_a_pod(&plain, &pod).unwrap_err();
-    assert!(error.contains("UnknownIssuer"), "{error}");
+    let says = "AWS's service for credentials is of an unknown authority";
+    assert!(error.contains(says), "{error}");
     let answered = in_a_pod(&plain, &[&pod[..], &[trusting]].concat());
     let error = answered.err().unwrap_or_default();
     assert!(!error.contains("UnknownIssuer"), "{error}");

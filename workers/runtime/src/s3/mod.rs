@@ -240,24 +240,29 @@ impl Failure {
     }
 }
 
-/// What to do where the store wasn't reached, by a part of the client's error.
-const ADVICE: [(&str, &str); 4] = [
+/// What to do where the store wasn't reached, by parts of the client's error.
+const ADVICE: [(&[&str], &str); 5] = [
     (
-        "credentials",
+        &["credentials", "UnknownIssuer"],
+        "the certificate of AWS's service for credentials is of an unknown authority, such as a \
+         proxy's; add that authority to what trustedCASecretRef names",
+    ),
+    (
+        &["credentials"],
         "without s3.credentialsSecretRef, the pods' ServiceAccount or node needs a role",
     ),
     (
-        "UnknownIssuer",
+        &["UnknownIssuer"],
         "its certificate is of an unknown authority; set s3.caSecretRef to the certificate of the \
-         authority that issued it",
+         authority that issued it, or add it to what trustedCASecretRef names",
     ),
     (
-        "certificate not valid for name",
+        &["certificate not valid for name"],
         "its certificate is not for the host name of s3.endpoint; use a name that the certificate \
          has",
     ),
     (
-        "certificate: Expired",
+        &["certificate: Expired"],
         "its certificate has expired; renew it, and check the clocks",
     ),
 ];
@@ -303,7 +308,9 @@ impl Place<'_> {
                  s3.region and the credentials"
             ),
             (None, _) => {
-                let advice = ADVICE.iter().find(|(part, _)| reason.contains(part));
+                let mut known = ADVICE.iter();
+                let advice =
+                    known.find(|(parts, _)| parts.iter().all(|part| reason.contains(part)));
                 let advice = advice.map_or(
                     "check that s3.endpoint is right and reachable from the cluster",
                     |(_, advice)| advice,

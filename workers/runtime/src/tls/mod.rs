@@ -169,7 +169,7 @@ pub fn fault(error: &str) -> Option<String> {
     if let Some(says) = says(&authority) {
         return Some(format!(
             "is of an unknown authority: {says}; set caSecretRef to the certificate of the \
-             authority that issued it"
+             authority that issued it, or add it to what trustedCASecretRef names"
         ));
     }
     let says = says(&["hostname mismatch", "IP address mismatch"])?;
