@@ -165,8 +165,8 @@ fn the_main_job_runs_over_tls_with_passwords() -> Result<()> {
             let reported = question.answer_in_report(&report)?;
             ensure!(
                 stored == expected && in_cassandra == expected && reported == expected,
-                "{}: expected {expected:?}, in PostgreSQL {stored:?}, in Cassandra {in_cassandra:?}, \
-                 reported {reported:?}",
+                "{}: expected {expected:?}, in PostgreSQL {stored:?}, in Cassandra \
+                 {in_cassandra:?}, reported {reported:?}",
                 question.name
             );
         }

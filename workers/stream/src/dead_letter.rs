@@ -10,9 +10,9 @@
 //! it again after an error that the producer does not recover from, or when the brokers are reached
 //! in another way. Letters that the old one has not sent then are sent by the new one.
 //!
-//! A producer tries to send a letter for minutes before it gives the letter back (librdkafka's
-//! `message.timeout.ms`). Nothing is gained by a shorter time: what it gives back is sent again. But
-//! the outage is reported as soon as it has got no acknowledgement for a few seconds.
+//! A producer tries for minutes to send a letter before it gives it back (librdkafka's
+//! `message.timeout.ms`). A shorter time gains nothing, since what it gives back is sent again. The
+//! outage is reported as soon as there was no acknowledgement for a few seconds.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
