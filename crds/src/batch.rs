@@ -247,7 +247,7 @@ pub struct Cassandra {
     pub replication: Option<BTreeMap<String, u32>>,
 
     /// TLS of the connections to the nodes. Without it they are plain text. The nodes' certificates
-    /// must have the nodes' addresses, by which they are connected to.
+    /// must be for the host name of a contact point, or for the node's address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<Tls>,
 

@@ -61,7 +61,17 @@ pub fn is_permanent(error: &anyhow::Error) -> bool {
         || error.is::<Unreadable>()
         || error
             .downcast_ref::<RequestError>()
-            .is_some_and(|error| matches!(error.class, Class::AccessDenied | Class::Halt))
+            .is_some_and(is_permanent_in_store)
+}
+
+/// Credentials that have expired are none that the store will never take: the pod that continues
+/// the run reads the Secret again.
+const fn is_permanent_in_store(error: &RequestError) -> bool {
+    match error.class {
+        Class::AccessDenied => !error.has_expired,
+        Class::Refused | Class::Halt => true,
+        Class::Unavailable => false,
+    }
 }
 
 /// Counts of the records that a failed run has read; zero unless it failed because of them.
@@ -84,6 +94,12 @@ pub fn exit_code(error: &anyhow::Error) -> u8 {
 #[cfg(test)]
 mod tests {
     use anyhow::{Context, anyhow};
+    use aws_sdk_s3::{
+        config::http::HttpResponse,
+        error::{ErrorMetadata, SdkError},
+        operation::put_object::PutObjectError,
+        primitives::SdkBody,
+    };
     use pinpipe_config::Quality;
     use pinpipe_core::Kind;
 
@@ -134,5 +150,27 @@ mod tests {
         assert_eq!((found.len(), found["a"]), (2, stored));
         assert!(found["b"].failed);
         assert!(sinks(&anyhow!("no object store")).is_empty());
+    }
+
+    #[test]
+    fn what_an_object_store_refuses_is_permanent_unless_it_depends_on_the_time() {
+        for (status, code, expected) in [
+            (400, "ExpiredToken", false),
+            (400, "TokenRefreshRequired", false),
+            (400, "InvalidToken", true),
+            (403, "InvalidAccessKeyId", true),
+            (403, "SignatureDoesNotMatch", true),
+            (403, "AccessDenied", true),
+            (403, "RequestTimeTooSkewed", false),
+            (404, "NoSuchBucket", true),
+            (503, "SlowDown", false),
+        ] {
+            let metadata = ErrorMetadata::builder().code(code).build();
+            let status: u16 = status;
+            let response = HttpResponse::new(status.try_into().unwrap(), SdkBody::empty());
+            let answer = SdkError::service_error(PutObjectError::generic(metadata), response);
+            let error = RequestError::new("data", "k", "can't be written", &answer);
+            assert_eq!(is_permanent(&error.into()), expected, "{code}");
+        }
     }
 }

@@ -95,6 +95,7 @@ impl Worker {
             .stdout(log.try_clone().unwrap())
             .stderr(log)
             .stdin(Stdio::null())
+            .env("RUST_LOG", "info,pinpipe_ingest=debug")
             .spawn()
             .unwrap();
         Self {
@@ -182,6 +183,12 @@ async fn no_request_fails_while_credentials_are_renewed() {
             more -= 1;
         }
         assert!(begun.elapsed() < DEADLINE, "{}", worker.log());
+    }
+
+    let closed = "the producer with the earlier credentials is closed";
+    while !worker.log().contains(closed) {
+        assert!(begun.elapsed() < DEADLINE, "{}", worker.log());
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 
     worker.mount("3", ("two", ""));

@@ -8,7 +8,7 @@ pub enum Class {
     /// The server refuses the credentials, what they may do, or the database they are for: a
     /// renewed Secret ends it, or a change on the server. A worker that goes on for ever repeats
     /// the request, with the credentials that the Secret then has; a run that is started again
-    /// ends.
+    /// ends, unless the credentials [have expired](has_expired).
     AccessDenied,
     /// The server will never store this record: set it aside and go on with the others.
     Refused,
@@ -82,6 +82,14 @@ pub fn of_s3(status: Option<u16>, code: Option<&str>) -> Class {
     }
 }
 
+/// Whether an object store says by this code that credentials were valid, and no longer are. Who
+/// issues such credentials renews them, so another attempt may find others in the Secret; a token
+/// that is wrong (`InvalidToken`) stays so.
+#[must_use]
+pub fn has_expired(code: Option<&str>) -> bool {
+    matches!(code, Some("ExpiredToken" | "TokenRefreshRequired"))
+}
+
 /// Codes and classes of PostgreSQL's errors; two characters name the class. The first entry that a
 /// code begins with decides, and a person must correct what any other code reports:
 /// <https://www.postgresql.org/docs/current/errcodes-appendix.html>.
@@ -136,6 +144,8 @@ mod tests {
             (Some(400), Some("InvalidArgument"), Halt),
             (Some(400), Some("InvalidRequest"), Halt),
             (Some(400), Some("ExpiredToken"), AccessDenied),
+            (Some(400), Some("InvalidToken"), AccessDenied),
+            (Some(400), Some("TokenRefreshRequired"), AccessDenied),
             (Some(400), Some("RequestTimeout"), Unavailable),
             (Some(400), Some("BadDigest"), Unavailable),
             (Some(401), None, AccessDenied),

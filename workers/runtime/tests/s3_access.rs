@@ -17,7 +17,9 @@ use std::{
 
 use pinpipe_config::{S3, TrustedCa};
 use pinpipe_runtime::{
-    s3,
+    failure::Class,
+    raw_zone,
+    s3::{self, RequestError},
     telemetry::{self, LogFormat},
 };
 use pinpipe_servers::{
@@ -217,6 +219,32 @@ fn temporary_credentials_of_a_secret_are_used() {
     assert!(error.contains("InvalidAccessKeyId"), "{error}");
     fs::remove_file(credentials.join("sessionToken")).unwrap();
     in_a_pod(&store, &variables).unwrap();
+}
+
+#[tokio::test]
+async fn an_expired_token_is_named_by_the_answer_to_another_request_than_head() {
+    let (store, _requests) = service(|request| {
+        let code = "<Error><Code>ExpiredToken</Code><Message>It has expired</Message></Error>";
+        let body = if request.starts_with("HEAD") {
+            ""
+        } else {
+            code
+        };
+        ("400 Bad Request", body.to_owned())
+    });
+    let store = S3 {
+        endpoint: Some(store),
+        region: "eu-west-1".to_owned(),
+        credentials_dir: Some(stores::s3(true).1.to_owned()),
+        ca_file: None,
+        kms_key_id: None,
+    };
+    let client = s3::client(&store).await.unwrap();
+    let error = raw_zone::object_metadata(&client, "data", "k").await;
+    let error = error.unwrap_err();
+    assert!(error.to_string().contains("ExpiredToken"), "{error:#}");
+    let error: &RequestError = error.downcast_ref().unwrap();
+    assert!(error.class == Class::AccessDenied && error.has_expired);
 }
 
 #[test]

@@ -170,7 +170,12 @@ async fn main() -> anyhow::Result<()> {
             stop: stop.clone(),
         }),
         health: Arc::new(SinkHealth::new(metrics.clone(), outage())),
-        dead_letters: DeadLetters::new(access.clone(), &config.group, outage()),
+        dead_letters: DeadLetters::new(
+            access.clone(),
+            &config.group,
+            metrics.dead_letters_up.clone(),
+            outage(),
+        ),
         metrics,
         readiness: readiness.clone(),
         budget: budget::bytes(),

@@ -9,9 +9,14 @@
 //! One task sends all dead letters of a worker. It makes the producer with the first one, and makes
 //! it again after an error that the producer does not recover from, or when the brokers are reached
 //! in another way. Letters that the old one has not sent then are sent by the new one.
+//!
+//! A producer tries for minutes to send a letter before it gives it back (librdkafka's
+//! `message.timeout.ms`). A shorter time gains nothing, since what it gives back is sent again. The
+//! outage is reported as soon as there was no acknowledgement for a few seconds.
 
-use std::{sync::Arc, time::Instant};
+use std::{pin::pin, sync::Arc, time::Duration};
 
+use anyhow::anyhow;
 use futures::{StreamExt as _, stream::FuturesUnordered};
 use pinpipe_config::ClientRole;
 use pinpipe_core::Order;
@@ -20,15 +25,19 @@ use pinpipe_runtime::{
     kafka::{self, Access, BrokerErrors, Tuned as _},
     outage::Outage,
 };
+use prometheus_client::metrics::gauge::Gauge;
 use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     message::OwnedHeaders,
     producer::{FutureProducer, FutureRecord, Producer as _},
     util::Timeout,
 };
-use tokio::sync::{
-    mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
-    watch,
+use tokio::{
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        watch,
+    },
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +48,9 @@ use crate::{
 
 /// Dead letters that are sent at once; others wait in memory, which the session accounts for.
 const MAX_IN_FLIGHT: usize = 1000;
+/// How long the broker may acknowledge none of the dead letters being sent before it counts as
+/// unavailable, and the interval at which that is repeated.
+const STALLED: Duration = Duration::from_secs(5);
 
 /// A dead letter being sent. It is not sent again once all clones are dropped.
 pub trait Acknowledgement: Clone + Send + 'static {
@@ -108,15 +120,23 @@ struct Outgoing {
 }
 
 impl DeadLetters {
-    /// Sends in a task of its own; reports to `outage` whether the broker takes dead letters.
+    /// Sends in a task of its own; reports to `up` and `outage` whether the broker takes dead
+    /// letters.
     #[must_use]
-    pub fn new(access: watch::Receiver<Access>, client_id: &str, outage: Outage) -> Self {
+    pub fn new(
+        access: watch::Receiver<Access>,
+        client_id: &str,
+        up: Gauge,
+        outage: Outage,
+    ) -> Self {
+        up.set(1);
         let (queue, letters) = unbounded_channel();
         let errors = BrokerErrors::new(&access.borrow());
         let sender = Sender {
             errors,
             access,
             client_id: format!("{client_id}-dead-letters"),
+            up,
             outage,
             last_logged: None,
         };
@@ -172,6 +192,7 @@ struct Sender {
     access: watch::Receiver<Access>,
     client_id: String,
     errors: BrokerErrors,
+    up: Gauge,
     outage: Outage,
     last_logged: Option<Instant>,
 }
@@ -201,15 +222,20 @@ impl Sender {
         let (mut producer, mut backoff) = (None::<Producer>, Backoff::default());
         let mut in_flight = FuturesUnordered::new();
         let mut failed: Vec<Outgoing> = Vec::new();
+        let mut stalled = pin!(sleep(STALLED));
         loop {
+            if in_flight.is_empty() {
+                stalled.as_mut().reset(Instant::now() + STALLED);
+            }
             let mut letters_to_send = Vec::new();
             if in_flight.is_empty() && !failed.is_empty() {
-                tokio::time::sleep(backoff.wait()).await;
+                sleep(backoff.wait()).await;
                 letters_to_send.append(&mut failed);
             } else {
                 let accepts = failed.is_empty() && in_flight.len() < MAX_IN_FLIGHT;
                 tokio::select! {
                     Some((letter, sent)) = in_flight.next() => {
+                        stalled.as_mut().reset(Instant::now() + STALLED);
                         match self.on_sent(letter, sent) {
                             None => backoff = Backoff::default(),
                             letter => failed.extend(letter),
@@ -220,6 +246,10 @@ impl Sender {
                         letters_to_send.push(letter);
                     }
                     Ok(()) = self.access.changed() => producer = None,
+                    () = &mut stalled, if !in_flight.is_empty() => {
+                        stalled.as_mut().reset(Instant::now() + STALLED);
+                        self.stalled();
+                    }
                 }
             }
             letters_to_send.retain(|letter| !letter.sent.is_closed());
@@ -245,6 +275,7 @@ impl Sender {
     fn on_sent(&mut self, mut letter: Outgoing, sent: Delivery) -> Option<Outgoing> {
         match sent {
             Some(Ok(())) => {
+                self.up.set(1);
                 self.outage.up();
                 self.last_logged = None;
                 letter.sent.send_replace(true);
@@ -265,6 +296,19 @@ impl Sender {
         Some(letter)
     }
 
+    /// Reports that the broker acknowledges nothing. librdkafka logs why, if connections fail.
+    fn stalled(&mut self) {
+        let unreachable = self.errors.unreachable();
+        if unreachable.cause.is_some() {
+            return self.down(unreachable.into());
+        }
+        self.down(anyhow!(
+            "the Kafka brokers at {} don't acknowledge them; check that enough of the topic's \
+             replicas are in sync",
+            unreachable.bootstrap_servers
+        ));
+    }
+
     fn down(&mut self, error: anyhow::Error) {
         let error = format!("{:#}", self.errors.explain(error));
         let last = self.last_logged;
@@ -272,6 +316,7 @@ impl Sender {
             self.last_logged = Some(Instant::now());
             tracing::warn!(error, "dead letters can't be written yet: retrying");
         }
+        self.up.set(0);
         self.outage.down(|| {
             format!("dead letters can't be written, and the positions before them wait: {error}")
         });

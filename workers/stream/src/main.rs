@@ -135,6 +135,7 @@ async fn work<S: Sink>(
     let dead_letters = DeadLetters::new(
         access.clone(),
         &config.group,
+        metrics.dead_letters_up.clone(),
         Outage::new(readiness.clone(), DEAD_LETTERS_UNAVAILABLE),
     );
     let worker = Arc::new(Worker {

@@ -109,6 +109,8 @@ pub struct Metrics {
     pub sink_up: Gauge,
     /// 1 while a broker is connected.
     pub broker_up: Gauge,
+    /// 0 while the broker takes no dead letters.
+    pub dead_letters_up: Gauge,
     last_commit: Gauge,
     halted: Family<Halted, Gauge>,
     thresholds: Arc<Mutex<Thresholds>>,
@@ -152,6 +154,7 @@ impl Metrics {
             paused: Gauge::default(),
             sink_up: Gauge::default(),
             broker_up: Gauge::default(),
+            dead_letters_up: Gauge::default(),
             last_commit: Gauge::default(),
             halted: Family::default(),
             thresholds: Arc::default(),
@@ -237,6 +240,11 @@ impl Metrics {
             "stream_broker_up",
             "1 while a broker is connected",
             m.broker_up.clone(),
+        );
+        registry.register(
+            "stream_dead_letters_up",
+            "0 while the broker takes no dead letters",
+            m.dead_letters_up.clone(),
         );
         registry.register(
             "stream_last_commit_timestamp_seconds",

@@ -366,7 +366,17 @@ pub async fn object_metadata(
             Ok(None)
         }
         Err(error) => {
-            Err(RequestError::new(bucket, key, "can't be asked for its metadata", &error).into())
+            let what = "can't be asked for its metadata";
+            let failed = RequestError::new(bucket, key, what, &error);
+            if failed.status.is_none() {
+                return Err(failed.into());
+            }
+            // The answer to a HEAD request has no error code.
+            let get = client.get_object().bucket(bucket).key(key);
+            let Err(error) = get.range("bytes=0-0").send().await else {
+                return Err(failed.into());
+            };
+            Err(RequestError::new(bucket, key, what, &error).into())
         }
     }
 }

@@ -150,6 +150,8 @@ pub struct RequestError {
     pub class: Class,
     /// The HTTP status. `None` if there was no response.
     pub status: Option<u16>,
+    /// Whether the credentials have expired.
+    pub has_expired: bool,
     message: String,
     encryption: Encryption,
 }
@@ -196,6 +198,8 @@ struct Failure {
     class: Class,
     /// The HTTP status. `None` if there was no response.
     status: Option<u16>,
+    /// Whether the credentials have expired.
+    has_expired: bool,
     /// The bucket's actual region, if the store names it.
     region: Option<String>,
     /// The store's error code and message, or the client's error without a response.
@@ -221,6 +225,7 @@ where
         Self {
             class: failure::of_s3(status, error.code()),
             status,
+            has_expired: failure::has_expired(error.code()),
             region: response
                 .and_then(|response| response.headers().get(BUCKET_REGION))
                 .map(ToOwned::to_owned),
@@ -234,6 +239,7 @@ impl Failure {
         RequestError {
             class: self.class,
             status: self.status,
+            has_expired: self.has_expired,
             message,
             encryption: Encryption::Unrelated,
         }
@@ -338,6 +344,7 @@ mod tests {
         Failure {
             class: failure::of_s3(status, None),
             status,
+            has_expired: false,
             region: region.map(str::to_owned),
             reason: reason.to_owned(),
         }

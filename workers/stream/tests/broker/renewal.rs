@@ -16,6 +16,7 @@ use pinpipe_stream::{
     log::Topic,
     sink::Source,
 };
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::watch;
 
 use crate::{
@@ -202,7 +203,7 @@ async fn renewed_keys_of_the_object_store_are_taken_up_by_the_same_process() {
 }
 
 #[tokio::test]
-async fn dead_letters_on_their_way_are_sent_with_the_renewed_secret() {
+async fn dead_letters_that_no_broker_takes_are_reported_and_sent_with_the_renewed_secret() {
     let pipeline = Pipeline::new("way", &[]).await;
     let access = |port: u16| {
         Access::read(&Kafka {
@@ -211,8 +212,10 @@ async fn dead_letters_on_their_way_are_sent_with_the_renewed_secret() {
         })
     };
     let (renewed, current) = watch::channel(access(port()).unwrap());
-    let outage = Outage::new(Admin::new().readiness(), "DeadLettersUnavailable");
-    let dead_letters = DeadLetters::new(current, "way", outage);
+    let readiness = Admin::new().readiness();
+    let outage = Outage::new(readiness.clone(), "DeadLettersUnavailable");
+    let up = Gauge::default();
+    let dead_letters = DeadLetters::new(current, "way", up.clone(), outage);
     let topic = Topic {
         kind: Kind::Pin,
         name: format!("{}.pin", pipeline.name),
@@ -236,10 +239,14 @@ async fn dead_letters_on_their_way_are_sent_with_the_renewed_secret() {
         dead_letters.send(&topic, &source, position, record, letter, None)
     };
     let pending: Vec<Pending> = (0..60).map(send).collect();
-    // The task that sends them runs meanwhile.
-    for _ in 0..1000 {
-        tokio::task::yield_now().await;
-    }
+    eventually("it is said that no broker takes them", async || {
+        let says = readiness.degradation();
+        says.is_some_and(|says| {
+            says.starts_with("DeadLettersUnavailable: ") && says.contains("Connection refused")
+        })
+    })
+    .await;
+    assert_eq!(up.get(), 0);
     renewed.send_replace(access(broker().clients).unwrap());
     for (offset, mut pending) in pending.into_iter().enumerate() {
         let acknowledged = tokio::time::timeout(Duration::from_mins(1), pending.acknowledged());
@@ -247,4 +254,5 @@ async fn dead_letters_on_their_way_are_sent_with_the_renewed_secret() {
             .await
             .unwrap_or_else(|_| panic!("the dead letter of the offset {offset} is not written"));
     }
+    assert_eq!((readiness.degradation(), up.get()), (None, 1));
 }
