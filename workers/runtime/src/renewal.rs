@@ -70,7 +70,7 @@ impl Mounted {
 
     fn trusted_ca(trusted: &TrustedCa) -> Self {
         Self {
-            field: format!("trustedCASecretRef (Secret {})", trusted.secret),
+            field: "template.trustedCASecretRef".to_owned(),
             files: vec![trusted.file.clone()],
         }
     }
