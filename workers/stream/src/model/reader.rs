@@ -175,10 +175,13 @@ impl Log for Connection {
     async fn letters_committed(
         &self,
         _: &Topic,
-        _: &[i32],
+        partitions: &[i32],
     ) -> anyhow::Result<BTreeMap<i32, Position>> {
-        let letters = self.ask(|broker| broker.letters.clone()).await?;
-        self.membership().letters.clone_from(&letters);
+        let mut letters = self.ask(|broker| broker.letters.clone()).await?;
+        letters.retain(|partition, _| partitions.contains(partition));
+        let known = &mut self.membership().letters;
+        known.retain(|partition, _| !partitions.contains(partition));
+        known.extend(&letters);
         Ok(letters)
     }
 
