@@ -1,6 +1,10 @@
 //! Rights and passwords of a Kafka broker's users. Everybody has all rights to what no rule is
 //! about.
-#![allow(clippy::unwrap_used, clippy::missing_panics_doc)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::missing_panics_doc,
+    reason = "a test fails by panicking, its helpers too"
+)]
 #![expect(
     unsafe_code,
     reason = "the crate rdkafka has no binding for these of librdkafka's requests"

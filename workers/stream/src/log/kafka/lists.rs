@@ -86,6 +86,7 @@ pub(super) fn committed_with<C: ConsumerContext>(
     let list = asked(consumer, partitions)?;
     let mut committed = by_partition(offsets(&list));
     for element in list.elements() {
+        // A person may have set it, who gives no metadata.
         if ![metadata, ""].contains(&element.metadata()) {
             committed.remove(&element.partition());
         }
