@@ -123,6 +123,8 @@ pub struct Broker {
     pub letters: BTreeMap<i32, Position>,
     /// Whether a worker that was late has set one of them back.
     pub letters_went_back: bool,
+    /// What a worker has done wrong.
+    pub fault: Option<String>,
     /// Whether positions were committed since the oracle checked them.
     pub commits: bool,
     pub clock: i64,
@@ -138,6 +140,7 @@ impl Broker {
             committed: BTreeMap::new(),
             letters: BTreeMap::new(),
             letters_went_back: false,
+            fault: None,
             commits: false,
             clock: 1_700_000_000_000,
             appended: 0,

@@ -11,7 +11,7 @@ use crate::log::Position;
 /// them; and that the group's position is not ahead of what is stored. Once the run has `settled`,
 /// the positions of all partitions but `except` must be at the ends of their logs.
 pub fn check(store: &Store, broker: &Broker, settled: bool, except: &[i32]) -> Result<(), String> {
-    if let Some(fault) = &store.fault {
+    if let Some(fault) = store.fault.as_ref().or(broker.fault.as_ref()) {
         return Err(fault.clone());
     }
     for partition in broker.partition_ids() {

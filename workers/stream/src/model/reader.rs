@@ -58,6 +58,8 @@ pub struct Membership {
     pub is_bridge: bool,
     /// The positions of the dead letters, as it found them last.
     pub letters: BTreeMap<i32, Position>,
+    /// The positions of the dead letters that it has committed since it was assigned them.
+    pub letters_committed: BTreeMap<i32, Position>,
     /// The rejected records whose dead letters it has sent: partition and number.
     pub sent: BTreeSet<(i32, i64)>,
     /// Those whose dead letters are acknowledged.
@@ -187,12 +189,19 @@ impl Log for Connection {
 
     async fn commit_letters(&self, _: &Topic, positions: &[(i32, Position)]) -> anyhow::Result<()> {
         yield_now().await;
+        let mut membership = self.membership();
         let mut broker = self.broker.lock().unwrap();
         if broker.like == Like::Kafka {
             broker.commits = true;
             for (partition, position) in positions {
                 let before = broker.letters.insert(*partition, *position);
                 broker.letters_went_back |= before > Some(*position);
+                let own = membership.letters_committed.insert(*partition, *position);
+                if own == before && own > Some(*position) {
+                    broker.fault = Some(format!(
+                        "a worker sets its own position of the dead letters of {partition} back"
+                    ));
+                }
             }
         }
         Ok(())
@@ -266,6 +275,7 @@ impl Reader for Connection {
         membership.asked = Asked::Nothing;
         for (_, partition) in partitions {
             membership.cursors.remove(partition);
+            membership.letters_committed.remove(partition);
         }
         Ok(())
     }
