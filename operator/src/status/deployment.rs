@@ -62,8 +62,12 @@ fn without_problem(progress: &Progress, place: &str) -> Finding {
         } => Finding::bad(
             reasons::PROGRESSING,
             format!(
-                "{available} of {desired} pods are ready; if that doesn't change, see kubectl \
-                 describe pods {place}"
+                "{}; if that doesn't change, see kubectl describe pods {place}",
+                if available < desired {
+                    format!("{available} of {desired} pods are ready")
+                } else {
+                    "new pods are replacing the old ones".to_owned()
+                }
             ),
         ),
     }
@@ -158,7 +162,7 @@ fn container_problem(container: &ContainerStatus, place: &str) -> Option<Finding
 /// same while pulling fails and while the kubelet backs off: the message of `ImagePullBackOff` has
 /// that of `ErrImagePull` behind it. Empty where there is no answer.
 fn pull_error(message: &str) -> String {
-    const MAX_BYTES: usize = 400;
+    const MAX_BYTES: usize = 700;
     let answer = match message.split_once("ErrImagePull: ") {
         Some((_, answer)) => answer,
         None if message.starts_with("Back-off") => "",
@@ -187,7 +191,9 @@ pub fn last_log_line(log: &str) -> Option<String> {
         .as_ref()
         .and_then(|line| line["message"].as_str())
         .unwrap_or(line);
-    Some(message[..message.floor_char_boundary(MAX_BYTES.min(message.len()))].to_owned())
+    let end = message.floor_char_boundary(MAX_BYTES.min(message.len()));
+    let cut = if end < message.len() { " …" } else { "" };
+    Some(format!("{}{cut}", &message[..end]))
 }
 
 #[cfg(test)]

@@ -27,18 +27,12 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 /// them.
 pub async fn wait(config: &Batch) -> Result<Positions> {
     let deadline = Instant::now() + Duration::from_secs(config.barrier_timeout_seconds);
-    let archive = Progress::new(
-        &Access::read(&config.kafka)?,
-        "pinpipe-batch",
-        &config.archive_group,
-        BROKER_TIMEOUT,
-    )?;
-    let archive = Arc::new(archive);
+    let mut archive = Archive::connect(config)?;
     let topics = &config.topics;
     let topics = [&topics.pin, &topics.geo, &topics.user].map(|topic| topic.name.clone());
-    let ends = retry_until(deadline, "can't read the topics' end offsets", || {
+    let ends = retry_until(deadline, "can't read the topics' end offsets", async || {
         let topics = topics.clone();
-        query_broker(&archive, move |archive| archive.ends(&topics))
+        archive.query(move |archive| archive.ends(&topics)).await
     })
     .await?;
     let sum: i64 = ends.values().flat_map(BTreeMap::values).sum();
@@ -55,11 +49,11 @@ pub async fn wait(config: &Batch) -> Result<Positions> {
         let behind = retry_until(
             deadline,
             "can't read the archive's committed offsets",
-            || {
+            async || {
                 let target = target.clone();
-                query_broker(&archive, move |archive| {
-                    Ok(behind(&target, &archive.committed(&target)?))
-                })
+                let query =
+                    move |archive: &Progress| Ok(behind(&target, &archive.committed(&target)?));
+                archive.query(query).await
             },
         )
         .await?;
@@ -87,11 +81,52 @@ pub async fn wait(config: &Batch) -> Result<Positions> {
     }
 }
 
+/// The archive's progress, as the brokers know it.
+struct Archive<'a> {
+    config: &'a Batch,
+    /// None after an error: the next query connects again, since a Secret may be renewed meanwhile.
+    open: Option<Arc<Progress>>,
+}
+
+impl<'a> Archive<'a> {
+    /// Uses the Secrets as they are now, without waiting for a broker.
+    fn connect(config: &'a Batch) -> Result<Self> {
+        let mut archive = Self { config, open: None };
+        archive.open()?;
+        Ok(archive)
+    }
+
+    fn open(&mut self) -> Result<Arc<Progress>> {
+        if let Some(open) = &self.open {
+            return Ok(open.clone());
+        }
+        let Batch {
+            kafka,
+            archive_group,
+            ..
+        } = self.config;
+        let access = Access::read(kafka)?;
+        let progress = Progress::new(&access, "pinpipe-batch", archive_group, BROKER_TIMEOUT)?;
+        Ok(self.open.insert(Arc::new(progress)).clone())
+    }
+
+    async fn query<T: Send + 'static>(
+        &mut self,
+        query: impl FnOnce(&Progress) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let answer = query_broker(&self.open()?, query).await;
+        if answer.is_err() {
+            self.open = None;
+        }
+        answer
+    }
+}
+
 /// Repeats `attempt` until it succeeds or `deadline` has passed.
-async fn retry_until<T, F: Future<Output = Result<T>>>(
+async fn retry_until<T>(
     deadline: Instant,
     problem: &str,
-    attempt: impl Fn() -> F,
+    mut attempt: impl AsyncFnMut() -> Result<T>,
 ) -> Result<T> {
     loop {
         match attempt().await {
@@ -158,3 +193,6 @@ fn timeout_message(config: &Batch, behind: &[Behind], flush_error: Option<&str>)
     }
     text
 }
+
+#[cfg(test)]
+mod server_tests;

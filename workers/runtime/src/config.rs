@@ -1,8 +1,8 @@
 //! Reads a worker's configuration and its mounted Secrets.
 
-use std::{fs, path::Path};
+use std::{fs, io, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 pub use pinpipe_config::{Kafka, S3, WorkerConfig};
 
 /// Reads a worker's configuration. Errors name the file, the field and what to do.
@@ -27,11 +27,14 @@ pub fn secret_file(path: &Path, name: Option<&str>) -> Result<String> {
             str::to_owned,
         )
     };
-    let mut secret = fs::read_to_string(path).with_context(|| {
-        format!(
-            "{} can't be read: check that the Secret has this key",
-            name()
-        )
+    let mut secret = fs::read_to_string(path).map_err(|error| {
+        let what = match error.kind() {
+            io::ErrorKind::InvalidData => {
+                "is not text: write certificates and keys in PEM, not in DER"
+            }
+            _ => "can't be read: check that the Secret has this key",
+        };
+        anyhow!(error).context(format!("{} {what}", name()))
     })?;
     secret.truncate(secret.trim_end().len());
     ensure!(

@@ -247,7 +247,11 @@ impl Failure {
 }
 
 /// What to do where the store wasn't reached, by parts of the client's error.
-const ADVICE: [(&[&str], &str); 5] = [
+const ADVICE: [(&[&str], &str); 6] = [
+    (
+        &["InvalidContentType"],
+        "the port answers without TLS; write http:// in s3.endpoint, or the port that has TLS",
+    ),
     (
         &["credentials", "UnknownIssuer"],
         "the certificate of AWS's service for credentials is of an unknown authority, such as a \
@@ -305,6 +309,16 @@ impl Place<'_> {
                 "{self} is in another region or at another endpoint ({reason}): correct s3.region \
                  or s3.endpoint"
             ),
+            (Some(403), _)
+                if ["SignatureDoesNotMatch", "InvalidAccessKeyId"]
+                    .iter()
+                    .any(|code| reason.contains(code)) =>
+            {
+                format!(
+                    "{self}: access denied ({reason}): correct the keys in the Secret that \
+                     s3.credentialsSecretRef names"
+                )
+            }
             (Some(403), _) => format!(
                 "{self}: access denied ({reason}): the credentials need s3:ListBucket on the \
                  bucket, or it belongs to another account"
