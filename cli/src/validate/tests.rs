@@ -198,7 +198,11 @@ fn two_pipelines_of_a_file_cannot_name_the_same_topic() {
 
 #[test]
 fn the_examples_and_what_kubectl_prints_of_a_pipeline_are_valid() {
-    for example in ["examples/pinterest.yaml", "examples/small.yaml"] {
+    for example in [
+        "examples/pinterest.yaml",
+        "examples/small.yaml",
+        "examples/tls.yaml",
+    ] {
         let text = fs::read_to_string(repository(example)).unwrap();
         let mut before = Before::default();
         before.add(&text, "data").unwrap();

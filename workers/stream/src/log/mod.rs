@@ -216,8 +216,8 @@ pub enum Event {
     CommitFailed(String),
     /// How the reader does.
     Statistics {
-        /// Whether a broker is connected.
-        connected: bool,
+        /// Where no broker is connected: that, and why.
+        unreachable: Option<String>,
         /// The ends of the logs.
         ends: Vec<(TopicPartition, Position)>,
     },

@@ -345,7 +345,7 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
                 tracing::debug!(error, "positions were not committed to the group: retrying");
                 self.state.on_commit_failed();
             }
-            Event::Statistics { connected, ends } => self.on_statistics(connected, &ends),
+            Event::Statistics { unreachable, ends } => self.on_statistics(unreachable, &ends),
         }
     }
 
@@ -448,9 +448,10 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
         }
     }
 
-    fn on_statistics(&self, connected: bool, ends: &[(TopicPartition, Position)]) {
+    fn on_statistics(&self, unreachable: Option<String>, ends: &[(TopicPartition, Position)]) {
         let metrics = &self.worker.metrics;
-        metrics.broker_up.set(i64::from(connected));
+        metrics.broker_up.set(i64::from(unreachable.is_none()));
+        self.problems.connected(unreachable);
         let done: HashMap<Key, Position> = self
             .state
             .buffers()

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pinpipe_runtime::admin::Readiness;
+use pinpipe_runtime::{admin::Readiness, outage::Outage};
 
 use crate::{
     backoff::REMINDER,
@@ -16,21 +16,27 @@ use crate::{
 /// How long a permission is missing before the session is restarted: librdkafka reports it once.
 const RESTART_AFTER: Duration = Duration::from_mins(5);
 
+/// The reason in the worker's health while no broker is connected.
+const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
+
 /// What the reader has reported, as log line, metric and, where only a person can change it, in the
 /// worker's health.
 #[derive(Debug)]
 pub struct Problems {
     metrics: Metrics,
     readiness: Readiness,
+    brokers: Outage,
     logged: HashMap<String, Instant>,
     forbidden_since: Option<Instant>,
 }
 
 impl Problems {
     pub fn new(metrics: Metrics, readiness: Readiness) -> Self {
+        let brokers = Outage::new(readiness.clone(), BROKER_UNAVAILABLE);
         Self {
             metrics,
             readiness,
+            brokers,
             logged: HashMap::new(),
             forbidden_since: None,
         }
@@ -55,6 +61,17 @@ impl Problems {
             error = sentence,
             "reading from the broker fails: retrying"
         );
+    }
+
+    /// Notes whether a broker is connected; `unreachable` says that none is, and why.
+    pub fn connected(&self, unreachable: Option<String>) {
+        if let Some(unreachable) = unreachable {
+            self.brokers.down(|| unreachable);
+        } else {
+            self.brokers.up();
+            // An earlier session may have reported it.
+            self.readiness.degraded(BROKER_UNAVAILABLE, None);
+        }
     }
 
     /// The session reads: what an earlier one reported is over, unless this one has met it, too.

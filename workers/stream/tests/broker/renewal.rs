@@ -83,6 +83,13 @@ async fn a_renewed_password_of_the_broker_is_taken_up_by_the_same_process() {
         worker.readyz().contains(&says)
     })
     .await;
+    secret.renew("password", "wrong");
+    eventually("the worker says that no broker takes it", async || {
+        let says = worker.readyz();
+        says.starts_with("200 degraded: BrokerUnavailable: ")
+            && says.contains("SASL authentication error")
+    })
+    .await;
     secret.renew("password", first);
     pipeline.produce("pin", "rejected with the first").await;
     stores_pin(&pipeline, "first").await;

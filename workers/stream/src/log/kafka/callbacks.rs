@@ -68,7 +68,8 @@ impl ClientContext for Context {
                 }
             }
         }
-        self.send(Event::Statistics { connected, ends });
+        let unreachable = (!connected).then(|| self.broker_errors.unreachable().to_string());
+        self.send(Event::Statistics { unreachable, ends });
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
