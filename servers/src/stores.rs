@@ -151,10 +151,12 @@ fn start_kafka(
     };
     let ipv6 = has_ipv6().then_some(ipv6);
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let own = folder().join(format!("kafka-{clients}"));
+    fs::create_dir(&own)?;
     let broker = Kafka {
         lib: lib("kafka")?,
         log4j: kafka::log4j(&checkout),
-        folder: folder().to_path_buf(),
+        folder: own.clone(),
         controller: port(),
         listeners: vec![Listener {
             port: clients,
@@ -171,7 +173,7 @@ fn start_kafka(
         .into(),
     };
     let mut command = broker.prepare(&program)?;
-    let mut process = Process::start(&mut command, folder().join("kafka.log"))?;
+    let mut process = Process::start(&mut command, own.join("log"))?;
     process.wait_until(|| listens(last)).context("Kafka")?;
     Ok((process, clients))
 }

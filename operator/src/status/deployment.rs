@@ -1,5 +1,7 @@
 //! State of a component by its Deployment, its pods and its workers. Pure.
 
+use std::cmp::Ordering;
+
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use pinpipe_crds::reasons;
 
@@ -63,10 +65,10 @@ fn without_problem(progress: &Progress, place: &str) -> Finding {
             reasons::PROGRESSING,
             format!(
                 "{}; if that doesn't change, see kubectl describe pods {place}",
-                if available < desired {
-                    format!("{available} of {desired} pods are ready")
-                } else {
-                    "new pods are replacing the old ones".to_owned()
+                match available.cmp(desired) {
+                    Ordering::Less => format!("{available} of {desired} pods are ready"),
+                    Ordering::Equal => "new pods are replacing the old ones".to_owned(),
+                    Ordering::Greater => "pods are being stopped".to_owned(),
                 }
             ),
         ),

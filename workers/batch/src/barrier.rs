@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use pinpipe_config::Batch;
-use pinpipe_runtime::kafka::{Access, Behind, Positions, Progress, behind, list};
+use pinpipe_runtime::kafka::{self, Access, Behind, Positions, Progress, behind, list};
 use tracing::{info, warn};
 
 /// Timeout of one request to the broker.
@@ -84,39 +84,35 @@ pub async fn wait(config: &Batch) -> Result<Positions> {
 /// The archive's progress, as the brokers know it.
 struct Archive<'a> {
     config: &'a Batch,
-    /// None after an error: the next query connects again, since a Secret may be renewed meanwhile.
-    open: Option<Arc<Progress>>,
+    access: Access,
+    progress: Arc<Progress>,
 }
 
 impl<'a> Archive<'a> {
     /// Uses the Secrets as they are now, without waiting for a broker.
     fn connect(config: &'a Batch) -> Result<Self> {
-        let mut archive = Self { config, open: None };
-        archive.open()?;
-        Ok(archive)
+        let access = Access::read(&config.kafka)?;
+        let group = &config.archive_group;
+        let progress = Progress::new(&access, "pinpipe-batch", group, BROKER_TIMEOUT)?;
+        Ok(Self {
+            config,
+            access,
+            progress: Arc::new(progress),
+        })
     }
 
-    fn open(&mut self) -> Result<Arc<Progress>> {
-        if let Some(open) = &self.open {
-            return Ok(open.clone());
-        }
-        let Batch {
-            kafka,
-            archive_group,
-            ..
-        } = self.config;
-        let access = Access::read(kafka)?;
-        let progress = Progress::new(&access, "pinpipe-batch", archive_group, BROKER_TIMEOUT)?;
-        Ok(self.open.insert(Arc::new(progress)).clone())
-    }
-
+    /// Asks the brokers. After an error the next query uses Secrets that were renewed meanwhile.
     async fn query<T: Send + 'static>(
         &mut self,
         query: impl FnOnce(&Progress) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let answer = query_broker(&self.open()?, query).await;
-        if answer.is_err() {
-            self.open = None;
+        let answer = query_broker(&self.progress, query).await;
+        if answer.is_err()
+            && Access::read(&self.config.kafka).is_ok_and(|access| access != self.access)
+            && let Ok(renewed) = Self::connect(self.config)
+        {
+            let earlier = std::mem::replace(self, renewed);
+            kafka::close(earlier.progress);
         }
         answer
     }

@@ -24,6 +24,9 @@ const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset
 /// Open connections of the admin server: those of the kubelet, the operator and scrapers.
 const CONNECTIONS: usize = 64;
 
+/// The reason of a worker that can't use a Secret.
+pub const SECRET_UNUSABLE: &str = "SecretUnusable";
+
 /// A worker's readiness and degradations. Clones share one state.
 #[derive(Clone, Debug)]
 pub struct Readiness(Arc<Mutex<State>>);
@@ -50,14 +53,15 @@ impl Readiness {
         self.state().ready.clone()
     }
 
-    /// The first degradation by name, such as `SinkUnavailable: PostgreSQL refuses …`. The worker
-    /// may be ready nevertheless.
+    /// A degradation, such as `SinkUnavailable: PostgreSQL refuses …`. Of several, a Secret that
+    /// can't be used comes first, since others may follow from it. The worker may be ready
+    /// nevertheless.
     #[must_use]
     pub fn degradation(&self) -> Option<String> {
-        self.state()
-            .degraded
-            .first_key_value()
-            .map(|(reason, message)| format!("{reason}: {message}"))
+        let state = self.state();
+        let secret = state.degraded.get_key_value(SECRET_UNUSABLE);
+        let (reason, message) = secret.or_else(|| state.degraded.first_key_value())?;
+        Some(format!("{reason}: {message}"))
     }
 
     /// Sets or clears (`None`) a degradation that restarting the pod would not fix, such as

@@ -29,9 +29,7 @@ pub fn secret_file(path: &Path, name: Option<&str>) -> Result<String> {
     };
     let mut secret = fs::read_to_string(path).map_err(|error| {
         let what = match error.kind() {
-            io::ErrorKind::InvalidData => {
-                "is not text: write certificates and keys in PEM, not in DER"
-            }
+            io::ErrorKind::InvalidData => "is not text; certificates and keys must be PEM, not DER",
             _ => "can't be read: check that the Secret has this key",
         };
         anyhow!(error).context(format!("{} {what}", name()))

@@ -14,12 +14,10 @@ use std::{
 use anyhow::Result;
 use pinpipe_config::{Kafka, S3, Tls, TrustedCa};
 
-use crate::admin::Readiness;
+use crate::admin::{Readiness, SECRET_UNUSABLE};
 
 /// The interval at which the files are read.
 const INTERVAL: Duration = Duration::from_secs(3);
-/// The reason in `/readyz` while renewed files can't be used.
-const SECRET_UNUSABLE: &str = "SecretUnusable";
 
 /// The files of one field of the resource.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -206,6 +206,8 @@ impl Sender {
             .set("enable.idempotence", "true")
             .set("acks", "all")
             .set("linger.ms", "5")
+            // Letters for a topic that doesn't exist fail by this time with that error.
+            .set("topic.metadata.propagation.max.ms", "3000")
             // Above any topic's limit: the broker decides what is too large.
             .set("message.max.bytes", "100000000")
             .set("queue.buffering.max.kbytes", "32768")
@@ -254,6 +256,10 @@ impl Sender {
             }
             letters_to_send.retain(|letter| !letter.sent.is_closed());
             if letters_to_send.is_empty() {
+                if in_flight.is_empty() && failed.is_empty() {
+                    // Whoever waited for the others has lost their partitions.
+                    self.works();
+                }
                 continue;
             }
             if producer.as_ref().is_none_or(Producer::has_failed) {
@@ -275,9 +281,8 @@ impl Sender {
     fn on_sent(&mut self, mut letter: Outgoing, sent: Delivery) -> Option<Outgoing> {
         match sent {
             Some(Ok(())) => {
-                self.up.set(1);
-                self.outage.up();
-                self.last_logged = None;
+                self.errors.clear();
+                self.works();
                 letter.sent.send_replace(true);
                 return None;
             }
@@ -294,6 +299,12 @@ impl Sender {
             None => {}
         }
         Some(letter)
+    }
+
+    fn works(&mut self) {
+        self.up.set(1);
+        self.outage.up();
+        self.last_logged = None;
     }
 
     /// Reports that the broker acknowledges nothing. librdkafka logs why, if connections fail.

@@ -57,7 +57,8 @@ impl BrokerErrors {
         }
     }
 
-    /// The error of brokers that do not answer, with the cause if it was logged lately.
+    /// The error of brokers that no connection can be made to, with the cause if it was logged
+    /// lately.
     #[must_use]
     pub fn unreachable(&self) -> Unreachable {
         Unreachable {
@@ -225,8 +226,8 @@ mod tests {
         for no_answer in no_answers {
             let errors = BrokerErrors::new(&access("kafka:9093"));
             let explained = || format!("{:#}", errors.explain(no_answer()));
-            let start = "the Kafka brokers at kafka:9093 (spec.broker.kafka.bootstrapServers) do \
-                         not answer";
+            let start = "no connection to the Kafka brokers at kafka:9093 \
+                         (spec.broker.kafka.bootstrapServers)";
             let nothing_logged = explained();
             assert!(nothing_logged.starts_with(&format!("{start}; check ")));
             let error = "k:1/bootstrap: Connect to ipv4#10.0.0.3:1 failed: Connection refused";

@@ -129,12 +129,25 @@ fn is_origin(part: &str) -> bool {
 }
 
 /// The part of [`Unreachable`] before the cause.
-const NO_ANSWER: &str = "(spec.broker.kafka.bootstrapServers) do not answer";
-/// The part of [`Unreachable`] after the cause.
-const ADVICE: &str = "; check that they run, that no network policy or firewall is in the way, and \
-                      that spec.broker.kafka.tls and authentication are those of this listener";
+const NO_CONNECTION: &str = "no connection to the Kafka brokers at ";
+/// The part of [`Unreachable`] between their addresses and the cause.
+const FIELD: &str = " (spec.broker.kafka.bootstrapServers)";
+/// What to do, by the beginning of the cause. The last is for all others.
+const ADVICE: [(&str, &str); 3] = [
+    (
+        "SASL authentication error",
+        "; correct the mechanism of spec.broker.kafka.authentication, or the user name and \
+         password in its Secret",
+    ),
+    ("the broker's certificate ", "; see spec.broker.kafka.tls"),
+    (
+        "",
+        "; check that they run, that no network policy or firewall is in the way, and that \
+         spec.broker.kafka.tls and authentication are those of this listener",
+    ),
+];
 
-/// Kafka brokers that do not answer.
+/// Kafka brokers that no connection can be made to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Unreachable {
     /// Their addresses.
@@ -145,15 +158,14 @@ pub struct Unreachable {
 
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "the Kafka brokers at {} {NO_ANSWER}",
-            self.bootstrap_servers
-        )?;
-        if let Some(cause) = &self.cause {
+        write!(f, "{NO_CONNECTION}{}{FIELD}", self.bootstrap_servers)?;
+        let cause = self.cause.as_deref().unwrap_or_default();
+        if !cause.is_empty() {
             write!(f, ": {cause}")?;
         }
-        f.write_str(ADVICE)
+        let mut known = ADVICE.iter();
+        let advice = known.find(|(start, _)| cause.starts_with(start));
+        f.write_str(advice.map_or("", |(_, advice)| advice))
     }
 }
 
@@ -175,14 +187,17 @@ impl Unreachable {
 
 /// A message with an [`Unreachable`], taken apart.
 struct Parts<'a> {
+    /// What is before the cause: other words, and the addresses.
     before: &'a str,
     cause: Option<&'a str>,
+    /// What is behind the advice.
     after: &'a str,
 }
 
 fn parts(message: &str) -> Option<Parts<'_>> {
-    let (before, rest) = message.split_once(NO_ANSWER)?;
-    let (cause, after) = rest.split_once(ADVICE)?;
+    let (before, rest) = message.split_once(FIELD)?;
+    let mut advice = ADVICE.iter();
+    let (cause, after) = advice.find_map(|(_, advice)| rest.split_once(advice))?;
     Some(Parts {
         before,
         cause: cause.strip_prefix(": "),

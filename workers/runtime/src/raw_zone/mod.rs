@@ -368,7 +368,7 @@ pub async fn object_metadata(
         Err(error) => {
             let what = "can't be asked for its metadata";
             let failed = RequestError::new(bucket, key, what, &error);
-            if failed.status.is_none() {
+            if !matches!(failed.status, Some(400 | 401 | 403)) {
                 return Err(failed.into());
             }
             // The answer to a HEAD request has no error code.

@@ -310,9 +310,10 @@ impl Place<'_> {
                  or s3.endpoint"
             ),
             (Some(403), _)
-                if ["SignatureDoesNotMatch", "InvalidAccessKeyId"]
-                    .iter()
-                    .any(|code| reason.contains(code)) =>
+                if self.s3.credentials_dir.is_some()
+                    && ["SignatureDoesNotMatch", "InvalidAccessKeyId"]
+                        .iter()
+                        .any(|code| reason.contains(code)) =>
             {
                 format!(
                     "{self}: access denied ({reason}): correct the keys in the Secret that \

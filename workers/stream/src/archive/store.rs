@@ -350,6 +350,22 @@ impl Store {
             // The client refuses to send parts without an id.
             created.upload_id.unwrap_or_default(),
         );
+        match self.fill(&upload, key, object).await {
+            Ok(()) => {
+                upload.ended = true;
+                Ok(())
+            }
+            Err(error) => {
+                if error.status.is_some() {
+                    upload.abort().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Sends the parts of an upload and completes it.
+    async fn fill(&self, upload: &Upload, key: &str, object: &Object) -> Result<(), RequestError> {
         let parts: Vec<CompletedPart> = stream::iter(parts(object.body.len()))
             .map(|(number, part)| upload.send(number, object.body.slice(part)))
             .buffered(CONCURRENT_PARTS)
@@ -372,7 +388,6 @@ impl Store {
             .send()
             .await
             .map_err(self.request_error(key, WRITTEN))?;
-        upload.completed = true;
         Ok(())
     }
 

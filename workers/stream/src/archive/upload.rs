@@ -9,8 +9,8 @@ use aws_sdk_s3::{
 };
 use bytes::Bytes;
 
-/// A multipart upload. It is aborted when dropped before completion, after an error or a
-/// revocation, so that the store doesn't keep its parts.
+/// A multipart upload. It is aborted when dropped before its end, as after a revocation, so that the
+/// store doesn't keep its parts.
 pub struct Upload {
     client: Client,
     bucket: String,
@@ -18,8 +18,8 @@ pub struct Upload {
     checksum: Option<ChecksumAlgorithm>,
     /// The upload's id.
     pub id: String,
-    /// Whether the object is visible.
-    pub completed: bool,
+    /// Whether the object is visible, or the upload aborted.
+    pub ended: bool,
 }
 
 impl Upload {
@@ -36,7 +36,7 @@ impl Upload {
             key: key.to_owned(),
             checksum,
             id,
-            completed: false,
+            ended: false,
         }
     }
 
@@ -64,16 +64,14 @@ impl Upload {
             .set_checksum_crc32(sent.checksum_crc32)
             .build())
     }
-}
 
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if self.completed {
-            return;
-        }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
+    /// Aborts the upload, and waits for that: a process that ends doesn't wait for other tasks.
+    pub async fn abort(mut self) {
+        self.ended = true;
+        self.request_to_abort().await;
+    }
+
+    fn request_to_abort(&self) -> impl Future<Output = ()> + Send + use<> {
         let abort = self
             .client
             .abort_multipart_upload()
@@ -81,7 +79,7 @@ impl Drop for Upload {
             .key(&self.key)
             .upload_id(&self.id);
         let url = format!("s3://{}/{}", self.bucket, self.key);
-        runtime.spawn(async move {
+        async move {
             if let Err(error) = abort.send().await {
                 let error = anyhow::Error::new(error);
                 tracing::debug!(
@@ -90,6 +88,16 @@ impl Drop for Upload {
                     "a multipart upload could not be aborted"
                 );
             }
-        });
+        }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.ended
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(self.request_to_abort());
+        }
     }
 }
