@@ -86,6 +86,7 @@ struct Archive<'a> {
     config: &'a Batch,
     access: Access,
     progress: Arc<Progress>,
+    has_failed: bool,
 }
 
 impl<'a> Archive<'a> {
@@ -98,22 +99,24 @@ impl<'a> Archive<'a> {
             config,
             access,
             progress: Arc::new(progress),
+            has_failed: false,
         })
     }
 
-    /// Asks the brokers. After an error the next query uses Secrets that were renewed meanwhile.
+    /// Asks the brokers. After an error the next query uses Secrets that were renewed since.
     async fn query<T: Send + 'static>(
         &mut self,
         query: impl FnOnce(&Progress) -> Result<T> + Send + 'static,
     ) -> Result<T> {
-        let answer = query_broker(&self.progress, query).await;
-        if answer.is_err()
+        if self.has_failed
             && Access::read(&self.config.kafka).is_ok_and(|access| access != self.access)
             && let Ok(renewed) = Self::connect(self.config)
         {
             let earlier = std::mem::replace(self, renewed);
             kafka::close(earlier.progress);
         }
+        let answer = query_broker(&self.progress, query).await;
+        self.has_failed = answer.is_err();
         answer
     }
 }

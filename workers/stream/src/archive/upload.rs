@@ -9,8 +9,8 @@ use aws_sdk_s3::{
 };
 use bytes::Bytes;
 
-/// A multipart upload. It is aborted when dropped before its end, as after a revocation, so that the
-/// store doesn't keep its parts.
+/// A multipart upload. It is aborted when dropped before its end, as after a revocation, so that
+/// the store doesn't keep its parts.
 pub struct Upload {
     client: Client,
     bucket: String,
