@@ -285,6 +285,7 @@ mod tests {
             Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
         assert_eq!(target(&going), None);
     }
+
     #[test]
     fn a_pod_is_asked_at_its_address_of_either_kind() {
         let url = |address: &str| url(address.parse().unwrap(), "/readyz");

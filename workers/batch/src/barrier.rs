@@ -27,7 +27,7 @@ const LOG_EVERY: Duration = Duration::from_secs(10);
 /// them.
 pub async fn wait(config: &Batch) -> Result<Positions> {
     let deadline = Instant::now() + Duration::from_secs(config.barrier_timeout_seconds);
-    let mut archive = Archive::connect(config)?;
+    let mut archive = Archive::new(config, Access::read(&config.kafka)?)?;
     let topics = &config.topics;
     let topics = [&topics.pin, &topics.geo, &topics.user].map(|topic| topic.name.clone());
     let ends = retry_until(deadline, "can't read the topics' end offsets", async || {
@@ -90,9 +90,8 @@ struct Archive<'a> {
 }
 
 impl<'a> Archive<'a> {
-    /// Uses the Secrets as they are now, without waiting for a broker.
-    fn connect(config: &'a Batch) -> Result<Self> {
-        let access = Access::read(&config.kafka)?;
+    /// Doesn't wait for a broker.
+    fn new(config: &'a Batch, access: Access) -> Result<Self> {
         let group = &config.archive_group;
         let progress = Progress::new(&access, "pinpipe-batch", group, BROKER_TIMEOUT)?;
         Ok(Self {
@@ -109,8 +108,9 @@ impl<'a> Archive<'a> {
         query: impl FnOnce(&Progress) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         if self.has_failed
-            && Access::read(&self.config.kafka).is_ok_and(|access| access != self.access)
-            && let Ok(renewed) = Self::connect(self.config)
+            && let Ok(access) = Access::read(&self.config.kafka)
+            && access != self.access
+            && let Ok(renewed) = Self::new(self.config, access)
         {
             let earlier = std::mem::replace(self, renewed);
             kafka::close(earlier.progress);

@@ -47,9 +47,7 @@ pub fn zone(bucket: &str, port: u16) -> RawZone {
             endpoint: Some(format!("http://127.0.0.1:{port}")),
             region: "us-east-1".to_owned(),
             credentials_dir: Some(credentials.clone()),
-            ca_file: None,
-            trusted_ca: None,
-            kms_key_id: None,
+            ..S3::default()
         },
     }
 }

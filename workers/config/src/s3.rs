@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::TrustedCa;
 
 /// An S3 endpoint and its credentials.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct S3 {
     /// URL of an S3 server other than AWS, `http://host:port`. Buckets are then addressed by path

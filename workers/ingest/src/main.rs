@@ -17,7 +17,7 @@ use pinpipe_runtime::{
     config::{self, Kafka},
     kafka::Access,
     malloc, memory,
-    outage::Outage,
+    outage::{BROKER_UNAVAILABLE, Outage},
     renewal::{Mounted, Watcher},
     server, shutdown, telemetry,
 };
@@ -83,7 +83,7 @@ async fn run() -> Result<()> {
         &access,
         memory,
         &metrics,
-        Outage::new(readiness.clone(), "BrokerUnavailable"),
+        Outage::new(readiness.clone(), BROKER_UNAVAILABLE),
     )?;
     let service = service(&config, memory, producer.clone(), metrics);
 

@@ -7,6 +7,9 @@ use std::{
 
 use crate::admin::Readiness;
 
+/// The reason of a worker that no broker is connected to.
+pub const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
+
 /// How long a dependency must be unavailable before it is reported, so that blips are not.
 const GRACE_PERIOD: Duration = Duration::from_secs(10);
 

@@ -236,9 +236,7 @@ async fn an_expired_token_is_named_by_the_answer_to_another_request_than_head() 
         endpoint: Some(store),
         region: "eu-west-1".to_owned(),
         credentials_dir: Some(stores::s3(true).1.clone()),
-        ca_file: None,
-        trusted_ca: None,
-        kms_key_id: None,
+        ..S3::default()
     };
     let client = s3::client(&store).await.unwrap();
     let error = raw_zone::object_metadata(&client, "data", "k").await;

@@ -37,7 +37,7 @@ async fn a_corrected_password_is_taken_up_by_the_run_that_waits() {
         mechanism: SaslMechanism::ScramSha512,
         credentials_dir: folder.path().to_owned(),
     });
-    let mut archive = Archive::connect(&config).unwrap();
+    let mut archive = Archive::new(&config, Access::read(&config.kafka).unwrap()).unwrap();
     let ends = {
         let topics = topics.clone();
         move |archive: &Progress| archive.ends(&topics)

@@ -128,9 +128,7 @@ fn is_origin(part: &str) -> bool {
     is_name && !part.contains(char::is_whitespace)
 }
 
-/// The part of [`Unreachable`] before the cause.
-const NO_CONNECTION: &str = "no connection to the Kafka brokers at ";
-/// The part of [`Unreachable`] between their addresses and the cause.
+/// The part of [`Unreachable`] between the brokers' addresses and the cause.
 const FIELD: &str = " (spec.broker.kafka.bootstrapServers)";
 /// What to do, by the beginning of the cause. The last is for all others.
 const ADVICE: [(&str, &str); 3] = [
@@ -158,7 +156,8 @@ pub struct Unreachable {
 
 impl fmt::Display for Unreachable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{NO_CONNECTION}{}{FIELD}", self.bootstrap_servers)?;
+        let servers = &self.bootstrap_servers;
+        write!(f, "no connection to the Kafka brokers at {servers}{FIELD}")?;
         let cause = self.cause.as_deref().unwrap_or_default();
         if !cause.is_empty() {
             write!(f, ": {cause}")?;

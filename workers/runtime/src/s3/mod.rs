@@ -370,10 +370,7 @@ mod tests {
         let s3 = S3 {
             endpoint: Some("http://s3.example:9000".to_owned()),
             region: "eu-west-1".to_owned(),
-            credentials_dir: None,
-            ca_file: None,
-            trusted_ca: None,
-            kms_key_id: None,
+            ..S3::default()
         };
         let place = Place {
             s3: &s3,
@@ -418,12 +415,8 @@ mod tests {
     #[test]
     fn a_missing_bucket_says_why_it_was_not_created() {
         let s3 = S3 {
-            endpoint: None,
             region: "eu-west-1".to_owned(),
-            credentials_dir: None,
-            ca_file: None,
-            trusted_ca: None,
-            kms_key_id: None,
+            ..S3::default()
         };
         let place = Place {
             s3: &s3,

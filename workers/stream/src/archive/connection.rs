@@ -63,12 +63,9 @@ mod tests {
             fs::write(folder.join(name), "key").unwrap();
         }
         let s3 = S3 {
-            endpoint: None,
             region: "eu-west-1".to_owned(),
             credentials_dir: Some(folder.clone()),
-            ca_file: None,
-            trusted_ca: None,
-            kms_key_id: None,
+            ..S3::default()
         };
         let mut connection = Connection::closed();
         connection.renewed(&s3).await.unwrap();

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pinpipe_runtime::{admin::Readiness, outage::Outage};
+use pinpipe_runtime::{
+    admin::Readiness,
+    outage::{BROKER_UNAVAILABLE, Outage},
+};
 
 use crate::{
     backoff::REMINDER,
@@ -15,9 +18,6 @@ use crate::{
 
 /// How long a permission is missing before the session is restarted: librdkafka reports it once.
 const RESTART_AFTER: Duration = Duration::from_mins(5);
-
-/// The reason in the worker's health while no broker is connected.
-const BROKER_UNAVAILABLE: &str = "BrokerUnavailable";
 
 /// What the reader has reported, as log line, metric and, where only a person can change it, in the
 /// worker's health.

@@ -65,9 +65,7 @@ async fn an_object_store_answers_as_the_contract_says() {
         endpoint: Some(format!("http://127.0.0.1:{port}")),
         region: "us-east-1".into(),
         credentials_dir: Some(credentials.clone()),
-        ca_file: None,
-        trusted_ca: None,
-        kms_key_id: None,
+        ..S3::default()
     })
     .await
     .unwrap();

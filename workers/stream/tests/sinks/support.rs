@@ -176,9 +176,7 @@ pub fn archived(
                 endpoint: Some(format!("http://127.0.0.1:{port}")),
                 region: "us-east-1".into(),
                 credentials_dir: Some(credentials.to_path_buf()),
-                ca_file: None,
-                trusted_ca: None,
-                kms_key_id: None,
+                ..S3::default()
             },
         },
         rotate: Rotate {

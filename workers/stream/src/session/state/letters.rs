@@ -283,6 +283,7 @@ mod tests {
         assert_eq!(letters.before(at(8)).len(), 1);
         assert!(letters.before(at(7)).is_empty());
     }
+
     #[test]
     fn a_topic_created_again_begins_where_its_own_look_up_says() {
         let (mut letters, of_old) = (letters(5), Letter::default());
