@@ -13,6 +13,7 @@
 //! `samples/` keeps what each release wrote. A configuration never contains credentials: a field
 //! whose name ends in `file` or `dir` is a path at which the operator mounts a Secret.
 
+mod ingest;
 mod kafka;
 mod kafka_settings;
 mod percentage;
@@ -25,6 +26,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+pub use ingest::Ingest;
 pub use kafka::{Authentication, AwsMskIam, Kafka, SaslMechanism, Tls, TrustedCa};
 pub use kafka_settings::{
     ClientRole, KAFKA_SETTINGS, KafkaSetting, Values, kafka_setting_problem, of_role,
@@ -196,24 +198,6 @@ pub struct RawZone {
     pub prefix: String,
     /// The object store.
     pub s3: S3,
-}
-
-/// Configuration of ingest, the REST service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Ingest {
-    /// See [`CONFIG_VERSION`].
-    pub config_version: u32,
-    /// The pipeline.
-    pub pipeline: Pipeline,
-    /// The Kafka cluster.
-    pub kafka: Kafka,
-    /// The topics that records are sent to.
-    pub topics: Topics,
-    /// Size limit of a record, bytes.
-    pub max_record_bytes: u32,
-    /// Size limit of a request body, bytes.
-    pub max_request_bytes: u32,
 }
 
 /// Configuration of a stream worker, which writes the three topics to one sink.
