@@ -118,7 +118,6 @@ impl Oracle<'_> {
 
     /// What the configurations of all workers that connect to the broker share.
     fn common_config(&self) -> Value {
-        let kafka = &self.spec["broker"]["kafka"];
         let mut topics = json!({});
         for kind in super::KINDS {
             let name = self.topic(kind);
@@ -132,12 +131,19 @@ impl Oracle<'_> {
         json!({
             "configVersion": 1,
             "pipeline": self.identity(),
-            "kafka": {
-                "bootstrapServers": kafka["bootstrapServers"],
-                "settings": kafka["settings"],
-            },
+            "kafka": self.kafka(),
             "topics": topics,
         })
+    }
+
+    /// How workers reach the broker.
+    pub fn kafka(&self) -> Value {
+        let kafka = &self.spec["broker"]["kafka"];
+        let mut fields = json!({"bootstrapServers": kafka["bootstrapServers"]});
+        if kafka["settings"].is_object() {
+            set(&mut fields, "settings", kafka["settings"].clone());
+        }
+        fields
     }
 
     fn identity(&self) -> Value {
