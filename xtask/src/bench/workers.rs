@@ -69,7 +69,7 @@ pub fn ingest_with(
             let folder = bench.folder.join("tokens");
             fs::create_dir_all(&folder)?;
             fs::write(folder.join("bench"), token)?;
-            format!("bearerTokensDir: '{}'\n", folder.display())
+            format!("tokensDir: '{}'\n", folder.display())
         }
         None => String::new(),
     };
