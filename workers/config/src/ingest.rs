@@ -1,5 +1,7 @@
 //! Configuration of ingest.
 
+use std::{num::NonZeroU32, path::PathBuf};
+
 use serde::{Deserialize, Serialize};
 
 use crate::{Kafka, Pipeline, Topics};
@@ -20,4 +22,17 @@ pub struct Ingest {
     pub max_record_bytes: u32,
     /// Size limit of a request body, bytes.
     pub max_request_bytes: u32,
+    /// A directory with the clients' bearer tokens, one a file that is named after its client.
+    /// Absent: requests need no token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_dir: Option<PathBuf>,
+    /// A directory with the certificate chain `tls.crt` and its key `tls.key`. Absent: plain text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_dir: Option<PathBuf>,
+    /// Requests a second of each client: of each token, else of each address. Absent: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_second_per_client: Option<NonZeroU32>,
+    /// Open connections, unless the memory allows only fewer. Absent: as many as it allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<NonZeroU32>,
 }

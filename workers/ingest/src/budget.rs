@@ -4,7 +4,7 @@
 //! A request is charged for its body, for the copies of its records in the producer's queue, and
 //! for its response, until the last delivery report has come and the response is sent.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,6 +22,8 @@ const REQUEST_RECORDS: usize = 10_000;
 
 /// The memory of one connection with its socket's buffers, bytes.
 const CONNECTION: usize = 64 << 10;
+/// The memory of one connection by TLS, bytes.
+const TLS_CONNECTION: usize = 2 * CONNECTION;
 
 /// What the memory limit is spent on. Half of it is for requests and a quarter for connections; the
 /// rest is for the program itself and the allocator.
@@ -33,8 +35,8 @@ pub struct Memory {
     pub request_bytes: usize,
     /// The greatest number of records of a request.
     pub request_records: usize,
-    /// The number of connections.
-    pub connections: usize,
+    /// The number of connections in plain text.
+    connections: usize,
 }
 
 impl Memory {
@@ -52,6 +54,14 @@ impl Memory {
             request_records: REQUEST_RECORDS.min(requests / 2 / RECORD_OVERHEAD),
             connections: (limit / 4 / CONNECTION).max(1),
         }
+    }
+
+    /// The number of connections if they are by TLS or not, and `configured` at most.
+    #[must_use]
+    pub fn connections(&self, tls: bool, configured: Option<NonZeroU32>) -> usize {
+        let connection = if tls { TLS_CONNECTION } else { CONNECTION };
+        let room = (self.connections * CONNECTION / connection).max(1);
+        configured.map_or(room, |configured| room.min(configured.get() as usize))
     }
 }
 
@@ -154,6 +164,18 @@ mod tests {
         assert_eq!((budget.share().take(61), held.get()), (Err(Exhausted), 40));
         drop(two);
         assert_eq!(held.get(), 0);
+    }
+
+    #[test]
+    fn the_configured_number_of_connections_is_never_over_what_the_memory_allows() {
+        let memory = Memory::of(Some(256 << 20), 4 << 20);
+        let connections = |tls, configured| memory.connections(tls, NonZeroU32::new(configured));
+        assert_eq!((connections(false, 0), connections(true, 0)), (1024, 512));
+        assert_eq!((connections(false, 7), connections(true, 7)), (7, 7));
+        assert_eq!(
+            (connections(false, 10_000), connections(true, 10_000)),
+            (1024, 512)
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Ingest, the REST service: accepts records by HTTP and sends them to their Kafka topics. It
 //! responds after the broker has confirmed them.
 //!
-//! A request is read within a memory budget ([`budget`]) and split into raw records without parsing
+//! A request passes the [`gate`] first. It is read within a memory budget ([`budget`]) and split into raw records without parsing
 //! them ([`split`]). Records are keyed by the cleaning rules of `pinpipe-core` and sent
 //! ([`producer`]). The response has one result per record, in request order ([`answer`]). A record
 //! reported as accepted is stored. A record reported as unconfirmed may be stored too: sending it
@@ -10,6 +10,7 @@
 pub mod answer;
 pub mod body;
 pub mod budget;
+pub mod gate;
 pub mod http;
 pub mod metrics;
 pub mod problem;

@@ -7,6 +7,7 @@ use clap::Parser;
 use pinpipe_config::{ADMIN_PORT, HTTP_PORT, Ingest};
 use pinpipe_ingest::{
     budget::{Budget, Memory},
+    gate::{self, Gate, Tokens},
     http::{Limits, Service, router},
     metrics::Metrics,
     producer::{Producer, Settings},
@@ -14,12 +15,13 @@ use pinpipe_ingest::{
 use pinpipe_runtime::{
     admin::Admin,
     cli::WorkerArgs,
-    config::{self, Kafka},
+    config,
     kafka::Access,
     malloc, memory,
     outage::{BROKER_UNAVAILABLE, Outage},
     renewal::{Mounted, Watcher},
-    server, shutdown, telemetry,
+    server::{self, Acceptor},
+    shutdown, telemetry,
 };
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +34,11 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long the producer's queue may take to be sent after the last request.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The field that names the Secret with clients' tokens.
+const TOKENS: &str = "spec.ingest.authentication.bearerTokensSecretRef";
+/// The field that names the Secret with the server's certificate.
+const CERTIFICATE: &str = "spec.ingest.tls.certificateSecretRef";
 
 /// Accepts records by HTTP and sends them to their Kafka topics.
 #[derive(Parser)]
@@ -68,15 +75,19 @@ async fn run() -> Result<()> {
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());
     let readiness = admin.readiness();
-    let mounted = Mounted::kafka(&config.kafka).into_iter();
-    let mut watcher = Watcher::new(mounted.map(|mounted| ((), mounted)), readiness.clone());
+    let gate_metrics = gate::Metrics::register(admin.registry());
+    let mut watcher = Watcher::new(mounted(&config), readiness.clone());
     let stop_admin = CancellationToken::new();
     let mut admin =
         tokio::spawn(admin.serve(args.admin_port, axum::Router::new(), stop_admin.clone()));
-    let access = tokio::select! {
+    let Secrets {
+        access,
+        tokens,
+        tls,
+    } = tokio::select! {
         () = stop.cancelled() => return Ok(()),
         result = &mut admin => return result?,
-        access = watcher.first(|| Access::read(&config.kafka)) => access,
+        secrets = watcher.first(|| Secrets::read(&config)) => secrets,
     };
     let producer = producer(
         &config,
@@ -86,6 +97,7 @@ async fn run() -> Result<()> {
         Outage::new(readiness.clone(), BROKER_UNAVAILABLE),
     )?;
     let service = service(&config, memory, producer.clone(), metrics);
+    let gate = Gate::new(tokens, config.requests_per_second_per_client, gate_metrics);
 
     let listener = server::listen(args.port)?;
     readiness.set(Ok(()));
@@ -96,18 +108,25 @@ async fn run() -> Result<()> {
     );
 
     let draining = CancellationToken::new();
-    let server = tokio::spawn(server::serve(
+    let server = tokio::spawn(server::serve_tls(
         listener,
-        router(service),
-        memory.connections,
+        gate.clone().router(readiness.clone(), router(service)),
+        memory.connections(tls.is_some(), config.max_connections),
+        tls.clone(),
         draining.clone(),
     ));
+    let renewed = Renewed {
+        config: &config,
+        producer: &producer,
+        gate: &gate,
+        tls: tls.as_ref(),
+    };
     let fatal = tokio::select! {
         () = stop.cancelled() => None,
         error = producer.dead() => Some(error),
         result = &mut admin => return result?,
         // Not in a task of its own: the process must not go on without it.
-        never = take_up(watcher, &config.kafka, &producer) => match never {},
+        never = renewed.take_up(watcher) => match never {},
     };
     readiness.set(Err("stopping".to_owned()));
     draining.cancel();
@@ -130,12 +149,79 @@ async fn run() -> Result<()> {
     Ok(())
 }
 
-/// Takes up renewed Secrets, for ever.
-async fn take_up(mut watcher: Watcher<()>, kafka: &Kafka, producer: &Producer) -> Infallible {
-    loop {
-        for change in watcher.changed().await {
-            let read = Access::read(kafka);
-            watcher.report(&change, read.and_then(|access| producer.renew(&access)));
+/// What a Secret is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Purpose {
+    Kafka,
+    Tokens,
+    Certificate,
+}
+
+/// The files of the Secrets that are mounted.
+fn mounted(config: &Ingest) -> impl Iterator<Item = (Purpose, Mounted)> {
+    let kafka = Mounted::kafka(&config.kafka).into_iter();
+    let kafka = kafka.map(|mounted| (Purpose::Kafka, mounted));
+    let own = [
+        (Purpose::Tokens, TOKENS, &config.tokens_dir),
+        (Purpose::Certificate, CERTIFICATE, &config.certificate_dir),
+    ];
+    let own = own.into_iter().filter_map(|(purpose, field, folder)| {
+        let mounted = Mounted {
+            field: field.to_owned(),
+            files: vec![folder.clone()?],
+        };
+        Some((purpose, mounted))
+    });
+    kafka.chain(own)
+}
+
+/// What the worker can't start without.
+struct Secrets {
+    access: Access,
+    tokens: Option<Tokens>,
+    tls: Option<Acceptor>,
+}
+
+impl Secrets {
+    fn read(config: &Ingest) -> Result<Self> {
+        let certificate = config.certificate_dir.clone();
+        let certificate = certificate.map(|folder| Acceptor::read(folder, "certificateSecretRef"));
+        Ok(Self {
+            access: Access::read(&config.kafka)?,
+            tokens: config.tokens_dir.as_deref().map(Tokens::read).transpose()?,
+            tls: certificate.transpose()?,
+        })
+    }
+}
+
+/// What takes up renewed Secrets.
+struct Renewed<'a> {
+    config: &'a Ingest,
+    producer: &'a Producer,
+    gate: &'a Gate,
+    tls: Option<&'a Acceptor>,
+}
+
+impl Renewed<'_> {
+    /// Takes up renewed Secrets, for ever.
+    async fn take_up(&self, mut watcher: Watcher<Purpose>) -> Infallible {
+        loop {
+            for change in watcher.changed().await {
+                watcher.report(&change, self.renew(change.client));
+            }
+        }
+    }
+
+    fn renew(&self, purpose: Purpose) -> Result<()> {
+        match purpose {
+            Purpose::Kafka => self.producer.renew(&Access::read(&self.config.kafka)?),
+            Purpose::Tokens => {
+                if let Some(folder) = &self.config.tokens_dir {
+                    self.gate.renew(Tokens::read(folder)?);
+                }
+                Ok(())
+            }
+            Purpose::Certificate => self.tls.map_or(Ok(()), Acceptor::renew),
         }
     }
 }

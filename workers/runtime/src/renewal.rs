@@ -24,7 +24,7 @@ const INTERVAL: Duration = Duration::from_secs(3);
 pub struct Mounted {
     /// The field that names the Secret, for messages.
     pub field: String,
-    /// The files, which need not exist.
+    /// The files, which need not exist; a folder stands for the files in it.
     pub files: Vec<PathBuf>,
 }
 
@@ -76,11 +76,26 @@ impl Mounted {
     /// A hash of what the files contain now.
     fn hash(&self) -> u64 {
         let mut hash = DefaultHasher::new();
-        for file in &self.files {
-            fs::read(file).ok().hash(&mut hash);
+        for path in &self.files {
+            for file in contained(path) {
+                file.hash(&mut hash);
+                fs::read(file).ok().hash(&mut hash);
+            }
         }
         hash.finish()
     }
+}
+
+/// The files in a folder without the kubelet's own links, or the file itself.
+fn contained(path: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(path) else {
+        return vec![path.to_owned()];
+    };
+    let names = entries.filter_map(|entry| Some(entry.ok()?.file_name()));
+    let names = names.filter(|name| !name.to_string_lossy().starts_with(".."));
+    let mut files: Vec<_> = names.map(|name| path.join(name)).collect();
+    files.sort_unstable();
+    files
 }
 
 fn in_folder<const N: usize>(folder: &Path, names: [&str; N]) -> Vec<PathBuf> {
@@ -209,7 +224,8 @@ mod tests {
         }
 
         fn set(&self, version: &str, files: &[(&str, &str)]) {
-            let data = self.0.join(version);
+            let version = format!("..{version}");
+            let data = self.0.join(&version);
             fs::create_dir(&data).unwrap();
             for (name, content) in files {
                 fs::write(data.join(name), content).unwrap();
@@ -271,6 +287,27 @@ mod tests {
             fields: vec!["url".to_owned()],
         };
         assert_eq!(watcher.changes(), [kafka(&["user"]), sink]);
+    }
+
+    #[test]
+    fn a_key_that_is_added_to_a_whole_secret_is_a_change_and_so_is_one_that_goes() {
+        let tokens = Volume::new("tokens");
+        tokens.set("1", &[("one", "a")]);
+        let mounted = Mounted {
+            field: "tokens".to_owned(),
+            files: vec![tokens.0.clone()],
+        };
+        let mut watcher = Watcher::new([((), mounted)], Admin::new().readiness());
+        for (version, files, changes) in [
+            ("2", &[("one", "a")][..], 0),
+            ("3", &[("one", "a"), ("two", "b")], 1),
+            ("4", &[("one", "b"), ("two", "a")], 1),
+            ("5", &[("two", "a")], 1),
+        ] {
+            tokens.set(version, files);
+            assert_eq!(watcher.changes().len(), changes, "{version}");
+            assert_eq!(watcher.changes(), [], "{version}");
+        }
     }
 
     #[test]

@@ -59,6 +59,10 @@ pub(super) fn ingest(pipeline: &ValidatedPipeline) -> config::Ingest {
         max_request_bytes: max_record_bytes
             .saturating_mul(RECORDS_PER_REQUEST)
             .clamp(REQUEST_BYTES.0, REQUEST_BYTES.1),
+        tokens_dir: None,
+        certificate_dir: None,
+        requests_per_second_per_client: None,
+        max_connections: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! HTTP/1.1 servers of the workers: bounded in connections, in memory for each, and in the time a
 //! client may take.
 //!
-//! A client has [`HEAD_TIMEOUT`] for a request's headers, and [`RESPONSE_TIMEOUT`] to take a
+//! A client has [`HEAD_TIMEOUT`] for a TLS handshake and for a request's headers, and [`RESPONSE_TIMEOUT`] to take a
 //! response, of which it must take a part within [`WRITE_TIMEOUT`]. The time for a body is the
 //! route's business. When as many connections are open as are allowed, a new one replaces the one
 //! that has waited longest for its client ([`Client`]); if all are being worked on, it gets status
@@ -9,6 +9,7 @@
 
 mod connections;
 mod timed;
+mod tls;
 
 use std::{
     io,
@@ -17,21 +18,29 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use axum::{Router, extract::Request};
+use axum::{
+    Router,
+    extract::{ConnectInfo, Request},
+};
 use hyper::{body::Incoming, server::conn::http1, service::Service as _};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use connections::Connections;
 pub use connections::{Client, Work};
 use timed::Timed;
+pub use tls::Acceptor;
 
-/// How long a client may take for a request's headers from their first byte on.
+/// How long a client may take for a TLS handshake, and for a request's headers from their first
+/// byte on.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take to receive the next part of a response.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -86,11 +95,22 @@ fn bind(address: SocketAddr) -> io::Result<TcpListener> {
 
 /// Serves `router` with at most `connections` open at a time, until `stop` and until the last
 /// connection is closed. Requests that are worked on ([`Client::work`]) are finished; other clients
-/// have [`STOP_TIMEOUT`].
+/// have [`STOP_TIMEOUT`]. Each request has the client's address as [`ConnectInfo`].
 pub async fn serve(
     listener: TcpListener,
     router: Router,
     connections: usize,
+    stop: CancellationToken,
+) {
+    serve_tls(listener, router, connections, None, stop).await;
+}
+
+/// [`serve`], by TLS if there is an acceptor.
+pub async fn serve_tls(
+    listener: TcpListener,
+    router: Router,
+    connections: usize,
+    tls: Option<Acceptor>,
     stop: CancellationToken,
 ) {
     let open = Connections::new(connections);
@@ -100,8 +120,8 @@ pub async fn serve(
             () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, address) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 tracing::debug!(%error, "can't accept a connection");
                 tokio::time::sleep(ACCEPT_RETRY).await;
@@ -111,13 +131,25 @@ pub async fn serve(
         let Some(permit) = open.admit() else {
             // Tokio assumes that an accepted stream is writable, and the send buffer of a new
             // connection is empty: this writes all or the client is gone.
-            _ = stream.try_write(TOO_MANY_CONNECTIONS.as_bytes());
+            if tls.is_none() {
+                _ = stream.try_write(TOO_MANY_CONNECTIONS.as_bytes());
+            }
             continue;
         };
-        let service = TowerToHyperService::new(router.clone());
-        let stop = stop.clone();
+        let router = TowerToHyperService::new(router.clone());
+        let (tls, stop) = (tls.clone(), stop.clone());
         tasks.spawn(async move {
-            connection(stream, permit.client(), service, stop).await;
+            _ = stream.set_nodelay(true);
+            let connection = Connection {
+                address,
+                client: permit.client(),
+                router,
+                stop,
+            };
+            match tls {
+                None => connection.serve(stream).await,
+                Some(tls) => connection.serve_tls(stream, &tls).await,
+            }
             drop(permit);
         });
     }
@@ -126,44 +158,69 @@ pub async fn serve(
     tasks.wait().await;
 }
 
-/// Serves one connection until either side closes it.
-async fn connection(
-    stream: TcpStream,
-    client: &Client,
+/// A connection to be served until either side closes it.
+struct Connection<'a> {
+    address: SocketAddr,
+    client: &'a Client,
     router: TowerToHyperService<Router>,
     stop: CancellationToken,
-) {
-    _ = stream.set_nodelay(true);
-    let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
-        client.begin_request();
-        request.extensions_mut().insert(client.clone());
-        let response = router.call(request);
-        async {
-            let response = response.await;
-            client.end_request();
-            response
+}
+
+impl Connection<'_> {
+    async fn serve_tls(self, stream: TcpStream, tls: &Acceptor) {
+        let stopped = async {
+            self.stop.cancelled().await;
+            tokio::time::sleep(STOP_TIMEOUT).await;
+        };
+        let accepted = tokio::select! {
+            accepted = tokio::time::timeout(HEAD_TIMEOUT, tls.accept(stream)) => accepted,
+            () = self.client.replaced() => return,
+            () = stopped => return,
+        };
+        if let Ok(Some(stream)) = accepted {
+            self.serve(stream).await;
         }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(IDLE_TIMEOUT)
-        .max_buf_size(BUFFER_BYTES)
-        .serve_connection(TokioIo::new(Timed::new(stream, client.clone())), service);
-    let mut served = std::pin::pin!(served);
-    // Errors are those of the client, which gets no response then.
-    tokio::select! {
-        _ = served.as_mut() => return,
-        () = client.replaced() => return,
-        () = stop.cancelled() => served.as_mut().graceful_shutdown(),
     }
-    let given_up = async {
-        tokio::time::sleep(STOP_TIMEOUT).await;
-        drop(client.work().await);
-        tokio::time::sleep(STOP_TIMEOUT).await;
-    };
-    tokio::select! {
-        _ = served => {}
-        () = given_up => {}
+
+    async fn serve<S: AsyncRead + AsyncWrite + Unpin>(self, stream: S) {
+        let Self {
+            address,
+            client,
+            router,
+            stop,
+        } = self;
+        let service = hyper::service::service_fn(|mut request: Request<Incoming>| {
+            client.begin_request();
+            request.extensions_mut().insert(client.clone());
+            request.extensions_mut().insert(ConnectInfo(address));
+            let response = router.call(request);
+            async {
+                let response = response.await;
+                client.end_request();
+                response
+            }
+        });
+        let served = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(IDLE_TIMEOUT)
+            .max_buf_size(BUFFER_BYTES)
+            .serve_connection(TokioIo::new(Timed::new(stream, client.clone())), service);
+        let mut served = std::pin::pin!(served);
+        // Errors are those of the client, which gets no response then.
+        tokio::select! {
+            _ = served.as_mut() => return,
+            () = client.replaced() => return,
+            () = stop.cancelled() => served.as_mut().graceful_shutdown(),
+        }
+        let given_up = async {
+            tokio::time::sleep(STOP_TIMEOUT).await;
+            drop(client.work().await);
+            tokio::time::sleep(STOP_TIMEOUT).await;
+        };
+        tokio::select! {
+            _ = served => {}
+            () = given_up => {}
+        }
     }
 }
 

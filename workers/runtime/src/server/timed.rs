@@ -113,7 +113,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Timed<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        // By TLS, this writes, too.
+        let result = Pin::new(&mut self.stream).poll_shutdown(context);
+        self.written(result, context)
     }
 }
 

@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use openssl::{
     pkey::PKey,
-    ssl::{HandshakeError, SslConnector, SslConnectorBuilder, SslMethod},
+    ssl::{HandshakeError, SslConnector, SslConnectorBuilder, SslContextBuilder, SslMethod},
     x509::{X509, store::X509StoreBuilder},
 };
 use pinpipe_config::TrustedCa;
@@ -91,19 +91,7 @@ impl Tls {
             }
         }
         if let Some((chain, key)) = &self.certificate {
-            let of = "tls.crt of clientCertificateSecretRef";
-            let mut chain = certificates(chain, of)?.into_iter();
-            if let Some(own) = chain.next() {
-                connector.set_certificate(&own)?;
-            }
-            for issuer in chain {
-                connector.add_extra_chain_cert(issuer)?;
-            }
-            let key = PKey::private_key_from_pem(key.as_bytes())
-                .context("tls.key of clientCertificateSecretRef is no private key in PEM")?;
-            connector
-                .set_private_key(&key)
-                .context("tls.key of clientCertificateSecretRef is not the key of its tls.crt")?;
+            set_certificate(&mut connector, chain, key, "clientCertificateSecretRef")?;
         }
         Ok(connector)
     }
@@ -125,6 +113,28 @@ impl Tls {
             _ => None,
         }
     }
+}
+
+/// Sets one's own certificate chain and private key, PEM each, of the Secret that the field `of`
+/// names. The error names the key that can't be used, and never quotes it.
+pub(crate) fn set_certificate(
+    context: &mut SslContextBuilder,
+    chain: &str,
+    key: &str,
+    of: &str,
+) -> Result<()> {
+    let mut chain = certificates(chain, &format!("tls.crt of {of}"))?.into_iter();
+    if let Some(own) = chain.next() {
+        context.set_certificate(&own)?;
+    }
+    for issuer in chain {
+        context.add_extra_chain_cert(issuer)?;
+    }
+    let key = PKey::private_key_from_pem(key.as_bytes())
+        .with_context(|| format!("tls.key of {of} is no private key in PEM"))?;
+    context
+        .set_private_key(&key)
+        .with_context(|| format!("tls.key of {of} is not the key of its tls.crt"))
 }
 
 /// Reads by `read` certificates of authorities that are trusted besides the public ones. Errors
