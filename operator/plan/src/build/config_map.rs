@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use pinpipe_config::{self as config, CONFIG_KEY, CONFIG_VERSION, SECRETS_DIR, WorkerConfig};
-use pinpipe_crds::{Compression, StartFrom, WriteMode};
+use pinpipe_crds::{Alias, Compression, RecordKind, StartFrom, WriteMode};
 
 use super::{Builder, labels, trust};
 use crate::{
@@ -59,6 +59,18 @@ pub(super) fn ingest(pipeline: &ValidatedPipeline) -> config::Ingest {
         max_request_bytes: max_record_bytes
             .saturating_mul(RECORDS_PER_REQUEST)
             .clamp(REQUEST_BYTES.0, REQUEST_BYTES.1),
+        aliases: pipeline.ingest.aliases.iter().map(alias).collect(),
+    }
+}
+
+fn alias(alias: &Alias) -> config::Alias {
+    config::Alias {
+        name: alias.name.clone(),
+        kind: match alias.kind {
+            RecordKind::Pin => config::RecordKind::Pin,
+            RecordKind::Geo => config::RecordKind::Geo,
+            RecordKind::User => config::RecordKind::User,
+        },
     }
 }
 
