@@ -7,8 +7,10 @@ use clap::Parser;
 use pinpipe_config::{ADMIN_PORT, HTTP_PORT, Ingest};
 use pinpipe_ingest::{
     budget::{Budget, Memory},
+    describe::Descriptions,
     http::{Limits, Service, router},
     metrics::Metrics,
+    names::Names,
     producer::{Producer, Settings},
 };
 use pinpipe_runtime::{
@@ -157,7 +159,7 @@ fn producer(
 
 fn service(config: &Ingest, memory: Memory, producer: Producer, metrics: Metrics) -> Service {
     Service {
-        topics: config.topics.clone(),
+        names: Names::new(config.topics.clone(), &config.aliases),
         limits: Limits {
             record_bytes: config.max_record_bytes as usize,
             request_bytes: memory.request_bytes,
@@ -165,6 +167,7 @@ fn service(config: &Ingest, memory: Memory, producer: Producer, metrics: Metrics
         },
         budget: Budget::new(memory.requests, metrics.in_flight_bytes.clone()),
         producer,
+        descriptions: Descriptions::default(),
         metrics,
     }
 }

@@ -1,4 +1,8 @@
-//! The response to a request: one result per record.
+//! The response to a request: one result per record, in the form that the client expects.
+
+mod records;
+mod rest_proxy;
+mod streams;
 
 use std::borrow::Cow;
 
@@ -13,10 +17,13 @@ use serde::Serialize;
 
 use crate::{
     budget::Share,
+    envelope::NoRecord,
     problem::RETRY_AFTER,
     producer::{Delivery, Unconfirmed},
-    syntax,
+    route::Call,
 };
+
+pub use streams::shard;
 
 /// The result for one record.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,29 +48,22 @@ pub enum Refusal {
     Record {
         /// The reason.
         rejection: Rejection,
-        /// Where and why it is not JSON, if that is the reason.
+        /// What the client probably did.
         detail: Option<String>,
     },
+    /// The request has no record in this place.
+    NoRecord(NoRecord),
     /// The broker refuses the record.
     Broker(RDKafkaErrorCode),
 }
 
 impl Refusal {
-    /// The refusal of a rejected record.
-    #[must_use]
-    pub fn record(rejection: Rejection, record: &[u8]) -> Self {
-        let is_not_json = rejection == Rejection::NotJson;
-        Self::Record {
-            rejection,
-            detail: is_not_json.then(|| syntax::describe(record)).flatten(),
-        }
-    }
-
     /// The error code in responses and metrics.
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self {
             Self::Record { rejection, .. } => rejection.reason(),
+            Self::NoRecord(reason) => reason.name(),
             Self::Broker(_) => "refused-by-broker",
         }
     }
@@ -71,7 +71,7 @@ impl Refusal {
     fn field(&self) -> Option<&'static str> {
         match self {
             Self::Record { rejection, .. } => rejection.field(),
-            Self::Broker(_) => None,
+            Self::NoRecord(_) | Self::Broker(_) => None,
         }
     }
 
@@ -81,6 +81,7 @@ impl Refusal {
                 Some(detail) => Cow::Borrowed(detail),
                 None => Cow::Owned(rejection.to_string()),
             },
+            Self::NoRecord(reason) => Cow::Owned(reason.to_string()),
             Self::Broker(code) => Cow::Owned(format!(
                 "the broker refuses the record ({code}): don't send it again, and tell the \
                  pipeline's owner to check the conditions of the PinterestPipeline and the topic's \
@@ -136,107 +137,30 @@ impl Answer<'_> {
         counts
     }
 
-    /// The HTTP status: 503 if a record has to be sent again; else 202 if a record was accepted or
-    /// the request was `[]`; else 400 if all records are not JSON, 413 if all are too large, or
-    /// 422.
-    #[must_use]
-    pub fn status(&self) -> StatusCode {
-        let counts = self.counts();
-        if counts.unconfirmed > 0 {
-            return StatusCode::SERVICE_UNAVAILABLE;
-        }
-        if counts.accepted > 0 || self.outcomes.is_empty() {
-            return StatusCode::ACCEPTED;
-        }
-        let all = |wanted: fn(&Refusal) -> bool| {
-            self.outcomes
-                .iter()
-                .all(|outcome| matches!(outcome, Outcome::Refused(refusal) if wanted(refusal)))
-        };
-        if all(|refusal| {
-            matches!(
-                refusal,
-                Refusal::Record {
-                    rejection: Rejection::NotJson | Rejection::NotUtf8,
-                    ..
-                }
-            )
-        }) {
-            StatusCode::BAD_REQUEST
-        } else if all(|refusal| {
-            matches!(
-                refusal,
-                Refusal::Record {
-                    rejection: Rejection::TooLarge { .. },
-                    ..
-                }
-            )
-        }) {
-            StatusCode::PAYLOAD_TOO_LARGE
-        } else {
-            StatusCode::UNPROCESSABLE_ENTITY
+    /// The response to this call. It holds `share` until the client has received it.
+    /// `wants_plain_json` chooses between the types of the REST proxy.
+    pub fn response(self, call: Call, wants_plain_json: bool, share: Option<Share>) -> Response {
+        match call {
+            Call::Records => respond(self.status(), JSON, &self.body(), share),
+            Call::Topic => {
+                let content_type = if wants_plain_json {
+                    JSON
+                } else {
+                    rest_proxy::TYPE
+                };
+                respond(StatusCode::OK, content_type, &self.offsets(), share)
+            }
+            Call::PutRecord => {
+                let (status, body) = self.put_record();
+                respond(status, JSON, &body, share)
+            }
+            Call::PutRecords => respond(StatusCode::OK, JSON, &self.put_records(), share),
         }
     }
-
-    /// The error code and message of a response that is not a success.
-    fn problem(&self) -> Option<(&'static str, String)> {
-        let Counts {
-            accepted,
-            rejected,
-            unconfirmed,
-        } = self.counts();
-        if unconfirmed > 0 {
-            let message = format!(
-                "{unconfirmed} of {} records are not known to be stored: send those marked \
-                 \"retry\" again after {RETRY_AFTER} s, the {accepted} with an offset are stored",
-                self.outcomes.len()
-            );
-            return Some(("broker-unavailable", message));
-        }
-        (accepted == 0 && rejected > 0).then(|| {
-            let message = format!(
-                "none of the {rejected} records was accepted: each has its own error; correct them \
-                 before sending again"
-            );
-            ("refused", message)
-        })
-    }
 }
 
-/// A record's result in the JSON body.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum RecordBody<'a> {
-    Accepted {
-        topic: &'a str,
-        partition: i32,
-        offset: i64,
-    },
-    Refused {
-        error: &'static str,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        field: Option<&'static str>,
-        message: Cow<'a, str>,
-    },
-    Unconfirmed {
-        error: &'static str,
-        message: String,
-        retry: bool,
-    },
-}
-
-/// The JSON body of the response.
-#[derive(Serialize)]
-struct Body<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'static str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    message: Option<String>,
-    accepted: u64,
-    rejected: u64,
-    unconfirmed: u64,
-    records: Vec<RecordBody<'a>>,
-}
+/// The `Content-Type` of most responses.
+const JSON: &str = "application/json";
 
 /// A body with the share of the budget that covers it, which is held until it was sent.
 struct Charged {
@@ -250,109 +174,36 @@ impl AsRef<[u8]> for Charged {
     }
 }
 
-impl Answer<'_> {
-    /// The response. It holds `share` until the client has received it.
-    pub fn response(self, share: Option<Share>) -> Response {
-        let (error, message) = self.problem().unzip();
-        let Counts {
-            accepted,
-            rejected,
-            unconfirmed,
-        } = self.counts();
-        let status = self.status();
-        let records = self
-            .outcomes
-            .iter()
-            .map(|outcome| match outcome {
-                Outcome::Accepted { partition, offset } => RecordBody::Accepted {
-                    topic: self.topic,
-                    partition: *partition,
-                    offset: *offset,
-                },
-                Outcome::Refused(refusal) => RecordBody::Refused {
-                    error: refusal.name(),
-                    field: refusal.field(),
-                    message: refusal.message(),
-                },
-                Outcome::Unconfirmed(reason) => RecordBody::Unconfirmed {
-                    error: reason.name(),
-                    message: reason.to_string(),
-                    retry: true,
-                },
-            })
-            .collect();
-        let body = Body {
-            error,
-            message,
-            accepted,
-            rejected,
-            unconfirmed,
-            records,
-        };
-        let json = match serde_json::to_vec(&body) {
-            Ok(json) => json,
-            Err(error) => {
-                tracing::error!(%error, "a response can't be written as JSON");
-                return StatusCode::INTERNAL_SERVER_ERROR.into_response();
-            }
-        };
-        drop(body);
-        drop(self.outcomes);
-        let json = Bytes::from_owner(Charged {
-            json,
-            _share: share,
-        });
-        let content_type = [(header::CONTENT_TYPE, "application/json")];
-        let mut response = (status, content_type, json).into_response();
-        if status == StatusCode::SERVICE_UNAVAILABLE {
-            response
-                .headers_mut()
-                .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+fn respond(
+    status: StatusCode,
+    content_type: &'static str,
+    body: &impl Serialize,
+    share: Option<Share>,
+) -> Response {
+    let json = match serde_json::to_vec(body) {
+        Ok(json) => json,
+        Err(error) => {
+            tracing::error!(%error, "a response can't be written as JSON");
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
         }
+    };
+    let json = Bytes::from_owner(Charged {
+        json,
+        _share: share,
+    });
+    let content_type = [(header::CONTENT_TYPE, content_type)];
+    let mut response = (status, content_type, json).into_response();
+    if status == StatusCode::SERVICE_UNAVAILABLE {
         response
+            .headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
     }
+    response
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_status_depends_on_all_outcomes() {
-        let stored = Outcome::Accepted {
-            partition: 0,
-            offset: 7,
-        };
-        let again = Outcome::Unconfirmed(Unconfirmed::Timeout);
-        let refused = |rejection| Outcome::Refused(Refusal::record(rejection, b"{"));
-        let no_json = refused(Rejection::NotJson);
-        let too_large = refused(Rejection::TooLarge { bytes: 2, limit: 1 });
-        let no_key = refused(Rejection::KeyMissing { field: "ind" });
-        for (outcomes, status) in [
-            (vec![], 202),
-            (vec![stored.clone()], 202),
-            (vec![stored.clone(), no_json.clone()], 202),
-            (vec![stored, no_json.clone(), again.clone()], 503),
-            (vec![no_key.clone(), again], 503),
-            (vec![no_json.clone(), refused(Rejection::NotUtf8)], 400),
-            (vec![no_json.clone(), no_key.clone()], 422),
-            (vec![no_key], 422),
-            (vec![too_large.clone(), too_large.clone()], 413),
-            (vec![too_large, no_json], 422),
-            (
-                vec![Outcome::Refused(Refusal::Broker(
-                    RDKafkaErrorCode::MessageSizeTooLarge,
-                ))],
-                422,
-            ),
-        ] {
-            let answer = Answer {
-                topic: "t",
-                outcomes,
-            };
-            assert_eq!(answer.status(), status, "{answer:?}");
-        }
-    }
 
     #[test]
     fn messages_say_what_the_client_and_the_owner_can_do() {
@@ -366,9 +217,5 @@ mod tests {
             );
         }
         assert!(broker.contains("don't send it again"), "{broker}");
-        let not_json = Refusal::record(Rejection::NotJson, br#"{"ind": }"#);
-        assert_eq!(not_json.name(), "not-json");
-        let message = not_json.message();
-        assert!(message.contains("line 1, column 9"), "{message}");
     }
 }
