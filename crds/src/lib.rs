@@ -42,7 +42,7 @@ pub use common::{
     ServerSideEncryption,
 };
 pub use dead_letters::DeadLetters;
-pub use ingest::Ingest;
+pub use ingest::{Alias, Ingest, RecordKind};
 pub use schema::{BrokenRule, check_rules, crd, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};
 pub use status::{

@@ -8,8 +8,8 @@ use k8s_openapi::{
 };
 use pinpipe_config::Reset;
 use pinpipe_crds::{
-    Compression, DeletionPolicy, LogLevel, PodSecurity, PullPolicy, StartFrom, TopicManagement,
-    WriteMode,
+    Alias, Compression, DeletionPolicy, LogLevel, PodSecurity, PullPolicy, StartFrom,
+    TopicManagement, WriteMode,
 };
 use serde::Serialize;
 
@@ -172,6 +172,9 @@ pub struct Ingest {
     pub replicas: Replicas,
     /// Size limit of a record, bytes.
     pub max_record_bytes: u32,
+    /// Further names of the topics in paths.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<Alias>,
     /// Pod settings.
     pub pods: Pods,
     /// Secrets its pods mount. None: none.

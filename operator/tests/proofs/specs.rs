@@ -138,6 +138,7 @@ fn thorough_ingest(resources: &Value) -> Value {
             "resources": resources,
         },
         "maxRecordBytes": 1000,
+        "aliases": [{"name": "streaming-0a1b-pin", "kind": "Pin"}],
         "autoscaling": {
             "minReplicas": 2,
             "maxReplicas": 5,

@@ -109,7 +109,8 @@ impl Decompressor {
         Self::new(compression)
     }
 
-    fn new(compression: Compression) -> io::Result<Self> {
+    /// For a stream that is known to be compressed in this way.
+    pub fn new(compression: Compression) -> io::Result<Self> {
         let (stream, text) = match compression {
             Compression::None => (Stream::Plain, Vec::new()),
             Compression::Gzip => (

@@ -11,6 +11,13 @@ impl Oracle<'_> {
         set(&mut config, "maxRecordBytes", json!(record));
         let request = (record * 64).clamp(1 << 20, 16 << 20);
         set(&mut config, "maxRequestBytes", json!(request));
+        if let Some(aliases) = self.spec["ingest"]["aliases"].as_array() {
+            let of = |alias: &Value| {
+                let kind = alias["kind"].as_str().unwrap_or_default().to_lowercase();
+                json!({"name": alias["name"], "kind": kind})
+            };
+            set(&mut config, "aliases", aliases.iter().map(of).collect());
+        }
         config
     }
 
