@@ -160,7 +160,16 @@ impl Splitter {
 
     /// Takes the next bytes, and passes records that are complete to `take`.
     pub fn push(&mut self, bytes: &[u8], mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        for &byte in bytes {
+        let mut rest = bytes;
+        while let Some((&byte, behind)) = rest.split_first() {
+            // Most of a record are strings.
+            let plain = self.plain(rest);
+            if plain > 0 {
+                self.keep(&rest[..plain]);
+                self.column += plain;
+                rest = &rest[plain..];
+                continue;
+            }
             self.byte(byte, &mut take)?;
             if byte == b'\n' {
                 (self.column, self.is_indented) = (0, true);
@@ -168,8 +177,23 @@ impl Splitter {
                 self.column += 1;
                 self.is_indented &= byte.is_ascii_whitespace();
             }
+            rest = behind;
         }
         Ok(())
+    }
+
+    /// The number of bytes at the front that are within a string of a value and don't end it.
+    fn plain(&self, bytes: &[u8]) -> usize {
+        let State::Value(Value { text, .. }) = &self.state else {
+            return 0;
+        };
+        if !text.in_string || text.is_escaped {
+            return 0;
+        }
+        let end = bytes
+            .iter()
+            .position(|byte| matches!(byte, b'"' | b'\\' | b'\n'));
+        end.unwrap_or(bytes.len())
     }
 
     /// Ends the text.
@@ -190,7 +214,7 @@ impl Splitter {
                 let bytes = *bytes;
                 if byte != MARK[bytes] {
                     self.state = State::Other(Text::default());
-                    MARK[..bytes].iter().for_each(|byte| self.keep(*byte));
+                    self.keep(&MARK[..bytes]);
                     return self.byte(byte, take);
                 }
                 self.state = if bytes + 1 == MARK.len() {
@@ -200,9 +224,9 @@ impl Splitter {
                 };
             }
             State::Value(value) => match value.take(byte, self.column, self.is_indented) {
-                Step::Continues => self.keep(byte),
+                Step::Continues => self.keep(&[byte]),
                 Step::Ends => {
-                    self.keep(byte);
+                    self.keep(&[byte]);
                     return self.end(take);
                 }
                 Step::Broken if value.has_lines => {
@@ -223,7 +247,7 @@ impl Splitter {
                     self.end(take)?;
                     return self.byte(byte, take);
                 }
-                self.keep(byte);
+                self.keep(&[byte]);
             }
             State::Skipping(column) => {
                 if self.is_indented && self.column <= *column && matches!(byte, b'{' | b'[' | b']')
@@ -246,22 +270,22 @@ impl Splitter {
                 let mut value = Value::new(self.column);
                 value.take(byte, self.column, self.is_indented);
                 self.state = State::Value(value);
-                self.keep(byte);
+                self.keep(&[byte]);
             }
             _ if byte == MARK[0] => self.state = State::Mark(1),
             _ => {
                 let mut text = Text::default();
                 text.take(byte);
                 self.state = State::Other(text);
-                self.keep(byte);
+                self.keep(&[byte]);
             }
         }
     }
 
-    fn keep(&mut self, byte: u8) {
-        if self.record.len() <= self.max_bytes {
-            self.record.push(byte);
-        }
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = self.max_bytes.saturating_add(1) - self.record.len();
+        self.record
+            .extend_from_slice(&bytes[..bytes.len().min(room)]);
     }
 
     fn end(&mut self, take: &mut impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
