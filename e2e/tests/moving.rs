@@ -123,6 +123,59 @@ fn a_bad_import_fails_alone() -> Result<()> {
     })
 }
 
+#[test]
+fn an_import_that_a_sink_refuses_is_abandoned() -> Result<()> {
+    in_sandbox("refused-import", async |sandbox| {
+        let spec = Spec::new().archive(sandbox, 1000).batch_without_sinks();
+        let spec = spec.batch_postgres(sandbox);
+        let pipeline = sandbox.apply("flow", &spec).await?;
+        pipeline.ready().await?;
+        let pin = |number: u32, category: &str| {
+            let pin = json!({"unique_id": format!("u{number}"), "index": 1, "category": category});
+            pin.to_string() + "\n"
+        };
+        let good: String = (0..5).map(|number| pin(number, "art")).collect();
+        eventually_put(sandbox, "good/pins.ndjson", &good).await?;
+        let bad: String = (0..300).map(|number| pin(number, "refused")).collect();
+        eventually_put(sandbox, "bad/pins.ndjson", &bad).await?;
+        pipeline
+            .install_job("good", &["command=import,events.pin=good"])
+            .await?;
+        pipeline.job_completes("good").await?;
+
+        let table = format!("{}.pinterest_batch", sandbox.schema());
+        let client = postgres::connect().await?;
+        client
+            .batch_execute(&format!(
+                "ALTER TABLE {table} ADD CHECK (category IS DISTINCT FROM 'refused')"
+            ))
+            .await?;
+        pipeline
+            .install_job("bad", &["command=import,events.pin=bad"])
+            .await?;
+        ensure!(pipeline.job_completes("bad").await.is_err());
+        let run = format!("runs/{}/bad/", pipeline.full_name());
+        let keys = objects::keys(&objects::client(), sandbox.bucket(), &run).await?;
+        ensure!(keys.contains(&format!("{run}abandoned.json")), "{keys:?}");
+
+        pipeline.start_run("daily").await?;
+        pipeline.run_completes("daily").await?;
+        let rows = postgres::objects(&format!("SELECT unique_id, category FROM {table}")).await?;
+        ensure!(
+            rows.len() == 5 && rows.iter().all(|row| row["category"] == "art"),
+            "{rows:?}"
+        );
+        let report = objects::last_report(sandbox.bucket(), &pipeline.full_name()).await?;
+        let report = report.context("no run was published")?;
+        ensure!(
+            report["sinks"]["serving"]["loaded"] == "whole",
+            "{}",
+            report["sinks"]
+        );
+        Ok(())
+    })
+}
+
 /// A pipeline, the records that an older set-up had, and those that are sent to the new one.
 struct Moved<'a> {
     sandbox: &'a Sandbox,
