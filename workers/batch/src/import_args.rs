@@ -52,7 +52,7 @@ pub struct ImportArgs {
     #[arg(long, env = "PINPIPE_IMPORT_REGION", value_name = "REGION")]
     import_region: Option<String>,
 
-    /// Folder with the files accessKeyId and secretAccessKey for the bucket; the archive's
+    /// Folder with the files `accessKeyId` and `secretAccessKey` for the bucket; the archive's
     /// credentials unless set.
     #[arg(long, env = "PINPIPE_IMPORT_CREDENTIALS", value_name = "PATH")]
     import_credentials: Option<PathBuf>,

@@ -142,13 +142,28 @@ impl Store {
 
     /// All objects under `prefix`, in the store's order.
     pub async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>> {
+        self.listed(prefix, None).await
+    }
+
+    /// As [`Self::list`], and whether objects of an archive class are restored, which not every
+    /// store knows to be a question.
+    pub async fn list_others(&self, prefix: &str) -> Result<Vec<ListedObject>> {
+        self.listed(prefix, Some(vec![OptionalObjectAttributes::RestoreStatus]))
+            .await
+    }
+
+    async fn listed(
+        &self,
+        prefix: &str,
+        attributes: Option<Vec<OptionalObjectAttributes>>,
+    ) -> Result<Vec<ListedObject>> {
         retry(RETRY_TIMEOUT, "listing", || async {
             let mut pages = self
                 .client
                 .list_objects_v2()
                 .bucket(&self.bucket)
                 .prefix(prefix)
-                .optional_object_attributes(OptionalObjectAttributes::RestoreStatus)
+                .set_optional_object_attributes(attributes.clone())
                 .into_paginator()
                 .send();
             let mut found = Vec::new();

@@ -23,6 +23,8 @@ use crate::{
 pub const OBJECTS: usize = 256;
 /// Bytes up to which objects are read as a whole, several concurrently.
 const SMALL: u64 = 1 << 20;
+/// Bytes of a small object that are decoded at a time.
+const PIECE: usize = 64 << 10;
 /// Small objects that a reader reads concurrently.
 const REQUESTS: usize = 8;
 
@@ -71,7 +73,7 @@ pub async fn read(
     let mut read = pin!(read);
     while let Some((object, bytes)) = read.try_next().await? {
         let mut reading = decoder.begin(&object);
-        for piece in bytes.chunks(SMALL as usize / 16) {
+        for piece in bytes.chunks(PIECE) {
             reading.push(piece)?;
             send(chunks, object.kind, reading.decoder.cleaner.ready()).await?;
         }

@@ -92,22 +92,21 @@ impl Theirs {
         })
     }
 
-    async fn read(&self, manifest: &Manifest) -> Result<Read> {
+    /// What is read, and the folder that has the rows.
+    async fn read(&self, manifest: &Manifest) -> Result<(Read, TestDir)> {
         let folder = TestDir::new();
         let (config, archive) = (&self.config, &self.archive);
         // As the worker that resumes the run would have it.
         let text = serde_json::to_string(manifest)?;
         let manifest = serde_json::from_str(&text)?;
         let read = read(config, archive, &manifest, folder.path(), 1 << 20).await?;
-        // Rows are in the folder until they are dropped.
-        std::mem::forget(folder);
-        Ok(read)
+        Ok((read, folder))
     }
 
     /// The latest rows of an import, its counts, and the reasons of what it passed over.
     async fn import(&self, request: &ImportRequest, kind: Kind) -> (Rows, u64, u64, Vec<String>) {
         let manifest = self.plan(request).await.unwrap();
-        let read = self.read(&manifest).await.unwrap();
+        let (read, _folder) = self.read(&manifest).await.unwrap();
         let (counts, mut rows) = (&read.stats[&kind].counts, Rows::new());
         for spilled in read.rows[&kind].iter().flatten() {
             for batch in spilled.stream.batches() {

@@ -3,6 +3,7 @@
 use std::{
     cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashMap},
+    path::PathBuf,
 };
 
 use anyhow::{Result, ensure};
@@ -12,7 +13,7 @@ use tracing::{info, warn};
 
 use crate::{
     failure::Permanent,
-    manifest::{Format, Import, Imported, PassedOver, RawObject, Source, pass_over},
+    manifest::{Format, Import, Imported, PassedOver, RawObject, Source, pass_over, pass_over_all},
     read::topic,
     source,
     store::{ListedObject, Store},
@@ -49,9 +50,9 @@ pub struct SourceRequest {
     /// The region.
     pub region: Option<String>,
     /// A folder with keys.
-    pub credentials: Option<std::path::PathBuf>,
+    pub credentials: Option<PathBuf>,
     /// A file with the certificate of the store's authority.
-    pub ca: Option<std::path::PathBuf>,
+    pub ca: Option<PathBuf>,
     /// Whether the bucket is part of the host's name.
     pub virtual_host: bool,
 }
@@ -135,7 +136,7 @@ async fn find(
             check_is_others("prefix", prefix, &config.zone.prefix, false)?;
         }
         let topics = TopicKinds::new(&config.topics, &request.topics);
-        let listed = store.list(&folder(prefix)).await?;
+        let listed = store.list_others(&folder(prefix)).await?;
         let place = format!("the prefix {prefix} of the bucket {}", store.bucket());
         found = connector_objects(&topics, prefix, listed, &place, &mut passed_over)?;
     }
@@ -151,7 +152,7 @@ async fn find(
         if is_own_bucket {
             check_is_others(&value, prefix, &config.zone.prefix, true)?;
         }
-        let listed = store.list(&folder(prefix)).await?;
+        let listed = store.list_others(&folder(prefix)).await?;
         let place = format!("the prefix {prefix} of the bucket {}", store.bucket());
         let mut passed = PassedOver::new();
         let objects: Vec<ListedObject> = listed
@@ -162,7 +163,7 @@ async fn find(
             !objects.is_empty(),
             Permanent(nothing(&value, &place, &passed))
         );
-        crate::manifest::pass_over_all(&mut passed_over, passed);
+        pass_over_all(&mut passed_over, passed);
         found.extend(objects.into_iter().map(|object| Found {
             kind: *kind,
             object,
