@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From an API gateway and Kinesis, docs/moving-over/api-gateway-kinesis.md: tables that were exported
-# as JSON are imported, new records are sent as before, and eight answers are printed.
+# From an API gateway and Kinesis, docs/moving-over/api-gateway-kinesis.md: tables that were
+# exported as JSON are imported, new records are sent as before, and eight answers are printed.
 #
 # OLD_ID   part of the names of the old streams, 0a1b2c3d4e5f unless set:
 #          streaming-0a1b2c3d4e5f-pin, -geo, -user
@@ -22,8 +22,9 @@ for kind in pin geo user; do
   stream="streaming-$id-$kind"
   records "$kind" | while IFS= read -r record; do
     # requests.request("PUT", ".../streams/streaming-0a1b2c3d4e5f-pin/record", ...)
-    send "$ingest/streams/$stream/record" --request PUT --header 'Content-Type: application/json' \
-      --data-raw "{\"StreamName\": \"$stream\", \"Data\": $record, \"PartitionKey\": \"partition-1\"}"
+    send "$ingest/streams/$stream/record" --request PUT \
+      --header 'Content-Type: application/json' \
+      --data-raw "{\"StreamName\": \"$stream\", \"Data\": $record, \"PartitionKey\": \"p-1\"}"
   done
 done
 

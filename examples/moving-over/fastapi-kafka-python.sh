@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# From FastAPI and kafka-python, docs/moving-over/fastapi-kafka-python.md: the objects that the batch
-# consumer wrote are imported, new records are posted as before, and eight answers are printed.
+# From FastAPI and kafka-python, docs/moving-over/fastapi-kafka-python.md: the objects that the
+# batch consumer wrote are imported, new records are posted as before, and eight answers are printed.
 #
 # PREFIX   key prefix of the old objects, events unless set: <PREFIX>/pin/event-….json, geo, user
 # The rest is in common.sh.

@@ -2,7 +2,8 @@
 # From a Kafka REST proxy and MSK Connect, docs/moving-over/rest-proxy-msk-connect.md: the S3 sink
 # connector's objects are imported, new records are posted as before, and eight answers are printed.
 #
-# OLD_ID   begins the names of the old topics, 0a1b2c3d4e5f unless set: 0a1b2c3d4e5f.pin, .geo, .user
+# OLD_ID   begins the names of the old topics, 0a1b2c3d4e5f unless set: 0a1b2c3d4e5f.pin, .geo and
+#          .user
 # PREFIX   key prefix of the connector's objects, topics unless set
 # The rest is in common.sh.
 

@@ -86,8 +86,7 @@ async fn execute_with_lease(
         let failed = runs.failure(&store, name).await?;
         bail!(Permanent(format!(
             "the run {name} has failed before and is not repeated; start one under another name. \
-             It failed with: {}",
-            failed.message.unwrap_or_default()
+             It failed with: {failed}"
         )));
     }
     let mut abandoned = runs.abandoned_since(&store, &known, last.as_ref()).await?;
@@ -216,15 +215,15 @@ impl Session<'_> {
             return error;
         }
         let (counts, message) = (failure::counts(&error), format!("{error:#}"));
-        let summary = Summary::failed(run, phases.total(), &counts, &message);
         let noted = async {
             self.held.check()?;
             if !has_state {
                 let key = self.runs.failed(run);
+                let summary = Summary::failed(run, phases.total(), &counts, &message);
                 return self.store.put_json(&key, &summary).await;
             }
             let abandoned = Abandoned {
-                summary,
+                message,
                 run_time: manifest.run_time,
             };
             let key = self.runs.abandoned(run);

@@ -21,7 +21,6 @@ use serde::{Deserialize, Serialize};
 use crate::{
     failure::Permanent,
     manifest::{Attempt, Manifest},
-    report::Summary,
     store::{ListedObject, Store},
 };
 
@@ -64,11 +63,17 @@ pub struct Run {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Abandoned {
-    /// How it failed.
-    #[serde(flatten)]
-    pub summary: Summary,
+    /// Why it failed.
+    pub message: String,
     /// The timestamp of its rows.
     pub run_time: DateTime<Utc>,
+}
+
+/// Of a run that failed for good, what others ask for.
+#[derive(Debug, Default, Deserialize)]
+struct Failed {
+    #[serde(default)]
+    message: Option<String>,
 }
 
 impl Run {
@@ -138,13 +143,14 @@ impl Runs {
         format!("{}/{run}/abandoned.json", self.folder)
     }
 
-    /// How a run failed for good.
-    pub async fn failure(&self, store: &Store, run: &str) -> Result<Summary> {
-        let abandoned: Option<Abandoned> = store.find_json(&self.abandoned(run)).await?;
-        match abandoned {
-            Some(abandoned) => Ok(abandoned.summary),
-            None => store.get_json(&self.failed(run)).await,
-        }
+    /// Why a run failed for good.
+    pub async fn failure(&self, store: &Store, run: &str) -> Result<String> {
+        let failed: Option<Failed> = store.find_json(&self.abandoned(run)).await?;
+        let failed = match failed {
+            Some(abandoned) => abandoned,
+            None => store.get_json(&self.failed(run)).await?,
+        };
+        Ok(failed.message.unwrap_or_default())
     }
 
     /// The latest timestamp of rows of abandoned imports that a sink may have since the last
