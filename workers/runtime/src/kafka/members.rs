@@ -1,17 +1,12 @@
-//! Calls librdkafka's `DescribeConsumerGroups`, for which the crate rdkafka has no binding.
-#![expect(
-    unsafe_code,
-    reason = "librdkafka's C interface is the only way to what a group's members have"
-)]
+//! The members of a consumer group.
+//!
+//! By librdkafka's older call. Its `DescribeConsumerGroups` ends the process (an assertion in
+//! `rd_kafka_enq_once_del_source_return`, 2.12.1) if no coordinator answers in time and one does
+//! later.
 
-use std::time::Duration;
+use std::{str, time::Duration};
 
-use rdkafka::{ClientContext, bindings as rd, client::Client, types::RDKafkaErrorCode};
-
-use super::{
-    IdentityError,
-    request::{c_string, no_handle, request, text},
-};
+use rdkafka::{ClientContext, client::Client, error::KafkaError, groups::GroupMemberInfo};
 
 /// A member of a consumer group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,85 +18,63 @@ pub struct Member {
 }
 
 /// The members of a consumer group, also those that were killed, until their session expires. Empty
-/// if there is no such group. Blocks for up to `timeout` and a second: call it where blocking is
-/// allowed.
+/// if there is no such group. Blocks for up to `timeout`: call it where blocking is allowed.
 pub fn members<C: ClientContext>(
     client: &Client<C>,
     group: &str,
     timeout: Duration,
-) -> Result<Vec<Member>, IdentityError> {
-    let name = c_string(group)?;
-    let mut names = [name.as_ptr()];
-    let operation = rd::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
-    // SAFETY: the name is alive, and librdkafka copies it.
-    let event = request(client, operation, timeout, |options, queue| unsafe {
-        let (names, count) = (names.as_mut_ptr(), names.len());
-        rd::rd_kafka_DescribeConsumerGroups(client.native_ptr(), names, count, options, queue);
-    })?;
-    // SAFETY: the event is alive and owns the result and its descriptions. `groups` points to
-    // `count` valid descriptions.
-    unsafe {
-        let result = rd::rd_kafka_event_DescribeConsumerGroups_result(event.as_ptr());
-        if result.is_null() {
-            return Err(no_handle());
-        }
-        let mut count = 0;
-        let groups = rd::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count);
-        match count {
-            0 => Err(no_handle()),
-            _ => members_of(*groups),
-        }
+) -> Result<Vec<Member>, KafkaError> {
+    let groups = client.fetch_group_list(Some(group), timeout)?;
+    let members = groups.groups().iter().flat_map(|group| group.members());
+    Ok(members.map(member).collect())
+}
+
+fn member(member: &GroupMemberInfo) -> Member {
+    let assignment = member.assignment().unwrap_or_default();
+    Member {
+        client_id: member.client_id().to_owned(),
+        partitions: partitions(assignment).unwrap_or_default(),
     }
 }
 
-/// Copies the members of a group.
-///
-/// # Safety
-/// `group` must be a valid description.
-unsafe fn members_of(
-    group: *const rd::rd_kafka_ConsumerGroupDescription_t,
-) -> Result<Vec<Member>, IdentityError> {
-    // SAFETY: by this function's contract. Returned pointers belong to the description and are
-    // copied, and the index is below the number of members.
-    unsafe {
-        let error = rd::rd_kafka_ConsumerGroupDescription_error(group);
-        if !error.is_null() {
-            return match RDKafkaErrorCode::from(rd::rd_kafka_error_code(error)) {
-                RDKafkaErrorCode::NoError | RDKafkaErrorCode::GroupIdNotFound => Ok(Vec::new()),
-                _ => Err(IdentityError::Refused(text(rd::rd_kafka_error_string(
-                    error,
-                )))),
-            };
+/// The partitions of an assignment in the protocol of consumers: version, topics with their
+/// partitions, user data. None if it is cut off.
+fn partitions(mut assignment: &[u8]) -> Option<Vec<(String, i32)>> {
+    let from = &mut assignment;
+    let _version = i16::from_be_bytes(*take(from)?);
+    let mut partitions = Vec::new();
+    for _ in 0..i32::from_be_bytes(*take(from)?) {
+        let length = usize::try_from(i16::from_be_bytes(*take(from)?)).ok()?;
+        let (topic, rest) = from.split_at_checked(length)?;
+        *from = rest;
+        let topic = str::from_utf8(topic).ok()?;
+        for _ in 0..i32::from_be_bytes(*take(from)?) {
+            partitions.push((topic.to_owned(), i32::from_be_bytes(*take(from)?)));
         }
-        let members = 0..rd::rd_kafka_ConsumerGroupDescription_member_count(group);
-        Ok(members
-            .map(|at| member(rd::rd_kafka_ConsumerGroupDescription_member(group, at)))
-            .collect())
     }
+    Some(partitions)
 }
 
-/// Copies a member.
-///
-/// # Safety
-/// `member` must be a valid description.
-unsafe fn member(member: *const rd::rd_kafka_MemberDescription_t) -> Member {
-    // SAFETY: by this function's contract. Returned pointers belong to the description and are
-    // copied. A list has as many elements as it says.
-    unsafe {
-        let mut partitions = Vec::new();
-        let assignment = rd::rd_kafka_MemberDescription_assignment(member);
-        if !assignment.is_null() {
-            let list = rd::rd_kafka_MemberAssignment_partitions(assignment);
-            if !list.is_null() {
-                for at in 0..usize::try_from((*list).cnt).unwrap_or_default() {
-                    let element = (*list).elems.add(at);
-                    partitions.push((text((*element).topic), (*element).partition));
-                }
-            }
-        }
-        Member {
-            client_id: text(rd::rd_kafka_MemberDescription_client_id(member)),
-            partitions,
+fn take<'a, const N: usize>(from: &mut &'a [u8]) -> Option<&'a [u8; N]> {
+    let (first, rest) = from.split_first_chunk()?;
+    *from = rest;
+    Some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_assignment_is_read_and_one_that_is_cut_off_is_not() {
+        let assignment = b"\0\x01\0\0\0\x02\
+            \0\x03pin\0\0\0\x02\0\0\0\0\0\0\0\x05\
+            \0\x03geo\0\0\0\0\
+            \0\0\0\0";
+        let expected = vec![("pin".to_owned(), 0), ("pin".to_owned(), 5)];
+        assert_eq!(partitions(assignment), Some(expected));
+        for cut_off in [&b""[..], b"\0\x01\0\0\0\x02", &assignment[..12]] {
+            assert_eq!(partitions(cut_off), None, "{cut_off:?}");
         }
     }
 }

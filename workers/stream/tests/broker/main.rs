@@ -9,6 +9,7 @@ mod renewal;
 
 use std::{
     fs,
+    net::Ipv4Addr,
     time::{Duration, Instant},
 };
 
@@ -18,6 +19,7 @@ use pinpipe_servers::{
 };
 
 use pipeline::{Pipeline, broker, eventually};
+use tokio::net::{TcpListener, TcpStream};
 
 /// How soon a record that comes alone can be read, half of the time and always. With
 /// other builds running half were there after 29 ms.
@@ -78,6 +80,36 @@ async fn broker_and_database_are_reached_by_ipv6() {
         worker.readyz().contains("200 ready")
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_starts_before_its_broker_goes_on_once_that_is_there() {
+    let mut pipeline = Pipeline::new("early", &[]).await;
+    pipeline.produce("pin", &pin("k", "t")).await;
+    let closed = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = closed.local_addr().unwrap();
+    drop(closed);
+    pipeline.kafka = format!("{{bootstrapServers: \"{address}\"}}");
+    let mut worker = pipeline.worker();
+    eventually("the worker finds no broker", async || {
+        worker.readyz().contains("BrokerUnavailable")
+    })
+    .await;
+    let listener = TcpListener::bind(address).await.unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut from, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let to = (Ipv4Addr::LOCALHOST, broker().clients);
+                let mut to = TcpStream::connect(to).await.unwrap();
+                _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+            });
+        }
+    });
+    eventually("the record is stored", async || {
+        pipeline.title("k").await.is_some()
+    })
+    .await;
+    worker.must_run();
 }
 
 #[tokio::test(flavor = "multi_thread")]
