@@ -1,15 +1,18 @@
 //! A pipeline with every default filled in. Nothing in it depends on a client.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU32, ops::Not};
 
 use k8s_openapi::{
-    api::core::v1::{Affinity, EnvVar, ResourceRequirements, Toleration},
+    api::{
+        core::v1::{Affinity, EnvVar, ResourceRequirements, Toleration},
+        networking::v1::NetworkPolicyPeer,
+    },
     apimachinery::pkg::api::resource::Quantity,
 };
 use pinpipe_config::Reset;
 use pinpipe_crds::{
-    Compression, DeletionPolicy, LogLevel, PodSecurity, PullPolicy, StartFrom, TopicManagement,
-    WriteMode,
+    Compression, DeletionPolicy, LogLevel, PodSecurity, PullPolicy, ServiceType, StartFrom,
+    TopicManagement, WriteMode,
 };
 use serde::Serialize;
 
@@ -51,6 +54,9 @@ pub struct ValidatedPipeline {
     pub batch: Option<Batch>,
     /// The emulator.
     pub emulator: Option<Emulator>,
+    /// What may connect to the pods. None: everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkPolicy>,
     /// Images of the workers.
     pub image: Image,
     /// One-off requests made by annotations.
@@ -126,7 +132,7 @@ impl ValidatedPipeline {
             Component::Batch => self.batch.as_ref().map(|batch| &batch.secrets),
             Component::Stream(name) => self.sink(name).map(|sink| &sink.secrets),
             Component::Ingest => self.ingest.secrets.as_ref(),
-            Component::Emulator => None,
+            Component::Emulator => self.emulator.as_ref()?.secrets.as_ref(),
         }
     }
 
@@ -144,7 +150,8 @@ impl ValidatedPipeline {
     #[must_use]
     pub fn ingest_url(&self) -> String {
         let (child, port) = (self.child(&Component::Ingest), pinpipe_config::HTTP_PORT);
-        format!("http://{child}.{}.svc:{port}", self.namespace)
+        let scheme = if self.ingest.tls { "https" } else { "http" };
+        format!("{scheme}://{child}.{}.svc:{port}", self.namespace)
     }
 
     fn sink(&self, name: &str) -> Option<&Sink> {
@@ -172,6 +179,24 @@ pub struct Ingest {
     pub replicas: Replicas,
     /// Size limit of a record, bytes.
     pub max_record_bytes: u32,
+    /// Whether requests need a bearer token.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub tokens: bool,
+    /// Whether the port for records takes TLS.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub tls: bool,
+    /// How the Service is exposed, where that is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_type: Option<ServiceType>,
+    /// Annotations of the Service besides the operator's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub service_annotations: BTreeMap<String, String>,
+    /// Requests a second of each client to each pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<NonZeroU32>,
+    /// Open connections of each pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<NonZeroU32>,
     /// Pod settings.
     pub pods: Pods,
     /// Secrets its pods mount. None: none.
@@ -307,6 +332,18 @@ pub struct Emulator {
     pub seed: u64,
     /// Pod settings.
     pub pods: Pods,
+    /// Secrets its pods mount, for posting to ingest. None: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Secrets>,
+}
+
+/// What may connect to a pipeline's pods.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct NetworkPolicy {
+    /// Namespace of the operator.
+    pub operator_namespace: String,
+    /// Sources besides the pipeline's own. Empty: all.
+    pub allow_from: Vec<NetworkPolicyPeer>,
 }
 
 /// The operator's own choice of images, used where a pipeline makes none.

@@ -132,7 +132,7 @@ impl Oracle<'_> {
     pub fn require_archive(&mut self) {
         let section = &self.spec["archive"];
         let ports = json!([{
-            "name": "admin", "port": 9090, "targetPort": "admin", "protocol": "TCP",
+            "name": "control", "port": 9091, "targetPort": "control", "protocol": "TCP",
         }]);
         let service = json!({
             "selector": self.selector("archive"),

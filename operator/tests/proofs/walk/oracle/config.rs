@@ -61,12 +61,12 @@ impl Oracle<'_> {
         let sinks = batch["sinks"].as_array().into_iter().flatten();
         let sinks: Vec<_> = sinks.map(batch_sink).collect();
         let own = self.child("batch");
-        let admin = format!("{}.{}.svc:9090", self.child("archive"), self.namespace);
+        let control = format!("{}.{}.svc:9091", self.child("archive"), self.namespace);
         for (field, value) in [
             ("maxRecordBytes", json!(self.max_record_bytes())),
             ("zone", self.zone()),
             ("archiveGroup", json!(self.group("archive"))),
-            ("archiveAdmin", json!(admin)),
+            ("archiveControl", json!(control)),
             ("barrierTimeoutSeconds", json!(600)),
             ("lease", json!(own)),
             ("quality", quality(&batch["quality"])),
