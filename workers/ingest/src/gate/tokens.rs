@@ -70,6 +70,7 @@ impl Tokens {
 
     /// The client whose token the header `Authorization` has. Takes the same time whatever the
     /// header has in common with a token, and whichever it is compared with.
+    #[must_use]
     pub fn client(&self, authorization: &HeaderValue) -> Option<Arc<str>> {
         let (scheme, token) = authorization.as_bytes().split_at_checked(SCHEME.len())?;
         if !scheme.eq_ignore_ascii_case(SCHEME.as_bytes()) {
