@@ -63,6 +63,13 @@ pub struct Ingest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_record_bytes: Option<i32>,
 
+    /// Further names of the topics, for clients that send records to the topic or stream names of
+    /// another system: `/topics/{name}` and `/streams/{name}/record`.
+    #[schemars(length(max = 50))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub aliases: Vec<Alias>,
+
     /// Settings of the pods, laid over those of `spec.template`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Template>,
@@ -136,4 +143,31 @@ pub struct IngestLimits {
     #[schemars(range(min = 1, max = 1_000_000))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<i32>,
+}
+
+/// A further name of a topic in the paths of ingest.
+#[derive(KubeSchema, Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Alias {
+    /// The name in paths, such as `streaming-0a1b-pin`.
+    #[schemars(length(min = 1, max = 249))]
+    #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$')").message(
+        "the name of an alias must consist of letters, digits, '.', '_' and '-', as the names of \
+         topics and streams do"
+    ))]
+    pub name: String,
+
+    /// The kind of the records that are sent to this name.
+    pub kind: RecordKind,
+}
+
+/// A kind of record: `Pin`, `Geo` or `User`.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub enum RecordKind {
+    /// Posts.
+    Pin,
+    /// Where and when pins were posted.
+    Geo,
+    /// The users who posted pins.
+    User,
 }

@@ -44,7 +44,8 @@ pub use common::{
 };
 pub use dead_letters::DeadLetters;
 pub use ingest::{
-    Ingest, IngestAuthentication, IngestLimits, IngestService, IngestTls, ServiceType,
+    Alias, Ingest, IngestAuthentication, IngestLimits, IngestService, IngestTls, RecordKind,
+    ServiceType,
 };
 pub use network_policy::{IpBlock, LabelSelector, NetworkPolicy, NetworkPolicyPeer};
 pub use schema::{BrokenRule, check_rules, crd, schema, yaml};

@@ -69,6 +69,16 @@ pub async fn keys(client: &Client, bucket: &str, prefix: &str) -> Result<Vec<Str
     Ok(keys)
 }
 
+/// Writes an object.
+pub async fn put(bucket: &str, key: &str, body: Vec<u8>) -> Result<()> {
+    let put = client().put_object().bucket(bucket).key(key);
+    put.body(body.into())
+        .send()
+        .await
+        .with_context(|| key.to_owned())?;
+    Ok(())
+}
+
 /// Deletes a bucket with its objects, if it exists.
 pub async fn delete_bucket(bucket: &str) -> Result<()> {
     let client = client();

@@ -4,7 +4,7 @@
   "run" (list)
   "full" (list)
   "backfill" (list "from" "to")
-  "import" (list "prefix" "events")
+  "import" (list "prefix" "topics" "events")
   "redrive" (list "reason" "field" "since" "until" "topic" "outcome" "max" "force" "dryRun") }}
 {{- $own := index $parameters .Values.command }}
 {{- range $command, $names := $parameters }}
@@ -18,7 +18,23 @@
 {{- fail "command=backfill needs from, to or both: --set from=2026-01-01T00:00:00Z,to=2026-02-01T00:00:00Z" }}
 {{- end }}
 {{- if and (eq .Values.command "import") (not (or .Values.prefix .Values.events)) }}
-{{- fail "command=import needs prefix, events or both: the key prefixes, in the archive's bucket, of what is to be loaded (--set events.pin=events)" }}
+{{- fail "command=import needs prefix, events or both: the key prefixes of what is to be loaded (--set events.pin=events)" }}
+{{- end }}
+{{- range $name, $value := .Values.source }}
+{{- if and $value (ne $.Values.command "import") }}
+{{- fail (printf "source.%s is a parameter of command=import, not of command=%s" $name $.Values.command) }}
+{{- end }}
+{{- if and $value (not $.Values.source.bucket) }}
+{{- fail (printf "source.%s needs source.bucket, the bucket that it is for" $name) }}
+{{- end }}
+{{- end }}
+{{- range $kind, $prefix := .Values.events }}
+{{- if and $prefix (hasPrefix "s3://" $prefix) }}
+{{- fail (printf "events.%s is a prefix of keys such as events, not a URL: the bucket is source.bucket" $kind) }}
+{{- end }}
+{{- end }}
+{{- if and .Values.topics (not .Values.prefix) }}
+{{- fail "topics needs prefix: the prefix of the folders with the names of these topics, or / for the whole bucket" }}
 {{- end }}
 {{- if .Release.IsUpgrade }}
 {{- fail (printf "a Job can't be changed once it runs: install another release, and uninstall %s" .Release.Name) }}
@@ -73,12 +89,49 @@ give it: kubectl -n {{ .Release.Namespace }} get cronjob {{ .Values.pipeline }}-
 {{- with join "," $folders }}
 {{- $env = append $env (dict "name" "PINPIPE_IMPORT_EVENTS" "value" .) }}
 {{- end }}
+{{- $topics := list }}
+{{- range $kind, $names := .Values.topics }}
+{{- range $name := kindIs "slice" $names | ternary $names (list $names) }}
+{{- $topics = append $topics (printf "%s=%s" $kind $name) }}
+{{- end }}
+{{- end }}
+{{- with join "," $topics }}
+{{- $env = append $env (dict "name" "PINPIPE_IMPORT_TOPICS" "value" .) }}
+{{- end }}
+{{- with .Values.source }}
+{{- range $value, $variable := dict "bucket" "PINPIPE_IMPORT_BUCKET" "endpoint" "PINPIPE_IMPORT_ENDPOINT" "region" "PINPIPE_IMPORT_REGION" "virtualHost" "PINPIPE_IMPORT_VIRTUAL_HOST" }}
+{{- with index $.Values.source $value }}
+{{- $env = append $env (dict "name" $variable "value" (toString .)) }}
+{{- end }}
+{{- end }}
+{{- if .credentialsSecret }}
+{{- $env = append $env (dict "name" "PINPIPE_IMPORT_CREDENTIALS" "value" "/etc/pinpipe/import/credentials") }}
+{{- end }}
+{{- if .caSecret }}
+{{- $env = append $env (dict "name" "PINPIPE_IMPORT_CA" "value" "/etc/pinpipe/import/ca/ca.crt") }}
+{{- end }}
+{{- end }}
 {{- range $value, $variable := dict "from" "PINPIPE_FROM" "to" "PINPIPE_TO" "prefix" "PINPIPE_IMPORT" }}
 {{- with index $.Values $value }}
 {{- $env = append $env (dict "name" $variable "value" (toString .)) }}
 {{- end }}
 {{- end }}
 {{- toYaml $env }}
+{{- end }}
+
+{{/*
+The names of the Secrets of an import's bucket by the folders they are mounted in, as YAML. One that isn't
+there doesn't hold the pod back: the worker says so.
+*/}}
+{{- define "pinpipe-job.secrets" -}}
+{{- $secrets := dict }}
+{{- with .Values.source.credentialsSecret }}
+{{- $_ := set $secrets "credentials" . }}
+{{- end }}
+{{- with .Values.source.caSecret }}
+{{- $_ := set $secrets "ca" . }}
+{{- end }}
+{{- toYaml $secrets }}
 {{- end }}
 
 {{/* The worker's arguments, as YAML. A batch run has none. */}}

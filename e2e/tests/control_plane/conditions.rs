@@ -33,6 +33,52 @@ fn a_broker_that_cannot_be_reached_is_named_in_the_conditions() -> Result<()> {
 }
 
 #[test]
+fn working_pods_stay_until_the_operator_has_reached_the_new_broker() -> Result<()> {
+    SETTLED.test(async |_| {
+        Sandbox::with("moved", async |sandbox| {
+            let spec = Spec::new().live(sandbox).emulator(20);
+            let pipeline = sandbox.apply("flow", &spec).await?;
+            pipeline.ready().await?;
+            let workers = ["ingest", "stream-live"];
+            let before = [
+                pipeline.workers(workers[0]).await?,
+                pipeline.workers(workers[1]).await?,
+            ];
+            let wrong = json!({"broker": {"kafka": {"bootstrapServers": "nowhere.invalid:9092"}}});
+            pipeline.change(wrong).await?;
+            pipeline
+                .has_condition("TopicsReady", "False", &["nowhere.invalid:9092"])
+                .await?;
+            pipeline
+                .has_condition("IngestReady", "True", &["reach Kafka as before"])
+                .await?;
+            pipeline
+                .has_condition("StreamReady", "True", &["reach Kafka as before"])
+                .await?;
+            let stored = postgres::count(&sandbox.schema(), Kind::Pin).await?;
+            eventually(READY_WITHIN, "records are stored", async || {
+                let now = postgres::count(&sandbox.schema(), Kind::Pin).await?;
+                ensure!(now > stored, "{now} pins as before");
+                Ok(())
+            })
+            .await?;
+            let right = &spec.0["broker"]["kafka"]["bootstrapServers"];
+            let right = json!({"broker": {"kafka": {"bootstrapServers": right}}});
+            pipeline.change(right).await?;
+            pipeline.ready().await?;
+            for (worker, before) in workers.iter().zip(before) {
+                ensure!(
+                    pipeline.workers(worker).await? == before,
+                    "{worker}: another pod"
+                );
+            }
+            Ok(())
+        })
+        .await
+    })
+}
+
+#[test]
 fn a_missing_secret_is_named_in_the_conditions_and_found_once_it_exists() -> Result<()> {
     SETTLED.test(async |_| {
         Sandbox::with("secret", async |sandbox| {

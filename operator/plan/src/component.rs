@@ -35,6 +35,12 @@ impl Component {
         }
     }
 
+    /// Whether it always runs and reaches Kafka.
+    #[must_use]
+    pub fn runs_on_kafka(&self) -> bool {
+        self.sink().is_some() || *self == Self::Ingest
+    }
+
     /// Whether it brings records into the topics.
     #[must_use]
     pub fn is_source(&self) -> bool {

@@ -11,7 +11,7 @@ use k8s_openapi::{
 };
 use pinpipe_config::Reset;
 use pinpipe_crds::{
-    Compression, DeletionPolicy, LogLevel, PodSecurity, PullPolicy, ServiceType, StartFrom,
+    Alias, Compression, DeletionPolicy, LogLevel, PodSecurity, PullPolicy, ServiceType, StartFrom,
     TopicManagement, WriteMode,
 };
 use serde::Serialize;
@@ -197,6 +197,9 @@ pub struct Ingest {
     /// Open connections of each pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<NonZeroU32>,
+    /// Further names of the topics in paths.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<Alias>,
     /// Pod settings.
     pub pods: Pods,
     /// Secrets its pods mount. None: none.

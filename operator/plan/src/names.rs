@@ -25,6 +25,8 @@ pub const APPLIED_ANNOTATION: &str = "pinpipe.dev/applied-hash";
 pub const IMAGE_ANNOTATION: &str = "pinpipe.dev/applied-image";
 /// Pod annotation: hash of the worker's configuration. A change of it rolls the pods.
 pub const CONFIG_ANNOTATION: &str = "pinpipe.dev/config-hash";
+/// Pod annotation: hash of how the worker reaches Kafka.
+pub const KAFKA_ANNOTATION: &str = "pinpipe.dev/kafka-hash";
 /// Annotation of a batch run's Job: hash of the Job as the pipeline wanted it when it was made.
 pub const TEMPLATE_ANNOTATION: &str = "pinpipe.dev/template-hash";
 /// Pipeline annotation: the operator changes nothing while it is set.

@@ -152,7 +152,7 @@ impl Reconciler<'_> {
         };
         let is_new = last_run.is_some();
         let now = Timestamp::now();
-        let active = runs.iter().find(|run| run.is_active()).map(Run::name);
+        let active = runs.iter().find(|run| run.is_active());
         let cron_job = cron_job(pipeline, children);
         let overdue = cron_job.as_ref().filter(|_| !pipeline.suspend);
         let overdue =
@@ -172,7 +172,7 @@ impl Reconciler<'_> {
             last: status.last_run.as_ref(),
             failure: loads.as_ref().and_then(|loads| loads.failure.as_deref()),
             overdue: overdue.as_ref(),
-            active: active.as_deref(),
+            active,
             place: &format!("-n {}", self.namespace),
         });
         if let Some(told) = told.filter(|_| !is_new && finding.reason == reasons::RUN_FAILED) {

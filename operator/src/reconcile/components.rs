@@ -149,8 +149,17 @@ impl Reconciler<'_> {
     }
 }
 
-/// Adds to a finding that others wait for the component's image, or that it waits itself.
+/// Adds to a finding that others wait for the component's image, or that it waits itself, for that
+/// or for brokers.
 fn with_rollout(rollout: &Rollout, component: &Component, mut finding: Finding) -> Finding {
+    if rollout.unreached.contains(component) {
+        finding.message = format!(
+            "{}; it keeps its pods, which reach Kafka as before, until the operator has reached \
+             the brokers of spec.broker; see TopicsReady",
+            finding.message
+        );
+        return finding;
+    }
     let Some(current) = &rollout.current else {
         if let Some(image) = rollout.waiting.get(component) {
             finding.message = format!(
@@ -318,6 +327,7 @@ mod tests {
         let rollout = Rollout {
             current: Some(live.clone()),
             waiting,
+            ..Rollout::default()
         };
         let stuck = Finding::bad(reasons::IMAGE_NOT_PULLABLE, "no image");
         let stuck = with_rollout(&rollout, &live, stuck);
@@ -341,6 +351,12 @@ mod tests {
             held.ok && held.message.ends_with("while other pipelines get theirs"),
             "{held:?}"
         );
+        let unreached = Rollout {
+            unreached: [live.clone()].into(),
+            ..Rollout::default()
+        };
+        let kept = with_rollout(&unreached, &live, good.clone());
+        assert!(kept.ok && kept.message.contains("TopicsReady"), "{kept:?}");
         assert_eq!(with_rollout(&Rollout::default(), &live, good.clone()), good);
     }
 

@@ -167,10 +167,10 @@ impl<'a> Reconciler<'a> {
             if let Some(conflict) = conflict(early.as_ref(), &pipeline, &children) {
                 return self.withdraw(&conflict, &mut children).await;
             }
-            let observed = self.observed(&pipeline, &children, early.as_ref(), &suspension);
-            let desired = build::build(&pipeline, &observed);
-            let resets = resets::new(&pipeline, &desired.objects, &children);
-            let obstacles = self.apply(&pipeline, &desired, &mut children).await?;
+            let mut observed = self.observed(&pipeline, &children, early.as_ref(), &suspension);
+            let mut desired = build::build(&pipeline, &observed);
+            let mut resets = resets::new(&pipeline, &desired.objects, &children);
+            let mut obstacles = self.apply(&pipeline, &desired, &mut children).await?;
             let mut topics = if let Some(topics) = early {
                 topics
             } else {
@@ -181,6 +181,13 @@ impl<'a> Reconciler<'a> {
                 return self.withdraw(conflict, &mut children).await;
             }
             suitability::remember(&mut topics, self.condition(condition_types::TOPICS_READY));
+            if topics.claimed && !desired.rollout.unreached.is_empty() {
+                permit.acquire().await;
+                observed = self.observed(&pipeline, &children, Some(&topics), &suspension);
+                desired = build::build(&pipeline, &observed);
+                resets.extend(resets::new(&pipeline, &desired.objects, &children));
+                obstacles = self.apply(&pipeline, &desired, &mut children).await?;
+            }
             (observed, desired, resets, Applied { topics, obstacles })
         };
         self.report_resets(&resets, &children).await;
@@ -310,6 +317,7 @@ impl<'a> Reconciler<'a> {
             keeps_images: false,
             deployments: deployments.collect(),
             unsuitable_topics: suitability::is_unsuitable(suitability, before),
+            unreached_brokers: topics.is_none_or(|topics| !topics.claimed),
         };
         observed.keeps_images = self.keeps_images(pipeline, &observed);
         observed

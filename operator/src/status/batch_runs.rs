@@ -87,6 +87,14 @@ fn termination_message(pods: &[Pod]) -> Option<String> {
         .map(|(_, message)| message)
 }
 
+/// Why the last attempt of a run that is under way failed.
+fn failed_attempt(run: &Run) -> Option<String> {
+    let failed = run.job.status.as_ref()?.failed?;
+    (failed > 0)
+        .then(|| termination_message(&run.pods))?
+        .and_then(|message| last_log_line(&message))
+}
+
 /// Whether a run has never started and won't soon. One that starts normally is not stuck.
 #[must_use]
 pub fn is_stuck(run: &Run, now: Timestamp) -> bool {
@@ -161,8 +169,8 @@ pub struct Runs<'a> {
     pub failure: Option<&'a str>,
     /// The finding that a run is overdue.
     pub overdue: Option<&'a Finding>,
-    /// Name of a run that is under way.
-    pub active: Option<&'a str>,
+    /// A run that is under way.
+    pub active: Option<&'a Run>,
     /// Options of kubectl for the namespace.
     pub place: &'a str,
 }
@@ -194,7 +202,11 @@ pub fn finding(runs: &Runs<'_>) -> Finding {
         return overdue.clone();
     }
     if let Some(run) = runs.active {
-        return Finding::good(reasons::RUNNING, format!("the run {run} is under way"));
+        let retried = failed_attempt(run).map_or(String::new(), |why| {
+            format!(" again, after an attempt failed: {why}")
+        });
+        let message = format!("the run {} is under way{retried}", run.name());
+        return Finding::good(reasons::RUNNING, message);
     }
     match runs.last {
         Some(run) => Finding::good(
@@ -352,13 +364,14 @@ mod tests {
         .0;
         let stuck = Finding::bad(reasons::UNSCHEDULABLE, "500Gi");
         let overdue = Finding::bad(reasons::BATCH_OVERDUE, "late");
+        let under_way = run(&json!({"active": 1}), &[]);
         let mut runs = Runs {
             suspended: true,
             start_problem: Some(&stuck),
             last: Some(&failed),
             failure: Some("no Cassandra"),
             overdue: Some(&overdue),
-            active: Some("s"),
+            active: Some(&under_way),
             place: "-n data",
         };
         assert_eq!(finding(&runs).reason, reasons::SUSPENDED);
@@ -376,6 +389,16 @@ mod tests {
         runs.overdue = None;
         let found = finding(&runs);
         assert!(found.ok && found.reason == reasons::RUNNING, "{found:?}");
+        let mut retried = run(&json!({"active": 1, "failed": 1}), &[]);
+        retried.pods = vec![ended_pod(
+            r#"{"run":"r","message":"PostgreSQL refuses us"}"#,
+        )];
+        runs.active = Some(&retried);
+        let found = finding(&runs);
+        assert!(
+            found.ok && found.message.ends_with("PostgreSQL refuses us"),
+            "{found:?}"
+        );
         runs.active = None;
         assert!(finding(&runs).ok);
         assert!(finding(&Runs::default()).ok);

@@ -144,6 +144,7 @@ fn thorough_ingest(resources: &Value) -> Value {
         "maxRecordBytes": 1000,
         "service": {"type": "NodePort", "annotations": {"example.com/a": "b"}},
         "limits": {"requestsPerSecondPerClient": 1000, "maxConnections": 100},
+        "aliases": [{"name": "streaming-0a1b-pin", "kind": "Pin"}],
         "autoscaling": {
             "minReplicas": 2,
             "maxReplicas": 5,

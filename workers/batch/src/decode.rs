@@ -104,37 +104,14 @@ impl Cleaner {
     }
 }
 
-/// Positions in the log of an object's lines.
-pub enum LinePositions {
-    /// As in the archive's index object.
-    Index(Index),
-    /// Consecutive offsets from this one on, with timestamp 0, so that a connector's records count
-    /// as older than the archive's.
-    From(i64),
-}
-
-impl LinePositions {
-    /// Order and position of a line; `None` if the object has no such line.
-    fn get(&self, line: usize, partition: i32) -> Option<(Order, Order)> {
-        match self {
-            Self::Index(index) => {
-                let position = Order {
-                    time: *index.times.get(line)?,
-                    partition,
-                    offset: *index.offsets.get(line)?,
-                };
-                Some((index.order(line, partition)?, position))
-            }
-            Self::From(first) => {
-                let position = Order {
-                    time: 0,
-                    partition,
-                    offset: first + i64::try_from(line).ok()?,
-                };
-                Some((position, position))
-            }
-        }
-    }
+/// Order and position of a line; `None` if the object has no such line.
+fn position(index: &Index, line: usize, partition: i32) -> Option<(Order, Order)> {
+    let position = Order {
+        time: *index.times.get(line)?,
+        partition,
+        offset: *index.offsets.get(line)?,
+    };
+    Some((index.order(line, partition)?, position))
 }
 
 /// Decoder of an object with one record per line, fed in pieces of any size.
@@ -142,7 +119,7 @@ pub struct LineDecoder {
     cleaner: Cleaner,
     partition: i32,
     window: Window,
-    positions: LinePositions,
+    index: Index,
     /// Number of complete lines so far.
     lines: usize,
     /// The incomplete last line, up to the byte that makes it too large.
@@ -151,15 +128,8 @@ pub struct LineDecoder {
 
 impl LineDecoder {
     /// A decoder for an object of `partition` that skips records outside of `window`.
-    pub fn new(
-        cleaner: Cleaner,
-        partition: i32,
-        window: Window,
-        positions: LinePositions,
-    ) -> Result<Self> {
-        if let LinePositions::Index(index) = &positions
-            && index.offsets.len() != index.times.len()
-        {
+    pub fn new(cleaner: Cleaner, partition: i32, window: Window, index: Index) -> Result<Self> {
+        if index.offsets.len() != index.times.len() {
             return Err(Permanent(format!(
                 "its index object has {} offsets but {} timestamps",
                 index.offsets.len(),
@@ -171,7 +141,7 @@ impl LineDecoder {
             cleaner,
             partition,
             window,
-            positions,
+            index,
             lines: 0,
             line: Vec::new(),
         })
@@ -199,9 +169,7 @@ impl LineDecoder {
 
     fn end_line(&mut self) -> Result<()> {
         let mut line = mem::take(&mut self.line);
-        let (order, position) = self
-            .positions
-            .get(self.lines, self.partition)
+        let (order, position) = position(&self.index, self.lines, self.partition)
             .ok_or_else(|| self.line_count_mismatch())?;
         self.lines += 1;
         if self.window.contains(position.offset, position.time) {
@@ -223,21 +191,15 @@ impl LineDecoder {
         if !self.line.is_empty() {
             self.end_line()?;
         }
-        match &self.positions {
-            LinePositions::Index(index) if index.offsets.len() != self.lines => {
-                Err(self.line_count_mismatch())
-            }
-            _ => self.cleaner.finish(),
+        if self.index.offsets.len() != self.lines {
+            return Err(self.line_count_mismatch());
         }
+        self.cleaner.finish()
     }
 
     /// The response may have been cut short, so the error is not permanent.
     fn line_count_mismatch(&self) -> anyhow::Error {
-        let expected = if let LinePositions::Index(index) = &self.positions {
-            index.offsets.len()
-        } else {
-            self.lines
-        };
+        let expected = self.index.offsets.len();
         anyhow!("it doesn't have the {expected} lines of its index object")
     }
 }
@@ -258,6 +220,15 @@ mod tests {
         }
     }
 
+    /// The index of lines without anything special.
+    fn lines(lines: i64) -> Index {
+        Index {
+            offsets: (0..lines).collect(),
+            times: vec![0; usize::try_from(lines).unwrap()],
+            orders: Vec::new(),
+        }
+    }
+
     fn index(lines: i64) -> Index {
         Index {
             offsets: (10..10 + lines).collect(),
@@ -272,13 +243,7 @@ mod tests {
     }
 
     fn decoder(count: i64, window: Window) -> LineDecoder {
-        LineDecoder::new(
-            Cleaner::new(Kind::User, 1000),
-            3,
-            window,
-            LinePositions::Index(index(count)),
-        )
-        .unwrap()
+        LineDecoder::new(Cleaner::new(Kind::User, 1000), 3, window, index(count)).unwrap()
     }
 
     const LINES: &[u8] = br#"{"ind": 1, "first_name": "A", "age": 200}
@@ -379,21 +344,10 @@ mod tests {
     }
 
     #[test]
-    fn a_connectors_lines_have_consecutive_offsets_and_timestamp_0() {
-        let cleaner = Cleaner::new(Kind::User, 1000);
-        let all = window(i64::MIN..i64::MAX);
-        let mut decoder = LineDecoder::new(cleaner, 2, all, LinePositions::From(40)).unwrap();
-        decoder.push(LINES).unwrap();
-        let (chunks, _) = decoder.finish().unwrap();
-        let offsets: Vec<i64> = chunks[0].orders.iter().map(|order| order.offset).collect();
-        assert_eq!((offsets, chunks[0].orders[0].time), (vec![40, 43, 44], 0));
-    }
-
-    #[test]
     fn a_line_of_a_gigabyte_is_rejected_and_not_held_in_memory() {
         let all = window(i64::MIN..i64::MAX);
         let cleaner = Cleaner::new(Kind::User, 1000);
-        let mut decoder = LineDecoder::new(cleaner, 0, all, LinePositions::From(0)).unwrap();
+        let mut decoder = LineDecoder::new(cleaner, 0, all, lines(3)).unwrap();
         decoder.push(b"{\"ind\": 1}\n").unwrap();
         let piece = vec![b'x'; 1 << 20];
         for _ in 0..1024 {
@@ -413,7 +367,7 @@ mod tests {
         for (limit, size) in [(0, 1), (0, 5), (0, 1000), (1, 1), (1, 5), (1, 1000)] {
             let cleaner = Cleaner::new(Kind::User, record.len() - limit);
             let all = window(i64::MIN..i64::MAX);
-            let mut decoder = LineDecoder::new(cleaner, 0, all, LinePositions::From(0)).unwrap();
+            let mut decoder = LineDecoder::new(cleaner, 0, all, lines(2)).unwrap();
             for piece in [record, &b"\n"[..], record].concat().chunks(size) {
                 decoder.push(piece).unwrap();
             }
@@ -431,7 +385,7 @@ mod tests {
     fn large_records_make_smaller_chunks() {
         let all = window(i64::MIN..i64::MAX);
         let cleaner = Cleaner::new(Kind::User, 1 << 20);
-        let mut decoder = LineDecoder::new(cleaner, 0, all, LinePositions::From(0)).unwrap();
+        let mut decoder = LineDecoder::new(cleaner, 0, all, lines(64)).unwrap();
         let line = format!(
             "{{\"ind\": 1, \"first_name\": \"{}\"}}\n",
             "x".repeat(1 << 19)
@@ -453,7 +407,7 @@ mod tests {
             Cleaner::new(Kind::User, 1000),
             0,
             window(0..i64::MAX),
-            LinePositions::From(0),
+            lines(rows),
         )
         .unwrap();
         for i in 0..rows {

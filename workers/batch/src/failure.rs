@@ -39,6 +39,16 @@ impl fmt::Display for InSink {
     }
 }
 
+/// That an import was abandoned, as the context of the error.
+#[derive(Debug)]
+pub struct ImportAbandoned(pub String);
+
+impl fmt::Display for ImportAbandoned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the import {} was abandoned; start another", self.0)
+    }
+}
+
 /// What the sinks of a failed run got, with the one at which it failed.
 pub fn sinks(error: &anyhow::Error) -> BTreeMap<String, Loaded> {
     let Some(InSink { name, loaded }) = error.downcast_ref::<InSink>() else {

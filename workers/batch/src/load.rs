@@ -126,7 +126,7 @@ pub struct Loading<'a> {
     pub marker: Marker,
     /// The time of the run it builds on; `None` for a run that starts empty.
     pub base: Option<DateTime<Utc>>,
-    /// Whether a worker of another release has begun the run.
+    /// Whether a worker of another release has begun the run, or an import was abandoned before it.
     pub is_attempt: bool,
     /// Rows that the run has changed.
     pub changed: &'a BTreeMap<Kind, Vec<Stream>>,

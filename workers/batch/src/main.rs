@@ -17,6 +17,7 @@ mod dead_letters;
 mod decode;
 mod failure;
 mod fold;
+mod import_args;
 mod join;
 mod load;
 mod loaded;
@@ -39,7 +40,9 @@ mod scratch;
 mod set_aside;
 mod sink;
 mod sort;
+mod source;
 mod spill;
+mod split;
 mod state;
 mod store;
 #[cfg(test)]
@@ -52,12 +55,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand};
 use failure::Permanent;
+use import_args::ImportArgs;
 use pinpipe_config::Batch;
-use pinpipe_core::Kind;
 use pinpipe_runtime::{cli::WorkerArgs, config, malloc, shutdown, telemetry};
 use plan::Request;
 use report::Summary;
@@ -106,7 +109,7 @@ struct RunArgs {
     #[arg(
         long,
         env = "PINPIPE_FULL",
-        conflicts_with_all = ["from", "to", "import", "import_events"]
+        conflicts_with_all = ["from", "to", "ImportArgs"]
     )]
     full: bool,
 
@@ -116,7 +119,7 @@ struct RunArgs {
         long,
         env = "PINPIPE_FROM",
         value_name = "TIME",
-        conflicts_with_all = ["import", "import_events"]
+        conflicts_with = "ImportArgs"
     )]
     from: Option<DateTime<Utc>>,
 
@@ -126,37 +129,17 @@ struct RunArgs {
         long,
         env = "PINPIPE_TO",
         value_name = "TIME",
-        conflicts_with_all = ["import", "import_events"]
+        conflicts_with = "ImportArgs"
     )]
     to: Option<DateTime<Utc>>,
 
-    /// Reads an S3 sink connector's objects, plain or compressed:
-    /// PREFIX/<topic>/partition=<p>/<topic>+<p>+<first offset>.json[.gz].
-    #[arg(long, env = "PINPIPE_IMPORT", value_name = "PREFIX")]
-    import: Option<String>,
-
-    /// Reads objects with a single JSON record each below PREFIX; several are separated by commas:
-    /// pin=events/pin,geo=events/geo.
-    #[arg(
-        long,
-        env = "PINPIPE_IMPORT_EVENTS",
-        value_name = "KIND=PREFIX",
-        value_delimiter = ',',
-        value_parser = kind_and_prefix
-    )]
-    import_events: Vec<(Kind, String)>,
+    #[command(flatten)]
+    import: ImportArgs,
 
     /// File for the outcome as JSON, written only if it exists: Kubernetes creates it and copies
     /// its content to the pod's status.
     #[arg(long, value_name = "PATH", default_value = "/dev/termination-log")]
     termination_log: PathBuf,
-}
-
-fn kind_and_prefix(text: &str) -> Result<(Kind, String)> {
-    let (kind, prefix) = text
-        .split_once('=')
-        .with_context(|| format!("`{text}` isn't KIND=PREFIX, such as pin=events/pin"))?;
-    Ok((kind.parse()?, prefix.to_owned()))
 }
 
 impl RunArgs {
@@ -167,15 +150,10 @@ impl RunArgs {
         );
         Ok(match (self.full, self.from, self.to) {
             (true, ..) => Request::Full,
-            (_, None, None) => {
-                match (
-                    self.import.clone().filter(|prefix| !prefix.is_empty()),
-                    self.import_events.clone(),
-                ) {
-                    (None, single) if single.is_empty() => Request::Incremental,
-                    (connector, single) => Request::Import { connector, single },
-                }
-            }
+            (_, None, None) => self
+                .import
+                .request()?
+                .map_or(Request::Incremental, Request::Import),
             _ if from < to => Request::Backfill { from, to },
             _ => bail!(Permanent(format!("--from {from} is not before --to {to}"))),
         })
@@ -286,20 +264,6 @@ mod tests {
                 Request::Backfill {
                     from: DateTime::UNIX_EPOCH,
                     to: time(first),
-                },
-            ),
-            (
-                &["--import", "old"],
-                Request::Import {
-                    connector: Some("old".into()),
-                    single: Vec::new(),
-                },
-            ),
-            (
-                &["--import-events", "pin=a/b,geo=c"],
-                Request::Import {
-                    connector: None,
-                    single: vec![(Kind::Pin, "a/b".into()), (Kind::Geo, "c".into())],
                 },
             ),
         ] {

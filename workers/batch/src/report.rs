@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    fmt,
+    fmt::{self, Write as _},
     time::{Duration, Instant},
 };
 
@@ -23,7 +23,7 @@ use crate::{
     join::Orphans,
     load::SinkReport,
     loaded::Loaded,
-    manifest::{Manifest, Positions},
+    manifest::{Manifest, Passed, PassedOver, Positions},
     memory,
 };
 
@@ -102,6 +102,9 @@ pub struct Report {
     /// without.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub gaps: Vec<Gap>,
+    /// Objects that an import has passed over, by reason.
+    #[serde(skip_serializing_if = "PassedOver::is_empty")]
+    pub passed_over: PassedOver,
     /// Number of raw objects read.
     pub objects: usize,
     /// Bytes of the raw objects as stored, compressed or not.
@@ -236,8 +239,21 @@ pub fn readable(answers: &[Answer]) -> Result<String, UnsupportedType> {
     tables.collect()
 }
 
+/// How many objects an import has passed over, and why.
+pub fn passed_over(passed_over: &PassedOver) -> String {
+    let mut text = String::new();
+    for (reason, Passed { objects, first }) in passed_over {
+        // Writing to a String does not fail.
+        let _ = writeln!(
+            text,
+            "passed over: {objects} objects ({reason}), such as {first}"
+        );
+    }
+    text
+}
+
 /// Measures the phases of a run.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Phases {
     started: Instant,
     seconds: BTreeMap<&'static str, f64>,
@@ -277,7 +293,7 @@ fn rounded(seconds: f64) -> f64 {
     (seconds * 1000.0).round() / 1000.0
 }
 
-/// The report of a run that succeeded, without its sinks and gaps.
+/// The report of a run that succeeded, without its sinks, its gaps and what it has passed over.
 pub fn report(
     manifest: &Manifest,
     kinds: BTreeMap<Kind, KindReport>,
@@ -321,6 +337,7 @@ pub fn report(
         to: manifest.to.clone(),
         sinks: BTreeMap::new(),
         gaps: Vec::new(),
+        passed_over: PassedOver::new(),
         objects: manifest.objects.len(),
         bytes,
         peak_memory_bytes: memory::peak(),

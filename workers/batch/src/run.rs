@@ -12,17 +12,17 @@ use tracing::{info, warn};
 use crate::{
     answers,
     coverage::{self, Coverage, Gap},
-    failure::{self, InSink, Permanent},
+    failure::{self, ImportAbandoned, InSink, Permanent},
     fold::{Folded, fold},
     join,
     load::{self, Loading},
-    manifest::Manifest,
+    manifest::{Manifest, PassedOver, RunKind, pass_over_all},
     memory::Memory,
     plan::{self, Request},
     quality,
     read::{self, Read},
     report::{self, Freshness, KindReport, Phases, Summary},
-    runs::{self, Pointer, Run, Runs, Step, full_run_command},
+    runs::{self, Abandoned, Pointer, Run, Runs, Step, full_run_command},
     scratch::Scratch,
     sink::{self, Marker, Sink},
     state::{State, States},
@@ -83,13 +83,14 @@ async fn execute_with_lease(
     let known = runs.list(&store).await?;
     let mut last = runs.last_finished(&store, &known).await?;
     if known.iter().any(|run| run.name == name && run.has_failed()) {
-        let failed: Summary = store.get_json(&runs.failed(name)).await?;
+        let failed = runs.failure(&store, name).await?;
         bail!(Permanent(format!(
             "the run {name} has failed before and is not repeated; start one under another name. \
              It failed with: {}",
             failed.message.unwrap_or_default()
         )));
     }
+    let mut abandoned = runs.abandoned_since(&store, &known, last.as_ref()).await?;
     let mut summary = None;
     for step in runs::steps(&known, name) {
         let mut phases = Phases::start();
@@ -101,7 +102,8 @@ async fn execute_with_lease(
                 runs.resume(&store, &run, has_state, last.as_ref()).await?
             }
             Step::Start(run) => {
-                let planned = plan::manifest(config, &store, &runs, run, request, last.as_ref());
+                let last = last.as_ref();
+                let planned = plan::manifest(config, &store, &runs, run, request, last, abandoned);
                 let planned = phases.time("barrier and manifest", planned).await?;
                 (runs.start(&store, planned).await?, false)
             }
@@ -112,11 +114,20 @@ async fn execute_with_lease(
             runs: &runs,
             known: &known,
             last: last.as_ref(),
-            is_attempt,
+            may_have_rows: is_attempt || abandoned.is_some(),
+            is_own: manifest.run == name,
             held,
         };
-        let (pointer, run_summary) = session.execute(&manifest, phases).await?;
+        let (pointer, run_summary) = match session.execute(&manifest, phases).await {
+            Err(error) if error.is::<ImportAbandoned>() && manifest.run != name => {
+                warn!(run = manifest.run, "{error:#}");
+                abandoned = abandoned.max(Some(manifest.run_time));
+                continue;
+            }
+            executed => executed?,
+        };
         last = Some(pointer);
+        abandoned = None;
         summary = Some(run_summary);
     }
     if let Some(summary) = summary {
@@ -133,8 +144,11 @@ struct Session<'a> {
     runs: &'a Runs,
     known: &'a [Run],
     last: Option<&'a Pointer>,
-    /// Whether a worker of another release has begun the run.
-    is_attempt: bool,
+    /// Whether sinks may have rows that count as this run's but are not: of an attempt of another
+    /// release, or of an abandoned import.
+    may_have_rows: bool,
+    /// Whether this process was started for the run.
+    is_own: bool,
     held: &'a Held,
 }
 
@@ -153,18 +167,30 @@ impl Session<'_> {
     /// All steps after the manifest. Idempotent: executed twice, they write the same rows.
     async fn execute(&self, manifest: &Manifest, mut phases: Phases) -> Result<(Pointer, Summary)> {
         let previous = self.previous(manifest).await?;
+        let has_state = runs::must_be_finished(self.known, &manifest.run);
         let prepared = match self.prepare(manifest, previous.as_ref(), &mut phases).await {
             Ok(prepared) => prepared,
             Err(error) => {
-                if let Err(failure) = self.give_up(manifest, &phases, &error).await {
-                    let run = &manifest.run;
-                    warn!(run, "can't note that the run has failed: {failure:#}");
-                }
-                return Err(error);
+                // Nobody but the import's own Job may be able to read its bucket.
+                let is_final = failure::is_permanent(&error) || !self.is_own;
+                return Err(self
+                    .give_up(manifest, &phases, error, is_final, has_state)
+                    .await);
             }
         };
-        self.publish(manifest, previous.as_ref(), prepared, phases)
+        let started = phases.clone();
+        match self
+            .publish(manifest, previous.as_ref(), prepared, phases)
             .await
+        {
+            Ok(published) => Ok(published),
+            Err(error) => {
+                let is_final = failure::is_permanent(&error);
+                Err(self
+                    .give_up(manifest, &started, error, is_final, true)
+                    .await)
+            }
+        }
     }
 
     /// The state of the last finished run.
@@ -175,22 +201,43 @@ impl Session<'_> {
         }
     }
 
-    /// Marks a run that failed for good before it had written its state, so that it isn't resumed.
+    /// Marks a run that failed for good, so that it isn't resumed: any that has no state yet, and
+    /// imports in any case. Returns its error.
     async fn give_up(
         &self,
         manifest: &Manifest,
         phases: &Phases,
-        error: &anyhow::Error,
-    ) -> Result<()> {
+        error: anyhow::Error,
+        is_final: bool,
+        has_state: bool,
+    ) -> anyhow::Error {
         let run = &manifest.run;
-        let has_state = runs::must_be_finished(self.known, run);
-        if !failure::is_permanent(error) || has_state {
-            return Ok(());
+        if !is_final || (has_state && manifest.kind != RunKind::Import) {
+            return error;
         }
-        self.held.check()?;
-        let (counts, message) = (failure::counts(error), format!("{error:#}"));
+        let (counts, message) = (failure::counts(&error), format!("{error:#}"));
         let summary = Summary::failed(run, phases.total(), &counts, &message);
-        self.store.put_json(&self.runs.failed(run), &summary).await
+        let noted = async {
+            self.held.check()?;
+            if !has_state {
+                let key = self.runs.failed(run);
+                return self.store.put_json(&key, &summary).await;
+            }
+            let abandoned = Abandoned {
+                summary,
+                run_time: manifest.run_time,
+            };
+            let key = self.runs.abandoned(run);
+            self.store.put_json(&key, &abandoned).await
+        };
+        match noted.await {
+            Ok(()) if has_state => error.context(ImportAbandoned(run.clone())),
+            Ok(()) => error,
+            Err(failure) => {
+                warn!(run, "can't note that the run has failed: {failure:#}");
+                error
+            }
+        }
     }
 
     /// Reads, checks and folds the records, and writes the new state. Nothing outside refers to
@@ -214,7 +261,7 @@ impl Session<'_> {
             gaps,
         } = coverage::check(&config.pipeline, manifest, &read.spans, previous)?;
         let listed = coverage::last_objects(&read.spans, base);
-        let totals = Totals::of(&read);
+        let totals = Totals::of(manifest, &read);
         quality::check(&config.quality, &totals.counts)?;
         let folding = fold(store, config, manifest, base, read, &scratch, &memory);
         let mut folded = phases.time("latest per key", folding).await?;
@@ -275,7 +322,12 @@ impl Session<'_> {
         let Prepared {
             scratch,
             memory,
-            totals: Totals { counts, bytes },
+            totals:
+                Totals {
+                    counts,
+                    bytes,
+                    passed_over,
+                },
             gaps,
             folded:
                 Folded {
@@ -305,7 +357,7 @@ impl Session<'_> {
             base: previous
                 .filter(|_| manifest.state.is_some())
                 .map(|base| base.run_time.unwrap_or_default()),
-            is_attempt: self.is_attempt,
+            is_attempt: self.may_have_rows,
             changed: &changed,
             answers: &answers,
         };
@@ -339,6 +391,7 @@ impl Session<'_> {
         let mut report = report::report(manifest, kinds, bytes, joined.orphans, &answers, &phases)?;
         report.summary.sinks = load::loaded(&sinks);
         (report.sinks, report.gaps) = (sinks, gaps);
+        report.passed_over = passed_over;
         self.held.check()?;
         store.put_json(&runs.report(&manifest.run), &report).await?;
         self.held.check()?;
@@ -370,6 +423,7 @@ impl Session<'_> {
         }
         println!("{}", report::readable(&answers)?);
         print!("{}", load::refused(&report.sinks));
+        print!("{}", report::passed_over(&report.passed_over));
         Ok((pointer, report.summary))
     }
 
@@ -418,11 +472,15 @@ impl Session<'_> {
 struct Totals {
     counts: BTreeMap<Kind, crate::counts::Counts>,
     bytes: u64,
+    passed_over: PassedOver,
 }
 
 impl Totals {
-    fn of(read: &Read) -> Self {
+    fn of(manifest: &Manifest, read: &Read) -> Self {
+        let mut passed_over = manifest.import.passed_over.clone();
+        pass_over_all(&mut passed_over, read.passed_over.clone());
         Self {
+            passed_over,
             counts: read
                 .stats
                 .iter()

@@ -171,8 +171,8 @@ pub enum Extent {
 }
 
 /// Which rows the run `this`, which builds on the run at `base`, gives a sink with `marker`, and
-/// why. `is_attempt` tells that a worker of another release has begun the run: the sink may have
-/// rows that this release rejects. `is_atomic` is [`Sink::is_atomic`].
+/// why. `is_attempt` tells that a worker of another release has begun the run, or that an import was
+/// abandoned before it: the sink may have rows that the run doesn't have. `is_atomic` is [`Sink::is_atomic`].
 pub fn extent(
     marker: Option<&Marker>,
     this: &Marker,
@@ -210,7 +210,7 @@ pub fn extent(
             format!("it has the rows of the run of {time:?}"),
         )),
         Some(base) if time == base => whole(
-            "it may have rows of an earlier attempt of this run, by another release".to_owned(),
+            "it may have rows of an abandoned import, or of another release's attempt".to_owned(),
         ),
         Some(_) => whole(format!(
             "it has the rows of the run of {time:?}, which is not the one before this"

@@ -224,7 +224,7 @@ mod tests {
         .map(|(key, modified)| ListedObject {
             key,
             modified,
-            bytes: 0,
+            ..ListedObject::default()
         })
         .into();
         assert_eq!(

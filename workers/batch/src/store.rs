@@ -11,8 +11,9 @@ use aws_sdk_s3::{
     error::{ProvideErrorMetadata, SdkError},
     operation::get_object::GetObjectOutput,
     primitives::ByteStream,
-    types::{Delete, ObjectIdentifier},
+    types::{Delete, Object, ObjectIdentifier, ObjectStorageClass, OptionalObjectAttributes},
 };
+use bytes::Bytes;
 use pinpipe_config::RawZone;
 use pinpipe_runtime::{
     documents,
@@ -41,7 +42,7 @@ pub struct Store {
 }
 
 /// An object in a listing.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ListedObject {
     /// Key.
     pub key: String,
@@ -49,6 +50,31 @@ pub struct ListedObject {
     pub modified: i64,
     /// Size, bytes.
     pub bytes: u64,
+    /// Changes with the content.
+    pub etag: Option<String>,
+    /// Whether it can't be read before it is restored from an archive class.
+    pub is_archived: bool,
+}
+
+impl ListedObject {
+    fn new(object: Object) -> Option<Self> {
+        let modified = object.last_modified.and_then(|time| time.to_millis().ok());
+        let bytes = object.size.and_then(|size| u64::try_from(size).ok());
+        let is_restored = object
+            .restore_status
+            .is_some_and(|status| status.restore_expiry_date.is_some());
+        let is_archived = matches!(
+            object.storage_class,
+            Some(ObjectStorageClass::Glacier | ObjectStorageClass::DeepArchive)
+        );
+        Some(Self {
+            key: object.key?,
+            modified: modified.unwrap_or_default(),
+            bytes: bytes.unwrap_or_default(),
+            etag: object.e_tag,
+            is_archived: is_archived && !is_restored,
+        })
+    }
 }
 
 impl Store {
@@ -70,6 +96,21 @@ impl Store {
             checksums: false,
             ..store
         })
+    }
+
+    /// A bucket that is only read.
+    pub const fn of_others(client: Client, bucket: String) -> Self {
+        Self {
+            client,
+            bucket,
+            prefix: String::new(),
+            checksums: false,
+        }
+    }
+
+    /// The bucket's name.
+    pub fn bucket(&self) -> &str {
+        &self.bucket
     }
 
     /// Whether the store takes an object with a checksum.
@@ -101,38 +142,36 @@ impl Store {
 
     /// All objects under `prefix`, in the store's order.
     pub async fn list(&self, prefix: &str) -> Result<Vec<ListedObject>> {
+        self.listed(prefix, None).await
+    }
+
+    /// As [`Self::list`], and whether objects of an archive class are restored, which not every
+    /// store knows to be a question.
+    pub async fn list_others(&self, prefix: &str) -> Result<Vec<ListedObject>> {
+        self.listed(prefix, Some(vec![OptionalObjectAttributes::RestoreStatus]))
+            .await
+    }
+
+    async fn listed(
+        &self,
+        prefix: &str,
+        attributes: Option<Vec<OptionalObjectAttributes>>,
+    ) -> Result<Vec<ListedObject>> {
         retry(RETRY_TIMEOUT, "listing", || async {
             let mut pages = self
                 .client
                 .list_objects_v2()
                 .bucket(&self.bucket)
                 .prefix(prefix)
+                .set_optional_object_attributes(attributes.clone())
                 .into_paginator()
                 .send();
             let mut found = Vec::new();
             while let Some(page) = pages.next().await {
                 let page =
                     page.map_err(|error| self.request_error("can't be listed", prefix, &error))?;
-                found.extend(
-                    page.contents
-                        .unwrap_or_default()
-                        .into_iter()
-                        .filter_map(|object| {
-                            let modified = object
-                                .last_modified
-                                .and_then(|time| time.to_millis().ok())
-                                .unwrap_or_default();
-                            let bytes = object
-                                .size
-                                .and_then(|size| u64::try_from(size).ok())
-                                .unwrap_or_default();
-                            Some(ListedObject {
-                                key: object.key?,
-                                modified,
-                                bytes,
-                            })
-                        }),
-                );
+                let objects = page.contents.unwrap_or_default();
+                found.extend(objects.into_iter().filter_map(ListedObject::new));
             }
             Ok(found)
         })
@@ -201,7 +240,8 @@ impl Store {
     /// Writes a JSON document if there is no object with this key, and returns whether it did. If
     /// the response to a first attempt is lost, it returns false although it wrote the object.
     pub async fn create_json<T: Serialize>(&self, key: &str, document: &T) -> Result<bool> {
-        let bytes = serde_json::to_vec_pretty(document)?;
+        // Without indentation: it may have half a million entries.
+        let bytes = Bytes::from(serde_json::to_vec(document)?);
         retry(RETRY_TIMEOUT, "writing a document", || async {
             let put = self
                 .client
@@ -316,6 +356,33 @@ fn status<E>(error: &SdkError<E>) -> Option<u16> {
     error
         .raw_response()
         .map(|response| response.status().as_u16())
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_sdk_s3::{primitives::DateTime, types::RestoreStatus};
+
+    use super::*;
+
+    #[test]
+    fn an_object_of_an_archive_class_is_readable_once_it_is_restored() {
+        let listed = |class: &str, restored: bool| {
+            let status = restored.then(|| {
+                RestoreStatus::builder()
+                    .restore_expiry_date(DateTime::from_secs(1))
+                    .build()
+            });
+            let object = Object::builder()
+                .key("k")
+                .storage_class(class.into())
+                .set_restore_status(status);
+            ListedObject::new(object.build()).unwrap().is_archived
+        };
+        for class in ["GLACIER", "DEEP_ARCHIVE"] {
+            assert!(listed(class, false) && !listed(class, true), "{class}");
+        }
+        assert!(!listed("STANDARD", false) && !listed("GLACIER_IR", false));
+    }
 }
 
 #[cfg(test)]

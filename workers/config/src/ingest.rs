@@ -4,7 +4,7 @@ use std::{num::NonZeroU32, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Kafka, Pipeline, Topics};
+use crate::{Kafka, Pipeline, Topics, is_default};
 
 /// Configuration of ingest, the REST service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,4 +35,29 @@ pub struct Ingest {
     /// Open connections, unless the memory allows only fewer. Absent: as many as it allows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_connections: Option<NonZeroU32>,
+    /// Further names of the topics in the paths of requests.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub aliases: Vec<Alias>,
+}
+
+/// A further name of a topic in the paths of requests.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Alias {
+    /// The name.
+    pub name: String,
+    /// The kind of the records that are sent to this name.
+    pub kind: RecordKind,
+}
+
+/// A kind of record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RecordKind {
+    /// Posts.
+    Pin,
+    /// Where and when pins were posted.
+    Geo,
+    /// The users who posted pins.
+    User,
 }

@@ -26,7 +26,7 @@ use std::{
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-pub use ingest::Ingest;
+pub use ingest::{Alias, Ingest, RecordKind};
 pub use kafka::{Authentication, AwsMskIam, Kafka, SaslMechanism, Tls, TrustedCa};
 pub use kafka_settings::{
     ClientRole, KAFKA_SETTINGS, KafkaSetting, Values, kafka_setting_problem, of_role,

@@ -1,4 +1,4 @@
-//! Reads request bodies within the size limit, the timeout and the shared memory budget.
+//! Reads request bodies, and decompresses them, within the size limit, the timeout and the shared memory budget.
 
 use std::time::Duration;
 
@@ -7,9 +7,11 @@ use axum::{
     http::{HeaderMap, header},
 };
 use futures::{StreamExt, TryStreamExt};
+use pinpipe_config::Compression;
+use pinpipe_runtime::compressed::Decompressor;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{budget::Share, problem::Problem, split};
+use crate::{budget::Share, form::Form, problem::Problem};
 
 /// How long a client may take to send the body.
 const READ_TIMEOUT: Duration = Duration::from_secs(30);
@@ -21,22 +23,32 @@ const MIN_BUFFER: usize = 16 * 1024;
 /// the response rather than a broken connection.
 const DRAIN_FACTOR: usize = 4;
 
-/// Checks that the body's form is supported according to the headers. A request without a
-/// `Content-Type` is read as JSON.
-pub fn check_form(headers: &HeaderMap) -> Result<(), Problem> {
+/// Memory of decompression besides the text, bytes: the largest window and buffers.
+const fn decompression_bytes(compression: Compression) -> usize {
+    match compression {
+        Compression::None => 0,
+        Compression::Gzip => 256 << 10,
+        Compression::Zstd => (8 << 20) + (512 << 10),
+    }
+}
+
+/// How the body is compressed according to the headers, which must name a type that `form` takes. A
+/// request without a `Content-Type` is read as JSON.
+pub fn compression(form: Form, headers: &HeaderMap) -> Result<Compression, Problem> {
     let text = |name| {
         headers
             .get(name)
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
-    if let Some(encoding) =
-        text(header::CONTENT_ENCODING).filter(|name| !name.eq_ignore_ascii_case("identity"))
-    {
-        return Err(Problem::UnsupportedEncoding(encoding));
+    if let Some(other) = text(header::CONTENT_TYPE).filter(|name| !form.takes(name)) {
+        return Err(Problem::UnsupportedMediaType(other));
     }
-    match text(header::CONTENT_TYPE) {
-        Some(other) if !split::is_supported(&other) => Err(Problem::UnsupportedMediaType(other)),
-        _ => Ok(()),
+    let encoding = text(header::CONTENT_ENCODING).unwrap_or_default();
+    match encoding.trim().to_ascii_lowercase().as_str() {
+        "" | "identity" => Ok(Compression::None),
+        "gzip" | "x-gzip" => Ok(Compression::Gzip),
+        "zstd" => Ok(Compression::Zstd),
+        _ => Err(Problem::UnsupportedEncoding(encoding)),
     }
 }
 
@@ -48,17 +60,17 @@ pub struct Received {
     pub share: Share,
 }
 
-/// Reads the whole body into one buffer, whose capacity is taken from `share` as it grows.
-pub async fn read(body: Body, limit: usize, share: Share) -> Result<Received, Problem> {
+/// Reads the whole body, decompressed, into one buffer, whose capacity is taken from `share` as it
+/// grows. Neither the body nor its text may be over `limit` bytes.
+pub async fn read(
+    body: Body,
+    compression: Compression,
+    limit: usize,
+    share: Share,
+) -> Result<Received, Problem> {
     let declared = body.size_hint().exact();
-    read_within(
-        READ_TIMEOUT,
-        body.into_data_stream(),
-        declared,
-        limit,
-        share,
-    )
-    .await
+    let stream = body.into_data_stream();
+    read_within(READ_TIMEOUT, stream, declared, compression, limit, share).await
 }
 
 /// [`read`] with another timeout. `declared` is the length according to the headers.
@@ -66,6 +78,7 @@ async fn read_within(
     timeout: Duration,
     mut stream: BodyDataStream,
     declared: Option<u64>,
+    compression: Compression,
     limit: usize,
     share: Share,
 ) -> Result<Received, Problem> {
@@ -75,7 +88,16 @@ async fn read_within(
             return Err(Problem::BodyTooLarge { limit });
         }
         let most = declared.and_then(|length| usize::try_from(length).ok());
-        read_all(&mut stream, limit, most.unwrap_or(limit), share).await
+        let most = most.filter(|_| compression == Compression::None);
+        let text = Text {
+            received: Received {
+                bytes: Vec::new(),
+                share,
+            },
+            limit,
+            expected: most.unwrap_or(limit),
+        };
+        read_all(&mut stream, compression, text).await
     };
     let result = match timeout_at(end, reading).await {
         Ok(result) => result,
@@ -96,35 +118,61 @@ async fn read_within(
     result
 }
 
-/// Reads up to `limit` bytes. The buffer doubles as bytes arrive, up to `expected`: a client that
+/// The text received so far. Its buffer doubles as text arrives, up to `expected`: a client that
 /// announces a large body and doesn't send it takes nothing from others.
-async fn read_all(
-    stream: &mut BodyDataStream,
+struct Text {
+    received: Received,
     limit: usize,
     expected: usize,
-    mut share: Share,
-) -> Result<Received, Problem> {
-    let mut bytes = Vec::new();
-    while let Some(chunk) = stream
-        .try_next()
-        .await
-        .map_err(|error| Problem::BodyLost(error.to_string()))?
-    {
+}
+
+impl Text {
+    fn push(&mut self, chunk: &[u8]) -> Result<(), Problem> {
+        let Received { bytes, share } = &mut self.received;
         let length = bytes.len() + chunk.len();
-        if length > limit {
-            return Err(Problem::BodyTooLarge { limit });
+        if length > self.limit {
+            return Err(Problem::BodyTooLarge { limit: self.limit });
         }
         if length > bytes.capacity() {
             let before = bytes.capacity();
-            let capacity = (2 * before).max(MIN_BUFFER).min(expected).max(length);
+            let capacity = (2 * before).max(MIN_BUFFER).min(self.expected).max(length);
             // Both buffers are there while the bytes are copied.
             share.take(capacity).map_err(|_| Problem::Busy)?;
             bytes.reserve_exact(capacity - bytes.len());
             share.give_back(before);
         }
-        bytes.extend_from_slice(&chunk);
+        bytes.extend_from_slice(chunk);
+        Ok(())
     }
-    Ok(Received { bytes, share })
+}
+
+async fn read_all(
+    stream: &mut BodyDataStream,
+    compression: Compression,
+    mut text: Text,
+) -> Result<Received, Problem> {
+    let decompression = decompression_bytes(compression);
+    let taken = text.received.share.take(decompression);
+    taken.map_err(|_| Problem::Busy)?;
+    let mut decompressor = Decompressor::new(compression)?;
+    let mut length = 0;
+    while let Some(chunk) = stream
+        .try_next()
+        .await
+        .map_err(|error| Problem::BodyLost(error.to_string()))?
+    {
+        // Much that is compressed may hold nothing.
+        length += chunk.len();
+        if length > text.limit {
+            return Err(Problem::BodyTooLarge { limit: text.limit });
+        }
+        decompressor.push(&chunk, |part| text.push(part))?;
+    }
+    if length > 0 {
+        decompressor.finish()?;
+    }
+    text.received.share.give_back(decompression);
+    Ok(text.received)
 }
 
 /// Reads and discards up to `bytes`.
@@ -166,12 +214,117 @@ mod tests {
             let body = Body::from_stream(stream::iter([Ok(arrived)]).chain(rest));
             let share = Budget::new(budget, Gauge::default()).share();
             let stream = body.into_data_stream();
-            let read = read_within(Duration::ZERO, stream, declared, 10, share).await;
+            let read = read_within(
+                Duration::ZERO,
+                stream,
+                declared,
+                Compression::None,
+                10,
+                share,
+            )
+            .await;
             assert_eq!(
                 read.err().as_ref(),
                 Some(expected),
                 "{arrived} {declared:?}"
             );
         }
+    }
+
+    fn compressed(compression: Compression, text: &[u8]) -> Vec<u8> {
+        pinpipe_runtime::compressed::compress(compression, text).unwrap()
+    }
+
+    /// Reads a body in chunks of `size` bytes.
+    async fn text_of(
+        compression: Compression,
+        body: &[u8],
+        size: usize,
+        limit: usize,
+    ) -> Result<Vec<u8>, Problem> {
+        let chunks: Vec<_> = body.chunks(size).map(<[u8]>::to_vec).collect();
+        let body = Body::from_stream(stream::iter(chunks.into_iter().map(io::Result::Ok)));
+        let share = Budget::new(16 << 20, Gauge::default()).share();
+        let received = read(body, compression, limit, share).await?;
+        Ok(received.bytes)
+    }
+
+    #[tokio::test]
+    async fn compressed_bodies_are_read_as_their_text() {
+        let text = b"{\"ind\": 1}\n".repeat(9_000);
+        for compression in [Compression::None, Compression::Gzip, Compression::Zstd] {
+            let whole = compressed(compression, &text);
+            let parts = text
+                .chunks(40_000)
+                .map(|part| compressed(compression, part));
+            let several = parts.collect::<Vec<_>>().concat();
+            for size in [1, 1000, usize::MAX] {
+                for body in [&whole, &several] {
+                    let found = text_of(compression, body, size, text.len()).await;
+                    assert!(found.as_ref() == Ok(&text), "{compression:?}, {size}");
+                }
+            }
+            let found = text_of(compression, &whole, 1000, text.len() - 1).await;
+            let limit = text.len() - 1;
+            assert_eq!(
+                found,
+                Err(Problem::BodyTooLarge { limit }),
+                "{compression:?}"
+            );
+            assert_eq!(
+                text_of(compression, b"", 1, 1).await,
+                Ok(vec![]),
+                "{compression:?}"
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_broken_or_endless_compressed_body_is_refused() {
+        let text = vec![b' '; 1 << 20];
+        for compression in [Compression::Gzip, Compression::Zstd] {
+            let whole = compressed(compression, &text);
+            for body in [&whole[..whole.len() - 1], b"{}"] {
+                let found = text_of(compression, body, 9, 2 << 20).await;
+                let broken = matches!(found, Err(Problem::BrokenEncoding(_)));
+                assert!(
+                    broken,
+                    "{compression:?}: {:?}",
+                    found.map(|text| text.len())
+                );
+            }
+            let nothing = compressed(compression, b"").repeat(1000);
+            let limit = nothing.len() - 1;
+            let found = text_of(compression, &nothing, 100, limit).await;
+            assert_eq!(
+                found,
+                Err(Problem::BodyTooLarge { limit }),
+                "{compression:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn headers_tell_how_a_body_is_compressed() {
+        for (encoding, expected) in [
+            ("identity", Ok(Compression::None)),
+            ("", Ok(Compression::None)),
+            ("GZIP", Ok(Compression::Gzip)),
+            ("x-gzip", Ok(Compression::Gzip)),
+            ("zstd", Ok(Compression::Zstd)),
+            ("br", Err(Problem::UnsupportedEncoding("br".to_owned()))),
+            (
+                "gzip, gzip",
+                Err(Problem::UnsupportedEncoding("gzip, gzip".to_owned())),
+            ),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_ENCODING, encoding.parse().unwrap());
+            assert_eq!(compression(Form::Records, &headers), expected, "{encoding}");
+        }
+        assert_eq!(
+            compression(Form::Records, &HeaderMap::new()),
+            Ok(Compression::None)
+        );
     }
 }

@@ -5,21 +5,27 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     Router,
     extract::{Request, State},
-    http::Method,
+    http::{HeaderMap, header},
     response::{IntoResponse, Response},
 };
-use pinpipe_config::Topics;
-use pinpipe_core::{Kind, record_key, single_line};
+use pinpipe_core::{Kind, Rejection, record_key, single_line};
 use pinpipe_runtime::server::Client;
 
 use crate::{
     answer::{Answer, Outcome, Refusal},
     body::{self, Received},
     budget::{Budget, RECORD_OVERHEAD, Share},
+    describe::Descriptions,
+    envelope::{self, Entry},
+    form::Form,
+    hint,
     metrics::Metrics,
+    names::Names,
     problem::Problem,
     producer::{Batch, Producer},
+    route::{self, Call, Route},
     split::{self, Unsplit},
+    syntax::{Cursor, START},
 };
 
 /// Limits of a request.
@@ -35,51 +41,70 @@ pub struct Limits {
 
 /// Shared state of the routes.
 pub struct Service {
-    /// The topics of the three kinds.
-    pub topics: Topics,
+    /// The topics of the three kinds, and their further names.
+    pub names: Names,
     /// Limits of a request.
     pub limits: Limits,
     /// Memory budget of all requests.
     pub budget: Budget,
     /// The Kafka producer.
     pub producer: Producer,
+    /// Descriptions of topics and streams.
+    pub descriptions: Descriptions,
     /// Metrics.
     pub metrics: Metrics,
 }
 
-/// Routes `POST /pin`, `/geo` and `/user`, also with doubled slashes and one at the end. Errors of
-/// other paths and methods are JSON, too.
+/// Routes the requests of all forms. Errors of other paths and methods are JSON, too.
 pub fn router(service: Service) -> Router {
     Router::new().fallback(route).with_state(Arc::new(service))
 }
 
 async fn route(State(service): State<Arc<Service>>, request: Request) -> Response {
     let path = request.uri().path();
-    let mut segments = path.split('/').filter(|segment| !segment.is_empty());
-    let kind = match (segments.next(), segments.next()) {
-        (Some(segment), None) => segment.parse().ok(),
-        _ => None,
-    };
-    match kind {
-        None => Problem::NotFound.into_response(),
-        Some(_) if request.method() != Method::POST => Problem::MethodNotAllowed.into_response(),
-        Some(kind) => service.post(kind, request).await,
+    match route::find(request.method(), path, &service.names) {
+        Ok(Route::Send(kind, call)) => service.send(kind, call, request).await,
+        Ok(Route::Describe(asked)) => {
+            let plain = wants_plain_json(request.headers());
+            let Service {
+                descriptions,
+                names,
+                producer,
+                ..
+            } = service.as_ref();
+            descriptions.response(&asked, names, producer, plain).await
+        }
+        Ok(Route::OpenApi) => {
+            let content_type = [(header::CONTENT_TYPE, "application/json")];
+            (content_type, include_str!("openapi.json")).into_response()
+        }
+        Err(problem) => problem.response(Form::of_path(path)),
     }
 }
 
+/// Whether a client of the REST proxy's form asks for `application/json` rather than the proxy's
+/// own type.
+fn wants_plain_json(headers: &HeaderMap) -> bool {
+    let accept = headers.get(header::ACCEPT).map(|value| value.as_bytes());
+    let accept = String::from_utf8_lossy(accept.unwrap_or_default());
+    accept.contains("application/json") && !accept.contains("application/vnd.kafka")
+}
+
 impl Service {
-    async fn post(&self, kind: Kind, request: Request) -> Response {
+    async fn send(&self, kind: Kind, call: Call, request: Request) -> Response {
         let start = Instant::now();
         let _in_flight = InFlight::enter(&self.metrics);
-        let response = match self.take(kind, request).await {
+        let form = call.form();
+        let plain = wants_plain_json(request.headers());
+        let response = match self.take(kind, call, request).await {
             Ok((answer, share)) => {
-                self.metrics.count(kind, &answer);
-                answer.response(share)
+                self.metrics.count(kind, form, &answer);
+                answer.response(call, plain, share)
             }
-            Err(problem) => problem.into_response(),
+            Err(problem) => problem.response(form),
         };
         self.metrics
-            .request(kind, response.status(), start.elapsed());
+            .request(kind, form, response.status(), start.elapsed());
         response
     }
 
@@ -87,33 +112,29 @@ impl Service {
     async fn take(
         &self,
         kind: Kind,
+        call: Call,
         request: Request,
     ) -> Result<(Answer<'_>, Option<Share>), Problem> {
-        body::check_form(request.headers())?;
+        let compression = body::compression(call.form(), request.headers())?;
         let client = request.extensions().get::<Client>().cloned();
-        let limit = self.limits.request_bytes;
+        let (limit, share) = (self.limits.request_bytes, self.budget.share());
         let Received { bytes, mut share } =
-            body::read(request.into_body(), limit, self.budget.share()).await?;
+            body::read(request.into_body(), compression, limit, share).await?;
         let _work = match &client {
             Some(client) => Some(client.work().await),
             None => None,
         };
-        if bytes.trim_ascii().is_empty() {
+        if split::without_mark(&bytes).trim_ascii().is_empty() {
             return Err(Problem::Empty);
         }
-        let limit = self.limits.request_records;
-        let records = split::records(&bytes, limit).map_err(|unsplit| match unsplit {
-            Unsplit::Broken(array) => Problem::BrokenArray(array),
-            Unsplit::TooMany => Problem::TooManyRecords { limit },
-        })?;
+        let entries = self.entries(call, &bytes)?;
         // The producer's queue holds copies of the records.
         share
-            .take(records.len() * RECORD_OVERHEAD + bytes.len())
+            .take(entries.len() * RECORD_OVERHEAD + bytes.len())
             .map_err(|_| Problem::Busy)?;
-        let topic = self.topic(kind);
-        let batch = Batch::new(records.len(), share);
-        let refusals = self.send(kind, topic, &records, &batch);
-        drop(records);
+        let batch = Batch::new(entries.len(), share);
+        let refusals = self.produce(kind, &bytes, &entries, &batch);
+        drop(entries);
         let buffer = bytes.capacity();
         drop(bytes);
         batch.give_back(buffer);
@@ -121,41 +142,75 @@ impl Service {
         let mut deliveries = deliveries.into_iter();
         let outcomes = refusals
             .into_iter()
-            .filter_map(|refusal| refusal.or_else(|| deliveries.next().map(Outcome::from)))
+            .filter_map(|refusal| {
+                let refused = refusal.map(Outcome::Refused);
+                refused.or_else(|| deliveries.next().map(Outcome::from))
+            })
             .collect();
+        let topic = self.names.topic(kind);
         Ok((Answer { topic, outcomes }, share))
     }
 
-    /// Sends the records that have a key, as part of `batch`. For each of the others, in the same
-    /// place, the outcome.
-    fn send(
-        &self,
-        kind: Kind,
-        topic: &str,
-        records: &[&[u8]],
-        batch: &Batch,
-    ) -> Vec<Option<Outcome>> {
-        let producer = self.producer.current();
-        records
-            .iter()
-            .map(
-                |record| match record_key(kind, record, self.limits.record_bytes) {
-                    Ok(key) => {
-                        producer.send(batch, topic, &key, &single_line(record));
-                        None
-                    }
-                    Err(rejection) => Some(Outcome::Refused(Refusal::record(rejection, record))),
-                },
-            )
-            .collect()
+    /// Finds the records of a body.
+    fn entries<'a>(&self, call: Call, body: &'a [u8]) -> Result<Vec<Entry<'a>>, Problem> {
+        let limit = self.limits.request_records;
+        match call {
+            Call::Records => match split::records(body, limit) {
+                Ok(records) => Ok(records.into_iter().map(Entry::Record).collect()),
+                Err(Unsplit::Broken(array)) => Err(Problem::BrokenArray(array)),
+                Err(Unsplit::TooMany) => Err(Problem::TooManyRecords { limit }),
+            },
+            Call::Topic => envelope::topic(body, limit),
+            Call::PutRecord => envelope::put_record(body),
+            Call::PutRecords => envelope::put_records(body, limit),
+        }
     }
 
-    fn topic(&self, kind: Kind) -> &str {
-        match kind {
-            Kind::Pin => &self.topics.pin.name,
-            Kind::Geo => &self.topics.geo.name,
-            Kind::User => &self.topics.user.name,
-        }
+    /// Sends the records that have a key, as part of `batch`. For each of the others, in the same
+    /// place, the refusal.
+    fn produce(
+        &self,
+        kind: Kind,
+        body: &[u8],
+        entries: &[Entry<'_>],
+        batch: &Batch,
+    ) -> Vec<Option<Refusal>> {
+        let producer = self.producer.current();
+        let (topic, limit) = (self.names.topic(kind), self.limits.record_bytes);
+        let mut cursor = Cursor::new(split::without_mark(body));
+        let mut send = |record: &[u8], is_slice: bool| match record_key(kind, record, limit) {
+            Ok(key) => {
+                producer.send(batch, topic, &key, &single_line(record));
+                None
+            }
+            Err(rejection) => {
+                let place = if is_slice {
+                    cursor.place(record)
+                } else {
+                    START
+                };
+                let detail = hint::explain(topic, rejection, record, place);
+                Some(Refusal::Record { rejection, detail })
+            }
+        };
+        entries
+            .iter()
+            .map(|entry| match entry {
+                Entry::Record(record) => send(record, true),
+                // More than any escapes account for, so it isn't unwrapped.
+                Entry::Text(text) if text.len() > 6 * limit + 2 => {
+                    let bytes = text.len();
+                    let rejection = Rejection::TooLarge { bytes, limit };
+                    let detail = None;
+                    Some(Refusal::Record { rejection, detail })
+                }
+                Entry::Text(text) => match envelope::unwrap(text) {
+                    Ok(record) => send(&record, false),
+                    Err(reason) => Some(Refusal::NoRecord(reason)),
+                },
+                Entry::None(reason) => Some(Refusal::NoRecord(*reason)),
+            })
+            .collect()
     }
 }
 

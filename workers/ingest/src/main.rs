@@ -7,9 +7,11 @@ use clap::Parser;
 use pinpipe_config::{ADMIN_PORT, HTTP_PORT, Ingest};
 use pinpipe_ingest::{
     budget::{Budget, Memory},
+    describe::Descriptions,
     gate::{self, Gate, Tokens},
     http::{Limits, Service, router},
     metrics::Metrics,
+    names::Names,
     producer::{Producer, Settings},
 };
 use pinpipe_runtime::{
@@ -243,7 +245,7 @@ fn producer(
 
 fn service(config: &Ingest, memory: Memory, producer: Producer, metrics: Metrics) -> Service {
     Service {
-        topics: config.topics.clone(),
+        names: Names::new(config.topics.clone(), &config.aliases),
         limits: Limits {
             record_bytes: config.max_record_bytes as usize,
             request_bytes: memory.request_bytes,
@@ -251,6 +253,7 @@ fn service(config: &Ingest, memory: Memory, producer: Producer, metrics: Metrics
         },
         budget: Budget::new(memory.requests, metrics.in_flight_bytes.clone()),
         producer,
+        descriptions: Descriptions::default(),
         metrics,
     }
 }

@@ -15,18 +15,23 @@ use prometheus_client::{
     registry::Registry,
 };
 
-use crate::answer::{Answer, Outcome};
+use crate::{
+    answer::{Answer, Outcome},
+    form::Form,
+};
 
 /// Labels of record counts.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
-struct KindLabel {
+struct KindLabels {
     kind: &'static str,
+    form: &'static str,
 }
 
 /// Labels of counts of records that were not stored.
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ReasonLabels {
     kind: &'static str,
+    form: &'static str,
     reason: &'static str,
 }
 
@@ -34,13 +39,14 @@ struct ReasonLabels {
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct RequestLabels {
     kind: &'static str,
+    form: &'static str,
     status: u16,
 }
 
 /// The metrics. Clones share the same values.
 #[derive(Clone, Debug)]
 pub struct Metrics {
-    accepted: Family<KindLabel, Counter>,
+    accepted: Family<KindLabels, Counter>,
     refused: Family<ReasonLabels, Counter>,
     delivery_errors: Family<ReasonLabels, Counter>,
     seconds: Family<RequestLabels, Histogram, fn() -> Histogram>,
@@ -108,8 +114,8 @@ impl Metrics {
     }
 
     /// Counts a response's records.
-    pub fn count(&self, kind: Kind, answer: &Answer<'_>) {
-        let kind = kind.as_str();
+    pub fn count(&self, kind: Kind, form: Form, answer: &Answer<'_>) {
+        let (kind, form) = (kind.as_str(), form.as_str());
         let mut accepted = 0;
         for outcome in &answer.outcomes {
             match outcome {
@@ -118,6 +124,7 @@ impl Metrics {
                     self.refused
                         .get_or_create(&ReasonLabels {
                             kind,
+                            form,
                             reason: refusal.name(),
                         })
                         .inc();
@@ -126,6 +133,7 @@ impl Metrics {
                     self.delivery_errors
                         .get_or_create(&ReasonLabels {
                             kind,
+                            form,
                             reason: reason.name(),
                         })
                         .inc();
@@ -133,14 +141,15 @@ impl Metrics {
             }
         }
         self.accepted
-            .get_or_create(&KindLabel { kind })
+            .get_or_create(&KindLabels { kind, form })
             .inc_by(accepted);
     }
 
     /// Observes a request's status and duration.
-    pub fn request(&self, kind: Kind, status: StatusCode, took: Duration) {
+    pub fn request(&self, kind: Kind, form: Form, status: StatusCode, took: Duration) {
         let labels = RequestLabels {
             kind: kind.as_str(),
+            form: form.as_str(),
             status: status.as_u16(),
         };
         self.seconds

@@ -1,34 +1,60 @@
-//! Errors of a whole request: status and a JSON body that says what to do.
+//! Errors of a whole request: status and a JSON body that says what to do, in the form that the
+//! client expects.
+
+use std::io;
 
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde_json::json;
 
-use crate::split::BrokenArray;
+use crate::{form::Form, split::BrokenArray};
 
 /// Why a request was refused. None of its records was sent to the broker.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// No route with this path.
-    #[error("no such path: POST records to /pin, /geo or /user")]
+    #[error(
+        "no such path: POST records to /pin, /geo or /user, or to /topics/{{topic}} in the form of \
+         the Kafka REST proxy, or PUT them to /streams/{{stream}}/record in that of Kinesis"
+    )]
     NotFound,
+    /// No topic or stream has this name.
+    #[error(
+        "there is no topic or stream `{0}`: use one of those that GET /topics names, or tell the \
+         pipeline's owner to add the name to spec.ingest.aliases of the PinterestPipeline"
+    )]
+    UnknownName(String),
+    /// The topic has no such partition.
+    #[error("the topic has no such partition: leave /partitions/… out of the path")]
+    UnknownPartition,
     /// No route with this method.
-    #[error("records are sent with POST")]
-    MethodNotAllowed,
+    #[error("use {allow} with this path")]
+    MethodNotAllowed {
+        /// The methods of the path.
+        allow: &'static str,
+    },
     /// Unsupported `Content-Type`.
     #[error(
-        "the Content-Type is `{0}`: send JSON (one object, an array, or objects one after the \
-         other) as application/json"
+        "the Content-Type is `{0}`: send JSON as application/json; to /topics/{{topic}} also as \
+         application/vnd.kafka.json.v2+json"
     )]
     UnsupportedMediaType(String),
     /// Unsupported `Content-Encoding`.
-    #[error("the Content-Encoding `{0}` is not supported: send the body uncompressed")]
+    #[error(
+        "the Content-Encoding `{0}` is not supported: send the body with gzip or zstd, or \
+         uncompressed"
+    )]
     UnsupportedEncoding(String),
+    /// The body isn't what the `Content-Encoding` says.
+    #[error("the body can't be decompressed as its Content-Encoding says: {0}")]
+    BrokenEncoding(String),
     /// The body is too large.
-    #[error("the request's body is over {limit} bytes: send fewer records in a request")]
+    #[error(
+        "the request's body is over {limit} bytes, decompressed: send fewer records in a request"
+    )]
     BodyTooLarge {
         /// The limit, bytes.
         limit: usize,
@@ -51,88 +77,168 @@ pub enum Problem {
     /// The body is an array whose records can't be told apart.
     #[error("{0}; none of its records was accepted")]
     BrokenArray(BrokenArray),
+    /// The body, which holds the records, is not JSON.
+    #[error("{0}; none of its records was accepted")]
+    NotJson(String),
+    /// The body is JSON, but holds no records in the place where they should be.
+    #[error("{0}")]
+    WrongShape(String),
     /// The memory budget is exhausted.
     #[error(
         "too many bytes are on their way to the broker: send the same request again after \
          {RETRY_AFTER} s"
     )]
     Busy,
+    /// No broker describes its topics.
+    #[error("no broker answers: send the same request again after {RETRY_AFTER} s")]
+    BrokerUnavailable,
+}
+
+/// An error of decompression.
+impl From<io::Error> for Problem {
+    fn from(error: io::Error) -> Self {
+        Self::BrokenEncoding(error.to_string())
+    }
 }
 
 /// How long a client should wait before it retries, seconds.
 pub const RETRY_AFTER: u16 = 1;
 
+/// How a problem is shown in each form.
+struct Shown {
+    status: u16,
+    /// The `error` of our own form, also in metrics.
+    name: &'static str,
+    /// The `error_code` of the REST proxy.
+    code: u16,
+    /// The HTTP status, and the exception, of Kinesis.
+    kinesis: (u16, &'static str),
+}
+
 impl Problem {
-    /// The HTTP status.
-    #[must_use]
-    pub fn status(&self) -> StatusCode {
+    fn shown(&self) -> Shown {
+        let shown = |status, name, code, kinesis| Shown {
+            status,
+            name,
+            code,
+            kinesis,
+        };
+        let operation = "UnknownOperationException";
+        let media_type = "UnsupportedMediaTypeException";
+        let too_large = "RequestEntityTooLargeException";
+        let serialization = (400, "SerializationException");
         match self {
-            Self::NotFound => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::UnsupportedMediaType(_) | Self::UnsupportedEncoding(_) => {
-                StatusCode::UNSUPPORTED_MEDIA_TYPE
+            Self::NotFound => shown(404, "not-found", 404, (404, operation)),
+            Self::UnknownName(_) => shown(
+                404,
+                "unknown-topic",
+                40401,
+                (400, "ResourceNotFoundException"),
+            ),
+            Self::UnknownPartition => shown(
+                404,
+                "unknown-partition",
+                40402,
+                (400, "ResourceNotFoundException"),
+            ),
+            Self::MethodNotAllowed { .. } => {
+                shown(405, "method-not-allowed", 405, (405, operation))
             }
-            Self::BodyTooLarge { .. } | Self::TooManyRecords { .. } => {
-                StatusCode::PAYLOAD_TOO_LARGE
+            Self::UnsupportedMediaType(_) => {
+                shown(415, "unsupported-media-type", 415, (415, media_type))
             }
-            Self::BodyLost(_) => StatusCode::REQUEST_TIMEOUT,
-            Self::Empty | Self::BrokenArray(_) => StatusCode::BAD_REQUEST,
-            Self::Busy => StatusCode::TOO_MANY_REQUESTS,
+            Self::UnsupportedEncoding(_) => {
+                shown(415, "unsupported-encoding", 415, (415, media_type))
+            }
+            Self::BodyTooLarge { .. } => shown(413, "body-too-large", 413, (413, too_large)),
+            Self::TooManyRecords { .. } => shown(413, "too-many-records", 413, (413, too_large)),
+            Self::BodyLost(_) => shown(408, "body-lost", 408, (408, "RequestTimeoutException")),
+            Self::BrokenEncoding(_) => shown(400, "broken-encoding", 400, serialization),
+            Self::Empty => shown(400, "empty", 400, serialization),
+            Self::BrokenArray(_) | Self::NotJson(_) => shown(400, "not-json", 400, serialization),
+            Self::WrongShape(_) => shown(422, "wrong-shape", 422, (400, "ValidationException")),
+            Self::Busy => {
+                let exception = "ProvisionedThroughputExceededException";
+                shown(429, "busy", 42901, (429, exception))
+            }
+            Self::BrokerUnavailable => shown(
+                503,
+                "broker-unavailable",
+                50302,
+                (503, "ServiceUnavailable"),
+            ),
         }
     }
 
-    /// The error code in the response and in metrics.
+    /// The error code in our own form.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        match self {
-            Self::NotFound => "not-found",
-            Self::MethodNotAllowed => "method-not-allowed",
-            Self::UnsupportedMediaType(_) => "unsupported-media-type",
-            Self::UnsupportedEncoding(_) => "unsupported-encoding",
-            Self::BodyTooLarge { .. } => "body-too-large",
-            Self::TooManyRecords { .. } => "too-many-records",
-            Self::BodyLost(_) => "body-lost",
-            Self::Empty => "empty",
-            Self::BrokenArray(_) => "not-json",
-            Self::Busy => "busy",
-        }
+        self.shown().name
+    }
+
+    /// The response to a client that expects this form.
+    #[must_use]
+    pub fn response(&self, form: Form) -> Response {
+        let message = self.to_string();
+        let shown = self.shown();
+        let (status, body) = match form {
+            Form::Records => (
+                shown.status,
+                json!({"error": shown.name, "message": message}),
+            ),
+            Form::RestProxy => (
+                shown.status,
+                json!({"error_code": shown.code, "message": message}),
+            ),
+            Form::Streams => {
+                let (status, exception) = shown.kinesis;
+                (status, json!({"__type": exception, "message": message}))
+            }
+        };
+        let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response = (status, Json(body)).into_response();
+        let header = match self {
+            Self::Busy | Self::BrokerUnavailable => {
+                Some((header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER)))
+            }
+            Self::MethodNotAllowed { allow } => {
+                Some((header::ALLOW, HeaderValue::from_static(allow)))
+            }
+            Self::UnsupportedEncoding(_) => Some((
+                header::ACCEPT_ENCODING,
+                HeaderValue::from_static("gzip, zstd"),
+            )),
+            _ => None,
+        };
+        response.headers_mut().extend(header);
+        response
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        #[derive(Serialize)]
-        struct Body {
-            error: &'static str,
-            message: String,
+        self.response(Form::Records)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_form_has_its_own_status() {
+        let unknown = Problem::UnknownName("a".to_owned());
+        let shape = Problem::WrongShape(String::new());
+        for (problem, statuses) in [
+            (Problem::NotFound, [404, 404, 404]),
+            (unknown, [404, 404, 400]),
+            (shape, [422, 422, 400]),
+            (Problem::Busy, [429, 429, 429]),
+            (Problem::Empty, [400, 400, 400]),
+        ] {
+            let forms = [Form::Records, Form::RestProxy, Form::Streams];
+            let found = forms.map(|form| problem.response(form).status().as_u16());
+            assert_eq!(found, statuses, "{problem:?}");
         }
-        let mut response = (
-            self.status(),
-            Json(Body {
-                error: self.name(),
-                message: self.to_string(),
-            }),
-        )
-            .into_response();
-        match self {
-            Self::Busy => {
-                _ = response
-                    .headers_mut()
-                    .insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
-            }
-            Self::MethodNotAllowed => {
-                _ = response
-                    .headers_mut()
-                    .insert(header::ALLOW, HeaderValue::from_static("POST"));
-            }
-            Self::UnsupportedEncoding(_) => {
-                response.headers_mut().insert(
-                    header::ACCEPT_ENCODING,
-                    HeaderValue::from_static("identity"),
-                );
-            }
-            _ => {}
-        }
-        response
     }
 }

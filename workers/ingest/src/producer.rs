@@ -25,6 +25,7 @@ use rdkafka::{
     client::OAuthToken,
     config::{FromClientConfigAndContext, RDKafkaLogLevel},
     error::{KafkaError, RDKafkaErrorCode},
+    metadata::Metadata,
     producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer},
 };
 use tokio::sync::{Notify, oneshot};
@@ -361,6 +362,14 @@ impl Producer {
     pub fn current(&self) -> Current {
         let current = self.current.read().unwrap_or_else(PoisonError::into_inner);
         Current(current.clone())
+    }
+
+    /// What the brokers say about themselves and a topic, or about themselves alone. Blocks for up
+    /// to `timeout`.
+    pub fn metadata(&self, topic: Option<&str>, timeout: Duration) -> Result<Metadata> {
+        let current = self.current();
+        let found = current.0.client().fetch_metadata(topic, timeout);
+        found.context("no broker describes its topics")
     }
 
     /// Completes after an error that the producer does not recover from, with its sentence. The

@@ -9,20 +9,10 @@ use crate::syntax::Position;
 /// U+FEFF in UTF-8, which some programs write at the beginning of a file.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// Whether a body with this `Content-Type` is read. All are read alike, as JSON: one object, an
-/// array, or objects one after the other. A form's type is what some clients send by default.
+/// A body without a byte order mark.
 #[must_use]
-pub fn is_supported(content_type: &str) -> bool {
-    const TYPES: [&str; 6] = [
-        "application/json",
-        "application/x-ndjson",
-        "application/ndjson",
-        "application/jsonl",
-        "application/x-jsonlines",
-        "application/x-www-form-urlencoded",
-    ];
-    let media_type = content_type.split(';').next().unwrap_or_default().trim();
-    TYPES.iter().any(|one| media_type.eq_ignore_ascii_case(one))
+pub fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body)
 }
 
 /// Why a body can't be split. None of its records is accepted.
@@ -69,7 +59,7 @@ impl<'a> Records<'a> {
 /// the body is empty or an empty array. Stops at the first record over `limit`. A byte order mark
 /// at the beginning is skipped.
 pub fn records(body: &[u8], limit: usize) -> Result<Vec<&[u8]>, Unsplit> {
-    let whole = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    let whole = without_mark(body);
     let body = whole.trim_ascii();
     let mut records = Records {
         found: Vec::new(),
@@ -400,22 +390,5 @@ mod tests {
     fn deep_nesting_is_harmless() {
         let deep = format!("[{}{}]", "[".repeat(1_000_000), "]".repeat(1_000_000));
         assert_eq!(split(&deep).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn content_types() {
-        for (text, supported) in [
-            ("application/json", true),
-            ("Application/JSON; charset=utf-8", true),
-            ("application/x-ndjson", true),
-            ("application/ndjson", true),
-            ("application/jsonl", true),
-            ("application/x-www-form-urlencoded", true),
-            ("text/plain", false),
-            ("application/jsonp", false),
-            ("", false),
-        ] {
-            assert_eq!(is_supported(text), supported, "{text}");
-        }
     }
 }

@@ -10,10 +10,7 @@ const CONTEXT: usize = 20;
 /// A position in a text, with an excerpt around it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {
-    /// Line, from 1.
-    line: usize,
-    /// Column in characters, from 1.
-    column: usize,
+    place: Place,
     /// The text around the position.
     excerpt: String,
 }
@@ -21,8 +18,7 @@ pub struct Position {
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
-            line,
-            column,
+            place: Place { line, column },
             excerpt,
         } = self;
         write!(f, "line {line}, column {column}, near `{excerpt}`")
@@ -33,17 +29,84 @@ impl Position {
     /// The position of the byte at offset `at`, or of the end if there is no such byte.
     #[must_use]
     pub fn of(text: &[u8], at: usize) -> Self {
-        let (before, after) = text.split_at(at.min(text.len()));
-        let line_start = before.iter().rposition(|byte| *byte == b'\n');
-        let line_start = line_start.map_or(0, |newline| newline + 1);
-        let in_line = before[line_start..].utf8_chunks();
-        let characters = in_line
-            .map(|chunk| chunk.valid().chars().count() + usize::from(!chunk.invalid().is_empty()));
+        Self::within(text, at, START)
+    }
+
+    /// The position in a request of the byte at offset `at` of `text`, which begins at `start`.
+    fn within(text: &[u8], at: usize, start: Place) -> Self {
+        let at = at.min(text.len());
+        let (before, after) = text.split_at(at);
+        let place = start.after(before);
         Self {
-            line: before.split(|byte| *byte == b'\n').count(),
-            column: characters.sum::<usize>() + 1,
+            place,
             excerpt: excerpt(before, after),
         }
+    }
+}
+
+/// A line and a column, both from 1; columns in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    line: usize,
+    column: usize,
+}
+
+/// The beginning of a text.
+pub const START: Place = Place { line: 1, column: 1 };
+
+impl Place {
+    /// The place after `text`, which begins here.
+    fn after(self, text: &[u8]) -> Self {
+        let newline = text.iter().rposition(|byte| *byte == b'\n');
+        let (line, column, rest) = match newline {
+            None => (self.line, self.column, text),
+            Some(last) => {
+                let newlines = memchr::memchr_iter(b'\n', text).count();
+                (self.line + newlines, 1, &text[last + 1..])
+            }
+        };
+        let characters = rest
+            .utf8_chunks()
+            .map(|chunk| chunk.valid().chars().count() + usize::from(!chunk.invalid().is_empty()));
+        Self {
+            line,
+            column: column + characters.sum::<usize>(),
+        }
+    }
+}
+
+/// Finds the places of slices of a text, one after the other, in linear time.
+#[derive(Clone, Copy, Debug)]
+pub struct Cursor<'a> {
+    text: &'a [u8],
+    at: usize,
+    place: Place,
+}
+
+impl<'a> Cursor<'a> {
+    /// At the beginning of a text.
+    #[must_use]
+    pub const fn new(text: &'a [u8]) -> Self {
+        Self {
+            text,
+            at: 0,
+            place: START,
+        }
+    }
+
+    /// Where a slice of the text begins. The beginning of the text for one before the last one, or
+    /// of another text.
+    pub fn place(&mut self, slice: &[u8]) -> Place {
+        let offset = slice
+            .as_ptr()
+            .addr()
+            .wrapping_sub(self.text.as_ptr().addr());
+        let Some(between) = self.text.get(self.at..offset) else {
+            return START;
+        };
+        self.place = self.place.after(between);
+        self.at = offset;
+        self.place
     }
 }
 
@@ -78,23 +141,37 @@ fn excerpt(before: &[u8], after: &[u8]) -> String {
     text
 }
 
-/// Says where and why a record is not JSON. `None` if it is.
+/// Says where and why a text of a request, which begins at `start`, is not JSON. `None` if it is.
 #[must_use]
-pub fn describe(record: &[u8]) -> Option<String> {
-    if record.is_empty() {
-        return Some("the record is empty: remove the comma before it".to_owned());
+pub fn describe(what: &str, text: &[u8], start: Place) -> Option<String> {
+    if text.is_empty() {
+        return Some(format!("{what} is empty: remove the comma before it"));
     }
-    let error = serde_json::from_slice::<IgnoredAny>(record).err()?;
+    let error = serde_json::from_slice::<IgnoredAny>(text).err()?;
     let at = if error.is_eof() {
-        record.len()
+        text.len()
     } else {
-        line_start(record, error.line()) + error.column().saturating_sub(1)
+        line_start(text, error.line()) + error.column().saturating_sub(1)
     };
+    let position = Position::within(text, at, start);
+    if is_python(text.get(at..).unwrap_or_default()) {
+        return Some(format!(
+            "{what} is not JSON but a Python value: send json.dumps(record, default=str), not \
+             str(record); {position}"
+        ));
+    }
     let message = error.to_string();
     let end = format!(" at line {} column {}", error.line(), error.column());
     let problem = message.strip_suffix(&end).unwrap_or(&message);
-    let position = Position::of(record, at);
-    Some(format!("the record is not JSON: {problem} at {position}"))
+    Some(format!("{what} is not JSON: {problem} at {position}"))
+}
+
+/// Whether a text begins with what Python writes where JSON has something else.
+fn is_python(text: &[u8]) -> bool {
+    const BEGINNINGS: [&[u8]; 6] = [b"'", b"None", b"True", b"False", b"datetime", b"Decimal("];
+    BEGINNINGS
+        .iter()
+        .any(|beginning| text.starts_with(beginning))
 }
 
 /// The offset of the first byte of a line, which is counted from 1.
@@ -132,10 +209,53 @@ mod tests {
             ("hello", "expected value at line 1, column 1, near `hello`"),
         ] {
             let expected = Some(format!("the record is not JSON: {message}"));
-            assert_eq!(describe(record.as_bytes()), expected);
+            assert_eq!(describe("the record", record.as_bytes(), START), expected);
         }
-        assert_eq!(describe(br#"{"ind": 1}"#), None);
-        assert!(describe(b"").unwrap().contains("empty"));
+        assert_eq!(describe("the record", br#"{"ind": 1}"#, START), None);
+        let empty = describe("the record", b"", START).unwrap();
+        assert!(empty.contains("empty"), "{empty}");
+    }
+
+    #[test]
+    fn values_of_python_are_named() {
+        for (record, column) in [
+            ("{'ind': 1}", 2),
+            ("{\"ind\": 'a'}", 9),
+            ("{\"ind\": None}", 9),
+            ("{\"a\": True}", 7),
+            ("{\"a\": datetime.datetime(2020, 8, 28)}", 7),
+        ] {
+            let message = describe("the record", record.as_bytes(), START).unwrap();
+            let at = format!("line 1, column {column},");
+            assert!(
+                message.contains("Python") && message.contains(&at),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn positions_are_those_in_the_request() {
+        let body = "[{\"é\": 1}, {\"a\": x},\n {},\n {\"a\":\n y}, {b}]".as_bytes();
+        let mut cursor = Cursor::new(body);
+        let mut message = |range: std::ops::Range<usize>| {
+            let record = &body[range];
+            describe("the record", record, cursor.place(record)).unwrap()
+        };
+        let begin = |text: &str| {
+            let body = std::str::from_utf8(body).unwrap();
+            body.find(text).unwrap()
+        };
+        for (record, expected) in [
+            ("{\"a\": x}", "line 1, column 18,"),
+            ("{\"a\":\n y}", "line 4, column 2,"),
+            ("{b}", "line 4, column 7,"),
+        ] {
+            let start = begin(record);
+            let message = message(start..start + record.len());
+            assert!(message.contains(expected), "{message}");
+        }
+        assert_eq!(Cursor::new(body).place(b"elsewhere"), START);
     }
 
     #[test]

@@ -10,11 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pinpipe_config::{Topic, Topics};
+use pinpipe_config::{Alias, RecordKind, Topic, Topics};
 use pinpipe_ingest::{
     budget::{Budget, RECORD_OVERHEAD},
+    describe::Descriptions,
     http::{Limits, Service, router},
     metrics::Metrics,
+    names::Names,
     producer::{Producer, Settings},
 };
 use pinpipe_runtime::{admin::Admin, kafka::Access, outage::Outage, server};
@@ -52,12 +54,17 @@ async fn serve(in_flight_bytes: usize) -> (String, String) {
         name: format!("t.{kind}"),
         dead_letter: format!("t.{kind}.dlq"),
     };
+    let topics = Topics {
+        pin: topic("pin"),
+        geo: topic("geo"),
+        user: topic("user"),
+    };
+    let alias = Alias {
+        name: "old-geo".to_owned(),
+        kind: RecordKind::Geo,
+    };
     let service = Service {
-        topics: Topics {
-            pin: topic("pin"),
-            geo: topic("geo"),
-            user: topic("user"),
-        },
+        names: Names::new(topics, &[alias]),
         limits: Limits {
             record_bytes: RECORD_BYTES,
             request_bytes: REQUEST_BYTES,
@@ -65,6 +72,7 @@ async fn serve(in_flight_bytes: usize) -> (String, String) {
         },
         budget: Budget::new(in_flight_bytes, metrics.in_flight_bytes.clone()),
         producer: Producer::new(&access, settings, metrics.broker_up.clone(), outage).unwrap(),
+        descriptions: Descriptions::default(),
         metrics,
     };
     let mut urls = Vec::new();
@@ -116,10 +124,16 @@ async fn errors_say_what_to_do() {
             "`text/csv`",
         ),
         (
-            json(&pin, "x").header("content-encoding", "gzip"),
+            json(&pin, "x").header("content-encoding", "br"),
             415,
             "unsupported-encoding",
-            "uncompressed",
+            "gzip or zstd",
+        ),
+        (
+            json(&pin, "x").header("content-encoding", "gzip"),
+            400,
+            "broken-encoding",
+            "Content-Encoding",
         ),
         (json(&pin, ""), 400, "empty", "one JSON object"),
         (json(&pin, " \n"), 400, "empty", "one JSON object"),
@@ -258,9 +272,9 @@ async fn every_record_has_its_own_result() {
         .await
         .unwrap();
     for line in [
-        r#"pinpipe_ingest_records_refused_total{kind="geo",reason="key-missing"} 1"#,
-        r#"pinpipe_ingest_delivery_errors_total{kind="geo",reason="delivery-timeout"} 1"#,
-        r#"pinpipe_ingest_request_seconds_count{kind="geo",status="503"} 1"#,
+        r#"pinpipe_ingest_records_refused_total{kind="geo",form="records",reason="key-missing"} 1"#,
+        r#"pinpipe_ingest_delivery_errors_total{kind="geo",form="records",reason="delivery-timeout"} 1"#,
+        r#"pinpipe_ingest_request_seconds_count{kind="geo",form="records",status="503"} 1"#,
         "pinpipe_ingest_broker_up 0",
         "pinpipe_ingest_in_flight_bytes 0",
     ] {

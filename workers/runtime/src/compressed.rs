@@ -1,9 +1,13 @@
-//! Compression of raw objects, determined only by the suffix of the object's key.
+//! Compression of raw objects, determined only by the suffix of the object's key; that of other
+//! tools' objects by their first bytes.
 //!
 //! `Content-Encoding` is not set: some clients decompress such objects transparently and others
 //! don't, so the suffix would be wrong for one of them.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    mem,
+};
 
 use flate2::{Decompress, FlushDecompress, Status, write::GzEncoder};
 use pinpipe_config::Compression;
@@ -25,6 +29,12 @@ const SUFFIXES: [(&str, Compression); 3] = [
     (".json.gz", Compression::Gzip),
     (".json.zst", Compression::Zstd),
     (".json", Compression::None),
+];
+
+/// The first bytes of compressed objects. No JSON text begins with them.
+const MAGIC: [(&[u8], Compression); 2] = [
+    (&[0x1f, 0x8b], Compression::Gzip),
+    (&[0x28, 0xb5, 0x2f, 0xfd], Compression::Zstd),
 ];
 
 /// The suffix of an object's key.
@@ -85,6 +95,8 @@ pub struct Decompressor {
 }
 
 enum Stream {
+    /// The first bytes, which are too few to tell the compression.
+    Unknown(Vec<u8>),
     Plain,
     Gzip(Decompress),
     Zstd(Decoder<'static>),
@@ -109,7 +121,18 @@ impl Decompressor {
         Self::new(compression)
     }
 
-    fn new(compression: Compression) -> io::Result<Self> {
+    /// For an object whose compression its first bytes tell, whatever its key.
+    #[must_use]
+    pub const fn by_content() -> Self {
+        Self {
+            stream: Stream::Unknown(Vec::new()),
+            ended: true,
+            text: Vec::new(),
+        }
+    }
+
+    /// For a stream that is known to be compressed in this way.
+    pub fn new(compression: Compression) -> io::Result<Self> {
         let (stream, text) = match compression {
             Compression::None => (Stream::Plain, Vec::new()),
             Compression::Gzip => (
@@ -136,6 +159,16 @@ impl Decompressor {
         mut bytes: &[u8],
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
+        if let Stream::Unknown(first) = &mut self.stream {
+            first.extend_from_slice(bytes);
+            let Some(compression) = of_content(first) else {
+                self.ended = first.is_empty();
+                return Ok(());
+            };
+            let first = mem::take(first);
+            *self = Self::new(compression)?;
+            return self.push(&first, take);
+        }
         if matches!(self.stream, Stream::Plain) {
             return take(bytes);
         }
@@ -157,7 +190,7 @@ impl Decompressor {
 
     fn step(&mut self, bytes: &[u8]) -> io::Result<Step> {
         match &mut self.stream {
-            Stream::Plain => Ok(Step {
+            Stream::Unknown(_) | Stream::Plain => Ok(Step {
                 read: bytes.len(),
                 written: 0,
                 ended: true,
@@ -204,6 +237,17 @@ impl Decompressor {
             io::ErrorKind::UnexpectedEof,
             "the compressed object is truncated",
         ))
+    }
+}
+
+/// The compression of an object that begins so; `None` if these are too few bytes to tell.
+fn of_content(first: &[u8]) -> Option<Compression> {
+    let may_become = |magic: &[u8]| magic.starts_with(first);
+    let known = MAGIC.iter().find(|(magic, _)| first.starts_with(magic));
+    match known {
+        Some((_, compression)) => Some(*compression),
+        None if MAGIC.iter().any(|(magic, _)| may_become(magic)) => None,
+        None => Some(Compression::None),
     }
 }
 
@@ -261,6 +305,36 @@ mod tests {
                     assert!(back == original, "{compression:?} in chunks of {size}");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn the_first_bytes_tell_the_compression_whatever_the_name() {
+        let read = |object: &[u8], size: usize| {
+            let (mut decompressor, mut text) = (Decompressor::by_content(), Vec::new());
+            for bytes in object.chunks(size) {
+                decompressor.push(bytes, |chunk| {
+                    text.extend_from_slice(chunk);
+                    io::Result::Ok(())
+                })?;
+            }
+            decompressor.finish()?;
+            io::Result::Ok(text)
+        };
+        for original in [&lines()[..], b"{}", b"x", b"(", b""] {
+            for compression in ALL {
+                let object = compress(compression, original).unwrap();
+                for size in [1, 3, usize::MAX] {
+                    // A single byte of Zstandard's magic number is nothing else.
+                    if object != b"(" {
+                        let back = read(&object, size).unwrap();
+                        assert!(back == original, "{compression:?} in chunks of {size}");
+                    }
+                }
+            }
+        }
+        for cut_off in [&b"\x1f"[..], b"\x1f\x8b", b"(\xb5\x2f"] {
+            assert!(read(cut_off, 1).is_err(), "{cut_off:?}");
         }
     }
 

@@ -7,6 +7,7 @@
 mod archive;
 mod batch;
 mod cores;
+mod ingest;
 mod latency;
 mod limit;
 mod live;
@@ -59,6 +60,8 @@ enum What {
     Cores,
     /// From POST to a row in PostgreSQL
     Latency,
+    /// Posts to ingest, and to `FastAPI` with aiokafka
+    Ingest,
 }
 
 /// The binaries that measurements need.
@@ -94,6 +97,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         What::Archive,
         What::Cores,
         What::Latency,
+        What::Ingest,
     ];
     let chosen = if options.what.is_empty() {
         &all[..]
@@ -115,6 +119,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
             What::Archive => archive::run(&bench),
             What::Cores => cores::run(&bench),
             What::Latency => latency::run(&bench),
+            What::Ingest => ingest::run(&bench),
         }?;
         // It holds gigabytes.
         let _ = fs::remove_dir_all(&bench.folder);

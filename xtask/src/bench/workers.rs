@@ -55,7 +55,26 @@ fn worker(bench: &Bench, program: &str, name: &str, config: &str) -> Result<Comm
 }
 
 pub fn ingest(bench: &Bench, topics: &str) -> Result<Running> {
-    let config = common("bench", topics) + "maxRequestBytes: 4194304\n";
+    ingest_with(bench, topics, None, None)
+}
+
+/// Ingest that asks for a bearer token, and assumes a container's memory limit.
+pub fn ingest_with(
+    bench: &Bench,
+    topics: &str,
+    token: Option<&str>,
+    memory_bytes: Option<u64>,
+) -> Result<Running> {
+    let tokens = match token {
+        Some(token) => {
+            let folder = bench.folder.join("tokens");
+            fs::create_dir_all(&folder)?;
+            fs::write(folder.join("bench"), token)?;
+            format!("tokensDir: '{}'\n", folder.display())
+        }
+        None => String::new(),
+    };
+    let config = common("bench", topics) + "maxRequestBytes: 4194304\n" + &tokens;
     let mut command = worker(bench, "ingest", "ingest", &config)?;
     command.args([
         "--port",
@@ -63,6 +82,7 @@ pub fn ingest(bench: &Bench, topics: &str) -> Result<Running> {
         "--admin-port",
         &INGEST_ADMIN.to_string(),
     ]);
+    command.args(memory_bytes.map(|bytes| format!("--memory-bytes={bytes}")));
     Running::start(bench.context, "ingest", &mut command)?
         .until(|| get(INGEST_ADMIN, "/readyz").is_some())
 }

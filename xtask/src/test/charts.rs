@@ -60,6 +60,7 @@ pub fn check(context: &Context, tally: &mut Tally) {
         "full",
         "backfill,from=2026-01-01T00:00:00Z",
         "import,prefix=topics",
+        "import,prefix=/,topics.geo={a.geo,b},source.bucket=old,source.credentialsSecret=keys",
         "redrive,topic=pin",
     ] {
         tally.check(

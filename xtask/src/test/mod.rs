@@ -33,10 +33,11 @@ const STORES: [&str; 8] = [
 /// The program that removes the namespaces of earlier test runs, with what they have in the stores.
 const CLEAN_UP: &str = "clean-up";
 /// End-to-end test programs that mostly wait: they run side by side.
-const WAITS: [&str; 5] = [
+const WAITS: [&str; 6] = [
     "control_plane",
     "kills",
     "lifecycle",
+    "moving",
     "schedules",
     "upgrades",
 ];

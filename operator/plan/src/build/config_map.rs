@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 use pinpipe_config::{self as config, CONFIG_KEY, CONFIG_VERSION, SECRETS_DIR, WorkerConfig};
-use pinpipe_crds::{Compression, StartFrom, WriteMode};
+use pinpipe_crds::{Alias, Compression, RecordKind, StartFrom, WriteMode};
 
 use super::{Builder, labels, trust};
 use crate::{
@@ -64,6 +64,18 @@ pub(super) fn ingest(pipeline: &ValidatedPipeline) -> config::Ingest {
         certificate_dir: pipeline.ingest.tls.then(|| secrets_dir(INGEST_CERTIFICATE)),
         requests_per_second_per_client: pipeline.ingest.requests_per_second,
         max_connections: pipeline.ingest.max_connections,
+        aliases: pipeline.ingest.aliases.iter().map(alias).collect(),
+    }
+}
+
+fn alias(alias: &Alias) -> config::Alias {
+    config::Alias {
+        name: alias.name.clone(),
+        kind: match alias.kind {
+            RecordKind::Pin => config::RecordKind::Pin,
+            RecordKind::Geo => config::RecordKind::Geo,
+            RecordKind::User => config::RecordKind::User,
+        },
     }
 }
 

@@ -57,6 +57,9 @@ pub struct Observed {
     /// Whether records of the topics can't be ordered. Sinks have no pods then: they would keep
     /// older records instead of later ones.
     pub unsuitable_topics: bool,
+    /// Whether the operator hasn't reached the brokers that the resource names, or can't use a
+    /// Secret for them. Workers that reach others keep to those then.
+    pub unreached_brokers: bool,
     /// Deployments that exist.
     pub deployments: BTreeMap<Component, RunningDeployment>,
 }

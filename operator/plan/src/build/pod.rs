@@ -26,7 +26,7 @@ use super::{
 use crate::{
     component::Component,
     model::{Image, Mount, Pods, Secrets, ValidatedPipeline},
-    names::CONFIG_ANNOTATION,
+    names::{self, CONFIG_ANNOTATION, KAFKA_ANNOTATION},
 };
 
 /// User and group that workers run as; their images have the same.
@@ -145,6 +145,9 @@ fn template(
     labels.extend(labels::labels(pipeline, &worker.component));
     let mut annotations = worker.pods.annotations.clone();
     annotations.insert(CONFIG_ANNOTATION.to_owned(), config.hash.clone());
+    if worker.component.runs_on_kafka() {
+        annotations.insert(KAFKA_ANNOTATION.to_owned(), kafka_hash(pipeline));
+    }
     let metadata = ObjectMeta {
         labels: Some(labels),
         annotations: Some(annotations),
@@ -154,6 +157,13 @@ fn template(
         metadata: Some(metadata),
         spec: Some(spec),
     }
+}
+
+/// Hash of how the workers of a pipeline reach Kafka.
+pub(super) fn kafka_hash(pipeline: &ValidatedPipeline) -> String {
+    // Types of the configuration always serialise, and a value's fields are sorted.
+    let kafka = serde_json::to_value(&pipeline.kafka).unwrap_or_default();
+    names::hash(&kafka.to_string())
 }
 
 fn pod_spec(

@@ -10,15 +10,18 @@
 //! An upgrade of the operator is a new image for every pipeline without a tag of its own. The
 //! operator bounds how many of them roll at once; the components of the others keep their images.
 //!
+//! A component whose way to the brokers has changed keeps its whole pod template, too, until the
+//! operator has reached the brokers in the new way: a mistake stops no worker that works.
+//!
 //! Images are compared with what the operator last applied, not with the live object: an admission
 //! webhook may rewrite images.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 
 use super::{Observed, RunningDeployment, pod};
-use crate::{component::Component, model::ValidatedPipeline};
+use crate::{component::Component, model::ValidatedPipeline, names::KAFKA_ANNOTATION};
 
 /// Progress of a new image.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +31,9 @@ pub struct Rollout {
     /// Components that wait for it, each with the image it keeps until then. Without a current one
     /// they wait for other pipelines.
     pub waiting: BTreeMap<Component, String>,
+    /// Components that reach the brokers as before until the operator has reached them in the new
+    /// way.
+    pub unreached: BTreeSet<Component>,
 }
 
 /// How far a pipeline is with the images it wants.
@@ -65,20 +71,25 @@ pub fn stage(pipeline: &ValidatedPipeline, observed: &Observed) -> Stage {
 }
 
 impl Rollout {
-    /// Pod template of a component that waits.
+    /// Pod template of a component that waits, or that reaches the brokers as before.
     pub(super) fn kept_template(
         &self,
         component: &Component,
         observed: &Observed,
     ) -> Option<PodTemplateSpec> {
-        self.waiting.get(component)?;
+        if !self.waiting.contains_key(component) && !self.unreached.contains(component) {
+            return None;
+        }
         observed.deployments.get(component)?.template.clone()
     }
 }
 
 /// Decides which component gets its new image next.
 pub(super) fn decide(pipeline: &ValidatedPipeline, observed: &Observed) -> Rollout {
-    let mut rollout = Rollout::default();
+    let mut rollout = Rollout {
+        unreached: unreached(pipeline, observed),
+        ..Rollout::default()
+    };
     if pipeline.suspend {
         return rollout;
     }
@@ -86,6 +97,9 @@ pub(super) fn decide(pipeline: &ValidatedPipeline, observed: &Observed) -> Rollo
         let Some(running) = observed.deployments.get(&component) else {
             continue;
         };
+        if rollout.unreached.contains(&component) {
+            continue;
+        }
         let image = running_image(pipeline, &component, running);
         if rollout.current.is_none() && !observed.keeps_images {
             if !matches!(image, Running::Wanted) || !running.ready {
@@ -98,6 +112,25 @@ pub(super) fn decide(pipeline: &ValidatedPipeline, observed: &Observed) -> Rollo
         }
     }
     rollout
+}
+
+/// Components that run, and reach other brokers than those of the resource, or in another way,
+/// while it isn't known whether that works.
+fn unreached(pipeline: &ValidatedPipeline, observed: &Observed) -> BTreeSet<Component> {
+    if !observed.unreached_brokers {
+        return BTreeSet::new();
+    }
+    let wanted = pod::kafka_hash(pipeline);
+    let running = observed.deployments.iter().filter(|(component, running)| {
+        let metadata = running
+            .template
+            .as_ref()
+            .and_then(|it| it.metadata.as_ref());
+        let annotations = metadata.and_then(|metadata| metadata.annotations.as_ref());
+        let hash = annotations.and_then(|annotations| annotations.get(KAFKA_ANNOTATION));
+        component.runs_on_kafka() && hash.is_some_and(|hash| *hash != wanted)
+    });
+    running.map(|(component, _)| component.clone()).collect()
 }
 
 /// Image a component runs, compared with the one it wants.
@@ -339,6 +372,31 @@ mod tests {
             image.ends_with(":2"),
             "future batch runs are the first readers"
         );
+    }
+
+    #[test]
+    fn a_component_keeps_to_its_brokers_until_the_new_ones_are_reached() {
+        let mut observed = at(["1", "1", "1", "1"], None);
+        let mut moved = pipeline("1");
+        moved.kafka.bootstrap_servers = "elsewhere:9092".to_owned();
+        let template = |component: &Component, observed: &Observed| {
+            let objects = build(&moved, observed).objects;
+            deployment(&objects, &moved.child(component)).unwrap()["spec"]["template"].clone()
+        };
+        for component in all() {
+            let before = json!(observed.deployments[&component].template);
+            observed.unreached_brokers = true;
+            let rollout = build(&moved, &observed).rollout;
+            let keeps = component.runs_on_kafka();
+            assert_eq!(rollout.unreached.contains(&component), keeps, "{component}");
+            let after = template(&component, &observed);
+            assert_eq!(after, before, "{component}");
+            let same = build(&pipeline("1"), &observed).rollout;
+            assert_eq!(same.unreached, BTreeSet::new());
+            observed.unreached_brokers = false;
+            let after = template(&component, &observed);
+            assert_eq!(after == before, !keeps, "{component}");
+        }
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(super) fn ingest(
     Ingest {
         replicas: pods::ingest_replicas(ingest),
         max_record_bytes: unsigned(ingest.max_record_bytes, 65_536),
+        aliases: ingest.aliases.clone(),
         tokens: ingest.authentication.is_some(),
         tls: ingest.tls.is_some(),
         service_type: service.type_,

@@ -3,6 +3,7 @@
 //! Every default is filled in here and nowhere else. Defaults are frozen for `v1alpha1` by the
 //! golden test: changing one would change pipelines that nobody edited.
 
+mod aliases;
 mod annotations;
 mod client_settings;
 mod duration;
@@ -68,6 +69,7 @@ pub fn validate(
     policy::check(spec, &inputs.policy, images, &mut problems);
     template::check(spec, &mut problems);
     let topics = topics::topics(pipeline, &mut problems);
+    aliases::check(spec, &topics, &mut problems);
     let mut resets = annotations::resets(pipeline, &topics);
     let requests = annotations::requests(pipeline, &topics);
     let kafka = &spec.broker.kafka;

@@ -1,4 +1,5 @@
 use super::*;
+use crate::manifest::Import;
 
 fn partition() -> RawPartition {
     RawPartition {
@@ -72,6 +73,7 @@ fn manifest(kind: RunKind, from: i64, to: i64) -> Manifest {
         to: positions(to),
         begin: Positions::new(),
         covered: Positions::new(),
+        import: Import::default(),
         objects: Vec::new(),
     }
 }

@@ -6,13 +6,7 @@ use std::{env, fmt::Write as _, process::Command};
 use pinpipe_core::Order;
 
 use super::*;
-use crate::{
-    decode::{LineDecoder, LinePositions},
-    manifest::Window,
-    memory,
-    spill::Spill,
-    testing::TestDir,
-};
+use crate::{decode::Cleaner, memory, spill::Spill, testing::TestDir};
 
 /// Number of records; `cargo xtask test --all` sets three million.
 const RECORDS: &str = "PINPIPE_BUCKET_RECORDS";
@@ -37,16 +31,7 @@ fn fold_records(key: impl Fn(usize) -> String) {
     let records: usize = env::var(RECORDS).unwrap().parse().unwrap();
     let folder = TestDir::new();
     let memory = Memory::of(LIMIT);
-    let mut decoder = LineDecoder::new(
-        crate::decode::Cleaner::new(Kind::Pin, 4000),
-        0,
-        Window {
-            offsets: 0..i64::MAX,
-            times: i64::MIN..i64::MAX,
-        },
-        LinePositions::From(0),
-    )
-    .unwrap();
+    let mut cleaner = Cleaner::new(Kind::Pin, 4000);
     let mut spill = Spill::latest_of(
         Kind::Pin,
         &folder.file("read"),
@@ -57,12 +42,17 @@ fn fold_records(key: impl Fn(usize) -> String) {
     for number in 0..records {
         text.clear();
         line(&key(number), number, &mut text);
-        decoder.push(&text).unwrap();
-        for chunk in decoder.ready() {
+        let order = Order {
+            time: 0,
+            partition: 0,
+            offset: i64::try_from(number).unwrap(),
+        };
+        cleaner.record(&text, order, order).unwrap();
+        for chunk in cleaner.ready() {
             spill_chunk(&mut spill, &chunk);
         }
     }
-    for chunk in decoder.finish().unwrap().0 {
+    for chunk in cleaner.finish().unwrap().0 {
         spill_chunk(&mut spill, &chunk);
     }
     let spilled = spill.finish().unwrap().remove(0).unwrap();

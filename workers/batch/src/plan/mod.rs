@@ -1,6 +1,7 @@
 //! Plans a run: decides which offsets and raw objects it reads, and puts them into its manifest.
 
 mod archived;
+mod imports;
 #[cfg(test)]
 mod server_tests;
 
@@ -8,20 +9,19 @@ use std::collections::BTreeMap;
 
 use anyhow::{Result, bail, ensure};
 use chrono::{DateTime, Utc};
-use pinpipe_config::{Batch, Compression, Pipeline, Topics};
-use pinpipe_core::Kind;
-use pinpipe_runtime::{compressed, documents::Unreadable, raw_zone::RawPartition};
+use pinpipe_config::{Batch, Pipeline};
+use pinpipe_runtime::documents::Unreadable;
 use tracing::{info, warn};
 
-use self::archived::archived_objects;
+pub use self::imports::{ImportRequest, SourceRequest, plan as import};
+use self::{archived::archived_objects, imports::Planned};
 use crate::{
     barrier,
     failure::Permanent,
-    manifest::{Format, Manifest, Positions, RELEASE, RawObject, RunKind, run_time},
-    read::topic,
+    manifest::{Import, Manifest, Positions, RELEASE, RawObject, RunKind, run_time},
     runs::{Pointer, Runs, full_run_command},
     state::{self, State},
-    store::{ListedObject, Store},
+    store::Store,
 };
 
 /// Estimated ratio of a compressed raw object's decompressed size to its stored size.
@@ -42,15 +42,11 @@ pub enum Request {
         to: DateTime<Utc>,
     },
     /// Objects written by another tool.
-    Import {
-        /// Key prefix of objects written by an S3 sink connector.
-        connector: Option<String>,
-        /// Key prefixes of objects that hold a single record each, by kind of record.
-        single: Vec<(Kind, String)>,
-    },
+    Import(ImportRequest),
 }
 
-/// Plans a new run that builds on the last finished one. Returns its manifest without writing it.
+/// Plans a new run that builds on the last finished one, and whose rows are later than that one's
+/// and than those of `after`. Returns its manifest without writing it.
 pub async fn manifest(
     config: &Batch,
     store: &Store,
@@ -58,12 +54,13 @@ pub async fn manifest(
     run: String,
     request: &Request,
     last: Option<&Pointer>,
+    after: Option<DateTime<Utc>>,
 ) -> Result<Manifest> {
     let base = last.filter(|last| last.state.is_some());
     let (kind, base) = match request {
         Request::Incremental if base.is_some() => (RunKind::Incremental, base),
         Request::Incremental | Request::Full => (RunKind::Full, None),
-        Request::Backfill { .. } | Request::Import { .. } if base.is_none() && last.is_some() => {
+        Request::Backfill { .. } | Request::Import(_) if base.is_none() && last.is_some() => {
             bail!(Permanent(format!(
                 "the last run left no state to build on. Start a full run first, then start this \
                  one again: {}",
@@ -77,7 +74,7 @@ pub async fn manifest(
             },
             base,
         ),
-        Request::Import { .. } => (RunKind::Import, base),
+        Request::Import(_) => (RunKind::Import, base),
     };
     let already_read = match base {
         Some(base) => runs.read(store, &base.run).await?.to,
@@ -97,7 +94,7 @@ pub async fn manifest(
         .map(|(topic, ends)| (topic.clone(), start_offsets(ends, already_read.get(topic))))
         .collect();
     check_no_truncation(&config.pipeline, &from, &to)?;
-    let run_time = run_time(Utc::now(), last.map(|last| last.run_time));
+    let run_time = run_time(Utc::now(), last.map(|last| last.run_time).max(after));
     let mut manifest = Manifest {
         state_id: state_id(&config.pipeline, run_time, previous.as_ref()),
         run,
@@ -110,40 +107,17 @@ pub async fn manifest(
         to,
         begin: Positions::new(),
         covered: state.map(|state| state.covered.clone()).unwrap_or_default(),
+        import: Import::default(),
         objects: Vec::new(),
     };
-    let selected = if let Request::Import { connector, single } = request {
-        let mut selected = Vec::new();
-        let mut prefixes = Vec::new();
-        if let Some(prefix) = connector {
-            selected.extend(connector_objects(store, &config.topics, prefix).await?);
-            prefixes.push(prefix.as_str());
-        }
-        for (kind, prefix) in single {
-            selected.extend(single_objects(*kind, &store.list(&folder(prefix)).await?));
-            prefixes.push(prefix);
-        }
-        ensure!(
-            !selected.is_empty(),
-            Permanent(format!(
-                "no object to import under the prefix {} in the bucket {}: see \
-                 docs/how-to/backfill-and-import.md for how objects must be named",
-                prefixes.join(", "),
-                config.zone.bucket
-            ))
-        );
-        selected
+    let selected = if let Request::Import(request) = request {
+        let Planned { objects, import } = imports::plan(config, store, request).await?;
+        manifest.import = import;
+        objects
     } else {
         let (selected, begin) = archived_objects(store, &config.topics, &manifest, state).await?;
         manifest.begin = begin;
         selected
-    };
-    let raw_bytes = |(object, bytes): &(RawObject, u64)| {
-        if is_plain(&object.key) {
-            *bytes
-        } else {
-            bytes.saturating_mul(COMPRESSION_RATIO)
-        }
     };
     manifest.buckets = state::buckets(state, selected.iter().map(raw_bytes).sum());
     manifest.objects = selected.into_iter().map(|(object, _)| object).collect();
@@ -218,97 +192,12 @@ fn check_no_truncation(pipeline: &Pipeline, from: &Positions, to: &Positions) ->
     Ok(())
 }
 
-/// The objects of an S3 sink connector. Their keys have the same format as the archive's, under
-/// another prefix.
-async fn connector_objects(
-    store: &Store,
-    topics: &Topics,
-    prefix: &str,
-) -> Result<Vec<(RawObject, u64)>> {
-    let prefix = prefix.trim_matches('/');
-    ensure!(
-        prefix != store.prefix(),
-        Permanent(format!(
-            "{prefix} is the prefix of this pipeline's own archive, which every run reads: import \
-             the prefix of another tool's objects"
-        ))
-    );
-    let mut found = Vec::new();
-    for kind in Kind::ALL {
-        let topic = &topic(topics, kind).name;
-        let listed = store.list(&folder(&format!("{prefix}/{topic}"))).await?;
-        let mut objects: Vec<_> = listed
-            .iter()
-            .filter_map(|object| {
-                let (partition, first) = connector_key(prefix, topic, &object.key)?;
-                Some((partition, first, object))
-            })
-            .collect();
-        objects.sort_unstable_by_key(|(partition, first, _)| (*partition, *first));
-        found.extend(objects.into_iter().map(|(partition, first, object)| {
-            (
-                RawObject {
-                    kind,
-                    partition,
-                    key: object.key.clone(),
-                    format: Format::Connector(first),
-                },
-                object.bytes,
-            )
-        }));
-    }
-    Ok(found)
-}
-
-/// Parses the partition and first offset from the key of a connector's object. `None` for any other
-/// key.
-fn connector_key(prefix: &str, topic: &str, key: &str) -> Option<(i32, i64)> {
-    let path = key
-        .strip_prefix(prefix)?
-        .trim_start_matches('/')
-        .strip_prefix(topic)?;
-    let (partition, _) = path.strip_prefix("/partition=")?.split_once('/')?;
-    let partition: i32 = partition.parse().ok()?;
-    let raw = RawPartition {
-        topic: topic.to_owned(),
-        partition,
-    };
-    Some((partition, raw.first_offset(prefix, key)?))
-}
-
-/// Objects that hold a single record each, numbered in key order. Keys that don't end in `.json`
-/// are skipped.
-fn single_objects(kind: Kind, listed: &[ListedObject]) -> Vec<(RawObject, u64)> {
-    let mut objects: Vec<&ListedObject> = listed
-        .iter()
-        .filter(|object| is_plain(&object.key))
-        .collect();
-    objects.sort_unstable_by(|a, b| a.key.cmp(&b.key));
-    let object = |(number, object): (i64, &ListedObject)| {
-        (
-            RawObject {
-                kind,
-                partition: -1,
-                key: object.key.clone(),
-                format: Format::Single(number),
-            },
-            object.bytes,
-        )
-    };
-    (0..).zip(objects).map(object).collect()
-}
-
-/// Whether a key is that of an uncompressed raw object.
-fn is_plain(key: &str) -> bool {
-    matches!(compressed::split(key), Some((_, Compression::None)))
-}
-
-/// Ends a key prefix with a slash, so that `events` doesn't match `events-old/`. An empty prefix
-/// stays empty.
-fn folder(prefix: &str) -> String {
-    match prefix.trim_matches('/') {
-        "" => String::new(),
-        prefix => format!("{prefix}/"),
+/// Bytes of an object's text: estimated, if its key says that it is compressed.
+fn raw_bytes((object, bytes): &(RawObject, u64)) -> u64 {
+    if imports::is_compressed(&object.key) {
+        bytes.saturating_mul(COMPRESSION_RATIO)
+    } else {
+        *bytes
     }
 }
 
@@ -367,52 +256,5 @@ mod tests {
         assert!(usable_state(&RunKind::Incremental, cut_off()).is_err());
         let unavailable = usable_state(&RunKind::Full, Err(anyhow!("unavailable")));
         assert!(unavailable.is_err(), "that isn't the state's fault");
-    }
-
-    #[test]
-    fn connector_keys_are_parsed_and_other_keys_are_ignored() {
-        for (key, expected) in [
-            (
-                "old/topics/t/partition=2/t+2+0000000042.json",
-                Some((2, 42)),
-            ),
-            (
-                "old/topics/t/partition=2/t+2+0000000042.json.gz",
-                Some((2, 42)),
-            ),
-            ("old/topics/t/partition=2/t+1+0000000042.json", None),
-            ("old/topics/t/partition=2/readme.json", None),
-            ("old/topics/t/readme.json", None),
-            ("old/topics/t2/partition=2/t2+2+0000000042.json", None),
-        ] {
-            assert_eq!(connector_key("old/topics", "t", key), expected, "{key}");
-        }
-    }
-
-    #[test]
-    fn single_records_are_numbered_in_key_order() {
-        let listed = [
-            "events/event-b.json",
-            "events/readme.txt",
-            "events/event-a.json",
-        ]
-        .map(|key| ListedObject {
-            key: key.into(),
-            modified: 0,
-            bytes: 1,
-        });
-        let found: Vec<_> = single_objects(Kind::Pin, &listed)
-            .into_iter()
-            .map(|(object, _)| (object.key, object.format))
-            .collect();
-        let expected = [
-            ("events/event-a.json".to_owned(), Format::Single(0)),
-            ("events/event-b.json".to_owned(), Format::Single(1)),
-        ];
-        assert_eq!(found, expected);
-        assert_eq!(
-            (folder("events"), folder("/events/"), folder("")),
-            ("events/".into(), "events/".into(), String::new())
-        );
     }
 }

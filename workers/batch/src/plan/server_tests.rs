@@ -2,7 +2,9 @@
 
 use std::ops::Range;
 
-use pinpipe_runtime::raw_zone::{Index, ObjectMetadata};
+use pinpipe_config::Compression;
+use pinpipe_core::Kind;
+use pinpipe_runtime::raw_zone::{Index, ObjectMetadata, RawPartition};
 use pinpipe_servers::stores;
 
 use super::*;
@@ -94,6 +96,7 @@ impl Archive {
             to: positions(to),
             begin: Positions::new(),
             covered: base.covered.clone(),
+            import: Import::default(),
             objects: Vec::new(),
         };
         let (Self { config, store, .. }, folder) = (self, TestDir::new());

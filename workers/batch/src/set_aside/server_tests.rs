@@ -23,7 +23,7 @@ use crate::{
     dead_letters::{DeadLetterReader, ends},
     fold::fold,
     load::{self, Loading, SinkReport},
-    manifest::{Format, Manifest, RELEASE, RawObject as Planned, RunKind},
+    manifest::{Format, Import, Manifest, RELEASE, RawObject as Planned, RunKind},
     memory::Memory,
     redrive::{self, redrive},
     scratch::Scratch,
@@ -164,6 +164,7 @@ impl Place {
             to: positions(self.end),
             begin: BTreeMap::new(),
             covered: BTreeMap::new(),
+            import: Import::default(),
             objects: self.objects.clone(),
         };
         let Self { config, store, .. } = &*self;

@@ -36,6 +36,11 @@ const DEFAULT_REGION: &str = "us-east-1";
 /// With an endpoint, buckets are addressed by path, and checksums are sent only if the protocol
 /// requires them: many servers other than AWS refuse the newer checksums.
 pub async fn client(s3: &S3) -> Result<Client> {
+    client_with(s3, true).await
+}
+
+/// As [`client`], but with an endpoint that may want buckets to be part of the host's name instead.
+pub async fn client_with(s3: &S3, path_style: bool) -> Result<Client> {
     let region = Region::new(s3.region.clone());
     let http = http_client(s3.ca_file.as_deref(), s3.trusted_ca.as_ref())?;
     let mut config = Config::builder()
@@ -69,7 +74,7 @@ pub async fn client(s3: &S3) -> Result<Client> {
     if let Some(endpoint) = &s3.endpoint {
         config = config
             .endpoint_url(endpoint)
-            .force_path_style(true)
+            .force_path_style(path_style)
             .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
             .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
     }

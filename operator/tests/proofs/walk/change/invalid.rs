@@ -25,6 +25,7 @@ pub fn invalid(random: &mut StdRng, from: &Value) -> (String, Value) {
         ("ingest/replicas", json!(101)),
         ("ingest/replicas", json!("two")),
         ("ingest/maxRecordBytes", json!(1)),
+        ("ingest/aliases", json!([{"name": "a/b", "kind": "Pin"}])),
         (
             "ingest/template/resources",
             json!({"requests": {"cpu": "2"}, "limits": {"cpu": "1500m"}}),

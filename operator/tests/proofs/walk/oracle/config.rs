@@ -11,6 +11,13 @@ impl Oracle<'_> {
         set(&mut config, "maxRecordBytes", json!(record));
         let request = (record * 64).clamp(1 << 20, 16 << 20);
         set(&mut config, "maxRequestBytes", json!(request));
+        if let Some(aliases) = self.spec["ingest"]["aliases"].as_array() {
+            let of = |alias: &Value| {
+                let kind = alias["kind"].as_str().unwrap_or_default().to_lowercase();
+                json!({"name": alias["name"], "kind": kind})
+            };
+            set(&mut config, "aliases", aliases.iter().map(of).collect());
+        }
         config
     }
 
@@ -118,7 +125,6 @@ impl Oracle<'_> {
 
     /// What the configurations of all workers that connect to the broker share.
     fn common_config(&self) -> Value {
-        let kafka = &self.spec["broker"]["kafka"];
         let mut topics = json!({});
         for kind in super::KINDS {
             let name = self.topic(kind);
@@ -132,12 +138,19 @@ impl Oracle<'_> {
         json!({
             "configVersion": 1,
             "pipeline": self.identity(),
-            "kafka": {
-                "bootstrapServers": kafka["bootstrapServers"],
-                "settings": kafka["settings"],
-            },
+            "kafka": self.kafka(),
             "topics": topics,
         })
+    }
+
+    /// How workers reach the broker.
+    pub fn kafka(&self) -> Value {
+        let kafka = &self.spec["broker"]["kafka"];
+        let mut fields = json!({"bootstrapServers": kafka["bootstrapServers"]});
+        if kafka["settings"].is_object() {
+            set(&mut fields, "settings", kafka["settings"].clone());
+        }
+        fields
     }
 
     fn identity(&self) -> Value {

@@ -102,12 +102,7 @@ impl<'a> Oracle<'a> {
         let key = key(kind, child["metadata"]["name"].as_str().unwrap_or_default());
         let mut child = child.clone();
         if let Some(text) = child["data"][CONFIG].as_str().map(ToOwned::to_owned) {
-            let mut hash = String::new();
-            for byte in &Sha256::digest(&text)[..16] {
-                // Writing to a String can't fail.
-                let _ = write!(hash, "{byte:02x}");
-            }
-            self.hashes.insert(key.clone(), hash);
+            self.hashes.insert(key.clone(), hash(&text));
             child["data"][CONFIG] = config::from_yaml(&text);
         }
         self.found.insert(key, child);
@@ -263,6 +258,16 @@ fn key(kind: &str, name: &str) -> String {
 }
 
 /// Sets a field of an object.
+/// The first 32 hex digits of a text's SHA-256.
+fn hash(text: &str) -> String {
+    let mut hash = String::new();
+    for byte in &Sha256::digest(text)[..16] {
+        // Writing to a String can't fail.
+        let _ = write!(hash, "{byte:02x}");
+    }
+    hash
+}
+
 fn set(of: &mut Value, field: &str, value: Value) {
     of[field] = value;
 }

@@ -56,6 +56,10 @@ impl Oracle<'_> {
         let mut labels = self.labels(worker.component);
         extend(&mut labels, &template["labels"]);
         let mut annotations = json!({"pinpipe.dev/config-hash": config.hash});
+        if !["batch", "emulator"].contains(&worker.component) {
+            let hash = super::hash(&self.kafka().to_string());
+            set(&mut annotations, "pinpipe.dev/kafka-hash", json!(hash));
+        }
         extend(&mut annotations, &template["annotations"]);
         json!({
             "metadata": {"labels": labels, "annotations": annotations},

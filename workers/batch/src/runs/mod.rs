@@ -7,6 +7,7 @@
 //!                                   attempt.json    written when another release resumes it
 //!                                   report.json     written when the run has finished
 //!                                   failed.json     written when it failed before its state
+//!                                   abandoned.json  written when an import failed after its state
 //!                             latest.json           pointer to the last finished run
 //! ```
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     failure::Permanent,
     manifest::{Attempt, Manifest},
+    report::Summary,
     store::{ListedObject, Store},
 };
 
@@ -53,6 +55,20 @@ pub struct Run {
     has_state: bool,
     /// Whether the run failed for good before it had written its state.
     failed: bool,
+    /// When the run was abandoned, milliseconds since the epoch.
+    abandoned: Option<i64>,
+}
+
+/// An import that failed when it had written its state. No run resumes it, and the next one
+/// replaces what sinks may have of it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Abandoned {
+    /// How it failed.
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// The timestamp of its rows.
+    pub run_time: DateTime<Utc>,
 }
 
 impl Run {
@@ -60,7 +76,7 @@ impl Run {
     /// finished before any other. A run without state has written nothing that counts: only its own
     /// worker resumes it.
     pub const fn must_be_finished(&self) -> bool {
-        self.finished.is_none() && self.has_state
+        self.finished.is_none() && self.has_state && self.abandoned.is_none()
     }
 
     /// When the manifest was written, milliseconds since the epoch by the store's clock.
@@ -68,9 +84,9 @@ impl Run {
         self.started
     }
 
-    /// Whether the run failed for good before it had written its state. It is never resumed.
+    /// Whether the run failed for good. It is never resumed.
     pub const fn has_failed(&self) -> bool {
-        self.failed
+        self.failed || self.abandoned.is_some()
     }
 }
 
@@ -117,6 +133,37 @@ impl Runs {
         format!("{}/{run}/failed.json", self.folder)
     }
 
+    /// Key of the [`Abandoned`] of an import.
+    pub fn abandoned(&self, run: &str) -> String {
+        format!("{}/{run}/abandoned.json", self.folder)
+    }
+
+    /// How a run failed for good.
+    pub async fn failure(&self, store: &Store, run: &str) -> Result<Summary> {
+        let abandoned: Option<Abandoned> = store.find_json(&self.abandoned(run)).await?;
+        match abandoned {
+            Some(abandoned) => Ok(abandoned.summary),
+            None => store.get_json(&self.failed(run)).await,
+        }
+    }
+
+    /// The latest timestamp of rows of abandoned imports that a sink may have since the last
+    /// finished run.
+    pub async fn abandoned_since(
+        &self,
+        store: &Store,
+        runs: &[Run],
+        last: Option<&Pointer>,
+    ) -> Result<Option<DateTime<Utc>>> {
+        let last = last.and_then(|last| runs.iter().find(|run| run.name == last.run));
+        let mut latest = None;
+        for run in abandoned_after(runs, last) {
+            let abandoned: Abandoned = store.get_json(&self.abandoned(&run.name)).await?;
+            latest = latest.max(Some(abandoned.run_time));
+        }
+        Ok(latest)
+    }
+
     /// Key of a run's state.
     pub fn state(&self, run: &str) -> String {
         format!("{}/{run}/state.json", self.folder)
@@ -139,6 +186,7 @@ impl Runs {
             finished: Option<i64>,
             has_state: bool,
             failed: bool,
+            abandoned: Option<i64>,
         }
         let mut found: BTreeMap<&str, Found> = BTreeMap::new();
         for object in objects {
@@ -155,6 +203,9 @@ impl Runs {
                 }
                 Some((run, "state.json")) => found.entry(run).or_default().has_state = true,
                 Some((run, "failed.json")) => found.entry(run).or_default().failed = true,
+                Some((run, "abandoned.json")) => {
+                    found.entry(run).or_default().abandoned = Some(object.modified);
+                }
                 _ => {}
             }
         }
@@ -165,6 +216,7 @@ impl Runs {
                 finished,
                 has_state,
                 failed,
+                abandoned,
             },
         ): (&str, Found)| {
             Some(Run {
@@ -173,6 +225,7 @@ impl Runs {
                 finished,
                 has_state,
                 failed: failed && !has_state,
+                abandoned,
             })
         };
         let mut runs: Vec<Run> = found.into_iter().filter_map(run).collect();
@@ -279,8 +332,9 @@ impl Runs {
 /// started again if it has finished: the worker of an earlier attempt may have died after its last
 /// write.
 pub fn steps(runs: &[Run], own: &str) -> Vec<Step> {
-    let own_without_state =
-        |run: &&Run| run.name == own && run.finished.is_none() && !run.has_state && !run.failed;
+    let own_without_state = |run: &&Run| {
+        run.name == own && run.finished.is_none() && !run.has_state && !run.has_failed()
+    };
     let mut steps: Vec<Step> = runs
         .iter()
         .filter(|run| run.must_be_finished())
@@ -291,6 +345,14 @@ pub fn steps(runs: &[Run], own: &str) -> Vec<Step> {
         steps.push(Step::Start(own.to_owned()));
     }
     steps
+}
+
+/// The imports that were abandoned after the last finished run, or with it: a store may know no
+/// fractions of a second.
+fn abandoned_after<'a>(runs: &'a [Run], last: Option<&'a Run>) -> impl Iterator<Item = &'a Run> {
+    let finished = last.and_then(|last| last.finished);
+    runs.iter()
+        .filter(move |run| run.abandoned.is_some_and(|at| Some(at) >= finished))
 }
 
 /// Whether the run `name` may have written to a sink, see [`Run::must_be_finished`].
@@ -324,121 +386,4 @@ pub fn check_name(run: &str) -> Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn runs() -> Runs {
-        Runs::new(&Pipeline {
-            namespace: "data".into(),
-            name: "pins".into(),
-            uid: "u".into(),
-        })
-    }
-
-    fn listed(objects: &[(&str, i64)]) -> Vec<Run> {
-        let object = |(key, modified): &(&str, i64)| ListedObject {
-            key: format!("runs/data.pins/{key}"),
-            modified: *modified,
-            bytes: 1,
-        };
-        runs().runs(&objects.iter().map(object).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn unfinished_runs_are_resumed_before_a_new_one_starts() {
-        let found = listed(&[
-            ("b/manifest.json", 1),
-            ("b/state.json", 4),
-            ("a/manifest.json", 2),
-            ("a/state.json", 3),
-            ("c/manifest.json", 0),
-            ("c/report.json", 9),
-        ]);
-        let expected = [
-            Step::Resume("b".into()),
-            Step::Resume("a".into()),
-            Step::Start("d".into()),
-        ];
-        assert_eq!(
-            steps(&found, "d"),
-            expected,
-            "oldest first, regardless of name"
-        );
-    }
-
-    #[test]
-    fn a_run_of_another_job_that_has_state_comes_before_the_own_one_without() {
-        let found = listed(&[
-            ("own/manifest.json", 1),
-            ("other/manifest.json", 2),
-            ("other/state.json", 3),
-        ]);
-        assert_eq!(
-            steps(&found, "own"),
-            [Step::Resume("other".into()), Step::Resume("own".into())],
-            "else the other one builds on a run that isn't the last one, for ever"
-        );
-    }
-
-    #[test]
-    fn a_retried_pod_resumes_its_own_run_and_does_nothing_if_it_has_finished() {
-        assert_eq!(
-            steps(&listed(&[("a/manifest.json", 1)]), "a"),
-            [Step::Resume("a".into())]
-        );
-        assert_eq!(
-            steps(
-                &listed(&[("a/manifest.json", 1), ("a/report.json", 2)]),
-                "a"
-            ),
-            []
-        );
-        assert_eq!(steps(&listed(&[]), "a"), [Step::Start("a".into())]);
-    }
-
-    #[test]
-    fn a_run_that_has_written_nothing_to_a_sink_is_in_nobodys_way() {
-        let failed = listed(&[("bad/manifest.json", 1), ("bad/failed.json", 2)]);
-        assert_eq!(steps(&failed, "d"), [Step::Start("d".into())]);
-        assert_eq!(steps(&failed, "bad"), [], "it is not repeated");
-        assert!(failed[0].has_failed());
-        let died = listed(&[("died/manifest.json", 1)]);
-        assert_eq!(steps(&died, "d"), [Step::Start("d".into())]);
-        assert_eq!(
-            steps(&died, "died"),
-            [Step::Resume("died".into())],
-            "its own worker is started again"
-        );
-        let loading = listed(&[
-            ("a/manifest.json", 1),
-            ("a/state.json", 2),
-            ("a/failed.json", 3),
-        ]);
-        assert_eq!(
-            steps(&loading, "d"),
-            [Step::Resume("a".into()), Step::Start("d".into())],
-            "its state comes first: sinks may have its rows"
-        );
-    }
-
-    #[test]
-    fn other_objects_are_ignored() {
-        let found = listed(&[
-            ("latest.json", 3),
-            ("a/manifest.json.bak", 1),
-            ("b/report.json", 2),
-            ("c/deep/manifest.json", 1),
-        ]);
-        assert_eq!(found, []);
-    }
-
-    #[test]
-    fn names_that_are_unsafe_in_object_keys_are_refused() {
-        for name in ["", "a/b", "..", "a b", "ä"] {
-            assert!(check_name(name).is_err(), "{name}");
-        }
-        for name in ["20261121T100000Z", "pinterest-batch-29384756", "a.b_c"] {
-            check_name(name).unwrap();
-        }
-    }
-}
+mod tests;

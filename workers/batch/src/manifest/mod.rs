@@ -1,10 +1,11 @@
 //! The manifest of a run: what it covers, fixed before the work begins, so that a worker that
 //! resumes the run does the same work.
 
-use std::ops::Range;
+use std::{collections::BTreeMap, ops::Range};
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
-use pinpipe_core::Kind;
+use pinpipe_config::S3;
+use pinpipe_core::{Kind, Order};
 use serde::{Deserialize, Serialize};
 
 use crate::state::MIN_BUCKETS;
@@ -47,8 +48,73 @@ pub struct Manifest {
     /// objects were lost, and are read now if they are there again.
     #[serde(default, skip_serializing_if = "Positions::is_empty")]
     pub covered: Positions,
+    /// Of an import: where its objects are, and what was passed over.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub import: Import,
     /// Raw objects to read, ordered by kind, partition and offset.
     pub objects: Vec<RawObject>,
+}
+
+/// Where an import's objects are, and which of them it doesn't read.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Import {
+    /// The bucket; the archive's own if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// What the plan has passed over.
+    #[serde(default, skip_serializing_if = "PassedOver::is_empty")]
+    pub passed_over: PassedOver,
+}
+
+fn is_default(import: &Import) -> bool {
+    *import == Import::default()
+}
+
+/// Another bucket than the archive's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Source {
+    /// The bucket.
+    pub bucket: String,
+    /// The object store. It has the folder of the credentials, not the credentials.
+    pub s3: S3,
+    /// Whether the bucket is part of the host's name although there is an endpoint.
+    #[serde(default)]
+    pub virtual_host: bool,
+}
+
+/// Objects that an import doesn't read, by reason.
+pub type PassedOver = BTreeMap<String, Passed>;
+
+/// Objects that an import doesn't read, for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    /// Their number.
+    pub objects: u64,
+    /// The key of one of them.
+    pub first: String,
+}
+
+/// Adds an object that isn't read.
+pub fn pass_over(passed_over: &mut PassedOver, reason: &str, key: &str) {
+    if let Some(passed) = passed_over.get_mut(reason) {
+        passed.objects += 1;
+        return;
+    }
+    let first = key.to_owned();
+    passed_over.insert(reason.to_owned(), Passed { objects: 1, first });
+}
+
+/// Adds `others` to objects that aren't read.
+pub fn pass_over_all(passed_over: &mut PassedOver, others: PassedOver) {
+    for (reason, others) in others {
+        if let Some(passed) = passed_over.get_mut(&reason) {
+            passed.objects += others.objects;
+        } else {
+            passed_over.insert(reason, others);
+        }
+    }
 }
 
 /// The release of this program.
@@ -105,19 +171,71 @@ pub struct RawObject {
     pub format: Format,
 }
 
+impl RawObject {
+    /// The order of one of an imported object's records.
+    pub fn order(&self, record: u32) -> Order {
+        let (time, partition) = (0, self.partition);
+        match &self.format {
+            Format::Imported(imported) => imported.order(record),
+            Format::Connector(first) | Format::Single(first) => Order {
+                time,
+                partition,
+                offset: first + i64::from(record),
+            },
+            Format::Archive => Order {
+                time,
+                partition,
+                offset: i64::from(record),
+            },
+        }
+    }
+}
+
 /// Format of a raw object, which also decides how its records are ordered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Format {
     /// Written by our archive: an index object has the offset and timestamp of each line.
     #[default]
     Archive,
-    /// Written by an S3 sink connector: one record per line, the first one at this offset. Its
-    /// records count as older than all archived ones.
+    /// Written by another tool.
+    Imported(Imported),
+    /// The same, planned by an earlier release: lines, the first one at this offset.
     Connector(i64),
-    /// A single record per object, numbered in key order. Counts as older than all records of a
-    /// connector.
+    /// The same, planned by an earlier release: the record of this number.
     Single(i64),
+}
+
+/// An object that another tool wrote: any number of records, in any form. They count as older than
+/// all archived ones.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Imported {
+    /// When it was written, milliseconds since the epoch; of a connector's objects not before those
+    /// with smaller offsets.
+    pub modified: i64,
+    /// Its number among those of the import, which orders objects of the same time.
+    pub number: u32,
+    /// Its size, bytes.
+    pub bytes: u64,
+    /// Changes with its content, if the store says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+}
+
+/// Later than the time at which any object was written, milliseconds since the epoch.
+const AFTER_ALL: i64 = 1 << 52;
+
+impl Imported {
+    /// The order of one of its records. Its time is negative, so that all of an archive's are
+    /// later.
+    pub fn order(&self, record: u32) -> Order {
+        Order {
+            time: self.modified.min(AFTER_ALL - 1) - AFTER_ALL,
+            partition: -1,
+            offset: (i64::from(self.number) << 32) | i64::from(record),
+        }
+    }
 }
 
 impl Format {
@@ -222,180 +340,4 @@ impl Window {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    #[test]
-    fn a_run_is_later_than_the_last_one_whatever_the_clock_says() {
-        let at = |micros| DateTime::from_timestamp_micros(micros).unwrap();
-        assert_eq!(run_time(at(100) + TimeDelta::nanoseconds(7), None), at(100));
-        assert_eq!(run_time(at(100), Some(at(99))), at(100));
-        assert_eq!(run_time(at(100), Some(at(100))), at(101));
-        assert_eq!(
-            run_time(at(100), Some(at(500))),
-            at(501),
-            "a clock that is behind"
-        );
-    }
-
-    #[test]
-    fn a_manifest_reads_back_as_it_was_written() {
-        let positions = |offset| {
-            Positions::from([("t.pin".to_owned(), BTreeMap::from([(0, offset), (10, 5)]))])
-        };
-        let object = |format| RawObject {
-            kind: Kind::Pin,
-            partition: 0,
-            key: "topics/t.pin/x".into(),
-            format,
-        };
-        let time = |micros| DateTime::from_timestamp_micros(micros).unwrap();
-        for kind in [
-            RunKind::Incremental,
-            RunKind::Full,
-            RunKind::Backfill {
-                from: time(0),
-                to: time(5_000),
-            },
-            RunKind::Import,
-        ] {
-            let manifest = Manifest {
-                run: "r".into(),
-                run_time: time(1_795_000_000_123_456),
-                release: "1.2.3".into(),
-                kind,
-                state: Some("q".into()),
-                state_id: "u-1".into(),
-                buckets: 128,
-                from: positions(0),
-                to: positions(7),
-                begin: positions(3),
-                covered: positions(0),
-                objects: vec![
-                    object(Format::Archive),
-                    object(Format::Connector(7)),
-                    object(Format::Single(1)),
-                ],
-            };
-            let text = serde_json::to_string(&manifest).unwrap();
-            assert_eq!(
-                serde_json::from_str::<Manifest>(&text).unwrap(),
-                manifest,
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_manifest_without_state_is_read_as_a_full_run() {
-        let old = r#"{"run": "r", "runTime": "2026-11-21T10:00:00Z",
-            "from": {"t": {"0": 0}}, "to": {"t": {"0": 7}},
-            "objects": [{"kind": "pin", "partition": 0, "key": "k"}]}"#;
-        let manifest: Manifest = serde_json::from_str(old).unwrap();
-        assert_eq!(
-            (&manifest.kind, &manifest.state, manifest.buckets),
-            (&RunKind::Full, &None, MIN_BUCKETS)
-        );
-        assert_eq!(
-            (manifest.objects[0].format, manifest.window("t", 0).offsets),
-            (Format::Archive, 0..7)
-        );
-    }
-
-    #[test]
-    fn another_release_writes_with_a_later_timestamp() {
-        let at = |micros| DateTime::from_timestamp_micros(micros).unwrap();
-        let planned = |release: &str| Manifest {
-            run: "r".into(),
-            run_time: at(100),
-            release: release.into(),
-            kind: RunKind::Full,
-            state: None,
-            state_id: String::new(),
-            buckets: MIN_BUCKETS,
-            from: Positions::new(),
-            to: Positions::new(),
-            begin: Positions::new(),
-            covered: Positions::new(),
-            objects: Vec::new(),
-        };
-        assert_eq!(planned(RELEASE).new_attempt(true, Some(at(99))), None);
-        for (release, last, expected) in [
-            ("0.0.1", None, 101),
-            ("0.0.1", Some(99), 101),
-            // Another run was published meanwhile.
-            (RELEASE, Some(100), 101),
-            (RELEASE, Some(500), 501),
-        ] {
-            let attempt = planned(release).new_attempt(true, last.map(at)).unwrap();
-            let resumed = planned(release).with_attempt(attempt);
-            assert_eq!(
-                (resumed.run_time, resumed.release.as_str()),
-                (at(expected), RELEASE),
-                "{release} {last:?}"
-            );
-            assert_eq!(
-                resumed.new_attempt(true, last.map(at)),
-                None,
-                "resumed again"
-            );
-        }
-        let overtaken = planned("0.0.1");
-        assert_eq!(
-            overtaken.new_attempt(false, Some(at(100))),
-            None,
-            "no sink has its rows, and a later timestamp would let them win over newer ones"
-        );
-        assert!(overtaken.is_overtaken(Some(at(100))) && !overtaken.is_overtaken(Some(at(99))));
-    }
-
-    #[test]
-    fn a_run_reads_only_its_own_records() {
-        let positions = |offset| Positions::from([("t".to_owned(), BTreeMap::from([(0, offset)]))]);
-        let time = |millis| DateTime::from_timestamp_millis(millis).unwrap();
-        let manifest = |kind| Manifest {
-            run: "r".into(),
-            run_time: time(0),
-            release: String::new(),
-            kind,
-            state: None,
-            state_id: String::new(),
-            buckets: MIN_BUCKETS,
-            from: positions(10),
-            to: positions(20),
-            begin: Positions::new(),
-            covered: Positions::new(),
-            objects: Vec::new(),
-        };
-        let read = |kind| {
-            let window = manifest(kind).window("t", 0);
-            [(9, 900), (10, 1000), (19, 1900), (20, 2000)]
-                .map(|(offset, time)| window.contains(offset, time))
-        };
-        assert_eq!(read(RunKind::Incremental), [false, true, true, false]);
-        let after_a_loss = Manifest {
-            covered: positions(5),
-            ..manifest(RunKind::Incremental)
-        };
-        assert_eq!(
-            after_a_loss.window("t", 0).offsets,
-            5..20,
-            "objects that were restored are read"
-        );
-        assert_eq!(read(RunKind::Full), [true, true, true, false]);
-        assert_eq!(
-            read(RunKind::Backfill {
-                from: time(900),
-                to: time(1000)
-            }),
-            [true, false, false, false]
-        );
-        assert_eq!(read(RunKind::Import), [true; 4]);
-        assert!(
-            !manifest(RunKind::Full).window("t", 3).contains(0, 0),
-            "the manifest doesn't have that partition"
-        );
-    }
-}
+mod tests;

@@ -1,5 +1,7 @@
 //! Measurements of `cargo xtask bench` that need a client: reading topics, exporting them as files,
-//! and the latency from ingest to the live table.
+//! load on a REST service, and the latency from ingest to the live table.
+
+mod load;
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -65,6 +67,8 @@ enum Task {
         #[arg(long)]
         to: PathBuf,
     },
+    /// Posts records over many connections and prints the rate and the latencies
+    Load(load::Load),
     /// Posts geo records at a fixed rate and prints p50, p99 and maximum of the time until each has
     /// its row
     Latency {
@@ -99,6 +103,7 @@ fn main() -> Result<()> {
             Ok(())
         }
         Task::Topics { topics } => run(create_topics(&arguments.kafka, &topics)),
+        Task::Load(load) => run(load::run(load)),
         Task::Lines { topics, to } => lines(&arguments.kafka, &topics, &to),
         Task::Latency {
             ingest,
@@ -232,11 +237,16 @@ fn lines(kafka: &str, topics: &str, to: &Path) -> Result<()> {
         .try_for_each(|mut file| Ok(file.flush()?))
 }
 
+/// The first number of records that nobody posted before.
+fn first_number() -> Result<u64> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+    Ok(FIRST_NUMBER + u64::try_from(now)? * 1000)
+}
+
 async fn latency(ingest: &str, postgres: &str, table: &str, rate: u32, seconds: u32) -> Result<()> {
     let (client, connection) = tokio_postgres::connect(postgres, NoTls).await?;
     tokio::spawn(connection);
-    let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
-    let first = FIRST_NUMBER + u64::try_from(now)? * 1000;
+    let first = first_number()?;
     let count = u64::from(rate) * u64::from(seconds);
     let posting = tokio::spawn(post_all(ingest.to_owned(), first, count, rate));
     let (mut seen, mut appeared) = (first.cast_signed() - 1, BTreeMap::new());

@@ -3,17 +3,19 @@
 //!
 //! Memory is bounded, whatever the number of records: a few chunks and the spill's buffers.
 
+mod imported;
+#[cfg(test)]
+mod server_tests;
+
 use std::{
     collections::BTreeMap,
     path::Path,
-    pin::pin,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
-use futures::{StreamExt, TryStreamExt, stream};
 use pinpipe_config::{Batch, Topic, Topics};
-use pinpipe_core::{Kind, Order};
+use pinpipe_core::Kind;
 use pinpipe_runtime::{
     compressed::Decompressor,
     raw_zone::{self, Index, ObjectMetadata, RawPartition},
@@ -26,21 +28,18 @@ use tracing::info;
 
 use crate::{
     coverage::{Span, Spans},
-    decode::{Cleaner, LineDecoder, LinePositions, ReadStats},
+    decode::{Cleaner, LineDecoder, ReadStats},
     failure::Permanent,
-    manifest::{Format, Manifest, RawObject, Window},
+    manifest::{Manifest, PassedOver, RawObject, Window, pass_over_all},
     retry::{RETRY_TIMEOUT, retry},
     rows::{self, Chunk},
+    source,
     spill::{Spill, Spilled, buckets_of},
     store::Store,
 };
 
 /// Objects read concurrently.
 const READERS: usize = 4;
-/// Single-record objects that a reader takes at a time.
-const SINGLES: usize = 256;
-/// Single-record objects that a reader reads concurrently.
-const REQUESTS: usize = 8;
 /// Capacity of the channel of chunks to be spilled.
 const CHUNKS: usize = 4;
 /// Interval of progress log lines.
@@ -54,6 +53,8 @@ pub struct Read {
     pub stats: BTreeMap<Kind, ReadStats>,
     /// What the archive's objects cover.
     pub spans: Spans,
+    /// Imported objects that couldn't be read to their end.
+    pub passed_over: PassedOver,
 }
 
 /// The result of reading one unit of work.
@@ -62,6 +63,8 @@ struct UnitRead {
     stats: ReadStats,
     /// What an object of the archive covers.
     span: Option<Span>,
+    /// Imported objects that couldn't be read to their end.
+    passed_over: PassedOver,
 }
 
 /// The topic of a kind.
@@ -90,8 +93,13 @@ pub async fn read(
     let read = read_all(config, store, manifest, chunks).await;
     // If the disk is full, readers only see a closed channel: the spill's error comes first.
     let rows = spilling.await??;
-    let (stats, spans) = read?;
-    Ok(Read { rows, stats, spans })
+    let (stats, spans, passed_over) = read?;
+    Ok(Read {
+        rows,
+        stats,
+        spans,
+        passed_over,
+    })
 }
 
 fn spill(
@@ -125,22 +133,28 @@ async fn read_all(
     store: &Store,
     manifest: &Manifest,
     chunks: ChunkSender,
-) -> Result<(BTreeMap<Kind, ReadStats>, Spans)> {
+) -> Result<(BTreeMap<Kind, ReadStats>, Spans, PassedOver)> {
     let max_bytes = usize::try_from(config.max_record_bytes)?;
     let if_deleted = "can't read a raw object that the run needs";
     let total = manifest.objects.len();
+    let source = manifest.import.source.as_ref();
+    let imports = source::open_or(source, store).await?;
     let mut pending = units(&manifest.objects).into_iter();
     let mut tasks: JoinSet<Result<(Vec<RawObject>, UnitRead)>> = JoinSet::new();
     let mut start = |tasks: &mut JoinSet<_>| {
         if let Some(unit) = pending.next().map(<[RawObject]>::to_vec) {
             let window =
                 manifest.window(&topic(&config.topics, unit[0].kind).name, unit[0].partition);
-            let (store, chunks) = (store.clone(), chunks.clone());
+            let is_imported = imported::is_imported(&unit[0]);
+            let (store, chunks) = (if is_imported { &imports } else { store }, chunks.clone());
+            let (store, source) = (store.clone(), source.filter(|_| is_imported).cloned());
             tasks.spawn(async move {
-                let read = read_unit(&store, &unit, &window, max_bytes, &chunks)
-                    .await
-                    .context(if_deleted)?;
-                Ok((unit, read))
+                let read = read_unit(&store, &unit, &window, max_bytes, &chunks).await;
+                let read = read.map_err(|error| match &source {
+                    Some(source) => source::explain(source, error),
+                    None => error.context(if_deleted),
+                });
+                Ok((unit, read?))
             });
         }
     };
@@ -149,11 +163,17 @@ async fn read_all(
     }
     let mut stats: BTreeMap<Kind, ReadStats> =
         Kind::ALL.map(|kind| (kind, ReadStats::default())).into();
-    let mut spans = Spans::new();
+    let (mut spans, mut all_passed_over) = (Spans::new(), PassedOver::new());
     let (started, mut last_logged) = (Instant::now(), Instant::now());
     let (mut done, mut records) = (0, 0);
     while let Some(task) = tasks.join_next().await {
-        let (objects, UnitRead { stats: unit, span }) = task??;
+        let (objects, read) = task??;
+        let UnitRead {
+            stats: unit,
+            span,
+            passed_over,
+        } = read;
+        pass_over_all(&mut all_passed_over, passed_over);
         start(&mut tasks);
         let RawObject {
             kind, partition, ..
@@ -181,14 +201,16 @@ async fn read_all(
             last_logged = Instant::now();
         }
     }
-    Ok((stats, spans))
+    Ok((stats, spans, all_passed_over))
 }
 
-/// The units of work of a reader: one object each, or many single-record objects of one kind.
+/// The units of work of a reader: one object each, or many small imported objects of one kind.
 fn units(objects: &[RawObject]) -> Vec<&[RawObject]> {
-    let single = |object: &RawObject| matches!(object.format, Format::Single(_));
-    let groups = objects.chunk_by(|a, b| single(a) && single(b) && a.kind == b.kind);
-    groups.flat_map(|objects| objects.chunks(SINGLES)).collect()
+    let is_small = imported::is_small;
+    let groups = objects.chunk_by(|a, b| is_small(a) && is_small(b) && a.kind == b.kind);
+    groups
+        .flat_map(|objects| objects.chunks(imported::OBJECTS))
+        .collect()
 }
 
 async fn read_unit(
@@ -198,16 +220,8 @@ async fn read_unit(
     max_bytes: usize,
     chunks: &ChunkSender,
 ) -> Result<UnitRead> {
-    if let [
-        RawObject {
-            format: Format::Single(_),
-            ..
-        },
-        ..,
-    ] = unit
-    {
-        let stats = read_singles(store, unit, max_bytes, chunks).await?;
-        return Ok(UnitRead { stats, span: None });
+    if imported::is_imported(&unit[0]) {
+        return imported::read(store, unit, max_bytes, chunks).await;
     }
     let object = &unit[0];
     // A second attempt sends chunks again, which is harmless: rows of the same record are merged.
@@ -226,29 +240,25 @@ async fn read_lines(
     chunks: &ChunkSender,
 ) -> Result<UnitRead> {
     let response = store.get_once(&object.key).await?;
-    let mut span = None;
-    let positions = match object.format {
-        Format::Archive => {
-            let metadata = ObjectMetadata::from_metadata(&response.metadata.unwrap_or_default())
-                .map_err(|error| Permanent(error.to_string()))?;
-            span = raw_zone::first_offset(&object.key)
-                .map(|first| Span::new(&object.key, first, &metadata));
-            if metadata.record_count == 0 {
-                // A gap that was told to be one. It needs no index.
-                let stats = ReadStats::default();
-                return Ok(UnitRead { stats, span });
-            }
-            LinePositions::Index(store.get_json_once::<Index>(&metadata.index).await?)
-        }
-        Format::Connector(first) | Format::Single(first) => LinePositions::From(first),
-    };
+    let metadata = ObjectMetadata::from_metadata(&response.metadata.unwrap_or_default())
+        .map_err(|error| Permanent(error.to_string()))?;
+    let span =
+        raw_zone::first_offset(&object.key).map(|first| Span::new(&object.key, first, &metadata));
+    if metadata.record_count == 0 {
+        // A gap that was told to be one. It needs no index.
+        return Ok(UnitRead {
+            span,
+            ..UnitRead::default()
+        });
+    }
+    let index = store.get_json_once::<Index>(&metadata.index).await?;
     let mut decompressor =
         Decompressor::for_key(&object.key).map_err(|error| Permanent(error.to_string()))?;
     let mut decoder = LineDecoder::new(
         Cleaner::new(object.kind, max_bytes),
         object.partition,
         window.clone(),
-        positions,
+        index,
     )?;
     let (mut body, mut bytes) = (response.body, 0);
     while let Some(piece) = body.next().await {
@@ -260,82 +270,11 @@ async fn read_lines(
     decompressor.finish()?;
     let (rest, stats) = decoder.finish()?;
     send(chunks, object.kind, rest).await?;
-    let stats = ReadStats { bytes, ..stats };
-    Ok(UnitRead { stats, span })
-}
-
-/// Reads objects with a single record each, however it is indented.
-async fn read_singles(
-    store: &Store,
-    objects: &[RawObject],
-    max_bytes: usize,
-    chunks: &ChunkSender,
-) -> Result<ReadStats> {
-    let mut cleaner = Cleaner::new(objects[0].kind, max_bytes);
-    let mut bytes = 0;
-    let read = stream::iter(objects.to_vec())
-        .map(|object| async move {
-            let reading = retry(RETRY_TIMEOUT, "reading an object", || {
-                read_single(store, &object.key, max_bytes)
-            });
-            let raw = reading.await.with_context(|| object.key.clone())?;
-            anyhow::Ok((object, raw))
-        })
-        .buffered(REQUESTS);
-    let mut read = pin!(read);
-    while let Some((object, (raw, size))) = read.try_next().await? {
-        bytes += size;
-        let Format::Single(number) = object.format else {
-            continue;
-        };
-        let order = Order {
-            time: 0,
-            partition: object.partition,
-            offset: number,
-        };
-        cleaner.record(raw.trim_ascii_end(), order, order)?;
-        send(chunks, objects[0].kind, cleaner.ready()).await?;
-    }
-    let kind = objects[0].kind;
-    let (rest, stats) = cleaner.finish()?;
-    send(chunks, kind, rest).await?;
-    Ok(ReadStats { bytes, ..stats })
-}
-
-/// Reads one object with a single record, without the white space before it. Returns it with the
-/// object's size; of an object larger than a record may be, only as much as shows that.
-async fn read_single(store: &Store, key: &str, max_bytes: usize) -> Result<(Vec<u8>, u64)> {
-    let mut body = store.get_once(key).await?.body;
-    let (mut record, mut size) = (SingleRecord::new(max_bytes), 0);
-    while let Some(piece) = body.next().await {
-        let piece = piece?;
-        size += piece.len() as u64;
-        record.push(&piece);
-    }
-    Ok((record.0, size))
-}
-
-/// The bytes of a single record as they arrive, and the most there may be.
-struct SingleRecord(Vec<u8>, usize);
-
-impl SingleRecord {
-    const fn new(max_bytes: usize) -> Self {
-        Self(Vec::new(), max_bytes)
-    }
-
-    fn push(&mut self, mut piece: &[u8]) {
-        let Self(kept, most) = self;
-        if kept.is_empty() {
-            piece = piece.trim_ascii_start();
-        }
-        let room = most.saturating_sub(kept.len());
-        let (within, beyond) = piece.split_at(piece.len().min(room));
-        kept.extend_from_slice(within);
-        // One byte more shows that the record is too large; white space behind it doesn't count.
-        if kept.len() == *most && !beyond.trim_ascii().is_empty() {
-            kept.push(b'x');
-        }
-    }
+    Ok(UnitRead {
+        stats: ReadStats { bytes, ..stats },
+        span,
+        ..UnitRead::default()
+    })
 }
 
 async fn send(chunks: &ChunkSender, kind: Kind, ready: Vec<Chunk>) -> Result<()> {
@@ -351,7 +290,10 @@ async fn send(chunks: &ChunkSender, kind: Kind, ready: Vec<Chunk>) -> Result<()>
 
 #[cfg(test)]
 mod tests {
+    use pinpipe_core::Order;
+
     use super::*;
+    use crate::manifest::{Format, Imported};
 
     /// Versions of one user.
     fn versions(offsets: std::ops::Range<i64>) -> Chunk {
@@ -398,44 +340,33 @@ mod tests {
     }
 
     #[test]
-    fn a_single_record_is_kept_up_to_the_limit_without_white_space_around_it() {
-        let read = |pieces: &[&[u8]]| {
-            let mut record = SingleRecord::new(4);
-            for piece in pieces {
-                record.push(piece);
-            }
-            record.0.trim_ascii_end().to_vec()
-        };
-        assert_eq!(read(&[b" \n", b" ab", b"cd\n", b"\n\n"]), b"abcd");
-        assert_eq!(read(&[b"a ", b" b"]), b"a  b");
-        for large in [
-            &[&b"abcde"[..]][..],
-            &[b"abcd", b" ", b"e"],
-            &[&[b'x'; 1000][..]; 9],
-        ] {
-            assert_eq!(read(large).len(), 5, "one more than allowed");
-        }
-    }
-
-    #[test]
-    fn single_record_objects_are_grouped_and_other_objects_are_not() {
+    fn small_imported_objects_are_grouped_and_other_objects_are_not() {
         let object = |kind, format| RawObject {
             kind,
             partition: 0,
             key: String::new(),
             format,
         };
+        let imported = |kind, bytes| {
+            let imported = Imported {
+                modified: 0,
+                number: 0,
+                bytes,
+                etag: None,
+            };
+            object(kind, Format::Imported(imported))
+        };
         let mut objects = vec![
             object(Kind::Pin, Format::Archive),
             object(Kind::Pin, Format::Connector(3)),
+            imported(Kind::Pin, 1 << 30),
         ];
-        let singles =
-            |kind, count| (0..count).map(move |number| object(kind, Format::Single(number)));
-        objects.extend(singles(Kind::Pin, 300).chain(singles(Kind::Geo, 2)));
+        objects.extend((0..300).map(|_| imported(Kind::Pin, 500)));
+        objects.extend((0..2).map(|_| imported(Kind::Geo, 500)));
         let sizes: Vec<usize> = units(&objects)
             .into_iter()
             .map(<[RawObject]>::len)
             .collect();
-        assert_eq!(sizes, [1, 1, 256, 44, 2]);
+        assert_eq!(sizes, [1, 1, 1, 256, 44, 2]);
     }
 }

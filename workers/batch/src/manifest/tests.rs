@@ -1,0 +1,217 @@
+use super::*;
+
+fn imported(modified: i64, number: u32) -> Imported {
+    Imported {
+        modified,
+        number,
+        bytes: 1,
+        etag: Some("\"e\"".into()),
+    }
+}
+
+#[test]
+fn imported_records_are_ordered_by_time_object_and_place_and_before_all_others() {
+    let archived = Order {
+        time: 0,
+        partition: 0,
+        offset: 0,
+    };
+    let orders = [
+        imported(5, 9).order(0),
+        imported(6, 0).order(0),
+        imported(6, 0).order(u32::MAX),
+        imported(6, 1).order(0),
+        imported(i64::MAX, u32::MAX >> 1).order(0),
+        archived,
+    ];
+    assert!(orders.is_sorted_by(|a, b| a < b), "{orders:?}");
+}
+
+#[test]
+fn a_run_is_later_than_the_last_one_whatever_the_clock_says() {
+    let at = |micros| DateTime::from_timestamp_micros(micros).unwrap();
+    assert_eq!(run_time(at(100) + TimeDelta::nanoseconds(7), None), at(100));
+    assert_eq!(run_time(at(100), Some(at(99))), at(100));
+    assert_eq!(run_time(at(100), Some(at(100))), at(101));
+    assert_eq!(
+        run_time(at(100), Some(at(500))),
+        at(501),
+        "a clock that is behind"
+    );
+}
+
+#[test]
+fn a_manifest_reads_back_as_it_was_written() {
+    let positions =
+        |offset| Positions::from([("t.pin".to_owned(), BTreeMap::from([(0, offset), (10, 5)]))]);
+    let object = |format| RawObject {
+        kind: Kind::Pin,
+        partition: 0,
+        key: "topics/t.pin/x".into(),
+        format,
+    };
+    let time = |micros| DateTime::from_timestamp_micros(micros).unwrap();
+    for kind in [
+        RunKind::Incremental,
+        RunKind::Full,
+        RunKind::Backfill {
+            from: time(0),
+            to: time(5_000),
+        },
+        RunKind::Import,
+    ] {
+        let manifest = Manifest {
+            run: "r".into(),
+            run_time: time(1_795_000_000_123_456),
+            release: "1.2.3".into(),
+            kind,
+            state: Some("q".into()),
+            state_id: "u-1".into(),
+            buckets: 128,
+            from: positions(0),
+            to: positions(7),
+            begin: positions(3),
+            covered: positions(0),
+            import: Import {
+                source: Some(Source {
+                    bucket: "old".into(),
+                    s3: S3::default(),
+                    virtual_host: true,
+                }),
+                passed_over: {
+                    let mut passed_over = PassedOver::new();
+                    pass_over(&mut passed_over, "suffix", "a.txt");
+                    passed_over
+                },
+            },
+            objects: vec![
+                object(Format::Archive),
+                object(Format::Imported(imported(5, 1))),
+                object(Format::Connector(7)),
+                object(Format::Single(1)),
+            ],
+        };
+        let text = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(
+            serde_json::from_str::<Manifest>(&text).unwrap(),
+            manifest,
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn a_manifest_without_state_is_read_as_a_full_run() {
+    let old = r#"{"run": "r", "runTime": "2026-11-21T10:00:00Z",
+        "from": {"t": {"0": 0}}, "to": {"t": {"0": 7}},
+        "objects": [{"kind": "pin", "partition": 0, "key": "k"}]}"#;
+    let manifest: Manifest = serde_json::from_str(old).unwrap();
+    assert_eq!(
+        (&manifest.kind, &manifest.state, manifest.buckets),
+        (&RunKind::Full, &None, MIN_BUCKETS)
+    );
+    assert_eq!(
+        (
+            manifest.objects[0].format.clone(),
+            manifest.window("t", 0).offsets
+        ),
+        (Format::Archive, 0..7)
+    );
+}
+
+#[test]
+fn another_release_writes_with_a_later_timestamp() {
+    let at = |micros| DateTime::from_timestamp_micros(micros).unwrap();
+    let planned = |release: &str| Manifest {
+        run: "r".into(),
+        run_time: at(100),
+        release: release.into(),
+        kind: RunKind::Full,
+        state: None,
+        state_id: String::new(),
+        buckets: MIN_BUCKETS,
+        from: Positions::new(),
+        to: Positions::new(),
+        begin: Positions::new(),
+        covered: Positions::new(),
+        import: Import::default(),
+        objects: Vec::new(),
+    };
+    assert_eq!(planned(RELEASE).new_attempt(true, Some(at(99))), None);
+    for (release, last, expected) in [
+        ("0.0.1", None, 101),
+        ("0.0.1", Some(99), 101),
+        // Another run was published meanwhile.
+        (RELEASE, Some(100), 101),
+        (RELEASE, Some(500), 501),
+    ] {
+        let attempt = planned(release).new_attempt(true, last.map(at)).unwrap();
+        let resumed = planned(release).with_attempt(attempt);
+        assert_eq!(
+            (resumed.run_time, resumed.release.as_str()),
+            (at(expected), RELEASE),
+            "{release} {last:?}"
+        );
+        assert_eq!(
+            resumed.new_attempt(true, last.map(at)),
+            None,
+            "resumed again"
+        );
+    }
+    let overtaken = planned("0.0.1");
+    assert_eq!(
+        overtaken.new_attempt(false, Some(at(100))),
+        None,
+        "no sink has its rows, and a later timestamp would let them win over newer ones"
+    );
+    assert!(overtaken.is_overtaken(Some(at(100))) && !overtaken.is_overtaken(Some(at(99))));
+}
+
+#[test]
+fn a_run_reads_only_its_own_records() {
+    let positions = |offset| Positions::from([("t".to_owned(), BTreeMap::from([(0, offset)]))]);
+    let time = |millis| DateTime::from_timestamp_millis(millis).unwrap();
+    let manifest = |kind| Manifest {
+        run: "r".into(),
+        run_time: time(0),
+        release: String::new(),
+        kind,
+        state: None,
+        state_id: String::new(),
+        buckets: MIN_BUCKETS,
+        from: positions(10),
+        to: positions(20),
+        begin: Positions::new(),
+        covered: Positions::new(),
+        import: Import::default(),
+        objects: Vec::new(),
+    };
+    let read = |kind| {
+        let window = manifest(kind).window("t", 0);
+        [(9, 900), (10, 1000), (19, 1900), (20, 2000)]
+            .map(|(offset, time)| window.contains(offset, time))
+    };
+    assert_eq!(read(RunKind::Incremental), [false, true, true, false]);
+    let after_a_loss = Manifest {
+        covered: positions(5),
+        ..manifest(RunKind::Incremental)
+    };
+    assert_eq!(
+        after_a_loss.window("t", 0).offsets,
+        5..20,
+        "objects that were restored are read"
+    );
+    assert_eq!(read(RunKind::Full), [true, true, true, false]);
+    assert_eq!(
+        read(RunKind::Backfill {
+            from: time(900),
+            to: time(1000)
+        }),
+        [true, false, false, false]
+    );
+    assert_eq!(read(RunKind::Import), [true; 4]);
+    assert!(
+        !manifest(RunKind::Full).window("t", 3).contains(0, 0),
+        "the manifest doesn't have that partition"
+    );
+}
