@@ -11,6 +11,12 @@ impl Oracle<'_> {
         set(&mut config, "maxRecordBytes", json!(record));
         let request = (record * 64).clamp(1 << 20, 16 << 20);
         set(&mut config, "maxRequestBytes", json!(request));
+        let limits = &self.spec["ingest"]["limits"];
+        for field in ["requestsPerSecondPerClient", "maxConnections"] {
+            if limits[field].is_number() {
+                set(&mut config, field, limits[field].clone());
+            }
+        }
         if let Some(aliases) = self.spec["ingest"]["aliases"].as_array() {
             let of = |alias: &Value| {
                 let kind = alias["kind"].as_str().unwrap_or_default().to_lowercase();
