@@ -15,6 +15,7 @@ mod broker;
 mod common;
 mod dead_letters;
 mod ingest;
+mod network_policy;
 pub mod reasons;
 mod schema;
 mod sinks;
@@ -42,7 +43,11 @@ pub use common::{
     ServerSideEncryption,
 };
 pub use dead_letters::DeadLetters;
-pub use ingest::{Alias, Ingest, RecordKind};
+pub use ingest::{
+    Alias, Ingest, IngestAuthentication, IngestLimits, IngestService, IngestTls, RecordKind,
+    ServiceType,
+};
+pub use network_policy::{IpBlock, LabelSelector, NetworkPolicy, NetworkPolicyPeer};
 pub use schema::{BrokenRule, check_rules, crd, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};
 pub use status::{
@@ -193,6 +198,11 @@ pub struct PinterestPipelineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Template>,
 
+    /// What may connect to the pods. If absent, everything may. Needs a network plugin that enforces
+    /// `NetworkPolicies`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkPolicy>,
+
     /// The workers' images.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image: Option<Image>,
@@ -203,8 +213,8 @@ pub struct PinterestPipelineSpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(
     validation = Rule::new("!has(self.template) || !has(self.template.trustedCASecretRef)").message(
-        "emulator.template can't have trustedCASecretRef, since the emulator makes no TLS \
-         connection: remove it"
+        "emulator.template can't have trustedCASecretRef, since the emulator connects to ingest \
+         alone, whose certificate it knows: remove it"
     )
 )]
 pub struct Emulator {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use k8s_openapi::jiff::Timestamp;
+use k8s_openapi::{api::networking::v1::Ingress, jiff::Timestamp};
 use mlua::{Lua, LuaSerdeExt as _};
 use pinpipe_config::LAG_METRIC;
 use pinpipe_crds::{condition_types, reasons};
@@ -77,6 +77,31 @@ fn argo_cd_knows_how_a_pipeline_is() {
         "Suspended",
         "no generation is seen meanwhile"
     );
+}
+
+#[test]
+fn an_ingress_and_a_route_lead_to_the_service() {
+    let objects = build(&validated(json!({})), &Observed::default()).objects;
+    let [ingress, route] = &documents("ingress.yaml")[..] else {
+        panic!("two documents")
+    };
+    // The types drop a field they don't know.
+    let typed: Ingress = serde_json::from_value(ingress.clone()).unwrap();
+    assert_eq!(&serde_json::to_value(typed).unwrap(), ingress);
+    let path = &ingress["spec"]["rules"][0]["http"]["paths"][0];
+    let backend = &path["backend"]["service"];
+    let reference = &route["spec"]["rules"][0]["backendRefs"][0];
+    for (name, port) in [
+        (&backend["name"], ("name", &backend["port"]["name"])),
+        (&reference["name"], ("port", &reference["port"])),
+    ] {
+        let of = |object: &&Object| object.resource.kind == "Service" && object.name == *name;
+        let service = &objects.iter().find(of).unwrap().body;
+        assert_eq!(&service["spec"]["ports"][0][port.0], port.1);
+    }
+    for object in [ingress, route] {
+        assert_eq!(object["metadata"]["namespace"], "data");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::Pipeline;
 
 /// The kinds of a pipeline's children: group, version, kind.
-const CHILD_KINDS: [(&str, &str, &str); 10] = [
+const CHILD_KINDS: [(&str, &str, &str); 11] = [
     ("apps", "v1", "Deployment"),
     ("batch", "v1", "CronJob"),
     ("", "v1", "Service"),
@@ -21,6 +21,7 @@ const CHILD_KINDS: [(&str, &str, &str); 10] = [
     ("rbac.authorization.k8s.io", "v1", "Role"),
     ("rbac.authorization.k8s.io", "v1", "RoleBinding"),
     ("coordination.k8s.io", "v1", "Lease"),
+    ("networking.k8s.io", "v1", "NetworkPolicy"),
     ("policy", "v1", "PodDisruptionBudget"),
     ("autoscaling", "v2", "HorizontalPodAutoscaler"),
 ];

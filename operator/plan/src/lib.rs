@@ -14,6 +14,7 @@ pub mod model;
 mod mounts;
 pub mod names;
 pub mod ownership;
+mod pods;
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;
 pub mod validate;

@@ -1,21 +1,23 @@
 //! A pipeline with every default filled in. Nothing in it depends on a client.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, num::NonZeroU32, ops::Not};
 
 use k8s_openapi::{
-    api::core::v1::{Affinity, EnvVar, ResourceRequirements, Toleration},
-    apimachinery::pkg::api::resource::Quantity,
+    api::networking::v1::NetworkPolicyPeer, apimachinery::pkg::api::resource::Quantity,
 };
 use pinpipe_config::Reset;
 use pinpipe_crds::{
-    Alias, Compression, DeletionPolicy, LogLevel, PodSecurity, PullPolicy, StartFrom,
-    TopicManagement, WriteMode,
+    Alias, Compression, DeletionPolicy, PullPolicy, ServiceType, StartFrom, TopicManagement,
+    WriteMode,
 };
 use serde::Serialize;
 
 use crate::{component::Component, names};
 
-pub use crate::mounts::{Mount, Secrets};
+pub use crate::{
+    mounts::{Mount, Secrets},
+    pods::{Pods, Spread},
+};
 
 /// A resource that passed validation.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -51,6 +53,9 @@ pub struct ValidatedPipeline {
     pub batch: Option<Batch>,
     /// The emulator.
     pub emulator: Option<Emulator>,
+    /// What may connect to the pods. None: everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<NetworkPolicy>,
     /// Images of the workers.
     pub image: Image,
     /// One-off requests made by annotations.
@@ -126,7 +131,7 @@ impl ValidatedPipeline {
             Component::Batch => self.batch.as_ref().map(|batch| &batch.secrets),
             Component::Stream(name) => self.sink(name).map(|sink| &sink.secrets),
             Component::Ingest => self.ingest.secrets.as_ref(),
-            Component::Emulator => None,
+            Component::Emulator => self.emulator.as_ref()?.secrets.as_ref(),
         }
     }
 
@@ -144,7 +149,8 @@ impl ValidatedPipeline {
     #[must_use]
     pub fn ingest_url(&self) -> String {
         let (child, port) = (self.child(&Component::Ingest), pinpipe_config::HTTP_PORT);
-        format!("http://{child}.{}.svc:{port}", self.namespace)
+        let scheme = if self.ingest.tls { "https" } else { "http" };
+        format!("{scheme}://{child}.{}.svc:{port}", self.namespace)
     }
 
     fn sink(&self, name: &str) -> Option<&Sink> {
@@ -172,6 +178,24 @@ pub struct Ingest {
     pub replicas: Replicas,
     /// Size limit of a record, bytes.
     pub max_record_bytes: u32,
+    /// Whether requests need a bearer token.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub tokens: bool,
+    /// Whether the port for records takes TLS.
+    #[serde(skip_serializing_if = "Not::not")]
+    pub tls: bool,
+    /// How the Service is exposed, where that is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub service_type: Option<ServiceType>,
+    /// Annotations of the Service besides the operator's.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub service_annotations: BTreeMap<String, String>,
+    /// Requests a second of each client to each pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<NonZeroU32>,
+    /// Open connections of each pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<NonZeroU32>,
     /// Further names of the topics in paths.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<Alias>,
@@ -310,6 +334,18 @@ pub struct Emulator {
     pub seed: u64,
     /// Pod settings.
     pub pods: Pods,
+    /// Secrets its pods mount, for posting to ingest. None: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<Secrets>,
+}
+
+/// What may connect to a pipeline's pods.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct NetworkPolicy {
+    /// Namespace of the operator.
+    pub operator_namespace: String,
+    /// Sources besides the pipeline's own. Empty: all.
+    pub allow_from: Vec<NetworkPolicyPeer>,
 }
 
 /// The operator's own choice of images, used where a pipeline makes none.
@@ -397,53 +433,6 @@ pub enum Target {
     Cpu(i32),
     /// Lag of each pod, in records.
     Lag(i64),
-}
-
-/// Settings of a component's pods.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Pods {
-    /// `ServiceAccount`, where one is named.
-    pub service_account: Option<String>,
-    /// Labels besides the operator's.
-    pub labels: BTreeMap<String, String>,
-    /// Annotations besides the operator's.
-    pub annotations: BTreeMap<String, String>,
-    /// Labels a node must have.
-    pub node_selector: BTreeMap<String, String>,
-    /// Environment variables besides the operator's.
-    pub env: Vec<EnvVar>,
-    /// Level of the log lines that are written.
-    pub log_level: Option<LogLevel>,
-    /// `PriorityClass`, where one is named.
-    pub priority_class: Option<String>,
-    /// Tolerated taints.
-    pub tolerations: Vec<Toleration>,
-    /// Topology spread constraints.
-    pub spread: Vec<Spread>,
-    /// Node label for a preferred anti-affinity between the component's pods.
-    pub apart: Option<&'static str>,
-    /// Affinity from the template.
-    pub affinity: Option<Affinity>,
-    /// Secrets with the registry's credentials.
-    pub image_pull_secrets: Vec<String>,
-    /// Requests and limits.
-    pub resources: ResourceRequirements,
-    /// Authorities that its connections trust besides the public ones.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub trusted_ca: Option<pinpipe_config::TrustedCa>,
-    /// Where user and group ids come from.
-    pub security: PodSecurity,
-}
-
-/// A topology spread constraint.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Spread {
-    /// Node label whose values are the domains.
-    pub topology_key: String,
-    /// Largest permitted difference between two domains.
-    pub max_skew: i32,
-    /// `ScheduleAnyway` or `DoNotSchedule`.
-    pub when_unsatisfiable: &'static str,
 }
 
 /// A requested reset of a sink's positions.

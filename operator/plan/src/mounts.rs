@@ -4,6 +4,13 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+/// Name of the folder with ingest's bearer tokens.
+pub const INGEST_TOKENS: &str = "ingest-tokens";
+/// Name of the folder with ingest's certificate.
+pub const INGEST_CERTIFICATE: &str = "ingest-certificate";
+/// Stands for any key of a Secret of which all are mounted.
+pub const ANY_KEY: &str = "";
+
 /// A Secret mounted into a component's pods.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Mount {
@@ -11,7 +18,8 @@ pub struct Mount {
     pub purpose: String,
     /// Name of the Secret.
     pub secret: String,
-    /// Pairs of a key and the file it is mounted as.
+    /// Pairs of a key and the file it is mounted as. Empty: each key is mounted as a file of its
+    /// name, and there must be one.
     pub files: Vec<(String, String)>,
     /// A key that may be absent, mounted as a file of the same name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -19,6 +27,13 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// Keys that the Secret must have; [`ANY_KEY`] stands for any.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        let any = self.files.is_empty().then_some(ANY_KEY);
+        let keys = self.files.iter().map(|(key, _)| key.as_str());
+        keys.chain(any)
+    }
+
     /// Where a file of the Secret is.
     #[must_use]
     pub fn path(&self, file: &str) -> PathBuf {

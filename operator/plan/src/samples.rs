@@ -65,6 +65,7 @@ pub fn all_there(pipeline: &PinterestPipeline) -> Inputs {
     });
     Inputs {
         secrets: keys.collect(),
+        operator_namespace: "pinpipe-system".into(),
         ..Inputs::default()
     }
 }

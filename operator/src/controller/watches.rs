@@ -11,6 +11,7 @@ use k8s_openapi::{
         batch::v1::{CronJob, Job},
         coordination::v1::Lease,
         core::v1::{ConfigMap, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
     },
@@ -130,6 +131,7 @@ pub(super) fn controller(
     .reconcile_on(watch.children::<Lease>(Matters::WhenOurs))
     .reconcile_on(watch.children::<Role>(Matters::WhenOurs))
     .reconcile_on(watch.children::<RoleBinding>(Matters::WhenOurs))
+    .reconcile_on(watch.children::<NetworkPolicy>(Matters::WhenOurs))
     .reconcile_on(watch.children::<PodDisruptionBudget>(Matters::WhenOurs))
     .reconcile_on(watch.children::<HorizontalPodAutoscaler>(Matters::WhenOurs))
     .reconcile_on(watch.runs())

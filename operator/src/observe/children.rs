@@ -10,6 +10,7 @@ use k8s_openapi::{
         batch::v1::CronJob,
         coordination::v1::Lease,
         core::v1::{ConfigMap, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
     },
@@ -24,7 +25,7 @@ use serde_json::Value;
 
 /// Kinds of children.
 #[must_use]
-pub fn kinds() -> [ApiResource; 10] {
+pub fn kinds() -> [ApiResource; 11] {
     fn kind<K: Resource<DynamicType = (), Scope = NamespaceResourceScope>>() -> ApiResource {
         ApiResource::erase::<K>(&())
     }
@@ -37,6 +38,7 @@ pub fn kinds() -> [ApiResource; 10] {
         kind::<Service>(),
         kind::<Deployment>(),
         kind::<CronJob>(),
+        kind::<NetworkPolicy>(),
         kind::<PodDisruptionBudget>(),
         kind::<HorizontalPodAutoscaler>(),
     ]

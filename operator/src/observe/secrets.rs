@@ -9,7 +9,7 @@ use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use pinpipe_crds::PinterestPipelineSpec;
-use pinpipe_plan::validate::{SecretKey, kafka_for_operator, references};
+use pinpipe_plan::validate::{ANY_KEY, SecretKey, kafka_for_operator, references};
 use pinpipe_runtime::kafka::Access;
 
 use crate::kafka::BrokerError;
@@ -112,7 +112,11 @@ fn state(secret: Option<&Secret>, key: &str) -> SecretKey {
         return SecretKey::NoSecret;
     };
     let data = secret.data.as_ref();
-    if data.is_some_and(|data| data.contains_key(key)) {
+    let is_there = |data: &BTreeMap<_, _>| match key {
+        ANY_KEY => !data.is_empty(),
+        key => data.contains_key(key),
+    };
+    if data.is_some_and(is_there) {
         SecretKey::Present
     } else {
         SecretKey::NoKey
@@ -194,5 +198,8 @@ mod tests {
         assert_eq!(state(Some(&secret), "uri"), SecretKey::NoKey);
         assert_eq!(state(Some(&Secret::default()), "url"), SecretKey::NoKey);
         assert_eq!(state(None, "url"), SecretKey::NoSecret);
+        assert_eq!(state(Some(&secret), ANY_KEY), SecretKey::Present);
+        assert_eq!(state(Some(&Secret::default()), ANY_KEY), SecretKey::NoKey);
+        assert_eq!(state(None, ANY_KEY), SecretKey::NoSecret);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
-use pinpipe_config::ADMIN_PORT;
+use pinpipe_config::{ADMIN_PORT, CONTROL_PORT};
 use pinpipe_crds::reasons;
 use pinpipe_plan::component::Component;
 use pinpipe_runtime::worker_metrics::{self, WorkerMetrics};
@@ -95,15 +95,19 @@ pub async fn metrics(
     metrics
 }
 
-/// Requests the pods of a component to flush what they have buffered. A pod that can't be reached
-/// flushes when its time comes.
+/// Requests the pods of a component to flush what they have buffered. A pod that can't be reached,
+/// such as one of a release without a control port, flushes when its time comes.
 pub async fn flush(client: &Client, pods: &[Pod], component: &Component) {
     let targets = pods
         .iter()
         .filter_map(target)
         .filter(|target| target.component == *component);
     join_all(targets.map(|target| async move {
-        if let Err(error) = client.post(url(target.address, "/flush")).send().await {
+        if let Err(error) = client
+            .post(url(target.address, CONTROL_PORT, "/flush"))
+            .send()
+            .await
+        {
             tracing::debug!(pod = target.pod, %error, "a worker can't be requested to flush");
         }
     }))
@@ -144,13 +148,19 @@ fn target(pod: &Pod) -> Option<Target<'_>> {
     })
 }
 
-fn url(address: IpAddr, path: &str) -> String {
-    format!("http://{}{path}", SocketAddr::new(address, ADMIN_PORT))
+fn url(address: IpAddr, port: u16, path: &str) -> String {
+    format!("http://{}{path}", SocketAddr::new(address, port))
 }
 
 /// The answer of `/readyz`, whatever its status.
 async fn health(client: &Client, address: IpAddr) -> reqwest::Result<String> {
-    let body = bytes(client.get(url(address, "/readyz")).send().await?).await?;
+    let body = bytes(
+        client
+            .get(url(address, ADMIN_PORT, "/readyz"))
+            .send()
+            .await?,
+    )
+    .await?;
     Ok(String::from_utf8_lossy(&body).into_owned())
 }
 
@@ -158,7 +168,7 @@ async fn health(client: &Client, address: IpAddr) -> reqwest::Result<String> {
 async fn body(client: &Client, address: IpAddr, path: &str) -> reqwest::Result<Vec<u8>> {
     bytes(
         client
-            .get(url(address, path))
+            .get(url(address, ADMIN_PORT, path))
             .send()
             .await?
             .error_for_status()?,
@@ -288,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_pod_is_asked_at_its_address_of_either_kind() {
-        let url = |address: &str| url(address.parse().unwrap(), "/readyz");
+        let url = |address: &str| url(address.parse().unwrap(), ADMIN_PORT, "/readyz");
         assert_eq!(url("10.0.0.1"), "http://10.0.0.1:9090/readyz");
         assert_eq!(url("fd00::1"), "http://[fd00::1]:9090/readyz");
     }

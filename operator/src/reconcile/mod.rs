@@ -243,6 +243,7 @@ impl<'a> Reconciler<'a> {
             record: children.record(&self.name),
             policy: self.context.settings.policy.clone(),
             claims: self.context.pipelines.meeting(&Claim::of(&self.resource)),
+            operator_namespace: self.context.settings.namespace.clone(),
         };
         Ok(validate(
             &self.resource,

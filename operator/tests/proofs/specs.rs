@@ -51,6 +51,10 @@ pub fn thorough(bootstrap_servers: &str) -> Value {
         "suspend": false,
         "broker": thorough_broker(bootstrap_servers),
         "deadLetters": {"thresholds": {"maxRejected": "1%"}},
+        "networkPolicy": {"allowFrom": [
+            {"namespaceSelector": {}, "podSelector": {"matchLabels": {"posts": "true"}}},
+            {"ipBlock": {"cidr": "10.0.0.0/8"}},
+        ]},
         "ingest": thorough_ingest(&resources),
         "stream": thorough_stream(),
         "archive": {
@@ -138,6 +142,8 @@ fn thorough_ingest(resources: &Value) -> Value {
             "resources": resources,
         },
         "maxRecordBytes": 1000,
+        "service": {"type": "NodePort", "annotations": {"example.com/a": "b"}},
+        "limits": {"requestsPerSecondPerClient": 1000, "maxConnections": 100},
         "aliases": [{"name": "streaming-0a1b-pin", "kind": "Pin"}],
         "autoscaling": {
             "minReplicas": 2,

@@ -10,6 +10,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use pinpipe_config::Batch;
 use pinpipe_runtime::kafka::{self, Access, Behind, Positions, Progress, behind, list};
+use reqwest::StatusCode;
 use tracing::{info, warn};
 
 /// Timeout of one request to the broker.
@@ -64,7 +65,7 @@ pub async fn wait(config: &Batch) -> Result<Positions> {
             bail!(timeout_message(config, &behind, flush_error.as_deref()));
         }
         if flushed.is_none_or(|at| at.elapsed() >= FLUSH_EVERY) {
-            flush_error = flush(&http, &config.archive_admin)
+            flush_error = flush(&http, &config.archive_control)
                 .await
                 .err()
                 .map(|error| format!("{error:#}"));
@@ -149,27 +150,27 @@ async fn query_broker<T: Send + 'static>(
 }
 
 /// Requests every pod of the archive to write its buffered records. Succeeds if one of them does.
-async fn flush(http: &reqwest::Client, admin: &str) -> Result<()> {
-    let addresses: Vec<_> = tokio::net::lookup_host(admin)
+async fn flush(http: &reqwest::Client, control: &str) -> Result<()> {
+    let addresses: Vec<_> = tokio::net::lookup_host(control)
         .await
-        .with_context(|| format!("{admin} has no address: the archive has no ready pod"))?
+        .with_context(|| format!("{control} has no address: the archive has no ready pod"))?
         .collect();
     let mut flushed = 0;
     let mut failure = None;
     for address in addresses {
-        match http
-            .post(format!("http://{address}/flush"))
-            .send()
-            .await
-            .and_then(reqwest::Response::error_for_status)
-        {
-            Ok(_) => flushed += 1,
+        match http.post(format!("http://{address}/flush")).send().await {
+            // Another client has just requested one.
+            Ok(response) if response.status() == StatusCode::TOO_MANY_REQUESTS => flushed += 1,
+            Ok(response) => match response.error_for_status() {
+                Ok(_) => flushed += 1,
+                Err(error) => failure = Some(error),
+            },
             Err(error) => failure = Some(error),
         }
     }
     match failure {
         Some(error) if flushed == 0 => {
-            Err(error).with_context(|| format!("no pod of the archive responds at {admin}"))
+            Err(error).with_context(|| format!("no pod of the archive responds at {control}"))
         }
         _ => Ok(()),
     }

@@ -53,9 +53,11 @@ pub const SECRETS_DIR: &str = "/etc/pinpipe/secrets";
 /// The port on which ingest accepts records.
 pub const HTTP_PORT: u16 = 8080;
 
-/// The port of every worker's `/healthz`, `/readyz` and `/metrics`, and of the archive's `POST
-/// /flush`.
+/// The port of every worker's `/healthz`, `/readyz` and `/metrics`.
 pub const ADMIN_PORT: u16 = 9090;
+
+/// The port of the stream workers' `POST /flush`, for the operator and batch runs.
+pub const CONTROL_PORT: u16 = 9091;
 
 /// Exit code of the batch worker after a failure that no retry fixes: a quality limit was exceeded,
 /// or the configuration, arguments or credentials were refused. Any other failure exits with 1 and
@@ -355,7 +357,7 @@ pub struct Batch {
     /// The archive's consumer group.
     pub archive_group: String,
     /// `host:port` of the archive's `POST /flush`. The name resolves to every pod of the archive.
-    pub archive_admin: String,
+    pub archive_control: String,
     /// How long to wait for the archive to reach the end of the topics, seconds.
     pub barrier_timeout_seconds: u64,
     /// The name of the Lease held during a run, in the pipeline's namespace.
@@ -459,6 +461,12 @@ pub struct Emulator {
     pub records_per_second: u32,
     /// The seed of the synthetic users. The same seed produces the same records.
     pub seed: u64,
+    /// A file with the certificate of an `https://` target, the only one that is trusted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    /// A directory with ingest's bearer tokens, of which the first by name is sent. Absent: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens_dir: Option<PathBuf>,
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ mod generator;
 pub mod report;
 pub mod send;
 pub mod source;
+pub mod target;
 mod words;
 
 pub use generator::{Generator, Triple};

@@ -13,6 +13,7 @@ use pinpipe_emulator::{
     report::Tally,
     send::Sender,
     source::{Batch, Pace, Source},
+    target::Target,
 };
 use pinpipe_runtime::{admin::Admin, cli::WorkerArgs, config, shutdown, telemetry};
 use tokio::{sync::mpsc, task::JoinSet};
@@ -65,7 +66,8 @@ fn ratio(text: &str) -> Result<f64, String> {
 
 /// Settings of a run.
 struct Run {
-    target: String,
+    url: String,
+    target: Target,
     rate: u32,
     seed: u64,
     /// Whether the emulator is a worker of a pipeline, with an admin server.
@@ -80,12 +82,16 @@ impl Run {
         } else {
             Some(config::load(path)?)
         };
-        let target = args
+        let url = args
             .target
             .clone()
             .or_else(|| file.as_ref().map(|file| file.target.clone()));
+        let url = url.context("no target: set the URL of ingest with --target")?;
+        let certificate = file.as_ref().and_then(|file| file.certificate_file.clone());
+        let tokens = file.as_ref().and_then(|file| file.tokens_dir.clone());
         Ok(Self {
-            target: target.context("no target: set the URL of ingest with --target")?,
+            target: Target::new(&url, certificate, tokens)?,
+            url,
             rate: args
                 .rate
                 .or_else(|| file.as_ref().map(|file| file.records_per_second))
@@ -104,7 +110,6 @@ async fn main() -> Result<ExitCode> {
     let args = Args::parse();
     telemetry::init(args.worker.log_format);
     let run = Run::new(&args)?;
-    let sender = Sender::new(&run.target)?;
     let stop = shutdown::on_signal();
     let tally = Tally::default();
     let stop_admin = CancellationToken::new();
@@ -112,7 +117,7 @@ async fn main() -> Result<ExitCode> {
         .worker
         .then(|| tokio::spawn(serve_admin(tally.clone(), stop_admin.clone())));
     tracing::info!(
-        target = run.target,
+        target = run.url,
         rate = run.rate,
         seed = run.seed,
         count = args.count,
@@ -122,7 +127,7 @@ async fn main() -> Result<ExitCode> {
     let start = Instant::now();
     let progress = tokio::spawn(log_progress(tally.clone(), start));
     let source = Source::new(run.seed, args.count, run.rate, args.repeat_ratio);
-    send_all(source, Pace::new(run.rate), &sender, &tally, &stop).await?;
+    send_all(source, Pace::new(run.rate), &run.target, &tally, &stop).await?;
     progress.abort();
 
     let report = tally.report(start.elapsed());
@@ -142,7 +147,7 @@ async fn main() -> Result<ExitCode> {
 async fn send_all(
     mut source: Source,
     mut pace: Pace,
-    sender: &Sender,
+    target: &Target,
     tally: &Tally,
     stop: &CancellationToken,
 ) -> Result<()> {
@@ -150,12 +155,8 @@ async fn send_all(
     let queue = Arc::new(tokio::sync::Mutex::new(queue));
     let mut connections = JoinSet::new();
     for _ in 0..CONNECTIONS {
-        let (queue, sender, tally, stop) = (
-            Arc::clone(&queue),
-            sender.clone(),
-            tally.clone(),
-            stop.clone(),
-        );
+        let mut sender = Sender::new(target.clone());
+        let (queue, tally, stop) = (Arc::clone(&queue), tally.clone(), stop.clone());
         connections.spawn(async move {
             loop {
                 let batch = queue.lock().await.recv().await;

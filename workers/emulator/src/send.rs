@@ -2,19 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use http::{StatusCode, header::RETRY_AFTER};
 use pinpipe_core::Kind;
-use reqwest::{
-    Client, StatusCode,
-    header::{CONTENT_TYPE, RETRY_AFTER},
-};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::{report::Tally, source::Batch};
-
-/// How long ingest may take to respond. Longer than its own delivery timeout.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+use crate::{
+    report::Tally,
+    source::Batch,
+    target::{Connection, Target},
+};
 
 /// The first and the longest backoff.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -45,35 +42,19 @@ enum Attempt {
     Retry(Option<Duration>, String),
 }
 
-/// A client of one ingest service.
-#[derive(Clone, Debug)]
-pub struct Sender {
-    client: Client,
-    target: String,
-}
+/// A client of one ingest service, which sends one request at a time.
+#[derive(Debug)]
+pub struct Sender(Connection);
 
 impl Sender {
-    /// Creates a client. `target` is the base URL of ingest, `http://host:port`.
-    pub fn new(target: &str) -> Result<Self> {
-        ensure!(
-            target.starts_with("http://"),
-            "the target `{target}` is not an http:// URL: set the URL of ingest, such as \
-             http://127.0.0.1:8080"
-        );
-        let client = Client::builder()
-            .timeout(REQUEST_TIMEOUT)
-            .connect_timeout(Duration::from_secs(5))
-            .tcp_nodelay(true)
-            .build()
-            .context("can't create the HTTP client")?;
-        Ok(Self {
-            client,
-            target: target.trim_end_matches('/').to_owned(),
-        })
+    /// Creates a client of `target`.
+    #[must_use]
+    pub const fn new(target: Target) -> Self {
+        Self(Connection::new(target))
     }
 
     /// Sends a batch until each record is acknowledged or refused, without retries after `stop`.
-    pub async fn deliver(&self, batch: Batch, tally: &Tally, stop: &CancellationToken) {
+    pub async fn deliver(&mut self, batch: Batch, tally: &Tally, stop: &CancellationToken) {
         // Records, and whether each is a duplicate.
         let first_repeat = batch.records.len() - batch.repeats;
         let mut left: Vec<(String, bool)> = batch
@@ -124,26 +105,18 @@ impl Sender {
         }
     }
 
-    async fn attempt(&self, kind: &str, records: &[(String, bool)]) -> Attempt {
-        let request = self
-            .client
-            .post(format!("{}/{kind}", self.target))
-            .header(CONTENT_TYPE, "application/json")
-            .body(body(records));
-        let response = match request.send().await {
+    async fn attempt(&mut self, kind: &str, records: &[(String, bool)]) -> Attempt {
+        let response = match self.0.post(kind, body(records)).await {
             Ok(response) => response,
-            Err(error) => return Attempt::Retry(None, format!("{:#}", anyhow::Error::new(error))),
+            Err(error) => return Attempt::Retry(None, format!("{error:#}")),
         };
-        let status = response.status();
+        let status = response.status;
         let wait = response
-            .headers()
+            .headers
             .get(RETRY_AFTER)
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map(Duration::from_secs);
-        let answer = match response.bytes().await {
-            Ok(bytes) => serde_json::from_slice::<Answer>(&bytes).ok(),
-            Err(error) => return Attempt::Retry(wait, format!("{:#}", anyhow::Error::new(error))),
-        };
+        let answer = serde_json::from_slice::<Answer>(&response.body).ok();
         let (answers, message) =
             answer.map_or((None, None), |answer| (answer.records, answer.message));
         let message = format!("{status}: {}", message.unwrap_or_default());
@@ -151,6 +124,8 @@ impl Sender {
             Some(answers) if answers.len() == records.len() => Attempt::PerRecord(answers),
             _ if status.is_server_error()
                 || status == StatusCode::TOO_MANY_REQUESTS
+                // The tokens are being renewed.
+                || status == StatusCode::UNAUTHORIZED
                 || status == StatusCode::REQUEST_TIMEOUT =>
             {
                 Attempt::Retry(wait, message)

@@ -12,6 +12,7 @@ pub mod answer;
 pub mod body;
 pub mod budget;
 pub mod describe;
+pub mod drain;
 pub mod envelope;
 pub mod form;
 pub mod gate;

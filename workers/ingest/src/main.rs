@@ -112,7 +112,8 @@ async fn run() -> Result<()> {
     let draining = CancellationToken::new();
     let server = tokio::spawn(server::serve_tls(
         listener,
-        gate.clone().router(readiness.clone(), router(service)),
+        gate.clone()
+            .router(readiness.clone(), router(service), memory.request_bytes),
         memory.connections(tls.is_some(), config.max_connections),
         tls.clone(),
         draining.clone(),

@@ -89,6 +89,18 @@ pub enum Problem {
          {RETRY_AFTER} s"
     )]
     Busy,
+    /// The request has no bearer token.
+    #[error("the request has no bearer token: send the header Authorization: Bearer <token>")]
+    NoToken,
+    /// No client has the request's bearer token.
+    #[error("the bearer token is unknown: check that it is one of this service's, and current")]
+    UnknownToken,
+    /// The client sends too many requests. With the seconds until it may send another one.
+    #[error(
+        "the client sends more requests a second than are allowed: send the same request again \
+         after {0} s, or more records in a request"
+    )]
+    OverRate(u64),
     /// No broker describes its topics.
     #[error("no broker answers: send the same request again after {RETRY_AFTER} s")]
     BrokerUnavailable,
@@ -161,6 +173,18 @@ impl Problem {
                 let exception = "ProvisionedThroughputExceededException";
                 shown(429, "busy", 42901, (429, exception))
             }
+            Self::NoToken => {
+                let exception = "MissingAuthenticationTokenException";
+                shown(401, "unauthorized", 40101, (401, exception))
+            }
+            Self::UnknownToken => {
+                let exception = "UnrecognizedClientException";
+                shown(401, "unauthorized", 40101, (401, exception))
+            }
+            Self::OverRate(_) => {
+                let exception = "ProvisionedThroughputExceededException";
+                shown(429, "rate-limited", 42901, (429, exception))
+            }
             Self::BrokerUnavailable => shown(
                 503,
                 "broker-unavailable",
@@ -201,6 +225,12 @@ impl Problem {
             Self::Busy | Self::BrokerUnavailable => {
                 Some((header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER)))
             }
+            Self::OverRate(seconds) => Some((header::RETRY_AFTER, HeaderValue::from(*seconds))),
+            Self::NoToken => Some((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))),
+            Self::UnknownToken => Some((
+                header::WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer error=\"invalid_token\""),
+            )),
             Self::MethodNotAllowed { allow } => {
                 Some((header::ALLOW, HeaderValue::from_static(allow)))
             }

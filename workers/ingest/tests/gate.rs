@@ -213,6 +213,19 @@ fn a_client_posts_by_tls_with_its_token_and_both_are_renewed_live() {
     for token in [&alice, &bob] {
         assert_eq!(ingest.post(Some(token)).status, 422);
     }
+    for (path, body) in [
+        ("/topics/t.pin", "{\"error_code\":40101,"),
+        (
+            "/streams/t.pin/record",
+            "{\"__type\":\"MissingAuthenticationTokenException\",",
+        ),
+    ] {
+        let answer = ingest.curl(path, &["--json", "{}"]);
+        assert!(answer.text.contains(body), "{answer:?}");
+    }
+    // Another scheme is no token.
+    let basic = ingest.curl("/pin", &["--user", "a:b", "--json", "{}"]);
+    assert!(basic.text.contains("has no bearer token"), "{basic:?}");
     // Nobody learns what paths there are.
     assert_eq!(ingest.curl("/nowhere", &[]).status, 401);
 
@@ -346,13 +359,20 @@ fn a_client_over_its_rate_is_told_when_to_come_again() {
         assert_eq!(ingest.curl("/readyz", &[]).status, 200);
     }
 
-    // Nothing of the body is waited for.
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, ingest.http)).unwrap();
-    let head = "POST /pin HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n";
-    stream.write_all(head.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+    // A client that sends its whole body first sees the answer; one that waits to be told to send it
+    // gets it at once.
+    let head = "Host: x\r\nConnection: close\r\nContent-Length: 1000000\r\n";
+    for (expect, body) in [("", 1_000_000), ("Expect: 100-continue\r\n", 0)] {
+        let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, ingest.http)).unwrap();
+        let begun = Instant::now();
+        let head = format!("POST /pin HTTP/1.1\r\n{head}{expect}\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(&vec![b' '; body]).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{expect}");
+    }
 
     let metrics = ingest.admin("/metrics");
     let refused = "pinpipe_ingest_requests_refused_total{reason=\"rate-limited\"} ";

@@ -112,7 +112,9 @@ impl Admin {
         self.readiness.clone()
     }
 
-    /// Routes: those of [`health`], `/metrics` (OpenMetrics text) and those of `extra`.
+    /// Routes: `/healthz` (200 while the process responds), `/readyz` (200 with `ready` or
+    /// `degraded: <message>`, or 503 with `not ready: <message>`), `/metrics` (OpenMetrics text)
+    /// and those of `extra`.
     pub fn router(self, extra: Router) -> Router {
         let Self {
             registry,
@@ -120,8 +122,9 @@ impl Admin {
         } = self;
         let registry = Arc::new(registry);
         Router::new()
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(move || async move { ready(&readiness) }))
             .route("/metrics", get(move || async move { metrics(&registry) }))
-            .merge(health(readiness))
             .merge(extra)
     }
 
@@ -131,14 +134,6 @@ impl Admin {
         server::serve(listener, self.router(extra), CONNECTIONS, stop).await;
         Ok(())
     }
-}
-
-/// Routes: `/healthz` (200 while the process responds) and `/readyz` (200 with `ready` or
-/// `degraded: <message>`, or 503 with `not ready: <message>`).
-pub fn health(readiness: Readiness) -> Router {
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(move || async move { ready(&readiness) }))
 }
 
 fn ready(readiness: &Readiness) -> Response {

@@ -9,6 +9,7 @@ pub mod budget;
 pub mod buffer;
 pub mod clock;
 pub mod commit;
+pub mod control;
 pub mod dead_letter;
 pub mod log;
 pub mod metrics;

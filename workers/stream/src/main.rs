@@ -3,13 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Json, Router,
-    http::StatusCode,
-    routing::{get, post},
-};
+use axum::{Json, Router, routing::get};
 use clap::Parser;
-use pinpipe_config::{ADMIN_PORT, Stream, StreamSink};
+use pinpipe_config::{ADMIN_PORT, CONTROL_PORT, Stream, StreamSink};
 use pinpipe_runtime::{
     admin::{Admin, Readiness},
     cli::WorkerArgs,
@@ -23,6 +19,7 @@ use pinpipe_stream::{
     backoff::Backoff,
     budget,
     commit::SinkHealth,
+    control,
     dead_letter::DeadLetters,
     metrics::Metrics,
     postgres::Postgres,
@@ -44,9 +41,12 @@ const RESTART_DELAY: Duration = Duration::from_secs(1);
 struct Args {
     #[command(flatten)]
     worker: WorkerArgs,
-    /// The port of /healthz, /readyz, /metrics and POST /flush.
+    /// The port of /healthz, /readyz and /metrics.
     #[arg(long, env = "PINPIPE_ADMIN_PORT", default_value_t = ADMIN_PORT)]
     admin_port: u16,
+    /// The port of POST /flush.
+    #[arg(long, env = "PINPIPE_CONTROL_PORT", default_value_t = CONTROL_PORT)]
+    control_port: u16,
     /// The pod's name, which no other worker of the group may have. A container that starts again
     /// reads at once what the group still has for the one of this name that was killed.
     #[arg(long, env = "HOSTNAME")]
@@ -72,7 +72,7 @@ async fn main() -> anyhow::Result<()> {
     }
 }
 
-/// Runs the worker and its admin server until `stop`.
+/// Runs the worker with its admin server and its control server until `stop`.
 async fn serve<S: Sink>(
     config: Stream,
     name: &str,
@@ -84,37 +84,31 @@ async fn serve<S: Sink>(
     let metrics = Metrics::new(admin.registry(), &config.pipeline, name);
     let readiness = admin.readiness();
     let flush = Arc::new(Notify::new());
-    let routes = Router::new()
-        .route(
-            "/flush",
-            post({
-                let flush = flush.clone();
-                async move || {
-                    flush.notify_one();
-                    StatusCode::ACCEPTED
-                }
-            }),
-        )
-        .route(
-            worker_metrics::PATH,
-            get({
-                let metrics = metrics.clone();
-                async move || Json(metrics.threshold_values())
-            }),
-        );
-    // The admin server stops last: a worker that drains still answers its probes.
+    let routes = Router::new().route(
+        worker_metrics::PATH,
+        get({
+            let metrics = metrics.clone();
+            async move || Json(metrics.threshold_values())
+        }),
+    );
+    // The servers stop last: a worker that drains still answers its probes.
     let served = CancellationToken::new();
     let admin_server = tokio::spawn(admin.serve(args.admin_port, routes, served.clone()));
+    let control_server = control::serve(args.control_port, flush.clone(), served.clone());
+    let control_server = tokio::spawn(control_server);
     let work = async {
         let parts = (metrics, readiness, flush);
         work(config, name, args.pod, sink, parts, &stop).await;
         served.cancel();
     };
-    tokio::pin!(admin_server);
+    tokio::pin!(admin_server, control_server);
     tokio::select! {
-        served = &mut admin_server => served?,
-        () = work => admin_server.await?,
+        served = &mut admin_server => return served?,
+        served = &mut control_server => return served?,
+        () = work => {}
     }
+    control_server.await??;
+    admin_server.await?
 }
 
 /// Runs the worker until `stop`, once the Secrets for its brokers can be used.

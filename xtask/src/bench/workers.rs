@@ -14,6 +14,7 @@ use super::servers::{KAFKA, POSTGRES, Running, S3, S3_FILER};
 pub const INGEST: u16 = 24080;
 const INGEST_ADMIN: u16 = 24081;
 pub const STREAM_ADMIN: u16 = 24082;
+const STREAM_CONTROL: u16 = 24083;
 
 /// Larger than every record, bytes.
 const MAX_RECORD_BYTES: u32 = 65_536;
@@ -130,6 +131,7 @@ fn stream(bench: &Bench, name: &str, topics: &str, sink: &str) -> Result<Running
     let config = stream_config(name, topics, sink);
     let mut command = worker(bench, "stream", name, &config)?;
     command.args(["--admin-port", &STREAM_ADMIN.to_string(), "--pod", name]);
+    command.args(["--control-port", &STREAM_CONTROL.to_string()]);
     Running::start(bench.context, name, &mut command)
 }
 
@@ -184,7 +186,7 @@ pub fn batch(
         + &format!(
             "zone: {{{}}}
 archiveGroup: bench.{name}
-archiveAdmin: 127.0.0.1:{STREAM_ADMIN}
+archiveControl: 127.0.0.1:{STREAM_CONTROL}
 barrierTimeoutSeconds: 60
 lease: {pipeline}
 sinks: []

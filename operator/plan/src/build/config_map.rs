@@ -10,6 +10,7 @@ use super::{Builder, labels, trust};
 use crate::{
     component::Component,
     model::{Archive, Batch, BatchSink, Emulator, Mount, Pods, Sink, ValidatedPipeline},
+    mounts::{INGEST_CERTIFICATE, INGEST_TOKENS},
     names::{self, hash},
 };
 
@@ -59,10 +60,10 @@ pub(super) fn ingest(pipeline: &ValidatedPipeline) -> config::Ingest {
         max_request_bytes: max_record_bytes
             .saturating_mul(RECORDS_PER_REQUEST)
             .clamp(REQUEST_BYTES.0, REQUEST_BYTES.1),
-        tokens_dir: None,
-        certificate_dir: None,
-        requests_per_second_per_client: None,
-        max_connections: None,
+        tokens_dir: tokens_dir(pipeline),
+        certificate_dir: pipeline.ingest.tls.then(|| secrets_dir(INGEST_CERTIFICATE)),
+        requests_per_second_per_client: pipeline.ingest.requests_per_second,
+        max_connections: pipeline.ingest.max_connections,
         aliases: pipeline.ingest.aliases.iter().map(alias).collect(),
     }
 }
@@ -128,11 +129,11 @@ pub(super) fn batch(
         max_record_bytes: pipeline.ingest.max_record_bytes,
         zone: raw_zone(archive, &batch.pods),
         archive_group: group(pipeline, &Component::Archive),
-        archive_admin: format!(
+        archive_control: format!(
             "{}.{}.svc:{}",
             pipeline.child(&Component::Archive),
             pipeline.namespace,
-            config::ADMIN_PORT
+            config::CONTROL_PORT
         ),
         barrier_timeout_seconds: BARRIER_TIMEOUT_SECONDS,
         lease: pipeline.child(&Component::Batch),
@@ -181,7 +182,16 @@ pub(super) fn emulator(pipeline: &ValidatedPipeline, emulator: &Emulator) -> con
         target: pipeline.ingest_url(),
         records_per_second: emulator.records_per_second,
         seed: emulator.seed,
+        certificate_file: pipeline
+            .ingest
+            .tls
+            .then(|| secrets_dir(INGEST_CERTIFICATE).join("tls.crt")),
+        tokens_dir: tokens_dir(pipeline),
     }
+}
+
+fn tokens_dir(pipeline: &ValidatedPipeline) -> Option<PathBuf> {
+    pipeline.ingest.tokens.then(|| secrets_dir(INGEST_TOKENS))
 }
 
 fn consumer(

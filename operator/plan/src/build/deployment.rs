@@ -49,6 +49,7 @@ impl Builder<'_> {
         let component = Component::stream(&sink.name);
         let worker = Worker {
             secrets: Some(&sink.secrets),
+            ports: vec![pod::admin_port(), pod::control_port()],
             grace_seconds: 60,
             ..Worker::new(component, "stream", &sink.pods)
         };
@@ -60,6 +61,7 @@ impl Builder<'_> {
         self.archive_service();
         let worker = Worker {
             secrets: Some(&archive.secrets),
+            ports: vec![pod::admin_port(), pod::control_port()],
             grace_seconds: 60,
             ..Worker::new(Component::Archive, "stream", &archive.pods)
         };
@@ -76,6 +78,7 @@ impl Builder<'_> {
 
     pub(super) fn emulator(&mut self, emulator: &Emulator) {
         let worker = Worker {
+            secrets: emulator.secrets.as_ref(),
             grace_seconds: 10,
             ..Worker::new(Component::Emulator, "emulator", &emulator.pods)
         };
@@ -88,9 +91,9 @@ impl Builder<'_> {
         );
     }
 
-    /// Adds a Deployment with its configuration, disruption budget and autoscaler. A component that
-    /// waits for another one's new image keeps the pod template it has, which names the
-    /// configuration it has.
+    /// Adds a Deployment with its configuration, network policy, disruption budget and autoscaler. A
+    /// component that waits for another one's new image keeps the pod template it has, which names
+    /// the configuration it has.
     fn deployment(
         &mut self,
         worker: &Worker<'_>,
@@ -121,6 +124,7 @@ impl Builder<'_> {
             }),
             status: None,
         });
+        self.network_policy(worker);
         self.disruption_budget(component, replicas);
         self.autoscaler(component, replicas);
     }

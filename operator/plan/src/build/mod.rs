@@ -11,6 +11,7 @@ mod deployment;
 mod disruption_budget;
 mod job;
 mod labels;
+mod network_policy;
 mod pod;
 mod rollout;
 mod service;

@@ -16,7 +16,7 @@ use k8s_openapi::{
         api::resource::Quantity, apis::meta::v1::ObjectMeta, util::intstr::IntOrString,
     },
 };
-use pinpipe_config::{ADMIN_PORT, CONFIG_DIR, SCRATCH_DIR};
+use pinpipe_config::{ADMIN_PORT, CONFIG_DIR, CONTROL_PORT, SCRATCH_DIR};
 use pinpipe_crds::{LogLevel, PodSecurity, PullPolicy};
 
 use super::{
@@ -129,6 +129,10 @@ pub(super) fn port(name: &str, number: u16) -> ContainerPort {
         protocol: Some("TCP".to_owned()),
         ..ContainerPort::default()
     }
+}
+
+pub(super) fn control_port() -> ContainerPort {
+    port("control", CONTROL_PORT)
 }
 
 fn template(
@@ -339,7 +343,7 @@ fn secret(mount: &Mount, mode: i32) -> Volume {
         let secret = SecretVolumeSource {
             secret_name: Some(mount.secret.clone()),
             default_mode: Some(mode),
-            items: Some(items),
+            items: non_empty(items),
             optional: None,
         };
         return Volume {

@@ -1,18 +1,31 @@
 //! Services in front of ingest and the archive.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort, ServiceSpec},
-    apimachinery::pkg::util::intstr::IntOrString,
+    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
-use pinpipe_config::{ADMIN_PORT, HTTP_PORT};
+use pinpipe_config::{CONTROL_PORT, HTTP_PORT};
+use pinpipe_crds::ServiceType;
 
 use super::{Builder, labels};
 use crate::component::Component;
 
 impl Builder<'_> {
     pub(super) fn ingest_service(&mut self) {
-        let spec = self.service_spec(&Component::Ingest, "http", HTTP_PORT);
-        self.service(&Component::Ingest, spec);
+        let ingest = &self.pipeline.ingest;
+        let type_ = ingest.service_type.map(|type_| match type_ {
+            ServiceType::ClusterIp => "ClusterIP",
+            ServiceType::NodePort => "NodePort",
+            ServiceType::LoadBalancer => "LoadBalancer",
+        });
+        let spec = ServiceSpec {
+            type_: type_.map(str::to_owned),
+            ..self.service_spec(&Component::Ingest, "http", HTTP_PORT)
+        };
+        let annotations = ingest.service_annotations.clone();
+        self.service(&Component::Ingest, annotations, spec);
     }
 
     /// Headless, since the batch worker asks every pod of the archive to flush; a pod that isn't
@@ -21,13 +34,21 @@ impl Builder<'_> {
         let spec = ServiceSpec {
             cluster_ip: Some("None".to_owned()),
             publish_not_ready_addresses: Some(true),
-            ..self.service_spec(&Component::Archive, "admin", ADMIN_PORT)
+            ..self.service_spec(&Component::Archive, "control", CONTROL_PORT)
         };
-        self.service(&Component::Archive, spec);
+        self.service(&Component::Archive, BTreeMap::new(), spec);
     }
 
-    fn service(&mut self, component: &Component, spec: ServiceSpec) {
-        let metadata = labels::metadata(self.pipeline, component);
+    fn service(
+        &mut self,
+        component: &Component,
+        annotations: BTreeMap<String, String>,
+        spec: ServiceSpec,
+    ) {
+        let metadata = ObjectMeta {
+            annotations: (!annotations.is_empty()).then_some(annotations),
+            ..labels::metadata(self.pipeline, component)
+        };
         self.push(&Service {
             metadata,
             spec: Some(spec),

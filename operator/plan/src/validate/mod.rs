@@ -8,8 +8,10 @@ mod annotations;
 mod client_settings;
 mod duration;
 mod images;
+mod ingest;
 mod kafka;
 mod mounts;
+mod network_policy;
 mod percentage;
 mod pods;
 mod policy;
@@ -26,15 +28,16 @@ mod trust;
 
 use std::{collections::BTreeMap, fmt};
 
-use pinpipe_crds::{self as crds, PinterestPipeline, Template};
+use pinpipe_crds::PinterestPipeline;
 
 use crate::{
     component::Component,
-    model::{Emulator, Images, Ingest, Mount, Secrets, ValidatedPipeline},
+    model::{Images, ValidatedPipeline},
     names,
     ownership::Claim,
 };
 
+pub use crate::mounts::ANY_KEY;
 pub use annotations::RESET_FORMS;
 pub use kafka::for_operator as kafka_for_operator;
 pub use secrets::{Inputs, SecretKey, references};
@@ -93,7 +96,7 @@ pub fn validate(
         .batch
         .as_ref()
         .and_then(|batch| sinks.batch(batch, spec.archive.as_ref()));
-    let child = names::child(name, &Component::Ingest);
+    let ingest = spec.ingest.clone().unwrap_or_default();
     let topic_settings = kafka.topics.as_ref();
     let drain_deadline = spec.drain_deadline.as_deref().unwrap_or("5m");
     let drain_seconds = duration::read("spec.drainDeadline", drain_deadline, &mut problems);
@@ -116,19 +119,21 @@ pub fn validate(
             .unwrap_or_default(),
         topics,
         rejected_threshold,
-        ingest: ingest(
-            &spec.ingest.clone().unwrap_or_default(),
-            spec.template.as_ref(),
-            mounts,
-            |mounts| inputs.secrets_of(&child, mounts),
-        ),
+        ingest: ingest::ingest(&ingest, spec.template.as_ref(), mounts, |mounts| {
+            inputs.secrets_of(&names::child(name, &Component::Ingest), mounts)
+        }),
         sinks: streams,
         archive,
         batch,
-        emulator: spec
-            .emulator
+        emulator: spec.emulator.as_ref().map(|part| {
+            ingest::emulator(part, &ingest, spec.template.as_ref(), |mounts| {
+                inputs.secrets_of(&names::child(name, &Component::Emulator), mounts)
+            })
+        }),
+        network_policy: spec
+            .network_policy
             .as_ref()
-            .map(|part| emulator(part, spec.template.as_ref())),
+            .map(|policy| network_policy::network_policy(policy, &inputs.operator_namespace)),
         image: images::image(spec.image.as_ref(), images),
         requests,
         record: BTreeMap::new(),
@@ -143,38 +148,6 @@ pub fn validate(
         Ok(validated)
     } else {
         Err(problems)
-    }
-}
-
-fn ingest(
-    ingest: &crds::Ingest,
-    general: Option<&Template>,
-    mut mounts: Vec<Mount>,
-    secrets: impl FnOnce(Vec<Mount>) -> Secrets,
-) -> Ingest {
-    let template = template::lay_over(general, ingest.template.as_ref());
-    mounts.extend(trust::mount(&template));
-    Ingest {
-        replicas: pods::ingest_replicas(ingest),
-        max_record_bytes: unsigned(ingest.max_record_bytes, 65_536),
-        aliases: ingest.aliases.clone(),
-        pods: pods::several(&template, ["50m", "64Mi", "256Mi"]),
-        secrets: (!mounts.is_empty()).then(|| secrets(mounts)),
-    }
-}
-
-fn emulator(emulator: &crds::Emulator, general: Option<&Template>) -> Emulator {
-    let template = template::lay_over(general, emulator.template.as_ref());
-    Emulator {
-        records_per_second: unsigned(emulator.records_per_second, 100),
-        seed: unsigned(
-            emulator
-                .source
-                .as_ref()
-                .and_then(|source| source.synthetic.seed),
-            1,
-        ),
-        pods: pods::one(&template, ["20m", "32Mi", "128Mi"]),
     }
 }
 

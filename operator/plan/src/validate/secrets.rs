@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pinpipe_crds::PinterestPipelineSpec;
 
-use super::{kafka, mounts::USER_KEYS, s3, template, tls, trust};
+use super::{ingest, kafka, mounts::USER_KEYS, s3, template, tls, trust};
 use crate::{
     model::{Mount, Policy, Secrets},
+    mounts::ANY_KEY,
     ownership::Claim,
 };
 
@@ -35,6 +36,8 @@ pub struct Inputs {
     pub policy: Policy,
     /// Claims of other pipelines.
     pub claims: Vec<Claim>,
+    /// Namespace of the operator, from which it connects to pods.
+    pub operator_namespace: String,
 }
 
 impl SecretKey {
@@ -43,6 +46,10 @@ impl SecretKey {
     pub fn missing(&self, secret: &str, key: &str) -> Option<String> {
         match self {
             Self::Present => None,
+            Self::NoKey if key == ANY_KEY => Some(format!("Secret {secret} has no key: add one")),
+            Self::NoSecret if key == ANY_KEY => {
+                Some(format!("Secret {secret} is missing: create it"))
+            }
             Self::NoKey => Some(format!("Secret {secret} has no key {key}: add it")),
             Self::NoSecret => Some(format!(
                 "Secret {secret} is missing: create it with the key {key}"
@@ -56,10 +63,8 @@ impl Inputs {
     pub(super) fn secrets_of(&self, child: &str, mounts: Vec<Mount>) -> Secrets {
         let mut missing = Vec::new();
         let keys = mounts.iter().flat_map(|mount| {
-            mount
-                .files
-                .iter()
-                .map(move |(key, _)| (mount.secret.clone(), key.clone()))
+            let keys = mount.keys();
+            keys.map(move |key| (mount.secret.clone(), key.to_owned()))
         });
         for key in keys {
             let found = self.secrets.get(&key).unwrap_or(&SecretKey::NoSecret);
@@ -99,6 +104,9 @@ pub fn references(spec: &PinterestPipelineSpec) -> BTreeMap<String, BTreeSet<Str
         refer(&url.name, &[&url.key]);
         refer_to(&tls::mounts(certificates, "postgres"), &mut refer);
     }
+    if let Some(ingest) = &spec.ingest {
+        refer_to(&ingest::mounts(ingest), &mut refer);
+    }
     if let Some(archive) = &spec.archive {
         refer_to(&s3::mounts(&archive.s3), &mut refer);
     }
@@ -117,7 +125,7 @@ pub fn references(spec: &PinterestPipelineSpec) -> BTreeMap<String, BTreeSet<Str
 
 fn refer_to(mounts: &[Mount], refer: &mut impl FnMut(&str, &[&str])) {
     for mount in mounts {
-        for (key, _) in &mount.files {
+        for key in mount.keys() {
             refer(&mount.secret, &[key]);
         }
     }

@@ -15,20 +15,18 @@ use std::{
 };
 
 use axum::{
-    Json, Router,
+    Router,
     extract::{ConnectInfo, Request, State},
     http::{HeaderValue, StatusCode, header},
     middleware::{self, Next},
-    response::{IntoResponse, Response},
+    response::Response,
+    routing::get,
 };
-use pinpipe_runtime::admin::{self, Readiness};
-use serde_json::json;
+use pinpipe_runtime::admin::Readiness;
 
 use self::rate::{Client, Rates};
 pub use self::{metrics::Metrics, tokens::Tokens};
-
-/// The client of a request without a known token, in metrics.
-const ANONYMOUS: &str = "anonymous";
+use crate::{drain, form::Form, problem::Problem};
 
 /// The gate. Clones share one state.
 #[derive(Clone, Debug)]
@@ -41,21 +39,6 @@ struct Shared {
     /// None: there is no limit.
     rates: Option<Mutex<Rates>>,
     metrics: Metrics,
-}
-
-/// Why a request may not pass.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-enum Refusal {
-    #[error("the request has no bearer token: send the header Authorization: Bearer <token>")]
-    NoToken,
-    #[error("the bearer token is unknown: check that it is one of this service's, and not renewed")]
-    UnknownToken,
-    #[error(
-        "the client sends more requests a second than are allowed: send the same request again \
-         after {} s, or more records in a request",
-        seconds(*.0)
-    )]
-    OverRate(Duration),
 }
 
 impl Gate {
@@ -78,10 +61,10 @@ impl Gate {
     }
 
     /// The routes of the records' port: `/healthz` and `/readyz` for everybody, and `records` for
-    /// requests that pass.
-    pub fn router(self, readiness: Readiness, records: Router) -> Router {
+    /// requests that pass, of up to `request_bytes`.
+    pub fn router(self, readiness: Readiness, records: Router, request_bytes: usize) -> Router {
         let records = records.layer(middleware::from_fn_with_state(self, pass));
-        admin::health(readiness).fallback_service(records)
+        health(readiness).fallback_service(drain::refused(records, request_bytes))
     }
 
     /// The name of the client that sent a request, if it may pass.
@@ -90,34 +73,34 @@ impl Gate {
         authorization: Option<&HeaderValue>,
         address: IpAddr,
         now: Instant,
-    ) -> Result<Arc<str>, (Arc<str>, Refusal)> {
+    ) -> Result<Arc<str>, (Arc<str>, Problem)> {
         let known = self.client(authorization);
         let client = match &known {
             Ok(Some(name)) => Client::Token(Arc::clone(name)),
             Ok(None) | Err(_) => Client::at(address),
         };
         let name = known.clone().ok().flatten();
-        let name = name.unwrap_or_else(|| ANONYMOUS.into());
+        let name = name.unwrap_or_else(|| tokens::ANONYMOUS.into());
         if let Some(rates) = &self.0.rates {
             let mut rates = rates.lock().unwrap_or_else(PoisonError::into_inner);
             let taken = rates.take(client, now);
-            taken.map_err(|wait| (Arc::clone(&name), Refusal::OverRate(wait)))?;
+            taken.map_err(|wait| (Arc::clone(&name), Problem::OverRate(seconds(wait))))?;
         }
         match known {
             Ok(_) => Ok(name),
-            Err(refusal) => Err((name, refusal)),
+            Err(problem) => Err((name, problem)),
         }
     }
 
     /// The client that sent this token; None if requests need none.
-    fn client(&self, authorization: Option<&HeaderValue>) -> Result<Option<Arc<str>>, Refusal> {
+    fn client(&self, authorization: Option<&HeaderValue>) -> Result<Option<Arc<str>>, Problem> {
         let Some(tokens) = &self.0.tokens else {
             return Ok(None);
         };
-        let authorization = authorization.ok_or(Refusal::NoToken)?;
+        let token = authorization.and_then(tokens::bearer);
+        let token = token.ok_or(Problem::NoToken)?;
         let tokens = tokens.read().unwrap_or_else(PoisonError::into_inner);
-        let client = tokens.client(authorization);
-        Ok(Some(client.ok_or(Refusal::UnknownToken)?))
+        Ok(Some(tokens.client(token).ok_or(Problem::UnknownToken)?))
     }
 }
 
@@ -130,23 +113,25 @@ async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) -> Res
     let metrics = &gate.0.metrics;
     let (client, response) = match admitted {
         Ok(client) => (client, next.run(request).await),
-        Err((client, refusal)) => {
-            tracing::debug!(%client, %address, reason = refusal.name(), "a request is refused");
-            metrics.refused(refusal.name());
-            (client, refusal.into_response())
+        Err((client, problem)) => {
+            let reason = reason(&problem);
+            tracing::debug!(%client, %address, reason, "a request is refused");
+            metrics.refused(reason);
+            (
+                client,
+                problem.response(Form::of_path(request.uri().path())),
+            )
         }
     };
     metrics.request(&client, response.status());
     response
 }
 
-impl Refusal {
-    /// The error code in the response and in metrics.
-    const fn name(self) -> &'static str {
-        match self {
-            Self::NoToken | Self::UnknownToken => "unauthorized",
-            Self::OverRate(_) => "rate-limited",
-        }
+/// The reason of a refusal, in metrics.
+const fn reason(problem: &Problem) -> &'static str {
+    match problem {
+        Problem::OverRate(_) => "rate-limited",
+        _ => "unauthorized",
     }
 }
 
@@ -155,22 +140,46 @@ fn seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let body = Json(json!({"error": self.name(), "message": self.to_string()}));
-        match self {
-            Self::NoToken => {
-                let asked = [(header::WWW_AUTHENTICATE, "Bearer")];
-                (StatusCode::UNAUTHORIZED, asked, body).into_response()
-            }
-            Self::UnknownToken => {
-                let asked = [(header::WWW_AUTHENTICATE, "Bearer error=\"invalid_token\"")];
-                (StatusCode::UNAUTHORIZED, asked, body).into_response()
-            }
-            Self::OverRate(wait) => {
-                let after = [(header::RETRY_AFTER, seconds(wait).to_string())];
-                (StatusCode::TOO_MANY_REQUESTS, after, body).into_response()
-            }
-        }
+/// Routes of a load balancer's health checks. Unlike the admin port's, which few can reach, they say
+/// nothing of what is wrong.
+fn health(readiness: Readiness) -> Router {
+    let ready = async move || match readiness.get() {
+        Ok(()) => (StatusCode::OK, "ready\n"),
+        Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n"),
+    };
+    Router::new()
+        .route("/healthz", get(async || "ok\n"))
+        .route("/readyz", get(ready))
+}
+
+#[cfg(test)]
+mod tests {
+    use pinpipe_runtime::{admin::Admin, server};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn readyz_says_nothing_of_what_is_wrong() {
+        let readiness = Admin::new().readiness();
+        let listener = server::listen(0).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let served = server::serve(
+            listener,
+            health(readiness.clone()),
+            8,
+            CancellationToken::new(),
+        );
+        tokio::spawn(served);
+        let ask = async || {
+            let response = reqwest::get(format!("http://127.0.0.1:{port}/readyz")).await;
+            let response = response.unwrap();
+            (response.status().as_u16(), response.text().await.unwrap())
+        };
+        readiness.set(Err("broker.example:9092 isn't there".to_owned()));
+        assert_eq!(ask().await, (503, "not ready\n".to_owned()));
+        readiness.set(Ok(()));
+        readiness.degraded("SecretUnusable", Some("key alice: 5 bytes".to_owned()));
+        assert_eq!(ask().await, (200, "ready\n".to_owned()));
     }
 }

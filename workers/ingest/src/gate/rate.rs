@@ -133,7 +133,7 @@ mod tests {
         assert_eq!(take(address(1), 10_000), Err(250));
     }
 
-    /// By any limit, no window of a second ever has more than twice the limit.
+    /// Ten seconds of requests, and those that the full bucket has at first.
     #[test]
     fn a_steady_flood_gets_the_rate() {
         for limit in [1, 3, 7, 1000] {

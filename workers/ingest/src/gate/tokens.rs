@@ -11,6 +11,8 @@ use pinpipe_runtime::config::secret_file;
 const FIELD: &str = "bearerTokensSecretRef";
 /// The fewest bytes of a token. A shorter one could be guessed.
 const MIN_BYTES: usize = 16;
+/// The client of requests without a known token, in metrics.
+pub(super) const ANONYMOUS: &str = "anonymous";
 /// How a request's header begins.
 const SCHEME: &str = "Bearer ";
 
@@ -40,6 +42,10 @@ impl Tokens {
                 continue;
             }
             let of = format!("{FIELD}, key {name}");
+            ensure!(
+                name != ANONYMOUS,
+                "{of}: the name is that of clients without a token in metrics: choose another one"
+            );
             let token = secret_file(&folder.join(&name), Some(&of))?;
             ensure!(
                 token.len() >= MIN_BYTES,
@@ -68,14 +74,11 @@ impl Tokens {
         ))
     }
 
-    /// The client whose token the header `Authorization` has. Takes the same time whatever the
-    /// header has in common with a token, and whichever it is compared with.
-    pub fn client(&self, authorization: &HeaderValue) -> Option<Arc<str>> {
-        let (scheme, token) = authorization.as_bytes().split_at_checked(SCHEME.len())?;
-        if !scheme.eq_ignore_ascii_case(SCHEME.as_bytes()) {
-            return None;
-        }
-        let sent = sha256(token.trim_ascii());
+    /// The client with this token. Takes the same time whatever the token has in common with one
+    /// that is known.
+    #[must_use]
+    pub fn client(&self, token: &[u8]) -> Option<Arc<str>> {
+        let sent = sha256(token);
         let mut client = None;
         for (name, digest) in &self.0 {
             if memcmp::eq(digest, &sent) {
@@ -84,6 +87,13 @@ impl Tokens {
         }
         client
     }
+}
+
+/// The token in the header `Authorization`. None: the header has another scheme.
+pub(super) fn bearer(authorization: &HeaderValue) -> Option<&[u8]> {
+    let (scheme, token) = authorization.as_bytes().split_at_checked(SCHEME.len())?;
+    let is_bearer = scheme.eq_ignore_ascii_case(SCHEME.as_bytes());
+    is_bearer.then(|| token.trim_ascii())
 }
 
 #[cfg(test)]
@@ -121,8 +131,14 @@ mod tests {
             ("Basic token-of-client-one", None),
             ("token-of-client-one", None),
         ] {
-            let found = tokens.client(&HeaderValue::from_str(header).unwrap());
-            assert_eq!(found.as_deref(), expected, "{header}");
+            let header = HeaderValue::from_str(header).unwrap();
+            let found = bearer(&header).and_then(|token| tokens.client(token));
+            assert_eq!(found.as_deref(), expected, "{header:?}");
+            let is_bearer = header
+                .as_bytes()
+                .to_ascii_lowercase()
+                .starts_with(b"bearer ");
+            assert_eq!(bearer(&header).is_some(), is_bearer, "{header:?}");
         }
         assert_eq!(format!("{tokens:?}"), "[\".two\", \"one\"]");
     }
@@ -135,6 +151,7 @@ mod tests {
         for (test, files, says) in [
             ("none", &[][..], "the Secret has no key"),
             ("empty", &[("a", "\n")], "key a is empty"),
+            ("anonymous", &[("anonymous", &long)], "choose another one"),
             ("short", &[("a", marker)], "key a: the token has 14 bytes"),
             ("spaced", &[("a", &spaced)], "key a: the token must consist"),
             (

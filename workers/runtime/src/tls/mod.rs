@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 use openssl::{
     pkey::PKey,
     ssl::{HandshakeError, SslConnector, SslConnectorBuilder, SslContextBuilder, SslMethod},
-    x509::{X509, store::X509StoreBuilder},
+    x509::{X509, store::X509StoreBuilder, verify::X509VerifyFlags},
 };
 use pinpipe_config::TrustedCa;
 
@@ -113,6 +113,20 @@ impl Tls {
             _ => None,
         }
     }
+}
+
+/// A connector that trusts one server's certificate alone, PEM, whoever issued it. The name in it
+/// is left to the caller.
+pub fn connector_for_certificate(pem: &str) -> Result<SslConnectorBuilder> {
+    let mut connector = SslConnector::builder(SslMethod::tls_client())?;
+    let mut store = X509StoreBuilder::new()?;
+    // The first is the server's own; those of its issuers follow.
+    if let Some(own) = certificates(pem, "tls.crt")?.into_iter().next() {
+        store.add_cert(own)?;
+    }
+    store.set_flags(X509VerifyFlags::PARTIAL_CHAIN)?;
+    connector.set_cert_store(store.build());
+    Ok(connector)
 }
 
 /// Sets one's own certificate chain and private key, PEM each, of the Secret that the field `of`

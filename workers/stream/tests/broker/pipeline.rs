@@ -179,6 +179,7 @@ impl Pipeline {
             .arg("--config")
             .arg(path)
             .args(["--log-format", "plain", "--admin-port", &admin.to_string()])
+            .args(["--control-port", &port().to_string()])
             .env("HOSTNAME", format!("{name}-0"))
             .stdout(log.try_clone().unwrap())
             .stderr(log)

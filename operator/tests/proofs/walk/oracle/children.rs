@@ -68,7 +68,10 @@ impl Oracle<'_> {
         let ports = json!([{
             "name": "http", "port": 8080, "targetPort": "http", "protocol": "TCP",
         }]);
-        let service = json!({"selector": self.selector("ingest"), "ports": ports});
+        let mut service = json!({"selector": self.selector("ingest"), "ports": ports});
+        if let Some(exposed) = section["service"]["type"].as_str() {
+            set(&mut service, "type", json!(exposed));
+        }
         self.add("Service", "ingest", json!({"spec": service}));
         let scaling = &section["autoscaling"];
         let replicas = if let Some(max) = scaling["maxReplicas"].as_i64() {
@@ -132,7 +135,7 @@ impl Oracle<'_> {
     pub fn require_archive(&mut self) {
         let section = &self.spec["archive"];
         let ports = json!([{
-            "name": "admin", "port": 9090, "targetPort": "admin", "protocol": "TCP",
+            "name": "control", "port": 9091, "targetPort": "control", "protocol": "TCP",
         }]);
         let service = json!({
             "selector": self.selector("archive"),
@@ -286,6 +289,9 @@ impl Oracle<'_> {
             "template": template,
         });
         self.add("Deployment", component, json!({"spec": deployment}));
+        if self.spec["networkPolicy"].is_object() {
+            self.require_network_policy(component);
+        }
         let may_be_several = match replicas {
             Replicas::Fixed(count) => *count > 1,
             Replicas::Autoscaled(Some((_, max))) => *max > 1,
@@ -309,6 +315,43 @@ impl Oracle<'_> {
             set(&mut spec, "scaleTargetRef", target);
             self.add("HorizontalPodAutoscaler", component, json!({"spec": spec}));
         }
+    }
+
+    /// The operator of the proofs and of the samples is in the namespace `pinpipe-system`.
+    fn require_network_policy(&mut self, component: &str) {
+        let operator = json!({"namespaceSelector": {"matchLabels": {
+            "kubernetes.io/metadata.name": "pinpipe-system",
+        }}});
+        let pods = |of: &str| json!({"podSelector": {"matchLabels": self.selector(of)}});
+        let ports = |ports: &[u16]| {
+            let ports = ports.iter();
+            let ports = ports.map(|port| json!({"port": port, "protocol": "TCP"}));
+            ports.collect::<Value>()
+        };
+        let named = self.spec["networkPolicy"]["allowFrom"].as_array();
+        let named = named.filter(|named| !named.is_empty());
+        let from = named.map(|named| [&[operator.clone()], named.as_slice()].concat());
+        let open: &[u16] = match component {
+            "ingest" => &[8080, 9090],
+            _ => &[9090],
+        };
+        let mut rules = vec![json!({"ports": ports(open), "from": from})];
+        match component {
+            "ingest" if named.is_some() && self.spec["emulator"].is_object() => {
+                rules.push(json!({"ports": ports(&[8080]), "from": [pods("emulator")]}));
+            }
+            "ingest" | "emulator" => {}
+            _ => {
+                let from = json!([operator, pods("batch")]);
+                rules.push(json!({"ports": ports(&[9091]), "from": from}));
+            }
+        }
+        let policy = json!({
+            "podSelector": {"matchLabels": self.selector(component)},
+            "policyTypes": ["Ingress"],
+            "ingress": rules,
+        });
+        self.add("NetworkPolicy", component, json!({"spec": policy}));
     }
 
     fn template_of(&self, section: &Value) -> Value {

@@ -11,6 +11,12 @@ impl Oracle<'_> {
         set(&mut config, "maxRecordBytes", json!(record));
         let request = (record * 64).clamp(1 << 20, 16 << 20);
         set(&mut config, "maxRequestBytes", json!(request));
+        let limits = &self.spec["ingest"]["limits"];
+        for field in ["requestsPerSecondPerClient", "maxConnections"] {
+            if limits[field].is_number() {
+                set(&mut config, field, limits[field].clone());
+            }
+        }
         if let Some(aliases) = self.spec["ingest"]["aliases"].as_array() {
             let of = |alias: &Value| {
                 let kind = alias["kind"].as_str().unwrap_or_default().to_lowercase();
@@ -68,12 +74,12 @@ impl Oracle<'_> {
         let sinks = batch["sinks"].as_array().into_iter().flatten();
         let sinks: Vec<_> = sinks.map(batch_sink).collect();
         let own = self.child("batch");
-        let admin = format!("{}.{}.svc:9090", self.child("archive"), self.namespace);
+        let control = format!("{}.{}.svc:9091", self.child("archive"), self.namespace);
         for (field, value) in [
             ("maxRecordBytes", json!(self.max_record_bytes())),
             ("zone", self.zone()),
             ("archiveGroup", json!(self.group("archive"))),
-            ("archiveAdmin", json!(admin)),
+            ("archiveControl", json!(control)),
             ("barrierTimeoutSeconds", json!(600)),
             ("lease", json!(own)),
             ("quality", quality(&batch["quality"])),

@@ -110,11 +110,13 @@ impl Oracle<'_> {
 
     fn container(&self, worker: &Worker<'_>) -> Value {
         let admin = json!({"name": "admin", "containerPort": 9090, "protocol": "TCP"});
+        let control = json!({"name": "control", "containerPort": 9091, "protocol": "TCP"});
         let http = json!({"name": "http", "containerPort": 8080, "protocol": "TCP"});
         let ports = match worker.component {
             "batch" => json!([]),
             "ingest" => json!([http, admin]),
-            _ => json!([admin]),
+            "emulator" => json!([admin]),
+            _ => json!([admin, control]),
         };
         let lifecycle = match worker.component {
             "ingest" => json!({"preStop": {"sleep": {"seconds": 3}}}),
