@@ -2,10 +2,10 @@
 //! responds after the broker has confirmed them.
 //!
 //! A request's path tells its form ([`route`]). Its body is read within a memory budget ([`body`],
-//! [`budget`]) and split into raw records without parsing them ([`split`], [`envelope`]). Records are keyed by the cleaning rules of `pinpipe-core` and sent
-//! ([`producer`]). The response has one result per record, in request order ([`answer`]). A record
-//! reported as accepted is stored. A record reported as unconfirmed may be stored too: sending it
-//! again is safe.
+//! [`budget`]) and split into raw records without parsing them ([`split`], [`envelope`]). Records
+//! are keyed by the cleaning rules of `pinpipe-core` and sent ([`producer`]). The response has one
+//! result per record, in request order ([`answer`]). A record reported as accepted is stored. A
+//! record reported as unconfirmed may be stored too: sending it again is safe.
 
 pub mod answer;
 pub mod body;

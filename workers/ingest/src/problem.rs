@@ -69,10 +69,7 @@ pub enum Problem {
     #[error("the request's body did not arrive: {0}; send it again")]
     BodyLost(String),
     /// The body is empty.
-    #[error(
-        "the request has no body: send one JSON object, an array of objects, or objects one after \
-         the other"
-    )]
+    #[error("the request has no body: send records as JSON")]
     Empty,
     /// The body is an array whose records can't be told apart.
     #[error("{0}; none of its records was accepted")]
