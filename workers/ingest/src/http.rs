@@ -21,6 +21,7 @@ use crate::{
     hint,
     metrics::Metrics,
     names::Names,
+    openapi,
     problem::Problem,
     producer::{Batch, Producer},
     route::{self, Call, Route},
@@ -76,7 +77,7 @@ async fn route(State(service): State<Arc<Service>>, request: Request) -> Respons
         }
         Ok(Route::OpenApi) => {
             let content_type = [(header::CONTENT_TYPE, "application/json")];
-            (content_type, include_str!("openapi.json")).into_response()
+            (content_type, openapi::description(&service.names)).into_response()
         }
         Err(problem) => problem.response(Form::of_path(path)),
     }

@@ -104,7 +104,7 @@ pub const RETRY_AFTER: u16 = 1;
 /// How a problem is shown in each form.
 struct Shown {
     status: u16,
-    /// The `error` of our own form, also in metrics.
+    /// The `error` of our own form.
     name: &'static str,
     /// The `error_code` of the REST proxy.
     code: u16,
@@ -165,12 +165,6 @@ impl Problem {
                 (503, "ServiceUnavailable"),
             ),
         }
-    }
-
-    /// The error code in our own form.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        self.shown().name
     }
 
     /// The response to a client that expects this form.
