@@ -1,4 +1,5 @@
-//! Reads request bodies, and decompresses them, within the size limit, the timeout and the shared memory budget.
+//! Reads request bodies, and decompresses them, within the size limit, the timeout and the shared
+//! memory budget.
 
 use std::time::Duration;
 

@@ -7,7 +7,7 @@ use axum::{
     http::header,
     response::{IntoResponse, Response},
 };
-use rdkafka::metadata::{Metadata, MetadataPartition};
+use rdkafka::metadata::{Metadata, MetadataBroker, MetadataPartition, MetadataTopic};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
@@ -69,7 +69,7 @@ impl Descriptions {
         let metadata = self.metadata(producer, topic.clone()).await?;
         let found = metadata.topics().iter();
         let found = found.filter(|found| Some(found.name()) == topic.as_deref());
-        let partitions: Vec<_> = found.flat_map(|topic| topic.partitions()).collect();
+        let partitions: Vec<_> = found.flat_map(MetadataTopic::partitions).collect();
         if let Some(topic) = topic.filter(|_| partitions.is_empty()) {
             return Err(Problem::UnknownName(topic));
         }
@@ -77,16 +77,16 @@ impl Descriptions {
             Describe::Topic(_, name) => json!({
                 "name": name,
                 "configs": {},
-                "partitions": partitions.iter().map(|one| partition(one)).collect::<Vec<_>>(),
+                "partitions": partitions.iter().copied().map(partition).collect::<Vec<_>>(),
             }),
             Describe::Partition(_, number) => {
                 let one = partitions.iter().find(|one| one.id() == *number);
                 partition(one.ok_or(Problem::UnknownPartition)?)
             }
-            Describe::Partitions(_) => partitions.iter().map(|one| partition(one)).collect(),
+            Describe::Partitions(_) => partitions.iter().copied().map(partition).collect(),
             Describe::Stream(_, name) => stream(name, &partitions),
             Describe::Brokers | Describe::Topics | Describe::Streams => {
-                let ids = metadata.brokers().iter().map(|broker| broker.id());
+                let ids = metadata.brokers().iter().map(MetadataBroker::id);
                 json!({"brokers": ids.collect::<Vec<_>>()})
             }
         })

@@ -237,10 +237,11 @@ impl<'a, F: FnMut(&str, &'a RawValue)> Visitor<'a> for Members<F> {
     fn visit_map<A: MapAccess<'a>>(mut self, mut map: A) -> Result<(), A::Error> {
         while let Some((name, value)) = map.next_entry::<&RawValue, &RawValue>()? {
             let quoted = name.get();
-            let name = match quoted.contains('\\') {
-                false => Cow::Borrowed(quoted.trim_matches('"')),
+            let name = if quoted.contains('\\') {
                 // One with a lone surrogate is no name that anybody looks for.
-                true => Cow::Owned(serde_json::from_str(quoted).unwrap_or_default()),
+                Cow::Owned(serde_json::from_str(quoted).unwrap_or_default())
+            } else {
+                Cow::Borrowed(quoted.trim_matches('"'))
             };
             (self.0)(&name, value);
         }
@@ -296,7 +297,8 @@ mod tests {
                 vec![record(r#"{"a" : 1.0}"#)],
             ),
             (
-                "\u{feff} {\"key_schema\": null, \"records\": [{\"key\": 1, \"value\": {}}, {\"value\": 7}]}\n",
+                "\u{feff} {\"key_schema\": null,\n\"records\": [{\"key\": 1, \"value\": {}}, \
+                 {\"value\": 7}]}\n",
                 vec![record("{}"), record("7")],
             ),
             (

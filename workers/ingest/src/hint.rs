@@ -3,6 +3,7 @@
 //! All sentences are bounded in length: a request may have as many as it has records.
 
 use pinpipe_core::Rejection;
+use serde_json::value::RawValue;
 
 use crate::{
     envelope::{elements, members},
@@ -87,7 +88,7 @@ fn other_form(topic: &str, json: &str) -> Option<String> {
     let mut first = None;
     for limit in [1, usize::MAX] {
         if let Ok(all) = elements(list?, limit) {
-            first = all.first().map(|first| first.get());
+            first = all.first().copied().map(RawValue::get);
             break;
         }
     }

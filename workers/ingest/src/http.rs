@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Instant};
 use axum::{
     Router,
     extract::{Request, State},
-    http::{HeaderMap, header},
+    http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
 };
 use pinpipe_core::{Kind, Rejection, record_key, single_line};
@@ -21,6 +21,7 @@ use crate::{
     hint,
     metrics::Metrics,
     names::Names,
+    openapi,
     problem::Problem,
     producer::{Batch, Producer},
     route::{self, Call, Route},
@@ -76,7 +77,7 @@ async fn route(State(service): State<Arc<Service>>, request: Request) -> Respons
         }
         Ok(Route::OpenApi) => {
             let content_type = [(header::CONTENT_TYPE, "application/json")];
-            (content_type, include_str!("openapi.json")).into_response()
+            (content_type, openapi::description(&service.names)).into_response()
         }
         Err(problem) => problem.response(Form::of_path(path)),
     }
@@ -85,7 +86,7 @@ async fn route(State(service): State<Arc<Service>>, request: Request) -> Respons
 /// Whether a client of the REST proxy's form asks for `application/json` rather than the proxy's
 /// own type.
 fn wants_plain_json(headers: &HeaderMap) -> bool {
-    let accept = headers.get(header::ACCEPT).map(|value| value.as_bytes());
+    let accept = headers.get(header::ACCEPT).map(HeaderValue::as_bytes);
     let accept = String::from_utf8_lossy(accept.unwrap_or_default());
     accept.contains("application/json") && !accept.contains("application/vnd.kafka")
 }

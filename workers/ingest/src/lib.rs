@@ -20,6 +20,7 @@ pub mod hint;
 pub mod http;
 pub mod metrics;
 pub mod names;
+pub mod openapi;
 pub mod problem;
 pub mod producer;
 pub mod route;

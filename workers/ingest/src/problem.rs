@@ -69,10 +69,7 @@ pub enum Problem {
     #[error("the request's body did not arrive: {0}; send it again")]
     BodyLost(String),
     /// The body is empty.
-    #[error(
-        "the request has no body: send one JSON object, an array of objects, or objects one after \
-         the other"
-    )]
+    #[error("the request has no body: send records as JSON")]
     Empty,
     /// The body is an array whose records can't be told apart.
     #[error("{0}; none of its records was accepted")]
@@ -119,7 +116,7 @@ pub const RETRY_AFTER: u16 = 1;
 /// How a problem is shown in each form.
 struct Shown {
     status: u16,
-    /// The `error` of our own form, also in metrics.
+    /// The `error` of our own form.
     name: &'static str,
     /// The `error_code` of the REST proxy.
     code: u16,
@@ -192,12 +189,6 @@ impl Problem {
                 (503, "ServiceUnavailable"),
             ),
         }
-    }
-
-    /// The error code in our own form.
-    #[must_use]
-    pub fn name(&self) -> &'static str {
-        self.shown().name
     }
 
     /// The response to a client that expects this form.

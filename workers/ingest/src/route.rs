@@ -82,9 +82,10 @@ pub fn find(method: &Method, path: &str, names: &Names) -> Result<Route, Problem
     };
     let allow = |methods: &'static str| {
         let mut all = methods.split(", ");
-        match all.any(|one| method.as_str() == one) {
-            true => Ok(()),
-            false => Err(Problem::MethodNotAllowed { allow: methods }),
+        if all.any(|one| method.as_str() == one) {
+            Ok(())
+        } else {
+            Err(Problem::MethodNotAllowed { allow: methods })
         }
     };
     let is_get = method == Method::GET;
@@ -145,6 +146,7 @@ mod tests {
     use pinpipe_config::{Alias, RecordKind, Topic, Topics};
 
     use super::*;
+    use crate::openapi;
 
     fn names() -> Names {
         let topic = |kind: &str| Topic {
@@ -264,5 +266,27 @@ mod tests {
         let all: Vec<_> = names.all().collect();
         assert_eq!(all, ["old-user", "t.geo", "t.pin", "t.user"]);
         assert_eq!(names.topic(Kind::User), "t.user");
+    }
+
+    #[test]
+    fn the_description_has_the_paths_there_are() {
+        let description = openapi::description(&names());
+        let description: serde_json::Value = serde_json::from_str(&description).unwrap();
+        let get = &description["paths"]["/topics/{topic}"]["get"];
+        assert_eq!(get["parameters"][0]["schema"]["enum"][0], "old-user");
+        let paths = description["paths"].as_object().unwrap();
+        for (path, methods) in paths {
+            let path = path
+                .replace("{topic}", "t.pin")
+                .replace("{stream}", "t.pin")
+                .replace("{partition}", "0");
+            for method in ["GET", "PUT", "POST", "DELETE"] {
+                let is_described = methods.get(method.to_lowercase()).is_some();
+                let found = find(&method.parse().unwrap(), &path, &names());
+                assert_eq!(found.is_ok(), is_described, "{method} {path}: {found:?}");
+            }
+        }
+        // Three kinds, the description, five of the REST proxy, four of streams.
+        assert_eq!(paths.len(), 13);
     }
 }

@@ -17,6 +17,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use flate2::write::GzEncoder;
+
 /// The container's default memory limit, bytes.
 const MEMORY: u64 = 256 << 20;
 /// The limit of a request's body, bytes.
@@ -143,9 +145,14 @@ fn get(address: SocketAddr, path: &str) -> Option<String> {
 }
 
 fn post(path: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
+    post_with(path, "", body)
+}
+
+/// A request with more headers, each with its line break.
+fn post_with(path: &str, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let head = format!(
         "POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nConnection: close\r\n\
-         Content-Length: {}\r\n\r\n",
+         {headers}Content-Length: {}\r\n\r\n",
         body.as_ref().len()
     );
     [head.as_bytes(), body.as_ref()].concat()
@@ -326,4 +333,76 @@ fn slow_and_idle_clients_dont_delay_the_end() {
         start.elapsed()
     );
     drop(open);
+}
+
+#[test]
+fn forms_with_an_envelope_are_as_harmless() {
+    let ingest = Ingest::start();
+    let (topic, stream) = ("/topics/t.geo", "/streams/t.geo/records");
+    let fill = |start: &str, filling: &str| {
+        let times = (BODY - start.len()) / filling.len();
+        format!("{start}{}", filling.repeat(times))
+    };
+    for (attack, filling) in [
+        ("an array of nothing", ","),
+        ("deep nesting", "["),
+        ("deep objects", "{\"\":"),
+        ("a long text", "\\u0061"),
+        ("many records", "0,"),
+    ] {
+        let list = "{\"records\":[";
+        let (value, data) = (
+            format!("{list}{{\"value\":\""),
+            format!("{list}{{\"data\":\""),
+        );
+        for (path, start) in [
+            (topic, list),
+            (topic, &value),
+            (stream, list),
+            (stream, &data),
+        ] {
+            let body = post(path, fill(start, filling));
+            refused(2, &|| exchange(ingest.address, &body));
+        }
+        ingest.withstands(attack);
+    }
+    // One text that is larger than a record may be, well-formed.
+    let text = "\\u0061".repeat(BODY / 6 - 3);
+    let text = post("/streams/t.geo/record", format!("{{\"Data\":\"{text}\"}}"));
+    refused(8, &|| exchange(ingest.address, &text));
+    ingest.withstands("a text over the limit");
+    let names: String = (0..BODY / 20).map(|n| format!("\"{n:08}\":0,")).collect();
+    let wide = post(topic, format!("{{\"records\":[],{names}\"\":0}}"));
+    refused(8, &|| exchange(ingest.address, &wide));
+    ingest.withstands("many names");
+}
+
+#[test]
+fn compressed_bodies_take_no_more_memory_than_others() {
+    let ingest = Ingest::start();
+    let spaces = vec![b' '; 64 << 20];
+    let mut gzip = GzEncoder::new(Vec::new(), flate2::Compression::best());
+    gzip.write_all(&spaces).unwrap();
+    // As members of one stream these are 1 GiB and more.
+    let gzip = gzip.finish().unwrap().repeat(20);
+    let zstd = zstd::encode_all(spaces.as_slice(), 19)
+        .unwrap()
+        .repeat(1000);
+    assert!(gzip.len() < BODY && zstd.len() < BODY);
+    let mut window = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    window.window_log(27).unwrap();
+    window.write_all(&spaces).unwrap();
+    let window = window.finish().unwrap();
+    for (attack, encoding, body) in [
+        ("a gzip bomb", "gzip", &gzip),
+        ("a zstd bomb", "zstd", &zstd),
+        ("a large window", "zstd", &window),
+        ("no gzip", "gzip", &spaces),
+    ] {
+        let header = format!("Content-Encoding: {encoding}\r\n");
+        let body = &body[..body.len().min(BODY)];
+        let request = post_with("/geo", &header, body);
+        refused(8, &|| exchange(ingest.address, &request));
+        ingest.withstands(attack);
+    }
 }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pinpipe_config::{Alias, RecordKind, Topic, Topics};
+use pinpipe_config::{Compression, Topic, Topics};
 use pinpipe_ingest::{
     budget::{Budget, RECORD_OVERHEAD},
     describe::Descriptions,
@@ -19,7 +19,7 @@ use pinpipe_ingest::{
     names::Names,
     producer::{Producer, Settings},
 };
-use pinpipe_runtime::{admin::Admin, kafka::Access, outage::Outage, server};
+use pinpipe_runtime::{admin::Admin, compressed::compress, kafka::Access, outage::Outage, server};
 use reqwest::{Client, Method, RequestBuilder};
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -59,12 +59,8 @@ async fn serve(in_flight_bytes: usize) -> (String, String) {
         geo: topic("geo"),
         user: topic("user"),
     };
-    let alias = Alias {
-        name: "old-geo".to_owned(),
-        kind: RecordKind::Geo,
-    };
     let service = Service {
-        names: Names::new(topics, &[alias]),
+        names: Names::new(topics, &[]),
         limits: Limits {
             record_bytes: RECORD_BYTES,
             request_bytes: REQUEST_BYTES,
@@ -135,8 +131,8 @@ async fn errors_say_what_to_do() {
             "broken-encoding",
             "Content-Encoding",
         ),
-        (json(&pin, ""), 400, "empty", "one JSON object"),
-        (json(&pin, " \n"), 400, "empty", "one JSON object"),
+        (json(&pin, ""), 400, "empty", "records as JSON"),
+        (json(&pin, " \n"), 400, "empty", "records as JSON"),
         (
             json(&pin, r#"[{"index": 1"#),
             400,
@@ -273,7 +269,10 @@ async fn every_record_has_its_own_result() {
         .unwrap();
     for line in [
         r#"pinpipe_ingest_records_refused_total{kind="geo",form="records",reason="key-missing"} 1"#,
-        r#"pinpipe_ingest_delivery_errors_total{kind="geo",form="records",reason="delivery-timeout"} 1"#,
+        concat!(
+            r#"pinpipe_ingest_delivery_errors_total{kind="geo",form="records","#,
+            r#"reason="delivery-timeout"} 1"#
+        ),
         r#"pinpipe_ingest_request_seconds_count{kind="geo",form="records",status="503"} 1"#,
         "pinpipe_ingest_broker_up 0",
         "pinpipe_ingest_in_flight_bytes 0",
@@ -297,4 +296,72 @@ async fn a_request_over_the_budget_is_refused_until_memory_is_free() {
     assert_eq!(statuses, [429, 503]);
     let (status, _) = answer(json(&url, record)).await;
     assert_eq!(status, 503, "the budget is available again");
+}
+
+/// Each form has its own way to say that a record has to be sent again.
+#[tokio::test]
+async fn unconfirmed_records_are_told_in_the_form_of_the_request() {
+    let (url, metrics) = serve(1 << 20).await;
+    let mixed = r#"{"records": [{"value": {"ind": 1}}, {"value": {"x": 1}}]}"#;
+    let (status, body) = answer(json(&format!("{url}/topics/t.geo"), mixed)).await;
+    let codes = [0, 1].map(|entry| body["offsets"][entry]["error_code"].as_u64());
+    assert_eq!((status, codes), (200, [Some(50003), Some(42206)]), "{body}");
+
+    let one = r#"{"Data": {"ind": 1}}"#;
+    let request = json(&format!("{url}/streams/t.geo/record"), one);
+    let response = request.send().await.unwrap();
+    assert_eq!(response.headers()["retry-after"], "1");
+    assert_eq!(response.status(), 503);
+    let body: Value = response.json().await.unwrap();
+    assert_eq!(body["__type"], "ServiceUnavailable", "{body}");
+
+    let two = r#"{"records": [{"data": {"ind": 1}}, {"data": 1}]}"#;
+    let (status, body) = answer(json(&format!("{url}/streams/t.geo/records"), two)).await;
+    let codes = [0, 1].map(|entry| body["Records"][entry]["ErrorCode"].as_str());
+    let expected = [Some("ServiceUnavailable"), Some("InvalidArgumentException")];
+    assert_eq!((status, codes), (200, expected), "{body}");
+    assert_eq!(body["FailedRecordCount"], 2);
+
+    let text = reqwest::get(format!("{metrics}/metrics")).await.unwrap();
+    let text = text.text().await.unwrap();
+    for line in [
+        concat!(
+            r#"pinpipe_ingest_records_refused_total{kind="geo",form="rest-proxy","#,
+            r#"reason="key-missing"} 1"#
+        ),
+        r#"pinpipe_ingest_request_seconds_count{kind="geo",form="streams",status="503"} 1"#,
+        r#"pinpipe_ingest_request_seconds_count{kind="geo",form="streams",status="200"} 1"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in {text}");
+    }
+}
+
+#[tokio::test]
+async fn compressed_bodies_are_read_in_all_forms() {
+    let (url, _) = serve(64 << 20).await;
+    for (path, body, status) in [
+        ("/geo", r#"{"idx": 1}"#, 422),
+        (
+            "/topics/t.geo",
+            r#"{"records": [{"value": {"idx": 1}}]}"#,
+            200,
+        ),
+        ("/streams/t.geo/record", r#"{"Data": {"idx": 1}}"#, 400),
+    ] {
+        for (encoding, compression) in [("gzip", Compression::Gzip), ("zstd", Compression::Zstd)] {
+            let body = compress(compression, body.as_bytes()).unwrap();
+            let request = json(&(url.clone() + path), body).header("content-encoding", encoding);
+            let (found, body) = answer(request).await;
+            assert_eq!(found, status, "{path}, {encoding}: {body}");
+            assert!(
+                body.to_string().contains("`idx`"),
+                "{path}, {encoding}: {body}"
+            );
+        }
+        // More text than a body may have, in few bytes.
+        let bomb = vec![b' '; 100 * REQUEST_BYTES];
+        let bomb = compress(Compression::Zstd, &bomb).unwrap();
+        let request = json(&(url.clone() + path), bomb).header("content-encoding", "zstd");
+        assert_eq!(answer(request).await.0, 413, "{path}");
+    }
 }

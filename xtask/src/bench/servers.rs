@@ -162,7 +162,7 @@ fn ensure_postgres(context: &Context) -> Result<()> {
 }
 
 /// Ensures that what the workers' tests start on this machine is there: a Kafka broker, PostgreSQL,
-/// a pooler, Cassandra and an object store.
+/// a pooler, Cassandra, an object store, and libraries of clients in Python.
 pub fn stores(context: &Context) -> Result<()> {
     ensure_postgres(context)?;
     debian::ensure(
@@ -170,10 +170,15 @@ pub fn stores(context: &Context) -> Result<()> {
         &[
             need("java", "openjdk-17-jre-headless"),
             need("pgbouncer", "pgbouncer"),
+            need("python3", "python3"),
+            need("curl", "curl"),
         ],
     )?;
     for server in ["kafka", "cassandra", "s3"] {
         images::lib(context, server)?;
+    }
+    for name in ["clients", "schemathesis"] {
+        images::wheels(context, name, &context.root.join("e2e/cases").join(name))?;
     }
     Ok(())
 }

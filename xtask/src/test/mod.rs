@@ -20,9 +20,10 @@ use crate::{bench, check, crates, demo, images, operator, stack, times, workers}
 /// The operator's proofs, which start servers of their own: an API server, a broker.
 const PROOFS: &str = "proofs";
 /// Tests that start stores and a broker of their own.
-const STORES: [&str; 8] = [
+const STORES: [&str; 9] = [
     "sinks",
     "broker",
+    "clients",
     "renewal",
     "kafka_access",
     "kafka_rights",

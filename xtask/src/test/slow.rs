@@ -16,7 +16,7 @@ enum LeftOut {
     Settings(&'static [(&'static str, &'static str)]),
 }
 
-const SLOW: [Slow; 5] = [
+const SLOW: [Slow; 6] = [
     Slow {
         what: "e2e/tests/release.rs",
         left_out: LeftOut::Program("release"),
@@ -38,6 +38,11 @@ const SLOW: [Slow; 5] = [
         what: "2,000 sequences of calls to each sink",
         left_out: LeftOut::Settings(&[("PINPIPE_SEQUENCES", "2000")]),
         because: "they take minutes; 200 were run here",
+    },
+    Slow {
+        what: "200 requests made up of each operation of ingest's description",
+        left_out: LeftOut::Settings(&[("PINPIPE_EXAMPLES", "200")]),
+        because: "they take minutes; 10 were made up here",
     },
     Slow {
         what: "the batch worker's buckets with 3,000,000 records",

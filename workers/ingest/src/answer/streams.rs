@@ -41,7 +41,8 @@ impl Stored {
 pub(super) enum PutRecord<'a> {
     Stored(Stored),
     Failed {
-        __type: &'static str,
+        #[serde(rename = "__type")]
+        exception: &'static str,
         message: Cow<'a, str>,
     },
 }
@@ -84,9 +85,9 @@ impl Answer<'_> {
         };
         let body = match self.outcomes.first().map(stored) {
             Some(Ok(stored)) => PutRecord::Stored(stored),
-            Some(Err((__type, message))) => PutRecord::Failed { __type, message },
+            Some(Err((exception, message))) => PutRecord::Failed { exception, message },
             None => PutRecord::Failed {
-                __type: UNAVAILABLE,
+                exception: UNAVAILABLE,
                 message: Cow::Borrowed("the record has no result: send it again"),
             },
         };
