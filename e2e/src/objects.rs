@@ -79,6 +79,12 @@ pub async fn put(bucket: &str, key: &str, body: Vec<u8>) -> Result<()> {
     Ok(())
 }
 
+/// Creates a bucket.
+pub async fn create_bucket(bucket: &str) -> Result<()> {
+    client().create_bucket().bucket(bucket).send().await?;
+    Ok(())
+}
+
 /// Deletes a bucket with its objects, if it exists.
 pub async fn delete_bucket(bucket: &str) -> Result<()> {
     let client = client();

@@ -46,7 +46,9 @@ fn from_fastapi_and_kafka_python() -> Result<()> {
 fn from_a_rest_proxy_and_msk_connect() -> Result<()> {
     in_sandbox("moving-rest-proxy", async |sandbox| {
         let moved = Moved::begin(sandbox).await?;
-        moved.put_connector_objects("partition=0", "").await?;
+        moved
+            .put_connector_objects(sandbox.bucket(), "partition=0", "")
+            .await?;
         moved.send_and_compare("rest-proxy-msk-connect", &[]).await
     })
 }
@@ -73,7 +75,9 @@ fn from_pyspark_and_airflow() -> Result<()> {
     in_sandbox("moving-airflow", async |sandbox| {
         let moved = Moved::begin(sandbox).await?;
         let folder = "year=2026/month=11/day=30";
-        moved.put_connector_objects(folder, ".gz").await?;
+        moved
+            .put_connector_objects(sandbox.bucket(), folder, ".gz")
+            .await?;
         moved.import_and_compare("pyspark-airflow", &[]).await
     })
 }
@@ -82,21 +86,27 @@ fn from_pyspark_and_airflow() -> Result<()> {
 fn from_databricks() -> Result<()> {
     in_sandbox("moving-databricks", async |sandbox| {
         let moved = Moved::begin(sandbox).await?;
-        moved.put_connector_objects("partition=0", "").await?;
-        let (id, key) = cluster::S3_KEYS;
-        sandbox
-            .secret(
-                "mounted",
-                json!({"accessKeyId": id, "secretAccessKey": key}),
-            )
-            .await?;
-        let bucket = [
-            ("OLD_BUCKET", sandbox.bucket()),
-            ("OLD_ENDPOINT", cluster::S3_IN_CLUSTER),
-            ("OLD_REGION", "us-east-1"),
-            ("OLD_SECRET", "mounted"),
-        ];
-        moved.import_and_compare("databricks", &bucket).await
+        let mounted = format!("{}-mounted", sandbox.bucket());
+        objects::delete_bucket(&mounted).await?;
+        objects::create_bucket(&mounted).await?;
+        let imported = async {
+            moved
+                .put_connector_objects(&mounted, "partition=0", "")
+                .await?;
+            let (id, key) = cluster::S3_KEYS;
+            let keys = json!({"accessKeyId": id, "secretAccessKey": key});
+            sandbox.secret("mounted", keys).await?;
+            let bucket = [
+                ("OLD_BUCKET", mounted.as_str()),
+                ("OLD_ENDPOINT", cluster::S3_IN_CLUSTER),
+                ("OLD_REGION", "us-east-1"),
+                ("OLD_SECRET", "mounted"),
+            ];
+            moved.import_and_compare("databricks", &bucket).await
+        };
+        let imported = imported.await;
+        objects::delete_bucket(&mounted).await?;
+        imported
     })
 }
 
@@ -210,7 +220,12 @@ impl<'a> Moved<'a> {
     }
 
     /// The objects of an S3 sink connector for the topics of the old set-up, 20 records each.
-    async fn put_connector_objects(&self, folder: &str, compression: &str) -> Result<()> {
+    async fn put_connector_objects(
+        &self,
+        bucket: &str,
+        folder: &str,
+        compression: &str,
+    ) -> Result<()> {
         for kind in Kind::ALL {
             let of_kind: Vec<&Sample> = self.old.iter().filter(|s| s.kind == kind).collect();
             for (number, samples) in of_kind.chunks(20).enumerate() {
@@ -229,7 +244,7 @@ impl<'a> Moved<'a> {
                 let first = number * 20;
                 let key =
                     format!("topics/{topic}/{folder}/{topic}+0+{first:010}.json{compression}");
-                objects::put(self.sandbox.bucket(), &key, body).await?;
+                objects::put(bucket, &key, body).await?;
             }
         }
         Ok(())

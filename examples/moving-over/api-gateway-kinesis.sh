@@ -11,16 +11,15 @@ source "$(dirname "$0")/common.sh"
 id=${OLD_ID:-0a1b2c3d4e5f}
 prefix=${PREFIX:-export}
 
-aliases "{\"name\": \"streaming-$id-pin\", \"kind\": \"Pin\"},
-  {\"name\": \"streaming-$id-geo\", \"kind\": \"Geo\"},
-  {\"name\": \"streaming-$id-user\", \"kind\": \"User\"}"
+aliases "Pin=streaming-$id-pin" "Geo=streaming-$id-geo" "User=streaming-$id-user"
 
 import_objects --set "events.pin=$prefix/pin,events.geo=$prefix/geo,events.user=$prefix/user"
 
 echo "── New records are sent as before"
+reach_ingest
 for kind in pin geo user; do
   stream="streaming-$id-$kind"
-  records "$kind" | while IFS= read -r record; do
+  records "$kind" | while IFS= read -r record || [ -n "$record" ]; do
     # requests.request("PUT", ".../streams/streaming-0a1b2c3d4e5f-pin/record", ...)
     send "$ingest/streams/$stream/record" --request PUT \
       --header 'Content-Type: application/json' \

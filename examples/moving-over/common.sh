@@ -1,8 +1,7 @@
 # What the scripts of this folder share. Each begins with `source common.sh`.
 #
 # NAMESPACE, PIPELINE   the pipeline, data/pinterest unless set
-# INGEST                URL of its ingest, http://localhost:8080 unless set; the scripts that send
-#                       records need it: kubectl -n data port-forward service/pinterest-ingest 8080
+# INGEST                URL of its ingest; a port-forward of the script's own unless set
 # RECORDS               folder with the records to send, examples/moving-over/records unless set:
 #                       pin.ndjson, geo.ndjson and user.ndjson, one record a line
 # OLD_BUCKET, OLD_ENDPOINT, OLD_REGION, OLD_SECRET
@@ -14,7 +13,6 @@ set -euo pipefail
 
 namespace=${NAMESPACE:-data}
 pipeline=${PIPELINE:-pinterest}
-ingest=${INGEST:-http://localhost:8080}
 run=${RUN:-moving}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
@@ -60,11 +58,42 @@ send() {
   curl --silent --show-error --fail-with-body --output /dev/null "$@"
 }
 
-# Gives the topics further names: aliases '{"name": "0a1b.pin", "kind": "Pin"}, …'
+# Sets `ingest` to the URL of the pipeline's ingest. A port-forward ends with the pod it leads to,
+# so it must begin when the pipeline is as it will be.
+reach_ingest() {
+  ingest=${INGEST:-}
+  if [ -n "$ingest" ]; then return; fi
+  local forward log line
+  log=$(mktemp)
+  kubectl --namespace "$namespace" port-forward "service/$pipeline-ingest" :8080 >"$log" &
+  forward=$!
+  # shellcheck disable=SC2064
+  trap "kill $forward; rm -f '$log'" EXIT
+  until line=$(grep -m 1 -o '127\.0\.0\.1:[0-9]*' "$log"); do
+    kill -0 "$forward"
+    sleep 0.2
+  done
+  ingest=http://$line
+}
+
+# Gives the topics further names, besides those they have: aliases Pin=0a1b.pin Geo=0a1b.geo …
 aliases() {
   echo "── The pipeline takes the old names"
+  local list known alias name
+  list=$(kubectl --namespace "$namespace" get pinterestpipeline "$pipeline" \
+    --output 'jsonpath={.spec.ingest.aliases}')
+  known=$(kubectl --namespace "$namespace" get pinterestpipeline "$pipeline" \
+    --output 'jsonpath={.spec.ingest.aliases[*].name}')
+  list=${list#\[}
+  list=${list%\]}
+  for alias in "$@"; do
+    name=${alias#*=}
+    if [[ " $known " != *" $name "* ]]; then
+      list+="${list:+, }{\"name\": \"$name\", \"kind\": \"${alias%%=*}\"}"
+    fi
+  done
   kubectl --namespace "$namespace" patch pinterestpipeline "$pipeline" --type merge \
-    --patch "{\"spec\": {\"ingest\": {\"aliases\": [$1]}}}"
+    --patch "{\"spec\": {\"ingest\": {\"aliases\": [$list]}}}"
   local generation
   generation=$(kubectl --namespace "$namespace" get pinterestpipeline "$pipeline" \
     --output 'jsonpath={.metadata.generation}')

@@ -11,8 +11,9 @@ prefix=${PREFIX:-events}
 import_objects --set "events.pin=$prefix/pin,events.geo=$prefix/geo,events.user=$prefix/user"
 
 echo "── New records are posted as before"
+reach_ingest
 for kind in pin geo user; do
-  records "$kind" | while IFS= read -r record; do
+  records "$kind" | while IFS= read -r record || [ -n "$record" ]; do
     # requests.post("http://localhost:8000/pin/", json=record)
     send "$ingest/$kind/" --header 'Content-Type: application/json' --data-raw "$record"
   done

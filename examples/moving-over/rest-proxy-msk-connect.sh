@@ -10,15 +10,15 @@
 source "$(dirname "$0")/common.sh"
 id=${OLD_ID:-0a1b2c3d4e5f}
 
-aliases "{\"name\": \"$id.pin\", \"kind\": \"Pin\"}, {\"name\": \"$id.geo\", \"kind\": \"Geo\"},
-  {\"name\": \"$id.user\", \"kind\": \"User\"}"
+aliases "Pin=$id.pin" "Geo=$id.geo" "User=$id.user"
 
 import_objects --set "prefix=${PREFIX:-topics}" \
   --set "topics.pin=$id.pin,topics.geo=$id.geo,topics.user=$id.user"
 
 echo "── New records are posted as before"
+reach_ingest
 for kind in pin geo user; do
-  records "$kind" | while IFS= read -r record; do
+  records "$kind" | while IFS= read -r record || [ -n "$record" ]; do
     # requests.post(".../topics/0a1b2c3d4e5f.pin", headers=headers, data=payload)
     send "$ingest/topics/$id.$kind" --request POST \
       --header 'Content-Type: application/vnd.kafka.json.v2+json' \

@@ -28,8 +28,14 @@
 {{- fail (printf "source.%s needs source.bucket, the bucket that it is for" $name) }}
 {{- end }}
 {{- end }}
+{{- if hasPrefix "s3://" (.Values.prefix | default "") }}
+{{- fail "prefix is a prefix of keys such as topics, not a URL: the bucket is source.bucket" }}
+{{- end }}
 {{- range $kind, $prefix := .Values.events }}
-{{- if and $prefix (hasPrefix "s3://" $prefix) }}
+{{- if not $prefix }}
+{{- fail (printf "events.%s is empty: set it to the prefix of the objects' keys, or to / for a whole bucket of their own" $kind) }}
+{{- end }}
+{{- if hasPrefix "s3://" $prefix }}
 {{- fail (printf "events.%s is a prefix of keys such as events, not a URL: the bucket is source.bucket" $kind) }}
 {{- end }}
 {{- end }}
@@ -105,10 +111,10 @@ give it: kubectl -n {{ .Release.Namespace }} get cronjob {{ .Values.pipeline }}-
 {{- end }}
 {{- end }}
 {{- if .credentialsSecret }}
-{{- $env = append $env (dict "name" "PINPIPE_IMPORT_CREDENTIALS" "value" "/etc/pinpipe/import/credentials") }}
+{{- $env = append $env (dict "name" "PINPIPE_IMPORT_CREDENTIALS" "value" (printf "%s/credentials" (include "pinpipe-job.folder" $))) }}
 {{- end }}
 {{- if .caSecret }}
-{{- $env = append $env (dict "name" "PINPIPE_IMPORT_CA" "value" "/etc/pinpipe/import/ca/ca.crt") }}
+{{- $env = append $env (dict "name" "PINPIPE_IMPORT_CA" "value" (printf "%s/ca/ca.crt" (include "pinpipe-job.folder" $))) }}
 {{- end }}
 {{- end }}
 {{- range $value, $variable := dict "from" "PINPIPE_FROM" "to" "PINPIPE_TO" "prefix" "PINPIPE_IMPORT" }}
@@ -120,16 +126,26 @@ give it: kubectl -n {{ .Release.Namespace }} get cronjob {{ .Values.pipeline }}-
 {{- end }}
 
 {{/*
+The folder of the Secrets of an import's bucket. The import's manifest names it, so another import's pod,
+which may resume this one, must not have its own there.
+*/}}
+{{- define "pinpipe-job.folder" -}}
+/etc/pinpipe/import/{{ .Release.Name }}
+{{- end }}
+
+{{/*
 The names of the Secrets of an import's bucket by the folders they are mounted in, as YAML. One that isn't
 there doesn't hold the pod back: the worker says so.
 */}}
 {{- define "pinpipe-job.secrets" -}}
 {{- $secrets := dict }}
-{{- with .Values.source.credentialsSecret }}
+{{- with .Values.source }}
+{{- with .credentialsSecret }}
 {{- $_ := set $secrets "credentials" . }}
 {{- end }}
-{{- with .Values.source.caSecret }}
+{{- with .caSecret }}
 {{- $_ := set $secrets "ca" . }}
+{{- end }}
 {{- end }}
 {{- toYaml $secrets }}
 {{- end }}
