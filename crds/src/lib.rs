@@ -198,7 +198,8 @@ pub struct PinterestPipelineSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Template>,
 
-    /// What may connect to the pods. If absent, everything may. Needs a network plugin that enforces
+    /// What may connect to the pods. If absent, everything may. Needs a network plugin that
+    /// enforces
     /// `NetworkPolicies`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network_policy: Option<NetworkPolicy>,

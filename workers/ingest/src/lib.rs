@@ -1,8 +1,8 @@
 //! Ingest, the REST service: accepts records by HTTP and sends them to their Kafka topics. It
 //! responds after the broker has confirmed them.
 //!
-//! A request passes the [`gate`] first. Its path tells its form ([`route`]). Its body is read within
-//! a memory budget ([`body`], [`budget`]) and split into raw records without parsing them
+//! A request passes the [`gate`] first. Its path tells its form ([`route`]). Its body is read
+//! within a memory budget ([`body`], [`budget`]) and split into raw records without parsing them
 //! ([`split`], [`envelope`]). Records are keyed by the cleaning rules of `pinpipe-core` and sent
 //! ([`producer`]). The response has one result per record, in request order ([`answer`]). A record
 //! reported as accepted is stored. A record reported as unconfirmed may be stored too: sending it

@@ -359,8 +359,8 @@ fn a_client_over_its_rate_is_told_when_to_come_again() {
         assert_eq!(ingest.curl("/readyz", &[]).status, 200);
     }
 
-    // A client that sends its whole body first sees the answer; one that waits to be told to send it
-    // gets it at once.
+    // A client that sends its whole body first sees the answer; one that waits to be told to send
+    // it gets it at once.
     let head = "Host: x\r\nConnection: close\r\nContent-Length: 1000000\r\n";
     for (expect, body) in [("", 1_000_000), ("Expect: 100-continue\r\n", 0)] {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, ingest.http)).unwrap();

@@ -91,9 +91,9 @@ impl Builder<'_> {
         );
     }
 
-    /// Adds a Deployment with its configuration, network policy, disruption budget and autoscaler. A
-    /// component that waits for another one's new image keeps the pod template it has, which names
-    /// the configuration it has.
+    /// Adds a Deployment with its configuration, network policy, disruption budget and autoscaler.
+    /// A component that waits for another one's new image keeps the pod template it has, which
+    /// names the configuration it has.
     fn deployment(
         &mut self,
         worker: &Worker<'_>,

@@ -20,8 +20,8 @@ use crate::component::Component;
 const NAMESPACE_LABEL: &str = "kubernetes.io/metadata.name";
 
 impl Builder<'_> {
-    /// Adds a component's policy, if the pipeline is to have any. The kubelet's probes come from the
-    /// node, which policies don't keep out.
+    /// Adds a component's policy, if the pipeline is to have any. The kubelet's probes come from
+    /// the node, which policies don't keep out.
     pub(super) fn network_policy(&mut self, worker: &Worker<'_>) {
         let Some(policy) = &self.pipeline.network_policy else {
             return;

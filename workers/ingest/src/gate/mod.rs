@@ -140,8 +140,8 @@ fn seconds(wait: Duration) -> u64 {
     wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
-/// Routes of a load balancer's health checks. Unlike the admin port's, which few can reach, they say
-/// nothing of what is wrong.
+/// Routes of a load balancer's health checks. Unlike the admin port's, which few can reach, they
+/// say nothing of what is wrong.
 fn health(readiness: Readiness) -> Router {
     let ready = async move || match readiness.get() {
         Ok(()) => (StatusCode::OK, "ready\n"),

@@ -1,11 +1,11 @@
 //! HTTP/1.1 servers of the workers: bounded in connections, in memory for each, and in the time a
 //! client may take.
 //!
-//! A client has [`HEAD_TIMEOUT`] for a TLS handshake and for a request's headers, and [`RESPONSE_TIMEOUT`] to take a
-//! response, of which it must take a part within [`WRITE_TIMEOUT`]. The time for a body is the
-//! route's business. When as many connections are open as are allowed, a new one replaces the one
-//! that has waited longest for its client ([`Client`]); if all are being worked on, it gets status
-//! 503.
+//! A client has [`HEAD_TIMEOUT`] for a TLS handshake and for a request's headers, and
+//! [`RESPONSE_TIMEOUT`] to take a response, of which it must take a part within [`WRITE_TIMEOUT`].
+//! The time for a body is the route's business. When as many connections are open as are allowed, a
+//! new one replaces the one that has waited longest for its client ([`Client`]); if all are being
+//! worked on, it gets status 503.
 
 mod connections;
 mod timed;

@@ -27,8 +27,8 @@ const HANDSHAKE: u8 = 0x16;
 /// The response to a request in plain text.
 const PLAIN_TEXT: &str = "HTTP/1.1 400 Bad Request\r\n\
     content-type: application/json\r\ncontent-length: 94\r\nconnection: close\r\n\r\n\
-    {\"error\":\"tls-required\",\"message\":\"this port takes TLS connections only: use an https:// \
-    URL\"}";
+    {\"error\":\"tls-required\",\"message\":\"this port takes TLS connections only: use an \
+    https:// URL\"}";
 
 /// Accepts TLS connections. Clones share one certificate.
 #[derive(Clone, Debug)]
