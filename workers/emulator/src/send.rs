@@ -89,7 +89,7 @@ impl Sender {
                     tracing::error!(
                         kind = batch.kind.as_str(),
                         records = left.len(),
-                        message,
+                        answer = message,
                         "ingest refused a request"
                     );
                     tally.refused.inc_by(left.len() as u64);
@@ -190,7 +190,7 @@ fn settle(
                 tracing::error!(
                     kind = kind.as_str(),
                     record,
-                    message = answer.message,
+                    answer = answer.message,
                     "ingest refused a record"
                 );
                 tally.refused.inc();
