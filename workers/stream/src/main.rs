@@ -185,6 +185,7 @@ async fn wait_for_sink<S: Sink>(worker: &Worker<S, DeadLetters>, readiness: &Rea
     loop {
         match worker.sink.check().await {
             Err(SinkError::Unavailable(error)) => {
+                worker.metrics.halted(None);
                 worker.health.down(&error);
                 let reason = unavailable_reason(&error);
                 readiness.set(Err(format!("{reason}: {error:#}")));
