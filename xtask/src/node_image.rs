@@ -79,6 +79,7 @@ fn build(context: &Context, image: String) -> Result<String> {
             .expect("a thread that builds an image does not panic")
     })?;
     let version = go::kubernetes_version(context)?;
+    println!("   the nodes get Kubernetes {version}");
     let hint = "read the log; layers that were built are kept for the next attempt";
     step(context, "node image", hint, |log| {
         let compiler = ["-Os", "-static", "-s", "-o"];

@@ -74,10 +74,11 @@ spec:
   template:
     metadata:
       labels: {{- include "devstack.labels" $id | nindent 8 }}
-      {{- with .checksum }}
       annotations:
+        kubectl.kubernetes.io/default-container: {{ .name }}
+        {{- with .checksum }}
         checksum/config: {{ . }}
-      {{- end }}
+        {{- end }}
     spec:
       enableServiceLinks: false
       automountServiceAccountToken: false

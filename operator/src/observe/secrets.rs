@@ -9,7 +9,10 @@ use anyhow::Context as _;
 use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use pinpipe_crds::PinterestPipelineSpec;
-use pinpipe_plan::validate::{ANY_KEY, SecretKey, kafka_for_operator, references};
+use pinpipe_plan::{
+    model::Mount,
+    validate::{ANY_KEY, SecretKey, kafka_for_operator, references},
+};
 use pinpipe_runtime::kafka::Access;
 
 use crate::kafka::BrokerError;
@@ -80,7 +83,7 @@ fn access(spec: &PinterestPipelineSpec, secrets: &Secrets) -> Result<Access, Bro
     for mount in mounts {
         let secret = secrets.get(&mount.secret).and_then(Option::as_ref);
         for (key, file) in &mount.files {
-            found.insert(mount.path(file), text(secret, &mount.secret, key)?);
+            found.insert(mount.path(file), text(secret, &mount, key)?);
         }
     }
     // The workers read the same from the files that are mounted.
@@ -92,9 +95,9 @@ fn access(spec: &PinterestPipelineSpec, secrets: &Secrets) -> Result<Access, Bro
 }
 
 /// The text of a Secret's key, without white space at its end, which editors often add.
-fn text(secret: Option<&Secret>, name: &str, key: &str) -> Result<String, BrokerError> {
+fn text(secret: Option<&Secret>, mount: &Mount, key: &str) -> Result<String, BrokerError> {
     let found = state(secret, key);
-    if let Some(missing) = found.missing(name, key) {
+    if let Some(missing) = found.missing(mount, key) {
         return Err(BrokerError::SecretMissing(missing));
     }
     let data = secret.and_then(|secret| secret.data.as_ref()?.get(key));
@@ -102,7 +105,8 @@ fn text(secret: Option<&Secret>, name: &str, key: &str) -> Result<String, Broker
     match str::from_utf8(data).map(str::trim_end) {
         Ok(text) if !text.is_empty() => Ok(text.to_owned()),
         _ => Err(BrokerError::Unusable(format!(
-            "Secret {name}, key {key} has no text: set it to a value"
+            "Secret {}, key {key} has no text: set it to a value",
+            mount.secret
         ))),
     }
 }

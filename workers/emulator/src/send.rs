@@ -70,7 +70,7 @@ impl Sender {
                     tracing::error!(
                         kind = batch.kind.as_str(),
                         records = left.len(),
-                        message,
+                        answer = message,
                         "ingest refused a request"
                     );
                     tally.refused.inc_by(left.len() as u64);
@@ -165,7 +165,7 @@ fn settle(
                 tracing::error!(
                     kind = kind.as_str(),
                     record,
-                    message = answer.message,
+                    answer = answer.message,
                     "ingest refused a record"
                 );
                 tally.refused.inc();

@@ -353,6 +353,12 @@ fn a_store_with_an_authority_of_its_own_is_trusted_if_that_is_named() {
     let error = in_a_pod(&format!("https://localhost:{port}"), &trusting).unwrap_err();
     assert!(error.contains("is not for the host name"), "{error}");
 
+    let error = in_a_pod(&format!("http://127.0.0.1:{port}"), &trusting).unwrap_err();
+    assert!(
+        error.contains("the port may require TLS: write https:// in s3.endpoint"),
+        "{error}"
+    );
+
     let expired = format!("https://127.0.0.1:{}", by_https(&authority, -1));
     let error = in_a_pod(&expired, &trusting).unwrap_err();
     assert!(

@@ -25,7 +25,7 @@ use pinpipe_stream::{
     postgres::Postgres,
     renewal,
     session::{self, Worker},
-    sink::{SINK_UNAVAILABLE, Sink, SinkError, unavailable_reason},
+    sink::{Halt, SINK_UNAVAILABLE, Sink, SinkError, unavailable_reason},
 };
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -171,14 +171,32 @@ async fn work<S: Sink>(
 /// Checks the sink until it answers. The worker is not ready before: a wrong URL or an outdated
 /// Secret must show at once rather than with the first record. Later outages leave the worker
 /// ready, since another pod could not reach the sink either.
+///
+/// What halts the sink as a whole halts it here; what concerns a part of it, such as one table,
+/// halts the partitions that need it.
 async fn wait_for_sink<S: Sink>(worker: &Worker<S, DeadLetters>, readiness: &Readiness) {
     let mut backoff = Backoff::default();
-    while let Err(SinkError::Unavailable(error)) = worker.sink.check().await {
-        worker.health.down(&error);
-        let reason = unavailable_reason(&error);
-        readiness.set(Err(format!("{reason}: {error:#}")));
+    loop {
+        match worker.sink.check().await {
+            Err(SinkError::Unavailable(error)) => {
+                worker.metrics.halted(None);
+                worker.health.down(&error);
+                let reason = unavailable_reason(&error);
+                readiness.set(Err(format!("{reason}: {error:#}")));
+            }
+            Err(SinkError::Halt(halt @ Halt::StoreUnsuitable(_))) => {
+                let why = halt.to_string();
+                if readiness.get() != Err(why.clone()) {
+                    tracing::error!(reason = halt.reason(), "{why}");
+                }
+                worker.metrics.halted(Some(halt.reason()));
+                readiness.set(Err(why));
+            }
+            Ok(()) | Err(SinkError::Halt(_)) => break,
+        }
         tokio::time::sleep(backoff.wait()).await;
     }
+    worker.metrics.halted(None);
     worker.health.up();
     readiness.set(Ok(()));
 }

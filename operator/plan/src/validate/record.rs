@@ -17,6 +17,9 @@ use crate::{
 const OBJECTS: &str =
     "the names of the archive's objects are its positions, and batch runs read those objects";
 
+/// Key in the record of the archive's endpoint.
+const ENDPOINT: &str = "archive.endpoint";
+
 /// A setting that can't be changed.
 struct Setting {
     /// Key in the record.
@@ -24,6 +27,28 @@ struct Setting {
     field: &'static str,
     value: String,
     because: &'static str,
+}
+
+impl Setting {
+    /// Whether the setting means the same as before. A store keeps its objects whatever the scheme
+    /// and the port of its endpoint are: one of them may have been wrong, or TLS was turned on.
+    fn is_still(&self, before: &str) -> bool {
+        if self.key == ENDPOINT {
+            host(&self.value) == host(before)
+        } else {
+            self.value == before
+        }
+    }
+}
+
+/// The host of an endpoint.
+fn host(endpoint: &str) -> &str {
+    let (_, address) = endpoint.split_once("://").unwrap_or(("", endpoint));
+    let address = address.trim_end_matches('/');
+    match address.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => address,
+    }
 }
 
 /// Compares the pipeline with its record. Returns the record with the settings that it lacks.
@@ -35,7 +60,7 @@ pub(super) fn compare(
     let mut complete = record.clone();
     for setting in settings(pipeline) {
         match record.get(&setting.key) {
-            Some(before) if *before != setting.value => {
+            Some(before) if !setting.is_still(before) => {
                 let (field, message) = (setting.field, changed(pipeline, &setting, before));
                 problems.push(Problem { field, message });
             }
@@ -75,12 +100,20 @@ fn settings(pipeline: &ValidatedPipeline) -> Vec<Setting> {
             Compression::Zstd => "Zstd",
         };
         for (key, field, value) in [
-            ("bucket", "spec.archive.bucket", archive.bucket.as_str()),
-            ("prefix", "spec.archive.prefix", &archive.prefix),
-            ("compression", "spec.archive.compression", compression),
-            ("endpoint", "spec.archive.s3.endpoint", endpoint),
+            (
+                "archive.bucket",
+                "spec.archive.bucket",
+                archive.bucket.as_str(),
+            ),
+            ("archive.prefix", "spec.archive.prefix", &archive.prefix),
+            (
+                "archive.compression",
+                "spec.archive.compression",
+                compression,
+            ),
+            (ENDPOINT, "spec.archive.s3.endpoint", endpoint),
         ] {
-            settings.push(setting(format!("archive.{key}"), field, value, OBJECTS));
+            settings.push(setting(key.to_owned(), field, value, OBJECTS));
         }
     }
     for sink in pipeline.batch.iter().flat_map(|batch| &batch.sinks) {
@@ -225,11 +258,49 @@ mod tests {
     }
 
     #[test]
-    fn a_sink_with_another_name_and_a_slash_at_the_end_of_an_url_change_nothing() {
+    fn the_scheme_and_the_port_of_the_endpoint_can_be_corrected_and_the_host_can_t() {
+        for (first, same, others) in [
+            (
+                "http://s3:9000",
+                ["https://s3:9443", "https://s3", "http://s3:9000/"],
+                ["http://s4:9000", "http://s3.example:9000"],
+            ),
+            (
+                "https://[fd00::1]:9000",
+                [
+                    "https://[fd00::1]",
+                    "http://[fd00::1]:80",
+                    "https://[fd00::1]:9443/",
+                ],
+                ["https://[fd00::2]:9000", "https://[fd00::]"],
+            ),
+        ] {
+            let with = |endpoint: &str| {
+                let mut spec = whole();
+                spec["archive"]["s3"]["endpoint"] = json!(endpoint);
+                spec
+            };
+            let before = validated(with(first)).record;
+            assert_eq!(before["archive.endpoint"], first);
+            for endpoint in same {
+                assert_eq!(problems(&before, with(endpoint)), [""; 0], "{endpoint}");
+            }
+            for endpoint in others {
+                let found = problems(&before, with(endpoint));
+                let [problem] = found.as_slice() else {
+                    panic!("{endpoint}: {found:?}")
+                };
+                for part in [endpoint, first, "kubectl -n data patch configmap"] {
+                    assert!(problem.contains(part), "{part}: {problem}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_sink_with_another_name_changes_nothing() {
         let mut spec = whole();
-        spec["archive"]["s3"]["endpoint"] = json!("http://s3:9000");
         let before = validated(spec.clone()).record;
-        spec["archive"]["s3"]["endpoint"] = json!("http://s3:9000/");
         let cassandra = &mut spec["batch"]["sinks"][0];
         cassandra["name"] = json!("second");
         cassandra["cassandra"]["keyspace"] = json!("k");

@@ -41,9 +41,11 @@ pub struct Inputs {
 }
 
 impl SecretKey {
-    /// Sentence about a key that is missing. None: it exists.
+    /// Sentence about a key that is missing, and about all of the mount if it has none. None: the
+    /// key exists.
     #[must_use]
-    pub fn missing(&self, secret: &str, key: &str) -> Option<String> {
+    pub fn missing(&self, mount: &Mount, key: &str) -> Option<String> {
+        let secret = &mount.secret;
         match self {
             Self::Present => None,
             Self::NoKey if key == ANY_KEY => Some(format!("Secret {secret} has no key: add one")),
@@ -51,9 +53,16 @@ impl SecretKey {
                 Some(format!("Secret {secret} is missing: create it"))
             }
             Self::NoKey => Some(format!("Secret {secret} has no key {key}: add it")),
-            Self::NoSecret => Some(format!(
-                "Secret {secret} is missing: create it with the key {key}"
-            )),
+            Self::NoSecret => {
+                let keys: Vec<&str> = mount.files.iter().map(|(key, _)| key.as_str()).collect();
+                let (what, keys) = match keys.as_slice() {
+                    [key] => ("key", (*key).to_owned()),
+                    keys => ("keys", keys.join(" and ")),
+                };
+                Some(format!(
+                    "Secret {secret} is missing: create it with the {what} {keys}"
+                ))
+            }
         }
     }
 }
@@ -62,14 +71,15 @@ impl Inputs {
     /// Secrets of a child that mounts these.
     pub(super) fn secrets_of(&self, child: &str, mounts: Vec<Mount>) -> Secrets {
         let mut missing = Vec::new();
-        let keys = mounts.iter().flat_map(|mount| {
-            let keys = mount.keys();
-            keys.map(move |key| (mount.secret.clone(), key.to_owned()))
-        });
-        for key in keys {
-            let found = self.secrets.get(&key).unwrap_or(&SecretKey::NoSecret);
-            missing.extend(found.missing(&key.0, &key.1));
+        for mount in &mounts {
+            for key in mount.keys() {
+                let found = self.secrets.get(&(mount.secret.clone(), key.to_owned()));
+                let found = found.unwrap_or(&SecretKey::NoSecret);
+                missing.extend(found.missing(mount, key));
+            }
         }
+        // A Secret that is missing lacks all its keys.
+        missing.dedup();
         Secrets {
             mounts,
             missing,

@@ -251,6 +251,22 @@ fn a_missing_secret_is_named_and_awaited_unless_its_component_is_deployed() {
 }
 
 #[test]
+fn a_missing_secret_is_to_be_created_with_all_keys_that_are_needed() {
+    let pipeline = pipeline(whole());
+    let mut found = all_there(&pipeline);
+    for ((secret, _), state) in &mut found.secrets {
+        if secret == "s3" {
+            *state = SecretKey::NoSecret;
+        }
+    }
+    let validated = validate(&pipeline, &found, &images()).unwrap();
+    assert_eq!(
+        validated.archive.unwrap().secrets.missing,
+        ["Secret s3 is missing: create it with the keys accessKeyId and secretAccessKey"]
+    );
+}
+
+#[test]
 fn everything_mounted_was_read() {
     let mut spec = whole();
     spec["archive"]["template"] =

@@ -18,7 +18,7 @@ use crate::failure::Permanent;
 const ROLES_UNAVAILABLE: &str = "Unable to perform authentication";
 
 /// The error of a session that can't be opened; `refused` is there if it was to have TLS. Refused
-/// credentials are permanent.
+/// credentials and certificates are permanent.
 pub fn connect_error(
     config: &Cassandra,
     refused: Option<&RefusedCertificate>,
@@ -28,8 +28,12 @@ pub fn connect_error(
     if let Some(reason) = setup_error(&error).and_then(refused_credentials) {
         return Permanent(format!("Cassandra at {servers} {reason}")).into();
     }
+    if let Some(fault) = refused.and_then(RefusedCertificate::fault) {
+        let fault = format!("the node's certificate {fault}");
+        return Permanent(format!("can't connect to Cassandra at {servers}: {fault}")).into();
+    }
     let error = anyhow!(error);
-    let context = match tls_fault(refused, &format!("{error:#}")) {
+    let context = match tls_fault(refused.is_some(), &format!("{error:#}")) {
         Some(fault) => format!("can't connect to Cassandra at {servers}: {fault}"),
         None => format!("can't connect to Cassandra at {servers}"),
     };
@@ -37,20 +41,15 @@ pub fn connect_error(
 }
 
 /// What of TLS may be the cause of a connection that failed with an error of this text.
-fn tls_fault(refused: Option<&RefusedCertificate>, error: &str) -> Option<String> {
-    let Some(refused) = refused else {
-        let ended = ["EOF", "early eof", "reset by peer", "Broken pipe"];
-        let is_ended = ended.iter().any(|end| error.contains(end));
-        return is_ended.then(|| {
-            "the node closed the connection: it may require TLS, see cassandra.tls".to_owned()
-        });
-    };
-    if let Some(fault) = refused.fault() {
-        return Some(format!("the node's certificate {fault}"));
+fn tls_fault(has_tls: bool, error: &str) -> Option<&'static str> {
+    let says = |parts: &[&str]| parts.iter().any(|part| error.contains(part));
+    if has_tls {
+        says(&["wrong version number"])
+            .then_some("the node answers without TLS: turn it on there, or remove cassandra.tls")
+    } else {
+        says(&["EOF", "early eof", "reset by peer", "Broken pipe"])
+            .then_some("the node closed the connection: it may require TLS, see cassandra.tls")
     }
-    error.contains("wrong version number").then(|| {
-        "the node answers without TLS: turn it on there, or remove cassandra.tls".to_owned()
-    })
 }
 
 fn setup_error(error: &NewSessionError) -> Option<&ConnectionSetupRequestErrorKind> {

@@ -11,6 +11,7 @@ use pinpipe_servers::{
 };
 
 use super::*;
+use crate::failure;
 
 fn authority() -> &'static Authority {
     static AUTHORITY: OnceLock<Authority> = OnceLock::new();
@@ -77,40 +78,49 @@ async fn a_node_is_reached_by_tls_and_each_fault_has_a_sentence_of_its_own() {
     let stranger = Authority::new(folder().join("stranger")).unwrap();
     let expired = format!("127.0.0.1:{}", node("expired", "127.0.0.1", -1));
     let plain = format!("127.0.0.1:{}", stores::cassandra());
-    for (config, says) in [
+    for (config, is_permanent, says) in [
         (
             config(&[&named], PASSWORD, own),
+            true,
             "refuses the user name and password in the Secret of cassandra.credentialsSecretRef",
         ),
         (
             config(&[&other], PASSWORD, own),
+            true,
             "the node's certificate is not for the host name that is connected to: hostname \
              mismatch; connect to a name that the certificate has",
         ),
         (
             config(&[&address], PASSWORD, own),
+            true,
             "the node's certificate is not for the host name that is connected to: IP address \
              mismatch; connect to a name that the certificate has",
         ),
         (
             config(&[&named], PASSWORD, Some(&stranger)),
+            true,
             "the node's certificate is of an unknown authority: unable to get local issuer \
              certificate; set caSecretRef",
         ),
         (
             config(&[&expired], PASSWORD, own),
+            true,
             "the node's certificate can't be accepted: certificate has expired; renew it",
         ),
         (
             config(&[&plain], PASSWORD, own),
+            false,
             "the node answers without TLS: turn it on there, or remove cassandra.tls",
         ),
         (
             config(&[&named], PASSWORD, None),
+            false,
             "the node closed the connection: it may require TLS, see cassandra.tls",
         ),
     ] {
-        let error = format!("{:#}", connect(&config).await.err().unwrap());
+        let error = connect(&config).await.err().unwrap();
+        assert_eq!(failure::is_permanent(&error), is_permanent, "{error:#}");
+        let error = format!("{error:#}");
         assert!(error.contains(says), "{error}\ndoes not say {says}");
         assert!(!error.contains(PASSWORD), "{error}");
     }

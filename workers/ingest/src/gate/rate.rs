@@ -35,7 +35,7 @@ impl Client {
                 let network = u128::from(address) >> 64 << 64;
                 IpAddr::V6(Ipv6Addr::from(network))
             }
-            four => four,
+            four @ IpAddr::V4(_) => four,
         })
     }
 }

@@ -143,14 +143,14 @@ impl BrokerErrors {
         }
         match level {
             RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
-                tracing::error!(facility, message, "librdkafka");
+                tracing::error!(facility, sentence = message, "librdkafka");
             }
             // librdkafka retries an unavailable broker for ever; the metrics show it, too.
             RDKafkaLogLevel::Error | RDKafkaLogLevel::Warning | RDKafkaLogLevel::Notice => {
-                tracing::warn!(facility, message, "librdkafka");
+                tracing::warn!(facility, sentence = message, "librdkafka");
             }
             RDKafkaLogLevel::Info | RDKafkaLogLevel::Debug => {
-                tracing::debug!(facility, message, "librdkafka");
+                tracing::debug!(facility, sentence = message, "librdkafka");
             }
         }
     }
@@ -198,7 +198,7 @@ impl ConsumerContext for BrokerErrors {}
 #[cfg(test)]
 mod tests {
     use std::{
-        io::Read as _,
+        io::{self, Read as _},
         net::{SocketAddr, TcpListener},
         time::Duration,
     };
@@ -238,6 +238,48 @@ mod tests {
             assert!(message.starts_with(&expected), "{message}");
             errors.clear();
             assert_eq!(explained(), nothing_logged);
+        }
+    }
+
+    /// Log lines.
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().unwrap().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_log_line_has_each_key_once() {
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let logs = tracing_subscriber::fmt()
+            .with_max_level(tracing::Level::DEBUG)
+            .with_writer(move || writer.clone())
+            .json()
+            .flatten_event(true)
+            .finish();
+        let errors = BrokerErrors::new(&access("kafka:9093"));
+        tracing::subscriber::with_default(logs, || {
+            for level in [
+                RDKafkaLogLevel::Critical,
+                RDKafkaLogLevel::Error,
+                RDKafkaLogLevel::Info,
+            ] {
+                errors.log(level, "FAIL", "librdkafka's sentence");
+            }
+        });
+        let lines = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(lines.lines().count(), 3, "{lines}");
+        for line in lines.lines() {
+            assert_eq!(line.matches("\"message\":").count(), 1, "{line}");
+            assert!(line.contains("librdkafka's sentence"), "{line}");
         }
     }
 

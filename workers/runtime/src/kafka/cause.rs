@@ -130,14 +130,31 @@ fn is_origin(part: &str) -> bool {
 
 /// The part of [`Unreachable`] between the brokers' addresses and the cause.
 const FIELD: &str = " (spec.broker.kafka.bootstrapServers)";
-/// What to do, by the beginning of the cause. The last is for all others.
-const ADVICE: [(&str, &str); 3] = [
+/// What to do, by a part of the cause. The last is for all others.
+const ADVICE: [(&str, &str); 7] = [
     (
         "SASL authentication error",
         "; correct the mechanism of spec.broker.kafka.authentication, or the user name and \
-         password in its Secret",
+         password in the Secret that its credentialsSecretRef names",
     ),
     ("the broker's certificate ", "; see spec.broker.kafka.tls"),
+    (
+        "Failed to resolve",
+        "; correct the host name in spec.broker.kafka.bootstrapServers, or the one that the broker \
+         advertises",
+    ),
+    (
+        "connecting to a PLAINTEXT broker listener",
+        "; remove spec.broker.kafka.tls, or write the port of a TLS listener",
+    ),
+    (
+        "the listener might require TLS",
+        "; set spec.broker.kafka.tls, or write the port of a listener without TLS",
+    ),
+    (
+        "the listener might require SASL",
+        "; set spec.broker.kafka.authentication, or write the port of a listener without it",
+    ),
     (
         "",
         "; check that they run, that no network policy or firewall is in the way, and that \
@@ -163,7 +180,7 @@ impl fmt::Display for Unreachable {
             write!(f, ": {cause}")?;
         }
         let mut known = ADVICE.iter();
-        let advice = known.find(|(start, _)| cause.starts_with(start));
+        let advice = known.find(|(part, _)| cause.contains(part));
         f.write_str(advice.map_or("", |(_, advice)| advice))
     }
 }
@@ -255,6 +272,44 @@ mod tests {
             ),
         ] {
             assert_eq!(sentence(message), expected);
+        }
+    }
+
+    #[test]
+    fn each_cause_says_what_to_change() {
+        for (message, says) in [
+            (
+                "sasl_ssl://k:9093/bootstrap: SASL authentication error: Authentication failed \
+                 during authentication due to invalid credentials (after 5ms in state AUTH_REQ)",
+                "the user name and password in the Secret that its credentialsSecretRef names",
+            ),
+            (
+                "k:9092/bootstrap: Failed to resolve 'k:9092': Name or service not known (after \
+                 1ms in state CONNECT)",
+                "; correct the host name in spec.broker.kafka.bootstrapServers",
+            ),
+            (
+                "ssl://k:9092/bootstrap: SSL handshake failed: Disconnected: connecting to a \
+                 PLAINTEXT broker listener? (after 3ms in state SSL_HANDSHAKE)",
+                "; remove spec.broker.kafka.tls, or write the port of a TLS listener",
+            ),
+            (
+                "k:9093/bootstrap: Disconnected: connection closed by peer (after 2ms in state \
+                 APIVERSION_QUERY)",
+                "; set spec.broker.kafka.tls",
+            ),
+            (
+                "k:9094/bootstrap: Disconnected: connection reset by peer (after 19ms in state UP)",
+                "; set spec.broker.kafka.authentication",
+            ),
+        ] {
+            let unreachable = Unreachable {
+                bootstrap_servers: "k".to_owned(),
+                cause: Some(sentence(message)),
+            };
+            let message = unreachable.to_string();
+            assert!(message.contains(says), "{message}\ndoes not say {says}");
+            assert!(Unreachable::is_same_outage(&message, &message));
         }
     }
 

@@ -6,7 +6,12 @@
 
 use std::{str, time::Duration};
 
-use rdkafka::{ClientContext, client::Client, error::KafkaError, groups::GroupMemberInfo};
+use rdkafka::{
+    ClientContext,
+    client::Client,
+    error::KafkaError,
+    groups::{GroupInfo, GroupMemberInfo},
+};
 
 /// A member of a consumer group.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,7 +30,7 @@ pub fn members<C: ClientContext>(
     timeout: Duration,
 ) -> Result<Vec<Member>, KafkaError> {
     let groups = client.fetch_group_list(Some(group), timeout)?;
-    let members = groups.groups().iter().flat_map(|group| group.members());
+    let members = groups.groups().iter().flat_map(GroupInfo::members);
     Ok(members.map(member).collect())
 }
 

@@ -102,7 +102,7 @@ pub async fn ensure_bucket(client: &Client, s3: &S3, bucket: &str) -> Result<(),
         failure.region = failure.region.or(region);
     }
     if failure.status != Some(404) {
-        return Err(failure.error(place.unusable(&failure)));
+        return Err(failure.advice(place.unusable(&failure)));
     }
     match create_bucket(client, bucket).await {
         Ok(()) => {
@@ -122,7 +122,7 @@ pub async fn ensure_bucket(client: &Client, s3: &S3, bucket: &str) -> Result<(),
                 return Ok(());
             }
             let failure = Failure::from(&error);
-            Err(failure.error(place.missing(&failure)))
+            Err(failure.advice(place.missing(&failure)))
         }
     }
 }
@@ -158,6 +158,8 @@ pub struct RequestError {
     /// Whether the credentials have expired.
     pub has_expired: bool,
     message: String,
+    /// Whether the message says what to do.
+    is_advice: bool,
     encryption: Encryption,
 }
 
@@ -186,6 +188,12 @@ impl RequestError {
         self
     }
 
+    /// Whether the message says what to do.
+    #[must_use]
+    pub const fn is_advice(&self) -> bool {
+        self.is_advice
+    }
+
     /// Whether the store says that it can't encrypt as `s3.serverSideEncryption` says.
     #[must_use]
     pub fn is_about_encryption(&self) -> bool {
@@ -194,6 +202,7 @@ impl RequestError {
 
     fn advise(&mut self) {
         self.message = format!("{}: {}", self.message, encryption::ADVICE);
+        self.is_advice = true;
     }
 }
 
@@ -205,6 +214,8 @@ struct Failure {
     status: Option<u16>,
     /// Whether the credentials have expired.
     has_expired: bool,
+    /// Whether the answer has neither an error code nor a message.
+    is_unexplained: bool,
     /// The bucket's actual region, if the store names it.
     region: Option<String>,
     /// The store's error code and message, or the client's error without a response.
@@ -231,6 +242,7 @@ where
             class: failure::of_s3(status, error.code()),
             status,
             has_expired: failure::has_expired(error.code()),
+            is_unexplained: status.is_some() && error.code().or_else(|| error.message()).is_none(),
             region: response
                 .and_then(|response| response.headers().get(BUCKET_REGION))
                 .map(ToOwned::to_owned),
@@ -246,8 +258,16 @@ impl Failure {
             status: self.status,
             has_expired: self.has_expired,
             message,
+            is_advice: false,
             encryption: Encryption::Unrelated,
         }
+    }
+
+    /// The error with a message that says what to do.
+    const fn advice(&self, message: String) -> RequestError {
+        let mut error = self.error(message);
+        error.is_advice = true;
+        error
     }
 }
 
@@ -310,6 +330,11 @@ impl Place<'_> {
             (Some(301 | 307 | 400), Some(region)) if *region != self.s3.region => {
                 format!("{self} is in another region ({reason}): set s3.region to {region}")
             }
+            // What servers that expect TLS answer, if they do.
+            (Some(400), _) if failure.is_unexplained && self.is_plain() => format!(
+                "{self} can't be checked, {reason}: the port may require TLS: write https:// in \
+                 s3.endpoint"
+            ),
             (Some(301), _) => format!(
                 "{self} is in another region or at another endpoint ({reason}): correct s3.region \
                  or s3.endpoint"
@@ -346,6 +371,11 @@ impl Place<'_> {
         }
     }
 
+    fn is_plain(&self) -> bool {
+        let endpoint = self.s3.endpoint.as_deref();
+        endpoint.is_some_and(|endpoint| endpoint.starts_with("http://"))
+    }
+
     /// Says that the bucket neither exists nor can be created, and what to do.
     fn missing(&self, failure: &Failure) -> String {
         format!(
@@ -365,6 +395,7 @@ mod tests {
             class: failure::of_s3(status, None),
             status,
             has_expired: false,
+            is_unexplained: reason.is_empty(),
             region: region.map(str::to_owned),
             reason: reason.to_owned(),
         }
@@ -399,6 +430,10 @@ mod tests {
                 "(AccessDenied: m): the credentials need s3:ListBucket",
             ),
             (failure(Some(400), None, "m"), "HTTP status 400 (m)"),
+            (
+                failure(Some(400), None, ""),
+                "the port may require TLS: write https:// in s3.endpoint",
+            ),
             (
                 failure(Some(503), Some("eu-west-1"), "SlowDown: m"),
                 "HTTP status 503 (SlowDown: m)",

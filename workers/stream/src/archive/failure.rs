@@ -6,20 +6,23 @@ use pinpipe_runtime::{
 
 use crate::sink::{Halt, SecretRefused, SinkError};
 
+/// What to do about an error that doesn't say it.
+const CORRECT_KEYS: &str = ". Correct the keys in the Secret of \
+                            spec.archive.s3.credentialsSecretRef, or what the store permits them";
+const CORRECT_SECTION: &str = ". Correct the bucket or the spec.archive.s3 section";
+
 impl From<RequestError> for SinkError {
     fn from(error: RequestError) -> Self {
+        let advice = |missing| if error.is_advice() { "" } else { missing };
         match error.class {
             Class::Unavailable => Self::Unavailable(error.into()),
             Class::AccessDenied => {
-                let denied = SecretRefused::AccessDenied(format!(
-                    "{error}. Correct the keys in the Secret of \
-                     spec.archive.s3.credentialsSecretRef, or what the store permits them"
-                ));
-                Self::Unavailable(denied.into())
+                let denied = format!("{error}{}", advice(CORRECT_KEYS));
+                Self::Unavailable(SecretRefused::AccessDenied(denied).into())
             }
             Class::Refused | Class::Halt => Halt::StoreUnsuitable(format!(
-                "{error}. Correct the bucket or the spec.archive.s3 section; the archive then \
-                 goes on by itself"
+                "{error}{}; the archive then goes on by itself",
+                advice(CORRECT_SECTION)
             ))
             .into(),
         }

@@ -15,7 +15,9 @@ use std::{
 
 use pinpipe_servers::{
     acls::{self, ANONYMOUS, Resource, Right},
-    stores::{folder, has_ipv6, postgres},
+    certificates::Authority,
+    process::Process,
+    stores::{folder, has_ipv6, port, postgres, s3_server},
 };
 
 use pipeline::{Pipeline, broker, eventually};
@@ -334,4 +336,42 @@ async fn a_position_of_a_topic_that_was_created_again_skips_no_dead_letter() {
     let letters = pipeline.dead_letters("pin", 2).await;
     let values: Vec<String> = letters.into_iter().map(|(value, ..)| value).collect();
     assert_eq!(values, rejected);
+}
+
+/// The port of the object store has TLS, and the endpoint is written without.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_archive_is_not_ready_before_its_store_was_opened() {
+    let mut pipeline = Pipeline::new("unopened", &[]).await;
+    let own = folder().join("unopened-s3");
+    let authority = Authority::new(own.join("authority")).unwrap();
+    let files = authority.issue("127.0.0.1", 10, &own).unwrap();
+    let (server, https) = (s3_server(&own, false).unwrap(), port());
+    let mut weed = server.prepare().unwrap();
+    weed.arg(format!("-s3.port.https={https}"))
+        .arg(format!("-s3.cert.file={}", files.certificate.display()))
+        .arg(format!("-s3.key.file={}", files.key.display()));
+    let mut process = Process::start(&mut weed, own.join("log")).unwrap();
+    let listens = || std::net::TcpStream::connect(("127.0.0.1", https)).is_ok();
+    process
+        .wait_until(|| server.is_ready() && listens())
+        .unwrap();
+    let credentials = own.join("credentials");
+    fs::create_dir_all(&credentials).unwrap();
+    for name in ["accessKeyId", "secretAccessKey"] {
+        fs::write(credentials.join(name), "local").unwrap();
+    }
+    pipeline.sink = format!(
+        "!archive {{zone: {{bucket: unopened, prefix: topics, s3: {{endpoint: \
+         \"http://127.0.0.1:{https}\", region: us-east-1, credentialsDir: {}}}}}, rotate: {{bytes: \
+         1000000, records: 1, intervalSeconds: 1}}}}",
+        credentials.display()
+    );
+    let worker = pipeline.worker();
+    let says = "not ready: StoreUnsuitable: bucket unopened at http://127.0.0.1:";
+    eventually("the worker says why it isn't ready", async || {
+        let said = worker.readyz();
+        assert!(!said.starts_with("200"), "{said}");
+        said.contains(says) && said.contains("write https:// in s3.endpoint")
+    })
+    .await;
 }

@@ -80,7 +80,7 @@ pub fn archive(random: &mut StdRng) -> Value {
         ("rotate", maybe(random, rotate)),
         (
             "s3/endpoint",
-            // Immutable, apart from a slash at its end.
+            // The host is immutable, and the record keeps what was written first.
             Some(json!(pick(
                 random,
                 &["http://s3.example:9000", "http://s3.example:9000/"],

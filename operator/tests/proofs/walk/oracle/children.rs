@@ -1,5 +1,7 @@
 //! The objects of each component.
 
+use std::slice;
+
 use serde_json::{Value, json};
 
 use super::{
@@ -330,7 +332,7 @@ impl Oracle<'_> {
         };
         let named = self.spec["networkPolicy"]["allowFrom"].as_array();
         let named = named.filter(|named| !named.is_empty());
-        let from = named.map(|named| [&[operator.clone()], named.as_slice()].concat());
+        let from = named.map(|named| [slice::from_ref(&operator), named.as_slice()].concat());
         let open: &[u16] = match component {
             "ingest" => &[8080, 9090],
             _ => &[9090],
