@@ -151,9 +151,11 @@ pub struct IngestLimits {
 pub struct Alias {
     /// The name in paths, such as `streaming-0a1b-pin`.
     #[schemars(length(min = 1, max = 249))]
-    #[x_kube(validation = Rule::new("self.matches('^[a-zA-Z0-9._-]+$')").message(
-        "the name of an alias must consist of letters, digits, '.', '_' and '-', as the names of \
-         topics and streams do"
+    #[x_kube(validation = Rule::new(
+        "self.matches('^[a-zA-Z0-9._-]+$') && self != '.' && self != '..'"
+    ).message(
+        "the name of an alias must consist of letters, digits, '.', '_' and '-', and not be '.' or \
+         '..'"
     ))]
     pub name: String,
 

@@ -1,15 +1,15 @@
 //! Reads request bodies, and decompresses them, within the size limit, the timeout and the shared
 //! memory budget.
 
-use std::time::Duration;
+use std::{io::Read as _, time::Duration};
 
 use axum::{
     body::{Body, BodyDataStream, HttpBody as _},
     http::{HeaderMap, header},
 };
+use flate2::bufread::MultiGzDecoder;
 use futures::{StreamExt, TryStreamExt};
 use pinpipe_config::Compression;
-use pinpipe_runtime::compressed::Decompressor;
 use tokio::time::{Instant, timeout_at};
 
 use crate::{budget::Share, form::Form, problem::Problem};
@@ -23,15 +23,6 @@ const MIN_BUFFER: usize = 16 * 1024;
 /// How many times the limit is read and discarded if a body is too large, so that the client sees
 /// the response rather than a broken connection.
 const DRAIN_FACTOR: usize = 4;
-
-/// Memory of decompression besides the text, bytes: the largest window and buffers.
-const fn decompression_bytes(compression: Compression) -> usize {
-    match compression {
-        Compression::None => 0,
-        Compression::Gzip => 256 << 10,
-        Compression::Zstd => (8 << 20) + (512 << 10),
-    }
-}
 
 /// How the body is compressed according to the headers, which must name a type that `form` takes. A
 /// request without a `Content-Type` is read as JSON.
@@ -61,17 +52,11 @@ pub struct Received {
     pub share: Share,
 }
 
-/// Reads the whole body, decompressed, into one buffer, whose capacity is taken from `share` as it
-/// grows. Neither the body nor its text may be over `limit` bytes.
-pub async fn read(
-    body: Body,
-    compression: Compression,
-    limit: usize,
-    share: Share,
-) -> Result<Received, Problem> {
+/// Reads the whole body into one buffer, whose capacity is taken from `share` as it grows.
+pub async fn read(body: Body, limit: usize, share: Share) -> Result<Received, Problem> {
     let declared = body.size_hint().exact();
     let stream = body.into_data_stream();
-    read_within(READ_TIMEOUT, stream, declared, compression, limit, share).await
+    read_within(READ_TIMEOUT, stream, declared, limit, share).await
 }
 
 /// [`read`] with another timeout. `declared` is the length according to the headers.
@@ -79,7 +64,6 @@ async fn read_within(
     timeout: Duration,
     mut stream: BodyDataStream,
     declared: Option<u64>,
-    compression: Compression,
     limit: usize,
     share: Share,
 ) -> Result<Received, Problem> {
@@ -89,16 +73,7 @@ async fn read_within(
             return Err(Problem::BodyTooLarge { limit });
         }
         let most = declared.and_then(|length| usize::try_from(length).ok());
-        let most = most.filter(|_| compression == Compression::None);
-        let text = Text {
-            received: Received {
-                bytes: Vec::new(),
-                share,
-            },
-            limit,
-            expected: most.unwrap_or(limit),
-        };
-        read_all(&mut stream, compression, text).await
+        read_all(&mut stream, limit, most.unwrap_or(limit), share).await
     };
     let result = match timeout_at(end, reading).await {
         Ok(result) => result,
@@ -119,24 +94,18 @@ async fn read_within(
     result
 }
 
-/// The text received so far. Its buffer doubles as text arrives, up to `expected`: a client that
-/// announces a large body and doesn't send it takes nothing from others.
-struct Text {
-    received: Received,
-    limit: usize,
-    expected: usize,
-}
-
-impl Text {
-    fn push(&mut self, chunk: &[u8]) -> Result<(), Problem> {
-        let Received { bytes, share } = &mut self.received;
+impl Received {
+    /// Adds bytes, up to `limit`. The buffer doubles, up to `expected`: a client that announces a
+    /// large body and doesn't send it takes nothing from others.
+    fn push(&mut self, chunk: &[u8], expected: usize, limit: usize) -> Result<(), Problem> {
+        let Self { bytes, share } = self;
         let length = bytes.len() + chunk.len();
-        if length > self.limit {
-            return Err(Problem::BodyTooLarge { limit: self.limit });
+        if length > limit {
+            return Err(Problem::BodyTooLarge { limit });
         }
         if length > bytes.capacity() {
             let before = bytes.capacity();
-            let capacity = (2 * before).max(MIN_BUFFER).min(self.expected).max(length);
+            let capacity = (2 * before).max(MIN_BUFFER).min(expected).max(length);
             // Both buffers are there while the bytes are copied.
             share.take(capacity).map_err(|_| Problem::Busy)?;
             bytes.reserve_exact(capacity - bytes.len());
@@ -145,35 +114,81 @@ impl Text {
         bytes.extend_from_slice(chunk);
         Ok(())
     }
+
+    /// Decompresses a whole body, whose text may have up to `limit` bytes.
+    pub fn decompress(self, compression: Compression, limit: usize) -> Result<Self, Problem> {
+        if compression == Compression::None || self.bytes.is_empty() {
+            return Ok(self);
+        }
+        let Self {
+            bytes: compressed,
+            share,
+        } = self;
+        let mut text = Self {
+            bytes: Vec::new(),
+            share,
+        };
+        match compression {
+            Compression::None => {}
+            Compression::Gzip => text.gunzip(&compressed, limit)?,
+            Compression::Zstd => text.unzstd(&compressed, limit)?,
+        }
+        let before = compressed.capacity();
+        drop(compressed);
+        text.share.give_back(before);
+        Ok(text)
+    }
+
+    /// Adds the text of a gzip stream, which may have several members.
+    fn gunzip(&mut self, compressed: &[u8], limit: usize) -> Result<(), Problem> {
+        let mut decoder = MultiGzDecoder::new(compressed);
+        let mut chunk = vec![0; MIN_BUFFER];
+        loop {
+            match decoder.read(&mut chunk) {
+                Ok(0) => return Ok(()),
+                Ok(length) => self.push(&chunk[..length], limit, limit)?,
+                Err(error) => return Err(Problem::BrokenEncoding(error.to_string())),
+            }
+        }
+    }
+
+    /// Becomes the text of a zstd stream, which may have several frames. It is decompressed into
+    /// one buffer, which takes the place of a window.
+    fn unzstd(&mut self, compressed: &[u8], limit: usize) -> Result<(), Problem> {
+        self.share.take(limit).map_err(|_| Problem::Busy)?;
+        match zstd::bulk::decompress(compressed, limit) {
+            Ok(text) => self.bytes = text,
+            // The library's sentence: its code isn't passed on.
+            Err(error) if error.to_string().contains("buffer is too small") => {
+                return Err(Problem::BodyTooLarge { limit });
+            }
+            Err(error) => return Err(Problem::BrokenEncoding(error.to_string())),
+        }
+        self.bytes.shrink_to_fit();
+        self.share
+            .give_back(limit - self.bytes.capacity().min(limit));
+        Ok(())
+    }
 }
 
 async fn read_all(
     stream: &mut BodyDataStream,
-    compression: Compression,
-    mut text: Text,
+    limit: usize,
+    expected: usize,
+    share: Share,
 ) -> Result<Received, Problem> {
-    let decompression = decompression_bytes(compression);
-    let taken = text.received.share.take(decompression);
-    taken.map_err(|_| Problem::Busy)?;
-    let mut decompressor = Decompressor::new(compression)?;
-    let mut length = 0;
+    let mut received = Received {
+        bytes: Vec::new(),
+        share,
+    };
     while let Some(chunk) = stream
         .try_next()
         .await
         .map_err(|error| Problem::BodyLost(error.to_string()))?
     {
-        // Much that is compressed may hold nothing.
-        length += chunk.len();
-        if length > text.limit {
-            return Err(Problem::BodyTooLarge { limit: text.limit });
-        }
-        decompressor.push(&chunk, |part| text.push(part))?;
+        received.push(&chunk, expected, limit)?;
     }
-    if length > 0 {
-        decompressor.finish()?;
-    }
-    text.received.share.give_back(decompression);
-    Ok(text.received)
+    Ok(received)
 }
 
 /// Reads and discards up to `bytes`.
@@ -215,15 +230,7 @@ mod tests {
             let body = Body::from_stream(stream::iter([Ok(arrived)]).chain(rest));
             let share = Budget::new(budget, Gauge::default()).share();
             let stream = body.into_data_stream();
-            let read = read_within(
-                Duration::ZERO,
-                stream,
-                declared,
-                Compression::None,
-                10,
-                share,
-            )
-            .await;
+            let read = read_within(Duration::ZERO, stream, declared, 10, share).await;
             assert_eq!(
                 read.err().as_ref(),
                 Some(expected),
@@ -245,9 +252,14 @@ mod tests {
     ) -> Result<Vec<u8>, Problem> {
         let chunks: Vec<_> = body.chunks(size).map(<[u8]>::to_vec).collect();
         let body = Body::from_stream(stream::iter(chunks.into_iter().map(io::Result::Ok)));
-        let share = Budget::new(16 << 20, Gauge::default()).share();
-        let received = read(body, compression, limit, share).await?;
-        Ok(received.bytes)
+        let held = Gauge::default();
+        let share = Budget::new(16 << 20, held.clone()).share();
+        let received = read(body, limit, share).await?;
+        let Received { bytes, share } = received.decompress(compression, limit)?;
+        // Exactly the buffer is paid for.
+        assert_eq!(usize::try_from(held.get()), Ok(bytes.capacity()));
+        drop(share);
+        Ok(bytes)
     }
 
     #[tokio::test]

@@ -1,19 +1,13 @@
 //! Descriptions of topics and streams, for clients that look before they send.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Json,
-    http::header,
-    response::{IntoResponse, Response},
-};
+use pinpipe_core::Kind;
 use rdkafka::metadata::{Metadata, MetadataBroker, MetadataPartition, MetadataTopic};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-use crate::{
-    answer::shard, form::Form, names::Names, problem::Problem, producer::Producer, route::Describe,
-};
+use crate::{answer::shard, names::Names, problem::Problem, producer::Producer, route::Describe};
 
 /// How long the brokers may take, and how long a request may wait for those before it.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -21,33 +15,12 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Describes what there is, for one client at a time.
 #[derive(Debug, Default)]
 pub struct Descriptions {
-    one_at_a_time: Mutex<()>,
+    one_at_a_time: Arc<Mutex<()>>,
 }
 
 impl Descriptions {
-    /// The response to a request for a description.
-    pub async fn response(
-        &self,
-        asked: &Describe,
-        names: &Names,
-        producer: &Producer,
-        wants_plain_json: bool,
-    ) -> Response {
-        let form = match asked {
-            Describe::Streams | Describe::Stream(..) => Form::Streams,
-            _ => Form::RestProxy,
-        };
-        match self.describe(asked, names, producer).await {
-            Ok(body) if form == Form::RestProxy && !wants_plain_json => {
-                let content_type = [(header::CONTENT_TYPE, "application/vnd.kafka.v2+json")];
-                (content_type, body.to_string()).into_response()
-            }
-            Ok(body) => Json(body).into_response(),
-            Err(problem) => problem.response(form),
-        }
-    }
-
-    async fn describe(
+    /// The body of the answer.
+    pub async fn describe(
         &self,
         asked: &Describe,
         names: &Names,
@@ -59,19 +32,20 @@ impl Descriptions {
             Describe::Streams => {
                 return Ok(json!({"StreamNames": all(), "HasMoreStreams": false}));
             }
-            Describe::Brokers => None,
+            // With a topic's description comes that of the brokers.
+            Describe::Brokers => Kind::Pin,
             Describe::Topic(kind, _)
             | Describe::Partitions(kind)
             | Describe::Partition(kind, _)
-            | Describe::Stream(kind, _) => Some(*kind),
+            | Describe::Stream(kind, _) => *kind,
         };
-        let topic = kind.map(|kind| names.topic(kind).to_owned());
-        let metadata = self.metadata(producer, topic.clone()).await?;
+        let topic = names.topic(kind);
+        let metadata = self.metadata(producer, topic.to_owned()).await?;
         let found = metadata.topics().iter();
-        let found = found.filter(|found| Some(found.name()) == topic.as_deref());
+        let found = found.filter(|found| found.name() == topic);
         let partitions: Vec<_> = found.flat_map(MetadataTopic::partitions).collect();
-        if let Some(topic) = topic.filter(|_| partitions.is_empty()) {
-            return Err(Problem::UnknownName(topic));
+        if partitions.is_empty() && *asked != Describe::Brokers {
+            return Err(Problem::TopicMissing(topic.to_owned()));
         }
         Ok(match asked {
             Describe::Topic(_, name) => json!({
@@ -92,16 +66,16 @@ impl Descriptions {
         })
     }
 
-    async fn metadata(
-        &self,
-        producer: &Producer,
-        topic: Option<String>,
-    ) -> Result<Metadata, Problem> {
-        let turn = tokio::time::timeout(TIMEOUT, self.one_at_a_time.lock());
-        let _turn = turn.await.map_err(|_| Problem::Busy)?;
+    async fn metadata(&self, producer: &Producer, topic: String) -> Result<Metadata, Problem> {
+        let turn = Arc::clone(&self.one_at_a_time).lock_owned();
+        let turn = tokio::time::timeout(TIMEOUT, turn).await;
+        let turn = turn.map_err(|_| Problem::BrokerUnavailable)?;
         let producer = producer.clone();
-        let asking =
-            tokio::task::spawn_blocking(move || producer.metadata(topic.as_deref(), TIMEOUT));
+        let asking = tokio::task::spawn_blocking(move || {
+            // Also if the client is gone meanwhile.
+            let _turn = turn;
+            producer.metadata(&topic, TIMEOUT)
+        });
         match asking.await {
             Ok(Ok(metadata)) => Ok(metadata),
             _ => Err(Problem::BrokerUnavailable),
@@ -127,9 +101,20 @@ fn partition(partition: &MetadataPartition) -> Value {
 
 /// A stream as Kinesis describes it: a shard for each partition.
 fn stream(name: &str, partitions: &[&MetadataPartition]) -> Value {
-    let shards = partitions.iter().map(|partition| {
+    let count = partitions.len().max(1) as u128;
+    let width = u128::MAX / count;
+    let shards = partitions.iter().zip(0_u128..).map(|(partition, number)| {
+        // The ranges of the keys' hashes in Kinesis cover all numbers of 128 bits.
+        let last = match number + 1 {
+            next if next == count => u128::MAX,
+            next => next * width - 1,
+        };
         json!({
             "ShardId": shard(partition.id()),
+            "HashKeyRange": {
+                "StartingHashKey": (number * width).to_string(),
+                "EndingHashKey": last.to_string(),
+            },
             "SequenceNumberRange": {"StartingSequenceNumber": "0"},
         })
     });

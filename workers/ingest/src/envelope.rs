@@ -127,9 +127,12 @@ fn of_data(data: &RawValue) -> Entry<'_> {
 pub fn unwrap(text: &str) -> Result<Vec<u8>, NoRecord> {
     // Lone surrogates can't be in it, and are in no base64.
     let text: String = serde_json::from_str(text).map_err(|_| NoRecord::UnreadableText)?;
-    let trimmed = text.trim_ascii_start();
-    if trimmed.starts_with(['{', '[', '"']) || trimmed.is_empty() {
-        return Ok(text.trim_ascii().into());
+    let text = text.trim_start_matches('\u{feff}').trim_ascii();
+    if text.is_empty() {
+        return Err(NoRecord::NoData);
+    }
+    if text.starts_with(['{', '[', '"']) {
+        return Ok(text.into());
     }
     let symbols = text.bytes().filter(|byte| !byte.is_ascii_whitespace());
     let symbols: Vec<u8> = symbols
@@ -197,7 +200,8 @@ fn object<'a>(
 
 fn missing(body: &str, name: &str, wanted: &str) -> Problem {
     let seen = hint::names_seen(body);
-    Problem::WrongShape(format!("the body has no `{name}`; {seen}: {wanted}"))
+    let message = format!("the body has no `{name}`, or null; {seen}: {wanted}");
+    Problem::WrongShape(message)
 }
 
 /// The last member of an object with a name that is wanted. None if there is none or it is null.
@@ -249,32 +253,50 @@ impl<'a, F: FnMut(&str, &'a RawValue)> Visitor<'a> for Members<F> {
     }
 }
 
+/// The first element of an array. None if there is none, or if `json` is no array.
+#[must_use]
+pub fn first_element(json: &str) -> Option<&RawValue> {
+    let mut first = None;
+    let each = Elements(|element| {
+        first.get_or_insert(element);
+        true
+    });
+    let read = serde_json::Deserializer::from_str(json).deserialize_seq(each);
+    read.ok().and(first)
+}
+
 /// The elements of an array. Fails if `json` is not JSON or not an array, or if there are over
 /// `limit`.
-pub fn elements(json: &str, limit: usize) -> Result<Vec<&RawValue>, serde_json::Error> {
-    serde_json::Deserializer::from_str(json).deserialize_seq(Elements { limit })
+fn elements(json: &str, limit: usize) -> Result<Vec<&RawValue>, serde_json::Error> {
+    let mut all = Vec::new();
+    let each = Elements(|element| {
+        let fits = all.len() < limit;
+        if fits {
+            all.push(element);
+        }
+        fits
+    });
+    serde_json::Deserializer::from_str(json).deserialize_seq(each)?;
+    Ok(all)
 }
 
-struct Elements {
-    limit: usize,
-}
+/// Calls a function with each element, until it returns false.
+struct Elements<F>(F);
 
-impl<'a> Visitor<'a> for Elements {
-    type Value = Vec<&'a RawValue>;
+impl<'a, F: FnMut(&'a RawValue) -> bool> Visitor<'a> for Elements<F> {
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an array")
     }
 
-    fn visit_seq<A: SeqAccess<'a>>(self, mut seq: A) -> Result<Self::Value, A::Error> {
-        let mut all = Vec::new();
+    fn visit_seq<A: SeqAccess<'a>>(mut self, mut seq: A) -> Result<(), A::Error> {
         while let Some(element) = seq.next_element()? {
-            if all.len() == self.limit {
+            if !(self.0)(element) {
                 return Err(A::Error::custom("too many elements"));
             }
-            all.push(element);
         }
-        Ok(all)
+        Ok(())
     }
 }
 
@@ -371,7 +393,8 @@ mod tests {
             (r#""hello""#, Err(NoRecord::UnreadableText)),
             (r#""aGVsbG8=""#, Err(NoRecord::UnreadableText)),
             (r#""\ud800""#, Err(NoRecord::UnreadableText)),
-            (r#""""#, Ok("")),
+            (r#"" ""#, Err(NoRecord::NoData)),
+            ("\"\u{feff}{}\"", Ok("{}")),
         ] {
             let record = record.map(|record| record.as_bytes().to_vec());
             assert_eq!(unwrap(text), record, "{text}");

@@ -1,5 +1,8 @@
 //! The forms in which requests come in, and what tells them apart: their paths.
 
+/// The REST proxy's own `Content-Type` of answers.
+pub const REST_PROXY_TYPE: &str = "application/vnd.kafka.v2+json";
+
 /// A form of requests and of their answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Form {
@@ -44,10 +47,7 @@ impl Form {
                 "application/jsonl",
                 "application/x-jsonlines",
             ],
-            Self::RestProxy => &[
-                "application/vnd.kafka.json.v2+json",
-                "application/vnd.kafka.v2+json",
-            ],
+            Self::RestProxy => &["application/vnd.kafka.json.v2+json", REST_PROXY_TYPE],
             Self::Streams => &["application/x-amz-json-1.1"],
         };
         let media_type = content_type.split(';').next().unwrap_or_default().trim();

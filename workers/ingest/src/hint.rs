@@ -3,10 +3,9 @@
 //! All sentences are bounded in length: a request may have as many as it has records.
 
 use pinpipe_core::Rejection;
-use serde_json::value::RawValue;
 
 use crate::{
-    envelope::{elements, members},
+    envelope::{first_element, members},
     syntax::{self, Place},
 };
 
@@ -16,19 +15,26 @@ const NAMES: usize = 8;
 const NAME: usize = 24;
 
 /// Says more about a rejected record than the rejection itself. `topic` is the topic it was for,
-/// and `place` where it begins in the request.
+/// `what` its name in sentences, and `place` where it begins in the request.
 #[must_use]
-pub fn explain(topic: &str, rejection: Rejection, record: &[u8], place: Place) -> Option<String> {
+pub fn explain(
+    topic: &str,
+    rejection: Rejection,
+    what: &str,
+    record: &[u8],
+    place: Place,
+) -> Option<String> {
     match rejection {
-        Rejection::NotJson => syntax::describe("the record", record, place),
-        Rejection::NotAnObject => encoded_twice("the record", record),
+        Rejection::NotJson => syntax::describe(what, record, place),
+        Rejection::NotAnObject => encoded_twice(what, record),
+        Rejection::TooLarge { .. } => other_form(topic, std::str::from_utf8(record).ok()?),
         Rejection::KeyMissing { .. } => {
             let json = std::str::from_utf8(record).ok()?;
             let told = other_form(topic, json)
                 .unwrap_or_else(|| format!("{rejection}; {}", names_seen(json)));
             Some(told)
         }
-        Rejection::KeyUnreadable { .. } | Rejection::NotUtf8 | Rejection::TooLarge { .. } => None,
+        Rejection::KeyUnreadable { .. } | Rejection::NotUtf8 => None,
     }
 }
 
@@ -84,16 +90,9 @@ fn other_form(topic: &str, json: &str) -> Option<String> {
     if has_data {
         return Some(stream("record"));
     }
-    // A list that is longer has a first element, too.
-    let mut first = None;
-    for limit in [1, usize::MAX] {
-        if let Ok(all) = elements(list?, limit) {
-            first = all.first().copied().map(RawValue::get);
-            break;
-        }
-    }
+    let first = first_element(list?);
     let (mut has_value, mut has_data) = (false, false);
-    members(first?, |name, _| match name {
+    members(first?.get(), |name, _| match name {
         "value" => has_value = true,
         "data" | "Data" => has_data = true,
         _ => {}
@@ -117,6 +116,7 @@ mod tests {
     #[test]
     fn a_sentence_names_what_was_seen_and_what_is_wanted() {
         let missing = Rejection::KeyMissing { field: "index" };
+        let too_large = Rejection::TooLarge { bytes: 2, limit: 1 };
         for (rejection, record, says) in [
             (
                 missing,
@@ -129,6 +129,11 @@ mod tests {
                 "it has `idx`, `unique_id`",
             ),
             (missing, "{}", "it is empty"),
+            (
+                too_large,
+                r#"{"records": [{"value": {}}]}"#,
+                "POST it to /topics/t.pin",
+            ),
             (
                 missing,
                 r#"{"records": [{"value": {}}]}"#,
@@ -159,7 +164,7 @@ mod tests {
             (Rejection::NotJson, "{'ind': 1}", "line 1, column 2"),
             (Rejection::NotJson, "{'ind': 1}", "Python"),
         ] {
-            let told = explain("t.pin", rejection, record.as_bytes(), syntax::START);
+            let told = explain("t.pin", rejection, "it", record.as_bytes(), syntax::START);
             let told = told.unwrap_or_else(|| panic!("nothing about {record}"));
             assert!(told.contains(says), "{told}");
         }
@@ -167,6 +172,7 @@ mod tests {
             let told = explain(
                 "t",
                 Rejection::NotAnObject,
+                "it",
                 record.as_bytes(),
                 syntax::START,
             );

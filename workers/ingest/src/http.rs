@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Instant};
 
 use axum::{
-    Router,
+    Json, Router,
     extract::{Request, State},
     http::{HeaderMap, HeaderValue, header},
     response::{IntoResponse, Response},
@@ -17,7 +17,7 @@ use crate::{
     budget::{Budget, RECORD_OVERHEAD, Share},
     describe::Descriptions,
     envelope::{self, Entry},
-    form::Form,
+    form::{Form, REST_PROXY_TYPE},
     hint,
     metrics::Metrics,
     names::Names,
@@ -67,20 +67,47 @@ async fn route(State(service): State<Arc<Service>>, request: Request) -> Respons
         Ok(Route::Send(kind, call)) => service.send(kind, call, request).await,
         Ok(Route::Describe(asked)) => {
             let plain = wants_plain_json(request.headers());
+            let form = Form::of_path(path);
+            let client = request.extensions().get::<Client>().cloned();
+            let _work = match &client {
+                Some(client) => Some(client.work().await),
+                None => None,
+            };
             let Service {
                 descriptions,
                 names,
                 producer,
                 ..
             } = service.as_ref();
-            descriptions.response(&asked, names, producer, plain).await
+            match descriptions.describe(&asked, names, producer).await {
+                Ok(body) if form == Form::RestProxy && !plain => {
+                    let content_type = [(header::CONTENT_TYPE, REST_PROXY_TYPE)];
+                    (content_type, body.to_string()).into_response()
+                }
+                Ok(body) => Json(body).into_response(),
+                Err(problem) => refuse(&problem, form, plain),
+            }
         }
         Ok(Route::OpenApi) => {
             let content_type = [(header::CONTENT_TYPE, "application/json")];
             (content_type, openapi::description(&service.names)).into_response()
         }
-        Err(problem) => problem.response(Form::of_path(path)),
+        Err(problem) => {
+            let plain = wants_plain_json(request.headers());
+            refuse(&problem, Form::of_path(path), plain)
+        }
     }
+}
+
+/// The response to a request that is refused as a whole.
+fn refuse(problem: &Problem, form: Form, wants_plain_json: bool) -> Response {
+    let mut response = problem.response(form);
+    if form == Form::RestProxy && !wants_plain_json {
+        let content_type = HeaderValue::from_static(REST_PROXY_TYPE);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, content_type);
+    }
+    response
 }
 
 /// Whether a client of the REST proxy's form asks for `application/json` rather than the proxy's
@@ -102,7 +129,7 @@ impl Service {
                 self.metrics.count(kind, form, &answer);
                 answer.response(call, plain, share)
             }
-            Err(problem) => problem.response(form),
+            Err(problem) => refuse(&problem, form, plain),
         };
         self.metrics
             .request(kind, form, response.status(), start.elapsed());
@@ -119,19 +146,21 @@ impl Service {
         let compression = body::compression(call.form(), request.headers())?;
         let client = request.extensions().get::<Client>().cloned();
         let (limit, share) = (self.limits.request_bytes, self.budget.share());
-        let Received { bytes, mut share } =
-            body::read(request.into_body(), compression, limit, share).await?;
+        let received = body::read(request.into_body(), limit, share).await?;
         let _work = match &client {
             Some(client) => Some(client.work().await),
             None => None,
         };
+        let Received { bytes, mut share } = received.decompress(compression, limit)?;
         if split::without_mark(&bytes).trim_ascii().is_empty() {
             return Err(Problem::Empty);
         }
+        // For what the parser keeps of nested values, then for the copies of the records in the
+        // producer's queue.
+        share.take(bytes.len()).map_err(|_| Problem::Busy)?;
         let entries = self.entries(call, &bytes)?;
-        // The producer's queue holds copies of the records.
         share
-            .take(entries.len() * RECORD_OVERHEAD + bytes.len())
+            .take(entries.len() * RECORD_OVERHEAD)
             .map_err(|_| Problem::Busy)?;
         let batch = Batch::new(entries.len(), share);
         let refusals = self.produce(kind, &bytes, &entries, &batch);
@@ -185,12 +214,15 @@ impl Service {
                 None
             }
             Err(rejection) => {
-                let place = if is_slice {
-                    cursor.place(record)
+                let (what, place) = if is_slice {
+                    ("the record", cursor.place(record))
                 } else {
-                    START
+                    ("the text in `Data`", START)
                 };
-                let detail = hint::explain(topic, rejection, record, place);
+                let detail = match rejection {
+                    Rejection::TooLarge { .. } if entries.len() > 1 => None,
+                    _ => hint::explain(topic, rejection, what, record, place),
+                };
                 Some(Refusal::Record { rejection, detail })
             }
         };

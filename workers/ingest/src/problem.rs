@@ -1,8 +1,6 @@
 //! Errors of a whole request: status and a JSON body that says what to do, in the form that the
 //! client expects.
 
-use std::io;
-
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -27,6 +25,12 @@ pub enum Problem {
          pipeline's owner to add the name to spec.ingest.aliases of the PinterestPipeline"
     )]
     UnknownName(String),
+    /// The pipeline's topic isn't there.
+    #[error(
+        "the topic {0} does not exist in Kafka, or not yet: try again later; if this lasts for \
+         minutes, tell the pipeline's owner to check the conditions of the PinterestPipeline"
+    )]
+    TopicMissing(String),
     /// The topic has no such partition.
     #[error("the topic has no such partition: leave /partitions/… out of the path")]
     UnknownPartition,
@@ -103,13 +107,6 @@ pub enum Problem {
     BrokerUnavailable,
 }
 
-/// An error of decompression.
-impl From<io::Error> for Problem {
-    fn from(error: io::Error) -> Self {
-        Self::BrokenEncoding(error.to_string())
-    }
-}
-
 /// How long a client should wait before it retries, seconds.
 pub const RETRY_AFTER: u16 = 1;
 
@@ -138,7 +135,7 @@ impl Problem {
         let serialization = (400, "SerializationException");
         match self {
             Self::NotFound => shown(404, "not-found", 404, (404, operation)),
-            Self::UnknownName(_) => shown(
+            Self::UnknownName(_) | Self::TopicMissing(_) => shown(
                 404,
                 "unknown-topic",
                 40401,

@@ -364,11 +364,10 @@ impl Producer {
         Current(current.clone())
     }
 
-    /// What the brokers say about themselves and a topic, or about themselves alone. Blocks for up
-    /// to `timeout`.
-    pub fn metadata(&self, topic: Option<&str>, timeout: Duration) -> Result<Metadata> {
+    /// What the brokers say about themselves and a topic. Blocks for up to `timeout`.
+    pub fn metadata(&self, topic: &str, timeout: Duration) -> Result<Metadata> {
         let current = self.current();
-        let found = current.0.client().fetch_metadata(topic, timeout);
+        let found = current.0.client().fetch_metadata(Some(topic), timeout);
         found.context("no broker describes its topics")
     }
 

@@ -69,6 +69,12 @@ pub enum Describe {
 
 /// Finds what is asked for.
 pub fn find(method: &Method, path: &str, names: &Names) -> Result<Route, Problem> {
+    // The server leaves out the body of the answer.
+    let method = if method == Method::HEAD {
+        &Method::GET
+    } else {
+        method
+    };
     let segments: Vec<Cow<'_, str>> = path
         .split('/')
         .filter(|segment| !segment.is_empty())
@@ -179,6 +185,7 @@ mod tests {
             ("GET", "/", Err(Problem::NotFound)),
             ("POST", "/t.pin", Err(Problem::NotFound)),
             ("GET", "/openapi.json", Ok(Route::OpenApi)),
+            ("HEAD", "/topics", describe(Describe::Topics)),
             ("GET", "/brokers/", describe(Describe::Brokers)),
             ("GET", "/topics", describe(Describe::Topics)),
             ("POST", "/topics", other("GET")),

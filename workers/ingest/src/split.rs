@@ -76,17 +76,24 @@ pub fn records(body: &[u8], limit: usize) -> Result<Vec<&[u8]>, Unsplit> {
 
 /// Adds the objects of `rest`, which stand one after the other, with or without line breaks. What
 /// is not a closed object goes up to the next line that begins with one, as one record.
-fn objects<'a>(mut rest: &'a [u8], records: &mut Records<'a>) -> Result<(), Unsplit> {
+fn objects<'a>(body: &'a [u8], records: &mut Records<'a>) -> Result<(), Unsplit> {
     // Bytes that may be read twice. Once they are used up, an object has to end on its line.
-    let mut twice = rest.len();
+    let mut twice = body.len();
+    let (mut rest, mut end_of_line) = (body, 0);
     loop {
         rest = rest.trim_ascii_start();
         if rest.is_empty() {
             return Ok(());
         }
-        let within = match twice {
-            0 => &rest[..line_end(rest)],
-            _ => rest,
+        let at = body.len() - rest.len();
+        let within = if twice == 0 {
+            // Many objects may be on a line.
+            if end_of_line <= at {
+                end_of_line = at + line_end(rest);
+            }
+            &body[at..end_of_line]
+        } else {
+            rest
         };
         let end = object_end(within).unwrap_or_else(|read| {
             let end = next_object(rest);
@@ -109,7 +116,9 @@ fn next_object(text: &[u8]) -> usize {
     let mut at = line_end(text);
     while at < text.len() {
         let line = &text[at + 1..];
-        if line.trim_ascii_start().first() == Some(&b'{') {
+        // Not the line break, so that blank lines are not read again from each of them.
+        let is_space = |byte: &u8| matches!(byte, b' ' | b'\t' | b'\r' | b'\x0c');
+        if line.iter().find(|byte| !is_space(byte)) == Some(&b'{') {
             return at + 1;
         }
         at += 1 + line_end(line);
@@ -370,6 +379,15 @@ mod tests {
             let body = [line.repeat(200_000).as_bytes(), b"\"\n}"].concat();
             assert_eq!(records(&body, usize::MAX).unwrap().len(), 200_000, "{line}");
         }
+        let blank = "\n".repeat(1_000_000);
+        for (before, after, count) in [("x", "x", 1), ("{\"a", "x", 1), ("x", "{}", 2)] {
+            let body = [before, &blank, after].concat();
+            assert_eq!(records(body.as_bytes(), usize::MAX).unwrap().len(), count);
+        }
+        // Once nothing may be read twice, many objects on one line.
+        let body = "{\"a\":[\n".repeat(100_000) + &"{}".repeat(500_000);
+        let all = records(body.as_bytes(), usize::MAX);
+        assert!(all.unwrap().len() > 500_000);
     }
 
     #[test]

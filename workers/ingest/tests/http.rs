@@ -365,3 +365,40 @@ async fn compressed_bodies_are_read_in_all_forms() {
         assert_eq!(answer(request).await.0, 413, "{path}");
     }
 }
+
+/// A request of another form is not told that its record is too large.
+#[tokio::test]
+async fn a_large_request_of_another_form_is_told_so() {
+    let (url, _) = serve(1 << 20).await;
+    let value = format!("{{\"index\": 1, \"x\": \"{}\"}}", "x".repeat(RECORD_BYTES));
+    for (body, says) in [
+        (
+            format!("{{\"records\": [{{\"value\": {value}}}]}}"),
+            "/topics/t.pin",
+        ),
+        (format!("{{\"Data\": {value}}}"), "/streams/t.pin/record"),
+    ] {
+        let (status, found) = answer(json(&format!("{url}/pin"), body)).await;
+        let message = found["records"][0]["message"].as_str().unwrap();
+        assert_eq!(status, 422, "{found}");
+        assert!(message.contains(says), "{message}");
+    }
+    let (status, found) = answer(json(&format!("{url}/pin"), value)).await;
+    assert_eq!(status, 413, "{found}");
+}
+
+#[tokio::test]
+async fn names_are_listed_while_no_broker_answers() {
+    let (url, _) = serve(1 << 20).await;
+    let head = Client::new().head(format!("{url}/topics")).send().await;
+    assert_eq!(head.unwrap().status(), 200);
+    let (status, names) = answer(Client::new().get(format!("{url}/topics"))).await;
+    let expected = serde_json::json!(["t.geo", "t.pin", "t.user"]);
+    assert_eq!((status, names), (200, expected));
+    let (status, body) = answer(Client::new().get(format!("{url}/topics/t.geo"))).await;
+    assert_eq!(
+        (status, &body["error_code"]),
+        (503, &Value::from(50302)),
+        "{body}"
+    );
+}

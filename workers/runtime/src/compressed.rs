@@ -131,8 +131,7 @@ impl Decompressor {
         }
     }
 
-    /// For a stream that is known to be compressed in this way.
-    pub fn new(compression: Compression) -> io::Result<Self> {
+    fn new(compression: Compression) -> io::Result<Self> {
         let (stream, text) = match compression {
             Compression::None => (Stream::Plain, Vec::new()),
             Compression::Gzip => (

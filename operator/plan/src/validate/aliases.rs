@@ -48,7 +48,7 @@ mod tests {
     use super::*;
     use crate::{samples::pipeline, validate::topics};
 
-    fn messages(aliases: Value) -> Vec<String> {
+    fn messages(aliases: &Value) -> Vec<String> {
         let pipeline = pipeline(json!({
             "broker": {"kafka": {"bootstrapServers": "k:1"}},
             "ingest": {"aliases": aliases},

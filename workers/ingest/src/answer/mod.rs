@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::{
     budget::Share,
     envelope::NoRecord,
+    form::REST_PROXY_TYPE,
     problem::RETRY_AFTER,
     producer::{Delivery, Unconfirmed},
     route::Call,
@@ -146,7 +147,7 @@ impl Answer<'_> {
                 let content_type = if wants_plain_json {
                     JSON
                 } else {
-                    rest_proxy::TYPE
+                    REST_PROXY_TYPE
                 };
                 respond(StatusCode::OK, content_type, &self.offsets(), share)
             }

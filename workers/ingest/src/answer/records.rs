@@ -77,7 +77,8 @@ impl Answer<'_> {
                 refusal,
                 Refusal::Record {
                     rejection: Rejection::TooLarge { .. },
-                    ..
+                    // Else it is a request of another form.
+                    detail: None,
                 }
             )
         }) {

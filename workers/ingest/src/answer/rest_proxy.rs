@@ -7,9 +7,6 @@ use serde::Serialize;
 
 use super::{Answer, Outcome, Refusal};
 
-/// The proxy's own `Content-Type`.
-pub(super) const TYPE: &str = "application/vnd.kafka.v2+json";
-
 /// The value can't be converted.
 const CONVERSION: u16 = 42203;
 /// The payload is invalid.

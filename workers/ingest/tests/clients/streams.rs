@@ -131,9 +131,18 @@ fn others() -> Vec<Case> {
     let answer = json!({"FailedRecordCount": 3,
         "Records": [stored(), failed, stored(), failed, failed]});
     let none = r#"{"Records": [{"Data": {}}]}"#;
-    let shard = json!({"ShardId": SHARD, "SequenceNumberRange": {"StartingSequenceNumber": "0"}});
+    let half = "170141183460469231731687303715884105726";
+    let next = "170141183460469231731687303715884105727";
+    let last = "340282366920938463463374607431768211455";
+    let shard = |first, last| {
+        json!({
+            "ShardId": SHARD,
+            "HashKeyRange": {"StartingHashKey": first, "EndingHashKey": last},
+            "SequenceNumberRange": {"StartingSequenceNumber": "0"},
+        })
+    };
     let stream = json!({"StreamDescription": {"StreamName": "streaming-0a1b-pin",
-        "StreamARN": TEXT, "StreamStatus": "ACTIVE", "Shards": [shard, shard],
+        "StreamARN": TEXT, "StreamStatus": "ACTIVE", "Shards": [shard("0", half), shard(next, last)],
         "HasMoreShards": false}});
     let names = [
         "streamed-calls.geo",
