@@ -92,11 +92,11 @@ pub struct Source {
 }
 
 /// Objects that an import doesn't read, by reason.
-pub type PassedOver = BTreeMap<String, Passed>;
+pub type PassedOver = BTreeMap<String, PassedObjects>;
 
 /// Objects that an import doesn't read, for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Passed {
+pub struct PassedObjects {
     /// Their number.
     pub objects: u64,
     /// The key of one of them.
@@ -110,7 +110,7 @@ pub fn pass_over(passed_over: &mut PassedOver, reason: &str, key: &str) {
         return;
     }
     let first = key.to_owned();
-    passed_over.insert(reason.to_owned(), Passed { objects: 1, first });
+    passed_over.insert(reason.to_owned(), PassedObjects { objects: 1, first });
 }
 
 /// Adds `others` to objects that aren't read.

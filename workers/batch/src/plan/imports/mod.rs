@@ -358,7 +358,7 @@ fn joined(names: &[&str]) -> String {
     }
 }
 
-/// Sees to it that of one partition no object counts as written before those with smaller offsets:
+/// Ensures that of one partition no object counts as written before those with smaller offsets:
 /// if objects were copied, they were written in any order.
 fn in_log_order(found: &mut [Found]) {
     let mut partitions: HashMap<String, Vec<(i64, usize)>> = HashMap::new();
