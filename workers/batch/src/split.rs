@@ -3,7 +3,8 @@
 //! Records are objects one after the other, with or without line breaks, or the elements of an
 //! array; they may be indented over several lines. A record that is broken ends with its line, or,
 //! if it has several, before the next line that begins like a record; so it takes no good one with
-//! it. What is between records and no record counts as one, up to the end of its line.
+//! it. So an object that begins a line inside of a record must be indented more than the record,
+//! unless both are in an array. What is between records and no record counts as one, up to the end of its line.
 
 use std::mem;
 
