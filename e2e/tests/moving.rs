@@ -118,16 +118,21 @@ fn a_bad_import_fails_alone() -> Result<()> {
         let pipeline = sandbox.apply("flow", &spec.batch_postgres(sandbox)).await?;
         pipeline.ready().await?;
         eventually_put(sandbox, "bad/x.json", "not json").await?;
-        let import = async |values: &str| {
+        let missing_secret = "events.pin=bad,source.bucket=x-y-z,source.credentialsSecret=missing";
+        for (values, at_fault) in [
+            ("events.pin=bad", "spec.batch.quality"),
+            (
+                "events.pin=bad,source.bucket=no-such-bucket",
+                "source.bucket",
+            ),
+            (missing_secret, "source.credentialsSecret"),
+        ] {
             let release = format!("bad-{}", values.len());
             let all = format!("command=import,{values}");
             pipeline.install_job(&release, &[&all]).await?;
-            ensure!(pipeline.job_completes(&release).await.is_err(), "{values}");
-            anyhow::Ok(())
-        };
-        import("events.pin=bad").await?;
-        import("events.pin=bad,source.bucket=no-such-bucket").await?;
-        import("events.pin=bad,source.bucket=x-y-z,source.credentialsSecret=missing").await?;
+            let message = pipeline.job_fails(&release).await?;
+            ensure!(message.contains(at_fault), "{values}: {message}");
+        }
         pipeline.start_run("daily").await?;
         pipeline.run_completes("daily").await
     })
@@ -163,7 +168,8 @@ fn an_import_that_a_sink_refuses_is_abandoned() -> Result<()> {
         pipeline
             .install_job("bad", &["command=import,events.pin=bad"])
             .await?;
-        ensure!(pipeline.job_completes("bad").await.is_err());
+        let message = pipeline.job_fails("bad").await?;
+        ensure!(message.contains("abandoned"), "{message}");
         let run = format!("runs/{}/bad/", pipeline.full_name());
         let keys = objects::keys(&objects::client(), sandbox.bucket(), &run).await?;
         ensure!(keys.contains(&format!("{run}abandoned.json")), "{keys:?}");
@@ -311,8 +317,12 @@ impl<'a> Moved<'a> {
             rows.insert((sample.kind.name(), &sample.key), &sample.row);
         }
         store(&self.sandbox.schema(), &rows).await?;
-        let report =
-            objects::last_report(self.sandbox.bucket(), &self.pipeline.full_name()).await?;
+        let (bucket, pipeline) = (self.sandbox.bucket(), self.pipeline.full_name());
+        let import = format!("runs/{pipeline}/moving-import/report.json");
+        let import = objects::json(&objects::client(), bucket, &import).await?;
+        ensure!(import["rejected"] == 0, "{}", import["rejectedByReason"]);
+        ensure!(import["read"].as_u64() > Some(0), "{import}");
+        let report = objects::last_report(bucket, &pipeline).await?;
         let report = report.context("no run was published")?;
         ensure!(report["rejected"] == 0, "{}", report["rejectedByReason"]);
         for question in &QUESTIONS {

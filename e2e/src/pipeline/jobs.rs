@@ -99,8 +99,29 @@ impl Pipeline {
 
     /// Waits until a Job is complete; an error if it fails.
     pub async fn job_completes(&self, name: &str) -> Result<()> {
+        let failed = self.job_ends(name).await?;
+        failed.map_or(Ok(()), |message| bail!("Job {name} failed: {message}"))
+    }
+
+    /// Waits until a Job has failed; an error if it is complete. Returns what its pods said at
+    /// their ends.
+    pub async fn job_fails(&self, name: &str) -> Result<String> {
+        let failed = self.job_ends(name).await?;
+        failed.with_context(|| format!("Job {name} is complete"))?;
+        let pods = self.sandbox.cluster.api::<Pod>(&self.sandbox.namespace);
+        let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
+        let statuses = pods.list(&of_job).await?.items.into_iter();
+        let messages = statuses
+            .filter_map(|pod| pod.status?.container_statuses)
+            .flatten()
+            .filter_map(|container| container.state?.terminated?.message);
+        Ok(messages.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// Waits until a Job has ended. Returns why, if it has failed.
+    async fn job_ends(&self, name: &str) -> Result<Option<String>> {
         let jobs = self.sandbox.cluster.api::<Job>(&self.sandbox.namespace);
-        let failed = eventually(RUN_WITHIN, &format!("Job {name} complete"), async || {
+        eventually(RUN_WITHIN, &format!("Job {name} complete"), async || {
             let status = jobs.get(name).await?.status.unwrap_or_default();
             let is = |kind: &str| {
                 status
@@ -116,7 +137,6 @@ impl Pipeline {
             is("Complete").with_context(|| format!("{status:?}"))?;
             Ok(None)
         })
-        .await?;
-        failed.map_or(Ok(()), |message| bail!("Job {name} failed: {message}"))
+        .await
     }
 }

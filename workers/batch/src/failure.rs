@@ -39,6 +39,16 @@ impl fmt::Display for InSink {
     }
 }
 
+/// That a run failed at the bucket it imports from, as the context of the error.
+#[derive(Debug)]
+pub struct InSource;
+
+impl fmt::Display for InSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the import's bucket can't be read")
+    }
+}
+
 /// That an import was abandoned, as the context of the error.
 #[derive(Debug)]
 pub struct ImportAbandoned(pub String);
@@ -72,6 +82,12 @@ pub fn is_permanent(error: &anyhow::Error) -> bool {
         || error
             .downcast_ref::<RequestError>()
             .is_some_and(is_permanent_in_store)
+}
+
+/// Whether a run is given up at once. Perhaps nobody but the import's own pods, whose run
+/// `is_own`, can read its bucket, and other runs don't wait for them.
+pub fn is_final(error: &anyhow::Error, is_own: bool) -> bool {
+    is_permanent(error) || (!is_own && error.is::<InSource>())
 }
 
 /// Credentials that have expired are none that the store will never take: the pod that continues
@@ -140,6 +156,15 @@ mod tests {
             let error = in_context(error).unwrap_err();
             assert_eq!(exit_code(&error), expected, "{error:#}");
         }
+    }
+
+    #[test]
+    fn another_run_gives_an_import_up_only_if_its_bucket_is_at_fault() {
+        let in_source = || anyhow!("connection refused").context(InSource);
+        assert!(is_final(&in_source(), false));
+        assert!(!is_final(&in_source(), true), "its own pod tries again");
+        assert!(!is_final(&anyhow!("no space left"), false));
+        assert!(is_final(&Permanent("denied".into()).into(), true));
     }
 
     #[test]

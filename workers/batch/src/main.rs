@@ -100,7 +100,7 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct RunArgs {
     /// The run's name; the current time unless set. The name of an earlier run resumes that run, or
-    /// does nothing if it has finished.
+    /// does nothing if it has finished. An import fails if that run had other values.
     #[arg(long, env = "PINPIPE_RUN", value_name = "NAME")]
     run: Option<String>,
 

@@ -23,7 +23,7 @@ use crate::{
     join::Orphans,
     load::SinkReport,
     loaded::Loaded,
-    manifest::{Manifest, Passed, PassedOver, Positions},
+    manifest::{Manifest, PassedObjects, PassedOver, Positions},
     memory,
 };
 
@@ -216,18 +216,19 @@ fn shown(value: &Value) -> String {
     let Value::String(text) = value else {
         return value.to_string();
     };
-    let printable = |char: char| {
-        if char.is_control() {
-            char::REPLACEMENT_CHARACTER
-        } else {
-            char
-        }
-    };
     let mut short: String = text.chars().take(SHOWN_CHARS).map(printable).collect();
     if text.chars().nth(SHOWN_CHARS).is_some() {
         short.push('…');
     }
     short
+}
+
+fn printable(char: char) -> char {
+    if char.is_control() {
+        char::REPLACEMENT_CHARACTER
+    } else {
+        char
+    }
 }
 
 /// All answers as tables to be read on a screen, in the order of the questions.
@@ -242,7 +243,8 @@ pub fn readable(answers: &[Answer]) -> Result<String, UnsupportedType> {
 /// How many objects an import has passed over, and why.
 pub fn passed_over(passed_over: &PassedOver) -> String {
     let mut text = String::new();
-    for (reason, Passed { objects, first }) in passed_over {
+    for (reason, PassedObjects { objects, first }) in passed_over {
+        let first: String = first.chars().map(printable).collect();
         // Writing to a String does not fail.
         let _ = writeln!(
             text,
@@ -415,6 +417,16 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn keys_of_others_show_no_control_characters() {
+        let passed = PassedObjects {
+            objects: 1,
+            first: "a\u{1b}[2J".into(),
+        };
+        let text = passed_over(&PassedOver::from([("suffix".to_owned(), passed)]));
+        assert!(!text.contains('\u{1b}') && text.contains("[2J"), "{text}");
+    }
 
     #[test]
     fn a_termination_message_is_valid_json_within_the_kubernetes_limit() {

@@ -89,6 +89,11 @@ async fn execute_with_lease(
              It failed with: {failed}"
         )));
     }
+    if let Request::Import(request) = request
+        && let Some(run) = known.iter().find(|run| run.name == name)
+    {
+        plan::check_is_no_other(&store, &runs, run, request, last.as_ref()).await?;
+    }
     let mut abandoned = runs.abandoned_since(&store, &known, last.as_ref()).await?;
     let mut summary = None;
     for step in runs::steps(&known, name) {
@@ -98,7 +103,8 @@ async fn execute_with_lease(
                 info!(run, "resuming an unfinished run from its manifest");
                 held.check()?;
                 let has_state = runs::must_be_finished(&known, &run);
-                runs.resume(&store, &run, has_state, last.as_ref()).await?
+                runs.resume(&store, &run, has_state, last.as_ref(), abandoned)
+                    .await?
             }
             Step::Start(run) => {
                 let last = last.as_ref();
@@ -170,8 +176,7 @@ impl Session<'_> {
         let prepared = match self.prepare(manifest, previous.as_ref(), &mut phases).await {
             Ok(prepared) => prepared,
             Err(error) => {
-                // Nobody but the import's own Job may be able to read its bucket.
-                let is_final = failure::is_permanent(&error) || !self.is_own;
+                let is_final = failure::is_final(&error, self.is_own);
                 return Err(self
                     .give_up(manifest, &phases, error, is_final, has_state)
                     .await);

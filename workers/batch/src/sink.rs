@@ -171,8 +171,9 @@ pub enum Extent {
 }
 
 /// Which rows the run `this`, which builds on the run at `base`, gives a sink with `marker`, and
-/// why. `is_attempt` tells that a worker of another release has begun the run, or that an import was
-/// abandoned before it: the sink may have rows that the run doesn't have. `is_atomic` is [`Sink::is_atomic`].
+/// why. `is_attempt` tells that a worker of another release has begun the run, or that an import
+/// was abandoned before it: the sink may have rows that the run doesn't have. `is_atomic` is
+/// [`Sink::is_atomic`].
 pub fn extent(
     marker: Option<&Marker>,
     this: &Marker,

@@ -4,14 +4,23 @@ use anyhow::{Context, Result};
 use pinpipe_runtime::s3::{self, RequestError};
 
 use crate::{
-    failure::{Permanent, is_permanent},
+    failure::{InSource, Permanent, is_permanent},
     manifest::Source,
     store::Store,
 };
 
 /// Opens the bucket. Sends no request.
 pub async fn open(source: &Source) -> Result<Store> {
-    if let Some(folder) = &source.s3.credentials_dir {
+    let folder = source.s3.credentials_dir.as_ref();
+    if let Some(folder) = folder.filter(|_| source.has_own_keys) {
+        if !folder.exists() {
+            return Err(Permanent(format!(
+                "this pod hasn't the Secret for the bucket {}, which only the import's own pods \
+                 have",
+                source.bucket
+            ))
+            .into());
+        }
         for key in ["accessKeyId", "secretAccessKey"] {
             if !folder.join(key).exists() {
                 return Err(Permanent(format!(
@@ -53,7 +62,7 @@ pub fn explain(source: &Source, error: anyhow::Error) -> anyhow::Error {
 /// What to do, by the HTTP status and the text of the store's answer.
 fn advice(source: &Source, status: Option<u16>, reason: &str) -> &'static str {
     let says = |codes: &[&str]| codes.iter().any(|code| reason.contains(code));
-    let has_secret = source.s3.credentials_dir.is_some();
+    let has_secret = source.has_own_keys;
     match status {
         Some(404) if says(&["NoSuchKey"]) => "an object was deleted; start the import again",
         Some(404) => "there is no such bucket; correct source.bucket, or source.endpoint",
@@ -94,7 +103,7 @@ fn advice(source: &Source, status: Option<u16>, reason: &str) -> &'static str {
 /// The bucket that an import reads, with the store of the archive if it has none of its own.
 pub async fn open_or(source: Option<&Source>, archive: &Store) -> Result<Store> {
     match source {
-        Some(source) => open(source).await.context("can't open the import's bucket"),
+        Some(source) => open(source).await.context(InSource),
         None => Ok(archive.clone()),
     }
 }
@@ -140,9 +149,10 @@ mod tests {
             let source = Source {
                 bucket: "old".into(),
                 s3: S3 {
-                    credentials_dir: with_secret.then(|| PathBuf::from("x")),
+                    credentials_dir: Some(PathBuf::from("x")),
                     ..S3::default()
                 },
+                has_own_keys: with_secret,
                 virtual_host: false,
             };
             let advice = advice(&source, status, reason);

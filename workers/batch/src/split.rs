@@ -3,7 +3,11 @@
 //! Records are objects one after the other, with or without line breaks, or the elements of an
 //! array; they may be indented over several lines. A record that is broken ends with its line, or,
 //! if it has several, before the next line that begins like a record; so it takes no good one with
-//! it. What is between records and no record counts as one, up to the end of its line.
+//! it. An object that begins a line inside of a record must be indented more than the record, unless
+//! that is an element. What is between records and no record counts as one, up to the end of its
+//! line.
+
+use std::mem;
 
 use anyhow::Result;
 
@@ -33,7 +37,9 @@ enum State {
     Mark(usize),
     Value(Value),
     /// No object or list: up to the end of the line, or of the element.
-    Other(Text),
+    Other(Other),
+    /// Behind a bracket in a broken element, which may be that of the array.
+    Closing(Other),
     /// Behind a broken record that began in this column.
     Skipping(usize),
 }
@@ -63,10 +69,22 @@ impl Text {
     }
 }
 
+/// A text that is no object or list.
+#[derive(Default)]
+struct Other {
+    text: Text,
+    /// Whether it began as one.
+    is_broken: bool,
+}
+
 /// An object, or a list that is an element of an array.
 struct Value {
     /// The column of its first byte.
     column: usize,
+    /// Whether it is an element of an array.
+    is_element: bool,
+    /// Whether nothing but white space is before it in its line.
+    is_first: bool,
     /// Whether it has several lines.
     has_lines: bool,
     text: Text,
@@ -82,12 +100,16 @@ enum Step {
     Ends,
     /// The value can't be JSON. This byte is no part of it.
     Broken,
+    /// The value isn't an element, but another array, whose first element begins with this byte.
+    IsArray,
 }
 
 impl Value {
-    const fn new(column: usize) -> Self {
+    const fn new(column: usize, is_element: bool, is_first: bool) -> Self {
         Self {
             column,
+            is_element,
+            is_first,
             has_lines: false,
             text: Text {
                 in_string: false,
@@ -112,6 +134,9 @@ impl Value {
         }
         if !self.text.take(byte) {
             match byte {
+                b'{' if self.is_first && self.open == b"[" && self.last == b'[' => {
+                    return Step::IsArray;
+                }
                 b'{' | b'[' => {
                     let is_new =
                         byte == b'{' && self.has_lines && is_indented && !self.may_open(column);
@@ -136,11 +161,15 @@ impl Value {
         Step::Continues
     }
 
-    /// Whether an object may begin here. At the very beginning of a line only in a list.
+    /// Whether an object may begin here. If the value is no element, one that is indented no more
+    /// than the value is the next record.
     fn may_open(&self, column: usize) -> bool {
         match self.open.last() {
             Some(b'{') => self.last == b':' && column > 0,
-            _ => matches!(self.last, b'[' | b','),
+            _ => {
+                let is_inside = self.is_element || column > self.column;
+                is_inside && matches!(self.last, b'[' | b',')
+            }
         }
     }
 }
@@ -200,7 +229,7 @@ impl Splitter {
     pub fn finish(mut self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         match self.state {
             State::Mark(bytes) => take(&MARK[..bytes]),
-            State::Value(_) | State::Other(_) => self.end(&mut take),
+            State::Value(_) | State::Other(_) | State::Closing(_) => self.end(&mut take),
             // What the array lacks can't be known.
             State::Between if self.in_array => take(b"["),
             State::Between | State::Skipping(_) => Ok(()),
@@ -213,7 +242,7 @@ impl Splitter {
             State::Mark(bytes) => {
                 let bytes = *bytes;
                 if byte != MARK[bytes] {
-                    self.state = State::Other(Text::default());
+                    self.state = State::Other(Other::default());
                     self.keep(&MARK[..bytes]);
                     return self.byte(byte, take);
                 }
@@ -236,19 +265,43 @@ impl Splitter {
                     return self.byte(byte, take);
                 }
                 Step::Broken => {
-                    self.state = State::Other(Text::default());
+                    self.state = State::Other(Other {
+                        text: Text::default(),
+                        is_broken: true,
+                    });
+                    return self.byte(byte, take);
+                }
+                Step::IsArray => {
+                    self.end(take)?;
                     return self.byte(byte, take);
                 }
             },
-            State::Other(text) => {
-                let in_string = text.take(byte);
+            State::Other(other) => {
+                let in_string = other.text.take(byte);
                 let is_next = self.in_array && !in_string && matches!(byte, b',' | b']');
+                if byte == b']' && is_next && other.is_broken {
+                    self.state = State::Closing(mem::take(other));
+                    return Ok(());
+                }
                 if byte == b'\n' || is_next {
                     self.end(take)?;
                     return self.byte(byte, take);
                 }
                 self.keep(&[byte]);
             }
+            State::Closing(other) => match byte {
+                b'}' | b',' => {
+                    self.state = State::Other(mem::take(other));
+                    self.keep(b"]");
+                    return self.byte(byte, take);
+                }
+                b' ' | b'\t' | b'\r' => {}
+                _ => {
+                    self.end(take)?;
+                    self.in_array = false;
+                    return self.byte(byte, take);
+                }
+            },
             State::Skipping(column) => {
                 if self.is_indented && self.column <= *column && matches!(byte, b'{' | b'[' | b']')
                 {
@@ -267,16 +320,16 @@ impl Splitter {
             b'[' if !self.in_array => self.in_array = true,
             b']' if self.in_array => self.in_array = false,
             b'{' | b'[' => {
-                let mut value = Value::new(self.column);
+                let mut value = Value::new(self.column, self.in_array, self.is_indented);
                 value.take(byte, self.column, self.is_indented);
                 self.state = State::Value(value);
                 self.keep(&[byte]);
             }
             _ if byte == MARK[0] => self.state = State::Mark(1),
             _ => {
-                let mut text = Text::default();
-                text.take(byte);
-                self.state = State::Other(text);
+                let mut other = Other::default();
+                other.text.take(byte);
+                self.state = State::Other(other);
                 self.keep(&[byte]);
             }
         }
@@ -376,6 +429,31 @@ mod tests {
         let good = "{\n  \"n\": 1\n}";
         let cut = "{\n  \"n\": \"a";
         assert_records(&format!("{cut}\n  \"m\": 2\n}}\n{good}\n"), &[cut, good]);
+    }
+
+    #[test]
+    fn a_bracket_too_many_or_too_few_takes_no_good_record_with_it() {
+        let [one, two, three, four] = [1, 2, 3, 4].map(|n| format!("{{\"n\":{n}}}"));
+        for (text, records) in [
+            (
+                format!("[{one},{{\"n\":2]}},{three},{four}]\n{one}"),
+                [&*one, r#"{"n":2]}"#, &*three, &*four, &*one],
+            ),
+            (
+                format!("[{one},{two},{{\"n\":]\n[{three}]\n{four}"),
+                [&*one, &*two, r#"{"n":"#, &*three, &*four],
+            ),
+            (
+                format!("[{one},{two}\n[{three},{four}]\n"),
+                [&*one, &*two, "[", &*three, &*four],
+            ),
+            (
+                format!("{one}\n{{\"tags\":[\"a\",\n{two}\n{three}\n{four}\n"),
+                [&*one, r#"{"tags":["a","#, &*two, &*three, &*four],
+            ),
+        ] {
+            assert_records(&text, &records);
+        }
     }
 
     #[test]

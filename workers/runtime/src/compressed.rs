@@ -91,6 +91,8 @@ pub struct Decompressor {
     stream: Stream,
     /// Where the stream, as far as it came, may end.
     ended: bool,
+    /// Whether the buffer was full, so more text may follow although all input has been read.
+    full: bool,
     text: Vec<u8>,
 }
 
@@ -127,6 +129,7 @@ impl Decompressor {
         Self {
             stream: Stream::Unknown(Vec::new()),
             ended: true,
+            full: false,
             text: Vec::new(),
         }
     }
@@ -147,6 +150,7 @@ impl Decompressor {
         Ok(Self {
             stream,
             ended: compression == Compression::None,
+            full: false,
             text,
         })
     }
@@ -158,33 +162,57 @@ impl Decompressor {
         mut bytes: &[u8],
         mut take: impl FnMut(&[u8]) -> Result<(), E>,
     ) -> Result<(), E> {
-        if let Stream::Unknown(first) = &mut self.stream {
-            first.extend_from_slice(bytes);
-            let Some(compression) = of_content(first) else {
-                self.ended = first.is_empty();
-                return Ok(());
-            };
-            let first = mem::take(first);
-            *self = Self::new(compression)?;
-            return self.push(&first, take);
-        }
-        if matches!(self.stream, Stream::Plain) {
-            return take(bytes);
-        }
-        // If the buffer is full, more output may follow although all input has been read.
-        let mut full = false;
-        while !bytes.is_empty() || full {
-            if self.ended && bytes.is_empty() {
-                break;
-            }
-            let step = self.step(bytes)?;
-            bytes = &bytes[step.read..];
-            (self.ended, full) = (step.ended, step.written == self.text.len());
-            if step.written > 0 {
-                take(&self.text[..step.written])?;
-            }
+        while let Some(text) = self.next(&mut bytes)? {
+            take(text)?;
         }
         Ok(())
+    }
+
+    /// Takes bytes from the front of the object's next ones, and returns the text that follows, up
+    /// to 64 KiB if it was compressed; `None` when all bytes are taken and their text is returned.
+    /// Fails if the bytes don't match the suffix.
+    pub fn next<'text, 'bytes: 'text>(
+        &'text mut self,
+        bytes: &mut &'bytes [u8],
+    ) -> io::Result<Option<&'text [u8]>> {
+        if let Stream::Unknown(first) = &mut self.stream {
+            let (mut first, mut known) = (mem::take(first), None);
+            while let (None, Some((byte, rest))) = (known, bytes.split_first()) {
+                first.push(*byte);
+                *bytes = rest;
+                known = of_content(&first);
+            }
+            let Some(compression) = known else {
+                self.ended = first.is_empty();
+                self.stream = Stream::Unknown(first);
+                return Ok(None);
+            };
+            *self = Self::new(compression)?;
+            if compression == Compression::None {
+                self.text = first;
+                return Ok(Some(&self.text));
+            }
+            // Of the bytes that tell the compression there is no text yet.
+            let mut first = &first[..];
+            while !first.is_empty() {
+                let step = self.step(first)?;
+                first = &first[step.read..];
+                self.ended = step.ended;
+            }
+        }
+        if matches!(self.stream, Stream::Plain) {
+            let text = mem::take(bytes);
+            return Ok((!text.is_empty()).then_some(text));
+        }
+        while !bytes.is_empty() || (self.full && !self.ended) {
+            let step = self.step(bytes)?;
+            *bytes = &bytes[step.read..];
+            (self.ended, self.full) = (step.ended, step.written == self.text.len());
+            if step.written > 0 {
+                return Ok(Some(&self.text[..step.written]));
+            }
+        }
+        Ok(None)
     }
 
     fn step(&mut self, bytes: &[u8]) -> io::Result<Step> {
@@ -334,6 +362,22 @@ mod tests {
         }
         for cut_off in [&b"\x1f"[..], b"\x1f\x8b", b"(\xb5\x2f"] {
             assert!(read(cut_off, 1).is_err(), "{cut_off:?}");
+        }
+    }
+
+    #[test]
+    fn text_comes_in_small_chunks_however_much_the_bytes_expand_to() {
+        for compression in [Compression::Gzip, Compression::Zstd] {
+            let object = compress(compression, &vec![b'x'; 16 << 20]).unwrap();
+            let (mut decompressor, mut bytes) = (Decompressor::by_content(), &object[..]);
+            let (mut chunks, mut length) = (0, 0);
+            while let Some(text) = decompressor.next(&mut bytes).unwrap() {
+                assert!(text.len() <= CHUNK);
+                (chunks, length) = (chunks + 1, length + text.len());
+            }
+            decompressor.finish().unwrap();
+            assert_eq!(length, 16 << 20, "{compression:?}");
+            assert!(chunks >= 256, "{chunks}");
         }
     }
 

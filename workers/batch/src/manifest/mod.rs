@@ -62,6 +62,9 @@ pub struct Import {
     /// The bucket; the archive's own if absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// What was asked for, as JSON; empty in manifests of releases that didn't write it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request: String,
     /// What the plan has passed over.
     #[serde(default, skip_serializing_if = "PassedOver::is_empty")]
     pub passed_over: PassedOver,
@@ -79,17 +82,21 @@ pub struct Source {
     pub bucket: String,
     /// The object store. It has the folder of the credentials, not the credentials.
     pub s3: S3,
+    /// Whether the folder of the credentials is the import's own; else it is the archive's, if
+    /// there is one.
+    #[serde(default)]
+    pub has_own_keys: bool,
     /// Whether the bucket is part of the host's name although there is an endpoint.
     #[serde(default)]
     pub virtual_host: bool,
 }
 
 /// Objects that an import doesn't read, by reason.
-pub type PassedOver = BTreeMap<String, Passed>;
+pub type PassedOver = BTreeMap<String, PassedObjects>;
 
 /// Objects that an import doesn't read, for one reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Passed {
+pub struct PassedObjects {
     /// Their number.
     pub objects: u64,
     /// The key of one of them.
@@ -103,7 +110,7 @@ pub fn pass_over(passed_over: &mut PassedOver, reason: &str, key: &str) {
         return;
     }
     let first = key.to_owned();
-    passed_over.insert(reason.to_owned(), Passed { objects: 1, first });
+    passed_over.insert(reason.to_owned(), PassedObjects { objects: 1, first });
 }
 
 /// Adds `others` to objects that aren't read.
@@ -162,7 +169,7 @@ impl RunKind {
 pub struct RawObject {
     /// Kind of its records.
     pub kind: Kind,
-    /// Partition of its records.
+    /// Partition of its records; of another tool's object the [`place`] of the import.
     pub partition: i32,
     /// Key in the bucket.
     pub key: String,
@@ -176,7 +183,7 @@ impl RawObject {
     pub fn order(&self, record: u32) -> Order {
         let (time, partition) = (0, self.partition);
         match &self.format {
-            Format::Imported(imported) => imported.order(record),
+            Format::Imported(imported) => imported.order(partition, record),
             Format::Connector(first) | Format::Single(first) => Order {
                 time,
                 partition,
@@ -227,16 +234,25 @@ pub struct Imported {
 const AFTER_ALL: i64 = 1 << 52;
 
 impl Imported {
-    /// The order of one of its records. Its time is negative, so that all of an archive's are
-    /// later.
-    pub fn order(&self, record: u32) -> Order {
+    /// The order of one of its records, in an import of this [`place`]. Its time is negative, so
+    /// that all of an archive's are later.
+    pub fn order(&self, place: i32, record: u32) -> Order {
         Order {
             time: self.modified.min(AFTER_ALL - 1) - AFTER_ALL,
-            partition: -1,
+            partition: place,
             offset: (i64::from(self.number) << 32) | i64::from(record),
         }
     }
 }
+
+/// The place of an import among all others, by its time to the second, as part of the order of its
+/// records. Negative until 2093, so no partition of Kafka's.
+pub fn place(run_time: DateTime<Utc>) -> i32 {
+    i32::try_from(run_time.timestamp() - LAST_SECOND).unwrap_or(i32::MAX)
+}
+
+/// 2093-08-02, seconds since the epoch.
+const LAST_SECOND: i64 = 3_900_000_000;
 
 impl Format {
     const fn is_archive(&self) -> bool {
@@ -267,19 +283,25 @@ impl Manifest {
     /// The attempt of this release that resumes the run; `None` if the run goes on as it began.
     /// Another release may clean a record into other values, so its rows need a later timestamp
     /// than the first ones. So do those of a run that another one has overtaken, if it has state,
-    /// since a sink may have its rows. Without state it must not go on.
-    pub fn new_attempt(&self, has_state: bool, last: Option<DateTime<Utc>>) -> Option<Attempt> {
-        let overtaken = self.is_overtaken(last);
-        if overtaken && !has_state {
+    /// since a sink may have its rows. Without state it must not go on. And so do those of a run
+    /// that is older than an abandoned import, whose rows, at `abandoned`, a sink may have.
+    pub fn new_attempt(
+        &self,
+        has_state: bool,
+        last: Option<DateTime<Utc>>,
+        abandoned: Option<DateTime<Utc>>,
+    ) -> Option<Attempt> {
+        if self.is_overtaken(last) && !has_state {
             return None;
         }
-        (self.release != RELEASE || overtaken).then(|| Attempt {
+        let latest = last.max(abandoned);
+        (self.release != RELEASE || self.is_overtaken(latest)).then(|| Attempt {
             release: RELEASE.to_owned(),
-            run_time: run_time(self.run_time + TimeDelta::microseconds(1), last),
+            run_time: run_time(self.run_time + TimeDelta::microseconds(1), latest),
         })
     }
 
-    /// Whether the last finished run, at `last`, is later than this one.
+    /// Whether a run at `last`, such as the last finished one, is later than this one.
     pub fn is_overtaken(&self, last: Option<DateTime<Utc>>) -> bool {
         last.is_some_and(|last| last >= self.run_time)
     }

@@ -17,14 +17,25 @@ fn imported_records_are_ordered_by_time_object_and_place_and_before_all_others()
         offset: 0,
     };
     let orders = [
-        imported(5, 9).order(0),
-        imported(6, 0).order(0),
-        imported(6, 0).order(u32::MAX),
-        imported(6, 1).order(0),
-        imported(i64::MAX, u32::MAX >> 1).order(0),
+        imported(5, 9).order(-1, 0),
+        imported(6, 0).order(-3, 0),
+        imported(6, 0).order(-3, u32::MAX),
+        imported(6, 1).order(-3, 0),
+        imported(6, 0).order(-2, 0),
+        imported(i64::MAX, u32::MAX >> 1).order(-1, 0),
         archived,
     ];
     assert!(orders.is_sorted_by(|a, b| a < b), "{orders:?}");
+}
+
+#[test]
+fn a_later_import_has_a_later_place() {
+    let at = |secs| place(DateTime::from_timestamp(secs, 0).unwrap());
+    let places = [1_796_000_000, 1_796_000_001, 3_899_999_999].map(at);
+    assert!(
+        places.is_sorted_by(|a, b| a < b) && places[2] < 0,
+        "{places:?}"
+    );
 }
 
 #[test]
@@ -76,8 +87,10 @@ fn a_manifest_reads_back_as_it_was_written() {
                 source: Some(Source {
                     bucket: "old".into(),
                     s3: S3::default(),
+                    has_own_keys: true,
                     virtual_host: true,
                 }),
+                request: "{}".into(),
                 passed_over: {
                     let mut passed_over = PassedOver::new();
                     pass_over(&mut passed_over, "suffix", "a.txt");
@@ -137,30 +150,39 @@ fn another_release_writes_with_a_later_timestamp() {
         import: Import::default(),
         objects: Vec::new(),
     };
-    assert_eq!(planned(RELEASE).new_attempt(true, Some(at(99))), None);
-    for (release, last, expected) in [
-        ("0.0.1", None, 101),
-        ("0.0.1", Some(99), 101),
+    assert_eq!(
+        planned(RELEASE).new_attempt(true, Some(at(99)), Some(at(99))),
+        None
+    );
+    for (release, has_state, last, abandoned, expected) in [
+        ("0.0.1", true, None, None, 101),
+        ("0.0.1", true, Some(99), None, 101),
         // Another run was published meanwhile.
-        (RELEASE, Some(100), 101),
-        (RELEASE, Some(500), 501),
+        (RELEASE, true, Some(100), None, 101),
+        (RELEASE, true, Some(500), Some(99), 501),
+        // An import was abandoned, whose rows a sink may have.
+        (RELEASE, false, Some(50), Some(100), 101),
+        (RELEASE, false, None, Some(500), 501),
+        (RELEASE, true, Some(500), Some(600), 601),
     ] {
-        let attempt = planned(release).new_attempt(true, last.map(at)).unwrap();
+        let (last, abandoned) = (last.map(at), abandoned.map(at));
+        let attempt = planned(release).new_attempt(has_state, last, abandoned);
+        let attempt = attempt.unwrap();
         let resumed = planned(release).with_attempt(attempt);
         assert_eq!(
             (resumed.run_time, resumed.release.as_str()),
             (at(expected), RELEASE),
-            "{release} {last:?}"
+            "{release} {last:?} {abandoned:?}"
         );
         assert_eq!(
-            resumed.new_attempt(true, last.map(at)),
+            resumed.new_attempt(has_state, last, abandoned),
             None,
             "resumed again"
         );
     }
     let overtaken = planned("0.0.1");
     assert_eq!(
-        overtaken.new_attempt(false, Some(at(100))),
+        overtaken.new_attempt(false, Some(at(100)), Some(at(200))),
         None,
         "no sink has its rows, and a later timestamp would let them win over newer ones"
     );

@@ -11,6 +11,7 @@ use anyhow::{Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use pinpipe_config::{Batch, Pipeline};
 use pinpipe_runtime::documents::Unreadable;
+use serde::Deserialize;
 use tracing::{info, warn};
 
 pub use self::imports::{ImportRequest, SourceRequest, plan as import};
@@ -19,7 +20,7 @@ use crate::{
     barrier,
     failure::Permanent,
     manifest::{Import, Manifest, Positions, RELEASE, RawObject, RunKind, run_time},
-    runs::{Pointer, Runs, full_run_command},
+    runs::{Pointer, Run, Runs, full_run_command},
     state::{self, State},
     store::Store,
 };
@@ -77,7 +78,7 @@ pub async fn manifest(
         Request::Import(_) => (RunKind::Import, base),
     };
     let already_read = match base {
-        Some(base) => runs.read(store, &base.run).await?.to,
+        Some(base) => runs.end(store, &base.run).await?,
         None => Positions::new(),
     };
     let previous = match last.and_then(|last| last.state.as_deref()) {
@@ -111,7 +112,7 @@ pub async fn manifest(
         objects: Vec::new(),
     };
     let selected = if let Request::Import(request) = request {
-        let Planned { objects, import } = imports::plan(config, store, request).await?;
+        let Planned { objects, import } = imports::plan(config, store, request, run_time).await?;
         manifest.import = import;
         objects
     } else {
@@ -129,6 +130,43 @@ pub async fn manifest(
         "run planned"
     );
     Ok(manifest)
+}
+
+/// Fails if an import would do nothing, or something else, since there is a run of its name: one
+/// with another request, or one that a full run has followed.
+pub async fn check_is_no_other(
+    store: &Store,
+    runs: &Runs,
+    run: &Run,
+    request: &ImportRequest,
+    last: Option<&Pointer>,
+) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Asked {
+        #[serde(default)]
+        kind: RunKind,
+        #[serde(default)]
+        import: Import,
+    }
+    let name = &run.name;
+    let Asked { kind, import } = store.get_json(&runs.manifest(name)).await?;
+    let asked = &import.request;
+    let is_same = asked.is_empty() || *asked == serde_json::to_string(request)?;
+    ensure!(
+        kind == RunKind::Import && is_same,
+        Permanent(format!(
+            "nothing was imported: there is a run {name} with other values; choose another release \
+             name"
+        ))
+    );
+    ensure!(
+        !run.is_finished() || runs.is_in_state(store, name, last).await?,
+        Permanent(format!(
+            "nothing was imported: there is a run {name}, and a full run that came after it has \
+             forgotten what it imported; choose another release name"
+        ))
+    );
+    Ok(())
 }
 
 /// The state of the last finished run, as it was read. A full run does without one that is no

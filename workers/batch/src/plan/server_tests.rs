@@ -158,6 +158,62 @@ async fn objects_lost_at_the_end_are_missed_and_read_once_they_are_restored() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_import_under_the_name_of_another_run_fails_unless_it_is_the_same() {
+    let archive = Archive::new("reused-name").await;
+    let (store, runs) = (&archive.store, Runs::new(&archive.config.pipeline));
+    let request = |prefix: &str| ImportRequest {
+        objects: vec![(Kind::User, prefix.into())],
+        ..ImportRequest::default()
+    };
+    let run = async |name: &str, kind, state: Option<&str>| {
+        let import = Import {
+            request: serde_json::to_string(&request("old")).unwrap(),
+            ..Import::default()
+        };
+        let manifest = Manifest {
+            run: name.into(),
+            run_time: DateTime::UNIX_EPOCH,
+            release: RELEASE.into(),
+            state: state.map(str::to_owned),
+            state_id: String::new(),
+            buckets: 64,
+            from: Positions::new(),
+            to: Positions::new(),
+            begin: Positions::new(),
+            covered: Positions::new(),
+            import: match kind {
+                RunKind::Import => import,
+                _ => Import::default(),
+            },
+            kind,
+            objects: Vec::new(),
+        };
+        let manifest = runs.start(store, manifest).await.unwrap();
+        store.put_json(&runs.report(name), &0).await.unwrap();
+        runs.publish(store, &manifest, true).await.unwrap()
+    };
+    let check = async |name: &str, prefix: &str, last: &Pointer| {
+        let known = runs.list(store).await.unwrap();
+        let run = known.iter().find(|run| run.name == name).unwrap();
+        let checked = check_is_no_other(store, &runs, run, &request(prefix), Some(last)).await;
+        checked.map_err(|error| error.to_string())
+    };
+    let import = run("import-1", RunKind::Import, None).await;
+    check("import-1", "old", &import).await.unwrap();
+    let daily = run("daily", RunKind::Incremental, Some("import-1")).await;
+    check("import-1", "old", &daily).await.unwrap();
+    let full = run("full", RunKind::Full, None).await;
+    for (name, prefix, last, reason) in [
+        ("import-1", "new", &daily, "other values"),
+        ("daily", "old", &daily, "other values"),
+        ("import-1", "old", &full, "a full run"),
+    ] {
+        let message = check(name, prefix, last).await.unwrap_err();
+        assert!(message.contains(reason), "{message}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_recreated_topic_s_objects_are_read_by_a_full_run_alone() {
     let archive = Archive::new("recreated").await;
     archive.put(0..10, "old").await;

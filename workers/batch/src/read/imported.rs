@@ -1,6 +1,6 @@
 //! Reads objects that another tool wrote.
 
-use std::{mem, pin::pin};
+use std::{io, mem, pin::pin};
 
 use anyhow::{Context, Result, ensure};
 use aws_sdk_s3::primitives::ByteStream;
@@ -74,8 +74,7 @@ pub async fn read(
     while let Some((object, bytes)) = read.try_next().await? {
         let mut reading = decoder.begin(&object);
         for piece in bytes.chunks(PIECE) {
-            reading.push(piece)?;
-            send(chunks, object.kind, reading.decoder.cleaner.ready()).await?;
+            reading.push(piece, chunks).await?;
         }
         reading.finish()?;
     }
@@ -92,8 +91,7 @@ async fn read_large(
     let mut body = get(store, object).await?;
     let mut reading = decoder.begin(object);
     while let Some(piece) = body.next().await {
-        reading.push(&piece?)?;
-        send(chunks, object.kind, reading.decoder.cleaner.ready()).await?;
+        reading.push(&piece?, chunks).await?;
     }
     reading.finish()?;
     decoder.finish(chunks).await
@@ -132,8 +130,8 @@ struct Reading<'a> {
     splitter: Splitter,
     /// Number of records so far.
     records: u32,
-    /// Whether the rest can't be decompressed.
-    is_corrupt: bool,
+    /// Why the rest can't be decompressed.
+    corrupt: Option<io::Error>,
 }
 
 impl Decoder {
@@ -153,7 +151,7 @@ impl Decoder {
             object,
             decompressor: Decompressor::by_content(),
             records: 0,
-            is_corrupt: false,
+            corrupt: None,
         }
     }
 
@@ -168,47 +166,42 @@ impl Decoder {
     }
 }
 
-/// Why an object isn't read to its end.
-enum Stop {
-    /// It can't be decompressed.
-    Corrupt,
-    Failed(anyhow::Error),
-}
-
-impl From<std::io::Error> for Stop {
-    fn from(_: std::io::Error) -> Self {
-        Self::Corrupt
-    }
-}
-
 impl Reading<'_> {
-    fn push(&mut self, bytes: &[u8]) -> Result<()> {
+    /// Reads the object's next bytes and sends its rows. They may be many: a few kilobytes can
+    /// expand to millions.
+    async fn push(&mut self, mut bytes: &[u8], chunks: &ChunkSender) -> Result<()> {
         self.decoder.read.stats.bytes += bytes.len() as u64;
-        if self.is_corrupt {
-            return Ok(());
+        while self.corrupt.is_none() {
+            let text = match self.decompressor.next(&mut bytes) {
+                Ok(Some(text)) => text,
+                Ok(None) => break,
+                Err(error) => {
+                    self.corrupt = Some(error);
+                    break;
+                }
+            };
+            let (cleaner, object) = (&mut self.decoder.cleaner, self.object);
+            let records = &mut self.records;
+            self.splitter
+                .push(text, |record| take(cleaner, object, records, record))?;
+            send(chunks, object.kind, cleaner.ready()).await?;
         }
-        let (splitter, records) = (&mut self.splitter, &mut self.records);
-        let (cleaner, object) = (&mut self.decoder.cleaner, self.object);
-        let pushed = self.decompressor.push(bytes, |text| {
-            let taken = splitter.push(text, |record| take(cleaner, object, records, record));
-            taken.map_err(Stop::Failed)
-        });
-        match pushed {
-            Ok(()) => Ok(()),
-            Err(Stop::Failed(error)) => Err(error),
-            Err(Stop::Corrupt) => {
-                self.is_corrupt = true;
-                Ok(())
-            }
-        }
+        Ok(())
     }
 
     fn finish(mut self) -> Result<()> {
         let decompressor = mem::replace(&mut self.decompressor, Decompressor::by_content());
-        if self.is_corrupt || decompressor.finish().is_err() {
+        if let Some(error) = self.corrupt.or_else(|| decompressor.finish().err()) {
             let key = &self.object.key;
-            warn!(key, "the rest of a compressed object can't be read");
+            warn!(
+                key,
+                "the rest of a compressed object can't be read: {error}"
+            );
             pass_over(&mut self.decoder.read.passed_over, "corrupt", key);
+            self.decoder
+                .read
+                .corrupt
+                .get_or_insert_with(|| format!("{key}: {error}"));
             return Ok(());
         }
         let (cleaner, object) = (&mut self.decoder.cleaner, self.object);

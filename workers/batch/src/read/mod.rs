@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use pinpipe_config::{Batch, Topic, Topics};
 use pinpipe_core::Kind;
 use pinpipe_runtime::{
@@ -29,7 +29,7 @@ use tracing::info;
 use crate::{
     coverage::{Span, Spans},
     decode::{Cleaner, LineDecoder, ReadStats},
-    failure::Permanent,
+    failure::{InSource, Permanent},
     manifest::{Manifest, PassedOver, RawObject, Window, pass_over_all},
     retry::{RETRY_TIMEOUT, retry},
     rows::{self, Chunk},
@@ -65,6 +65,8 @@ struct UnitRead {
     span: Option<Span>,
     /// Imported objects that couldn't be read to their end.
     passed_over: PassedOver,
+    /// Why one of them couldn't.
+    corrupt: Option<String>,
 }
 
 /// The topic of a kind.
@@ -151,7 +153,7 @@ async fn read_all(
             tasks.spawn(async move {
                 let read = read_unit(&store, &unit, &window, max_bytes, &chunks).await;
                 let read = read.map_err(|error| match &source {
-                    Some(source) => source::explain(source, error),
+                    Some(source) => source::explain(source, error).context(InSource),
                     None => error.context(if_deleted),
                 });
                 Ok((unit, read?))
@@ -164,6 +166,7 @@ async fn read_all(
     let mut stats: BTreeMap<Kind, ReadStats> =
         Kind::ALL.map(|kind| (kind, ReadStats::default())).into();
     let (mut spans, mut all_passed_over) = (Spans::new(), PassedOver::new());
+    let mut first_corrupt = None;
     let (started, mut last_logged) = (Instant::now(), Instant::now());
     let (mut done, mut records) = (0, 0);
     while let Some(task) = tasks.join_next().await {
@@ -172,7 +175,9 @@ async fn read_all(
             stats: unit,
             span,
             passed_over,
+            corrupt,
         } = read;
+        first_corrupt = first_corrupt.or(corrupt);
         pass_over_all(&mut all_passed_over, passed_over);
         start(&mut tasks);
         let RawObject {
@@ -200,6 +205,18 @@ async fn read_all(
             );
             last_logged = Instant::now();
         }
+    }
+    if let Some(corrupt) = first_corrupt.filter(|_| records == 0)
+        && all_passed_over
+            .values()
+            .map(|passed| passed.objects)
+            .sum::<u64>()
+            == total as u64
+    {
+        bail!(Permanent(format!(
+            "none of the objects of prefix or events can be decompressed, such as {corrupt}: write \
+             them again, or correct prefix or events"
+        )));
     }
     Ok((stats, spans, all_passed_over))
 }
@@ -264,8 +281,11 @@ async fn read_lines(
     while let Some(piece) = body.next().await {
         let piece = piece?;
         bytes += piece.len() as u64;
-        decompressor.push(&piece, |text| decoder.push(text))?;
-        send(chunks, object.kind, decoder.ready()).await?;
+        let mut piece = &piece[..];
+        while let Some(text) = decompressor.next(&mut piece)? {
+            decoder.push(text)?;
+            send(chunks, object.kind, decoder.ready()).await?;
+        }
     }
     decompressor.finish()?;
     let (rest, stats) = decoder.finish()?;
@@ -277,7 +297,9 @@ async fn read_lines(
     })
 }
 
+/// Sends chunks to be spilled, and lets other tasks go on: the Lease must be renewed.
 async fn send(chunks: &ChunkSender, kind: Kind, ready: Vec<Chunk>) -> Result<()> {
+    tokio::task::yield_now().await;
     for chunk in ready {
         chunks
             .send((kind, chunk))

@@ -70,10 +70,11 @@ impl Theirs {
     }
 
     async fn plan(&self, request: &ImportRequest) -> Result<Manifest> {
-        let planned = plan::import(&self.config, &self.archive, request).await?;
+        let at = chrono::DateTime::UNIX_EPOCH;
+        let planned = plan::import(&self.config, &self.archive, request, at).await?;
         Ok(Manifest {
             run: "r".into(),
-            run_time: chrono::DateTime::UNIX_EPOCH,
+            run_time: at,
             release: RELEASE.into(),
             kind: RunKind::Import,
             state: None,
@@ -242,12 +243,14 @@ async fn an_object_that_is_written_again_is_not_the_one_that_was_planned() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_mistake_is_permanent_and_names_the_value() {
-    let theirs = Theirs::new("mistakes").await;
+    let mut theirs = Theirs::new("mistakes").await;
     theirs.put("e/readme.txt", "x").await;
     let keys = stores::folder().join("wrong-keys");
     fs::create_dir_all(&keys).unwrap();
     fs::write(keys.join("accessKeyId"), "nobody").unwrap();
     fs::write(keys.join("secretAccessKey"), "nothing").unwrap();
+    let empty = stores::folder().join("no-keys");
+    fs::create_dir_all(&empty).unwrap();
     let endpoint = |port: u16| Some(format!("http://127.0.0.1:{port}"));
     let with = |source: SourceRequest, prefix: &str| ImportRequest {
         source: Some(source),
@@ -271,7 +274,7 @@ async fn each_mistake_is_permanent_and_names_the_value() {
             with(
                 SourceRequest {
                     endpoint: endpoint(stores::s3(true).0),
-                    credentials: Some(keys),
+                    credentials: Some(keys.clone()),
                     ..theirs.source()
                 },
                 "e",
@@ -281,12 +284,22 @@ async fn each_mistake_is_permanent_and_names_the_value() {
         (
             with(
                 SourceRequest {
-                    credentials: Some(PathBuf::from("/nothing")),
+                    credentials: Some(empty),
                     ..theirs.source()
                 },
                 "e",
             ),
             "no key accessKeyId of the Secret",
+        ),
+        (
+            with(
+                SourceRequest {
+                    credentials: Some(PathBuf::from("/nothing")),
+                    ..theirs.source()
+                },
+                "e",
+            ),
+            "this pod hasn't the Secret",
         ),
     ] {
         let error = theirs.plan(&request).await.err().unwrap();
@@ -294,6 +307,19 @@ async fn each_mistake_is_permanent_and_names_the_value() {
         assert!(failure::is_permanent(&error), "{message}");
         assert!(message.contains(value), "{message}");
     }
+
+    theirs.config.zone.s3.credentials_dir = Some(keys);
+    let with_archive_keys = SourceRequest {
+        credentials: None,
+        ..theirs.source()
+    };
+    let request = ImportRequest {
+        source: Some(with_archive_keys),
+        ..theirs.events(Kind::User, "e")
+    };
+    let message = format!("{:#}", theirs.plan(&request).await.err().unwrap());
+    let expected = "doesn't take the archive's keys; set source.credentialsSecret";
+    assert!(message.contains(expected), "{message}");
 }
 
 /// Memory of a compressed object of 256 MiB without a line break.
@@ -310,5 +336,119 @@ async fn an_object_of_any_size_is_not_held_in_memory() {
     assert_eq!((found.len(), read, rejected), (0, 1, 1));
     if let (Some(before), Some(after)) = (before, crate::memory::peak()) {
         assert!(after - before < 128 << 20, "{} bytes more", after - before);
+    }
+}
+
+/// Memory of a few kilobytes that expand to two million rows.
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_a_compressed_object_do_not_pile_up() {
+    let theirs = Theirs::new("many-rows").await;
+    let lines = "{\"ind\":1,\"first_name\":\"a\"}\n".repeat(2_000_000);
+    let object = compressed::compress(Compression::Zstd, lines.as_bytes()).unwrap();
+    drop(lines);
+    assert!(object.len() < 64 << 10, "{} bytes", object.len());
+    theirs.put("e/many.json", object).await;
+    let request = theirs.events(Kind::User, "e");
+    let before = crate::memory::peak();
+    let (found, read, ..) = theirs.import(&request, Kind::User).await;
+    assert_eq!((found.len(), read), (1, 2_000_000));
+    if let (Some(before), Some(after)) = (before, crate::memory::peak()) {
+        assert!(after - before < 80 << 20, "{} bytes more", after - before);
+    }
+}
+
+/// A request for a connector's objects in the archive's own bucket.
+async fn in_own_bucket(bucket: &'static str) -> (Theirs, ImportRequest) {
+    let mut theirs = Theirs::new(bucket).await;
+    theirs.bucket = theirs.config.zone.bucket.clone().leak();
+    let s3 = &theirs.config.zone.s3;
+    theirs.client = s3::client(s3).await.unwrap();
+    s3::ensure_bucket(&theirs.client, s3, theirs.bucket)
+        .await
+        .unwrap();
+    let own = theirs.config.topics.user.name.clone();
+    for (topic, name) in [("0a1b.user", "old"), (own.as_str(), "own")] {
+        let key = format!("topics/{topic}/partition=0/{topic}+0+0000000000.json");
+        theirs.put(&key, format!("{}\n", user(1, name))).await;
+    }
+    let request = ImportRequest {
+        connector: Some("topics".into()),
+        topics: vec![(Kind::User, "0a1b.user".into())],
+        ..ImportRequest::default()
+    };
+    (theirs, request)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn old_topics_beside_the_pipeline_s_own_are_imported() {
+    let (theirs, mut request) = in_own_bucket("beside-own").await;
+    let own_bucket = SourceRequest {
+        bucket: theirs.bucket.into(),
+        ..SourceRequest::default()
+    };
+    for source in [None, Some(own_bucket)] {
+        request.source = source;
+        let (found, read, _, passed_over) = theirs.import(&request, Kind::User).await;
+        assert_eq!((found, read), (rows(&[("1", "old")]), 1));
+        assert!(passed_over[0].starts_with("other-topic"), "{passed_over:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pipeline_s_own_objects_are_refused_however_they_are_named() {
+    let (theirs, request) = in_own_bucket("own-refused").await;
+    let own_topic = theirs.config.topics.user.name.clone();
+    let events = |prefix: &str| ImportRequest {
+        objects: vec![(Kind::User, prefix.into())],
+        ..ImportRequest::default()
+    };
+    let connector = |prefix: &str, topic: &str| ImportRequest {
+        connector: Some(prefix.into()),
+        topics: vec![(Kind::User, topic.into())],
+        ..ImportRequest::default()
+    };
+    let own_bucket = SourceRequest {
+        bucket: theirs.bucket.into(),
+        endpoint: Some(format!("http://127.0.0.1:{}/", stores::s3(true).0)),
+        credentials: theirs.config.zone.s3.credentials_dir.clone(),
+        ..SourceRequest::default()
+    };
+    for refused in [
+        ImportRequest {
+            topics: Vec::new(),
+            ..request
+        },
+        connector("topics", &own_topic),
+        connector("/", "topics"),
+        connector("/", "runs"),
+        events("topics"),
+        events("/"),
+    ] {
+        for source in [None, Some(own_bucket.clone())] {
+            let refused = ImportRequest {
+                source,
+                ..refused.clone()
+            };
+            let error = theirs.plan(&refused).await.err();
+            let error = format!("{:#}", error.unwrap_or_else(|| panic!("{refused:?}")));
+            assert!(error.contains("pinpipe itself wrote"), "{error}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_of_which_nothing_can_be_decompressed_fails_with_the_reason() {
+    let theirs = Theirs::new("all-corrupt").await;
+    let text = user(1, "a").repeat(100);
+    let object = compressed::compress(Compression::Gzip, text.as_bytes()).unwrap();
+    theirs.put("e/1.json.gz", &object[..12]).await;
+    theirs.put("e/2.json.gz", &object[..11]).await;
+    let request = theirs.events(Kind::User, "e");
+    let manifest = theirs.plan(&request).await.unwrap();
+    let error = theirs.read(&manifest).await.err().unwrap();
+    let message = format!("{error:#}");
+    assert!(failure::is_permanent(&error), "{message}");
+    for part in ["e/1.json.gz", "truncated", "events"] {
+        assert!(message.contains(part), "{message}");
     }
 }

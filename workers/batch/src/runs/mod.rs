@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     failure::Permanent,
-    manifest::{Attempt, Manifest},
+    manifest::{Attempt, Manifest, Positions},
     store::{ListedObject, Store},
 };
 
@@ -87,6 +87,11 @@ impl Run {
     /// When the manifest was written, milliseconds since the epoch by the store's clock.
     pub const fn started(&self) -> i64 {
         self.started
+    }
+
+    /// Whether the run has a report.
+    pub const fn is_finished(&self) -> bool {
+        self.finished.is_some()
     }
 
     /// Whether the run failed for good. It is never resumed.
@@ -254,21 +259,57 @@ impl Runs {
         })
     }
 
-    /// Reads the manifest of a run that this process resumes after the last finished one, and
-    /// whether a later attempt carries it out.
+    /// Reads the manifest of a run that this process resumes after the last finished one and after
+    /// `abandoned` imports, and whether a later attempt carries it out.
     pub async fn resume(
         &self,
         store: &Store,
         run: &str,
         has_state: bool,
         last: Option<&Pointer>,
+        abandoned: Option<DateTime<Utc>>,
     ) -> Result<(Manifest, bool)> {
         let (manifest, is_attempt) = self.read_attempt(store, run).await?;
-        let Some(attempt) = manifest.new_attempt(has_state, last.map(|last| last.run_time)) else {
+        let last = last.map(|last| last.run_time);
+        let Some(attempt) = manifest.new_attempt(has_state, last, abandoned) else {
             return Ok((manifest, is_attempt));
         };
         store.put_json(&self.attempt(run), &attempt).await?;
         Ok((manifest.with_attempt(attempt), true))
+    }
+
+    /// The first offset of each partition that a run has left to the next one. Of the manifest,
+    /// which may have millions of objects, nothing else is kept.
+    pub async fn end(&self, store: &Store, run: &str) -> Result<Positions> {
+        #[derive(Deserialize)]
+        struct End {
+            to: Positions,
+        }
+        let End { to } = store.get_json(&self.manifest(run)).await?;
+        Ok(to)
+    }
+
+    /// Whether the state of the last finished run has what `run` has read: no full run has followed.
+    pub async fn is_in_state(
+        &self,
+        store: &Store,
+        run: &str,
+        last: Option<&Pointer>,
+    ) -> Result<bool> {
+        #[derive(Deserialize)]
+        struct Base {
+            #[serde(default)]
+            state: Option<String>,
+        }
+        let mut next = last.map(|last| last.run.clone());
+        while let Some(name) = next {
+            if name == run {
+                return Ok(true);
+            }
+            let base: Option<Base> = store.find_json(&self.manifest(&name)).await?;
+            next = base.and_then(|base| base.state);
+        }
+        Ok(false)
     }
 
     /// Writes the manifest of a new run and returns it. If the run already has a manifest, returns

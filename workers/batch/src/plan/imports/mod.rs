@@ -7,13 +7,17 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use pinpipe_config::{Batch, Topics};
+use chrono::{DateTime, Utc};
+use pinpipe_config::{Batch, S3, Topics};
 use pinpipe_core::Kind;
+use serde::Serialize;
 use tracing::{info, warn};
 
 use crate::{
     failure::Permanent,
-    manifest::{Format, Import, Imported, PassedOver, RawObject, Source, pass_over, pass_over_all},
+    manifest::{
+        Format, Import, Imported, PassedOver, RawObject, Source, pass_over, pass_over_all, place,
+    },
     read::topic,
     source,
     store::{ListedObject, Store},
@@ -27,7 +31,7 @@ const COMPRESSED: [&str; 4] = [".gz", ".gzip", ".zst", ".zstd"];
 const LISTED: usize = 10;
 
 /// What to import.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ImportRequest {
     /// Key prefix of objects written by an S3 sink connector.
     pub connector: Option<String>,
@@ -41,7 +45,7 @@ pub struct ImportRequest {
 }
 
 /// A bucket. The archive's store has what isn't given.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct SourceRequest {
     /// Its name.
     pub bucket: String,
@@ -77,6 +81,7 @@ impl SourceRequest {
         Source {
             bucket: self.bucket.clone(),
             s3,
+            has_own_keys: self.credentials.is_some(),
             virtual_host: self.virtual_host,
         }
     }
@@ -90,11 +95,17 @@ pub struct Planned {
     pub import: Import,
 }
 
-/// Plans an import.
-pub async fn plan(config: &Batch, archive: &Store, request: &ImportRequest) -> Result<Planned> {
+/// Plans an import at `run_time`.
+pub async fn plan(
+    config: &Batch,
+    archive: &Store,
+    request: &ImportRequest,
+    run_time: DateTime<Utc>,
+) -> Result<Planned> {
     let source = request.source.as_ref().map(|source| source.source(config));
     let store = source::open_or(source.as_ref(), archive).await?;
-    let found = find(config, &store, request, source.is_none()).await;
+    let own = Own::of(config, source.as_ref());
+    let found = find(config, &store, request, &own).await;
     let (found, passed_over) = match &source {
         Some(source) => found.map_err(|error| source::explain(source, error))?,
         None => found?,
@@ -103,7 +114,7 @@ pub async fn plan(config: &Batch, archive: &Store, request: &ImportRequest) -> R
         let (objects, first) = (passed.objects, &passed.first);
         warn!(reason, objects, first, "objects passed over");
     }
-    let objects = in_order(found);
+    let objects = in_order(found, place(run_time));
     info!(
         objects = objects.len(),
         bucket = store.bucket(),
@@ -113,6 +124,7 @@ pub async fn plan(config: &Batch, archive: &Store, request: &ImportRequest) -> R
         objects,
         import: Import {
             source,
+            request: serde_json::to_string(request)?,
             passed_over,
         },
     })
@@ -128,14 +140,11 @@ async fn find(
     config: &Batch,
     store: &Store,
     request: &ImportRequest,
-    is_own_bucket: bool,
+    own: &Own,
 ) -> Result<(Vec<Found>, PassedOver)> {
     let (mut found, mut passed_over) = (Vec::new(), PassedOver::new());
     if let Some(prefix) = &request.connector {
-        if is_own_bucket {
-            check_is_others("prefix", prefix, &config.zone.prefix, false)?;
-        }
-        let topics = TopicKinds::new(&config.topics, &request.topics);
+        let topics = TopicKinds::new(&config.topics, &request.topics, prefix, own)?;
         let listed = store.list_others(&folder(prefix)).await?;
         let place = format!("the prefix {prefix} of the bucket {}", store.bucket());
         found = connector_objects(&topics, prefix, listed, &place, &mut passed_over)?;
@@ -149,8 +158,8 @@ async fn find(
                  bucket of their own"
             ))
         );
-        if is_own_bucket {
-            check_is_others(&value, prefix, &config.zone.prefix, true)?;
+        if own.has(&folder(prefix)) {
+            return Err(own_objects(&value, prefix).into());
         }
         let listed = store.list_others(&folder(prefix)).await?;
         let place = format!("the prefix {prefix} of the bucket {}", store.bucket());
@@ -188,23 +197,57 @@ fn nothing(value: &str, place: &str, passed_over: &PassedOver) -> String {
     )
 }
 
-/// Fails if a prefix has objects of the pipeline itself.
-fn check_is_others(value: &str, prefix: &str, own: &str, any: bool) -> Result<(), Permanent> {
-    let (prefix, own_folder) = (folder(prefix), folder(own));
-    let overlaps = |own: &str| prefix.starts_with(own) || own.starts_with(&prefix);
-    let is_own = if any {
-        (!own.is_empty() && overlaps(&own_folder)) || overlaps("runs/") || overlaps("state/")
-    } else {
-        prefix == own_folder
-    };
-    if is_own {
-        return Err(Permanent(format!(
-            "{value}={prefix} has objects that pinpipe itself wrote, which every run reads: set \
-             {value} to a prefix that has another tool's objects alone, or source.bucket to \
-             another bucket"
-        )));
+/// The folders of the bucket that pinpipe itself writes; none in a bucket of others.
+struct Own {
+    folders: Vec<String>,
+    /// The raw zone.
+    zone: Option<String>,
+}
+
+impl Own {
+    fn of(config: &Batch, source: Option<&Source>) -> Self {
+        let archive = &config.zone;
+        let is_own = source.is_none_or(|source| {
+            source.bucket == archive.bucket && store_of(&source.s3) == store_of(&archive.s3)
+        });
+        if !is_own {
+            let (folders, zone) = (Vec::new(), None);
+            return Self { folders, zone };
+        }
+        let zone = folder(&archive.prefix);
+        let topics = Kind::ALL.map(|kind| format!("{zone}{}/", topic(&config.topics, kind).name));
+        let others = [&format!("{zone}_index/"), "runs/", "state/"].map(str::to_owned);
+        Self {
+            folders: topics.into_iter().chain(others).collect(),
+            zone: (!zone.is_empty()).then_some(zone),
+        }
     }
-    Ok(())
+
+    /// Whether a folder has objects of this pipeline, or is in a folder that has.
+    fn has_own(&self, folder: &str) -> bool {
+        let overlaps = |own: &String| folder.starts_with(own) || own.starts_with(folder);
+        self.folders.iter().any(overlaps)
+    }
+
+    /// The same, of any pipeline that has this raw zone.
+    fn has(&self, folder: &str) -> bool {
+        let zone = self.zone.as_deref();
+        self.has_own(folder) || zone.is_some_and(|zone| folder.starts_with(zone))
+    }
+}
+
+/// The URL of a store; `None` for AWS, which has several and needs none.
+fn store_of(s3: &S3) -> Option<String> {
+    let url = s3.endpoint.as_deref()?.trim_end_matches('/');
+    (!url.contains(".amazonaws.com")).then(|| url.to_ascii_lowercase())
+}
+
+/// Says that a value names objects of pinpipe's own.
+fn own_objects(value: &str, name: &str) -> Permanent {
+    Permanent(format!(
+        "{value}={name} has objects that pinpipe itself wrote, which every run reads: set {value} \
+         to what has another tool's objects alone, or source.bucket to another bucket"
+    ))
 }
 
 /// The kind of each topic.
@@ -215,20 +258,34 @@ struct TopicKinds {
 }
 
 impl TopicKinds {
-    fn new(own: &Topics, named: &[(Kind, String)]) -> Self {
+    /// The topics below a prefix. None of them is the pipeline's own, if its archive is there.
+    fn new(
+        topics: &Topics,
+        named: &[(Kind, String)],
+        prefix: &str,
+        own: &Own,
+    ) -> Result<Self, Permanent> {
+        let is_own = |topic: &str| own.has_own(&format!("{}{topic}/", folder(prefix)));
         let mut kinds = BTreeMap::new();
         for kind in Kind::ALL {
-            if named.iter().all(|(other, _)| *other != kind) {
-                kinds.insert(topic(own, kind).name.clone(), kind);
+            let name = &topic(topics, kind).name;
+            if named.iter().all(|(other, _)| *other != kind) && !is_own(name) {
+                kinds.insert(name.clone(), kind);
             }
         }
         for (kind, topic) in named {
+            if is_own(topic) {
+                return Err(own_objects(&format!("topics.{kind}"), topic));
+            }
             kinds.insert(topic.clone(), *kind);
         }
-        Self {
+        if kinds.is_empty() {
+            return Err(own_objects("prefix", prefix));
+        }
+        Ok(Self {
             kinds,
             named: named.iter().cloned().collect(),
-        }
+        })
     }
 }
 
@@ -301,7 +358,7 @@ fn joined(names: &[&str]) -> String {
     }
 }
 
-/// Sees to it that of one partition no object counts as written before those with smaller offsets:
+/// Ensures that of one partition no object counts as written before those with smaller offsets:
 /// if objects were copied, they were written in any order.
 fn in_log_order(found: &mut [Found]) {
     let mut partitions: HashMap<String, Vec<(i64, usize)>> = HashMap::new();
@@ -365,15 +422,20 @@ pub fn is_compressed(key: &str) -> bool {
     uncompressed(key).is_some()
 }
 
-/// Objects in the order of their last modification, then of their keys, and each but once.
-fn in_order(mut found: Vec<Found>) -> Vec<(RawObject, u64)> {
+/// Objects of an import of this [`place`], in the order of their last modification, then of their
+/// keys, and each but once.
+fn in_order(mut found: Vec<Found>, place: i32) -> Vec<(RawObject, u64)> {
+    found.sort_unstable_by(|a, b| {
+        let by_key = (a.kind, &a.object.key).cmp(&(b.kind, &b.object.key));
+        by_key.then_with(|| b.object.modified.cmp(&a.object.modified))
+    });
+    found.dedup_by(|a, b| a.kind == b.kind && a.object.key == b.object.key);
     found.sort_unstable_by(|a, b| {
         let by_time = a.object.modified.cmp(&b.object.modified);
         by_time
             .then_with(|| by_number(&a.object.key, &b.object.key))
             .then_with(|| a.kind.cmp(&b.kind))
     });
-    found.dedup_by(|a, b| a.kind == b.kind && a.object.key == b.object.key);
     let object = |(number, Found { kind, object }): (u32, Found)| {
         let bytes = object.bytes;
         let imported = Imported {
@@ -384,7 +446,7 @@ fn in_order(mut found: Vec<Found>) -> Vec<(RawObject, u64)> {
         };
         let object = RawObject {
             kind,
-            partition: -1,
+            partition: place,
             key: object.key,
             format: Format::Imported(imported),
         };

@@ -11,7 +11,7 @@ fn listed(key: &str, modified: i64) -> ListedObject {
 }
 
 fn keys(found: Vec<Found>) -> Vec<String> {
-    let objects = in_order(found).into_iter();
+    let objects = in_order(found, -1).into_iter();
     objects.map(|(object, _)| object.key).collect()
 }
 
@@ -32,7 +32,11 @@ fn import(
         .iter()
         .map(|(kind, topic)| (*kind, (*topic).to_owned()))
         .collect();
-    let kinds = TopicKinds::new(&testing::config().topics, &topics);
+    let elsewhere = Own {
+        folders: Vec::new(),
+        zone: None,
+    };
+    let kinds = TopicKinds::new(&testing::config().topics, &topics, prefix, &elsewhere).unwrap();
     let all = keys.iter().map(|key| listed(key, 0)).collect();
     let mut passed_over = PassedOver::new();
     let found = connector_objects(&kinds, prefix, all, "there", &mut passed_over);
@@ -74,14 +78,14 @@ fn objects_are_ordered_by_time_then_by_keys_whose_digits_are_numbers() {
 
 #[test]
 fn an_object_is_read_once_for_each_kind() {
-    let twice = [("a.json", 1), ("a.json", 1)];
+    let twice = [("a.json", 1), ("b.json", 1), ("a.json", 2)];
     let mut all = found(Kind::Pin, &twice);
     all.extend(found(Kind::Geo, &twice));
-    let kinds: Vec<Kind> = in_order(all)
+    let kinds: Vec<Kind> = in_order(all, -1)
         .iter()
         .map(|(object, _)| object.kind)
         .collect();
-    assert_eq!(kinds.len(), 2);
+    assert_eq!(kinds.len(), 4);
 }
 
 #[test]
@@ -201,19 +205,46 @@ fn what_cant_be_read_is_counted_by_reason() {
 
 #[test]
 fn a_pipelines_own_objects_are_not_imported() {
-    for (prefix, own, any, refused) in [
-        ("topics", "topics", false, true),
-        ("old-topics", "topics", false, false),
-        ("topics", "topics", true, true),
-        ("topics/x", "topics", true, true),
-        ("/", "topics", true, true),
-        ("runs", "", true, true),
-        ("state/a", "topics", true, true),
-        ("events", "", true, false),
-        ("events", "topics", true, false),
+    let mut config = testing::config();
+    for (prefix, own, refused) in [
+        ("topics", "topics", true),
+        ("topics/x", "topics", true),
+        ("/", "topics", true),
+        ("runs", "", true),
+        ("state/a", "topics", true),
+        ("events", "", false),
+        ("data.pinterest.pin/partition=0", "", true),
+        ("events", "topics", false),
+        ("old-topics", "topics", false),
     ] {
-        let checked = check_is_others("events.pin", prefix, own, any);
-        assert_eq!(checked.is_err(), refused, "{prefix} {own}");
+        config.zone.prefix = own.into();
+        let is_own = Own::of(&config, None).has(&folder(prefix));
+        assert_eq!(is_own, refused, "{prefix} {own}");
+    }
+}
+
+#[test]
+fn a_source_is_the_archives_bucket_under_any_name_of_its_store() {
+    let mut config = testing::config();
+    let aws = || Some("https://s3.eu-west-1.amazonaws.com".to_owned());
+    let url = |url: &str| Some(url.to_owned());
+    for (archive, endpoint, bucket, own) in [
+        (url("http://s3:9000"), url("http://S3:9000/"), "data", true),
+        (url("http://s3:9000"), url("http://s4:9000"), "data", false),
+        (url("http://s3:9000"), url("http://s3:9000"), "old", false),
+        (url("http://s3:9000"), aws(), "data", false),
+        (None, aws(), "data", true),
+    ] {
+        config.zone.bucket = "data".into();
+        config.zone.s3.endpoint = archive;
+        let request = SourceRequest {
+            bucket: bucket.into(),
+            endpoint,
+            ..SourceRequest::default()
+        };
+        let source = request.source(&config);
+        let is_own = Own::of(&config, Some(&source)).has("runs/");
+        assert_eq!(is_own, own, "{source:?}");
     }
 }
 
@@ -240,5 +271,5 @@ fn a_source_has_what_the_archive_has_unless_it_is_given() {
         (Some("https://s3.example"), "eu-west-1", &None)
     );
     assert_eq!(s3.credentials_dir, Some("/keys".into()));
-    assert!(other.virtual_host);
+    assert!(other.virtual_host && other.has_own_keys && !same.has_own_keys);
 }
