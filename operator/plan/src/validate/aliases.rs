@@ -67,7 +67,7 @@ mod tests {
             json!([{"name": "a", "kind": "Pin"}, {"name": "b", "kind": "Pin"}]),
             json!([{"name": "data.pinterest.geo", "kind": "Geo"}]),
         ] {
-            assert_eq!(messages(aliases.clone()), [""; 0], "{aliases}");
+            assert_eq!(messages(&aliases), [""; 0], "{aliases}");
         }
         for (aliases, says) in [
             (
@@ -79,7 +79,7 @@ mod tests {
                 "data.pinterest.geo has the kind User, but is the name of the topic of Geo records",
             ),
         ] {
-            let found = messages(aliases.clone());
+            let found = messages(&aliases);
             let [message] = found.as_slice() else {
                 panic!("{aliases}: {found:?}")
             };
