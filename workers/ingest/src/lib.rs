@@ -15,6 +15,7 @@ pub mod envelope;
 pub mod form;
 pub mod hint;
 pub mod http;
+pub mod json;
 pub mod metrics;
 pub mod names;
 pub mod openapi;
