@@ -5,7 +5,7 @@
 use pinpipe_core::Rejection;
 
 use crate::{
-    envelope::{first_element, members},
+    json::{first_element, members},
     syntax::{self, Place},
 };
 

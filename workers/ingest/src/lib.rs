@@ -18,6 +18,7 @@ pub mod form;
 pub mod gate;
 pub mod hint;
 pub mod http;
+pub mod json;
 pub mod metrics;
 pub mod names;
 pub mod openapi;

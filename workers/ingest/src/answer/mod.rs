@@ -140,6 +140,7 @@ impl Answer<'_> {
 
     /// The response to this call. It holds `share` until the client has received it.
     /// `wants_plain_json` chooses between the types of the REST proxy.
+    #[must_use]
     pub fn response(self, call: Call, wants_plain_json: bool, share: Option<Share>) -> Response {
         match call {
             Call::Records => respond(self.status(), JSON, &self.body(), share),

@@ -18,7 +18,7 @@ const RETRIABLE: u16 = 50003;
 
 /// The body. There are no schemas, so their ids are null.
 #[derive(Serialize)]
-pub(super) struct Offsets<'a> {
+pub(super) struct Produced<'a> {
     offsets: Vec<Entry<'a>>,
     key_schema_id: Option<i32>,
     value_schema_id: Option<i32>,
@@ -34,7 +34,7 @@ struct Entry<'a> {
 
 impl Answer<'_> {
     /// The body, in the order of the request.
-    pub(super) fn offsets(&self) -> Offsets<'_> {
+    pub(super) fn offsets(&self) -> Produced<'_> {
         let failed = |code, error| Entry {
             partition: None,
             offset: None,
@@ -51,7 +51,7 @@ impl Answer<'_> {
             Outcome::Refused(refusal) => failed(code(refusal), refusal.message()),
             Outcome::Unconfirmed(reason) => failed(RETRIABLE, Cow::Owned(reason.to_string())),
         });
-        Offsets {
+        Produced {
             offsets: offsets.collect(),
             key_schema_id: None,
             value_schema_id: None,
