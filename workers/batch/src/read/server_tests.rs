@@ -307,9 +307,9 @@ async fn each_mistake_is_permanent_and_names_the_value() {
         assert!(failure::is_permanent(&error), "{message}");
         assert!(message.contains(value), "{message}");
     }
-
     theirs.config.zone.s3.credentials_dir = Some(keys);
     let with_archive_keys = SourceRequest {
+        endpoint: endpoint(stores::s3(true).0),
         credentials: None,
         ..theirs.source()
     };
