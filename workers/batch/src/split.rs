@@ -164,13 +164,11 @@ impl Value {
     /// Whether an object may begin here. If the value is no element, one that is indented no more
     /// than the value is the next record.
     fn may_open(&self, column: usize) -> bool {
-        match self.open.last() {
-            Some(b'{') => self.last == b':' && column > 0,
-            _ => {
-                let is_inside = self.is_element || column > self.column;
-                is_inside && matches!(self.last, b'[' | b',')
-            }
+        if self.open.last() == Some(&b'{') {
+            return self.last == b':' && column > 0;
         }
+        let is_inside = self.is_element || column > self.column;
+        is_inside && matches!(self.last, b'[' | b',')
     }
 }
 
