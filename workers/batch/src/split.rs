@@ -3,9 +3,9 @@
 //! Records are objects one after the other, with or without line breaks, or the elements of an
 //! array; they may be indented over several lines. A record that is broken ends with its line, or,
 //! if it has several, before the next line that begins like a record; so it takes no good one with
-//! it. An object that begins a line inside of a record must be indented more than the record, unless
-//! that is an element. What is between records and no record counts as one, up to the end of its
-//! line.
+//! it. An object that begins a line inside of a record must be indented more than the record,
+//! unless that is an element. What is between records and no record counts as one, up to the end of
+//! its line.
 
 use std::mem;
 
@@ -164,13 +164,11 @@ impl Value {
     /// Whether an object may begin here. If the value is no element, one that is indented no more
     /// than the value is the next record.
     fn may_open(&self, column: usize) -> bool {
-        match self.open.last() {
-            Some(b'{') => self.last == b':' && column > 0,
-            _ => {
-                let is_inside = self.is_element || column > self.column;
-                is_inside && matches!(self.last, b'[' | b',')
-            }
+        if self.open.last() == Some(&b'{') {
+            return self.last == b':' && column > 0;
         }
+        let is_inside = self.is_element || column > self.column;
+        is_inside && matches!(self.last, b'[' | b',')
     }
 }
 

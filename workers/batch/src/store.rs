@@ -136,6 +136,7 @@ impl Store {
     }
 
     /// The key prefix of the archive's raw objects.
+    #[cfg(test)]
     pub fn prefix(&self) -> &str {
         &self.prefix
     }

@@ -14,7 +14,9 @@ use pinpipe_runtime::documents::Unreadable;
 use serde::Deserialize;
 use tracing::{info, warn};
 
-pub use self::imports::{ImportRequest, SourceRequest, plan as import};
+#[cfg(test)]
+pub use self::imports::plan as import;
+pub use self::imports::{ImportRequest, SourceRequest};
 use self::{archived::archived_objects, imports::Planned};
 use crate::{
     barrier,

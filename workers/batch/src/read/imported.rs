@@ -216,3 +216,43 @@ fn take(cleaner: &mut Cleaner, object: &RawObject, records: &mut u32, record: &[
     *records = records.saturating_add(1);
     cleaner.record(record, order, order)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::poll;
+    use pinpipe_config::Compression;
+    use pinpipe_runtime::compressed::compress;
+    use tokio::sync::mpsc::channel;
+
+    use super::*;
+    use crate::manifest::Imported;
+
+    #[tokio::test]
+    async fn a_few_bytes_that_expand_to_many_rows_wait_until_rows_are_taken() {
+        let text = "{\"ind\":1,\"first_name\":\"a\"}\n".repeat(200_000);
+        let bytes = compress(Compression::Zstd, text.as_bytes()).unwrap();
+        let object = RawObject {
+            kind: Kind::User,
+            partition: -1,
+            key: "e/many.json".into(),
+            format: Format::Imported(Imported {
+                modified: 0,
+                number: 0,
+                bytes: bytes.len() as u64,
+                etag: None,
+            }),
+        };
+        let mut decoder = Decoder::new(Kind::User, 1000);
+        let mut reading = decoder.begin(&object);
+        // Nobody takes the chunks: of 8192 rows, one fits into the channel.
+        let (chunks, _arriving) = channel(1);
+        {
+            let mut pushing = pin!(reading.push(&bytes, &chunks));
+            for _ in 0..1000 {
+                assert!(poll!(&mut pushing).is_pending());
+            }
+        }
+        let records = reading.records;
+        assert!((8192..25_000).contains(&records), "{records}");
+    }
+}

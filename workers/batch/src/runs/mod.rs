@@ -289,7 +289,8 @@ impl Runs {
         Ok(to)
     }
 
-    /// Whether the state of the last finished run has what `run` has read: no full run has followed.
+    /// Whether the state of the last finished run has what `run` has read: no full run has
+    /// followed.
     pub async fn is_in_state(
         &self,
         store: &Store,
