@@ -142,7 +142,8 @@ fn others() -> Vec<Case> {
         })
     };
     let stream = json!({"StreamDescription": {"StreamName": "streaming-0a1b-pin",
-        "StreamARN": TEXT, "StreamStatus": "ACTIVE", "Shards": [shard("0", half), shard(next, last)],
+        "StreamARN": TEXT, "StreamStatus": "ACTIVE",
+        "Shards": [shard("0", half), shard(next, last)],
         "HasMoreShards": false}});
     let names = [
         "streamed-calls.geo",
