@@ -181,7 +181,7 @@ pub fn finding(runs: &Runs<'_>) -> Finding {
     if runs.suspended {
         return Finding::good(
             reasons::SUSPENDED,
-            "no runs start while spec.suspend is set",
+            "the schedule starts no runs while spec.suspend is set",
         );
     }
     if let Some(problem) = runs.start_problem {

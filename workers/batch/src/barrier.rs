@@ -182,7 +182,7 @@ fn timeout_message(config: &Batch, behind: &[Behind], flush_error: Option<&str>)
         "the archive has not reached the topics' ends within {} s: {}. Check that its pod runs \
          (kubectl -n {} get pods -l \
          app.kubernetes.io/instance={},app.kubernetes.io/component=archive) and that its log has \
-         no errors of the object store",
+         no errors of the object store; if the pipeline is suspended, set spec.suspend to false",
         config.barrier_timeout_seconds,
         list(behind),
         pipeline.namespace,

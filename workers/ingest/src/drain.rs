@@ -9,11 +9,10 @@ use std::{
 };
 
 use axum::{
-    Error, Router,
+    Error,
     body::{Body, Bytes},
-    extract::{Request, State},
+    extract::Request,
     http::header,
-    middleware::{self, Next},
     response::Response,
 };
 use futures::StreamExt as _;
@@ -22,20 +21,20 @@ use hyper::body::{Body as _, Frame, SizeHint};
 /// How long the client may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The routes of `router`, of whose refusals up to `limit` bytes of the body are read and discarded
-/// before the response is sent. Not for clients that wait to be told to send it.
-pub fn refused(router: Router, limit: usize) -> Router {
-    router.layer(middleware::from_fn_with_state(limit, pass))
-}
-
-async fn pass(State(limit): State<usize>, request: Request, next: Next) -> Response {
+/// The response of `serve` to a request. If it is refused, up to `limit` bytes of the body are read
+/// and discarded first; not for a client that waits to be told to send it.
+pub async fn refused(
+    request: Request,
+    limit: usize,
+    serve: impl AsyncFnOnce(Request) -> Response,
+) -> Response {
     if request.headers().contains_key(header::EXPECT) {
-        return next.run(request).await;
+        return serve(request).await;
     }
     let (head, body) = request.into_parts();
     let kept = Lent(Arc::new(Mutex::new(body)));
     let lent = Body::new(kept.clone());
-    let response = next.run(Request::from_parts(head, lent)).await;
+    let response = serve(Request::from_parts(head, lent)).await;
     if response.status().is_client_error() && !kept.is_end_stream() {
         _ = tokio::time::timeout(TIMEOUT, discard(kept, limit)).await;
     }

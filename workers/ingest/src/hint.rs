@@ -28,9 +28,10 @@ pub fn explain(
         Rejection::NotJson => syntax::describe(what, record, place),
         Rejection::NotAnObject => encoded_twice(what, record),
         Rejection::TooLarge { .. } => other_form(topic, std::str::from_utf8(record).ok()?),
-        Rejection::KeyMissing { .. } => {
+        Rejection::KeyMissing { field } => {
             let json = std::str::from_utf8(record).ok()?;
             let told = other_form(topic, json)
+                .or_else(|| empty_key(what, field, json))
                 .unwrap_or_else(|| format!("{rejection}; {}", names_seen(json)));
             Some(told)
         }
@@ -70,6 +71,22 @@ pub fn names_seen(json: &str) -> String {
         (some, 0) => format!("it has {}", some.join(", ")),
         (some, more) => format!("it has {} and {more} more", some.join(", ")),
     }
+}
+
+/// Says that the key's field is there, but has no value.
+fn empty_key(what: &str, field: &str, json: &str) -> Option<String> {
+    // The numbers' names are taken for each other.
+    let is_number = |name: &str| matches!(name, "index" | "ind");
+    let mut found = None;
+    _ = members(json, |name, _| {
+        if name == field || is_number(name) && is_number(field) {
+            found = Some(name.to_owned());
+        }
+    });
+    let name = found?;
+    Some(format!(
+        "{what}'s `{name}` is null or empty: it is part of the record's key, so it needs a value"
+    ))
 }
 
 /// Says that the record is a request of another form, if it looks like one.
@@ -129,6 +146,7 @@ mod tests {
                 "it has `idx`, `unique_id`",
             ),
             (missing, "{}", "it is empty"),
+            (missing, r#"{"ind": null}"#, "`ind` is null or empty"),
             (
                 too_large,
                 r#"{"records": [{"value": {}}]}"#,

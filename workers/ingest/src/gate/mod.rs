@@ -18,11 +18,11 @@ use axum::{
     Router,
     extract::{ConnectInfo, Request, State},
     http::{HeaderValue, StatusCode, header},
-    middleware::{self, Next},
     response::Response,
     routing::get,
 };
 use pinpipe_runtime::admin::Readiness;
+use tower::ServiceExt as _;
 
 use self::rate::{Client, Rates};
 pub use self::{metrics::Metrics, tokens::Tokens};
@@ -63,8 +63,13 @@ impl Gate {
     /// The routes of the records' port: `/healthz` and `/readyz` for everybody, and `records` for
     /// requests that pass, of up to `request_bytes`.
     pub fn router(self, readiness: Readiness, records: Router, request_bytes: usize) -> Router {
-        let records = records.layer(middleware::from_fn_with_state(self, pass));
-        health(readiness).fallback_service(drain::refused(records, request_bytes))
+        let port = Port {
+            gate: self,
+            health: health(readiness),
+            records,
+            request_bytes,
+        };
+        Router::new().fallback(serve).with_state(Arc::new(port))
     }
 
     /// The name of the client that sent a request, if it may pass.
@@ -104,27 +109,52 @@ impl Gate {
     }
 }
 
-async fn pass(State(gate): State<Gate>, mut request: Request, next: Next) -> Response {
-    // Nothing behind the gate sees a token.
-    let authorization = request.headers_mut().remove(header::AUTHORIZATION);
-    let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
-    let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
-    let admitted = gate.admit(authorization.as_ref(), address, Instant::now());
-    let metrics = &gate.0.metrics;
-    let (client, response) = match admitted {
-        Ok(client) => (client, next.run(request).await),
-        Err((client, problem)) => {
-            let reason = reason(&problem);
-            tracing::debug!(%client, %address, reason, "a request is refused");
-            metrics.refused(reason);
-            (
-                client,
-                problem.response(Form::of_path(request.uri().path())),
-            )
-        }
-    };
-    metrics.request(&client, response.status());
-    response
+/// What the records' port serves.
+struct Port {
+    gate: Gate,
+    health: Router,
+    records: Router,
+    /// Size limit of a request's body, bytes.
+    request_bytes: usize,
+}
+
+/// One handler rather than layers around routers: each layer copies and boxes what it calls.
+async fn serve(State(port): State<Arc<Port>>, request: Request) -> Response {
+    if matches!(request.uri().path(), "/healthz" | "/readyz") {
+        return call(&port.health, request).await;
+    }
+    let pass = async |request| port.pass(request).await;
+    drain::refused(request, port.request_bytes, pass).await
+}
+
+async fn call(router: &Router, request: Request) -> Response {
+    match router.clone().oneshot(request).await {
+        Ok(response) => response,
+        Err(never) => match never {},
+    }
+}
+
+impl Port {
+    async fn pass(&self, mut request: Request) -> Response {
+        // Nothing behind the gate sees a token.
+        let authorization = request.headers_mut().remove(header::AUTHORIZATION);
+        let address = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let address = address.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0.ip());
+        let admitted = (self.gate).admit(authorization.as_ref(), address, Instant::now());
+        let metrics = &self.gate.0.metrics;
+        let (client, response) = match admitted {
+            Ok(client) => (client, call(&self.records, request).await),
+            Err((client, problem)) => {
+                let reason = reason(&problem);
+                tracing::debug!(%client, %address, reason, "a request is refused");
+                metrics.refused(reason);
+                let form = Form::of_path(request.uri().path());
+                (client, problem.response(form))
+            }
+        };
+        metrics.request(&client, response.status());
+        response
+    }
 }
 
 /// The reason of a refusal, in metrics.
