@@ -24,6 +24,10 @@ use crate::{
     status::{Findings, deployment, sinks::SinkFinding},
 };
 
+/// Remark about a component that keeps its pods although `spec.broker` has changed.
+const UNREACHED: &str = "it keeps its pods, which reach Kafka as before, until the operator has \
+    reached the brokers of spec.broker; see TopicsReady";
+
 /// What is known about the components after applying.
 pub(super) struct ComponentView<'a> {
     pub(super) children: &'a Children,
@@ -153,11 +157,7 @@ impl Reconciler<'_> {
 /// or for brokers.
 fn with_rollout(rollout: &Rollout, component: &Component, mut finding: Finding) -> Finding {
     if rollout.unreached.contains(component) {
-        finding.message = format!(
-            "{}; it keeps its pods, which reach Kafka as before, until the operator has reached \
-             the brokers of spec.broker; see TopicsReady",
-            finding.message
-        );
+        finding.message = format!("{}; {UNREACHED}", finding.message);
         return finding;
     }
     let Some(current) = &rollout.current else {
@@ -206,7 +206,14 @@ fn stream(
         return Some(worst);
     }
     let notes = pipeline.sinks.iter().flat_map(|sink| {
-        let notes = sink_notes(pipeline, view, sink).into_iter();
+        let is_unreached = view
+            .rollout
+            .unreached
+            .contains(&Component::stream(&sink.name));
+        let unreached = is_unreached.then(|| UNREACHED.to_owned());
+        let notes = sink_notes(pipeline, view, sink)
+            .into_iter()
+            .chain(unreached);
         notes.map(|note| format!("; sink {}: {note}", sink.name))
     });
     let message = format!(
