@@ -25,7 +25,7 @@ pub struct Settled {
 }
 
 /// Four tests of [`super::conditions`] use it, too.
-pub static SETTLED: SharedScenario<Settled> = SharedScenario::new(8);
+pub static SETTLED: SharedScenario<Settled> = SharedScenario::new(9);
 
 impl Scenario for Settled {
     const NAME: &'static str = "settled";

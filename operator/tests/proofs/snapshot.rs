@@ -147,6 +147,12 @@ pub fn comparable(namespace: &str, objects: Vec<Value>) -> Snapshot {
         if let Some(broker) = object["spec"]["broker"]["kafka"]["bootstrapServers"].as_str() {
             // Each operator has a proxy of its own to the broker.
             names.push((broker.to_owned(), "BROKER".to_owned()));
+            let settings = &object["spec"]["broker"]["kafka"]["settings"];
+            let mut kafka = json!({"bootstrapServers": broker});
+            if settings.is_object() {
+                kafka["settings"] = settings.clone();
+            }
+            names.push((hash(&kafka.to_string()), format!("BROKER with {settings}")));
         }
         if let Some(uid) = metadata["uid"].as_str() {
             // Names of runs and ids of resets contain hashes of the UID.

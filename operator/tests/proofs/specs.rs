@@ -9,6 +9,7 @@ pub fn whole(bootstrap_servers: &str) -> Value {
             "bootstrapServers": bootstrap_servers,
             "topics": {"partitions": 1, "deletionPolicy": "Delete"},
         }},
+        "networkPolicy": {},
         "ingest": {"replicas": 2},
         "stream": {"sinks": [
             {"name": "live", "postgres": {"urlSecretRef": {"name": "warehouse", "key": "url"}}},
@@ -37,7 +38,9 @@ pub fn changed(bootstrap_servers: &str) -> Value {
     }});
     spec["batch"]["schedule"] = json!("30 11 * * *");
     spec["archive"]["rotate"] = json!({"records": 10});
-    spec.as_object_mut().map(|spec| spec.remove("emulator"));
+    for section in ["emulator", "networkPolicy"] {
+        spec.as_object_mut().map(|spec| spec.remove(section));
+    }
     spec
 }
 
