@@ -152,6 +152,7 @@ pub fn comparable(namespace: &str, objects: Vec<Value>) -> Snapshot {
             if settings.is_object() {
                 kafka["settings"] = settings.clone();
             }
+            let settings = hash(&settings.to_string());
             names.push((hash(&kafka.to_string()), format!("BROKER with {settings}")));
         }
         if let Some(uid) = metadata["uid"].as_str() {
