@@ -14,6 +14,17 @@ use crate::settled::SETTLED;
 /// How long the kubelet may take to renew a mounted file, and the worker to notice.
 const RENEWED_WITHIN: Duration = Duration::from_mins(3);
 
+/// Waits until the live table has more pins than now.
+async fn more_pins_are_stored(sandbox: &Sandbox) -> Result<()> {
+    let stored = postgres::count(&sandbox.schema(), Kind::Pin).await?;
+    eventually(READY_WITHIN, "records are stored", async || {
+        let now = postgres::count(&sandbox.schema(), Kind::Pin).await?;
+        ensure!(now > stored, "{now} pins as before");
+        Ok(())
+    })
+    .await
+}
+
 #[test]
 fn a_broker_that_cannot_be_reached_is_named_in_the_conditions() -> Result<()> {
     SETTLED.test(async |_| {
@@ -55,13 +66,7 @@ fn working_pods_stay_until_the_operator_has_reached_the_new_broker() -> Result<(
             pipeline
                 .has_condition("StreamReady", "True", &["reach Kafka as before"])
                 .await?;
-            let stored = postgres::count(&sandbox.schema(), Kind::Pin).await?;
-            eventually(READY_WITHIN, "records are stored", async || {
-                let now = postgres::count(&sandbox.schema(), Kind::Pin).await?;
-                ensure!(now > stored, "{now} pins as before");
-                Ok(())
-            })
-            .await?;
+            more_pins_are_stored(sandbox).await?;
             let right = &spec.0["broker"]["kafka"]["bootstrapServers"];
             let right = json!({"broker": {"kafka": {"bootstrapServers": right}}});
             pipeline.change(right).await?;
@@ -137,13 +142,7 @@ fn a_renewed_secret_is_taken_up_without_a_new_pod() -> Result<()> {
                 Ok(())
             })
             .await?;
-            let stored = postgres::count(&sandbox.schema(), Kind::Pin).await?;
-            eventually(READY_WITHIN, "records are stored", async || {
-                let now = postgres::count(&sandbox.schema(), Kind::Pin).await?;
-                ensure!(now > stored, "{now} pins as before");
-                Ok(())
-            })
-            .await?;
+            more_pins_are_stored(sandbox).await?;
             pipeline.ready().await?;
             ensure!(
                 pipeline.workers("stream-live").await? == workers,

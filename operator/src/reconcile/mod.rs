@@ -39,6 +39,7 @@ use crate::{
     permits::Permit,
 };
 
+use resets::NewReset;
 use suspend::Suspension;
 pub use unreadable::unreadable;
 
@@ -95,6 +96,14 @@ struct Reconciler<'a> {
 /// What was applied.
 struct Applied {
     topics: TopicsState,
+    /// Children that could not be written.
+    obstacles: Vec<(Key, Obstacle)>,
+}
+
+/// What was built, and from what.
+struct Built {
+    observed: Observed,
+    desired: Desired,
     /// Children that could not be written.
     obstacles: Vec<(Key, Obstacle)>,
 }
@@ -167,10 +176,16 @@ impl<'a> Reconciler<'a> {
             if let Some(conflict) = conflict(early.as_ref(), &pipeline, &children) {
                 return self.withdraw(&conflict, &mut children).await;
             }
-            let mut observed = self.observed(&pipeline, &children, early.as_ref(), &suspension);
-            let mut desired = build::build(&pipeline, &observed);
-            let mut resets = resets::new(&pipeline, &desired.objects, &children);
-            let mut obstacles = self.apply(&pipeline, &desired, &mut children).await?;
+            let mut resets = Vec::new();
+            let mut built = self
+                .build_and_apply(
+                    &pipeline,
+                    early.as_ref(),
+                    &suspension,
+                    &mut children,
+                    &mut resets,
+                )
+                .await?;
             let mut topics = if let Some(topics) = early {
                 topics
             } else {
@@ -181,13 +196,23 @@ impl<'a> Reconciler<'a> {
                 return self.withdraw(conflict, &mut children).await;
             }
             suitability::remember(&mut topics, self.condition(condition_types::TOPICS_READY));
-            if topics.claimed && !desired.rollout.unreached.is_empty() {
+            if topics.claimed && !built.desired.rollout.unreached.is_empty() {
                 permit.acquire().await;
-                observed = self.observed(&pipeline, &children, Some(&topics), &suspension);
-                desired = build::build(&pipeline, &observed);
-                resets.extend(resets::new(&pipeline, &desired.objects, &children));
-                obstacles = self.apply(&pipeline, &desired, &mut children).await?;
+                built = self
+                    .build_and_apply(
+                        &pipeline,
+                        Some(&topics),
+                        &suspension,
+                        &mut children,
+                        &mut resets,
+                    )
+                    .await?;
             }
+            let Built {
+                observed,
+                desired,
+                obstacles,
+            } = built;
             (observed, desired, resets, Applied { topics, obstacles })
         };
         self.report_resets(&resets, &children).await;
@@ -272,6 +297,27 @@ impl<'a> Reconciler<'a> {
     /// Kind and name of the record.
     fn record(&self) -> Key {
         ("ConfigMap".to_owned(), names::record(&self.name))
+    }
+
+    /// Builds and applies what the pipeline wants, given what is known of its topics. Adds the
+    /// resets that no worker was given before to `resets`.
+    async fn build_and_apply(
+        &self,
+        pipeline: &ValidatedPipeline,
+        topics: Option<&TopicsState>,
+        suspension: &Suspension,
+        children: &mut Children,
+        resets: &mut Vec<NewReset>,
+    ) -> Result<Built, Error> {
+        let observed = self.observed(pipeline, children, topics, suspension);
+        let desired = build::build(pipeline, &observed);
+        resets.extend(resets::new(pipeline, &desired.objects, children));
+        let obstacles = self.apply(pipeline, &desired, children).await?;
+        Ok(Built {
+            observed,
+            desired,
+            obstacles,
+        })
     }
 
     /// Applies objects, and deletes the children that are no longer desired. Returns those that

@@ -233,12 +233,6 @@ impl Problem {
     }
 }
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        self.response(Form::Records)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

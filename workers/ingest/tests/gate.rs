@@ -5,13 +5,15 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
+mod program;
+
 use std::{
-    fs::{self, File},
+    fs,
     io::{Read as _, Write as _},
     net::{Ipv4Addr, TcpStream},
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     thread,
     time::{Duration, Instant},
 };
@@ -21,6 +23,8 @@ use pinpipe_servers::{
     get,
     stores::{folder, port},
 };
+
+use program::Program;
 
 const DEADLINE: Duration = Duration::from_secs(30);
 /// More than the time that a client has for a handshake.
@@ -48,7 +52,7 @@ struct Answer {
 impl Ingest {
     /// Starts the program with further settings, which may name folders in `own`.
     fn start(own: PathBuf, authority: Option<Authority>, settings: &str) -> Self {
-        let [http, admin, broker] = [(); 3].map(|()| port());
+        let broker = port();
         let topics: String = ["pin", "geo", "user"]
             .map(|kind| format!("  {kind}: {{name: t.{kind}, deadLetter: t.{kind}.dlq}}\n"))
             .concat();
@@ -57,20 +61,11 @@ impl Ingest {
              kafka: {{bootstrapServers: '127.0.0.1:{broker}'}}\ntopics:\n{topics}\
              maxRecordBytes: 65536\nmaxRequestBytes: 1048576\n{settings}"
         );
-        let path = own.join("ingest.yaml");
-        fs::write(&path, config).unwrap();
-        let log = File::create(own.join("log")).unwrap();
-        let process = Command::new(env!("CARGO_BIN_EXE_pinpipe-ingest"))
-            .arg("--config")
-            .arg(path)
-            .args(["--log-format", "plain", "--port", &http.to_string()])
-            .args(["--admin-port", &admin.to_string()])
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .stdin(Stdio::null())
-            .env("RUST_LOG", "trace")
-            .spawn()
-            .unwrap();
+        let Program {
+            child: process,
+            http,
+            admin,
+        } = program::start(&own, &config, &[("RUST_LOG", "trace")]);
         let ingest = Self {
             process,
             own,

@@ -5,11 +5,13 @@
     reason = "a test fails by panicking, its helpers too"
 )]
 
+mod program;
+
 use std::{
-    fs::{self, File},
+    fs,
     os::unix::fs::symlink,
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ExitStatus},
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -17,13 +19,15 @@ use std::{
 use pinpipe_servers::{
     acls::{self, Resource, Right},
     get,
-    stores::{folder, kafka_with_users, port},
+    stores::{folder, kafka_with_users},
 };
 use rdkafka::{
     ClientConfig,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
 };
+
+use program::Program;
 
 const DEADLINE: Duration = Duration::from_mins(1);
 /// The broker's users and their passwords.
@@ -83,21 +87,8 @@ impl Worker {
             topic("geo"),
             topic("user"),
         );
-        let path = own.join("ingest.yaml");
-        fs::write(&path, config).unwrap();
-        let log = File::create(own.join("log")).unwrap();
-        let (http, admin) = (port(), port());
-        let child = Command::new(env!("CARGO_BIN_EXE_pinpipe-ingest"))
-            .arg("--config")
-            .arg(path)
-            .args(["--log-format", "plain", "--port", &http.to_string()])
-            .args(["--admin-port", &admin.to_string()])
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .stdin(Stdio::null())
-            .env("RUST_LOG", "info,pinpipe_ingest=debug")
-            .spawn()
-            .unwrap();
+        let logged = [("RUST_LOG", "info,pinpipe_ingest=debug")];
+        let Program { child, http, admin } = program::start(&own, &config, &logged);
         Self {
             own,
             child,

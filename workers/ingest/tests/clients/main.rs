@@ -9,6 +9,8 @@ mod broker;
 mod curl;
 mod openapi;
 mod pattern;
+#[path = "../program/mod.rs"]
+mod program;
 mod python;
 mod rest_proxy;
 mod streams;

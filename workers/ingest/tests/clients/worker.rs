@@ -1,17 +1,20 @@
 //! The worker's process.
 
 use std::{
-    fs::{self, File},
-    process::{Child, Command, Stdio},
+    fs,
+    process::Child,
     time::{Duration, Instant},
 };
 
 use pinpipe_servers::{
     get,
-    stores::{folder, kafka, port},
+    stores::{folder, kafka},
 };
 
-use crate::broker;
+use crate::{
+    broker,
+    program::{self, Program},
+};
 
 const DEADLINE: Duration = Duration::from_mins(1);
 /// The size limit of a record, bytes.
@@ -51,20 +54,7 @@ impl Worker {
             kinds.map(topic).concat(),
             kinds.map(alias).concat(),
         );
-        let path = own.join("ingest.yaml");
-        fs::write(&path, config).unwrap();
-        let log = File::create(own.join("log")).unwrap();
-        let (http, admin) = (port(), port());
-        let child = Command::new(env!("CARGO_BIN_EXE_pinpipe-ingest"))
-            .arg("--config")
-            .arg(path)
-            .args(["--log-format", "plain", "--port", &http.to_string()])
-            .args(["--admin-port", &admin.to_string()])
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .stdin(Stdio::null())
-            .spawn()
-            .unwrap();
+        let Program { child, http, admin } = program::start(&own, &config, &[]);
         let worker = Self {
             child,
             url: format!("http://127.0.0.1:{http}"),
