@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::manifests;
 
 /// Values that charts/pinpipe must refuse, by its schema.
-const WRONG_VALUES: [&str; 21] = [
+const WRONG_VALUES: [&str; 22] = [
     "image.pullPolicy=Sometimes",
     "image.digests.stream=sha256:1",
     "image.repositories.archive=registry.example/archive",
@@ -31,6 +31,7 @@ const WRONG_VALUES: [&str; 21] = [
     "networkPolicy.enabled=maybe",
     "networkPolicy.brokerPorts={0}",
     "crd.install=2",
+    "runPolicy.enabled=maybe",
 ];
 
 /// All that charts/pinpipe can render besides its defaults.
