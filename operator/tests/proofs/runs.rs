@@ -3,7 +3,10 @@
 //! restore. Jobs of the schedule are recorded, and old records deleted.
 
 use anyhow::{Context as _, Result, bail, ensure};
-use k8s_openapi::api::batch::v1::{CronJob, Job};
+use k8s_openapi::api::{
+    batch::v1::{CronJob, Job},
+    core::v1::ConfigMap,
+};
 use kube::{
     Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
@@ -52,6 +55,7 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
     proof
         .reaches("first", RunPhase::Running, "under way")
         .await?;
+    proof.reports_progress(&pipeline).await?;
     proof.apply("second", &json!({"redrive": {}})).await?;
     proof
         .reaches("second", RunPhase::Queued, "the run first")
@@ -210,6 +214,23 @@ impl Runs<'_> {
         let params = PatchParams::apply("a-user");
         self.runs.patch(name, &params, &Patch::Apply(&body)).await?;
         Ok(())
+    }
+
+    /// What a run writes into its `ConfigMap` is in its status.
+    async fn reports_progress(&self, pipeline: &Pipeline) -> Result<()> {
+        let id = self.id("first").await?;
+        let client = self.cluster.admin.clone();
+        let config_maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
+        let progress = json!({"step": "Clean", "read": 5, "of": 9}).to_string();
+        let written = Patch::Merge(json!({"data": {"progress": progress}}));
+        config_maps
+            .patch(&id, &PatchParams::default(), &written)
+            .await?;
+        pipeline
+            .annotate("example.com/irrelevant", "looked at")
+            .await?;
+        self.reaches("first", RunPhase::Running, "Clean: 5 of 9")
+            .await
     }
 
     async fn id(&self, run: &str) -> Result<String> {

@@ -15,6 +15,8 @@ mod network_policy;
 mod pod;
 mod rollout;
 mod run;
+mod run_live;
+mod run_output;
 mod service;
 mod topics;
 mod trust;
@@ -34,7 +36,8 @@ use crate::{component::Component, model::ValidatedPipeline, names};
 pub use cron_job::STARTING_DEADLINE_SECONDS;
 pub use job::requested_run;
 pub use rollout::{Rollout, Stage, stage};
-pub use run::run_job;
+pub use run::{NoJob, run_job};
+pub use run_output::run_output;
 pub use topics::{DesiredTopic, topics};
 
 /// An object as it should be.
