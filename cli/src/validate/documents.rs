@@ -10,6 +10,7 @@ use super::{
 };
 
 pub(super) const KIND: &str = "PinterestPipeline";
+pub(super) const RUN_KIND: &str = "PinterestRun";
 pub(super) const API_VERSION: &str = "pinpipe.dev/v1alpha1";
 
 /// Message about a file without a pipeline.
@@ -68,6 +69,14 @@ pub(super) fn full_name(root: &Node, namespace: &str) -> String {
         text("namespace").unwrap_or(namespace),
         text("name").unwrap_or_default()
     )
+}
+
+/// The kind that a document is checked as: a misspelt one is a pipeline's.
+pub(super) fn kind(root: &Node) -> &'static str {
+    match root.text("kind") {
+        Some(RUN_KIND) => RUN_KIND,
+        _ => KIND,
+    }
 }
 
 /// Whether kind or apiVersion is a pipeline's: the other one may be misspelt.
