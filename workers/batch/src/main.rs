@@ -24,8 +24,10 @@ mod loaded;
 mod manifest;
 mod memory;
 mod merge;
+mod output;
 mod plan;
 mod postgres;
+mod progress;
 mod quality;
 mod query;
 mod read;
@@ -45,8 +47,11 @@ mod spill;
 mod split;
 mod state;
 mod store;
+mod summary;
+mod termination;
 #[cfg(test)]
 mod testing;
+mod turn;
 
 use std::{
     path::{Path, PathBuf},
@@ -63,8 +68,8 @@ use import_args::ImportArgs;
 use pinpipe_config::Batch;
 use pinpipe_runtime::{cli::WorkerArgs, config, malloc, shutdown, telemetry};
 use plan::Request;
-use report::Summary;
-use tracing::{error, warn};
+use summary::Summary;
+use tracing::error;
 
 /// How long requests in progress may delay the end of the process.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -136,6 +141,11 @@ struct RunArgs {
     #[command(flatten)]
     import: ImportArgs,
 
+    /// The ConfigMap in the pipeline's namespace into which the run writes how far it is and, at its
+    /// end, its report and the answers.
+    #[arg(long, env = "PINPIPE_OUTPUT", value_name = "NAME")]
+    output: Option<String>,
+
     /// File for the outcome as JSON, written only if it exists: Kubernetes creates it and copies
     /// its content to the pod's status.
     #[arg(long, value_name = "PATH", default_value = "/dev/termination-log")]
@@ -143,6 +153,10 @@ struct RunArgs {
 }
 
 impl RunArgs {
+    fn output(&self) -> Option<&str> {
+        self.output.as_deref().filter(|name| !name.is_empty())
+    }
+
     fn request(&self) -> Result<Request> {
         let (from, to) = (
             self.from.unwrap_or(DateTime::UNIX_EPOCH),
@@ -177,40 +191,26 @@ fn run_batch(worker: &WorkerArgs, args: &RunArgs) -> ExitCode {
     let run = name.unwrap_or_else(|| Utc::now().format("%Y%m%dT%H%M%SZ").to_string());
     let result = args
         .request()
-        .and_then(|request| execute(&worker.config, &run, &request));
+        .and_then(|request| execute(&worker.config, &run, &request, args.output()));
     let (summary, code) = match result {
         Ok(summary) => (summary, ExitCode::SUCCESS),
         Err(error) => {
-            let message = format!("{error:#}");
-            error!(run, "{message}");
-            let (seconds, counts) = (started.elapsed().as_secs_f64(), failure::counts(&error));
+            error!(run, "{error:#}");
             (
-                Summary {
-                    sinks: failure::sinks(&error),
-                    ..Summary::failed(&run, seconds, &counts, &message)
-                },
+                Summary::of_failure(&run, started.elapsed().as_secs_f64(), &error),
                 failure::exit_code(&error).into(),
             )
         }
     };
-    write_termination_log(&args.termination_log, &summary.termination_message());
+    termination::write(&args.termination_log, &summary.termination_message());
     code
-}
-
-/// Writes the pod's termination message. Outside of a pod there is no such file.
-fn write_termination_log(path: &Path, message: &str) {
-    if path.exists()
-        && let Err(error) = std::fs::write(path, message)
-    {
-        warn!(%error, path = %path.display(), "can't write the termination message");
-    }
 }
 
 fn load_config(path: &Path) -> Result<Batch> {
     config::load(path).map_err(|error| Permanent::from(error).into())
 }
 
-fn execute(path: &Path, run: &str, request: &Request) -> Result<Summary> {
+fn execute(path: &Path, run: &str, request: &Request, output: Option<&str>) -> Result<Summary> {
     let config = load_config(path)?;
     // At least two threads: on a single one, a long computation would keep the Lease from being
     // renewed.
@@ -221,7 +221,8 @@ fn execute(path: &Path, run: &str, request: &Request) -> Result<Summary> {
         .build()?;
     let result = runtime.block_on(async {
         let stop = shutdown::on_signal();
-        run::execute(&config, run, request, &stop).await
+        let client = turn::client(&config).await?;
+        turn::execute(&config, client, run, request, output, &stop).await
     });
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     result

@@ -7,11 +7,27 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use pinpipe_config::{Batch, RawZone, S3};
-use pinpipe_core::Pin;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api,
+    api::{ObjectMeta, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use pinpipe_config::{Batch, Compression, RawZone, S3, Topic, Topics};
+use pinpipe_core::{Kind, Order, Pin};
+use pinpipe_runtime::raw_zone::{Index, LineOrder, ObjectMetadata, RawPartition};
 use pinpipe_servers::stores;
+use rdkafka::{
+    ClientConfig,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+};
 
-use crate::{manifest::Positions, state::State};
+use crate::{
+    manifest::{Format, Positions, RawObject},
+    state::State,
+    store::Store,
+};
 
 /// A pin without any value but its key and index.
 pub fn pin(unique_id: String, index_id: i64) -> Pin<'static> {
@@ -50,6 +66,132 @@ pub fn zone(bucket: &str, port: u16) -> RawZone {
             ..S3::default()
         },
     }
+}
+
+/// A pin as it is posted.
+pub fn json_pin(key: &str, title: &str) -> String {
+    format!("{{\"unique_id\": \"{key}\", \"index\": 1, \"title\": \"{title}\"}}")
+}
+
+/// Where an archived record stands.
+pub const fn at(offset: i64) -> Order {
+    Order {
+        time: 1_000 + offset,
+        partition: 0,
+        offset,
+    }
+}
+
+/// Archives pins, the first one at an offset. `original` is the order of the first one, if that is
+/// a re-driven record.
+pub async fn archive_pins(
+    config: &Batch,
+    store: &Store,
+    first: i64,
+    lines: &[String],
+    original: Option<Order>,
+) -> RawObject {
+    let raw = RawPartition {
+        topic: config.topics.pin.name.clone(),
+        partition: 0,
+    };
+    let (end, prefix) = (first + i64::try_from(lines.len()).unwrap(), store.prefix());
+    let offsets: Vec<i64> = (first..end).collect();
+    let order = original.map(|order| LineOrder {
+        line: 0,
+        time: order.time,
+        partition: order.partition,
+        offset: order.offset,
+    });
+    let index = Index {
+        times: offsets.iter().map(|offset| at(*offset).time).collect(),
+        offsets,
+        orders: order.into_iter().collect(),
+    };
+    let metadata = ObjectMetadata {
+        next_offset: end,
+        record_count: lines.len() as u64,
+        min_time: index.times[0],
+        max_time: at(end - 1).time,
+        cluster_id: "c".into(),
+        topic_id: "t".into(),
+        index: raw.index_key(prefix, first, end, lines.len()),
+    };
+    store.put_json(&metadata.index, &index).await.unwrap();
+    let key = raw.object_key(prefix, first, Compression::None);
+    let client = pinpipe_runtime::s3::client(&config.zone.s3).await.unwrap();
+    let put = client.put_object().bucket(&config.zone.bucket).key(&key);
+    put.set_metadata(Some(metadata.to_metadata()))
+        .body((lines.join("\n") + "\n").into_bytes().into())
+        .send()
+        .await
+        .unwrap();
+    RawObject {
+        kind: Kind::Pin,
+        partition: 0,
+        key,
+        format: Format::Archive,
+    }
+}
+
+/// Makes the pipeline's topics, of one partition each, with their dead letters.
+pub async fn create_topics(config: &Batch) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", &config.kafka.bootstrap_servers)
+        .create()
+        .unwrap();
+    let topics = [&config.topics.pin, &config.topics.geo, &config.topics.user];
+    let names = topics
+        .iter()
+        .flat_map(|topic| [&topic.name, &topic.dead_letter]);
+    let new: Vec<NewTopic> = names
+        .map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1)))
+        .collect();
+    let created = admin.create_topics(&new, &AdminOptions::new()).await;
+    let created = created.unwrap();
+    assert!(created.iter().all(Result::is_ok), "{created:?}");
+}
+
+/// A configuration of a pipeline of its own in the tests' servers, without sinks.
+pub fn pipeline(name: &str) -> Batch {
+    let topic = |kind: &str| Topic {
+        name: format!("data.{name}.{kind}"),
+        dead_letter: format!("data.{name}.{kind}.dlq"),
+    };
+    let mut config = config();
+    name.clone_into(&mut config.pipeline.name);
+    config.kafka.bootstrap_servers = format!("127.0.0.1:{}", stores::kafka());
+    config.topics = Topics {
+        pin: topic("pin"),
+        geo: topic("geo"),
+        user: topic("user"),
+    };
+    config.archive_group = format!("data.{name}.archive");
+    config.lease = format!("{name}-batch");
+    config.sinks = Vec::new();
+    config.zone = zone(&format!("pipeline-{name}"), stores::s3(true).0);
+    config
+}
+
+/// A client of the tests' API server, whose namespace `data` exists.
+pub async fn kubernetes() -> kube::Client {
+    let config = Kubeconfig::read_from(stores::kubernetes()).unwrap();
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(config, &options).await;
+    let client = kube::Client::try_from(config.unwrap()).unwrap();
+    let namespace = Namespace {
+        metadata: ObjectMeta {
+            name: Some("data".to_owned()),
+            ..ObjectMeta::default()
+        },
+        ..Namespace::default()
+    };
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    match namespaces.create(&PostParams::default(), &namespace).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        created => drop(created.unwrap()),
+    }
+    client
 }
 
 /// The state of a run that has read nothing.

@@ -31,6 +31,7 @@ use crate::{
     decode::{Cleaner, LineDecoder, ReadStats},
     failure::{InSource, Permanent},
     manifest::{Manifest, PassedOver, RawObject, Window, pass_over_all},
+    progress::Progress,
     retry::{RETRY_TIMEOUT, retry},
     rows::{self, Chunk},
     source,
@@ -81,18 +82,19 @@ pub fn topic(topics: &Topics, kind: Kind) -> &Topic {
 type ChunkSender = Sender<(Kind, Chunk)>;
 
 /// Reads and cleans all objects of a manifest. Rows are written to files in `folder`; up to
-/// `budget` bytes of them are buffered in memory.
+/// `budget` bytes of them are buffered in memory. Records that were read are added to `progress`.
 pub async fn read(
     config: &Batch,
     store: &Store,
     manifest: &Manifest,
     folder: &Path,
     budget: usize,
+    progress: &Progress,
 ) -> Result<Read> {
     let (chunks, arriving) = channel(CHUNKS);
     let (buckets, folder) = (manifest.buckets, folder.to_owned());
     let spilling = tokio::task::spawn_blocking(move || spill(arriving, buckets, &folder, budget));
-    let read = read_all(config, store, manifest, chunks).await;
+    let read = read_all(config, store, manifest, chunks, progress).await;
     // If the disk is full, readers only see a closed channel: the spill's error comes first.
     let rows = spilling.await??;
     let (stats, spans, passed_over) = read?;
@@ -135,6 +137,7 @@ async fn read_all(
     store: &Store,
     manifest: &Manifest,
     chunks: ChunkSender,
+    progress: &Progress,
 ) -> Result<(BTreeMap<Kind, ReadStats>, Spans, PassedOver)> {
     let max_bytes = usize::try_from(config.max_record_bytes)?;
     let if_deleted = "can't read a raw object that the run needs";
@@ -185,6 +188,7 @@ async fn read_all(
         } = objects[0];
         done += objects.len();
         records += unit.counts.read;
+        progress.read(unit.counts.read);
         let all = stats.entry(kind).or_default();
         all.counts += &unit.counts;
         all.latest = all.latest.max(unit.latest);

@@ -8,6 +8,7 @@
 //!                                   report.json     written when the run has finished
 //!                                   failed.json     written when it failed before its state
 //!                                   abandoned.json  written when an import failed after its state
+//!                                   redrive.json    written when a re-drive has finished
 //!                             latest.json           pointer to the last finished run
 //! ```
 
@@ -141,6 +142,11 @@ impl Runs {
     /// Key of the summary of a run that failed before it had written its state.
     pub fn failed(&self, run: &str) -> String {
         format!("{}/{run}/failed.json", self.folder)
+    }
+
+    /// Key of the report of a re-drive.
+    pub fn redrive(&self, run: &str) -> String {
+        format!("{}/{run}/redrive.json", self.folder)
     }
 
     /// Key of the [`Abandoned`] of an import.
