@@ -25,7 +25,7 @@ use crate::{
     manifest::{Manifest, PassedObjects, PassedOver, Positions},
     memory,
     progress::{Progress, Step},
-    summary::{Outcome, Summary, rounded},
+    summary::{Summary, rounded},
 };
 
 /// Most rows of an answer that the log shows.
@@ -279,8 +279,14 @@ pub fn report(
     phases: &Phases,
 ) -> Result<Report, UnsupportedType> {
     let all = counts::all(kinds.values().map(|kind| &kind.counts));
+    let mut summary = Summary {
+        seconds: phases.total(),
+        kind: Some(manifest.kind.as_str().to_owned()),
+        ..Summary::empty(&manifest.run)
+    };
     let mut repaired_by_field = BTreeMap::new();
     for (kind, KindReport { counts, .. }) in &kinds {
+        summary.add(KindCounts::new(*kind, counts));
         for (field, reasons) in &counts.repaired_by_field {
             repaired_by_field.insert(format!("{kind}.{field}"), reasons.clone());
         }
@@ -289,23 +295,7 @@ pub fn report(
         .iter()
         .map(|answer| Ok((answer.question.name, table(answer)?)));
     Ok(Report {
-        summary: Summary {
-            run: manifest.run.clone(),
-            outcome: Outcome::Succeeded,
-            read: all.read,
-            clean: all.clean,
-            repaired: all.repaired,
-            rejected: all.rejected,
-            seconds: phases.total(),
-            counts: kinds
-                .iter()
-                .map(|(kind, report)| KindCounts::new(*kind, &report.counts))
-                .collect(),
-            report: None,
-            kind: Some(manifest.kind.as_str().to_owned()),
-            message: None,
-            sinks: BTreeMap::new(),
-        },
+        summary,
         run_time: manifest.run_time,
         builds_on: manifest.state.clone(),
         kinds,

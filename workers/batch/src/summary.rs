@@ -6,7 +6,7 @@ use pinpipe_core::Kind;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    counts::{self, Counts, KindCounts},
+    counts::{Counts, KindCounts},
     failure,
     loaded::Loaded,
     termination,
@@ -45,15 +45,32 @@ pub struct Summary {
     /// Where the report is, which has the answers. Absent for a failed run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub report: Option<String>,
-    /// Kind of run: `incremental`, `full`, `backfill` or `import`. Absent for a failed run.
+    /// Kind of run: `incremental`, `full`, `backfill`, `import` or `liveBackfill`. Absent for a
+    /// failed run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Why the run failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
+    /// Of a backfill of a live sink, what that got.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub live: Option<Live>,
     /// What each sink got, of which the report has more.
     #[serde(default, skip_serializing)]
     pub sinks: BTreeMap<String, Loaded>,
+}
+
+/// What a live sink got.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Live {
+    /// Its name.
+    pub sink: String,
+    /// Rows written. Others were of later records.
+    pub rows: u64,
+    /// How many refused records are in the dead letters, by topic.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub set_aside: BTreeMap<String, u64>,
 }
 
 /// Seconds with three decimals.
@@ -72,24 +89,44 @@ impl Summary {
 
     /// The summary of a run that failed after it had read `counts`.
     pub fn failed(run: &str, seconds: f64, counts: &BTreeMap<Kind, Counts>, message: &str) -> Self {
-        let all = counts::all(counts.values());
+        let mut summary = Self {
+            outcome: Outcome::Failed,
+            seconds: rounded(seconds),
+            message: Some(message.to_owned()),
+            ..Self::empty(run)
+        };
+        for (kind, counts) in counts {
+            summary.add(KindCounts::new(*kind, counts));
+        }
+        summary
+    }
+
+    /// The summary of a run that has succeeded and has read nothing.
+    pub fn empty(run: &str) -> Self {
         Self {
             run: run.to_owned(),
-            outcome: Outcome::Failed,
-            read: all.read,
-            clean: all.clean,
-            repaired: all.repaired,
-            rejected: all.rejected,
-            seconds: rounded(seconds),
-            counts: counts
-                .iter()
-                .map(|(kind, counts)| KindCounts::new(*kind, counts))
-                .collect(),
+            outcome: Outcome::Succeeded,
+            read: 0,
+            clean: 0,
+            repaired: 0,
+            rejected: 0,
+            seconds: 0.0,
+            counts: Vec::new(),
             report: None,
             kind: None,
-            message: Some(message.to_owned()),
+            message: None,
+            live: None,
             sinks: BTreeMap::new(),
         }
+    }
+
+    /// Adds the counts of a kind.
+    pub fn add(&mut self, counts: KindCounts) {
+        self.read += counts.read;
+        self.clean += counts.clean;
+        self.repaired += counts.repaired;
+        self.rejected += counts.rejected;
+        self.counts.push(counts);
     }
 
     /// Counts rows of a kind that a sink has refused.

@@ -5,6 +5,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
 use k8s_openapi::api::core::v1::Namespace;
@@ -13,14 +14,16 @@ use kube::{
     api::{ObjectMeta, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use pinpipe_config::{Batch, Compression, RawZone, S3, Topic, Topics};
+use pinpipe_config::{Batch, Compression, RawZone, S3, Stream, Topic, Topics};
 use pinpipe_core::{Kind, Order, Pin};
 use pinpipe_runtime::raw_zone::{Index, LineOrder, ObjectMetadata, RawPartition};
 use pinpipe_servers::stores;
 use rdkafka::{
-    ClientConfig,
+    ClientConfig, Offset, TopicPartitionList,
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    producer::{FutureProducer, FutureRecord},
 };
 
 use crate::{
@@ -171,6 +174,39 @@ pub fn pipeline(name: &str) -> Batch {
     config.sinks = Vec::new();
     config.zone = zone(&format!("pipeline-{name}"), stores::s3(true).0);
     config
+}
+
+/// Posts pins, archives them, and commits the archive's position behind them.
+pub async fn post(config: &Batch, pins: &[String]) {
+    create_topics(config).await;
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", &config.kafka.bootstrap_servers)
+        .set("group.id", &config.archive_group);
+    let producer: FutureProducer = client.create().unwrap();
+    for pin in pins {
+        let record = FutureRecord::<(), _>::to(&config.topics.pin.name).payload(pin);
+        let sent = producer.send(record, Duration::from_secs(10)).await;
+        sent.unwrap();
+    }
+    let store = Store::open(&config.zone).await.unwrap();
+    archive_pins(config, &store, 0, pins, None).await;
+    let consumer: BaseConsumer = client.create().unwrap();
+    let mut ends = TopicPartitionList::new();
+    let end = Offset::Offset(i64::try_from(pins.len()).unwrap());
+    ends.add_partition_offset(&config.topics.pin.name, 0, end)
+        .unwrap();
+    for topic in [&config.topics.geo, &config.topics.user] {
+        ends.add_partition_offset(&topic.name, 0, Offset::Offset(0))
+            .unwrap();
+    }
+    tokio::task::block_in_place(|| consumer.commit(&ends, CommitMode::Sync)).unwrap();
+}
+
+/// The configuration of a stream worker, without the addresses of servers that are there.
+pub fn stream() -> Stream {
+    let sample = include_str!("../../config/samples/0.1.0/stream-live.yaml");
+    pinpipe_config::parse(sample).unwrap()
 }
 
 /// A client of the tests' API server, whose namespace `data` exists.

@@ -4,6 +4,7 @@
 //! Memory is bounded, whatever the number of records: a few chunks and the spill's buffers.
 
 mod imported;
+mod lines;
 #[cfg(test)]
 mod server_tests;
 
@@ -16,19 +17,17 @@ use std::{
 use anyhow::{Context, Result, bail};
 use pinpipe_config::{Batch, Topic, Topics};
 use pinpipe_core::Kind;
-use pinpipe_runtime::{
-    compressed::Decompressor,
-    raw_zone::{self, Index, ObjectMetadata, RawPartition},
-};
+use pinpipe_runtime::raw_zone::RawPartition;
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
     task::JoinSet,
 };
 use tracing::info;
 
+pub use self::lines::Lines;
 use crate::{
     coverage::{Span, Spans},
-    decode::{Cleaner, LineDecoder, ReadStats},
+    decode::{Cleaner, ReadStats},
     failure::{InSource, Permanent},
     manifest::{Manifest, PassedOver, RawObject, Window, pass_over_all},
     progress::Progress,
@@ -260,39 +259,13 @@ async fn read_lines(
     max_bytes: usize,
     chunks: &ChunkSender,
 ) -> Result<UnitRead> {
-    let response = store.get_once(&object.key).await?;
-    let metadata = ObjectMetadata::from_metadata(&response.metadata.unwrap_or_default())
-        .map_err(|error| Permanent(error.to_string()))?;
-    let span =
-        raw_zone::first_offset(&object.key).map(|first| Span::new(&object.key, first, &metadata));
-    if metadata.record_count == 0 {
-        // A gap that was told to be one. It needs no index.
-        return Ok(UnitRead {
-            span,
-            ..UnitRead::default()
-        });
+    let cleaner = Cleaner::new(object.kind, max_bytes);
+    let mut lines = Lines::open(store, object, window, cleaner).await?;
+    while lines.read().await? {
+        send(chunks, object.kind, lines.records().ready()).await?;
     }
-    let index = store.get_json_once::<Index>(&metadata.index).await?;
-    let mut decompressor =
-        Decompressor::for_key(&object.key).map_err(|error| Permanent(error.to_string()))?;
-    let mut decoder = LineDecoder::new(
-        Cleaner::new(object.kind, max_bytes),
-        object.partition,
-        window.clone(),
-        index,
-    )?;
-    let (mut body, mut bytes) = (response.body, 0);
-    while let Some(piece) = body.next().await {
-        let piece = piece?;
-        bytes += piece.len() as u64;
-        let mut piece = &piece[..];
-        while let Some(text) = decompressor.next(&mut piece)? {
-            decoder.push(text)?;
-            send(chunks, object.kind, decoder.ready()).await?;
-        }
-    }
-    decompressor.finish()?;
-    let (rest, stats) = decoder.finish()?;
+    let (span, bytes) = (lines.span.take(), lines.bytes);
+    let (rest, stats) = lines.finish()?.finish()?;
     send(chunks, object.kind, rest).await?;
     Ok(UnitRead {
         stats: ReadStats { bytes, ..stats },

@@ -9,6 +9,7 @@
 //!                                   failed.json     written when it failed before its state
 //!                                   abandoned.json  written when an import failed after its state
 //!                                   redrive.json    written when a re-drive has finished
+//!                                   live.json       written when a live sink is backfilled
 //!                             latest.json           pointer to the last finished run
 //! ```
 
@@ -147,6 +148,11 @@ impl Runs {
     /// Key of the report of a re-drive.
     pub fn redrive(&self, run: &str) -> String {
         format!("{}/{run}/redrive.json", self.folder)
+    }
+
+    /// Key of the summary of a backfill of a live sink.
+    pub fn live_backfill(&self, run: &str) -> String {
+        format!("{}/{run}/live.json", self.folder)
     }
 
     /// Key of the [`Abandoned`] of an import.

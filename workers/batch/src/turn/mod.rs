@@ -14,7 +14,7 @@ use crate::{
     output::Output,
     plan::Request,
     progress::Progress,
-    run,
+    replay, run,
     runs::{self, Runs},
     store::Store,
     summary::Summary,
@@ -25,6 +25,15 @@ const API_SERVER_PATIENCE: Duration = Duration::from_secs(25);
 /// What an interrupted run means for its data.
 const RESUMED: &str = "nothing was published and the next run resumes this one";
 
+/// What a run does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Reads records into the lake and the sinks of the batch.
+    Batch(Request),
+    /// Writes records into a live sink again.
+    Live(replay::Request),
+}
+
 /// Completes unfinished runs, then the run `name`, while holding the Lease. If `stop` is cancelled
 /// or the Lease is lost, it ends early and publishes nothing. `output` is the `ConfigMap` that the
 /// operator reads.
@@ -32,7 +41,7 @@ pub async fn execute(
     config: &Batch,
     client: kube::Client,
     name: &str,
-    request: &Request,
+    work: &Work,
     output: Option<&str>,
     stop: &CancellationToken,
 ) -> Result<Summary> {
@@ -46,20 +55,25 @@ pub async fn execute(
     let reporting = output
         .map(|output| Output::new(client, &config.pipeline.namespace, output, name))
         .map(|output| output.report(progress.clone()));
+    let working = async {
+        match work {
+            Work::Batch(request) => run::execute(config, name, request, &progress, &held).await,
+            Work::Live(request) => replay::execute(config, name, request, &progress, &held).await,
+        }
+    };
     let result = tokio::select! {
         biased;
         () = stop.cancelled() => Err(anyhow!("stopped by a signal; {RESUMED}")),
         error = held.lost() => Err(anyhow::Error::from(error).context(RESUMED)),
-        result = run::execute(config, name, request, &progress, &held) => result,
+        result = working => result,
     };
     // Without the Lease, the object may be another run's.
     if let Some(reporting) = reporting
         && held.check().is_ok()
     {
         let seconds = started.elapsed().as_secs_f64();
-        reporting
-            .end(ended(config, name, seconds, &result).await)
-            .await;
+        let report = ended(config, name, work, seconds, &result).await;
+        reporting.end(report).await;
     }
     held.release().await;
     result
@@ -83,14 +97,24 @@ async fn acquire_lease(config: &Batch, client: kube::Client) -> Result<Held> {
 }
 
 /// The report of a run that has ended; of one that failed, its summary.
-async fn ended(config: &Batch, run: &str, seconds: f64, result: &Result<Summary>) -> Value {
+async fn ended(
+    config: &Batch,
+    run: &str,
+    work: &Work,
+    seconds: f64,
+    result: &Result<Summary>,
+) -> Value {
     let summary = match result {
         Ok(summary) => summary,
         Err(error) => return json!(Summary::of_failure(run, seconds, error)),
     };
     let report = async {
         let store = Store::open(&config.zone).await?;
-        let key = Runs::new(&config.pipeline).report(run);
+        let runs = Runs::new(&config.pipeline);
+        let key = match work {
+            Work::Batch(_) => runs.report(run),
+            Work::Live(_) => runs.live_backfill(run),
+        };
         store.get_json::<Value>(&key).await
     };
     report.await.unwrap_or_else(|error| {

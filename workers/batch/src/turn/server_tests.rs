@@ -7,49 +7,17 @@ use kube::{
     Api,
     api::{ObjectMeta, PostParams},
 };
-use rdkafka::{
-    ClientConfig, Offset, TopicPartitionList,
-    consumer::{BaseConsumer, CommitMode, Consumer as _},
-    producer::{FutureProducer, FutureRecord},
-};
 use tokio::time::timeout;
 
 use super::*;
-use crate::testing::{self, TestDir, archive_pins, json_pin};
-
-/// Posts pins, archives them, and commits the archive's position behind them.
-async fn post(config: &Batch, pins: &[String]) {
-    testing::create_topics(config).await;
-    let mut client = ClientConfig::new();
-    client
-        .set("bootstrap.servers", &config.kafka.bootstrap_servers)
-        .set("group.id", &config.archive_group);
-    let producer: FutureProducer = client.create().unwrap();
-    for pin in pins {
-        let record = FutureRecord::<(), _>::to(&config.topics.pin.name).payload(pin);
-        let sent = producer.send(record, Duration::from_secs(10)).await;
-        sent.unwrap();
-    }
-    let store = Store::open(&config.zone).await.unwrap();
-    archive_pins(config, &store, 0, pins, None).await;
-    let consumer: BaseConsumer = client.create().unwrap();
-    let mut ends = TopicPartitionList::new();
-    let end = Offset::Offset(i64::try_from(pins.len()).unwrap());
-    ends.add_partition_offset(&config.topics.pin.name, 0, end)
-        .unwrap();
-    for topic in [&config.topics.geo, &config.topics.user] {
-        ends.add_partition_offset(&topic.name, 0, Offset::Offset(0))
-            .unwrap();
-    }
-    tokio::task::block_in_place(|| consumer.commit(&ends, CommitMode::Sync)).unwrap();
-}
+use crate::testing::{self, TestDir, json_pin};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_is_started_again_ends_with_the_same_words() {
     let (client, folder) = (testing::kubernetes().await, TestDir::new());
     let mut config = testing::pipeline("again");
     config.scratch_dir = folder.path().to_owned();
-    post(
+    testing::post(
         &config,
         &[json_pin("a", "A"), "{}".to_owned(), json_pin("b", "B")],
     )
@@ -65,8 +33,8 @@ async fn a_run_that_is_started_again_ends_with_the_same_words() {
     api.create(&PostParams::default(), &output).await.unwrap();
     let run = async |name: &str| {
         let (stop, output) = (CancellationToken::new(), Some("again-batch-output"));
-        let (request, client) = (Request::Incremental, client.clone());
-        let ended = execute(&config, client, name, &request, output, &stop).await;
+        let (work, client) = (Work::Batch(Request::Incremental), client.clone());
+        let ended = execute(&config, client, name, &work, output, &stop).await;
         let written = api.get("again-batch-output").await.unwrap();
         (ended, written.data.unwrap_or_default())
     };
@@ -92,9 +60,9 @@ async fn a_run_that_is_started_again_ends_with_the_same_words() {
     assert_eq!(written_again, written);
 
     config.zone.prefix = "elsewhere".to_owned();
-    let (request, stop) = (Request::Full, CancellationToken::new());
+    let (work, stop) = (Work::Batch(Request::Full), CancellationToken::new());
     let output = Some("again-batch-output");
-    let failed = execute(&config, client.clone(), "third", &request, output, &stop).await;
+    let failed = execute(&config, client.clone(), "third", &work, output, &stop).await;
     let failed = failed.unwrap_err().to_string();
     let written = api.get("again-batch-output").await.unwrap().data.unwrap();
     assert_eq!(written["run"], "third");
