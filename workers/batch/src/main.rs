@@ -158,7 +158,7 @@ struct RunArgs {
     #[arg(long, env = "PINPIPE_LIVE_CONFIG", value_name = "PATH")]
     live_config: Option<PathBuf>,
 
-    /// The ConfigMap in the pipeline's namespace into which the run writes how far it is and, at
+    /// The `ConfigMap` in the pipeline's namespace into which the run writes how far it is and, at
     /// its end, its report and the answers.
     #[arg(long, env = "PINPIPE_OUTPUT", value_name = "NAME")]
     output: Option<String>,

@@ -152,7 +152,7 @@ pub async fn acquire(
                         lease = name,
                         holder = identity,
                         since,
-                        "waiting for the Lease, which another holds"
+                        "another holds the Lease, waiting"
                     );
                 }
             }

@@ -15,7 +15,7 @@ pub struct Args {
     #[arg(long, env = "PINPIPE_RUN", value_name = "NAME")]
     pub run: Option<String>,
 
-    /// The ConfigMap in the pipeline's namespace into which the re-drive writes its report.
+    /// The `ConfigMap` in the pipeline's namespace into which the re-drive writes its report.
     #[arg(long, env = "PINPIPE_OUTPUT", value_name = "NAME")]
     pub output: Option<String>,
 
