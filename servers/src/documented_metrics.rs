@@ -130,35 +130,36 @@ fn labels(sample: &str) -> Vec<String> {
 /// Metrics in the text format that `promtool check metrics` reads, with a sample each.
 #[must_use]
 pub fn exposition(metrics: &[Metric]) -> String {
-    let mut text = String::new();
-    for metric in metrics {
-        let (name, help) = (&metric.name, &metric.meaning);
-        let kind = match metric.kind.as_str() {
-            "info" => "gauge",
-            other => other,
-        };
-        let labels: Vec<_> = metric
-            .labels
-            .iter()
-            .map(|name| format!("{name}=\"x\""))
+    metrics.iter().flat_map(lines_of).collect()
+}
+
+fn lines_of(metric: &Metric) -> Vec<String> {
+    let Metric {
+        name,
+        kind,
+        meaning,
+        ..
+    } = metric;
+    // The format has no info metrics.
+    let kind = kind.replace("info", "gauge");
+    let sample = |suffix: &str, more: &[&str]| {
+        let labels = metric.labels.iter().map(|name| format!("{name}=\"x\""));
+        let labels: Vec<_> = labels
+            .chain(more.iter().map(|label| (*label).to_owned()))
             .collect();
-        let labels = labels.join(",");
-        let samples = match kind {
-            "histogram" => {
-                let bucket: Vec<_> = [labels.as_str(), "le=\"+Inf\""]
-                    .into_iter()
-                    .filter(|part| !part.is_empty())
-                    .collect();
-                format!(
-                    "{name}_bucket{{{}}} 1\n{name}_sum{{{labels}}} 1\n{name}_count{{{labels}}} 1\n",
-                    bucket.join(",")
-                )
-            }
-            _ => format!("{name}{{{labels}}} 1\n"),
-        };
-        text += &format!("# HELP {name} {help}\n# TYPE {name} {kind}\n{samples}");
-    }
-    text
+        format!("{name}{suffix}{{{}}} 1\n", labels.join(","))
+    };
+    let samples = if kind == "histogram" {
+        vec![
+            sample("_bucket", &["le=\"+Inf\""]),
+            sample("_sum", &[]),
+            sample("_count", &[]),
+        ]
+    } else {
+        vec![sample("", &[])]
+    };
+    let head = format!("# HELP {name} {meaning}\n# TYPE {name} {kind}\n");
+    [vec![head], samples].concat()
 }
 
 /// What differs between the table below a heading of [`DOCUMENT`] and the metrics in `text`, which
@@ -166,13 +167,16 @@ pub fn exposition(metrics: &[Metric]) -> String {
 pub fn check(heading: &str, text: &str) -> anyhow::Result<()> {
     let document = std::fs::read_to_string(DOCUMENT)?;
     let (documented, exposed) = (documented(&document, Some(heading)), exposed(text));
-    let missing = |of: &[Metric], from: &[Metric], what: &str| {
+    let missing = |of: &[Metric], from: &[Metric], what: &str| -> Vec<String> {
         let rows = of.iter().filter(|metric| !from.contains(metric));
-        rows.map(|row| format!("{what}: {row}\n"))
-            .collect::<String>()
+        rows.map(|row| format!("{what}: {row}\n")).collect()
     };
-    let differences = missing(&exposed, &documented, "not documented")
-        + &missing(&documented, &exposed, "not exposed");
+    let differences = [
+        missing(&exposed, &documented, "not documented"),
+        missing(&documented, &exposed, "not exposed"),
+    ]
+    .concat()
+    .concat();
     anyhow::ensure!(
         differences.is_empty() && !exposed.is_empty(),
         "the table {heading} of docs/reference/metrics.md differs from the program:\n{differences}"
