@@ -39,6 +39,11 @@ impl Before {
         Ok(())
     }
 
+    /// Adds a pipeline as the API server has it, by its name `<namespace>/<name>`.
+    pub fn insert(&mut self, name: String, stored: Value) {
+        self.0.insert(name, stored);
+    }
+
     /// Whether there was a pipeline of this name, `<namespace>/<name>`.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
@@ -48,6 +53,14 @@ impl Before {
     pub(super) fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name)
     }
+}
+
+/// The pipelines of a file, each with its name `<namespace>/<name>`; those without a namespace are
+/// in `namespace`.
+pub fn named(text: &str, namespace: &str) -> Result<Vec<(String, Value)>, Problem> {
+    let named = pipelines(text)?.into_iter();
+    let named = named.map(|Document { root, .. }| (full_name(&root, namespace), root.to_json()));
+    Ok(named.collect())
 }
 
 /// The documents of a file, or items of its Lists, that are meant to be pipelines.

@@ -5,6 +5,7 @@
 //! cluster knows isn't checked: whether Secrets have their keys, whether a pipeline outside the
 //! file owns a topic, what the broker allows.
 
+pub mod command;
 mod documents;
 mod schema;
 mod yaml;
@@ -23,7 +24,7 @@ use serde_json::{Value, json};
 use documents::{API_VERSION, RUN_KIND, full_name, pipelines};
 use yaml::{Document, Node};
 
-pub use documents::{Before, no_pipeline};
+pub use documents::{Before, named, no_pipeline};
 
 /// Something the API server or the operator would refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
