@@ -9,7 +9,6 @@ mod config_map;
 mod cron_job;
 mod deployment;
 mod disruption_budget;
-mod job;
 mod labels;
 mod network_policy;
 mod pod;
@@ -34,7 +33,6 @@ use serde_json::Value;
 use crate::{component::Component, model::ValidatedPipeline, names};
 
 pub use cron_job::STARTING_DEADLINE_SECONDS;
-pub use job::requested_run;
 pub use rollout::{Rollout, Stage, stage};
 pub use run::{NoJob, run_job};
 pub use run_output::run_output;
