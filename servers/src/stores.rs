@@ -14,10 +14,12 @@ use anyhow::{Context as _, Result};
 
 use crate::{
     cassandra::{self, Cassandra},
+    get,
     kafka::{self, Kafka, Listener, Secured},
+    kubernetes::Kubernetes,
     listens,
     postgres::Postgres,
-    process::{Ports, Process, lib, program},
+    process::{Ports, Process, cache, lib, program},
     s3::{S3, S3Ports},
 };
 
@@ -176,6 +178,42 @@ fn start_kafka(
     let mut process = Process::start(&mut command, own.join("log"))?;
     process.wait_until(|| listens(last)).context("Kafka")?;
     Ok((process, clients))
+}
+
+/// The path of the kubeconfig of a Kubernetes API server without nodes, for a user who may do
+/// everything.
+#[must_use]
+pub fn kubernetes() -> &'static Path {
+    static CELL: OnceLock<PathBuf> = OnceLock::new();
+    CELL.get_or_init(|| {
+        let kubernetes = Kubernetes {
+            hyperkube: cache().join("bin/hyperkube"),
+            folder: folder().join("kubernetes"),
+            etcd: port(),
+            etcd_peer: port(),
+            port: port(),
+            authorization: "AlwaysAllow",
+        };
+        fs::create_dir_all(&kubernetes.folder).unwrap();
+        let (store, server) = (kubernetes.clone(), kubernetes.clone());
+        keep(move || {
+            let log = store.folder.join("etcd.log");
+            let mut process = Process::start(&mut store.etcd(&program), log)?;
+            process
+                .wait_until(|| get(store.etcd, "/health").is_some())
+                .context("etcd")?;
+            Ok((process, ()))
+        });
+        keep(move || {
+            let log = server.folder.join("kube-apiserver.log");
+            let mut process = Process::start(&mut server.api_server(&program)?, log)?;
+            process
+                .wait_until(|| server.is_ready(&program))
+                .context("kube-apiserver")?;
+            Ok((process, ()))
+        });
+        kubernetes.kubeconfig()
+    })
 }
 
 /// The port of a Cassandra node that asks for no credentials.

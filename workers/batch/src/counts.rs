@@ -2,8 +2,8 @@
 
 use std::{collections::BTreeMap, ops::AddAssign};
 
-use pinpipe_core::{Rejection, Repairs};
-use serde::Serialize;
+use pinpipe_core::{Kind, Rejection, Repairs};
+use serde::{Deserialize, Serialize};
 
 /// Counts of one kind of record, or of all kinds.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -68,5 +68,69 @@ impl AddAssign<&Counts> for Counts {
         for (reason, count) in &other.rejected_by_reason {
             *self.rejected_by_reason.entry(reason).or_default() += count;
         }
+    }
+}
+
+/// The sum of counts.
+pub fn all<'a>(each: impl IntoIterator<Item = &'a Counts>) -> Counts {
+    let mut all = Counts::default();
+    for counts in each {
+        all += counts;
+    }
+    all
+}
+
+/// Counts of one kind of record, as the termination message has them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindCounts {
+    /// The kind, written as Kubernetes objects have it: `Pin`.
+    #[serde(with = "capitalized")]
+    pub kind: Kind,
+    /// Raw records read.
+    pub read: u64,
+    /// Clean records.
+    pub clean: u64,
+    /// Clean records with at least one field made null.
+    pub repaired: u64,
+    /// Records that were rejected.
+    pub rejected: u64,
+    /// Rows that sinks refused.
+    pub refused: u64,
+}
+
+impl KindCounts {
+    /// The counts of one kind before any sink has refused one of its rows.
+    pub const fn new(kind: Kind, counts: &Counts) -> Self {
+        Self {
+            kind,
+            read: counts.read,
+            clean: counts.clean,
+            repaired: counts.repaired,
+            rejected: counts.rejected,
+            refused: 0,
+        }
+    }
+}
+
+/// A kind as Kubernetes objects have it: `Pin`, `Geo` or `User`.
+pub mod capitalized {
+    use pinpipe_core::Kind;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error as _};
+
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes a reference"
+    )]
+    pub fn serialize<S: Serializer>(kind: &Kind, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(match kind {
+            Kind::Pin => "Pin",
+            Kind::Geo => "Geo",
+            Kind::User => "User",
+        })
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Kind, D::Error> {
+        let name = String::deserialize(deserializer)?.to_ascii_lowercase();
+        name.parse().map_err(D::Error::custom)
     }
 }

@@ -19,6 +19,15 @@ const CHUNK_ROWS: usize = 8_192;
 /// Bytes of raw records after which a chunk ends. Bounds memory when records are large.
 const CHUNK_BYTES: usize = 8 << 20;
 
+/// What takes the records of a raw object.
+pub trait Records {
+    /// Takes a record. `position` is its position in the log, and `order` decides which of two
+    /// records is the later one; they differ for re-driven records.
+    fn record(&mut self, raw: &[u8], order: Order, position: Order) -> Result<()>;
+    /// Bytes of the largest record that isn't rejected. Of a larger one only the beginning comes.
+    fn max_bytes(&self) -> usize;
+}
+
 /// Cleans raw records into rows and counts.
 pub struct Cleaner {
     kind: Kind,
@@ -59,8 +68,7 @@ impl Cleaner {
         }
     }
 
-    /// Cleans one record. `position` is its position in the log, and `order` decides which of two
-    /// records is the later one; they differ for re-driven records.
+    /// Cleans one record, see [`Records::record`].
     pub fn record(&mut self, raw: &[u8], order: Order, position: Order) -> Result<()> {
         self.stats.latest = self.stats.latest.max(position.time);
         match clean(self.kind, raw, self.max_bytes) {
@@ -104,6 +112,16 @@ impl Cleaner {
     }
 }
 
+impl Records for Cleaner {
+    fn record(&mut self, raw: &[u8], order: Order, position: Order) -> Result<()> {
+        Self::record(self, raw, order, position)
+    }
+
+    fn max_bytes(&self) -> usize {
+        self.max_bytes
+    }
+}
+
 /// Order and position of a line; `None` if the object has no such line.
 fn position(index: &Index, line: usize, partition: i32) -> Option<(Order, Order)> {
     let position = Order {
@@ -115,8 +133,8 @@ fn position(index: &Index, line: usize, partition: i32) -> Option<(Order, Order)
 }
 
 /// Decoder of an object with one record per line, fed in pieces of any size.
-pub struct LineDecoder {
-    cleaner: Cleaner,
+pub struct LineDecoder<R> {
+    records: R,
     partition: i32,
     window: Window,
     index: Index,
@@ -126,9 +144,9 @@ pub struct LineDecoder {
     line: Vec<u8>,
 }
 
-impl LineDecoder {
+impl<R: Records> LineDecoder<R> {
     /// A decoder for an object of `partition` that skips records outside of `window`.
-    pub fn new(cleaner: Cleaner, partition: i32, window: Window, index: Index) -> Result<Self> {
+    pub fn new(records: R, partition: i32, window: Window, index: Index) -> Result<Self> {
         if index.offsets.len() != index.times.len() {
             return Err(Permanent(format!(
                 "its index object has {} offsets but {} timestamps",
@@ -138,7 +156,7 @@ impl LineDecoder {
             .into());
         }
         Ok(Self {
-            cleaner,
+            records,
             partition,
             window,
             index,
@@ -150,7 +168,7 @@ impl LineDecoder {
     /// Decodes the next bytes.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<()> {
         // One more than a record may have, and the newline.
-        let most = self.cleaner.max_bytes.saturating_add(2);
+        let most = self.records.max_bytes().saturating_add(2);
         while !bytes.is_empty() {
             let (piece, room) = (bytes, most - self.line.len());
             let taken = if room == 0 {
@@ -173,7 +191,7 @@ impl LineDecoder {
             .ok_or_else(|| self.line_count_mismatch())?;
         self.lines += 1;
         if self.window.contains(position.offset, position.time) {
-            self.cleaner
+            self.records
                 .record(line.strip_suffix(b"\n").unwrap_or(&line), order, position)?;
         }
         line.clear();
@@ -181,20 +199,20 @@ impl LineDecoder {
         Ok(())
     }
 
-    /// Removes and returns the full chunks.
-    pub fn ready(&mut self) -> Vec<Chunk> {
-        self.cleaner.ready()
+    /// What has taken the records so far.
+    pub const fn records(&mut self) -> &mut R {
+        &mut self.records
     }
 
-    /// Ends the object. Returns the remaining chunks and the statistics of all records.
-    pub fn finish(mut self) -> Result<(Vec<Chunk>, ReadStats)> {
+    /// Ends the object. Returns what has taken its records.
+    pub fn finish(mut self) -> Result<R> {
         if !self.line.is_empty() {
             self.end_line()?;
         }
         if self.index.offsets.len() != self.lines {
             return Err(self.line_count_mismatch());
         }
-        self.cleaner.finish()
+        Ok(self.records)
     }
 
     /// The response may have been cut short, so the error is not permanent.
@@ -242,7 +260,7 @@ mod tests {
         }
     }
 
-    fn decoder(count: i64, window: Window) -> LineDecoder {
+    fn decoder(count: i64, window: Window) -> LineDecoder<Cleaner> {
         LineDecoder::new(Cleaner::new(Kind::User, 1000), 3, window, index(count)).unwrap()
     }
 
@@ -260,7 +278,8 @@ mod tests {
             for piece in LINES.chunks(size) {
                 decoder.push(piece).unwrap();
             }
-            let (chunks, ReadStats { counts, latest, .. }) = decoder.finish().unwrap();
+            let (chunks, ReadStats { counts, latest, .. }) =
+                decoder.finish().unwrap().finish().unwrap();
             assert_eq!(
                 (counts.read, counts.clean, counts.repaired, counts.rejected),
                 (5, 3, 2, 2),
@@ -320,7 +339,7 @@ mod tests {
         ] {
             let mut decoder = decoder(5, window);
             decoder.push(LINES).unwrap();
-            let counts = decoder.finish().unwrap().1.counts;
+            let counts = decoder.finish().unwrap().finish().unwrap().1.counts;
             assert_eq!((counts.read, counts.clean), (read, clean));
         }
     }
@@ -330,16 +349,21 @@ mod tests {
         let trimmed = LINES.trim_ascii_end();
         let mut whole = decoder(5, window(0..100));
         whole.push(trimmed).unwrap();
-        assert_eq!(whole.finish().unwrap().1.counts.read, 5);
+        assert_eq!(whole.finish().unwrap().finish().unwrap().1.counts.read, 5);
         let mut short = decoder(6, window(0..100));
         short.push(LINES).unwrap();
-        assert!(short.finish().unwrap_err().to_string().contains("6 lines"));
+        let error = short.finish().err().unwrap().to_string();
+        assert!(error.contains("6 lines"), "{error}");
         assert!(decoder(4, window(0..100)).push(LINES).is_err());
     }
 
     #[test]
     fn an_object_without_lines_has_no_rows() {
-        let (chunks, stats) = decoder(0, window(0..100)).finish().unwrap();
+        let (chunks, stats) = decoder(0, window(0..100))
+            .finish()
+            .unwrap()
+            .finish()
+            .unwrap();
         assert_eq!((chunks.len(), stats.counts.read, stats.latest), (0, 0, 0));
     }
 
@@ -355,7 +379,7 @@ mod tests {
             assert!(decoder.line.capacity() < 10_000, "the line is kept");
         }
         decoder.push(b"x\n{\"ind\": 2}\n").unwrap();
-        let (chunks, ReadStats { counts, .. }) = decoder.finish().unwrap();
+        let (chunks, ReadStats { counts, .. }) = decoder.finish().unwrap().finish().unwrap();
         assert_eq!((counts.read, counts.clean), (3, 2));
         assert_eq!(counts.rejected_by_reason, [("too-large", 1)].into());
         assert_eq!(chunks[0].orders[1].offset, 2, "it is a line like others");
@@ -371,7 +395,7 @@ mod tests {
             for piece in [record, &b"\n"[..], record].concat().chunks(size) {
                 decoder.push(piece).unwrap();
             }
-            let counts = decoder.finish().unwrap().1.counts;
+            let counts = decoder.finish().unwrap().finish().unwrap().1.counts;
             let rejected = 2 * limit as u64;
             assert_eq!(
                 (counts.read, counts.rejected),
@@ -393,7 +417,7 @@ mod tests {
         for _ in 0..64 {
             decoder.push(line.as_bytes()).unwrap();
         }
-        let chunks = decoder.ready();
+        let chunks = decoder.records().ready();
         assert!(chunks.len() >= 3, "{} chunks of 32 MiB", chunks.len());
         for chunk in chunks {
             assert!(chunk.batch.get_array_memory_size() < 20 << 20);
@@ -415,7 +439,10 @@ mod tests {
                 .push(format!("{{\"ind\": {i}}}\n").as_bytes())
                 .unwrap();
         }
-        let (full, rest) = (decoder.ready(), decoder.finish().unwrap().0);
+        let (full, rest) = (
+            decoder.records().ready(),
+            decoder.finish().unwrap().finish().unwrap().0,
+        );
         let rows: Vec<usize> = full
             .iter()
             .chain(&rest)

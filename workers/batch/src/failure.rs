@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, fmt};
 
 use pinpipe_config::EXIT_PERMANENT_FAILURE;
+use pinpipe_core::Kind;
 use pinpipe_runtime::{
     documents::Unreadable,
     failure::{Class, Refusal},
@@ -100,8 +101,8 @@ const fn is_permanent_in_store(error: &RequestError) -> bool {
     }
 }
 
-/// Counts of the records that a failed run has read; zero unless it failed because of them.
-pub fn counts(error: &anyhow::Error) -> Counts {
+/// Counts of the records that a failed run has read; none unless it failed because of them.
+pub fn counts(error: &anyhow::Error) -> BTreeMap<Kind, Counts> {
     error
         .downcast_ref::<QualityExceeded>()
         .map(|exceeded| exceeded.counts.clone())
@@ -127,7 +128,6 @@ mod tests {
         primitives::SdkBody,
     };
     use pinpipe_config::Quality;
-    use pinpipe_core::Kind;
 
     use super::*;
     use crate::quality;

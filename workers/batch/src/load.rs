@@ -66,6 +66,9 @@ pub struct SinkReport {
     /// Rows that the server refuses for good. Of these, the sink keeps the earlier version, if it
     /// got changes alone, and nothing if it got all rows.
     pub refused: u64,
+    /// How many of them are clean rows, by kind.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub refused_by_kind: BTreeMap<Kind, u64>,
     /// The first of these rows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub refused_rows: Vec<Refused>,
@@ -177,6 +180,7 @@ impl Loading<'_> {
             rows: 0,
             deleted: 0,
             refused: 0,
+            refused_by_kind: BTreeMap::new(),
             refused_rows: Vec::new(),
             set_aside: BTreeMap::new(),
         };
@@ -194,6 +198,10 @@ impl Loading<'_> {
             };
             finished(name, table, &written, deleted);
             report.add(&written, deleted);
+            if written.refused.number() > 0 {
+                let rows = written.refused.number();
+                report.refused_by_kind.insert(kind, rows);
+            }
             refused.push((kind, written.refused));
         }
         for (answer, table) in self.answers.iter().zip(answered) {
@@ -308,6 +316,7 @@ mod tests {
             rows: 10,
             deleted: 0,
             refused,
+            refused_by_kind: BTreeMap::new(),
             refused_rows: Vec::new(),
             set_aside: set_aside
                 .iter()

@@ -24,13 +24,16 @@ mod loaded;
 mod manifest;
 mod memory;
 mod merge;
+mod output;
 mod plan;
 mod postgres;
+mod progress;
 mod quality;
 mod query;
 mod read;
 mod redrive;
 mod refused;
+mod replay;
 mod report;
 mod retry;
 mod rows;
@@ -45,8 +48,11 @@ mod spill;
 mod split;
 mod state;
 mod store;
+mod summary;
+mod termination;
 #[cfg(test)]
 mod testing;
+mod turn;
 
 use std::{
     path::{Path, PathBuf},
@@ -55,16 +61,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand};
 use failure::Permanent;
 use import_args::ImportArgs;
-use pinpipe_config::Batch;
+use pinpipe_config::{Batch, Pipeline};
 use pinpipe_runtime::{cli::WorkerArgs, config, malloc, shutdown, telemetry};
 use plan::Request;
-use report::Summary;
-use tracing::{error, warn};
+use replay::Target;
+use summary::Summary;
+use tracing::error;
+use turn::Work;
 
 /// How long requests in progress may delay the end of the process.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_millis(500);
@@ -136,6 +144,25 @@ struct RunArgs {
     #[command(flatten)]
     import: ImportArgs,
 
+    /// Writes these records into the live tables of this sink of the stream instead, which must be
+    /// in PostgreSQL and have writeMode Upsert.
+    #[arg(
+        long,
+        env = "PINPIPE_BACKFILL_SINK",
+        value_name = "NAME",
+        conflicts_with_all = ["full", "ImportArgs"]
+    )]
+    sink: Option<String>,
+
+    /// The configuration of that sink's stream worker.
+    #[arg(long, env = "PINPIPE_LIVE_CONFIG", value_name = "PATH")]
+    live_config: Option<PathBuf>,
+
+    /// The `ConfigMap` in the pipeline's namespace into which the run writes how far it is and, at
+    /// its end, its report and the answers.
+    #[arg(long, env = "PINPIPE_OUTPUT", value_name = "NAME")]
+    output: Option<String>,
+
     /// File for the outcome as JSON, written only if it exists: Kubernetes creates it and copies
     /// its content to the pod's status.
     #[arg(long, value_name = "PATH", default_value = "/dev/termination-log")]
@@ -143,20 +170,49 @@ struct RunArgs {
 }
 
 impl RunArgs {
+    fn output(&self) -> Option<&str> {
+        self.output.as_deref().filter(|name| !name.is_empty())
+    }
+
+    fn work(&self, pipeline: &Pipeline) -> Result<Work> {
+        let Some(sink) = self.sink.as_ref().filter(|sink| !sink.is_empty()) else {
+            return Ok(Work::Batch(self.request()?));
+        };
+        let Some(path) = &self.live_config else {
+            bail!(Permanent(format!(
+                "--live-config is missing: it is the configuration of the stream worker of {sink}"
+            )));
+        };
+        let (from, to) = self.period()?;
+        let target = Target::read(path, sink, pipeline)?;
+        Ok(Work::Live(replay::Request { target, from, to }))
+    }
+
     fn request(&self) -> Result<Request> {
-        let (from, to) = (
-            self.from.unwrap_or(DateTime::UNIX_EPOCH),
-            self.to.unwrap_or(END_OF_TIME),
-        );
         Ok(match (self.full, self.from, self.to) {
             (true, ..) => Request::Full,
             (_, None, None) => self
                 .import
                 .request()?
                 .map_or(Request::Incremental, Request::Import),
-            _ if from < to => Request::Backfill { from, to },
-            _ => bail!(Permanent(format!("--from {from} is not before --to {to}"))),
+            _ => {
+                let (from, to) = self.period()?;
+                Request::Backfill { from, to }
+            }
         })
+    }
+
+    /// The period of a backfill, without its end.
+    fn period(&self) -> Result<(DateTime<Utc>, DateTime<Utc>)> {
+        let (from, to) = (
+            self.from.unwrap_or(DateTime::UNIX_EPOCH),
+            self.to.unwrap_or(END_OF_TIME),
+        );
+        ensure!(
+            from < to,
+            Permanent(format!("--from {from} is not before --to {to}"))
+        );
+        Ok((from, to))
     }
 }
 
@@ -175,43 +231,28 @@ fn run_batch(worker: &WorkerArgs, args: &RunArgs) -> ExitCode {
     let started = Instant::now();
     let name = args.run.clone().filter(|run| !run.is_empty());
     let run = name.unwrap_or_else(|| Utc::now().format("%Y%m%dT%H%M%SZ").to_string());
-    let result = args
-        .request()
-        .and_then(|request| execute(&worker.config, &run, &request));
+    let result = execute(&worker.config, &run, args);
     let (summary, code) = match result {
         Ok(summary) => (summary, ExitCode::SUCCESS),
         Err(error) => {
-            let message = format!("{error:#}");
-            error!(run, "{message}");
-            let (seconds, counts) = (started.elapsed().as_secs_f64(), failure::counts(&error));
+            error!(run, "{error:#}");
             (
-                Summary {
-                    sinks: failure::sinks(&error),
-                    ..Summary::failed(&run, seconds, &counts, &message)
-                },
+                Summary::of_failure(&run, started.elapsed().as_secs_f64(), &error),
                 failure::exit_code(&error).into(),
             )
         }
     };
-    write_termination_log(&args.termination_log, &summary.termination_message());
+    termination::write(&args.termination_log, &summary.termination_message());
     code
-}
-
-/// Writes the pod's termination message. Outside of a pod there is no such file.
-fn write_termination_log(path: &Path, message: &str) {
-    if path.exists()
-        && let Err(error) = std::fs::write(path, message)
-    {
-        warn!(%error, path = %path.display(), "can't write the termination message");
-    }
 }
 
 fn load_config(path: &Path) -> Result<Batch> {
     config::load(path).map_err(|error| Permanent::from(error).into())
 }
 
-fn execute(path: &Path, run: &str, request: &Request) -> Result<Summary> {
+fn execute(path: &Path, run: &str, args: &RunArgs) -> Result<Summary> {
     let config = load_config(path)?;
+    let work = args.work(&config.pipeline)?;
     // At least two threads: on a single one, a long computation would keep the Lease from being
     // renewed.
     let threads = thread::available_parallelism().map_or(2, |cpus| cpus.get().max(2));
@@ -221,7 +262,8 @@ fn execute(path: &Path, run: &str, request: &Request) -> Result<Summary> {
         .build()?;
     let result = runtime.block_on(async {
         let stop = shutdown::on_signal();
-        run::execute(&config, run, request, &stop).await
+        let client = turn::client(&config).await?;
+        turn::execute(&config, client, run, &work, args.output(), &stop).await
     });
     runtime.shutdown_timeout(SHUTDOWN_TIMEOUT);
     result
@@ -276,6 +318,8 @@ mod tests {
         for options in [
             &["--full", "--from", "2026-01-01T00:00:00Z"][..],
             &["--full", "--import", "x"],
+            &["--full", "--sink", "live"],
+            &["--sink", "live", "--import", "x"],
             &["--to", "2026-01-01T00:00:00Z", "--import", "x"],
             &[
                 "--from",

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use pinpipe_config::{Percentage, Quality};
 use pinpipe_core::Kind;
 
-use crate::counts::Counts;
+use crate::counts::{self, Counts};
 
 /// The error of a run that exceeds a limit. Its counts become part of the termination message.
 #[derive(Debug, thiserror::Error)]
@@ -17,17 +17,14 @@ use crate::counts::Counts;
     exceeded.join("; ")
 )]
 pub struct QualityExceeded {
-    /// The run's counts, summed over all kinds.
-    pub counts: Counts,
+    /// The run's counts.
+    pub counts: BTreeMap<Kind, Counts>,
     exceeded: Vec<String>,
 }
 
 /// Checks a run's counts, given per kind of record, against the limits.
 pub fn check(limits: &Quality, counts: &BTreeMap<Kind, Counts>) -> Result<(), QualityExceeded> {
-    let mut all = Counts::default();
-    for counts in counts.values() {
-        all += counts;
-    }
+    let all = counts::all(counts.values());
     let mut exceeded = Vec::new();
     if let Some(limit) = limits.max_rejected
         && exceeds(all.rejected, all.read, limit)
@@ -70,7 +67,7 @@ pub fn check(limits: &Quality, counts: &BTreeMap<Kind, Counts>) -> Result<(), Qu
         Ok(())
     } else {
         Err(QualityExceeded {
-            counts: all,
+            counts: counts.clone(),
             exceeded,
         })
     }
@@ -152,7 +149,7 @@ mod tests {
         ] {
             assert!(message.contains(part), "{message}");
         }
-        assert_eq!((error.counts.read, error.counts.rejected), (100, 5));
+        assert_eq!(error.counts, counts());
     }
 
     #[test]

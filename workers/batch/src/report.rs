@@ -11,64 +11,27 @@ use anyhow::Result;
 use arrow::array::RecordBatch;
 use chrono::{DateTime, Utc};
 use pinpipe_core::Kind;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::Value;
 use tracing::info;
 
 use crate::{
     answers::Answer,
     cells::{self, UnsupportedType},
-    counts::Counts,
+    counts::{self, Counts, KindCounts},
     coverage::Gap,
     join::Orphans,
     load::SinkReport,
-    loaded::Loaded,
     manifest::{Manifest, PassedObjects, PassedOver, Positions},
     memory,
+    progress::{Progress, Step},
+    summary::{Summary, rounded},
 };
 
 /// Most rows of an answer that the log shows.
 const SHOWN_ROWS: usize = 40;
 /// Most characters of a value that the log shows.
 const SHOWN_CHARS: usize = 40;
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Outcome {
-    /// Everything was written and published.
-    Succeeded,
-    /// Nothing was published.
-    Failed,
-}
-
-/// The head of the report, and the termination message from which the operator builds its status.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Summary {
-    /// The run's name.
-    pub run: String,
-    /// How the run ended.
-    pub outcome: Outcome,
-    /// Raw records read.
-    pub read: u64,
-    /// Clean records, including repaired ones and several of one key.
-    pub clean: u64,
-    /// Clean records with at least one field made null.
-    pub repaired: u64,
-    /// Records that were rejected.
-    pub rejected: u64,
-    /// Duration, seconds.
-    pub seconds: f64,
-    /// Kind of run: `incremental`, `full`, `backfill` or `import`. Absent for a failed run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// Why the run failed.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub message: Option<String>,
-    /// What each sink got, of which the report has more.
-    #[serde(default, skip_serializing)]
-    pub sinks: BTreeMap<String, Loaded>,
-}
 
 /// The report of one run.
 #[derive(Debug, Serialize)]
@@ -254,18 +217,32 @@ pub fn passed_over(passed_over: &PassedOver) -> String {
     text
 }
 
+/// What a phase is to those who watch the run.
+fn step(phase: &str) -> Step {
+    match phase {
+        "read and clean" => Step::Clean,
+        "latest per key" => Step::Merge,
+        "join" | "questions" => Step::Query,
+        "load" => Step::Load,
+        _ => Step::Read,
+    }
+}
+
 /// Measures the phases of a run.
 #[derive(Clone, Debug)]
 pub struct Phases {
     started: Instant,
+    progress: Progress,
     seconds: BTreeMap<&'static str, f64>,
 }
 
 impl Phases {
-    /// Starts the clock.
-    pub fn start() -> Self {
+    /// Starts the clock of a run that shows its `progress`.
+    pub fn start(progress: &Progress) -> Self {
+        progress.begin();
         Self {
             started: Instant::now(),
+            progress: progress.clone(),
             seconds: BTreeMap::new(),
         }
     }
@@ -277,6 +254,7 @@ impl Phases {
         work: impl Future<Output = Result<T>>,
     ) -> Result<T> {
         info!(phase = name, "phase started");
+        self.progress.step(step(name));
         let started = Instant::now();
         let result = work.await?;
         let seconds = rounded(started.elapsed().as_secs_f64());
@@ -291,10 +269,6 @@ impl Phases {
     }
 }
 
-fn rounded(seconds: f64) -> f64 {
-    (seconds * 1000.0).round() / 1000.0
-}
-
 /// The report of a run that succeeded, without its sinks, its gaps and what it has passed over.
 pub fn report(
     manifest: &Manifest,
@@ -304,10 +278,15 @@ pub fn report(
     answers: &[Answer],
     phases: &Phases,
 ) -> Result<Report, UnsupportedType> {
-    let mut all = Counts::default();
+    let all = counts::all(kinds.values().map(|kind| &kind.counts));
+    let mut summary = Summary {
+        seconds: phases.total(),
+        kind: Some(manifest.kind.as_str().to_owned()),
+        ..Summary::empty(&manifest.run)
+    };
     let mut repaired_by_field = BTreeMap::new();
     for (kind, KindReport { counts, .. }) in &kinds {
-        all += counts;
+        summary.add(KindCounts::new(*kind, counts));
         for (field, reasons) in &counts.repaired_by_field {
             repaired_by_field.insert(format!("{kind}.{field}"), reasons.clone());
         }
@@ -316,18 +295,7 @@ pub fn report(
         .iter()
         .map(|answer| Ok((answer.question.name, table(answer)?)));
     Ok(Report {
-        summary: Summary {
-            run: manifest.run.clone(),
-            outcome: Outcome::Succeeded,
-            read: all.read,
-            clean: all.clean,
-            repaired: all.repaired,
-            rejected: all.rejected,
-            seconds: phases.total(),
-            kind: Some(manifest.kind.as_str().to_owned()),
-            message: None,
-            sinks: BTreeMap::new(),
-        },
+        summary,
         run_time: manifest.run_time,
         builds_on: manifest.state.clone(),
         kinds,
@@ -371,49 +339,6 @@ fn rows(batch: &RecordBatch) -> Result<Vec<Vec<Value>>, UnsupportedType> {
         .collect()
 }
 
-impl Summary {
-    /// The summary of a run that failed after it had read `counts`.
-    pub fn failed(run: &str, seconds: f64, counts: &Counts, message: &str) -> Self {
-        Self {
-            run: run.to_owned(),
-            outcome: Outcome::Failed,
-            read: counts.read,
-            clean: counts.clean,
-            repaired: counts.repaired,
-            rejected: counts.rejected,
-            seconds: rounded(seconds),
-            kind: None,
-            message: Some(message.to_owned()),
-            sinks: BTreeMap::new(),
-        }
-    }
-
-    /// The summary as a termination message. Kubernetes truncates it at 4096 bytes, which would
-    /// break the JSON, so a long error message is shortened.
-    pub fn termination_message(&self) -> String {
-        // Leaves room for eight sinks although JSON may escape a character as two.
-        const MESSAGE_BYTES: usize = 1400;
-
-        #[derive(Serialize)]
-        struct Message<'a> {
-            #[serde(flatten)]
-            summary: &'a Summary,
-            #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-            sinks: &'a BTreeMap<String, Loaded>,
-        }
-
-        let mut short = self.clone();
-        if let Some(message) = &mut short.message {
-            message.truncate(message.floor_char_boundary(MESSAGE_BYTES));
-        }
-        let message = Message {
-            summary: &short,
-            sinks: &short.sinks,
-        };
-        serde_json::to_string(&message).unwrap_or_default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -426,32 +351,6 @@ mod tests {
         };
         let text = passed_over(&PassedOver::from([("suffix".to_owned(), passed)]));
         assert!(!text.contains('\u{1b}') && text.contains("[2J"), "{text}");
-    }
-
-    #[test]
-    fn a_termination_message_is_valid_json_within_the_kubernetes_limit() {
-        let loaded = Loaded {
-            rows: u64::MAX,
-            refused: u64::MAX,
-            failed: true,
-        };
-        let sinks = (1..=8).map(|number| ("n".repeat(20 - number), loaded));
-        let counts = Counts {
-            read: u64::MAX,
-            clean: u64::MAX,
-            repaired: u64::MAX,
-            rejected: u64::MAX,
-            ..Counts::default()
-        };
-        let run = "r".repeat(63);
-        let summary = Summary {
-            sinks: sinks.collect(),
-            ..Summary::failed(&run, 1e9, &counts, &"\"ä\n".repeat(5000))
-        };
-        let message = summary.termination_message();
-        assert!(message.len() < 4096, "{}", message.len());
-        let read: Summary = serde_json::from_str(&message).unwrap();
-        assert_eq!((read.outcome, read.sinks), (Outcome::Failed, summary.sinks));
     }
 
     #[test]

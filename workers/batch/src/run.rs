@@ -2,11 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use pinpipe_config::Batch;
 use pinpipe_core::Kind;
-use pinpipe_lease::{self as lease, Held};
-use tokio_util::sync::CancellationToken;
+use pinpipe_lease::Held;
 use tracing::{info, warn};
 
 use crate::{
@@ -19,63 +18,24 @@ use crate::{
     manifest::{Manifest, PassedOver, RunKind, pass_over_all},
     memory::Memory,
     plan::{self, Request},
+    progress::{self, Progress},
     quality,
     read::{self, Read},
-    report::{self, Freshness, KindReport, Phases, Summary},
+    report::{self, Freshness, KindReport, Phases},
     runs::{self, Abandoned, Pointer, Run, Runs, Step, full_run_command},
     scratch::Scratch,
     sink::{self, Marker, Sink},
     state::{State, States},
     store::Store,
+    summary::Summary,
 };
 
-/// Completes unfinished runs, then the run `name`, while holding the Lease. If `stop` is cancelled
-/// or the Lease is lost, it ends early and publishes nothing.
+/// Completes unfinished runs, then the run `name`. A run that has finished gives its summary again.
 pub async fn execute(
     config: &Batch,
     name: &str,
     request: &Request,
-    stop: &CancellationToken,
-) -> Result<Summary> {
-    runs::check_name(name)?;
-    let held = tokio::select! {
-        held = acquire_lease(config) => held?,
-        () = stop.cancelled() => bail!("stopped while waiting for the Lease {}", config.lease),
-    };
-    let result = tokio::select! {
-        biased;
-        () = stop.cancelled() => Err(anyhow!("stopped by a signal; {RESUMED}")),
-        error = held.lost() => Err(anyhow::Error::from(error).context(RESUMED)),
-        result = execute_with_lease(config, name, request, &held) => result,
-    };
-    held.release().await;
-    result
-}
-
-/// What an interrupted run means for its data.
-const RESUMED: &str = "nothing was published and the next run resumes this one";
-
-async fn acquire_lease(config: &Batch) -> Result<Held> {
-    let client = kube::Client::try_default().await.with_context(|| {
-        format!(
-            "no Kubernetes API client for the Lease {}: the run needs its ServiceAccount token",
-            config.lease
-        )
-    })?;
-    let api = kube::Api::namespaced(client, &config.pipeline.namespace);
-    Ok(lease::acquire(
-        api,
-        &config.lease,
-        &lease::identity().await,
-        Some(lease::TAKEOVER_TIMEOUT),
-    )
-    .await?)
-}
-
-async fn execute_with_lease(
-    config: &Batch,
-    name: &str,
-    request: &Request,
+    progress: &Progress,
     held: &Held,
 ) -> Result<Summary> {
     let store = Store::open(&config.zone).await?;
@@ -97,7 +57,7 @@ async fn execute_with_lease(
     let mut abandoned = runs.abandoned_since(&store, &known, last.as_ref()).await?;
     let mut summary = None;
     for step in runs::steps(&known, name) {
-        let mut phases = Phases::start();
+        let mut phases = Phases::start(progress);
         let (manifest, is_attempt) = match step {
             Step::Resume(run) => {
                 info!(run, "resuming an unfinished run from its manifest");
@@ -121,6 +81,7 @@ async fn execute_with_lease(
             last: last.as_ref(),
             may_have_rows: is_attempt || abandoned.is_some(),
             is_own: manifest.run == name,
+            progress,
             held,
         };
         let (pointer, run_summary) = match session.execute(&manifest, phases).await {
@@ -135,7 +96,7 @@ async fn execute_with_lease(
         abandoned = None;
         summary = Some(run_summary);
     }
-    if let Some(summary) = summary {
+    if let Some(summary) = summary.filter(|summary: &Summary| summary.run == name) {
         return Ok(summary);
     }
     info!(run = name, "the run has already finished");
@@ -154,6 +115,7 @@ struct Session<'a> {
     may_have_rows: bool,
     /// Whether this process was started for the run.
     is_own: bool,
+    progress: &'a Progress,
     held: &'a Held,
 }
 
@@ -256,7 +218,9 @@ impl Session<'_> {
         let base = self.base(manifest, previous)?;
         let memory = Memory::of_container();
         let scratch = Scratch::open(&config.scratch_dir)?;
-        let reading = read::read(config, store, manifest, scratch.folder(), memory.buffers);
+        self.progress.to_read(manifest.records());
+        let (folder, progress) = (scratch.folder(), self.progress);
+        let reading = read::read(config, store, manifest, folder, memory.buffers, progress);
         let read = phases.time("read and clean", reading).await?;
         let Coverage {
             begin,
@@ -394,10 +358,17 @@ impl Session<'_> {
         let kinds = counts.into_iter().map(kind).collect();
         let mut report = report::report(manifest, kinds, bytes, joined.orphans, &answers, &phases)?;
         report.summary.sinks = load::loaded(&sinks);
+        let refused = sinks.values().flat_map(|sink| &sink.refused_by_kind);
+        for (kind, rows) in refused {
+            report.summary.count_refused(*kind, *rows);
+        }
+        let key = runs.report(&manifest.run);
+        report.summary.report = Some(store.uri(&key));
         (report.sinks, report.gaps) = (sinks, gaps);
         report.passed_over = passed_over;
+        self.progress.step(progress::Step::Publish);
         self.held.check()?;
-        store.put_json(&runs.report(&manifest.run), &report).await?;
+        store.put_json(&key, &report).await?;
         self.held.check()?;
         let pointer = runs.publish(store, manifest, true).await?;
         let Summary {

@@ -98,10 +98,14 @@ pub fn key_text(key: &[&Cell<'_>]) -> String {
             cell => cell.to_json().to_string(),
         })
         .collect();
-    let text = text.join(", ");
+    short_key(&text.join(", "))
+}
+
+/// A key for messages, shortened.
+pub fn short_key(text: &str) -> String {
     match text.char_indices().nth(KEY_CHARS) {
         Some((end, _)) => format!("{}… ({} bytes)", &text[..end], text.len()),
-        None => text,
+        None => text.to_owned(),
     }
 }
 

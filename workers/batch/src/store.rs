@@ -113,6 +113,11 @@ impl Store {
         &self.bucket
     }
 
+    /// Where an object is, for people.
+    pub fn uri(&self, key: &str) -> String {
+        format!("s3://{}/{key}", self.bucket)
+    }
+
     /// Whether the store takes an object with a checksum.
     async fn takes_checksums(&self) -> Result<bool> {
         let key = raw_zone::joined(&self.prefix, "_index/probe-batch");

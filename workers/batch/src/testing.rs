@@ -5,13 +5,32 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
 };
 
-use pinpipe_config::{Batch, RawZone, S3};
-use pinpipe_core::Pin;
+use k8s_openapi::api::core::v1::Namespace;
+use kube::{
+    Api,
+    api::{ObjectMeta, PostParams},
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use pinpipe_config::{Batch, Compression, RawZone, S3, Stream, Topic, Topics};
+use pinpipe_core::{Kind, Order, Pin};
+use pinpipe_runtime::raw_zone::{Index, LineOrder, ObjectMetadata, RawPartition};
 use pinpipe_servers::stores;
+use rdkafka::{
+    ClientConfig, Offset, TopicPartitionList,
+    admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
+    client::DefaultClientContext,
+    consumer::{BaseConsumer, CommitMode, Consumer as _},
+    producer::{FutureProducer, FutureRecord},
+};
 
-use crate::{manifest::Positions, state::State};
+use crate::{
+    manifest::{Format, Positions, RawObject},
+    state::State,
+    store::Store,
+};
 
 /// A pin without any value but its key and index.
 pub fn pin(unique_id: String, index_id: i64) -> Pin<'static> {
@@ -50,6 +69,165 @@ pub fn zone(bucket: &str, port: u16) -> RawZone {
             ..S3::default()
         },
     }
+}
+
+/// A pin as it is posted.
+pub fn json_pin(key: &str, title: &str) -> String {
+    format!("{{\"unique_id\": \"{key}\", \"index\": 1, \"title\": \"{title}\"}}")
+}
+
+/// Where an archived record stands.
+pub const fn at(offset: i64) -> Order {
+    Order {
+        time: 1_000 + offset,
+        partition: 0,
+        offset,
+    }
+}
+
+/// Archives pins, the first one at an offset. `original` is the order of the first one, if that is
+/// a re-driven record.
+pub async fn archive_pins(
+    config: &Batch,
+    store: &Store,
+    first: i64,
+    lines: &[String],
+    original: Option<Order>,
+) -> RawObject {
+    let raw = RawPartition {
+        topic: config.topics.pin.name.clone(),
+        partition: 0,
+    };
+    let (end, prefix) = (first + i64::try_from(lines.len()).unwrap(), store.prefix());
+    let offsets: Vec<i64> = (first..end).collect();
+    let order = original.map(|order| LineOrder {
+        line: 0,
+        time: order.time,
+        partition: order.partition,
+        offset: order.offset,
+    });
+    let index = Index {
+        times: offsets.iter().map(|offset| at(*offset).time).collect(),
+        offsets,
+        orders: order.into_iter().collect(),
+    };
+    let metadata = ObjectMetadata {
+        next_offset: end,
+        record_count: lines.len() as u64,
+        min_time: index.times[0],
+        max_time: at(end - 1).time,
+        cluster_id: "c".into(),
+        topic_id: "t".into(),
+        index: raw.index_key(prefix, first, end, lines.len()),
+    };
+    store.put_json(&metadata.index, &index).await.unwrap();
+    let key = raw.object_key(prefix, first, Compression::None);
+    let client = pinpipe_runtime::s3::client(&config.zone.s3).await.unwrap();
+    let put = client.put_object().bucket(&config.zone.bucket).key(&key);
+    put.set_metadata(Some(metadata.to_metadata()))
+        .body((lines.join("\n") + "\n").into_bytes().into())
+        .send()
+        .await
+        .unwrap();
+    RawObject {
+        kind: Kind::Pin,
+        partition: 0,
+        key,
+        format: Format::Archive,
+    }
+}
+
+/// Makes the pipeline's topics, of one partition each, with their dead letters.
+pub async fn create_topics(config: &Batch) {
+    let admin: AdminClient<DefaultClientContext> = ClientConfig::new()
+        .set("bootstrap.servers", &config.kafka.bootstrap_servers)
+        .create()
+        .unwrap();
+    let topics = [&config.topics.pin, &config.topics.geo, &config.topics.user];
+    let names = topics
+        .iter()
+        .flat_map(|topic| [&topic.name, &topic.dead_letter]);
+    let new: Vec<NewTopic> = names
+        .map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1)))
+        .collect();
+    let created = admin.create_topics(&new, &AdminOptions::new()).await;
+    let created = created.unwrap();
+    assert!(created.iter().all(Result::is_ok), "{created:?}");
+}
+
+/// A configuration of a pipeline of its own in the tests' servers, without sinks.
+pub fn pipeline(name: &str) -> Batch {
+    let topic = |kind: &str| Topic {
+        name: format!("data.{name}.{kind}"),
+        dead_letter: format!("data.{name}.{kind}.dlq"),
+    };
+    let mut config = config();
+    name.clone_into(&mut config.pipeline.name);
+    config.kafka.bootstrap_servers = format!("127.0.0.1:{}", stores::kafka());
+    config.topics = Topics {
+        pin: topic("pin"),
+        geo: topic("geo"),
+        user: topic("user"),
+    };
+    config.archive_group = format!("data.{name}.archive");
+    config.lease = format!("{name}-batch");
+    config.sinks = Vec::new();
+    config.zone = zone(&format!("pipeline-{name}"), stores::s3(true).0);
+    config
+}
+
+/// Posts pins, archives them, and commits the archive's position behind them.
+pub async fn post(config: &Batch, pins: &[String]) {
+    create_topics(config).await;
+    let mut client = ClientConfig::new();
+    client
+        .set("bootstrap.servers", &config.kafka.bootstrap_servers)
+        .set("group.id", &config.archive_group);
+    let producer: FutureProducer = client.create().unwrap();
+    for pin in pins {
+        let record = FutureRecord::<(), _>::to(&config.topics.pin.name).payload(pin);
+        let sent = producer.send(record, Duration::from_secs(10)).await;
+        sent.unwrap();
+    }
+    let store = Store::open(&config.zone).await.unwrap();
+    archive_pins(config, &store, 0, pins, None).await;
+    let consumer: BaseConsumer = client.create().unwrap();
+    let mut ends = TopicPartitionList::new();
+    let end = Offset::Offset(i64::try_from(pins.len()).unwrap());
+    ends.add_partition_offset(&config.topics.pin.name, 0, end)
+        .unwrap();
+    for topic in [&config.topics.geo, &config.topics.user] {
+        ends.add_partition_offset(&topic.name, 0, Offset::Offset(0))
+            .unwrap();
+    }
+    tokio::task::block_in_place(|| consumer.commit(&ends, CommitMode::Sync)).unwrap();
+}
+
+/// The configuration of a stream worker, without the addresses of servers that are there.
+pub fn stream() -> Stream {
+    let sample = include_str!("../../config/samples/0.1.0/stream-live.yaml");
+    pinpipe_config::parse(sample).unwrap()
+}
+
+/// A client of the tests' API server, whose namespace `data` exists.
+pub async fn kubernetes() -> kube::Client {
+    let config = Kubeconfig::read_from(stores::kubernetes()).unwrap();
+    let options = KubeConfigOptions::default();
+    let config = kube::Config::from_custom_kubeconfig(config, &options).await;
+    let client = kube::Client::try_from(config.unwrap()).unwrap();
+    let namespace = Namespace {
+        metadata: ObjectMeta {
+            name: Some("data".to_owned()),
+            ..ObjectMeta::default()
+        },
+        ..Namespace::default()
+    };
+    let namespaces: Api<Namespace> = Api::all(client.clone());
+    match namespaces.create(&PostParams::default(), &namespace).await {
+        Err(kube::Error::Api(status)) if status.code == 409 => {}
+        created => drop(created.unwrap()),
+    }
+    client
 }
 
 /// The state of a run that has read nothing.

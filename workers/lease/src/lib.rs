@@ -6,6 +6,8 @@
 //! not changed for the lease duration, measured locally. A holder that can't renew its `Lease`
 //! stops before another candidate may acquire it.
 
+mod waiting;
+
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -23,10 +25,8 @@ use kube::{
 use tokio::{task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use waiting::{DURATION, Holder, ObservedHolder, Waiting};
 
-/// How long a `Lease` is valid after its last renewal, and so how long a crashed holder delays the
-/// next one.
-const DURATION: Duration = Duration::from_secs(15);
 /// How often a holder renews.
 const RENEW_INTERVAL: Duration = Duration::from_secs(3);
 /// A holder that could not renew for this long considers the `Lease` lost. Shorter than
@@ -36,31 +36,15 @@ const RENEW_DEADLINE: Duration = Duration::from_secs(11);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
 /// How often a waiting candidate tries to acquire the `Lease`.
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a candidate must wait to acquire the `Lease` of a crashed holder.
-pub const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(25);
 
 const _: () = assert!(
     RENEW_DEADLINE.as_secs() + REQUEST_TIMEOUT.as_secs() <= DURATION.as_secs(),
     "a holder must stop before another candidate may acquire the Lease"
 );
-const _: () = assert!(
-    DURATION.as_secs() < TAKEOVER_TIMEOUT.as_secs(),
-    "a candidate must wait until the Lease of a crashed holder has expired"
-);
 
 /// Why the `Lease` could not be acquired or was lost.
 #[derive(Debug, thiserror::Error)]
 pub enum LeaseError {
-    /// Another holder has the `Lease`.
-    #[error(
-        "{holder} holds the Lease {name}: wait until it has released it, then start this one again"
-    )]
-    Busy {
-        /// The `Lease`.
-        name: String,
-        /// The identity of its holder.
-        holder: String,
-    },
     /// The API server refused the request or can't be reached.
     #[error("the Lease {name} can't be acquired: {source}{}", hint(source))]
     Api {
@@ -135,20 +119,20 @@ struct State {
     renewed: Instant,
 }
 
-/// Acquires the `Lease` for `identity`. Waits up to `patience` while another holder has it, or
-/// without limit if `patience` is `None`.
+/// Acquires the `Lease` for `identity`. Waits while another holder renews it, however long. While
+/// the API server can't answer, it tries again for `patience`, or without limit if that is `None`.
 pub async fn acquire(
     api: Api<Lease>,
     name: &str,
     identity: &str,
     patience: Option<Duration>,
 ) -> Result<Held, LeaseError> {
-    let begun = Instant::now();
+    let mut answered = Instant::now();
     let mut observed = ObservedHolder::default();
-    let mut logged = false;
+    let mut waiting = Waiting::default();
     loop {
         let renewed = Instant::now();
-        let problem = match attempt(&api, name, identity, &mut observed).await {
+        match attempt(&api, name, identity, &mut observed).await {
             Ok(Attempt::Acquired(lease)) => {
                 info!(lease = name, "Lease acquired");
                 return Ok(Held::new(
@@ -161,25 +145,25 @@ pub async fn acquire(
                     identity,
                 ));
             }
-            Ok(Attempt::HeldBy(holder)) => {
-                if !logged {
-                    info!(lease = name, %holder, "another holds the Lease, waiting");
-                    logged = true;
-                }
-                LeaseError::Busy {
-                    name: name.to_owned(),
-                    holder,
+            Ok(Attempt::HeldBy(Holder { identity, since })) => {
+                answered = Instant::now();
+                if waiting.is_to_log(&identity, answered) {
+                    info!(
+                        lease = name,
+                        holder = identity,
+                        since,
+                        "another holds the Lease, waiting"
+                    );
                 }
             }
             Ok(Attempt::Conflict) => continue,
             Err(error @ LeaseError::Api { .. }) if is_refusal(&error) => return Err(error),
             Err(error) => {
+                if patience.is_some_and(|patience| answered.elapsed() > patience) {
+                    return Err(error);
+                }
                 warn!(lease = name, %error, "can't acquire the Lease, retrying");
-                error
             }
-        };
-        if patience.is_some_and(|patience| begun.elapsed() > patience) {
-            return Err(problem);
         }
         tokio::time::sleep(RETRY_INTERVAL).await;
     }
@@ -203,7 +187,7 @@ fn status_code(error: &LeaseError) -> Option<u16> {
 /// The outcome of one attempt to acquire the `Lease`.
 enum Attempt {
     Acquired(Box<Lease>),
-    HeldBy(String),
+    HeldBy(Holder),
     /// Another candidate wrote first.
     Conflict,
 }
@@ -238,36 +222,6 @@ async fn attempt(
         Ok(lease) => Ok(Attempt::Acquired(Box::new(lease))),
         Err(error) if is_conflict(&error) => Ok(Attempt::Conflict),
         Err(error) => Err(error),
-    }
-}
-
-/// The `resourceVersion` of the holder's last write and when a waiting candidate first observed it.
-#[derive(Default)]
-struct ObservedHolder(Option<(String, Instant)>);
-
-impl ObservedHolder {
-    /// The holder of `lease` if it may be alive at `now`. A holder with our own identity is a
-    /// former container of this pod and is ignored.
-    fn holder(&mut self, lease: &Lease, identity: &str, now: Instant) -> Option<String> {
-        let spec = lease.spec.as_ref()?;
-        let holder = spec
-            .holder_identity
-            .as_deref()
-            .filter(|holder| !holder.is_empty() && *holder != identity)?;
-        let version = lease.metadata.resource_version.clone().unwrap_or_default();
-        match &self.0 {
-            Some((seen, since)) if *seen == version => {
-                let valid = spec
-                    .lease_duration_seconds
-                    .and_then(|s| u64::try_from(s).ok())
-                    .map_or(DURATION, Duration::from_secs);
-                (now.duration_since(*since) < valid).then(|| holder.to_owned())
-            }
-            _ => {
-                self.0 = Some((version, now));
-                Some(holder.to_owned())
-            }
-        }
     }
 }
 
@@ -427,51 +381,6 @@ fn lock(state: &Mutex<State>) -> std::sync::MutexGuard<'_, State> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn lease(holder: &str, version: &str) -> Lease {
-        Lease {
-            metadata: ObjectMeta {
-                resource_version: Some(version.to_owned()),
-                ..ObjectMeta::default()
-            },
-            spec: Some(acquired(None, holder)),
-        }
-    }
-
-    #[test]
-    fn a_holder_is_dead_when_its_lease_has_not_changed_for_its_duration() {
-        let (mut observed, start) = (ObservedHolder::default(), Instant::now());
-        let held = Some("other".to_owned());
-        assert_eq!(observed.holder(&lease("other", "1"), "me", start), held);
-        let almost = DURATION.saturating_sub(Duration::from_millis(1));
-        assert_eq!(
-            observed.holder(&lease("other", "1"), "me", start + almost),
-            held
-        );
-        assert_eq!(
-            observed.holder(&lease("other", "2"), "me", start + almost),
-            held,
-            "a renewal restarts the duration"
-        );
-        assert_eq!(
-            observed.holder(&lease("other", "2"), "me", start + almost + almost),
-            held
-        );
-        assert_eq!(
-            observed.holder(&lease("other", "2"), "me", start + almost + DURATION),
-            None
-        );
-    }
-
-    #[test]
-    fn a_lease_released_or_of_our_own_identity_is_free() {
-        for holder in ["", "me"] {
-            assert_eq!(
-                ObservedHolder::default().holder(&lease(holder, "1"), "me", Instant::now()),
-                None
-            );
-        }
-    }
 
     #[test]
     fn transitions_are_counted() {

@@ -315,6 +315,24 @@ impl Manifest {
         }
     }
 
+    /// The most records that the run reads; `None` if that shows only once they are read.
+    pub fn records(&self) -> Option<u64> {
+        if !matches!(self.kind, RunKind::Incremental | RunKind::Full) {
+            return None;
+        }
+        let partitions = self
+            .to
+            .iter()
+            .flat_map(|(topic, ends)| ends.keys().map(move |partition| (topic, *partition)));
+        let records = partitions.map(|(topic, partition)| {
+            let begin = self.begin.get(topic).and_then(|all| all.get(&partition));
+            let Range { start, end } = self.window(topic, partition).offsets;
+            let start = begin.map_or(start, |begin| start.max(*begin));
+            u64::try_from(end - start).unwrap_or(0)
+        });
+        Some(records.sum())
+    }
+
     /// The records of a partition that belong to the run.
     pub fn window(&self, topic: &str, partition: i32) -> Window {
         let offset = |positions: &Positions| {

@@ -14,10 +14,13 @@ use pinpipe_runtime::documents::Unreadable;
 use serde::Deserialize;
 use tracing::{info, warn};
 
+use self::imports::Planned;
 #[cfg(test)]
 pub use self::imports::plan as import;
-pub use self::imports::{ImportRequest, SourceRequest};
-use self::{archived::archived_objects, imports::Planned};
+pub use self::{
+    archived::archived_objects,
+    imports::{ImportRequest, SourceRequest},
+};
 use crate::{
     barrier,
     failure::Permanent,

@@ -10,6 +10,7 @@ use pinpipe_servers::stores;
 use super::*;
 use crate::{
     coverage::{self, Coverage},
+    progress::Progress,
     read,
     testing::{self, TestDir},
 };
@@ -104,7 +105,8 @@ impl Archive {
             archived_objects(store, &config.topics, &manifest, Some(base)).await?;
         manifest.begin = begin;
         manifest.objects = objects.into_iter().map(|(object, _)| object).collect();
-        let read = read::read(config, store, &manifest, folder.path(), 1 << 20).await?;
+        let (path, progress) = (folder.path(), Progress::default());
+        let read = read::read(config, store, &manifest, path, 1 << 20, &progress).await?;
         let Coverage {
             begin,
             covered,

@@ -4,6 +4,7 @@
 //! Memory is bounded, whatever the number of records: a few chunks and the spill's buffers.
 
 mod imported;
+mod lines;
 #[cfg(test)]
 mod server_tests;
 
@@ -16,21 +17,20 @@ use std::{
 use anyhow::{Context, Result, bail};
 use pinpipe_config::{Batch, Topic, Topics};
 use pinpipe_core::Kind;
-use pinpipe_runtime::{
-    compressed::Decompressor,
-    raw_zone::{self, Index, ObjectMetadata, RawPartition},
-};
+use pinpipe_runtime::raw_zone::RawPartition;
 use tokio::{
     sync::mpsc::{Receiver, Sender, channel},
     task::JoinSet,
 };
 use tracing::info;
 
+pub use self::lines::Lines;
 use crate::{
     coverage::{Span, Spans},
-    decode::{Cleaner, LineDecoder, ReadStats},
+    decode::{Cleaner, ReadStats},
     failure::{InSource, Permanent},
     manifest::{Manifest, PassedOver, RawObject, Window, pass_over_all},
+    progress::Progress,
     retry::{RETRY_TIMEOUT, retry},
     rows::{self, Chunk},
     source,
@@ -81,18 +81,19 @@ pub fn topic(topics: &Topics, kind: Kind) -> &Topic {
 type ChunkSender = Sender<(Kind, Chunk)>;
 
 /// Reads and cleans all objects of a manifest. Rows are written to files in `folder`; up to
-/// `budget` bytes of them are buffered in memory.
+/// `budget` bytes of them are buffered in memory. Records that were read are added to `progress`.
 pub async fn read(
     config: &Batch,
     store: &Store,
     manifest: &Manifest,
     folder: &Path,
     budget: usize,
+    progress: &Progress,
 ) -> Result<Read> {
     let (chunks, arriving) = channel(CHUNKS);
     let (buckets, folder) = (manifest.buckets, folder.to_owned());
     let spilling = tokio::task::spawn_blocking(move || spill(arriving, buckets, &folder, budget));
-    let read = read_all(config, store, manifest, chunks).await;
+    let read = read_all(config, store, manifest, chunks, progress).await;
     // If the disk is full, readers only see a closed channel: the spill's error comes first.
     let rows = spilling.await??;
     let (stats, spans, passed_over) = read?;
@@ -135,6 +136,7 @@ async fn read_all(
     store: &Store,
     manifest: &Manifest,
     chunks: ChunkSender,
+    progress: &Progress,
 ) -> Result<(BTreeMap<Kind, ReadStats>, Spans, PassedOver)> {
     let max_bytes = usize::try_from(config.max_record_bytes)?;
     let if_deleted = "can't read a raw object that the run needs";
@@ -185,6 +187,7 @@ async fn read_all(
         } = objects[0];
         done += objects.len();
         records += unit.counts.read;
+        progress.read(unit.counts.read);
         let all = stats.entry(kind).or_default();
         all.counts += &unit.counts;
         all.latest = all.latest.max(unit.latest);
@@ -256,39 +259,13 @@ async fn read_lines(
     max_bytes: usize,
     chunks: &ChunkSender,
 ) -> Result<UnitRead> {
-    let response = store.get_once(&object.key).await?;
-    let metadata = ObjectMetadata::from_metadata(&response.metadata.unwrap_or_default())
-        .map_err(|error| Permanent(error.to_string()))?;
-    let span =
-        raw_zone::first_offset(&object.key).map(|first| Span::new(&object.key, first, &metadata));
-    if metadata.record_count == 0 {
-        // A gap that was told to be one. It needs no index.
-        return Ok(UnitRead {
-            span,
-            ..UnitRead::default()
-        });
+    let cleaner = Cleaner::new(object.kind, max_bytes);
+    let mut lines = Lines::open(store, object, window, cleaner).await?;
+    while lines.read().await? {
+        send(chunks, object.kind, lines.records().ready()).await?;
     }
-    let index = store.get_json_once::<Index>(&metadata.index).await?;
-    let mut decompressor =
-        Decompressor::for_key(&object.key).map_err(|error| Permanent(error.to_string()))?;
-    let mut decoder = LineDecoder::new(
-        Cleaner::new(object.kind, max_bytes),
-        object.partition,
-        window.clone(),
-        index,
-    )?;
-    let (mut body, mut bytes) = (response.body, 0);
-    while let Some(piece) = body.next().await {
-        let piece = piece?;
-        bytes += piece.len() as u64;
-        let mut piece = &piece[..];
-        while let Some(text) = decompressor.next(&mut piece)? {
-            decoder.push(text)?;
-            send(chunks, object.kind, decoder.ready()).await?;
-        }
-    }
-    decompressor.finish()?;
-    let (rest, stats) = decoder.finish()?;
+    let (span, bytes) = (lines.span.take(), lines.bytes);
+    let (rest, stats) = lines.finish()?.finish()?;
     send(chunks, object.kind, rest).await?;
     Ok(UnitRead {
         stats: ReadStats { bytes, ..stats },

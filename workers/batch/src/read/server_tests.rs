@@ -100,7 +100,8 @@ impl Theirs {
         // As the worker that resumes the run would have it.
         let text = serde_json::to_string(manifest)?;
         let manifest = serde_json::from_str(&text)?;
-        let read = read(config, archive, &manifest, folder.path(), 1 << 20).await?;
+        let (path, progress) = (folder.path(), Progress::default());
+        let read = read(config, archive, &manifest, path, 1 << 20, &progress).await?;
         Ok((read, folder))
     }
 

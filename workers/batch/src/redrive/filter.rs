@@ -1,38 +1,55 @@
 //! Selects the dead letters to re-drive.
 
+use anyhow::{Result, bail};
 use pinpipe_runtime::dead_letter::{DeadLetter, Outcome};
+use serde::Serialize;
 
-use super::Args;
+use super::args::Args;
+use crate::failure::Permanent;
 
 /// Conditions on a dead letter. An empty list matches everything.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Filter {
     reasons: Vec<String>,
     fields: Vec<String>,
+    sinks: Vec<String>,
     /// Earliest Kafka timestamp of the record, milliseconds since the epoch, inclusive.
     since: i64,
     /// Latest Kafka timestamp of the record, milliseconds since the epoch, exclusive.
     until: i64,
-    outcome: Outcome,
+    /// Outcomes, by name.
+    outcomes: Vec<&'static str>,
 }
 
 impl Filter {
-    /// The filter of the command line.
-    pub fn new(args: &Args) -> Self {
-        let non_empty = |names: &[String]| {
-            names
-                .iter()
-                .filter(|name| !name.is_empty())
-                .cloned()
-                .collect()
+    /// The filter of the command line. Sinks have refused a record; a reason is one of rejected or
+    /// of refused records. Without any of these, rejected ones are meant.
+    pub fn new(args: &Args) -> Result<Self> {
+        let non_empty = |names: &[String]| -> Vec<String> {
+            let names = names.iter().filter(|name| !name.is_empty());
+            names.cloned().collect()
         };
-        Self {
-            reasons: non_empty(&args.reason),
+        let (reasons, sinks) = (non_empty(&args.reason), non_empty(&args.sink));
+        let outcomes = match args.outcome {
+            Some(Outcome::Rejected) if !sinks.is_empty() => bail!(Permanent(format!(
+                "outcome is rejected, but sinks ({}) names sinks, which only refuse records: leave \
+                 one of the two out",
+                sinks.join(", ")
+            ))),
+            Some(outcome) => vec![outcome],
+            None if !sinks.is_empty() => vec![Outcome::Refused],
+            None if !reasons.is_empty() => vec![Outcome::Rejected, Outcome::Refused],
+            None => vec![Outcome::Rejected],
+        };
+        Ok(Self {
+            reasons,
             fields: non_empty(&args.field),
+            sinks,
             since: args.since.map_or(i64::MIN, |time| time.timestamp_millis()),
             until: args.until.map_or(i64::MAX, |time| time.timestamp_millis()),
-            outcome: args.outcome,
-        }
+            outcomes: outcomes.into_iter().map(Outcome::as_str).collect(),
+        })
     }
 
     /// Whether a dead letter matches.
@@ -40,9 +57,10 @@ impl Filter {
         let among = |names: &[String], name: Option<&str>| {
             names.is_empty() || name.is_some_and(|name| names.iter().any(|listed| listed == name))
         };
-        letter.verdict.outcome == self.outcome
+        self.outcomes.contains(&letter.verdict.outcome.as_str())
             && (self.since..self.until).contains(&letter.time)
             && among(&self.reasons, Some(&letter.verdict.reason))
+            && among(&self.sinks, letter.id.sink.as_deref())
             && among(&self.fields, letter.verdict.field.as_deref())
     }
 }
@@ -81,8 +99,42 @@ mod tests {
     }
 
     fn matches(options: &[&str], raw: &str) -> bool {
-        let cli = Cli::parse_from([&["redrive"][..], options].concat());
-        Filter::new(&cli.args).matches(&letter(raw))
+        filter(options).unwrap().matches(&letter(raw))
+    }
+
+    fn filter(options: &[&str]) -> Result<Filter> {
+        Filter::new(&Cli::parse_from([&["redrive"][..], options].concat()).args)
+    }
+
+    /// Whether a dead letter of a sink is selected.
+    fn matches_refused(options: &[&str], sink: &str) -> bool {
+        let mut letter = letter("{}");
+        letter.id.sink = Some(sink.to_owned());
+        letter.verdict.outcome = Outcome::Refused;
+        letter.verdict.reason = "23514".into();
+        filter(options).unwrap().matches(&letter)
+    }
+
+    #[test]
+    fn refused_records_are_selected_by_sink_or_reason_or_outcome() {
+        for (options, expected) in [
+            (&[][..], false),
+            (&["--outcome", "refused"], true),
+            (&["--outcome", "rejected"], false),
+            (&["--sink", "live,lake"], true),
+            (&["--sink", "lake"], false),
+            (&["--sink", "live", "--outcome", "refused"], true),
+            (&["--sink", "live", "--reason", "23505"], false),
+            (&["--reason", "not-json,23514"], true),
+            (&["--reason", "23514", "--outcome", "rejected"], false),
+        ] {
+            assert_eq!(matches_refused(options, "live"), expected, "{options:?}");
+        }
+        let rejected = matches(&["--sink", "live"], "{}");
+        assert!(!rejected, "no sink has refused that");
+        let error = filter(&["--sink", "live", "--outcome", "rejected"]).unwrap_err();
+        assert!(error.is::<Permanent>(), "{error}");
+        assert!(error.to_string().contains("live"), "{error}");
     }
 
     #[test]

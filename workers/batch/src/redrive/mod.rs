@@ -5,31 +5,28 @@
 //! record and its marker are written in one transaction, so a re-drive that dies can be started
 //! again. It needs no Lease: the transactional id lets only one re-drive of a pipeline write.
 
+mod args;
 mod filter;
 mod report;
 mod transaction;
 
 use std::{
-    path::PathBuf,
+    collections::BTreeSet,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
-use chrono::{DateTime, Utc};
-use clap::builder::FalseyValueParser;
+use anyhow::{Context, Result, bail, ensure};
 use pinpipe_config::{Batch, Topic};
 use pinpipe_core::{Kind, clean};
-use pinpipe_runtime::{
-    cli::WorkerArgs,
-    dead_letter::{Entry, Outcome},
-    shutdown,
-};
+use pinpipe_runtime::{cli::WorkerArgs, dead_letter::Entry, shutdown};
 use rdkafka::{Message, message::BorrowedMessage};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
-pub use self::report::Report;
+pub use self::{args::Args, report::Report};
 use self::{
     filter::Filter,
     report::TopicReport,
@@ -37,7 +34,13 @@ use self::{
 };
 use crate::{
     dead_letters::{self, DeadLetterReader, LetterIdSet},
-    failure, load_config, read, write_termination_log,
+    failure::{self, Permanent},
+    load_config,
+    output::Output,
+    read,
+    runs::{self, Runs},
+    store::Store,
+    termination,
 };
 
 /// Most dead letters of one transaction.
@@ -48,96 +51,13 @@ const TRANSACTION_BYTES: usize = 4 << 20;
 /// Interval of progress log lines.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// Options of a re-drive.
-#[derive(Debug, clap::Args)]
-pub struct Args {
-    /// Only dead letters with one of these reasons, such as too-large or key-unreadable. Any reason
-    /// unless set.
-    #[arg(
-        long,
-        env = "PINPIPE_REDRIVE_REASON",
-        value_name = "REASON,…",
-        value_delimiter = ','
-    )]
-    reason: Vec<String>,
-
-    /// Only dead letters with a fault in one of these fields, by raw name. Any field, or none,
-    /// unless set.
-    #[arg(
-        long,
-        env = "PINPIPE_REDRIVE_FIELD",
-        value_name = "FIELD,…",
-        value_delimiter = ','
-    )]
-    field: Vec<String>,
-
-    /// Only records whose Kafka timestamp is not before this time, such as 2026-01-31T00:00:00Z.
-    #[arg(long, env = "PINPIPE_REDRIVE_SINCE", value_name = "TIME", value_parser = time)]
-    since: Option<DateTime<Utc>>,
-
-    /// Only records whose Kafka timestamp is before this time.
-    #[arg(long, env = "PINPIPE_REDRIVE_UNTIL", value_name = "TIME", value_parser = time)]
-    until: Option<DateTime<Utc>>,
-
-    /// Only dead letters with this outcome: rejected records, or those that a sink refused.
-    #[arg(
-        long,
-        env = "PINPIPE_REDRIVE_OUTCOME",
-        value_name = "OUTCOME",
-        default_value = "rejected",
-        value_parser = outcome
-    )]
-    outcome: Outcome,
-
-    /// Only records of these kinds: pin, geo, user. All kinds unless set.
-    #[arg(
-        long,
-        env = "PINPIPE_REDRIVE_TOPIC",
-        value_name = "KIND,…",
-        value_delimiter = ','
-    )]
-    topic: Vec<Kind>,
-
-    /// Re-drives at most this many dead letters.
-    #[arg(long, env = "PINPIPE_REDRIVE_MAX", value_name = "N")]
-    max: Option<u64>,
-
-    /// Also re-drives records that would be rejected again.
-    #[arg(long, env = "PINPIPE_REDRIVE_FORCE", value_parser = FalseyValueParser::new())]
-    force: bool,
-
-    /// Writes nothing; the report counts what would be re-driven.
-    #[arg(long, env = "PINPIPE_REDRIVE_DRY_RUN", value_parser = FalseyValueParser::new())]
-    dry_run: bool,
-
-    /// File for the report as JSON, written only if it exists: Kubernetes creates it and copies its
-    /// content to the pod's status.
-    #[arg(long, value_name = "PATH", default_value = "/dev/termination-log")]
-    termination_log: PathBuf,
-}
-
-fn time(text: &str) -> Result<DateTime<Utc>, String> {
-    let parsed = DateTime::parse_from_rfc3339(text);
-    parsed
-        .map(Into::into)
-        .map_err(|error| format!("{error}; write it as 2026-01-31T00:00:00Z (RFC 3339)"))
-}
-
-fn outcome(text: &str) -> Result<Outcome, String> {
-    [Outcome::Rejected, Outcome::Refused]
-        .into_iter()
-        .find(|outcome| outcome.as_str() == text)
-        .ok_or_else(|| format!("`{text}` isn't an outcome: use rejected or refused"))
-}
-
-/// Executes a re-drive. The report goes to standard output and to the termination message.
+/// Executes a re-drive. The report goes to standard output, to the termination message and to the
+/// `ConfigMap` that the operator reads.
 pub fn run(worker: &WorkerArgs, args: &Args) -> ExitCode {
-    let started = Instant::now();
-    let mut report = Report::new(args.dry_run);
+    let mut report = Report::new(args.run(), args.dry_run);
     let result = execute(worker, args, &mut report);
-    report.finish(started.elapsed(), result.as_ref().err());
     println!("{}", report.to_json());
-    write_termination_log(&args.termination_log, &report.to_json());
+    termination::write(&args.termination_log, &report.termination_message());
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -148,11 +68,104 @@ pub fn run(worker: &WorkerArgs, args: &Args) -> ExitCode {
 }
 
 fn execute(worker: &WorkerArgs, args: &Args, report: &mut Report) -> Result<()> {
-    let config = load_config(&worker.config)?;
-    tokio::runtime::Runtime::new()?.block_on(async {
+    let started = Instant::now();
+    let executed = || {
+        let config = load_config(&worker.config)?;
+        let runtime = tokio::runtime::Runtime::new()?;
+        anyhow::Ok((config, runtime))
+    };
+    let (config, runtime) = executed().inspect_err(|error| report.failed(started, error))?;
+    runtime.block_on(async {
         let stop = shutdown::on_signal();
-        redrive(&config, args, report, &stop).await
+        let result = redrive_once(&config, args, report, &stop).await;
+        if let Err(error) = &result {
+            report.failed(started, error);
+        }
+        if let (Some(output), Some(run)) = (args.output(), args.run()) {
+            write_output(&config, output, &run, report).await;
+        }
+        result
     })
+}
+
+async fn write_output(config: &Batch, output: &str, run: &str, report: &Report) {
+    match kube::Client::try_default().await {
+        Ok(client) => {
+            let output = Output::new(client, &config.pipeline.namespace, output, run);
+            output.end(json!(report.shown())).await;
+        }
+        Err(error) => {
+            warn!("the report isn't shown: no Kubernetes API client: {error}");
+        }
+    }
+}
+
+/// The document of a re-drive that has ended well.
+#[derive(Deserialize, Serialize)]
+struct Done {
+    /// What was asked for, as JSON.
+    asked: String,
+    #[serde(flatten)]
+    report: Report,
+}
+
+/// Re-drives what `args` select, unless a re-drive of this name has ended well: then its report is
+/// that one's.
+pub async fn redrive_once(
+    config: &Batch,
+    args: &Args,
+    report: &mut Report,
+    stop: &CancellationToken,
+) -> Result<()> {
+    let started = Instant::now();
+    let Some(run) = args.run() else {
+        redrive(config, args, report, stop).await?;
+        report.succeeded(started);
+        return Ok(());
+    };
+    runs::check_name(&run)?;
+    let store = Store::open(&config.zone).await?;
+    let (key, asked) = (Runs::new(&config.pipeline).redrive(&run), asked(args)?);
+    let mut done: Option<Done> = store.find_json(&key).await?;
+    if done.is_none() {
+        redrive(config, args, report, stop).await?;
+        report.succeeded(started);
+        let own = Done {
+            asked: asked.clone(),
+            report: report.clone(),
+        };
+        if store.create_json(&key, &own).await? {
+            return Ok(());
+        }
+        // Ours, if the reply to a first attempt was lost.
+        done = store.find_json(&key).await?;
+    }
+    if let Some(done) = done {
+        ensure!(
+            done.asked == asked,
+            Permanent(format!(
+                "nothing was re-driven: there is a re-drive {run} with other values; choose \
+                 another name"
+            ))
+        );
+        info!(run, "the re-drive has already finished");
+        *report = done.report;
+    }
+    Ok(())
+}
+
+/// What a re-drive is asked for, as JSON.
+fn asked(args: &Args) -> Result<String> {
+    let filter = Filter::new(args)?;
+    let topics = args.topic.iter().map(|kind| kind.as_str());
+    let asked = json!({
+        "filter": filter,
+        "topics": topics.collect::<BTreeSet<_>>(),
+        "max": args.max,
+        "force": args.force,
+        "dryRun": args.dry_run,
+    });
+    Ok(asked.to_string())
 }
 
 /// Re-drives the dead letters that `args` select, and counts them in `report`.
@@ -162,13 +175,13 @@ pub async fn redrive(
     report: &mut Report,
     stop: &CancellationToken,
 ) -> Result<()> {
+    let filter = Filter::new(args)?;
     // Fences earlier re-drives before any end offset is read, so that they write nothing later.
     let transactions = if args.dry_run {
         None
     } else {
         Some(Transactions::new(config)?)
     };
-    let filter = Filter::new(args);
     let mut remaining = args.max.unwrap_or(u64::MAX);
     for kind in Kind::ALL
         .into_iter()
@@ -304,7 +317,7 @@ impl TopicRedrive<'_> {
             && !self.force
         {
             let rejected = &mut self.report.still_rejected;
-            *rejected.entry(rejection.reason()).or_default() += 1;
+            *rejected.entry(rejection.reason().to_owned()).or_default() += 1;
             return;
         }
         if self.remaining == 0 {

@@ -8,6 +8,8 @@
 //!                                   report.json     written when the run has finished
 //!                                   failed.json     written when it failed before its state
 //!                                   abandoned.json  written when an import failed after its state
+//!                                   redrive.json    written when a re-drive has finished
+//!                                   live.json       written when a live sink is backfilled
 //!                             latest.json           pointer to the last finished run
 //! ```
 
@@ -141,6 +143,16 @@ impl Runs {
     /// Key of the summary of a run that failed before it had written its state.
     pub fn failed(&self, run: &str) -> String {
         format!("{}/{run}/failed.json", self.folder)
+    }
+
+    /// Key of the report of a re-drive.
+    pub fn redrive(&self, run: &str) -> String {
+        format!("{}/{run}/redrive.json", self.folder)
+    }
+
+    /// Key of the summary of a backfill of a live sink.
+    pub fn live_backfill(&self, run: &str) -> String {
+        format!("{}/{run}/live.json", self.folder)
     }
 
     /// Key of the [`Abandoned`] of an import.

@@ -4,11 +4,8 @@ use std::{collections::BTreeMap, fs, slice};
 
 use chrono::{DateTime, Utc};
 use clap::Parser as _;
-use pinpipe_config::{BatchPostgres, BatchSink, Cassandra, Compression};
-use pinpipe_runtime::{
-    dead_letter::{Entry, Outcome},
-    raw_zone::{Index, LineOrder},
-};
+use pinpipe_config::{BatchPostgres, BatchSink, Cassandra};
+use pinpipe_runtime::dead_letter::{Entry, Outcome};
 use pinpipe_servers::stores;
 use rdkafka::{
     ClientConfig, Message as _,
@@ -21,15 +18,17 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::{
     dead_letters::{DeadLetterReader, ends},
+    failure::Permanent,
     fold::fold,
     load::{self, Loading, SinkReport},
-    manifest::{Format, Import, Manifest, RELEASE, RawObject as Planned, RunKind},
+    manifest::{Import, Manifest, RELEASE, RawObject as Planned, RunKind},
     memory::Memory,
-    redrive::{self, redrive},
+    progress::Progress,
+    redrive::{self, redrive_once},
     scratch::Scratch,
     sink::Marker,
     state::State,
-    testing::{self, TestDir},
+    testing::{self, TestDir, at, json_pin as pin},
 };
 
 /// The options of a re-drive.
@@ -49,19 +48,6 @@ struct Place {
     /// The state of the last run, and the offset after the last record that it read.
     base: Option<(State, i64)>,
     folder: TestDir,
-}
-
-fn pin(key: &str, title: &str) -> String {
-    format!("{{\"unique_id\": \"{key}\", \"index\": 1, \"title\": \"{title}\"}}")
-}
-
-/// Where a record stands.
-fn at(offset: i64) -> Order {
-    Order {
-        time: 1_000 + offset,
-        partition: 0,
-        offset,
-    }
 }
 
 impl Place {
@@ -97,49 +83,10 @@ impl Place {
 
     /// Archives pins. `original` is the order of the first one, if that is a re-driven record.
     async fn archive(&mut self, lines: &[String], original: Option<Order>) {
-        let raw = RawPartition {
-            topic: self.config.topics.pin.name.clone(),
-            partition: 0,
-        };
-        let (first, prefix) = (self.end, self.store.prefix());
+        let (config, store) = (&self.config, &self.store);
+        let archived = testing::archive_pins(config, store, self.end, lines, original).await;
+        self.objects.push(archived);
         self.end += i64::try_from(lines.len()).unwrap();
-        let offsets: Vec<i64> = (first..self.end).collect();
-        let order = original.map(|order| LineOrder {
-            line: 0,
-            time: order.time,
-            partition: order.partition,
-            offset: order.offset,
-        });
-        let index = Index {
-            times: offsets.iter().map(|offset| at(*offset).time).collect(),
-            offsets,
-            orders: order.into_iter().collect(),
-        };
-        let metadata = ObjectMetadata {
-            next_offset: self.end,
-            record_count: lines.len() as u64,
-            min_time: index.times[0],
-            max_time: at(self.end - 1).time,
-            cluster_id: "c".into(),
-            topic_id: "t".into(),
-            index: raw.index_key(prefix, first, self.end, lines.len()),
-        };
-        self.store.put_json(&metadata.index, &index).await.unwrap();
-        let key = raw.object_key(prefix, first, Compression::None);
-        let client = pinpipe_runtime::s3::client(&self.config.zone.s3).await;
-        let put = client.unwrap().put_object().key(&key);
-        put.bucket(&self.config.zone.bucket)
-            .set_metadata(Some(metadata.to_metadata()))
-            .body((lines.join("\n") + "\n").into_bytes().into())
-            .send()
-            .await
-            .unwrap();
-        self.objects.push(Planned {
-            kind: Kind::Pin,
-            partition: 0,
-            key,
-            format: Format::Archive,
-        });
     }
 
     /// A run's time, by the number of the run.
@@ -171,7 +118,8 @@ impl Place {
         let base_state = base.as_ref().map(|(state, _)| state);
         let scratch = Scratch::open(self.folder.path()).unwrap();
         let memory = Memory::of(256 << 20);
-        let read = read::read(config, store, &manifest, scratch.folder(), memory.buffers);
+        let (folder, progress) = (scratch.folder(), Progress::default());
+        let read = read::read(config, store, &manifest, folder, memory.buffers, &progress);
         let read = read.await.unwrap();
         let folding = fold(
             store, config, &manifest, base_state, read, &scratch, &memory,
@@ -225,20 +173,14 @@ impl Place {
         letters.collect()
     }
 
-    /// Re-drives the refused records, and returns the report.
-    async fn redrive(&self) -> String {
-        let options = ["redrive", "--outcome", "refused", "--topic", "pin"];
-        let mut report = redrive::Report::new(false);
+    /// Re-drives refused records with a name, and returns the report.
+    async fn redrive(&self, run: &str, options: &[&str]) -> Result<redrive::Report> {
+        let options = [&["redrive", "--topic", "pin", "--run", run], options].concat();
+        let args = Cli::parse_from(options).args;
+        let mut report = redrive::Report::new(args.run(), args.dry_run);
         let stop = CancellationToken::new();
-        redrive(
-            &self.config,
-            &Cli::parse_from(options).args,
-            &mut report,
-            &stop,
-        )
-        .await
-        .unwrap();
-        report.to_json()
+        redrive_once(&self.config, &args, &mut report, &stop).await?;
+        Ok(report)
     }
 
     fn set_aside(&self, rows: u64) -> BTreeMap<String, u64> {
@@ -323,7 +265,22 @@ async fn a_refused_row_is_a_dead_letter_once_and_can_be_redriven() {
     place.run(5, Incremental).await;
 
     // The archive has the re-driven record, which is refused again.
-    let redriven = place.redrive().await;
+    let tried = place
+        .redrive("try", &["--reason", "23514", "--dry-run"])
+        .await;
+    let tried = tried.unwrap().to_json();
+    assert!(tried.contains(r#""redriven":1"#), "{tried}");
+    let other = place
+        .redrive("other", &["--sink", "other"])
+        .await
+        .unwrap()
+        .to_json();
+    assert!(
+        other.contains(r#""read":1,"redriven":0,"skipped":0"#),
+        "{other}"
+    );
+    let redriven = place.redrive("first", &["--outcome", "refused"]).await;
+    let redriven = redriven.unwrap().to_json();
     assert!(redriven.contains(r#""redriven":1"#), "{redriven}");
     let records = place.records(&place.config.topics.pin.name).await;
     assert_eq!(records, [("a".to_owned(), bad.clone(), None)]);
@@ -338,7 +295,22 @@ async fn a_refused_row_is_a_dead_letter_once_and_can_be_redriven() {
 
     let allow = "ALTER TABLE batch.pinterest_batch DROP CONSTRAINT polite";
     sql.batch_execute(allow).await.unwrap();
-    let redriven = place.redrive().await;
+    // The first one is done, and so is what was only tried.
+    for (run, options) in [
+        ("first", &["--outcome", "refused"][..]),
+        ("try", &["--reason", "23514", "--dry-run"]),
+    ] {
+        let again = place.redrive(run, options).await.unwrap();
+        let first = if run == "first" { &redriven } else { &tried };
+        assert_eq!(&again.to_json(), first);
+    }
+    let error = place.redrive("first", &["--sink", "warehouse"]).await;
+    let error = error.unwrap_err();
+    assert!(error.is::<Permanent>(), "{error:#}");
+    assert!(error.to_string().contains("other values"), "{error:#}");
+    assert_eq!(place.records(&place.config.topics.pin.name).await.len(), 1);
+    let redriven = place.redrive("second", &["--sink", "warehouse"]).await;
+    let redriven = redriven.unwrap().to_json();
     assert!(
         redriven.contains(r#""redriven":1,"doneBefore":1"#),
         "{redriven}"

@@ -10,6 +10,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use bytes::Bytes;
 use futures::SinkExt as _;
 use pinpipe_config::WriteMode;
+use pinpipe_core::Kind;
 use tokio_postgres::{Client, CopyInSink, types::Type};
 
 use super::{
@@ -101,17 +102,8 @@ impl Postgres {
         if records == 0 {
             return Ok(());
         }
+        copy(client, topic.kind, &batches).await?;
         let insert = self.sql.insert(topic.kind);
-        {
-            // COPY needs a statement by name; it is closed before the transaction ends.
-            let statement = client.prepare(&Sql::copy(topic.kind)).await?;
-            let copy: CopyInSink<Bytes> = client.copy_in(&statement).await?;
-            futures::pin_mut!(copy);
-            for piece in copy_data(&batches) {
-                copy.feed(piece).await?;
-            }
-            copy.finish().await?;
-        }
         match self.sql.mode() {
             WriteMode::Upsert => {
                 client.execute_typed(&insert, &[]).await?;
@@ -181,6 +173,19 @@ impl Postgres {
             due.len()
         ))))
     }
+}
+
+/// Copies the rows of batches into the staging table.
+pub async fn copy(client: &Client, kind: Kind, batches: &[&Rows]) -> Result<(), Failed> {
+    // COPY needs a statement by name; it is closed before the transaction ends.
+    let statement = client.prepare(&Sql::copy(kind)).await?;
+    let copy: CopyInSink<Bytes> = client.copy_in(&statement).await?;
+    futures::pin_mut!(copy);
+    for piece in copy_data(batches) {
+        copy.feed(piece).await?;
+    }
+    copy.finish().await?;
+    Ok(())
 }
 
 /// A row of [`Sql::lock_positions`] or [`Sql::read_positions`].

@@ -7,6 +7,7 @@ mod commit;
 mod connect;
 mod encode;
 mod failure;
+mod replay;
 mod reset;
 pub mod rows;
 mod sql;
@@ -20,6 +21,7 @@ use pinpipe_runtime::postgres::Settings;
 use tokio::{sync::Mutex, time::timeout};
 use tokio_postgres::{Client, types::Type};
 
+pub use self::replay::Replayed;
 use self::{
     commit::position,
     connect::{CREATE_LOCK, Connection, Parameter},
