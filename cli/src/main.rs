@@ -1,21 +1,36 @@
-//! `kubectl pinpipe`: a kubectl plug-in for people who write pipelines.
+//! `kubectl pinpipe`: a kubectl plug-in for people who write and run pipelines.
 
+mod answers;
+mod clean;
+mod cluster;
+mod completion;
+mod failure;
+mod input;
+mod logs;
+mod metrics;
+mod output;
+mod plan;
+mod pods;
+mod report;
+mod runs;
+mod status;
+mod time;
 mod validate;
 
-use std::{
-    fs,
-    io::{self, Read as _},
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tokio::runtime::Runtime;
 
-use validate::{Before, Checked, check, no_pipeline};
+use failure::{Failure, Outcome};
 
-/// Checks pipelines before they are applied
+/// Writes, checks and runs Pinterest pipelines
+///
+/// Exit status: 0 for yes (valid, clean, ready, no change), 1 for no, 2 if an argument is wrong or
+/// a file cannot be read, 3 if the cluster cannot be reached, lacks the object or refuses.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-pinpipe", bin_name = "kubectl pinpipe", version)]
+#[command(verbatim_doc_comment)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -31,143 +46,133 @@ enum Command {
     ///
     /// Exit status: 0 if every pipeline is valid; 1 if one is not, or if no file has a pipeline;
     /// 2 if the arguments are wrong or a file cannot be read.
+    ///
+    /// Examples:
+    ///   kubectl pinpipe validate pinterest.yaml
+    ///   kubectl pinpipe validate --before /tmp/before/pipelines pipelines
     #[command(verbatim_doc_comment)]
-    Validate(Validate),
-}
+    Validate(validate::command::Arguments),
 
-#[derive(Debug, clap::Args)]
-struct Validate {
-    /// File, folder (its .yaml, .yml and .json files), or - for standard input
+    /// Cleans raw records as the workers do, and shows each field
     ///
-    /// A file may have several documents; objects of other kinds are ignored.
-    #[arg(required = true, value_name = "FILE")]
-    files: Vec<PathBuf>,
-
-    /// Namespace of pipelines that name none; default topic names begin with it
-    #[arg(short, long, value_name = "NAME", default_value = "default")]
-    namespace: String,
-
-    /// File or folder with the pipelines as they were before; may be repeated
+    /// Shows raw and clean value of each column, what was made null and why, or why the record is
+    /// rejected. It uses no cluster.
     ///
-    /// Also takes what `kubectl get pp -o yaml` prints. Each pipeline is compared with the one of
-    /// the same namespace and name here; changes that cannot be made are reported.
-    #[arg(long, value_name = "FILE", verbatim_doc_comment)]
-    before: Vec<PathBuf>,
+    /// Exit status: 0 if no record is rejected, 1 if one is, 2 if a file cannot be read or a
+    /// record's kind cannot be told.
+    ///
+    /// Examples:
+    ///   kubectl pinpipe clean < record.json
+    ///   kubectl pinpipe clean --kind user --output json users.ndjson
+    #[command(verbatim_doc_comment)]
+    Clean(clean::Arguments),
+
+    /// Shows what applying a file would change, and changes nothing
+    ///
+    /// Validates the file as `validate` does, with the pipeline in the cluster as what was before.
+    /// Then prints objects that are created, changed and deleted, topics that are created or get
+    /// partitions, pods that restart and why, how batch runs change, and what cannot be changed.
+    ///
+    /// Exit status: 0 if nothing changes, 1 if something does, 2 if the file is invalid or asks
+    /// for a change that cannot be made, 3 if the cluster does not answer.
+    ///
+    /// Examples:
+    ///   kubectl pinpipe plan -f pinterest.yaml
+    ///   kubectl pinpipe plan -f pipelines --output json
+    #[command(verbatim_doc_comment)]
+    Plan(plan::Arguments),
+
+    /// Shows a pipeline on one screen, or lists the pipelines of a namespace
+    ///
+    /// Conditions with reason and message, pods, records a second, lag, the share of rejected
+    /// records, the last batch run, the age of the answers, and the next step. Rates and lag come
+    /// from the workers' metrics through the API server.
+    ///
+    /// Exit status: 0 if everything shown is ready, 1 if not, 3 if the cluster does not answer.
+    ///
+    /// Examples:
+    ///   kubectl pinpipe status
+    ///   kubectl pinpipe status -n data pinterest --watch
+    #[command(verbatim_doc_comment)]
+    Status(status::Arguments),
+
+    /// Lists the batch runs of a pipeline, newest first
+    ///
+    /// Exit status: 0 if the last run that ended succeeded or none has ended, 1 if it failed, 3 if
+    /// the cluster does not answer.
+    ///
+    /// Examples:
+    ///   kubectl pinpipe runs pinterest
+    ///   kubectl pinpipe runs --output csv
+    #[command(verbatim_doc_comment)]
+    Runs(runs::Arguments),
+
+    /// Prints the answers of the last batch run
+    ///
+    /// From the ConfigMap that the run wrote them to, or from the log of its pod.
+    ///
+    /// Exit status: 0, or 3 if the cluster has no answers or does not answer.
+    ///
+    /// Examples:
+    ///   kubectl pinpipe answers
+    ///   kubectl pinpipe answers pinterest --question popular_category_by_year --output csv
+    #[command(verbatim_doc_comment)]
+    Answers(answers::Arguments),
+
+    /// Prints the logs of all pods of a pipeline or of one component
+    ///
+    /// Exit status: 0, 1 if a pod's log could not be read, 3 if the cluster does not answer.
+    ///
+    /// Examples:
+    ///   kubectl pinpipe logs pinterest stream-live --follow
+    ///   kubectl pinpipe logs pinterest batch
+    ///   kubectl pinpipe logs pinterest --since 10m
+    #[command(verbatim_doc_comment)]
+    Logs(logs::Arguments),
+
+    /// Writes a folder for a bug report, with secrets left out
+    ///
+    /// The pipeline and its objects, events, the ends of logs, metrics and readiness of the pods,
+    /// versions. Secrets are not read; values of environment variables, and credentials in URLs,
+    /// settings and logs are masked.
+    ///
+    /// Exit status: 0, 1 if something could not be read, 2 if the folder cannot be written, 3 if
+    /// the cluster does not answer.
+    ///
+    /// Examples:
+    ///   kubectl pinpipe report pinterest
+    ///   kubectl pinpipe report -n data --folder /tmp/report
+    #[command(verbatim_doc_comment)]
+    Report(report::Arguments),
+
+    /// Prints a script that completes commands and options
+    ///
+    /// Examples:
+    ///   source <(kubectl pinpipe completion bash)
+    ///   kubectl pinpipe completion fish > ~/.config/fish/completions/kubectl-pinpipe.fish
+    #[command(verbatim_doc_comment)]
+    Completion(completion::Arguments),
 }
 
 fn main() -> ExitCode {
-    let Command::Validate(arguments) = Arguments::parse().command;
-    match validate(&arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
-        Err(error) => {
-            eprintln!("error: {error}");
-            ExitCode::from(2)
-        }
-    }
+    let command = Arguments::parse().command;
+    let outcome = match Runtime::new() {
+        Ok(runtime) => runtime.block_on(run(&command)),
+        Err(error) => Err(Failure::Usage(format!("no thread can be started: {error}"))),
+    };
+    failure::end(outcome)
 }
 
-/// Prints what is wrong, and returns whether all pipelines are valid.
-fn validate(arguments: &Validate) -> Result<bool, String> {
-    let mut before = Before::default();
-    for Input { name, text } in read_all(&arguments.before)? {
-        before
-            .add(&text, &arguments.namespace)
-            .map_err(|problem| format!("--before: {name}:{problem}"))?;
+async fn run(command: &Command) -> Outcome {
+    match command {
+        Command::Validate(arguments) => validate::command::run(arguments),
+        Command::Clean(arguments) => clean::run(arguments),
+        Command::Plan(arguments) => plan::run(arguments).await,
+        Command::Status(arguments) => status::run(arguments).await,
+        Command::Runs(arguments) => runs::run(arguments).await,
+        Command::Answers(arguments) => answers::run(arguments).await,
+        Command::Logs(arguments) => logs::run(arguments).await,
+        Command::Report(arguments) => report::run(arguments).await,
+        Command::Completion(arguments) => completion::run::<Arguments>(arguments),
     }
-    let (mut valid, mut problems, mut others) = (0, 0, 0);
-    for Input { name: file, text } in read_all(&arguments.files)? {
-        let checked = check(&text, &before, &arguments.namespace);
-        if checked == Checked::default() {
-            println!("{file}: {}", no_pipeline());
-            others += 1;
-        }
-        for problem in &checked.problems {
-            println!("{file}:{problem}");
-        }
-        for name in &checked.valid {
-            let compared = if arguments.before.is_empty() || before.has(name) {
-                ""
-            } else {
-                ", and new: no --before file has a pipeline of this namespace and name"
-            };
-            println!("{file}: {name} is valid{compared}");
-        }
-        valid += checked.valid.len();
-        problems += checked.problems.len();
-    }
-    // A file without pipelines is fine among others; if no file has one, something is misspelt.
-    if valid + problems == 0 {
-        problems = others;
-    }
-    if problems > 0 {
-        let noun = if problems == 1 { "problem" } else { "problems" };
-        eprintln!("{problems} {noun}, {valid} valid");
-    }
-    Ok(problems == 0)
-}
-
-/// A file's text, and what to call the file in messages.
-struct Input {
-    name: String,
-    text: String,
-}
-
-fn read_all(paths: &[PathBuf]) -> Result<Vec<Input>, String> {
-    let mut inputs = Vec::new();
-    for path in paths {
-        if path.as_os_str() == "-" {
-            inputs.push(standard_input()?);
-        } else if path.is_dir() {
-            let files = files_in(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            if files.is_empty() {
-                return Err(format!(
-                    "{}: this folder has no .yaml, .yml or .json file",
-                    path.display()
-                ));
-            }
-            for file in files {
-                inputs.push(read(&file)?);
-            }
-        } else {
-            inputs.push(read(path)?);
-        }
-    }
-    Ok(inputs)
-}
-
-fn standard_input() -> Result<Input, String> {
-    let mut text = String::new();
-    io::stdin()
-        .read_to_string(&mut text)
-        .map_err(|error| format!("standard input: {error}"))?;
-    Ok(Input {
-        name: "<stdin>".to_owned(),
-        text,
-    })
-}
-
-fn read(file: &Path) -> Result<Input, String> {
-    let name = file.display().to_string();
-    match fs::read_to_string(file) {
-        Ok(text) => Ok(Input { name, text }),
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-            Err(format!("{name}: not UTF-8 text"))
-        }
-        Err(error) => Err(format!("{name}: {error}")),
-    }
-}
-
-/// The files `kubectl apply -f FOLDER` reads, sorted by name: those of subfolders are not.
-fn files_in(folder: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(folder)? {
-        let path = entry?.path();
-        let extension = path.extension().and_then(|extension| extension.to_str());
-        if matches!(extension, Some("yaml" | "yml" | "json")) && path.is_file() {
-            files.push(path);
-        }
-    }
-    files.sort();
-    Ok(files)
 }

@@ -29,10 +29,18 @@ fn folder(test: &str) -> PathBuf {
 
 /// Runs `validate` in a folder. Returns its exit status, and standard output and error together.
 fn validate(folder: &Path, arguments: &[&str], input: &str) -> (i32, String) {
+    run("validate", folder, arguments, input)
+}
+
+/// Runs a command in a folder without a kubeconfig.
+fn run(command: &str, folder: &Path, arguments: &[&str], input: &str) -> (i32, String) {
     let mut child = Command::new(env!("CARGO_BIN_EXE_kubectl-pinpipe"))
-        .arg("validate")
+        .arg(command)
         .args(arguments)
         .current_dir(folder)
+        .env("HOME", folder)
+        .env_remove("KUBECONFIG")
+        .env_remove("KUBERNETES_SERVICE_HOST")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -174,4 +182,110 @@ fn topic_names_that_kafka_takes_for_one_are_refused() {
     let begin = "topic-collision.yaml:10: spec.broker.kafka.topics.overrides: topics shop.pin and \
                  shop_pin differ only by '.' and '_'";
     assert!(text.starts_with(begin), "{text}");
+}
+
+#[test]
+fn records_are_cleaned_field_by_field_without_a_cluster() {
+    let folder = folder("clean");
+    let user = r#"{"ind": "7", "first_name": "Ann", "age": 200}"#;
+    let (status, text) = run("clean", &folder, &[], user);
+    let expected = "\
+<stdin>:1: user, repaired
+COLUMN       RAW                CLEAN
+ind          \"7\"                7      cleaned
+user_name    first_name: \"Ann\"  \"Ann\"
+age          200                null   repaired: out-of-range: age is outside the field's bounds
+date_joined                     null   missing
+";
+    assert_eq!((status, text.as_str()), (0, expected));
+
+    let two = format!("{user}\n{{\"age\": 1}}\n");
+    let (status, text) = run("clean", &folder, &["--output", "json"], &two);
+    assert_eq!(status, 1, "{text}");
+    let records: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(records[0]["fields"][0]["raw"]["ind"], "\"7\"");
+    assert_eq!(records[1]["rejection"]["reason"], "key-missing");
+    let (status, text) = run("clean", &folder, &["--output", "csv"], &two);
+    assert_eq!((status, text.lines().count()), (1, 6), "{text}");
+
+    for (arguments, input, message) in [
+        (&[][..], "", "error: no record was found: "),
+        (
+            &[],
+            "{\"ind\": 1}",
+            "error: <stdin>:1: the fields don't tell the record's kind: ",
+        ),
+        (&["absent"], "", "error: absent: No such file or directory"),
+        (
+            &["--kind", "cat"],
+            "",
+            "error: invalid value 'cat' for '--kind <KIND>'",
+        ),
+    ] {
+        let (status, text) = run("clean", &folder, arguments, input);
+        assert!(status == 2 && text.starts_with(message), "{text}");
+    }
+}
+
+#[test]
+fn a_cluster_that_can_t_be_reached_is_named_with_what_to_do() {
+    let folder = folder("unreachable");
+    let (status, text) = run("status", &folder, &[], "");
+    assert_eq!(status, 2, "{text}");
+    assert!(text.starts_with("error: no cluster is known: "), "{text}");
+    let kubeconfig = "\
+apiVersion: v1
+kind: Config
+current-context: c
+clusters: [{name: c, cluster: {server: 'http://127.0.0.1:1'}}]
+contexts: [{name: c, context: {cluster: c, user: u}}]
+users: [{name: u, user: {}}]
+";
+    fs::write(folder.join("config"), kubeconfig).unwrap();
+    let (status, text) = run("status", &folder, &["--kubeconfig", "config"], "");
+    assert_eq!(status, 3, "{text}");
+    let begin = "error: the API server at http://127.0.0.1:1/ can't be reached: ";
+    assert!(
+        text.starts_with(begin) && text.contains("kubectl version"),
+        "{text}"
+    );
+    let other = ["--kubeconfig", "config", "--context", "other"];
+    let (status, text) = run("status", &folder, &other, "");
+    assert_eq!(status, 2, "{text}");
+    assert!(
+        text.starts_with("error: the kubeconfig can't be read: "),
+        "{text}"
+    );
+}
+
+#[test]
+fn every_command_has_examples_and_shells_complete_all_of_them() {
+    let folder = folder("help");
+    let (_, help) = run("--help", &folder, &[], "");
+    let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands: Vec<&str> = commands
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.strip_prefix("  ")?.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .collect();
+    assert!(
+        commands.contains(&"clean") && commands.contains(&"status"),
+        "{help}"
+    );
+    for shell in ["bash", "zsh", "fish"] {
+        let (status, script) = run("completion", &folder, &[shell], "");
+        assert_eq!(status, 0);
+        for command in &commands {
+            assert!(script.contains(command), "{shell}: {command}");
+        }
+    }
+    for command in commands {
+        let (status, help) = run(command, &folder, &["--help"], "");
+        assert_eq!(status, 0);
+        let example = format!("  kubectl pinpipe {command}");
+        assert!(
+            help.contains("Examples:") && help.contains(&example),
+            "{help}"
+        );
+    }
 }

@@ -1,6 +1,6 @@
-//! The `PinterestPipeline` resource: types, validation rules and status.
+//! The `PinterestPipeline` and `PinterestRun` resources: types, validation rules and status.
 //!
-//! The schema contains no defaults. The operator's validate phase fills them in, so that defaults
+//! The schemas contain no defaults. The operator's validate phase fills them in, so that defaults
 //! are in one place and a stored resource contains exactly what its author wrote. Every string,
 //! list and map is bounded: the API server estimates the cost of CEL rules from these bounds and
 //! refuses a definition that could be too expensive.
@@ -17,6 +17,7 @@ mod dead_letters;
 mod ingest;
 mod network_policy;
 pub mod reasons;
+mod run;
 mod schema;
 mod sinks;
 mod status;
@@ -48,7 +49,12 @@ pub use ingest::{
     ServiceType,
 };
 pub use network_policy::{IpBlock, LabelSelector, NetworkPolicy, NetworkPolicyPeer};
-pub use schema::{BrokenRule, check_rules, crd, schema, yaml};
+pub use run::{
+    ImportLayout, ImportS3, ImportTopic, PinterestRun, PinterestRunSpec, PinterestRunStatus,
+    PipelineRef, RedriveOutcome, RunAction, RunBackfill, RunBatch, RunCounts, RunImport, RunPhase,
+    RunRedrive, run_condition_types,
+};
+pub use schema::{BrokenRule, check_rules, crd, crds, run_schema, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};
 pub use status::{
     BatchStatus, Created, IngestStatus, LastRun, Outcome, PinterestPipelineStatus, SinkKind,

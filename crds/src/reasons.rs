@@ -152,6 +152,17 @@ pub const BATCH_OVERDUE: &str = "BatchOverdue";
 /// configuration.
 pub const RUN_REPLACED: &str = "RunReplaced";
 
+/// Of a run: the pipeline it names doesn't exist.
+pub const PIPELINE_NOT_FOUND: &str = "PipelineNotFound";
+/// Of a run: another one works on the pipeline's data, or comes first.
+pub const RUN_AHEAD: &str = "RunAhead";
+/// Of a run: the pipeline has no batch section.
+pub const NO_BATCH: &str = "NoBatch";
+/// Of a run: its Job was deleted before it had ended.
+pub const JOB_MISSING: &str = "JobMissing";
+/// Of a run: it has succeeded.
+pub const RUN_SUCCEEDED: &str = "RunSucceeded";
+
 /// No value is above its threshold.
 pub const WITHIN_THRESHOLD: &str = "WithinThreshold";
 /// A sink is further behind than its threshold.

@@ -4,7 +4,7 @@
 use std::{collections::BTreeSet, fs};
 
 use pinpipe_core::{Kind, clean};
-use pinpipe_crds::{REPAIRABLE_FIELDS, check_rules, schema};
+use pinpipe_crds::{REPAIRABLE_FIELDS, check_rules, run_schema, schema};
 use serde::Deserialize as _;
 use serde_json::{Value, json};
 
@@ -20,6 +20,12 @@ fn pipeline(spec: &Value) -> Value {
 
 fn committed(path: &str) -> String {
     fs::read_to_string(path).unwrap()
+}
+
+/// Calls `visit` with the path and the schema of every node of both kinds.
+fn walk_all(visit: &mut impl FnMut(&str, &Value)) {
+    walk("", &schema(), visit);
+    walk("", &run_schema(), visit);
 }
 
 /// Calls `visit` with the path and the schema of every node.
@@ -72,16 +78,16 @@ fn invalid_examples() -> Vec<Example> {
 
 #[test]
 fn committed_definitions_are_up_to_date() {
-    let yaml = pinpipe_crds::yaml().unwrap();
-    for copy in [
-        "pinterestpipelines.yaml",
-        "../charts/pinpipe/files/pinterestpipelines.yaml",
-    ] {
-        assert_eq!(
-            yaml,
-            committed(copy),
-            "{copy} is out of date: cargo run -p pinpipe-crds --bin crdgen -- --write"
-        );
+    for crd in pinpipe_crds::crds() {
+        let yaml = pinpipe_crds::yaml(&crd).unwrap();
+        for folder in [".", "../charts/pinpipe/files"] {
+            let copy = format!("{folder}/{}.yaml", crd.spec.names.plural);
+            assert_eq!(
+                yaml,
+                committed(&copy),
+                "{copy} is out of date: cargo run -p pinpipe-crds --bin crdgen -- --write"
+            );
+        }
     }
 }
 
@@ -118,7 +124,7 @@ fn each_invalid_example_is_refused_with_its_message_alone() {
 fn every_rule_has_an_invalid_example() {
     let examples = invalid_examples();
     let mut unproven = BTreeSet::new();
-    walk("", &schema(), &mut |_, node| {
+    walk_all(&mut |_, node| {
         for rule in node["x-kubernetes-validations"]
             .as_array()
             .into_iter()
@@ -141,7 +147,7 @@ fn every_rule_has_an_invalid_example() {
 
 #[test]
 fn every_field_is_described_and_bounded() {
-    walk("", &schema(), &mut |path, node| {
+    walk_all(&mut |path, node| {
         assert!(
             node["description"].is_string() || path.ends_with("[]") || path.ends_with("{}"),
             "{path} has no description"
@@ -162,14 +168,16 @@ fn every_field_is_described_and_bounded() {
 /// A rule has a message that says what to do; a pattern has none.
 #[test]
 fn no_field_that_a_user_writes_has_a_pattern() {
-    walk("", &schema()["properties"]["spec"], &mut |path, node| {
-        assert!(node["pattern"].is_null(), "{path} has a pattern");
-    });
+    for schema in [schema(), run_schema()] {
+        walk("", &schema["properties"]["spec"], &mut |path, node| {
+            assert!(node["pattern"].is_null(), "{path} has a pattern");
+        });
+    }
 }
 
 #[test]
 fn the_schema_has_no_floats_and_pascal_case_values() {
-    walk("", &schema(), &mut |path, node| {
+    walk_all(&mut |path, node| {
         assert_ne!(node["type"], json!("number"), "{path}");
         for value in node["enum"].as_array().into_iter().flatten() {
             let value = value.as_str().unwrap();
@@ -182,14 +190,14 @@ fn the_schema_has_no_floats_and_pascal_case_values() {
 
 #[test]
 fn the_schema_has_no_defaults() {
-    walk("", &schema(), &mut |path, node| {
+    walk_all(&mut |path, node| {
         assert!(node["default"].is_null(), "{path} has a default");
     });
 }
 
 #[test]
 fn shipped_examples_are_valid() {
-    let mut pipelines = 0;
+    let (mut pipelines, mut runs) = (0, 0);
     for entry in fs::read_dir("../examples").unwrap() {
         let path = entry.unwrap().path();
         if path.extension().is_none_or(|extension| extension != "yaml") {
@@ -201,10 +209,14 @@ fn shipped_examples_are_valid() {
                 assert_eq!(check_rules(&document, None), Ok(()), "{}", path.display());
                 serde_json::from_value::<pinpipe_crds::PinterestPipeline>(document).unwrap();
                 pipelines += 1;
+            } else if document["kind"] == json!("PinterestRun") {
+                assert_eq!(check_rules(&document, None), Ok(()), "{}", path.display());
+                serde_json::from_value::<pinpipe_crds::PinterestRun>(document).unwrap();
+                runs += 1;
             }
         }
     }
-    assert!(pipelines > 0);
+    assert!(pipelines > 0 && runs > 0);
 }
 
 #[test]

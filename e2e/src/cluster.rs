@@ -99,7 +99,8 @@ pub fn pipeline_resource() -> ApiResource {
     ))
 }
 
-fn kubeconfig() -> Result<PathBuf> {
+/// The kubeconfig that `KUBECONFIG` names, or else the harness's own.
+pub fn kubeconfig() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("KUBECONFIG") {
         return Ok(path.into());
     }

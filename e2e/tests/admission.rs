@@ -19,7 +19,10 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Resource, ResourceExt,
-    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, ValidationDirective},
+    api::{
+        ApiResource, DeleteParams, DynamicObject, GroupVersionKind, Patch, PatchParams, PostParams,
+        ValidationDirective,
+    },
 };
 use pinpipe_e2e::{
     Sandbox, Spec, eventually, finally, pipeline::READY_WITHIN, scenario::in_sandbox,
@@ -27,8 +30,11 @@ use pinpipe_e2e::{
 use serde::{Deserialize as _, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 
+/// Version of the kinds of pinpipe.
+const API_VERSION: &str = "pinpipe.dev/v1alpha1";
+
 #[test]
-fn an_invalid_pipeline_is_refused_with_the_message_of_its_rule() -> Result<()> {
+fn what_is_invalid_is_refused_with_the_message_of_its_rule() -> Result<()> {
     in_sandbox("refused", async |sandbox| {
         let files = files("crds/tests/invalid")?;
         ensure!(files.len() >= 30, "only {} files", files.len());
@@ -45,11 +51,10 @@ fn an_invalid_pipeline_is_refused_with_the_message_of_its_rule() -> Result<()> {
                     create(sandbox, stored, false)
                         .await
                         .with_context(|| format!("{name}: the stored document"))?;
-                    let pipelines = sandbox.cluster.pipelines(&sandbox.namespace);
+                    let api = api(sandbox, stored);
                     let stored: DynamicObject = serde_json::from_value(stored.clone())?;
                     let outcome = update(sandbox, &stored.name_any(), change).await;
-                    pipelines
-                        .delete(&stored.name_any(), &DeleteParams::default())
+                    api.delete(&stored.name_any(), &DeleteParams::default())
                         .await?;
                     outcome
                 }
@@ -73,7 +78,7 @@ fn the_shipped_examples_are_accepted() -> Result<()> {
         for (name, text) in files("examples")? {
             for document in documents(&text)?
                 .iter()
-                .filter(|document| document["kind"] == "PinterestPipeline")
+                .filter(|document| document["apiVersion"] == API_VERSION)
             {
                 create(sandbox, document, true)
                     .await
@@ -321,25 +326,31 @@ fn documents(yaml: &str) -> Result<Vec<Value>> {
         .collect::<Result<_, _>>()?)
 }
 
-/// Creates a pipeline as `kubectl create` does: unknown fields are errors. Without `dry_run`, it is
-/// created suspended.
+/// The API of a document's kind.
+fn api(sandbox: &Sandbox, document: &Value) -> Api<DynamicObject> {
+    let kind = document["kind"].as_str().unwrap_or_default();
+    let resource = ApiResource::from_gvk(&GroupVersionKind::gvk("pinpipe.dev", "v1alpha1", kind));
+    Api::namespaced_with(sandbox.cluster.client(), &sandbox.namespace, &resource)
+}
+
+/// Creates an object as `kubectl create` does: unknown fields are errors. Without `dry_run`, a
+/// pipeline is created suspended.
 async fn create(sandbox: &Sandbox, document: &Value, dry_run: bool) -> Result<()> {
     let mut document = document.clone();
     document["metadata"]["namespace"] = json!(sandbox.namespace);
     if !dry_run {
-        document["spec"]["suspend"] = json!(true);
+        if document["kind"] == "PinterestPipeline" {
+            document["spec"]["suspend"] = json!(true);
+        }
+        let api = api(sandbox, &document);
         let object: DynamicObject = serde_json::from_value(document)?;
-        sandbox
-            .cluster
-            .pipelines(&sandbox.namespace)
-            .create(&PostParams::default(), &object)
-            .await?;
+        api.create(&PostParams::default(), &object).await?;
         return Ok(());
     }
+    let api = api(sandbox, &document);
     let request = Request::post(format!(
-        "/apis/pinpipe.dev/v1alpha1/namespaces/{}/pinterestpipelines\
-         ?dryRun=All&fieldValidation=Strict",
-        sandbox.namespace
+        "{}?dryRun=All&fieldValidation=Strict",
+        api.resource_url()
     ))
     .header("content-type", "application/json")
     .body(serde_json::to_vec(&document)?)?;
@@ -353,14 +364,7 @@ async fn update(sandbox: &Sandbox, name: &str, document: &Value) -> Result<()> {
         field_validation: Some(ValidationDirective::Strict),
         ..PatchParams::default()
     };
-    sandbox
-        .cluster
-        .pipelines(&sandbox.namespace)
-        .patch(
-            name,
-            &patch,
-            &Patch::Merge(json!({"spec": document["spec"]})),
-        )
-        .await?;
+    let change = Patch::Merge(json!({"spec": document["spec"]}));
+    api(sandbox, document).patch(name, &patch, &change).await?;
     Ok(())
 }

@@ -16,7 +16,7 @@ use pinpipe_plan::{
 use crate::{
     kafka::{Brokers, TopicsCache},
     metrics::Metrics,
-    observe::{child_cache::ChildCache, pipeline_index::PipelineIndex},
+    observe::{child_cache::ChildCache, pipeline_index::PipelineIndex, run_index::RunIndex},
     permits::Permits,
     records::Records,
     rollouts::Rollouts,
@@ -53,6 +53,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// All watched pipelines.
     pub pipelines: PipelineIndex,
+    /// All watched runs.
+    pub runs: RunIndex,
     /// Connected Kafka clusters.
     pub brokers: Brokers,
     /// Recent states of topics.
@@ -95,6 +97,7 @@ impl Context {
             settings,
             metrics,
             pipelines: PipelineIndex::default(),
+            runs: RunIndex::default(),
             brokers: Brokers::default(),
             topics: TopicsCache::default(),
             children: ChildCache::default(),

@@ -5,10 +5,11 @@ use std::fs;
 use k8s_openapi::{api::networking::v1::Ingress, jiff::Timestamp};
 use mlua::{Lua, LuaSerdeExt as _};
 use pinpipe_config::LAG_METRIC;
-use pinpipe_crds::{condition_types, reasons};
+use pinpipe_crds::{RunPhase, condition_types, reasons};
 use pinpipe_plan::{
     build::{Object, Observed, build},
-    samples::{pipeline, validated, whole},
+    queue::State,
+    samples::{pipeline, run, validated, whole},
 };
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -31,14 +32,39 @@ fn health(findings: &[Option<(&'static str, Finding)>], seen: i64) -> String {
     status.conditions = status::conditions(&[], findings, Some(seen), Timestamp::UNIX_EPOCH);
     status.observed_generation = Some(seen);
     resource.status = Some(status);
-    let key = "resource.customizations.health.pinpipe.dev_PinterestPipeline";
+    argo_cd("PinterestPipeline", &json!(resource))
+}
+
+/// What Argo CD says of a resource.
+fn argo_cd(kind: &str, resource: &Value) -> String {
+    let key = format!("resource.customizations.health.pinpipe.dev_{kind}");
     let script = &documents("gitops/argocd/health.yaml")[0]["data"][key];
     let lua = Lua::new();
     lua.globals()
-        .set("obj", lua.to_value(&json!(resource)).unwrap())
+        .set("obj", lua.to_value(resource).unwrap())
         .unwrap();
     let health: mlua::Table = lua.load(script.as_str().unwrap()).eval().unwrap();
     health.get("status").unwrap()
+}
+
+#[test]
+fn argo_cd_knows_how_a_run_is() {
+    let mut run = run("r", json!({"batch": {}}));
+    assert_eq!(argo_cd("PinterestRun", &json!(run)), "Progressing");
+    for (phase, expected) in [
+        (RunPhase::Queued, "Progressing"),
+        (RunPhase::Running, "Progressing"),
+        (RunPhase::Succeeded, "Healthy"),
+        (RunPhase::Failed, "Degraded"),
+        (RunPhase::Refused, "Degraded"),
+    ] {
+        let state = State {
+            phase,
+            ..State::queued(&run, reasons::RUNNING, "how it is")
+        };
+        run.status = Some(status::runs::status(&run, &state, Timestamp::UNIX_EPOCH));
+        assert_eq!(argo_cd("PinterestRun", &json!(run)), expected, "{phase:?}");
+    }
 }
 
 #[test]

@@ -147,12 +147,12 @@ fn resource(path: &str) -> (&str, bool) {
     }
 }
 
-/// Name of a status subresource; only one is written.
+/// Name of a status subresource that is written.
 fn status_of(kind: &str) -> &str {
-    if kind == "pinterestpipelines" {
-        "pinterestpipelines/status"
-    } else {
-        kind
+    match kind {
+        "pinterestpipelines" => "pinterestpipelines/status",
+        "pinterestruns" => "pinterestruns/status",
+        kind => kind,
     }
 }
 

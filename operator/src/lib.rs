@@ -25,6 +25,7 @@ pub mod kube_client;
 pub mod metrics;
 pub mod observe;
 pub mod permits;
+pub mod pipeline_metrics;
 pub mod reconcile;
 pub mod records;
 pub mod rollouts;

@@ -8,7 +8,12 @@ use clap::Parser as _;
 use kube::{Api, Client, Config};
 use pinpipe_lease::{Held, LeaseError};
 use pinpipe_operator::{
-    cli::Args, context::Context, controller, kube_client, metrics::Metrics, observe::worker_health,
+    cli::Args,
+    context::Context,
+    controller, kube_client,
+    metrics::Metrics,
+    observe::{pipeline_index::PipelineIndex, worker_health},
+    pipeline_metrics,
 };
 use pinpipe_runtime::{admin::Admin, malloc, shutdown, telemetry};
 use tokio::runtime::Runtime;
@@ -26,6 +31,8 @@ async fn run() -> anyhow::Result<()> {
     let stop = shutdown::on_signal();
     let mut admin = Admin::new();
     let metrics = Metrics::register(admin.registry());
+    let pipelines = PipelineIndex::default();
+    pipeline_metrics::register(admin.registry(), pipelines.clone());
     let config = Config::infer()
         .await
         .context("no access to a Kubernetes API: run in a cluster, or set KUBECONFIG")?;
@@ -49,7 +56,7 @@ async fn run() -> anyhow::Result<()> {
     // A failure of either ends the process; a stop waits for both, and so for active reconciles.
     tokio::try_join!(
         async { admin.await? },
-        work(&args, client, metrics, stop.clone())
+        work(&args, client, metrics, pipelines, stop.clone())
     )?;
     tracing::info!("operator stopped");
     Ok(())
@@ -60,6 +67,7 @@ async fn work(
     args: &Args,
     client: Client,
     metrics: Metrics,
+    pipelines: PipelineIndex,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
     let pods = worker_health::client().context("the HTTP client for workers can't be made")?;
@@ -71,7 +79,10 @@ async fn work(
     let proof = held.as_ref().map(Held::proof);
     // In a pod it is the namespace of the ServiceAccount, elsewhere that of the kubeconfig.
     let settings = args.settings(client.default_namespace());
-    let context = Arc::new(Context::new(client, pods, settings, metrics, proof));
+    let context = Arc::new(Context {
+        pipelines,
+        ..Context::new(client, pods, settings, metrics, proof)
+    });
     let controller = controller::run(context, args.scopes(), stop);
     let Some(held) = held else {
         controller.await;

@@ -10,7 +10,7 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 
 /// Labels of a reconcile.
@@ -77,38 +77,46 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("operator");
         registry.register(
             "reconciles",
-            "Reconciles of a pipeline, by outcome",
+            "reconciles: `ready`, `not_ready`, `invalid`, `paused`, `gone`, `error`",
             metrics.reconciles.clone(),
         );
-        registry.register("errors", "Errors, by kind", metrics.errors.clone());
+        registry.register(
+            "errors",
+            "failed reconciles, by kind; of kind `broker`, which the reconcile goes on after, \
+             brokers that don't answer or refuse",
+            metrics.errors.clone(),
+        );
         registry.register(
             "writes",
-            "Writes to the API server and the broker",
+            "writes to the API server, and to the broker: `create`, `raise` and `delete` of `topics`",
             metrics.writes.clone(),
         );
         registry.register(
             "api_requests",
-            "Requests to the API server, by their answer",
+            "requests to the API server, watches included; `code` is `none` without a response, and \
+             a request that was retried counts once",
             metrics.requests.clone(),
         );
-        registry.register(
-            "reconcile_duration_seconds",
-            "Duration of a reconcile",
+        registry.register_with_unit(
+            "reconcile_duration",
+            "duration of a reconcile",
+            Unit::Seconds,
             metrics.duration.clone(),
         );
         registry.register(
             "queue_depth",
-            "Pipelines that wait for a concurrency permit",
+            "pipelines waiting for a reconcile",
             metrics.queue_depth.clone(),
         );
         registry.register(
             "reconciles_running",
-            "Reconciles that are running",
+            "reconciles under way: up to `operator.concurrency`, and those that have waited for a \
+             broker for more than 2 s",
             metrics.reconciles_running.clone(),
         );
         registry.register(
             "leader",
-            "1 if this replica holds the Lease, 0 if it stands by",
+            "1 where this operator works, 0 on a standby",
             metrics.leader.clone(),
         );
         metrics
@@ -180,5 +188,26 @@ impl GaugeGuard {
 impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pinpipe_servers::documented_metrics;
+    use prometheus_client::encoding::text::encode;
+
+    use super::*;
+
+    #[test]
+    fn all_metrics_are_documented() {
+        let mut registry = Registry::with_prefix("pinpipe");
+        let metrics = Metrics::register(&mut registry);
+        metrics.reconciled("ready", Duration::from_secs(1));
+        metrics.failed("api");
+        metrics.requested("get", "pods".to_owned(), "200".to_owned());
+        metrics.wrote("apply", "deployments");
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        documented_metrics::check("Operator", &text).unwrap();
     }
 }

@@ -3,12 +3,13 @@
 //!
 //! This crate makes commands and the files they need. The caller starts them and owns the processes
 //! and their logs; [`stores`] does that for test programs. With the feature `acls` it sets rights
-//! of a broker's users, too.
+//! of a broker's users, too. [`documented_metrics`] compares what programs expose with their docs.
 
 #[cfg(feature = "acls")]
 pub mod acls;
 pub mod cassandra;
 pub mod certificates;
+pub mod documented_metrics;
 pub mod kafka;
 pub mod kubernetes;
 pub mod postgres;

@@ -1,8 +1,8 @@
-//! Programs built from Go modules: kind and helm where the machine has none, and the programs of a
-//! node image.
+//! Programs built from Go modules: kind, helm and promtool where the machine has none, and the
+//! programs of a node image.
 //!
-//! All but helm come from one module, e2e/kind, so that they compile the Kubernetes libraries once,
-//! in one version.
+//! All but helm and promtool come from one module, e2e/kind, so that they compile the Kubernetes
+//! libraries once, in one version.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,6 +18,11 @@ use crate::step::step;
 const NODE: &str = "e2e/kind";
 /// The folder of helm's module, which needs another version of the Kubernetes libraries.
 const HELM: &str = "e2e/kind/helm";
+/// The folder of promtool's module, with the unit tests of the rules.
+const PROMTOOL: &str = "e2e/promtool";
+/// Leaves the service discoveries of clouds out of promtool: they take longer to compile than all
+/// else. No other program knows the tag.
+const TAGS: &str = "remove_all_sd";
 /// Packages whose variables hold the version that Kubernetes programs report.
 const VERSION_VARIABLES: [&str; 2] = [
     "k8s.io/component-base/version",
@@ -53,6 +58,15 @@ pub fn helm(context: &Context) -> Result<()> {
         package: "helm.sh/helm/v4/cmd/helm",
     };
     build(context, HELM, &[helm])
+}
+
+/// promtool, where no finished one can be had.
+pub fn promtool(context: &Context) -> Result<()> {
+    let promtool = Program {
+        name: "promtool",
+        package: "github.com/prometheus/prometheus/cmd/promtool",
+    };
+    build(context, PROMTOOL, &[promtool])
 }
 
 /// The programs of a node: etcd, `CoreDNS`, and `hyperkube`, which is all programs of Kubernetes.
@@ -107,7 +121,7 @@ fn require_go() -> Result<()> {
     if !on_path("go") {
         bail!(
             "not found: go, to build what this machine lacks. Install Go 1.26 or newer, or \
-             install kind and helm"
+             install kind, helm and promtool"
         );
     }
     Ok(())
@@ -152,7 +166,8 @@ fn build(context: &Context, module: &str, programs: &[Program]) -> Result<()> {
             // that is compiled, which shows progress.
             go.current_dir(&folder)
                 .env("CGO_ENABLED", "0")
-                .args(["build", "-v", "-trimpath", "-ldflags", &linked, "-o"])
+                .args(["build", "-v", "-trimpath", "-tags", TAGS])
+                .args(["-ldflags", &linked, "-o"])
                 .arg(&finished)
                 .args(missing.iter().map(|(program, _)| program.package));
             go

@@ -23,6 +23,7 @@ mod manifests;
 mod node_image;
 mod operator;
 mod process;
+mod promtool;
 mod soak;
 mod stack;
 mod step;

@@ -116,8 +116,13 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
   # `patch` sets and removes the finalizer of pipelines with deletionPolicy: Delete.
   verbs: [get, list, watch, patch]
 - apiGroups: [pinpipe.dev]
-  resources: [pinterestpipelines/status]
+  resources: [pinterestpipelines/status, pinterestruns/status]
   verbs: [patch]
+# `create` records a Job of the schedule as a run, `delete` removes such a record when it is old, and
+# `patch` makes the pipeline the owner of its runs.
+- apiGroups: [pinpipe.dev]
+  resources: [pinterestruns]
+  verbs: [get, list, watch, create, patch, delete]
 # The operator reads the Secrets that pipelines name. It neither lists nor watches Secrets.
 - apiGroups: [""]
   resources: [secrets]
@@ -130,8 +135,7 @@ app.kubernetes.io/instance: {{ .Release.Name | quote }}
 - apiGroups: [apps]
   resources: [replicasets]
   verbs: [list]
-# `create` starts a batch run that an annotation requests. `delete` replaces one that could not start
-# before the pipeline was corrected.
+# `create` starts a run. `delete` replaces one that could not start before the pipeline was corrected.
 - apiGroups: [batch]
   resources: [jobs]
   verbs: [list, watch, create, delete]

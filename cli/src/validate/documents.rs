@@ -10,6 +10,7 @@ use super::{
 };
 
 pub(super) const KIND: &str = "PinterestPipeline";
+pub(super) const RUN_KIND: &str = "PinterestRun";
 pub(super) const API_VERSION: &str = "pinpipe.dev/v1alpha1";
 
 /// Message about a file without a pipeline.
@@ -38,6 +39,11 @@ impl Before {
         Ok(())
     }
 
+    /// Adds a pipeline as the API server has it, by its name `<namespace>/<name>`.
+    pub fn insert(&mut self, name: String, stored: Value) {
+        self.0.insert(name, stored);
+    }
+
     /// Whether there was a pipeline of this name, `<namespace>/<name>`.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
@@ -47,6 +53,14 @@ impl Before {
     pub(super) fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name)
     }
+}
+
+/// The pipelines of a file, each with its name `<namespace>/<name>`; those without a namespace are
+/// in `namespace`.
+pub fn named(text: &str, namespace: &str) -> Result<Vec<(String, Value)>, Problem> {
+    let named = pipelines(text)?.into_iter();
+    let named = named.map(|Document { root, .. }| (full_name(&root, namespace), root.to_json()));
+    Ok(named.collect())
 }
 
 /// The documents of a file, or items of its Lists, that are meant to be pipelines.
@@ -68,6 +82,14 @@ pub(super) fn full_name(root: &Node, namespace: &str) -> String {
         text("namespace").unwrap_or(namespace),
         text("name").unwrap_or_default()
     )
+}
+
+/// The kind that a document is checked as: a misspelt one is a pipeline's.
+pub(super) fn kind(root: &Node) -> &'static str {
+    match root.text("kind") {
+        Some(RUN_KIND) => RUN_KIND,
+        _ => KIND,
+    }
 }
 
 /// Whether kind or apiVersion is a pipeline's: the other one may be misspelt.

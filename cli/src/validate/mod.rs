@@ -5,6 +5,7 @@
 //! cluster knows isn't checked: whether Secrets have their keys, whether a pipeline outside the
 //! file owns a topic, what the broker allows.
 
+pub mod command;
 mod documents;
 mod schema;
 mod yaml;
@@ -20,10 +21,10 @@ use pinpipe_plan::{
 };
 use serde_json::{Value, json};
 
-use documents::{API_VERSION, KIND, full_name, pipelines};
+use documents::{API_VERSION, RUN_KIND, full_name, pipelines};
 use yaml::{Document, Node};
 
-pub use documents::{Before, no_pipeline};
+pub use documents::{Before, named, no_pipeline};
 
 /// Something the API server or the operator would refuse.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -113,7 +114,8 @@ fn problems(
     if let Some(fields) = resource.as_object_mut() {
         fields.remove("status");
     }
-    let refusals = schema::check(&envelope(), root);
+    let kind = documents::kind(root);
+    let refusals = schema::check(&envelope(kind), root);
     let blocked = refusals.iter().any(|refusal| refusal.blocks_rules);
     problems.extend(
         refusals
@@ -131,6 +133,9 @@ fn problems(
         );
         return problems;
     }
+    if kind == RUN_KIND {
+        return problems;
+    }
     problems.extend(
         operator_problems(resource, namespace, claims)
             .into_iter()
@@ -141,8 +146,12 @@ fn problems(
 
 /// Schema of a whole object. The definition has none for metadata, which is Kubernetes' own: of it,
 /// the fields that people write are checked.
-fn envelope() -> Value {
-    let spec = pinpipe_crds::schema()["properties"]["spec"].take();
+fn envelope(kind: &str) -> Value {
+    let mut schema = match kind {
+        RUN_KIND => pinpipe_crds::run_schema(),
+        _ => pinpipe_crds::schema(),
+    };
+    let spec = schema["properties"]["spec"].take();
     let text = || json!({"type": "string"});
     let texts = || json!({"type": "object", "additionalProperties": text()});
     json!({
@@ -150,7 +159,7 @@ fn envelope() -> Value {
         "required": ["apiVersion", "kind", "metadata", "spec"],
         "properties": {
             "apiVersion": {"type": "string", "enum": [API_VERSION]},
-            "kind": {"type": "string", "enum": [KIND]},
+            "kind": {"type": "string", "enum": [kind]},
             "metadata": {
                 "type": "object",
                 "required": ["name"],

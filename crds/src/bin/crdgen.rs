@@ -1,23 +1,24 @@
-//! Prints the `CustomResourceDefinition` of `PinterestPipeline`, or with `--write` updates the
-//! committed copies.
+//! Prints the `CustomResourceDefinitions`, or with `--write` updates the committed copies.
 
 use std::{error::Error, fs, path::Path};
 
-/// The committed copies: beside the crate, and in the Helm chart, which can only read its own
+/// Folders of the committed copies: the crate's, and the Helm chart's, which can only read its own
 /// files.
-const COPIES: [&str; 2] = [
-    "pinterestpipelines.yaml",
-    "../charts/pinpipe/files/pinterestpipelines.yaml",
-];
+const FOLDERS: [&str; 2] = ["", "../charts/pinpipe/files"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let yaml = pinpipe_crds::yaml()?;
-    if std::env::args().any(|argument| argument == "--write") {
-        for copy in COPIES {
-            fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(copy), &yaml)?;
+    let write = std::env::args().any(|argument| argument == "--write");
+    for crd in pinpipe_crds::crds() {
+        let yaml = pinpipe_crds::yaml(&crd)?;
+        if !write {
+            print!("---\n{yaml}");
+            continue;
         }
-    } else {
-        print!("{yaml}");
+        for folder in FOLDERS {
+            let file = format!("{}.yaml", crd.spec.names.plural);
+            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+            fs::write(folder.join(file), &yaml)?;
+        }
     }
     Ok(())
 }

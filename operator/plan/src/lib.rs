@@ -5,7 +5,7 @@
 //! 2. [`build`] turns that and what was observed of the cluster into objects and topics. The same
 //!    input gives the same bytes.
 //!
-//! [`ownership`] decides which of several pipelines a topic belongs to. The operator and the
+//! [`queue`] decides which run starts next. [`ownership`] decides which of several pipelines a topic belongs to. The operator and the
 //! command line (`kubectl pinpipe`) are built on this crate.
 
 pub mod build;
@@ -15,6 +15,8 @@ mod mounts;
 pub mod names;
 pub mod ownership;
 mod pods;
+pub mod queue;
+pub mod run;
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;
 pub mod validate;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use pinpipe_crds::PinterestPipeline;
+use pinpipe_crds::{PinterestPipeline, PinterestRun};
 use serde_json::{Value, json};
 
 use crate::{
@@ -32,6 +32,20 @@ pub fn pipeline(mut spec: Value) -> PinterestPipeline {
         "apiVersion": "pinpipe.dev/v1alpha1",
         "kind": "PinterestPipeline",
         "metadata": {"name": "pinterest", "namespace": "data", "uid": "0001", "generation": 1},
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+/// Run of the pipeline `pinterest` in namespace `data` that does this; its UID is its name.
+#[must_use]
+pub fn run(name: &str, action: Value) -> PinterestRun {
+    let mut spec = action;
+    spec["pipelineRef"] = json!({"name": "pinterest"});
+    serde_json::from_value(json!({
+        "apiVersion": "pinpipe.dev/v1alpha1",
+        "kind": "PinterestRun",
+        "metadata": {"name": name, "namespace": "data", "uid": name, "generation": 1},
         "spec": spec,
     }))
     .unwrap()

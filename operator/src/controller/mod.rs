@@ -22,7 +22,10 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     context::Context,
     error::Error,
-    observe::{child_cache::Of, pipeline_index::CachedPipeline},
+    observe::{
+        child_cache::Of,
+        pipeline_index::{CachedPipeline, FILLED_WITHIN},
+    },
     permits::Permit,
     reconcile::{self, Outcome},
 };
@@ -38,9 +41,14 @@ const FORGET: Duration = Duration::from_mins(1);
 /// Runs until `stop`, and then until the reconciles that are under way have ended.
 pub async fn run(context: Arc<Context>, scopes: Vec<Scope>, stop: CancellationToken) {
     let before = watches::claims_before(&context.client, &scopes).await;
-    let controllers = scopes
+    let runs = scopes
         .iter()
-        .map(|scope| watches::controller(scope, &context, &stop));
+        .map(|scope| watches::runs(scope, &context, &stop));
+    let runs: Vec<_> = runs.collect();
+    context.runs.filled(FILLED_WITHIN).await;
+    let controllers = scopes.iter().zip(runs);
+    let controllers =
+        controllers.map(|(scope, runs)| watches::controller(scope, runs, &context, &stop));
     let controllers: Vec<_> = controllers.collect();
     for (controller, before) in controllers.iter().zip(before) {
         context.pipelines.add(controller.store(), before);
@@ -61,17 +69,30 @@ pub async fn run(context: Arc<Context>, scopes: Vec<Scope>, stop: CancellationTo
 }
 
 async fn drive(controller: Controller<CachedPipeline>, context: Arc<Context>) {
-    let results = controller.run(reconcile, on_error, context);
+    let results = controller.run(reconcile, on_error, Arc::clone(&context));
     results
         .for_each(|result| async {
             match result {
-                Ok(_)
-                | Err(ControllerError::ObjectNotFound(_) | ControllerError::ReconcilerFailed(..)) =>
-                    {}
+                Ok(_) | Err(ControllerError::ReconcilerFailed(..)) => {}
+                Err(ControllerError::ObjectNotFound(pipeline)) => {
+                    let (namespace, name) = (pipeline.namespace, pipeline.name);
+                    let context = Arc::clone(&context);
+                    tokio::spawn(hold_runs(context, namespace.unwrap_or_default(), name));
+                }
                 Err(error) => tracing::warn!(%error, "a watch failed, trying again"),
             }
         })
         .await;
+}
+
+/// Reports that the runs of a pipeline that doesn't exist wait for it.
+async fn hold_runs(context: Arc<Context>, namespace: String, name: String) {
+    let held = reconcile::runs_without_pipeline(&context, &namespace, &name);
+    match timeout(RECONCILE_TIMEOUT, held).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::warn!(namespace, name, %error, "runs can't be reported"),
+        Err(_) => tracing::warn!(namespace, name, "runs can't be reported in time"),
+    }
 }
 
 /// Waits for a concurrency permit. The permits, and not kube, bound how many reconciles run at

@@ -1,8 +1,13 @@
 //! Watches of pipelines and their children.
 
-use std::{collections::BTreeSet, fmt::Debug, time::Duration};
+use std::{collections::BTreeSet, fmt::Debug, future::ready, time::Duration};
 
-use futures::{Stream, StreamExt as _, future::join_all, stream::iter};
+use futures::{
+    Stream, StreamExt as _,
+    channel::mpsc::{UnboundedReceiver, unbounded},
+    future::join_all,
+    stream::iter,
+};
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
@@ -21,8 +26,8 @@ use kube::{
     api::{ListParams, ObjectMeta},
     core::PartialObjectMeta,
     runtime::{
-        Controller, WatchStreamExt as _, controller::Config, reflector::ObjectRef, utils::Backoff,
-        watcher, watcher::Event,
+        Controller, WatchStreamExt as _, controller::Config, reflector, reflector::ObjectRef,
+        utils::Backoff, watcher, watcher::Event,
     },
 };
 use pinpipe_plan::{
@@ -30,6 +35,7 @@ use pinpipe_plan::{
     ownership::Claim,
 };
 use serde::de::DeserializeOwned;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::requeue::jittered;
@@ -38,6 +44,7 @@ use crate::{
     observe::{
         child_cache::{self, Concerned, Matters},
         pipeline_index::{CachedPipeline, FILLED_WITHIN},
+        run_index::CachedRun,
     },
 };
 
@@ -109,9 +116,48 @@ pub(super) async fn claims_before(client: &Client, scopes: &[Scope]) -> Vec<Vec<
     join_all(scopes.iter().map(list)).await
 }
 
-/// Controller of one scope.
+/// Watches the runs of one scope until `stop`, from now on, for the index. Returns the pipelines
+/// whose runs change.
+pub(super) fn runs(
+    scope: &Scope,
+    context: &Context,
+    stop: &CancellationToken,
+) -> UnboundedReceiver<ObjectRef<CachedPipeline>> {
+    let (store, writer) = reflector::store();
+    let (listed, filled) = watch::channel(false);
+    context.runs.add(store, filled);
+    let api = scope.api::<CachedRun>(&context.client);
+    let events = watcher(api, watcher::Config::default()).backoff(ConstantBackoff);
+    let (send, changed) = unbounded();
+    let work = reflector(writer, events).for_each(move |event| {
+        let pipeline = match event {
+            // Everything is reconciled at the start; only a run without a pipeline would be left.
+            Ok(Event::InitApply(run)) => run.pipeline().filter(|_| run.is_open()),
+            Ok(Event::Apply(run) | Event::Delete(run)) => run.pipeline(),
+            Ok(Event::InitDone) => {
+                listed.send_replace(true);
+                None
+            }
+            Ok(Event::Init) => None,
+            Err(error) => {
+                tracing::warn!(%error, "the watch of PinterestRuns failed, trying again");
+                None
+            }
+        };
+        if let Some(pipeline) = pipeline {
+            // An error: the controller has ended.
+            let _ = send.unbounded_send(pipeline);
+        }
+        ready(())
+    });
+    tokio::spawn(stop.clone().run_until_cancelled_owned(work));
+    changed
+}
+
+/// Controller of one scope. `runs` are the pipelines whose runs change.
 pub(super) fn controller(
     scope: &Scope,
+    runs: UnboundedReceiver<ObjectRef<CachedPipeline>>,
     context: &Context,
     stop: &CancellationToken,
 ) -> Controller<CachedPipeline> {
@@ -134,7 +180,8 @@ pub(super) fn controller(
     .reconcile_on(watch.children::<NetworkPolicy>(Matters::WhenOurs))
     .reconcile_on(watch.children::<PodDisruptionBudget>(Matters::WhenOurs))
     .reconcile_on(watch.children::<HorizontalPodAutoscaler>(Matters::WhenOurs))
-    .reconcile_on(watch.runs())
+    .reconcile_on(watch.jobs())
+    .reconcile_on(runs)
     .graceful_shutdown_on(stop.clone().cancelled_owned())
 }
 
@@ -162,8 +209,8 @@ impl Watches<'_> {
         self.stream::<K>(&labels, matters, child_cache::owner)
     }
 
-    /// Pipelines whose batch runs change.
-    fn runs(&self) -> impl Stream<Item = ObjectRef<CachedPipeline>> + use<> {
+    /// Pipelines whose Jobs change.
+    fn jobs(&self) -> impl Stream<Item = ObjectRef<CachedPipeline>> + use<> {
         self.stream::<Job>(
             &names::all_runs_selector(),
             Matters::Always,

@@ -1,4 +1,4 @@
-//! The served definition of the resource, which may be older than this operator: a server-side
+//! The served definitions of the resources, which may be older than this operator: a server-side
 //! apply of a status field that it lacks is refused.
 
 use http::Request;
@@ -16,13 +16,29 @@ pub async fn problem(client: &Client) -> Option<String> {
         .await
         .inspect_err(|error| tracing::debug!(%error, "the served schema can't be read"))
         .ok()?;
-    let missing = missing(&pinpipe_crds::schema(), &served);
-    let first = missing.first()?;
-    Some(format!(
-        "the definition (CRD) of PinterestPipelines is older than this operator, which can't write \
-         {first}: {}",
-        remedy()
-    ))
+    let own = [
+        ("PinterestPipeline", pinpipe_crds::schema()),
+        ("PinterestRun", pinpipe_crds::run_schema()),
+    ];
+    own.iter()
+        .find_map(|(kind, own)| {
+            let first = missing(kind, own, &served)?.into_iter().next()?;
+            Some(format!(
+                "the definition (CRD) of {kind}s is older than this operator, which can't write \
+                 {first}: {}",
+                remedy()
+            ))
+        })
+        .or_else(|| {
+            let absent = kind_of(&served, "PinterestPipeline").is_some()
+                && kind_of(&served, "PinterestRun").is_none();
+            absent.then(|| {
+                format!(
+                    "there is no definition (CRD) of PinterestRuns: {}",
+                    remedy()
+                )
+            })
+        })
 }
 
 /// What to do about a definition that is too old.
@@ -30,26 +46,29 @@ pub async fn problem(client: &Client) -> Option<String> {
 pub fn remedy() -> String {
     format!(
         "apply the definition of release {} or later (helm upgrade with crd.install=true, or \
-         kubectl apply --server-side -f crds/pinterestpipelines.yaml)",
+         kubectl apply --server-side -f crds/pinterestpipelines.yaml -f crds/pinterestruns.yaml)",
         env!("CARGO_PKG_VERSION")
     )
 }
 
-/// Status fields that the served schema of the kind lacks.
-fn missing(own: &Value, served: &Value) -> Vec<String> {
-    let schemas = served["components"]["schemas"].as_object();
+/// Served schema of a kind.
+fn kind_of<'a>(served: &'a Value, kind: &str) -> Option<&'a Value> {
     let is_kind = |schema: &&Value| {
         let kinds = schema["x-kubernetes-group-version-kind"].as_array();
         let mut kinds = kinds.into_iter().flatten();
-        kinds.any(|kind| kind["kind"] == "PinterestPipeline")
+        kinds.any(|found| found["kind"] == kind)
     };
-    let served = schemas.into_iter().flat_map(|schemas| schemas.values());
+    let schemas = served["components"]["schemas"].as_object()?;
+    schemas.values().find(is_kind)
+}
+
+/// Status fields that the served schema of a kind lacks. None: the kind isn't served.
+fn missing(kind: &str, own: &Value, served: &Value) -> Option<Vec<String>> {
+    let served = kind_of(served, kind)?;
     let mut found = Vec::new();
-    if let Some(served) = served.into_iter().find(is_kind) {
-        let [own, served] = [own, served].map(|schema| &schema["properties"]["status"]);
-        compare("status", own, served, &mut found);
-    }
-    found
+    let [own, served] = [own, served].map(|schema| &schema["properties"]["status"]);
+    compare("status", own, served, &mut found);
+    Some(found)
 }
 
 fn compare(path: &str, own: &Value, served: &Value, missing: &mut Vec<String>) {
@@ -91,19 +110,20 @@ mod tests {
     #[test]
     fn a_definition_that_lacks_a_status_field_is_too_old() {
         let own = pinpipe_crds::schema();
-        assert_eq!(missing(&own, &served(&own)), [""; 0]);
+        let missing = |own: &Value, served: &Value| missing("PinterestPipeline", own, served);
+        assert_eq!(missing(&own, &served(&own)).unwrap(), [""; 0]);
         let mut older = own.clone();
         let topic = older.pointer_mut("/properties/status/properties/topics/items/properties");
         topic.unwrap().as_object_mut().unwrap().remove("id");
         let status = older.pointer_mut("/properties/status/properties");
         status.unwrap().as_object_mut().unwrap().remove("batch");
-        let found = missing(&own, &served(&older));
+        let found = missing(&own, &served(&older)).unwrap();
         assert_eq!(found, ["status.batch", "status.topics[].id"]);
         assert_eq!(
-            missing(&older, &served(&own)),
+            missing(&older, &served(&own)).unwrap(),
             [""; 0],
             "a newer one is fine"
         );
-        assert_eq!(missing(&own, &json!({})), [""; 0], "not served yet");
+        assert_eq!(missing(&own, &json!({})), None, "not served yet");
     }
 }

@@ -9,6 +9,7 @@ pub mod deployment;
 pub mod managed_fields;
 pub mod pipeline_index;
 pub mod pods;
+pub mod run_index;
 pub mod runs;
 pub mod secrets;
 pub mod worker_health;

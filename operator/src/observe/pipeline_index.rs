@@ -3,13 +3,14 @@
 use std::{
     borrow::Cow,
     collections::HashSet,
-    sync::{Mutex, PoisonError},
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource, runtime::reflector::Store};
-use pinpipe_crds::PinterestPipeline;
+use pinpipe_crds::{Outcome, PinterestPipeline, PinterestPipelineStatus};
 use serde::{Deserialize, Deserializer, de::Error as _};
 use serde_json::Value;
 
@@ -23,6 +24,50 @@ pub struct CachedPipeline {
     pub claim: Option<Claim>,
     /// Why this version can't read the resource, which must not stop the others.
     pub unreadable: Option<String>,
+    /// What it reports.
+    pub report: Report,
+}
+
+/// The parts of a pipeline that metrics show.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Whether `spec.suspend` is set.
+    pub suspended: bool,
+    /// Type and status of each condition.
+    pub conditions: Vec<(String, String)>,
+    /// Batch runs. None: there is no `spec.batch`.
+    pub runs: Option<RunReport>,
+}
+
+/// How batch runs go.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RunReport {
+    /// Whether one is overdue.
+    pub overdue: bool,
+    /// Whether the last one succeeded. None: none has ended.
+    pub succeeded: Option<bool>,
+    /// When one last succeeded, seconds since 1970.
+    pub last_success: Option<i64>,
+}
+
+impl Report {
+    fn of(resource: &Value) -> Self {
+        let spec = &resource["spec"];
+        let status = PinterestPipelineStatus::deserialize(&resource["status"]).unwrap_or_default();
+        let conditions = status.conditions.into_iter();
+        let batch = status.batch.unwrap_or_default();
+        Self {
+            suspended: spec["suspend"] == true,
+            conditions: conditions
+                .map(|found| (found.type_, found.status))
+                .collect(),
+            runs: spec["batch"].is_object().then(|| RunReport {
+                overdue: batch.overdue,
+                succeeded: batch.last_run.map(|run| run.outcome == Outcome::Succeeded),
+                last_success: batch.last_successful_time.map(|time| time.0.as_second()),
+            }),
+        }
+    }
 }
 
 impl<'de> Deserialize<'de> for CachedPipeline {
@@ -43,6 +88,7 @@ impl<'de> Deserialize<'de> for CachedPipeline {
             metadata,
             claim,
             unreadable,
+            report: Report::of(&resource),
         })
     }
 }
@@ -105,9 +151,15 @@ impl Scope {
     }
 }
 
-/// All pipelines of the watched namespaces.
-#[derive(Default)]
-pub struct PipelineIndex(Mutex<Vec<Scope>>);
+/// All pipelines of the watched namespaces. Clones share one index.
+#[derive(Clone, Default)]
+pub struct PipelineIndex(Arc<Mutex<Vec<Scope>>>);
+
+impl fmt::Debug for PipelineIndex {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PipelineIndex").finish_non_exhaustive()
+    }
+}
 
 impl PipelineIndex {
     /// Adds the store of a watch, and the claims that were listed `before` it began.
@@ -128,6 +180,14 @@ impl PipelineIndex {
     pub fn count(&self) -> usize {
         let scopes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         scopes.iter().map(|scope| scope.store.len()).sum()
+    }
+
+    /// All pipelines.
+    #[must_use]
+    pub fn all(&self) -> Vec<Arc<CachedPipeline>> {
+        let scopes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let pipelines = scopes.iter().flat_map(|scope| scope.store.state());
+        pipelines.collect()
     }
 
     /// Whether there is a pipeline with this UID.

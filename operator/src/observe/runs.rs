@@ -5,7 +5,10 @@ use k8s_openapi::api::{
     batch::v1::{Job, JobCondition},
     core::v1::Pod,
 };
-use kube::{Api, Client, ResourceExt as _, api::ListParams};
+use kube::{Api, Client, Resource as _, ResourceExt as _, api::ListParams};
+
+use pinpipe_crds::{PinterestRun, RunAction};
+use pinpipe_plan::run::{ACTION_LABEL, label};
 
 use super::pods;
 
@@ -45,6 +48,13 @@ impl Run {
         !self.job.annotations().contains_key(INSTANTIATED)
     }
 
+    /// Whether it re-drives dead letters, and so is no batch run.
+    #[must_use]
+    pub fn is_redrive(&self) -> bool {
+        let action = self.job.labels().get(ACTION_LABEL);
+        action.map(String::as_str) == Some(label(RunAction::Redrive))
+    }
+
     /// Whether it is certain that no container of it has ever run.
     #[must_use]
     pub fn never_ran(&self) -> bool {
@@ -65,6 +75,13 @@ impl Run {
         };
         self.pods.iter().all(|pod| is_first(pod) && is_waiting(pod))
     }
+}
+
+/// Whether a Job belongs to a `PinterestRun`.
+#[must_use]
+pub fn is_of_run(job: &Job) -> bool {
+    let mut owners = job.owner_references().iter();
+    owners.any(|owner| owner.controller == Some(true) && owner.kind == PinterestRun::kind(&()))
 }
 
 /// Condition of a run that has ended. None: it hasn't.

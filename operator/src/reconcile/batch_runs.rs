@@ -39,7 +39,7 @@ use crate::{
     finding::Finding,
     observe::{
         children::{Children, Key},
-        runs::{self, Run, has_ended},
+        runs::{self, Run, has_ended, is_of_run},
     },
     status::{
         batch_runs::{self, Runs},
@@ -102,7 +102,7 @@ impl Reconciler<'_> {
         runs.trying("listing the pods of batch runs")
     }
 
-    async fn jobs_of_runs(&self) -> Result<Vec<Job>, Error> {
+    pub(super) async fn jobs_of_runs(&self) -> Result<Vec<Job>, Error> {
         let Context {
             client,
             children,
@@ -203,6 +203,7 @@ impl Reconciler<'_> {
             if let Some(request) = requested_by(&run.job) {
                 self.forget_request(request).await?;
             }
+            self.queue_again(&run.job).await?;
             if let Some(terminating) = self.delete_run(&run).await? {
                 run.job = terminating;
                 left.push(run);
@@ -339,7 +340,7 @@ impl Reconciler<'_> {
         .await;
     }
 
-    fn job_reference(&self, job: &str) -> ObjectReference {
+    pub(super) fn job_reference(&self, job: &str) -> ObjectReference {
         ObjectReference {
             api_version: Some("batch/v1".to_owned()),
             kind: Some("Job".to_owned()),
@@ -409,7 +410,8 @@ fn starts_again(run: &Run, cron_job: &CronJob, request: Option<&str>) -> bool {
     });
     // One that somebody made by hand holds nothing back, and would not be made again.
     let requested = requested_by(&run.job).filter(|by| Some(*by) == request);
-    is_changed && is_owned && (run.is_scheduled() || requested.is_some())
+    let is_requested = run.is_scheduled() || requested.is_some();
+    is_changed && (is_owned && is_requested || is_of_run(&run.job))
 }
 
 /// Request that a run was started for.
@@ -417,7 +419,7 @@ fn requested_by(job: &Job) -> Option<&str> {
     job.annotations().get(RUN_ANNOTATION).map(String::as_str)
 }
 
-fn cron_job(pipeline: &ValidatedPipeline, children: &Children) -> Option<CronJob> {
+pub(super) fn cron_job(pipeline: &ValidatedPipeline, children: &Children) -> Option<CronJob> {
     children.typed("CronJob", &pipeline.child(&Component::Batch))
 }
 

@@ -6,6 +6,7 @@ mod deletion;
 mod pause;
 mod report;
 mod resets;
+mod runs;
 mod suitability;
 mod suspend;
 mod thresholds;
@@ -15,7 +16,7 @@ mod unreadable;
 use std::{collections::BTreeSet, pin::pin, slice, sync::Arc, time::Duration};
 
 use kube::Api;
-use pinpipe_crds::{PinterestPipeline, condition_types};
+use pinpipe_crds::{PinterestPipeline, condition_types, reasons};
 use pinpipe_plan::{
     build::{self, Desired, Observed, Stage},
     model::ValidatedPipeline,
@@ -40,6 +41,7 @@ use crate::{
 };
 
 use resets::NewReset;
+pub use runs::runs_without_pipeline;
 use suspend::Suspension;
 pub use unreadable::unreadable;
 
@@ -153,6 +155,7 @@ impl<'a> Reconciler<'a> {
             Ok(pipeline) => pipeline,
             Err(problems) => {
                 self.context.rollouts.end(&self.uid);
+                self.hold_runs(reasons::INVALID_SPEC).await?;
                 return self.report_invalid(&problems).await;
             }
         };
@@ -221,6 +224,7 @@ impl<'a> Reconciler<'a> {
         let requested_run = self
             .start_requested_run(&pipeline, &children, &runs)
             .await?;
+        self.advance_runs(&pipeline, &children, &runs).await?;
         let report = report::Input {
             pipeline: &pipeline,
             children: &children,
@@ -291,6 +295,8 @@ impl<'a> Reconciler<'a> {
         self.context.rollouts.end(&self.uid);
         let needed = BTreeSet::from([self.record()]);
         self.applier().prune(&[], &needed, children).await?;
+        self.end_runs().await?;
+        self.hold_runs(reasons::TOPIC_CONFLICT).await?;
         self.report_conflict(conflict).await
     }
 

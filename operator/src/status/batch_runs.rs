@@ -30,10 +30,11 @@ const NO_POD_AFTER: Duration = Duration::from_secs(30);
 /// only events tell that a volume can't be mounted.
 const STUCK_AFTER: Duration = Duration::from_mins(3);
 
-/// The run that ended last, and how.
+/// The batch run that ended last, and how. A re-drive is none.
 #[must_use]
 pub fn last_ended(runs: &[Run]) -> Option<(&Run, Outcome)> {
-    let ended = runs.iter().filter_map(|run| {
+    let ended = runs.iter().filter(|run| !run.is_redrive());
+    let ended = ended.filter_map(|run| {
         let condition = has_ended(&run.job)?;
         let outcome = if condition.type_ == "Complete" {
             Outcome::Succeeded
@@ -73,7 +74,7 @@ pub fn start_problem(run: &Run, namespace: &str, now: Timestamp) -> Option<Findi
 }
 
 /// Termination message of a run's last pod.
-fn termination_message(pods: &[Pod]) -> Option<String> {
+pub(super) fn termination_message(pods: &[Pod]) -> Option<String> {
     let ended = pods.iter().filter_map(|pod| {
         let containers = pod.status.as_ref()?.container_statuses.as_ref()?;
         let ended = containers.first()?.state.as_ref()?.terminated.as_ref()?;

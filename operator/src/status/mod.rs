@@ -6,6 +6,7 @@
 pub mod batch_runs;
 pub mod deployment;
 pub mod events;
+pub mod runs;
 pub mod schedule;
 pub mod sinks;
 pub mod thresholds;

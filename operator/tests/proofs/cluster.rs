@@ -143,15 +143,23 @@ impl Cluster {
                     .insert((kind.to_owned(), name.to_owned()), object);
             }
         }
-        let crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/\
-                   pinterestpipelines.pinpipe.dev";
+        for plural in ["pinterestpipelines", "pinterestruns"] {
+            self.established(plural).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until a definition is served.
+    async fn established(&self, plural: &str) -> Result<()> {
+        let crd =
+            format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.pinpipe.dev");
         until(
             "the CRD is established",
             Duration::from_secs(30),
             async || {
                 let found: Value = self
                     .admin
-                    .request(http::Request::get(crd).body(Vec::new())?)
+                    .request(http::Request::get(&crd).body(Vec::new())?)
                     .await?;
                 let conditions = found["status"]["conditions"]
                     .as_array()

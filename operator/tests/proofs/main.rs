@@ -19,6 +19,7 @@ mod ownership;
 mod pipeline;
 mod rbac;
 mod record;
+mod runs;
 mod servers;
 mod snapshot;
 mod specs;
@@ -55,6 +56,7 @@ const PROOFS: [&[(&str, Proof)]; 2] = [
         ("foreign", |cluster| Box::pin(stale::foreign(cluster))),
         ("same name", |cluster| Box::pin(stale::same_name(cluster))),
         ("stuck runs", |cluster| Box::pin(stuck_runs::run(cluster))),
+        ("runs", |cluster| Box::pin(runs::run(cluster))),
         ("record", |cluster| Box::pin(record::run(cluster))),
         ("role gone", |cluster| {
             Box::pin(namespaces::role_gone(cluster))

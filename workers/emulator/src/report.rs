@@ -53,22 +53,26 @@ impl Tally {
     pub fn register(&self, registry: &mut Registry) {
         let registry = registry.sub_registry_with_prefix("emulator");
         registry.register(
-            "acknowledged",
-            "Records acknowledged by ingest",
+            "acknowledged_records",
+            "records that ingest acknowledged",
             self.acknowledged.clone(),
         );
         registry.register(
-            "repeated",
-            "Acknowledged duplicates sent on purpose",
+            "repeated_records",
+            "records sent again on purpose and acknowledged",
             self.repeated.clone(),
         );
-        registry.register("refused", "Records refused by ingest", self.refused.clone());
         registry.register(
-            "unsent",
-            "Records not sent because the emulator was stopped",
+            "refused_records",
+            "records that ingest refused for good",
+            self.refused.clone(),
+        );
+        registry.register(
+            "unsent_records",
+            "records dropped because the emulator was stopped",
             self.unsent.clone(),
         );
-        registry.register("retries", "Repeated requests", self.retries.clone());
+        registry.register("retries", "requests sent again", self.retries.clone());
     }
 
     /// Acknowledged records of a kind, without duplicates.
@@ -107,7 +111,21 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
+    use pinpipe_servers::documented_metrics;
+    use prometheus_client::encoding::text::encode;
+
     use super::*;
+
+    #[test]
+    fn all_metrics_are_documented() {
+        let mut registry = Registry::with_prefix("pinpipe");
+        let tally = Tally::default();
+        tally.register(&mut registry);
+        tally.acknowledged(Kind::Pin).inc();
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        documented_metrics::check("Emulator", &text).unwrap();
+    }
 
     #[test]
     fn complete_means_everything_was_acknowledged() {

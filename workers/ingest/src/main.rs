@@ -16,6 +16,7 @@ use pinpipe_ingest::{
 };
 use pinpipe_runtime::{
     admin::Admin,
+    certificate_metrics,
     cli::WorkerArgs,
     config,
     kafka::Access,
@@ -78,6 +79,8 @@ async fn run() -> Result<()> {
     let metrics = Metrics::register(admin.registry());
     let readiness = admin.readiness();
     let gate_metrics = gate::Metrics::register(admin.registry());
+    let secrets = mounted(&config).map(|(_, mounted)| mounted);
+    certificate_metrics::register(admin.registry(), secrets);
     let mut watcher = Watcher::new(mounted(&config), readiness.clone());
     let stop_admin = CancellationToken::new();
     let mut admin =

@@ -12,7 +12,7 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 
 use crate::{
@@ -77,32 +77,34 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("ingest");
         registry.register(
             "records_accepted",
-            "Records confirmed by the broker",
+            "records that the broker has confirmed",
             metrics.accepted.clone(),
         );
         registry.register(
             "records_refused",
-            "Records refused, by reason",
+            "records refused for good",
             metrics.refused.clone(),
         );
         registry.register(
             "delivery_errors",
-            "Records not confirmed by the broker, which clients have to send again, by reason",
+            "records that the broker did not confirm; clients were told to send them again",
             metrics.delivery_errors.clone(),
         );
-        registry.register(
-            "request_seconds",
-            "Time from the request headers to the response",
+        registry.register_with_unit(
+            "request_duration",
+            "time from a request's headers to its response, by the response's status",
+            Unit::Seconds,
             metrics.seconds.clone(),
         );
-        registry.register(
-            "in_flight_bytes",
-            "Memory held by requests in flight",
+        registry.register_with_unit(
+            "in_flight",
+            "memory held by requests",
+            Unit::Bytes,
             metrics.in_flight_bytes.clone(),
         );
         registry.register(
             "in_flight_requests",
-            "Requests in flight",
+            "requests being served",
             metrics.in_flight_requests.clone(),
         );
         registry.register(

@@ -245,12 +245,21 @@ fn a_client_posts_by_tls_with_its_token_and_both_are_renewed_live() {
 
     let metrics = ingest.admin("/metrics");
     for expected in [
-        "pinpipe_ingest_requests_total{client=\"bob\",status=\"4xx\"} 1",
+        "pinpipe_ingest_requests_total{client=\"alice\",status=\"4xx\"} ",
         "pinpipe_ingest_requests_total{client=\"anonymous\",status=\"4xx\"} ",
         "pinpipe_ingest_requests_refused_total{reason=\"unauthorized\"} ",
+        concat!(
+            "pinpipe_certificate_expiry_timestamp_seconds",
+            "{field=\"spec.ingest.tls.certificateSecretRef\"} "
+        ),
+        "pinpipe_build_info{version=\"",
     ] {
         assert!(metrics.contains(expected), "{expected} in {metrics}");
     }
+    assert!(
+        !metrics.contains("client=\"bob\""),
+        "bob has no token any more: {metrics}"
+    );
     let shown = [metrics, ingest.admin("/readyz"), ingest.log()];
     for text in shown {
         assert!(!text.contains(MARKER), "a token is shown: {text}");

@@ -13,7 +13,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
-use prometheus_client::{encoding::text::encode, registry::Registry};
+use prometheus_client::{encoding::text::encode, metrics::info::Info, registry::Registry};
 use tokio_util::sync::CancellationToken;
 
 use crate::server;
@@ -89,11 +89,17 @@ impl Default for Admin {
 }
 
 impl Admin {
-    /// Not ready, without metrics.
+    /// Not ready, with the version as the only metric.
     #[must_use]
     pub fn new() -> Self {
+        let mut registry = Registry::with_prefix("pinpipe");
+        registry.register(
+            "build",
+            "the version of the program, as a label",
+            Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        );
         Self {
-            registry: Registry::with_prefix("pinpipe"),
+            registry,
             readiness: Readiness(Arc::new(Mutex::new(State {
                 ready: Err("starting".to_owned()),
                 degraded: BTreeMap::new(),

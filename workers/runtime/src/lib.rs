@@ -7,6 +7,7 @@
 pub mod admin;
 mod aws;
 pub mod backoff;
+pub mod certificate_metrics;
 pub mod cli;
 pub mod compressed;
 pub mod config;

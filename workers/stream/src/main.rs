@@ -8,6 +8,7 @@ use clap::Parser;
 use pinpipe_config::{ADMIN_PORT, CONTROL_PORT, Stream, StreamSink};
 use pinpipe_runtime::{
     admin::{Admin, Readiness},
+    certificate_metrics,
     cli::WorkerArgs,
     config,
     kafka::Access,
@@ -82,6 +83,8 @@ async fn serve<S: Sink>(
 ) -> anyhow::Result<()> {
     let mut admin = Admin::new();
     let metrics = Metrics::new(admin.registry(), &config.pipeline, name);
+    let secrets = renewal::mounted(&config).map(|(_, mounted)| mounted);
+    certificate_metrics::register(admin.registry(), secrets);
     let readiness = admin.readiness();
     let flush = Arc::new(Notify::new());
     let routes = Router::new().route(

@@ -10,7 +10,7 @@ use std::{
 use pinpipe_config::{LAG_NAMESPACE_LABEL, LAG_PIPELINE_LABEL, LAG_SINK_LABEL, Pipeline};
 use pinpipe_core::{Cleaned, Kind, Rejection};
 use pinpipe_runtime::{
-    dead_letter::{Redriven, UnusableOrder},
+    dead_letter::{self as letter, Redriven, UnusableOrder, Verdict},
     worker_metrics::{RecentCounts, WorkerMetrics},
 };
 use prometheus_client::{
@@ -21,7 +21,7 @@ use prometheus_client::{
         gauge::Gauge,
         histogram::{Histogram, exponential_buckets},
     },
-    registry::Registry,
+    registry::{Registry, Unit},
 };
 
 /// Labels: the record's kind and outcome.
@@ -52,6 +52,13 @@ pub struct Rejected {
 pub struct RedrivenRecord {
     kind: &'static str,
     order: &'static str,
+}
+
+/// Labels: the kind of dead letters, and whether the records were `rejected` or `refused`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct DeadLetterOf {
+    kind: &'static str,
+    outcome: &'static str,
 }
 
 /// Label: the kind.
@@ -95,6 +102,7 @@ pub struct Metrics {
     repairs: Family<RepairedField, Counter>,
     rejections: Family<Rejected, Counter>,
     unstorable: Family<OfKind, Counter>,
+    dead_letters: Family<DeadLetterOf, Counter>,
     redriven: Family<RedrivenRecord, Counter>,
     read_errors: Family<ReadError, Counter>,
     committed_records: Counter,
@@ -139,11 +147,20 @@ impl Metrics {
                 rejected: counter("rejected"),
             }
         });
+        let dead_letters: Family<DeadLetterOf, Counter> = Family::default();
+        for kind in Kind::ALL.map(Kind::as_str) {
+            for outcome in [letter::Outcome::Rejected, letter::Outcome::Refused] {
+                let outcome = outcome.as_str();
+                // From 0 on: an increase from nothing to the first value would not count.
+                drop(dead_letters.get_or_create(&DeadLetterOf { kind, outcome }));
+            }
+        }
         let metrics = Self {
             outcomes,
             repairs: Family::default(),
             rejections: Family::default(),
             unstorable: Family::default(),
+            dead_letters,
             redriven: Family::default(),
             read_errors: Family::default(),
             committed_records: Counter::default(),
@@ -162,38 +179,39 @@ impl Metrics {
         let m = &metrics;
         registry.register(
             "stream_records",
-            "Records read, by outcome: clean, repaired, rejected",
+            "records read: `clean`, `repaired`, `rejected`",
             records,
         );
-        registry.register(
-            "stream_repairs",
-            "Fields made null, by reason",
-            m.repairs.clone(),
-        );
+        registry.register("stream_repairs", "fields made null", m.repairs.clone());
         registry.register(
             "stream_rejections",
-            "Records rejected, by reason",
+            "records rejected",
             m.rejections.clone(),
         );
         registry.register(
             "stream_unstorable_records",
-            "Clean records that this sink's store refuses",
+            "clean records that this sink's store refuses",
             m.unstorable.clone(),
         );
         registry.register(
+            "stream_dead_letters",
+            "dead letters written: of `rejected` records by one sink alone, and of those that \
+             the store of a sink `refused`",
+            m.dead_letters.clone(),
+        );
+        registry.register(
             "stream_redriven_records",
-            "Records re-driven from the dead letters, by whether their original order was used: \
-             used, unusable",
+            "re-driven records: `used` if their first order counts, `unusable` if it doesn't",
             m.redriven.clone(),
         );
         registry.register(
             "stream_read_errors",
-            "Errors that the consumer reports, by the broker's error",
+            "errors that the Kafka consumer reports and goes on after",
             m.read_errors.clone(),
         );
         registry.register(
             "stream_committed_records",
-            "Records stored in the sink",
+            "records stored",
             m.committed_records.clone(),
         );
         // With these labels an autoscaler can sum the partitions of one sink, whatever labels the
@@ -208,32 +226,35 @@ impl Metrics {
             .sub_registry_with_labels(sink.into_iter())
             .register(
                 "stream_lag_records",
-                "Offsets between the log's end and the last one stored or rejected",
+                "offsets between the end of the log and what is stored; the sink of the archive is \
+                 `archive`",
                 m.lag.clone(),
             );
-        registry.register(
-            "stream_commit_seconds",
-            "Duration of a commit to the sink",
+        registry.register_with_unit(
+            "stream_commit_duration",
+            "duration of a commit to the sink",
+            Unit::Seconds,
             m.commit_seconds.clone(),
         );
         registry.register(
             "stream_batch_records",
-            "Records in a batch",
+            "records in a batch",
             m.batch_records.clone(),
         );
-        registry.register(
-            "stream_buffered_bytes",
-            "Memory used by all batches",
+        registry.register_with_unit(
+            "stream_buffered",
+            "memory used by batches, open and being stored",
+            Unit::Bytes,
             m.buffered_bytes.clone(),
         );
         registry.register(
             "stream_paused",
-            "1 while consumption is paused because the buffers are full",
+            "1 while consumption waits for memory",
             m.paused.clone(),
         );
         registry.register(
             "stream_sink_up",
-            "1 while the sink is available",
+            "1 while the sink's store answers",
             m.sink_up.clone(),
         );
         registry.register(
@@ -243,17 +264,19 @@ impl Metrics {
         );
         registry.register(
             "stream_dead_letters_up",
-            "0 while the broker takes no dead letters",
+            "0 while the broker takes no dead letters: it refuses them, or has acknowledged none of \
+             them for five seconds",
             m.dead_letters_up.clone(),
         );
-        registry.register(
-            "stream_last_commit_timestamp_seconds",
-            "Time of the last commit",
+        registry.register_with_unit(
+            "stream_last_commit_timestamp",
+            "when the sink last stored a batch",
+            Unit::Seconds,
             m.last_commit.clone(),
         );
         registry.register(
             "stream_halted",
-            "1 while the sink is halted until a person acts, by reason",
+            "1 while the sink is stopped until somebody does something; absent otherwise",
             m.halted.clone(),
         );
         metrics
@@ -296,6 +319,15 @@ impl Metrics {
                 kind: kind.as_str(),
             })
             .inc();
+    }
+
+    /// Counts a dead letter.
+    pub fn dead_letter(&self, kind: Kind, verdict: &Verdict) {
+        let labels = DeadLetterOf {
+            kind: kind.as_str(),
+            outcome: verdict.outcome.as_str(),
+        };
+        self.dead_letters.get_or_create(&labels).inc();
     }
 
     /// Counts a record that carries an original order.
@@ -388,9 +420,37 @@ impl Metrics {
 #[cfg(test)]
 mod tests {
     use pinpipe_config::LAG_METRIC;
+    use pinpipe_core::clean;
+    use pinpipe_servers::documented_metrics;
     use prometheus_client::encoding::text::encode;
 
     use super::*;
+
+    #[test]
+    fn all_metrics_are_documented() {
+        let mut registry = Registry::with_prefix("pinpipe");
+        let pipeline = Pipeline {
+            namespace: "data".into(),
+            name: "pinterest".into(),
+            uid: "0001".into(),
+        };
+        let metrics = Metrics::new(&mut registry, &pipeline, "live");
+        let repaired = br#"{"index": 1, "unique_id": "a", "follower_count": "many"}"#;
+        for record in [repaired.as_slice(), b"no record"] {
+            metrics.read(Kind::Pin, &clean(Kind::Pin, record, 1000));
+        }
+        metrics.unstorable(Kind::Pin);
+        metrics.dead_letter(Kind::Pin, &Verdict::from(&Rejection::NotJson));
+        metrics.redriven(Kind::Pin, &Err(UnusableOrder::Later));
+        metrics.read_error("NotAuthorized");
+        metrics.committed(1, Duration::from_secs(1));
+        metrics.lag("data.pinterest.pin", 2, 17);
+        metrics.halted(Some("TopicReplaced"));
+
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        documented_metrics::check("Stream workers and archive", &text).unwrap();
+    }
 
     #[test]
     fn the_lag_has_the_name_and_labels_autoscalers_query() {

@@ -22,16 +22,18 @@ pub enum Client {
     Sink,
 }
 
-/// Watches the mounted files that a worker's configuration names.
-#[must_use]
-pub fn watcher(config: &Stream, readiness: Readiness) -> Watcher<Client> {
+/// The mounted files that a worker's configuration names.
+pub fn mounted(config: &Stream) -> impl Iterator<Item = (Client, Mounted)> {
     let kafka = Mounted::kafka(&config.kafka).into_iter();
     let sink = of_sink(&config.sink).into_iter();
     let kafka = kafka.map(|mounted| (Client::Kafka, mounted));
-    Watcher::new(
-        kafka.chain(sink.map(|mounted| (Client::Sink, mounted))),
-        readiness,
-    )
+    kafka.chain(sink.map(|mounted| (Client::Sink, mounted)))
+}
+
+/// Watches the mounted files that a worker's configuration names.
+#[must_use]
+pub fn watcher(config: &Stream, readiness: Readiness) -> Watcher<Client> {
+    Watcher::new(mounted(config), readiness)
 }
 
 fn of_sink(sink: &StreamSink) -> Vec<Mounted> {

@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::manifests;
 
 /// Values that charts/pinpipe must refuse, by its schema.
-const WRONG_VALUES: [&str; 21] = [
+const WRONG_VALUES: [&str; 24] = [
     "image.pullPolicy=Sometimes",
     "image.digests.stream=sha256:1",
     "image.repositories.archive=registry.example/archive",
@@ -30,6 +30,9 @@ const WRONG_VALUES: [&str; 21] = [
     "podDisruptionBudget.maxUnavailable=half",
     "networkPolicy.enabled=maybe",
     "networkPolicy.brokerPorts={0}",
+    "monitoring.interval=often",
+    "monitoring.podMonitor.enabled=maybe",
+    "monitoring.rules.runbooks=docs",
     "crd.install=2",
 ];
 
@@ -51,6 +54,24 @@ const ALL_VALUES: &str = "\
     operator.topologySpreadConstraints[0].topologyKey=topology.kubernetes.io/zone,\
     operator.topologySpreadConstraints[0].whenUnsatisfiable=DoNotSchedule,\
     networkPolicy.enabled=true,serviceAccount.name=operator,serviceAccount.annotations.a=b";
+
+/// Values with which charts/pinpipe renders objects of the Prometheus operator, whose CRDs the
+/// cluster lacks.
+const MONITORING: &str = "\
+    monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true,\
+    monitoring.rules.enabled=true,monitoring.rules.runbooks=https://docs.example/runbooks,\
+    monitoring.interval=30s,monitoring.labels.release=prometheus,operator.namespaces={data}";
+/// What it then renders.
+const MONITORED: [&str; 8] = [
+    "kind: PodMonitor",
+    "kind: ServiceMonitor",
+    "kind: PrometheusRule",
+    "    release: prometheus",
+    "      interval: 30s",
+    "    matchNames:\n      - data",
+    "        - alert: PinpipeOperatorDown",
+    "runbook_url: https://docs.example/runbooks/PinpipeOperatorDown.md",
+];
 
 /// Lints the charts with helm, and submits those that need no release to the API server as a dry
 /// run.
@@ -94,6 +115,32 @@ pub fn check(context: &Context, tally: &mut Tally) {
                     "{wrong} was not refused by the schema"
                 );
             }
+            Ok(())
+        },
+    );
+    tally.check(
+        context,
+        "charts/pinpipe with monitoring",
+        "fix charts/pinpipe/templates/monitoring.yaml",
+        |log| {
+            let mut helm = context.command("helm");
+            helm.args([
+                "template",
+                "monitored",
+                "charts/pinpipe",
+                "--set",
+                MONITORING,
+            ]);
+            let rendered = log.output(&mut helm)?;
+            for part in MONITORED {
+                ensure!(rendered.contains(part), "it does not render {part:?}");
+            }
+            let mut helm = context.command("helm");
+            let default = log.output(helm.args(["template", "plain", "charts/pinpipe"]))?;
+            ensure!(
+                !default.contains("monitoring.coreos.com"),
+                "the defaults need CRDs of the Prometheus operator"
+            );
             Ok(())
         },
     );

@@ -3,6 +3,7 @@
 
 mod charts;
 mod program;
+mod rules;
 mod slow;
 mod tally;
 
@@ -70,6 +71,7 @@ pub fn run(context: &Context, options: &Options) -> Result<()> {
         for program in built.iter().flatten().filter(needs_nothing) {
             program::run(context, program, &slow::settings(options.all), &mut tally);
         }
+        rules::check(context, &mut tally);
         run_on_stores(
             context,
             built.as_deref().unwrap_or_default(),

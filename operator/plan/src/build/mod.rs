@@ -14,13 +14,17 @@ mod labels;
 mod network_policy;
 mod pod;
 mod rollout;
+mod run;
 mod service;
 mod topics;
 mod trust;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use k8s_openapi::api::core::v1::{ConfigMap, PodTemplateSpec};
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, PodTemplateSpec},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 use kube::{Resource, core::ApiResource};
 use serde::Serialize;
 use serde_json::Value;
@@ -30,6 +34,7 @@ use crate::{component::Component, model::ValidatedPipeline, names};
 pub use cron_job::STARTING_DEADLINE_SECONDS;
 pub use job::requested_run;
 pub use rollout::{Rollout, Stage, stage};
+pub use run::run_job;
 pub use topics::{DesiredTopic, topics};
 
 /// An object as it should be.
@@ -129,6 +134,12 @@ impl Builder<'_> {
     fn push<K: Resource<DynamicType = ()> + Serialize>(&mut self, typed: &K) {
         self.objects.push(object(typed));
     }
+}
+
+/// Metadata of an object of the batch component.
+#[must_use]
+pub(crate) fn metadata_of_batch(pipeline: &ValidatedPipeline) -> ObjectMeta {
+    labels::metadata(pipeline, &Component::Batch)
 }
 
 fn record(pipeline: &ValidatedPipeline) -> Object {

@@ -54,9 +54,10 @@ impl Gate {
     }
 
     /// Replaces the tokens. Without effect if requests need none.
-    pub fn renew(&self, tokens: Tokens) {
+    pub fn renew(&self, renewed: Tokens) {
         if let Some(current) = &self.0.tokens {
-            *current.write().unwrap_or_else(PoisonError::into_inner) = tokens;
+            (self.0.metrics).retain(|client| client == tokens::ANONYMOUS || renewed.names(client));
+            *current.write().unwrap_or_else(PoisonError::into_inner) = renewed;
         }
     }
 

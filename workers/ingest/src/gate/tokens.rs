@@ -74,6 +74,12 @@ impl Tokens {
         ))
     }
 
+    /// Whether a client has this name.
+    #[must_use]
+    pub fn names(&self, client: &str) -> bool {
+        self.0.iter().any(|(name, _)| **name == *client)
+    }
+
     /// The client with this token. Takes the same time whatever the token has in common with one
     /// that is known.
     #[must_use]

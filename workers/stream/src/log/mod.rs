@@ -119,8 +119,8 @@ pub trait Reader: Log + Clone {
 
     /// The next record.
     fn read(&self) -> impl Future<Output = Result<Self::Message<'_>, ReadError>> + Send;
-    /// The next record, if one has been fetched.
-    fn read_fetched(&self) -> Option<Result<Self::Message<'_>, ReadError>>;
+    /// The next records, as long as more have been fetched.
+    fn fetched(&self) -> impl Iterator<Item = Result<Self::Message<'_>, ReadError>>;
     /// Answers an assignment with the position to read each partition from. A partition without one
     /// is not read until it is sought.
     fn assign(&self, partitions: &[(TopicPartition, Option<Position>)]) -> anyhow::Result<()>;

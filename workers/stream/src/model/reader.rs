@@ -229,18 +229,20 @@ impl Reader for Connection {
     type Message<'a> = Delivered;
 
     async fn read(&self) -> Result<Delivered, ReadError> {
-        std::future::poll_fn(|_| self.read_fetched().map_or(Poll::Pending, Poll::Ready)).await
+        std::future::poll_fn(|_| self.fetched().next().map_or(Poll::Pending, Poll::Ready)).await
     }
 
-    fn read_fetched(&self) -> Option<Result<Delivered, ReadError>> {
-        let mut membership = self.membership();
-        while let Some(partition) = membership.arrived.pop_front() {
-            let read = membership.read_next(partition, &self.broker.lock().unwrap());
-            if read.is_some() {
-                return read;
+    fn fetched(&self) -> impl Iterator<Item = Result<Delivered, ReadError>> {
+        std::iter::from_fn(|| {
+            let mut membership = self.membership();
+            while let Some(partition) = membership.arrived.pop_front() {
+                let read = membership.read_next(partition, &self.broker.lock().unwrap());
+                if read.is_some() {
+                    return read;
+                }
             }
-        }
-        None
+            None
+        })
     }
 
     fn assign(&self, partitions: &[(TopicPartition, Option<Position>)]) -> anyhow::Result<()> {

@@ -65,6 +65,7 @@ pub fn consume<S: Sink, W: Writer>(
     let record = (message.key(), message.value());
     let mut send = |verdict, sink| {
         buffer.add_dead_letter(raw.len());
+        worker.metrics.dead_letter(kind, &verdict);
         let (source, letter) = (buffer.source(), (verdict, redriven));
         let writer = &worker.dead_letters;
         writer.send(&topic.dead_letter, source, position, record, letter, sink)

@@ -44,7 +44,7 @@ const IDENTITY_INTERVAL: Duration = Duration::from_secs(2);
 /// forget those of a group without members after some days (`offsets.retention.minutes`).
 const RENEWAL_INTERVAL: Duration = Duration::from_hours(1);
 /// Records read in one turn of the loop, and their bytes.
-const RECORDS_PER_TURN: usize = 256;
+const RECORDS_PER_TURN: usize = 1024;
 const BYTES_PER_TURN: usize = 1 << 20;
 
 /// The end of a commit: its number, the answers, the time it took.
@@ -169,12 +169,11 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             read = log.read(), if runs && self.state.reads() => {
                 let now = self.clock.now();
                 let mut bytes = self.on_read(read, now)?;
-                for _ in 1..RECORDS_PER_TURN {
+                for read in log.fetched().take(RECORDS_PER_TURN) {
+                    bytes += self.on_read(read, now)?;
                     if bytes > BYTES_PER_TURN {
                         break;
                     }
-                    let Some(read) = log.read_fetched() else { break };
-                    bytes += self.on_read(read, now)?;
                 }
             }
         }

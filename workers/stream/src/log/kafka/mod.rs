@@ -10,10 +10,10 @@ mod letters;
 mod lists;
 mod membership;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, iter, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, anyhow};
-use futures::FutureExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use pinpipe_config::ClientRole;
 use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::{
@@ -236,9 +236,13 @@ impl Reader for Kafka {
         self.consumer.recv().await.map_err(read_error)
     }
 
-    fn read_fetched(&self) -> Option<Result<BorrowedMessage<'_>, ReadError>> {
-        let received = self.consumer.recv().now_or_never()?;
-        Some(received.map_err(read_error))
+    fn fetched(&self) -> impl Iterator<Item = Result<BorrowedMessage<'_>, ReadError>> {
+        // A stream asks to be woken for the next record, but only once for all of them.
+        let mut stream = self.consumer.stream();
+        iter::from_fn(move || {
+            let received = stream.next().now_or_never()??;
+            Some(received.map_err(read_error))
+        })
     }
 
     fn assign(&self, partitions: &[(TopicPartition, Option<Position>)]) -> anyhow::Result<()> {

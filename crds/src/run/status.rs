@@ -1,0 +1,128 @@
+//! The status of a run.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Types of the conditions of a run.
+pub mod run_condition_types {
+    /// True once the run has succeeded.
+    pub const COMPLETE: &str = "Complete";
+    /// True while the run waits or is under way. Otherwise absent.
+    pub const RECONCILING: &str = "Reconciling";
+    /// True once the run has failed or was refused. Otherwise absent.
+    pub const STALLED: &str = "Stalled";
+}
+
+/// Observed state of a run.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PinterestRunStatus {
+    /// The generation of the spec that this status was computed for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+
+    /// How far the run is. `Succeeded`, `Failed` and `Refused` are final.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<RunPhase>,
+
+    /// What the run does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub action: Option<RunAction>,
+
+    /// What identifies the run's work: its name and a hash of its namespace, name and spec. The
+    /// store keeps the ids of finished runs, so that applying a run again repeats nothing.
+    #[schemars(length(max = 63))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+
+    /// The Job that does the work.
+    #[schemars(length(max = 63))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+
+    /// When the Job was started.
+    #[schemars(schema_with = "crate::schema::time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start_time: Option<Time>,
+
+    /// When the run ended.
+    #[schemars(schema_with = "crate::schema::time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+
+    /// What the run waits for, or how it ended and what to do.
+    #[schemars(length(max = 1024))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+
+    /// Numbers of records, once the run has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counts: Option<RunCounts>,
+
+    /// Conditions: `Complete`, and `Reconciling` or `Stalled`, as defined by kstatus, until the run
+    /// has succeeded.
+    #[schemars(schema_with = "crate::schema::conditions")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub conditions: Vec<Condition>,
+}
+
+/// How far a run is.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub enum RunPhase {
+    /// It waits for what the message says.
+    Queued,
+    /// Its Job is under way.
+    Running,
+    /// Its work is done.
+    Succeeded,
+    /// Its Job failed.
+    Failed,
+    /// It can't be done, and was never started.
+    Refused,
+}
+
+impl RunPhase {
+    /// Whether the run never changes any more.
+    #[must_use]
+    pub const fn is_final(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed | Self::Refused)
+    }
+}
+
+/// What a run does.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+pub enum RunAction {
+    /// Reads what no batch run has read yet.
+    Batch,
+    /// Builds everything again from all raw objects.
+    FullBatch,
+    /// Reads the records of a period again.
+    Backfill,
+    /// Loads raw objects another tool wrote.
+    Import,
+    /// Writes dead letters back to their topics.
+    Redrive,
+}
+
+/// Numbers of records of a run.
+#[derive(KubeSchema, Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunCounts {
+    /// Records read; of a re-drive, dead letters that match.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<i64>,
+
+    /// Clean records, including superseded ones; of a re-drive, records written back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clean: Option<i64>,
+
+    /// Clean records with a value that was unreadable or out of range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repaired: Option<i64>,
+
+    /// Records without a readable key; of a re-drive, those that would be rejected again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<i64>,
+}

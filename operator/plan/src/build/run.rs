@@ -1,0 +1,327 @@
+//! The Job of a run: what the schedule would start, with the run's parameters.
+
+use k8s_openapi::{
+    api::{
+        batch::v1::{CronJob, Job},
+        core::v1::{Container, EnvVar, PodSpec, SecretVolumeSource, Volume, VolumeMount},
+    },
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+use kube::{Resource as _, ResourceExt as _};
+use pinpipe_crds::{
+    ImportLayout, PinterestRun, RecordKind, RedriveOutcome, RunAction, RunImport, RunRedrive,
+};
+
+use crate::{
+    model::ValidatedPipeline,
+    run::{self, ACTION_LABEL},
+};
+
+/// Annotation that `kubectl create job --from` sets on the Jobs it makes.
+const INSTANTIATED: (&str, &str) = ("cronjob.kubernetes.io/instantiate", "manual");
+/// Folder of the Secrets of an import's bucket. The import's manifest names the folder, so it
+/// differs by run: the pod of another import may finish this one, and has Secrets of its own.
+const IMPORT_FOLDER: &str = "/etc/pinpipe/import";
+
+/// The Job of a run, owned by the run. The same run always gives the same name. None: the `CronJob`
+/// doesn't exist yet, or has no template of this operator's.
+#[must_use]
+pub fn run_job(
+    pipeline: &ValidatedPipeline,
+    cron_job: &CronJob,
+    run: &PinterestRun,
+) -> Option<Job> {
+    let template = cron_job.spec.as_ref()?.job_template.clone();
+    let metadata = template.metadata.unwrap_or_default();
+    let mut annotations = metadata.annotations.unwrap_or_default();
+    annotations.insert(INSTANTIATED.0.to_owned(), INSTANTIATED.1.to_owned());
+    let action = run::action(&run.spec);
+    let mut labels = metadata.labels.unwrap_or_default();
+    labels.insert(ACTION_LABEL.to_owned(), run::label(action).to_owned());
+    let id = run::id(run);
+    let mut spec = template.spec?;
+    if action != RunAction::Batch {
+        // It may read far more than a scheduled run.
+        spec.active_deadline_seconds = None;
+    }
+    let pod = spec.template.spec.as_mut()?;
+    parametrize(pod, run, &format!("{IMPORT_FOLDER}/{id}"))?;
+    Some(Job {
+        metadata: ObjectMeta {
+            name: Some(id),
+            namespace: Some(pipeline.namespace.clone()),
+            labels: Some(labels),
+            annotations: Some(annotations),
+            owner_references: Some(vec![OwnerReference {
+                api_version: PinterestRun::api_version(&()).into_owned(),
+                kind: PinterestRun::kind(&()).into_owned(),
+                name: run.name_any(),
+                uid: run.uid()?,
+                controller: Some(true),
+                block_owner_deletion: None,
+            }]),
+            ..ObjectMeta::default()
+        },
+        spec: Some(spec),
+        status: None,
+    })
+}
+
+/// Gives the worker its parameters, and the Secrets of an import's bucket.
+fn parametrize(pod: &mut PodSpec, run: &PinterestRun, folder: &str) -> Option<()> {
+    let container = pod.containers.first_mut()?;
+    let spec = &run.spec;
+    if run::action(spec) == RunAction::FullBatch {
+        set(container, "PINPIPE_FULL", "true");
+    }
+    if let Some(backfill) = &spec.backfill {
+        set_some(container, "PINPIPE_FROM", backfill.from.as_ref());
+        set_some(container, "PINPIPE_TO", backfill.to.as_ref());
+    }
+    if let Some(redrive) = &spec.redrive {
+        parametrize_redrive(container, redrive);
+    }
+    if let Some(import) = &spec.import {
+        parametrize_import(container, import);
+        let s3 = import.s3.clone().unwrap_or_default();
+        if let Some(secret) = s3.credentials_secret_ref {
+            let at = format!("{folder}/credentials");
+            set(container, "PINPIPE_IMPORT_CREDENTIALS", &at);
+            let volume = mount(container, "import-credentials", &secret.name, &at);
+            pod.volumes.get_or_insert_default().push(volume);
+        }
+        if let Some(ca) = s3.ca_secret_ref {
+            let at = format!("{folder}/ca");
+            set(container, "PINPIPE_IMPORT_CA", &format!("{at}/{}", ca.key));
+            let volume = mount(container, "import-ca", &ca.name, &at);
+            pod.volumes.get_or_insert_default().push(volume);
+        }
+    }
+    Some(())
+}
+
+fn parametrize_redrive(container: &mut Container, redrive: &RunRedrive) {
+    container.args = Some(vec!["redrive".to_owned()]);
+    let kinds: Vec<String> = redrive.kinds.iter().copied().map(kind).collect();
+    set_list(container, "PINPIPE_REDRIVE_TOPIC", &kinds);
+    set_list(container, "PINPIPE_REDRIVE_REASON", &redrive.reasons);
+    set_list(container, "PINPIPE_REDRIVE_FIELD", &redrive.fields);
+    set_some(container, "PINPIPE_REDRIVE_SINCE", redrive.from.as_ref());
+    set_some(container, "PINPIPE_REDRIVE_UNTIL", redrive.to.as_ref());
+    if redrive.outcome == Some(RedriveOutcome::Refused) {
+        set(container, "PINPIPE_REDRIVE_OUTCOME", "refused");
+    }
+    let max = redrive.max.map(|max| max.to_string());
+    set_some(container, "PINPIPE_REDRIVE_MAX", max.as_ref());
+    set_flag(container, "PINPIPE_REDRIVE_FORCE", redrive.force);
+    set_flag(container, "PINPIPE_REDRIVE_DRY_RUN", redrive.dry_run);
+}
+
+fn parametrize_import(container: &mut Container, import: &RunImport) {
+    match import.layout {
+        ImportLayout::Connector => {
+            set(container, "PINPIPE_IMPORT", &import.prefix);
+            let topics = import.topics.iter();
+            let topics: Vec<_> = topics
+                .map(|topic| format!("{}={}", kind(topic.kind), topic.name))
+                .collect();
+            set_list(container, "PINPIPE_IMPORT_TOPICS", &topics);
+        }
+        ImportLayout::Objects => {
+            let prefix = import
+                .kind
+                .map(|of| format!("{}={}", kind(of), import.prefix));
+            set_some(container, "PINPIPE_IMPORT_EVENTS", prefix.as_ref());
+        }
+    }
+    set_some(container, "PINPIPE_IMPORT_BUCKET", import.bucket.as_ref());
+    if let Some(s3) = &import.s3 {
+        set_some(container, "PINPIPE_IMPORT_ENDPOINT", s3.endpoint.as_ref());
+        set_some(container, "PINPIPE_IMPORT_REGION", s3.region.as_ref());
+        set_flag(
+            container,
+            "PINPIPE_IMPORT_VIRTUAL_HOST",
+            s3.virtual_hosted_style,
+        );
+    }
+}
+
+/// Mounts a Secret. One that isn't there doesn't hold the pod back: the worker says so.
+fn mount(container: &mut Container, name: &str, secret: &str, at: &str) -> Volume {
+    container
+        .volume_mounts
+        .get_or_insert_default()
+        .push(VolumeMount {
+            name: name.to_owned(),
+            mount_path: at.to_owned(),
+            read_only: Some(true),
+            ..VolumeMount::default()
+        });
+    Volume {
+        name: name.to_owned(),
+        secret: Some(SecretVolumeSource {
+            secret_name: Some(secret.to_owned()),
+            optional: Some(true),
+            ..SecretVolumeSource::default()
+        }),
+        ..Volume::default()
+    }
+}
+
+fn kind(kind: RecordKind) -> String {
+    format!("{kind:?}").to_lowercase()
+}
+
+fn set(container: &mut Container, name: &str, value: &str) {
+    container.env.get_or_insert_default().push(EnvVar {
+        name: name.to_owned(),
+        value: Some(value.to_owned()),
+        ..EnvVar::default()
+    });
+}
+
+fn set_some(container: &mut Container, name: &str, value: Option<&String>) {
+    if let Some(value) = value {
+        set(container, name, value);
+    }
+}
+
+fn set_list(container: &mut Container, name: &str, values: &[String]) {
+    if !values.is_empty() {
+        set(container, name, &values.join(","));
+    }
+}
+
+fn set_flag(container: &mut Container, name: &str, value: Option<bool>) {
+    if value == Some(true) {
+        set(container, name, "true");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        build::{Observed, build},
+        samples::{run, validated, whole},
+    };
+
+    fn job(action: Value) -> (Job, CronJob) {
+        let pipeline = validated(whole());
+        let objects = build(&pipeline, &Observed::default()).objects;
+        let body = objects
+            .into_iter()
+            .find(|object| object.resource.kind == "CronJob");
+        let cron_job: CronJob = serde_json::from_value(body.unwrap().body).unwrap();
+        (
+            run_job(&pipeline, &cron_job, &run("r", action)).unwrap(),
+            cron_job,
+        )
+    }
+
+    fn container(job: &Job) -> &Container {
+        let pod = job.spec.as_ref().unwrap().template.spec.as_ref().unwrap();
+        &pod.containers[0]
+    }
+
+    /// Variables that the run adds.
+    fn added(job: &Job, cron_job: &CronJob) -> BTreeMap<String, String> {
+        let template = cron_job.spec.as_ref().unwrap().job_template.spec.clone();
+        let before = template.unwrap().template.spec.unwrap().containers[0]
+            .env
+            .clone()
+            .unwrap_or_default();
+        let env = container(job).env.iter().flatten();
+        env.filter(|variable| !before.contains(variable))
+            .map(|variable| (variable.name.clone(), variable.value.clone().unwrap()))
+            .collect()
+    }
+
+    #[test]
+    fn a_batch_run_is_what_the_schedule_would_start() {
+        let (job, cron_job) = job(json!({"batch": {}}));
+        let template = cron_job.spec.unwrap().job_template;
+        assert_eq!(job.spec, template.spec);
+        let run = run("r", json!({"batch": {}}));
+        assert_eq!(job.name_any(), crate::run::id(&run));
+        assert_eq!(job.labels()[ACTION_LABEL], "batch");
+        let owner = &job.owner_references()[0];
+        assert_eq!(
+            (owner.kind.as_str(), &owner.uid, owner.controller),
+            ("PinterestRun", &run.uid().unwrap(), Some(true))
+        );
+    }
+
+    #[test]
+    fn each_field_is_a_variable_of_the_worker() {
+        for (action, expected) in [
+            (
+                json!({"batch": {"full": true}}),
+                json!({"PINPIPE_FULL": "true"}),
+            ),
+            (json!({"batch": {"full": false}}), json!({})),
+            (
+                json!({"backfill": {"from": "2026-01-01T00:00:00Z"}}),
+                json!({"PINPIPE_FROM": "2026-01-01T00:00:00Z"}),
+            ),
+            (
+                json!({"import": {"layout": "Objects", "prefix": "/", "kind": "Geo"}}),
+                json!({"PINPIPE_IMPORT_EVENTS": "geo=/"}),
+            ),
+            (
+                json!({"import": {"layout": "Connector", "prefix": "topics", "bucket": "old",
+                    "topics": [{"name": "a.pin", "kind": "Pin"}, {"name": "b", "kind": "User"}],
+                    "s3": {"region": "eu-west-1", "virtualHostedStyle": true}}}),
+                json!({"PINPIPE_IMPORT": "topics", "PINPIPE_IMPORT_TOPICS": "pin=a.pin,user=b",
+                    "PINPIPE_IMPORT_BUCKET": "old", "PINPIPE_IMPORT_REGION": "eu-west-1",
+                    "PINPIPE_IMPORT_VIRTUAL_HOST": "true"}),
+            ),
+            (
+                json!({"redrive": {"kinds": ["Pin", "Geo"], "reasons": ["too-large"],
+                    "outcome": "Refused", "to": "2026-01-01T00:00:00Z", "max": 5, "force": true,
+                    "dryRun": true}}),
+                json!({"PINPIPE_REDRIVE_TOPIC": "pin,geo", "PINPIPE_REDRIVE_REASON": "too-large",
+                    "PINPIPE_REDRIVE_OUTCOME": "refused", "PINPIPE_REDRIVE_MAX": "5",
+                    "PINPIPE_REDRIVE_UNTIL": "2026-01-01T00:00:00Z",
+                    "PINPIPE_REDRIVE_FORCE": "true", "PINPIPE_REDRIVE_DRY_RUN": "true"}),
+            ),
+        ] {
+            let is_redrive = action["redrive"].is_object();
+            let (job, cron_job) = job(action);
+            assert_eq!(json!(added(&job, &cron_job)), expected);
+            let args = is_redrive.then(|| vec!["redrive".to_owned()]);
+            assert_eq!(container(&job).args, args);
+        }
+    }
+
+    #[test]
+    fn secrets_of_a_bucket_are_mounted_in_a_folder_of_the_run() {
+        let (job, cron_job) = job(json!({"import": {"layout": "Connector", "prefix": "topics",
+            "bucket": "old", "s3": {"credentialsSecretRef": {"name": "keys"},
+                "caSecretRef": {"name": "ca", "key": "root.pem"}}}}));
+        let folder = format!("/etc/pinpipe/import/{}", job.name_any());
+        let added = added(&job, &cron_job);
+        assert_eq!(
+            added["PINPIPE_IMPORT_CREDENTIALS"],
+            format!("{folder}/credentials")
+        );
+        assert_eq!(added["PINPIPE_IMPORT_CA"], format!("{folder}/ca/root.pem"));
+        let mounts = container(&job).volume_mounts.iter().flatten();
+        let mounts: Vec<_> = mounts.map(|mount| mount.mount_path.clone()).collect();
+        assert!(
+            mounts.contains(&format!("{folder}/credentials")),
+            "{mounts:?}"
+        );
+        let pod = job.spec.unwrap().template.spec.unwrap();
+        let secrets = pod.volumes.into_iter().flatten();
+        let optional = secrets.filter_map(|volume| volume.secret).filter(|secret| {
+            secret.optional == Some(true)
+                && ["keys", "ca"].contains(&secret.secret_name.as_deref().unwrap_or_default())
+        });
+        assert_eq!(optional.count(), 2);
+    }
+}

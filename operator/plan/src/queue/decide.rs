@@ -1,0 +1,271 @@
+//! Which run starts next, and how the others are. One at a time works on a pipeline's data, the
+//! oldest first.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::batch::v1::{CronJob, Job},
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use kube::ResourceExt as _;
+use pinpipe_crds::{PinterestRun, RunCounts, RunPhase, reasons};
+
+use crate::{
+    build::run_job,
+    model::ValidatedPipeline,
+    run::{is_final, is_record, phase, problems},
+};
+
+/// Message of a run whose Job could not start, and is made again as the pipeline is now.
+pub const REPLACED: &str = "its Job could not start, and is replaced since the pipeline changed";
+
+/// What was observed of a pipeline and its runs.
+pub struct Input<'a> {
+    /// The pipeline.
+    pub pipeline: &'a ValidatedPipeline,
+    /// Its `CronJob`, of whose template Jobs are made.
+    pub cron_job: Option<&'a CronJob>,
+    /// Its runs.
+    pub runs: &'a [PinterestRun],
+    /// The Jobs of the runs and of the `CronJob`.
+    pub jobs: &'a [Job],
+    /// How Jobs ended, by their names; only those whose run isn't final yet.
+    pub endings: &'a BTreeMap<String, Ending>,
+    /// Why Jobs that are under way don't go on, by their names.
+    pub problems: &'a BTreeMap<String, String>,
+}
+
+/// What a Job said when it ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ending {
+    /// Numbers of records.
+    pub counts: Option<RunCounts>,
+    /// Sentence about what was done, or why not.
+    pub message: Option<String>,
+}
+
+/// How a run is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct State {
+    /// Name of the run.
+    pub run: String,
+    /// How far it is.
+    pub phase: RunPhase,
+    /// One of [`pinpipe_crds::reasons`].
+    pub reason: &'static str,
+    /// Sentence about it.
+    pub message: String,
+    /// The Job.
+    pub job: Option<String>,
+    /// When the Job was started.
+    pub started: Option<Time>,
+    /// When the Job ended.
+    pub ended: Option<Time>,
+    /// Numbers of records.
+    pub counts: Option<RunCounts>,
+}
+
+impl State {
+    fn new(
+        run: &PinterestRun,
+        phase: RunPhase,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) -> Self {
+        Self {
+            run: run.name_any(),
+            phase,
+            reason,
+            message: message.into(),
+            job: None,
+            started: None,
+            ended: None,
+            counts: None,
+        }
+    }
+
+    /// A run that waits.
+    #[must_use]
+    pub fn queued(run: &PinterestRun, reason: &'static str, message: impl Into<String>) -> Self {
+        Self::new(run, RunPhase::Queued, reason, message)
+    }
+
+    /// A run whose Job was just created.
+    #[must_use]
+    pub fn started(run: &PinterestRun, job: &Job) -> Self {
+        let name = job.name_any();
+        let message = format!("the Job {name} is under way");
+        Self {
+            job: Some(name),
+            started: job.creation_timestamp(),
+            ..Self::new(run, RunPhase::Running, reasons::RUNNING, message)
+        }
+    }
+}
+
+/// The run to start, with its Job, and the states of the other runs that aren't final.
+#[must_use]
+pub fn decide(input: &Input<'_>) -> (Option<(PinterestRun, Job)>, Vec<State>) {
+    let mut runs: Vec<&PinterestRun> = input.runs.iter().collect();
+    runs.sort_by_key(|run| (run.creation_timestamp(), run.name_any()));
+    let (mut start, mut states) = (None, Vec::new());
+    let mut ahead = input.jobs.iter().find(|job| !has_ended(job)).map(|job| {
+        let of = runs.iter().find(|run| job_of(run, input.jobs) == Some(job));
+        of.map_or_else(
+            || format!("the Job {}", job.name_any()),
+            |run| format!("the run {}", run.name_any()),
+        )
+    });
+    for run in runs {
+        if is_final(run) || run.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        if let Some(job) = job_of(run, input.jobs) {
+            let is_replaced =
+                job.metadata.deletion_timestamp.is_some() && phase(run) == Some(RunPhase::Queued);
+            states.push(if is_replaced {
+                State::queued(run, reasons::PROGRESSING, REPLACED)
+            } else {
+                of_job(run, job, input)
+            });
+            continue;
+        }
+        if is_record(run) || phase(run) == Some(RunPhase::Running) {
+            states.push(State::new(
+                run,
+                RunPhase::Failed,
+                reasons::JOB_MISSING,
+                "its Job was deleted before it ended: what it had written to the store by then is \
+                 finished by the next batch run; create the run again under another name",
+            ));
+            continue;
+        }
+        match next(input, run, ahead.as_deref()) {
+            Ok(job) => start = Some((run.clone(), job)),
+            Err(state) => states.push(state),
+        }
+        if !states
+            .last()
+            .is_some_and(|state| state.phase == RunPhase::Refused)
+        {
+            ahead = ahead.or_else(|| Some(format!("the run {}", run.name_any())));
+        }
+    }
+    (start, states)
+}
+
+/// States of runs that wait for the pipeline as a whole. Runs whose Jobs exist stay as they are.
+#[must_use]
+pub fn held(runs: &[PinterestRun], reason: &'static str, message: &str) -> Vec<State> {
+    let waiting = runs.iter().filter(|run| {
+        matches!(phase(run), None | Some(RunPhase::Queued))
+            && !is_record(run)
+            && run.metadata.deletion_timestamp.is_none()
+    });
+    waiting
+        .map(|run| State::queued(run, reason, message))
+        .collect()
+}
+
+/// The Job of a run: the one it owns, or of which it is the record.
+#[must_use]
+pub fn job_of<'a>(run: &PinterestRun, jobs: &'a [Job]) -> Option<&'a Job> {
+    jobs.iter().find(|job| {
+        if is_record(run) {
+            return job.name_any() == run.name_any();
+        }
+        let mut owners = job.owner_references().iter();
+        owners.any(|owner| owner.kind == "PinterestRun" && Some(&owner.uid) == run.uid().as_ref())
+    })
+}
+
+/// The Job of a run that was never started, or what the run waits for.
+fn next(input: &Input<'_>, run: &PinterestRun, ahead: Option<&str>) -> Result<Job, State> {
+    let pipeline = input.pipeline;
+    let queued = |reason, message: String| Err(State::queued(run, reason, message));
+    let refused =
+        |reason, message: String| Err(State::new(run, RunPhase::Refused, reason, message));
+    let problems = problems(&run.spec);
+    if !problems.is_empty() {
+        let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
+        let message = format!(
+            "{}: create another run, with another name",
+            problems.join("; ")
+        );
+        return refused(reasons::INVALID_SPEC, message);
+    }
+    let Some(batch) = &pipeline.batch else {
+        let message = format!(
+            "the pipeline {} has no spec.batch, by whose settings runs work: add it, and create \
+             the run again",
+            pipeline.name
+        );
+        return refused(reasons::NO_BATCH, message);
+    };
+    if let Some(missing) = batch.secrets.missing.first() {
+        return queued(reasons::SECRET_MISSING, format!("it waits: {missing}"));
+    }
+    if pipeline.suspend {
+        let message = "it waits until spec.suspend of the pipeline is false".to_owned();
+        return queued(reasons::SUSPENDED, message);
+    }
+    if let Some(ahead) = ahead {
+        return queued(reasons::RUN_AHEAD, format!("it waits for {ahead}"));
+    }
+    let job = input.cron_job.and_then(|cron| run_job(pipeline, cron, run));
+    job.ok_or_else(|| {
+        let message = "it waits until the operator has created the pipeline's CronJob";
+        State::queued(run, reasons::PROGRESSING, message)
+    })
+}
+
+fn of_job(run: &PinterestRun, job: &Job, input: &Input<'_>) -> State {
+    let name = job.name_any();
+    let status = job.status.clone().unwrap_or_default();
+    let ending = input.endings.get(&name).cloned().unwrap_or_default();
+    let conditions = status.conditions.unwrap_or_default();
+    let ended = conditions.iter().find(|condition| is_end(condition));
+    let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
+    let mut state = match ended.map(|condition| condition.type_.as_str()) {
+        Some("Complete") => {
+            let message = ending.message.unwrap_or_else(|| "done".to_owned());
+            State::new(run, RunPhase::Succeeded, reasons::RUN_SUCCEEDED, message)
+        }
+        Some(_) => {
+            let message = ending.message.unwrap_or_else(|| {
+                format!("its Job failed, and no pod is left that says why: see the Job {name}")
+            });
+            State::new(run, RunPhase::Failed, reasons::RUN_FAILED, message)
+        }
+        None if is_suspended => {
+            let message = format!("the Job {name} is suspended, as by a queue of Jobs");
+            State::new(run, RunPhase::Running, reasons::SUSPENDED, message)
+        }
+        None => {
+            let problem = input.problems.get(&name).cloned();
+            let message = problem.unwrap_or_else(|| format!("the Job {name} is under way"));
+            State::new(run, RunPhase::Running, reasons::RUNNING, message)
+        }
+    };
+    state.started = status.start_time.or_else(|| job.creation_timestamp());
+    state.ended = ended.and_then(|condition| condition.last_transition_time.clone());
+    state.counts = ending.counts;
+    state.job = Some(name);
+    state
+}
+
+/// Whether a Job has ended.
+pub(super) fn has_ended(job: &Job) -> bool {
+    let conditions = job
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    conditions.is_some_and(|conditions| conditions.iter().any(is_end))
+}
+
+pub(super) fn is_end(condition: &k8s_openapi::api::batch::v1::JobCondition) -> bool {
+    matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True"
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,209 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    build::{Observed, build},
+    queue::record,
+    run,
+    samples::{run as sample, validated, whole},
+};
+
+/// A run that was created at this minute, with its UID.
+fn created(name: &str, minute: u8, action: Value) -> PinterestRun {
+    let mut run = sample(name, action);
+    let time = json!(format!("2026-01-01T10:{minute:02}:00Z"));
+    run.metadata.creation_timestamp = serde_json::from_value(time).unwrap();
+    run
+}
+
+fn cron_job(pipeline: &ValidatedPipeline) -> Option<CronJob> {
+    let objects = build(pipeline, &Observed::default()).objects;
+    let body = objects
+        .into_iter()
+        .find(|object| object.resource.kind == "CronJob")?
+        .body;
+    let mut cron_job: CronJob = serde_json::from_value(body).unwrap();
+    cron_job.metadata.uid = Some("42".to_owned());
+    Some(cron_job)
+}
+
+struct Decided {
+    start: Option<Job>,
+    states: Vec<State>,
+}
+
+impl Decided {
+    fn of(&self, run: &str) -> (RunPhase, &'static str, &str) {
+        let state = self.states.iter().find(|state| state.run == run).unwrap();
+        (state.phase, state.reason, &state.message)
+    }
+}
+
+fn decided(
+    spec: Value,
+    runs: &[PinterestRun],
+    jobs: &[Job],
+    endings: &[(&str, Ending)],
+) -> Decided {
+    let pipeline = validated(spec);
+    let cron_job = cron_job(&pipeline);
+    let endings = endings.iter().cloned();
+    let endings = endings
+        .map(|(job, ending)| (job.to_owned(), ending))
+        .collect();
+    let (start, states) = decide(&Input {
+        pipeline: &pipeline,
+        cron_job: cron_job.as_ref(),
+        runs,
+        jobs,
+        endings: &endings,
+        problems: &BTreeMap::new(),
+    });
+    Decided {
+        start: start.map(|(_, job)| job),
+        states,
+    }
+}
+
+fn with_phase(mut run: PinterestRun, phase: &str) -> PinterestRun {
+    run.status = serde_json::from_value(json!({"phase": phase})).unwrap();
+    run
+}
+
+fn ended(mut job: Job, type_: &str) -> Job {
+    let condition = json!({"type": type_, "status": "True",
+        "lastTransitionTime": "2026-01-01T11:00:00Z"});
+    job.status = serde_json::from_value(json!({"conditions": [condition]})).unwrap();
+    job
+}
+
+#[test]
+fn the_oldest_starts_and_the_others_wait_for_it() {
+    let runs = [
+        created("second", 2, json!({"redrive": {}})),
+        created("first", 1, json!({"batch": {"full": true}})),
+    ];
+    let decided_first = decided(whole(), &runs, &[], &[]);
+    let job = decided_first.start.as_ref().unwrap();
+    assert_eq!(job.name_any(), run::id(&runs[1]));
+    let (phase, reason, message) = decided_first.of("second");
+    assert_eq!((phase, reason), (RunPhase::Queued, reasons::RUN_AHEAD));
+    assert!(message.contains("the run first"), "{message}");
+
+    // The operator stopped between creating the Job and writing the status.
+    let again = decided(whole(), &runs, &[job.clone()], &[]);
+    assert_eq!(again.start, None);
+    assert_eq!(again.of("first").0, RunPhase::Running);
+    assert_eq!(again.of("second").1, reasons::RUN_AHEAD);
+
+    let counts = Some(RunCounts {
+        read: Some(5),
+        ..RunCounts::default()
+    });
+    let message = Some("read 5 records".to_owned());
+    let ending = Ending { counts, message };
+    let name = job.name_any();
+    let done = ended(job.clone(), "Complete");
+    let next = decided(whole(), &runs, &[done.clone()], &[(name.as_str(), ending)]);
+    let first = next
+        .states
+        .iter()
+        .find(|state| state.run == "first")
+        .unwrap();
+    assert_eq!(
+        (
+            first.phase,
+            first.counts.unwrap().read,
+            first.message.as_str()
+        ),
+        (RunPhase::Succeeded, Some(5), "read 5 records")
+    );
+    assert!(first.started.is_none() && first.ended.is_some());
+    assert_eq!(next.start.unwrap().name_any(), run::id(&runs[0]));
+
+    let runs = [runs[0].clone(), with_phase(runs[1].clone(), "Succeeded")];
+    for jobs in [vec![done], vec![]] {
+        let next = decided(whole(), &runs, &jobs, &[]);
+        assert_eq!(next.start.unwrap().name_any(), run::id(&runs[0]));
+        assert_eq!(next.states, [], "a final run never changes");
+    }
+}
+
+#[test]
+fn a_failed_job_and_a_deleted_one_are_final() {
+    let run = created("r", 1, json!({"batch": {}}));
+    let job = decided(whole(), &[run.clone()], &[], &[]).start.unwrap();
+    let failed = decided(whole(), &[run.clone()], &[ended(job, "Failed")], &[]);
+    assert_eq!(failed.of("r").0, RunPhase::Failed);
+    assert_eq!(failed.start, None);
+    let deleted = decided(whole(), &[with_phase(run, "Running")], &[], &[]);
+    assert_eq!(deleted.of("r").1, reasons::JOB_MISSING);
+    assert_eq!(deleted.start, None);
+}
+
+#[test]
+fn a_job_that_is_replaced_is_made_again() {
+    let run = created("r", 1, json!({"batch": {}}));
+    let mut job = decided(whole(), &[run.clone()], &[], &[]).start.unwrap();
+    job.metadata.deletion_timestamp = run.metadata.creation_timestamp.clone();
+    let run = with_phase(run, "Queued");
+    let going = decided(whole(), &[run.clone()], &[job], &[]);
+    assert_eq!((going.start.is_none(), going.of("r").2), (true, REPLACED));
+    assert!(decided(whole(), &[run], &[], &[]).start.is_some());
+}
+
+#[test]
+fn a_job_of_the_schedule_counts_and_is_recorded() {
+    let run = created("r", 1, json!({"batch": {}}));
+    let job: Job =
+        serde_json::from_value(json!({"metadata": {"name": "pinterest-batch-1"}})).unwrap();
+    let waits = decided(whole(), &[run.clone()], &[job.clone()], &[]);
+    assert!(waits.of("r").2.contains("the Job pinterest-batch-1"));
+    let record = record(&validated(whole()), &job);
+    let runs = [run, record];
+    let waits = decided(whole(), &runs, &[job.clone()], &[]);
+    assert!(waits.of("r").2.contains("the run pinterest-batch-1"));
+    assert_eq!(waits.of("pinterest-batch-1").0, RunPhase::Running);
+    let after = decided(whole(), &runs, &[ended(job, "Complete")], &[]);
+    assert_eq!(after.of("pinterest-batch-1").0, RunPhase::Succeeded);
+    assert!(after.start.is_some());
+    let gone = decided(whole(), &runs, &[], &[]);
+    assert_eq!(gone.of("pinterest-batch-1").1, reasons::JOB_MISSING);
+}
+
+#[test]
+fn what_cannot_start_says_why() {
+    let batch = created("r", 1, json!({"batch": {}}));
+    let mut suspended = whole();
+    suspended["suspend"] = json!(true);
+    let without = json!({"archive": whole()["archive"]});
+    let period =
+        json!({"backfill": {"from": "2026-01-02T00:00:00Z", "to": "2026-01-01T00:00:00Z"}});
+    let wrong = created("r", 1, period);
+    for (spec, run, phase, reason) in [
+        (suspended, &batch, RunPhase::Queued, reasons::SUSPENDED),
+        (without, &batch, RunPhase::Refused, reasons::NO_BATCH),
+        (whole(), &wrong, RunPhase::Refused, reasons::INVALID_SPEC),
+    ] {
+        let found = decided(spec, &[run.clone()], &[], &[]);
+        assert_eq!(found.start, None, "{reason}");
+        let (found_phase, found_reason, message) = found.of("r");
+        assert_eq!((found_phase, found_reason), (phase, reason), "{message}");
+    }
+    let good = created("s", 2, json!({"batch": {}}));
+    let next = decided(whole(), &[wrong, good], &[], &[]);
+    assert!(next.start.is_some(), "a refused run holds nothing back");
+}
+
+#[test]
+fn runs_wait_for_a_pipeline_unless_they_have_started() {
+    let queued = created("a", 1, json!({"batch": {}}));
+    let running = with_phase(created("b", 1, json!({"batch": {}})), "Running");
+    let states = held(
+        &[queued, running],
+        reasons::PIPELINE_NOT_FOUND,
+        "no pipeline",
+    );
+    let names: Vec<_> = states.iter().map(|state| state.run.as_str()).collect();
+    assert_eq!(names, ["a"]);
+}

@@ -1,0 +1,8 @@
+//! The queue of a pipeline's runs: which starts next, which record Jobs of the `CronJob`, and which
+//! are no longer kept.
+
+mod decide;
+mod records;
+
+pub use decide::{Ending, Input, REPLACED, State, decide, held, job_of};
+pub use records::{expired, missing, record};

@@ -1,0 +1,168 @@
+//! Runs ([`PinterestRun`]): what identifies one, and what is wrong with one.
+//!
+//! A run is done once. Its Job is named by its [`id`], which is also the name under which the batch
+//! worker keeps what it has done in the store, so that a run that is started again does nothing.
+
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+use pinpipe_crds::{PinterestRun, PinterestRunSpec, RunAction, RunPhase};
+
+use crate::{names::hash, validate::Problem};
+
+/// Label of a run: what made it. A run without the label was made by a user.
+pub const STARTED_BY_LABEL: &str = "pinpipe.dev/started-by";
+/// Value of [`STARTED_BY_LABEL`] of the record of a Job of the `CronJob`, which starts nothing.
+pub const BY_SCHEDULE: &str = "schedule";
+/// Value of [`STARTED_BY_LABEL`] of a run of `kubectl pinpipe`.
+pub const BY_PLUGIN: &str = "plugin";
+/// Label of a Job: what it does, as [`label`] has it.
+pub const ACTION_LABEL: &str = "pinpipe.dev/action";
+
+/// Longest part of a run's name in its id: the id is a label's value, of at most 63 bytes.
+const NAME_BYTES: usize = 52;
+/// Digits of the hash in a run's id.
+const HASH_DIGITS: usize = 10;
+
+/// Identity of a run's work, and name of its Job: its name and a hash of its namespace, name and
+/// spec.
+#[must_use]
+pub fn id(run: &PinterestRun) -> String {
+    let (namespace, name) = (run.namespace().unwrap_or_default(), run.name_any());
+    let spec = serde_json::to_value(&run.spec).unwrap_or_default();
+    let digest = hash(&format!("{namespace}/{name}/{spec}"));
+    let name = &name[..name.floor_char_boundary(NAME_BYTES)];
+    format!("{name}-{}", &digest[..HASH_DIGITS])
+}
+
+/// What a run does.
+#[must_use]
+pub fn action(spec: &PinterestRunSpec) -> RunAction {
+    if spec.redrive.is_some() {
+        RunAction::Redrive
+    } else if spec.import.is_some() {
+        RunAction::Import
+    } else if spec.backfill.is_some() {
+        RunAction::Backfill
+    } else if spec.batch.as_ref().and_then(|batch| batch.full) == Some(true) {
+        RunAction::FullBatch
+    } else {
+        RunAction::Batch
+    }
+}
+
+/// Value of [`ACTION_LABEL`].
+#[must_use]
+pub const fn label(action: RunAction) -> &'static str {
+    match action {
+        RunAction::Batch => "batch",
+        RunAction::FullBatch => "full-batch",
+        RunAction::Backfill => "backfill",
+        RunAction::Import => "import",
+        RunAction::Redrive => "redrive",
+    }
+}
+
+/// Whether a run is the record of a Job of the `CronJob`.
+#[must_use]
+pub fn is_record(run: &PinterestRun) -> bool {
+    run.labels().get(STARTED_BY_LABEL).map(String::as_str) == Some(BY_SCHEDULE)
+}
+
+/// How far a run is, as its status has it.
+#[must_use]
+pub fn phase(run: &PinterestRun) -> Option<RunPhase> {
+    run.status.as_ref()?.phase
+}
+
+/// Whether a run never changes any more.
+#[must_use]
+pub fn is_final(run: &PinterestRun) -> bool {
+    phase(run).is_some_and(RunPhase::is_final)
+}
+
+/// Problems of a run that its schema and rules can't find.
+#[must_use]
+pub fn problems(spec: &PinterestRunSpec) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    if let Some(backfill) = &spec.backfill {
+        period("spec.backfill", &backfill.from, &backfill.to, &mut problems);
+    }
+    if let Some(redrive) = &spec.redrive {
+        period("spec.redrive", &redrive.from, &redrive.to, &mut problems);
+    }
+    problems
+}
+
+fn period(
+    field: &'static str,
+    from: &Option<String>,
+    to: &Option<String>,
+    problems: &mut Vec<Problem>,
+) {
+    let mut time = |name: &str, text: &Option<String>| {
+        let text = text.as_deref()?;
+        let time = text.parse::<Timestamp>();
+        time.inspect_err(|error| {
+            let message = format!("{name} isn't a time ({error}): write it as {EXAMPLE}");
+            problems.push(Problem { field, message });
+        })
+        .ok()
+    };
+    let (Some(from), Some(to)) = (time("from", from), time("to", to)) else {
+        return;
+    };
+    if from >= to {
+        let message = format!("from ({from}) must be before to ({to})");
+        problems.push(Problem { field, message });
+    }
+}
+
+const EXAMPLE: &str = "2026-01-31T00:00:00Z";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::samples::run;
+    use serde_json::json;
+
+    #[test]
+    fn an_id_is_that_of_name_and_spec() {
+        let first = run("rebuild", json!({"batch": {"full": true}}));
+        assert_eq!(id(&first), id(&first.clone()));
+        assert!(id(&first).starts_with("rebuild-") && id(&first).len() == 18);
+        let mut elsewhere = first.clone();
+        elsewhere.metadata.namespace = Some("other".to_owned());
+        for other in [
+            run("rebuild", json!({"batch": {}})),
+            run("rebuild-2", json!({"batch": {"full": true}})),
+            elsewhere,
+        ] {
+            assert_ne!(id(&first), id(&other));
+        }
+        let long = run(&"a".repeat(63), json!({"batch": {}}));
+        assert_eq!(id(&long).len(), 63);
+    }
+
+    #[test]
+    fn a_period_must_begin_before_it_ends() {
+        let day = |day: u8| format!("2026-01-{day:02}T00:00:00Z");
+        for (action, expected) in [
+            (json!({"backfill": {"from": day(1), "to": day(2)}}), ""),
+            (json!({"backfill": {"to": day(2)}}), ""),
+            (
+                json!({"backfill": {"from": day(2), "to": day(2)}}),
+                "spec.backfill: from (",
+            ),
+            (
+                json!({"redrive": {"from": "2026-02-30T00:00:00Z"}}),
+                "spec.redrive: from isn't a time",
+            ),
+        ] {
+            let problems = problems(&run("r", action).spec);
+            let text = problems.first().map(ToString::to_string);
+            let text = text.unwrap_or_default();
+            assert!(text.starts_with(expected), "{text}");
+            assert_eq!(text.is_empty(), expected.is_empty(), "{text}");
+        }
+    }
+}

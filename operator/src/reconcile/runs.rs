@@ -1,0 +1,379 @@
+//! Runs (`PinterestRun`): starts the next one, and writes how each is.
+//!
+//! A run's Job is named by the run's id, so that none is started twice, and owned by the run. What
+//! is decided is decided on a fresh list; the index only tells whether there is anything to do.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::batch::v1::{CronJob, Job},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Resource as _, ResourceExt as _,
+    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    runtime::events::EventType,
+};
+use pinpipe_crds::{Outcome, PinterestPipeline, PinterestRun, RunPhase, reasons};
+use pinpipe_plan::{
+    model::ValidatedPipeline,
+    names::MANAGER,
+    queue::{self, Input, REPLACED, State},
+    run::{is_final, is_record},
+};
+use serde_json::{Value, json};
+
+use super::{Reconciler, batch_runs::cron_job};
+use crate::{
+    context::Context,
+    error::{Error, Trying as _},
+    observe::{
+        children::Children,
+        run_index,
+        runs::{self, Run, has_ended, is_of_run},
+    },
+    status::{self, batch_runs},
+};
+
+impl Reconciler<'_> {
+    /// Starts the next run, writes how the others are, records the Jobs of the `CronJob`, and
+    /// deletes old records. `jobs` are the Jobs of batch runs, where the pipeline has a batch
+    /// section.
+    pub(super) async fn advance_runs(
+        &self,
+        pipeline: &ValidatedPipeline,
+        children: &Children,
+        jobs: &[Run],
+    ) -> Result<(), Error> {
+        let Some(mut runs) = self.context.runs.of(&self.namespace, &self.name) else {
+            return Ok(());
+        };
+        let cron_job = cron_job(pipeline, children).filter(|_| pipeline.batch.is_some());
+        let mut jobs: Vec<Job> = jobs.iter().map(|run| run.job.clone()).collect();
+        let is_settled = |runs: &[PinterestRun], jobs: &[Job]| {
+            let unrecorded = cron_job.iter();
+            let mut unrecorded = unrecorded.flat_map(|cron| queue::missing(cron, runs, jobs));
+            runs.iter().all(is_final)
+                && unrecorded.next().is_none()
+                && queue::expired(runs).is_empty()
+        };
+        if is_settled(&runs, &jobs) {
+            return Ok(());
+        }
+        let client = &self.context.client;
+        let listed = run_index::list(client, &self.namespace, &self.name).await;
+        runs = listed.trying("listing runs")?;
+        if pipeline.batch.is_none() {
+            jobs = self.jobs_of_runs().await?;
+        }
+        self.own(&runs).await?;
+        let (endings, problems) = self.observe_jobs(&runs, &jobs).await?;
+        let (start, states) = queue::decide(&Input {
+            pipeline,
+            cron_job: cron_job.as_ref(),
+            runs: &runs,
+            jobs: &jobs,
+            endings: &endings,
+            problems: &problems,
+        });
+        write_states(self.context, &self.namespace, &runs, &states).await?;
+        if let Some((run, job)) = start {
+            self.start(&run, &job).await?;
+        }
+        if let Some(cron_job) = &cron_job {
+            self.record_jobs(pipeline, cron_job, &runs, &jobs).await?;
+        }
+        for run in queue::expired(&runs) {
+            self.delete_expired(run).await?;
+        }
+        Ok(())
+    }
+
+    /// Reports that runs wait because of the pipeline as a whole.
+    pub(super) async fn hold_runs(&self, reason: &'static str) -> Result<(), Error> {
+        let runs = self.context.runs.of(&self.namespace, &self.name);
+        let runs = runs.unwrap_or_default();
+        let message = format!(
+            "it waits until the pipeline is as it should be: see the condition Ready of the \
+             pipeline {}",
+            self.name
+        );
+        let states = queue::held(&runs, reason, &message);
+        write_states(self.context, &self.namespace, &runs, &states).await
+    }
+
+    /// Deletes the Jobs of runs that are under way, since the pipeline is about to lose its topics.
+    /// Those of the `CronJob` end with it.
+    pub(super) async fn end_runs(&self) -> Result<(), Error> {
+        let jobs = self.jobs_of_runs().await?;
+        let is_active =
+            |job: &&Job| has_ended(job).is_none() && job.metadata.deletion_timestamp.is_none();
+        for job in jobs.iter().filter(is_active).filter(|job| is_of_run(job)) {
+            self.context.check_lease()?;
+            self.context.children.changes(&self.uid, "Job");
+            let params = DeleteParams {
+                preconditions: Some(Preconditions {
+                    uid: job.uid(),
+                    resource_version: None,
+                }),
+                ..DeleteParams::background()
+            };
+            let jobs: Api<Job> = Api::namespaced(self.context.client.clone(), &self.namespace);
+            match jobs.delete(&job.name_any(), &params).await {
+                Ok(_) => self.context.metrics.wrote("delete", "jobs"),
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                Err(error) => return Err(error).trying("ending a run"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the pipeline the owner of its runs, so that they, and their Jobs, end with it.
+    async fn own(&self, runs: &[PinterestRun]) -> Result<(), Error> {
+        for run in runs.iter().filter(|run| !is_final(run)) {
+            let owners = run.owner_references();
+            if owners.iter().any(|owner| owner.uid == self.uid) {
+                continue;
+            }
+            let owner = OwnerReference {
+                api_version: PinterestPipeline::api_version(&()).into_owned(),
+                kind: PinterestPipeline::kind(&()).into_owned(),
+                name: self.name.clone(),
+                uid: self.uid.clone(),
+                controller: None,
+                block_owner_deletion: None,
+            };
+            let owned = json!({"ownerReferences": [owner]});
+            apply(self.context, &self.namespace, run, "", owned).await?;
+        }
+        Ok(())
+    }
+
+    /// How the Jobs of open runs ended, and why those under way don't go on, by their names.
+    async fn observe_jobs(
+        &self,
+        runs: &[PinterestRun],
+        jobs: &[Job],
+    ) -> Result<(BTreeMap<String, queue::Ending>, BTreeMap<String, String>), Error> {
+        let (client, now) = (&self.context.client, Timestamp::now());
+        let (mut endings, mut problems) = (BTreeMap::new(), BTreeMap::new());
+        for run in runs.iter().filter(|run| !is_final(run)) {
+            let Some(job) = queue::job_of(run, jobs) else {
+                continue;
+            };
+            let pods = runs::pods_of(client, &self.namespace, job).await;
+            let pods = pods.trying("listing a run's pods")?;
+            let name = job.name_any();
+            if let Some(end) = has_ended(job) {
+                let outcome = if end.type_ == "Complete" {
+                    Outcome::Succeeded
+                } else {
+                    Outcome::Failed
+                };
+                endings.insert(name, status::runs::ending(job, outcome, &pods));
+            } else {
+                let job = job.clone();
+                let observed = Run { job, pods };
+                let problem = batch_runs::start_problem(&observed, &self.namespace, now);
+                problems.extend(problem.map(|problem| (name, problem.message)));
+            }
+        }
+        Ok((endings, problems))
+    }
+
+    async fn start(&self, run: &PinterestRun, job: &Job) -> Result<(), Error> {
+        self.context.check_lease()?;
+        self.context.children.changes(&self.uid, "Job");
+        let name = job.name_any();
+        let params = PostParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PostParams::default()
+        };
+        let jobs: Api<Job> = Api::namespaced(self.context.client.clone(), &self.namespace);
+        let state = match jobs.create(&params, job).await {
+            Ok(created) => {
+                self.report_start_of(run, &name).await;
+                State::started(run, &created)
+            }
+            Err(kube::Error::Api(status)) if status.code == 409 => {
+                let message = format!(
+                    "a Job {name} that isn't the run's is there: delete it, or create the run \
+                     again under another name"
+                );
+                State::queued(run, reasons::CHILD_CONFLICT, message)
+            }
+            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
+                let message = format!("the API server refuses Job {name}: {}", status.message);
+                State::queued(run, reasons::CHILD_REFUSED, message)
+            }
+            Err(error) => return Err(error).trying("starting a run"),
+        };
+        write_state(self.context, &self.namespace, run, &state).await
+    }
+
+    async fn report_start_of(&self, run: &PinterestRun, job: &str) {
+        self.context.metrics.wrote("create", "jobs");
+        let (namespace, name, run) = (&self.namespace, &self.name, run.name_any());
+        tracing::info!(namespace, name, run, job, "started a run");
+        let message = format!("the run {run} is started, as the Job {job}");
+        let about = Some(self.job_reference(job));
+        let (type_, reason) = (EventType::Normal, reasons::RUN_STARTED);
+        self.event(type_, reason, "Run", &message, about).await;
+    }
+
+    /// Writes that a run waits again, whose Job is about to be deleted since it could not start.
+    pub(super) async fn queue_again(&self, job: &Job) -> Result<(), Error> {
+        let mut owners = job.owner_references().iter();
+        let Some(owner) = owners.find(|owner| owner.kind == PinterestRun::kind(&())) else {
+            return Ok(());
+        };
+        let api: Api<PinterestRun> = Api::namespaced(self.context.client.clone(), &self.namespace);
+        let run = api.get_opt(&owner.name).await.trying("reading a run")?;
+        let Some(run) = run.filter(|run| run.uid().as_ref() == Some(&owner.uid)) else {
+            return Ok(());
+        };
+        let state = State::queued(&run, reasons::PROGRESSING, REPLACED);
+        write_state(self.context, &self.namespace, &run, &state).await
+    }
+
+    /// Creates a record for each Job of the `CronJob` that needs one.
+    async fn record_jobs(
+        &self,
+        pipeline: &ValidatedPipeline,
+        cron_job: &CronJob,
+        runs: &[PinterestRun],
+        jobs: &[Job],
+    ) -> Result<(), Error> {
+        let api: Api<PinterestRun> = Api::namespaced(self.context.client.clone(), &self.namespace);
+        for job in queue::missing(cron_job, runs, jobs) {
+            self.context.check_lease()?;
+            let params = PostParams {
+                field_manager: Some(MANAGER.to_owned()),
+                ..PostParams::default()
+            };
+            match api.create(&params, &queue::record(pipeline, job)).await {
+                Ok(_) => self.context.metrics.wrote("create", "pinterestruns"),
+                // A run of a user's has its name, or somebody forbids it: the Job works all the
+                // same.
+                Err(kube::Error::Api(status)) if matches!(status.code, 403 | 409 | 422) => {
+                    let job = job.name_any();
+                    tracing::warn!(job, message = status.message, "a Job can't be recorded");
+                }
+                Err(error) => return Err(error).trying("recording a Job as a run"),
+            }
+        }
+        Ok(())
+    }
+
+    async fn delete_expired(&self, run: &PinterestRun) -> Result<(), Error> {
+        self.context.check_lease()?;
+        let api: Api<PinterestRun> = Api::namespaced(self.context.client.clone(), &self.namespace);
+        let params = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: run.uid(),
+                resource_version: None,
+            }),
+            ..DeleteParams::background()
+        };
+        match api.delete(&run.name_any(), &params).await {
+            Ok(_) => self.context.metrics.wrote("delete", "pinterestruns"),
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(error) => return Err(error).trying("deleting an old run"),
+        }
+        Ok(())
+    }
+}
+
+/// Reports that runs wait for a pipeline that doesn't exist.
+pub async fn runs_without_pipeline(
+    context: &Context,
+    namespace: &str,
+    pipeline: &str,
+) -> Result<(), Error> {
+    let runs = context.runs.of(namespace, pipeline).unwrap_or_default();
+    let message = format!(
+        "there is no PinterestPipeline {pipeline} in the namespace {namespace}: create it, or \
+         delete this run"
+    );
+    let states = queue::held(&runs, reasons::PIPELINE_NOT_FOUND, &message);
+    if states.is_empty() {
+        return Ok(());
+    }
+    let api: Api<PinterestPipeline> = Api::namespaced(context.client.clone(), namespace);
+    let found = api.get_metadata_opt(pipeline).await;
+    if found.trying("reading the pipeline")?.is_some() {
+        return Ok(());
+    }
+    write_states(context, namespace, &runs, &states).await
+}
+
+async fn write_states(
+    context: &Context,
+    namespace: &str,
+    runs: &[PinterestRun],
+    states: &[State],
+) -> Result<(), Error> {
+    for state in states {
+        let mut runs = runs.iter();
+        if let Some(run) = runs.find(|run| run.name_any() == state.run) {
+            write_state(context, namespace, run, state).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a run's status if it changes.
+async fn write_state(
+    context: &Context,
+    namespace: &str,
+    run: &PinterestRun,
+    state: &State,
+) -> Result<(), Error> {
+    let status = status::runs::status(run, state, Timestamp::now());
+    if run.status.as_ref() == Some(&status) {
+        return Ok(());
+    }
+    let is_ended = state.phase.is_final() && state.phase != RunPhase::Succeeded;
+    if is_ended && !is_record(run) {
+        let (run, message) = (run.name_any(), &state.message);
+        tracing::warn!(namespace, run, phase = ?state.phase, message, "a run has not succeeded");
+    }
+    apply(context, namespace, run, "status", json!(status)).await
+}
+
+/// Applies a run's metadata, or its status. A run that is gone by now is left alone.
+async fn apply(
+    context: &Context,
+    namespace: &str,
+    run: &PinterestRun,
+    subresource: &str,
+    fields: Value,
+) -> Result<(), Error> {
+    context.check_lease()?;
+    let (name, uid) = (run.name_any(), run.uid());
+    let mut body = json!({
+        "apiVersion": PinterestRun::api_version(&()),
+        "kind": PinterestRun::kind(&()),
+        "metadata": {},
+    });
+    let is_status = subresource == "status";
+    body[if is_status { "status" } else { "metadata" }] = fields;
+    // The UID keeps it from another run that has the name by now.
+    body["metadata"]["name"] = json!(name);
+    body["metadata"]["uid"] = json!(uid);
+    let api: Api<PinterestRun> = Api::namespaced(context.client.clone(), namespace);
+    let (params, patch) = (PatchParams::apply(MANAGER).force(), Patch::Apply(&body));
+    let (resource, written) = if is_status {
+        let written = api.patch_status(&name, &params, &patch).await;
+        ("pinterestruns/status", written)
+    } else {
+        ("pinterestruns", api.patch(&name, &params, &patch).await)
+    };
+    match written {
+        Ok(_) => context.metrics.wrote("apply", resource),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+        Err(error) => return Err(error).trying("writing a run"),
+    }
+    Ok(())
+}
