@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::{
     answers,
     coverage::{self, Coverage, Gap},
-    failure::{self, ImportAbandoned, InSink, Permanent},
+    failure::{self, FailedBefore, ImportAbandoned, InSink, Permanent},
     fold::{Folded, fold},
     join,
     load::{self, Loading},
@@ -44,10 +44,11 @@ pub async fn execute(
     let mut last = runs.last_finished(&store, &known).await?;
     if known.iter().any(|run| run.name == name && run.has_failed()) {
         let failed = runs.failure(&store, name).await?;
-        bail!(Permanent(format!(
-            "the run {name} has failed before and is not repeated; start one under another name. \
-             It failed with: {failed}"
-        )));
+        let before = FailedBefore {
+            run: name.to_owned(),
+            counts: failed.counts,
+        };
+        return Err(anyhow::Error::from(Permanent(failed.message)).context(before));
     }
     if let Request::Import(request) = request
         && let Some(run) = known.iter().find(|run| run.name == name)
@@ -186,7 +187,7 @@ impl Session<'_> {
             self.held.check()?;
             if !has_state {
                 let key = self.runs.failed(run);
-                let summary = Summary::failed(run, phases.total(), &counts, &message);
+                let summary = Summary::failed(run, phases.total(), counts, &message);
                 return self.store.put_json(&key, &summary).await;
             }
             let abandoned = Abandoned {
