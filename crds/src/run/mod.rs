@@ -94,8 +94,8 @@ pub use status::{
         "a run can't be changed: create another one, with another name"
     ),
     validation = Rule::new(
-        "(has(self.batch) ? 1 : 0) + (has(self.backfill) ? 1 : 0) + (has(self.__import__) ? 1 : 0) + \
-         (has(self.redrive) ? 1 : 0) == 1"
+        "(has(self.batch) ? 1 : 0) + (has(self.backfill) ? 1 : 0) + \
+         (has(self.__import__) ? 1 : 0) + (has(self.redrive) ? 1 : 0) == 1"
     )
     .message("a run does one thing: set exactly one of batch, backfill, import and redrive")
 )]

@@ -1,6 +1,6 @@
 //! Runs queue, start once and survive whatever happens to the operator: a run that is applied
-//! before its pipeline, one behind another, a restart, the same manifest again, a lost status, and a
-//! restore. Jobs of the schedule are recorded, and old records deleted.
+//! before its pipeline, one behind another, a restart, the same manifest again, a lost status, and
+//! a restore. Jobs of the schedule are recorded, and old records deleted.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use k8s_openapi::api::{

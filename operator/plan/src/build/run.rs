@@ -313,8 +313,8 @@ mod tests {
             ),
             (
                 json!({"redrive": {"kinds": ["Pin", "Geo"], "reasons": ["too-large"],
-                    "outcome": "Refused", "sinks": ["live", "batch/serving"], "to": "2026-01-01T00:00:00Z", "max": 5, "force": true,
-                    "dryRun": true}}),
+                    "outcome": "Refused", "sinks": ["live", "batch/serving"],
+                    "to": "2026-01-01T00:00:00Z", "max": 5, "force": true, "dryRun": true}}),
                 json!({"PINPIPE_REDRIVE_TOPIC": "pin,geo", "PINPIPE_REDRIVE_REASON": "too-large",
                     "PINPIPE_REDRIVE_OUTCOME": "refused", "PINPIPE_REDRIVE_MAX": "5",
                     "PINPIPE_REDRIVE_SINKS": "live,batch/serving",

@@ -1,5 +1,5 @@
-//! What the Job of a backfill of a live sink has besides: the configuration of the sink's worker, and
-//! its Secrets in the same folders.
+//! What the Job of a backfill of a live sink has besides: the configuration of the sink's worker,
+//! and its Secrets in the same folders.
 
 use k8s_openapi::api::{
     apps::v1::Deployment,

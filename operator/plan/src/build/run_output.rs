@@ -1,5 +1,5 @@
-//! The `ConfigMap` into which a run writes how far it is and its report, and the permission to write
-//! there.
+//! The `ConfigMap` into which a run writes how far it is and its report, and the permission to
+//! write there.
 
 use k8s_openapi::{
     api::{
