@@ -22,7 +22,7 @@ use crate::{
     quality,
     read::{self, Read},
     report::{self, Freshness, KindReport, Phases},
-    runs::{self, Abandoned, Pointer, Run, Runs, Step, full_run_command},
+    runs::{self, Abandoned, Pointer, Run, Runs, Step, full_run},
     scratch::Scratch,
     sink::{self, Marker, Sink},
     state::{State, States},
@@ -437,7 +437,7 @@ impl Session<'_> {
             Permanent(format!(
                 "the state of the run {base}, {}, is gone: start a full run: {}",
                 self.runs.state(base),
-                full_run_command(&self.config.pipeline)
+                full_run(&self.config.pipeline)
             ))
         );
         Ok(previous)
