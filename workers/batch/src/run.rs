@@ -220,8 +220,8 @@ impl Session<'_> {
         let memory = Memory::of_container();
         let scratch = Scratch::open(&config.scratch_dir)?;
         self.progress.to_read(manifest.records());
-        let (folder, progress) = (scratch.folder(), self.progress);
-        let reading = read::read(config, store, manifest, folder, memory.buffers, progress);
+        let (path, progress) = (scratch.folder(), self.progress);
+        let reading = read::read(config, store, manifest, path, memory.buffers, progress);
         let read = phases.time("read and clean", reading).await?;
         let Coverage {
             begin,
