@@ -22,7 +22,7 @@ use crate::{
     quality,
     read::{self, Read},
     report::{self, Freshness, KindReport, Phases},
-    runs::{self, Abandoned, Pointer, Run, Runs, Step, full_run_command},
+    runs::{self, Abandoned, Pointer, Run, Runs, Step, full_run},
     scratch::Scratch,
     sink::{self, Marker, Sink},
     state::{State, States},
@@ -220,8 +220,8 @@ impl Session<'_> {
         let memory = Memory::of_container();
         let scratch = Scratch::open(&config.scratch_dir)?;
         self.progress.to_read(manifest.records());
-        let (folder, progress) = (scratch.folder(), self.progress);
-        let reading = read::read(config, store, manifest, folder, memory.buffers, progress);
+        let (path, progress) = (scratch.folder(), self.progress);
+        let reading = read::read(config, store, manifest, path, memory.buffers, progress);
         let read = phases.time("read and clean", reading).await?;
         let Coverage {
             begin,
@@ -437,7 +437,7 @@ impl Session<'_> {
             Permanent(format!(
                 "the state of the run {base}, {}, is gone: start a full run: {}",
                 self.runs.state(base),
-                full_run_command(&self.config.pipeline)
+                full_run(&self.config.pipeline)
             ))
         );
         Ok(previous)

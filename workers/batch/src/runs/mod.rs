@@ -423,14 +423,14 @@ pub fn must_be_finished(runs: &[Run], name: &str) -> bool {
         .any(|run| run.name == name && run.must_be_finished())
 }
 
-/// The command that starts a full run in the cluster, for error messages.
-pub fn full_run_command(pipeline: &Pipeline) -> String {
+/// How to start a full run in the cluster, for error messages.
+pub fn full_run(pipeline: &Pipeline) -> String {
     let Pipeline {
         namespace, name, ..
     } = pipeline;
     format!(
-        "helm install {name}-full charts/pinpipe-job --namespace {namespace} \
-         --set pipeline={name},command=full"
+        "create a PinterestRun in the namespace {namespace} with the spec {{pipelineRef: {{name: \
+         {name}}}, batch: {{full: true}}}}"
     )
 }
 
