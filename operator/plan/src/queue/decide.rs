@@ -163,7 +163,7 @@ pub fn decide(input: &Input<'_>) -> (Option<(PinterestRun, Job)>, Vec<State>) {
         }
         match next(input, run, ahead.as_deref()) {
             Ok(job) => start = Some((run.clone(), job)),
-            Err(state) => states.push(state),
+            Err(state) => states.push(*state),
         }
         if !states
             .last()
@@ -201,11 +201,13 @@ pub fn job_of<'a>(run: &PinterestRun, jobs: &'a [Job]) -> Option<&'a Job> {
 }
 
 /// The Job of a run that was never started, or what the run waits for.
-fn next(input: &Input<'_>, run: &PinterestRun, ahead: Option<&str>) -> Result<Job, State> {
+fn next(input: &Input<'_>, run: &PinterestRun, ahead: Option<&str>) -> Result<Job, Box<State>> {
     let pipeline = input.pipeline;
-    let queued = |reason, message: String| Err(State::queued(run, reason, message));
-    let refused =
-        |reason, message: String| Err(State::new(run, RunPhase::Refused, reason, message));
+    let queued = |reason, message: String| Err(Box::new(State::queued(run, reason, message)));
+    let refused = |reason, message: String| {
+        let state = State::new(run, RunPhase::Refused, reason, message);
+        Err(Box::new(state))
+    };
     let problems = problems(&run.spec, pipeline);
     if !problems.is_empty() {
         let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();

@@ -1,3 +1,5 @@
+use std::slice;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -93,7 +95,7 @@ fn the_oldest_starts_and_the_others_wait_for_it() {
     assert!(message.contains("the run first"), "{message}");
 
     // The operator stopped between creating the Job and writing the status.
-    let again = decided(whole(), &runs, &[job.clone()], &[]);
+    let again = decided(whole(), &runs, slice::from_ref(job), &[]);
     assert_eq!(again.start, None);
     assert_eq!(again.of("first").0, RunPhase::Running);
     assert_eq!(again.of("second").1, reasons::RUN_AHEAD);
@@ -110,7 +112,12 @@ fn the_oldest_starts_and_the_others_wait_for_it() {
     };
     let name = job.name_any();
     let done = ended(job.clone(), "Complete");
-    let next = decided(whole(), &runs, &[done.clone()], &[(name.as_str(), ending)]);
+    let next = decided(
+        whole(),
+        &runs,
+        slice::from_ref(&done),
+        &[(name.as_str(), ending)],
+    );
     let first = next
         .states
         .iter()
@@ -138,8 +145,10 @@ fn the_oldest_starts_and_the_others_wait_for_it() {
 #[test]
 fn a_failed_job_and_a_deleted_one_are_final() {
     let run = created("r", 1, json!({"batch": {}}));
-    let job = decided(whole(), &[run.clone()], &[], &[]).start.unwrap();
-    let failed = decided(whole(), &[run.clone()], &[ended(job, "Failed")], &[]);
+    let job = decided(whole(), slice::from_ref(&run), &[], &[])
+        .start
+        .unwrap();
+    let failed = decided(whole(), slice::from_ref(&run), &[ended(job, "Failed")], &[]);
     assert_eq!(failed.of("r").0, RunPhase::Failed);
     assert_eq!(failed.start, None);
     let deleted = decided(whole(), &[with_phase(run, "Running")], &[], &[]);
@@ -150,10 +159,12 @@ fn a_failed_job_and_a_deleted_one_are_final() {
 #[test]
 fn a_job_that_is_replaced_is_made_again() {
     let run = created("r", 1, json!({"batch": {}}));
-    let mut job = decided(whole(), &[run.clone()], &[], &[]).start.unwrap();
+    let mut job = decided(whole(), slice::from_ref(&run), &[], &[])
+        .start
+        .unwrap();
     job.metadata.deletion_timestamp = run.metadata.creation_timestamp.clone();
     let run = with_phase(run, "Queued");
-    let going = decided(whole(), &[run.clone()], &[job], &[]);
+    let going = decided(whole(), slice::from_ref(&run), &[job], &[]);
     assert_eq!((going.start.is_none(), going.of("r").2), (true, REPLACED));
     assert!(decided(whole(), &[run], &[], &[]).start.is_some());
 }
@@ -163,11 +174,11 @@ fn a_job_of_the_schedule_counts_and_is_recorded() {
     let run = created("r", 1, json!({"batch": {}}));
     let job: Job =
         serde_json::from_value(json!({"metadata": {"name": "pinterest-batch-1"}})).unwrap();
-    let waits = decided(whole(), &[run.clone()], &[job.clone()], &[]);
+    let waits = decided(whole(), slice::from_ref(&run), slice::from_ref(&job), &[]);
     assert!(waits.of("r").2.contains("the Job pinterest-batch-1"));
     let record = record(&validated(whole()), &job);
     let runs = [run, record];
-    let waits = decided(whole(), &runs, &[job.clone()], &[]);
+    let waits = decided(whole(), &runs, slice::from_ref(&job), &[]);
     assert!(waits.of("r").2.contains("the run pinterest-batch-1"));
     assert_eq!(waits.of("pinterest-batch-1").0, RunPhase::Running);
     let after = decided(whole(), &runs, &[ended(job, "Complete")], &[]);
@@ -191,7 +202,7 @@ fn what_cannot_start_says_why() {
         (without, &batch, RunPhase::Refused, reasons::NO_BATCH),
         (whole(), &wrong, RunPhase::Refused, reasons::INVALID_SPEC),
     ] {
-        let found = decided(spec, &[run.clone()], &[], &[]);
+        let found = decided(spec, slice::from_ref(&run), &[], &[]);
         assert_eq!(found.start, None, "{reason}");
         let (found_phase, found_reason, message) = found.of("r");
         assert_eq!((found_phase, found_reason), (phase, reason), "{message}");
