@@ -207,9 +207,39 @@ fn what_cannot_start_says_why() {
         let (found_phase, found_reason, message) = found.of("r");
         assert_eq!((found_phase, found_reason), (phase, reason), "{message}");
     }
-    let good = created("s", 2, json!({"batch": {}}));
-    let next = decided(whole(), &[wrong, good], &[], &[]);
-    assert!(next.start.is_some(), "a refused run holds nothing back");
+    let [good, younger] =
+        [("s", 2), ("t", 3)].map(|(name, minute)| created(name, minute, json!({"batch": {}})));
+    let next = decided(whole(), &[wrong, younger, good.clone()], &[], &[]);
+    assert_eq!(next.start.as_ref().unwrap().name_any(), run::id(&good));
+    assert!(next.of("t").2.contains("the run s"), "{:?}", next.of("t"));
+}
+
+#[test]
+fn a_run_whose_job_is_refused_holds_no_other_back() {
+    let mut refused = created("r", 1, json!({"batch": {}}));
+    let condition = json!({"type": "Complete", "status": "False", "message": "a quota",
+        "reason": reasons::CHILD_REFUSED, "lastTransitionTime": "2026-01-01T10:00:00Z"});
+    let status = json!({"phase": "Queued", "conditions": [condition]});
+    refused.status = serde_json::from_value(status).unwrap();
+    let other = created("s", 2, json!({"batch": {}}));
+    let alone = decided(whole(), slice::from_ref(&refused), &[], &[]);
+    assert!(alone.start.is_some(), "it is tried again");
+    let next = decided(whole(), &[refused, other.clone()], &[], &[]);
+    assert_eq!(next.start.unwrap().name_any(), run::id(&other));
+}
+
+#[test]
+fn runs_dont_wait_for_younger_jobs_of_the_schedule() {
+    let run = created("r", 5, json!({"batch": {}}));
+    let job = |minute: u8| -> Job {
+        let time = format!("2026-01-01T10:{minute:02}:00Z");
+        let metadata = json!({"name": "pinterest-batch-1", "creationTimestamp": time});
+        serde_json::from_value(json!({"metadata": metadata})).unwrap()
+    };
+    let older = decided(whole(), slice::from_ref(&run), &[job(4)], &[]);
+    assert_eq!(older.of("r").1, reasons::RUN_AHEAD);
+    let younger = decided(whole(), slice::from_ref(&run), &[job(6)], &[]);
+    assert!(younger.start.is_some());
 }
 
 #[test]
