@@ -30,11 +30,14 @@ use crate::{
     summary::Summary,
 };
 
-/// Completes unfinished runs, then the run `name`. A run that has finished gives its summary again.
+/// Completes unfinished runs, then the run `name`. A run that has finished gives its summary again,
+/// but for an import that a full run has followed: that is an error unless `is_declared`, since
+/// what started it is an object that may be applied again.
 pub async fn execute(
     config: &Batch,
     name: &str,
     request: &Request,
+    is_declared: bool,
     progress: &Progress,
     held: &Held,
 ) -> Result<Summary> {
@@ -53,7 +56,10 @@ pub async fn execute(
     if let Request::Import(request) = request
         && let Some(run) = known.iter().find(|run| run.name == name)
     {
-        plan::check_is_no_other(&store, &runs, run, request, last.as_ref()).await?;
+        plan::check_is_no_other(&store, &runs, run, request).await?;
+        if !is_declared {
+            plan::check_is_not_forgotten(&store, &runs, run, last.as_ref()).await?;
+        }
     }
     let mut abandoned = runs.abandoned_since(&store, &known, last.as_ref()).await?;
     let mut summary = None;

@@ -137,14 +137,13 @@ pub async fn manifest(
     Ok(manifest)
 }
 
-/// Fails if an import would do nothing, or something else, since there is a run of its name: one
-/// with another request, or one that a full run has followed.
+/// Fails if an import would do something else, since there is a run of its name with another
+/// request.
 pub async fn check_is_no_other(
     store: &Store,
     runs: &Runs,
     run: &Run,
     request: &ImportRequest,
-    last: Option<&Pointer>,
 ) -> Result<()> {
     #[derive(Deserialize)]
     struct Asked {
@@ -163,6 +162,18 @@ pub async fn check_is_no_other(
             "nothing was imported: there is a run {name} with other values; choose another name"
         ))
     );
+    Ok(())
+}
+
+/// Fails if an import would do nothing, since there is a run of its name that a full run has
+/// followed.
+pub async fn check_is_not_forgotten(
+    store: &Store,
+    runs: &Runs,
+    run: &Run,
+    last: Option<&Pointer>,
+) -> Result<()> {
+    let name = &run.name;
     ensure!(
         !run.is_finished() || runs.is_in_state(store, name, last).await?,
         Permanent(format!(

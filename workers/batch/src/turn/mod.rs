@@ -58,7 +58,11 @@ pub async fn execute(
     // Its state is large.
     let working = Box::pin(async {
         match work {
-            Work::Batch(request) => run::execute(config, name, request, &progress, &held).await,
+            Work::Batch(request) => {
+                // A PinterestRun has an output.
+                let is_declared = output.is_some();
+                run::execute(config, name, request, is_declared, &progress, &held).await
+            }
             Work::Live(request) => replay::execute(config, name, request, &progress, &held).await,
         }
     });
