@@ -90,7 +90,9 @@ impl Summary {
             message: Some(message.to_owned()),
             ..Self::empty(run)
         };
-        counts.into_iter().for_each(|counts| summary.add(counts));
+        for counts in counts {
+            summary.add(counts);
+        }
         summary
     }
 
