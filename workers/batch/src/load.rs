@@ -218,15 +218,16 @@ impl Loading<'_> {
         Ok(report)
     }
 
-    /// Sets refused rows aside, and returns how many, by topic.
+    /// Sets refused rows aside, and returns how many, by topic. A sink of the stream may have the
+    /// same name: dead letters name the batch's as the pipeline's status does.
     async fn set_aside(
         &self,
         sink: &str,
         refused: &[(Kind, RefusedRows)],
     ) -> Result<BTreeMap<String, u64>> {
-        let mut all = BTreeMap::new();
+        let (sink, mut all) = (format!("batch/{sink}"), BTreeMap::new());
         for (kind, refused) in refused {
-            let rows = set_aside::set_aside(self.config, self.store, sink, *kind, refused).await?;
+            let rows = set_aside::set_aside(self.config, self.store, &sink, *kind, refused).await?;
             if rows > 0 {
                 let topic = &topic(&self.config.topics, *kind).dead_letter;
                 all.insert(topic.clone(), rows);

@@ -29,7 +29,8 @@ pub struct Args {
     )]
     pub reason: Vec<String>,
 
-    /// Only records that one of these sinks refused. Any sink, or none, unless set.
+    /// Only records that one of these sinks refused; a sink of batch runs is batch/NAME. Any sink,
+    /// or none, unless set.
     #[arg(
         long,
         env = "PINPIPE_REDRIVE_SINKS",

@@ -123,6 +123,7 @@ mod tests {
             (&["--outcome", "rejected"], false),
             (&["--sink", "live,lake"], true),
             (&["--sink", "lake"], false),
+            (&["--sink", "batch/live"], false),
             (&["--sink", "live", "--outcome", "refused"], true),
             (&["--sink", "live", "--reason", "23505"], false),
             (&["--reason", "not-json,23514"], true),

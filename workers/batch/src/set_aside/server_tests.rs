@@ -247,7 +247,7 @@ async fn a_refused_row_is_a_dead_letter_once_and_can_be_redriven() {
         topic_id: "t".into(),
         partition: 0,
         offset: 3,
-        sink: Some("warehouse".into()),
+        sink: Some("batch/warehouse".into()),
     };
     assert_eq!((&letter.id, letter.time), (&id, at(3).time));
     assert_eq!(letter.verdict.outcome, Outcome::Refused);
@@ -271,7 +271,7 @@ async fn a_refused_row_is_a_dead_letter_once_and_can_be_redriven() {
     let tried = tried.unwrap().to_json();
     assert!(tried.contains(r#""redriven":1"#), "{tried}");
     let other = place
-        .redrive("other", &["--sink", "other"])
+        .redrive("live", &["--sink", "warehouse"])
         .await
         .unwrap()
         .to_json();
@@ -304,12 +304,12 @@ async fn a_refused_row_is_a_dead_letter_once_and_can_be_redriven() {
         let first = if run == "first" { &redriven } else { &tried };
         assert_eq!(&again.to_json(), first);
     }
-    let error = place.redrive("first", &["--sink", "warehouse"]).await;
+    let error = place.redrive("first", &["--sink", "batch/warehouse"]).await;
     let error = error.unwrap_err();
     assert!(error.is::<Permanent>(), "{error:#}");
     assert!(error.to_string().contains("other values"), "{error:#}");
     assert_eq!(place.records(&place.config.topics.pin.name).await.len(), 1);
-    let redriven = place.redrive("second", &["--sink", "warehouse"]).await;
+    let redriven = place.redrive("second", &["--sink", "batch/warehouse"]).await;
     let redriven = redriven.unwrap().to_json();
     assert!(
         redriven.contains(r#""redriven":1,"doneBefore":1"#),

@@ -40,7 +40,8 @@ pub struct DeadLetterId {
     pub partition: i32,
     /// The record's offset.
     pub offset: i64,
-    /// The sink that refused the record; none for a record that can't be keyed.
+    /// The sink that refused the record, `batch/<name>` for one of batch runs; none for a record
+    /// that can't be keyed.
     pub sink: Option<String>,
 }
 
