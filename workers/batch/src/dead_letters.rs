@@ -187,6 +187,11 @@ impl LetterIdSet {
         self.ids.insert((origin, id.partition, id.offset))
     }
 
+    /// The number of ids.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
     /// Whether the set contains an id.
     pub fn contains(&self, id: &DeadLetterId) -> bool {
         self.origin(id)

@@ -1,7 +1,8 @@
 //! The re-drive: writes dead letters back to their topics, each once, with their original order.
 //!
 //! A dead-letter topic is read twice, up to its end at the start of the re-drive: first the markers
-//! of dead letters that were re-driven before, then the dead letters themselves. A dead letter's
+//! of dead letters that were re-driven before, then the dead letters themselves. Markers name their
+//! re-drive, so that one that is started again counts what it has done. A dead letter's
 //! record and its marker are written in one transaction, so a re-drive that dies can be started
 //! again. It needs no Lease: the transactional id lets only one re-drive of a pipeline write.
 
@@ -33,7 +34,7 @@ use self::{
     transaction::{Item, Transactions},
 };
 use crate::{
-    dead_letters::{self, DeadLetterReader, LetterIdSet},
+    dead_letters::{self, DeadLetterReader, Ends, LetterIdSet},
     failure::{self, Permanent},
     load_config,
     output::Output,
@@ -180,14 +181,21 @@ pub async fn redrive(
     let transactions = if args.dry_run {
         None
     } else {
-        Some(Transactions::new(config)?)
+        Some(Transactions::new(config, args.run())?)
     };
-    let mut remaining = args.max.unwrap_or(u64::MAX);
+    let mut topics = Vec::new();
     for kind in Kind::ALL
         .into_iter()
         .filter(|kind| args.topic.is_empty() || args.topic.contains(kind))
     {
         let topic = read::topic(&config.topics, kind);
+        let marks = Marks::read(config, topic, args.run().as_deref(), stop).await;
+        let marks = marks.with_context(|| re_driving(topic))?;
+        topics.push((kind, topic, marks));
+    }
+    let own = topics.iter().map(|(.., marks)| marks.own.len() as u64);
+    let mut remaining = args.max.unwrap_or(u64::MAX).saturating_sub(own.sum());
+    for (kind, topic, marks) in topics {
         let mut topic_redrive = TopicRedrive {
             kind,
             topic,
@@ -197,7 +205,7 @@ pub async fn redrive(
             transactions: transactions.as_ref(),
             stop,
             remaining,
-            redriven_before: LetterIdSet::default(),
+            marks,
             seen: LetterIdSet::default(),
             pending: Vec::new(),
             pending_bytes: 0,
@@ -206,10 +214,65 @@ pub async fn redrive(
         topic_redrive
             .redrive_all(config)
             .await
-            .with_context(|| format!("re-driving the topic {}", topic.dead_letter))?;
+            .with_context(|| re_driving(topic))?;
         remaining = topic_redrive.remaining;
     }
     Ok(())
+}
+
+fn re_driving(topic: &Topic) -> String {
+    format!("re-driving the topic {}", topic.dead_letter)
+}
+
+/// Stops only between transactions: an open one is always committed or aborted.
+async fn unless_stopped<T>(
+    stop: &CancellationToken,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    tokio::select! {
+        biased;
+        () = stop.cancelled() => bail!(
+            "stopped by a signal; start the re-drive again to continue with the dead letters \
+             that were not re-driven"
+        ),
+        result = work => result,
+    }
+}
+
+/// The markers of a dead-letter topic.
+struct Marks {
+    /// Where the topic ended when they were read.
+    ends: Ends,
+    /// Dead letters that this re-drive has re-driven, in a process that died.
+    own: LetterIdSet,
+    /// Dead letters that others have re-driven.
+    others: LetterIdSet,
+}
+
+impl Marks {
+    async fn read(
+        config: &Batch,
+        topic: &Topic,
+        run: Option<&str>,
+        stop: &CancellationToken,
+    ) -> Result<Self> {
+        let mut marks = Self {
+            ends: dead_letters::ends(config, &topic.dead_letter)?,
+            own: LetterIdSet::default(),
+            others: LetterIdSet::default(),
+        };
+        let mut reader = DeadLetterReader::new(config, &topic.dead_letter, &marks.ends)?;
+        while let Some(message) = unless_stopped(stop, reader.next()).await? {
+            if let Some(Ok(Entry::Mark { id, run: by })) = message.headers().map(Entry::read) {
+                if by.is_some() && by.as_deref() == run {
+                    marks.own.insert(&id);
+                } else {
+                    marks.others.insert(&id);
+                }
+            }
+        }
+        Ok(marks)
+    }
 }
 
 /// The re-drive of one dead-letter topic.
@@ -224,8 +287,7 @@ struct TopicRedrive<'a> {
     stop: &'a CancellationToken,
     /// How many dead letters may still be re-driven.
     remaining: u64,
-    /// Dead letters that have a marker.
-    redriven_before: LetterIdSet,
+    marks: Marks,
     seen: LetterIdSet,
     /// Dead letters of the next transaction.
     pending: Vec<Item>,
@@ -235,17 +297,9 @@ struct TopicRedrive<'a> {
 
 impl TopicRedrive<'_> {
     async fn redrive_all(&mut self, config: &Batch) -> Result<()> {
-        let ends = dead_letters::ends(config, &self.topic.dead_letter)?;
-        let mut markers = DeadLetterReader::new(config, &self.topic.dead_letter, &ends)?;
-        while let Some(message) = self.unless_stopped(markers.next()).await? {
-            if let Some(Ok(Entry::Mark(id))) = message.headers().map(Entry::read) {
-                self.redriven_before.insert(&id);
-            }
-        }
-        drop(markers);
         let mut last_logged = Instant::now();
-        let mut letters = DeadLetterReader::new(config, &self.topic.dead_letter, &ends)?;
-        while let Some(message) = self.unless_stopped(letters.next()).await? {
+        let mut letters = DeadLetterReader::new(config, &self.topic.dead_letter, &self.marks.ends)?;
+        while let Some(message) = unless_stopped(self.stop, letters.next()).await? {
             self.process(&message);
             if self.pending.len() >= TRANSACTION_LETTERS || self.pending_bytes >= TRANSACTION_BYTES
             {
@@ -271,24 +325,12 @@ impl TopicRedrive<'_> {
         Ok(())
     }
 
-    /// Stops only between transactions: an open one is always committed or aborted.
-    async fn unless_stopped<T>(&self, work: impl Future<Output = Result<T>>) -> Result<T> {
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => bail!(
-                "stopped by a signal; start the re-drive again to continue with the dead letters \
-                 that were not re-driven"
-            ),
-            result = work => result,
-        }
-    }
-
     /// Counts a dead letter, and adds it to the next transaction if it is to be re-driven.
     fn process(&mut self, message: &BorrowedMessage<'_>) {
         let entry = message.headers().map(Entry::read);
         let letter = match entry {
             Some(Ok(Entry::DeadLetter(letter))) => letter,
-            Some(Ok(Entry::Mark(_))) => return,
+            Some(Ok(Entry::Mark { .. })) => return,
             Some(Err(_)) | None => {
                 self.report.unreadable += 1;
                 return;
@@ -299,11 +341,16 @@ impl TopicRedrive<'_> {
             return;
         }
         self.report.letters += 1;
-        if self.redriven_before.contains(&letter.id) {
+        if self.marks.others.contains(&letter.id) {
             self.report.done_before += 1;
             return;
         }
         self.report.open(&letter.verdict);
+        if self.marks.own.contains(&letter.id) {
+            self.report.matching += 1;
+            self.report.redriven += 1;
+            return;
+        }
         if !self.filter.matches(&letter) {
             return;
         }

@@ -41,6 +41,8 @@ pub struct Item {
 /// The transactional producer of a pipeline's re-drive.
 pub struct Transactions {
     producer: FutureProducer<BrokerErrors>,
+    /// The re-drive's name, if it has one.
+    run: Option<String>,
 }
 
 /// Why a transaction failed.
@@ -87,8 +89,9 @@ impl From<KafkaError> for TransactionError {
 }
 
 impl Transactions {
-    /// Creates the producer, which fences any other re-drive of the pipeline. Blocks.
-    pub fn new(config: &Batch) -> Result<Self> {
+    /// Creates the producer of the re-drive `run`, which fences any other one of the pipeline.
+    /// Blocks.
+    pub fn new(config: &Batch, run: Option<String>) -> Result<Self> {
         let id = format!(
             "{}.{}.redrive",
             config.pipeline.namespace, config.pipeline.name
@@ -116,7 +119,7 @@ impl Transactions {
                 config.kafka.bootstrap_servers
             )
         })?;
-        Ok(Self { producer })
+        Ok(Self { producer, run })
     }
 
     /// Re-drives dead letters and calls `done` with their number after each transaction. Returns
@@ -200,7 +203,7 @@ impl Transactions {
                 &topic.dead_letter,
                 Some(id.as_bytes()),
                 None,
-                letter.mark_headers(),
+                letter.mark_headers(self.run.as_deref()),
             )?);
         }
         for delivery in deliveries {

@@ -45,7 +45,7 @@ impl Known {
     fn add(&mut self, entry: Entry, sink: &str, orders: &BTreeSet<Order>) {
         let is_sinks = |id: &DeadLetterId| id.sink.as_deref() == Some(sink);
         match entry {
-            Entry::Mark(id) if is_sinks(&id) => {
+            Entry::Mark { id, .. } if is_sinks(&id) => {
                 self.redriven.insert(&id);
             }
             Entry::DeadLetter(letter) if orders.contains(&letter.order()) => {
@@ -112,6 +112,13 @@ mod tests {
         }
     }
 
+    fn mark(id: &DeadLetterId) -> Entry {
+        Entry::Mark {
+            id: id.clone(),
+            run: None,
+        }
+    }
+
     #[test]
     fn a_record_is_open_until_the_last_of_its_dead_letters_is_redriven() {
         let first = letter(1, "warehouse", None);
@@ -125,10 +132,10 @@ mod tests {
             (Entry::DeadLetter(letter(1, "live", None)), false, 1),
             (Entry::DeadLetter(letter(2, "warehouse", None)), false, 1),
             (Entry::DeadLetter(first.clone()), true, 1),
-            (Entry::Mark(first.id.clone()), false, 1),
+            (mark(&first.id), false, 1),
             (Entry::DeadLetter(second.clone()), true, 2),
-            (Entry::Mark(letter(9, "live", None).id), true, 2),
-            (Entry::Mark(second.id.clone()), false, 2),
+            (mark(&letter(9, "live", None).id), true, 2),
+            (mark(&second.id), false, 2),
         ] {
             known.add(entry.clone(), "warehouse", &[at(1)].into());
             let found = (known.is_open(at(1)), known.attempt(at(1)));
@@ -140,7 +147,7 @@ mod tests {
             "not asked for"
         );
         let gone = letter(3, "warehouse", None).id;
-        known.add(Entry::Mark(gone.clone()), "warehouse", &[at(3)].into());
+        known.add(mark(&gone), "warehouse", &[at(3)].into());
         assert!(known.has(&gone), "its mark is there");
     }
 }

@@ -25,6 +25,7 @@ use crate::{
     memory::Memory,
     progress::Progress,
     redrive::{self, redrive_once},
+    runs::Runs,
     scratch::Scratch,
     sink::Marker,
     state::State,
@@ -309,7 +310,9 @@ async fn a_refused_row_is_a_dead_letter_once_and_can_be_redriven() {
     assert!(error.is::<Permanent>(), "{error:#}");
     assert!(error.to_string().contains("other values"), "{error:#}");
     assert_eq!(place.records(&place.config.topics.pin.name).await.len(), 1);
-    let redriven = place.redrive("second", &["--sink", "batch/warehouse"]).await;
+    let redriven = place
+        .redrive("second", &["--sink", "batch/warehouse"])
+        .await;
     let redriven = redriven.unwrap().to_json();
     assert!(
         redriven.contains(r#""redriven":1,"doneBefore":1"#),
@@ -319,6 +322,46 @@ async fn a_refused_row_is_a_dead_letter_once_and_can_be_redriven() {
     let report = place.run(7, Incremental).await;
     assert_eq!((report.rows, report.refused), (1, 0), "{report:?}");
     assert_eq!(titles().await, ["a=bad", "b=B", "c=C", "d=D"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_redrive_that_died_counts_what_it_has_done() {
+    let place = Place::new("died", |_| BatchSink {
+        name: "serving".into(),
+        cassandra: None,
+        postgres: None,
+    })
+    .await;
+    let item = |offset| Item {
+        letter: DeadLetter {
+            id: DeadLetterId {
+                topic_id: "t".into(),
+                partition: 0,
+                offset,
+                sink: Some("batch/serving".into()),
+            },
+            cluster_id: "c".into(),
+            topic: place.config.topics.pin.name.clone(),
+            time: 1000 + offset,
+            verdict: (&Refusal::new("0x2200", "no")).into(),
+            redriven: None,
+        },
+        key: Some(b"a".to_vec()),
+        value: pin("a", "A").into_bytes(),
+    };
+    let writer = Writer::new(&place.config, &place.config.topics.pin.dead_letter).unwrap();
+    writer.write((0..3).map(item).collect()).await.unwrap();
+    for attempt in ["first", "second"] {
+        let report = place.redrive("limited", &["--outcome", "refused", "--max", "1"]);
+        let report = report.await.unwrap().to_json();
+        let counts = r#""letters":3,"matching":3,"redriven":1,"left":2,"open""#;
+        assert!(report.contains(counts), "{attempt}: {report}");
+        let records = place.records(&place.config.topics.pin.name).await;
+        assert_eq!(records.len(), 1, "{attempt}");
+        // As if it had died before it noted that it has ended.
+        let ended = Runs::new(&place.config.pipeline).redrive("limited");
+        place.store.delete(&[ended]).await.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

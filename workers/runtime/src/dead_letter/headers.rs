@@ -16,6 +16,7 @@ pub(super) const FIELD: &str = "pinpipe.field";
 pub(super) const MESSAGE: &str = "pinpipe.message";
 pub(super) const ATTEMPT: &str = "pinpipe.attempt";
 pub(super) const WORKER_VERSION: &str = "pinpipe.worker-version";
+pub(super) const RUN: &str = "pinpipe.run";
 pub(super) const REDRIVEN: &str = "pinpipe.redriven";
 pub(super) const ORDER_TIME: &str = "pinpipe.order-time";
 pub(super) const ORDER_PARTITION: &str = "pinpipe.order-partition";

@@ -21,7 +21,7 @@ use rdkafka::message::{Header, Headers, OwnedHeaders};
 
 use headers::{
     ATTEMPT, CLUSTER_ID, FIELD, KEY, MESSAGE, OFFSET, ORDER_TIME, OUTCOME, PARTITION, REASON,
-    REDRIVEN, SINK, TIMESTAMP, TOPIC, TOPIC_ID, WORKER_VERSION, number, put, text,
+    REDRIVEN, RUN, SINK, TIMESTAMP, TOPIC, TOPIC_ID, WORKER_VERSION, number, put, text,
 };
 pub use redriven::{Redriven, UnusableOrder};
 use redriven::{order, put_order, put_redriven};
@@ -77,8 +77,13 @@ pub struct DeadLetter {
 pub enum Entry {
     /// A dead letter.
     DeadLetter(DeadLetter),
-    /// The marker that the dead letter with this id has been redriven.
-    Mark(DeadLetterId),
+    /// The marker that a dead letter has been redriven.
+    Mark {
+        /// The dead letter's id.
+        id: DeadLetterId,
+        /// The name of the redrive, if it has one.
+        run: Option<String>,
+    },
 }
 
 /// A dead letter's header is missing or can't be read.
@@ -117,15 +122,16 @@ impl DeadLetter {
         )
     }
 
-    /// Headers for the marker that this dead letter has been redriven.
+    /// Headers for the marker that this dead letter has been redriven, by a redrive of the name
+    /// `run`.
     #[must_use]
-    pub fn mark_headers(&self) -> OwnedHeaders {
-        let headers = OwnedHeaders::new_with_capacity(4);
-        put(
-            put_id(headers, &self.id),
-            REDRIVEN,
-            &self.attempt().to_string(),
-        )
+    pub fn mark_headers(&self, run: Option<&str>) -> OwnedHeaders {
+        let headers = put_id(OwnedHeaders::new_with_capacity(6), &self.id);
+        let headers = put(headers, REDRIVEN, &self.attempt().to_string());
+        match run {
+            Some(run) => put(headers, RUN, run),
+            None => headers,
+        }
     }
 
     /// Headers for the dead letter. `key` is the record's key.
@@ -179,7 +185,8 @@ impl Entry {
             sink: text(headers, SINK).map(str::to_owned),
         };
         if text(headers, REDRIVEN).is_some() {
-            return Ok(Self::Mark(id));
+            let run = text(headers, RUN).map(str::to_owned);
+            return Ok(Self::Mark { id, run });
         }
         let outcome = match text(headers, OUTCOME) {
             None | Some("rejected") => Outcome::Rejected,

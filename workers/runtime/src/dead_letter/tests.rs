@@ -92,12 +92,15 @@ fn a_record_keeps_its_original_order_after_several_redrives() {
 }
 
 #[test]
-fn a_marker_has_the_id_of_its_dead_letter() {
+fn a_marker_has_the_id_of_its_dead_letter_and_the_name_of_the_redrive() {
     let letter = letter(Kind::Geo, "{}", None);
-    assert_eq!(
-        Entry::read(&letter.mark_headers()),
-        Ok(Entry::Mark(letter.id))
-    );
+    for run in [None, Some("fixed")] {
+        let mark = Entry::Mark {
+            id: letter.id.clone(),
+            run: run.map(str::to_owned),
+        };
+        assert_eq!(Entry::read(&letter.mark_headers(run)), Ok(mark));
+    }
 }
 
 #[test]
