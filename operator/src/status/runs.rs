@@ -23,6 +23,10 @@ use serde::Deserialize;
 use super::{batch_runs, conditions, shorten};
 use crate::finding::Finding;
 
+/// Longest name of a step, and longest URI, in the definition.
+const MAX_STEP: usize = 32;
+const MAX_URI: usize = 1024;
+
 /// Status of a run in this state.
 #[must_use]
 pub fn status(run: &PinterestRun, state: &State, now: Timestamp) -> PinterestRunStatus {
@@ -80,7 +84,9 @@ fn report(run: &PinterestRun, state: &State) -> Option<RunReport> {
 /// Progress as a run has written it into its `ConfigMap`.
 #[must_use]
 pub fn progress(config_map: &ConfigMap) -> Option<RunProgress> {
-    serde_json::from_str(config_map.data.as_ref()?.get("progress")?).ok()
+    let written = config_map.data.as_ref()?.get("progress")?;
+    let progress: RunProgress = serde_json::from_str(written).ok()?;
+    (progress.step.len() <= MAX_STEP).then_some(progress)
 }
 
 /// The part of a termination message that every run has.
@@ -97,6 +103,14 @@ pub fn ending(job: &Job, outcome: Outcome, pods: &[Pod]) -> Ending {
     let (run, loads) = batch_runs::last_run(job, outcome, pods);
     let message = batch_runs::termination_message(pods).unwrap_or_default();
     let Said { counts, report } = serde_json::from_str(&message).unwrap_or_default();
+    let is_repeated = |at: usize| {
+        counts[..at]
+            .iter()
+            .any(|first| first.kind == counts[at].kind)
+    };
+    let is_valid = !(0..counts.len()).any(is_repeated);
+    let counts = if is_valid { counts } else { Vec::new() };
+    let report = report.filter(|report| report.len() <= MAX_URI);
     let (total, sentence) = match Redrive::read(&message) {
         Some(redrive) => (Some(redrive.total()), Some(redrive.sentence())),
         None => {
@@ -241,6 +255,8 @@ mod tests {
             ("Clean", Some(5), Some(9))
         );
         assert_eq!(written("?"), None);
+        let long = json!({"step": "x".repeat(33)}).to_string();
+        assert_eq!(written(&long), None, "the API server would refuse it");
         assert_eq!(progress_of(json!({})), None);
     }
 
@@ -284,6 +300,8 @@ mod tests {
         let failed = r#"{"run":"r","read":0,"message":"the archive is dead"}"#;
         let found = ending(Outcome::Failed, failed);
         assert_eq!(found.message.as_deref(), Some("the archive is dead"));
+        let twice = r#"{"run":"r","read":1,"counts":[{"kind":"Pin","read":1},{"kind":"Pin"}]}"#;
+        assert_eq!(ending(Outcome::Succeeded, twice).counts, []);
         let lost = ending(Outcome::Succeeded, "");
         assert_eq!(lost, Ending::default());
     }
