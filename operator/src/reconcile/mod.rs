@@ -222,7 +222,7 @@ impl<'a> Reconciler<'a> {
         let runs = self.runs(&pipeline).await?;
         let runs = self.replace_stuck_runs(&pipeline, &children, runs).await?;
         // What is wrong with a run must not keep the status of the pipeline from being written.
-        let advanced = self.advance_runs(&pipeline, &children, &runs).await;
+        let advanced = Box::pin(self.advance_runs(&pipeline, &children, &runs)).await;
         let report = report::Input {
             pipeline: &pipeline,
             children: &children,

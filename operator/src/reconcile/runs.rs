@@ -162,8 +162,8 @@ impl Reconciler<'_> {
                 controller: None,
                 block_owner_deletion: None,
             };
-            let owned = json!({"ownerReferences": [owner]});
-            apply(self.context, &self.namespace, run, "", owned).await?;
+            let metadata = json!({"ownerReferences": [owner]});
+            apply(self.context, &self.namespace, run, "", metadata).await?;
         }
         Ok(())
     }

@@ -111,12 +111,11 @@ pub fn ending(job: &Job, outcome: Outcome, pods: &[Pod]) -> Ending {
     let is_valid = !(0..counts.len()).any(is_repeated);
     let counts = if is_valid { counts } else { Vec::new() };
     let report = report.filter(|report| report.len() <= MAX_URI);
-    let (total, sentence) = match Redrive::read(&message) {
-        Some(redrive) => (Some(redrive.total()), Some(redrive.sentence())),
-        None => {
-            let total = total(&run);
-            (total, total.and_then(sentence))
-        }
+    let (total, sentence) = if let Some(redrive) = Redrive::read(&message) {
+        (Some(redrive.total()), Some(redrive.sentence()))
+    } else {
+        let total = total(&run);
+        (total, total.and_then(sentence))
     };
     Ending {
         total,
@@ -146,13 +145,13 @@ fn total(run: &LastRun) -> Option<RunCounts> {
 #[serde(rename_all = "camelCase")]
 struct Redrive {
     dry_run: bool,
-    topics: BTreeMap<String, Redriven>,
+    topics: BTreeMap<String, LetterCounts>,
 }
 
 /// Counts of the dead letters of one kind.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Redriven {
+struct LetterCounts {
     matching: i64,
     redriven: i64,
     still_rejected: BTreeMap<String, i64>,
@@ -164,12 +163,12 @@ impl Redrive {
         serde_json::from_str(termination_message).ok()
     }
 
-    fn sum(&self, of: impl Fn(&Redriven) -> i64) -> i64 {
+    fn sum(&self, of: impl Fn(&LetterCounts) -> i64) -> i64 {
         self.topics.values().map(of).fold(0, i64::saturating_add)
     }
 
     fn total(&self) -> RunCounts {
-        let rejected = |topic: &Redriven| topic.still_rejected.values().sum();
+        let rejected = |topic: &LetterCounts| topic.still_rejected.values().sum();
         RunCounts {
             read: Some(self.sum(|topic| topic.matching)),
             clean: Some(self.sum(|topic| topic.redriven)),

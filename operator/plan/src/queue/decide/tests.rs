@@ -202,7 +202,7 @@ fn what_cannot_start_says_why() {
         (without, &batch, RunPhase::Refused, reasons::NO_BATCH),
         (whole(), &wrong, RunPhase::Refused, reasons::INVALID_SPEC),
     ] {
-        let found = decided(spec, slice::from_ref(&run), &[], &[]);
+        let found = decided(spec, slice::from_ref(run), &[], &[]);
         assert_eq!(found.start, None, "{reason}");
         let (found_phase, found_reason, message) = found.of("r");
         assert_eq!((found_phase, found_reason), (phase, reason), "{message}");
