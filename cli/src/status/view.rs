@@ -22,7 +22,7 @@ const REFUSED: &str = "pinpipe_ingest_records_refused_total";
 const READ: &str = "pinpipe_stream_records_total";
 const STORED: &str = "pinpipe_stream_committed_records_total";
 const LAG: &str = "pinpipe_stream_lag_records";
-const POSTED: &str = "pinpipe_emulator_acknowledged_total";
+const POSTED: &str = "pinpipe_emulator_acknowledged_records_total";
 
 /// A pipeline in one line.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -1,6 +1,6 @@
 //! Static checks of the checkout, run by `cargo xtask test` and alone by `cargo xtask check`.
 
-mod files;
+pub mod files;
 mod lines;
 mod modules;
 mod paths;
@@ -69,7 +69,7 @@ fn conclude(log: &Log, findings: &[String]) -> Result<()> {
     }
 }
 
-/// The plug-in of kubectl is meant to be small and to build without the libraries of Kafka's client.
+/// The plug-in of kubectl is meant to be small, and to build without what Kafka's client needs.
 fn cli_has_no_rdkafka(context: &Context, log: &Log) -> Result<()> {
     const PACKAGE: &str = "pinpipe-cli";
     if !context.root.join("cli/Cargo.toml").exists() {
