@@ -98,7 +98,8 @@ impl Reconciler<'_> {
         Ok(())
     }
 
-    /// Reports that runs wait because of the pipeline as a whole, and how those that don't wait are.
+    /// Reports that runs wait because of the pipeline as a whole, and how those that don't wait
+    /// are.
     pub(super) async fn hold_runs(&self, reason: &'static str) -> Result<(), Error> {
         let runs = self.context.runs.of(&self.namespace, &self.name);
         let runs = runs.unwrap_or_default();
@@ -117,8 +118,8 @@ impl Reconciler<'_> {
         write_states(self.context, &self.namespace, &runs, &states).await
     }
 
-    /// Deletes the Jobs of runs that are under way, since the pipeline has no topics, or is about to
-    /// lose them. Those of the `CronJob` end with it. With `again`, the runs wait to be started
+    /// Deletes the Jobs of runs that are under way, since the pipeline has no topics, or is about
+    /// to lose them. Those of the `CronJob` end with it. With `again`, the runs wait to be started
     /// again.
     pub(super) async fn end_runs(&self, again: bool) -> Result<(), Error> {
         let jobs = self.jobs_of_runs().await?;

@@ -186,8 +186,8 @@ fn of_started(run: &PinterestRun, jobs: &Jobs) -> Option<State> {
 }
 
 /// What is under way before a run may start: another run, or a Job of the schedule that is older
-/// than the run. For a younger one the run doesn't wait, since there may always be one: the worker's
-/// Lease lets them work one after the other.
+/// than the run. For a younger one the run doesn't wait, since there may always be one: the
+/// worker's Lease lets them work one after the other.
 fn active_before(run: &PinterestRun, runs: &[&PinterestRun], jobs: &[Job]) -> Option<String> {
     let mut active = jobs.iter().filter(|job| !has_ended(job));
     let job = active
