@@ -207,6 +207,11 @@ pub struct LastRun {
     /// How it ended.
     pub outcome: Outcome,
 
+    /// When it ended.
+    #[schemars(schema_with = "crate::schema::time")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_time: Option<Time>,
+
     /// Number of records read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read: Option<i64>,
@@ -258,6 +263,7 @@ pub fn parse_run_report(job: &str, outcome: Outcome, message: &str) -> LastRun {
     LastRun {
         name: job.to_owned(),
         outcome,
+        completion_time: None,
         read: report.read,
         clean: report.clean,
         repaired: report.repaired,

@@ -56,7 +56,19 @@ pub fn live_sink(spec: &PinterestRunSpec) -> Option<&str> {
     spec.backfill.as_ref()?.target.as_ref()?.sink.as_deref()
 }
 
-/// Value of [`ACTION_LABEL`].
+/// Value of [`ACTION_LABEL`] of a backfill of a live sink, which is no batch run.
+pub const LIVE_BACKFILL: &str = "live-backfill";
+
+/// Value of [`ACTION_LABEL`] of a run.
+#[must_use]
+pub fn label_of(spec: &PinterestRunSpec) -> &'static str {
+    match live_sink(spec) {
+        Some(_) => LIVE_BACKFILL,
+        None => label(action(spec)),
+    }
+}
+
+/// Value of [`ACTION_LABEL`] of a run that is no backfill of a live sink.
 #[must_use]
 pub const fn label(action: RunAction) -> &'static str {
     match action {

@@ -8,7 +8,7 @@ use k8s_openapi::api::{
 use kube::{Api, Client, Resource as _, ResourceExt as _, api::ListParams};
 
 use pinpipe_crds::{PinterestRun, RunAction};
-use pinpipe_plan::run::{ACTION_LABEL, label};
+use pinpipe_plan::run::{ACTION_LABEL, LIVE_BACKFILL, label};
 
 use super::pods;
 
@@ -48,11 +48,12 @@ impl Run {
         !self.job.annotations().contains_key(INSTANTIATED)
     }
 
-    /// Whether it re-drives dead letters, and so is no batch run.
+    /// Whether it writes what batch runs write: no re-drive, and no backfill of a live sink.
     #[must_use]
-    pub fn is_redrive(&self) -> bool {
+    pub fn is_batch_run(&self) -> bool {
         let action = self.job.labels().get(ACTION_LABEL);
-        action.map(String::as_str) == Some(label(RunAction::Redrive))
+        let others = [label(RunAction::Redrive), LIVE_BACKFILL];
+        action.is_none_or(|action| !others.contains(&action.as_str()))
     }
 
     /// Whether it brings the answers up to date, as a run of the schedule does.

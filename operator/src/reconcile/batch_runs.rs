@@ -94,7 +94,13 @@ impl Reconciler<'_> {
             known.is_some_and(|run| run.name == name)
                 && (outcome == Outcome::Succeeded || has_sentence)
         };
-        let ended = batch_runs::last_ended(runs);
+        let runs: Vec<Run> = runs
+            .iter()
+            .filter(|run| run.is_batch_run())
+            .cloned()
+            .collect();
+        let runs = runs.as_slice();
+        let ended = batch_runs::last_ended(runs, known);
         let ended = ended.filter(|(run, outcome)| !is_told(&run.name(), *outcome));
         let (last_run, loads) = match ended {
             Some((run, outcome)) => {

@@ -152,7 +152,7 @@ impl Reconciler<'_> {
         self.applier()
             .prune(&[], &BTreeSet::new(), &mut children)
             .await?;
-        self.end_runs().await?;
+        self.end_runs(false).await?;
         let pods = self.labelled_pods().await?;
         let deadline = self.context.settings.deletion_deadline;
         if let Some(why) = wait_for(&pods, elapsed, deadline) {

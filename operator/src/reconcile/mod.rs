@@ -221,7 +221,8 @@ impl<'a> Reconciler<'a> {
         self.report_resets(&resets, &children).await;
         let runs = self.runs(&pipeline).await?;
         let runs = self.replace_stuck_runs(&pipeline, &children, runs).await?;
-        self.advance_runs(&pipeline, &children, &runs).await?;
+        // What is wrong with a run must not keep the status of the pipeline from being written.
+        let advanced = Box::pin(self.advance_runs(&pipeline, &children, &runs)).await;
         let report = report::Input {
             pipeline: &pipeline,
             children: &children,
@@ -230,7 +231,8 @@ impl<'a> Reconciler<'a> {
             suspension: suspension.finding,
             runs: &runs,
         };
-        self.report(report, applied).await
+        let outcome = self.report(report, applied).await?;
+        advanced.map(|()| outcome)
     }
 
     async fn children(&self) -> Result<Children, Error> {
@@ -291,7 +293,7 @@ impl<'a> Reconciler<'a> {
         self.context.rollouts.end(&self.uid);
         let needed = BTreeSet::from([self.record()]);
         self.applier().prune(&[], &needed, children).await?;
-        self.end_runs().await?;
+        self.end_runs(true).await?;
         self.hold_runs(reasons::TOPIC_CONFLICT).await?;
         self.report_conflict(conflict).await
     }

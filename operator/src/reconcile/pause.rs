@@ -24,6 +24,7 @@ impl Reconciler<'_> {
     /// Reports that the pipeline isn't reconciled. The rest of the status, its generation included,
     /// stays as it was when the pipeline last was.
     pub(super) async fn pause(&self) -> Result<Outcome, Error> {
+        self.hold_runs(reasons::PAUSED).await?;
         let ready = self.condition(condition_types::READY);
         if ready.is_none_or(|ready| ready.reason != reasons::PAUSED) {
             let mut status = self.resource.status.clone().unwrap_or_default();

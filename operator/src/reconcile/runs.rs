@@ -3,8 +3,6 @@
 //! A run's Job is named by the run's id, so that none is started twice, and owned by the run. What
 //! is decided is decided on a fresh list; the index only tells whether there is anything to do.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::{
     api::{
         batch::v1::{CronJob, Job},
@@ -18,14 +16,14 @@ use kube::{
     api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
     runtime::events::EventType,
 };
-use pinpipe_crds::{Outcome, PinterestPipeline, PinterestRun, RunPhase, RunProgress, reasons};
+use pinpipe_crds::{Outcome, PinterestPipeline, PinterestRun, RunPhase, reasons};
 use pinpipe_plan::{
     build,
     component::Component,
     model::ValidatedPipeline,
     names::MANAGER,
     queue::{self, Input, REPLACED, State},
-    run::{is_final, is_record},
+    run::{self, is_final, is_record},
 };
 use serde_json::{Value, json};
 
@@ -40,14 +38,6 @@ use crate::{
     },
     status::{self, batch_runs},
 };
-
-/// What was observed of the Jobs of open runs, by their names.
-#[derive(Default)]
-struct ObservedJobs {
-    endings: BTreeMap<String, queue::Ending>,
-    problems: BTreeMap<String, String>,
-    progress: BTreeMap<String, RunProgress>,
-}
 
 impl Reconciler<'_> {
     /// Starts the next run, writes how the others are, records the Jobs of the `CronJob`, and
@@ -81,7 +71,7 @@ impl Reconciler<'_> {
             jobs = self.jobs_of_runs().await?;
         }
         self.own(&runs).await?;
-        let observed = self.observe_jobs(&runs, &jobs).await?;
+        let observed = self.observe_jobs(&runs, jobs).await?;
         let sinks = pipeline.sinks.iter().map(|sink| sink.name.clone());
         let live = sinks.filter_map(|sink| {
             let deployment = children.deployment(pipeline, &Component::stream(&sink));
@@ -92,25 +82,24 @@ impl Reconciler<'_> {
             cron_job: cron_job.as_ref(),
             live: &live.collect(),
             runs: &runs,
-            jobs: &jobs,
-            endings: &observed.endings,
-            problems: &observed.problems,
-            progress: &observed.progress,
+            jobs: &observed,
         });
         write_states(self.context, &self.namespace, &runs, &states).await?;
         if let Some((run, job)) = start {
             self.start(&run, &job).await?;
         }
         if let Some(cron_job) = &cron_job {
-            self.record_jobs(pipeline, cron_job, &runs, &jobs).await?;
+            let jobs = &observed.jobs;
+            self.record_jobs(pipeline, cron_job, &runs, jobs).await?;
         }
-        for run in queue::expired(&runs, &jobs) {
+        for run in queue::expired(&runs, &observed.jobs) {
             self.delete_expired(run).await?;
         }
         Ok(())
     }
 
-    /// Reports that runs wait because of the pipeline as a whole.
+    /// Reports that runs wait because of the pipeline as a whole, and how those that don't wait
+    /// are.
     pub(super) async fn hold_runs(&self, reason: &'static str) -> Result<(), Error> {
         let runs = self.context.runs.of(&self.namespace, &self.name);
         let runs = runs.unwrap_or_default();
@@ -119,17 +108,27 @@ impl Reconciler<'_> {
              pipeline {}",
             self.name
         );
-        let states = queue::held(&runs, reason, &message);
+        let mut states = queue::held(&runs, reason, &message);
+        let is_running = |run: &PinterestRun| run::phase(run) == Some(RunPhase::Running);
+        if reason != reasons::PAUSED && runs.iter().any(is_running) {
+            let jobs = self.jobs_of_runs().await?;
+            let observed = self.observe_jobs(&runs, jobs).await?;
+            states.extend(queue::started(&runs, &observed));
+        }
         write_states(self.context, &self.namespace, &runs, &states).await
     }
 
-    /// Deletes the Jobs of runs that are under way, since the pipeline is about to lose its topics.
-    /// Those of the `CronJob` end with it.
-    pub(super) async fn end_runs(&self) -> Result<(), Error> {
+    /// Deletes the Jobs of runs that are under way, since the pipeline has no topics, or is about
+    /// to lose them. Those of the `CronJob` end with it. With `again`, the runs wait to be started
+    /// again.
+    pub(super) async fn end_runs(&self, again: bool) -> Result<(), Error> {
         let jobs = self.jobs_of_runs().await?;
         let is_active =
             |job: &&Job| has_ended(job).is_none() && job.metadata.deletion_timestamp.is_none();
         for job in jobs.iter().filter(is_active).filter(|job| is_of_run(job)) {
+            if again {
+                self.queue_again(job).await?;
+            }
             self.context.check_lease()?;
             self.context.children.changes(&self.uid, "Job");
             let params = DeleteParams {
@@ -164,8 +163,8 @@ impl Reconciler<'_> {
                 controller: None,
                 block_owner_deletion: None,
             };
-            let owned = json!({"ownerReferences": [owner]});
-            apply(self.context, &self.namespace, run, "", owned).await?;
+            let metadata = json!({"ownerReferences": [owner]});
+            apply(self.context, &self.namespace, run, "", metadata).await?;
         }
         Ok(())
     }
@@ -174,29 +173,31 @@ impl Reconciler<'_> {
     async fn observe_jobs(
         &self,
         runs: &[PinterestRun],
-        jobs: &[Job],
-    ) -> Result<ObservedJobs, Error> {
+        jobs: Vec<Job>,
+    ) -> Result<queue::Jobs, Error> {
         let (client, now) = (&self.context.client, Timestamp::now());
         let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), &self.namespace);
-        let mut observed = ObservedJobs::default();
+        let mut observed = queue::Jobs {
+            jobs,
+            ..queue::Jobs::default()
+        };
         for run in runs.iter().filter(|run| !is_final(run)) {
-            let Some(job) = queue::job_of(run, jobs) else {
+            let Some(job) = queue::job_of(run, &observed.jobs).cloned() else {
                 continue;
             };
-            let pods = runs::pods_of(client, &self.namespace, job).await;
+            let pods = runs::pods_of(client, &self.namespace, &job).await;
             let pods = pods.trying("listing a run's pods")?;
             let name = job.name_any();
-            if let Some(end) = has_ended(job) {
+            if let Some(end) = has_ended(&job) {
                 let outcome = if end.type_ == "Complete" {
                     Outcome::Succeeded
                 } else {
                     Outcome::Failed
                 };
-                let ending = status::runs::ending(job, outcome, &pods);
+                let ending = status::runs::ending(&job, outcome, &pods);
                 observed.endings.insert(name, ending);
                 continue;
             }
-            let job = job.clone();
             let active = Run { job, pods };
             if let Some(problem) = batch_runs::start_problem(&active, &self.namespace, now) {
                 observed.problems.insert(name.clone(), problem.message);
@@ -213,8 +214,9 @@ impl Reconciler<'_> {
         Ok(observed)
     }
 
-    /// Applies what a run's Job needs besides the pipeline's objects.
-    async fn apply_output(&self, job: &Job) -> Result<(), Error> {
+    /// Applies what a run's Job needs besides the pipeline's objects. The inner error is the API
+    /// server's refusal.
+    async fn apply_output(&self, job: &Job) -> Result<Result<(), String>, Error> {
         for object in build::run_output(job) {
             self.context.check_lease()?;
             let mut body = object.body;
@@ -224,15 +226,25 @@ impl Reconciler<'_> {
             let api: Api<DynamicObject> =
                 Api::namespaced_with(client, &self.namespace, &object.resource);
             let params = PatchParams::apply(MANAGER).force();
-            let applied = api.patch(&object.name, &params, &Patch::Apply(&body)).await;
-            applied.trying("applying what a run writes to")?;
-            self.context.metrics.wrote("apply", &object.resource.plural);
+            match api.patch(&object.name, &params, &Patch::Apply(&body)).await {
+                Ok(_) => self.context.metrics.wrote("apply", &object.resource.plural),
+                Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 409 | 422) => {
+                    let (kind, message) = (&object.resource.kind, status.message);
+                    let refusal =
+                        format!("the API server refuses {kind} {}: {message}", object.name);
+                    return Ok(Err(refusal));
+                }
+                Err(error) => return Err(error).trying("applying what a run writes to"),
+            }
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     async fn start(&self, run: &PinterestRun, job: &Job) -> Result<(), Error> {
-        self.apply_output(job).await?;
+        if let Err(message) = self.apply_output(job).await? {
+            let state = State::queued(run, reasons::CHILD_REFUSED, message);
+            return write_state(self.context, &self.namespace, run, &state).await;
+        }
         self.context.check_lease()?;
         self.context.children.changes(&self.uid, "Job");
         let name = job.name_any();

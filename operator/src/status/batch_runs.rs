@@ -30,11 +30,11 @@ const NO_POD_AFTER: Duration = Duration::from_secs(30);
 /// only events tell that a volume can't be mounted.
 const STUCK_AFTER: Duration = Duration::from_mins(3);
 
-/// The batch run that ended last, and how. A re-drive is none.
+/// The run that ended last, and how. One that ended before the `known` one isn't.
 #[must_use]
-pub fn last_ended(runs: &[Run]) -> Option<(&Run, Outcome)> {
-    let ended = runs.iter().filter(|run| !run.is_redrive());
-    let ended = ended.filter_map(|run| {
+pub fn last_ended<'a>(runs: &'a [Run], known: Option<&LastRun>) -> Option<(&'a Run, Outcome)> {
+    let known = known.and_then(|run| run.completion_time.as_ref());
+    let ended = runs.iter().filter_map(|run| {
         let condition = has_ended(&run.job)?;
         let outcome = if condition.type_ == "Complete" {
             Outcome::Succeeded
@@ -42,7 +42,8 @@ pub fn last_ended(runs: &[Run]) -> Option<(&Run, Outcome)> {
             Outcome::Failed
         };
         let at = condition.last_transition_time.as_ref();
-        Some((at.map(|Time(time)| *time), run.name(), run, outcome))
+        let is_older = known.is_some() && at < known;
+        (!is_older).then(|| (at.map(|Time(time)| *time), run.name(), run, outcome))
     });
     ended
         .max_by(|a, b| (a.0, &a.1).cmp(&(b.0, &b.1)))
@@ -122,7 +123,9 @@ pub fn last_run(job: &Job, outcome: Outcome, pods: &[Pod]) -> (LastRun, RunLoads
         sinks: loaded(&message),
         failure: failure.flatten(),
     };
-    (parse_run_report(name, outcome, &message), loads)
+    let mut run = parse_run_report(name, outcome, &message);
+    run.completion_time = has_ended(job).and_then(|end| end.last_transition_time.clone());
+    (run, loads)
 }
 
 fn failure(job: &Job, termination_message: &str) -> Option<String> {
@@ -264,10 +267,20 @@ mod tests {
             ended("a", "Complete", "2026-01-03T00:00:00Z"),
             ended("c", "FailureTarget", "2026-01-04T00:00:00Z"),
         ];
-        let last = |runs: &[Run]| last_ended(runs).map(|(run, outcome)| (run.name(), outcome));
+        let after = |runs: &[Run], known: Option<&LastRun>| {
+            last_ended(runs, known).map(|(run, outcome)| (run.name(), outcome))
+        };
+        let last = |runs: &[Run]| after(runs, None);
         assert_eq!(last(&runs), Some(("a".to_owned(), Outcome::Succeeded)));
         assert_eq!(last(&runs[..2]), Some(("b".to_owned(), Outcome::Failed)));
         assert_eq!(last(&[]), None);
+        let known = last_run(&runs[2].job, Outcome::Succeeded, &[]).0;
+        assert_eq!(after(&runs, Some(&known)), last(&runs));
+        assert_eq!(
+            after(&runs[..2], Some(&known)),
+            None,
+            "somebody deleted the last one"
+        );
     }
 
     #[test]

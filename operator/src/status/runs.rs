@@ -23,6 +23,10 @@ use serde::Deserialize;
 use super::{batch_runs, conditions, shorten};
 use crate::finding::Finding;
 
+/// Longest name of a step, and longest URI, in the definition.
+const MAX_STEP: usize = 32;
+const MAX_URI: usize = 1024;
+
 /// Status of a run in this state.
 #[must_use]
 pub fn status(run: &PinterestRun, state: &State, now: Timestamp) -> PinterestRunStatus {
@@ -80,7 +84,9 @@ fn report(run: &PinterestRun, state: &State) -> Option<RunReport> {
 /// Progress as a run has written it into its `ConfigMap`.
 #[must_use]
 pub fn progress(config_map: &ConfigMap) -> Option<RunProgress> {
-    serde_json::from_str(config_map.data.as_ref()?.get("progress")?).ok()
+    let written = config_map.data.as_ref()?.get("progress")?;
+    let progress: RunProgress = serde_json::from_str(written).ok()?;
+    (progress.step.len() <= MAX_STEP).then_some(progress)
 }
 
 /// The part of a termination message that every run has.
@@ -97,12 +103,19 @@ pub fn ending(job: &Job, outcome: Outcome, pods: &[Pod]) -> Ending {
     let (run, loads) = batch_runs::last_run(job, outcome, pods);
     let message = batch_runs::termination_message(pods).unwrap_or_default();
     let Said { counts, report } = serde_json::from_str(&message).unwrap_or_default();
-    let (total, sentence) = match Redrive::read(&message) {
-        Some(redrive) => (Some(redrive.total()), Some(redrive.sentence())),
-        None => {
-            let total = total(&run);
-            (total, total.and_then(sentence))
-        }
+    let is_repeated = |at: usize| {
+        counts[..at]
+            .iter()
+            .any(|first| first.kind == counts[at].kind)
+    };
+    let is_valid = !(0..counts.len()).any(is_repeated);
+    let counts = if is_valid { counts } else { Vec::new() };
+    let report = report.filter(|report| report.len() <= MAX_URI);
+    let (total, sentence) = if let Some(redrive) = Redrive::read(&message) {
+        (Some(redrive.total()), Some(redrive.sentence()))
+    } else {
+        let total = total(&run);
+        (total, total.and_then(sentence))
     };
     Ending {
         total,
@@ -132,13 +145,13 @@ fn total(run: &LastRun) -> Option<RunCounts> {
 #[serde(rename_all = "camelCase")]
 struct Redrive {
     dry_run: bool,
-    topics: BTreeMap<String, Redriven>,
+    topics: BTreeMap<String, LetterCounts>,
 }
 
 /// Counts of the dead letters of one kind.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-struct Redriven {
+struct LetterCounts {
     matching: i64,
     redriven: i64,
     still_rejected: BTreeMap<String, i64>,
@@ -150,12 +163,12 @@ impl Redrive {
         serde_json::from_str(termination_message).ok()
     }
 
-    fn sum(&self, of: impl Fn(&Redriven) -> i64) -> i64 {
+    fn sum(&self, of: impl Fn(&LetterCounts) -> i64) -> i64 {
         self.topics.values().map(of).fold(0, i64::saturating_add)
     }
 
     fn total(&self) -> RunCounts {
-        let rejected = |topic: &Redriven| topic.still_rejected.values().sum();
+        let rejected = |topic: &LetterCounts| topic.still_rejected.values().sum();
         RunCounts {
             read: Some(self.sum(|topic| topic.matching)),
             clean: Some(self.sum(|topic| topic.redriven)),
@@ -241,6 +254,8 @@ mod tests {
             ("Clean", Some(5), Some(9))
         );
         assert_eq!(written("?"), None);
+        let long = json!({"step": "x".repeat(33)}).to_string();
+        assert_eq!(written(&long), None, "the API server would refuse it");
         assert_eq!(progress_of(json!({})), None);
     }
 
@@ -284,6 +299,8 @@ mod tests {
         let failed = r#"{"run":"r","read":0,"message":"the archive is dead"}"#;
         let found = ending(Outcome::Failed, failed);
         assert_eq!(found.message.as_deref(), Some("the archive is dead"));
+        let twice = r#"{"run":"r","read":1,"counts":[{"kind":"Pin","read":1},{"kind":"Pin"}]}"#;
+        assert_eq!(ending(Outcome::Succeeded, twice).counts, []);
         let lost = ending(Outcome::Succeeded, "");
         assert_eq!(lost, Ending::default());
     }

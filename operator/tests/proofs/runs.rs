@@ -188,6 +188,12 @@ async fn recorded(proof: &Runs<'_>) -> Result<()> {
         proof.end(&name, 10 + minute).await?;
         proof.reaches(&name, RunPhase::Succeeded, "").await?;
     }
+    // The CronJob controller keeps the last three; a record stays as long as its Job.
+    for minute in [1, 2] {
+        let name = format!("pinterest-batch-{minute}");
+        let background = DeleteParams::background();
+        proof.jobs.delete(&name, &background).await?;
+    }
     until("old records are deleted", SETTLES, async || {
         let records = ListParams::default().labels("pinpipe.dev/started-by=schedule");
         let records = proof.runs.list(&records).await?.items;

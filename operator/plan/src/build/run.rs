@@ -52,7 +52,7 @@ pub fn run_job(
     annotations.insert(INSTANTIATED.0.to_owned(), INSTANTIATED.1.to_owned());
     let action = run::action(&run.spec);
     let mut labels = metadata.labels.unwrap_or_default();
-    labels.insert(ACTION_LABEL.to_owned(), run::label(action).to_owned());
+    labels.insert(ACTION_LABEL.to_owned(), run::label_of(&run.spec).to_owned());
     let id = run::id(run);
     let mut spec = template.spec.ok_or_else(missing)?;
     if action != RunAction::Batch {
@@ -354,6 +354,7 @@ mod tests {
         let job = run_job(&pipeline, Some(&cron_job), Some(&live), &run).unwrap();
         let added = added(&job, &cron_job);
         assert_eq!(added["PINPIPE_BACKFILL_SINK"], "live");
+        assert_eq!(job.labels()[ACTION_LABEL], run::LIVE_BACKFILL);
         let config = &added["PINPIPE_LIVE_CONFIG"];
         let mounts = container(&job).volume_mounts.clone().unwrap_or_default();
         let folder = |name: &str| {

@@ -33,13 +33,20 @@ pub struct Input<'a> {
     /// Its runs.
     pub runs: &'a [PinterestRun],
     /// The Jobs of the runs and of the `CronJob`.
-    pub jobs: &'a [Job],
+    pub jobs: &'a Jobs,
+}
+
+/// What was observed of the Jobs of the runs and of the `CronJob`.
+#[derive(Clone, Debug, Default)]
+pub struct Jobs {
+    /// The Jobs.
+    pub jobs: Vec<Job>,
     /// How Jobs ended, by their names; only those whose run isn't final yet.
-    pub endings: &'a BTreeMap<String, Ending>,
+    pub endings: BTreeMap<String, Ending>,
     /// Why Jobs that are under way don't go on, by their names.
-    pub problems: &'a BTreeMap<String, String>,
+    pub problems: BTreeMap<String, String>,
     /// How far Jobs that are under way are, by their names.
-    pub progress: &'a BTreeMap<String, RunProgress>,
+    pub progress: BTreeMap<String, RunProgress>,
 }
 
 /// What a Job said when it ended.
@@ -135,13 +142,13 @@ pub fn decide(input: &Input<'_>) -> (Option<(PinterestRun, Job)>, Vec<State>) {
         if is_final(run) || run.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        if let Some(state) = of_started(run, input) {
+        if let Some(state) = of_started(run, input.jobs) {
             states.push(state);
             continue;
         }
         let ahead = before
             .clone()
-            .or_else(|| active_before(run, &runs, input.jobs));
+            .or_else(|| active_before(run, &runs, &input.jobs.jobs));
         let found = next(input, run, ahead.as_deref());
         let is_refused = matches!(&found, Err(state) if state.phase == RunPhase::Refused);
         if !is_refused {
@@ -156,14 +163,14 @@ pub fn decide(input: &Input<'_>) -> (Option<(PinterestRun, Job)>, Vec<State>) {
 }
 
 /// State of a run that has or had a Job.
-fn of_started(run: &PinterestRun, input: &Input<'_>) -> Option<State> {
-    if let Some(job) = job_of(run, input.jobs) {
+fn of_started(run: &PinterestRun, jobs: &Jobs) -> Option<State> {
+    if let Some(job) = job_of(run, &jobs.jobs) {
         let is_replaced =
             job.metadata.deletion_timestamp.is_some() && phase(run) == Some(RunPhase::Queued);
         return Some(if is_replaced {
             State::queued(run, reasons::PROGRESSING, REPLACED)
         } else {
-            of_job(run, job, input)
+            of_job(run, job, jobs)
         });
     }
     let message = if is_record(run) {
@@ -179,8 +186,8 @@ fn of_started(run: &PinterestRun, input: &Input<'_>) -> Option<State> {
 }
 
 /// What is under way before a run may start: another run, or a Job of the schedule that is older
-/// than the run. For a younger one the run doesn't wait, since there may always be one: the worker's
-/// Lease lets them work one after the other.
+/// than the run. For a younger one the run doesn't wait, since there may always be one: the
+/// worker's Lease lets them work one after the other.
 fn active_before(run: &PinterestRun, runs: &[&PinterestRun], jobs: &[Job]) -> Option<String> {
     let mut active = jobs.iter().filter(|job| !has_ended(job));
     let job = active
@@ -216,6 +223,15 @@ pub fn held(runs: &[PinterestRun], reason: &'static str, message: &str) -> Vec<S
     waiting
         .map(|run| State::queued(run, reason, message))
         .collect()
+}
+
+/// States of runs that have or had a Job, where none can be started.
+#[must_use]
+pub fn started(runs: &[PinterestRun], jobs: &Jobs) -> Vec<State> {
+    let open = runs
+        .iter()
+        .filter(|run| !is_final(run) && run.metadata.deletion_timestamp.is_none());
+    open.filter_map(|run| of_started(run, jobs)).collect()
 }
 
 /// The Job of a run: the one it owns, or of which it is the record.
@@ -278,10 +294,10 @@ fn next(input: &Input<'_>, run: &PinterestRun, ahead: Option<&str>) -> Result<Jo
     }
 }
 
-fn of_job(run: &PinterestRun, job: &Job, input: &Input<'_>) -> State {
+fn of_job(run: &PinterestRun, job: &Job, jobs: &Jobs) -> State {
     let name = job.name_any();
     let status = job.status.clone().unwrap_or_default();
-    let ending = input.endings.get(&name).cloned().unwrap_or_default();
+    let ending = jobs.endings.get(&name).cloned().unwrap_or_default();
     let conditions = status.conditions.unwrap_or_default();
     let ended = conditions.iter().find(|condition| is_end(condition));
     let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
@@ -301,8 +317,8 @@ fn of_job(run: &PinterestRun, job: &Job, input: &Input<'_>) -> State {
             State::new(run, RunPhase::Running, reasons::SUSPENDED, message)
         }
         None => {
-            let progress = input.progress.get(&name);
-            let problem = input.problems.get(&name).cloned();
+            let progress = jobs.progress.get(&name);
+            let problem = jobs.problems.get(&name).cloned();
             let message = problem.or_else(|| progress.map(sentence));
             let message = message.unwrap_or_else(|| format!("the Job {name} is under way"));
             State {

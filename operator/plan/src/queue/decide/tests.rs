@@ -50,18 +50,18 @@ fn decided(
     let pipeline = validated(spec);
     let cron_job = cron_job(&pipeline);
     let endings = endings.iter().cloned();
-    let endings = endings
-        .map(|(job, ending)| (job.to_owned(), ending))
-        .collect();
+    let endings = endings.map(|(job, ending)| (job.to_owned(), ending));
+    let endings = endings.collect();
     let (start, states) = decide(&Input {
         pipeline: &pipeline,
         cron_job: cron_job.as_ref(),
         live: &BTreeMap::new(),
         runs,
-        jobs,
-        endings: &endings,
-        problems: &BTreeMap::new(),
-        progress: &BTreeMap::new(),
+        jobs: &Jobs {
+            jobs: jobs.to_vec(),
+            endings,
+            ..Jobs::default()
+        },
     });
     Decided {
         start: start.map(|(_, job)| job),
@@ -202,7 +202,7 @@ fn what_cannot_start_says_why() {
         (without, &batch, RunPhase::Refused, reasons::NO_BATCH),
         (whole(), &wrong, RunPhase::Refused, reasons::INVALID_SPEC),
     ] {
-        let found = decided(spec, slice::from_ref(&run), &[], &[]);
+        let found = decided(spec, slice::from_ref(run), &[], &[]);
         assert_eq!(found.start, None, "{reason}");
         let (found_phase, found_reason, message) = found.of("r");
         assert_eq!((found_phase, found_reason), (phase, reason), "{message}");
@@ -253,4 +253,20 @@ fn runs_wait_for_a_pipeline_unless_they_have_started() {
     );
     let names: Vec<_> = states.iter().map(|state| state.run.as_str()).collect();
     assert_eq!(names, ["a"]);
+}
+
+#[test]
+fn started_runs_go_on_where_none_can_be_started() {
+    let run = created("r", 1, json!({"batch": {}}));
+    let waiting = created("s", 2, json!({"batch": {}}));
+    let job = decided(whole(), slice::from_ref(&run), &[], &[])
+        .start
+        .unwrap();
+    let jobs = Jobs {
+        jobs: vec![ended(job, "Complete")],
+        ..Jobs::default()
+    };
+    let states = started(&[with_phase(run, "Running"), waiting], &jobs);
+    let found: Vec<_> = states.iter().map(|s| (s.run.as_str(), s.phase)).collect();
+    assert_eq!(found, [("r", RunPhase::Succeeded)]);
 }
