@@ -17,7 +17,7 @@ use kube::{
     api::{DynamicObject, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use pinpipe_crds::PinterestPipeline;
+use pinpipe_crds::{PinterestPipeline, PinterestRun};
 use pinpipe_plan::{
     build::{Observed, build},
     samples::{pipeline, validated, whole},
@@ -105,6 +105,23 @@ async fn set_up() {
         .await
         .unwrap();
 
+    let run = json!({
+        "apiVersion": "pinpipe.dev/v1alpha1",
+        "kind": "PinterestRun",
+        "metadata": {"name": "nightly"},
+        "spec": {"pipelineRef": {"name": "pinterest"}, "batch": {}},
+    });
+    let runs: Api<PinterestRun> = Api::namespaced(client.clone(), "data");
+    let run = serde_json::from_value(run).unwrap();
+    while let Err(error) = runs.create(&create, &run).await {
+        assert!(begun.elapsed() < ESTABLISHED_WITHIN, "{error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let status = json!({"status": {"phase": "Succeeded", "action": "Batch", "total": {"read": 7}}});
+    runs.patch_status("nightly", &patch, &Patch::Merge(&status))
+        .await
+        .unwrap();
+
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "data");
     for (name, keys) in references(&resource.spec) {
         let values = keys.iter().map(|key| (key.clone(), Value::from(PLANTED)));
@@ -158,6 +175,8 @@ async fn commands_show_what_the_api_server_has() {
     shows_status(&folder);
     shows_plans(&folder);
     shows_answers(&folder);
+    creates_runs(&folder);
+    asks_for_resets(&folder);
     writes_a_report(&folder);
 }
 
@@ -175,7 +194,7 @@ fn shows_status(folder: &Path) {
         .collect();
     assert_eq!(names, ["emulator", "ingest", "stream-live", "archive"]);
     assert_eq!(components[1]["desiredPods"], 2);
-    assert_eq!(status["lastRun"]["read"], 7);
+    assert_eq!(status["lastRun"]["phase"], "Succeeded");
     assert_eq!(
         status["nextStep"],
         "kubectl pinpipe logs -n data pinterest ingest"
@@ -192,7 +211,7 @@ fn shows_status(folder: &Path) {
         "{list:?}"
     );
     let runs = pinpipe(folder, &["runs", "-n", "data", "--output", "csv"]);
-    assert!(runs.stdout.contains("nightly,Succeeded"), "{runs:?}");
+    assert!(runs.stdout.contains("nightly,Batch,Succeeded"), "{runs:?}");
 
     for (arguments, sentence) in [
         (
@@ -273,6 +292,90 @@ fn shows_answers(folder: &Path) {
         "csv",
     ];
     assert_eq!(pinpipe(folder, &csv).stdout, "country,n\nChad,3\n");
+}
+
+fn creates_runs(folder: &Path) {
+    for arguments in [
+        &["run", "-n", "data", "pinterest", "--name", "mine", "--full"][..],
+        &[
+            "run",
+            "-n",
+            "data",
+            "pinterest",
+            "--from",
+            "2026-01-31T00:00:00Z",
+            "--sink",
+            "live",
+        ],
+        &[
+            "deadletters",
+            "redrive",
+            "-n",
+            "data",
+            "pinterest",
+            "--reason",
+            "too-large",
+        ],
+    ] {
+        let created = pinpipe(folder, arguments);
+        assert_eq!(created.status, Some(0), "{created:?}");
+        assert!(created.stdout.starts_with("run "), "{created:?}");
+    }
+    let runs = pinpipe(folder, &["runs", "-n", "data", "--output", "json"]);
+    let runs: Value = serde_json::from_str(&runs.stdout).unwrap();
+    let names: Vec<_> = runs
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|run| run["name"].as_str())
+        .collect();
+    let begins = |begin: &str| names.iter().flatten().any(|name| name.starts_with(begin));
+    for begin in ["mine", "pinterest-backfill-", "pinterest-redrive-"] {
+        assert!(begins(begin), "{begin}: {names:?}");
+    }
+    for (arguments, status, sentence) in [
+        (
+            &["run", "-n", "data", "pinterest", "--name", "mine"][..],
+            3,
+            "already exists",
+        ),
+        (
+            &["run", "-n", "data", "pinterest", "--from", "yesterday!"],
+            3,
+            "RFC 3339",
+        ),
+        (
+            &["run", "-n", "data", "other"],
+            3,
+            "there is no pipeline other",
+        ),
+    ] {
+        let refused = pinpipe(folder, arguments);
+        assert_eq!(refused.status, Some(status), "{refused:?}");
+        assert!(refused.stderr.contains(sentence), "{refused:?}");
+    }
+}
+
+fn asks_for_resets(folder: &Path) {
+    let asked = pinpipe(
+        folder,
+        &["reset", "-n", "data", "pinterest", "live/pin=earliest"],
+    );
+    assert_eq!(asked.status, Some(0), "{asked:?}");
+    assert!(
+        asked
+            .stdout
+            .starts_with("pinpipe.dev/reset-sink=live/pin=earliest#"),
+        "{asked:?}"
+    );
+    let again = pinpipe(
+        folder,
+        &["reset", "-n", "data", "pinterest", "archive=latest"],
+    );
+    assert!(again.stdout.contains("=live/pin=earliest#"), "{again:?}");
+    let refused = pinpipe(folder, &["reset", "-n", "data", "pinterest", "lake=latest"]);
+    assert_eq!(refused.status, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("no sink `lake`"), "{refused:?}");
 }
 
 fn writes_a_report(folder: &Path) {

@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{
     metrics::{Sample, sum},
-    runs::{Run, runs},
+    runs::{self, Run},
     time::seconds_between,
 };
 
-/// Rows of the components that take part in the flow of records.
+// Metrics, as docs/reference/metrics.md has them.
 const ACCEPTED: &str = "pinpipe_ingest_records_accepted_total";
 const REFUSED: &str = "pinpipe_ingest_records_refused_total";
 const READ: &str = "pinpipe_stream_records_total";
@@ -54,6 +54,9 @@ pub(super) struct Status {
     pub(super) components: Vec<Component>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_run: Option<Run>,
+    /// The run that is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) running: Option<Run>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) answers: Option<Answers>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,16 +140,16 @@ impl Status {
             message: condition.message.clone(),
             seconds: seconds_between(condition.last_transition_time.0, observed.now),
         });
-        let last_run = runs(pipeline, &observed.jobs, &[], observed.now)
-            .into_iter()
-            .next();
+        let runs = observed.runs.iter();
+        let runs: Vec<Run> = runs.map(|run| Run::of(run, observed.now)).collect();
         Self {
             namespace: overview.namespace,
             name: overview.name,
             ready: overview.ready,
             conditions: conditions.collect(),
             components: components(observed),
-            last_run,
+            last_run: runs::last(&runs).cloned(),
+            running: runs.into_iter().find(|run| run.phase == "Running"),
             answers: overview.answers_since.map(|since| Answers {
                 since,
                 seconds: seconds_between(since, observed.now),
@@ -243,4 +246,18 @@ fn rate(pods: &[Sampled], metric: &str) -> Option<f64> {
         (pod.seconds > 0.0).then(|| more / pod.seconds)
     });
     rates.reduce(|sum, rate| sum + rate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metrics_are_those_that_workers_have() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics.md");
+        let documented = std::fs::read_to_string(path).unwrap();
+        for metric in [ACCEPTED, REFUSED, READ, STORED, LAG, POSTED] {
+            assert!(documented.contains(&format!("| `{metric}` |")), "{metric}");
+        }
+    }
 }
