@@ -50,9 +50,10 @@ pub use ingest::{
 };
 pub use network_policy::{IpBlock, LabelSelector, NetworkPolicy, NetworkPolicyPeer};
 pub use run::{
-    ImportLayout, ImportS3, ImportTopic, PinterestRun, PinterestRunSpec, PinterestRunStatus,
-    PipelineRef, RedriveOutcome, RunAction, RunBackfill, RunBatch, RunCounts, RunImport, RunPhase,
-    RunRedrive, run_condition_types,
+    BackfillBatch, BackfillTarget, ImportLayout, ImportS3, ImportTopic, PinterestRun,
+    PinterestRunSpec, PinterestRunStatus, PipelineRef, RedriveOutcome, RunAction, RunBackfill,
+    RunBatch, RunCounts, RunImport, RunKindCounts, RunPhase, RunProgress, RunRedrive, RunReport,
+    run_condition_types,
 };
 pub use schema::{BrokenRule, check_rules, crd, crds, run_schema, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};

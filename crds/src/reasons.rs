@@ -20,8 +20,6 @@ pub const INVALID_RESET: &str = "InvalidReset";
 /// An annotation asks for a topic to be forgotten in a way that can't be understood; everything
 /// else goes on.
 pub const INVALID_FORGET: &str = "InvalidForget";
-/// An annotation asks for a batch run that can't be started; everything else goes on.
-pub const INVALID_RUN: &str = "InvalidRun";
 /// The spec holds something that can't be done; nothing was changed.
 pub const INVALID_SPEC: &str = "InvalidSpec";
 /// An object with a child's name belongs to somebody else; it was left alone.
@@ -117,11 +115,10 @@ pub const FROM_WORKERS: [&str; 15] = [
 /// What comes and goes by itself with a change of the spec.
 pub const PASSING: [&str; 5] = [PROGRESSING, TOPICS_PENDING, SUSPENDING, DRAINING, DELETING];
 /// What stays as it is until somebody does something. The operator looks again all the same.
-pub const STALLED: [&str; 18] = [
+pub const STALLED: [&str; 17] = [
     INVALID_SPEC,
     INVALID_RESET,
     INVALID_FORGET,
-    INVALID_RUN,
     CHILD_CONFLICT,
     CHILD_REFUSED,
     TOPIC_CONFLICT,
@@ -172,7 +169,7 @@ pub const REJECTS_ABOVE_THRESHOLD: &str = "RejectsAboveThreshold";
 /// The workers that know don't tell.
 pub const METRICS_MISSING: &str = "MetricsMissing";
 
-/// An event: a batch run is started, as an annotation asks.
+/// An event: a run is started.
 pub const RUN_STARTED: &str = "RunStarted";
 /// An event: a deleted pipeline's topics are left, though they should have gone with it.
 pub const TOPICS_LEFT: &str = "TopicsLeft";

@@ -194,16 +194,6 @@ pub struct BatchStatus {
     /// The last run that ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_run: Option<LastRun>,
-
-    /// The value of the annotation `pinpipe.dev/run-batch` that last started a run.
-    #[schemars(length(max = 63))]
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub last_requested: Option<String>,
-
-    /// Earlier values of that annotation, newest first. They start no further run.
-    #[schemars(length(max = 32), inner(length(max = 63)))]
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub requested_before: Vec<String>,
 }
 
 /// A batch run that ended.

@@ -123,9 +123,9 @@ fn a_bad_import_fails_alone() -> Result<()> {
             ("events.pin=bad", "spec.batch.quality"),
             (
                 "events.pin=bad,source.bucket=no-such-bucket",
-                "source.bucket",
+                "import.bucket",
             ),
-            (missing_secret, "source.credentialsSecret"),
+            (missing_secret, "import.s3.credentialsSecretRef"),
         ] {
             let release = format!("bad-{}", values.len());
             let all = format!("command=import,{values}");

@@ -5,7 +5,7 @@ use std::fs;
 use k8s_openapi::{api::networking::v1::Ingress, jiff::Timestamp};
 use mlua::{Lua, LuaSerdeExt as _};
 use pinpipe_config::LAG_METRIC;
-use pinpipe_crds::{RunPhase, condition_types, reasons};
+use pinpipe_crds::{PinterestRun, RunPhase, condition_types, reasons};
 use pinpipe_plan::{
     build::{Object, Observed, build},
     queue::State,
@@ -39,12 +39,49 @@ fn health(findings: &[Option<(&'static str, Finding)>], seen: i64) -> String {
 fn argo_cd(kind: &str, resource: &Value) -> String {
     let key = format!("resource.customizations.health.pinpipe.dev_{kind}");
     let script = &documents("gitops/argocd/health.yaml")[0]["data"][key];
+    let health = evaluated(script.as_str().unwrap(), resource);
+    health["status"].as_str().unwrap().to_owned()
+}
+
+/// What a script of Argo CD's returns about a resource.
+fn evaluated(script: &str, resource: &Value) -> Value {
     let lua = Lua::new();
     lua.globals()
         .set("obj", lua.to_value(resource).unwrap())
         .unwrap();
-    let health: mlua::Table = lua.load(script.as_str().unwrap()).eval().unwrap();
-    health.get("status").unwrap()
+    let result: mlua::Value = lua.load(script).eval().unwrap();
+    lua.from_value(result).unwrap()
+}
+
+#[test]
+fn argo_cd_suspends_resumes_and_runs_a_pipeline() {
+    let key = "resource.customizations.actions.pinpipe.dev_PinterestPipeline";
+    let text = documents("gitops/argocd/actions.yaml")[0]["data"][key].clone();
+    let actions: Value = serde_yaml::from_str(text.as_str().unwrap()).unwrap();
+    let act = |name: &str, resource: &Value| {
+        let mut definitions = actions["definitions"].as_array().unwrap().iter();
+        let action = definitions.find(|action| action["name"] == name).unwrap();
+        evaluated(action["action.lua"].as_str().unwrap(), resource)
+    };
+    let disabled = |resource: &Value| {
+        let found = evaluated(actions["discovery.lua"].as_str().unwrap(), resource);
+        ["suspend", "resume", "run"].map(|name| found[name]["disabled"] == true)
+    };
+    let running = json!(pipeline(whole()));
+    assert_eq!(disabled(&running), [false, true, false]);
+    let suspended = act("suspend", &running);
+    assert_eq!(disabled(&suspended), [true, false, false]);
+    let resumed = act("resume", &suspended);
+    assert_eq!(resumed["spec"]["suspend"], false);
+    assert_eq!(disabled(&json!(pipeline(json!({}))))[2], true);
+
+    let created = act("run", &running);
+    assert_eq!(created[0]["operation"], "create");
+    let run = created[0]["resource"].clone();
+    assert_eq!(pinpipe_crds::check_rules(&run, None), Ok(()));
+    let run: PinterestRun = serde_json::from_value(run).unwrap();
+    assert_eq!(run.spec.pipeline_ref.name, "pinterest");
+    assert_eq!(run.metadata.namespace.as_deref(), Some("data"));
 }
 
 #[test]

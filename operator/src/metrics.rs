@@ -88,13 +88,14 @@ impl Metrics {
         );
         registry.register(
             "writes",
-            "writes to the API server, and to the broker: `create`, `raise` and `delete` of `topics`",
+            "writes to the API server, and to the broker: `create`, `raise` and `delete` of \
+             `topics`",
             metrics.writes.clone(),
         );
         registry.register(
             "api_requests",
-            "requests to the API server, watches included; `code` is `none` without a response, and \
-             a request that was retried counts once",
+            "requests to the API server, watches included; `code` is `none` without a response, \
+             and a request that was retried counts once",
             metrics.requests.clone(),
         );
         registry.register_with_unit(

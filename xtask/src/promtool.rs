@@ -1,7 +1,7 @@
 //! promtool: the machine's own, or a finished one from a Debian package, or built.
 //!
-//! The package is not installed: it would start Prometheus as a service, on the port of the workers'
-//! metrics. Building promtool takes minutes of both cores, so it is the last resort.
+//! The package is not installed: it would start Prometheus as a service, on the port of the
+//! workers' metrics. Building promtool takes minutes of both cores, so it is the last resort.
 
 use anyhow::Result;
 

@@ -128,10 +128,6 @@ fn each_problem_has_its_line_and_a_way_out() {
             annotated("forget-topic: pins"),
             "6: metadata.annotations[pinpipe.dev/forget-topic]: `pins`: it has no `@`",
         ),
-        (
-            annotated("run-batch: now"),
-            "6: metadata.annotations[pinpipe.dev/run-batch]: this pipeline has no spec.batch",
-        ),
     ] {
         let problems = messages(&text);
         assert!(

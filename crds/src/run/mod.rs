@@ -9,7 +9,10 @@ use serde::{Deserialize, Serialize};
 
 pub use import::{ImportLayout, ImportS3, ImportTopic, RunImport};
 pub use redrive::{RedriveOutcome, RunRedrive};
-pub use status::{PinterestRunStatus, RunAction, RunCounts, RunPhase, run_condition_types};
+pub use status::{
+    PinterestRunStatus, RunAction, RunCounts, RunKindCounts, RunPhase, RunProgress, RunReport,
+    run_condition_types,
+};
 
 /// One piece of work on a pipeline's data. Immutable: exactly one of `batch`, `backfill`, `import`
 /// and `redrive`.
@@ -46,13 +49,13 @@ pub use status::{PinterestRunStatus, RunAction, RunCounts, RunPhase, run_conditi
     printcolumn(
         name = "Read",
         type_ = "integer",
-        json_path = ".status.counts.read",
+        json_path = ".status.total.read",
         description = "Number of records read."
     ),
     printcolumn(
         name = "Clean",
         type_ = "integer",
-        json_path = ".status.counts.clean",
+        json_path = ".status.total.clean",
         description = "Number of clean records."
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
@@ -91,8 +94,8 @@ pub use status::{PinterestRunStatus, RunAction, RunCounts, RunPhase, run_conditi
         "a run can't be changed: create another one, with another name"
     ),
     validation = Rule::new(
-        "(has(self.batch) ? 1 : 0) + (has(self.backfill) ? 1 : 0) + (has(self.__import__) ? 1 : 0) + \
-         (has(self.redrive) ? 1 : 0) == 1"
+        "(has(self.batch) ? 1 : 0) + (has(self.backfill) ? 1 : 0) + \
+         (has(self.__import__) ? 1 : 0) + (has(self.redrive) ? 1 : 0) == 1"
     )
     .message("a run does one thing: set exactly one of batch, backfill, import and redrive")
 )]
@@ -171,4 +174,37 @@ pub struct RunBackfill {
     #[x_kube(validation = Rule::new(IS_TIME).message(TIME))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub to: Option<String>,
+
+    /// Where the records are written. Defaults to what batch runs write.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<BackfillTarget>,
 }
+
+/// Where a backfill writes records: exactly one of `batch` and `sink`.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(
+    validation = Rule::new("has(self.batch) != has(self.sink)")
+        .message("backfill.target must be one thing: set either batch or sink")
+)]
+pub struct BackfillTarget {
+    /// What batch runs write: clean tables, the sinks of batch runs and the answers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub batch: Option<BackfillBatch>,
+
+    /// The live tables of this stream sink, which must be in PostgreSQL with `writeMode: Upsert`. A
+    /// row is replaced by the same record or a later one.
+    #[schemars(length(min = 1, max = 20))]
+    #[x_kube(
+        validation = Rule::new("self.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$')").message(
+            "backfill.target.sink must be the name of a sink of spec.stream.sinks of the pipeline"
+        )
+    )]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sink: Option<String>,
+}
+
+/// What batch runs write. It has no settings.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BackfillBatch {}

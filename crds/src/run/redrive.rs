@@ -38,7 +38,20 @@ pub struct RunRedrive {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub fields: Vec<String>,
 
-    /// Which dead letters. Defaults to `Rejected`.
+    /// Only records that one of these sinks refused. A sink of batch runs is `batch/<sink>`.
+    #[schemars(length(max = 17), inner(length(min = 1, max = 26)))]
+    #[x_kube(
+        validation = Rule::new("self.all(name, name.matches('^(batch/)?[a-z][a-z0-9-]*$'))")
+            .message(
+                "each of redrive.sinks must be the name of a sink as status.sinks of the pipeline \
+                 has it: live, batch/serving"
+            )
+    )]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sinks: Vec<String>,
+
+    /// Which dead letters. Defaults to `Refused` with `sinks`, to both with `reasons`, otherwise to
+    /// `Rejected`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub outcome: Option<RedriveOutcome>,
 

@@ -5,6 +5,8 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::RecordKind;
+
 /// Types of the conditions of a run.
 pub mod run_condition_types {
     /// True once the run has succeeded.
@@ -57,9 +59,23 @@ pub struct PinterestRunStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 
-    /// Numbers of records, once the run has ended.
+    /// How far the run is, while its Job is under way.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub counts: Option<RunCounts>,
+    pub progress: Option<RunProgress>,
+
+    /// Numbers of records of all kinds together, once the run has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<RunCounts>,
+
+    /// Numbers of records by kind, once the run has ended.
+    #[schemars(length(max = 3))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["kind".into()]))]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub counts: Vec<RunKindCounts>,
+
+    /// Where the report is, once the run has ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub report: Option<RunReport>,
 
     /// Conditions: `Complete`, and `Reconciling` or `Stalled`, as defined by kstatus, until the run
     /// has succeeded.
@@ -104,6 +120,75 @@ pub enum RunAction {
     Import,
     /// Writes dead letters back to their topics.
     Redrive,
+}
+
+/// How far a run is.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunProgress {
+    /// What it does: `Read`, `Clean`, `Merge`, `Query`, `Load` or `Publish`.
+    #[schemars(length(max = 32))]
+    pub step: String,
+
+    /// Number of records read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<i64>,
+
+    /// Number of records to be read, at most. Absent where it isn't known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<i64>,
+}
+
+/// Where the report of a run is.
+#[derive(KubeSchema, Clone, Debug, Default, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunReport {
+    /// `ConfigMap` with the report (key `report`) and the answers (key `answers`), as far as they
+    /// fit. Absent of a Job of the schedule.
+    #[schemars(length(max = 63))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<String>,
+
+    /// The whole report in the object store.
+    #[schemars(length(max = 1024))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
+}
+
+/// Numbers of records of one kind.
+#[derive(KubeSchema, Clone, Copy, Debug, Deserialize, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RunKindCounts {
+    /// The kind.
+    pub kind: RecordKind,
+
+    /// Records read; of a re-drive, dead letters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read: Option<i64>,
+
+    /// Clean records, including superseded ones.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clean: Option<i64>,
+
+    /// Clean records with a value that was unreadable or out of range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub repaired: Option<i64>,
+
+    /// Records without a readable key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected: Option<i64>,
+
+    /// Rows that sinks refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused: Option<i64>,
+
+    /// Of a re-drive: records written back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redriven: Option<i64>,
+
+    /// Of a re-drive: dead letters that were selected, but not written back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<i64>,
 }
 
 /// Numbers of records of a run.

@@ -2,6 +2,7 @@
 
 mod children;
 mod jobs;
+mod runs;
 mod workers;
 
 use std::{collections::BTreeMap, time::Duration};

@@ -1,20 +1,14 @@
-//! Batch runs: requested by an annotation, scheduled, both at once, one that can't start, and those
-//! that fail.
+//! Batch runs: as resources, scheduled, both at once, one that can't start, and those that fail.
 
 mod failures;
+mod runs;
 
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, DurationRound as _, TimeDelta, Utc};
-use k8s_openapi::api::{
-    batch::v1::{CronJob, Job},
-    core::v1::Pod,
-};
-use kube::{
-    ResourceExt as _,
-    api::{ListParams, LogParams},
-};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
+use kube::{ResourceExt as _, api::ListParams};
 use pinpipe_e2e::{
     Kind, Pipeline, Sandbox, Spec, eventually, ledger::Ledger, pipeline::READY_WITHIN,
     samples::Samples, scenario::in_sandbox, throughout,
@@ -47,20 +41,6 @@ async fn filled(sandbox: &Sandbox) -> Result<Ledger> {
     Ok(ledger)
 }
 
-/// The Job started for the annotation.
-async fn requested_run(pipeline: &Pipeline) -> Result<String> {
-    eventually(READY_WITHIN, "the requested run", async || {
-        let events = pipeline.events("RunStarted").await?;
-        let note = events.first().context("no event")?;
-        Ok(note
-            .split_whitespace()
-            .nth(3)
-            .unwrap_or_default()
-            .to_owned())
-    })
-    .await
-}
-
 /// The scheduled Jobs, with the time each was due.
 async fn scheduled(pipeline: &Pipeline) -> Result<Vec<(String, DateTime<Utc>)>> {
     let selector =
@@ -83,33 +63,18 @@ async fn scheduled(pipeline: &Pipeline) -> Result<Vec<(String, DateTime<Utc>)>> 
         .collect()
 }
 
-/// Whether the log of a pod of a Job contains this text.
-async fn logged(sandbox: &Sandbox, job: &str, text: &str) -> Result<bool> {
-    let pods = sandbox.cluster.api::<Pod>(&sandbox.namespace);
-    let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={job}"));
-    for pod in pods.list(&of_job).await? {
-        if pods
-            .logs(&pod.name_any(), &LogParams::default())
-            .await?
-            .contains(text)
-        {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 #[test]
-fn an_annotation_starts_one_run_which_survives_the_removal_of_the_section() -> Result<()> {
+fn a_run_survives_the_removal_of_the_section() -> Result<()> {
     in_sandbox("requested", async |sandbox| {
         let ledger = filled(sandbox).await?;
         let pipeline = &ledger.pipeline;
-        pipeline.annotate("pinpipe.dev/run-batch", "first").await?;
-        let job = requested_run(pipeline).await?;
+        pipeline.create_run("first", json!({"batch": {}})).await?;
+        pipeline.starts_run("first").await?;
         // Removing the section doesn't stop the run. The objects that the run needs are deleted
         // only after it.
         pipeline.change(json!({"batch": null})).await?;
-        pipeline.job_completes(&job).await?;
+        let first = pipeline.ended_run("first").await?;
+        ensure!(first["phase"] == "Succeeded", "{first}");
         ledger.batch_table_is_right(Kind::User).await?;
         eventually(READY_WITHIN, "the objects of batch runs gone", async || {
             let children = pipeline.children().await?;
@@ -121,41 +86,19 @@ fn an_annotation_starts_one_run_which_survives_the_removal_of_the_section() -> R
             Ok(())
         })
         .await?;
-        pipeline.annotate("pinpipe.dev/run-batch", "second").await?;
-        pipeline
-            .has_condition("Ready", "False", &["InvalidRun", "spec.batch"])
-            .await?;
-        pipeline
-            .apply(&Spec::new().archive(sandbox, 100).batch(sandbox))
-            .await?;
-        pipeline.ready().await?;
-        let started = eventually(READY_WITHIN, "the second run", async || {
-            let events = pipeline.events("RunStarted").await?;
-            ensure!(events.len() == 2, "{events:?}");
-            Ok(events)
-        })
-        .await?;
-        // Only the status still records the first one.
-        pipeline.annotate("pinpipe.dev/run-batch", "first").await?;
-        throughout(
-            Duration::from_secs(15),
-            "no second run for the same value",
-            async || {
-                let now = pipeline.events("RunStarted").await?;
-                ensure!(now == started, "{now:?}");
-                Ok(())
-            },
-        )
-        .await?;
-        pipeline.ready().await?;
-        let requested = pipeline.get().await?.data["status"]["batch"]["lastRequested"].clone();
-        ensure!(requested == "second", "{requested}");
-        Ok(())
+        pipeline.create_run("second", json!({"batch": {}})).await?;
+        let second = pipeline.ended_run("second").await?;
+        let message = second["message"].as_str().unwrap_or_default();
+        ensure!(
+            second["phase"] == "Refused" && message.contains("spec.batch"),
+            "{second}"
+        );
+        pipeline.ready().await
     })
 }
 
 #[test]
-fn a_requested_run_and_a_scheduled_one_run_one_after_the_other() -> Result<()> {
+fn a_run_waits_for_a_scheduled_one() -> Result<()> {
     in_sandbox("turns", async |sandbox| {
         let ledger = filled(sandbox).await?;
         let pipeline = &ledger.pipeline;
@@ -170,25 +113,20 @@ fn a_requested_run_and_a_scheduled_one_run_one_after_the_other() -> Result<()> {
                 .context("no Job")
         })
         .await?;
-        pipeline
-            .annotate("pinpipe.dev/run-batch", "meanwhile")
-            .await?;
-        let requested = requested_run(pipeline).await?;
         // Changing the schedule stops neither of them.
         pipeline
             .change(json!({"batch": {"schedule": NEVER}}))
             .await?;
-        pipeline.job_completes(&by_schedule).await?;
-        pipeline.job_completes(&requested).await?;
-        let waiting = "another holds the Lease, waiting";
-        let waited = [
-            logged(sandbox, &by_schedule, waiting).await?,
-            logged(sandbox, &requested, waiting).await?,
-        ];
-        ensure!(
-            waited[0] != waited[1],
-            "exactly one must wait for the other: {waited:?}"
-        );
+        pipeline
+            .create_run("meanwhile", json!({"batch": {}}))
+            .await?;
+        let requested = pipeline.ended_run("meanwhile").await?;
+        let recorded = pipeline.ended_run(&by_schedule).await?;
+        for run in [&requested, &recorded] {
+            ensure!(run["phase"] == "Succeeded", "{run}");
+        }
+        let (end, start) = (&recorded["completionTime"], &requested["startTime"]);
+        ensure!(end.as_str() <= start.as_str(), "{recorded} {requested}");
         ledger.batch_table_is_right(Kind::User).await?;
         pipeline.ready().await
     })

@@ -5,8 +5,8 @@
 //! 2. [`build`] turns that and what was observed of the cluster into objects and topics. The same
 //!    input gives the same bytes.
 //!
-//! [`queue`] decides which run starts next. [`ownership`] decides which of several pipelines a topic belongs to. The operator and the
-//! command line (`kubectl pinpipe`) are built on this crate.
+//! [`queue`] decides which run starts next, [`ownership`] which of several pipelines a topic belongs
+//! to. The operator and the command line (`kubectl pinpipe`) are built on this crate.
 
 pub mod build;
 pub mod component;

@@ -458,8 +458,6 @@ pub struct Forgotten {
 pub struct Requests {
     /// Topics to be forgotten.
     pub forget: Vec<Forgotten>,
-    /// Value of the annotation that starts a batch run.
-    pub run: Option<String>,
     /// Problems: reason and sentence each.
     pub problems: Vec<(&'static str, String)>,
 }

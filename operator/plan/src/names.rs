@@ -36,8 +36,6 @@ pub const RESET_ANNOTATION: &str = "pinpipe.dev/reset-sink";
 /// Pipeline annotation: `<topic>@<id>`, separated by commas or white space. The operator forgets
 /// that it ever saw these topics with these ids.
 pub const FORGET_ANNOTATION: &str = "pinpipe.dev/forget-topic";
-/// Pipeline annotation: starts one batch run per distinct value.
-pub const RUN_ANNOTATION: &str = "pinpipe.dev/run-batch";
 
 /// Kinds of record, in the order in which topics are listed everywhere.
 pub const KINDS: [&str; 3] = ["pin", "geo", "user"];

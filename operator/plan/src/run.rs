@@ -5,9 +5,9 @@
 
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use pinpipe_crds::{PinterestRun, PinterestRunSpec, RunAction, RunPhase};
+use pinpipe_crds::{PinterestRun, PinterestRunSpec, RunAction, RunPhase, WriteMode};
 
-use crate::{names::hash, validate::Problem};
+use crate::{model::ValidatedPipeline, names::hash, validate::Problem};
 
 /// Label of a run: what made it. A run without the label was made by a user.
 pub const STARTED_BY_LABEL: &str = "pinpipe.dev/started-by";
@@ -50,6 +50,12 @@ pub fn action(spec: &PinterestRunSpec) -> RunAction {
     }
 }
 
+/// The stream sink that a backfill writes to.
+#[must_use]
+pub fn live_sink(spec: &PinterestRunSpec) -> Option<&str> {
+    spec.backfill.as_ref()?.target.as_ref()?.sink.as_deref()
+}
+
 /// Value of [`ACTION_LABEL`].
 #[must_use]
 pub const fn label(action: RunAction) -> &'static str {
@@ -82,8 +88,27 @@ pub fn is_final(run: &PinterestRun) -> bool {
 
 /// Problems of a run that its schema and rules can't find.
 #[must_use]
-pub fn problems(spec: &PinterestRunSpec) -> Vec<Problem> {
+pub fn problems(spec: &PinterestRunSpec, pipeline: &ValidatedPipeline) -> Vec<Problem> {
     let mut problems = Vec::new();
+    if let Some(name) = live_sink(spec) {
+        let sinks = &pipeline.sinks;
+        let message = match sinks.iter().find(|sink| sink.name == name) {
+            Some(sink) if sink.write_mode == WriteMode::Upsert => None,
+            Some(_) => Some(format!(
+                "the sink {name} has writeMode Append, where each record is a row of its own that \
+                 none replaces: add a sink with writeMode Upsert, which gets all records"
+            )),
+            None => {
+                let names: Vec<&str> = sinks.iter().map(|sink| sink.name.as_str()).collect();
+                let there = names.join(", ");
+                Some(format!(
+                    "the pipeline has no stream sink {name}; there are: {there}"
+                ))
+            }
+        };
+        let field = "spec.backfill.target.sink";
+        problems.extend(message.map(|message| Problem { field, message }));
+    }
     if let Some(backfill) = &spec.backfill {
         period("spec.backfill", &backfill.from, &backfill.to, &mut problems);
     }
@@ -122,7 +147,7 @@ const EXAMPLE: &str = "2026-01-31T00:00:00Z";
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::run;
+    use crate::samples::{run, validated, whole};
     use serde_json::json;
 
     #[test]
@@ -144,7 +169,8 @@ mod tests {
     }
 
     #[test]
-    fn a_period_must_begin_before_it_ends() {
+    fn a_period_must_begin_before_it_ends_and_a_sink_exist() {
+        let pipeline = validated(whole());
         let day = |day: u8| format!("2026-01-{day:02}T00:00:00Z");
         for (action, expected) in [
             (json!({"backfill": {"from": day(1), "to": day(2)}}), ""),
@@ -157,8 +183,16 @@ mod tests {
                 json!({"redrive": {"from": "2026-02-30T00:00:00Z"}}),
                 "spec.redrive: from isn't a time",
             ),
+            (
+                json!({"backfill": {"to": day(2), "target": {"sink": "live"}}}),
+                "",
+            ),
+            (
+                json!({"backfill": {"to": day(2), "target": {"sink": "lake"}}}),
+                "spec.backfill.target.sink: the pipeline has no stream sink lake; there are: live",
+            ),
         ] {
-            let problems = problems(&run("r", action).spec);
+            let problems = problems(&run("r", action).spec, &pipeline);
             let text = problems.first().map(ToString::to_string);
             let text = text.unwrap_or_default();
             assert!(text.starts_with(expected), "{text}");

@@ -1,9 +1,5 @@
-//! Batch runs: how they are, those that an annotation requests, those that could not start before
-//! the pipeline changed, and those that a change of the resource must not end.
-//!
-//! A requested run is a Job of the `CronJob`'s template, as the schedule would make it, owned by
-//! the `CronJob`. The status keeps the ids of the requests, since the Job is deleted after some
-//! time.
+//! Batch runs: how they are, those that could not start before the pipeline changed, and those that a
+//! change of the resource must not end.
 //!
 //! A Job that can't start holds back the schedule, which starts no second run beside it. Once the
 //! pipeline is corrected, the Job is deleted, so that a run starts with the new configuration. A
@@ -20,15 +16,14 @@ use k8s_openapi::{
 };
 use kube::{
     Api, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, Patch, PatchParams, Preconditions},
     runtime::events::EventType,
 };
 use pinpipe_crds::{BatchStatus, Outcome, condition_types, reasons};
 use pinpipe_plan::{
-    build::requested_run,
     component::Component,
     model::ValidatedPipeline,
-    names::{MANAGER, RUN_ANNOTATION, TEMPLATE_ANNOTATION},
+    names::{MANAGER, TEMPLATE_ANNOTATION},
 };
 use serde_json::json;
 
@@ -48,48 +43,8 @@ use crate::{
     },
 };
 
-/// Number of request ids that are kept besides the latest.
-const REMEMBERED: usize = 32;
 /// Kinds of the batch component's children that its runs need until they end.
 const NEEDED_BY_RUNS: [&str; 5] = ["CronJob", "Lease", "Role", "RoleBinding", "ServiceAccount"];
-
-/// Ids of the requests that have started runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct RequestIds {
-    pub(super) last: Option<String>,
-    /// Earlier ones, the latest first.
-    pub(super) before: Vec<String>,
-}
-
-impl RequestIds {
-    fn of(status: Option<&BatchStatus>) -> Self {
-        let batch = status.cloned().unwrap_or_default();
-        Self {
-            last: batch.last_requested,
-            before: batch.requested_before,
-        }
-    }
-
-    /// Whether the request with this id has started a run.
-    fn contains(&self, id: &str) -> bool {
-        self.last
-            .iter()
-            .chain(&self.before)
-            .any(|known| known == id)
-    }
-
-    fn with(mut self, id: &str) -> Self {
-        self.before.splice(0..0, self.last.replace(id.to_owned()));
-        self.before.truncate(REMEMBERED);
-        self
-    }
-
-    fn without(mut self, id: &str) -> Self {
-        self.last.take_if(|last| last == id);
-        self.before.retain(|before| before != id);
-        self
-    }
-}
 
 impl Reconciler<'_> {
     /// The batch runs; none without a batch section.
@@ -181,10 +136,10 @@ impl Reconciler<'_> {
         Ok((Some(status), Some(finding), loads))
     }
 
-    /// Deletes the Jobs of stuck runs that the schedule, or the same request, starts again with
-    /// another configuration. Returns the other runs.
+    /// Deletes the Jobs of stuck runs that are started again with another configuration. Returns the
+    /// other runs.
     pub(super) async fn replace_stuck_runs(
-        &mut self,
+        &self,
         pipeline: &ValidatedPipeline,
         children: &Children,
         runs: Vec<Run>,
@@ -192,17 +147,14 @@ impl Reconciler<'_> {
         let Some(cron_job) = cron_job(pipeline, children) else {
             return Ok(runs);
         };
-        let (request, now) = (pipeline.requests.run.as_deref(), Timestamp::now());
+        let now = Timestamp::now();
         let mut left = Vec::new();
         for mut run in runs {
-            if !batch_runs::is_stuck(&run, now) || !starts_again(&run, &cron_job, request) {
+            if !batch_runs::is_stuck(&run, now) || !starts_again(&run, &cron_job) {
                 left.push(run);
                 continue;
             }
-            // In this order, no request is lost if the operator stops in between.
-            if let Some(request) = requested_by(&run.job) {
-                self.forget_request(request).await?;
-            }
+            // In this order, no run is lost if the operator stops in between.
             self.queue_again(&run.job).await?;
             if let Some(terminating) = self.delete_run(&run).await? {
                 run.job = terminating;
@@ -210,17 +162,6 @@ impl Reconciler<'_> {
             }
         }
         Ok(left)
-    }
-
-    async fn forget_request(&mut self, request: &str) -> Result<(), Error> {
-        let mut status = self.resource.status.clone().unwrap_or_default();
-        let Some(batch) = &mut status.batch else {
-            return Ok(());
-        };
-        let ids = RequestIds::of(Some(batch)).without(request);
-        (batch.last_requested, batch.requested_before) = (ids.last, ids.before);
-        status.batch.take_if(|batch| is_empty(batch));
-        self.write_and_continue(status).await
     }
 
     /// Deletes a Job that is still as it was observed. Returns it while it isn't gone.
@@ -266,78 +207,6 @@ impl Reconciler<'_> {
         )
         .await;
         Ok(terminating)
-    }
-
-    /// Starts the run that is requested, unless it was started before. Returns the ids of the
-    /// requests that have started runs, or why this one can't.
-    pub(super) async fn start_requested_run(
-        &self,
-        pipeline: &ValidatedPipeline,
-        children: &Children,
-        runs: &[Run],
-    ) -> Result<Result<RequestIds, Finding>, Error> {
-        let batch = self
-            .resource
-            .status
-            .as_ref()
-            .and_then(|status| status.batch.as_ref());
-        let started = RequestIds::of(batch);
-        let request = pipeline
-            .requests
-            .run
-            .as_ref()
-            .filter(|id| !started.contains(id));
-        let Some(request) = request else {
-            return Ok(Ok(started));
-        };
-        // A condition tells why the CronJob is missing; the run starts once it exists.
-        let cron_job = cron_job(pipeline, children).filter(|_| !pipeline.suspend);
-        let Some(job) = cron_job.and_then(|cron_job| requested_run(pipeline, &cron_job, request))
-        else {
-            return Ok(Ok(started));
-        };
-        let name = job.name_any();
-        let is_terminating = |run: &Run| run.job.metadata.deletion_timestamp.is_some();
-        if runs
-            .iter()
-            .any(|run| run.name() == name && is_terminating(run))
-        {
-            return Ok(Ok(started));
-        }
-        self.context.check_lease()?;
-        self.context.children.changes(&self.uid, "Job");
-        let params = PostParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PostParams::default()
-        };
-        match self.jobs().create(&params, &job).await {
-            Ok(_) => self.report_started_run(&name, request).await,
-            // An earlier reconcile ended between creating the Job and writing the status.
-            Err(kube::Error::Api(status)) if status.code == 409 => {}
-            Err(kube::Error::Api(status)) if matches!(status.code, 400 | 403 | 422) => {
-                let message = format!("the API server refuses Job {name}: {}", status.message);
-                return Ok(Err(Finding::bad(reasons::CHILD_REFUSED, message)));
-            }
-            Err(error) => return Err(error).trying("starting a batch run"),
-        }
-        Ok(Ok(started.with(request)))
-    }
-
-    async fn report_started_run(&self, job: &str, request: &str) {
-        self.context.metrics.wrote("create", "jobs");
-        let (namespace, name) = (&self.namespace, &self.name);
-        tracing::info!(namespace, name, job, request, "started a batch run");
-        let message =
-            format!("the batch run {job} is started, as {RUN_ANNOTATION}={request} requests");
-        let (type_, reason) = (EventType::Normal, reasons::RUN_STARTED);
-        self.event(
-            type_,
-            reason,
-            "Run",
-            &message,
-            Some(self.job_reference(job)),
-        )
-        .await;
     }
 
     pub(super) fn job_reference(&self, job: &str) -> ObjectReference {
@@ -396,8 +265,8 @@ pub(super) fn is_empty(batch: &BatchStatus) -> bool {
     *batch == BatchStatus::default()
 }
 
-/// Whether the schedule, or the same request, starts a run again, with another configuration.
-fn starts_again(run: &Run, cron_job: &CronJob, request: Option<&str>) -> bool {
+/// Whether a run is started again, with another configuration.
+fn starts_again(run: &Run, cron_job: &CronJob) -> bool {
     let digest = run.job.annotations().get(TEMPLATE_ANNOTATION);
     let template = cron_job.spec.as_ref().map(|spec| &spec.job_template);
     let wanted = template
@@ -409,14 +278,7 @@ fn starts_again(run: &Run, cron_job: &CronJob, request: Option<&str>) -> bool {
         owner.controller == Some(true) && Some(&owner.uid) == cron_job.metadata.uid.as_ref()
     });
     // One that somebody made by hand holds nothing back, and would not be made again.
-    let requested = requested_by(&run.job).filter(|by| Some(*by) == request);
-    let is_requested = run.is_scheduled() || requested.is_some();
-    is_changed && (is_owned && is_requested || is_of_run(&run.job))
-}
-
-/// Request that a run was started for.
-fn requested_by(job: &Job) -> Option<&str> {
-    job.annotations().get(RUN_ANNOTATION).map(String::as_str)
+    is_changed && (is_owned && run.is_scheduled() || is_of_run(&run.job))
 }
 
 pub(super) fn cron_job(pipeline: &ValidatedPipeline, children: &Children) -> Option<CronJob> {
@@ -426,30 +288,6 @@ pub(super) fn cron_job(pipeline: &ValidatedPipeline, children: &Children) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_request_starts_one_run_even_after_later_ones() {
-        let mut ids = RequestIds::default().with("a").with("b");
-        assert!(ids.contains("a") && ids.contains("b") && !ids.contains("c"));
-        let before = ["a".to_owned()];
-        assert_eq!(
-            (ids.last.as_deref(), ids.before.as_slice()),
-            (Some("b"), &before[..])
-        );
-        for at in 0..REMEMBERED {
-            ids = ids.with(&at.to_string());
-        }
-        assert!(ids.before.len() == REMEMBERED && ids.contains("b") && !ids.contains("a"));
-        let status = BatchStatus {
-            last_requested: ids.last.clone(),
-            requested_before: ids.before.clone(),
-            ..BatchStatus::default()
-        };
-        assert_eq!(RequestIds::of(Some(&status)), ids);
-        assert!(!ids.clone().without("b").contains("b"));
-        let last = ids.last.clone().unwrap();
-        assert!(!ids.without(&last).contains(&last));
-    }
 
     fn cron_job(digest: &str) -> CronJob {
         let annotations = json!({TEMPLATE_ANNOTATION: digest});
@@ -477,22 +315,20 @@ mod tests {
         let now = cron_job("new");
         let manual = ("cronjob.kubernetes.io/instantiate", "manual");
         let (old, new) = ((TEMPLATE_ANNOTATION, "old"), (TEMPLATE_ANNOTATION, "new"));
-        let requested = (RUN_ANNOTATION, "first");
-        let replaced = |run: &Run| starts_again(run, &now, Some("first"));
+        let replaced = |run: &Run| starts_again(run, &now);
         assert!(replaced(&run(&[old], "7")));
-        assert!(replaced(&run(&[old, manual, requested], "7")));
+        let mut of_run = run(&[old, manual], "8");
+        let owners = of_run.job.metadata.owner_references.as_mut().unwrap();
+        "PinterestRun".clone_into(&mut owners[0].kind);
+        assert!(replaced(&of_run));
         for (kept, why) in [
             (run(&[new], "7"), "it is as it should be"),
             (run(&[], "7"), "it was made by an operator that set no hash"),
             (run(&[old], "8"), "it belongs to something else"),
             (run(&[old, manual], "7"), "it was made by hand"),
-            (
-                run(&[old, manual, (RUN_ANNOTATION, "earlier")], "7"),
-                "nothing requests it any more",
-            ),
         ] {
             assert!(!replaced(&kept), "{why}");
         }
-        assert!(!starts_again(&run(&[old], "7"), &CronJob::default(), None));
+        assert!(!starts_again(&run(&[old], "7"), &CronJob::default()));
     }
 }

@@ -221,9 +221,6 @@ impl<'a> Reconciler<'a> {
         self.report_resets(&resets, &children).await;
         let runs = self.runs(&pipeline).await?;
         let runs = self.replace_stuck_runs(&pipeline, &children, runs).await?;
-        let requested_run = self
-            .start_requested_run(&pipeline, &children, &runs)
-            .await?;
         self.advance_runs(&pipeline, &children, &runs).await?;
         let report = report::Input {
             pipeline: &pipeline,
@@ -232,7 +229,6 @@ impl<'a> Reconciler<'a> {
             rollout: &desired.rollout,
             suspension: suspension.finding,
             runs: &runs,
-            requested_run,
         };
         self.report(report, applied).await
     }

@@ -22,8 +22,7 @@ use pinpipe_plan::{
 use serde_json::json;
 
 use super::{
-    Applied, Outcome, Reconciler,
-    batch_runs::{self, RequestIds},
+    Applied, Outcome, Reconciler, batch_runs,
     components::{self, ComponentView},
     suspend::Suspension,
 };
@@ -46,8 +45,6 @@ pub(super) struct Input<'a> {
     pub(super) rollout: &'a Rollout,
     pub(super) suspension: Option<Finding>,
     pub(super) runs: &'a [Run],
-    /// Ids of the requests that have started a run, or why the latest one could not.
-    pub(super) requested_run: Result<RequestIds, Finding>,
 }
 
 impl Reconciler<'_> {
@@ -64,18 +61,8 @@ impl Reconciler<'_> {
             rollout,
             suspension,
             runs,
-            requested_run,
         } = input;
-        let (mut batch_status, mut batch, loads) = self.batch(pipeline, children, runs).await?;
-        match requested_run {
-            // Kept without spec.batch, too, so that an old request starts nothing when it is back.
-            Ok(ids) if ids != RequestIds::default() => {
-                let status = batch_status.get_or_insert_default();
-                (status.last_requested, status.requested_before) = (ids.last, ids.before);
-            }
-            Ok(_) => {}
-            Err(finding) => batch = Some(finding),
-        }
+        let (batch_status, batch, loads) = self.batch(pipeline, children, runs).await?;
         let is_stopped = pipeline.suspend && observed.draining.is_empty();
         let pods = if is_stopped {
             Vec::new()

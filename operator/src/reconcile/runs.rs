@@ -6,17 +6,22 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::batch::v1::{CronJob, Job},
+    api::{
+        batch::v1::{CronJob, Job},
+        core::v1::ConfigMap,
+    },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
     jiff::Timestamp,
 };
 use kube::{
     Api, Resource as _, ResourceExt as _,
-    api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions},
+    api::{DeleteParams, DynamicObject, Patch, PatchParams, PostParams, Preconditions},
     runtime::events::EventType,
 };
-use pinpipe_crds::{Outcome, PinterestPipeline, PinterestRun, RunPhase, reasons};
+use pinpipe_crds::{Outcome, PinterestPipeline, PinterestRun, RunPhase, RunProgress, reasons};
 use pinpipe_plan::{
+    build,
+    component::Component,
     model::ValidatedPipeline,
     names::MANAGER,
     queue::{self, Input, REPLACED, State},
@@ -35,6 +40,14 @@ use crate::{
     },
     status::{self, batch_runs},
 };
+
+/// What was observed of the Jobs of open runs, by their names.
+#[derive(Default)]
+struct ObservedJobs {
+    endings: BTreeMap<String, queue::Ending>,
+    problems: BTreeMap<String, String>,
+    progress: BTreeMap<String, RunProgress>,
+}
 
 impl Reconciler<'_> {
     /// Starts the next run, writes how the others are, records the Jobs of the `CronJob`, and
@@ -68,14 +81,21 @@ impl Reconciler<'_> {
             jobs = self.jobs_of_runs().await?;
         }
         self.own(&runs).await?;
-        let (endings, problems) = self.observe_jobs(&runs, &jobs).await?;
+        let observed = self.observe_jobs(&runs, &jobs).await?;
+        let sinks = pipeline.sinks.iter().map(|sink| sink.name.clone());
+        let live = sinks.filter_map(|sink| {
+            let deployment = children.deployment(pipeline, &Component::stream(&sink));
+            Some((sink, deployment?))
+        });
         let (start, states) = queue::decide(&Input {
             pipeline,
             cron_job: cron_job.as_ref(),
+            live: &live.collect(),
             runs: &runs,
             jobs: &jobs,
-            endings: &endings,
-            problems: &problems,
+            endings: &observed.endings,
+            problems: &observed.problems,
+            progress: &observed.progress,
         });
         write_states(self.context, &self.namespace, &runs, &states).await?;
         if let Some((run, job)) = start {
@@ -150,14 +170,15 @@ impl Reconciler<'_> {
         Ok(())
     }
 
-    /// How the Jobs of open runs ended, and why those under way don't go on, by their names.
+    /// How the Jobs of open runs ended, or go on.
     async fn observe_jobs(
         &self,
         runs: &[PinterestRun],
         jobs: &[Job],
-    ) -> Result<(BTreeMap<String, queue::Ending>, BTreeMap<String, String>), Error> {
+    ) -> Result<ObservedJobs, Error> {
         let (client, now) = (&self.context.client, Timestamp::now());
-        let (mut endings, mut problems) = (BTreeMap::new(), BTreeMap::new());
+        let config_maps: Api<ConfigMap> = Api::namespaced(client.clone(), &self.namespace);
+        let mut observed = ObservedJobs::default();
         for run in runs.iter().filter(|run| !is_final(run)) {
             let Some(job) = queue::job_of(run, jobs) else {
                 continue;
@@ -171,18 +192,47 @@ impl Reconciler<'_> {
                 } else {
                     Outcome::Failed
                 };
-                endings.insert(name, status::runs::ending(job, outcome, &pods));
-            } else {
-                let job = job.clone();
-                let observed = Run { job, pods };
-                let problem = batch_runs::start_problem(&observed, &self.namespace, now);
-                problems.extend(problem.map(|problem| (name, problem.message)));
+                let ending = status::runs::ending(job, outcome, &pods);
+                observed.endings.insert(name, ending);
+                continue;
+            }
+            let job = job.clone();
+            let active = Run { job, pods };
+            if let Some(problem) = batch_runs::start_problem(&active, &self.namespace, now) {
+                observed.problems.insert(name.clone(), problem.message);
+            }
+            if !is_record(run) {
+                let output = config_maps.get_opt(&name).await;
+                let output = output.trying("reading a run's ConfigMap")?;
+                let progress = output.as_ref().and_then(status::runs::progress);
+                observed
+                    .progress
+                    .extend(progress.map(|progress| (name, progress)));
             }
         }
-        Ok((endings, problems))
+        Ok(observed)
+    }
+
+    /// Applies what a run's Job needs besides the pipeline's objects.
+    async fn apply_output(&self, job: &Job) -> Result<(), Error> {
+        for object in build::run_output(job) {
+            self.context.check_lease()?;
+            let mut body = object.body;
+            body["apiVersion"] = json!(object.resource.api_version);
+            body["kind"] = json!(object.resource.kind);
+            let client = self.context.client.clone();
+            let api: Api<DynamicObject> =
+                Api::namespaced_with(client, &self.namespace, &object.resource);
+            let params = PatchParams::apply(MANAGER).force();
+            let applied = api.patch(&object.name, &params, &Patch::Apply(&body)).await;
+            applied.trying("applying what a run writes to")?;
+            self.context.metrics.wrote("apply", &object.resource.plural);
+        }
+        Ok(())
     }
 
     async fn start(&self, run: &PinterestRun, job: &Job) -> Result<(), Error> {
+        self.apply_output(job).await?;
         self.context.check_lease()?;
         self.context.children.changes(&self.uid, "Job");
         let name = job.name_any();

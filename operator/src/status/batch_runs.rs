@@ -152,8 +152,6 @@ pub fn status(
             .or(before.last_successful_time),
         overdue,
         last_run: last_run.or(before.last_run),
-        last_requested: before.last_requested,
-        requested_before: before.requested_before,
     }
 }
 

@@ -3,12 +3,16 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::{batch::v1::Job, core::v1::Pod},
+    api::{
+        batch::v1::Job,
+        core::v1::{ConfigMap, Pod},
+    },
     jiff::Timestamp,
 };
 use kube::ResourceExt as _;
 use pinpipe_crds::{
-    LastRun, Outcome, PinterestRun, PinterestRunStatus, RunCounts, RunPhase, run_condition_types,
+    LastRun, Outcome, PinterestRun, PinterestRunStatus, RunCounts, RunKindCounts, RunPhase,
+    RunProgress, RunReport, run_condition_types,
 };
 use pinpipe_plan::{
     queue::{Ending, State},
@@ -55,9 +59,36 @@ pub fn status(run: &PinterestRun, state: &State, now: Timestamp) -> PinterestRun
         start_time: state.started.clone(),
         completion_time: state.ended.clone(),
         message: Some(shorten(&state.message)),
-        counts: state.counts,
+        progress: state.progress.clone(),
+        total: state.total,
+        counts: state.counts.clone(),
+        report: report(run, state),
         conditions: conditions(&before.conditions, findings, generation, now),
     }
+}
+
+/// Where a run's report is, once it has ended.
+fn report(run: &PinterestRun, state: &State) -> Option<RunReport> {
+    let report = RunReport {
+        // A Job of the schedule has none.
+        config_map: state.job.clone().filter(|_| !is_record(run)),
+        uri: state.report.clone(),
+    };
+    (state.ended.is_some() && report != RunReport::default()).then_some(report)
+}
+
+/// Progress as a run has written it into its `ConfigMap`.
+#[must_use]
+pub fn progress(config_map: &ConfigMap) -> Option<RunProgress> {
+    serde_json::from_str(config_map.data.as_ref()?.get("progress")?).ok()
+}
+
+/// The part of a termination message that every run has.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Said {
+    counts: Vec<RunKindCounts>,
+    report: Option<String>,
 }
 
 /// How a Job of a run ended. `pods` are those that are left.
@@ -65,24 +96,28 @@ pub fn status(run: &PinterestRun, state: &State, now: Timestamp) -> PinterestRun
 pub fn ending(job: &Job, outcome: Outcome, pods: &[Pod]) -> Ending {
     let (run, loads) = batch_runs::last_run(job, outcome, pods);
     let message = batch_runs::termination_message(pods).unwrap_or_default();
-    if let Some(redrive) = Redrive::read(&message) {
-        return Ending {
-            counts: Some(redrive.counts()),
-            message: loads.failure.or_else(|| Some(redrive.sentence())),
-        };
-    }
-    let counts = counts(&run);
-    let message = counts.and_then(|counts| {
-        let (read, clean) = (counts.read?, counts.clean?);
-        Some(format!("read {read} records, of which {clean} are clean"))
-    });
+    let Said { counts, report } = serde_json::from_str(&message).unwrap_or_default();
+    let (total, sentence) = match Redrive::read(&message) {
+        Some(redrive) => (Some(redrive.total()), Some(redrive.sentence())),
+        None => {
+            let total = total(&run);
+            (total, total.and_then(sentence))
+        }
+    };
     Ending {
+        total,
         counts,
-        message: loads.failure.or(message),
+        report,
+        message: loads.failure.or(sentence),
     }
 }
 
-fn counts(run: &LastRun) -> Option<RunCounts> {
+fn sentence(total: RunCounts) -> Option<String> {
+    let (read, clean) = (total.read?, total.clean?);
+    Some(format!("read {read} records, of which {clean} are clean"))
+}
+
+fn total(run: &LastRun) -> Option<RunCounts> {
     let counts = RunCounts {
         read: run.read,
         clean: run.clean,
@@ -119,7 +154,7 @@ impl Redrive {
         self.topics.values().map(of).fold(0, i64::saturating_add)
     }
 
-    fn counts(&self) -> RunCounts {
+    fn total(&self) -> RunCounts {
         let rejected = |topic: &Redriven| topic.still_rejected.values().sum();
         RunCounts {
             read: Some(self.sum(|topic| topic.matching)),
@@ -194,6 +229,26 @@ mod tests {
     }
 
     #[test]
+    fn progress_is_read_from_the_config_map() {
+        let written = |progress: &str| {
+            let data = json!({"data": {"run": "r", "progress": progress}});
+            progress_of(data)
+        };
+        let found = written(r#"{"step":"Clean","read":5,"of":9,"since":"2026-01-01T00:00:00Z"}"#);
+        let found = found.unwrap();
+        assert_eq!(
+            (found.step.as_str(), found.read, found.of),
+            ("Clean", Some(5), Some(9))
+        );
+        assert_eq!(written("?"), None);
+        assert_eq!(progress_of(json!({})), None);
+    }
+
+    fn progress_of(config_map: serde_json::Value) -> Option<RunProgress> {
+        progress(&serde_json::from_value(config_map).unwrap())
+    }
+
+    #[test]
     fn an_ending_has_the_counts_and_the_sentence_of_the_pod() {
         let job: Job = serde_json::from_value(json!({"metadata": {"name": "r"}})).unwrap();
         let pod = |message: &str| -> Pod {
@@ -203,22 +258,28 @@ mod tests {
             serde_json::from_value(json!({"status": {"containerStatuses": [container]}})).unwrap()
         };
         let ending = |outcome, message: &str| ending(&job, outcome, &[pod(message)]);
-        let batch = r#"{"run":"r","outcome":"Succeeded","read":5,"clean":4,"seconds":2.6}"#;
+        let batch = r#"{"run":"r","outcome":"Succeeded","read":5,"clean":4,"seconds":2.6,
+            "counts":[{"kind":"Pin","read":5,"clean":4,"repaired":0,"rejected":1,"refused":2}],
+            "report":"s3://data/runs/data.pinterest/r/report.json"}"#;
         let found = ending(Outcome::Succeeded, batch);
-        assert_eq!(found.counts.unwrap().read, Some(5));
+        assert_eq!(found.total.unwrap().read, Some(5));
+        assert_eq!(found.counts[0].refused, Some(2));
+        assert!(found.report.unwrap().ends_with("report.json"));
         assert_eq!(
             found.message.unwrap(),
             "read 5 records, of which 4 are clean"
         );
         let redrive = r#"{"outcome":"Succeeded","dryRun":true,"seconds":1,"topics":{
             "pin":{"letters":9,"matching":5,"redriven":3,"stillRejected":{"not-json":2}},
-            "geo":{"letters":1,"matching":1,"redriven":1}}}"#;
+            "geo":{"letters":1,"matching":1,"redriven":1}},
+            "counts":[{"kind":"Geo","read":1,"redriven":1,"skipped":0}]}"#;
         let found = ending(Outcome::Succeeded, redrive);
-        let counts = found.counts.unwrap();
+        let counts = found.total.unwrap();
         assert_eq!(
             (counts.read, counts.clean, counts.rejected),
             (Some(6), Some(4), Some(2))
         );
+        assert_eq!(found.counts[0].redriven, Some(1));
         assert!(found.message.unwrap().starts_with("4 of 6 dead letters"));
         let failed = r#"{"run":"r","read":0,"message":"the archive is dead"}"#;
         let found = ending(Outcome::Failed, failed);

@@ -55,6 +55,15 @@ pub struct Cluster {
     traffic: Mutex<Vec<Arc<Traffic>>>,
 }
 
+/// Plural name of a kind.
+fn plural(kind: &str) -> String {
+    let kind = kind.to_lowercase();
+    match kind.strip_suffix('y') {
+        Some(stem) => format!("{stem}ies"),
+        None => format!("{kind}s"),
+    }
+}
+
 impl Cluster {
     /// Installs the chart.
     pub async fn new(servers: &mut Servers) -> Result<Self> {
@@ -125,7 +134,7 @@ impl Cluster {
                         "/apis/{}",
                         object["apiVersion"].as_str().unwrap_or_default()
                     ),
-                    format!("{}s", kind.to_lowercase()),
+                    plural(kind),
                 ),
             };
             let path = metadata["namespace"]
@@ -147,6 +156,34 @@ impl Cluster {
             self.established(plural).await?;
         }
         Ok(())
+    }
+
+    /// A client with the rights of a new account in a namespace, which these roles grant.
+    pub async fn client_with(&self, namespace: &str, roles: &[&str]) -> Result<Client> {
+        let name = roles.join("-");
+        let group = "rbac.authorization.k8s.io";
+        let account = json!({"apiVersion": "v1", "kind": "ServiceAccount",
+            "metadata": {"name": name}});
+        let path = format!("/api/v1/namespaces/{SYSTEM}/serviceaccounts");
+        let mut objects = vec![(path, account)];
+        for role in roles {
+            let binding = json!({
+                "apiVersion": format!("{group}/v1"),
+                "kind": "RoleBinding",
+                "metadata": {"name": format!("{name}-{role}")},
+                "roleRef": {"apiGroup": group, "kind": "ClusterRole", "name": role},
+                "subjects": [{"kind": "ServiceAccount", "name": name, "namespace": SYSTEM}],
+            });
+            let path = format!("/apis/{group}/v1/namespaces/{namespace}/rolebindings");
+            objects.push((path, binding));
+        }
+        for (path, object) in objects {
+            let request = http::Request::post(&path)
+                .header("content-type", "application/json")
+                .body(serde_json::to_vec(&object)?)?;
+            self.admin.request::<Value>(request).await.context(path)?;
+        }
+        Ok(Client::try_from(self.config_of(&name).await?)?)
     }
 
     /// Waits until a definition is served.

@@ -175,7 +175,6 @@ async fn script(
             }
             1 => {
                 let annotations = json!({
-                    "pinpipe.dev/run-batch": "now",
                     "pinpipe.dev/reset-sink": "live=earliest",
                 });
                 pipeline

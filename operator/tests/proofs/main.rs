@@ -57,6 +57,7 @@ const PROOFS: [&[(&str, Proof)]; 2] = [
         ("same name", |cluster| Box::pin(stale::same_name(cluster))),
         ("stuck runs", |cluster| Box::pin(stuck_runs::run(cluster))),
         ("runs", |cluster| Box::pin(runs::run(cluster))),
+        ("rights of runs", |cluster| Box::pin(runs::rights(cluster))),
         ("record", |cluster| Box::pin(record::run(cluster))),
         ("role gone", |cluster| {
             Box::pin(namespaces::role_gone(cluster))

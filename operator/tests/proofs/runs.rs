@@ -1,11 +1,14 @@
 //! Runs queue, start once and survive whatever happens to the operator: a run that is applied
-//! before its pipeline, one behind another, a restart, the same manifest again, a lost status, and a
-//! restore. Jobs of the schedule are recorded, and old records deleted.
+//! before its pipeline, one behind another, a restart, the same manifest again, a lost status, and
+//! a restore. Jobs of the schedule are recorded, and old records deleted.
 
-use anyhow::{Context as _, Result, ensure};
-use k8s_openapi::api::batch::v1::{CronJob, Job};
+use anyhow::{Context as _, Result, bail, ensure};
+use k8s_openapi::api::{
+    batch::v1::{CronJob, Job},
+    core::v1::ConfigMap,
+};
 use kube::{
-    Api, ResourceExt,
+    Api, Client, ResourceExt,
     api::{DeleteParams, ListParams, ObjectMeta, Patch, PatchParams, PostParams},
 };
 use pinpipe_crds::{PinterestRun, RunPhase};
@@ -13,7 +16,7 @@ use pinpipe_plan::run;
 use serde_json::{Value, json};
 
 use crate::{
-    cluster::Cluster,
+    cluster::{Cluster, RELEASE},
     operator::Operator,
     pipeline::{Pipeline, SETTLES},
     specs,
@@ -52,6 +55,7 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
     proof
         .reaches("first", RunPhase::Running, "under way")
         .await?;
+    proof.reports_progress(&pipeline).await?;
     proof.apply("second", &json!({"redrive": {}})).await?;
     proof
         .reaches("second", RunPhase::Queued, "the run first")
@@ -102,6 +106,35 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
     })
     .await?;
     Ok("queued, started once each, recorded, and gone with the pipeline".to_owned())
+}
+
+/// A re-drive takes a right of its own, a batch run doesn't.
+pub async fn rights(cluster: &Cluster) -> Result<String> {
+    let namespace = "rights";
+    cluster.namespace(namespace).await?;
+    let [edit, redrive] = ["edit", "runs"].map(|role| format!("{RELEASE}-{role}"));
+    let editor = cluster.client_with(namespace, &[&edit]).await?;
+    let admin = cluster.client_with(namespace, &[&edit, &redrive]).await?;
+    let create = async |client: &Client, action: Value| {
+        let mut spec = action;
+        spec["pipelineRef"] = json!({"name": "pinterest"});
+        let run = serde_json::from_value(json!({"metadata": {"generateName": "r-"}, "spec": spec}));
+        let api: Api<PinterestRun> = Api::namespaced(client.clone(), namespace);
+        anyhow::Ok(api.create(&PostParams::default(), &run?).await)
+    };
+    until("a re-drive is refused", SETTLES, async || {
+        let refused = create(&editor, json!({"redrive": {}})).await?;
+        let Err(error) = refused else {
+            bail!("it is accepted");
+        };
+        let message = error.to_string();
+        ensure!(message.contains("grant the verb redrive"), "{message}");
+        Ok(())
+    })
+    .await?;
+    create(&editor, json!({"batch": {"full": true}})).await??;
+    create(&admin, json!({"redrive": {"dryRun": true}})).await??;
+    Ok("re-drives take the verb redrive".to_owned())
 }
 
 /// A run whose Job can't start is started again as the pipeline is now.
@@ -181,6 +214,23 @@ impl Runs<'_> {
         let params = PatchParams::apply("a-user");
         self.runs.patch(name, &params, &Patch::Apply(&body)).await?;
         Ok(())
+    }
+
+    /// What a run writes into its `ConfigMap` is in its status.
+    async fn reports_progress(&self, pipeline: &Pipeline) -> Result<()> {
+        let id = self.id("first").await?;
+        let client = self.cluster.admin.clone();
+        let config_maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
+        let progress = json!({"step": "Clean", "read": 5, "of": 9}).to_string();
+        let written = Patch::Merge(json!({"data": {"progress": progress}}));
+        config_maps
+            .patch(&id, &PatchParams::default(), &written)
+            .await?;
+        pipeline
+            .annotate("example.com/irrelevant", "looked at")
+            .await?;
+        self.reaches("first", RunPhase::Running, "Clean: 5 of 9")
+            .await
     }
 
     async fn id(&self, run: &str) -> Result<String> {

@@ -16,7 +16,6 @@ use crate::{
 };
 
 const NAMESPACE: &str = "stuck-runs";
-const HASH: &str = "pinpipe.dev/template-hash";
 
 pub async fn run(cluster: &Cluster) -> Result<String> {
     let operator = cluster.operator().await?;
@@ -28,14 +27,6 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
     pipeline.settle(&operator).await?;
 
     let jobs: Api<Job> = Api::namespaced(cluster.admin.clone(), NAMESPACE);
-    let request = json!({"pinpipe.dev/run-batch": "first"});
-    pipeline.replace(&request, &spec).await?;
-    until("the requested run", SETTLES, async || {
-        requested(&jobs).await.map(drop)
-    })
-    .await
-    .with_context(|| operator.log_end())?;
-    let before = requested(&jobs).await?;
     let manual = json!({"cronjob.kubernetes.io/instantiate": "manual"});
     for (name, annotations) in [
         ("stuck", json!({})),
@@ -47,32 +38,17 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
     // Nothing works on Jobs here: these wait for their pods, and one has a pod that runs.
     let waits = json!({"startTime": "2026-01-01T00:00:00Z"});
     let runs = json!({"startTime": "2026-01-01T00:00:00Z", "active": 1, "ready": 1});
-    for (name, status) in [
-        (before.name_any().as_str(), &waits),
-        ("stuck", &waits),
-        ("by-hand", &waits),
-        ("ran", &runs),
-    ] {
+    for (name, status) in [("stuck", &waits), ("by-hand", &waits), ("ran", &runs)] {
         let status = json!({"status": status});
         jobs.patch_status(name, &PatchParams::default(), &Patch::Merge(&status))
             .await?;
     }
 
     spec["batch"]["template"] = json!({"resources": {"requests": {"memory": "64Mi"}}});
-    pipeline.replace(&request, &spec).await?;
+    pipeline.replace(&json!({}), &spec).await?;
     until("the stuck run is deleted", SETTLES, async || {
         let left = jobs.get_opt("stuck").await?;
         ensure!(left.is_none(), "it is still there");
-        Ok(())
-    })
-    .await
-    .with_context(|| operator.log_end())?;
-    until("the requested run is started again", SETTLES, async || {
-        let now = requested(&jobs).await?;
-        ensure!(now.uid() != before.uid(), "it is still the old Job");
-        ensure!(now.name_any() == before.name_any(), "{}", now.name_any());
-        let [now, before] = [&now, &before].map(|job| job.annotations().get(HASH));
-        ensure!(now.is_some() && now != before, "{now:?}");
         Ok(())
     })
     .await
@@ -83,15 +59,7 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
             .await
             .with_context(|| format!("Job {kept}"))?;
     }
-    Ok("two replaced, one that ran and one made by hand left alone".to_owned())
-}
-
-/// The Job that the operator made for the request.
-async fn requested(jobs: &Api<Job>) -> Result<Job> {
-    let list = jobs.list(&kube::api::ListParams::default()).await?;
-    let mut found = list.items.into_iter();
-    let is_requested = |job: &Job| job.annotations().contains_key("pinpipe.dev/run-batch");
-    found.find(is_requested).context("no Job for the request")
+    Ok("one replaced, one that ran and one made by hand left alone".to_owned())
 }
 
 /// Creates a Job as the `CronJob` controller does, with further annotations.

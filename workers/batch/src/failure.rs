@@ -3,14 +3,13 @@
 use std::{collections::BTreeMap, fmt};
 
 use pinpipe_config::EXIT_PERMANENT_FAILURE;
-use pinpipe_core::Kind;
 use pinpipe_runtime::{
     documents::Unreadable,
     failure::{Class, Refusal},
     s3::RequestError,
 };
 
-use crate::{counts::Counts, loaded::Loaded, quality::QualityExceeded};
+use crate::{counts::KindCounts, loaded::Loaded, quality::QualityExceeded};
 
 const EXIT_FAILURE: u8 = 1;
 
@@ -47,6 +46,27 @@ pub struct InSource;
 impl fmt::Display for InSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("the import's bucket can't be read")
+    }
+}
+
+/// That a run has failed for good when it was started before, as the context of the error it failed
+/// with then.
+#[derive(Debug)]
+pub struct FailedBefore {
+    /// Its name.
+    pub run: String,
+    /// What it had read.
+    pub counts: Vec<KindCounts>,
+}
+
+impl fmt::Display for FailedBefore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let run = &self.run;
+        write!(
+            f,
+            "the run {run} has failed before and is not repeated; start one under another name. It \
+             failed with"
+        )
     }
 }
 
@@ -102,11 +122,15 @@ const fn is_permanent_in_store(error: &RequestError) -> bool {
 }
 
 /// Counts of the records that a failed run has read; none unless it failed because of them.
-pub fn counts(error: &anyhow::Error) -> BTreeMap<Kind, Counts> {
-    error
-        .downcast_ref::<QualityExceeded>()
-        .map(|exceeded| exceeded.counts.clone())
-        .unwrap_or_default()
+pub fn counts(error: &anyhow::Error) -> Vec<KindCounts> {
+    if let Some(before) = error.downcast_ref::<FailedBefore>() {
+        return before.counts.clone();
+    }
+    let exceeded = error.downcast_ref::<QualityExceeded>();
+    let counts = exceeded.into_iter().flat_map(|exceeded| &exceeded.counts);
+    counts
+        .map(|(kind, counts)| KindCounts::new(*kind, counts))
+        .collect()
 }
 
 /// The exit code of a process that failed: [`EXIT_PERMANENT_FAILURE`] or 1.
@@ -128,9 +152,10 @@ mod tests {
         primitives::SdkBody,
     };
     use pinpipe_config::Quality;
+    use pinpipe_core::Kind;
 
     use super::*;
-    use crate::quality;
+    use crate::{counts::Counts, quality};
 
     #[test]
     fn only_failures_that_a_retry_cannot_fix_exit_with_the_permanent_code() {
@@ -156,6 +181,26 @@ mod tests {
             let error = in_context(error).unwrap_err();
             assert_eq!(exit_code(&error), expected, "{error:#}");
         }
+    }
+
+    #[test]
+    fn a_run_that_failed_before_fails_with_the_same_counts_and_cause() {
+        let counts = Counts {
+            read: 7,
+            ..Counts::default()
+        };
+        let before = FailedBefore {
+            run: "a".into(),
+            counts: vec![KindCounts::new(Kind::Geo, &counts)],
+        };
+        let error = anyhow::Error::from(Permanent("too bad".into())).context(before);
+        assert_eq!(
+            (self::counts(&error)[0].read, exit_code(&error)),
+            (7, EXIT_PERMANENT_FAILURE)
+        );
+        let message = format!("{error:#}");
+        assert!(message.contains("the run a has failed before"), "{message}");
+        assert!(message.ends_with("It failed with: too bad"), "{message}");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use crate::{
     plan::{ImportRequest, SourceRequest},
 };
 
-/// What to import. The chart pinpipe-job sets the variables.
+/// What to import. Of a `PinterestRun` the operator sets the variables.
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
     /// Reads an S3 sink connector's objects, plain or compressed: PREFIX/<topic>/…. A slash is the
@@ -97,22 +97,20 @@ impl ImportArgs {
             || self.import_virtual_host;
         if source.is_none() && has_place {
             bail!(Permanent(
-                "source.bucket is missing: it is the bucket that the other values of source are \
-                 for"
-                .to_owned()
+                "import.bucket is missing: it is the bucket that import.s3 is for".to_owned()
             ));
         }
         if connector.is_none() && !self.import_topics.is_empty() {
             bail!(Permanent(
-                "prefix is missing: it is the prefix of the objects whose topics the values topics \
-                 name, or / for the whole bucket"
+                "import.prefix is missing: it is the prefix of the objects whose topics \
+                 import.topics names, or / for the whole bucket"
                     .to_owned()
             ));
         }
         if connector.is_none() && self.import_events.is_empty() {
             if source.is_some() {
                 bail!(Permanent(
-                    "prefix and events are missing: they say what to import from source.bucket"
+                    "import.prefix is missing: it says what to import from import.bucket"
                         .to_owned()
                 ));
             }
@@ -171,11 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn a_mistake_names_the_value_of_the_chart() {
+    fn a_mistake_names_the_field_of_the_run() {
         for (options, value) in [
-            (&["--import-bucket=b"][..], "prefix and events"),
-            (&["--import=a", "--import-region=r"], "source.bucket"),
-            (&["--import-topics=pin=a"], "prefix is missing"),
+            (&["--import-bucket=b"][..], "import.prefix"),
+            (&["--import=a", "--import-region=r"], "import.bucket"),
+            (&["--import-topics=pin=a"], "import.prefix is missing"),
             (&["--import-events=pins=a"], "pins"),
             (&["--import-events=a"], "KIND=NAME"),
         ] {

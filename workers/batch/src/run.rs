@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use crate::{
     answers,
     coverage::{self, Coverage, Gap},
-    failure::{self, ImportAbandoned, InSink, Permanent},
+    failure::{self, FailedBefore, ImportAbandoned, InSink, Permanent},
     fold::{Folded, fold},
     join,
     load::{self, Loading},
@@ -22,7 +22,7 @@ use crate::{
     quality,
     read::{self, Read},
     report::{self, Freshness, KindReport, Phases},
-    runs::{self, Abandoned, Pointer, Run, Runs, Step, full_run_command},
+    runs::{self, Abandoned, Pointer, Run, Runs, Step, full_run},
     scratch::Scratch,
     sink::{self, Marker, Sink},
     state::{State, States},
@@ -44,10 +44,11 @@ pub async fn execute(
     let mut last = runs.last_finished(&store, &known).await?;
     if known.iter().any(|run| run.name == name && run.has_failed()) {
         let failed = runs.failure(&store, name).await?;
-        bail!(Permanent(format!(
-            "the run {name} has failed before and is not repeated; start one under another name. \
-             It failed with: {failed}"
-        )));
+        let before = FailedBefore {
+            run: name.to_owned(),
+            counts: failed.counts,
+        };
+        return Err(anyhow::Error::from(Permanent(failed.message)).context(before));
     }
     if let Request::Import(request) = request
         && let Some(run) = known.iter().find(|run| run.name == name)
@@ -186,7 +187,7 @@ impl Session<'_> {
             self.held.check()?;
             if !has_state {
                 let key = self.runs.failed(run);
-                let summary = Summary::failed(run, phases.total(), &counts, &message);
+                let summary = Summary::failed(run, phases.total(), counts, &message);
                 return self.store.put_json(&key, &summary).await;
             }
             let abandoned = Abandoned {
@@ -219,8 +220,8 @@ impl Session<'_> {
         let memory = Memory::of_container();
         let scratch = Scratch::open(&config.scratch_dir)?;
         self.progress.to_read(manifest.records());
-        let (folder, progress) = (scratch.folder(), self.progress);
-        let reading = read::read(config, store, manifest, folder, memory.buffers, progress);
+        let (path, progress) = (scratch.folder(), self.progress);
+        let reading = read::read(config, store, manifest, path, memory.buffers, progress);
         let read = phases.time("read and clean", reading).await?;
         let Coverage {
             begin,
@@ -436,7 +437,7 @@ impl Session<'_> {
             Permanent(format!(
                 "the state of the run {base}, {}, is gone: start a full run: {}",
                 self.runs.state(base),
-                full_run_command(&self.config.pipeline)
+                full_run(&self.config.pipeline)
             ))
         );
         Ok(previous)

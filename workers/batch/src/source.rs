@@ -25,8 +25,8 @@ pub async fn open(source: &Source) -> Result<Store> {
             if !folder.join(key).exists() {
                 return Err(Permanent(format!(
                     "no key {key} of the Secret for the bucket {}: correct \
-                     source.credentialsSecret, which names a Secret of the pipeline's namespace \
-                     with accessKeyId and secretAccessKey",
+                     import.s3.credentialsSecretRef, which names a Secret of the pipeline's \
+                     namespace with accessKeyId and secretAccessKey",
                     source.bucket
                 ))
                 .into());
@@ -36,13 +36,13 @@ pub async fn open(source: &Source) -> Result<Store> {
     let client = s3::client_with(&source.s3, !source.virtual_host).await;
     let client = client.map_err(|error| {
         Permanent(format!(
-            "source.caSecret or source.credentialsSecret can't be used: {error:#}"
+            "import.s3.caSecretRef or import.s3.credentialsSecretRef can't be used: {error:#}"
         ))
     })?;
     Ok(Store::of_others(client, source.bucket.clone()))
 }
 
-/// Adds to an error of a request which of the chart's values is at fault.
+/// Adds to an error of a request which field of the PinterestRun is at fault.
 pub fn explain(source: &Source, error: anyhow::Error) -> anyhow::Error {
     let Some(request) = error.downcast_ref::<RequestError>() else {
         return error;
@@ -65,38 +65,38 @@ fn advice(source: &Source, status: Option<u16>, reason: &str) -> &'static str {
     let has_secret = source.has_own_keys;
     match status {
         Some(404) if says(&["NoSuchKey"]) => "an object was deleted; start the import again",
-        Some(404) => "there is no such bucket; correct source.bucket, or source.endpoint",
+        Some(404) => "there is no such bucket; correct import.bucket, or import.s3.endpoint",
         Some(301 | 307 | 400) if says(&["region", "Redirect", "AuthorizationHeaderMalformed"]) => {
-            "it is in another region; correct source.region, or source.endpoint"
+            "it is in another region; correct import.s3.region, or import.s3.endpoint"
         }
         Some(_) if says(&["InvalidAccessKeyId", "SignatureDoesNotMatch"]) && has_secret => {
-            "the store doesn't take these keys; correct the Secret that source.credentialsSecret \
-             names"
+            "the store doesn't take these keys; correct the Secret that \
+             import.s3.credentialsSecretRef names"
         }
         Some(_) if says(&["InvalidAccessKeyId", "SignatureDoesNotMatch"]) => {
-            "the store doesn't take the archive's keys; set source.credentialsSecret"
+            "the store doesn't take the archive's keys; set import.s3.credentialsSecretRef"
         }
         Some(_) if says(&["InvalidObjectState"]) => {
             "an object is of a class that must be restored before it is read; restore it"
         }
         Some(401 | 403) if has_secret => {
-            "access is denied; allow the keys of source.credentialsSecret s3:ListBucket and \
+            "access is denied; allow the keys of import.s3.credentialsSecretRef s3:ListBucket and \
              s3:GetObject"
         }
         Some(401 | 403) => {
-            "access is denied; set source.credentialsSecret, or allow the pod's role s3:ListBucket \
-             and s3:GetObject"
+            "access is denied; set import.s3.credentialsSecretRef, or allow the pod's role \
+             s3:ListBucket and s3:GetObject"
         }
         None if says(&["UnknownIssuer"]) => {
-            "its certificate is of an unknown authority; set source.caSecret"
+            "its certificate is of an unknown authority; set import.s3.caSecretRef"
         }
         None if says(&["credentials"]) => {
-            "there are no credentials; set source.credentialsSecret, or give the pod a role"
+            "there are no credentials; set import.s3.credentialsSecretRef, or give the pod a role"
         }
         None if says(&["InvalidContentType"]) => {
-            "the port answers without TLS; write http:// in source.endpoint"
+            "the port answers without TLS; write http:// in import.s3.endpoint"
         }
-        _ => "correct source.endpoint, or try again later",
+        _ => "correct import.s3.endpoint, or try again later",
     }
 }
 
@@ -119,32 +119,37 @@ mod tests {
     #[test]
     fn each_mistake_names_the_value_at_fault() {
         for (status, reason, with_secret, value) in [
-            (Some(404), "NoSuchBucket: x", true, "source.bucket"),
-            (Some(301), "PermanentRedirect: x", true, "source.region"),
+            (Some(404), "NoSuchBucket: x", true, "import.bucket"),
+            (Some(301), "PermanentRedirect: x", true, "import.s3.region"),
             (
                 Some(400),
                 "AuthorizationHeaderMalformed: the region 'a' is wrong",
                 true,
-                "source.region",
+                "import.s3.region",
             ),
             (
                 Some(403),
                 "InvalidAccessKeyId: x",
                 true,
-                "correct the Secret that source.credentialsSecret",
+                "correct the Secret that import.s3.credentialsSecretRef",
             ),
             (
                 Some(403),
                 "SignatureDoesNotMatch: x",
                 false,
-                "set source.credentialsSecret",
+                "set import.s3.credentialsSecretRef",
             ),
             (Some(403), "AccessDenied: x", true, "s3:ListBucket"),
             (Some(403), "AccessDenied: x", false, "the pod's role"),
             (Some(403), "InvalidObjectState: x", true, "restore it"),
-            (None, "UnknownIssuer", true, "source.caSecret"),
-            (None, "no credentials", false, "source.credentialsSecret"),
-            (None, "connection refused", true, "source.endpoint"),
+            (None, "UnknownIssuer", true, "import.s3.caSecretRef"),
+            (
+                None,
+                "no credentials",
+                false,
+                "import.s3.credentialsSecretRef",
+            ),
+            (None, "connection refused", true, "import.s3.endpoint"),
         ] {
             let source = Source {
                 bucket: "old".into(),

@@ -5,12 +5,7 @@ use std::collections::BTreeMap;
 use pinpipe_core::Kind;
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    counts::{Counts, KindCounts},
-    failure,
-    loaded::Loaded,
-    termination,
-};
+use crate::{counts::KindCounts, failure, loaded::Loaded, termination};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,21 +78,19 @@ impl Summary {
     pub fn of_failure(run: &str, seconds: f64, error: &anyhow::Error) -> Self {
         Self {
             sinks: failure::sinks(error),
-            ..Self::failed(run, seconds, &failure::counts(error), &format!("{error:#}"))
+            ..Self::failed(run, seconds, failure::counts(error), &format!("{error:#}"))
         }
     }
 
     /// The summary of a run that failed after it had read `counts`.
-    pub fn failed(run: &str, seconds: f64, counts: &BTreeMap<Kind, Counts>, message: &str) -> Self {
+    pub fn failed(run: &str, seconds: f64, counts: Vec<KindCounts>, message: &str) -> Self {
         let mut summary = Self {
             outcome: Outcome::Failed,
             seconds: rounded(seconds),
             message: Some(message.to_owned()),
             ..Self::empty(run)
         };
-        for (kind, counts) in counts {
-            summary.add(KindCounts::new(*kind, counts));
-        }
+        counts.into_iter().for_each(|counts| summary.add(counts));
         summary
     }
 
@@ -165,6 +158,7 @@ impl Summary {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::counts::Counts;
 
     #[test]
     fn a_termination_message_is_valid_json_within_the_kubernetes_limit() {
@@ -181,7 +175,7 @@ mod tests {
             rejected: 1 << 40,
             ..Counts::default()
         };
-        let counts = Kind::ALL.map(|kind| (kind, counts.clone())).into();
+        let counts = Kind::ALL.map(|kind| KindCounts::new(kind, &counts)).into();
         let run = "r".repeat(253);
         let mut summary = Summary {
             sinks: sinks.collect(),
@@ -190,7 +184,7 @@ mod tests {
                 "b".repeat(63),
                 "p".repeat(317)
             )),
-            ..Summary::failed(&run, 1e9, &counts, &"\"ä\n".repeat(5000))
+            ..Summary::failed(&run, 1e9, counts, &"\"ä\n".repeat(5000))
         };
         summary.count_refused(Kind::Geo, 7);
         let message = summary.termination_message();

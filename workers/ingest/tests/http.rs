@@ -273,7 +273,10 @@ async fn every_record_has_its_own_result() {
             r#"pinpipe_ingest_delivery_errors_total{kind="geo",form="records","#,
             r#"reason="delivery-timeout"} 1"#
         ),
-        r#"pinpipe_ingest_request_duration_seconds_count{kind="geo",form="records",status="503"} 1"#,
+        concat!(
+            "pinpipe_ingest_request_duration_seconds_count",
+            r#"{kind="geo",form="records",status="503"} 1"#
+        ),
         "pinpipe_ingest_broker_up 0",
         "pinpipe_ingest_in_flight_bytes 0",
     ] {
@@ -329,8 +332,14 @@ async fn unconfirmed_records_are_told_in_the_form_of_the_request() {
             r#"pinpipe_ingest_records_refused_total{kind="geo",form="rest-proxy","#,
             r#"reason="key-missing"} 1"#
         ),
-        r#"pinpipe_ingest_request_duration_seconds_count{kind="geo",form="streams",status="503"} 1"#,
-        r#"pinpipe_ingest_request_duration_seconds_count{kind="geo",form="streams",status="200"} 1"#,
+        concat!(
+            "pinpipe_ingest_request_duration_seconds_count",
+            r#"{kind="geo",form="streams",status="503"} 1"#
+        ),
+        concat!(
+            "pinpipe_ingest_request_duration_seconds_count",
+            r#"{kind="geo",form="streams",status="200"} 1"#
+        ),
     ] {
         assert!(text.lines().any(|found| found == line), "{line} in {text}");
     }

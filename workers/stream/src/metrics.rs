@@ -264,8 +264,8 @@ impl Metrics {
         );
         registry.register(
             "stream_dead_letters_up",
-            "0 while the broker takes no dead letters: it refuses them, or has acknowledged none of \
-             them for five seconds",
+            "0 while the broker takes no dead letters: it refuses them, or has acknowledged none \
+             of them for five seconds",
             m.dead_letters_up.clone(),
         );
         registry.register_with_unit(

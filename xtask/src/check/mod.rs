@@ -1,6 +1,6 @@
 //! Static checks of the checkout, run by `cargo xtask test` and alone by `cargo xtask check`.
 
-mod files;
+pub mod files;
 mod lines;
 mod modules;
 mod paths;

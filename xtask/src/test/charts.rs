@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::manifests;
 
 /// Values that charts/pinpipe must refuse, by its schema.
-const WRONG_VALUES: [&str; 24] = [
+const WRONG_VALUES: [&str; 25] = [
     "image.pullPolicy=Sometimes",
     "image.digests.stream=sha256:1",
     "image.repositories.archive=registry.example/archive",
@@ -34,6 +34,7 @@ const WRONG_VALUES: [&str; 24] = [
     "monitoring.podMonitor.enabled=maybe",
     "monitoring.rules.runbooks=docs",
     "crd.install=2",
+    "runPolicy.enabled=maybe",
 ];
 
 /// All that charts/pinpipe can render besides its defaults.

@@ -9,12 +9,13 @@ mod config_map;
 mod cron_job;
 mod deployment;
 mod disruption_budget;
-mod job;
 mod labels;
 mod network_policy;
 mod pod;
 mod rollout;
 mod run;
+mod run_live;
+mod run_output;
 mod service;
 mod topics;
 mod trust;
@@ -32,9 +33,9 @@ use serde_json::Value;
 use crate::{component::Component, model::ValidatedPipeline, names};
 
 pub use cron_job::STARTING_DEADLINE_SECONDS;
-pub use job::requested_run;
 pub use rollout::{Rollout, Stage, stage};
-pub use run::run_job;
+pub use run::{NoJob, run_job};
+pub use run_output::run_output;
 pub use topics::{DesiredTopic, topics};
 
 /// An object as it should be.

@@ -2,6 +2,7 @@
 
 use k8s_openapi::{
     api::{
+        apps::v1::Deployment,
         batch::v1::{CronJob, Job},
         core::v1::{Container, EnvVar, PodSpec, SecretVolumeSource, Volume, VolumeMount},
     },
@@ -12,7 +13,9 @@ use pinpipe_crds::{
     ImportLayout, PinterestRun, RecordKind, RedriveOutcome, RunAction, RunImport, RunRedrive,
 };
 
+use super::run_live::add_live_sink;
 use crate::{
+    component::Component,
     model::ValidatedPipeline,
     run::{self, ACTION_LABEL},
 };
@@ -23,15 +26,27 @@ const INSTANTIATED: (&str, &str) = ("cronjob.kubernetes.io/instantiate", "manual
 /// differs by run: the pod of another import may finish this one, and has Secrets of its own.
 const IMPORT_FOLDER: &str = "/etc/pinpipe/import";
 
-/// The Job of a run, owned by the run. The same run always gives the same name. None: the `CronJob`
-/// doesn't exist yet, or has no template of this operator's.
-#[must_use]
+/// Why there is no Job of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NoJob {
+    /// What it is made of doesn't exist yet: this object.
+    Missing(String),
+    /// The pipeline can't do it, which this sentence says.
+    Impossible(String),
+}
+
+/// The Job of a run, owned by the run. The same run always gives the same name. `live` is the
+/// Deployment of the stream sink that a backfill writes to, where there is one.
 pub fn run_job(
     pipeline: &ValidatedPipeline,
-    cron_job: &CronJob,
+    cron_job: Option<&CronJob>,
+    live: Option<&Deployment>,
     run: &PinterestRun,
-) -> Option<Job> {
-    let template = cron_job.spec.as_ref()?.job_template.clone();
+) -> Result<Job, NoJob> {
+    let name = pipeline.child(&Component::Batch);
+    let missing = || NoJob::Missing(format!("CronJob {name}"));
+    let spec = cron_job.and_then(|cron_job| cron_job.spec.as_ref());
+    let template = spec.ok_or_else(missing)?.job_template.clone();
     let metadata = template.metadata.unwrap_or_default();
     let mut annotations = metadata.annotations.unwrap_or_default();
     annotations.insert(INSTANTIATED.0.to_owned(), INSTANTIATED.1.to_owned());
@@ -39,14 +54,19 @@ pub fn run_job(
     let mut labels = metadata.labels.unwrap_or_default();
     labels.insert(ACTION_LABEL.to_owned(), run::label(action).to_owned());
     let id = run::id(run);
-    let mut spec = template.spec?;
+    let mut spec = template.spec.ok_or_else(missing)?;
     if action != RunAction::Batch {
         // It may read far more than a scheduled run.
         spec.active_deadline_seconds = None;
     }
-    let pod = spec.template.spec.as_mut()?;
-    parametrize(pod, run, &format!("{IMPORT_FOLDER}/{id}"))?;
-    Some(Job {
+    let pod = spec.template.spec.as_mut().ok_or_else(missing)?;
+    parametrize(pod, run, &format!("{IMPORT_FOLDER}/{id}"));
+    if let Some(sink) = run::live_sink(&run.spec) {
+        let name = pipeline.child(&Component::stream(sink));
+        let live = live.ok_or_else(|| NoJob::Missing(format!("Deployment {name}")))?;
+        add_live_sink(pod, sink, live).map_err(NoJob::Impossible)?;
+    }
+    Ok(Job {
         metadata: ObjectMeta {
             name: Some(id),
             namespace: Some(pipeline.namespace.clone()),
@@ -56,7 +76,7 @@ pub fn run_job(
                 api_version: PinterestRun::api_version(&()).into_owned(),
                 kind: PinterestRun::kind(&()).into_owned(),
                 name: run.name_any(),
-                uid: run.uid()?,
+                uid: run.uid().unwrap_or_default(),
                 controller: Some(true),
                 block_owner_deletion: None,
             }]),
@@ -68,9 +88,12 @@ pub fn run_job(
 }
 
 /// Gives the worker its parameters, and the Secrets of an import's bucket.
-fn parametrize(pod: &mut PodSpec, run: &PinterestRun, folder: &str) -> Option<()> {
-    let container = pod.containers.first_mut()?;
+fn parametrize(pod: &mut PodSpec, run: &PinterestRun, folder: &str) {
+    let Some(container) = pod.containers.first_mut() else {
+        return;
+    };
     let spec = &run.spec;
+    set(container, "PINPIPE_OUTPUT", &run::id(run));
     if run::action(spec) == RunAction::FullBatch {
         set(container, "PINPIPE_FULL", "true");
     }
@@ -97,7 +120,6 @@ fn parametrize(pod: &mut PodSpec, run: &PinterestRun, folder: &str) -> Option<()
             pod.volumes.get_or_insert_default().push(volume);
         }
     }
-    Some(())
 }
 
 fn parametrize_redrive(container: &mut Container, redrive: &RunRedrive) {
@@ -106,11 +128,14 @@ fn parametrize_redrive(container: &mut Container, redrive: &RunRedrive) {
     set_list(container, "PINPIPE_REDRIVE_TOPIC", &kinds);
     set_list(container, "PINPIPE_REDRIVE_REASON", &redrive.reasons);
     set_list(container, "PINPIPE_REDRIVE_FIELD", &redrive.fields);
+    set_list(container, "PINPIPE_REDRIVE_SINKS", &redrive.sinks);
     set_some(container, "PINPIPE_REDRIVE_SINCE", redrive.from.as_ref());
     set_some(container, "PINPIPE_REDRIVE_UNTIL", redrive.to.as_ref());
-    if redrive.outcome == Some(RedriveOutcome::Refused) {
-        set(container, "PINPIPE_REDRIVE_OUTCOME", "refused");
-    }
+    let outcome = redrive.outcome.map(|outcome| match outcome {
+        RedriveOutcome::Rejected => "rejected".to_owned(),
+        RedriveOutcome::Refused => "refused".to_owned(),
+    });
+    set_some(container, "PINPIPE_REDRIVE_OUTCOME", outcome.as_ref());
     let max = redrive.max.map(|max| max.to_string());
     set_some(container, "PINPIPE_REDRIVE_MAX", max.as_ref());
     set_flag(container, "PINPIPE_REDRIVE_FORCE", redrive.force);
@@ -218,7 +243,7 @@ mod tests {
             .find(|object| object.resource.kind == "CronJob");
         let cron_job: CronJob = serde_json::from_value(body.unwrap().body).unwrap();
         (
-            run_job(&pipeline, &cron_job, &run("r", action)).unwrap(),
+            run_job(&pipeline, Some(&cron_job), None, &run("r", action)).unwrap(),
             cron_job,
         )
     }
@@ -244,9 +269,15 @@ mod tests {
     #[test]
     fn a_batch_run_is_what_the_schedule_would_start() {
         let (job, cron_job) = job(json!({"batch": {}}));
-        let template = cron_job.spec.unwrap().job_template;
-        assert_eq!(job.spec, template.spec);
         let run = run("r", json!({"batch": {}}));
+        let mut expected = cron_job.spec.unwrap().job_template.spec.unwrap();
+        let pod = expected.template.spec.as_mut().unwrap();
+        set(
+            &mut pod.containers[0],
+            "PINPIPE_OUTPUT",
+            &crate::run::id(&run),
+        );
+        assert_eq!(job.spec, Some(expected));
         assert_eq!(job.name_any(), crate::run::id(&run));
         assert_eq!(job.labels()[ACTION_LABEL], "batch");
         let owner = &job.owner_references()[0];
@@ -282,20 +313,73 @@ mod tests {
             ),
             (
                 json!({"redrive": {"kinds": ["Pin", "Geo"], "reasons": ["too-large"],
-                    "outcome": "Refused", "to": "2026-01-01T00:00:00Z", "max": 5, "force": true,
-                    "dryRun": true}}),
+                    "outcome": "Refused", "sinks": ["live", "batch/serving"],
+                    "to": "2026-01-01T00:00:00Z", "max": 5, "force": true, "dryRun": true}}),
                 json!({"PINPIPE_REDRIVE_TOPIC": "pin,geo", "PINPIPE_REDRIVE_REASON": "too-large",
                     "PINPIPE_REDRIVE_OUTCOME": "refused", "PINPIPE_REDRIVE_MAX": "5",
+                    "PINPIPE_REDRIVE_SINKS": "live,batch/serving",
                     "PINPIPE_REDRIVE_UNTIL": "2026-01-01T00:00:00Z",
                     "PINPIPE_REDRIVE_FORCE": "true", "PINPIPE_REDRIVE_DRY_RUN": "true"}),
             ),
         ] {
             let is_redrive = action["redrive"].is_object();
             let (job, cron_job) = job(action);
-            assert_eq!(json!(added(&job, &cron_job)), expected);
+            let mut added = added(&job, &cron_job);
+            assert_eq!(added.remove("PINPIPE_OUTPUT"), Some(job.name_any()));
+            assert_eq!(json!(added), expected);
             let args = is_redrive.then(|| vec!["redrive".to_owned()]);
             assert_eq!(container(&job).args, args);
         }
+    }
+
+    #[test]
+    fn a_backfill_of_a_live_sink_has_its_configuration_and_secrets() {
+        let pipeline = validated(whole());
+        let objects = build(&pipeline, &Observed::default()).objects;
+        let of = |kind: &str, name: &str| {
+            let mut objects = objects.iter();
+            let found = objects.find(|o| o.resource.kind == kind && o.name == name);
+            found.unwrap().body.clone()
+        };
+        let cron_job = serde_json::from_value(of("CronJob", "pinterest-batch")).unwrap();
+        let mut live: Deployment =
+            serde_json::from_value(of("Deployment", "pinterest-stream-live")).unwrap();
+        let backfill = json!({"backfill": {"from": "2026-01-01T00:00:00Z",
+            "target": {"sink": "live"}}});
+        let run = run("r", backfill);
+        let waits = run_job(&pipeline, Some(&cron_job), None, &run);
+        let missing = NoJob::Missing("Deployment pinterest-stream-live".to_owned());
+        assert_eq!(waits, Err(missing));
+
+        let job = run_job(&pipeline, Some(&cron_job), Some(&live), &run).unwrap();
+        let added = added(&job, &cron_job);
+        assert_eq!(added["PINPIPE_BACKFILL_SINK"], "live");
+        let config = &added["PINPIPE_LIVE_CONFIG"];
+        let mounts = container(&job).volume_mounts.clone().unwrap_or_default();
+        let folder = |name: &str| {
+            let mut mounts = mounts.iter().filter(|mount| mount.name == name);
+            let found = mounts.next().map(|mount| mount.mount_path.clone());
+            assert_eq!(mounts.next(), None, "{name}");
+            found.unwrap_or_default()
+        };
+        assert!(config.starts_with(&folder("live-config")), "{config}");
+        assert!(folder("secret-postgres").ends_with("postgres"));
+        assert_eq!(folder("config"), pinpipe_config::CONFIG_DIR);
+
+        let pod = live.spec.as_mut().unwrap().template.spec.as_mut().unwrap();
+        let tmp = json!({"name": "tmp", "secret": {"secretName": "other"}});
+        let mount = json!({"name": "tmp", "mountPath": "/tmp"});
+        pod.volumes
+            .as_mut()
+            .unwrap()
+            .push(serde_json::from_value(tmp).unwrap());
+        let mounts = pod.containers[0].volume_mounts.as_mut().unwrap();
+        mounts.push(serde_json::from_value(mount).unwrap());
+        let conflict = run_job(&pipeline, Some(&cron_job), Some(&live), &run);
+        assert!(
+            matches!(conflict, Err(NoJob::Impossible(_))),
+            "{conflict:?}"
+        );
     }
 
     #[test]

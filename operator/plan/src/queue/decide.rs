@@ -4,16 +4,19 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::{
-    api::batch::v1::{CronJob, Job},
+    api::{
+        apps::v1::Deployment,
+        batch::v1::{CronJob, Job},
+    },
     apimachinery::pkg::apis::meta::v1::Time,
 };
 use kube::ResourceExt as _;
-use pinpipe_crds::{PinterestRun, RunCounts, RunPhase, reasons};
+use pinpipe_crds::{PinterestRun, RunCounts, RunKindCounts, RunPhase, RunProgress, reasons};
 
 use crate::{
-    build::run_job,
+    build::{NoJob, run_job},
     model::ValidatedPipeline,
-    run::{is_final, is_record, phase, problems},
+    run::{is_final, is_record, live_sink, phase, problems},
 };
 
 /// Message of a run whose Job could not start, and is made again as the pipeline is now.
@@ -25,6 +28,8 @@ pub struct Input<'a> {
     pub pipeline: &'a ValidatedPipeline,
     /// Its `CronJob`, of whose template Jobs are made.
     pub cron_job: Option<&'a CronJob>,
+    /// Deployments of its stream sinks, by their names.
+    pub live: &'a BTreeMap<String, Deployment>,
     /// Its runs.
     pub runs: &'a [PinterestRun],
     /// The Jobs of the runs and of the `CronJob`.
@@ -33,13 +38,19 @@ pub struct Input<'a> {
     pub endings: &'a BTreeMap<String, Ending>,
     /// Why Jobs that are under way don't go on, by their names.
     pub problems: &'a BTreeMap<String, String>,
+    /// How far Jobs that are under way are, by their names.
+    pub progress: &'a BTreeMap<String, RunProgress>,
 }
 
 /// What a Job said when it ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ending {
     /// Numbers of records.
-    pub counts: Option<RunCounts>,
+    pub total: Option<RunCounts>,
+    /// The same by kind.
+    pub counts: Vec<RunKindCounts>,
+    /// Where the whole report is.
+    pub report: Option<String>,
     /// Sentence about what was done, or why not.
     pub message: Option<String>,
 }
@@ -61,8 +72,14 @@ pub struct State {
     pub started: Option<Time>,
     /// When the Job ended.
     pub ended: Option<Time>,
+    /// How far the Job is.
+    pub progress: Option<RunProgress>,
     /// Numbers of records.
-    pub counts: Option<RunCounts>,
+    pub total: Option<RunCounts>,
+    /// The same by kind.
+    pub counts: Vec<RunKindCounts>,
+    /// Where the whole report is.
+    pub report: Option<String>,
 }
 
 impl State {
@@ -80,7 +97,10 @@ impl State {
             job: None,
             started: None,
             ended: None,
-            counts: None,
+            progress: None,
+            total: None,
+            counts: Vec::new(),
+            report: None,
         }
     }
 
@@ -131,13 +151,14 @@ pub fn decide(input: &Input<'_>) -> (Option<(PinterestRun, Job)>, Vec<State>) {
             continue;
         }
         if is_record(run) || phase(run) == Some(RunPhase::Running) {
-            states.push(State::new(
-                run,
-                RunPhase::Failed,
-                reasons::JOB_MISSING,
+            let message = if is_record(run) {
+                "its Job is gone, and how it ended was not seen"
+            } else {
                 "its Job was deleted before it ended: what it had written to the store by then is \
-                 finished by the next batch run; create the run again under another name",
-            ));
+                 finished by the next batch run; create the run again under another name"
+            };
+            let reason = reasons::JOB_MISSING;
+            states.push(State::new(run, RunPhase::Failed, reason, message));
             continue;
         }
         match next(input, run, ahead.as_deref()) {
@@ -185,7 +206,7 @@ fn next(input: &Input<'_>, run: &PinterestRun, ahead: Option<&str>) -> Result<Jo
     let queued = |reason, message: String| Err(State::queued(run, reason, message));
     let refused =
         |reason, message: String| Err(State::new(run, RunPhase::Refused, reason, message));
-    let problems = problems(&run.spec);
+    let problems = problems(&run.spec, pipeline);
     if !problems.is_empty() {
         let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
         let message = format!(
@@ -212,11 +233,15 @@ fn next(input: &Input<'_>, run: &PinterestRun, ahead: Option<&str>) -> Result<Jo
     if let Some(ahead) = ahead {
         return queued(reasons::RUN_AHEAD, format!("it waits for {ahead}"));
     }
-    let job = input.cron_job.and_then(|cron| run_job(pipeline, cron, run));
-    job.ok_or_else(|| {
-        let message = "it waits until the operator has created the pipeline's CronJob";
-        State::queued(run, reasons::PROGRESSING, message)
-    })
+    let live = live_sink(&run.spec).and_then(|sink| input.live.get(sink));
+    match run_job(pipeline, input.cron_job, live, run) {
+        Ok(job) => Ok(job),
+        Err(NoJob::Missing(object)) => {
+            let message = format!("it waits until the operator has created {object}");
+            queued(reasons::PROGRESSING, message)
+        }
+        Err(NoJob::Impossible(message)) => refused(reasons::INVALID_SPEC, message),
+    }
 }
 
 fn of_job(run: &PinterestRun, job: &Job, input: &Input<'_>) -> State {
@@ -242,16 +267,31 @@ fn of_job(run: &PinterestRun, job: &Job, input: &Input<'_>) -> State {
             State::new(run, RunPhase::Running, reasons::SUSPENDED, message)
         }
         None => {
+            let progress = input.progress.get(&name);
             let problem = input.problems.get(&name).cloned();
-            let message = problem.unwrap_or_else(|| format!("the Job {name} is under way"));
-            State::new(run, RunPhase::Running, reasons::RUNNING, message)
+            let message = problem.or_else(|| progress.map(sentence));
+            let message = message.unwrap_or_else(|| format!("the Job {name} is under way"));
+            State {
+                progress: progress.cloned(),
+                ..State::new(run, RunPhase::Running, reasons::RUNNING, message)
+            }
         }
     };
     state.started = status.start_time.or_else(|| job.creation_timestamp());
     state.ended = ended.and_then(|condition| condition.last_transition_time.clone());
-    state.counts = ending.counts;
+    (state.total, state.counts) = (ending.total, ending.counts);
+    state.report = ending.report;
     state.job = Some(name);
     state
+}
+
+fn sentence(progress: &RunProgress) -> String {
+    let step = &progress.step;
+    match (progress.read, progress.of) {
+        (Some(read), Some(of)) => format!("{step}: {read} of {of} records are read"),
+        (Some(read), None) => format!("{step}: {read} records are read"),
+        _ => format!("{step} is under way"),
+    }
 }
 
 /// Whether a Job has ended.

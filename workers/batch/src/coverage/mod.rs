@@ -14,7 +14,7 @@ use tracing::warn;
 use crate::{
     failure::Permanent,
     manifest::{Manifest, Positions, RunKind},
-    runs::full_run_command,
+    runs::full_run,
     state::State,
 };
 
@@ -234,7 +234,7 @@ fn check_topics<'a>(
                     span.key,
                     span.first,
                     span.next - 1,
-                    full_run_command(pipeline)
+                    full_run(pipeline)
                 )));
             }
             recreated.insert(topic.as_str());

@@ -161,7 +161,7 @@ fn objects_of_a_recreated_topic_need_a_full_run() {
     for part in [
         "topic t was recreated",
         "t/50, with the offsets 50 to 59 of t[3]",
-        "command=full",
+        "batch: {full: true}",
     ] {
         assert!(message.contains(part), "{message}");
     }

@@ -22,7 +22,7 @@ use crate::{
     merge::{MergeOutput, latest, merge},
     read::Read,
     rows,
-    runs::full_run_command,
+    runs::full_run,
     scratch::{Scratch, Stream, Writer, read as read_stream, remove},
     sort::Sorted,
     spill::{Spilled, buckets_of},
@@ -69,7 +69,7 @@ struct Shared {
     keep_changed: bool,
     /// Memory of all buckets that are merged concurrently, bytes.
     merging: usize,
-    full_run_command: String,
+    full_run: String,
 }
 
 /// What became of one bucket.
@@ -100,7 +100,7 @@ pub async fn fold(
         splits: base.is_some_and(|base| base.buckets < buckets),
         keep_changed: !config.sinks.is_empty(),
         merging: memory.merging,
-        full_run_command: full_run_command(&config.pipeline),
+        full_run: full_run(&config.pipeline),
     });
     let mut jobs = Vec::new();
     for kind in Kind::ALL {
@@ -202,7 +202,7 @@ async fn fold_bucket(store: &Store, shared: &Arc<Shared>, job: BucketJob) -> Res
                 format!(
                     "can't read the state of the last run (if it was deleted, start a full \
                      run: {})",
-                    shared.full_run_command
+                    shared.full_run
                 )
             })?;
             Some(path)

@@ -70,7 +70,7 @@ fn fold_records(key: impl Fn(usize) -> String) {
         splits: false,
         keep_changed: true,
         merging: memory.merging,
-        full_run_command: String::new(),
+        full_run: String::new(),
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let rewritten = runtime.block_on(async {

@@ -25,7 +25,7 @@ use crate::{
     barrier,
     failure::Permanent,
     manifest::{Import, Manifest, Positions, RELEASE, RawObject, RunKind, run_time},
-    runs::{Pointer, Run, Runs, full_run_command},
+    runs::{Pointer, Run, Runs, full_run},
     state::{self, State},
     store::Store,
 };
@@ -70,7 +70,7 @@ pub async fn manifest(
             bail!(Permanent(format!(
                 "the last run left no state to build on. Start a full run first, then start this \
                  one again: {}",
-                full_run_command(&config.pipeline)
+                full_run(&config.pipeline)
             )))
         }
         Request::Backfill { from, to } => (
@@ -160,15 +160,14 @@ pub async fn check_is_no_other(
     ensure!(
         kind == RunKind::Import && is_same,
         Permanent(format!(
-            "nothing was imported: there is a run {name} with other values; choose another release \
-             name"
+            "nothing was imported: there is a run {name} with other values; choose another name"
         ))
     );
     ensure!(
         !run.is_finished() || runs.is_in_state(store, name, last).await?,
         Permanent(format!(
             "nothing was imported: there is a run {name}, and a full run that came after it has \
-             forgotten what it imported; choose another release name"
+             forgotten what it imported; choose another name"
         ))
     );
     Ok(())
@@ -227,7 +226,7 @@ fn check_no_truncation(pipeline: &Pipeline, from: &Positions, to: &Positions) ->
                     "{topic}[{partition}] ends at offset {end}, but the last run read up to \
                      {start}: the topic was recreated, or the Kafka cluster was replaced. Once \
                      the archive writes the new topic's objects, start a full run: {}",
-                    full_run_command(pipeline)
+                    full_run(pipeline)
                 ))
             );
         }
@@ -282,8 +281,8 @@ mod tests {
         let message = error.to_string();
         for part in [
             "t[0] ends at offset 7",
-            "helm install pins-full charts/pinpipe-job --namespace data \
-             --set pipeline=pins,command=full",
+            "create a PinterestRun in the namespace data with the spec {pipelineRef: {name: pins}, \
+             batch: {full: true}}",
         ] {
             assert!(message.contains(part), "{message}");
         }

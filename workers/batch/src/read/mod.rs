@@ -217,8 +217,8 @@ async fn read_all(
             == total as u64
     {
         bail!(Permanent(format!(
-            "none of the objects of prefix or events can be decompressed, such as {corrupt}: write \
-             them again, or correct prefix or events"
+            "none of the objects below import.prefix can be decompressed, such as {corrupt}: write \
+             them again, or correct import.prefix"
         )));
     }
     Ok((stats, spans, all_passed_over))

@@ -226,7 +226,7 @@ async fn a_connectors_topics_have_any_names() {
     assert_eq!(passed_over, ["other-topic 1"]);
     request.topics[0].1 = "0a1b.users".into();
     let error = theirs.plan(&request).await.err().unwrap();
-    assert!(error.to_string().contains("topics.user"), "{error}");
+    assert!(error.to_string().contains("import.topics"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -258,8 +258,11 @@ async fn each_mistake_is_permanent_and_names_the_value() {
         ..theirs.events(Kind::User, prefix)
     };
     for (request, value) in [
-        (theirs.events(Kind::User, ""), "events.user is empty"),
-        (theirs.events(Kind::User, "nothing"), "correct events.user"),
+        (theirs.events(Kind::User, ""), "import.prefix is empty"),
+        (
+            theirs.events(Kind::User, "nothing"),
+            "correct import.prefix",
+        ),
         (theirs.events(Kind::User, "e"), "suffix 1"),
         (
             with(
@@ -269,7 +272,7 @@ async fn each_mistake_is_permanent_and_names_the_value() {
                 },
                 "e",
             ),
-            "correct source.bucket",
+            "correct import.bucket",
         ),
         (
             with(
@@ -280,7 +283,7 @@ async fn each_mistake_is_permanent_and_names_the_value() {
                 },
                 "e",
             ),
-            "source.credentialsSecret",
+            "import.s3.credentialsSecretRef",
         ),
         (
             with(
@@ -319,7 +322,7 @@ async fn each_mistake_is_permanent_and_names_the_value() {
         ..theirs.events(Kind::User, "e")
     };
     let message = format!("{:#}", theirs.plan(&request).await.err().unwrap());
-    let expected = "doesn't take the archive's keys; set source.credentialsSecret";
+    let expected = "doesn't take the archive's keys; set import.s3.credentialsSecretRef";
     assert!(message.contains(expected), "{message}");
 }
 
@@ -443,7 +446,7 @@ async fn an_import_of_which_nothing_can_be_decompressed_fails_with_the_reason() 
     let error = theirs.read(&manifest).await.err().unwrap();
     let message = format!("{error:#}");
     assert!(failure::is_permanent(&error), "{message}");
-    for part in ["e/1.json.gz", "truncated", "events"] {
+    for part in ["e/1.json.gz", "truncated", "import.prefix"] {
         assert!(message.contains(part), "{message}");
     }
 }

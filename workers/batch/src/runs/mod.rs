@@ -21,6 +21,7 @@ use pinpipe_config::Pipeline;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    counts::KindCounts,
     failure::Permanent,
     manifest::{Attempt, Manifest, Positions},
     store::{ListedObject, Store},
@@ -73,9 +74,12 @@ pub struct Abandoned {
 
 /// Of a run that failed for good, what others ask for.
 #[derive(Debug, Default, Deserialize)]
-struct Failed {
-    #[serde(default)]
-    message: Option<String>,
+#[serde(default)]
+pub struct Failed {
+    /// Why it failed.
+    pub message: String,
+    /// What it had read.
+    pub counts: Vec<KindCounts>,
 }
 
 impl Run {
@@ -160,14 +164,12 @@ impl Runs {
         format!("{}/{run}/abandoned.json", self.folder)
     }
 
-    /// Why a run failed for good.
-    pub async fn failure(&self, store: &Store, run: &str) -> Result<String> {
-        let failed: Option<Failed> = store.find_json(&self.abandoned(run)).await?;
-        let failed = match failed {
-            Some(abandoned) => abandoned,
-            None => store.get_json(&self.failed(run)).await?,
-        };
-        Ok(failed.message.unwrap_or_default())
+    /// How a run failed for good.
+    pub async fn failure(&self, store: &Store, run: &str) -> Result<Failed> {
+        match store.find_json(&self.abandoned(run)).await? {
+            Some(abandoned) => Ok(abandoned),
+            None => store.get_json(&self.failed(run)).await,
+        }
     }
 
     /// The latest timestamp of rows of abandoned imports that a sink may have since the last
@@ -421,14 +423,14 @@ pub fn must_be_finished(runs: &[Run], name: &str) -> bool {
         .any(|run| run.name == name && run.must_be_finished())
 }
 
-/// The command that starts a full run in the cluster, for error messages.
-pub fn full_run_command(pipeline: &Pipeline) -> String {
+/// How to start a full run in the cluster, for error messages.
+pub fn full_run(pipeline: &Pipeline) -> String {
     let Pipeline {
         namespace, name, ..
     } = pipeline;
     format!(
-        "helm install {name}-full charts/pinpipe-job --namespace {namespace} \
-         --set pipeline={name},command=full"
+        "create a PinterestRun in the namespace {namespace} with the spec {{pipelineRef: {{name: \
+         {name}}}, batch: {{full: true}}}}"
     )
 }
 

@@ -118,13 +118,13 @@ impl Place {
         let base_state = base.as_ref().map(|(state, _)| state);
         let scratch = Scratch::open(self.folder.path()).unwrap();
         let memory = Memory::of(256 << 20);
-        let (folder, progress) = (scratch.folder(), Progress::default());
-        let read = read::read(config, store, &manifest, folder, memory.buffers, &progress);
+        let (path, progress) = (scratch.folder(), Progress::default());
+        let read = read::read(config, store, &manifest, path, memory.buffers, &progress);
         let read = read.await.unwrap();
         let folding = fold(
             store, config, &manifest, base_state, read, &scratch, &memory,
         );
-        let folded = folding.await.unwrap();
+        let folded = Box::pin(folding).await.unwrap();
         let loading = Loading {
             config,
             store,

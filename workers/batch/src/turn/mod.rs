@@ -55,12 +55,13 @@ pub async fn execute(
     let reporting = output
         .map(|output| Output::new(client, &config.pipeline.namespace, output, name))
         .map(|output| output.report(progress.clone()));
-    let working = async {
+    // Its state is large.
+    let working = Box::pin(async {
         match work {
             Work::Batch(request) => run::execute(config, name, request, &progress, &held).await,
             Work::Live(request) => replay::execute(config, name, request, &progress, &held).await,
         }
-    };
+    });
     let result = tokio::select! {
         biased;
         () = stop.cancelled() => Err(anyhow!("stopped by a signal; {RESUMED}")),

@@ -54,10 +54,12 @@ fn decided(
     let (start, states) = decide(&Input {
         pipeline: &pipeline,
         cron_job: cron_job.as_ref(),
+        live: &BTreeMap::new(),
         runs,
         jobs,
         endings: &endings,
         problems: &BTreeMap::new(),
+        progress: &BTreeMap::new(),
     });
     Decided {
         start: start.map(|(_, job)| job),
@@ -96,12 +98,16 @@ fn the_oldest_starts_and_the_others_wait_for_it() {
     assert_eq!(again.of("first").0, RunPhase::Running);
     assert_eq!(again.of("second").1, reasons::RUN_AHEAD);
 
-    let counts = Some(RunCounts {
+    let total = Some(RunCounts {
         read: Some(5),
         ..RunCounts::default()
     });
     let message = Some("read 5 records".to_owned());
-    let ending = Ending { counts, message };
+    let ending = Ending {
+        total,
+        message,
+        ..Ending::default()
+    };
     let name = job.name_any();
     let done = ended(job.clone(), "Complete");
     let next = decided(whole(), &runs, &[done.clone()], &[(name.as_str(), ending)]);
@@ -113,7 +119,7 @@ fn the_oldest_starts_and_the_others_wait_for_it() {
     assert_eq!(
         (
             first.phase,
-            first.counts.unwrap().read,
+            first.total.unwrap().read,
             first.message.as_str()
         ),
         (RunPhase::Succeeded, Some(5), "read 5 records")

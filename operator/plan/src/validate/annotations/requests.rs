@@ -1,15 +1,12 @@
-//! Annotations that request something once, besides resets of sinks: forgetting a topic, starting a
-//! batch run. A request that can't be read is reported, and everything else goes on.
+//! The annotation that requests, once, that a topic is forgotten. A request that can't be read is
+//! reported, and everything else goes on.
 
 use pinpipe_crds::{PinterestPipeline, reasons};
 
 use crate::{
     model::{Forgotten, Requests, Topic},
-    names::{FORGET_ANNOTATION, RUN_ANNOTATION, dead_letter},
+    names::{FORGET_ANNOTATION, dead_letter},
 };
-
-/// Longest value that starts a run, bytes: as long as the status keeps.
-const MAX_RUN_ID: usize = 63;
 
 /// Reads a pipeline's annotations.
 pub(in crate::validate) fn requests(pipeline: &PinterestPipeline, topics: &[Topic; 3]) -> Requests {
@@ -38,14 +35,6 @@ pub(in crate::validate) fn requests(pipeline: &PinterestPipeline, topics: &[Topi
             )),
         }
     }
-    if let Some(id) = annotation(RUN_ANNOTATION) {
-        match run(id, pipeline) {
-            Ok(()) => requests.run = Some(id.to_owned()),
-            Err(why) => requests
-                .problems
-                .push((reasons::INVALID_RUN, format!("{RUN_ANNOTATION}: {why}"))),
-        }
-    }
     requests
 }
 
@@ -70,26 +59,9 @@ fn forgotten(request: &str, topics: &[Topic; 3]) -> Result<Forgotten, String> {
     })
 }
 
-fn run(id: &str, pipeline: &PinterestPipeline) -> Result<(), String> {
-    if id.is_empty() || id.len() > MAX_RUN_ID {
-        return Err(format!(
-            "the value must have 1 to {MAX_RUN_ID} bytes, and each run needs another value"
-        ));
-    }
-    let batch = pipeline
-        .status
-        .iter()
-        .filter_map(|status| status.batch.as_ref());
-    let done = batch.flat_map(|batch| batch.last_requested.iter().chain(&batch.requested_before));
-    if pipeline.spec.batch.is_none() && !done.into_iter().any(|done| done == id) {
-        return Err("this pipeline has no spec.batch, so there is nothing to run".to_owned());
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::Value;
 
     use super::*;
     use crate::samples::{pipeline, validated, whole};
@@ -143,27 +115,6 @@ mod tests {
             assert!(
                 message.contains(&format!("`{request}`: ")) && message.contains(said),
                 "{message}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_run_is_requested_by_any_value_where_there_is_a_batch_section() {
-        assert_eq!(
-            requests(whole(), RUN_ANNOTATION, "now 1").run.as_deref(),
-            Some("now 1")
-        );
-        let long = "a".repeat(64);
-        for (spec, id, said) in [
-            (whole(), "", "1 to 63"),
-            (whole(), long.as_str(), "1 to 63"),
-            (json!({}), "1", "no spec.batch"),
-        ] {
-            let read = requests(spec, RUN_ANNOTATION, id);
-            assert_eq!(read.run, None, "{said}");
-            assert!(
-                matches!(&read.problems[..], [(reasons::INVALID_RUN, why)] if why.contains(said)),
-                "{read:?}"
             );
         }
     }

@@ -90,7 +90,6 @@ pub fn draw(random: &mut StdRng, from: &Value) -> Change {
                     ("reset-sink", "nobody=earliest", "InvalidReset"),
                     ("reset-sink", "?", "InvalidReset"),
                     ("forget-topic", "none@x", "InvalidForget"),
-                    ("run-batch", "", "InvalidRun"),
                 ],
             );
             let annotations = json!({format!("pinpipe.dev/{key}"): value});

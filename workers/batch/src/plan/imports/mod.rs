@@ -150,7 +150,7 @@ async fn find(
         found = connector_objects(&topics, prefix, listed, &place, &mut passed_over)?;
     }
     for (kind, prefix) in &request.objects {
-        let value = format!("events.{kind}");
+        let value = "import.prefix";
         ensure!(
             !prefix.is_empty(),
             Permanent(format!(
@@ -159,7 +159,7 @@ async fn find(
             ))
         );
         if own.has(&folder(prefix)) {
-            return Err(own_objects(&value, prefix).into());
+            return Err(own_objects(value, prefix).into());
         }
         let listed = store.list_others(&folder(prefix)).await?;
         let place = format!("the prefix {prefix} of the bucket {}", store.bucket());
@@ -170,7 +170,7 @@ async fn find(
             .collect();
         ensure!(
             !objects.is_empty(),
-            Permanent(nothing(&value, &place, &passed))
+            Permanent(nothing(value, &place, &passed))
         );
         pass_over_all(&mut passed_over, passed);
         found.extend(objects.into_iter().map(|object| Found {
@@ -184,7 +184,7 @@ async fn find(
 /// Says that there is nothing to import, and which value to correct.
 fn nothing(value: &str, place: &str, passed_over: &PassedOver) -> String {
     if passed_over.is_empty() {
-        return format!("there is no object under {place}: correct {value}, or source.bucket");
+        return format!("there is no object under {place}: correct {value}, or import.bucket");
     }
     let reasons: Vec<String> = passed_over
         .iter()
@@ -246,7 +246,7 @@ fn store_of(s3: &S3) -> Option<String> {
 fn own_objects(value: &str, name: &str) -> Permanent {
     Permanent(format!(
         "{value}={name} has objects that pinpipe itself wrote, which every run reads: set {value} \
-         to what has another tool's objects alone, or source.bucket to another bucket"
+         to what has another tool's objects alone, or import.bucket to another bucket"
     ))
 }
 
@@ -275,12 +275,12 @@ impl TopicKinds {
         }
         for (kind, topic) in named {
             if is_own(topic) {
-                return Err(own_objects(&format!("topics.{kind}"), topic));
+                return Err(own_objects("import.topics", topic));
             }
             kinds.insert(topic.clone(), *kind);
         }
         if kinds.is_empty() {
-            return Err(own_objects("prefix", prefix));
+            return Err(own_objects("import.prefix", prefix));
         }
         Ok(Self {
             kinds,
@@ -323,11 +323,11 @@ fn connector_objects(
         }
     }
     let others: Vec<&str> = others.iter().map(String::as_str).take(LISTED).collect();
-    for (kind, topic) in &topics.named {
+    for (_, topic) in &topics.named {
         if !with_objects.contains(topic) {
             return Err(Permanent(format!(
-                "{place} has no object of the topic {topic} to import: correct topics.{kind}, or \
-                 prefix. Other topics there: {}",
+                "{place} has no object of the topic {topic} to import: correct import.topics, \
+                 or import.prefix. Other topics there: {}",
                 joined(&others)
             )));
         }
@@ -338,13 +338,15 @@ fn connector_objects(
         } else {
             let known: Vec<&str> = topics.kinds.keys().map(String::as_str).collect();
             format!(
-                ". Topics there are {}, but {} were looked for: set topics.pin, topics.geo and \
-                 topics.user",
+                ". Topics there are {}, but {} were looked for: name them in \
+                 import.topics",
                 joined(&others),
                 joined(&known)
             )
         };
-        return Err(Permanent(nothing("prefix", place, passed_over) + &advice));
+        return Err(Permanent(
+            nothing("import.prefix", place, passed_over) + &advice,
+        ));
     }
     in_log_order(&mut found);
     Ok(found)

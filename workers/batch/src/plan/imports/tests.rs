@@ -153,16 +153,28 @@ fn topics_have_any_names_and_objects_lie_in_any_folders_below() {
 fn a_mistake_in_prefix_or_topics_names_the_value() {
     let key = "old/0a1b.pin/partition=0/0a1b.pin+0+0000000000.json";
     for (topics, keys, parts) in [
-        (&[][..], &[][..], &["no object", "correct prefix"][..]),
+        (
+            &[][..],
+            &[][..],
+            &["no object", "correct import.prefix"][..],
+        ),
         (
             &[],
             &[key],
-            &["0a1b.pin", "data.pinterest.pin", "set topics.pin"],
+            &[
+                "0a1b.pin",
+                "data.pinterest.pin",
+                "name them in import.topics",
+            ],
         ),
         (
             &[(Kind::Pin, "0a1b.pins")],
             &[key],
-            &["topic 0a1b.pins", "correct topics.pin", "there: 0a1b.pin"],
+            &[
+                "topic 0a1b.pins",
+                "correct import.topics",
+                "there: 0a1b.pin",
+            ],
         ),
     ] {
         let message = import(topics, "old", keys).0.unwrap_err();
@@ -199,7 +211,7 @@ fn what_cant_be_read_is_counted_by_reason() {
         .map(|(reason, passed)| (reason.as_str(), passed.objects))
         .collect();
     assert_eq!(counts, [("archive-class", 1), ("empty", 1), ("suffix", 4)]);
-    let message = nothing("events.pin", "there", &passed_over);
+    let message = nothing("import.prefix", "there", &passed_over);
     assert!(message.contains("empty 1, such as a.json"), "{message}");
 }
 
