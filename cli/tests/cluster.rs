@@ -70,10 +70,9 @@ async fn set_up() {
     let client = Client::try_from(config.unwrap()).unwrap();
     let create = PostParams::default();
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    definitions
-        .create(&create, &pinpipe_crds::crd())
-        .await
-        .unwrap();
+    for definition in pinpipe_crds::crds() {
+        definitions.create(&create, &definition).await.unwrap();
+    }
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let namespace = json!({"metadata": {"name": "data"}});
     let namespace = serde_json::from_value(namespace).unwrap();
