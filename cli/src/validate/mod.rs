@@ -82,7 +82,8 @@ pub fn check(text: &str, before: &Before, namespace: &str) -> Checked {
     let mut claims = Vec::new();
     for document in &documents {
         let name = full_name(&document.root, namespace);
-        let mut problems = problems(document, before.get(&name), namespace, &mut claims);
+        let stored = before.get(documents::kind(&document.root), &name);
+        let mut problems = problems(document, stored, namespace, &mut claims);
         if problems.is_empty() {
             checked.valid.push(name);
         }
