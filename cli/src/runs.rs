@@ -48,6 +48,15 @@ pub struct Run {
     /// When it was created.
     #[serde(skip_serializing_if = "Option::is_none")]
     created: Option<Timestamp>,
+    /// The Job that does its work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Where its report is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
     /// When its Job was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started: Option<Timestamp>,
@@ -57,6 +66,18 @@ pub struct Run {
     /// Numbers of records.
     #[serde(flatten)]
     counts: Counts,
+}
+
+/// Where the report of a run is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// `ConfigMap` with the answers, too. A run of the schedule has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<String>,
+    /// The report with all answers in the object store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
 }
 
 /// Numbers of records of a run.
@@ -82,6 +103,8 @@ struct Status {
     message: String,
     start_time: Option<Timestamp>,
     completion_time: Option<Timestamp>,
+    job: Option<String>,
+    report: Option<Report>,
     total: Counts,
     progress: Option<Progress>,
 }
@@ -134,10 +157,12 @@ pub async fn list(cluster: &Cluster, pipeline: &str) -> Result<Vec<DynamicObject
     Ok(runs)
 }
 
-/// The last run that ended, of runs that are sorted newest first.
+/// The last run that ended, of runs that are sorted newest first. A re-drive reads no raw objects:
+/// what became of it tells nothing of the answers.
 #[must_use]
 pub fn last(runs: &[Run]) -> Option<&Run> {
-    runs.iter().find(|run| run.has_ended())
+    let mut runs = runs.iter().filter(|run| run.action != "Redrive");
+    runs.find(|run| run.has_ended())
 }
 
 impl Run {
@@ -158,6 +183,9 @@ impl Run {
             phase: status.phase.unwrap_or_else(|| "Created".to_owned()),
             message: progress.unwrap_or(status.message),
             created: run.creation_timestamp().map(|time| time.0),
+            job: status.job,
+            report: status.report,
+            ended: status.completion_time,
             started,
             seconds: started.map(|started| seconds_between(started, ended)),
             counts: status.total,
@@ -242,6 +270,7 @@ mod tests {
     fn runs_have_their_phase_counts_and_progress() {
         let runs = [
             run("a", &json!({})),
+            run("r", &json!({"phase": "Succeeded", "action": "Redrive"})),
             run(
                 "b",
                 &json!({"phase": "Running", "action": "Batch", "message": "under way",
@@ -262,10 +291,11 @@ mod tests {
         assert_eq!(
             table(&runs, now).text(Paint::PLAIN),
             "\
-NAME  ACTION     PHASE    AGE   TOOK  READ  CLEAN  REPAIRED  REJECTED  MESSAGE
-a                Created  1d0h  -     -     -      -         -
-b     Batch      Running  1d0h  2m0s  -     -      -         -         Clean 10 of 40
-c     FullBatch  Failed   1d0h  1m5s  10    8      3         2         deadline
+NAME  ACTION     PHASE      AGE   TOOK  READ  CLEAN  REPAIRED  REJECTED  MESSAGE
+a                Created    1d0h  -     -     -      -         -
+r     Redrive    Succeeded  1d0h  -     -     -      -         -
+b     Batch      Running    1d0h  2m0s  -     -      -         -         Clean 10 of 40
+c     FullBatch  Failed     1d0h  1m5s  10    8      3         2         deadline
 "
         );
     }

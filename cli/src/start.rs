@@ -55,6 +55,10 @@ pub struct Arguments {
     #[arg(long, value_name = "TIME", conflicts_with = "full")]
     to: Option<String>,
 
+    /// Write them to the live tables of this stream sink, instead of what batch runs write
+    #[arg(long, value_name = "SINK", conflicts_with = "full")]
+    sink: Option<String>,
+
     #[command(flatten)]
     started: Started,
 }
@@ -133,9 +137,15 @@ struct Redrive {
 /// Starts a batch run or a backfill.
 pub async fn run(arguments: &Arguments) -> Outcome {
     let Arguments { full, from, to, .. } = arguments;
-    let (field, verb, work) = if from.is_some() || to.is_some() {
-        let period = [("from", json!(from)), ("to", json!(to))];
-        ("backfill", "backfill", set(period))
+    let sink = arguments.sink.as_ref();
+    let (field, verb, work) = if from.is_some() || to.is_some() || sink.is_some() {
+        let target = sink.map(|sink| json!({"sink": sink}));
+        let fields = [
+            ("from", json!(from)),
+            ("to", json!(to)),
+            ("target", json!(target)),
+        ];
+        ("backfill", "backfill", set(fields))
     } else if *full {
         ("batch", "full", json!({"full": true}))
     } else {

@@ -9,7 +9,10 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Namespace, Secret},
+    api::{
+        batch::v1::Job,
+        core::v1::{ConfigMap, Namespace, Secret},
+    },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
@@ -19,7 +22,8 @@ use kube::{
 };
 use pinpipe_crds::{PinterestPipeline, PinterestRun};
 use pinpipe_plan::{
-    build::{Observed, build},
+    build::{Observed, build, run_output},
+    run::id,
     samples::{pipeline, validated, whole},
     validate::references,
 };
@@ -111,15 +115,13 @@ async fn set_up() {
         "spec": {"pipelineRef": {"name": "pinterest"}, "batch": {}},
     });
     let runs: Api<PinterestRun> = Api::namespaced(client.clone(), "data");
-    let run = serde_json::from_value(run).unwrap();
+    let mut run: PinterestRun = serde_json::from_value(run).unwrap();
+    run.metadata.namespace = Some("data".to_owned());
     while let Err(error) = runs.create(&create, &run).await {
         assert!(begun.elapsed() < ESTABLISHED_WITHIN, "{error}");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    let status = json!({"status": {"phase": "Succeeded", "action": "Batch", "total": {"read": 7}}});
-    runs.patch_status("nightly", &patch, &Patch::Merge(&status))
-        .await
-        .unwrap();
+    leaves_answers(&client, &run).await;
 
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "data");
     for (name, keys) in references(&resource.spec) {
@@ -139,13 +141,35 @@ async fn set_up() {
             .await
             .unwrap();
     }
+}
+
+/// What the operator makes for a run, with what its Job writes, and how the run ended.
+async fn leaves_answers(client: &Client, run: &PinterestRun) {
+    let job = json!({"metadata": {"name": id(run), "namespace": "data"}});
+    let job: Job = serde_json::from_value(job).unwrap();
+    // A Role and its binding follow.
+    let [output, ..] = &run_output(&job)[..] else {
+        panic!("no object");
+    };
+    let outputs: Api<ConfigMap> = Api::namespaced(client.clone(), "data");
+    let created = serde_json::from_value(output.body.clone()).unwrap();
+    let create = PostParams::default();
+    outputs.create(&create, &created).await.unwrap();
     let answer = json!({"popular_category_by_country": {"columns": ["country", "n"],
         "rows": [["Chad", 3]]}});
-    let output = json!({"metadata": {"name": "pinterest-batch-output"},
-        "data": {"run": "nightly", "answers": answer.to_string()}});
-    let outputs: Api<ConfigMap> = Api::namespaced(client, "data");
-    let output = serde_json::from_value(output).unwrap();
-    outputs.create(&create, &output).await.unwrap();
+    let data = json!({"data": {"report": "{}", "answers": answer.to_string()}});
+    let patch = PatchParams::default();
+    outputs
+        .patch(&output.name, &patch, &Patch::Merge(&data))
+        .await
+        .unwrap();
+    let status = json!({"status": {"phase": "Succeeded", "action": "Batch", "job": output.name,
+        "completionTime": "2026-01-01T00:00:00Z", "total": {"read": 7},
+        "report": {"configMap": output.name}}});
+    let runs: Api<PinterestRun> = Api::namespaced(client.clone(), "data");
+    runs.patch_status("nightly", &patch, &Patch::Merge(&status))
+        .await
+        .unwrap();
 }
 
 /// A file with the sample pipeline, changed.
@@ -259,6 +283,25 @@ fn shows_plans(folder: &Path) {
     assert!(refused.stdout.contains(both), "{refused:?}");
 
     let text = fs::read_to_string(folder.join("same.json")).unwrap();
+    let mut paused: Value = serde_json::from_str(&text).unwrap();
+    paused["metadata"]["annotations"] = json!({"pinpipe.dev/paused": "true"});
+    fs::write(folder.join("paused.json"), paused.to_string()).unwrap();
+    let paused = pinpipe(folder, &["plan", "-f", "paused.json"]);
+    assert_eq!(paused.status, Some(1), "{paused:?}");
+    for line in [
+        "annotations:\n  pinpipe.dev/paused: not set → \"true\"\n",
+        "the pipeline is paused",
+    ] {
+        assert!(paused.stdout.contains(line), "{line}: {}", paused.stdout);
+    }
+
+    let run = "{apiVersion: pinpipe.dev/v1alpha1, kind: PinterestRun, metadata: {name: pinterest, \
+               namespace: data}, spec: {pipelineRef: {name: pinterest}, batch: {}}}";
+    fs::write(folder.join("both.yaml"), format!("{text}\n---\n{run}\n")).unwrap();
+    let both = pinpipe(folder, &["plan", "-f", "both.yaml"]);
+    assert_eq!(both.status, Some(0), "{both:?}");
+    assert_eq!(both.stdout, "data/pinterest doesn't change\n");
+
     fs::write(
         folder.join("new.json"),
         text.replace("\"pinterest\"", "\"second\""),
