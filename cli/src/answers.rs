@@ -57,7 +57,8 @@ struct Answers {
     /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<Timestamp>,
-    answers: BTreeMap<String, Answer>,
+    #[serde(rename = "answers")]
+    given: BTreeMap<String, Answer>,
 }
 
 /// Prints the answers.
@@ -85,9 +86,9 @@ pub async fn run(arguments: &Arguments) -> Outcome {
             continue;
         };
         if let Some(question) = &arguments.question {
-            found.answers.retain(|name, _| name == question);
+            found.given.retain(|name, _| name == question);
         }
-        let first = found.answers.values().next().cloned().unwrap_or_default();
+        let first = found.given.values().next().cloned().unwrap_or_default();
         show(format, &found, &table(&first), |_| text(&found))?;
         return Ok(true);
     }
@@ -113,7 +114,7 @@ fn answers(run: &Run, output: &ConfigMap) -> Option<Answers> {
     Some(Answers {
         run: run.name.clone(),
         since: run.ended,
-        answers: serde_json::from_str(data.get("answers")?).ok()?,
+        given: serde_json::from_str(data.get("answers")?).ok()?,
     })
 }
 
@@ -136,7 +137,7 @@ fn text(found: &Answers) -> String {
     }
     text.push('\n');
     for question in QUESTIONS {
-        let Some(answer) = found.answers.get(question.name) else {
+        let Some(answer) = found.given.get(question.name) else {
             continue;
         };
         let _ = write!(text, "\n{}\n", question.name);
@@ -245,7 +246,7 @@ mod tests {
              Chad           3\nCôte d'Ivoire  12\n… more rows are in report.json of the run\n"
         );
         assert_eq!(text(&found), expected);
-        let csv = table(&found.answers[second]).csv();
+        let csv = table(&found.given[second]).csv();
         assert_eq!(csv, "country,n\nChad,3\nCôte d'Ivoire,12\n");
     }
 

@@ -275,7 +275,7 @@ fn shows_plans(folder: &Path) {
     }
 
     file(folder, "refused.json", |spec| {
-        spec["archive"]["bucket"] = json!("other")
+        spec["archive"]["bucket"] = json!("other");
     });
     let refused = pinpipe(folder, &["plan", "-f", "refused.json"]);
     assert_eq!(refused.status, Some(2), "{refused:?}");

@@ -92,7 +92,7 @@ async fn sample(
     }
     let once = || join_all(workers.iter().map(|(_, pod)| scrape(cluster, pod)));
     let first = once().await;
-    let refused = first.iter().all(|scraped| scraped.is_err());
+    let refused = first.iter().all(Result::is_err);
     let second = if refused {
         Vec::new()
     } else {

@@ -30,7 +30,7 @@ pub(super) fn components(status: &Status) -> Table {
         } = component;
         let pods = format!("{ready_pods}/{desired_pods}");
         table.row([
-            (&component.component).into(),
+            (&component.name).into(),
             if ready_pods < desired_pods {
                 Cell::coloured(pods, Colour::Red)
             } else {

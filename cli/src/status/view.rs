@@ -84,7 +84,8 @@ pub(super) struct Shown {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Component {
-    pub(super) component: String,
+    #[serde(rename = "component")]
+    pub(super) name: String,
     pub(super) ready_pods: i32,
     pub(super) desired_pods: i32,
     /// Records a second that came in: accepted or read.
@@ -174,7 +175,7 @@ fn components(observed: &Observed) -> Vec<Component> {
             let status = deployment.status.as_ref();
             let name = deployment.labels().get(COMPONENT_LABEL);
             let mut component = Component {
-                component: name.cloned().unwrap_or_else(|| deployment.name_any()),
+                name: name.cloned().unwrap_or_else(|| deployment.name_any()),
                 ready_pods: status.and_then(|it| it.ready_replicas).unwrap_or(0),
                 desired_pods: deployment
                     .spec
@@ -183,13 +184,13 @@ fn components(observed: &Observed) -> Vec<Component> {
                     .unwrap_or(1),
                 ..Component::default()
             };
-            if let Some(sampled) = observed.sampled.get(&component.component) {
+            if let Some(sampled) = observed.sampled.get(&component.name) {
                 measure(&mut component, sampled);
             }
             component
         })
         .collect();
-    components.sort_by(|one, other| flow(&one.component).cmp(&flow(&other.component)));
+    components.sort_by(|one, other| flow(&one.name).cmp(&flow(&other.name)));
     components
 }
 
@@ -205,7 +206,7 @@ fn flow(component: &str) -> (u8, &str) {
 }
 
 fn measure(component: &mut Component, pods: &[Sampled]) {
-    let (input, output) = match component.component.as_str() {
+    let (input, output) = match component.name.as_str() {
         "emulator" => (None, Some(POSTED)),
         "ingest" => (Some(ACCEPTED), None),
         _ => (Some(READ), Some(STORED)),
@@ -214,7 +215,7 @@ fn measure(component: &mut Component, pods: &[Sampled]) {
     component.records_out = output.and_then(|metric| rate(pods, metric));
     let all: Vec<Sample> = pods.iter().flat_map(|pod| pod.second.clone()).collect();
     component.lag = sum(&all, LAG, &[]);
-    let (all_records, rejected) = if component.component == "ingest" {
+    let (all_records, rejected) = if component.name == "ingest" {
         let refused = sum(&all, REFUSED, &[]);
         let accepted = sum(&all, ACCEPTED, &[]);
         (
