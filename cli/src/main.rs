@@ -38,6 +38,8 @@ struct Arguments {
     command: Command,
 }
 
+// These comments are printed as they are: backticks would be, too.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Checks pipelines in YAML files as the API server and the operator would
@@ -90,7 +92,8 @@ enum Command {
     /// records, the last batch run, the age of the answers, and the next step. Rates and lag come
     /// from the workers' metrics through the API server.
     ///
-    /// Exit status: 0 if everything shown is ready, 1 if not, 3 if the cluster does not answer.
+    /// Exit status: 0 if condition Ready of each pipeline shown is True, 1 if not, 3 if the cluster
+    /// does not answer. Ready tells of the workers; of batch runs, `runs` does.
     ///
     /// Examples:
     ///   kubectl pinpipe status
@@ -98,7 +101,7 @@ enum Command {
     #[command(verbatim_doc_comment)]
     Status(status::Arguments),
 
-    /// Starts a batch run or a backfill, as a `PinterestRun`
+    /// Starts a batch run or a backfill, as a PinterestRun
     ///
     /// Exit status: 0 if the run was created (with --wait: has succeeded), 1 if it failed or was
     /// refused, 3 if the cluster does not answer.

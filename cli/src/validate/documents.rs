@@ -58,8 +58,8 @@ impl Before {
     }
 }
 
-/// The pipelines of a file, without its runs, each with its name `<namespace>/<name>`; those without
-/// a namespace are in `namespace`.
+/// The pipelines of a file, without its runs, each with its name `<namespace>/<name>`; those
+/// without a namespace are in `namespace`.
 pub fn named(text: &str, namespace: &str) -> Result<Vec<(String, Value)>, Problem> {
     let documents = pipelines(text)?.into_iter();
     let named = documents.filter(|document| kind(&document.root) == KIND);

@@ -19,6 +19,7 @@ use pinpipe_plan::{
     ownership::Claim,
     validate::{Inputs, RESET_FORMS, SecretKey, references, validate},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use documents::{API_VERSION, RUN_KIND, full_name, pipelines};
@@ -27,7 +28,7 @@ use yaml::{Document, Node};
 pub use documents::{Before, named, no_pipeline};
 
 /// Something the API server or the operator would refuse.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Line in the file, from 1.
     pub line: usize,
