@@ -110,23 +110,19 @@ pub fn problems(spec: &PinterestRunSpec, pipeline: &ValidatedPipeline) -> Vec<Pr
         problems.extend(message.map(|message| Problem { field, message }));
     }
     if let Some(backfill) = &spec.backfill {
-        period("spec.backfill", &backfill.from, &backfill.to, &mut problems);
+        let (from, to) = (backfill.from.as_deref(), backfill.to.as_deref());
+        period("spec.backfill", from, to, &mut problems);
     }
     if let Some(redrive) = &spec.redrive {
-        period("spec.redrive", &redrive.from, &redrive.to, &mut problems);
+        let (from, to) = (redrive.from.as_deref(), redrive.to.as_deref());
+        period("spec.redrive", from, to, &mut problems);
     }
     problems
 }
 
-fn period(
-    field: &'static str,
-    from: &Option<String>,
-    to: &Option<String>,
-    problems: &mut Vec<Problem>,
-) {
-    let mut time = |name: &str, text: &Option<String>| {
-        let text = text.as_deref()?;
-        let time = text.parse::<Timestamp>();
+fn period(field: &'static str, from: Option<&str>, to: Option<&str>, problems: &mut Vec<Problem>) {
+    let mut time = |name: &str, text: Option<&str>| {
+        let time = text?.parse::<Timestamp>();
         time.inspect_err(|error| {
             let message = format!("{name} isn't a time ({error}): write it as {EXAMPLE}");
             problems.push(Problem { field, message });

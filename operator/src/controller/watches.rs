@@ -125,7 +125,7 @@ pub(super) fn runs(
 ) -> UnboundedReceiver<ObjectRef<CachedPipeline>> {
     let (store, writer) = reflector::store();
     let (listed, filled) = watch::channel(false);
-    context.runs.add(store, filled);
+    context.runs.add(scope.namespace(), store, filled);
     let api = scope.api::<CachedRun>(&context.client);
     let events = watcher(api, watcher::Config::default()).backoff(ConstantBackoff);
     let (send, changed) = unbounded();

@@ -93,6 +93,8 @@ impl Resource for CachedRun {
 
 /// Runs of one watch.
 struct Scope {
+    /// None: all namespaces.
+    namespace: Option<String>,
     store: Store<CachedRun>,
     /// Whether everything has been listed.
     filled: watch::Receiver<bool>,
@@ -103,9 +105,18 @@ struct Scope {
 pub struct RunIndex(Mutex<Vec<Scope>>);
 
 impl RunIndex {
-    /// Adds the store of a watch, and whether it is filled.
-    pub fn add(&self, store: Store<CachedRun>, filled: watch::Receiver<bool>) {
-        let scope = Scope { store, filled };
+    /// Adds the store of a watch of one namespace or of all, and whether it is filled.
+    pub fn add(
+        &self,
+        namespace: Option<&str>,
+        store: Store<CachedRun>,
+        filled: watch::Receiver<bool>,
+    ) {
+        let scope = Scope {
+            namespace: namespace.map(ToOwned::to_owned),
+            store,
+            filled,
+        };
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -131,11 +142,16 @@ impl RunIndex {
     #[must_use]
     pub fn of(&self, namespace: &str, pipeline: &str) -> Option<Vec<PinterestRun>> {
         let scopes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !scopes.iter().all(|scope| *scope.filled.borrow()) {
+        let mut scopes = scopes.iter();
+        let scope = scopes.find(|scope| {
+            let watched = scope.namespace.as_deref();
+            watched.is_none_or(|watched| watched == namespace)
+        })?;
+        if !*scope.filled.borrow() {
             return None;
         }
-        let all = scopes.iter().flat_map(|scope| scope.store.state());
-        let runs = all.filter_map(|cached| cached.run.clone());
+        let all = scope.store.state();
+        let runs = all.iter().filter_map(|cached| cached.run.clone());
         let of = |run: &PinterestRun| {
             run.spec.pipeline_ref.name == pipeline
                 && run.metadata.namespace.as_deref() == Some(namespace)
@@ -154,4 +170,35 @@ pub async fn list(
     let of = ListParams::default().fields(&format!("spec.pipelineRef.name={pipeline}"));
     let runs = api.list(&of).await?.items.into_iter();
     Ok(runs.filter_map(|cached| cached.run).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::{reflector, watcher::Event};
+    use pinpipe_plan::samples::run;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_cannot_be_listed_holds_no_other_back() {
+        let index = RunIndex::default();
+        let (store, mut writer) = reflector::store();
+        let (filled, is_filled) = watch::channel(false);
+        index.add(Some("data"), store, is_filled);
+        let (_forbidden, never) = watch::channel(false);
+        let (store, _) = reflector::store();
+        index.add(Some("other"), store, never);
+        assert_eq!(index.of("data", "pinterest"), None, "not listed yet");
+        let cached = json!(run("r", json!({"batch": {}})));
+        let cached: CachedRun = serde_json::from_value(cached).unwrap();
+        writer.apply_watcher_event(&Event::Init);
+        writer.apply_watcher_event(&Event::InitApply(cached));
+        writer.apply_watcher_event(&Event::InitDone);
+        filled.send_replace(true);
+        assert_eq!(index.of("data", "pinterest").unwrap().len(), 1);
+        assert_eq!(index.of("data", "another").unwrap().len(), 0);
+        assert_eq!(index.of("other", "pinterest"), None);
+        assert_eq!(index.of("third", "pinterest"), None, "not watched");
+    }
 }

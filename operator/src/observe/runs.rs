@@ -55,6 +55,14 @@ impl Run {
         action.map(String::as_str) == Some(label(RunAction::Redrive))
     }
 
+    /// Whether it brings the answers up to date, as a run of the schedule does.
+    #[must_use]
+    pub fn is_up_to_date_after(&self) -> bool {
+        let action = self.job.labels().get(ACTION_LABEL);
+        let own = [RunAction::Batch, RunAction::FullBatch].map(label);
+        action.is_none_or(|action| own.contains(&action.as_str()))
+    }
+
     /// Whether it is certain that no container of it has ever run.
     #[must_use]
     pub fn never_ran(&self) -> bool {

@@ -1,5 +1,5 @@
-//! Batch runs: how they are, those that could not start before the pipeline changed, and those that a
-//! change of the resource must not end.
+//! Batch runs: how they are, those that could not start before the pipeline changed, and those that
+//! a change of the resource must not end.
 //!
 //! A Job that can't start holds back the schedule, which starts no second run beside it. Once the
 //! pipeline is corrected, the Job is deleted, so that a run starts with the new configuration. A
@@ -109,6 +109,7 @@ impl Reconciler<'_> {
         let now = Timestamp::now();
         let active = runs.iter().find(|run| run.is_active());
         let cron_job = cron_job(pipeline, children);
+        let cron_job = cron_job.map(|cron_job| batch_runs::with_last_success(cron_job, runs));
         let overdue = cron_job.as_ref().filter(|_| !pipeline.suspend);
         let overdue =
             overdue.and_then(|cron| schedule::overdue(batch, cron, active.is_some(), now));
@@ -136,8 +137,8 @@ impl Reconciler<'_> {
         Ok((Some(status), Some(finding), loads))
     }
 
-    /// Deletes the Jobs of stuck runs that are started again with another configuration. Returns the
-    /// other runs.
+    /// Deletes the Jobs of stuck runs that are started again with another configuration. Returns
+    /// the other runs.
     pub(super) async fn replace_stuck_runs(
         &self,
         pipeline: &ValidatedPipeline,

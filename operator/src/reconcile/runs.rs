@@ -69,7 +69,7 @@ impl Reconciler<'_> {
             let mut unrecorded = unrecorded.flat_map(|cron| queue::missing(cron, runs, jobs));
             runs.iter().all(is_final)
                 && unrecorded.next().is_none()
-                && queue::expired(runs).is_empty()
+                && queue::expired(runs, jobs).is_empty()
         };
         if is_settled(&runs, &jobs) {
             return Ok(());
@@ -104,7 +104,7 @@ impl Reconciler<'_> {
         if let Some(cron_job) = &cron_job {
             self.record_jobs(pipeline, cron_job, &runs, &jobs).await?;
         }
-        for run in queue::expired(&runs) {
+        for run in queue::expired(&runs, &jobs) {
             self.delete_expired(run).await?;
         }
         Ok(())

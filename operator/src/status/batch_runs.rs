@@ -133,6 +133,21 @@ fn failure(job: &Job, termination_message: &str) -> Option<String> {
     last_log_line(termination_message).or_else(|| ended?.message.clone())
 }
 
+/// A `CronJob` that knows of the runs it hasn't started, too, when one last succeeded.
+#[must_use]
+pub fn with_last_success(mut cron_job: CronJob, runs: &[Run]) -> CronJob {
+    let runs = runs.iter().filter(|run| run.is_up_to_date_after());
+    let ends = runs.filter_map(|run| run.job.status.as_ref()?.completion_time.clone());
+    let known = cron_job
+        .status
+        .clone()
+        .and_then(|status| status.last_successful_time);
+    if let Some(last) = ends.chain(known).max() {
+        cron_job.status.get_or_insert_default().last_successful_time = Some(last);
+    }
+    cron_job
+}
+
 /// Batch section of the status. What a `CronJob` that was created again doesn't know is kept.
 #[must_use]
 pub fn status(
@@ -219,6 +234,9 @@ pub fn finding(runs: &Runs<'_>) -> Finding {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
+
+    use pinpipe_crds::RunAction;
+    use pinpipe_plan::run::{ACTION_LABEL, label};
 
     use super::*;
     use crate::observe::runs::tests::run;
@@ -401,6 +419,33 @@ mod tests {
         runs.active = None;
         assert!(finding(&runs).ok);
         assert!(finding(&Runs::default()).ok);
+    }
+
+    #[test]
+    fn a_run_that_the_schedule_has_not_started_counts_unless_it_is_a_backfill() {
+        let at = |time: &str| -> Time { serde_json::from_value(json!(time)).unwrap() };
+        let [early, late] = ["2026-01-01T10:00:00Z", "2026-01-02T10:00:00Z"].map(at);
+        let succeeded = |action: Option<RunAction>, end: &Time| {
+            let mut run = run(&json!({"completionTime": end}), &[]);
+            let action = action.map(|action| (ACTION_LABEL.to_owned(), label(action).to_owned()));
+            run.job.metadata.labels = Some(action.into_iter().collect());
+            run
+        };
+        let cron_job: CronJob =
+            serde_json::from_value(json!({"status": {"lastSuccessfulTime": early}})).unwrap();
+        let last = |runs: &[Run]| {
+            let known = with_last_success(cron_job.clone(), runs);
+            known.status.unwrap().last_successful_time.unwrap()
+        };
+        assert_eq!(last(&[]), early);
+        for action in [None, Some(RunAction::Batch), Some(RunAction::FullBatch)] {
+            assert_eq!(last(&[succeeded(action, &late)]), late);
+        }
+        for action in [RunAction::Backfill, RunAction::Import, RunAction::Redrive] {
+            assert_eq!(last(&[succeeded(Some(action), &late)]), early);
+        }
+        let new = with_last_success(CronJob::default(), &[]);
+        assert_eq!(new, CronJob::default());
     }
 
     #[test]

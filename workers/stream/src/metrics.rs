@@ -113,7 +113,7 @@ pub struct Metrics {
     pub buffered_bytes: Gauge,
     /// 1 while consumption is paused because the buffers are full.
     pub paused: Gauge,
-    /// 1 while the sink is available.
+    /// 0 while the sink is not available.
     pub sink_up: Gauge,
     /// 1 while a broker is connected.
     pub broker_up: Gauge,
@@ -177,6 +177,9 @@ impl Metrics {
             thresholds: Arc::default(),
         };
         let m = &metrics;
+        // Until they are tried.
+        m.sink_up.set(1);
+        m.dead_letters_up.set(1);
         registry.register(
             "stream_records",
             "records read: `clean`, `repaired`, `rejected`",
@@ -254,7 +257,7 @@ impl Metrics {
         );
         registry.register(
             "stream_sink_up",
-            "1 while the sink's store answers",
+            "0 while the sink's store does not answer",
             m.sink_up.clone(),
         );
         registry.register(

@@ -10,7 +10,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use kube::ResourceExt as _;
+use kube::{Resource as _, ResourceExt as _};
 use pinpipe_crds::{PinterestRun, RunCounts, RunKindCounts, RunPhase, RunProgress, reasons};
 
 use crate::{
@@ -123,56 +123,86 @@ impl State {
     }
 }
 
-/// The run to start, with its Job, and the states of the other runs that aren't final.
+/// The run to start, with its Job, and the states of the other runs that aren't final. A run whose
+/// Job could not be created comes last, so that it holds no other back.
 #[must_use]
 pub fn decide(input: &Input<'_>) -> (Option<(PinterestRun, Job)>, Vec<State>) {
     let mut runs: Vec<&PinterestRun> = input.runs.iter().collect();
-    runs.sort_by_key(|run| (run.creation_timestamp(), run.name_any()));
-    let (mut start, mut states) = (None, Vec::new());
-    let mut ahead = input.jobs.iter().find(|job| !has_ended(job)).map(|job| {
-        let of = runs.iter().find(|run| job_of(run, input.jobs) == Some(job));
-        of.map_or_else(
-            || format!("the Job {}", job.name_any()),
-            |run| format!("the run {}", run.name_any()),
-        )
-    });
-    for run in runs {
+    let created = |run: &PinterestRun| (run.creation_timestamp(), run.name_any());
+    runs.sort_by_key(|run| (is_obstructed(run), created(run)));
+    let (mut start, mut states, mut before) = (None, Vec::new(), None);
+    for run in &runs {
         if is_final(run) || run.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        if let Some(job) = job_of(run, input.jobs) {
-            let is_replaced =
-                job.metadata.deletion_timestamp.is_some() && phase(run) == Some(RunPhase::Queued);
-            states.push(if is_replaced {
-                State::queued(run, reasons::PROGRESSING, REPLACED)
-            } else {
-                of_job(run, job, input)
-            });
+        if let Some(state) = of_started(run, input) {
+            states.push(state);
             continue;
         }
-        if is_record(run) || phase(run) == Some(RunPhase::Running) {
-            let message = if is_record(run) {
-                "its Job is gone, and how it ended was not seen"
-            } else {
-                "its Job was deleted before it ended: what it had written to the store by then is \
-                 finished by the next batch run; create the run again under another name"
-            };
-            let reason = reasons::JOB_MISSING;
-            states.push(State::new(run, RunPhase::Failed, reason, message));
-            continue;
+        let ahead = before
+            .clone()
+            .or_else(|| active_before(run, &runs, input.jobs));
+        let found = next(input, run, ahead.as_deref());
+        let is_refused = matches!(&found, Err(state) if state.phase == RunPhase::Refused);
+        if !is_refused {
+            before = before.or_else(|| Some(format!("the run {}", run.name_any())));
         }
-        match next(input, run, ahead.as_deref()) {
-            Ok(job) => start = Some((run.clone(), job)),
-            Err(state) => states.push(state),
-        }
-        if !states
-            .last()
-            .is_some_and(|state| state.phase == RunPhase::Refused)
-        {
-            ahead = ahead.or_else(|| Some(format!("the run {}", run.name_any())));
+        match found {
+            Ok(job) => start = Some(((*run).clone(), job)),
+            Err(state) => states.push(*state),
         }
     }
     (start, states)
+}
+
+/// State of a run that has or had a Job.
+fn of_started(run: &PinterestRun, input: &Input<'_>) -> Option<State> {
+    if let Some(job) = job_of(run, input.jobs) {
+        let is_replaced =
+            job.metadata.deletion_timestamp.is_some() && phase(run) == Some(RunPhase::Queued);
+        return Some(if is_replaced {
+            State::queued(run, reasons::PROGRESSING, REPLACED)
+        } else {
+            of_job(run, job, input)
+        });
+    }
+    let message = if is_record(run) {
+        "its Job is gone, and how it ended was not seen"
+    } else if phase(run) == Some(RunPhase::Running) {
+        "its Job was deleted before it ended: what it had written to the store by then is finished \
+         by the next batch run; create the run again under another name"
+    } else {
+        return None;
+    };
+    let reason = reasons::JOB_MISSING;
+    Some(State::new(run, RunPhase::Failed, reason, message))
+}
+
+/// What is under way before a run may start: another run, or a Job of the schedule that is older
+/// than the run. For a younger one the run doesn't wait, since there may always be one: the worker's
+/// Lease lets them work one after the other.
+fn active_before(run: &PinterestRun, runs: &[&PinterestRun], jobs: &[Job]) -> Option<String> {
+    let mut active = jobs.iter().filter(|job| !has_ended(job));
+    let job = active
+        .find(|job| is_of_run(job) || job.creation_timestamp() <= run.creation_timestamp())?;
+    let of = runs.iter().find(|run| job_of(run, jobs) == Some(job));
+    Some(of.map_or_else(
+        || format!("the Job {}", job.name_any()),
+        |run| format!("the run {}", run.name_any()),
+    ))
+}
+
+/// Whether the last attempt to create a run's Job failed.
+fn is_obstructed(run: &PinterestRun) -> bool {
+    let conditions = run.status.iter().flat_map(|status| &status.conditions);
+    let mut found = conditions.map(|condition| condition.reason.as_str());
+    found.any(|reason| [reasons::CHILD_REFUSED, reasons::CHILD_CONFLICT].contains(&reason))
+}
+
+/// Whether a Job belongs to a run.
+fn is_of_run(job: &Job) -> bool {
+    let mut owners = job.owner_references().iter();
+    owners.any(|owner| owner.kind == PinterestRun::kind(&()))
 }
 
 /// States of runs that wait for the pipeline as a whole. Runs whose Jobs exist stay as they are.
@@ -196,16 +226,20 @@ pub fn job_of<'a>(run: &PinterestRun, jobs: &'a [Job]) -> Option<&'a Job> {
             return job.name_any() == run.name_any();
         }
         let mut owners = job.owner_references().iter();
-        owners.any(|owner| owner.kind == "PinterestRun" && Some(&owner.uid) == run.uid().as_ref())
+        owners.any(|owner| {
+            owner.kind == PinterestRun::kind(&()) && Some(&owner.uid) == run.uid().as_ref()
+        })
     })
 }
 
 /// The Job of a run that was never started, or what the run waits for.
-fn next(input: &Input<'_>, run: &PinterestRun, ahead: Option<&str>) -> Result<Job, State> {
+fn next(input: &Input<'_>, run: &PinterestRun, ahead: Option<&str>) -> Result<Job, Box<State>> {
     let pipeline = input.pipeline;
-    let queued = |reason, message: String| Err(State::queued(run, reason, message));
-    let refused =
-        |reason, message: String| Err(State::new(run, RunPhase::Refused, reason, message));
+    let queued = |reason, message: String| Err(Box::new(State::queued(run, reason, message)));
+    let refused = |reason, message: String| {
+        let state = State::new(run, RunPhase::Refused, reason, message);
+        Err(Box::new(state))
+    };
     let problems = problems(&run.spec, pipeline);
     if !problems.is_empty() {
         let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();

@@ -4,14 +4,14 @@ use k8s_openapi::{
     api::batch::v1::{CronJob, Job},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
 };
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use pinpipe_crds::{PinterestRun, PinterestRunSpec, PipelineRef, RunBatch, RunPhase};
 
-use super::decide::{has_ended, is_end};
+use super::decide::{has_ended, is_end, job_of};
 use crate::{
     build,
     model::ValidatedPipeline,
-    run::{BY_PLUGIN, BY_SCHEDULE, STARTED_BY_LABEL, is_final, phase},
+    run::{BY_PLUGIN, BY_SCHEDULE, STARTED_BY_LABEL, is_final, is_record, phase},
 };
 
 /// Ended runs of each outcome that are kept of those the operator or a tool made: as many as the
@@ -88,9 +88,10 @@ pub fn record(pipeline: &ValidatedPipeline, job: &Job) -> PinterestRun {
 }
 
 /// Runs that are no longer kept: of those with the same label, those that ended before the last
-/// few.
+/// few. A record whose Job is there would be made again.
 #[must_use]
-pub fn expired(runs: &[PinterestRun]) -> Vec<&PinterestRun> {
+pub fn expired<'a>(runs: &'a [PinterestRun], jobs: &[Job]) -> Vec<&'a PinterestRun> {
+    let has_job = |run: &PinterestRun| is_record(run) && job_of(run, jobs).is_some();
     let mut expired = Vec::new();
     for by in [BY_SCHEDULE, BY_PLUGIN] {
         for succeeded in [true, false] {
@@ -105,7 +106,8 @@ pub fn expired(runs: &[PinterestRun]) -> Vec<&PinterestRun> {
                 .collect();
             let time = |run: &PinterestRun| run.status.as_ref()?.completion_time.clone();
             ended.sort_by_key(|run| std::cmp::Reverse((time(run), run.name_any())));
-            expired.extend(ended.into_iter().skip(KEPT));
+            let old = ended.into_iter().skip(KEPT);
+            expired.extend(old.filter(|run| !has_job(run)));
         }
     }
     expired
@@ -212,7 +214,14 @@ mod tests {
                 runs.push(run);
             }
         }
-        let names: Vec<_> = expired(&runs).iter().map(|run| run.name_any()).collect();
-        assert_eq!(names, ["rschedule1", "rschedule0", "rplugin1", "rplugin0"]);
+        let names = |jobs: &[Job]| -> Vec<String> {
+            let expired = expired(&runs, jobs).into_iter();
+            expired.map(ResourceExt::name_any).collect()
+        };
+        let all = ["rschedule1", "rschedule0", "rplugin1", "rplugin0"];
+        assert_eq!(names(&[]), all);
+        // Somebody deleted Jobs that ended later.
+        let left = job("rschedule1", Some(("Complete", 1)));
+        assert_eq!(names(&[left]), all[1..]);
     }
 }

@@ -1,3 +1,5 @@
+use std::slice;
+
 use serde_json::{Value, json};
 
 use super::*;
@@ -93,7 +95,7 @@ fn the_oldest_starts_and_the_others_wait_for_it() {
     assert!(message.contains("the run first"), "{message}");
 
     // The operator stopped between creating the Job and writing the status.
-    let again = decided(whole(), &runs, &[job.clone()], &[]);
+    let again = decided(whole(), &runs, slice::from_ref(job), &[]);
     assert_eq!(again.start, None);
     assert_eq!(again.of("first").0, RunPhase::Running);
     assert_eq!(again.of("second").1, reasons::RUN_AHEAD);
@@ -110,7 +112,12 @@ fn the_oldest_starts_and_the_others_wait_for_it() {
     };
     let name = job.name_any();
     let done = ended(job.clone(), "Complete");
-    let next = decided(whole(), &runs, &[done.clone()], &[(name.as_str(), ending)]);
+    let next = decided(
+        whole(),
+        &runs,
+        slice::from_ref(&done),
+        &[(name.as_str(), ending)],
+    );
     let first = next
         .states
         .iter()
@@ -138,8 +145,10 @@ fn the_oldest_starts_and_the_others_wait_for_it() {
 #[test]
 fn a_failed_job_and_a_deleted_one_are_final() {
     let run = created("r", 1, json!({"batch": {}}));
-    let job = decided(whole(), &[run.clone()], &[], &[]).start.unwrap();
-    let failed = decided(whole(), &[run.clone()], &[ended(job, "Failed")], &[]);
+    let job = decided(whole(), slice::from_ref(&run), &[], &[])
+        .start
+        .unwrap();
+    let failed = decided(whole(), slice::from_ref(&run), &[ended(job, "Failed")], &[]);
     assert_eq!(failed.of("r").0, RunPhase::Failed);
     assert_eq!(failed.start, None);
     let deleted = decided(whole(), &[with_phase(run, "Running")], &[], &[]);
@@ -150,10 +159,12 @@ fn a_failed_job_and_a_deleted_one_are_final() {
 #[test]
 fn a_job_that_is_replaced_is_made_again() {
     let run = created("r", 1, json!({"batch": {}}));
-    let mut job = decided(whole(), &[run.clone()], &[], &[]).start.unwrap();
+    let mut job = decided(whole(), slice::from_ref(&run), &[], &[])
+        .start
+        .unwrap();
     job.metadata.deletion_timestamp = run.metadata.creation_timestamp.clone();
     let run = with_phase(run, "Queued");
-    let going = decided(whole(), &[run.clone()], &[job], &[]);
+    let going = decided(whole(), slice::from_ref(&run), &[job], &[]);
     assert_eq!((going.start.is_none(), going.of("r").2), (true, REPLACED));
     assert!(decided(whole(), &[run], &[], &[]).start.is_some());
 }
@@ -163,11 +174,11 @@ fn a_job_of_the_schedule_counts_and_is_recorded() {
     let run = created("r", 1, json!({"batch": {}}));
     let job: Job =
         serde_json::from_value(json!({"metadata": {"name": "pinterest-batch-1"}})).unwrap();
-    let waits = decided(whole(), &[run.clone()], &[job.clone()], &[]);
+    let waits = decided(whole(), slice::from_ref(&run), slice::from_ref(&job), &[]);
     assert!(waits.of("r").2.contains("the Job pinterest-batch-1"));
     let record = record(&validated(whole()), &job);
     let runs = [run, record];
-    let waits = decided(whole(), &runs, &[job.clone()], &[]);
+    let waits = decided(whole(), &runs, slice::from_ref(&job), &[]);
     assert!(waits.of("r").2.contains("the run pinterest-batch-1"));
     assert_eq!(waits.of("pinterest-batch-1").0, RunPhase::Running);
     let after = decided(whole(), &runs, &[ended(job, "Complete")], &[]);
@@ -191,14 +202,44 @@ fn what_cannot_start_says_why() {
         (without, &batch, RunPhase::Refused, reasons::NO_BATCH),
         (whole(), &wrong, RunPhase::Refused, reasons::INVALID_SPEC),
     ] {
-        let found = decided(spec, &[run.clone()], &[], &[]);
+        let found = decided(spec, slice::from_ref(&run), &[], &[]);
         assert_eq!(found.start, None, "{reason}");
         let (found_phase, found_reason, message) = found.of("r");
         assert_eq!((found_phase, found_reason), (phase, reason), "{message}");
     }
-    let good = created("s", 2, json!({"batch": {}}));
-    let next = decided(whole(), &[wrong, good], &[], &[]);
-    assert!(next.start.is_some(), "a refused run holds nothing back");
+    let [good, younger] =
+        [("s", 2), ("t", 3)].map(|(name, minute)| created(name, minute, json!({"batch": {}})));
+    let next = decided(whole(), &[wrong, younger, good.clone()], &[], &[]);
+    assert_eq!(next.start.as_ref().unwrap().name_any(), run::id(&good));
+    assert!(next.of("t").2.contains("the run s"), "{:?}", next.of("t"));
+}
+
+#[test]
+fn a_run_whose_job_is_refused_holds_no_other_back() {
+    let mut refused = created("r", 1, json!({"batch": {}}));
+    let condition = json!({"type": "Complete", "status": "False", "message": "a quota",
+        "reason": reasons::CHILD_REFUSED, "lastTransitionTime": "2026-01-01T10:00:00Z"});
+    let status = json!({"phase": "Queued", "conditions": [condition]});
+    refused.status = serde_json::from_value(status).unwrap();
+    let other = created("s", 2, json!({"batch": {}}));
+    let alone = decided(whole(), slice::from_ref(&refused), &[], &[]);
+    assert!(alone.start.is_some(), "it is tried again");
+    let next = decided(whole(), &[refused, other.clone()], &[], &[]);
+    assert_eq!(next.start.unwrap().name_any(), run::id(&other));
+}
+
+#[test]
+fn runs_dont_wait_for_younger_jobs_of_the_schedule() {
+    let run = created("r", 5, json!({"batch": {}}));
+    let job = |minute: u8| -> Job {
+        let time = format!("2026-01-01T10:{minute:02}:00Z");
+        let metadata = json!({"name": "pinterest-batch-1", "creationTimestamp": time});
+        serde_json::from_value(json!({"metadata": metadata})).unwrap()
+    };
+    let older = decided(whole(), slice::from_ref(&run), &[job(4)], &[]);
+    assert_eq!(older.of("r").1, reasons::RUN_AHEAD);
+    let younger = decided(whole(), slice::from_ref(&run), &[job(6)], &[]);
+    assert!(younger.start.is_some());
 }
 
 #[test]
