@@ -1,6 +1,6 @@
 //! `answers`: the answers of the last batch run to the eight questions.
 
-use std::{collections::BTreeMap, fmt::Write as _};
+use std::{cmp::Reverse, collections::BTreeMap, fmt::Write as _};
 
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Pod},
@@ -8,8 +8,6 @@ use k8s_openapi::{
 };
 use kube::{ResourceExt as _, api::LogParams};
 use pinpipe_core::questions::QUESTIONS;
-use pinpipe_crds::PinterestPipeline;
-use pinpipe_plan::{component::Component, names};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,6 +15,8 @@ use crate::{
     cluster::{self, Cluster},
     failure::{Failure, Outcome},
     output::{Cell, Format, Options, Table, print, show},
+    pods,
+    runs::{self, Run},
     time::{age, now},
 };
 
@@ -54,10 +54,11 @@ struct Answer {
 struct Answers {
     /// Name of the run.
     run: String,
-    /// When a run last succeeded.
+    /// When it ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     since: Option<Timestamp>,
-    answers: BTreeMap<String, Answer>,
+    #[serde(rename = "answers")]
+    given: BTreeMap<String, Answer>,
 }
 
 /// Prints the answers.
@@ -71,37 +72,49 @@ pub async fn run(arguments: &Arguments) -> Outcome {
         ));
     }
     let name = pipeline.name_any();
-    let output = output_name(&name);
-    let read = cluster.api::<ConfigMap>().get_opt(&output).await;
-    let read = read.map_err(|error| cluster.failure("get configmaps", &error))?;
-    let Some(mut found) = read.and_then(|output| answers(&output, since(&pipeline))) else {
-        return from_log(&cluster, &pipeline, arguments).await;
-    };
-    if let Some(question) = &arguments.question {
-        found.answers.retain(|name, _| name == question);
+    let runs = runs::list(&cluster, &name).await?;
+    let runs = succeeded(runs.iter().map(|run| Run::of(run, now())));
+    for run in &runs {
+        let report = run.report.clone().unwrap_or_default();
+        let Some(output) = report.config_map else {
+            return from_log(&cluster, run, arguments).await;
+        };
+        let read = cluster.api::<ConfigMap>().get_opt(&output).await;
+        let read = read.map_err(|error| cluster.failure("get configmaps", &error))?;
+        // A backfill of a live sink answers nothing.
+        let Some(mut found) = read.and_then(|output| answers(run, &output)) else {
+            continue;
+        };
+        if let Some(question) = &arguments.question {
+            found.given.retain(|name, _| name == question);
+        }
+        let first = found.given.values().next().cloned().unwrap_or_default();
+        show(format, &found, &table(&first), |_| text(&found))?;
+        return Ok(true);
     }
-    let first = found.answers.values().next().cloned().unwrap_or_default();
-    show(format, &found, &table(&first), |_| text(&found))?;
-    Ok(true)
+    let namespace = &cluster.namespace;
+    Err(Failure::Cluster(format!(
+        "no answers of pipeline {name} are in the cluster: no run that answers has succeeded, or \
+         it was deleted; see kubectl pinpipe runs -n {namespace} {name}. The answers of earlier \
+         runs are in the archive's bucket: docs/reference/batch-runs.md"
+    )))
 }
 
-/// Name of the `ConfigMap` that a pipeline's runs write their results into.
-fn output_name(pipeline: &str) -> String {
-    format!("{}-output", names::child(pipeline, &Component::Batch))
+/// The runs that may have answers, the last that ended first.
+fn succeeded(runs: impl Iterator<Item = Run>) -> Vec<Run> {
+    let runs = runs.filter(|run| run.has_succeeded() && run.action != "Redrive");
+    let mut runs: Vec<Run> = runs.collect();
+    runs.sort_by_key(|run| Reverse(run.ended));
+    runs
 }
 
-fn since(pipeline: &PinterestPipeline) -> Option<Timestamp> {
-    let batch = pipeline.status.as_ref()?.batch.as_ref()?;
-    Some(batch.last_successful_time.as_ref()?.0)
-}
-
-/// The answers in the `ConfigMap`. None: the last run left none there.
-fn answers(output: &ConfigMap, since: Option<Timestamp>) -> Option<Answers> {
+/// The answers in a run's `ConfigMap`. None: there are none.
+fn answers(run: &Run, output: &ConfigMap) -> Option<Answers> {
     let data = output.data.as_ref()?;
     Some(Answers {
-        run: data.get("run")?.clone(),
-        since,
-        answers: serde_json::from_str(data.get("answers")?).ok()?,
+        run: run.name.clone(),
+        since: run.ended,
+        given: serde_json::from_str(data.get("answers")?).ok()?,
     })
 }
 
@@ -124,7 +137,7 @@ fn text(found: &Answers) -> String {
     }
     text.push('\n');
     for question in QUESTIONS {
-        let Some(answer) = found.answers.get(question.name) else {
+        let Some(answer) = found.given.get(question.name) else {
             continue;
         };
         let _ = write!(text, "\n{}\n", question.name);
@@ -140,47 +153,38 @@ fn text(found: &Answers) -> String {
     text
 }
 
-/// Prints the answers that the last successful run's pod has in its log.
-async fn from_log(
-    cluster: &Cluster,
-    pipeline: &PinterestPipeline,
-    arguments: &Arguments,
-) -> Outcome {
-    let name = pipeline.name_any();
-    let none = || {
-        let namespace = &cluster.namespace;
-        Failure::Cluster(format!(
-            "no answers of pipeline {name} are in the cluster: no run has succeeded, or its pod \
-             is gone; see kubectl pinpipe runs -n {namespace} {name}. The answers of earlier runs \
-             are in the archive's bucket: docs/reference/batch-runs.md"
-        ))
-    };
+/// Prints the answers that a run of the schedule has in its pod's log.
+async fn from_log(cluster: &Cluster, run: &Run, arguments: &Arguments) -> Outcome {
+    let Run { name, job, .. } = run;
+    let uri = run.report.as_ref().and_then(|report| report.uri.as_deref());
+    let elsewhere = uri.map_or_else(String::new, |uri| format!("; all of them are in {uri}"));
     if arguments.options.output != Format::Table || arguments.question.is_some() {
-        return Err(Failure::Cluster(format!(
-            "the last run left no answers as data in ConfigMap {}: use --output table without \
-             --question, which reads its log",
-            output_name(&name)
+        return Err(Failure::Usage(format!(
+            "the last run, {name}, was started by the schedule, which leaves the answers in its \
+             log alone: use --output table without --question, or start a run by kubectl pinpipe \
+             run{elsewhere}"
         )));
     }
-    let pods: Vec<Pod> = cluster
-        .list("list pods", &names::runs_selector(&name))
-        .await?;
-    let succeeded = pods.into_iter().filter(|pod| {
-        let phase = pod
-            .status
-            .as_ref()
-            .and_then(|status| status.phase.as_deref());
-        phase == Some("Succeeded")
+    let gone = || {
+        Failure::Cluster(format!(
+            "the pod of the last run, {name}, is gone, and the answers in its log with it: start a \
+             run by kubectl pinpipe run{elsewhere}"
+        ))
+    };
+    let job = job.as_ref().ok_or_else(gone)?;
+    let selector = format!("{}={job}", pods::JOB_LABEL);
+    let pods: Vec<Pod> = cluster.list("list pods", &selector).await?;
+    let pod = pods.into_iter().find(|pod| {
+        let status = pod.status.as_ref();
+        status.and_then(|status| status.phase.as_deref()) == Some("Succeeded")
     });
-    let last = succeeded.max_by_key(|pod| pod.creation_timestamp().map(|time| time.0));
-    let last = last.ok_or_else(none)?.name_any();
-    let log = cluster
-        .api::<Pod>()
-        .logs(&last, &LogParams::default())
-        .await;
+    let pod = pod.ok_or_else(gone)?.name_any();
+    let log = cluster.api::<Pod>().logs(&pod, &LogParams::default()).await;
     let log = log.map_err(|error| cluster.failure("get pods/log", &error))?;
-    let printed = printed(&log).ok_or_else(none)?;
-    print(&format!("answers in the log of {last}\n\n{printed}"))?;
+    let printed = printed(&log).ok_or_else(gone)?;
+    print(&format!(
+        "answers of {name}, in the log of {pod}\n\n{printed}"
+    ))?;
     Ok(true)
 }
 
@@ -200,6 +204,31 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": "x"}, "data": data})).unwrap()
     }
 
+    fn run(name: &str, ended: u8, action: &str) -> Run {
+        let run = json!({
+            "apiVersion": "pinpipe.dev/v1alpha1",
+            "kind": "PinterestRun",
+            "metadata": {"name": name},
+            "spec": {"pipelineRef": {"name": "pinterest"}},
+            "status": {"phase": "Succeeded", "action": action,
+                "completionTime": format!("2026-01-0{ended}T00:00:00Z")},
+        });
+        Run::of(&serde_json::from_value(run).unwrap(), now())
+    }
+
+    #[test]
+    fn the_run_that_ended_last_comes_first_and_redrives_answer_nothing() {
+        let runs = [
+            run("a", 1, "Batch"),
+            run("b", 3, "FullBatch"),
+            run("c", 4, "Redrive"),
+            run("d", 2, "Batch"),
+        ];
+        let sorted = succeeded(runs.into_iter());
+        let names: Vec<&str> = sorted.iter().map(|run| run.name.as_str()).collect();
+        assert_eq!(names, ["b", "d", "a"]);
+    }
+
     #[test]
     fn answers_are_shown_in_the_order_of_the_questions() {
         let [first, second] = [QUESTIONS[0].name, QUESTIONS[1].name];
@@ -208,21 +237,23 @@ mod tests {
                 "truncated": true},
             first: {"columns": ["a"], "rows": []},
         });
-        let data = json!({"run": "nightly", "answers": answers_of_both.to_string()});
-        let found = answers(&output(&data), None).unwrap();
+        let data = json!({"run": "id", "answers": answers_of_both.to_string()});
+        let mut nightly = run("nightly", 1, "Batch");
+        nightly.ended = None;
+        let found = answers(&nightly, &output(&data)).unwrap();
         let expected = format!(
             "answers of nightly\n\n{first}\nno rows\n\n{second}\nCOUNTRY        N\n\
              Chad           3\nCôte d'Ivoire  12\n… more rows are in report.json of the run\n"
         );
         assert_eq!(text(&found), expected);
-        let csv = table(&found.answers[second]).csv();
+        let csv = table(&found.given[second]).csv();
         assert_eq!(csv, "country,n\nChad,3\nCôte d'Ivoire,12\n");
     }
 
     #[test]
     fn a_run_that_left_no_answers_is_none() {
-        for data in [json!({"run": "x"}), json!({"answers": "{}"}), json!({})] {
-            assert_eq!(answers(&output(&data), None), None);
+        for data in [json!({"report": "{}"}), json!({})] {
+            assert_eq!(answers(&run("x", 1, "Batch"), &output(&data)), None);
         }
     }
 

@@ -15,6 +15,8 @@ use crate::failure::Failure;
 
 /// Time-out of a connection to the API server.
 const CONNECT: Duration = Duration::from_secs(10);
+/// How long the API server may be silent within an answer.
+const ANSWER: Duration = Duration::from_secs(30);
 
 /// Options that choose cluster and namespace, as kubectl has them.
 #[derive(Clone, Debug, clap::Args)]
@@ -46,10 +48,19 @@ pub struct Cluster {
 impl Access {
     /// Reads the kubeconfig. Connects to nothing yet.
     pub async fn cluster(&self) -> Result<Cluster, Failure> {
+        self.connection(Some(ANSWER)).await
+    }
+
+    /// As [`Self::cluster`], for answers that may be silent for long, such as a log that is
+    /// followed.
+    pub async fn patient_cluster(&self) -> Result<Cluster, Failure> {
+        self.connection(None).await
+    }
+
+    async fn connection(&self, answer: Option<Duration>) -> Result<Cluster, Failure> {
         let mut config = self.config().await?;
         config.connect_timeout = Some(CONNECT);
-        // A log that is followed may be silent for long.
-        config.read_timeout = None;
+        config.read_timeout = answer;
         // Whoever waits at a terminal wants to see the error.
         config.default_retry = false;
         if let Some(namespace) = &self.namespace {

@@ -1,6 +1,8 @@
 //! `logs`: the logs of all pods of a pipeline or of one component, each line with its pod's name.
 
-use futures::{AsyncBufReadExt as _, StreamExt as _, TryStreamExt as _, stream};
+use std::io;
+
+use futures::{AsyncBufRead, AsyncBufReadExt as _, Stream, StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt as _, api::LogParams};
 use pinpipe_plan::{
@@ -11,16 +13,16 @@ use pinpipe_plan::{
 use crate::{
     cluster::{self, Cluster},
     failure::{Failure, Outcome},
-    output::print,
+    output::{print, reader_is_gone},
     pods,
 };
 
 /// Arguments of `logs`.
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Pipeline
+    /// Pipeline; by default the only one of the namespace
     #[arg(value_name = "PIPELINE")]
-    name: String,
+    name: Option<String>,
 
     /// Component: ingest, stream-<sink>, archive, batch (the last run) or emulator; by default all
     #[arg(value_name = "COMPONENT", value_parser = component)]
@@ -75,18 +77,21 @@ fn seconds(text: &str) -> Result<i64, String> {
 
 /// Prints the logs. The answer is whether all of them could be read.
 pub async fn run(arguments: &Arguments) -> Outcome {
-    let cluster = arguments.cluster.cluster().await?;
+    let cluster = if arguments.follow {
+        arguments.cluster.patient_cluster().await?
+    } else {
+        arguments.cluster.cluster().await?
+    };
     // Before the pods: a misspelt name is more likely than a pipeline without pods.
-    cluster.pipeline(&arguments.name).await?;
-    let pods = pods(&cluster, &arguments.name, arguments.component.as_ref()).await?;
+    let pipeline = cluster.the_pipeline(arguments.name.as_deref()).await?;
+    let name = pipeline.name_any();
+    let pods = pods(&cluster, &name, arguments.component.as_ref()).await?;
     if pods.is_empty() {
         let what = arguments.component.as_ref().map(ToString::to_string);
         return Err(Failure::Cluster(format!(
-            "pipeline {} has no pod{}: see kubectl pinpipe status -n {} {}",
-            arguments.name,
+            "pipeline {name} has no pod{}: see kubectl pinpipe status -n {} {name}",
             what.map_or_else(String::new, |component| format!(" of {component}")),
-            cluster.namespace,
-            arguments.name
+            cluster.namespace
         )));
     }
     let mut complete = true;
@@ -106,17 +111,27 @@ pub async fn run(arguments: &Arguments) -> Outcome {
         stream::iter(logs).flatten().boxed()
     };
     while let Some(line) = lines.next().await {
-        print(&line)?;
+        match line {
+            Ok(line) => print(&line)?,
+            Err(message) => {
+                eprintln!("{message}");
+                complete = false;
+            }
+        }
+        if reader_is_gone() {
+            break;
+        }
     }
     Ok(complete)
 }
 
-/// The lines of a pod's log, each with its pod's name in front.
+/// The lines of a pod's log, each with its pod's name in front. An error is a sentence about a log
+/// that was cut off.
 async fn lines(
     cluster: &Cluster,
     pod: &Pod,
     arguments: &Arguments,
-) -> Result<stream::BoxStream<'static, String>, Failure> {
+) -> Result<stream::BoxStream<'static, Result<String, String>>, Failure> {
     let name = pod.name_any();
     let params = LogParams {
         container: pods::container(pod),
@@ -128,13 +143,23 @@ async fn lines(
     };
     let log = cluster.api::<Pod>().log_stream(&name, &params).await;
     let log = log.map_err(|error| cluster.failure("get pods/log", &error))?;
-    let lines = log.lines().map_ok({
-        let name = name.clone();
-        move |line| format!("[{name}] {line}\n")
+    let lines = split(log).map(move |line| match line {
+        Ok(line) => Ok(format!("[{name}] {line}\n")),
+        Err(error) => Err(format!("{name}: its log was cut off: {error}")),
     });
-    Ok(lines
-        .map(move |line| line.unwrap_or_else(|error| format!("[{name}] (cut off: {error})\n")))
-        .boxed())
+    Ok(lines.boxed())
+}
+
+/// The lines of a text, whose bytes needn't be UTF-8. Nothing follows an error.
+fn split(text: impl AsyncBufRead + Send) -> impl Stream<Item = io::Result<String>> + Send {
+    stream::try_unfold(Box::pin(text), |mut text| async move {
+        let mut line = Vec::new();
+        if text.read_until(b'\n', &mut line).await? == 0 {
+            return Ok(None);
+        }
+        let line = line.strip_suffix(b"\n").unwrap_or(&line);
+        Ok(Some((String::from_utf8_lossy(line).into_owned(), text)))
+    })
 }
 
 /// Pods of a component, or of all; of batch runs those of the newest alone.
@@ -163,6 +188,7 @@ fn newest_run(pods: &[Pod]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use futures::TryStreamExt as _;
     use serde_json::json;
 
     use super::*;
@@ -174,6 +200,22 @@ mod tests {
         for text in ["", "5", "m", "0s", "5d", "-5m", "99999999999999999h"] {
             assert!(seconds(text).is_err(), "{text}");
         }
+    }
+
+    #[tokio::test]
+    async fn lines_may_be_invalid_and_an_error_ends_them() {
+        let lines: Vec<_> = split(&b"a\xff\n\nb"[..])
+            .map(Result::unwrap)
+            .collect()
+            .await;
+        assert_eq!(lines, ["a\u{fffd}", "", "b"]);
+        let parts = stream::iter([Ok(b"a\n".to_vec()), Err(io::Error::other("reset"))]);
+        let lines = split(parts.into_async_read());
+        let lines: Vec<_> = lines
+            .map(|line| line.map_err(|it| it.to_string()))
+            .collect()
+            .await;
+        assert_eq!(lines, [Ok("a".to_owned()), Err("reset".to_owned())]);
     }
 
     #[test]

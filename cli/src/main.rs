@@ -12,7 +12,9 @@ mod output;
 mod plan;
 mod pods;
 mod report;
+mod reset;
 mod runs;
+mod start;
 mod status;
 mod time;
 mod validate;
@@ -36,6 +38,8 @@ struct Arguments {
     command: Command,
 }
 
+// These comments are printed as they are: backticks would be, too.
+#[allow(clippy::doc_markdown)]
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Checks pipelines in YAML files as the API server and the operator would
@@ -88,7 +92,8 @@ enum Command {
     /// records, the last batch run, the age of the answers, and the next step. Rates and lag come
     /// from the workers' metrics through the API server.
     ///
-    /// Exit status: 0 if everything shown is ready, 1 if not, 3 if the cluster does not answer.
+    /// Exit status: 0 if condition Ready of each pipeline shown is True, 1 if not, 3 if the cluster
+    /// does not answer. Ready tells of the workers; of batch runs, `runs` does.
     ///
     /// Examples:
     ///   kubectl pinpipe status
@@ -96,10 +101,22 @@ enum Command {
     #[command(verbatim_doc_comment)]
     Status(status::Arguments),
 
-    /// Lists the batch runs of a pipeline, newest first
+    /// Starts a batch run or a backfill, as a PinterestRun
     ///
-    /// Exit status: 0 if the last run that ended succeeded or none has ended, 1 if it failed, 3 if
-    /// the cluster does not answer.
+    /// Exit status: 0 if the run was created (with --wait: has succeeded), 1 if it failed or was
+    /// refused, 3 if the cluster does not answer.
+    ///
+    /// Examples:
+    ///   kubectl pinpipe run pinterest --wait
+    ///   kubectl pinpipe run pinterest --full
+    ///   kubectl pinpipe run pinterest --from 2026-01-31T00:00:00Z
+    #[command(verbatim_doc_comment)]
+    Run(start::Arguments),
+
+    /// Lists the runs of a pipeline, newest first
+    ///
+    /// Exit status: 0 if the last run that ended has succeeded or none has ended, 1 if it failed, 3
+    /// if the cluster does not answer.
     ///
     /// Examples:
     ///   kubectl pinpipe runs pinterest
@@ -129,6 +146,27 @@ enum Command {
     ///   kubectl pinpipe logs pinterest --since 10m
     #[command(verbatim_doc_comment)]
     Logs(logs::Arguments),
+
+    /// Writes dead letters back to their topics
+    ///
+    /// Examples:
+    ///   kubectl pinpipe deadletters redrive pinterest --dry-run --wait
+    #[command(name = "deadletters", verbatim_doc_comment)]
+    DeadLetters(start::DeadLetters),
+
+    /// Gives sinks other positions
+    ///
+    /// Each request is carried out once. See docs/how-to/reset-a-sink.md for what it does to each
+    /// store.
+    ///
+    /// Exit status: 0 if the operator was asked, 2 if a request cannot be understood, 3 if the
+    /// cluster does not answer.
+    ///
+    /// Examples:
+    ///   kubectl pinpipe reset pinterest live=earliest
+    ///   kubectl pinpipe reset pinterest live/pin/2=offset:1042
+    #[command(verbatim_doc_comment)]
+    Reset(reset::Arguments),
 
     /// Writes a folder for a bug report, with secrets left out
     ///
@@ -169,6 +207,9 @@ async fn run(command: &Command) -> Outcome {
         Command::Clean(arguments) => clean::run(arguments),
         Command::Plan(arguments) => plan::run(arguments).await,
         Command::Status(arguments) => status::run(arguments).await,
+        Command::Run(arguments) => start::run(arguments).await,
+        Command::DeadLetters(arguments) => start::dead_letters(arguments).await,
+        Command::Reset(arguments) => reset::run(arguments).await,
         Command::Runs(arguments) => runs::run(arguments).await,
         Command::Answers(arguments) => answers::run(arguments).await,
         Command::Logs(arguments) => logs::run(arguments).await,

@@ -3,6 +3,7 @@
 use std::{
     env,
     io::{self, IsTerminal as _, Write as _},
+    sync::atomic::{AtomicBool, Ordering},
 };
 
 use clap::ValueEnum;
@@ -99,12 +100,14 @@ impl Table {
     /// Columns padded to their widest cell, two spaces between them, as kubectl prints them.
     #[must_use]
     pub fn text(&self, paint: Paint) -> String {
-        let header: Vec<Cell> = self
-            .header
-            .iter()
-            .map(|name| name.to_uppercase().into())
-            .collect();
-        let rows: Vec<&Vec<Cell>> = [&header].into_iter().chain(&self.rows).collect();
+        let header = self.header.iter().map(|name| name.to_uppercase().into());
+        let rows = [header.collect()].into_iter().chain(self.rows.clone());
+        let shown = |cell: Cell| Cell {
+            text: visible(&cell.text),
+            ..cell
+        };
+        let rows = rows.map(|row: Vec<Cell>| row.into_iter().map(shown).collect());
+        let rows: Vec<Vec<Cell>> = rows.collect();
         let widths: Vec<usize> = (0..self.header.len())
             .map(|column| {
                 let cells = rows.iter().filter_map(|row| row.get(column));
@@ -112,7 +115,7 @@ impl Table {
             })
             .collect();
         let mut text = String::new();
-        for row in rows {
+        for row in &rows {
             let mut line = String::new();
             for (cell, wide) in row.iter().zip(&widths) {
                 let padding = " ".repeat(wide.saturating_sub(width(&cell.text)) + 2);
@@ -153,10 +156,16 @@ fn quoted(text: &str) -> String {
     }
 }
 
+/// A text without characters that control a terminal.
+#[must_use]
+pub fn visible(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
+}
+
 /// A text of at most this many characters on one line; what is left out is marked.
 #[must_use]
 pub fn shortened(text: &str, most: usize) -> String {
-    let line = text.replace(['\n', '\r', '\t'], " ");
+    let line = visible(&text.replace(['\n', '\r', '\t'], " "));
     if width(&line) <= most {
         return line;
     }
@@ -202,13 +211,29 @@ impl Paint {
     }
 }
 
-/// Prints a text that ends its own lines.
+/// Whether nobody reads standard output any more.
+static READER_IS_GONE: AtomicBool = AtomicBool::new(false);
+
+/// Prints a text that ends its own lines. A reader such as `head` that has seen enough is no error:
+/// the command goes on to its answer.
 pub fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
-    stdout
+    let written = stdout
         .write_all(text.as_bytes())
-        .and_then(|()| stdout.flush())
-        .map_err(Failure::Output)
+        .and_then(|()| stdout.flush());
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+            READER_IS_GONE.store(true, Ordering::Relaxed);
+            Ok(())
+        }
+        written => written.map_err(Failure::Output),
+    }
+}
+
+/// Whether printing more has no use: whoever prints without end has to stop then.
+#[must_use]
+pub fn reader_is_gone() -> bool {
+    READER_IS_GONE.load(Ordering::Relaxed)
 }
 
 /// Prints data in the form that was asked for: `text` for people, `table` as CSV.
@@ -255,6 +280,17 @@ mod tests {
     #[test]
     fn values_of_csv_are_quoted_where_they_must_be() {
         assert_eq!(table().csv(), "name,value\na,\"é, \"\"x\"\"\"\nlonger,\n");
+    }
+
+    #[test]
+    fn texts_of_others_control_no_terminal() {
+        let mut table = Table::new(["a\u{1b}[2J"]);
+        table.row(["x\u{7}\u{9b}y".into()]);
+        assert_eq!(
+            table.text(Paint::PLAIN),
+            "A\u{fffd}[2J\nx\u{fffd}\u{fffd}y\n"
+        );
+        assert_eq!(shortened("a\u{1b}b", 9), "a\u{fffd}b");
     }
 
     #[test]

@@ -1,19 +1,19 @@
-//! `runs`: the batch runs of a pipeline that the cluster still knows, newest first.
+//! `runs`: the runs of a pipeline, newest first.
 
-use k8s_openapi::{
-    api::{batch::v1::Job, core::v1::Pod},
-    jiff::Timestamp,
+use std::cmp::Reverse;
+
+use k8s_openapi::jiff::Timestamp;
+use kube::{
+    Api, ResourceExt as _,
+    api::{ApiResource, DynamicObject, ListParams},
 };
-use kube::ResourceExt as _;
-use pinpipe_crds::{LastRun, Outcome as Ended, PinterestPipeline, parse_run_report};
-use pinpipe_plan::names;
-use serde::Serialize;
+use pinpipe_crds::PinterestRun;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     cluster::{self, Cluster},
     failure::{Failure, Outcome},
     output::{Cell, Colour, Options, Table, show},
-    pods,
     time::{age, length, now, seconds_between},
 };
 
@@ -31,203 +31,217 @@ pub struct Arguments {
     options: Options,
 }
 
-/// A batch run.
+/// A run, for people and programs.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Run {
-    /// Name of the run and of its Job.
+    /// Name.
     pub name: String,
-    /// `Waiting`, `Running`, `Succeeded` or `Failed`.
-    pub outcome: &'static str,
-    /// Why it failed.
+    /// What it does, such as `Batch`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub action: String,
+    /// How far it is, such as `Running`; `Created` while no operator has seen it.
+    pub phase: String,
+    /// What it waits for or does, or how it ended.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub message: String,
-    /// When it started.
+    /// When it was created.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created: Option<Timestamp>,
+    /// The Job that does its work.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub job: Option<String>,
+    /// Where its report is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<Report>,
+    /// When it ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended: Option<Timestamp>,
+    /// When its Job was started.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started: Option<Timestamp>,
     /// How long it has taken, seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<u64>,
-    /// Records read.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub read: Option<i64>,
-    /// Clean records.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub clean: Option<i64>,
-    /// Clean records with a value that was made null.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub repaired: Option<i64>,
-    /// Rejected records.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rejected: Option<i64>,
+    /// Numbers of records.
+    #[serde(flatten)]
+    counts: Counts,
 }
 
-/// Prints the runs. The answer is whether the last one that ended succeeded.
+/// Where the report of a run is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// `ConfigMap` with the answers, too. A run of the schedule has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub config_map: Option<String>,
+    /// The report with all answers in the object store.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uri: Option<String>,
+}
+
+/// Numbers of records of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+struct Counts {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    read: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    clean: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repaired: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rejected: Option<i64>,
+}
+
+/// What is shown of a run's status. Not the operator's own type: the operator may be of another
+/// release.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Status {
+    phase: Option<String>,
+    action: String,
+    message: String,
+    start_time: Option<Timestamp>,
+    completion_time: Option<Timestamp>,
+    job: Option<String>,
+    report: Option<Report>,
+    total: Counts,
+    progress: Option<Progress>,
+}
+
+/// How far a run is.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Progress {
+    step: String,
+    read: Option<i64>,
+    of: Option<i64>,
+}
+
+/// Prints the runs. The answer is whether the last one that ended has succeeded.
 pub async fn run(arguments: &Arguments) -> Outcome {
     let cluster = arguments.cluster.cluster().await?;
     let pipeline = cluster.the_pipeline(arguments.name.as_deref()).await?;
-    let (jobs, pods) = jobs_and_pods(&cluster, &pipeline.name_any()).await?;
-    let runs = runs(&pipeline, &jobs, &pods, now());
+    let runs = list(&cluster, &pipeline.name_any()).await?;
+    let runs: Vec<Run> = runs.iter().map(|run| Run::of(run, now())).collect();
     let table = table(&runs, now());
-    let format = arguments.options.output;
-    show(format, &runs, &table, |paint| {
+    show(arguments.options.output, &runs, &table, |paint| {
         if table.is_empty() {
-            "no run: the schedule hasn't started one yet, or its Jobs were deleted\n".to_owned()
+            let name = pipeline.name_any();
+            format!("no run: start one by kubectl pinpipe run {name}\n")
         } else {
             table.text(paint)
         }
     })?;
-    let ended = runs
-        .iter()
-        .find(|run| ["Succeeded", "Failed"].contains(&run.outcome));
-    Ok(ended.is_none_or(|run| run.outcome == "Succeeded"))
+    let ended = last(&runs);
+    Ok(ended.is_none_or(Run::has_succeeded))
 }
 
-/// Jobs of a pipeline's runs, and their pods.
-async fn jobs_and_pods(cluster: &Cluster, name: &str) -> Result<(Vec<Job>, Vec<Pod>), Failure> {
-    let selector = names::runs_selector(name);
-    futures::try_join!(
-        cluster.list::<Job>("list jobs.batch", &selector),
-        cluster.list::<Pod>("list pods", &selector),
-    )
-}
-
-/// The runs, newest first, with the counts that the pods or the pipeline's status still have.
+/// The API of runs in the namespace.
 #[must_use]
-pub fn runs(pipeline: &PinterestPipeline, jobs: &[Job], pods: &[Pod], now: Timestamp) -> Vec<Run> {
-    let batch = pipeline
-        .status
-        .as_ref()
-        .and_then(|status| status.batch.as_ref());
-    let last = batch.and_then(|batch| batch.last_run.as_ref());
-    let mut runs: Vec<Run> = jobs
-        .iter()
-        .map(|job| {
-            let name = job.name_any();
-            let counts = last.filter(|last| last.name == name).cloned();
-            let counts = counts.or_else(|| report(&name, pods));
-            of_job(job, counts, now)
-        })
-        .collect();
-    runs.sort_by(|one, other| (other.started, &other.name).cmp(&(one.started, &one.name)));
-    if let Some(last) = last.filter(|last| !runs.iter().any(|run| run.name == last.name)) {
-        runs.push(of_last(last));
+pub fn api(cluster: &Cluster) -> Api<DynamicObject> {
+    let resource = ApiResource::erase::<PinterestRun>(&());
+    Api::namespaced_with(cluster.client.clone(), &cluster.namespace, &resource)
+}
+
+/// The runs of a pipeline, newest first.
+pub async fn list(cluster: &Cluster, pipeline: &str) -> Result<Vec<DynamicObject>, Failure> {
+    let params = ListParams::default().fields(&format!("spec.pipelineRef.name={pipeline}"));
+    let listed = api(cluster).list(&params).await;
+    let listed = listed.map_err(|error| cluster.failure("list pinterestruns.pinpipe.dev", &error));
+    let mut runs = listed?.items;
+    runs.sort_by_key(|run| {
+        let created = run.creation_timestamp().map(|time| time.0);
+        Reverse((created, run.name_any()))
+    });
+    Ok(runs)
+}
+
+/// The last run that ended, of runs that are sorted newest first. A re-drive reads no raw objects:
+/// what became of it tells nothing of the answers.
+#[must_use]
+pub fn last(runs: &[Run]) -> Option<&Run> {
+    let mut runs = runs.iter().filter(|run| run.action != "Redrive");
+    runs.find(|run| run.has_ended())
+}
+
+impl Run {
+    /// A run as its resource has it.
+    #[must_use]
+    pub fn of(run: &DynamicObject, now: Timestamp) -> Self {
+        let status = Status::deserialize(&run.data["status"]).unwrap_or_default();
+        let progress = status.progress.map(|Progress { step, read, of }| {
+            let of = of.map_or_else(String::new, |of| format!(" of {of}"));
+            let read = read.map_or_else(String::new, |read| format!(" {read}{of}"));
+            format!("{step}{read}")
+        });
+        let started = status.start_time;
+        let ended = status.completion_time.unwrap_or(now);
+        Self {
+            name: run.name_any(),
+            action: status.action,
+            phase: status.phase.unwrap_or_else(|| "Created".to_owned()),
+            message: progress.unwrap_or(status.message),
+            created: run.creation_timestamp().map(|time| time.0),
+            job: status.job,
+            report: status.report,
+            ended: status.completion_time,
+            started,
+            seconds: started.map(|started| seconds_between(started, ended)),
+            counts: status.total,
+        }
     }
-    runs
-}
 
-fn of_job(job: &Job, counts: Option<LastRun>, now: Timestamp) -> Run {
-    let status = job.status.clone().unwrap_or_default();
-    let conditions = status.conditions.unwrap_or_default();
-    let met = |kind: &str| {
-        let mut conditions = conditions.iter();
-        conditions.find(|condition| condition.type_ == kind && condition.status == "True")
-    };
-    let failed = met("Failed");
-    let outcome = match (met("Complete"), failed, status.start_time.is_some()) {
-        (Some(_), ..) => "Succeeded",
-        (None, Some(_), _) => "Failed",
-        (None, None, true) => "Running",
-        (None, None, false) => "Waiting",
-    };
-    let started = status.start_time.map(|time| time.0);
-    let ended = status
-        .completion_time
-        .map(|time| time.0)
-        .or_else(|| failed?.last_transition_time.as_ref().map(|time| time.0));
-    let message = failed.and_then(|condition| condition.message.clone());
-    Run {
-        name: job.name_any(),
-        outcome,
-        message: message.unwrap_or_default(),
-        started,
-        seconds: started.map(|started| seconds_between(started, ended.unwrap_or(now))),
-        read: counts.as_ref().and_then(|counts| counts.read),
-        clean: counts.as_ref().and_then(|counts| counts.clean),
-        repaired: counts.as_ref().and_then(|counts| counts.repaired),
-        rejected: counts.as_ref().and_then(|counts| counts.rejected),
+    /// Whether it never changes any more.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        ["Succeeded", "Failed", "Refused"].contains(&self.phase.as_str())
     }
-}
 
-/// A run whose Job was deleted.
-fn of_last(last: &LastRun) -> Run {
-    Run {
-        name: last.name.clone(),
-        outcome: match last.outcome {
-            Ended::Succeeded => "Succeeded",
-            Ended::Failed => "Failed",
-        },
-        message: String::new(),
-        started: None,
-        seconds: last.seconds.and_then(|seconds| seconds.try_into().ok()),
-        read: last.read,
-        clean: last.clean,
-        repaired: last.repaired,
-        rejected: last.rejected,
+    /// Whether its work is done.
+    #[must_use]
+    pub fn has_succeeded(&self) -> bool {
+        self.phase == "Succeeded"
     }
-}
 
-/// The counts in the termination message of a run's last pod.
-fn report(job: &str, all: &[Pod]) -> Option<LastRun> {
-    let of_job = |pod: &&Pod| pods::job(pod) == Some(job);
-    let last = all
-        .iter()
-        .filter(of_job)
-        .max_by_key(|pod| pod.creation_timestamp().map(|time| time.0))?;
-    let statuses = last.status.as_ref()?.container_statuses.as_ref()?;
-    let ended = statuses.first()?.state.as_ref()?.terminated.as_ref()?;
-    let outcome = if ended.exit_code == 0 {
-        Ended::Succeeded
-    } else {
-        Ended::Failed
-    };
-    Some(parse_run_report(
-        job,
-        outcome,
-        ended.message.as_deref().unwrap_or_default(),
-    ))
-}
-
-/// The counts that are known, each with its word.
-pub fn counts(run: &Run) -> impl Iterator<Item = (i64, &'static str)> {
-    let counts = [
-        (run.read, "read"),
-        (run.clean, "clean"),
-        (run.repaired, "repaired"),
-        (run.rejected, "rejected"),
-    ];
-    counts
-        .into_iter()
-        .filter_map(|(count, word)| Some((count?, word)))
-}
-
-/// Outcome of a run, in its colour.
-fn outcome(run: &Run) -> Cell {
-    let colour = match run.outcome {
-        "Succeeded" => Colour::Green,
-        "Failed" => Colour::Red,
-        _ => Colour::Yellow,
-    };
-    Cell::coloured(run.outcome, colour)
+    /// The counts that are known, each with its word.
+    pub fn counts(&self) -> impl Iterator<Item = (i64, &'static str)> {
+        let counts = [
+            (self.counts.read, "read"),
+            (self.counts.clean, "clean"),
+            (self.counts.repaired, "repaired"),
+            (self.counts.rejected, "rejected"),
+        ];
+        counts
+            .into_iter()
+            .filter_map(|(count, word)| Some((count?, word)))
+    }
 }
 
 fn table(runs: &[Run], now: Timestamp) -> Table {
     let mut table = Table::new([
-        "name", "outcome", "started", "took", "read", "clean", "repaired", "rejected", "message",
+        "name", "action", "phase", "age", "took", "read", "clean", "repaired", "rejected",
+        "message",
     ]);
     for run in runs {
         let count = |count: Option<i64>| count.map_or_else(|| "-".into(), Cell::from);
+        let colour = match (run.has_ended(), run.has_succeeded()) {
+            (_, true) => Colour::Green,
+            (true, false) => Colour::Red,
+            (false, false) => Colour::Yellow,
+        };
         table.row([
             (&run.name).into(),
-            outcome(run),
-            run.started
-                .map_or_else(|| "-".into(), |started| (age(started, now) + " ago").into()),
+            (&run.action).into(),
+            Cell::coloured(&run.phase, colour),
+            run.created
+                .map_or_else(|| "-".into(), |created| age(created, now).into()),
             run.seconds
                 .map_or_else(|| "-".into(), |seconds| length(seconds).into()),
-            count(run.read),
-            count(run.clean),
-            count(run.repaired),
-            count(run.rejected),
+            count(run.counts.read),
+            count(run.counts.clean),
+            count(run.counts.repaired),
+            count(run.counts.rejected),
             (&run.message).into(),
         ]);
     }
@@ -239,49 +253,49 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::{output::Paint, pods::JOB_LABEL};
+    use crate::output::Paint;
 
-    fn job(name: &str, status: Value) -> Job {
-        let job = json!({"metadata": {"name": name}, "status": status});
-        serde_json::from_value(job).unwrap()
+    fn run(name: &str, status: &Value) -> DynamicObject {
+        let run = json!({
+            "apiVersion": "pinpipe.dev/v1alpha1",
+            "kind": "PinterestRun",
+            "metadata": {"name": name, "creationTimestamp": "2026-01-01T00:00:00Z"},
+            "spec": {"pipelineRef": {"name": "pinterest"}, "batch": {}},
+            "status": status,
+        });
+        serde_json::from_value(run).unwrap()
     }
 
     #[test]
-    fn runs_are_told_by_jobs_pods_and_status_newest_first() {
-        let mut pipeline = pinpipe_plan::samples::pipeline(json!({}));
-        let last = json!({"batch": {"lastRun": {"name": "gone", "outcome": "Succeeded",
-            "seconds": 9, "read": 1}}});
-        pipeline.status = serde_json::from_value(last).unwrap();
-        let jobs = [
-            job(
-                "a",
-                json!({"startTime": "2026-01-01T00:00:00Z", "conditions": [{"type": "Failed",
-                    "status": "True", "message": "deadline",
-                    "lastTransitionTime": "2026-01-01T00:01:05Z"}]}),
-            ),
-            job(
+    fn runs_have_their_phase_counts_and_progress() {
+        let runs = [
+            run("a", &json!({})),
+            run("r", &json!({"phase": "Succeeded", "action": "Redrive"})),
+            run(
                 "b",
-                json!({"startTime": "2026-01-02T00:00:00Z", "active": 1}),
+                &json!({"phase": "Running", "action": "Batch", "message": "under way",
+                    "startTime": "2026-01-02T00:00:00Z",
+                    "progress": {"step": "Clean", "read": 10, "of": 40}}),
             ),
-            job("c", json!({})),
+            run(
+                "c",
+                &json!({"phase": "Failed", "action": "FullBatch", "message": "deadline",
+                    "startTime": "2026-01-01T00:00:00Z",
+                    "completionTime": "2026-01-01T00:01:05Z",
+                    "total": {"read": 10, "clean": 8, "repaired": 3, "rejected": 2}}),
+            ),
         ];
-        let pod = json!({
-            "metadata": {"name": "a-1", "labels": {JOB_LABEL: "a"}},
-            "status": {"containerStatuses": [{"name": "batch", "image": "", "imageID": "",
-                "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 1,
-                "message": "{\"read\": 10, \"clean\": 8, \"repaired\": 3, \"rejected\": 2}"}}}]},
-        });
-        let pods = [serde_json::from_value(pod).unwrap()];
         let now = "2026-01-02T00:02:00Z".parse().unwrap();
-        let text = table(&runs(&pipeline, &jobs, &pods, now), now).text(Paint::PLAIN);
+        let runs = runs.map(|run| Run::of(&run, now));
+        assert_eq!(last(&runs).unwrap().name, "c");
         assert_eq!(
-            text,
+            table(&runs, now).text(Paint::PLAIN),
             "\
-NAME  OUTCOME    STARTED   TOOK  READ  CLEAN  REPAIRED  REJECTED  MESSAGE
-b     Running    2m0s ago  2m0s  -     -      -         -
-a     Failed     1d0h ago  1m5s  10    8      3         2         deadline
-c     Waiting    -         -     -     -      -         -
-gone  Succeeded  -         9s    1     -      -         -
+NAME  ACTION     PHASE      AGE   TOOK  READ  CLEAN  REPAIRED  REJECTED  MESSAGE
+a                Created    1d0h  -     -     -      -         -
+r     Redrive    Succeeded  1d0h  -     -     -      -         -
+b     Batch      Running    1d0h  2m0s  -     -      -         -         Clean 10 of 40
+c     FullBatch  Failed     1d0h  1m5s  10    8      3         2         deadline
 "
         );
     }

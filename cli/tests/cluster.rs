@@ -9,7 +9,10 @@ use std::{
 };
 
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, Namespace, Secret},
+    api::{
+        batch::v1::Job,
+        core::v1::{ConfigMap, Namespace, Secret},
+    },
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
 };
 use kube::{
@@ -17,9 +20,10 @@ use kube::{
     api::{DynamicObject, Patch, PatchParams, PostParams},
     config::{KubeConfigOptions, Kubeconfig},
 };
-use pinpipe_crds::PinterestPipeline;
+use pinpipe_crds::{PinterestPipeline, PinterestRun};
 use pinpipe_plan::{
-    build::{Observed, build},
+    build::{Observed, build, run_output},
+    run::id,
     samples::{pipeline, validated, whole},
     validate::references,
 };
@@ -70,10 +74,9 @@ async fn set_up() {
     let client = Client::try_from(config.unwrap()).unwrap();
     let create = PostParams::default();
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
-    definitions
-        .create(&create, &pinpipe_crds::crd())
-        .await
-        .unwrap();
+    for definition in pinpipe_crds::crds() {
+        definitions.create(&create, &definition).await.unwrap();
+    }
     let namespaces: Api<Namespace> = Api::all(client.clone());
     let namespace = json!({"metadata": {"name": "data"}});
     let namespace = serde_json::from_value(namespace).unwrap();
@@ -105,6 +108,21 @@ async fn set_up() {
         .await
         .unwrap();
 
+    let run = json!({
+        "apiVersion": "pinpipe.dev/v1alpha1",
+        "kind": "PinterestRun",
+        "metadata": {"name": "nightly"},
+        "spec": {"pipelineRef": {"name": "pinterest"}, "batch": {}},
+    });
+    let runs: Api<PinterestRun> = Api::namespaced(client.clone(), "data");
+    let mut run: PinterestRun = serde_json::from_value(run).unwrap();
+    run.metadata.namespace = Some("data".to_owned());
+    while let Err(error) = runs.create(&create, &run).await {
+        assert!(begun.elapsed() < ESTABLISHED_WITHIN, "{error}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    leaves_answers(&client, &run).await;
+
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "data");
     for (name, keys) in references(&resource.spec) {
         let values = keys.iter().map(|key| (key.clone(), Value::from(PLANTED)));
@@ -123,13 +141,35 @@ async fn set_up() {
             .await
             .unwrap();
     }
+}
+
+/// What the operator makes for a run, with what its Job writes, and how the run ended.
+async fn leaves_answers(client: &Client, run: &PinterestRun) {
+    let job = json!({"metadata": {"name": id(run), "namespace": "data"}});
+    let job: Job = serde_json::from_value(job).unwrap();
+    // A Role and its binding follow.
+    let [output, ..] = &run_output(&job)[..] else {
+        panic!("no object");
+    };
+    let outputs: Api<ConfigMap> = Api::namespaced(client.clone(), "data");
+    let created = serde_json::from_value(output.body.clone()).unwrap();
+    let create = PostParams::default();
+    outputs.create(&create, &created).await.unwrap();
     let answer = json!({"popular_category_by_country": {"columns": ["country", "n"],
         "rows": [["Chad", 3]]}});
-    let output = json!({"metadata": {"name": "pinterest-batch-output"},
-        "data": {"run": "nightly", "answers": answer.to_string()}});
-    let outputs: Api<ConfigMap> = Api::namespaced(client, "data");
-    let output = serde_json::from_value(output).unwrap();
-    outputs.create(&create, &output).await.unwrap();
+    let data = json!({"data": {"report": "{}", "answers": answer.to_string()}});
+    let patch = PatchParams::default();
+    outputs
+        .patch(&output.name, &patch, &Patch::Merge(&data))
+        .await
+        .unwrap();
+    let status = json!({"status": {"phase": "Succeeded", "action": "Batch", "job": output.name,
+        "completionTime": "2026-01-01T00:00:00Z", "total": {"read": 7},
+        "report": {"configMap": output.name}}});
+    let runs: Api<PinterestRun> = Api::namespaced(client.clone(), "data");
+    runs.patch_status("nightly", &patch, &Patch::Merge(&status))
+        .await
+        .unwrap();
 }
 
 /// A file with the sample pipeline, changed.
@@ -158,6 +198,8 @@ async fn commands_show_what_the_api_server_has() {
     shows_status(&folder);
     shows_plans(&folder);
     shows_answers(&folder);
+    creates_runs(&folder);
+    asks_for_resets(&folder);
     writes_a_report(&folder);
 }
 
@@ -175,7 +217,7 @@ fn shows_status(folder: &Path) {
         .collect();
     assert_eq!(names, ["emulator", "ingest", "stream-live", "archive"]);
     assert_eq!(components[1]["desiredPods"], 2);
-    assert_eq!(status["lastRun"]["read"], 7);
+    assert_eq!(status["lastRun"]["phase"], "Succeeded");
     assert_eq!(
         status["nextStep"],
         "kubectl pinpipe logs -n data pinterest ingest"
@@ -192,7 +234,7 @@ fn shows_status(folder: &Path) {
         "{list:?}"
     );
     let runs = pinpipe(folder, &["runs", "-n", "data", "--output", "csv"]);
-    assert!(runs.stdout.contains("nightly,Succeeded"), "{runs:?}");
+    assert!(runs.stdout.contains("nightly,Batch,Succeeded"), "{runs:?}");
 
     for (arguments, sentence) in [
         (
@@ -233,7 +275,7 @@ fn shows_plans(folder: &Path) {
     }
 
     file(folder, "refused.json", |spec| {
-        spec["archive"]["bucket"] = json!("other")
+        spec["archive"]["bucket"] = json!("other");
     });
     let refused = pinpipe(folder, &["plan", "-f", "refused.json"]);
     assert_eq!(refused.status, Some(2), "{refused:?}");
@@ -241,6 +283,25 @@ fn shows_plans(folder: &Path) {
     assert!(refused.stdout.contains(both), "{refused:?}");
 
     let text = fs::read_to_string(folder.join("same.json")).unwrap();
+    let mut paused: Value = serde_json::from_str(&text).unwrap();
+    paused["metadata"]["annotations"] = json!({"pinpipe.dev/paused": "true"});
+    fs::write(folder.join("paused.json"), paused.to_string()).unwrap();
+    let paused = pinpipe(folder, &["plan", "-f", "paused.json"]);
+    assert_eq!(paused.status, Some(1), "{paused:?}");
+    for line in [
+        "annotations:\n  pinpipe.dev/paused: not set → \"true\"\n",
+        "the pipeline is paused",
+    ] {
+        assert!(paused.stdout.contains(line), "{line}: {}", paused.stdout);
+    }
+
+    let run = "{apiVersion: pinpipe.dev/v1alpha1, kind: PinterestRun, metadata: {name: pinterest, \
+               namespace: data}, spec: {pipelineRef: {name: pinterest}, batch: {}}}";
+    fs::write(folder.join("both.yaml"), format!("{text}\n---\n{run}\n")).unwrap();
+    let both = pinpipe(folder, &["plan", "-f", "both.yaml"]);
+    assert_eq!(both.status, Some(0), "{both:?}");
+    assert_eq!(both.stdout, "data/pinterest doesn't change\n");
+
     fs::write(
         folder.join("new.json"),
         text.replace("\"pinterest\"", "\"second\""),
@@ -273,6 +334,90 @@ fn shows_answers(folder: &Path) {
         "csv",
     ];
     assert_eq!(pinpipe(folder, &csv).stdout, "country,n\nChad,3\n");
+}
+
+fn creates_runs(folder: &Path) {
+    for arguments in [
+        &["run", "-n", "data", "pinterest", "--name", "mine", "--full"][..],
+        &[
+            "run",
+            "-n",
+            "data",
+            "pinterest",
+            "--from",
+            "2026-01-31T00:00:00Z",
+            "--sink",
+            "live",
+        ],
+        &[
+            "deadletters",
+            "redrive",
+            "-n",
+            "data",
+            "pinterest",
+            "--reason",
+            "too-large",
+        ],
+    ] {
+        let created = pinpipe(folder, arguments);
+        assert_eq!(created.status, Some(0), "{created:?}");
+        assert!(created.stdout.starts_with("run "), "{created:?}");
+    }
+    let runs = pinpipe(folder, &["runs", "-n", "data", "--output", "json"]);
+    let runs: Value = serde_json::from_str(&runs.stdout).unwrap();
+    let names: Vec<_> = runs
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|run| run["name"].as_str())
+        .collect();
+    let begins = |begin: &str| names.iter().flatten().any(|name| name.starts_with(begin));
+    for begin in ["mine", "pinterest-backfill-", "pinterest-redrive-"] {
+        assert!(begins(begin), "{begin}: {names:?}");
+    }
+    for (arguments, status, sentence) in [
+        (
+            &["run", "-n", "data", "pinterest", "--name", "mine"][..],
+            3,
+            "already exists",
+        ),
+        (
+            &["run", "-n", "data", "pinterest", "--from", "yesterday!"],
+            3,
+            "RFC 3339",
+        ),
+        (
+            &["run", "-n", "data", "other"],
+            3,
+            "there is no pipeline other",
+        ),
+    ] {
+        let refused = pinpipe(folder, arguments);
+        assert_eq!(refused.status, Some(status), "{refused:?}");
+        assert!(refused.stderr.contains(sentence), "{refused:?}");
+    }
+}
+
+fn asks_for_resets(folder: &Path) {
+    let asked = pinpipe(
+        folder,
+        &["reset", "-n", "data", "pinterest", "live/pin=earliest"],
+    );
+    assert_eq!(asked.status, Some(0), "{asked:?}");
+    assert!(
+        asked
+            .stdout
+            .starts_with("pinpipe.dev/reset-sink=live/pin=earliest#"),
+        "{asked:?}"
+    );
+    let again = pinpipe(
+        folder,
+        &["reset", "-n", "data", "pinterest", "archive=latest"],
+    );
+    assert!(again.stdout.contains("=live/pin=earliest#"), "{again:?}");
+    let refused = pinpipe(folder, &["reset", "-n", "data", "pinterest", "lake=latest"]);
+    assert_eq!(refused.status, Some(2), "{refused:?}");
+    assert!(refused.stderr.contains("no sink `lake`"), "{refused:?}");
 }
 
 fn writes_a_report(folder: &Path) {

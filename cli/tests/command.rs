@@ -119,6 +119,30 @@ fn the_exit_status_and_the_output_tell_what_was_found() {
     assert_eq!(files[0], ("./bad.yml", bad), "{text}");
     assert!(!text.contains("notes.txt"), "{text}");
     assert!(text.ends_with("1 problem, 1 valid\n"), "{text}");
+    let (status, csv) = validate(&folder, &["good.yaml", "--output", "csv"], "");
+    let expected = "file,valid,line,field,message\ngood.yaml,data/pinterest,,,\n";
+    assert_eq!((status, csv.as_str()), (0, expected));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_changes_no_answer() {
+    for (pipeline, status) in [
+        (PIPELINE.to_owned(), 0),
+        (PIPELINE.replace("topics:", "topcis:"), 1),
+    ] {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_kubectl-pinpipe"))
+            .args(["validate", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let mut stdin = child.stdin.take().unwrap();
+        stdin.write_all(pipeline.as_bytes()).unwrap();
+        drop(stdin);
+        assert_eq!(child.wait().unwrap().code(), Some(status));
+    }
 }
 
 #[test]
@@ -249,6 +273,11 @@ users: [{name: u, user: {}}]
         text.starts_with(begin) && text.contains("kubectl version"),
         "{text}"
     );
+    let invalid = PIPELINE.replace("topics:", "topcis:");
+    let plan = ["--kubeconfig", "config", "--filename", "-"];
+    let (status, text) = run("plan", &folder, &plan, &invalid);
+    assert_eq!(status, 2, "{text}");
+    assert!(text.contains("did you mean topics?"), "{text}");
     let other = ["--kubeconfig", "config", "--context", "other"];
     let (status, text) = run("status", &folder, &other, "");
     assert_eq!(status, 2, "{text}");

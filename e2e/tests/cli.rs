@@ -145,7 +145,7 @@ fn status_has_conditions_rates_lag_and_the_last_run() -> Result<()> {
                 ensure!(component["recordsIn"].is_number(), "{component}");
                 ensure!(name == "ingest" || component["lag"] == 0.0, "{component}");
             }
-            ensure!(status["lastRun"]["outcome"] == "Succeeded", "{status}");
+            ensure!(status["lastRun"]["phase"] == "Succeeded", "{status}");
             ensure!(status["lastRun"]["read"] == 600, "{status}");
             ensure!(status["answers"]["seconds"].is_number(), "{status}");
             Ok(())
@@ -162,7 +162,7 @@ fn status_has_conditions_rates_lag_and_the_last_run() -> Result<()> {
             "{list}"
         );
         let runs = flow.succeeds(&["runs", "flow", "--output", "csv"]).await?;
-        ensure!(runs.contains("flow-batch-first,Succeeded"), "{runs}");
+        ensure!(runs.contains("flow-batch-first,Batch,Succeeded"), "{runs}");
         Ok(())
     })
 }

@@ -11,7 +11,7 @@ use pinpipe_core::Kind;
 use crate::{
     failure::{Failure, Outcome},
     input::{self, Input},
-    output::{Cell, Colour, Options, Paint, Table, shortened, show},
+    output::{Cell, Colour, Options, Paint, Table, shortened, show, visible},
 };
 use record::{Change, Examined, Field, Verdict};
 
@@ -105,7 +105,12 @@ fn text(record: &Examined, paint: Paint) -> String {
         .map_or_else(String::new, |kind| format!(" {kind},"));
     let mut text = format!("{}:{kind} {}", record.at, paint.text(word, colour));
     if let Some(rejection) = &record.rejection {
-        let _ = writeln!(text, " ({}): {}", rejection.reason, rejection.message);
+        let _ = writeln!(
+            text,
+            " ({}): {}",
+            rejection.reason,
+            visible(&rejection.message)
+        );
         return text;
     }
     text.push('\n');
@@ -126,7 +131,7 @@ fn text(record: &Examined, paint: Paint) -> String {
     }
     text.push_str(&table.text(paint));
     if !record.ignored.is_empty() {
-        let _ = writeln!(text, "ignored: {}", record.ignored.join(", "));
+        let _ = writeln!(text, "ignored: {}", visible(&record.ignored.join(", ")));
     }
     text
 }

@@ -227,7 +227,7 @@ fn change(
     let same = raw
         .values()
         .any(|raw| serde_json::from_str(raw).ok().as_ref() == Some(clean));
-    let change = if same && raw.len() == 1 || same && column.starts_with("ind") {
+    let change = if same && (raw.len() == 1 || column.starts_with("ind")) {
         Change::None
     } else {
         Change::Cleaned

@@ -13,17 +13,16 @@ pub(super) fn records(file: &[u8]) -> Vec<&[u8]> {
     let values: Result<Vec<&RawValue>, _> = serde_json::Deserializer::from_slice(file)
         .into_iter()
         .collect();
-    match values {
-        Ok(values) => values.into_iter().flat_map(elements).collect(),
-        Err(_) => {
-            let mut lines = file.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
-            let first = lines.clone().find(|line| !line.is_empty());
-            if first.is_some_and(|line| line.starts_with(b"{") && !line.ends_with(b"}")) {
-                return vec![file.trim_ascii()];
-            }
-            lines.by_ref().filter(|line| !line.is_empty()).collect()
-        }
+    if let Ok(values) = values {
+        return values.into_iter().flat_map(elements).collect();
     }
+    let lines = file.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii);
+    let mut lines = lines.filter(|line| !line.is_empty()).peekable();
+    let first = lines.peek();
+    if first.is_some_and(|line| line.starts_with(b"{") && !line.ends_with(b"}")) {
+        return vec![file.trim_ascii()];
+    }
+    lines.collect()
 }
 
 fn elements(value: &RawValue) -> Vec<&[u8]> {

@@ -12,7 +12,7 @@ use pinpipe_crds::PinterestPipeline;
 use pinpipe_plan::{
     component::Component,
     model::{Images, ValidatedPipeline},
-    names::{self, IMAGE_ANNOTATION},
+    names::{self, IMAGE_ANNOTATION, PAUSED_ANNOTATION},
     ownership::Claim,
     validate::{ANY_KEY, Inputs, SecretKey, references, validate},
 };
@@ -110,6 +110,17 @@ impl Gathered {
             .unwrap_or_default();
         let mut change = compare(old.as_ref(), &validated, &topics);
         change.new = self.live.is_none();
+        change.annotations = fields(
+            &self.live.as_ref().map_or_else(|| json!({}), requests),
+            &requests(&new),
+        );
+        let paused = new.annotations().get(PAUSED_ANNOTATION);
+        if paused.is_some_and(|value| value != "false") {
+            notes.push(format!(
+                "the pipeline is paused: the operator does nothing of this until the annotation \
+                 {PAUSED_ANNOTATION} is removed"
+            ));
+        }
         change.notes = notes;
         if let Some(stored) = self.stored() {
             change.spec = fields(&stored["spec"], &json!(new.spec));
@@ -185,6 +196,15 @@ fn resource(
     document["metadata"] = metadata;
     document["status"] = json!(live.and_then(|live| live.status.as_ref()));
     serde_json::from_value(document)
+}
+
+/// The annotations of a pipeline that ask the operator for something.
+fn requests(pipeline: &PinterestPipeline) -> Value {
+    let annotations = pipeline.annotations().iter();
+    let requests = annotations.filter(|(name, _)| name.starts_with("pinpipe.dev/"));
+    requests
+        .map(|(name, value)| (name.clone(), Value::from(value.as_str())))
+        .collect()
 }
 
 /// The value at a path, such as `spec.stream.sinks[0].postgres`.

@@ -41,6 +41,12 @@ pub async fn run(arguments: &Arguments) -> Outcome {
     {
         let unreadable = |problem| Failure::Usage(format!("{file}:{problem}"));
         let pipelines = named(&content, &cluster.namespace).map_err(unreadable)?;
+        // What is wrong with the file itself takes no cluster.
+        let checked = check(&content, &Before::default(), &cluster.namespace);
+        if !checked.problems.is_empty() {
+            changes.push(gather::refused(&file, checked.problems, None));
+            continue;
+        }
         let mut before = Before::default();
         let mut found = Vec::new();
         for (full_name, document) in pipelines {

@@ -23,6 +23,11 @@ pub(super) fn text(change: &Change, paint: Paint) -> String {
     };
     let mut text = format!("{} {verdict}\n", change.pipeline);
     section(&mut text, "spec", change.spec.iter().map(field));
+    section(
+        &mut text,
+        "annotations",
+        change.annotations.iter().map(field),
+    );
     section(&mut text, "refused", change.refused.iter().map(refused));
     let objects = change.objects.iter().flat_map(|object| {
         let (word, colour) = action(object.action);
@@ -112,6 +117,9 @@ pub(super) fn rows(changes: &[Change]) -> Table {
         };
         for field in &change.spec {
             row("spec", "change", "", Some(field));
+        }
+        for field in &change.annotations {
+            row("annotation", "change", "", Some(field));
         }
         for refused in &change.refused {
             row("refused", &refused.message, "", Some(&refused.field));

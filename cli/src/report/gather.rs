@@ -16,7 +16,7 @@ use pinpipe_plan::names;
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::Bundle;
-use crate::{cluster::Cluster, failure::Failure, pods};
+use crate::{cluster::Cluster, failure::Failure, pods, runs};
 
 /// Adds everything. Returns a sentence about each thing that could not be read.
 pub(super) async fn gather(
@@ -34,6 +34,9 @@ pub(super) async fn gather(
     };
     reader.bundle.objects("pipeline.yaml", pipeline);
     reader.versions().await;
+    let runs = runs::list(cluster, &name).await;
+    let runs = reader.read(runs);
+    reader.bundle.objects("pinterestruns.yaml", &runs);
     reader.kind::<Deployment>("deployments.apps").await;
     reader.kind::<ReplicaSet>("replicasets.apps").await;
     reader.kind::<CronJob>("cronjobs.batch").await;

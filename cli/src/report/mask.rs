@@ -8,19 +8,23 @@ use serde_json::Value;
 /// What stands in a secret's place.
 const MASKED: &str = "<masked>";
 
+/// Names of values that nobody may see.
+const NAMES: &str = "(?:pass(?:word|wd|phrase)|secret|token|credentials?|secret[_-]?key|api[_-]?key\
+                     |private[_-]?key|access[_-]?key(?:[_-]?id)?|sasl[._]jaas[._]config)";
+
 /// User name and password of a URL: everything up to the last `@` before a space or a quote.
 static USER_INFO: LazyLock<Option<Regex>> =
-    LazyLock::new(|| Regex::new(r#"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^\s"'<>]*@"#).ok());
-/// A value behind a name that is a secret's, in YAML, JSON, or `name=value`; a quoted value may
-/// have spaces.
+    LazyLock::new(|| Regex::new(r#"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]*://)[^\s"<>]*@"#).ok());
+/// A value behind a name that is a secret's, in YAML, JSON, JSON within a text, or `name=value`. A
+/// quoted value may have spaces; if it is cut off, it ends with the line.
 static NAMED: LazyLock<Option<Regex>> = LazyLock::new(|| {
-    let names = "password|passwd|secret_?access_?key|secret_?key|access_?key_?id|session_?token\
-                 |api_?key|private_?key|sasl[._]jaas[._]config|token";
-    Regex::new(&format!(
-        r#"(?i)(?P<name>["']?[\w.-]*(?:{names})["']?\s*[=:]\s*)(?:"[^"]*"|'[^']*'|[^\s,;}}"']+)"#
-    ))
-    .ok()
+    let quoted = r#"\\*"(?:\\.|[^"\\\n])*"?|\\*'(?:''|[^'\n])*'?"#;
+    let plain = r#"[^\s,;}"'][^\s,;}"]*"#;
+    let name = format!(r#"\\*["']?[\w.-]*{NAMES}\\*["']?[ \t]*[=:][ \t]*"#);
+    Regex::new(&format!("(?i)(?P<name>{name})(?:{quoted}|{plain})")).ok()
 });
+/// A name that is a secret's.
+static NAME: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(&format!("(?i){NAMES}$")).ok());
 /// A token of a request.
 static BEARER: LazyLock<Option<Regex>> = LazyLock::new(|| {
     Regex::new(r"(?i)(?P<scheme>\b(?:bearer|basic)\s+)[A-Za-z0-9._~+/=-]{8,}").ok()
@@ -48,16 +52,19 @@ pub(super) fn text(text: &str) -> String {
     })
 }
 
-/// An object without values of environment variables, and without the annotation and the fields
-/// that repeat what was applied.
+/// An object without values of environment variables and of fields with a secret's name, without
+/// the annotations of other tools, which often repeat what was applied, and without the fields that
+/// do so.
 pub(super) fn object(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.remove("managedFields");
-            fields.remove("kubectl.kubernetes.io/last-applied-configuration");
             for (key, inner) in fields.iter_mut() {
-                if key == "env" {
-                    environment(inner);
+                match key.as_str() {
+                    "env" => environment(inner),
+                    "annotations" => annotations(inner),
+                    _ if inner.is_string() && is_secret(key) => *inner = Value::from(MASKED),
+                    _ => {}
                 }
                 object(inner);
             }
@@ -65,6 +72,23 @@ pub(super) fn object(value: &mut Value) {
         Value::Array(elements) => elements.iter_mut().for_each(object),
         _ => {}
     }
+}
+
+fn is_secret(name: &str) -> bool {
+    NAME.as_ref().is_none_or(|rule| rule.is_match(name))
+}
+
+/// Keeps the annotations of pinpipe and of Kubernetes, without what was applied.
+fn annotations(annotations: &mut Value) {
+    let Some(annotations) = annotations.as_object_mut() else {
+        return;
+    };
+    annotations.retain(|name, _| {
+        let (domain, name) = name.split_once('/').unwrap_or_default();
+        let known = ["pinpipe.dev", "kubernetes.io"].contains(&domain)
+            || domain.ends_with(".kubernetes.io");
+        known && name != "last-applied-configuration"
+    });
 }
 
 fn environment(variables: &mut Value) {
@@ -109,6 +133,18 @@ mod tests {
                 "urlSecretRef: {name: warehouse, key: url}",
                 "urlSecretRef: {name: warehouse, key: url}",
             ),
+            (
+                r#"{"message":"answer {\"password\":\"s3cr3t\"}"}"#,
+                r#"{"message":"answer {\"password\":<masked>}"#,
+            ),
+            (r#"{"password":"ab\"s3cr3t"}"#, r#"{"password":<masked>}"#),
+            ("x-api-key: s3cr3t", "x-api-key: <masked>"),
+            ("secret-access-key: s3cr3t", "secret-access-key: <masked>"),
+            ("client_secret=s3cr3t x", "client_secret=<masked> x"),
+            ("passwd='s3 cr''3t' x", "passwd=<masked> x"),
+            ("password=it's3cr3t x", "password=<masked> x"),
+            ("postgres://u:it's3cr3t@db/x", "postgres://<masked>@db/x"),
+            ("secret:\n  secretName: tls", "secret:\n  secretName: tls"),
             ("user a@b.example wrote", "user a@b.example wrote"),
             (
                 "-----BEGIN PRIVATE KEY-----\nMIIE\n-----END PRIVATE KEY-----\nrest",
@@ -124,8 +160,14 @@ mod tests {
         let mut pod = json!({
             "metadata": {
                 "managedFields": [1],
-                "annotations": {"kubectl.kubernetes.io/last-applied-configuration": "s3cr3t"},
+                "annotations": {
+                    "kubectl.kubernetes.io/last-applied-configuration": "s3cr3t",
+                    "kapp.k14s.io/original": "{\"env\":[{\"value\":\"s3cr3t\"}]}",
+                    "deployment.kubernetes.io/revision": "2",
+                    "pinpipe.dev/paused": "true",
+                },
             },
+            "data": {"sasl.password": "s3\ncr3t", "secretName": "tls"},
             "spec": {"containers": [{"env": [
                 {"name": "A", "value": "s3cr3t"},
                 {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},
@@ -133,7 +175,11 @@ mod tests {
         });
         object(&mut pod);
         let expected = json!({
-            "metadata": {"annotations": {}},
+            "metadata": {"annotations": {
+                "deployment.kubernetes.io/revision": "2",
+                "pinpipe.dev/paused": "true",
+            }},
+            "data": {"sasl.password": "<masked>", "secretName": "tls"},
             "spec": {"containers": [{"env": [
                 {"name": "A", "value": "<masked>"},
                 {"name": "B", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}},

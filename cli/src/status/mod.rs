@@ -14,13 +14,15 @@ use tokio::time::sleep;
 use crate::{
     cluster::{self, Cluster},
     failure::{Failure, Outcome},
-    output::{Cell, Format, Options, Table, print, show},
+    output::{Cell, Format, Options, Table, print, reader_is_gone, show},
     time::{age, now},
 };
 use view::{Overview, Status};
 
 /// Pause between two screens of `--watch`, besides the time that samples take.
 const BETWEEN_SCREENS: Duration = Duration::from_millis(500);
+/// Pause of `--watch` after a request that failed, besides.
+const AFTER_FAILURE: Duration = Duration::from_secs(2);
 /// Moves the cursor of a terminal home and clears what follows.
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
@@ -49,13 +51,20 @@ pub struct Arguments {
 /// Shows one pipeline or all. The answer is whether all that were shown are ready.
 pub async fn run(arguments: &Arguments) -> Outcome {
     let cluster = arguments.cluster.cluster().await?;
+    let mut shown = false;
     loop {
         let ready = match &arguments.name {
-            Some(name) => one(&cluster, name, arguments).await?,
-            None => all(&cluster, arguments).await?,
+            Some(name) => one(&cluster, name, arguments).await,
+            None => all(&cluster, arguments).await,
         };
-        if !arguments.watch {
-            return Ok(ready);
+        match ready {
+            // The cluster may be back soon. Of the first screen, an argument may be wrong.
+            Err(Failure::Cluster(failure)) if shown => {
+                eprintln!("{} {failure}", now());
+                sleep(AFTER_FAILURE).await;
+            }
+            ready if !arguments.watch || ready.is_err() || reader_is_gone() => return ready,
+            _ => shown = true,
         }
         sleep(BETWEEN_SCREENS).await;
     }

@@ -7,10 +7,10 @@ use std::{
 
 use futures::future::join_all;
 use k8s_openapi::{
-    api::{apps::v1::Deployment, batch::v1::Job, core::v1::Pod},
+    api::{apps::v1::Deployment, core::v1::Pod},
     jiff::Timestamp,
 };
-use kube::ResourceExt as _;
+use kube::{ResourceExt as _, api::DynamicObject};
 use pinpipe_crds::PinterestPipeline;
 use pinpipe_plan::names;
 use tokio::time::sleep;
@@ -19,7 +19,7 @@ use crate::{
     cluster::Cluster,
     failure::Failure,
     metrics::{Sample, parse},
-    pods,
+    pods, runs,
     time::now,
 };
 
@@ -31,7 +31,8 @@ const BETWEEN_SAMPLES: Duration = Duration::from_millis(1500);
 pub(super) struct Observed {
     pub(super) pipeline: PinterestPipeline,
     pub(super) deployments: Vec<Deployment>,
-    pub(super) jobs: Vec<Job>,
+    /// Newest first.
+    pub(super) runs: Vec<DynamicObject>,
     /// Samples by component.
     pub(super) sampled: BTreeMap<String, Vec<Sampled>>,
     /// Sentences about what could not be read.
@@ -52,21 +53,20 @@ pub(super) struct Sampled {
 pub(super) async fn observe(cluster: &Cluster, pipeline: PinterestPipeline) -> Observed {
     let name = pipeline.name_any();
     let (children, everything) = (names::selector(&name, None), names::jobs_selector(&name));
-    let runs = names::runs_selector(&name);
-    let (deployments, jobs, pods) = futures::join!(
+    let (deployments, runs, pods) = futures::join!(
         cluster.list::<Deployment>("list deployments.apps", &children),
-        cluster.list::<Job>("list jobs.batch", &runs),
+        runs::list(cluster, &name),
         cluster.list::<Pod>("list pods", &everything),
     );
     let mut notes = Vec::new();
     let deployments = noted(deployments, &mut notes);
-    let jobs = noted(jobs, &mut notes);
+    let runs = noted(runs, &mut notes);
     let pods = noted(pods, &mut notes);
     let sampled = sample(cluster, &pods, &mut notes).await;
     Observed {
         pipeline,
         deployments,
-        jobs,
+        runs,
         sampled,
         notes,
         now: now(),
@@ -92,7 +92,7 @@ async fn sample(
     }
     let once = || join_all(workers.iter().map(|(_, pod)| scrape(cluster, pod)));
     let first = once().await;
-    let refused = first.iter().all(|scraped| scraped.is_err());
+    let refused = first.iter().all(Result::is_err);
     let second = if refused {
         Vec::new()
     } else {

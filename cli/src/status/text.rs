@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::view::{Component, Shown, Status};
 use crate::{
     output::{Cell, Colour, Paint, Table},
-    runs,
+    runs::Run,
     time::length,
 };
 
@@ -30,7 +30,7 @@ pub(super) fn components(status: &Status) -> Table {
         } = component;
         let pods = format!("{ready_pods}/{desired_pods}");
         table.row([
-            (&component.component).into(),
+            (&component.name).into(),
             if ready_pods < desired_pods {
                 Cell::coloured(pods, Colour::Red)
             } else {
@@ -65,7 +65,8 @@ pub(super) fn screen(status: &Status, paint: Paint) -> String {
     text.push('\n');
     text.push_str(&components(status).text(paint));
     text.push('\n');
-    text.push_str(&run(status));
+    text.push_str(&run("running:  ", status.running.as_ref()));
+    text.push_str(&run("last run: ", status.last_run.as_ref()));
     if let Some(answers) = &status.answers {
         let _ = writeln!(text, "answers:   {} old", length(answers.seconds));
     }
@@ -101,18 +102,19 @@ fn conditions(conditions: &[Shown]) -> Table {
     table
 }
 
-fn run(status: &Status) -> String {
-    let Some(run) = &status.last_run else {
+/// A run in a line that begins with this title.
+fn run(title: &str, run: Option<&Run>) -> String {
+    let Some(run) = run else {
         return String::new();
     };
-    let mut text = format!("last run:  {} {}", run.name, run.outcome);
+    let mut text = format!("{title} {} {}", run.name, run.phase);
     if let Some(seconds) = run.seconds {
         let _ = write!(text, " in {}", length(seconds));
     }
-    for (count, word) in runs::counts(run) {
+    for (count, word) in run.counts() {
         let _ = write!(text, ", {count} {word}");
     }
-    if !run.message.is_empty() {
+    if !run.has_succeeded() && !run.message.is_empty() {
         let _ = write!(text, ": {}", run.message);
     }
     text.push('\n');
@@ -123,7 +125,8 @@ fn run(status: &Status) -> String {
 mod tests {
     use std::collections::BTreeMap;
 
-    use serde_json::json;
+    use kube::api::DynamicObject;
+    use serde_json::{Value, json};
 
     use super::*;
     use crate::{
@@ -150,6 +153,17 @@ mod tests {
             second: parse(after),
             seconds: 2.0,
         }
+    }
+
+    fn run(name: &str, status: &Value) -> DynamicObject {
+        let run = json!({
+            "apiVersion": "pinpipe.dev/v1alpha1",
+            "kind": "PinterestRun",
+            "metadata": {"name": name},
+            "spec": {"pipelineRef": {"name": "pinterest"}, "batch": {}},
+            "status": status,
+        });
+        serde_json::from_value(run).unwrap()
     }
 
     fn observed() -> Observed {
@@ -200,7 +214,19 @@ mod tests {
                 deployment("archive", 2),
                 deployment("ingest", 2),
             ],
-            jobs: Vec::new(),
+            runs: vec![
+                run(
+                    "next",
+                    &json!({"phase": "Running", "startTime": "2026-01-01T03:06:55Z",
+                "progress": {"step": "Clean", "read": 10, "of": 40}}),
+                ),
+                run(
+                    "nightly",
+                    &json!({"phase": "Succeeded", "message": "read 10 records",
+                "startTime": "2025-12-31T23:58:45Z", "completionTime": "2026-01-01T00:00:00Z",
+                "total": {"read": 10, "clean": 9, "repaired": 2, "rejected": 1}}),
+                ),
+            ],
             sampled: BTreeMap::from([
                 ("ingest".to_owned(), ingest.into()),
                 ("stream-live".to_owned(), vec![live]),
@@ -227,6 +253,7 @@ ingest       2/2   25.0  -      -    0.00%
 stream-live  1/2   5.0   2.5    12   4.00%
 archive      2/2   -     -      -    -
 
+running:   next Running in 5s: Clean 10 of 40
 last run:  nightly Succeeded in 1m15s, 10 read, 9 clean, 2 repaired, 1 rejected
 answers:   3h7m old
 not shown: pod x doesn't answer

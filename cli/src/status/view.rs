@@ -12,11 +12,11 @@ use super::{
 };
 use crate::{
     metrics::{Sample, sum},
-    runs::{Run, runs},
+    runs::{self, Run},
     time::seconds_between,
 };
 
-/// Rows of the components that take part in the flow of records.
+// Metrics, as docs/reference/metrics.md has them.
 const ACCEPTED: &str = "pinpipe_ingest_records_accepted_total";
 const REFUSED: &str = "pinpipe_ingest_records_refused_total";
 const READ: &str = "pinpipe_stream_records_total";
@@ -54,6 +54,9 @@ pub(super) struct Status {
     pub(super) components: Vec<Component>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) last_run: Option<Run>,
+    /// The run that is under way.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) running: Option<Run>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) answers: Option<Answers>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -81,7 +84,8 @@ pub(super) struct Shown {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Component {
-    pub(super) component: String,
+    #[serde(rename = "component")]
+    pub(super) name: String,
     pub(super) ready_pods: i32,
     pub(super) desired_pods: i32,
     /// Records a second that came in: accepted or read.
@@ -137,16 +141,16 @@ impl Status {
             message: condition.message.clone(),
             seconds: seconds_between(condition.last_transition_time.0, observed.now),
         });
-        let last_run = runs(pipeline, &observed.jobs, &[], observed.now)
-            .into_iter()
-            .next();
+        let runs = observed.runs.iter();
+        let runs: Vec<Run> = runs.map(|run| Run::of(run, observed.now)).collect();
         Self {
             namespace: overview.namespace,
             name: overview.name,
             ready: overview.ready,
             conditions: conditions.collect(),
             components: components(observed),
-            last_run,
+            last_run: runs::last(&runs).cloned(),
+            running: runs.into_iter().find(|run| run.phase == "Running"),
             answers: overview.answers_since.map(|since| Answers {
                 since,
                 seconds: seconds_between(since, observed.now),
@@ -171,7 +175,7 @@ fn components(observed: &Observed) -> Vec<Component> {
             let status = deployment.status.as_ref();
             let name = deployment.labels().get(COMPONENT_LABEL);
             let mut component = Component {
-                component: name.cloned().unwrap_or_else(|| deployment.name_any()),
+                name: name.cloned().unwrap_or_else(|| deployment.name_any()),
                 ready_pods: status.and_then(|it| it.ready_replicas).unwrap_or(0),
                 desired_pods: deployment
                     .spec
@@ -180,13 +184,13 @@ fn components(observed: &Observed) -> Vec<Component> {
                     .unwrap_or(1),
                 ..Component::default()
             };
-            if let Some(sampled) = observed.sampled.get(&component.component) {
+            if let Some(sampled) = observed.sampled.get(&component.name) {
                 measure(&mut component, sampled);
             }
             component
         })
         .collect();
-    components.sort_by(|one, other| flow(&one.component).cmp(&flow(&other.component)));
+    components.sort_by(|one, other| flow(&one.name).cmp(&flow(&other.name)));
     components
 }
 
@@ -202,7 +206,7 @@ fn flow(component: &str) -> (u8, &str) {
 }
 
 fn measure(component: &mut Component, pods: &[Sampled]) {
-    let (input, output) = match component.component.as_str() {
+    let (input, output) = match component.name.as_str() {
         "emulator" => (None, Some(POSTED)),
         "ingest" => (Some(ACCEPTED), None),
         _ => (Some(READ), Some(STORED)),
@@ -211,7 +215,7 @@ fn measure(component: &mut Component, pods: &[Sampled]) {
     component.records_out = output.and_then(|metric| rate(pods, metric));
     let all: Vec<Sample> = pods.iter().flat_map(|pod| pod.second.clone()).collect();
     component.lag = sum(&all, LAG, &[]);
-    let (all_records, rejected) = if component.component == "ingest" {
+    let (all_records, rejected) = if component.name == "ingest" {
         let refused = sum(&all, REFUSED, &[]);
         let accepted = sum(&all, ACCEPTED, &[]);
         (
@@ -243,4 +247,18 @@ fn rate(pods: &[Sampled], metric: &str) -> Option<f64> {
         (pod.seconds > 0.0).then(|| more / pod.seconds)
     });
     rates.reduce(|sum, rate| sum + rate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_metrics_are_those_that_workers_have() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics.md");
+        let documented = std::fs::read_to_string(path).unwrap();
+        for metric in [ACCEPTED, REFUSED, READ, STORED, LAG, POSTED] {
+            assert!(documented.contains(&format!("| `{metric}` |")), "{metric}");
+        }
+    }
 }

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 
-use super::{Before, Checked, check, no_pipeline};
+use serde::Serialize;
+
+use super::{Before, Checked, Problem, check, no_pipeline};
 use crate::{
     failure::{Failure, Outcome},
     input::{self, Input},
-    output::print,
+    output::{Cell, Options, Table, show, visible},
 };
 
 /// Arguments of `validate`.
@@ -28,6 +30,18 @@ pub struct Arguments {
     /// the same namespace and name here; changes that cannot be made are reported.
     #[arg(long, value_name = "FILE", verbatim_doc_comment)]
     before: Vec<PathBuf>,
+
+    #[command(flatten)]
+    options: Options,
+}
+
+/// What was found in a file.
+#[derive(Serialize)]
+struct Found {
+    file: String,
+    /// Valid pipelines and runs.
+    valid: Vec<String>,
+    problems: Vec<Problem>,
 }
 
 /// Prints what is wrong. The answer is whether all pipelines are valid.
@@ -38,38 +52,75 @@ pub fn run(arguments: &Arguments) -> Outcome {
             .add(&content, &arguments.namespace)
             .map_err(|problem| Failure::Usage(format!("--before: {name}:{problem}")))?;
     }
-    let (mut valid, mut problems, mut others) = (0, 0, 0);
-    for Input {
-        name: file,
-        content,
-    } in input::documents(&arguments.files)?
-    {
-        let checked = check(&content, &before, &arguments.namespace);
-        if checked == Checked::default() {
-            print(&format!("{file}: {}\n", no_pipeline()))?;
-            others += 1;
+    let found = input::documents(&arguments.files)?.into_iter();
+    let found = found.map(|Input { name, content }| {
+        let Checked { valid, problems } = check(&content, &before, &arguments.namespace);
+        Found {
+            file: name,
+            valid,
+            problems,
         }
-        for problem in &checked.problems {
-            print(&format!("{file}:{problem}\n"))?;
-        }
-        for name in &checked.valid {
-            let compared = if arguments.before.is_empty() || before.has(name) {
-                ""
-            } else {
-                ", and new: no --before file has a pipeline of this namespace and name"
-            };
-            print(&format!("{file}: {name} is valid{compared}\n"))?;
-        }
-        valid += checked.valid.len();
-        problems += checked.problems.len();
-    }
+    });
+    let found: Vec<Found> = found.collect();
+    let compared = |name: &str| arguments.before.is_empty() || before.has(name);
+    show(arguments.options.output, &found, &table(&found), |_| {
+        found.iter().map(|found| text(found, compared)).collect()
+    })?;
+    let valid: usize = found.iter().map(|found| found.valid.len()).sum();
+    let mut problems: usize = found.iter().map(|found| found.problems.len()).sum();
     // A file without pipelines is fine among others; if no file has one, something is misspelt.
     if valid + problems == 0 {
-        problems = others;
+        problems = found.len();
     }
     if problems > 0 {
         let noun = if problems == 1 { "problem" } else { "problems" };
         eprintln!("{problems} {noun}, {valid} valid");
     }
     Ok(problems == 0)
+}
+
+/// A line for each problem and each valid pipeline.
+fn text(found: &Found, compared: impl Fn(&str) -> bool) -> String {
+    let Found {
+        file,
+        valid,
+        problems,
+    } = found;
+    if valid.is_empty() && problems.is_empty() {
+        return format!("{file}: {}\n", no_pipeline());
+    }
+    let problems = problems.iter();
+    let problems = problems.map(|problem| visible(&format!("{file}:{problem}")) + "\n");
+    let valid = valid.iter().map(|name| {
+        let new = if compared(name) {
+            ""
+        } else {
+            ", and new: no --before file has a pipeline of this namespace and name"
+        };
+        visible(&format!("{file}: {name} is valid{new}")) + "\n"
+    });
+    problems.chain(valid).collect()
+}
+
+fn table(found: &[Found]) -> Table {
+    let mut table = Table::new(["file", "valid", "line", "field", "message"]);
+    for Found {
+        file,
+        valid,
+        problems,
+    } in found
+    {
+        for Problem {
+            line,
+            field,
+            message,
+        } in problems
+        {
+            table.row([file, "", &line.to_string(), field, message].map(Cell::from));
+        }
+        for name in valid {
+            table.row([file, name.as_str(), "", "", ""].map(Cell::from));
+        }
+    }
+    table
 }

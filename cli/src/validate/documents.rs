@@ -19,46 +19,50 @@ pub fn no_pipeline() -> String {
     format!("no pipeline found: one has kind: {KIND} and apiVersion: {API_VERSION}")
 }
 
-/// Pipelines as they were before a change.
+/// Pipelines and runs as they were before a change, by kind and name.
 #[derive(Debug, Default)]
-pub struct Before(BTreeMap<String, Value>);
+pub struct Before(BTreeMap<(&'static str, String), Value>);
 
 impl Before {
     /// Adds the pipelines of a file; those without a namespace are in `namespace`.
     pub fn add(&mut self, text: &str, namespace: &str) -> Result<(), Problem> {
         for Document { root, .. } in pipelines(text)? {
             let (name, value) = (full_name(&root, namespace), root.to_json());
-            if self.0.get(&name).is_some_and(|other| *other != value) {
+            let key = (kind(&root), name.clone());
+            if self.0.get(&key).is_some_and(|other| *other != value) {
                 let message = format!(
                     "{name} was found twice, with different content: compare with one version of it"
                 );
                 return Err(Problem::of_document(root.line, message));
             }
-            self.0.insert(name, value);
+            self.0.insert(key, value);
         }
         Ok(())
     }
 
     /// Adds a pipeline as the API server has it, by its name `<namespace>/<name>`.
     pub fn insert(&mut self, name: String, stored: Value) {
-        self.0.insert(name, stored);
+        self.0.insert((KIND, name), stored);
     }
 
-    /// Whether there was a pipeline of this name, `<namespace>/<name>`.
+    /// Whether there was a pipeline or a run of this name, `<namespace>/<name>`.
     #[must_use]
     pub fn has(&self, name: &str) -> bool {
-        self.get(name).is_some()
+        [KIND, RUN_KIND]
+            .iter()
+            .any(|kind| self.get(kind, name).is_some())
     }
 
-    pub(super) fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name)
+    pub(super) fn get(&self, kind: &'static str, name: &str) -> Option<&Value> {
+        self.0.get(&(kind, name.to_owned()))
     }
 }
 
-/// The pipelines of a file, each with its name `<namespace>/<name>`; those without a namespace are
-/// in `namespace`.
+/// The pipelines of a file, without its runs, each with its name `<namespace>/<name>`; those
+/// without a namespace are in `namespace`.
 pub fn named(text: &str, namespace: &str) -> Result<Vec<(String, Value)>, Problem> {
-    let named = pipelines(text)?.into_iter();
+    let documents = pipelines(text)?.into_iter();
+    let named = documents.filter(|document| kind(&document.root) == KIND);
     let named = named.map(|Document { root, .. }| (full_name(&root, namespace), root.to_json()));
     Ok(named.collect())
 }

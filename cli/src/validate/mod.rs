@@ -19,6 +19,7 @@ use pinpipe_plan::{
     ownership::Claim,
     validate::{Inputs, RESET_FORMS, SecretKey, references, validate},
 };
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use documents::{API_VERSION, RUN_KIND, full_name, pipelines};
@@ -27,7 +28,7 @@ use yaml::{Document, Node};
 pub use documents::{Before, named, no_pipeline};
 
 /// Something the API server or the operator would refuse.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// Line in the file, from 1.
     pub line: usize,
@@ -82,7 +83,8 @@ pub fn check(text: &str, before: &Before, namespace: &str) -> Checked {
     let mut claims = Vec::new();
     for document in &documents {
         let name = full_name(&document.root, namespace);
-        let mut problems = problems(document, before.get(&name), namespace, &mut claims);
+        let stored = before.get(documents::kind(&document.root), &name);
+        let mut problems = problems(document, stored, namespace, &mut claims);
         if problems.is_empty() {
             checked.valid.push(name);
         }

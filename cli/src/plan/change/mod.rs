@@ -24,6 +24,8 @@ pub(in crate::plan) struct Change {
     pub(in crate::plan) new: bool,
     /// Fields of the spec that change.
     pub(in crate::plan) spec: Vec<Field>,
+    /// Annotations that ask the operator for something, and change.
+    pub(in crate::plan) annotations: Vec<Field>,
     pub(in crate::plan) objects: Vec<ObjectChange>,
     pub(in crate::plan) topics: Vec<TopicChange>,
     pub(in crate::plan) restarts: Vec<Restart>,
@@ -83,7 +85,8 @@ pub(in crate::plan) struct Restart {
 impl Change {
     /// Whether applying the file changes anything.
     pub(in crate::plan) fn is_any(&self) -> bool {
-        self.new || !(self.spec.is_empty() && self.objects.is_empty() && self.topics.is_empty())
+        let fields = self.spec.is_empty() && self.annotations.is_empty();
+        self.new || !(fields && self.objects.is_empty() && self.topics.is_empty())
     }
 }
 
