@@ -148,9 +148,8 @@ async fn leaves_answers(client: &Client, run: &PinterestRun) {
     let job = json!({"metadata": {"name": id(run), "namespace": "data"}});
     let job: Job = serde_json::from_value(job).unwrap();
     // A Role and its binding follow.
-    let [output, ..] = &run_output(&job)[..] else {
-        panic!("no object");
-    };
+    let objects = run_output(&job);
+    let output = objects.first().unwrap();
     let outputs: Api<ConfigMap> = Api::namespaced(client.clone(), "data");
     let created = serde_json::from_value(output.body.clone()).unwrap();
     let create = PostParams::default();
@@ -193,7 +192,7 @@ async fn commands_show_what_the_api_server_has() {
     let unknown = pinpipe(&folder, &["status", "-n", "data"]);
     assert_eq!(unknown.status, Some(3), "{unknown:?}");
     assert!(unknown.stderr.contains("install pinpipe"), "{unknown:?}");
-    set_up().await;
+    Box::pin(set_up()).await;
 
     shows_status(&folder);
     shows_plans(&folder);

@@ -3,13 +3,19 @@
 use std::collections::BTreeSet;
 
 use k8s_openapi::api::{apps::v1::ReplicaSet, batch::v1::Job};
-use kube::api::{ApiResource, DeleteParams, ListParams, Preconditions};
+use kube::{
+    Api,
+    api::{ApiResource, DeleteParams, ListParams, Preconditions},
+};
 use pinpipe_plan::{build::Object, names};
 
 use super::Applier;
 use crate::{
     error::{Error, Trying as _},
-    observe::children::{Children, Key, config_maps, kinds, value},
+    observe::{
+        children::{Children, Key, config_maps, kinds, value},
+        runs::has_ended,
+    },
 };
 
 impl Applier<'_> {
@@ -78,14 +84,16 @@ impl Applier<'_> {
     }
 
     /// Names of the `ConfigMaps` that pod templates of Deployments, `ReplicaSets`, `CronJobs` and
-    /// Jobs mount.
+    /// Jobs that haven't ended mount.
     async fn referred_config_maps(&self, children: &Children) -> kube::Result<BTreeSet<String>> {
         let of_sets = ListParams::default().labels(&names::selector(&self.pipeline, None));
         let of_jobs = ListParams::default().labels(&names::jobs_selector(&self.pipeline));
         let sets = self.api(&ApiResource::erase::<ReplicaSet>(&()));
-        let jobs = self.api(&ApiResource::erase::<Job>(&()));
+        let jobs: Api<Job> = Api::namespaced(self.client.clone(), &self.namespace);
         let (sets, jobs) = futures::try_join!(sets.list(&of_sets), jobs.list(&of_jobs))?;
-        let workloads = sets.items.iter().chain(&jobs.items).map(value);
+        let jobs = jobs.items.iter().filter(|job| has_ended(job).is_none());
+        let jobs = jobs.map(|job| serde_json::to_value(job).unwrap_or_default());
+        let workloads = sets.items.iter().map(value).chain(jobs);
         let workloads = workloads.chain(children.objects().cloned());
         Ok(workloads
             .flat_map(|workload| config_maps(&workload))

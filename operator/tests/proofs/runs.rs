@@ -25,7 +25,7 @@ use crate::{
 
 const NAMESPACE: &str = "runs";
 
-struct Runs<'a> {
+struct Proof<'a> {
     cluster: &'a Cluster,
     operator: &'a Operator,
     runs: Api<PinterestRun>,
@@ -37,7 +37,7 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
     cluster.namespace_with_secrets(NAMESPACE).await?;
     let arguments = ["--namespace", NAMESPACE];
     operator.start(&arguments)?;
-    let proof = Runs {
+    let proof = Proof {
         cluster,
         operator: &operator,
         runs: Api::namespaced(cluster.admin.clone(), NAMESPACE),
@@ -138,7 +138,7 @@ pub async fn rights(cluster: &Cluster) -> Result<String> {
 }
 
 /// A run whose Job can't start is started again as the pipeline is now.
-async fn replaced(proof: &Runs<'_>, pipeline: &Pipeline, spec: &mut Value) -> Result<()> {
+async fn replaced(proof: &Proof<'_>, pipeline: &Pipeline, spec: &mut Value) -> Result<()> {
     let name = proof.id("second").await?;
     let before = proof.jobs.get(&name).await?;
     let waits = json!({"status": {"startTime": "2026-01-01T00:00:00Z"}});
@@ -162,7 +162,7 @@ async fn replaced(proof: &Runs<'_>, pipeline: &Pipeline, spec: &mut Value) -> Re
 
 /// A run that is deleted and created again, as by a restore, has the same id, by which the worker
 /// finds in its store that it was done.
-async fn restored(proof: &Runs<'_>, spec: &Value) -> Result<()> {
+async fn restored(proof: &Proof<'_>, spec: &Value) -> Result<()> {
     let id = proof.id("first").await?;
     proof.runs.delete("first", &DeleteParams::default()).await?;
     until("the Job is gone with its run", SETTLES, async || {
@@ -180,7 +180,7 @@ async fn restored(proof: &Runs<'_>, spec: &Value) -> Result<()> {
 }
 
 /// Jobs of the schedule are recorded; only the last of their records are kept.
-async fn recorded(proof: &Runs<'_>) -> Result<()> {
+async fn recorded(proof: &Proof<'_>) -> Result<()> {
     for minute in 1..6 {
         let name = format!("pinterest-batch-{minute}");
         proof.schedule(&name).await?;
@@ -210,7 +210,7 @@ async fn recorded(proof: &Runs<'_>) -> Result<()> {
     Ok(())
 }
 
-impl Runs<'_> {
+impl Proof<'_> {
     /// Applies a run, as `kubectl apply --server-side` does.
     async fn apply(&self, name: &str, action: &Value) -> Result<()> {
         let mut spec = action.clone();

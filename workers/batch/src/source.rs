@@ -42,7 +42,7 @@ pub async fn open(source: &Source) -> Result<Store> {
     Ok(Store::of_others(client, source.bucket.clone()))
 }
 
-/// Adds to an error of a request which field of the PinterestRun is at fault.
+/// Adds to an error of a request which field of the `PinterestRun` is at fault.
 pub fn explain(source: &Source, error: anyhow::Error) -> anyhow::Error {
     let Some(request) = error.downcast_ref::<RequestError>() else {
         return error;

@@ -107,7 +107,10 @@ mod tests {
             .filter_map(|test| test.split(|c: char| !c.is_ascii_alphanumeric()).next())
             .collect();
         for alert in values(RULES, "alert: ") {
-            assert!(firing.contains(alert.as_str()), "in {TESTS} {alert} never fires");
+            assert!(
+                firing.contains(alert.as_str()),
+                "in {TESTS} {alert} never fires"
+            );
         }
     }
 

@@ -308,7 +308,8 @@ impl Worker {
     pub fn committed(&self) -> u64 {
         let metrics = get(self.admin, "/metrics").unwrap_or_default();
         let lines = metrics.lines();
-        let committed = lines.filter(|line| line.starts_with("pinpipe_stream_committed_records_total"));
+        let committed =
+            lines.filter(|line| line.starts_with("pinpipe_stream_committed_records_total"));
         let numbers = committed.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok());
         numbers.sum()
     }

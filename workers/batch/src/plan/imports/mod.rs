@@ -1,7 +1,8 @@
 //! The objects of an import: which of those found are read, in which order.
 
+mod order;
+
 use std::{
-    cmp::Ordering,
     collections::{BTreeMap, BTreeSet, HashMap},
     path::PathBuf,
 };
@@ -435,7 +436,7 @@ fn in_order(mut found: Vec<Found>, place: i32) -> Vec<(RawObject, u64)> {
     found.sort_unstable_by(|a, b| {
         let by_time = a.object.modified.cmp(&b.object.modified);
         by_time
-            .then_with(|| by_number(&a.object.key, &b.object.key))
+            .then_with(|| order::by_number(&a.object.key, &b.object.key))
             .then_with(|| a.kind.cmp(&b.kind))
     });
     let object = |(number, Found { kind, object }): (u32, Found)| {
@@ -458,34 +459,6 @@ fn in_order(mut found: Vec<Found>, place: i32) -> Vec<(RawObject, u64)> {
     // Readers take objects of one kind together.
     objects.sort_by_key(|(object, _)| object.kind);
     objects
-}
-
-/// Compares keys by their bytes, but digits that follow each other as one number.
-fn by_number(a: &str, b: &str) -> Ordering {
-    let (mut left, mut right) = (a.as_bytes(), b.as_bytes());
-    while let (Some(x), Some(y)) = (left.first(), right.first()) {
-        let ordering = if x.is_ascii_digit() && y.is_ascii_digit() {
-            let (m, n) = (number(&mut left), number(&mut right));
-            m.len().cmp(&n.len()).then_with(|| m.cmp(n))
-        } else {
-            let ordering = x.cmp(y);
-            (left, right) = (&left[1..], &right[1..]);
-            ordering
-        };
-        if ordering.is_ne() {
-            return ordering;
-        }
-    }
-    left.len().cmp(&right.len()).then_with(|| a.cmp(b))
-}
-
-/// Removes the digits at the front of a text, and returns them without leading zeros.
-fn number<'a>(text: &mut &'a [u8]) -> &'a [u8] {
-    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
-    let (number, rest) = text.split_at(digits);
-    *text = rest;
-    let zeros = number.iter().take_while(|byte| **byte == b'0').count();
-    &number[zeros..]
 }
 
 /// Ends a key prefix with a slash, so that `events` doesn't match `events-old/`. A slash alone is
