@@ -108,9 +108,17 @@ fn succeeded(runs: impl Iterator<Item = Run>) -> Vec<Run> {
     runs
 }
 
-/// The answers in a run's `ConfigMap`. None: there are none.
+/// The answers in a run's `ConfigMap`. None: there are none, or they are those of the time when the
+/// run was done first: one that is created again finds them.
 fn answers(run: &Run, output: &ConfigMap) -> Option<Answers> {
     let data = output.data.as_ref()?;
+    let report: Option<Value> = data
+        .get("report")
+        .and_then(|report| serde_json::from_str(report).ok());
+    let planned = report.and_then(|report| report["runTime"].as_str()?.parse::<Timestamp>().ok());
+    if planned.is_some() && planned < run.created {
+        return None;
+    }
     Some(Answers {
         run: run.name.clone(),
         since: run.ended,
@@ -248,6 +256,20 @@ mod tests {
         assert_eq!(text(&found), expected);
         let csv = table(&found.given[second]).csv();
         assert_eq!(csv, "country,n\nChad,3\nCôte d'Ivoire,12\n");
+    }
+
+    #[test]
+    fn answers_of_before_the_run_was_created_are_none() {
+        let mut again = run("again", 1, "Batch");
+        let data = |time: &str| {
+            let report = json!({"runTime": time});
+            json!({"report": report.to_string(), "answers": "{}"})
+        };
+        again.created = "2026-01-02T00:00:00Z".parse().ok();
+        let earlier = output(&data("2026-01-01T00:00:00Z"));
+        assert_eq!(answers(&again, &earlier), None);
+        let own = output(&data("2026-01-02T00:00:05Z"));
+        assert!(answers(&again, &own).is_some());
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub struct Run {
     pub message: String,
     /// When it was created.
     #[serde(skip_serializing_if = "Option::is_none")]
-    created: Option<Timestamp>,
+    pub created: Option<Timestamp>,
     /// The Job that does its work.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use kube::{Resource as _, ResourceExt as _, api::DynamicObject};
-use pinpipe_core::Kind;
 use pinpipe_crds::PinterestRun;
 use pinpipe_plan::run::{BY_PLUGIN, STARTED_BY_LABEL};
 use serde_json::{Map, Value, json};
@@ -12,13 +11,15 @@ use tokio::time::sleep;
 use crate::{
     cluster::{self, Cluster},
     failure::{Failure, Outcome},
-    output::print,
+    output::{print, visible},
     runs::{Run, api},
     time::now,
 };
 
 /// Pause between two looks at a run that is followed.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+/// Looks in a row that may fail.
+const MOST_FAILURES: u32 = 60;
 
 /// Options of every command that creates a run.
 #[derive(Debug, clap::Args)]
@@ -91,7 +92,7 @@ struct Redrive {
     pipeline: String,
 
     /// Only records of this kind; may be repeated
-    #[arg(long = "kind", value_name = "KIND", value_parser = Kind::ALL.map(Kind::as_str))]
+    #[arg(long = "kind", value_name = "KIND", value_parser = ["Pin", "Geo", "User"])]
     kinds: Vec<String>,
 
     /// Only dead letters with this reason, such as too-large; may be repeated
@@ -244,9 +245,20 @@ fn resource(name: Option<&str>, pipeline: &str, field: &str, verb: &str, work: &
 
 /// Prints how far a run is whenever that changes. The answer is whether it succeeds.
 async fn follow(cluster: &Cluster, name: &str) -> Outcome {
-    let mut before = String::new();
+    let (mut before, mut failures) = (String::new(), 0);
     loop {
         let found = api(cluster).get_opt(name).await;
+        // The run goes on where the API server doesn't answer for a moment.
+        if let Err(error) = &found
+            && failures < MOST_FAILURES
+            && !matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403))
+        {
+            failures += 1;
+            eprintln!("{error}; trying again");
+            sleep(BETWEEN_LOOKS).await;
+            continue;
+        }
+        failures = 0;
         let found = found.map_err(|error| cluster.failure("get pinterestruns.pinpipe.dev", &error));
         let Some(found) = found? else {
             return Err(Failure::Cluster(format!(
@@ -270,7 +282,7 @@ async fn follow(cluster: &Cluster, name: &str) -> Outcome {
 fn line(run: &Run) -> String {
     let mut line = run.phase.clone();
     if !run.message.is_empty() {
-        line = format!("{line}: {}", run.message);
+        line = format!("{line}: {}", visible(&run.message));
     }
     let counts: Vec<String> = run
         .counts()

@@ -70,23 +70,26 @@ impl Reconciler<'_> {
         if pipeline.batch.is_none() {
             jobs = self.jobs_of_runs().await?;
         }
-        self.own(&runs).await?;
+        let owned = self.own(&runs).await;
         let observed = self.observe_jobs(&runs, jobs).await?;
         let sinks = pipeline.sinks.iter().map(|sink| sink.name.clone());
         let live = sinks.filter_map(|sink| {
             let deployment = children.deployment(pipeline, &Component::stream(&sink));
             Some((sink, deployment?))
         });
-        let (start, states) = queue::decide(&Input {
+        let (starts, states) = queue::decide(&Input {
             pipeline,
             cron_job: cron_job.as_ref(),
             live: &live.collect(),
             runs: &runs,
             jobs: &observed,
         });
-        write_states(self.context, &self.namespace, &runs, &states).await?;
-        if let Some((run, job)) = start {
-            self.start(&run, &job).await?;
+        // One run whose status can't be written must not keep others from being started.
+        let written = write_states(self.context, &self.namespace, &runs, &states).await;
+        for (run, job) in starts {
+            if self.start(&run, &job).await? {
+                break;
+            }
         }
         if let Some(cron_job) = &cron_job {
             let jobs = &observed.jobs;
@@ -95,25 +98,32 @@ impl Reconciler<'_> {
         for run in queue::expired(&runs, &observed.jobs) {
             self.delete_expired(run).await?;
         }
-        Ok(())
+        owned.and(written)
     }
 
     /// Reports that runs wait because of the pipeline as a whole, and how those that don't wait
     /// are.
     pub(super) async fn hold_runs(&self, reason: &'static str) -> Result<(), Error> {
-        let runs = self.context.runs.of(&self.namespace, &self.name);
-        let runs = runs.unwrap_or_default();
+        let indexed = self.context.runs.of(&self.namespace, &self.name);
+        if indexed.unwrap_or_default().iter().all(is_final) {
+            return Ok(());
+        }
+        // The index may not have what this reconcile, or the one before it, has written.
+        let listed = run_index::list(&self.context.client, &self.namespace, &self.name).await;
+        let runs = listed.trying("listing runs")?;
+        let jobs = self.jobs_of_runs().await?;
         let message = format!(
             "it waits until the pipeline is as it should be: see the condition Ready of the \
              pipeline {}",
             self.name
         );
-        let mut states = queue::held(&runs, reason, &message);
-        let is_running = |run: &PinterestRun| run::phase(run) == Some(RunPhase::Running);
-        if reason != reasons::PAUSED && runs.iter().any(is_running) {
-            let jobs = self.jobs_of_runs().await?;
+        let mut states = queue::held(&runs, &jobs, reason, &message);
+        if reason != reasons::PAUSED {
             let observed = self.observe_jobs(&runs, jobs).await?;
-            states.extend(queue::started(&runs, &observed));
+            let started = queue::started(&runs, &observed).into_iter();
+            let is_new = |found: &State| states.iter().all(|state| state.run != found.run);
+            let started: Vec<_> = started.filter(is_new).collect();
+            states.extend(started);
         }
         write_states(self.context, &self.namespace, &runs, &states).await
     }
@@ -240,10 +250,12 @@ impl Reconciler<'_> {
         Ok(Ok(()))
     }
 
-    async fn start(&self, run: &PinterestRun, job: &Job) -> Result<(), Error> {
+    /// Creates a run's Job, and writes how that ended. Returns whether it is there now.
+    async fn start(&self, run: &PinterestRun, job: &Job) -> Result<bool, Error> {
         if let Err(message) = self.apply_output(job).await? {
             let state = State::queued(run, reasons::CHILD_REFUSED, message);
-            return write_state(self.context, &self.namespace, run, &state).await;
+            write_state(self.context, &self.namespace, run, &state).await?;
+            return Ok(false);
         }
         self.context.check_lease()?;
         self.context.children.changes(&self.uid, "Job");
@@ -271,7 +283,8 @@ impl Reconciler<'_> {
             }
             Err(error) => return Err(error).trying("starting a run"),
         };
-        write_state(self.context, &self.namespace, run, &state).await
+        write_state(self.context, &self.namespace, run, &state).await?;
+        Ok(state.phase == RunPhase::Running)
     }
 
     async fn report_start_of(&self, run: &PinterestRun, job: &str) {
@@ -347,6 +360,26 @@ impl Reconciler<'_> {
     }
 }
 
+/// Reports that runs wait for a pipeline that can't be read.
+pub async fn runs_of_unreadable(
+    context: &Context,
+    namespace: &str,
+    pipeline: &str,
+) -> Result<(), Error> {
+    let runs = context.runs.of(namespace, pipeline).unwrap_or_default();
+    // Those that have a phase may have a Job.
+    let new: Vec<_> = runs
+        .into_iter()
+        .filter(|run| run::phase(run).is_none())
+        .collect();
+    let message = format!(
+        "it waits until the operator can read the pipeline {pipeline}: see the condition Ready of \
+         that"
+    );
+    let states = queue::held(&new, &[], reasons::INVALID_SPEC, &message);
+    write_states(context, namespace, &new, &states).await
+}
+
 /// Reports that runs wait for a pipeline that doesn't exist.
 pub async fn runs_without_pipeline(
     context: &Context,
@@ -358,7 +391,7 @@ pub async fn runs_without_pipeline(
         "there is no PinterestPipeline {pipeline} in the namespace {namespace}: create it, or \
          delete this run"
     );
-    let states = queue::held(&runs, reasons::PIPELINE_NOT_FOUND, &message);
+    let states = queue::held(&runs, &[], reasons::PIPELINE_NOT_FOUND, &message);
     if states.is_empty() {
         return Ok(());
     }
@@ -376,13 +409,14 @@ async fn write_states(
     runs: &[PinterestRun],
     states: &[State],
 ) -> Result<(), Error> {
+    let mut first = Ok(());
     for state in states {
         let mut runs = runs.iter();
         if let Some(run) = runs.find(|run| run.name_any() == state.run) {
-            write_state(context, namespace, run, state).await?;
+            first = first.and(write_state(context, namespace, run, state).await);
         }
     }
-    Ok(())
+    first
 }
 
 /// Writes a run's status if it changes.

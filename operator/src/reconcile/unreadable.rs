@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::{
     deletion::{FINALIZER, has_finalizer, left, patch_finalizers},
     pause::is_paused,
+    runs::runs_of_unreadable,
 };
 use crate::{
     context::Context,
@@ -45,6 +46,7 @@ pub async fn unreadable(
     let Some(found) = found.trying("reading the pipeline")? else {
         return Ok(());
     };
+    runs_of_unreadable(context, &namespace, &name).await?;
     let generation = found.metadata.generation;
     let Some(status) = status_of(&found.data["status"], error, generation) else {
         return Ok(());

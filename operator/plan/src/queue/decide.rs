@@ -130,14 +130,15 @@ impl State {
     }
 }
 
-/// The run to start, with its Job, and the states of the other runs that aren't final. A run whose
-/// Job could not be created comes last, so that it holds no other back.
+/// The runs of which the first whose Job can be created is to be started, with their Jobs, and the
+/// states of the other runs that aren't final. Runs whose Jobs could not be created come last, so
+/// that they hold no other back.
 #[must_use]
-pub fn decide(input: &Input<'_>) -> (Option<(PinterestRun, Job)>, Vec<State>) {
+pub fn decide(input: &Input<'_>) -> (Vec<(PinterestRun, Job)>, Vec<State>) {
     let mut runs: Vec<&PinterestRun> = input.runs.iter().collect();
     let created = |run: &PinterestRun| (run.creation_timestamp(), run.name_any());
     runs.sort_by_key(|run| (is_obstructed(run), created(run)));
-    let (mut start, mut states, mut before) = (None, Vec::new(), None);
+    let (mut starts, mut states, mut before) = (Vec::new(), Vec::new(), None::<String>);
     for run in &runs {
         if is_final(run) || run.metadata.deletion_timestamp.is_some() {
             continue;
@@ -146,20 +147,26 @@ pub fn decide(input: &Input<'_>) -> (Option<(PinterestRun, Job)>, Vec<State>) {
             states.push(state);
             continue;
         }
-        let ahead = before
-            .clone()
-            .or_else(|| active_before(run, &runs, &input.jobs.jobs));
+        let is_obstructed = is_obstructed(run);
+        let ahead = before.clone().filter(|_| !is_obstructed);
+        let ahead = ahead.or_else(|| active_before(run, &runs, &input.jobs.jobs));
         let found = next(input, run, ahead.as_deref());
-        let is_refused = matches!(&found, Err(state) if state.phase == RunPhase::Refused);
-        if !is_refused {
+        let waits_in_line = |state: &State| state.reason == reasons::RUN_AHEAD;
+        let holds = match &found {
+            Ok(_) => true,
+            Err(state) => waits_in_line(state),
+        };
+        if holds && !is_obstructed {
             before = before.or_else(|| Some(format!("the run {}", run.name_any())));
         }
         match found {
-            Ok(job) => start = Some(((*run).clone(), job)),
+            Ok(job) => starts.push(((*run).clone(), job)),
+            // It goes on to say why its Job could not be created.
+            Err(state) if is_obstructed && waits_in_line(&state) => {}
             Err(state) => states.push(*state),
         }
     }
-    (start, states)
+    (starts, states)
 }
 
 /// State of a run that has or had a Job.
@@ -214,10 +221,19 @@ fn is_of_run(job: &Job) -> bool {
 
 /// States of runs that wait for the pipeline as a whole. Runs whose Jobs exist stay as they are.
 #[must_use]
-pub fn held(runs: &[PinterestRun], reason: &'static str, message: &str) -> Vec<State> {
+pub fn held(
+    runs: &[PinterestRun],
+    jobs: &[Job],
+    reason: &'static str,
+    message: &str,
+) -> Vec<State> {
+    let works = |run: &PinterestRun| {
+        job_of(run, jobs).is_some_and(|job| job.metadata.deletion_timestamp.is_none())
+    };
     let waiting = runs.iter().filter(|run| {
         matches!(phase(run), None | Some(RunPhase::Queued))
             && !is_record(run)
+            && !works(run)
             && run.metadata.deletion_timestamp.is_none()
     });
     waiting

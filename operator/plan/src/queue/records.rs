@@ -104,7 +104,12 @@ pub fn expired<'a>(runs: &'a [PinterestRun], jobs: &[Job]) -> Vec<&'a PinterestR
                         && run.metadata.deletion_timestamp.is_none()
                 })
                 .collect();
-            let time = |run: &PinterestRun| run.status.as_ref()?.completion_time.clone();
+            // One that was never started has ended when it was created.
+            let time = |run: &PinterestRun| {
+                let status = run.status.as_ref();
+                let ended = status.and_then(|status| status.completion_time.clone());
+                ended.or_else(|| run.creation_timestamp())
+            };
             ended.sort_by_key(|run| std::cmp::Reverse((time(run), run.name_any())));
             let old = ended.into_iter().skip(KEPT);
             expired.extend(old.filter(|run| !has_job(run)));

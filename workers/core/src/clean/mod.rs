@@ -1,4 +1,5 @@
-//! Cleaning rules: one module per kind, shared rules in `draft`. docs/cleaning.md describes them.
+//! Cleaning rules: one module per kind, shared rules in `draft`. docs/reference/data-contract.md
+//! describes them.
 
 mod draft;
 mod geo;

@@ -52,7 +52,7 @@ fn decided(
     let endings = endings.iter().cloned();
     let endings = endings.map(|(job, ending)| (job.to_owned(), ending));
     let endings = endings.collect();
-    let (start, states) = decide(&Input {
+    let (starts, states) = decide(&Input {
         pipeline: &pipeline,
         cron_job: cron_job.as_ref(),
         live: &BTreeMap::new(),
@@ -64,7 +64,7 @@ fn decided(
         },
     });
     Decided {
-        start: start.map(|(_, job)| job),
+        start: starts.into_iter().next().map(|(_, job)| job),
         states,
     }
 }
@@ -224,8 +224,17 @@ fn a_run_whose_job_is_refused_holds_no_other_back() {
     let other = created("s", 2, json!({"batch": {}}));
     let alone = decided(whole(), slice::from_ref(&refused), &[], &[]);
     assert!(alone.start.is_some(), "it is tried again");
-    let next = decided(whole(), &[refused, other.clone()], &[], &[]);
+    let next = decided(whole(), &[refused.clone(), other.clone()], &[], &[]);
     assert_eq!(next.start.unwrap().name_any(), run::id(&other));
+    // Of two, none is said to wait for the other: that would be written again and again.
+    let mut second = other;
+    second.status.clone_from(&refused.status);
+    let both = decided(whole(), &[refused, second], &[], &[]);
+    assert!(
+        both.start.is_some() && both.states.is_empty(),
+        "{:?}",
+        both.states
+    );
 }
 
 #[test]
@@ -248,6 +257,7 @@ fn runs_wait_for_a_pipeline_unless_they_have_started() {
     let running = with_phase(created("b", 1, json!({"batch": {}})), "Running");
     let states = held(
         &[queued, running],
+        &[],
         reasons::PIPELINE_NOT_FOUND,
         "no pipeline",
     );
