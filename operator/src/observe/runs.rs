@@ -1,13 +1,11 @@
 //! The batch runs of a pipeline: their Jobs, and the pods of those that haven't ended.
 
 use futures::future::try_join_all;
-use k8s_openapi::api::{
-    batch::v1::{Job, JobCondition},
-    core::v1::Pod,
-};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use kube::{Api, Client, Resource as _, ResourceExt as _, api::ListParams};
 
 use pinpipe_crds::{PinterestRun, RunAction};
+pub use pinpipe_plan::queue::has_ended;
 use pinpipe_plan::run::{ACTION_LABEL, LIVE_BACKFILL, label};
 
 use super::pods;
@@ -91,15 +89,6 @@ impl Run {
 pub fn is_of_run(job: &Job) -> bool {
     let mut owners = job.owner_references().iter();
     owners.any(|owner| owner.controller == Some(true) && owner.kind == PinterestRun::kind(&()))
-}
-
-/// Condition of a run that has ended. None: it hasn't.
-#[must_use]
-pub fn has_ended(job: &Job) -> Option<&JobCondition> {
-    let mut conditions = job.status.as_ref()?.conditions.as_ref()?.iter();
-    conditions.find(|condition| {
-        matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True"
-    })
 }
 
 /// Whether none of a pod's containers has been started.

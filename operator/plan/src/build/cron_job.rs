@@ -10,14 +10,14 @@ use k8s_openapi::{
         },
         coordination::v1::Lease,
         core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, PodTemplateSpec, ServiceAccount},
-        rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
+        rbac::v1::{PolicyRule, Role},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
 use pinpipe_config::EXIT_PERMANENT_FAILURE;
 
-use super::{Builder, config_map, labels, pod, pod::Worker};
+use super::{Builder, config_map, labels, pod, pod::Worker, role_binding};
 use crate::{
     component::Component,
     model::{Archive, Batch},
@@ -112,20 +112,7 @@ impl Builder<'_> {
             metadata: metadata.clone(),
             rules: Some(lease_rules(&name)),
         });
-        self.push(&RoleBinding {
-            metadata,
-            role_ref: RoleRef {
-                api_group: "rbac.authorization.k8s.io".to_owned(),
-                kind: "Role".to_owned(),
-                name,
-            },
-            subjects: Some(vec![Subject {
-                kind: "ServiceAccount".to_owned(),
-                name: account.to_owned(),
-                namespace: Some(self.pipeline.namespace.clone()),
-                api_group: None,
-            }]),
-        });
+        self.push(&role_binding(metadata, account));
     }
 }
 

@@ -23,7 +23,10 @@ mod trust;
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
-    api::core::v1::{ConfigMap, PodTemplateSpec},
+    api::{
+        core::v1::{ConfigMap, PodTemplateSpec},
+        rbac::v1::{RoleBinding, RoleRef, Subject},
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Resource, core::ApiResource};
@@ -141,6 +144,24 @@ impl Builder<'_> {
 #[must_use]
 pub(crate) fn metadata_of_batch(pipeline: &ValidatedPipeline) -> ObjectMeta {
     labels::metadata(pipeline, &Component::Batch)
+}
+
+/// Gives a `ServiceAccount` the Role of the same name.
+fn role_binding(metadata: ObjectMeta, account: &str) -> RoleBinding {
+    RoleBinding {
+        role_ref: RoleRef {
+            api_group: "rbac.authorization.k8s.io".to_owned(),
+            kind: "Role".to_owned(),
+            name: metadata.name.clone().unwrap_or_default(),
+        },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: account.to_owned(),
+            namespace: metadata.namespace.clone(),
+            api_group: None,
+        }]),
+        metadata,
+    }
 }
 
 fn record(pipeline: &ValidatedPipeline) -> Object {

@@ -5,24 +5,24 @@ use k8s_openapi::{
     api::{
         batch::v1::Job,
         core::v1::ConfigMap,
-        rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
+        rbac::v1::{PolicyRule, Role},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::ResourceExt as _;
 
-use super::{Object, object};
+use super::{Object, object, role_binding};
 use crate::names::NAME_LABEL;
 
 /// Objects that a run's Job needs before it is created, with its name and its owner. They have no
 /// labels of children: their changes concern no pipeline.
 #[must_use]
 pub fn run_output(job: &Job) -> Vec<Object> {
-    let (name, namespace) = (job.name_any(), job.namespace());
+    let name = job.name_any();
     let (label, value) = NAME_LABEL;
     let metadata = ObjectMeta {
         name: Some(name.clone()),
-        namespace: namespace.clone(),
+        namespace: job.namespace(),
         labels: Some([(label.to_owned(), value.to_owned())].into()),
         owner_references: job.metadata.owner_references.clone(),
         ..ObjectMeta::default()
@@ -41,25 +41,12 @@ pub fn run_output(job: &Job) -> Vec<Object> {
         rules: Some(vec![PolicyRule {
             api_groups: Some(vec![String::new()]),
             resources: Some(vec!["configmaps".to_owned()]),
-            resource_names: Some(vec![name.clone()]),
+            resource_names: Some(vec![name]),
             verbs: vec!["patch".to_owned()],
             non_resource_urls: None,
         }]),
     };
-    let binding = RoleBinding {
-        metadata,
-        role_ref: RoleRef {
-            api_group: "rbac.authorization.k8s.io".to_owned(),
-            kind: "Role".to_owned(),
-            name,
-        },
-        subjects: Some(vec![Subject {
-            kind: "ServiceAccount".to_owned(),
-            name: account.unwrap_or_else(|| "default".to_owned()),
-            namespace,
-            api_group: None,
-        }]),
-    };
+    let binding = role_binding(metadata, account.as_deref().unwrap_or("default"));
     vec![object(&config_map), object(&role), object(&binding)]
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
-        batch::v1::{CronJob, Job},
+        batch::v1::{CronJob, Job, JobCondition},
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -196,7 +196,7 @@ fn of_started(run: &PinterestRun, jobs: &Jobs) -> Option<State> {
 /// than the run. For a younger one the run doesn't wait, since there may always be one: the
 /// worker's Lease lets them work one after the other.
 fn active_before(run: &PinterestRun, runs: &[&PinterestRun], jobs: &[Job]) -> Option<String> {
-    let mut active = jobs.iter().filter(|job| !has_ended(job));
+    let mut active = jobs.iter().filter(|job| has_ended(job).is_none());
     let job = active
         .find(|job| is_of_run(job) || job.creation_timestamp() <= run.creation_timestamp())?;
     let of = runs.iter().find(|run| job_of(run, jobs) == Some(job));
@@ -314,8 +314,7 @@ fn of_job(run: &PinterestRun, job: &Job, jobs: &Jobs) -> State {
     let name = job.name_any();
     let status = job.status.clone().unwrap_or_default();
     let ending = jobs.endings.get(&name).cloned().unwrap_or_default();
-    let conditions = status.conditions.unwrap_or_default();
-    let ended = conditions.iter().find(|condition| is_end(condition));
+    let ended = has_ended(job);
     let is_suspended = job.spec.as_ref().and_then(|spec| spec.suspend) == Some(true);
     let mut state = match ended.map(|condition| condition.type_.as_str()) {
         Some("Complete") => {
@@ -361,16 +360,13 @@ fn sentence(progress: &RunProgress) -> String {
 }
 
 /// Whether a Job has ended.
-pub(super) fn has_ended(job: &Job) -> bool {
-    let conditions = job
-        .status
-        .as_ref()
-        .and_then(|status| status.conditions.as_ref());
-    conditions.is_some_and(|conditions| conditions.iter().any(is_end))
-}
-
-pub(super) fn is_end(condition: &k8s_openapi::api::batch::v1::JobCondition) -> bool {
-    matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True"
+/// Condition of a run's Job that has ended. None: it hasn't.
+#[must_use]
+pub fn has_ended(job: &Job) -> Option<&JobCondition> {
+    let mut conditions = job.status.as_ref()?.conditions.as_ref()?.iter();
+    conditions.find(|condition| {
+        matches!(condition.type_.as_str(), "Complete" | "Failed") && condition.status == "True"
+    })
 }
 
 #[cfg(test)]

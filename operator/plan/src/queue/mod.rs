@@ -4,5 +4,5 @@
 mod decide;
 mod records;
 
-pub use decide::{Ending, Input, Jobs, REPLACED, State, decide, held, job_of, started};
+pub use decide::{Ending, Input, Jobs, REPLACED, State, decide, has_ended, held, job_of, started};
 pub use records::{expired, missing, record};

@@ -7,7 +7,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 use pinpipe_crds::{PinterestRun, PinterestRunSpec, PipelineRef, RunBatch, RunPhase};
 
-use super::decide::{has_ended, is_end, job_of};
+use super::decide::{has_ended, job_of};
 use crate::{
     build,
     model::ValidatedPipeline,
@@ -119,18 +119,11 @@ pub fn expired<'a>(runs: &'a [PinterestRun], jobs: &[Job]) -> Vec<&'a PinterestR
 }
 
 fn outcome(job: &Job) -> Option<&str> {
-    let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    let end = conditions.iter().find(|condition| is_end(condition))?;
-    Some(&end.type_)
+    Some(&has_ended(job)?.type_)
 }
 
 fn ended(job: &Job) -> Option<Time> {
-    if !has_ended(job) {
-        return None;
-    }
-    let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    let end = conditions.iter().find(|condition| is_end(condition))?;
-    end.last_transition_time.clone()
+    has_ended(job)?.last_transition_time.clone()
 }
 
 fn is_batch(job: &Job) -> bool {
