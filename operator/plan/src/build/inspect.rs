@@ -33,11 +33,9 @@ use crate::{
     },
 };
 
-/// Value of the component label of an inspection's pod. It is no component's, so that no Service,
+/// Name of an inspection's container, and value of its pod's component label. It is no component's, so that no Service,
 /// workload, policy or budget of the pipeline selects the pod.
 pub const INSPECTION: &str = "inspect";
-/// Name of the container.
-const CONTAINER: &str = "inspect";
 /// Variable of a batch run alone: the name of its Job.
 const RUN: &str = "PINPIPE_RUN";
 /// Volume for temporary files.
@@ -56,6 +54,8 @@ pub struct Inspection<'a> {
     pub sink: Option<&'a str>,
     /// Image of the batch worker. None: that of the `CronJob`, or beside the stream workers'.
     pub image: Option<&'a str>,
+    /// Most memory that the pod may take.
+    pub memory: &'a str,
     /// The command and its arguments, after `inspect`.
     pub command: &'a [String],
     /// When the cluster ends the pod, seconds after its start.
@@ -93,12 +93,12 @@ pub fn inspection_pod(inspection: &Inspection<'_>) -> Result<InspectionPod, Stri
         ));
     };
     let container = Container {
-        name: CONTAINER.to_owned(),
+        name: INSPECTION.to_owned(),
         image: Some(image(inspection)?),
         image_pull_policy: container.image_pull_policy.clone(),
         args: Some(arguments(inspection.command)),
         env: Some(env(&parts)),
-        resources: Some(resources()),
+        resources: Some(resources(inspection.memory)),
         volume_mounts: Some(vec![VolumeMount {
             name: SCRATCH.to_owned(),
             mount_path: SCRATCH_DIR.to_owned(),
@@ -110,7 +110,7 @@ pub fn inspection_pod(inspection: &Inspection<'_>) -> Result<InspectionPod, Stri
     };
     let mut spec = PodSpec {
         containers: vec![container],
-        volumes: Some(vec![scratch()]),
+        volumes: Some(vec![scratch(base)]),
         image_pull_secrets: base.image_pull_secrets.clone(),
         node_selector: base.node_selector.clone(),
         tolerations: base.tolerations.clone(),
@@ -281,25 +281,32 @@ fn env(parts: &[Part<'_>]) -> Vec<EnvVar> {
 }
 
 /// What an inspection takes. Both are set, so that a quota of either takes the pod.
-fn resources() -> ResourceRequirements {
+fn resources(memory: &str) -> ResourceRequirements {
     let of = |cpu: &str, memory: &str| {
         let of = [("cpu", cpu), ("memory", memory)];
         of.map(|(name, value)| (name.to_owned(), Quantity(value.to_owned())))
     };
     ResourceRequirements {
         requests: Some(of("50m", "128Mi").into()),
-        limits: Some(of("1", "512Mi").into()),
+        limits: Some(of("1", memory).into()),
         ..ResourceRequirements::default()
     }
 }
 
-fn scratch() -> Volume {
+/// The scratch volume of batch runs, or a small one.
+fn scratch(base: &PodSpec) -> Volume {
+    let mut volumes = base.volumes.iter().flatten();
+    let of_batch = volumes.find(|volume| volume.empty_dir.is_some());
     Volume {
         name: SCRATCH.to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource {
-            size_limit: Some(Quantity("256Mi".to_owned())),
-            medium: None,
-        }),
+        empty_dir: Some(
+            of_batch
+                .and_then(|volume| volume.empty_dir.clone())
+                .unwrap_or(EmptyDirVolumeSource {
+                    size_limit: Some(Quantity("1Gi".to_owned())),
+                    medium: None,
+                }),
+        ),
         ..Volume::default()
     }
 }

@@ -29,6 +29,7 @@ fn pod_of(spec: &Value, change: impl FnOnce(&mut Inspection<'_>)) -> Result<Insp
         deployments: &deployments,
         sink: None,
         image: None,
+        memory: "512Mi",
         command: &command,
         deadline_seconds: 300,
     };
@@ -143,7 +144,7 @@ fn what_is_set_for_pods_is_kept() {
         "nodeSelector": {"disk": "ssd"},
         "imagePullSecrets": [{"name": "registry"}],
         "serviceAccountName": "reader",
-        "logLevel": "debug",
+        "logLevel": "Debug",
     });
     let pod = value(&pod_of(&spec, |_| {}).unwrap().pod);
     assert_eq!(pod["metadata"]["labels"]["team"], "pins");
