@@ -13,7 +13,7 @@ use pinpipe_plan::{
     build::registry_and_tag,
     component::Component,
     model::{Images, ValidatedPipeline},
-    names::{self, IMAGE_ANNOTATION, PAUSED_ANNOTATION},
+    names::{self, IMAGE_ANNOTATION, INSTANCE_LABEL, PAUSED_ANNOTATION},
     ownership::Claim,
     validate::{ANY_KEY, Inputs, SecretKey, references, validate},
 };
@@ -322,6 +322,9 @@ async fn secrets(
     found
 }
 
+/// Workers with a Deployment, as their images are named.
+const WORKERS: [&str; 3] = ["ingest", "stream", "emulator"];
+
 /// The operator's images, as far as a Deployment tells them that has no others.
 async fn images(cluster: &Cluster, name: &str, live: Option<&PinterestPipeline>) -> Images {
     let unknown = Images {
@@ -330,12 +333,19 @@ async fn images(cluster: &Cluster, name: &str, live: Option<&PinterestPipeline>)
         ..Images::default()
     };
     let own = live.and_then(|live| live.spec.image.as_ref());
-    let ingest = names::child(name, &Component::Ingest);
-    let Ok(Some(deployment)) = cluster.api::<Deployment>().get_opt(&ingest).await else {
-        return unknown;
-    };
-    let applied = deployment.annotations().get(IMAGE_ANNOTATION);
-    let Some((registry, tag)) = applied.and_then(|image| registry_and_tag(image, "ingest")) else {
+    let labels = format!("{INSTANCE_LABEL}={name}");
+    let deployments = cluster
+        .list::<Deployment>("list deployments", &labels)
+        .await;
+    let deployments = deployments.unwrap_or_default();
+    let applied = deployments
+        .iter()
+        .filter_map(|deployment| deployment.annotations().get(IMAGE_ANNOTATION));
+    let mut found = applied.filter_map(|image| {
+        let mut workers = WORKERS.iter();
+        workers.find_map(|worker| registry_and_tag(image, worker))
+    });
+    let Some((registry, tag)) = found.next() else {
         return unknown;
     };
     let set = |own: Option<&String>, applied: String, unknown: String| {

@@ -117,7 +117,9 @@ pub fn build(pipeline: &ValidatedPipeline, observed: &Observed) -> Desired {
         rollout,
         objects: Vec::new(),
     };
-    builder.ingest();
+    if let Some(ingest) = &pipeline.ingest {
+        builder.ingest(ingest);
+    }
     for sink in &pipeline.sinks {
         builder.stream(sink);
     }
