@@ -13,7 +13,6 @@ mod autoscaling;
 mod batch;
 mod broker;
 mod common;
-mod dead_letters;
 mod ingest;
 mod network_policy;
 pub mod reasons;
@@ -22,7 +21,6 @@ mod schema;
 mod sinks;
 mod status;
 mod template;
-mod thresholds;
 mod tls;
 
 use kube::{CustomResource, KubeSchema};
@@ -43,7 +41,6 @@ pub use common::{
     Amount, Amounts, Image, PullPolicy, Resources, S3, SecretKeyRef, SecretRef,
     ServerSideEncryption,
 };
-pub use dead_letters::DeadLetters;
 pub use ingest::{
     Alias, Ingest, IngestAuthentication, IngestLimits, IngestService, IngestTls, RecordKind,
     ServiceType,
@@ -65,7 +62,6 @@ pub use template::{
     ConfigMapKeyRef, EnvVar, EnvVarSource, LogLevel, PodSecurity, TaintEffect, Template,
     Toleration, TolerationOperator, TopologySpreadConstraint, WhenUnsatisfiable,
 };
-pub use thresholds::{LagThresholds, RejectThresholds};
 pub use tls::{AwsMskIam, Credentials, KafkaAuthentication, Tls};
 
 /// Desired state of a pipeline. Only `broker` is required. Ingest is always deployed, other
@@ -179,10 +175,6 @@ pub struct PinterestPipelineSpec {
     /// Ingest, the REST service that accepts records. Always deployed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingest: Option<Ingest>,
-
-    /// Rejected records, which are set aside in the dead-letter topics.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dead_letters: Option<DeadLetters>,
 
     /// Stream workers, which keep live tables up to date.
     #[serde(default, skip_serializing_if = "Option::is_none")]

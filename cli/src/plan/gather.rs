@@ -10,6 +10,7 @@ use k8s_openapi::api::{
 use kube::{Api, ResourceExt as _, api::ListParams};
 use pinpipe_crds::PinterestPipeline;
 use pinpipe_plan::{
+    build::registry_and_tag,
     component::Component,
     model::{Images, ValidatedPipeline},
     names::{self, IMAGE_ANNOTATION, PAUSED_ANNOTATION},
@@ -334,7 +335,7 @@ async fn images(cluster: &Cluster, name: &str, live: Option<&PinterestPipeline>)
         return unknown;
     };
     let applied = deployment.annotations().get(IMAGE_ANNOTATION);
-    let Some((registry, tag)) = applied.and_then(|image| parts(image)) else {
+    let Some((registry, tag)) = applied.and_then(|image| registry_and_tag(image, "ingest")) else {
         return unknown;
     };
     let set = |own: Option<&String>, applied: String, unknown: String| {
@@ -343,20 +344,16 @@ async fn images(cluster: &Cluster, name: &str, live: Option<&PinterestPipeline>)
     Images {
         registry: set(
             own.and_then(|own| own.registry.as_ref()),
-            registry,
+            registry.to_owned(),
             unknown.registry,
         ),
-        tag: set(own.and_then(|own| own.tag.as_ref()), tag, unknown.tag),
+        tag: set(
+            own.and_then(|own| own.tag.as_ref()),
+            tag.to_owned(),
+            unknown.tag,
+        ),
         ..Images::default()
     }
-}
-
-/// Registry and tag of ingest's image.
-fn parts(image: &str) -> Option<(String, String)> {
-    let (image, _) = image.split_once('@').unwrap_or((image, ""));
-    let (repository, tag) = image.rsplit_once(':')?;
-    let registry = repository.strip_suffix("/ingest")?;
-    Some((registry.to_owned(), tag.to_owned()))
 }
 
 #[cfg(test)]
@@ -435,15 +432,5 @@ mod tests {
         assert_eq!(lookup(&value, "a.list[0].v"), Some(&json!(1)));
         assert_eq!(lookup(&value, "a.list[x].v"), Some(&json!(1)));
         assert_eq!((lookup(&value, "a.b"), lookup(&value, "")), (None, None));
-    }
-
-    #[test]
-    fn images_are_told_by_ingest_s() {
-        let own = |registry: &str, tag: &str| Some((registry.to_owned(), tag.to_owned()));
-        assert_eq!(
-            parts("r.io:5000/p/ingest:1@sha256:ab"),
-            own("r.io:5000/p", "1")
-        );
-        assert_eq!(parts("r.io/pins-ingest:1"), None);
     }
 }

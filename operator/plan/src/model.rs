@@ -40,9 +40,6 @@ pub struct ValidatedPipeline {
     pub topic_management: TopicManagement,
     /// What happens to the topics when the pipeline is deleted.
     pub deletion_policy: DeletionPolicy,
-    /// Percentage of rejected records above which a condition is False.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rejected_threshold: Option<pinpipe_config::Percentage>,
     /// The REST service.
     pub ingest: Ingest,
     /// Stream sinks, in the order of the resource.
@@ -226,9 +223,6 @@ pub struct Sink {
     pub tls: Option<pinpipe_config::Tls>,
     /// Whether a row is the latest of its key or one record.
     pub write_mode: WriteMode,
-    /// Lag, in records, above which a condition is False.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lag_threshold: Option<i64>,
     /// Requested reset of its positions.
     pub reset: Option<SinkReset>,
     /// Secrets its pods mount.
@@ -250,9 +244,6 @@ pub struct Archive {
     pub rotate_records: u64,
     /// Age at which an object is closed, seconds.
     pub rotate_seconds: u64,
-    /// Lag, in records, above which a condition is False.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lag_threshold: Option<i64>,
     /// The object store, as workers' configurations have it.
     pub s3: pinpipe_config::S3,
     /// Requested reset of its positions.

@@ -1,4 +1,4 @@
-//! The status: findings become conditions, and batch runs, thresholds and events are reported.
+//! The status: findings become conditions, and batch runs and events are reported.
 //!
 //! Nothing in a status changes by itself: there are no restart counts and no ages. So a pipeline at
 //! rest has one status, which is written once.
@@ -9,7 +9,6 @@ pub mod events;
 pub mod runs;
 pub mod schedule;
 pub mod sinks;
-pub mod thresholds;
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},

@@ -100,13 +100,6 @@ pub fn validate(
     let topic_settings = kafka.topics.as_ref();
     let drain_deadline = spec.drain_deadline.as_deref().unwrap_or("5m");
     let drain_seconds = duration::read("spec.drainDeadline", drain_deadline, &mut problems);
-    let dead_letters = spec.dead_letters.as_ref();
-    let thresholds = dead_letters.and_then(|letters| letters.thresholds.as_ref());
-    let rejected_threshold = percentage::read(
-        "spec.deadLetters.thresholds.maxRejected",
-        thresholds.and_then(|thresholds| thresholds.max_rejected.as_deref()),
-        &mut problems,
-    );
     let mut validated = ValidatedPipeline {
         suspend: spec.suspend.unwrap_or(false),
         drain_seconds,
@@ -118,7 +111,6 @@ pub fn validate(
             .and_then(|topics| topics.management)
             .unwrap_or_default(),
         topics,
-        rejected_threshold,
         ingest: ingest::ingest(&ingest, spec.template.as_ref(), mounts, |mounts| {
             inputs.secrets_of(&names::child(name, &Component::Ingest), mounts)
         }),

@@ -92,16 +92,11 @@ fn a_percentage_that_cant_be_read_is_a_problem_of_its_field() {
             "/batch/quality/maxRepaired/0/limit",
             "spec.batch.quality.maxRepaired",
         ),
-        (
-            "/deadLetters/thresholds/maxRejected",
-            "spec.deadLetters.thresholds.maxRejected",
-        ),
     ] {
         let mut spec = whole();
         spec["batch"]["quality"] = json!({
             "maxRejected": "5%", "maxRepaired": [{"field": "age", "limit": "20%"}],
         });
-        spec["deadLetters"] = json!({"thresholds": {"maxRejected": "1%"}});
         *spec.pointer_mut(pointer).unwrap() = json!("0.05");
         let pipeline = pipeline(spec);
         let problems = validate(&pipeline, &all_there(&pipeline), &images()).unwrap_err();

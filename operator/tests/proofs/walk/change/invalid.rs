@@ -76,7 +76,6 @@ pub fn invalid(random: &mut StdRng, from: &Value) -> (String, Value) {
         ),
         ("stream/sinks", json!([scaled(json!({"maxReplicas": 2}))])),
         ("stream/sinks", json!([scaled(json!({"targetLag": 0}))])),
-        ("deadLetters/thresholds/maxRejected", json!("101%")),
     ];
     let mut spec = from.clone();
     if random.random_bool(0.1) {
