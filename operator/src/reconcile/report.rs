@@ -93,9 +93,7 @@ impl Reconciler<'_> {
         self.write_status(conditions, |status| {
             status.topics = applied.topics.topics;
             status.sinks = sinks;
-            status.ingest = Some(IngestStatus {
-                url: pipeline.ingest_url(),
-            });
+            status.ingest = pipeline.ingest_url().map(|url| IngestStatus { url });
             status.batch = batch_status.filter(|batch| !batch_runs::is_empty(batch));
         })
         .await?;

@@ -30,7 +30,7 @@ pub struct Findings {
     /// The topics.
     pub topics: Finding,
     /// The REST service.
-    pub ingest: Finding,
+    pub ingest: Option<Finding>,
     /// The stream sinks together.
     pub stream: Option<Finding>,
     /// The archive.
@@ -52,7 +52,7 @@ impl Findings {
             ("", "annotation", self.annotations),
             (condition_types::SUSPENDED, "suspension", self.suspension),
             (condition_types::TOPICS_READY, "topics", Some(self.topics)),
-            (condition_types::INGEST_READY, "ingest", Some(self.ingest)),
+            (condition_types::INGEST_READY, "ingest", self.ingest),
             (condition_types::STREAM_READY, "stream", self.stream),
             (condition_types::ARCHIVE_READY, "archive", self.archive),
             (condition_types::BATCH_READY, "batch", self.batch),

@@ -45,12 +45,13 @@ fn what_is_said_stands() {
         ("data.pinterest.pin", 5, 3)
     );
     assert_eq!((geo.name.as_str(), geo.partitions), ("places", 7));
+    let ingest = validated.ingest.unwrap();
     assert_eq!(
-        (validated.ingest.replicas, validated.ingest.max_record_bytes),
+        (ingest.replicas, validated.max_record_bytes),
         (Replicas::Fixed(4), 1000)
     );
     assert_eq!(
-        validated.ingest.pods.resources.requests, None,
+        ingest.pods.resources.requests, None,
         "nothing of the defaults is added to what is set"
     );
     assert_eq!(validated.sinks[0].write_mode, WriteMode::Append);

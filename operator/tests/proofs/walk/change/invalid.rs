@@ -84,6 +84,12 @@ pub fn invalid(random: &mut StdRng, from: &Value) -> (String, Value) {
         put(&mut spec, "archive", None);
         return ("batch without archive".to_owned(), spec);
     }
+    if random.random_bool(0.05) {
+        // The emulator needs ingest.
+        put(&mut spec, "emulator", Some(json!({})));
+        put(&mut spec, "ingest", None);
+        return ("emulator without ingest".to_owned(), spec);
+    }
     if from["archive"].is_object() && random.random_bool(0.15) {
         let (field, value) = pick(
             random,

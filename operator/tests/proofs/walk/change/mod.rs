@@ -216,6 +216,9 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
     if !spec["archive"].is_object() {
         put(spec, "batch", None);
     }
+    if !spec["ingest"].is_object() {
+        put(spec, "emulator", None);
+    }
     what.to_owned()
 }
 
