@@ -42,6 +42,7 @@ pub use cron_job::STARTING_DEADLINE_SECONDS;
 pub use inspect::{INSPECTION, Inspection, InspectionPod, inspection_pod, registry_and_tag};
 pub use rollout::{Rollout, Stage, stage};
 pub use run::{NoJob, run_job};
+pub use run_live::{live_digest, live_sink_of};
 pub use run_output::run_output;
 pub use topics::{DesiredTopic, topics};
 
