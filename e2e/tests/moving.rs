@@ -165,7 +165,10 @@ fn an_import_that_a_sink_refuses_is_abandoned() -> Result<()> {
         eventually_put(sandbox, "good/pins.ndjson", &good).await?;
         let bad: String = (0..300).map(|number| pin(number, "refused")).collect();
         eventually_put(sandbox, "bad/pins.ndjson", &bad).await?;
-        let import = |prefix: &str| json!({"import": {"layout": "Objects", "kind": "Pin", "prefix": prefix}});
+        let import = |prefix: &str| {
+            let import = json!({"layout": "Objects", "kind": "Pin", "prefix": prefix});
+            json!({"import": import})
+        };
         pipeline.run_succeeds("good", import("good")).await?;
 
         let table = format!("{}.pinterest_batch", sandbox.schema());

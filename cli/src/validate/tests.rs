@@ -121,7 +121,8 @@ fn each_problem_has_its_line_and_a_way_out() {
         ),
         (
             annotated("reset-sink: live=earliest"),
-            "6: metadata.annotations[pinpipe.dev/reset-sink]: this annotation does nothing any more",
+            "6: metadata.annotations[pinpipe.dev/reset-sink]: this annotation does nothing any \
+             more",
         ),
         (
             annotated("forget-topic: pins"),
