@@ -13,6 +13,8 @@ mod args;
 mod components;
 mod deadletters;
 mod form;
+#[cfg(test)]
+mod server_tests;
 mod tail;
 mod trace;
 mod verify;

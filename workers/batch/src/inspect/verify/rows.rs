@@ -42,7 +42,7 @@ pub async fn check(
     found: Take<'_, Finding>,
 ) -> Result<()> {
     let sql = sql(live);
-    let place = format!("{}: {}", live.postgres.name, sql.live(topic.kind));
+    let place = live.table_name(topic.kind);
     let not_counted = |message: String| Finding {
         outcome: Outcome::NotCounted,
         partition: None,
@@ -258,23 +258,23 @@ fn in_order(
             ..blank.clone()
         };
     };
-    let mut message = format!(
-        "{} rows of the offsets {start} to {}",
-        table.rows,
-        table.next - 1
-    );
-    for (number, what) in [
-        (records.rejected, "records rejected"),
-        (refused as u64, "records refused by the sink"),
-        (
-            records.without,
-            "offsets without a record: transaction markers, or records that were compacted away, \
-             whose rows can't be counted",
-        ),
+    let last = table.next - 1;
+    let mut message = format!("rows of the offsets {start} to {last}: {}", table.rows);
+    for (what, number) in [
+        ("; records rejected: ", records.rejected),
+        ("; records refused by the sink: ", refused as u64),
+        ("; offsets without a record: ", records.without),
     ] {
         if number > 0 {
-            message = format!("{message}; {number} {what}");
+            message.push_str(what);
+            message.push_str(&number.to_string());
         }
+    }
+    if records.without > 0 {
+        message.push_str(
+            " (transaction markers, or records that were compacted away, whose rows can't be \
+             counted)",
+        );
     }
     if live.postgres.start_from == StartFrom::Latest {
         message.push_str("; counted from the first row on, since the sink has startFrom Latest");
