@@ -15,7 +15,7 @@ use tokio_postgres::types::Type;
 
 use super::{
     Take, Topic,
-    lookup::{Records, lookup},
+    lookup::{MAX_CLEAN, Records, lookup},
 };
 use crate::{
     inspect::{
@@ -204,16 +204,16 @@ async fn partition(
             count: u64::try_from(to - from).ok(),
             message: format!(
                 "not counted: the offsets {from} to {} have no rows, and neither the topic nor the \
-                 archive has them any more",
+                 archive tells any more whether they have records",
                 to - 1
             ),
             ..blank.clone()
         });
     }
-    if table.gaps.len() >= MAX_GAPS {
-        let message = format!(
-            "not counted to the end: only the first {MAX_GAPS} ranges without rows were looked up"
-        );
+    if table.gaps.len() >= MAX_GAPS || records.clean.len() >= MAX_CLEAN {
+        let message = "not counted to the end: of too many offsets without rows, only the first \
+                       were looked up"
+            .to_owned();
         findings.push(Finding {
             outcome: Outcome::NotCounted,
             message,

@@ -136,13 +136,26 @@ async fn a_missing_object_a_missing_row_and_a_doubled_row_are_found() {
         (
             Outcome::NotCounted,
             "not counted: the offsets 1 to 2 have no rows, and neither the topic nor the archive \
-             has them any more"
+             tells any more whether they have records"
                 .to_owned(),
         ),
         (Outcome::NotCounted, upsert.into()),
     ];
     assert_eq!(of_pins(&findings), expected);
     assert_eq!(problems, 2);
+
+    let index = format!("topics/_index/{topic}/partition=0/{topic}+0+0000000003+0000000006+3.json");
+    store.delete(&[index.clone()]).await.unwrap();
+    let (problems, findings) = found(&components).await;
+    assert_eq!(problems, 3);
+    let message = format!(
+        "the index object of {folder}0000000003.json is missing, so no batch run can read its \
+         lines: restore {index}"
+    );
+    let found = of_pins(&findings);
+    assert_eq!(found[0], problem(&message));
+    let unknown = "not counted: the offsets 4 to 5";
+    assert!(found[4].1.starts_with(unknown), "{found:#?}");
 }
 
 /// Deletes the records of a topic before an offset, as its retention would.
