@@ -49,6 +49,9 @@ impl Scenario for Flow {
         }
         pipeline.start_run("first").await?;
         pipeline.run_completes("first").await?;
+        // The operator records it a little later.
+        let status = pipeline.ended_run("flow-batch-first").await?;
+        ensure!(status["phase"] == "Succeeded", "{status}");
         Ok(Self { pipeline, spec })
     }
 }
