@@ -1,8 +1,6 @@
 //! `logs`: the logs of all pods of a pipeline or of one component, each line with its pod's name.
 
-use std::io;
-
-use futures::{AsyncBufRead, AsyncBufReadExt as _, Stream, StreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use k8s_openapi::api::core::v1::Pod;
 use kube::{ResourceExt as _, api::LogParams};
 use pinpipe_plan::{
@@ -15,6 +13,7 @@ use crate::{
     failure::{Failure, Outcome},
     output::{print, reader_is_gone},
     pods,
+    time::seconds,
 };
 
 /// Arguments of `logs`.
@@ -51,28 +50,6 @@ pub struct Arguments {
 fn component(text: &str) -> Result<Component, String> {
     text.parse()
         .map_err(|_| "a component is ingest, stream-<sink>, archive, batch or emulator".to_owned())
-}
-
-/// Seconds of a length of time such as `1h30m`.
-fn seconds(text: &str) -> Result<i64, String> {
-    let invalid = || "a length of time is such as 90s, 5m or 2h".to_owned();
-    let (mut total, mut rest) = (0_i64, text);
-    while !rest.is_empty() {
-        let end = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .ok_or_else(invalid)?;
-        let number: i64 = rest[..end].parse().map_err(|_| invalid())?;
-        let unit = match rest.as_bytes().get(end) {
-            Some(b's') => 1,
-            Some(b'm') => 60,
-            Some(b'h') => 3600,
-            _ => return Err(invalid()),
-        };
-        let part = number.checked_mul(unit).ok_or_else(invalid)?;
-        total = total.checked_add(part).ok_or_else(invalid)?;
-        rest = &rest[end + 1..];
-    }
-    if total > 0 { Ok(total) } else { Err(invalid()) }
 }
 
 /// Prints the logs. The answer is whether all of them could be read.
@@ -143,23 +120,11 @@ async fn lines(
     };
     let log = cluster.api::<Pod>().log_stream(&name, &params).await;
     let log = log.map_err(|error| cluster.failure("get pods/log", &error))?;
-    let lines = split(log).map(move |line| match line {
+    let lines = pods::lines(log).map(move |line| match line {
         Ok(line) => Ok(format!("[{name}] {line}\n")),
         Err(error) => Err(format!("{name}: its log was cut off: {error}")),
     });
     Ok(lines.boxed())
-}
-
-/// The lines of a text, whose bytes needn't be UTF-8. Nothing follows an error.
-fn split(text: impl AsyncBufRead + Send) -> impl Stream<Item = io::Result<String>> + Send {
-    stream::try_unfold(Box::pin(text), |mut text| async move {
-        let mut line = Vec::new();
-        if text.read_until(b'\n', &mut line).await? == 0 {
-            return Ok(None);
-        }
-        let line = line.strip_suffix(b"\n").unwrap_or(&line);
-        Ok(Some((String::from_utf8_lossy(line).into_owned(), text)))
-    })
 }
 
 /// Pods of a component, or of all; of batch runs those of the newest alone.
@@ -173,6 +138,7 @@ async fn pods(
         selector = format!("{selector},{COMPONENT_LABEL}={component}");
     }
     let mut pods: Vec<Pod> = cluster.list("list pods", &selector).await?;
+    pods.retain(|pod| !pods::is_inspection(pod));
     let newest = newest_run(&pods);
     pods.retain(|pod| pods::job(pod).is_none_or(|job| Some(job) == newest.as_deref()));
     pods.sort_by_key(|pod| (pod.labels().get(COMPONENT_LABEL).cloned(), pod.name_any()));
@@ -188,35 +154,9 @@ fn newest_run(pods: &[Pod]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use futures::TryStreamExt as _;
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn lengths_of_time_are_read() {
-        assert_eq!(seconds("90s"), Ok(90));
-        assert_eq!(seconds("1h30m"), Ok(5400));
-        for text in ["", "5", "m", "0s", "5d", "-5m", "99999999999999999h"] {
-            assert!(seconds(text).is_err(), "{text}");
-        }
-    }
-
-    #[tokio::test]
-    async fn lines_may_be_invalid_and_an_error_ends_them() {
-        let lines: Vec<_> = split(&b"a\xff\n\nb"[..])
-            .map(Result::unwrap)
-            .collect()
-            .await;
-        assert_eq!(lines, ["a\u{fffd}", "", "b"]);
-        let parts = stream::iter([Ok(b"a\n".to_vec()), Err(io::Error::other("reset"))]);
-        let lines = split(parts.into_async_read());
-        let lines: Vec<_> = lines
-            .map(|line| line.map_err(|it| it.to_string()))
-            .collect()
-            .await;
-        assert_eq!(lines, [Ok("a".to_owned()), Err("reset".to_owned())]);
-    }
 
     #[test]
     fn the_newest_run_is_told_by_its_pod() {

@@ -4,8 +4,10 @@ mod answers;
 mod clean;
 mod cluster;
 mod completion;
+mod dead_letters;
 mod failure;
 mod input;
+mod inspect;
 mod logs;
 mod metrics;
 mod output;
@@ -16,8 +18,11 @@ mod reset;
 mod runs;
 mod start;
 mod status;
+mod tail;
 mod time;
+mod trace;
 mod validate;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -28,7 +33,7 @@ use failure::{Failure, Outcome};
 
 /// Writes, checks and runs Pinterest pipelines
 ///
-/// Exit status: 0 for yes (valid, clean, ready, no change), 1 for no, 2 if an argument is wrong or
+/// Exit status: 0 for yes (valid, clean, ready, no change, found), 1 for no, 2 if an argument is wrong or
 /// a file cannot be read, 3 if the cluster cannot be reached, lacks the object or refuses.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-pinpipe", bin_name = "kubectl pinpipe", version)]
@@ -147,12 +152,55 @@ enum Command {
     #[command(verbatim_doc_comment)]
     Logs(logs::Arguments),
 
-    /// Writes dead letters back to their topics
+    /// Prints the newest records of the topics, or the newest dead letters
+    ///
+    /// A pod of the batch image reads them, and is deleted at the end.
+    ///
+    /// Exit status: 0, 2 if an argument is wrong, 3 if the cluster does not answer, the pod does
+    /// not start, or the topics cannot be read.
     ///
     /// Examples:
+    ///   kubectl pinpipe tail pinterest --kind pin --last 3
+    ///   kubectl pinpipe tail pinterest --rejected --follow
+    #[command(verbatim_doc_comment)]
+    Tail(tail::Arguments),
+
+    /// Shows each place of a record, from its topic to the answers, or why it is not there
+    ///
+    /// Topic, dead letters, raw object and line, live tables, the state of batch runs, their tables,
+    /// the answers it takes part in. A pod of the batch image looks, and is deleted at the end.
+    ///
+    /// Exit status: 0 if the record was found and is missing nowhere, 1 if not, 2 if an argument is
+    /// wrong, 3 if the cluster does not answer, the pod does not start, or it cannot look.
+    ///
+    /// Examples:
+    ///   kubectl pinpipe trace pin 7528
+    ///   kubectl pinpipe trace user 7528 pinterest -n data --output json
+    #[command(verbatim_doc_comment)]
+    Trace(trace::Arguments),
+
+    /// Checks that raw objects and live rows are all there, each once
+    ///
+    /// Raw objects by the chain of their offsets, rows of live tables by counting them. It changes
+    /// nothing. A pod of the batch image looks, and is deleted at the end.
+    ///
+    /// Exit status: 0 if nothing is wrong, 1 if something is missing or doubled, 2 if an argument is
+    /// wrong, 3 if the cluster does not answer, the pod does not start, or it cannot look.
+    ///
+    /// Examples:
+    ///   kubectl pinpipe verify pinterest
+    ///   kubectl pinpipe verify pinterest --sink live --timeout 30m --output csv
+    #[command(verbatim_doc_comment)]
+    Verify(verify::Arguments),
+
+    /// Counts, prints and writes back dead letters
+    ///
+    /// Examples:
+    ///   kubectl pinpipe deadletters list pinterest
+    ///   kubectl pinpipe deadletters show pinterest --reason too-large
     ///   kubectl pinpipe deadletters redrive pinterest --dry-run --wait
     #[command(name = "deadletters", verbatim_doc_comment)]
-    DeadLetters(start::DeadLetters),
+    DeadLetters(dead_letters::Arguments),
 
     /// Gives sinks other positions
     ///
@@ -208,7 +256,10 @@ async fn run(command: &Command) -> Outcome {
         Command::Plan(arguments) => plan::run(arguments).await,
         Command::Status(arguments) => status::run(arguments).await,
         Command::Run(arguments) => start::run(arguments).await,
-        Command::DeadLetters(arguments) => start::dead_letters(arguments).await,
+        Command::Tail(arguments) => tail::run(arguments).await,
+        Command::Trace(arguments) => trace::run(arguments).await,
+        Command::Verify(arguments) => verify::run(arguments).await,
+        Command::DeadLetters(arguments) => dead_letters::run(arguments).await,
         Command::Reset(arguments) => reset::run(arguments).await,
         Command::Runs(arguments) => runs::run(arguments).await,
         Command::Answers(arguments) => answers::run(arguments).await,

@@ -64,29 +64,9 @@ pub struct Arguments {
     started: Started,
 }
 
-/// Arguments of `deadletters`.
+/// Arguments of `deadletters redrive`.
 #[derive(Debug, clap::Args)]
-pub struct DeadLetters {
-    #[command(subcommand)]
-    command: DeadLettersCommand,
-}
-
-#[derive(Debug, clap::Subcommand)]
-enum DeadLettersCommand {
-    /// Writes dead letters back to their topics, each once
-    ///
-    /// Exit status: 0 if the run was created (with --wait: has succeeded), 1 if it failed or was
-    /// refused, 3 if the cluster does not answer.
-    ///
-    /// Examples:
-    ///   kubectl pinpipe deadletters redrive pinterest --dry-run --wait
-    ///   kubectl pinpipe deadletters redrive pinterest --reason too-large --wait
-    #[command(verbatim_doc_comment)]
-    Redrive(Redrive),
-}
-
-#[derive(Debug, clap::Args)]
-struct Redrive {
+pub struct Redrive {
     /// Pipeline
     #[arg(value_name = "PIPELINE")]
     pipeline: String,
@@ -155,9 +135,8 @@ pub async fn run(arguments: &Arguments) -> Outcome {
     start(&arguments.started, &arguments.pipeline, field, verb, &work).await
 }
 
-/// Runs a command about dead letters.
-pub async fn dead_letters(arguments: &DeadLetters) -> Outcome {
-    let DeadLettersCommand::Redrive(redrive) = &arguments.command;
+/// Starts a re-drive.
+pub async fn redrive(redrive: &Redrive) -> Outcome {
     let work = set([
         ("kinds", json!(redrive.kinds)),
         ("reasons", json!(redrive.reasons)),

@@ -33,6 +33,36 @@ pub fn length(seconds: u64) -> String {
     }
 }
 
+/// A time of an option, in UTC.
+pub fn time(text: &str) -> Result<String, String> {
+    let time: Timestamp = text
+        .parse()
+        .map_err(|_| "a time is such as 2026-01-31T00:00:00Z (RFC 3339)".to_owned())?;
+    Ok(time.to_string())
+}
+
+/// Seconds of a length of time such as `1h30m`.
+pub fn seconds(text: &str) -> Result<i64, String> {
+    let invalid = || "a length of time is such as 90s, 5m or 2h".to_owned();
+    let (mut total, mut rest) = (0_i64, text);
+    while !rest.is_empty() {
+        let end = rest
+            .find(|c: char| !c.is_ascii_digit())
+            .ok_or_else(invalid)?;
+        let number: i64 = rest[..end].parse().map_err(|_| invalid())?;
+        let unit = match rest.as_bytes().get(end) {
+            Some(b's') => 1,
+            Some(b'm') => 60,
+            Some(b'h') => 3600,
+            _ => return Err(invalid()),
+        };
+        let part = number.checked_mul(unit).ok_or_else(invalid)?;
+        total = total.checked_add(part).ok_or_else(invalid)?;
+        rest = &rest[end + 1..];
+    }
+    if total > 0 { Ok(total) } else { Err(invalid()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -53,5 +83,14 @@ mod tests {
             (age(at(10), at(15)), age(at(15), at(10))),
             ("5s".into(), "0s".into())
         );
+    }
+
+    #[test]
+    fn lengths_of_time_are_read() {
+        assert_eq!(seconds("90s"), Ok(90));
+        assert_eq!(seconds("1h30m"), Ok(5400));
+        for text in ["", "5", "m", "0s", "5d", "-5m", "99999999999999999h"] {
+            assert!(seconds(text).is_err(), "{text}");
+        }
     }
 }

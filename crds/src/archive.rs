@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Amount, LagThresholds, S3, Template,
+    Amount, S3, Template,
     schema::{
         DURATION, IS_DURATION, IS_QUANTITY, QUANTITY, duration_within, quantity_within,
         unchanged_or,
@@ -70,12 +70,6 @@ pub struct Archive {
     /// When an object is closed: at the first limit reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rotate: Option<Rotate>,
-
-    /// Threshold of the condition `LagWithinThreshold`. The archive's lag varies by the number of
-    /// records that arrive within `rotate.interval`, since they are stored when an object is
-    /// closed. Exceeding the threshold only sets the condition.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub thresholds: Option<LagThresholds>,
 
     /// The object store.
     pub s3: S3,

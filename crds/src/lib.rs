@@ -13,7 +13,6 @@ mod autoscaling;
 mod batch;
 mod broker;
 mod common;
-mod dead_letters;
 mod ingest;
 mod network_policy;
 pub mod reasons;
@@ -22,7 +21,6 @@ mod schema;
 mod sinks;
 mod status;
 mod template;
-mod thresholds;
 mod tls;
 
 use kube::{CustomResource, KubeSchema};
@@ -43,7 +41,6 @@ pub use common::{
     Amount, Amounts, Image, PullPolicy, Resources, S3, SecretKeyRef, SecretRef,
     ServerSideEncryption,
 };
-pub use dead_letters::DeadLetters;
 pub use ingest::{
     Alias, Ingest, IngestAuthentication, IngestLimits, IngestService, IngestTls, RecordKind,
     ServiceType,
@@ -65,11 +62,10 @@ pub use template::{
     ConfigMapKeyRef, EnvVar, EnvVarSource, LogLevel, PodSecurity, TaintEffect, Template,
     Toleration, TolerationOperator, TopologySpreadConstraint, WhenUnsatisfiable,
 };
-pub use thresholds::{LagThresholds, RejectThresholds};
 pub use tls::{AwsMskIam, Credentials, KafkaAuthentication, Tls};
 
-/// Desired state of a pipeline. Only `broker` is required. Ingest is always deployed, other
-/// components only if their section is present.
+/// Desired state of a pipeline. Only `broker` is required. A component is deployed if its section
+/// is present.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, PartialEq, Serialize)]
 #[kube(
     group = "pinpipe.dev",
@@ -150,6 +146,10 @@ pub use tls::{AwsMskIam, Credentials, KafkaAuthentication, Tls};
         "spec.batch needs spec.archive: a batch run reads the raw objects that the archive writes; \
          add spec.archive or remove spec.batch"
     ),
+    validation = Rule::new("!has(self.emulator) || has(self.ingest)").message(
+        "spec.emulator needs spec.ingest, which its records are posted to; add `ingest: {}` or \
+         remove spec.emulator"
+    ),
     validation = Rule::new(scaled_ingest_has_a_cpu_request()).message(
         "spec.ingest.autoscaling compares CPU usage with the CPU request: add requests.cpu to the \
          resources of spec.ingest.template, or of spec.template where ingest has none of its own"
@@ -176,13 +176,9 @@ pub struct PinterestPipelineSpec {
     /// The message broker.
     pub broker: Broker,
 
-    /// Ingest, the REST service that accepts records. Always deployed.
+    /// Ingest, the REST service that accepts records. If absent, others write to the topics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingest: Option<Ingest>,
-
-    /// Rejected records, which are set aside in the dead-letter topics.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dead_letters: Option<DeadLetters>,
 
     /// Stream workers, which keep live tables up to date.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -198,6 +194,7 @@ pub struct PinterestPipelineSpec {
     pub batch: Option<Batch>,
 
     /// The emulator: synthetic users who post records to ingest, for trying out a pipeline.
+    /// Requires `ingest`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub emulator: Option<Emulator>,
 

@@ -160,15 +160,6 @@ pub const JOB_MISSING: &str = "JobMissing";
 /// Of a run: it has succeeded.
 pub const RUN_SUCCEEDED: &str = "RunSucceeded";
 
-/// No value is above its threshold.
-pub const WITHIN_THRESHOLD: &str = "WithinThreshold";
-/// A sink is further behind than its threshold.
-pub const LAG_ABOVE_THRESHOLD: &str = "LagAboveThreshold";
-/// More records are rejected than the threshold says.
-pub const REJECTS_ABOVE_THRESHOLD: &str = "RejectsAboveThreshold";
-/// The workers that know don't tell.
-pub const METRICS_MISSING: &str = "MetricsMissing";
-
 /// An event: a run is started.
 pub const RUN_STARTED: &str = "RunStarted";
 /// An event: a deleted pipeline's topics are left, though they should have gone with it.

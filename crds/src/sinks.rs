@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    LagThresholds, SecretKeyRef, SinkAutoscaling, Template, Tls,
+    SecretKeyRef, SinkAutoscaling, Template, Tls,
     schema::{IS_POSTGRES_SCHEMA, POSTGRES_SCHEMA, unchanged_or},
 };
 
@@ -61,10 +61,6 @@ pub struct StreamSink {
     /// Scales the number of pods by the sink's lag. Replaces `replicas`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub autoscaling: Option<SinkAutoscaling>,
-
-    /// Threshold of the condition `LagWithinThreshold`. Exceeding it only sets the condition.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub thresholds: Option<LagThresholds>,
 
     /// Settings of the pods, laid over those of `spec.template`.
     #[serde(default, skip_serializing_if = "Option::is_none")]

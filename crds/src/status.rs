@@ -30,10 +30,6 @@ pub mod condition_types {
     /// Batch runs start, the last one succeeded, and none is overdue. `Ready` doesn't depend on
     /// them.
     pub const BATCH_READY: &str = "BatchReady";
-    /// No sink's lag exceeds its threshold. Absent if no sink has a threshold.
-    pub const LAG_WITHIN_THRESHOLD: &str = "LagWithinThreshold";
-    /// The ratio of rejected records does not exceed the threshold. Absent without a threshold.
-    pub const REJECTS_WITHIN_THRESHOLD: &str = "RejectsWithinThreshold";
 }
 
 /// Observed state of a pipeline.
@@ -46,9 +42,7 @@ pub struct PinterestPipelineStatus {
 
     /// Conditions: `Ready`; `TopicsReady`, `IngestReady`, `StreamReady`, `ArchiveReady` and
     /// `BatchReady` for the sections in the spec; `Suspended` while `spec.suspend` is set;
-    /// `Reconciling` or `Stalled`, as defined by kstatus, while `Ready` is not True;
-    /// `LagWithinThreshold` and `RejectsWithinThreshold` if thresholds are set. `Ready` does not
-    /// depend on thresholds.
+    /// `Reconciling` or `Stalled`, as defined by kstatus, while `Ready` is not True.
     #[schemars(schema_with = "crate::schema::conditions")]
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,

@@ -11,13 +11,13 @@ use kube::{
 };
 
 /// Address of Kafka from this machine.
-pub const KAFKA: &str = "127.0.0.1:39092";
+pub const KAFKA: &str = "127.0.0.1:29092";
 /// URL of PostgreSQL from this machine.
-pub const POSTGRES: &str = "postgresql://pinpipe:pinpipe@127.0.0.1:35432/pinpipe";
+pub const POSTGRES: &str = "postgresql://pinpipe:pinpipe@127.0.0.1:25432/pinpipe";
 /// Address of Cassandra from this machine.
-pub const CASSANDRA: &str = "127.0.0.1:39042";
+pub const CASSANDRA: &str = "127.0.0.1:29042";
 /// URL of the S3 server from this machine.
-pub const S3: &str = "http://127.0.0.1:39000";
+pub const S3: &str = "http://127.0.0.1:29000";
 /// Address of Kafka from pods.
 pub const KAFKA_IN_CLUSTER: &str = "kafka.devstack.svc:9092";
 /// URL of PostgreSQL from pods.

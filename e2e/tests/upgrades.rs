@@ -1,6 +1,6 @@
-//! New images, rolled out one component at a time; and the conditions of thresholds.
+//! New images, rolled out one component at a time.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, ensure};
 use chrono::{DateTime, Utc};
@@ -10,14 +10,10 @@ use k8s_openapi::api::{
 };
 use kube::{ResourceExt, api::ListParams};
 use pinpipe_e2e::{
-    Kind, Pipeline, Spec, broken, eventually, ledger::Ledger, node, pipeline::READY_WITHIN,
-    samples::Samples, scenario::in_sandbox, throughout,
+    Kind, Pipeline, Spec, eventually, ledger::Ledger, node, pipeline::READY_WITHIN,
+    samples::Samples, scenario::in_sandbox,
 };
 use serde_json::json;
-
-/// How long to check that the status isn't written: at least one resync, which comes every 30 s
-/// with jitter.
-const UNWRITTEN: Duration = Duration::from_secs(45);
 
 /// The components in the order of their rollout: readers first.
 const ORDER: [&str; 3] = ["stream-live", "archive", "ingest"];
@@ -257,83 +253,5 @@ fn a_suspended_pipeline_gets_a_new_image_in_all_components_at_once() -> Result<(
             Ok(())
         })
         .await
-    })
-}
-
-/// The archive buffers records for half an hour, so its lag is the number of records sent.
-#[test]
-fn thresholds_have_conditions_that_ready_does_not_depend_on() -> Result<()> {
-    in_sandbox("thresholds", async |sandbox| {
-        let mut spec = Spec::new().live(sandbox).archive(sandbox, 100_000);
-        spec.0["archive"]["rotate"]["interval"] = json!("30m");
-        spec.0["archive"]["thresholds"] = json!({"lag": 200});
-        spec.0["stream"]["sinks"][0]["thresholds"] = json!({"lag": 1_000_000});
-        spec.0["deadLetters"] = json!({"thresholds": {"maxRejected": "10%"}});
-        let pipeline = sandbox.apply("flow", &spec).await?;
-        pipeline.ready().await?;
-        pipeline
-            .has_condition("LagWithinThreshold", "True", &["WithinThreshold"])
-            .await?;
-        pipeline
-            .has_condition("RejectsWithinThreshold", "True", &["WithinThreshold"])
-            .await?;
-
-        let (mut ledger, mut make) = (Ledger::new(&pipeline), Samples::new(47));
-        ledger
-            .send(Kind::User, make.batch(Kind::User, 0..500, 0), 100)
-            .await?;
-        pipeline
-            .has_condition(
-                "LagWithinThreshold",
-                "False",
-                &["LagAboveThreshold", "the archive", "200"],
-            )
-            .await?;
-        let message = pipeline.conditions().await?["LagWithinThreshold"]["message"].to_string();
-        ensure!(!message.contains("sink live"), "{message}");
-        ledger
-            .send_broken(Kind::User, broken::records(Kind::User, 200, 65_536))
-            .await?;
-        pipeline
-            .has_condition(
-                "RejectsWithinThreshold",
-                "False",
-                &["RejectsAboveThreshold", "more than 10%"],
-            )
-            .await?;
-        pipeline.has_condition("Ready", "True", &["Ready"]).await?;
-        for reason in ["LagAboveThreshold", "RejectsAboveThreshold"] {
-            let events = pipeline.events(reason).await?;
-            ensure!(events.len() == 1, "{reason}: {events:?}");
-        }
-        // The lag changes, but not the message, so the status isn't written.
-        let version = pipeline.get().await?.metadata.resource_version;
-        ledger
-            .send(Kind::User, make.batch(Kind::User, 500..900, 0), 100)
-            .await?;
-        ledger.live_table_is_right(Kind::User).await?;
-        throughout(UNWRITTEN, "the status stays unchanged", async || {
-            let object = pipeline.get().await?;
-            ensure!(
-                object.metadata.resource_version == version,
-                "{}",
-                object.data["status"]
-            );
-            Ok(())
-        })
-        .await?;
-
-        // A suspended archive writes what it has buffered.
-        pipeline.change(json!({"suspend": true})).await?;
-        pipeline
-            .has_condition("LagWithinThreshold", "Unknown", &["Suspended"])
-            .await?;
-        pipeline
-            .has_condition("Suspended", "True", &["Suspended"])
-            .await?;
-        pipeline.change(json!({"suspend": false})).await?;
-        pipeline
-            .has_condition("LagWithinThreshold", "True", &["WithinThreshold"])
-            .await
     })
 }

@@ -144,7 +144,7 @@ fn argo_cd_knows_how_a_pipeline_is() {
 
 #[test]
 fn an_ingress_and_a_route_lead_to_the_service() {
-    let objects = build(&validated(json!({})), &Observed::default()).objects;
+    let objects = build(&validated(json!({"ingest": {}})), &Observed::default()).objects;
     let [ingress, route] = &documents("ingress.yaml")[..] else {
         panic!("two documents")
     };

@@ -5,6 +5,9 @@ use std::fmt;
 /// docs/reference/metrics.md.
 pub const DOCUMENT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/reference/metrics.md");
 
+/// Set to any value, this variable has tests write the tables.
+const WRITE: &str = "PINPIPE_WRITE_DOCS";
+
 /// A metric: a row of a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metric {
@@ -31,8 +34,12 @@ impl fmt::Display for Metric {
             meaning,
         } = self;
         let labels: Vec<_> = labels.iter().map(|label| format!("`{label}`")).collect();
-        let labels = labels.join(", ");
-        write!(f, "| `{name}` | {kind} | {unit} | {labels} | {meaning} |")
+        write!(f, "| `{name}` |")?;
+        for cell in [kind, unit, &labels.join(", "), meaning] {
+            let space = if cell.is_empty() { "" } else { " " };
+            write!(f, "{space}{cell} |")?;
+        }
+        Ok(())
     }
 }
 
@@ -162,10 +169,42 @@ fn lines_of(metric: &Metric) -> Vec<String> {
     [vec![head], samples].concat()
 }
 
+/// The document with exactly these metrics in the table below a heading. Rows that are right keep
+/// their text, which may have backticks that help texts have not.
+fn with_table(document: &str, heading: &str, metrics: &[Metric]) -> String {
+    let title = format!("## {heading}\n");
+    let (before, section) = document.split_once(&title).unwrap_or((document, ""));
+    let (head, rest) = section
+        .split_once("|---|---|---|---|---|\n")
+        .unwrap_or((section, ""));
+    let rows = rest.lines().take_while(|line| line.starts_with('|'));
+    let rows: Vec<_> = rows.collect();
+    let after = rest
+        .lines()
+        .skip(rows.len())
+        .map(|line| format!("{line}\n"));
+    let row = |metric: &Metric| {
+        let is_right = |row: &&&str| documented(row, None).contains(metric);
+        let kept = rows.iter().find(is_right).map(|row| (*row).to_owned());
+        kept.unwrap_or_else(|| metric.to_string()) + "\n"
+    };
+    let table: String = metrics.iter().map(row).collect();
+    let after: String = after.collect();
+    format!("{before}{title}{head}|---|---|---|---|---|\n{table}{after}")
+}
+
 /// What differs between the table below a heading of [`DOCUMENT`] and the metrics in `text`, which
-/// must have a sample of each.
+/// must have a sample of each. With the variable [`WRITE`], the table is written.
 pub fn check(heading: &str, text: &str) -> anyhow::Result<()> {
-    let document = std::fs::read_to_string(DOCUMENT)?;
+    let mut document = std::fs::read_to_string(DOCUMENT)?;
+    if std::env::var_os(WRITE).is_some() {
+        // Tests of one program run at the same time.
+        let page = std::fs::File::open(DOCUMENT)?;
+        page.lock()?;
+        document = std::fs::read_to_string(DOCUMENT)?;
+        document = with_table(&document, heading, &exposed(text));
+        std::fs::write(DOCUMENT, &document)?;
+    }
     let (documented, exposed) = (documented(&document, Some(heading)), exposed(text));
     let missing = |of: &[Metric], from: &[Metric], what: &str| -> Vec<String> {
         let rows = of.iter().filter(|metric| !from.contains(metric));
@@ -179,7 +218,8 @@ pub fn check(heading: &str, text: &str) -> anyhow::Result<()> {
     .concat();
     anyhow::ensure!(
         differences.is_empty() && !exposed.is_empty(),
-        "the table {heading} of docs/reference/metrics.md differs from the program:\n{differences}"
+        "the table {heading} of docs/reference/metrics.md differs from the program; run this test \
+         with {WRITE}=1, and commit the page:\n{differences}"
     );
     Ok(())
 }
@@ -214,6 +254,20 @@ pinpipe_build_info{version="1"} 1
         assert_eq!(documented(TABLE, Some("B")), exposed(TEXT)[1..]);
         let row = TABLE.lines().nth(1).unwrap();
         assert_eq!(exposed(TEXT)[0].to_string(), row);
+    }
+
+    #[test]
+    fn a_table_is_written_for_the_metrics_there_are() {
+        const HEAD: &str = "| m |\n|---|---|---|---|---|\n";
+        let page = |rows: &str| format!("t\n## A\n\n{HEAD}{rows}\nmore\n## B\n{HEAD}| `b` |\n");
+        let rows = TABLE.lines().filter(|line| line.starts_with('|'));
+        let rows: String = rows.map(|row| format!("{row}\n")).collect();
+        let of = exposed(TEXT);
+        assert_eq!(
+            with_table(&page("| `pinpipe_gone` |\n"), "A", &of),
+            page(&rows.replace("`things`", "things"))
+        );
+        assert_eq!(with_table(&page(&rows), "A", &of), page(&rows));
     }
 
     #[test]

@@ -10,9 +10,10 @@ use k8s_openapi::api::{
 use kube::{Api, ResourceExt as _, api::ListParams};
 use pinpipe_crds::PinterestPipeline;
 use pinpipe_plan::{
+    build::registry_and_tag,
     component::Component,
     model::{Images, ValidatedPipeline},
-    names::{self, IMAGE_ANNOTATION, PAUSED_ANNOTATION},
+    names::{self, IMAGE_ANNOTATION, INSTANCE_LABEL, PAUSED_ANNOTATION},
     ownership::Claim,
     validate::{ANY_KEY, Inputs, SecretKey, references, validate},
 };
@@ -321,6 +322,9 @@ async fn secrets(
     found
 }
 
+/// Workers with a Deployment, as their images are named.
+const WORKERS: [&str; 3] = ["ingest", "stream", "emulator"];
+
 /// The operator's images, as far as a Deployment tells them that has no others.
 async fn images(cluster: &Cluster, name: &str, live: Option<&PinterestPipeline>) -> Images {
     let unknown = Images {
@@ -329,12 +333,19 @@ async fn images(cluster: &Cluster, name: &str, live: Option<&PinterestPipeline>)
         ..Images::default()
     };
     let own = live.and_then(|live| live.spec.image.as_ref());
-    let ingest = names::child(name, &Component::Ingest);
-    let Ok(Some(deployment)) = cluster.api::<Deployment>().get_opt(&ingest).await else {
-        return unknown;
-    };
-    let applied = deployment.annotations().get(IMAGE_ANNOTATION);
-    let Some((registry, tag)) = applied.and_then(|image| parts(image)) else {
+    let labels = format!("{INSTANCE_LABEL}={name}");
+    let deployments = cluster
+        .list::<Deployment>("list deployments", &labels)
+        .await;
+    let deployments = deployments.unwrap_or_default();
+    let applied = deployments
+        .iter()
+        .filter_map(|deployment| deployment.annotations().get(IMAGE_ANNOTATION));
+    let mut found = applied.filter_map(|image| {
+        let mut workers = WORKERS.iter();
+        workers.find_map(|worker| registry_and_tag(image, worker))
+    });
+    let Some((registry, tag)) = found.next() else {
         return unknown;
     };
     let set = |own: Option<&String>, applied: String, unknown: String| {
@@ -343,20 +354,16 @@ async fn images(cluster: &Cluster, name: &str, live: Option<&PinterestPipeline>)
     Images {
         registry: set(
             own.and_then(|own| own.registry.as_ref()),
-            registry,
+            registry.to_owned(),
             unknown.registry,
         ),
-        tag: set(own.and_then(|own| own.tag.as_ref()), tag, unknown.tag),
+        tag: set(
+            own.and_then(|own| own.tag.as_ref()),
+            tag.to_owned(),
+            unknown.tag,
+        ),
         ..Images::default()
     }
-}
-
-/// Registry and tag of ingest's image.
-fn parts(image: &str) -> Option<(String, String)> {
-    let (image, _) = image.split_once('@').unwrap_or((image, ""));
-    let (repository, tag) = image.rsplit_once(':')?;
-    let registry = repository.strip_suffix("/ingest")?;
-    Some((registry.to_owned(), tag.to_owned()))
 }
 
 #[cfg(test)]
@@ -435,15 +442,5 @@ mod tests {
         assert_eq!(lookup(&value, "a.list[0].v"), Some(&json!(1)));
         assert_eq!(lookup(&value, "a.list[x].v"), Some(&json!(1)));
         assert_eq!((lookup(&value, "a.b"), lookup(&value, "")), (None, None));
-    }
-
-    #[test]
-    fn images_are_told_by_ingest_s() {
-        let own = |registry: &str, tag: &str| Some((registry.to_owned(), tag.to_owned()));
-        assert_eq!(
-            parts("r.io:5000/p/ingest:1@sha256:ab"),
-            own("r.io:5000/p", "1")
-        );
-        assert_eq!(parts("r.io/pins-ingest:1"), None);
     }
 }

@@ -54,7 +54,8 @@ pub(super) async fn gather(
         .await;
     reader.kind::<Lease>("leases.coordination.k8s.io").await;
     reader.events(&name).await;
-    let pods = reader.kind::<Pod>("pods").await;
+    let mut pods = reader.kind::<Pod>("pods").await;
+    pods.retain(|pod| !pods::is_inspection(pod));
     reader.pods(&pods, tail).await;
     reader.lacks
 }

@@ -5,23 +5,20 @@ use kube::ResourceExt as _;
 use pinpipe_crds::{
     PinterestPipeline,
     condition_types::{
-        ARCHIVE_READY, BATCH_READY, INGEST_READY, LAG_WITHIN_THRESHOLD, READY,
-        REJECTS_WITHIN_THRESHOLD, STREAM_READY, TOPICS_READY,
+        ARCHIVE_READY, BATCH_READY, INGEST_READY, READY, STREAM_READY, TOPICS_READY,
     },
     reasons,
 };
 
 /// Conditions in the order in which they are looked at. `Ready` takes its reason from those before
 /// `BatchReady`.
-const ORDER: [&str; 8] = [
+const ORDER: [&str; 6] = [
     TOPICS_READY,
     INGEST_READY,
     STREAM_READY,
     ARCHIVE_READY,
     READY,
     BATCH_READY,
-    LAG_WITHIN_THRESHOLD,
-    REJECTS_WITHIN_THRESHOLD,
 ];
 
 /// What the worst condition asks for. None: nothing is wrong.
@@ -117,8 +114,6 @@ fn page(reason: &str) -> &'static str {
             "how-to/troubleshoot.md#a-sink-stopped"
         }
         reasons::BATCH_OVERDUE => "how-to/run-the-batch.md#when-a-run-cant-start",
-        reasons::LAG_ABOVE_THRESHOLD => "how-to/scale.md",
-        reasons::REJECTS_ABOVE_THRESHOLD => "how-to/redrive-dead-letters.md",
         _ => "reference/conditions.md#reasons",
     }
 }
@@ -182,13 +177,6 @@ mod tests {
                 vec![("Ready", "Unknown", "Paused")],
                 "kubectl annotate -n data pp pinterest pinpipe.dev/paused-",
             ),
-            (
-                vec![
-                    ("Ready", "True", "Ready"),
-                    ("LagWithinThreshold", "False", "LagAboveThreshold"),
-                ],
-                "docs/how-to/scale.md",
-            ),
         ] {
             assert_eq!(after(&conditions).as_deref(), Some(step), "{conditions:?}");
         }
@@ -217,8 +205,6 @@ mod tests {
             reasons::DELETING,
             reasons::UNSCHEDULABLE,
             reasons::BATCH_OVERDUE,
-            reasons::LAG_ABOVE_THRESHOLD,
-            reasons::REJECTS_ABOVE_THRESHOLD,
             reasons::BROKER_UNREACHABLE,
         ];
         for reason in all.chain(&others) {

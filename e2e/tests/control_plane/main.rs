@@ -153,9 +153,7 @@ fn with_autoscaling_the_operator_keeps_replicas_set_by_others() -> Result<()> {
             .await?;
         }
         // Reconciling a changed spec leaves both as they are.
-        pipeline
-            .change(json!({"deadLetters": {"thresholds": {"maxRejected": "5%"}}}))
-            .await?;
+        pipeline.change(json!({"drainDeadline": "4m"})).await?;
         pipeline.ready().await?;
         let replicas = pipeline.replicas().await?;
         ensure!(

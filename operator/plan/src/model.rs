@@ -40,11 +40,10 @@ pub struct ValidatedPipeline {
     pub topic_management: TopicManagement,
     /// What happens to the topics when the pipeline is deleted.
     pub deletion_policy: DeletionPolicy,
-    /// Percentage of rejected records above which a condition is False.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rejected_threshold: Option<pinpipe_config::Percentage>,
+    /// Size limit of a record, bytes.
+    pub max_record_bytes: u32,
     /// The REST service.
-    pub ingest: Ingest,
+    pub ingest: Option<Ingest>,
     /// Stream sinks, in the order of the resource.
     pub sinks: Vec<Sink>,
     /// The archive of raw records.
@@ -93,12 +92,9 @@ impl ValidatedPipeline {
     pub fn deployments(&self) -> Vec<Component> {
         let sinks = self.sinks.iter().map(|sink| Component::stream(&sink.name));
         let archive = self.archive.iter().map(|_| Component::Archive);
+        let ingest = self.ingest.iter().map(|_| Component::Ingest);
         let emulator = self.emulator.iter().map(|_| Component::Emulator);
-        sinks
-            .chain(archive)
-            .chain([Component::Ingest])
-            .chain(emulator)
-            .collect()
+        sinks.chain(archive).chain(ingest).chain(emulator).collect()
     }
 
     /// Components that consume the topics, each with its consumer group.
@@ -117,7 +113,7 @@ impl ValidatedPipeline {
     #[must_use]
     pub fn replicas(&self, component: &Component) -> Option<&Replicas> {
         match component {
-            Component::Ingest => Some(&self.ingest.replicas),
+            Component::Ingest => self.ingest.as_ref().map(|ingest| &ingest.replicas),
             Component::Stream(name) => self.sink(name).map(|sink| &sink.replicas),
             Component::Archive | Component::Batch | Component::Emulator => None,
         }
@@ -130,7 +126,7 @@ impl ValidatedPipeline {
             Component::Archive => self.archive.as_ref().map(|archive| &archive.secrets),
             Component::Batch => self.batch.as_ref().map(|batch| &batch.secrets),
             Component::Stream(name) => self.sink(name).map(|sink| &sink.secrets),
-            Component::Ingest => self.ingest.secrets.as_ref(),
+            Component::Ingest => self.ingest.as_ref()?.secrets.as_ref(),
             Component::Emulator => self.emulator.as_ref()?.secrets.as_ref(),
         }
     }
@@ -145,12 +141,16 @@ impl ValidatedPipeline {
         }
     }
 
-    /// Where clients inside the cluster post records.
+    /// Where clients inside the cluster post records. None without ingest.
     #[must_use]
-    pub fn ingest_url(&self) -> String {
+    pub fn ingest_url(&self) -> Option<String> {
+        let scheme = if self.ingest.as_ref()?.tls {
+            "https"
+        } else {
+            "http"
+        };
         let (child, port) = (self.child(&Component::Ingest), pinpipe_config::HTTP_PORT);
-        let scheme = if self.ingest.tls { "https" } else { "http" };
-        format!("{scheme}://{child}.{}.svc:{port}", self.namespace)
+        Some(format!("{scheme}://{child}.{}.svc:{port}", self.namespace))
     }
 
     fn sink(&self, name: &str) -> Option<&Sink> {
@@ -176,8 +176,6 @@ pub struct Topic {
 pub struct Ingest {
     /// Number of pods.
     pub replicas: Replicas,
-    /// Size limit of a record, bytes.
-    pub max_record_bytes: u32,
     /// Whether requests need a bearer token.
     #[serde(skip_serializing_if = "Not::not")]
     pub tokens: bool,
@@ -226,9 +224,6 @@ pub struct Sink {
     pub tls: Option<pinpipe_config::Tls>,
     /// Whether a row is the latest of its key or one record.
     pub write_mode: WriteMode,
-    /// Lag, in records, above which a condition is False.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lag_threshold: Option<i64>,
     /// Requested reset of its positions.
     pub reset: Option<SinkReset>,
     /// Secrets its pods mount.
@@ -250,9 +245,6 @@ pub struct Archive {
     pub rotate_records: u64,
     /// Age at which an object is closed, seconds.
     pub rotate_seconds: u64,
-    /// Lag, in records, above which a condition is False.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub lag_threshold: Option<i64>,
     /// The object store, as workers' configurations have it.
     pub s3: pinpipe_config::S3,
     /// Requested reset of its positions.

@@ -55,6 +55,7 @@ pub fn run(name: &str, action: Value) -> PinterestRun {
 #[must_use]
 pub fn whole() -> Value {
     json!({
+        "ingest": {},
         "stream": {"sinks": [
             {"name": "live", "postgres": {"urlSecretRef": {"name": "warehouse", "key": "uri"}}},
         ]},

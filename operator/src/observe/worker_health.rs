@@ -1,4 +1,4 @@
-//! Health and metrics of running workers, probed pod by pod.
+//! Health of running workers, probed pod by pod.
 //!
 //! Kubernetes knows that a pod isn't ready, but not why; and a worker whose sink is unavailable
 //! stays ready, since a replacement would do no better. `/readyz` gives the reason. A pod that
@@ -15,7 +15,6 @@ use k8s_openapi::api::core::v1::Pod;
 use pinpipe_config::{ADMIN_PORT, CONTROL_PORT};
 use pinpipe_crds::reasons;
 use pinpipe_plan::component::Component;
-use pinpipe_runtime::worker_metrics::{self, WorkerMetrics};
 use reqwest::{Client, Response, redirect::Policy};
 
 use super::pods::component;
@@ -25,17 +24,6 @@ use crate::finding::Finding;
 const TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that are read of an answer.
 const MAX_ANSWER: usize = 4096;
-
-/// Values that the workers of a component reported.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ComponentMetrics {
-    /// Number of pods that were asked.
-    pub asked: usize,
-    /// Values of the pods that answered.
-    pub answers: Vec<WorkerMetrics>,
-    /// Whether a worker of the component reports a problem.
-    pub has_problem: bool,
-}
 
 /// A client that connects to pods directly, whatever proxy the operator's environment names.
 pub fn client() -> reqwest::Result<Client> {
@@ -64,35 +52,6 @@ pub async fn problems(client: &Client, pods: &[Pod]) -> BTreeMap<Component, Find
         }
     }
     problems
-}
-
-/// Metrics of these components, as far as their pods answer. A worker of an older release without
-/// them is left out.
-pub async fn metrics(
-    client: &Client,
-    pods: &[Pod],
-    components: &[Component],
-) -> BTreeMap<Component, ComponentMetrics> {
-    let targets = pods.iter().filter_map(target);
-    let targets = targets.filter(|target| components.contains(&target.component));
-    let answers = targets.map(|target| async move {
-        let answer = async {
-            let body = body(client, target.address, worker_metrics::PATH).await?;
-            anyhow::Ok(serde_json::from_slice(&body)?)
-        };
-        let metrics: anyhow::Result<WorkerMetrics> = answer.await;
-        let metrics = metrics.inspect_err(
-            |error| tracing::debug!(pod = target.pod, %error, "no metrics of a worker"),
-        );
-        (target.component, metrics.ok())
-    });
-    let mut metrics: BTreeMap<Component, ComponentMetrics> = BTreeMap::new();
-    for (component, answer) in join_all(answers).await {
-        let of_component = metrics.entry(component).or_default();
-        of_component.asked += 1;
-        of_component.answers.extend(answer);
-    }
-    metrics
 }
 
 /// Requests the pods of a component to flush what they have buffered. A pod that can't be reached,
@@ -162,18 +121,6 @@ async fn health(client: &Client, address: IpAddr) -> reqwest::Result<String> {
     )
     .await?;
     Ok(String::from_utf8_lossy(&body).into_owned())
-}
-
-/// The answer of a path that always answers with 200.
-async fn body(client: &Client, address: IpAddr, path: &str) -> reqwest::Result<Vec<u8>> {
-    bytes(
-        client
-            .get(url(address, ADMIN_PORT, path))
-            .send()
-            .await?
-            .error_for_status()?,
-    )
-    .await
 }
 
 async fn bytes(mut response: Response) -> reqwest::Result<Vec<u8>> {

@@ -49,11 +49,14 @@ impl Reconciler<'_> {
         suspension: Option<Finding>,
     ) -> Findings {
         let component = |component| self.component(pipeline, view, &component);
-        let mut ingest = component(Component::Ingest);
-        let note = scaling_problem(view.children, &pipeline.child(&Component::Ingest));
-        if let Some(note) = note.filter(|_| ingest.ok && !pipeline.suspend) {
-            ingest.message = format!("{}; {note}", ingest.message);
-        }
+        let ingest = pipeline.ingest.as_ref().map(|_| {
+            let mut ingest = component(Component::Ingest);
+            let note = scaling_problem(view.children, &pipeline.child(&Component::Ingest));
+            if let Some(note) = note.filter(|_| ingest.ok && !pipeline.suspend) {
+                ingest.message = format!("{}; {note}", ingest.message);
+            }
+            ingest
+        });
         let sinks = self.sinks(pipeline, view);
         Findings {
             suspension,
@@ -279,7 +282,7 @@ pub(super) fn attribute(
             Component::Archive => findings.archive = Some(finding),
             Component::Batch => findings.batch = Some(finding),
             Component::Emulator => findings.emulator = Some(finding),
-            Component::Ingest => findings.ingest = finding,
+            Component::Ingest => findings.ingest = Some(finding),
         }
     }
 }

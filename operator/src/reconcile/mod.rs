@@ -9,7 +9,6 @@ mod resets;
 mod runs;
 mod suitability;
 mod suspend;
-mod thresholds;
 mod topics;
 mod unreadable;
 

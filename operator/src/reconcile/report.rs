@@ -69,13 +69,8 @@ impl Reconciler<'_> {
         } else {
             self.pods().await?
         };
-        let answers = async {
-            let problems = worker_health::problems(&self.context.pod_client, &pods).await;
-            let thresholds = self.thresholds(pipeline, &pods, &problems, &applied.topics.topics);
-            let thresholds = thresholds.await;
-            (problems, thresholds)
-        };
-        let (problems, thresholds) = self.permit.released(answers).await;
+        let answers = worker_health::problems(&self.context.pod_client, &pods);
+        let problems = self.permit.released(answers).await;
         let view = ComponentView {
             children,
             observed,
@@ -95,23 +90,13 @@ impl Reconciler<'_> {
         }
         let conditions = findings.conditions();
         let is_ready = conditions.first().is_some_and(|(_, finding)| finding.ok);
-        let before = self
-            .resource
-            .status
-            .as_ref()
-            .map(|status| status.conditions.clone());
         self.write_status(conditions, |status| {
-            status.conditions.extend(thresholds.clone());
             status.topics = applied.topics.topics;
             status.sinks = sinks;
-            status.ingest = Some(IngestStatus {
-                url: pipeline.ingest_url(),
-            });
+            status.ingest = pipeline.ingest_url().map(|url| IngestStatus { url });
             status.batch = batch_status.filter(|batch| !batch_runs::is_empty(batch));
         })
         .await?;
-        self.report_thresholds(&before.unwrap_or_default(), &thresholds)
-            .await;
         Ok(if is_ready && runs.iter().any(Run::is_active) {
             Outcome::RunActive
         } else if is_ready {

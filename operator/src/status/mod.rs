@@ -1,4 +1,4 @@
-//! The status: findings become conditions, and batch runs, thresholds and events are reported.
+//! The status: findings become conditions, and batch runs and events are reported.
 //!
 //! Nothing in a status changes by itself: there are no restart counts and no ages. So a pipeline at
 //! rest has one status, which is written once.
@@ -9,7 +9,6 @@ pub mod events;
 pub mod runs;
 pub mod schedule;
 pub mod sinks;
-pub mod thresholds;
 
 use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
@@ -31,7 +30,7 @@ pub struct Findings {
     /// The topics.
     pub topics: Finding,
     /// The REST service.
-    pub ingest: Finding,
+    pub ingest: Option<Finding>,
     /// The stream sinks together.
     pub stream: Option<Finding>,
     /// The archive.
@@ -53,7 +52,7 @@ impl Findings {
             ("", "annotation", self.requests),
             (condition_types::SUSPENDED, "suspension", self.suspension),
             (condition_types::TOPICS_READY, "topics", Some(self.topics)),
-            (condition_types::INGEST_READY, "ingest", Some(self.ingest)),
+            (condition_types::INGEST_READY, "ingest", self.ingest),
             (condition_types::STREAM_READY, "stream", self.stream),
             (condition_types::ARCHIVE_READY, "archive", self.archive),
             (condition_types::BATCH_READY, "batch", self.batch),

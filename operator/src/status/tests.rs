@@ -7,7 +7,7 @@ fn good() -> Finding {
 }
 
 fn findings() -> Findings {
-    let (topics, ingest) = (good(), good());
+    let (topics, ingest) = (good(), Some(good()));
     Findings {
         suspension: None,
         requests: None,
@@ -39,7 +39,7 @@ fn ready_is_all_of_them_and_names_the_first_that_is_not() {
     );
 
     let bad = Findings {
-        ingest: Finding::bad(reasons::IMAGE_NOT_PULLABLE, "no image"),
+        ingest: Some(Finding::bad(reasons::IMAGE_NOT_PULLABLE, "no image")),
         emulator: Some(Finding::bad(reasons::CRASHING, "crash")),
         ..findings()
     };
@@ -167,7 +167,7 @@ fn transition_times_move_with_the_status_alone() {
     assert_eq!(again, first, "the same findings give the same conditions");
 
     let other_words = Findings {
-        ingest: Finding::good(reasons::AVAILABLE, "still fine"),
+        ingest: Some(Finding::good(reasons::AVAILABLE, "still fine")),
         ..findings()
     };
     let reworded = conditions(&first, other_words.conditions(), Some(2), at(200));
@@ -178,7 +178,7 @@ fn transition_times_move_with_the_status_alone() {
     );
 
     let worse = Findings {
-        ingest: Finding::bad(reasons::CRASHING, "crash"),
+        ingest: Some(Finding::bad(reasons::CRASHING, "crash")),
         ..findings()
     };
     let fallen = conditions(&first, worse.conditions(), Some(1), at(300));
@@ -256,6 +256,7 @@ fn a_pipeline_that_is_not_ready_is_reconciling_or_stalled_and_a_ready_one_is_nei
 #[test]
 fn ready_counts_as_changed_when_its_status_or_reason_changes() {
     let write = |before: &[Condition], ingest: Finding| {
+        let ingest = Some(ingest);
         conditions(
             before,
             Findings {
@@ -308,7 +309,7 @@ fn a_sentence_of_a_worker_is_written_once_while_only_its_numbers_move() {
     }
     // The numbers of another reason are what changed.
     let progress = |message: &str| Findings {
-        ingest: Finding::bad(reasons::PROGRESSING, message),
+        ingest: Some(Finding::bad(reasons::PROGRESSING, message)),
         ..findings()
     };
     let first = conditions(&[], progress("0 of 2 pods").conditions(), Some(1), at(100));
@@ -371,7 +372,7 @@ fn long_messages_are_cut_between_characters() {
 #[test]
 fn the_first_answer_of_a_registry_stays_while_the_image_is_the_same() {
     let written = |before: &[Condition], message: &str| {
-        let ingest = Finding::bad(reasons::IMAGE_NOT_PULLABLE, message);
+        let ingest = Some(Finding::bad(reasons::IMAGE_NOT_PULLABLE, message));
         let findings = Findings {
             ingest,
             ..findings()

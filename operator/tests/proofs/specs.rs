@@ -53,7 +53,6 @@ pub fn thorough(bootstrap_servers: &str) -> Value {
     json!({
         "suspend": false,
         "broker": thorough_broker(bootstrap_servers),
-        "deadLetters": {"thresholds": {"maxRejected": "1%"}},
         "networkPolicy": {"allowFrom": [
             {"namespaceSelector": {}, "podSelector": {"matchLabels": {"posts": "true"}}},
             {"ipBlock": {"cidr": "10.0.0.0/8"}},
@@ -71,7 +70,6 @@ pub fn thorough(bootstrap_servers: &str) -> Value {
                 "credentialsSecretRef": {"name": "s3"},
                 "serverSideEncryption": {"kmsKeyId": "alias/pinterest"},
             },
-            "thresholds": {"lag": 1000},
             "template": {"resources": {"requests": {"cpu": ".25", "memory": "0.5Gi"}}},
         },
         "batch": thorough_batch(&resources),

@@ -1,12 +1,13 @@
-//! Reads a dead-letter topic from its beginning to its end at the start of the reading.
+//! Reads a topic, mostly one of dead letters, to its end at the start of the reading.
 
 use std::{
     collections::{BTreeMap, HashSet},
+    ops::Range,
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
-use pinpipe_config::{Batch, ClientRole};
+use anyhow::{Context, Result, bail, ensure};
+use pinpipe_config::{Batch, ClientRole, Kafka, Pipeline};
 use pinpipe_runtime::{
     dead_letter::DeadLetterId,
     kafka::{Access, BrokerErrors, Tuned as _},
@@ -29,9 +30,30 @@ const RECEIVE_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// End offset of each partition that has records.
 pub type Ends = BTreeMap<i32, i64>;
+/// Offsets of each partition that a topic retains.
+pub type Ranges = BTreeMap<i32, Range<i64>>;
 
-fn settings(config: &Batch) -> Result<(ClientConfig, BrokerErrors)> {
-    let access = Access::read(&config.kafka)?;
+/// Where the topics of a pipeline are.
+#[derive(Clone, Copy, Debug)]
+pub struct Brokers<'a> {
+    /// The cluster.
+    pub kafka: &'a Kafka,
+    /// The pipeline.
+    pub pipeline: &'a Pipeline,
+}
+
+impl<'a> Brokers<'a> {
+    /// Those of a batch worker.
+    pub const fn of(config: &'a Batch) -> Self {
+        Self {
+            kafka: &config.kafka,
+            pipeline: &config.pipeline,
+        }
+    }
+}
+
+fn settings(brokers: Brokers<'_>) -> Result<(ClientConfig, BrokerErrors)> {
+    let access = Access::read(brokers.kafka)?;
     let mut settings = access.client_config("pinpipe-batch");
     settings
         // librdkafka requires a group id. The group is never joined and nothing is committed.
@@ -39,7 +61,7 @@ fn settings(config: &Batch) -> Result<(ClientConfig, BrokerErrors)> {
             "group.id",
             format!(
                 "{}.{}.redrive",
-                config.pipeline.namespace, config.pipeline.name
+                brokers.pipeline.namespace, brokers.pipeline.name
             ),
         )
         .set("enable.auto.commit", "false")
@@ -53,7 +75,16 @@ fn settings(config: &Batch) -> Result<(ClientConfig, BrokerErrors)> {
 
 /// The current end offsets of the topic's partitions. Blocks.
 pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
-    let (settings, errors) = settings(config)?;
+    let ranges = ranges(Brokers::of(config), topic)?.into_iter();
+    let with_records = ranges.filter(|(_, range)| !range.is_empty());
+    Ok(with_records
+        .map(|(partition, range)| (partition, range.end))
+        .collect())
+}
+
+/// The offsets that all of the topic's partitions retain now. Blocks.
+pub fn ranges(brokers: Brokers<'_>, topic: &str) -> Result<Ranges> {
+    let (settings, errors) = settings(brokers)?;
     let consumer: BaseConsumer<_> = settings
         .create_with_context(errors)
         .context("can't create the Kafka consumer")?;
@@ -64,14 +95,14 @@ pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
             .with_context(|| {
                 format!(
                     "can't read the metadata of the topic {topic} from Kafka at {}",
-                    config.kafka.bootstrap_servers
+                    brokers.kafka.bootstrap_servers
                 )
             })?;
         let found = metadata.topics().iter().find(|found| found.name() == topic);
         let partitions = found.map_or(&[][..], |found| found.partitions());
         let error = found.and_then(MetadataTopic::error);
         check(topic, partitions.len(), error.map(Into::into))?;
-        let mut ends = Ends::new();
+        let mut ranges = Ranges::new();
         for partition in partitions
             .iter()
             .map(rdkafka::metadata::MetadataPartition::id)
@@ -79,11 +110,9 @@ pub fn ends(config: &Batch, topic: &str) -> Result<Ends> {
             let (low, end) = consumer
                 .fetch_watermarks(topic, partition, BROKER_TIMEOUT)
                 .with_context(|| format!("can't read the end offset of {topic}[{partition}]"))?;
-            if low < end {
-                ends.insert(partition, end);
-            }
+            ranges.insert(partition, low..end);
         }
-        Ok(ends)
+        Ok(ranges)
     })
 }
 
@@ -101,28 +130,59 @@ fn check(topic: &str, partitions: usize, error: Option<RDKafkaErrorCode>) -> Res
     }
 }
 
-/// Reader of a dead-letter topic.
-pub struct DeadLetterReader {
+/// Reader of a topic.
+pub struct TopicReader {
     consumer: StreamConsumer<BrokerErrors>,
     /// Partitions that are not yet read to their end.
     unread: Ends,
+    /// Whether it waits for more records at the end of a partition.
+    follows: bool,
 }
 
-impl DeadLetterReader {
+impl TopicReader {
     /// A reader at the beginning of the topic.
     pub fn new(config: &Batch, topic: &str, ends: &Ends) -> Result<Self> {
-        let (settings, errors) = settings(config)?;
+        let from = ends.keys().map(|partition| (*partition, Offset::Beginning));
+        Self::starting(Brokers::of(config), topic, from, ends.clone())
+    }
+
+    /// A reader of these offsets.
+    pub fn between(brokers: Brokers<'_>, topic: &str, ranges: &Ranges) -> Result<Self> {
+        let filled = || ranges.iter().filter(|(_, range)| !range.is_empty());
+        let from = filled().map(|(partition, range)| (*partition, Offset::Offset(range.start)));
+        let ends = filled().map(|(partition, range)| (*partition, range.end));
+        Self::starting(brokers, topic, from, ends.collect())
+    }
+
+    fn starting(
+        brokers: Brokers<'_>,
+        topic: &str,
+        from: impl Iterator<Item = (i32, Offset)>,
+        unread: Ends,
+    ) -> Result<Self> {
+        let (settings, errors) = settings(brokers)?;
         let consumer: StreamConsumer<_> = settings
             .create_with_context(errors)
             .context("can't create the Kafka consumer")?;
         let mut list = TopicPartitionList::new();
-        for partition in ends.keys() {
-            list.add_partition_offset(topic, *partition, Offset::Beginning)?;
+        for (partition, offset) in from {
+            list.add_partition_offset(topic, partition, offset)?;
         }
         consumer.assign(&list)?;
         Ok(Self {
             consumer,
-            unread: ends.clone(),
+            unread,
+            follows: false,
+        })
+    }
+
+    /// A reader of what is written from these offsets on. It never ends.
+    pub fn following(brokers: Brokers<'_>, topic: &str, from: &Ends) -> Result<Self> {
+        let ranges = from.iter();
+        let ranges = ranges.map(|(partition, from)| (*partition, *from..i64::MAX));
+        Ok(Self {
+            follows: true,
+            ..Self::between(brokers, topic, &ranges.collect())?
         })
     }
 
@@ -130,9 +190,13 @@ impl DeadLetterReader {
     pub async fn next(&mut self) -> Result<Option<BorrowedMessage<'_>>> {
         while !self.unread.is_empty() {
             let received = tokio::time::timeout(RECEIVE_TIMEOUT, self.consumer.recv()).await;
-            let received = received.ok().with_context(|| {
-                format!("no record received from Kafka for {RECEIVE_TIMEOUT:?}")
-            })?;
+            let Ok(received) = received else {
+                ensure!(
+                    self.follows,
+                    "no record received from Kafka for {RECEIVE_TIMEOUT:?}"
+                );
+                continue;
+            };
             match received {
                 Ok(message) => {
                     let (partition, offset) = (message.partition(), message.offset());
@@ -146,6 +210,7 @@ impl DeadLetterReader {
                         return Ok(Some(message));
                     }
                 }
+                Err(KafkaError::PartitionEOF(_)) if self.follows => {}
                 Err(KafkaError::PartitionEOF(partition)) => {
                     self.unread.remove(&partition);
                 }

@@ -43,7 +43,7 @@ pub async fn connect(sink: &BatchSink) -> Result<Box<dyn Sink>> {
 }
 
 /// Name of the table with a kind's clean rows.
-const fn clean_table(kind: Kind) -> &'static str {
+pub const fn clean_table(kind: Kind) -> &'static str {
     match kind {
         Kind::Pin => "pinterest_batch",
         Kind::Geo => "geo_batch",

@@ -18,6 +18,7 @@ mod decode;
 mod failure;
 mod fold;
 mod import_args;
+mod inspect;
 mod join;
 mod load;
 mod loaded;
@@ -102,6 +103,8 @@ enum Command {
     Run(RunArgs),
     /// Writes dead letters back to their topics, each once.
     Redrive(redrive::Args),
+    /// Reads the pipeline's data where it lies, and changes nothing.
+    Inspect(inspect::Args),
 }
 
 /// Options of a batch run.
@@ -224,6 +227,7 @@ fn main() -> ExitCode {
         None => run_batch(&args.worker, &args.run),
         Some(Command::Run(run)) => run_batch(&args.worker, &run),
         Some(Command::Redrive(redrive)) => redrive::run(&args.worker, &redrive),
+        Some(Command::Inspect(inspect)) => inspect::run(&inspect),
     }
 }
 

@@ -31,6 +31,17 @@ pub struct Marker {
     pub run_time: DateTime<Utc>,
 }
 
+/// What a sink has of a record.
+#[derive(Debug, Default)]
+pub struct Lookup {
+    /// Whether the table exists.
+    pub has_table: bool,
+    /// The rows, as JSON objects.
+    pub rows: Vec<String>,
+    /// The last run that was loaded into it.
+    pub marker: Option<Marker>,
+}
+
 /// A table of a sink.
 #[derive(Clone, Debug)]
 pub struct SinkTable {

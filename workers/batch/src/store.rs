@@ -98,6 +98,16 @@ impl Store {
         })
     }
 
+    /// Opens the bucket to read from it. Nothing is created, and a missing bucket is an error of
+    /// each request.
+    pub async fn open_to_read(zone: &RawZone) -> Result<Self> {
+        let client = s3::client(&zone.s3).await.map_err(Permanent::from)?;
+        Ok(Self {
+            prefix: zone.prefix.clone(),
+            ..Self::of_others(client, zone.bucket.clone())
+        })
+    }
+
     /// A bucket that is only read.
     pub const fn of_others(client: Client, bucket: String) -> Self {
         Self {
@@ -141,7 +151,6 @@ impl Store {
     }
 
     /// The key prefix of the archive's raw objects.
-    #[cfg(test)]
     pub fn prefix(&self) -> &str {
         &self.prefix
     }
@@ -193,6 +202,14 @@ impl Store {
     ) -> Result<Vec<raw_zone::RawObject>> {
         retry(RETRY_TIMEOUT, "listing raw objects", || {
             raw_zone::list(&self.client, &self.bucket, &self.prefix, partition, from)
+        })
+        .await
+    }
+
+    /// The partitions of a topic that have raw objects, in order.
+    pub async fn raw_partitions(&self, topic: &str) -> Result<Vec<RawPartition>> {
+        retry(RETRY_TIMEOUT, "listing partitions", || {
+            raw_zone::partitions(&self.client, &self.bucket, &self.prefix, topic)
         })
         .await
     }

@@ -14,6 +14,7 @@
 //! whose name ends in `file` or `dir` is a path at which the operator mounts a Secret.
 
 mod ingest;
+pub mod inspect;
 mod kafka;
 mod kafka_settings;
 mod percentage;

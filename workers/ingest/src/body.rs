@@ -32,8 +32,9 @@ pub fn compression(form: Form, headers: &HeaderMap) -> Result<Compression, Probl
             .get(name)
             .map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
-    if let Some(other) = text(header::CONTENT_TYPE).filter(|name| !form.takes(name)) {
-        return Err(Problem::UnsupportedMediaType(other));
+    if let Some(seen) = text(header::CONTENT_TYPE).filter(|name| !form.takes(name)) {
+        let wanted = form.content_types();
+        return Err(Problem::UnsupportedMediaType { seen, wanted });
     }
     let encoding = text(header::CONTENT_ENCODING).unwrap_or_default();
     match encoding.trim().to_ascii_lowercase().as_str() {

@@ -35,6 +35,16 @@ impl Form {
         }
     }
 
+    /// The types a client is advised to send.
+    #[must_use]
+    pub const fn content_types(self) -> &'static str {
+        match self {
+            Self::Records => "application/json or application/x-ndjson",
+            Self::RestProxy => "application/vnd.kafka.json.v2+json or application/json",
+            Self::Streams => "application/x-amz-json-1.1 or application/json",
+        }
+    }
+
     /// Whether a body with this `Content-Type` is read. All are read as JSON. A form's type is what
     /// some clients send by default.
     #[must_use]
@@ -83,6 +93,13 @@ mod tests {
             for form in all {
                 assert_eq!(form.takes(text), forms.contains(&form), "{text} {form:?}");
             }
+        }
+        for form in all {
+            let advised = form.content_types().split(" or ");
+            assert!(
+                advised.map(|text| form.takes(text)).all(|takes| takes),
+                "{form:?}"
+            );
         }
     }
 

@@ -181,6 +181,12 @@ mod tests {
             (Rejection::NotAnObject, r#"" [{}]""#, "holds an array"),
             (Rejection::NotJson, "{'ind': 1}", "line 1, column 2"),
             (Rejection::NotJson, "{'ind': 1}", "Python"),
+            (
+                Rejection::NotJson,
+                "ind=1&user_name=A+B",
+                "json= in place of data=",
+            ),
+            (Rejection::NotJson, "ind: 1", "expected value at line 1"),
         ] {
             let told = explain("t.pin", rejection, "it", record.as_bytes(), syntax::START);
             let told = told.unwrap_or_else(|| panic!("nothing about {record}"));

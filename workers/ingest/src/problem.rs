@@ -41,11 +41,13 @@ pub enum Problem {
         allow: &'static str,
     },
     /// Unsupported `Content-Type`.
-    #[error(
-        "the Content-Type is `{0}`: send JSON as application/json; to /topics/{{topic}} also as \
-         application/vnd.kafka.json.v2+json"
-    )]
-    UnsupportedMediaType(String),
+    #[error("the Content-Type is `{seen}`: send JSON as {wanted}")]
+    UnsupportedMediaType {
+        /// What the request says.
+        seen: String,
+        /// What this path takes.
+        wanted: &'static str,
+    },
     /// Unsupported `Content-Encoding`.
     #[error(
         "the Content-Encoding `{0}` is not supported: send the body with gzip or zstd, or \
@@ -150,7 +152,7 @@ impl Problem {
             Self::MethodNotAllowed { .. } => {
                 shown(405, "method-not-allowed", 405, (405, operation))
             }
-            Self::UnsupportedMediaType(_) => {
+            Self::UnsupportedMediaType { .. } => {
                 shown(415, "unsupported-media-type", 415, (415, media_type))
             }
             Self::UnsupportedEncoding(_) => {

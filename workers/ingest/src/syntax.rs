@@ -160,6 +160,12 @@ pub fn describe(what: &str, text: &[u8], start: Place) -> Option<String> {
              str(record); {position}"
         ));
     }
+    if is_form(text) {
+        return Some(format!(
+            "{what} is not JSON but the fields of a form, as requests sends a dict with data=: \
+             send it with json= in place of data=; {position}"
+        ));
+    }
     let message = error.to_string();
     let end = format!(" at line {} column {}", error.line(), error.column());
     let problem = message.strip_suffix(&end).unwrap_or(&message);
@@ -172,6 +178,13 @@ fn is_python(text: &[u8]) -> bool {
     BEGINNINGS
         .iter()
         .any(|beginning| text.starts_with(beginning))
+}
+
+/// Whether a text looks like `name=value&name=value`.
+fn is_form(text: &[u8]) -> bool {
+    let is_name = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-.%+".contains(byte);
+    let name = text.iter().take_while(|byte| is_name(byte)).count();
+    name > 0 && text.get(name) == Some(&b'=')
 }
 
 /// The offset of the first byte of a line, which is counted from 1.

@@ -26,4 +26,3 @@ pub mod server;
 pub mod shutdown;
 pub mod telemetry;
 pub mod tls;
-pub mod worker_metrics;

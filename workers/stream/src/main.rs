@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{Json, Router, routing::get};
+use axum::Router;
 use clap::Parser;
 use pinpipe_config::{ADMIN_PORT, CONTROL_PORT, Stream, StreamSink};
 use pinpipe_runtime::{
@@ -13,7 +13,7 @@ use pinpipe_runtime::{
     config,
     kafka::Access,
     outage::Outage,
-    shutdown, telemetry, worker_metrics,
+    shutdown, telemetry,
 };
 use pinpipe_stream::{
     archive::Archive,
@@ -87,16 +87,9 @@ async fn serve<S: Sink>(
     certificate_metrics::register(admin.registry(), secrets);
     let readiness = admin.readiness();
     let flush = Arc::new(Notify::new());
-    let routes = Router::new().route(
-        worker_metrics::PATH,
-        get({
-            let metrics = metrics.clone();
-            async move || Json(metrics.threshold_values())
-        }),
-    );
     // The servers stop last: a worker that drains still answers its probes.
     let served = CancellationToken::new();
-    let admin_server = tokio::spawn(admin.serve(args.admin_port, routes, served.clone()));
+    let admin_server = tokio::spawn(admin.serve(args.admin_port, Router::new(), served.clone()));
     let control_server = control::serve(args.control_port, flush.clone(), served.clone());
     let control_server = tokio::spawn(control_server);
     let work = async {

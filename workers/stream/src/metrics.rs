@@ -2,17 +2,12 @@
 
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use pinpipe_config::{LAG_NAMESPACE_LABEL, LAG_PIPELINE_LABEL, LAG_SINK_LABEL, Pipeline};
 use pinpipe_core::{Cleaned, Kind, Rejection};
-use pinpipe_runtime::{
-    dead_letter::{self as letter, Redriven, UnusableOrder, Verdict},
-    worker_metrics::{RecentCounts, WorkerMetrics},
-};
+use pinpipe_runtime::dead_letter::{self as letter, Redriven, UnusableOrder, Verdict};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{
@@ -121,15 +116,6 @@ pub struct Metrics {
     pub dead_letters_up: Gauge,
     last_commit: Gauge,
     halted: Family<Halted, Gauge>,
-    thresholds: Arc<Mutex<Thresholds>>,
-}
-
-/// The state behind [`Metrics::threshold_values`], which the metrics themselves can't be queried
-/// for.
-#[derive(Debug, Default)]
-struct Thresholds {
-    lag: BTreeMap<Partition, i64>,
-    recent: RecentCounts,
 }
 
 impl Metrics {
@@ -174,7 +160,6 @@ impl Metrics {
             dead_letters_up: Gauge::default(),
             last_commit: Gauge::default(),
             halted: Family::default(),
-            thresholds: Arc::default(),
         };
         let m = &metrics;
         // Until they are tried.
@@ -366,12 +351,6 @@ impl Metrics {
             .set(i64::try_from(now.as_secs()).unwrap_or(i64::MAX));
     }
 
-    fn thresholds(&self) -> MutexGuard<'_, Thresholds> {
-        self.thresholds
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Sets a partition's consumer lag.
     pub fn lag(&self, topic: &str, partition: i32, records: i64) {
         let partition = Partition {
@@ -379,7 +358,6 @@ impl Metrics {
             partition,
         };
         self.lag.get_or_create(&partition).set(records);
-        self.thresholds().lag.insert(partition, records);
     }
 
     /// Removes the lag of a partition that this worker no longer consumes.
@@ -389,26 +367,6 @@ impl Metrics {
             partition,
         };
         self.lag.remove(&partition);
-        self.thresholds().lag.remove(&partition);
-    }
-
-    /// The values that the pipeline's thresholds are compared with. Call it at intervals: each call
-    /// adds the current counts to the window of recent ones.
-    #[must_use]
-    pub fn threshold_values(&self) -> WorkerMetrics {
-        let (mut read, mut rejected) = (0, 0);
-        for outcomes in &self.outcomes {
-            rejected += outcomes.rejected.get();
-            read += outcomes.rejected.get() + outcomes.clean.get() + outcomes.repaired.get();
-        }
-        let mut thresholds = self.thresholds();
-        let (read, rejected) = thresholds.recent.count((read, rejected));
-        WorkerMetrics {
-            lag: thresholds.lag.values().sum(),
-            partitions: u32::try_from(thresholds.lag.len()).unwrap_or(u32::MAX),
-            read,
-            rejected,
-        }
     }
 
     /// Sets the reason why the sink is halted; `None`: it runs.

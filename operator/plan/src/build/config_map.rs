@@ -9,7 +9,7 @@ use pinpipe_crds::{Alias, Compression, RecordKind, StartFrom, WriteMode};
 use super::{Builder, labels, trust};
 use crate::{
     component::Component,
-    model::{Archive, Batch, BatchSink, Emulator, Mount, Pods, Sink, ValidatedPipeline},
+    model::{Archive, Batch, BatchSink, Emulator, Ingest, Mount, Pods, Sink, ValidatedPipeline},
     mounts::{INGEST_CERTIFICATE, INGEST_TOKENS},
     names::{self, hash},
 };
@@ -49,22 +49,22 @@ impl Builder<'_> {
     }
 }
 
-pub(super) fn ingest(pipeline: &ValidatedPipeline) -> config::Ingest {
-    let max_record_bytes = pipeline.ingest.max_record_bytes;
+pub(super) fn ingest(pipeline: &ValidatedPipeline, ingest: &Ingest) -> config::Ingest {
+    let max_record_bytes = pipeline.max_record_bytes;
     config::Ingest {
         config_version: CONFIG_VERSION,
         pipeline: identity(pipeline),
-        kafka: trust::kafka(&pipeline.kafka, &pipeline.ingest.pods),
+        kafka: trust::kafka(&pipeline.kafka, &ingest.pods),
         topics: topics(pipeline),
         max_record_bytes,
         max_request_bytes: max_record_bytes
             .saturating_mul(RECORDS_PER_REQUEST)
             .clamp(REQUEST_BYTES.0, REQUEST_BYTES.1),
-        tokens_dir: tokens_dir(pipeline),
-        certificate_dir: pipeline.ingest.tls.then(|| secrets_dir(INGEST_CERTIFICATE)),
-        requests_per_second_per_client: pipeline.ingest.requests_per_second,
-        max_connections: pipeline.ingest.max_connections,
-        aliases: pipeline.ingest.aliases.iter().map(alias).collect(),
+        tokens_dir: tokens_dir(ingest),
+        certificate_dir: ingest.tls.then(|| secrets_dir(INGEST_CERTIFICATE)),
+        requests_per_second_per_client: ingest.requests_per_second,
+        max_connections: ingest.max_connections,
+        aliases: ingest.aliases.iter().map(alias).collect(),
     }
 }
 
@@ -126,7 +126,7 @@ pub(super) fn batch(
         pipeline: identity(pipeline),
         kafka: trust::kafka(&pipeline.kafka, &batch.pods),
         topics: topics(pipeline),
-        max_record_bytes: pipeline.ingest.max_record_bytes,
+        max_record_bytes: pipeline.max_record_bytes,
         zone: raw_zone(archive, &batch.pods),
         archive_group: group(pipeline, &Component::Archive),
         archive_control: format!(
@@ -176,22 +176,21 @@ fn batch_sink(sink: &BatchSink, pods: &Pods) -> config::BatchSink {
 }
 
 pub(super) fn emulator(pipeline: &ValidatedPipeline, emulator: &Emulator) -> config::Emulator {
+    let ingest = pipeline.ingest.as_ref();
+    let takes_tls = ingest.is_some_and(|ingest| ingest.tls);
     config::Emulator {
         config_version: CONFIG_VERSION,
         pipeline: identity(pipeline),
-        target: pipeline.ingest_url(),
+        target: pipeline.ingest_url().unwrap_or_default(),
         records_per_second: emulator.records_per_second,
         seed: emulator.seed,
-        certificate_file: pipeline
-            .ingest
-            .tls
-            .then(|| secrets_dir(INGEST_CERTIFICATE).join("tls.crt")),
-        tokens_dir: tokens_dir(pipeline),
+        certificate_file: takes_tls.then(|| secrets_dir(INGEST_CERTIFICATE).join("tls.crt")),
+        tokens_dir: ingest.and_then(tokens_dir),
     }
 }
 
-fn tokens_dir(pipeline: &ValidatedPipeline) -> Option<PathBuf> {
-    pipeline.ingest.tokens.then(|| secrets_dir(INGEST_TOKENS))
+fn tokens_dir(ingest: &Ingest) -> Option<PathBuf> {
+    ingest.tokens.then(|| secrets_dir(INGEST_TOKENS))
 }
 
 fn consumer(
@@ -206,7 +205,7 @@ fn consumer(
         kafka: trust::kafka(&pipeline.kafka, pods),
         topics: topics(pipeline),
         group: group(pipeline, component),
-        max_record_bytes: pipeline.ingest.max_record_bytes,
+        max_record_bytes: pipeline.max_record_bytes,
         writes_dead_letters: pipeline.dead_letter_writer().as_ref() == Some(component),
         reset: pipeline
             .reset(component)

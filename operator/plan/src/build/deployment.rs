@@ -13,7 +13,7 @@ use pinpipe_config::{HTTP_PORT, WorkerConfig};
 use super::{Builder, config_map, labels, pod, pod::Worker};
 use crate::{
     component::Component,
-    model::{Archive, Emulator, Replicas, Secrets, Sink},
+    model::{Archive, Emulator, Ingest, Replicas, Secrets, Sink},
 };
 
 /// Old `ReplicaSets` kept for a rollback, and with them their `ConfigMaps`.
@@ -23,9 +23,8 @@ const HISTORY: i32 = 3;
 const SERVICE_DRAIN_SECONDS: i64 = 3;
 
 impl Builder<'_> {
-    pub(super) fn ingest(&mut self) {
-        let ingest = &self.pipeline.ingest;
-        self.ingest_service();
+    pub(super) fn ingest(&mut self, ingest: &Ingest) {
+        self.ingest_service(ingest);
         let lifecycle = Lifecycle {
             pre_stop: Some(LifecycleHandler {
                 sleep: Some(SleepAction {
@@ -41,7 +40,7 @@ impl Builder<'_> {
             lifecycle: Some(lifecycle),
             ..Worker::new(Component::Ingest, "ingest", &ingest.pods)
         };
-        let config = config_map::ingest(self.pipeline);
+        let config = config_map::ingest(self.pipeline, ingest);
         self.deployment(&worker, &config, &ingest.replicas, rolling());
     }
 

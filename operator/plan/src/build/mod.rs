@@ -9,7 +9,9 @@ mod config_map;
 mod cron_job;
 mod deployment;
 mod disruption_budget;
+mod inspect;
 mod labels;
+mod merge;
 mod network_policy;
 mod pod;
 mod rollout;
@@ -36,6 +38,7 @@ use serde_json::Value;
 use crate::{component::Component, model::ValidatedPipeline, names};
 
 pub use cron_job::STARTING_DEADLINE_SECONDS;
+pub use inspect::{INSPECTION, Inspection, InspectionPod, inspection_pod, registry_and_tag};
 pub use rollout::{Rollout, Stage, stage};
 pub use run::{NoJob, run_job};
 pub use run_output::run_output;
@@ -114,7 +117,9 @@ pub fn build(pipeline: &ValidatedPipeline, observed: &Observed) -> Desired {
         rollout,
         objects: Vec::new(),
     };
-    builder.ingest();
+    if let Some(ingest) = &pipeline.ingest {
+        builder.ingest(ingest);
+    }
     for sink in &pipeline.sinks {
         builder.stream(sink);
     }

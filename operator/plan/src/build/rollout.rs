@@ -347,8 +347,8 @@ mod tests {
     fn a_component_that_waits_keeps_its_pod_template_and_nothing_else() {
         let before = at(["1", "1", "1", "1"], None);
         let mut pipeline = pipeline("2");
-        pipeline.ingest.max_record_bytes = 1000;
-        pipeline.ingest.replicas = crate::model::Replicas::Fixed(7);
+        pipeline.max_record_bytes = 1000;
+        pipeline.ingest.as_mut().unwrap().replicas = crate::model::Replicas::Fixed(7);
         let objects = build(&pipeline, &before).objects;
         let kept = deployment(&objects, "pinterest-ingest").unwrap();
         let template = before.deployments[&Component::Ingest].template.as_ref();

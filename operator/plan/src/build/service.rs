@@ -10,11 +10,10 @@ use pinpipe_config::{CONTROL_PORT, HTTP_PORT};
 use pinpipe_crds::ServiceType;
 
 use super::{Builder, labels};
-use crate::component::Component;
+use crate::{component::Component, model::Ingest};
 
 impl Builder<'_> {
-    pub(super) fn ingest_service(&mut self) {
-        let ingest = &self.pipeline.ingest;
+    pub(super) fn ingest_service(&mut self, ingest: &Ingest) {
         let type_ = ingest.service_type.map(|type_| match type_ {
             ServiceType::ClusterIp => "ClusterIP",
             ServiceType::NodePort => "NodePort",

@@ -26,7 +26,6 @@ pub(super) fn ingest(
     let limits = ingest.limits.clone().unwrap_or_default();
     Ingest {
         replicas: pods::ingest_replicas(ingest),
-        max_record_bytes: unsigned(ingest.max_record_bytes, 65_536),
         aliases: ingest.aliases.clone(),
         tokens: ingest.authentication.is_some(),
         tls: ingest.tls.is_some(),
@@ -102,14 +101,14 @@ mod tests {
             "service": {"type": "LoadBalancer", "annotations": {"a/b": "c"}},
             "limits": {"requestsPerSecondPerClient": 1000, "maxConnections": 10},
         }}));
-        let ingest = &pipeline.ingest;
+        let ingest = pipeline.ingest.as_ref().unwrap();
         assert!(ingest.tokens && ingest.tls);
         assert_eq!(ingest.requests_per_second.unwrap().get(), 1000);
         assert_eq!(ingest.max_connections.unwrap().get(), 10);
         assert_eq!(ingest.service_annotations["a/b"], "c");
         assert_eq!(
-            pipeline.ingest_url(),
-            "https://pinterest-ingest.data.svc:8080"
+            pipeline.ingest_url().as_deref(),
+            Some("https://pinterest-ingest.data.svc:8080")
         );
         assert!(pipeline.secrets(&Component::Emulator).is_none());
     }
@@ -142,7 +141,11 @@ mod tests {
             inputs.secrets.insert(set(TOKENS), tokens);
             inputs.secrets.insert(set(("tls", "tls.key")), key);
             let found = validate(&pipeline, &inputs, &images()).unwrap();
-            assert_eq!(found.ingest.secrets.as_ref().unwrap().missing, missing);
+            let secrets = found
+                .ingest
+                .as_ref()
+                .and_then(|ingest| ingest.secrets.as_ref());
+            assert_eq!(secrets.unwrap().missing, missing);
             let emulator = found.secrets(&Component::Emulator).unwrap();
             let of_tokens = missing.iter().filter(|text| text.contains("tokens"));
             assert!(emulator.missing.iter().eq(of_tokens));

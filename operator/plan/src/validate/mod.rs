@@ -96,17 +96,10 @@ pub fn validate(
         .batch
         .as_ref()
         .and_then(|batch| sinks.batch(batch, spec.archive.as_ref()));
-    let ingest = spec.ingest.clone().unwrap_or_default();
+    let max_record_bytes = spec.ingest.as_ref().and_then(|part| part.max_record_bytes);
     let topic_settings = kafka.topics.as_ref();
     let drain_deadline = spec.drain_deadline.as_deref().unwrap_or("5m");
     let drain_seconds = duration::read("spec.drainDeadline", drain_deadline, &mut problems);
-    let dead_letters = spec.dead_letters.as_ref();
-    let thresholds = dead_letters.and_then(|letters| letters.thresholds.as_ref());
-    let rejected_threshold = percentage::read(
-        "spec.deadLetters.thresholds.maxRejected",
-        thresholds.and_then(|thresholds| thresholds.max_rejected.as_deref()),
-        &mut problems,
-    );
     let mut validated = ValidatedPipeline {
         suspend: spec.suspend.unwrap_or(false),
         drain_seconds,
@@ -118,18 +111,24 @@ pub fn validate(
             .and_then(|topics| topics.management)
             .unwrap_or_default(),
         topics,
-        rejected_threshold,
-        ingest: ingest::ingest(&ingest, spec.template.as_ref(), mounts, |mounts| {
-            inputs.secrets_of(&names::child(name, &Component::Ingest), mounts)
+        max_record_bytes: unsigned(max_record_bytes, 65_536),
+        ingest: spec.ingest.as_ref().map(|part| {
+            ingest::ingest(part, spec.template.as_ref(), mounts, |mounts| {
+                inputs.secrets_of(&names::child(name, &Component::Ingest), mounts)
+            })
         }),
         sinks: streams,
         archive,
         batch,
-        emulator: spec.emulator.as_ref().map(|part| {
-            ingest::emulator(part, &ingest, spec.template.as_ref(), |mounts| {
-                inputs.secrets_of(&names::child(name, &Component::Emulator), mounts)
-            })
-        }),
+        emulator: spec
+            .emulator
+            .as_ref()
+            .zip(spec.ingest.as_ref())
+            .map(|(part, ingest)| {
+                ingest::emulator(part, ingest, spec.template.as_ref(), |mounts| {
+                    inputs.secrets_of(&names::child(name, &Component::Emulator), mounts)
+                })
+            }),
         network_policy: spec
             .network_policy
             .as_ref()

@@ -51,13 +51,9 @@ fn every_stored_sample_is_deployed() {
                 .and_then(|stream| stream["sinks"].as_sequence());
             let sinks = sinks.into_iter().flatten();
             let sinks = sinks.map(|sink| format!("stream-{}", sink["name"].as_str().unwrap()));
-            let sections = ["archive", "batch", "emulator"].into_iter();
+            let sections = ["ingest", "archive", "batch", "emulator"].into_iter();
             let sections = sections.filter(|section| spec.get(section).is_some());
-            let expected: BTreeSet<_> = sections
-                .chain(["ingest"])
-                .map(ToOwned::to_owned)
-                .chain(sinks)
-                .collect();
+            let expected: BTreeSet<_> = sections.map(ToOwned::to_owned).chain(sinks).collect();
             let objects = objects(&validated(path));
             let workloads = objects
                 .iter()

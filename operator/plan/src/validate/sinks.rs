@@ -59,10 +59,6 @@ impl Sinks<'_> {
                 .unwrap_or_else(|| "public".to_owned()),
             tls: certificates(&postgres.tls, "postgres"),
             write_mode: postgres.write_mode.unwrap_or_default(),
-            lag_threshold: sink
-                .thresholds
-                .as_ref()
-                .and_then(|thresholds| thresholds.lag),
             reset,
             secrets: self.secrets(&Component::stream(&sink.name), &template, mounts),
         })
@@ -85,10 +81,6 @@ impl Sinks<'_> {
             rotate_bytes,
             rotate_records: unsigned(rotate.records, 100_000),
             rotate_seconds,
-            lag_threshold: archive
-                .thresholds
-                .as_ref()
-                .and_then(|thresholds| thresholds.lag),
             s3: s3::config(&archive.s3),
             reset,
             pods: pods::one(&template, ["50m", "128Mi", "768Mi"]),

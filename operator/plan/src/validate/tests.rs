@@ -45,12 +45,13 @@ fn what_is_said_stands() {
         ("data.pinterest.pin", 5, 3)
     );
     assert_eq!((geo.name.as_str(), geo.partitions), ("places", 7));
+    let ingest = validated.ingest.unwrap();
     assert_eq!(
-        (validated.ingest.replicas, validated.ingest.max_record_bytes),
+        (ingest.replicas, validated.max_record_bytes),
         (Replicas::Fixed(4), 1000)
     );
     assert_eq!(
-        validated.ingest.pods.resources.requests, None,
+        ingest.pods.resources.requests, None,
         "nothing of the defaults is added to what is set"
     );
     assert_eq!(validated.sinks[0].write_mode, WriteMode::Append);
@@ -92,16 +93,11 @@ fn a_percentage_that_cant_be_read_is_a_problem_of_its_field() {
             "/batch/quality/maxRepaired/0/limit",
             "spec.batch.quality.maxRepaired",
         ),
-        (
-            "/deadLetters/thresholds/maxRejected",
-            "spec.deadLetters.thresholds.maxRejected",
-        ),
     ] {
         let mut spec = whole();
         spec["batch"]["quality"] = json!({
             "maxRejected": "5%", "maxRepaired": [{"field": "age", "limit": "20%"}],
         });
-        spec["deadLetters"] = json!({"thresholds": {"maxRejected": "1%"}});
         *spec.pointer_mut(pointer).unwrap() = json!("0.05");
         let pipeline = pipeline(spec);
         let problems = validate(&pipeline, &all_there(&pipeline), &images()).unwrap_err();

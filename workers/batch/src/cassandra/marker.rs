@@ -67,7 +67,7 @@ impl CassandraSink {
         Ok(marker)
     }
 
-    async fn read_marker(&self) -> Result<Option<(String, Option<Marker>)>> {
+    pub(super) async fn read_marker(&self) -> Result<Option<(String, Option<Marker>)>> {
         let select = format!(
             "SELECT pipeline, state, run_micros FROM {} WHERE id = ?",
             self.marker_path()

@@ -5,6 +5,7 @@
 //! has overtaken changes nothing. Rows are always written whole, nulls included.
 
 mod errors;
+mod find;
 mod inserts;
 mod keyspace;
 mod marker;
@@ -43,6 +44,7 @@ use scylla::{
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+pub use self::find::find;
 use self::{
     errors::{connect_error, request_error},
     inserts::Inserts,

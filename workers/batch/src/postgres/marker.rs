@@ -4,11 +4,12 @@ use std::{collections::HashSet, time::SystemTime};
 
 use anyhow::{Context as _, Result, ensure};
 use pinpipe_config::BatchPostgres;
-use tokio_postgres::{Client, types::Type};
+use tokio_postgres::{Client, Row, types::Type};
 use tracing::info;
 
 use super::{
     errors::failed,
+    find::Reader,
     table::{Table, quoted},
 };
 use crate::{
@@ -21,7 +22,8 @@ const TABLE: &str = "pinpipe_marker";
 /// Held while tables are created: `CREATE SCHEMA IF NOT EXISTS` alone fails when two run at once.
 const CREATE_LOCK: &str = "SELECT pg_advisory_xact_lock(hashtext('pinpipe-batch'))";
 
-fn path(config: &BatchPostgres) -> String {
+/// The marker's table, quoted.
+pub fn path(config: &BatchPostgres) -> String {
     format!("{}.{TABLE}", quoted(&config.schema))
 }
 
@@ -109,13 +111,27 @@ async fn create_tables(
 
 /// Locks the marker until the transaction ends, and reads it.
 pub async fn lock(client: &Client, config: &BatchPostgres) -> Result<Option<Marker>> {
-    let select = format!("SELECT state, run_time FROM {} FOR UPDATE", path(config));
+    let select = format!("{} FOR UPDATE", select(config));
     let row = client.query_typed_one(&select, &[]).await.map_err(failed)?;
+    Ok(of(&row))
+}
+
+/// Reads the marker.
+pub async fn read(reader: &Reader, config: &BatchPostgres) -> Result<Option<Marker>> {
+    let rows = reader.rows(&select(config), &[]).await?;
+    Ok(rows.first().and_then(of))
+}
+
+fn select(config: &BatchPostgres) -> String {
+    format!("SELECT state, run_time FROM {}", path(config))
+}
+
+fn of(row: &Row) -> Option<Marker> {
     let (state, run_time): (Option<String>, Option<SystemTime>) = (row.get(0), row.get(1));
-    Ok(state.zip(run_time).map(|(state_id, run_time)| Marker {
+    state.zip(run_time).map(|(state_id, run_time)| Marker {
         state_id,
         run_time: run_time.into(),
-    }))
+    })
 }
 
 /// Replaces the marker.

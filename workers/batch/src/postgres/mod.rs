@@ -6,6 +6,7 @@
 
 mod connect;
 mod errors;
+mod find;
 mod marker;
 mod table;
 #[cfg(test)]
@@ -29,6 +30,7 @@ use tokio_postgres::{
 };
 use tracing::{info, warn};
 
+pub use self::find::{Parameter, Reader, find};
 use self::{connect::connect, errors::failed, table::Table};
 use crate::{
     cells::{self, Cell},

@@ -60,6 +60,9 @@ fn column_type(data_type: &DataType) -> Result<Type, UnsupportedType> {
     }
 }
 
+/// Whether a table exists. Parameter: its quoted name.
+pub const TABLE_EXISTS: &str = "SELECT to_regclass($1) IS NOT NULL";
+
 /// An identifier, quoted.
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))

@@ -106,14 +106,16 @@ impl Args {
     }
 }
 
-fn time(text: &str) -> Result<DateTime<Utc>, String> {
+/// A time as options have it.
+pub fn time(text: &str) -> Result<DateTime<Utc>, String> {
     let parsed = DateTime::parse_from_rfc3339(text);
     parsed
         .map(Into::into)
         .map_err(|error| format!("{error}; write it as 2026-01-31T00:00:00Z (RFC 3339)"))
 }
 
-fn outcome(text: &str) -> Result<Outcome, String> {
+/// An outcome as options have it.
+pub fn outcome(text: &str) -> Result<Outcome, String> {
     [Outcome::Rejected, Outcome::Refused]
         .into_iter()
         .find(|outcome| outcome.as_str() == text)

@@ -11,15 +11,18 @@ use crate::failure::Permanent;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Filter {
-    reasons: Vec<String>,
-    fields: Vec<String>,
-    sinks: Vec<String>,
+    /// Reasons.
+    pub reasons: Vec<String>,
+    /// Fields with a fault, by raw name.
+    pub fields: Vec<String>,
+    /// Sinks that refused the record.
+    pub sinks: Vec<String>,
     /// Earliest Kafka timestamp of the record, milliseconds since the epoch, inclusive.
-    since: i64,
+    pub since: i64,
     /// Latest Kafka timestamp of the record, milliseconds since the epoch, exclusive.
-    until: i64,
+    pub until: i64,
     /// Outcomes, by name.
-    outcomes: Vec<&'static str>,
+    pub outcomes: Vec<&'static str>,
 }
 
 impl Filter {

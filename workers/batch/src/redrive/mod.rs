@@ -27,14 +27,17 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-pub use self::{args::Args, report::Report};
-use self::{
+pub use self::{
+    args::{Args, outcome, time},
     filter::Filter,
+    report::Report,
+};
+use self::{
     report::TopicReport,
     transaction::{Item, Transactions},
 };
 use crate::{
-    dead_letters::{self, DeadLetterReader, Ends, LetterIdSet},
+    dead_letters::{self, Ends, LetterIdSet, TopicReader},
     failure::{self, Permanent},
     load_config,
     output::Output,
@@ -261,7 +264,7 @@ impl Marks {
             own: LetterIdSet::default(),
             others: LetterIdSet::default(),
         };
-        let mut reader = DeadLetterReader::new(config, &topic.dead_letter, &marks.ends)?;
+        let mut reader = TopicReader::new(config, &topic.dead_letter, &marks.ends)?;
         while let Some(message) = unless_stopped(stop, reader.next()).await? {
             if let Some(Ok(Entry::Mark { id, run: by })) = message.headers().map(Entry::read) {
                 if by.is_some() && by.as_deref() == run {
@@ -298,7 +301,7 @@ struct TopicRedrive<'a> {
 impl TopicRedrive<'_> {
     async fn redrive_all(&mut self, config: &Batch) -> Result<()> {
         let mut last_logged = Instant::now();
-        let mut letters = DeadLetterReader::new(config, &self.topic.dead_letter, &self.marks.ends)?;
+        let mut letters = TopicReader::new(config, &self.topic.dead_letter, &self.marks.ends)?;
         while let Some(message) = unless_stopped(self.stop, letters.next()).await? {
             self.process(&message);
             if self.pending.len() >= TRANSACTION_LETTERS || self.pending_bytes >= TRANSACTION_BYTES

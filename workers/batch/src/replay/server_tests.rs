@@ -11,7 +11,7 @@ use tokio_postgres::{Client, NoTls};
 
 use super::*;
 use crate::{
-    dead_letters::{DeadLetterReader, ends},
+    dead_letters::{TopicReader, ends},
     testing::{self, TestDir, at, json_pin},
 };
 
@@ -93,7 +93,7 @@ impl Place {
     async fn dead_letters(&self) -> Vec<(Option<String>, i64)> {
         let topic = &self.config.topics.pin.dead_letter;
         let ends = ends(&self.config, topic).unwrap();
-        let mut reader = DeadLetterReader::new(&self.config, topic, &ends).unwrap();
+        let mut reader = TopicReader::new(&self.config, topic, &ends).unwrap();
         let mut found = Vec::new();
         while let Some(message) = reader.next().await.unwrap() {
             if let Some(Ok(Entry::DeadLetter(letter))) = message.headers().map(Entry::read) {

@@ -8,7 +8,7 @@ use pinpipe_core::Order;
 use pinpipe_runtime::dead_letter::{DeadLetterId, Entry};
 use rdkafka::Message as _;
 
-use crate::dead_letters::{DeadLetterReader, LetterIdSet, ends};
+use crate::dead_letters::{LetterIdSet, TopicReader, ends};
 
 /// The dead letters of some records.
 #[derive(Debug, Default)]
@@ -32,7 +32,7 @@ impl Known {
         orders: &BTreeSet<Order>,
     ) -> Result<Self> {
         let mut known = Self::default();
-        let mut reader = DeadLetterReader::new(config, topic, &ends(config, topic)?)?;
+        let mut reader = TopicReader::new(config, topic, &ends(config, topic)?)?;
         let reading = || format!("reading the topic {topic}");
         while let Some(message) = reader.next().await.with_context(reading)? {
             if let Some(Ok(entry)) = message.headers().map(Entry::read) {

@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::{
-    dead_letters::{DeadLetterReader, ends},
+    dead_letters::{TopicReader, ends},
     failure::Permanent,
     fold::fold,
     load::{self, Loading, SinkReport},
@@ -150,7 +150,7 @@ impl Place {
     /// The key and value of each record of a topic, and what its headers say.
     async fn records(&self, topic: &str) -> Vec<(String, String, Option<Entry>)> {
         let ends = ends(&self.config, topic).unwrap();
-        let mut reader = DeadLetterReader::new(&self.config, topic, &ends).unwrap();
+        let mut reader = TopicReader::new(&self.config, topic, &ends).unwrap();
         let mut records = Vec::new();
         while let Some(message) = reader.next().await.unwrap() {
             let text = |bytes: Option<&[u8]>| String::from_utf8_lossy(bytes.unwrap()).into_owned();

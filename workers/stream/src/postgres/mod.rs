@@ -10,7 +10,7 @@ mod failure;
 mod replay;
 mod reset;
 pub mod rows;
-mod sql;
+pub mod sql;
 mod table;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};

@@ -169,7 +169,9 @@ impl Sql {
         format!("{}.{}", self.schema, table(kind))
     }
 
-    fn positions(&self) -> String {
+    /// The table of positions, quoted.
+    #[must_use]
+    pub fn positions(&self) -> String {
         format!("{}.pinpipe_position", self.schema)
     }
 

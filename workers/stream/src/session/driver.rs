@@ -467,8 +467,6 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
                 metrics.lag(topic, *partition, lag.max(0));
             }
         }
-        // Adds the current counts to the window of recent ones.
-        let _ = metrics.threshold_values();
     }
 }
 

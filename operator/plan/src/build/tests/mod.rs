@@ -2,6 +2,7 @@
 
 mod changes;
 mod configuration;
+mod inspect;
 mod network;
 mod objects;
 mod pods;

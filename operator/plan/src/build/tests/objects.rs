@@ -21,6 +21,8 @@ fn each_section_has_its_objects() {
         })
     };
     let least = objects(&validated(json!({})));
+    assert_eq!(ids(&least), [""; 0]);
+    let least = objects(&validated(json!({"ingest": {}})));
     assert_eq!(least.len(), 4);
     for id in [
         "Service/pinterest-ingest",

@@ -76,7 +76,6 @@ pub fn invalid(random: &mut StdRng, from: &Value) -> (String, Value) {
         ),
         ("stream/sinks", json!([scaled(json!({"maxReplicas": 2}))])),
         ("stream/sinks", json!([scaled(json!({"targetLag": 0}))])),
-        ("deadLetters/thresholds/maxRejected", json!("101%")),
     ];
     let mut spec = from.clone();
     if random.random_bool(0.1) {
@@ -84,6 +83,12 @@ pub fn invalid(random: &mut StdRng, from: &Value) -> (String, Value) {
         put(&mut spec, "batch", Some(batch(random)));
         put(&mut spec, "archive", None);
         return ("batch without archive".to_owned(), spec);
+    }
+    if random.random_bool(0.05) {
+        // The emulator needs ingest.
+        put(&mut spec, "emulator", Some(json!({})));
+        put(&mut spec, "ingest", None);
+        return ("emulator without ingest".to_owned(), spec);
     }
     if from["archive"].is_object() && random.random_bool(0.15) {
         let (field, value) = pick(

@@ -10,9 +10,7 @@ use serde_json::{Value, json};
 
 use invalid::invalid;
 use random::{maybe, names, one_of, pick, put};
-use sections::{
-    archive, batch, emulator, ingest_scaling, lag_threshold, resources, rotate, stream,
-};
+use sections::{archive, batch, emulator, ingest_scaling, resources, rotate, stream};
 
 /// The expected outcome of a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,10 +117,7 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
             "suspend",
             maybe(random, |random| json!(random.random_bool(0.5))),
         ),
-        1 => (
-            "deadLetters/thresholds/maxRejected",
-            one_of(random, &["0%", "0.5%", "12.5%", "100%"]),
-        ),
+        1 => ("drainDeadline", one_of(random, &["90s", "5m", "1h30m"])),
         2 => (
             "ingest/replicas",
             maybe(random, |random| json!(random.random_range(1..6))),
@@ -199,8 +194,8 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
         20 => ("template/resources", resources(random)),
         21 | 22 => ("ingest/autoscaling", maybe(random, ingest_scaling)),
         23 => (
-            "archive/thresholds",
-            maybe(random, lag_threshold).filter(|_| spec["archive"].is_object()),
+            "archive/rotate",
+            maybe(random, rotate).filter(|_| spec["archive"].is_object()),
         ),
         _ => {
             let (setting, value) = pod_setting(random);
@@ -220,6 +215,9 @@ fn mutate(random: &mut StdRng, spec: &mut Value) -> String {
     keep_scalable(spec, what);
     if !spec["archive"].is_object() {
         put(spec, "batch", None);
+    }
+    if !spec["ingest"].is_object() {
+        put(spec, "emulator", None);
     }
     what.to_owned()
 }

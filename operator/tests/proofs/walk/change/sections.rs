@@ -22,7 +22,6 @@ pub fn stream(random: &mut StdRng) -> Value {
             ("startFrom", one_of(random, &["Earliest", "Latest"])),
             sink_scaling(random),
             ("template/resources", resources(random)),
-            ("thresholds", maybe(random, lag_threshold)),
             (
                 "postgres/schema",
                 one_of(random, &["public", "live", "_x1"]),
@@ -70,10 +69,6 @@ pub fn ingest_scaling(random: &mut StdRng) -> Value {
     scaling
 }
 
-pub fn lag_threshold(random: &mut StdRng) -> Value {
-    json!({"lag": random.random_range(1..9999)})
-}
-
 pub fn archive(random: &mut StdRng) -> Value {
     let mut archive = json!({"bucket": "raw", "s3": {"credentialsSecretRef": {"name": "s3"}}});
     for (field, value) in [
@@ -92,7 +87,6 @@ pub fn archive(random: &mut StdRng) -> Value {
             one_of(random, &["alias/pinterest"]),
         ),
         ("template/resources", resources(random)),
-        ("thresholds", maybe(random, lag_threshold)),
     ] {
         put(&mut archive, field, value);
     }

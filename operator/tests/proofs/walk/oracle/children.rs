@@ -67,6 +67,9 @@ impl Oracle<'_> {
 
     pub fn require_ingest(&mut self) {
         let section = &self.spec["ingest"];
+        if !section.is_object() {
+            return;
+        }
         let ports = json!([{
             "name": "http", "port": 8080, "targetPort": "http", "protocol": "TCP",
         }]);

@@ -1,6 +1,8 @@
 //! Commands that ask the API server, on one without nodes and without an operator.
 #![allow(clippy::unwrap_used)]
 
+mod inspection;
+
 use std::{
     fs,
     path::Path,
@@ -66,12 +68,16 @@ fn folder() -> std::path::PathBuf {
     folder
 }
 
-/// Makes the sample pipeline and its objects as an operator would, and what a run leaves.
-async fn set_up() {
+async fn client() -> Client {
     let kubeconfig = Kubeconfig::read_from(stores::kubernetes()).unwrap();
     let options = KubeConfigOptions::default();
     let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-    let client = Client::try_from(config.unwrap()).unwrap();
+    Client::try_from(config.unwrap()).unwrap()
+}
+
+/// Makes the sample pipeline and its objects as an operator would, and what a run leaves.
+async fn set_up() {
+    let client = client().await;
     let create = PostParams::default();
     let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
     for definition in pinpipe_crds::crds() {
@@ -200,6 +206,7 @@ async fn commands_show_what_the_api_server_has() {
     creates_runs(&folder);
     asks_for_resets(&folder);
     writes_a_report(&folder);
+    Box::pin(inspection::makes_pods(&folder)).await;
 }
 
 fn shows_status(folder: &Path) {

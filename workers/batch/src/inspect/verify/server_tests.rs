@@ -1,0 +1,1 @@
+//! Verifications, with real servers.
