@@ -31,11 +31,6 @@ pub const KAFKA_ANNOTATION: &str = "pinpipe.dev/kafka-hash";
 pub const TEMPLATE_ANNOTATION: &str = "pinpipe.dev/template-hash";
 /// Pipeline annotation: the operator changes nothing while it is set.
 pub const PAUSED_ANNOTATION: &str = "pinpipe.dev/paused";
-/// Pipeline annotation: resets the positions of sinks.
-pub const RESET_ANNOTATION: &str = "pinpipe.dev/reset-sink";
-/// Pipeline annotation: `<topic>@<id>`, separated by commas or white space. The operator forgets
-/// that it ever saw these topics with these ids.
-pub const FORGET_ANNOTATION: &str = "pinpipe.dev/forget-topic";
 
 /// Kinds of record, in the order in which topics are listed everywhere.
 pub const KINDS: [&str; 3] = ["pin", "geo", "user"];

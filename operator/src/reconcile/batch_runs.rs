@@ -144,31 +144,43 @@ impl Reconciler<'_> {
     }
 
     /// Deletes the Jobs of stuck runs that are started again with another configuration. Returns
-    /// the other runs.
+    /// the other runs, and the first error.
     pub(super) async fn replace_stuck_runs(
         &self,
         pipeline: &ValidatedPipeline,
         children: &Children,
         runs: Vec<Run>,
-    ) -> Result<Vec<Run>, Error> {
+    ) -> (Vec<Run>, Result<(), Error>) {
         let Some(cron_job) = cron_job(pipeline, children) else {
-            return Ok(runs);
+            return (runs, Ok(()));
         };
         let now = Timestamp::now();
-        let mut left = Vec::new();
+        let (mut left, mut replaced) = (Vec::new(), Ok(()));
         for mut run in runs {
             if !batch_runs::is_stuck(&run, now) || !starts_again(&run, &cron_job) {
                 left.push(run);
                 continue;
             }
-            // In this order, no run is lost if the operator stops in between.
-            self.queue_again(&run.job).await?;
-            if let Some(terminating) = self.delete_run(&run).await? {
-                run.job = terminating;
-                left.push(run);
+            match self.replace(&run).await {
+                Ok(None) => {}
+                Ok(Some(terminating)) => {
+                    run.job = terminating;
+                    left.push(run);
+                }
+                Err(error) => {
+                    left.push(run);
+                    replaced = replaced.and(Err(error));
+                }
             }
         }
-        Ok(left)
+        (left, replaced)
+    }
+
+    /// Deletes the Job of a run that is started again. Returns it while it isn't gone.
+    async fn replace(&self, run: &Run) -> Result<Option<Job>, Error> {
+        // In this order, no run is lost if the operator stops in between.
+        self.queue_again(&run.job).await?;
+        self.delete_run(run).await
     }
 
     /// Deletes a Job that is still as it was observed. Returns it while it isn't gone.
