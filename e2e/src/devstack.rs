@@ -60,7 +60,7 @@ pub async fn while_slow<T>(
         .unwrap_or_default();
     let id = statuses
         .into_iter()
-        .next()
+        .find(|status| status.name == server)
         .and_then(|status| status.container_id)
         .context("no container")?;
     let (slowed, result) = futures::join!(node::slow_down(&node, &id, length.as_secs()), work());

@@ -30,6 +30,9 @@ A server: its Services and a StatefulSet of one pod. Takes a dict:
   env           optional: a list of environment variables
   tls           optional: true if the server reads the certificate of tls.secretName, below /etc/tls
   tlsPort       optional: its port for TLS, if it is another one
+  metricsPort   optional: the port of its metrics
+  exporter      optional: a dict with the command, port and env of a program of the image that serves
+                its metrics beside it
 */}}
 {{- define "devstack.server" -}}
 {{- $values := index .root.Values .name -}}
@@ -124,6 +127,9 @@ spec:
             {{- if and $tls .tlsPort }}
             - {name: tls, containerPort: {{ .tlsPort }}}
             {{- end }}
+            {{- with .metricsPort }}
+            - {name: metrics, containerPort: {{ . }}}
+            {{- end }}
           readinessProbe:
             exec:
               command: {{ toJson .probe }}
@@ -144,6 +150,22 @@ spec:
             {{- if $tls }}
             - {name: tls, mountPath: /etc/tls, readOnly: true}
             {{- end }}
+        {{- with .exporter }}
+        - name: exporter
+          image: {{ include "devstack.image" $id }}
+          imagePullPolicy: {{ $.root.Values.images.pullPolicy }}
+          command: {{ toJson .command }}
+          env: {{- toYaml .env | nindent 12 }}
+          ports:
+            - {name: metrics, containerPort: {{ .port }}}
+          resources:
+            requests: {cpu: 5m, memory: 16Mi}
+            limits: {memory: 64Mi}
+          securityContext:
+            allowPrivilegeEscalation: false
+            capabilities: {drop: [ALL]}
+            readOnlyRootFilesystem: true
+        {{- end }}
       volumes:
         - name: tmp
           emptyDir: {}

@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::manifests;
 
 /// Values that charts/pinpipe must refuse, by its schema.
-const WRONG_VALUES: [&str; 25] = [
+const WRONG_VALUES: [&str; 27] = [
     "image.pullPolicy=Sometimes",
     "image.digests.stream=sha256:1",
     "image.repositories.archive=registry.example/archive",
@@ -33,6 +33,8 @@ const WRONG_VALUES: [&str; 25] = [
     "monitoring.interval=often",
     "monitoring.podMonitor.enabled=maybe",
     "monitoring.rules.runbooks=docs",
+    "monitoring.dashboards.enabled=maybe",
+    "monitoring.dashboards.namespace=Grafana",
     "crd.install=2",
     "runPolicy.enabled=maybe",
 ];
@@ -51,7 +53,7 @@ const ALL_VALUES: &str = "\
     operator.podSecurity=FromPlatform,operator.podSecurityContext.fsGroup=1000650000,\
     operator.securityContext.privileged=false,operator.podLabels.a=b,operator.podAnnotations.a=b,\
     operator.nodeSelector.a=b,operator.priorityClassName=system-cluster-critical,\
-    operator.topologySpreadConstraints[0].maxSkew=1,\
+    operator.topologySpreadConstraints[0].maxSkew=1,monitoring.dashboards.enabled=true,\
     operator.topologySpreadConstraints[0].topologyKey=topology.kubernetes.io/zone,\
     operator.topologySpreadConstraints[0].whenUnsatisfiable=DoNotSchedule,\
     networkPolicy.enabled=true,serviceAccount.name=operator,serviceAccount.annotations.a=b";
@@ -61,9 +63,11 @@ const ALL_VALUES: &str = "\
 const MONITORING: &str = "\
     monitoring.podMonitor.enabled=true,monitoring.serviceMonitor.enabled=true,\
     monitoring.rules.enabled=true,monitoring.rules.runbooks=https://docs.example/runbooks,\
-    monitoring.interval=30s,monitoring.labels.release=prometheus,operator.namespaces={data}";
+    monitoring.interval=30s,monitoring.labels.release=prometheus,operator.namespaces={data},\
+    monitoring.dashboards.enabled=true,monitoring.dashboards.namespace=grafana,\
+    monitoring.dashboards.annotations.grafana_folder=pinpipe";
 /// What it then renders.
-const MONITORED: [&str; 8] = [
+const MONITORED: [&str; 11] = [
     "kind: PodMonitor",
     "kind: ServiceMonitor",
     "kind: PrometheusRule",
@@ -72,6 +76,9 @@ const MONITORED: [&str; 8] = [
     "    matchNames:\n      - data",
     "        - alert: PinpipeOperatorDown",
     "runbook_url: https://docs.example/runbooks/PinpipeOperatorDown.md",
+    "  name: monitored-pinpipe-dashboard-overview\n  namespace: grafana",
+    "    grafana_dashboard: \"1\"\n",
+    "  annotations:\n    grafana_folder: pinpipe\ndata:\n  pinpipe-postgresql.json: |\n    {",
 ];
 
 /// Renders the charts with helm, and submits those that need no release to the API server as a dry

@@ -161,8 +161,7 @@ async fn scan(
             });
         }
     }
-    // The topic has expired to where its records are older than these objects.
-    known.is_whole = left == 0;
+    known.is_whole &= left == 0;
     known.versions.sort_by_key(|version| version.order);
     if places.is_empty() {
         let (state, note) = if left > 0 {
