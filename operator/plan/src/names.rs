@@ -46,7 +46,7 @@ pub fn selector(pipeline: &str, component: Option<&Component>) -> String {
 }
 
 /// Label selector of a pipeline's Jobs. Not by [`MANAGED_BY_LABEL`]: a Job that somebody made from
-/// the `CronJob`'s template, for instance by Helm, may carry another value.
+/// the `CronJob`'s template may carry another value.
 #[must_use]
 pub fn jobs_selector(pipeline: &str) -> String {
     let (key, name) = NAME_LABEL;
