@@ -194,7 +194,10 @@ fn store(pipeline: &ValidatedPipeline, component: &Component) -> Option<String> 
         let (secret, key) = mount
             .and_then(|mount| Some((&mount.secret, &mount.files.first()?.0)))
             .unzip();
-        let (secret, key) = (secret.map_or("", |it| it), key.map_or("", |it| it));
+        let (secret, key) = (
+            secret.map_or("", String::as_str),
+            key.map_or("", String::as_str),
+        );
         let schema = &sink.schema;
         return Some(format!("Secret {secret}, key {key}; schema {schema}"));
     }

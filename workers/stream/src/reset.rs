@@ -39,8 +39,10 @@ impl RequestedReset {
     /// How far it is.
     #[must_use]
     pub fn state(&self) -> ResetState {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.clone()
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Notes that the sink has it as completed in a topic, or why it can't be completed there.

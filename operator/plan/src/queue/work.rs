@@ -135,7 +135,7 @@ pub fn of_topic(request: &TopicRequest, topics: &[TopicStatus], unclaimed: Optio
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
+    use std::{collections::BTreeSet, slice};
 
     use serde_json::json;
 
@@ -167,7 +167,9 @@ mod tests {
         let found = |states: &[ResetState]| of_reset(&pipeline, &run, states, None).unwrap();
         let first = state(&own, &["pin", "geo"], None);
         assert!(matches!(found(&[]), Work::Going(_)));
-        assert!(matches!(found(&[first.clone()]), Work::Going(text) if text.contains("2 of 3")));
+        assert!(
+            matches!(found(slice::from_ref(&first)), Work::Going(text) if text.contains("2 of 3"))
+        );
         let last = state(&own, &["user"], None);
         assert!(matches!(found(&[first.clone(), last]), Work::Done(_)));
         let other = state("another", &["user"], Some("no"));

@@ -344,7 +344,7 @@ fn a_reset_takes_its_turn_and_needs_no_batch() {
     let kept = started(&runs, &Jobs::default());
     assert_eq!((kept.len(), kept[0].phase), (1, RunPhase::Running));
 
-    let (_, states) = decided_work(json!({}), &[reset.clone()], &[]);
+    let (_, states) = decided_work(json!({}), slice::from_ref(&reset), &[]);
     assert_eq!(states[0].phase, RunPhase::Refused);
     assert!(
         states[0]
