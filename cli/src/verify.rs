@@ -1,5 +1,7 @@
 //! `verify`: whether raw objects and live rows are all there, each once.
 
+use std::fmt::Write as _;
+
 use pinpipe_config::inspect::{Check, Finding, Outcome as CheckOutcome};
 
 use crate::{
@@ -54,7 +56,7 @@ pub async fn run(arguments: &Arguments) -> Outcome {
     show(format, &findings, &table(FINDING, &findings), |paint| {
         let mut text = rows(&findings).text(paint);
         for step in next_steps(&findings, &ended) {
-            text.push_str(&format!("next step: {step}\n"));
+            let _ = writeln!(text, "next step: {step}");
         }
         text
     })?;

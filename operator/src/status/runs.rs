@@ -65,7 +65,10 @@ pub fn status(run: &PinterestRun, state: &State, now: Timestamp) -> PinterestRun
         job: state.job.clone(),
         store: state.store.clone(),
         start_time: state.started.clone(),
-        completion_time: state.ended.clone().or_else(|| ends_now.then(|| Time(now))),
+        completion_time: state
+            .ended
+            .clone()
+            .or_else(|| ends_now.then_some(Time(now))),
         message: Some(shorten(&state.message)),
         progress: state.progress.clone(),
         total: state.total,
