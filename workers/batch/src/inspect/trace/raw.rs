@@ -99,7 +99,7 @@ async fn locate(
             Some(next) => none(
                 PlaceState::Missing,
                 format!(
-                    "no object covers the offset: {} ends before {}, and the next, {}, begins at {}",
+                    "no object covers the offset: {} ends before {}, the next, {}, begins at {}",
                     object.key, metadata.next_offset, next.key, next.first
                 ),
             ),
