@@ -261,7 +261,7 @@ pinpipe_build_info{version="1"} 1
         const HEAD: &str = "| m |\n|---|---|---|---|---|\n";
         let page = |rows: &str| format!("t\n## A\n\n{HEAD}{rows}\nmore\n## B\n{HEAD}| `b` |\n");
         let rows = TABLE.lines().filter(|line| line.starts_with('|'));
-        let rows: String = rows.map(|row| format!("{row}\n")).collect();
+        let rows = rows.collect::<Vec<_>>().join("\n") + "\n";
         let of = exposed(TEXT);
         assert_eq!(
             with_table(&page("| `pinpipe_gone` |\n"), "A", &of),

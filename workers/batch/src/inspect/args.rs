@@ -50,7 +50,7 @@ pub struct TraceArgs {
     #[arg(value_name = "KIND")]
     pub kind: Kind,
 
-    /// The record's key: ind of geo records and users; of pins, unique_id or index.
+    /// The record's key: ind of geo records and users; of pins, the unique id or index.
     #[arg(value_name = "KEY", allow_hyphen_values = true)]
     pub key: String,
 

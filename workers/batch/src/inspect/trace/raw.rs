@@ -1,6 +1,6 @@
 //! The record in the archive's raw objects.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map::Entry};
 
 use anyhow::Result;
 use pinpipe_config::inspect::{Place, PlaceKind, PlaceState};
@@ -64,19 +64,20 @@ async fn locate(
     listings: &mut BTreeMap<i32, Vec<raw_zone::RawObject>>,
 ) -> Result<Place> {
     let number = partition.partition;
-    if !listings.contains_key(&number) {
-        listings.insert(number, store.raw_objects(partition, 0).await?);
-    }
-    let (objects, offset) = (&listings[&number], version.position.offset);
+    let objects = match listings.entry(number) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(new) => new.insert(store.raw_objects(partition, 0).await?),
+    };
+    let offset = version.position.offset;
     let folder = store.uri(&partition.folder(store.prefix()));
-    let none = |state, note: String| Place {
+    let not_there = |state, note: String| Place {
         note,
         ..place(PlaceKind::RawObject, folder.clone(), state)
     };
     let after = objects.partition_point(|object| object.first <= offset);
     let Some(object) = after.checked_sub(1).map(|at| &objects[at]) else {
         return Ok(match objects.first() {
-            Some(first) => none(
+            Some(first) => not_there(
                 PlaceState::Absent,
                 format!(
                     "the first object, {}, begins at {}: earlier ones have expired, or the \
@@ -84,7 +85,7 @@ async fn locate(
                     first.key, first.first
                 ),
             ),
-            None => none(
+            None => not_there(
                 PlaceState::Pending,
                 "the archive has no object yet".to_owned(),
             ),
@@ -92,18 +93,18 @@ async fn locate(
     };
     let Some(metadata) = store.raw_metadata(&object.key).await? else {
         let note = format!("{} was deleted meanwhile", object.key);
-        return Ok(none(PlaceState::Missing, note));
+        return Ok(not_there(PlaceState::Missing, note));
     };
     if metadata.next_offset <= offset {
         return Ok(match objects.get(after) {
-            Some(next) => none(
+            Some(next) => not_there(
                 PlaceState::Missing,
                 format!(
                     "no object covers the offset: {} ends before {}, the next, {}, begins at {}",
                     object.key, metadata.next_offset, next.key, next.first
                 ),
             ),
-            None => none(
+            None => not_there(
                 PlaceState::Pending,
                 format!("the archive's objects end before {}", metadata.next_offset),
             ),

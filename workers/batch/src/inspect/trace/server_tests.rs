@@ -147,8 +147,8 @@ async fn a_record_is_traced_through_all_places() {
             .map(|place| (place.state, place.note.clone()))
             .collect()
     };
-    let none = "no batch run has finished yet";
-    assert_eq!(state(&before, State), [(Pending, none.to_owned())]);
+    let unfinished = "no batch run has finished yet";
+    assert_eq!(state(&before, State), [(Pending, unfinished.to_owned())]);
     let tables = state(&before, BatchTable);
     assert_eq!(tables.len(), 2, "{tables:?}");
     for (state, note) in tables {

@@ -72,11 +72,11 @@ pub async fn search<'a>(
             let (state, why) = known.none_known();
             (state, format!("no batch run has finished yet; {why}"))
         };
-        let none = Place {
+        let pending = Place {
             note,
             ..place(PlaceKind::State, name, state)
         };
-        return Ok((None, vec![none]));
+        return Ok((None, vec![pending]));
     };
     let Some(key) = &last.state else {
         let none = Place {

@@ -53,7 +53,7 @@ impl Target {
     }
 
     /// A clean key of the kind as a cell of its key column.
-    pub fn cell<'k>(&self, key: &'k Cow<'_, str>) -> Cell<'k> {
+    pub fn cell<'k>(&self, key: &'k str) -> Cell<'k> {
         match (self.kind, key.parse()) {
             (Kind::Geo | Kind::User, Ok(number)) => Cell::BigInt(number),
             _ => Cell::Text(key),

@@ -144,11 +144,10 @@ fn version(known: &Known<'_>, message: &BorrowedMessage<'_>) -> Option<(Version,
         Ok(cleaned) if target.is(&cleaned.record) => {
             (Some(cleaned.record.key().into_owned()), String::new())
         }
-        Ok(_) => return None,
         Err(rejection) if message.key() == Some(target.text.as_bytes()) => {
             (None, format!("rejected: {rejection}"))
         }
-        Err(_) => return None,
+        Ok(_) | Err(_) => return None,
     };
     let position = position(message);
     let redriven = message.headers();

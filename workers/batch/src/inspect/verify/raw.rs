@@ -47,7 +47,7 @@ pub async fn check(
         };
         let offset = |positions: &Positions| positions.get(&topic.name)?.get(&partition).copied();
         let objects = covered(store, &raw).await?;
-        let lost = lost_indexes(store, &raw, &objects).await?;
+        let unindexed = lost_indexes(store, &raw, &objects).await?;
         let spans: Vec<Span> = objects.into_iter().map(|object| object.span).collect();
         let chain = Chain {
             committed: offset(&committed),
@@ -83,7 +83,7 @@ pub async fn check(
                 ..of(gap, &blank)
             })?;
         }
-        for object in &lost {
+        for object in &unindexed {
             found(Finding {
                 outcome: Outcome::Problem,
                 from: Some(object.span.first),
@@ -93,7 +93,7 @@ pub async fn check(
                 ..blank.clone()
             })?;
         }
-        if gaps.is_empty() && lost.is_empty() && unknown.is_none() {
+        if gaps.is_empty() && unindexed.is_empty() && unknown.is_none() {
             let first = spans.iter().map(|span| span.first).min();
             let last = spans.iter().map(|span| span.next).max();
             found(Finding {

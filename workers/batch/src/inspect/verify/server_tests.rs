@@ -145,7 +145,7 @@ async fn a_missing_object_a_missing_row_and_a_doubled_row_are_found() {
     assert_eq!(problems, 2);
 
     let index = format!("topics/_index/{topic}/partition=0/{topic}+0+0000000003+0000000006+3.json");
-    store.delete(&[index.clone()]).await.unwrap();
+    store.delete(std::slice::from_ref(&index)).await.unwrap();
     let (problems, findings) = found(&components).await;
     assert_eq!(problems, 3);
     let message = format!(
