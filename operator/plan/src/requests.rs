@@ -215,13 +215,13 @@ mod tests {
     use super::*;
     use crate::samples::{run, validated, whole};
 
-    fn found(action: Value) -> Result<SinkReset, Problem> {
+    fn found(action: &Value) -> Result<SinkReset, Problem> {
         reset(&validated(whole()), &run("r", json!({"reset": action}))).unwrap()
     }
 
     #[test]
     fn a_reset_is_given_to_the_worker_by_topics() {
-        let all = found(json!({"sink": "live", "to": {"earliest": {}}})).unwrap();
+        let all = found(&json!({"sink": "live", "to": {"earliest": {}}})).unwrap();
         assert_eq!(all.component, Component::stream("live"));
         assert_eq!(all.store, "Secret warehouse, key uri; schema public");
         assert_eq!(
@@ -230,26 +230,26 @@ mod tests {
         );
         let time = json!({"sink": "archive", "kinds": ["User", "Pin"],
             "to": {"time": "1970-01-01T00:00:01.5Z"}});
-        let time = found(time).unwrap();
+        let time = found(&time).unwrap();
         assert_eq!(time.component, Component::Archive);
         assert!(time.store.starts_with("s3://raw/topics"), "{}", time.store);
         let topics = ["data.pinterest.pin", "data.pinterest.user"];
         assert_eq!(time.reset.topics, topics);
         assert_eq!(time.reset.to, ResetTo::Time(1500));
         let offset = json!({"kind": "Geo", "partition": 2, "offset": "17"});
-        let one = found(json!({"sink": "live", "to": {"offsets": [offset]}})).unwrap();
+        let one = found(&json!({"sink": "live", "to": {"offsets": [offset]}})).unwrap();
         assert_eq!(one.reset.topics, ["data.pinterest.geo"]);
         assert_eq!(one.reset.partitions("data.pinterest.geo"), Some(vec![2]));
     }
 
     #[test]
     fn a_reset_of_another_sink_names_those_there_are() {
-        let problem = found(json!({"sink": "lake", "to": {"latest": {}}})).unwrap_err();
+        let problem = found(&json!({"sink": "lake", "to": {"latest": {}}})).unwrap_err();
         let text = problem.to_string();
         assert!(text.starts_with("spec.reset.sink: the pipeline has no sink lake"));
         assert!(text.ends_with("there are: live, archive"), "{text}");
         let time = json!({"sink": "live", "to": {"time": "2026-02-30T00:00:00Z"}});
-        assert_eq!(found(time).unwrap_err().field, "spec.reset.to.time");
+        assert_eq!(found(&time).unwrap_err().field, "spec.reset.to.time");
     }
 
     #[test]

@@ -322,10 +322,10 @@ fn a_reset_takes_its_turn_and_needs_no_batch() {
     assert_eq!(starts, [("reset".to_owned(), begins)]);
 
     let mut running = with_phase(reset.clone(), "Running");
-    let status = running.status.as_mut().unwrap();
-    status.store.clone_from(&store);
-    status.start_time = Some(Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
-    status.message = Some("as it was".to_owned());
+    let known = running.status.as_mut().unwrap();
+    known.store.clone_from(&store);
+    known.start_time = Some(Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
+    known.message = Some("as it was".to_owned());
     let runs = [running, batch];
     let (starts, states) = decided_work(whole(), &runs, &[]);
     assert_eq!(starts, []);
