@@ -102,7 +102,7 @@ pub async fn run(arguments: &Arguments) -> Outcome {
 
 /// The runs that may have answers, the last that ended first.
 fn succeeded(runs: impl Iterator<Item = Run>) -> Vec<Run> {
-    let runs = runs.filter(|run| run.has_succeeded() && run.action != "Redrive");
+    let runs = runs.filter(|run| run.has_succeeded() && run.has_answers());
     let mut runs: Vec<Run> = runs.collect();
     runs.sort_by_key(|run| Reverse(run.ended));
     runs

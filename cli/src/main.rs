@@ -202,17 +202,16 @@ enum Command {
     #[command(name = "deadletters", verbatim_doc_comment)]
     DeadLetters(dead_letters::Arguments),
 
-    /// Gives sinks other positions
+    /// Gives a sink other positions, as a PinterestRun
     ///
-    /// Each request is carried out once. See docs/how-to/reset-a-sink.md for what it does to each
-    /// store.
+    /// It is carried out once. See docs/how-to/reset-a-sink.md for what it does to each store.
     ///
-    /// Exit status: 0 if the operator was asked, 2 if a request cannot be understood, 3 if the
-    /// cluster does not answer.
+    /// Exit status: 0 if the run was created (with --wait: has succeeded), 1 if it failed or was
+    /// refused, 2 if an argument cannot be understood, 3 if the cluster does not answer.
     ///
     /// Examples:
-    ///   kubectl pinpipe reset pinterest live=earliest
-    ///   kubectl pinpipe reset pinterest live/pin/2=offset:1042
+    ///   kubectl pinpipe reset pinterest live --to earliest --wait
+    ///   kubectl pinpipe reset pinterest live --offset Pin/2=1042
     #[command(verbatim_doc_comment)]
     Reset(reset::Arguments),
 

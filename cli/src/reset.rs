@@ -1,22 +1,10 @@
-//! `reset`: gives sinks other positions, by the annotation that the operator reads.
+//! `reset`: gives a sink other positions, as a run.
 
-use kube::{
-    ResourceExt as _,
-    api::{Patch, PatchParams},
-};
-use pinpipe_crds::PinterestPipeline;
-use pinpipe_plan::{
-    model::Images,
-    names::RESET_ANNOTATION,
-    validate::{Inputs, RESET_FORMS, SecretKey, references, validate},
-};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
-    cluster,
-    failure::{Failure, Outcome},
-    output::print,
-    time::now,
+    failure::Outcome,
+    start::{Started, set, start},
 };
 
 /// Arguments of `reset`.
@@ -24,147 +12,128 @@ use crate::{
 pub struct Arguments {
     /// Pipeline
     #[arg(value_name = "PIPELINE")]
-    name: String,
+    pipeline: String,
 
-    /// `<sink>[/<topic>[/<partition>]]=earliest|latest|offset:<n>|time:<RFC 3339>`, one for each
-    /// sink
-    #[arg(required = true, value_name = "REQUEST")]
-    requests: Vec<String>,
+    /// Stream sink, or archive, which moves forward only
+    #[arg(value_name = "SINK")]
+    sink: String,
+
+    /// Where it goes on: earliest, latest, or the first record at or after a time, such as
+    /// 2026-01-31T00:00:00Z
+    #[arg(long, value_name = "WHERE", required_unless_present = "offsets")]
+    to: Option<String>,
+
+    /// Only the topic of this kind of record; may be repeated
+    #[arg(long = "kind", value_name = "KIND", value_parser = ["Pin", "Geo", "User"])]
+    kinds: Vec<String>,
+
+    /// Where one partition goes on, such as Pin/2=1042; may be repeated
+    #[arg(
+        long = "offset",
+        value_name = "KIND/PARTITION=OFFSET",
+        value_parser = offset,
+        conflicts_with_all = ["to", "kinds"]
+    )]
+    offsets: Vec<Value>,
 
     #[command(flatten)]
-    cluster: cluster::Access,
+    started: Started,
 }
 
-/// Asks the operator for the resets.
+/// Creates the run.
 pub async fn run(arguments: &Arguments) -> Outcome {
-    let cluster = arguments.cluster.cluster().await?;
-    let mut pipeline = cluster.pipeline(&arguments.name).await?;
-    let present = pipeline.annotations().get(RESET_ANNOTATION).cloned();
-    let value = value(
-        present.as_deref().unwrap_or_default(),
-        &arguments.requests,
-        &now().to_string(),
-    );
-    let annotation = (RESET_ANNOTATION.to_owned(), value.clone());
-    pipeline.annotations_mut().extend([annotation]);
-    check(&pipeline)?;
-    // With the version that was read: a request that somebody adds meanwhile isn't lost.
-    let patch = json!({"metadata": {
-        "resourceVersion": pipeline.resource_version(),
-        "annotations": {RESET_ANNOTATION: value},
-    }});
-    let api = cluster.api::<PinterestPipeline>();
-    let params = PatchParams::default();
-    let patched = api
-        .patch(&arguments.name, &params, &Patch::Merge(patch))
-        .await;
-    patched.map_err(|error| cluster.failure("patch pinterestpipelines.pinpipe.dev", &error))?;
-    let (namespace, name) = (&cluster.namespace, &arguments.name);
-    print(&format!(
-        "{RESET_ANNOTATION}={value}\nsee kubectl pinpipe status -n {namespace} {name}; old and new \
-         positions are in the log of the sink's worker\n"
-    ))?;
-    Ok(true)
+    let work = work(arguments);
+    start(
+        &arguments.started,
+        &arguments.pipeline,
+        "reset",
+        "reset",
+        &work,
+    )
+    .await
 }
 
-/// The annotation's value: these requests, each made a new one by the time, and those that are
-/// there for other sinks.
-fn value(present: &str, requests: &[String], time: &str) -> String {
-    let sink = |request: &str| {
-        request
-            .split(['/', '='])
-            .next()
-            .unwrap_or_default()
-            .to_owned()
+fn work(arguments: &Arguments) -> Value {
+    let to = match arguments.to.as_deref() {
+        None => json!({"offsets": arguments.offsets}),
+        Some(end @ ("earliest" | "latest")) => json!({end: {}}),
+        Some(time) => json!({"time": time}),
     };
-    let replaced: Vec<String> = requests.iter().map(|request| sink(request)).collect();
-    let present = present.split(|c: char| c == ',' || c.is_whitespace());
-    let kept = present.filter(|it| !it.is_empty() && !replaced.contains(&sink(it)));
-    let new = requests.iter().map(|request| {
-        if request.contains('#') {
-            request.clone()
-        } else {
-            format!("{request}#{time}")
-        }
-    });
-    let all: Vec<String> = kept.map(ToOwned::to_owned).chain(new).collect();
-    all.join(",")
+    set([
+        ("sink", json!(arguments.sink)),
+        ("kinds", json!(arguments.kinds)),
+        ("to", to),
+    ])
 }
 
-/// Refuses requests that the operator can't read.
-fn check(pipeline: &PinterestPipeline) -> Result<(), Failure> {
-    let keys = references(&pipeline.spec)
-        .into_iter()
-        .flat_map(|(secret, keys)| {
-            keys.into_iter()
-                .map(move |key| ((secret.clone(), key), SecretKey::Present))
-        });
-    let inputs = Inputs {
-        secrets: keys.collect(),
-        ..Inputs::default()
-    };
-    let problems = match validate(pipeline, &inputs, &Images::default()) {
-        Ok(validated) => validated.reset_problems,
-        Err(problems) => problems.iter().map(ToString::to_string).collect(),
-    };
-    if problems.is_empty() {
-        return Ok(());
+fn offset(text: &str) -> Result<Value, String> {
+    let form = "it must be KIND/PARTITION=OFFSET, such as Pin/2=1042";
+    let (at, offset) = text.split_once('=').ok_or(form)?;
+    let (kind, partition) = at.split_once('/').ok_or(form)?;
+    if !["Pin", "Geo", "User"].contains(&kind) {
+        return Err(format!("{kind} is none of Pin, Geo and User; {form}"));
     }
-    let problems = problems.join("; ");
-    Err(Failure::Usage(format!(
-        "{problems}; a request is {RESET_FORMS}"
-    )))
+    let partition: u32 = partition
+        .parse()
+        .map_err(|error| format!("{partition} is no partition ({error}); {form}"))?;
+    offset
+        .parse::<u64>()
+        .map_err(|error| format!("{offset} is no offset ({error}); {form}"))?;
+    Ok(json!({"kind": kind, "partition": partition, "offset": offset}))
 }
 
 #[cfg(test)]
 mod tests {
-    use pinpipe_plan::samples::{pipeline, whole};
+    use clap::Parser as _;
 
     use super::*;
 
-    fn requests(texts: &[&str]) -> Vec<String> {
-        texts.iter().map(|text| (*text).to_owned()).collect()
+    #[derive(Debug, clap::Parser)]
+    struct Command {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    fn parsed(options: &[&str]) -> Result<Value, String> {
+        let all = ["reset", "pinterest", "live"].iter().chain(options);
+        let command = Command::try_parse_from(all).map_err(|error| error.to_string())?;
+        Ok(work(&command.arguments))
     }
 
     #[test]
-    fn requests_are_new_ones_and_those_for_other_sinks_stay() {
-        for (present, asked, expected) in [
-            ("", &["live=earliest"][..], "live=earliest#t"),
+    fn each_form_is_a_field_of_the_run() {
+        for (options, expected) in [
             (
-                "live/pin=latest#1, archive=latest",
-                &["live=earliest"],
-                "archive=latest,live=earliest#t",
+                &["--to", "earliest"][..],
+                json!({"sink": "live", "to": {"earliest": {}}}),
             ),
             (
-                "",
-                &["live/pin/2=offset:7#2", "archive=latest"],
-                "live/pin/2=offset:7#2,archive=latest#t",
+                &["--to", "2026-01-31T00:00:00Z", "--kind", "Pin"],
+                json!({"sink": "live", "kinds": ["Pin"],
+                    "to": {"time": "2026-01-31T00:00:00Z"}}),
+            ),
+            (
+                &["--offset", "Pin/2=1042"],
+                json!({"sink": "live",
+                    "to": {"offsets": [{"kind": "Pin", "partition": 2, "offset": "1042"}]}}),
             ),
         ] {
-            assert_eq!(value(present, &requests(asked), "t"), expected);
+            assert_eq!(parsed(options), Ok(expected));
         }
     }
 
     #[test]
-    fn requests_that_can_t_be_read_are_refused_with_the_forms() {
-        let with = |value: &str| {
-            let mut pipeline = pipeline(whole());
-            let annotation = (RESET_ANNOTATION.to_owned(), value.to_owned());
-            pipeline.annotations_mut().extend([annotation]);
-            check(&pipeline)
-        };
-        assert!(with("live=earliest#2026-11-30T22:00:00Z").is_ok());
-        for value in [
-            "lake=earliest",
-            "live",
-            "live=yesterday",
-            "live=latest,live/pin=latest",
+    fn what_cant_be_understood_is_refused_with_the_form() {
+        for (options, sentence) in [
+            (&[][..], "--to <WHERE>"),
+            (&["--offset", "Pin=5"], "such as Pin/2=1042"),
+            (&["--offset", "Pins/0=5"], "none of Pin, Geo and User"),
+            (&["--offset", "Pin/-1=5"], "-1 is no partition"),
+            (&["--offset", "Pin/0=five"], "five is no offset"),
+            (&["--to", "latest", "--offset", "Pin/0=5"], "cannot be used"),
         ] {
-            let refused = with(value).unwrap_err().to_string();
-            assert!(
-                refused.contains('`') && refused.contains("earliest|latest"),
-                "{refused}"
-            );
+            let error = parsed(options).unwrap_err();
+            assert!(error.contains(sentence), "{options:?}: {error}");
         }
     }
 }

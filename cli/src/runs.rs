@@ -157,11 +157,13 @@ pub async fn list(cluster: &Cluster, pipeline: &str) -> Result<Vec<DynamicObject
     Ok(runs)
 }
 
-/// The last run that ended, of runs that are sorted newest first. A re-drive reads no raw objects:
-/// what became of it tells nothing of the answers.
+/// Actions that read no raw objects: what became of such a run tells nothing of the answers.
+const WITHOUT_ANSWERS: [&str; 4] = ["Redrive", "Reset", "ForgetTopic", "AdoptTopic"];
+
+/// The last run that ended and reads raw objects, of runs that are sorted newest first.
 #[must_use]
 pub fn last(runs: &[Run]) -> Option<&Run> {
-    let mut runs = runs.iter().filter(|run| run.action != "Redrive");
+    let mut runs = runs.iter().filter(|run| run.has_answers());
     runs.find(|run| run.has_ended())
 }
 
@@ -196,6 +198,12 @@ impl Run {
     #[must_use]
     pub fn has_ended(&self) -> bool {
         ["Succeeded", "Failed", "Refused"].contains(&self.phase.as_str())
+    }
+
+    /// Whether it reads raw objects, so that what became of it tells of the answers.
+    #[must_use]
+    pub fn has_answers(&self) -> bool {
+        !WITHOUT_ANSWERS.contains(&self.action.as_str())
     }
 
     /// Whether its work is done.
@@ -270,7 +278,7 @@ mod tests {
     fn runs_have_their_phase_counts_and_progress() {
         let runs = [
             run("a", &json!({})),
-            run("r", &json!({"phase": "Succeeded", "action": "Redrive"})),
+            run("r", &json!({"phase": "Succeeded", "action": "Reset"})),
             run(
                 "b",
                 &json!({"phase": "Running", "action": "Batch", "message": "under way",
@@ -293,7 +301,7 @@ mod tests {
             "\
 NAME  ACTION     PHASE      AGE   TOOK  READ  CLEAN  REPAIRED  REJECTED  MESSAGE
 a                Created    1d0h  -     -     -      -         -
-r     Redrive    Succeeded  1d0h  -     -     -      -         -
+r     Reset      Succeeded  1d0h  -     -     -      -         -
 b     Batch      Running    1d0h  2m0s  -     -      -         -         Clean 10 of 40
 c     FullBatch  Failed     1d0h  1m5s  10    8      3         2         deadline
 "

@@ -1,4 +1,4 @@
-//! `run` and `deadletters redrive`: create runs, and follow them to their end.
+//! `run`, `reset` and `deadletters redrive`: create runs, and follow them to their end.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ const MOST_FAILURES: u32 = 60;
 
 /// Options of every command that creates a run.
 #[derive(Debug, clap::Args)]
-struct Started {
+pub struct Started {
     /// Name of the run; by default the pipeline's, what it does, and some letters
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
@@ -160,7 +160,7 @@ pub async fn redrive(redrive: &Redrive) -> Outcome {
 }
 
 /// An object of those fields that an argument sets.
-fn set<const N: usize>(fields: [(&str, Value); N]) -> Value {
+pub fn set<const N: usize>(fields: [(&str, Value); N]) -> Value {
     let isnt_set = |value: &Value| {
         value.is_null() || *value == json!(false) || value.as_array().is_some_and(Vec::is_empty)
     };
@@ -170,7 +170,7 @@ fn set<const N: usize>(fields: [(&str, Value); N]) -> Value {
 }
 
 /// Creates a run, and follows it if that is asked for.
-async fn start(
+pub async fn start(
     started: &Started,
     pipeline: &str,
     field: &str,

@@ -1,5 +1,7 @@
 //! `trace`: each place of a record, in the order in which records get there.
 
+use std::fmt::Write as _;
+
 use pinpipe_config::inspect::{Place, PlaceKind, PlaceState};
 
 use crate::{
@@ -30,7 +32,7 @@ pub struct Arguments {
     #[arg(value_name = "KIND", value_parser = ["pin", "geo", "user"], ignore_case = true)]
     kind: String,
 
-    /// Key of the record: unique_id or index of a pin, ind of a geo or user record
+    /// Key of the record: the unique id or index of a pin, the ind of a geo or user record
     #[arg(value_name = "KEY", allow_hyphen_values = true)]
     key: String,
 
@@ -135,10 +137,12 @@ fn block(place: &Place, paint: Paint) -> String {
         visible(&place.note),
         value.unwrap_or_default(),
     ];
-    let lines = lines.iter().filter(|line| !line.is_empty());
-    let lines: String = lines.map(|line| format!("  {line}\n")).collect();
     let (state, name) = (paint.text(state, colour), visible(&place.name));
-    format!("{kind} {name}: {state}\n{lines}")
+    let mut text = format!("{kind} {name}: {state}\n");
+    for line in lines.iter().filter(|line| !line.is_empty()) {
+        let _ = writeln!(text, "  {line}");
+    }
+    text
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! `verify`: whether raw objects and live rows are all there, each once.
 
+use std::fmt::Write as _;
+
 use pinpipe_config::inspect::{Check, Finding, Outcome as CheckOutcome};
 
 use crate::{
@@ -54,7 +56,7 @@ pub async fn run(arguments: &Arguments) -> Outcome {
     show(format, &findings, &table(FINDING, &findings), |paint| {
         let mut text = rows(&findings).text(paint);
         for step in next_steps(&findings, &ended) {
-            text.push_str(&format!("next step: {step}\n"));
+            let _ = writeln!(text, "next step: {step}");
         }
         text
     })?;
@@ -118,15 +120,14 @@ fn next_steps(findings: &[Finding], ended: &Ended) -> Vec<String> {
         .filter(|it| it.outcome == CheckOutcome::Problem);
     for finding in problems {
         let step = match finding.check {
-            Check::RawObjects => "archive these records again while the topic has them: \
-                                  docs/how-to/reset-a-sink.md#archive"
+            Check::RawObjects => "restore these objects, or put one without lines in their place: \
+                                  docs/how-to/run-the-batch.md#missing-raw-objects"
                 .to_owned(),
             Check::LiveRows => {
                 let (sink, _) = finding.place.split_once(':').unwrap_or_default();
                 format!(
-                    "write the topics' records again, where that gives the same rows: kubectl \
-                     pinpipe reset -n {namespace} {pipeline} {sink}=earliest; older ones: kubectl \
-                     pinpipe run -n {namespace} {pipeline} --from TIME --sink {sink}"
+                    "read the topics again, which writes the rows that are missing: kubectl \
+                     pinpipe reset -n {namespace} {pipeline} {sink}=earliest"
                 )
             }
         };

@@ -1,7 +1,7 @@
 //! docs/reference/cli-options.md: what `--help` of each command prints.
 #![allow(clippy::unwrap_used)]
 
-use std::{env, fs, process::Command};
+use std::{env, fmt::Write as _, fs, process::Command};
 
 const DOCUMENT: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
@@ -74,7 +74,7 @@ fn describe(command: &[String], document: &mut String) {
     let own = commands(&help);
     if own.is_empty() {
         let name = command.join(" ");
-        document.push_str(&format!("\n## {name}\n\n```console\n{help}\n```\n"));
+        let _ = write!(document, "\n## {name}\n\n```console\n{help}\n```\n");
     }
     for name in own {
         describe(&[command, &[name]].concat(), document);

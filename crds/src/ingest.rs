@@ -164,7 +164,7 @@ pub struct Alias {
 }
 
 /// A kind of record: `Pin`, `Geo` or `User`.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema, PartialEq, Eq, Hash, Serialize)]
 pub enum RecordKind {
     /// Posts.
     Pin,

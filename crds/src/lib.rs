@@ -48,9 +48,9 @@ pub use ingest::{
 pub use network_policy::{IpBlock, LabelSelector, NetworkPolicy, NetworkPolicyPeer};
 pub use run::{
     BackfillBatch, BackfillTarget, ImportLayout, ImportS3, ImportTopic, PinterestRun,
-    PinterestRunSpec, PinterestRunStatus, PipelineRef, RedriveOutcome, RunAction, RunBackfill,
-    RunBatch, RunCounts, RunImport, RunKindCounts, RunPhase, RunProgress, RunRedrive, RunReport,
-    run_condition_types,
+    PinterestRunSpec, PinterestRunStatus, PipelineRef, RedriveOutcome, ResetOffset, ResetTo,
+    ResetToEnd, RunAction, RunBackfill, RunBatch, RunCounts, RunImport, RunKindCounts, RunPhase,
+    RunProgress, RunRedrive, RunReport, RunReset, RunTopic, TopicAction, run_condition_types,
 };
 pub use schema::{BrokenRule, check_rules, crd, crds, run_schema, schema, yaml};
 pub use sinks::{Postgres, StartFrom, Stream, StreamSink, WriteMode};

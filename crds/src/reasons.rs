@@ -15,11 +15,9 @@ pub const SUSPENDING: &str = "Suspending";
 pub const PAUSED: &str = "Paused";
 /// The pipeline is being deleted, and topics with it.
 pub const DELETING: &str = "Deleting";
-/// An annotation asks for a reset that can't be done; everything else goes on.
-pub const INVALID_RESET: &str = "InvalidReset";
-/// An annotation asks for a topic to be forgotten in a way that can't be understood; everything
+/// The pipeline has an annotation that does nothing any more: a `PinterestRun` does it. Everything
 /// else goes on.
-pub const INVALID_FORGET: &str = "InvalidForget";
+pub const ANNOTATION_REMOVED: &str = "AnnotationRemoved";
 /// The spec holds something that can't be done; nothing was changed.
 pub const INVALID_SPEC: &str = "InvalidSpec";
 /// An object with a child's name belongs to somebody else; it was left alone.
@@ -115,10 +113,9 @@ pub const FROM_WORKERS: [&str; 15] = [
 /// What comes and goes by itself with a change of the spec.
 pub const PASSING: [&str; 5] = [PROGRESSING, TOPICS_PENDING, SUSPENDING, DRAINING, DELETING];
 /// What stays as it is until somebody does something. The operator looks again all the same.
-pub const STALLED: [&str; 17] = [
+pub const STALLED: [&str; 16] = [
     INVALID_SPEC,
-    INVALID_RESET,
-    INVALID_FORGET,
+    ANNOTATION_REMOVED,
     CHILD_CONFLICT,
     CHILD_REFUSED,
     TOPIC_CONFLICT,
@@ -164,5 +161,5 @@ pub const RUN_SUCCEEDED: &str = "RunSucceeded";
 pub const RUN_STARTED: &str = "RunStarted";
 /// An event: a deleted pipeline's topics are left, though they should have gone with it.
 pub const TOPICS_LEFT: &str = "TopicsLeft";
-/// An event: a sink's worker is told to change its positions, as an annotation asks.
+/// An event: a sink's worker is told to change its positions, as a run asks.
 pub const SINK_RESET: &str = "SinkReset";

@@ -155,6 +155,7 @@ const fn panel(kind: Kind, title: &'static str, unit: Unit, description: &'stati
 impl Panel {
     /// Adds a query. In its expression `$selected` stands for the labels of the selected pipelines,
     /// and a line break with what follows it for one space.
+    #[must_use]
     pub fn query(mut self, legend: &'static str, expr: &str) -> Self {
         let words: Vec<&str> = expr.split_whitespace().collect();
         let expr = words.join(" ").replace("$selected", SELECTED);
@@ -163,17 +164,20 @@ impl Panel {
     }
 
     /// Values from this one on mean this. Values below the first threshold are good.
+    #[must_use]
     pub fn from(mut self, value: f64, level: Level) -> Self {
         self.thresholds.push(Threshold { value, level });
         self
     }
 
     /// A value above 0 is bad.
+    #[must_use]
     pub fn good_at_zero(self) -> Self {
         self.from(0.001, Level::Bad)
     }
 
     /// A value below 1 is bad.
+    #[must_use]
     pub fn good_at_one(self) -> Self {
         self.from(f64::NEG_INFINITY, Level::Bad)
             .from(1.0, Level::Good)

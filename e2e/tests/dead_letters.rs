@@ -47,28 +47,24 @@ fn redriven_records_are_stored_once_and_do_not_replace_newer_ones() -> Result<()
 
         pipeline.apply(&spec(LIMITS.1)).await?;
         pipeline.ready().await?;
-        pipeline
-            .install_job("redrive", &["command=redrive", "reason={too-large}"])
-            .await?;
-        pipeline.job_completes("redrive").await?;
+        let redrive = json!({"redrive": {"reasons": ["too-large"]}});
+        pipeline.run_succeeds("redrive", redrive).await?;
         holds(sandbox, &[&new, &only]).await?;
         ensure!(
             records(&pipeline).await? == 5,
             "not three records and two redriven ones"
         );
 
-        pipeline
-            .install_job("redrive-again", &["command=redrive"])
-            .await?;
-        pipeline.job_completes("redrive-again").await?;
+        let redrive = json!({"redrive": {}});
+        pipeline.run_succeeds("redrive-again", redrive).await?;
         ensure!(
             records(&pipeline).await? == 5,
             "a record was redriven twice"
         );
 
         // The archive keeps the order for batch runs, too.
-        pipeline.install_job("full", &["command=full"]).await?;
-        pipeline.job_completes("full").await?;
+        let full = json!({"batch": {"full": true}});
+        pipeline.run_succeeds("full", full).await?;
         let expected = rows(&[&new, &only])
             .into_iter()
             .map(|(key, row)| (key, in_milliseconds(Kind::Geo, row)));
@@ -131,10 +127,8 @@ fn a_record_that_postgresql_refuses_is_set_aside_and_can_be_redriven() -> Result
         client
             .batch_execute(&format!("ALTER TABLE {table} DROP CONSTRAINT real"))
             .await?;
-        pipeline
-            .install_job("redrive", &["command=redrive", "outcome=refused"])
-            .await?;
-        pipeline.job_completes("redrive").await?;
+        let redrive = json!({"redrive": {"outcome": "Refused"}});
+        pipeline.run_succeeds("redrive", redrive).await?;
         stored(3).await
     })
 }

@@ -118,20 +118,32 @@ fn a_bad_import_fails_alone() -> Result<()> {
         let pipeline = sandbox.apply("flow", &spec.batch_postgres(sandbox)).await?;
         pipeline.ready().await?;
         eventually_put(sandbox, "bad/x.json", "not json").await?;
-        let missing_secret = "events.pin=bad,source.bucket=x-y-z,source.credentialsSecret=missing";
-        for (values, at_fault) in [
-            ("events.pin=bad", "spec.batch.quality"),
+        let import = |bucket: Option<&str>, secret: Option<&str>| {
+            let s3 = secret.map(|name| json!({"credentialsSecretRef": {"name": name}}));
+            let mut import = json!({"layout": "Objects", "kind": "Pin", "prefix": "bad"});
+            for (field, value) in [("bucket", json!(bucket)), ("s3", json!(s3))] {
+                if !value.is_null() {
+                    import[field] = value;
+                }
+            }
+            json!({"import": import})
+        };
+        for (run, action, at_fault) in [
+            ("bad-objects", import(None, None), "spec.batch.quality"),
             (
-                "events.pin=bad,source.bucket=no-such-bucket",
+                "bad-bucket",
+                import(Some("no-such-bucket"), None),
                 "import.bucket",
             ),
-            (missing_secret, "import.s3.credentialsSecretRef"),
+            (
+                "bad-secret",
+                import(Some("x-y-z"), Some("missing")),
+                "import.s3.credentialsSecretRef",
+            ),
         ] {
-            let release = format!("bad-{}", values.len());
-            let all = format!("command=import,{values}");
-            pipeline.install_job(&release, &[&all]).await?;
-            let message = pipeline.job_fails(&release).await?;
-            ensure!(message.contains(at_fault), "{values}: {message}");
+            let status = pipeline.run_fails(run, action).await?;
+            let message = status["message"].as_str().unwrap_or_default();
+            ensure!(message.contains(at_fault), "{run}: {message}");
         }
         pipeline.start_run("daily").await?;
         pipeline.run_completes("daily").await
@@ -153,10 +165,11 @@ fn an_import_that_a_sink_refuses_is_abandoned() -> Result<()> {
         eventually_put(sandbox, "good/pins.ndjson", &good).await?;
         let bad: String = (0..300).map(|number| pin(number, "refused")).collect();
         eventually_put(sandbox, "bad/pins.ndjson", &bad).await?;
-        pipeline
-            .install_job("good", &["command=import,events.pin=good"])
-            .await?;
-        pipeline.job_completes("good").await?;
+        let import = |prefix: &str| {
+            let import = json!({"layout": "Objects", "kind": "Pin", "prefix": prefix});
+            json!({"import": import})
+        };
+        pipeline.run_succeeds("good", import("good")).await?;
 
         let table = format!("{}.pinterest_batch", sandbox.schema());
         let client = postgres::connect().await?;
@@ -165,12 +178,11 @@ fn an_import_that_a_sink_refuses_is_abandoned() -> Result<()> {
                 "ALTER TABLE {table} ADD CHECK (category IS DISTINCT FROM 'refused')"
             ))
             .await?;
-        pipeline
-            .install_job("bad", &["command=import,events.pin=bad"])
-            .await?;
-        let message = pipeline.job_fails("bad").await?;
+        let status = pipeline.run_fails("bad", import("bad")).await?;
+        let message = status["message"].as_str().unwrap_or_default();
         ensure!(message.contains("abandoned"), "{message}");
-        let run = format!("runs/{}/bad/", pipeline.full_name());
+        let id = status["id"].as_str().context("no id")?;
+        let run = format!("runs/{}/{id}/", pipeline.full_name());
         let keys = objects::keys(&objects::client(), sandbox.bucket(), &run).await?;
         ensure!(keys.contains(&format!("{run}abandoned.json")), "{keys:?}");
 
@@ -318,10 +330,13 @@ impl<'a> Moved<'a> {
         }
         store(&self.sandbox.schema(), &rows).await?;
         let (bucket, pipeline) = (self.sandbox.bucket(), self.pipeline.full_name());
-        let import = format!("runs/{pipeline}/moving-import/report.json");
-        let import = objects::json(&objects::client(), bucket, &import).await?;
-        ensure!(import["rejected"] == 0, "{}", import["rejectedByReason"]);
-        ensure!(import["read"].as_u64() > Some(0), "{import}");
+        let mut read = 0;
+        for run in self.pipeline.runs_that_import().await? {
+            let total = &run["total"];
+            ensure!(total["rejected"] == 0, "{run}");
+            read += total["read"].as_u64().unwrap_or_default();
+        }
+        ensure!(read > 0, "nothing was imported");
         let report = objects::last_report(bucket, &pipeline).await?;
         let report = report.context("no run was published")?;
         ensure!(report["rejected"] == 0, "{}", report["rejectedByReason"]);

@@ -1,5 +1,5 @@
-//! A sink whose next records were deleted stops until its user resets it. A sink that is removed
-//! and added again continues at its last position.
+//! A sink whose next records were deleted stops until its user resets it, which a run does once. A
+//! sink that is removed and added again continues at its last position.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ const STORED: i64 = 300;
 const UNREAD: i64 = 300;
 
 #[test]
-fn a_sink_whose_records_are_deleted_stops_and_is_reset_by_an_annotation() -> Result<()> {
+fn a_sink_whose_records_are_deleted_stops_and_is_reset_once_by_a_run() -> Result<()> {
     in_sandbox("resets", async |sandbox| {
         let pipeline = sandbox.apply("flow", &Spec::new().live(sandbox)).await?;
         pipeline.ready().await?;
@@ -44,12 +44,11 @@ fn a_sink_whose_records_are_deleted_stops_and_is_reset_by_an_annotation() -> Res
             .has_condition(
                 "StreamReady",
                 "False",
-                &["OffsetOutOfRange", &topic, "pinpipe.dev/reset-sink"],
+                &["OffsetOutOfRange", &topic, "kubectl pinpipe reset"],
             )
             .await?;
-        pipeline
-            .annotate("pinpipe.dev/reset-sink", "live=earliest")
-            .await?;
+        let reset = json!({"reset": {"sink": "live", "to": {"earliest": {}}}});
+        let first = pipeline.run_succeeds("reset", reset.clone()).await?;
         pipeline.ready().await?;
         // Stored rows stay, and the records left in the topic are added.
         let left = kafka::read(&topic).await?;
@@ -77,7 +76,32 @@ fn a_sink_whose_records_are_deleted_stops_and_is_reset_by_an_annotation() -> Res
             },
         )
         .await?;
-        Ok(())
+
+        // A deleted row would reappear if the run that is created again were carried out again.
+        let stored = unread.iter().find(|sample| {
+            let key = Some(sample.key.as_bytes());
+            left.iter().any(|message| message.key.as_deref() == key)
+        });
+        let deleted = &stored.context("no record is left")?.key;
+        let delete = format!("DELETE FROM {}.geo WHERE ind = {deleted}", sandbox.schema());
+        postgres::connect().await?.execute(&delete, &[]).await?;
+        expected.remove(deleted);
+        pipeline.delete_run("reset").await?;
+        let again = pipeline.run_succeeds("reset", reset).await?;
+        ensure!(again["id"] == first["id"], "{again}");
+        pipeline.ready().await?;
+        let more = make.batch(Kind::Geo, STORED + UNREAD..STORED + UNREAD + 50, 0);
+        expected.extend(more.iter().map(|it| (it.key.clone(), it.row.clone())));
+        ledger.send(Kind::Geo, more, 50).await?;
+        let what = "new records alone in the live table";
+        eventually(Duration::from_mins(1), what, async || {
+            ensure_same(
+                "geo",
+                &expected,
+                &postgres::live_table(&sandbox.schema(), Kind::Geo).await?,
+            )
+        })
+        .await
     })
 }
 

@@ -13,7 +13,7 @@ prefix=${PREFIX:-export}
 
 aliases "Pin=streaming-$id-pin" "Geo=streaming-$id-geo" "User=streaming-$id-user"
 
-import_objects --set "events.pin=$prefix/pin,events.geo=$prefix/geo,events.user=$prefix/user"
+import_objects "$prefix"
 
 echo "── New records are sent as before"
 reach_ingest

@@ -7,7 +7,7 @@
 # OLD_BUCKET, OLD_ENDPOINT, OLD_REGION, OLD_SECRET
 #                       where the old objects are; in the archive's bucket unless set. OLD_SECRET is
 #                       a Secret with accessKeyId and secretAccessKey
-# RUN                   begins the names of the Jobs, moving unless set
+# RUN                   begins the names of the PinterestRuns, moving unless set
 
 set -euo pipefail
 
@@ -16,36 +16,51 @@ pipeline=${PIPELINE:-pinterest}
 run=${RUN:-moving}
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
-old_bucket=()
+# What a run says about the bucket with the old objects.
+old_bucket=""
 if [ -n "${OLD_BUCKET:-}" ]; then
-  old_bucket=(
-    --set "source.bucket=$OLD_BUCKET"
-    --set "source.endpoint=${OLD_ENDPOINT:-}"
-    --set "source.region=${OLD_REGION:-}"
-    --set "source.credentialsSecret=${OLD_SECRET:-}"
-  )
+  s3=${OLD_ENDPOINT:+endpoint: "$OLD_ENDPOINT", }${OLD_REGION:+region: "$OLD_REGION", }
+  s3+=${OLD_SECRET:+credentialsSecretRef: {name: "$OLD_SECRET"\}}
+  old_bucket=", bucket: \"$OLD_BUCKET\"${s3:+, s3: {${s3%, }\}}"
 fi
 
-# Waits until a Job has ended, an hour at most. Prints its log and fails if the Job has.
-ended() {
-  local state="" end=$((SECONDS + 3600))
-  until [[ $state == *Complete* ]]; do
-    state=$(kubectl --namespace "$namespace" get job "$1" \
-      --output 'jsonpath={.status.conditions[?(@.status=="True")].type}')
-    if [[ $state == *Failed* ]] || ((SECONDS > end)); then
-      kubectl --namespace "$namespace" logs "job/$1" --tail=20 >&2
-      return 1
-    fi
+# Creates a PinterestRun, and waits until it has ended, an hour at most. Fails if it has not
+# succeeded: run_to_end moving-batch "batch: {}"
+run_to_end() {
+  local phase="" end=$((SECONDS + 3600))
+  kubectl --namespace "$namespace" create --filename - <<RUN
+apiVersion: pinpipe.dev/v1alpha1
+kind: PinterestRun
+metadata: {name: "$1"}
+spec: {pipelineRef: {name: "$pipeline"}, $2}
+RUN
+  until [[ $phase =~ ^(Succeeded|Failed|Refused)$ ]] || ((SECONDS > end)); do
     sleep 1
+    phase=$(kubectl --namespace "$namespace" get pinterestrun "$1" \
+      --output 'jsonpath={.status.phase}')
   done
+  kubectl --namespace "$namespace" get pinterestrun "$1"
+  [ "$phase" = Succeeded ]
 }
 
-# Imports objects: import_objects --set prefix=…
+# Imports the objects of an S3 sink connector, <prefix>/<topic>/…:
+# import_topics PREFIX PIN_TOPIC GEO_TOPIC USER_TOPIC
+import_topics() {
+  echo "── Old objects are imported"
+  local topics="{name: \"$2\", kind: Pin}, {name: \"$3\", kind: Geo}, {name: \"$4\", kind: User}"
+  run_to_end "$run-import" \
+    "import: {layout: Connector, prefix: \"$1\", topics: [$topics]$old_bucket}"
+}
+
+# Imports other objects, <prefix>/pin/…, <prefix>/geo/… and <prefix>/user/…: import_objects PREFIX
 import_objects() {
   echo "── Old objects are imported"
-  helm install "$run-import" "$root/charts/pinpipe-job" --namespace "$namespace" \
-    --set "pipeline=$pipeline,command=import" ${old_bucket[@]+"${old_bucket[@]}"} "$@"
-  ended "$run-import"
+  local kind folder
+  for kind in Pin/pin Geo/geo User/user; do
+    folder=${kind#*/}
+    run_to_end "$run-import-$folder" \
+      "import: {layout: Objects, prefix: \"$1/$folder\", kind: ${kind%/*}$old_bucket}"
+  done
 }
 
 # The records of a kind, one a line: records pin
@@ -107,7 +122,9 @@ aliases() {
 # Runs the batch now, and prints the eight answers.
 answers() {
   echo "── The batch runs"
-  kubectl --namespace "$namespace" create job "$run-batch" --from "cronjob/$pipeline-batch"
-  ended "$run-batch"
-  kubectl --namespace "$namespace" logs "job/$run-batch" | grep -v '^{'
+  run_to_end "$run-batch" "batch: {}"
+  local job
+  job=$(kubectl --namespace "$namespace" get pinterestrun "$run-batch" \
+    --output 'jsonpath={.status.job}')
+  kubectl --namespace "$namespace" logs "job/$job" | grep -v '^{'
 }

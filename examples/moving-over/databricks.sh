@@ -12,7 +12,6 @@ id=${OLD_ID:-0a1b2c3d4e5f}
 : "${OLD_BUCKET:?set it to the bucket that the notebooks have mounted}"
 : "${OLD_SECRET:?set it to a Secret with its accessKeyId and secretAccessKey}"
 
-import_objects --set "prefix=${PREFIX:-topics}" \
-  --set "topics.pin=$id.pin,topics.geo=$id.geo,topics.user=$id.user"
+import_topics "${PREFIX:-topics}" "$id.pin" "$id.geo" "$id.user"
 
 answers

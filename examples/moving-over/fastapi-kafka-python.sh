@@ -8,7 +8,7 @@
 source "$(dirname "$0")/common.sh"
 prefix=${PREFIX:-events}
 
-import_objects --set "events.pin=$prefix/pin,events.geo=$prefix/geo,events.user=$prefix/user"
+import_objects "$prefix"
 
 echo "── New records are posted as before"
 reach_ingest

@@ -10,8 +10,7 @@
 source "$(dirname "$0")/common.sh"
 id=${OLD_ID:-0a1b2c3d4e5f}
 
-import_objects --set "prefix=${PREFIX:-topics}" \
-  --set "topics.pin=$id.pin,topics.geo=$id.geo,topics.user=$id.user"
+import_topics "${PREFIX:-topics}" "$id.pin" "$id.geo" "$id.user"
 
 echo "── The batch runs when the DAG did"
 kubectl --namespace "$namespace" patch pinterestpipeline "$pipeline" --type merge \

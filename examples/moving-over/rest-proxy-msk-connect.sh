@@ -12,8 +12,7 @@ id=${OLD_ID:-0a1b2c3d4e5f}
 
 aliases "Pin=$id.pin" "Geo=$id.geo" "User=$id.user"
 
-import_objects --set "prefix=${PREFIX:-topics}" \
-  --set "topics.pin=$id.pin,topics.geo=$id.geo,topics.user=$id.user"
+import_topics "${PREFIX:-topics}" "$id.pin" "$id.geo" "$id.user"
 
 echo "── New records are posted as before"
 reach_ingest

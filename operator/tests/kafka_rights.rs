@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use pinpipe_config::SaslMechanism;
-use pinpipe_crds::reasons;
+use pinpipe_crds::{RecordKind, reasons};
 use pinpipe_operator::{
     finding::Finding,
     kafka::{Brokers, plan},
@@ -46,6 +46,7 @@ async fn create_topics(port: u16) {
 /// The finding about the topics, which takes up to a request's time.
 async fn finding(access: &Access) -> Finding {
     let desired = TOPICS.map(|name| DesiredTopic {
+        kind: RecordKind::Pin,
         name: name.to_owned(),
         partitions: 1,
         replication_factor: -1,
@@ -55,7 +56,7 @@ async fn finding(access: &Access) -> Finding {
     });
     let names = TOPICS.map(str::to_owned).into();
     match Brokers::default().describe(access, names).await {
-        Ok((_, cluster)) => plan(&desired, &[], &cluster.topics, "p").state.finding,
+        Ok((_, cluster)) => plan(&desired, &[], &cluster.topics).state.finding,
         Err(error) => error.finding(),
     }
 }

@@ -153,10 +153,13 @@ impl Inspected<'_> {
         let reason = status.and_then(|status| status.reason.as_deref());
         let name = self.pod;
         if reason == Some("DeadlineExceeded") {
-            return Some(format!(
-                "pod {name} has no whole answer within {} s: raise --timeout",
-                self.timeout
-            ));
+            let what = if self.endless {
+                "was followed for"
+            } else {
+                "has no whole answer within"
+            };
+            let timeout = self.timeout;
+            return Some(format!("pod {name} {what} {timeout} s: raise --timeout"));
         }
         let terminated = state(pod).and_then(|state| state.terminated.clone());
         let Some(terminated) = terminated else {

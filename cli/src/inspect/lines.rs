@@ -78,7 +78,7 @@ mod tests {
                 Ok(Read::Done(Done { problems: 2 })),
             ),
             (
-                r#"{"timestamp":"t","level":"WARN","message":"slow","sink":"live","n":2,"target":"x"}"#,
+                r#"{"timestamp":"t","level":"WARN","message":"slow","sink":"live","n":2}"#,
                 log("WARN slow n=2 sink=live"),
             ),
             (r#"{"level":"INFO","result":{}}"#, log("INFO result={}")),

@@ -14,7 +14,7 @@ use crate::{cluster, failure::Failure, output, time::seconds};
 
 pub use results::{Stream, table};
 
-/// PodOptions of every command that looks into data.
+/// Options of every command that looks into data.
 #[derive(Debug, clap::Args)]
 pub struct PodOptions {
     /// How long the pod may take to start, and then to answer, such as 90s or 2h; by default 5m, of
@@ -72,6 +72,15 @@ pub struct Ended {
 /// Makes a pod that answers a question, and deletes it at the end, also if somebody interrupts.
 /// Each result is handed over as it comes.
 pub async fn inspect<T: DeserializeOwned>(
+    options: &PodOptions,
+    question: Question<'_>,
+    each: impl FnMut(T) -> Result<(), Failure>,
+) -> Result<Ended, Failure> {
+    // A large future, which callers would be made of.
+    Box::pin(ask(options, question, each)).await
+}
+
+async fn ask<T: DeserializeOwned>(
     options: &PodOptions,
     question: Question<'_>,
     each: impl FnMut(T) -> Result<(), Failure>,

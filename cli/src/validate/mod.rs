@@ -15,9 +15,8 @@ use std::{collections::BTreeMap, fmt};
 use pinpipe_crds::{PinterestPipeline, check_rules};
 use pinpipe_plan::{
     model::Images,
-    names::RESET_ANNOTATION,
     ownership::Claim,
-    validate::{Inputs, RESET_FORMS, SecretKey, references, validate},
+    validate::{Inputs, SecretKey, references, validate},
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -237,27 +236,12 @@ fn operator_problems(
     claims.push(Claim::of(&pipeline));
     match validated {
         Ok(validated) => {
-            let resets = validated.reset_problems.into_iter().map(|problem| {
-                (
-                    format!("metadata.annotations[{RESET_ANNOTATION}]"),
-                    format!("{problem}; a request is {RESET_FORMS}"),
-                )
-            });
-            // Each message begins with the annotation's name.
-            let requests =
-                validated.requests.problems.into_iter().map(|(_, problem)| {
-                    match problem.split_once(": ") {
-                        Some((annotation, problem)) => (
-                            format!("metadata.annotations[{annotation}]"),
-                            problem.to_owned(),
-                        ),
-                        None => (String::new(), problem),
-                    }
-                });
+            let removed = validated.removed_annotations.into_iter();
+            let removed = removed.map(|(path, sentence)| (path.to_owned(), sentence));
             let conflict = validated
                 .topic_conflict
                 .map(|conflict| ("spec.broker.kafka.topics".to_owned(), conflict));
-            resets.chain(requests).chain(conflict).collect()
+            removed.chain(conflict).collect()
         }
         Err(problems) => problems
             .into_iter()

@@ -121,12 +121,13 @@ fn each_problem_has_its_line_and_a_way_out() {
         ),
         (
             annotated("reset-sink: live=earliest"),
-            "6: metadata.annotations[pinpipe.dev/reset-sink]: `live=earliest`: there is no sink \
-             `live`",
+            "6: metadata.annotations[pinpipe.dev/reset-sink]: this annotation does nothing any \
+             more",
         ),
         (
             annotated("forget-topic: pins"),
-            "6: metadata.annotations[pinpipe.dev/forget-topic]: `pins`: it has no `@`",
+            "6: metadata.annotations[pinpipe.dev/forget-topic]: this annotation does nothing any \
+             more: remove it, and create a PinterestRun with spec.topic",
         ),
     ] {
         let problems = messages(&text);

@@ -405,25 +405,16 @@ fn creates_runs(folder: &Path) {
 }
 
 fn asks_for_resets(folder: &Path) {
-    let asked = pinpipe(
-        folder,
-        &["reset", "-n", "data", "pinterest", "live/pin=earliest"],
-    );
+    let arguments = ["reset", "-n", "data", "pinterest", "live", "--kind", "Pin"];
+    let asked = pinpipe(folder, &[&arguments[..], &["--to", "earliest"]].concat());
     assert_eq!(asked.status, Some(0), "{asked:?}");
     assert!(
-        asked
-            .stdout
-            .starts_with("pinpipe.dev/reset-sink=live/pin=earliest#"),
+        asked.stdout.starts_with("run pinterest-reset-"),
         "{asked:?}"
     );
-    let again = pinpipe(
-        folder,
-        &["reset", "-n", "data", "pinterest", "archive=latest"],
-    );
-    assert!(again.stdout.contains("=live/pin=earliest#"), "{again:?}");
-    let refused = pinpipe(folder, &["reset", "-n", "data", "pinterest", "lake=latest"]);
-    assert_eq!(refused.status, Some(2), "{refused:?}");
-    assert!(refused.stderr.contains("no sink `lake`"), "{refused:?}");
+    let refused = pinpipe(folder, &[&arguments[..], &["--to", "yesterday"]].concat());
+    assert_eq!(refused.status, Some(3), "{refused:?}");
+    assert!(refused.stderr.contains("RFC 3339"), "{refused:?}");
 }
 
 fn writes_a_report(folder: &Path) {

@@ -2,20 +2,24 @@
 
 mod import;
 mod redrive;
+mod reset;
 mod status;
+mod topic;
 
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
 pub use import::{ImportLayout, ImportS3, ImportTopic, RunImport};
 pub use redrive::{RedriveOutcome, RunRedrive};
+pub use reset::{ResetOffset, ResetTo, ResetToEnd, RunReset};
 pub use status::{
     PinterestRunStatus, RunAction, RunCounts, RunKindCounts, RunPhase, RunProgress, RunReport,
     run_condition_types,
 };
+pub use topic::{RunTopic, TopicAction};
 
-/// One piece of work on a pipeline's data. Immutable: exactly one of `batch`, `backfill`, `import`
-/// and `redrive`.
+/// One piece of work on a pipeline's data. Immutable: exactly one of `batch`, `backfill`, `import`,
+/// `redrive`, `reset` and `topic`.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Deserialize, PartialEq, Eq, Serialize)]
 #[kube(
     group = "pinpipe.dev",
@@ -95,9 +99,12 @@ pub use status::{
     ),
     validation = Rule::new(
         "(has(self.batch) ? 1 : 0) + (has(self.backfill) ? 1 : 0) + \
-         (has(self.__import__) ? 1 : 0) + (has(self.redrive) ? 1 : 0) == 1"
+         (has(self.__import__) ? 1 : 0) + (has(self.redrive) ? 1 : 0) + \
+         (has(self.reset) ? 1 : 0) + (has(self.topic) ? 1 : 0) == 1"
     )
-    .message("a run does one thing: set exactly one of batch, backfill, import and redrive")
+    .message(
+        "a run does one thing: set exactly one of batch, backfill, import, redrive, reset and topic"
+    )
 )]
 pub struct PinterestRunSpec {
     /// The pipeline whose data the run works on.
@@ -118,6 +125,14 @@ pub struct PinterestRunSpec {
     /// Writes dead letters back to their topics.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub redrive: Option<RunRedrive>,
+
+    /// Gives a sink other positions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reset: Option<RunReset>,
+
+    /// Settles what the operator knows of a topic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<RunTopic>,
 }
 
 /// Reference to a pipeline of the same namespace.

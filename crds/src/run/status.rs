@@ -39,12 +39,17 @@ pub struct PinterestRunStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
 
-    /// The Job that does the work.
+    /// The Job that does the work. Absent of resets and of runs about a topic, which have none.
     #[schemars(length(max = 63))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job: Option<String>,
 
-    /// When the Job was started.
+    /// The store of the sink, as the pipeline named it when a reset was started.
+    #[schemars(length(max = 1024))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub store: Option<String>,
+
+    /// When the work was started.
     #[schemars(schema_with = "crate::schema::time")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start_time: Option<Time>,
@@ -89,11 +94,11 @@ pub struct PinterestRunStatus {
 pub enum RunPhase {
     /// It waits for what the message says.
     Queued,
-    /// Its Job is under way.
+    /// Its work is under way.
     Running,
     /// Its work is done.
     Succeeded,
-    /// Its Job failed.
+    /// Its work failed.
     Failed,
     /// It can't be done, and was never started.
     Refused,
@@ -120,6 +125,12 @@ pub enum RunAction {
     Import,
     /// Writes dead letters back to their topics.
     Redrive,
+    /// Gives a sink other positions.
+    Reset,
+    /// Forgets a topic that somebody deleted.
+    ForgetTopic,
+    /// Takes a topic for one that the operator created.
+    AdoptTopic,
 }
 
 /// How far a run is.

@@ -10,7 +10,7 @@ use k8s_openapi::api::{
 use kube::api::{ListParams, LogParams, PostParams};
 use serde_json::json;
 
-use crate::{Pipeline, eventually, operator};
+use crate::{Pipeline, eventually};
 
 /// How long a batch run may take.
 const RUN_WITHIN: Duration = Duration::from_mins(4);
@@ -56,24 +56,6 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Starts a Job with the chart charts/pinpipe-job; `values` are `name=value`. The Job has the
-    /// name of the release.
-    pub async fn install_job(&self, release: &str, values: &[&str]) -> Result<()> {
-        let chart = "../charts/pinpipe-job";
-        let pipeline = format!("pipeline={}", self.name);
-        let mut arguments = vec![
-            "install",
-            release,
-            chart,
-            "--namespace",
-            &self.sandbox.namespace,
-            "--set",
-            &pipeline,
-        ];
-        arguments.extend(values.iter().flat_map(|value| ["--set", *value]));
-        operator::helm(&arguments).await.map(drop)
-    }
-
     /// Waits until a batch run is complete; an error if it fails.
     pub async fn run_completes(&self, run: &str) -> Result<()> {
         self.job_completes(&format!("{}-batch-{run}", self.name))
@@ -101,21 +83,6 @@ impl Pipeline {
     pub async fn job_completes(&self, name: &str) -> Result<()> {
         let failed = self.job_ends(name).await?;
         failed.map_or(Ok(()), |message| bail!("Job {name} failed: {message}"))
-    }
-
-    /// Waits until a Job has failed; an error if it is complete. Returns what its pods said at
-    /// their ends.
-    pub async fn job_fails(&self, name: &str) -> Result<String> {
-        let failed = self.job_ends(name).await?;
-        failed.with_context(|| format!("Job {name} is complete"))?;
-        let pods = self.sandbox.cluster.api::<Pod>(&self.sandbox.namespace);
-        let of_job = ListParams::default().labels(&format!("batch.kubernetes.io/job-name={name}"));
-        let statuses = pods.list(&of_job).await?.items.into_iter();
-        let messages = statuses
-            .filter_map(|pod| pod.status?.container_statuses)
-            .flatten()
-            .filter_map(|container| container.state?.terminated?.message);
-        Ok(messages.collect::<Vec<_>>().join("\n"))
     }
 
     /// Waits until a Job has ended. Returns why, if it has failed.

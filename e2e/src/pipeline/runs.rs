@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use kube::{
     Api,
-    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, PostParams},
+    api::{ApiResource, DeleteParams, DynamicObject, GroupVersionKind, ListParams, PostParams},
 };
 use serde_json::{Value, json};
 
@@ -20,6 +20,15 @@ impl Pipeline {
         let resource = ApiResource::from_gvk(&kind);
         let namespace = &self.sandbox.namespace;
         Api::namespaced_with(self.sandbox.cluster.client(), namespace, &resource)
+    }
+
+    /// Statuses of all imports.
+    pub async fn runs_that_import(&self) -> Result<Vec<Value>> {
+        let runs = self.runs().list(&ListParams::default()).await?.items;
+        let imports = runs
+            .into_iter()
+            .filter(|run| run.data["spec"]["import"].is_object());
+        Ok(imports.map(|run| run.data["status"].clone()).collect())
     }
 
     /// Creates a run that does this.
@@ -58,6 +67,22 @@ impl Pipeline {
             Ok(status)
         })
         .await
+    }
+
+    /// Creates a run, and waits until it has succeeded. Returns its status.
+    pub async fn run_succeeds(&self, name: &str, action: Value) -> Result<Value> {
+        self.create_run(name, action).await?;
+        let status = self.ended_run(name).await?;
+        ensure!(status["phase"] == "Succeeded", "{name}: {status}");
+        Ok(status)
+    }
+
+    /// Creates a run, and waits until it has failed. Returns its status.
+    pub async fn run_fails(&self, name: &str, action: Value) -> Result<Value> {
+        self.create_run(name, action).await?;
+        let status = self.ended_run(name).await?;
+        ensure!(status["phase"] == "Failed", "{name}: {status}");
+        Ok(status)
     }
 
     /// Deletes a run, and waits until it is gone.

@@ -4,8 +4,6 @@
 mod conditions;
 mod settled;
 
-use std::collections::BTreeSet;
-
 use anyhow::{Context, Result, ensure};
 use pinpipe_e2e::{
     Kind, Spec, eventually, kafka, ledger::Ledger, pipeline::READY_WITHIN, samples::Samples,
@@ -13,35 +11,28 @@ use pinpipe_e2e::{
 };
 use serde_json::json;
 
-/// The annotation that resets sinks.
-const RESET: &str = "pinpipe.dev/reset-sink";
-
 #[test]
-fn a_reset_emits_one_event_and_an_invalid_one_blocks_nothing() -> Result<()> {
+fn a_reset_emits_one_event_and_an_impossible_one_blocks_nothing() -> Result<()> {
     in_sandbox("reset", async |sandbox| {
         let pipeline = sandbox.apply("flow", &Spec::new().live(sandbox)).await?;
         pipeline.ready().await?;
-        let before = pipeline.children().await?;
-        pipeline
-            .annotate(RESET, "lake=earliest, live/pin=latest#1")
-            .await?;
-        pipeline
-            .has_condition("Ready", "False", &[RESET, "`lake=earliest`", "live"])
-            .await?;
-        pipeline.has_condition("StreamReady", "True", &[]).await?;
-        pipeline.annotate(RESET, "live/pin=latest#1").await?;
+        let latest = |sink: &str| json!({"reset": {"sink": sink, "to": {"latest": {}}}});
+        pipeline.create_run("lake", latest("lake")).await?;
+        let refused = pipeline.ended_run("lake").await?;
+        ensure!(refused["phase"] == "Refused", "{refused}");
+        pipeline.run_succeeds("live", latest("live")).await?;
         pipeline.ready().await?;
-        let changed = pipeline.changed_since(&before).await?;
-        let expected = BTreeSet::from(
-            ["Deployment/flow-stream-live", "ConfigMap/flow-stream-live"].map(str::to_owned),
-        );
-        ensure!(changed == expected, "the reset changed {changed:?}");
         let events = pipeline.events("SinkReset").await?;
         ensure!(
-            events.len() == 1 && events[0].contains("live/pin=latest#1"),
+            events.len() == 1 && events[0].contains("the run live"),
             "{events:?}"
         );
-        Ok(())
+        let removed = "pinpipe.dev/reset-sink";
+        pipeline.annotate(removed, "live=latest").await?;
+        pipeline
+            .has_condition("Ready", "False", &[removed, "PinterestRun with spec.reset"])
+            .await?;
+        pipeline.has_condition("StreamReady", "True", &[]).await
     })
 }
 

@@ -158,7 +158,7 @@ fn an_archive_that_is_put_back_with_another_bucket_is_refused() -> Result<()> {
 }
 
 #[test]
-fn a_deleted_topic_is_recreated_by_the_command_in_the_status() -> Result<()> {
+fn a_deleted_topic_is_recreated_by_the_runs_in_the_status() -> Result<()> {
     in_sandbox("forget", async |sandbox| {
         let pipeline = sandbox.apply("flow", &Spec::new().live(sandbox)).await?;
         pipeline.ready().await?;
@@ -181,36 +181,24 @@ fn a_deleted_topic_is_recreated_by_the_command_in_the_status() -> Result<()> {
         .await?;
         // One stays deleted; the other is recreated by someone else.
         kafka::create(&geo, 2).await?;
-        let command = "kubectl annotate --overwrite -n";
-        pipeline
-            .has_condition(
-                "TopicsReady",
-                "False",
-                &[command, &format!("{pin}@"), &format!("{geo}@")],
-            )
-            .await?;
-        let conditions = pipeline.conditions().await?;
-        let message = conditions["TopicsReady"]["message"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        let value = message
-            .split_once("pinpipe.dev/forget-topic=")
-            .context("no command")?
-            .1;
-        let value = value
-            .split_once(", and")
-            .context("no end of the command")?
-            .0;
-
-        pipeline
-            .annotate("pinpipe.dev/forget-topic", &format!("{value},nonsense"))
-            .await?;
+        let topics = pipeline.get().await?.data["status"]["topics"].clone();
+        for (run, kind, topic) in [("pin", "Pin", &pin), ("geo", "Geo", &geo)] {
+            let known = topics.as_array().into_iter().flatten();
+            let mut known = known.filter(|known| known["name"] == topic.as_str());
+            let id = known.next().context("not in the status")?["id"].clone();
+            let action = format!("topic: {{kind: {kind}, action: Forget, id: {id}}}");
+            pipeline
+                .has_condition("TopicsReady", "False", &[&action])
+                .await?;
+            let action = json!({"topic": {"kind": kind, "action": "Forget", "id": id}});
+            pipeline.run_succeeds(run, action).await?;
+        }
         pipeline.has_condition("TopicsReady", "True", &[]).await?;
-        pipeline
-            .has_condition("Ready", "False", &["InvalidForget", "`nonsense`"])
-            .await?;
-        pipeline.annotate("pinpipe.dev/forget-topic", value).await?;
+        let geo_of_another = json!({"kind": "Geo", "action": "Adopt", "id": "another"});
+        let adopt = json!({"topic": geo_of_another});
+        pipeline.create_run("adopt", adopt).await?;
+        let refused = pipeline.ended_run("adopt").await?;
+        ensure!(refused["phase"] == "Refused", "{refused}");
         let status = pipeline.get().await?.data["status"]["topics"].clone();
         for (topic, created, partitions) in [(&pin, "Operator", 3), (&geo, "Other", 2)] {
             let found = status
@@ -224,9 +212,8 @@ fn a_deleted_topic_is_recreated_by_the_command_in_the_status() -> Result<()> {
                 "{found}"
             );
         }
-        pipeline
-            .annotate("pinpipe.dev/reset-sink", "live=earliest")
-            .await?;
+        let earliest = json!({"reset": {"sink": "live", "to": {"earliest": {}}}});
+        pipeline.run_succeeds("reset", earliest).await?;
         pipeline.ready().await?;
         ledger
             .send(Kind::Pin, make.batch(Kind::Pin, 0..100, 0), 100)

@@ -16,6 +16,7 @@ pub mod names;
 pub mod ownership;
 mod pods;
 pub mod queue;
+pub mod requests;
 pub mod run;
 #[cfg(any(test, feature = "samples"))]
 pub mod samples;

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, num::NonZeroU32, ops::Not};
 use k8s_openapi::{
     api::networking::v1::NetworkPolicyPeer, apimachinery::pkg::api::resource::Quantity,
 };
-use pinpipe_config::Reset;
 use pinpipe_crds::{
     Alias, Compression, DeletionPolicy, PullPolicy, ServiceType, StartFrom, TopicManagement,
     WriteMode,
@@ -57,14 +56,13 @@ pub struct ValidatedPipeline {
     pub network_policy: Option<NetworkPolicy>,
     /// Images of the workers.
     pub image: Image,
-    /// One-off requests made by annotations.
-    #[serde(skip)]
-    pub requests: Requests,
     /// Settings that can't be changed, those of removed sections included, by key.
     #[serde(skip)]
     pub record: BTreeMap<String, String>,
-    /// Problems of the annotation that resets sinks, a sentence each. They hold up nothing else.
-    pub reset_problems: Vec<String>,
+    /// Annotations that do nothing any more, each by its path, and a sentence about it. They hold
+    /// up nothing else.
+    #[serde(skip)]
+    pub removed_annotations: Vec<(&'static str, String)>,
     /// Sentence about a topic that belongs to another pipeline. Nothing is deployed then.
     pub topic_conflict: Option<String>,
 }
@@ -128,16 +126,6 @@ impl ValidatedPipeline {
             Component::Stream(name) => self.sink(name).map(|sink| &sink.secrets),
             Component::Ingest => self.ingest.as_ref()?.secrets.as_ref(),
             Component::Emulator => self.emulator.as_ref()?.secrets.as_ref(),
-        }
-    }
-
-    /// Requested reset of a component's positions.
-    #[must_use]
-    pub fn reset(&self, component: &Component) -> Option<&SinkReset> {
-        match component {
-            Component::Archive => self.archive.as_ref()?.reset.as_ref(),
-            Component::Stream(name) => self.sink(name)?.reset.as_ref(),
-            Component::Batch | Component::Emulator | Component::Ingest => None,
         }
     }
 
@@ -224,8 +212,6 @@ pub struct Sink {
     pub tls: Option<pinpipe_config::Tls>,
     /// Whether a row is the latest of its key or one record.
     pub write_mode: WriteMode,
-    /// Requested reset of its positions.
-    pub reset: Option<SinkReset>,
     /// Secrets its pods mount.
     pub secrets: Secrets,
 }
@@ -247,8 +233,6 @@ pub struct Archive {
     pub rotate_seconds: u64,
     /// The object store, as workers' configurations have it.
     pub s3: pinpipe_config::S3,
-    /// Requested reset of its positions.
-    pub reset: Option<SinkReset>,
     /// Pod settings.
     pub pods: Pods,
     /// Secrets its pod mounts.
@@ -425,31 +409,4 @@ pub enum Target {
     Cpu(i32),
     /// Lag of each pod, in records.
     Lag(i64),
-}
-
-/// A requested reset of a sink's positions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct SinkReset {
-    /// The request as the annotation has it.
-    pub request: String,
-    /// The request as the worker gets it.
-    pub reset: Reset,
-}
-
-/// A topic to be forgotten while the operator knows it by this id.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Forgotten {
-    /// Name of the topic.
-    pub topic: String,
-    /// Id it had.
-    pub id: String,
-}
-
-/// One-off requests made by annotations, besides resets of sinks.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Requests {
-    /// Topics to be forgotten.
-    pub forget: Vec<Forgotten>,
-    /// Problems: reason and sentence each.
-    pub problems: Vec<(&'static str, String)>,
 }

@@ -31,11 +31,6 @@ pub const KAFKA_ANNOTATION: &str = "pinpipe.dev/kafka-hash";
 pub const TEMPLATE_ANNOTATION: &str = "pinpipe.dev/template-hash";
 /// Pipeline annotation: the operator changes nothing while it is set.
 pub const PAUSED_ANNOTATION: &str = "pinpipe.dev/paused";
-/// Pipeline annotation: resets the positions of sinks.
-pub const RESET_ANNOTATION: &str = "pinpipe.dev/reset-sink";
-/// Pipeline annotation: `<topic>@<id>`, separated by commas or white space. The operator forgets
-/// that it ever saw these topics with these ids.
-pub const FORGET_ANNOTATION: &str = "pinpipe.dev/forget-topic";
 
 /// Kinds of record, in the order in which topics are listed everywhere.
 pub const KINDS: [&str; 3] = ["pin", "geo", "user"];
@@ -51,7 +46,7 @@ pub fn selector(pipeline: &str, component: Option<&Component>) -> String {
 }
 
 /// Label selector of a pipeline's Jobs. Not by [`MANAGED_BY_LABEL`]: a Job that somebody made from
-/// the `CronJob`'s template, for instance by Helm, may carry another value.
+/// the `CronJob`'s template may carry another value.
 #[must_use]
 pub fn jobs_selector(pipeline: &str) -> String {
     let (key, name) = NAME_LABEL;

@@ -5,7 +5,7 @@
 
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use pinpipe_crds::{PinterestRun, PinterestRunSpec, RunAction, RunPhase, WriteMode};
+use pinpipe_crds::{PinterestRun, PinterestRunSpec, RunAction, RunPhase, TopicAction, WriteMode};
 
 use crate::{model::ValidatedPipeline, names::hash, validate::Problem};
 
@@ -37,7 +37,14 @@ pub fn id(run: &PinterestRun) -> String {
 /// What a run does.
 #[must_use]
 pub fn action(spec: &PinterestRunSpec) -> RunAction {
-    if spec.redrive.is_some() {
+    if let Some(topic) = &spec.topic {
+        match topic.action {
+            TopicAction::Forget => RunAction::ForgetTopic,
+            TopicAction::Adopt => RunAction::AdoptTopic,
+        }
+    } else if spec.reset.is_some() {
+        RunAction::Reset
+    } else if spec.redrive.is_some() {
         RunAction::Redrive
     } else if spec.import.is_some() {
         RunAction::Import
@@ -48,6 +55,13 @@ pub fn action(spec: &PinterestRunSpec) -> RunAction {
     } else {
         RunAction::Batch
     }
+}
+
+/// Whether a Job does the work of a run. Resets are done by the sink's worker, and what is settled
+/// about topics by the operator.
+#[must_use]
+pub const fn has_job(spec: &PinterestRunSpec) -> bool {
+    spec.reset.is_none() && spec.topic.is_none()
 }
 
 /// The stream sink that a backfill writes to.
@@ -77,6 +91,9 @@ pub const fn label(action: RunAction) -> &'static str {
         RunAction::Backfill => "backfill",
         RunAction::Import => "import",
         RunAction::Redrive => "redrive",
+        RunAction::Reset => "reset",
+        RunAction::ForgetTopic => "forget-topic",
+        RunAction::AdoptTopic => "adopt-topic",
     }
 }
 

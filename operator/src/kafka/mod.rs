@@ -5,7 +5,7 @@
 //!
 //! No other property of an existing topic is changed, and no topic is created again. The operator's
 //! record has an entry before a topic is created; a topic that has an id there and is gone from the
-//! broker was deleted by somebody, which is reported until an annotation requests to forget it.
+//! broker was deleted by somebody, which is reported until a run requests to forget it.
 
 mod admin;
 mod plan;
@@ -18,13 +18,13 @@ use std::{
 };
 
 use pinpipe_crds::{TopicStatus, reasons};
-use pinpipe_plan::{build::DesiredTopic, model::Forgotten};
+use pinpipe_plan::{build::DesiredTopic, requests::TopicRequest};
 use pinpipe_runtime::kafka::Access;
 
 use crate::finding::Finding;
 
 pub use admin::{Broker, BrokerError, Brokers, Cluster};
-pub use plan::{ObservedTopic, Plan, Raise, plan, without_forgotten};
+pub use plan::{ObservedTopic, Plan, Raise, plan, settled};
 
 /// State of a pipeline's topics.
 #[derive(Clone, Debug, PartialEq)]
@@ -92,8 +92,8 @@ impl TopicsCache {
 
 /// Hash of everything a broker is asked for.
 #[must_use]
-pub fn request(access: &Access, desired: &[DesiredTopic], forgotten: &[Forgotten]) -> u64 {
+pub fn request(access: &Access, desired: &[DesiredTopic], requests: &[TopicRequest]) -> u64 {
     let mut hasher = DefaultHasher::new();
-    (access, desired, forgotten).hash(&mut hasher);
+    (access, desired, requests).hash(&mut hasher);
     hasher.finish()
 }

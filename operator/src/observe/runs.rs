@@ -2,10 +2,10 @@
 
 use futures::future::try_join_all;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
-use kube::{Api, Client, Resource as _, ResourceExt as _, api::ListParams};
+use kube::{Api, Client, ResourceExt as _, api::ListParams};
 
-use pinpipe_crds::{PinterestRun, RunAction};
-pub use pinpipe_plan::queue::has_ended;
+use pinpipe_crds::RunAction;
+pub use pinpipe_plan::queue::{has_ended, is_of_run};
 use pinpipe_plan::run::{ACTION_LABEL, LIVE_BACKFILL, label};
 
 use super::pods;
@@ -82,13 +82,6 @@ impl Run {
         };
         self.pods.iter().all(|pod| is_first(pod) && is_waiting(pod))
     }
-}
-
-/// Whether a Job belongs to a `PinterestRun`.
-#[must_use]
-pub fn is_of_run(job: &Job) -> bool {
-    let mut owners = job.owner_references().iter();
-    owners.any(|owner| owner.controller == Some(true) && owner.kind == PinterestRun::kind(&()))
 }
 
 /// Whether none of a pod's containers has been started.

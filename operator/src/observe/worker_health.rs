@@ -12,7 +12,7 @@ use std::{
 
 use futures::future::join_all;
 use k8s_openapi::api::core::v1::Pod;
-use pinpipe_config::{ADMIN_PORT, CONTROL_PORT};
+use pinpipe_config::{ADMIN_PORT, CONTROL_PORT, RESET_PATH, ResetState};
 use pinpipe_crds::reasons;
 use pinpipe_plan::component::Component;
 use reqwest::{Client, Response, redirect::Policy};
@@ -52,6 +52,25 @@ pub async fn problems(client: &Client, pods: &[Pod]) -> BTreeMap<Component, Find
         }
     }
     problems
+}
+
+/// What the pods of a component answer about the reset in their configurations, as far as they
+/// answer. A worker of an older release doesn't.
+pub async fn resets(client: &Client, pods: &[Pod], component: &Component) -> Vec<ResetState> {
+    let targets = pods.iter().filter_map(target);
+    let targets = targets.filter(|target| target.component == *component);
+    let answers = targets.map(|target| async move {
+        let url = url(target.address, ADMIN_PORT, RESET_PATH);
+        let answer = async {
+            let response = client.get(url).send().await?.error_for_status()?;
+            anyhow::Ok(serde_json::from_slice(&bytes(response).await?)?)
+        };
+        let state: anyhow::Result<ResetState> = answer.await;
+        state
+            .inspect_err(|error| tracing::debug!(pod = target.pod, %error, "no state of a reset"))
+            .ok()
+    });
+    join_all(answers).await.into_iter().flatten().collect()
 }
 
 /// Requests the pods of a component to flush what they have buffered. A pod that can't be reached,

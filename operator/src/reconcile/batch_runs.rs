@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use k8s_openapi::{
     api::{
+        apps::v1::Deployment,
         batch::v1::{CronJob, Job},
         core::v1::ObjectReference,
     },
@@ -21,6 +22,7 @@ use kube::{
 };
 use pinpipe_crds::{BatchStatus, Outcome, condition_types, reasons};
 use pinpipe_plan::{
+    build::{live_digest, live_sink_of},
     component::Component,
     model::ValidatedPipeline,
     names::{MANAGER, TEMPLATE_ANNOTATION},
@@ -144,31 +146,44 @@ impl Reconciler<'_> {
     }
 
     /// Deletes the Jobs of stuck runs that are started again with another configuration. Returns
-    /// the other runs.
+    /// the other runs, and the first error.
     pub(super) async fn replace_stuck_runs(
         &self,
         pipeline: &ValidatedPipeline,
         children: &Children,
         runs: Vec<Run>,
-    ) -> Result<Vec<Run>, Error> {
+    ) -> (Vec<Run>, Result<(), Error>) {
         let Some(cron_job) = cron_job(pipeline, children) else {
-            return Ok(runs);
+            return (runs, Ok(()));
         };
+        let live = |sink: &str| children.deployment(pipeline, &Component::stream(sink));
         let now = Timestamp::now();
-        let mut left = Vec::new();
+        let (mut left, mut replaced) = (Vec::new(), Ok(()));
         for mut run in runs {
-            if !batch_runs::is_stuck(&run, now) || !starts_again(&run, &cron_job) {
+            if !batch_runs::is_stuck(&run, now) || !starts_again(&run, &cron_job, &live) {
                 left.push(run);
                 continue;
             }
-            // In this order, no run is lost if the operator stops in between.
-            self.queue_again(&run.job).await?;
-            if let Some(terminating) = self.delete_run(&run).await? {
-                run.job = terminating;
-                left.push(run);
+            match self.replace(&run).await {
+                Ok(None) => {}
+                Ok(Some(terminating)) => {
+                    run.job = terminating;
+                    left.push(run);
+                }
+                Err(error) => {
+                    left.push(run);
+                    replaced = replaced.and(Err(error));
+                }
             }
         }
-        Ok(left)
+        (left, replaced)
+    }
+
+    /// Deletes the Job of a run that is started again. Returns it while it isn't gone.
+    async fn replace(&self, run: &Run) -> Result<Option<Job>, Error> {
+        // In this order, no run is lost if the operator stops in between.
+        self.queue_again(&run.job).await?;
+        self.delete_run(run).await
     }
 
     /// Deletes a Job that is still as it was observed. Returns it while it isn't gone.
@@ -272,14 +287,21 @@ pub(super) fn is_empty(batch: &BatchStatus) -> bool {
     *batch == BatchStatus::default()
 }
 
-/// Whether a run is started again, with another configuration.
-fn starts_again(run: &Run, cron_job: &CronJob) -> bool {
+/// Whether a run is started again, with another configuration. `live` has the Deployments of stream
+/// sinks by their names.
+fn starts_again(run: &Run, cron_job: &CronJob, live: &impl Fn(&str) -> Option<Deployment>) -> bool {
     let digest = run.job.annotations().get(TEMPLATE_ANNOTATION);
     let template = cron_job.spec.as_ref().map(|spec| &spec.job_template);
     let wanted = template
         .and_then(|template| template.metadata.as_ref()?.annotations.as_ref())
-        .and_then(|annotations| annotations.get(TEMPLATE_ANNOTATION));
-    let is_changed = digest.is_some() && wanted.is_some() && digest != wanted;
+        .and_then(|annotations| annotations.get(TEMPLATE_ANNOTATION).cloned());
+    let wanted = match live_sink_of(&run.job) {
+        Some(sink) => wanted
+            .zip(live(sink))
+            .map(|(template, live)| live_digest(&template, &live)),
+        None => wanted,
+    };
+    let is_changed = digest.is_some() && wanted.is_some() && digest != wanted.as_ref();
     let mut owners = run.job.owner_references().iter();
     let is_owned = owners.any(|owner| {
         owner.controller == Some(true) && Some(&owner.uid) == cron_job.metadata.uid.as_ref()
@@ -322,7 +344,8 @@ mod tests {
         let now = cron_job("new");
         let manual = ("cronjob.kubernetes.io/instantiate", "manual");
         let (old, new) = ((TEMPLATE_ANNOTATION, "old"), (TEMPLATE_ANNOTATION, "new"));
-        let replaced = |run: &Run| starts_again(run, &now);
+        let none = |_: &str| None;
+        let replaced = |run: &Run| starts_again(run, &now, &none);
         assert!(replaced(&run(&[old], "7")));
         let mut of_run = run(&[old, manual], "8");
         let owners = of_run.job.metadata.owner_references.as_mut().unwrap();
@@ -336,6 +359,35 @@ mod tests {
         ] {
             assert!(!replaced(&kept), "{why}");
         }
-        assert!(!starts_again(&run(&[old], "7"), &CronJob::default()));
+        assert!(!starts_again(&run(&[old], "7"), &CronJob::default(), &none));
+    }
+
+    #[test]
+    fn a_backfill_of_a_live_sink_is_another_once_the_sink_is() {
+        let deployment = |secret: &str| -> Deployment {
+            let volume = json!({"name": "postgres", "secret": {"secretName": secret}});
+            let pod = json!({"containers": [], "volumes": [volume]});
+            serde_json::from_value(json!({"spec": {"selector": {}, "template": {"spec": pod}}}))
+                .unwrap()
+        };
+        let digest = live_digest("template", &deployment("wrong"));
+        let mut backfill = run(&[(TEMPLATE_ANNOTATION, &digest)], "8");
+        let owners = backfill.job.metadata.owner_references.as_mut().unwrap();
+        "PinterestRun".clone_into(&mut owners[0].kind);
+        let sink = json!({"name": "PINPIPE_BACKFILL_SINK", "value": "live"});
+        let pod = json!({"containers": [{"name": "batch", "env": [sink]}]});
+        let spec = json!({"template": {"spec": pod}});
+        backfill.job.spec = serde_json::from_value(spec).unwrap();
+        let is_another = |secret: &str| {
+            let live = |_: &str| Some(deployment(secret));
+            starts_again(&backfill, &cron_job("template"), &live)
+        };
+        assert!(!is_another("wrong"));
+        assert!(is_another("right"));
+        assert!(!starts_again(
+            &backfill,
+            &cron_job("template"),
+            &|_: &str| None
+        ));
     }
 }

@@ -8,8 +8,7 @@ use pinpipe_plan::{
     build::{Observed, Rollout},
     component::Component,
     model::{Replicas, Sink, ValidatedPipeline},
-    names::{COMPONENT_LABEL, INSTANCE_LABEL, RESET_ANNOTATION},
-    validate::RESET_FORMS,
+    names::{COMPONENT_LABEL, INSTANCE_LABEL},
 };
 
 use super::Reconciler;
@@ -60,7 +59,7 @@ impl Reconciler<'_> {
         let sinks = self.sinks(pipeline, view);
         Findings {
             suspension,
-            requests: requests(pipeline),
+            annotations: annotations(pipeline),
             topics,
             ingest,
             stream: stream(pipeline, view, &sinks),
@@ -234,20 +233,14 @@ fn sink_notes(pipeline: &ValidatedPipeline, view: &ComponentView<'_>, sink: &Sin
     held_back.into_iter().chain(scaling).collect()
 }
 
-/// Problem of an annotation.
-fn requests(pipeline: &ValidatedPipeline) -> Option<Finding> {
-    let resets = (!pipeline.reset_problems.is_empty()).then(|| {
-        let problems = pipeline.reset_problems.join("; ");
-        let message = format!("{RESET_ANNOTATION}: {problems}; a request is {RESET_FORMS}");
-        (reasons::INVALID_RESET, message)
-    });
-    let problems: Vec<_> = resets.iter().chain(&pipeline.requests.problems).collect();
-    let (reason, _) = problems.first()?;
-    let messages: Vec<_> = problems
-        .iter()
-        .map(|(_, message)| message.as_str())
+/// Annotations that do nothing any more.
+fn annotations(pipeline: &ValidatedPipeline) -> Option<Finding> {
+    let removed = pipeline.removed_annotations.iter();
+    let messages: Vec<_> = removed
+        .map(|(path, sentence)| format!("{path}: {sentence}"))
         .collect();
-    Some(Finding::bad(reason, messages.join("; ")))
+    let message = messages.join("; ");
+    (!message.is_empty()).then(|| Finding::bad(reasons::ANNOTATION_REMOVED, message))
 }
 
 /// Sentence about an autoscaler that reports that it can't scale. None, too, where there is none,

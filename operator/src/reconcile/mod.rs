@@ -5,12 +5,12 @@ mod components;
 mod deletion;
 mod pause;
 mod report;
-mod resets;
 mod runs;
 mod suitability;
 mod suspend;
 mod topics;
 mod unreadable;
+mod work;
 
 use std::{collections::BTreeSet, pin::pin, slice, sync::Arc, time::Duration};
 
@@ -21,6 +21,7 @@ use pinpipe_plan::{
     model::ValidatedPipeline,
     names,
     ownership::Claim,
+    requests::Requests,
     validate::{Inputs, Problem, validate},
 };
 use pinpipe_runtime::kafka::Access;
@@ -39,7 +40,6 @@ use crate::{
     permits::Permit,
 };
 
-use resets::NewReset;
 pub use runs::runs_without_pipeline;
 use suspend::Suspension;
 pub use unreadable::unreadable;
@@ -53,7 +53,7 @@ const TOPICS_FIRST: Duration = Duration::from_secs(2);
 pub enum Outcome {
     /// The pipeline is ready.
     Ready,
-    /// The pipeline is ready, and a batch run is under way, whose pods aren't watched.
+    /// The pipeline is ready, and a run is under way, whose pods aren't watched.
     RunActive,
     /// The pipeline isn't ready, and the status says why.
     NotReady,
@@ -161,10 +161,11 @@ impl<'a> Reconciler<'a> {
         self.keep_finalizer(pipeline.deletion_policy).await?;
         let suspension = self.suspension(&pipeline, &children).await?;
         self.report_suspension(&suspension).await?;
-        let (observed, desired, resets, applied) = {
+        let requests = self.requests(&pipeline);
+        let (observed, desired, applied) = {
             let permit = Arc::clone(&self.permit);
             let topics = build::topics(&pipeline);
-            let mut topics = pin!(self.apply_topics(&pipeline, &topics));
+            let mut topics = pin!(self.apply_topics(&topics, &requests.topics));
             // Topics come before the workers that use them, so that no broker creates them with its
             // own settings; but workers don't wait long for a slow broker.
             let early = select! {
@@ -178,14 +179,13 @@ impl<'a> Reconciler<'a> {
             if let Some(conflict) = conflict(early.as_ref(), &pipeline, &children) {
                 return self.withdraw(&conflict, &mut children).await;
             }
-            let mut resets = Vec::new();
             let mut built = self
                 .build_and_apply(
                     &pipeline,
+                    &requests,
                     early.as_ref(),
                     &suspension,
                     &mut children,
-                    &mut resets,
                 )
                 .await?;
             let mut topics = if let Some(topics) = early {
@@ -203,10 +203,10 @@ impl<'a> Reconciler<'a> {
                 built = self
                     .build_and_apply(
                         &pipeline,
+                        &requests,
                         Some(&topics),
                         &suspension,
                         &mut children,
-                        &mut resets,
                     )
                     .await?;
             }
@@ -215,13 +215,13 @@ impl<'a> Reconciler<'a> {
                 desired,
                 obstacles,
             } = built;
-            (observed, desired, resets, Applied { topics, obstacles })
+            (observed, desired, Applied { topics, obstacles })
         };
-        self.report_resets(&resets, &children).await;
         let runs = self.runs(&pipeline).await?;
-        let runs = self.replace_stuck_runs(&pipeline, &children, runs).await?;
         // What is wrong with a run must not keep the status of the pipeline from being written.
-        let advanced = Box::pin(self.advance_runs(&pipeline, &children, &runs)).await;
+        let (runs, replaced) = self.replace_stuck_runs(&pipeline, &children, runs).await;
+        let asked = (&requests, &applied.topics);
+        let advanced = Box::pin(self.advance_runs(&pipeline, &children, &runs, asked)).await;
         let report = report::Input {
             pipeline: &pipeline,
             children: &children,
@@ -231,7 +231,11 @@ impl<'a> Reconciler<'a> {
             runs: &runs,
         };
         let outcome = self.report(report, applied).await?;
-        advanced.map(|()| outcome)
+        replaced.and(advanced)?;
+        Ok(match outcome {
+            Outcome::Ready if !requests.is_empty() => Outcome::RunActive,
+            outcome => outcome,
+        })
     }
 
     async fn children(&self) -> Result<Children, Error> {
@@ -302,19 +306,19 @@ impl<'a> Reconciler<'a> {
         ("ConfigMap".to_owned(), names::record(&self.name))
     }
 
-    /// Builds and applies what the pipeline wants, given what is known of its topics. Adds the
-    /// resets that no worker was given before to `resets`.
+    /// Builds and applies what the pipeline wants, given what is known of its topics and what runs
+    /// ask for.
     async fn build_and_apply(
         &self,
         pipeline: &ValidatedPipeline,
+        requests: &Requests,
         topics: Option<&TopicsState>,
         suspension: &Suspension,
         children: &mut Children,
-        resets: &mut Vec<NewReset>,
     ) -> Result<Built, Error> {
-        let observed = self.observed(pipeline, children, topics, suspension);
+        let mut observed = self.observed(pipeline, children, topics, suspension);
+        observed.reset.clone_from(&requests.reset);
         let desired = build::build(pipeline, &observed);
-        resets.extend(resets::new(pipeline, &desired.objects, children));
         let obstacles = self.apply(pipeline, &desired, children).await?;
         Ok(Built {
             observed,
@@ -364,6 +368,7 @@ impl<'a> Reconciler<'a> {
             draining: suspension.draining.clone(),
             at_zero: children.at_zero(pipeline),
             keeps_images: false,
+            reset: None,
             deployments: deployments.collect(),
             unsuitable_topics: suitability::is_unsuitable(suitability, before),
             unreached_brokers: topics.is_none_or(|topics| !topics.claimed),

@@ -22,7 +22,8 @@ use pinpipe_plan::{
     component::Component,
     model::ValidatedPipeline,
     names::MANAGER,
-    queue::{self, Input, REPLACED, State},
+    queue::{self, Input, REPLACED, Start, State},
+    requests::Requests,
     run::{self, is_final, is_record},
 };
 use serde_json::{Value, json};
@@ -31,6 +32,7 @@ use super::{Reconciler, batch_runs::cron_job};
 use crate::{
     context::Context,
     error::{Error, Trying as _},
+    kafka::TopicsState,
     observe::{
         children::Children,
         run_index,
@@ -42,12 +44,14 @@ use crate::{
 impl Reconciler<'_> {
     /// Starts the next run, writes how the others are, records the Jobs of the `CronJob`, and
     /// deletes old records. `jobs` are the Jobs of batch runs, where the pipeline has a batch
-    /// section.
+    /// section; `asked` is what runs asked for when this reconcile began, and then come the topics
+    /// after it.
     pub(super) async fn advance_runs(
         &self,
         pipeline: &ValidatedPipeline,
         children: &Children,
         jobs: &[Run],
+        (asked, topics): (&Requests, &TopicsState),
     ) -> Result<(), Error> {
         let Some(mut runs) = self.context.runs.of(&self.namespace, &self.name) else {
             return Ok(());
@@ -77,17 +81,27 @@ impl Reconciler<'_> {
             let deployment = children.deployment(pipeline, &Component::stream(&sink));
             Some((sink, deployment?))
         });
+        let work = self.work(pipeline, &runs, asked, topics).await?;
         let (starts, states) = queue::decide(&Input {
             pipeline,
             cron_job: cron_job.as_ref(),
             live: &live.collect(),
             runs: &runs,
             jobs: &observed,
+            work: &work,
         });
         // One run whose status can't be written must not keep others from being started.
         let written = write_states(self.context, &self.namespace, &runs, &states).await;
-        for (run, job) in starts {
-            if self.start(&run, &job).await? {
+        for (run, start) in starts {
+            let is_started = match start {
+                Start::Job(job) => self.start(&run, &job).await?,
+                Start::Now { store } => {
+                    let state = self.begin(&run, store).await?;
+                    write_state(self.context, &self.namespace, &run, &state).await?;
+                    true
+                }
+            };
+            if is_started {
                 break;
             }
         }

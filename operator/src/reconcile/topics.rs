@@ -5,8 +5,8 @@ use kube::Api;
 use pinpipe_crds::{PinterestPipeline, TopicStatus, reasons};
 use pinpipe_plan::{
     build::DesiredTopic,
-    model::ValidatedPipeline,
     ownership::{self, Claim, Entries},
+    requests::TopicRequest,
 };
 
 use super::Reconciler;
@@ -40,10 +40,9 @@ impl Reconciler<'_> {
     /// how they are.
     pub(super) async fn apply_topics(
         &self,
-        pipeline: &ValidatedPipeline,
         desired: &[DesiredTopic],
+        requests: &[TopicRequest],
     ) -> Result<TopicsState, Error> {
-        let forget = &pipeline.requests.forget;
         let access = match self.kafka_access().await? {
             Ok(access) => access,
             Err(error) => {
@@ -51,7 +50,7 @@ impl Reconciler<'_> {
                 return Ok(self.unclaimed(finding.reason, finding.message));
             }
         };
-        let request = kafka::request(&access, desired, forget);
+        let request = kafka::request(&access, desired, requests);
         if let Some(state) = self.context.topics.get(&self.uid, request) {
             return Ok(state);
         }
@@ -63,7 +62,7 @@ impl Reconciler<'_> {
                 let finding = self.broker_finding(&error);
                 self.unclaimed(finding.reason, finding.message)
             }
-            Ok((broker, cluster)) => self.apply_to(&broker, &cluster, pipeline, desired).await?,
+            Ok((broker, cluster)) => self.apply_to(&broker, &cluster, desired, requests).await?,
         };
         self.context.topics.put(&self.uid, request, state.clone());
         Ok(state)
@@ -73,8 +72,8 @@ impl Reconciler<'_> {
         &self,
         broker: &Broker,
         cluster: &Cluster,
-        pipeline: &ValidatedPipeline,
         desired: &[DesiredTopic],
+        requests: &[TopicRequest],
     ) -> Result<TopicsState, Error> {
         let names: Vec<String> = desired.iter().map(|topic| topic.name.clone()).collect();
         let entries = self.context.records.read(&cluster.id, &names).await?;
@@ -88,8 +87,8 @@ impl Reconciler<'_> {
             claim.known(name, entries.get(name), status, cluster.topic_id(name))
         });
         let known: Vec<_> = known.collect();
-        let known = kafka::without_forgotten(&known, &pipeline.requests.forget, &cluster.topics);
-        let plan = kafka::plan(desired, &known, &cluster.topics, &self.target());
+        let known = kafka::settled(&known, requests, &cluster.topics);
+        let plan = kafka::plan(desired, &known, &cluster.topics);
         let record = Record { cluster, entries };
         if let Some(problem) = self.write_record(&record, &plan.intent).await? {
             // Without topics that would have been created now.
@@ -144,7 +143,7 @@ impl Reconciler<'_> {
                 });
             }
         };
-        let after = kafka::plan(desired, &topics, &cluster.topics, &self.target());
+        let after = kafka::plan(desired, &topics, &cluster.topics);
         let pending = after.pending();
         let mut state = after.state;
         if let Some(problem) = self.write_record(&record, &state.topics).await? {
@@ -317,11 +316,6 @@ impl Reconciler<'_> {
             claimed: false,
             suitability: Suitability::Unknown,
         }
-    }
-
-    /// Arguments of kubectl that name the pipeline.
-    fn target(&self) -> String {
-        format!("-n {} pinterestpipeline {}", self.namespace, self.name)
     }
 
     pub(super) fn count(&self, verb: &'static str, topics: usize) {

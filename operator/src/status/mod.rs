@@ -25,8 +25,8 @@ use crate::finding::Finding;
 pub struct Findings {
     /// Progress of a suspension.
     pub suspension: Option<Finding>,
-    /// Problem of an annotation, which has no condition of its own.
-    pub requests: Option<Finding>,
+    /// Annotations that do nothing any more, which have no condition of their own.
+    pub annotations: Option<Finding>,
     /// The topics.
     pub topics: Finding,
     /// The REST service.
@@ -49,7 +49,7 @@ impl Findings {
     pub fn conditions(self) -> Vec<(&'static str, Finding)> {
         let suspension = self.suspension.clone();
         let parts = [
-            ("", "annotation", self.requests),
+            ("", "annotation", self.annotations),
             (condition_types::SUSPENDED, "suspension", self.suspension),
             (condition_types::TOPICS_READY, "topics", Some(self.topics)),
             (condition_types::INGEST_READY, "ingest", self.ingest),

@@ -7,6 +7,7 @@ use k8s_openapi::{
         batch::v1::Job,
         core::v1::{ConfigMap, Pod},
     },
+    apimachinery::pkg::apis::meta::v1::Time,
     jiff::Timestamp,
 };
 use kube::ResourceExt as _;
@@ -16,7 +17,7 @@ use pinpipe_crds::{
 };
 use pinpipe_plan::{
     queue::{Ending, State},
-    run::{action, id, is_record},
+    run::{action, has_job, id, is_record},
 };
 use serde::Deserialize;
 
@@ -50,6 +51,8 @@ pub fn status(run: &PinterestRun, state: &State, now: Timestamp) -> PinterestRun
         }
     }
     let generation = run.metadata.generation;
+    // Without a Job nothing else says when.
+    let ends_now = state.phase.is_final() && state.started.is_some() && !has_job(&run.spec);
     PinterestRunStatus {
         observed_generation: generation,
         phase: Some(state.phase),
@@ -60,8 +63,12 @@ pub fn status(run: &PinterestRun, state: &State, now: Timestamp) -> PinterestRun
             id(run)
         }),
         job: state.job.clone(),
+        store: state.store.clone(),
         start_time: state.started.clone(),
-        completion_time: state.ended.clone(),
+        completion_time: state
+            .ended
+            .clone()
+            .or_else(|| ends_now.then_some(Time(now))),
         message: Some(shorten(&state.message)),
         progress: state.progress.clone(),
         total: state.total,

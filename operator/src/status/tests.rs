@@ -10,7 +10,7 @@ fn findings() -> Findings {
     let (topics, ingest) = (good(), Some(good()));
     Findings {
         suspension: None,
-        requests: None,
+        annotations: None,
         topics,
         ingest,
         stream: Some(good()),
@@ -197,15 +197,15 @@ fn transition_times_move_with_the_status_alone() {
 }
 
 #[test]
-fn a_reset_that_cannot_be_done_is_reported_and_changes_no_other_condition() {
+fn a_removed_annotation_is_reported_and_changes_no_other_condition() {
     let asked = Findings {
-        requests: Some(Finding::bad(reasons::INVALID_RESET, "no sink")),
+        annotations: Some(Finding::bad(reasons::ANNOTATION_REMOVED, "no use")),
         ..findings()
     };
     let conditions = asked.conditions();
     assert_eq!(
         conditions[0].1,
-        Finding::bad(reasons::INVALID_RESET, "annotation: no sink")
+        Finding::bad(reasons::ANNOTATION_REMOVED, "annotation: no use")
     );
     assert!(conditions.len() == 5 && conditions[1..].iter().all(|(_, finding)| finding.ok));
 }

@@ -174,11 +174,8 @@ async fn script(
                     .await?;
             }
             1 => {
-                let annotations = json!({
-                    "pinpipe.dev/reset-sink": "live=earliest",
-                });
                 pipeline
-                    .replace(&annotations, &specs::changed(&operator.bootstrap_servers))
+                    .replace(&json!({}), &specs::changed(&operator.bootstrap_servers))
                     .await?;
             }
             _ => pipeline.delete().await?,

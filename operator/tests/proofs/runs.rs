@@ -88,6 +88,7 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
 
     replaced(&proof, &pipeline, &mut spec).await?;
     restored(&proof, &first).await?;
+    reset(&proof).await?;
     recorded(&proof).await?;
     pipeline.settle(&operator).await?;
     operator.traffic.begin(None);
@@ -108,7 +109,7 @@ pub async fn run(cluster: &Cluster) -> Result<String> {
     Ok("queued, started once each, recorded, and gone with the pipeline".to_owned())
 }
 
-/// A re-drive takes a right of its own, a batch run doesn't.
+/// Re-drives, resets and runs about topics take rights of their own, a batch run doesn't.
 pub async fn rights(cluster: &Cluster) -> Result<String> {
     let namespace = "rights";
     cluster.namespace(namespace).await?;
@@ -122,19 +123,30 @@ pub async fn rights(cluster: &Cluster) -> Result<String> {
         let api: Api<PinterestRun> = Api::namespaced(client.clone(), namespace);
         anyhow::Ok(api.create(&PostParams::default(), &run?).await)
     };
-    until("a re-drive is refused", SETTLES, async || {
-        let refused = create(&editor, json!({"redrive": {}})).await?;
-        let Err(error) = refused else {
-            bail!("it is accepted");
-        };
-        let message = error.to_string();
-        ensure!(message.contains("grant the verb redrive"), "{message}");
-        Ok(())
-    })
-    .await?;
+    let reset = json!({"reset": {"sink": "live", "to": {"latest": {}}}});
+    let topic = json!({"topic": {"kind": "Pin", "action": "Adopt", "id": "a"}});
+    for (verb, action) in [
+        ("redrive", &json!({"redrive": {}})),
+        ("reset", &reset),
+        ("adopt", &topic),
+    ] {
+        until(&format!("{verb} is refused"), SETTLES, async || {
+            let refused = create(&editor, action.clone()).await?;
+            let Err(error) = refused else {
+                bail!("it is accepted");
+            };
+            let message = error.to_string();
+            let granted = format!("grant the verb {verb}");
+            ensure!(message.contains(&granted), "{message}");
+            Ok(())
+        })
+        .await?;
+    }
+    create(&admin, reset).await??;
+    create(&admin, topic).await??;
     create(&editor, json!({"batch": {"full": true}})).await??;
     create(&admin, json!({"redrive": {"dryRun": true}})).await??;
-    Ok("re-drives take the verb redrive".to_owned())
+    Ok("re-drives, resets and runs about topics take verbs of their own".to_owned())
 }
 
 /// A run whose Job can't start is started again as the pipeline is now.
@@ -177,6 +189,29 @@ async fn restored(proof: &Proof<'_>, spec: &Value) -> Result<()> {
     ensure!(proof.id("first").await? == id && proof.names().await?.contains(&id));
     proof.end(&id, 3).await?;
     proof.reaches("first", RunPhase::Succeeded, "").await
+}
+
+/// A reset stands in the configuration of the sink's worker while it is under way, and holds other
+/// runs back. There are no workers here that carry it out.
+async fn reset(proof: &Proof<'_>) -> Result<()> {
+    let action = json!({"reset": {"sink": "live", "to": {"earliest": {}}}});
+    let lake = json!({"reset": {"sink": "lake", "to": {"earliest": {}}}});
+    proof.apply("lake", &lake).await?;
+    let refused = "spec.reset.sink: the pipeline has no sink lake";
+    proof.reaches("lake", RunPhase::Refused, refused).await?;
+    proof.apply("reset", &action).await?;
+    let going = "reset 0 of 3 topics";
+    proof.reaches("reset", RunPhase::Running, going).await?;
+    let id = proof.id("reset").await?;
+    proof.configuration_has(&id, true).await?;
+    proof.apply("behind", &json!({"batch": {}})).await?;
+    proof
+        .reaches("behind", RunPhase::Queued, "the run reset")
+        .await?;
+    for run in ["behind", "reset"] {
+        proof.runs.delete(run, &DeleteParams::default()).await?;
+    }
+    proof.configuration_has(&id, false).await
 }
 
 /// Jobs of the schedule are recorded; only the last of their records are kept.
@@ -237,6 +272,22 @@ impl Proof<'_> {
             .await?;
         self.reaches("first", RunPhase::Running, "Clean: 5 of 9")
             .await
+    }
+
+    /// Waits until the configuration of the worker of the sink live has a reset or not.
+    async fn configuration_has(&self, id: &str, expected: bool) -> Result<()> {
+        let client = self.cluster.admin.clone();
+        let config_maps: Api<ConfigMap> = Api::namespaced(client, NAMESPACE);
+        let what = format!("a configuration has the reset {id}: {expected}");
+        until(&what, SETTLES, async || {
+            let found = config_maps.list(&ListParams::default()).await?.items;
+            let mut data = found.iter().filter_map(|found| found.data.as_ref());
+            let has_it = data.any(|data| data.values().any(|yaml| yaml.contains(id)));
+            ensure!(has_it == expected, "it is otherwise");
+            Ok(())
+        })
+        .await
+        .with_context(|| self.operator.log_end())
     }
 
     async fn id(&self, run: &str) -> Result<String> {

@@ -28,6 +28,7 @@ use rdkafka::{
 
 use crate::{
     manifest::{Format, Positions, RawObject},
+    read::topic,
     state::State,
     store::Store,
 };
@@ -94,8 +95,20 @@ pub async fn archive_pins(
     lines: &[String],
     original: Option<Order>,
 ) -> RawObject {
+    archive(config, store, Kind::Pin, first, lines, original).await
+}
+
+/// Archives records of a kind as [`archive_pins`] does pins.
+pub async fn archive(
+    config: &Batch,
+    store: &Store,
+    kind: Kind,
+    first: i64,
+    lines: &[String],
+    original: Option<Order>,
+) -> RawObject {
     let raw = RawPartition {
-        topic: config.topics.pin.name.clone(),
+        topic: topic(&config.topics, kind).name.clone(),
         partition: 0,
     };
     let (end, prefix) = (first + i64::try_from(lines.len()).unwrap(), store.prefix());
@@ -130,7 +143,7 @@ pub async fn archive_pins(
         .await
         .unwrap();
     RawObject {
-        kind: Kind::Pin,
+        kind,
         partition: 0,
         key,
         format: Format::Archive,
@@ -148,7 +161,10 @@ pub async fn create_topics(config: &Batch) {
         .iter()
         .flat_map(|topic| [&topic.name, &topic.dead_letter]);
     let new: Vec<NewTopic> = names
-        .map(|name| NewTopic::new(name, 1, TopicReplication::Fixed(1)))
+        .map(|name| {
+            NewTopic::new(name, 1, TopicReplication::Fixed(1))
+                .set("message.timestamp.type", "LogAppendTime")
+        })
         .collect();
     let created = admin.create_topics(&new, &AdminOptions::new()).await;
     let created = created.unwrap();
@@ -179,28 +195,41 @@ pub fn pipeline(name: &str) -> Batch {
 /// Posts pins, archives them, and commits the archive's position behind them.
 pub async fn post(config: &Batch, pins: &[String]) {
     create_topics(config).await;
+    send(config, Kind::Pin, pins).await;
+    let store = Store::open(&config.zone).await.unwrap();
+    archive_pins(config, &store, 0, pins, None).await;
+    commit(config, [i64::try_from(pins.len()).unwrap(), 0, 0]);
+}
+
+/// Sends records without a key to the topic of their kind.
+pub async fn send(config: &Batch, kind: Kind, records: &[String]) {
+    let producer: FutureProducer = archive_client(config).create().unwrap();
+    for record in records {
+        let topic = &topic(&config.topics, kind).name;
+        let record = FutureRecord::<(), _>::to(topic).payload(record);
+        let sent = producer.send(record, Duration::from_secs(10)).await;
+        sent.unwrap();
+    }
+}
+
+/// Commits the archive's positions, by kind.
+pub fn commit(config: &Batch, ends: [i64; 3]) {
+    let consumer: BaseConsumer = archive_client(config).create().unwrap();
+    let mut list = TopicPartitionList::new();
+    for (kind, end) in Kind::ALL.into_iter().zip(ends) {
+        let topic = &topic(&config.topics, kind).name;
+        list.add_partition_offset(topic, 0, Offset::Offset(end))
+            .unwrap();
+    }
+    tokio::task::block_in_place(|| consumer.commit(&list, CommitMode::Sync)).unwrap();
+}
+
+fn archive_client(config: &Batch) -> ClientConfig {
     let mut client = ClientConfig::new();
     client
         .set("bootstrap.servers", &config.kafka.bootstrap_servers)
         .set("group.id", &config.archive_group);
-    let producer: FutureProducer = client.create().unwrap();
-    for pin in pins {
-        let record = FutureRecord::<(), _>::to(&config.topics.pin.name).payload(pin);
-        let sent = producer.send(record, Duration::from_secs(10)).await;
-        sent.unwrap();
-    }
-    let store = Store::open(&config.zone).await.unwrap();
-    archive_pins(config, &store, 0, pins, None).await;
-    let consumer: BaseConsumer = client.create().unwrap();
-    let mut ends = TopicPartitionList::new();
-    let end = Offset::Offset(i64::try_from(pins.len()).unwrap());
-    ends.add_partition_offset(&config.topics.pin.name, 0, end)
-        .unwrap();
-    for topic in [&config.topics.geo, &config.topics.user] {
-        ends.add_partition_offset(&topic.name, 0, Offset::Offset(0))
-            .unwrap();
-    }
-    tokio::task::block_in_place(|| consumer.commit(&ends, CommitMode::Sync)).unwrap();
+    client
 }
 
 /// The configuration of a stream worker, without the addresses of servers that are there.

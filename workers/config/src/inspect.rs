@@ -132,7 +132,7 @@ pub struct Place {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum Check {
-    /// The raw objects of a partition join end to start.
+    /// The raw objects of a partition join end to start, and have their index objects.
     RawObjects,
     /// A live table has one row of each record.
     LiveRows,

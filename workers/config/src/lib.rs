@@ -18,6 +18,7 @@ pub mod inspect;
 mod kafka;
 mod kafka_settings;
 mod percentage;
+mod reset;
 mod s3;
 
 use std::{
@@ -33,6 +34,7 @@ pub use kafka_settings::{
     ClientRole, KAFKA_SETTINGS, KafkaSetting, Values, kafka_setting_problem, of_role,
 };
 pub use percentage::{InvalidPercentage, Percentage};
+pub use reset::{PartitionOffset, RESET_PATH, Reset, ResetState, ResetTo};
 pub use s3::S3;
 
 /// The version that operators write. Workers also read the version before it.
@@ -54,7 +56,8 @@ pub const SECRETS_DIR: &str = "/etc/pinpipe/secrets";
 /// The port on which ingest accepts records.
 pub const HTTP_PORT: u16 = 8080;
 
-/// The port of every worker's `/healthz`, `/readyz` and `/metrics`.
+/// The port of every worker's `/healthz`, `/readyz` and `/metrics`, and of stream workers'
+/// [`RESET_PATH`].
 pub const ADMIN_PORT: u16 = 9090;
 
 /// The port of the stream workers' `POST /flush`, for the operator and batch runs.
@@ -227,36 +230,6 @@ pub struct Stream {
     pub reset: Option<Reset>,
     /// The sink that records are written to.
     pub sink: StreamSink,
-}
-
-/// A reset of a sink's positions.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Reset {
-    /// The request's id. The sink stores the ids of completed resets so that none is repeated.
-    pub id: String,
-    /// The topic. All three if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub topic: Option<String>,
-    /// The partition. All partitions if absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub partition: Option<i32>,
-    /// The position to resume from.
-    pub to: ResetTo,
-}
-
-/// The position to resume from after a reset.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub enum ResetTo {
-    /// The earliest record that the broker retains.
-    Earliest,
-    /// The end of the log at the time of the reset.
-    Latest,
-    /// An offset.
-    Offset(i64),
-    /// The first record at or after a time, milliseconds since the epoch.
-    Time(i64),
 }
 
 /// A stream worker's sink.

@@ -170,6 +170,7 @@ async fn main() -> anyhow::Result<()> {
             stop: stop.clone(),
         }),
         health: Arc::new(SinkHealth::new(metrics.clone(), outage())),
+        reset: None,
         dead_letters: DeadLetters::new(
             access.clone(),
             &config.group,

@@ -3,9 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::Router;
+use axum::{Json, Router, routing::get};
 use clap::Parser;
-use pinpipe_config::{ADMIN_PORT, CONTROL_PORT, Stream, StreamSink};
+use pinpipe_config::{ADMIN_PORT, CONTROL_PORT, RESET_PATH, ResetState, Stream, StreamSink};
 use pinpipe_runtime::{
     admin::{Admin, Readiness},
     certificate_metrics,
@@ -25,6 +25,7 @@ use pinpipe_stream::{
     metrics::Metrics,
     postgres::Postgres,
     renewal,
+    reset::RequestedReset,
     session::{self, Worker},
     sink::{Halt, SINK_UNAVAILABLE, Sink, SinkError, unavailable_reason},
 };
@@ -42,7 +43,7 @@ const RESTART_DELAY: Duration = Duration::from_secs(1);
 struct Args {
     #[command(flatten)]
     worker: WorkerArgs,
-    /// The port of /healthz, /readyz and /metrics.
+    /// The port of /healthz, /readyz, /metrics and /reset.
     #[arg(long, env = "PINPIPE_ADMIN_PORT", default_value_t = ADMIN_PORT)]
     admin_port: u16,
     /// The port of POST /flush.
@@ -87,13 +88,21 @@ async fn serve<S: Sink>(
     certificate_metrics::register(admin.registry(), secrets);
     let readiness = admin.readiness();
     let flush = Arc::new(Notify::new());
+    let reset = config.reset.clone().map(RequestedReset::new).map(Arc::new);
+    let routes = Router::new().route(
+        RESET_PATH,
+        get({
+            let reset = reset.clone();
+            async move || Json(reset.map_or_else(ResetState::default, |reset| reset.state()))
+        }),
+    );
     // The servers stop last: a worker that drains still answers its probes.
     let served = CancellationToken::new();
-    let admin_server = tokio::spawn(admin.serve(args.admin_port, Router::new(), served.clone()));
+    let admin_server = tokio::spawn(admin.serve(args.admin_port, routes, served.clone()));
     let control_server = control::serve(args.control_port, flush.clone(), served.clone());
     let control_server = tokio::spawn(control_server);
     let work = async {
-        let parts = (metrics, readiness, flush);
+        let parts = (metrics, readiness, flush, reset);
         work(config, name, args.pod, sink, parts, &stop).await;
         served.cancel();
     };
@@ -107,13 +116,16 @@ async fn serve<S: Sink>(
     admin_server.await?
 }
 
+/// What the worker shares with its servers.
+type Parts = (Metrics, Readiness, Arc<Notify>, Option<Arc<RequestedReset>>);
+
 /// Runs the worker until `stop`, once the Secrets for its brokers can be used.
 async fn work<S: Sink>(
     config: Stream,
     name: &str,
     pod: Option<String>,
     sink: S,
-    (metrics, readiness, flush): (Metrics, Readiness, Arc<Notify>),
+    (metrics, readiness, flush, reset): Parts,
     stop: &CancellationToken,
 ) {
     let mut watcher = renewal::watcher(&config, readiness.clone());
@@ -136,6 +148,7 @@ async fn work<S: Sink>(
             metrics.clone(),
             Outage::new(readiness.clone(), SINK_UNAVAILABLE),
         )),
+        reset,
         dead_letters,
         metrics,
         readiness: readiness.clone(),

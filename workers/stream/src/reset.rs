@@ -1,9 +1,12 @@
-//! Resets: positions a user sets in place of a sink's own, and the message of a halted sink, which
-//! names the reset to request.
+//! Resets: positions a user sets in place of a sink's own, how far one is, and the message of a
+//! halted sink, which names the reset to request.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
 
-use pinpipe_config::{Reset, ResetTo, Stream, StreamSink};
+use pinpipe_config::{PartitionOffset, Reset, ResetState, ResetTo, Stream, StreamSink};
 use pinpipe_runtime::raw_zone;
 
 use crate::{
@@ -11,17 +14,52 @@ use crate::{
     sink::Halt,
 };
 
-/// Whether a reset includes this topic.
-#[must_use]
-pub fn applies_to(reset: &Reset, topic: &str) -> bool {
-    reset.topic.as_deref().is_none_or(|named| named == topic)
+/// The reset in the worker's configuration, and how far it is.
+#[derive(Debug)]
+pub struct RequestedReset {
+    /// The reset.
+    pub reset: Reset,
+    state: Mutex<ResetState>,
+}
+
+impl RequestedReset {
+    /// A reset of which nothing is known yet.
+    #[must_use]
+    pub fn new(reset: Reset) -> Self {
+        let state = ResetState {
+            id: reset.id.clone(),
+            ..ResetState::default()
+        };
+        Self {
+            reset,
+            state: Mutex::new(state),
+        }
+    }
+
+    /// How far it is.
+    #[must_use]
+    pub fn state(&self) -> ResetState {
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Notes that the sink has it as completed in a topic, or why it can't be completed there.
+    pub fn note(&self, topic: &str, outcome: Result<(), String>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match outcome {
+            Ok(()) => _ = state.done.insert(topic.to_owned()),
+            Err(problem) => state.problem = Some(problem),
+        }
+    }
 }
 
 /// The new position of each partition. `at` holds the first position not before
 /// [`ResetTo::Time`], in partitions that have one.
 pub fn targets(
     topic: &str,
-    to: ResetTo,
+    to: &ResetTo,
     logs: &BTreeMap<i32, Extent>,
     at: &BTreeMap<i32, Position>,
 ) -> Result<BTreeMap<i32, Position>, Halt> {
@@ -29,14 +67,21 @@ pub fn targets(
         ResetTo::Earliest => Ok((partition, log.low)),
         ResetTo::Latest => Ok((partition, log.high)),
         ResetTo::Time(_) => Ok((partition, at.get(&partition).copied().unwrap_or(log.high))),
-        ResetTo::Offset(offset) if log.contains(Position::offset(offset)) => {
-            Ok((partition, Position::offset(offset)))
+        ResetTo::Offsets(offsets) => {
+            let is_it =
+                |named: &&PartitionOffset| named.topic == topic && named.partition == partition;
+            match offsets.iter().find(is_it).map(|named| named.offset) {
+                Some(offset) if log.contains(Position::offset(offset)) => {
+                    Ok((partition, Position::offset(offset)))
+                }
+                Some(offset) => Err(Halt::ResetImpossible(format!(
+                    "offset {offset} is outside the log of {topic}[{partition}], which holds {} to \
+                     {}: name one within it, or earliest or latest",
+                    log.low, log.high
+                ))),
+                None => Err(no_such_partition(topic, partition, logs)),
+            }
         }
-        ResetTo::Offset(offset) => Err(Halt::ResetImpossible(format!(
-            "offset {offset} is outside the log of {topic}[{partition}], which holds {} to {}: \
-             name one within it, or earliest or latest",
-            log.low, log.high
-        ))),
     };
     logs.iter().map(target).collect()
 }
@@ -80,14 +125,17 @@ pub fn explain(halt: &Halt, config: &Stream) -> String {
     let command = |what: &str| {
         let (namespace, name) = (&pipeline.namespace, &pipeline.name);
         format!(
-            "kubectl annotate -n {namespace} pp {name} --overwrite pinpipe.dev/reset-sink='{what}'"
+            "kubectl pinpipe reset -n {namespace} {name} {sink} {what}, or a PinterestRun with \
+             spec.reset"
         )
     };
+    let kind = kind(config, topic);
     match (halt, &config.sink) {
         (Halt::RecordsRefused { offset, .. }, _) => {
+            let next = offset + 1;
             format!(
                 "{halt}: {}",
-                command(&format!("{sink}/{topic}/{partition}=offset:{}", offset + 1))
+                command(&format!("--offset {kind}/{partition}={next}"))
             )
         }
         (Halt::TopicReplaced { .. }, StreamSink::Archive(archive)) => {
@@ -102,20 +150,22 @@ pub fn explain(halt: &Halt, config: &Stream) -> String {
             )
         }
         _ => format!(
-            "{halt}. To go on at the earliest record there is: {} (or latest, offset:<n>, \
-             time:<RFC 3339>; '{sink}/{topic}/{partition}=…' for this partition alone)",
-            command(&format!("{sink}=earliest#{}", reset_id(halt)))
+            "{halt}. To go on at the earliest record there is: {}. It takes latest or a time, \
+             too, and --offset {kind}/{partition}=<offset> for this partition alone",
+            command(&format!("--kind {kind} --to earliest"))
         ),
     }
 }
 
-/// The part of a reset's id that tells this halt from earlier ones: a request is carried out only
-/// once.
-fn reset_id(halt: &Halt) -> String {
-    match halt {
-        Halt::TopicReplaced { found, .. } => found.clone(),
-        Halt::OffsetOutOfRange { position, .. } => position.clone(),
-        _ => String::new(),
+/// The kind of a topic's records, as a `PinterestRun` has it.
+fn kind(config: &Stream, topic: &str) -> &'static str {
+    let topics = &config.topics;
+    if topics.geo.name == topic {
+        "Geo"
+    } else if topics.user.name == topic {
+        "User"
+    } else {
+        "Pin"
     }
 }
 
@@ -130,6 +180,15 @@ mod tests {
         }
     }
 
+    fn offsets(named: &[(i32, i64)]) -> ResetTo {
+        let offset = |(partition, offset): &(i32, i64)| PartitionOffset {
+            topic: "t".to_owned(),
+            partition: *partition,
+            offset: *offset,
+        };
+        ResetTo::Offsets(named.iter().map(offset).collect())
+    }
+
     fn logs() -> BTreeMap<i32, Extent> {
         [(0, extent(10, 20)), (1, extent(0, 15))].into()
     }
@@ -140,12 +199,12 @@ mod tests {
         for (to, expected) in [
             (ResetTo::Earliest, [(0, 10), (1, 0)]),
             (ResetTo::Latest, [(0, 20), (1, 15)]),
-            (ResetTo::Offset(15), [(0, 15), (1, 15)]),
+            (offsets(&[(0, 15), (1, 15)]), [(0, 15), (1, 15)]),
             (ResetTo::Time(1), [(0, 13), (1, 15)]),
         ] {
             let expected = expected.map(|(partition, to)| (partition, Position::offset(to)));
             assert_eq!(
-                targets("t", to, &logs(), &at),
+                targets("t", &to, &logs(), &at),
                 Ok(expected.into()),
                 "{to:?}"
             );
@@ -154,8 +213,8 @@ mod tests {
 
     #[test]
     fn an_offset_outside_a_log_is_refused_with_the_log_s_bounds() {
-        for (offset, partition) in [(9, "t[0]"), (16, "t[1]")] {
-            let message = targets("t", ResetTo::Offset(offset), &logs(), &BTreeMap::new())
+        for (named, partition) in [([(0, 9), (1, 3)], "t[0]"), ([(0, 12), (1, 16)], "t[1]")] {
+            let message = targets("t", &offsets(&named), &logs(), &BTreeMap::new())
                 .unwrap_err()
                 .to_string();
             assert!(message.contains(partition), "{message}");
@@ -163,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn a_halted_sink_names_the_annotation_that_resets_it() {
+    fn a_halted_sink_names_the_command_that_resets_it() {
         let yaml = "configVersion: 1\n\
             pipeline: {namespace: data, name: pinterest, uid: u}\n\
             kafka: {bootstrapServers: k}\n\
@@ -204,21 +263,16 @@ mod tests {
             (
                 &refused,
                 postgres,
-                "pinpipe.dev/reset-sink='live/p/2=offset:42'",
+                "kubectl pinpipe reset -n data pinterest live --offset Pin/2=42",
             ),
             (
                 &gone,
                 postgres,
-                "kubectl annotate -n data pp pinterest --overwrite \
-                 pinpipe.dev/reset-sink='live=earliest#1'",
+                "kubectl pinpipe reset -n data pinterest live --kind Pin --to earliest",
             ),
-            (&replaced, postgres, "'live=earliest#new' (or latest"),
-            (&replaced, postgres, "'live/p/2=…'"),
-            (
-                &gone,
-                archive,
-                "pinpipe.dev/reset-sink='archive=earliest#1'",
-            ),
+            (&replaced, postgres, "live --kind Pin --to earliest"),
+            (&replaced, postgres, "--offset Pin/2=<offset>"),
+            (&gone, archive, "pinterest archive --kind Pin --to earliest"),
             (
                 &replaced,
                 archive,

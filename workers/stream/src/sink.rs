@@ -212,8 +212,8 @@ pub enum Halt {
          {sentence} ({code}). {limit} refused records of this partition are in the dead letters \
          already, the most of its last {of} records or within 10 minutes. Correct the table, or \
          what produces the records; the sink tries again every 30 s, and when 10 minutes have \
-         passed, sets aside up to {limit} more. Or reset it to offset {} (annotation \
-         pinpipe.dev/reset-sink) to go on behind the record, which is in no dead letter then",
+         passed, sets aside up to {limit} more. Or reset it to offset {} to go on behind the \
+         record, which is in no dead letter then",
         offset + 1
     )]
     RecordsRefused {

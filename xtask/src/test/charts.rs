@@ -81,33 +81,9 @@ const MONITORED: [&str; 11] = [
     "  annotations:\n    grafana_folder: pinpipe\ndata:\n  pinpipe-postgresql.json: |\n    {",
 ];
 
-/// Lints the charts with helm, and submits those that need no release to the API server as a dry
+/// Renders the charts with helm, and submits those that need no release to the API server as a dry
 /// run.
 pub fn check(context: &Context, tally: &mut Tally) {
-    for command in [
-        "run",
-        "full",
-        "backfill,from=2026-01-01T00:00:00Z",
-        "import,prefix=topics",
-        "import,prefix=/,topics.geo={a.geo,b},source.bucket=old,source.credentialsSecret=keys",
-        "redrive,topic=pin",
-    ] {
-        tally.check(
-            context,
-            &format!("lint charts/pinpipe-job, command={command}"),
-            "fix the chart",
-            |log| {
-                let values = format!("pipeline=pinterest,command={command}");
-                log.run(context.command("helm").args([
-                    "lint",
-                    "--strict",
-                    "charts/pinpipe-job",
-                    "--set",
-                    &values,
-                ]))
-            },
-        );
-    }
     tally.check(
         context,
         "wrong values of charts/pinpipe",

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use pinpipe_config::{self as config, CONFIG_KEY, CONFIG_VERSION, SECRETS_DIR, WorkerConfig};
 use pinpipe_crds::{Alias, Compression, RecordKind, StartFrom, WriteMode};
 
-use super::{Builder, labels, trust};
+use super::{Builder, Observed, labels, trust};
 use crate::{
     component::Component,
     model::{Archive, Batch, BatchSink, Emulator, Ingest, Mount, Pods, Sink, ValidatedPipeline},
@@ -79,7 +79,11 @@ fn alias(alias: &Alias) -> config::Alias {
     }
 }
 
-pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Stream {
+pub(super) fn stream(
+    pipeline: &ValidatedPipeline,
+    observed: &Observed,
+    sink: &Sink,
+) -> config::Stream {
     let postgres = config::StreamSink::Postgres(config::Postgres {
         name: sink.name.clone(),
         url_file: secrets_dir("postgres").join("url"),
@@ -96,10 +100,14 @@ pub(super) fn stream(pipeline: &ValidatedPipeline, sink: &Sink) -> config::Strea
         },
     });
     let component = Component::stream(&sink.name);
-    consumer(pipeline, &component, &sink.pods, postgres)
+    consumer(pipeline, observed, &component, &sink.pods, postgres)
 }
 
-pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive) -> config::Stream {
+pub(super) fn archive(
+    pipeline: &ValidatedPipeline,
+    observed: &Observed,
+    archive: &Archive,
+) -> config::Stream {
     let sink = config::StreamSink::Archive(config::Archive {
         zone: raw_zone(archive, &archive.pods),
         rotate: config::Rotate {
@@ -113,7 +121,7 @@ pub(super) fn archive(pipeline: &ValidatedPipeline, archive: &Archive) -> config
             Compression::Zstd => config::Compression::Zstd,
         },
     });
-    consumer(pipeline, &Component::Archive, &archive.pods, sink)
+    consumer(pipeline, observed, &Component::Archive, &archive.pods, sink)
 }
 
 pub(super) fn batch(
@@ -195,10 +203,13 @@ fn tokens_dir(ingest: &Ingest) -> Option<PathBuf> {
 
 fn consumer(
     pipeline: &ValidatedPipeline,
+    observed: &Observed,
     component: &Component,
     pods: &Pods,
     sink: config::StreamSink,
 ) -> config::Stream {
+    let reset = observed.reset.as_ref();
+    let reset = reset.filter(|(worker, _)| worker == component);
     config::Stream {
         config_version: CONFIG_VERSION,
         pipeline: identity(pipeline),
@@ -207,9 +218,7 @@ fn consumer(
         group: group(pipeline, component),
         max_record_bytes: pipeline.max_record_bytes,
         writes_dead_letters: pipeline.dead_letter_writer().as_ref() == Some(component),
-        reset: pipeline
-            .reset(component)
-            .map(|requested| requested.reset.clone()),
+        reset: reset.map(|(_, reset)| reset.clone()),
         sink,
     }
 }

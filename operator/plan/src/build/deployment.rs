@@ -52,7 +52,7 @@ impl Builder<'_> {
             grace_seconds: 60,
             ..Worker::new(component, "stream", &sink.pods)
         };
-        let config = config_map::stream(self.pipeline, sink);
+        let config = config_map::stream(self.pipeline, self.observed, sink);
         self.deployment(&worker, &config, &sink.replicas, rolling());
     }
 
@@ -64,7 +64,7 @@ impl Builder<'_> {
             grace_seconds: 60,
             ..Worker::new(Component::Archive, "stream", &archive.pods)
         };
-        let config = config_map::archive(self.pipeline, archive);
+        let config = config_map::archive(self.pipeline, self.observed, archive);
         // Two writers of a partition are safe but obstruct each other, so the old pod stops before
         // the new one starts.
         self.deployment(

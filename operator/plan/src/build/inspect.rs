@@ -33,8 +33,8 @@ use crate::{
     },
 };
 
-/// Name of an inspection's container, and value of its pod's component label. It is no component's, so that no Service,
-/// workload, policy or budget of the pipeline selects the pod.
+/// Name of an inspection's container, and value of its pod's component label. It is no component's,
+/// so that no Service, workload, policy or budget of the pipeline selects the pod.
 pub const INSPECTION: &str = "inspect";
 /// Variable of a batch run alone: the name of its Job.
 const RUN: &str = "PINPIPE_RUN";
@@ -210,29 +210,17 @@ fn add_parts(pod: &mut PodSpec, parts: &[Part<'_>]) -> Vec<String> {
 /// Image of the batch worker.
 fn image(inspection: &Inspection<'_>) -> Result<String, String> {
     let of_batch = || {
-        let job = inspection
-            .cron_job?
-            .spec
-            .as_ref()?
-            .job_template
-            .spec
-            .as_ref();
-        job?.template
-            .spec
-            .as_ref()?
-            .containers
-            .first()?
-            .image
-            .clone()
+        let job = &inspection.cron_job?.spec.as_ref()?.job_template.spec;
+        let pod = job.as_ref()?.template.spec.as_ref()?;
+        pod.containers.first()?.image.clone()
+    };
+    let beside_stream = || {
+        let mut deployments = inspection.deployments.iter();
+        deployments.find_map(|deployment| beside(&applied_image(deployment)?, "stream", "batch"))
     };
     let given = inspection.image.map(ToOwned::to_owned);
-    if let Some(image) = given.or_else(of_batch) {
-        return Ok(image);
-    }
-    let mut deployments = inspection.deployments.iter();
-    deployments
-        .find_map(|deployment| beside(&applied_image(deployment)?, "stream", "batch"))
-        .ok_or_else(|| {
+    let image = given.or_else(of_batch).or_else(beside_stream);
+    image.ok_or_else(|| {
         "the pipeline has no batch runs, and the image of the batch worker can't be told from those \
          of its stream workers: set --image, or spec.batch"
             .to_owned()

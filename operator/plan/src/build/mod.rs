@@ -32,6 +32,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::{Resource, core::ApiResource};
+use pinpipe_config::Reset;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -41,6 +42,7 @@ pub use cron_job::STARTING_DEADLINE_SECONDS;
 pub use inspect::{INSPECTION, Inspection, InspectionPod, inspection_pod, registry_and_tag};
 pub use rollout::{Rollout, Stage, stage};
 pub use run::{NoJob, run_job};
+pub use run_live::{live_digest, live_sink_of};
 pub use run_output::run_output;
 pub use topics::{DesiredTopic, topics};
 
@@ -72,6 +74,8 @@ pub struct Observed {
     /// Whether the operator hasn't reached the brokers that the resource names, or can't use a
     /// Secret for them. Workers that reach others keep to those then.
     pub unreached_brokers: bool,
+    /// A reset that a sink's worker is to carry out.
+    pub reset: Option<(Component, Reset)>,
     /// Deployments that exist.
     pub deployments: BTreeMap<Component, RunningDeployment>,
 }

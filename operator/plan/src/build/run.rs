@@ -13,10 +13,11 @@ use pinpipe_crds::{
     ImportLayout, PinterestRun, RecordKind, RedriveOutcome, RunAction, RunImport, RunRedrive,
 };
 
-use super::run_live::add_live_sink;
+use super::run_live::{add_live_sink, live_digest};
 use crate::{
     component::Component,
     model::ValidatedPipeline,
+    names::TEMPLATE_ANNOTATION,
     run::{self, ACTION_LABEL},
 };
 
@@ -65,6 +66,9 @@ pub fn run_job(
         let name = pipeline.child(&Component::stream(sink));
         let live = live.ok_or_else(|| NoJob::Missing(format!("Deployment {name}")))?;
         add_live_sink(pod, sink, live).map_err(NoJob::Impossible)?;
+        if let Some(digest) = annotations.get_mut(TEMPLATE_ANNOTATION) {
+            *digest = live_digest(digest, live);
+        }
     }
     Ok(Job {
         metadata: ObjectMeta {
@@ -231,7 +235,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        build::{Observed, build},
+        build::{Observed, build, live_sink_of},
         samples::{run, validated, whole},
     };
 
@@ -354,6 +358,11 @@ mod tests {
         let job = run_job(&pipeline, Some(&cron_job), Some(&live), &run).unwrap();
         let added = added(&job, &cron_job);
         assert_eq!(added["PINPIPE_BACKFILL_SINK"], "live");
+        assert_eq!(live_sink_of(&job), Some("live"));
+        let template = cron_job.spec.as_ref().unwrap().job_template.clone();
+        let template = template.metadata.unwrap().annotations.unwrap();
+        let digest = live_digest(&template[TEMPLATE_ANNOTATION], &live);
+        assert_eq!(job.annotations()[TEMPLATE_ANNOTATION], digest);
         assert_eq!(job.labels()[ACTION_LABEL], run::LIVE_BACKFILL);
         let config = &added["PINPIPE_LIVE_CONFIG"];
         let mounts = container(&job).volume_mounts.clone().unwrap_or_default();

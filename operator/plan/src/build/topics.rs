@@ -1,6 +1,6 @@
 //! The topics of a pipeline.
 
-use pinpipe_crds::TopicManagement;
+use pinpipe_crds::{RecordKind, TopicManagement};
 
 use crate::{model::ValidatedPipeline, names};
 
@@ -14,6 +14,8 @@ const DEFAULT_MAX_MESSAGE_BYTES: u64 = 1_048_588;
 /// A topic as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct DesiredTopic {
+    /// Kind of its records, or of its dead letters' records.
+    pub kind: RecordKind,
     /// Name.
     pub name: String,
     /// Number of partitions.
@@ -31,7 +33,9 @@ pub struct DesiredTopic {
 /// Topics of a pipeline, each followed by its dead-letter topic.
 #[must_use]
 pub fn topics(pipeline: &ValidatedPipeline) -> Vec<DesiredTopic> {
-    let topics = pipeline.topics.iter().flat_map(|topic| {
+    let kinds = [RecordKind::Pin, RecordKind::Geo, RecordKind::User];
+    let topics = kinds.into_iter().zip(&pipeline.topics);
+    let topics = topics.flat_map(|(kind, topic)| {
         let mut config = topic.config.clone();
         config.extend(FIXED_CONFIG.map(|(key, value)| (key.to_owned(), value.to_owned())));
         let record_bytes = config
@@ -42,6 +46,7 @@ pub fn topics(pipeline: &ValidatedPipeline) -> Vec<DesiredTopic> {
         let mut dead_letter_config = config.clone();
         dead_letter_config.insert("max.message.bytes".to_owned(), dead_letter_bytes);
         let records = DesiredTopic {
+            kind,
             name: topic.name.clone(),
             partitions: topic.partitions,
             replication_factor: topic.replication_factor,

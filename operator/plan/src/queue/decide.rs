@@ -13,10 +13,12 @@ use k8s_openapi::{
 use kube::{Resource as _, ResourceExt as _};
 use pinpipe_crds::{PinterestRun, RunCounts, RunKindCounts, RunPhase, RunProgress, reasons};
 
+use super::work::Work;
 use crate::{
     build::{NoJob, run_job},
     model::ValidatedPipeline,
-    run::{is_final, is_record, live_sink, phase, problems},
+    requests::{self, store_at_start},
+    run::{has_job, is_final, is_record, live_sink, phase, problems},
 };
 
 /// Message of a run whose Job could not start, and is made again as the pipeline is now.
@@ -34,6 +36,20 @@ pub struct Input<'a> {
     pub runs: &'a [PinterestRun],
     /// The Jobs of the runs and of the `CronJob`.
     pub jobs: &'a Jobs,
+    /// How the work of runs without a Job is, by their names.
+    pub work: &'a BTreeMap<String, Work>,
+}
+
+/// How a run starts.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Start {
+    /// This Job is created.
+    Job(Box<Job>),
+    /// It takes no Job. A reset is of this store.
+    Now {
+        /// The store of the sink, as the pipeline names it.
+        store: Option<String>,
+    },
 }
 
 /// What was observed of the Jobs of the runs and of the `CronJob`.
@@ -75,7 +91,9 @@ pub struct State {
     pub message: String,
     /// The Job.
     pub job: Option<String>,
-    /// When the Job was started.
+    /// The store that a reset was started for.
+    pub store: Option<String>,
+    /// When the work was started.
     pub started: Option<Time>,
     /// When the Job ended.
     pub ended: Option<Time>,
@@ -102,6 +120,7 @@ impl State {
             reason,
             message: message.into(),
             job: None,
+            store: None,
             started: None,
             ended: None,
             progress: None,
@@ -128,13 +147,22 @@ impl State {
             ..Self::new(run, RunPhase::Running, reasons::RUNNING, message)
         }
     }
+
+    /// A run without a Job that is started now.
+    #[must_use]
+    pub fn begun(run: &PinterestRun, store: Option<String>, now: Time) -> Self {
+        Self {
+            store,
+            started: Some(now),
+            ..Self::new(run, RunPhase::Running, reasons::RUNNING, "it is started")
+        }
+    }
 }
 
-/// The runs of which the first whose Job can be created is to be started, with their Jobs, and the
-/// states of the other runs that aren't final. Runs whose Jobs could not be created come last, so
-/// that they hold no other back.
+/// The runs of which the first that can be started is to be, and the states of the other runs that
+/// aren't final. Runs whose Jobs could not be created come last, so that they hold no other back.
 #[must_use]
-pub fn decide(input: &Input<'_>) -> (Vec<(PinterestRun, Job)>, Vec<State>) {
+pub fn decide(input: &Input<'_>) -> (Vec<(PinterestRun, Start)>, Vec<State>) {
     let mut runs: Vec<&PinterestRun> = input.runs.iter().collect();
     let created = |run: &PinterestRun| (run.creation_timestamp(), run.name_any());
     runs.sort_by_key(|run| (is_obstructed(run), created(run)));
@@ -143,7 +171,7 @@ pub fn decide(input: &Input<'_>) -> (Vec<(PinterestRun, Job)>, Vec<State>) {
         if is_final(run) || run.metadata.deletion_timestamp.is_some() {
             continue;
         }
-        if let Some(state) = of_started(run, input.jobs) {
+        if let Some(state) = of_started(run, input.jobs, input.work) {
             states.push(state);
             continue;
         }
@@ -160,7 +188,7 @@ pub fn decide(input: &Input<'_>) -> (Vec<(PinterestRun, Job)>, Vec<State>) {
             before = before.or_else(|| Some(format!("the run {}", run.name_any())));
         }
         match found {
-            Ok(job) => starts.push(((*run).clone(), job)),
+            Ok(start) => starts.push(((*run).clone(), start)),
             // It goes on to say why its Job could not be created.
             Err(state) if is_obstructed && waits_in_line(&state) => {}
             Err(state) => states.push(*state),
@@ -169,8 +197,12 @@ pub fn decide(input: &Input<'_>) -> (Vec<(PinterestRun, Job)>, Vec<State>) {
     (starts, states)
 }
 
-/// State of a run that has or had a Job.
-fn of_started(run: &PinterestRun, jobs: &Jobs) -> Option<State> {
+/// State of a run that was started.
+fn of_started(run: &PinterestRun, jobs: &Jobs, work: &BTreeMap<String, Work>) -> Option<State> {
+    if !has_job(&run.spec) {
+        let is_started = phase(run) == Some(RunPhase::Running);
+        return is_started.then(|| of_work(run, work.get(&run.name_any())));
+    }
     if let Some(job) = job_of(run, &jobs.jobs) {
         let is_replaced =
             job.metadata.deletion_timestamp.is_some() && phase(run) == Some(RunPhase::Queued);
@@ -196,6 +228,14 @@ fn of_started(run: &PinterestRun, jobs: &Jobs) -> Option<State> {
 /// than the run. For a younger one the run doesn't wait, since there may always be one: the
 /// worker's Lease lets them work one after the other.
 fn active_before(run: &PinterestRun, runs: &[&PinterestRun], jobs: &[Job]) -> Option<String> {
+    let mut works = runs.iter().filter(|other| {
+        !has_job(&other.spec)
+            && phase(other) == Some(RunPhase::Running)
+            && other.metadata.deletion_timestamp.is_none()
+    });
+    if let Some(other) = works.next() {
+        return Some(format!("the run {}", other.name_any()));
+    }
     let mut active = jobs.iter().filter(|job| has_ended(job).is_none());
     let job = active
         .find(|job| is_of_run(job) || job.creation_timestamp() <= run.creation_timestamp())?;
@@ -214,9 +254,10 @@ fn is_obstructed(run: &PinterestRun) -> bool {
 }
 
 /// Whether a Job belongs to a run.
-fn is_of_run(job: &Job) -> bool {
+#[must_use]
+pub fn is_of_run(job: &Job) -> bool {
     let mut owners = job.owner_references().iter();
-    owners.any(|owner| owner.kind == PinterestRun::kind(&()))
+    owners.any(|owner| owner.controller == Some(true) && owner.kind == PinterestRun::kind(&()))
 }
 
 /// States of runs that wait for the pipeline as a whole. Runs whose Jobs exist stay as they are.
@@ -241,13 +282,14 @@ pub fn held(
         .collect()
 }
 
-/// States of runs that have or had a Job, where none can be started.
+/// States of runs that were started, where none can be.
 #[must_use]
 pub fn started(runs: &[PinterestRun], jobs: &Jobs) -> Vec<State> {
     let open = runs
         .iter()
         .filter(|run| !is_final(run) && run.metadata.deletion_timestamp.is_none());
-    open.filter_map(|run| of_started(run, jobs)).collect()
+    open.filter_map(|run| of_started(run, jobs, &BTreeMap::new()))
+        .collect()
 }
 
 /// The Job of a run: the one it owns, or of which it is the record.
@@ -264,15 +306,16 @@ pub fn job_of<'a>(run: &PinterestRun, jobs: &'a [Job]) -> Option<&'a Job> {
     })
 }
 
-/// The Job of a run that was never started, or what the run waits for.
-fn next(input: &Input<'_>, run: &PinterestRun, ahead: Option<&str>) -> Result<Job, Box<State>> {
+/// How a run that was never started starts, or what it waits for.
+fn next(input: &Input<'_>, run: &PinterestRun, ahead: Option<&str>) -> Result<Start, Box<State>> {
     let pipeline = input.pipeline;
     let queued = |reason, message: String| Err(Box::new(State::queued(run, reason, message)));
     let refused = |reason, message: String| {
         let state = State::new(run, RunPhase::Refused, reason, message);
         Err(Box::new(state))
     };
-    let problems = problems(&run.spec, pipeline);
+    let mut problems = problems(&run.spec, pipeline);
+    problems.extend(requests::reset(pipeline, run).and_then(Result::err));
     if !problems.is_empty() {
         let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
         let message = format!(
@@ -281,32 +324,63 @@ fn next(input: &Input<'_>, run: &PinterestRun, ahead: Option<&str>) -> Result<Jo
         );
         return refused(reasons::INVALID_SPEC, message);
     }
-    let Some(batch) = &pipeline.batch else {
-        let message = format!(
-            "the pipeline {} has no spec.batch, by whose settings runs work: add it, and create \
-             the run again",
-            pipeline.name
-        );
-        return refused(reasons::NO_BATCH, message);
+    let secrets = match &pipeline.batch {
+        _ if !has_job(&run.spec) => None,
+        Some(batch) => batch.secrets.missing.first(),
+        None => return refused(reasons::NO_BATCH, no_batch(pipeline)),
     };
-    if let Some(missing) = batch.secrets.missing.first() {
+    if let Some(missing) = secrets {
         return queued(reasons::SECRET_MISSING, format!("it waits: {missing}"));
     }
-    if pipeline.suspend {
+    // Topics are looked at all the same.
+    if pipeline.suspend && run.spec.topic.is_none() {
         let message = "it waits until spec.suspend of the pipeline is false".to_owned();
         return queued(reasons::SUSPENDED, message);
     }
     if let Some(ahead) = ahead {
         return queued(reasons::RUN_AHEAD, format!("it waits for {ahead}"));
     }
+    if !has_job(&run.spec) {
+        let reset = requests::reset(pipeline, run).and_then(Result::ok);
+        let store = reset.map(|reset| reset.store);
+        return Ok(Start::Now { store });
+    }
     let live = live_sink(&run.spec).and_then(|sink| input.live.get(sink));
     match run_job(pipeline, input.cron_job, live, run) {
-        Ok(job) => Ok(job),
+        Ok(job) => Ok(Start::Job(Box::new(job))),
         Err(NoJob::Missing(object)) => {
             let message = format!("it waits until the operator has created {object}");
             queued(reasons::PROGRESSING, message)
         }
         Err(NoJob::Impossible(message)) => refused(reasons::INVALID_SPEC, message),
+    }
+}
+
+fn no_batch(pipeline: &ValidatedPipeline) -> String {
+    format!(
+        "the pipeline {} has no spec.batch, by whose settings runs work: add it, and create the \
+         run again",
+        pipeline.name
+    )
+}
+
+/// State of a run under way that has no Job.
+fn of_work(run: &PinterestRun, work: Option<&Work>) -> State {
+    let before = run.status.clone().unwrap_or_default();
+    let (phase, reason, message) = match work.cloned() {
+        None => {
+            let message = before.message.unwrap_or_default();
+            (RunPhase::Running, reasons::RUNNING, message)
+        }
+        Some(Work::Going(message)) => (RunPhase::Running, reasons::RUNNING, message),
+        Some(Work::Done(message)) => (RunPhase::Succeeded, reasons::RUN_SUCCEEDED, message),
+        Some(Work::Failed(message)) => (RunPhase::Failed, reasons::RUN_FAILED, message),
+        Some(Work::Refused(message)) => (RunPhase::Refused, reasons::INVALID_SPEC, message),
+    };
+    State {
+        store: store_at_start(run).cloned(),
+        started: before.start_time,
+        ..State::new(run, phase, reason, message)
     }
 }
 
@@ -359,7 +433,6 @@ fn sentence(progress: &RunProgress) -> String {
     }
 }
 
-/// Whether a Job has ended.
 /// Condition of a run's Job that has ended. None: it hasn't.
 #[must_use]
 pub fn has_ended(job: &Job) -> Option<&JobCondition> {

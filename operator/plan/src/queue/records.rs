@@ -67,6 +67,8 @@ pub fn record(pipeline: &ValidatedPipeline, job: &Job) -> PinterestRun {
         backfill: None,
         import: None,
         redrive: None,
+        reset: None,
+        topic: None,
     };
     let mut run = PinterestRun::new(&job.name_any(), spec);
     let ObjectMeta {

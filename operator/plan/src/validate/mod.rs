@@ -38,7 +38,6 @@ use crate::{
 };
 
 pub use crate::mounts::ANY_KEY;
-pub use annotations::RESET_FORMS;
 pub use kafka::for_operator as kafka_for_operator;
 pub use secrets::{Inputs, SecretKey, references};
 
@@ -70,8 +69,6 @@ pub fn validate(
     template::check(spec, &mut problems);
     let topics = topics::topics(pipeline, &mut problems);
     aliases::check(spec, &topics, &mut problems);
-    let mut resets = annotations::resets(pipeline, &topics);
-    let requests = annotations::requests(pipeline, &topics);
     let kafka = &spec.broker.kafka;
     client_settings::check(kafka, &mut problems);
     let name = metadata.name.as_deref().unwrap_or_default();
@@ -85,13 +82,9 @@ pub fn validate(
         problems: &mut problems,
     };
     let streams = spec.stream.iter().flat_map(|stream| &stream.sinks);
-    let streams = streams.filter_map(|sink| sinks.stream(sink, resets.by_sink.remove(&sink.name)));
+    let streams = streams.filter_map(|sink| sinks.stream(sink));
     let streams = streams.collect();
-    let reset = resets.by_sink.remove(annotations::ARCHIVE);
-    let archive = spec
-        .archive
-        .as_ref()
-        .map(|archive| sinks.archive(archive, reset));
+    let archive = spec.archive.as_ref().map(|archive| sinks.archive(archive));
     let batch = spec
         .batch
         .as_ref()
@@ -134,9 +127,8 @@ pub fn validate(
             .as_ref()
             .map(|policy| network_policy::network_policy(policy, &inputs.operator_namespace)),
         image: images::image(spec.image.as_ref(), images),
-        requests,
         record: BTreeMap::new(),
-        reset_problems: resets.problems,
+        removed_annotations: annotations::removed(pipeline),
         topic_conflict: Claim::of(pipeline).conflict(&inputs.claims),
         uid: metadata.uid.clone().unwrap_or_default(),
         namespace: metadata.namespace.clone().unwrap_or_default(),

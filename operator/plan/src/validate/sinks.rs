@@ -11,9 +11,7 @@ use super::{
 };
 use crate::{
     component::Component,
-    model::{
-        Archive, Batch, BatchSink, CassandraSink, Mount, PostgresSink, Secrets, Sink, SinkReset,
-    },
+    model::{Archive, Batch, BatchSink, CassandraSink, Mount, PostgresSink, Secrets, Sink},
     names,
 };
 
@@ -32,7 +30,7 @@ pub(super) struct Sinks<'a> {
 }
 
 impl Sinks<'_> {
-    pub(super) fn stream(&mut self, sink: &StreamSink, reset: Option<SinkReset>) -> Option<Sink> {
+    pub(super) fn stream(&mut self, sink: &StreamSink) -> Option<Sink> {
         let Some(postgres) = &sink.postgres else {
             self.unknown_kind("spec.stream.sinks", &sink.name, "postgres");
             return None;
@@ -59,12 +57,11 @@ impl Sinks<'_> {
                 .unwrap_or_else(|| "public".to_owned()),
             tls: certificates(&postgres.tls, "postgres"),
             write_mode: postgres.write_mode.unwrap_or_default(),
-            reset,
             secrets: self.secrets(&Component::stream(&sink.name), &template, mounts),
         })
     }
 
-    pub(super) fn archive(&mut self, archive: &crds::Archive, reset: Option<SinkReset>) -> Archive {
+    pub(super) fn archive(&mut self, archive: &crds::Archive) -> Archive {
         let template = template::lay_over(self.template, archive.template.as_ref());
         let rotate = archive.rotate.clone().unwrap_or_default();
         let interval = rotate.interval.as_deref().unwrap_or("5m");
@@ -82,7 +79,6 @@ impl Sinks<'_> {
             rotate_records: unsigned(rotate.records, 100_000),
             rotate_seconds,
             s3: s3::config(&archive.s3),
-            reset,
             pods: pods::one(&template, ["50m", "128Mi", "768Mi"]),
             secrets: self.secrets(&Component::Archive, &template, s3::mounts(&archive.s3)),
         }

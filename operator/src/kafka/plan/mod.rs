@@ -2,12 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pinpipe_crds::{Created, TopicStatus, reasons};
-use pinpipe_plan::{
-    build::DesiredTopic,
-    model::Forgotten,
-    names::{FORGET_ANNOTATION, RESET_ANNOTATION},
-};
+use pinpipe_crds::{Created, RecordKind, TopicAction, TopicStatus, reasons};
+use pinpipe_plan::{build::DesiredTopic, requests::TopicRequest};
 
 use super::{Suitability, TopicsState};
 use crate::finding::Finding;
@@ -73,36 +69,40 @@ impl Plan {
     }
 }
 
-/// The known topics without those to forget. A topic that still exists with its id stays.
+/// The known topics after what runs settle about them. A topic that still exists with its id isn't
+/// forgotten, and only such a one is adopted.
 #[must_use]
-pub fn without_forgotten(
+pub fn settled(
     known: &[TopicStatus],
-    forgotten: &[Forgotten],
+    requests: &[TopicRequest],
     observed: &BTreeMap<String, ObservedTopic>,
 ) -> Vec<TopicStatus> {
-    let gone =
-        |topic: &TopicStatus| topic.id.as_ref() != observed.get(&topic.name).map(|found| &found.id);
-    let requested = |topic: &TopicStatus| {
-        forgotten
-            .iter()
-            .any(|request| request.topic == topic.name && Some(&request.id) == topic.id.as_ref())
-    };
-    known
-        .iter()
-        .filter(|topic| !(requested(topic) && gone(topic)))
-        .cloned()
-        .collect()
+    let mut left = Vec::new();
+    for topic in known {
+        let id = topic.id.as_ref();
+        let is_there = id.is_some() && id == observed.get(&topic.name).map(|found| &found.id);
+        let is_asked = |action| {
+            let mut asked = requests.iter().filter(|request| request.action == action);
+            asked.any(|request| request.is_about(&topic.name, topic.id.as_deref()))
+        };
+        let mut topic = topic.clone();
+        if is_there && topic.created == Created::Unknown && is_asked(TopicAction::Adopt) {
+            topic.created = Created::Operator;
+        }
+        if is_there || !is_asked(TopicAction::Forget) {
+            left.push(topic);
+        }
+    }
+    left
 }
 
 /// Decides what to do. `known` are the topics as record and status have them, `observed` those that
 /// the broker has.
-/// `pipeline` names the pipeline to `kubectl`: `-n data pinterestpipeline pinterest`.
 #[must_use]
 pub fn plan(
     desired_topics: &[DesiredTopic],
     known: &[TopicStatus],
     observed: &BTreeMap<String, ObservedTopic>,
-    pipeline: &str,
 ) -> Plan {
     let (mut create, mut raise, mut topics) = (Vec::new(), Vec::new(), Vec::new());
     let (mut problems, mut notes, mut gone) = (Vec::new(), Vec::new(), Vec::new());
@@ -129,7 +129,7 @@ pub fn plan(
             }
             (Some(_), _) => {
                 topics.extend(before.cloned());
-                gone.extend(known_id.map(|id| format!("{name}@{id}")));
+                gone.extend(known_id.map(|id| (desired.kind, id)));
                 problems.push((
                     reasons::TOPIC_REPLACED,
                     format!(
@@ -140,7 +140,7 @@ pub fn plan(
             }
             (None, Some(id)) => {
                 topics.extend(before.cloned());
-                gone.push(format!("{name}@{id}"));
+                gone.push((desired.kind, id));
                 let new = if desired.managed {
                     "request a new one"
                 } else {
@@ -188,7 +188,7 @@ pub fn plan(
     };
     let mut finding = finding(problems, &notes, desired_topics.len());
     if !gone.is_empty() {
-        finding.message = format!("{}; {}", finding.message, way_out(&gone, pipeline));
+        finding.message = format!("{}; {}", finding.message, way_out(&gone));
     }
     Plan {
         create,
@@ -213,12 +213,16 @@ fn to_be_created(absent: &[&str]) -> String {
     )
 }
 
-/// Command that makes the operator forget topics, and what to do after that.
-fn way_out(gone: &[String], pipeline: &str) -> String {
+/// Runs that make the operator forget topics, and what to do after that.
+fn way_out(gone: &[(RecordKind, &str)]) -> String {
+    let runs = gone
+        .iter()
+        .map(|(kind, id)| format!("topic: {{kind: {kind:?}, action: Forget, id: \"{id}\"}}"));
+    let runs: Vec<String> = runs.collect();
     format!(
-        "to go on without the lost records: kubectl annotate --overwrite {pipeline} \
-         {FORGET_ANNOTATION}={}, and then reset the sinks that stopped ({RESET_ANNOTATION})",
-        gone.join(",")
+        "to go on without the lost records, create a PinterestRun for each: {}; and then reset the \
+         sinks that stopped (kubectl pinpipe reset, or a PinterestRun with spec.reset)",
+        runs.join(", ")
     )
 }
 

@@ -16,6 +16,7 @@ fn pairs(config: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
 
 fn desired(name: &str, partitions: i32) -> DesiredTopic {
     DesiredTopic {
+        kind: RecordKind::Pin,
         name: name.to_owned(),
         partitions,
         replication_factor: -1,
@@ -51,18 +52,42 @@ fn planned(
     known: &[TopicStatus],
     observed: &BTreeMap<String, ObservedTopic>,
 ) -> Plan {
-    let pipeline = "-n data pinterestpipeline pinterest";
-    plan(desired_topics, known, observed, pipeline)
+    plan(desired_topics, known, observed)
+}
+
+fn request(action: TopicAction, id: &str) -> TopicRequest {
+    TopicRequest {
+        run: "r".to_owned(),
+        names: ["t".to_owned(), "t.dlq".to_owned()],
+        action,
+        id: id.to_owned(),
+    }
+}
+
+/// Who created it, the broker's id, the id to adopt → who created it afterwards.
+#[test]
+fn a_topic_of_unknown_origin_is_adopted_by_its_present_id() {
+    for (created, found, id, expected) in [
+        (Unknown, Some("a"), "a", Operator),
+        (Unknown, Some("a"), "b", Unknown),
+        (Unknown, Some("b"), "a", Unknown),
+        (Unknown, None, "a", Unknown),
+        (Other, Some("a"), "a", Other),
+        (Operator, Some("a"), "a", Operator),
+    ] {
+        let observed = found.map(|id| only(observed(id, 3, &STAMPED)));
+        let adopt = [request(TopicAction::Adopt, id)];
+        let known = [known(Some("a"), created)];
+        let left = settled(&known, &adopt, &observed.unwrap_or_default());
+        assert_eq!(left[0].created, expected, "{created:?} {found:?} {id}");
+    }
 }
 
 /// Known id, the broker's, the id to forget → whether the topic is created again, its id and
 /// creator.
 #[test]
 fn a_topic_that_is_gone_is_forgotten_by_the_id_it_had() {
-    let forget = |id: &str| {
-        let (topic, id) = ("t".to_owned(), id.to_owned());
-        [Forgotten { topic, id }]
-    };
+    let forget = |id: &str| [request(TopicAction::Forget, id)];
     for (case, found, forgotten, create, id, created) in [
         ("missing", None, "a", true, None, Unknown),
         ("replaced", Some("b"), "a", false, Some("b"), Other),
@@ -79,7 +104,7 @@ fn a_topic_that_is_gone_is_forgotten_by_the_id_it_had() {
         let observed = found.map(|id| only(observed(id, 3, &STAMPED)));
         let observed = observed.unwrap_or_default();
         let known = [known(Some("a"), Operator)];
-        let known = without_forgotten(&known, &forget(forgotten), &observed);
+        let known = settled(&known, &forget(forgotten), &observed);
         let plan = planned(&[desired("t", 3)], &known, &observed);
         assert_eq!(plan.create.len() == 1, create, "{case}");
         let topic = &plan.state.topics[0];
@@ -91,12 +116,12 @@ fn a_topic_that_is_gone_is_forgotten_by_the_id_it_had() {
     }
     // A request that was carried out finds another id and does nothing.
     let after = [known(Some("b"), Operator)];
-    let again = without_forgotten(&after, &forget("a"), &BTreeMap::new());
+    let again = settled(&after, &forget("a"), &BTreeMap::new());
     assert_eq!(again, after);
 }
 
 #[test]
-fn the_way_out_is_a_command_for_all_topics_that_are_gone() {
+fn the_way_out_is_a_run_for_each_topic_that_is_gone() {
     let known = |name: &str, id: &str| TopicStatus {
         name: name.to_owned(),
         ..known(Some(id), Operator)
@@ -111,9 +136,9 @@ fn the_way_out_is_a_command_for_all_topics_that_are_gone() {
     for expected in [
         "topic t was deleted",
         "(and 1 more)",
-        "kubectl annotate --overwrite -n data pinterestpipeline pinterest \
-         pinpipe.dev/forget-topic=t@a,u@b,",
-        "pinpipe.dev/reset-sink",
+        "topic: {kind: Pin, action: Forget, id: \"a\"}, \
+         topic: {kind: Pin, action: Forget, id: \"b\"};",
+        "kubectl pinpipe reset",
     ] {
         assert!(message.contains(expected), "{message}");
     }

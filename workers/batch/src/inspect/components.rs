@@ -10,6 +10,7 @@ use pinpipe_config::{
 };
 use pinpipe_core::Kind;
 use pinpipe_runtime::config;
+use pinpipe_stream::postgres::sql::table;
 
 use crate::{dead_letters::Brokers, failure::Permanent, read};
 
@@ -36,6 +37,12 @@ pub struct Live {
 }
 
 impl Live {
+    /// Its table of a kind, for people.
+    pub fn table_name(&self, kind: Kind) -> String {
+        let Postgres { name, schema, .. } = &self.postgres;
+        format!("{name}: {schema}.{}", table(kind))
+    }
+
     /// Its database.
     pub fn database(&self) -> BatchPostgres {
         let Postgres {

@@ -13,6 +13,8 @@ mod args;
 mod components;
 mod deadletters;
 mod form;
+#[cfg(test)]
+mod server_tests;
 mod tail;
 mod trace;
 mod verify;
@@ -118,4 +120,83 @@ fn print<T: Serialize>(line: &Line<T>) -> Result<()> {
     out.write_all(&text)
         .and_then(|()| out.flush())
         .context("can't write to standard output")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use clap::Parser as _;
+
+    use super::*;
+    use crate::testing::TestDir;
+
+    #[derive(clap::Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn lines_are_objects_of_one_field() {
+        let json = |line: &Line<u8>| serde_json::to_string(line).unwrap();
+        assert_eq!(json(&Line::Result(7)), r#"{"result":7}"#);
+        let done = Line::Done(Done { problems: 2 });
+        assert_eq!(json(&done), r#"{"done":{"problems":2}}"#);
+    }
+
+    #[test]
+    fn the_components_that_a_folder_has_are_read() {
+        let folder = TestDir::new();
+        for (component, sample) in [
+            (
+                "batch",
+                include_str!("../../../config/samples/0.1.0/batch.yaml"),
+            ),
+            (
+                "archive",
+                include_str!("../../../config/samples/0.1.0/archive.yaml"),
+            ),
+            (
+                "sinks/live",
+                include_str!("../../../config/samples/0.1.0/stream-live.yaml"),
+            ),
+        ] {
+            fs::create_dir_all(folder.file(component)).unwrap();
+            fs::write(folder.file(component).join("config.yaml"), sample).unwrap();
+        }
+        let all = Components::read(folder.path()).unwrap();
+        let sinks: Vec<&str> = all.live.iter().map(|live| &*live.postgres.name).collect();
+        assert_eq!(sinks, ["live"]);
+        assert!(all.batch.is_some() && all.zone.is_some());
+        assert_eq!(all.archive_group.as_deref(), Some("data.pinterest.archive"));
+        for component in ["batch", "archive"] {
+            fs::remove_dir_all(folder.file(component)).unwrap();
+        }
+        let live = Components::read(folder.path()).unwrap();
+        assert!(live.batch.is_none() && live.zone.is_none() && live.archive_group.is_none());
+        assert_eq!(live.shared.topics, all.shared.topics);
+    }
+
+    #[test]
+    fn a_folder_without_a_configuration_is_a_permanent_failure() {
+        let folder = TestDir::new();
+        let (path, log) = (folder.path(), folder.file("log"));
+        fs::write(&log, "").unwrap();
+        let options = [
+            "inspect".into(),
+            format!("--folder={}", path.display()),
+            format!("--termination-log={}", log.display()),
+            "verify".into(),
+        ];
+        let code = run(&Cli::parse_from(options).args);
+        let permanent = ExitCode::from(pinpipe_config::EXIT_PERMANENT_FAILURE);
+        assert_eq!(format!("{code:?}"), format!("{permanent:?}"));
+        let sentence = fs::read_to_string(log).unwrap();
+        assert!(
+            sentence.contains("no component's configuration"),
+            "{sentence}"
+        );
+        assert!(sentence.contains(path.to_str().unwrap()), "{sentence}");
+    }
 }

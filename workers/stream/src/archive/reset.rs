@@ -73,7 +73,7 @@ fn check_forward(
     Err(Halt::ResetImpossible(format!(
         "the archive of {source} ends at offset {next} and is to go on at {to}: it holds the \
          records between already. To archive them again, move {folder} and {index_folder} out of \
-         the archive's prefix; to go on without that, withdraw the reset"
+         the archive's prefix, and create the run again under another name"
     )))
 }
 

@@ -44,6 +44,7 @@ pub struct Sql {
 }
 
 /// Quotes an identifier.
+#[must_use]
 pub fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 use anyhow::{Context, anyhow};
 use futures::future::join_all;
-use pinpipe_config::{Reset, ResetTo};
+use pinpipe_config::ResetTo;
 use pinpipe_core::Kind;
 use pinpipe_runtime::admin::Readiness;
 
@@ -14,7 +14,7 @@ use crate::{
     clock::Clock,
     commit::SinkHealth,
     log::{Extent, Log, NOT_AUTHORIZED, NotAuthorized, Position},
-    reset,
+    reset::{self, RequestedReset},
     sink::{Halt, InitialPosition, Sink, SinkError, Source, StoredPosition, Topic},
 };
 
@@ -31,7 +31,7 @@ pub struct Resume<L, S, C> {
     /// Where a missing right is reported.
     pub readiness: Readiness,
     /// A reset that a user has requested.
-    pub reset: Option<Reset>,
+    pub reset: Option<Arc<RequestedReset>>,
     /// Whether this worker writes the dead letters of rejected records.
     pub writes_dead_letters: bool,
     /// Whether records stamped by their producers were met, so that the topic's setting must be
@@ -134,17 +134,13 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
         partitions: &[i32],
     ) -> Result<Vec<Result<Start, Halt>>, SinkError> {
         let topic = Arc::new(self.log.identify(kind, name).await?);
-        if let Some(reset) = self
-            .reset
-            .as_ref()
-            .filter(|reset| reset::applies_to(reset, name))
-        {
-            if reset.partition.is_some() {
-                // With a position of this partition alone the others would count as added later
-                // and start at 0.
-                self.stored(&topic, partitions).await?;
+        let requested = self.reset.as_ref();
+        if let Some(requested) = requested.filter(|it| it.reset.applies_to(name)) {
+            let carried_out = self.carry_out(requested, &topic, partitions).await;
+            if let Err(SinkError::Halt(halt)) = &carried_out {
+                requested.note(name, Err(halt.to_string()));
             }
-            self.carry_out(reset, &topic, partitions).await?;
+            carried_out?;
         }
         let stored = self.stored(&topic, partitions).await?;
         // Before the logs' ends, which the one who writes dead letters now may pass meanwhile.
@@ -317,48 +313,60 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
         self.positions(topic, partitions).await
     }
 
-    /// Carries out a reset unless that was done before. A sink that stores initial positions is
-    /// reset in all partitions of the topic at once, by the first worker; other sinks are reset by
-    /// the worker each partition is assigned to.
+    /// Carries out a reset unless that was done before, and notes where the sink has it as done. A
+    /// sink that stores initial positions is reset in all partitions of the topic at once, by the
+    /// first worker; other sinks are reset by the worker each partition is assigned to.
     async fn carry_out(
         &self,
-        reset: &Reset,
+        requested: &RequestedReset,
         topic: &Arc<Topic>,
         assigned: &[i32],
     ) -> Result<(), SinkError> {
+        let reset = &requested.reset;
         let at_once = self.sink.initial_position() != InitialPosition::LogStart;
-        let wanted: Vec<i32> = match reset.partition {
-            Some(partition) if at_once => vec![partition],
-            named => assigned
-                .iter()
-                .copied()
-                .filter(|partition| named.is_none_or(|named| named == *partition))
-                .collect(),
-        };
-        let pending = self.observed(self.sink.reset_pending(topic, &reset.id, &wanted).await)?;
-        if pending.is_empty() {
-            return Ok(());
-        }
-        let mut logs = self.log.extents(&topic.name, None).await?;
-        if let Some(partition) = reset
-            .partition
-            .filter(|partition| !logs.contains_key(partition))
-        {
-            return Err(reset::no_such_partition(&topic.name, partition, &logs).into());
-        }
-        if !at_once || reset.partition.is_some() {
-            logs.retain(|partition, _| pending.contains(partition));
-        }
-        let at = match reset.to {
-            ResetTo::Time(time) => {
-                let partitions: Vec<i32> = logs.keys().copied().collect();
-                self.log
-                    .positions_at(&topic.name, &partitions, time)
-                    .await?
+        let logs = self.log.extents(&topic.name, None).await?;
+        let named = reset.partitions(&topic.name);
+        if let Some(named) = &named {
+            if let Some(missing) = named.iter().find(|it| !logs.contains_key(it)) {
+                return Err(reset::no_such_partition(&topic.name, *missing, &logs).into());
             }
+            // With positions of these partitions alone the others would count as added later and
+            // start at 0.
+            self.stored(topic, assigned).await?;
+        }
+        let all = named.unwrap_or_else(|| logs.keys().copied().collect());
+        let own = all.iter().copied();
+        let own = own.filter(|partition| at_once || assigned.contains(partition));
+        let own: Vec<i32> = own.collect();
+        let pending = self.observed(self.sink.reset_pending(topic, &reset.id, &own).await)?;
+        if !pending.is_empty() {
+            self.set_positions(requested, topic, &logs, &pending)
+                .await?;
+        }
+        let left = self.observed(self.sink.reset_pending(topic, &reset.id, &all).await)?;
+        if left.is_empty() {
+            requested.note(&topic.name, Ok(()));
+        }
+        Ok(())
+    }
+
+    /// Sets the positions of these partitions as a reset asks.
+    async fn set_positions(
+        &self,
+        requested: &RequestedReset,
+        topic: &Arc<Topic>,
+        logs: &BTreeMap<i32, Extent>,
+        pending: &[i32],
+    ) -> Result<(), SinkError> {
+        let reset = &requested.reset;
+        let logs = logs.iter().map(|(partition, log)| (*partition, *log));
+        let logs = logs.filter(|(partition, _)| pending.contains(partition));
+        let logs: BTreeMap<i32, Extent> = logs.collect();
+        let at = match reset.to {
+            ResetTo::Time(time) => self.log.positions_at(&topic.name, pending, time).await?,
             _ => BTreeMap::new(),
         };
-        let targets = reset::targets(&topic.name, reset.to, &logs, &at)?;
+        let targets = reset::targets(&topic.name, &reset.to, &logs, &at)?;
         let listed = targets
             .iter()
             .map(|(partition, to)| format!("{partition}: {to}"));

@@ -290,7 +290,7 @@ impl<S: Sink, W: Writer, R: Reader, C: Clock> Session<S, W, R, C> {
             sink: self.worker.sink.clone(),
             health: self.worker.health.clone(),
             readiness: self.worker.readiness.clone(),
-            reset: self.worker.config.reset.clone(),
+            reset: self.worker.reset.clone(),
             writes_dead_letters: self.worker.config.writes_dead_letters,
             stamped_by_producers,
         };

@@ -6,7 +6,9 @@ use pinpipe_core::{Kind, Order};
 use pinpipe_runtime::{admin::Readiness, dead_letter::Redriven};
 use tokio::sync::Notify;
 
-use crate::{commit::SinkHealth, log::Message, metrics::Metrics, sink::Sink};
+use crate::{
+    commit::SinkHealth, log::Message, metrics::Metrics, reset::RequestedReset, sink::Sink,
+};
 
 /// The parts of a worker that every session uses.
 pub struct Worker<S: Sink, W> {
@@ -20,6 +22,8 @@ pub struct Worker<S: Sink, W> {
     pub sink: Arc<S>,
     /// Whether the sink is available.
     pub health: Arc<SinkHealth>,
+    /// The reset in the configuration.
+    pub reset: Option<Arc<RequestedReset>>,
     /// Writes dead letters.
     pub dead_letters: W,
     /// The worker's metrics.

@@ -6,6 +6,7 @@
 
 mod pipeline;
 mod renewal;
+mod resets;
 
 use std::{
     fs,

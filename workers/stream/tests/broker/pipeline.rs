@@ -8,6 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use pinpipe_config::{RESET_PATH, ResetState};
 use pinpipe_servers::{
     get,
     stores::{folder, kafka_with_users, port, postgres},
@@ -82,6 +83,8 @@ pub struct Pipeline {
     pub kafka: String,
     /// Where its worker stores records.
     pub sink: String,
+    /// The reset in its worker's configuration.
+    pub reset: Option<&'static str>,
     producer: FutureProducer,
 }
 
@@ -121,6 +124,7 @@ impl Pipeline {
             sql,
             kafka: format!("{{bootstrapServers: \"127.0.0.1:{}\"}}", broker().clients),
             sink: Self::postgres(name, &url_file),
+            reset: None,
             producer: client().set("linger.ms", "0").create().unwrap(),
         }
     }
@@ -152,6 +156,8 @@ impl Pipeline {
     fn start(&self, writes_dead_letters: bool) -> Worker {
         let name = self.name;
         let topic = |kind: &str| format!("{{name: {name}.{kind}, deadLetter: {name}.{kind}.dlq}}");
+        let reset = self.reset;
+        let reset = reset.map_or_else(String::new, |reset| format!("reset: {reset}\n"));
         let config = format!(
             "configVersion: 1\n\
              pipeline: {{namespace: data, name: {name}, uid: u}}\n\
@@ -160,7 +166,8 @@ impl Pipeline {
              group: {name}.live\n\
              maxRecordBytes: 65536\n\
              writesDeadLetters: {writes_dead_letters}\n\
-             sink: {}\n",
+             sink: {}\n\
+             {reset}",
             self.kafka,
             topic("pin"),
             topic("geo"),
@@ -302,6 +309,12 @@ impl Worker {
             Some(ready) => ready,
             None => not_ready(url).unwrap_or_default(),
         }
+    }
+
+    /// What it answers about the reset in its configuration.
+    pub fn reset(&self) -> ResetState {
+        let answer = get(self.admin, RESET_PATH).unwrap_or_else(|| "{}".to_owned());
+        serde_json::from_str(&answer).unwrap()
     }
 
     /// The number of records that it has stored.

@@ -1,12 +1,13 @@
-//! Which objects change with a spec, an annotation or a Secret.
+//! Which objects change with a spec, a reset or a Secret.
 
+use pinpipe_config::{Reset, ResetTo};
 use serde_json::{Value, json};
 
 use super::{objects, with};
 use crate::{
-    build::Object,
-    names::RESET_ANNOTATION,
-    samples::{all_there, images, pipeline, whole},
+    build::{Object, Observed, build},
+    component::Component,
+    samples::{all_there, images, pipeline, validated, whole},
     validate::validate,
 };
 
@@ -155,26 +156,19 @@ fn a_change_of_a_component_changes_only_its_objects() {
 
 #[test]
 fn a_reset_rolls_only_the_worker_of_its_sink() {
-    let before = with(|_| ());
-    for (annotation, component) in [
-        ("live/pin=earliest", "stream-live"),
-        ("archive=latest", "archive"),
-    ] {
-        let mut pipeline = pipeline(whole());
-        pipeline.metadata.annotations = Some(
-            [(
-                RESET_ANNOTATION.to_owned(),
-                format!("{annotation},lake=earliest"),
-            )]
-            .into(),
-        );
-        let validated = validate(&pipeline, &all_there(&pipeline), &images()).unwrap();
-        assert_eq!(
-            validated.reset_problems.len(),
-            1,
-            "the other request names no sink, which affects nothing else"
-        );
-        let after = objects(&validated);
+    let pipeline = validated(whole());
+    let before = objects(&pipeline);
+    for component in [Component::stream("live"), Component::Archive] {
+        let reset = Reset {
+            id: "r".to_owned(),
+            topics: Vec::new(),
+            to: ResetTo::Latest,
+        };
+        let observed = Observed {
+            reset: Some((component.clone(), reset)),
+            ..Observed::default()
+        };
+        let after = build(&pipeline, &observed).objects;
         let changes =
             ["ConfigMap", "Deployment"].map(|kind| format!("{kind}/pinterest-{component}"));
         assert_eq!(changed(&before, &after), changes);

@@ -62,9 +62,14 @@ fn decided(
             endings,
             ..Jobs::default()
         },
+        work: &BTreeMap::new(),
+    });
+    let jobs = starts.into_iter().map(|(_, start)| match start {
+        Start::Job(job) => *job,
+        Start::Now { .. } => panic!("it takes no Job"),
     });
     Decided {
-        start: starts.into_iter().next().map(|(_, job)| job),
+        start: jobs.into_iter().next(),
         states,
     }
 }
@@ -279,4 +284,82 @@ fn started_runs_go_on_where_none_can_be_started() {
     let states = started(&[with_phase(run, "Running"), waiting], &jobs);
     let found: Vec<_> = states.iter().map(|s| (s.run.as_str(), s.phase)).collect();
     assert_eq!(found, [("r", RunPhase::Succeeded)]);
+}
+
+/// What is decided about these runs, with this work of those that take no Job.
+fn decided_work(
+    spec: Value,
+    runs: &[PinterestRun],
+    work: &[(&str, Work)],
+) -> (Vec<(String, Start)>, Vec<State>) {
+    let pipeline = validated(spec);
+    let work = work.iter().cloned();
+    let (starts, states) = decide(&Input {
+        pipeline: &pipeline,
+        cron_job: cron_job(&pipeline).as_ref(),
+        live: &BTreeMap::new(),
+        runs,
+        jobs: &Jobs::default(),
+        work: &work.map(|(run, work)| (run.to_owned(), work)).collect(),
+    });
+    let starts = starts.into_iter();
+    let starts = starts.map(|(run, start)| (run.name_any(), start));
+    (starts.collect(), states)
+}
+
+#[test]
+fn a_reset_takes_its_turn_and_needs_no_batch() {
+    let to = json!({"earliest": {}});
+    let reset = created("reset", 1, json!({"reset": {"sink": "live", "to": to}}));
+    let batch = created("batch", 2, json!({"batch": {}}));
+    let stream = json!({"stream": whole()["stream"]});
+    let (starts, _) = decided_work(stream, slice::from_ref(&reset), &[]);
+    let store = "Secret warehouse, key uri; schema public".to_owned();
+    let store = Some(store);
+    let begins = Start::Now {
+        store: store.clone(),
+    };
+    assert_eq!(starts, [("reset".to_owned(), begins)]);
+
+    let mut running = with_phase(reset.clone(), "Running");
+    let status = running.status.as_mut().unwrap();
+    status.store.clone_from(&store);
+    status.start_time = Some(Time(k8s_openapi::jiff::Timestamp::UNIX_EPOCH));
+    status.message = Some("as it was".to_owned());
+    let runs = [running, batch];
+    let (starts, states) = decided_work(whole(), &runs, &[]);
+    assert_eq!(starts, []);
+    assert_eq!(
+        (states[0].phase, &*states[0].message),
+        (RunPhase::Running, "as it was")
+    );
+    assert_eq!(states[1].message, "it waits for the run reset");
+    let done = ("reset", Work::Done("done".to_owned()));
+    let (starts, states) = decided_work(whole(), &runs, &[done]);
+    assert_eq!(starts, [], "the next one starts once this is written");
+    assert_eq!(states[0].phase, RunPhase::Succeeded);
+    assert_eq!(states[0].store, store);
+    assert!(states[0].started.is_some());
+    // Nothing of it is lost, nor failed, where the pipeline can't be reconciled.
+    let kept = started(&runs, &Jobs::default());
+    assert_eq!((kept.len(), kept[0].phase), (1, RunPhase::Running));
+
+    let (_, states) = decided_work(json!({}), slice::from_ref(&reset), &[]);
+    assert_eq!(states[0].phase, RunPhase::Refused);
+    assert!(
+        states[0]
+            .message
+            .starts_with("spec.reset.sink: the pipeline has no sink live")
+    );
+    let mut suspended = whole();
+    suspended["suspend"] = json!(true);
+    let (_, states) = decided_work(suspended.clone(), &[reset], &[]);
+    assert_eq!(states[0].reason, reasons::SUSPENDED);
+    let topic = json!({"topic": {"kind": "Pin", "action": "Adopt", "id": "x"}});
+    let (starts, _) = decided_work(suspended, &[created("topic", 1, topic)], &[]);
+    assert_eq!(
+        starts.len(),
+        1,
+        "topics of a suspended pipeline are looked at"
+    );
 }

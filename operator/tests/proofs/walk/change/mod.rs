@@ -85,9 +85,9 @@ pub fn draw(random: &mut StdRng, from: &Value) -> Change {
             let (key, value, reason) = pick(
                 random,
                 &[
-                    ("reset-sink", "nobody=earliest", "InvalidReset"),
-                    ("reset-sink", "?", "InvalidReset"),
-                    ("forget-topic", "none@x", "InvalidForget"),
+                    ("reset-sink", "live=earliest", "AnnotationRemoved"),
+                    ("forget-topic", "none@x", "AnnotationRemoved"),
+                    ("run-batch", "full", "AnnotationRemoved"),
                 ],
             );
             let annotations = json!({format!("pinpipe.dev/{key}"): value});

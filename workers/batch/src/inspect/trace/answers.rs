@@ -127,11 +127,7 @@ fn counts(question: &str, kind: Kind, rows: Joined<'_>) -> Result<String, String
 /// The eight answers as places of the record.
 pub async fn places(known: &Known<'_>, lake: &Lake<'_>) -> Vec<Place> {
     let kind = known.target.kind;
-    let read = match lake.rows.is_empty() {
-        true => Ok(Vec::new()),
-        false => combinations(known, lake).await,
-    };
-    let combinations = match read {
+    let combinations = match combinations(known, lake).await {
         Ok(combinations) => combinations,
         Err(error) => {
             let answers = QUESTIONS.iter();
@@ -209,6 +205,9 @@ impl Combination {
 /// Each pin that joins the traced rows, with its geo record and its user; without pins, those two.
 async fn combinations(known: &Known<'_>, lake: &Lake<'_>) -> anyhow::Result<Vec<Combination>> {
     let kind = known.target.kind;
+    if lake.rows.is_empty() {
+        return Ok(Vec::new());
+    }
     let pins = match (kind, known.target.number) {
         (Kind::Pin, _) => lake.rows.clone(),
         (_, Some(number)) => lake.read(Kind::Pin, &Wanted::Index(number)).await?,

@@ -37,7 +37,7 @@ struct Stored<'a> {
 /// The places of the record in a sink.
 pub async fn search(known: &Known<'_>, live: &Live) -> Vec<Place> {
     let sql = sql(live);
-    let name = format!("{}: {}", live.postgres.name, sql.live(known.target.kind));
+    let name = live.table_name(known.target.kind);
     match in_time(read(known, live, &sql, name.clone())).await {
         Ok(stored) if live.postgres.write_mode == WriteMode::Append => appended(known, &stored),
         Ok(stored) => upserted(known, &stored),

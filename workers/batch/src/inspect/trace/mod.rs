@@ -28,8 +28,8 @@ pub use self::{
 use super::{args::TraceArgs, components::Components};
 use crate::store::Store;
 
-/// How long a database may take to answer.
-const DATABASE_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long a server may take to answer.
+const SERVER_TIMEOUT: Duration = Duration::from_secs(45);
 
 /// A version of the record: one with its key was written at a position of the topic.
 #[derive(Clone, Debug)]
@@ -147,10 +147,22 @@ pub async fn trace(components: &Components, args: &TraceArgs) -> Result<Vec<Plac
         letters: Vec::new(),
         is_whole: true,
     };
-    let mut places = topics::search(&mut known, args.max_records).await?;
-    let store = match &components.zone {
-        Some(zone) => Some(Store::open_to_read(zone).await?),
-        None => None,
+    let topic = components.topic(args.kind).name.clone();
+    let found = topics::search(&mut known, args.max_records).await;
+    let mut places = found.unwrap_or_else(|error| {
+        known.is_whole = false;
+        vec![unknown(PlaceKind::Topic, &topic, &error)]
+    });
+    let store = match open(&known).await {
+        Ok(store) => store,
+        Err(error) => {
+            known.is_whole = false;
+            places.push(unknown(PlaceKind::RawObject, &topic, &error));
+            if components.batch.is_some() {
+                places.push(unknown(PlaceKind::State, "state/", &error));
+            }
+            None
+        }
     };
     if let Some(store) = &store {
         let max_bytes = u64::from(args.max_mib) << 20;
@@ -159,13 +171,19 @@ pub async fn trace(components: &Components, args: &TraceArgs) -> Result<Vec<Plac
     for live in &components.live {
         places.extend(live::search(&known, live).await);
     }
-    if let (Some(batch), Some(store)) = (&components.batch, &store) {
-        let found = state::search(&known, batch, store).await;
-        let (state, more) = found.unwrap_or_else(|error| {
-            let name = store.uri("state/");
-            (None, vec![unknown(PlaceKind::State, name, &error)])
-        });
-        places.extend(more);
+    if let Some(batch) = &components.batch {
+        let mut state = None;
+        if let Some(store) = &store {
+            match state::search(&known, batch, store).await {
+                Ok((found, more)) => {
+                    state = found;
+                    places.extend(more);
+                }
+                Err(error) => {
+                    places.push(unknown(PlaceKind::State, store.uri("state/"), &error));
+                }
+            }
+        }
         for sink in &batch.sinks {
             places.extend(sinks::search(&known, sink, state.as_ref()).await);
         }
@@ -176,8 +194,22 @@ pub async fn trace(components: &Components, args: &TraceArgs) -> Result<Vec<Plac
     Ok(places)
 }
 
-/// The answer of a database, within a time.
+/// The bucket, if the pipeline has one. Fails soon if it can't be read: what reads more of it
+/// waits for longer.
+async fn open(known: &Known<'_>) -> Result<Option<Store>> {
+    let Some(zone) = &known.components.zone else {
+        return Ok(None);
+    };
+    let store = Store::open_to_read(zone).await?;
+    let topic = &known.components.topic(known.target.kind).name;
+    let listed = in_time(store.raw_partitions(topic)).await;
+    let bucket = || format!("the bucket {} can't be read", store.bucket());
+    listed.with_context(bucket)?;
+    Ok(Some(store))
+}
+
+/// The answer of a server, within a time.
 async fn in_time<T>(answer: impl Future<Output = Result<T>>) -> Result<T> {
-    let answer = tokio::time::timeout(DATABASE_TIMEOUT, answer).await;
-    answer.with_context(|| format!("it did not answer within {DATABASE_TIMEOUT:?}"))?
+    let answer = tokio::time::timeout(SERVER_TIMEOUT, answer).await;
+    answer.with_context(|| format!("no answer within {SERVER_TIMEOUT:?}"))?
 }

@@ -99,7 +99,7 @@ async fn locate(
             Some(next) => none(
                 PlaceState::Missing,
                 format!(
-                    "no object covers the offset: {} ends before {}, and the next, {}, begins at {}",
+                    "no object covers the offset: {} ends before {}, the next, {}, begins at {}",
                     object.key, metadata.next_offset, next.key, next.first
                 ),
             ),
@@ -161,8 +161,7 @@ async fn scan(
             });
         }
     }
-    // The topic has expired to where its records are older than these objects.
-    known.is_whole = left == 0;
+    known.is_whole &= left == 0;
     known.versions.sort_by_key(|version| version.order);
     if places.is_empty() {
         let (state, note) = if left > 0 {

@@ -8,7 +8,7 @@ use pinpipe_core::{Order, clean};
 use pinpipe_runtime::dead_letter::{DeadLetter, Redriven};
 use rdkafka::{Message as _, Timestamp, message::BorrowedMessage};
 
-use super::{Known, Version, at, place};
+use super::{Known, Version, at, place, unknown};
 use crate::{
     dead_letters::{Ranges, TopicReader, ranges},
     inspect::{
@@ -37,7 +37,8 @@ pub async fn search(known: &mut Known<'_>, max_records: u32) -> Result<Vec<Place
             && later.position != version.position
         {
             place.state = PlaceState::Superseded;
-            place.note = format!("a later version is at {}", at(later.position));
+            let later = format!("a later version is at {}", at(later.position));
+            place.note = joined(&place.note, &later);
         }
     }
     if found.dropped > 0
@@ -51,9 +52,13 @@ pub async fn search(known: &mut Known<'_>, max_records: u32) -> Result<Vec<Place
     } else if let (Some(cut), Some(last)) = (cut, places.last_mut()) {
         last.note = joined(&last.note, &cut);
     }
-    let letters = dead_letters(known).await?;
-    places.extend(letters.iter().map(|(_, place)| place.clone()));
-    known.letters = letters.into_iter().map(|(letter, _)| letter).collect();
+    match dead_letters(known).await {
+        Ok(letters) => {
+            places.extend(letters.iter().map(|(_, place)| place.clone()));
+            known.letters = letters.into_iter().map(|(letter, _)| letter).collect();
+        }
+        Err(error) => places.push(unknown(PlaceKind::DeadLetter, topic.dead_letter, &error)),
+    }
     Ok(places)
 }
 

@@ -4,8 +4,9 @@ use anyhow::Result;
 use pinpipe_core::{Kind, Order, clean};
 use pinpipe_runtime::raw_zone::RawPartition;
 use rdkafka::Message as _;
+use tracing::warn;
 
-use super::{Topic, raw::spans};
+use super::{Topic, raw::covered};
 use crate::{
     coverage::Span,
     dead_letters::{Ranges, TopicReader},
@@ -19,8 +20,8 @@ use crate::{
 
 /// Ranges that are nearer to each other are read at once.
 const NEAR: i64 = 10_000;
-/// Most clean records that are kept.
-const MAX_CLEAN: usize = 1_000_000;
+/// Most clean records that are kept: the first ones.
+pub const MAX_CLEAN: usize = 1_000_000;
 
 /// What is at some offsets of a partition.
 #[derive(Debug, Default)]
@@ -131,7 +132,8 @@ async fn archived(
         topic: topic.name.clone(),
         partition,
     };
-    let spans = spans(store, &raw).await?;
+    let objects = covered(store, &raw).await?;
+    let spans: Vec<Span> = objects.into_iter().map(|object| object.span).collect();
     for (from, to) in ranges {
         records.unknown.extend(uncovered(&spans, *from, *to));
     }
@@ -147,9 +149,20 @@ async fn archived(
             records: Records::default(),
         };
         if !wanted.ranges.is_empty() {
-            let found = read(store, partition, &span.key, &wanted).await?;
-            records.clean.extend(found.clean);
-            records.rejected += found.rejected;
+            match read(store, partition, &span.key, &wanted).await {
+                Ok(found) => {
+                    records.clean.extend(found.clean);
+                    records.rejected += found.rejected;
+                }
+                Err(error) => {
+                    let error = format!("{error:#}");
+                    warn!(error, key = span.key, "the raw object can't be read");
+                    let ranges = wanted.ranges.iter();
+                    let within =
+                        ranges.map(|(from, to)| ((*from).max(span.first), (*to).min(span.next)));
+                    records.unknown.extend(within);
+                }
+            }
         }
     }
     records.clean.sort_unstable();

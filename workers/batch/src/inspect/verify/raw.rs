@@ -1,7 +1,7 @@
 //! Whether the raw objects of each partition join end to start, from the first record that they
 //! must have to the position that the archive has committed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use anyhow::{Context as _, Result};
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -46,7 +46,9 @@ pub async fn check(
             partition,
         };
         let offset = |positions: &Positions| positions.get(&topic.name)?.get(&partition).copied();
-        let spans = spans(store, &raw).await?;
+        let objects = covered(store, &raw).await?;
+        let lost = lost_indexes(store, &raw, &objects).await?;
+        let spans: Vec<Span> = objects.into_iter().map(|object| object.span).collect();
         let chain = Chain {
             committed: offset(&committed),
             begin: offset(&begin),
@@ -81,7 +83,17 @@ pub async fn check(
                 ..of(gap, &blank)
             })?;
         }
-        if gaps.is_empty() && unknown.is_none() {
+        for object in &lost {
+            found(Finding {
+                outcome: Outcome::Problem,
+                from: Some(object.span.first),
+                to: Some(object.span.next),
+                count: Some(1),
+                message: object.without_index(),
+                ..blank.clone()
+            })?;
+        }
+        if gaps.is_empty() && lost.is_empty() && unknown.is_none() {
             let first = spans.iter().map(|span| span.first).min();
             let last = spans.iter().map(|span| span.next).max();
             found(Finding {
@@ -169,16 +181,54 @@ async fn begin(components: &Components, store: &Store) -> Result<Positions> {
     Ok(state.map(|state| state.begin).unwrap_or_default())
 }
 
-/// What each raw object of a partition covers.
-pub async fn spans(store: &Store, raw: &RawPartition) -> Result<Vec<Span>> {
+/// A raw object.
+#[derive(Clone, Debug)]
+pub struct Covered {
+    /// What it covers.
+    pub span: Span,
+    /// The key of its index object; `None` if it has no lines and needs none.
+    index: Option<String>,
+}
+
+impl Covered {
+    fn without_index(&self) -> String {
+        format!(
+            "the index object of {} is missing, so no batch run can read its lines: restore {}",
+            self.span.key,
+            self.index.as_deref().unwrap_or_default()
+        )
+    }
+}
+
+/// The raw objects whose index object is missing.
+async fn lost_indexes(
+    store: &Store,
+    raw: &RawPartition,
+    objects: &[Covered],
+) -> Result<Vec<Covered>> {
+    // An index is written before its object, so those of the objects are among these.
+    let listed = store.list(&raw.index_folder(store.prefix())).await?;
+    let listed: HashSet<String> = listed.into_iter().map(|object| object.key).collect();
+    let is_lost = |object: &&Covered| {
+        let index = object.index.as_ref();
+        index.is_some_and(|index| !listed.contains(index))
+    };
+    Ok(objects.iter().filter(is_lost).cloned().collect())
+}
+
+/// The raw objects of a partition.
+pub async fn covered(store: &Store, raw: &RawPartition) -> Result<Vec<Covered>> {
     let objects = store.raw_objects(raw, 0).await?;
-    let spans = stream::iter(objects).map(async |object| {
+    let covered = stream::iter(objects).map(async |object| {
         let metadata = store.raw_metadata(&object.key).await?;
         // One that was deleted since the listing is missing.
-        anyhow::Ok(metadata.map(|metadata| Span::new(&object.key, object.first, &metadata)))
+        anyhow::Ok(metadata.map(|metadata| Covered {
+            span: Span::new(&object.key, object.first, &metadata),
+            index: (metadata.record_count > 0).then_some(metadata.index),
+        }))
     });
-    let spans: Vec<Option<Span>> = spans.buffered(REQUESTS).try_collect().await?;
-    Ok(spans.into_iter().flatten().collect())
+    let covered: Vec<Option<Covered>> = covered.buffered(REQUESTS).try_collect().await?;
+    Ok(covered.into_iter().flatten().collect())
 }
 
 /// What the objects of a partition must cover.

@@ -15,7 +15,7 @@ use tokio_postgres::types::Type;
 
 use super::{
     Take, Topic,
-    lookup::{Records, lookup},
+    lookup::{MAX_CLEAN, Records, lookup},
 };
 use crate::{
     inspect::{
@@ -42,7 +42,7 @@ pub async fn check(
     found: Take<'_, Finding>,
 ) -> Result<()> {
     let sql = sql(live);
-    let place = format!("{}: {}", live.postgres.name, sql.live(topic.kind));
+    let place = live.table_name(topic.kind);
     let not_counted = |message: String| Finding {
         outcome: Outcome::NotCounted,
         partition: None,
@@ -204,16 +204,16 @@ async fn partition(
             count: u64::try_from(to - from).ok(),
             message: format!(
                 "not counted: the offsets {from} to {} have no rows, and neither the topic nor the \
-                 archive has them any more",
+                 archive tells any more whether they have records",
                 to - 1
             ),
             ..blank.clone()
         });
     }
-    if table.gaps.len() >= MAX_GAPS {
-        let message = format!(
-            "not counted to the end: only the first {MAX_GAPS} ranges without rows were looked up"
-        );
+    if table.gaps.len() >= MAX_GAPS || records.clean.len() >= MAX_CLEAN {
+        let message = "not counted to the end: of too many offsets without rows, only the first \
+                       were looked up"
+            .to_owned();
         findings.push(Finding {
             outcome: Outcome::NotCounted,
             message,
@@ -258,23 +258,23 @@ fn in_order(
             ..blank.clone()
         };
     };
-    let mut message = format!(
-        "{} rows of the offsets {start} to {}",
-        table.rows,
-        table.next - 1
-    );
-    for (number, what) in [
-        (records.rejected, "records rejected"),
-        (refused as u64, "records refused by the sink"),
-        (
-            records.without,
-            "offsets without a record: transaction markers, or records that were compacted away, \
-             whose rows can't be counted",
-        ),
+    let last = table.next - 1;
+    let mut message = format!("rows of the offsets {start} to {last}: {}", table.rows);
+    for (what, number) in [
+        ("; records rejected: ", records.rejected),
+        ("; records refused by the sink: ", refused as u64),
+        ("; offsets without a record: ", records.without),
     ] {
         if number > 0 {
-            message = format!("{message}; {number} {what}");
+            message.push_str(what);
+            message.push_str(&number.to_string());
         }
+    }
+    if records.without > 0 {
+        message.push_str(
+            " (transaction markers, or records that were compacted away, whose rows can't be \
+             counted)",
+        );
     }
     if live.postgres.start_from == StartFrom::Latest {
         message.push_str("; counted from the first row on, since the sink has startFrom Latest");

@@ -164,6 +164,7 @@ impl World {
             pod: None,
             sink: self.sink.clone(),
             health: Arc::new(SinkHealth::new(metrics.clone(), outage)),
+            reset: None,
             dead_letters: reference::Letters {
                 network: self.network.clone(),
                 log: Connection::new(self.broker.clone()),

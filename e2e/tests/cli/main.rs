@@ -1,4 +1,7 @@
-//! `kubectl pinpipe` on a pipeline that has run: status, plan, answers, logs and report.
+//! `kubectl pinpipe` on a pipeline that has run: status, plan, answers, logs and report, and the
+//! commands that look into its data.
+
+mod data;
 
 use std::{
     env, fs,
@@ -16,7 +19,7 @@ use pinpipe_e2e::{
 };
 use serde_json::{Value, json};
 
-static FLOW: SharedScenario<Flow> = SharedScenario::new(4);
+static FLOW: SharedScenario<Flow> = SharedScenario::new(6);
 
 /// A pipeline with answers, whose pods have a variable that nobody may see.
 struct Flow {
@@ -46,31 +49,40 @@ impl Scenario for Flow {
         }
         pipeline.start_run("first").await?;
         pipeline.run_completes("first").await?;
+        // The operator records it a little later.
+        let status = pipeline.ended_run("flow-batch-first").await?;
+        ensure!(status["phase"] == "Succeeded", "{status}");
         Ok(Self { pipeline, spec })
     }
 }
 
 /// What a command printed.
+#[derive(Debug)]
 struct Printed {
     status: Option<i32>,
     stdout: String,
     stderr: String,
 }
 
+/// Runs a command in a pipeline's namespace.
+async fn pinpipe(pipeline: &Pipeline, arguments: &[&str]) -> Result<Printed> {
+    let mut command = Command::new(binary()?);
+    command
+        .args(arguments)
+        .args(["--namespace", &pipeline.sandbox.namespace])
+        .env("KUBECONFIG", cluster::kubeconfig()?);
+    let output = tokio::task::spawn_blocking(move || command.output()).await??;
+    Ok(Printed {
+        status: output.status.code(),
+        stdout: String::from_utf8(output.stdout)?,
+        stderr: String::from_utf8(output.stderr)?,
+    })
+}
+
 impl Flow {
     /// Runs a command in the pipeline's namespace.
     async fn pinpipe(&self, arguments: &[&str]) -> Result<Printed> {
-        let mut command = Command::new(binary()?);
-        command
-            .args(arguments)
-            .args(["--namespace", &self.pipeline.sandbox.namespace])
-            .env("KUBECONFIG", cluster::kubeconfig()?);
-        let output = tokio::task::spawn_blocking(move || command.output()).await??;
-        Ok(Printed {
-            status: output.status.code(),
-            stdout: String::from_utf8(output.stdout)?,
-            stderr: String::from_utf8(output.stderr)?,
-        })
+        pinpipe(&self.pipeline, arguments).await
     }
 
     /// Runs a command that succeeds, and returns its output.
