@@ -26,6 +26,7 @@ pub mod objects;
 pub mod operator;
 pub mod pipeline;
 pub mod postgres;
+pub mod prometheus;
 pub mod raw_json;
 pub mod samples;
 pub mod sandbox;

@@ -1,4 +1,5 @@
-//! promtool: the machine's own, or a finished one from a Debian package, or built.
+//! Prometheus and promtool: the machine's own, or finished ones from a Debian package. promtool is
+//! built where there is none.
 //!
 //! The package is not installed: it would start Prometheus as a service, on the port of the
 //! workers' metrics. Building promtool takes minutes of both cores, so it is the last resort.
@@ -10,10 +11,13 @@ use crate::go;
 use crate::step::step;
 
 const PROMTOOL: &str = "promtool";
+/// The server, which the end-to-end test of the dashboards runs.
+const SERVER: &str = "prometheus";
 
-/// Ensures that `promtool` is found by [`Context::command`].
+/// Ensures that `promtool` is found by [`Context::command`], and `prometheus` if it can be had.
 pub fn ensure(context: &Context) -> Result<()> {
-    if on_path(PROMTOOL) || context.bin(PROMTOOL).is_file() {
+    let is_there = |program| on_path(program) || context.bin(program).is_file();
+    if is_there(PROMTOOL) && is_there(SERVER) {
         return Ok(());
     }
     let fetched = if on_path("apt-get") {
@@ -22,14 +26,18 @@ pub fn ensure(context: &Context) -> Result<()> {
         Err(anyhow::anyhow!("not found: apt-get"))
     };
     fetched.or_else(|error| {
-        println!("   promtool is built instead: {error:#}");
+        println!("   no Prometheus from a Debian package: {error:#}");
+        if is_there(PROMTOOL) {
+            return Ok(());
+        }
         go::promtool(context)
     })
 }
 
 fn fetch(context: &Context) -> Result<()> {
-    let hint = "check that apt-get can reach its mirror; without it promtool is built";
-    step(context, "promtool from a Debian package", hint, |log| {
+    let hint = "check that apt-get can reach its mirror; without it promtool is built, and \
+                Prometheus has to be installed";
+    step(context, "Prometheus from a Debian package", hint, |log| {
         let folder = context.temporary_folder(PROMTOOL)?;
         let apt = |arguments: &[&str]| {
             let mut command = context.command("apt-get");
@@ -49,6 +57,9 @@ fn fetch(context: &Context) -> Result<()> {
         let unpack = "dpkg-deb --extract prometheus_*.deb .";
         let mut shell = context.command("sh");
         log.run(shell.args(["-c", unpack]).current_dir(&folder))?;
-        go::replace(&folder.join("usr/bin/promtool"), &context.bin(PROMTOOL))
+        for program in [PROMTOOL, SERVER] {
+            go::replace(&folder.join("usr/bin").join(program), &context.bin(program))?;
+        }
+        Ok(())
     })
 }

@@ -35,8 +35,9 @@ const STORES: [&str; 9] = [
 /// The program that removes the namespaces of earlier test runs, with what they have in the stores.
 const CLEAN_UP: &str = "clean-up";
 /// End-to-end test programs that mostly wait: they run side by side.
-const WAITS: [&str; 6] = [
+const WAITS: [&str; 7] = [
     "control_plane",
+    "dashboards",
     "kills",
     "lifecycle",
     "moving",

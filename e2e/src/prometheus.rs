@@ -1,0 +1,231 @@
+//! A Prometheus server on this machine. It scrapes pods through the API server, as
+//! docs/how-to/monitor.md says, with the chart's rules.
+
+use std::{
+    fs,
+    io::{BufRead as _, BufReader},
+    net::TcpListener,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use http::{Method, Request};
+use kube::{Client, Config, client::Body};
+use serde_json::{Value, json};
+
+use crate::{cluster, devstack, eventually, operator};
+
+/// The page that says how to scrape without the Prometheus operator.
+const HOW_TO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/how-to/monitor.md");
+/// The chart's rules.
+const RULES: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/../charts/pinpipe/files/rules.yaml"
+);
+/// Time between scrapes, and between evaluations of the rules.
+const INTERVAL: &str = "3s";
+/// How long the server may take to start.
+const READY_WITHIN: Duration = Duration::from_mins(1);
+
+/// The server. It ends, and its data is deleted, when this is dropped.
+pub struct Prometheus {
+    client: Client,
+    _server: Process,
+    /// The API server without TLS and passwords, on loopback.
+    _proxy: Process,
+    _folder: Folder,
+}
+
+/// A program that is killed when this is dropped.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A folder that is deleted when this is dropped.
+struct Folder(PathBuf);
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+impl Prometheus {
+    /// Starts a server that scrapes the operator, the dev servers' exporters, and the workers in a
+    /// namespace.
+    pub async fn start(namespace: &str) -> Result<Self> {
+        let folder = Folder(std::env::temp_dir().join(format!("{namespace}-prometheus")));
+        fs::create_dir_all(&folder.0)?;
+        let (proxy, api_server) = api_server()?;
+        let settings = settings(&api_server, namespace)?;
+        let file = folder.0.join("prometheus.yaml");
+        fs::write(&file, serde_yaml::to_string(&settings)?)?;
+        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let log = folder.0.join("log");
+        let mut server = Command::new("prometheus");
+        server
+            .arg(format!("--config.file={}", file.display()))
+            .arg(format!(
+                "--storage.tsdb.path={}",
+                folder.0.join("data").display()
+            ))
+            .arg(format!("--web.listen-address={address}"))
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(&log)?);
+        let server = server.spawn().context(
+            "prometheus can't be run: install it, or run `cargo xtask test` on Debian, which takes \
+             it out of the package prometheus",
+        )?;
+        let this = Self {
+            client: Client::try_from(Config::new(format!("http://{address}").parse()?))?,
+            _server: Process(server),
+            _proxy: proxy,
+            _folder: folder,
+        };
+        let started = eventually(READY_WITHIN, "Prometheus is ready", async || {
+            this.get("/-/ready").await.map(drop)
+        });
+        started
+            .await
+            .with_context(|| fs::read_to_string(&log).unwrap_or_default())?;
+        Ok(this)
+    }
+
+    /// The number of series that an expression has now.
+    pub async fn series(&self, expr: &str) -> Result<usize> {
+        let answer = self.json(&format!("query?query={}", escape(expr))).await?;
+        let result = answer["data"]["result"].as_array();
+        Ok(result.with_context(|| answer.to_string())?.len())
+    }
+
+    /// The values of a label of some series.
+    pub async fn label_values(&self, series: &str, label: &str) -> Result<Vec<String>> {
+        let path = format!("label/{label}/values?match[]={}", escape(series));
+        Ok(serde_json::from_value(
+            self.json(&path).await?["data"].take(),
+        )?)
+    }
+
+    /// The addresses that can't be scraped, each with the reason.
+    pub async fn failing(&self) -> Result<Vec<String>> {
+        let answer = self.json("targets?state=active").await?;
+        let targets = answer["data"]["activeTargets"].as_array().cloned();
+        let failing = targets.unwrap_or_default().into_iter();
+        let failing = failing.filter(|target| target["health"] != "up");
+        Ok(failing
+            .map(|target| format!("{}: {}", target["scrapeUrl"], target["lastError"]))
+            .collect())
+    }
+
+    async fn json(&self, path: &str) -> Result<Value> {
+        Ok(serde_json::from_str(
+            &self.get(&format!("/api/v1/{path}")).await?,
+        )?)
+    }
+
+    async fn get(&self, path: &str) -> Result<String> {
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(path)
+            .body(Body::empty())?;
+        let response = self.client.send(request).await?;
+        let status = response.status();
+        let body = response.into_body().collect_bytes().await?;
+        let body = String::from_utf8(body.to_vec())?;
+        ensure!(status.is_success(), "{path}: {status}: {body}");
+        Ok(body)
+    }
+}
+
+/// Starts a proxy of the API server. Returns it with its URL.
+fn api_server() -> Result<(Process, String)> {
+    let mut proxy = Command::new("kubectl");
+    proxy
+        .arg(format!("--kubeconfig={}", cluster::kubeconfig()?.display()))
+        .args(["proxy", "--port=0"])
+        .stdout(Stdio::piped());
+    let mut proxy = Process(proxy.spawn().context("kubectl can't be run")?);
+    let output = proxy.0.stdout.take().context("kubectl has no output")?;
+    let mut line = String::new();
+    BufReader::new(output).read_line(&mut line)?;
+    let address = line.trim().rsplit(' ').next().unwrap_or_default();
+    ensure!(
+        address.starts_with("127.0.0.1:"),
+        "kubectl proxy did not say where it listens: {line:?}"
+    );
+    Ok((proxy, format!("http://{address}")))
+}
+
+/// The page's settings, with the server's own addresses in place of the pods', which this machine
+/// can't reach.
+fn settings(api_server: &str, namespace: &str) -> Result<Value> {
+    let page = fs::read_to_string(HOW_TO)?;
+    let settings = page
+        .split("```")
+        .find_map(|block| {
+            block
+                .strip_prefix("yaml\n")
+                .filter(|yaml| yaml.starts_with("scrape_configs:"))
+        })
+        .context("docs/how-to/monitor.md has no scrape_configs")?;
+    let mut settings: Value = serde_yaml::from_str(settings)?;
+    let discovery = |namespaces: &[&str]| {
+        let namespaces = json!({"names": namespaces});
+        json!([{"role": "pod", "api_server": api_server, "namespaces": namespaces}])
+    };
+    let through_api_server = [
+        json!({
+            "source_labels": [
+                "__meta_kubernetes_namespace",
+                "__meta_kubernetes_pod_name",
+                "__meta_kubernetes_pod_container_port_number",
+            ],
+            "regex": "(.+);(.+);(.+)",
+            "replacement": "/api/v1/namespaces/$1/pods/$2:$3/proxy/metrics",
+            "target_label": "__metrics_path__",
+        }),
+        json!({
+            "source_labels": ["__meta_kubernetes_pod_name"],
+            "target_label": "instance",
+        }),
+        json!({
+            "replacement": api_server.trim_start_matches("http://"),
+            "target_label": "__address__",
+        }),
+    ];
+    let pipelines = &mut settings["scrape_configs"][0];
+    pipelines["kubernetes_sd_configs"] = discovery(&[namespace, operator::NAMESPACE]);
+    pipelines["relabel_configs"]
+        .as_array_mut()
+        .context("docs/how-to/monitor.md has no relabel_configs")?
+        .extend(through_api_server.clone());
+    let mut relabel = vec![json!({
+        "source_labels": ["__meta_kubernetes_pod_container_port_name"],
+        "regex": "metrics",
+        "action": "keep",
+    })];
+    relabel.extend(through_api_server);
+    let stores = json!({
+        "job_name": "stores",
+        "kubernetes_sd_configs": discovery(&[devstack::NAMESPACE]),
+        "relabel_configs": relabel,
+    });
+    let jobs = settings["scrape_configs"].as_array_mut();
+    jobs.context("scrape_configs is no list")?.push(stores);
+    settings["rule_files"] = json!([RULES]);
+    settings["global"] = json!({"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL});
+    Ok(settings)
+}
+
+/// A text as the value of a query's parameter.
+fn escape(text: &str) -> String {
+    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+}
