@@ -198,7 +198,7 @@ fn sinks_of_several_databases_are_looked_at_one_by_one() {
     );
 
     let one = pod_of(&two_databases(), |inspection| {
-        inspection.sink = Some("other")
+        inspection.sink = Some("other");
     })
     .unwrap();
     assert_eq!(one.left_out, Vec::<String>::new());

@@ -1,7 +1,5 @@
 //! What is traced: a kind and a key.
 
-use std::borrow::Cow;
-
 use anyhow::Result;
 use pinpipe_core::{Kind, Record};
 
