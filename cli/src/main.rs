@@ -33,8 +33,8 @@ use failure::{Failure, Outcome};
 
 /// Writes, checks and runs Pinterest pipelines
 ///
-/// Exit status: 0 for yes (valid, clean, ready, no change, found), 1 for no, 2 if an argument is wrong or
-/// a file cannot be read, 3 if the cluster cannot be reached, lacks the object or refuses.
+/// Exit status: 0 for yes (valid, clean, ready, no change, found), 1 for no, 2 if an argument is
+/// wrong or a file cannot be read, 3 if the cluster cannot be reached, lacks the object or refuses.
 #[derive(Debug, Parser)]
 #[command(name = "kubectl-pinpipe", bin_name = "kubectl pinpipe", version)]
 #[command(verbatim_doc_comment)]
@@ -167,8 +167,9 @@ enum Command {
 
     /// Shows each place of a record, from its topic to the answers, or why it is not there
     ///
-    /// Topic, dead letters, raw object and line, live tables, the state of batch runs, their tables,
-    /// the answers it takes part in. A pod of the batch image looks, and is deleted at the end.
+    /// Topic, dead letters, raw object and line, live tables, the state of batch runs, their
+    /// tables, the answers it takes part in. A pod of the batch image looks, and is deleted at the
+    /// end.
     ///
     /// Exit status: 0 if the record was found and is missing nowhere, 1 if not, 2 if an argument is
     /// wrong, 3 if the cluster does not answer, the pod does not start, or it cannot look.
@@ -184,8 +185,8 @@ enum Command {
     /// Raw objects by the chain of their offsets, rows of live tables by counting them. It changes
     /// nothing. A pod of the batch image looks, and is deleted at the end.
     ///
-    /// Exit status: 0 if nothing is wrong, 1 if something is missing or doubled, 2 if an argument is
-    /// wrong, 3 if the cluster does not answer, the pod does not start, or it cannot look.
+    /// Exit status: 0 if nothing is wrong, 1 if something is missing or doubled, 2 if an argument
+    /// is wrong, 3 if the cluster does not answer, the pod does not start, or it cannot look.
     ///
     /// Examples:
     ///   kubectl pinpipe verify pinterest

@@ -221,8 +221,8 @@ fn image(inspection: &Inspection<'_>) -> Result<String, String> {
     let given = inspection.image.map(ToOwned::to_owned);
     let image = given.or_else(of_batch).or_else(beside_stream);
     image.ok_or_else(|| {
-        "the pipeline has no batch runs, and the image of the batch worker can't be told from those \
-         of its stream workers: set --image, or spec.batch"
+        "the pipeline has no batch runs, and the image of the batch worker can't be told from \
+         those of its stream workers: set --image, or spec.batch"
             .to_owned()
     })
 }

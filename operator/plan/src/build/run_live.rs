@@ -28,8 +28,8 @@ pub fn live_sink_of(job: &Job) -> Option<&str> {
     variable.value.as_deref()
 }
 
-/// Hash of a run's Job that writes to a live sink, given that of a batch run's. It differs where the
-/// sink's configuration or its Secrets do.
+/// Hash of a run's Job that writes to a live sink, given that of a batch run's. It differs where
+/// the sink's configuration or its Secrets do.
 #[must_use]
 pub fn live_digest(template: &str, deployment: &Deployment) -> String {
     let worker = deployment.spec.as_ref().map(|spec| &spec.template);

@@ -9,7 +9,7 @@ use tracing::info;
 
 use super::{
     errors::failed,
-    find::Reader,
+    reader::Reader,
     table::{Table, quoted},
 };
 use crate::{

@@ -8,6 +8,7 @@ mod connect;
 mod errors;
 mod find;
 mod marker;
+mod reader;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -30,8 +31,11 @@ use tokio_postgres::{
 };
 use tracing::{info, warn};
 
-pub use self::find::{Parameter, Reader, find};
 use self::{connect::connect, errors::failed, table::Table};
+pub use self::{
+    find::find,
+    reader::{Parameter, Reader},
+};
 use crate::{
     cells::{self, Cell},
     failure::Permanent,
