@@ -227,5 +227,6 @@ fn settings(api_server: &str, namespace: &str) -> Result<Value> {
 
 /// A text as the value of a query's parameter.
 fn escape(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    let escaped: Vec<String> = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    escaped.concat()
 }
