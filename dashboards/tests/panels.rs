@@ -51,7 +51,7 @@ fn chart(path: &str) -> PathBuf {
 
 /// The names of all series that there are: of metrics, recording rules, alerts and exporters.
 fn series() -> BTreeSet<String> {
-    let tables = fs::read_to_string(DOCUMENT).unwrap();
+    let tables = fs::read_to_string(DOCUMENT).expect("the page of metrics");
     let metrics = documented(&tables, None).into_iter().flat_map(|metric| {
         let suffixes: &[&str] = match metric.kind.as_str() {
             "histogram" => &["_bucket", "_sum", "_count"],
@@ -61,7 +61,7 @@ fn series() -> BTreeSet<String> {
             .iter()
             .map(move |suffix| format!("{}{suffix}", metric.name))
     });
-    let rules = fs::read_to_string(chart("rules.yaml")).unwrap();
+    let rules = fs::read_to_string(chart("rules.yaml")).expect("the chart's rules");
     let rules = rules.lines().filter_map(|line| line.split_once("record: "));
     let rules = rules.map(|(_, name)| name.to_owned());
     let others = [&["ALERTS"][..], &CASSANDRA, &POSTGRES].concat();
@@ -93,14 +93,14 @@ fn names(expr: &str) -> Vec<String> {
     // Labels and ranges.
     for (open, close) in [('{', '}'), ('[', ']')] {
         while let Some(start) = rest.find(open) {
-            let end = rest[start..].find(close).unwrap() + start;
+            let end = rest[start..].find(close).expect("its end") + start;
             rest.replace_range(start..=end, " ");
         }
     }
     // The labels of an aggregation or a match.
     for keyword in ["by (", "on (", "on("] {
         while let Some(start) = rest.find(keyword) {
-            let end = rest[start..].find(')').unwrap() + start;
+            let end = rest[start..].find(')').expect("its end") + start;
             rest.replace_range(start..=end, " ");
         }
     }

@@ -12,10 +12,14 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use http::{Method, Request};
-use kube::{Client, Config, client::Body};
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Client, Config, ResourceExt as _, api::ListParams, client::Body};
 use serde_json::{Value, json};
 
-use crate::{cluster, devstack, eventually, operator};
+use crate::{
+    cluster::{self, Cluster},
+    devstack, eventually, operator,
+};
 
 /// The page that says how to scrape without the Prometheus operator.
 const HOW_TO: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/how-to/monitor.md");
@@ -59,13 +63,13 @@ impl Drop for Folder {
 }
 
 impl Prometheus {
-    /// Starts a server that scrapes the operator, the dev servers' exporters, and the workers in a
-    /// namespace.
-    pub async fn start(namespace: &str) -> Result<Self> {
+    /// Starts a server that scrapes the operator, the dev servers' exporters, and the workers that
+    /// run in a namespace now.
+    pub async fn start(cluster: &Cluster, namespace: &str) -> Result<Self> {
         let folder = Folder(std::env::temp_dir().join(format!("{namespace}-prometheus")));
         fs::create_dir_all(&folder.0)?;
         let (proxy, api_server) = api_server()?;
-        let settings = settings(&api_server, namespace)?;
+        let settings = settings(&api_server, cluster, namespace).await?;
         let file = folder.0.join("prometheus.yaml");
         fs::write(&file, serde_yaml::to_string(&settings)?)?;
         let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
@@ -164,68 +168,75 @@ fn api_server() -> Result<(Process, String)> {
     Ok((proxy, format!("http://{address}")))
 }
 
-/// The page's settings, with the server's own addresses in place of the pods', which this machine
-/// can't reach.
-fn settings(api_server: &str, namespace: &str) -> Result<Value> {
+/// The page's settings. The pods are listed here, with the labels that Prometheus gives those that
+/// it finds, since Debian's can find none; their addresses are the API server's, because this
+/// machine can't reach their own.
+async fn settings(api_server: &str, cluster: &Cluster, namespace: &str) -> Result<Value> {
     let page = fs::read_to_string(HOW_TO)?;
-    let settings = page
-        .split("```")
+    let mut blocks = page.split("```");
+    let settings = blocks
         .find_map(|block| {
-            block
-                .strip_prefix("yaml\n")
-                .filter(|yaml| yaml.starts_with("scrape_configs:"))
+            let yaml = block.strip_prefix("yaml\n")?;
+            yaml.starts_with("scrape_configs:").then_some(yaml)
         })
         .context("docs/how-to/monitor.md has no scrape_configs")?;
     let mut settings: Value = serde_yaml::from_str(settings)?;
-    let discovery = |namespaces: &[&str]| {
-        let namespaces = json!({"names": namespaces});
-        json!([{"role": "pod", "api_server": api_server, "namespaces": namespaces}])
-    };
-    let through_api_server = [
-        json!({
-            "source_labels": [
-                "__meta_kubernetes_namespace",
-                "__meta_kubernetes_pod_name",
-                "__meta_kubernetes_pod_container_port_number",
-            ],
-            "regex": "(.+);(.+);(.+)",
-            "replacement": "/api/v1/namespaces/$1/pods/$2:$3/proxy/metrics",
-            "target_label": "__metrics_path__",
-        }),
-        json!({
-            "source_labels": ["__meta_kubernetes_pod_name"],
-            "target_label": "instance",
-        }),
-        json!({
-            "replacement": api_server.trim_start_matches("http://"),
-            "target_label": "__address__",
-        }),
-    ];
-    let pipelines = &mut settings["scrape_configs"][0];
-    pipelines["kubernetes_sd_configs"] = discovery(&[namespace, operator::NAMESPACE]);
-    pipelines["relabel_configs"]
-        .as_array_mut()
-        .context("docs/how-to/monitor.md has no relabel_configs")?
-        .extend(through_api_server.clone());
-    let mut relabel = vec![json!({
-        "source_labels": ["__meta_kubernetes_pod_container_port_name"],
-        "regex": "metrics",
-        "action": "keep",
-    })];
-    relabel.extend(through_api_server);
-    let stores = json!({
-        "job_name": "stores",
-        "kubernetes_sd_configs": discovery(&[devstack::NAMESPACE]),
-        "relabel_configs": relabel,
-    });
     let jobs = settings["scrape_configs"].as_array_mut();
-    jobs.context("scrape_configs is no list")?.push(stores);
+    let jobs = jobs.context("scrape_configs is no list")?;
+    let pipelines = jobs[0].as_object_mut().context("a job is no object")?;
+    pipelines
+        .remove("kubernetes_sd_configs")
+        .context("the job finds no pods")?;
+    let mut found = targets(api_server, cluster, namespace).await?;
+    found.extend(targets(api_server, cluster, operator::NAMESPACE).await?);
+    pipelines.insert("static_configs".to_owned(), found.into());
+    jobs.push(json!({
+        "job_name": "stores",
+        "static_configs": targets(api_server, cluster, devstack::NAMESPACE).await?,
+        "relabel_configs": [{
+            "source_labels": ["__meta_kubernetes_pod_container_port_name"],
+            "regex": "metrics",
+            "action": "keep",
+        }],
+    }));
     settings["rule_files"] = json!([RULES]);
     settings["global"] = json!({"scrape_interval": INTERVAL, "evaluation_interval": INTERVAL});
     Ok(settings)
 }
 
+/// The ports of the pods that run in a namespace, as Prometheus finds them.
+async fn targets(api_server: &str, cluster: &Cluster, namespace: &str) -> Result<Vec<Value>> {
+    let pods = cluster.api::<Pod>(namespace);
+    let running = ListParams::default().fields("status.phase=Running");
+    let mut targets = Vec::new();
+    for pod in pods.list(&running).await? {
+        let name = pod.name_any();
+        let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        for port in containers.flat_map(|container| container.ports.iter().flatten()) {
+            let number = port.container_port;
+            let mut labels = json!({
+                "__metrics_path__":
+                    format!("/api/v1/namespaces/{namespace}/pods/{name}:{number}/proxy/metrics"),
+                "__meta_kubernetes_namespace": namespace,
+                "__meta_kubernetes_pod_name": name,
+                "__meta_kubernetes_pod_container_port_name": port.name,
+                "instance": name,
+            });
+            for (label, value) in pod.labels() {
+                let label = label.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+                labels[format!("__meta_kubernetes_pod_label_{label}")] = json!(value);
+            }
+            targets.push(json!({
+                "targets": [api_server.trim_start_matches("http://")],
+                "labels": labels,
+            }));
+        }
+    }
+    Ok(targets)
+}
+
 /// A text as the value of a query's parameter.
 fn escape(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    let escaped: Vec<String> = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    escaped.concat()
 }

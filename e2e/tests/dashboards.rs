@@ -27,8 +27,8 @@ fn each_panel_has_data() -> Result<()> {
             .batch(sandbox)
             .emulator(RATE);
         let pipeline = sandbox.apply("flow", &spec).await?;
-        let prometheus = Prometheus::start(&sandbox.namespace).await?;
         pipeline.ready().await?;
+        let prometheus = Prometheus::start(&sandbox.cluster, &sandbox.namespace).await?;
         reject(&pipeline).await?;
         pipeline.start_run("all").await?;
         pipeline.run_completes("all").await?;
