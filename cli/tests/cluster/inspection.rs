@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use crate::{Printed, client, pinpipe};
 
 /// How long a command may take to make its pod, or to end.
-const WITHIN: Duration = Duration::from_secs(60);
+const WITHIN: Duration = Duration::from_mins(1);
 
 pub async fn makes_pods(folder: &Path) {
     let pods: Api<Pod> = Api::namespaced(client().await, "data");
