@@ -127,7 +127,7 @@ fn next_steps(findings: &[Finding], ended: &Ended) -> Vec<String> {
                 let (sink, _) = finding.place.split_once(':').unwrap_or_default();
                 format!(
                     "read the topics again, which writes the rows that are missing: kubectl \
-                     pinpipe reset -n {namespace} {pipeline} {sink}=earliest"
+                     pinpipe reset -n {namespace} {pipeline} {sink} --to earliest"
                 )
             }
         };
@@ -176,7 +176,7 @@ live rows    raw: public.pin           d.p.pin  -          -        not checked 
             panic!("{steps:?}")
         };
         assert!(
-            step.contains("kubectl pinpipe reset -n data p live=earliest"),
+            step.contains("kubectl pinpipe reset -n data p live --to earliest"),
             "{step}"
         );
     }

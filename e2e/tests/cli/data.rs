@@ -179,7 +179,7 @@ fn an_object_and_a_row_that_are_gone_are_named() -> Result<()> {
         );
         let text = pinpipe(&pipeline, &["verify", "flow"]).await?;
         let reset = format!(
-            "kubectl pinpipe reset -n {} flow live=earliest",
+            "kubectl pinpipe reset -n {} flow live --to earliest",
             sandbox.namespace
         );
         ensure!(

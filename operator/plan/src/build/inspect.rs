@@ -38,6 +38,8 @@ use crate::{
 pub const INSPECTION: &str = "inspect";
 /// Variable of a batch run alone: the name of its Job.
 const RUN: &str = "PINPIPE_RUN";
+/// Variable with the log filter.
+const LOG: &str = "RUST_LOG";
 /// Volume for temporary files.
 const SCRATCH: &str = "tmp";
 
@@ -255,7 +257,8 @@ fn arguments(command: &[String]) -> Vec<String> {
     inspect.into_iter().chain(command.iter().cloned()).collect()
 }
 
-/// The variables of all components; of one that several have, the first.
+/// The variables of all components; of one that several have, the first. Unless a log level is set,
+/// clients of the stores tell of problems alone: people read it.
 fn env(parts: &[Part<'_>]) -> Vec<EnvVar> {
     let mut all: Vec<EnvVar> = Vec::new();
     let pods = parts.iter().filter_map(|part| part.template.spec.as_ref());
@@ -264,6 +267,13 @@ fn env(parts: &[Part<'_>]) -> Vec<EnvVar> {
         if variable.name != RUN && all.iter().all(|other| other.name != variable.name) {
             all.push(variable.clone());
         }
+    }
+    if all.iter().all(|variable| variable.name != LOG) {
+        all.push(EnvVar {
+            name: LOG.to_owned(),
+            value: Some("warn".to_owned()),
+            value_from: None,
+        });
     }
     all
 }

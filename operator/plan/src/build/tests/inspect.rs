@@ -83,6 +83,8 @@ fn the_pod_has_the_configurations_and_secrets_of_all_components() {
     assert_eq!(volumes.len(), folders.len(), "{volumes:?}");
     let container = &pod["spec"]["containers"][0];
     assert_eq!(container["image"], "ghcr.io/pinpipe/batch:0.1.0");
+    let quiet = json!([{"name": "RUST_LOG", "value": "warn"}]);
+    assert_eq!(container["env"], quiet);
     let args = json!([
         "inspect",
         "--folder",
