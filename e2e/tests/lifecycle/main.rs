@@ -186,9 +186,10 @@ fn a_deleted_topic_is_recreated_by_the_runs_in_the_status() -> Result<()> {
             let known = topics.as_array().into_iter().flatten();
             let mut known = known.filter(|known| known["name"] == topic.as_str());
             let id = known.next().context("not in the status")?["id"].clone();
-            let action = format!("topic: {{kind: {kind}, action: Forget, id: {id}}}");
+            let action = format!("topic: {{kind: {kind}, action: Forget, id: ");
+            let id_in_text = id.as_str().context("it has no id")?;
             pipeline
-                .has_condition("TopicsReady", "False", &[&action])
+                .has_condition("TopicsReady", "False", &[&action, id_in_text])
                 .await?;
             let action = json!({"topic": {"kind": kind, "action": "Forget", "id": id}});
             pipeline.run_succeeds(run, action).await?;

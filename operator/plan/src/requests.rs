@@ -143,7 +143,8 @@ fn sink_reset(
             field: "spec.reset.to.time",
             message: format!("it isn't a time ({error}): write it as 2026-01-31T00:00:00Z"),
         })?;
-        ResetTo::Time(time.as_millisecond())
+        // Kafka knows no time before 1970.
+        ResetTo::Time(time.as_millisecond().max(0))
     } else if to.offsets.is_empty() {
         ResetTo::Latest
     } else {
@@ -236,6 +237,8 @@ mod tests {
         let topics = ["data.pinterest.pin", "data.pinterest.user"];
         assert_eq!(time.reset.topics, topics);
         assert_eq!(time.reset.to, ResetTo::Time(1500));
+        let early = json!({"sink": "live", "to": {"time": "0001-01-01T00:00:00Z"}});
+        assert_eq!(found(&early).unwrap().reset.to, ResetTo::Time(0));
         let offset = json!({"kind": "Geo", "partition": 2, "offset": "17"});
         let one = found(&json!({"sink": "live", "to": {"offsets": [offset]}})).unwrap();
         assert_eq!(one.reset.topics, ["data.pinterest.geo"]);

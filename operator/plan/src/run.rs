@@ -119,6 +119,13 @@ pub fn is_final(run: &PinterestRun) -> bool {
 #[must_use]
 pub fn problems(spec: &PinterestRunSpec, pipeline: &ValidatedPipeline) -> Vec<Problem> {
     let mut problems = Vec::new();
+    let is_batch = action(spec) == RunAction::Batch;
+    if is_batch && spec.batch.is_none() {
+        problems.push(Problem {
+            field: "spec",
+            message: "it asks for nothing that this release of the operator knows".to_owned(),
+        });
+    }
     if let Some(name) = live_sink(spec) {
         let sinks = &pipeline.sinks;
         let message = match sinks.iter().find(|sink| sink.name == name) {

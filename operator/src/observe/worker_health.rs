@@ -15,7 +15,7 @@ use k8s_openapi::api::core::v1::Pod;
 use pinpipe_config::{ADMIN_PORT, CONTROL_PORT, RESET_PATH, ResetState};
 use pinpipe_crds::reasons;
 use pinpipe_plan::component::Component;
-use reqwest::{Client, Response, redirect::Policy};
+use reqwest::{Client, Response, StatusCode, redirect::Policy};
 
 use super::pods::component;
 use crate::finding::Finding;
@@ -55,22 +55,32 @@ pub async fn problems(client: &Client, pods: &[Pod]) -> BTreeMap<Component, Find
 }
 
 /// What the pods of a component answer about the reset in their configurations, as far as they
-/// answer. A worker of an older release doesn't.
-pub async fn resets(client: &Client, pods: &[Pod], component: &Component) -> Vec<ResetState> {
+/// answer, and whether one is of an older release, which can't answer.
+pub async fn resets(
+    client: &Client,
+    pods: &[Pod],
+    component: &Component,
+) -> (Vec<ResetState>, bool) {
     let targets = pods.iter().filter_map(target);
     let targets = targets.filter(|target| target.component == *component);
     let answers = targets.map(|target| async move {
         let url = url(target.address, ADMIN_PORT, RESET_PATH);
         let answer = async {
-            let response = client.get(url).send().await?.error_for_status()?;
-            anyhow::Ok(serde_json::from_slice(&bytes(response).await?)?)
+            let response = client.get(url).send().await?;
+            if response.status() == StatusCode::NOT_FOUND {
+                return Ok(None);
+            }
+            let body = bytes(response.error_for_status()?).await?;
+            anyhow::Ok(Some(serde_json::from_slice(&body)?))
         };
-        let state: anyhow::Result<ResetState> = answer.await;
+        let state: anyhow::Result<Option<ResetState>> = answer.await;
         state
             .inspect_err(|error| tracing::debug!(pod = target.pod, %error, "no state of a reset"))
             .ok()
     });
-    join_all(answers).await.into_iter().flatten().collect()
+    let answers: Vec<_> = join_all(answers).await.into_iter().flatten().collect();
+    let is_old = answers.iter().any(Option::is_none);
+    (answers.into_iter().flatten().collect(), is_old)
 }
 
 /// Requests the pods of a component to flush what they have buffered. A pod that can't be reached,

@@ -134,7 +134,7 @@ impl Reconciler<'_> {
         let mut states = queue::held(&runs, &jobs, reason, &message);
         if reason != reasons::PAUSED {
             let observed = self.observe_jobs(&runs, jobs).await?;
-            let started = queue::started(&runs, &observed).into_iter();
+            let started = queue::started(&runs, &observed, &message).into_iter();
             let is_new = |found: &State| states.iter().all(|state| state.run != found.run);
             let started: Vec<_> = started.filter(is_new).collect();
             states.extend(started);

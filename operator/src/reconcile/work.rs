@@ -18,6 +18,10 @@ use pinpipe_plan::{
 use super::Reconciler;
 use crate::{error::Error, kafka::TopicsState, observe::worker_health};
 
+/// Why a worker of an earlier release doesn't answer.
+const OLD_WORKER: &str = "it is of a release that doesn't tell whether a reset is done: let it be of \
+    the operator's release (spec.image.tag); what it has reset is not reset again";
+
 /// What a sink's workers answered about a reset.
 #[derive(Default)]
 struct Answers {
@@ -78,12 +82,13 @@ impl Reconciler<'_> {
             let problems = worker_health::problems(client, &pods).await;
             (states, problems)
         };
-        let (states, mut problems) = self.permit.released(asked).await;
+        let ((states, is_old), mut problems) = self.permit.released(asked).await;
         tracing::debug!(id = reset.id, ?states, "asked workers about a reset");
         let problem = problems.remove(component);
+        let problem = problem.map(|found| format!("{}: {}", found.reason, found.message));
         Ok(Answers {
             states,
-            problem: problem.map(|found| format!("{}: {}", found.reason, found.message)),
+            problem: problem.or_else(|| is_old.then(|| OLD_WORKER.to_owned())),
         })
     }
 

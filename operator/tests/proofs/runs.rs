@@ -200,7 +200,7 @@ async fn reset(proof: &Proof<'_>) -> Result<()> {
     let refused = "spec.reset.sink: the pipeline has no sink lake";
     proof.reaches("lake", RunPhase::Refused, refused).await?;
     proof.apply("reset", &action).await?;
-    let going = "reset 0 of 3 topics";
+    let going = "no worker of the sink";
     proof.reaches("reset", RunPhase::Running, going).await?;
     let id = proof.id("reset").await?;
     proof.configuration_has(&id, true).await?;

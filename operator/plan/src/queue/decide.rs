@@ -178,6 +178,8 @@ pub fn decide(input: &Input<'_>) -> (Vec<(PinterestRun, Start)>, Vec<State>) {
         let is_obstructed = is_obstructed(run);
         let ahead = before.clone().filter(|_| !is_obstructed);
         let ahead = ahead.or_else(|| active_before(run, &runs, &input.jobs.jobs));
+        // A reset may wait for a topic that is missing, which a run about topics brings back.
+        let ahead = ahead.filter(|_| run.spec.topic.is_none());
         let found = next(input, run, ahead.as_deref());
         let waits_in_line = |state: &State| state.reason == reasons::RUN_AHEAD;
         let holds = match &found {
@@ -282,14 +284,18 @@ pub fn held(
         .collect()
 }
 
-/// States of runs that were started, where none can be.
+/// States of runs that were started, where none can be. `message` says why work without a Job
+/// doesn't go on.
 #[must_use]
-pub fn started(runs: &[PinterestRun], jobs: &Jobs) -> Vec<State> {
+pub fn started(runs: &[PinterestRun], jobs: &Jobs, message: &str) -> Vec<State> {
     let open = runs
         .iter()
         .filter(|run| !is_final(run) && run.metadata.deletion_timestamp.is_none());
-    open.filter_map(|run| of_started(run, jobs, &BTreeMap::new()))
-        .collect()
+    open.filter_map(|run| {
+        let work = BTreeMap::from([(run.name_any(), Work::Going(message.to_owned()))]);
+        of_started(run, jobs, &work)
+    })
+    .collect()
 }
 
 /// The Job of a run: the one it owns, or of which it is the record.

@@ -2,9 +2,10 @@
 //! about topics.
 
 use pinpipe_config::ResetState;
-use pinpipe_crds::{Created, PinterestRun, TopicAction, TopicStatus};
+use pinpipe_crds::{Created, PinterestRun, TopicAction, TopicStatus, condition_types};
 
 use crate::{
+    component::Component,
     model::ValidatedPipeline,
     requests::{TopicRequest, reset, store_at_start},
 };
@@ -55,23 +56,38 @@ pub fn of_reset(
         .filter(|name| wanted.reset.applies_to(name))
         .collect();
     let is_done = |name: &&&String| own.iter().any(|state| state.done.contains(**name));
-    let done = topics.iter().filter(is_done).count();
-    if done == topics.len() {
+    let done: Vec<&str> = topics
+        .iter()
+        .filter(is_done)
+        .map(|name| name.as_str())
+        .collect();
+    if done.len() == topics.len() {
         return Some(Work::Done(format!(
             "the sink {sink} was reset; old and new positions are in the log of the worker that \
              moved them"
         )));
     }
     if let Some(problem) = own.iter().find_map(|state| state.problem.as_ref()) {
-        return Some(Work::Failed(problem.clone()));
+        let before = match done.join(", ") {
+            none if none.is_empty() => none,
+            done => format!("; these topics were reset before: {done}"),
+        };
+        return Some(Work::Failed(format!("{problem}{before}")));
     }
-    let count = topics.len();
+    let (done, count) = (done.len(), topics.len());
     Some(Work::Going(match problem {
         _ if pipeline.suspend => {
             "it waits until spec.suspend of the pipeline is false: a worker carries it out"
                 .to_owned()
         }
         Some(problem) => format!("it waits for the worker of the sink {sink}: {problem}"),
+        None if states.is_empty() => {
+            let condition = match wanted.component {
+                Component::Archive => condition_types::ARCHIVE_READY,
+                _ => condition_types::STREAM_READY,
+            };
+            format!("no worker of the sink {sink} answers: see the pipeline's {condition}")
+        }
         None => format!("the worker of the sink {sink} has reset {done} of {count} topics"),
     }))
 }
@@ -88,9 +104,19 @@ pub fn of_topic(request: &TopicRequest, topics: &[TopicStatus], unclaimed: Optio
     let found = topics
         .iter()
         .find(|topic| request.is_about(&topic.name, topic.id.as_deref()));
+    let known = topics
+        .iter()
+        .filter(|topic| request.names.contains(&topic.name));
+    let known: Vec<String> = known
+        .map(|topic| {
+            let id = topic.id.as_deref().unwrap_or("none");
+            format!("{} has {id}", topic.name)
+        })
+        .collect();
+    let known = known.join(", ");
     match (request.action, found) {
         (TopicAction::Forget, None) => Work::Done(format!(
-            "the operator knows no topic of this kind by the id {id}"
+            "the operator knows no topic of this kind by the id {id}: {known}"
         )),
         (TopicAction::Forget, Some(topic)) => Work::Refused(format!(
             "spec.topic.id: the broker has the topic {} with this id, so that it isn't lost",
@@ -111,25 +137,10 @@ pub fn of_topic(request: &TopicRequest, topics: &[TopicStatus], unclaimed: Optio
                 topic.name
             )),
         },
-        (TopicAction::Adopt, None) => {
-            let known = topics
-                .iter()
-                .filter(|topic| request.names.contains(&topic.name));
-            let known: Vec<String> = known
-                .map(|topic| {
-                    format!(
-                        "{} has {}",
-                        topic.name,
-                        topic.id.as_deref().unwrap_or("none")
-                    )
-                })
-                .collect();
-            let known = known.join(", ");
-            Work::Refused(format!(
-                "spec.topic.id: the id of {name} and of its dead-letter topic is another one \
+        (TopicAction::Adopt, None) => Work::Refused(format!(
+            "spec.topic.id: the id of {name} and of its dead-letter topic is another one \
                  ({known}): look at the topic, and create another run with its present id"
-            ))
-        }
+        )),
     }
 }
 
@@ -166,7 +177,7 @@ mod tests {
         let own = id(&run);
         let found = |states: &[ResetState]| of_reset(&pipeline, &run, states, None).unwrap();
         let first = state(&own, &["pin", "geo"], None);
-        assert!(matches!(found(&[]), Work::Going(_)));
+        assert!(matches!(found(&[]), Work::Going(text) if text.contains("StreamReady")));
         assert!(
             matches!(found(slice::from_ref(&first)), Work::Going(text) if text.contains("2 of 3"))
         );
@@ -175,7 +186,9 @@ mod tests {
         let other = state("another", &["user"], Some("no"));
         assert!(matches!(found(&[first.clone(), other]), Work::Going(_)));
         let halted = state(&own, &[], Some("ResetImpossible: no"));
-        let failed = Work::Failed("ResetImpossible: no".to_owned());
+        let moved = "data.pinterest.pin, data.pinterest.geo";
+        let failed = format!("ResetImpossible: no; these topics were reset before: {moved}");
+        let failed = Work::Failed(failed);
         assert_eq!(found(&[first.clone(), halted]), failed);
         let waits = of_reset(&pipeline, &run, &[first], Some("SinkUnavailable"));
         assert!(matches!(waits, Some(Work::Going(text)) if text.contains("SinkUnavailable")));

@@ -142,7 +142,7 @@ pub fn plan(
                 topics.extend(before.cloned());
                 gone.push((desired.kind, id));
                 let new = if desired.managed {
-                    "request a new one"
+                    "have a new one created"
                 } else {
                     "create a new one"
                 };

@@ -281,7 +281,7 @@ fn started_runs_go_on_where_none_can_be_started() {
         jobs: vec![ended(job, "Complete")],
         ..Jobs::default()
     };
-    let states = started(&[with_phase(run, "Running"), waiting], &jobs);
+    let states = started(&[with_phase(run, "Running"), waiting], &jobs, "held");
     let found: Vec<_> = states.iter().map(|s| (s.run.as_str(), s.phase)).collect();
     assert_eq!(found, [("r", RunPhase::Succeeded)]);
 }
@@ -341,8 +341,14 @@ fn a_reset_takes_its_turn_and_needs_no_batch() {
     assert_eq!(states[0].store, store);
     assert!(states[0].started.is_some());
     // Nothing of it is lost, nor failed, where the pipeline can't be reconciled.
-    let kept = started(&runs, &Jobs::default());
+    let kept = started(&runs, &Jobs::default(), "held");
     assert_eq!((kept.len(), kept[0].phase), (1, RunPhase::Running));
+    assert_eq!((&*kept[0].message, &kept[0].store), ("held", &store));
+    // The reset may wait for the topic.
+    let [running, _] = runs;
+    let forget = json!({"topic": {"kind": "Pin", "action": "Forget", "id": "x"}});
+    let (starts, _) = decided_work(whole(), &[running, created("forget", 3, forget)], &[]);
+    assert_eq!(starts.len(), 1, "a run about a topic waits for no other");
 
     let (_, states) = decided_work(json!({}), slice::from_ref(&reset), &[]);
     assert_eq!(states[0].phase, RunPhase::Refused);
