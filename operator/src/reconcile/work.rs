@@ -19,8 +19,8 @@ use super::Reconciler;
 use crate::{error::Error, kafka::TopicsState, observe::worker_health};
 
 /// Why a worker of an earlier release doesn't answer.
-const OLD_WORKER: &str = "it is of a release that doesn't tell whether a reset is done: let it be of \
-    the operator's release (spec.image.tag); what it has reset is not reset again";
+const OLD_WORKER: &str = "it is of a release that doesn't tell whether a reset is done: let it \
+    be of the operator's release (spec.image.tag); what it has reset is not reset again";
 
 /// What a sink's workers answered about a reset.
 #[derive(Default)]
