@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::{
     failure::Outcome,
-    start::{Started, set, start},
+    start::{Started, set, start, word},
 };
 
 /// Arguments of `reset`.
@@ -24,7 +24,8 @@ pub struct Arguments {
     to: Option<String>,
 
     /// Only the topic of this kind of record; may be repeated
-    #[arg(long = "kind", value_name = "KIND", value_parser = ["Pin", "Geo", "User"])]
+    #[arg(long = "kind", value_name = "KIND", value_parser = word(["Pin", "Geo", "User"]))]
+    #[arg(ignore_case = true)]
     kinds: Vec<String>,
 
     /// Where one partition goes on, such as Pin/2=1042; may be repeated
@@ -108,7 +109,7 @@ mod tests {
                 json!({"sink": "live", "to": {"earliest": {}}}),
             ),
             (
-                &["--to", "2026-01-31T00:00:00Z", "--kind", "Pin"],
+                &["--to", "2026-01-31T00:00:00Z", "--kind", "pin"],
                 json!({"sink": "live", "kinds": ["Pin"],
                     "to": {"time": "2026-01-31T00:00:00Z"}}),
             ),

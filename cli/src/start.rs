@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use kube::{Resource as _, ResourceExt as _, api::DynamicObject};
 use pinpipe_crds::PinterestRun;
 use pinpipe_plan::run::{BY_PLUGIN, STARTED_BY_LABEL};
@@ -20,6 +21,15 @@ use crate::{
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// Looks in a row that may fail.
 const MOST_FAILURES: u32 = 60;
+
+/// One of these words in any case, as a run has it.
+pub fn word<const N: usize>(words: [&'static str; N]) -> impl TypedValueParser<Value = String> {
+    PossibleValuesParser::new(words).map(move |given| {
+        let mut known = words.iter();
+        let known = known.find(|word| word.eq_ignore_ascii_case(&given));
+        known.map_or(given, |word| (*word).to_owned())
+    })
+}
 
 /// Options of every command that creates a run.
 #[derive(Debug, clap::Args)]
@@ -72,7 +82,8 @@ pub struct Redrive {
     pipeline: String,
 
     /// Only records of this kind; may be repeated
-    #[arg(long = "kind", value_name = "KIND", value_parser = ["Pin", "Geo", "User"])]
+    #[arg(long = "kind", value_name = "KIND", value_parser = word(["Pin", "Geo", "User"]))]
+    #[arg(ignore_case = true)]
     kinds: Vec<String>,
 
     /// Only dead letters with this reason, such as too-large; may be repeated
@@ -88,7 +99,8 @@ pub struct Redrive {
     sinks: Vec<String>,
 
     /// Only records without a readable key, or only those that a sink refused
-    #[arg(long, value_name = "OUTCOME", value_parser = ["Rejected", "Refused"])]
+    #[arg(long, value_name = "OUTCOME", value_parser = word(["Rejected", "Refused"]))]
+    #[arg(ignore_case = true)]
     outcome: Option<String>,
 
     /// Only records that came to the broker at or after this time

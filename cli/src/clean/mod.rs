@@ -26,7 +26,7 @@ pub struct Arguments {
     files: Vec<PathBuf>,
 
     /// Kind of all records; by default the fields of each record tell it
-    #[arg(long, value_name = "KIND", value_parser = kind())]
+    #[arg(long, value_name = "KIND", value_parser = kind(), ignore_case = true)]
     kind: Option<Kind>,
 
     /// Size limit of a record, as spec.ingest.maxRecordBytes sets it
@@ -38,7 +38,8 @@ pub struct Arguments {
 }
 
 fn kind() -> impl TypedValueParser<Value = Kind> {
-    PossibleValuesParser::new(Kind::ALL.map(Kind::as_str)).try_map(|text| text.parse())
+    let names = PossibleValuesParser::new(Kind::ALL.map(Kind::as_str));
+    names.try_map(|text| text.to_ascii_lowercase().parse())
 }
 
 /// Prints what becomes of each record. The answer is whether none is rejected.

@@ -87,6 +87,10 @@ pub(super) async fn create(cluster: &Cluster, pod: &Pod) -> Result<String, Failu
 
 /// What to do about a refusal by something other than a missing right.
 fn refusal(message: &str) -> Option<&'static str> {
+    // The user of a missing right may be a ServiceAccount.
+    if message.contains("cannot create resource") {
+        return None;
+    }
     let remedies = [
         (
             "exceeded quota",

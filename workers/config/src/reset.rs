@@ -1,6 +1,6 @@
 //! Resets of a stream worker's positions: what the operator asks for, and what a worker answers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +75,9 @@ pub struct ResetState {
     /// The topics in which the sink has the reset as completed in all partitions, whichever worker
     /// has completed it.
     pub done: BTreeSet<String>,
+    /// The new positions of partitions that this worker has reset, by `topic[partition]`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub moved: BTreeMap<String, String>,
     /// Why it can't be completed until a person decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,

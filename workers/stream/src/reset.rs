@@ -45,6 +45,15 @@ impl RequestedReset {
             .clone()
     }
 
+    /// Notes the new positions of a topic's partitions.
+    pub fn note_moved(&self, topic: &str, positions: &BTreeMap<i32, Position>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let moved = positions
+            .iter()
+            .map(|(partition, to)| (format!("{topic}[{partition}]"), to.to_string()));
+        state.moved.extend(moved);
+    }
+
     /// Notes that the sink has it as completed in a topic, or why it can't be completed there.
     pub fn note(&self, topic: &str, outcome: Result<(), String>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,7 @@
 //! Runs that record the Jobs of the `CronJob`, and how long runs are kept.
 
+use std::collections::BTreeMap;
+
 use k8s_openapi::{
     api::batch::v1::{CronJob, Job},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
@@ -11,10 +13,10 @@ use super::decide::{has_ended, job_of};
 use crate::{
     build,
     model::ValidatedPipeline,
-    run::{BY_PLUGIN, BY_SCHEDULE, STARTED_BY_LABEL, is_final, is_record, phase},
+    run::{BY_PLUGIN, BY_SCHEDULE, STARTED_BY_LABEL, is_final, is_record, label_of, phase},
 };
 
-/// Ended runs of each outcome that are kept of those the operator or a tool made: as many as the
+/// Ended runs of each action and outcome that are kept of those the operator or a tool made: as many as the
 /// `CronJob` keeps of its Jobs.
 const KEPT: usize = 3;
 /// Variable of a Job that reads everything again.
@@ -89,8 +91,8 @@ pub fn record(pipeline: &ValidatedPipeline, job: &Job) -> PinterestRun {
     run
 }
 
-/// Runs that are no longer kept: of those with the same label, those that ended before the last
-/// few. A record whose Job is there would be made again.
+/// Runs that are no longer kept: of those with the same label and action, those that ended before
+/// the last few. A record whose Job is there would be made again.
 #[must_use]
 pub fn expired<'a>(runs: &'a [PinterestRun], jobs: &[Job]) -> Vec<&'a PinterestRun> {
     let has_job = |run: &PinterestRun| is_record(run) && job_of(run, jobs).is_some();
@@ -113,7 +115,13 @@ pub fn expired<'a>(runs: &'a [PinterestRun], jobs: &[Job]) -> Vec<&'a PinterestR
                 ended.or_else(|| run.creation_timestamp())
             };
             ended.sort_by_key(|run| std::cmp::Reverse((time(run), run.name_any())));
-            let old = ended.into_iter().skip(KEPT);
+            // By action, so that resets don't displace the last answers.
+            let mut counts = BTreeMap::new();
+            let old = ended.into_iter().filter(|run| {
+                let count = counts.entry(label_of(&run.spec)).or_insert(0);
+                *count += 1;
+                *count > KEPT
+            });
             expired.extend(old.filter(|run| !has_job(run)));
         }
     }
@@ -213,6 +221,17 @@ mod tests {
                 run.status = serde_json::from_value(status).unwrap();
                 runs.push(run);
             }
+        }
+        // Of another action, which are counted for themselves.
+        for hour in 6..9 {
+            let to = json!({"sink": "live", "to": {"earliest": {}}});
+            let mut run = run(&format!("reset{hour}"), json!({"reset": to}));
+            run.labels_mut()
+                .insert(STARTED_BY_LABEL.into(), BY_PLUGIN.into());
+            let time = format!("2026-01-01T{hour:02}:00:00Z");
+            let status = json!({"phase": "Succeeded", "completionTime": time});
+            run.status = serde_json::from_value(status).unwrap();
+            runs.push(run);
         }
         let names = |jobs: &[Job]| -> Vec<String> {
             let expired = expired(&runs, jobs).into_iter();

@@ -1,8 +1,10 @@
 //! How work is that takes no Job: resets, which a sink's worker carries out, and what is settled
 //! about topics.
 
+use std::collections::BTreeSet;
+
 use pinpipe_config::ResetState;
-use pinpipe_crds::{Created, PinterestRun, TopicAction, TopicStatus, condition_types};
+use pinpipe_crds::{Created, PinterestRun, TopicAction, TopicStatus, condition_types, reasons};
 
 use crate::{
     component::Component,
@@ -62,10 +64,13 @@ pub fn of_reset(
         .map(|name| name.as_str())
         .collect();
     if done.len() == topics.len() {
-        return Some(Work::Done(format!(
-            "the sink {sink} was reset; old and new positions are in the log of the worker that \
-             moved them"
-        )));
+        let moved = own.iter().flat_map(|state| &state.moved);
+        let moved: BTreeSet<String> = moved.map(|(at, to)| format!("{at} to {to}")).collect();
+        let moved: Vec<String> = moved.into_iter().collect();
+        return Some(Work::Done(match moved.join(", ") {
+            none if none.is_empty() => format!("the sink {sink} has had this reset already"),
+            moved => format!("the sink {sink} was reset: {moved}"),
+        }));
     }
     if let Some(problem) = own.iter().find_map(|state| state.problem.as_ref()) {
         let before = match done.join(", ") {
@@ -75,6 +80,8 @@ pub fn of_reset(
         return Some(Work::Failed(format!("{problem}{before}")));
     }
     let (done, count) = (done.len(), topics.len());
+    // It halted after another reset.
+    let problem = problem.filter(|problem| !problem.starts_with(reasons::RESET_IMPOSSIBLE));
     Some(Work::Going(match problem {
         _ if pipeline.suspend => {
             "it waits until spec.suspend of the pipeline is false: a worker carries it out"
@@ -172,6 +179,10 @@ mod tests {
                 .iter()
                 .map(|kind| format!("data.pinterest.{kind}"))
                 .collect(),
+            moved: kinds
+                .iter()
+                .map(|kind| (format!("data.pinterest.{kind}[0]"), "7".to_owned()))
+                .collect(),
             problem: problem.map(ToOwned::to_owned),
         };
         let own = id(&run);
@@ -182,7 +193,10 @@ mod tests {
             matches!(found(slice::from_ref(&first)), Work::Going(text) if text.contains("2 of 3"))
         );
         let last = state(&own, &["user"], None);
-        assert!(matches!(found(&[first.clone(), last]), Work::Done(_)));
+        let moved = "data.pinterest.geo[0] to 7, data.pinterest.pin[0] to 7, \
+            data.pinterest.user[0] to 7";
+        let done = Work::Done(format!("the sink live was reset: {moved}"));
+        assert_eq!(found(&[first.clone(), last]), done);
         let other = state("another", &["user"], Some("no"));
         assert!(matches!(found(&[first.clone(), other]), Work::Going(_)));
         let halted = state(&own, &[], Some("ResetImpossible: no"));

@@ -376,7 +376,9 @@ impl<L: Log, S: Sink, C: Clock> Resume<L, S, C> {
             targets = listed.collect::<Vec<_>>().join(", "),
             "resetting positions as requested"
         );
-        self.observed(self.sink.reset(topic, &reset.id, &targets).await)
+        self.observed(self.sink.reset(topic, &reset.id, &targets).await)?;
+        requested.note_moved(&topic.name, &targets);
+        Ok(())
     }
 
     async fn positions(
