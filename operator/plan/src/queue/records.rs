@@ -16,8 +16,8 @@ use crate::{
     run::{BY_PLUGIN, BY_SCHEDULE, STARTED_BY_LABEL, is_final, is_record, label_of, phase},
 };
 
-/// Ended runs of each action and outcome that are kept of those the operator or a tool made: as many as the
-/// `CronJob` keeps of its Jobs.
+/// Ended runs of each action and outcome that are kept of those the operator or a tool made: as
+/// many as the `CronJob` keeps of its Jobs.
 const KEPT: usize = 3;
 /// Variable of a Job that reads everything again.
 const FULL: &str = "PINPIPE_FULL";
