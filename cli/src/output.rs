@@ -255,7 +255,17 @@ pub fn show(
             yaml.map_err(|error| Failure::Output(io::Error::other(error)))?
         }
     };
-    print(&shown)
+    print(&for_terminal(format, shown))
+}
+
+/// A document as it may be shown on a terminal: records hold what anybody has posted. What goes
+/// elsewhere stays as it is.
+pub fn for_terminal(format: Format, document: String) -> String {
+    if format == Format::Table || !io::stdout().is_terminal() {
+        return document;
+    }
+    let controls = |character: char| character.is_control() && character != '\n';
+    document.replace(controls, "\u{fffd}")
 }
 
 #[cfg(test)]

@@ -123,11 +123,14 @@ fn next_steps(findings: &[Finding], ended: &Ended) -> Vec<String> {
             Check::RawObjects => "restore these objects, or put one without lines in their place: \
                                   docs/how-to/run-the-batch.md#missing-raw-objects"
                 .to_owned(),
+            // It can't be read.
+            Check::LiveRows if finding.count.is_none() => continue,
             Check::LiveRows => {
                 let (sink, _) = finding.place.split_once(':').unwrap_or_default();
                 format!(
-                    "read the topics again, which writes the rows that are missing: kubectl \
-                     pinpipe reset -n {namespace} {pipeline} {sink} --to earliest"
+                    "rows that a reset passed over on purpose are not lost, and doubled ones are \
+                     removed by hand; missing ones whose records the topic still has are written \
+                     again by kubectl pinpipe reset -n {namespace} {pipeline} {sink} --to earliest"
                 )
             }
         };

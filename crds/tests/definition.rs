@@ -257,6 +257,25 @@ fn servers_may_have_ipv6_addresses() {
     }
 }
 
+/// Kafka writes ids by the URL-safe alphabet of base64, librdkafka by the other.
+#[test]
+fn ids_of_topics_are_base64_of_either_alphabet() {
+    for id in [
+        "P4CFbPjfTcKtGlA2vX9NHw",
+        "/DeBzm/rQZ+d6dIN/yu/Nw",
+        "-eBzm_rQ==",
+    ] {
+        let topic = json!({"kind": "Geo", "action": "Forget", "id": id});
+        let run = json!({
+            "apiVersion": "pinpipe.dev/v1alpha1",
+            "kind": "PinterestRun",
+            "metadata": {"name": "r"},
+            "spec": {"pipelineRef": {"name": "p"}, "topic": topic},
+        });
+        assert_eq!(check_rules(&run, None), Ok(()), "{id}");
+    }
+}
+
 #[test]
 fn a_key_of_encryption_is_an_id_an_arn_or_an_alias() {
     for (key, valid) in [

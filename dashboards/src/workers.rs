@@ -45,7 +45,7 @@ pub fn ingest() -> Dashboard {
                         "5xx",
                         &format!(
                             r#"sum(rate({duration}_count{{$selected,status=~"5.."}}[5m]))
-                                / sum(rate({duration}_count{{$selected}}[5m]))
+                                / (sum(rate({duration}_count{{$selected}}[5m])) > 0)
                                 or on() vector(0)"#
                         ),
                     )
@@ -204,7 +204,7 @@ pub fn stream() -> Dashboard {
                     .query(
                         "connected",
                         &format!(
-                            "min({} or {})",
+                            "min({} * {})",
                             of("pinpipe_stream_broker_up"),
                             of("pinpipe_stream_dead_letters_up")
                         ),
@@ -265,7 +265,7 @@ pub fn stream() -> Dashboard {
                     .query(
                         legend,
                         &format!(
-                            "time() - max by ({sink}) ({})",
+                            "time() - (max by ({sink}) ({}) > 0)",
                             of("pinpipe_stream_last_commit_timestamp_seconds")
                         ),
                     ),

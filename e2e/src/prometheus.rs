@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::{BufRead as _, BufReader},
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Command, Stdio},
     time::Duration,
@@ -72,7 +72,7 @@ impl Prometheus {
         let settings = settings(&api_server, cluster, namespace).await?;
         let file = folder.0.join("prometheus.yaml");
         fs::write(&file, serde_yaml::to_string(&settings)?)?;
-        let address = TcpListener::bind("127.0.0.1:0")?.local_addr()?;
+        let address = free_address()?;
         let log = folder.0.join("log");
         let mut server = Command::new("prometheus");
         server
@@ -233,6 +233,16 @@ async fn targets(api_server: &str, cluster: &Cluster, namespace: &str) -> Result
         }
     }
     Ok(targets)
+}
+
+/// An address whose port is below those of outgoing connections, which would take it before
+/// Prometheus does.
+fn free_address() -> Result<SocketAddr> {
+    let mut ports = 21_000..21_100;
+    let free = ports.find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok());
+    Ok(free
+        .context("no port from 21000 to 21099 is free")?
+        .local_addr()?)
 }
 
 /// A text as the value of a query's parameter.

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::{
     failure::Failure,
-    output::{Format, Table, print},
+    output::{Format, Table, for_terminal, print},
 };
 
 /// Results as the rows of a table, by the names of their fields.
@@ -53,7 +53,7 @@ impl Stream {
     ) -> Result<(), Failure> {
         let text = self.text(result, line);
         self.begun = true;
-        print(&text.map_err(Failure::Output)?)
+        print(&for_terminal(self.format, text.map_err(Failure::Output)?))
     }
 
     fn text<T: Serialize>(

@@ -20,7 +20,7 @@ pub struct RunTopic {
     /// topic of the name.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(
-        validation = Rule::new("self.matches('^[A-Za-z0-9_-]+$')").message(
+        validation = Rule::new("self.matches('^[A-Za-z0-9+/=_-]+$')").message(
             "topic.id must be the id of a topic, as status.topics of the pipeline has it"
         )
     )]

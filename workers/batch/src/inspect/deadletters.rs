@@ -76,6 +76,11 @@ impl<'a> Letters<'a> {
         Ok(())
     }
 
+    /// Whether dead letters have expired, so that some may be missing.
+    pub fn have_expired(&self) -> bool {
+        self.retained.values().any(|range| range.start > 0)
+    }
+
     /// Whether a re-drive has written it back.
     pub fn is_redriven(&self, letter: &DeadLetter) -> bool {
         self.redriven.contains(&letter.id)

@@ -175,6 +175,13 @@ impl Stored<'_> {
                      older than the sink"
                 ),
             ),
+            Some(next) if known.letters_unknown => (
+                PlaceState::Unknown,
+                format!(
+                    "the sink's position is {next}, behind the record; the sink may have refused \
+                     it, since the dead letters can't be read"
+                ),
+            ),
             Some(next) => (
                 PlaceState::Missing,
                 format!(

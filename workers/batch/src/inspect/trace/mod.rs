@@ -55,6 +55,8 @@ pub struct Known<'a> {
     pub letters: Vec<DeadLetter>,
     /// Whether all was searched that the topic and the archive have.
     pub is_whole: bool,
+    /// Whether the dead letters could not be read.
+    pub letters_unknown: bool,
 }
 
 impl Known<'_> {
@@ -146,6 +148,7 @@ pub async fn trace(components: &Components, args: &TraceArgs) -> Result<Vec<Plac
         versions: Vec::new(),
         letters: Vec::new(),
         is_whole: true,
+        letters_unknown: false,
     };
     let topic = components.topic(args.kind).name.clone();
     let found = topics::search(&mut known, args.max_records).await;

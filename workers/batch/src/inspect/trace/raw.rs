@@ -152,7 +152,15 @@ async fn scan(
         }
         bytes += object.bytes;
         let wanted = Finder::of_key(known);
-        let lines = read(store, known.target.kind, *partition, &object.key, wanted).await?;
+        let lines = match read(store, known.target.kind, *partition, &object.key, wanted).await {
+            Ok(lines) => lines,
+            Err(error) => {
+                known.is_whole = false;
+                let name = store.uri(&object.key);
+                places.push(unknown(PlaceKind::RawObject, name, &error));
+                continue;
+            }
+        };
         for line in lines {
             places.push(line.place(store.uri(&object.key)));
             known.versions.push(Version {

@@ -135,6 +135,7 @@ fn why_not(
         "the table doesn't exist"
     };
     let state = match (is_in_state, is_current) {
+        (true, true) if known.letters_unknown => PlaceState::Unknown,
         (true, true) => PlaceState::Missing,
         (true, false) => PlaceState::Pending,
         (false, _) => PlaceState::Absent,

@@ -57,7 +57,10 @@ pub async fn search(known: &mut Known<'_>, max_records: u32) -> Result<Vec<Place
             places.extend(letters.iter().map(|(_, place)| place.clone()));
             known.letters = letters.into_iter().map(|(letter, _)| letter).collect();
         }
-        Err(error) => places.push(unknown(PlaceKind::DeadLetter, topic.dead_letter, &error)),
+        Err(error) => {
+            known.letters_unknown = true;
+            places.push(unknown(PlaceKind::DeadLetter, topic.dead_letter, &error));
+        }
     }
     Ok(places)
 }

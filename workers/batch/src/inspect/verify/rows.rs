@@ -57,8 +57,26 @@ pub async fn check(
     }
     let tables = match read(live, &sql, topic).await {
         Ok(tables) => tables,
-        Err(error) => return found(not_counted(format!("not counted: {error:#}"))),
+        Err(error) => {
+            return found(Finding {
+                outcome: Outcome::Problem,
+                ..not_counted(format!("it can't be checked: {error:#}"))
+            });
+        }
     };
+    let without = topic.retained.keys().filter(|partition| {
+        let mut tables = tables.iter();
+        !tables.any(|table| table.partition == **partition)
+    });
+    for partition in without {
+        found(Finding {
+            outcome: Outcome::NotCounted,
+            message: "not counted: the sink has no position in this partition: it has stored \
+                      nothing of it, or its positions are lost"
+                .to_owned(),
+            ..topic.finding(Check::LiveRows, &place, *partition)
+        })?;
+    }
     for table in tables {
         let blank = topic.finding(Check::LiveRows, &place, table.partition);
         for finding in partition(components, store, live, topic, &table, &blank).await? {
@@ -154,7 +172,8 @@ impl Query<'_> {
             StartFrom::Earliest => [first, retained].into_iter().flatten().min(),
             StartFrom::Latest => first,
         };
-        let Some(start) = table.start.filter(|start| *start < table.next) else {
+        table.start = table.start.filter(|start| *start < table.next);
+        let Some(start) = table.start else {
             return Ok(());
         };
         let select = format!(
@@ -193,9 +212,22 @@ async fn partition(
         }]);
     }
     let records = lookup(components, store, topic, table.partition, &table.gaps).await?;
-    let missing = without_refused(components, live, topic, table.partition, &records).await?;
+    let refusals = refusals(components, live, topic, table.partition, &records).await?;
+    let missing = refusals.missing;
     let mut findings = doubled(table, blank);
     findings.extend(lacking(&missing, blank));
+    if !refusals.unknown.is_empty() {
+        let offsets = form::ranges(&refusals.unknown, 10);
+        findings.push(Finding {
+            outcome: Outcome::NotCounted,
+            count: Some(refusals.unknown.len() as u64),
+            message: format!(
+                "not counted: the records at {offsets} have no rows: their rows are lost, or the \
+                 sink refused them and their dead letters have expired"
+            ),
+            ..blank.clone()
+        });
+    }
     for (from, to) in &records.unknown {
         findings.push(Finding {
             outcome: Outcome::NotCounted,
@@ -237,7 +269,8 @@ async fn partition(
         .iter()
         .any(|finding| finding.outcome == Outcome::Problem)
     {
-        findings.push(in_order(live, table, &records, missing.len(), blank));
+        let refused = records.clean.len() - missing.len() - refusals.unknown.len();
+        findings.push(in_order(live, table, &records, refused, blank));
     }
     Ok(findings)
 }
@@ -247,14 +280,22 @@ fn in_order(
     live: &Live,
     table: &Table,
     records: &Records,
-    missing: usize,
+    refused: usize,
     blank: &Finding,
 ) -> Finding {
-    let refused = records.clean.len() - missing;
     let Some(start) = table.start else {
+        let nothing = "no rows, and no record is known that the sink should have";
+        let (outcome, message) = if table.next > 0 {
+            let next = table.next;
+            let message = format!("not counted: {nothing}: its position is {next}");
+            (Outcome::NotCounted, message)
+        } else {
+            (Outcome::Ok, nothing.to_owned())
+        };
         return Finding {
+            outcome,
             count: Some(0),
-            message: "no rows, and no record is known that the sink should have".to_owned(),
+            message,
             ..blank.clone()
         };
     };
@@ -337,28 +378,45 @@ fn lacking(missing: &[i64], blank: &Finding) -> Vec<Finding> {
     findings
 }
 
-/// The clean records that the sink has not refused.
-async fn without_refused(
+/// What is known of clean records without a row.
+#[derive(Debug, Default)]
+struct Refusals {
+    /// The sink has not refused them.
+    missing: Vec<i64>,
+    /// Their dead letters would have expired.
+    unknown: Vec<i64>,
+}
+
+/// Which of the clean records without a row the sink has not refused. Dead letters expire as
+/// records do, so nothing is known of refusals of expired records once dead letters have expired.
+async fn refusals(
     components: &Components,
     live: &Live,
     topic: &Topic,
     partition: i32,
     records: &Records,
-) -> Result<Vec<i64>> {
+) -> Result<Refusals> {
     let mut missing: BTreeSet<i64> = records.clean.iter().copied().collect();
-    if !missing.is_empty() {
-        let letters = Letters::open(components, topic.kind).await?;
-        letters
-            .each(|letter, _| {
-                if letter.id.partition == partition
-                    && letter.id.sink.as_deref() == Some(&live.postgres.name)
-                {
-                    missing.remove(&letter.id.offset);
-                }
-            })
-            .await?;
+    if missing.is_empty() {
+        return Ok(Refusals::default());
     }
-    Ok(missing.into_iter().collect())
+    let letters = Letters::open(components, topic.kind).await?;
+    letters
+        .each(|letter, _| {
+            if letter.id.partition == partition
+                && letter.id.sink.as_deref() == Some(&live.postgres.name)
+            {
+                missing.remove(&letter.id.offset);
+            }
+        })
+        .await?;
+    let retained = topic.retained.get(&partition).map(|range| range.start);
+    let retained = retained.filter(|_| letters.have_expired());
+    let kept = missing.split_off(&retained.unwrap_or(i64::MIN));
+    Ok(Refusals {
+        missing: kept.into_iter().collect(),
+        unknown: missing.into_iter().collect(),
+    })
 }
 
 #[cfg(test)]
