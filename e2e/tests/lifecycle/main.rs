@@ -182,7 +182,13 @@ fn a_deleted_topic_is_recreated_by_the_runs_in_the_status() -> Result<()> {
         // One stays deleted; the other is recreated by someone else.
         kafka::create(&geo, 2).await?;
         let topics = pipeline.get().await?.data["status"]["topics"].clone();
-        for (run, kind, topic) in [("pin", "Pin", &pin), ("geo", "Geo", &geo)] {
+        let [pin_letters, geo_letters] = [&pin, &geo].map(|topic| format!("{topic}.dlq"));
+        for (run, kind, topic) in [
+            ("pin", "Pin", &pin),
+            ("geo", "Geo", &geo),
+            ("pin-letters", "Pin", &pin_letters),
+            ("geo-letters", "Geo", &geo_letters),
+        ] {
             let known = topics.as_array().into_iter().flatten();
             let mut known = known.filter(|known| known["name"] == topic.as_str());
             let id = known.next().context("not in the status")?["id"].clone();
