@@ -9,6 +9,7 @@ mod grafana;
 mod model;
 mod operator;
 mod overview;
+mod query;
 mod stores;
 mod workers;
 

@@ -1,8 +1,16 @@
 //! The dashboard of the operator.
 
-use crate::model::{Dashboard, Level, Unit, Variable, graph, row, stat};
+use crate::{
+    model::{Dashboard, Level, Unit, Variable, graph, row, stat},
+    query,
+};
+
+/// The labels of the operators that are shown.
+const SELECTED: &str = r#"namespace=~"$namespace""#;
 
 pub fn operator() -> Dashboard {
+    let duration = "pinpipe_operator_reconcile_duration_seconds";
+    let quantile = |part| query::quantile(part, duration, SELECTED, "");
     Dashboard {
         uid: "pinpipe-operator",
         title: "pinpipe / Operator",
@@ -73,11 +81,7 @@ pub fn operator() -> Dashboard {
                     )
                     .query(
                         "{{outcome}}",
-                        r#"sum by (outcome) (
-                            rate(pinpipe_operator_reconciles_total{
-                              namespace=~"$namespace"
-                            }[$__rate_interval])
-                        )"#,
+                        &query::rate("pinpipe_operator_reconciles_total", SELECTED, "outcome"),
                     ),
                     graph(
                         "Duration of a reconcile",
@@ -94,11 +98,8 @@ pub fn operator() -> Dashboard {
                     )
                     .query(
                         "{{kind}}",
-                        r#"sum by (kind) (
-                            rate(pinpipe_operator_errors_total{
-                              namespace=~"$namespace"
-                            }[$__rate_interval])
-                        ) or on() vector(0)"#,
+                        &(query::rate("pinpipe_operator_errors_total", SELECTED, "kind")
+                            + " or on() vector(0)"),
                     ),
                     graph(
                         "Conditions that are False",
@@ -121,11 +122,7 @@ pub fn operator() -> Dashboard {
                     )
                     .query(
                         "{{code}}",
-                        r#"sum by (code) (
-                            rate(pinpipe_operator_api_requests_total{
-                              namespace=~"$namespace"
-                            }[$__rate_interval])
-                        )"#,
+                        &query::rate("pinpipe_operator_api_requests_total", SELECTED, "code"),
                     ),
                     graph(
                         "Writes",
@@ -135,24 +132,10 @@ pub fn operator() -> Dashboard {
                     )
                     .query(
                         "{{verb}} {{resource}}",
-                        r#"sum by (verb, resource) (
-                            rate(pinpipe_operator_writes_total{
-                              namespace=~"$namespace"
-                            }[$__rate_interval])
-                        )"#,
+                        &query::rate("pinpipe_operator_writes_total", SELECTED, "verb, resource"),
                     ),
                 ],
             ),
         ],
     }
-}
-
-/// The duration that this part of the reconciles has taken at most.
-fn quantile(part: &str) -> String {
-    let buckets = "pinpipe_operator_reconcile_duration_seconds_bucket";
-    format!(
-        r#"histogram_quantile({part}, sum by (le) (
-            rate({buckets}{{namespace=~"$namespace"}}[$__rate_interval])
-        ))"#
-    )
 }

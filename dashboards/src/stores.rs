@@ -1,13 +1,15 @@
 //! The dashboards of the stores, by the metrics of their usual exporters.
 
-use crate::model::{Dashboard, Level, Unit, Variable, graph, row, stat};
+use crate::{
+    model::{Dashboard, Level, Unit, Variable, graph, row, stat},
+    query,
+};
 
 /// Cassandra by the JMX exporter: names as its example for Cassandra gives them.
 pub fn cassandra() -> Dashboard {
     // Of requests each level of consistency, such as Read-ONE, has series besides.
-    let requests = r#"{instance=~"$instance",clientrequest!~".*-.*"}"#;
-    let rate =
-        |name: &str| format!("sum by (clientrequest) (rate({name}{requests}[$__rate_interval]))");
+    let requests = r#"instance=~"$instance",clientrequest!~".*-.*""#;
+    let rate = |name: &str| query::rate(name, requests, "clientrequest");
     Dashboard {
         uid: "pinpipe-cassandra",
         title: "pinpipe / Cassandra",
@@ -42,7 +44,7 @@ pub fn cassandra() -> Dashboard {
                         &["timeouts", "unavailables"]
                             .map(|error| {
                                 let name = format!("cassandra_clientrequest_{error}_count");
-                                format!("sum(increase({name}{requests}[5m]))")
+                                format!("sum(increase({name}{{{requests}}}[5m]))")
                             })
                             .join(" + "),
                     )
@@ -172,8 +174,8 @@ pub fn cassandra() -> Dashboard {
 
 /// `PostgreSQL` by `postgres_exporter`.
 pub fn postgres() -> Dashboard {
-    let selected = r#"{instance=~"$instance",datname=~"$datname"}"#;
-    let rate = |name: &str| format!("sum by (datname) (rate({name}{selected}[$__rate_interval]))");
+    let selected = r#"instance=~"$instance",datname=~"$datname""#;
+    let rate = |name: &str| query::rate(name, selected, "datname");
     Dashboard {
         uid: "pinpipe-postgresql",
         title: "pinpipe / PostgreSQL",
@@ -218,8 +220,10 @@ pub fn postgres() -> Dashboard {
                     )
                     .from(0.7, Level::Warning)
                     .from(0.9, Level::Bad),
-                    stat("Data", Unit::Bytes, "The size of the databases.")
-                        .query("data", &format!("sum(pg_database_size_bytes{selected})")),
+                    stat("Data", Unit::Bytes, "The size of the databases.").query(
+                        "data",
+                        &format!("sum(pg_database_size_bytes{{{selected}}})"),
+                    ),
                     stat(
                         "Deadlocks",
                         Unit::Count,
@@ -227,7 +231,7 @@ pub fn postgres() -> Dashboard {
                     )
                     .query(
                         "deadlocks",
-                        &format!("sum(increase(pg_stat_database_deadlocks{selected}[1h]))"),
+                        &format!("sum(increase(pg_stat_database_deadlocks{{{selected}}}[1h]))"),
                     )
                     .from(1.0, Level::Warning),
                 ],
@@ -266,7 +270,9 @@ pub fn postgres() -> Dashboard {
                     )
                     .query(
                         "{{datname}}",
-                        &format!("max by (datname) (pg_stat_activity_max_tx_duration{selected})"),
+                        &format!(
+                            "max by (datname) (pg_stat_activity_max_tx_duration{{{selected}}})"
+                        ),
                     )
                     .from(600.0, Level::Warning),
                 ],
@@ -276,7 +282,7 @@ pub fn postgres() -> Dashboard {
                 [
                     graph("Connections", Unit::Count, "Connections by their state.").query(
                         "{{state}}",
-                        &format!("sum by (state) (pg_stat_activity_count{selected})"),
+                        &format!("sum by (state) (pg_stat_activity_count{{{selected}}})"),
                     ),
                     graph(
                         "Locks",
@@ -285,7 +291,7 @@ pub fn postgres() -> Dashboard {
                     )
                     .query(
                         "{{mode}}",
-                        &format!("sum by (mode) (pg_locks_count{selected})"),
+                        &format!("sum by (mode) (pg_locks_count{{{selected}}})"),
                     ),
                     graph(
                         "Reads from memory",

@@ -1,23 +1,14 @@
 //! The dashboards of the workers: ingest, and the stream workers with the archive.
 
-use crate::model::{Dashboard, Level, Unit, Variable, graph, pipelines, row, stat, table};
-
-/// The duration that this part of what a histogram counts has taken at most, by this label or by
-/// none.
-fn quantile(part: &str, histogram: &str, labels: &str, by: &str) -> String {
-    format!(
-        "histogram_quantile({part}, sum by (le{by}) (
-            rate({histogram}_bucket{{{labels}}}[$__rate_interval])
-        ))"
-    )
-}
+use crate::{
+    model::{Dashboard, Level, Unit, Variable, graph, pipelines, row, stat, table},
+    query,
+};
 
 pub fn ingest() -> Dashboard {
     let duration = "pinpipe_ingest_request_duration_seconds";
-    let quantile = |part| quantile(part, duration, "$selected", "");
-    let rate = |name: &str, by: &str| {
-        format!("sum by ({by}) (rate({name}{{$selected}}[$__rate_interval]))")
-    };
+    let quantile = |part| query::quantile(part, duration, "$selected", "");
+    let rate = |name: &str, by: &str| query::rate(name, "$selected", by);
     let or_none = |name: &str, by: &str| rate(name, by) + " or on() vector(0)";
     Dashboard {
         uid: "pinpipe-ingest",
@@ -160,8 +151,7 @@ const SINKS: &str = r#"$selected,sink=~"$sink""#;
 
 pub fn stream() -> Dashboard {
     let of = |name: &str| format!("{name}{{{SINKS}}}");
-    let rate =
-        |name: &str, by: &str| format!("sum by ({by}) (rate({name}{{{SINKS}}}[$__rate_interval]))");
+    let rate = |name: &str, by: &str| query::rate(name, SINKS, by);
     let or_none = |name: &str, by: &str| rate(name, by) + " or on() vector(0)";
     let sink = "namespace, pipeline, sink";
     let legend = "{{namespace}}/{{pipeline}} {{sink}}";
@@ -276,7 +266,7 @@ pub fn stream() -> Dashboard {
                     )
                     .query(
                         legend,
-                        &quantile(
+                        &query::quantile(
                             "0.95",
                             "pinpipe_stream_commit_duration_seconds",
                             SINKS,
