@@ -3,8 +3,8 @@
 use pinpipe_config::inspect::{Letter, LetterCount};
 
 use crate::{
-    failure::{Failure, Outcome},
-    inspect::{PodOptions, Question, inspect, table},
+    failure::Outcome,
+    inspect::{PodOptions, Question, collect, table},
     output::show,
     start::{self, Redrive},
     tail::{LETTER, letter},
@@ -171,12 +171,8 @@ pub async fn run(arguments: &Arguments) -> Outcome {
 }
 
 async fn list(arguments: &List) -> Outcome {
-    let mut counts = Vec::new();
-    let each = |count: LetterCount| {
-        counts.push(count);
-        Ok::<(), Failure>(())
-    };
-    inspect(&arguments.options, arguments.filter.question("list"), each).await?;
+    let question = arguments.filter.question("list");
+    let (counts, _) = collect::<LetterCount>(&arguments.options, question).await?;
     let table = table(COUNT, &counts);
     show(arguments.options.output.output, &counts, &table, |paint| {
         if table.is_empty() {
@@ -189,16 +185,11 @@ async fn list(arguments: &List) -> Outcome {
 }
 
 async fn print(arguments: &Show) -> Outcome {
-    let mut letters = Vec::new();
-    let each = |letter: Letter| {
-        letters.push(letter);
-        Ok::<(), Failure>(())
-    };
     let mut question = arguments.filter.question("show");
     question
         .command
         .push(format!("--limit={}", arguments.limit));
-    inspect(&arguments.options, question, each).await?;
+    let (letters, _) = collect::<Letter>(&arguments.options, question).await?;
     let format = arguments.options.output.output;
     show(format, &letters, &table(LETTER, &letters), |_| {
         if letters.is_empty() {

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use pinpipe_config::inspect::{Place, PlaceKind, PlaceState};
 
 use crate::{
-    failure::{Failure, Outcome},
-    inspect::{PodOptions, Question, inspect, table},
+    failure::Outcome,
+    inspect::{PodOptions, Question, collect, table},
     output::{Colour, Paint, shortened, show, visible},
 };
 
@@ -64,12 +64,7 @@ pub async fn run(arguments: &Arguments) -> Outcome {
         command: command(arguments),
         ..Question::default()
     };
-    let mut places = Vec::new();
-    let each = |place: Place| {
-        places.push(place);
-        Ok::<(), Failure>(())
-    };
-    let ended = inspect(&arguments.options, question, each).await?;
+    let (mut places, ended) = collect::<Place>(&arguments.options, question).await?;
     places.sort_by_key(|place| place.place);
     let found = places.iter().any(is_there);
     let format = arguments.options.output.output;

@@ -5,8 +5,8 @@ use std::fmt::Write as _;
 use pinpipe_config::inspect::{Check, Finding, Outcome as CheckOutcome};
 
 use crate::{
-    failure::{Failure, Outcome},
-    inspect::{Ended, PodOptions, Question, inspect, table},
+    failure::Outcome,
+    inspect::{Ended, PodOptions, Question, collect, table},
     output::{Cell, Colour, Table, show},
 };
 
@@ -46,12 +46,7 @@ pub async fn run(arguments: &Arguments) -> Outcome {
         command: vec!["verify".to_owned()],
         ..Question::default()
     };
-    let mut findings = Vec::new();
-    let each = |finding: Finding| {
-        findings.push(finding);
-        Ok::<(), Failure>(())
-    };
-    let ended = inspect(&arguments.options, question, each).await?;
+    let (findings, ended) = collect::<Finding>(&arguments.options, question).await?;
     let format = arguments.options.output.output;
     show(format, &findings, &table(FINDING, &findings), |paint| {
         let mut text = rows(&findings).text(paint);

@@ -80,6 +80,20 @@ pub async fn inspect<T: DeserializeOwned>(
     Box::pin(ask(options, question, each)).await
 }
 
+/// The results of a question, all at once.
+pub async fn collect<T: DeserializeOwned>(
+    options: &PodOptions,
+    question: Question<'_>,
+) -> Result<(Vec<T>, Ended), Failure> {
+    let mut results = Vec::new();
+    let each = |result| {
+        results.push(result);
+        Ok(())
+    };
+    let ended = inspect(options, question, each).await?;
+    Ok((results, ended))
+}
+
 async fn ask<T: DeserializeOwned>(
     options: &PodOptions,
     question: Question<'_>,

@@ -25,6 +25,7 @@ use rdkafka::{
     consumer::{BaseConsumer, CommitMode, Consumer as _},
     producer::{FutureProducer, FutureRecord},
 };
+use tokio_postgres::{Client, NoTls};
 
 use crate::{
     manifest::{Format, Positions, RawObject},
@@ -55,6 +56,21 @@ pub fn pin(unique_id: String, index_id: i64) -> Pin<'static> {
 pub fn config() -> Batch {
     let sample = include_str!("../../config/samples/0.1.0/batch.yaml");
     pinpipe_config::parse(sample).unwrap()
+}
+
+/// A new database of the tests' PostgreSQL, connected to, and its URL.
+pub async fn database(name: &str) -> (Client, String) {
+    let url = format!("postgresql://postgres@127.0.0.1:{}/", stores::postgres());
+    let client = async |database: &str| {
+        let connected = tokio_postgres::connect(&format!("{url}{database}"), NoTls).await;
+        let (client, driver) = connected.unwrap();
+        tokio::spawn(driver);
+        client
+    };
+    let create = format!("CREATE DATABASE {name}");
+    let admin = client("postgres").await;
+    admin.batch_execute(&create).await.unwrap();
+    (client(name).await, format!("{url}{name}"))
 }
 
 /// A bucket of the tests' object store, which is reached by `port`: its own or a proxy's.

@@ -321,7 +321,12 @@ fn next(input: &Input<'_>, run: &PinterestRun, ahead: Option<&str>) -> Result<St
         Err(Box::new(state))
     };
     let mut problems = problems(&run.spec, pipeline);
-    problems.extend(requests::reset(pipeline, run).and_then(Result::err));
+    let mut store = None;
+    match requests::reset(pipeline, run) {
+        Some(Ok(reset)) => store = Some(reset.store),
+        Some(Err(problem)) => problems.push(problem),
+        None => {}
+    }
     if !problems.is_empty() {
         let problems: Vec<_> = problems.iter().map(ToString::to_string).collect();
         let message = format!(
@@ -347,8 +352,6 @@ fn next(input: &Input<'_>, run: &PinterestRun, ahead: Option<&str>) -> Result<St
         return queued(reasons::RUN_AHEAD, format!("it waits for {ahead}"));
     }
     if !has_job(&run.spec) {
-        let reset = requests::reset(pipeline, run).and_then(Result::ok);
-        let store = reset.map(|reset| reset.store);
         return Ok(Start::Now { store });
     }
     let live = live_sink(&run.spec).and_then(|sink| input.live.get(sink));

@@ -13,6 +13,7 @@ mod args;
 mod components;
 mod deadletters;
 mod form;
+mod objects;
 #[cfg(test)]
 mod server_tests;
 mod tail;

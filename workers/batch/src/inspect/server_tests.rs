@@ -9,13 +9,12 @@ use pinpipe_config::{
 };
 use pinpipe_core::{Kind, clean};
 use pinpipe_runtime::dead_letter::{DeadLetter, DeadLetterId, Outcome, Verdict};
-use pinpipe_servers::stores;
 use pinpipe_stream::postgres::sql::Sql;
 use rdkafka::{
     ClientConfig,
     producer::{FutureProducer, FutureRecord},
 };
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use super::{
     args::{DeadlettersCommand, TailArgs},
@@ -52,22 +51,10 @@ pub struct Database {
 impl Database {
     /// Creates it.
     pub async fn new(name: &str) -> Self {
-        let url = format!("postgresql://postgres@127.0.0.1:{}/", stores::postgres());
-        let client = async |database: &str| {
-            let connected = tokio_postgres::connect(&format!("{url}{database}"), NoTls).await;
-            let (client, driver) = connected.unwrap();
-            tokio::spawn(driver);
-            client
-        };
-        let create = format!("CREATE DATABASE {name}");
-        let admin = client("postgres").await;
-        admin.batch_execute(&create).await.unwrap();
+        let (sql, url) = testing::database(name).await;
         let folder = TestDir::new();
-        fs::write(folder.file("url"), format!("{url}{name}")).unwrap();
-        Self {
-            sql: client(name).await,
-            folder,
-        }
+        fs::write(folder.file("url"), url).unwrap();
+        Self { sql, folder }
     }
 
     /// The configuration of a sink in a schema of its own name, and creates its tables.

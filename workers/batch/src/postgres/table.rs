@@ -1,6 +1,7 @@
 //! A table and its statements. Pure.
 
 use arrow::datatypes::{DataType, TimeUnit};
+pub use pinpipe_stream::postgres::sql::quoted;
 use tokio_postgres::types::Type;
 
 use crate::{cells::UnsupportedType, sink::SinkTable};
@@ -62,11 +63,6 @@ fn column_type(data_type: &DataType) -> Result<Type, UnsupportedType> {
 
 /// Whether a table exists. Parameter: its quoted name.
 pub const TABLE_EXISTS: &str = "SELECT to_regclass($1) IS NOT NULL";
-
-/// An identifier, quoted.
-pub fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
 
 impl Table {
     /// The table in `schema`.

@@ -5,9 +5,8 @@ use std::fs;
 use pinpipe_config::StreamSink;
 use pinpipe_lease as lease;
 use pinpipe_runtime::dead_letter::Entry;
-use pinpipe_servers::stores;
 use rdkafka::Message as _;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::Client;
 
 use super::*;
 use crate::{
@@ -26,32 +25,20 @@ struct Place {
 
 impl Place {
     async fn new(name: &str, pins: &[String]) -> Self {
-        let url = format!("postgresql://postgres@127.0.0.1:{}/", stores::postgres());
-        let client = async |database: &str| {
-            let connected = tokio_postgres::connect(&format!("{url}{database}"), NoTls).await;
-            let (client, driver) = connected.unwrap();
-            tokio::spawn(driver);
-            client
-        };
-        let create = format!("CREATE DATABASE {name}");
-        client("postgres")
-            .await
-            .batch_execute(&create)
-            .await
-            .unwrap();
+        let (sql, url) = testing::database(name).await;
         let (config, folder) = (testing::pipeline(name), TestDir::new());
         testing::post(&config, pins).await;
         let StreamSink::Postgres(mut postgres) = testing::stream().sink else {
             panic!("the sample is of another sink")
         };
         postgres.url_file = folder.file("url");
-        fs::write(&postgres.url_file, format!("{url}{name}")).unwrap();
+        fs::write(&postgres.url_file, url).unwrap();
         let leases = kube::Api::namespaced(testing::kubernetes().await, "data");
         let held = lease::acquire(leases, &config.lease, "test", None).await;
         Self {
             config,
             held: held.unwrap(),
-            sql: client(name).await,
+            sql,
             target: Target {
                 postgres,
                 group: format!("data.{name}.live"),

@@ -12,7 +12,6 @@ use rdkafka::{
     admin::{AdminClient, AdminOptions, NewTopic, TopicReplication},
     client::DefaultClientContext,
 };
-use tokio_postgres::NoTls;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -192,19 +191,10 @@ impl Place {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_row_is_a_dead_letter_once_and_can_be_redriven() {
     use RunKind::{Full, Incremental};
-    let url = format!("postgresql://postgres@127.0.0.1:{}/", stores::postgres());
-    let client = async |database: &str| {
-        let connected = tokio_postgres::connect(&format!("{url}{database}"), NoTls).await;
-        let (client, driver) = connected.unwrap();
-        tokio::spawn(driver);
-        client
-    };
-    let admin = client("postgres").await;
-    admin.batch_execute("CREATE DATABASE aside").await.unwrap();
-    let sql = client("aside").await;
+    let (sql, url) = testing::database("aside").await;
     let mut place = Place::new("aside", |folder| {
         let url_file = folder.file("url");
-        fs::write(&url_file, format!("{url}aside")).unwrap();
+        fs::write(&url_file, &url).unwrap();
         BatchSink {
             name: "warehouse".into(),
             cassandra: None,

@@ -4,16 +4,13 @@ use std::collections::{BTreeMap, btree_map::Entry};
 
 use anyhow::Result;
 use pinpipe_config::inspect::{Place, PlaceKind, PlaceState};
-use pinpipe_core::{Kind, Order, clean};
+use pinpipe_core::{Order, clean};
 use pinpipe_runtime::raw_zone::{self, RawPartition};
 
 use super::{Known, Target, Version, place, unknown};
 use crate::{
     decode::Records,
-    inspect::form,
-    manifest::{Format, RawObject, Window},
-    read::Lines,
-    retry::{RETRY_TIMEOUT, retry},
+    inspect::{form, objects},
     store::{ListedObject, Store},
 };
 
@@ -111,7 +108,8 @@ async fn locate(
         });
     }
     let wanted = Finder::of_offset(known, offset);
-    let lines = read(store, known.target.kind, number, &object.key, wanted).await?;
+    let lines = objects::read(store, known.target.kind, number, &object.key, &wanted).await?;
+    let lines = lines.found;
     let name = store.uri(&object.key);
     Ok(match (lines.first(), &version.key) {
         (Some(line), _) => line.place(name),
@@ -152,8 +150,9 @@ async fn scan(
         }
         bytes += object.bytes;
         let wanted = Finder::of_key(known);
-        let lines = match read(store, known.target.kind, *partition, &object.key, wanted).await {
-            Ok(lines) => lines,
+        let kind = known.target.kind;
+        let lines = match objects::read(store, kind, *partition, &object.key, &wanted).await {
+            Ok(lines) => lines.found,
             Err(error) => {
                 known.is_whole = false;
                 let name = store.uri(&object.key);
@@ -271,32 +270,4 @@ impl Records for Finder {
     fn max_bytes(&self) -> usize {
         self.max_bytes
     }
-}
-
-/// The lines of an object that `wanted` looks for.
-async fn read(
-    store: &Store,
-    kind: Kind,
-    partition: i32,
-    key: &str,
-    wanted: Finder,
-) -> Result<Vec<Line>> {
-    let object = RawObject {
-        kind,
-        partition,
-        key: key.to_owned(),
-        format: Format::Archive,
-    };
-    let all = Window {
-        offsets: i64::MIN..i64::MAX,
-        times: i64::MIN..i64::MAX,
-    };
-    retry(RETRY_TIMEOUT, "reading a raw object", || async {
-        let mut lines = Lines::open(store, &object, &all, wanted.clone()).await?;
-        while lines.read().await? {
-            tokio::task::yield_now().await;
-        }
-        Ok(lines.finish()?.found)
-    })
-    .await
 }

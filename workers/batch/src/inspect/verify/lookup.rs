@@ -11,10 +11,7 @@ use crate::{
     coverage::Span,
     dead_letters::{Ranges, TopicReader},
     decode,
-    inspect::components::Components,
-    manifest::{Format, RawObject, Window},
-    read::Lines,
-    retry::{RETRY_TIMEOUT, retry},
+    inspect::{components::Components, objects},
     store::Store,
 };
 
@@ -24,7 +21,7 @@ const NEAR: i64 = 10_000;
 pub const MAX_CLEAN: usize = 1_000_000;
 
 /// What is at some offsets of a partition.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Records {
     /// The offsets of records that can be keyed, in order.
     pub clean: Vec<i64>,
@@ -149,8 +146,8 @@ async fn archived(
             records: Records::default(),
         };
         if !wanted.ranges.is_empty() {
-            match read(store, partition, &span.key, &wanted).await {
-                Ok(found) => {
+            match objects::read(store, topic.kind, partition, &span.key, &wanted).await {
+                Ok(Wanted { records: found, .. }) => {
                     records.clean.extend(found.clean);
                     records.rejected += found.rejected;
                 }
@@ -192,6 +189,7 @@ fn uncovered(spans: &[Span], from: i64, to: i64) -> Vec<(i64, i64)> {
 }
 
 /// Takes the lines of an object whose offsets are wanted.
+#[derive(Clone)]
 struct Wanted {
     kind: Kind,
     max_bytes: usize,
@@ -211,32 +209,6 @@ impl decode::Records for Wanted {
     fn max_bytes(&self) -> usize {
         self.max_bytes
     }
-}
-
-async fn read(store: &Store, partition: i32, key: &str, wanted: &Wanted) -> Result<Records> {
-    let object = RawObject {
-        kind: wanted.kind,
-        partition,
-        key: key.to_owned(),
-        format: Format::Archive,
-    };
-    let all = Window {
-        offsets: i64::MIN..i64::MAX,
-        times: i64::MIN..i64::MAX,
-    };
-    retry(RETRY_TIMEOUT, "reading a raw object", || async {
-        let records = Wanted {
-            ranges: wanted.ranges.clone(),
-            records: Records::default(),
-            ..*wanted
-        };
-        let mut lines = Lines::open(store, &object, &all, records).await?;
-        while lines.read().await? {
-            tokio::task::yield_now().await;
-        }
-        Ok(lines.finish()?.records)
-    })
-    .await
 }
 
 #[cfg(test)]

@@ -134,15 +134,12 @@ pub struct Place {
 
 impl Place {
     pub async fn new(database: &str) -> Self {
-        let port = stores::postgres();
-        let url = |database: &str| format!("postgresql://postgres@127.0.0.1:{port}/{database}");
-        let admin = client(&url("postgres")).await;
-        let create = format!("CREATE DATABASE {database}");
-        admin.batch_execute(&create).await.unwrap();
+        let (client, url) = testing::database(database).await;
+        client.batch_execute("SET TIME ZONE 'UTC'").await.unwrap();
         let zone = testing::zone(&database.replace('_', "-"), stores::s3(true).0);
         Self {
-            client: client(&url(database)).await,
-            url: url(database),
+            client,
+            url,
             store: Store::open(&zone).await.unwrap(),
             folder: TestDir::new(),
         }
@@ -276,13 +273,4 @@ impl Place {
         self.rows("SELECT country, category FROM batch.popular_category_by_country ORDER BY 1")
             .await
     }
-}
-
-async fn client(url: &str) -> Client {
-    let (client, driver) = tokio_postgres::connect(url, tokio_postgres::NoTls)
-        .await
-        .unwrap();
-    tokio::spawn(driver);
-    client.batch_execute("SET TIME ZONE 'UTC'").await.unwrap();
-    client
 }
