@@ -4,7 +4,7 @@
 //! A node of kind is a container. Its Docker Engine is that of `DOCKER_HOST`, or else the harness's
 //! own, or else the machine's.
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::Node;
@@ -12,11 +12,13 @@ use kube::{Api, ResourceExt as _, api::ListParams};
 
 use crate::{
     cluster::{self, Cluster},
-    finally,
+    eventually, finally,
 };
 
 /// The node that runs the API server.
 const CONTROL_PLANE: &str = "pinpipe-control-plane";
+/// How long the container runtime may need to freeze a node that is busy.
+const FROZEN_WITHIN: Duration = Duration::from_mins(1);
 
 fn docker() -> Result<Command> {
     let mut docker = Command::new("docker");
@@ -55,8 +57,17 @@ async fn exec(node: &str, script: String, arguments: Vec<String>) -> Result<Stri
 
 /// Pauses a node with everything on it while `work` runs, and resumes it whether or not `work`
 /// succeeds.
+///
+/// The kernel freezes a group of processes only when all of them stand still at once; the container
+/// runtime gives up after a while ("unable to freeze") and thaws those that did, so it is tried
+/// again.
 pub async fn while_paused<T>(node: &str, work: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
-    run(vec!["pause".to_owned(), node.to_owned()]).await?;
+    eventually(FROZEN_WITHIN, &format!("{node} paused"), async || {
+        run(vec!["pause".to_owned(), node.to_owned()])
+            .await
+            .map(drop)
+    })
+    .await?;
     let resume = async |_| {
         run(vec!["unpause".to_owned(), node.to_owned()])
             .await
